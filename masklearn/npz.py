@@ -80,7 +80,8 @@ class ArrayArchive:
         if dtype.hasobject:
             raise PickledError(name)
         size = math.prod(shape) * dtype.itemsize
-        if any(n < 0 for n in shape) or math.prod(n or 1 for n in shape) >= 2**63:
+        # With a 0 too, numpy takes no shape whose other sides hold more bytes than that.
+        if any(n < 0 for n in shape) or math.prod(n or 1 for n in shape) * dtype.itemsize >= 2**63:
             raise ValueError(f"no array has the shape {list(shape)}")
         stored = self._zip.getinfo(name + _SUFFIX).file_size - member.tell()
         if size != stored:

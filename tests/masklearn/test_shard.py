@@ -88,6 +88,7 @@ def header_file(path: Path, header: object, data: bytes) -> Path:
         {"dtype": "F16", "shape": [2**62, 4], "data_offsets": [0, 4]},
         {"dtype": "F16", "shape": [2**40, 2**40, 2**40], "data_offsets": [0, 0]},
         {"dtype": "F16", "shape": [2**62, 4, 0], "data_offsets": [0, 0]},
+        {"dtype": "F32", "shape": [0, 2**62], "data_offsets": [0, 0]},
         {"dtype": "F16", "shape": [1] * 65 + [2], "data_offsets": [0, 4]},
         {"dtype": "F16", "shape": [2.0], "data_offsets": [0, 4]},
         {"dtype": "F16", "shape": [True, 2], "data_offsets": [0, 4]},

@@ -58,6 +58,12 @@ def test_a_header_that_promises_more_than_there_is(tmp_path) -> None:
             archive.read_bits("x", (4, 4))
 
 
+def test_a_shape_whose_bytes_cannot_be_counted(tmp_path) -> None:
+    archive = write(tmp_path, "x", sources.npy("<f8", (0, 2**61), b""))
+    with pytest.raises(PatchCompileError, match=r"no array has the shape \[0, 2305843009213693952\]"):
+        archive.read_bits("x", (4, 4))
+
+
 def test_pickled_members_are_refused(tmp_path) -> None:
     class Attack:
         def __reduce__(self):
