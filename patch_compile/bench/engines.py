@@ -71,8 +71,11 @@ def engine_report(out: OutFolder) -> EngineReport:
 
 def _plugin(out: OutFolder) -> Path:
     """Returns the library that was compiled here for the hybrid engine. If there is none, it is compiled now."""
-    from patch_compile.plugin.build import build_plugin
+    from patch_compile.hardware.cards import parse_architectures
+    from patch_compile.plugin.build import archs_for, build_plugin
     from patch_compile.plugin.trust import matching_library
 
     built = engine_report(out)
-    return matching_library(built.backend, built.plugin_version) or build_plugin(built.backend).path
+    sms = [target.sm for target in parse_architectures(",".join(built.targets))]
+    found = matching_library(built.backend, built.plugin_version, sms)
+    return found or build_plugin(built.backend, archs=archs_for(sms)).path

@@ -11,7 +11,7 @@ from masklearn.masks.budget import Budget
 from masklearn.threads import settle_threads
 from patch_compile.build.choose import Chooser, chooser_of
 from patch_compile.build.unchanged import FilesAsFound, files_of
-from patch_compile.errors import PatchCompileError, UsageError
+from patch_compile.errors import PatchCompileError
 from patch_compile.out.place import check_free_space, check_out
 from patch_compile.plan.cards import DEFAULT_TARGET, card_of, card_of_gpu, find_card
 from patch_compile.plan.cost import CostModel
@@ -210,17 +210,9 @@ def _plugin(
     asked = asked_lowerings(source.recipe.lowering, list(source.coverage.linears))
     if not {"auto", "plugin"} & {*asked.values()}:
         return None
-    from patch_compile.plugin.build import VARIABLE, build_plugin, wanted_archs
-    from patch_compile.plugin.toolchain import runs_on
+    from patch_compile.plugin.build import archs_for, build_plugin
 
-    archs = wanted_archs()
-    for target in targets:
-        if not runs_on(target.sm, archs):
-            raise UsageError(
-                f"{target.name} does not run the plugin that {VARIABLE} asks for",
-                f"It is for {', '.join(f'sm{arch}' for arch in archs)}.",
-                f"Add {target.sm} to it, or unset it.",
-            )
+    archs = archs_for([target.sm for target in targets])
     with progress.stage("plugin"):
         library = build_plugin(backend, archs=archs)
     progress.note(_headers_line(library))

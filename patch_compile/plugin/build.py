@@ -16,7 +16,7 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +35,7 @@ from patch_compile.plugin.toolchain import (
     find_nvcc,
     last_lines,
     plugin_sources,
+    runs_on,
 )
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "VARIABLE",
     "PluginIdentity",
     "PluginLibrary",
+    "archs_for",
     "build_plugin",
     "cached_plugins",
     "check_backend",
@@ -140,6 +142,8 @@ def build_plugin(
         if force or not _is_whole(library):
             log(f"compiling the plugin for {backend}, {_sm_names(archs)}, with nvcc {nvcc.version}")
             _compile(library)
+        else:
+            os.utime(library.path)  # `matching_library` takes the one that was used last
     return library
 
 
@@ -160,6 +164,22 @@ def wanted_archs() -> tuple[int, ...]:
             "Correct it, or unset it.",
         )
     return named
+
+
+def archs_for(sms: Collection[int]) -> tuple[int, ...]:
+    """Returns the architectures to compile a plugin for that GPUs of these compute capabilities, times ten, run.
+
+    Raises UsageError if PATCH_COMPILE_PLUGIN_ARCHS names architectures that one of the GPUs does not run.
+    """
+    archs = wanted_archs()
+    for sm in sms:
+        if not runs_on(sm, archs):
+            raise UsageError(
+                f"sm{sm} does not run the plugin that {VARIABLE} asks for",
+                f"It is for {', '.join(f'sm{arch}' for arch in archs)}.",
+                f"Add {sm} to it, or unset it.",
+            )
+    return archs
 
 
 def read_identity(path: Path) -> PluginIdentity:

@@ -7,12 +7,14 @@ plugin inside, the cache keeps the SHA-256.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from patch_compile.cache_folder import cache_folder
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.workspace import sha256_of
 from patch_compile.plugin.build import cached_plugins, read_identity
+from patch_compile.plugin.toolchain import runs_on
 
 __all__ = ["engine_made_here", "library_made_here", "matching_library", "remember_engine"]
 
@@ -25,12 +27,12 @@ def library_made_here(library: Path) -> Path | None:
     return next((known for known in same if sha256_of(known) == content), None)
 
 
-def matching_library(backend: str, version: int | None) -> Path | None:
-    """Returns the newest library of the cache for a backend and a version of the plugin, None if there is none.
+def matching_library(backend: str, version: int | None, sms: Collection[int]) -> Path | None:
+    """Returns the library of the cache, built for a backend, that was compiled or used last; None if there is none.
 
-    version: None takes any version.
+    version: of the plugin, None for any; sms: compute capabilities, times ten, of GPUs that run the library.
     """
-    found = [path for path in cached_plugins()[1] if _matches(path, backend, version)]
+    found = [path for path in cached_plugins()[1] if _matches(path, backend, version, sms)]
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
@@ -50,9 +52,10 @@ def _mark(engine: Path) -> Path:
     return cache_folder("engines") / sha256_of(engine)
 
 
-def _matches(path: Path, backend: str, version: int | None) -> bool:
+def _matches(path: Path, backend: str, version: int | None, sms: Collection[int]) -> bool:
     try:
         identity = read_identity(path)
     except PatchCompileError:
         return False
-    return identity.backend == backend and version in (None, identity.version)
+    runs = all(runs_on(sm, identity.archs) for sm in sms)
+    return identity.backend == backend and version in (None, identity.version) and runs

@@ -99,7 +99,7 @@ def host_code(facts: EngineFacts, given: Path | None = None, *, trust: bool = Fa
     """Returns the code to run for an engine: only what this installation made, or what the user vouches for.
 
     given: a library that the user named. Without it, the library of this installation's cache is taken that equals the one
-    beside the engine, else one of the same backend and version. trust: run the library beside the engine, or the one
+    beside the engine, else one of the same backend and version that this machine's GPU runs. trust: run the library beside the engine, or the one
     inside it, whoever made it.
 
     Raises PatchCompileError for an engine of an older version of PatchLinear, when the code was not made here, when there
@@ -123,16 +123,26 @@ def _library(facts: EngineFacts, trust: bool) -> Path:
     is_there = beside.is_file()
     if is_there and (known := library_made_here(beside) or (beside if trust else None)):
         return known
-    if found := matching_library(facts.backend, facts.plugin_version):
+    sms = _sms(facts)
+    if found := matching_library(facts.backend, facts.plugin_version, sms):
         return found
     if is_there:
         raise _foreign(facts, f"{beside} was not built here")
     built = f", version {facts.plugin_version}," if facts.plugin_version else ""
     raise PatchCompileError(
         f"{facts.path} needs the PatchLinear plugin{built} and there is none",
-        f"None is in it, no {LIBRARY_NAME} is beside it, and none was built here.",
+        f"None is in it, no {LIBRARY_NAME} is beside it, and none was built here"
+        + (f" for {', '.join(f'sm{sm}' for sm in sms)}." if sms else "."),
         f"Build it: `patch-compile plugin --backend {facts.backend}`, or name one with --plugin.",
     )
+
+
+def _sms(facts: EngineFacts) -> tuple[int, ...]:
+    """Returns the compute capabilities, times ten, that code for an engine runs on: of this GPU, else of the targets."""
+    if gpu := local_gpu():
+        major, minor = gpu.compute_capability
+        return (10 * major + minor,)
+    return tuple(int(found[1]) for target in facts.targets if (found := re.fullmatch(r"sm(\d{2,3})", target)))
 
 
 def _foreign(facts: EngineFacts, what: str) -> PatchCompileError:

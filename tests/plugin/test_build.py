@@ -67,8 +67,10 @@ def test_the_plugin_compiles_and_says_what_it_is(cache, archs):
 @needs_tools
 def test_a_second_build_comes_from_the_cache(cache):
     first = build_plugin("tensorrt-rtx", cache_dir=cache)
+    os.utime(first.path, (1, 1))
     said: list[str] = []
     assert build_plugin("tensorrt-rtx", cache_dir=cache, log=said.append) == first and said == []
+    assert first.path.stat().st_mtime > 1  # the time of its last use
 
 
 @needs_tools

@@ -1,0 +1,54 @@
+"""Of several libraries that this installation compiled, an engine gets one that its GPU runs."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from patch_compile.errors import UsageError
+from patch_compile.plugin.build import LIBRARY_NAME, VARIABLE, archs_for
+from patch_compile.plugin.trust import matching_library
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "patch-compile" / "plugin"
+
+
+def library(cache: Path, key: str, used: int, archs: str, backend: str = "tensorrt-rtx") -> Path:
+    """A file with the identity of a library; used: seconds since 1970."""
+    path = cache / key / LIBRARY_NAME
+    path.parent.mkdir(parents=True)
+    path.write_text(
+        f"patch-linear-plugin version=2 backend={backend} cuda=13.0 archs={archs} headers=10.14\0"
+    )
+    os.utime(path, (used, used))
+    return path
+
+
+def test_the_library_used_last_that_all_gpus_run(cache: Path) -> None:
+    assert matching_library("tensorrt-rtx", 2, ()) is None
+    every = library(cache, "every", 1, "800,860,890,900,1200")
+    ampere = library(cache, "ampere", 2, "800")
+    ada = library(cache, "ada", 3, "890")
+    library(cache, "other", 4, "800", "tensorrt")
+    assert matching_library("tensorrt-rtx", 2, ()) == ada
+    assert matching_library("tensorrt-rtx", None, (89,)) == ada
+    assert matching_library("tensorrt-rtx", 2, (86,)) == ampere
+    assert matching_library("tensorrt-rtx", 2, (89, 86)) == ampere
+    os.utime(every)
+    assert matching_library("tensorrt-rtx", 2, (89, 86)) == every
+    assert matching_library("tensorrt-rtx", 1, ()) is None
+
+
+def test_no_library_for_this_gpu(cache: Path) -> None:
+    library(cache, "ada", 1, "890")
+    assert matching_library("tensorrt-rtx", 2, (86,)) is None
+
+
+def test_architectures_that_a_gpu_does_not_run_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "86,89")
+    assert archs_for([]) == archs_for([89, 120]) == (86, 89)
+    with pytest.raises(UsageError, match=f"sm80 does not run the plugin that {VARIABLE} asks for"):
+        archs_for([86, 80])
