@@ -5,7 +5,7 @@ weights compensate optimally (optimal brain surgeon). All rows have the same ord
 the upper triangular U with H⁻¹ = UᵀU. Its rows are the updates, and its diagonal are the divisors.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
@@ -24,6 +24,7 @@ from masklearn.threads import one_thread, total
 __all__ = [
     "Solved",
     "inverse_factor",
+    "solve_each",
     "solve_group",
     "solve_linear",
     "solve_unstructured",
@@ -139,6 +140,42 @@ def solve_linear(
         return _solve_columns(weight, factor, allowed, given)
 
 
+def solve_each(
+    linears: Sequence[tuple[torch.Tensor, Projection]], factor: torch.Tensor
+) -> Iterator[tuple[int, Solved]]:
+    """Yield the number of each linear of the same inputs, and the result of `solve_linear` for it, in any order.
+
+    Small linears are solved as one matrix, because most of their time goes into starting operations. Those with n:16 tiles
+    are solved apart from the others, which need fewer operations.
+    """
+    for batch in _batches(linears):
+        weights, allowed = zip(*(linears[i] for i in batch), strict=True)
+        weight = torch.cat(weights) if len(batch) > 1 else weights[0]
+        solved = solve_linear(weight, factor, Projection.together(allowed))
+        start = 0
+        for i, one in zip(batch, weights, strict=True):
+            rows = slice(start, start + len(one))
+            yield i, Solved(solved.weight[rows], solved.codes[rows], solved.loss[rows])
+            start = rows.stop
+
+
+def _batches(linears: Sequence[tuple[torch.Tensor, Projection]]) -> Iterator[list[int]]:
+    """Yield the numbers of linears whose rows together are few enough for one thread."""
+    for sixteen in (False, True):
+        batch: list[int] = []
+        rows = 0
+        for i, (weight, allowed) in enumerate(linears):
+            if (allowed.kept16 is not None) != sixteen:
+                continue
+            if batch and rows + len(weight) >= _DIVIDED_ROWS:
+                yield batch
+                batch, rows = [], 0
+            batch.append(i)
+            rows += len(weight)
+        if batch:
+            yield batch
+
+
 def _solve_columns(
     weight: torch.Tensor,
     factor: torch.Tensor,
@@ -149,7 +186,8 @@ def _solve_columns(
     k, n = columns.shape
     codes = torch.zeros(k // GROUP, n, dtype=torch.uint8, device=weight.device)
     mask16: list[torch.Tensor] = []
-    kept16 = torch.empty(0)
+    dropped16 = torch.empty(0)
+    sparse = allowed.sparse.t().contiguous()
     loss = torch.zeros(k // GROUP, n, device=weight.device)
     table = torch.from_numpy(PATTERNS.copy()).to(weight.device)
     for start in range(0, k, _BLOCK):
@@ -162,13 +200,13 @@ def _solve_columns(
                 codes[j // GROUP] = given.pattern[:, j // GROUP]
             elif allowed.has_two_four:
                 codes[j // GROUP] = patterns_from_scores((group / divisors).square().t()).view(-1)
-            pruned = ~table[codes[j // GROUP].long()].t()
-            pruned &= allowed.sparse[:, j // GROUP]
-            if allowed.kept16 is not None:
-                if j % _SIXTEEN.span == 0:
-                    mask16.append(_slab_codes(columns, factor, allowed.kept16, given, j))
-                    kept16 = _SIXTEEN.keep(mask16[-1]).t()
-                pruned |= ~kept16[j % _SIXTEEN.span :][:GROUP]
+            if allowed.kept16 is not None and j % _SIXTEEN.span == 0:
+                mask16.append(_slab_codes(columns, factor, allowed.kept16, given, j))
+                dropped16 = ~_SIXTEEN.keep(mask16[-1]).t().contiguous()
+            pruned = dropped16[j % _SIXTEEN.span :][:GROUP]
+            if allowed.has_two_four:
+                of_four = ~table[codes[j // GROUP].long()].t() & sparse[j // GROUP]
+                pruned = of_four if allowed.kept16 is None else pruned | of_four
             errors[rows] = _prune_columns(group, factor[j : j + GROUP, j : j + GROUP], pruned)
             loss[j // GROUP] = errors[rows].square().sum(dim=0)
             columns[j + GROUP : end].addmm_(

@@ -74,20 +74,23 @@ def _prune_group(feed: Feed, group: Group, criterion: Criterion) -> dict[str, Ar
     """
     first = next(iter(group.weights))
     factor = obs.inverse_factor(group.moment.clone(), feed.recipe.damping, first, feed.note)
-    pruned: dict[str, Arrays] = {}
-    for name, weight in group.weights.items():
-        relative = criterion is Criterion.RELATIVE
-        scale = output_energy(weight, group.moment) if relative else float(group.samples)
-        found: dict[str, NDArray[Any]] = {}
-        for kind in feed.kinds[name]:
-            everywhere = Projection.everywhere(kind, feed.shapes[name], weight.device)
-            solved = obs.solve_linear(weight, factor, everywhere)
-            errors = sum_columns(solved.loss.cpu().numpy(), feed.recipe.tile) / (scale or 1.0)
-            found[f"{_ERRORS} {kind}"] = errors.astype(np.float32)
-            if kind is TWO_FOUR:
-                found[_PATTERN] = solved.codes.pattern.cpu().numpy()
-        pruned[name] = found
-    return pruned
+    scales = {name: float(group.samples) for name in group.weights}
+    if criterion is Criterion.RELATIVE:
+        scales = {name: output_energy(weight, group.moment) for name, weight in group.weights.items()}
+    asked = [(name, kind) for name in group.weights for kind in feed.kinds[name]]
+    linears = [
+        (weight, Projection.everywhere(kind, feed.shapes[name], weight.device))
+        for name, weight in group.weights.items()
+        for kind in feed.kinds[name]
+    ]
+    pruned: dict[str, dict[str, NDArray[Any]]] = {name: {} for name in group.weights}
+    for i, solved in obs.solve_each(linears, factor):
+        name, kind = asked[i]
+        errors = sum_columns(solved.loss.cpu().numpy(), feed.recipe.tile) / (scales[name] or 1.0)
+        pruned[name][f"{_ERRORS} {kind}"] = errors.astype(np.float32)
+        if kind is TWO_FOUR:
+            pruned[name][_PATTERN] = solved.codes.pattern.cpu().numpy()
+    return {**pruned}
 
 
 def _without_inputs(feed: Feed, criterion: Criterion) -> Iterator[tuple[str, Candidates]]:

@@ -1,9 +1,12 @@
+import numpy as np
 import pytest
 import torch
 
 from masklearn.errors import PatchCompileError
+from masklearn.masks.kinds.table import PRUNED
 from masklearn.masks.patterns import PATTERNS
-from masklearn.solvers.obs import inverse_factor, solve_linear, solve_unstructured
+from masklearn.solvers import obs
+from masklearn.solvers.obs import inverse_factor, solve_each, solve_linear, solve_unstructured
 from masklearn.solvers.projection import Codes, Projection
 from tests.masklearn.solvers.problems import damped, problem
 
@@ -61,6 +64,35 @@ def test_a_group_keeps_what_costs_most_when_its_turn_comes():
         torch.from_numpy(PATTERNS).nonzero()[:, 1].view(6, 2).tolist().index(k.tolist()) for k in kept
     ]
     assert codes[:, 0].tolist() == expected
+
+
+@pytest.mark.parametrize("most", [1, 25, 10**6], ids=["alone", "two at a time", "all at once"])
+def test_linears_that_are_solved_as_one_matrix(most, monkeypatch):
+    """Mosaics of 2:4 alone, of n:16 alone and of all kinds, in linears of different height."""
+    monkeypatch.setattr(obs, "_DIVIDED_ROWS", most)
+    weight, hessian = problem(k=128)
+    upper = factor_of(hessian)
+    rng, codes = np.random.default_rng(0), [kind.code for kind in PRUNED.values()]
+    linears = []
+    for rows, kinds in [
+        (12, codes[:1]),
+        (8, codes[1:]),
+        (12, codes),
+        (4, [0, codes[0]]),
+        (12, [0, codes[-1]]),
+    ]:
+        tiles = rng.choice(kinds, (rows // 4, 2)).astype(np.uint8)
+        allowed = Projection.of_tiles(tiles, (rows, 128), (4, 64), weight.device)
+        linears.append((weight[:rows].roll(rows, dims=1), allowed))
+    found = dict(solve_each(linears, upper))
+    assert sorted(found) == list(range(len(linears)))
+    for i, linear in enumerate(linears):
+        alone = solve_linear(linear[0], upper, linear[1])
+        torch.testing.assert_close(found[i].weight, alone.weight)
+        torch.testing.assert_close(found[i].loss, alone.loss)
+        assert torch.equal(found[i].weight == 0, alone.weight == 0)
+        assert torch.equal(linear[1].keep(found[i].codes), linear[1].keep(alone.codes))
+        assert (found[i].codes.mask16 is None) == (alone.codes.mask16 is None)
 
 
 def test_the_losses_add_up_to_the_output_error():
