@@ -27,9 +27,10 @@ from masklearn import Baseline, LearnRecipe
 RATIOS = (0.45, 0.35, 0.25)
 _DISTILL = {"repair": "distill"}
 NO_REPAIR = "oneshot, no repair"
-AUTO = f"{NO_REPAIR}, kinds auto"
 OWN_TEXT = "oneshot, no repair, self-written text"
-PERMUTED = ", permuted"  # suffix of a row's name
+PERMUTED = ", permuted"  # suffixes of a row's name
+ALL_KINDS = ", kinds auto"
+AUTO = NO_REPAIR + ALL_KINDS
 _PATCH_STEPS = 60  # half an hour on 2 cores, prior and solves included
 PATCH = f"patch-joint, {_PATCH_STEPS} steps, no repair"
 _LABELS = {"label_weight": 0.25}
@@ -101,13 +102,20 @@ def entries(totals: Sequence[float] = (8.0,), repairs: Sequence[float] = (30.0,)
             found.append(Entry(f"oneshot + {minutes:g} min of repair{PERMUTED}", ratio, settings))
             name = f"oneshot + {minutes:g} min of repair with labels{PERMUTED}"
             found.append(Entry(name, ratio, settings | _LABELS))
-    for ratio in RATIOS:
+    for ratio in (0.5, *RATIOS):
         asked = {
             "method": "oneshot",
             "kinds": "auto",
             "bytes_per_weight": round(bytes_of({"reached": ratio}), 6),
         }
         found.append(Entry(AUTO, ratio, asked | {"repair": "none"}))
+        for minutes in totals:
+            found.append(
+                Entry(f"oneshot, {minutes:g} min in all{ALL_KINDS}", ratio, asked | _DISTILL, total=minutes)
+            )
+        for minutes in repairs:
+            settings = asked | _DISTILL | {"repair_minutes": minutes}
+            found.append(Entry(f"oneshot + {minutes:g} min of repair{ALL_KINDS}", ratio, settings))
     own_text = oneshot[_ONE_RATIO] | {"repair": "none", "calib": None}
     found.append(Entry(OWN_TEXT, _ONE_RATIO, own_text))
     joint = {"method": "patch-joint", "ratio": _ONE_RATIO, "repair": "none", "steps": _PATCH_STEPS}
@@ -156,7 +164,7 @@ class Cell:
         of_training = ("repair_minutes", "label_weight", "steps")
         settings = {name: value for name, value in self.settings.items() if name not in of_training}
         settings |= {"method": "oneshot", "repair": "none"}
-        method = NO_REPAIR + PERMUTED * bool(settings.get("permute"))
+        method = NO_REPAIR + PERMUTED * bool(settings.get("permute")) + ALL_KINDS * ("kinds" in settings)
         return Cell(Entry(method, self.entry.ratio), settings)
 
     def __str__(self) -> str:
@@ -245,7 +253,7 @@ def _run(asked: argparse.Namespace, cell: Cell, state: State) -> dict[str, Any]:
         spec["prior"] = str(_kept(asked, cell.untrained()))
         if entry.total is not None:
             recipe["repair_minutes"] = _left_for_repair(entry.total, before["seconds"] / 60)
-    elif entry.method in (NO_REPAIR, NO_REPAIR + PERMUTED):
+    elif entry.method in (NO_REPAIR, NO_REPAIR + PERMUTED, AUTO):
         spec["keep"] = str(_kept(asked, cell))
     spec["scratch"] = str(asked.scratch / cell.key)
     spec |= {
