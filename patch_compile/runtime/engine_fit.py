@@ -99,8 +99,8 @@ def host_code(facts: EngineFacts, given: Path | None = None, *, trust: bool = Fa
     """Returns the code to run for an engine: only what this installation made, or what the user vouches for.
 
     given: a library that the user named. Without it, the library of this installation's cache is taken that equals the one
-    beside the engine, else one of the same backend and version that this machine's GPU runs. trust: run the library beside the engine, or the one
-    inside it, whoever made it.
+    beside the engine, else one of the same backend and version that this machine's GPU runs. trust: run the library beside
+    the engine, or the one inside it, whoever made it.
 
     Raises PatchCompileError for an engine of an older version of PatchLinear, when the code was not made here, when there
     is none, when its version is not the one that the engine was built with (the message names both), and when the user
