@@ -86,7 +86,7 @@ def test_two_processes_at_once_compile_once(tmp_path, monkeypatch):
     slow = executable(
         tmp_path / "nvcc",
         f'[ "$1" = --version ] && exec "{library.nvcc}" --version\n'
-        f'sleep 1\nfor out; do :; done\ncp "{library.path}" "$out"',
+        f'sleep 0.3\nfor out; do :; done\ncp "{library.path}" "$out"',
     )
     monkeypatch.setenv("CUDACXX", str(slow))
     code = (
