@@ -66,7 +66,7 @@ SERIES = {
 _LABELLED = "oneshot, no repair"
 _OUTLINES = MARKERS | {"star": STAR, "bow tie": "M-5.6 -6L5.6 6V-6L-5.6 6Z"}
 _TIMED = (
-    f"predicted ms of a decode step of {_MODEL} with as many 2:4 tiles: less to the right\n{_CARD}, batch {BATCH}, "
+    f"predicted ms of a decode step of {_MODEL} with as many tiles of each kind: less to the right\n{_CARD}, batch {BATCH}, "
     f"{PROMPT} + {GENERATED} tokens"
 )
 _WIDTH, _PANEL, _EDGE, _LINE = 720, 280, 20, 18  # pixels; _PANEL: height of a pair of axes

@@ -20,7 +20,7 @@ log-likelihood; the evaluation text is never calibrated or trained on. Repair "w
 text's own tokens as well, which lowers perplexity while the divergence from the dense model ends higher than without:
 such rows are not to be compared with the others."""
 _PICTURE = """Marks are rows of the tables below, at the median of their seeds; a thin line is the range of the seeds.
-Times are predicted, not measured, and for a large model whose linears have the same share of 2:4 tiles:
+Times are predicted, not measured, and for a large model whose linears have the same shares of kinds:
 the model of the tables is too small to gain. Rows with tiles whose time is not predicted are in the upper picture alone.
 Made by `python -m benchmarks.quality.frontier`; with `--check` it says if the picture is that of the rows."""
 _KINDS = """`kinds auto`: tiles of all kinds, in as many bytes as dense and 2:4 tiles take at the ratio of the column
