@@ -79,9 +79,8 @@ def _prune_group(feed: Feed, group: Group, criterion: Criterion) -> dict[str, Ar
         scales = {name: output_energy(weight, group.moment) for name, weight in group.weights.items()}
     asked = [(name, kind) for name in group.weights for kind in feed.kinds[name]]
     linears = [
-        (weight, Projection.everywhere(kind, feed.shapes[name], weight.device))
-        for name, weight in group.weights.items()
-        for kind in feed.kinds[name]
+        (group.weights[name], Projection.everywhere(kind, feed.shapes[name], group.moment.device))
+        for name, kind in asked
     ]
     pruned: dict[str, dict[str, NDArray[Any]]] = {name: {} for name in group.weights}
     for i, solved in obs.solve_each(linears, factor):
