@@ -61,7 +61,12 @@ SERIES = {
     "sparsegpt 8:16": ("n:16 everywhere, SparseGPT", "diamond", 4, "1 3"),
     "sparsegpt 12:16": ("n:16 everywhere, SparseGPT", "diamond", 4, "1 3"),
     "oneshot, no repair, kinds auto": ("tiles of all kinds (auto)", "star", 2, "2 3"),
-    "oneshot, 8 min in all, kinds auto": ("tiles of all kinds, repair, 8 minutes in all", "bow tie", 5, "6 3"),
+    "oneshot, 8 min in all, kinds auto": (
+        "tiles of all kinds, repair, 8 minutes in all",
+        "bow tie",
+        5,
+        "6 3",
+    ),
 }
 _LABELLED = "oneshot, no repair"
 _OUTLINES = MARKERS | {"star": STAR, "bow tie": "M-5.6 -6L5.6 6V-6L-5.6 6Z"}

@@ -83,9 +83,9 @@ LOOP_MUTATIONS: dict[str, Mutation] = {
         "using Type = Dense16<T, G>;",
     ),
     "dense slabs decoded as 2:4": (
-        STREAMS,
-        "using Type = Dense16<T, G>;",
-        "using Type = Sparse24<T, G>;",
+        LOOP,
+        "const Named<Decoder<T, G, kind>> decoder;",
+        "const Named<Decoder<T, G, G::kKinds - 1>> decoder;",
     ),
     "the gate's slabs decoded as the kind before": (
         LOOP,

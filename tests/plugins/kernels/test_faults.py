@@ -190,7 +190,11 @@ MUTATIONS = {
         "if (!sync_block_any(ends)) return false;",
         "sync_block_any(ends);",
     ),
-    "a kind of slabs beyond the part's end": (LOOP, "    stop = stop < end ? stop : end;\n", ""),
+    "a kind of slabs beyond the part's end": (
+        LOOP,
+        "stop = stop < end ? stop : end;",
+        "stop = end < 0 ? end : stop;",
+    ),
     "trusts that there is a next column": (
         COPIES,
         "      if (!walk_.more()) return;\n      begin_run();",
