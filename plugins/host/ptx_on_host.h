@@ -35,8 +35,10 @@ inline Policy weights_read_again() { return 0; }
 template <int Offset, class Hint>
 void copy_weights_async(void* shared, const void* global, Hint, bool here) {
   if (!here) return;
-  host::Machine::get().copy_async(static_cast<uint8_t*>(shared) + Offset,
-                                  static_cast<const uint8_t*>(global) + Offset, 16, true);
+  host::Machine& m = host::Machine::get();
+  m.stats.weight_bytes += 16;
+  m.copy_async(static_cast<uint8_t*>(shared) + Offset, static_cast<const uint8_t*>(global) + Offset, 16,
+               true);
 }
 inline void commit_copies() { host::Machine::get().commit_copies(); }
 template <int Groups>

@@ -99,7 +99,16 @@ class Stats(ctypes.Structure):
 
     _fields_ = [
         (n, ctypes.c_uint64)
-        for n in ["mma", "mma_sp", "ldmatrix", "ldmatrix_waves", "copies", "barriers", "switches"]
+        for n in [
+            "mma",
+            "mma_sp",
+            "ldmatrix",
+            "ldmatrix_waves",
+            "copies",
+            "barriers",
+            "switches",
+            "weight_bytes",
+        ]
     ]
 
 

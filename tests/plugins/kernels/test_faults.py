@@ -195,11 +195,6 @@ MUTATIONS = {
         "stop = stop < end ? stop : end;",
         "stop = end < 0 ? end : stop;",
     ),
-    "trusts that there is a next column": (
-        COPIES,
-        "      if (!walk_.more()) return;\n      begin_run();",
-        "      begin_run();",
-    ),
 } | LOOP_MUTATIONS
 CASES = [  # config, tokens, (rows, columns), parts
     (0, 5, (130, 324), 1),
@@ -216,6 +211,13 @@ EPILOGUES = [  # config, tokens, (rows, columns), parts, the epilogue
     (6, 9, (130, 324), 5, {"activation": "silu", "gated": True, "residual": True}),
 ]
 CONFIGS = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 6  # bits of the configurations that are compiled
+
+
+def bytes_of_slabs(kernel, case, config):
+    """Bytes of all slabs, which each tile of tokens reads once."""
+    tensors = [one for pair in case.packed.tensors.values() for one in pair if one is not None]
+    token_tiles = -(-len(case.x) // list(kernel.configs().values())[config].tokens)
+    return token_tiles * sum(one.nbytes for one in tensors)
 
 
 def faults(kernel):
@@ -243,6 +245,8 @@ def faults(kernel):
                 continue
             if case.worst(y) > 1:
                 yield "wrong result"
+            if launch.stats.weight_bytes != bytes_of_slabs(kernel, case, config):
+                yield "a slab was copied that is not multiplied"
 
 
 # Every run of the tests takes one bug per kind of check; `make mutate` takes all.
