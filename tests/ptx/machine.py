@@ -33,6 +33,7 @@ _BARRIER = re.compile(
 )
 _CLUSTER_BARRIER = "barrier.cluster.wait.acquire.aligned"
 _PHASE = "mbarrier.try_wait.parity.shared::cta.b64"
+_BEHIND = 0.1  # share of the turns that any block of a cluster may take
 _MOST_STEPS = 300_000  # limit for one block, so that an endless loop is a fault
 
 
@@ -153,14 +154,16 @@ class Machine:
     def _run(self, block: int) -> None:
         for machine in self.cluster:
             machine._begin(block + machine.rank)
+        order = [self.cluster[int(i)] for i in self.random.permutation(len(self.cluster))]
         while True:
-            able = [machine for machine in self.cluster if machine.ready]
+            # A block does not wait at its own barrier for the others of the cluster.
+            able = [machine for machine in order if machine.ready or machine._release()]
             if able:
-                machine = able[self.random.integers(len(able))] if len(able) > 1 else able[0]
-                machine._go_on()
+                # One block is mostly ahead of the others, so that what they have not done yet is missed.
+                behind = len(able) > 1 and self.random.random() < _BEHIND
+                able[self.random.integers(len(able)) if behind else 0]._go_on()
                 continue
-            released = [machine._release() for machine in self.cluster] if not self._wake() else [True]
-            if not any(released) and not self._meet():
+            if not self._wake() and not self._meet():
                 break
         for machine in self.cluster:
             machine._check_end()
