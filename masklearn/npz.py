@@ -80,7 +80,7 @@ class ArrayArchive:
         if dtype.hasobject:
             raise PickledError(name)
         size = math.prod(shape) * dtype.itemsize
-        # With a 0 too, numpy takes no shape whose other sides hold more bytes than that.
+        # numpy counts the bytes of a shape as if a side of 0 were 1.
         if any(n < 0 for n in shape) or math.prod(n or 1 for n in shape) * dtype.itemsize >= 2**63:
             raise ValueError(f"no array has the shape {list(shape)}")
         stored = self._zip.getinfo(name + _SUFFIX).file_size - member.tell()

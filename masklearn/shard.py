@@ -35,7 +35,7 @@ _ML_DTYPES = {"BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8
 _MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library
 _MAX_DIMS = 64  # axes of an array; numpy takes no more
 _MAX_SIZE = 2**63 - 1  # numpy counts bytes in int64
-_MAX_ELEMENTS = _MAX_SIZE // 8  # of eight bytes at most
+_MAX_ELEMENTS = _MAX_SIZE // 8  # the widest type has eight bytes
 
 
 def numpy_dtype(code: str) -> np.dtype[Any]:
@@ -166,7 +166,7 @@ def _entry(fields: Any, base: int) -> TensorEntry:
     code, shape = fields["dtype"], tuple(fields["shape"])
     if len(shape) > _MAX_DIMS or not all(map(_is_size, shape)):
         raise ValueError(f"a shape of {shown(list(shape))}")
-    if math.prod(n or 1 for n in shape) > _MAX_ELEMENTS:  # with a 0 too, numpy takes no such shape
+    if math.prod(n or 1 for n in shape) > _MAX_ELEMENTS:  # as numpy counts them
         raise ValueError(f"a shape of {list(shape)}, with more elements than any machine holds")
     start, end = fields["data_offsets"]
     if not (_is_size(start) and _is_size(end)) or end - start != _nbytes(code, shape):

@@ -28,7 +28,7 @@ def library_made_here(library: Path) -> Path | None:
 
 
 def matching_library(backend: str, version: int | None, sms: Collection[int]) -> Path | None:
-    """Returns the library of the cache, built for a backend, that was compiled or used last; None if there is none.
+    """Returns the library for a backend that the cache received last, or that was used last; None if there is none.
 
     version: of the plugin, None for any; sms: compute capabilities, times ten, of GPUs that run the library.
     """

@@ -27,7 +27,7 @@ enum class CopyMode : int32_t { kLazy = 0, kEager = 1, kMixed = 2 };
 
 struct Stats {
   uint64_t mma = 0, mma_sp = 0, ldmatrix = 0, ldmatrix_waves = 0, copies = 0, barriers = 0, switches = 0;
-  uint64_t weight_bytes = 0;  // copied by kernels
+  uint64_t weight_bytes = 0;  // of packed weights, copied to shared memory
 };
 
 struct LaunchShape {

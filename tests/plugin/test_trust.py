@@ -1,4 +1,4 @@
-"""Of several libraries that this installation compiled, an engine gets one that its GPU runs."""
+"""An engine gets a library of the cache that its GPU runs."""
 
 import os
 from pathlib import Path

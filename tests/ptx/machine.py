@@ -33,7 +33,7 @@ _BARRIER = re.compile(
 )
 _CLUSTER_BARRIER = "barrier.cluster.wait.acquire.aligned"
 _PHASE = "mbarrier.try_wait.parity.shared::cta.b64"
-_BEHIND = 0.1  # share of the turns that any block of a cluster may take
+_BEHIND = 0.1  # share of the turns for which a block of a cluster is drawn; the foremost one takes the others
 _MOST_STEPS = 300_000  # limit for one block, so that an endless loop is a fault
 
 
@@ -159,7 +159,7 @@ class Machine:
             # A block does not wait at its own barrier for the others of the cluster.
             able = [machine for machine in order if machine.ready or machine._release()]
             if able:
-                # One block is mostly ahead of the others, so that what they have not done yet is missed.
+                # One block is ahead of the others most of the time, so that it meets what they have not made yet.
                 behind = len(able) > 1 and self.random.random() < _BEHIND
                 able[self.random.integers(len(able)) if behind else 0]._go_on()
                 continue

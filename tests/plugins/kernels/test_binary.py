@@ -68,6 +68,15 @@ def test_nothing_spills_beyond_its_budget(binary, scalar, arch):
 
 
 @every_binary
+def test_no_loop_over_slabs_spills(binary, scalar, arch):
+    for number, code in binary(scalar, arch).code.items():
+        config = schedule.CONFIGS[number]
+        for kind in sass.kinds_of(config):
+            local = [i for i in sass.loop_of(code, kind) if i.opcode.startswith(("LDL", "STL"))]
+            assert local == [], (config.name, kind)
+
+
+@every_binary
 def test_registers_leave_room_for_the_blocks_a_stream_is_cut_for(binary, scalar, arch):
     for kernel in binary(scalar, arch).kernels:
         config = schedule.CONFIGS[kernel.config]

@@ -12,6 +12,6 @@ def test_both_tables_have_the_same_kinds():
     rows = _ROW.findall((PLUGINS / "kernels" / "kinds.h").read_text())
     assert [name for name, _, _ in rows] == [kind.name for kind in KINDS]
     for (name, values, extra), kind in zip(rows, KINDS, strict=True):
-        # 64 columns of a panel row, in units of 8 bytes
+        # kinds.h counts in units of 8 bytes, for one row of a slab of 64 columns.
         assert (int(values) + int(extra)) * 8 == 64 * kind.bytes_per_weight, name
         assert int(values) == 16 * kind.kept // kind.group, name
