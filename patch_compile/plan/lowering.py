@@ -36,6 +36,8 @@ class LinearPlan:
     and up share, and also q, k and v. Until the graph is known, a node has its linear's name and no other linear.
     predicted: times of the linear on its own, None if the card is unknown. split: the products of a linear lowered as
     `split`, once they are chosen. others: numbers of slabs of further kinds, by the kind's name, in the table's order.
+    weights: name of the weight type. A linear of int8 or int4 is always `plugin`, because no other lowering keeps such
+    weights packed; if `dense` is asked for, or none of its slabs is pruned, all of its slabs are dense.
     """
 
     name: str
@@ -52,6 +54,7 @@ class LinearPlan:
     predicted: LinearTimes | None = None
     split: Split | None = None
     others: tuple[tuple[str, int], ...] = ()
+    weights: str = "float16"
 
     @property
     def slabs(self) -> dict[str, int]:
