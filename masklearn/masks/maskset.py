@@ -19,6 +19,7 @@ from masklearn.masks.record import MaskRecord
 from masklearn.masks.stored import (
     KINDS_OF_24,
     KINDS_OF_ALL,
+    WITH_SCALES,
     Stored,
     encoded,
     encoded_tiles,
@@ -26,11 +27,13 @@ from masklearn.masks.stored import (
     stored_mask,
 )
 from masklearn.shard import Shard, write_shard
+from masklearn.weights.grid import Grid
+from masklearn.weights.table import FLOAT16, QUANTISED
 
 __all__ = ["FORMAT_VERSION", "MaskSet"]
 
-FORMAT_VERSION = KINDS_OF_ALL
-_VERSIONS = (KINDS_OF_24, KINDS_OF_ALL)
+FORMAT_VERSION = WITH_SCALES
+_VERSIONS = (KINDS_OF_24, KINDS_OF_ALL, WITH_SCALES)
 _FORMAT = "patch-compile.masks"
 
 
@@ -51,11 +54,13 @@ class MaskSet(Mapping[str, LinearMask]):
         ratio_asked: float,
         record: MaskRecord | None = None,
         orders: Mapping[str, NDArray[np.int32]] | None = None,
+        grids: Mapping[str, Grid] | None = None,
     ) -> None:
         """method: name of the mask method; base_model, base_sha256: name and fingerprint of the model; ratio_asked: ratio
         that was asked for; record: record of how the masks were made, which callers may complete until the set is saved;
         orders: order of hidden channels by linear, if they were permuted before the masks were learned (see
-        `permute.Permuted`). The masks then do not fit the base model's own weights.
+        `permute.Permuted`). The masks then do not fit the base model's own weights; grids: grids of the quantised linears,
+        on which the weights lie that belong to the masks.
         """
         self.method = method
         self.seed = seed
@@ -64,6 +69,7 @@ class MaskSet(Mapping[str, LinearMask]):
         self.ratio_asked = ratio_asked
         self.record = record or MaskRecord()
         self.orders: dict[str, NDArray[np.int32]] = dict(orders or {})
+        self.grids: dict[str, Grid] = dict(grids or {})
         self._masks: dict[str, LinearMask | Stored] = dict(masks)
         self._shard: Shard | None = None
 
@@ -100,8 +106,20 @@ class MaskSet(Mapping[str, LinearMask]):
         return sum(kind.bytes_per_weight * n for kind, n in found.items()) / total if total else BYTES_DENSE
 
     @property
+    def packed_bytes(self) -> int:
+        """Bytes of all covered weights in packed slabs, each linear's in its weight type."""
+        total = 0.0
+        for name, mask in self._masks.items():
+            weights = self.grids[name].type if name in self.grids else FLOAT16
+            counts = weights_by_kind(mask.kinds, mask.shape, mask.tile)
+            total += sum(kind.bytes_of(weights) * count for kind, count in counts.items())
+        return round(total)
+
+    @property
     def version(self) -> str:
         """Version of the format in which the set is written."""
+        if self.grids:
+            return WITH_SCALES
         plain = all(m.others is None or not m.others.any() for m in self._masks.values())
         return KINDS_OF_24 if plain else KINDS_OF_ALL
 
@@ -148,10 +166,10 @@ class MaskSet(Mapping[str, LinearMask]):
     def save(self, path: str | Path) -> None:
         """Write the set to `path`, in the earliest version of the format that holds it. Files of equal sets have equal
         bytes."""
-        orders = sorted(self.orders.items())
         specs: dict[str, tuple[str, tuple[int, ...]]] = {
-            f"{name}.order": ("I32", o.shape) for name, o in orders
+            f"{name}.order": ("I32", order.shape) for name, order in sorted(self.orders.items())
         }
+        specs |= {f"{name}.scales": ("F32", grid.scales.shape) for name, grid in sorted(self.grids.items())}
         for name in sorted(self._masks):
             specs |= specs_of(name, self._masks[name], self.version)
         write_shard(Path(path), specs, self._encoded, self._metadata())
@@ -181,6 +199,8 @@ class MaskSet(Mapping[str, LinearMask]):
             linears = parse_json(meta["linears"])
             for name, about in linears.items():
                 masks._masks[name] = stored_mask(shard, name, about, version)
+                if "weights" in about:
+                    masks.grids[name] = _grid(shard, name, about, version)
             masks.orders.update(_orders(shard))
         except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise _damaged(path, f"its metadata do not describe its tensors: {error}") from error
@@ -188,7 +208,11 @@ class MaskSet(Mapping[str, LinearMask]):
         return masks
 
     def _metadata(self) -> dict[str, str]:
-        linears = {name: {"shape": m.shape, "tile": m.tile} for name, m in sorted(self._masks.items())}
+        linears: dict[str, dict[str, Any]] = {
+            name: {"shape": m.shape, "tile": m.tile} for name, m in sorted(self._masks.items())
+        }
+        for name, grid in self.grids.items():
+            linears[name]["weights"] = grid.type.name
         return {
             "format": _FORMAT,
             "version": self.version,
@@ -206,6 +230,8 @@ class MaskSet(Mapping[str, LinearMask]):
         name, kind = tensor.rsplit(".", 1)
         if kind == "order":
             return self.orders[name]
+        if kind == "scales":
+            return self.grids[name].scales
         if kind in ("tiles", "kinds"):  # no patterns are read for these
             return encoded_tiles(self._masks[name], kind)
         return encoded(self[name], kind)
@@ -234,6 +260,19 @@ def _record(path: Path, stored: str) -> MaskRecord:
         raise _damaged(path, f"The record in its metadata is not one: {place}: {first['msg']}.") from error
 
 
+def _grid(shard: Shard, name: str, about: Mapping[str, Any], version: str) -> Grid:
+    """Read the grid of a quantised linear. Raises KeyError or ValueError if the file does not hold one."""
+    if version != WITH_SCALES:
+        raise ValueError(f"{name} has a weight type, which version {version} has not")
+    if about["weights"] not in QUANTISED:
+        raise ValueError(f"{name} has the weight type {about['weights']!r}, none of {', '.join(QUANTISED)}")
+    weights, tensor = QUANTISED[about["weights"]], f"{name}.scales"
+    entry, needed = shard.tensors[tensor], weights.scales_shape((about["shape"][0], about["shape"][1]))
+    if (entry.dtype, entry.shape) != ("F32", needed):
+        raise ValueError(f"{tensor} is {entry.dtype} {list(entry.shape)}, {weights} needs F32 {list(needed)}")
+    return Grid(weights, shard.read(tensor))
+
+
 def _orders(shard: Shard) -> dict[str, NDArray[np.int32]]:
     """Read the orders of hidden channels. Raises ValueError for one that is no permutation."""
     names = [tensor for tensor in shard.tensors if tensor.endswith(".order")]
@@ -255,7 +294,7 @@ def _version(path: Path, shard: Shard) -> str:
     if version not in _VERSIONS:
         raise PatchCompileError(
             f"{path} has mask format version {version}",
-            f"This release reads versions {' and '.join(_VERSIONS)}.",
+            f"This release reads versions {', '.join(_VERSIONS)}.",
             "Update patch-compile, or learn the masks again.",
         )
     return version

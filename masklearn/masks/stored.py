@@ -1,12 +1,13 @@
-"""Masks in their file: the tensors of one linear, in both versions of the format.
+"""Masks in their file: the tensors of one linear, in all versions of the format.
 
 | version | tensors of a linear |
 |---|---|
 | 1 | `.tiles` uint8, numpy `packbits(bitorder="little")` of the row-major map of 2:4 tiles; `.pattern` |
 | 2 | `.kinds` uint8 `[grid]`, codes of `kinds.table`; `.pattern`; `.mask16` uint16, one code per group of 16 in n:16 tiles |
+| 3 | as 2; `.scales` fp32 of a quantised linear, `[N]` for int8 and `[N, K/64]` for int4, see `weights.grid` |
 
-`.pattern` is uint8, one nibble (0 … 5) per group of 4 in the 2:4 tiles, row-major, low nibble first. A set without n:16
-tiles is written in version 1, so that earlier releases read it.
+`.pattern` is uint8, one nibble (0 … 5) per group of 4 in the 2:4 tiles, row-major, low nibble first. A set without
+quantised linears is written in version 2, and one without n:16 tiles too in version 1, so that earlier releases read it.
 """
 
 from collections.abc import Mapping
@@ -21,9 +22,18 @@ from masklearn.masks.linear_mask import LinearMask, check_kinds
 from masklearn.masks.tiles import check_tile, grid_shape, sparse_groups, tile_weights
 from masklearn.shard import Shard
 
-__all__ = ["KINDS_OF_24", "KINDS_OF_ALL", "Stored", "encoded", "encoded_tiles", "specs_of", "stored_mask"]
+__all__ = [
+    "KINDS_OF_24",
+    "KINDS_OF_ALL",
+    "WITH_SCALES",
+    "Stored",
+    "encoded",
+    "encoded_tiles",
+    "specs_of",
+    "stored_mask",
+]
 
-KINDS_OF_24, KINDS_OF_ALL = "1", "2"
+KINDS_OF_24, KINDS_OF_ALL, WITH_SCALES = "1", "2", "3"
 """The versions of the format."""
 
 _GROUP_16 = FAMILIES["n:16"].group

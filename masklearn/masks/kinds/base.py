@@ -6,13 +6,15 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from masklearn.weights.table import FLOAT16, WeightType
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 __all__ = ["BYTES_DENSE", "Family", "TileKind", "is_numpy"]
 
-BYTES_DENSE = 2.0  # bytes of a 16-bit weight
+BYTES_DENSE = FLOAT16.bits / 8  # bytes of a 16-bit weight
 
 
 def is_numpy(values: Any) -> bool:
@@ -88,8 +90,12 @@ class TileKind:
     @property
     def bytes_per_weight(self) -> float:
         """Bytes of a weight of 16 bits in packed slabs, with its share of the codes."""
+        return self.bytes_of(FLOAT16)
+
+    def bytes_of(self, weights: WeightType) -> float:
+        """Bytes of a weight of this type in packed slabs, with its share of the codes and of the slabs' scales."""
         codes = self.family.code_bits / 8 / self.family.group if self.family else 0.0
-        return BYTES_DENSE * self.kept / self.group + codes
+        return weights.bits / 8 * self.kept / self.group + codes + weights.scale_bytes
 
     def fits(self, columns: int) -> bool:
         """True if groups of this kind divide `columns` (K, or the columns of a tile)."""

@@ -16,6 +16,8 @@ from masklearn.masks.patterns import PATTERNS
 from masklearn.masks.record import MaskRecord
 from masklearn.masks.tiles import grid_shape
 from masklearn.shard import Shard
+from masklearn.weights.grid import Grid, storable
+from masklearn.weights.table import INT4, INT8
 
 SHAPES = st.tuples(st.integers(1, 40), st.integers(1, 12).map(lambda g: 4 * g))
 TILES = st.tuples(st.integers(1, 20), st.integers(1, 5).map(lambda g: 4 * g))
@@ -155,7 +157,8 @@ def stored(tmp_path: Path, meta: dict[str, str], arrays: dict[str, np.ndarray]) 
 @pytest.mark.parametrize(
     ("meta", "message"),
     [
-        ({"version": "3"}, "mask format version 3. This release reads versions 1 and 2"),
+        ({"version": "4"}, "mask format version 4. This release reads versions 1, 2, 3"),
+        ({"version": "3"}, "l.kinds"),
         ({"version": "2"}, "l.kinds"),
         ({"format": "other"}, "is not a mask file"),
         ({"linears": "{"}, "damaged"),
@@ -237,6 +240,78 @@ def test_version_2_holds_other_kinds(tmp_path: Path) -> None:
     }  # fmt: skip
     loaded.save(tmp_path / "again")
     assert (tmp_path / "again").read_bytes() == (tmp_path / "m").read_bytes()
+
+
+def quantised_set() -> MaskSet:
+    """Two linears with grids, one of each type, beside one without."""
+    scales = storable(np.linspace(0.01, 3, 24 * 3, dtype=np.float32).reshape(24, 3))
+    grids = {"a": Grid(INT4, scales), "b": Grid(INT8, np.linspace(0, 1, 6, dtype=np.float32))}
+    return MaskSet({"a": mixed_mask(), "b": known_mask(), "c": known_mask()}, **ORIGIN, grids=grids)
+
+
+def test_version_3_holds_grids(tmp_path: Path) -> None:
+    made = quantised_set()
+    made.save(tmp_path / "m")
+    meta = Shard.open(tmp_path / "m").metadata
+    assert meta["version"] == "3"
+    assert {name: one.get("weights") for name, one in json.loads(meta["linears"]).items()} == {
+        "a": "int4", "b": "int8", "c": None
+    }  # fmt: skip
+    loaded = MaskSet.load(tmp_path / "m")
+    assert {name: grid.type for name, grid in loaded.grids.items()} == {"a": INT4, "b": INT8}
+    for name, grid in made.grids.items():
+        np.testing.assert_array_equal(loaded.grids[name].scales, grid.scales)
+    loaded.save(tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "m").read_bytes()
+
+
+def test_packed_bytes_count_each_linear_in_its_type() -> None:
+    """16 bits: 2 bytes a dense weight, 1.125 a 2:4 one; int8: 1 and .625; int4: .53125 and .40625, its scales included."""
+    c, b = 2 * 48 + 1.125 * 48, 1 * 48 + 0.625 * 48
+    tiles = {"dense": (512, 0.53125), "2:4": (1536, 0.40625), "8:16": (1024, 0.40625), "12:16": (1024, 0.53125),
+             "10:16": (512, 0.46875)}  # fmt: skip
+    a = sum(count * taken for count, taken in tiles.values())
+    assert quantised_set().packed_bytes == a + b + c
+
+
+@pytest.mark.parametrize(
+    ("about", "arrays", "message"),
+    [
+        ({"weights": "int3"}, {}, "none of int8, int4"),
+        ({"weights": "float16"}, {}, "none of int8, int4"),
+        ({"weights": ["int8"]}, {}, "damaged"),
+        ({"weights": "int8"}, {}, r"a.scales is F32 \[24, 3\], int8 needs F32 \[24\]"),
+        ({}, {"a.scales": np.ones((24, 3), np.float16)}, r"a.scales is F16 \[24, 3\], int4 needs F32"),
+        (
+            {},
+            {"a.scales": np.ones((24, 2), np.float32)},
+            r"a.scales is F32 \[24, 2\], int4 needs F32 \[24, 3\]",
+        ),
+        ({}, {"a.scales": np.full((24, 3), np.inf, np.float32)}, "a scale is negative or not finite"),
+        ({}, {"a.scales": np.full((24, 3), 1.001, np.float32)}, "no number of both float16 and bfloat16"),
+        ({}, {"a.scales": None}, "a.scales"),
+    ],
+)
+def test_grids_that_do_not_fit_are_named(
+    tmp_path: Path, about: dict[str, Any], arrays: dict[str, Any], message: str
+) -> None:
+    path = tmp_path / "m"
+    quantised_set().save(path)
+    metadata, content = dict(Shard.open(path).metadata), load_file(path) | arrays
+    linears = json.loads(metadata["linears"])
+    linears["a"] |= about
+    metadata["linears"] = json.dumps(linears)
+    save_file({name: one for name, one in content.items() if one is not None}, path, metadata)
+    with pytest.raises(PatchCompileError, match=message):
+        MaskSet.load(path)
+
+
+def test_a_weight_type_in_an_older_version_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    quantised_set().save(path)
+    save_file(load_file(path), path, dict(Shard.open(path).metadata) | {"version": "2"})
+    with pytest.raises(PatchCompileError, match="a weight type, which version 2 has not"):
+        MaskSet.load(path)
 
 
 def test_a_set_without_other_kinds_is_written_for_readers_of_version_1(tmp_path: Path) -> None:

@@ -1,0 +1,109 @@
+"""The grid of a quantised linear: its weight type and scales. A weight of it is an integer times a scale, rounded once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.weights.table import WeightType
+
+__all__ = ["Grid", "spread", "storable"]
+
+_SCALE_BITS = 8  # significant bits of a bfloat16
+_LEAST = np.float32(2.0**-24)  # the least number of float16 above 0; all its numbers are multiples of it
+_MOST = np.float32(65280)  # the largest number of float16 with so few bits
+_CHUNK = 1 << 22  # weights whose numbers in fp32 are in memory at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Grid of a linear `[N, K]`.
+
+    type: a quantised one; scales: fp32, finite and not negative, `[N]` for int8 and `[N, K/64]` for int4, whose scales are
+    exact in float16 and in bfloat16 (see `storable`). Raises ValueError for others.
+    """
+
+    type: WeightType
+    scales: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        if not self.type.quantised:
+            raise ValueError(f"{self.type} has no scales")
+        dims = 1 if self.type.span is None else 2
+        if self.scales.dtype != np.float32 or self.scales.ndim != dims:
+            raise ValueError(f"scales {self.scales.dtype} {list(self.scales.shape)} of {self.type}")
+        if not np.isfinite(self.scales).all() or (self.scales < 0).any():
+            raise ValueError("a scale is negative or not finite")
+        if self.type.span is not None and not np.array_equal(storable(self.scales), self.scales):
+            raise ValueError(f"a scale of {self.type} is no number of both float16 and bfloat16")
+
+    def check_shape(self, shape: tuple[int, int]) -> None:
+        """Raises ValueError unless the scales are those of a weight `[N, K]`."""
+        needed = self.type.scales_shape(shape)
+        if self.scales.shape != needed:
+            raise ValueError(f"scales {list(self.scales.shape)}, a weight {list(shape)} needs {list(needed)}")
+
+    def values(self, integers: NDArray[np.int8], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Returns the weights `[N, K]` of these integers in a floating-point type, each rounded once."""
+        self.check_shape((integers.shape[0], integers.shape[1]))
+        found = np.empty(integers.shape, dtype)
+        for rows in _chunks(integers.shape):
+            found[rows] = self._products(integers[rows], rows).astype(dtype)
+        return found
+
+    def integers(self, weight: NDArray[Any]) -> NDArray[np.int8]:
+        """Returns the integers of weights `[N, K]` of any floating-point type: the inverse of `values`.
+
+        Raises ValueError if a weight is not on the grid.
+        """
+        self.check_shape((weight.shape[0], weight.shape[1]))
+        found = np.empty(weight.shape, np.int8)
+        for rows in _chunks(weight.shape):
+            part = weight[rows].astype(np.float32)
+            scales = spread(self.scales[rows], part.shape[1])
+            nearest = np.rint(np.divide(part, scales, out=np.zeros_like(part), where=scales > 0))
+            inside = np.clip(np.nan_to_num(nearest), self.type.lowest, self.type.highest)
+            found[rows] = inside.astype(np.int8)
+            off = self._products(found[rows], rows).astype(weight.dtype) != weight[rows]
+            if off.any():
+                row, column = (int(at) for at in np.argwhere(off)[0])
+                value, row = float(part[row, column]), row + rows.start
+                raise ValueError(
+                    f"the weight {value:g} in row {row}, column {column} is not on the grid of {self.type}"
+                )
+        return found
+
+    def _products(self, integers: NDArray[np.int8], rows: slice) -> NDArray[np.float32]:
+        products: NDArray[np.float32] = integers.astype(np.float32)
+        products *= spread(self.scales[rows], integers.shape[1])
+        return products
+
+
+def spread(scales: NDArray[np.float32], columns: int) -> NDArray[np.float32]:
+    """Returns scales `[N]` or `[N, K/span]` in a shape that broadcasts to weights `[N, K]`; columns: K."""
+    if scales.ndim == 1:
+        return scales[:, None]
+    return np.repeat(scales, columns // max(1, scales.shape[1]), axis=1)
+
+
+def storable(scales: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Returns the nearest finite numbers that float16 and bfloat16 both hold: of at most 8 significant bits.
+
+    scales: finite, not negative. A scale above 0 does not become 0.
+    """
+    exponent = np.frexp(np.minimum(scales, _MOST))[1]
+    step = np.maximum(
+        np.ldexp(np.float32(1), exponent - _SCALE_BITS), _LEAST
+    )  # from one such number to the next
+    rounded = np.minimum(np.rint(scales / step) * step, _MOST)
+    return np.where(scales > 0, np.maximum(rounded, _LEAST), 0).astype(np.float32)
+
+
+def _chunks(shape: tuple[int, ...]) -> Iterator[slice]:
+    rows = max(1, _CHUNK // max(1, shape[1]))
+    for start in range(0, shape[0], rows):
+        yield slice(start, min(start + rows, shape[0]))

@@ -1,0 +1,92 @@
+"""The table of weight types. Everything that depends on the type of a linear's weights asks it.
+
+| name | stored as | scales |
+|---|---|---|
+| float16, bfloat16 | themselves | none |
+| int8 | integers -128 … 127 | one fp32 number per row |
+| int4 | integers -8 … 7 | one 16-bit number per row and 64 columns |
+
+Activations have 16 bits with every type of weights.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+__all__ = ["BFLOAT16", "FLOAT16", "INT4", "INT8", "QUANTISED", "WEIGHT_TYPES", "WeightType", "weight_type"]
+
+
+@dataclass(frozen=True)
+class WeightType:
+    """One type of weights.
+
+    name: value on the command line and in files; bits: of a stored weight; span: columns of a row that share a scale, None
+    for all of them; scale_bits: bits of a stored scale that count by weight, 0 for a scale of a whole row.
+    """
+
+    name: str
+    bits: int
+    span: int | None = None
+    scale_bits: int = 0
+
+    @property
+    def quantised(self) -> bool:
+        """True for integers with scales."""
+        return self.bits < 16
+
+    @property
+    def lowest(self) -> int:
+        """The lowest integer."""
+        return -(1 << (self.bits - 1))
+
+    @property
+    def highest(self) -> int:
+        """The highest integer."""
+        return (1 << (self.bits - 1)) - 1
+
+    @property
+    def scale_bytes(self) -> float:
+        """Bytes of scales per weight of the dense matrix. The scales of int8, 4 bytes a row, do not count."""
+        return 0.0 if self.span is None else self.scale_bits / 8 / self.span
+
+    def scales_shape(self, shape: tuple[int, int]) -> tuple[int, ...]:
+        """Returns the shape of the scales of a weight `[N, K]`: `[N]` or `[N, K/span]`.
+
+        Raises ValueError for a type without scales, and if the span does not divide K.
+        """
+        rows, columns = shape
+        if not self.quantised:
+            raise ValueError(f"{self} has no scales")
+        if self.span is None:
+            return (rows,)
+        if columns % self.span:
+            raise ValueError(f"{self} needs K to be a multiple of {self.span}, it is {columns}")
+        return rows, columns // self.span
+
+    def __str__(self) -> str:
+        return self.name
+
+
+FLOAT16 = WeightType("float16", 16)
+BFLOAT16 = WeightType("bfloat16", 16)
+INT8 = WeightType("int8", 8)
+INT4 = WeightType("int4", 4, 64, 16)
+
+WEIGHT_TYPES: Mapping[str, WeightType] = MappingProxyType(
+    {one.name: one for one in (FLOAT16, BFLOAT16, INT8, INT4)}
+)
+
+QUANTISED: Mapping[str, WeightType] = MappingProxyType(
+    {name: one for name, one in WEIGHT_TYPES.items() if one.quantised}
+)
+"""Types that are integers with scales, by name."""
+
+
+def weight_type(name: str) -> WeightType:
+    """Returns the type with this name. Raises a ValueError of one line if there is none."""
+    try:
+        return WEIGHT_TYPES[name]
+    except KeyError:
+        raise ValueError(
+            f"There is no weight type {name!r}. The types are {', '.join(WEIGHT_TYPES)}."
+        ) from None

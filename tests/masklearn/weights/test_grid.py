@@ -1,0 +1,118 @@
+"""Grids of quantised linears: values and integers are each other's inverse in every floating-point type."""
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from masklearn.weights.grid import Grid, storable
+from masklearn.weights.table import FLOAT16, INT4, INT8, QUANTISED, WEIGHT_TYPES, WeightType, weight_type
+
+DTYPES = [np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16), np.dtype(np.float32)]
+
+
+def all_integers(of: WeightType, shape: tuple[int, int], seed: int) -> NDArray[np.int8]:
+    return np.random.default_rng(seed).integers(of.lowest, of.highest + 1, shape).astype(np.int8)
+
+
+def grid(of: WeightType, shape: tuple[int, int], seed: int) -> Grid:
+    """Scales of all sizes that weights have, some of them 0."""
+    random = np.random.default_rng(seed)
+    scales = np.exp(random.uniform(-9, 2, of.scales_shape(shape))).astype(np.float32)
+    return Grid(of, storable(scales) if of.span else scales)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("of", QUANTISED.values(), ids=str)
+@pytest.mark.parametrize("seed", range(5))
+def test_integers_are_the_inverse_of_values(of: WeightType, dtype: np.dtype[Any], seed: int) -> None:
+    shape = (48, 192)
+    made, integers = grid(of, shape, seed), all_integers(of, shape, seed)
+    np.testing.assert_array_equal(made.integers(made.values(integers, dtype)), integers)
+
+
+@pytest.mark.parametrize("of", QUANTISED.values(), ids=str)
+def test_weights_too_small_for_float16_come_back_as_the_same_weights(of: WeightType) -> None:
+    """Several integers may round to one weight: then any of them is right."""
+    shape = (8, 64)
+    made = Grid(of, np.full(of.scales_shape(shape), 2.0**-24 if of.span else 3e-9, np.float32))
+    values = made.values(all_integers(of, shape, 0), np.dtype(np.float16))
+    np.testing.assert_array_equal(made.values(made.integers(values), values.dtype), values)
+
+
+@pytest.mark.parametrize("of", QUANTISED.values(), ids=str)
+def test_a_value_is_the_product_rounded_once(of: WeightType) -> None:
+    shape = (4, 128)
+    made, integers = grid(of, shape, 1), all_integers(of, shape, 2)
+    scales = made.scales[:, None] if of.span is None else np.repeat(made.scales, of.span, axis=1)
+    exact = integers.astype(np.float64) * scales.astype(np.float64)
+    found = made.values(integers, np.dtype(np.float16))
+    if of is INT4:  # its products are exact in fp32
+        np.testing.assert_array_equal(found, exact.astype(np.float16))
+    np.testing.assert_allclose(found.astype(np.float64), exact, rtol=2**-11, atol=2**-25)
+
+
+def test_rows_of_zeros_have_scale_zero() -> None:
+    made = Grid(INT8, np.asarray([0, 1], np.float32))
+    weight = np.asarray([[0, -0.0], [3, -128]], np.float32)
+    assert made.integers(weight).tolist() == [[0, 0], [3, -128]]
+    with pytest.raises(ValueError, match="the weight 1 in row 0, column 1 is not on the grid of int8"):
+        made.integers(np.asarray([[0, 1], [0, 0]], np.float32))
+
+
+@pytest.mark.parametrize("wrong", [0.5, 128.0, np.nan, np.inf, -129.0])
+def test_weights_off_the_grid_are_named(wrong: float) -> None:
+    made = Grid(INT8, np.ones(2, np.float32))
+    with pytest.raises(ValueError, match="in row 1, column 2 is not on the grid of int8"):
+        made.integers(np.asarray([[0, 1, 2], [3, 4, wrong]], np.float32))
+
+
+@given(st.floats(0, 65280, width=32))
+def test_storable_numbers_are_exact_in_both_types(scale: float) -> None:
+    (found,) = storable(np.asarray([scale], np.float32))
+    assert found.astype(np.float16) == found == found.astype(ml_dtypes.bfloat16)
+    assert (found == 0) == (scale == 0)
+    assert abs(float(found) - scale) <= max(scale * 2**-8, 2.0**-24)
+    assert storable(found[None])[0] == found
+
+
+def test_scales_beyond_float16_become_the_largest() -> None:
+    assert storable(np.asarray([1e30], np.float32)).tolist() == [65280.0]
+
+
+@pytest.mark.parametrize(
+    ("of", "scales", "message"),
+    [
+        (FLOAT16, np.ones(2, np.float32), "float16 has no scales"),
+        (INT8, np.ones((2, 1), np.float32), r"scales float32 \[2, 1\] of int8"),
+        (INT8, np.ones(2, np.float64), r"scales float64 \[2\] of int8"),
+        (INT8, np.asarray([1, -1], np.float32), "negative or not finite"),
+        (INT8, np.asarray([1, np.nan], np.float32), "negative or not finite"),
+        (INT4, np.full((2, 2), 0.1, np.float32), "no number of both float16 and bfloat16"),
+    ],
+)
+def test_other_scales_are_refused(of: WeightType, scales: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Grid(of, scales)
+
+
+def test_scales_of_another_weight_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"scales \[2\], a weight \[3, 4\] needs \[3\]"):
+        Grid(INT8, np.ones(2, np.float32)).integers(np.zeros((3, 4), np.float32))
+    with pytest.raises(ValueError, match="int4 needs K to be a multiple of 64, it is 96"):
+        INT4.scales_shape((4, 96))
+
+
+def test_table() -> None:
+    ranges = {one.name: (one.lowest, one.highest) for one in QUANTISED.values()}
+    assert ranges == {"int8": (-128, 127), "int4": (-8, 7)}
+    assert [one.scale_bytes for one in WEIGHT_TYPES.values()] == [0, 0, 0, 1 / 32]
+    assert weight_type("int4") is INT4
+    with pytest.raises(
+        ValueError, match=r"There is no weight type 'fp8'\. The types are float16, bfloat16, int8, int4\."
+    ):
+        weight_type("fp8")
