@@ -8,7 +8,7 @@ import random
 import shutil
 import tempfile
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from tests.faults.shim import Fault
 from tests.faults.sweep import Attempt, Sweep, attempts
 from tests.torture.attack import RESULTS, Attack
 
-__all__ = ["WORDS", "run", "wanted"]
+__all__ = ["WORDS", "run", "run_scenario", "wanted"]
 
 WORDS = {
     Fault.KILL: "killed before a file operation",
@@ -41,20 +41,27 @@ _PLUGINS = RESULTS.parent / "plugin"  # compiled once, for the caches of all pro
 
 def run(small: bool, seed: int = 0) -> list[Attack]:
     """Returns the results by scenario and fault. small: some ten attempts of the fastest scenario."""
-    found: list[Attack] = []
-    for name in list(SCENARIOS)[: 1 if small else None]:
-        count = _SMALL if small else _SAMPLED.get(name)
-        if SCENARIOS[name].engine:
-            build_plugin(BackendName.TENSORRT_RTX, cache_dir=_PLUGINS)
-        tried = _share(name, count, seed, 0, 1) if small else _shared_out(name, count, seed)
-        by_fault = defaultdict(list)
-        for attempt in tried:
-            by_fault[attempt.fault].append(attempt)
-        found += [
-            Attack.of(f"{WORDS[fault]} ({name})", len(of), [str(one) for one in of if one.problems])
-            for fault, of in sorted(by_fault.items())
-        ]
-    return found
+    if small:
+        name = next(iter(SCENARIOS))
+        return _by_fault(name, _share(name, _SMALL, seed, 0, 1))
+    return [one for name in SCENARIOS for one in run_scenario(name, _SAMPLED.get(name), seed)]
+
+
+def run_scenario(name: str, count: int | None = None, seed: int = 0) -> list[Attack]:
+    """Returns the results of a scenario by fault. count: of attempts, drawn with this seed; None for all of them."""
+    if SCENARIOS[name].engine:
+        build_plugin(BackendName.TENSORRT_RTX, cache_dir=_PLUGINS)
+    return _by_fault(name, _shared_out(name, count, seed))
+
+
+def _by_fault(name: str, tried: Iterable[Attempt]) -> list[Attack]:
+    by_fault = defaultdict(list)
+    for attempt in tried:
+        by_fault[attempt.fault].append(attempt)
+    return [
+        Attack.of(f"{WORDS[fault]} ({name})", len(of), [str(one) for one in of if one.problems])
+        for fault, of in sorted(by_fault.items())
+    ]
 
 
 def wanted(sweep: Sweep, count: int | None, seed: int) -> Sequence[tuple[Fault, int]]:

@@ -48,13 +48,14 @@ def main(arguments: list[str]) -> int:
         started = time.monotonic()
         attacks: list[Attack] = importlib.import_module(MODULES[name]).run(small=given.small)
         seconds = time.monotonic() - started
-        write(attacks, RESULTS, facts_of_run(name, small=given.small, seconds=seconds))
+        write(attacks, RESULTS, facts_of_run(name, size="small" if given.small else "full", seconds=seconds))
         broken += sum(len(one.broken) for one in attacks)
-        _show(name, attacks, seconds)
+        show(name, attacks, seconds)
     return 1 if broken else 0
 
 
-def _show(name: str, attacks: list[Attack], seconds: float) -> None:
+def show(name: str, attacks: list[Attack], seconds: float) -> None:
+    """Print what held and what broke."""
     print(f"{name} ({seconds:.0f} s)")
     for one in attacks:
         print(f"  {one.held:7,} of {one.tried:7,} held  {one.attack}", *one.broken, sep="\n    broken: ")

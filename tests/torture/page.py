@@ -29,12 +29,16 @@ _PACKAGES = (
 Line = dict[str, Any]
 
 
-def facts_of_run(module: str, *, small: bool, seconds: float) -> Line:
-    """Returns what a table says of the run of a module: its size, day, machine and versions."""
+def facts_of_run(module: str, *, size: str, seconds: float, part: str = "") -> Line:
+    """Returns what a table says of the run of a module: its size, day, machine and versions.
+
+    part: name of the part of the module that ran, empty for the whole.
+    """
     now = datetime.now(UTC)
     return {
         "module": module,
-        "size": "small" if small else "full",
+        "part": part,
+        "size": size,
         "seconds": round(seconds),
         "ended": f"{now:%Y-%m-%dT%H:%M:%SZ}",
         "machine": machine(),
@@ -50,11 +54,18 @@ def renew_page(page: Path, results: Path) -> None:
 
 
 def results_part(lines: Sequence[Line]) -> str:
-    """Returns the table of the last run of each module. lines: results in the order of the file; those without facts of
-    their run are left out. Raises ValueError if none is left.
+    """Returns the table of the last run of each module, and of the parts of it that ran after that.
+
+    lines: results in the order of the file; those without facts of their run are left out. Raises ValueError if none is
+    left.
     """
-    last = {line["run"]["module"]: line["run"]["ended"] for line in lines if "run" in line}
-    taken = [line for line in lines if "run" in line and last[line["run"]["module"]] == line["run"]["ended"]]
+    ran = [line for line in lines if "run" in line]
+    last = {_part(line): line["run"]["ended"] for line in ran}
+    taken = [
+        line
+        for line in ran
+        if line["run"]["ended"] == last[_part(line)] >= last.get((line["run"]["module"], ""), "")
+    ]
     if not taken:
         raise ValueError("there are no results: run `make torture`")
     rows = [_row(line) for line in taken]
@@ -67,6 +78,10 @@ def results_part(lines: Sequence[Line]) -> str:
         + "\n".join(rows)
         + f"\n| | **all** | | **{tried:,}** | **{held:,}** | **{tried - held:,}** |{listed}"
     )
+
+
+def _part(line: Line) -> tuple[str, str]:
+    return line["run"]["module"], line["run"].get("part", "")
 
 
 def _broken(line: Line) -> Iterator[str]:

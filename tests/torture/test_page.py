@@ -10,8 +10,8 @@ from tests.torture.page import facts_of_run, renew_page, results_part
 PAGE = Path(__file__).parents[2] / "docs/reliability.md"
 
 
-def facts(module, ended, size="full"):
-    run = {"module": module, "size": size, "seconds": 3, "ended": ended}
+def facts(module, ended, size="full", part=""):
+    run = {"module": module, "part": part, "size": size, "seconds": 3, "ended": ended}
     return run | {"machine": "a Xeon, 2 cores", "versions": {"Python": "3.11"}}
 
 
@@ -32,6 +32,18 @@ def test_the_last_run_of_each_module_is_shown():
     assert "faults: 2026-11-27, a Xeon, 2 cores, Python 3.11." in part
 
 
+def test_parts_of_a_module_stand_until_the_whole_module_runs_again():
+    lines = [
+        line("a", 1, [], facts("faults", "2026-11-26T00:00:00Z")),
+        line("old b", 20, [], facts("faults", "2026-11-26T01:00:00Z", "20, drawn", "b")),
+        line("b", 30, [], facts("faults", "2026-11-26T02:00:00Z", "30, drawn", "b")),
+        line("c", 400, [], facts("faults", "2026-11-26T03:00:00Z", "400, drawn", "c")),
+    ]
+    assert "| | **all** | | **431** | **431** | **0** |" in results_part(lines)
+    lines.append(line("a", 5000, [], facts("faults", "2026-11-26T04:00:00Z")))
+    assert "| | **all** | | **5,000** |" in results_part(lines)
+
+
 def test_what_broke_is_listed():
     broken = ["operation 2", "late", "late"]
     part = results_part([line("die", 40, broken, facts("faults", "2026-11-26T00:00:00Z"))])
@@ -42,7 +54,7 @@ def test_what_broke_is_listed():
 def test_a_page_is_renewed_between_its_marks(tmp_path):
     page, results = tmp_path / "page.md", tmp_path / "results.jsonl"
     page.write_text("before\n<!-- torture: begin -->\nold\n<!-- torture: end -->\nafter\n")
-    write([Attack.of("die", 3, [])], results, facts_of_run("faults", small=True, seconds=1.2))
+    write([Attack.of("die", 3, [])], results, facts_of_run("faults", size="small", seconds=1.2))
     renew_page(page, results)
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
