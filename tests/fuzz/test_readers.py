@@ -8,6 +8,7 @@ import pytest
 
 from masklearn.errors import PatchCompileError
 from tests.fuzz import mutations
+from tests.fuzz.__main__ import runs_part
 from tests.fuzz.reader import CORPUS, Reader, attempt
 from tests.fuzz.readers import READERS
 
@@ -72,3 +73,18 @@ def test_only_the_class_itself_of_another_error_is_allowed(tmp_path):
     """parse_json refuses by ValueError; an error of decoding, which is one too, is not meant."""
     reader = Reader("text", lambda data, folder: data.decode(), mutations.change_bytes, refuses=(ValueError,))
     assert attempt(reader, b"\xff", tmp_path).kind == "UnicodeDecodeError"
+
+
+def test_runs_of_a_reader_add_up():
+    run = {
+        "reader": "json",
+        "inputs": 1500,
+        "cpu": 90.0,
+        "crashes": 2,
+        "ended": "2026-11-26T00:00:00Z",
+        "machine": "M",
+    }
+    later = run | {"cpu": 30.0, "crashes": 0, "ended": "2026-11-27T00:00:00Z"}
+    part = runs_part([run, later, later | {"reader": "masks", "crashes": 1}])
+    assert part.startswith("M, 2026-11-26 to 2026-11-27.\n")
+    assert "| json | 2.0 | 3,000 | 0 | 2 |" in part and "| masks | 0.5 | 1,500 | 1 | 0 |" in part
