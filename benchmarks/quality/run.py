@@ -108,7 +108,7 @@ def entries(totals: Sequence[float] = (8.0,), repairs: Sequence[float] = (30.0,)
             "kinds": "auto",
             "bytes_per_weight": round(bytes_of({"reached": ratio}), 6),
         }
-        found.append(Entry(AUTO, ratio, asked | {"repair": "none"}))
+        found.append(Entry(AUTO, ratio, asked | {"repair": "none"}, spread=True))
         for minutes in totals:
             found.append(
                 Entry(f"oneshot, {minutes:g} min in all{ALL_KINDS}", ratio, asked | _DISTILL, total=minutes)
