@@ -24,7 +24,8 @@ class Grid:
     """Grid of a linear `[N, K]`.
 
     type: a quantised one; scales: fp32, finite and not negative, `[N]` for int8 and `[N, K/64]` for int4, whose scales are
-    exact in float16 and in bfloat16 (see `storable`). Raises ValueError for others.
+    all exact in float16, or all in bfloat16. Those that are searched are exact in both (see `storable`); those of a
+    quantised checkpoint are numbers of its own type (see `fits`). Raises ValueError for others.
     """
 
     type: WeightType
@@ -38,8 +39,19 @@ class Grid:
             raise ValueError(f"scales {self.scales.dtype} {list(self.scales.shape)} of {self.type}")
         if not np.isfinite(self.scales).all() or (self.scales < 0).any():
             raise ValueError("a scale is negative or not finite")
-        if self.type.span is not None and not np.array_equal(storable(self.scales), self.scales):
-            raise ValueError(f"a scale of {self.type} is no number of both float16 and bfloat16")
+        if not self.fits("float16") and not self.fits("bfloat16"):
+            raise ValueError(f"the scales of {self.type} are numbers of neither float16 nor bfloat16")
+
+    def fits(self, dtype: str) -> bool:
+        """Returns True if a graph of this type, float16 or bfloat16, holds the scales exactly. It holds those of int8 in
+        fp32."""
+        if self.type.span is None:
+            return True
+        import ml_dtypes
+
+        with np.errstate(over="ignore"):
+            held = self.scales.astype(np.float16 if dtype == "float16" else ml_dtypes.bfloat16)
+        return np.array_equal(held.astype(np.float32), self.scales)
 
     def check_shape(self, shape: tuple[int, int]) -> None:
         """Raises ValueError unless the scales are those of a weight `[N, K]`."""

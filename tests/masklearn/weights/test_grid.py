@@ -92,12 +92,21 @@ def test_scales_beyond_float16_become_the_largest() -> None:
         (INT8, np.ones(2, np.float64), r"scales float64 \[2\] of int8"),
         (INT8, np.asarray([1, -1], np.float32), "negative or not finite"),
         (INT8, np.asarray([1, np.nan], np.float32), "negative or not finite"),
-        (INT4, np.full((2, 2), 0.1, np.float32), "no number of both float16 and bfloat16"),
+        (INT4, np.full((2, 2), 0.1, np.float32), "numbers of neither float16 nor bfloat16"),
     ],
 )
 def test_other_scales_are_refused(of: WeightType, scales: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Grid(of, scales)
+
+
+def test_scales_of_one_16_bit_type_fit_graphs_of_that_type() -> None:
+    for scale, of16, brain in ((0.125, True, True), (1 + 2**-10, True, False), (2.0**-30, False, True)):
+        made = Grid(INT4, np.full((2, 2), scale, np.float32))
+        assert (made.fits("float16"), made.fits("bfloat16")) == (of16, brain)
+    with pytest.raises(ValueError, match="neither"):
+        Grid(INT4, np.asarray([[1 + 2**-10, 2.0**-30]], np.float32))
+    assert Grid(INT8, np.full(2, 0.1, np.float32)).fits("float16")
 
 
 def test_scales_of_another_weight_are_refused() -> None:
