@@ -205,7 +205,7 @@ _REFUSED = {
 def architecture_of(checkpoint: Checkpoint) -> Architecture:
     """Returns the architecture of a checkpoint.
 
-    Raises PatchCompileError if it is not covered or already quantised, and as `check_config` does.
+    Raises PatchCompileError if it is not covered, also for a quantised checkpoint alone, and as `check_config` does.
     """
     model_type = checkpoint.config.get("model_type")
     if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
@@ -217,11 +217,11 @@ def architecture_of(checkpoint: Checkpoint) -> Architecture:
             "Use a model of one of these types.",
         )
     check_config(checkpoint.path / "config.json", checkpoint.config)
-    if "quantization_config" in checkpoint.config:
+    if checkpoint.quantised and ARCHITECTURES[model_type].conv1d:
         raise PatchCompileError(
-            f"{checkpoint.path} is quantised",
-            "Masks are learned on fp16, bf16 or fp32 weights.",
-            "Use the checkpoint it was quantised from.",
+            f"{checkpoint.path} is a quantised model of the type {model_type}",
+            "Such a model stores its weights transposed, and quantised ones are read as [N, K] alone.",
+            "Use the checkpoint that it was quantised from.",
         )
     return ARCHITECTURES[model_type]
 

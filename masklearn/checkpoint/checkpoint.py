@@ -1,9 +1,11 @@
 """Reads a Hugging Face model directory by tensor name, one tensor at a time."""
 
 import hashlib
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,21 +13,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from masklearn.checkpoint.folder import CONFIG, INDEX, read_config, read_index, single_file
+from masklearn.checkpoint.quantised.base import PackedWeight
+from masklearn.checkpoint.quantised.find import dense_config, find_packed
+from masklearn.checkpoint.quantised.grids import Grids
 from masklearn.checkpoint.store import WeightStore
 from masklearn.errors import PatchCompileError
-from masklearn.folder_links import check_link, check_links
-from masklearn.json_text import read_json
+from masklearn.folder_links import check_links
 from masklearn.shard import Shard, TensorEntry, numpy_dtype
+from masklearn.weights.grid import Grid
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["Checkpoint"]
 
-_SINGLE = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
 _LARGEST_WEIGHT = 1e15  # the sum of 10^8 squares of such weights is finite in fp32
-_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 class Checkpoint:
@@ -33,6 +36,9 @@ class Checkpoint:
 
     Opening verifies every header and reads no weights. Symbolic links (a hub cache consists of them) are resolved, so
     `files` returns real paths.
+
+    A quantised checkpoint (`checkpoint.quantised`) looks like the dense one that it stands for: each quantised weight is one
+    tensor of dequantised values, the integers and scales are none, and `config` has no `quantization_config`.
     """
 
     def __init__(
@@ -41,47 +47,61 @@ class Checkpoint:
         config: dict[str, Any],
         shards: dict[str, Shard],
         new: WeightStore | None = None,
+        packed: Mapping[str, PackedWeight] | None = None,
     ) -> None:
-        """Use `Checkpoint.open`. shards: file name in the directory to header; new: tensors with new values."""
+        """Use `Checkpoint.open`. shards: file name in the directory to header; new: tensors with new values; packed:
+        quantised weights by their names in the dense checkpoint."""
         self.path = path
         self.config = config
         self.new = new
         self._shards = shards
-        self._file_of = {name: file for file, shard in shards.items() for name in shard.tensors}
+        self._packed = dict(packed or {})
+        hidden = {part for weight in self._packed.values() for part in weight.parts}
+        self._file_of = {
+            name: file for file, shard in shards.items() for name in shard.tensors if name not in hidden
+        }
+        self._file_of |= {name: weight.file for name, weight in self._packed.items()}
 
     @classmethod
-    def open(cls, model_dir: str | Path) -> "Checkpoint":
-        """Open a model directory.
+    def open(cls, model_dir: str | Path, *, as_stored: bool = False) -> "Checkpoint":
+        """Open a model directory. as_stored: show the tensors of a quantised checkpoint as they are stored.
 
-        Raises PatchCompileError if config.json or a shard is missing, pickled, truncated or corrupt, and for a link that
-        leads out of the directory.
+        Raises PatchCompileError if config.json or a shard is missing, pickled, truncated or corrupt, for a link that leads
+        out of the directory, and for a checkpoint that is quantised in a way that is not read.
         """
         path = Path(model_dir)
-        config = _read_config(path)
+        config = read_config(path)
         check_links(path)
-        index = path / _INDEX
-        weight_map = _read_index(index) if index.is_file() else None
-        files = sorted(set(weight_map.values())) if weight_map is not None else [_single_file(path)]
+        index = path / INDEX
+        weight_map = read_index(index) if index.is_file() else None
+        files = sorted(set(weight_map.values())) if weight_map is not None else [single_file(path)]
         shards = {file: Shard.open((path / file).resolve()) for file in files}
         for name, file in (weight_map or {}).items():
             if name not in shards[file].tensors:
                 raise PatchCompileError(
-                    f"{path / file} does not hold {name}", f"{_INDEX} says it does.", "Fetch the shard again."
+                    f"{path / file} does not hold {name}", f"{INDEX} says it does.", "Fetch the shard again."
                 )
-        return cls(path, config, shards)
+        if as_stored:
+            return cls(path, config, shards)
+        return cls(path, dense_config(config), shards, packed=find_packed(path, config, shards))
 
     @classmethod
     def of_config(cls, model_dir: str | Path) -> "Checkpoint":
-        """Open the config.json of a model directory, without any tensor. Raises PatchCompileError if it is missing."""
+        """Open the config.json of a model directory, without any tensor.
+
+        Raises PatchCompileError if it is missing, or describes a way of quantising that is not read.
+        """
         path = Path(model_dir)
-        return cls(path, _read_config(path), {})
+        config = read_config(path)
+        find_packed(path, config, {})
+        return cls(path, dense_config(config), {})
 
     def with_weights(self, new: WeightStore) -> "Checkpoint":
         """Returns this checkpoint with the values of `new` for all tensors that it holds now or later.
 
         Files, headers and `fingerprint` stay those of the directory.
         """
-        other = Checkpoint(self.path, self.config, self._shards, new)
+        other = Checkpoint(self.path, self.config, self._shards, new, self._packed)
         if "_fingerprint" in self.__dict__:
             other.__dict__["_fingerprint"] = self._fingerprint
         return other
@@ -93,8 +113,24 @@ class Checkpoint:
     def __contains__(self, name: object) -> bool:
         return name in self._file_of
 
+    @property
+    def quantised(self) -> bool:
+        """True if weights are stored as integers and scales."""
+        return bool(self._packed)
+
+    @property
+    def grids(self) -> Mapping[str, Grid]:
+        """Grids of the quantised weights by linear (the name without `.weight`), each read when it is asked for.
+
+        Empty for a dense checkpoint. Reading one raises PatchCompileError if a scale is not valid.
+        """
+        return Grids(self._packed)
+
     def entry(self, name: str) -> TensorEntry:
-        """Returns dtype code, shape and absolute byte offsets of a tensor in `shard_of(name)`."""
+        """Returns dtype code, shape and absolute byte offsets of a tensor in `shard_of(name)`. The offsets of a quantised
+        weight are 0: its values are not stored."""
+        if name in self._packed:
+            return TensorEntry(self._packed[name].dtype, self._packed[name].shape, 0, 0)
         return self._shard(name).tensors[name]
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -109,7 +145,7 @@ class Checkpoint:
         """Read a tensor into memory."""
         if self.new is not None and name in self.new:
             return self.new.read(name)
-        return self._shard(name).read(name)
+        return self._packed[name].values() if name in self._packed else self._shard(name).read(name)
 
     def torch(self, name: str) -> "Tensor":
         """Read a tensor as a torch tensor on the CPU, in the checkpoint's dtype."""
@@ -148,8 +184,22 @@ class Checkpoint:
         return [shard.path for shard in self._shards.values()]
 
     def shards(self) -> dict[str, Shard]:
-        """Returns the verified header of every shard by file name in the directory."""
-        return dict(self._shards)
+        """Returns the header of every shard by file name in the directory, with the tensors that this checkpoint shows."""
+        return {
+            file: replace(shard, tensors=self._shown(file, shard)) if self._packed else shard
+            for file, shard in self._shards.items()
+        }
+
+    def bytes(self) -> int:
+        """Returns the bytes of all tensors in their dtypes."""
+        entries = ((self.shape(name), self.dtype(name).itemsize) for name in self._file_of)
+        return sum(math.prod(shape) * size for shape, size in entries)
+
+    def _shown(self, file: str, shard: Shard) -> dict[str, TensorEntry]:
+        """Returns the entries of a shard's tensors in their order. A weight takes the place of its integers."""
+        weight_of = {weight.parts[0]: name for name, weight in self._packed.items()}
+        names = (weight_of.get(stored, stored) for stored in shard.tensors)
+        return {name: self.entry(name) for name in names if self._file_of.get(name) == file}
 
     def fingerprint(self) -> str:
         """Returns the sha256 of the names and bytes of config.json and every shard.
@@ -168,7 +218,7 @@ class Checkpoint:
         return total.hexdigest()
 
     def _hashed(self) -> Iterator[tuple[str, Path]]:
-        yield "config.json", self.path / "config.json"
+        yield CONFIG, self.path / CONFIG
         for name, shard in self._shards.items():
             yield name, shard.path
 
@@ -179,89 +229,3 @@ class Checkpoint:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    if not path.is_dir():
-        raise PatchCompileError(
-            f"No model directory at {path}",
-            "A local Hugging Face directory is needed; nothing is downloaded.",
-            "Give the path of a directory with config.json and *.safetensors.",
-        )
-    file = path / "config.json"
-    if not file.is_file():
-        raise PatchCompileError(
-            f"{path} has no config.json", "It is not a Hugging Face model.", "Give the directory it lies in."
-        )
-    if file.is_symlink():
-        check_link(path, file)
-    return _read_json(file)
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = read_json(file, finite=False)
-    except OSError as error:
-        raise PatchCompileError(
-            f"{file} cannot be read",
-            error.strerror or str(error),
-            "Check the file's permissions and its disk.",
-        ) from error
-    except ValueError as error:
-        raise PatchCompileError(f"{file} is not JSON", str(error), "Fetch the file again.") from error
-    if not isinstance(content, dict):
-        raise PatchCompileError(f"{file} is not a JSON object", "", "Fetch the file again.")
-    return content
-
-
-def _read_index(index: Path) -> dict[str, str]:
-    weight_map = _read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise PatchCompileError(f"{index} has no weight_map", "It names no shard.", "Fetch the file again.")
-    for tensor, file in weight_map.items():
-        if not _is_file_name(file):
-            raise PatchCompileError(
-                f"{index} places {tensor!r} in {file!r}",
-                "A shard is named by a plain file name of the same folder; any other path could make a build read "
-                "or overwrite files outside it.",
-                "Fetch the checkpoint again from a source that you trust.",
-            )
-    _check_present(index, weight_map)
-    return weight_map
-
-
-def _is_file_name(value: object) -> bool:
-    """Returns True for a printable name that, joined to a folder, stays in that folder."""
-    if not isinstance(value, str) or value in ("", ".", ".."):
-        return False
-    return value.isprintable() and not set(value) & set("/\\")  # NUL is not printable
-
-
-def _check_present(index: Path, weight_map: dict[str, str]) -> None:
-    """Raises PatchCompileError if a shard is missing.
-
-    Names are compared with the folder's listing, because the file system raises an error for a name that is too long.
-    """
-    present = {entry.name for entry in index.parent.iterdir() if entry.is_file()}
-    for file in weight_map.values():
-        if file not in present:
-            raise PatchCompileError(
-                f"The shard {index.parent / file} is missing",
-                f"{_INDEX} names it.",
-                "Fetch the checkpoint again.",
-            )
-
-
-def _single_file(path: Path) -> str:
-    if (path / _SINGLE).is_file():
-        return _SINGLE
-    pickled = sorted(file.name for pattern in _PICKLED for file in path.glob(pattern))
-    if pickled:
-        raise PatchCompileError(
-            f"{path} has pickled weights only ({pickled[0]})",
-            "A pickle runs code when it is read, so only safetensors are.",
-            "Convert it: load it with transformers and call save_pretrained.",
-        )
-    raise PatchCompileError(
-        f"{path} has no weights", f"Neither {_SINGLE} nor {_INDEX} is there.", "Fetch the checkpoint again."
-    )

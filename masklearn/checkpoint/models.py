@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from masklearn.checkpoint.architectures import Architecture, architecture_of
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.naming import checkpoint_name, linear_name
-from masklearn.checkpoint.pretrained import build_model, load_config, load_pretrained
+from masklearn.checkpoint.pretrained import build_model, load_config, load_pretrained, load_with
 from masklearn.masks.maskset import MaskSet
 from masklearn.progress import without_bars
 
@@ -65,13 +65,21 @@ def load_model(
     checkpoint = Checkpoint.open(model_dir)
     model_class = auto_class(architecture_of(checkpoint))
     with without_bars(logging):  # the caller reports progress
-        model = load_pretrained(model_class, model_dir, dtype or torch.float32).eval()
+        model = _loaded(model_class, checkpoint, dtype or torch.float32).eval()
     if masks is not None:
         weights = {linear_name(checkpoint, name): w for name, w in linear_weights(model).items()}
         masks.check_covers({name: (w.shape[0], w.shape[1]) for name, w in weights.items() if name in masks})
         for name, mask in masks.items():
             weights[name].masked_fill_(torch.from_numpy(~mask.keep()), 0.0)
     return model
+
+
+def _loaded(model_class: Any, checkpoint: Checkpoint, dtype: "torch.dtype") -> Any:
+    """Load the weights with transformers; those of a quantised checkpoint as their dequantised values."""
+    if not checkpoint.quantised:
+        return load_pretrained(model_class, checkpoint.path, dtype)
+    tensors = {name: checkpoint.torch(name) for name in checkpoint.names()}
+    return load_with(type(meta_model(checkpoint)), checkpoint.path, tensors, dtype)
 
 
 def cache_argument(model: Any) -> str:

@@ -16,7 +16,7 @@ from masklearn.extras import is_installed
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["OWN_CODE", "build_model", "load_config", "load_pretrained", "load_tokenizer"]
+__all__ = ["OWN_CODE", "build_model", "load_config", "load_pretrained", "load_tokenizer", "load_with"]
 
 OWN_CODE = (
     "Its own Python code (auto_map) would have to be run, and code that comes with a model is never run."
@@ -27,7 +27,8 @@ if not is_installed("torch"):  # configs and tokenizers need none, and transform
 
 
 def load_config(model_dir: str | Path) -> Any:
-    """Returns the transformers config of a local model directory. Raises PatchCompileError if transformers can't read it."""
+    """Returns the transformers config of a local model directory, without what it says of quantisation: `Checkpoint` reads
+    quantised weights. Raises PatchCompileError if transformers can't read it."""
     from transformers import AutoConfig
 
     with _explained(_no_model(model_dir), _FETCH):
@@ -36,6 +37,8 @@ def load_config(model_dir: str | Path) -> Any:
             config.get_text_config(), dict
         ):  # transformers keeps what a class does not know as it is
             raise TypeError(f"a config of the type {config.model_type!r} has no text_config")
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
         return config
 
 
@@ -79,6 +82,24 @@ def load_pretrained(model_class: Any, model_dir: str | Path, dtype: "torch.dtype
     with _explained(_no_model(model_dir), _FETCH):
         return model_class.from_pretrained(
             str(model_dir), dtype=dtype, local_files_only=True, trust_remote_code=False
+        )
+
+
+def load_with(model_class: Any, model_dir: str | Path, tensors: dict[str, "torch.Tensor"], dtype: Any) -> Any:
+    """Returns the model of a local directory's config with these tensors, in `dtype`; its own weights are not read.
+
+    model_class: the class of the model itself, no auto class; tensors: by checkpoint name. Raises PatchCompileError if
+    transformers can't load the model.
+    """
+    config = load_config(model_dir)
+    with _explained(_no_model(model_dir), _FETCH):
+        return model_class.from_pretrained(
+            None,
+            config=config,
+            state_dict=tensors,
+            dtype=dtype,
+            local_files_only=True,
+            trust_remote_code=False,
         )
 
 

@@ -101,12 +101,6 @@ def _read_config(model_dir: Path) -> dict[str, Any]:
 
 
 def _refuse_unsupported(config: Any, model_dir: Path) -> None:
-    if getattr(config, "quantization_config", None) is not None:
-        raise PatchCompileError(
-            f"{model_dir} is quantized",
-            "Masks are learned on, and packed from, fp16, bf16 or fp32 weights.",
-            "Use the unquantized checkpoint.",
-        )
     text = text_config(config)
     for setting, why in _OTHER_MODELS.items():
         if getattr(text, setting, False):

@@ -39,7 +39,7 @@ class PrunedCheckpoint(Importer):
 
         if not source.is_dir():
             return None
-        Checkpoint.open(source)
+        Checkpoint.open(source, as_stored=True)
         return "a Hugging Face directory, whose zeros are the mask"
 
     def open(self, source: Path, checkpoint: Checkpoint, coverage: Coverage) -> Published:

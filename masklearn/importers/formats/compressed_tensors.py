@@ -42,7 +42,7 @@ class CompressedTensors(Importer):
         """Claims a Hugging Face directory with a bitmask among its tensors."""
         from masklearn.checkpoint.checkpoint import Checkpoint
 
-        names = Checkpoint.open(source).names() if source.is_dir() else []
+        names = Checkpoint.open(source, as_stored=True).names() if source.is_dir() else []
         return next((f"it holds {name}" for name in names if name.endswith(_BITMASK)), None)
 
     def open(self, source: Path, checkpoint: Checkpoint, coverage: Coverage) -> Published:
@@ -50,7 +50,7 @@ class CompressedTensors(Importer):
         from masklearn.checkpoint.checkpoint import Checkpoint
         from masklearn.checkpoint.orientation import from_stored, stored_shape
 
-        stored = Checkpoint.open(source)
+        stored = Checkpoint.open(source, as_stored=True)
         _check_format(stored)
         prefixes = {
             name.removesuffix(_BITMASK).removesuffix(".weight"): name.removesuffix(_BITMASK)
