@@ -49,6 +49,11 @@ class WeightType:
         """Bytes of scales per weight of the dense matrix. The scales of int8, 4 bytes a row, do not count."""
         return 0.0 if self.span is None else self.scale_bits / 8 / self.span
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of scales per row of the dense matrix, which `scale_bytes` does not count."""
+        return 4 if self.quantised and self.span is None else 0
+
     def scales_shape(self, shape: tuple[int, int]) -> tuple[int, ...]:
         """Returns the shape of the scales of a weight `[N, K]`: `[N]` or `[N, K/span]`.
 

@@ -11,6 +11,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from masklearn.weights.table import FLOAT16, weight_type
 from patch_compile.out.layout import PLAN
 from patch_compile.out.record import FileRecord, Record
 
@@ -126,15 +127,22 @@ class Node(Record):
 class Times(Record):
     """Predicted microseconds of a linear in one phase: dense, with its mask, and with all tiles 2:4.
 
-    bound: the limit of the dense product. slower: set if the card's tensor cores make the hybrid product the slower
-    one.
+    dense: with 16-bit weights; alike: the same with quantised weights of the linear's type, all its slabs dense; None for
+    16-bit weights. bound: the limit of the dense product. slower: set if the card's tensor cores make the hybrid product
+    the slower one.
     """
 
     dense: float
+    alike: float | None = None
     hybrid: float
     sparse: float
     bound: Bound
     slower: Slower | None = None
+
+    @property
+    def unpruned(self) -> float:
+        """Returns the microseconds of the dense linear with weights of its own type."""
+        return self.dense if self.alike is None else self.alike
 
 
 class LinearTimes(Record):
@@ -170,7 +178,8 @@ class SplitRow(Record):
 class LinearRow(Record):
     """Lowering of one linear `[N, K]`. Bytes are those of the 16-bit weight, and of the constants that replace it.
 
-    reason: set if the lowering is not `plugin`; node: set if it is. predicted: None if the card is unknown.
+    reason: set if the lowering is not `plugin`, or if quantised weights have dense slabs alone; node: set if it is `plugin`;
+    weights: name of the weights' type. predicted: None if the card is unknown.
     """
 
     name: str
@@ -180,6 +189,7 @@ class LinearRow(Record):
     lowering: Lowering
     reason: Reason | None
     node: Node | None
+    weights: str = FLOAT16.name
     panel_rows: int
     slabs: Slabs
     bytes_before: int
@@ -189,7 +199,8 @@ class LinearRow(Record):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if (self.lowering == "plugin") != (self.node is not None) or (self.reason is None) != bool(self.node):
+        plugin, quantised = self.lowering == "plugin", weight_type(self.weights).quantised
+        if plugin != (self.node is not None) or (not quantised and plugin != (self.reason is None)):
             raise ValueError(f"{self.name}: a linear has a node, or a reason why it has none")
         return self
 
@@ -254,12 +265,28 @@ class WorkloadRow(Record):
 
 
 class PhaseRow(Record):
-    """Predicted milliseconds of a phase, the ratio of dense to planned time, and the limit of any plan at this ratio."""
+    """Predicted milliseconds of a phase, the ratio of dense to planned time, and the limit of any plan at this ratio.
+
+    dense_ms: with dense 16-bit weights; alike_ms: with dense weights of the same types as the plan's, None if those have 16
+    bits.
+    """
 
     dense_ms: float
+    alike_ms: float | None = None
     planned_ms: float
     speedup: float
     limit: float
+
+    @property
+    def over_alike(self) -> float:
+        """Returns the speed-up over dense weights of the same types."""
+        return (
+            self.speedup
+            if self.alike_ms is None
+            else self.alike_ms / self.planned_ms
+            if self.planned_ms
+            else 1.0
+        )
 
 
 class WholeRow(Record):

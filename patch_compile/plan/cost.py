@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
+from masklearn.weights.table import FLOAT16, WeightType
 from patch_compile.hardware.cards import RatedCard
 from patch_compile.out.plan import LinearTimes, Reason, ReasonKind, Times
 from patch_compile.plan.cards import PlanCard
@@ -28,11 +29,17 @@ class CostModel:
     workload: Workload
 
     def of(
-        self, shape: Shape, panel_rows: int, slabs: Mapping[str, int], *, gated: bool = False
+        self,
+        shape: Shape,
+        panel_rows: int,
+        slabs: Mapping[str, int],
+        *,
+        gated: bool = False,
+        weights: WeightType = FLOAT16,
     ) -> LinearTimes:
         """Returns the times of a linear `[N, K]` that is packed in so many slabs. slabs: by the name of their kind.
 
-        gated: True for a gate and its up, whose node computes their SiLU·mul too.
+        gated: True for a gate and its up, whose node computes their SiLU·mul too; weights: type of the weights.
         """
         total = sum(slabs.values())
         share = slabs.get(TWO_FOUR.name, 0) / total
@@ -43,7 +50,7 @@ class CostModel:
         )
 
         def times(tokens: int) -> Times:
-            linear = Linear(*shape, share, panel_rows, others)
+            linear = Linear(*shape, share, panel_rows, others, weights)
             return _times(self.card.rated, linear, tokens, self.card.assume, gated)
 
         return LinearTimes(prefill=times(self.workload.prefill_tokens), decode=times(self.workload.batch))
@@ -56,18 +63,22 @@ class CostModel:
         """Returns the microseconds of the hybrid linear in the whole workload."""
         return self.workload.total(times.prefill.hybrid, times.decode.hybrid)
 
+    def unpruned(self, times: LinearTimes) -> float:
+        """Returns the microseconds of the dense linear with weights of its own type in the whole workload."""
+        return self.workload.total(times.prefill.unpruned, times.decode.unpruned)
+
     def sparse(self, times: LinearTimes) -> float:
         """Returns the microseconds of the linear with all tiles 2:4 in the whole workload."""
         return self.workload.total(times.prefill.sparse, times.decode.sparse)
 
     def why_dense(self, times: LinearTimes) -> Reason | None:
-        """Returns the reason why dense is the faster lowering for the workload, or None if it is not."""
-        dense, card = self.dense(times), self.card.name
+        """Returns the reason why dense weights of the same type are faster for the workload, or None if they are not."""
+        dense, card = self.unpruned(times), self.card.name
         if self.hybrid(times) < dense:
             return None
         if self.sparse(times) < dense:
             return Reason(kind=ReasonKind.LITTLE_SPARSE, card=card)
-        if times.prefill.slower and times.decode.sparse < times.decode.dense:
+        if times.prefill.slower and times.decode.sparse < times.decode.unpruned:
             return Reason(kind=ReasonKind.PROMPTS, card=card, slower=times.prefill.slower)
         return Reason(kind=ReasonKind.SMALL_LINEAR, card=card)
 
@@ -84,8 +95,13 @@ def _times(card: RatedCard, linear: Linear, tokens: int, assume: Assumptions, ga
         # On the dense path the epilogue is a kernel of its own, as in the dense model.
         return product.microseconds - (0.0 if product.config == DENSE_PATH else gating)
 
+    alike = None
+    if linear.weights.quantised:
+        unpruned = replace(linear, share=0.0, others=())
+        alike = less_gating(predict(card, unpruned, tokens, assume=assume))
     return Times(
         dense=found.dense_microseconds,
+        alike=alike,
         hybrid=less_gating(found),
         sparse=less_gating(all_sparse),
         bound=found.dense_bound,

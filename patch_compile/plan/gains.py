@@ -55,7 +55,7 @@ class GainBudget:
         counted = budget.counted(list(linears))
         most = {name: ratio if budget.per_layer else ALL_SPARSE for name, ratio in counted.items()}
         plans = plan_at({name: most.get(name, 0.0) for name in linears})
-        dense = frozenset(name for name, plan in plans.items() if plan.lowering == "dense")
+        dense = frozenset(name for name, plan in plans.items() if not plan.uses_zeros)
         return cls(replace(budget, uncounted=dense), linears, len(counted))
 
     @property
@@ -70,7 +70,7 @@ class GainBudget:
         while wasted := {
             name: float(plan.zeroed)
             for name, plan in plan_for(budget).items()
-            if plan.lowering == "dense" and plan.zeroed
+            if plan.zeroed and not plan.uses_zeros
         }:
             budget = budget.sparing(wasted)
         return budget

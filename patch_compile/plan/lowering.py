@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from masklearn.masks.kinds.table import DENSE, PRUNED, TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask
+from masklearn.weights.table import FLOAT16, WeightType, weight_type
 from patch_compile.out.plan import (
     LinearRow,
     LinearTimes,
@@ -17,13 +18,15 @@ from patch_compile.out.plan import (
     Slabs,
     TileCount,
 )
-from patch_compile.packing.format import choose_panel_rows
+from patch_compile.packing.format import KERNEL_ROWS, choose_panel_rows
 from patch_compile.packing.slab_kinds import SLAB_K, kinds_among, slab_kinds
 from patch_compile.plan.cost import CostModel
 from patch_compile.plan.lowering_patterns import Asked, asked_lowerings
 from patch_compile.plan.split import Split
 
 __all__ = ["LinearPlan", "plan_linear", "plan_linears", "uncovered"]
+
+Others = tuple[tuple[str, int], ...]
 
 _ELEMENT = 2  # bytes of an fp16 or bf16 number
 
@@ -32,12 +35,13 @@ _ELEMENT = 2  # bytes of an fp16 or bf16 number
 class LinearPlan:
     """The plan of one linear. shape: `[N, K]`; bytes are those of the 16-bit weight and of its packed tensors.
 
-    reason: the reason why it is not `plugin`, else None. node: the PatchLinear node of a `plugin` linear, which gate
-    and up share, and also q, k and v. Until the graph is known, a node has its linear's name and no other linear.
-    predicted: times of the linear on its own, None if the card is unknown. split: the products of a linear lowered as
-    `split`, once they are chosen. others: numbers of slabs of further kinds, by the kind's name, in the table's order.
+    reason: the reason why it is not `plugin`, or has quantised weights and dense slabs alone; else None. node: the
+    PatchLinear node of a `plugin` linear, which gate and up share, and also q, k and v. Until the graph is known, a node
+    has its linear's name and no other linear. predicted: times of the linear on its own, None if the card is unknown.
+    split: the products of a linear lowered as `split`, once they are chosen. others: numbers of slabs of further kinds, by
+    the kind's name, in the table's order.
     weights: name of the weight type. A linear of int8 or int4 is always `plugin`, because no other lowering keeps such
-    weights packed; if `dense` is asked for, or none of its slabs is pruned, all of its slabs are dense.
+    weights packed; if `dense` is asked for, or is faster, or none of its slabs is pruned, all of its slabs are dense.
     """
 
     name: str
@@ -54,7 +58,19 @@ class LinearPlan:
     predicted: LinearTimes | None = None
     split: Split | None = None
     others: tuple[tuple[str, int], ...] = ()
-    weights: str = "float16"
+    weights: str = FLOAT16.name
+
+    @property
+    def weight_type(self) -> WeightType:
+        """Returns the row of the table of weight types."""
+        return weight_type(self.weights)
+
+    @property
+    def uses_zeros(self) -> bool:
+        """True if zeroed weights save time or bytes in this lowering."""
+        return self.lowering == "split" or (
+            self.lowering == "plugin" and bool(self.sparse_slabs or self.others)
+        )
 
     @property
     def slabs(self) -> dict[str, int]:
@@ -73,10 +89,12 @@ class LinearPlan:
         return max(0.0, 2 * (self.zeroed - zeroed_elsewhere))
 
     @property
-    def saved_by_others(self) -> float:
-        """Number of dense weights whose bytes slabs of n:16 save."""
+    def least_bytes(self) -> float:
+        """Returns the bytes of its tiles, each in its kind, without padding and index: any kernel reads as many."""
+        pruned = {TWO_FOUR: self.halved} | {PRUNED[kind]: float(n) for kind, n in self._weights_of_others}
+        dense = self.shape[0] * self.shape[1] - sum(pruned.values())
         return sum(
-            (1 - PRUNED[kind].bytes_per_weight / _ELEMENT) * count for kind, count in self._weights_of_others
+            kind.bytes_of(self.weight_type) * count for kind, count in ({DENSE: dense} | pruned).items()
         )
 
     @property
@@ -98,13 +116,12 @@ class LinearPlan:
         panels = -(-self.shape[0] // self.panel_rows)
         # A row of pointers for each kind, with an end, which the linears of a node share.
         pointers = len(stored) * (panels + (self.node.linears[0] == self.name))
-        packed = self.dense_slabs * slab * _ELEMENT
-        packed += sum(
-            int(count * slab * PRUNED[kind].bytes_per_weight)
+        packed = sum(
+            int(count * slab * PRUNED.get(kind, DENSE).bytes_of(self.weight_type))
             for kind, count in stored.items()
-            if kind in PRUNED
         )
-        return packed + 4 * (pointers + sum(stored.values()))
+        scales = self.weight_type.row_bytes * panels * self.panel_rows
+        return packed + scales + 4 * (pointers + sum(stored.values()))
 
     def row(self) -> LinearRow:
         """Returns the linear's row of plan.json and report.json."""
@@ -116,6 +133,7 @@ class LinearPlan:
             lowering=self.lowering,
             reason=self.reason,
             node=self.node if self.lowering == "plugin" else None,
+            weights=self.weights,
             panel_rows=self.panel_rows,
             slabs=Slabs(dense=self.dense_slabs, sparse=self.sparse_slabs, others=dict(self.others)),
             bytes_before=self.bytes_before,
@@ -123,6 +141,10 @@ class LinearPlan:
             predicted=self.predicted,
             split=self.split.row() if self.split else None,
         )
+
+    def in_16_bits(self) -> LinearPlan:
+        """Returns the plan of the linear of the original model, as far as its dense product needs it."""
+        return replace(self, weights=FLOAT16.name) if self.weight_type.quantised else self
 
     def named(self, name: str) -> LinearPlan:
         """Returns the plan of another linear with the same lowering, before the graph is known."""
@@ -144,43 +166,62 @@ class LinearPlan:
             row.slabs.sparse,
             row.node or _alone(row.name),
             others=tuple(row.slabs.others.items()),
+            weights=row.weights,
         )
 
     def fused(self, mask: LinearMask, node: Node, panel_rows: int | None = None) -> LinearPlan:
         """Returns the plan with the node that the graph gave it. panel_rows: None keeps the panels."""
         rows = panel_rows or self.panel_rows
         dense, sparse, others = _count_slabs(mask, rows)
+        if self.weight_type.quantised and not self.uses_zeros:
+            dense, sparse, others = _all_dense(dense, sparse, others)
         return replace(
             self, node=node, panel_rows=rows, dense_slabs=dense, sparse_slabs=sparse, others=others
         )
 
 
 def plan_linears(
-    masks: Mapping[str, LinearMask], lowering: str = "plugin", costs: CostModel | None = None
+    masks: Mapping[str, LinearMask],
+    lowering: str = "plugin",
+    costs: CostModel | None = None,
+    weights: Mapping[str, WeightType] | None = None,
 ) -> dict[str, LinearPlan]:
     """Returns the plan of every covered linear, in the order of the masks.
 
-    lowering: a value of `--lowering`; costs: predictions that `auto` needs, None if the card is unknown. Raises
-    PatchCompileError for a pattern that matches no linear.
+    lowering: a value of `--lowering`; costs: predictions that `auto` needs, None if the card is unknown; weights: types of
+    the linears' weights, None for 16 bits. Raises PatchCompileError for a pattern that matches no linear.
     """
-    asked = asked_lowerings(lowering, list(masks))
-    return {name: plan_linear(name, masks[name], asked[name], costs) for name in masks}
+    asked, types = asked_lowerings(lowering, list(masks)), weights or {}
+    return {
+        name: plan_linear(name, mask, asked[name], costs, types.get(name, FLOAT16))
+        for name, mask in masks.items()
+    }
 
 
 def plan_linear(
-    name: str, mask: LinearMask, asked: Asked = "plugin", costs: CostModel | None = None
+    name: str,
+    mask: LinearMask,
+    asked: Asked = "plugin",
+    costs: CostModel | None = None,
+    weights: WeightType = FLOAT16,
 ) -> LinearPlan:
     """Returns the plan of a linear with the lowering that is asked for, or `dense` if none of its slabs is pruned.
 
-    A 2:4 slab has 1.125 bytes a weight, one of n:16 n/8 + .125, a dense one 2.
-
-    `auto` is `plugin` if that is predicted to be faster than `dense`, and without predictions.
+    `auto` is `plugin` if that is predicted to be faster than `dense`, and without predictions. A linear of int8 or int4
+    that would be `dense` is `plugin` with dense slabs.
     """
-    panel_rows = choose_panel_rows(mask.shape, mask.tile, mask.by_kind())
+    # The kernels for quantised weights have no other panels.
+    panel_rows = (
+        KERNEL_ROWS if weights.quantised else choose_panel_rows(mask.shape, mask.tile, mask.by_kind())
+    )
     dense, sparse, others = _count_slabs(mask, panel_rows)
     slabs = {DENSE.name: dense, TWO_FOUR.name: sparse, **dict(others)}
-    predicted = costs.of(mask.shape, panel_rows, slabs) if costs else None
+    predicted = costs.of(mask.shape, panel_rows, slabs, weights=weights) if costs else None
     chosen, reason = _choose(asked, _unfit(asked, mask, sparse > 0 or bool(others)), costs, predicted)
+    if weights.quantised and chosen == "dense":
+        chosen, (dense, sparse, others) = "plugin", _all_dense(dense, sparse, others)
+        slabs = {DENSE.name: dense}
+        predicted = costs.of(mask.shape, panel_rows, slabs, weights=weights) if costs else None
     return LinearPlan(
         name=name,
         shape=mask.shape,
@@ -195,6 +236,7 @@ def plan_linear(
         node=_alone(name),
         predicted=predicted,
         others=others,
+        weights=weights.name,
     )
 
 
@@ -228,7 +270,12 @@ def _choose(
     return ("dense", slower) if slower else ("plugin", None)
 
 
-def _count_slabs(mask: LinearMask, panel_rows: int) -> tuple[int, int, tuple[tuple[str, int], ...]]:
+def _all_dense(dense: int, sparse: int, others: Others) -> tuple[int, int, Others]:
+    """Returns the numbers of slabs if all of them are dense."""
+    return dense + sparse + sum(count for _, count in others), 0, ()
+
+
+def _count_slabs(mask: LinearMask, panel_rows: int) -> tuple[int, int, Others]:
     """Returns the numbers of dense and of 2:4 slabs, and those of further kinds by name."""
     codes = slab_kinds(mask, panel_rows)
     dense, sparse, *others = ((kind.name, int((codes == kind.code).sum())) for kind in kinds_among([codes]))

@@ -13,6 +13,7 @@ from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.tiles import grid_shape
+from masklearn.weights.table import FLOAT16, WeightType
 from patch_compile.out.plan import Plan, PlanSummary, Reason, ReasonKind, Totals, Unpredicted
 from patch_compile.plan.cost import CostModel
 from patch_compile.plan.lowering import LinearPlan, plan_linear
@@ -43,18 +44,21 @@ def assumed_plans(
     lowering: str,
     costs: CostModel | None,
     kinds: Mapping[str, Kinds] | None = None,
+    weights: Mapping[str, WeightType] | None = None,
 ) -> dict[str, LinearPlan]:
     """Returns the plan of every linear `[N, K]` at its ratio.
 
-    lowering: a value of `--lowering`; kinds: those that each linear's tiles may have, None for 2:4.
+    lowering: a value of `--lowering`; kinds: those that each linear's tiles may have, None for 2:4; weights: types of the
+    linears' weights, None for 16 bits.
     """
-    asked = asked_lowerings(lowering, list(linears))
-    return {
-        name: _plan_of(
-            shape, tile, ratios[name], asked[name], costs, kinds[name] if kinds else (TWO_FOUR,)
-        ).named(name)
-        for name, shape in linears.items()
-    }
+    asked, types = asked_lowerings(lowering, list(linears)), weights or {}
+
+    def plan(name: str, shape: Shape) -> LinearPlan:
+        allowed = kinds[name] if kinds else (TWO_FOUR,)
+        found = _plan_of(shape, tile, ratios[name], asked[name], costs, allowed, types.get(name, FLOAT16))
+        return found.named(name)
+
+    return {name: plan(name, shape) for name, shape in linears.items()}
 
 
 def assumed_mask(shape: Shape, tile: Shape, ratio: float, kinds: Kinds = (TWO_FOUR,)) -> LinearMask:
@@ -75,10 +79,16 @@ def assumed_mask(shape: Shape, tile: Shape, ratio: float, kinds: Kinds = (TWO_FO
 
 @lru_cache(maxsize=4096)
 def _plan_of(
-    shape: Shape, tile: Shape, ratio: float, asked: Asked, costs: CostModel | None, kinds: Kinds
+    shape: Shape,
+    tile: Shape,
+    ratio: float,
+    asked: Asked,
+    costs: CostModel | None,
+    kinds: Kinds,
+    weights: WeightType,
 ) -> LinearPlan:
     """Returns the plan of any linear of this shape. It is cached: there are few shapes and many linears."""
-    return plan_linear("", assumed_mask(shape, tile, ratio, kinds), asked, costs)
+    return plan_linear("", assumed_mask(shape, tile, ratio, kinds), asked, costs, weights)
 
 
 def settle_together(
@@ -106,8 +116,8 @@ def settle_together(
 
 
 def _is_open(plan: LinearPlan) -> bool:
-    """Returns True if predicted time alone decided the lowering."""
-    if plan.predicted is None or not (plan.sparse_slabs or plan.others):
+    """Returns True if predicted time alone decided the lowering, which quantised weights have but one of."""
+    if plan.predicted is None or not (plan.sparse_slabs or plan.others) or plan.weight_type.quantised:
         return False
     return plan.reason is None or plan.reason.kind.by_time
 

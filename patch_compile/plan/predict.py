@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from patch_compile.out.plan import LinearTimes, PhaseRow, Times, WholeRow
+from masklearn.masks.kinds.base import BYTES_DENSE
+from patch_compile.out.plan import Bound, LinearTimes, PhaseRow, Times, WholeRow
 from patch_compile.plan.cost import CostModel
 from patch_compile.plan.lowering import LinearPlan
 from patch_compile.plan.outline import Outline
@@ -28,11 +29,15 @@ __all__ = ["PhaseTimes", "WholeModel", "predict_whole"]
 
 @dataclass(frozen=True)
 class PhaseTimes:
-    """Milliseconds of a phase of the workload, of the dense and of the planned model, and the limit of their ratio."""
+    """Milliseconds of a phase of the workload, of the dense and of the planned model, and the limit of their ratio.
+
+    alike: of the dense model whose weights have the same types as those of the planned one; None if all have 16 bits.
+    """
 
     dense: float
     planned: float
     limit: float
+    alike: float | None = None
 
     @property
     def speedup(self) -> float:
@@ -41,7 +46,13 @@ class PhaseTimes:
 
     def row(self) -> PhaseRow:
         """Returns the phase's row of plan.json."""
-        return PhaseRow(dense_ms=self.dense, planned_ms=self.planned, speedup=self.speedup, limit=self.limit)
+        return PhaseRow(
+            dense_ms=self.dense,
+            alike_ms=self.alike,
+            planned_ms=self.planned,
+            speedup=self.speedup,
+            limit=self.limit,
+        )
 
 
 @dataclass(frozen=True)
@@ -56,7 +67,10 @@ class WholeModel:
         """Returns the sum of both phases. Each phase has its own limit."""
         dense = self.prefill.dense + self.decode.dense
         least = self.prefill.dense / self.prefill.limit + self.decode.dense / self.decode.limit
-        return PhaseTimes(dense, self.prefill.planned + self.decode.planned, dense / least)
+        planned = self.prefill.planned + self.decode.planned
+        both = (self.prefill.alike, self.decode.alike)
+        alike = None if None in both else sum(filter(None, both))
+        return PhaseTimes(dense, planned, dense / least, alike)
 
     def row(self) -> WholeRow:
         """Returns the times as plan.json holds them."""
@@ -73,24 +87,36 @@ def predict_whole(plans: Collection[LinearPlan], outline: Outline, costs: CostMo
     load, card = costs.workload, costs.card
     prefill, step = rest_of(card.rated, outline.model, load.batch, load.prompt, load.generated, card.assume)
     every = [*plans, *outline.others]
-    dense = _costs(every, outline.together, costs)
+    dense = _costs([plan.in_16_bits() for plan in every], outline.together, costs)
     planned = _costs([plan for plan in every if plan.lowering != "plugin"], outline.together, costs)
     hybrid = _costs([plan for plan in every if plan.lowering == "plugin"], outline.nodes, costs)
-    weights = sum(plan.shape[0] * plan.shape[1] for plan in plans)
-    share = sum(plan.halved for plan in plans) / weights
-    saved = sum(plan.saved_by_others for plan in plans) / weights
-    # With many sequences the tensor cores limit decode too, and 2:4 saves them more than it saves bytes.
-    bound = "tensor" if any(cost.decode.bound == "tensor" for cost in dense) else "bytes"
+    quantised = [plan for plan in every if plan.weight_type.quantised]
+    typed = _costs(quantised, outline.nodes, costs)
+    others = _costs([plan for plan in every if not plan.weight_type.quantised], outline.together, costs)
+    limits = _limits(plans)
 
-    def phase(of: Callable[[LinearTimes], Times], rest: float, runs: int, limit: float) -> PhaseTimes:
+    def phase(of: Callable[[LinearTimes], Times], rest: float, runs: int, least: float = 0.0) -> PhaseTimes:
+        # With many sequences the tensor cores limit decode too, and 2:4 may save them more than it saves bytes.
+        limit = max(least, *(limits[of(cost).bound] for cost in dense))
         as_dense = rest + sum(of(cost).dense for cost in dense)
         as_planned = rest + sum(of(cost).dense for cost in planned) + sum(of(cost).hybrid for cost in hybrid)
-        return PhaseTimes(runs * as_dense / 1e3, runs * as_planned / 1e3, limit)
+        alike = rest + sum(of(cost).dense for cost in others) + sum(of(cost).unpruned for cost in typed)
+        scale = runs / 1e3
+        return PhaseTimes(scale * as_dense, scale * as_planned, limit, scale * alike if quantised else None)
 
     return WholeModel(
-        phase(lambda cost: cost.prefill, prefill, 1, speedup_limit(share, "tensor")),
-        phase(lambda cost: cost.decode, step, load.steps, speedup_limit(share, bound, saved)),
+        phase(lambda cost: cost.prefill, prefill, 1, limits["tensor"]),
+        phase(lambda cost: cost.decode, step, load.steps),
     )
+
+
+def _limits(plans: Collection[LinearPlan]) -> dict[Bound, float]:
+    """Returns the limit of a plan's speed-up over dense 16-bit linears, by what bounds these."""
+    weights = sum(plan.shape[0] * plan.shape[1] for plan in plans)
+    return {
+        "bytes": BYTES_DENSE * weights / sum(plan.least_bytes for plan in plans),
+        "tensor": speedup_limit(sum(plan.halved for plan in plans) / weights, "tensor"),
+    }
 
 
 def _costs(

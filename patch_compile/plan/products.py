@@ -56,11 +56,15 @@ def compiled_together(plans: Collection[LinearPlan]) -> tuple[Together, ...]:
 def products_of(
     plans: Collection[LinearPlan], together: Collection[Together]
 ) -> Iterator[tuple[tuple[LinearPlan, ...], bool]]:
-    """Yield the linears of each product, and True if they are gate and up. A linear in no group is alone."""
+    """Yield the linears of each product, and True if they are gate and up. A linear in no group is alone.
+
+    Linears with weights of different types are in different products.
+    """
     left = {plan.name: plan for plan in plans}
     for one in together:
-        product = tuple(left.pop(name) for name in one.linears if name in left)
-        if product:
+        found = [left.pop(name) for name in one.linears if name in left]
+        for weights in dict.fromkeys(plan.weights for plan in found):
+            product = tuple(plan for plan in found if plan.weights == weights)
             yield product, one.gated and len(product) > 1
     yield from (((plan,), False) for plan in left.values())
 
@@ -72,10 +76,12 @@ def cost_together(product: Sequence[LinearPlan], gated: bool, costs: CostModel) 
     slabs: Counter[str] = Counter()
     for plan in product:
         slabs.update(plan.slabs)
-    wide = gated and not any(plan.others for plan in product)  # slabs of n:16 have panels of 64 rows alone
+    weights = product[0].weight_type
+    # The kernels for n:16 and for quantised weights have panels of 64 rows alone.
+    wide = gated and not weights.quantised and not any(plan.others for plan in product)
     rows = _GATED_ROWS if wide else min(plan.panel_rows for plan in product)
     shape = (sum(plan.shape[0] for plan in product), product[0].shape[1])
-    return costs.of(shape, rows, slabs, gated=gated)
+    return costs.of(shape, rows, slabs, gated=gated, weights=weights)
 
 
 def _siblings(linears: Collection[str], ends: Collection[str]) -> Iterator[tuple[str, ...]]:

@@ -30,7 +30,7 @@ def saved_per_weight(plans: Mapping[str, LinearPlan], outline: Outline, costs: C
         sparse = cost_together(product, gated, costs)
         dense = cost_together([_without_sparse_slabs(plan) for plan in product], gated, costs)
         gain = costs.hybrid(dense) - costs.hybrid(sparse)
-        if gain > 0 and costs.hybrid(sparse) < costs.dense(sparse):
+        if gain > 0 and costs.hybrid(sparse) < costs.unpruned(sparse):
             weights = sum(prod(plan.shape) for plan in product)
             saved |= {plan.name: gain / weights for plan in product}
     return saved
@@ -54,7 +54,7 @@ def plans_for_speed(
 
     ratio = ratio_for(goal, lambda ratio: predict_whole(plans_of(ratio).values(), outline, costs).end_to_end)
     plans = plans_of(ratio)
-    while wasted := {plan.name for plan in plans.values() if plan.lowering == "dense" and plan.zeroed}:
+    while wasted := {plan.name for plan in plans.values() if plan.zeroed and not plan.uses_zeros}:
         savers = {name: saved for name, saved in savers.items() if name not in wasted}
         plans = plans_of(ratio)
     return dict(plans)

@@ -115,7 +115,7 @@ class TilesForSpeed:
         return {
             name: float(sum(grid[kinds == kind.code].sum() for kind, grid in saved[name].items()))
             for name, kinds in chosen.kinds.items()
-            if kinds.any() and plans[name].lowering == "dense"
+            if kinds.any() and not plans[name].uses_zeros
         }
 
     def _end_to_end(self, chosen: Selection) -> PhaseTimes:

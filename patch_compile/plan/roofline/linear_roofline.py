@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
+from masklearn.weights.table import FLOAT16, WeightType
 from patch_compile.hardware.cards import RatedCard
 from patch_compile.out.plan import Bound, Slower, Way
 from patch_compile.plan.roofline.assumptions import ASSUMED, Assumptions
 from patch_compile.plan.roofline.launch_work import rates_of, weight_bytes, work_of
-from patch_compile.plan.roofline.schedule import CONFIGS, SLAB, Problem, choose_schedule, limits_of
+from patch_compile.plan.roofline.schedule import KNOWN, SLAB, Problem, choose_schedule, limits_of
 
 __all__ = [
     "DENSE_PATH",
@@ -38,7 +39,8 @@ _SMALLEST_TILE = 64  # of a dense product that is not split along K
 class Linear:
     """Y = X Wᵀ with W [out_features, in_features].
 
-    share: the share of its slabs that are 2:4; others: shares of its slabs of n:16, by the code of their kind.
+    share: the share of its slabs that are 2:4; others: shares of its slabs of n:16, by the code of their kind; weights:
+    type of the weights.
     """
 
     out_features: int
@@ -46,6 +48,7 @@ class Linear:
     share: float
     panel_rows: int = 128
     others: tuple[tuple[int, float], ...] = ()
+    weights: WeightType = FLOAT16
 
     def problem(self, tokens: int) -> Problem:
         """Returns the schedule's problem for `tokens` rows of X."""
@@ -55,7 +58,9 @@ class Linear:
         for kind, share in ((TWO_FOUR.code, self.share), *self.others):
             counts[kind] = round(share * slabs)
         counts[DENSE.code] = max(0, slabs - sum(counts))
-        return Problem(tokens, self.out_features, self.in_features, self.panel_rows, tuple(counts))
+        return Problem(
+            tokens, self.out_features, self.in_features, self.panel_rows, tuple(counts), self.weights
+        )
 
 
 def linear(out_features: int, in_features: int, share: float, panel_rows: int = 128) -> Linear:
@@ -87,12 +92,12 @@ class Prediction:
         return self.dense_microseconds / self.microseconds
 
 
-def speedup_limit(share: float, bound: str, saved: float = 0.0) -> float:
+def speedup_limit(share: float, bound: str) -> float:
     """Returns the limit of a hybrid kernel's speed-up over a dense one bound by "bytes" or "tensor" cores.
 
-    share: of the weights, in 2:4 tiles; saved: of the bytes, by tiles of n:16, which save no products.
+    share: of the weights, in 2:4 tiles; the others are in dense ones.
     """
-    return 1 / (1 - (0.4375 * share + saved if bound == "bytes" else 0.5 * share))
+    return 1 / (1 - (0.4375 if bound == "bytes" else 0.5) * share)
 
 
 def first_bytes(card: RatedCard, assume: Assumptions) -> float:
@@ -153,11 +158,12 @@ def predict(
 ) -> Prediction:
     """Predict the time of a hybrid linear and of the dense one. Raises ValueError if no configuration fits.
 
-    config: None takes the plugin's choice, and on Hopper, and everywhere with slabs of n:16, the faster of the kernels and
-    the dense path, which TensorRT chooses by timing.
+    config: None takes the plugin's choice, and on Hopper, and everywhere with slabs of n:16 or quantised weights, the faster
+    of the kernels and the dense path, which TensorRT chooses by timing. The dense product has 16-bit weights.
     """
     kernels = _by_kernels(card, shape, tokens, config, assume)
-    gains_densely = card.rates.mma < 1 or bool(shape.others)  # plugins/dense_path/choice.h
+    # plugins/dense_path/choice.h
+    gains_densely = card.rates.mma < 1 or bool(shape.others) or shape.weights.quantised
     if config is not None or not gains_densely or shape.out_features % 8 or shape.in_features % 8:
         return kernels
     dense_path = dense_path_time(card, shape, tokens, assume)
@@ -182,7 +188,7 @@ def _by_kernels(
     number, parts = choose_schedule(problem, limits_of(card), config)
     if number < 0:
         raise ValueError(f"no configuration {config} for panels of {shape.panel_rows} rows")
-    chosen = CONFIGS[number]
+    chosen = KNOWN[number]
     work = work_of(card, chosen, problem, parts, assume)
     loaded = assume.loaded * assume.dram_latency / rates.clocks  # Little's law: bytes in flight over latency
     moved = work.bytes * max(1 / rates.bytes, loaded / work.inflight)

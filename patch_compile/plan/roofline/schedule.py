@@ -6,23 +6,29 @@ repeated here; a test compares the two.
 
 from __future__ import annotations
 
+import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from itertools import pairwise
+from typing import Any
 
 from masklearn.masks.kinds.table import BY_CODE, DENSE, KINDS, TWO_FOUR
+from masklearn.weights.table import FLOAT16, QUANTISED, WeightType
 from patch_compile.hardware.cards import RatedCard
 from patch_compile.packing.slab_kinds import ALWAYS
 from patch_compile.plugin.toolchain import plugin_sources
 
 __all__ = [
     "CONFIGS",
+    "KNOWN",
     "PATCH_KINDS",
     "TABLE_WORDS",
     "Config",
     "DeviceLimits",
     "Problem",
     "choose_schedule",
+    "estimated",
     "limits_of",
     "slab_cost",
 ]
@@ -38,7 +44,7 @@ _TILES_PER_GROUP, _MAX_TOKEN_TILES, _BLOCK_BYTES = 8, 64, 64 * 64 * 2
 _LINE = re.compile(
     r'\{"([\w-]+)", Kernel::k(\w+), '
     + r",\s*".join([r"(\d+)"] * 6)
-    + r",\s*(true|false),\s*k(Patch|Kind)\w+\}"
+    + r",\s*(true|false),\s*k(Patch|Kind)\w+(?:,\s*Weights::k(\w+))?\}"
 )
 
 
@@ -56,6 +62,7 @@ class Config:
     blocks_per_sm: int
     gated: bool  # for a gate and an up packed together, which the roofline leaves out
     kinds: int  # kinds of slabs that it multiplies, the first so many of the table
+    weights: WeightType = FLOAT16  # that it multiplies; 16-bit ones stand for each other
 
     @property
     def warps(self) -> int:
@@ -63,13 +70,13 @@ class Config:
         return self.feature_warps * self.token_warps
 
     @property
-    def dense_bytes(self) -> int:
-        """Returns the bytes of a dense slab."""
-        return self.panel_rows * SLAB * 2
+    def slab_room(self) -> int:
+        """Returns the bytes that a slot of the ring has for a slab: those of the largest one."""
+        return max(map(self.slab_bytes, range(self.kinds)))
 
     def slab_bytes(self, kind: int) -> int:
-        """Returns the bytes of a slab of a kind, with its metadata or masks. kind: its code."""
-        return self.panel_rows * slab_cost(kind) * _UNIT_BYTES
+        """Returns the bytes of a slab of a kind, with its metadata or masks, and its scales. kind: its code."""
+        return slab_bytes(self.panel_rows, kind, self.weights)
 
     @property
     def x_bytes(self) -> int:
@@ -84,7 +91,7 @@ class Config:
     @property
     def shared_bytes(self) -> int:
         """Returns the bytes of shared memory of a block."""
-        ring = self.stages * (self.dense_bytes + self.x_bytes)
+        ring = self.stages * (self.slab_room + self.x_bytes)
         return ring if self.streams else max(ring, self.output_bytes)
 
 
@@ -100,8 +107,9 @@ def _read_configs() -> tuple[Config, ...]:
             *_six(numbers),
             gated == "true",
             len(KINDS) if kinds == "Kind" else PATCH_KINDS,
+            QUANTISED.get(weights.lower(), FLOAT16),
         )
-        for name, kernel, *numbers, gated, kinds in _LINE.findall(_header("config.h"))
+        for name, kernel, *numbers, gated, kinds, weights in _LINE.findall(_header("config.h"))
     )
 
 
@@ -110,17 +118,42 @@ def _six(numbers: list[str]) -> tuple[int, int, int, int, int, int]:
     return rows, tokens, feature_warps, token_warps, stages, blocks
 
 
+def _ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def _estimated() -> tuple[Config, ...]:
+    """Returns the configurations of estimated.json that the plugin does not have."""
+    own = {config.name: config for config in CONFIGS}
+    return tuple(
+        replace(own[about["like"]], name=name, weights=QUANTISED[about["weights"]], stages=about["stages"])
+        for name, about in estimated()["kernels"].items()
+        if name not in own
+    )
+
+
+@cache
+def estimated() -> dict[str, Any]:
+    """Returns the content of estimated.json: kernels that are not compiled yet."""
+    found: dict[str, Any] = json.loads(_header("estimated.json"))
+    return found
+
+
 CONFIGS = _read_configs()
+KNOWN = CONFIGS + _estimated()
+"""The plugin's configurations, and those that are estimated."""
 TABLE_WORDS = int(re.findall(r"kTableWords = (\d+);", _header("arguments.h"))[0])
 """Words of a stream's table of parts and pointers."""
 
 
-def slab_cost(kind: int) -> int:
+def slab_bytes(panel_rows: int, kind: int, weights: WeightType = FLOAT16) -> int:
+    """Returns the bytes of a slab with its metadata, masks and scales. kind: its code."""
+    return int(panel_rows * SLAB * BY_CODE[kind].bytes_of(weights))
+
+
+def slab_cost(kind: int, weights: WeightType = FLOAT16) -> int:
     """Returns the bytes of a slab per panel row, in units of 8 (plugins/kernels/work.h). kind: its code."""
-    return int(SLAB * BY_CODE[kind].bytes_per_weight / _UNIT_BYTES)
-
-
-_DENSE_COST = slab_cost(DENSE.code)
+    return _ceil_div(slab_bytes(1, kind, weights), _UNIT_BYTES)
 
 
 @dataclass(frozen=True)
@@ -132,6 +165,7 @@ class Problem:
     in_features: int
     panel_rows: int
     slabs: tuple[int, ...]  # numbers of them by the code of their kind
+    weights: WeightType = FLOAT16
 
     @property
     def panels(self) -> int:
@@ -140,18 +174,20 @@ class Problem:
 
     @property
     def weight_bytes(self) -> int:
-        """Returns the bytes of all slabs with their metadata."""
-        return self.slabs_cost * _UNIT_BYTES * self.panel_rows
+        """Returns the bytes of all slabs with their metadata and scales."""
+        return sum(
+            count * slab_bytes(self.panel_rows, kind, self.weights) for kind, count in enumerate(self.slabs)
+        )
 
     @property
     def slabs_cost(self) -> int:
         """Returns the cost of all slabs, in the units of plugins/kernels/work.h."""
-        return sum(count * slab_cost(kind) for kind, count in enumerate(self.slabs))
+        return sum(count * slab_cost(kind, self.weights) for kind, count in enumerate(self.slabs))
 
     @property
     def kinds(self) -> int:
         """Returns the number of kinds that a configuration must multiply: dense and 2:4, or all of the table."""
-        return len(KINDS) if any(self.slabs[PATCH_KINDS:]) else PATCH_KINDS
+        return len(KINDS) if self.weights.quantised or any(self.slabs[PATCH_KINDS:]) else PATCH_KINDS
 
     def token_tiles(self, config: Config) -> int:
         """Returns the number of tiles of Y along the tokens."""
@@ -187,15 +223,11 @@ def limits_of(card: RatedCard) -> DeviceLimits:
     return DeviceLimits(card.sms, card.rates.shared[1] << 10, card.l2 << 20, int(block), fma)
 
 
-def _ceil_div(a: int, b: int) -> int:
-    return -(-a // b)
-
-
 def _max_parts(problem: Problem, config: Config, sms: int) -> int:
     if not config.streams:
         return 1
     fill = config.blocks_per_sm * min(max(sms, 1), _MAX_SMS)
-    deep = problem.total_cost(config) // (_MIN_SLABS_PER_PART * _DENSE_COST)
+    deep = problem.total_cost(config) // (_MIN_SLABS_PER_PART * slab_cost(DENSE.code, problem.weights))
     return max(1, min(fill, deep))
 
 
@@ -248,7 +280,7 @@ def _predicted_cost(problem: Problem, config: Config, parts: int, device: Device
     turns = sum(count * _turn_cost(config, kind, device) for kind, count in enumerate(problem.slabs) if count)
     if not config.streams:
         return _overlapped(_ceil_div(tiles, sms) * (turns // problem.panels + _FILL_TURNS * turn), dram)
-    ends = tiles * _TILE_COST * turn // _DENSE_COST
+    ends = tiles * _TILE_COST * turn // slab_cost(DENSE.code, problem.weights)
     multiply = _ceil_div(problem.token_tiles(config) * turns + ends, busy) + _FILL_TURNS * turn
     shared = min(parts, _ceil_div(parts, tiles) + 1)
     sums = shared * config.tokens * config.panel_rows
@@ -256,12 +288,14 @@ def _predicted_cost(problem: Problem, config: Config, parts: int, device: Device
 
 
 def choose_schedule(problem: Problem, device: DeviceLimits, config: int | None = None) -> tuple[int, int]:
-    """Returns (configuration, parts). The configuration is -1 if none fits the panel's height and the device."""
+    """Returns (configuration, parts), a place in KNOWN. It is -1 if none fits the panel's height and the device."""
     best, best_cost = (-1, 1), 0
     if problem.tokens < 0:
         return best
-    for i, c in enumerate(CONFIGS):
+    for i, c in enumerate(KNOWN):
         if c.gated or c.panel_rows != problem.panel_rows or c.kinds != problem.kinds:
+            continue
+        if c.weights.bits != problem.weights.bits:
             continue
         if config is not None and config != i:
             continue
