@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from masklearn.masks.kinds.table import FAMILIES, KINDS, PRUNED
 from masklearn.masks.linear_mask import LinearMask
+from masklearn.weights.grid import Grid, storable
 
 KEPT = np.array([[1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 0, 1], [0, 1, 1, 0], [0, 1, 0, 1], [0, 0, 1, 1]], bool)
 
@@ -33,6 +34,14 @@ def mosaic(shape, tile, seed, kinds=KINDS):
     patterns["n:16"] = FAMILIES["n:16"].best(scores, groups)
     patterns["2:4"] = FAMILIES["2:4"].best(scores, 2)
     return LinearMask.from_codes(shape, tile, codes, patterns)
+
+
+def random_grid(shape, weights, seed):
+    """Integers `[N, K]` of a weight type, among them the lowest and the highest, and a grid with random scales."""
+    rng = np.random.default_rng(seed)
+    integers = rng.integers(weights.lowest, weights.highest + 1, shape).astype(np.int8)
+    scales = rng.lognormal(-5, 1, weights.scales_shape(shape)).astype(np.float32)
+    return integers, Grid(weights, scales if weights.span is None else storable(scales))
 
 
 def random_weight(shape, dtype, seed):

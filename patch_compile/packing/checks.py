@@ -11,6 +11,7 @@ from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.tiles import GROUP
 from patch_compile.errors import InvariantError
 from patch_compile.packing.format import PackedLinear, count_wrong
+from patch_compile.packing.quantised import count_wrong_integers
 
 __all__ = ["check_packed", "check_two_four"]
 
@@ -18,12 +19,13 @@ __all__ = ["check_packed", "check_two_four"]
 def check_packed(
     name: str,
     packed: PackedLinear,
-    weight: NDArray[np.uint16],
+    weight: NDArray[Any],
     mask: LinearMask,
     panels: NDArray[np.int64] | None = None,
 ) -> None:
     """Decode the packed tensors and compare them with `W∘M: [N, K]` bit for bit.
 
+    weight: raw bits of 16-bit values; of int8 and int4 the weights in the graph's 16-bit type T, which are T(q·s).
     panels: panels of `packed` that belong to this linear, in order; None means all.
 
     Decoding fails if a slab is stored twice or not at all, or if metadata are not 2:4. Equality then shows that every
@@ -32,7 +34,8 @@ def check_packed(
     """
     own = np.arange(-(-weight.shape[0] // packed.panel_rows)) if panels is None else panels
     try:
-        wrong = count_wrong(packed, weight, mask, own)
+        count = count_wrong if packed.weights is None else count_wrong_integers
+        wrong = count(packed, weight, mask, own)
     except ValueError as error:
         raise InvariantError(f"{name}: {error}") from error
     if wrong:

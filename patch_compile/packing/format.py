@@ -13,7 +13,7 @@ instruction, so that a lane's fragment is one 16-byte load. With lane = 4 g + t:
     meta   [row block: PR/16][g: 8][t: 4]   low half word: row g, high: row g + 8; 16 columns each, a nibble a group
 
 (PTX ISA 9.7.14.5.8 and 9.7.14.6.2.2, figures 120-122.) A pair of neighbouring 16-bit values moves as one 32-bit word.
-`of_sixteen` describes slabs of n:16.
+`of_sixteen` describes slabs of n:16, and `integers` slabs of int8 and int4 weights, which `quantised` packs.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.masks.kinds.base import TileKind
-from masklearn.masks.kinds.table import FAMILIES, TWO_FOUR
+from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.tiles import expand_tiles
+from masklearn.weights.table import WeightType
 from patch_compile.packing.index import csr_index, index_fault, split_columns
 from patch_compile.packing.slab_kinds import ALWAYS, SLAB_K, kinds_among, numbers_of, slab_kinds
 
@@ -39,29 +40,30 @@ __all__ = [
     "KERNEL_ROWS",
     "SLAB_K",
     "PackedLinear",
+    "Panel",
     "SlabsOfSixteen",
     "choose_panel_rows",
     "codes_together",
     "count_wrong",
+    "for_each_panel",
     "pack",
     "pack_together",
     "unpack",
+    "unpack_panel",
 ]
 
 _WIDE_PANEL, _NARROW_PANEL = 128, 64
 KERNEL_ROWS = _NARROW_PANEL
-"""Rows of a panel with slabs of n:16: the kernels have no others."""
-
-
-_OF_SIXTEEN = FAMILIES["n:16"]
+"""Rows of a panel with slabs of n:16, or of int8 or int4 weights: the kernels have no others."""
 
 
 @dataclass(frozen=True)
 class SlabsOfSixteen:
-    """Slabs of one n:16. values: uint16 `[slabs, PR·4·n]`, raw bits; masks: int32 `[slabs, PR·2]`."""
+    """Slabs of one n:16. values: uint16 `[slabs, PR·4·n]`, raw bits, or int32 words of integers; masks: int32
+    `[slabs, PR·2]`."""
 
     kind: TileKind
-    values: NDArray[np.uint16]
+    values: NDArray[Any]
     masks: NDArray[np.int32]
 
 
@@ -71,15 +73,20 @@ class PackedLinear:
 
     dense: uint16 `[nD, PR·64]`; sparse: uint16 `[nS, PR·32]`; meta: int32 `[nS, PR·2]`; index: int32 as in
     `packing/index.py`, of P = ceil(N/PR) panels; others: slabs of the n:16 that are there, in the order of the index.
+
+    weights: int8 or int4, None for 16-bit values. Dense and sparse slabs of integers are int32 words `[slabs, words]`, see
+    `packing/integers.py`; scales: fp32 `[P·PR]`, of int8 alone.
     """
 
     shape: tuple[int, int]
     panel_rows: int
-    dense: NDArray[np.uint16]
-    sparse: NDArray[np.uint16]
+    dense: NDArray[Any]
+    sparse: NDArray[Any]
     meta: NDArray[np.int32]
     index: NDArray[np.int32]
     others: tuple[SlabsOfSixteen, ...] = ()
+    weights: WeightType | None = None
+    scales: NDArray[np.float32] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -88,9 +95,10 @@ class PackedLinear:
 
     @property
     def tensors(self) -> tuple[NDArray[Any], ...]:
-        """The tensors of the slabs, in the order of `function.tensor_names`."""
+        """The tensors of the slabs, and the scales of int8, in the order of `function.tensor_names`."""
         others = (array for one in self.others for array in (one.values, one.masks))
-        return (self.dense, self.sparse, self.meta, *others)
+        scales = () if self.scales is None else (self.scales,)
+        return (self.dense, self.sparse, self.meta, *others, *scales)
 
     @property
     def kinds(self) -> tuple[TileKind, ...]:
@@ -129,15 +137,20 @@ class PackedLinear:
 
 
 def choose_panel_rows(
-    shape: tuple[int, int], tile: tuple[int, int], kinds: Iterable[TileKind] = ALWAYS
+    shape: tuple[int, int],
+    tile: tuple[int, int],
+    kinds: Iterable[TileKind] = ALWAYS,
+    *,
+    quantised: bool = False,
 ) -> int:
     """Returns the panel height of a linear: 128 rows, or 64 if 128 would split tiles or add over 5 % of padding.
 
     With a tile height that is no multiple of 128, panels of 128 rows could be half sparse and would be stored densely. The
-    kernels for n:16 have panels of 64 rows. kinds: of the linear's tiles.
+    kernels for n:16 and for integers have panels of 64 rows. kinds: of the linear's tiles; quantised: True for int8 and
+    int4 weights.
     """
     rows = shape[0]
-    if any(kind not in ALWAYS for kind in kinds):
+    if quantised or any(kind not in ALWAYS for kind in kinds):
         return KERNEL_ROWS
     wide, narrow = (-(-rows // pr) * pr for pr in (_WIDE_PANEL, _NARROW_PANEL))
     if tile[0] % _WIDE_PANEL and tile[0] < rows:
@@ -200,7 +213,7 @@ def pack_together(
     stored = _words(packed)
     for (weight, mask), own in zip(linears, panels, strict=True):
 
-        def pack_one(part: _Panel, panel: int) -> None:
+        def pack_one(part: Panel, panel: int) -> None:
             slabs.pack_panel(part.words, part.codes, numbers[panel], slots[panel], *stored)
             for number, one in enumerate(packed.others, len(ALWAYS)):
                 pack_panel_of_sixteen(
@@ -212,7 +225,7 @@ def pack_together(
                     one.masks.view(np.uint32),
                 )
 
-        _for_each_panel(weight, mask, panel_rows, own, pack_one)
+        for_each_panel(weight, mask, panel_rows, own, pack_one)
     return packed
 
 
@@ -235,7 +248,7 @@ def unpack(packed: PackedLinear) -> NDArray[np.uint16]:
     numbers, slots = packed.places()
     for panel in range(len(numbers)):
         own = slice(panel * packed.panel_rows, (panel + 1) * packed.panel_rows)
-        _unpack_panel(packed, numbers[panel], slots[panel], words[own])
+        unpack_panel(packed, numbers[panel], slots[panel], words[own])
     return words.view(np.uint16)
 
 
@@ -251,18 +264,22 @@ def count_wrong(
     numbers, slots = packed.places()
     wrong = np.zeros(len(numbers), np.int64)
 
-    def count_one(part: _Panel, panel: int) -> None:
+    def count_one(part: Panel, panel: int) -> None:
         decoded = np.empty_like(part.words)
-        _unpack_panel(packed, numbers[panel], slots[panel], decoded)
+        unpack_panel(packed, numbers[panel], slots[panel], decoded)
         wrong[panel] = slabs.count_differences(decoded, part.words, part.codes)
 
-    _for_each_panel(weight, mask, packed.panel_rows, panels, count_one)
+    for_each_panel(weight, mask, packed.panel_rows, panels, count_one)
     return int(wrong.sum())
 
 
-def _unpack_panel(
+def unpack_panel(
     packed: PackedLinear, numbers: NDArray[np.uint8], slots: NDArray[np.int64], words: NDArray[np.uint32]
 ) -> None:
+    """Fill `words` `[rows, K/2]` with the 16-bit values of a panel; numbers, slots: those of `places`, of its slabs.
+
+    Raises ValueError for invalid metadata.
+    """
     from patch_compile.packing import slabs
 
     if slabs.unpack_panel(words, numbers, slots, *_words(packed)) == slabs.BAD_METADATA:
@@ -282,7 +299,7 @@ def _words(packed: PackedLinear) -> tuple[NDArray[np.uint32], ...]:
 
 
 @dataclass(frozen=True)
-class _Panel:
+class Panel:
     """Rows of a linear. weight: bits `[rows, K]`, where groups of n:16 are masked already; codes: of the groups of 2:4,
     `[rows, K/4]`; masks: of the groups of n:16, `[rows, K/16]`, all bits where nothing is pruned."""
 
@@ -296,18 +313,19 @@ class _Panel:
         return self.weight.view(np.uint32)
 
 
-def _for_each_panel(
+def for_each_panel(
     weight: NDArray[np.uint16],
     mask: LinearMask,
     panel_rows: int,
     panels: NDArray[np.int64],
-    work: Callable[[_Panel, int], None],
+    work: Callable[[Panel, int], None],
 ) -> None:
     """Call `work(rows, number in the whole)` for each panel, in threads on all cores.
 
     Threads suffice: the loops of `slabs` release Python's global lock.
     """
     from patch_compile.packing import slabs
+    from patch_compile.packing.of_sixteen import masked_of_sixteen
 
     bits = np.ascontiguousarray(weight)
     covered = expand_tiles(mask.tiles, mask.shape, mask.tile)
@@ -319,8 +337,8 @@ def _for_each_panel(
         codes = slabs.panel_codes(mask.pattern, covered[rows], starts[rows])
         own = bits[rows]
         if mask.mask16.size:
-            own = np.where(_OF_SIXTEEN.keep(masks[rows]), own, np.uint16(0))
-        work(_Panel(own, codes, masks[rows]), int(panels[number]))
+            own = masked_of_sixteen(own, masks[rows])
+        work(Panel(own, codes, masks[rows]), int(panels[number]))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         deque(pool.map(one, range(len(panels))), maxlen=0)

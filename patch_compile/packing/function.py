@@ -23,6 +23,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from masklearn.masks.kinds.base import TileKind
+from masklearn.weights.table import BFLOAT16, FLOAT16, INT8, WeightType
+from patch_compile.packing.function_of_integers import (
+    constant_lines,
+    dense_integer_lines,
+    of_rows_lines,
+    of_slabs_lines,
+    sparse_integer_lines,
+)
 from patch_compile.packing.function_of_sixteen import of_sixteen_lines
 from patch_compile.packing.slab_kinds import ALWAYS
 
@@ -59,7 +67,7 @@ _ACTIVATIONS = {
 _BODY = """
 <domain: "patch", opset_import: ["": {opset}]{overload}>
 PatchLinear <in_features: int, out_features: int, panel_rows: int,
-             kinds: string = "{kinds}", index: ints,
+             kinds: string = "{kinds}", weights: string = "{weights}", index: ints,
              activation: string = "", gated: int = 0, residual: int = 0,
              plugin_namespace: string = "", plugin_version: string = "{version}">
             ({inputs}) => (Y)
@@ -88,21 +96,9 @@ PatchLinear <in_features: int, out_features: int, panel_rows: int,
   {packed_panels}
   S1 = Unsqueeze (S, axis0)
 
-  dims_lanes = Constant <value_ints = [8, 4, 2, 2, 2]> ()
-  head_dense = Constant <value_ints = [-1, 4]> ()
-  dense_shape = Concat <axis = 0> (head_dense, RB1, dims_lanes)
-  dense_moved = {widen} (dense)
-  dense_lanes = Reshape (dense_moved, dense_shape)
-  dense_rows = Transpose <perm = [0, 2, 6, 3, 1, 5, 4, 7]> (dense_lanes)
-  dims_groups = Constant <value_ints = [16, 4]> ()
-  slab_shape = Concat <axis = 0> (unknown, PR1, dims_groups)
-  dense_slabs = Reshape (dense_rows, slab_shape)
+  {dense}
 
-  head_sparse = Constant <value_ints = [-1, 2]> ()
-  sparse_shape = Concat <axis = 0> (head_sparse, RB1, dims_lanes)
-  sparse_moved = {widen} (sparse)
-  sparse_lanes = Reshape (sparse_moved, sparse_shape)
-  sparse_rows = Transpose <perm = [0, 2, 6, 3, 1, 5, 4, 7]> (sparse_lanes)
+  {sparse}
   kept2 = Constant <value_ints = [16, 2]> ()
   kept_shape = Concat <axis = 0> (unknown, PR1, kept2)
   kept = Reshape (sparse_rows, kept_shape)
@@ -154,14 +150,36 @@ PatchLinear <in_features: int, out_features: int, panel_rows: int,
   K1 = Unsqueeze (K, axis0)
   N1 = Unsqueeze (N, axis0)
   {weight}
-  weight_f32 = Cast <to = 1> (weight)
 
   X_f32 = Cast <to = 1> (X)
-  product = MatMul (X_f32, weight_f32)
+  {product}
   {epilogue}
   Y = CastLike ({result}, X)
 }}"""
 
+_DENSE = (
+    "dims_lanes = Constant <value_ints = [8, 4, 2, 2, 2]> ()",
+    "head_dense = Constant <value_ints = [-1, 4]> ()",
+    "dense_shape = Concat <axis = 0> (head_dense, RB1, dims_lanes)",
+    "dense_moved = {widen} (dense)",
+    "dense_lanes = Reshape (dense_moved, dense_shape)",
+    "dense_rows = Transpose <perm = [0, 2, 6, 3, 1, 5, 4, 7]> (dense_lanes)",
+    "dims_groups = Constant <value_ints = [16, 4]> ()",
+    "slab_shape = Concat <axis = 0> (unknown, PR1, dims_groups)",
+    "dense_slabs = Reshape (dense_rows, slab_shape)",
+)
+_SPARSE = (
+    "head_sparse = Constant <value_ints = [-1, 2]> ()",
+    "sparse_shape = Concat <axis = 0> (head_sparse, RB1, dims_lanes)",
+    "sparse_moved = {widen} (sparse)",
+    "sparse_lanes = Reshape (sparse_moved, sparse_shape)",
+    "sparse_rows = Transpose <perm = [0, 2, 6, 3, 1, 5, 4, 7]> (sparse_lanes)",
+)
+# Lines that compute the number of packed panels, by `gated`.
+_PANELS = {
+    False: ("P1 = Unsqueeze (P, axis0)",),
+    True: ("P2 = Mul (P, two)", "P1 = Unsqueeze (P2, axis0)"),
+}
 # [P, S, PR, 16, 4] -> [K, N]
 _WEIGHT = """columns_first = Transpose <perm = [1, 3, 4, 0, 2]> (panels)
   N_padded = Mul (P1, PR1)
@@ -218,15 +236,17 @@ def kinds_attribute(kinds: Sequence[TileKind]) -> str:
     return ",".join(kind.name for kind in kinds)
 
 
-def tensor_names(kinds: Sequence[TileKind]) -> tuple[str, ...]:
-    """Returns the names of the inputs that hold slabs, in their order, behind X."""
+def tensor_names(kinds: Sequence[TileKind], weights: WeightType | None = None) -> tuple[str, ...]:
+    """Returns the names of the inputs that hold slabs, and of the scales of int8, in their order, behind X."""
     of_sixteen = (f"{part}_{_prefix(kind)}" for kind in kinds[len(ALWAYS) :] for part in ("values", "masks"))
-    return (*INPUTS[1:], *of_sixteen)
+    return (*INPUTS[1:], *of_sixteen, *("scales",) * (weights is INT8))
 
 
-def overload_of(epilogue: Epilogue, kinds: Sequence[TileKind]) -> str:
-    """Returns the name of the function's overload: that of the epilogue, behind the n:16 that are there: `n8_n12_bias`."""
-    return "_".join(filter(None, (*map(_prefix, kinds[len(ALWAYS) :]), epilogue.overload)))
+def overload_of(epilogue: Epilogue, kinds: Sequence[TileKind], weights: WeightType | None = None) -> str:
+    """Returns the name of the function's overload: that of the epilogue, behind int8 or int4 and the n:16 that are there:
+    `int8_n8_n12_bias`."""
+    name = weights.name if weights is not None else ""
+    return "_".join(filter(None, (name, *map(_prefix, kinds[len(ALWAYS) :]), epilogue.overload)))
 
 
 def patch_linear_function(
@@ -235,43 +255,69 @@ def patch_linear_function(
     opset: int,
     bfloat16: bool,
     kinds: Sequence[TileKind] = ALWAYS,
+    weights: WeightType | None = None,
 ) -> onnx.FunctionProto:
     """Returns the function for nodes with this epilogue and slabs of these kinds, as the overload `overload_of` them.
 
     X: T `[..., K]`, T = fp16 or bf16 → Y: T `[..., N]`; bias: T `[N]`, or `[2 N]` if gated (gate, then up); residual: T,
     shape of Y. Accumulates in fp32 and rounds once, at the end.
-    opset: the model's, 20 or newer; the ONNX checker requires function and model to agree.
+    opset: the model's, 20 or newer; the ONNX checker requires function and model to agree. weights: int8 or int4, None for
+    weights in T.
     """
     from onnx import parser
 
-    table = ", ".join(f"{nibble & 3}, {nibble >> 2}" for nibble in range(16))
-    packed_panels = "P1 = Unsqueeze (P, axis0)"
-    if epilogue.gated:
-        packed_panels = "P2 = Mul (P, two)\n  P1 = Unsqueeze (P2, axis0)"
     lines, result = _epilogue(epilogue)
     widen = "Cast <to = 1>" if bfloat16 else "Identity"
-    overload, others = overload_of(epilogue, kinds), kinds[len(ALWAYS) :]
+    overload, others = overload_of(epilogue, kinds, weights), kinds[len(ALWAYS) :]
     prefixes = ["dense", "sparse", *map(_prefix, others)]
+    dense, sparse = _of_always(weights, widen, bfloat16=bfloat16)
     text = _BODY.format(
-        table=table,
+        table=", ".join(f"{nibble & 3}, {nibble >> 2}" for nibble in range(16)),
         kinds=kinds_attribute(kinds),
+        weights=(weights or (BFLOAT16 if bfloat16 else FLOAT16)).name,
         version=VERSION,
-        widen=widen,
         opset=opset,
         overload=f', overload: "{overload}"' if overload else "",
-        inputs=", ".join(("X", *tensor_names(kinds), *epilogue.inputs[len(INPUTS) :])),
-        packed_panels=packed_panels,
+        inputs=", ".join(("X", *tensor_names(kinds, weights), *epilogue.inputs[len(INPUTS) :])),
+        packed_panels="\n  ".join(_PANELS[epilogue.gated]),
+        dense="\n  ".join(dense),
+        sparse="\n  ".join(sparse),
         others="\n  ".join(
-            line for kind in others for line in of_sixteen_lines(_prefix(kind), kind.kept, widen)
+            line for kind in others for line in of_sixteen_lines(_prefix(kind), kind.kept, widen, weights)
         ),
         index="\n  ".join(_index_lines(prefixes)),
         all_slabs=", ".join(f"{prefix}_slabs" for prefix in prefixes),
         all_slots=", ".join(f"{prefix}_slot" for prefix in prefixes),
         weight=_GATED_WEIGHT if epilogue.gated else _WEIGHT,
+        product="\n  ".join(_product(weights, prefixes, gated=epilogue.gated, bfloat16=bfloat16)),
         epilogue="\n  ".join(lines),
         result=result,
     )
     return parser.parse_function(text)
+
+
+def _of_always(
+    weights: WeightType | None, widen: str, *, bfloat16: bool
+) -> tuple[Sequence[str], Sequence[str]]:
+    """Returns the lines for the dense slabs, and for the kept values of the 2:4 slabs."""
+    if weights is None:
+        return [line.format(widen=widen) for line in _DENSE], [line.format(widen=widen) for line in _SPARSE]
+    constants = constant_lines(weights, bfloat16=bfloat16)
+    return [*constants, *dense_integer_lines(weights)], sparse_integer_lines(weights)
+
+
+def _product(
+    weights: WeightType | None, prefixes: Sequence[str], *, gated: bool, bfloat16: bool
+) -> list[str]:
+    """Returns the lines from `weight` to `product`."""
+    if weights is None:
+        return ["weight_f32 = Cast <to = 1> (weight)", "product = MatMul (X_f32, weight_f32)"]
+    widened = "weight_of_integers = Cast <to = 1> (weight)"
+    if weights is INT8:
+        by_integers = "product_of_integers = MatMul (X_f32, weight_of_integers)"
+        return [widened, by_integers, *of_rows_lines(gated=gated)]
+    scaled = of_slabs_lines(prefixes, gated=gated, bfloat16=bfloat16)
+    return [widened, *scaled, "product = MatMul (X_f32, weight_f32)"]
 
 
 def _prefix(kind: TileKind) -> str:

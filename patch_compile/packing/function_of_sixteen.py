@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from masklearn.weights.table import INT4, INT8, WeightType
+from patch_compile.packing.function_of_integers import integer_lines
+
 __all__ = ["of_sixteen_lines"]
 
 
-def of_sixteen_lines(prefix: str, kept: int, widen: str) -> list[str]:
+def of_sixteen_lines(prefix: str, kept: int, widen: str, weights: WeightType | None = None) -> list[str]:
     """Returns lines that compute `<prefix>_slabs` `[slabs, PR, 16, 4]` from `values_<prefix>` and `masks_<prefix>`.
 
     A mask's set bits are the places of the kept values, in their order: NonZero gives the places of all groups at once, and
-    one ScatterElements puts all values there. widen: the operator that makes values of a type that ONNX Runtime moves.
+    one ScatterElements puts all values there. widen: the operator that makes values of a type that ONNX Runtime moves;
+    weights: int8 or int4, None for 16-bit values.
     """
     p = prefix
-    lines, planes = _planes(p, kept, widen)
+    lines, planes = _planes(p, kept, widen, weights)
     return [
         *lines,
         f"{p}_kept = Concat <axis = 3> ({', '.join(planes)})",
@@ -55,22 +59,22 @@ def of_sixteen_lines(prefix: str, kept: int, widen: str) -> list[str]:
     ]
 
 
-def _planes(p: str, kept: int, widen: str) -> tuple[list[str], list[str]]:
+def _planes(p: str, kept: int, widen: str, weights: WeightType | None) -> tuple[list[str], list[str]]:
     """Returns lines that put the planes of the values in the order of rows, `[slabs, PR, 4, k]`, and their results."""
     sizes = {"eight": 32 * (kept // 8), "four": 16 * (kept % 8 >= 4), "two": 8 * (kept % 4 == 2)}
     sizes = {name: size for name, size in sizes.items() if size}  # values in a row of a slab, of four groups
     parts = [f"{p}_{name}" for name in sizes]
+    moved = [f"{p}_moved = {widen} (values_{p})"]
+    if weights is not None:
+        moved = integer_lines(p, f"values_{p}", weights, kept * weights.bits // 8)
     lines = [
-        f"{p}_moved = {widen} (values_{p})",
+        *moved,
         f"{p}_row_sizes = Constant <value_ints = {list(sizes.values())}> ()",
         f"{p}_sizes = Mul ({p}_row_sizes, PR)",
         f"{', '.join(parts)} = Split <axis = 1> ({p}_moved, {p}_sizes)",
     ]
     for name, part, size in zip(sizes, parts, sizes.values(), strict=True):
-        if name == "eight":  # [plane][row half][row block][g][t][8]
-            head, tail, perm = [-1, kept // 8, 2], [8, 4, 8], [0, 3, 2, 4, 5, 1, 6]
-        else:  # [row block][g][t][row half][4 or 2]
-            head, tail, perm = [-1], [8, 4, 2, size // 4], [0, 1, 4, 2, 3, 5]
+        head, tail, perm = _order(name, size // 4, weights)
         lines += [
             f"{part}_head = Constant <value_ints = {head}> ()",
             f"{part}_tail = Constant <value_ints = {tail}> ()",
@@ -82,3 +86,16 @@ def _planes(p: str, kept: int, widen: str) -> tuple[list[str], list[str]]:
             f"{part}_kept = Reshape ({part}_rows, {part}_row_shape)",
         ]
     return lines, [f"{part}_kept" for part in parts]
+
+
+def _order(plane: str, values: int, weights: WeightType | None) -> tuple[list[int], list[int], list[int]]:
+    """Returns the axes before and behind [row block], and their order in rows: [row block][row half][g][t][plane][rank]."""
+    if plane == "eight" and weights is None:  # [plane][row half][row block][g][t][8]
+        return [-1, values // 8, 2], [8, 4, 8], [0, 3, 2, 4, 5, 1, 6]
+    if plane == "eight" and weights is INT8:  # [plane][row block][g][t][row half][8]
+        return [-1, values // 8], [8, 4, 2, 8], [0, 2, 5, 3, 4, 1, 6]
+    if plane == "eight":  # [plane][row block][g][t][row half][rank % 4][rank // 4]
+        return [-1, values // 8], [8, 4, 2, 4, 2], [0, 2, 5, 3, 4, 1, 7, 6]
+    if weights is INT4:  # [row block][g][t][4 or 2][row half]
+        return [-1], [8, 4, values, 2], [0, 1, 5, 2, 3, 4]
+    return [-1], [8, 4, 2, values], [0, 1, 4, 2, 3, 5]  # [row block][g][t][row half][4 or 2]

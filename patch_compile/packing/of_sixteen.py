@@ -18,11 +18,25 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-__all__ = ["GROUP", "pack_panel_of_sixteen", "unpack_panel_of_sixteen"]
+__all__ = ["GROUP", "masked_of_sixteen", "pack_panel_of_sixteen", "unpack_panel_of_sixteen"]
 
 GROUP = 16
 _COLUMNS = 64  # of a slab
 _GROUPS = 4  # groups in a row of a slab
+
+
+@njit(nogil=True, cache=True)
+def masked_of_sixteen(weight: NDArray[np.uint16], codes: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """Returns rows of a weight `[rows, K]` with 0 where n:16 prunes; codes: `[rows, K/16]`."""
+    masked = np.empty_like(weight)
+    for row in range(weight.shape[0]):
+        for slab in range(codes.shape[1] // _GROUPS):
+            for position in range(GROUP):
+                for t in range(_GROUPS):
+                    column = slab * _COLUMNS + _column(t, position)
+                    kept = np.uint32(codes[row, slab * _GROUPS + t]) >> np.uint32(position) & np.uint32(1)
+                    masked[row, column] = weight[row, column] * np.uint16(kept)
+    return masked
 
 
 @njit(nogil=True, cache=True)

@@ -38,18 +38,17 @@ def one_linear(packed, dtype, bias=None, opset=23, epilogue=None, out_features=N
     epilogue = epilogue or Epilogue(bias=bias is not None)
     element = ELEMENT[dtype]
     rows = out_features or packed.shape[0]
-    names = tensor_names(packed.kinds)
+    names = tensor_names(packed.kinds, packed.weights)
+    types = {"uint16": element, "int32": TensorProto.INT32, "float32": TensorProto.FLOAT}
     raw = [
-        helper.make_tensor(
-            n, element if t.dtype == np.uint16 else TensorProto.INT32, t.shape, t.tobytes(), raw=True
-        )
+        helper.make_tensor(n, types[t.dtype.name], t.shape, t.tobytes(), raw=True)
         for n, t in zip(names, packed.tensors, strict=True)
     ]
     if bias is not None:
         raw.append(helper.make_tensor("bias", element, bias.shape, bias.tobytes(), raw=True))
     node = helper.make_node(
         NAME, ["X", *names, *epilogue.inputs[len(INPUTS) :]], ["Y"], domain=DOMAIN,
-        overload=overload_of(epilogue, packed.kinds), plugin_namespace="",
+        overload=overload_of(epilogue, packed.kinds, packed.weights), plugin_namespace="",
         in_features=packed.shape[1], out_features=rows, panel_rows=packed.panel_rows, plugin_version="2",
         kinds=kinds_attribute(packed.kinds), index=packed.index.tolist(),
         **epilogue.attributes,
@@ -69,7 +68,13 @@ def one_linear(packed, dtype, bias=None, opset=23, epilogue=None, out_features=N
         graph,
         opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid(DOMAIN, VERSION)],
         functions=[
-            patch_linear_function(epilogue, opset=opset, bfloat16=dtype is not np.float16, kinds=packed.kinds)
+            patch_linear_function(
+                epilogue,
+                opset=opset,
+                bfloat16=dtype is not np.float16,
+                kinds=packed.kinds,
+                weights=packed.weights,
+            )
         ],
         ir_version=10,
     )

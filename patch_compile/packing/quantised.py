@@ -1,0 +1,221 @@
+"""Packs int8 and int4 weights and their scales into the tensors of PatchLinear, and unpacks them exactly.
+
+A weight of the graph's 16-bit type T is T(q·s): an integer q times its scale s, rounded once. Slabs hold q; the scales of
+int4 lie in the slabs, those of int8 are a tensor of their own, `[panels · PR]` in the order of packed rows. Panels have 64
+rows. `integers` describes the slabs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.checkpoint.prune import masked_weight
+from masklearn.masks.linear_mask import LinearMask
+from masklearn.weights.grid import Grid
+from masklearn.weights.table import INT8, WeightType
+from patch_compile.packing.format import (
+    KERNEL_ROWS,
+    PackedLinear,
+    Panel,
+    SlabsOfSixteen,
+    for_each_panel,
+    pack_together,
+    unpack,
+    unpack_panel,
+)
+
+__all__ = ["Quantised", "as_sixteen_bits", "count_wrong_integers", "pack_quantised", "unpack_quantised"]
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """A linear on its grid. integers: int16 `[N, K]`, 0 where a 2:4 tile prunes."""
+
+    integers: NDArray[np.int16]
+    mask: LinearMask
+    grid: Grid
+
+    @classmethod
+    def of(cls, weight: NDArray[Any], mask: LinearMask, grid: Grid) -> Quantised:
+        """Find the integers of `W∘M`; weight: `[N, K]` of any floating-point type.
+
+        Raises ValueError if the scales do not fit the weight, or a weight is not on the grid.
+        """
+        grid.check_shape((weight.shape[0], weight.shape[1]))
+        if weight.dtype.itemsize == 2:
+            integers, off = _find_integers(weight, mask, grid)
+            if not off:
+                return cls(integers, mask, grid)
+        return cls(grid.integers(masked_weight(weight, mask.keep())).astype(np.int16), mask, grid)
+
+    def values(self, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Returns the weights `T(q·s)`, `[N, K]`."""
+        return self.grid.values(self.integers.astype(np.int8), dtype)
+
+
+def pack_quantised(
+    linears: Sequence[Quantised], panels: Sequence[NDArray[np.int64]], dtype: np.dtype[Any]
+) -> PackedLinear:
+    """Pack linears of equal K and weight type as one linear `[all panels · 64, K]`.
+
+    panels: for each linear, the panels of the whole that hold it, in order; dtype: the graph's 16-bit type.
+
+    Raises ValueError if the linears differ in K or in their weight type.
+    """
+    weights = linears[0].grid.type
+    if other := next((one.grid.type for one in linears if one.grid.type is not weights), None):
+        raise ValueError(f"linears of {weights} and {other} can't be packed as one")
+    parts = [(one.integers.view(np.uint16), one.mask) for one in linears]
+    wide = pack_together(parts, KERNEL_ROWS, panels)
+    rows = _scales_by_panel(linears, panels)
+    if weights is INT8:
+        return _narrowed(wide, weights, rows.reshape(-1), None)
+    return _narrowed(wide, weights, None, rows.astype(dtype).view(np.uint16))
+
+
+def unpack_quantised(
+    packed: PackedLinear, dtype: np.dtype[Any]
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Returns integers `[N, K]` and scales, `[N]` for int8 and `[N, K/64]` for int4: the exact inverse of `pack_quantised`.
+
+    dtype: the graph's 16-bit type. Raises ValueError for an invalid index or metadata.
+    """
+    integers = unpack(as_sixteen_bits(packed)).view(np.int16).astype(np.int8)
+    rows = _stored_scales(packed, dtype)
+    scales = rows.transpose(0, 2, 1).reshape(-1, rows.shape[1])[: packed.shape[0]]
+    return integers, scales[:, 0] if packed.weights is INT8 else scales
+
+
+def as_sixteen_bits(packed: PackedLinear) -> PackedLinear:
+    """Returns the packed linear of the integers as 16-bit values, without scales."""
+    from patch_compile.packing.integers import value_words, widened
+
+    assert packed.weights is not None
+    weights, rows = packed.weights, packed.panel_rows
+    dense, sparse, *others = (
+        widened(stored[:, : value_words(kind, weights, rows)], kind, weights, rows)
+        for kind, stored in _slabs(packed)
+    )
+    return replace(
+        packed,
+        dense=dense,
+        sparse=sparse,
+        others=tuple(replace(one, values=values) for one, values in zip(packed.others, others, strict=True)),
+        weights=None,
+        scales=None,
+    )
+
+
+def count_wrong_integers(
+    packed: PackedLinear, values: NDArray[Any], mask: LinearMask, panels: NDArray[np.int64]
+) -> int:
+    """Returns the number of weights of a linear that decode to another T(q·s) than the masked weight.
+
+    values: the weight in T, `[N, K]`, masked or not; panels: panels of `packed` that hold the linear. Zeros of both signs
+    are equal. Raises ValueError for an invalid index or metadata.
+    """
+    from patch_compile.packing.grid_values import count_other_values
+
+    wide, dtype = as_sixteen_bits(packed), values.dtype
+    numbers, slots = wide.places()
+    scales = _stored_scales(packed, dtype)
+    wrong = np.zeros(len(numbers), np.int64)
+
+    def count_one(part: Panel, panel: int) -> None:
+        decoded = np.empty_like(part.words)
+        unpack_panel(wide, numbers[panel], slots[panel], decoded)
+        own = np.ascontiguousarray(scales[panel].T[: len(decoded)])
+        wrong[panel] = count_other_values(decoded.view(np.int16), own, part.weight, part.codes, dtype)
+
+    for_each_panel(values.view(np.uint16), mask, packed.panel_rows, panels, count_one)
+    return int(wrong.sum())
+
+
+def _find_integers(weight: NDArray[Any], mask: LinearMask, grid: Grid) -> tuple[NDArray[np.int16], int]:
+    """Returns the integers of a 16-bit weight, and how many weights are not on the grid."""
+    from patch_compile.packing.grid_values import find_integers
+
+    found = np.empty(weight.shape, np.int16)
+    scales = grid.scales.reshape(len(weight), -1)
+    panels = np.arange(-(-len(weight) // KERNEL_ROWS))
+    off = np.zeros(len(panels), np.int64)
+
+    def find_one(part: Panel, panel: int) -> None:
+        rows = slice(panel * KERNEL_ROWS, (panel + 1) * KERNEL_ROWS)
+        off[panel] = find_integers(part.weight, part.codes, scales[rows], weight.dtype, found[rows])
+
+    for_each_panel(weight.view(np.uint16), mask, KERNEL_ROWS, panels, find_one)
+    return found, int(off.sum())
+
+
+def _scales_by_panel(
+    linears: Sequence[Quantised], panels: Sequence[NDArray[np.int64]]
+) -> NDArray[np.float32]:
+    """Returns the scales of packed rows, `[panels, PR]` for int8 and `[panels, PR, slabs]` for int4; 0 beyond N."""
+    parts = []
+    for one in linears:
+        scales = one.grid.scales
+        padding = [(0, -len(scales) % KERNEL_ROWS), *[(0, 0)] * (scales.ndim - 1)]
+        parts.append(np.pad(scales, padding).reshape(-1, KERNEL_ROWS, *scales.shape[1:]))
+    whole = np.concatenate(parts)
+    whole[np.concatenate(panels)] = np.concatenate(parts)
+    return whole
+
+
+def _stored_scales(packed: PackedLinear, dtype: np.dtype[Any]) -> NDArray[np.float32]:
+    """Returns the scales as they are stored, `[panels, scales of a row, PR]`."""
+    from patch_compile.packing.integers import scales_of_words, value_words
+
+    assert packed.weights is not None
+    rows = packed.panel_rows
+    if packed.scales is not None:
+        return packed.scales.reshape(-1, 1, rows)
+    numbers, slots = packed.places()
+    found = np.zeros((*numbers.shape, rows), np.float32)
+    for number, (kind, stored) in enumerate(_slabs(packed)):
+        words = stored[:, value_words(kind, packed.weights, rows) :].view(np.uint32)
+        bits = scales_of_words(words).view(dtype)
+        found[numbers == number] = bits[slots[numbers == number]].astype(np.float32)
+    return found
+
+
+def _slabs(packed: PackedLinear) -> list[tuple[Any, NDArray[Any]]]:
+    """Returns each kind with its slabs."""
+    stored = (packed.dense, packed.sparse, *(one.values for one in packed.others))
+    return list(zip(packed.kinds, stored, strict=True))
+
+
+def _narrowed(
+    wide: PackedLinear,
+    weights: WeightType,
+    scales: NDArray[np.float32] | None,
+    bits: NDArray[np.uint16] | None,
+) -> PackedLinear:
+    """Returns a packed linear of integers from that of the integers as 16-bit values.
+
+    scales: those of int8; bits: those of int4, `[panels, PR, slabs]`.
+    """
+    from patch_compile.packing.integers import narrowed, scale_words
+
+    numbers = wide.places()[0]
+    words = np.zeros((*numbers.shape, 0), np.uint32) if bits is None else scale_words(bits)
+    dense, sparse, *others = (
+        narrowed(stored, kind, weights, wide.panel_rows, words[numbers == number])
+        for number, (kind, stored) in enumerate(_slabs(wide))
+    )
+    return replace(
+        wide,
+        dense=dense,
+        sparse=sparse,
+        others=tuple(
+            SlabsOfSixteen(one.kind, values, one.masks)
+            for one, values in zip(wide.others, others, strict=True)
+        ),
+        weights=weights,
+        scales=scales,
+    )
