@@ -100,7 +100,7 @@ def _count(
             for column in range(part * span, (part + 1) * span):
                 product[column] = np.float32(integers[row, column]) * scale
         differ += _differing(product, half, kept)
-    return differ
+    return int(differ)
 
 
 @njit(nogil=True, cache=True)
@@ -147,4 +147,4 @@ def _differing(product: NDArray[np.float32], half: bool, kept: NDArray[np.uint16
             found = size + np.uint32(0x7FFF) + (size >> np.uint32(16) & np.uint32(1)) >> np.uint32(16)
             both = (found | np.uint32(kept[column])) & np.uint32(0x7FFF)
             differ += np.int32(both != 0) & np.int32(found != np.uint32(kept[column]))
-    return differ
+    return int(differ)
