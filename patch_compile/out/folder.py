@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from masklearn.durable import flush_tree
 from patch_compile.errors import PatchCompileError
-from patch_compile.out.layout import MANIFEST, RECIPE
+from patch_compile.out.layout import MANIFEST, PARTIAL, RECIPE
 from patch_compile.out.lock import FolderLock
 from patch_compile.out.manifest import Manifest
 from patch_compile.out.state import StageRecord
@@ -19,7 +21,7 @@ __all__ = ["OutFolder", "faulty_files", "kept_for_writing"]
 
 @dataclass(frozen=True)
 class OutFolder:
-    """A finished build. `open` reads it. verify, bench and the report add their files to its manifest."""
+    """A finished build. `open` reads it. verify, bench, export and the report add their files to its manifest."""
 
     path: Path
     manifest: Manifest
@@ -52,6 +54,29 @@ class OutFolder:
         manifest = Manifest.read(self.path / MANIFEST).with_stage(stage, new)
         manifest.write(self.path / MANIFEST)
         return OutFolder(self.path, manifest)
+
+    @contextmanager
+    def replacing(self, name: str) -> Iterator[Path]:
+        """Yield a new folder that replaces the folder `name` of OUT, and what the manifest says of it, once the block ends.
+        An interruption leaves the old folder. The caller records the new files, and holds OUT as for `record`.
+        """
+        place = self.path / name
+        folder = place.with_name(f"{name}{PARTIAL}")
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        try:
+            yield folder
+            flush_tree(folder)
+            self.forget(name)
+            shutil.rmtree(place, ignore_errors=True)
+            folder.rename(place)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def record_folder(self, name: str, key: str) -> OutFolder:
+        """Record all files of the folder `name` in the manifest, as `record` does."""
+        files = sorted(file for file in (self.path / name).rglob("*") if file.is_file())
+        return self.record(name, key, [str(file.relative_to(self.path)) for file in files])
 
     def forget(self, stage: str) -> None:
         """Take the files of a later step out of the manifest, before they are changed. They stay where they are.

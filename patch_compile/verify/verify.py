@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from masklearn.durable import flush_tree
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.folder import OutFolder, kept_for_writing
-from patch_compile.out.layout import MASKS, MODEL, ONNX, PARTIAL, REPORT, SCRATCH, VERIFY_FOLDER, VERIFY_NAME
+from patch_compile.out.layout import MASKS, MODEL, ONNX, REPORT, SCRATCH, VERIFY_FOLDER, VERIFY_NAME
 from patch_compile.out.manifest import package_versions
 from patch_compile.out.questions import EngineCompared
 from patch_compile.out.verify import Outcome, VerifyReport
@@ -44,9 +41,11 @@ def _verify(path: Path, request: VerifyRequest) -> VerifyReport:
     recipe = _recipe(out, request)
     source = open_source(recipe)
     quiet_libraries([getattr(recipe, name) for name in source.texts])
-    with _new_folder(out) as folder:
+    with out.replacing(VERIFY_FOLDER) as folder:
+        (folder / SCRATCH).mkdir()
         found = _result(request, Verification(out, source, request, folder, progress), progress)
         found.write(folder / VERIFY_NAME)
+        shutil.rmtree(folder / SCRATCH)
     _record(out, request)
     return found
 
@@ -66,24 +65,6 @@ def _recipe(out: OutFolder, request: VerifyRequest) -> Recipe:
     """Returns the settings of the build, with the text of the request."""
     given = request.model_dump(include={"eval_text", "eval_windows", "eval_length"}, exclude_none=True)
     return Recipe.parse(Recipe.of_build(out.path).model_dump(exclude_none=True) | given)
-
-
-@contextmanager
-def _new_folder(out: OutFolder) -> Iterator[Path]:
-    """Yield a folder that replaces OUT/verify once it is complete. An interruption leaves the old folder."""
-    place = out.path / VERIFY_FOLDER
-    folder = place.with_name(f"{VERIFY_FOLDER}{PARTIAL}")
-    shutil.rmtree(folder, ignore_errors=True)
-    (folder / SCRATCH).mkdir(parents=True)
-    try:
-        yield folder
-        shutil.rmtree(folder / SCRATCH)
-        flush_tree(folder)
-        out.forget(VERIFY_FOLDER)
-        shutil.rmtree(place, ignore_errors=True)
-        folder.rename(place)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _result(request: VerifyRequest, verification: Verification, progress: Progress) -> VerifyReport:
@@ -115,7 +96,5 @@ def _record(out: OutFolder, request: VerifyRequest) -> None:
     """Add the files to the manifest, and update the page, which shows the answers."""
     from patch_compile.report.page import renew_page
 
-    files = sorted((out.path / VERIFY_FOLDER).rglob("*"))
-    names = [str(file.relative_to(out.path)) for file in files if file.is_file()]
-    out.record(VERIFY_FOLDER, key_of(request.model_dump(mode="json")), names)
+    out.record_folder(VERIFY_FOLDER, key_of(request.model_dump(mode="json")))
     renew_page(out.path)
