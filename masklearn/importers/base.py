@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from masklearn.checkpoint.checkpoint import Checkpoint
     from masklearn.checkpoint.coverage import Coverage
+    from masklearn.weights.grid import Grid
 
 __all__ = ["IMPORTERS", "Importer", "Published", "check_known", "first_few"]
 
@@ -31,6 +32,7 @@ class Published:
     uniform: linears of which the source claims that every group of 4 is 2:4; tiles of the others may be dense.
     smallest: side of the smallest tile to look for; below 16, zeros that no method pruned can make tiles look 2:4.
     ignored: linears of the model that the source masks but that are not covered; about: other fields of the record.
+    grids: grids of quantised linears of the source, None if the model's weights are compiled and not the source's.
     """
 
     names: tuple[str, ...]
@@ -40,6 +42,7 @@ class Published:
     smallest: int = 16
     ignored: tuple[str, ...] = ()
     about: Mapping[str, Any] = field(default_factory=dict)
+    grids: Mapping[str, Grid] | None = None
 
 
 class Importer(ABC):

@@ -60,6 +60,7 @@ def import_masks(
     run.say_coverage()
     masks = dict(run.masks(tile or run.tile_size()))
     ratio = run.ratio(masks)
+    grids = checkpoint.grids if published.grids is None else published.grids
     imported = ImportRecord(
         source=source.absolute().name,
         sha256=published.sha256(),
@@ -76,6 +77,7 @@ def import_masks(
         base_model=checkpoint.path.resolve().name,
         base_sha256=checkpoint.fingerprint(),
         ratio_asked=ratio,
+        grids={name: grids[name] for name in masks if name in grids},
         record=MaskRecord(skipped=dict(coverage.skipped), imported=imported),
     )
 

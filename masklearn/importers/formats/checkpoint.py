@@ -56,7 +56,7 @@ class PrunedCheckpoint(Importer):
             weight = f"{name}.weight"
             return from_stored(checkpoint, weight, nonzero(pruned, weight))
 
-        return Published(tuple(coverage.linears), read, pruned.fingerprint)
+        return Published(tuple(coverage.linears), read, pruned.fingerprint, grids=pruned.grids)
 
 
 def _check_weight(pruned: Checkpoint, checkpoint: Checkpoint, weight: str) -> None:
