@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from patch_compile.api.compare import compare
     from patch_compile.api.compile import compile
     from patch_compile.api.doctor import doctor
+    from patch_compile.api.export import export
     from patch_compile.api.import_mask import import_mask
     from patch_compile.api.inspect import inspect
     from patch_compile.api.learn import learn
@@ -64,6 +65,7 @@ __all__ = [
     "compare",
     "compile",
     "doctor",
+    "export",
     "import_mask",
     "inspect",
     "learn",
@@ -90,7 +92,7 @@ _ELSEWHERE = {
     "UsageError": "patch_compile.errors",
 } | dict.fromkeys(_RUNTIME, "patch_compile.runtime")
 # Functions that share their name with a subpackage.
-_PACKAGES = ("bench", "build", "compare", "inspect", "plan", "verify")
+_PACKAGES = ("bench", "build", "compare", "export", "inspect", "plan", "verify")
 
 
 class _CallablePackage(ModuleType):

@@ -88,6 +88,7 @@ def test_doctor_names_what_is_left_out() -> None:
         ("import-mask", "SOURCE", "-o", "FILE", "--model", "MODEL"),
         ("verify", "OUT"),
         ("bench", "OUT"),
+        ("export", "OUT"),
     ],
 )
 def test_a_command_without_its_packages_says_how_to_get_them(words: tuple[str, ...], tmp_path: Path) -> None:

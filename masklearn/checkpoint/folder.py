@@ -1,5 +1,7 @@
 """Reads config.json and the index of a model folder, and finds its shards."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +9,7 @@ from masklearn.errors import PatchCompileError
 from masklearn.folder_links import check_link
 from masklearn.json_text import read_json
 
-__all__ = ["CONFIG", "INDEX", "read_config", "read_index", "single_file"]
+__all__ = ["CONFIG", "INDEX", "read_config", "read_index", "single_file", "write_index"]
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
@@ -64,6 +66,12 @@ def read_index(index: Path) -> dict[str, str]:
             )
     _check_present(index, weight_map)
     return weight_map
+
+
+def write_index(folder: Path, weight_map: Mapping[str, str], size: int) -> None:
+    """Write the index of a folder's shards. weight_map: file by tensor; size: bytes of all tensors."""
+    index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(weight_map.items()))}
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
 
 def _is_file_name(value: object) -> bool:

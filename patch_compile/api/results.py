@@ -14,7 +14,7 @@ from patch_compile.api.result import Result
 if TYPE_CHECKING:
     from masklearn.masks.maskset import MaskSet
     from patch_compile.inspect.inspection import Inspection
-    from patch_compile.out.answers import CompiledAnswer, ImportedAnswer, LearnedAnswer
+    from patch_compile.out.answers import CompiledAnswer, ExportedAnswer, ImportedAnswer, LearnedAnswer
     from patch_compile.out.bench import BenchReport
     from patch_compile.out.compare import CompareReport
     from patch_compile.out.plan import Plan, PlanOfModel
@@ -30,6 +30,7 @@ __all__ = [
     "Compared",
     "Compiled",
     "Examined",
+    "Exported",
     "FinishedBuild",
     "Generated",
     "ImportedMasks",
@@ -286,6 +287,28 @@ class ImportedMasks(Result):
         from patch_compile.report.terminal.console import import_parts
 
         return import_parts(self.report)
+
+
+@dataclass(frozen=True, repr=False)
+class Exported(Result):
+    """A pruned checkpoint in a format that other programs read."""
+
+    report: ExportedAnswer
+
+    @property
+    def path(self) -> Path:
+        """The folder of the checkpoint."""
+        return Path(self.report.path)
+
+    def summary(self) -> str:
+        """Returns the folder, the format and the size in one line."""
+        return f"{self.path}, {self.report.format}, {self.report.bytes / 1e6:.1f} MB"
+
+    def parts(self) -> Iterator[Part]:
+        """Yield what `patch-compile export` prints."""
+        from patch_compile.report.terminal.console import exported_parts
+
+        return exported_parts(self.report)
 
 
 @dataclass(frozen=True, repr=False)

@@ -22,6 +22,7 @@ from patch_compile.cli.build import build
 from patch_compile.cli.compare import compare
 from patch_compile.cli.compile import compile
 from patch_compile.cli.doctor import doctor
+from patch_compile.cli.export import export
 from patch_compile.cli.import_mask import import_mask
 from patch_compile.cli.inspect import inspect
 from patch_compile.cli.learn import learn
@@ -42,6 +43,7 @@ _COMMANDS = (
     compare,
     compile,
     doctor,
+    export,
     import_mask,
     inspect,
     learn,

@@ -13,7 +13,14 @@ from patch_compile.out.plan import PlanSummary, Skipped, TileCount
 from patch_compile.out.record import Record, VersionedRecord
 from patch_compile.out.report import Kind, MaskMetadata, OnnxFile, PrunedModel
 
-__all__ = ["CompiledAnswer", "ImportedAnswer", "LearnedAnswer", "LearnedBaselines", "MaskedLinear"]
+__all__ = [
+    "CompiledAnswer",
+    "ExportedAnswer",
+    "ImportedAnswer",
+    "LearnedAnswer",
+    "LearnedBaselines",
+    "MaskedLinear",
+]
 
 
 class LearnedBaselines(BesideBaselines):
@@ -83,3 +90,21 @@ class ImportedAnswer(VersionedRecord):
     zeros: float
     format: str
     notes: tuple[str, ...]
+
+
+class ExportedAnswer(VersionedRecord):
+    """Result of `export`.
+
+    path: the folder that was written; linears: number of linears by weight type; bytes: of its weights; model_bytes: of
+    those of the pruned checkpoint; seconds: duration of each stage.
+    """
+
+    SCHEMA: ClassVar[int] = 1
+
+    path: str
+    format: str
+    linears: dict[str, int]
+    bytes: int
+    model_bytes: int
+    notes: tuple[str, ...]
+    seconds: dict[str, float]

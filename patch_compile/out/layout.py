@@ -8,6 +8,7 @@ __all__ = [
     "BENCH",
     "BENCH_FOLDER",
     "BENCH_MODELS",
+    "COMPRESSED_FOLDER",
     "ENGINE",
     "ENGINE_FOLDER",
     "ENGINE_NAME",
@@ -59,6 +60,9 @@ VERIFY_INPUTS_NAME, VERIFY_HYBRID_NAME, VERIFY_CHECKPOINT_NAME = (
 )
 VERIFY_FOLDER = "verify"
 VERIFY = f"{VERIFY_FOLDER}/{VERIFY_NAME}"
+COMPRESSED_FOLDER = (
+    "compressed-tensors"  # the pruned checkpoint with packed integers, as other programs read it
+)
 BENCH_FOLDER = "bench"
 BENCH = f"{BENCH_FOLDER}/bench.json"
 BENCH_MODELS = f"{BENCH_FOLDER}/models"

@@ -19,6 +19,7 @@ from patch_compile.api.build_plugin import build_plugin
 from patch_compile.api.compare import compare
 from patch_compile.api.compile import compile
 from patch_compile.api.doctor import doctor
+from patch_compile.api.export import export
 from patch_compile.api.import_mask import import_mask
 from patch_compile.api.inspect import inspect as inspect_function
 from patch_compile.api.learn import learn
@@ -32,8 +33,9 @@ from patch_compile.recipe import Recipe
 from patch_compile.verify.request import VerifyRequest
 
 FUNCTIONS = {
-    "bench": bench, "build": build, "compare": compare, "compile": compile, "doctor": doctor, "import-mask": import_mask,
-    "inspect": inspect_function, "learn": learn, "plan": plan, "plugin": build_plugin, "run": run, "verify": verify,
+    "bench": bench, "build": build, "compare": compare, "compile": compile, "doctor": doctor, "export": export,
+    "import-mask": import_mask, "inspect": inspect_function, "learn": learn, "plan": plan, "plugin": build_plugin,
+    "run": run, "verify": verify,
 }  # fmt: skip
 EMPTY = inspect.Parameter.empty
 # Options that only the command line has, and parameters that only Python can give.

@@ -18,6 +18,7 @@ NEEDED = {
     "run": ["nowhere", "a prompt"],
     "verify": ["nowhere"],
     "bench": ["nowhere"],
+    "export": ["nowhere"],
     "compare": ["nowhere"],
 }
 NUMBER = ["x", "-1", "nan"]

@@ -107,7 +107,7 @@ def _paths() -> Iterator[Case]:
     commands = {
         "inspect": "inspect {}", "plan": "plan {} --ratio 0.4", "learn": f"learn {{}} -o out {LEARN}",
         "run": "run {} cat", "bench": "bench {}",
-        "verify": "verify {}", "compare": "compare {}",
+        "verify": "verify {}", "export": "export {}", "compare": "compare {}",
         "import-mask": "import-mask {} --model stranger -o masks-out.safetensors",
         "compile": "compile stranger --mask {} -o out", "build": f"build {{}} -o out {BUILD}",
     }  # fmt: skip

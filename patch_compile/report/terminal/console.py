@@ -12,7 +12,13 @@ from rich.table import Table
 
 from masklearn.masks.names import kind_of, short_kinds
 from masklearn.masks.summary import TileSummary
-from patch_compile.out.answers import CompiledAnswer, ImportedAnswer, LearnedAnswer, MaskedLinear
+from patch_compile.out.answers import (
+    CompiledAnswer,
+    ExportedAnswer,
+    ImportedAnswer,
+    LearnedAnswer,
+    MaskedLinear,
+)
 from patch_compile.out.layout import MASKS, MODEL, PAGE
 from patch_compile.out.plan import CardRow, Gaining, LinearRow, Skipped
 from patch_compile.out.proof import OutputsDifference
@@ -36,6 +42,7 @@ __all__ = [
     "build_parts",
     "by_kind",
     "compiled_parts",
+    "exported_parts",
     "import_parts",
     "masks_parts",
     "output_lines",
@@ -93,6 +100,14 @@ def import_parts(answer: ImportedAnswer) -> Iterator[Part]:
     yield from _skipped_lines(answer.skipped)
     yield f"ratio: {answer.ratio:.4f}, zeros {answer.zeros:.4f}, format {answer.format}"
     yield f"masks: {answer.path}; {_NOT_COMPILED}"
+
+
+def exported_parts(answer: ExportedAnswer) -> Iterator[Part]:
+    """Yield the result of `export`: the linears by type, and the folder with its size."""
+    linears = ", ".join(f"{count} {kind}" for kind, count in answer.linears.items())
+    smaller = f"{answer.bytes / 1e6:.1f} MB, {answer.model_bytes / 1e6:.1f} MB in {MODEL}"
+    yield f"linears: {linears}"
+    yield f"{answer.format}: {answer.path} ({smaller})"
 
 
 def plugin_parts(result: Row) -> Iterator[Part]:

@@ -29,7 +29,7 @@ from masklearn.checkpoint.quantised.errors import damaged, refused
 from masklearn.checkpoint.quantised.group_index import check_in_order
 from masklearn.checkpoint.quantised.stored import StoredTensors
 
-__all__ = ["CompressedTensors"]
+__all__ = ["CompressedTensors", "pack_integers"]
 
 _FORMATS = ("pack-quantized", "int-quantized", "naive-quantized")
 _STRATEGIES = ("channel", "group", "tensor")
@@ -95,6 +95,16 @@ class CompressedTensors(Quantisation):
             if f"{module}.weight_scale" not in known:
                 raise damaged(stored.folder, f"{module}.weight_scale", "No integers belong to these scales.")
         return found
+
+
+def pack_integers(integers: NDArray[np.int8], bits: int) -> NDArray[np.int32]:
+    """Pack integers [N, K] of 4 or 8 bits as pack-quantized has them: int32 [N, ceil(K·bits/32)]."""
+    fields = integers.view(np.uint8) + np.uint8(1 << (bits - 1))
+    per = 32 // bits
+    fields = np.pad(fields, ((0, 0), (0, -fields.shape[1] % per)))
+    if bits == 4:
+        fields = fields[:, 0::2] | fields[:, 1::2] << 4
+    return np.ascontiguousarray(fields).view(np.int32)
 
 
 def _faults(settings: _Settings) -> Iterator[tuple[str, str]]:
