@@ -3,6 +3,8 @@
 Users can make all of them but the last with these settings (FFN stands for the model's patterns, `mlp.*` for most models):
 
     dense          the unpruned model
+    dense-rounded  --method sparsegpt --ratio 0        nothing pruned, in the result's weight types, if some are quantised:
+                                                       what rounding costs, of what the result loses
     uniform-2:4    --method sparsegpt --ratio 0.5
     uniform-8:16   --method sparsegpt --kinds 8:16 --ratio 0.5     as many bytes as uniform-2:4
     uniform-12:16  --method sparsegpt --kinds 12:16 --ratio 0.25
@@ -11,9 +13,9 @@ Users can make all of them but the last with these settings (FFN stands for the 
     random-tiles   --method sparsegpt --criterion random         at the result's own ratio
     unstructured   SparseGPT without structure, the result's ratio in every linear: a reference that is not deployable
 
-Baselines are not repaired: their weights are SparseGPT's. The last three have the result's kinds of tiles. Those of 8:16 and
-12:16 are left out, with a note, for models that these do not fit. PATCH (arXiv 2509.23410) and its reviews compare with the
-others.
+Baselines are not repaired: their weights are SparseGPT's, in the result's weight types. The last three have the result's
+kinds of tiles. Those of 8:16 and 12:16 are left out, with a note, for models that these do not fit. PATCH (arXiv
+2509.23410) and its reviews compare with the others.
 """
 
 import shutil
@@ -39,6 +41,7 @@ from masklearn.masks.maskset import MaskSet
 from masklearn.masks.names import matches
 from masklearn.masks.select import Choose, by_budget
 from masklearn.masks.tiles import tile_weights
+from masklearn.masks.weight_types import named_types
 from masklearn.methods.sparsegpt import SparseGpt
 from masklearn.progress import OnStep
 from masklearn.quality.record import Baseline, BaselineRow, BesideBaselines
@@ -54,8 +57,10 @@ __all__ = [
     "compare",
     "learn_baseline",
     "measure",
+    "packed_bytes_per_weight",
     "parse_baselines",
     "run_baselines",
+    "which_apply",
 ]
 
 Windows = NDArray[np.int64]
@@ -86,6 +91,7 @@ def _ffn_ratio(checkpoint: Checkpoint, coverage: Coverage) -> str:
 
 
 _LEARNED: dict[Baseline, _Learned] = {
+    Baseline.ROUNDED: _Learned(lambda _, __: 0.0),
     Baseline.UNIFORM: _Learned(lambda _, __: 0.5, "2:4"),
     Baseline.UNIFORM_8_16: _Learned(lambda _, __: 0.5, "8:16"),
     Baseline.UNIFORM_12_16: _Learned(lambda _, __: 0.25, "12:16"),
@@ -151,7 +157,7 @@ def compare(
     `[count, length]` of held-out text. The other arguments are those of `run_baselines`, whose errors it raises.
     """
     value = _perplexity(pruned, windows, recipe, progress)
-    result = _row(masks.method, masks.ratio, value, seconds, masks.bytes_per_weight)
+    result = _row(masks.method, masks.ratio, value, seconds, packed_bytes_per_weight(masks))
     rows = run_baselines(model_dir, recipe, names, windows, scratch, progress, note, _as_in(masks))
     return beside_baselines(result, rows, windows)
 
@@ -197,7 +203,18 @@ def run_baselines(
     coverage = covered_linears_of(checkpoint, recipe.include, recipe.exclude)
     progress, note = progress or (lambda *_: None), note or (lambda _: None)
     task = Task(checkpoint, coverage, recipe, scratch, progress, note, choose)
-    return [_baseline_row(name, task, windows) for name in names if _fits(name, task)]
+    return [_baseline_row(name, task, windows) for name in which_apply(names, recipe) if _fits(name, task)]
+
+
+def which_apply(names: Iterable[Baseline], recipe: LearnRecipe) -> list[Baseline]:
+    """Returns the baselines that differ from each other: without quantised weights, rounding changes nothing."""
+    quantised = any(kind.quantised for kind in named_types(recipe.weights))
+    return [name for name in names if quantised or name is not Baseline.ROUNDED]
+
+
+def packed_bytes_per_weight(masks: MaskSet) -> float:
+    """Returns bytes of a packed weight of its type, on average over the covered linears."""
+    return masks.packed_bytes / masks.weights if masks.grids else masks.bytes_per_weight
 
 
 def _fits(name: Baseline, task: Task) -> bool:
@@ -228,7 +245,7 @@ def _baseline_row(name: Baseline, task: Task, windows: Windows) -> BaselineRow:
     try:
         start = time.perf_counter()
         learned, ratio = learn_baseline(name, ours)
-        seconds, taken = time.perf_counter() - start, learned.masks.bytes_per_weight
+        seconds, taken = time.perf_counter() - start, packed_bytes_per_weight(learned.masks)
         value = measure(learned, windows, folder / "model", task.recipe, ours.progress)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

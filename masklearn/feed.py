@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from masklearn.checkpoint.store import WeightStore
 from masklearn.masks.kinds.allowed import allowed_kinds
 from masklearn.masks.kinds.base import TileKind
+from masklearn.masks.weight_types import quantised_types
 from masklearn.recipe import LearnRecipe
 from masklearn.traits import Need
+from masklearn.weights.table import WeightType
 
 if TYPE_CHECKING:
     import torch
@@ -59,6 +61,11 @@ class Feed(ABC):
         """Kinds that the tiles of each linear may have besides dense. Raises PatchCompileError as `allowed_kinds` does."""
         return allowed_kinds(self.recipe.kinds, self.shapes, self.recipe.tile)
 
+    @cached_property
+    def types(self) -> Mapping[str, WeightType]:
+        """Types of the quantised linears. Raises PatchCompileError as `quantised_types` does."""
+        return quantised_types(self.recipe.weights, self.shapes)
+
     @abstractmethod
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield each linear's name and W `[N, K]`, fp32."""
@@ -90,3 +97,7 @@ class Feed(ABC):
         call resumes only for the same one. A feed that runs the model again for it uses the new weights for the inputs
         of later linears.
         """
+
+    @abstractmethod
+    def put(self, store: WeightStore, name: str, weight: torch.Tensor) -> None:
+        """Put the new weight `[N, K]` of a linear in `store`. Raises PatchCompileError as `WeightStore.put` does."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from masklearn.checkpoint.architectures import architecture_of
 from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.coverage import covered_linears_of
+from masklearn.checkpoint.coverage import Coverage, covered_linears_of
 from masklearn.checkpoint.store import WeightStore
 from masklearn.errors import PatchCompileError, UsageError
 from masklearn.feed import Feed
@@ -24,14 +24,16 @@ from masklearn.masks.record import MaskRecord, TrainRecord
 from masklearn.masks.score_summary import summarise_scores
 from masklearn.masks.select import Choose, Scores, by_budget
 from masklearn.masks.tiles import expand_tiles, tile_weights
+from masklearn.masks.weight_types import quantised_types
 from masklearn.methods import Codes, Method, method_of
 from masklearn.progress import OnStep
 from masklearn.recipe import LearnRecipe
 from masklearn.task import Task
 from masklearn.threads import settle_threads, threads_of_torch
 from masklearn.traits import lacking
+from masklearn.weights.grid import Grid
 
-__all__ = ["FoundMasks", "Learned", "by_ratio", "find_masks", "learn", "learn_task"]
+__all__ = ["FoundMasks", "Learned", "by_ratio", "find_masks", "learn", "learn_task", "round_given"]
 
 Kinds = Mapping[str, NDArray[np.uint8]]
 
@@ -42,7 +44,7 @@ class FoundMasks:
 
     masks: masks by linear; scores: scores `[grid]` of all tiles by linear and kind; unit: their unit, in words; kinds: kinds
     of tiles that `choose` returned, which a method may change for `masks`; budget: the budget that they fill; train: record
-    of a method that trains, else None.
+    of a method that trains, else None; grids: grids of the quantised linears, on which their new weights lie.
     """
 
     masks: dict[str, LinearMask]
@@ -51,6 +53,7 @@ class FoundMasks:
     kinds: Kinds
     budget: Budget
     train: TrainRecord | None
+    grids: Mapping[str, Grid]
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +102,7 @@ def learn_task(task: Task) -> Learned:
 
     recipe = task.recipe
     _check_labels(task)
+    quantised_types(recipe.weights, task.coverage.linears)  # raises its errors before any work
     choose = task.chooses or by_ratio(recipe, task.coverage.linears, task.note)
     permuted = permute(task) if recipe.permute else None
     if permuted is not None:
@@ -116,11 +120,15 @@ def learn_task(task: Task) -> Learned:
 def find_masks(feed: Feed, store: WeightStore, choose: Choose, *, decided: bool = False) -> FoundMasks:
     """Find the masks of a feed's linears with its recipe's method.
 
-    store: receives new weights `[N, K]`, not yet masked; decided: True if the budget leaves no choice of tiles. A method
-    that solves patterns then does not score tiles. Raises PatchCompileError if the feed can't meet a need of the method.
+    store: receives new weights `[N, K]`, not yet masked, but rounded if the linear is quantised; decided: True if the budget
+    leaves no choice of tiles. A method that solves patterns then does not score tiles. Raises PatchCompileError if the feed
+    can't meet a need of the method, and as `quantised_types` does.
     """
+    from masklearn.solvers.solve import round_without_inputs
+
     method = method_of(feed.recipe.method)
     _check_needs(method, feed)
+    quantised_types(feed.recipe.weights, feed.shapes)  # raises its errors before any work
     for line in left_out_of_auto(feed.recipe.kinds, feed.shapes, feed.recipe.tile):
         feed.note(line)
     areas = _areas(feed.shapes, feed.recipe)
@@ -142,8 +150,30 @@ def find_masks(feed: Feed, store: WeightStore, choose: Choose, *, decided: bool 
         name: LinearMask.from_codes(shape, feed.recipe.tile, settled.kinds[name], settled.codes.pop(name))
         for name, shape in feed.shapes.items()
     }
+    grids = settled.grids or round_without_inputs(feed, masks, store)
     unit = method.score_unit(feed.recipe, feed.lacks)
-    return FoundMasks(masks, scores, unit, chosen.kinds, budget, settled.train)
+    return FoundMasks(masks, scores, unit, chosen.kinds, budget, settled.train, grids)
+
+
+def round_given(
+    checkpoint: Checkpoint,
+    coverage: Coverage,
+    masks: MaskSet,
+    recipe: LearnRecipe,
+    scratch: Path,
+    progress: OnStep | None = None,
+) -> Checkpoint:
+    """Round the weights that belong to given masks to the nearest numbers of the recipe's weight types.
+
+    The grids are added to `masks`. Returns the checkpoint with the rounded weights, which are in `scratch`.
+    """
+    from masklearn.solvers.solve import round_without_inputs
+    from masklearn.stream.feed import CheckpointFeed
+
+    store = WeightStore(scratch / "rounded", below=checkpoint.new)
+    task = Task(checkpoint, coverage, recipe, scratch, progress or _silent, _unsaid)
+    masks.grids.update(round_without_inputs(CheckpointFeed(task), masks, store))
+    return checkpoint.with_weights(store)
 
 
 def _codes(
@@ -256,15 +286,15 @@ def _finish(task: Task, found: FoundMasks, solved: WeightStore) -> Learned:
 
         # Not in the store of the solved weights: a resumed run must start its repair from these again.
         repaired = WeightStore(task.scratch / "repaired", below=solved)
-        record.repair = repair(task.of(checkpoint), found.masks, repaired)
+        record.repair = repair(task.of(checkpoint), found.masks, repaired, grids=found.grids)
         checkpoint = task.checkpoint.with_weights(repaired)
     if "text" in task.__dict__:
         record.text = task.text.record
-    return Learned(_mask_set(task, found.masks, found.budget, record), checkpoint)
+    return Learned(_mask_set(task, found, record), checkpoint)
 
 
-def _mask_set(task: Task, masks: Mapping[str, LinearMask], budget: Budget, record: MaskRecord) -> MaskSet:
-    areas = _areas(task.coverage.linears, task.recipe)
+def _mask_set(task: Task, found: FoundMasks, record: MaskRecord) -> MaskSet:
+    areas, masks, budget = _areas(task.coverage.linears, task.recipe), found.masks, found.budget
     return MaskSet(
         masks,
         method=task.recipe.method,
@@ -273,6 +303,7 @@ def _mask_set(task: Task, masks: Mapping[str, LinearMask], budget: Budget, recor
         base_sha256=task.checkpoint.fingerprint(),
         ratio_asked=_reached(masks) if budget.amount is not None else budget.ratio(areas),
         record=record,
+        grids=found.grids,
     )
 
 

@@ -9,6 +9,7 @@ from masklearn.masks.kinds.allowed import only_two_four, parse_kinds
 from masklearn.masks.kinds.base import BYTES_DENSE
 from masklearn.masks.names import parse_pattern
 from masklearn.masks.tiles import GROUP, parse_tile
+from masklearn.masks.weight_types import parse_weights
 from masklearn.settings import Settings
 from masklearn.traits import METHODS, Criterion, MethodTraits, Repair
 
@@ -22,6 +23,7 @@ __all__ = [
     "Ratio",
     "Repair",
     "Tile",
+    "Weights",
 ]
 
 _Positive = Annotated[int, Field(ge=1)]
@@ -48,16 +50,19 @@ def _known_method(name: str) -> str:
 # Kinds of tiles, or kinds by pattern.
 Kinds = Annotated[str, AfterValidator(parse_kinds)]
 
+# A weight type, or types by pattern.
+Weights = Annotated[str, AfterValidator(parse_weights)]
+
 
 class LearnSettings(Settings):
     """All settings of learning but the ratio, which a build may take from a masks file.
 
     method: one of `METHODS`; per_layer: True if every linear has the ratio, False if all linears together have it; tile:
-    (rows, cols), cols a multiple of 4; kinds: kinds of tiles beside dense, see `masks.kinds.allowed`; include, exclude:
-    patterns of `masks.names`; calib: a text of `masklearn.text`, None for text that the model writes itself; windows: number
-    of calibration windows; length: tokens per window; seed: seed of all random draws; device: device of the model, None for
-    CUDA if there is one; threads: number of threads on a
-    CPU, None for as many as torch takes. It changes results in bf16, and of an ONNX file, by rounding.
+    (rows, cols), cols a multiple of 4; kinds: kinds of tiles beside dense, see `masks.kinds.allowed`; weights: weight
+    types, see `masks.weight_types`, None for 16 bits everywhere; include, exclude: patterns of `masks.names`; calib: a text
+    of `masklearn.text`, None for text that the model writes itself; windows: number of calibration windows; length: tokens
+    per window; seed: seed of all random draws; device: device of the model, None for CUDA if there is one; threads: number
+    of threads on a CPU, None for as many as torch takes. It changes results in bf16, and of an ONNX file, by rounding.
 
     criterion: see `Criterion`, None for the method's default; damping: of the Hessian, as a share of its mean diagonal;
     permute: reorder hidden channels of feed-forward parts first (see `masklearn.permute`).
@@ -77,6 +82,7 @@ class LearnSettings(Settings):
     per_layer: bool = False
     tile: Tile = (128, 128)
     kinds: Kinds = "2:4"
+    weights: Weights | None = None
     include: tuple[Pattern, ...] = ()
     exclude: tuple[Pattern, ...] = ()
     calib: str | None = None

@@ -11,6 +11,7 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationInfo
 
 from masklearn.durable import whole_file
+from masklearn.masks.weight_types import named_types
 from masklearn.recipe import BytesPerWeight, LearnRecipe, LearnSettings, Ratio
 from patch_compile.engine.options import EngineOptions
 from patch_compile.engine.shape_text import read_shapes
@@ -128,6 +129,16 @@ class Recipe(LearnSettings):
                 "It counts over all covered linears, also over those that are compiled dense.",
                 "Give --ratio. `patch-compile learn` without --target learns so.",
             )
+
+    def check_weights(self) -> None:
+        """Raises UsageError for a 16-bit weight type that is not the graph's, which has only one."""
+        for kind in named_types(self.weights):
+            if not kind.quantised and kind.name != self.dtype:
+                raise UsageError(
+                    f"--weights {kind} does not go with a graph in {self.dtype}",
+                    "Weights of 16 bits have the type of the graph.",
+                    f"Give --dtype {kind}, or --weights {self.dtype}.",
+                )
 
     def engine_options(self) -> EngineOptions:
         """Returns the options of the engine."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from masklearn.traits import METHODS, Criterion, MethodTraits, Need
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from masklearn.masks.kinds.base import TileKind
     from masklearn.masks.record import TrainRecord
     from masklearn.recipe import LearnSettings
+    from masklearn.weights.grid import Grid
 
 __all__ = ["Candidate", "Candidates", "Codes", "Method", "Settled", "method_of"]
 
@@ -46,12 +47,14 @@ class Settled:
     """Final masks of a method.
 
     kinds: codes of the kinds of tiles, uint8 `[grid]` by linear; codes: codes of all groups by linear, for the families of
-    its kinds; train: record of a method that trains, else None.
+    its kinds; train: record of a method that trains, else None; grids: grids of the quantised linears, if the method rounds
+    what it solves.
     """
 
     kinds: Mapping[str, NDArray[np.uint8]]
     codes: dict[str, Codes]
     train: TrainRecord | None = None
+    grids: Mapping[str, Grid] = field(default_factory=dict)
 
 
 class Method(MethodTraits, ABC):

@@ -50,10 +50,11 @@ class SparseGpt(Method):
         codes: dict[str, Codes],  # noqa: ARG002
         store: WeightStore,
     ) -> Settled:
-        """Choose patterns and solve weights for the tiles."""
+        """Choose patterns and solve weights for the tiles, and round those of quantised linears."""
         from masklearn.solvers.solve import solve
 
-        return Settled(kinds, solve(feed, kinds, store, self.solver))
+        solved = solve(feed, kinds, store, self.solver)
+        return Settled(kinds, solved.codes, grids=solved.grids)
 
     @property
     def solver(self) -> Solver:

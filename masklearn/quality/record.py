@@ -29,6 +29,7 @@ class Baseline(StrEnum):
     """Name of a baseline."""
 
     DENSE = "dense"
+    ROUNDED = "dense-rounded"
     UNIFORM = "uniform-2:4"
     UNIFORM_8_16 = "uniform-8:16"
     UNIFORM_12_16 = "uniform-12:16"
@@ -46,8 +47,8 @@ class BaselineRow(_Part):
     """A pruned model in the comparison.
 
     ratio: the reached one; seconds: duration of learning without evaluation, None if it is unknown; deployable: False if
-    no kernel runs such a model; bytes_per_weight: of a packed 16-bit weight, on average over the covered weights, None in
-    files of earlier releases.
+    no kernel runs such a model; bytes_per_weight: of a packed weight of its type, on average over the covered weights, None
+    in files of earlier releases.
     """
 
     name: str

@@ -1,4 +1,5 @@
-"""Solves surviving weights for the final masks, group by group of linears that share their inputs."""
+"""Solves surviving weights for the final masks, group by group of linears that share their inputs, and rounds those of
+quantised linears."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -11,10 +12,15 @@ from numpy.typing import NDArray
 
 from masklearn.checkpoint.store import WeightStore
 from masklearn.feed import Feed, Group, Replaced
+from masklearn.masks.linear_mask import LinearMask
 from masklearn.solvers import obs
 from masklearn.solvers.projection import Codes, Projection
+from masklearn.solvers.rounding import Rounded, check_range, round_group, round_nearest
+from masklearn.weights.grid import Grid
 
-__all__ = ["Solver", "solve", "solve_unstructured"]
+__all__ = ["Solved", "Solver", "round_weights", "round_without_inputs", "solve", "solve_unstructured"]
+
+_SCALES = "scales"
 
 CodeArrays = Mapping[str, NDArray[Any]]
 """Codes of all groups of a linear, `[N, K/group]`, by name of the family."""
@@ -70,25 +76,108 @@ class _Asked:
         }
 
 
+@dataclass(frozen=True, eq=False)
+class Solved:
+    """Result of a solve. codes: codes of all groups by linear; grids: grids of the quantised linears."""
+
+    codes: dict[str, CodeArrays]
+    grids: dict[str, Grid]
+
+
 def solve(
     feed: Feed,
     kinds: Mapping[str, NDArray[np.uint8]],
     store: WeightStore,
     solver: Solver,
     codes: Mapping[str, CodeArrays] | None = None,
-) -> dict[str, CodeArrays]:
-    """Solve the weights of all linears for given kinds of tiles. Returns the codes of all groups.
+) -> Solved:
+    """Solve the weights of all linears for given kinds of tiles, and round those of quantised linears.
 
     kinds: codes of the kinds `[grid]` by linear; store: receives the new weights; codes: codes of groups to use, None to let
-    the solver choose them. Raises PatchCompileError as `obs.with_damping` and the feed do.
+    the solver choose them. Raises PatchCompileError as `obs.with_damping`, `rounding.round_group` and the feed do.
     """
     asked = _Asked(feed, kinds, codes)
 
     def prune(group: Group) -> dict[str, Replaced]:
-        found = solver(group, asked.allowed(group), asked.given(group), feed.recipe.damping, feed.note)
-        return {name: (values, chosen.by_family()) for name, (values, chosen) in found.items()}
+        allowed = asked.allowed(group)
+        found = solver(group, allowed, asked.given(group), feed.recipe.damping, feed.note)
+        kept = {
+            name: (found[name][0], allowed[name].keep(found[name][1])) for name in found if name in feed.types
+        }
+        rounded = _rounded(feed, group, kept)
+        return {
+            name: (
+                rounded[name].values if name in rounded else values,
+                chosen.by_family() | _scales(rounded.get(name)),
+            )
+            for name, (values, chosen) in found.items()
+        }
 
-    return feed.replace(prune, store, f"{solver.__module__} {asked.digest()}")
+    arrays = feed.replace(prune, store, f"{solver.__module__} {asked.digest()}")
+    grids = _grids(feed, arrays)
+    return Solved({name: _without_scales(one) for name, one in arrays.items()}, grids)
+
+
+def round_weights(feed: Feed, masks: Mapping[str, LinearMask], store: WeightStore) -> dict[str, Grid]:
+    """Round the weights of quantised linears under their masks, on the inputs that reach them when those before are rounded.
+
+    store: receives the new weights. Returns the grids. Raises PatchCompileError as `solve` does.
+    """
+
+    def round_those(group: Group) -> dict[str, Replaced]:
+        kept, weights = {}, {}
+        for name, weight in group.weights.items():
+            keep = torch.from_numpy(masks[name].keep()).to(weight.device)
+            weights[name] = weight * keep
+            kept[name] = weights[name], keep
+        types = {name: one for name, one in kept.items() if name in feed.types}
+        rounded = _rounded(feed, Group(weights, group.moment, group.samples), types)
+        return {
+            name: (rounded[name].values if name in rounded else values, _scales(rounded.get(name)))
+            for name, values in weights.items()
+        }
+
+    total = hashlib.sha256()
+    for name, mask in masks.items():
+        total.update(name.encode() + mask.keep().tobytes())
+    return _grids(feed, feed.replace(round_those, store, f"rounding {total.hexdigest()}"))
+
+
+def round_without_inputs(feed: Feed, masks: Mapping[str, LinearMask], store: WeightStore) -> dict[str, Grid]:
+    """Round each kept weight of quantised linears to the nearest number of its grid, and put the weights in `store`.
+
+    Returns the grids.
+    """
+    grids: dict[str, Grid] = {}
+    if not feed.types:
+        return grids
+    for name, weight in feed.weights():
+        if name in feed.types:
+            keep = torch.from_numpy(masks[name].keep()).to(weight.device)
+            check_range(name, weight, feed.types[name])
+            rounded = round_nearest(weight, keep, feed.types[name])
+            feed.put(store, name, rounded.values)
+            grids[name] = rounded.grid
+    return grids
+
+
+def _rounded(
+    feed: Feed, group: Group, kept: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+) -> dict[str, Rounded]:
+    types = {name: feed.types[name] for name in kept}
+    return round_group(group, kept, types, feed.recipe.damping, feed.note)
+
+
+def _scales(rounded: Rounded | None) -> dict[str, NDArray[Any]]:
+    return {} if rounded is None else {_SCALES: rounded.grid.scales}
+
+
+def _without_scales(arrays: CodeArrays) -> dict[str, NDArray[Any]]:
+    return {key: one for key, one in arrays.items() if key != _SCALES}
+
+
+def _grids(feed: Feed, arrays: Mapping[str, CodeArrays]) -> dict[str, Grid]:
+    return {name: Grid(kind, arrays[name][_SCALES]) for name, kind in feed.types.items()}
 
 
 def solve_unstructured(feed: Feed, ratio: float, store: WeightStore) -> None:

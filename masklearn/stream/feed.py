@@ -137,6 +137,10 @@ class CheckpointFeed(Feed):
             block.advance()
         return checkpoints.results
 
+    def put(self, store: WeightStore, name: str, weight: torch.Tensor) -> None:
+        """Store the weight in the checkpoint's layout and type."""
+        write_linear(store, self.task.checkpoint, name, weight)
+
     def _replace_block(
         self,
         solve: Solve,
@@ -154,7 +158,7 @@ class CheckpointFeed(Feed):
                 energy = output_energy(weight, group.moment)
                 errors.append(output_energy(weight - pruned, group.moment) / (energy or 1.0))
                 weight.copy_(pruned)
-                write_linear(store, self.task.checkpoint, name, pruned)
+                self.put(store, name, pruned)
         return float(np.mean(errors)) if errors else 0.0
 
     def _covered(self, block: Block) -> dict[str, torch.nn.Linear]:

@@ -24,6 +24,7 @@ def build(
     method: str = "oneshot",
     tile: tuple[int, int] | str = (128, 128),
     kinds: str = "2:4",
+    weights: str | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     calib: str | None = None,
@@ -89,8 +90,9 @@ def build(
     continued by `generated_tokens`.
 
     Learning of the masks. method, criterion: names. tile: (rows, columns) or "128x*". kinds: kinds of tiles beside dense,
-    "2:4", "auto" or names such as "8:16,12:16"; a build compiles "2:4" alone. include, exclude: patterns of
-    linears. calib: calibration text of `windows` windows of `length` tokens, or an .npz of inputs for an ONNX file.
+    "2:4", "auto" or names such as "8:16,12:16"; a build compiles "2:4" alone. weights: type of the linears' weights, such as
+    "int8" or "mlp.*=int4,*=int8", None for that of the graph. include, exclude: patterns of linears. calib: calibration
+    text of `windows` windows of `length` tokens, or an .npz of inputs for an ONNX file.
     repair: how the surviving weights are trained afterwards, for `repair_steps` or `repair_minutes`. device: the device
     that runs the model. None stands for the default of the method.
 

@@ -22,6 +22,7 @@ def learn(
     method: str = "oneshot",
     tile: tuple[int, int] | str = (128, 128),
     kinds: str = "2:4",
+    weights: str | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     calib: str | None = None,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from masklearn.masks.budget import Budget
+from masklearn.masks.weight_types import quantised_types
 from masklearn.threads import settle_threads
 from patch_compile.build.choose import Chooser, chooser_of
 from patch_compile.build.unchanged import FilesAsFound, files_of
@@ -105,12 +106,16 @@ def _masks_of_another(source: Source) -> Iterator[str]:
 
 
 def _check_patterns(source: Source, stages: Collection[Stage]) -> None:
-    """Raise an error if a pattern of --ratio or --lowering matches no linear or decides for none."""
+    """Raise an error if a pattern of --ratio, --weights or --lowering matches no linear or decides for none, or if a weight
+    type fits neither its linear nor the graph."""
     r, names = source.recipe, list(source.coverage.linears)
+    if Stage.MASKS in stages:
+        quantised_types(r.weights, source.coverage.linears)
     if Stage.MASKS in stages and r.mask is None and r.ratio is not None:
         Budget.of(r.ratio, r.per_layer).by_linear(names)
     if Stage.ONNX in stages:
         asked_lowerings(r.lowering, names)
+        r.check_weights()
 
 
 def _choose_out(source: Source, progress: Progress) -> Path:

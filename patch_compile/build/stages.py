@@ -111,7 +111,8 @@ class _Run:
     def write_masks(self, root: Path) -> None:
         """Write masks and pruned model. Masks that belong to new weights record the sha256 of the pruned model."""
         source = self.job.source
-        pruning = source.take_given() if self.job.recipe.mask is not None else self._learned()
+        given = self.job.recipe.mask is not None
+        pruning = source.take_given(self.workspace.scratch, self.progress) if given else self._learned()
         with self.progress.stage(source.pruned_words) as update:
             pruning.write(self.pruned, update)
         if pruning.masks.record.weights is not None or pruning.has_new_weights:
@@ -210,7 +211,7 @@ def keys_of(job: Job, dump: PassDump | None = None) -> dict[Stage, str]:
 
 def _masks_key(job: Job) -> str:
     source, r = job.source, job.recipe
-    given = sha256_of(r.mask) if r.mask else None
+    given = [sha256_of(r.mask), *([r.weights] if r.weights else [])] if r.mask else None
     learned = r.model_dump(mode="json", include=set(LearnRecipe.model_fields) - {"calib", "threads"})
     files = [source.calibration_hash, sha256_of(Path(r.prior)) if Path(r.prior).is_file() else None]
     # Predicted costs choose the tiles for a speed, and the linears that gain.

@@ -18,8 +18,9 @@ _OWN = {
         "prune everywhere",
     ),
     "baselines": Option(
-        "Compare with simpler ways to prune: all, or a comma-separated list of dense, uniform-2:4, "
-        "uniform-8:16, uniform-12:16, ffn-only, magnitude-tiles, random-tiles, unstructured.",
+        "Compare with simpler ways to prune: all, or a comma-separated list of dense, dense-rounded (nothing "
+        "pruned: what --weights alone costs), uniform-2:4, uniform-8:16, uniform-12:16, ffn-only, magnitude-tiles, "
+        "random-tiles, unstructured.",
         "NAMES",
     ),
 }

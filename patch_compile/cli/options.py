@@ -37,6 +37,9 @@ _SETTINGS = {
     "kinds": Option("Kinds of tiles beside dense: 2:4, auto (whichever loses least), a list such as 8:16,12:16, or "
                     "PATTERN=LIST,…. n:16 keeps n of 16 weights of a row, n = 4, 6, … 14: more quality at the bytes "
                     "of 2:4, and as fast where bytes are the limit, as in decode; prompts gain by 2:4 alone.", "KINDS"),
+    "weights": Option("Type of the linears' weights: float16, bfloat16, int8 or int4, or PATTERN=TYPE,…. int8 has a scale "
+                      "for each row, int4 one for each row and 64 columns. Activations keep 16 bits.", "TYPE",
+                      "the type of the graph"),
     "include": Option("Cover only matching linears. A PATTERN, here and in other options, is a name or its end from a dot "
                       "on (v_proj), a glob of such (mlp.*), or re: and a regular expression for the whole name.", "PATTERN"),
     "exclude": Option("Leave matching linears dense.", "PATTERN"),

@@ -27,7 +27,7 @@ _OWN = {
     "sensitivity": Option("Also measure the loss with each linear pruned alone and with each restored alone; takes "
                           "minutes."),
     "sensitivity_tokens": Option("Tokens on which the sensitivity is measured.", "N"),
-    "baselines": Option("Also measure simpler ways to prune: all, or a comma-separated list of uniform-2:4, "
+    "baselines": Option("Also measure simpler ways to prune: all, or a comma-separated list of dense-rounded, uniform-2:4, "
                         "uniform-8:16, uniform-12:16, ffn-only, magnitude-tiles, random-tiles, unstructured. The user's "
                         "cache keeps the results.", "NAMES",
                         "those in the cache"),

@@ -190,8 +190,11 @@ class Source(ABC):
         """Learn masks and, with some methods, new weights. choose: see `masklearn.learn.learn`."""
 
     @abstractmethod
-    def take_given(self) -> Pruning:
-        """Returns the given masks with the weights that belong to them."""
+    def take_given(self, scratch: Path, progress: Progress) -> Pruning:
+        """Returns the given masks with the weights that belong to them, rounded if the recipe asks for it.
+
+        Raises PatchCompileError as `types_to_round` does.
+        """
 
     @abstractmethod
     def weight(self, name: str) -> NDArray[np.float32]:

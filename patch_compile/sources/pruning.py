@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from masklearn.masks.maskset import MaskSet
+from masklearn.masks.weight_types import quantised_types
+from masklearn.weights.table import WeightType
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.layout import MASKS
 from patch_compile.progress import Update
 
-__all__ = ["GivenMasks", "Pruning", "given_masks"]
+__all__ = ["GivenMasks", "Pruning", "given_masks", "types_to_round"]
 
 
 class Pruning(ABC):
@@ -71,3 +73,23 @@ def given_masks(
             "Use the two as they were written.",
         )
     return GivenMasks(masks, weights)
+
+
+def types_to_round(masks: MaskSet, weights: str | None, file: Path | None) -> dict[str, WeightType]:
+    """Returns the types of the linears to round for given masks. It is empty if the masks' own weights are rounded already.
+
+    weights: the asked types, None for the masks' own; file: of the masks. Raises PatchCompileError if the masks' own weights
+    have other types.
+    """
+    asked = quantised_types(weights, masks.shapes())
+    has = {name: grid.type for name, grid in masks.grids.items()}
+    if weights is None or asked == has:
+        return {}
+    for name in masks if has else ():
+        if asked.get(name) != has.get(name):
+            raise PatchCompileError(
+                f"{file} has {has.get(name, '16-bit')} weights for {name}, not {asked.get(name, '16-bit')} ones",
+                "Weights that were rounded once are not rounded again: they would lose twice.",
+                "Leave --weights out, or learn masks with it.",
+            )
+    return asked

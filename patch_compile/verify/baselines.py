@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.baselines import baseline_settings, beside_baselines, run_baselines
+from masklearn.baselines import baseline_settings, beside_baselines, run_baselines, which_apply
 from masklearn.quality.record import Baseline, BaselineRow, BesideBaselines
 from masklearn.recipe import LearnRecipe
 from masklearn.text import open_text
@@ -42,17 +42,19 @@ def with_baselines(
     result: row of the result; dense: perplexity of the dense model on `windows` `[count, length]`.
     """
     cache = baselines_cache()
-    keys = {name: _key(name, source, recipe, windows) for name in Baseline if name is not Baseline.DENSE}
-    rows = {name: row for name, key in keys.items() if (row := _read(cache / f"{key}.json")) is not None}
+    learned: list[Baseline] = [name for name in which_apply(Baseline, recipe) if name is not Baseline.DENSE]
+    keys = {name: _key(name, source, recipe, windows) for name in learned}
+    read = {name: _read(cache / f"{key}.json") for name, key in keys.items()}
+    rows = {name: row for name, row in read.items() if row is not None}
     missing = [name for name in asked if name in keys and name not in rows]
     if missing:
         with progress.stage("baselines") as update:
             made = run_baselines(
                 source.model, recipe, missing, windows, scratch / "baselines", update, progress.note
             )
-        for name, row in zip(missing, made, strict=True):
-            rows[name] = row
-            write_json(cache / f"{keys[name]}.json", row.model_dump(), shared=True)
+        for row in made:  # a baseline that does not fit the model has none
+            rows[Baseline(row.name)] = row
+            write_json(cache / f"{keys[Baseline(row.name)]}.json", row.model_dump(), shared=True)
     plain = BaselineRow(name=Baseline.DENSE, ratio=0.0, perplexity=dense, seconds=0.0, deployable=True)
     others = [plain, *(rows[name] for name in keys if name in rows)]
     return beside_baselines(result, others, windows)

@@ -73,6 +73,7 @@ BAD = {
     "top_p": [*NUMBER, "0", "1.1"],
     "repetition_penalty": [*NUMBER, "0", "inf"],
     "kinds": ["prayer", "3:4", "2:4,2:4", "auto,2:4", "=2:4", ""],
+    "weights": ["prayer", "int3", "int8,int4", "=int8", "mlp.*=", ""],
     "bytes_per_weight": [*NUMBER, "0", "3", "inf"],
     "only": ["prayer", "built,prayer", ""],
     "lengths": SIZES,

@@ -2,7 +2,8 @@
 
 Training minimises the loss of the dense weights under a mask, but the result has weights that are solved for the mask.
 The masks are therefore compared with their solved weights, before repair, by the KL from the dense model on windows that
-are held out of training. Each contender costs one solve, and the kept one needs it anyway.
+are held out of training. Each contender costs one solve, and the kept one needs it anyway. The weights of quantised linears
+are rounded after the comparison.
 """
 
 import json
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from masklearn.checkpoint.store import WeightStore
 from masklearn.masks.kinds.table import TWO_FOUR
+from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.record import TrainRecord
 from masklearn.masks.tiles import tile_weights
 from masklearn.methods.gradient.prior import Prior, prior_path
@@ -25,13 +27,14 @@ from masklearn.processes import made_once
 from masklearn.quality.divergence import divergences
 from masklearn.shard import Shard, write_shard
 from masklearn.solvers import alps
-from masklearn.solvers.solve import solve
+from masklearn.solvers.solve import round_weights, solve
 from masklearn.stream.feed import CheckpointFeed, solving_folder
 from masklearn.task import Task
 from masklearn.text.calibrate import TokenPool
 from masklearn.traits import METHODS
+from masklearn.weights.grid import Grid
 
-__all__ = ["Masks", "held_out", "report_path", "solve_best"]
+__all__ = ["Best", "Masks", "held_out", "report_path", "solve_best"]
 
 Tiles = Mapping[str, NDArray[np.bool_]]
 Patterns = Mapping[str, NDArray[np.uint8]]
@@ -77,13 +80,24 @@ def report_path(task: Task) -> Path:
     return task.scratch / "train" / "report.json"
 
 
+@dataclass(frozen=True, eq=False)
+class Best:
+    """The kept masks: tile maps, patterns `[N, K/4]` of all groups, the record of training and comparison, and the grids of
+    the quantised linears."""
+
+    tiles: Tiles
+    patterns: Patterns
+    record: TrainRecord
+    grids: Mapping[str, Grid]
+
+
 def solve_best(
     task: Task, settings: MaskSettings, tiles: Tiles, patterns: Patterns, store: WeightStore
-) -> tuple[dict[str, NDArray[np.bool_]], dict[str, NDArray[np.uint8]], TrainRecord]:
-    """Solve weights for the learned masks and for the prior's, and keep the better ones.
+) -> Best:
+    """Solve weights for the learned masks and for the prior's, keep the better ones, and round those of quantised linears.
 
-    tiles, patterns: the learned masks; store: receives the new weights. Returns tile maps, patterns of all groups, and the
-    record of training and comparison. One of several processes does the work, in a folder that all of them share.
+    tiles, patterns: the learned masks; store: receives the new weights. One of several processes does the work, in a folder
+    that all of them share.
     """
     path = made_once(
         task.scratch / "train" / "best.safetensors",
@@ -93,13 +107,16 @@ def solve_best(
     names = list(task.coverage.linears)
     best_tiles = {name: shard.read(f"{name}.tiles").astype(np.bool_) for name in names}
     best_patterns = {name: shard.read(f"{name}.pattern") for name in names}
-    return best_tiles, best_patterns, TrainRecord.model_validate_json(shard.metadata["record"])
+    types = CheckpointFeed(task).types
+    grids = {name: Grid(kind, shard.read(f"{name}.scales")) for name, kind in types.items()}
+    return Best(best_tiles, best_patterns, TrainRecord.model_validate_json(shard.metadata["record"]), grids)
 
 
 def _write_best(
     task: Task, settings: MaskSettings, tiles: Tiles, patterns: Patterns, store: WeightStore
 ) -> None:
-    contenders, feed = _contenders(task, settings, tiles, patterns), CheckpointFeed(task)
+    unrounded = task.with_recipe(task.recipe.model_copy(update={"weights": None}))
+    contenders, feed = _contenders(task, settings, tiles, patterns), CheckpointFeed(unrounded)
     below = task.checkpoint.new
     stores = [WeightStore(task.scratch / "train" / f"solved-{i}", below) for i in range(len(contenders))]
     solved = []
@@ -109,7 +126,7 @@ def _write_best(
         given = None
         if masks.patterns is not None:
             given = {name: {_FAMILY: codes} for name, codes in masks.patterns.items()}
-        codes_of = solve(feed, kinds, own, alps.solve_group, given)
+        codes_of = solve(feed, kinds, own, alps.solve_group, given).codes
         solved.append({name: codes[_FAMILY] for name, codes in codes_of.items()})
     _, windows = held_out(task.text)
     pruned = [task.checkpoint.with_weights(own) for own in stores]
@@ -117,13 +134,30 @@ def _write_best(
     best = int(np.argmin(found))
     kl = {masks.name: value for masks, value in zip(contenders, found, strict=True)}
     task.note(_line(kl, contenders[best].name, len(windows)))
-    for file in stores[best].folder.iterdir():
+    grids = _round(task, contenders[best].tiles, solved[best], stores[best], store)
+    for file in (
+        () if grids else stores[best].folder.iterdir()
+    ):  # with grids, the store has the rounded weights of all
         file.replace(store.folder / file.name)
     for own in stores:
         shutil.rmtree(own.folder)
         shutil.rmtree(solving_folder(own))
     record = json.loads(report_path(task).read_text()) | {"kept": contenders[best].name, "kl": kl}
-    _write(task.scratch / "train" / "best.safetensors", contenders[best].tiles, solved[best], record)
+    _write(task.scratch / "train" / "best.safetensors", contenders[best].tiles, solved[best], record, grids)
+
+
+def _round(
+    task: Task, tiles: Tiles, patterns: Patterns, solved: WeightStore, store: WeightStore
+) -> dict[str, Grid]:
+    """Round the solved weights of quantised linears, on the inputs that reach them. Returns the grids.
+
+    store: receives the rounded weights of all linears; nothing if no linear is quantised.
+    """
+    feed = CheckpointFeed(task.of(task.checkpoint.with_weights(solved)))
+    if not feed.types:
+        return {}
+    masks = {name: LinearMask.from_candidate(task.recipe.tile, tiles[name], patterns[name]) for name in tiles}
+    return round_weights(feed, masks, store)
 
 
 def _contenders(task: Task, settings: MaskSettings, tiles: Tiles, patterns: Patterns) -> list[Masks]:
@@ -162,14 +196,19 @@ def _line(kl: Mapping[str, float], kept: str, windows: int) -> str:
     )
 
 
-def _write(path: Path, tiles: Tiles, patterns: Patterns, record: Mapping[str, Any]) -> None:
+def _write(
+    path: Path, tiles: Tiles, patterns: Patterns, record: Mapping[str, Any], grids: Mapping[str, Grid]
+) -> None:
     specs: dict[str, tuple[str, tuple[int, ...]]] = {}
     for name, grid in tiles.items():
         specs[f"{name}.tiles"] = ("U8", grid.shape)
         specs[f"{name}.pattern"] = ("U8", patterns[name].shape)
+    specs |= {f"{name}.scales": ("F32", grid.scales.shape) for name, grid in grids.items()}
 
-    def tensor(key: str) -> NDArray[np.uint8]:
+    def tensor(key: str) -> NDArray[Any]:
         name, kind = key.rsplit(".", 1)
+        if kind == "scales":
+            return grids[name].scales
         return tiles[name].astype(np.uint8) if kind == "tiles" else patterns[name]
 
     write_shard(path, specs, tensor, {"record": json.dumps(record)})

@@ -45,7 +45,8 @@ class GradientMethod(Method):
         codes: dict[str, Codes],
         store: WeightStore,
     ) -> Settled:
-        """Solve weights for the learned masks and for the prior's, and keep the better ones."""
+        """Solve weights for the learned masks and for the prior's, keep the better ones, and round those of quantised
+        linears."""
         import numpy as np
 
         from masklearn.masks.kinds.table import TWO_FOUR
@@ -54,9 +55,10 @@ class GradientMethod(Method):
         family = TWO_FOUR.name
         tiles = {name: grid == TWO_FOUR.code for name, grid in kinds.items()}
         patterns = {name: own[family] for name, own in codes.items()}
-        best_tiles, best_patterns, record = solve_best(_task_of(feed), self.settings, tiles, patterns, store)
-        best_kinds = {name: grid.astype(np.uint8) for name, grid in best_tiles.items()}
-        return Settled(best_kinds, {name: {family: one} for name, one in best_patterns.items()}, record)
+        best = solve_best(_task_of(feed), self.settings, tiles, patterns, store)
+        best_kinds = {name: grid.astype(np.uint8) for name, grid in best.tiles.items()}
+        best_codes: dict[str, Codes] = {name: {family: one} for name, one in best.patterns.items()}
+        return Settled(best_kinds, best_codes, best.record, best.grids)
 
     def score_unit(self, settings: LearnSettings, lacks: Collection[Need]) -> str:
         """Returns the unit of a tile's score, which is the prior's if no tiles are learned."""

@@ -12,6 +12,7 @@ __all__ = ["baseline_rows"]
 
 _ABOUT: dict[str, str] = {
     Baseline.DENSE: "the model as it is",
+    Baseline.ROUNDED: "nothing pruned: what rounding alone costs",
     Baseline.UNIFORM: "every tile 2:4, SparseGPT's weights",
     Baseline.UNIFORM_8_16: "every tile 8:16, SparseGPT's weights",
     Baseline.UNIFORM_12_16: "every tile 12:16, SparseGPT's weights",

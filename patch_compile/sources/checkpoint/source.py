@@ -28,7 +28,7 @@ from patch_compile.recipe import Recipe
 from patch_compile.sources.base import Bars, Source
 from patch_compile.sources.checkpoint.pruning import CheckpointPruning, learn_checkpoint
 from patch_compile.sources.kinds import Ability, Sequences, Stage
-from patch_compile.sources.pruning import Pruning
+from patch_compile.sources.pruning import Pruning, types_to_round
 
 if TYPE_CHECKING:
     from masklearn.masks.select import Choose
@@ -188,8 +188,16 @@ class CheckpointSource(Source):
         return learn_checkpoint(self._recipe, scratch, progress, choose, loss=self.kind is Kind.DECODER)
 
     @override
-    def take_given(self) -> Pruning:
-        return CheckpointPruning(self.given.masks, Checkpoint.open(self.given.weights))
+    def take_given(self, scratch: Path, progress: Progress) -> Pruning:
+        from masklearn.learn import round_given
+
+        masks, checkpoint = self.given.masks, Checkpoint.open(self.given.weights)
+        if types_to_round(masks, self._recipe.weights, self._recipe.mask):
+            with progress.stage("rounding") as update:
+                checkpoint = round_given(
+                    checkpoint, self.coverage, masks, self._recipe.learning(), scratch, update
+                )
+        return CheckpointPruning(masks, checkpoint)
 
     @override
     def weight(self, name: str) -> NDArray[np.float32]:

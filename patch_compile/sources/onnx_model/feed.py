@@ -97,10 +97,13 @@ class OnnxFeed(Feed):
             weight = self._weight(name)
             found, kept[name] = solve(self._group(name, weight))[name]
             if not bool((found == weight).all()):
-                code = _CODES[self._dtype.name]
-                store.put(name, found, TensorEntry(code, tuple(found.shape), 0, 0))
+                self.put(store, name, found)
             self._progress("solving", done, len(self.shapes))
         return kept
+
+    def put(self, store: WeightStore, name: str, weight: torch.Tensor) -> None:
+        """Store the weight in the type that weights are packed in."""
+        store.put(name, weight, TensorEntry(_CODES[self._dtype.name], tuple(weight.shape), 0, 0))
 
     def _group(self, name: str, weight: torch.Tensor) -> Group:
         return Group({name: weight}, self._moment(name), 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +12,14 @@ from typing_extensions import override
 
 from masklearn.checkpoint.prune import masked_weight
 from masklearn.checkpoint.store import WeightStore
-from masklearn.learn import by_ratio, find_masks
-from masklearn.masks.budget import Budget
+from masklearn.learn import FoundMasks, by_ratio, find_masks
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import MaskRecord
 from masklearn.masks.select import Choose
 from masklearn.masks.tiles import tile_weights
 from masklearn.methods import method_of
+from masklearn.recipe import LearnRecipe
 from masklearn.threads import threads_of_torch
 from masklearn.traits import Need
 from patch_compile.onnx_io.runnable import runnable_onnx
@@ -35,7 +35,7 @@ from patch_compile.sources.pruning import Pruning
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["OnnxPruning", "learn_pruning", "write_pruned"]
+__all__ = ["OnnxPruning", "learn_pruning", "round_pruning", "write_pruned"]
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,12 @@ def write_pruned(
 ) -> None:
     """Write `path` (+ .data) with one weight in memory at a time. The model's weights are replaced by lazy tensors.
 
-    Weights of linears with pruned tiles are rounded to `dtype`, the type that they are packed in, and stored in their
-    original type. Other weights stay unchanged, bit for bit. store: new values `[N, K]` by linear, before masking.
+    Weights of linears with pruned tiles or new values are rounded to `dtype`, the type that they are packed in, and stored
+    in their original type. Other weights stay unchanged, bit for bit. store: new values `[N, K]` by linear, before masking.
     """
     import onnx_ir as ir
 
-    sparse = [name for name in linears if masks[name].kinds.any()]
+    sparse = [name for name in linears if masks[name].kinds.any() or (store and name in store)]
     for done, name in enumerate(sparse, start=1):
         linear, tensor = linears[name], linears[name].weight.const_value
         assert tensor is not None
@@ -109,6 +109,17 @@ def learn_pruning(
         return _learned(facts, scratch, progress, choose)
 
 
+def round_pruning(given: OnnxPruning, recipe: LearnRecipe, scratch: Path, progress: Progress) -> OnnxPruning:
+    """Round the weights of given masks to the nearest numbers of the recipe's types. The grids are added to the masks."""
+    from masklearn.solvers.solve import round_without_inputs
+
+    store = WeightStore(scratch / "rounded")
+    with progress.stage("rounding") as update:
+        feed = OnnxFeed(given.linears, None, recipe, given.dtype, update, progress.note)
+        given.masks.grids.update(round_without_inputs(feed, given.masks, store))
+    return replace(given, store=store)
+
+
 def _learned(facts: OnnxFacts, scratch: Path, progress: Progress, choose: Choose | None) -> OnnxPruning:
     model, linears = facts.read(facts.recipe.model)
     store, recipe, moments = WeightStore(scratch / "solved"), facts.recipe.learning(), None
@@ -118,7 +129,7 @@ def _learned(facts: OnnxFacts, scratch: Path, progress: Progress, choose: Choose
         feed = OnnxFeed(linears, moments, recipe, facts.dtype, update, progress.note)
         found = find_masks(feed, store, choose or by_ratio(recipe, feed.shapes, progress.note))
     shutil.rmtree(scratch / "moments", ignore_errors=True)
-    return OnnxPruning(_mask_set(facts, found.masks, found.budget), model, linears, facts.dtype, store)
+    return OnnxPruning(_mask_set(facts, found), model, linears, facts.dtype, store)
 
 
 def _moments(
@@ -131,8 +142,8 @@ def _moments(
         return gather_moments(runnable, linears, facts.feeds, folder, update, facts.recipe.threads)
 
 
-def _mask_set(facts: OnnxFacts, masks: dict[str, LinearMask], budget: Budget) -> MaskSet:
-    r, coverage = facts.recipe.learning(), facts.coverage
+def _mask_set(facts: OnnxFacts, found: FoundMasks) -> MaskSet:
+    r, coverage, budget = facts.recipe.learning(), facts.coverage, found.budget
     areas = {name: tile_weights(shape, r.tile) for name, shape in coverage.linears.items()}
     record = MaskRecord(skipped=dict(coverage.skipped), budget=budget.record())
     if Need.INPUTS in r.traits.needs:
@@ -140,11 +151,12 @@ def _mask_set(facts: OnnxFacts, masks: dict[str, LinearMask], budget: Budget) ->
     if criterion := method_of(r.method).criterion(r, LACKS):
         record.criterion = str(criterion)
     return MaskSet(
-        masks,
+        found.masks,
         method=r.method,
         seed=r.seed,
         base_model=facts.recipe.model.name,
         base_sha256=facts.fingerprint,
         ratio_asked=budget.ratio(areas),
         record=record,
+        grids=found.grids,
     )

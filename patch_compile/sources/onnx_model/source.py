@@ -31,7 +31,7 @@ from patch_compile.sources.kinds import Ability, Stage
 from patch_compile.sources.onnx_model.facts import OnnxFacts, examine, fingerprint_of
 from patch_compile.sources.onnx_model.linears import OnnxLinear
 from patch_compile.sources.onnx_model.read import read_onnx
-from patch_compile.sources.pruning import Pruning
+from patch_compile.sources.pruning import Pruning, types_to_round
 from patch_compile.sources.rounding import Rounding
 
 if TYPE_CHECKING:
@@ -186,10 +186,13 @@ class OnnxSource(OutputSource):
         return [name for name, plan in plans.items() if plan.lowering != "dense"]
 
     @override
-    def take_given(self) -> Pruning:
-        from patch_compile.sources.onnx_model.pruning import OnnxPruning
+    def take_given(self, scratch: Path, progress: Progress) -> Pruning:
+        from patch_compile.sources.onnx_model.pruning import OnnxPruning, round_pruning
 
-        return OnnxPruning(self.given.masks, *self._facts.read(self.given.weights), self._facts.dtype)
+        given = OnnxPruning(self.given.masks, *self._facts.read(self.given.weights), self._facts.dtype)
+        if types_to_round(given.masks, self.recipe.weights, self.recipe.mask):
+            return round_pruning(given, self.recipe.learning(), scratch, progress)
+        return given
 
     @override
     def weight(self, name: str) -> NDArray[np.float32]:

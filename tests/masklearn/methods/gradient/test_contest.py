@@ -71,7 +71,8 @@ def solved(task: Task, tiles: Any, patterns: Any, scratch: Path) -> dict[str, np
 
 
 def best(task: Task, masks: Masks, store: WeightStore) -> tuple[Any, Any, TrainRecord]:
-    return solve_best(task, SETTINGS[task.recipe.method], *masks, store)
+    found = solve_best(task, SETTINGS[task.recipe.method], *masks, store)
+    return found.tiles, found.patterns, found.record
 
 
 @pytest.mark.parametrize("prior, patterns", [("wanda", True), ("sparsegpt", False)])
