@@ -22,7 +22,7 @@ from masklearn.masks.kinds.table import FAMILIES
 from masklearn.masks.linear_mask import LinearMask, kept_per_group
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import BudgetRecord, ImportRecord, MaskRecord, RepairRecord, TextRecord
-from masklearn.shard import write_shard
+from masklearn.shard import dtype_code, write_shard
 from patch_compile.out.layout import BENCH, MANIFEST, RECIPE, REPORT, STATE, VERIFY
 from patch_compile.out.manifest import Manifest, Ratio
 from patch_compile.out.plan import Plan
@@ -36,6 +36,7 @@ from patch_compile.recipe import Recipe
 from tests.conftest import write_model
 from tests.engine.test_plan_program import TEXT as PROGRAM
 from tests.fuzz.dense import CONFIG, COVERED, write_dense
+from tests.fuzz.quantised import CONFIGS, TENSORS
 from tests.fuzz.reader import CORPUS
 from tests.fuzz.readers.shown import sound_build
 from tests.masklearn.importers.sources import (
@@ -89,7 +90,17 @@ def main() -> None:
     """Write every reader's inputs."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for part in (_tensors, _published, _models, _requests, _texts, _onnx_files, _out, _engines):
+        for part in (
+            _tensors,
+            _quantised,
+            _published,
+            _models,
+            _requests,
+            _texts,
+            _onnx_files,
+            _out,
+            _engines,
+        ):
             part(folder)
     for setting, texts in _SETTINGS.items():
         for i, text in enumerate(texts):
@@ -161,6 +172,17 @@ def _kinds(folder: Path) -> None:
     made = MaskSet(masks, method="oneshot", seed=0, base_model="m", base_sha256="ab" * 32, ratio_asked=0.4)
     made.save(folder / "m")
     _put("masks", "kinds.safetensors", _written(folder / "m"))
+
+
+def _quantised(folder: Path) -> None:
+    for name, about in CONFIGS.items():
+        tensors = TENSORS[name]
+        specs = {tensor: (dtype_code(array.dtype), array.shape) for tensor, array in tensors.items()}
+        write_shard(folder / "t", specs, tensors.__getitem__, {"format": "pt"})
+        _put("quantised", f"{name}.safetensors", _written(folder / "t"))
+        _put_json("quantisation", f"{name}.json", {"quantization_config": about})
+    refused = CONFIGS["ct-int4"] | {"kv_cache_scheme": {"num_bits": 8}}
+    _put_json("quantisation", "refused-cache.json", {"quantization_config": refused})
 
 
 def _published(folder: Path) -> None:

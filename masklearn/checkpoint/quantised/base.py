@@ -72,7 +72,9 @@ class PackedWeight:
 
     def values(self) -> NDArray[Any]:
         """Read the weight, in its dtype. Raises PatchCompileError as `grid` does, and if an integer is not valid."""
-        return self.grid().values(self.integers(), numpy_dtype(self.dtype))
+        grid = self.grid()
+        with np.errstate(over="ignore"):  # whoever learns on infinity is told so by `Checkpoint.read_finite`
+            return grid.values(self.integers(), numpy_dtype(self.dtype))
 
 
 class FormatSettings(BaseModel):

@@ -80,7 +80,7 @@ def _weight(stored: StoredTensors, module: str, settings: _Settings, dtype: str)
     scales = stored.need(name, SCALES, (None, n))
     groups = scales.shape[0]
     size = k if settings.group_size == -1 else settings.group_size
-    if groups != -(-k // size):
+    if not k or groups != -(-k // size):
         raise damaged(stored.folder, name, f"It has {groups} groups for {k} columns in groups of {size}.")
     check_groups(stored.folder, name, (n, k), bits, groups)
     stored.need(f"{module}.qzeros", ("I32",), (groups, -(-n * bits // 32)))
