@@ -30,7 +30,7 @@ from masklearn.shard import Shard, write_shard
 from masklearn.weights.grid import Grid
 from masklearn.weights.table import FLOAT16, QUANTISED
 
-__all__ = ["FORMAT_VERSION", "MaskSet"]
+__all__ = ["FORMAT_VERSION", "MaskSet", "grids_of"]
 
 FORMAT_VERSION = WITH_SCALES
 _VERSIONS = (KINDS_OF_24, KINDS_OF_ALL, WITH_SCALES)
@@ -242,6 +242,11 @@ class MaskSet(Mapping[str, LinearMask]):
             return stored.read(self._shard, name)
         except ValueError as error:
             raise _damaged(self._shard.path, f"{name}: {error}") from error
+
+
+def grids_of(masks: Mapping[str, LinearMask]) -> Mapping[str, Grid]:
+    """Returns the grids of quantised linears; none for masks without a record of them."""
+    return masks.grids if isinstance(masks, MaskSet) else {}
 
 
 def _finite(text: str) -> float:

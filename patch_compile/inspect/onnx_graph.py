@@ -13,12 +13,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import KINDS
+from masklearn.weights.table import INT8, QUANTISED, WeightType
 from patch_compile.inspect.inspection import Inspection
 from patch_compile.onnx_io.proto import load_proto, model_of, refusing_invalid
-from patch_compile.packing.format import PackedLinear, SlabsOfSixteen, unpack
+from patch_compile.packing.format import KERNEL_ROWS, PackedLinear, SlabsOfSixteen, unpack
 from patch_compile.packing.function import DOMAIN, NAME, tensor_names
 from patch_compile.packing.index import index_from_attribute
-from patch_compile.packing.slab_kinds import ALWAYS, SLAB_K, kinds_from_attribute
+from patch_compile.packing.quantised import unpack_quantised
+from patch_compile.packing.slab_kinds import ALWAYS, SLAB_K, kinds_from_attribute, slab_words
 from patch_compile.packing.version import version_fault
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["index_faults", "inspect_onnx"]
 
 _SIXTEEN_BITS = ("float16", "bfloat16")
-_BEFORE_SLABS = ("linear", "shape", "epilogue", "panel rows")
+_BEFORE_SLABS = ("linear", "shape", "epilogue", "weights", "panel rows")
 
 
 def inspect_onnx(path: Path) -> Inspection:
@@ -73,7 +75,7 @@ def _with_all_kinds(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         {name: row[name] for name in _BEFORE_SLABS}
         | {name: row.get(name, 0 if row["bytes"] is not None else None) for name in slabs}
-        | {name: row[name] for name in ("dtype", "bytes")}
+        | {"bytes": row["bytes"]}
         for row in rows
     ]
 
@@ -121,9 +123,15 @@ class _Attributes(BaseModel):
     in_features: int = Field(ge=1, lt=2**31)
     panel_rows: Literal[64, 128]
     kinds: Annotated[tuple[TileKind, ...], BeforeValidator(kinds_from_attribute)]
+    weights: Literal["float16", "bfloat16", "int8", "int4"] | None = None  # None in files of earlier releases
     activation: str = ""
     gated: Literal[0, 1] = 0
     residual: Literal[0, 1] = 0
+
+    @property
+    def integers(self) -> WeightType | None:
+        """The type of quantised weights, None for 16-bit weights."""
+        return QUANTISED.get(self.weights or "")
 
     @property
     def epilogue(self) -> str:
@@ -140,20 +148,29 @@ def _patch_linear(node: ir.Node, *, decode: bool) -> tuple[dict[str, Any], str]:
     except ValidationError as error:
         first = error.errors()[0]
         found, why = None, f"its attribute {first['loc'][0]}: {first['msg']}"
-    constants, missing = _constants(node, found.kinds) if found else ({}, "")
+    constants, missing = _constants(node, found) if found else ({}, "")
     tensors = [array for role, array in constants.items() if role != "index"]
     row = {
         "linear": node.name,
         "shape": [found.out_features, found.in_features] if found else None,
         "epilogue": found.epilogue if found else None,
+        "weights": _weights_of(found, constants),
         "panel rows": found.panel_rows if found else None,
         **{f"{kind} slabs": len(constants[role]) if constants else None for kind, role in _firsts(found)},
-        "dtype": str(constants["dense"].dtype) if constants else None,
         "bytes": sum(tensor.nbytes for tensor in tensors) if constants else None,
     }
     if missing or not found:
         return row, _why_other_version(node) or missing or why
-    return row, _why_broken(constants, found, decode=decode)
+    x = node.inputs[0].dtype if node.inputs[0] is not None else None
+    dtype = x.numpy() if x is not None and x.name.lower() in _SIXTEEN_BITS else None
+    return row, _why_broken(constants, found, dtype, decode=decode)
+
+
+def _weights_of(found: _Attributes | None, constants: dict[str, NDArray[Any]]) -> str | None:
+    """Returns the type of a node's weights; files of earlier releases tell it by their tensors alone."""
+    if found and found.weights:
+        return found.weights
+    return str(constants["dense"].dtype) if constants else None
 
 
 def _firsts(found: _Attributes | None) -> Iterator[tuple[TileKind, str]]:
@@ -168,12 +185,12 @@ def _why_other_version(node: ir.Node) -> str:
     return version_fault(version.value if version else None)
 
 
-def _constants(node: ir.Node, kinds: Sequence[TileKind]) -> tuple[dict[str, NDArray[Any]], str]:
+def _constants(node: ir.Node, about: _Attributes) -> tuple[dict[str, NDArray[Any]], str]:
     """Returns the packed tensors and the index by name, or what is missing."""
     if why := _why_other_version(node):
         return {}, why
     found = {}
-    roles = tensor_names(kinds)
+    roles = tensor_names(about.kinds, about.integers)
     for role, value in zip(roles, node.inputs[1 : 1 + len(roles)], strict=False):
         if value is None or value.const_value is None:
             return {}, f"{role} is not a constant"
@@ -184,49 +201,62 @@ def _constants(node: ir.Node, kinds: Sequence[TileKind]) -> tuple[dict[str, NDAr
     return {**found, "index": index_from_attribute(index.value if index else None)}, ""
 
 
-def _why_other_types(constants: dict[str, NDArray[Any]]) -> str:
-    """Returns the fault of a tensor that is no matrix (the index: no vector) of its type, empty if there is none."""
+def _why_other_types(constants: dict[str, NDArray[Any]], integers: WeightType | None) -> str:
+    """Returns the fault of a tensor that is no matrix (index and scales: no vector) of its type, empty if there is none."""
     for role, array in constants.items():
-        axes = 1 if role == "index" else 2
-        types = ("int32",) if role in ("index", "meta") or role.startswith("masks") else _SIXTEEN_BITS
+        axes = 1 if role in ("index", "scales") else 2
+        words = integers or role in ("index", "meta") or role.startswith("masks")
+        types = ("float32",) if role == "scales" else ("int32",) if words else _SIXTEEN_BITS
         if array.ndim != axes or array.dtype.name not in types:
             return f"{role} is {array.dtype} {list(array.shape)}, and not of {axes} axes and {' or '.join(types)}"
     return ""
 
 
-def _why_broken(constants: dict[str, NDArray[Any]], about: _Attributes, *, decode: bool) -> str:
-    """Returns the fault of packed tensors that a kernel would fail on, in words, empty if there is none."""
+def _why_broken(
+    constants: dict[str, NDArray[Any]], about: _Attributes, dtype: np.dtype[Any] | None, *, decode: bool
+) -> str:
+    """Returns the fault of packed tensors that a kernel would fail on, in words, empty if there is none.
+
+    dtype: type of X, None if the file does not tell it.
+    """
     rows, columns, panel_rows, gated = (
         about.out_features,
         about.in_features,
         about.panel_rows,
         bool(about.gated),
     )
-    if why := _why_other_types(constants) or _why_other_widths(constants, about):
-        return why
     panels = (1 + gated) * -(-rows // panel_rows)
+    if why := _why_other_types(constants, about.integers) or _why_other_widths(constants, about):
+        return why
+    if why := _why_other_integers(constants, about, panels * panel_rows):
+        return why
     names = tensor_names(about.kinds)[1 + 2 * (len(ALWAYS) - 1) :]
+    bits = np.uint16 if about.integers is None else np.int32
     packed = PackedLinear(
         (panels * panel_rows, -(-columns // SLAB_K) * SLAB_K),
         panel_rows,
-        constants["dense"].view(np.uint16),
-        constants["sparse"].view(np.uint16),
+        constants["dense"].view(bits),
+        constants["sparse"].view(bits),
         constants["meta"],
         constants["index"],
         tuple(
-            SlabsOfSixteen(kind, constants[values].view(np.uint16), constants[masks])
+            SlabsOfSixteen(kind, constants[values].view(bits), constants[masks])
             for kind, values, masks in zip(about.kinds[len(ALWAYS) :], names[::2], names[1::2], strict=True)
         ),
+        about.integers,
+        constants.get("scales"),
     )
     try:
         if not decode:
             packed.places()
             return ""
-        bits = unpack(packed)
+        values, why = _decoded(packed, dtype)
     except ValueError as error:
         return str(error)
-    by_linear = bits.reshape(-1, 1 + gated, panel_rows, bits.shape[1]).swapaxes(0, 1)
-    whole = by_linear.reshape(1 + gated, -1, bits.shape[1])
+    by_linear = values.reshape(-1, 1 + gated, panel_rows, values.shape[1]).swapaxes(0, 1)
+    whole = by_linear.reshape(1 + gated, -1, values.shape[1])
+    if why:
+        return why
     if whole[:, rows:].any() or whole[:, :, columns:].any():
         return "what lies beyond its rows or columns is not zero"
     return ""
@@ -236,11 +266,38 @@ def _why_other_widths(constants: dict[str, NDArray[Any]], about: _Attributes) ->
     """Returns the fault of a tensor whose rows are no slabs of its kind, or of two of a kind with other numbers of rows."""
     for kind, role in _firsts(about):
         width = about.panel_rows * SLAB_K * kind.kept // kind.group
+        if about.integers:
+            width = slab_words(kind, about.integers, about.panel_rows)
         if constants[role].shape[1] != width:
             return f"{role} is {list(constants[role].shape)}, its rows must have {width}"
     roles = tensor_names(about.kinds)
-    for values, places in zip(roles[1::2], roles[2::2], strict=True):
+    for values, places in zip(roles[1::2], roles[2::2], strict=True):  # without the scales
         shape = (len(constants[values]), 2 * about.panel_rows)
         if constants[places].shape != shape:
             return f"{places} is {list(constants[places].shape)}, it must be {list(shape)}"
     return ""
+
+
+def _why_other_integers(constants: dict[str, NDArray[Any]], about: _Attributes, rows: int) -> str:
+    """Returns what else is wrong with quantised weights. rows: of all panels."""
+    if about.integers is None:
+        return ""
+    if about.panel_rows != KERNEL_ROWS:
+        return f"its {about.integers} weights have panels of {about.panel_rows} rows, which no kernel runs"
+    if about.integers.span and about.in_features % about.integers.span:
+        return f"its K is {about.in_features}, no multiple of the {about.integers.span} columns of a scale"
+    if about.integers is INT8 and constants["scales"].shape != (rows,):
+        return f"scales is {list(constants['scales'].shape)}, it must be [{rows}]"
+    return ""
+
+
+def _decoded(packed: PackedLinear, dtype: np.dtype[Any] | None) -> tuple[NDArray[Any], str]:
+    """Returns the bits of all weights, or their integers, and what is wrong with the scales. dtype: type of X, None for
+    unknown."""
+    if packed.weights is None:
+        return unpack(packed), ""
+    integers, scales = unpack_quantised(packed, np.dtype(np.float16) if dtype is None else dtype)
+    known = dtype is not None or packed.weights is INT8
+    if known and not (np.isfinite(scales) & (scales >= 0)).all():
+        return integers, "a scale is negative or not finite"
+    return integers, ""

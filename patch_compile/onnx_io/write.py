@@ -75,14 +75,16 @@ def _read(checkpoint: "Checkpoint", source: str, name: str, dtype: ir.DataType) 
     return ir.Tensor(read_weight(checkpoint, source, dtype), dtype=dtype, name=name)
 
 
-def read_weight(checkpoint: "Checkpoint", name: str, dtype: ir.DataType) -> NDArray[Any]:
-    """Read a tensor and cast it to `dtype`. A linear's weight is returned as [N, K], even if stored transposed (GPT-2).
+def read_weight(checkpoint: "Checkpoint", name: str, dtype: ir.DataType | None) -> NDArray[Any]:
+    """Read a tensor and cast it to `dtype`, None for its own type. A linear's weight is returned as [N, K], even if stored
+    transposed (GPT-2).
 
     Raises PatchCompileError as `cast_weight` does.
     """
-    return np.asarray(
-        from_stored(checkpoint, name, cast_weight(name, checkpoint.read(name), dtype)), order="C"
-    )
+    stored = checkpoint.read(name)
+    if dtype is not None:
+        stored = cast_weight(name, stored, dtype)
+    return np.asarray(from_stored(checkpoint, name, stored), order="C")
 
 
 def cast_weight(name: str, array: NDArray[Any], dtype: ir.DataType) -> NDArray[Any]:

@@ -33,22 +33,17 @@ from numpy.typing import NDArray
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from masklearn.weights.table import INT8, WeightType
+from patch_compile.packing.slab_kinds import value_words
 
 __all__ = [
     "narrowed",
     "scale_words",
     "scales_of_words",
-    "value_words",
     "widened",
 ]
 
 _LANES = 32
 _STEP = 64  # slabs that one thread takes at a time
-
-
-def value_words(kind: TileKind, weights: WeightType, panel_rows: int) -> int:
-    """Returns the words of a slab's integers, without the scales."""
-    return panel_rows * 64 * kind.kept // kind.group * weights.bits // 32
 
 
 def narrowed(

@@ -28,6 +28,7 @@ from patch_compile.packing.format import (
     unpack,
     unpack_panel,
 )
+from patch_compile.packing.slab_kinds import value_words
 
 __all__ = ["Quantised", "as_sixteen_bits", "count_wrong_integers", "pack_quantised", "unpack_quantised"]
 
@@ -93,7 +94,7 @@ def unpack_quantised(
 
 def as_sixteen_bits(packed: PackedLinear) -> PackedLinear:
     """Returns the packed linear of the integers as 16-bit values, without scales."""
-    from patch_compile.packing.integers import value_words, widened
+    from patch_compile.packing.integers import widened
 
     assert packed.weights is not None
     weights, rows = packed.weights, packed.panel_rows
@@ -169,7 +170,7 @@ def _scales_by_panel(
 
 def _stored_scales(packed: PackedLinear, dtype: np.dtype[Any]) -> NDArray[np.float32]:
     """Returns the scales as they are stored, `[panels, scales of a row, PR]`."""
-    from patch_compile.packing.integers import scales_of_words, value_words
+    from patch_compile.packing.integers import scales_of_words
 
     assert packed.weights is not None
     rows = packed.panel_rows

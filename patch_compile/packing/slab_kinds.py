@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
+from masklearn.weights.table import WeightType
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,7 +19,16 @@ if TYPE_CHECKING:
 
     from masklearn.masks.linear_mask import LinearMask
 
-__all__ = ["ALWAYS", "SLAB_K", "kinds_among", "kinds_from_attribute", "numbers_of", "slab_kinds"]
+__all__ = [
+    "ALWAYS",
+    "SLAB_K",
+    "kinds_among",
+    "kinds_from_attribute",
+    "numbers_of",
+    "slab_kinds",
+    "slab_words",
+    "value_words",
+]
 
 SLAB_K = 64
 ALWAYS: tuple[TileKind, ...] = (DENSE, TWO_FOUR)
@@ -53,6 +63,16 @@ def kinds_from_attribute(text: object) -> tuple[TileKind, ...]:
             f"its kinds are {str(text)[:40]!r}, not dense,2:4 and others of {known} in this order"
         )
     return ordered
+
+
+def value_words(kind: TileKind, weights: WeightType, panel_rows: int) -> int:
+    """Returns the int32 words of a slab's integers, without scales."""
+    return panel_rows * SLAB_K * kind.kept // kind.group * weights.bits // 32
+
+
+def slab_words(kind: TileKind, weights: WeightType, panel_rows: int) -> int:
+    """Returns the int32 words of a slab of integers, with the scales that lie in it."""
+    return value_words(kind, weights, panel_rows) + panel_rows * weights.scale_bits // 32
 
 
 def numbers_of(codes: NDArray[np.uint8], kinds: Sequence[TileKind]) -> NDArray[np.uint8]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from masklearn.masks.linear_mask import LinearMask
+    from masklearn.weights.grid import Grid
     from patch_compile.passes.lowering.mask_linears import MaskLinearsPass
     from patch_compile.passes.lowering.pack_linears import PackLinearsPass
     from patch_compile.passes.lowering.packed_initializers import ReadTensor
@@ -86,11 +87,13 @@ def lowering_passes(
     *,
     fuse: Collection[str] | None = None,
     split_cost: SplitCost | None = None,
+    grids: Mapping[str, Grid] | None = None,
 ) -> LoweringPasses:
     """Returns the passes that compile each covered linear as planned, for a graph without weights.
 
     read: returns the values of a tensor (`<linear>.weight` or a bias) in `dtype`, called when they are written; fuse: names
-    of the fusions to apply, None for all; split_cost: see `SplitLinearsPass`.
+    of the fusions to apply, None for all; split_cost: see `SplitLinearsPass`; grids: of the quantised linears, whose weights
+    `read` may return in another type than `dtype` that they are exact in.
     """
     from patch_compile.passes.fusion.base import fusion_passes
     from patch_compile.passes.lowering.gather_linears import GatherLinearsPass
@@ -100,7 +103,7 @@ def lowering_passes(
 
     return LoweringPasses(
         [GatherLinearsPass(plan, dtype), *fusion_passes(FUSIONS if fuse is None else fuse, plan)],
-        PackLinearsPass(plan, masks, read, dtype),
+        PackLinearsPass(plan, masks, read, dtype, grids),
         SplitLinearsPass(plan, masks, read, dtype, split_cost),
         MaskLinearsPass(plan, masks, read, dtype),
     )

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.masks.linear_mask import LinearMask
+from masklearn.masks.maskset import grids_of
 from masklearn.progress import OnStep
 from patch_compile.plan.lowering import LinearPlan
 from patch_compile.plan.split import SplitCost
@@ -68,7 +69,8 @@ def write_hybrid(
 ) -> dict[str, LinearPlan]:
     """Rewrite the covered linears as planned and write the graph with the masked weights of the checkpoint.
 
-    The checkpoint may be pruned already or not: each lowering masks the weights that it writes, and checks them.
+    The checkpoint may be pruned already or not: each lowering masks the weights that it writes, and checks them. Masks that
+    are a MaskSet bring the grids of quantised linears.
     step: called with (name of a linear, linears written, linears in all); fuse: operations to fuse into a linear's node if
     the graph allows it; split_cost: cost that the groups of a split minimise.
 
@@ -86,9 +88,13 @@ def write_hybrid(
             done += 1
             if step:
                 step(linear, done, len(plan))
-        return read_weight(checkpoint, name, _ir_dtype(dtype))
+        # A quantised weight is on its grid in the checkpoint's own type.
+        own = linear in plan and plan[linear].weight_type.quantised
+        return read_weight(checkpoint, name, None if own else _ir_dtype(dtype))
 
-    lowering = lowering_passes(plan, masks, read, _ir_dtype(dtype), fuse=fuse, split_cost=split_cost)
+    lowering = lowering_passes(
+        plan, masks, read, _ir_dtype(dtype), fuse=fuse, split_cost=split_cost, grids=grids_of(masks)
+    )
     run_passes(graph, lowering.in_order, dump)
     bind_weights(graph, checkpoint, _ir_dtype(dtype))
     write_onnx(graph, path)

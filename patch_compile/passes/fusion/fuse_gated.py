@@ -24,9 +24,9 @@ __all__ = ["FuseGatedPass"]
 class FuseGatedPass(EpiloguePass):
     """`Mul(activation(Linear(X, gate)), Linear(X, up))` -> `Linear(X, gate, up)`, gated.
 
-    Gate and up must have the same X and the same shape, and both or neither must have a bias. No other node may read the
-    values in between. Their panels become 64 rows high, so that a block of the kernel keeps as many sums for a gate panel
-    and an up panel as for one panel of 128 rows.
+    Gate and up must have the same X, the same shape and the same weight type, and both or neither must have a bias. No
+    other node may read the values in between. Their panels become 64 rows high, so that a block of the kernel keeps as many
+    sums for a gate panel and an up panel as for one panel of 128 rows.
     """
 
     name = GATED
@@ -81,6 +81,9 @@ class FuseGatedPass(EpiloguePass):
             return f"it is {gate.shapes[0]}, {up.name} {up.shapes[0]}"
         if len(gate.biases) != len(up.biases):
             return f"only one of it and {up.name} has a bias"
+        types = [self._plan[linear.name].weights for linear in (gate, up)]
+        if types[0] != types[1]:
+            return f"its weights are {types[0]}, those of {up.name} {types[1]}"
         return ""
 
 

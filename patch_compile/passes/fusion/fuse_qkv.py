@@ -25,8 +25,8 @@ class FuseQkvPass(FusionPass):
     """`Linear(X, q), Linear(X, k), Linear(X, v)` -> `Split(Linear(X, q, k, v))`, of any two or more of a block.
 
     1. The linears are found by the graph: they read the same X, and only Reshape or Attention, which split into heads, read
-       their outputs. All or none of them have a bias, and none has an activation or a residual. A linear that is not packed
-       is not fused.
+       their outputs. All or none of them have a bias, their weights have one type, and none has an activation or a residual.
+       A linear that is not packed is not fused.
     2. Each linear starts at a new panel, so it keeps its tile map and its slabs. The rows that pad its last panel are zero,
        and no node reads their part of the Split. Panels are as high as the lowest panels of the linears.
     3. The parts of the Split keep the names of the linears' outputs. The Split copies Y unless TensorRT lets its readers
@@ -39,13 +39,14 @@ class FuseQkvPass(FusionPass):
 
     def run(self, model: ir.Model) -> bool:
         """Merge each group at the place of its first linear. Returns True if there was any."""
-        groups: dict[tuple[ir.Value, int | None, bool], list[ir.Node]] = {}
+        groups: dict[tuple[ir.Value, int | None, bool, str], list[ir.Node]] = {}
         for node in linear_nodes(model.graph):
             linear = LinearNode.read(node)
             if why := _why_alone(linear, node.outputs[0]):
                 refuse(linear.name, "linears of its X", why)
                 continue
-            key = linear.x, depth_of(linear.name), bool(linear.biases)
+            weights = self._plan[linear.name].weights
+            key = linear.x, depth_of(linear.name), bool(linear.biases), weights
             groups.setdefault(key, []).append(node)
         several = [nodes for nodes in groups.values() if _are_several(nodes)]
         for nodes in several:
@@ -90,7 +91,11 @@ def _are_several(nodes: Sequence[ir.Node]) -> bool:
     if len(nodes) > 1:
         return True
     (alone,) = map(LinearNode.read, nodes)
-    refuse(alone.name, "linears of its X", "no other of its block is packed that has a bias or none as it")
+    refuse(
+        alone.name,
+        "linears of its X",
+        "no other of its block is packed that has a bias or none as it, and its weight type",
+    )
     return False
 
 

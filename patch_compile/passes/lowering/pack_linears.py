@@ -13,6 +13,8 @@ from onnx_ir import passes
 
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.linear_mask import LinearMask
+from masklearn.weights.grid import Grid
+from masklearn.weights.table import WeightType
 from patch_compile.packing.function import (
     DOMAIN,
     NAME,
@@ -23,7 +25,13 @@ from patch_compile.packing.function import (
 )
 from patch_compile.packing.slab_kinds import ALWAYS
 from patch_compile.passes.linear_node import LinearNode, linear_nodes, take_over
-from patch_compile.passes.lowering.packed_initializers import ReadTensor, joint_bias, packed_initializers
+from patch_compile.passes.lowering.packed_initializers import (
+    LinearsToPack,
+    ReadTensor,
+    joint_bias,
+    packed_initializers,
+)
+from patch_compile.passes.lowering.quantised_weights import check_grid
 from patch_compile.plan.lowering import LinearPlan
 
 __all__ = ["PackLinearsPass"]
@@ -34,7 +42,8 @@ class PackLinearsPass(passes.InPlacePass):
 
     1. Packed initializers `<node>.dense|sparse|meta|…` and the attribute `index` replace the weights, and one bias replaces
        those of several linears; see `packed_initializers`.
-    2. The model gets one function body for each combination of an epilogue and of kinds of slabs.
+    2. The model gets one function body for each combination of an epilogue, of kinds of slabs and of a weight type.
+    3. Weights of int8 and int4 are packed as the integers of their grid.
     """
 
     def __init__(
@@ -43,31 +52,55 @@ class PackLinearsPass(passes.InPlacePass):
         masks: Mapping[str, LinearMask],
         read: ReadTensor,
         dtype: ir.DataType,
+        grids: Mapping[str, Grid] | None = None,
     ) -> None:
-        """read: returns the values of a tensor (`<linear>.weight`, a bias), by name, in the graph's 16-bit type."""
+        """read: returns the values of a tensor (`<linear>.weight`, a bias), by name, in the graph's 16-bit type; those of a
+        quantised weight in the type that its grid is exact in, if that is another. grids: of the quantised linears.
+        """
         super().__init__()
+        self._grids = grids or {}
         self.plan = dict(plan)  # the pass adds the nodes and panels
         self._masks = masks
         self._read = read
         self._dtype = dtype
 
     def requires(self, model: ir.Model) -> None:
-        """Each planned linear is in exactly one Linear node, as after GatherLinearsPass."""
+        """Each planned linear is in exactly one Linear node, as after GatherLinearsPass. Linears of a node have one weight
+        type, and the quantised ones a grid of it.
+        """
         found = sorted(name for node in linear_nodes(model.graph) for name in LinearNode.read(node).linears)
         planned = sorted(name for name, plan in self.plan.items() if plan.lowering == "plugin")
         if found != planned:
             raise passes.PreconditionError(f"linears of the graph are {found}, planned {planned}")
+        for node in linear_nodes(model.graph):
+            linear = LinearNode.read(node)
+            types = {self.plan[name].weights for name in linear.linears}
+            if len(types) > 1:
+                raise passes.PreconditionError(f"{linear.name} would have weights of {sorted(types)}")
+        for name in planned:
+            weights, grid = self.plan[name].weight_type, self._grids.get(name)
+            if weights.quantised and (grid is None or grid.type is not weights):
+                raise passes.PreconditionError(f"{name} is planned as {weights}, and has no grid of it")
 
     def call(self, model: ir.Model) -> passes.PassResult:
-        """Rewrite the graph. `modified` is False if no linear is planned as `plugin`."""
+        """Rewrite the graph. `modified` is False if no linear is planned as `plugin`.
+
+        Raises PatchCompileError for scales that do not fit a weight or the graph's type.
+        """
+        for name, plan in self.plan.items():
+            if plan.weight_type.quantised:
+                check_grid(name, self._grids[name], plan.shape, self._dtype)
         bfloat16, bodies = self._dtype == ir.DataType.BFLOAT16, {}
         for node in linear_nodes(model.graph):
             linear = LinearNode.read(node)
-            kinds = self._rewrite(model.graph, node, linear)
-            bodies[overload_of(linear.epilogue, kinds)] = (linear.epilogue, kinds)
-        for _, (epilogue, kinds) in sorted(bodies.items()):
+            weights = self._integers(linear)
+            kinds = self._rewrite(model.graph, node, linear, weights)
+            bodies[overload_of(linear.epilogue, kinds, weights)] = (linear.epilogue, kinds, weights)
+        for _, (epilogue, kinds, weights) in sorted(bodies.items(), key=lambda item: item[0]):
             opset = model.graph.opset_imports[""]
-            proto = patch_linear_function(epilogue, opset=opset, bfloat16=bfloat16, kinds=kinds)
+            proto = patch_linear_function(
+                epilogue, opset=opset, bfloat16=bfloat16, kinds=kinds, weights=weights
+            )
             function = ir.serde.deserialize_function(proto)
             model.functions[function.identifier()] = function
         if bodies:
@@ -86,10 +119,18 @@ class PackLinearsPass(passes.InPlacePass):
         if left:
             raise passes.PostconditionError(f"weights stay beside their packed form: {left[:3]}")
 
-    def _rewrite(self, graph: ir.Graph, node: ir.Node, linear: LinearNode) -> tuple[TileKind, ...]:
+    def _integers(self, linear: LinearNode) -> WeightType | None:
+        """Returns int8 or int4, None for 16-bit weights."""
+        weights = self.plan[linear.linears[0]].weight_type
+        return weights if weights.quantised else None
+
+    def _rewrite(
+        self, graph: ir.Graph, node: ir.Node, linear: LinearNode, weights: WeightType | None
+    ) -> tuple[TileKind, ...]:
         """Returns the kinds of the node's slabs."""
         plans = [self._planned(name, linear) for name in linear.linears]
-        made, index, kinds = packed_initializers(linear, plans, self._masks, self._read, self._dtype)
+        to_pack = LinearsToPack(linear, plans, self._masks, self._read, self._dtype, self._grids)
+        made, index, kinds = packed_initializers(to_pack)
         for plan in plans:
             others = tuple((kind.name, plan.slabs.get(kind.name, 0)) for kind in kinds[len(ALWAYS) :])
             self.plan[plan.name] = replace(
@@ -105,8 +146,14 @@ class PackLinearsPass(passes.InPlacePass):
             DOMAIN,
             NAME,
             [linear.x, *slabs, *biases, *filter(None, [linear.residual])],
-            _attributes(plans[0].panel_rows, linear, index, kinds),
-            overload=overload_of(linear.epilogue, kinds),
+            _attributes(
+                plans[0].panel_rows,
+                linear,
+                index,
+                kinds,
+                weights.name if weights else self._dtype.name.lower(),
+            ),
+            overload=overload_of(linear.epilogue, kinds, weights),
             name=linear.name,
         )
         graph.insert_before(node, packed)
@@ -123,13 +170,18 @@ class PackLinearsPass(passes.InPlacePass):
 
 
 def _attributes(
-    panel_rows: int, linear: LinearNode, index: NDArray[np.int32], kinds: Sequence[TileKind]
+    panel_rows: int,
+    linear: LinearNode,
+    index: NDArray[np.int32],
+    kinds: Sequence[TileKind],
+    weights: str,
 ) -> list[ir.Attr]:
     attributes = {
         "in_features": linear.shapes[0][1],
         "out_features": sum(linear.rows),
         "panel_rows": panel_rows,
         "kinds": kinds_attribute(kinds),
+        "weights": weights,
         **linear.epilogue.attributes,
         "plugin_namespace": "",
         "plugin_version": str(VERSION),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,27 +14,91 @@ from numpy.typing import NDArray
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import DENSE
 from masklearn.masks.linear_mask import LinearMask
+from masklearn.weights.grid import Grid
+from masklearn.weights.table import INT8, WeightType
 from patch_compile.errors import InvariantError
 from patch_compile.packing.checks import check_packed
 from patch_compile.packing.format import PackedLinear, codes_together, pack_together
 from patch_compile.packing.function import tensor_names
 from patch_compile.packing.index import csr_index
 from patch_compile.packing.joint import gated_panels, stacked_panels
-from patch_compile.packing.slab_kinds import SLAB_K, kinds_among, numbers_of, slab_kinds
+from patch_compile.packing.quantised import pack_quantised
+from patch_compile.packing.slab_kinds import SLAB_K, kinds_among, numbers_of, slab_kinds, slab_words
 from patch_compile.passes.linear_node import LinearNode
+from patch_compile.passes.lowering.quantised_weights import packed_mask, quantised
 from patch_compile.plan.lowering import LinearPlan
 
-__all__ = ["ReadTensor", "joint_bias", "packed_initializers"]
+__all__ = ["LinearsToPack", "ReadTensor", "joint_bias", "packed_initializers"]
 
 ReadTensor = Callable[[str], NDArray[Any]]
 
 
+@dataclass(frozen=True)
+class LinearsToPack:
+    """The linears of one future node, and where their masks and weights are.
+
+    linear: the node before packing; plans: of its linears; read, grids: see `PackLinearsPass`; dtype: the graph's type.
+    """
+
+    linear: LinearNode
+    plans: Sequence[LinearPlan]
+    masks: Mapping[str, LinearMask]
+    read: ReadTensor
+    dtype: ir.DataType
+    grids: Mapping[str, Grid]
+
+    @property
+    def panel_rows(self) -> int:
+        return self.plans[0].panel_rows
+
+    @property
+    def weights(self) -> WeightType | None:
+        """Returns int8 or int4, None for 16-bit weights."""
+        weights = self.plans[0].weight_type
+        return weights if weights.quantised else None
+
+    @property
+    def panels(self) -> list[NDArray[np.int64]]:
+        """The panels of each linear."""
+        rows = [n for n, _ in self.linear.shapes]
+        if self.linear.gated:
+            return gated_panels(rows[0], self.panel_rows)
+        return stacked_panels(rows, self.panel_rows)
+
+    def slab_kinds(self) -> NDArray[np.uint8]:
+        """Returns the code of each slab's kind, `[panels, slabs]`."""
+        masks = [packed_mask(plan, self.masks[plan.name]) for plan in self.plans]
+        return codes_together([slab_kinds(mask, self.panel_rows) for mask in masks], self.panels)
+
+    def pack(self) -> PackedLinear:
+        """Read the weights, pack them, and compare what was packed with them.
+
+        Raises PatchCompileError for weights that are not on their grids.
+        """
+        if self.weights is not None:
+            return self._pack_integers()
+        weights = [self.read(f"{plan.name}.weight").view(np.uint16) for plan in self.plans]
+        parts = [(weight, self.masks[plan.name]) for weight, plan in zip(weights, self.plans, strict=True)]
+        packed = pack_together(parts, self.panel_rows, self.panels)
+        for plan, part, own in zip(self.plans, parts, self.panels, strict=True):
+            check_packed(plan.name, packed, *part, own)
+        return packed
+
+    def _pack_integers(self) -> PackedLinear:
+        dtype = self.dtype.numpy()
+        parts = [
+            quantised(plan, self.read(f"{plan.name}.weight"), self.masks[plan.name], self.grids[plan.name])
+            for plan in self.plans
+        ]
+        packed = pack_quantised([one for one, _ in parts], self.panels, dtype)
+        for plan, (one, weight), own in zip(self.plans, parts, self.panels, strict=True):
+            values = weight if weight.dtype == dtype else one.values(dtype)
+            check_packed(plan.name, packed, values, one.mask, own)
+        return packed
+
+
 def packed_initializers(
-    linear: LinearNode,
-    plans: Sequence[LinearPlan],
-    masks: Mapping[str, LinearMask],
-    read: ReadTensor,
-    dtype: ir.DataType,
+    to_pack: LinearsToPack,
 ) -> tuple[list[ir.Value], NDArray[np.int32], tuple[TileKind, ...]]:
     """Returns `<node>.dense|sparse|meta|…`, the index and the kinds of slabs: gate and up alternate by panel, linears that
     share X are stacked.
@@ -41,29 +106,42 @@ def packed_initializers(
     The index is made now. The tensors are packed, and compared with `W∘M` bit for bit, when the first of them is written.
     They are freed after the last, so only the weights of one node are in memory at a time.
     """
-    rows = plans[0].panel_rows
-    codes = codes_together([slab_kinds(masks[plan.name], rows) for plan in plans], _panels(linear, rows))
+    codes = to_pack.slab_kinds()
     kinds = kinds_among([codes])
     index = csr_index(numbers_of(codes, kinds), len(kinds))
-    shapes = _shapes(plans, kinds, rows, dtype)
-    once = _PackedOnce(partial(_pack, linear, plans, masks, read, index), len(shapes))
+    shapes, name = _shapes(to_pack, kinds), to_pack.linear.name
+
+    def pack() -> PackedLinear:
+        packed = to_pack.pack()
+        if not np.array_equal(packed.index, index):
+            raise InvariantError(f"{name}: the index announced and the index packed differ")
+        return packed
+
+    once = _PackedOnce(pack, len(shapes))
     tensors: list[ir.TensorProtocol] = [
-        _lazy(f"{linear.name}.{part}", partial(once.take, number, kind), kind, shape)
+        _lazy(f"{name}.{part}", partial(once.take, number, kind), kind, shape)
         for number, (part, kind, shape) in enumerate(shapes)
     ]
     return [_value(tensor) for tensor in tensors], index, kinds
 
 
 def _shapes(
-    plans: Sequence[LinearPlan], kinds: Sequence[TileKind], rows: int, dtype: ir.DataType
-) -> list[tuple[str, ir.DataType, tuple[int, int]]]:
+    to_pack: LinearsToPack, kinds: Sequence[TileKind]
+) -> list[tuple[str, ir.DataType, tuple[int, ...]]]:
     """Returns name, type and shape of each tensor, in their order."""
-    count = {kind.name: sum(plan.slabs.get(kind.name, 0) for plan in plans) for kind in kinds}
-    found = [(dtype, (count[DENSE.name], rows * SLAB_K))]
-    for kind in kinds[1:]:
-        found.append((dtype, (count[kind.name], rows * SLAB_K * kind.kept // kind.group)))
-        found.append((ir.DataType.INT32, (count[kind.name], rows * 2)))
-    return [(name, *one) for name, one in zip(tensor_names(kinds), found, strict=True)]
+    rows, weights = to_pack.panel_rows, to_pack.weights
+    dtype = to_pack.dtype if weights is None else ir.DataType.INT32
+    count = {kind: sum(plan.slabs.get(kind.name, 0) for plan in to_pack.plans) for kind in kinds}
+    found: list[tuple[ir.DataType, tuple[int, ...]]] = []
+    for kind in kinds:
+        values = rows * SLAB_K * kind.kept // kind.group
+        width = values if weights is None else slab_words(kind, weights, rows)
+        found.append((dtype, (count[kind], width)))
+        if kind is not DENSE:
+            found.append((ir.DataType.INT32, (count[kind], rows * 2)))
+    if weights is INT8:
+        found.append((ir.DataType.FLOAT, (sum(map(len, to_pack.panels)) * rows,)))
+    return [(name, *one) for name, one in zip(tensor_names(kinds, weights), found, strict=True)]
 
 
 def joint_bias(linear: LinearNode, read: ReadTensor, dtype: ir.DataType) -> ir.Value:
@@ -97,29 +175,6 @@ def _value(tensor: ir.TensorProtocol) -> ir.Value:
         type=ir.TensorType(tensor.dtype),
         const_value=tensor,
     )
-
-
-def _pack(
-    linear: LinearNode,
-    plans: Sequence[LinearPlan],
-    masks: Mapping[str, LinearMask],
-    read: ReadTensor,
-    index: NDArray[np.int32],
-) -> PackedLinear:
-    weights = [read(f"{plan.name}.weight").view(np.uint16) for plan in plans]
-    parts = [(weight, masks[plan.name]) for weight, plan in zip(weights, plans, strict=True)]
-    panels = _panels(linear, plans[0].panel_rows)
-    packed = pack_together(parts, plans[0].panel_rows, panels)
-    for plan, part, own in zip(plans, parts, panels, strict=True):
-        check_packed(plan.name, packed, *part, own)
-    if not np.array_equal(packed.index, index):
-        raise InvariantError(f"{linear.name}: the index announced and the index packed differ")
-    return packed
-
-
-def _panels(linear: LinearNode, panel_rows: int) -> list[NDArray[np.int64]]:
-    rows = [n for n, _ in linear.shapes]
-    return gated_panels(rows[0], panel_rows) if linear.gated else stacked_panels(rows, panel_rows)
 
 
 class _PackedOnce:

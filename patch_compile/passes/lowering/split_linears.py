@@ -44,13 +44,16 @@ class SplitLinearsPass(passes.InPlacePass):
         super().__init__()
         self.splits: dict[str, Split] = {}  # linear → split, filled by the pass
         self._planned = {name: linear.shape for name, linear in plan.items() if linear.lowering == "split"}
+        self._quantised = [name for name in self._planned if plan[name].weight_type.quantised]
         self._masks = masks
         self._read = read
         self._dtype = dtype
         self._cost = cost or SplitCost()
 
     def requires(self, model: ir.Model) -> None:
-        """Every linear planned as `split` is in the graph, with the planned shape and type."""
+        """Every linear planned as `split` is in the graph, with the planned shape and type, and has 16-bit weights."""
+        for name in self._quantised:
+            raise passes.PreconditionError(f"{name} has quantised weights, which no ordinary product keeps")
         sites = find_linears(model)
         for name, shape in self._planned.items():
             if name not in sites:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from masklearn.masks.linear_mask import LinearMask
+from masklearn.masks.maskset import grids_of
 from patch_compile.packing.fusion import FUSIONS
 from patch_compile.plan.lowering import LinearPlan
 from patch_compile.sources.onnx_model.linears import OnnxLinear
@@ -59,7 +60,7 @@ def write_onnx_hybrid(
             progress(linear, done, len(lowered))
         return normalize.weights[name].numpy()
 
-    lowering = lowering_passes(lowered, masks, read, dtype, fuse=fuse)
+    lowering = lowering_passes(lowered, masks, read, dtype, fuse=fuse, grids=grids_of(masks))
     cleanup = [SeparateTransposesPass(), common.RemoveUnusedNodesPass(), common.RemoveUnusedOpsetsPass()]
     sinking = [SinkCastsPass(dtype)] if any(FUSIONS[name].reads_activation for name in fuse) else []
     prepared = [normalize, *sinking, common.RemoveUnusedNodesPass()]
