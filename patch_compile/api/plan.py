@@ -25,12 +25,14 @@ def plan(
     target: str | None = None,
     tile: tuple[int, int] | str = (128, 128),
     kinds: str = "2:4",
+    weights: str | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
 ) -> Planned:
     """Predict what `build` would do with a checkpoint, without reading a weight.
 
-    The settings are those of `build` with the same names. target: a card such as "a6000", or an architecture; None takes
+    The settings are those of `build` with the same names. weights: types of the linears' weights; None takes those of the
+    masks, and 16 bits without masks. target: a card such as "a6000", or an architecture; None takes
     the GPU of this machine, or sm86 without one. Without a mask the plan assumes that every linear has the ratio,
     and tiles of the two kinds that are nearest to it.
 

@@ -39,7 +39,14 @@ def chooser_of(source: Source, costs: CostModel | None, note: Callable[[str], ob
         plans_with_speed(source, costs)
         kinds = allowed_kinds(r.kinds, source.coverage.linears, r.tile)
         return TilesForSpeed(
-            r.goal, costs, source.outline, source.coverage.linears, r.tile, r.lowering, kinds
+            r.goal,
+            costs,
+            source.outline,
+            source.coverage.linears,
+            r.tile,
+            r.lowering,
+            kinds,
+            source.weight_types(),
         )
     gains = gain_budget(source, costs)
     if gains is None:

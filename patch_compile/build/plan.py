@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from masklearn.masks.budget import Budget
 from masklearn.masks.kinds.allowed import AUTO, only_two_four
 from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.maskset import MaskSet
+from masklearn.masks.weight_types import named_types
+from masklearn.weights.table import QUANTISED, weight_type
 from patch_compile.build.choose import gain_budget, plans_with_ratio, plans_with_speed
 from patch_compile.build.summary import skipped_of
-from patch_compile.errors import PatchCompileError
+from patch_compile.errors import PatchCompileError, SpeedError
 from patch_compile.export.architectures import check_exportable
 from patch_compile.hardware.cards import parse_architectures
 from patch_compile.hardware.gpu import local_gpu
@@ -20,6 +22,8 @@ from patch_compile.out.plan import (
     Gaining,
     Memory,
     OtherKinds,
+    OtherTypes,
+    Plan,
     PlanOfModel,
     TargetSource,
 )
@@ -31,6 +35,7 @@ from patch_compile.recipe import Recipe
 from patch_compile.sources.base import Source
 from patch_compile.sources.kinds import Ability
 from patch_compile.sources.open import open_source
+from patch_compile.sources.pruning import types_to_round
 
 __all__ = ["plan"]
 
@@ -44,6 +49,8 @@ def plan(recipe: Recipe) -> PlanOfModel:
     Raises PatchCompileError for a target that is not in the table of cards and for the models and masks that `build`
     refuses, and SpeedError for a speed that cannot be reached.
     """
+    recipe = _in_asked_type(recipe)
+    recipe.check_weights()
     source = open_source(recipe, weights=False)
     source.require(Ability.PLAN)
     check_exportable(source.checkpoint)
@@ -62,23 +69,31 @@ def plan(recipe: Recipe) -> PlanOfModel:
         memory=_memory(source, plans, costs),
         ratio=_ratio(plans),
         kinds=recipe.kinds,
-        other=_other_kinds(recipe, costs) if recipe.mask is None else None,
+        other=_other_kinds(source, costs) if recipe.mask is None else None,
+        weights=_weights(plans, source),
+        types=tuple(_types(plans, source, made, costs)),
         gaining=gaining,
         skipped=skipped_of(source.coverage),
     )
 
 
-def _other_kinds(recipe: Recipe, costs: CostModel) -> OtherKinds | None:
+def _in_asked_type(recipe: Recipe) -> Recipe:
+    """Returns the recipe with the 16-bit type that its weights name as that of the graph: both take the same time."""
+    named = [kind.name for kind in named_types(recipe.weights) if not kind.quantised]
+    return recipe.model_copy(update={"dtype": named[0]}) if named else recipe
+
+
+def _other_kinds(source: Source, costs: CostModel) -> OtherKinds | None:
     """Returns what `auto` would give in the place of 2:4, or 2:4 in the place of other kinds; None if it doesn't reach the
     speed or no linear gains."""
-    kinds = AUTO if only_two_four(recipe.kinds) else TWO_FOUR.name
-    source = open_source(recipe.model_copy(update={"kinds": kinds}), weights=False)
-    assert source.outline is not None
+    kinds = AUTO if only_two_four(source.recipe.kinds) else TWO_FOUR.name
+    other = source.with_other(kinds=kinds)
+    assert other.outline is not None
     try:
-        plans, _ = _plans(source, costs)
+        plans, _ = _plans(other, costs)
     except PatchCompileError:  # SpeedError is one
         return None
-    made = plan_of(plans, source.outline, costs)
+    made = plan_of(plans, other.outline, costs)
     if made.whole is None:
         return None
     return OtherKinds(
@@ -89,17 +104,81 @@ def _other_kinds(recipe: Recipe, costs: CostModel) -> OtherKinds | None:
     )
 
 
+def _weights(plans: Mapping[str, LinearPlan], source: Source) -> str:
+    """Returns the types that the linears have, as a value of `--weights`."""
+    types = {plan.weight_type for plan in plans.values()}
+    if source.recipe.weights is not None and len(types) > 1:
+        return source.recipe.weights
+    return ",".join(sorted(kind.name if kind.quantised else source.recipe.dtype for kind in types))
+
+
+def _types(
+    plans: Mapping[str, LinearPlan], source: Source, made: Plan, costs: CostModel
+) -> Iterator[OtherTypes]:
+    """Yield the plan itself, if its linears have several types, and plans of the request with one type for all."""
+    own = _weights(plans, source)
+    same = (source.recipe.dtype, *QUANTISED)
+    if own not in same:
+        yield _type_row(own, plans, source, made, costs, planned=True)
+    for weights in same:
+        if weights == own:
+            yield _type_row(own, plans, source, made, costs, planned=True)
+        else:
+            yield _other_type(weights, source, costs)
+
+
+def _type_row(
+    weights: str,
+    plans: Mapping[str, LinearPlan],
+    source: Source,
+    made: Plan,
+    costs: CostModel,
+    *,
+    planned: bool = False,
+) -> OtherTypes:
+    return OtherTypes(
+        weights=weights,
+        planned=planned,
+        ratio=_ratio(plans),
+        linears_bytes=made.totals.bytes_after,
+        model_bytes=_memory(source, plans, costs).weights,
+        whole=made.whole,
+    )
+
+
+def _other_type(weights: str, source: Source, costs: CostModel) -> OtherTypes:
+    """Returns the plan of the request with one type for all linears."""
+    kind, linears = weight_type(weights), source.coverage.linears
+    unfit = (name for name, (_, columns) in linears.items() if kind.span and columns % kind.span)
+    if (name := next(unfit, None)) is not None:
+        return OtherTypes(weights=weights, unfit=name)
+    other = source.with_other(weights=weights)
+    assert other.outline is not None
+    try:
+        plans, _ = _plans(other, costs, of_masks=False)
+    except SpeedError:
+        return OtherTypes(weights=weights)
+    return _type_row(weights, plans, other, plan_of(plans, other.outline, costs), costs)
+
+
 def _ratio(plans: Mapping[str, LinearPlan]) -> float:
     return sum(p.zeroed for p in plans.values()) / sum(p.shape[0] * p.shape[1] for p in plans.values())
 
 
-def _plans(source: Source, costs: CostModel) -> tuple[dict[str, LinearPlan], Gaining | None]:
-    """Plan for the given masks, for the requested speed, or for the ratio over the linears that gain."""
+def _plans(
+    source: Source, costs: CostModel, *, of_masks: bool = True
+) -> tuple[dict[str, LinearPlan], Gaining | None]:
+    """Plan for the given masks, for the requested speed, or for the ratio over the linears that gain.
+
+    of_masks: False takes the requested types of weights even if those of the given masks are rounded to others.
+    """
     r = source.recipe
     if r.mask is not None:
         masks = MaskSet.load(r.mask)
         masks.check_covers(source.coverage.linears)
-        return source.plan(masks, costs), None
+        if of_masks:
+            types_to_round(masks, r.weights, r.mask)
+        return source.plan(masks, costs, source.weight_types(masks if of_masks else None)), None
     if r.goal is not None:
         return plans_with_speed(source, costs), None
     gains = gain_budget(source, costs)

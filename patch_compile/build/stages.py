@@ -133,7 +133,7 @@ class _Run:
     def write_onnx(self, root: Path) -> None:
         source, masks = self.job.source, self.masks
         weights = self.pruned if Stage.MASKS in self.job.stages else source.given.weights
-        plan = source.plan(masks, self.job.costs)
+        plan = source.plan(masks, self.job.costs, source.weight_types(masks))
         if line := waste_line([linear.row() for linear in plan.values()]):
             self.progress.note(line)
         compiled = source.write_hybrid(weights, masks, plan, root / ONNX, self.progress.stage, self.dump)

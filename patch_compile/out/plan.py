@@ -28,6 +28,7 @@ __all__ = [
     "Memory",
     "Node",
     "OtherKinds",
+    "OtherTypes",
     "PhaseRow",
     "Plan",
     "PlanOfModel",
@@ -445,12 +446,30 @@ class OtherKinds(Record):
     bytes_after: int
 
 
+class OtherTypes(Record):
+    """The plan of the same request with other types of weights.
+
+    weights: a value of `--weights`; planned: True for the types of the plan itself. Bytes are those of the covered linears
+    and of all weights of the model. whole: None if the goal of speed is out of reach, or if `unfit` is set: the name of a
+    linear whose weights can't have this type.
+    """
+
+    weights: str
+    planned: bool = False
+    ratio: float = 0.0
+    linears_bytes: int = 0
+    model_bytes: int = 0
+    whole: WholeRow | None = None
+    unfit: str | None = None
+
+
 class PlanOfModel(Plan):
     """Result of `patch-compile plan` for a model.
 
     target: the one asked for, or the GPU's name; builder: None if no target was asked for, or this machine builds no
     engines; ratio: of all covered weights; gaining: None for given masks, and if every lowering was asked for by name;
     kinds: those that tiles may have; other: None for given masks, and if other kinds don't reach what was asked for.
+    weights: types that the linears have, a value of `--weights`; types: the same request with one type for all linears.
     """
 
     WHAT: ClassVar[str] = "a plan of a model"
@@ -464,5 +483,7 @@ class PlanOfModel(Plan):
     ratio: float
     kinds: str = "2:4"
     other: OtherKinds | None = None
+    weights: str = FLOAT16.name
+    types: tuple[OtherTypes, ...] = ()
     gaining: Gaining | None = None
     skipped: tuple[Skipped, ...]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from masklearn.masks.kinds.table import DENSE, PRUNED, TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.weights.table import FLOAT16, WeightType, weight_type
+from patch_compile.errors import PatchCompileError
 from patch_compile.out.plan import (
     LinearRow,
     LinearTimes,
@@ -24,7 +25,7 @@ from patch_compile.plan.cost import CostModel
 from patch_compile.plan.lowering_patterns import Asked, asked_lowerings
 from patch_compile.plan.split import Split
 
-__all__ = ["LinearPlan", "plan_linear", "plan_linears", "uncovered"]
+__all__ = ["LinearPlan", "lowerings_of", "plan_linear", "plan_linears", "uncovered"]
 
 Others = tuple[tuple[str, int], ...]
 
@@ -189,13 +190,30 @@ def plan_linears(
     """Returns the plan of every covered linear, in the order of the masks.
 
     lowering: a value of `--lowering`; costs: predictions that `auto` needs, None if the card is unknown; weights: types of
-    the linears' weights, None for 16 bits. Raises PatchCompileError for a pattern that matches no linear.
+    the linears' weights, None for 16 bits. Raises PatchCompileError as `lowerings_of` does.
     """
-    asked, types = asked_lowerings(lowering, list(masks)), weights or {}
+    types = weights or {}
+    asked = lowerings_of(lowering, list(masks), types)
     return {
         name: plan_linear(name, mask, asked[name], costs, types.get(name, FLOAT16))
         for name, mask in masks.items()
     }
+
+
+def lowerings_of(text: str, names: Sequence[str], weights: Mapping[str, WeightType]) -> dict[str, Asked]:
+    """Returns the lowering that is asked of each linear. text: a value of `--lowering`.
+
+    Raises PatchCompileError for a pattern that matches no linear, and if quantised weights are to be split.
+    """
+    asked = asked_lowerings(text, names)
+    for name, found in weights.items():
+        if found.quantised and asked.get(name) == "split":
+            raise PatchCompileError(
+                f"{name} has {found} weights and can't be lowered as split",
+                "A split linear is ordinary products, whose weights have 16 bits.",
+                f"Give {name.rpartition('.')[2]}=plugin behind a comma of --lowering, or another --weights.",
+            )
+    return asked
 
 
 def plan_linear(

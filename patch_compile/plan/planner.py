@@ -16,7 +16,7 @@ from masklearn.masks.tiles import grid_shape
 from masklearn.weights.table import FLOAT16, WeightType
 from patch_compile.out.plan import Plan, PlanSummary, Reason, ReasonKind, Totals, Unpredicted
 from patch_compile.plan.cost import CostModel
-from patch_compile.plan.lowering import LinearPlan, plan_linear
+from patch_compile.plan.lowering import LinearPlan, lowerings_of, plan_linear
 from patch_compile.plan.lowering_patterns import AUTO, Asked, asked_lowerings
 from patch_compile.plan.outline import Outline
 from patch_compile.plan.predict import predict_whole
@@ -49,9 +49,10 @@ def assumed_plans(
     """Returns the plan of every linear `[N, K]` at its ratio.
 
     lowering: a value of `--lowering`; kinds: those that each linear's tiles may have, None for 2:4; weights: types of the
-    linears' weights, None for 16 bits.
+    linears' weights, None for 16 bits. Raises PatchCompileError as `lowerings_of` does.
     """
-    asked, types = asked_lowerings(lowering, list(linears)), weights or {}
+    types = weights or {}
+    asked = lowerings_of(lowering, list(linears), types)
 
     def plan(name: str, shape: Shape) -> LinearPlan:
         allowed = kinds[name] if kinds else (TWO_FOUR,)

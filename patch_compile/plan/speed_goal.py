@@ -63,5 +63,5 @@ def unreachable(goal: SpeedGoal, best: PhaseTimes) -> SpeedError:
         f"The goal of {goal} is out of reach",
         f"At the largest ratio the workload is predicted to take {best.planned:.1f} ms, and {best.dense:.1f} ms with the "
         f"dense model: a speed-up of {best.speedup:.2f}. No kernel can pass {best.limit:.2f}.",
-        "Ask for less, or plan for another card or workload.",
+        "Ask for less, give the linears smaller weights (--weights int8 or int4), or plan for another card or workload.",
     )

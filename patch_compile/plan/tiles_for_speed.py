@@ -13,6 +13,7 @@ from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.record import SpeedRecord
 from masklearn.masks.select import Scores, Selection, select
+from masklearn.weights.table import WeightType
 from patch_compile.plan.cost import CostModel
 from patch_compile.plan.lowering import LinearPlan, plan_linears
 from patch_compile.plan.outline import Outline
@@ -55,15 +56,17 @@ class TilesForSpeed:
         tile: Shape,
         lowering: str,
         kinds: Mapping[str, Kinds] | None = None,
+        weights: Mapping[str, WeightType] | None = None,
     ) -> None:
         """Choose tiles for a goal.
 
         linears: the covered ones, name to `[N, K]`; lowering: a value of `--lowering`; kinds: those that the tiles of each
-        may have, None for 2:4.
+        may have, None for 2:4; weights: types of the linears' weights, None for 16 bits.
         """
         self._goal, self._costs, self._outline = goal, costs, outline
         self._linears, self._tile, self._lowering = linears, tile, lowering
         self._kinds = kinds or dict.fromkeys(linears, (TWO_FOUR,))
+        self._weights = weights
         self.record: SpeedRecord | None = None  # set when tiles are chosen
 
     def __call__(self, scores: Scores, areas: Grids) -> tuple[Selection, Budget]:
@@ -122,7 +125,8 @@ class TilesForSpeed:
         return predict_whole(self._plans(chosen.kinds).values(), self._outline, self._costs).end_to_end
 
     def _plans(self, kinds: Grids) -> dict[str, LinearPlan]:
-        plans = plan_linears(unpatterned(self._linears, self._tile, kinds), self._lowering, self._costs)
+        masks = unpatterned(self._linears, self._tile, kinds)
+        plans = plan_linears(masks, self._lowering, self._costs, self._weights)
         return settle_together(plans, self._lowering, self._outline, self._costs)
 
     def _recorded(self, chosen: Selection) -> SpeedRecord:

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from masklearn.masks.names import kind_of, shared_path, short_kinds
 from masklearn.masks.record import SpeedRecord
 from masklearn.masks.tiles import spell_tile
+from masklearn.weights.table import weight_type
 from patch_compile.out.plan import (
     Calibration,
     CardRow,
     Gaining,
     LinearRow,
-    Lowering,
     Node,
     PlanSummary,
     Reason,
@@ -26,11 +26,14 @@ from patch_compile.out.plan import (
 from patch_compile.packing.slab_kinds import SLAB_K
 from patch_compile.plan.measured import FITTED
 from patch_compile.plan.roofline.assumptions import ASSUMED
+from patch_compile.plan.roofline.launch_work import has_estimates
 
 __all__ = [
     "calibration_words",
     "choice_line",
     "gain_line",
+    "has_quantised",
+    "lowering_words",
     "node_words",
     "reason_lines",
     "reason_words",
@@ -60,6 +63,9 @@ _AS_COMPILED = (
     "linears of one input count as one product where they share a node, and in the dense model, for TensorRT merges those "
     "itself; that the node of a gate and its up saves a kernel for SiLU·mul comes on top"
 )
+_ESTIMATED = (
+    "what unpacking int8 and int4 weights takes is estimated from instructions, not from compiled kernels"
+)
 _SPLIT = "split linears count as dense: how fast TensorRT's own 2:4 tactics are is not predicted"
 
 
@@ -80,6 +86,16 @@ def reason_words(reason: Reason) -> str:
             f"{on} it is predicted faster in one dense product with {', '.join(reason.product)}"
         ),
     }[reason.kind]
+
+
+def lowering_words(row: LinearRow) -> str:
+    """Returns the lowering of a linear, with the type of its weights if they are quantised."""
+    return f"{row.lowering} {row.weights}" if weight_type(row.weights).quantised else row.lowering
+
+
+def has_quantised(linears: Iterable[LinearRow]) -> bool:
+    """True if a linear has quantised weights."""
+    return any(weight_type(row.weights).quantised for row in linears)
 
 
 def slower_words(slower: Slower) -> str:
@@ -108,7 +124,8 @@ def reason_lines(linears: Iterable[LinearRow]) -> Iterator[str]:
     found: dict[tuple[str, Reason], Counter[str]] = {}
     for row in linears:
         if row.reason:
-            found.setdefault((row.lowering, row.reason), Counter())[short[kind_of(row.name)]] += 1
+            lowering = f"dense {row.weights}" if row.node else row.lowering  # a node of dense slabs
+            found.setdefault((lowering, row.reason), Counter())[short[kind_of(row.name)]] += 1
     for (lowering, reason), kinds in found.items():
         many = ", ".join(f"{kind} ×{count}" for kind, count in kinds.items())
         yield f"{lowering}: {many}: {reason_words(reason)}"
@@ -131,8 +148,9 @@ def remarks(linears: Sequence[LinearRow], plan: PlanSummary) -> list[str]:
     lowerings = {row.lowering for row in linears}
     return [
         calibration_words(calibration) if calibration else _NOT_MEASURED,
+        *([_ESTIMATED] if has_quantised(linears) and has_estimates() else []),
         *([_AS_COMPILED] if "plugin" in lowerings else []),
-        *_slower_than_dense(lowerings, plan.card.name, plan.whole),
+        *_slower_than_dense(linears, plan.card.name, plan.whole),
         *([_SPLIT] if "split" in lowerings else []),
         *_slower_prefill(linears, plan.card.name),
     ]
@@ -193,10 +211,18 @@ def waste_line(linears: Sequence[LinearRow]) -> str:
     )
 
 
-def _slower_than_dense(lowerings: set[Lowering], card: str, whole: WholeRow) -> Iterator[str]:
-    if lowerings == {"dense"}:
+def _slower_than_dense(linears: Sequence[LinearRow], card: str, whole: WholeRow) -> Iterator[str]:
+    if {row.lowering for row in linears} == {"dense"}:
         yield f"every linear is dense, so nothing is gained on {card}"
-    elif whole.end_to_end.planned_ms >= whole.end_to_end.dense_ms:
+    elif whole.end_to_end.planned_ms < whole.end_to_end.dense_ms:
+        return
+    elif has_quantised(linears):
+        yield (
+            f"this plan is predicted slower than the dense model on {card}: its linears are too small for what kernels do "
+            "beside their products, or its prompts too long for weights that are unpacked first; linears of 16 bits may "
+            "stay ordinary products (--weights PATTERN=TYPE)"
+        )
+    else:
         yield (
             f"this plan is predicted slower than the dense model on {card}: its linears are too small, or too little of "
             "them is 2:4, for what the kernels do beside their products; --lowering auto leaves such linears dense"

@@ -12,9 +12,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from masklearn.masks.kinds.allowed import allowed_kinds
+from masklearn.masks.weight_types import quantised_types
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.manifest import EvalText
 from patch_compile.out.plan import Plan, Unpredicted
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
     from masklearn.checkpoint.checkpoint import Checkpoint
     from masklearn.checkpoint.coverage import Coverage
     from masklearn.masks.linear_mask import LinearMask
+    from masklearn.masks.maskset import MaskSet
     from masklearn.masks.select import Choose
+    from masklearn.weights.table import WeightType
     from patch_compile.onnx_io.compare import Outputs
     from patch_compile.onnx_io.feeds import Feed
     from patch_compile.passes import PassDump
@@ -83,6 +86,13 @@ class Source(ABC):
     @abstractmethod
     def recipe(self) -> Recipe:
         """The settings, completed with the defaults of this kind of source."""
+
+    def with_other(self, *, kinds: str | None = None, weights: str | None = None) -> Self:  # noqa: ARG002
+        """Returns the same model with other kinds of tiles or types of weights in its recipe.
+
+        What is known of the model is not read again. Raises PatchCompileError if the source can't.
+        """
+        raise self._lack(Ability.PLAN)
 
     @property
     @abstractmethod
@@ -200,16 +210,33 @@ class Source(ABC):
     def weight(self, name: str) -> NDArray[np.float32]:
         """Returns the weight `[N, K]` of a linear of the dense model."""
 
-    def plan(self, masks: Mapping[str, LinearMask], costs: CostModel | None) -> dict[str, LinearPlan]:
-        """Choose the lowering of each linear, as requested or by predicted speed."""
-        return self._settled(plan_linears(masks, self.recipe.lowering, costs), costs)
+    def weight_types(self, masks: MaskSet | None = None) -> dict[str, WeightType]:
+        """Returns the types of the quantised linears: those of the masks, or if these are not quantised the requested
+        ones."""
+        if masks is not None and masks.grids:
+            return {name: grid.type for name, grid in masks.grids.items()}
+        return quantised_types(self.recipe.weights, self.coverage.linears)
+
+    def plan(
+        self,
+        masks: Mapping[str, LinearMask],
+        costs: CostModel | None,
+        weights: Mapping[str, WeightType] | None = None,
+    ) -> dict[str, LinearPlan]:
+        """Choose the lowering of each linear, as requested or by predicted speed.
+
+        weights: types of the quantised linears, None for the requested ones.
+        """
+        types = self.weight_types() if weights is None else weights
+        return self._settled(plan_linears(masks, self.recipe.lowering, costs, types), costs)
 
     def plan_at(self, ratios: Mapping[str, float], costs: CostModel | None) -> dict[str, LinearPlan]:
         """Choose the lowering of each linear without masks, as if it had this ratio."""
         r = self.recipe
         linears = self.coverage.linears
         kinds = allowed_kinds(r.kinds, linears, r.tile)
-        return self._settled(assumed_plans(linears, r.tile, ratios, r.lowering, costs, kinds), costs)
+        found = assumed_plans(linears, r.tile, ratios, r.lowering, costs, kinds, self.weight_types())
+        return self._settled(found, costs)
 
     def _settled(self, plans: dict[str, LinearPlan], costs: CostModel | None) -> dict[str, LinearPlan]:
         return settle_together(plans, self.recipe.lowering, self.outline, costs) if self.outline else plans

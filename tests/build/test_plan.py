@@ -3,18 +3,30 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.masks.maskset import MaskSet
+from masklearn.weights.grid import Grid
+from masklearn.weights.table import INT8
 from patch_compile.api.results import Planned
 from patch_compile.build.plan import plan
 from patch_compile.cli.plan import plan as plan_command
 from patch_compile.errors import PatchCompileError, SpeedError
 from patch_compile.hardware.gpu import local_gpu
-from patch_compile.out.plan import Asked, PlanOfModel, Reason, ReasonKind, TargetSource, WorkloadRow
+from patch_compile.out.plan import (
+    Asked,
+    OtherTypes,
+    PlanOfModel,
+    Reason,
+    ReasonKind,
+    TargetSource,
+    WorkloadRow,
+)
 from patch_compile.plan.planner import assumed_mask
+from patch_compile.plan.roofline.launch_work import has_estimates
 from patch_compile.recipe import Recipe
 from patch_compile.report.terminal.parts import show
 from patch_compile.report.terminal.plan import plan_parts
@@ -210,7 +222,7 @@ def test_a_model_that_does_not_fit_is_promised_no_speed(planned, tmp_path, capsy
     show(plan_parts(found))
     said = capsys.readouterr().out
     assert "does not fit: weights 90." in said and "2 such cards would hold it" in said
-    assert "end to end" not in said and "speed-up" not in said
+    assert "end to end" not in said and "whole model" not in said
     assert planned["memory"]["card"] == 48 * 10**9 > planned["memory"]["weights"] + planned["memory"]["cache"]
     larger = planned_for(tmp_path, ratio=0.4, target="h200")
     show(plan_parts(larger))
@@ -261,6 +273,13 @@ def test_linears_that_no_pattern_fits_are_named(small, capsys):
         ({"speedup": 1.3, "method": "patch-tile"}, "--method patch-tile does not go with"),
         ({"ratio": 0.4, "prompt_tokens": 0}, "setting prompt_tokens = 0 is not valid"),
         ({"ratio": 0.4, "model": "m.onnx"}, "plan takes a model directory"),
+        ({"ratio": 0.4, "weights": "int3"}, "setting weights = int3 is not valid"),
+        ({"ratio": 0.4, "weights": "bfloat16,v_proj=float16"}, "--weights bfloat16 does not go with a graph"),
+        ({"ratio": 0.4, "weights": "gate=int8"}, "'gate' of --weights matches no linear"),
+        (
+            {"ratio": 0.4, "weights": "int8", "lowering": "v_proj=split"},
+            "v_proj has int8 weights and can't be lowered as split",
+        ),
         ({}, "No ratio is given"),
     ],
 )
@@ -273,3 +292,97 @@ def test_mistakes_are_refused_in_words(small, settings, said):
 def test_a_target_without_a_data_sheet_has_no_plan(small, unrated_sm120):
     with pytest.raises(PatchCompileError, match="No speed is predicted for the target 'sm120'"):
         planned_for(small, ratio=0.4, target="sm120")
+
+
+def test_types_of_weights_are_side_by_side(small, capsys, monkeypatch):
+    """A row for each type, the same as a plan of its own, in 80 columns."""
+    monkeypatch.setattr("patch_compile.report.terminal.parts._PIPE_WIDTH", 80)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    found = planned_for(small, ratio=0.4, weights="int8")
+    assert found.weights == "int8" and {row.weights for row in found.linears} == {"int8"}
+    rows = {row.weights: row for row in found.types}
+    assert list(rows) == ["float16", "int8", "int4"]
+    assert [row.planned for row in rows.values()] == [False, True, False]
+    for weights, row in rows.items():
+        alone = planned_for(small, ratio=0.4, weights=weights)
+        assert (row.whole, row.linears_bytes) == (alone.whole, alone.totals.bytes_after)
+        assert (row.ratio, row.model_bytes) == (alone.ratio, alone.memory.weights)
+    show(plan_parts(found))
+    lines = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= 80 for line in lines if not line[:1].isalpha() and not line.startswith("*"))
+    (line,) = (line.split() for line in lines if line.split()[:2] == ["int8", "*"])
+    decode, whole = rows["int8"].whole.decode, rows["int8"].whole.end_to_end
+    assert line[6:] == [
+        f"{x:.2f}" for phase in (decode, whole) for x in (phase.speedup, phase.over_alike, phase.limit)
+    ]
+    assert any(
+        line.split()[:5] == ["gate_proj", "2", "11008×4096", "0.80", "plugin"] and "int8" in line
+        for line in lines
+    )
+    assert any(line.startswith("note: what unpacking int8 and int4") for line in lines) == has_estimates()
+
+
+def test_weights_by_pattern_have_a_row_of_their_own(small):
+    found = planned_for(small, ratio=0.4, weights="int8,mlp.*=int4,o_proj=float16")
+    kinds = {row.name.rpartition(".")[2]: row.weights for row in found.linears}
+    assert kinds == {
+        "q_proj": "int8",
+        "k_proj": "int8",
+        "v_proj": "int8",
+        "o_proj": "float16",
+    } | dict.fromkeys(("gate_proj", "up_proj", "down_proj"), "int4")
+    assert found.weights == "int8,mlp.*=int4,o_proj=float16" == found.types[0].weights
+    assert found.types[0].planned and found.types[0].whole == found.whole and len(found.types) == 4
+    assert planned_for(small, ratio=0.4, weights="bfloat16").types[0].weights == "bfloat16"
+
+
+def test_types_that_do_not_fit_are_left_out_with_the_reason(tmp_path, capsys):
+    narrow = LLAMA_2_7B | {"num_hidden_layers": 1, "intermediate_size": 10016}
+    found = planned_for(write_hollow_llama(tmp_path / "narrow", narrow), ratio=0.4)
+    unfit = {row.weights: row.unfit for row in found.types}
+    assert unfit == {"float16": None, "int8": None, "int4": "model.layers.0.mlp.down_proj"}
+    show(plan_parts(found))
+    assert "weights of int4 are left out: K of model.layers.0.mlp.down_proj" in capsys.readouterr().out
+    with pytest.raises(PatchCompileError, match="down_proj can't have int4 weights"):
+        planned_for(tmp_path / "narrow", ratio=0.4, weights="int4")
+
+
+def test_a_speed_takes_another_ratio_with_other_weights(small, capsys):
+    found = planned_for(small, speedup=1.7, weights="int8")
+    rows = {row.weights: row for row in found.types}
+    assert rows["int8"].ratio > rows["int4"].ratio == 0.0
+    assert rows["float16"] == OtherTypes(weights="float16")
+    show(plan_parts(found))
+    said = capsys.readouterr().out
+    assert "ratio" in next(line for line in said.splitlines() if "linears model" in line)
+    assert "weights of float16 are left out: with them a speed-up of 1.7 is out of reach" in said
+
+
+def test_types_of_a_model_that_does_not_fit_in_16_bits(small, capsys):
+    """64 sequences of 7200 tokens take 15.1 of 16 GB, and weights 1.05 or 0.7."""
+    load = {"batch_size": 64, "prompt_tokens": 7072}
+    found = planned_for(small, ratio=0.4, target="rtx 5080", **load)
+    show(plan_parts(found))
+    said = capsys.readouterr().out
+    assert not found.memory.fits and "with weights of float16 the model does not fit on RTX 5080" in said
+    figures = {
+        line.split()[0]: line.split()[-8:] for line in said.splitlines() if line[1:4] in ("flo", "int")
+    }
+    assert figures["float16"] == ["–"] * 8 and "–" not in figures["int4"]
+    show(plan_parts(planned_for(small, ratio=0.4, target="rtx 5080", **load | {"batch_size": 68})))
+    assert "speed-up" not in capsys.readouterr().out
+
+
+def test_masks_have_the_types_of_their_grids(small, tmp_path):
+    linears = {row.name: row.shape for row in planned_for(small, ratio=0.4).linears}
+    masks = {name: assumed_mask(shape, (128, 128), 0.4) for name, shape in linears.items()}
+    grids = {
+        name: Grid(INT8, np.ones(shape[0], np.float32)) for name, shape in linears.items() if "mlp" in name
+    }
+    about = {"method": "none", "seed": 0, "base_model": "m", "base_sha256": "", "ratio_asked": 0.4}
+    MaskSet(masks, **about, grids=grids).save(tmp_path / "masks.safetensors")
+    found = planned_for(small, mask=tmp_path / "masks.safetensors")
+    assert {row.name for row in found.linears if row.weights == "int8"} == {*grids}
+    assert [row.weights for row in found.types] == ["float16,int8", "float16", "int8", "int4"]
+    with pytest.raises(PatchCompileError, match="not int4 ones"):
+        planned_for(small, mask=tmp_path / "masks.safetensors", weights="int4")

@@ -8,18 +8,19 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
 from math import gcd
 from typing import Any
+
+import numpy as np
 
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import BY_CODE
 from patch_compile.hardware.cards import RatedCard
 from patch_compile.plan.roofline.assumptions import Assumptions
-from patch_compile.plan.roofline.schedule import SLAB, TABLE_WORDS, Config, Problem, estimated
+from patch_compile.plan.roofline.schedule import KNOWN, SLAB, TABLE_WORDS, Config, Problem, estimated
 from patch_compile.plugin.toolchain import plugin_sources
 
-__all__ = ["Rates", "Work", "rates_of", "weight_bytes", "work_of"]
+__all__ = ["Rates", "Work", "has_estimates", "rates_of", "weight_bytes", "work_of"]
 
 _LANE_BYTES = {
     "LDSM": 512,
@@ -52,6 +53,11 @@ def _code(card: RatedCard) -> Any:
     """
     sass = _sass()
     return sass[max(sm for sm in sass if sm <= card.sm)]
+
+
+def has_estimates() -> bool:
+    """True if sass.json lacks a kernel that predictions are made for."""
+    return any(config.name not in code for code in _sass().values() for config in KNOWN if not config.gated)
 
 
 def _slab_figures(card: RatedCard, config: Config, kind: TileKind) -> tuple[dict[str, int], float]:
@@ -187,18 +193,14 @@ def _passes(problem: Problem, config: Config, parts: int, weights: int, kept: fl
     token_tiles, panels = problem.token_tiles(config), problem.panels
     if token_tiles == 1 or weights <= kept:
         return 1
-    reads, places = 0, 0
+    reads, places, tiles = 0, 0, np.arange(token_tiles)
     for panel in range(0, panels, -(-panels // 8)):
         for slab in (0.0, 0.25, 0.5, 0.75):
             # Times at which each token tile gets there, in lengths of a part; in one length all parts read token_tiles
             # * weights.
-            starts = (
-                (panel * token_tiles + tile + slab) * parts / problem.tiles(config)
-                for tile in range(token_tiles)
-            )
-            times = sorted(start % 1 for start in starts)
-            between = (min(1, (b - a) * token_tiles) * weights for a, b in pairwise(times))
-            reads += 1 + sum(moved > kept for moved in between)
+            starts = (panel * token_tiles + tiles + slab) * parts / problem.tiles(config)
+            between = np.minimum(1, np.diff(np.sort(starts % 1)) * token_tiles) * weights
+            reads += 1 + int((between > kept).sum())
             places += 1
     return reads / places
 

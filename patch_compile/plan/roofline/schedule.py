@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -146,11 +146,13 @@ TABLE_WORDS = int(re.findall(r"kTableWords = (\d+);", _header("arguments.h"))[0]
 """Words of a stream's table of parts and pointers."""
 
 
+@cache
 def slab_bytes(panel_rows: int, kind: int, weights: WeightType = FLOAT16) -> int:
     """Returns the bytes of a slab with its metadata, masks and scales. kind: its code."""
     return int(panel_rows * SLAB * BY_CODE[kind].bytes_of(weights))
 
 
+@cache
 def slab_cost(kind: int, weights: WeightType = FLOAT16) -> int:
     """Returns the bytes of a slab per panel row, in units of 8 (plugins/kernels/work.h). kind: its code."""
     return _ceil_div(slab_bytes(1, kind, weights), _UNIT_BYTES)
@@ -172,14 +174,14 @@ class Problem:
         """Returns the number of panels along the output features."""
         return _ceil_div(self.out_features, self.panel_rows)
 
-    @property
+    @cached_property
     def weight_bytes(self) -> int:
         """Returns the bytes of all slabs with their metadata and scales."""
         return sum(
             count * slab_bytes(self.panel_rows, kind, self.weights) for kind, count in enumerate(self.slabs)
         )
 
-    @property
+    @cached_property
     def slabs_cost(self) -> int:
         """Returns the cost of all slabs, in the units of plugins/kernels/work.h."""
         return sum(count * slab_cost(kind, self.weights) for kind, count in enumerate(self.slabs))

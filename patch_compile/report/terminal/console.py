@@ -27,6 +27,7 @@ from patch_compile.report.output_error import output_warnings
 from patch_compile.report.prediction import (
     choice_line,
     gain_line,
+    lowering_words,
     node_words,
     reason_lines,
     remarks,
@@ -157,8 +158,9 @@ def _masks_table(linears: Sequence[MaskedLinear]) -> Table:
 
 
 def by_kind(linears: Sequence[LinearRow]) -> dict[tuple[str, str, str], list[LinearRow]]:
-    """Group linears by kind, shape and lowering. A kind is the shortest end of the name that distinguishes it."""
-    return _grouped(linears, lambda row: row.lowering)
+    """Group linears by kind, shape, and lowering with the type of quantised weights. A kind is the shortest end of the name
+    that distinguishes it."""
+    return _grouped(linears, lowering_words)
 
 
 def _grouped(

@@ -13,10 +13,11 @@ from masklearn.masks.kinds.table import TWO_FOUR
 from patch_compile.out.plan import Asked, LinearRow, PlanOfModel, TargetSource, WholeRow
 from patch_compile.plan.speed_goal import SpeedGoal
 from patch_compile.report.deployment import builder_line, memory_line
-from patch_compile.report.prediction import gain_line, reason_lines, remarks
+from patch_compile.report.prediction import gain_line, has_quantised, reason_lines, remarks
 from patch_compile.report.terminal.console import by_kind
 from patch_compile.report.terminal.folding import FoldingTable
 from patch_compile.report.terminal.parts import Part
+from patch_compile.report.terminal.weight_types import type_parts
 
 __all__ = ["plan_parts"]
 
@@ -40,11 +41,13 @@ def plan_parts(result: PlanOfModel) -> Iterator[Part]:
     tiles = (
         "tiles: share of slabs by kind" if _has_others(result.linears) else "p: share of weights in 2:4 tiles"
     )
-    yield f"µs: one linear on its own, for all prompts and for a decode step; {tiles}"
+    dense = "; dense: with 16-bit weights" * has_quantised(result.linears)
+    yield f"µs: one linear on its own, for all prompts and for a decode step{dense}; {tiles}"
     if result.whole and result.memory.fits:
         yield _whole_table(result.whole)
     if result.card:
         yield memory_line(result.memory, result.card.name)
+    yield from type_parts(result)
     yield from _lines(result)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from copy import copy
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +60,14 @@ class CheckpointSource(Source):
     def recipe(self) -> Recipe:
         """The settings without changes: a checkpoint has no defaults of its own."""
         return self._recipe
+
+    @override
+    def with_other(self, *, kinds: str | None = None, weights: str | None = None) -> Self:
+        """Returns a copy, which keeps what is known of coverage and outline: these depend on neither."""
+        found = copy(self)
+        given = {"kinds": kinds, "weights": weights}
+        found._recipe = self._recipe.model_copy(update={name: text for name, text in given.items() if text})
+        return found
 
     @property
     @override
