@@ -19,7 +19,7 @@ from patch_compile.out.plan import (
     Slabs,
     TileCount,
 )
-from patch_compile.packing.format import KERNEL_ROWS, choose_panel_rows
+from patch_compile.packing.format import choose_panel_rows
 from patch_compile.packing.slab_kinds import SLAB_K, kinds_among, slab_kinds
 from patch_compile.plan.cost import CostModel
 from patch_compile.plan.lowering_patterns import Asked, asked_lowerings
@@ -228,10 +228,7 @@ def plan_linear(
     `auto` is `plugin` if that is predicted to be faster than `dense`, and without predictions. A linear of int8 or int4
     that would be `dense` is `plugin` with dense slabs.
     """
-    # The kernels for quantised weights have no other panels.
-    panel_rows = (
-        KERNEL_ROWS if weights.quantised else choose_panel_rows(mask.shape, mask.tile, mask.by_kind())
-    )
+    panel_rows = choose_panel_rows(mask.shape, mask.tile, mask.by_kind(), quantised=weights.quantised)
     dense, sparse, others = _count_slabs(mask, panel_rows)
     slabs = {DENSE.name: dense, TWO_FOUR.name: sparse, **dict(others)}
     predicted = costs.of(mask.shape, panel_rows, slabs, weights=weights) if costs else None
