@@ -150,7 +150,7 @@ class _Part:
         kind: WeightType,
     ) -> None:
         self._target, self._values = target.t().contiguous(), values.t().contiguous().float()
-        self._kept = kept.t().contiguous()
+        self._kept = kept.t().contiguous().float()
         self._hessian, self._factor, self._kind = hessian, factor, kind
         columns, rows = self._target.shape
         self.span = kind.span or columns
@@ -162,6 +162,7 @@ class _Part:
         columns, factor, count = self._values, self._factor, len(self._values)
         pivots = factor.diagonal()
         cost = pivots.reciprocal().square()[:, None]  # of an error in each column, by the columns after it
+        dividers = pivots.tolist()
         for start in range(0, count, _BLOCK):
             end = min(start + _BLOCK, count)
             if start % self.span == 0:
@@ -169,31 +170,41 @@ class _Part:
                 self.scales[start // self.span] = _search(
                     columns[whole] * self._kept[whole], cost[whole], self._kind
                 )
-            scale = self.scales[start // self.span]
+            scale, steps = self._scale_of(start)
             errors = torch.empty(end - start, columns.shape[1], device=columns.device)
             for j in range(start, end):
-                self.integers[j] = _integers(columns[j], scale, self._kind) * self._kept[j]
+                found = self._nearest(columns[j] * steps, j)
                 error = errors[j - start, None]
-                torch.sub(columns[j], self.integers[j] * scale, out=error[0])
-                error /= pivots[j]
+                torch.addcmul(columns[j], found, scale, value=-1, out=error[0]).div_(dividers[j])
                 columns[j + 1 : end].addmm_(factor[j : j + 1, j + 1 : end].t(), error, alpha=-1)
             columns[end:].addmm_(factor[start:end, end:].t(), errors, alpha=-1)
 
     def descend(self) -> None:
         """Round every kept weight anew, in order, as is best with all others as they are."""
         residual, hessian = self._residual(), self._hessian
+        pulls = hessian.diagonal().reciprocal().tolist()
         for start in range(0, len(residual), _BLOCK):
             end = min(start + _BLOCK, len(residual))
-            scale = self.scales[start // self.span]
+            scale, steps = self._scale_of(start)
             changes = torch.empty(end - start, residual.shape[1], device=residual.device)
             for j in range(start, end):
-                wanted = self.integers[j] * scale + residual[j] / hessian[j, j]
-                found = _integers(wanted, scale, self._kind) * self._kept[j]
+                before = self.integers[j].clone()
+                found = self._nearest(torch.addcmul(before, residual[j], steps, value=pulls[j]), j)
                 change = changes[j - start, None]
-                torch.mul(found - self.integers[j], scale, out=change[0])
-                self.integers[j] = found
+                torch.mul(found.sub(before), scale, out=change[0])
                 residual[j + 1 : end].addmm_(hessian[j + 1 : end, j : j + 1], change, alpha=-1)
             residual[end:].addmm_(hessian[end:, start:end], changes, alpha=-1)
+
+    def _scale_of(self, column: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the scale of a column in each row, and its reciprocal: 0 where the scale is 0."""
+        scale = self.scales[column // self.span]
+        return scale, torch.where(scale > 0, scale.reciprocal(), 0.0)
+
+    def _nearest(self, wanted: torch.Tensor, column: int) -> torch.Tensor:
+        """Round numbers of steps in place, to the integers of a column. Returns these; pruned ones are 0."""
+        found = wanted.round_().clamp_(self._kind.lowest, self._kind.highest).mul_(self._kept[column])
+        self.integers[column] = found
+        return found
 
     def fit_scales(self) -> None:
         """Give each span, in order, the scale that is best for its integers and all others as they are."""

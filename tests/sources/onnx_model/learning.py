@@ -1,5 +1,6 @@
 """Learns masks for an ONNX file with the arguments that a build gives."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from masklearn.learn import by_ratio, find_masks
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.recipe import LearnRecipe
 from masklearn.traits import Need
+from masklearn.weights.grid import Grid
 from patch_compile.onnx_io.feeds import Feeds, input_dtypes, random_feeds
 from patch_compile.onnx_io.graph_inputs import read_inputs
 from patch_compile.packing.fusion import FUSIONS
@@ -27,12 +29,13 @@ __all__ = ["Learned", "learn", "quiet", "write_hybrid"]
 
 @dataclass(frozen=True)
 class Learned:
-    """Masks of a file, and `pruned`, the model written with them."""
+    """Masks of a file, grids of its quantised linears, and `pruned`, the model written with them."""
 
     masks: dict[str, LinearMask]
     feeds: Feeds
     pruned: Path
     dtype: ir.DataType
+    grids: Mapping[str, Grid]
 
 
 def quiet(*_: object) -> None:
@@ -51,9 +54,9 @@ def learn(path: Path, folder: Path, *, dtype: str = "FLOAT16", **settings: Any) 
         moments = gather_moments(folder / "probe.onnx", linears, feeds, folder / "moments", quiet)
     kind = ir.DataType[dtype]
     feed, store = OnnxFeed(linears, moments, recipe, kind, quiet, quiet), WeightStore(folder / "store")
-    masks = find_masks(feed, store, by_ratio(recipe, feed.shapes, quiet)).masks
-    write_pruned(model, linears, masks, store, kind, folder / "pruned.onnx", quiet)
-    return Learned(masks, feeds, folder / "pruned.onnx", kind)
+    found = find_masks(feed, store, by_ratio(recipe, feed.shapes, quiet))
+    write_pruned(model, linears, found.masks, store, kind, folder / "pruned.onnx", quiet)
+    return Learned(found.masks, feeds, folder / "pruned.onnx", kind, found.grids)
 
 
 def write_hybrid(learned: Learned, path: Path, **options: Any) -> dict[str, LinearPlan]:

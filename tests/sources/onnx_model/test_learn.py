@@ -53,6 +53,21 @@ def test_the_pruned_model_holds_the_masks_and_nothing_else_changed(exported, tmp
         assert np.array_equal(*(onnx.numpy_helper.to_array(side[name]) for side in (others, kept)))
 
 
+@pytest.mark.parametrize("method", ["magnitude", "oneshot"])
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_quantised_weights_lie_on_their_grids(exported, tmp_path, method, kind):
+    """Linears with dense tiles only are rounded too. The file holds the numbers that are packed, in its own type."""
+    learned = learn(exported("encoder", False), tmp_path, method=method, weights=kind, ratio=0.1)
+    after = weights(learned.pruned)
+    assert {*learned.grids} == {*learned.masks} == {*after}
+    assert any(not mask.tiles.any() for mask in learned.masks.values())
+    for name, grid in learned.grids.items():
+        assert grid.type.name == kind
+        integers = grid.integers(after[name].astype(np.float16))
+        assert len(np.unique(integers)) > (12 if kind == "int4" else 100)
+        assert not integers[~learned.masks[name].keep()].any()
+
+
 def test_inputs_pay_and_solving_pays_more(exported, tmp_path):
     """On the calibration inputs, scoring with them loses less than without, and solving loses least."""
     lost = {}
