@@ -80,7 +80,10 @@ def run(spec: dict[str, Any]) -> dict[str, Any]:
 
 def _tiles(masks: MaskSet) -> dict[str, Any]:
     shares = {kind.name: round(weights / masks.weights, 6) for kind, weights in masks.by_kind().items()}
-    return {"kinds": shares, "bytes_per_weight": round(masks.bytes_per_weight, 6)}
+    found: dict[str, Any] = {"kinds": shares, "bytes_per_weight": round(masks.bytes_per_weight, 6)}
+    if masks.grids:
+        found["packed_bytes_per_weight"] = round(masks.packed_bytes / masks.weights, 6)
+    return found
 
 
 def _keep(learned: Learned, folder: Path) -> None:
@@ -97,7 +100,8 @@ def _repaired(task: Task, prior: Path) -> Learned:
     """Repair from masks and solved weights, as `learn_task` does after solving."""
     masks, solved = MaskSet.load(prior / _MASKS), WeightStore(prior / _SOLVED)
     store = WeightStore(task.scratch / "repaired", below=solved)
-    masks.record.repair = repair(task.of(task.checkpoint.with_weights(solved)), masks, store)
+    pruned = task.of(task.checkpoint.with_weights(solved))
+    masks.record.repair = repair(pruned, masks, store, grids=masks.grids)
     return Learned(masks, task.checkpoint.with_weights(store))
 
 

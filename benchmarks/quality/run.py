@@ -116,6 +116,19 @@ def entries(totals: Sequence[float] = (8.0,), repairs: Sequence[float] = (30.0,)
         for minutes in repairs:
             settings = asked | _DISTILL | {"repair_minutes": minutes}
             found.append(Entry(f"oneshot + {minutes:g} min of repair{ALL_KINDS}", ratio, settings))
+    for weights in ("int8", "int4"):
+        mark = f", {weights}"
+        found.append(Entry(f"dense{mark}", None, {"weights": weights}, baseline=Baseline.ROUNDED))
+        asked = {
+            "method": "oneshot",
+            "kinds": "auto",
+            "bytes_per_weight": round(bytes_of({"reached": _ONE_RATIO}), 6),
+            "weights": weights,
+        }
+        found.append(Entry(AUTO + mark, _ONE_RATIO, asked | {"repair": "none"}))
+        for minutes in totals:
+            name = f"oneshot, {minutes:g} min in all{ALL_KINDS}{mark}"
+            found.append(Entry(name, _ONE_RATIO, asked | _DISTILL, total=minutes))
     own_text = oneshot[_ONE_RATIO] | {"repair": "none", "calib": None}
     found.append(Entry(OWN_TEXT, _ONE_RATIO, own_text))
     joint = {"method": "patch-joint", "ratio": _ONE_RATIO, "repair": "none", "steps": _PATCH_STEPS}
@@ -165,6 +178,7 @@ class Cell:
         settings = {name: value for name, value in self.settings.items() if name not in of_training}
         settings |= {"method": "oneshot", "repair": "none"}
         method = NO_REPAIR + PERMUTED * bool(settings.get("permute")) + ALL_KINDS * ("kinds" in settings)
+        method += f", {settings['weights']}" if "weights" in settings else ""
         return Cell(Entry(method, self.entry.ratio), settings)
 
     def __str__(self) -> str:
@@ -253,7 +267,7 @@ def _run(asked: argparse.Namespace, cell: Cell, state: State) -> dict[str, Any]:
         spec["prior"] = str(_kept(asked, cell.untrained()))
         if entry.total is not None:
             recipe["repair_minutes"] = _left_for_repair(entry.total, before["seconds"] / 60)
-    elif entry.method in (NO_REPAIR, NO_REPAIR + PERMUTED, AUTO):
+    elif entry.method.startswith(NO_REPAIR) and entry.method != OWN_TEXT:
         spec["keep"] = str(_kept(asked, cell))
     spec["scratch"] = str(asked.scratch / cell.key)
     spec |= {
