@@ -103,6 +103,7 @@ reproduce: .venv/installed models
 docs: .venv/installed
 	$(BIN)/python docs/generate.py
 	$(BIN)/python benchmarks/kernels/roofline.py --page docs/performance.md
+	$(BIN)/python benchmarks/kernels/weight_types.py --page docs/performance.md
 	$(BIN)/python benchmarks/kernels/warpgroups.py --page docs/performance.md
 	$(BIN)/python -m benchmarks.quality.frontier
 

@@ -1,0 +1,112 @@
+"""Predicts models with weights of 16 bits, int8 and int4 side by side, beside the bytes of a weight of each.
+
+    python benchmarks/kernels/weight_types.py [--page docs/performance.md]
+
+The predictions are those of `patch-compile plan --weights`. Nothing here is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
+from roofline import MODELS, table
+
+from benchmarks.page_part import renewed
+from masklearn.masks.kinds.table import KINDS
+from masklearn.weights.table import FLOAT16, INT4, INT8, WeightType
+from patch_compile.plan.cards import card_of
+from patch_compile.plan.cost import CostModel
+from patch_compile.plan.outline import outline_of_llama
+from patch_compile.plan.planner import assumed_plans, settle_together
+from patch_compile.plan.predict import WholeModel, predict_whole
+from patch_compile.plan.roofline.launch_work import has_estimates
+from patch_compile.plan.workload import Workload
+
+__all__ = ["TYPES", "markdown", "predict_types"]
+
+TYPES = (FLOAT16, INT8, INT4)
+_CARDS, _BATCHES, _MODEL, _RATIO, _TOKENS = (
+    ("A6000", "A100-80", "RTX 4090", "H100"),
+    (1, 16),
+    "LLaMA-2-7B",
+    0.4,
+    128,
+)
+_TILE = (128, 128)
+_BYTES = (
+    "Bytes of a weight in packed slabs, with the metadata or masks of its kind and the scales of int4. int8 has another 4 "
+    "bytes for each row."
+)
+_WHOLE = (
+    f"{_MODEL}, ratio {_RATIO}, {_TOKENS} + {_TOKENS} tokens, as `patch-compile plan --weights` predicts it. How much "
+    "faster a decode step is than with dense 16-bit weights, its limit by bytes, and how much faster than with dense weights of "
+    "the same type; then how much faster prompts and the whole workload are than with dense 16-bit weights."
+)
+_ESTIMATED = (
+    "The kernels for int8 and int4 are not compiled into these figures: their cycles are those of the 16-bit loops and the "
+    "instructions of `plugins/kernels/estimated.json`."
+)
+
+
+def predict_types(
+    target: str, batch: int, weights: WeightType, ratio: float = _RATIO
+) -> tuple[WholeModel, int]:
+    """Returns the planner's prediction for the model, and the bytes of its linears."""
+    linears, outline = outline_of_llama(MODELS[_MODEL])
+    costs = CostModel(card_of(target), Workload(batch, _TOKENS, _TOKENS))
+    ratios, types = dict.fromkeys(linears, ratio), dict.fromkeys(linears, weights)
+    plans = assumed_plans(linears, _TILE, ratios, "auto", costs, None, types)
+    plans = settle_together(plans, "auto", outline, costs)
+    return predict_whole(plans.values(), outline, costs), sum(plan.bytes_after for plan in plans.values())
+
+
+def bytes_table() -> str:
+    """The bytes of a weight by kind and type."""
+    rows = ([kind.name, *(f"{kind.bytes_of(one):.4g}" for one in TYPES)] for kind in KINDS)
+    return table(["kind", *(f"{one}" for one in TYPES)], rows)
+
+
+def types_table() -> str:
+    """The types side by side, on several cards."""
+    header = ["device", "batch", "weights", "GB of linears", "decode step, ms", "over dense", "limit"]
+    return table([*header, "over dense of the type", "prefill", "whole workload"], _rows())
+
+
+def _rows() -> Iterator[list[str]]:
+    for target in _CARDS:
+        for batch in _BATCHES:
+            for weights in TYPES:
+                found, size = predict_types(target, batch, weights)
+                step = found.decode.planned / (_TOKENS - 1)
+                row = [target, str(batch), str(weights), f"{size / 1e9:.2f}", f"{step:.2f}"]
+                row += [f"{found.decode.speedup:.2f}", f"{found.decode.limit:.2f}"]
+                row += [f"{found.decode.row().over_alike:.2f}"]
+                yield [*row, f"{found.prefill.speedup:.2f}", f"{found.end_to_end.speedup:.2f}"]
+
+
+def markdown() -> str:
+    """The part that docs/performance.md shows."""
+    estimated = [_ESTIMATED] if has_estimates() else []
+    return "\n\n".join([_BYTES, bytes_table(), _WHOLE, *estimated, types_table()])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the tables, or renew their part of a page."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--page", type=Path, help="renew its generated part, and print nothing")
+    asked = parser.parse_args(argv)
+    if asked.page:
+        asked.page.write_text(renewed(asked.page.read_text(), "weight-types", markdown()))
+    else:
+        print(markdown())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
