@@ -43,8 +43,8 @@ _BYTES = (
 )
 _WHOLE = (
     f"{_MODEL}, ratio {_RATIO}, {_TOKENS} + {_TOKENS} tokens, as `patch-compile plan --weights` predicts it. How much "
-    "faster a decode step is than with dense 16-bit weights, its limit by bytes, and how much faster than with dense weights of "
-    "the same type; then how much faster prompts and the whole workload are than with dense 16-bit weights."
+    "faster a decode step is than with dense 16-bit weights, its limit by bytes, and how much faster than with dense "
+    "weights of the same type; then how much faster prompts and the whole workload are than with dense 16-bit weights."
 )
 _ESTIMATED = (
     "The kernels for int8 and int4 are not compiled into these figures: their cycles are those of the 16-bit loops and the "
