@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from masklearn.checkpoint.quantised.grids import Grids
 from masklearn.checkpoint.store import WeightStore
 from masklearn.masks.kinds.allowed import allowed_kinds
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.weight_types import quantised_types
 from masklearn.recipe import LearnRecipe
 from masklearn.traits import Need
+from masklearn.weights.grid import Grid
 from masklearn.weights.table import WeightType
 
 if TYPE_CHECKING:
@@ -48,13 +50,15 @@ class Feed(ABC):
     """Gives the covered linears of a model to a method, in the model's order and with few of them in memory.
 
     A feed also reports progress. recipe: the settings; shapes: (N, K) by linear; note: called with lines for the user;
-    lacks: needs of methods that this model can't meet, each with the reason as a sentence.
+    lacks: needs of methods that this model can't meet, each with the reason as a sentence; given: grids that the weights
+    of a quantised model lie on.
     """
 
     recipe: LearnRecipe
     shapes: Mapping[str, tuple[int, int]]
     note: Callable[[str], object]
     lacks: Mapping[Need, str]
+    given: Grids = Grids({})
 
     @cached_property
     def kinds(self) -> Mapping[str, tuple[TileKind, ...]]:
@@ -64,7 +68,12 @@ class Feed(ABC):
     @cached_property
     def types(self) -> Mapping[str, WeightType]:
         """Types of the quantised linears. Raises PatchCompileError as `quantised_types` does."""
-        return quantised_types(self.recipe.weights, self.shapes)
+        return quantised_types(self.recipe.weights, self.shapes, self.given.types)
+
+    def kept_grid(self, name: str) -> Grid | None:
+        """Returns the grid of a quantised linear that keeps the one it lies on; None if its scales are to be searched."""
+        keeps = name in self.types and self.given.types.get(name) is self.types[name]
+        return self.given[name] if keeps else None
 
     @abstractmethod
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:

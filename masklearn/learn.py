@@ -24,7 +24,6 @@ from masklearn.masks.record import MaskRecord, TrainRecord
 from masklearn.masks.score_summary import summarise_scores
 from masklearn.masks.select import Choose, Scores, by_budget
 from masklearn.masks.tiles import expand_tiles, tile_weights
-from masklearn.masks.weight_types import quantised_types
 from masklearn.methods import Codes, Method, method_of
 from masklearn.progress import OnStep
 from masklearn.recipe import LearnRecipe
@@ -102,7 +101,7 @@ def learn_task(task: Task) -> Learned:
 
     recipe = task.recipe
     _check_labels(task)
-    quantised_types(recipe.weights, task.coverage.linears)  # raises its errors before any work
+    _check_types(task)
     choose = task.chooses or by_ratio(recipe, task.coverage.linears, task.note)
     permuted = permute(task) if recipe.permute else None
     if permuted is not None:
@@ -128,7 +127,7 @@ def find_masks(feed: Feed, store: WeightStore, choose: Choose, *, decided: bool 
 
     method = method_of(feed.recipe.method)
     _check_needs(method, feed)
-    quantised_types(feed.recipe.weights, feed.shapes)  # raises its errors before any work
+    assert feed.types is not None  # raises the errors of types before any work
     for line in left_out_of_auto(feed.recipe.kinds, feed.shapes, feed.recipe.tile):
         feed.note(line)
     areas = _areas(feed.shapes, feed.recipe)
@@ -272,6 +271,21 @@ def _check_labels(task: Task) -> None:
     if task.recipe.repairs and task.recipe.label_weight and architecture_of(task.checkpoint).encoder:
         raise UsageError(
             "An encoder has no labels to repair on", "It predicts no next token.", "Leave --label-weight out."
+        )
+
+
+def _check_types(task: Task) -> None:
+    """Raises PatchCompileError, before any work, for types that do not fit their linears, and for a permutation of a
+    quantised checkpoint, whose neighbours share scales."""
+    from masklearn.stream.feed import CheckpointFeed
+
+    types, given = CheckpointFeed(task).types, task.checkpoint.grids.types
+    kept = [name for name, kind in types.items() if given.get(name) is kind]
+    if kept and task.recipe.permute:
+        raise PatchCompileError(
+            f"{task.checkpoint.path} is quantised, and its channels can't be reordered",
+            f"{kept[0]}, for example, keeps the scales that the checkpoint gives to neighbouring weights.",
+            "Leave --permute out, or give the checkpoint that it was quantised from.",
         )
 
 

@@ -21,7 +21,6 @@ from masklearn.checkpoint.store import WeightStore
 from masklearn.errors import PatchCompileError
 from masklearn.folder_links import check_links
 from masklearn.shard import Shard, TensorEntry, numpy_dtype
-from masklearn.weights.grid import Grid
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -119,7 +118,7 @@ class Checkpoint:
         return bool(self._packed)
 
     @property
-    def grids(self) -> Mapping[str, Grid]:
+    def grids(self) -> Grids:
         """Grids of the quantised weights by linear (the name without `.weight`), each read when it is asked for.
 
         Empty for a dense checkpoint. Reading one raises PatchCompileError if a scale is not valid.

@@ -1,11 +1,12 @@
 """Weight types that a user asks for: the value of `--weights`, and what it means for each linear.
 
 It is a type such as `int8`, or `PATTERN=TYPE,PATTERN=TYPE,…` such as `mlp.*=int4,v_proj=float16`, with the patterns of
-`masklearn.masks.names`. A type in front of all patterns is for the linears that none of them fits, which else have 16 bits.
-The last pattern that fits a linear decides.
+`masklearn.masks.names`. A type in front of all patterns is for the linears that none of them fits, which else keep the type
+that a quantised checkpoint gives them, or have 16 bits. The last pattern that fits a linear decides.
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from masklearn.errors import PatchCompileError
 from masklearn.masks.names import decide, entries, parse_pattern
@@ -27,19 +28,24 @@ def named_types(text: str | None) -> tuple[WeightType, ...]:
     return tuple(kind for kind in WEIGHT_TYPES.values() if kind in named)
 
 
-def quantised_types(text: str | None, shapes: Mapping[str, tuple[int, int]]) -> dict[str, WeightType]:
+def quantised_types(
+    text: str | None,
+    shapes: Mapping[str, tuple[int, int]],
+    given: Mapping[str, WeightType] = MappingProxyType({}),
+) -> dict[str, WeightType]:
     """Returns the types of the linears that are quantised. The others have 16 bits.
 
-    text: None for no value; shapes: (N, K) by linear. Raises PatchCompileError for a linear whose K the spans of its type
-    do not divide, and as `names.decide` does.
+    text: None for no value; shapes: (N, K) by linear; given: types of linears that a quantised checkpoint has, which they
+    keep unless the value names another. Raises PatchCompileError for a linear whose K the spans of its type do not divide,
+    and as `names.decide` does.
     """
     if text is None:
-        return {}
+        return {name: given[name] for name in shapes if name in given}
     found: dict[str, WeightType] = {}
     for name, pair in decide(_pairs(text), list(shapes), "--weights").items():
-        if pair is None or not pair[1].quantised:
+        kind, columns = pair[1] if pair else given.get(name), shapes[name][1]
+        if kind is None or not kind.quantised:
             continue
-        kind, columns = pair[1], shapes[name][1]
         if kind.span is not None and columns % kind.span:
             raise PatchCompileError(
                 f"{name} can't have {kind} weights",

@@ -16,6 +16,7 @@ more to fit values to the rounded ones has nothing to move, because every value 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -51,27 +52,35 @@ def round_group(
     types: Mapping[str, WeightType],
     damping: float,
     note: Callable[[str], object],
+    grids: Mapping[str, Grid] = MappingProxyType({}),
 ) -> dict[str, Rounded]:
     """Round linears of a group, whose weights are the target.
 
     found: values to round `[N, K]`, 0 where pruned, and masks of kept weights `[N, K]`, by name; types: quantised types of
-    the linears to round; damping, note: arguments of `obs.with_damping`, whose errors are raised. Raises PatchCompileError
+    the linears to round; damping, note: arguments of `obs.with_damping`, whose errors are raised; grids: grids of those that
+    keep their scales, which are searched for all others. Raises PatchCompileError
     also as `check_range` does.
     """
     rounded: dict[str, Rounded] = {}
     if not types:
         return rounded
-    for name, kind in types.items():
-        check_range(name, found[name][0], kind)
+    for name in types.keys() - grids.keys():
+        check_range(name, found[name][0], types[name])
     hessian = group.moment.clone()
     factor = obs.inverse_factor(hessian, damping, next(iter(types)), note)  # damps `hessian` in place
     if not bool(hessian.diagonal().any()):  # all inputs are 0, so every choice has the same error
         hessian = factor
-    for kind in dict.fromkeys(types.values()):
-        names = [name for name in types if types[name] is kind]
+    for kind, keeps in dict.fromkeys((kind, name in grids) for name, kind in types.items()):
+        names = [name for name in types if types[name] is kind and (name in grids) is keeps]
         target = torch.cat([group.weights[name] for name in names]).float()
         values, kept = (torch.cat([found[name][i] for name in names]) for i in (0, 1))
-        whole = _round_rows(target, values, kept, hessian, factor, kind)
+        scales = None
+        if keeps:
+            given = np.concatenate(
+                [grids[name].scales.reshape(len(group.weights[name]), -1) for name in names]
+            )
+            scales = torch.from_numpy(given).to(target.device)
+        whole = _round_rows(target, values, kept, hessian, factor, kind, scales)
         start = 0
         for name in names:
             rows = slice(start, start + len(group.weights[name]))
@@ -92,17 +101,20 @@ def check_range(name: str, weight: torch.Tensor, kind: WeightType) -> None:
             )
 
 
-def round_nearest(weight: torch.Tensor, kept: torch.Tensor, kind: WeightType) -> Rounded:
+def round_nearest(
+    weight: torch.Tensor, kept: torch.Tensor, kind: WeightType, grid: Grid | None = None
+) -> Rounded:
     """Round each kept weight to the nearest number of the grid whose scales lose least of it, without a Hessian.
 
-    weight: `[N, K]`; kept: mask of kept weights `[N, K]`.
+    weight: `[N, K]`; kept: mask of kept weights `[N, K]`; grid: the one to use, None to search its scales.
     """
     columns, scales = (weight.float() * kept).t().contiguous(), []
     span = kind.span or len(columns)
     one = torch.ones(span, 1, device=weight.device)
+    given = None if grid is None else torch.from_numpy(grid.scales).reshape(len(weight), -1).to(weight.device)
     for start in range(0, len(columns), span):
         part = columns[start : start + span]
-        scale = _search(part, one, kind)
+        scale = _search(part, one, kind) if given is None else given[:, start // span]
         part.copy_(_integers(part, scale, kind) * scale)
         scales.append(scale)
     return _rounded(columns, scales, kind)
@@ -115,13 +127,17 @@ def _round_rows(
     hessian: torch.Tensor,
     factor: torch.Tensor,
     kind: WeightType,
+    scales: torch.Tensor | None,
 ) -> Rounded:
+    """Round rows of linears; scales: those to keep `[N, K/span]`, None to search them."""
+
     def part(start: int) -> Rounded:
         rows = slice(start, start + _ROWS)
-        one = _Part(target[rows], values[rows], kept[rows], hessian, factor, kind)
+        given = None if scales is None else scales[rows]
+        one = _Part(target[rows], values[rows], kept[rows], hessian, factor, kind, given)
         one.gptq()
         one.descend()
-        if kind.span is not None:
+        if kind.span is not None and given is None:
             one.fit_scales()
             one.descend()
         return _rounded(one.integers * one.scales.repeat_interleave(one.span, 0), list(one.scales), kind)
@@ -130,14 +146,14 @@ def _round_rows(
         parts = [part(start) for start in range(0, len(target), _ROWS)]
     else:
         parts = in_parallel(part, range(0, len(target), _ROWS))
-    scales = np.concatenate([one.grid.scales for one in parts])
-    return Rounded(torch.cat([one.values for one in parts]), Grid(kind, scales))
+    found = np.concatenate([one.grid.scales for one in parts])
+    return Rounded(torch.cat([one.values for one in parts]), Grid(kind, found))
 
 
 class _Part:
     """Some rows of a linear, transposed, so that a column of weights is contiguous.
 
-    integers: `[K, N]` in fp32; scales: `[K/span, N]`.
+    integers: `[K, N]` in fp32; scales: `[K/span, N]`; given: scales to keep `[N, K/span]`, None to search them.
     """
 
     def __init__(
@@ -148,6 +164,7 @@ class _Part:
         hessian: torch.Tensor,
         factor: torch.Tensor,
         kind: WeightType,
+        given: torch.Tensor | None,
     ) -> None:
         self._target, self._values = target.t().contiguous(), values.t().contiguous().float()
         self._kept = kept.t().contiguous().float()
@@ -155,7 +172,10 @@ class _Part:
         columns, rows = self._target.shape
         self.span = kind.span or columns
         self.integers = torch.zeros_like(self._target)
+        self._searches = given is None
         self.scales = torch.zeros(columns // self.span, rows, device=target.device)
+        if given is not None:
+            self.scales.copy_(given.t())
 
     def gptq(self) -> None:
         """Round the columns in order. Overwrites the values that it starts from."""
@@ -165,7 +185,7 @@ class _Part:
         dividers = pivots.tolist()
         for start in range(0, count, _BLOCK):
             end = min(start + _BLOCK, count)
-            if start % self.span == 0:
+            if self._searches and start % self.span == 0:
                 whole = slice(start, start + self.span)
                 self.scales[start // self.span] = _search(
                     columns[whole] * self._kept[whole], cost[whole], self._kind

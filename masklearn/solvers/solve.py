@@ -154,8 +154,10 @@ def round_without_inputs(feed: Feed, masks: Mapping[str, LinearMask], store: Wei
     for name, weight in feed.weights():
         if name in feed.types:
             keep = torch.from_numpy(masks[name].keep()).to(weight.device)
-            check_range(name, weight, feed.types[name])
-            rounded = round_nearest(weight, keep, feed.types[name])
+            grid = feed.kept_grid(name)
+            if grid is None:
+                check_range(name, weight, feed.types[name])
+            rounded = round_nearest(weight, keep, feed.types[name], grid)
             feed.put(store, name, rounded.values)
             grids[name] = rounded.grid
     return grids
@@ -165,7 +167,8 @@ def _rounded(
     feed: Feed, group: Group, kept: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
 ) -> dict[str, Rounded]:
     types = {name: feed.types[name] for name in kept}
-    return round_group(group, kept, types, feed.recipe.damping, feed.note)
+    grids = {name: grid for name in kept if (grid := feed.kept_grid(name)) is not None}
+    return round_group(group, kept, types, feed.recipe.damping, feed.note, grids)
 
 
 def _scales(rounded: Rounded | None) -> dict[str, NDArray[Any]]:

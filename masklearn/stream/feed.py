@@ -37,6 +37,7 @@ class CheckpointFeed(Feed):
         self.recipe = task.recipe
         self.shapes = task.coverage.linears
         self.note = task.note
+        self.given = task.checkpoint.grids
         encoder = architecture_of(task.checkpoint).encoder
         self.lacks = {Need.LOSS: "An encoder has no next-token loss."} if encoder else {}
 

@@ -103,7 +103,7 @@ def _load(checkpoint: Checkpoint, device: torch.device) -> Any:
     """Load the model on the device, in the type that fits."""
     import torch
 
-    stored = sum(file.stat().st_size for file in checkpoint.files())
+    stored = checkpoint.bytes()
     weights = sum(math.prod(checkpoint.shape(name)) for name in checkpoint.names())
     spelled = str(checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype"))
     own = {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(spelled, torch.float32)

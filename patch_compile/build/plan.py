@@ -177,7 +177,7 @@ def _plans(
         masks = MaskSet.load(r.mask)
         masks.check_covers(source.coverage.linears)
         if of_masks:
-            types_to_round(masks, r.weights, r.mask)
+            types_to_round(masks, r.weights, r.mask, source.given_types)
         return source.plan(masks, costs, source.weight_types(masks if of_masks else None)), None
     if r.goal is not None:
         return plans_with_speed(source, costs), None

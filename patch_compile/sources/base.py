@@ -210,12 +210,17 @@ class Source(ABC):
     def weight(self, name: str) -> NDArray[np.float32]:
         """Returns the weight `[N, K]` of a linear of the dense model."""
 
+    @property
+    def given_types(self) -> Mapping[str, WeightType]:
+        """Types of the linears of a model that is quantised already. They keep them unless others are requested."""
+        return {}
+
     def weight_types(self, masks: MaskSet | None = None) -> dict[str, WeightType]:
         """Returns the types of the quantised linears: those of the masks, or if these are not quantised the requested
         ones."""
         if masks is not None and masks.grids:
             return {name: grid.type for name, grid in masks.grids.items()}
-        return quantised_types(self.recipe.weights, self.coverage.linears)
+        return quantised_types(self.recipe.weights, self.coverage.linears, self.given_types)
 
     def plan(
         self,

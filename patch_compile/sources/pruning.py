@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.weight_types import quantised_types
@@ -75,15 +76,20 @@ def given_masks(
     return GivenMasks(masks, weights)
 
 
-def types_to_round(masks: MaskSet, weights: str | None, file: Path | None) -> dict[str, WeightType]:
+def types_to_round(
+    masks: MaskSet,
+    weights: str | None,
+    file: Path | None,
+    given: Mapping[str, WeightType] = MappingProxyType({}),
+) -> dict[str, WeightType]:
     """Returns the types of the linears to round for given masks. It is empty if the masks' own weights are rounded already.
 
-    weights: the asked types, None for the masks' own; file: of the masks. Raises PatchCompileError if the masks' own weights
-    have other types.
+    weights: the asked types, None for the masks' own; file: of the masks; given: types of the linears of a quantised
+    checkpoint, whose weights belong to the masks. Raises PatchCompileError if the masks' own weights have other types.
     """
-    asked = quantised_types(weights, masks.shapes())
+    asked = quantised_types(weights, masks.shapes(), given)
     has = {name: grid.type for name, grid in masks.grids.items()}
-    if weights is None or asked == has:
+    if asked == has or (weights is None and has):
         return {}
     for name in masks if has else ():
         if asked.get(name) != has.get(name):

@@ -16,7 +16,7 @@ from masklearn.printable import shown
 from masklearn.registry import Registry
 from masklearn.shard import numpy_dtype
 from masklearn.weights.grid import Grid
-from masklearn.weights.table import INT4, INT8
+from masklearn.weights.table import INT4, INT8, WeightType
 
 __all__ = [
     "QUANTISATIONS",
@@ -56,13 +56,16 @@ class PackedWeight:
     integers: Callable[[], NDArray[np.int8]]
     scales: Callable[[], NDArray[np.float32]]
 
+    @property
+    def type(self) -> WeightType:
+        return INT8 if self.bits == INT8.bits else INT4
+
     def grid(self) -> Grid:
         """Read the grid that the weight lies on. A scale of several slabs is repeated.
 
         Raises PatchCompileError if a scale or a zero point is not valid or not read.
         """
-        scales = self.scales()
-        kind = INT8 if self.bits == INT8.bits else INT4
+        scales, kind = self.scales(), self.type
         needed = kind.scales_shape(self.shape)
         spread = scales[:, 0] if len(needed) == 1 else np.repeat(scales, needed[1] // scales.shape[1], axis=1)
         try:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from masklearn.checkpoint.quantised.base import PackedWeight
 from masklearn.weights.grid import Grid
+from masklearn.weights.table import WeightType
 
 __all__ = ["Grids"]
 
@@ -16,6 +17,11 @@ class Grids(Mapping[str, Grid]):
     def __init__(self, packed: Mapping[str, PackedWeight]) -> None:
         """packed: quantised weights by their names in the dense checkpoint."""
         self._packed = {name.removesuffix(_END): weight for name, weight in packed.items()}
+
+    @property
+    def types(self) -> dict[str, WeightType]:
+        """Types of the linears, which are known without reading scales."""
+        return {name: weight.type for name, weight in self._packed.items()}
 
     def __getitem__(self, linear: str) -> Grid:
         return self._packed[linear].grid()

@@ -33,6 +33,7 @@ from masklearn.task import Task
 from masklearn.text.calibrate import TokenPool
 from masklearn.traits import METHODS
 from masklearn.weights.grid import Grid
+from masklearn.weights.table import FLOAT16
 
 __all__ = ["Best", "Masks", "held_out", "report_path", "solve_best"]
 
@@ -115,7 +116,7 @@ def solve_best(
 def _write_best(
     task: Task, settings: MaskSettings, tiles: Tiles, patterns: Patterns, store: WeightStore
 ) -> None:
-    unrounded = task.with_recipe(task.recipe.model_copy(update={"weights": None}))
+    unrounded = task.with_recipe(task.recipe.model_copy(update={"weights": FLOAT16.name}))
     contenders, feed = _contenders(task, settings, tiles, patterns), CheckpointFeed(unrounded)
     below = task.checkpoint.new
     stores = [WeightStore(task.scratch / "train" / f"solved-{i}", below) for i in range(len(contenders))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import copy
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,8 @@ from masklearn.checkpoint.coverage import Coverage, covered_linears_of
 from masklearn.checkpoint.pretrained import load_config, load_tokenizer
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.tiles import GROUP
+from masklearn.weights.grid import Grid
+from masklearn.weights.table import WeightType
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.layout import MODEL
 from patch_compile.out.report import Kind
@@ -29,7 +31,7 @@ from patch_compile.recipe import Recipe
 from patch_compile.sources.base import Bars, Source
 from patch_compile.sources.checkpoint.pruning import CheckpointPruning, learn_checkpoint
 from patch_compile.sources.kinds import Ability, Sequences, Stage
-from patch_compile.sources.pruning import Pruning, types_to_round
+from patch_compile.sources.pruning import GivenMasks, Pruning, types_to_round
 
 if TYPE_CHECKING:
     from masklearn.masks.select import Choose
@@ -159,9 +161,47 @@ class CheckpointSource(Source):
         assert self.coverage.linears
         if self._recipe.mask is not None:
             assert self.given
+        if Stage.ONNX in stages:
+            self._check_scales()
         for text in (self._recipe.calib, self._recipe.eval_text):
             if text is not None:
                 open_text(text)
+
+    def _check_scales(self) -> None:
+        """Raise PatchCompileError if the graph's type does not hold the scales that a quantised checkpoint has given."""
+        dtype = self._recipe.dtype
+        for name, grid in self._kept_grids():
+            if not grid.fits(dtype):
+                other = "bfloat16" if dtype == "float16" else "float16"
+                raise PatchCompileError(
+                    f"The {grid.type} scales of {name} are no numbers of {dtype}",
+                    f"They come from a quantised checkpoint in {other}, and this graph would round them.",
+                    f"Give --dtype {other}.",
+                )
+
+    @property
+    @override
+    def given_types(self) -> Mapping[str, WeightType]:
+        return self._checkpoint.grids.types
+
+    @cached_property
+    @override
+    def given(self) -> GivenMasks:
+        """Masks of a quantised checkpoint's own weights get its grids: pruned weights are on them too."""
+        found = super().given
+        if self._recipe.weights is None and not found.masks.grids and found.weights == self.model:
+            names = [name for name in found.masks if name in self._checkpoint.grids]
+            found.masks.grids.update((name, self._checkpoint.grids[name]) for name in names)
+        return found
+
+    def _kept_grids(self) -> Iterator[tuple[str, Grid]]:
+        """Yield the grids that are known before anything is learned."""
+        grids = self._checkpoint.grids
+        masks = self.given.masks.grids if self._recipe.mask is not None else {}
+        yield from masks.items()
+        for name, kind in self.weight_types().items():
+            if self.given_types.get(name) is kind and name not in masks:
+                yield name, grids[name]
 
     def _check_float16(self) -> None:
         """Raise PatchCompileError if float16 does not hold the dense model's activations, and note the weights that it
@@ -201,7 +241,7 @@ class CheckpointSource(Source):
         from masklearn.learn import round_given
 
         masks, checkpoint = self.given.masks, Checkpoint.open(self.given.weights)
-        if types_to_round(masks, self._recipe.weights, self._recipe.mask):
+        if types_to_round(masks, self._recipe.weights, self._recipe.mask, checkpoint.grids.types):
             with progress.stage("rounding") as update:
                 checkpoint = round_given(
                     checkpoint, self.coverage, masks, self._recipe.learning(), scratch, update
@@ -272,4 +312,4 @@ class CheckpointSource(Source):
 
     @property
     def _stored(self) -> int:
-        return sum(file.stat().st_size for file in self._checkpoint.files())
+        return self._checkpoint.bytes()

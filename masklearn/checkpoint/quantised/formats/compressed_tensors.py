@@ -100,11 +100,10 @@ class CompressedTensors(Quantisation):
 def pack_integers(integers: NDArray[np.int8], bits: int) -> NDArray[np.int32]:
     """Pack integers [N, K] of 4 or 8 bits as pack-quantized has them: int32 [N, ceil(K·bits/32)]."""
     fields = integers.view(np.uint8) + np.uint8(1 << (bits - 1))
-    per = 32 // bits
-    fields = np.pad(fields, ((0, 0), (0, -fields.shape[1] % per)))
+    padded: NDArray[np.uint8] = np.pad(fields, ((0, 0), (0, -fields.shape[1] % (32 // bits))))
     if bits == 4:
-        fields = fields[:, 0::2] | fields[:, 1::2] << 4
-    return np.ascontiguousarray(fields).view(np.int32)
+        padded = padded[:, 0::2] | padded[:, 1::2] << np.uint8(4)
+    return np.ascontiguousarray(padded).view(np.int32)
 
 
 def _faults(settings: _Settings) -> Iterator[tuple[str, str]]:

@@ -53,8 +53,11 @@ def make(make_model: Any) -> Callable[..., Path]:
     return made
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", READ)
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [*((name, torch.float16) for name in READ), ("ct-int4-64", torch.bfloat16), ("ct-int8", torch.bfloat16)],
+    ids=str,
+)
 def test_values_grids_and_integers(name: str, dtype: torch.dtype, make: Any) -> None:
     path = make(dtype)
     integers = READ[name](path)
