@@ -34,6 +34,7 @@ __all__ = ["Rounded", "check_range", "round_group", "round_nearest"]
 # Shares of the largest |w| that the highest integer may stand for: at 7/8 of it the lowest of int4 does.
 _SHRINK = (1.0, 0.95, 0.9, 0.875, 0.8, 0.75, 0.7, 0.625, 0.55)
 _LEAST_OF_A_ROW = 2.0**-23  # with a smaller scale, float16 would not tell neighbouring integers apart
+_LARGEST_STORABLE = float(storable(np.array([np.inf], np.float32))[0])
 _BLOCK = 64  # columns between two updates of all others; the span of a scale of int4
 _ROWS = 512  # rows of one part; parts are solved in parallel
 
@@ -93,7 +94,7 @@ def check_range(name: str, weight: torch.Tensor, kind: WeightType) -> None:
     """Raises PatchCompileError if a weight is too large for the scales of its type, which float16 must hold too."""
     if kind.span is not None and weight.numel():
         largest = float(weight.abs().max())
-        if largest > kind.highest * float(storable(np.array([np.inf], np.float32))[0]):
+        if largest > kind.highest * _LARGEST_STORABLE:
             raise PatchCompileError(
                 f"The weights of {name} are too large for {kind}",
                 f"The largest is {largest:g}, and a scale of {kind} is a number of float16.",
@@ -269,10 +270,16 @@ def _integers(values: torch.Tensor, scale: torch.Tensor, kind: WeightType) -> to
 
 
 def _stored(scale: torch.Tensor, kind: WeightType) -> torch.Tensor:
-    """Returns the nearest scales that are stored. Those above 0 stay above 0."""
-    if kind.span is None:
-        return torch.where(scale > 0, scale.clamp(min=_LEAST_OF_A_ROW), 0.0)
-    return torch.from_numpy(storable(scale.cpu().numpy())).to(scale.device)
+    """Returns the nearest scales that are stored. Those above 0 stay above 0.
+
+    A scale of int8 may be any number of fp32. It is one of 16 bits where these reach, because other programs read
+    compressed-tensors with scales in the type of the weights.
+    """
+    stored = torch.from_numpy(storable(scale.cpu().numpy())).to(scale.device)
+    if kind.span is not None:
+        return stored
+    reached = torch.where(scale <= _LARGEST_STORABLE, stored, scale)
+    return torch.where(scale > 0, reached.clamp(min=_LEAST_OF_A_ROW), 0.0)
 
 
 def _rounded(columns: torch.Tensor, scales: Sequence[torch.Tensor], kind: WeightType) -> Rounded:

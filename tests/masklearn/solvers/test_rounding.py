@@ -54,6 +54,18 @@ def test_integers_are_recovered_from_every_type_of_checkpoint(kind: WeightType, 
         np.testing.assert_array_equal(one.grid.values(integers, np.dtype(np.float32)), one.values.numpy())
 
 
+@pytest.mark.parametrize("size", [1.0, 1e7])
+def test_scales_of_int8_are_numbers_of_16_bits_where_these_reach(size: float) -> None:
+    """Other programs keep scales in the type of the weights."""
+    weight, hessian = problem(n=8, k=64)
+    kept = mask(8, 64)
+    for one in (rounded(size * weight, hessian, kept, INT8), round_nearest(size * weight, kept, INT8)):
+        scales = torch.from_numpy(one.grid.scales)
+        assert bool(torch.isfinite(scales).all())
+        for dtype in (torch.float16, torch.bfloat16):
+            assert torch.equal(scales.to(dtype).float(), scales) == (size == 1.0)
+
+
 @pytest.mark.parametrize("kind", TYPES, ids=str)
 def test_it_loses_less_than_nearest_integers(kind: WeightType) -> None:
     """The margin fails if the feedback has a wrong sign, or the descent or the search of scales does nothing."""
