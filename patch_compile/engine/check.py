@@ -120,7 +120,8 @@ def _wrong_constants(layer: PlanLayer, program: PlanProgram, expected: PlanExpec
         yield f"{layer.name!r} reads packed tensors that are no constants"
     elif sum(sizes) != wanted:
         yield f"{layer.name!r} holds {sum(sizes)} bytes of packed weights, not {wanted}"
+    stored = "int32" if layer.name in expected.quantised else expected.dtype
     for tensor in tensors[:_SPARSE]:
-        if tensor is not None and tensor.dtype != expected.dtype:
-            yield f"{layer.name!r} computes in {tensor.dtype}, not in {expected.dtype}"
+        if tensor is not None and tensor.dtype != stored:
+            yield f"{layer.name!r} computes in {tensor.dtype}, not in {stored}"
             return

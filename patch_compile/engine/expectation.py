@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 
 from patch_compile.errors import PatchCompileError
 from patch_compile.packing.function import DOMAIN, INPUTS, NAME, tensor_names
-from patch_compile.packing.slab_kinds import ALWAYS, kinds_from_attribute
+from patch_compile.packing.slab_kinds import ALWAYS, kinds_from_attribute, weights_from_attribute
 from patch_compile.packing.version import check_version
 from patch_compile.plan.split import PART
 
 if TYPE_CHECKING:
     import onnx
+
+    from masklearn.weights.table import WeightType
 
 __all__ = ["PlanExpectation", "expectation_from_onnx"]
 
@@ -30,11 +32,13 @@ class PlanExpectation:
 
     patch_linears: name of each PatchLinear node → bytes of its packed tensors (dense, sparse, meta, and values and masks of
     further kinds of slabs).
-    dtype: type of their values, `float16` or `bfloat16`; None in a graph without PatchLinear.
+    dtype: type that they compute in, `float16` or `bfloat16`; None in a graph without PatchLinear, and if the file does not
+    tell it.
     sparse_parts: names of the products of split linears whose weights are 2:4. Each must be in the engine. TensorRT may
     merge it with other sparse parts only: merged with a dense product, it would be computed densely.
     products: names of all other matrix products of the graph.
     packed_inputs: number of the packed tensors of each node that has more than dense, sparse and meta.
+    quantised: names of the nodes whose slabs are int32 words of integers.
     """
 
     patch_linears: Mapping[str, int]
@@ -42,6 +46,7 @@ class PlanExpectation:
     sparse_parts: frozenset[str] = frozenset()
     products: frozenset[str] = frozenset()
     packed_inputs: Mapping[str, int] = field(default_factory=dict)
+    quantised: frozenset[str] = frozenset()
 
     @property
     def packed_bytes(self) -> int:
@@ -62,7 +67,14 @@ def expectation_from_onnx(onnx_path: Path) -> PlanExpectation:
     check_version(onnx_path, nodes)
     _check_names(node.name for node in nodes)
     packed = {node.name: [stored[name] for name in _constants(node, stored)] for node in nodes}
-    dtypes = {_dtype(tensor) for tensors in packed.values() for tensor in tensors[: len(_VALUES)]}
+    quantised = frozenset(node.name for node in nodes if _weights(node) is not None)
+    slabs = {
+        _dtype(tensor.data_type)
+        for name, tensors in packed.items()
+        if name not in quantised
+        for tensor in tensors[: len(_VALUES)]
+    }
+    dtypes = slabs or _types_of_x(graph, nodes)
     if len(dtypes) > 1:
         raise PatchCompileError(
             f"{onnx_path} mixes types",
@@ -79,7 +91,23 @@ def expectation_from_onnx(onnx_path: Path) -> PlanExpectation:
         sparse,
         frozenset(products) - sparse,
         {name: len(tensors) for name, tensors in packed.items() if len(tensors) != usual},
+        quantised,
     )
+
+
+def _types_of_x(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> set[str]:
+    """Returns the types of the nodes' X, as far as the file tells them."""
+    read = {node.input[0] for node in nodes}
+    values = (value for value in (*graph.input, *graph.value_info) if value.name in read)
+    return {_dtype(value.type.tensor_type.elem_type) for value in values}
+
+
+def _weights(node: onnx.NodeProto) -> WeightType | None:
+    from onnx import helper
+
+    found = (helper.get_attribute_value(each) for each in node.attribute if each.name == "weights")
+    text = next(found, None)
+    return weights_from_attribute(text.decode() if isinstance(text, bytes) else text)
 
 
 def _is_sparse_part(node: onnx.NodeProto) -> bool:
@@ -100,7 +128,7 @@ def _constants(node: onnx.NodeProto, stored: Mapping[str, onnx.TensorProto]) -> 
     from onnx import helper
 
     attributes = {each.name: helper.get_attribute_value(each) for each in node.attribute}
-    roles = tensor_names(kinds_from_attribute(attributes["kinds"].decode()))
+    roles = tensor_names(kinds_from_attribute(attributes["kinds"].decode()), _weights(node))
     names = list(node.input[1 : 1 + len(roles)])
     for role, name in zip(roles, names, strict=True):
         if name not in stored:
@@ -119,7 +147,7 @@ def _nbytes(tensor: onnx.TensorProto) -> int:
     return item * math.prod(int(size) for size in tensor.dims)
 
 
-def _dtype(tensor: onnx.TensorProto) -> str:
+def _dtype(data_type: int) -> str:
     from onnx import TensorProto
 
-    return str(TensorProto.DataType.Name(tensor.data_type)).lower()
+    return str(TensorProto.DataType.Name(data_type)).lower()

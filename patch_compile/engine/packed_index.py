@@ -10,7 +10,12 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.packing.format import KERNEL_ROWS
 from patch_compile.packing.function import DOMAIN, NAME, tensor_names
 from patch_compile.packing.index import index_fault, index_from_attribute
-from patch_compile.packing.slab_kinds import ALWAYS, SLAB_K, kinds_from_attribute
+from patch_compile.packing.slab_kinds import (
+    ALWAYS,
+    SLAB_K,
+    kinds_from_attribute,
+    weights_from_attribute,
+)
 from patch_compile.packing.version import check_version
 
 if TYPE_CHECKING:
@@ -45,11 +50,13 @@ def _fault(
     """Returns what is wrong with the index of a node, in words; empty if nothing is."""
     try:
         kinds = kinds_from_attribute(_text(attributes.get("kinds")))
+        weights = weights_from_attribute(_text(attributes.get("weights")))
     except ValueError as error:
         return str(error)
-    if kinds != ALWAYS and attributes.get("panel_rows") != KERNEL_ROWS:
-        return f"its slabs of {kinds[-1].name} have panels of other than {KERNEL_ROWS} rows, which no kernel runs"
-    roles = tensor_names(kinds)
+    if (weights or kinds != ALWAYS) and attributes.get("panel_rows") != KERNEL_ROWS:
+        what = f"{weights} weights" if weights else f"slabs of {kinds[-1].name}"
+        return f"its {what} have panels of other than {KERNEL_ROWS} rows, which no kernel runs"
+    roles = tensor_names(kinds, weights)
     tensors = [stored.get(name) for name in node.input[1 : 1 + len(roles)]]
     if len(tensors) < len(roles) or None in tensors:
         return "its packed tensors are no constants of the graph"
@@ -57,8 +64,11 @@ def _fault(
     if grid is None or not all(tensor is not None and tensor.dims for tensor in tensors):
         return "its attributes or the shapes of its packed tensors are none"
     rows = [int(tensor.dims[0]) for tensor in tensors if tensor is not None]
-    # Behind the one tensor of dense slabs each kind has two, of values and of what tells their places.
-    counts = dict(zip((kind.name for kind in kinds), [rows[0], *rows[1::2]], strict=True))
+    # Behind the one tensor of dense slabs each kind has two, of values and of what tells their places. The scales of int8
+    # come last.
+    counts = dict(
+        zip((kind.name for kind in kinds), [rows[0], *rows[1 : 2 * len(kinds) - 1 : 2]], strict=True)
+    )
     return index_fault(index_from_attribute(attributes.get("index")), grid, counts)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
-from masklearn.weights.table import WeightType
+from masklearn.weights.table import QUANTISED, WEIGHT_TYPES, WeightType
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +28,7 @@ __all__ = [
     "slab_kinds",
     "slab_words",
     "value_words",
+    "weights_from_attribute",
 ]
 
 SLAB_K = 64
@@ -73,6 +74,16 @@ def value_words(kind: TileKind, weights: WeightType, panel_rows: int) -> int:
 def slab_words(kind: TileKind, weights: WeightType, panel_rows: int) -> int:
     """Returns the int32 words of a slab of integers, with the scales that lie in it."""
     return value_words(kind, weights, panel_rows) + panel_rows * weights.scale_bits // 32
+
+
+def weights_from_attribute(text: object) -> WeightType | None:
+    """Returns the type of quantised weights that the attribute `weights` of a node names, None for 16 bits, which nodes
+    without the attribute have. Raises ValueError for another text."""
+    if text is None:
+        return None
+    if not isinstance(text, str) or text not in WEIGHT_TYPES:
+        raise ValueError(f"its weights are {str(text)[:40]!r}, none of {', '.join(WEIGHT_TYPES)}")
+    return QUANTISED.get(text)
 
 
 def numbers_of(codes: NDArray[np.uint8], kinds: Sequence[TileKind]) -> NDArray[np.uint8]:
