@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from masklearn.checkpoint.models import cache_argument, load_model
+from masklearn.checkpoint.models import cache_argument
 from patch_compile.errors import UsageError
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.out.manifest import EvalText
 from patch_compile.out.report import Kind
 from patch_compile.progress import Progress
+from patch_compile.sources.checkpoint.as_compiled import load_as_compiled
 from patch_compile.sources.checkpoint.held_out import evaluation_windows
 from patch_compile.sources.checkpoint.source import CheckpointSource
 from patch_compile.sources.kinds import Stage
@@ -59,12 +60,9 @@ class DecoderSource(CheckpointSource):
     def pruned_logits(
         self, pruned: Path, *, sixteen_bits: bool = False
     ) -> Callable[[Feed], NDArray[np.float32]]:
-        """Returns logits by transformers, with weights rounded as in the graph, and arithmetic in fp32 or in the type of
-        the graph."""
-        import torch
-
-        model = load_model(pruned, dtype=getattr(torch, self.recipe.dtype))
-        model = model if sixteen_bits else model.float()
+        """Returns logits by transformers, with weights as in the graph, and arithmetic in fp32 or in the type of the
+        graph."""
+        model = load_as_compiled(pruned, self.recipe.dtype, self.recipe.mask, sixteen_bits=sixteen_bits)
         return lambda feed: _logits(model, feed)
 
 

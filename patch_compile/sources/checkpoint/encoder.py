@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from masklearn.checkpoint.models import load_model
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.arrays import save_array
 from patch_compile.onnx_io.compare import Outputs
@@ -22,6 +21,7 @@ from patch_compile.out.report import Kind
 from patch_compile.plan.workload import Workload
 from patch_compile.progress import Progress
 from patch_compile.sources.base import OutputSource, Probe
+from patch_compile.sources.checkpoint.as_compiled import load_as_compiled
 from patch_compile.sources.checkpoint.held_out import encoder_windows
 from patch_compile.sources.checkpoint.source import CheckpointSource
 from patch_compile.sources.kinds import Ability, Stage
@@ -79,10 +79,10 @@ class EncoderSource(CheckpointSource, OutputSource):
     def pruned_outputs(
         self, pruned: Path, feeds: Sequence[Feed], outputs: tuple[str, ...], folder: Path
     ) -> Outputs:
-        """Returns outputs by transformers, with weights rounded as in the graph and arithmetic in fp32."""
+        """Returns outputs by transformers, with weights as in the graph and arithmetic in fp32."""
         import torch
 
-        model = load_model(pruned, dtype=getattr(torch, self.recipe.dtype)).float()
+        model = load_as_compiled(pruned, self.recipe.dtype, self.recipe.mask)
         folder.mkdir(parents=True, exist_ok=True)
         for run, feed in enumerate(feeds):
             with torch.no_grad():
