@@ -198,3 +198,11 @@ def kernel(library_cache: Path) -> Any:
     from tests.plugins.host_kernel import compile_host_kernel
 
     return compile_host_kernel(library_cache)
+
+
+@pytest.fixture(scope="session")
+def integer_kernel(library_cache: Path) -> Any:
+    """Those for weights of integers."""
+    from tests.plugins.host_kernel import compile_integer_kernel
+
+    return compile_integer_kernel(library_cache)

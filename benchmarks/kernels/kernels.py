@@ -13,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.masks.kinds.table import KINDS
+from masklearn.weights.table import QUANTISED
 from patch_compile.plan.roofline.schedule import TABLE_WORDS
 from patch_compile.plugin.toolchain import code_flags, find_nvcc, plugin_sources
 
 __all__ = [
     "SLAB_NAMES",
+    "WEIGHTS",
     "Arguments",
     "Config",
     "DensePath",
@@ -35,6 +37,9 @@ __all__ = [
 
 SLAB_NAMES = (("dense", ""), ("sparse", "meta"), *((one.name, f"masks of {one.name}") for one in KINDS[2:]))
 """Names of the two tensors of each kind of slabs."""
+
+WEIGHTS = ("", *QUANTISED)
+"""Types of weights by their numbers in kernels/weights.h: 16 bits, of X's type, then the names of integers."""
 
 _FLAGS = ("-std=c++17", "-O3", "-lineinfo", "-Xcompiler=-fPIC")
 
@@ -67,22 +72,23 @@ class Arguments(ctypes.Structure):
     _fields_ = [
         ("x", ctypes.c_void_p),
         ("slabs", Slabs * len(KINDS)),
-        *((n, ctypes.c_void_p) for n in ("index", "bias", "residual", "y", "partials", "counters")),
+        *((n, ctypes.c_void_p) for n in ("scales", "index", "bias", "residual", "y", "partials", "counters")),
         *((n, ctypes.c_int32) for n in
           ("tokens", "out_features", "in_features", "panels", "parts", "x_vector", "y_vector", "activation")),
     ]  # fmt: skip
 
-    def set_slabs(self, panel_rows: int, counts: Sequence[int]) -> None:
-        """Set the sizes in `slabs`. counts: numbers of slabs by kind."""
-        set_slabs(self.slabs, panel_rows, counts)
+    def set_slabs(self, panel_rows: int, counts: Sequence[int], weights: int = 0) -> None:
+        """Set the sizes in `slabs`. counts: numbers of slabs by kind; weights: number of their type."""
+        set_slabs(self.slabs, panel_rows, counts, weights)
 
 
-def set_slabs(slabs: ctypes.Array[Slabs], panel_rows: int, counts: Sequence[int]) -> None:
+def set_slabs(slabs: ctypes.Array[Slabs], panel_rows: int, counts: Sequence[int], weights: int = 0) -> None:
     """Set the sizes of the slabs of each kind, as `set_slabs` of kernels/arguments.h does."""
-    before = 0
+    before, bits = 0, QUANTISED[WEIGHTS[weights]].bits if weights else 16
+    scales = 2 * panel_rows if weights and QUANTISED[WEIGHTS[weights]].span else 0
     for own, kind, count in zip(slabs, KINDS, [*counts, *[0] * len(KINDS)], strict=False):
         own.count, own.before = count, before
-        own.value_bytes = panel_rows * 128 * kind.kept // kind.group
+        own.value_bytes = panel_rows * 8 * bits * kind.kept // kind.group + scales
         own.extra_bytes = 0 if kind.family is None else panel_rows * 8
         before += count
 
@@ -114,15 +120,20 @@ class Problem(ctypes.Structure):
         ("tokens", ctypes.c_int64),
         *((n, ctypes.c_int32) for n in ("out_features", "in_features", "panel_rows")),
         ("slabs", SlabCounts),
-        ("gated", ctypes.c_int32),
+        *((n, ctypes.c_int32) for n in ("gated", "weights")),
     ]
 
 
 def problem_of(
-    tokens: int, shape: tuple[int, int], panel_rows: int, counts: Sequence[int], gated: bool = False
+    tokens: int,
+    shape: tuple[int, int],
+    panel_rows: int,
+    counts: Sequence[int],
+    gated: bool = False,
+    weights: int = 0,
 ) -> Problem:
-    """Returns a problem. counts: numbers of slabs by kind."""
-    return Problem(tokens, *shape, panel_rows, SlabCounts.by_kind(counts), gated)
+    """Returns a problem. counts: numbers of slabs by kind; weights: number of their type."""
+    return Problem(tokens, *shape, panel_rows, SlabCounts.by_kind(counts), gated, weights)
 
 
 class Device(ctypes.Structure):
@@ -144,6 +155,7 @@ class Config(NamedTuple):
     shared_bytes: int
     tokens: int
     kinds: int = 2  # of slabs that it multiplies, the first so many of the table
+    weights: int = 0  # number of their type
 
 
 def build_library(folder: Path, arch: str) -> Path:
@@ -222,12 +234,12 @@ class Kernels:
 
     def configs(self) -> list[Config]:
         """All configurations, in the order of the table."""
-        found, numbers = [], (ctypes.c_int32 * 5)()
+        found, numbers = [], (ctypes.c_int32 * 6)()
         for i in range(self._lib.patch_bench_config_count()):
             self._lib.patch_bench_config(i, numbers)
-            rows, gated, shared, tokens, kinds = numbers
+            rows, gated, shared, tokens, kinds, weights = numbers
             name = self._lib.patch_bench_config_name(i).decode()
-            found.append(Config(name, rows, bool(gated), shared, tokens, kinds))
+            found.append(Config(name, rows, bool(gated), shared, tokens, kinds, weights))
         return found
 
     def device(self) -> Device:

@@ -25,10 +25,10 @@ inline Cost dense_path_cost(const Problem& p, const Epilogue& e, const Device& d
 }
 
 // Returns true if a dense product may be faster than the kernels on this device: where dense products have
-// instructions of their own, and everywhere for slabs of n:16, which the kernels unpack once for every 64
-// tokens.
-inline bool may_gain_densely(const SlabCounts& slabs, const Device& device) {
-  return device.dense_fma > 0 || (device.fma > 0 && kinds_for(slabs) > kPatchKinds);
+// instructions of their own, and everywhere for slabs of n:16 and of integers, which the kernels unpack once
+// for every 64 tokens.
+inline bool may_gain_densely(const SlabCounts& slabs, Weights weights, const Device& device) {
+  return device.dense_fma > 0 || (device.fma > 0 && kinds_for(slabs, weights) > kPatchKinds);
 }
 
 // Asked under the dense path's tactic only, which TensorRT chose because the dense path was faster for the
@@ -36,7 +36,7 @@ inline bool may_gain_densely(const SlabCounts& slabs, const Device& device) {
 // third, as they are for few tokens.  (The rate of mma.sp on Hopper is the least certain number:
 // docs/performance.md.)
 inline bool takes_dense_path(const Problem& p, const Epilogue& e, const Device& device) {
-  if (!may_gain_densely(p.slabs, device) || p.tokens <= 0 || !suits_dense_path(p)) return false;
+  if (!may_gain_densely(p.slabs, p.weights, device) || p.tokens <= 0 || !suits_dense_path(p)) return false;
   const Schedule s = choose_schedule(p, device);
   return s.config >= 0 &&
          3 * dense_path_cost(p, e, device) <= 4 * predicted_cost(p, config_at(s.config), s.parts, device);

@@ -77,10 +77,11 @@ std::string DensePath::run_piece(const LinearArguments& a, int32_t first_panel, 
 
   UnpackArguments unpack{};
   std::copy(std::begin(a.slabs), std::end(a.slabs), unpack.slabs);
-  unpack.index = a.index, unpack.kinds = kinds_for(problem_.slabs), unpack.weight = weight;
+  unpack.index = a.index, unpack.kinds = kinds_for(problem_.slabs, problem_.weights), unpack.weight = weight;
   unpack.panel_rows = problem_.panel_rows, unpack.sides = panels_per_tile(problem_.gated);
   unpack.all_panels = a.panels, unpack.first_panel = first_panel, unpack.panels = panels;
-  unpack.columns = slab_columns(problem_);
+  unpack.columns = slab_columns(problem_), unpack.scales = a.scales;
+  unpack.weights = problem_.weights, unpack.scalar = scalar_;
   std::string why = words("unpacking W", launch_unpack(unpack, stream));
   if (!why.empty()) return why;
 

@@ -1,6 +1,7 @@
 // The dense path unpacks W into the workspace, piece by piece, and multiplies it with cuBLASLt.  It is for
 // many tokens: on GPUs whose tensor cores reach their peak rate only with instructions that the kernels of
-// this plugin don't use (wgmma on Hopper), and everywhere for slabs of n:16, which save no products.
+// this plugin don't use (wgmma on Hopper), and everywhere for slabs of n:16 and of integers, which save no
+// products.
 //
 //   plain:                 unpack -> product with bias and residual -> Y                     rounded once
 //   gate or activation:    unpack -> product -> 16 bits -> bias, activation, gate, residual -> Y

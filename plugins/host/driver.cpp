@@ -48,7 +48,9 @@ void add_tensors(GlobalMemory* memory, const Call& c) {
       memory->add(extra_name(kind), a.slabs[kind].extra, c.slab_words[kind] * 4, 4, Use::kInput);
   }
   memory->add("index", a.index, c.index_words * 4, 4, Use::kInput);
-  const size_t rows = static_cast<size_t>(a.out_features) * panels_per_tile(kConfigs[c.config].gated);
+  const Config& config = kConfigs[c.config];
+  const size_t sides = panels_per_tile(config.gated), rows = a.out_features * sides;
+  if (a.scales) memory->add("scales", a.scales, a.panels * sides * config.panel_rows * 4, 4, Use::kInput);
   if (a.bias) memory->add("bias", a.bias, rows * 2, 2, Use::kInput);
   if (a.residual) memory->add("residual", a.residual, tokens * a.out_features * 2, 2, Use::kInput);
   memory->add("Y", a.y, tokens * a.out_features * 2, 2, Use::kOutput);
@@ -93,7 +95,7 @@ std::string run_by_number(Machine* m, const Call& c, std::integer_sequence<int, 
 
 std::string run(const Call& c, Machine* m) {
   Call call = c;
-  call.arguments.set_slabs(c.arguments.counts(), kConfigs[c.config].panel_rows);
+  call.arguments.set_slabs(c.arguments.counts(), kConfigs[c.config].panel_rows, kConfigs[c.config].weights);
   if (!choose_vectors(&call.arguments)) return "misaligned arguments";
   add_tensors(&m->global, call);
   // Kernels add to the address of a tensor that a kind does not have, and don't follow it.  Here it is no
@@ -143,7 +145,8 @@ void patch_host_config(int i, int32_t* out) {
                             c.kernel == patch::Kernel::kStream,
                             c.gated,
                             patch::shared_bytes(c),
-                            c.kinds};
+                            c.kinds,
+                            static_cast<int32_t>(c.weights)};
   std::copy(std::begin(fields), std::end(fields), out);
 }
 
@@ -159,8 +162,8 @@ int64_t patch_host_workspace_bound(const patch::Problem* problem) {
   return static_cast<int64_t>(patch::workspace_bound(*problem));
 }
 
-int patch_host_slabs_before(int64_t offset, const patch::SlabCounts* slabs) {
-  return patch::slabs_before(offset, *slabs);
+int patch_host_slabs_before(int64_t offset, const patch::SlabCounts* slabs, int weights) {
+  return patch::slabs_before(offset, *slabs, static_cast<patch::Weights>(weights));
 }
 // The table of parts of a stream.
 void patch_host_make_parts(const patch::LinearArguments* a, int config, patch::PartTable* table) {

@@ -9,7 +9,7 @@
 #include "host/machine.h"
 #include "kernels/activate_kernel.cuh"
 #include "kernels/launch.h"
-#include "kernels/unpack_kernel.cuh"
+#include "kernels/unpack_integers_kernel.cuh"
 #include "tensorrt/log.h"
 #include "tensorrt/patch_linear_plugin.h"
 
@@ -28,7 +28,7 @@ struct Linear {
   int64_t tokens = 0;
 };
 struct Tensors {
-  const void *x, *values[kKindCount], *extra[kKindCount], *index, *bias, *residual;
+  const void *x, *values[kKindCount], *extra[kKindCount], *scales, *index, *bias, *residual;
   void *y, *workspace;
 };
 
@@ -41,6 +41,7 @@ Tensors tensors;
 
 PatchLinearPlugin* plugin_of(void* p) { return static_cast<PatchLinearPlugin*>(p); }
 
+Weights weights_of(const Linear& l) { return patch::weights_of(l.attributes.weights); }
 int64_t panels_of(const Linear& l) { return ceil_div(l.attributes.out_features, l.attributes.panel_rows); }
 
 Kinds kinds_of(const Linear& l) {
@@ -63,9 +64,14 @@ std::vector<PluginTensorDesc> inputs_of(const Linear& l, int64_t batch = 1) {
   };
   std::vector<PluginTensorDesc> in{tensor(type, {batch, l.tokens, a.in_features})};
   for (const int kind : kinds_of(l)) {
-    in.push_back(tensor(type, {l.slabs.of[kind], a.panel_rows * 4 * kKinds[kind].values}));
+    const bool words = is_quantised(weights_of(l));
+    in.push_back(
+        tensor(words ? DataType::kINT32 : type,
+               {l.slabs.of[kind], a.panel_rows * value_bytes(kind, weights_of(l)) / (words ? 4 : 2)}));
     if (kind > 0) in.push_back(tensor(DataType::kINT32, {l.slabs.of[kind], a.panel_rows * 2}));
   }
+  if (weights_of(l) == Weights::kInt8)
+    in.push_back(tensor(DataType::kFLOAT, {panels_per_tile(a.gated) * panels_of(l) * a.panel_rows}));
   if (l.bias) in.push_back(tensor(type, {panels_per_tile(a.gated) * int64_t{a.out_features}}));
   if (a.residual) in.push_back(tensor(type, {batch, l.tokens, a.out_features}));
   return in;
@@ -139,18 +145,25 @@ cudaError_t launch_unpack(const UnpackArguments& a, cudaStream_t) noexcept {
   const auto& [l, t] = std::tie(host::now, host::tensors);
   const size_t rows = a.panel_rows;
   host::GlobalMemory memory;
-  for (int kind = 0; kind < kinds_for(l.slabs); ++kind) {
+  for (int kind = 0; kind < kinds_for(l.slabs, a.weights); ++kind) {
     const size_t count = l.slabs.of[kind];
     if (t.values[kind])
-      memory.add("values", t.values[kind], count * rows * 8 * kKinds[kind].values, 2, Use::kInput);
+      memory.add("values", t.values[kind], count * rows * value_bytes(kind, a.weights), 2, Use::kInput);
     if (t.extra[kind]) memory.add("extra", t.extra[kind], count * rows * 8, 4, Use::kInput);
   }
   const size_t numbers = a.kinds * (a.all_panels * a.sides + 1) + slabs_in_all(l.slabs);
   memory.add("index", a.index, numbers * 4, 4, Use::kInput);
+  if (a.scales) memory.add("scales", a.scales, rows * a.sides * a.all_panels * 4, 4, Use::kInput);
   memory.add("W", a.weight, rows * a.sides * a.panels * a.columns * kSlabColumns * 2, 2, Use::kOutput);
   ++host::launched[1];
-  return host::run(memory, "W", true, a.blocks(), kUnpackThreads, kUnpackShared,
-                   [&] { a.panel_rows == 64 ? patch_unpack<64>(a) : patch_unpack<128>(a); });
+  return host::run(memory, "W", true, a.blocks(), kUnpackThreads, kUnpackShared, [&] {
+    if (!is_quantised(a.weights)) return a.panel_rows == 64 ? patch_unpack<64>(a) : patch_unpack<128>(a);
+    if (a.scalar == Scalar::kHalf)
+      return a.weights == Weights::kInt8 ? patch_unpack_integers<Half, Weights::kInt8>(a)
+                                         : patch_unpack_integers<Half, Weights::kInt4>(a);
+    return a.weights == Weights::kInt8 ? patch_unpack_integers<BFloat16, Weights::kInt8>(a)
+                                       : patch_unpack_integers<BFloat16, Weights::kInt4>(a);
+  });
 }
 
 cudaError_t launch_activate(const ActivateArguments& a, Scalar scalar, cudaStream_t) noexcept {
@@ -187,8 +200,8 @@ void* patch_plugin_new(const Linear* l, const int32_t* index, int64_t size) {
   auto checked = std::make_shared<patch::PackedIndex>();
   const int64_t panels = patch::panels_per_tile(a.gated) * patch::host::panels_of(*l);
   const std::string fault =
-      checked->take(std::vector<int32_t>(index, index + size), patch::host::kinds_of(*l), panels,
-                    patch::ceil_div(a.in_features, patch::kSlabColumns));
+      checked->take(std::vector<int32_t>(index, index + size), patch::host::kinds_of(*l),
+                    patch::host::weights_of(*l), panels, patch::ceil_div(a.in_features, patch::kSlabColumns));
   if (fault.empty()) return new patch::PatchLinearPlugin(a, std::move(checked));
   patch::log(patch::Severity::kERROR, fault);
   return nullptr;
@@ -233,6 +246,7 @@ int patch_plugin_enqueue(void* p, const Linear* l, const patch::host::Tensors* t
     inputs.push_back(t->values[kind]);
     if (kind > 0) inputs.push_back(t->extra[kind]);
   }
+  if (t->scales) inputs.push_back(t->scales);
   if (t->bias) inputs.push_back(t->bias);
   if (t->residual) inputs.push_back(t->residual);
   patch::host::now = *l, patch::host::tensors = *t;
@@ -275,8 +289,11 @@ const char* patch_plugin_dense_path(const patch::Problem* p, int scalar, const p
   static std::string why;
   Linear& l = patch::host::now;
   l = {}, l.bias = a->bias != nullptr, l.slabs = a->counts();
+  l.attributes.weights =
+      p->weights == patch::Weights::kSixteenBits ? 0 : 2 + static_cast<int32_t>(p->weights);
   patch::host::Tensors& t = patch::host::tensors;
-  t = {}, t.x = a->x, t.index = a->index, t.bias = a->bias, t.residual = a->residual, t.y = a->y;
+  t = {}, t.x = a->x, t.scales = a->scales, t.index = a->index, t.bias = a->bias, t.residual = a->residual,
+  t.y = a->y;
   t.workspace = workspace;
   for (int kind = 0; kind < patch::kKindCount; ++kind)
     t.values[kind] = a->slabs[kind].values, t.extra[kind] = a->slabs[kind].extra;

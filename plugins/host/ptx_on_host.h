@@ -9,6 +9,7 @@
 
 #define PATCH_DEVICE inline
 #define PATCH_KERNEL(threads) void
+#define PATCH_KERNEL_OF(threads, blocks) void
 #define PATCH_SHARED(name) uint8_t* name = ::patch::host::Machine::get().shared()
 #define PATCH_UNROLL
 #define PATCH_NO_UNROLL
@@ -60,6 +61,13 @@ inline uint32_t load_shared_word(const void* p) {
   std::memcpy(&v, p, 4);
   return v;
 }
+inline uint32_t load_shared_half(const void* p) {
+  // The race check works on 4-byte words: on the one that contains it.
+  host::Machine::get().read_shared(static_cast<const uint8_t*>(p) - reinterpret_cast<uintptr_t>(p) % 4, 4);
+  uint16_t v = 0;
+  std::memcpy(&v, p, 2);
+  return v;
+}
 inline void store_shared_word(void* p, uint32_t v) {
   host::Machine::get().write_shared(p, 4);
   std::memcpy(p, &v, 4);
@@ -73,6 +81,8 @@ V load_global(const V* p, size_t bytes = sizeof(V)) {
 inline int count_bits(uint32_t word) { return __builtin_popcount(word); }
 inline int32_t load_index(const int32_t* p) { return load_global(p); }
 inline uint16_t load_bias(const uint16_t* p) { return load_global(p); }
+inline float load_scale(const float* p) { return load_global(p); }
+inline uint8_t load_byte(const uint8_t* p) { return load_global(p); }
 inline uint16_t load_value(const uint16_t* p) { return load_global(p); }
 inline uint32_t load_pair(const uint16_t* p) {
   uint32_t pair = 0;
@@ -270,6 +280,18 @@ template <class T>
 struct HostScalar {
   static uint32_t narrow(float lo, float hi) {
     return T::narrow_one(lo) | static_cast<uint32_t>(T::narrow_one(hi)) << 16;
+  }
+  // Sums and products of 16-bit values are rounded once: those of fp16 are exact in fp32 or far from a tie of
+  // fp16 (Figueroa 1995, "When is double rounding innocuous?": 24 >= 2 * 11 + 2), those of bf16 likewise.
+  static uint32_t add(uint32_t a, uint32_t b) {
+    using host::half_word;
+    return narrow(T::widen(half_word(a, 0)) + T::widen(half_word(b, 0)),
+                  T::widen(half_word(a, 1)) + T::widen(half_word(b, 1)));
+  }
+  static uint32_t multiply(uint32_t a, uint32_t b) {
+    using host::half_word;
+    return narrow(T::widen(half_word(a, 0)) * T::widen(half_word(b, 0)),
+                  T::widen(half_word(a, 1)) * T::widen(half_word(b, 1)));
   }
   static void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
     host::MmaLane lane{c, a, {b0, b1, 0, 0}, 0};

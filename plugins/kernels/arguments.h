@@ -18,7 +18,7 @@ inline constexpr int kActivationCount = sizeof(kActivationNames) / sizeof(kActiv
 
 // The slabs of one kind.
 struct Slabs {
-  const uint16_t* values;  // [count, value_bytes / 2]
+  const uint16_t* values;  // [count, value_bytes / 2]; of integers, these are the bytes of words
   const uint32_t* extra;   // [count, extra_bytes / 4], or null for dense ones
   int32_t count;
   int32_t before;                    // slabs of the kinds before this one
@@ -32,6 +32,7 @@ struct Slabs {
 struct LinearArguments {
   const uint16_t* x;         // [tokens, in], contiguous
   Slabs slabs[kKindCount];   // of each kind
+  const float* scales;       // of int8: [packed panels * panel_rows], those of gate and up alternate; or null
   const int32_t* index;      // as kernels/index.h writes it for a device.  The kernels trust it
   const uint16_t* bias;      // [out], gated [2 * out], or null
   const uint16_t* residual;  // [tokens, out], contiguous, or null
@@ -53,13 +54,13 @@ struct LinearArguments {
     return all;
   }
   // Sets the sizes in `slabs`.
-  void set_slabs(const SlabCounts& all, int32_t panel_rows) {
+  void set_slabs(const SlabCounts& all, int32_t panel_rows, Weights weights) {
     int32_t before = 0;
     for (int kind = 0; kind < kKindCount; before += all.of[kind++]) {
       Slabs& own = slabs[kind];
       own.count = all.of[kind], own.before = before;
-      own.value_bytes = panel_rows * kUnitBytes * kKinds[kind].values;
-      own.extra_bytes = panel_rows * kUnitBytes * kKinds[kind].extra;
+      own.value_bytes = panel_rows * value_bytes(kind, weights);
+      own.extra_bytes = panel_rows * extra_bytes(kind);
     }
   }
   PATCH_BOTH int32_t token_tiles(int tokens_per_tile) const { return (tokens - 1) / tokens_per_tile + 1; }
@@ -93,7 +94,7 @@ inline bool choose_vectors(LinearArguments* a) {
   for (const Slabs& own : a->slabs)
     if (!aligned(own.values, 16) || !aligned(own.extra, 16)) return false;
   return a->in_features % 4 == 0 && aligned(a->x, 8) && aligned(a->y, 2) && aligned(a->index, 4) &&
-         aligned(a->bias, 2) && aligned(a->residual, 2) &&
+         aligned(a->bias, 2) && aligned(a->residual, 2) && aligned(a->scales, 4) &&
          (a->parts <= 1 || (aligned(a->partials, 16) && aligned(a->counters, 4)));
 }
 

@@ -24,9 +24,10 @@ struct Config {
   int blocks_per_sm;  // number of blocks per SM that a stream is cut for
   bool gated;         // a tile is a gate's panel and the up's beside it (see epilogue.cuh)
   uint8_t kinds;      // kinds of slabs that it multiplies: the first so many of the table
+  Weights weights = Weights::kSixteenBits;
 };
 
-// Shared memory is the limit: a slot holds one dense slab (128 B per panel row) and the X tile beside it
+// Shared memory is the limit: a slot holds one slab (at most 128 B per panel row) and the X tile beside it
 // (128 B per token).  sm_86 and sm_89 give a block 99 KiB, so a configuration with two blocks per SM stays
 // below 49 KiB.  A configuration above 99 KiB would be for sm_80 (163 KiB) and sm_90 (227 KiB), and be
 // skipped on other devices.  Tile kernels have two slots: their slabs take long enough for the next one to
@@ -61,15 +62,34 @@ inline constexpr Config kConfigs[] = {
     {"all-mid-64", Kernel::kStream, 64, 64, 2, 2, 3, 2, false, kKindCount},
     {"all-gated-decode-64", Kernel::kStream, 64, 16, 4, 1, 4, 2, true, kKindCount},
     {"all-gated-mid-64", Kernel::kStream, 64, 64, 2, 2, 3, 2, true, kKindCount},
+    // The same for integers.  Their slabs are smaller, so a ring has more slots, for as many bytes in flight.
+    {"int8-decode-64", Kernel::kStream, 64, 16, 4, 1, 6, 2, false, kKindCount, Weights::kInt8},  // 36 KiB
+    {"int8-mid-64", Kernel::kStream, 64, 64, 2, 2, 4, 2, false, kKindCount, Weights::kInt8},     // 48 KiB
+    {"int8-gated-decode-64", Kernel::kStream, 64, 16, 4, 1, 6, 2, true, kKindCount,
+     Weights::kInt8},                                                                              // 36 KiB
+    {"int8-gated-mid-64", Kernel::kStream, 64, 64, 2, 2, 4, 2, true, kKindCount, Weights::kInt8},  // 48 KiB
+    {"int4-decode-64", Kernel::kStream, 64, 16, 4, 1, 8, 2, false, kKindCount, Weights::kInt4},    // 35 KiB
+    {"int4-mid-64", Kernel::kStream, 64, 64, 2, 2, 4, 2, false, kKindCount, Weights::kInt4},       // 42 KiB
+    {"int4-gated-decode-64", Kernel::kStream, 64, 16, 4, 1, 8, 2, true, kKindCount,
+     Weights::kInt4},                                                                              // 35 KiB
+    {"int4-gated-mid-64", Kernel::kStream, 64, 64, 2, 2, 4, 2, true, kKindCount, Weights::kInt4},  // 42 KiB
 };
 inline constexpr int kConfigCount = sizeof(kConfigs) / sizeof(kConfigs[0]);
-// The first ones are for the kinds of PATCH, the others for all.
+// The first ones are for the kinds of PATCH, the others for all: those of 16-bit weights, of int8, of int4.
 constexpr int count_patch_configs() {
   int count = 0;
   while (count < kConfigCount && kConfigs[count].kinds == kPatchKinds) ++count;
   return count;
 }
 inline constexpr int kPatchConfigCount = count_patch_configs();
+constexpr int first_config_of(Weights weights) {
+  int first = 0;
+  while (first < kConfigCount && kConfigs[first].weights != weights) ++first;
+  return first;
+}
+inline constexpr int kFirstInt8 = first_config_of(Weights::kInt8);
+inline constexpr int kFirstInt4 = first_config_of(Weights::kInt4);
+static_assert(kPatchConfigCount < kFirstInt8 && kFirstInt8 < kFirstInt4 && kFirstInt4 < kConfigCount);
 
 inline constexpr int kSlabColumns = 64;   // K covered by one slab
 inline constexpr int kTilesPerGroup = 8;  // token tiles that walk over the panels together
@@ -81,7 +101,14 @@ inline constexpr int kSharedMost = 227 * 1024;
 // Number of packed panels that one tile of Y is computed from.
 constexpr int panels_per_tile(bool gated) { return gated ? 2 : 1; }
 
-constexpr int stage_bytes(const Config& c) { return (c.panel_rows + c.tokens) * kSlabColumns * 2; }
+// Bytes that a slot has for a slab: those of the largest one.
+constexpr int slab_room(const Config& c) {
+  int most = 0;
+  for (int kind = 0; kind < c.kinds; ++kind)
+    if (most < slab_bytes(kind, c.weights)) most = slab_bytes(kind, c.weights);
+  return c.panel_rows * most;
+}
+constexpr int stage_bytes(const Config& c) { return slab_room(c) + c.tokens * kSlabColumns * 2; }
 // Values per row of the output tile in shared memory.  The 16 bytes of padding avoid bank conflicts.
 constexpr int output_stride(const Config& c) { return c.panel_rows + 8; }
 constexpr bool is_for_hopper(Kernel k) { return k == Kernel::kWarpgroups || k == Kernel::kWarpgroupPairs; }
@@ -109,6 +136,7 @@ struct Geometry {
   static constexpr int kBlocksPerSm = kConfigs[C].blocks_per_sm;
   static constexpr bool kGated = kConfigs[C].gated;
   static constexpr int kKinds = kConfigs[C].kinds;
+  static constexpr Weights kWeights = kConfigs[C].weights;
   static constexpr int kPanels = panels_per_tile(kGated);
   static constexpr int kThreads = 32 * kFeatureWarps * kTokenWarps;
 
@@ -116,7 +144,7 @@ struct Geometry {
   static constexpr int kWarpRows = kRowBlocks / kFeatureWarps;     // 16-row blocks of one warp
   static constexpr int kWarpTokens = kTokens / (8 * kTokenWarps);  // 8-token blocks of one warp
 
-  static constexpr int kDenseBytes = kPanelRows * kSlabColumns * 2;
+  static constexpr int kSlabBytes = slab_room(kConfigs[C]);
   static constexpr int kXBytes = kTokens * kSlabColumns * 2;
   static constexpr int kStageBytes = stage_bytes(kConfigs[C]);
   static constexpr int kRingBytes = kStages * kStageBytes;
@@ -128,12 +156,14 @@ struct Geometry {
 
   static_assert(kPanelRows == 64 || kPanelRows == 128);
   static_assert(kWarpRows * kFeatureWarps * 16 == kPanelRows && kWarpTokens * kTokenWarps * 8 == kTokens);
-  static_assert(kStages >= 2 && kStageBytes == kDenseBytes + kXBytes && kSharedBytes <= kSharedMost);
+  static_assert(kStages >= 2 && kStageBytes == kSlabBytes + kXBytes && kSharedBytes <= kSharedMost);
   // An SM has 1 KiB more than a block may request, and each block takes 1 KiB more than it requests.
   static_assert(kBlocksPerSm == 1 || kBlocksPerSm * (kSharedBytes + 1024) <= kSharedEverywhere + 1024);
   static_assert(kBlocksPerSm <= 2, "kMostParts");
-  // Copy loops have constant trip counts, so all threads must copy the same number of chunks.
-  static_assert(kDenseBytes % (16 * kThreads) == 0 && kXBytes % (16 * kThreads) == 0);
+  // Copy loops have constant trip counts, so all threads must copy the same number of chunks.  Those of a
+  // slab that it does not have are predicated off.  A slot's X begins at a whole row of 128 bytes.
+  static_assert(kSlabBytes % 128 == 0 && kXBytes % (16 * kThreads) == 0);
+  static_assert(kWeights == Weights::kSixteenBits || kPanelRows == 64);
 };
 
 }  // namespace patch

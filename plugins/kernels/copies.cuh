@@ -66,7 +66,7 @@ class SlabCopies {
   static constexpr int kRows = G::kThreads / kChunks;  // rows of X that the block copies at a time
   static constexpr int kRowCopies = G::kTokens / kRows;
   static constexpr int kRound = 16 * G::kThreads;  // bytes that the block copies at a time
-  static constexpr int kWeightCopies = G::kDenseBytes / kRound;
+  static constexpr int kWeightCopies = (G::kSlabBytes + kRound - 1) / kRound;
   static_assert(kRows % 8 == 0, "a thread stays in one column of the swizzle");
   static_assert(kRows * 128 == kRound);
   template <int Kind = 0>
@@ -75,7 +75,7 @@ class SlabCopies {
       return true;
     } else {
       using D = Decoder<T, G, Kind>;
-      return D::kValueBytes + D::kExtraBytes <= G::kDenseBytes && D::kValueBytes % 128 == 0 &&
+      return D::kValueBytes + D::kExtraBytes <= G::kSlabBytes && D::kValueBytes % 128 == 0 &&
              D::kExtraBytes % 128 == 0 && fit<Kind + 1>();
     }
   }
@@ -105,8 +105,8 @@ class SlabCopies {
   template <int J>
   PATCH_DEVICE void copy_x(uint8_t* to) const {
     const uint16_t* from = x_ + static_cast<int64_t>(J * kRows) * a_.in_features;
-    copy_tokens_async<G::kDenseBytes + J * kRound>(to, from, low_left_ > J * kRows, high_left_ > J * kRows,
-                                                   a_.x_vector);
+    copy_tokens_async<G::kSlabBytes + J * kRound>(to, from, low_left_ > J * kRows, high_left_ > J * kRows,
+                                                  a_.x_vector);
   }
 
   const LinearArguments& a_;

@@ -14,6 +14,7 @@ inline constexpr int kActivateThreads = 256;
 // up's.
 struct UnpackArguments {
   Slabs slabs[kKindCount];  // as in LinearArguments
+  const float* scales;      // as in LinearArguments
   const int32_t* index;
   uint16_t* weight;     // [sides * panels * panel_rows, columns * 64], aligned to 16 bytes
   int32_t kinds;        // kinds in the index
@@ -23,6 +24,8 @@ struct UnpackArguments {
   int32_t first_panel;  // first panel of Y to write
   int32_t panels;
   int32_t columns;  // slabs along K
+  Weights weights;
+  Scalar scalar;  // type of `weight`; 16-bit weights are copied whatever it is
 
   PATCH_BOTH int32_t groups() const { return (columns - 1) / kUnpackSlabs + 1; }
   PATCH_BOTH int64_t blocks() const { return static_cast<int64_t>(sides) * panels * groups(); }

@@ -2,6 +2,8 @@
 //
 //   Y = activation(X W^T + bias) + residual,  or, if gated,  activation(gate) * up + residual
 //
+// Sums of int8 are those of X q^T until they are multiplied by the scales of their rows.
+//
 // Gate and up have separate panels, so that each has its own tile map: a slab with rows of both could be 2:4
 // only if both are.  Row i of the gate and row i of the up are at the same place in the two sets of
 // accumulators, so gating needs no exchange between threads.
@@ -73,6 +75,23 @@ PATCH_DEVICE void add_bias(Accumulators<G>& acc, const LinearArguments& a, const
   }
 }
 
+// scales: of the rows of W, [packed panels * panel_rows].  packed: number of the packed panel.
+template <class G>
+PATCH_DEVICE void scale_sums(Accumulators<G>& acc, const float* scales, int packed, const Place<G>& at) {
+  PATCH_UNROLL
+  for (int m = 0; m < G::kWarpRows; ++m) {
+    PATCH_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      const float scale = load_scale(scales + first_row<G>(packed, m, half, at) + at.group);
+      PATCH_UNROLL
+      for (int n = 0; n < G::kWarpTokens; ++n) {
+        acc[m][n][2 * half] *= scale;
+        acc[m][n][2 * half + 1] *= scale;
+      }
+    }
+  }
+}
+
 // The residual is read as pairs of features of one token.  movmatrix transposes an 8x8 block into the order
 // of the accumulators, pairs of tokens of one feature.
 template <class T, class G>
@@ -107,6 +126,10 @@ PATCH_DEVICE void add_residual(Accumulators<G>& acc, const LinearArguments& a, i
 template <class T, class G>
 PATCH_DEVICE void finish(Sums<G>& sums, const LinearArguments& a, int panel, int first_token,
                          const Place<G>& at) {
+  if constexpr (G::kWeights == Weights::kInt8) {
+    PATCH_UNROLL
+    for (int f = 0; f < G::kPanels; ++f) scale_sums<G>(sums[f], a.scales, panel * G::kPanels + f, at);
+  }
   if (a.bias) {
     PATCH_UNROLL
     for (int f = 0; f < G::kPanels; ++f)

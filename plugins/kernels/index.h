@@ -5,7 +5,7 @@
 // First the pointers of each kind, then the columns of each kind, in the order of the table of kinds.  The
 // kernels follow it to addresses and check nothing, so it is checked here, when a plugin is created.  An
 // index that is stored has dense, 2:4 and the other kinds that its linear names.  One for a device has those
-// two alone, or, if there are slabs of another kind, all of the table.
+// two alone, or, if there are slabs of another kind or of integers, all of the table.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -53,7 +53,8 @@ class PackedIndex {
  public:
   // Takes the index of a weight with `panels` packed panels and `columns` slabs along K.  Returns what is
   // wrong with it, or "" for an index that says where every slab lies, and lies nowhere.
-  std::string take(std::vector<int32_t> values, Kinds kinds, int64_t panels, int64_t columns) {
+  std::string take(std::vector<int32_t> values, Kinds kinds, Weights weights, int64_t panels,
+                   int64_t columns) {
     const int64_t pointers = panels + 1, slabs = panels * columns;
     const auto size = static_cast<int64_t>(values.size()), count = static_cast<int64_t>(kinds.size());
     if (size != count * pointers + slabs)
@@ -74,7 +75,8 @@ class PackedIndex {
     if (const std::string fault = column_fault(values, kinds, panels, columns); !fault.empty())
       return "the index lies: " + fault;
     values_ = std::move(values), kinds_ = std::move(kinds), names_ = names_of(kinds_);
-    if (kinds_.size() > kPatchKinds) for_device_ = make_for_device();
+    weights_ = weights;
+    if (!is_for_device()) for_device_ = make_for_device();
     return {};
   }
   // As it is stored.
@@ -84,18 +86,18 @@ class PackedIndex {
   const SlabCounts& slabs() const { return counts_; }
 
   // As it is for a device.
-  const std::vector<int32_t>& for_device() const {
-    return kinds_.size() == kPatchKinds ? values_ : for_device_;
-  }
+  const std::vector<int32_t>& for_device() const { return is_for_device() ? values_ : for_device_; }
 
  private:
+  // Returns true if a device gets it as it is stored.
+  bool is_for_device() const { return kinds_.size() == kPatchKinds && !is_quantised(weights_); }
   std::vector<int32_t> make_for_device() const {
     const auto places = static_cast<int64_t>(kinds_.size());
     const int64_t stored = slabs_in_all(counts_);
     const int64_t pointers = (static_cast<int64_t>(values_.size()) - stored) / places;
     std::vector<int32_t> all;
     int64_t place = 0;
-    for (int kind = 0; kind < kinds_for(counts_); ++kind) {
+    for (int kind = 0; kind < kinds_for(counts_, weights_); ++kind) {
       const bool there = place < places && kinds_[place] == kind;
       const auto own = values_.begin() + place * pointers;
       if (there)
@@ -141,6 +143,7 @@ class PackedIndex {
   std::vector<int32_t> values_, for_device_;
   Kinds kinds_;
   std::string names_;
+  Weights weights_{};
   SlabCounts counts_{};
 };
 

@@ -70,11 +70,13 @@ cudaError_t launch(LinearArguments a, const PartTable& table, Scalar scalar, con
   if (schedule.config >= kConfigCount)
     return launch_warpgroups(a, scalar, schedule.config - kConfigCount, stream);
   const StreamArguments s{a, table};
-  if (schedule.config >= kPatchConfigCount)
-    return scalar == Scalar::kHalf ? launch_all_half(s, schedule.config, stream)
-                                   : launch_all_bfloat16(s, schedule.config, stream);
-  return scalar == Scalar::kHalf ? launch_half(s, schedule.config, stream)
-                                 : launch_bfloat16(s, schedule.config, stream);
+  const bool half = scalar == Scalar::kHalf;
+  const auto launcher = schedule.config >= kFirstInt4   ? (half ? launch_int4_half : launch_int4_bfloat16)
+                        : schedule.config >= kFirstInt8 ? (half ? launch_int8_half : launch_int8_bfloat16)
+                        : schedule.config >= kPatchConfigCount
+                            ? (half ? launch_all_half : launch_all_bfloat16)
+                            : (half ? launch_half : launch_bfloat16);
+  return launcher(s, schedule.config, stream);
 }
 
 }  // namespace patch

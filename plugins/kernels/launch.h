@@ -23,9 +23,14 @@ cudaError_t launch(LinearArguments a, const PartTable& table, Scalar scalar, con
 // One per scalar type, each in its own file so that they compile in parallel.
 cudaError_t launch_half(const StreamArguments& s, int config, cudaStream_t stream) noexcept;
 cudaError_t launch_bfloat16(const StreamArguments& s, int config, cudaStream_t stream) noexcept;
-// The configurations for all kinds of slabs: from kPatchConfigCount on.
+// The configurations for all kinds of slabs: from kPatchConfigCount on, those for int8 from kFirstInt8 on,
+// those for int4 from kFirstInt4 on.
 cudaError_t launch_all_half(const StreamArguments& s, int config, cudaStream_t stream) noexcept;
 cudaError_t launch_all_bfloat16(const StreamArguments& s, int config, cudaStream_t stream) noexcept;
+cudaError_t launch_int8_half(const StreamArguments& s, int config, cudaStream_t stream) noexcept;
+cudaError_t launch_int8_bfloat16(const StreamArguments& s, int config, cudaStream_t stream) noexcept;
+cudaError_t launch_int4_half(const StreamArguments& s, int config, cudaStream_t stream) noexcept;
+cudaError_t launch_int4_bfloat16(const StreamArguments& s, int config, cudaStream_t stream) noexcept;
 
 // Launches a configuration of kWarpgroupConfigs by its index there.
 cudaError_t launch_warpgroups(const LinearArguments& a, Scalar scalar, int config,

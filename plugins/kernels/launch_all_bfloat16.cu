@@ -3,7 +3,7 @@
 namespace patch {
 
 cudaError_t launch_all_bfloat16(const StreamArguments& s, int config, cudaStream_t stream) noexcept {
-  return launch_scalar<BFloat16, kPatchConfigCount, kConfigCount>(s, config, stream);
+  return launch_scalar<BFloat16, kPatchConfigCount, kFirstInt8>(s, config, stream);
 }
 
 }  // namespace patch

@@ -1,6 +1,6 @@
 #include "kernels/activate_kernel.cuh"
 #include "kernels/launch.h"
-#include "kernels/unpack_kernel.cuh"
+#include "kernels/unpack_integers_kernel.cuh"
 
 namespace patch {
 namespace {
@@ -14,10 +14,21 @@ cudaError_t start(void (*kernel)(Arguments), const Arguments& a, int threads, si
                           dim3(threads), arguments, shared, stream);
 }
 
+template <class T>
+auto unpack_integers_kernel(Weights weights) {
+  return weights == Weights::kInt8 ? &patch_unpack_integers<T, Weights::kInt8>
+                                   : &patch_unpack_integers<T, Weights::kInt4>;
+}
+auto unpack_kernel(const UnpackArguments& a) {
+  if (!is_quantised(a.weights)) return a.panel_rows == 64 ? &patch_unpack<64> : &patch_unpack<128>;
+  return a.scalar == Scalar::kHalf ? unpack_integers_kernel<Half>(a.weights)
+                                   : unpack_integers_kernel<BFloat16>(a.weights);
+}
+
 }  // namespace
 
 cudaError_t launch_unpack(const UnpackArguments& a, cudaStream_t stream) noexcept {
-  const auto kernel = a.panel_rows == 64 ? &patch_unpack<64> : &patch_unpack<128>;
+  const auto kernel = unpack_kernel(a);
   return start<UnpackArguments>(kernel, a, kUnpackThreads, kUnpackShared, stream);
 }
 

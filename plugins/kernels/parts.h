@@ -64,7 +64,7 @@ inline void make_parts(PartTable* table, const LinearArguments& a, const int32_t
     return own;
   };
   const int64_t tiles = ceil_div(a.tokens, c.tokens);
-  const int64_t total = tiles * (int64_t{a.panels} * kTileCost + slabs_cost(a.counts()));
+  const int64_t total = tiles * (int64_t{a.panels} * kTileCost + slabs_cost(a.counts(), c.weights));
   int32_t panel = 0;
   int64_t begin = 0;  // start of the panel
   for (int32_t part = 0; part < a.parts; ++part) {
@@ -72,12 +72,12 @@ inline void make_parts(PartTable* table, const LinearArguments& a, const int32_t
     SlabCounts slabs{};
     int64_t cost = 0;
     for (;; ++panel) {
-      slabs = slabs_of(panel), cost = tile_cost(slabs);
+      slabs = slabs_of(panel), cost = tile_cost(slabs, c.weights);
       if (start < begin + tiles * cost) break;
       begin += tiles * cost;
     }
     const int64_t tile = (start - begin) / cost, offset = start - begin - tile * cost;
-    PartBegin p{static_cast<int32_t>(panel * tiles + tile), slabs_before(offset, slabs), 0};
+    PartBegin p{static_cast<int32_t>(panel * tiles + tile), slabs_before(offset, slabs, c.weights), 0};
     // All units of the tile may start before the part does.
     if (offset > 0 && p.slab == slabs_in_all(slabs)) {
       ++p.tile, p.slab = 0;

@@ -9,6 +9,8 @@
 
 #define PATCH_DEVICE __device__ __forceinline__
 #define PATCH_KERNEL(threads) __global__ void __launch_bounds__(threads)
+// The same for so many blocks on an SM: how many registers a thread may have.
+#define PATCH_KERNEL_OF(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
 #define PATCH_SHARED(name) extern __shared__ __align__(128) uint8_t name[]
 #define PATCH_UNROLL _Pragma("unroll")
 #define PATCH_NO_UNROLL _Pragma("unroll 1")
@@ -122,11 +124,14 @@ PATCH_DEVICE void load_shared_two(uint32_t (&r)[2], const void* p) {
   r[0] = v.x, r[1] = v.y;
 }
 PATCH_DEVICE uint32_t load_shared_word(const void* p) { return *static_cast<const uint32_t*>(p); }
+PATCH_DEVICE uint32_t load_shared_half(const void* p) { return *static_cast<const uint16_t*>(p); }
 PATCH_DEVICE void store_shared_word(void* p, uint32_t v) { *static_cast<uint32_t*>(p) = v; }
 
 PATCH_DEVICE int count_bits(uint32_t word) { return __popc(word); }
 PATCH_DEVICE int32_t load_index(const int32_t* p) { return __ldg(p); }
 PATCH_DEVICE uint16_t load_bias(const uint16_t* p) { return __ldg(p); }
+PATCH_DEVICE float load_scale(const float* p) { return __ldg(p); }
+PATCH_DEVICE uint8_t load_byte(const uint8_t* p) { return __ldg(p); }
 PATCH_DEVICE uint16_t load_value(const uint16_t* p) { return __ldg(p); }
 // Loads two values, aligned to 4 bytes.
 PATCH_DEVICE uint32_t load_pair(const uint16_t* p) { return __ldg(reinterpret_cast<const uint32_t*>(p)); }
@@ -226,6 +231,17 @@ struct Half {
     asm("cvt.rn.f16x2.f32 %0, %1, %2;\n" : "=r"(r) : "f"(hi), "f"(lo));
     return r;
   }
+  // Add and multiply two pairs, each value rounded once.
+  PATCH_DEVICE static uint32_t add(uint32_t a, uint32_t b) {
+    uint32_t r;
+    asm("add.rn.f16x2 %0, %1, %2;\n" : "=r"(r) : "r"(a), "r"(b));
+    return r;
+  }
+  PATCH_DEVICE static uint32_t multiply(uint32_t a, uint32_t b) {
+    uint32_t r;
+    asm("mul.rn.f16x2 %0, %1, %2;\n" : "=r"(r) : "r"(a), "r"(b));
+    return r;
+  }
   PATCH_DEVICE static void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
     PATCH_MMA("f16");
   }
@@ -241,6 +257,17 @@ struct BFloat16 {
   PATCH_DEVICE static uint32_t narrow(float lo, float hi) {
     uint32_t r;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;\n" : "=r"(r) : "f"(hi), "f"(lo));
+    return r;
+  }
+  // add and mul of bf16x2 need sm_90: 1 * a + b, and a * b - 0, which changes no product.
+  PATCH_DEVICE static uint32_t add(uint32_t a, uint32_t b) {
+    uint32_t r;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;\n" : "=r"(r) : "r"(a), "r"(0x3f803f80u), "r"(b));
+    return r;
+  }
+  PATCH_DEVICE static uint32_t multiply(uint32_t a, uint32_t b) {
+    uint32_t r;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;\n" : "=r"(r) : "r"(a), "r"(b), "r"(0x80008000u));
     return r;
   }
   PATCH_DEVICE static void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {

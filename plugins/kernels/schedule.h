@@ -23,6 +23,7 @@ struct Problem {
   int32_t panel_rows;
   SlabCounts slabs;
   int32_t gated;  // 0 or 1; if 1, the slabs are those of gate and up together
+  Weights weights;
 };
 
 // Properties of a device that a schedule depends on.
@@ -47,7 +48,11 @@ inline constexpr int kAnyConfig = -1;
 // builds).
 inline constexpr int kMaxSms = 192;
 inline constexpr int kMinSlabsPerPart = 2;
-static_assert(kMinSlabsPerPart * kDenseCost >= kMinPartCost);
+constexpr bool parts_are_wide_enough(Weights weights) {
+  return kMinSlabsPerPart * dense_cost(weights) >= widest_unit(weights);
+}
+static_assert(parts_are_wide_enough(Weights::kSixteenBits) && parts_are_wide_enough(Weights::kInt8) &&
+              parts_are_wide_enough(Weights::kInt4));
 inline constexpr int kMostParts = 2 * kMaxSms;        // two blocks on each SM
 inline constexpr int64_t kMostTiles = (1 << 26) - 1;  // of a stream: the table of parts has 26 bits for them
 
@@ -74,7 +79,7 @@ inline int64_t token_tiles(const Problem& p, const Config& c) {
 }
 inline int64_t tile_count(const Problem& p, const Config& c) { return panel_count(p) * token_tiles(p, c); }
 inline int64_t total_cost(const Problem& p, const Config& c) {
-  return token_tiles(p, c) * (panel_count(p) * kTileCost + slabs_cost(p.slabs));
+  return token_tiles(p, c) * (panel_count(p) * kTileCost + slabs_cost(p.slabs, p.weights));
 }
 
 inline int64_t sums_per_tile(const Config& c) {
@@ -82,7 +87,8 @@ inline int64_t sums_per_tile(const Config& c) {
 }
 // Returns true if a configuration is for weights that are packed like this one's.
 inline bool fits(const Config& c, const Problem& p) {
-  return c.panel_rows == p.panel_rows && c.gated == (p.gated != 0) && c.kinds == kinds_for(p.slabs);
+  return c.panel_rows == p.panel_rows && c.gated == (p.gated != 0) && c.weights == p.weights &&
+         c.kinds == kinds_for(p.slabs, p.weights);
 }
 
 // Each part has two slots for sums (see add_up) and one counter.
@@ -94,7 +100,7 @@ inline constexpr size_t kCounterBytes = sizeof(int32_t) * kMostParts;
 inline int max_parts(const Problem& p, const Config& c, int sms) {
   if (c.kernel != Kernel::kStream) return 1;
   const int64_t fill = static_cast<int64_t>(c.blocks_per_sm) * std::clamp(sms, 1, kMaxSms);
-  const int64_t deep = total_cost(p, c) / (kMinSlabsPerPart * kDenseCost);
+  const int64_t deep = total_cost(p, c) / (kMinSlabsPerPart * dense_cost(c.weights));
   return static_cast<int>(std::clamp<int64_t>(std::min(fill, deep), 1, INT32_MAX));
 }
 
@@ -123,7 +129,12 @@ inline constexpr int64_t kSumsPerUnit = 700;   // partial sums read per unit
 inline constexpr int64_t kHopperL2Bytes = 35;  // of an SM and clock: 90 % of an H100's 5120 for 132 SMs
 inline constexpr int64_t kMaxTokenTiles = 64;  // streams with more token tiles are taken to share nothing
 
-inline int64_t weight_bytes(const Problem& p) { return slabs_cost(p.slabs) * kUnitBytes * p.panel_rows; }
+inline int64_t weight_bytes(const Problem& p) {
+  int64_t bytes = 0;
+  for (int kind = 0; kind < kKindCount; ++kind)
+    bytes += int64_t{p.slabs.of[kind]} * p.panel_rows * slab_bytes(kind, p.weights);
+  return bytes;
+}
 
 // Returns the number of times that W is read from DRAM.  A token tile reads a slab again if L2 has evicted it
 // since another token tile of the panel read it.  kept: bytes that L2 keeps.
@@ -161,8 +172,8 @@ inline Cost x_bytes(const Problem& p, const Config& c, int sms, int64_t kept) {
 inline int64_t turn_cost(const Config& c, int kind, const Device& device) {
   const bool sparse = kind == 1, of_sixteen = kind >= kPatchKinds;
   const bool groups = is_for_hopper(c.kernel);  // a warpgroup reads X once, at the rate of wgmma
-  const int64_t height = c.panel_rows / 64, weights = c.panel_rows * kUnitBytes * slab_cost(kind),
-                x = c.tokens * 128;
+  const int64_t height = c.panel_rows / 64, x = c.tokens * 128;
+  const int64_t weights = int64_t{c.panel_rows} * slab_bytes(kind, c.weights);
   const int64_t bytes = weights * (1 + c.token_warps) + x * (1 + c.feature_warps / (groups ? 4 : 1));
   int64_t tokens = std::max<int64_t>(c.tokens, kL2Tokens) * height / (sparse ? 2 : 1);
   if (groups) tokens = tokens * device.fma / std::max(device.dense_fma, 1);
@@ -191,7 +202,7 @@ inline Cost predicted_cost(const Problem& p, const Config& c, int parts, const D
   for (int kind = 0; kind < c.kinds; ++kind) turns += p.slabs.of[kind] * turn_cost(c, kind, device);
   if (tile)
     return overlapped(Cost{ceil_div(tiles, sms)} * (turns / panel_count(p) + kFillTurns * turn), dram);
-  const Cost ends = Cost{tiles} * kTileCost * turn / kDenseCost;
+  const Cost ends = Cost{tiles} * kTileCost * turn / dense_cost(c.weights);
   const Cost work = Cost{token_tiles(p, c)} * turns + ends;
   const Cost multiply = (work + busy - 1) / busy + kFillTurns * turn;
   // The block that ends last reads the sums of all blocks that share its tile.

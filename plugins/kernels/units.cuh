@@ -14,6 +14,8 @@ struct Units {
   // decoder holds.
   static constexpr int kAhead = G::kWarpTokens > 4 ? 3 : 2;
   static constexpr int kBuffers = kPerStep > 1 ? 2 : 4;
+  static constexpr int kStepsAhead =
+      (kAhead + kPerStep - 1) / kPerStep;    // steps that are loaded before a slab begins
   static constexpr int kSlots = 4;           // for X's operands; more than kAhead
   static constexpr int kFills = kCount / 2;  // units after a turn between which the copies are spread
   static_assert(kAhead < kSlots && kCount % kSlots == 0 && kCount >= kSlots &&
@@ -24,7 +26,7 @@ struct Units {
   PATCH_DEVICE static int place(const Place<G>& at) {
     const int matrix = at.lane >> 3, chunk = Sparse ? matrix : matrix & 1;
     const int row = at.token_warp * G::kWarpTokens * 8 + (Sparse ? 0 : matrix >> 1) * 8 + (at.lane & 7);
-    return G::kDenseBytes + row * 128 + ((chunk ^ (at.lane & 7)) << 4);
+    return G::kSlabBytes + row * 128 + ((chunk ^ (at.lane & 7)) << 4);
   }
   // A step is 2 or 4 chunks of 16 bytes further, which flips bits of the swizzled chunk.
   template <int Unit>

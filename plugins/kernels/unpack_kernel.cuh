@@ -98,13 +98,13 @@ PATCH_DEVICE void write_of_sixteen(uint16_t* to, int64_t width, int thread, cons
   }
 }
 
-// Grid: x = a.blocks().
-template <int Rows>
-PATCH_KERNEL(kUnpackThreads)
-patch_unpack(const UnpackArguments a) {
-  PATCH_SHARED(shared);
+// Searches the slabs of the block's panel and columns, and calls write(to, width, slab, packed) for each:
+// where its rows lie in W, values per row there, its number among the slabs of all kinds, and the number of
+// its packed panel.
+template <int Rows, class Write>
+PATCH_DEVICE void for_each_slab(const UnpackArguments& a, uint8_t* shared, int thread, const Write& write) {
   auto* slab_of = reinterpret_cast<int32_t*>(shared);  // numbers count through all kinds
-  const int thread = thread_index(), groups = a.groups();
+  const int groups = a.groups();
   const int panel = static_cast<int>(block_index() / groups);  // among the packed panels of this launch
   const int first = static_cast<int>(block_index() % groups) * kUnpackSlabs;
   const int packed = a.first_panel * a.sides + panel, pointers = a.all_panels * a.sides + 1;
@@ -127,10 +127,20 @@ patch_unpack(const UnpackArguments a) {
   uint16_t* to = a.weight + static_cast<int64_t>(piece_panel) * Rows * width + first * kSlabColumns;
   for (int s = 0; s < kUnpackSlabs && first + s < a.columns; ++s, to += kSlabColumns) {
     const auto slab = static_cast<int32_t>(load_shared_word(slab_of + s));
-    if (slab == kNoSlab) {
+    if (slab == kNoSlab)
       write_slab<Rows>(to, width, thread, [](uint32_t (&w)[4], int, int) { w[0] = w[1] = w[2] = w[3] = 0; });
-      continue;
-    }
+    else
+      write(to, width, slab, packed);
+  }
+}
+
+// Grid: x = a.blocks().
+template <int Rows>
+PATCH_KERNEL(kUnpackThreads)
+patch_unpack(const UnpackArguments a) {
+  PATCH_SHARED(shared);
+  const int thread = thread_index();
+  for_each_slab<Rows>(a, shared, thread, [&](uint16_t* to, int64_t width, int32_t slab, int) {
     int kept = 0;  // of 16, if it is a slab of n:16
     const uint16_t* values = nullptr;
     const uint32_t* extra = nullptr;
@@ -154,7 +164,7 @@ patch_unpack(const UnpackArguments a) {
         kept = kKinds[kind].values;
     });
     if (kept > 0) write_of_sixteen<Rows>(to, width, thread, values, extra, kept);
-  }
+  });
 }
 
 }  // namespace patch

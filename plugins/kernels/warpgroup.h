@@ -33,6 +33,7 @@ struct WarpgroupGeometry {
   static constexpr int kStages = kWarpgroupConfigs[C].stages;
   static constexpr bool kGated = kWarpgroupConfigs[C].gated;
   static constexpr int kKinds = kWarpgroupConfigs[C].kinds;
+  static constexpr Weights kWeights = kWarpgroupConfigs[C].weights;
   static constexpr int kCluster = cluster_blocks(kWarpgroupConfigs[C]);
   static constexpr int kPanels = panels_per_tile(kGated);
   static constexpr int kThreads = 32 * kFeatureWarps * kTokenWarps;  // that multiply

@@ -14,18 +14,25 @@
 
 namespace patch {
 
-// The cost of a slab is its bytes per panel row in units of 8, because streams are limited by bytes: 16 for a
-// dense one, 9 for 2:4, n + 1 for n:16.  Beginning and ending a tile costs about a quarter of a dense slab;
-// this also gives an empty panel a unit.
-constexpr int slab_cost(int kind) { return kKinds[kind].values + kKinds[kind].extra; }
+// The cost of a slab is its bytes per panel row in units of 8, because streams are limited by bytes: with
+// weights of 16 bits 16 for a dense one, 9 for 2:4, n + 1 for n:16.  Beginning and ending a tile costs about
+// a quarter of such a dense slab; this also gives an empty panel a unit.
+constexpr int slab_cost(int kind, Weights weights) {
+  return (slab_bytes(kind, weights) + kUnitBytes - 1) / kUnitBytes;
+}
+constexpr int dense_cost(Weights weights) { return slab_cost(0, weights); }
 inline constexpr int kTileCost = 4;
-inline constexpr int kDenseCost = slab_cost(0);
 // Parts are at least as wide as any unit, so that the last part has one.
-inline constexpr int kMinPartCost = kDenseCost;
+constexpr int widest_unit(Weights weights) {
+  int widest = kTileCost;
+  for (int kind = 0; kind < kKindCount; ++kind)
+    if (widest < slab_cost(kind, weights)) widest = slab_cost(kind, weights);
+  return widest;
+}
 
-inline int64_t slabs_cost(const SlabCounts& slabs) {
+inline int64_t slabs_cost(const SlabCounts& slabs, Weights weights) {
   int64_t cost = 0;
-  for (int kind = 0; kind < kKindCount; ++kind) cost += int64_t{slabs.of[kind]} * slab_cost(kind);
+  for (int kind = 0; kind < kKindCount; ++kind) cost += int64_t{slabs.of[kind]} * slab_cost(kind, weights);
   return cost;
 }
 inline int64_t slabs_in_all(const SlabCounts& slabs) {
@@ -33,16 +40,18 @@ inline int64_t slabs_in_all(const SlabCounts& slabs) {
   for (const int32_t own : slabs.of) count += own;
   return count;
 }
-inline int64_t tile_cost(const SlabCounts& slabs) { return kTileCost + slabs_cost(slabs); }
+inline int64_t tile_cost(const SlabCounts& slabs, Weights weights) {
+  return kTileCost + slabs_cost(slabs, weights);
+}
 
 // Number of slabs of a tile (kind by kind) that start before `offset`, counted from the tile's beginning.
-inline int slabs_before(int64_t offset, const SlabCounts& slabs) {
+inline int slabs_before(int64_t offset, const SlabCounts& slabs, Weights weights) {
   int64_t before = 0;
   offset -= kTileCost;
   for (int kind = 0; kind < kKindCount && offset > 0; ++kind) {
-    const int64_t started = (offset + slab_cost(kind) - 1) / slab_cost(kind);
+    const int64_t cost = slab_cost(kind, weights), started = (offset + cost - 1) / cost;
     before += started < slabs.of[kind] ? started : slabs.of[kind];
-    offset -= int64_t{slabs.of[kind]} * slab_cost(kind);
+    offset -= slabs.of[kind] * cost;
   }
   return static_cast<int>(before);
 }

@@ -36,12 +36,13 @@ bool read_name(const PluginField& f, std::string_view* name) {
   return true;
 }
 
-// Returns the number of the activation that the field names, -1 if unknown.
-int32_t activation_number(const PluginField& f) {
+// Returns the number of the name that the field has, -1 if unknown.
+template <size_t Count>
+int32_t number_of(const PluginField& f, const char* const (&names)[Count]) {
   std::string_view name;
   if (!read_name(f, &name)) return -1;
-  for (int32_t i = 0; i < kActivationCount; ++i)
-    if (name == kActivationNames[i]) return i;
+  for (size_t i = 0; i < Count; ++i)
+    if (name == names[i]) return static_cast<int32_t>(i);
   return -1;
 }
 
@@ -67,7 +68,12 @@ std::string read(const nvinfer1::PluginFieldCollection& fields, Attributes* a, P
     if (!f.name) return "attribute " + std::to_string(i) + " has no name";
     if (f.name == std::string_view("activation")) {
       if (f.type != PluginFieldType::kCHAR) return "activation must be a string";
-      a->activation = activation_number(f);
+      a->activation = number_of(f, kActivationNames);
+      continue;
+    }
+    if (f.name == std::string_view("weights")) {
+      if (f.type != PluginFieldType::kCHAR) return "weights must be a string";
+      a->weights = number_of(f, kWeightTypeNames);
       continue;
     }
     if (f.name == std::string_view("kinds")) {
@@ -91,6 +97,14 @@ std::string read(const nvinfer1::PluginFieldCollection& fields, Attributes* a, P
   if (a->panel_rows != 64 && a->panel_rows != 128) return "panel_rows must be 64 or 128";
   if (a->activation < 0) return "activation must be empty, gelu, gelu_tanh or silu";
   if ((a->gated | a->residual) & ~1) return "gated and residual must be 0 or 1";
+  if (a->weights < 0)
+    return "weights must be float16, bfloat16, int8 or int4, and this plugin knows no other type; a newer "
+           "one may";
+  const Weights weights = weights_of(a->weights);
+  if (is_quantised(weights) && a->panel_rows != 64)
+    return std::string("panel_rows must be 64 where weights is ") + kWeightTypeNames[a->weights];
+  if (weights == Weights::kInt4 && a->in_features % kSlabColumns != 0)
+    return "in_features must be a multiple of 64 where weights is int4, whose scales are for 64 columns";
   if (a->gated && a->panel_rows != 64) return "panel_rows must be 64 where gated is 1";
   Kinds known = kinds_named(kinds);
   if (known.empty())
@@ -102,7 +116,7 @@ std::string read(const nvinfer1::PluginFieldCollection& fields, Attributes* a, P
     return "panel_rows must be 64 where kinds has more than dense,2:4";
   const int64_t panels = packed_panels(*a), columns = ceil_div(a->in_features, kSlabColumns);
   if (panels * columns > kMostSlabs) return "W has more than 2^30 slabs";
-  return index->take(std::move(numbers), std::move(known), panels, columns);
+  return index->take(std::move(numbers), std::move(known), weights, panels, columns);
 }
 
 }  // namespace
@@ -114,6 +128,7 @@ PatchLinearCreator::PatchLinearCreator()
               PluginField("gated", nullptr, PluginFieldType::kINT32, 1),
               PluginField("residual", nullptr, PluginFieldType::kINT32, 1),
               PluginField("activation", nullptr, PluginFieldType::kCHAR, 1),
+              PluginField("weights", nullptr, PluginFieldType::kCHAR, 1),
               PluginField("kinds", nullptr, PluginFieldType::kCHAR, 1),
               PluginField("index", nullptr, PluginFieldType::kINT32, 1)},
       collection_{static_cast<int32_t>(fields_.size()), fields_.data()} {}

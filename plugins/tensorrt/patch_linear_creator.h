@@ -18,7 +18,7 @@ class PatchLinearCreator final : public nvinfer1::IPluginCreatorV3One {
   const char* getPluginNamespace() const noexcept override { return kPluginNamespace; }
 
  private:
-  std::array<nvinfer1::PluginField, 8> fields_;
+  std::array<nvinfer1::PluginField, 9> fields_;
   nvinfer1::PluginFieldCollection collection_{};
 };
 

@@ -6,6 +6,7 @@
 #include <initializer_list>
 #include <memory>
 #include <new>
+#include <string_view>
 #include <utility>
 
 #include "dense_path/choice.h"
@@ -28,9 +29,28 @@ int32_t values_input(int place) { return place == 0 ? kDense : 2 * place; }
 int32_t extra_input(int place) { return 2 * place + 1; }
 static_assert(kSparse == 2 && kMeta == 3 && kOthers == 4);
 int32_t first_after_slabs(const PackedIndex& index) { return 2 * static_cast<int32_t>(index.kinds().size()); }
+// Returns true if the input after the slabs is the scales.
+bool has_scales(const Attributes& a) { return weights_of(a.weights) == Weights::kInt8; }
+int32_t first_after_scales(const Attributes& a, const PackedIndex& index) {
+  return first_after_slabs(index) + static_cast<int32_t>(has_scales(a));
+}
 // Returns true for an input of metadata or masks, which are words.
 bool is_extra(const PackedIndex& index, int32_t input) {
   return input >= kMeta && input < first_after_slabs(index) && input % 2 == 1;
+}
+// Returns the type that an input must have if X has type `x`.
+DataType type_of_input(const Attributes& a, const PackedIndex& index, int32_t input, DataType x) {
+  const bool slabs = input > kX && input < first_after_slabs(index);
+  if (is_extra(index, input) || (slabs && is_quantised(weights_of(a.weights)))) return DataType::kINT32;
+  return has_scales(a) && input == first_after_slabs(index) ? DataType::kFLOAT : x;
+}
+// Returns the name that weights of X's type have.
+const char* name_of(DataType x) { return x == DataType::kHALF ? kWeightTypeNames[1] : kWeightTypeNames[2]; }
+// Returns true if X may have this type.
+bool suits(const Attributes& a, DataType x) {
+  if (x != DataType::kHALF && x != DataType::kBF16) return false;
+  return a.weights == 0 || is_quantised(weights_of(a.weights)) ||
+         std::string_view(kWeightTypeNames[a.weights]) == name_of(x);
 }
 
 int32_t fail(const std::string& message) {
@@ -78,7 +98,7 @@ bool is(const Dims& d, std::initializer_list<int64_t> expected) {
 int64_t most_tokens(const Dims& x) { return std::clamp<int64_t>(tokens_of(x), 0, kMostTokens); }
 
 Problem problem(const Attributes& a, int64_t tokens, const PackedIndex& index) {
-  return {tokens, a.out_features, a.in_features, a.panel_rows, index.slabs(), a.gated};
+  return {tokens, a.out_features, a.in_features, a.panel_rows, index.slabs(), a.gated, weights_of(a.weights)};
 }
 
 // The arguments that a problem gives.
@@ -88,7 +108,7 @@ LinearArguments sizes_of(const Problem& p) {
   a.out_features = p.out_features;
   a.in_features = p.in_features;
   a.panels = static_cast<int32_t>(panel_count(p));
-  a.set_slabs(p.slabs, p.panel_rows);
+  a.set_slabs(p.slabs, p.panel_rows, p.weights);
   return a;
 }
 
@@ -107,6 +127,7 @@ int32_t check_shapes(const Attributes& a, const PackedIndex& index, int32_t inpu
     return fail("X has shape " + text(x) +
                 ", its last dimension must be in_features = " + std::to_string(a.in_features));
   const int64_t rows = a.panel_rows;
+  const Weights weights = weights_of(a.weights);
   const auto expect = [&](int32_t input, const std::string& name, std::initializer_list<int64_t> shape) {
     if (is(dims_of(input), shape)) return 0;
     std::string counts;
@@ -124,11 +145,15 @@ int32_t check_shapes(const Attributes& a, const PackedIndex& index, int32_t inpu
                place == 0   ? "dense"
                : place == 1 ? "sparse"
                             : "values" + of,
-               {count, rows * 4 * kKinds[kind].values}))
+               {count, rows * value_bytes(kind, weights) / (is_quantised(weights) ? 4 : 2)}))
       return -1;
     if (place > 0 && expect(extra_input(place), place == 1 ? "meta" : "masks" + of, {count, rows * 2}))
       return -1;
   }
+  const int64_t sides = panels_per_tile(a.gated);
+  if (has_scales(a) && expect(first_after_slabs(index), "scales",
+                              {sides * ceil_div(a.out_features, a.panel_rows) * a.panel_rows}))
+    return -1;
   if (a.residual) {
     const Dims& y = dims_of(inputs - 1);
     bool fits = y.nbDims == x.nbDims && is_size(y.d[y.nbDims - 1], a.out_features, when);
@@ -136,26 +161,33 @@ int32_t check_shapes(const Attributes& a, const PackedIndex& index, int32_t inpu
       fits = is_size(y.d[i], x.d[i], when) || is_size(x.d[i], y.d[i], when);
     if (!fits) return fail("residual has shape " + text(y) + ", it must be that of Y");
   }
-  const int32_t bias = first_after_slabs(index);
-  return inputs > bias + a.residual
-             ? expect(bias, "bias", {int64_t{panels_per_tile(a.gated)} * a.out_features})
-             : 0;
+  const int32_t bias = first_after_scales(a, index);
+  return inputs > bias + a.residual ? expect(bias, "bias", {sides * a.out_features}) : 0;
 }
 
 // Checks the types, which supportsFormatCombination has offered; an engine may say others.
 template <class DescOf>
-int32_t check_types(const PackedIndex& index, int32_t inputs, const DescOf& desc_of) {
+int32_t check_types(const Attributes& a, const PackedIndex& index, int32_t inputs, const DescOf& desc_of) {
   const DataType type = desc_of(kX).type;
   bool known = type == DataType::kHALF || type == DataType::kBF16;
-  for (int32_t i = 0; known && i < inputs; ++i) {
-    const DataType wanted = is_extra(index, i) ? DataType::kINT32 : type;
-    known = desc_of(i).type == wanted && desc_of(i).format == nvinfer1::TensorFormat::kLINEAR;
-  }
-  return known ? 0
-               : fail(
-                     "X, values of slabs, bias and residual must be all fp16 or all bf16, meta and masks "
-                     "INT32, "
-                     "and all of them linear");
+  if (known && !suits(a, type))
+    return fail(std::string("weights is ") + kWeightTypeNames[a.weights] + " and X is " + name_of(type) +
+                ": weights of 16 bits must have the type of X");
+  const int32_t scales = first_after_slabs(index);
+  if (has_scales(a) && desc_of(scales).type != DataType::kFLOAT)
+    return fail(
+        "the input after the slabs of int8 weights must be their scales, FLOAT numbers; there is another "
+        "tensor in its place");
+  for (int32_t i = 0; known && i < inputs; ++i)
+    known = desc_of(i).type == type_of_input(a, index, i, type) &&
+            desc_of(i).format == nvinfer1::TensorFormat::kLINEAR;
+  if (known) return 0;
+  return fail(
+      is_quantised(weights_of(a.weights))
+          ? "X, bias and residual must be all fp16 or all bf16, the tensors of slabs of integers INT32, and "
+            "all of them linear"
+          : "X, values of slabs, bias and residual must be all fp16 or all bf16, meta and masks INT32, and "
+            "all of them linear");
 }
 
 Scalar scalar_of(const PluginTensorDesc& x) {
@@ -163,10 +195,10 @@ Scalar scalar_of(const PluginTensorDesc& x) {
 }
 
 // Returns true if this GPU has a dense path for such slabs and cuBLASLt is found.
-bool has_dense_path(const SlabCounts& slabs) {
+bool has_dense_path(const SlabCounts& slabs, Weights weights) {
   Device device{};
   std::string why;
-  return current_device(&device) == cudaSuccess && may_gain_densely(slabs, device) &&
+  return current_device(&device) == cudaSuccess && may_gain_densely(slabs, weights, device) &&
          cublaslt::functions(&why);
 }
 
@@ -202,14 +234,15 @@ PatchLinearPlugin::PatchLinearPlugin(const Attributes& attributes, std::shared_p
           "in=" + std::to_string(attributes.in_features) + " out=" + std::to_string(attributes.out_features) +
           " rows=" + std::to_string(attributes.panel_rows) + " gated=" + std::to_string(attributes.gated) +
           " residual=" + std::to_string(attributes.residual) + " " + kActivationNames[attributes.activation] +
-          " " + index_->names() + (has_dense_path(index_->slabs()) ? " dense-path" : "") +
+          " " + kWeightTypeNames[attributes.weights] + " " + index_->names() +
+          (has_dense_path(index_->slabs(), weights_of(attributes.weights)) ? " dense-path" : "") +
           (chooses_warpgroups() ? " wgmma" : "")) {}
 
 Epilogue PatchLinearPlugin::epilogue() const noexcept {
   return {has_bias_, attributes_.residual != 0, static_cast<Activation>(attributes_.activation)};
 }
 
-int32_t PatchLinearPlugin::bias_input() const noexcept { return first_after_slabs(*index_); }
+int32_t PatchLinearPlugin::bias_input() const noexcept { return first_after_scales(attributes_, *index_); }
 
 bool PatchLinearPlugin::takes(int32_t inputs) const noexcept {
   const int32_t least = bias_input() + attributes_.residual;
@@ -219,10 +252,10 @@ bool PatchLinearPlugin::takes(int32_t inputs) const noexcept {
 int32_t PatchLinearPlugin::check_count(int32_t inputs, int32_t outputs) const {
   if (takes(inputs) && outputs == 1) return 0;
   return fail(std::string("takes X, dense, sparse, meta") +
-              (bias_input() > kOthers ? ", values and masks of each of the other kinds" : "") +
-              ", optionally bias" + (attributes_.residual ? " and residual" : "") +
-              ", and has one output; got " + std::to_string(inputs) + " inputs and " +
-              std::to_string(outputs) + " outputs");
+              (first_after_slabs(*index_) > kOthers ? ", values and masks of each of the other kinds" : "") +
+              (has_scales(attributes_) ? ", scales" : "") + ", optionally bias" +
+              (attributes_.residual ? " and residual" : "") + ", and has one output; got " +
+              std::to_string(inputs) + " inputs and " + std::to_string(outputs) + " outputs");
 }
 
 nvinfer1::IPluginCapability* PatchLinearPlugin::getCapabilityInterface(
@@ -256,7 +289,7 @@ int32_t PatchLinearPlugin::configurePlugin(const DynamicPluginTensorDesc* in, in
   if (check_count(inputs, outputs) != 0) return -1;
   has_bias_ = inputs > bias_input() + attributes_.residual;
   const auto desc_of = [in](int32_t i) -> const PluginTensorDesc& { return in[i].desc; };
-  if (check_types(*index_, inputs, desc_of) != 0) return -1;
+  if (check_types(attributes_, *index_, inputs, desc_of) != 0) return -1;
   if (check_shapes(attributes_, *index_, inputs, When::kBuild,
                    [&](int32_t i) -> const Dims& { return in[i].desc.dims; }) != 0)
     return -1;
@@ -294,9 +327,9 @@ bool PatchLinearPlugin::supportsFormatCombination(int32_t position, const Dynami
   if (!takes(inputs) || outputs != 1 || position < 0 || position > inputs) return false;
   const PluginTensorDesc& desc = in_out[position].desc;
   if (desc.format != nvinfer1::TensorFormat::kLINEAR) return false;
-  if (position == kX) return desc.type == DataType::kHALF || desc.type == DataType::kBF16;
-  if (is_extra(*index_, position)) return desc.type == DataType::kINT32;
-  return desc.type == in_out[kX].desc.type;
+  if (position == kX) return suits(attributes_, desc.type);
+  const DataType x = in_out[kX].desc.type;
+  return desc.type == (position == inputs ? x : type_of_input(attributes_, *index_, position, x));
 }
 
 size_t PatchLinearPlugin::getWorkspaceSize(const DynamicPluginTensorDesc* in, int32_t inputs,
@@ -334,7 +367,8 @@ int32_t PatchLinearPlugin::setTactic(int32_t tactic) noexcept {
 int32_t PatchLinearPlugin::onShapeChange(const PluginTensorDesc* in, int32_t inputs, const PluginTensorDesc*,
                                          int32_t outputs) noexcept {
   if (check_count(inputs, outputs) != 0) return -1;
-  if (check_types(*index_, inputs, [in](int32_t i) -> const PluginTensorDesc& { return in[i]; }) != 0)
+  if (check_types(attributes_, *index_, inputs,
+                  [in](int32_t i) -> const PluginTensorDesc& { return in[i]; }) != 0)
     return -1;
   if (!has_rank(in[kX].dims)) return fail("X has shape " + text(in[kX].dims));
   has_bias_ = inputs > bias_input() + attributes_.residual;
@@ -365,6 +399,10 @@ int32_t PatchLinearPlugin::enqueue(const PluginTensorDesc* in, const PluginTenso
     own.values = static_cast<const uint16_t*>(inputs[values_input(place)]);
     if (place > 0) own.extra = static_cast<const uint32_t*>(inputs[extra_input(place)]);
     there = there && (own.count == 0 || (own.values && (place == 0 || own.extra)));
+  }
+  if (has_scales(attributes_)) {
+    a.scales = static_cast<const float*>(inputs[first_after_slabs(*index_)]);
+    there = there && a.scales;
   }
   a.index = memory_.index();
   a.bias = has_bias_ ? static_cast<const uint16_t*>(inputs[bias_input()]) : nullptr;
@@ -438,11 +476,13 @@ const nvinfer1::PluginFieldCollection* PatchLinearPlugin::getFieldsToSerialize()
   try {
     using nvinfer1::PluginFieldType;
     const char* activation = kActivationNames[attributes_.activation];
+    const char* weights = kWeightTypeNames[attributes_.weights];
     fields_ = {{"in_features", &attributes_.in_features, PluginFieldType::kINT32, 1},
                {"out_features", &attributes_.out_features, PluginFieldType::kINT32, 1},
                {"panel_rows", &attributes_.panel_rows, PluginFieldType::kINT32, 1},
                {"gated", &attributes_.gated, PluginFieldType::kINT32, 1},
                {"residual", &attributes_.residual, PluginFieldType::kINT32, 1},
+               {"weights", weights, PluginFieldType::kCHAR, static_cast<int32_t>(std::strlen(weights) + 1)},
                {"kinds", index_->names().c_str(), PluginFieldType::kCHAR,
                 static_cast<int32_t>(index_->names().size() + 1)},
                {"index", index_->values().data(), PluginFieldType::kINT32,

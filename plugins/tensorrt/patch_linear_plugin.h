@@ -1,8 +1,9 @@
 // PatchLinear as a TensorRT plugin:
 //
-//   Y = PatchLinear(X, dense, sparse, meta[, values, masks]...[, bias][, residual])
+//   Y = PatchLinear(X, dense, sparse, meta[, values, masks]...[, scales][, bias][, residual])
 //
-// with values and masks for each further kind of slab that the attribute `kinds` names.
+// with values and masks for each further kind of slab that the attribute `kinds` names.  The attribute
+// `weights` names the type of the weights; slabs of integers are words, and int8 has scales.
 //
 // The index of the slabs is an attribute, so that the host can look at it: it is checked when a plugin is
 // created, and gives the table of a stream's parts when shapes change.  (TensorRT gives no host copy of an
@@ -33,6 +34,7 @@ struct Attributes {
   int32_t gated = 0;       // 1: the weight holds a gate and an up, see kernels/arguments.h
   int32_t residual = 0;    // 1: the last input is a residual
   int32_t activation = 0;  // number of an Activation
+  int32_t weights = 0;     // number of one of kWeightTypeNames
 };
 
 // TensorRT times tactics at one shape of a profile, and the winner serves every shape of it.  So no tactic is
@@ -91,7 +93,8 @@ class PatchLinearPlugin final : public nvinfer1::IPluginV3,
   const nvinfer1::PluginFieldCollection* getFieldsToSerialize() noexcept override;
 
  private:
-  // Number of the input that is the bias, if there is one; X and the tensors of slabs come before it.
+  Weights weights() const noexcept { return weights_of(attributes_.weights); }
+  // Number of the input that is the bias, if there is one; X, the tensors of slabs and scales come before it.
   int32_t bias_input() const noexcept;
   // Returns true if a node may have this number of inputs.
   bool takes(int32_t inputs) const noexcept;

@@ -31,10 +31,10 @@ KEPT = (16, 8, 8, 12, 10, 14, 6, 4)
 
 @dataclass(frozen=True)
 class OfSixteen:
-    """Slabs of one n:16. kind: its code; values: uint16 `[slabs, PR·4·n]`; masks: int32 `[slabs, PR·2]`."""
+    """Slabs of one n:16. kind: its code; values: uint16 `[slabs, PR·4·n]`, or int32 of integers; masks: int32 `[slabs, PR·2]`."""
 
     kind: int
-    values: NDArray[np.uint16]
+    values: NDArray[Any]
     masks: NDArray[np.int32]
 
 
@@ -42,17 +42,20 @@ class OfSixteen:
 class Packed:
     """The packed tensors and the shape of the weight; 16-bit values are raw bits.
 
+    weights: 0 for those, else the type of integers (`integer_packing`), whose slabs are words; scales: of int8.
     gated: the shape is that of gate and up alike, and their panels alternate. others: slabs of n:16, by their code.
     """
 
     shape: tuple[int, int]
     panel_rows: int
-    dense: NDArray[np.uint16]
-    sparse: NDArray[np.uint16]
+    dense: NDArray[Any]
+    sparse: NDArray[Any]
     meta: NDArray[np.int32]
     index: NDArray[np.int32]
     gated: bool = False
     others: tuple[OfSixteen, ...] = ()
+    weights: int = 0
+    scales: NDArray[np.float32] | None = None
 
     @property
     def kinds(self) -> tuple[int, ...]:
@@ -68,7 +71,7 @@ class Packed:
         return tuple(counts)
 
     @property
-    def tensors(self) -> dict[int, tuple[NDArray[np.uint16], NDArray[np.int32] | None]]:
+    def tensors(self) -> dict[int, tuple[NDArray[Any], NDArray[np.int32] | None]]:
         """Values and metadata or masks, by the code of their kind."""
         others = {one.kind: (one.values, one.masks) for one in self.others}
         return {0: (self.dense, None), 1: (self.sparse, self.meta), **others}

@@ -77,6 +77,9 @@ class Attack {
         if (chance(3)) kinds_.push_back(kind);
     }
     attributes_.activation = static_cast<int32_t>(below(patch::kActivationCount));
+    attributes_.weights = chance(2) ? 0 : static_cast<int32_t>(below(patch::kWeightTypeCount));
+    if (attributes_.weights > 2 && !chance(20)) attributes_.panel_rows = 64;
+    if (attributes_.weights == 4 && !chance(20)) attributes_.in_features *= 16;
     if (chance(4)) attributes_.in_features = large(4);
     if (chance(4)) attributes_.out_features = large(1);
     const std::unique_ptr<IPluginV3> made(create());
@@ -124,6 +127,13 @@ class Attack {
     std::memcpy(memory.back().get(), name.c_str(), name.size() + 1);
     fields.emplace_back("activation", memory.back().get(), PluginFieldType::kCHAR,
                         static_cast<int32_t>(name.size() + chance(2)));
+    std::string weights = patch::kWeightTypeNames[attributes_.weights];
+    if (chance(60)) weights = chance(2) ? "int2" : std::string(below(200), 'i');
+    memory.emplace_back(new char[weights.size() + 1]);
+    std::memcpy(memory.back().get(), weights.data(), weights.size());
+    if (attributes_.weights > 0 || chance(2))
+      fields.emplace_back("weights", memory.back().get(), PluginFieldType::kCHAR,
+                          static_cast<int32_t>(weights.size()));
     std::string kinds = patch::names_of(kinds_);
     if (chance(60)) kinds = chance(2) ? "dense,8:16" : std::string(below(200), ',');
     memory.emplace_back(new char[kinds.size() + 1]);
@@ -186,7 +196,10 @@ class Attack {
     const int64_t sides = a.gated ? 2 : 1, panels = sides * patch::ceil_div(a.out_features, a.panel_rows);
     const auto kinds = static_cast<int64_t>(kinds_.size());
     const bool whole = static_cast<int64_t>(index_.size()) >= kinds * (panels + 1);
-    const DataType type = chance(2) ? DataType::kHALF : DataType::kBF16;
+    const patch::Weights weights = patch::weights_of(a.weights);
+    const bool words = patch::is_quantised(weights);
+    const bool half = a.weights == 1 || a.weights == 2 ? a.weights == 1 : chance(2);
+    const DataType type = half ? DataType::kHALF : DataType::kBF16;
     const int64_t tokens = chance(8) ? pick(kNumbers) : static_cast<int64_t>(below(9000));
     std::vector<PluginTensorDesc> in;
     const auto add = [&in](DataType of, std::initializer_list<int64_t> dims) {
@@ -199,9 +212,11 @@ class Attack {
     add(type, {batch, tokens, a.in_features});
     for (int64_t place = 0; place < kinds; ++place) {
       const int64_t count = whole ? index_[place * (panels + 1) + panels] : 3;
-      add(type, {count, a.panel_rows * 4 * patch::kKinds[kinds_[place]].values});
+      add(words ? DataType::kINT32 : type,
+          {count, a.panel_rows * patch::value_bytes(kinds_[place], weights) / (words ? 4 : 2)});
       if (place > 0) add(DataType::kINT32, {count, a.panel_rows * 2});
     }
+    if (weights == patch::Weights::kInt8) add(DataType::kFLOAT, {panels * a.panel_rows});
     if (chance(2)) add(type, {sides * a.out_features});
     if (a.residual) add(type, {batch, tokens, a.out_features});
     while (chance(12)) spoil(in[below(in.size())]);

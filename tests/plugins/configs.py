@@ -1,8 +1,11 @@
-"""Names of the kernels' configurations, by kind, and problems that fit them."""
+"""Names of the kernels' configurations, by kind, and problems that fit them.
+
+CONFIGS, and those that follow from it, are for weights of 16 bits; INTEGERS follow them in the table.
+"""
 
 from tests.plugins.mosaic_cases import make_case
 
-__all__ = ["CONFIGS", "GATED", "PLAIN", "STREAMS", "case_for"]
+__all__ = ["ALL", "CONFIGS", "GATED", "INTEGERS", "PLAIN", "STREAMS", "case_for"]
 
 CONFIGS = (
     "decode-64", "mid-64", "prefill-64", "decode-128", "mid-128", "prefill-128",
@@ -10,6 +13,11 @@ CONFIGS = (
     "broad-64", "broad-128", "gated-broad-64", "wide-128",
     "all-decode-64", "all-mid-64", "all-gated-decode-64", "all-gated-mid-64",
 )  # fmt: skip
+INTEGERS = (
+    "int8-decode-64", "int8-mid-64", "int8-gated-decode-64", "int8-gated-mid-64",
+    "int4-decode-64", "int4-mid-64", "int4-gated-decode-64", "int4-gated-mid-64",
+)  # fmt: skip
+ALL = CONFIGS + INTEGERS
 GATED = tuple(name for name in CONFIGS if "gated" in name)
 PLAIN = tuple(name for name in CONFIGS if name not in GATED)
 STREAMS = tuple(name for name in CONFIGS if not name.startswith(("prefill", "gated-prefill", "wide")))
@@ -19,4 +27,6 @@ def case_for(kernel, config, tokens, shape, **how):
     """A problem packed as the configuration wants it; a gate is activated by SiLU."""
     about = kernel.configs()[config]
     gated = {"gated": True, "activation": "silu"} if about.gated else {}
-    return make_case(tokens, shape, about.panel_rows, **(gated | {"kinds": about.kinds} | how))
+    return make_case(
+        tokens, shape, about.panel_rows, **(gated | {"kinds": about.kinds, "integers": about.weights} | how)
+    )

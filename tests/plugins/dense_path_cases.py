@@ -38,11 +38,11 @@ def random_bits(rng, shape, sparse_slabs, panel_rows):
     return np.where(inside & ~keep, 0, bits).astype(np.uint16)
 
 
-def large(tokens, shape=(4096, 4096), rows=128, gated=0, share=0.8, activation=0):
+def large(tokens, shape=(4096, 4096), rows=128, gated=0, share=0.8, activation=0, weights=0):
     slabs = (1 + gated) * -(-shape[0] // rows) * -(-shape[1] // 64)
     sparse = round(share * slabs)
     counts = SlabCounts.by_kind((slabs - sparse, sparse))
-    return Linear(shape[1], shape[0], rows, gated, 0, activation, 0, 0, counts, 3, tokens)
+    return Linear(shape[1], shape[0], rows, gated, 0, activation, weights, 0, 0, counts, 3, tokens)
 
 
 def run(plugin, case, **how):

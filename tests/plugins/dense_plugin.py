@@ -73,7 +73,7 @@ class Linear(ctypes.Structure):
         *(
             (name, ctypes.c_int32)
             for name in (
-                "in_features", "out_features", "panel_rows", "gated", "residual", "activation",
+                "in_features", "out_features", "panel_rows", "gated", "residual", "activation", "weights",
                 "bias", "scalar",
             )
         ),
@@ -89,7 +89,7 @@ class Linear(ctypes.Structure):
         packed = case.packed
         linear = cls(
             packed.shape[1], packed.shape[0], packed.panel_rows, packed.gated, case.residual is not None,
-            case.activation, case.bias is not None, DTYPES.index(case.dtype), SlabCounts.by_kind(packed.counts),
+            case.activation, weight_type_of(packed), case.bias is not None, DTYPES.index(case.dtype), SlabCounts.by_kind(packed.counts),
             sum(1 << kind for kind in packed.kinds), len(case.x),
         )  # fmt: skip
         linear.index = packed.index
@@ -109,7 +109,7 @@ class Tensors(ctypes.Structure):
     _fields_ = [
         ("x", ctypes.c_void_p),
         *((name, ctypes.c_void_p * len(KEPT)) for name in ("values", "extra")),
-        *((name, ctypes.c_void_p) for name in ("index", "bias", "residual", "y", "workspace")),
+        *((name, ctypes.c_void_p) for name in ("scales", "index", "bias", "residual", "y", "workspace")),
     ]
 
     @classmethod
@@ -123,8 +123,9 @@ class Tensors(ctypes.Structure):
 
 
 def slab_tensors(packed: Packed) -> dict[str, NDArray[Any]]:
-    """Tensors of the slabs, by the names of SLAB_NAMES."""
-    return {
+    """Tensors of the slabs, by the names of SLAB_NAMES, and scales."""
+    scales = {} if packed.scales is None else {"scales": packed.scales}
+    return scales | {
         name: tensor
         for kind, own in packed.tensors.items()
         for name, tensor in zip(SLAB_NAMES[kind], own, strict=True)
@@ -137,23 +138,35 @@ class Unpack(ctypes.Structure):
 
     _fields_ = [
         ("slabs", Slabs * len(KEPT)),
-        *((name, ctypes.c_void_p) for name in ("index", "weight")),
+        *((name, ctypes.c_void_p) for name in ("scales", "index", "weight")),
         *(
             (name, ctypes.c_int32)
-            for name in ("kinds", "panel_rows", "sides", "all_panels", "first_panel", "panels", "columns")
+            for name in (
+                "kinds",
+                "panel_rows",
+                "sides",
+                "all_panels",
+                "first_panel",
+                "panels",
+                "columns",
+                "weights",
+                "scalar",
+            )
         ),
     ]
 
     @classmethod
-    def of(cls, packed: Packed, addresses: Mapping[str, int], first_panel: int, panels: int) -> Unpack:
+    def of(
+        cls, packed: Packed, addresses: Mapping[str, int], first_panel: int, panels: int, scalar: int = 0
+    ) -> Unpack:
         """Arguments that unpack some panels of Y. addresses: of the slabs' tensors, `index` and `weight`."""
         sides, rows = 1 + packed.gated, packed.panel_rows
         made = cls(
             index=addresses["index"], weight=addresses["weight"], kinds=device_kinds(packed), panel_rows=rows,
             sides=sides, all_panels=-(-packed.shape[0] // rows), first_panel=first_panel, panels=panels,
-            columns=-(-packed.shape[1] // 64),
+            columns=-(-packed.shape[1] // 64), weights=packed.weights, scalar=scalar, scales=addresses.get("scales"),
         )  # fmt: skip
-        set_slabs(made.slabs, rows, packed.counts)
+        set_slabs(made.slabs, rows, packed.counts, packed.weights)
         for own, (values, extra) in zip(made.slabs, SLAB_NAMES, strict=True):
             own.values, own.extra = addresses.get(values), addresses.get(extra)
         return made
@@ -161,7 +174,12 @@ class Unpack(ctypes.Structure):
 
 def device_kinds(packed: Packed) -> int:
     """Number of kinds in the index that a device gets."""
-    return len(KEPT) if any(packed.counts[2:]) else 2
+    return len(KEPT) if packed.weights or any(packed.counts[2:]) else 2
+
+
+def weight_type_of(packed: Packed) -> int:
+    """Number of the type's name in kWeightTypeNames; 0 for 16 bits."""
+    return 2 + packed.weights if packed.weights else 0
 
 
 def index_on_device(packed: Packed) -> NDArray[np.int32]:
@@ -331,7 +349,9 @@ class DensePlugin:
             raise RuntimeError(self.fault() or "written beside Y")
         return held["y"].array.copy()
 
-    def unpack(self, packed: Packed, first_panel: int = 0, panels: int | None = None) -> NDArray[np.uint16]:
+    def unpack(
+        self, packed: Packed, first_panel: int = 0, panels: int | None = None, scalar: int = 0
+    ) -> NDArray[np.uint16]:
         """Launch the unpacking and return W [sides * panels * panel_rows, slabs * 64]; raises RuntimeError."""
         sides, slabs = 1 + packed.gated, -(-packed.shape[1] // 64)
         all_panels = -(-packed.shape[0] // packed.panel_rows)
@@ -341,7 +361,7 @@ class DensePlugin:
         held["index"] = Guarded.holding(index_on_device(packed))
         held["weight"] = Guarded.holding(weight)
         addresses = {name: memory.array.ctypes.data for name, memory in held.items()}
-        arguments = Unpack.of(packed, addresses, first_panel, panels)
+        arguments = Unpack.of(packed, addresses, first_panel, panels, scalar)
         del addresses["weight"]
         linear = Linear(slabs=SlabCounts.by_kind(packed.counts))
         tensors = Tensors.at(addresses)
@@ -356,7 +376,9 @@ class DensePlugin:
 def problem_of(case: Case) -> Any:
     """A case as the schedule sees it."""
     packed = case.packed
-    return problem_for(len(case.x), packed.shape, packed.panel_rows, packed.counts, packed.gated)
+    return problem_for(
+        len(case.x), packed.shape, packed.panel_rows, packed.counts, packed.gated, packed.weights
+    )
 
 
 def compile_driver(cache: Path, plugins: Path = PLUGINS, defines: tuple[str, ...] = ()) -> Path:

@@ -42,10 +42,12 @@ __all__ = [
     "StreamArguments",
     "arguments_of",
     "compile_host_kernel",
+    "compile_integer_kernel",
     "device_index",
     "host_library",
     "problem_of",
     "set_slabs",
+    "slab_costs",
 ]
 
 PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
@@ -65,6 +67,10 @@ HOST_FLAGS: tuple[str, ...] = (
 )  # fmt: skip
 # Libraries of different sources are loaded side by side. By this, GCC gives each its own tables of kinds and configurations.
 HOST_FLAGS += ("-fno-gnu-unique",) if COMPILER and Path(COMPILER).name.startswith("g") else ()
+
+
+# Bits of the configurations of a library: a compiler takes half a minute for those of 16-bit weights.
+_SIXTEEN_BITS, _INTEGERS = "PATCH_HOST_CONFIGS=0x0001ffff", "PATCH_HOST_CONFIGS=0x01fe0000"
 
 
 class CopyMode(IntEnum):
@@ -125,6 +131,7 @@ class Config(NamedTuple):
     gated: bool
     shared_bytes: int
     kinds: int
+    weights: int
 
 
 @dataclass
@@ -165,7 +172,7 @@ class HostKernel:
         """The table of configurations by name, in order."""
         out = {}
         for i in range(self.lib.patch_host_config_count()):
-            fields = (ctypes.c_int32 * 10)()
+            fields = (ctypes.c_int32 * 11)()
             self.lib.patch_host_config(i, fields)
             out[self.lib.patch_host_config_name(i).decode()] = Config(
                 *fields[:6], bool(fields[6]), bool(fields[7]), *fields[8:]
@@ -232,9 +239,9 @@ class HostKernel:
             -(-packed.shape[0] // packed.panel_rows),
             -(-tokens // config.tokens),
         )  # panels and tiles of Y
-        costs = [16, *(kept + 1 for kept in KEPT[1:])]
+        costs = slab_costs(packed.weights)
         total = tiles * (4 * panels + int(np.dot(costs, packed.counts)))
-        return max(1, min(launch.parts, total // 16, 384)) if config.streams else 1
+        return max(1, min(launch.parts, total // costs[0], 384)) if config.streams else 1
 
     def index(self, packed: Packed, config: int) -> NDArray[np.int32]:
         """The index as a kernel takes it."""
@@ -260,6 +267,8 @@ class HostKernel:
             for name, tensor in zip(SLAB_NAMES[kind], own, strict=True)
             if tensor is not None
         }
+        if packed.scales is not None:
+            tensors["scales"] = packed.scales
         tensors["index"] = self.index(packed, launch.config)
         tensors["x"] = x
         tensors["y"] = np.full((tokens, packed.shape[0]), 0x7E01, np.uint16)
@@ -284,13 +293,22 @@ class HostKernel:
         addresses = {name: tensor.ctypes.data for name, tensor in tensors.items()}
         call = Call(scalar=launch.scalar, config=launch.config, copy_mode=launch.mode, seed=launch.seed)
         for kind, (values, words) in packed.tensors.items():
-            call.slab_values[kind], call.slab_words[kind] = values.size, 0 if words is None else words.size
+            call.slab_values[kind], call.slab_words[kind] = (
+                values.nbytes // 2,
+                0 if words is None else words.size,
+            )
         call.index_words = tensors["index"].size
         call.partial_values, call.counter_words = tensors["partials"].size, parts
         call.arguments = arguments_of(packed, len(x), parts, addresses, activation)
         if self.lib.patch_host_run(ctypes.byref(call), ctypes.byref(launch.stats)):
             raise RuntimeError(self.lib.patch_host_error().decode())
         return tensors["y"].copy()
+
+
+def slab_costs(weights: int) -> list[int]:
+    """Costs of a slab by the code of its kind (plugins/kernels/work.h), of a type of weights."""
+    bytes_of_kept, scale = (8, 4, 2)[weights], (0, 0, 2)[weights]
+    return [-(-(bytes_of_kept * kept + scale + 8 * (kind > 0)) // 8) for kind, kept in enumerate(KEPT)]
 
 
 def arguments_of(
@@ -300,7 +318,7 @@ def arguments_of(
     a = Arguments(**{name: address for name, address in addresses.items() if name not in _OF_SLABS})
     a.tokens, (a.out_features, a.in_features) = tokens, packed.shape
     a.panels, a.parts = -(-packed.shape[0] // packed.panel_rows), parts
-    a.set_slabs(packed.panel_rows, packed.counts)
+    a.set_slabs(packed.panel_rows, packed.counts, packed.weights)
     for own, (values, words) in zip(a.slabs, SLAB_NAMES, strict=True):
         own.values, own.extra = addresses.get(values), addresses.get(words)
     a.activation = activation
@@ -308,10 +326,18 @@ def arguments_of(
 
 
 def compile_host_kernel(
-    cache: Path, plugins: Path = PLUGINS, defines: tuple[str, ...] = (), opt: str = "-O2"
+    cache: Path, plugins: Path = PLUGINS, defines: tuple[str, ...] = (_SIXTEEN_BITS,), opt: str = "-O2"
 ) -> HostKernel:
-    """Compile `plugins/host/driver.cpp`, or take the library of the same sources from `cache`."""
+    """Compile `plugins/host/driver.cpp`, or take the library of the same sources from `cache`.
+
+    Without `defines` it runs the configurations for weights of 16 bits.
+    """
     return HostKernel(host_library(cache, plugins, defines, (opt,)))
+
+
+def compile_integer_kernel(cache: Path) -> HostKernel:
+    """The same with the configurations for weights of integers."""
+    return compile_host_kernel(cache, defines=(_INTEGERS,), opt="-O1")
 
 
 def host_library(

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.oracles.element_packing import OfSixteen, Packed, pack_gated, pack_slabs, prune
+from tests.oracles.integer_packing import INT8, pack_gated_integers, pack_integers, quantise
 from tests.oracles.fp32_sums import fp32_sum_error
 
 __all__ = ["ACTIVATIONS", "DTYPES", "Case", "answer", "make_case", "without_panels"]
@@ -91,6 +92,7 @@ def without_panels(case: Case, keep: NDArray[np.bool_]) -> Case:
     emptied = Packed(
         packed.shape, rows, left[0][0], *left[1], np.concatenate([*parts, *places]),
         others=tuple(OfSixteen(kind, *left[kind]) for kind in packed.kinds[2:]),
+        weights=packed.weights, scales=packed.scales,
     )  # fmt: skip
     bias = np.zeros(len(keep)) if case.bias is None else case.bias.view(case.dtype).astype(np.float64)
     return replace(
@@ -115,17 +117,22 @@ def make_case(
     rounded: bool = False,
     kinds: int = 2,
     only: int = 0,
+    integers: int = 0,
+    unpacked: bool = False,
     seed: int = 0,
 ) -> Case:
     """A case of random slabs, `share` of them pruned. Values have both signs, and zeros are among them.
 
     kinds: how many kinds of the table the slabs have; only: code of the kind that all pruned slabs have, 0 for any.
 
+    integers: number of the type that the weights are rounded to, 0 for none; unpacked: weights of int8 are rounded to the
+    type of X before they are multiplied.
+
     rounded: X Wᵀ may be rounded to the output type before the rest is computed.
     """
     rng, pruning = (np.random.default_rng([seed, number]) for number in range(2))  # X is that of any share
     rows, columns = shape
-    grids, weights, biases = [], [], []
+    grids, weights, biases, quantised = [], [], [], []
     for _ in range(1 + gated):
         grid = (-(-rows // panel_rows), -(-columns // 64))
         codes = np.where(rng.random(grid) < share, only or rng.integers(1, kinds, grid), 0)
@@ -137,15 +144,31 @@ def make_case(
             if (codes == kind).any():
                 weight = np.where(inside == kind, prune(padded, kind, pruning)[:, :columns], weight)
         grids.append(codes)
-        weights.append(weight.astype(dtype))
+        if integers:
+            quantised.append(quantise(weight, integers, rng))
+            products = quantised[-1].products()
+            exact = integers == INT8 and not unpacked
+            weights.append(products if exact else products.astype(np.float32).astype(dtype))
+        else:
+            weights.append(weight.astype(dtype))
         biases.append(rng.standard_normal(rows, np.float32).astype(dtype))
     x = rng.standard_normal((tokens, columns), np.float32).astype(dtype)
     added = rng.standard_normal((tokens, rows), np.float32).astype(dtype) if residual else None
-    bits = np.stack(weights).view(np.uint16)
     number = list(ACTIVATIONS).index(activation)
+    if integers and gated:
+        packed = pack_gated_integers(quantised, np.stack(grids), dtype)
+    elif integers:
+        packed = pack_integers(quantised[0], grids[0], dtype)
+    else:
+        bits = np.stack(weights).view(np.uint16)
+        packed = (
+            pack_gated(bits, np.stack(grids), panel_rows)
+            if gated
+            else pack_slabs(bits[0], grids[0], panel_rows)
+        )
     expected, slack = answer(x, weights, biases if bias else None, activation, added, rounded)
     return Case(
-        pack_gated(bits, np.stack(grids), panel_rows) if gated else pack_slabs(bits[0], grids[0], panel_rows),
+        packed,
         x.view(np.uint16),
         np.concatenate(biases).view(np.uint16) if bias else None,
         expected,
@@ -172,6 +195,8 @@ def answer(
         b64 = np.zeros(len(weight)) if biases is None else biases[i].astype(np.float64)
         sums.append(x64 @ w64.T + b64)
         errors.append(fp32_sum_error(x.shape[1]) * (np.abs(x64) @ np.abs(w64).T + np.abs(b64)))
+        if weight.dtype == np.float64:  # sums of integers, times scales
+            errors[-1] += 2.0**-24 * np.abs(x64 @ w64.T)
         if rounded:
             errors[-1] += 2.0 ** -_MANTISSA[x.dtype] * np.abs(x64 @ w64.T) + _SMALLEST[x.dtype]
     y, slack = ACTIVATIONS[activation](sums[0]), errors[0]

@@ -49,31 +49,40 @@ def machines(request):
     found = {}
     for name in entry_names(text):
         rows = re.search(r"patch_unpackILi(\d+)E", name)
+        integers = re.search(r"patch_unpack_integersINS_\d+(\w+?)ELNS_7WeightsE([12])E", name)
         activate = re.search(r"patch_activateINS_\d+(\w+?)ELb([01])E", name)
-        key = f"unpack{rows[1]}" if rows else f"activate{activate[1]}{activate[2]}"
-        found[key] = Machine(parse_entry(text, name), UNPACK_SHARED if rows else 0)
+        key = f"unpack{rows[1]}" if rows else "unpack" if integers else "activate"
+        key += "".join((integers or activate).groups()) if integers or activate else ""
+        found[key] = Machine(parse_entry(text, name), 0 if activate else UNPACK_SHARED)
     return found
 
 
 def test_every_kernel_is_there(machines):
     activations = {f"activate{scalar}{gated}" for scalar in SCALARS for gated in (0, 1)}
-    assert set(machines) == {"unpack64", "unpack128"} | activations
+    integers = {f"unpack{scalar}{integers}" for scalar in SCALARS for integers in (1, 2)}
+    assert set(machines) == {"unpack64", "unpack128"} | integers | activations
 
 
-@pytest.mark.parametrize(("panel_rows", "gated"), [(64, False), (64, True), (128, False)])
-def test_ptx_unpacks_what_the_emulation_unpacks(plugin, machines, panel_rows, gated):
-    """All pieces in any order of blocks; test_results.py holds the emulation to the packer."""
-    machine = machines[f"unpack{panel_rows}"]
+@pytest.mark.parametrize(
+    ("panel_rows", "gated", "integers"),
+    [(64, False, 0), (64, True, 0), (128, False, 0), (64, False, 1), (64, True, 2)],
+)
+def test_ptx_unpacks_what_the_emulation_unpacks(plugin, machines, panel_rows, gated, integers):
+    """All pieces in any order of blocks; test_results.py and test_integers.py hold the emulation to the packer."""
     for seed, (shape, share) in enumerate([((300, 580), 0.5), ((64, 64), 0.0), ((130, 260), 1.0)]):
         kinds = len(KEPT) if seed != 1 and panel_rows == 64 else 2
-        packed = make_case(1, shape, panel_rows, share=share, gated=gated, kinds=kinds, seed=seed).packed
+        packed = make_case(
+            1, shape, panel_rows, share=share, gated=gated, kinds=kinds, integers=integers, dtype=DTYPES[seed % 2],
+            seed=seed,
+        ).packed  # fmt: skip
+        machine = machines[f"unpack{SCALARS[seed % 2]}{integers}" if integers else f"unpack{panel_rows}"]
         panels, slabs = -(-shape[0] // panel_rows), -(-shape[1] // 64)
         for first, count in ((0, panels), (panels - 1, 1)):
-            expected = plugin.unpack(packed, first, count)
+            expected = plugin.unpack(packed, first, count, seed % 2)
             tensors = slab_tensors(packed) | {"index": index_on_device(packed)}
             memory = Memory.holding(tensors | {"weight": np.full_like(expected, 0x7E01)}, ("weight",))
             addresses = {name: memory.address(name) for name in (*tensors, "weight")}
-            arguments = Unpack.of(packed, addresses, first, count)
+            arguments = Unpack.of(packed, addresses, first, count, seed % 2)
             machine.launch((1 + gated) * count * -(-slabs // 4), bytes(arguments), memory, seed)
             assert (memory.tensor("weight", np.uint16).reshape(expected.shape) == expected).all()
 
@@ -142,7 +151,7 @@ def test_nothing_spills_and_memory_is_moved_in_vectors(arch, tmp_path):
         check=True,
     ).stderr
     kernels = cubin._ENTRY.findall(said)
-    assert len(kernels) == 6
+    assert len(kernels) == 10
     for name, stack, stores, loads, registers in kernels:
         assert (stack, stores, loads) == ("0", "0", "0"), name
         assert int(registers) <= 80, name  # 3 blocks of 256 threads an SM

@@ -252,5 +252,5 @@ def test_slabs_before_a_place_are_those_that_start_there(kernel):
         starts = np.cumsum([4, *costs])[:-1] if len(costs) else np.array([])
         slabs = SlabCounts.by_kind(counts)
         for offset in range(-2, 4 + int(costs.sum()) + 30):
-            found = kernel.lib.patch_host_slabs_before(offset, ctypes.byref(slabs))
+            found = kernel.lib.patch_host_slabs_before(offset, ctypes.byref(slabs), 0)
             assert found == int((starts < offset).sum())

@@ -71,7 +71,7 @@ std::string unpack(const UnpackedSlabs& a) {
   machine.global = {};
   machine.global.add("packed", a.packed, rows * (2 * Kept + 2) * 4, 4, GlobalMemory::Use::kInput);
   machine.global.add("fragments", a.fragments, rows * 32 * 4, 4, GlobalMemory::Use::kExchange);
-  return machine.run({1, 0, G::kThreads, G::kDenseBytes}, CopyMode::kLazy, 1,
+  return machine.run({1, 0, G::kThreads, G::kSlabBytes}, CopyMode::kLazy, 1,
                      [&] { unpack_slabs<C, Kept>(a); });
 }
 

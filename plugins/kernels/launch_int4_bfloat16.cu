@@ -1,0 +1,9 @@
+#include "kernels/launch_kernels.cuh"
+
+namespace patch {
+
+cudaError_t launch_int4_bfloat16(const StreamArguments& s, int config, cudaStream_t stream) noexcept {
+  return launch_scalar<BFloat16, kFirstInt4, kConfigCount>(s, config, stream);
+}
+
+}  // namespace patch

@@ -1,0 +1,196 @@
+"""An independent packer of integers, which says of each one which bits of a slab are its own.
+
+As `element_packing`, it shares no code with `patch_compile.packing`. Slabs have 64 rows. A place is the number of a byte
+(int8) or of 4 bits (int4) of a slab, from the lowest ones of its first word on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tests.oracles.element_packing import KEPT, OfSixteen, Packed, pack_slabs
+
+__all__ = ["BIAS", "BITS", "INT4", "INT8", "Quantised", "pack_gated_integers", "pack_integers", "quantise"]
+
+INT8, INT4 = 1, 2
+"""Numbers of the types in plugins/kernels/weights.h; 0 are 16 bits."""
+BITS, BIAS = {INT8: 8, INT4: 4}, {INT8: 128, INT4: 8}
+_ROWS, _COLUMNS, _BLOCKS = 64, 64, 4
+_ALIVE = (
+    1000  # added to integers that are not 0, which makes them bits that are no zero for the packer of masks
+)
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """integers: int8 `[N, K]`; scales: fp32, `[N]` of int8, `[N, ceil(K/64)]` of int4."""
+
+    type: int
+    integers: NDArray[np.int8]
+    scales: NDArray[np.float32]
+
+    def products(self) -> NDArray[np.float64]:
+        """Integers times scales `[N, K]`, exactly."""
+        scales = self.scales[:, None] if self.type == INT8 else np.repeat(self.scales, 64, 1)
+        return self.integers.astype(np.float64) * scales[:, : self.integers.shape[1]].astype(np.float64)
+
+
+def quantise(weight: NDArray[np.float32], kind: int, rng: np.random.Generator) -> Quantised:
+    """Round weights to a grid; zeros stay zeros. Some of the others become the lowest integer or the highest.
+
+    The scales of int4 have few significant bits, as fp16 and bf16 both hold them.
+    """
+    rows, columns = weight.shape
+    slabs = -(-columns // 64)
+    if kind == INT8:
+        scales = (np.exp2(rng.uniform(-9, -7, rows)) / 4).astype(np.float32)
+        spread = scales[:, None]
+    else:
+        scales = (
+            rng.integers(128, 256, (rows, slabs)) * np.exp2(rng.integers(-13, -11, (rows, slabs)))
+        ).astype(np.float32)
+        spread = np.repeat(scales, 64, 1)[:, :columns]
+    bound = BIAS[kind]
+    integers = np.clip(np.rint(weight / spread), -bound, bound - 1).astype(np.int8)
+    extreme = (weight != 0) & (rng.random(weight.shape) < 0.05)
+    integers[extreme] = rng.choice([-bound, bound - 1], int(extreme.sum()))
+    return Quantised(kind, integers, scales)
+
+
+def pack_integers(one: Quantised, grid: NDArray[Any], dtype: np.dtype[Any]) -> Packed:
+    """Pack integers `[N, K]`. grid: code of each slab's kind; dtype: type of X, in which int4's scales are stored."""
+    bits = np.where(one.integers == 0, 0, one.integers.astype(np.int32) + _ALIVE).astype(np.uint16)
+    packed = pack_slabs(bits, grid, _ROWS)  # for its index, metadata and masks
+    panels, slabs = grid.shape
+    whole = np.zeros((panels * _ROWS, slabs * _COLUMNS), np.int32)
+    whole[: bits.shape[0], : bits.shape[1]] = one.integers
+    stored: dict[int, list[NDArray[np.int32]]] = {kind: [] for kind in packed.kinds}
+    for p in range(panels):
+        for k in range(slabs):
+            slab = whole[p * _ROWS :, k * _COLUMNS :][:_ROWS, :_COLUMNS]
+            kind = int(grid[p, k])
+            words = _words(_in_places(slab, kind, one.type), one.type)
+            if one.type == INT4:
+                column = np.zeros(_ROWS, np.float32)
+                own = one.scales[p * _ROWS : (p + 1) * _ROWS, k]
+                column[: len(own)] = own
+                words = np.concatenate([words, _scale_words(column.astype(dtype).view(np.uint16))])
+            stored[kind].append(words)
+
+    def values(kind: int) -> NDArray[np.int32]:
+        width = _ROWS * KEPT[kind] * BITS[one.type] // 8 + (_ROWS // 2 if one.type == INT4 else 0)  # words
+        return np.array(stored[kind], np.int32).reshape(-1, width)
+
+    scales = None
+    if one.type == INT8:
+        scales = np.zeros(panels * _ROWS, np.float32)
+        scales[: len(one.scales)] = one.scales
+    return replace(
+        packed,
+        dense=values(0),
+        sparse=values(1),
+        others=tuple(OfSixteen(other.kind, values(other.kind), other.masks) for other in packed.others),
+        weights=one.type,
+        scales=scales,
+    )
+
+
+def pack_gated_integers(sides: list[Quantised], grids: NDArray[Any], dtype: np.dtype[Any]) -> Packed:
+    """Pack gate and up of one shape. grids: codes of their slabs `[2, panels, slabs]`."""
+    rows, columns = sides[0].integers.shape
+    panels = grids.shape[1]
+
+    def alternating(arrays: list[NDArray[Any]]) -> NDArray[Any]:
+        padded = [np.pad(a, [(0, panels * _ROWS - rows), *[(0, 0)] * (a.ndim - 1)]) for a in arrays]
+        return (
+            np.stack(padded, 0)
+            .reshape(2, panels, _ROWS, *arrays[0].shape[1:])
+            .swapaxes(0, 1)
+            .reshape(2 * panels * _ROWS, *arrays[0].shape[1:])
+        )
+
+    together = Quantised(
+        sides[0].type,
+        alternating([side.integers for side in sides]),
+        alternating([side.scales for side in sides]),
+    )
+    packed = pack_integers(together, grids.swapaxes(0, 1).reshape(2 * panels, -1), dtype)
+    return replace(packed, shape=(rows, columns), gated=True)
+
+
+def _in_places(slab: NDArray[np.int32], kind: int, type_: int) -> NDArray[np.uint32]:
+    """Stored numbers of a slab [64, 64], by their places."""
+    if kind > 0:
+        # [row, column] of the positions of a group: those of a lane, or four neighbours.
+        columns = np.array(
+            [[16 * step + 2 * t + i for step in range(4) for i in (0, 1, 8, 9)] for t in range(4)]
+            if kind > 1
+            else [[4 * group + i for i in range(4)] for group in range(16)]
+        )
+        groups = slab[:, columns]
+        kept = columns.shape[1] * KEPT[kind] // 16
+        # What is not 0 is kept, and first of what is.
+        taken = np.sort((groups == 0).argsort(-1, kind="stable")[..., :kept], -1)
+        numbers = np.take_along_axis(groups, taken, -1).reshape(_ROWS, -1)
+    else:
+        numbers = slab
+    out = np.zeros(numbers.size, np.uint32)
+    out[_places(kind, type_)] = numbers + BIAS[type_]
+    return out
+
+
+@cache
+def _places(kind: int, type_: int) -> NDArray[np.int64]:
+    """Places of the kept integers of a slab: [row, column] of dense ones and 2:4, [row, t and rank] of n:16."""
+    each = 4 * KEPT[kind]
+    found = [
+        [
+            _place(kind, type_, row, *((at % KEPT[kind], at // KEPT[kind]) if kind > 1 else (at, 0)))
+            for at in range(each)
+        ]
+        for row in range(_ROWS)
+    ]
+    assert sorted(place for row in found for place in row) == list(range(_ROWS * each))
+    return np.array(found)
+
+
+def _place(kind: int, type_: int, row: int, at: int, t: int) -> int:
+    """Place of an integer. at: its column among those that are kept (dense, 2:4), or its rank in the group of lane t."""
+    block, half, g = row // 16, row % 16 // 8, row % 8
+    if kind <= 1:
+        step, k_half, t, pair = at // 16, at % 16 // 8, at % 8 // 2, at % 2
+        lane, steps = 4 * g + t, 2 if kind else 4
+        if type_ == INT4:
+            return ((block * 32 + lane) * steps + step) * 8 + pair * 4 + k_half * 2 + half
+        if kind == 0:
+            in_lane = (step % 2 * 8) + k_half * 4 + half * 2 + pair
+            return ((step // 2 * _BLOCKS + block) * 32 + lane) * 16 + in_lane
+        return (block * 32 + lane) * 16 + step * 8 + k_half * 4 + half * 2 + pair
+    kept, lane, eights, lanes = KEPT[kind], block * 32 + 4 * g + t, KEPT[kind] // 8, _BLOCKS * 32
+    rank, begin = at, 0
+    if rank < 8 * eights:
+        in_word = (rank % 4) * 2 + rank // 4 if type_ == INT4 else rank
+        return (lane * 2 + half) * 8 + in_word
+    rank, begin = rank - 8 * eights, 16 * lanes * eights
+    if kept & 4:
+        if rank < 4:
+            return begin + lane * 8 + (rank * 2 + half if type_ == INT4 else half * 4 + rank)
+        rank, begin = rank - 4, begin + 8 * lanes
+    return begin + lane * 4 + (rank * 2 + half if type_ == INT4 else half * 2 + rank)
+
+
+def _words(numbers: NDArray[np.uint32], type_: int) -> NDArray[np.int32]:
+    each = 32 // BITS[type_]
+    shifts = np.arange(each, dtype=np.uint32) * np.uint32(BITS[type_])
+    return (numbers.reshape(-1, each) << shifts).sum(-1, dtype=np.uint32).view(np.int32)
+
+
+def _scale_words(bits: NDArray[np.uint16]) -> NDArray[np.int32]:
+    """Order the scales [64] of a slab's rows: a word for rows g and g + 8 of each row block."""
+    halves = bits.reshape(_BLOCKS, 2, 8).astype(np.uint32)
+    return (halves[:, 0] | halves[:, 1] << np.uint32(16)).reshape(-1).view(np.int32)

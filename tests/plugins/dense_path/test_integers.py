@@ -1,0 +1,142 @@
+"""The dense path of weights of integers: unpacked to the values of OUT/model, and multiplied by cuBLASLt."""
+
+import ctypes
+
+import numpy as np
+import pytest
+
+from masklearn.weights.grid import Grid
+from masklearn.weights.table import INT4, INT8
+from tests.oracles.element_packing import KEPT, prune
+from tests.oracles.integer_packing import pack_gated_integers, pack_integers, quantise
+from tests.plugins.dense_path_cases import FAILS, MARKS, large, run
+from tests.plugins.dense_plugin import A100, EAGER, Linear
+from tests.plugins.mosaic_cases import DTYPES, make_case
+
+pytestmark = MARKS
+
+TYPES = {1: INT8, 2: INT4}
+types = pytest.mark.parametrize("integers", TYPES, ids=["int8", "int4"])
+
+
+def weight_of(integers, codes, rng, columns):
+    """Random integers of a weight whose slabs have these kinds."""
+    weight = rng.standard_normal((codes.shape[0] * 64, columns), np.float32) / 8
+    inside = np.repeat(np.repeat(codes, 64, 0), 64, 1)[:, :columns]
+    for kind in np.unique(codes):
+        weight = np.where(inside == kind, prune(weight, int(kind), rng), weight)
+    return quantise(weight, integers, rng)
+
+
+def values_of(one, dtype):
+    """As a checkpoint holds them."""
+    return Grid(TYPES[one.type], one.scales).values(one.integers, dtype)
+
+
+@types
+@pytest.mark.parametrize("kind", range(len(KEPT)))
+def test_unpacking_gives_the_values_of_the_grid(load, driver, kind, integers):
+    """A kind with some dense slabs, bit for bit; a panel alone, too."""
+    plugin, rng, dtype = load(driver), np.random.default_rng(kind), DTYPES[kind % 2]
+    codes = np.where(rng.random((3, 5)) < 0.7, kind, 0)
+    one = weight_of(integers, codes, rng, 320)
+    packed = pack_integers(one, codes, dtype)
+    expected = values_of(one, dtype).astype(dtype)
+    for first, panels in ((0, 3), (2, 1)):
+        got = plugin.unpack(packed, first, panels, scalar=DTYPES.index(dtype)).view(dtype)
+        np.testing.assert_array_equal(got, expected[first * 64 :][: panels * 64])
+
+
+@types
+def test_unpacking_puts_the_gate_before_the_up(load, driver, integers):
+    plugin, rng = load(driver), np.random.default_rng(integers)
+    codes = rng.integers(0, len(KEPT), (2, 2, 4))
+    sides = [weight_of(integers, own, rng, 256) for own in codes]
+    packed = pack_gated_integers(sides, codes, DTYPES[0])
+    expected = np.concatenate([values_of(side, np.float16) for side in sides])
+    np.testing.assert_array_equal(plugin.unpack(packed).view(np.float16), expected)
+
+
+@types
+@pytest.mark.parametrize("gated", [False, True])
+def test_a_linear_of_all_kinds(load, driver, integers, gated):
+    plugin = load(driver)
+    for n, (tokens, shape) in enumerate([(5, (200, 320)), (70, (64, 640))]):
+        how = {"gated": gated, "activation": "silu" if gated else "", "rounded": gated, "residual": n > 0}
+        case = make_case(
+            tokens, shape, 64, share=0.8, kinds=len(KEPT), integers=integers, unpacked=True, dtype=DTYPES[n],
+            seed=tokens, **how,
+        )  # fmt: skip
+        code, y = run(plugin, case)
+        assert code == 0 and plugin.launched()[1] > 0 and case.worst(y) <= 1
+
+
+@types
+def test_many_tokens_take_the_dense_path_on_any_card_and_few_the_kernels(load, driver, integers):
+    plugin = load(driver)
+    plugin.device(A100)
+    for share in (0.0, 0.8):
+        for tokens, expected in ((1, [1]), (16, [1]), (4096, [1, 1000])):
+            linear = large(tokens, rows=64, share=share, weights=2 + integers)
+            made = plugin.configured(linear)
+            assert plugin.tactics(made) == expected, (share, tokens)
+            plugin.lib.patch_plugin_delete(made)
+
+
+@types
+def test_the_kernels_of_the_type_are_launched(load, driver, kernel, integers):
+    plugin = load(driver)
+    plugin.device(A100)
+    names = list(kernel.configs())
+    for gated in (False, True):
+        case = make_case(3, (130, 320), 64, kinds=2, integers=integers, gated=gated, seed=1)
+        linear = Linear.of(case)
+        made = plugin.configured(linear)
+        context = ctypes.c_void_p(plugin.lib.patch_plugin_clone(made))
+        assert plugin.shapes(context, linear) == 0
+        assert plugin.enqueue(context, case, plugin.workspace(made, linear))[0] == 0
+        chosen = names[plugin.lib.patch_plugin_scheduled()]
+        assert chosen == f"int{8 // integers}-{'gated-' if gated else ''}decode-64"
+        assert type_of(plugin, made) in plugin.lib.patch_plugin_timing_id(made).decode().split()
+
+
+def type_of(plugin, made):
+    return "int8" if "int8" in plugin.lib.patch_plugin_timing_id(made).decode() else "int4"
+
+
+def test_types_of_inputs_are_checked(load, driver):
+    """Tensors of 16-bit weights beside the attribute of integers, and the reverse; a message says what is wrong."""
+    plugin = load(driver)
+    plugin.device(EAGER)
+    cases = {integers: make_case(3, (130, 320), 64, integers=integers, seed=1) for integers in (0, 1, 2)}
+    for own, other, said in [
+        (1, 0, "must be their scales, FLOAT numbers"),
+        (2, 0, "the tensors of slabs of integers INT32"),
+        (0, 2, "all fp16 or all bf16"),
+        (2, 1, "takes X, dense, sparse, meta, optionally bias"),
+    ]:
+        made = plugin.new(Linear.of(cases[own]))
+        assert plugin.configure(made, Linear.of(cases[other])) == FAILS
+        assert any(said in line for line in plugin.messages()), (own, other)
+        plugin.lib.patch_plugin_delete(made)
+
+
+def test_weights_of_16_bits_have_the_type_of_x(load, driver):
+    plugin = load(driver)
+    case = make_case(3, (130, 320), 64, seed=1)
+    linear = Linear.of(case)
+    for named, dtype, good in [(0, 0, True), (1, 0, True), (2, 0, False), (2, 1, True), (1, 1, False)]:
+        linear.weights, linear.scalar = named, dtype
+        made = plugin.new(linear)
+        assert (plugin.configure(made, linear) == 0) == good
+        said = plugin.messages()
+        assert good or any("weights of 16 bits must have the type of X" in line for line in said)
+        plugin.lib.patch_plugin_delete(made)
+
+
+def test_the_names_of_types_are_those_of_the_table():
+    from masklearn.weights.table import WEIGHT_TYPES
+    from tests.plugins.host_kernel import PLUGINS
+
+    row = (PLUGINS / "kernels/weights.h").read_text().split("kWeightTypeNames[] = {")[1].split("}")[0]
+    assert [name.strip(' "') for name in row.split(",")] == ["", *WEIGHT_TYPES]

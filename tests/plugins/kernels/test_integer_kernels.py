@@ -1,0 +1,188 @@
+"""Kernels for weights of integers, run by host fibers: every kind of slab, alone and mixed, and broken decoders."""
+
+import numpy as np
+import pytest
+
+from tests.oracles.element_packing import KEPT
+from tests.plugins.configs import ALL, INTEGERS, case_for
+from tests.plugins.host_kernel import COMPILER, CopyMode, Launch, compile_host_kernel
+from tests.plugins.mosaic_cases import ACTIVATIONS, DTYPES, without_panels
+from tests.plugins.mutations import broken_copy, named
+
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the host emulation")
+
+PLAIN = [name for name in INTEGERS if "gated" not in name]
+
+
+def check(kernel, case, config, **how):
+    launch = Launch(ALL.index(config), scalar=DTYPES.index(case.dtype), **how)
+    y = kernel.run(case.packed, case.x, case.bias, launch, **case.epilogue)
+    assert case.worst(y) <= 1, how
+    assert launch.stats.ldmatrix_waves == 4 * launch.stats.ldmatrix, "ldmatrix has bank conflicts"
+    return y
+
+
+@pytest.mark.parametrize(
+    ("config", "dtype"),
+    [
+        # The types differ in conversions, which a gate does not change.
+        pytest.param(
+            config, dtype, marks=[] if dtype == DTYPES[0] or config in PLAIN else pytest.mark.mutation
+        )
+        for config in INTEGERS
+        for dtype in DTYPES
+    ],
+    ids=str,
+)
+def test_each_kind_alone_and_all_kinds_mixed(integer_kernel, config, dtype):
+    """Kind 0 has no second tensor; the last case mixes all kinds in a panel."""
+    for n, (share, only) in enumerate([(0.0, 0), *((1.0, kind) for kind in range(1, len(KEPT))), (0.8, 0)]):
+        epilogue = {"residual": n % 3 == 1, "bias": n % 2 > 0}
+        case = case_for(
+            integer_kernel,
+            config,
+            3 + 8 * n,
+            (67, 264),
+            dtype=dtype,
+            share=share,
+            only=only,
+            seed=n,
+            **epilogue,
+        )
+        for parts in (1, 2 + n):
+            check(integer_kernel, case, config, parts=parts, mode=CopyMode(n % 3), seed=parts)
+
+
+@pytest.mark.parametrize("config", INTEGERS)
+def test_every_ring_position(integer_kernel, config):
+    """K has 1 to 17 slabs, twice the slots of the longest ring and one more; rows and columns are ragged."""
+    for slabs in range(1, 18, 1 if config in PLAIN else 3):
+        shape, dtype = (64 - slabs % 5, slabs * 64 - 4 * (slabs % 3)), DTYPES[slabs % 2]
+        activation = list(ACTIVATIONS)[slabs % 4]
+        case = case_for(
+            integer_kernel,
+            config,
+            (5, 70)[slabs % 2],
+            shape,
+            dtype=dtype,
+            share=0.7,
+            activation=activation,
+            seed=slabs,
+        )
+        check(integer_kernel, case, config, parts=1 + slabs % 4, mode=CopyMode(slabs % 3), seed=slabs)
+
+
+@pytest.mark.parametrize("config", PLAIN)
+def test_empty_panels_and_every_number_of_parts(integer_kernel, config):
+    """Y is the bias in panels without a slab; parts are as narrow as a dense slab."""
+    case = case_for(integer_kernel, config, 20, (5 * 64, 260), share=0.6, seed=9)
+    keep = np.repeat([False, True, False, True, False], 64)
+    emptied = without_panels(case, keep)
+    for parts in (1, 3, 7, 30):
+        check(integer_kernel, case, config, parts=parts, seed=parts)
+        y = check(integer_kernel, emptied, config, parts=parts, seed=parts)
+        assert (y[:, ~keep] == emptied.bias[~keep]).all()
+
+
+def test_a_shared_tile_repeats_bit_for_bit(integer_kernel):
+    """Partial sums of int8 are shared before they are scaled, in one order."""
+    case = case_for(integer_kernel, "int8-decode-64", 9, (64, 700), share=0.7, seed=1)
+    runs = [check(integer_kernel, case, "int8-decode-64", parts=6, seed=seed) for seed in range(4)]
+    assert all((y == runs[0]).all() for y in runs)
+
+
+def test_scales_of_any_size(integer_kernel):
+    """int8: up to 1e20 and down to 1e-20, with sums of integers that fp32 holds; rows of zeros have the scale 0."""
+    case = case_for(
+        integer_kernel, "int8-decode-64", 4, (64, 128), dtype=DTYPES[1], bias=False, share=0.5, seed=2
+    )
+    factors = np.ldexp(np.float32(1), np.linspace(-60, 60, 64).astype(int)).astype(np.float32)
+    factors[5] = 0
+    case.packed.scales[:] *= factors
+    case.expected[:] *= factors
+    case.slack[:] *= factors
+    check(integer_kernel, case, "int8-decode-64")
+
+
+PLAIN_DECODER, DECODER = "kernels/decode_integers.cuh", "kernels/decode_integers_of_sixteen.cuh"
+INTEGER, EPILOGUE, COPIES = "kernels/integers.cuh", "kernels/epilogue.cuh", "kernels/copies.cuh"
+# name: (file, correct text, text with the bug)
+MUTATIONS = {
+    "integers of fp16 not less their bias": (INTEGER, "0xe400e400u + Bias * 0x10001u", "0xe400e400u"),
+    "integers of bf16 not less their bias": (INTEGER, "if constexpr (Bias == kNibbleBias) return BFloat16::add(pair, 0xc300c300u + kNibbleBias", "if constexpr (Bias == kNibbleBias) return BFloat16::add(pair, 0xc300c300u + 0 * kNibbleBias"),
+    "a byte's top bit kept": (INTEGER, "pair & 0xff7fff7fu", "pair"),
+    "a byte's top bit the other way": (INTEGER, "(pair & 0x00800080u) ^ 0xc380c380u", "(pair & 0x00800080u) ^ 0xc300c300u"),
+    "the first byte twice": (INTEGER, "Half::add(select_bytes(word, 0x64646464u, 0x4040 | High << 8 | Low)", "Half::add(select_bytes(word, 0x64646464u, 0x4040 | Low << 8 | Low)"),
+    "bits of other integers": (INTEGER, "Half::add((word & 0x000f000fu) |", "Half::add((word & 0x00ff00ffu) |"),
+    "scales of the other row": (INTEGER, "pairs_[m][0] = select_bytes(words_[m], 0, 0x1010)", "pairs_[m][0] = select_bytes(words_[m], 0, 0x3232)"),
+    "scales of another row block": (INTEGER, "+ m) * 32 + at.group * 4", "+ 0 * m) * 32 + at.group * 4"),
+    "scales of another warp": (INTEGER, "(at.feature_warp * G::kWarpRows + m) * 32", "m * 32"),
+    "scales of one row": (INTEGER, "* 32 + at.group * 4", "* 32"),
+    "integers without scales": (INTEGER, "return T::multiply(integers, pairs_[m][half]);", "return integers;"),
+    "scales before the values": (PLAIN_DECODER, "slot + kScales, at", "slot, at"),
+    "scales of n:16 before the values": (DECODER, "slot + kScales, at", "slot, at"),
+    "dense bytes of the first k32": (PLAIN_DECODER, "(k32 * G::kRowBlocks + m) * 512", "m * 512"),
+    "words of another row block": (PLAIN_DECODER, "at.fragment / 2 + m * 256", "at.fragment / 2"),
+    "K halves exchanged": (PLAIN_DECODER, "words_[m][Step * 2 + k_half]", "words_[m][Step * 2 + 1 - k_half]"),
+    "bytes of the low row twice": (PLAIN_DECODER, "bytes<kByteBias, 2, 3>", "bytes<kByteBias, 0, 1>"),
+    "4 bits of the low row twice": (PLAIN_DECODER, "words_[m][Step] >> 4 * i)", "words_[m][Step] >> 4 * (i & 2))"),
+    "the scale of the low row": (PLAIN_DECODER, "scales_.weights(m, i % 2,", "scales_.weights(m, 0,"),
+    "the first step twice": (PLAIN_DECODER, "words_[m][Step] >>", "words_[m][0] >>"),
+    "the slab before": (PLAIN_DECODER, "for_each_index<kStepsAhead>", "for_each_index<0>"),
+    "metadata of the next slab": (PLAIN_DECODER, "next_places_[m] = load", "places_[m] = load"),
+    "metadata of another warp": (PLAIN_DECODER, "kValueBytes + at.fragment / 4", "kValueBytes + at.lane * 4"),
+    "metadata where the scales are": (PLAIN_DECODER, "slot + kValueBytes + at", "slot + kScales + at"),
+    "pruned ones are not 0": (DECODER, "bytes = select_bytes(bytes, kZeros, own);", "bytes = select_bytes(bytes, 0, own);"),
+    "integers of the other edge": (DECODER, "begin + rank : kZero", "rank : kZero"),
+    "shifted by one too few": (DECODER, "4 - count : count)) << 16", "4 - count : count - (count > 0))) << 16"),
+    "the table of the first positions for all": (DECODER, "| 0x10001000u", "| 0u"),
+    "even steps twice": (DECODER, "masks_[m] >> Step % 2 * 4", "masks_[m] >> 0"),
+    "the mask of the low row for both": (DECODER, "Step / 2 * 8 + half * 16", "Step / 2 * 8 + half * 0"),
+    "masks of another row block": (DECODER, "kValueBytes + at.fragment / 4 + m * 128)", "kValueBytes + at.fragment / 4)"),
+    "eights of another row block": (DECODER, "slot + at.fragment + m * 512", "slot + at.fragment"),
+    "words of eights of another row block": (DECODER, "slot + at.fragment / 2 + m * 256", "slot + at.fragment / 2"),
+    "fours of another row block": (DECODER, "slot + kFours + at.fragment / 2 + m * 256", "slot + kFours + at.fragment / 2"),
+    "words of fours of another row block": (DECODER, "slot + kFours + at.fragment / 4 + m * 128", "slot + kFours + at.fragment / 4"),
+    "twos of another row block": (DECODER, "slot + kTwos + at.fragment / 4 + m * 128", "slot + kTwos + at.fragment / 4"),
+    "half words of twos of another row block": (DECODER, "slot + kTwos + at.fragment / 8 + m * 64", "slot + kTwos + at.fragment / 8"),
+    "fours where twos are": (DECODER, "kTwos = kFours + kWhole % 2", "kTwos = kFours + 0 * kWhole"),
+    "twos of the low row": (DECODER, "return {twos_[m], half};", "return {twos_[m], 0};"),
+    "high bits for the low row": (DECODER, "return {half == 0 ? low_nibbles(twos_[m])", "return {half == 1 ? low_nibbles(twos_[m])"),
+    "fours of the other row": (DECODER, "return half == 0 ? low_nibbles(fours_[m])", "return half == 1 ? low_nibbles(fours_[m])"),
+    "ranks 4 to 7 first": (DECODER, "return i == 0 ? low_nibbles", "return i == 1 ? low_nibbles"),
+    "the last window from the first value": (DECODER, "Last ? kWhole - 2 + i : i", "i"),
+    "the last window two values early": (DECODER, "two.place == 0 ? 0x5432 : 0x7632", "0x3210"),
+    "the edge of the step before": (DECODER, "entry<kLast ? 3 : 0>", "entry<kLast ? 2 : 0>"),
+    "steps that are not shifted": (DECODER, "window<kLast>(m, half, 1), edge >> 16)", "window<kLast>(m, half, 1), 0x3210)"),
+    "the pairs of a step exchanged": (DECODER, "a[2 + half] = scales_", "a[1 - half] = scales_"),
+    "sums of int8 not scaled": (EPILOGUE, "acc[m][n][2 * half] *= scale;", "acc[m][n][2 * half] *= 1.f;"),
+    "the gate's scales for the up": (EPILOGUE, "panel * G::kPanels + f, at", "panel * G::kPanels, at"),
+    "scales of another panel": (EPILOGUE, "first_row<G>(packed, m, half, at) + at.group)", "first_row<G>(0 * packed, m, half, at) + at.group)"),
+    "a copy too few": (COPIES, "(G::kSlabBytes + kRound - 1) / kRound", "G::kSlabBytes / kRound"),
+}  # fmt: skip
+OFTEN = ("shifted by one too few",)
+# Warps with two row blocks of both types, one of them with a gate; and one that loads two steps ahead.
+COMPILED = ("int8-gated-mid-64", "int4-mid-64", "int4-decode-64")
+
+
+@pytest.mark.parametrize("name", named(MUTATIONS, OFTEN))
+def test_a_broken_decoder_is_caught(tmp_path, library_cache, name):
+    plugins = broken_copy(tmp_path, ("kernels", "host"), MUTATIONS.get(name))
+    bits = sum(1 << ALL.index(config) for config in COMPILED)
+    kernel = compile_host_kernel(library_cache, plugins, (f"PATCH_HOST_CONFIGS={bits}",), opt="-O0")
+    assert any(faults(kernel)) != (name == "as it is")
+
+
+def faults(kernel):
+    """Says of a battery of runs which is wrong."""
+    for config in COMPILED:
+        for n, (tokens, shape, parts) in enumerate(
+            [(5, (130, 324), 1), (17, (130, 392), 7), (3, (64, 1000), 3)]
+        ):
+            for dtype in DTYPES:
+                case = case_for(kernel, config, tokens, shape, dtype=dtype, share=0.9, seed=n)
+                launch = Launch(ALL.index(config), DTYPES.index(dtype), parts, CopyMode.MIXED, seed=parts)
+                try:
+                    yield case.worst(kernel.run(case.packed, case.x, case.bias, launch, **case.epilogue)) > 1
+                except RuntimeError:
+                    yield True
