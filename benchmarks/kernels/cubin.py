@@ -26,10 +26,12 @@ __all__ = [
 ]
 
 PLUGINS = plugin_sources()
-# Kernels of each type for the kinds of PATCH, and for all kinds of slabs.
+# Kernels of each type for the kinds of PATCH, for all kinds of slabs, and for those of integers.
+KERNELS = ("", "all_", "int8_", "int4_")
 SOURCES = {
-    name: PLUGINS / "kernels" / f"launch_{name}.cu"
-    for name in ("half", "bfloat16", "all_half", "all_bfloat16")
+    f"{kernels}{scalar}": PLUGINS / "kernels" / f"launch_{kernels}{scalar}.cu"
+    for kernels in KERNELS
+    for scalar in ("half", "bfloat16")
 }
 ARCHS = (80, 86, 89, 90, 120)
 FLAGS = ("-std=c++17", "-O3", "-DNDEBUG", "-cubin", "-Xptxas=-v")
@@ -117,7 +119,7 @@ def compile_all(
     """Compile all kernels of a scalar type, and return ptxas's figures and their instructions by configuration."""
     kernels: list[Kernel] = []
     code: dict[int, list[Instruction]] = {}
-    for name in (scalar, f"all_{scalar}"):
+    for name in (f"{kernel}{scalar}" for kernel in KERNELS):
         cubin = folder / f"{name}-{arch}.cubin"
         kernels += compile_cubin(SOURCES[name], arch, nvcc, cubin)
         code |= disassemble(cubin, cuobjdump)

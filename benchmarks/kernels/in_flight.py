@@ -73,7 +73,7 @@ def _rows(code: dict[int, list[Instruction]], registers: dict[int, int], arch: i
             continue
         blocks = blocks_of(config, registers[number], arch)
         for kind in kinds_of(config):
-            way = executed(way_of(code[number], kind), config, slab_bytes(config, kind))
+            way = executed(way_of(code[number], kind, config.weights), config, slab_bytes(config, kind))
             for card in rated_cards():
                 if card.sm != arch:
                     continue

@@ -224,7 +224,10 @@ def loop_figures(
     code: Sequence[Instruction], config: Config, kind: str, registers: int, arch: int, geforce: bool = False
 ) -> Loop:
     """Returns the figures of one kernel's loop over slabs of `kind`."""
-    way, timing = executed(way_of(code, kind), config, slab_bytes(config, kind)), timing_of(arch, geforce)
+    way, timing = (
+        executed(way_of(code, kind, config.weights), config, slab_bytes(config, kind)),
+        timing_of(arch, geforce),
+    )
     cycles = cycles_per_slab(way, config.warps, timing, blocks_of(config, registers, arch))
     products = sum(i.opcode.startswith("HMMA") for i in way)
     ideal = products * config.warps / _SCHEDULERS * timing.hmma

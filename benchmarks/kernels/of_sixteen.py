@@ -54,7 +54,9 @@ def figures_of(arch: int, nvcc: Path, cuobjdump: Path) -> dict[str, dict[str, Un
         blocks, timing = blocks_of(config, kernel.registers, arch), timing_of(arch)
         found[config.name] = {}
         for kind in kinds:
-            way = executed(way_of(code[kernel.config], kind), config, slab_bytes(config, kind))
+            way = executed(
+                way_of(code[kernel.config], kind, config.weights), config, slab_bytes(config, kind)
+            )
             integer = sum(i.opcode.split(".")[0] in _INTEGER for i in way)
             found[config.name][kind] = Unpacking(
                 len(way) * config.warps // 4,

@@ -21,14 +21,16 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 from cubin import ARCHS, FLAGS, Instruction, Kernel, compile_all, find_cuobjdump
 
 from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
+from masklearn.weights.table import FLOAT16, INT4, INT8, WeightType
 from patch_compile.plan.roofline.schedule import CONFIGS, Config
 from patch_compile.plugin.toolchain import find_nvcc
 
-__all__ = ["JSON", "count_slab", "kinds_of", "loop_of", "sass_counts", "way_of"]
+__all__ = ["JSON", "count_slab", "kinds_of", "loads_of", "loop_of", "sass_counts", "way_of"]
 
 JSON = Path(__file__).resolve().parents[2] / "plugins" / "kernels" / "sass.json"
 _COUNTED = ("HMMA.SP", "HMMA", "LDSM", "LDS.128", "LDS.64", "LDS", "LDGSTS")  # the first match counts
 _LEAVES = ("EXIT", "RET")
+_KINDS = {kind.name: kind for kind in KINDS}
 _UNIFORM = re.compile(r"\s*!?UP\d")
 
 
@@ -37,9 +39,31 @@ def kinds_of(config: Config) -> tuple[str, ...]:
     return tuple(kind.name for kind in KINDS[: config.kinds])
 
 
-def count_slab(code: Sequence[Instruction], kind: str) -> dict[str, int]:
+def loads_of(kind: str, weights: WeightType = FLOAT16) -> dict[str, int]:
+    """Loads of a row block of a slab by a lane, by opcode: of values, metadata or masks, and the scales of int4.
+
+    Values of n:16 lie in planes of 8, of 4 and of 2 (plugins/kernels/decode_of_sixteen.cuh and decode_integers*.cuh).
+    """
+    about, loads = _KINDS[kind], Counter[str]()
+    kept = about.kept if about.group == 16 else 0
+    eights, fours, twos = kept // 8, kept // 4 % 2, kept // 2 % 2
+    if kind == DENSE.name:
+        loads["LDS.128"] += {FLOAT16: 4, INT8: 2, INT4: 1}[weights]
+    elif kind == TWO_FOUR.name:
+        loads["LDS.64" if weights is INT4 else "LDS.128"] += 2 if weights is FLOAT16 else 1
+    elif weights is FLOAT16:
+        loads += Counter({"LDS.128": 2 * eights + fours, "LDS.64": twos})
+    elif weights is INT8:
+        loads += Counter({"LDS.128": eights, "LDS.64": fours, "LDS": twos})
+    else:
+        loads += Counter({"LDS.64": eights, "LDS": fours, "LDS.U16": twos})
+    loads["LDS"] += (kind != DENSE.name) + (weights is INT4)
+    return dict(+loads)
+
+
+def count_slab(code: Sequence[Instruction], kind: str, weights: WeightType = FLOAT16) -> dict[str, int]:
     """Instructions of one warp for one slab of `kind`, by opcode, with those that a predicate turns off."""
-    counts = Counter(_class_of(i) for i in way_of(code, kind))
+    counts = Counter(_class_of(i) for i in way_of(code, kind, weights))
     return {name: counts[name] for name in (*_COUNTED, "other")}
 
 
@@ -49,7 +73,7 @@ def _class_of(i: Instruction) -> str:
     return next((name for name in _COUNTED if f"{i.opcode}.".startswith(f"{name}.")), "other")
 
 
-def loop_of(code: Sequence[Instruction], kind: str) -> Sequence[Instruction]:
+def loop_of(code: Sequence[Instruction], kind: str, weights: WeightType = FLOAT16) -> Sequence[Instruction]:
     """The loop that multiplies slabs of a kind. Raises ValueError if there is none, or more than one."""
     at = {i.address: n for n, i in enumerate(code)}
     loops = []
@@ -58,7 +82,8 @@ def loop_of(code: Sequence[Instruction], kind: str) -> Sequence[Instruction]:
         if begin <= end and any(inside.opcode.startswith("HMMA") for inside in code[begin : end + 1]):
             loops.append((begin, end))
     inner = [one for one in loops if not any(_inside(other, one) for other in loops)]
-    found = [code[begin : end + 1] for begin, end in inner if _multiplies(code[begin : end + 1], kind)]
+    loops_of_kind = (code[begin : end + 1] for begin, end in inner)
+    found = [loop for loop in loops_of_kind if _multiplies(loop, kind, weights)]
     if not found:
         raise ValueError(f"no loop over {kind} slabs")
     # A gate's slabs and the up's have loops of their own, with the same instructions.
@@ -69,26 +94,28 @@ def _inside(one: tuple[int, int], other: tuple[int, int]) -> bool:
     return one != other and other[0] <= one[0] and one[1] <= other[1]
 
 
-def _multiplies(loop: Sequence[Instruction], kind: str) -> bool:
-    """True if a loop has the products of a kind. Loops over n:16 are told apart by the loads of a row block's values."""
+def _multiplies(loop: Sequence[Instruction], kind: str, weights: WeightType) -> bool:
+    """True if a loop has the products of a kind. Those by mma are told apart by the loads of a row block."""
     opcodes = Counter(_class_of(i) for i in loop)
-    if kind == TWO_FOUR.name:
-        return opcodes["HMMA.SP"] > 0
-    masks = opcodes["LDS"]  # one a row block
-    if not opcodes["HMMA"] or (kind == DENSE.name) != (masks == 0):
-        return False
-    if kind == DENSE.name:
-        return True
-    kept = 8 * (opcodes["LDS.128"] // masks) + 4 * (opcodes["LDS.64"] // masks)
-    return f"{kept // 2}:16" == kind
+    if kind == TWO_FOUR.name or not opcodes["HMMA"]:
+        return kind == TWO_FOUR.name and opcodes["HMMA.SP"] > 0
+    forms = ("LDS.128", "LDS.64", "LDS.U16", "LDS")
+    found = Counter(
+        next(form for form in forms if f"{i.opcode}.".startswith(f"{form}."))
+        for i in loop
+        if i.opcode.split(".")[0] == "LDS" and i.guard != "@!PT"
+    )
+    wanted = loads_of(kind, weights)
+    blocks = found.total() // sum(wanted.values())
+    return blocks > 0 and found == {form: blocks * count for form, count in wanted.items()}
 
 
-def way_of(code: Sequence[Instruction], kind: str) -> list[Instruction]:
+def way_of(code: Sequence[Instruction], kind: str, weights: WeightType = FLOAT16) -> list[Instruction]:
     """Shortest path through the loop over slabs of `kind` that issues all copies and reads the place of the next slab.
 
     Branches back (loops over tiles without a slab) are never taken, so addresses order the search.
     """
-    loop = loop_of(code, kind)
+    loop = loop_of(code, kind, weights)
     at = {i.address: n for n, i in enumerate(loop)}
     # per instruction: (LDGSTS so far, index read) -> shortest path to it
     ways: list[dict[tuple[int, bool], list[int]]] = [{} for _ in loop]
@@ -141,7 +168,10 @@ def sass_counts(arch: int, nvcc: Path, cuobjdump: Path, folder: Path) -> dict[st
             "registers": k.registers,
             "cycles": {kind: cycles(k, kind) for kind in kinds_of(CONFIGS[k.config])},
         }
-        | {kind: count_slab(code[k.config], kind) for kind in kinds_of(CONFIGS[k.config])}
+        | {
+            kind: count_slab(code[k.config], kind, CONFIGS[k.config].weights)
+            for kind in kinds_of(CONFIGS[k.config])
+        }
         for k in kernels
         if not CONFIGS[k.config].gated
     }

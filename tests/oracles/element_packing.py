@@ -31,7 +31,7 @@ KEPT = (16, 8, 8, 12, 10, 14, 6, 4)
 
 @dataclass(frozen=True)
 class OfSixteen:
-    """Slabs of one n:16. kind: its code; values: uint16 `[slabs, PR·4·n]`, or int32 of integers; masks: int32 `[slabs, PR·2]`."""
+    """Slabs of one n:16. kind: its code; values: uint16 `[slabs, PR·4·n]`, or words; masks: int32 `[slabs, PR·2]`."""
 
     kind: int
     values: NDArray[Any]

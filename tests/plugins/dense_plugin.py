@@ -89,8 +89,8 @@ class Linear(ctypes.Structure):
         packed = case.packed
         linear = cls(
             packed.shape[1], packed.shape[0], packed.panel_rows, packed.gated, case.residual is not None,
-            case.activation, weight_type_of(packed), case.bias is not None, DTYPES.index(case.dtype), SlabCounts.by_kind(packed.counts),
-            sum(1 << kind for kind in packed.kinds), len(case.x),
+            case.activation, weight_type_of(packed), case.bias is not None, DTYPES.index(case.dtype),
+            SlabCounts.by_kind(packed.counts), sum(1 << kind for kind in packed.kinds), len(case.x),
         )  # fmt: skip
         linear.index = packed.index
         return linear

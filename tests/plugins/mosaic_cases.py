@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.oracles.element_packing import OfSixteen, Packed, pack_gated, pack_slabs, prune
-from tests.oracles.integer_packing import INT8, pack_gated_integers, pack_integers, quantise
 from tests.oracles.fp32_sums import fp32_sum_error
+from tests.oracles.integer_packing import INT8, pack_gated_integers, pack_integers, quantise
 
 __all__ = ["ACTIVATIONS", "DTYPES", "Case", "answer", "make_case", "without_panels"]
 

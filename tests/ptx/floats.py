@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tests.ptx.memory import Array
-from tests.ptx.parser import Operand
+from tests.ptx.parser import Operand, PtxFault
 from tests.ptx.state import Instructions, State, Step, compute, dtype_of, elementwise
 
 __all__ = ["FLOATS"]
@@ -163,6 +163,30 @@ def _float_to_16_bits(state: State, match: Match, operands: Operands) -> Step:
         return upper | _to_16_bits(low, kind)
 
     return compute(state, operands[0], "b32", packed)
+
+
+@FLOATS.define(r"(add|mul)(?:\.rn)?\.f16x2|fma\.rn\.(bf16)x2")
+def _pairs(state: State, match: Match, operands: Operands) -> Step:
+    """Two results of 16 bits, each rounded once; subnormal numbers are kept."""
+    kind = match[2] or "f16"
+    sources = [state.source(operand, "b32") for operand in operands[1:]]
+
+    def halves(shift: int) -> Array:
+        a, b, *c = (_from_16_bits((source >> np.uint32(shift)).astype(np.uint16), kind) for source in sources)
+        exact = a + b if match[1] == "add" else a * b + (c[0] if c else 0)
+        single = exact.astype(np.float32)
+        if (single[np.isfinite(exact)] != exact[np.isfinite(exact)]).any():
+            raise PtxFault("this sum would be rounded twice")
+        return _to_16_bits(single, kind).astype(np.uint32) << np.uint32(shift)
+
+    return compute(state, operands[0], "b32", lambda: halves(16) | halves(0))
+
+
+def _from_16_bits(bits: Array, kind: str) -> Array:
+    """Values of the bits of f16 or bf16 in float64."""
+    if kind == "f16":
+        return bits.view(np.float16).astype(np.float64)
+    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32).astype(np.float64)
 
 
 def _to_16_bits(values: Array, kind: str) -> Array:

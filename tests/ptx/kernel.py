@@ -30,13 +30,26 @@ from tests.ptx.machine import Machine
 from tests.ptx.memory import Memory
 from tests.ptx.parser import PtxFault, entry_names, parse_entry
 
-__all__ = ["SCALARS", "PtxKernel", "choose_vectors", "compile_file", "compile_ptx", "compile_source"]
+__all__ = [
+    "INTEGER_SOURCES",
+    "SCALARS",
+    "PtxKernel",
+    "choose_vectors",
+    "compile_file",
+    "compile_ptx",
+    "compile_source",
+]
 
 SCALARS = ("Half", "BFloat16")  # index: Launch.scalar
 _SOURCES = (
     ("launch_half.cu", "launch_all_half.cu"),
     ("launch_bfloat16.cu", "launch_all_bfloat16.cu"),
 )
+INTEGER_SOURCES = (
+    ("launch_int8_half.cu", "launch_int4_half.cu"),
+    ("launch_int8_bfloat16.cu", "launch_int4_bfloat16.cu"),
+)
+"""Sources of the kernels for integers, by scalar type."""
 _FLAGS = (*plugin._COMPILE_FLAGS, "-ptx")
 _WRITABLE = ("y", "partials", "counters")
 # Itanium mangling of patch_stream<Half, 0> and patch_tiles<Half, 2>
@@ -132,8 +145,10 @@ class PtxKernel:
 
 def _shared_bytes(config: Config) -> int:
     """Geometry::kSharedBytes: the ring; for a tile kernel at least the output tile, which takes its place."""
+    if config.streams:  # the slots of integers are smaller
+        return config.shared_bytes
     ring = config.stages * (config.panel_rows + config.tokens) * 128
-    return ring if config.streams else max(ring, config.tokens * (config.panel_rows + 8) * 2)
+    return max(ring, config.tokens * (config.panel_rows + 8) * 2)
 
 
 def choose_vectors(a: Arguments) -> None:

@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 
-from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
+from masklearn.masks.kinds.table import KINDS, TWO_FOUR
 from patch_compile.plan.roofline import schedule
 from patch_compile.plugin.build import ARCHS
 from tests.plugins.machine_code import CUOBJDUMP, NVCC, MachineCodeOf, cubin, machine_code
@@ -25,12 +25,13 @@ SPILLS = {
     "broad-64": 32,
     "all-decode-64": 128,
     "all-gated-decode-64": 72,
+    "int8-gated-decode-64": 16,
 }
 REGISTERS_PER_SM = 65536
 REGISTER_GRANULE = 256  # a warp's registers are rounded up to a multiple of this
 NAMES = [config.name for config in schedule.CONFIGS]
 
-# A binary takes 20 seconds to compile, or 40 of the kernels for all kinds.
+# A binary takes 20 seconds to compile, or 40 of the kernels for all kinds; those for integers are left to `make mutate`.
 # Those left to `make mutate` repeat another one: nvcc 13.0 makes the same machine code
 # for sm_89 as for sm_86, and bf16 kernels have the registers and spills of fp16 ones on every architecture.
 OFTEN = {("half", arch) for arch in ARCHS if arch != 89} | {("bfloat16", 80), ("all_half", 80)}
@@ -57,7 +58,13 @@ def test_the_counts_are_made_for_the_architectures_of_the_plugin():
 @every_binary
 def test_every_configuration_has_its_kernels(binary, scalar, arch):
     found = binary(scalar, arch)
-    own = {n for n, c in enumerate(schedule.CONFIGS) if (c.kinds > schedule.PATCH_KINDS) == ("all" in scalar)}
+    kinds = scalar.removesuffix("half").removesuffix("bfloat16").strip("_")
+    own = {
+        n
+        for n, c in enumerate(schedule.CONFIGS)
+        if kinds
+        == (c.weights.name if c.weights.quantised else "all" if c.kinds > schedule.PATCH_KINDS else "")
+    }
     assert {kernel.config for kernel in found.kernels} == set(found.code) == own
 
 
@@ -72,7 +79,9 @@ def test_no_loop_over_slabs_spills(binary, scalar, arch):
     for number, code in binary(scalar, arch).code.items():
         config = schedule.CONFIGS[number]
         for kind in sass.kinds_of(config):
-            local = [i for i in sass.loop_of(code, kind) if i.opcode.startswith(("LDL", "STL"))]
+            local = [
+                i for i in sass.loop_of(code, kind, config.weights) if i.opcode.startswith(("LDL", "STL"))
+            ]
             assert local == [], (config.name, kind)
 
 
@@ -104,27 +113,36 @@ def test_a_slab_costs_the_instructions_it_must_and_touches_no_local_memory(binar
         c = schedule.CONFIGS[number]
         row_blocks, token_blocks = c.panel_rows // 16 // c.feature_warps, c.tokens // 8 // c.token_warps
         for kind in KINDS[: c.kinds]:
-            counts = sass.count_slab(code, kind.name)
+            counts = sass.count_slab(code, kind.name, c.weights)
             k_steps, name = (2, "HMMA.SP") if kind is TWO_FOUR else (4, "HMMA")
             assert counts[name] == k_steps * row_blocks * token_blocks
             assert counts["HMMA"] + counts["HMMA.SP"] == counts[name]
             assert counts["LDSM"] == 2 * token_blocks  # a matrix of X for every 8 columns, four at a time
-            # Fragments of W: 16 bytes each, n values of two rows from planes of 8, 4 and 2, or metadata and masks.
-            wide = k_steps if kind in (DENSE, TWO_FOUR) else kind.kept // 8 * 2 + kind.kept // 4 % 2
-            assert counts["LDS.128"] == wide * row_blocks
-            assert counts["LDS.64"] == (0 if kind in (DENSE, TWO_FOUR) else kind.kept // 2 % 2) * row_blocks
-            assert counts["LDS"] == (0 if kind is DENSE else row_blocks)
-            loop = sass.loop_of(code, kind.name)
+            # Values of W, metadata or masks, and scales.
+            loads = sass.loads_of(kind.name, c.weights)
+            assert counts["LDS.128"] == loads.get("LDS.128", 0) * row_blocks
+            assert counts["LDS.64"] == loads.get("LDS.64", 0) * row_blocks
+            assert counts["LDS"] == (loads.get("LDS", 0) + loads.get("LDS.U16", 0)) * row_blocks
+            loop = sass.loop_of(code, kind.name, c.weights)
             assert not [i for i in loop if i.opcode.startswith(("LDL", "STL"))], (c.name, kind.name)
 
 
-def test_the_stored_counts_are_those_of_the_kernels(binary):
+# Kernels whose figures are looked at; those for integers by `make mutate`.
+kernels_of = pytest.mark.parametrize(
+    "scalars",
+    [("half", "all_half"), pytest.param(("int8_half", "int4_half"), marks=pytest.mark.mutation)],
+    ids=["16-bit", "integers"],
+)
+
+
+@kernels_of
+def test_the_stored_counts_are_those_of_the_kernels(binary, scalars):
     """When this fails, run `python benchmarks/kernels/sass.py`, then `make docs`. Compilers differ in address arithmetic."""
     stored = json.loads(sass.JSON.read_text())["kernels"]
     assert set(stored) == {f"sm_{arch}" for arch in ARCHS}
     known = {c.name: n for n, c in enumerate(schedule.CONFIGS) if not c.gated}
     assert list(stored["sm_80"]) == list(known)
-    of_both = [binary(scalar, 80) for scalar in ("half", "all_half")]
+    of_both = [binary(scalar, 80) for scalar in scalars]
     for found, kernel in [(one, kernel) for one in of_both for kernel in one.kernels]:
         config = schedule.CONFIGS[kernel.config]
         if config.gated:
@@ -132,7 +150,7 @@ def test_the_stored_counts_are_those_of_the_kernels(binary):
         counts = stored["sm_80"][config.name]
         assert abs(kernel.registers - counts["registers"]) <= 8, config.name
         for kind in sass.kinds_of(config):
-            fresh = sass.count_slab(found.code[kernel.config], kind)
+            fresh = sass.count_slab(found.code[kernel.config], kind, config.weights)
             assert abs(fresh.pop("other") - counts[kind]["other"]) <= 0.15 * counts[kind]["other"], (
                 config.name
             )
@@ -143,14 +161,15 @@ def test_the_stored_counts_are_those_of_the_kernels(binary):
                 assert abs(loop.cycles - cycles) <= 0.1 * cycles, config.name
 
 
+@kernels_of
 @pytest.mark.parametrize("arch", issue.BUDGET_ARCHS)
-def test_the_loops_keep_their_budgets(binary, arch):
+def test_the_loops_keep_their_budgets(binary, arch, scalars):
     """If a budget is broken for a good reason, run `python benchmarks/kernels/issue.py --budgets FILE`."""
     budgets = json.loads(issue.BUDGETS.read_text())
     if budgets["nvcc"] != NVCC.version:
         pytest.skip(f"the budgets are for the code of nvcc {budgets['nvcc']}, and this is {NVCC.version}")
     figures = {}
-    for scalar in ("half", "all_half") if arch == 80 else ("half",):
+    for scalar in scalars if arch == 80 or "all_half" not in scalars else ("half",):
         found = binary(scalar, arch)
         figures |= issue.figures_of(found.kernels, found.code, arch)
     assert list(budgets[f"sm_{arch}"]) == NAMES
