@@ -190,5 +190,6 @@ def test_code_without_the_loop_is_refused():
     with pytest.raises(ValueError, match="no loop over dense slabs"):
         sass.count_slab([multiply], "dense")
     back = cubin.Instruction(16, "@P0", "BRA", " 0x0 ")
+    loads = [cubin.Instruction(at, "", "LDS.128", " R4, [R8] ") for at in range(4)]
     with pytest.raises(ValueError, match="no way through the loop"):
-        sass.count_slab([multiply, back], "dense")
+        sass.count_slab([*loads, multiply._replace(address=4), back], "dense")
