@@ -17,7 +17,7 @@ from patch_compile.build.summary import skipped_of
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.answers import ImportedAnswer, MaskedLinear
 from patch_compile.progress import Progress
-from patch_compile.report.learned import kinds_line
+from patch_compile.report.learned import mosaic_line
 
 __all__ = ["AUTO", "ImportRequest", "import_mask"]
 
@@ -66,7 +66,7 @@ def import_mask(request: ImportRequest, *, force: bool = False) -> ImportedAnswe
         masks.save(r.out)
     imported = masks.record.imported
     assert imported is not None
-    if line := kinds_line(masks):
+    if line := mosaic_line(masks):
         progress.note(line)
     progress.note(f"build: {_command(r, imported.format, plain=not line)}")
     return ImportedAnswer(

@@ -16,7 +16,7 @@ from patch_compile.out.manifest import write_manifest
 from patch_compile.out.workspace import Workspace
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
-from patch_compile.report.learned import kinds_line
+from patch_compile.report.learned import mosaic_line
 from patch_compile.sources.kinds import Stage
 
 __all__ = ["learn"]
@@ -41,7 +41,7 @@ def learn(
     job = prepare(recipe, progress, stages=[Stage.MASKS], force=force, resume=resume)
     with opened(job, progress, force=force, resume=resume) as workspace:
         masks = run_stages(job, workspace, progress)
-        if line := kinds_line(masks):
+        if line := mosaic_line(masks):
             progress.note(line)
         rows = tuple(MaskedLinear.of(name, mask) for name, mask in masks.items())
         answer = LearnedAnswer(

@@ -11,8 +11,9 @@ from masklearn.masks.score_summary import PER_BYTE, PER_WEIGHT
 from masklearn.masks.stored import KINDS_OF_24
 from masklearn.methods.scores import IMPORTANCE
 from masklearn.traits import Criterion
+from patch_compile.report.weight_types import learned_types, types_line
 
-__all__ = ["kinds_line", "learned_lines", "score_words"]
+__all__ = ["learned_lines", "mosaic_line", "score_words"]
 
 _PER = {PER_WEIGHT: "for each weight that is zeroed", PER_BYTE: "for each byte that is saved"}
 _SCORES = {
@@ -37,12 +38,18 @@ def learned_lines(record: MaskRecord) -> Iterator[tuple[str, str]]:
         yield "repair", _repair(record.repair)
 
 
-def kinds_line(masks: MaskSet) -> str:
-    """Returns the shares of the kinds of tiles and the bytes of a weight, empty for masks of dense and 2:4 tiles."""
+def mosaic_line(masks: MaskSet) -> str:
+    """Returns the shares of the kinds of tiles, the types of weights and the bytes of a weight.
+
+    It is empty for 16-bit weights in dense and 2:4 tiles.
+    """
     if masks.version == KINDS_OF_24:
         return ""
     shares = ", ".join(f"{100 * n / masks.weights:.1f}% {kind}" for kind, n in masks.by_kind().items())
-    return f"tiles: {shares} (of the weights); a packed 16-bit weight takes {masks.bytes_per_weight:.3f} bytes on average"
+    tiles = f"tiles: {shares} (of the weights); "
+    if masks.grids:
+        return tiles + types_line(learned_types(masks), masks.packed_bytes / masks.weights)
+    return f"{tiles}a packed 16-bit weight takes {masks.bytes_per_weight:.3f} bytes on average"
 
 
 def score_words(unit: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from masklearn.quality.record import Baseline
 from patch_compile.report.page.sources import Sources
 from patch_compile.report.page.spelling import change
+from patch_compile.report.weight_types import loss_lines
 
 __all__ = ["baseline_rows"]
 
@@ -24,7 +25,8 @@ _ABOUT: dict[str, str] = {
 
 
 def baseline_rows(sources: Sources) -> dict[str, Any] | None:
-    """Returns {rows, how}, or None without `verify`. Rows have a name and the change against dense, the result first."""
+    """Returns {rows, how, sizes, lines}, or None without `verify`. Rows have a name and the change against dense, the result
+    first; sizes: True if bytes of packed weights are known; lines: what of the loss is rounding's."""
     found = sources.baselines
     if found is None:
         return None
@@ -38,4 +40,9 @@ def baseline_rows(sources: Sources) -> dict[str, Any] | None:
         }
         for place, row in enumerate(found.rows)
     ]
-    return {"rows": rows, "how": f"{found.windows} windows of {found.length} tokens, {found.dtype}"}
+    return {
+        "rows": rows,
+        "how": f"{found.windows} windows of {found.length} tokens, {found.dtype}",
+        "sizes": any(row.bytes_per_weight for row in found.rows),
+        "lines": list(loss_lines(found)),
+    }

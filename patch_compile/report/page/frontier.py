@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from masklearn.masks.kinds.base import BYTES_DENSE
@@ -15,6 +15,7 @@ from patch_compile.report.page.labels import REACH, Box, Point, place_labels
 from patch_compile.report.page.sources import Sources
 from patch_compile.report.page.spelling import bytes_of, number, perplexity
 from patch_compile.report.pareto import Spot, beaten_by
+from patch_compile.report.weight_types import learned_types, types_words
 
 __all__ = ["frontier"]
 
@@ -24,17 +25,20 @@ _THIS, _DENSE = "this build", "dense"
 
 @dataclass(frozen=True)
 class _Spot:
-    """A model in the chart. size: bytes of its covered weights; loss: perplexity, or relative error of an output."""
+    """A model in the chart. size: bytes of its covered weights; loss: perplexity, or relative error of an output;
+    quantised: True if its weights have types as those of the build, which are not 16-bit ones alone."""
 
     name: str
     kind: Literal["dense", "build", "baseline"]
     size: float
     loss: float
+    quantised: bool = False
 
 
 def frontier(sources: Sources) -> dict[str, Any] | None:
     """Returns marks, labels, lines and axes in pixels for the template, or None if a loss is not finite."""
-    spots = list(_spots(sources))
+    typed = bool(sources.masks.grids)
+    spots = [replace(spot, quantised=typed and spot.kind != "dense") for spot in _spots(sources)]
     if not all(math.isfinite(spot.loss) for spot in spots[:2]):
         return None
     spots = [spot for spot in spots if math.isfinite(spot.loss)]
@@ -60,6 +64,7 @@ def frontier(sources: Sources) -> dict[str, Any] | None:
         "labels": place_labels([(spot.name, points[spot.name]) for spot in spots], inside, [line]),
         "reach": REACH,
         "summary": _summary(spots, beaten),
+        "types": types_words(learned_types(sources.masks)),
         "estimated": any(spot.kind == "baseline" for spot in spots),
     }
 
@@ -102,6 +107,7 @@ def _mark(spot: _Spot, point: Point, better: str | None, loss: str) -> dict[str,
         "x": point[0],
         "y": point[1],
         "kind": spot.kind,
+        "quantised": spot.quantised,
         "beaten": better is not None,
         "words": words,
     }

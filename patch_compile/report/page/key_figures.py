@@ -9,6 +9,7 @@ from masklearn.masks.kinds.base import BYTES_DENSE
 from patch_compile.plan.roofline.linear_roofline import speedup_limit
 from patch_compile.report.page.sources import Sources
 from patch_compile.report.page.spelling import bytes_of, change, percent, perplexity, times
+from patch_compile.report.weight_types import compiled_types, types_words
 
 __all__ = ["KeyFigure", "key_figures"]
 
@@ -58,7 +59,8 @@ def _size(sources: Sources) -> Iterator[KeyFigure]:
     totals, engine = sources.plan.totals, sources.report.engine
     before, after = totals.bytes_before, totals.bytes_after
     file = f"engine {bytes_of(engine.bytes)}" if engine else f"ONNX {bytes_of(sources.report.onnx.bytes)}"
-    about = [f"dense {bytes_of(before)}, {change(after, before)}", f"whole {file}"]
+    types = types_words(compiled_types(sources.linears))
+    about = [f"dense {bytes_of(before)}, {change(after, before)}", f"whole {file}", *filter(None, [types])]
     yield KeyFigure("Covered weights", bytes_of(after), about)
 
 
@@ -91,7 +93,7 @@ def _limit(sources: Sources, phase: str) -> float:
     if phase not in _BOUND:
         return 0.0
     if _BOUND[phase] == "bytes":
-        return BYTES_DENSE / sources.masks.bytes_per_weight
+        return BYTES_DENSE * sources.masks.weights / sources.masks.packed_bytes
     return speedup_limit(sources.share, _BOUND[phase])
 
 

@@ -10,7 +10,7 @@ from masklearn.masks.names import depth_of, kind_of, short_kinds
 from patch_compile.out.plan import LinearRow
 from patch_compile.report.page.sources import Sources
 from patch_compile.report.page.spelling import milliseconds
-from patch_compile.report.prediction import node_words, reason_lines, reason_words
+from patch_compile.report.prediction import lowering_words, node_words, reason_lines, reason_words
 from patch_compile.report.sparse_products import split_lines
 
 __all__ = ["plan_table"]
@@ -57,7 +57,7 @@ def _row(row: LinearRow, kind: str, phases: Collection[str]) -> dict[str, Any]:
         "shape": row.shape,
         "weights": weights,
         "share": row.tiles.sparse / row.tiles.all if row.slabs.others else 2 * row.zeroed / weights,
-        "lowering": row.lowering,
+        "lowering": lowering_words(row),
         "times": [(round(value, 2), milliseconds(value)) for value in times],
         "sizes": [(size, f"{size / 1e6:.2f}") for size in (row.bytes_before, row.bytes_after)],
         "reason": reason_words(row.reason) if row.reason else words and f"with {words}",

@@ -38,6 +38,7 @@ from patch_compile.report.sparse_products import sparsity_words, split_lines
 from patch_compile.report.terminal.baselines import baseline_parts
 from patch_compile.report.terminal.folding import FoldingTable
 from patch_compile.report.terminal.parts import Part
+from patch_compile.report.weight_types import compiled_types, types_line
 
 __all__ = [
     "build_parts",
@@ -68,6 +69,7 @@ def build_parts(report: Report, *, every: bool = False) -> Iterator[Part]:
     yield from _skipped_lines(report.skipped) if every else _skipped_counts(report.skipped)
     yield from reason_lines(report.linears)
     yield from split_lines(report.linears)
+    yield from filter(None, [types_line(compiled_types(report.linears))])
     yield from _ratio_lines(report)
     yield from _tokens_lines(report) if isinstance(report, DecoderReport) else _outputs_lines(report)
     yield f"report: {Path(report.path).parent / PAGE}"

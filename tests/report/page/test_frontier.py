@@ -3,8 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from masklearn.weights.grid import Grid
+from masklearn.weights.table import INT8
 from patch_compile.report.page.frontier import frontier
 from patch_compile.report.page.sources import Sources
 from tests.report.page.found import baselines, verified
@@ -78,3 +81,14 @@ def test_all_lies_within_the_picture(out: Out) -> None:
         assert label.box.left >= 0 and label.box.right <= width
         assert label.box.top >= 0 and label.box.bottom <= height
     assert all(0 < x < width and 0 < y < height for x, y in places(picture).values())
+
+
+def test_types_of_weights_are_told_apart(out: Out) -> None:
+    """Their marks have another shape, which print shows too."""
+    sources = Sources.read(out.write(verified(out)))
+    assert not any(mark["quantised"] for mark in frontier(sources)["marks"])
+    name, mask = next(iter(sources.masks.items()))
+    sources.masks.grids[name] = Grid(INT8, np.ones(mask.shape[0], np.float32))
+    picture = frontier(sources)
+    assert {mark["name"] for mark in picture["marks"] if not mark["quantised"]} == {"dense"}
+    assert picture["types"] == f"{len(sources.masks) - 1} 16-bit, 1 int8"
