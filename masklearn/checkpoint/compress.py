@@ -1,7 +1,7 @@
 """Writes a pruned checkpoint whose linears are quantised as a folder of compressed-tensors, in its format pack-quantized.
 
-Other programs (transformers, vLLM) read such a folder. Pruned weights are integers 0 in it: pack-quantized has no sparse
-form, and the library reads none since 0.15.
+Other programs, transformers among them, read such a folder. Pruned weights are integers 0 in it: pack-quantized has no
+sparse form, and the library reads none since 0.15.
 """
 
 from __future__ import annotations

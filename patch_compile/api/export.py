@@ -11,7 +11,7 @@ __all__ = ["export"]
 
 
 def export(path: StrPath, *, format: Literal["compressed-tensors"] = "compressed-tensors") -> Exported:
-    """Write OUT/model with packed integers to the folder OUT/compressed-tensors, which transformers and vLLM read.
+    """Write OUT/model with packed integers to the folder OUT/compressed-tensors, which transformers reads.
 
     path: OUT of `build` or `learn`, with int8 or int4 weights. format: pack-quantized of compressed-tensors. Pruned weights
     are integers 0 in it, because the format has no sparse form. An earlier export is replaced. Every weight is read back and

@@ -20,7 +20,7 @@ _OWN = {"format": Option("Format of the checkpoint.")}
 )
 @AS_JSON
 def export(as_json: bool, **given: Any) -> None:
-    """Write OUT/model with packed int8 and int4 weights to OUT/compressed-tensors, which transformers and vLLM read.
+    """Write OUT/model with packed int8 and int4 weights to OUT/compressed-tensors, which transformers reads.
 
     OUT is that of `build` or `learn`. Pruned weights are zeros in the new folder, because the format has no sparse form.
     Every weight is read back and compared with OUT/model.

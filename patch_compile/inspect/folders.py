@@ -76,12 +76,14 @@ def inspect_checkpoint(path: Path) -> Inspection:
         for name, shape in coverage.linears.items()
     ]
     dtypes = Counter(checkpoint.entry(name).dtype for name in checkpoint.names())
+    grids = Counter(kind.name for kind in checkpoint.grids.types.values())
     facts = {
         "architecture": checkpoint.config.get("model_type"),
         "encoder": architecture.encoder,
         "shards": len(checkpoint.files()),
         "tensors": len(checkpoint.names()),
         "types": dict(dtypes),
+        **({"quantised, shown as dense": dict(grids)} if grids else {}),
         "parameters": sum(math.prod(checkpoint.shape(name)) for name in checkpoint.names()),
         "bytes": sum(file.stat().st_size for file in checkpoint.files()),
         "covered linears": len(coverage.linears),

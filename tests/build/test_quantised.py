@@ -88,6 +88,8 @@ def test_given_masks_and_plans_keep_the_types_of_a_quantised_checkpoint(
     assert {linear["weights"] for linear in json.loads(compiled.stdout)["linears"]} == {"int8"}
     refused = run("export", tmp_path / "c")
     assert "holds no pruned checkpoint" in refused.exception.what
+    inspected = json.loads(run("inspect", quantised["model"], "--json").stdout)
+    assert inspected["faults"] == [] and inspected["quantised, shown as dense"] == {"int8": 7}
     planned = run("plan", quantised["model"], "--ratio", "0.4", "--target", "a6000", "--json")
     assert planned.exit_code == 0, planned.output
     assert json.loads(planned.stdout)["weights"] == "int8"

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears_of
 from masklearn.checkpoint.models import load_model
+from masklearn.checkpoint.quantised.base import QUANTISATIONS
 from masklearn.errors import PatchCompileError
 from tests.masklearn.checkpoint.quantised.writers import awq, compressed_tensors, gptq, scheme
 
@@ -87,6 +88,13 @@ def test_the_library_reads_the_same(name: str, make: Any) -> None:
     ours = load_model(path, dtype=torch.float16).state_dict()
     assert set(theirs) == set(ours)
     assert all(torch.equal(theirs[one], ours[one]) for one in ours)
+
+
+def test_every_format_is_documented() -> None:
+    page = (Path(__file__).parents[4] / "docs" / "learning.md").read_text()
+    assert len(QUANTISATIONS) == 3
+    for name, kind in QUANTISATIONS.items():
+        assert f"| `{name}` |" in page and kind.summary
 
 
 def test_awq_as_the_converter_of_compressed_tensors_reads_it(make: Any) -> None:
