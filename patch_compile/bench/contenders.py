@@ -41,7 +41,7 @@ def write_contender(
         if which is Contender.DENSE:
             return source.dense_onnx(path)
         masks = UniformMasks(_masks_of(out, source.recipe), source.weight)
-        plan = source.plan(masks, costs)
+        plan = source.plan(masks, costs, {})  # rounding is the build's own, so its weights have 16 bits
         source.write_hybrid(source.model, masks, plan, path, lambda _: nullcontext(update))
     return path
 

@@ -51,6 +51,7 @@ def one_linear(packed, dtype, bias=None, opset=23, epilogue=None, out_features=N
         overload=overload_of(epilogue, packed.kinds, packed.weights), plugin_namespace="",
         in_features=packed.shape[1], out_features=rows, panel_rows=packed.panel_rows, plugin_version="2",
         kinds=kinds_attribute(packed.kinds), index=packed.index.tolist(),
+        weights=np.dtype(dtype).name if packed.weights is None else packed.weights.name,
         **epilogue.attributes,
     )  # fmt: skip
     of_y = [helper.make_tensor_value_info(n, element, ["batch", "sequence", rows]) for n in ("residual", "Y")]
