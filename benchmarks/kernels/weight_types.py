@@ -23,7 +23,6 @@ from patch_compile.plan.cost import CostModel
 from patch_compile.plan.outline import outline_of_llama
 from patch_compile.plan.planner import assumed_plans, settle_together
 from patch_compile.plan.predict import WholeModel, predict_whole
-from patch_compile.plan.roofline.launch_work import has_estimates
 from patch_compile.plan.workload import Workload
 
 __all__ = ["TYPES", "markdown", "predict_types"]
@@ -45,10 +44,6 @@ _WHOLE = (
     f"{_MODEL}, ratio {_RATIO}, {_TOKENS} + {_TOKENS} tokens, as `patch-compile plan --weights` predicts it. How much "
     "faster a decode step is than with dense 16-bit weights, its limit by bytes, and how much faster than with dense "
     "weights of the same type; then how much faster prompts and the whole workload are than with dense 16-bit weights."
-)
-_ESTIMATED = (
-    "The kernels for int8 and int4 are not compiled into these figures: their cycles are those of the 16-bit loops and the "
-    "instructions of `plugins/kernels/estimated.json`."
 )
 
 
@@ -90,8 +85,7 @@ def _rows() -> Iterator[list[str]]:
 
 def markdown() -> str:
     """The part that docs/performance.md shows."""
-    estimated = [_ESTIMATED] if has_estimates() else []
-    return "\n\n".join([_BYTES, bytes_table(), _WHOLE, *estimated, types_table()])
+    return "\n\n".join([_BYTES, bytes_table(), _WHOLE, types_table()])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -40,22 +40,26 @@ class PlannedModel:
         return whole.decode if steps else whole.prefill
 
     def evened(self) -> PlannedModel:
-        """Returns the build with the mean share of each kind of slabs in all linears of equal shape.
+        """Returns the build with the mean share of each kind of slabs in all linears of equal shape and weight type.
 
         There are few shapes. A fit, which predicts thousands of times, would otherwise take seconds.
         """
         alike: dict[tuple[Any, ...], list[LinearPlan]] = {}
         for plan in self.plans:
-            alike.setdefault((plan.shape, plan.panel_rows, plan.lowering), []).append(plan)
+            alike.setdefault(_key(plan), []).append(plan)
         means = {key: _mean_slabs(same) for key, same in alike.items()}
 
         def even(plan: LinearPlan) -> LinearPlan:
-            pruned = dict(means[plan.shape, plan.panel_rows, plan.lowering])
+            pruned = dict(means[_key(plan)])
             dense = sum(plan.slabs.values()) - sum(pruned.values())
             sparse = pruned.pop(TWO_FOUR.name)
             return replace(plan, dense_slabs=dense, sparse_slabs=sparse, others=tuple(pruned.items()))
 
         return PlannedModel(tuple(map(even, self.plans)), self.outline)
+
+
+def _key(plan: LinearPlan) -> tuple[Any, ...]:
+    return plan.shape, plan.panel_rows, plan.lowering, plan.weights
 
 
 def _mean_slabs(plans: Sequence[LinearPlan]) -> dict[str, int]:
@@ -86,5 +90,5 @@ def costs_of(out: OutFolder) -> CostModel | None:
 
 
 def _costed(plan: LinearPlan, costs: CostModel) -> LinearPlan:
-    cost = costs.of(plan.shape, plan.panel_rows, plan.slabs)
+    cost = costs.of(plan.shape, plan.panel_rows, plan.slabs, weights=plan.weight_type)
     return replace(plan, predicted=cost)

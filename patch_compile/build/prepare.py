@@ -16,6 +16,7 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.out.place import check_free_space, check_out
 from patch_compile.plan.cards import DEFAULT_TARGET, card_of, card_of_gpu, find_card
 from patch_compile.plan.cost import CostModel
+from patch_compile.plan.lowering import lowerings_of
 from patch_compile.plan.lowering_patterns import asked_lowerings
 from patch_compile.progress import Progress, quiet_libraries
 from patch_compile.recipe import Recipe
@@ -114,7 +115,8 @@ def _check_patterns(source: Source, stages: Collection[Stage]) -> None:
     if Stage.MASKS in stages and r.mask is None and r.ratio is not None:
         Budget.of(r.ratio, r.per_layer).by_linear(names)
     if Stage.ONNX in stages:
-        asked_lowerings(r.lowering, names)
+        given = source.given.masks if r.mask is not None else None
+        lowerings_of(r.lowering, names, source.weight_types(given))
         r.check_weights()
 
 
@@ -213,7 +215,9 @@ def _plugin(
     if backend == "onnx":
         return None
     asked = asked_lowerings(source.recipe.lowering, list(source.coverage.linears))
-    if not {"auto", "plugin"} & {*asked.values()}:
+    given = source.given.masks if source.recipe.mask is not None else None
+    # Quantised weights are for the plugin, whatever lowering is asked for.
+    if not {"auto", "plugin"} & {*asked.values()} and not source.weight_types(given):
         return None
     from patch_compile.plugin.build import archs_for, build_plugin
 

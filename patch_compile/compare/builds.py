@@ -46,7 +46,7 @@ class ComparedBuild:
 
     name: short and unique among the builds; permuted, repaired: done to the weights beside pruning, which affects quality
     as much as the method; kinds: share of the covered weights in tiles of each kind, by its name; bytes_per_weight: of a
-    packed 16-bit weight, on average; plan: the plan of report.json, for its predictions; bench: content of bench.json,
+    packed weight, on average; plan: the plan of report.json, for its predictions; bench: content of bench.json,
     None if the build was not timed. Bytes are those of the ONNX file with its data, and of the dense model in the same
     form.
     """
@@ -125,7 +125,7 @@ def _read(path: Path, name: str) -> ComparedBuild:
         learned.repair is not None,
         report.ratio.reached,
         {kind.name: weights / masks.weights for kind, weights in masks.by_kind().items()},
-        masks.bytes_per_weight,
+        masks.packed_bytes / masks.weights,
         _quality(report),
         nbytes,
         nbytes + totals.bytes_before - totals.bytes_after,

@@ -145,7 +145,7 @@ class BuildRow(Record):
     """A build in the comparison.
 
     name: short and unique among the builds; kinds: share of the covered weights in tiles of each kind that the build has,
-    by the kind's name, in the order of the table of kinds; bytes_per_weight: of a packed 16-bit weight, on average over
+    by the kind's name, in the order of the table of kinds; bytes_per_weight: of a packed weight of its type, on average over
     the covered weights; increase: of the perplexity over the dense model's, None for other measures; bytes: of the ONNX
     file; predicted: None if predictions can't be compared; measured: speed-up by phase; at: value on the axis; beaten_by:
     name of the build that beats it, None for a Pareto point.

@@ -26,7 +26,6 @@ from patch_compile.out.plan import (
 from patch_compile.packing.slab_kinds import SLAB_K
 from patch_compile.plan.measured import FITTED
 from patch_compile.plan.roofline.assumptions import ASSUMED
-from patch_compile.plan.roofline.launch_work import has_estimates
 
 __all__ = [
     "calibration_words",
@@ -62,9 +61,6 @@ _NOT_MEASURED = "these speeds are predicted by a roofline (docs/performance.md),
 _AS_COMPILED = (
     "linears of one input count as one product where they share a node, and in the dense model, for TensorRT merges those "
     "itself; that the node of a gate and its up saves a kernel for SiLU·mul comes on top"
-)
-_ESTIMATED = (
-    "what unpacking int8 and int4 weights takes is estimated from instructions, not from compiled kernels"
 )
 _SPLIT = "split linears count as dense: how fast TensorRT's own 2:4 tactics are is not predicted"
 
@@ -148,7 +144,6 @@ def remarks(linears: Sequence[LinearRow], plan: PlanSummary) -> list[str]:
     lowerings = {row.lowering for row in linears}
     return [
         calibration_words(calibration) if calibration else _NOT_MEASURED,
-        *([_ESTIMATED] if has_quantised(linears) and has_estimates() else []),
         *([_AS_COMPILED] if "plugin" in lowerings else []),
         *_slower_than_dense(linears, plan.card.name, plan.whole),
         *([_SPLIT] if "split" in lowerings else []),

@@ -26,7 +26,6 @@ from patch_compile.out.plan import (
     WorkloadRow,
 )
 from patch_compile.plan.planner import assumed_mask
-from patch_compile.plan.roofline.launch_work import has_estimates
 from patch_compile.recipe import Recipe
 from patch_compile.report.terminal.parts import show
 from patch_compile.report.terminal.plan import plan_parts
@@ -319,7 +318,6 @@ def test_types_of_weights_are_side_by_side(small, capsys, monkeypatch):
         line.split()[:5] == ["gate_proj", "2", "11008×4096", "0.80", "plugin"] and "int8" in line
         for line in lines
     )
-    assert any(line.startswith("note: what unpacking int8 and int4") for line in lines) == has_estimates()
 
 
 def test_weights_by_pattern_have_a_row_of_their_own(small):

@@ -61,6 +61,13 @@ def test_patterns_that_fit_nothing_are_refused_before_any_work(settings: dict[st
     assert prepared(settings | {"lowering": "nothing=dense"}, Stage.MASKS)  # nothing is lowered
 
 
+def test_quantised_weights_that_are_to_be_split_are_refused_before_any_work(settings: dict[str, Any]) -> None:
+    split = settings | {"weights": "v_proj=int8", "lowering": "v_proj=split"}
+    with pytest.raises(PatchCompileError, match="v_proj has int8 weights and can't be lowered as split"):
+        prepared(split)
+    assert prepared(split | {"weights": "v_proj=float16"})
+
+
 def test_a_plugin_that_a_target_does_not_run_is_refused_before_it_is_compiled(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,6 +80,8 @@ def test_a_plugin_that_a_target_does_not_run_is_refused_before_it_is_compiled(
         prepared(for_two)
     alone = prepared(for_two | {"lowering": "split"})
     assert alone.plugin is None and len(alone.targets) == 2
+    with pytest.raises(UsageError, match="sm86 does not run"):  # quantised weights are for the plugin
+        prepared(for_two | {"lowering": "dense", "weights": "v_proj=int8", "ratio": 0.0})
 
 
 def test_masks_are_needed_where_none_are_learned(settings: dict[str, Any], mask: Path) -> None:

@@ -17,10 +17,10 @@ from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import BY_CODE
 from patch_compile.hardware.cards import RatedCard
 from patch_compile.plan.roofline.assumptions import Assumptions
-from patch_compile.plan.roofline.schedule import KNOWN, SLAB, TABLE_WORDS, Config, Problem, estimated
+from patch_compile.plan.roofline.schedule import SLAB, TABLE_WORDS, Config, Problem
 from patch_compile.plugin.toolchain import plugin_sources
 
-__all__ = ["Rates", "Work", "has_estimates", "rates_of", "weight_bytes", "work_of"]
+__all__ = ["Rates", "Work", "rates_of", "weight_bytes", "work_of"]
 
 _LANE_BYTES = {
     "LDSM": 512,
@@ -34,7 +34,6 @@ _FMA = {"HMMA": 16 * 8 * 16, "HMMA.SP": 16 * 8 * 32}
 _SHARED_BYTES, _SCHEDULERS = 128, 4
 # Registers of an SM, and the multiple that a warp's registers are rounded up to.
 _REGISTERS, _GRANULE = 65536, 256
-_BLOCK_ROWS = 16  # of a row block, of which a warp has one or more
 _GROUP = 8  # token tiles that walk over the panels together (tile_kernel.cuh)
 
 
@@ -53,28 +52,6 @@ def _code(card: RatedCard) -> Any:
     """
     sass = _sass()
     return sass[max(sm for sm in sass if sm <= card.sm)]
-
-
-def has_estimates() -> bool:
-    """True if sass.json lacks a kernel that predictions are made for."""
-    return any(config.name not in code for code in _sass().values() for config in KNOWN if not config.gated)
-
-
-def _slab_figures(card: RatedCard, config: Config, kind: TileKind) -> tuple[dict[str, int], float]:
-    """Returns the instructions of a warp for a slab, and the cycles of its turn on an SM.
-
-    Those of a kernel that is not compiled are estimated: the loop over 16-bit slabs with the instructions of unpacking,
-    each of which takes its scheduler a cycle.
-    """
-    code = _code_of(card, config)
-    counts, cycles = code[kind.name], code["cycles"][kind.name][card.is_geforce]
-    if config.name in _code(card):
-        return counts, cycles
-    unpacking = estimated()["added"][config.weights.name]
-    added = unpacking.get(kind.name) or unpacking[kind.family.name if kind.family else ""]
-    blocks = config.panel_rows // _BLOCK_ROWS // config.feature_warps
-    counts = {name: max(0, count + blocks * added.get(name, 0)) for name, count in counts.items()}
-    return counts, cycles + blocks * config.warps / _SCHEDULERS * sum(added.values())
 
 
 @dataclass(frozen=True)
@@ -106,12 +83,6 @@ def rates_of(card: RatedCard, assume: Assumptions) -> Rates:
     )
 
 
-def _code_of(card: RatedCard, config: Config) -> Any:
-    """Returns instructions and registers of a configuration, or of the one that it is estimated from."""
-    code = _code(card)
-    return code[config.name] if config.name in code else code[estimated()["kernels"][config.name]["like"]]
-
-
 def _slab_clocks(
     card: RatedCard, config: Config, kind: TileKind, tokens: int, assume: Assumptions
 ) -> dict[str, float]:
@@ -120,8 +91,9 @@ def _slab_clocks(
     "issue" is the turn of a slab in the kernels' loop, with its waits for shared memory and barriers: the simulated cycles
     of benchmarks/kernels/issue.py, or the instructions over the issue slots, whichever is more.
     """
-    rates, (counts, cycles) = rates_of(card, assume), _slab_figures(card, config, kind)
-    turn, moved = cycles / assume.hybrid, config.slab_bytes(kind.code)
+    counts, rates = _code(card)[config.name][kind.name], rates_of(card, assume)
+    turn = _code(card)[config.name]["cycles"][kind.name][card.is_geforce] / assume.hybrid
+    moved = config.slab_bytes(kind.code)
     read = config.warps * sum(counts[name] * lane for name, lane in _LANE_BYTES.items())
     x_read = min(tokens, config.tokens) * SLAB * 2  # rows beyond the tokens are filled with zeros, not read
     return {
@@ -137,7 +109,7 @@ def _slab_clocks(
 
 def _occupancy(card: RatedCard, config: Config) -> int:
     """Returns the number of blocks that an SM holds at a time."""
-    registers: int = _code_of(card, config)["registers"]
+    registers: int = _code(card)[config.name]["registers"]
     a_warp = -(-registers * 32 // _GRANULE) * _GRANULE
     return min(
         card.rates.shared[0] * 1024 // (config.shared_bytes + 1024), _REGISTERS // (a_warp * config.warps)

@@ -14,7 +14,7 @@ from patch_compile.hardware.cards import RatedCard
 from patch_compile.out.plan import Bound, Slower, Way
 from patch_compile.plan.roofline.assumptions import ASSUMED, Assumptions
 from patch_compile.plan.roofline.launch_work import rates_of, weight_bytes, work_of
-from patch_compile.plan.roofline.schedule import KNOWN, SLAB, Problem, choose_schedule, limits_of
+from patch_compile.plan.roofline.schedule import CONFIGS, SLAB, Problem, choose_schedule, limits_of
 
 __all__ = [
     "DENSE_PATH",
@@ -188,7 +188,7 @@ def _by_kernels(
     number, parts = choose_schedule(problem, limits_of(card), config)
     if number < 0:
         raise ValueError(f"no configuration {config} for panels of {shape.panel_rows} rows")
-    chosen = KNOWN[number]
+    chosen = CONFIGS[number]
     work = work_of(card, chosen, problem, parts, assume)
     loaded = assume.loaded * assume.dram_latency / rates.clocks  # Little's law: bytes in flight over latency
     moved = work.bytes * max(1 / rates.bytes, loaded / work.inflight)

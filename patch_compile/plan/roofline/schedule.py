@@ -6,12 +6,10 @@ repeated here; a test compares the two.
 
 from __future__ import annotations
 
-import json
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import pairwise
-from typing import Any
 
 from masklearn.masks.kinds.table import BY_CODE, DENSE, KINDS, TWO_FOUR
 from masklearn.weights.table import FLOAT16, QUANTISED, WeightType
@@ -21,14 +19,12 @@ from patch_compile.plugin.toolchain import plugin_sources
 
 __all__ = [
     "CONFIGS",
-    "KNOWN",
     "PATCH_KINDS",
     "TABLE_WORDS",
     "Config",
     "DeviceLimits",
     "Problem",
     "choose_schedule",
-    "estimated",
     "limits_of",
     "slab_cost",
 ]
@@ -122,26 +118,7 @@ def _ceil_div(a: int, b: int) -> int:
     return -(-a // b)
 
 
-def _estimated() -> tuple[Config, ...]:
-    """Returns the configurations of estimated.json that the plugin does not have."""
-    own = {config.name: config for config in CONFIGS}
-    return tuple(
-        replace(own[about["like"]], name=name, weights=QUANTISED[about["weights"]], stages=about["stages"])
-        for name, about in estimated()["kernels"].items()
-        if name not in own
-    )
-
-
-@cache
-def estimated() -> dict[str, Any]:
-    """Returns the content of estimated.json: kernels that are not compiled yet."""
-    found: dict[str, Any] = json.loads(_header("estimated.json"))
-    return found
-
-
 CONFIGS = _read_configs()
-KNOWN = CONFIGS + _estimated()
-"""The plugin's configurations, and those that are estimated."""
 TABLE_WORDS = int(re.findall(r"kTableWords = (\d+);", _header("arguments.h"))[0])
 """Words of a stream's table of parts and pointers."""
 
@@ -290,11 +267,11 @@ def _predicted_cost(problem: Problem, config: Config, parts: int, device: Device
 
 
 def choose_schedule(problem: Problem, device: DeviceLimits, config: int | None = None) -> tuple[int, int]:
-    """Returns (configuration, parts), a place in KNOWN. It is -1 if none fits the panel's height and the device."""
+    """Returns (configuration, parts). The configuration is -1 if none fits the panel's height and the device."""
     best, best_cost = (-1, 1), 0
     if problem.tokens < 0:
         return best
-    for i, c in enumerate(KNOWN):
+    for i, c in enumerate(CONFIGS):
         if c.gated or c.panel_rows != problem.panel_rows or c.kinds != problem.kinds:
             continue
         if c.weights.bits != problem.weights.bits:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks.page_part import renewed
+from masklearn.weights.table import FLOAT16, INT4, INT8
 from patch_compile.build.plan import plan
 from patch_compile.hardware.cards import ARCHITECTURES, rated_cards
 from patch_compile.out.plan import Way
@@ -218,6 +219,8 @@ def test_the_schedule_is_that_of_the_plugin(kernel):
         counts = rng.multinomial(slabs, rng.dirichlet(np.ones(8)))
         if rng.random() < 0.5:
             counts = np.array([counts[::2].sum(), counts[1::2].sum(), *[0] * 6])
+        weights = int(rng.choice([0, 1, 2], p=[0.5, 0.25, 0.25]))
+        rows = 64 if weights else rows  # integers are in no other panels
         sizes = (tokens, (n, k), rows, tuple(counts.tolist()))
         sms, shared = int(rng.choice([20, 58, 84, 108, 132, 300])), int(rng.choice([99, 163, 227])) << 10
         limits = (
@@ -227,7 +230,9 @@ def test_the_schedule_is_that_of_the_plugin(kernel):
             int(rng.integers(50, 400)),
             int(rng.integers(256, 1300)),
         )
-        mine, theirs = schedule.Problem(tokens, n, k, *sizes[2:]), problem_of(*sizes)
+        weight_type = (FLOAT16, INT8, INT4)[weights]
+        mine = schedule.Problem(tokens, n, k, *sizes[2:], weight_type)
+        theirs = problem_of(*sizes, weights=weights)
         fixed = int(rng.choice([i for i, c in enumerate(schedule.CONFIGS) if not c.gated]))
         for config in (None, fixed):
             found = schedule.choose_schedule(mine, schedule.DeviceLimits(*limits), config)
