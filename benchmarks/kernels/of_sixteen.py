@@ -1,4 +1,4 @@
-"""Says what unpacking n:16 slabs costs the kernels: issue slots and simulated cycles of a slab, against what DRAM leaves.
+"""Says what unpacking n:16 and integers costs the kernels: issue slots and simulated cycles of a slab, and what DRAM leaves.
 
     python benchmarks/kernels/of_sixteen.py [--arch 80]
 

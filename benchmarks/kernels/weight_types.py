@@ -8,22 +8,27 @@ The predictions are those of `patch-compile plan --weights`. Nothing here is mea
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
+from in_flight import bytes_a_cycle
 from roofline import MODELS, table
 
 from benchmarks.page_part import renewed
 from masklearn.masks.kinds.table import KINDS
 from masklearn.weights.table import FLOAT16, INT4, INT8, WeightType
+from patch_compile.hardware.cards import card_named
 from patch_compile.plan.cards import card_of
 from patch_compile.plan.cost import CostModel
 from patch_compile.plan.outline import outline_of_llama
 from patch_compile.plan.planner import assumed_plans, settle_together
 from patch_compile.plan.predict import WholeModel, predict_whole
+from patch_compile.plan.roofline.schedule import CONFIGS
 from patch_compile.plan.workload import Workload
+from patch_compile.plugin.toolchain import plugin_sources
 
 __all__ = ["TYPES", "markdown", "predict_types"]
 
@@ -45,6 +50,12 @@ _WHOLE = (
     "faster a decode step is than with dense 16-bit weights, its limit by bytes, and how much faster than with dense "
     "weights of the same type; then how much faster prompts and the whole workload are than with dense 16-bit weights."
 )
+_CYCLES = (
+    "Cycles that a slab takes an SM in the decode kernels (simulated by `benchmarks/kernels/issue.py`), and behind the "
+    "stroke those that DRAM leaves for its bytes. Where the first number is larger, unpacking limits decode, and not the "
+    "bytes."
+)
+_DECODE = {INT8: "int8-decode-64", INT4: "int4-decode-64"}
 
 
 def predict_types(
@@ -63,6 +74,22 @@ def bytes_table() -> str:
     """The bytes of a weight by kind and type."""
     rows = ([kind.name, *(f"{kind.bytes_of(one):.4g}" for one in TYPES)] for kind in KINDS)
     return table(["kind", *(f"{one}" for one in TYPES)], rows)
+
+
+def cycles_table() -> str:
+    """Simulated cycles of a slab of integers against what DRAM leaves, by card, type and kind."""
+    code = json.loads((plugin_sources() / "kernels" / "sass.json").read_text())["kernels"]
+    configs, rows = {config.name: config for config in CONFIGS}, []
+    for card in map(card_named, (*_CARDS, "H200")):
+        for weights, name in _DECODE.items():
+            cycles, share = code[f"sm_{card.sm}"][name]["cycles"], bytes_a_cycle(card)
+            left = (configs[name].slab_bytes(kind.code) / share for kind in KINDS)
+            cells = (
+                f"{cycles[kind.name][card.is_geforce]} / {cycle:.0f}"
+                for kind, cycle in zip(KINDS, left, strict=True)
+            )
+            rows.append([card.name, str(weights), *cells])
+    return table(["device", "weights", *(kind.name for kind in KINDS)], rows)
 
 
 def types_table() -> str:
@@ -85,7 +112,8 @@ def _rows() -> Iterator[list[str]]:
 
 def markdown() -> str:
     """The part that docs/performance.md shows."""
-    return "\n\n".join([_BYTES, bytes_table(), _WHOLE, types_table()])
+    parts = [_BYTES, bytes_table(), _CYCLES, cycles_table(), _WHOLE, types_table()]
+    return "\n\n".join(parts)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -394,7 +394,9 @@ def compile_driver(cache: Path, plugins: Path = PLUGINS, defines: tuple[str, ...
     flags += ["-DPATCH_HOST_EMULATION", "-DPATCH_BACKEND=tensorrt", "-I", str(plugins)]
     flags += ["-isystem", str(headers.path)]
     read = [
-        f for folder in ("kernels", "host", "dense_path", "tensorrt") for f in plugins.glob(f"{folder}/*")
+        f
+        for folder in ("kernels", "host", "dense_path", "tensorrt")
+        for f in plugins.glob(f"{folder}/*.[ch]*")
     ]
     return compiled(cache, [str(nvcc.path), *flags, *map(str, sources)], nvcc.version, read, "plugin-driver")
 

@@ -347,7 +347,7 @@ def host_library(
     assert COMPILER is not None
     flags = [*HOST_FLAGS, *options, *(f"-D{d}" for d in ("PATCH_HOST_EMULATION", *defines))]
     digest = hashlib.sha256(" ".join([COMPILER, *flags]).encode())
-    for source in sorted([*plugins.glob("kernels/*"), *plugins.glob("host/*")]):
+    for source in sorted([*plugins.glob("kernels/*.[ch]*"), *plugins.glob("host/*")]):
         digest.update(source.name.encode() + source.read_bytes())
     library = cache / f"host-kernel-{digest.hexdigest()[:20]}.so"
     if not library.exists():

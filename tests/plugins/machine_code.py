@@ -41,7 +41,7 @@ def machine_code(cache: Path, scalar: str, arch: int) -> MachineCode:
     """Compile one source for one architecture, or take it from `cache`, where the hash of all sources names it."""
     assert NVCC is not None and CUOBJDUMP is not None
     digest = hashlib.sha256(" ".join([*cubin.FLAGS, NVCC.version, scalar, str(arch)]).encode())
-    for source in sorted(PLUGINS.glob("kernels/*")):
+    for source in sorted(PLUGINS.glob("kernels/*.[ch]*")):
         digest.update(source.name.encode() + source.read_bytes())
     stem = cache / f"{scalar}-{arch}-{digest.hexdigest()[:20]}"
     binary, said = stem.with_suffix(".cubin"), stem.with_suffix(".json")

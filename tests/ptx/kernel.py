@@ -75,7 +75,7 @@ def compile_file(folder: Path, source: Path, plugins: Path, flags: tuple[str, ..
     """
     nvcc = find_nvcc()
     digest = hashlib.sha256(" ".join([nvcc.version, *_FLAGS, *flags]).encode() + source.read_bytes())
-    for other in sorted(plugins.glob("kernels/*")):
+    for other in sorted(plugins.glob("kernels/*.[ch]*")):
         digest.update(other.name.encode() + other.read_bytes())
     text = folder / f"{source.stem}-{digest.hexdigest()[:20]}.ptx"
     if not text.exists():

@@ -3,10 +3,14 @@
 import numpy as np
 import pytest
 
-from tests.oracles.element_packing import KEPT
+from masklearn.weights.table import INT4, INT8
+from patch_compile.packing.joint import gated_panels, stacked_panels
+from patch_compile.packing.quantised import pack_quantised
+from tests.oracles.element_packing import KEPT, OfSixteen, Packed
+from tests.packing.test_quantised import linear
 from tests.plugins.configs import ALL, INTEGERS, case_for
 from tests.plugins.host_kernel import COMPILER, CopyMode, Launch, compile_host_kernel
-from tests.plugins.mosaic_cases import ACTIVATIONS, DTYPES, without_panels
+from tests.plugins.mosaic_cases import ACTIVATIONS, DTYPES, Case, answer, without_panels
 from tests.plugins.mutations import broken_copy, named
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the host emulation")
@@ -104,6 +108,31 @@ def test_scales_of_any_size(integer_kernel):
     case.expected[:] *= factors
     case.slack[:] *= factors
     check(integer_kernel, case, "int8-decode-64")
+
+
+@pytest.mark.parametrize("config", INTEGERS)
+def test_weights_packed_by_the_compiler(integer_kernel, config):
+    """`patch_compile.packing.quantised` packs integers of random tiles, and the kernels compute with the grid's values."""
+    about, n = integer_kernel.configs()[config], INTEGERS.index(config)
+    weights, dtype, shape = (INT8, INT4)[about.weights - 1], DTYPES[n % 2], (150, 640)
+    made = [linear(shape, weights, dtype, 3 * n + side)[2] for side in range(1 + about.gated)]
+    panels = gated_panels(shape[0], 64) if about.gated else stacked_panels(shape[:1], 64)
+    compiled = pack_quantised(made, panels, dtype)
+    packed = Packed(
+        shape, 64, compiled.dense, compiled.sparse, compiled.meta, compiled.index, about.gated,
+        tuple(OfSixteen(one.kind.code, one.values, one.masks) for one in compiled.others), about.weights,
+        compiled.scales,
+    )  # fmt: skip
+    assert np.count_nonzero(packed.counts) >= 6
+    x = np.random.default_rng(n).standard_normal((9, shape[1]), np.float32).astype(dtype)
+    values = [
+        one.integers * one.grid.scales[:, None].astype(np.float64) if weights is INT8 else one.values(dtype)
+        for one in made
+    ]
+    expected, slack = answer(x, values, None, "", None, False)
+    case = Case(packed, x.view(np.uint16), None, expected, slack, dtype)
+    for parts in (1, 5):
+        check(integer_kernel, case, config, parts=parts, mode=CopyMode.MIXED, seed=parts)
 
 
 PLAIN_DECODER, DECODER = "kernels/decode_integers.cuh", "kernels/decode_integers_of_sixteen.cuh"

@@ -72,7 +72,7 @@ class HostUnpacker:
             str(SOURCE),
         ]
         digest = hashlib.sha256(" ".join(command).encode() + SOURCE.read_bytes())
-        for source in sorted([*plugins.glob("kernels/*"), *plugins.glob("host/*")]):
+        for source in sorted([*plugins.glob("kernels/*.[ch]*"), *plugins.glob("host/*")]):
             digest.update(source.name.encode() + source.read_bytes())
         library = cache / f"unpack-{digest.hexdigest()[:20]}.so"
         if not library.exists():

@@ -20,6 +20,7 @@ import tensorrt_rtx as trt
 from onnx import helper
 
 from tests.oracles.element_packing import KEPT, pack_gated, pack_slabs
+from tests.oracles.integer_packing import INT4, INT8, Quantised, pack_gated_integers, pack_integers
 
 ROWS, COLUMNS, PANEL_ROWS = 200, 324, 64
 
@@ -80,23 +81,36 @@ def create(fields: dict[str, int | str | list[int]], library: str) -> tuple[Log,
 
 
 def linear_model(variant: str, columns: int) -> onnx.ModelProto:
-    """One PatchLinear node with zero weights."""
+    """One PatchLinear node with zero weights. K is `columns`, but for `shape`, where X does not have the weight's."""
     rng = np.random.default_rng(0)
-    gated, residual = variant.startswith("gated"), variant.startswith("residual")
+    gated, residual = "gated" in variant, variant.startswith("residual")
+    integers = INT8 if "int8" in variant else INT4 if "int4" in variant else 0
+    in_features = columns if integers else COLUMNS
     kinds = len(KEPT) if variant.endswith("kinds") else 2
-    codes = rng.integers(0, kinds, (1 + gated, -(-ROWS // PANEL_ROWS), -(-COLUMNS // 64)))
-    weight = np.zeros((1 + gated, ROWS, COLUMNS), np.uint16)
-    packed = pack_gated(weight, codes, PANEL_ROWS) if gated else pack_slabs(weight[0], codes[0], PANEL_ROWS)
+    codes = rng.integers(0, kinds, (1 + gated, -(-ROWS // PANEL_ROWS), -(-in_features // 64)))
+    weight = np.zeros((1 + gated, ROWS, in_features), np.uint16)
+    if integers:
+        scales = np.ones((ROWS, in_features // 64) if integers == INT4 else ROWS, np.float32)
+        sides = [Quantised(integers, np.zeros((ROWS, in_features), np.int8), scales)] * (1 + gated)
+        half = np.dtype(np.float16)
+        packed = pack_gated_integers(sides, codes, half) if gated else pack_integers(sides[0], codes[0], half)
+    else:
+        packed = (
+            pack_gated(weight, codes, PANEL_ROWS) if gated else pack_slabs(weight[0], codes[0], PANEL_ROWS)
+        )
     kind = onnx.TensorProto.BFLOAT16 if variant == "bf16" else onnx.TensorProto.FLOAT16
-    other = onnx.TensorProto.BFLOAT16 if variant == "mixed" else kind
+    stored = onnx.TensorProto.INT32 if integers else kind
+    other = onnx.TensorProto.BFLOAT16 if variant == "mixed" else stored
     tensors = {
         "dense": (packed.dense, other),
-        "sparse": (packed.sparse, kind),
+        "sparse": (packed.sparse, stored),
         "meta": (packed.meta, onnx.TensorProto.INT32),
     }
     for one in packed.others:
-        tensors[f"values_n{KEPT[one.kind]}"] = one.values, kind
+        tensors[f"values_n{KEPT[one.kind]}"] = one.values, stored
         tensors[f"masks_n{KEPT[one.kind]}"] = one.masks, onnx.TensorProto.INT32
+    if packed.scales is not None and variant != "int8-no-scales":
+        tensors["scales"] = packed.scales, onnx.TensorProto.FLOAT
     tensors |= {
         "bias": (np.zeros(ROWS * (1 + gated), np.uint16), kind),
     }
@@ -107,12 +121,16 @@ def linear_model(variant: str, columns: int) -> onnx.ModelProto:
         for name, (array, dtype) in tensors.items()
     ]
     attributes = {
-        "in_features": COLUMNS,
+        "in_features": in_features,
         "out_features": ROWS,
         "panel_rows": PANEL_ROWS,
         "kinds": ",".join(["dense", "2:4", *(f"{KEPT[one.kind]}:16" for one in packed.others)]),
     }
     attributes["index"] = packed.index.tolist()
+    if integers:
+        attributes["weights"] = "int8" if integers == INT8 else "int4"
+    if variant == "named":
+        attributes["weights"] = "float16"
     if variant == "lie":
         attributes["index"][-1] = 99
     if gated:
@@ -141,14 +159,15 @@ def build(variant: str, library: str) -> dict[str, Any]:
     """Build an engine of one PatchLinear.
 
     Variants: fp16, bf16, nobias, gated, residual, kinds (of slabs: many), gated-kinds, shape (wrong), mixed (types),
-    residual-shape (wrong), lie (of the index), version-1.
+    residual-shape (wrong), lie (of the index), version-1, named (the type of 16-bit weights), and int8 or int4 of some of
+    them.
     """
     log = Log()
     builder = trt.Builder(log)
     trt.get_plugin_registry().load_library(library)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
-    columns = COLUMNS + 4 if variant == "shape" else COLUMNS
+    columns = COLUMNS + 4 if variant == "shape" else 320 if "int" in variant else COLUMNS
     if not parser.parse(linear_model(variant, columns).SerializeToString()):
         errors = [parser.get_error(i).desc() for i in range(parser.num_errors)]
         return {"built": False, "layers": 0, "shape": [], "errors": log.errors + errors}

@@ -76,14 +76,22 @@ def test_loading_twice_is_harmless_and_unloading_leaves_nothing(session):
     assert session("register", "lx")["known"] == []
 
 
-@pytest.mark.parametrize("variant", ["fp16", "bf16", "nobias", "gated", "residual", "kinds", "gated-kinds"])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        "fp16", "bf16", "nobias", "gated", "residual", "kinds", "gated-kinds", "named",
+        "int8", "int8-gated-kinds", "int4-gated", "int4-kinds",
+    ],
+)  # fmt: skip
 def test_engine_builds_ahead_of_time(session, variant):
     got = session("build", variant)
     assert got["errors"] == [] and got["built"] and got["layers"] >= 1
     assert got["shape"] == [-1, -1, 200]
 
 
-@pytest.mark.parametrize("variant", ["shape", "mixed", "residual-shape", "lie", "version-1"])
+@pytest.mark.parametrize(
+    "variant", ["shape", "mixed", "residual-shape", "lie", "version-1", "int8-no-scales"]
+)
 def test_engine_with_tensors_that_do_not_fit_is_refused(session, variant):
     got = session("build", variant)
     assert not got["built"] and got["errors"]
@@ -91,6 +99,7 @@ def test_engine_with_tensors_that_do_not_fit_is_refused(session, variant):
         "shape": "last dimension must be in_features = 324",
         "mixed": "Failed to find any supported plugin/custom tactic format",
         "residual-shape": "it must be that of Y",
+        "int8-no-scales": "Failed to find any supported plugin/custom tactic format",
         "lie": "lies at column 99, and K has 6 columns of 64",
         "version-1": "PatchLinear of version 1, and this plugin runs version 2. Build the model again",
     }
@@ -125,6 +134,13 @@ def test_engine_with_tensors_that_do_not_fit_is_refused(session, variant):
             {"kinds": "dense,2:4,8:16"},
             "the index has 8 numbers; 2 panels of 1 slabs of the kinds dense,2:4,8:16 need 11",
         ),
+        ({"weights": "int2"}, "weights must be float16, bfloat16, int8 or int4"),
+        ({"weights": 4}, "weights must be a string"),
+        ({"weights": "int8", "panel_rows": 128}, "panel_rows must be 64 where weights is int8"),
+        (
+            {"weights": "int4", "in_features": 68},
+            "in_features must be a multiple of 64 where weights is int4",
+        ),
         ({"index": None}, "the index has 0 numbers; 2 panels of 1 slabs of the kinds dense,2:4 need 8"),
         ({"index": [*INDEX, 0]}, "the index has 9 numbers"),
         ({"index": [0, 1, 2, 0, 0, 1, 0, 0]}, "its pointers end at 3 slabs, and there are 2"),
@@ -144,6 +160,8 @@ def test_senseless_attributes_are_refused_by_name(session, change, message):
         {"unknown": 3},
         {"activation": "silu", "gated": 1, "index": [0, 1, 2, 3, 4, *[0] * 5, *[0] * 4]},
         {"activation": "gelu\0", "residual": 1},
+        {"weights": "bfloat16"},
+        {"weights": "int4\0"},
     ],
 )
 def test_good_attributes_make_a_plugin(session, more):
