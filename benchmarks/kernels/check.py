@@ -8,13 +8,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from hybrid import ACTIVATIONS, DENSE_PATH, DTYPES, Epilogue, Hybrid
-from kernels import SLAB_NAMES, Config, Device, Kernels, device_index
+from kernels import SLAB_NAMES, WEIGHTS, Config, Device, Kernels, device_index
 from numpy.typing import NDArray
 from problems import Layout
 
+from masklearn.masks.kinds.table import KINDS
 from patch_compile.plan.roofline.schedule import PATCH_KINDS
 from tests.oracles.element_packing import Packed, pack_gated, pack_slabs, prune
 from tests.oracles.fp32_sums import fp32_sum_error
+from tests.oracles.integer_packing import INT8, Quantised, pack_gated_integers, pack_integers, quantise
 
 __all__ = ["TOKENS", "Fault", "check", "names"]
 
@@ -88,7 +90,7 @@ def _cases(kernels: Kernels, device: Device) -> Iterator[Case]:
         for dtype in DTYPES:
             for shape in ((rows + 36, 452), (4 * rows, 1024)):
                 # Without a slab of n:16 no configuration for all kinds is chosen.
-                shares = _SHARES if about.kinds == PATCH_KINDS else _SHARES[1:]
+                shares = _SHARES if about.kinds == PATCH_KINDS or about.weights else _SHARES[1:]
                 yield from (Case(number, about, dtype, shape, share) for share in shares)
     if device.dense_fma:
         for rows, gated in ((64, False), (128, False), (64, True)):
@@ -96,19 +98,26 @@ def _cases(kernels: Kernels, device: Device) -> Iterator[Case]:
             for dtype in DTYPES:
                 for shape in ((rows + 40, 456), (4 * rows, 1024)):
                     yield from (Case(DENSE_PATH, about, dtype, shape, share) for share in _SHARES)
+        for weights, gated in ((w, g) for w in range(1, len(WEIGHTS)) for g in (False, True)):
+            about = Config(f"dense path of {WEIGHTS[weights]}", 64, gated, 0, 0, len(KINDS), weights)
+            dtype = DTYPES[weights % len(DTYPES)]  # they differ in one conversion
+            yield from (Case(DENSE_PATH, about, dtype, (104, 456), share) for share in _SHARES)
 
 
 def _worst_error(kernels: Kernels, device: Device, case: Case, place: str, tokens: Sequence[int]) -> float:
     """Largest error in units of the error that fp32 sums and one rounding allow; infinite where two runs differ."""
     rng = np.random.default_rng(abs(case.config))
     halves = [_random_weight(rng, case) for _ in range(1 + case.about.gated)]
-    packed = _packed(halves, case)
+    if case.about.weights:
+        packed, weights = _quantised(halves, case, rng)
+    else:
+        packed, weights = _packed(halves, case), [weight for weight, _ in halves]
     whole = len(halves) * -(-case.shape[0] // packed.panel_rows) * packed.panel_rows, case.shape[1]
     index = device_index(packed.index, packed.kinds, sum(packed.counts), case.about.kinds)
     dense, sparse, *others = packed.counts[: case.about.kinds]
-    layout = Layout(whole, packed.panel_rows, index, dense, sparse, tuple(others))
+    layout = Layout(whole, packed.panel_rows, index, dense, sparse, tuple(others), case.about.weights)
     hybrid = Hybrid(kernels, case.shape, layout, _tensors(packed, index, place), gated=case.about.gated)
-    weights = [weight.to(place) for weight, _ in halves]
+    weights = [weight.to(place) for weight in weights]
     worst = 0.0
     for turn, rows in enumerate(tokens):
         x = torch.randn(rows, case.shape[1], device=place).to(case.dtype)
@@ -145,12 +154,34 @@ def _packed(halves: Sequence[tuple[torch.Tensor, NDArray[np.int64]]], case: Case
     return pack_slabs(bits[0], slabs[0], case.about.panel_rows)
 
 
+def _quantised(
+    halves: Sequence[tuple[torch.Tensor, NDArray[np.int64]]], case: Case, rng: np.random.Generator
+) -> tuple[Packed, list[torch.Tensor]]:
+    """The weights rounded to integers, packed, and what the kernels multiply by: those of int8 are not rounded again."""
+    made = [quantise(weight.float().numpy(), case.about.weights, rng) for weight, _ in halves]
+    dtype = np.dtype(np.float16) if case.dtype == torch.float16 else None
+    slabs = np.stack([tiles for _, tiles in halves])
+    packed = (
+        pack_gated_integers(made, slabs, dtype)
+        if case.about.gated
+        else pack_integers(made[0], slabs[0], dtype)
+    )
+    return packed, [_multiplied(one, case) for one in made]
+
+
+def _multiplied(one: Quantised, case: Case) -> torch.Tensor:
+    products = torch.from_numpy(one.products())
+    return products if one.type == INT8 and case.config != DENSE_PATH else products.float().to(case.dtype)
+
+
 def _tensors(packed: Packed, index: NDArray[np.int32], place: str) -> dict[str, torch.Tensor]:
     arrays: dict[str, NDArray[Any]] = {"index": index}
     for kind, (values, words) in packed.tensors.items():
-        arrays[SLAB_NAMES[kind][0]] = values.view(np.int16)
+        arrays[SLAB_NAMES[kind][0]] = values if packed.weights else values.view(np.int16)
         if words is not None:
             arrays[SLAB_NAMES[kind][1]] = words
+    if packed.scales is not None:
+        arrays["scales"] = packed.scales
     return {name: torch.from_numpy(array).to(place) for name, array in arrays.items()}
 
 
@@ -182,6 +213,8 @@ def _error(
         fp32_sum_error(k) * (x64.abs() @ w.double().abs().T + bias.abs())
         for w, bias in zip(weights, biases, strict=True)
     ]
+    if weights[0].dtype == torch.float64:  # sums of integers, times scales
+        slacks = [s + 2.0**-24 * (x64 @ w.T).abs() for s, w in zip(slacks, weights, strict=True)]
     if rounded:
         unit = 2.0 ** -_MANTISSA[y.dtype]
         products = [x64 @ w.double().T for w in weights]

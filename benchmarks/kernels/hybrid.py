@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from gpu import Call, copies_beyond_l2
-from kernels import SLAB_NAMES, Arguments, Device, Kernels, Problem, problem_of
+from kernels import SLAB_NAMES, Arguments, Device, Kernels, Problem, problem_of, value_bytes
 from problems import Layout, random_layout, random_meta
 
 __all__ = ["ACTIVATIONS", "DENSE_PATH", "DTYPES", "Epilogue", "Hybrid", "random_hybrid"]
@@ -48,7 +48,8 @@ class Hybrid:
 
     def problem(self, tokens: int) -> Problem:
         """The problem that a schedule is chosen for."""
-        return problem_of(tokens, self.shape, self.layout.panel_rows, self.layout.counts, self._gated)
+        layout = self.layout
+        return problem_of(tokens, self.shape, layout.panel_rows, layout.counts, self._gated, layout.weights)
 
     def caller(
         self,
@@ -100,7 +101,7 @@ class Hybrid:
             panels=-(-n // layout.panel_rows), bias=_pointer(after.bias), residual=_pointer(after.residual),
             activation=ACTIVATIONS.index(after.activation),
         )  # fmt: skip
-        sizes.set_slabs(layout.panel_rows, layout.counts)
+        sizes.set_slabs(layout.panel_rows, layout.counts, layout.weights)
         return [_with(sizes, copy) for copy in self._weights]
 
 
@@ -114,18 +115,29 @@ def random_hybrid(
     l2: int = 0,
     dtype: torch.dtype = torch.float16,
     scale: float = 1.0,
+    weights: int = 0,
 ) -> Hybrid:
     """Random weights for timing, with `share` of the slabs 2:4. gated: twice as many weights.
 
-    l2: bytes of L2, which the copies of the weight exceed; 0 makes one copy. scale: their standard deviation.
+    l2: bytes of L2, which the copies of the weight exceed; 0 makes one copy. scale: their standard deviation. weights:
+    number of their type; those of integers have any bits.
     """
     packed_rows = 2 * -(-shape[0] // rows) * rows if gated else shape[0]
-    layout = random_layout((packed_rows, shape[1]), rows, share)
+    layout = random_layout((packed_rows, shape[1]), rows, share, weights=weights)
+    if weights:
+        dense, sparse = (
+            torch.randint(-(2**31), 2**31, (count, size // 4), dtype=torch.int32, device="cuda")
+            for count, size in zip(layout.counts, value_bytes(rows, weights), strict=False)
+        )
+    else:
+        dense = (scale * torch.randn(layout.dense, rows * 64, device="cuda")).to(dtype)
+        sparse = (scale * torch.randn(layout.sparse, rows * 32, device="cuda")).to(dtype)
     tensors = {
-        "dense": (scale * torch.randn(layout.dense, rows * 64, device="cuda")).to(dtype),
-        "sparse": (scale * torch.randn(layout.sparse, rows * 32, device="cuda")).to(dtype),
+        "dense": dense,
+        "sparse": sparse,
         "meta": torch.from_numpy(random_meta(layout)).cuda(),
         "index": torch.from_numpy(layout.index).cuda(),
+        "scales": torch.full((packed_rows + rows,), scale / 128, device="cuda"),  # used by int8 alone
     }
     copies = copies_beyond_l2(l2, layout.weight_bytes) if l2 else 1
     return Hybrid(kernels, shape, layout, tensors, gated=gated, copies=copies)
@@ -141,7 +153,7 @@ def _pointer(tensor: torch.Tensor | None) -> int | None:
 
 def _with(sizes: Arguments, weights: Mapping[str, torch.Tensor]) -> Arguments:
     arguments = Arguments.from_buffer_copy(sizes)
-    arguments.index = weights["index"].data_ptr()
+    arguments.index, arguments.scales = weights["index"].data_ptr(), _pointer(weights.get("scales"))
     for own, names in zip(arguments.slabs, SLAB_NAMES, strict=True):
         own.values, own.extra = (_pointer(weights.get(name)) for name in names)
     return arguments

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.masks.kinds.table import KINDS
-from masklearn.weights.table import QUANTISED
+from masklearn.weights.table import FLOAT16, QUANTISED
 from patch_compile.plan.roofline.schedule import TABLE_WORDS
 from patch_compile.plugin.toolchain import code_flags, find_nvcc, plugin_sources
 
@@ -33,6 +33,7 @@ __all__ = [
     "device_index",
     "problem_of",
     "set_slabs",
+    "value_bytes",
 ]
 
 SLAB_NAMES = (("dense", ""), ("sparse", "meta"), *((one.name, f"masks of {one.name}") for one in KINDS[2:]))
@@ -84,13 +85,20 @@ class Arguments(ctypes.Structure):
 
 def set_slabs(slabs: ctypes.Array[Slabs], panel_rows: int, counts: Sequence[int], weights: int = 0) -> None:
     """Set the sizes of the slabs of each kind, as `set_slabs` of kernels/arguments.h does."""
-    before, bits = 0, QUANTISED[WEIGHTS[weights]].bits if weights else 16
-    scales = 2 * panel_rows if weights and QUANTISED[WEIGHTS[weights]].span else 0
-    for own, kind, count in zip(slabs, KINDS, [*counts, *[0] * len(KINDS)], strict=False):
-        own.count, own.before = count, before
-        own.value_bytes = panel_rows * 8 * bits * kind.kept // kind.group + scales
+    before = 0
+    for own, kind, size, count in zip(
+        slabs, KINDS, value_bytes(panel_rows, weights), [*counts, *[0] * len(KINDS)], strict=False
+    ):
+        own.count, own.before, own.value_bytes = count, before, size
         own.extra_bytes = 0 if kind.family is None else panel_rows * 8
         before += count
+
+
+def value_bytes(panel_rows: int, weights: int = 0) -> list[int]:
+    """Returns the bytes of a slab in its first tensor, by kind, of a type of weights by its number."""
+    kind = QUANTISED[WEIGHTS[weights]] if weights else FLOAT16
+    scales = 2 * panel_rows if kind.span else 0
+    return [panel_rows * 8 * kind.bits * one.kept // one.group + scales for one in KINDS]
 
 
 def device_index(

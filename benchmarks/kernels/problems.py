@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from kernels import WEIGHTS, device_index
 from numpy.typing import NDArray
+
+from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
+from masklearn.weights.table import FLOAT16, QUANTISED
 
 __all__ = ["SHAPES", "TOKENS", "Layout", "panel_rows", "random_layout", "random_meta"]
 
@@ -30,7 +34,7 @@ def panel_rows(shape: tuple[int, int]) -> int:
 class Layout:
     """Places of a linear's slabs. index: as a kernel takes it, int32; dense, sparse: numbers of slabs.
 
-    others: numbers of slabs of n:16, in the order of the table of kinds, or none.
+    others: numbers of slabs of n:16, in the order of the table of kinds, or none; weights: number of their type.
     """
 
     shape: tuple[int, int]
@@ -39,6 +43,7 @@ class Layout:
     dense: int
     sparse: int
     others: tuple[int, ...] = ()
+    weights: int = 0
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -52,12 +57,16 @@ class Layout:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of all slabs: 128 per panel row of a dense one, 72 of a 2:4 one."""
-        return self.panel_rows * (128 * self.dense + 72 * self.sparse)
+        """Bytes of all dense and 2:4 slabs: of 16-bit weights 128 and 72 per panel row."""
+        kind = QUANTISED[WEIGHTS[self.weights]] if self.weights else FLOAT16
+        both = DENSE.bytes_of(kind) * self.dense + TWO_FOUR.bytes_of(kind) * self.sparse
+        return int(self.panel_rows * _SLAB * both)
 
 
-def random_layout(shape: tuple[int, int], panel_rows: int, share: float, seed: int = 0) -> Layout:
-    """A layout with `share` of the slabs 2:4, to one slab, at random places."""
+def random_layout(
+    shape: tuple[int, int], panel_rows: int, share: float, seed: int = 0, weights: int = 0
+) -> Layout:
+    """A layout with `share` of the slabs 2:4, to one slab, at random places. weights: number of their type."""
     panels, columns = -(-shape[0] // panel_rows), -(-shape[1] // _SLAB)
     is_sparse = np.zeros(panels * columns, np.bool_)
     is_sparse[: round(share * is_sparse.size)] = True
@@ -65,7 +74,9 @@ def random_layout(shape: tuple[int, int], panel_rows: int, share: float, seed: i
     pointers = [np.concatenate([[0], np.cumsum(kind.sum(1))]) for kind in (~is_sparse, is_sparse)]
     places = [np.nonzero(kind)[1] for kind in (~is_sparse, is_sparse)]
     index = np.concatenate([*pointers, *places]).astype(np.int32)
-    return Layout(shape, panel_rows, index, int((~is_sparse).sum()), int(is_sparse.sum()))
+    if weights:  # the kernels for integers know all kinds
+        index = device_index(index, (0, 1), is_sparse.size, len(KINDS))
+    return Layout(shape, panel_rows, index, int((~is_sparse).sum()), int(is_sparse.sum()), weights=weights)
 
 
 def random_meta(layout: Layout, seed: int = 0) -> NDArray[np.int32]:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from gpu import MeasuredGpu, time_of
 from hybrid import random_hybrid
-from kernels import Device, Kernels, Problem, problem_of
+from kernels import WEIGHTS, Device, Kernels, Problem, problem_of
 from problems import random_layout
 from rows import Row
 
@@ -31,26 +31,27 @@ def sweep_rows(
 ) -> Iterator[tuple[Row, Any]]:
     """Yield rows by shape, share, tokens, configuration and parts. wrong: configurations that are left out."""
     for shape in SHAPES:
-        for rows in (128, 64):
+        for rows, weights in ((128, 0), (64, 0), *((64, number) for number in range(1, len(WEIGHTS)))):
             for share in SHARES:
-                yield from _rows_of(shape, rows, share, kernels, gpu, device, wrong)
+                yield from _rows_of(shape, rows, share, weights, kernels, gpu, device, wrong)
 
 
 def _rows_of(
     shape: tuple[int, int],
     rows: int,
     share: float,
+    weights: int,
     kernels: Kernels,
     gpu: MeasuredGpu,
     device: Device,
     wrong: Collection[str],
 ) -> Iterator[tuple[Row, Any]]:
-    layout = random_layout(shape, rows, share)
+    layout = random_layout(shape, rows, share, weights=weights)
     made: list[Any] = []  # when the first row is measured
 
     def figures(tokens: int, number: int, parts: int) -> Row:
         if not made:
-            made.append(random_hybrid(kernels, shape, rows, share, l2=gpu.l2))
+            made.append(random_hybrid(kernels, shape, rows, share, l2=gpu.l2, weights=weights))
         hybrid = made[0]
         x = torch.randn(tokens, shape[1], device="cuda").half()
         y = torch.empty(tokens, shape[0], dtype=torch.float16, device="cuda")
@@ -66,11 +67,13 @@ def _rows_of(
 
     for tokens in TOKENS:
         for number, about in enumerate(kernels.configs()):
-            if about.panel_rows != rows or about.gated or about.kinds > 2 or about.name in wrong:
+            if about.panel_rows != rows or about.gated or about.name in wrong:
+                continue
+            if about.weights != weights or (about.kinds > 2 and not weights):
                 continue
             if about.shared_bytes > device.shared_bytes or about.tokens > _MOST_WASTE * max(tokens, 16):
                 continue
-            problem = problem_of(tokens, shape, rows, (layout.dense, layout.sparse))
+            problem = problem_of(tokens, shape, rows, (layout.dense, layout.sparse), weights=weights)
             for parts in _parts(kernels, problem, device, number):
                 key = {"shape": list(shape), "share": share, "tokens": tokens}
                 key |= {"config": about.name, "parts": parts}
@@ -101,14 +104,15 @@ def best_table(rows: Sequence[Row]) -> str:
     groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in rows:
         key = row["key"]
-        groups[*key["shape"], key["share"], key["tokens"]].append(row)
-    lines = ["| shape | p | tokens | fastest | µs | chosen | µs | chosen / fastest |"]
-    lines.append("| " + " | ".join(["---"] * 8) + " |")
-    for (n, k, share, tokens), found in groups.items():
+        weights = next((name for name in WEIGHTS[1:] if key["config"].startswith(name)), "16 bits")
+        groups[*key["shape"], weights, key["share"], key["tokens"]].append(row)
+    lines = ["| shape | weights | p | tokens | fastest | µs | chosen | µs | chosen / fastest |"]
+    lines.append("| " + " | ".join(["---"] * 9) + " |")
+    for (n, k, weights, share, tokens), found in groups.items():
         best = min(found, key=lambda row: row["seconds"])
         # Panels of both heights have a choice of their own; the faster one counts.
         chosen = min((row for row in found if row["chosen"]), key=lambda row: row["seconds"], default=None)
-        cells = [f"{n}×{k}", f"{share:g}", str(tokens), _named(best), f"{1e6 * best['seconds']:.1f}"]
+        cells = [f"{n}×{k}", weights, f"{share:g}", str(tokens), _named(best), f"{1e6 * best['seconds']:.1f}"]
         if chosen is None:
             cells += ["not measured", "", ""]
         else:

@@ -62,8 +62,11 @@ def quantise(weight: NDArray[np.float32], kind: int, rng: np.random.Generator) -
     return Quantised(kind, integers, scales)
 
 
-def pack_integers(one: Quantised, grid: NDArray[Any], dtype: np.dtype[Any]) -> Packed:
-    """Pack integers `[N, K]`. grid: code of each slab's kind; dtype: type of X, in which int4's scales are stored."""
+def pack_integers(one: Quantised, grid: NDArray[Any], dtype: np.dtype[Any] | None) -> Packed:
+    """Pack integers `[N, K]`.
+
+    grid: code of each slab's kind; dtype: type of X, in which int4's scales are stored; None is bfloat16, too.
+    """
     bits = np.where(one.integers == 0, 0, one.integers.astype(np.int32) + _ALIVE).astype(np.uint16)
     packed = pack_slabs(bits, grid, _ROWS)  # for its index, metadata and masks
     panels, slabs = grid.shape
@@ -79,7 +82,7 @@ def pack_integers(one: Quantised, grid: NDArray[Any], dtype: np.dtype[Any]) -> P
                 column = np.zeros(_ROWS, np.float32)
                 own = one.scales[p * _ROWS : (p + 1) * _ROWS, k]
                 column[: len(own)] = own
-                words = np.concatenate([words, _scale_words(column.astype(dtype).view(np.uint16))])
+                words = np.concatenate([words, _scale_words(_scale_bits(column, dtype))])
             stored[kind].append(words)
 
     def values(kind: int) -> NDArray[np.int32]:
@@ -100,7 +103,7 @@ def pack_integers(one: Quantised, grid: NDArray[Any], dtype: np.dtype[Any]) -> P
     )
 
 
-def pack_gated_integers(sides: list[Quantised], grids: NDArray[Any], dtype: np.dtype[Any]) -> Packed:
+def pack_gated_integers(sides: list[Quantised], grids: NDArray[Any], dtype: np.dtype[Any] | None) -> Packed:
     """Pack gate and up of one shape. grids: codes of their slabs `[2, panels, slabs]`."""
     rows, columns = sides[0].integers.shape
     panels = grids.shape[1]
@@ -188,6 +191,13 @@ def _words(numbers: NDArray[np.uint32], type_: int) -> NDArray[np.int32]:
     each = 32 // BITS[type_]
     shifts = np.arange(each, dtype=np.uint32) * np.uint32(BITS[type_])
     return (numbers.reshape(-1, each) << shifts).sum(-1, dtype=np.uint32).view(np.int32)
+
+
+def _scale_bits(scales: NDArray[np.float32], dtype: np.dtype[Any] | None) -> NDArray[np.uint16]:
+    """Bits of scales that a 16-bit type holds exactly."""
+    if dtype == np.float16:
+        return scales.astype(np.float16).view(np.uint16)
+    return (scales.view(np.uint32) >> np.uint32(16)).astype(np.uint16)
 
 
 def _scale_words(bits: NDArray[np.uint16]) -> NDArray[np.int32]:

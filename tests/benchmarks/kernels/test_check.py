@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import pytest
 
 from patch_compile.plugin.toolchain import describe_toolchain
-from tests.oracles.element_packing import KEPT
 from tests.plugins.dense_plugin import DensePlugin, compile_driver, compile_stand_in
 from tests.plugins.host_kernel import COMPILER, Arguments, Call, Device, PartTable, Stats
 
@@ -30,7 +29,7 @@ class KernelsOnTheCpu:
     def configs(self):
         about = self._kernel.configs()
         found = [
-            bench_kernels.Config(n, c.panel_rows, c.gated, c.shared_bytes, c.tokens, c.kinds)
+            bench_kernels.Config(n, c.panel_rows, c.gated, c.shared_bytes, c.tokens, c.kinds, c.weights)
             for n, c in about.items()
         ]
         # Excluded configurations ask for more shared memory than any device has.
@@ -55,7 +54,7 @@ class KernelsOnTheCpu:
         call = Call(scalar=scalar, config=config, copy_mode=self.launches % 3, seed=self.launches)
         counts = [slabs.count for slabs in arguments.slabs]
         for kind, count in enumerate(counts):
-            call.slab_values[kind] = count * about.panel_rows * 4 * KEPT[kind]
+            call.slab_values[kind] = count * arguments.slabs[kind].value_bytes // 2
             call.slab_words[kind] = count * about.panel_rows * 2
         call.index_words = about.kinds * (panels + 1) + sum(counts)
         call.partial_values, call.counter_words = self.partial_bytes(config, parts) // 4, parts
@@ -72,6 +71,12 @@ def test_right_kernels_pass(kernel):
     kernels = KernelsOnTheCpu(kernel, "gated-decode-64", "prefill-128", "all-decode-64")
     assert bench_check.check(kernels, DEVICE, "cpu", tokens=(5, 7, 17)) == []
     assert kernels.launches == (2 * 12 + 8) * 3 * 2  # two launches for each number of tokens
+
+
+def test_right_kernels_for_integers_pass(integer_kernel):
+    kernels = KernelsOnTheCpu(integer_kernel, "int8-decode-64", "int4-gated-decode-64")
+    assert bench_check.check(kernels, DEVICE, "cpu", tokens=(5, 17)) == []
+    assert kernels.launches == 2 * 12 * 2 * 2
 
 
 class DensePathOnTheCpu(KernelsOnTheCpu):
@@ -99,9 +104,9 @@ def test_the_dense_path_is_checked_where_there_is_one(kernel, library_cache, tmp
     hopper = Device(3, 227 << 10, 1 << 20, 100, 1024, 2048)
     kernels = DensePathOnTheCpu(kernel, plugin)
     assert bench_check.check(kernels, hopper, "cpu", tokens=(5, 7, 17)) == []
-    assert kernels.runs == 3 * 12 * 3 * 2
+    assert kernels.runs == (3 * 12 + 4 * 3) * 3 * 2
     monkeypatch.setattr(importlib.import_module("hybrid"), "ACTIVATIONS", ("", "gelu", "silu", "gelu_tanh"))
-    assert len(bench_check.check(kernels, hopper, "cpu", tokens=(5, 7, 17))) == 3 * 12
+    assert len(bench_check.check(kernels, hopper, "cpu", tokens=(5, 7, 17))) == 3 * 12 + 4 * 3
 
 
 def test_a_wrong_answer_is_said(kernel, monkeypatch):
