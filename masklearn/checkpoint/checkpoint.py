@@ -88,12 +88,18 @@ class Checkpoint:
     def of_config(cls, model_dir: str | Path) -> "Checkpoint":
         """Open the config.json of a model directory, without any tensor.
 
-        Raises PatchCompileError if it is missing, or describes a way of quantising that is not read.
+        Raises PatchCompileError if it is missing, or describes a quantised checkpoint.
         """
         path = Path(model_dir)
         config = read_config(path)
-        find_packed(path, config, {})
-        return cls(path, dense_config(config), {})
+        if dense_config(config) != config:
+            find_packed(path, config, {})
+            raise PatchCompileError(
+                f"{path / CONFIG} describes a quantised model, and there are no weights",
+                "The headers of its *.safetensors tell which linears are quantised.",
+                "Put the files beside it, or take quantization_config out of it and give --weights.",
+            )
+        return cls(path, config, {})
 
     def with_weights(self, new: WeightStore) -> "Checkpoint":
         """Returns this checkpoint with the values of `new` for all tensors that it holds now or later.

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears_of
+from masklearn.checkpoint.described import describe_checkpoint
 from masklearn.checkpoint.models import load_model
 from masklearn.checkpoint.quantised.base import QUANTISATIONS
 from masklearn.errors import PatchCompileError
@@ -326,3 +327,14 @@ def test_transposed_models_are_refused(make_model: Any) -> None:
     (path / "config.json").write_text(json.dumps(config | {"quantization_config": about}))
     with pytest.raises(PatchCompileError, match="is a quantised model of the type gpt2"):
         covered_linears_of(Checkpoint.open(path))
+
+
+def test_a_config_alone_does_not_tell_what_is_quantised(make: Any) -> None:
+    path = make()
+    gptq(path, 4, 64)
+    (path / "model.safetensors").unlink()
+    with pytest.raises(PatchCompileError, match="describes a quantised model, and there are no weights"):
+        describe_checkpoint(path)
+    _edit_config(path, bits=3)
+    with pytest.raises(PatchCompileError, match=r"quantization_config\.bits .* is not read"):
+        describe_checkpoint(path)
