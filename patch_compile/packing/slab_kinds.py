@@ -7,7 +7,7 @@ of dense and of 2:4 slabs, and of each further kind that is there, in the order 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from masklearn.masks.linear_mask import LinearMask
 
 __all__ = [
     "ALWAYS",
@@ -36,7 +35,18 @@ ALWAYS: tuple[TileKind, ...] = (DENSE, TWO_FOUR)
 _MIXED = 255
 
 
-def slab_kinds(mask: LinearMask, panel_rows: int) -> NDArray[np.uint8]:
+class Tiled(Protocol):
+    """What slabs depend on in a mask."""
+
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    @property
+    def tile(self) -> tuple[int, int]: ...
+    @property
+    def kinds(self) -> NDArray[np.uint8]: ...
+
+
+def slab_kinds(mask: Tiled, panel_rows: int) -> NDArray[np.uint8]:
     """Returns the code of each slab's kind, `[panels, slabs]`."""
     rows, columns = mask.shape
     by_row = _if_equal(mask.kinds, mask.tile[0], rows, panel_rows, axis=0)

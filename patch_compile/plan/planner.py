@@ -21,11 +21,12 @@ from patch_compile.plan.lowering_patterns import AUTO, Asked, asked_lowerings
 from patch_compile.plan.outline import Outline
 from patch_compile.plan.predict import predict_whole
 from patch_compile.plan.products import Together, cost_together, products_of
-from patch_compile.plan.unpatterned import unpatterned_mask
+from patch_compile.plan.unpatterned import TileMap, unpatterned_mask
 
 __all__ = [
     "assumed_mask",
     "assumed_plans",
+    "assumed_tiles",
     "plan_of",
     "settle_together",
     "summarise_plan",
@@ -63,10 +64,15 @@ def assumed_plans(
 
 
 def assumed_mask(shape: Shape, tile: Shape, ratio: float, kinds: Kinds = (TWO_FOUR,)) -> LinearMask:
-    """Returns a mask of a linear `[N, K]` with this ratio, to one tile, or with all tiles of the kind that zeroes most.
+    """Returns a mask with the tiles of `assumed_tiles`. Every group keeps its first weights."""
+    return unpatterned_mask(shape, tile, assumed_tiles(shape, tile, ratio, kinds).kinds)
+
+
+def assumed_tiles(shape: Shape, tile: Shape, ratio: float, kinds: Kinds = (TWO_FOUR,)) -> TileMap:
+    """Returns the tiles of a linear `[N, K]` with this ratio, to one tile, or all tiles of the kind that zeroes most.
 
     Its tiles have the two kinds whose zeros are nearest, dense among them: tiles that all lose alike are best so. Of kinds
-    with equal zeros it takes the last in the table, which loses less. Every group keeps its first weights.
+    with equal zeros it takes the last in the table, which loses less.
     """
     grid = grid_shape(shape, tile)
     steps = sorted({kind.zeros: kind for kind in (DENSE, *sorted(kinds, key=lambda one: one.code))}.items())
@@ -75,7 +81,7 @@ def assumed_mask(shape: Shape, tile: Shape, ratio: float, kinds: Kinds = (TWO_FO
     share = min(1.0, (ratio - low) / (high - low)) if high > low else 1.0
     codes = np.full(grid[0] * grid[1], few.code, np.uint8)
     codes[: round(share * codes.size)] = many.code
-    return unpatterned_mask(shape, tile, np.random.default_rng(0).permutation(codes).reshape(grid))
+    return TileMap(shape, tile, np.random.default_rng(0).permutation(codes).reshape(grid))
 
 
 @lru_cache(maxsize=4096)
@@ -89,7 +95,7 @@ def _plan_of(
     weights: WeightType,
 ) -> LinearPlan:
     """Returns the plan of any linear of this shape. It is cached: there are few shapes and many linears."""
-    return plan_linear("", assumed_mask(shape, tile, ratio, kinds), asked, costs, weights)
+    return plan_linear("", assumed_tiles(shape, tile, ratio, kinds), asked, costs, weights)
 
 
 def settle_together(

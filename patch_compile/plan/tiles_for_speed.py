@@ -21,7 +21,7 @@ from patch_compile.plan.planner import settle_together
 from patch_compile.plan.predict import PhaseTimes, predict_whole
 from patch_compile.plan.savings import saved_per_weight
 from patch_compile.plan.speed_goal import SpeedGoal, unreachable
-from patch_compile.plan.unpatterned import unpatterned
+from patch_compile.plan.unpatterned import TileMap
 
 __all__ = ["TilesForSpeed"]
 
@@ -125,8 +125,11 @@ class TilesForSpeed:
         return predict_whole(self._plans(chosen.kinds).values(), self._outline, self._costs).end_to_end
 
     def _plans(self, kinds: Grids) -> dict[str, LinearPlan]:
-        masks = unpatterned(self._linears, self._tile, kinds)
-        plans = plan_linears(masks, self._lowering, self._costs, self._weights)
+        tiles = {
+            name: TileMap(shape, self._tile, kinds[name].astype(np.uint8))
+            for name, shape in self._linears.items()
+        }
+        plans = plan_linears(tiles, self._lowering, self._costs, self._weights)
         return settle_together(plans, self._lowering, self._outline, self._costs)
 
     def _recorded(self, chosen: Selection) -> SpeedRecord:

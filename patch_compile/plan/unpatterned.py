@@ -3,18 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import BY_CODE, TWO_FOUR
-from masklearn.masks.linear_mask import LinearMask
+from masklearn.masks.linear_mask import LinearMask, weights_by_kind, zeroed_weights
 from masklearn.masks.tiles import expand_tiles
 
-__all__ = ["unpatterned", "unpatterned_mask"]
+__all__ = ["TileMap", "unpatterned", "unpatterned_mask"]
 
 Shape = tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class TileMap:
+    """The kinds of a linear's tiles `[grid]`, without patterns: all of a mask that a plan depends on."""
+
+    shape: Shape
+    tile: Shape
+    kinds: NDArray[np.uint8]
+
+    @property
+    def zeroed(self) -> int:
+        """Number of weights zeroed by pattern."""
+        return zeroed_weights(self.kinds, self.shape, self.tile)
+
+    def by_kind(self) -> dict[TileKind, int]:
+        """Returns the number of weights in tiles of each kind."""
+        return weights_by_kind(self.kinds, self.shape, self.tile)
 
 
 def unpatterned(

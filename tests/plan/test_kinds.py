@@ -8,9 +8,9 @@ import pytest
 from masklearn.masks.kinds.table import BY_CODE, DENSE, KINDS, PRUNED, TWO_FOUR
 from patch_compile.plan.cards import card_of
 from patch_compile.plan.cost import CostModel
-from patch_compile.plan.lowering import plan_linears
+from patch_compile.plan.lowering import plan_linear, plan_linears
 from patch_compile.plan.outline import Outline
-from patch_compile.plan.planner import assumed_mask, assumed_plans
+from patch_compile.plan.planner import assumed_mask, assumed_plans, assumed_tiles
 from patch_compile.plan.predict import predict_whole
 from patch_compile.plan.roofline.rest import Model
 from patch_compile.plan.speed_goal import SpeedGoal
@@ -113,3 +113,11 @@ def _cost_of_two_four(goal, linears, areas, size):
     choose = TilesForSpeed(goal, COSTS, OUTLINE, linears, TILE, "plugin")
     choose({name: grid * 0.25 * 1.6 for name, grid in size.items()}, areas)
     return choose.record.cost
+
+
+def test_a_plan_needs_the_tiles_of_a_mask_and_no_patterns():
+    kinds = tuple(PRUNED[name] for name in ("2:4", "8:16", "12:16"))
+    for shape, ratio in (((1000, 512), 0.2), ((300, 640), 0.35), ((256, 256), 0.5)):
+        tiles, mask = (one(shape, (128, 128), ratio, kinds) for one in (assumed_tiles, assumed_mask))
+        assert plan_linear("x", tiles) == plan_linear("x", mask)
+        assert (tiles.zeroed, tiles.by_kind()) == (mask.zeroed, mask.by_kind())
