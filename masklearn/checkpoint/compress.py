@@ -7,6 +7,7 @@ sparse form, and the library reads none since 0.15.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,7 @@ def _scale_code(dtype: str, scales: NDArray[np.float32]) -> str:
 
 
 def _bytes(spec: _Spec) -> int:
-    return int(np.prod(spec[1], dtype=np.int64)) * numpy_dtype(spec[0]).itemsize
+    return math.prod(spec[1]) * numpy_dtype(spec[0]).itemsize
 
 
 def _about(checkpoint: Checkpoint, grids: Mapping[str, Grid]) -> dict[str, Any]:

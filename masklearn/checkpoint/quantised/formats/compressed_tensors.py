@@ -29,7 +29,7 @@ from masklearn.checkpoint.quantised.errors import damaged, refused
 from masklearn.checkpoint.quantised.group_index import check_in_order
 from masklearn.checkpoint.quantised.stored import StoredTensors
 
-__all__ = ["CompressedTensors", "pack_integers"]
+__all__ = ["CompressedIntegers", "pack_integers"]
 
 _FORMATS = ("pack-quantized", "int-quantized", "naive-quantized")
 _STRATEGIES = ("channel", "group", "tensor")
@@ -60,7 +60,7 @@ class _Settings(FormatSettings):
 
 
 @QUANTISATIONS.register
-class CompressedTensors(Quantisation):
+class CompressedIntegers(Quantisation):
     """compressed-tensors, as llm-compressor writes it. The tensors tell which weights are quantised, whatever `ignore` and
     `targets` say."""
 
