@@ -2,13 +2,13 @@
 
 A seed decides everything: shapes that are no multiples of tiles, panels or slabs; maps of two to four kinds of tiles, with
 rows and columns of one kind, or a single tile of another; linears alone, a gate with its up, or q, k and v; the epilogue;
-values, among them zeros of both signs and subnormals.
+values, among them zeros of both signs and subnormals; the type of the weights: of 16 bits, or integers with scales.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,9 +19,12 @@ from numpy.typing import NDArray
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask
-from patch_compile.packing.format import PackedLinear, choose_panel_rows, pack_together
+from masklearn.weights.grid import Grid, spread, storable
+from masklearn.weights.table import INT4, INT8, WeightType
+from patch_compile.packing.format import KERNEL_ROWS, PackedLinear, choose_panel_rows, pack_together
 from patch_compile.packing.function import GATED_PANEL_ROWS, Epilogue
 from patch_compile.packing.joint import gated_panels, stacked_panels, stacked_rows
+from patch_compile.packing.quantised import Quantised, pack_quantised
 from tests.mosaics import KEPT
 from tests.plugins.mosaic_cases import ACTIVATIONS, answer
 
@@ -40,7 +43,7 @@ class Linear:
 
     weight: before pruning `[N, K]`; tile: rows and columns; codes: those of the table of kinds, by tile; pattern: a number
     of `KEPT` for each 4 neighbours `[N, K/4]`; kept16: False for weights `[N, K]` that a group of 16 prunes, which n:16
-    tiles alone do.
+    tiles alone do; grid: of quantised weights, and integers: these, before pruning.
     """
 
     weight: NDArray[Any]
@@ -48,6 +51,8 @@ class Linear:
     codes: NDArray[np.uint8]
     pattern: NDArray[np.uint8]
     kept16: NDArray[np.bool_]
+    grid: Grid | None = None
+    integers: NDArray[np.int8] | None = None
 
     @cached_property
     def code_of_weight(self) -> NDArray[np.uint8]:
@@ -67,6 +72,14 @@ class Linear:
         return np.where(self.kept, self.weight, np.zeros((), self.weight.dtype))
 
     @cached_property
+    def multiplied(self) -> NDArray[Any]:
+        """W∘M as it is multiplied: int8 by the integers, and the sums by the scales, in float64 here."""
+        if self.grid is None or self.integers is None or self.grid.type is not INT8:
+            return self.pruned
+        products = self.integers.astype(np.float64) * spread(self.grid.scales, self.integers.shape[1])
+        return np.where(self.kept, products, 0.0)
+
+    @cached_property
     def mask(self) -> LinearMask:
         """The hybrid mask, in the program's form."""
         codes: dict[str, NDArray[Any]] = {"2:4": self.pattern}
@@ -80,7 +93,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class Mosaic:
-    """One problem. `panels`: those of each linear in the whole."""
+    """One problem. `panels`: those of each linear in the whole; weights: int8 or int4, None for 16 bits."""
 
     seed: int
     fusion: str
@@ -91,6 +104,7 @@ class Mosaic:
     x: NDArray[Any]
     biases: tuple[NDArray[Any], ...] | None
     residual: NDArray[Any] | None
+    weights: WeightType | None = None
 
     @classmethod
     def of(cls, seed: int) -> Mosaic:
@@ -110,6 +124,11 @@ class Mosaic:
         panel_rows = GATED_PANEL_ROWS if fusion == "gated" else int(rng.choice([64, 128]))
         if fusion != "gated" and rng.random() < 0.3:
             panel_rows = choose_panel_rows((rows[0], columns), tile, kinds)
+        # Drawn by themselves, so that a seed's problem of 16 bits has the same numbers as its quantised one would.
+        apart = np.random.default_rng([seed, 1])
+        weights = _draw_weights(apart, columns)
+        if weights is not None:
+            linears, panel_rows = tuple(_rounded(apart, one, weights) for one in linears), KERNEL_ROWS
         panels = gated_panels(rows[0], panel_rows) if fusion == "gated" else stacked_panels(rows, panel_rows)
         bias, residual = rng.random(2) < 0.5
         activation = "" if fusion == "stacked" else str(rng.choice(list(ACTIVATIONS)))
@@ -118,7 +137,7 @@ class Mosaic:
         x = (rng.standard_normal((tokens, columns)) * rng.choice([1.0, 2.0**-6, 2.0**-13])).astype(dtype)
         biases = tuple(rng.standard_normal(n).astype(dtype) for n in rows) if epilogue.bias else None
         added = rng.standard_normal((tokens, rows[0])).astype(dtype) if epilogue.residual else None
-        return cls(seed, fusion, linears, panel_rows, tuple(panels), epilogue, x, biases, added)
+        return cls(seed, fusion, linears, panel_rows, tuple(panels), epilogue, x, biases, added, weights)
 
     def __str__(self) -> str:
         shapes = "+".join(f"{n}x{self.x.shape[1]}" for n in self.rows)
@@ -126,7 +145,8 @@ class Mosaic:
         kinds = ",".join(kind.name for kind in KINDS if kind.code in there)
         return (
             f"{self.fusion} {shapes}, tiles {'x'.join(map(str, self.linears[0].tile))} of {kinds}, panels of "
-            f"{self.panel_rows}, {self.x.dtype}, {len(self.x)} tokens, {self.epilogue.overload or 'no epilogue'}"
+            f"{self.panel_rows}, {f'{self.weights} in ' if self.weights else ''}{self.x.dtype}, "
+            f"{len(self.x)} tokens, {self.epilogue.overload or 'no epilogue'}"
         )
 
     @property
@@ -137,18 +157,14 @@ class Mosaic:
     @cached_property
     def packed(self) -> PackedLinear:
         """The linears, packed by the compiler."""
-        parts = [(linear.weight.view(np.uint16), linear.mask) for linear in self.linears]
-        whole = pack_together(parts, self.panel_rows, self.panels)
+        if self.weights is not None:
+            ones = [Quantised.of(one.weight, one.mask, one.grid) for one in self.linears if one.grid]
+            whole = pack_quantised(ones, self.panels, self.x.dtype)
+        else:
+            parts = [(linear.weight.view(np.uint16), linear.mask) for linear in self.linears]
+            whole = pack_together(parts, self.panel_rows, self.panels)
         rows = self.rows[0] if self.fusion == "alone" else len(whole.places()[0]) * self.panel_rows
-        return PackedLinear(
-            (rows, whole.shape[1]),
-            self.panel_rows,
-            whole.dense,
-            whole.sparse,
-            whole.meta,
-            whole.index,
-            whole.others,
-        )
+        return replace(whole, shape=(rows, whole.shape[1]))
 
     @property
     def taken(self) -> list[int]:
@@ -170,7 +186,7 @@ class Mosaic:
     @cached_property
     def answer(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Y `[tokens, out]` in float64, and the largest error of fp32 arithmetic. Y is 0 between the linears of a stack."""
-        weights = [linear.pruned for linear in self.linears]
+        weights = [linear.multiplied for linear in self.linears]
         biases = None if self.biases is None else [*self.biases]
         if self.fusion == "stacked":
             weights = [np.concatenate([padded(w, n) for w, n in zip(weights, self.taken, strict=True)])]
@@ -189,6 +205,28 @@ def _draw_kinds(rng: np.random.Generator) -> tuple[TileKind, ...]:
     drawn = rng.permutation(len(_OTHERS))[: rng.integers(1, 4)]
     chosen = [_OTHERS[i] for i in drawn]
     return (*(kind for kind in _TWO if rng.random() < 0.7), *chosen)
+
+
+def _draw_weights(rng: np.random.Generator, columns: int) -> WeightType | None:
+    """Returns the type of integers, None for weights of 16 bits. int4 needs K to be a multiple of 64."""
+    drawn = (None, None, INT8, INT4)[rng.integers(4)]
+    return INT8 if drawn is INT4 and columns % 64 else drawn
+
+
+def _rounded(rng: np.random.Generator, linear: Linear, weights: WeightType) -> Linear:
+    """Returns the linear with its weights on a grid. In half of the problems no weight that is kept is 0."""
+    wide = linear.weight.astype(np.float32)
+    groups = wide.reshape(*weights.scales_shape(wide.shape), -1)
+    most = np.abs(groups).max(-1) / (weights.highest * rng.choice([0.7, 1.0, 1.2]))
+    # Not so small that T(q·s) is the same number for several q.
+    scales = np.maximum(most * rng.uniform(0.8, 1.2, most.shape), 2.0**-14).astype(np.float32)
+    scales = scales if weights.span is None else storable(scales)
+    integers = np.clip(np.rint(wide / spread(scales, wide.shape[1])), weights.lowest, weights.highest)
+    integers = integers.astype(np.int8)
+    if rng.random() < 0.5:
+        integers[integers == 0] = rng.choice([-1, 1])
+    grid = Grid(weights, scales)
+    return replace(linear, weight=grid.values(integers, linear.weight.dtype), grid=grid, integers=integers)
 
 
 def _linear(

@@ -2,8 +2,8 @@
 
 `drawn` draws the problem of a seed. Held to each problem:
 
-1. Packing decodes to W∘M bit for bit, and a slab is of a kind exactly where all tiles that it touches are. An independent
-   packer gives the same bytes, where the format leaves no choice.
+1. Packing decodes to W∘M bit for bit, also from integers and scales, and a slab is of a kind exactly where all tiles that
+   it touches are. An independent packer gives the same bytes, where the format leaves no choice.
 2. ONNX Runtime runs the function's body within the error bound of fp32 sums, from float64.
 3. The kernels, built for the host, do too, and give the same bits in another order of blocks and of copies.
 """
@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,24 +22,38 @@ from numpy.typing import NDArray
 
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR
+from masklearn.weights.grid import Grid
+from masklearn.weights.table import INT8
 from patch_compile.errors import InvariantError
 from patch_compile.packing.checks import check_packed
 from patch_compile.packing.format import SlabsOfSixteen, unpack
+from patch_compile.packing.quantised import unpack_quantised
 from tests.fuzz.drawn import Linear, Mosaic, columns_of_groups, padded
 from tests.oracles.element_packing import OfSixteen, Packed, pack_of_sixteen, pack_slabs
+from tests.oracles.integer_packing import Quantised, pack_integers
 from tests.packing.test_function import one_linear, run
-from tests.plugins.host_kernel import COMPILER, CopyMode, HostKernel, Launch, compile_host_kernel
+from tests.plugins.host_kernel import (
+    COMPILER,
+    CopyMode,
+    HostKernel,
+    Launch,
+    compile_host_kernel,
+    compile_integer_kernel,
+)
 from tests.plugins.mosaic_cases import ACTIVATIONS, DTYPES, Case, without_panels
 
-__all__ = ["CACHE", "faults", "host_kernel", "main"]
+__all__ = ["CACHE", "faults", "host_kernels", "main"]
 
 CACHE = Path(__file__).parents[2] / "build/fuzz"
 
 
-def faults(seed: int, kernel: HostKernel | None) -> Iterator[str]:
-    """Yield what is wrong with the problem of a seed, with the command that replays it."""
+def faults(seed: int, kernels: Sequence[HostKernel]) -> Iterator[str]:
+    """Yield what is wrong with the problem of a seed, with the command that replays it.
+
+    kernels: as `host_kernels` returns them; none to run none.
+    """
     mosaic = Mosaic.of(seed)
-    for check in (_packing, _function, *([partial(_kernels, kernel)] if kernel else [])):
+    for check in (_packing, _function, partial(_kernels, kernels)):
         for fault in _found(check, mosaic):
             yield f"{fault} ({mosaic}); replay: python -m tests.fuzz.mosaic {seed}"
 
@@ -55,7 +70,7 @@ def _found(check: Callable[[Mosaic], Iterator[str]], mosaic: Mosaic) -> Iterator
 def _packing(mosaic: Mosaic) -> Iterator[str]:
     packed, height = mosaic.packed, mosaic.panel_rows
     columns = packed.shape[1]
-    bits = unpack(packed)
+    bits = _decoded(mosaic)
     panels = padded(bits, -(-len(bits) // height) * height).reshape(-1, height, columns)
     numbers, _ = packed.places()
     grid = np.array([kind.code for kind in packed.kinds], np.uint8)[numbers]
@@ -67,14 +82,23 @@ def _packing(mosaic: Mosaic) -> Iterator[str]:
         if decoded[len(linear.pruned) :].any():
             yield "what lies beyond the rows is not zero"
         try:
-            check_packed("it", packed, linear.weight.view(np.uint16), linear.mask, own)
+            weight = linear.weight if mosaic.weights else linear.weight.view(np.uint16)
+            check_packed("it", packed, weight, linear.mask, own)
         except InvariantError as error:
             yield f"the compiler's own check refuses: {error}"
         if not np.array_equal(grid[own], _slabs(linear, height)):
             yield "a slab is of a kind where a tile that it touches is not, or the reverse"
         expected[own] = padded(linear.pruned.view(np.uint16), len(own) * height).reshape(-1, height, columns)
         kept[own] = _kept_in_panels(linear, len(own) * height).reshape(-1, height, columns)
-    yield from _other_packer(mosaic, expected, kept, grid)
+    yield from (_integer_packer if mosaic.weights else _other_packer)(mosaic, expected, kept, grid)
+
+
+def _decoded(mosaic: Mosaic) -> NDArray[np.uint16]:
+    """Returns the bits of the weights that the packed tensors stand for."""
+    if mosaic.weights is None:
+        return unpack(mosaic.packed)
+    integers, scales = unpack_quantised(mosaic.packed, mosaic.x.dtype)
+    return Grid(mosaic.weights, scales).values(integers, mosaic.x.dtype).view(np.uint16)
 
 
 def _kept_in_panels(linear: Linear, rows: int) -> NDArray[np.bool_]:
@@ -125,6 +149,40 @@ def _other_packer(
         yield from _other_slabs(one, panels, kept, np.argwhere(grid == one.kind.code))
 
 
+def _integer_packer(
+    mosaic: Mosaic, _panels: NDArray[np.uint16], kept: NDArray[np.bool_], grid: NDArray[np.uint8]
+) -> Iterator[str]:
+    """Compare with the independent packer of integers, as `_other_packer` does."""
+    packed = mosaic.packed
+    rows = len(grid) * mosaic.panel_rows
+    whole = replace(packed, shape=(rows, packed.shape[1]))
+    integers, scales = unpack_quantised(whole, mosaic.x.dtype)  # their values are compared with W∘M above
+    number = _number(mosaic)
+    other = pack_integers(Quantised(number, integers, scales), grid, mosaic.x.dtype)
+    if packed.index.tolist() != other.index.tolist():
+        yield "the independent packer has another index"
+    if not np.array_equal(packed.dense, other.dense):
+        yield "the independent packer has another dense"
+    if (packed.scales is None) != (other.scales is None) or (
+        packed.scales is not None and not np.array_equal(packed.scales, other.scales)
+    ):
+        yield "the independent packer has other scales"
+    if (integers.reshape(rows, -1)[kept.reshape(rows, -1)] == 0).any():
+        return  # it may keep other zeros
+    for name in ("sparse", "meta"):
+        if not np.array_equal(getattr(packed, name), getattr(other, name)):
+            yield f"the independent packer has another {name}"
+    for one, theirs in zip(packed.others, other.others, strict=True):
+        for name in ("values", "masks"):
+            if not np.array_equal(getattr(one, name), getattr(theirs, name)):
+                yield f"the independent packer has other {name} of {one.kind}"
+
+
+def _number(mosaic: Mosaic) -> int:
+    """The number of the weight type in plugins/kernels/weights.h."""
+    return 0 if mosaic.weights is None else 1 if mosaic.weights is INT8 else 2
+
+
 def _other_slabs(
     one: SlabsOfSixteen, panels: NDArray[np.uint16], kept: NDArray[np.bool_], places: NDArray[np.int64]
 ) -> Iterator[str]:
@@ -170,7 +228,9 @@ def _case(mosaic: Mosaic) -> Case:
     tensors = packed.dense, packed.sparse, packed.meta, packed.index
     others = tuple(OfSixteen(one.kind.code, one.values, one.masks) for one in packed.others)
     return Case(
-        Packed(shape, mosaic.panel_rows, *tensors, mosaic.epilogue.gated, others),
+        Packed(
+            shape, mosaic.panel_rows, *tensors, mosaic.epilogue.gated, others, _number(mosaic), packed.scales
+        ),
         mosaic.x.view(np.uint16),
         None if mosaic.bias is None else mosaic.bias.view(np.uint16),
         y,
@@ -181,7 +241,10 @@ def _case(mosaic: Mosaic) -> Case:
     )
 
 
-def _kernels(kernel: HostKernel, mosaic: Mosaic) -> Iterator[str]:
+def _kernels(kernels: Sequence[HostKernel], mosaic: Mosaic) -> Iterator[str]:
+    if not kernels:
+        return
+    weights, kernel = _number(mosaic), kernels[mosaic.weights is not None]
     needed = max(kind.code for kind in mosaic.packed.kinds) + 1
     case, rng = _case(mosaic), np.random.default_rng(mosaic.seed)
     fitting = [
@@ -190,6 +253,7 @@ def _kernels(kernel: HostKernel, mosaic: Mosaic) -> Iterator[str]:
         if config.gated == mosaic.epilogue.gated
         and config.panel_rows == mosaic.panel_rows
         and config.kinds >= needed
+        and config.weights == weights
     ]
     if not fitting:
         return  # n:16 in panels of 128 rows, which the kernels don't have
@@ -208,18 +272,19 @@ def _kernels(kernel: HostKernel, mosaic: Mosaic) -> Iterator[str]:
         yield f"{list(kernel.configs())[config]} gives other bits in another order of blocks or copies"
 
 
-def host_kernel(cache: Path = CACHE) -> HostKernel | None:
-    """Returns the kernels for this machine's CPU, compiled into the folder; None without a C++ compiler."""
+def host_kernels(cache: Path = CACHE) -> list[HostKernel]:
+    """Returns the kernels of this machine's CPU for weights of 16 bits, and for integers, compiled into the folder; none
+    without a C++ compiler."""
     cache.mkdir(parents=True, exist_ok=True)
-    return compile_host_kernel(cache) if COMPILER else None
+    return [compile_host_kernel(cache), compile_integer_kernel(cache)] if COMPILER else []
 
 
 def main(seeds: list[str], cache: Path = CACHE) -> int:
     """Check the problems of some seeds. Returns the exit code: 1 for a fault."""
-    kernel, found = host_kernel(cache), 0
+    kernels, found = host_kernels(cache), 0
     for seed in map(int, seeds):
         print(f"{seed}: {Mosaic.of(seed)}")
-        for fault in faults(seed, kernel):
+        for fault in faults(seed, kernels):
             print(f"  {fault}")
             found += 1
     return 1 if found else 0

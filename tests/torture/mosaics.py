@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.fuzz.mosaic import faults, host_kernel
+from tests.fuzz.mosaic import faults, host_kernels
 from tests.torture.attack import Attack
 
 _SMALL, _FULL = 10, 3000
@@ -10,6 +10,8 @@ _SMALL, _FULL = 10, 3000
 
 def run(small: bool) -> list[Attack]:
     """Compute the problems of seeds that the tests do not take."""
-    kernel, count = host_kernel(), _SMALL if small else _FULL
-    wrong = [" | ".join(found) for seed in range(1000, 1000 + count) if (found := list(faults(seed, kernel)))]
+    kernels, count = host_kernels(), _SMALL if small else _FULL
+    wrong = [
+        " | ".join(found) for seed in range(1000, 1000 + count) if (found := list(faults(seed, kernels)))
+    ]
     return [Attack.of("random mosaics, packed and computed", count, wrong)]
