@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from masklearn.checkpoint.pretrained import load_tokenizer
     from masklearn.checkpoint.store import WeightStore
     from masklearn.errors import PatchCompileError, UsageError
-    from masklearn.learn import Learned, learn_task
+    from masklearn.learn import Learned, learn_task, round_repaired
     from masklearn.masks.linear_mask import LinearMask
     from masklearn.masks.maskset import MaskSet
     from masklearn.masks.select import select
@@ -59,6 +59,7 @@ __all__ = [
     "measure",
     "perplexity",
     "repair",
+    "round_repaired",
     "select",
     "tile_weights",
     "write_shard",
@@ -88,6 +89,7 @@ _HOMES = {
     "measure": "baselines",
     "perplexity": "quality.perplexity",
     "repair": "training.repair",
+    "round_repaired": "learn",
     "select": "masks.select",
     "tile_weights": "masks.tiles",
     "write_shard": "shard",

@@ -98,13 +98,17 @@ class Feed(ABC):
 
     @abstractmethod
     def replace(
-        self, solve: Callable[[Group], Mapping[str, Replaced]], store: WeightStore, key: str
+        self,
+        solve: Callable[[Group], Mapping[str, Replaced]],
+        store: WeightStore,
+        key: str,
+        what: str = "solving",
     ) -> dict[str, Arrays]:
         """Put the new weights `[N, K]` of every linear, which `solve` returns for its group, in `store`.
 
         Returns the arrays that `solve` returns beside the weights. key: name of what `solve` computes; an interrupted
-        call resumes only for the same one. A feed that runs the model again for it uses the new weights for the inputs
-        of later linears.
+        call resumes only for the same one; what: name of the phase for the user. A feed that runs the model again for it
+        uses the new weights for the inputs of later linears.
         """
 
     @abstractmethod

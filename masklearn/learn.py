@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,18 @@ from masklearn.task import Task
 from masklearn.threads import settle_threads, threads_of_torch
 from masklearn.traits import lacking
 from masklearn.weights.grid import Grid
+from masklearn.weights.table import FLOAT16
 
-__all__ = ["FoundMasks", "Learned", "by_ratio", "find_masks", "learn", "learn_task", "round_given"]
+__all__ = [
+    "FoundMasks",
+    "Learned",
+    "by_ratio",
+    "find_masks",
+    "learn",
+    "learn_task",
+    "round_given",
+    "round_repaired",
+]
 
 Kinds = Mapping[str, NDArray[np.uint8]]
 
@@ -107,13 +117,20 @@ def learn_task(task: Task) -> Learned:
     if permuted is not None:
         task = task.of(permuted.checkpoint)
     solved = WeightStore(task.scratch / "solved", below=task.checkpoint.new)
-    found = find_masks(CheckpointFeed(task), solved, choose, decided=_decided(task))
+    found = find_masks(CheckpointFeed(_first(task)), solved, choose, decided=_decided(task))
     learned = _finish(task, found, solved)
     _record_scores(task, learned.masks, found)
     if permuted is not None:
         learned.masks.orders.update(permuted.orders)
         learned.masks.record.permuted = permuted.record
     return learned
+
+
+def _first(task: Task) -> Task:
+    """Returns the task of what comes before repair, which is of 16-bit weights: quantised ones are rounded after it."""
+    if not task.recipe.repairs:
+        return task
+    return task.with_recipe(task.recipe.model_copy(update={"weights": FLOAT16.name}))
 
 
 def find_masks(feed: Feed, store: WeightStore, choose: Choose, *, decided: bool = False) -> FoundMasks:
@@ -290,7 +307,14 @@ def _check_types(task: Task) -> None:
 
 
 def _finish(task: Task, found: FoundMasks, solved: WeightStore) -> Learned:
-    """Repair the weights if the recipe or the method asks for it, and make the MaskSet."""
+    """Repair the weights if the recipe or the method asks for it, and make the MaskSet.
+
+    Quantised weights are repaired in 16 bits and rounded afterwards. Measured with int4 on all-MiniLM-L6-v2 (2:4 tiles of
+    64x64 at ratio .45, 16 windows of 128 tokens, 40 steps of 4 windows; relative error of the hidden states on other
+    text): .247 in 16 bits and .266 in int4 without repair; .230 repaired in 16 bits, and .246 when rounded after that.
+    Repair that trains through the rounding (straight-through, scales fixed) ends at .252 from the rounded values, at .285
+    from the unrounded ones.
+    """
     record = MaskRecord(skipped=dict(task.coverage.skipped), budget=found.budget.record())
     if found.train is not None:
         record.train = found.train
@@ -300,11 +324,30 @@ def _finish(task: Task, found: FoundMasks, solved: WeightStore) -> Learned:
 
         # Not in the store of the solved weights: a resumed run must start its repair from these again.
         repaired = WeightStore(task.scratch / "repaired", below=solved)
-        record.repair = repair(task.of(checkpoint), found.masks, repaired, grids=found.grids)
-        checkpoint = task.checkpoint.with_weights(repaired)
+        record.repair = repair(task.of(checkpoint), found.masks, repaired)
+        checkpoint, grids = round_repaired(task, found.masks, repaired)
+        found = replace(found, grids=grids)
     if "text" in task.__dict__:
         record.text = task.text.record
     return Learned(_mask_set(task, found, record), checkpoint)
+
+
+def round_repaired(
+    task: Task, masks: Mapping[str, LinearMask], repaired: WeightStore
+) -> tuple[Checkpoint, dict[str, Grid]]:
+    """Round the repaired weights of quantised linears, on the inputs that reach them.
+
+    Returns the checkpoint with the weights, and the grids.
+    """
+    from masklearn.solvers.solve import round_weights
+    from masklearn.stream.feed import CheckpointFeed
+
+    checkpoint = task.checkpoint.with_weights(repaired)
+    feed = CheckpointFeed(task.of(checkpoint))
+    if not feed.types:
+        return checkpoint, {}
+    rounded = WeightStore(task.scratch / "rounded", below=repaired)
+    return task.checkpoint.with_weights(rounded), round_weights(feed, masks, rounded)
 
 
 def _mask_set(task: Task, found: FoundMasks, record: MaskRecord) -> MaskSet:

@@ -9,7 +9,7 @@ from masklearn.masks.kinds.allowed import only_two_four, parse_kinds
 from masklearn.masks.kinds.base import BYTES_DENSE
 from masklearn.masks.names import parse_pattern
 from masklearn.masks.tiles import GROUP, parse_tile
-from masklearn.masks.weight_types import parse_weights
+from masklearn.masks.weight_types import named_types, parse_weights
 from masklearn.settings import Settings
 from masklearn.traits import METHODS, Criterion, MethodTraits, Repair
 
@@ -125,6 +125,7 @@ class LearnSettings(Settings):
             "solving": self.traits.solves,
             "learning masks": self.traits.trains(),
             "repair": self.repairs,
+            "rounding": self.repairs and any(kind.quantised for kind in named_types(self.weights)),
         }
         longer_than = {
             "solving": "scoring"

@@ -26,6 +26,7 @@ from masklearn import (
     load_tokenizer,
     measure,
     repair,
+    round_repaired,
 )
 from patch_compile.progress import Progress
 
@@ -100,9 +101,10 @@ def _repaired(task: Task, prior: Path) -> Learned:
     """Repair from masks and solved weights, as `learn_task` does after solving."""
     masks, solved = MaskSet.load(prior / _MASKS), WeightStore(prior / _SOLVED)
     store = WeightStore(task.scratch / "repaired", below=solved)
-    pruned = task.of(task.checkpoint.with_weights(solved))
-    masks.record.repair = repair(pruned, masks, store, grids=masks.grids)
-    return Learned(masks, task.checkpoint.with_weights(store))
+    masks.record.repair = repair(task.of(task.checkpoint.with_weights(solved)), masks, store)
+    checkpoint, grids = round_repaired(task, masks, store)
+    masks.grids.update(grids)
+    return Learned(masks, checkpoint)
 
 
 def peak_gib() -> float:

@@ -173,12 +173,11 @@ class Cell:
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
     def untrained(self) -> "Cell":
-        """The cell of `oneshot` without repair that training starts from."""
-        of_training = ("repair_minutes", "label_weight", "steps")
+        """The cell of `oneshot` without repair that training starts from. Weights are rounded after it."""
+        of_training = ("repair_minutes", "label_weight", "steps", "weights")
         settings = {name: value for name, value in self.settings.items() if name not in of_training}
         settings |= {"method": "oneshot", "repair": "none"}
         method = NO_REPAIR + PERMUTED * bool(settings.get("permute")) + ALL_KINDS * ("kinds" in settings)
-        method += f", {settings['weights']}" if "weights" in settings else ""
         return Cell(Entry(method, self.entry.ratio), settings)
 
     def __str__(self) -> str:
@@ -267,7 +266,7 @@ def _run(asked: argparse.Namespace, cell: Cell, state: State) -> dict[str, Any]:
         spec["prior"] = str(_kept(asked, cell.untrained()))
         if entry.total is not None:
             recipe["repair_minutes"] = _left_for_repair(entry.total, before["seconds"] / 60)
-    elif entry.method.startswith(NO_REPAIR) and entry.method != OWN_TEXT:
+    elif entry.method in (NO_REPAIR, NO_REPAIR + PERMUTED, AUTO):
         spec["keep"] = str(_kept(asked, cell))
     spec["scratch"] = str(asked.scratch / cell.key)
     spec |= {

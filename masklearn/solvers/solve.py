@@ -140,7 +140,7 @@ def round_weights(feed: Feed, masks: Mapping[str, LinearMask], store: WeightStor
     total = hashlib.sha256()
     for name, mask in masks.items():
         total.update(name.encode() + mask.keep().tobytes())
-    return _grids(feed, feed.replace(round_those, store, f"rounding {total.hexdigest()}"))
+    return _grids(feed, feed.replace(round_those, store, f"rounding {total.hexdigest()}", "rounding"))
 
 
 def round_without_inputs(feed: Feed, masks: Mapping[str, LinearMask], store: WeightStore) -> dict[str, Grid]:

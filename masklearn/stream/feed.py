@@ -116,10 +116,10 @@ class CheckpointFeed(Feed):
                     score(block)
         yield from ((name, one, gradients.get(name)) for name, one in found.items())
 
-    def replace(self, solve: Solve, store: WeightStore, key: str) -> dict[str, Arrays]:
+    def replace(self, solve: Solve, store: WeightStore, key: str, what: str = "solving") -> dict[str, Arrays]:
         """Solve block after block, as SparseGPT does: moments come from the outputs of the pruned blocks before."""
         task, windows = self.task, self.task.text.calibration()
-        checkpoints = checkpoints_of(task, solving_folder(store), "solving", key, windows)
+        checkpoints = checkpoints_of(task, solving_folder(store), what, key, windows)
         if not all(store.has_own(f"{name}.weight") for name in checkpoints.results):
             checkpoints.forget()
         for block in stream_blocks(
@@ -134,7 +134,7 @@ class CheckpointFeed(Feed):
             covered = self._covered(block)
             error = self._replace_block(solve, store, checkpoints, block, covered)
             done = len(checkpoints.results) + len(covered)
-            task.progress(f"solving, output error {error:.3f}", done, len(self.shapes))
+            task.progress(f"{what}, output error {error:.3f}", done, len(self.shapes))
             block.advance()
         return checkpoints.results
 

@@ -44,8 +44,7 @@ class Demand:
 
     weights: number of the model's weights; shared: number of weights that student and teacher share (embeddings);
     trained: number of weights that train; features: N + K summed over the linears that a token passes; hidden: size of a
-    hidden state; blocks: number of blocks; vocabulary: its size, 0 for an encoder; tokens: tokens per batch; rounded: number
-    of trained weights of quantised linears.
+    hidden state; blocks: number of blocks; vocabulary: its size, 0 for an encoder; tokens: tokens per batch.
     """
 
     weights: int
@@ -56,7 +55,6 @@ class Demand:
     blocks: int
     vocabulary: int
     tokens: int
-    rounded: int = 0
 
     def bytes_for(self, thrift: Thrift, *, bf16: bool) -> int:
         """Returns the peak bytes of training with these settings; bf16: linears compute in bf16."""
@@ -67,19 +65,15 @@ class Demand:
         return round(_MARGIN * (model + self._kept(thrift, bf16) + head) + _PROCESS)
 
     def _kept(self, thrift: Thrift, bf16: bool) -> float:
-        """Returns the bytes that autograd keeps for the backward pass: activations, and weights in autocast's type or
-        rounded."""
-        whole = _KEPT[bf16] * self.features * self.tokens + (2 * self.trained if bf16 else 4 * self.rounded)
+        """Returns the bytes that autograd keeps for the backward pass: activations, and weights in autocast's type."""
+        whole = _KEPT[bf16] * self.features * self.tokens + (2 * self.trained if bf16 else 0)
         if not thrift.gradient_checkpointing:
             return whole
         return whole / self.blocks + 4 * self.hidden * self.blocks * self.tokens
 
 
-def demand_of(
-    checkpoint: Checkpoint, masks: Mapping[str, LinearMask], tokens: int, rounded: int = 0
-) -> Demand:
-    """Returns the sizes for the distillation of a masked checkpoint. Reads no weights; tokens: per step; rounded: number of
-    weights of quantised linears."""
+def demand_of(checkpoint: Checkpoint, masks: Mapping[str, LinearMask], tokens: int) -> Demand:
+    """Returns the sizes for the distillation of a masked checkpoint. Reads no weights; tokens: per step."""
     model: Any = meta_model(checkpoint)
     row = architecture_of(checkpoint)
     weights = sum(parameter.numel() for parameter in model.parameters())
@@ -95,7 +89,6 @@ def demand_of(
         blocks=len(model.get_submodule(row.blocks)),
         vocabulary=0 if head is None else head.out_features,
         tokens=tokens,
-        rounded=rounded,
     )
 
 

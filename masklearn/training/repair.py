@@ -20,7 +20,6 @@ from masklearn.training.loop import TrainReport, train
 from masklearn.training.memory import Thrift, demand_of, fitting
 from masklearn.training.schedule import Schedule
 from masklearn.training.student import Student
-from masklearn.weights.grid import Grid
 
 __all__ = ["default_steps", "repair"]
 
@@ -35,11 +34,7 @@ _WEIGHTS = 135_000_000
 
 
 def repair(
-    task: Task,
-    masks: Mapping[str, LinearMask],
-    store: WeightStore,
-    available: int | None = None,
-    grids: Mapping[str, Grid] | None = None,
+    task: Task, masks: Mapping[str, LinearMask], store: WeightStore, available: int | None = None
 ) -> RepairRecord:
     """Distil the dense model into the masked one, and put the trained tensors in `store`.
 
@@ -48,7 +43,7 @@ def repair(
     resumes from `task.scratch / "repair"`.
 
     available: bytes of memory that repair may use, None for all free memory; `task.note` is told of every setting that
-    does not fit into it; grids: grids of the quantised linears, whose weights stay on them.
+    does not fit into it.
 
     Returns a record with method "distill" and the run's figures, or with method "none" and the reason. It holds no times,
     so that equal runs have equal records. Raises PatchCompileError as `train`, `training_model` and `WeightStore.put` do.
@@ -57,8 +52,7 @@ def repair(
     if recipe.repair_steps == 0:
         return RepairRecord(method="none", why="its budget is 0 steps")
     bf16 = computes_in_bf16(recipe.precision, device)
-    rounded = sum(masks[name].weights for name in grids or {})
-    demand = demand_of(task.checkpoint, masks, recipe.batch * recipe.length, rounded)
+    demand = demand_of(task.checkpoint, masks, recipe.batch * recipe.length)
     first = Thrift("adamw", teacher_bf16=bf16, gradient_checkpointing=recipe.gradient_checkpointing)
     room = available_memory(device) if available is None else available
     thrift = fitting(demand, first, room, bf16=bf16, note=task.note)
@@ -66,7 +60,7 @@ def repair(
         task.note("repair is off: give a smaller --batch or --length, or a device with more memory")
         return RepairRecord(method="none", why=f"{room / 2**30:.1f} GiB of memory are too little to train in")
     schedule = _schedule(recipe, thrift, demand.weights)
-    student = Student(task.checkpoint, masks, grids)
+    student = Student(task.checkpoint, masks)
     teacher = student.teacher(torch.bfloat16 if thrift.teacher_bf16 else torch.float32)
     objective = Distillation(
         teacher,

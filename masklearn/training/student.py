@@ -14,9 +14,8 @@ from masklearn.checkpoint.naming import checkpoint_name
 from masklearn.checkpoint.store import WeightStore
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.processes import is_main_process
-from masklearn.training.fixed_mask import RoundedMask, fix_masks
+from masklearn.training.fixed_mask import fix_masks
 from masklearn.training.model import training_model
-from masklearn.weights.grid import Grid
 
 __all__ = ["Student", "vectors"]
 
@@ -42,18 +41,12 @@ class Student:
     """Masked model of a checkpoint, with its new weights. Pruned weights stay 0 while it trains.
 
     The surviving weights of the masked linears, the norms and the biases train. Embeddings do not, nor does the output
-    head unless it has a mask, nor an encoder's pooler, which does not influence the last hidden states. Weights of quantised
-    linears train through their rounding, and are rounded when they are saved.
+    head unless it has a mask, nor an encoder's pooler, which does not influence the last hidden states.
 
     model: the model, fp32, on the CPU.
     """
 
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        masks: Mapping[str, LinearMask],
-        grids: Mapping[str, Grid] | None = None,
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, masks: Mapping[str, LinearMask]) -> None:
         row = ARCHITECTURES[checkpoint.config["model_type"]]
         self.model = training_model(checkpoint)
         self._checkpoint = checkpoint
@@ -67,7 +60,7 @@ class Student:
         inside = set() if outside is None else {id(module) for module in outside.modules()}
         self._weights = {
             name: _Slot(_parametrization(linear), "original")
-            for name, linear in fix_masks(linears, keeps, grids).items()
+            for name, linear in fix_masks(linears, keeps).items()
             if id(linear) not in inside
         }
 
@@ -84,7 +77,7 @@ class Student:
         for name, slot in self._weights.items():
             values = slot.whole()
             if is_main_process():
-                write_linear(store, self._checkpoint, name, _as_used(slot.owner, values))
+                write_linear(store, self._checkpoint, name, values)
         for name, slot in self._vectors.items():
             values = slot.whole()
             if is_main_process():
@@ -114,12 +107,6 @@ def vectors(model: nn.Module, row: Architecture) -> Iterator[str]:
 def _slot(model: nn.Module, name: str) -> _Slot:
     owner, _, attribute = name.rpartition(".")
     return _Slot(model.get_submodule(owner), attribute)
-
-
-def _as_used(parametrizations: Any, values: Tensor) -> Tensor:
-    """Returns the values with which the forward pass computes: the rounded ones of a quantised linear."""
-    mask = parametrizations[0]
-    return mask.rounded(values) if isinstance(mask, RoundedMask) else values
 
 
 def _parametrization(linear: nn.Linear) -> nn.Module:

@@ -88,14 +88,14 @@ def test_an_encoder_and_a_covered_head(make_model: ModelMaker, text_file: Path, 
 def test_permuted_and_repaired_weights_stay_on_the_grid(
     make_model: ModelMaker, text_file: Path, tmp_path: Path
 ) -> None:
-    """Repair trains through the rounding, so it moves integers."""
+    """Repair comes before the rounding, so it moves integers."""
     settings = {"weights": "int4", "kinds": "auto", "ratio": 0.3, "permute": True}
     path = make_model(**SIZES)
     types = dict.fromkeys(
         ("gate_proj", "up_proj", "down_proj", "q_proj", "k_proj", "v_proj", "o_proj"), "int4"
     )
     before = check(learn(path, recipe(text_file, **settings), tmp_path / "a"), tmp_path / "1", types)
-    given = recipe(text_file, **settings, repair="distill", repair_steps=16, learning_rate=4e-3)
+    given = recipe(text_file, **settings, repair="distill", repair_steps=16)
     learned = learn(path, given, tmp_path / "b")
     after = check(learned, tmp_path / "2", types)
     assert learned.masks.orders

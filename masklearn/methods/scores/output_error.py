@@ -1,4 +1,9 @@
-"""Ranks tiles by SparseGPT's output error on the dense model's inputs, or by a reference criterion."""
+"""Ranks tiles by SparseGPT's output error on the dense model's inputs, or by a reference criterion.
+
+Scores leave out what rounding to int8 or int4 costs, which is nearly the same in a tile of every kind. Measured on two
+blocks of SmolLM2-135M at 1.125 … 1.5625 bytes: with it, 2 to 5 % of the weights get another kind for int4 and none for
+int8, and pruning and rounding together lose 0.2 to 0.6 % less and as much.
+"""
 
 from collections.abc import Iterator
 from typing import Any

@@ -90,6 +90,7 @@ class OnnxFeed(Feed):
         solve: Callable[[Group], Mapping[str, Replaced]],
         store: WeightStore,
         key: str,  # noqa: ARG002
+        what: str = "solving",
     ) -> dict[str, Arrays]:
         """Solve each linear on its own. Weights that `solve` does not change are not put into the store."""
         kept: dict[str, Arrays] = {}
@@ -98,7 +99,7 @@ class OnnxFeed(Feed):
             found, kept[name] = solve(self._group(name, weight))[name]
             if not bool((found == weight).all()):
                 self.put(store, name, found)
-            self._progress("solving", done, len(self.shapes))
+            self._progress(what, done, len(self.shapes))
         return kept
 
     def put(self, store: WeightStore, name: str, weight: torch.Tensor) -> None:
