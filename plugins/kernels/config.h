@@ -13,6 +13,7 @@ enum class Kernel : int8_t {
   kWarpgroupPairs,  // the same in clusters of two blocks, neighbours along the tokens
 };
 
+// NOLINTNEXTLINE(cppcoreguidelines-pro-type-member-init): the rows of the tables name all of them.
 struct Config {
   const char* name;
   Kernel kernel;
