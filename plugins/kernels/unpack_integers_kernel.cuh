@@ -42,7 +42,7 @@ class IntegersOfRow {
       at += lane * 2 * own + (kBytes ? half_ * own + rank : rank * 2 + half_);
     }
     if constexpr (kBytes) return static_cast<int>(load_byte(values_ + at)) - 128;
-    return static_cast<int>(load_byte(values_ + at / 2) >> at % 2 * 4 & 15) - 8;
+    return (load_byte(values_ + at / 2) >> at % 2 * 4 & 15) - 8;
   }
 
   // The scale of the row, behind `kept` integers of 16.
