@@ -18,10 +18,10 @@ import patch_compile
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"masklearn": masklearn, "patch_compile": patch_compile}
 INNER = {
-    # The kernels' programs predict, pack and compile what they time. `out.plan` has the types of a plan's rows, and
-    # `masks.kinds` the table of kinds.
+    # The kernels' programs predict, pack and compile what they time. `out.plan` has the types of a plan's rows,
+    # `masks.kinds` the table of kinds, and `weights` that of weight types.
     "benchmarks/kernels/": (
-        "masklearn.masks.kinds", "patch_compile.hardware", "patch_compile.out.plan", "patch_compile.packing",
+        "masklearn.masks.kinds", "masklearn.weights", "patch_compile.hardware", "patch_compile.out.plan", "patch_compile.packing",
         "patch_compile.plan", "patch_compile.plugin",
     ),
     # It times packing and its check without the disk, and the engine's build without the stages before it.

@@ -18,7 +18,7 @@ from masklearn.solvers.projection import Codes, Projection
 from masklearn.solvers.rounding import Rounded, check_range, round_group, round_nearest
 from masklearn.weights.grid import Grid
 
-__all__ = ["Solved", "Solver", "round_weights", "round_without_inputs", "solve", "solve_unstructured"]
+__all__ = ["SolvedLinears", "Solver", "round_weights", "round_without_inputs", "solve", "solve_unstructured"]
 
 _SCALES = "scales"
 
@@ -77,7 +77,7 @@ class _Asked:
 
 
 @dataclass(frozen=True, eq=False)
-class Solved:
+class SolvedLinears:
     """Result of a solve. codes: codes of all groups by linear; grids: grids of the quantised linears."""
 
     codes: dict[str, CodeArrays]
@@ -90,7 +90,7 @@ def solve(
     store: WeightStore,
     solver: Solver,
     codes: Mapping[str, CodeArrays] | None = None,
-) -> Solved:
+) -> SolvedLinears:
     """Solve the weights of all linears for given kinds of tiles, and round those of quantised linears.
 
     kinds: codes of the kinds `[grid]` by linear; store: receives the new weights; codes: codes of groups to use, None to let
@@ -115,7 +115,7 @@ def solve(
 
     arrays = feed.replace(prune, store, f"{solver.__module__} {asked.digest()}")
     grids = _grids(feed, arrays)
-    return Solved({name: _without_scales(one) for name, one in arrays.items()}, grids)
+    return SolvedLinears({name: _without_scales(one) for name, one in arrays.items()}, grids)
 
 
 def round_weights(feed: Feed, masks: Mapping[str, LinearMask], store: WeightStore) -> dict[str, Grid]:
