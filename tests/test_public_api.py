@@ -21,8 +21,8 @@ INNER = {
     # The kernels' programs predict, pack and compile what they time. `out.plan` has the types of a plan's rows,
     # `masks.kinds` the table of kinds, and `weights` that of weight types.
     "benchmarks/kernels/": (
-        "masklearn.masks.kinds", "masklearn.weights", "patch_compile.hardware", "patch_compile.out.plan", "patch_compile.packing",
-        "patch_compile.plan", "patch_compile.plugin",
+        "masklearn.masks.kinds", "masklearn.weights", "patch_compile.hardware", "patch_compile.out.plan",
+        "patch_compile.packing", "patch_compile.plan", "patch_compile.plugin",
     ),
     # It times packing and its check without the disk, and the engine's build without the stages before it.
     "benchmarks/compile.py": ("patch_compile.engine", "patch_compile.hardware", "patch_compile.packing"),

@@ -24,7 +24,7 @@ from patch_compile.packing.slab_kinds import SLAB_K, kinds_among, slab_kinds
 from patch_compile.plan.cost import CostModel
 from patch_compile.plan.lowering_patterns import Asked, asked_lowerings
 from patch_compile.plan.split import Split
-from patch_compile.plan.unpatterned import TileMap
+from patch_compile.plan.unpatterned import KindMap
 
 __all__ = ["LinearPlan", "lowerings_of", "plan_linear", "plan_linears", "uncovered"]
 
@@ -183,7 +183,7 @@ class LinearPlan:
 
 
 def plan_linears(
-    masks: Mapping[str, LinearMask] | Mapping[str, TileMap],
+    masks: Mapping[str, LinearMask] | Mapping[str, KindMap],
     lowering: str = "plugin",
     costs: CostModel | None = None,
     weights: Mapping[str, WeightType] | None = None,
@@ -219,7 +219,7 @@ def lowerings_of(text: str, names: Sequence[str], weights: Mapping[str, WeightTy
 
 def plan_linear(
     name: str,
-    mask: LinearMask | TileMap,
+    mask: LinearMask | KindMap,
     asked: Asked = "plugin",
     costs: CostModel | None = None,
     weights: WeightType = FLOAT16,
@@ -291,14 +291,14 @@ def _all_dense(dense: int, sparse: int, others: Others) -> tuple[int, int, Other
     return dense + sparse + sum(count for _, count in others), 0, ()
 
 
-def _count_slabs(mask: LinearMask | TileMap, panel_rows: int) -> tuple[int, int, Others]:
+def _count_slabs(mask: LinearMask | KindMap, panel_rows: int) -> tuple[int, int, Others]:
     """Returns the numbers of dense and of 2:4 slabs, and those of further kinds by name."""
     codes = slab_kinds(mask, panel_rows)
     dense, sparse, *others = ((kind.name, int((codes == kind.code).sum())) for kind in kinds_among([codes]))
     return dense[1], sparse[1], tuple(others)
 
 
-def _unfit(asked: Asked, mask: LinearMask | TileMap, any_pruned_slab: bool) -> Reason | None:
+def _unfit(asked: Asked, mask: LinearMask | KindMap, any_pruned_slab: bool) -> Reason | None:
     if not mask.kinds.any():
         return Reason(kind=ReasonKind.NO_SPARSE_TILE)
     if not any_pruned_slab and asked in ("auto", "plugin"):  # the other lowerings have no slabs

@@ -21,7 +21,7 @@ from patch_compile.plan.lowering_patterns import AUTO, Asked, asked_lowerings
 from patch_compile.plan.outline import Outline
 from patch_compile.plan.predict import predict_whole
 from patch_compile.plan.products import Together, cost_together, products_of
-from patch_compile.plan.unpatterned import TileMap, unpatterned_mask
+from patch_compile.plan.unpatterned import KindMap, unpatterned_mask
 
 __all__ = [
     "assumed_mask",
@@ -68,7 +68,7 @@ def assumed_mask(shape: Shape, tile: Shape, ratio: float, kinds: Kinds = (TWO_FO
     return unpatterned_mask(shape, tile, assumed_tiles(shape, tile, ratio, kinds).kinds)
 
 
-def assumed_tiles(shape: Shape, tile: Shape, ratio: float, kinds: Kinds = (TWO_FOUR,)) -> TileMap:
+def assumed_tiles(shape: Shape, tile: Shape, ratio: float, kinds: Kinds = (TWO_FOUR,)) -> KindMap:
     """Returns the tiles of a linear `[N, K]` with this ratio, to one tile, or all tiles of the kind that zeroes most.
 
     Its tiles have the two kinds whose zeros are nearest, dense among them: tiles that all lose alike are best so. Of kinds
@@ -81,7 +81,7 @@ def assumed_tiles(shape: Shape, tile: Shape, ratio: float, kinds: Kinds = (TWO_F
     share = min(1.0, (ratio - low) / (high - low)) if high > low else 1.0
     codes = np.full(grid[0] * grid[1], few.code, np.uint8)
     codes[: round(share * codes.size)] = many.code
-    return TileMap(shape, tile, np.random.default_rng(0).permutation(codes).reshape(grid))
+    return KindMap(shape, tile, np.random.default_rng(0).permutation(codes).reshape(grid))
 
 
 @lru_cache(maxsize=4096)

@@ -21,7 +21,7 @@ from patch_compile.plan.planner import settle_together
 from patch_compile.plan.predict import PhaseTimes, predict_whole
 from patch_compile.plan.savings import saved_per_weight
 from patch_compile.plan.speed_goal import SpeedGoal, unreachable
-from patch_compile.plan.unpatterned import TileMap
+from patch_compile.plan.unpatterned import KindMap
 
 __all__ = ["TilesForSpeed"]
 
@@ -126,7 +126,7 @@ class TilesForSpeed:
 
     def _plans(self, kinds: Grids) -> dict[str, LinearPlan]:
         tiles = {
-            name: TileMap(shape, self._tile, kinds[name].astype(np.uint8))
+            name: KindMap(shape, self._tile, kinds[name].astype(np.uint8))
             for name, shape in self._linears.items()
         }
         plans = plan_linears(tiles, self._lowering, self._costs, self._weights)
