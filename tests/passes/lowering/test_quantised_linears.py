@@ -169,3 +169,35 @@ def test_a_split_of_quantised_weights_is_refused(exports, tmp_path):  # noqa: F8
     plan |= {name: replace(one, lowering="split") for name, one in plan.items() if name.endswith("q_proj")}
     with pytest.raises(ir.passes.PreconditionError, match=r"q_proj has quantised weights"):
         write_hybrid(exports.graph("llama"), source, masks, plan, tmp_path / "m.onnx", "float16")
+
+
+@pytest.mark.rtx
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_rtx_builds_an_engine_of_three_types(exports, dtype, tmp_path):  # noqa: F811
+    """TensorRT-RTX takes the int32 words and the scales as they are."""
+    from patch_compile.engine.build import build_engine
+    from patch_compile.engine.expectation import expectation_from_onnx
+    from patch_compile.engine.plan_program import PLUGIN, read_programs
+    from patch_compile.engine.profiles import profiles_from_onnx
+    from patch_compile.hardware.cards import parse_architectures
+    from patch_compile.plugin.build import build_plugin
+
+    source, masks = quantised_model(exports.model_dir("llama"), tmp_path / "source")
+    path, engine = tmp_path / "hybrid.onnx", tmp_path / "model.engine"
+    plan = write_hybrid(exports.graph("llama", dtype=dtype), source, masks, plan_of(masks), path, dtype)
+    expected = expectation_from_onnx(path)
+    assert expected.dtype == dtype and len(expected.quantised) == 4 * LAYERS
+    report = build_engine(
+        path,
+        engine,
+        backend="tensorrt-rtx",
+        targets=parse_architectures("sm86"),
+        profiles=profiles_from_onnx(path),
+        plugin=build_plugin("tensorrt-rtx").path,
+        expected=expected,
+    )
+    assert report.packed_bytes == expected.packed_bytes
+    layers = {
+        layer.name for program in read_programs(engine) for layer in program.layers if layer.kind == PLUGIN
+    }
+    assert layers == {one.node.name for one in plan.values() if one.lowering == "plugin"}
