@@ -149,7 +149,7 @@ MUTATIONS = {
     "scales of another row block": (INTEGER, "+ m) * 32 + at.group * 4", "+ 0 * m) * 32 + at.group * 4"),
     "scales of another warp": (INTEGER, "(at.feature_warp * G::kWarpRows + m) * 32", "m * 32"),
     "scales of one row": (INTEGER, "* 32 + at.group * 4", "* 32"),
-    "integers without scales": (INTEGER, "return T::multiply(integers, pairs_[m][half]);", "return integers;"),
+    "integers without scales": (INTEGER, "T::multiply(integers, pairs_[m][half])", "pairs_[m][half] ? integers : 0"),
     "scales before the values": (PLAIN_DECODER, "slot + kScales, at", "slot, at"),
     "scales of n:16 before the values": (DECODER, "slot + kScales, at", "slot, at"),
     "dense bytes of the first k32": (PLAIN_DECODER, "(k32 * G::kRowBlocks + m) * 512", "m * 512"),
