@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from masklearn.errors import PatchCompileError
+from masklearn.masks.kinds.allowed import AUTO
 from masklearn.masks.names import decide, entries, parse_pattern
 from masklearn.weights.table import WEIGHT_TYPES, WeightType, weight_type
 
@@ -65,6 +66,10 @@ def _pairs(text: str) -> _Pairs:
         if pairs and not equals:
             raise ValueError(
                 f"{entry.strip()!r} is not PATTERN=TYPE. Only the first entry may be a type alone."
+            )
+        if kind == AUTO:
+            raise ValueError(
+                "Weight types are not chosen by themselves. `patch-compile plan` shows them side by side."
             )
         pairs.append((parse_pattern(pattern) if equals else "", weight_type(kind)))
     return pairs

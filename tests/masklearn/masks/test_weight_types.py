@@ -43,6 +43,7 @@ def test_a_value_is_spelled_in_one_way() -> None:
     ("text", "why"),
     [
         ("int3", "There is no weight type 'int3'. The types are float16, bfloat16, int8, int4."),
+        ("mlp.*=auto", "not chosen by themselves. `patch-compile plan` shows them side by side"),
         ("int8,int4", "'int4' is not PATTERN=TYPE"),
         ("=int8", "has no pattern in front of the ="),
         ("", "There is no weight type ''"),
