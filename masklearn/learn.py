@@ -117,7 +117,9 @@ def learn_task(task: Task) -> Learned:
     if permuted is not None:
         task = task.of(permuted.checkpoint)
     solved = WeightStore(task.scratch / "solved", below=task.checkpoint.new)
-    found = find_masks(CheckpointFeed(_first(task)), solved, choose, decided=_decided(task))
+    first = _first(task)
+    found = find_masks(CheckpointFeed(first), solved, choose, decided=_decided(task))
+    task = first.with_recipe(recipe)  # with the text that was read
     learned = _finish(task, found, solved)
     _record_scores(task, learned.masks, found)
     if permuted is not None:

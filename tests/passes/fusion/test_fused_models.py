@@ -61,7 +61,11 @@ class Pruned:
 
     def __init__(self, path: Path, masks: dict[str, Any]) -> None:
         self._source, self._masks, self.path = Checkpoint.open(path), masks, path
-        self.shape, self.config = self._source.shape, self._source.config
+        self.shape, self.config, self.quantised = (
+            self._source.shape,
+            self._source.config,
+            self._source.quantised,
+        )
 
     def __contains__(self, name: str) -> bool:
         return name in self._source

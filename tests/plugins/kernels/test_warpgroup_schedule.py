@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.plugins.configs import CONFIGS
+from tests.plugins.configs import ALL, CONFIGS
 from tests.plugins.host_kernel import COMPILER, Device, problem_of
 from tests.ptx.warpgroup_kernel import WARPGROUP_CONFIGS
 
@@ -10,7 +10,7 @@ pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for th
 
 OFF = Device(132, 227 << 10, 50 << 20, 183, 1269, 2048)
 ON = Device(132, 227 << 10, 50 << 20, 183, 1269, 2048, 1)
-NAMES = (*CONFIGS, *(config.name for config in WARPGROUP_CONFIGS))
+NAMES = (*ALL, *(config.name for config in WARPGROUP_CONFIGS))
 FITTING = {(128, 0): "hopper-pair-128", (64, 0): "hopper-64", (64, 1): "gated-hopper-64"}
 
 
