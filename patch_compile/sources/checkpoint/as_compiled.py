@@ -9,8 +9,6 @@ from typing import Any, Literal
 import numpy as np
 
 from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.linears import linear_weights
-from masklearn.checkpoint.models import load_model
 from masklearn.checkpoint.naming import linear_name
 from masklearn.masks.maskset import MaskSet
 from masklearn.weights.grid import Grid
@@ -30,6 +28,9 @@ def load_as_compiled(
     integers. masks: the file with their scales, unless one lies beside the pruned model; None if there is no other.
     """
     import torch
+
+    from masklearn.checkpoint.linears import linear_weights
+    from masklearn.checkpoint.models import load_model
 
     model = load_model(pruned, dtype=getattr(torch, dtype))
     model = model if sixteen_bits else model.float()
