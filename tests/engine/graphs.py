@@ -148,6 +148,7 @@ def patch_linear(name, x, tensors, y, shape, as_plugin=True, epilogue=NONE, more
         out_features=shape[0],
         panel_rows=64,
         kinds=kinds_attribute(ALWAYS),
+        weights=TensorProto.DataType.Name(tensors[0].data_type).lower(),
         index=tensors.index,
         **epilogue.attributes,
         **namespace,

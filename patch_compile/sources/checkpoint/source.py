@@ -312,4 +312,5 @@ class CheckpointSource(Source):
 
     @property
     def _stored(self) -> int:
-        return self._checkpoint.bytes()
+        """Bytes of the files, or of the tensors where those of a quantised checkpoint take more as dense ones."""
+        return max(sum(file.stat().st_size for file in self._checkpoint.files()), self._checkpoint.bytes())
