@@ -57,7 +57,6 @@ __all__ = [
     "compare",
     "learn_baseline",
     "measure",
-    "packed_bytes_per_weight",
     "parse_baselines",
     "run_baselines",
     "which_apply",
@@ -157,7 +156,7 @@ def compare(
     `[count, length]` of held-out text. The other arguments are those of `run_baselines`, whose errors it raises.
     """
     value = _perplexity(pruned, windows, recipe, progress)
-    result = _row(masks.method, masks.ratio, value, seconds, packed_bytes_per_weight(masks))
+    result = _row(masks.method, masks.ratio, value, seconds, masks.packed_bytes_per_weight)
     rows = run_baselines(model_dir, recipe, names, windows, scratch, progress, note, _as_in(masks))
     return beside_baselines(result, rows, windows)
 
@@ -212,11 +211,6 @@ def which_apply(names: Iterable[Baseline], recipe: LearnRecipe) -> list[Baseline
     return [name for name in names if quantised or name is not Baseline.ROUNDED]
 
 
-def packed_bytes_per_weight(masks: MaskSet) -> float:
-    """Returns bytes of a packed weight of its type, on average over the covered linears."""
-    return masks.packed_bytes / masks.weights if masks.grids else masks.bytes_per_weight
-
-
 def _fits(name: Baseline, task: Task) -> bool:
     """True if the kinds of a baseline fit the model's linears. Otherwise the user is told."""
     kinds = _LEARNED[name].kinds if name in _LEARNED else None
@@ -245,7 +239,7 @@ def _baseline_row(name: Baseline, task: Task, windows: Windows) -> BaselineRow:
     try:
         start = time.perf_counter()
         learned, ratio = learn_baseline(name, ours)
-        seconds, taken = time.perf_counter() - start, packed_bytes_per_weight(learned.masks)
+        seconds, taken = time.perf_counter() - start, learned.masks.packed_bytes_per_weight
         value = measure(learned, windows, folder / "model", task.recipe, ours.progress)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -31,7 +31,6 @@ from masklearn.task import Task
 from masklearn.threads import settle_threads, threads_of_torch
 from masklearn.traits import lacking
 from masklearn.weights.grid import Grid
-from masklearn.weights.table import FLOAT16
 
 __all__ = [
     "FoundMasks",
@@ -117,7 +116,7 @@ def learn_task(task: Task) -> Learned:
     if permuted is not None:
         task = task.of(permuted.checkpoint)
     solved = WeightStore(task.scratch / "solved", below=task.checkpoint.new)
-    first = _first(task)
+    first = task.in_16_bits() if recipe.repairs else task  # repaired weights are rounded after the repair
     found = find_masks(CheckpointFeed(first), solved, choose, decided=_decided(task))
     task = first.with_recipe(recipe)  # with the text that was read
     learned = _finish(task, found, solved)
@@ -126,13 +125,6 @@ def learn_task(task: Task) -> Learned:
         learned.masks.orders.update(permuted.orders)
         learned.masks.record.permuted = permuted.record
     return learned
-
-
-def _first(task: Task) -> Task:
-    """Returns the task of what comes before repair, which is of 16-bit weights: quantised ones are rounded after it."""
-    if not task.recipe.repairs:
-        return task
-    return task.with_recipe(task.recipe.model_copy(update={"weights": FLOAT16.name}))
 
 
 def find_masks(feed: Feed, store: WeightStore, choose: Choose, *, decided: bool = False) -> FoundMasks:
@@ -146,7 +138,7 @@ def find_masks(feed: Feed, store: WeightStore, choose: Choose, *, decided: bool 
 
     method = method_of(feed.recipe.method)
     _check_needs(method, feed)
-    assert feed.types is not None  # raises the errors of types before any work
+    types = feed.types
     for line in left_out_of_auto(feed.recipe.kinds, feed.shapes, feed.recipe.tile):
         feed.note(line)
     areas = _areas(feed.shapes, feed.recipe)
@@ -168,7 +160,7 @@ def find_masks(feed: Feed, store: WeightStore, choose: Choose, *, decided: bool 
         name: LinearMask.from_codes(shape, feed.recipe.tile, settled.kinds[name], settled.codes.pop(name))
         for name, shape in feed.shapes.items()
     }
-    grids = settled.grids or round_without_inputs(feed, masks, store)
+    grids = settled.grids or (round_without_inputs(feed, masks, store) if types else {})
     unit = method.score_unit(feed.recipe, feed.lacks)
     return FoundMasks(masks, scores, unit, chosen.kinds, budget, settled.train, grids)
 

@@ -16,6 +16,7 @@ from masklearn.progress import OnStep
 from masklearn.recipe import LearnRecipe
 from masklearn.text.calibrate import TokenPool, token_pool
 from masklearn.text.windows import wanted_windows
+from masklearn.weights.table import FLOAT16
 
 __all__ = ["Task"]
 
@@ -64,6 +65,10 @@ class Task:
     def with_recipe(self, recipe: LearnRecipe) -> "Task":
         """Returns a copy with another recipe, whose settings of the text must be equal. It keeps text that was read."""
         return self._changed(recipe=recipe)
+
+    def in_16_bits(self) -> "Task":
+        """Returns a copy whose weights are not rounded to integers. It keeps text that was read."""
+        return self.with_recipe(self.recipe.model_copy(update={"weights": FLOAT16.name}))
 
     @property
     def bf16(self) -> bool:

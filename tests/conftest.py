@@ -202,7 +202,7 @@ def kernel(library_cache: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def integer_kernel(library_cache: Path) -> Any:
-    """Those for weights of integers."""
+    """The kernels for int8 and int4 weights, compiled for this machine's CPU."""
     from tests.plugins.host_kernel import compile_integer_kernel
 
     return compile_integer_kernel(library_cache)

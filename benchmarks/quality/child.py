@@ -83,7 +83,7 @@ def _tiles(masks: MaskSet) -> dict[str, Any]:
     shares = {kind.name: round(weights / masks.weights, 6) for kind, weights in masks.by_kind().items()}
     found: dict[str, Any] = {"kinds": shares, "bytes_per_weight": round(masks.bytes_per_weight, 6)}
     if masks.grids:
-        found["packed_bytes_per_weight"] = round(masks.packed_bytes / masks.weights, 6)
+        found["packed_bytes_per_weight"] = round(masks.packed_bytes_per_weight, 6)
     return found
 
 

@@ -44,8 +44,7 @@ def write_compressed(
     """
     _check_model(checkpoint, grids)
     copy_beside(checkpoint.path, out)
-    config = {key: value for key, value in checkpoint.config.items() if key != "quantization_config"}
-    config["quantization_config"] = _about(checkpoint, grids)
+    config = {**checkpoint.config, "quantization_config": _about(checkpoint, grids)}
     (out / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     done, total, place, size = 0, len(checkpoint.names()), {}, 0
     for file, shard in checkpoint.shards().items():

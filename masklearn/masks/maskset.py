@@ -108,12 +108,20 @@ class MaskSet(Mapping[str, LinearMask]):
     @property
     def packed_bytes(self) -> int:
         """Bytes of all covered weights in packed slabs, each linear's in its weight type."""
+        return round(self._packed_bytes())
+
+    @property
+    def packed_bytes_per_weight(self) -> float:
+        """Bytes of a covered weight in packed slabs, of its own weight type, on average; 2 for an empty set."""
+        return self._packed_bytes() / self.weights if self._masks else BYTES_DENSE
+
+    def _packed_bytes(self) -> float:
         total = 0.0
         for name, mask in self._masks.items():
             weights = self.grids[name].type if name in self.grids else FLOAT16
             counts = weights_by_kind(mask.kinds, mask.shape, mask.tile)
             total += sum(kind.bytes_of(weights) * count for kind, count in counts.items())
-        return round(total)
+        return total
 
     @property
     def version(self) -> str:

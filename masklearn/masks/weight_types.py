@@ -47,7 +47,7 @@ def quantised_types(
         kind, columns = pair[1] if pair else given.get(name), shapes[name][1]
         if kind is None or not kind.quantised:
             continue
-        if kind.span is not None and columns % kind.span:
+        if not kind.fits(columns):
             raise PatchCompileError(
                 f"{name} can't have {kind} weights",
                 f"{kind} has a scale for every {kind.span} columns, and K is {columns}, no multiple of {kind.span}.",

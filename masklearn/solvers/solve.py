@@ -149,9 +149,7 @@ def round_without_inputs(feed: Feed, masks: Mapping[str, LinearMask], store: Wei
     Returns the grids.
     """
     grids: dict[str, Grid] = {}
-    if not feed.types:
-        return grids
-    for name, weight in feed.weights():
+    for name, weight in feed.weights() if feed.types else ():
         if name in feed.types:
             keep = torch.from_numpy(masks[name].keep()).to(weight.device)
             grid = feed.kept_grid(name)

@@ -108,9 +108,8 @@ def storable(scales: NDArray[np.float32]) -> NDArray[np.float32]:
     scales: finite, not negative. A scale above 0 does not become 0.
     """
     exponent = np.frexp(np.minimum(scales, _MOST))[1]
-    step = np.maximum(
-        np.ldexp(np.float32(1), exponent - _SCALE_BITS), _LEAST
-    )  # from one such number to the next
+    # From one such number to the next.
+    step = np.maximum(np.ldexp(np.float32(1), exponent - _SCALE_BITS), _LEAST)
     rounded = np.minimum(np.rint(scales / step) * step, _MOST)
     return np.where(scales > 0, np.maximum(rounded, _LEAST), 0).astype(np.float32)
 

@@ -54,6 +54,10 @@ class WeightType:
         """Bytes of scales per row of the dense matrix, which `scale_bytes` does not count."""
         return 4 if self.quantised and self.span is None else 0
 
+    def fits(self, columns: int) -> bool:
+        """True if whole scales have `columns` (K) of a row."""
+        return self.span is None or columns % self.span == 0
+
     def scales_shape(self, shape: tuple[int, int]) -> tuple[int, ...]:
         """Returns the shape of the scales of a weight `[N, K]`: `[N]` or `[N, K/span]`.
 
@@ -64,7 +68,7 @@ class WeightType:
             raise ValueError(f"{self} has no scales")
         if self.span is None:
             return (rows,)
-        if columns % self.span:
+        if not self.fits(columns):
             raise ValueError(f"{self} needs K to be a multiple of {self.span}, it is {columns}")
         return rows, columns // self.span
 

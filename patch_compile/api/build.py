@@ -90,8 +90,8 @@ def build(
     continued by `generated_tokens`.
 
     Learning of the masks. method, criterion: names. tile: (rows, columns) or "128x*". kinds: kinds of tiles beside dense,
-    "2:4", "auto" or names such as "8:16,12:16"; a build compiles "2:4" alone. weights: type of the linears' weights, such as
-    "int8" or "mlp.*=int4,*=int8", None for that of the graph. include, exclude: patterns of linears. calib: calibration
+    "2:4", "auto" or names such as "8:16,12:16". weights: type of the linears' weights, such as
+    "int8" or "int8,mlp.*=int4", None for that of the graph. include, exclude: patterns of linears. calib: calibration
     text of `windows` windows of `length` tokens, or an .npz of inputs for an ONNX file.
     repair: how the surviving weights are trained afterwards, for `repair_steps` or `repair_minutes`. device: the device
     that runs the model. None stands for the default of the method.

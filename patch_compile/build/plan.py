@@ -149,7 +149,7 @@ def _type_row(
 def _other_type(weights: str, source: Source, costs: CostModel) -> OtherTypes:
     """Returns the plan of the request with one type for all linears."""
     kind, linears = weight_type(weights), source.coverage.linears
-    unfit = (name for name, (_, columns) in linears.items() if kind.span and columns % kind.span)
+    unfit = (name for name, (_, columns) in linears.items() if not kind.fits(columns))
     if (name := next(unfit, None)) is not None:
         return OtherTypes(weights=weights, unfit=name)
     other = source.with_other(weights=weights)

@@ -125,7 +125,7 @@ def _read(path: Path, name: str) -> ComparedBuild:
         learned.repair is not None,
         report.ratio.reached,
         {kind.name: weights / masks.weights for kind, weights in masks.by_kind().items()},
-        masks.packed_bytes / masks.weights,
+        masks.packed_bytes_per_weight,
         _quality(report),
         nbytes,
         nbytes + totals.bytes_before - totals.bytes_after,

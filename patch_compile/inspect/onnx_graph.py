@@ -284,7 +284,7 @@ def _why_other_integers(constants: dict[str, NDArray[Any]], about: _Attributes, 
         return ""
     if about.panel_rows != KERNEL_ROWS:
         return f"its {about.integers} weights have panels of {about.panel_rows} rows, which no kernel runs"
-    if about.integers.span and about.in_features % about.integers.span:
+    if not about.integers.fits(about.in_features):
         return f"its K is {about.in_features}, no multiple of the {about.integers.span} columns of a scale"
     if about.integers is INT8 and constants["scales"].shape != (rows,):
         return f"scales is {list(constants['scales'].shape)}, it must be [{rows}]"

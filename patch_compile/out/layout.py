@@ -60,9 +60,8 @@ VERIFY_INPUTS_NAME, VERIFY_HYBRID_NAME, VERIFY_CHECKPOINT_NAME = (
 )
 VERIFY_FOLDER = "verify"
 VERIFY = f"{VERIFY_FOLDER}/{VERIFY_NAME}"
-COMPRESSED_FOLDER = (
-    "compressed-tensors"  # the pruned checkpoint with packed integers, as other programs read it
-)
+# The pruned checkpoint with packed integers, as other programs read it.
+COMPRESSED_FOLDER = "compressed-tensors"
 BENCH_FOLDER = "bench"
 BENCH = f"{BENCH_FOLDER}/bench.json"
 BENCH_MODELS = f"{BENCH_FOLDER}/models"

@@ -281,13 +281,9 @@ class PhaseRow(Record):
     @property
     def over_alike(self) -> float:
         """Returns the speed-up over dense weights of the same types."""
-        return (
-            self.speedup
-            if self.alike_ms is None
-            else self.alike_ms / self.planned_ms
-            if self.planned_ms
-            else 1.0
-        )
+        if self.alike_ms is None:
+            return self.speedup
+        return self.alike_ms / self.planned_ms if self.planned_ms else 1.0
 
 
 class WholeRow(Record):

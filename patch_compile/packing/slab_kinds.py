@@ -36,7 +36,7 @@ _MIXED = 255
 
 
 class Tiled(Protocol):
-    """What slabs depend on in a mask."""
+    """A mask, as far as slabs depend on it: shape, tile size and kinds of tiles."""
 
     @property
     def shape(self) -> tuple[int, int]: ...

@@ -48,7 +48,7 @@ def mosaic_line(masks: MaskSet) -> str:
     shares = ", ".join(f"{100 * n / masks.weights:.1f}% {kind}" for kind, n in masks.by_kind().items())
     tiles = f"tiles: {shares} (of the weights); "
     if masks.grids:
-        return tiles + types_line(learned_types(masks), masks.packed_bytes / masks.weights)
+        return tiles + types_line(learned_types(masks), masks.packed_bytes_per_weight)
     return f"{tiles}a packed 16-bit weight takes {masks.bytes_per_weight:.3f} bytes on average"
 
 

@@ -2,16 +2,15 @@
 // masks and the order of the kept ones are those of decode_of_sixteen.cuh.  In memory, each plane
 // [16-row block][lane: 32]:
 //
-//   int8    n / 8 times:  8 bytes of the low row, 8 of the high one              16 bytes a lane
-//           if n & 4:     4 bytes of the low row, 4 of the high one               8 bytes
-//           if n & 2:     2 bytes of the low row, 2 of the high one               4 bytes
-//   int4    n / 8 times:  a word of the low row, one of the high row              8 bytes; kept integer r at
-//                         bits 8 (r % 4) + 4 (r / 4)
-//           if n & 4:     a word of both                                          4 bytes; integer r of the
-//           low if n & 2:     a half word of both                                     2 bytes  row at bits 8
-//           r, of the
-//                                                                                 high row at 8 r + 4
-//           then the scales
+//   int8   n / 8 times:  8 bytes of the low row, then 8 of the high row                 16 bytes a lane
+//          if n & 4:     4 bytes of the low row, then 4 of the high row                  8 bytes
+//          if n & 2:     2 bytes of the low row, then 2 of the high row                  4 bytes
+//   int4   n / 8 times:  a word of the low row, then one of the high row                 8 bytes
+//                        integer r at bit 8 (r % 4) + 4 (r / 4)
+//          if n & 4:     a word of both rows                                             4 bytes
+//          if n & 2:     a half word of both rows                                        2 bytes
+//                        integer r at bit 8 r (low row) and 8 r + 4 (high row)
+//          then the scales
 //
 // Each integer gets a byte of its own.  A step's integers are at most 4 bytes that follow each other: counted
 // from the first one or from the last, whichever is nearer, those of steps 0 and 3 lie at the edge and those

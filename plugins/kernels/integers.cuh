@@ -26,7 +26,7 @@ struct IntegersOf<Half> {
     return Half::add(select_bytes(word, 0x64646464u, 0x4040 | High << 8 | Low),
                      0xe400e400u + Bias * 0x10001u);
   }
-  // The same of the low 4 bits of each half word.  Other bits may be anything.
+  // The integers in the low 4 bits of each half word, less their bias.  Other bits may be anything.
   PATCH_DEVICE static uint32_t nibbles(uint32_t word) {
     return Half::add((word & 0x000f000fu) | 0x64006400u, 0xe400e400u + kNibbleBias * 0x10001u);
   }

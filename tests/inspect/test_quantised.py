@@ -1,4 +1,4 @@
-"""What inspect says of PatchLinears with int8 and int4 weights, and of damaged ones."""
+"""`inspect` shows PatchLinears with int8 and int4 weights, and names what is damaged in them."""
 
 import re
 

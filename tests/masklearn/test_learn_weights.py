@@ -165,7 +165,7 @@ def test_masks_that_train_are_rounded_on_their_inputs(
 def test_solving_loses_less_by_rounding_than_the_nearest_integers(
     make_model: ModelMaker, text_file: Path, tmp_path: Path
 ) -> None:
-    """Of a dense model: `magnitude` rounds to the nearest integers, `sparsegpt` on the Hessian."""
+    """`magnitude` rounds to the nearest integers, `sparsegpt` on the Hessian. Nothing is pruned."""
     path = make_model(**SIZES)
     lost = {}
     for method in ("magnitude", "sparsegpt"):

@@ -336,7 +336,7 @@ def compile_host_kernel(
 
 
 def compile_integer_kernel(cache: Path) -> HostKernel:
-    """The same with the configurations for weights of integers."""
+    """Compile `plugins/host/driver.cpp` with the configurations for int8 and int4 weights."""
     return compile_host_kernel(cache, defines=(_INTEGERS,), opt="-O1")
 
 

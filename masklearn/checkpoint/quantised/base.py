@@ -24,11 +24,14 @@ __all__ = [
     "FormatSettings",
     "PackedWeight",
     "Quantisation",
+    "check_group_size",
     "check_groups",
+    "check_said_groups",
     "dense_dtype",
     "model_dtype",
     "nibbles",
     "parse_settings",
+    "signed",
 ]
 
 SCALES = ("F16", "BF16", "F32")
@@ -144,6 +147,28 @@ def check_groups(folder: Path, name: str, shape: tuple[int, int], bits: int, gro
             name,
             f"It has a scale for every {k // groups} of {k} int4 weights of a row; multiples of {INT4.span} are read.",
         )
+
+
+def check_group_size(folder: Path, size: int) -> None:
+    """Raises PatchCompileError for a `group_size` that is neither -1, one group for a whole row, nor positive."""
+    if size != -1 and size < 1:
+        raise damaged(folder, "quantization_config.group_size", f"It is {size}.")
+
+
+def check_said_groups(
+    folder: Path, name: str, shape: tuple[int, int], bits: int, groups: int, size: int
+) -> None:
+    """Raises PatchCompileError if a weight has other groups than its `group_size` says, and as `check_groups` does."""
+    k = shape[1]
+    size = k if size == -1 else size
+    if not k or groups != -(-k // size):
+        raise damaged(folder, name, f"It has {groups} groups for {k} columns in groups of {size}.")
+    check_groups(folder, name, shape, bits, groups)
+
+
+def signed(fields: NDArray[np.uint8], bits: int) -> NDArray[np.int8]:
+    """Returns the integers of fields that hold them plus 2^(bits-1)."""
+    return fields.view(np.int8) - np.int8(8) if bits == INT4.bits else (fields ^ 128).view(np.int8)
 
 
 def dense_dtype(scales: str, model: str) -> str:

@@ -33,7 +33,6 @@ from masklearn.task import Task
 from masklearn.text.calibrate import TokenPool
 from masklearn.traits import METHODS
 from masklearn.weights.grid import Grid
-from masklearn.weights.table import FLOAT16
 
 __all__ = ["Best", "Masks", "held_out", "report_path", "solve_best"]
 
@@ -116,8 +115,7 @@ def solve_best(
 def _write_best(
     task: Task, settings: MaskSettings, tiles: Tiles, patterns: Patterns, store: WeightStore
 ) -> None:
-    unrounded = task.with_recipe(task.recipe.model_copy(update={"weights": FLOAT16.name}))
-    contenders, feed = _contenders(task, settings, tiles, patterns), CheckpointFeed(unrounded)
+    contenders, feed = _contenders(task, settings, tiles, patterns), CheckpointFeed(task.in_16_bits())
     below = task.checkpoint.new
     stores = [WeightStore(task.scratch / "train" / f"solved-{i}", below) for i in range(len(contenders))]
     solved = []
@@ -136,10 +134,9 @@ def _write_best(
     kl = {masks.name: value for masks, value in zip(contenders, found, strict=True)}
     task.note(_line(kl, contenders[best].name, len(windows)))
     grids = _round(task, contenders[best].tiles, solved[best], stores[best], store)
-    for file in (
-        () if grids else stores[best].folder.iterdir()
-    ):  # with grids, the store has the rounded weights of all
-        file.replace(store.folder / file.name)
+    if not grids:  # else the store has the rounded weights of all linears
+        for file in stores[best].folder.iterdir():
+            file.replace(store.folder / file.name)
     for own in stores:
         shutil.rmtree(own.folder)
         shutil.rmtree(solving_folder(own))

@@ -15,7 +15,7 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.packing.quantised import Quantised
 from patch_compile.plan.lowering import LinearPlan
 
-__all__ = ["check_grid", "packed_mask", "quantised"]
+__all__ = ["check_grid", "check_scales", "packed_mask", "quantised"]
 
 
 def check_grid(name: str, grid: Grid, shape: tuple[int, int], dtype: ir.DataType) -> None:
@@ -29,13 +29,17 @@ def check_grid(name: str, grid: Grid, shape: tuple[int, int], dtype: ir.DataType
             "Give the masks of this model, or learn them with int8 weights for this linear: "
             f"--weights '{name}=int8'.",
         ) from error
-    graph = dtype.name.lower()
-    if not grid.fits(graph):
-        own = "bfloat16" if graph == "float16" else "float16"
+    check_scales(name, grid, dtype.name.lower())
+
+
+def check_scales(name: str, grid: Grid, dtype: str) -> None:
+    """Raise PatchCompileError if a graph of this type, float16 or bfloat16, does not hold a linear's scales."""
+    if not grid.fits(dtype):
+        other = "bfloat16" if dtype == "float16" else "float16"
         raise PatchCompileError(
-            f"The scales of {name} do not fit {graph}",
-            f"{grid.type} weights have scales of the graph's type, and these are numbers of {own}.",
-            f"Build with --dtype {own}.",
+            f"The {grid.type} scales of {name} are no numbers of {dtype}",
+            f"They are those of a quantised checkpoint in {other}, and this graph would round them.",
+            f"Give --dtype {other}.",
         )
 
 

@@ -93,7 +93,7 @@ def _limit(sources: Sources, phase: str) -> float:
     if phase not in _BOUND:
         return 0.0
     if _BOUND[phase] == "bytes":
-        return BYTES_DENSE * sources.masks.weights / sources.masks.packed_bytes
+        return BYTES_DENSE / sources.masks.packed_bytes_per_weight
     return speedup_limit(sources.share, _BOUND[phase])
 
 

@@ -168,16 +168,10 @@ class CheckpointSource(Source):
                 open_text(text)
 
     def _check_scales(self) -> None:
-        """Raise PatchCompileError if the graph's type does not hold the scales that a quantised checkpoint has given."""
-        dtype = self._recipe.dtype
+        from patch_compile.passes.lowering.quantised_weights import check_scales
+
         for name, grid in self._kept_grids():
-            if not grid.fits(dtype):
-                other = "bfloat16" if dtype == "float16" else "float16"
-                raise PatchCompileError(
-                    f"The {grid.type} scales of {name} are no numbers of {dtype}",
-                    f"They come from a quantised checkpoint in {other}, and this graph would round them.",
-                    f"Give --dtype {other}.",
-                )
+            check_scales(name, grid, self._recipe.dtype)
 
     @property
     @override

@@ -40,8 +40,11 @@ def test_the_fastest_stands_beside_the_choice():
         row("tile", 256, 1, 0, 100, seconds=2e-6),
     ]
     lines = sweep.best_table(rows).splitlines()
-    assert lines[2] == "| 11008×4096 | 0.5 | 64 | tile, 1 parts | 2.0 | stream, 100 parts | 3.0 | 1.50 |"
-    assert lines[3] == "| 11008×4096 | 0.5 | 256 | tile, 1 parts | 2.0 | not measured |  |  |"
+    assert (
+        lines[2]
+        == "| 11008×4096 | 16 bits | 0.5 | 64 | tile, 1 parts | 2.0 | stream, 100 parts | 3.0 | 1.50 |"
+    )
+    assert lines[3] == "| 11008×4096 | 16 bits | 0.5 | 256 | tile, 1 parts | 2.0 | not measured |  |  |"
 
 
 def test_small_weights_have_more_copies_than_l2_holds():

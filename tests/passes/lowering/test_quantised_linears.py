@@ -152,7 +152,7 @@ def test_scales_that_do_not_fit_are_refused(exports):  # noqa: F811
 
 
 def test_scales_of_another_16_bit_type_are_refused(exports, tmp_path):  # noqa: F811
-    """Those of a checkpoint in bfloat16 may be too large or too small for float16."""
+    """Scales of a bfloat16 checkpoint may be too large or too small for float16."""
     source, masks = quantised_model(exports.model_dir("llama"), tmp_path / "source")
     name = "model.layers.0.mlp.gate_proj"
     scales = masks.grids[name].scales.copy()

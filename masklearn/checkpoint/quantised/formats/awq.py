@@ -20,12 +20,14 @@ from masklearn.checkpoint.quantised.base import (
     FormatSettings,
     PackedWeight,
     Quantisation,
-    check_groups,
+    check_group_size,
+    check_said_groups,
     dense_dtype,
     nibbles,
     parse_settings,
+    signed,
 )
-from masklearn.checkpoint.quantised.errors import damaged, refused
+from masklearn.checkpoint.quantised.errors import refused
 from masklearn.checkpoint.quantised.stored import StoredTensors
 
 __all__ = ["Awq"]
@@ -59,8 +61,7 @@ class Awq(Quantisation):
         if settings.zero_point:
             why = "The weights have zero points, and a mosaic has none."
             raise refused(folder, f"{at}.zero_point", why)
-        if settings.group_size != -1 and settings.group_size < 1:
-            raise damaged(folder, f"{at}.group_size", f"It is {settings.group_size}.")
+        check_group_size(folder, settings.group_size)
         return settings
 
     def weights(self, stored: StoredTensors, settings: Any, dtype: str) -> Sequence[PackedWeight]:
@@ -74,10 +75,7 @@ def _weight(stored: StoredTensors, module: str, settings: _Settings, dtype: str)
     n = 8 * words
     scales = stored.need(name, SCALES, (None, n))
     groups = scales.shape[0]
-    size = k if settings.group_size == -1 else settings.group_size
-    if not k or groups != -(-k // size):
-        raise damaged(stored.folder, name, f"It has {groups} groups for {k} columns in groups of {size}.")
-    check_groups(stored.folder, name, (n, k), _BITS, groups)
+    check_said_groups(stored.folder, name, (n, k), _BITS, groups, settings.group_size)
     if zeros in stored:
         stored.need(zeros, ("I32",), (groups, words))
     parts = (f"{module}.qweight", name, *((zeros,) if zeros in stored else ()))
@@ -96,7 +94,7 @@ def _weight(stored: StoredTensors, module: str, settings: _Settings, dtype: str)
 
 def _integers(stored: StoredTensors, module: str) -> NDArray[np.int8]:
     rows = _rows(stored.read(f"{module}.qweight"))
-    return np.ascontiguousarray(rows.T).view(np.int8) - np.int8(_ZERO)
+    return signed(np.ascontiguousarray(rows.T), _BITS)
 
 
 def _scales(stored: StoredTensors, module: str) -> NDArray[np.float32]:

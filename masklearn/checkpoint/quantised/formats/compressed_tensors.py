@@ -24,6 +24,7 @@ from masklearn.checkpoint.quantised.base import (
     dense_dtype,
     nibbles,
     parse_settings,
+    signed,
 )
 from masklearn.checkpoint.quantised.errors import damaged, refused
 from masklearn.checkpoint.quantised.group_index import check_in_order
@@ -219,9 +220,9 @@ def _integers(stored: StoredTensors, name: str, shape: tuple[int, int], bits: in
     if raw.dtype == np.int8:
         integers: NDArray[np.int8] = raw
     elif bits == 8:
-        integers = (np.ascontiguousarray(raw).view(np.uint8)[:, :k] ^ 128).view(np.int8)
+        integers = signed(np.ascontiguousarray(raw).view(np.uint8)[:, :k], bits)
     else:
-        integers = nibbles(raw).reshape(shape[0], -1)[:, :k].view(np.int8) - np.int8(8)
+        integers = signed(nibbles(raw).reshape(shape[0], -1)[:, :k], bits)
     half = 1 << (bits - 1)
     if bits < 8 and not (-half <= int(integers.min()) and int(integers.max()) < half):
         raise damaged(stored.folder, name, f"It holds integers that {bits} bits do not.")

@@ -21,12 +21,14 @@ from masklearn.checkpoint.quantised.base import (
     FormatSettings,
     PackedWeight,
     Quantisation,
-    check_groups,
+    check_group_size,
+    check_said_groups,
     dense_dtype,
     nibbles,
     parse_settings,
+    signed,
 )
-from masklearn.checkpoint.quantised.errors import damaged, refused
+from masklearn.checkpoint.quantised.errors import refused
 from masklearn.checkpoint.quantised.group_index import check_in_order
 from masklearn.checkpoint.quantised.stored import StoredTensors
 
@@ -58,8 +60,7 @@ class Gptq(Quantisation):
             raise refused(folder, f"{at}.bits", f"It is {settings.bits}; 4 and 8 are read.")
         if not settings.sym:
             raise refused(folder, f"{at}.sym", "The weights have zero points; symmetric ones are read.")
-        if settings.group_size != -1 and settings.group_size < 1:
-            raise damaged(folder, f"{at}.group_size", f"It is {settings.group_size}.")
+        check_group_size(folder, settings.group_size)
         if (settings.checkpoint_format or "gptq") not in _BELOW:
             why = f"It is {settings.checkpoint_format}; {' and '.join(_BELOW)} are read."
             raise refused(folder, f"{at}.checkpoint_format", why)
@@ -79,10 +80,7 @@ def _weight(stored: StoredTensors, module: str, settings: _Settings, dtype: str)
     k = words * 32 // bits
     scales = stored.need(name, SCALES, (None, n))
     groups = scales.shape[0]
-    size = k if settings.group_size == -1 else settings.group_size
-    if not k or groups != -(-k // size):
-        raise damaged(stored.folder, name, f"It has {groups} groups for {k} columns in groups of {size}.")
-    check_groups(stored.folder, name, (n, k), bits, groups)
+    check_said_groups(stored.folder, name, (n, k), bits, groups, settings.group_size)
     stored.need(f"{module}.qzeros", ("I32",), (groups, -(-n * bits // 32)))
     index = f"{module}.g_idx"
     if index in stored:
@@ -105,7 +103,7 @@ def _weight(stored: StoredTensors, module: str, settings: _Settings, dtype: str)
 def _integers(stored: StoredTensors, module: str, bits: int) -> NDArray[np.int8]:
     fields = _fields(stored.read(f"{module}.qweight"), bits)  # [words, N, fields]
     columns = fields.transpose(1, 0, 2).reshape(fields.shape[1], -1)
-    return (columns ^ 128).view(np.int8) if bits == 8 else columns.view(np.int8) - np.int8(8)
+    return signed(columns, bits)
 
 
 def _scales(stored: StoredTensors, module: str, bits: int, zero: int, n: int) -> NDArray[np.float32]:
