@@ -75,9 +75,9 @@ plugin: .venv/installed
 
 # LLaMA-2-7B's shape: some ten minutes, 37 GB of disk, 24 GiB of memory. Exit code 1 when a figure is beyond its limit.
 bench-compile: .venv/installed
-	$(BIN)/python -m benchmarks.compile --engine --page docs/performance.md
+	$(BIN)/python -m benchmarks.compile --engine --page docs/explanation/performance.md
 
-# EVAL: held-out text, never the calibration text; the table in docs/quality.md is on the head of WikiText-2's test set.
+# EVAL: held-out text, never the calibration text; the table in docs/explanation/quality.md is on the head of WikiText-2's test set.
 bench-quality: .venv/installed models
 	$(BIN)/python -m benchmarks.quality.run $(MODEL) --calib $(TEXTS)/calib.txt --eval $(or $(EVAL),$(TEXTS)/eval.txt) \
 	  --tile 64x64 --tile 128x128 --seeds 3
@@ -102,9 +102,9 @@ reproduce: .venv/installed models
 
 docs: .venv/installed
 	$(BIN)/python docs/generate.py
-	$(BIN)/python benchmarks/kernels/roofline.py --page docs/performance.md
-	$(BIN)/python benchmarks/kernels/weight_types.py --page docs/performance.md
-	$(BIN)/python benchmarks/kernels/warpgroups.py --page docs/performance.md
+	$(BIN)/python benchmarks/kernels/roofline.py --page docs/explanation/performance.md
+	$(BIN)/python benchmarks/kernels/weight_types.py --page docs/explanation/performance.md
+	$(BIN)/python benchmarks/kernels/warpgroups.py --page docs/explanation/performance.md
 	$(BIN)/python -m benchmarks.quality.frontier
 
 models: .venv/installed

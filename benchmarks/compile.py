@@ -1,6 +1,6 @@
 """Measures time and memory of compiling a large checkpoint to hybrid ONNX and to an engine, beside `cp` of its files.
 
-    python -m benchmarks.compile [--shape llama-2-7b] [--ratio 0.4] [--engine] [--page docs/performance.md]
+    python -m benchmarks.compile [--shape llama-2-7b] [--ratio 0.4] [--engine] [--page docs/explanation/performance.md]
 
 Writes a checkpoint of seeded random weights and random masks of the ratio, and runs `patch-compile compile` on them in a
 process of its own. The figures do not depend on where the tiles lie. `cp` runs before and after it; each run begins with
@@ -181,7 +181,7 @@ def build(onnx: Path, engine: Path) -> dict[str, Any]:
 
 
 def page_part(shape: str, ratio: float, figures: Sequence[Measurement]) -> str:
-    """The figures as a part of docs/performance.md."""
+    """The figures as a part of docs/explanation/performance.md."""
     names = ("numpy", "numba", "torch", "onnx-ir", "tensorrt-rtx-cu13")
     versions = ", ".join(f"{name} {version(name)}" for name in names)
     rows = "\n".join(figure.row() for figure in figures)

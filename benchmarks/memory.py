@@ -90,7 +90,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--windows", type=int, default=32)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--limit", type=float, default=8.0, help="GiB")
-    parser.add_argument("--state", type=Path, default=Path("docs/quality.json"))
+    parser.add_argument("--state", type=Path, default=Path("docs/explanation/quality.json"))
     parser.add_argument("--scratch", type=Path, default=Path(".cache/memory"))
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)  # for the child process
     return parser.parse_args(argv)

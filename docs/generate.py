@@ -1,4 +1,4 @@
-"""Write the pages that follow from the program (`make docs`): docs/cli.md from the commands, and docs/licences.md."""
+"""Write the pages of docs/reference that follow from the program (`make docs`): cli.md and licences.md."""
 
 import re
 import tomllib
@@ -11,8 +11,8 @@ from packaging.requirements import Requirement
 
 from patch_compile.cli.app import cli
 
-PAGE = Path(__file__).parent / "cli.md"
-LICENCES = Path(__file__).parent / "licences.md"
+PAGE = Path(__file__).parent / "reference/cli.md"
+LICENCES = Path(__file__).parent / "reference/licences.md"
 _LONGEST = 200  # characters; a longer entry is the text of a licence
 
 

@@ -4,7 +4,7 @@ The activation between up (and gate) and down is elementwise, so the model's out
 gate and the columns of down are permuted in the same way. Pool and Yu (NeurIPS 2021) permute for 2:4 too, to mix strong
 and weak channels in groups of 4. This module sorts channels by their contribution to down's output. Weak channels then
 share tiles, as rows in up and gate and as columns in down, and these tiles are cheaper to prune than any tile in the
-checkpoint's order. docs/adr/0009-permuted-channels.md describes the alternatives.
+checkpoint's order. docs/explanation/decisions/0009-permuted-channels.md describes the alternatives.
 """
 
 from collections.abc import Mapping, Sequence

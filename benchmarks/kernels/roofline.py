@@ -1,6 +1,6 @@
 """Predicts the kernels' times by bytes and instructions, on any card, beside a dense model.
 
-    python benchmarks/kernels/roofline.py [--device A6000] [--json FILE] [--page docs/performance.md]
+    python benchmarks/kernels/roofline.py [--device A6000] [--json FILE] [--page docs/explanation/performance.md]
 
 Prints the devices, every linear of three models as a ratio to the dense product, whole models, and the effect of each
 assumption. `--json` writes all of it, `--page` renews the part of a page that this program writes. Nothing here is
@@ -272,7 +272,7 @@ def report(device: RatedCard) -> str:
 
 
 def markdown() -> str:
-    """The part that docs/performance.md shows."""
+    """The part that docs/explanation/performance.md shows."""
     made_by = json.loads((plugin_sources() / "kernels" / "sass.json").read_text())["nvcc"]
     devices = [_card(name) for name in _PAGE_DEVICES]
     parts = [

@@ -1,6 +1,6 @@
 """Predicts the kernel for Hopper, which no GPU has run and which is off by default, beside a dense product.
 
-    python benchmarks/kernels/warpgroups.py [--page docs/performance.md]
+    python benchmarks/kernels/warpgroups.py [--page docs/explanation/performance.md]
 
 A slab takes as long as the slowest of its products at the rate of wgmma, its bytes through shared memory, and the bytes
 of its slot from L2; waits for barriers and the latency of products count as nothing. The dense product and the rates of the
@@ -104,7 +104,7 @@ def warpgroup_time(
 
 
 def markdown() -> str:
-    """The part that docs/performance.md shows."""
+    """The part that docs/explanation/performance.md shows."""
     card = card_named("H100")
     assert isinstance(card, RatedCard)
     wide = [config for config in CONFIGS if config.panel_rows == 128]

@@ -1,6 +1,6 @@
 """Predicts models with weights of 16 bits, int8 and int4 side by side, beside the bytes of a weight of each.
 
-    python benchmarks/kernels/weight_types.py [--page docs/performance.md]
+    python benchmarks/kernels/weight_types.py [--page docs/explanation/performance.md]
 
 The predictions are those of `patch-compile plan --weights`. Nothing here is measured.
 """
@@ -111,7 +111,7 @@ def _rows() -> Iterator[list[str]]:
 
 
 def markdown() -> str:
-    """The part that docs/performance.md shows."""
+    """The part that docs/explanation/performance.md shows."""
     parts = [_BYTES, bytes_table(), _CYCLES, cycles_table(), _WHOLE, types_table()]
     return "\n\n".join(parts)
 

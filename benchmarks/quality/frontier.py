@@ -1,6 +1,6 @@
-"""Draws what a packed weight's bytes, and a decode step's time, buy in perplexity: the picture of docs/quality.md.
+"""Draws what a packed weight's bytes, and a decode step's time, buy in perplexity, for docs/explanation/quality.md.
 
-    python -m benchmarks.quality.frontier [docs/quality.json] [--check]
+    python -m benchmarks.quality.frontier [docs/explanation/quality.json] [--check]
 
 It takes the rows that `benchmarks.quality.run` measured, of the protocol that most rows have, and writes the picture beside
 them; `--check` only says if the picture is that of the rows. The page's command draws it too.
@@ -293,7 +293,7 @@ def of_one_protocol(rows: Sequence[Row]) -> list[Row]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Write or check the picture. Returns the exit code: 1 if the picture that is there is another one."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality.frontier", description=__doc__)
-    parser.add_argument("state", type=Path, nargs="?", default=Path("docs/quality.json"))
+    parser.add_argument("state", type=Path, nargs="?", default=Path("docs/explanation/quality.json"))
     parser.add_argument(
         "--check",
         action="store_true",

@@ -24,7 +24,7 @@ Times are predicted, not measured, and for a large model whose linears have the 
 the model of the tables is too small to gain. Rows with tiles whose time is not predicted are in the upper picture alone.
 Made by `python -m benchmarks.quality.frontier`; with `--check` it says if the picture is that of the rows."""
 _KINDS = """`kinds auto`: tiles of all kinds, in as many bytes as dense and 2:4 tiles take at the ratio of the column
-([learning.md](learning.md#kinds-of-tiles)); another share of the weights is zeroed.
+([learning.md](../howto/learning.md#kinds-of-tiles)); another share of the weights is zeroed.
 Rows with `int8` or `int4` have weights of that type, and the tiles of a 16-bit row."""
 _LARGE = """`oneshot` without repair at 0.4 on a checkpoint of random weights with the shape of a large model and few of its
 blocks, by `python -m benchmarks.memory`. Measured with these blocks; the last two columns are what all of them would

@@ -4,7 +4,7 @@
 
 Finished rows are kept in a JSON file beside the page (`--state`), keyed by everything that decides them except the
 program's version, so that an interrupted sweep can continue; `--fresh` measures them again. The whole table is printed
-and written to docs/quality.md. `--only 'oneshot*'` and `--ratio 0.45` measure matching rows only.
+and written to docs/explanation/quality.md. `--only 'oneshot*'` and `--ratio 0.45` measure matching rows only.
 """
 
 import argparse
@@ -356,7 +356,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, nargs="*", default=[30.0], help="minutes of repair alone")
     parser.add_argument("--only", nargs="*", default=["*"], metavar="GLOB", help="rows by their name")
     parser.add_argument("--ratio", type=float, nargs="*", help="rows by their ratio [all]")
-    parser.add_argument("--out", type=Path, default=Path("docs/quality.md"))
+    parser.add_argument("--out", type=Path, default=Path("docs/explanation/quality.md"))
     parser.add_argument("--state", type=Path, help="finished rows [OUT with .json]")
     parser.add_argument("--fresh", action="store_true", help="measure rows again that are finished")
     parser.add_argument("--scratch", type=Path, default=Path(".cache/quality"))

@@ -81,7 +81,7 @@ def build(
     """Turn a model into an engine whose linears are mosaics of dense and 2:4 tiles, in the folder `out`.
 
     model: a Hugging Face checkpoint folder or an ONNX file. out: the folder to write, None for ./NAME-patch-RATIO. The
-    other arguments are the options of `patch-compile build`; `docs/cli.md` describes each of them.
+    other arguments are the options of `patch-compile build`; `docs/reference/cli.md` describes each of them.
 
     One of five arguments sets the amount of pruning. ratio: zeroed weights / weights, 0 … 0.5, or "PATTERN=RATIO,…".
     bytes_per_weight: bytes of a packed 16-bit weight on average, 2 for dense.

@@ -58,7 +58,7 @@ _LIBRARIES = {
         "tensorrt",
         "libnvinfer.so",
         True,
-        "install it: `pip install 'patch-compile[tensorrt]'`, from NVIDIA's package index (docs/installing.md)",
+        "install it: `pip install 'patch-compile[tensorrt]'`, from NVIDIA's package index (docs/howto/installing.md)",
     ),
     BackendName.TENSORRT_RTX: _Library(
         "tensorrt_rtx", "libtensorrt_rtx.so", False, "install it: `pip install 'patch-compile[rtx]'`"

@@ -1,6 +1,6 @@
 """Tells the plugin where cuBLASLt is if a wheel installed it.
 
-The plugin multiplies prompts with cuBLASLt on Hopper: docs/adr/0011-hopper-prefill.md.
+The plugin multiplies prompts with cuBLASLt on Hopper: docs/explanation/decisions/0011-hopper-prefill.md.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ Shape = tuple[int, int]
 
 
 class Way(StrEnum):
-    """Ways to multiply many rows of X on a card whose dense products outrun our kernels (docs/performance.md)."""
+    """Ways to multiply many rows of X where dense products outrun our kernels (docs/explanation/performance.md)."""
 
     DENSE_PATH = "dense-path"  # the weight is unpacked, and cuBLASLt multiplies it
     MMA_SP = "mma.sp"  # the plugin's own kernels

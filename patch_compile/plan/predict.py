@@ -1,8 +1,8 @@
 """Predicts milliseconds of a whole model, dense and planned, and the limits that no plan can pass.
 
-`plan`, `build`, `--speedup`, `bench` and docs/performance.md all use these predictions. They count products as TensorRT
-compiles them. In the dense model, linears of one input are one product, because TensorRT merges q, k and v, and gate
-and up, by itself (tests/engine/test_dense_products.py). In the planned model, linears that share a PatchLinear node are
+`plan`, `build`, `--speedup`, `bench` and docs/explanation/performance.md all use these predictions. They count products as
+TensorRT compiles them. In the dense model, linears of one input are one product, because TensorRT merges q, k and v, and
+gate and up, by itself (tests/engine/test_dense_products.py). In the planned model, linears that share a PatchLinear node are
 one.
 
 SiLU·mul is a kernel of the dense engine, and part of the node of gate and up in the hybrid one. Its time counts in both

@@ -57,7 +57,7 @@ _UNPREDICTED = {
         f"speed is predicted for checkpoints alone: a linear is plugin wherever a {SLAB_K}-wide slab of it is 2:4"
     ),
 }
-_NOT_MEASURED = "these speeds are predicted by a roofline (docs/performance.md), not measured"
+_NOT_MEASURED = "these speeds are predicted by a roofline (docs/explanation/performance.md), not measured"
 _AS_COMPILED = (
     "linears of one input count as one product where they share a node, and in the dense model, for TensorRT merges those "
     "itself; that the node of a gate and its up saves a kernel for SiLU·mul comes on top"
@@ -160,8 +160,8 @@ def calibration_words(found: Calibration) -> str:
         if name in found.assumptions
     )
     return (
-        f"predictions of a roofline (docs/performance.md) whose assumptions were fitted to {found.times} times of "
-        f"{found.model}, measured on {found.gpu} ({clock}, driver {found.driver or 'unknown'}, {found.backend} "
+        f"predictions of a roofline (docs/explanation/performance.md) whose assumptions were fitted to {found.times} "
+        f"times of {found.model}, measured on {found.gpu} ({clock}, driver {found.driver or 'unknown'}, {found.backend} "
         f"{found.version}) on {found.date[:10]}: {', '.join(changed)}; it misses these times by "
         f"{found.error['after']:.0%} (median), and missed them by {found.error['before']:.0%}"
     )

@@ -34,7 +34,7 @@ inline bool may_gain_densely(const SlabCounts& slabs, Weights weights, const Dev
 // Asked under the dense path's tactic only, which TensorRT chose because the dense path was faster for the
 // usual number of tokens.  The kernels are therefore taken only if they are predicted to be faster by a
 // third, as they are for few tokens.  (The rate of mma.sp on Hopper is the least certain number:
-// docs/performance.md.)
+// docs/explanation/performance.md.)
 inline bool takes_dense_path(const Problem& p, const Epilogue& e, const Device& device) {
   if (!may_gain_densely(p.slabs, p.weights, device) || p.tokens <= 0 || !suits_dense_path(p)) return false;
   const Schedule s = choose_schedule(p, device);

@@ -103,7 +103,10 @@ def test_a_person_reads_it_in_100_columns(planned, model_dir, monkeypatch, capsy
     whole = planned["whole"]["end_to_end"]
     (last,) = (line.split() for line in lines if "end to end" in line)
     assert last[-2:] == [f"{whole['speedup']:.2f}", f"{whole['limit']:.2f}"]
-    assert "note: these speeds are predicted by a roofline (docs/performance.md), not measured" in lines
+    assert (
+        "note: these speeds are predicted by a roofline (docs/explanation/performance.md), not measured"
+        in lines
+    )
     assert "ratio: 0.4000 (asked: ratio 0.4)" in lines
     assert any(line.startswith("note: no masks are given") and "--mask FILE" in line for line in lines)
     assert not any(line.startswith("note: target:") for line in lines)  # it was asked for

@@ -1,7 +1,7 @@
 """Runs the readers of foreign bytes under atheris, one on each core: `python -m tests.fuzz [READER …] [--seconds N]`.
 
     python -m tests.fuzz --least                      # first those readers that had least of the processor so far
-    python -m tests.fuzz --page docs/reliability.md   # no fuzzing: what all runs so far came to, as a table of the page
+    python -m tests.fuzz --page docs/status/reliability.md  # no fuzzing: all runs so far, as a table of the page
 
 Inputs that are learned, and crashes, stay in build/fuzz/READER, so a later run goes on where an earlier one stopped. What
 each run came to is added to build/fuzz/RUNS.jsonl. The exit code is 1 if any input led to an error that is not in words, to

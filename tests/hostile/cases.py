@@ -18,7 +18,7 @@ from tests.hostile.words import word_cases
 
 __all__ = ["KINDS", "all_cases", "sample"]
 
-# Kinds of inputs, in words for docs/reliability.md.
+# Kinds of inputs, in words for docs/status/reliability.md.
 KINDS = {
     "control": "inputs with nothing wrong in them, which every command accepts",
     "safetensors": "weights (`model.safetensors`): headers, lengths, shapes, types, numbers",

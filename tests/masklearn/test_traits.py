@@ -8,7 +8,7 @@ import masklearn.methods
 from masklearn.methods import Method
 from masklearn.traits import METHODS, Criterion, MethodTraits, Need, Repair, lacking, method_names
 
-DOCS = Path(__file__).parents[2] / "docs" / "learning.md"
+DOCS = Path(__file__).parents[2] / "docs/howto/learning.md"
 
 
 def test_every_method_is_a_file_that_the_documentation_names() -> None:
@@ -17,7 +17,7 @@ def test_every_method_is_a_file_that_the_documentation_names() -> None:
     for name, kind in METHODS.items():
         assert issubclass(kind, Method) and kind.name == name
         assert kind.summary and kind.__module__ == f"masklearn.methods.{name.replace('-', '_')}"
-        assert f"`{name}`" in DOCS.read_text(), f"docs/learning.md has no line on {name}"
+        assert f"`{name}`" in DOCS.read_text(), f"docs/howto/learning.md has no line on {name}"
 
 
 def test_the_list_imports_nothing_heavy() -> None:

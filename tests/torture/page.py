@@ -1,4 +1,4 @@
-"""The table of docs/reliability.md, from the results of `make torture`."""
+"""The table of docs/status/reliability.md, from the results of `make torture`."""
 
 from __future__ import annotations
 

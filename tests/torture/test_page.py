@@ -1,4 +1,4 @@
-"""The table of docs/reliability.md shows the last run of each module, with its size."""
+"""The table of docs/status/reliability.md shows the last run of each module, with its size."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 from tests.torture.attack import Attack, write
 from tests.torture.page import facts_of_run, renew_page, results_part
 
-PAGE = Path(__file__).parents[2] / "docs/reliability.md"
+PAGE = Path(__file__).parents[2] / "docs/status/reliability.md"
 
 
 def facts(module, ended, size="full", part=""):

@@ -30,7 +30,7 @@ class FuseQkvPass(FusionPass):
     2. Each linear starts at a new panel, so it keeps its tile map and its slabs. The rows that pad its last panel are zero,
        and no node reads their part of the Split. Panels are as high as the lowest panels of the linears.
     3. The parts of the Split keep the names of the linears' outputs. The Split copies Y unless TensorRT lets its readers
-       address their part of Y; docs/adr/0010-qkv.md gives the cost.
+       address their part of Y; docs/explanation/decisions/0010-qkv.md gives the cost.
     """
 
     name = QKV

@@ -13,7 +13,7 @@ from benchmarks.quality.frontier import SERIES, bytes_of, draw, main, of_one_pro
 from benchmarks.quality.page import page
 from benchmarks.quality.run import AUTO, NO_REPAIR, arguments, entries
 
-DOCS = Path(__file__).parents[3] / "docs"
+DOCS = Path(__file__).parents[3] / "docs/explanation"
 UNDER = {"model": "m", "calib": "c.txt", "eval": "e.txt", "eval_windows": 16, "eval_length": 1024}
 
 

@@ -20,10 +20,10 @@ BITS = {"x": np.ones((4, 8), np.bool_)}
 def test_every_format_is_a_file_that_the_documentation_names() -> None:
     files = {file.stem for file in Path(formats.__path__[0]).glob("*.py")} - {"__init__"}
     assert files == {name.replace("-", "_") for name in IMPORTERS}
-    page = (Path(__file__).parents[3] / "docs" / "learning.md").read_text()
+    page = (Path(__file__).parents[3] / "docs/howto/learning.md").read_text()
     for name, kind in IMPORTERS.items():
         assert kind.name == name and kind.summary and issubclass(kind, Importer)
-        assert f"`{name}`" in page, f"docs/learning.md has no line on {name}"
+        assert f"`{name}`" in page, f"docs/howto/learning.md has no line on {name}"
 
 
 def test_the_list_imports_nothing_heavy() -> None:

@@ -70,12 +70,12 @@ def test_it_runs_in_its_place():
 
 
 def test_every_fusion_is_a_file_that_the_documentation_names():
-    page = (Path(__file__).parents[3] / "docs" / "building.md").read_text()
+    page = (Path(__file__).parents[3] / "docs/howto/building.md").read_text()
     files = {file.stem for file in Path(folder.__path__[0]).glob("*.py")} - {"__init__", "base"}
     assert files == {f"fuse_{name}" for name in FUSIONS}
     for name, kind in FUSIONS.items():
         assert issubclass(kind, FusionPass) and kind.name == name and kind.summary
-        assert f"`{name}`" in page, f"docs/building.md has no line on {name}"
+        assert f"`{name}`" in page, f"docs/howto/building.md has no line on {name}"
 
 
 def test_the_list_imports_nothing_heavy():

@@ -29,7 +29,7 @@ sys.path.insert(0, str(BENCH))
 problems, roofline = (importlib.import_module(name) for name in ("problems", "roofline"))
 
 ROOT = Path(__file__).resolve().parents[3]
-PAGE = ROOT / "docs" / "performance.md"
+PAGE = ROOT / "docs/explanation/performance.md"
 SHAPES = [shape for shapes in problems.SHAPES.values() for shape in shapes]
 LARGE = [(4096, 4096), (11008, 4096), (4096, 11008), (14336, 4096), (4096, 14336)]
 DEVICES = {card.name: card for card in rated_cards()}
