@@ -4,11 +4,12 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from masklearn.checkpoint.pretrained import TOKENIZER_FILES
 from masklearn.errors import PatchCompileError
 from masklearn.json_text import read_json
 from masklearn.shard import restrict
 
-__all__ = ["copy_beside"]
+__all__ = ["copy_beside", "copy_tokenizer"]
 
 # Suffixes of weights. All other files of a model folder are small (configuration, tokenizer, chat template) and copied.
 _OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".gguf", ".onnx", ".data", ".h5", ".msgpack", ".ot", ".safetensors")
@@ -26,6 +27,17 @@ def copy_beside(model: Path, out: Path) -> None:
             _copy(file, out / file.name)
     for folder in _folders(model):
         shutil.copytree(folder, out / folder.relative_to(model), copy_function=_copy, dirs_exist_ok=True)
+
+
+def copy_tokenizer(model: Path, out: Path) -> bool:
+    """Copy the files of a model folder's tokenizer into the folder `out`, with no more permissions than they have.
+
+    Returns False if there are none.
+    """
+    files = [model / name for name in TOKENIZER_FILES if (model / name).is_file()]
+    for file in files:
+        _copy(file, out / file.name)
+    return bool(files)
 
 
 def _copy(source: str | Path, target: str | Path) -> None:

@@ -16,7 +16,15 @@ from masklearn.extras import is_installed
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["OWN_CODE", "build_model", "load_config", "load_pretrained", "load_tokenizer", "load_with"]
+__all__ = [
+    "OWN_CODE",
+    "TOKENIZER_FILES",
+    "build_model",
+    "load_config",
+    "load_pretrained",
+    "load_tokenizer",
+    "load_with",
+]
 
 OWN_CODE = (
     "Its own Python code (auto_map) would have to be run, and code that comes with a model is never run."
@@ -57,7 +65,7 @@ def load_tokenizer(model_dir: str | Path) -> Any:
 
 
 def _check_tokenizer_sizes(model_dir: Path) -> None:
-    for name in _TOKENIZER_FILES:
+    for name in TOKENIZER_FILES:
         file = model_dir / name
         if file.is_file() and (size := file.stat().st_size) > _MOST_BYTES:
             raise PatchCompileError(
@@ -113,7 +121,7 @@ def build_model(model_class: Any, config: Any, **settings: Any) -> Any:
         return model_class.from_config(config, trust_remote_code=False, **settings)
 
 
-_TOKENIZER_FILES = (
+TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt",
     "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
 )  # fmt: skip

@@ -25,6 +25,7 @@ from patch_compile.out.layout import (
     ENGINE,
     ENGINE_FOLDER,
     ENGINE_REPORT,
+    GENAI_CONFIG_NAME,
     MASKS,
     MODEL,
     ONNX,
@@ -137,6 +138,7 @@ class _Run:
         if line := waste_line([linear.row() for linear in plan.values()]):
             self.progress.note(line)
         compiled = source.write_hybrid(weights, masks, plan, root / ONNX, self.progress.stage, self.dump)
+        source.write_beside(root / ONNX)
         source.compiled_plan(compiled, self.job.costs).write(root / PLAN)
 
     def write_engine(self, root: Path) -> None:
@@ -198,7 +200,14 @@ def keys_of(job: Job, dump: PassDump | None = None) -> dict[Stage, str]:
     """
     r, masks = job.recipe, _masks_key(job)
     dumped = None if dump is None else time.time_ns()
-    graph = r.dtype, r.opset, r.logits, r.fuse, r.lowering
+    graph = (
+        r.dtype,
+        r.opset,
+        r.logits,
+        r.fuse,
+        r.lowering,
+        GENAI_CONFIG_NAME,
+    )  # of builds without it the stage runs again
     onnx = key_of(masks, *graph, repr(job.costs), dumped, Plan.SCHEMA)
     shapes = [r.min_shapes, r.opt_shapes, r.max_shapes, repr(r.engine_options())]
     plugin = job.plugin.fingerprint if job.plugin else None

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-__all__ = ["Interface", "token_dimensions"]
+__all__ = ["LARGEST", "Interface", "token_dimensions"]
 
-_LARGEST = 2**20  # upper bound of the dynamic dimensions, in tokens or rows
+LARGEST = 2**20  # upper bound of the dynamic dimensions, in tokens or rows
 
 
 @dataclass(frozen=True)
@@ -28,4 +28,4 @@ class Interface:
 
 def token_dimensions(*names: str) -> tuple[Any, ...]:
     """Returns a dynamic dimension of size 1 or more for each name."""
-    return tuple(torch.export.Dim(name, min=1, max=_LARGEST) for name in names)
+    return tuple(torch.export.Dim(name, min=1, max=LARGEST) for name in names)

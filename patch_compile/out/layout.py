@@ -8,12 +8,14 @@ __all__ = [
     "BENCH",
     "BENCH_FOLDER",
     "BENCH_MODELS",
+    "CARD",
     "COMPRESSED_FOLDER",
     "ENGINE",
     "ENGINE_FOLDER",
     "ENGINE_NAME",
     "ENGINE_REPORT",
     "ENGINE_REPORT_NAME",
+    "GENAI_CONFIG_NAME",
     "MANIFEST",
     "MASKS",
     "MODEL",
@@ -44,6 +46,9 @@ PLAN = "plan.json"
 ONNX_NAME = "model.onnx"
 ONNX_FOLDER = "onnx"
 ONNX = f"{ONNX_FOLDER}/{ONNX_NAME}"
+GENAI_CONFIG_NAME = (
+    "genai_config.json"  # beside a decoder's ONNX file, with its tokenizer, for onnxruntime-genai
+)
 PRUNED_ONNX = f"{MODEL}/{ONNX_NAME}"  # in builds from an ONNX file
 ENGINE_NAME = "model.engine"
 ENGINE_REPORT_NAME = "engine.json"
@@ -52,6 +57,7 @@ ENGINE = f"{ENGINE_FOLDER}/{ENGINE_NAME}"
 ENGINE_REPORT = f"{ENGINE_FOLDER}/{ENGINE_REPORT_NAME}"
 REPORT = "report.json"
 PAGE = "report.html"
+CARD = "README.md"  # model card, as hubs show it
 VERIFY_NAME = "verify.json"
 VERIFY_INPUTS_NAME, VERIFY_HYBRID_NAME, VERIFY_CHECKPOINT_NAME = (
     "inputs.json",

@@ -9,19 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from masklearn.checkpoint.config_bounds import check_config
-from masklearn.json_text import read_json
 from patch_compile.engine.backend import load_backend
-from patch_compile.errors import PatchCompileError, UsageError, member
+from patch_compile.errors import PatchCompileError, member
 from patch_compile.out.layout import ENGINE, MODEL, ONNX, RECIPE
 from patch_compile.out.recipe_file import read_recipe
 from patch_compile.runtime.decoder import Decoder, Limits
 from patch_compile.runtime.engine_fit import EngineFacts, HostCode, engine_facts, host_code, why_not
 from patch_compile.runtime.generator import Generator
+from patch_compile.runtime.model_configs import ModelConfigs, read_model_configs
 from patch_compile.runtime.onnx_decoder import open_onnx
-from patch_compile.runtime.sampling import Sampling
 
 __all__ = ["Runner", "open_generator"]
 
@@ -60,14 +56,11 @@ def open_generator(
             f"There is no model folder beside it, and no {RECIPE} that names one.",
             "Give the model's folder with --tokenizer.",
         )
-    config = _config(model / "config.json")
+    configs = read_model_configs(model)
     code = partial(host_code, given=Path(plugin) if plugin else None, trust=trust)
-    decoder, note = _decoder(files, asked, code, config)
-    generation_file = model / "generation_config.json"
-    generation = _generation(generation_file)
+    decoder, note = _decoder(files, asked, code, configs)
     loaded = _tokenizer(model)
-    end = _end_tokens(generation, config, loaded)
-    return Generator(decoder, loaded, end, _sampling(generation_file, generation), note)
+    return Generator(decoder, loaded, frozenset(configs.end_tokens(loaded)), configs.sampling, note)
 
 
 @dataclass(frozen=True)
@@ -106,16 +99,16 @@ def _model(out: Path) -> Path | None:
 
 
 def _decoder(
-    files: _Files, asked: Runner | None, code: Callable[[EngineFacts], HostCode], config: dict[str, Any]
+    files: _Files, asked: Runner | None, code: Callable[[EngineFacts], HostCode], configs: ModelConfigs
 ) -> tuple[Decoder, str]:
     """Returns the decoder, and a note with the reason if it does not run the engine."""
-    limits = Limits(total=_positions(config))
+    limits = Limits(total=configs.positions)
     reason = "it was not asked for"
     if asked is not Runner.ONNX:
         facts = engine_facts(files.engine) if files.engine else None
         why = why_not(facts) if facts else "there is none"
         if facts and why is None:
-            return _open_engine(facts, code(facts), limits, _window(config)), ""
+            return _open_engine(facts, code(facts), limits, configs.window), ""
         reason = why or ""
     if files.onnx is None or asked is Runner.ENGINE:
         raise _nothing_runs(files, asked, reason)
@@ -144,94 +137,6 @@ def _open_engine(facts: EngineFacts, code: HostCode, limits: Limits, window: int
     from patch_compile.runtime.engine_decoder import open_engine
 
     return open_engine(facts.path, load_backend(facts.backend), code, limits, window)
-
-
-def _text_config(config: dict[str, Any]) -> dict[str, Any]:
-    text: dict[str, Any] = config.get("text_config") or config
-    return text
-
-
-def _positions(config: dict[str, Any]) -> int | None:
-    text = _text_config(config)
-    return text.get("max_position_embeddings") or text.get("n_positions")
-
-
-def _window(config: dict[str, Any]) -> int | None:
-    """Returns the length of the model's sliding window in tokens, as in the exported mask; None without a window."""
-    text = _text_config(config)
-    kinds = text.get("layer_types")
-    return text.get("sliding_window") if kinds is None or "sliding_attention" in kinds else None
-
-
-def _end_tokens(generation: _Generation, config: dict[str, Any], tokenizer: Any) -> frozenset[int]:
-    """Returns the ids that end a text. The model's configs come first and may name several, then the tokenizer."""
-    for found in (generation.eos_token_id, config.get("eos_token_id"), tokenizer.eos_token_id):
-        if found is not None:
-            return frozenset(found if isinstance(found, list) else [found])
-    return frozenset()
-
-
-class _Generation(BaseModel):
-    """The settings of a generation_config.json that are used here. None stands for the default of `transformers`."""
-
-    model_config = ConfigDict(strict=True)
-
-    do_sample: bool | None = None
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    repetition_penalty: float | None = None
-    eos_token_id: int | list[int] | None = None
-
-
-def _generation(path: Path) -> _Generation:
-    try:
-        return _Generation.model_validate(_json(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise _faulty(path, f"{first['loc'][0]}: {first['msg']}.") from None
-
-
-def _sampling(path: Path, generation: _Generation) -> Sampling:
-    """Returns the sampling of the model's generation_config.json, with the defaults of `transformers`."""
-    penalty = generation.repetition_penalty or 1.0
-
-    def setting(value: float | None, default: float) -> float:
-        return default if value is None else value
-
-    try:
-        if not generation.do_sample:
-            return Sampling(repetition_penalty=penalty)
-        return Sampling(
-            setting(generation.temperature, 1.0),
-            int(setting(generation.top_k, 50)),
-            setting(generation.top_p, 1.0),
-            penalty,
-        )
-    except UsageError as error:  # of a file it is no error of usage
-        raise _faulty(path, f"{error.what}. {error.why}") from None
-
-
-def _config(path: Path) -> dict[str, Any]:
-    content = _json(path)
-    check_config(path, content)
-    return content
-
-
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        found = read_json(path, finite=False)
-    except ValueError as error:
-        raise PatchCompileError(f"{path} is not JSON", str(error), "Fetch the model again.") from None
-    if not isinstance(found, dict):
-        raise _faulty(path, "It is no JSON object.")
-    return found
-
-
-def _faulty(path: Path, why: str) -> PatchCompileError:
-    return PatchCompileError(f"{path} holds settings that no model has", why, "Fetch the model again.")
 
 
 def _tokenizer(model: Path) -> Any:

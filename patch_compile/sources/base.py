@@ -268,6 +268,10 @@ class Source(ABC):
         weights: the model whose weights are masked and packed; this model or its pruned form.
         """
 
+    def write_beside(self, onnx: Path) -> None:  # noqa: B027
+        """Write the files beside OUT's ONNX file with which other programs run it; for most kinds of models there are
+        none."""
+
     @abstractmethod
     def dense_onnx(
         self, path: Path, *, logits: Literal["all", "last"] | None = None, runnable: bool = False

@@ -31,6 +31,13 @@ class DecoderSource(CheckpointSource):
     words = "a decoder"
 
     @override
+    def write_beside(self, onnx: Path) -> None:
+        """Write what onnxruntime-genai needs."""
+        from patch_compile.sources.checkpoint.genai import write_genai
+
+        write_genai(self.model, onnx)
+
+    @override
     def check(self, stages: Collection[Stage]) -> None:
         super().check(stages)
         if Stage.PROOF in stages:

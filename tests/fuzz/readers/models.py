@@ -11,7 +11,7 @@ from masklearn.json_text import parse_json
 from patch_compile.build.plan import plan
 from patch_compile.inspect.folders import inspect_checkpoint
 from patch_compile.recipe import Recipe
-from patch_compile.runtime import locate
+from patch_compile.runtime.model_configs import read_model_configs
 from tests.fuzz.dense import write_dense
 from tests.fuzz.mutations import change_json
 from tests.fuzz.reader import Reader, placed
@@ -54,23 +54,17 @@ def _generation(data: bytes, folder: Path) -> None:
     model = folder / "generation"
     model.mkdir(exist_ok=True)
     path = placed(model, "generation_config.json", data)
-    found = locate._generation(path)
-    locate._sampling(path, found)
-    assert all(
-        isinstance(token, int) for token in locate._end_tokens(found, {}, SimpleNamespace(eos_token_id=1))
-    )
+    found = read_model_configs(path.parent)
+    assert all(isinstance(token, int) for token in found.end_tokens(SimpleNamespace(eos_token_id=1)))
 
 
 def _generation_of_config(data: bytes, folder: Path) -> None:
     model = folder / "generation-config"
     model.mkdir(exist_ok=True)
-    config = locate._config(placed(model, "config.json", data))
-    assert locate._positions(config) is None or locate._positions(config) > 0
-    locate._window(config)
-    found = locate._generation(model / "generation_config.json")
-    assert all(
-        isinstance(token, int) for token in locate._end_tokens(found, config, SimpleNamespace(eos_token_id=1))
-    )
+    found = read_model_configs(placed(model, "config.json", data).parent)
+    assert found.positions is None or found.positions > 0
+    assert found.window is None or found.window >= 0
+    assert all(isinstance(token, int) for token in found.end_tokens(SimpleNamespace(eos_token_id=1)))
 
 
 def _model(folder: Path, name: str) -> Path:

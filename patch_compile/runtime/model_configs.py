@@ -1,0 +1,131 @@
+"""Reads config.json and generation_config.json of a model folder, as far as generating text needs them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from masklearn.checkpoint.config_bounds import check_config
+from masklearn.json_text import read_json
+from patch_compile.errors import PatchCompileError, UsageError
+from patch_compile.runtime.sampling import Sampling
+
+__all__ = ["ModelConfigs", "read_model_configs"]
+
+
+class _Generation(BaseModel):
+    """The settings of a generation_config.json that are used here. None stands for the default of `transformers`."""
+
+    model_config = ConfigDict(strict=True)
+
+    do_sample: bool | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    repetition_penalty: float | None = None
+    bos_token_id: int | list[int] | None = None
+    eos_token_id: int | list[int] | None = None
+    pad_token_id: int | list[int] | None = None
+
+
+@dataclass(frozen=True)
+class ModelConfigs:
+    """Settings of a model folder. config: the object in config.json; sampling: of generation_config.json."""
+
+    config: dict[str, Any]
+    generation: _Generation
+    sampling: Sampling
+
+    @property
+    def text(self) -> dict[str, Any]:
+        """The part of config.json that describes the text model."""
+        text: dict[str, Any] = self.config.get("text_config") or self.config
+        return text
+
+    @property
+    def positions(self) -> int | None:
+        """Largest number of tokens of a sequence; None if the config names none."""
+        return self.text.get("max_position_embeddings") or self.text.get("n_positions")
+
+    @property
+    def window(self) -> int | None:
+        """Length of the model's sliding window in tokens, as in the exported mask; None without a window."""
+        kinds = self.text.get("layer_types")
+        return self.text.get("sliding_window") if kinds is None or "sliding_attention" in kinds else None
+
+    def end_tokens(self, tokenizer: Any) -> tuple[int, ...]:
+        """Returns the ids that end a text. The model's configs come first and may name several, then the tokenizer.
+
+        tokenizer: None takes the configs alone.
+        """
+        told = getattr(tokenizer, "eos_token_id", None)
+        for found in (self.generation.eos_token_id, self.config.get("eos_token_id"), told):
+            if found is not None:
+                return tuple(found if isinstance(found, list) else [found])
+        return ()
+
+    def token(self, name: str) -> int | None:
+        """Returns a token such as `bos_token_id`; None if the configs name none, or several."""
+        for found in (getattr(self.generation, name), self.text.get(name)):
+            if isinstance(found, int):
+                return found
+        return None
+
+
+def read_model_configs(model: Path) -> ModelConfigs:
+    """Returns the configs of a model folder. A missing file counts as an empty one.
+
+    Raises PatchCompileError for a file that is no JSON object or has settings that no model has.
+    """
+    config_file, generation_file = model / "config.json", model / "generation_config.json"
+    config = _json(config_file)
+    check_config(config_file, config)
+    generation = _generation(generation_file)
+    return ModelConfigs(config, generation, _sampling(generation_file, generation))
+
+
+def _generation(path: Path) -> _Generation:
+    try:
+        return _Generation.model_validate(_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise _faulty(path, f"{first['loc'][0]}: {first['msg']}.") from None
+
+
+def _sampling(path: Path, generation: _Generation) -> Sampling:
+    """Returns the sampling of the model's generation_config.json, with the defaults of `transformers`."""
+    penalty = generation.repetition_penalty or 1.0
+
+    def setting(value: float | None, default: float) -> float:
+        return default if value is None else value
+
+    try:
+        if not generation.do_sample:
+            return Sampling(repetition_penalty=penalty)
+        return Sampling(
+            setting(generation.temperature, 1.0),
+            int(setting(generation.top_k, 50)),
+            setting(generation.top_p, 1.0),
+            penalty,
+        )
+    except UsageError as error:  # of a file it is no error of usage
+        raise _faulty(path, f"{error.what}. {error.why}") from None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        found = read_json(path, finite=False)
+    except ValueError as error:
+        raise PatchCompileError(f"{path} is not JSON", str(error), "Fetch the model again.") from None
+    if not isinstance(found, dict):
+        raise _faulty(path, "It is no JSON object.")
+    return found
+
+
+def _faulty(path: Path, why: str) -> PatchCompileError:
+    return PatchCompileError(f"{path} holds settings that no model has", why, "Fetch the model again.")

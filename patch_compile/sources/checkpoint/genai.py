@@ -1,0 +1,97 @@
+"""Writes what onnxruntime-genai needs beside a decoder's ONNX file: genai_config.json and the tokenizer's files.
+
+The format is that of onnxruntime-genai 0.18 (its page "Config reference"). The model has the type `decoder`, its generic
+one: everything that differs between architectures is in the graph, masks of sliding windows too.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from masklearn.checkpoint.beside import copy_tokenizer
+from masklearn.checkpoint.pretrained import load_config, load_tokenizer
+from patch_compile.export.interface import LARGEST
+from patch_compile.onnx_io.graph_inputs import read_inputs
+from patch_compile.out.durable import write_json
+from patch_compile.out.layout import GENAI_CONFIG_NAME
+from patch_compile.runtime.model_configs import ModelConfigs, read_model_configs
+from patch_compile.runtime.sampling import Sampling
+
+__all__ = ["write_genai"]
+
+_PAST = "past_key_values."
+
+
+def write_genai(model: Path, onnx: Path) -> None:
+    """Make the folder of an ONNX file one that onnxruntime-genai loads.
+
+    model: the model folder; onnx: a decoder with the inputs and outputs of `export.decoder.decoder_interface`. Raises
+    PatchCompileError if the tokenizer has to be asked for the end of a text and can't be loaded.
+    """
+    configs = read_model_configs(model)
+    ends = configs.end_tokens(None)
+    if copy_tokenizer(model, onnx.parent) and not ends:
+        ends = configs.end_tokens(load_tokenizer(model))
+    write_json(onnx.parent / GENAI_CONFIG_NAME, _genai_config(model, configs, ends, onnx))
+
+
+def _genai_config(model: Path, configs: ModelConfigs, ends: tuple[int, ...], onnx: Path) -> dict[str, Any]:
+    config = load_config(model).get_text_config()
+    length = configs.positions or LARGEST
+    first = next(iter(ends), None)
+    padding = configs.token("pad_token_id")
+    tokens = {
+        "bos_token_id": configs.token("bos_token_id"),
+        "eos_token_id": list(ends) if len(ends) > 1 else first,
+        "pad_token_id": first if padding is None else padding,
+    }
+    return {
+        "model": {
+            "type": "decoder",
+            **{name: token for name, token in tokens.items() if token is not None},
+            "context_length": length,
+            "vocab_size": config.vocab_size,
+            "decoder": _decoder(config, onnx),
+        },
+        "search": {"max_length": length, "past_present_share_buffer": False, **_sampling(configs.sampling)},
+    }
+
+
+def _decoder(config: Any, onnx: Path) -> dict[str, Any]:
+    """Returns the section about the graph. Sizes of the cache are read from its inputs.
+
+    config: the transformers config of the text model.
+    """
+    inputs = {given.name: given.dims for given in read_inputs(onnx)}
+    _, kv_heads, _, head_size = inputs[f"{_PAST}0.key"]
+    layers = sum(name.startswith(_PAST) for name in inputs) // 2
+    return {
+        "session_options": {"provider_options": []},
+        "filename": onnx.name,
+        "hidden_size": config.hidden_size,
+        "head_size": head_size,
+        "num_attention_heads": config.num_attention_heads,
+        "num_key_value_heads": kv_heads,
+        "num_hidden_layers": layers,
+        "inputs": {
+            **{name: name for name in inputs if not name.startswith(_PAST)},
+            "past_key_names": f"{_PAST}%d.key",
+            "past_value_names": f"{_PAST}%d.value",
+        },
+        "outputs": {
+            "logits": "logits",
+            "present_key_names": "present.%d.key",
+            "present_value_names": "present.%d.value",
+        },
+    }
+
+
+def _sampling(sampling: Sampling) -> dict[str, Any]:
+    """Returns the settings with which the model is sampled unless a program names others."""
+    drawn = {"temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p}
+    return {
+        "do_sample": sampling.temperature > 0,
+        **(drawn if sampling.temperature > 0 else {}),
+        "repetition_penalty": sampling.repetition_penalty,
+    }

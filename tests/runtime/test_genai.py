@@ -1,0 +1,84 @@
+"""The folder of OUT's ONNX file is a model of onnxruntime-genai: the real library loads it and generates."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+
+from masklearn.checkpoint.beside import copy_tokenizer
+from patch_compile import open_generator
+from patch_compile.out.layout import GENAI_CONFIG_NAME, ONNX_FOLDER
+from patch_compile.sources.checkpoint.genai import write_genai
+from tests.runtime.conftest import OutOf
+
+og = pytest.importorskip("onnxruntime_genai")
+NEW = 20
+
+
+def generated(folder: Path, prompt: list[int], **search: Any) -> list[int]:
+    """Returns the tokens that onnxruntime-genai adds to a prompt."""
+    model = og.Model(str(folder))
+    parameters = og.GeneratorParams(model)
+    parameters.set_search_options(max_length=len(prompt) + NEW, **search)
+    generator = og.Generator(model, parameters)
+    generator.append_tokens(prompt)
+    while not generator.is_done():
+        generator.generate_next_token()
+    return [int(token) for token in generator.get_sequence(0)][len(prompt) :]
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral"])
+def test_genai_generates_the_same_tokens(out_of: OutOf, kind: str) -> None:
+    """mistral's window is shorter than the text, so the graph's own mask has to hold."""
+    ours = open_generator(out_of(kind))
+    for text in ("the cat sat on a mat", "big red"):
+        prompt = ours.encode(text)
+        (expected,) = ours.generate([prompt], new_tokens=NEW)
+        found = generated(out_of(kind) / ONNX_FOLDER, prompt)
+        assert found[: len(expected.tokens)] == expected.tokens
+        assert len(expected.tokens) == NEW or found[len(expected.tokens)] in ours.end_tokens
+
+
+def test_the_settings_of_sampling_and_the_ends_of_a_text(out_of: OutOf, tmp_path: Path) -> None:
+    out = out_of("llama")
+    model = shutil.copytree(out / "model", tmp_path / "model")
+    onnx = shutil.copytree(out / ONNX_FOLDER, tmp_path / ONNX_FOLDER) / "model.onnx"
+    settings = {"do_sample": True, "temperature": 0.6, "top_k": 7, "eos_token_id": [2, 5], "bos_token_id": 3}
+    (model / "generation_config.json").write_text(json.dumps(settings))
+    write_genai(model, onnx)
+    written = json.loads((onnx.parent / GENAI_CONFIG_NAME).read_text())
+    assert written["model"]["eos_token_id"] == [2, 5] and written["model"]["bos_token_id"] == 3
+    assert written["model"]["context_length"] == written["search"]["max_length"] == 96
+    sampled = {name: written["search"][name] for name in ("do_sample", "temperature", "top_k", "top_p")}
+    assert sampled == {"do_sample": True, "temperature": 0.6, "top_k": 7, "top_p": 1.0}
+    assert len(generated(onnx.parent, [3, 4], do_sample=False)) > 0
+
+
+def test_a_model_without_configured_end_asks_its_tokenizer(out_of: OutOf, tmp_path: Path) -> None:
+    out = out_of("llama")
+    model = shutil.copytree(out / "model", tmp_path / "model")
+    onnx = shutil.copytree(out / ONNX_FOLDER, tmp_path / ONNX_FOLDER) / "model.onnx"
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"eos_token_id": None, "pad_token_id": None}))
+    (model / "generation_config.json").unlink()
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.eos_token = "cat"
+    tokenizer.save_pretrained(model)
+    write_genai(model, onnx)
+    written = json.loads((onnx.parent / GENAI_CONFIG_NAME).read_text())["model"]
+    assert written["eos_token_id"] == written["pad_token_id"] == tokenizer.convert_tokens_to_ids("cat")
+
+
+@pytest.mark.model
+def test_genai_reads_the_tokenizer(out_of: OutOf, sample_model: Path, tmp_path: Path) -> None:
+    """The tiny models' tokenizer is of a kind that onnxruntime-genai does not read, that of the sample model is."""
+    folder = shutil.copytree(out_of("llama") / ONNX_FOLDER, tmp_path / ONNX_FOLDER)
+    assert copy_tokenizer(sample_model, folder)
+    tokenizer = og.Tokenizer(og.Model(str(folder)))
+    expected = AutoTokenizer.from_pretrained(sample_model)
+    for text in ("The capital of France is", "  two  spaces,\n\ta tab, naïve ☃ and 1234"):
+        ids = [int(token) for token in tokenizer.encode(text)]
+        assert ids == expected(text)["input_ids"] and tokenizer.decode(ids) == text
