@@ -14,6 +14,7 @@ from masklearn.checkpoint.beside import copy_beside
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.folder import CONFIG, INDEX, write_index
 from masklearn.checkpoint.orientation import to_stored
+from masklearn.checkpoint.sparsity import SPARSITY, sparsity_config
 from masklearn.masks.maskset import MaskSet
 from masklearn.shard import write_shard
 
@@ -38,14 +39,15 @@ def write_pruned_checkpoint(
 ) -> None:
     """Write the Hugging Face folder `out` with the same shards and tensor names. One tensor is in memory at a time.
 
-    Tensors with new values (`Checkpoint.with_weights`) are written with these. A quantised checkpoint is written as the
-    dense one that it stands for: its values, and nothing that speaks of quantisation. Sub-folders are copied if they hold
-    no weights (chat templates) or are modules of a sentence-transformers model; exports to other formats are not copied.
-    No file has more permissions than its source.
+    config.json gets a description of the zeros (`sparsity_config`). Tensors with new values (`Checkpoint.with_weights`) are
+    written with these. A quantised checkpoint is written as the dense one that it stands for: its values, and nothing that
+    speaks of quantisation. Sub-folders are copied if they hold no weights (chat templates) or are modules of a
+    sentence-transformers model; exports to other formats are not copied. No file has more permissions than its source.
 
     progress: called with a tensor's name, the number of tensors so far and the number of all tensors.
     """
     copy_beside(checkpoint.path, out)
+    _write_config(checkpoint, masks, out)
     if checkpoint.quantised:
         _describe_dense(checkpoint, out)
     total, done = len(list(checkpoint.names())), 0
@@ -66,9 +68,20 @@ def write_pruned_checkpoint(
         write_shard(out / file_name, specs, tensor, shard.metadata, like=shard.path)
 
 
+def _write_config(checkpoint: Checkpoint, masks: MaskSet, out: Path) -> None:
+    """Write the dense model's config with the block of its sparsity over the copy, unless nothing changes.
+
+    A block of the model itself, which was pruned before, would be wrong.
+    """
+    config = {key: value for key, value in checkpoint.config.items() if key != SPARSITY}
+    if found := sparsity_config(checkpoint, masks):
+        config[SPARSITY] = found
+    if config != checkpoint.config or checkpoint.quantised:
+        (out / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+
+
 def _describe_dense(checkpoint: Checkpoint, out: Path) -> None:
-    """Write the config and the index of a quantised checkpoint's dense values over the copies."""
-    (out / CONFIG).write_text(json.dumps(checkpoint.config, indent=2) + "\n")
+    """Take what speaks of quantisation out of the copies, and write the index of the dense values."""
     for name in _OF_QUANTISATION:
         (out / name).unlink(missing_ok=True)
     if (out / INDEX).is_file():
