@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from patch_compile.out.layout import PAGE, RECIPE
+from patch_compile.out.layout import CARD, PAGE, RECIPE
 from patch_compile.report.learned import learned_lines
 from patch_compile.report.page.sources import Row, Sources
 
@@ -15,10 +15,10 @@ __all__ = ["origin"]
 def origin(sources: Sources) -> dict[str, Any]:
     """Returns {model, seed, recipe, command, versions, texts, learned, notes, seconds, files} for the template.
 
-    The page does not list itself among the files.
+    The page lists neither itself nor the model card among the files: both are written last.
     """
     report, manifest = sources.report, sources.manifest
-    files = {name: digest for name, digest in manifest.files.items() if name != PAGE}
+    files = {name: digest for name, digest in manifest.files.items() if name not in (PAGE, CARD)}
     return {
         "model": report.model,
         "seed": manifest.seed,

@@ -7,9 +7,10 @@ from typing import Any
 
 from masklearn.durable import whole_file
 from patch_compile.out.folder import OutFolder
-from patch_compile.out.layout import PAGE
+from patch_compile.out.layout import CARD, PAGE
 from patch_compile.out.workspace import key_of
 from patch_compile.report.page.baselines import baseline_rows
+from patch_compile.report.page.card import model_card
 from patch_compile.report.page.depth_chart import depth_chart
 from patch_compile.report.page.frontier import frontier
 from patch_compile.report.page.key_figures import key_figures
@@ -41,19 +42,26 @@ def write_page(out: Path, *, place: Path | None = None) -> Path:
     bench/bench.json if they exist. Equal files give equal pages. Raises PatchCompileError if OUT is no build or its
     masks are damaged.
     """
-    sources = Sources.read(out, place=place)
     page = out / PAGE
-    with whole_file(page) as part:
-        part.write_text(rendered(sources), encoding="utf-8")
+    _write(page, rendered(Sources.read(out, place=place)))
     return page
 
 
 def renew_page(out: Path, *, place: Path | None = None) -> None:
-    """Write OUT/report.html anew and record it in the manifest. See `write_page` for its sources and for `place`."""
+    """Write OUT/report.html and the model card anew and record both in the manifest. See `write_page` for their sources
+    and for `place`."""
     folder = OutFolder.open(out, check=False)
     folder.forget(_STAGE)
-    files = {name: digest for name, digest in folder.manifest.files.items() if name != PAGE}
-    folder.record(_STAGE, key_of(files), [str(write_page(out, place=place).relative_to(out))])
+    files = {name: digest for name, digest in folder.manifest.files.items() if name not in (PAGE, CARD)}
+    sources = Sources.read(out, place=place)
+    _write(out / PAGE, rendered(sources))
+    _write(out / CARD, model_card(sources, out))
+    folder.record(_STAGE, key_of(files), [PAGE, CARD])
+
+
+def _write(path: Path, text: str) -> None:
+    with whole_file(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def rendered(sources: Sources) -> str:
