@@ -23,7 +23,7 @@ from patch_compile.packing.fusion import FUSIONS, parse_fusions, spell_fusions
 from patch_compile.plan.lowering_patterns import parse_lowering
 from patch_compile.plan.speed_goal import SpeedGoal
 
-__all__ = ["Recipe", "settings_from"]
+__all__ = ["GraphRecipe", "Recipe", "settings_from"]
 
 _Fusions = Annotated[tuple[str, ...], BeforeValidator(parse_fusions), PlainSerializer(spell_fusions)]
 
@@ -157,7 +157,7 @@ class Recipe(LearnSettings):
         from masklearn.text import open_text
 
         settings = self.model_dump(mode="json", exclude_none=True, exclude={"out"})
-        paths = {"model", "mask", "calib"} - {*texts}
+        paths = {"model", "mask", "calib", "graph"} - {*texts}
         settings |= {k: str(Path(settings[k]).resolve()) for k in paths if settings.get(k)}
         settings |= {k: open_text(settings[k]).spec for k in texts if settings.get(k)}
         if Path(self.prior).is_file():
@@ -230,6 +230,12 @@ class Recipe(LearnSettings):
                     why,
                     "Drop one of the two. `patch-compile plan` says which ratio the speed takes.",
                 )
+
+
+class GraphRecipe(Recipe):
+    """The settings of `patch-compile compile --graph`. graph: an ONNX file that another program exported."""
+
+    graph: Path
 
 
 @contextmanager

@@ -18,6 +18,7 @@ def compile(
     out: StrPath,
     *,
     mask: StrPath,
+    graph: StrPath | None = None,
     dtype: Literal["float16", "bfloat16"] = "float16",
     opset: int = 23,
     logits: Literal["last", "all"] = "last",
@@ -36,16 +37,19 @@ def compile(
     """Write a checkpoint as hybrid ONNX under the masks of a file, without an engine or a proof.
 
     The settings are those of `build` with the same names. out: the folder to write, with onnx/model.onnx and plan.json,
-    which tells how each linear is compiled. dump_passes: a folder that gets the graph, without weights, after each pass.
+    which tells how each linear is compiled. graph: an ONNX file that another program exported from the checkpoint, or from
+    the pruned checkpoint of the masks. Its linears are found by their numbers, and the rest stays as it is. None exports the
+    graph here. dump_passes: a folder that gets the graph, without weights, after each pass.
     force: replace `out`. resume: continue from the files of a run that was killed.
 
     Raises UsageError for an invalid setting, and PatchCompileError for a model or masks that cannot be compiled.
     """
     require_extra("build", "`patch-compile compile`")
     from patch_compile.build.compile import compile_model
-    from patch_compile.recipe import Recipe
+    from patch_compile.recipe import GraphRecipe, Recipe
 
     settings = {name: given[name] for name in Recipe.model_fields if name in given}
     dump = None if dump_passes is None else Path(dump_passes)
-    recipe = Recipe.parse(settings | {"backend": "onnx"})
+    settings["backend"] = "onnx"
+    recipe = Recipe.parse(settings) if graph is None else GraphRecipe.parse(settings | {"graph": graph})
     return Compiled(compile_model(recipe, dump_passes=dump, force=force, resume=resume))

@@ -208,7 +208,7 @@ def keys_of(job: Job, dump: PassDump | None = None) -> dict[Stage, str]:
         r.lowering,
         GENAI_CONFIG_NAME,
     )  # of builds without it the stage runs again
-    onnx = key_of(masks, *graph, repr(job.costs), dumped, Plan.SCHEMA)
+    onnx = key_of(masks, *graph, job.source.graph_key, repr(job.costs), dumped, Plan.SCHEMA)
     shapes = [r.min_shapes, r.opt_shapes, r.max_shapes, repr(r.engine_options())]
     plugin = job.plugin.fingerprint if job.plugin else None
     targets = [target.name for target in job.targets]

@@ -15,6 +15,11 @@ __all__ = ["compile"]
 
 _OWN = {
     "mask": Option(f"Masks to apply ({MASKS}).", "FILE"),
+    "graph": Option(
+        "Compile this ONNX file, which another program exported from MODEL_DIR or from the pruned model of the masks.",
+        "FILE",
+        "the graph is exported here",
+    ),
     "out": Option(
         f"Folder to write: {ONNX}, and the plan of how each linear is compiled.", "OUT", flags=("-o", "--out")
     ),
@@ -56,5 +61,8 @@ def compile(as_json: bool, **given: Any) -> None:
 
     ONNX Runtime can run the result. `build --mask FILE` also makes an engine and measures the loss of quality. --include
     and --exclude must be the same as when the masks were learned.
+
+    --graph takes what Edge-LLM, optimum, GenAI's model builder or torch.onnx exported. Its linears are found by their
+    numbers, one by one or joined in one product. Its other nodes, its inputs and its outputs stay as they are.
     """
     print_result(api.compile(**given), as_json=as_json)

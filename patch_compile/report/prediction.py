@@ -81,6 +81,10 @@ def reason_words(reason: Reason) -> str:
         ReasonKind.DENSE_PRODUCT: (
             f"{on} it is predicted faster in one dense product with {', '.join(reason.product)}"
         ),
+        ReasonKind.NOT_IN_GRAPH: "no product of the graph has its numbers: it keeps what the graph has",
+        ReasonKind.READ_TWICE: "more than one product of the graph has its weight, which is masked in place",
+        ReasonKind.READ_OTHERWISE: "not only products of the graph read its weight: it keeps what the graph has",
+        ReasonKind.ALIKE: "another linear has the same numbers, and no name tells them apart: it keeps what the graph has",
     }[reason.kind]
 
 

@@ -149,6 +149,11 @@ class Source(ABC):
         return None
 
     @property
+    def graph_key(self) -> str | None:
+        """sha256 of the graph that is compiled; None if it is exported from the model or is the model."""
+        return None
+
+    @property
     def pruned_dtype(self) -> str | None:
         """The type that the weights of the pruned model are rounded to; None if they keep their own type."""
         return None

@@ -7,7 +7,7 @@ from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.described import describe_checkpoint
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.folder import OutFolder
-from patch_compile.recipe import Recipe
+from patch_compile.recipe import GraphRecipe, Recipe
 from patch_compile.sources.base import Source
 
 __all__ = ["check_unchanged", "open_source", "source_of"]
@@ -17,6 +17,7 @@ def open_source(recipe: Recipe, *, weights: bool = True) -> Source:
     """Open the source of the setting `model`: a file that ends in .onnx, or else a Hugging Face folder.
 
     weights: False to open a folder by its config.json alone if it has no weights.
+    A `GraphRecipe` names the graph that goes with the folder.
 
     Raises PatchCompileError for a folder without a checkpoint, or with a checkpoint of an unknown architecture.
     """
@@ -27,6 +28,12 @@ def open_source(recipe: Recipe, *, weights: bool = True) -> Source:
     from patch_compile.sources.checkpoint.decoder import DecoderSource
     from patch_compile.sources.checkpoint.encoder import EncoderSource
 
+    if isinstance(recipe, GraphRecipe):
+        from patch_compile.sources.exported_graph.source import ExportedDecoder, ExportedEncoder
+
+        checkpoint = Checkpoint.open(recipe.model)
+        exported = ExportedEncoder if architecture_of(checkpoint).encoder else ExportedDecoder
+        return exported(recipe, checkpoint)
     checkpoint = Checkpoint.open(recipe.model) if weights else describe_checkpoint(recipe.model)
     kind = EncoderSource if architecture_of(checkpoint).encoder else DecoderSource
     return kind(recipe, checkpoint)

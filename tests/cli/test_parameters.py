@@ -29,7 +29,7 @@ from patch_compile.api.verify import verify
 from patch_compile.bench.request import BenchRequest
 from patch_compile.build.import_masks import ImportRequest
 from patch_compile.cli.app import cli
-from patch_compile.recipe import Recipe
+from patch_compile.recipe import GraphRecipe, Recipe
 from patch_compile.verify.request import VerifyRequest
 
 FUNCTIONS = {
@@ -46,13 +46,14 @@ SETTINGS = [
     (build, Recipe, {"recipe", "force", "resume"}),
     (learn, Recipe, {"baselines", "force", "resume"}),
     (plan, Recipe, set()),
-    (compile, Recipe, {"dump_passes", "force", "resume"}),
+    (compile, GraphRecipe, {"dump_passes", "force", "resume"}),
     (verify, VerifyRequest, {"path"}),
     (bench, BenchRequest, {"path", "force"}),
     (import_mask, ImportRequest, {"force"}),
 ]
 VALID = {
     Recipe: {"model": "m", "ratio": 0.4},
+    GraphRecipe: {"model": "m", "ratio": 0.4, "graph": "g"},
     VerifyRequest: {},
     BenchRequest: {},
     ImportRequest: {"source": "s", "out": "o", "model": "m"},

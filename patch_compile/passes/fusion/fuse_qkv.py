@@ -14,7 +14,7 @@ from patch_compile.passes.linear_node import LinearNode, linear_nodes, readers, 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["FuseQkvPass"]
+__all__ = ["FuseQkvPass", "split_rows"]
 
 _HEADS = ("Reshape", "Attention")  # operators that split [..., N] into heads
 _PASSED = ("Cast", "Mul", "Div")  # operators that may come before these: casts, and a scale of queries
@@ -62,7 +62,7 @@ class FuseQkvPass(FusionPass):
         merged = together.node()
         graph.insert_before(nodes[0], merged)
         _name(merged.outputs[0], f"{together.name}/output", nodes[0].outputs[0], sum(together.rows))
-        _split(graph, nodes, together, merged.outputs[0])
+        split_rows(graph, nodes, together, merged.outputs[0])
         graph.remove(nodes, safe=True)
 
 
@@ -99,8 +99,8 @@ def _are_several(nodes: Sequence[ir.Node]) -> bool:
     return False
 
 
-def _split(graph: ir.Graph, nodes: Sequence[ir.Node], together: LinearNode, whole: ir.Value) -> None:
-    """Split the joint output into the outputs of the linears and the padding after each of them."""
+def split_rows(graph: ir.Graph, nodes: Sequence[ir.Node], together: LinearNode, whole: ir.Value) -> None:
+    """Split the joint output, before the first of `nodes`, into the outputs of these linears and the padding after each."""
     import onnx_ir as ir
 
     parts: list[tuple[int, ir.Value | None]] = []  # rows, and the linear's output, None for padding

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["constants_of", "linear_name", "node_name", "reserved_names", "unique"]
+__all__ = ["constants_of", "linear_name", "node_name", "reserved_names", "scopes_of", "unique"]
 
 _SUFFIX = ".weight"
 _MADE = (_SUFFIX, ".bias", ".dense", ".sparse", ".meta")
@@ -56,9 +56,24 @@ def unique(name: str, taken: Container[str]) -> str:
     return candidate
 
 
+def scopes_of(node: ir.Node) -> list[str]:
+    """Returns the paths of the modules around a node, from outside to inside, and the node's own name; empty if torch's
+    exporter did not write them."""
+    try:
+        scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
+    except (
+        ValueError,
+        SyntaxError,
+        MemoryError,
+        RecursionError,
+    ):  # another program's text under the same key
+        return []
+    return [str(scope) for scope in scopes] if isinstance(scopes, list) else []
+
+
 def _module(node: ir.Node) -> str:
-    scopes = node.metadata_props.get(_SCOPES)
-    return ast.literal_eval(scopes)[-2] if scopes and scopes.count(",") else ""
+    scopes = scopes_of(node)
+    return scopes[-2] if len(scopes) > 1 else ""
 
 
 def _path(node: ir.Node) -> str:

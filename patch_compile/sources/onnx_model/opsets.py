@@ -31,8 +31,11 @@ def shorten_standard_domain(proto: onnx.ModelProto) -> None:
             holder.domain = ""
 
 
-def check_opsets(path: Path, proto: onnx.ModelProto) -> None:
-    """Raise PatchCompileError for an operator of an unknown domain or version. Call `shorten_standard_domain` first."""
+def check_opsets(path: Path, proto: onnx.ModelProto, *, any_domain: bool = False) -> None:
+    """Raise PatchCompileError for an operator of an unknown domain or version. Call `shorten_standard_domain` first.
+
+    any_domain: take operators of domains that only the program that will run the file knows.
+    """
     import onnx
 
     if proto.ir_version > onnx.IR_VERSION:
@@ -51,7 +54,7 @@ def check_opsets(path: Path, proto: onnx.ModelProto) -> None:
                 f"It holds {node.op_type} nodes of the domain {DOMAIN!r}.",
                 "Give the model that it was made from.",
             )
-        if domain not in known or domain not in imports:
+        if not any_domain and (domain not in known or domain not in imports):
             raise _unknown(path, node, domain, domain in known)
 
 

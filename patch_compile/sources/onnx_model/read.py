@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
 
-__all__ = ["read_onnx"]
+__all__ = ["read_as_exported", "read_onnx"]
 
 
 def read_onnx(path: Path) -> ir.Model:
@@ -59,6 +59,34 @@ def read_onnx(path: Path) -> ir.Model:
         common.LiftConstantsToInitializersPass(size_limit=0)(model)
         common.LiftSubgraphInitializersToMainGraphPass()(model)
         common.NameFixPass()(model)
+        return common.ShapeInferencePass()(model).model
+
+
+def read_as_exported(path: Path) -> ir.Model:
+    """Returns the model at `path` with the nodes that its exporter wrote, also those of unknown domains. Tensors stay in
+    their files.
+
+    Types and shapes are inferred where the file lacks them. Two kinds of files are changed: an opset before 20 is upgraded,
+    and weights of subgraphs that lie in data files become initializers of the main graph, which are written to a new file.
+
+    Raises PatchCompileError as `read_onnx` does, but not for operators of unknown domains.
+    """
+    import onnx_ir as ir
+    from onnx_ir.passes import common
+
+    proto = load_proto(path)
+    shorten_standard_domain(proto)
+    check_opsets(path, proto, any_domain=True)
+    model = model_of(path, proto)
+    with _quiet():
+        inner = (graph for graph in model.graphs() if graph is not model.graph)
+        tensors = (value.const_value for graph in inner for value in graph.initializers.values())
+        if any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors):
+            model = common.LiftSubgraphInitializersToMainGraphPass()(model).model
+        map_external_data(path, model)
+        _check_sizes(path, model)
+        _describe_by_tensors(model)
+        model = _upgraded(path, model)
         return common.ShapeInferencePass()(model).model
 
 

@@ -13,7 +13,7 @@ from patch_compile.sources.onnx_model.linears import OnnxLinear
 from patch_compile.sources.onnx_model.names import constants_of
 from patch_compile.sources.onnx_model.weights import read_rounded
 
-__all__ = ["NormalizeLinearsPass"]
+__all__ = ["NormalizeLinearsPass", "insert_node", "make_room"]
 
 
 class NormalizeLinearsPass(ir.passes.InPlacePass):
@@ -35,7 +35,7 @@ class NormalizeLinearsPass(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite each linear in graph order."""
-        _make_room(model.graph, set().union(*map(constants_of, self._linears)))
+        make_room(model.graph, set().union(*map(constants_of, self._linears)))
         for linear in self._linears.values():
             self._rewrite(model.graph, linear)
         return ir.passes.PassResult(model, modified=bool(self._linears))
@@ -48,7 +48,7 @@ class NormalizeLinearsPass(ir.passes.InPlacePass):
             raise ir.passes.PostconditionError(f"linears are lost: {lost[:3]}")
 
     def _rewrite(self, graph: ir.Graph, linear: OnnxLinear) -> None:
-        put = partial(_insert, graph, linear.nodes[-1])
+        put = partial(insert_node, graph, linear.nodes[-1])
         x = self._narrow_x(graph, linear)
         if linear.spatial:
             x = put(
@@ -74,7 +74,7 @@ class NormalizeLinearsPass(ir.passes.InPlacePass):
         if linear.dtype == self._dtype:
             return linear.x
         if linear.x not in self._narrowed:
-            narrow = _insert(
+            narrow = insert_node(
                 graph,
                 linear.nodes[0],
                 "Cast",
@@ -116,7 +116,7 @@ class NormalizeLinearsPass(ir.passes.InPlacePass):
         return value
 
 
-def _make_room(graph: ir.Graph, names: set[str]) -> None:
+def make_room(graph: ir.Graph, names: set[str]) -> None:
     """Rename values with the name of a new constant, such as the stored weight or an exporter's copy of a bias."""
     made = (value for node in ir.traversal.RecursiveGraphIterator(graph) for value in node.outputs)
     for value in [value for value in (*graph.initializers.values(), *made) if value.name in names]:
@@ -136,7 +136,7 @@ def _bias(value: ir.Value, stored: ir.TensorProtocol, dtype: ir.DataType) -> ir.
     return ir.Tensor(cast_weight(str(value.name), stored.numpy().reshape(-1), dtype), dtype=dtype)
 
 
-def _insert(
+def insert_node(
     graph: ir.Graph,
     place: ir.Node,
     op_type: str,

@@ -1,0 +1,268 @@
+"""A checkpoint together with the graph that another program exported from it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+from typing_extensions import override
+
+from masklearn.checkpoint.checkpoint import Checkpoint
+from patch_compile.errors import PatchCompileError, UsageError
+from patch_compile.onnx_io.external import data_files
+from patch_compile.onnx_io.proto import refusing_invalid
+from patch_compile.out.plan import Reason, ReasonKind
+from patch_compile.out.report import Kind
+from patch_compile.out.workspace import key_of, sha256_of
+from patch_compile.plan.lowering import LinearPlan
+from patch_compile.plan.workload import Workload
+from patch_compile.recipe import GraphRecipe
+from patch_compile.sources.base import Bars
+from patch_compile.sources.checkpoint.source import CheckpointSource
+from patch_compile.sources.exported_graph.digests import Origin, WeightIndex
+from patch_compile.sources.exported_graph.match import Matches, match_linears
+from patch_compile.sources.kinds import Ability, Stage
+from patch_compile.sources.onnx_model.find import find_onnx_linears
+from patch_compile.sources.onnx_model.linears import FoundLinears
+from patch_compile.sources.onnx_model.opsets import OLDEST_OPSET
+from patch_compile.sources.onnx_model.read import read_as_exported
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from masklearn.masks.linear_mask import LinearMask
+    from masklearn.weights.table import WeightType
+    from patch_compile.passes import PassDump
+    from patch_compile.plan.cost import CostModel
+
+__all__ = ["ExportedDecoder", "ExportedEncoder", "ExportedSource"]
+
+_ONLY_COMPILED = "The graph of another program is compiled as it is, and nothing is learned or proven by it."
+_KEPT = {
+    "opset": f"An exported graph keeps its opset ({OLDEST_OPSET} where it is older).",
+    "logits": "An exported graph keeps its outputs.",
+}
+
+
+class ExportedSource(CheckpointSource):
+    """A checkpoint whose graph comes from a file. It can be compiled alone."""
+
+    lacking: ClassVar[Mapping[Ability, str]] = {
+        ability: _ONLY_COMPILED for ability in Ability if ability is not Ability.COMPILE
+    }
+
+    def __init__(self, recipe: GraphRecipe, checkpoint: Checkpoint) -> None:
+        super().__init__(recipe, checkpoint)
+        self._asked, self.graph = recipe, recipe.graph
+        for name, why in _KEPT.items():
+            if name in recipe.model_fields_set:
+                raise UsageError(f"--{name} does not go with --graph", why, "Leave it out.")
+
+    @property
+    @override
+    def recipe(self) -> GraphRecipe:
+        """The settings, with the graph's own 16-bit type."""
+        return self._settings
+
+    @property
+    @override
+    def files(self) -> Sequence[Path]:
+        return (*super().files, *self._graph_files)
+
+    @cached_property
+    @override
+    def graph_key(self) -> str:
+        return key_of(*map(sha256_of, self._graph_files))
+
+    @override
+    def check(self, stages: Collection[Stage]) -> None:
+        """Find the linears of the masks in the graph. Raises PatchCompileError if none is there, and for a graph whose other
+        weights are not those that belong to the masks."""
+        assert self.coverage.linears
+        assert self.given
+        self._check_scales()
+        if not self._matches.products and not self._matches.in_place:
+            raise self._of_another()
+        self._check_rest()
+
+    @property
+    @override
+    def notes(self) -> Sequence[str]:
+        """Lines about the linears that were found, and one for each reason why some were not."""
+        matches = self._matches
+        masked = [name for name in self.coverage.linears if name in matches.found]
+        count = f"{len(masked)} of {len(self.coverage.linears)} linears with masks"
+        lines = [f"graph: {count} are in {self.graph}, whose weights are those of {self._origin_words()}"]
+        for kind in dict.fromkeys(matches.refused.values()):
+            names = [name for name, why in matches.refused.items() if why is kind]
+            lines.append(f"warning: {_NOTES[kind]}: {', '.join(names)}")
+        return (*super().notes, *lines)
+
+    def _origin_words(self) -> str:
+        if self._matches.origins[Origin.PRUNED] > self._matches.origins[Origin.MODEL]:
+            return "the pruned model"
+        return str(self.model)
+
+    @override
+    def plan(
+        self,
+        masks: Mapping[str, LinearMask],
+        costs: CostModel | None,
+        weights: Mapping[str, WeightType] | None = None,
+    ) -> dict[str, LinearPlan]:
+        """Choose lowerings as for any checkpoint; linears that the graph does not have alone stay dense."""
+        plans = super().plan(masks, costs, weights)
+        for name, why in self._matches.refused.items():
+            plans[name] = replace(plans[name].in_16_bits(), lowering="dense", reason=Reason(kind=why))
+        return plans
+
+    @override
+    def write_hybrid(
+        self,
+        weights: Path,
+        masks: Mapping[str, LinearMask],
+        plan: Mapping[str, LinearPlan],
+        path: Path,
+        bars: Bars,
+        dump: PassDump | None = None,
+    ) -> dict[str, LinearPlan]:
+        """Write the graph with weights that are read one linear at a time."""
+        import onnx_ir as ir
+
+        from patch_compile.sources.exported_graph.write import write_graph
+
+        r = self.recipe
+        with bars("pack") as update:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            dtype, checkpoint = ir.DataType[r.dtype.upper()], Checkpoint.open(weights)
+            return write_graph(
+                self._model,
+                self._matches,
+                checkpoint,
+                masks,
+                plan,
+                dtype,
+                path,
+                update,
+                fuse=r.fuse,
+                dump=dump,
+            )
+
+    @override
+    def dense_onnx(
+        self, path: Path, *, logits: Literal["all", "last"] | None = None, runnable: bool = False
+    ) -> Path:
+        """Returns the graph itself."""
+        return self.graph
+
+    @override
+    def space(self, stages: Collection[Stage]) -> int:
+        """Returns bytes: at most the graph's own size."""
+        return sum(file.stat().st_size for file in self._graph_files)
+
+    @cached_property
+    def _model(self) -> ir.Model:
+        with refusing_invalid(self.graph):
+            return read_as_exported(self.graph)
+
+    @cached_property
+    def _found(self) -> FoundLinears:
+        return find_onnx_linears(self.graph, self._model)
+
+    @cached_property
+    def _graph_files(self) -> tuple[Path, ...]:
+        return (self.graph, *data_files(self._model))
+
+    @cached_property
+    def _settings(self) -> GraphRecipe:
+        recipe = self._asked
+        types = {linear.dtype.name.lower() for linear in self._found.linears.values()} - {"float"}
+        if len(types) > 1:
+            return recipe
+        for own in types:
+            if "dtype" in recipe.model_fields_set and recipe.dtype != own:
+                raise UsageError(
+                    f"--dtype {recipe.dtype} does not go with {self.graph}",
+                    f"Its linears compute in {own}, and an exported graph keeps its type.",
+                    "Leave --dtype out, or export the graph in another type.",
+                )
+            return recipe.model_copy(update={"dtype": own})
+        return recipe
+
+    @cached_property
+    def _matches(self) -> Matches:
+        coverage, masks = self.coverage, self.given.masks
+        model = self._checkpoint
+        pruned = model if self.given.weights == self.model else Checkpoint.open(self.given.weights)
+        shapes = dict(coverage.linears)
+        for name in coverage.skipped:
+            if f"{name}.weight" in model and len(shape := model.shape(f"{name}.weight")) == 2:
+                shapes[name] = (shape[0], shape[1])
+
+        @cache
+        def index_of(dtype: ir.DataType) -> WeightIndex:
+            return WeightIndex.of(shapes, model, pruned, masks, dtype)
+
+        return match_linears(self._model.graph, self._found, shapes, masks, index_of)
+
+    def _check_rest(self) -> None:
+        """Raise PatchCompileError if masks came with new weights, some outside the masked linears, and the graph has the old
+        ones."""
+        weights = self.given.weights
+        if weights == self.model or not self._matches.origins[Origin.MODEL]:
+            return
+        pruned, model = Checkpoint.open(weights), self._checkpoint
+        masked = {f"{name}.weight" for name in self.given.masks}
+        for name in model.names():
+            if name not in masked and not np.array_equal(model.read(name), pruned.read(name)):
+                raise PatchCompileError(
+                    f"{self.graph} was exported from {self.model}, and these masks belong to {weights}",
+                    f"The two differ in {name}, which has no mask.",
+                    f"Export the graph from {weights}.",
+                )
+
+    def _of_another(self) -> PatchCompileError:
+        alike, count = self._matches.like_shaped, len(self._found.linears)
+        why = (
+            f"{alike} of its {count} products have the shape of a linear of the model, and other numbers: it is the graph "
+            "of another checkpoint, or its exporter changed the weights."
+            if alike
+            else f"None of its {count} products has the shape of a linear of the model: it is the graph of another model."
+        )
+        return PatchCompileError(
+            f"{self.graph} holds no linear of {self.model}",
+            why,
+            f"Export it from {self.model} or from the pruned model of the masks, in float16, bfloat16 or float32.",
+        )
+
+
+class ExportedDecoder(ExportedSource):
+    """A checkpoint with a language-model head."""
+
+    kind = Kind.DECODER
+    words = "a decoder"
+
+
+class ExportedEncoder(ExportedSource):
+    """A checkpoint without a language-model head."""
+
+    kind = Kind.ENCODER
+    words = "an encoder"
+
+    @property
+    @override
+    def workload(self) -> Workload:
+        """The workload without decode steps, because an encoder generates nothing."""
+        return super().workload.without_decode()
+
+
+_NOTES = {
+    ReasonKind.NOT_IN_GRAPH: "linears whose numbers are in no product of the graph, which keep what the graph has",
+    ReasonKind.READ_TWICE: "linears with more than one product in the graph, which are masked and not packed",
+    ReasonKind.READ_OTHERWISE: "linears whose weight the graph also reads as something else, which keep what it has",
+    ReasonKind.ALIKE: "linears with the numbers of others, from which no name tells them, and which keep what the graph has",
+}
