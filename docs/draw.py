@@ -1,0 +1,154 @@
+"""Draws the pictures of docs/explanation that show how the program works, by asking the program.
+
+    python docs/draw.py [--check]
+
+`--check` writes nothing, and exits with 1 if a picture is not what would be drawn.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.masks.kinds.table import TWO_FOUR
+from masklearn.masks.linear_mask import LinearMask
+from masklearn.masks.patterns import PATTERNS
+from masklearn.masks.select import select
+from patch_compile.packing.format import pack
+
+FOLDER = Path(__file__).parent / "explanation"
+_STYLE = """<style>
+svg { color-scheme: light dark }
+text { font: 12px system-ui, sans-serif; fill: #222; text-anchor: middle }
+.left { text-anchor: start } .small { font-size: 8px } .title { font-weight: 600 }
+.dense { fill: #4878a8 } .sparse { fill: #f2b134 } .zero { fill: #e8e8e8 } .kept { fill: #c77b00 }
+.line { fill: none; stroke: #888; stroke-width: 1 }
+rect { stroke: #fff; stroke-width: .6 }
+@media (prefers-color-scheme: dark) {
+  text { fill: #ddd } .zero { fill: #3a3a3a } rect { stroke: #222 } .cell text { fill: #111 }
+}
+</style>"""
+_LANES = 32
+_BYTES_OF_A_LOAD = 16
+
+
+def main(arguments: list[str]) -> int:
+    """Draw all pictures, or compare them with those that are there."""
+    wrong = []
+    for name, draw in PICTURES.items():
+        file, drawn = FOLDER / name, draw()
+        if "--check" not in arguments:
+            file.write_text(drawn)
+        elif not file.is_file() or file.read_text() != drawn:
+            wrong.append(name)
+    if wrong:
+        print(f"Not as drawn: {', '.join(wrong)}. Run `python docs/draw.py`.", file=sys.stderr)
+    return bool(wrong)
+
+
+def mosaic() -> str:
+    """The tile maps that `select` makes of one set of scores at four ratios, and a corner of a 2:4 tile."""
+    rng = np.random.default_rng(4)
+    grid = (8, 12)
+    scores = np.exp(
+        rng.normal(size=grid) + np.linspace(0, 1.5, grid[1])
+    )  # as in a model, some columns matter more
+    size, parts, left = 12, [], 20
+    for ratio in (0.0, 0.2, 0.35, 0.5):
+        tiles = _selected(scores, ratio)
+        parts.append(f'<text class="title" x="{left + 6 * size}" y="20">ratio {ratio:g}</text>')
+        for (row, column), is_sparse in np.ndenumerate(tiles):
+            kind = "sparse" if is_sparse else "dense"
+            parts.append(_rect(left + column * size, 30 + row * size, size, kind))
+        share = 1 - 0.4375 * tiles.mean()
+        parts.append(f'<text x="{left + 6 * size}" y="{46 + 8 * size}">{share:.0%} of the bytes</text>')
+        left += 13 * size
+    left += 14
+    parts.append(f'<text class="title" x="{left + 64}" y="20">inside a 2:4 tile</text>')
+    pattern = rng.integers(len(PATTERNS), size=(6, 2))
+    for (row, group), code in np.ndenumerate(pattern):
+        for k in range(4):
+            kept = k in np.flatnonzero(PATTERNS[code])
+            parts.append(_rect(left + (4 * group + k) * 16, 30 + row * 16, 16, "kept" if kept else "zero"))
+    for line in range(3):
+        x = left + 64 * line
+        parts.append(f'<path class="line" d="M{x} 28V128"/>')
+    parts.append(f'<text x="{left + 64}" y="142">of each 4 neighbours</text>')
+    parts.append(f'<text x="{left + 64}" y="157">at most 2 are kept</text>')
+    parts += _key(
+        20, 178, (("dense", "dense tile"), ("sparse", "2:4 tile"), ("kept", "kept weight"), ("zero", "zero"))
+    )
+    return _svg(left + 150, 190, parts)
+
+
+def _selected(scores: NDArray[np.float64], ratio: float) -> NDArray[np.bool_]:
+    """The tile map that costs least at a ratio, all tiles of one size."""
+    weights = np.full(scores.shape, 128 * 128)
+    return select({"linear": scores}, {"linear": weights}, ratio).kinds["linear"] == TWO_FOUR.code
+
+
+def slab() -> str:
+    """Which lane of a warp holds which weight of a slab, and in which order: read from packed slabs of numbered weights."""
+    dense, sparse = _places(sparse=False), _places(sparse=True)
+    parts = [
+        '<text class="title left" x="10" y="18">dense slab: 16 rows × 16 of 64 columns, one mma.m16n8k16</text>',
+        *_cells(dense[:16, :16], 10, 28),
+        '<text class="title left" x="10" y="318">2:4 slab: 16 rows × 32 of 64 columns, one mma.sp.m16n8k32</text>',
+        *_cells(sparse[:16, :32], 10, 328),
+        '<text class="left" x="300" y="60">Each cell names the lane of the warp that</text>',
+        '<text class="left" x="300" y="76">holds it and, below, its place among the</text>',
+        '<text class="left" x="300" y="92">8 values that the lane loads at once.</text>',
+        '<text class="left" x="300" y="116">Lane 4g + t holds rows g and g + 8.</text>',
+        '<text class="left" x="300" y="132">Lane 0 is marked.</text>',
+    ]
+    return _svg(640, 610, parts)
+
+
+def _places(*, sparse: bool) -> NDArray[np.int64]:
+    """Place of each weight of a slab of 64 × 64 in its packed values, -1 for those that are not stored."""
+    numbered = np.arange(1, 64 * 64 + 1, dtype=np.uint16).reshape(64, 64)
+    tiles = np.array([[sparse]])
+    pattern = np.ones(64 * 16 if sparse else 0, np.uint8)  # 02: the first and the third of each four
+    packed = pack(numbered, LinearMask((64, 64), (64, 64), tiles, pattern), panel_rows=64)
+    values = (packed.sparse if sparse else packed.dense)[0]
+    places = np.full(64 * 64, -1)
+    places[values.astype(np.int64) - 1] = np.arange(values.size)
+    return places.reshape(64, 64)
+
+
+def _cells(places: NDArray[np.int64], left: int, top: int) -> Iterator[str]:
+    values = _BYTES_OF_A_LOAD // 2
+    for (row, column), place in np.ndenumerate(places):
+        x, y = left + 17 * column, top + 17 * row
+        if place < 0:
+            yield _rect(x, y, 17, "zero")
+            continue
+        lane, value = place // values % _LANES, place % values
+        yield _rect(x, y, 17, "kept" if lane == 0 else "sparse" if value < values // 2 else "dense")
+        yield f'<g class="cell"><text class="small" x="{x + 8.5}" y="{y + 8}">{lane}</text>'
+        yield f'<text class="small" x="{x + 8.5}" y="{y + 15}">{value}</text></g>'
+
+
+def _key(left: int, top: int, names: tuple[tuple[str, str], ...]) -> Iterator[str]:
+    for kind, words in names:
+        yield _rect(left, top - 10, 12, kind)
+        yield f'<text class="left" x="{left + 18}" y="{top}">{words}</text>'
+        left += 110
+
+
+def _rect(x: float, y: float, size: float, kind: str) -> str:
+    return f'<rect class="{kind}" x="{x:g}" y="{y:g}" width="{size:g}" height="{size:g}"/>'
+
+
+def _svg(width: int, height: int, parts: list[str]) -> str:
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
+    return "\n".join([head, _STYLE, *parts, "</svg>", ""])
+
+
+PICTURES: dict[str, Callable[[], str]] = {"mosaic.svg": mosaic, "slab.svg": slab}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
