@@ -6,7 +6,7 @@ TEXTS := .cache/texts
 # Where no CUDA compiler is installed, the plugin is built with the one from the package index.
 NVCC_EXTRA := $(shell command -v nvcc >/dev/null || test -x /usr/local/cuda/bin/nvcc || echo ,nvcc)
 
-.PHONY: demo test chromium mutate fuzz torture lint format plugin bench-compile bench-quality bench-memory bench-onnx-files bench-beside reproduce docs models audit lowest newest lock clean
+.PHONY: demo test chromium mutate fuzz torture lint format plugin bench-compile bench-quality bench-memory bench-onnx-files bench-beside reproduce docs docs-test screenshots models audit lowest newest lock clean
 
 # The linears of this small model gain where a GPU reads long prompts and answers briefly, as in classifying or scoring text.
 # 12 steps of repair instead of the default's 64, and a plugin for one architecture: for a first look in minutes. The second
@@ -100,12 +100,28 @@ reproduce: .venv/installed models
 	$(BIN)/python -m benchmarks.reproduce $(MODEL) --calib $(TEXTS)/calib.txt --eval $(TEXTS)/eval.txt --ratio 0.3 \
 	  --windows 8 --length 256 --repair-steps 4 --lowering plugin --backend onnx
 
-docs: .venv/installed
+# The pages that follow from the program, the pictures, and the site in build/site. A warning is an error.
+docs: .venv/docs
 	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/draw.py
 	$(BIN)/python benchmarks/kernels/roofline.py --page docs/explanation/performance.md
 	$(BIN)/python benchmarks/kernels/weight_types.py --page docs/explanation/performance.md
 	$(BIN)/python benchmarks/kernels/warpgroups.py --page docs/explanation/performance.md
 	$(BIN)/python -m benchmarks.quality.frontier
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+# Pictures of the tutorial, from the report of `make demo`.
+screenshots: demo chromium
+	$(BIN)/python -m docs.screenshots out/smollm2
+
+# Runs every command and snippet of every page, on a tiny model, and the notebook.
+docs-test: .venv/docs models
+	OMP_NUM_THREADS=1 MKL_CBWR=AUTO,STRICT PATCH_COMPILE_MODEL=$(MODEL) PATCH_COMPILE_TEXTS=$(TEXTS) \
+	  $(BIN)/pytest -n auto --dist loadgroup -m 'pages or not pages' tests/pages
+
+.venv/docs: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@
 
 models: .venv/installed
 	$(BIN)/python samples/models.py smollm2 $(MODEL)
