@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import subprocess
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,8 +12,10 @@ from numpy.typing import NDArray
 
 from masklearn.masks.kinds.table import KINDS
 from masklearn.weights.table import FLOAT16, QUANTISED
+from patch_compile.cache_folder import cache_folder
 from patch_compile.plan.roofline.schedule import TABLE_WORDS
-from patch_compile.plugin.toolchain import code_flags, find_nvcc, plugin_sources
+from patch_compile.plugin.compiling import compile_units, kernel_objects, link, units
+from patch_compile.plugin.toolchain import find_cxx, find_nvcc, plugin_sources
 
 __all__ = [
     "SLAB_NAMES",
@@ -41,8 +41,6 @@ SLAB_NAMES = (("dense", ""), ("sparse", "meta"), *((one.name, f"masks of {one.na
 
 WEIGHTS = ("", *QUANTISED)
 """Types of weights by their numbers in kernels/weights.h: 16 bits, of X's type, then the names of integers."""
-
-_FLAGS = ("-std=c++17", "-O3", "-lineinfo", "-Xcompiler=-fPIC")
 
 
 class Slabs(ctypes.Structure):
@@ -166,32 +164,21 @@ class Config(NamedTuple):
     weights: int = 0  # number of their type
 
 
-def build_library(folder: Path, arch: str) -> Path:
-    """Compile `kernels/`, `dense_path/` and `library.cpp` for one architecture such as sm_86, into `folder`."""
-    compiler, plugins = str(find_nvcc().path), plugin_sources()
-    sources = [
-        f
-        for pattern in ("kernels/*.cu", "kernels/*.cpp", "dense_path/*.cpp")
-        for f in sorted(plugins.glob(pattern))
-    ]
-    sources.append(Path(__file__).resolve().with_name("library.cpp"))
-    flags, archs = [*_FLAGS, "-I", str(plugins)], (int(arch.removeprefix("sm_")),)
+def build_library(folder: Path, arch: str, *, lines: bool = True) -> Path:
+    """Compile `kernels/`, `dense_path/` and `library.cpp` for one architecture such as sm_86, into `folder`.
+
+    lines: with the numbers of source lines, for a profiler. Objects of the kernels are kept where the plugin's are.
+    """
+    nvcc, archs = find_nvcc(), (int(arch.removeprefix("sm_")),)
+    flags = ("-lineinfo",) if lines else ()
     folder.mkdir(parents=True, exist_ok=True)
-
-    def compile_unit(source: Path) -> str:
-        out = folder / f"{source.name}.o"
-        subprocess.run(
-            [compiler, *flags, *code_flags(source, archs), "-c", str(source), "-o", str(out)], check=True
-        )
-        return str(out)
-
-    with ThreadPoolExecutor() as pool:
-        objects = list(pool.map(compile_unit, sources))
+    sources = [*units(plugin_sources() / "dense_path"), Path(__file__).resolve().with_name("library.cpp")]
+    objects = [
+        *kernel_objects(cache_folder("plugin"), archs, nvcc, find_cxx(), flags=flags),
+        *compile_units(sources, folder, archs, nvcc.path, flags),
+    ]
     library = folder / "libpatch_bench.so"
-    subprocess.run(
-        [compiler, f"-arch={arch}", "-shared", "-cudart=static", *objects, "-ldl", "-o", str(library)],
-        check=True,
-    )
+    link(objects, library, archs, nvcc.path, ("-shared", "-cudart=static", "-ldl"))
     return library
 
 

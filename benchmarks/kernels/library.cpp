@@ -4,6 +4,7 @@
 #include "dense_path/dense_path.h"
 #include "kernels/launch.h"
 
+#pragma GCC visibility push(default)  // the rest of the library hides its names, as the plugin does
 extern "C" {
 
 // The configuration and parts for these sizes: `config` -1 lets the shape decide.
@@ -78,3 +79,4 @@ const char* patch_bench_launch(const patch::LinearArguments* arguments, const pa
 }
 
 }  // extern "C"
+#pragma GCC visibility pop

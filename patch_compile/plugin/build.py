@@ -7,24 +7,29 @@ nvcc is called directly; `plugins/CMakeLists.txt` is for building the same libra
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
 import mmap
 import os
 import re
-import subprocess
 import tempfile
-from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from masklearn.durable import flush_folder, flush_tree
 from patch_compile.cache_folder import cache_folder
 from patch_compile.errors import PatchCompileError, UsageError
+from patch_compile.plugin.compiling import (
+    COMPILE_FLAGS,
+    KERNELS,
+    compile_units,
+    kernel_objects,
+    link,
+    locked,
+    units,
+)
 from patch_compile.plugin.toolchain import (
     HEADER_PACKAGE,
     Tool,
@@ -33,7 +38,6 @@ from patch_compile.plugin.toolchain import (
     find_cxx,
     find_headers,
     find_nvcc,
-    last_lines,
     plugin_sources,
     runs_on,
 )
@@ -59,8 +63,7 @@ VARIABLE = "PATCH_COMPILE_PLUGIN_ARCHS"
 BACKENDS = ("tensorrt", "tensorrt-rtx")
 LIBRARY_NAME = "libpatch_linear.so"
 
-_FOLDERS = ("kernels", "dense_path", "tensorrt")
-_COMPILE_FLAGS = ("-std=c++17", "-O3", "-DNDEBUG", "-Xcompiler", "-fPIC,-fvisibility=hidden")
+_FOLDERS = (KERNELS, "dense_path", "tensorrt")
 _LINK_FLAGS = ("-shared", "-cudart", "static", "-Xlinker", "-z,nodelete,-z,defs,--exclude-libs,ALL")
 _IDENTITY = re.compile(
     rb"patch-linear-plugin version=(\d{1,9}) backend=([a-z-]{1,32}) cuda=([\d.]{1,32}) "
@@ -138,10 +141,10 @@ def build_plugin(
         cache / fingerprint / LIBRARY_NAME, backend, archs, *nvcc, *headers, package, fingerprint
     )
     library.path.parent.mkdir(exist_ok=True)
-    with _locked(library.path.parent / "lock"):
+    with locked(library.path.parent / "lock"):
         if force or not _is_whole(library):
             log(f"compiling the plugin for {backend}, {_sm_names(archs)}, with nvcc {nvcc.version}")
-            _compile(library)
+            _compile(library, nvcc, cxx, force)
         else:
             os.utime(library.path)  # `matching_library` takes the one that was used last
     return library
@@ -242,14 +245,10 @@ def _default_cache() -> Path:
     return cache_folder("plugin")
 
 
-def _units(sources: Path) -> list[Path]:
-    return sorted(p for folder in _FOLDERS for p in (sources / folder).glob("*.c*") if p.suffix != ".cuh")
-
-
 def _fingerprint(backend: str, archs: tuple[int, ...], nvcc: Tool, cxx: Tool, headers: Tool) -> str:
     sources = plugin_sources()
-    code = [flag for unit in _units(sources) for flag in code_flags(unit, archs)]
-    flags = [*_COMPILE_FLAGS, *_LINK_FLAGS, *code]
+    code = [flag for name in _FOLDERS for unit in units(sources / name) for flag in code_flags(unit, archs)]
+    flags = [*COMPILE_FLAGS, *_LINK_FLAGS, *code]
     digest = hashlib.sha256(json.dumps([backend, nvcc.version, cxx.version, flags]).encode())
     for folder in (*(sources / name for name in _FOLDERS), headers.path):
         pattern = "NvInfer*.h" if folder == headers.path else "*"
@@ -258,40 +257,19 @@ def _fingerprint(backend: str, archs: tuple[int, ...], nvcc: Tool, cxx: Tool, he
     return digest.hexdigest()[:24]
 
 
-def _compile(library: PluginLibrary) -> None:
-    sources = plugin_sources()
-    flags = [
-        *_COMPILE_FLAGS,
-        f"-DPATCH_BACKEND={library.backend}",
-        "-I",
-        str(sources),
-        "-isystem",
-        str(library.headers),
-    ]
-    with tempfile.TemporaryDirectory(dir=library.path.parent) as tmp:
-
-        def compile_unit(unit: Path) -> str:
-            out = str(Path(tmp) / f"{unit.name}.o")
-            code = code_flags(unit, library.archs)
-            _nvcc(library.nvcc, [*flags, *code, "-c", str(unit), "-o", out], unit.name)
-            return out
-
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            objects = list(pool.map(compile_unit, sorted(_units(sources), key=lambda u: u.suffix != ".cu")))
+def _compile(library: PluginLibrary, nvcc: Tool, cxx: Tool, force: bool) -> None:
+    own, archs = library.path.parent, library.archs
+    flags = [f"-DPATCH_BACKEND={library.backend}", "-isystem", str(library.headers)]
+    kernels = kernel_objects(own.parent, archs, nvcc, cxx, force=force)
+    with tempfile.TemporaryDirectory(dir=own) as tmp:
+        rest = [unit for name in _FOLDERS if name != KERNELS for unit in units(plugin_sources() / name)]
+        objects = [*kernels, *compile_units(rest, Path(tmp), archs, nvcc.path, flags)]
         fresh = Path(tmp) / LIBRARY_NAME
-        code = code_flags(fresh, library.archs)
-        _nvcc(library.nvcc, [*code, *_LINK_FLAGS, *objects, "-o", str(fresh)], LIBRARY_NAME)
+        link(objects, fresh, archs, nvcc.path, _LINK_FLAGS)
         check_backend(fresh, library.backend)
         flush_tree(fresh)
         fresh.replace(library.path)
-        flush_folder(library.path.parent)
-
-
-def _nvcc(nvcc: Path, arguments: list[str], what: str) -> None:
-    done = subprocess.run([str(nvcc), *arguments], capture_output=True, text=True)
-    if done.returncode:
-        fix = "If nvcc refuses the C++ compiler, set NVCC_CCBIN to an older one."
-        raise PatchCompileError(f"nvcc could not build {what}", last_lines(done.stderr or done.stdout), fix)
+        flush_folder(own)
 
 
 def _is_whole(library: PluginLibrary) -> bool:
@@ -300,11 +278,3 @@ def _is_whole(library: PluginLibrary) -> bool:
     except PatchCompileError:
         return False
     return identity.backend == library.backend and set(identity.archs) == set(library.archs)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Lock a file, so that one process compiles while the others wait for its result."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

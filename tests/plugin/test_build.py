@@ -1,8 +1,8 @@
 """The plugin is really compiled, and every tool that can be missing is named."""
 
 import ctypes
+import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +14,7 @@ import pytest
 from patch_compile.errors import PatchCompileError
 from patch_compile.packing.function import VERSION
 from patch_compile.plugin import build as plugin
-from patch_compile.plugin import toolchain
+from patch_compile.plugin import compiling, toolchain
 from patch_compile.plugin.build import (
     ARCHS,
     LIBRARY_NAME,
@@ -24,7 +24,8 @@ from patch_compile.plugin.build import (
     read_identity,
     wanted_archs,
 )
-from patch_compile.plugin.toolchain import Tool, describe_toolchain, runs_on
+from patch_compile.plugin.compiling import kernel_objects, units
+from patch_compile.plugin.toolchain import Tool, describe_toolchain, find_cxx, find_nvcc, runs_on
 
 TOOLS_MISSING = [item.what for item in describe_toolchain() if not item.found]
 needs_tools = pytest.mark.skipif(
@@ -105,18 +106,86 @@ def _python(code: str) -> str:
 
 
 @needs_tools
-@pytest.mark.skipif(CMAKE is None, reason="no cmake")
-def test_cmake_builds_the_same_library(tmp_path):
+def test_the_plugin_for_the_other_backend_has_the_same_kernels():
     library = build_plugin("tensorrt-rtx")
-    options = {
+    cache = library.path.parents[1]
+    objects = kernel_objects(cache, library.archs, find_nvcc(), find_cxx())
+    before = {file: file.stat().st_mtime_ns for file in objects}
+    other = build_plugin("tensorrt")
+    assert read_identity(other.path).backend == "tensorrt" and other.path != library.path
+    assert {file: file.stat().st_mtime_ns for file in objects} == before
+
+
+def test_kernels_are_compiled_again_where_their_object_is_missing_and_where_they_changed(
+    tmp_path, monkeypatch
+):
+    compiled: list[str] = []
+
+    def compile_(sources, folder, archs, nvcc, flags):
+        for source in sources:
+            compiled.append(source.name)
+            (folder / f"{source.name}.o").write_text("")
+
+    sources = tmp_path / "plugins" / "kernels"
+    sources.mkdir(parents=True)
+    for name in ("a.cu", "b.cpp", "c.cuh"):
+        (sources / name).write_text("")
+    monkeypatch.setattr(compiling, "compile_units", compile_)
+    monkeypatch.setattr(compiling, "plugin_sources", lambda: sources.parent)
+    nvcc, cxx = Tool(Path("nvcc"), "13.0.0"), Tool(Path("g++"), "12")
+
+    def again(*, archs=(80,), **options):
+        compiled.clear()
+        return kernel_objects(tmp_path, archs, nvcc, cxx, **options), list(compiled)
+
+    objects, first = again()
+    assert first == ["a.cu", "b.cpp"] == [file.stem for file in objects]
+    assert again() == (objects, [])
+    objects[0].unlink()
+    assert again() == (objects, ["a.cu"])
+    assert again(force=True) == (objects, first)
+    assert again(archs=(86,))[1] == again(flags=("-lineinfo",))[1] == first
+    (sources / "c.cuh").write_text("other")
+    assert again()[1] == first
+
+
+def cmake(build: Path, *options: str) -> None:
+    """Configure a build with CMake."""
+    library = build_plugin("tensorrt-rtx")
+    settings = {
         "CMAKE_CUDA_ARCHITECTURES": "80-real",
         "CMAKE_CUDA_COMPILER": library.nvcc,
         "PATCH_BACKEND": "tensorrt",
         "TENSORRT_INCLUDE_DIR": library.headers,
     }
-    flags = [f"-D{name}={value}" for name, value in options.items()]
-    for command in (["-S", str(PLUGINS), "-B", str(tmp_path), *flags], ["--build", str(tmp_path), "-j", "2"]):
-        subprocess.run([CMAKE, *command], check=True, capture_output=True, text=True)
+    flags = [f"-D{name}={value}" for name, value in settings.items()]
+    run = [CMAKE, "-S", str(PLUGINS), "-B", str(build), *flags, *options]
+    subprocess.run(run, check=True, capture_output=True, text=True)
+
+
+needs_cmake = pytest.mark.skipif(CMAKE is None, reason="no cmake")
+
+
+@needs_tools
+@needs_cmake
+def test_cmake_compiles_the_same_files(tmp_path):
+    cmake(tmp_path, "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON")
+    commands = json.loads((tmp_path / "compile_commands.json").read_text())
+    files = [unit for folder in plugin._FOLDERS for unit in units(PLUGINS / folder)]
+    assert sorted(Path(one["file"]) for one in commands) == sorted(files)
+    for one in commands:
+        said = one["command"]
+        assert "-DPATCH_BACKEND=tensorrt" in said and "-O3" in said and "-DNDEBUG" in said
+        assert "visibility=hidden" in said
+        assert "sm_80" in said or not one["file"].endswith(".cu")
+
+
+@pytest.mark.mutation  # it compiles the kernels once more, some minutes
+@needs_tools
+@needs_cmake
+def test_cmake_builds_the_same_library(tmp_path):
+    cmake(tmp_path)
+    subprocess.run([CMAKE, "--build", str(tmp_path), "-j", "2"], check=True, capture_output=True, text=True)
     identity = read_identity(tmp_path / LIBRARY_NAME)
     assert (identity.backend, identity.archs) == ("tensorrt", (80,))
 
@@ -154,7 +223,7 @@ def test_a_damaged_library_is_compiled_again(tmp_path, monkeypatch, content):
     compiled = []
     identity = b"patch-linear-plugin version=2 backend=tensorrt cuda=13.0 archs=800 headers=10.14\0"
 
-    def compile_(library):
+    def compile_(library, *about):
         compiled.append(library)
         library.path.write_bytes(identity)
 
@@ -302,29 +371,3 @@ def test_architectures_without_sparse_tensor_cores_are_refused(tmp_path, archs):
 def test_the_cache_follows_xdg(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert plugin._default_cache() == tmp_path / "patch-compile" / "plugin"
-
-
-@needs_tools
-def test_ptx_has_the_instructions_with_operands_in_their_order(tmp_path):
-    """The host emulation does not run asm statements, so nvcc's output is read."""
-    nvcc = str(plugin.find_nvcc().path)
-    for unit, kind in (("launch_half.cu", "f16"), ("launch_bfloat16.cu", "bf16")):
-        out = tmp_path / "kernel.ptx"
-        command = [nvcc, "-std=c++17", "-I", str(PLUGINS), "-arch=compute_80", "-ptx", "-o", str(out)]
-        subprocess.run([*command, str(PLUGINS / "kernels" / unit)], check=True)
-        ptx = out.read_text()
-        four, two = r"\{(%f\d+,?){4}\}", r"\{(%r\d+,?){%d}\}"
-        dense = rf"mma\.sync\.aligned\.m16n8k16\.row\.col\.f32\.{kind}\.{kind}\.f32 "
-        sparse = rf"mma\.sp::ordered_metadata\.sync\.aligned\.m16n8k32\.row\.col\.f32\.{kind}\.{kind}\.f32 "
-        squeezed = re.sub(r", +", ",", ptx).replace("} ,", "},")
-        found = re.findall(dense, squeezed)
-        shaped = re.findall(
-            rf"{dense}\s*{four},{two.replace('%d', '4')},{two.replace('%d', '2')},{four};", squeezed
-        )
-        assert found and len(shaped) == len(found)
-        selectors = re.findall(
-            rf"{sparse}\s*{four},{two.replace('%d', '4')},{two.replace('%d', '4')},{four},%r\d+,([01]);",
-            squeezed,
-        )
-        assert len(selectors) == len(re.findall(sparse, squeezed)) > 0
-        assert {s[-1] for s in selectors} == {"0", "1"}

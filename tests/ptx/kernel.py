@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from patch_compile.plugin import build as plugin
+from patch_compile.plugin.compiling import COMPILE_FLAGS
 from patch_compile.plugin.toolchain import find_nvcc
 from tests.oracles.element_packing import Packed
 from tests.plugins.host_kernel import (
@@ -50,7 +50,7 @@ INTEGER_SOURCES = (
     ("launch_int8_bfloat16.cu", "launch_int4_bfloat16.cu"),
 )
 """Sources of the kernels for integers, by scalar type."""
-_FLAGS = (*plugin._COMPILE_FLAGS, "-ptx")
+_FLAGS = (*COMPILE_FLAGS, "-ptx")
 _WRITABLE = ("y", "partials", "counters")
 # Itanium mangling of patch_stream<Half, 0> and patch_tiles<Half, 2>
 _ENTRY = re.compile(r"_ZN5patch\d+patch_(?:stream|tiles)INS_\d+(?P<scalar>[A-Z]\w*?)ELi(?P<config>\d+)E.*")

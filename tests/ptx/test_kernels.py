@@ -59,6 +59,24 @@ def test_every_configuration_is_there_and_tested(ptx: PtxKernel, kernel: HostKer
         assert sorted(ptx.entries(scalar)) == list(range(len(CONFIGS)))
 
 
+@pytest.mark.parametrize(("scalar", "kind"), enumerate(("f16", "bf16")))
+def test_products_have_their_operands_in_order(texts: dict[int, str], scalar: int, kind: str) -> None:
+    four, two = r"\{(%f\d+,?){4}\}", r"\{(%r\d+,?){%d}\}"
+    dense = rf"mma\.sync\.aligned\.m16n8k16\.row\.col\.f32\.{kind}\.{kind}\.f32 "
+    sparse = rf"mma\.sp::ordered_metadata\.sync\.aligned\.m16n8k32\.row\.col\.f32\.{kind}\.{kind}\.f32 "
+    squeezed = re.sub(r", +", ",", texts[scalar]).replace("} ,", "},")
+    found = re.findall(dense, squeezed)
+    shaped = re.findall(
+        rf"{dense}\s*{four},{two.replace('%d', '4')},{two.replace('%d', '2')},{four};", squeezed
+    )
+    assert found and len(shaped) == len(found)
+    selectors = re.findall(
+        rf"{sparse}\s*{four},{two.replace('%d', '4')},{two.replace('%d', '4')},{four},%r\d+,([01]);", squeezed
+    )
+    assert len(selectors) == len(re.findall(sparse, squeezed)) > 0
+    assert {groups[-1] for groups in selectors} == {"0", "1"}
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("config", CONFIGS)
 def test_every_ring_position(ptx: PtxKernel, kernel: HostKernel, config: str, dtype: np.dtype) -> None:

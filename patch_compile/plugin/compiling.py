@@ -1,0 +1,108 @@
+"""Runs nvcc: sources of the plugin become objects, and objects a library.
+
+The kernels take almost all of the time and know nothing of TensorRT. Their objects are kept, so that the plugin for the
+other backend, or with other host code, is made of the same ones.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from masklearn.durable import whole_file
+from patch_compile.errors import PatchCompileError
+from patch_compile.plugin.toolchain import Tool, code_flags, last_lines, plugin_sources
+
+__all__ = ["COMPILE_FLAGS", "KERNELS", "compile_units", "kernel_objects", "link", "locked", "units"]
+
+COMPILE_FLAGS = ("-std=c++17", "-O3", "-DNDEBUG", "-Xcompiler", "-fPIC,-fvisibility=hidden")
+KERNELS = "kernels"
+"""Folder of the sources that include nothing of the other folders, nor of TensorRT."""
+
+
+def units(folder: Path) -> list[Path]:
+    """Returns the files of a folder that are compiled, those for the GPU first: they take longest."""
+    return sorted(
+        (file for file in folder.glob("*.c*") if file.suffix != ".cuh"), key=lambda u: (u.suffix != ".cu", u)
+    )
+
+
+def kernel_objects(
+    cache: Path,
+    archs: tuple[int, ...],
+    nvcc: Tool,
+    cxx: Tool,
+    *,
+    flags: Sequence[str] = (),
+    force: bool = False,
+) -> list[Path]:
+    """Compile the kernels for `archs`, or take their objects from the cache. Several processes may do so at once.
+
+    cache: folder of the cache; archs: compute capabilities times ten; flags: more flags for nvcc; force: compile even
+    what the cache has. Returns the objects. Raises PatchCompileError if nvcc fails.
+    """
+    sources = plugin_sources() / KERNELS
+    own = units(sources)
+    said = [nvcc.version, cxx.version, *COMPILE_FLAGS, *flags, *(code_flags(unit, archs) for unit in own)]
+    digest = hashlib.sha256(json.dumps(said).encode())
+    for file in sorted(file for file in sources.iterdir() if file.is_file()):
+        digest.update(f"\0{file.name}\0".encode() + file.read_bytes())
+    folder = cache / f"{KERNELS}-{digest.hexdigest()[:24]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    objects = [folder / f"{unit.name}.o" for unit in own]
+    with locked(folder / "lock"):
+        missing = [unit for unit, out in zip(own, objects, strict=True) if force or not out.exists()]
+        compile_units(missing, folder, archs, nvcc.path, flags)
+    return objects
+
+
+def compile_units(
+    sources: Sequence[Path], folder: Path, archs: tuple[int, ...], nvcc: Path, flags: Sequence[str]
+) -> list[Path]:
+    """Compile files into objects in `folder`, as many at a time as there are cores.
+
+    archs: compute capabilities times ten; flags: more flags for nvcc. Returns the objects. Raises PatchCompileError if nvcc
+    fails.
+    """
+
+    def compile_unit(unit: Path) -> Path:
+        out = folder / f"{unit.name}.o"
+        about = [*COMPILE_FLAGS, "-I", str(plugin_sources()), *flags, *code_flags(unit, archs)]
+        with whole_file(out) as part:
+            run_nvcc(nvcc, [*about, "-c", str(unit), "-o", str(part)], unit.name)
+        return out
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(compile_unit, sources))
+
+
+def link(
+    objects: Sequence[Path], library: Path, archs: tuple[int, ...], nvcc: Path, flags: Sequence[str]
+) -> None:
+    """Link objects into a library. Raises PatchCompileError if nvcc fails."""
+    run_nvcc(
+        nvcc, [*code_flags(library, archs), *flags, *map(str, objects), "-o", str(library)], library.name
+    )
+
+
+def run_nvcc(nvcc: Path, arguments: Sequence[str], what: str) -> None:
+    """Run nvcc. what: name of what it makes, for the message. Raises PatchCompileError if it fails."""
+    done = subprocess.run([str(nvcc), *arguments], capture_output=True, text=True)
+    if done.returncode:
+        fix = "If nvcc refuses the C++ compiler, set NVCC_CCBIN to an older one."
+        raise PatchCompileError(f"nvcc could not build {what}", last_lines(done.stderr or done.stdout), fix)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Lock a file, so that one process compiles while the others wait for its result."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
