@@ -9,7 +9,6 @@ card are those of the roofline. `--page` renews the part of a page that this pro
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from typing import NamedTuple
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
-from benchmarks.page_part import renewed
+from benchmarks.page_part import print_or_renew
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from patch_compile.hardware.cards import RatedCard, card_named
 from patch_compile.plan.roofline.assumptions import ASSUMED, Assumptions
@@ -132,17 +131,8 @@ def markdown() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the tables, or write them to a page."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--page", type=Path, help="renew its generated part, and print nothing")
-    asked = parser.parse_args(argv)
-    if asked.page:
-        asked.page.write_text(renewed(asked.page.read_text(), "wgmma", markdown()))
-    else:
-        print(markdown())
-    return 0
+    """Print the tables, or renew their part of a page."""
+    return print_or_renew(argv, __doc__, "wgmma", markdown)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ The predictions are those of `patch-compile plan --weights`. Nothing here is mea
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 from in_flight import bytes_a_cycle
 from roofline import MODELS, table
 
-from benchmarks.page_part import renewed
+from benchmarks.page_part import print_or_renew
 from masklearn.masks.kinds.table import KINDS
 from masklearn.weights.table import FLOAT16, INT4, INT8, WeightType
 from patch_compile.hardware.cards import card_named
@@ -118,16 +117,7 @@ def markdown() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the tables, or renew their part of a page."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--page", type=Path, help="renew its generated part, and print nothing")
-    asked = parser.parse_args(argv)
-    if asked.page:
-        asked.page.write_text(renewed(asked.page.read_text(), "weight-types", markdown()))
-    else:
-        print(markdown())
-    return 0
+    return print_or_renew(argv, __doc__, "weight-types", markdown)
 
 
 if __name__ == "__main__":
