@@ -37,10 +37,12 @@ def mosaic(shape, tile, seed, kinds=KINDS):
 
 
 def random_grid(shape, weights, seed):
-    """Integers `[N, K]` of a weight type, among them the lowest and the highest, and a grid with random scales."""
+    """Integers `[N, K]` of a weight type, among them the lowest and the highest, and a grid with random scales of both
+    signs."""
     rng = np.random.default_rng(seed)
     integers = rng.integers(weights.lowest, weights.highest + 1, shape).astype(np.int8)
     scales = rng.lognormal(-5, 1, weights.scales_shape(shape)).astype(np.float32)
+    scales *= rng.choice([-1, 1], scales.shape).astype(np.float32)
     return integers, Grid(weights, scales if weights.span is None else storable(scales))
 
 

@@ -15,6 +15,7 @@ error of the column alone, in the place of its cost with feedback, lose up to 3 
 the rounded ones have nothing to move, because every value is on the grid: ALPS runs once, before.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -28,7 +29,7 @@ from masklearn.feed import Group
 from masklearn.solvers import obs
 from masklearn.threads import in_parallel
 from masklearn.weights.grid import Grid, storable
-from masklearn.weights.table import WeightType
+from masklearn.weights.table import INT4, WeightType
 
 __all__ = ["Rounded", "check_range", "round_group", "round_nearest"]
 
@@ -220,7 +221,7 @@ class _Part:
     def _scale_of(self, column: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns the scale of a column in each row, and its reciprocal: 0 where the scale is 0."""
         scale = self.scales[column // self.span]
-        return scale, torch.where(scale > 0, scale.reciprocal(), 0.0)
+        return scale, torch.where(scale != 0, scale.reciprocal(), 0.0)
 
     def _nearest(self, wanted: torch.Tensor, column: int) -> torch.Tensor:
         """Round numbers of steps in place, to the integers of a column. Returns these; pruned ones are 0."""
@@ -237,11 +238,9 @@ class _Part:
             slope = (integers * residual[whole]).sum(dim=0)
             curvature = (integers * (hessian[whole, whole] @ integers)).sum(dim=0)
             scale = self.scales[i]
-            better = _stored(
-                torch.where(curvature > 0, scale + slope / curvature, scale).clamp(min=0), self._kind
-            )
+            better = _stored(torch.where(curvature > 0, scale + slope / curvature, scale), self._kind)
             change = better - scale
-            change[(change * (curvature * change - 2 * slope) >= 0) | (better <= 0)] = 0.0
+            change[(change * (curvature * change - 2 * slope) >= 0) | (better == 0)] = 0.0
             self.scales[i] = scale + change
             residual.addmm_(hessian[:, whole], integers * change, alpha=-1)
 
@@ -253,12 +252,16 @@ class _Part:
 def _search(columns: torch.Tensor, cost: torch.Tensor, kind: WeightType) -> torch.Tensor:
     """Returns the scale of each row, of a few shares of its largest |w|, that loses least of its weights.
 
+    A scale of int4 may be negative, because its lowest integer is an eighth larger than its highest one: it is the better
+    one for the largest weight. Of int8 it is larger by a 128th, which would gain nothing.
+
     columns: weights `[columns, N]` of one span; cost: of a squared error in each column, `[columns, 1]`.
     """
     top = columns.abs().amax(dim=0)
     best, least = torch.zeros_like(top), torch.full_like(top, torch.inf)
-    for share in _SHRINK:
-        scale = _stored(top * (share / kind.highest), kind)
+    signs = (1.0, -1.0) if kind is INT4 else (1.0,)
+    for share, sign in itertools.product(_SHRINK, signs):
+        scale = _stored(top * (sign * share / kind.highest), kind)
         lost = (_integers(columns, scale, kind) * scale - columns).square_().mul_(cost).sum(dim=0)
         better = lost < least
         best, least = torch.where(better, scale, best), torch.where(better, lost, least)
@@ -267,11 +270,11 @@ def _search(columns: torch.Tensor, cost: torch.Tensor, kind: WeightType) -> torc
 
 def _integers(values: torch.Tensor, scale: torch.Tensor, kind: WeightType) -> torch.Tensor:
     """Returns the nearest integers, in fp32; 0 where the scale is 0."""
-    return torch.where(scale > 0, values / scale, 0.0).round_().clamp_(kind.lowest, kind.highest)
+    return torch.where(scale != 0, values / scale, 0.0).round_().clamp_(kind.lowest, kind.highest)
 
 
 def _stored(scale: torch.Tensor, kind: WeightType) -> torch.Tensor:
-    """Returns the nearest scales that are stored. Those above 0 stay above 0.
+    """Returns the nearest scales that are stored. Those that are not 0 do not become 0.
 
     A scale of int8 may be any number of fp32. It is one of 16 bits where these reach, because other programs read
     compressed-tensors with scales in the type of the weights.
@@ -280,10 +283,11 @@ def _stored(scale: torch.Tensor, kind: WeightType) -> torch.Tensor:
     if kind.span is not None:
         return stored
     reached = torch.where(scale <= _LARGEST_STORABLE, stored, scale)
-    return torch.where(scale > 0, reached.clamp(min=_LEAST_OF_A_ROW), 0.0)
+    return torch.where(scale > 0, reached.clamp(min=_LEAST_OF_A_ROW), 0.0)  # none of int8 is negative
 
 
 def _rounded(columns: torch.Tensor, scales: Sequence[torch.Tensor], kind: WeightType) -> Rounded:
     """Returns the result of transposed values `[K, N]`, and scales `[N]` of each span."""
     stored: NDArray[np.float32] = torch.stack(list(scales), dim=1).cpu().numpy()
-    return Rounded(columns.t().contiguous(), Grid(kind, stored[:, 0] if kind.span is None else stored))
+    values = columns.t().contiguous().add_(0.0)  # from -0 to +0
+    return Rounded(values, Grid(kind, stored[:, 0] if kind.span is None else stored))

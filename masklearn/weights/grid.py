@@ -23,9 +23,12 @@ _CHUNK = 1 << 22  # weights whose numbers in fp32 are in memory at a time
 class Grid:
     """Grid of a linear `[N, K]`.
 
-    type: a quantised one; scales: fp32, finite and not negative, `[N]` for int8 and `[N, K/64]` for int4, whose scales are
+    type: a quantised one; scales: fp32, finite, `[N]` for int8 and `[N, K/64]` for int4, whose scales are
     all exact in float16, or all in bfloat16. Those that are searched are exact in both (see `storable`); those of a
     quantised checkpoint are numbers of its own type (see `fits`). Raises ValueError for others.
+
+    A negative scale turns the range of its weights around: there is one more integer below 0 than above it, so the largest
+    weight of a span loses least if it is the lowest integer. A weight of the integer 0 is +0 under it too.
     """
 
     type: WeightType
@@ -37,8 +40,8 @@ class Grid:
         dims = 1 if self.type.span is None else 2
         if self.scales.dtype != np.float32 or self.scales.ndim != dims:
             raise ValueError(f"scales {self.scales.dtype} {list(self.scales.shape)} of {self.type}")
-        if not np.isfinite(self.scales).all() or (self.scales < 0).any():
-            raise ValueError("a scale is negative or not finite")
+        if not np.isfinite(self.scales).all():
+            raise ValueError("a scale is not finite")
         if not self.fits("float16") and not self.fits("bfloat16"):
             raise ValueError(f"the scales of {self.type} are numbers of neither float16 nor bfloat16")
 
@@ -77,7 +80,7 @@ class Grid:
         for rows in _chunks(weight.shape):
             part = weight[rows].astype(np.float32)
             scales = spread(self.scales[rows], part.shape[1])
-            nearest = np.rint(np.divide(part, scales, out=np.zeros_like(part), where=scales > 0))
+            nearest = np.rint(np.divide(part, scales, out=np.zeros_like(part), where=scales != 0))
             inside = np.clip(np.nan_to_num(nearest), self.type.lowest, self.type.highest)
             found[rows] = inside.astype(np.int8)
             off = self._products(found[rows], rows).astype(weight.dtype) != weight[rows]
@@ -92,6 +95,7 @@ class Grid:
     def _products(self, integers: NDArray[np.int8], rows: slice) -> NDArray[np.float32]:
         products: NDArray[np.float32] = integers.astype(np.float32)
         products *= spread(self.scales[rows], integers.shape[1])
+        products += 0.0  # from -0 to +0
         return products
 
 
@@ -105,13 +109,14 @@ def spread(scales: NDArray[np.float32], columns: int) -> NDArray[np.float32]:
 def storable(scales: NDArray[np.float32]) -> NDArray[np.float32]:
     """Returns the nearest finite numbers that float16 and bfloat16 both hold: of at most 8 significant bits.
 
-    scales: finite, not negative. A scale above 0 does not become 0.
+    scales: finite. A scale that is not 0 does not become 0.
     """
-    exponent = np.frexp(np.minimum(scales, _MOST))[1]
+    sizes = np.abs(scales)
+    exponent = np.frexp(np.minimum(sizes, _MOST))[1]
     # From one such number to the next.
     step = np.maximum(np.ldexp(np.float32(1), exponent - _SCALE_BITS), _LEAST)
-    rounded = np.minimum(np.rint(scales / step) * step, _MOST)
-    return np.where(scales > 0, np.maximum(rounded, _LEAST), 0).astype(np.float32)
+    rounded = np.clip(np.rint(sizes / step) * step, _LEAST, _MOST)
+    return (np.sign(scales) * rounded).astype(np.float32)
 
 
 def _chunks(shape: tuple[int, ...]) -> Iterator[slice]:

@@ -66,15 +66,18 @@ def integer_lines(p: str, tensor: str, weights: WeightType, words: int) -> list[
 
 
 def constant_lines(weights: WeightType, *, bfloat16: bool) -> list[str]:
-    """Returns lines for what all slabs of int4 need: the integers in a byte, and the numbers with each exponent."""
+    """Returns lines for what all slabs of int4 need: the integers in a byte, and the numbers with each
+    sign and exponent."""
     if weights is INT8:
         return []
     signed = [nibble - 8 for nibble in range(16)]
     table = ", ".join(f"{signed[byte & 15]}, {signed[byte >> 4]}" for byte in range(256))
     digits, bias, exponents = (128, 134, 256) if bfloat16 else (1024, 25, 32)
-    # An exponent of 0 has no hidden digit and the unit of exponent 1; the last is of infinity, which no scale is.
-    units = ", ".join(repr(2.0 ** (max(e, 1) - bias)) for e in range(exponents - 1))
-    hidden = ", ".join(["0.0", *[f"{digits}.0"] * (exponents - 2)])
+    # An exponent of 0 has no hidden digit and the unit of exponent 1; the last is of infinity, which no scale is. The sign
+    # is the bit above the exponent.
+    sizes = [2.0 ** (max(e, 1) - bias) for e in range(exponents)]
+    units = ", ".join(repr(size) for size in (*sizes, *(-size for size in sizes)))
+    hidden = ", ".join(["0.0", *[f"{digits}.0"] * (exponents - 1)] * 2)
     return [
         "eight = Constant <value = int64 {8}> ()",
         "RB8 = Mul (RB1, eight)",
@@ -177,7 +180,7 @@ def of_slabs_lines(prefixes: Sequence[str], *, gated: bool, bfloat16: bool) -> l
 
 
 def _scale_lines(p: str) -> list[str]:
-    """Returns lines that compute the numbers `<p>_scales` of the bits of not negative, finite 16-bit numbers."""
+    """Returns lines that compute the numbers `<p>_scales` of the bits of finite 16-bit numbers."""
     return [
         f"{p}_scale_unsigned = Cast <to = 12> ({p}_scale_words)",
         f"{p}_scale_axis = Constant <value_ints = [2]> ()",

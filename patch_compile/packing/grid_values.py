@@ -72,7 +72,7 @@ def _find(
         scale_up = np.float32(2.0**112) if half else np.float32(1)
         for part in range(scales.shape[1]):
             scale = scales[row, part]
-            inverse = scale_up / scale if scale > 0 else np.float32(0)
+            inverse = scale_up / scale if scale != 0 else np.float32(0)
             for column in range(part * span, (part + 1) * span):
                 nearest = np.rint(number[column] * inverse)
                 nearest = min(max(nearest, -_MOST), _MOST)

@@ -220,6 +220,7 @@ def _rounded(rng: np.random.Generator, linear: Linear, weights: WeightType) -> L
     most = np.abs(groups).max(-1) / (weights.highest * rng.choice([0.7, 1.0, 1.2]))
     # Not so small that T(q·s) is the same number for several q.
     scales = np.maximum(most * rng.uniform(0.8, 1.2, most.shape), 2.0**-14).astype(np.float32)
+    scales *= rng.choice([-1, 1], scales.shape).astype(np.float32)
     scales = scales if weights.span is None else storable(scales)
     integers = np.clip(np.rint(wide / spread(scales, wide.shape[1])), weights.lowest, weights.highest)
     integers = integers.astype(np.int8)

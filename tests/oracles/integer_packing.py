@@ -43,18 +43,18 @@ class Quantised:
 def quantise(weight: NDArray[np.float32], kind: int, rng: np.random.Generator) -> Quantised:
     """Round weights to a grid; zeros stay zeros. Some of the others become the lowest integer or the highest.
 
-    The scales of int4 have few significant bits, as fp16 and bf16 both hold them.
+    Scales have both signs. Those of int4 have few significant bits, as fp16 and bf16 both hold them.
     """
     rows, columns = weight.shape
     slabs = -(-columns // 64)
     if kind == INT8:
         scales = (np.exp2(rng.uniform(-9, -7, rows)) / 4).astype(np.float32)
-        spread = scales[:, None]
     else:
         scales = (
             rng.integers(128, 256, (rows, slabs)) * np.exp2(rng.integers(-13, -11, (rows, slabs)))
         ).astype(np.float32)
-        spread = np.repeat(scales, 64, 1)[:, :columns]
+    scales *= rng.choice([-1, 1], scales.shape).astype(np.float32)
+    spread = scales[:, None] if kind == INT8 else np.repeat(scales, 64, 1)[:, :columns]
     bound = BIAS[kind]
     integers = np.clip(np.rint(weight / spread), -bound, bound - 1).astype(np.int8)
     extreme = (weight != 0) & (rng.random(weight.shape) < 0.05)

@@ -63,8 +63,8 @@ class StoredTensors:
         return entry
 
     def scales(self, name: str) -> NDArray[np.float32]:
-        """Read scales as float32. Raises PatchCompileError if one is not finite or is negative."""
+        """Read scales as float32. Raises PatchCompileError if one is not finite."""
         scales = self.read(name).astype(np.float32)
-        if scales.size and not (np.isfinite(scales).all() and float(scales.min()) >= 0):
-            raise damaged(self.folder, name, "A scale is negative or not finite.")
+        if not np.isfinite(scales).all():
+            raise damaged(self.folder, name, "A scale is not finite.")
         return scales

@@ -18,7 +18,10 @@ from masklearn.weights.table import INT4, INT8, WeightType
 
 
 def on_grids(folder: Path, kind: Any) -> dict[str, Grid]:
-    """Round the covered linears of a folder to grids, with every other weight 0; kind: the type of a linear."""
+    """Round the covered linears of a folder to grids, with every other weight 0 and every other row's scales negative.
+
+    kind: the type of a linear.
+    """
     checkpoint, grids = Checkpoint.open(folder), {}
     files = {file: load_file(folder / file) for file in checkpoint.shards()}
     for linear in covered_linears_of(checkpoint).linears:
@@ -29,6 +32,7 @@ def on_grids(folder: Path, kind: Any) -> dict[str, Grid]:
         weight[:, 1::2] = 0
         parts = weight.reshape(len(weight), -1, of.span or weight.shape[1])
         scales = storable((np.abs(parts).max(-1) / of.highest).astype(np.float32))
+        scales[1::2] *= -1
         grids[linear] = grid = Grid(of, scales if of.span else scales[:, 0])
         integers = np.rint(parts / scales[..., None]).reshape(weight.shape).astype(np.int8)
         values = torch.from_numpy(grid.values(integers, np.dtype(np.float32)))

@@ -20,9 +20,10 @@ def all_integers(of: WeightType, shape: tuple[int, int], seed: int) -> NDArray[n
 
 
 def grid(of: WeightType, shape: tuple[int, int], seed: int) -> Grid:
-    """Scales of all sizes that weights have, some of them 0."""
+    """Scales of all sizes that weights have, and of both signs."""
     random = np.random.default_rng(seed)
     scales = np.exp(random.uniform(-9, 2, of.scales_shape(shape))).astype(np.float32)
+    scales *= random.choice([-1, 1], scales.shape).astype(np.float32)
     return Grid(of, storable(scales) if of.span else scales)
 
 
@@ -64,6 +65,21 @@ def test_rows_of_zeros_have_scale_zero() -> None:
         made.integers(np.asarray([[0, 1], [0, 0]], np.float32))
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_negative_scales_turn_the_range_around_and_make_no_negative_zeros(dtype: np.dtype[Any]) -> None:
+    made = Grid(INT4, np.full((1, 1), -0.5, np.float32))
+    integers = np.zeros((1, 64), np.int8)
+    integers[0, :2] = INT4.lowest, INT4.highest
+    values = made.values(integers, dtype)
+    assert values[0, :3].astype(np.float64).tolist() == [4.0, -3.5, 0.0]
+    assert not np.signbit(values.astype(np.float32)[0, 2:]).any()
+    values[0, 3] = -0.0  # as other programs write it
+    np.testing.assert_array_equal(made.integers(values), integers)
+    values[0, 0] = -4.0
+    with pytest.raises(ValueError, match="the weight -4 in row 0, column 0 is not on the grid of int4"):
+        made.integers(values)
+
+
 @pytest.mark.parametrize("wrong", [0.5, 128.0, np.nan, np.inf, -129.0])
 def test_weights_off_the_grid_are_named(wrong: float) -> None:
     made = Grid(INT8, np.ones(2, np.float32))
@@ -71,17 +87,18 @@ def test_weights_off_the_grid_are_named(wrong: float) -> None:
         made.integers(np.asarray([[0, 1, 2], [3, 4, wrong]], np.float32))
 
 
-@given(st.floats(0, 65280, width=32))
+@given(st.floats(-65280, 65280, width=32))
 def test_storable_numbers_are_exact_in_both_types(scale: float) -> None:
     (found,) = storable(np.asarray([scale], np.float32))
     assert found.astype(np.float16) == found == found.astype(ml_dtypes.bfloat16)
     assert (found == 0) == (scale == 0)
-    assert abs(float(found) - scale) <= max(scale * 2**-8, 2.0**-24)
+    assert np.sign(found) == np.sign(scale)
+    assert abs(float(found) - scale) <= max(abs(scale) * 2**-8, 2.0**-24)
     assert storable(found[None])[0] == found
 
 
 def test_scales_beyond_float16_become_the_largest() -> None:
-    assert storable(np.asarray([1e30], np.float32)).tolist() == [65280.0]
+    assert storable(np.asarray([1e30, -1e30], np.float32)).tolist() == [65280.0, -65280.0]
 
 
 @pytest.mark.parametrize(
@@ -90,8 +107,8 @@ def test_scales_beyond_float16_become_the_largest() -> None:
         (FLOAT16, np.ones(2, np.float32), "float16 has no scales"),
         (INT8, np.ones((2, 1), np.float32), r"scales float32 \[2, 1\] of int8"),
         (INT8, np.ones(2, np.float64), r"scales float64 \[2\] of int8"),
-        (INT8, np.asarray([1, -1], np.float32), "negative or not finite"),
-        (INT8, np.asarray([1, np.nan], np.float32), "negative or not finite"),
+        (INT8, np.asarray([1, -np.inf], np.float32), "a scale is not finite"),
+        (INT8, np.asarray([1, np.nan], np.float32), "a scale is not finite"),
         (INT4, np.full((2, 2), 0.1, np.float32), "numbers of neither float16 nor bfloat16"),
     ],
 )

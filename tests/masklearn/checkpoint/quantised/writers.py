@@ -16,10 +16,12 @@ Tensors = dict[str, Tensor]
 
 
 def searched(weight: Tensor, bits: int, groups: int) -> tuple[Tensor, Tensor]:
-    """Returns integers [N, K] and scales [N, groups] of the weight's type, by the largest weight of a group."""
+    """Returns integers [N, K] and scales [N, groups] of the weight's type, by the largest weight of a group. Those of every
+    other row are negative, as some programs write them to use the lowest integer."""
     n, k = weight.shape
     most = weight.float().reshape(n, groups, -1).abs().amax(-1)
     scales = (most / ((1 << (bits - 1)) - 1)).to(weight.dtype)
+    scales[1::2] *= -1
     spread = scales.float().repeat_interleave(k // groups, dim=1)
     half = 1 << (bits - 1)
     return (weight.float() / spread).round().clamp(-half, half - 1).to(torch.int8), scales
