@@ -76,6 +76,18 @@ def test_it_loses_less_than_nearest_integers(kind: WeightType) -> None:
     assert error(pruned, best.values, hessian) < 0.6 * error(pruned, near.values, hessian)
 
 
+def test_scales_of_int4_take_the_sign_that_loses_less() -> None:
+    """Weights from -3.5 to 4 lie on a grid whose lowest integer stands for 4."""
+    _, hessian = problem(n=4, k=128)
+    integers = torch.randint(-8, 8, (4, 128), generator=torch.Generator().manual_seed(1)).float()
+    integers[:, ::64] = -8.0
+    weight = integers * torch.tensor([0.5, -0.5, 0.5, -0.5])[:, None]
+    kept = torch.ones(4, 128, dtype=torch.bool)
+    for one in (rounded(weight, hessian, kept, INT4), round_nearest(weight, kept, INT4)):
+        assert torch.equal(one.values, weight)
+        assert one.grid.scales.tolist() == [[0.5, 0.5], [-0.5, -0.5]] * 2
+
+
 def test_no_single_integer_could_be_better() -> None:
     """The descent ends where few changes of one integer help, and none by much."""
     weight, hessian = problem(n=3, k=64, tokens=400)
