@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from masklearn.checkpoint.pretrained import load_tokenizer
     from masklearn.checkpoint.store import WeightStore
     from masklearn.errors import PatchCompileError, UsageError
-    from masklearn.learn import Learned, learn_task, round_repaired
+    from masklearn.learn import Learned, learn_task, repair_and_round
     from masklearn.masks.linear_mask import LinearMask
     from masklearn.masks.maskset import MaskSet
     from masklearn.masks.select import select
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from masklearn.shard import write_shard
     from masklearn.task import Task
     from masklearn.text.calibrate import calibration_windows, first_windows
-    from masklearn.training.repair import repair
 
 __all__ = [
     "GROUP",
@@ -58,8 +57,7 @@ __all__ = [
     "load_tokenizer",
     "measure",
     "perplexity",
-    "repair",
-    "round_repaired",
+    "repair_and_round",
     "select",
     "tile_weights",
     "write_shard",
@@ -88,8 +86,7 @@ _HOMES = {
     "load_tokenizer": "checkpoint.pretrained",
     "measure": "baselines",
     "perplexity": "quality.perplexity",
-    "repair": "training.repair",
-    "round_repaired": "learn",
+    "repair_and_round": "learn",
     "select": "masks.select",
     "tile_weights": "masks.tiles",
     "write_shard": "shard",

@@ -20,7 +20,7 @@ from masklearn.masks.kinds.allowed import allowed_kinds, left_out_of_auto
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
-from masklearn.masks.record import MaskRecord, TrainRecord
+from masklearn.masks.record import MaskRecord, RepairRecord, TrainRecord
 from masklearn.masks.score_summary import summarise_scores
 from masklearn.masks.select import Choose, Scores, by_budget
 from masklearn.masks.tiles import expand_tiles, tile_weights
@@ -39,8 +39,8 @@ __all__ = [
     "find_masks",
     "learn",
     "learn_task",
+    "repair_and_round",
     "round_given",
-    "round_repaired",
 ]
 
 Kinds = Mapping[str, NDArray[np.uint8]]
@@ -314,34 +314,39 @@ def _finish(task: Task, found: FoundMasks, solved: WeightStore) -> Learned:
         record.train = found.train
     checkpoint = task.checkpoint.with_weights(solved)
     if task.recipe.repairs:
-        from masklearn.training.repair import repair
-
-        # Not in the store of the solved weights: a resumed run must start its repair from these again.
-        repaired = WeightStore(task.scratch / "repaired", below=solved)
-        record.repair = repair(task.of(checkpoint), found.masks, repaired)
-        checkpoint, grids = round_repaired(task, found.masks, repaired)
+        checkpoint, grids, record.repair = repair_and_round(task, found.masks, solved)
         found = replace(found, grids=grids)
     if "text" in task.__dict__:
         record.text = task.text.record
     return Learned(_mask_set(task, found, record), checkpoint)
 
 
-def round_repaired(
-    task: Task, masks: Mapping[str, LinearMask], repaired: WeightStore
-) -> tuple[Checkpoint, dict[str, Grid]]:
-    """Round the repaired weights of quantised linears, on the inputs that reach them.
+def repair_and_round(
+    task: Task, masks: Mapping[str, LinearMask], solved: WeightStore
+) -> tuple[Checkpoint, dict[str, Grid], RepairRecord]:
+    """Repair solved weights, round those of quantised linears on the inputs that reach them, and train their scales.
 
-    Returns the checkpoint with the weights, and the grids.
+    Returns the checkpoint with the new weights, the grids, and the record of the repair.
     """
     from masklearn.solvers.solve import round_weights
     from masklearn.stream.feed import CheckpointFeed
+    from masklearn.training.repair import repair, repair_scales
 
+    # Not in the store of the solved weights: a resumed run must start its repair from these again.
+    repaired = WeightStore(task.scratch / "repaired", below=solved)
+    record = repair(task.of(task.checkpoint.with_weights(solved)), masks, repaired)
     checkpoint = task.checkpoint.with_weights(repaired)
     feed = CheckpointFeed(task.of(checkpoint))
     if not feed.types:
-        return checkpoint, {}
+        return checkpoint, {}, record
     rounded = WeightStore(task.scratch / "rounded", below=repaired)
-    return task.checkpoint.with_weights(rounded), round_weights(feed, masks, rounded)
+    grids = round_weights(feed, masks, rounded)
+    checkpoint = task.checkpoint.with_weights(rounded)
+    scaled = WeightStore(task.scratch / "scaled", below=rounded)
+    trained, record = repair_scales(task.of(checkpoint), masks, grids, scaled, record)
+    if trained:
+        return task.checkpoint.with_weights(scaled), trained, record
+    return checkpoint, grids, record
 
 
 def _mask_set(task: Task, found: FoundMasks, record: MaskRecord) -> MaskSet:

@@ -25,8 +25,7 @@ from masklearn import (
     learn_task,
     load_tokenizer,
     measure,
-    repair,
-    round_repaired,
+    repair_and_round,
 )
 from patch_compile.progress import Progress
 
@@ -100,9 +99,7 @@ def _keep(learned: Learned, folder: Path) -> None:
 def _repaired(task: Task, prior: Path) -> Learned:
     """Repair from masks and solved weights, as `learn_task` does after solving."""
     masks, solved = MaskSet.load(prior / _MASKS), WeightStore(prior / _SOLVED)
-    store = WeightStore(task.scratch / "repaired", below=solved)
-    masks.record.repair = repair(task.of(task.checkpoint.with_weights(solved)), masks, store)
-    checkpoint, grids = round_repaired(task, masks, store)
+    checkpoint, grids, masks.record.repair = repair_and_round(task, masks, solved)
     masks.grids.update(grids)
     return Learned(masks, checkpoint)
 

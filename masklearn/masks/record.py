@@ -73,7 +73,9 @@ class RepairRecord(_Part):
     """Repair of the surviving weights.
 
     method: "none" if there was no repair, with the reason in `why`; kl_…, error_…: distance from the dense model at the
-    beginning and at the end, an error for encoders and the KL divergence for other models.
+    beginning and at the end, an error for encoders and the KL divergence for other models. If weights were rounded to int4
+    after that, scale_steps: steps of training their scales; scales_first, scales_last: distance before and after, on other
+    text.
     """
 
     method: Literal["distill", "none"]
@@ -89,6 +91,9 @@ class RepairRecord(_Part):
     batch: int | None = None
     optimizer: str | None = None
     precision: Literal["bf16", "fp32"] | None = None
+    scale_steps: int = 0
+    scales_first: float | None = None
+    scales_last: float | None = None
 
 
 class PermutedRecord(_Part):

@@ -31,7 +31,7 @@ from masklearn.errors import PatchCompileError
 from masklearn.feed import Group
 from masklearn.solvers import obs
 from masklearn.threads import in_parallel
-from masklearn.weights.grid import Grid, storable
+from masklearn.weights.grid import LARGEST_STORABLE, Grid, stored_scales
 from masklearn.weights.table import INT4, WeightType
 
 __all__ = ["Rounded", "check_range", "round_group", "round_nearest"]
@@ -40,8 +40,6 @@ __all__ = ["Rounded", "check_range", "round_group", "round_nearest"]
 _SHRINK = (1.0, 0.95, 0.9, 0.875, 0.8, 0.75, 0.7, 0.625, 0.55)
 _DAMPING = 0.1  # of the Hessian, at least, as a share of its mean diagonal
 _TURNS = 2  # of fitting scales and descent
-_LEAST_OF_A_ROW = 2.0**-23  # with a smaller scale, float16 would not tell neighbouring integers apart
-_LARGEST_STORABLE = float(storable(np.array([np.inf], np.float32))[0])
 _BLOCK = 64  # columns between two updates of all others; the span of a scale of int4
 _ROWS = 512  # rows of one part; parts are solved in parallel
 
@@ -102,7 +100,7 @@ def check_range(name: str, weight: torch.Tensor, kind: WeightType) -> None:
     """Raises PatchCompileError if a weight is too large for the scales of its type, which float16 must hold too."""
     if kind.span is not None and weight.numel():
         largest = float(weight.abs().max())
-        if largest > kind.highest * _LARGEST_STORABLE:
+        if largest > kind.highest * LARGEST_STORABLE:
             raise PatchCompileError(
                 f"The weights of {name} are too large for {kind}",
                 f"The largest is {largest:g}, and a scale of {kind} is a number of float16.",
@@ -280,16 +278,8 @@ def _integers(values: torch.Tensor, scale: torch.Tensor, kind: WeightType) -> to
 
 
 def _stored(scale: torch.Tensor, kind: WeightType) -> torch.Tensor:
-    """Returns the nearest scales that are stored. Those that are not 0 do not become 0.
-
-    A scale of int8 may be any number of fp32. It is one of 16 bits where these reach, because other programs read
-    compressed-tensors with scales in the type of the weights.
-    """
-    stored = torch.from_numpy(storable(scale.cpu().numpy())).to(scale.device)
-    if kind.span is not None:
-        return stored
-    reached = torch.where(scale <= _LARGEST_STORABLE, stored, scale)
-    return torch.where(scale > 0, reached.clamp(min=_LEAST_OF_A_ROW), 0.0)  # none of int8 is negative
+    """Returns the nearest scales that are stored."""
+    return torch.from_numpy(stored_scales(scale.cpu().numpy(), kind)).to(scale.device)
 
 
 def _rounded(columns: torch.Tensor, scales: Sequence[torch.Tensor], kind: WeightType) -> Rounded:

@@ -1,31 +1,41 @@
 """Repair: trains the surviving weights end to end against the dense model, under fixed masks."""
 
+import itertools
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from accelerate import PartialState
 
 from masklearn.checkpoint.architectures import architecture_of
+from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.precision import computes_in_bf16
 from masklearn.checkpoint.store import WeightStore
 from masklearn.device import available_memory, usable_device
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.record import RepairRecord
-from masklearn.recipe import LearnRecipe
+from masklearn.masks.weight_types import quantised_types
+from masklearn.processes import process_count
 from masklearn.task import Task
 from masklearn.training.distillation import Distillation
 from masklearn.training.loop import TrainReport, train
 from masklearn.training.memory import Thrift, demand_of, fitting
+from masklearn.training.model import training_model
 from masklearn.training.schedule import Schedule
-from masklearn.training.student import Student
+from masklearn.training.student import Student, StudentOnGrids
+from masklearn.weights.grid import Grid
+from masklearn.weights.table import INT4
 
-__all__ = ["default_steps", "repair"]
+__all__ = ["default_steps", "repair", "repair_scales", "searched_grids"]
 
 # Measured on SmolLM2-135M in 80 steps: perplexity ends higher with 0.9e-4 and 6e-4 at ratio .25, and with 1.8e-4 at
 # .35. The divergence ends a little lower with the lower rates.
 _LEARNING_RATE = 3e-4
+_LEARNING_RATE_OF_SCALES = 1e-3  # of their factors, which are about 1
+_SHARE_OF_SCALES = 1 / 3  # of the budget, if weights are rounded to int4
+_CHECKED = 4  # batches
 _BETAS = (0.9, 0.95)
 _WARMUP = 5
 # Repair without a budget trains on _TOKENS tokens if the model has at most _WEIGHTS weights; see `default_steps`.
@@ -39,8 +49,8 @@ def repair(
     """Distil the dense model into the masked one, and put the trained tensors in `store`.
 
     The student starts from `task.checkpoint` with its new weights (`Student` says which parameters train). The teacher is
-    the model of the same directory. The budget is the recipe's, or `default_steps` if it has none. An interrupted run
-    resumes from `task.scratch / "repair"`.
+    the model of the same directory. The budget is the recipe's, or `default_steps` if it has none, less what
+    `repair_scales` takes. An interrupted run resumes from `task.scratch / "repair"`.
 
     available: bytes of memory that repair may use, None for all free memory; `task.note` is told of every setting that
     does not fit into it.
@@ -48,34 +58,119 @@ def repair(
     Returns a record with method "distill" and the run's figures, or with method "none" and the reason. It holds no times,
     so that equal runs have equal records. Raises PatchCompileError as `train`, `training_model` and `WeightStore.put` do.
     """
-    recipe, device = task.recipe, usable_device(task.recipe.device)
-    if recipe.repair_steps == 0:
+    if task.recipe.repair_steps == 0:
         return RepairRecord(method="none", why="its budget is 0 steps")
-    bf16 = computes_in_bf16(recipe.precision, device)
-    demand = demand_of(task.checkpoint, masks, recipe.batch * recipe.length)
-    first = Thrift("adamw", teacher_bf16=bf16, gradient_checkpointing=recipe.gradient_checkpointing)
-    room = available_memory(device) if available is None else available
-    thrift = fitting(demand, first, room, bf16=bf16, note=task.note)
+    room = available_memory(usable_device(task.recipe.device)) if available is None else available
+    thrift = _thrift(task, masks, room)
     if thrift is None:
         task.note("repair is off: give a smaller --batch or --length, or a device with more memory")
         return RepairRecord(method="none", why=f"{room / 2**30:.1f} GiB of memory are too little to train in")
-    schedule = _schedule(recipe, thrift, demand.weights)
-    student = Student(task.checkpoint, masks)
-    teacher = student.teacher(torch.bfloat16 if thrift.teacher_bf16 else torch.float32)
-    objective = Distillation(
-        teacher,
-        student.parameters(),
-        encoder=architecture_of(task.checkpoint).encoder,
-        teacher_bf16=thrift.teacher_bf16,
-        label_weight=recipe.label_weight,
+    share = 1.0 - (_SHARE_OF_SCALES if searched_grids(task) else 0.0)
+    run = _Run(task, Student(task.checkpoint, masks), thrift, _schedule(task, thrift, share))
+    report = run.train("repair", store)
+    return _record(task, report, run)
+
+
+def repair_scales(
+    task: Task,
+    masks: Mapping[str, LinearMask],
+    grids: Mapping[str, Grid],
+    store: WeightStore,
+    record: RepairRecord,
+) -> tuple[dict[str, Grid], RepairRecord]:
+    """Train the scales of rounded weights, and norms and biases, as `repair` trained the weights before they were rounded.
+
+    This is the second stage of EfficientQAT (arXiv 2407.11062), after other rounding. It takes `_SHARE_OF_SCALES` of the
+    repair's budget.
+
+    task: of the rounded checkpoint; grids: of its quantised linears; store: receives the trained tensors; record: of the
+    repair. Returns the grids that the weights in `store` lie on, none if these lose more than the rounded ones on text that
+    was not trained on; and the record with the figures. Raises as `repair` does.
+    """
+    trained = {name: grids[name] for name in searched_grids(task)}
+    thrift = _thrift(task, masks, available_memory(usable_device(task.recipe.device)))
+    if record.method == "none" or thrift is None or not trained:
+        return {}, record
+    student = StudentOnGrids(task.checkpoint, masks, trained)
+    schedule = _schedule(task, thrift, _SHARE_OF_SCALES)
+    schedule = replace(schedule, seed=schedule.seed + 1)  # in another order than the repair's
+    run = _Run(task, student, thrift, schedule)
+    report = run.train("scales", store)
+    before = run.distance(task.checkpoint, report.steps)
+    after = run.distance(task.checkpoint.with_weights(store), report.steps)
+    task.note(
+        f"scales: {report.steps} steps, {report.tokens:,} tokens in {report.seconds:.0f} s; {run.figure} to the dense model"
+        f" {before:.4g} as rounded, {after:.4g} with trained scales{'' if after < before else ', which are not kept'}"
     )
-    folder = task.scratch / "repair"
-    report = train(
-        student.model, objective, task.text, schedule, folder, task.progress, what="repair", note=task.note
-    )
-    student.save(store)
-    PartialState().wait_for_everyone()
-    return _record(task, report, schedule, objective.figure, bf16=bf16)
+    figures = {
+        "scale_steps": report.steps,
+        "tokens": record.tokens + report.tokens,
+        "scales_first": before,
+        "scales_last": min(before, after),
+    }
+    return {**grids, **student.grids} if after < before else {}, record.model_copy(update=figures)
+
+
+def searched_grids(task: Task) -> list[str]:
+    """Returns the linears whose scales `repair_scales` trains: all that do not keep a checkpoint's, if one of them is int4.
+
+    Rounding to int8 costs so little that the whole budget is better spent before it.
+    """
+    given = task.checkpoint.grids.types
+    types = quantised_types(task.recipe.weights, task.coverage.linears, given)
+    searched = [name for name, kind in types.items() if given.get(name) is not kind]
+    return searched if any(types[name] is INT4 for name in searched) else []
+
+
+class _Run:
+    """Distillation into one student. figure: name of its distance from the dense model."""
+
+    def __init__(self, task: Task, student: Student, thrift: Thrift, schedule: Schedule) -> None:
+        self._task, self._student, self.schedule = task, student, schedule
+        self._device = usable_device(task.recipe.device)
+        self.bf16 = computes_in_bf16(task.recipe.precision, self._device)
+        self._objective = Distillation(
+            student.teacher(torch.bfloat16 if thrift.teacher_bf16 else torch.float32),
+            student.parameters(),
+            encoder=architecture_of(task.checkpoint).encoder,
+            teacher_bf16=thrift.teacher_bf16,
+            label_weight=task.recipe.label_weight,
+        )
+        self.figure = self._objective.figure
+
+    def train(self, what: str, store: WeightStore) -> TrainReport:
+        """Train, and put the trained tensors in the store; what: name of the run, and of its folder."""
+        task = self._task
+        report = train(
+            self._student.model, self._objective, task.text, self.schedule, task.scratch / what, task.progress,
+            what=what, note=task.note,
+        )  # fmt: skip
+        self._student.save(store)
+        PartialState().wait_for_everyone()
+        return report
+
+    @torch.no_grad()
+    def distance(self, checkpoint: Checkpoint, steps: int) -> float:
+        """Returns the distance of a checkpoint from the dense model on the windows that would come after `steps`."""
+        model = training_model(checkpoint).to(self._device).eval()
+        batches = self._task.text.batches(
+            self.schedule.batch, seed=self.schedule.seed, skip=steps * process_count()
+        )
+        found = []
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self.bf16):
+            for batch in itertools.islice(batches, _CHECKED):
+                _, figures = self._objective.loss(model, torch.from_numpy(batch).to(self._device))
+                found.append(figures[self.figure])
+        return sum(found) / len(found)
+
+
+def _thrift(task: Task, masks: Mapping[str, LinearMask], room: int) -> Thrift | None:
+    """Returns settings with which training fits into `room` bytes, or None."""
+    recipe = task.recipe
+    bf16 = computes_in_bf16(recipe.precision, usable_device(recipe.device))
+    demand = demand_of(task.checkpoint, masks, recipe.batch * recipe.length)
+    first = Thrift("adamw", teacher_bf16=bf16, gradient_checkpointing=recipe.gradient_checkpointing)
+    return fitting(demand, first, room, bf16=bf16, note=task.note)
 
 
 def default_steps(weights: int, tokens: int) -> int:
@@ -87,15 +182,18 @@ def default_steps(weights: int, tokens: int) -> int:
     return math.ceil(_TOKENS * math.sqrt(max(1.0, weights / _WEIGHTS)) / tokens)
 
 
-def _schedule(recipe: LearnRecipe, thrift: Thrift, weights: int) -> Schedule:
-    steps = recipe.repair_steps
+def _schedule(task: Task, thrift: Thrift, share: float) -> Schedule:
+    """Returns the schedule of a share of the repair's budget."""
+    recipe, steps = task.recipe, task.recipe.repair_steps
     if steps is None and recipe.repair_minutes is None:
+        weights = demand_of(task.checkpoint, {}, 0).weights
         steps = default_steps(weights, recipe.batch * recipe.length)
+    scales = share == _SHARE_OF_SCALES
     return Schedule.of(
         recipe,
-        steps=steps,
-        minutes=recipe.repair_minutes,
-        learning_rate=recipe.learning_rate or _LEARNING_RATE,
+        steps=None if steps is None else round(steps * share),
+        minutes=None if recipe.repair_minutes is None else recipe.repair_minutes * share,
+        learning_rate=_LEARNING_RATE_OF_SCALES if scales else recipe.learning_rate or _LEARNING_RATE,
         decay="linear",
         warmup=_WARMUP,
         betas=_BETAS,
@@ -104,7 +202,8 @@ def _schedule(recipe: LearnRecipe, thrift: Thrift, weights: int) -> Schedule:
     )
 
 
-def _record(task: Task, report: TrainReport, schedule: Schedule, figure: str, *, bf16: bool) -> RepairRecord:
+def _record(task: Task, report: TrainReport, run: _Run) -> RepairRecord:
+    figure, schedule = run.figure, run.schedule
     first, last = report.first[figure], report.last[figure]
     task.note(
         f"repair: {report.steps} steps, {report.tokens:,} tokens in {report.seconds:.0f} s;"
@@ -119,6 +218,6 @@ def _record(task: Task, report: TrainReport, schedule: Schedule, figure: str, *,
         label_weight=task.recipe.label_weight,
         batch=schedule.batch,
         optimizer=schedule.optimizer,
-        precision="bf16" if bf16 else "fp32",
+        precision="bf16" if run.bf16 else "fp32",
         **figures,
     )

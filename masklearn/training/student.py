@@ -1,8 +1,9 @@
 """Masked model that repair trains: chooses the parameters that train, and saves them as weights of the checkpoint."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -14,10 +15,12 @@ from masklearn.checkpoint.naming import checkpoint_name
 from masklearn.checkpoint.store import WeightStore
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.processes import is_main_process
+from masklearn.training.fixed_integers import FixedIntegers, fix_integers
 from masklearn.training.fixed_mask import fix_masks
 from masklearn.training.model import training_model
+from masklearn.weights.grid import Grid, stored_scales
 
-__all__ = ["Student", "vectors"]
+__all__ = ["Student", "StudentOnGrids", "vectors"]
 
 
 class _Slot(NamedTuple):
@@ -55,14 +58,19 @@ class Student:
         }
         linears = linear_modules(self.model, checkpoint)
         self._frozen = self._untrained({id(linears[name].weight) for name in masks})
-        keeps = {name: torch.from_numpy(mask.keep()) for name, mask in masks.items()}
         outside = getattr(self.model, row.head, None) if row.encoder and row.head else None
         inside = set() if outside is None else {id(module) for module in outside.modules()}
         self._weights = {
             name: _Slot(_parametrization(linear), "original")
-            for name, linear in fix_masks(linears, keeps).items()
+            for name, linear in self._fixed(linears, masks).items()
             if id(linear) not in inside
         }
+
+    def _fixed(
+        self, linears: Mapping[str, nn.Linear], masks: Mapping[str, LinearMask]
+    ) -> Mapping[str, nn.Linear]:
+        """Parametrize the linears that train, and return them."""
+        return fix_masks(linears, {name: torch.from_numpy(mask.keep()) for name, mask in masks.items()})
 
     def parameters(self) -> list[nn.Parameter]:
         """Returns the parameters that train."""
@@ -75,13 +83,17 @@ class Student:
     def save(self, store: WeightStore) -> None:
         """Put the trained parameters in the store. Every process must call this; only the main one writes."""
         for name, slot in self._weights.items():
-            values = slot.whole()
+            values = self._values(name, slot)
             if is_main_process():
                 write_linear(store, self._checkpoint, name, values)
         for name, slot in self._vectors.items():
             values = slot.whole()
             if is_main_process():
                 store.put(name, values, self._checkpoint.entry(name))
+
+    def _values(self, _name: str, slot: _Slot) -> Tensor:
+        """Returns the weight of a linear; slot: of what trained in its place."""
+        return slot.whole()
 
     def _untrained(self, masked: set[int]) -> dict[str, nn.Parameter]:
         """Returns the parameters by module name that do not train and have the dense model's values."""
@@ -93,6 +105,31 @@ class Student:
             if id(parameter) not in trained
             and (new is None or checkpoint_name(self._checkpoint, name) not in new)
         }
+
+
+class StudentOnGrids(Student):
+    """Masked model whose rounded weights keep their integers. Their scales train, and the norms and biases.
+
+    grids: of the linears whose scales train; `save` puts the trained ones in their place, rounded to what is stored.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, masks: Mapping[str, LinearMask], grids: Mapping[str, Grid]
+    ) -> None:
+        self.grids = dict(grids)
+        super().__init__(checkpoint, masks)
+
+    def _fixed(
+        self, linears: Mapping[str, nn.Linear], _masks: Mapping[str, LinearMask]
+    ) -> Mapping[str, nn.Linear]:
+        return fix_integers(linears, self.grids)
+
+    def _values(self, name: str, slot: _Slot) -> Tensor:
+        grid, parts = self.grids[name], cast(nn.Sequential, slot.owner)
+        factors = slot.whole().cpu().numpy().reshape(grid.scales.shape)
+        self.grids[name] = trained = Grid(grid.type, stored_scales(grid.scales * factors, grid.type))
+        integers = cast(FixedIntegers, parts[0]).integers.cpu().numpy()
+        return torch.from_numpy(trained.values(integers, np.dtype(np.float32)))
 
 
 def vectors(model: nn.Module, row: Architecture) -> Iterator[str]:

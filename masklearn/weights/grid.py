@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from masklearn.weights.table import WeightType
 
-__all__ = ["Grid", "spread", "storable"]
+__all__ = ["LARGEST_STORABLE", "Grid", "spread", "storable", "stored_scales"]
 
 _SCALE_BITS = 8  # significant bits of a bfloat16
 _LEAST = np.float32(2.0**-24)  # the least number of float16 above 0; all its numbers are multiples of it
-_MOST = np.float32(65280)  # the largest number of float16 with so few bits
+LARGEST_STORABLE = 65280.0  # of float16 with so few bits
+_LEAST_OF_A_ROW = np.float32(2.0**-23)  # with a smaller scale, float16 would not tell neighbouring integers apart
 _CHUNK = 1 << 22  # weights whose numbers in fp32 are in memory at a time
 
 
@@ -112,11 +113,24 @@ def storable(scales: NDArray[np.float32]) -> NDArray[np.float32]:
     scales: finite. A scale that is not 0 does not become 0.
     """
     sizes = np.abs(scales)
-    exponent = np.frexp(np.minimum(sizes, _MOST))[1]
+    exponent = np.frexp(np.minimum(sizes, np.float32(LARGEST_STORABLE)))[1]
     # From one such number to the next.
     step = np.maximum(np.ldexp(np.float32(1), exponent - _SCALE_BITS), _LEAST)
-    rounded = np.clip(np.rint(sizes / step) * step, _LEAST, _MOST)
+    rounded = np.clip(np.rint(sizes / step) * step, _LEAST, np.float32(LARGEST_STORABLE))
     return (np.sign(scales) * rounded).astype(np.float32)
+
+
+def stored_scales(scales: NDArray[np.float32], kind: WeightType) -> NDArray[np.float32]:
+    """Returns the nearest scales that are stored of searched ones. Those that are not 0 do not become 0.
+
+    A scale of int8 may be any number of fp32. It is one of 16 bits where these reach, because other programs read
+    compressed-tensors with scales in the type of the weights.
+    """
+    stored = storable(scales)
+    if kind.span is not None:
+        return stored
+    sizes = np.where(np.abs(scales) <= LARGEST_STORABLE, np.abs(stored), np.abs(scales))
+    return (np.sign(scales) * np.maximum(sizes, _LEAST_OF_A_ROW)).astype(np.float32)
 
 
 def _chunks(shape: tuple[int, ...]) -> Iterator[slice]:
