@@ -8,14 +8,14 @@ Every step lessens the squared output error tr (W − Q) H (W − Q)ᵀ, H = X�
    only, so unlike step 1 it loses nothing by the columns that must end at 0.
 3. int4: each scale becomes the best one for its integers, and the descent runs once more, twice in turns.
 
-The Hessian of 8,192 tokens fits these tokens, so it gets more damping here than the values are solved with. Measured on the
-first rows of 7 linears of a block of SmolLM2-135M (block 3, 70 % of the tiles 2:4 after ALPS, 16 windows) as the error that
-int4 adds to that of pruning, on 16 other windows: with scales of both signs .90 of the error with positive ones. With damping
-of .1 of the mean diagonal, in the place of .01, .57, because the descent then also takes back part of what ALPS fitted to the
-tokens; where the pruned values themselves are the target, .95. With another turn of scales and descent .53. Columns in the
-order of their inputs' energy gain another hundredth, and are not worth the code. Scales that are searched by the error of the
-column alone, in the place of its cost with feedback, lose up to 3 % more. Values that are fitted once more to the rounded ones
-have nothing to move, because every value is on the grid: ALPS runs once, before.
+The Hessian of 8,192 tokens fits these tokens, so it gets more damping here than the values are solved with. Measured on
+the first rows of 7 linears of a block of SmolLM2-135M (block 3, 70 % of the tiles 2:4 after ALPS, 16 windows) as the error
+that int4 adds to that of pruning, on 16 other windows: with scales of both signs .90 of the error with positive ones. With
+damping of .1 of the mean diagonal, in the place of .01, .57, because the descent then also takes back part of what ALPS
+fitted to the tokens; where the pruned values themselves are the target, .95. With another turn of scales and descent .53.
+Columns in the order of their inputs' energy gain another hundredth, and are not worth the code. Scales that are searched by
+the error of the column alone, in the place of its cost with feedback, lose up to 3 % more. Values that are fitted once more
+to the rounded ones have nothing to move, because every value is on the grid: ALPS runs once, before.
 """
 
 import itertools

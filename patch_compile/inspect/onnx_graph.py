@@ -298,6 +298,6 @@ def _decoded(packed: PackedLinear, dtype: np.dtype[Any] | None) -> tuple[NDArray
         return unpack(packed), ""
     integers, scales = unpack_quantised(packed, np.dtype(np.float16) if dtype is None else dtype)
     known = dtype is not None or packed.weights is INT8
-    if known and not (np.isfinite(scales) & (scales >= 0)).all():
-        return integers, "a scale is negative or not finite"
+    if known and not np.isfinite(scales).all():
+        return integers, "a scale is not finite"
     return integers, ""

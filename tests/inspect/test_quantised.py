@@ -80,16 +80,16 @@ FAULTS = {
         r"scales is \[127\], it must be \[128\]",
     ),
     "scales of 16 bits": (INT8, with_tensor("scales", lambda a: a.astype(np.float16)), "scales is float16"),
-    "a scale of NaN": (INT8, with_tensor("scales", lambda a: set_last(a, np.nan)), "negative or not finite"),
+    "a scale of NaN": (INT8, with_tensor("scales", lambda a: set_last(a, np.nan)), "a scale is not finite"),
     "a scale of int4 of infinity": (
         INT4,
         with_tensor("dense", lambda a: set_last(a, 0x7C00)),
-        "negative or not finite",
+        "a scale is not finite",
     ),
-    "a negative scale of int4": (
+    "a scale of int4 of minus infinity": (
         INT4,
-        with_tensor("dense", lambda a: set_last(a, 0x8400)),
-        "negative or not finite",
+        with_tensor("dense", lambda a: set_last(a, 0xFC00)),
+        "a scale is not finite",
     ),
     "wide slabs": (
         INT4,

@@ -47,7 +47,8 @@ def quantised_model(source, folder, types=TYPES):
             integers, grid = random_grid(shape, weights_type, seed)
             # As large as the model's own weights: integers of the two types spread to 128 and to 8.
             spread = weights[f"{name}.weight"].std() / (integers * 1.0).std() / 4
-            scales = np.exp2(np.rint(np.log2(grid.scales / grid.scales.mean() * spread)))
+            sizes = np.abs(grid.scales)
+            scales = np.copysign(np.exp2(np.rint(np.log2(sizes / sizes.mean() * spread))), grid.scales)
             grids[name] = Grid(weights_type, (scales * 1.25).astype(np.float32))
             weights[f"{name}.weight"] = grids[name].values(integers, np.dtype(np.float32))
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
