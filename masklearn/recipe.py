@@ -12,6 +12,7 @@ from masklearn.masks.tiles import GROUP, parse_tile
 from masklearn.masks.weight_types import named_types, parse_weights
 from masklearn.settings import Settings
 from masklearn.traits import METHODS, Criterion, MethodTraits, Repair
+from masklearn.weights.table import INT4
 
 __all__ = [
     "BytesPerWeight",
@@ -126,6 +127,7 @@ class LearnSettings(Settings):
             "learning masks": self.traits.trains(),
             "repair": self.repairs,
             "rounding": self.repairs and any(kind.quantised for kind in named_types(self.weights)),
+            "scales": self.repairs and INT4 in named_types(self.weights),
         }
         longer_than = {
             "solving": "scoring"

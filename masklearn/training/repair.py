@@ -33,7 +33,7 @@ __all__ = ["default_steps", "repair", "repair_scales", "searched_grids"]
 # Measured on SmolLM2-135M in 80 steps: perplexity ends higher with 0.9e-4 and 6e-4 at ratio .25, and with 1.8e-4 at
 # .35. The divergence ends a little lower with the lower rates.
 _LEARNING_RATE = 3e-4
-_LEARNING_RATE_OF_SCALES = 1e-3  # of their factors, which are about 1
+_LEARNING_RATE_OF_SCALES = 3e-3  # of their factors, which are about 1; for norms and biases too
 _SHARE_OF_SCALES = 1 / 3  # of the budget, if weights are rounded to int4
 _CHECKED = 4  # batches
 _BETAS = (0.9, 0.95)
@@ -81,19 +81,25 @@ def repair_scales(
     """Train the scales of rounded weights, and norms and biases, as `repair` trained the weights before they were rounded.
 
     This is the second stage of EfficientQAT (arXiv 2407.11062), after other rounding. It takes `_SHARE_OF_SCALES` of the
-    repair's budget.
+    repair's budget. Measured on SmolLM2-135M (2:4 tiles of 64x64 at ratio .35, 42 steps of repair and 21 of scales, 8
+    windows of WikiText-2): perplexity 45.8 in 16 bits after the repair, 56.7 rounded to int4, 50.8 with trained scales. The
+    KL to the dense model falls from .603 to .521, and to .531 with the learning rate 1e-3.
 
     task: of the rounded checkpoint; grids: of its quantised linears; store: receives the trained tensors; record: of the
     repair. Returns the grids that the weights in `store` lie on, none if these lose more than the rounded ones on text that
     was not trained on; and the record with the figures. Raises as `repair` does.
     """
     trained = {name: grids[name] for name in searched_grids(task)}
-    thrift = _thrift(task, masks, available_memory(usable_device(task.recipe.device)))
-    if record.method == "none" or thrift is None or not trained:
+    if record.method == "none" or not trained:
         return {}, record
-    student = StudentOnGrids(task.checkpoint, masks, trained)
+    thrift = _thrift(task, masks, available_memory(usable_device(task.recipe.device)))
+    if thrift is None:
+        return {}, record
     schedule = _schedule(task, thrift, _SHARE_OF_SCALES)
+    if schedule.steps == 0:
+        return {}, record
     schedule = replace(schedule, seed=schedule.seed + 1)  # in another order than the repair's
+    student = StudentOnGrids(task.checkpoint, masks, trained)
     run = _Run(task, student, thrift, schedule)
     report = run.train("scales", store)
     before = run.distance(task.checkpoint, report.steps)

@@ -98,4 +98,13 @@ def _repair(repair: RepairRecord) -> str:
     ]
     label = f"the text’s own words count {repair.label_weight:g}" if repair.label_weight else ""
     steps = f"the surviving weights learned from the dense model: {repair.steps:,} steps on {repair.tokens:,} tokens"
-    return "; ".join(filter(None, [steps, *distance, label]))
+    return "; ".join(filter(None, [steps, *distance, label, _scales(repair)]))
+
+
+def _scales(repair: RepairRecord) -> str:
+    if not repair.scale_steps or repair.scales_first is None or repair.scales_last is None:
+        return ""
+    what = "KL" if repair.kl_last is not None else "error"
+    kept = f"{repair.scales_last:.3g} after" if repair.scales_last < repair.scales_first else "not less after"
+    steps = f"scales of the rounded weights trained in {repair.scale_steps:,} more steps"
+    return f"{steps}: {what} {repair.scales_first:.3g} before, {kept}"
