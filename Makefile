@@ -6,7 +6,7 @@ TEXTS := .cache/texts
 # Where no CUDA compiler is installed, the plugin is built with the one from the package index.
 NVCC_EXTRA := $(shell command -v nvcc >/dev/null || test -x /usr/local/cuda/bin/nvcc || echo ,nvcc)
 
-.PHONY: demo test chromium mutate fuzz torture lint format plugin bench-compile bench-quality bench-memory bench-onnx-files bench-beside reproduce docs docs-test screenshots models audit lowest newest lock clean
+.PHONY: demo test chromium mutate fuzz torture lint format plugin bench-compile bench-quality bench-memory bench-onnx-files bench-beside reproduce docs docs-test screenshots release models audit lowest newest lock clean
 
 # The linears of this small model gain where a GPU reads long prompts and answers briefly, as in classifying or scoring text.
 # 12 steps of repair instead of the default's 64, and a plugin for one architecture: for a first look in minutes. The second
@@ -122,6 +122,17 @@ docs-test: .venv/docs models
 .venv/docs: .venv/installed
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	touch $@
+
+# What a release needs, in dist/, and a plan by the wheel in an environment of its own. Publishes nothing. FINAL=--final also
+# asks for the version's heading in the changelog.
+release: .venv/installed
+	rm -rf dist build/release
+	$(BIN)/python -m tests.release $(FINAL)
+	$(BIN)/python -m hatchling build -d dist
+	$(PYTHON) -m venv build/release
+	build/release/bin/pip install --quiet dist/*.whl
+	build/release/bin/patch-compile plan samples/configs/llama-2-7b --ratio 0.4 --target a6000
+	sha256sum dist/*
 
 models: .venv/installed
 	$(BIN)/python samples/models.py smollm2 $(MODEL)
