@@ -110,9 +110,10 @@ docs: .venv/docs
 	$(BIN)/python -m benchmarks.quality.frontier
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-# Pictures of the tutorial, from the report of `make demo`.
-screenshots: demo chromium
+# Pictures of the tutorial, and those of the notebook, from the build of `make demo`.
+screenshots: demo chromium .venv/docs
 	$(BIN)/python -m docs.screenshots out/smollm2
+	$(BIN)/python docs/notebook.py
 
 # Runs every command and snippet of every page, on a tiny model, and the notebook.
 docs-test: .venv/docs models
