@@ -10,7 +10,7 @@ from masklearn.masks.kinds.table import DENSE
 from masklearn.masks.maskset import MaskSet
 from patch_compile.build.prepare import Job
 from patch_compile.out.engine import BuiltEngine, EngineReport, PluginHeaders
-from patch_compile.out.layout import ENGINE, ENGINE_REPORT, ONNX, ONNX_FOLDER
+from patch_compile.out.layout import ENGINE, ENGINE_REPORT, ONNX, ONNX_FOLDER, ONNX_NAME
 from patch_compile.out.manifest import ModelOrigin, Ratio
 from patch_compile.out.plan import LinearRow, Skipped
 from patch_compile.out.report import MaskedModel, OnnxFile, PrunedModel
@@ -48,7 +48,7 @@ def skipped_of(coverage: Coverage) -> tuple[Skipped, ...]:
 
 def onnx_of(job: Job, root: Path) -> OnnxFile:
     """Returns the description of the ONNX file. root: the folder that becomes OUT."""
-    nbytes = sum(file.stat().st_size for file in (root / ONNX_FOLDER).iterdir())
+    nbytes = sum(file.stat().st_size for file in (root / ONNX_FOLDER).glob(f"{ONNX_NAME}*"))
     return OnnxFile(path=str(job.out / ONNX), bytes=nbytes)
 
 

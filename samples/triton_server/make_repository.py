@@ -176,7 +176,9 @@ def _copy_onnx(onnx_file: Path, version: Path) -> None:
 
     Not hard links: onnx refuses external data with more than one hard link, so that OUT could not be loaded either.
     """
-    shutil.copytree(onnx_file.parent, version / "model.onnx")
+    (version / "model.onnx").mkdir(parents=True)
+    for file in onnx_file.parent.glob(f"{onnx_file.name}*"):  # other programs' files lie beside it
+        shutil.copy2(file, version / "model.onnx")
 
 
 def _link(source: Path, target: Path) -> None:
