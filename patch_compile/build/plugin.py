@@ -24,6 +24,6 @@ def build_plugin(backend: str | None, *, force: bool) -> dict[str, Any]:
     for item in toolchain:
         progress.note(f"{item.what}: {item.where if item.found else f'missing. {item.where} {item.fix}'}")
     with progress.stage("plugin"):
-        library = compile_plugin(backend, force=force)
+        library = compile_plugin(backend, force=force, prebuilt=False)
     found = [{"what": item.what, "found": item.where} for item in toolchain]
     return {"backend": backend, "path": str(library.path), "archs": list(library.archs), "toolchain": found}

@@ -18,6 +18,7 @@ from patch_compile.plan.cards import DEFAULT_TARGET, card_of, card_of_gpu, find_
 from patch_compile.plan.cost import CostModel
 from patch_compile.plan.lowering import lowerings_of
 from patch_compile.plan.lowering_patterns import asked_lowerings
+from patch_compile.plugin.prebuilt import DISTRIBUTION
 from patch_compile.progress import Progress, quiet_libraries
 from patch_compile.recipe import Recipe
 from patch_compile.sources.base import Source
@@ -229,6 +230,9 @@ def _plugin(
 
 
 def _headers_line(plugin: PluginLibrary) -> str:
+    if plugin.headers is None:
+        sms = ", ".join(f"sm{arch}" for arch in plugin.archs)
+        return f"plugin: the library of {DISTRIBUTION} that this release was made with, for {sms}"
     headers = f"plugin: compiled with TensorRT's headers, version {plugin.headers_version}, of"
     if plugin.headers_package is None:
         return f"{headers} {plugin.headers}"

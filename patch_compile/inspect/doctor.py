@@ -18,12 +18,14 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.hardware.cards import local_architecture
 from patch_compile.hardware.gpu import local_gpu
 from patch_compile.plugin.build import BACKENDS, cached_plugins
+from patch_compile.plugin.prebuilt import DISTRIBUTION, prebuilt_library, why_no_prebuilt
 from patch_compile.plugin.toolchain import describe_toolchain
 
 __all__ = ["Finding", "examine"]
 
 _DRIVER = "libcuda.so.1"
 _BUILD = "build packages"
+_PACKAGED = "compiled plugin"
 _LOW_DISK = 20e9  # bytes; enough for the files of a 1B model
 
 
@@ -46,7 +48,7 @@ def examine() -> dict[str, Any]:
 
     It builds and downloads nothing.
     """
-    findings = [*_machine(), *_gpu(), *_libraries(), *_toolchain(), _plugin_cache()]
+    findings = [*_machine(), *_gpu(), *_libraries(), *_toolchain(), _plugin_cache(), _plugin_package()]
     can, cannot = _verdict(findings)
     return {"findings": [asdict(one) for one in findings], "can": can, "cannot": cannot}
 
@@ -159,11 +161,23 @@ def _plugin_cache() -> Finding:
     return Finding("plugin", True, f"{len(libraries)} in {folder}, {size / 1e6:.0f} MB")
 
 
+def _plugin_package() -> Finding:
+    """Returns the finding about patch-compile-plugin, which saves compiling the plugin."""
+    usable = [backend for backend in BACKENDS if prebuilt_library(backend)]
+    if usable:
+        return Finding(
+            _PACKAGED, True, f"{DISTRIBUTION} {_version(DISTRIBUTION)}, for {' and '.join(usable)}"
+        )
+    why = next(filter(None, map(why_no_prebuilt, BACKENDS)), "")
+    about = f"{DISTRIBUTION} is not used: {why}" if why else f"{DISTRIBUTION} is not installed"
+    return Finding(_PACKAGED, False, about, "the plugin is compiled here instead")
+
+
 def _verdict(findings: list[Finding]) -> tuple[list[str], list[str]]:
     have = {one.what for one in findings if one.found}
     backends = [name for name in (BackendName.TENSORRT, BackendName.TENSORRT_RTX) if name in have]
     builds_plugin = {"nvcc", "C++ compiler", "plugin sources"} <= have
-    engines = bool(backends) and (builds_plugin or "plugin" in have)
+    engines = bool(backends) and (builds_plugin or {"plugin", _PACKAGED} & have)
     no_engine = "no TensorRT" if not backends else "no compiler for the plugin" if not engines else ""
     abilities = (
         ("run ONNX files on ONNX Runtime", "ONNX Runtime" in have, "no ONNX Runtime"),

@@ -21,7 +21,7 @@ class PluginHeaders(Record):
     """TensorRT's headers that a plugin was compiled with.
 
     package, sha256: the pinned package of a third party that they were downloaded from, None for those of an installed
-    TensorRT, which are in `folder`.
+    TensorRT, which are in `folder`. A plugin that was compiled elsewhere, of patch-compile-plugin, has the version alone.
     """
 
     version: str

@@ -21,6 +21,7 @@ from pathlib import Path
 from masklearn.durable import flush_folder, flush_tree
 from patch_compile.cache_folder import cache_folder
 from patch_compile.errors import PatchCompileError, UsageError
+from patch_compile.out.workspace import sha256_of
 from patch_compile.plugin.compiling import (
     COMPILE_FLAGS,
     KERNELS,
@@ -30,6 +31,7 @@ from patch_compile.plugin.compiling import (
     locked,
     units,
 )
+from patch_compile.plugin.prebuilt import DISTRIBUTION, LIBRARY_NAME, prebuilt_library, why_no_prebuilt
 from patch_compile.plugin.toolchain import (
     HEADER_PACKAGE,
     Tool,
@@ -61,7 +63,7 @@ ARCHS = (80, 86, 89, 90, 120)
 VARIABLE = "PATCH_COMPILE_PLUGIN_ARCHS"
 """Names the architectures to compile for in the place of all of them: 86, say, for one's own GPU in less time."""
 BACKENDS = ("tensorrt", "tensorrt-rtx")
-LIBRARY_NAME = "libpatch_linear.so"
+_KEY_LENGTH = 24
 
 _FOLDERS = (KERNELS, "dense_path", "tensorrt")
 _LINK_FLAGS = ("-shared", "-cudart", "static", "-Xlinker", "-z,nodelete,-z,defs,--exclude-libs,ALL")
@@ -78,16 +80,17 @@ _LOGGER = logging.getLogger(__name__)
 class PluginLibrary:
     """Compiled plugin, with the tools that compiled it.
 
-    archs: compute capabilities times ten; headers_package: package that the headers were downloaded from, None for those of
-    an installed TensorRT; fingerprint: key of the library in the cache.
+    archs: compute capabilities times ten; nvcc, headers: None for the library of patch-compile-plugin; headers_package:
+    package that the headers were downloaded from, None for those of an installed TensorRT; fingerprint: key of the library
+    in the cache, or the beginning of its sha256.
     """
 
     path: Path
     backend: str
     archs: tuple[int, ...]
-    nvcc: Path
+    nvcc: Path | None
     nvcc_version: str
-    headers: Path
+    headers: Path | None
     headers_version: str
     headers_package: str | None
     fingerprint: str
@@ -114,22 +117,26 @@ def build_plugin(
     archs: tuple[int, ...] | None = None,
     cache_dir: Path | None = None,
     force: bool = False,
+    prebuilt: bool = True,
     log: Log = _LOGGER.info,
 ) -> PluginLibrary:
-    """Compile the plugin for `backend` ("tensorrt" or "tensorrt-rtx"), or take it from the cache.
+    """Returns the plugin for `backend` ("tensorrt" or "tensorrt-rtx"): of the package patch-compile-plugin if that is
+    installed and this release's, else compiled here, or from the cache.
 
     The key of the cache covers the content of sources and headers, the compilers, `archs`, backend and flags. Several
     processes may call this at the same time.
 
     archs: compute capabilities times ten, None for those of PATCH_COMPILE_PLUGIN_ARCHS, or all of ARCHS; cache_dir: the
     cache, None for `~/.cache/patch-compile/plugin` (or below XDG_CACHE_HOME); force: compile even if the cache has the
-    library; log: called with messages.
+    library; prebuilt: False never takes that of patch-compile-plugin; log: called with messages.
 
     Raises UsageError for an unknown backend, and PatchCompileError if nvcc, the C++ compiler or the headers are missing or
     unsuitable, or nvcc fails.
     """
     archs = wanted_archs() if archs is None else archs
     _check_request(backend, archs)
+    if prebuilt and not force and (found := _prebuilt(backend, archs, log)):
+        return found
     cache = cache_dir or _default_cache()
     cache.mkdir(parents=True, exist_ok=True)
     nvcc, cxx = find_nvcc(), find_cxx()
@@ -148,6 +155,19 @@ def build_plugin(
         else:
             os.utime(library.path)  # `matching_library` takes the one that was used last
     return library
+
+
+def _prebuilt(backend: str, archs: tuple[int, ...], log: Log) -> PluginLibrary | None:
+    if why := why_no_prebuilt(backend):
+        log(f"{DISTRIBUTION} is not used: {why}")
+    library = prebuilt_library(backend)
+    identity = check_backend(library, backend) if library else None
+    if library is None or identity is None or not {*archs} <= {*identity.archs}:
+        return None
+    key = sha256_of(library)[:_KEY_LENGTH]
+    return PluginLibrary(
+        library, backend, identity.archs, None, identity.cuda, None, identity.headers, None, key
+    )
 
 
 def wanted_archs() -> tuple[int, ...]:
@@ -254,7 +274,7 @@ def _fingerprint(backend: str, archs: tuple[int, ...], nvcc: Tool, cxx: Tool, he
         pattern = "NvInfer*.h" if folder == headers.path else "*"
         for file in sorted(p for p in folder.glob(pattern) if p.is_file()):
             digest.update(f"\0{file.name}\0".encode() + file.read_bytes())
-    return digest.hexdigest()[:24]
+    return digest.hexdigest()[:_KEY_LENGTH]
 
 
 def _compile(library: PluginLibrary, nvcc: Tool, cxx: Tool, force: bool) -> None:

@@ -1,8 +1,9 @@
 """Tells compiled code that this installation made from code that came with somebody's files.
 
 A plugin library, and an engine with a plugin inside, are programs: loading one runs its maker's code. What this user's
-installation compiled itself is known by its content. Libraries lie in the cache of `build_plugin`; of engines with a
-plugin inside, the cache keeps the SHA-256.
+installation compiled itself is known by its content. Libraries lie in the cache of `build_plugin`, or in the package
+patch-compile-plugin, whose libraries' SHA-256 are in the release; of engines with a plugin inside, the cache keeps the
+SHA-256.
 """
 
 from __future__ import annotations
@@ -14,26 +15,31 @@ from patch_compile.cache_folder import cache_folder
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.workspace import sha256_of
 from patch_compile.plugin.build import cached_plugins, read_identity
+from patch_compile.plugin.prebuilt import prebuilt_plugins
 from patch_compile.plugin.toolchain import runs_on
 
 __all__ = ["engine_made_here", "library_made_here", "matching_library", "remember_engine"]
 
 
 def library_made_here(library: Path) -> Path | None:
-    """Returns the cache's library with the same content, None if this installation compiled none such."""
+    """Returns the known library with the same content, None if this installation has none such."""
     size = library.stat().st_size
-    same = [known for known in cached_plugins()[1] if known.stat().st_size == size]
+    same = [known for known in _known() if known.stat().st_size == size]
     content = sha256_of(library) if same else ""
     return next((known for known in same if sha256_of(known) == content), None)
 
 
 def matching_library(backend: str, version: int | None, sms: Collection[int]) -> Path | None:
-    """Returns the library for a backend that the cache received last, or that was used last; None if there is none.
+    """Returns the library for a backend that this installation received last, or that was used last; None if there is none.
 
     version: of the plugin, None for any; sms: compute capabilities, times ten, of GPUs that run the library.
     """
-    found = [path for path in cached_plugins()[1] if _matches(path, backend, version, sms)]
+    found = [path for path in _known() if _matches(path, backend, version, sms)]
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def _known() -> list[Path]:
+    return [*cached_plugins()[1], *prebuilt_plugins()]
 
 
 def remember_engine(engine: Path) -> None:

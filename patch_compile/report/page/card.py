@@ -118,7 +118,8 @@ def _running(sources: Sources) -> Iterator[str]:
     else:
         yield f"{_code(ONNX)} runs with ONNX Runtime as it is, and with TensorRT through the plugin of patch-compile."
         if sources.kind is Kind.ENCODER:
-            yield f'`transformers.AutoModel.from_pretrained("{MODEL}")` loads the pruned checkpoint.'
+            loads = f'AutoModel.from_pretrained("{MODEL}", trust_remote_code=False)'
+            yield f"`transformers.{loads}` loads the pruned checkpoint."
     yield ""
 
 
@@ -127,7 +128,7 @@ def _python() -> Iterator[str]:
     yield 'print(open_generator(".").generate(["Once upon a time"], new_tokens=20)[0].text)'
     yield ""
     yield "from transformers import AutoModelForCausalLM"
-    yield f'model = AutoModelForCausalLM.from_pretrained("{MODEL}")'
+    yield f'model = AutoModelForCausalLM.from_pretrained("{MODEL}", trust_remote_code=False)'
     yield ""
     yield "import onnxruntime_genai"
     yield f'model = onnxruntime_genai.Model("{ONNX_FOLDER}")'

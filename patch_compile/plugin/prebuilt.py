@@ -1,0 +1,73 @@
+"""Finds the compiled plugin that the package patch-compile-plugin brings, for machines without a compiler.
+
+A library is a program, so it is run only if it is the one that this release was made with: a release of patch-compile holds
+the sha256 of each library (`payloads.json`), which `make wheels` writes. A checkout holds none, and takes none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from masklearn.json_text import read_json
+from patch_compile.out.workspace import sha256_of
+
+__all__ = [
+    "DISTRIBUTION",
+    "LIBRARY_NAME",
+    "PACKAGE",
+    "PAYLOADS",
+    "prebuilt_library",
+    "prebuilt_plugins",
+    "why_no_prebuilt",
+]
+
+DISTRIBUTION = "patch-compile-plugin"
+PACKAGE = "patch_compile_plugin"
+LIBRARY_NAME = "libpatch_linear.so"
+PAYLOADS = Path(__file__).with_name("payloads.json")  # sha256 by backend
+
+
+def prebuilt_library(backend: str) -> Path | None:
+    """Returns the library of the installed package for a backend; None if there is none, or another than the release's."""
+    library = _installed(backend)
+    pinned = _pinned().get(backend)
+    if library is None or pinned is None or _digest(library, library.stat().st_mtime_ns) != pinned:
+        return None
+    return library
+
+
+def prebuilt_plugins() -> Iterator[Path]:
+    """Yield the libraries of the installed package that this release was made with."""
+    yield from filter(None, map(prebuilt_library, _pinned()))
+
+
+def why_no_prebuilt(backend: str) -> str:
+    """Returns the reason, a clause, why an installed library for a backend is not taken; empty if there is none."""
+    if (library := _installed(backend)) is None or prebuilt_library(backend):
+        return ""
+    if backend not in _pinned():
+        return f"this patch-compile is no release that was made with {DISTRIBUTION}, and names no sha256 of its library"
+    return f"{library} is not the library that this release of patch-compile was made with: its sha256 is another one"
+
+
+def _installed(backend: str) -> Path | None:
+    """Returns the library without looking into it. The package's own code is not run."""
+    spec = find_spec(PACKAGE)
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        library = Path(folder) / backend / LIBRARY_NAME
+        if library.is_file():
+            return library
+    return None
+
+
+def _pinned() -> dict[str, str]:
+    found: dict[str, str] = read_json(PAYLOADS) if PAYLOADS.is_file() else {}
+    return found
+
+
+@lru_cache(maxsize=4)
+def _digest(library: Path, _changed: int) -> str:
+    return sha256_of(library)
