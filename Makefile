@@ -6,7 +6,7 @@ TEXTS := .cache/texts
 # Where no CUDA compiler is installed, the plugin is built with the one from the package index.
 NVCC_EXTRA := $(shell command -v nvcc >/dev/null || test -x /usr/local/cuda/bin/nvcc || echo ,nvcc)
 
-.PHONY: demo test chromium mutate fuzz torture lint format plugin bench-compile bench-quality bench-memory bench-onnx-files bench-beside reproduce docs docs-test screenshots release models audit lowest newest lock clean
+.PHONY: demo test chromium mutate fuzz torture lint format plugin wheels bench-compile bench-quality bench-memory bench-onnx-files bench-beside reproduce docs docs-test screenshots release models audit lowest newest lock clean
 
 # The linears of this small model gain where a GPU reads long prompts and answers briefly, as in classifying or scoring text.
 # 12 steps of repair instead of the default's 64, and a plugin for one architecture: for a first look in minutes. The second
@@ -72,6 +72,14 @@ format: .venv/installed
 
 plugin: .venv/installed
 	$(BIN)/patch-compile plugin
+
+# The wheels of a release, in dist/: patch-compile, and patch-compile-plugin with the plugin compiled for every architecture and
+# both backends, which takes an hour on two cores unless the cache has it. WHEELS="--backend tensorrt-rtx" makes one backend's.
+# Then both are installed into a new environment, which builds an engine without nvcc.
+wheels: .venv/installed
+	rm -rf dist
+	$(BIN)/python -m release.wheels dist $(WHEELS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m wheels tests/release
 
 # LLaMA-2-7B's shape: some ten minutes, 37 GB of disk, 24 GiB of memory. Exit code 1 when a figure is beyond its limit.
 bench-compile: .venv/installed

@@ -34,8 +34,8 @@ artifacts = ["*.so"]
 [tool.hatch.build.targets.wheel.hooks.custom]
 """
 _README = """\
-The TensorRT plugin that runs the linears of engines of patch-compile ([PATCH](https://arxiv.org/abs/2509.23410)), compiled for
-{archs}, so that `pip install 'patch-compile[rtx]'` needs no CUDA compiler. patch-compile {version} runs these libraries alone:
+The TensorRT plugin that runs the linears of patch-compile's engines, compiled for {archs},
+so that `pip install 'patch-compile[rtx]'` needs no CUDA compiler. patch-compile {version} runs these libraries alone:
 
 {payloads}
 The library contains NVIDIA's CUDA runtime, which is under NVIDIA's CUDA EULA; everything else is Apache-2.0.

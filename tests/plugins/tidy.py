@@ -1,6 +1,7 @@
 """Runs clang-tidy over the C++ of the plugin, in parallel: `python -m tests.plugins.tidy`.
 
-clang's own warnings (-Wall -Wextra) count too: nvcc compiles the same files with g++. A file is left out if neither it nor a header has changed since it was clean. The kernels are read as the host builds them.
+clang's own warnings (-Wall -Wextra) count too: nvcc compiles the same files with g++. A file is left out if neither it nor a
+header has changed since it was clean. The kernels are read as the host builds them.
 Exit code 1, and the findings, if there are any.
 """
 

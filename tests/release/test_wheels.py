@@ -1,0 +1,142 @@
+"""The wheels of `make wheels`, installed into a new environment, build an engine where there is no compiler."""
+
+import json
+import os
+import subprocess
+import sysconfig
+import tomllib
+import venv
+import zipfile
+from collections.abc import Iterator
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+
+from patch_compile.out.workspace import sha256_of
+from patch_compile.plugin.build import read_identity
+from patch_compile.plugin.prebuilt import DISTRIBUTION, LIBRARY_NAME, PACKAGE
+from tests.builds import TINY
+from tests.conftest import WORDS, write_model
+
+pytestmark = pytest.mark.wheels
+ROOT = Path(__file__).parents[2]
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+RTX = "tensorrt-rtx"
+
+
+def wheel(prefix: str) -> Path:
+    found = sorted((ROOT / "dist").glob(f"{prefix}-{VERSION}-*.whl"))
+    assert len(found) == 1, f"dist has {found} of {prefix}: run `make wheels`"
+    return found[0]
+
+
+def metadata(path: Path) -> dict[str, list[str]]:
+    """Returns the headers of METADATA and WHEEL."""
+    archive = zipfile.ZipFile(path)
+    texts = [archive.read(n).decode() for n in archive.namelist() if n.endswith(("/METADATA", "/WHEEL"))]
+    headers = [item for text in texts for item in Parser().parsestr(text).items()]
+    return {name: [value for key, value in headers if key == name] for name, _ in headers}
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Python of a new environment with both wheels. It finds the packages that they depend on here, but no checkout."""
+    home = tmp_path_factory.mktemp("environment")
+    venv.create(home, with_pip=True)
+    python = home / "bin" / "python"
+    install = [python, "-m", "pip", "install", "--quiet", "--no-deps", wheel("patch_compile"), wheel(PACKAGE)]
+    subprocess.run([*map(str, install)], check=True)
+    site = Path(subprocess.run(
+        [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+        check=True, capture_output=True, text=True,
+    ).stdout.strip())  # fmt: skip
+    # A folder that a .pth file names is searched after the environment's own, and .pth files in it are not read.
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    yield python
+
+
+def run(python: Path, home: Path, *command: str) -> str:
+    """Run patch-compile of the environment where there is no compiler and no cache."""
+    alone = os.environ | {"CUDACXX": str(home / "no-nvcc"), "XDG_CACHE_HOME": str(home / "cache")}
+    alone.pop("PYTHONPATH", None)
+    alone["PATCH_COMPILE_PLUGIN_ARCHS"] = ",".join(map(str, _archs(python)))
+    done = subprocess.run(
+        [str(python), "-m", "patch_compile", *command], cwd=home, env=alone, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def library(python: Path) -> Path:
+    (found,) = python.parents[1].glob(f"lib/python*/site-packages/{PACKAGE}/{RTX}/{LIBRARY_NAME}")
+    return found
+
+
+def _archs(python: Path) -> tuple[int, ...]:
+    return read_identity(library(python)).archs
+
+
+def test_the_two_belong_together() -> None:
+    """The main wheel has the sha256 of each library, and its extra asks for this version of the other."""
+    main, plugin = zipfile.ZipFile(wheel("patch_compile")), zipfile.ZipFile(wheel(PACKAGE))
+    pinned = json.loads(main.read("patch_compile/plugin/payloads.json"))
+    libraries = {name.split("/")[1]: name for name in plugin.namelist() if name.endswith(LIBRARY_NAME)}
+    assert pinned.keys() == libraries.keys() and RTX in pinned
+    plugin.extractall(folder := ROOT / "dist" / "unpacked")
+    assert {backend: sha256_of(folder / name) for backend, name in libraries.items()} == pinned
+    wanted = [
+        one for one in metadata(wheel("patch_compile"))["Requires-Dist"] if one.startswith(DISTRIBUTION)
+    ]
+    assert any(f"=={VERSION}" in one and "extra == 'rtx'" in one and "x86_64" in one for one in wanted)
+
+
+def test_the_library_fits_the_platform_of_its_tag() -> None:
+    """auditwheel reads the symbols that the library needs; the tag is manylinux's."""
+    (tag,) = {tag.rpartition("-")[2] for tag in metadata(wheel(PACKAGE))["Tag"]}
+    assert tag.startswith("manylinux_2_") and tag.endswith("_x86_64")
+    assert metadata(wheel(PACKAGE))["Root-Is-Purelib"] == ["false"]
+
+
+def test_an_engine_is_built_without_a_compiler(python: Path, tmp_path: Path) -> None:
+    model = write_model(
+        tmp_path / "model", "llama", hidden_size=128, intermediate_size=192, num_hidden_layers=1
+    )
+    (text := tmp_path / "text.txt").write_text(" ".join(WORDS[(i * i) % len(WORDS)] for i in range(400)))
+    small = {
+        "--" + name.replace("_", "-"): str(TINY[name])
+        for name in ("windows", "length", "eval_windows", "eval_length")
+    }
+    shapes = ["--tile", "64x64", "--method", "wanda", "--lowering", "plugin", "--prompt", "the cat sat"]
+    options = [
+        *shapes,
+        *(word for pair in small.items() for word in pair),
+        "--calib",
+        str(text),
+        "--eval",
+        str(text),
+    ]
+    target = ["--backend", RTX, "--target", f"sm{min(_archs(python))}"]
+    told = run(
+        python, tmp_path, "build", str(model), "-o", "out", "--ratio", "0.4", *options, *target, "--json"
+    )
+    report = json.loads(told)
+    assert any(DISTRIBUTION in note for note in report["notes"])
+    assert (
+        report["engine"]["plugin_sha256"] == sha256_of(library(python))
+        and report["engine"]["patch_linears"] > 0
+    )
+    assert not list((tmp_path / "cache").rglob(LIBRARY_NAME))
+
+
+def test_a_changed_library_is_not_run(python: Path, tmp_path: Path) -> None:
+    """`doctor` says why, and the plugin would be compiled."""
+    found = library(python)
+    content = found.read_bytes()
+    try:
+        found.write_bytes(content + b"\0")
+        told = json.loads(run(python, tmp_path, "doctor", "--json"))
+    finally:
+        found.write_bytes(content)
+    about = {one["what"]: one for one in told["findings"]}["compiled plugin"]
+    assert not about["found"] and "its sha256 is another one" in about["about"]
