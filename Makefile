@@ -78,8 +78,8 @@ plugin: .venv/installed
 # Then both are installed into a new environment, which builds an engine without nvcc.
 wheels: .venv/installed
 	rm -rf dist
-	$(BIN)/python -m release.wheels dist $(WHEELS)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m wheels tests/release
+	$(BIN)/python -m wheels dist $(WHEELS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m wheels tests/wheels
 
 # LLaMA-2-7B's shape: some ten minutes, 37 GB of disk, 24 GiB of memory. Exit code 1 when a figure is beyond its limit.
 bench-compile: .venv/installed

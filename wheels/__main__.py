@@ -1,6 +1,6 @@
 """Makes the wheels of a release, patch-compile and patch-compile-plugin, which belong together.
 
-    python -m release.wheels dist [--backend tensorrt-rtx] [--backend tensorrt]
+    python -m wheels dist [--backend tensorrt-rtx] [--backend tensorrt]
 
 patch-compile's wheel differs from one of a checkout in two things: it holds the sha256 of the plugin's libraries, and its
 extras `rtx` and `tensorrt` ask for patch-compile-plugin of the same version.
@@ -19,7 +19,7 @@ from pathlib import Path
 from patch_compile.out.workspace import sha256_of
 from patch_compile.plugin.build import BACKENDS, build_plugin
 from patch_compile.plugin.prebuilt import DISTRIBUTION, PAYLOADS
-from release.plugin_wheel import ROOT, build_wheel, plugin_wheel
+from wheels.plugin_wheel import ROOT, build_wheel, plugin_wheel
 
 __all__ = ["main"]
 
