@@ -6,7 +6,7 @@ TEXTS := .cache/texts
 # Where no CUDA compiler is installed, the plugin is built with the one from the package index.
 NVCC_EXTRA := $(shell command -v nvcc >/dev/null || test -x /usr/local/cuda/bin/nvcc || echo ,nvcc)
 
-.PHONY: demo test chromium mutate fuzz torture lint format plugin wheels bench-compile bench-quality bench-memory bench-onnx-files bench-beside reproduce docs docs-test screenshots release models audit lowest newest lock clean
+.PHONY: demo test chromium families mutate fuzz torture lint format plugin wheels bench-compile bench-quality bench-memory bench-onnx-files bench-beside reproduce docs docs-test screenshots release models audit lowest newest lock clean
 
 # The linears of this small model gain where a GPU reads long prompts and answers briefly, as in classifying or scoring text.
 # 12 steps of repair instead of the default's 64, and a plugin for one architecture: for a first look in minutes. The second
@@ -29,6 +29,10 @@ test: .venv/installed models chromium
 chromium: .venv/installed
 	@$(BIN)/python -m tests.report.page.chromium || ! command -v apt-get >/dev/null || test "$$(id -u)" != 0 || \
 	  { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } || echo "no Chromium was installed"
+
+# The graph of every family of decoders that has no row in the table of architectures beside transformers: some minutes.
+families: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadgroup -m 'families or not families' tests/export/test_families.py
 
 # Every injected kernel bug must be caught, and the machine code for every type and architecture is checked: some minutes.
 mutate: .venv/installed

@@ -140,7 +140,7 @@ def write_model(
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)
     model.to(dtype).save_pretrained(path, max_shard_size=shard)
-    _tokenizer().save_pretrained(path)
+    tiny_tokenizer().save_pretrained(path)
     return path
 
 
@@ -178,7 +178,7 @@ def sample_texts() -> Path:
     return Path(os.environ.get("PATCH_COMPILE_TEXTS", ".cache/texts"))
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
     vocabulary = {word: i for i, word in enumerate(["<unk>", "<s>", *WORDS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

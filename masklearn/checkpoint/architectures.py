@@ -1,12 +1,17 @@
-"""Table of covered architectures, with the names of their parts in transformers' modules and in checkpoints."""
+"""Finds the architecture of a model: its row in the table, or what its structure shows."""
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.config_bounds import check_config
-from masklearn.checkpoint.pretrained import OWN_CODE
+from masklearn.checkpoint.pretrained import OWN_CODE, load_config
+from masklearn.checkpoint.rows import ARCHITECTURES, Architecture, UnlikeError
 from masklearn.errors import PatchCompileError
+from masklearn.extras import require_extra
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -15,191 +20,11 @@ __all__ = [
     "ARCHITECTURES",
     "Architecture",
     "architecture_of",
+    "architecture_of_config",
+    "check_type",
     "check_window",
     "longest_window",
 ]
-
-
-_LLAMA_ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """Module names of a transformers model whose blocks run one after the other.
-
-    base: the model below the head ("" for the whole model); embedding: of the tokens; blocks: the ModuleList of blocks;
-    tail: modules after the blocks in order, some of which a model may lack; head: the output head, one of the tail, whose
-    weight may be the embedding's.
-    prefixes: prefixes of names; checkpoints may have any of them in place of the first one, which module names have;
-    spellings: (regular expression, replacement) pairs that turn module names into those of other checkpoints.
-    linears: names of all linears of a block in the order of the model, relative to the block; () if only building the model
-    finds them, as with experts; before: linears before the blocks, which a model may lack.
-    conv1d: True if linears of the blocks are `Conv1D`, whose tensor is [K, N]; gates: ends of the names of linears that
-    route tokens to experts.
-    encoder: True if the model predicts no next tokens; positions: None for rotary embeddings, else position embeddings
-    are learned and a window has at most `max_position_embeddings` - positions tokens.
-    ffn: patterns of `masks.names` for the linears of the feed-forward part, in all spellings of the checkpoints.
-    mlp: names of the linears that make the hidden channels of the feed-forward part (gate and up) and of the linear that
-    takes them in (down), relative to the module that holds them, see `mlps`; qkv: names of the q, k and v linears in the
-    same way, () if one linear makes all three.
-    """
-
-    base: str = "model"
-    embedding: str = "model.embed_tokens"
-    blocks: str = "model.layers"
-    tail: tuple[str, ...] = ("model.norm", "lm_head")
-    head: str = "lm_head"
-    prefixes: tuple[str, ...] = ("model.", "")
-    spellings: tuple[tuple[str, str], ...] = ()
-    linears: tuple[str, ...] = (*_LLAMA_ATTENTION, "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
-    before: tuple[str, ...] = ()
-    conv1d: bool = False
-    gates: tuple[str, ...] = ()
-    encoder: bool = False
-    positions: int | None = None
-    ffn: tuple[str, ...] = ("mlp.*",)
-    mlp: tuple[tuple[str, ...], str] = (("gate_proj", "up_proj"), "down_proj")
-    qkv: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
-
-
-_LLAMA = Architecture()
-_MIXTRAL = Architecture(
-    spellings=(
-        (r"\.mlp\.", ".block_sparse_moe."),
-        (r"(\.experts\.\d+)\.gate_proj\.", r"\1.w1."),
-        (r"(\.experts\.\d+)\.down_proj\.", r"\1.w2."),
-        (r"(\.experts\.\d+)\.up_proj\.", r"\1.w3."),
-    ),
-    linears=(),
-    ffn=("mlp.*", "block_sparse_moe.*"),
-)
-_GPT2 = Architecture(
-    base="transformer",
-    embedding="transformer.wte",
-    blocks="transformer.h",
-    tail=("transformer.ln_f", "lm_head"),
-    prefixes=("transformer.", ""),
-    linears=("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"),
-    conv1d=True,
-    positions=0,
-    mlp=(("c_fc",), "c_proj"),
-    qkv=(),
-)
-_OPT = Architecture(
-    base="model.decoder",
-    embedding="model.decoder.embed_tokens",
-    blocks="model.decoder.layers",
-    tail=("model.decoder.final_layer_norm", "model.decoder.project_out", "lm_head"),
-    linears=("self_attn.k_proj", "self_attn.v_proj", "self_attn.q_proj", "self_attn.out_proj", "fc1", "fc2"),
-    before=("model.decoder.project_out", "model.decoder.project_in"),
-    positions=0,
-    ffn=("fc1", "fc2"),
-    mlp=(("fc1",), "fc2"),
-)
-_GPT_NEOX = Architecture(
-    base="gpt_neox",
-    embedding="gpt_neox.embed_in",
-    blocks="gpt_neox.layers",
-    tail=("gpt_neox.final_layer_norm", "lm_head"),
-    prefixes=("gpt_neox.", ""),
-    spellings=((r"^lm_head\.", "embed_out."),),
-    linears=("attention.query_key_value", "attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"),
-    mlp=(("dense_h_to_4h",), "dense_4h_to_h"),
-    qkv=(),
-)
-# Text part of the multimodal model; the vision tower stays dense.
-_GEMMA3 = Architecture(
-    base="model.language_model",
-    embedding="model.language_model.embed_tokens",
-    blocks="model.language_model.layers",
-    tail=("model.language_model.norm", "lm_head"),
-    prefixes=("model.language_model.", "language_model.model."),
-    spellings=(
-        (r"^lm_head\.", "language_model.lm_head."),
-        (r"^model\.(vision_tower|multi_modal_projector)\.", r"\1."),
-    ),
-    linears=(),
-)
-_BERT = Architecture(
-    base="",
-    embedding="embeddings.word_embeddings",
-    blocks="encoder.layer",
-    tail=("pooler",),
-    head="",
-    prefixes=("", "bert."),
-    spellings=((r"LayerNorm\.weight$", "LayerNorm.gamma"), (r"LayerNorm\.bias$", "LayerNorm.beta")),
-    linears=(
-        "attention.self.query",
-        "attention.self.key",
-        "attention.self.value",
-        "attention.output.dense",
-        "intermediate.dense",
-        "output.dense",
-    ),
-    encoder=True,
-    positions=0,
-    ffn=("intermediate.dense", r"re:.*\.\d+\.output\.dense"),
-    mlp=(("intermediate.dense",), "output.dense"),
-    qkv=("query", "key", "value"),
-)
-# RoBERTa numbers positions from the padding token's id + 1 on, which is 2.
-_ROBERTA = replace(_BERT, prefixes=("", "roberta."), positions=2)
-
-# Keys are `model_type` of config.json. Tests run each one with a tiny random model.
-ARCHITECTURES: dict[str, Architecture] = {
-    "llama": _LLAMA,
-    "mistral": _LLAMA,
-    "qwen2": _LLAMA,
-    "qwen3": _LLAMA,
-    "gemma": _LLAMA,
-    "gemma2": _LLAMA,
-    "gemma3_text": _LLAMA,
-    "gemma3": _GEMMA3,
-    "phi3": replace(
-        _LLAMA,
-        linears=("self_attn.o_proj", "self_attn.qkv_proj", "mlp.gate_up_proj", "mlp.down_proj"),
-        mlp=(("gate_up_proj",), "down_proj"),
-        qkv=(),
-    ),
-    "gpt2": _GPT2,
-    "opt": _OPT,
-    "gpt_neox": _GPT_NEOX,
-    "mixtral": _MIXTRAL,
-    "qwen2_moe": replace(_LLAMA, linears=(), gates=("shared_expert_gate",)),
-    "qwen3_moe": replace(_LLAMA, linears=()),
-    "bert": _BERT,
-    "roberta": _ROBERTA,
-    "xlm-roberta": _ROBERTA,
-    "distilbert": replace(
-        _BERT,
-        blocks="transformer.layer",
-        tail=(),
-        prefixes=("", "distilbert."),
-        spellings=(),
-        linears=(
-            "attention.q_lin",
-            "attention.k_lin",
-            "attention.v_lin",
-            "attention.out_lin",
-            "ffn.lin1",
-            "ffn.lin2",
-        ),
-        ffn=("ffn.*",),
-        mlp=(("lin1",), "lin2"),
-        qkv=("q_lin", "k_lin", "v_lin"),
-    ),
-}
-
-# Reasons why some common architectures are not covered.
-_REFUSED = {
-    "gpt_oss": "Its experts are fused 3-D tensors in MXFP4, which are no fp16, bf16 or fp32 linears.",
-    "llama4": "Its experts are fused 3-D tensors [experts, in, out], of which no linear can be read by name.",
-    "llama4_text": "Its experts are fused 3-D tensors [experts, in, out], of which no linear can be read by name.",
-    "deepseek_v3": "Its weights are fp8 with scales by block, which are no fp16, bf16 or fp32 linears.",
-    "t5": "It is an encoder with a decoder, whose blocks do not run one after the other.",
-    "bart": "It is an encoder with a decoder, whose blocks do not run one after the other.",
-    "whisper": "It is an encoder with a decoder, whose blocks do not run one after the other.",
-}
 
 
 def architecture_of(checkpoint: Checkpoint) -> Architecture:
@@ -207,23 +32,61 @@ def architecture_of(checkpoint: Checkpoint) -> Architecture:
 
     Raises PatchCompileError if it is not covered, also for a quantised checkpoint alone, and as `check_config` does.
     """
-    model_type = checkpoint.config.get("model_type")
-    if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
-        why = f"{_REFUSED[model_type]} " if isinstance(model_type, str) and model_type in _REFUSED else ""
-        why += f"{OWN_CODE} " if "auto_map" in checkpoint.config else ""
-        raise PatchCompileError(
-            f"The architecture {model_type!r} of {checkpoint.path} is not covered",
-            f"{why}Covered are the model types {', '.join(ARCHITECTURES)}.",
-            "Use a model of one of these types.",
-        )
+    model_type = check_type(checkpoint.path, checkpoint.config)
     check_config(checkpoint.path / "config.json", checkpoint.config)
-    if checkpoint.quantised and ARCHITECTURES[model_type].conv1d:
+    row = ARCHITECTURES.get(model_type)
+    if row is None:
+        row = _at(checkpoint.path, json.dumps(checkpoint.config, sort_keys=True, default=str))
+    if checkpoint.quantised and row.conv1d:
         raise PatchCompileError(
             f"{checkpoint.path} is a quantised model of the type {model_type}",
             "Such a model stores its weights transposed, and quantised ones are read as [N, K] alone.",
             "Use the checkpoint that it was quantised from.",
         )
-    return ARCHITECTURES[model_type]
+    return row
+
+
+def check_type(path: Path, settings: Mapping[str, Any]) -> str:
+    """Returns the `model_type` of the content of a config.json.
+
+    Raises PatchCompileError if it names none, or if the model would run code of its own and has no row.
+    """
+    model_type = settings.get("model_type")
+    if not isinstance(model_type, str):
+        raise _not_covered(path, model_type, "config.json names no type.")
+    if model_type not in ARCHITECTURES and "auto_map" in settings:
+        raise _not_covered(path, model_type, OWN_CODE)
+    return model_type
+
+
+def architecture_of_config(config: Any) -> Architecture:
+    """Returns the architecture of a transformers config.
+
+    Raises PatchCompileError if it is not covered. A type without a row needs torch.
+    """
+    if config.model_type in ARCHITECTURES:
+        return ARCHITECTURES[config.model_type]
+    require_extra("build", f"Finding the linears of the architecture {config.model_type}")
+    from masklearn.checkpoint.structure import structure_of
+
+    try:
+        return structure_of(config)
+    except UnlikeError as error:
+        raise _not_covered(Path(config.name_or_path), config.model_type, str(error)) from error
+
+
+@lru_cache(maxsize=64)
+def _at(path: Path, settings: str) -> Architecture:  # noqa: ARG001  # a changed file is another entry
+    return architecture_of_config(load_config(path))
+
+
+def _not_covered(path: Path, model_type: object, why: str) -> PatchCompileError:
+    return PatchCompileError(
+        f"The architecture {model_type!r} of {path} is not covered",
+        f"{why} Covered are the model types {', '.join(ARCHITECTURES)}, and every other decoder of transformers whose "
+        "blocks run one after the other.",
+        "Use a model of one of these types.",
+    )
 
 
 def longest_window(architecture: Architecture, config: "PretrainedConfig") -> int | None:

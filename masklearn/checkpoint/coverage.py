@@ -9,7 +9,7 @@ from masklearn.checkpoint.architectures import Architecture, architecture_of
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.listed_linears import ListedLinear, listed_linears
 from masklearn.checkpoint.models import meta_model
-from masklearn.checkpoint.naming import linear_name, tied_names
+from masklearn.checkpoint.naming import checkpoint_name, linear_name, stored_name, tied_names
 from masklearn.checkpoint.orientation import stored_shape
 from masklearn.errors import PatchCompileError
 from masklearn.extras import is_installed
@@ -19,6 +19,8 @@ from masklearn.masks.tiles import GROUP
 __all__ = ["Coverage", "covered_linears", "covered_linears_of"]
 
 _DTYPES = ("F16", "BF16", "F32")
+_ROUTED = re.compile(r"\.experts\.\d+\.")
+_FUSED = "it is a 3-D tensor of all experts, of which no linear can be masked by name"
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def covered_linears_of(
     """Returns the covered linears of an open checkpoint.
 
     With `include`, the linears that match one of its patterns are covered, also an output head. Without it, all linears
-    of the blocks and their experts are covered, but no output head, pooler or gate of experts. `exclude` wins over
+    of the blocks are covered, but no output head, pooler, routed expert or gate of experts. `exclude` wins over
     `include`. Both take patterns of `masklearn.masks.names` for checkpoint names. Linears with a weight that is tied to
     another module, with a K that is not a multiple of 4, before the blocks, or outside the text model are never covered.
     Embeddings are not linears.
@@ -68,10 +70,13 @@ def covered_linears_of(
         if not reason and 0 in shape and f"{name}.weight" in checkpoint:
             reason = "its weight is empty"
         if reason:
+            if _ROUTED.search(found[name].module) and f"{name}.weight" not in checkpoint:
+                raise _missing(checkpoint, f"{name}.weight")
             skipped[name] = reason
         else:
             _check_weight(checkpoint, name, shape)
             covered[name] = shape
+    skipped |= dict.fromkeys(_fused_experts(checkpoint, architecture), _FUSED)
     if not covered:
         raise PatchCompileError(
             "No linear is covered", _summary(skipped), "Give other include and exclude patterns."
@@ -87,6 +92,7 @@ def _linears(checkpoint: Checkpoint) -> dict[str, ListedLinear]:
 
     model = meta_model(checkpoint)
     names = tied_names(model)
+    _check_names(checkpoint, names)
     return {
         linear_name(checkpoint, name): ListedLinear(
             name, (module.out_features, module.in_features), len(names[f"{name}.weight"]) > 1
@@ -94,6 +100,33 @@ def _linears(checkpoint: Checkpoint) -> dict[str, ListedLinear]:
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear)
     }
+
+
+def _check_names(checkpoint: Checkpoint, names: Mapping[str, Sequence[str]]) -> None:
+    """Raise PatchCompileError if a checkpoint of a type without a row names a tensor otherwise than its module."""
+    if not architecture_of(checkpoint).own_masks or not checkpoint.names():
+        return
+    for name, tied in names.items():
+        if stored_name(checkpoint, [name, *tied]) not in checkpoint:
+            raise PatchCompileError(
+                f"{checkpoint.path} has no {name}",
+                f"The type {checkpoint.config['model_type']} has no row in the table of architectures, which could give its "
+                "tensors other names than those of its modules.",
+                "Load it with transformers 5 and call save_pretrained. If the names stay, use a model of another type.",
+            )
+
+
+def _fused_experts(checkpoint: Checkpoint, architecture: Architecture) -> list[str]:
+    """Returns the names of the modules of the blocks that hold the weights of experts in 3-D tensors."""
+    if architecture.linears or not is_installed("torch"):
+        return []
+    weights = (
+        n
+        for n, p in meta_model(checkpoint).named_parameters()
+        if p.ndim == 3 and _within(n, architecture.blocks)
+    )
+    owners = dict.fromkeys(name.rpartition(".")[0] for name in weights if ".experts." in name)
+    return [checkpoint_name(checkpoint, owner) for owner in owners]
 
 
 def _reason(
@@ -118,6 +151,10 @@ def _reason(
         return f"the {what} is left dense unless included by name"
     if not include and linear.module.endswith(architecture.gates):
         return "it routes tokens to experts, and is left dense unless included by name"
+    if not include and _ROUTED.search(linear.module):
+        return (
+            "it is a routed expert, which few tokens run through, and is left dense unless included by name"
+        )
     if linear.shape[1] % GROUP:
         return f"K = {linear.shape[1]} is not a multiple of {GROUP}"
     return ""

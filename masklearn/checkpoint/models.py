@@ -1,6 +1,5 @@
 """Builds a checkpoint's model with transformers, without weights or with them."""
 
-import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-__all__ = ["auto_class", "cache_argument", "load_model", "meta_model"]
+__all__ = ["auto_class", "load_model", "meta_model"]
 
 
 def auto_class(architecture: Architecture) -> Any:
@@ -36,7 +35,7 @@ def meta_model(checkpoint: Checkpoint) -> "PreTrainedModel":
     import torch
     from accelerate import init_empty_weights
 
-    from masklearn.checkpoint.linears import as_linears
+    from masklearn.checkpoint.as_linears import as_linears
 
     architecture = architecture_of(checkpoint)
     config = load_config(checkpoint.path)
@@ -80,11 +79,6 @@ def _loaded(model_class: Any, checkpoint: Checkpoint, dtype: "torch.dtype") -> A
         return load_pretrained(model_class, checkpoint.path, dtype)
     tensors = {name: checkpoint.torch(name) for name in checkpoint.names()}
     return load_with(type(meta_model(checkpoint)), checkpoint.path, tensors, dtype)
-
-
-def cache_argument(model: Any) -> str:
-    """Returns the name of the KV cache's forward argument: transformers 5.2x renamed `past_key_values` to `cache`."""
-    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 def _drop_absent(model: Any, architecture: Architecture, checkpoint: Checkpoint) -> None:

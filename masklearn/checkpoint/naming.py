@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from masklearn.checkpoint.architectures import ARCHITECTURES
+from masklearn.checkpoint.architectures import architecture_of
 from masklearn.checkpoint.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def checkpoint_name(checkpoint: Checkpoint, name: str) -> str:
     Checkpoints leave out the prefix of the base model (GPT-2), add one (BERT below a head), or have names that
     transformers has changed since (Mixtral, GPT-NeoX).
     """
-    row = ARCHITECTURES[checkpoint.config["model_type"]]
+    row = architecture_of(checkpoint)
     other = name
     for pattern, replacement in row.spellings:
         other = re.sub(pattern, replacement, other)
@@ -39,7 +39,7 @@ def linear_name(checkpoint: Checkpoint, module: str) -> str:
 
 def tied_name(checkpoint: Checkpoint, name: str) -> str | None:
     """Returns the checkpoint's name of the head for a name of the embedding, and the reverse; None for other names."""
-    row = ARCHITECTURES[checkpoint.config["model_type"]]
+    row = architecture_of(checkpoint)
     pair = f"{row.embedding}.weight", f"{row.head}.weight"
     for one, other in (pair, pair[::-1]):
         if name in (one, checkpoint_name(checkpoint, one)):

@@ -4,6 +4,7 @@ A folder may contain Python code (`auto_map`), and transformers asks on stdin by
 of this module never run it: they use transformers' own class if there is one, and refuse the folder otherwise.
 """
 
+import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ __all__ = [
     "OWN_CODE",
     "TOKENIZER_FILES",
     "build_model",
+    "cache_argument",
     "load_config",
     "load_pretrained",
     "load_tokenizer",
@@ -119,6 +121,11 @@ def build_model(model_class: Any, config: Any, **settings: Any) -> Any:
     """
     with _explained(_no_model(config.name_or_path), _FETCH):
         return model_class.from_config(config, trust_remote_code=False, **settings)
+
+
+def cache_argument(model: Any) -> str:
+    """Returns the name of the KV cache's forward argument: transformers 5.2x renamed `past_key_values` to `cache`."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 TOKENIZER_FILES = (

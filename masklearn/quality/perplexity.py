@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from masklearn.checkpoint.architectures import ARCHITECTURES, check_window
+from masklearn.checkpoint.architectures import architecture_of_config, check_window
+from masklearn.checkpoint.logit_rule import LogitRule
 from masklearn.errors import PatchCompileError
-from masklearn.stream.logits import Softcap, perplexity_of, token_losses
+from masklearn.stream.logits import perplexity_of, token_losses
 
 __all__ = ["Perplexity", "perplexity", "window_losses"]
 
@@ -53,10 +54,9 @@ def window_losses(model: Any, windows: NDArray[np.int64]) -> Iterator[float]:
 
     Raises PatchCompileError if the model is an encoder, or has fewer learned positions than a window has tokens.
     """
-    head, cap = _head(model), Softcap.of(model.config)
-    logits = head if cap is None else torch.nn.Sequential(head, cap)
-    if model.config.model_type in ARCHITECTURES:
-        check_window(ARCHITECTURES[model.config.model_type], model.config, windows.shape[1])
+    head, rule = _head(model), LogitRule.of(model.config)
+    logits = head if rule is None else torch.nn.Sequential(head, rule)
+    check_window(architecture_of_config(model.config), model.config, windows.shape[1])
     device = model.get_input_embeddings().weight.device
     for window in windows:
         ids = torch.from_numpy(window).to(device)

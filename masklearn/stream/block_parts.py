@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from masklearn.checkpoint.architectures import Architecture, architecture_of, check_window
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.linears import read_tensor
+from masklearn.checkpoint.logit_rule import LogitRule
 from masklearn.checkpoint.models import meta_model
 from masklearn.checkpoint.naming import linear_name, stored_name, tied_names
 from masklearn.checkpoint.precision import keep_attention_in_fp32
 from masklearn.errors import PatchCompileError
 from masklearn.stream.hidden_states import HiddenStates
-from masklearn.stream.logits import Softcap
 
 __all__ = ["BlockModel", "Part"]
 
@@ -139,9 +139,9 @@ class BlockModel:
             module = getattr(model.get_submodule(parent), child, None)
             if module is not None:
                 modules[name] = module
-        cap = Softcap.of(model.config)
-        if cap is not None:
-            modules[""] = cap
+        rule = LogitRule.of(model.config)
+        if rule is not None:
+            modules[""] = rule
         return Part(self, modules, {}) if modules else None
 
     def _start(

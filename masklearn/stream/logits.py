@@ -2,14 +2,12 @@
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 __all__ = [
     "HEAD_CHUNK",
-    "Softcap",
     "log_probabilities",
     "perplexity_of",
     "token_kl",
@@ -18,24 +16,6 @@ __all__ = [
 ]
 
 HEAD_CHUNK = 256  # tokens per chunk: the logits of 256 tokens over a vocabulary of 128k take 134 MB in fp32
-
-
-class Softcap(nn.Module):
-    """Caps logits softly, as Gemma 2 does: cap · tanh(logits / cap)."""
-
-    def __init__(self, cap: float) -> None:
-        super().__init__()
-        self.cap = cap
-
-    @classmethod
-    def of(cls, config: Any) -> "Softcap | None":
-        """Returns the cap of a model's config, or None if it has none."""
-        cap = getattr(config.get_text_config(), "final_logit_softcapping", None)
-        return None if cap is None else cls(float(cap))
-
-    def forward(self, logits: Tensor) -> Tensor:
-        """Returns the capped logits; they may have any shape."""
-        return torch.tanh(logits / self.cap) * self.cap
 
 
 def token_losses(

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from masklearn.checkpoint.architectures import architecture_of, longest_window
 from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.models import cache_argument, load_model
+from masklearn.checkpoint.models import load_model
+from masklearn.checkpoint.pretrained import cache_argument
 from masklearn.device import usable_device
 from masklearn.errors import PatchCompileError
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from masklearn.stream.logits import Softcap, token_kl, token_nll
+from masklearn.checkpoint.logit_rule import LogitRule
+from masklearn.stream.logits import token_kl, token_nll
 
 __all__ = ["Head", "Labels", "TargetDistribution", "Teacher", "head_loss"]
 
@@ -22,28 +23,35 @@ _CHUNK = 128
 class Head(NamedTuple):
     """Output head of a language model.
 
-    weight: `[vocabulary, hidden]`; bias: `[vocabulary]`; softcap: Gemma 2's cap of logits, cap·tanh(logits/cap).
+    weight: `[vocabulary, hidden]`; bias: `[vocabulary]`; softcap: Gemma 2's cap of logits, cap·tanh(logits/cap);
+    scale: Cohere's and Granite's factor of logits, before the cap.
     """
 
     weight: Tensor
     bias: Tensor | None = None
     softcap: float | None = None
+    scale: float = 1.0
 
     @classmethod
     def of(cls, model: Any) -> "Head":
         """Returns the head of a transformers language model."""
         linear = model.get_output_embeddings()
-        softcap = Softcap.of(model.config)
-        return cls(linear.weight, linear.bias, None if softcap is None else softcap.cap)
+        rule = LogitRule.of(model.config)
+        return (
+            cls(linear.weight, linear.bias)
+            if rule is None
+            else cls(linear.weight, linear.bias, rule.cap, rule.scale)
+        )
 
     def cast(self, dtype: torch.dtype) -> "Head":
         """Returns a detached copy of the head in `dtype`."""
         bias = None if self.bias is None else self.bias.detach().to(dtype)
-        return Head(self.weight.detach().to(dtype), bias, self.softcap)
+        return Head(self.weight.detach().to(dtype), bias, self.softcap, self.scale)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Returns logits, fp32 `[tokens, vocabulary]`; hidden: `[tokens, hidden]`."""
         logits = torch.nn.functional.linear(hidden.to(self.weight.dtype), self.weight, self.bias).float()
+        logits = logits if self.scale == 1.0 else logits * self.scale
         return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
 
 
@@ -117,7 +125,7 @@ def head_loss(
     the head's weight and bias if they train. Matmuls run in autocast's type if it is on, everything else in fp32.
     """
     total, losses = _HeadLoss.apply(  # type: ignore[no-untyped-call]
-        hidden, head.weight, head.bias, head.softcap, targets
+        hidden, head.weight, head.bias, head.softcap, head.scale, targets
     )
     return total, losses.tolist()
 
@@ -135,13 +143,14 @@ class _HeadLoss(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         softcap: float | None,
+        scale: float,
         targets: Sequence[tuple[float, TargetDistribution]],
     ) -> tuple[Tensor, Tensor]:
         kind = hidden.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
         with torch.autocast(kind, enabled=False):
             gradients = _Gradients(hidden, weight, bias, ctx.needs_input_grad)
-            head = Head(weight, bias, softcap).cast(dtype)
+            head = Head(weight, bias, softcap, scale).cast(dtype)
             losses = _chunks(hidden.detach(), head, targets, gradients)
         ctx.save_for_backward(gradients.hidden, gradients.weight, gradients.bias)
         ctx.mark_non_differentiable(losses)
@@ -152,7 +161,7 @@ class _HeadLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, scale: Tensor, _losses: Tensor) -> tuple[Tensor | None, ...]:
         scaled = [None if gradient is None else gradient * scale for gradient in ctx.saved_tensors]
-        return (*scaled, None, None)
+        return (*scaled, None, None, None)
 
 
 class _Gradients:
@@ -198,5 +207,7 @@ def _chunks(
                 target.subtract(gradient, share / tokens)
             if head.softcap is not None:
                 gradient *= 1.0 - (logits / head.softcap).square()
+            if head.scale != 1.0:
+                gradient *= head.scale
             gradients.add(place, gradient, hidden[place], head)
     return (losses / tokens).float()

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from masklearn.checkpoint.architectures import ARCHITECTURES
+from masklearn.checkpoint.architectures import architecture_of_config
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.linears import read_tensor
 from masklearn.checkpoint.models import meta_model
@@ -53,7 +53,7 @@ def last_hidden(model: Any, ids: Tensor) -> Tensor:
 
     ids: token ids `[batch, length]`.
     """
-    row = ARCHITECTURES[model.config.model_type]
+    row = architecture_of_config(model.config)
     base = model.get_submodule(row.base)
     hidden: Tensor = base(input_ids=ids, **({} if row.encoder else {"use_cache": False})).last_hidden_state
     return hidden

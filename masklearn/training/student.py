@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from masklearn.checkpoint.architectures import ARCHITECTURES, Architecture
+from masklearn.checkpoint.architectures import Architecture, architecture_of
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.linears import linear_modules, write_linear
 from masklearn.checkpoint.naming import checkpoint_name
@@ -50,7 +50,7 @@ class Student:
     """
 
     def __init__(self, checkpoint: Checkpoint, masks: Mapping[str, LinearMask]) -> None:
-        row = ARCHITECTURES[checkpoint.config["model_type"]]
+        row = architecture_of(checkpoint)
         self.model = training_model(checkpoint)
         self._checkpoint = checkpoint
         self._vectors = {

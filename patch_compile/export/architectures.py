@@ -4,7 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from masklearn.checkpoint import pretrained
-from masklearn.checkpoint.architectures import ARCHITECTURES, Architecture
+from masklearn.checkpoint.architectures import (
+    ARCHITECTURES,
+    Architecture,
+    architecture_of,
+    architecture_of_config,
+    check_type,
+)
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.config_bounds import check_config
 from masklearn.checkpoint.naming import checkpoint_name
@@ -13,13 +19,8 @@ from masklearn.json_text import read_json
 
 __all__ = ["COVERED_ARCHITECTURES", "check_exportable", "has_pooler", "load_config", "text_config"]
 
-# masklearn learns masks for these (`masklearn.checkpoint.architectures`), but the exporter refuses them.
-_EXPERTS = (
-    "Which experts a token runs through is decided at run time: in a graph, all would run on every token."
-)
-_REFUSED = dict.fromkeys(("mixtral", "qwen2_moe", "qwen3_moe"), _EXPERTS)
-# Values of `model_type` in config.json.
-COVERED_ARCHITECTURES: tuple[str, ...] = tuple(kind for kind in ARCHITECTURES if kind not in _REFUSED)
+# Values of `model_type` in config.json that have a row. Other decoders are covered by their structure.
+COVERED_ARCHITECTURES: tuple[str, ...] = tuple(ARCHITECTURES)
 
 # These compute their frequencies from the sequence length at run time, which a graph can't express.
 _LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
@@ -38,18 +39,10 @@ def load_config(model_dir: Path) -> Any:
     Raises PatchCompileError if there is no readable config and for a model that the exporter does not cover.
     """
     raw = _read_config(model_dir)
-    model_type = raw["model_type"]
-    if model_type not in COVERED_ARCHITECTURES:
-        why = f"{_REFUSED[model_type]} " if model_type in _REFUSED else ""
-        own_code = f"{pretrained.OWN_CODE} " if "auto_map" in raw else ""
-        raise PatchCompileError(
-            f"The architecture {model_type!r} of {model_dir} is not covered",
-            f"{why}{own_code}The export covers {', '.join(COVERED_ARCHITECTURES)}.",
-            "Use one of these, or a checkpoint saved in one of these layouts. "
-            "Masks alone are learned for more, by `patch-compile learn`.",
-        )
+    check_type(model_dir, raw)
     check_config(model_dir / "config.json", raw)
     config = pretrained.load_config(model_dir)
+    architecture_of_config(config)
     _refuse_unsupported(config, model_dir)
     return config
 
@@ -65,7 +58,7 @@ def check_exportable(checkpoint: Checkpoint) -> None:
     `masklearn.checkpoint.coverage` checks the weights of the blocks.
     """
     config = load_config(checkpoint.path)
-    row = ARCHITECTURES[config.model_type]
+    row = architecture_of(checkpoint)
     tied = bool(text_config(config).tie_word_embeddings)
     if not row.encoder and not tied and checkpoint_name(checkpoint, f"{row.head}.weight") not in checkpoint:
         raise PatchCompileError(

@@ -1,19 +1,19 @@
 """`export_model`: exports a model directory to an ONNX model without weights."""
 
-import copy
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from masklearn.checkpoint.architectures import ARCHITECTURES
+from masklearn.checkpoint.architectures import architecture_of_config
 from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.shrink import shortened, shrunk
 from masklearn.errors import PatchCompileError
 from patch_compile.export.architectures import has_pooler, load_config, text_config
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["export_model"]
+__all__ = ["check_traceable", "export_model"]
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -62,8 +62,8 @@ def export_model(
     from patch_compile.export.trace import trace_model
 
     config, checkpoint = load_config(Path(model_dir)), Checkpoint.open(model_dir)
-    text, whole = text_config(config), ARCHITECTURES[config.model_type]
-    architecture = ARCHITECTURES[text.model_type]
+    text, whole = text_config(config), architecture_of_config(config)
+    architecture = architecture_of_config(text)
     options: dict[str, Any] = {
         "architecture": architecture,
         "dtype": getattr(torch, dtype),
@@ -80,22 +80,47 @@ def export_model(
     return model
 
 
+def check_traceable(model_dir: Path) -> None:
+    """Raise PatchCompileError if torch can't export a decoder that has no row. A small model of its config is traced.
+
+    That takes seconds, and learning masks takes hours.
+    """
+    import torch
+
+    from patch_compile.export.trace import trace_model
+
+    text = text_config(load_config(model_dir))
+    architecture = architecture_of_config(text)
+    if architecture.own_masks:
+        trace_model(
+            shortened(shrunk(text), 1),
+            architecture=architecture,
+            dtype=torch.float16,
+            opset=_FUSED_OPSET,
+            plain_ops=False,
+            last_logits_only=False,
+            pooler=False,
+        )
+
+
 def _trace_repeated(config: Any, options: dict[str, Any]) -> "ir.Model | None":
     """Trace three blocks and repeat the last one. Returns None if there are too few layers.
 
     Warns and returns None if the blocks differ.
     """
+    from patch_compile.export.period import repetition
     from patch_compile.export.repeat import NotRepeatableError, repeat_last_block
     from patch_compile.export.trace import trace_model
 
-    layers, period = config.num_hidden_layers, _period(config)
-    # The layers beyond the last whole period are traced too, before the repeated ones.
-    traced = _TRACED_BLOCKS * period + layers % period
+    architecture, layers = options["architecture"], config.num_hidden_layers
+    first, period = repetition(config, architecture)
+    # Layers of other kinds at the start and those beyond the last whole period are traced too, before the repeated ones.
+    traced = first + (layers - first) % period + _TRACED_BLOCKS * period
     if traced >= layers:
         return None
-    model = trace_model(_with_layers(config, traced), **options)
+    model = trace_model(shortened(config, traced), **options)
     try:
-        repeat_last_block(model, traced, layers, period)
+        repeat_last_block(model, traced, layers, period, architecture.blocks)
     except NotRepeatableError as error:
         _LOGGER.warning("tracing all %d layers: %s", layers, error)
         return None
@@ -112,17 +137,3 @@ def _check_opset(opset: int | None, plain_ops: bool) -> int:
             "Use plain ops for an opset before 23.",
         )
     return chosen
-
-
-def _period(config: Any) -> int:
-    """Returns the number of layers after which the kinds of layers repeat."""
-    kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
-    return next(n for n in range(1, len(kinds) + 1) if kinds[n:] == kinds[:-n])
-
-
-def _with_layers(config: Any, layers: int) -> Any:
-    shorter = copy.deepcopy(config)
-    if getattr(config, "layer_types", None):
-        shorter.layer_types = config.layer_types[:layers]
-    shorter.num_hidden_layers = layers
-    return shorter

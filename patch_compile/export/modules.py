@@ -6,10 +6,11 @@ import torch
 from torch import nn
 
 from masklearn.checkpoint.architectures import Architecture
-from masklearn.checkpoint.linears import as_linears
+from masklearn.checkpoint.as_linears import as_linears
 from masklearn.checkpoint.models import auto_class
 from masklearn.checkpoint.pretrained import build_model
-from patch_compile.export.attention import attention_implementation
+from patch_compile.export.attention import attention_implementation, exchanges_attention
+from patch_compile.export.experts import experts_implementation
 
 __all__ = ["build_fake_model", "tied_names"]
 
@@ -23,11 +24,15 @@ def build_fake_model(
     """
     from accelerate import init_empty_weights
 
-    attention = attention_implementation(plain_ops=plain_ops)
+    auto = auto_class(architecture)
+    model_class = auto._model_mapping[type(config)]
+    settings = {"attn_implementation": attention_implementation(plain_ops=plain_ops)}
+    if architecture.own_masks and not exchanges_attention(model_class):
+        settings["attn_implementation"] = "eager"
+    if model_class._can_set_experts_implementation():
+        settings["experts_implementation"] = experts_implementation()
     with init_empty_weights(include_buffers=False):
-        model = build_model(
-            auto_class(architecture), config, dtype=torch.float32, attn_implementation=attention
-        )
+        model = build_model(auto, config, dtype=torch.float32, **settings)
     model.tie_weights()  # init_empty_weights moves each parameter to the meta device, which unties tied ones
     as_linears(model)
     with fake_mode:

@@ -6,18 +6,15 @@ from collections import Counter
 
 import onnx_ir as ir
 
-from masklearn.checkpoint.architectures import ARCHITECTURES
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.naming import checkpoint_name
 
-__all__ = ["BLOCKS", "SCOPE", "TRACED", "layer_of", "name_as_in", "name_by_scope", "scope_of"]
+__all__ = ["SCOPE", "TRACED", "name_as_in", "name_by_scope", "scope_of"]
 
 SCOPE = "patch_compile.scope"
 TRACED = "traced"  # attribute of ExportDecoder and ExportEncoder that holds the model of transformers
 _TORCH_SCOPES = "pkg.torch.onnx.name_scopes"
-# Regular expression for the module path of the layers in any covered architecture.
-BLOCKS = "|".join(sorted({re.escape(row.blocks) for row in ARCHITECTURES.values()}))
-_LAYER = re.compile(rf"^(?:{BLOCKS})\.(\d+)(?=\.|$)")
+_SLICE = re.compile(r"\.slice\([^)]*\)")  # torch's name of the list that a model makes by slicing its layers
 
 
 def scope_of(node: ir.Node) -> str:
@@ -27,13 +24,7 @@ def scope_of(node: ir.Node) -> str:
     scopes = ast.literal_eval(node.metadata_props.get(_TORCH_SCOPES, "[]"))
     # The last entry is the node's own name.
     modules = [scope for scope in scopes[:-1] if scope == TRACED or scope.startswith(f"{TRACED}.")]
-    return str(modules[-1]).removeprefix(TRACED).removeprefix(".") if modules else ""
-
-
-def layer_of(scope: str) -> int | None:
-    """Returns the layer number of a scope, None outside of the layers."""
-    match = _LAYER.match(scope)
-    return int(match[1]) if match else None
+    return _SLICE.sub("", str(modules[-1])).removeprefix(TRACED).removeprefix(".") if modules else ""
 
 
 def name_by_scope(model: ir.Model) -> None:

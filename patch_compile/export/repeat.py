@@ -14,21 +14,41 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from patch_compile.export.names import BLOCKS, SCOPE, layer_of, scope_of
+from patch_compile.export.names import SCOPE, scope_of
 
-__all__ = ["NotRepeatableError", "repeat_last_block"]
-
-_NUMBERED = re.compile(rf"^({BLOCKS}|past_key_values|present)\.(\d+)(?=\.|$)")
+__all__ = ["LayerNames", "NotRepeatableError", "repeat_last_block"]
 
 Values = dict[ir.Value, ir.Value]
 
 
+class LayerNames:
+    """Layer numbers in the names of modules, weights and caches. blocks: path of the layers, such as "model.layers"."""
+
+    def __init__(self, blocks: str) -> None:
+        self._layer = re.compile(rf"^{re.escape(blocks)}\.(\d+)(?=\.|$)")
+        self._numbered = re.compile(rf"^({re.escape(blocks)}|past_key_values|present)\.(\d+)(?=\.|$)")
+
+    def layer_of(self, scope: str) -> int | None:
+        """Returns the layer number of a module's path, None outside of the layers."""
+        match = self._layer.match(scope)
+        return int(match[1]) if match else None
+
+    def is_numbered(self, value: ir.Value) -> bool:
+        """True if the value belongs to one layer by its name."""
+        return value.name is not None and self._numbered.match(value.name) is not None
+
+    def moved(self, name: str, by: int) -> str:
+        """Returns the name with a layer number that is higher by `by`; the name itself outside of the layers."""
+        return self._numbered.sub(lambda match: f"{match[1]}.{int(match[2]) + by}", name)
+
+
 @dataclass(frozen=True)
 class Numbers:
-    """Layers of a block: `first` … `first + period - 1`."""
+    """Layers of a block: `first` … `first + period - 1`; names: their names."""
 
     first: int
     period: int
+    names: LayerNames
 
     def __str__(self) -> str:
         """Names the layers of this block and of the next one, for an error message."""
@@ -41,38 +61,40 @@ class NotRepeatableError(Exception):
     """Two blocks differ. The message names the first difference."""
 
 
-def repeat_last_block(model: ir.Model, traced: int, layers: int, period: int = 1) -> None:
+def repeat_last_block(
+    model: ir.Model, traced: int, layers: int, period: int = 1, blocks: str = "model.layers"
+) -> None:
     """Extend a model of `traced` layers to `layers` layers by repeating its last `period` layers, in place.
 
-    traced: at least 3 · period; `layers - traced` is a multiple of `period`.
+    traced: at least 3 · period; `layers - traced` is a multiple of `period`; blocks: module path of the layers.
 
     Raises NotRepeatableError, and leaves the model unchanged, if the last two blocks differ.
     """
     if traced < 3 * period or (layers - traced) % period:
         raise ValueError(f"{traced} traced layers can't be repeated to {layers} by {period} at a time")
     graph = model.graph
-    before, pattern, proof = _last_blocks(graph, traced, period)
-    following = _prove_alike(before, pattern, proof, Numbers(traced - 2 * period, period))
+    names = LayerNames(blocks)
+    before, pattern, proof = _last_blocks(graph, Numbers(traced - 3 * period, period, names))
+    following = _prove_alike(before, pattern, proof, Numbers(traced - 2 * period, period, names))
     original = block = proof
     tail = _uses_outside(original, graph)
     for first in range(traced, layers, period):
-        block, following = _copy_block(graph, block, following, Numbers(first, period))
+        block, following = _copy_block(graph, block, following, Numbers(first, period, names))
     ends = dict(zip(_outputs(original), _outputs(block), strict=True))
     for node, index in tail:
         value = node.inputs[index]
         assert value is not None
         node.replace_input_with(index, ends[value])
-    _move_results(graph, ends)
+    _move_results(graph, ends, names)
 
 
-def _last_blocks(graph: ir.Graph, traced: int, period: int) -> list[list[ir.Node]]:
-    """Returns the nodes of the last three blocks, in order."""
+def _last_blocks(graph: ir.Graph, numbers: Numbers) -> list[list[ir.Node]]:
+    """Returns the nodes of the last three blocks, in order. numbers: layers of the first of them."""
     blocks: list[list[ir.Node]] = [[], [], []]
-    first = traced - 3 * period
     for node in graph:
-        layer = layer_of(scope_of(node))
-        if layer is not None and layer >= first:
-            blocks[(layer - first) // period].append(node)
+        layer = numbers.names.layer_of(scope_of(node))
+        if layer is not None and layer >= numbers.first:
+            blocks[(layer - numbers.first) // numbers.period].append(node)
     return blocks
 
 
@@ -80,17 +102,13 @@ def _outputs(block: Sequence[ir.Node]) -> list[ir.Value]:
     return [value for node in block for value in node.outputs]
 
 
-def _move_results(graph: ir.Graph, ends: Values) -> None:
+def _move_results(graph: ir.Graph, ends: Values, names: LayerNames) -> None:
     """Move graph outputs of the last traced block (an encoder's hidden states) to the last copy."""
     for place, value in enumerate(graph.outputs):
-        if value in ends and not _is_numbered(value):
+        if value in ends and not names.is_numbered(value):
             end = ends[value]
             value.name, end.name = end.name, value.name
             graph.outputs[place] = end
-
-
-def _is_numbered(value: ir.Value) -> bool:
-    return value.name is not None and _NUMBERED.match(value.name) is not None
 
 
 def _prove_alike(
@@ -108,7 +126,7 @@ def _prove_alike(
         if not _same_operation(a, b):
             raise NotRepeatableError(f"{a.name} is not {b.name} in {numbers}")
         for x, y in zip(a.inputs, b.inputs, strict=True):
-            if not _same_source(x, y, numbers.period, following, earlier, carried):
+            if not _same_source(x, y, numbers, following, earlier, carried):
                 raise NotRepeatableError(f"{a.name} and {b.name} read different values in {numbers}")
     return following
 
@@ -138,7 +156,7 @@ def _same_attribute(a: ir.Attr, b: ir.Attr) -> bool:
 def _same_source(
     x: ir.Value | None,
     y: ir.Value | None,
-    period: int,
+    numbers: Numbers,
     following: Values,
     earlier: set[ir.Value],
     carried: Values,
@@ -152,11 +170,9 @@ def _same_source(
         return x not in earlier or (producer is not None and producer.op_type == "Constant")
     if x in earlier and y in following:  # passed from block to block: the same counterpart for every use
         return carried.setdefault(x, y) is y
-    return x.name is not None and x.producer() is None and y.name == _moved(x.name, period)
-
-
-def _moved(name: str, by: int) -> str:
-    return _NUMBERED.sub(lambda match: f"{match[1]}.{int(match[2]) + by}", name)
+    return (
+        x.name is not None and x.producer() is None and y.name == numbers.names.moved(x.name, numbers.period)
+    )
 
 
 def _uses_outside(block: Sequence[ir.Node], graph: ir.Graph) -> list[tuple[ir.Node, int]]:
@@ -175,25 +191,27 @@ def _copy_block(
     copies: list[ir.Node] = []
     moved = Values()
     for node in block:
-        inputs = [_moved_input(graph, value, numbers.period, moved, following) for value in node.inputs]
+        inputs = [_moved_input(graph, value, numbers, moved, following) for value in node.inputs]
         copy = _copy_node(node, inputs, numbers)
         moved.update(zip(node.outputs, copy.outputs, strict=True))
         copies.append(copy)
     graph.insert_after(block[-1], copies)
     # In the order of the graph outputs (key before value), which is not the order of the nodes.
-    graph.outputs.extend([moved[v] for v in list(graph.outputs) if v in moved and _is_numbered(v)])
+    graph.outputs.extend(
+        [moved[v] for v in list(graph.outputs) if v in moved and numbers.names.is_numbered(v)]
+    )
     return copies, moved
 
 
 def _moved_input(
-    graph: ir.Graph, value: ir.Value | None, period: int, moved: Values, following: Values
+    graph: ir.Graph, value: ir.Value | None, numbers: Numbers, moved: Values, following: Values
 ) -> ir.Value | None:
     if value is None:
         return None
     if value in moved or value in following:
         return moved.get(value) or following[value]
     assert value.name is not None
-    name = _moved(value.name, period)
+    name = numbers.names.moved(value.name, numbers.period)
     if value.producer() is not None or name == value.name:
         return value
     if value.is_initializer():
@@ -225,11 +243,11 @@ def _copy_node(node: ir.Node, inputs: Sequence[ir.Value | None], numbers: Number
         outputs=outputs,
         version=node.version,
         name=f"{node.name}.{numbers.first}",
-        metadata_props={SCOPE: _moved(scope_of(node), numbers.period)},
+        metadata_props={SCOPE: numbers.names.moved(scope_of(node), numbers.period)},
     )
 
 
 def _output_name(value: ir.Value, numbers: Numbers) -> str:
     assert value.name is not None
-    numbered = value.is_graph_output() and _is_numbered(value)
-    return _moved(value.name, numbers.period) if numbered else f"{value.name}.{numbers.first}"
+    numbered = value.is_graph_output() and numbers.names.is_numbered(value)
+    return numbers.names.moved(value.name, numbers.period) if numbered else f"{value.name}.{numbers.first}"

@@ -12,7 +12,9 @@ import torch
 from torch import nn
 
 from masklearn.checkpoint.architectures import Architecture
-from patch_compile.export.decoder import ExportDecoder, decoder_interface
+from masklearn.errors import PatchCompileError
+from patch_compile.export.attention import eager_masks
+from patch_compile.export.decoder import ExportDecoder, decoder_interface, kept_shapes
 from patch_compile.export.encoder import ExportEncoder, encoder_interface
 from patch_compile.export.interface import Interface
 from patch_compile.export.modules import build_fake_model, tied_names
@@ -47,9 +49,11 @@ def trace_model(
             pooler = _keep_pooler(model, keep=pooler)
             wrapper, interface = ExportEncoder(model), encoder_interface(config, pooler=pooler)
         else:
-            wrapper = ExportDecoder(model, last_logits_only=last_logits_only)
-            interface = decoder_interface(config, dtype)
-    traced = _export(wrapper, interface, opset)
+            own = architecture.own_masks
+            wrapper = ExportDecoder(model, last_logits_only=last_logits_only, own_masks=own)
+            interface = decoder_interface(config, dtype, kept_shapes(model) if own else None)
+    with eager_masks(), _explained(config.model_type, known=not architecture.own_masks):
+        traced = _export(wrapper, interface, opset)
     _name_interface(traced, interface)
     _name_dimensions(traced, interface)
     _name_weights(traced, tied_names(model))
@@ -76,6 +80,27 @@ def _export(wrapper: nn.Module, interface: Interface, opset: int) -> ir.Model:
     assert exported is not None
     model: ir.Model = exported.model
     return model
+
+
+@contextlib.contextmanager
+def _explained(model_type: str, *, known: bool) -> Iterator[None]:
+    """Raise what stops torch as PatchCompileError, with the first cause, unless the type is known to be exportable."""
+    try:
+        yield
+    except PatchCompileError:
+        raise
+    except Exception as error:  # of any type, as models and torch raise them
+        if known:
+            raise
+        first: BaseException = error
+        while first.__cause__ is not None:
+            first = first.__cause__
+        line = next((one.strip() for one in str(first).splitlines() if one.strip()), type(first).__name__)
+        raise PatchCompileError(
+            f"The graph of a model of the type {model_type!r} can't be exported",
+            f"torch.onnx stops with {type(first).__name__}: {line[:300].rstrip('.')}.",
+            "Export it to ONNX in another way and give that file, or use a model of another type.",
+        ) from error
 
 
 @contextlib.contextmanager

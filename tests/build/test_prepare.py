@@ -14,6 +14,7 @@ from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from patch_compile.sources.kinds import Stage
 from tests.conftest import ModelMaker
+from tests.families import write_family
 from tests.mosaics import random_mask
 
 
@@ -33,12 +34,14 @@ def mask(settings: dict[str, Any], tmp_path: Path) -> Path:
 
 
 def test_an_architecture_that_is_not_exported_can_still_be_learned(
-    settings: dict[str, Any], make_model: ModelMaker
+    settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    experts = settings | {"model": make_model("mixtral")}
-    assert prepared(experts, Stage.MASKS).stages == {Stage.MASKS}
-    with pytest.raises(PatchCompileError, match=r"'mixtral' of .* is not covered"):
-        prepared(experts)
+    complex_numbers = settings | {
+        "model": write_family(tmp_path / "model", "deepseek_v2", num_hidden_layers=2)
+    }
+    assert prepared(complex_numbers, Stage.MASKS).stages == {Stage.MASKS}
+    with pytest.raises(PatchCompileError, match=r"'deepseek_v2' can't be exported.*complex"):
+        prepared(complex_numbers)
 
 
 def test_an_engine_is_no_stage_of_a_build_that_stops_at_onnx(settings: dict[str, Any]) -> None:

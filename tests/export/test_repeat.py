@@ -6,10 +6,12 @@ import onnx_ir as ir
 import pytest
 
 from patch_compile.export import export_model
-from patch_compile.export.names import layer_of, scope_of
-from patch_compile.export.repeat import NotRepeatableError, repeat_last_block
+from patch_compile.export.names import scope_of
+from patch_compile.export.repeat import LayerNames, NotRepeatableError, repeat_last_block
 from patch_compile.passes import cleanup_passes, run_passes
 from tests.export.tiny import Exports, save_tiny
+
+LAYERS_OF = LayerNames("model.layers")
 
 
 def described(model: ir.Model) -> list[str]:
@@ -31,7 +33,7 @@ def traced(exports: Exports) -> ir.Model:
 
 
 def last_layer(model: ir.Model, op_type: str) -> ir.Node:
-    return next(n for n in model.graph if n.op_type == op_type and layer_of(scope_of(n)) == 3)
+    return next(n for n in model.graph if n.op_type == op_type and LAYERS_OF.layer_of(scope_of(n)) == 3)
 
 
 def test_a_different_attribute_is_found(exports: Exports) -> None:
@@ -100,5 +102,5 @@ def test_scopes_are_read_from_the_last_module(exports: Exports) -> None:
     model = traced(exports)
     gate = next(n for n in model.graph if n.name == "model.layers.1.mlp.gate_proj/MatMul_0")
     assert scope_of(gate) == "model.layers.1.mlp.gate_proj"
-    assert layer_of("model.layers.12.mlp") == 12
-    assert layer_of("model.layers_extra.1") is layer_of("model.norm") is None
+    assert LAYERS_OF.layer_of("model.layers.12.mlp") == 12
+    assert LAYERS_OF.layer_of("model.layers_extra.1") is LAYERS_OF.layer_of("model.norm") is None

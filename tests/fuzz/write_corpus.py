@@ -200,8 +200,8 @@ def _models(folder: Path) -> None:
     _put_json("config", "llama.json", CONFIG)
     _put_json("config-alone", "llama.json", CONFIG)
     for kind in ("gpt2", "bert", "qwen3", "gemma3", "mixtral"):
-        model, verdict = write_model(folder / kind, kind), "refused-" if kind == "mixtral" else ""
-        _put("config-alone", f"{verdict}{kind}.json", (model / "config.json").read_bytes())
+        model = write_model(folder / kind, kind)
+        _put("config-alone", f"{kind}.json", (model / "config.json").read_bytes())
     _put_json("generation-of-config", "llama.json", CONFIG | {"eos_token_id": [1, 2]})
     generation = {"do_sample": True, "temperature": 0.7, "top_k": 20, "top_p": 0.9, "eos_token_id": [1, 2]}
     _put_json("generation", "sampling.json", generation)

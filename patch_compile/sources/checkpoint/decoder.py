@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from masklearn.checkpoint.models import cache_argument
+from masklearn.checkpoint.pretrained import cache_argument
 from patch_compile.errors import UsageError
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.out.manifest import EvalText

@@ -155,9 +155,11 @@ class CheckpointSource(Source):
     def check(self, stages: Collection[Stage]) -> None:
         from masklearn.text import open_text
         from patch_compile.export.architectures import check_exportable
+        from patch_compile.export.model import check_traceable
 
         if Stage.ONNX in stages:
             check_exportable(self._checkpoint)
+            check_traceable(self.model)
         assert self.coverage.linears
         if self._recipe.mask is not None:
             assert self.given

@@ -39,11 +39,8 @@ KINDS_OF = {
     "roberta": ENCODER,
     "xlm-roberta": ENCODER,
     "distilbert": [*ATTENTION["distilbert"], "ffn.lin1", "ffn.lin2"],
-    "mixtral": [
-        *KINDS[:4],
-        *(f"block_sparse_moe.experts.{i}.{kind}" for i in range(4) for kind in ("w1", "w3", "w2")),
-    ],
-    "qwen3_moe": [*KINDS[:4], *(f"mlp.experts.{i}.{kind}" for i in range(4) for kind in EXPERT)],
+    "mixtral": KINDS[:4],
+    "qwen3_moe": KINDS[:4],
 }
 BLOCKS_OF = {
     "gemma3": "language_model.model.layers",
@@ -68,10 +65,25 @@ def test_linears_of_every_architecture_under_the_names_of_its_checkpoint(make_mo
         assert checkpoint.shape(f"{name}.weight") == (shape[::-1] if model_type == "gpt2" else shape)
 
 
+@pytest.mark.parametrize(("model_type", "names"), [("mixtral", ("w1", "w3", "w2")), ("qwen3_moe", EXPERT)])
+def test_routed_experts_are_dense_unless_named(
+    make_model: ModelMaker, model_type: str, names: list[str]
+) -> None:
+    path = make_model(model_type)
+    dense = {name: why for name, why in covered_linears(path).skipped.items() if ".experts." in name}
+    assert len(dense) == 3 * 4 * 3
+    assert all(why.startswith("it is a routed expert, which few tokens") for why in dense.values())
+    assert list(covered_linears(path, ["*.experts.*"]).linears) == list(dense)
+    assert [name.rpartition(".")[2] for name in dense][:3] == list(names)
+
+
 def test_a_mixture_whose_blocks_differ(make_model: ModelMaker) -> None:
     """Every second block has experts; the router stays dense unless it is named."""
     path = make_model("qwen2_moe")
-    kinds = [name.removeprefix("model.layers.") for name in covered_linears(path).linears]
+    kinds = [
+        name.removeprefix("model.layers.")
+        for name in covered_linears(path, ["*"], ["*_gate", "lm_head"]).linears
+    ]
     experts = [f"1.mlp.experts.{i}.{kind}" for i in range(4) for kind in EXPERT]
     shared = [f"1.mlp.shared_expert.{kind}" for kind in EXPERT]
     mlp = [[f"0.{kind}" for kind in KINDS[4:]], [*experts, *shared], [f"2.{kind}" for kind in KINDS[4:]]]

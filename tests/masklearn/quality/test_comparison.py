@@ -7,9 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from masklearn.checkpoint.as_linears import as_linears
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears_of
-from masklearn.checkpoint.linears import as_linears, read_linear
+from masklearn.checkpoint.linears import read_linear
 from masklearn.checkpoint.models import load_model
 from masklearn.errors import PatchCompileError
 from masklearn.quality.comparison import compare_models

@@ -10,11 +10,11 @@ from masklearn.training.head import Head, Labels, Teacher, head_loss
 TOKENS, HIDDEN, WORDS = 23, 8, 50
 
 
-def random_head(seed: int, softcap: float | None, *, bias: bool) -> Head:
+def random_head(seed: int, softcap: float | None, *, bias: bool, scale: float = 1.0) -> Head:
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(WORDS, HIDDEN, generator=generator, dtype=torch.float64).requires_grad_()
     offset = torch.randn(WORDS, generator=generator, dtype=torch.float64).requires_grad_() if bias else None
-    return Head(weight, offset, softcap)
+    return Head(weight, offset, softcap, scale)
 
 
 def hidden_states(seed: int) -> Tensor:
@@ -31,7 +31,7 @@ def kl_divergence(hidden: Tensor, head: Head, teacher_hidden: Tensor, teacher_he
 
 
 def plain_logits(hidden: Tensor, head: Head) -> Tensor:
-    logits = hidden @ head.weight.T + (0.0 if head.bias is None else head.bias)
+    logits = (hidden @ head.weight.T + (0.0 if head.bias is None else head.bias)) * head.scale
     return logits if head.softcap is None else head.softcap * torch.tanh(logits / head.softcap)
 
 
@@ -51,10 +51,10 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("softcap", [None, 3.0])
-def test_kl_is_the_plain_one(softcap: float | None, bias: bool) -> None:
+@pytest.mark.parametrize(("softcap", "scale"), [(None, 1.0), (3.0, 1.0), (None, 0.3), (3.0, 0.3)])
+def test_kl_is_the_plain_one(softcap: float | None, scale: float, bias: bool) -> None:
     hidden, other = hidden_states(1), hidden_states(2)
-    student, teacher = random_head(3, softcap, bias=bias), random_head(4, softcap, bias=bias)
+    student, teacher = (random_head(seed, softcap, bias=bias, scale=scale) for seed in (3, 4))
     chunked, plain = kl_divergence(hidden, student, other, teacher), plain_kl(hidden, student, other, teacher)
     assert chunked.item() == pytest.approx(plain.item(), rel=1e-5)
     for ours, theirs in zip(

@@ -1,0 +1,109 @@
+"""Replaces the modules of a model that hold linears in another form by `nn.Linear`s with weight [N, K].
+
+Two forms differ. `Conv1D` (GPT-2) keeps [K, N], in modules and in checkpoints. The experts of a mixture are one 3-D
+parameter in transformers 5, and one matrix per expert in checkpoints.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["as_linears", "expert_weights", "is_conv1d", "is_experts", "routed_sum"]
+
+
+def as_linears(model: nn.Module) -> None:
+    """Replace every `Conv1D` and every module of fused experts by `nn.Linear`s of the same weights, in place.
+
+    All later code then handles `nn.Linear` only. The new modules share the memory of the old weights and compute the same
+    outputs, but `save_pretrained` no longer writes the files that transformers would write.
+    """
+    for name, module in list(model.named_modules()):
+        parent, _, child = name.rpartition(".")
+        if is_conv1d(module):
+            setattr(model.get_submodule(parent), child, _linear(module.weight.T, module.bias))
+        elif is_experts(module):
+            setattr(model.get_submodule(parent), child, _Experts(module))
+
+
+def routed_sum(
+    hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor, experts: Sequence[Callable[[Tensor], Tensor]]
+) -> Tensor:
+    """Returns the weighted sum [tokens, H] of the outputs of each token's experts.
+
+    hidden: [tokens, H]; top_k_index, top_k_weights: [tokens, k]. Each expert runs once, on its tokens, of which there may
+    be none. Outputs go to a place of their own before they are summed: adding them where they belong would take ScatterND
+    with a reduction, for which ONNX Runtime has no fp16 and TensorRT nothing.
+    """
+    tokens, chosen = top_k_index.shape
+    places = torch.zeros(tokens * chosen, hidden.shape[1], dtype=hidden.dtype, device=hidden.device)
+    for i, expert in enumerate(experts):
+        token, choice = torch.where(top_k_index == i)
+        states = expert(hidden[token]) * top_k_weights[token, choice, None]
+        places[token * chosen + choice] = states.to(places.dtype)
+    return places.reshape(tokens, chosen, hidden.shape[1]).sum(dim=1)
+
+
+def is_conv1d(module: nn.Module) -> bool:
+    """True for transformers' linear whose weight is [K, N]."""
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, Conv1D)
+
+
+def _linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
+    """Returns a linear that shares the memory of this weight [N, K]."""
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    linear.weight = nn.Parameter(weight.detach(), weight.requires_grad)
+    if bias is not None:
+        linear.bias = nn.Parameter(bias.detach(), bias.requires_grad)
+    return linear
+
+
+def is_experts(module: nn.Module) -> bool:
+    """True for a module of fused experts: gate_up_proj [experts, 2 I, H], down_proj [experts, H, I]."""
+    parameters = dict(module.named_parameters(recurse=False))
+    if set(parameters) != {"gate_up_proj", "down_proj"}:
+        return False
+    (experts, width, hidden), down = parameters["gate_up_proj"].shape, parameters["down_proj"].shape
+    return tuple(down) == (experts, hidden, width // 2)
+
+
+def expert_weights(module: Any) -> list[dict[str, Tensor]]:
+    """Returns views of the weights [N, K] of every expert, in the order in which its linears run."""
+    half = module.down_proj.shape[2]
+    return [
+        {"gate_proj": gate_up[:half], "up_proj": gate_up[half:], "down_proj": down}
+        for gate_up, down in zip(module.gate_up_proj, module.down_proj, strict=True)
+    ]
+
+
+class _Expert(nn.Module):
+    """Expert of three linears: down(act(gate(x)) * up(x))."""
+
+    def __init__(self, weights: dict[str, Tensor], activation: nn.Module) -> None:
+        super().__init__()
+        self.gate_proj = _linear(weights["gate_proj"])
+        self.up_proj = _linear(weights["up_proj"])
+        self.down_proj = _linear(weights["down_proj"])
+        self.act_fn = activation
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        output: Tensor = self.down_proj(self.act_fn(self.gate_proj(hidden)) * self.up_proj(hidden))
+        return output
+
+
+class _Experts(nn.ModuleList):
+    """Module of experts with linears, which replaces a module of fused experts."""
+
+    def __init__(self, fused: Any) -> None:
+        super().__init__(_Expert(weights, fused.act_fn) for weights in expert_weights(fused))
+
+    def forward(self, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        """Returns the weighted sum of the experts' outputs, [tokens, H].
+
+        hidden: [tokens, H]; top_k_index, top_k_weights: [tokens, k]. Experts without tokens run on an empty tensor, so that
+        hooks on their linears are always called.
+        """
+        return routed_sum(hidden, top_k_index, top_k_weights, list(self))

@@ -1,0 +1,58 @@
+"""Graphs of decoders without a row, and of mixtures of experts, compute what transformers computes: prefill and decode.
+
+`make test` runs those that differ most; `make families` runs all.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import covered_linears_of
+from masklearn.errors import PatchCompileError
+from patch_compile.export import export_model
+from patch_compile.export.model import check_traceable
+from patch_compile.onnx_io.write import bind_weights, write_onnx
+from patch_compile.passes import cleanup_passes, run_passes
+from patch_compile.passes.find_linears import find_linears
+from tests.export.test_model import U16, worst_error
+from tests.export.tiny import OrtDecoder, Reference, tolerance
+from tests.families import FAMILIES, IN_EVERY_RUN, MIXTURES, write_family
+
+# torch.onnx translates no complex numbers, with which it rotates
+REFUSED = {"deepseek_v2": "complex-valued"}
+
+
+@pytest.mark.parametrize("name", IN_EVERY_RUN)
+def test_graphs_of_families_that_differ_most(name: str, tmp_path: Path) -> None:
+    check_logits(write_family(tmp_path / "model", name, num_hidden_layers=2), tmp_path, layers=2)
+
+
+@pytest.mark.families
+@pytest.mark.parametrize("name", [name for name in (*FAMILIES, *MIXTURES) if name not in REFUSED])
+def test_logits_equal_those_of_transformers(name: str, tmp_path: Path) -> None:
+    """Four layers: in a model of one kind of layers the fourth is repeated, not traced."""
+    check_logits(write_family(tmp_path / "model", name), tmp_path, layers=4)
+
+
+def check_logits(path: Path, tmp_path: Path, layers: int) -> None:
+    checkpoint = Checkpoint.open(path)
+    model = run_passes(export_model(path, dtype="float16"), cleanup_passes())
+    assert set(covered_linears_of(checkpoint).linears) <= set(find_linears(model))
+    bind_weights(model, checkpoint, ir.DataType.FLOAT16)
+    write_onnx(model, tmp_path / "model.onnx")
+    decoder, reference = OrtDecoder(tmp_path / "model.onnx"), Reference(path)
+    for pads in ([0], [0, 2, 5]):
+        error, scale = worst_error(decoder, reference, pads, steps=6)
+        assert error <= tolerance(np.array(scale), layers, U16)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_torch_cannot_export_is_told_before_any_work(name: str, tmp_path: Path) -> None:
+    path = write_family(tmp_path / "model", name)
+    with pytest.raises(
+        PatchCompileError, match=rf"'{name}' can't be exported.*torch.onnx stops.*{REFUSED[name]}"
+    ):
+        check_traceable(path)
