@@ -77,7 +77,9 @@ def reordered(checkpoint: Checkpoint, orders: Orders, store: WeightStore) -> Che
 
     Its outputs do not change, and its weights have the order of the pruned model's. They are written to `store`.
     """
-    mlps = {mlp.down: mlp for mlp in mlps_of(checkpoint, covered_linears_of(checkpoint).linears)}
+    coverage = covered_linears_of(checkpoint)
+    # Masks may cover linears by name that are dense without flags, such as experts.
+    mlps = {mlp.down: mlp for mlp in mlps_of(checkpoint, {*coverage.linears, *coverage.skipped})}
     for down, order in orders.items():
         mlp, index = mlps[down], torch.from_numpy(order.astype(np.int64))
         for name in mlp.up:
