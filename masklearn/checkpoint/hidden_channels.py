@@ -67,7 +67,7 @@ def _hidden_of(output: Any) -> Tensor:
 
 def _down(block: nn.Module, owner: str, names: tuple[str, ...], ran: list[str]) -> str:
     """Returns the linear of a module that ran later and can take in what these make, "" if none has the width."""
-    module = block.get_submodule(owner)
+    module: Any = block.get_submodule(owner)
     makes = {module.get_submodule(name).out_features for name in names}
     if len(names) > 2 or len(makes) > 1:
         return ""
@@ -75,6 +75,7 @@ def _down(block: nn.Module, owner: str, names: tuple[str, ...], ran: list[str]) 
     widths = (wide, wide // 2) if len(names) == 1 else (wide,)
     prefix = f"{owner}." if owner else ""
     later = ran[1 + max(ran.index(f"{prefix}{name}") for name in names) :]
+    name: str
     for name, one in module.named_children():
         if f"{prefix}{name}" in later and one.in_features in widths and one.in_features > 1:
             return name

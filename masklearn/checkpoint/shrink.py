@@ -66,10 +66,10 @@ def _first_of_each_kind(config: Any) -> int:
 
 
 def _take_heads_away(small: Any) -> None:
-    heads = getattr(small, "num_attention_heads", None)
+    heads: Any = getattr(small, "num_attention_heads", None)
     if not _is_size(heads):
         return
-    shared = next((n for name in _KV_HEADS if _is_size(n := getattr(small, name, None))), heads)
+    shared: Any = next((n for name in _KV_HEADS if _is_size(n := getattr(small, name, None))), heads)
     if heads % shared or small.hidden_size % heads:
         return
     group, width = heads // shared, small.hidden_size // heads

@@ -28,7 +28,8 @@ def structure_of(config: Any) -> Architecture:
 
     Raises UnlikeError if the model is no decoder whose blocks run one after the other.
     """
-    found = _known(type(config), json.dumps(_settings(config), sort_keys=True, default=str))
+    config_class: Any = type(config)
+    found = _known(config_class, json.dumps(_settings(config), sort_keys=True, default=str))
     if isinstance(found, str):
         raise UnlikeError(found)
     return found
@@ -126,7 +127,7 @@ def _blocks(model: Any) -> str:
     from torch import nn
 
     layers = model.config.num_hidden_layers
-    found = [
+    found: list[str] = [
         name
         for name, module in model.named_modules()
         if isinstance(module, nn.ModuleList) and len(module) == layers and all(map(_has_linears, module))

@@ -119,7 +119,8 @@ def storable(scales: NDArray[np.float32]) -> NDArray[np.float32]:
     # From one such number to the next.
     step = np.maximum(np.ldexp(np.float32(1), exponent - _SCALE_BITS), _LEAST)
     rounded = np.clip(np.rint(sizes / step) * step, _LEAST, np.float32(LARGEST_STORABLE))
-    return (np.sign(scales) * rounded).astype(np.float32)
+    found: NDArray[np.float32] = (np.sign(scales) * rounded).astype(np.float32)
+    return found
 
 
 def stored_scales(scales: NDArray[np.float32], kind: WeightType) -> NDArray[np.float32]:
