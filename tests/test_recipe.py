@@ -15,7 +15,8 @@ from patch_compile.sources.kinds import Stage
 
 def test_every_setting_has_a_flag_and_every_flag_a_setting():
     flags = {parameter.name for parameter in build.params}
-    assert flags - {"recipe", "force", "resume", "verbose", "as_json", "help"} == set(Recipe.model_fields)
+    others = {"service", "edgellm_python", "recipe", "force", "resume", "verbose", "as_json", "help"}
+    assert flags - others == set(Recipe.model_fields)
 
 
 def test_learning_settings_are_those_of_masklearn():

@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from masklearn.extras import require_extra
 from patch_compile.api.given import Given, StrPath, takes_given
 from patch_compile.api.results import FinishedBuild
+
+if TYPE_CHECKING:
+    from patch_compile.out.report import Report
+    from patch_compile.recipe import Recipe
 
 __all__ = ["build"]
 
@@ -74,6 +78,8 @@ def build(
     eval_windows: int = 8,
     eval_length: int = 1024,
     prompt: str = "The capital of France is",
+    service: Literal["edgellm"] | None = None,
+    edgellm_python: StrPath | None = None,
     recipe: StrPath | None = None,
     force: bool = False,
     resume: bool = False,
@@ -100,6 +106,9 @@ def build(
     opt_shapes and max_shapes in the syntax of trtexec; optimization_level 0 … 5; timing_cache. The proof: perplexity on
     `eval_windows` windows of `eval_length` tokens of eval_text, and a continuation of `prompt`.
 
+    service: "edgellm" also writes what TensorRT Edge-LLM builds its engine from to OUT/edgellm, as `export` does; no engine
+    is built here then, unless a backend is given. edgellm_python: see `export`.
+
     recipe: settings of an earlier build (OUT/recipe.yaml); arguments that are given here override them. force: replace
     `out`. resume: continue an interrupted build.
 
@@ -121,4 +130,33 @@ def build(
                 "A build needs a checkpoint or an ONNX file.",
                 "Give MODEL_DIR, or an earlier recipe with --recipe.",
             )
-        return FinishedBuild(run(Recipe.parse(settings), force=force, resume=resume))
+        parsed = Recipe.parse(settings if service is None else {"backend": "onnx"} | settings)
+    if service is None:
+        if edgellm_python is not None:
+            raise UsageError(
+                "--edgellm-python is given without --for edgellm",
+                "It names the environment of Edge-LLM's exporter.",
+                "Give both, or leave it out.",
+            )
+        return FinishedBuild(run(parsed, force=force, resume=resume))
+    return FinishedBuild(_build_for_edgellm(parsed, edgellm_python, force=force, resume=resume))
+
+
+def _build_for_edgellm(recipe: Recipe, python: StrPath | None, *, force: bool, resume: bool) -> Report:
+    """Build, and write OUT/edgellm. Raises an error before the build if Edge-LLM's exporter is missing or can't be used."""
+    from patch_compile.build.build import build as run
+    from patch_compile.build.edgellm import find_exporter
+    from patch_compile.build.export import export_edgellm
+    from patch_compile.errors import UsageError
+
+    if recipe.model.suffix == ".onnx":
+        raise UsageError(
+            "--for edgellm does not go with an ONNX file",
+            "Edge-LLM's exporter starts from a checkpoint.",
+            "Give MODEL_DIR.",
+        )
+    exporter = find_exporter(None if python is None else Path(python), recipe.out or Path("OUT"))
+    report = run(recipe, force=force, resume=resume)
+    # The report lies in OUT, whose name the build has chosen if none was given.
+    export_edgellm(Path(report.path).parent, exporter)
+    return report

@@ -1,4 +1,4 @@
-"""`export`: write the pruned checkpoint of a build in a format that other programs read."""
+"""`export`: write the pruned model of a build in a form that other programs read."""
 
 from pathlib import Path
 from typing import Literal
@@ -10,16 +10,37 @@ from patch_compile.api.results import Exported
 __all__ = ["export"]
 
 
-def export(path: StrPath, *, format: Literal["compressed-tensors"] = "compressed-tensors") -> Exported:
-    """Write OUT/model with packed integers to the folder OUT/compressed-tensors, which transformers reads.
+def export(
+    path: StrPath,
+    *,
+    format: Literal["compressed-tensors", "edgellm"] = "compressed-tensors",
+    edgellm_python: StrPath | None = None,
+) -> Exported:
+    """Write the pruned model of OUT for other programs, in a folder of OUT with the name of the format.
 
-    path: OUT of `build` or `learn`, with int8 or int4 weights. format: pack-quantized of compressed-tensors. Pruned weights
-    are integers 0 in it, because the format has no sparse form. An earlier export is replaced. Every weight is read back and
-    compared with OUT/model.
+    path: OUT of `build` or `learn`. An earlier export is replaced. format "compressed-tensors": OUT/model with packed int8
+    and int4 weights, as transformers reads it. Pruned weights are integers 0 in it, because the format has no sparse form.
+    Every weight is read back and compared with OUT/model. format "edgellm": the ONNX folders that TensorRT Edge-LLM builds
+    from, as its own exporter writes them, with PatchLinear nodes. edgellm_python: the Python of the environment that the
+    exporter is installed in, None for this one.
 
-    Raises PatchCompileError if OUT has no quantised linears or was changed, and for a model that the format does not hold.
+    Raises UsageError for edgellm_python with another format. Raises PatchCompileError if OUT was changed or has no pruned
+    checkpoint, for "compressed-tensors" if it has no quantised linears or a model that the format does not hold, and for
+    "edgellm" if the exporter is not installed or fails.
     """
     require_extra("build", "`patch-compile export`")
-    from patch_compile.build.export import export_checkpoint
+    from patch_compile.build.export import export_checkpoint, export_edgellm
+    from patch_compile.errors import UsageError
 
+    python = None if edgellm_python is None else Path(edgellm_python)
+    if format == "edgellm":
+        from patch_compile.build.edgellm import find_exporter
+
+        return Exported(export_edgellm(Path(path), find_exporter(python, Path(path))))
+    if python is not None:
+        raise UsageError(
+            f"--edgellm-python does not go with --format {format}",
+            "It names the environment of Edge-LLM's exporter.",
+            "Give --format edgellm, or leave it out.",
+        )
     return Exported(export_checkpoint(Path(path), format))

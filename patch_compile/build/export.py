@@ -1,9 +1,10 @@
-"""The command `export`: writes the pruned checkpoint of a build in a format that other programs read."""
+"""The command `export`: writes the pruned model of a build in a form that other programs read."""
 
 from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,11 +15,14 @@ from masklearn.progress import OnStep
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.answers import ExportedAnswer
 from patch_compile.out.folder import OutFolder, kept_for_writing
-from patch_compile.out.layout import COMPRESSED_FOLDER, MASKS, MODEL, PRUNED_ONNX
-from patch_compile.out.workspace import key_of
+from patch_compile.out.layout import COMPRESSED_FOLDER, EDGELLM_FOLDER, MASKS, MODEL, PRUNED_ONNX
+from patch_compile.out.workspace import key_of, sha256_of
 from patch_compile.progress import Progress
 
-__all__ = ["export_checkpoint"]
+if TYPE_CHECKING:
+    from patch_compile.build.edgellm import EdgeLlmExporter
+
+__all__ = ["export_checkpoint", "export_edgellm"]
 
 _PLAIN = "not quantised"
 
@@ -31,6 +35,34 @@ def export_checkpoint(path: Path, format: str) -> ExportedAnswer:
     """
     with kept_for_writing(path):
         return _export(path, format)
+
+
+def export_edgellm(path: Path, exporter: EdgeLlmExporter) -> ExportedAnswer:
+    """Write OUT/edgellm, and return the result that is printed.
+
+    Raises PatchCompileError if OUT has no pruned checkpoint or was changed, if the exporter fails, and if another process
+    writes into OUT.
+    """
+    from patch_compile.build.edgellm import write_edgellm
+
+    with kept_for_writing(path):
+        progress = Progress()
+        with progress.stage("manifest"):
+            out = OutFolder.open(path)
+        _check_has_checkpoint(path)
+        with out.replacing(EDGELLM_FOLDER) as folder:
+            plan = write_edgellm(path, folder, exporter, progress)
+        out.record_folder(EDGELLM_FOLDER, key_of(sha256_of(path / MASKS), exporter.version))
+    files = [file for file in (path / EDGELLM_FOLDER).rglob("*") if file.is_file()]
+    return ExportedAnswer(
+        path=str(path / EDGELLM_FOLDER),
+        format="edgellm",
+        linears=dict(Counter(one.lowering for one in plan.values())),
+        bytes=sum(file.stat().st_size for file in files),
+        model_bytes=Checkpoint.open(path / MODEL).bytes(),
+        notes=tuple(progress.notes),
+        seconds=progress.seconds,
+    )
 
 
 def _export(path: Path, format: str) -> ExportedAnswer:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from patch_compile.hardware.cards import GpuArchitecture
     from patch_compile.plugin.build import PluginLibrary
 
-__all__ = ["Job", "prepare"]
+__all__ = ["Job", "costs_of", "prepare"]
 
 _ALONE = {frozenset({Stage.MASKS}): Ability.LEARN, frozenset({Stage.ONNX}): Ability.COMPILE}
 
@@ -88,7 +88,7 @@ def prepare(
     backend, targets = _choose_engine(source, progress) if Stage.ENGINE in asked else ("onnx", ())
     asked = asked if targets else asked - {Stage.ENGINE}
     lowers = Stage.ONNX in asked or recipe.target is not None
-    costs = _costs(source) if lowers else None
+    costs = costs_of(source) if lowers else None
     chooser = chooser_of(source, costs, progress.note) if lowers and Stage.MASKS in asked else None
     check_free_space(out, source.space(asked))
     plugin = _plugin(source, backend, targets, progress)
@@ -188,7 +188,7 @@ def _choose_targets(recipe: Recipe, backend: str, progress: Progress) -> tuple[G
     return targets
 
 
-def _costs(source: Source) -> CostModel | None:
+def costs_of(source: Source) -> CostModel | None:
     """Returns the cost model of the target's card; None if no speed is predicted, or the table of cards lacks the card.
 
     Raises PatchCompileError if a speed is requested and the table of cards lacks the card.

@@ -6,23 +6,30 @@ from typing import Any
 
 import patch_compile.api.export as api
 from patch_compile.cli.command import AS_JSON, Option, command, print_result
+from patch_compile.cli.options import OPTIONS
 
 __all__ = ["export"]
 
-_OWN = {"format": Option("Format of the checkpoint.")}
+_OWN = {
+    "format": Option("compressed-tensors for transformers, edgellm for the builder of TensorRT Edge-LLM."),
+    "edgellm_python": OPTIONS["edgellm_python"],
+}
 
 
 @command(
     api.export,
     _OWN,
     {"path": "OUT"},
-    summary="Write the quantised checkpoint of OUT for other programs.",
+    summary="Write the pruned model of OUT for other programs.",
 )
 @AS_JSON
 def export(as_json: bool, **given: Any) -> None:
-    """Write OUT/model with packed int8 and int4 weights to OUT/compressed-tensors, which transformers reads.
+    """Write the pruned model of OUT, the folder of `build` or `learn`, for other programs.
 
-    OUT is that of `build` or `learn`. Pruned weights are zeros in the new folder, because the format has no sparse form.
-    Every weight is read back and compared with OUT/model.
+    compressed-tensors packs int8 and int4 weights into OUT/compressed-tensors, which transformers reads. Pruned weights are
+    zeros in it, because the format has no sparse form. Every weight is read back and compared with OUT/model.
+
+    edgellm runs the exporter of TensorRT Edge-LLM on OUT/model, puts PatchLinear into its graph, and writes OUT/edgellm,
+    from which Edge-LLM builds its engine.
     """
     print_result(api.export(**given), as_json=as_json)

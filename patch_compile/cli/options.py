@@ -92,10 +92,15 @@ _SETTINGS = {
     "eval_windows": Option("Number of windows of held-out text."),
     "eval_length": Option("Tokens in a window of held-out text."),
 }  # fmt: skip
+_SERVICES = {
+    "service": Option("Also write what this service builds from: OUT/edgellm for TensorRT Edge-LLM, whose own builder makes "
+                      "the engine.", "SERVICE", flags=("--for",)),
+    "edgellm_python": Option("Python of the environment that Edge-LLM's exporter is installed in.", "PYTHON", "this one"),
+}  # fmt: skip
 _RUN = {
     "force": Option("Replace OUT if it exists."),
     "resume": Option("Continue an interrupted run."),
     "trust": Option("Run the compiled plugin that came with OUT, though this installation did not build it."),
     "runner": Option("Run the engine or the ONNX file.", unset="the engine, if this machine can run it"),
 }
-OPTIONS = _SETTINGS | _RUN
+OPTIONS = _SETTINGS | _SERVICES | _RUN

@@ -95,7 +95,8 @@ class ImportedAnswer(VersionedRecord):
 class ExportedAnswer(VersionedRecord):
     """Result of `export`.
 
-    path: the folder that was written; linears: number of linears by weight type; bytes: of its weights; model_bytes: of
+    path: the folder that was written; linears: number of linears by weight type, of `edgellm` by lowering; bytes: of its
+    weights, of `edgellm` of all its files; model_bytes: of
     those of the pruned checkpoint; seconds: duration of each stage.
     """
 

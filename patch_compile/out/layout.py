@@ -10,6 +10,8 @@ __all__ = [
     "BENCH_MODELS",
     "CARD",
     "COMPRESSED_FOLDER",
+    "EDGELLM_FOLDER",
+    "EDGELLM_ONNX",
     "ENGINE",
     "ENGINE_FOLDER",
     "ENGINE_NAME",
@@ -68,6 +70,9 @@ VERIFY_FOLDER = "verify"
 VERIFY = f"{VERIFY_FOLDER}/{VERIFY_NAME}"
 # The pruned checkpoint with packed integers, as other programs read it.
 COMPRESSED_FOLDER = "compressed-tensors"
+# The ONNX folders that TensorRT Edge-LLM builds from, and in them its language model, under Edge-LLM's own name.
+EDGELLM_FOLDER = "edgellm"
+EDGELLM_ONNX = f"llm/{ONNX_NAME}"
 BENCH_FOLDER = "bench"
 BENCH = f"{BENCH_FOLDER}/bench.json"
 BENCH_MODELS = f"{BENCH_FOLDER}/models"

@@ -42,8 +42,9 @@ EMPTY = inspect.Parameter.empty
 PRINTING = {"as_json", "every", "list_passes", "verbose"}
 CALLBACKS = {"run": {"say", "show"}}
 # Per function, the settings that check it and its parameters that are no settings.
+BUILD_ALONE = {"service", "edgellm_python", "recipe", "force", "resume"}
 SETTINGS = [
-    (build, Recipe, {"recipe", "force", "resume"}),
+    (build, Recipe, BUILD_ALONE),
     (learn, Recipe, {"baselines", "force", "resume"}),
     (plan, Recipe, set()),
     (compile, GraphRecipe, {"dump_passes", "force", "resume"}),
@@ -91,7 +92,7 @@ def test_a_command_asks_for_what_its_function_needs_and_says_its_defaults(name):
 
 
 def test_every_setting_of_a_build_is_a_parameter():
-    assert set(Recipe.model_fields) == set(parameters(build)) - {"recipe", "force", "resume"}
+    assert set(Recipe.model_fields) == set(parameters(build)) - BUILD_ALONE
     assert set(VerifyRequest.model_fields) == set(parameters(verify)) - {"path"}
     assert set(BenchRequest.model_fields) == set(parameters(bench)) - {"path", "force"}
     assert set(ImportRequest.model_fields) == set(parameters(import_mask)) - {"force"}

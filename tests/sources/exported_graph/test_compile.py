@@ -14,6 +14,7 @@ from masklearn.masks.maskset import MaskSet
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.out.plan import ReasonKind
 from tests.mosaics import random_mask
+from tests.sources.exported_graph.files import saved
 from tests.sources.exported_graph.graphs import Exporter, weights_of
 
 HIDDEN = 128
@@ -54,11 +55,6 @@ def masked(weights, masks):
     """W∘M of every linear, without the code under test."""
     kept = {f"{name}.weight": mask.keep() for name, mask in MaskSet.load(masks).items()}
     return {name: np.where(kept[name], w, 0) if name in kept else w for name, w in weights.items()}
-
-
-def saved(proto, path):
-    onnx.save_model(proto, path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=64)
-    return path
 
 
 def run(path, feed):
