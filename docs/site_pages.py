@@ -24,6 +24,7 @@ ELSEWHERE = {
     "README.md": "index.md",
     "SECURITY.md": "project/security.md",
     "samples/cpp_runner/README.md": "howto/samples/cpp_runner.md",
+    "samples/edgellm/README.md": "howto/samples/edgellm.md",
     "samples/quickstart/README.md": "howto/samples/quickstart.md",
     "samples/serve_http/README.md": "howto/samples/serve_http.md",
     "samples/triton_server/README.md": "howto/samples/triton_server.md",

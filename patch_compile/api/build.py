@@ -3,15 +3,11 @@
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from masklearn.extras import require_extra
 from patch_compile.api.given import Given, StrPath, takes_given
 from patch_compile.api.results import FinishedBuild
-
-if TYPE_CHECKING:
-    from patch_compile.out.report import Report
-    from patch_compile.recipe import Recipe
 
 __all__ = ["build"]
 
@@ -139,24 +135,7 @@ def build(
                 "Give both, or leave it out.",
             )
         return FinishedBuild(run(parsed, force=force, resume=resume))
-    return FinishedBuild(_build_for_edgellm(parsed, edgellm_python, force=force, resume=resume))
+    from patch_compile.build.for_edgellm import build_for_edgellm
 
-
-def _build_for_edgellm(recipe: Recipe, python: StrPath | None, *, force: bool, resume: bool) -> Report:
-    """Build, and write OUT/edgellm. Raises an error before the build if Edge-LLM's exporter is missing or can't be used."""
-    from patch_compile.build.build import build as run
-    from patch_compile.build.edgellm import find_exporter
-    from patch_compile.build.export import export_edgellm
-    from patch_compile.errors import UsageError
-
-    if recipe.model.suffix == ".onnx":
-        raise UsageError(
-            "--for edgellm does not go with an ONNX file",
-            "Edge-LLM's exporter starts from a checkpoint.",
-            "Give MODEL_DIR.",
-        )
-    exporter = find_exporter(None if python is None else Path(python), recipe.out or Path("OUT"))
-    report = run(recipe, force=force, resume=resume)
-    # The report lies in OUT, whose name the build has chosen if none was given.
-    export_edgellm(Path(report.path).parent, exporter)
-    return report
+    python = None if edgellm_python is None else Path(edgellm_python)
+    return FinishedBuild(build_for_edgellm(parsed, python, force=force, resume=resume))

@@ -25,7 +25,7 @@ from tests.build.edgellm import PagedModel
 
 # The three lengths differ, and the longest decodes beside the shortest.
 PROMPTS = ["The capital of France is", "Water", "Once upon a time there was a small house in a forest, and"]
-STEPS = 4
+FOLLOWING = [" Paris, and many", " is a liquid that", " an old man lived"]
 # A stand-in for the exporter: it writes the folder that Edge-LLM documents, with a graph of the tests' own.
 STAND_IN = """
 import sys
@@ -129,18 +129,15 @@ def edgellm() -> EdgeLlmExporter:
 @pytest.mark.model
 def test_smollm2_computes_in_edge_llms_graph_what_transformers_computes(edgellm, sample_model, tmp_path):
     """Three sequences of different lengths, prefill and decode, in pages, with an AttentionPlugin of the tests."""
-    from transformers import AutoTokenizer
-
-    out = Path(os.environ.get("PATCH_COMPILE_EDGELLM_OUT", tmp_path / "out"))
-    if not out.exists():
-        settings = {
-            "method": "magnitude",
-            "ratio": 0.35,
-            "tile": (64, 64),
-            "lowering": "plugin",
-            "repair": "none",
-        }
-        learn(Recipe.parse(settings | {"model": sample_model, "out": out, "backend": "onnx"}), None)
+    out = tmp_path / "out"
+    settings = {
+        "method": "magnitude",
+        "ratio": 0.35,
+        "tile": (64, 64),
+        "lowering": "plugin",
+        "repair": "none",
+    }
+    learn(Recipe.parse(settings | {"model": sample_model, "out": out, "backend": "onnx"}), None)
     patch_compile.export(out, format="edgellm", edgellm_python=edgellm.python)
     folder = out / "edgellm" / "llm"
     edgellm.export(out / "model", tmp_path / "exported")
@@ -153,20 +150,39 @@ def test_smollm2_computes_in_edge_llms_graph_what_transformers_computes(edgellm,
     known = {value.name for value in inferred.value_info}
     assert all(node.output[0] in known for node in inferred.node if node.domain == "patch")
 
+    check_numbers(out, folder)
+
+
+def check_numbers(out: Path, folder: Path) -> None:
+    """In fp16 a few tokens of a pruned model have activations that amplify roundings. The bound is twice what these do in
+    transformers, and at least a twentieth of the spread of the logits."""
+    from transformers import AutoTokenizer
+
     tokenizer = AutoTokenizer.from_pretrained(out / "model")
-    prompts = [tokenizer(text)["input_ids"] for text in PROMPTS]
-    assert len({*map(len, prompts)}) == 3
+    prompts, following = ([tokenizer(text)["input_ids"] for text in texts] for texts in (PROMPTS, FOLLOWING))
+    assert len({*map(len, prompts)}) == len(prompts)
     (embedding,) = load_file(folder / "embedding.safetensors").values()
     config = json.loads((folder / "config.json").read_text())
     paged = PagedModel(folder / "model.onnx", embedding, config, capacity=140)
-    model = load_as_compiled(out / "model", "float16", out / "masks.safetensors")
-    texts, tokens, logits = [list(one) for one in prompts], prompts, paged.start(prompts)
-    for _ in range(STEPS):
-        expected = np.stack([reference(model, text) for text in texts])
-        assert np.abs(logits - expected).max() < 0.05 * expected.std()
-        tokens = [[int(row.argmax())] for row in expected]
-        texts = [text + one for text, one in zip(texts, tokens, strict=True)]
-        logits = paged.go_on(tokens)
+    wide, narrow = (
+        load_as_compiled(out / "model", "float16", out / "masks.safetensors", sixteen_bits=bits)
+        for bits in (False, True)
+    )
+    texts, logits, near = [list(one) for one in prompts], paged.start(prompts), 0
+    steps = min(map(len, following))
+    for step in range(steps + 1):
+        for text, found in zip(texts, logits, strict=True):
+            expected = reference(wide, text)
+            least, error = 0.05 * expected.std(), np.abs(found - expected).max()
+            amplified = np.abs(reference(narrow, text) - expected).max()
+            assert error < max(least, 2 * amplified), (step, len(text))
+            near += bool(error < least)
+        if step < steps:
+            texts = [[*text, one[step]] for text, one in zip(texts, following, strict=True)]
+            logits = paged.go_on([[one[step]] for one in following])
+    assert near >= 2 * (
+        steps + 1
+    )  # of three sequences each, so that the wider bound does not hide everything
 
 
 def check_the_rest(before: Path, after: Path, linears: int) -> None:

@@ -1,0 +1,36 @@
+"""A build for TensorRT Edge-LLM: OUT with the folder that its builder makes an engine from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from patch_compile.build.build import build
+from patch_compile.build.edgellm import find_exporter
+from patch_compile.build.export import export_edgellm
+from patch_compile.errors import UsageError
+
+if TYPE_CHECKING:
+    from patch_compile.out.report import Report
+    from patch_compile.recipe import Recipe
+
+__all__ = ["build_for_edgellm"]
+
+
+def build_for_edgellm(
+    recipe: Recipe, python: Path | None, *, force: bool = False, resume: bool = False
+) -> Report:
+    """Build, write OUT/edgellm, and return the report. python: of the environment of Edge-LLM's exporter, None for this one.
+
+    Raises UsageError for an ONNX file, and PatchCompileError without the exporter, both before any work.
+    """
+    if recipe.model.suffix == ".onnx":
+        raise UsageError(
+            "--for edgellm does not go with an ONNX file",
+            "Edge-LLM's exporter starts from a checkpoint.",
+            "Give MODEL_DIR.",
+        )
+    exporter = find_exporter(python, recipe.out or Path("OUT"))
+    report = build(recipe, force=force, resume=resume)
+    export_edgellm(Path(report.path).parent, exporter)  # the build has chosen OUT if none was given
+    return report
