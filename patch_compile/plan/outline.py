@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -18,6 +19,8 @@ from patch_compile.plan.products import Together, compiled_together, fused_toget
 from patch_compile.plan.roofline.rest import Model
 
 __all__ = ["Outline", "outline_of", "outline_of_llama"]
+
+_EXPERT = re.compile(r"\.experts\.(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,15 @@ def outline_of(checkpoint: Checkpoint, coverage: Coverage, fuse: Collection[str]
     fuse: the fusions by which linears share nodes; None means all.
     """
     config = load_config(checkpoint.path).get_text_config()
-    skipped = (name for name in coverage.skipped if depth_of(name) is not None)
+    skipped = [name for name in coverage.skipped if depth_of(name) is not None]
     shapes = {name: checkpoint.shape(f"{name}.weight") for name in skipped if f"{name}.weight" in checkpoint}
-    others = [uncovered(name, (n, k)) for name, (n, k, *more) in shapes.items() if not more]
+    chosen = getattr(config, "num_experts_per_tok", None)
+    others = [
+        uncovered(name, (n, k)) for name, (n, k, *more) in shapes.items() if not more and _runs(name, chosen)
+    ]
+    others += [
+        plan for name in skipped for plan in _fused_experts(checkpoint, name, config.hidden_size, chosen)
+    ]
     head_covered = any(depth_of(name) is None for name in coverage.linears)
     names = (*coverage.linears, *(plan.name for plan in others))
     together = together_by_name(names, architecture_of(checkpoint))
@@ -56,6 +65,28 @@ def outline_of(checkpoint: Checkpoint, coverage: Coverage, fuse: Collection[str]
         together,
         fused_together(together, FUSIONS if fuse is None else fuse),
     )
+
+
+def _runs(name: str, chosen: int | None) -> bool:
+    """True unless a routed expert's number says that no token runs it. As many experts of a block run as a token chooses.
+
+    A prompt's tokens choose among all, but each computes no more than these; the bytes of the others are left out.
+    """
+    expert = _EXPERT.search(name)
+    return expert is None or chosen is None or int(expert[1]) < chosen
+
+
+def _fused_experts(
+    checkpoint: Checkpoint, name: str, hidden: int, chosen: int | None
+) -> Iterator[LinearPlan]:
+    """Yield the linears of the experts that a token chooses, of a module that holds all experts in 3-D tensors."""
+    for end in ("gate_up_proj", "up_proj", "down_proj"):
+        if f"{name}.{end}" in checkpoint:
+            experts, a, b = checkpoint.shape(f"{name}.{end}")
+            wide = b if a == hidden else a
+            shape = (hidden, wide) if end == "down_proj" else (wide, hidden)
+            for i in range(min(experts, chosen or experts)):
+                yield uncovered(f"{name}.{i}.{end}", shape)
 
 
 def outline_of_llama(
