@@ -19,6 +19,10 @@ from tests.pages.place import build_what_a_page_takes_for_granted, placed
 PAGES = {str(path.relative_to(ROOT)): path for path in pages()}
 # Pages that the site makes from code; see docs/site_pages.py.
 MADE = {"docs/reference/errors.md", "docs/reference/formats.md"}
+# Programs of others, which pages call without anything of ours.
+OTHERS = (
+    "accelerate", "cd", "cmake", "ctest", "curl", "edgellm/bin/pip", "edgellm/bin/tensorrt-edgellm-export", "git", "pre-commit",
+)  # fmt: skip
 OVERWRITING = ("bench", "build", "compile", "import-mask", "learn")
 # These run in every `make test`, the others in `make docs-test`.
 ALWAYS = ("docs/reference/api.md",)
@@ -169,17 +173,8 @@ def check_words(words: list[str], where: str) -> None:
             assert {extra for found in extras for extra in found.split(",")} <= set(known), where
         case "python" | "python3" | "bash" | "source" | ".":
             check_script(rest, where)
-        case (
-            "edgellm/bin/pip"
-            | "edgellm/bin/tensorrt-edgellm-export"
-            | "pre-commit"
-            | "git"
-            | "cmake"
-            | "ctest"
-            | "curl"
-            | "accelerate"
-        ):
-            pass  # programs of others, called without anything of ours
+        case name if name in OTHERS:
+            pass
         case _:
             raise AssertionError(f"{where}: no test knows the program {program}")
 
