@@ -146,6 +146,7 @@ class Target:
 ARCHITECTURES: tuple[GpuArchitecture, ...] = (
     GpuArchitecture(80, SmRates((164, 163), 1024)),
     GpuArchitecture(86, SmRates((100, 99), 512)),
+    GpuArchitecture(87),
     GpuArchitecture(89, SmRates((100, 99), 512)),
     GpuArchitecture(90, SmRates((228, 227), 2048, mma=0.62)),
     GpuArchitecture(120, SmRates((100, 99), 512)),
@@ -200,6 +201,9 @@ CARDS: tuple[Card, ...] = (
     RatedCard(
         "RTX 3090", 86, memory=24, bandwidth=936, dense=71.2, sms=82, clock=1.695, l2=6, source=_GA102
     ),
+    Card("Jetson AGX Orin", 87, ("Orin",)),
+    Card("Jetson Orin NX", 87),
+    Card("Jetson Orin Nano", 87),
     Card("RTX 3090 Ti", 86),
     Card("RTX 3080 Ti", 86),
     Card("RTX 3080", 86),

@@ -34,6 +34,7 @@ from patch_compile.plugin.compiling import (
 from patch_compile.plugin.prebuilt import DISTRIBUTION, LIBRARY_NAME, prebuilt_library, why_no_prebuilt
 from patch_compile.plugin.toolchain import (
     HEADER_PACKAGE,
+    JETSONS,
     Tool,
     code_flags,
     fetch_headers,
@@ -180,10 +181,10 @@ def wanted_archs() -> tuple[int, ...]:
         named = tuple(sorted({int(one) for one in said.split(",")})) if said else ARCHS
     except ValueError:
         named = ()
-    if not {*named} <= {*ARCHS} or not named:
+    if not {*named} <= {*ARCHS, *JETSONS} or not named:
         raise UsageError(
             f"{VARIABLE} is {said!r}",
-            f"It names architectures of {', '.join(map(str, ARCHS))}, with commas between them.",
+            f"It names architectures of {', '.join(map(str, sorted((*ARCHS, *JETSONS))))}, with commas between them.",
             "Correct it, or unset it.",
         )
     return named
@@ -192,9 +193,12 @@ def wanted_archs() -> tuple[int, ...]:
 def archs_for(sms: Collection[int]) -> tuple[int, ...]:
     """Returns the architectures to compile a plugin for that GPUs of these compute capabilities, times ten, run.
 
+    They are those of `wanted_archs`; unless the user names some, Jetsons among the GPUs are added.
     Raises UsageError if PATCH_COMPILE_PLUGIN_ARCHS names architectures that one of the GPUs does not run.
     """
     archs = wanted_archs()
+    if not os.environ.get(VARIABLE):
+        archs = tuple(sorted({*archs, *({*sms} & {*JETSONS})}))
     for sm in sms:
         if not runs_on(sm, archs):
             raise UsageError(

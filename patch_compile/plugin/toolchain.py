@@ -25,6 +25,7 @@ from patch_compile.errors import PatchCompileError
 __all__ = [
     "HEADER_PACKAGE",
     "HEADER_SHA256",
+    "JETSONS",
     "Tool",
     "ToolchainItem",
     "code_flags",
@@ -44,6 +45,8 @@ _MIN_HEADERS = (10, 0)  # the first with IPluginV3
 # Somebody else than NVIDIA publishes this package. Its headers are NVIDIA's, under Apache-2.0, and the hash pins them.
 HEADER_PACKAGE = "kernel-lens==2.0.1"
 HEADER_SHA256 = "07cc714e8b5e7f34b672f7c7fad93febe7c747be5837ba276b1527370134ffe0"
+JETSONS = (87,)
+"""Architectures of Jetsons that have sparse tensor cores: Orin. The plugin is compiled for them where one is the target."""
 _HOPPER_UNIT = "launch_warpgroup.cu"
 _HEADER_FOLDER = "kernel_lens/include/tensorrt/"
 _NVCC_FIX = (
@@ -114,9 +117,11 @@ def runs_on(sm: int, archs: tuple[int, ...]) -> bool:
     """Returns True if a GPU runs a plugin of these architectures. sm, archs: compute capabilities times ten.
 
     A GPU runs machine code of its own major version and of no higher minor one, and compiles older PTX (CUDA C++ programming
-    guide, binary and PTX compatibility).
+    guide, binary and PTX compatibility). Jetsons (`JETSONS`) run no machine code of other GPUs.
     """
-    return any(a <= sm < a // 10 * 10 + 10 for a in archs) or _ptx_arch(archs) <= sm
+    if _ptx_arch(archs) <= sm or sm in archs:
+        return True
+    return sm not in JETSONS and any(a <= sm < a // 10 * 10 + 10 for a in archs if a not in JETSONS)
 
 
 def _ptx_arch(archs: tuple[int, ...]) -> int:

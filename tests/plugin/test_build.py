@@ -204,17 +204,19 @@ def test_a_variable_names_the_architectures(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("archs", "on"),
     [
-        ((80,), {80, 86, 89, 90, 100, 120}),  # by PTX from 90 on
-        ((86,), {86, 89, 90, 100, 120}),
+        ((86,), {86, 87, 89, 90, 100, 120}),
         ((89,), {89, 90, 100, 120}),
         ((90,), {90, 100, 120}),
         ((120,), {120}),
-        ((80, 120), {80, 86, 89, 90, 100, 120}),
+        ((80, 120), {80, 86, 87, 89, 90, 100, 120}),
         (ARCHS, {80, 86, 89, 90, 100, 120}),
+        ((80, 86, 87), {80, 86, 87, 89, 90, 100, 120}),
+        ((87,), {87, 89, 90, 100, 120}),  # PTX for the others
+        ((80,), {80, 86, 87, 89, 90, 100, 120}),  # PTX for Orin
     ],
 )
 def test_a_gpu_runs_machine_code_of_its_major_version_and_older_ptx(archs, on):
-    assert {sm for sm in (75, 80, 86, 89, 90, 100, 120) if runs_on(sm, archs)} == on
+    assert {sm for sm in (75, 80, 86, 87, 89, 90, 100, 120) if runs_on(sm, archs)} == on
 
 
 @pytest.mark.parametrize("content", [b"", b"cut off in the middle", None])

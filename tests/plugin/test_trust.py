@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from patch_compile.errors import UsageError
-from patch_compile.plugin.build import LIBRARY_NAME, VARIABLE, archs_for
+from patch_compile.plugin.build import ARCHS, LIBRARY_NAME, VARIABLE, archs_for
 from patch_compile.plugin.trust import matching_library
 
 
@@ -45,6 +45,17 @@ def test_the_library_used_last_that_all_gpus_run(cache: Path) -> None:
 def test_no_library_for_this_gpu(cache: Path) -> None:
     library(cache, "ada", 1, "890")
     assert matching_library("tensorrt-rtx", 2, (86,)) is None
+
+
+def test_a_jetson_gets_code_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs no machine code of other GPUs of its generation."""
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert archs_for([87]) == (80, 86, 87, 89, 90, 120) and archs_for([86]) == ARCHS
+    monkeypatch.setenv(VARIABLE, "87")
+    assert archs_for([87]) == (87,)
+    monkeypatch.setenv(VARIABLE, "90")
+    with pytest.raises(UsageError, match=f"sm87 does not run the plugin that {VARIABLE} asks for"):
+        archs_for([87])
 
 
 def test_architectures_that_a_gpu_does_not_run_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
