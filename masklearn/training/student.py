@@ -91,7 +91,7 @@ class Student:
             if is_main_process():
                 store.put(name, values, self._checkpoint.entry(name))
 
-    def _values(self, _name: str, slot: _Slot) -> Tensor:
+    def _values(self, name: str, slot: _Slot) -> Tensor:  # noqa: ARG002
         """Returns the weight of a linear; slot: of what trained in its place."""
         return slot.whole()
 
@@ -120,7 +120,9 @@ class StudentOnGrids(Student):
         super().__init__(checkpoint, masks)
 
     def _fixed(
-        self, linears: Mapping[str, nn.Linear], _masks: Mapping[str, LinearMask]
+        self,
+        linears: Mapping[str, nn.Linear],
+        masks: Mapping[str, LinearMask],  # noqa: ARG002
     ) -> Mapping[str, nn.Linear]:
         return fix_integers(linears, self.grids)
 
