@@ -16,6 +16,7 @@ from patch_compile.onnx_io.feeds import Feed
 from patch_compile.out.manifest import EvalText
 from patch_compile.out.report import Kind
 from patch_compile.progress import Progress
+from patch_compile.runtime.model_configs import read_model_configs
 from patch_compile.sources.checkpoint.as_compiled import load_as_compiled
 from patch_compile.sources.checkpoint.held_out import evaluation_windows
 from patch_compile.sources.checkpoint.source import CheckpointSource
@@ -40,6 +41,8 @@ class DecoderSource(CheckpointSource):
     @override
     def check(self, stages: Collection[Stage]) -> None:
         super().check(stages)
+        if Stage.ONNX in stages:
+            read_model_configs(self.model)  # `write_beside` reads them again
         if Stage.PROOF in stages:
             self._check_prompt()
             self._check_float16()
