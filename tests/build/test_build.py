@@ -454,7 +454,10 @@ def test_what_would_stop_the_build_later_stops_it_before_any_work(settings, monk
         raise AssertionError("no stage may begin")
 
     monkeypatch.setattr(CheckpointSource, "learn", no_work)
+    drawn = shutil.copytree(settings["model"], settings["model"].with_name("drawn"))
+    (drawn / "generation_config.json").write_text(json.dumps({"do_sample": True, "top_p": 2.0}))
     for change, said in [
+        ({"model": drawn}, "generation_config.json holds settings that no model has"),
         ({"backend": "tensorrt-rtx", "target": "sm12345"}, "There is no target"),
         ({"calib": str(settings["out"])}, "no such file"),
         ({"model": settings["out"]}, "No model directory"),

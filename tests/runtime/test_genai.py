@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 from transformers import AutoTokenizer
 
@@ -45,31 +46,43 @@ def test_genai_generates_the_same_tokens(out_of: OutOf, kind: str) -> None:
 def test_the_settings_of_sampling_and_the_ends_of_a_text(out_of: OutOf, tmp_path: Path) -> None:
     out = out_of("llama")
     model = shutil.copytree(out / "model", tmp_path / "model")
-    onnx = shutil.copytree(out / ONNX_FOLDER, tmp_path / ONNX_FOLDER) / "model.onnx"
+    file = shutil.copytree(out / ONNX_FOLDER, tmp_path / ONNX_FOLDER) / "model.onnx"
     settings = {"do_sample": True, "temperature": 0.6, "top_k": 7, "eos_token_id": [2, 5], "bos_token_id": 3}
     (model / "generation_config.json").write_text(json.dumps(settings))
-    write_genai(model, onnx)
-    written = json.loads((onnx.parent / GENAI_CONFIG_NAME).read_text())
+    write_genai(model, file)
+    written = json.loads((file.parent / GENAI_CONFIG_NAME).read_text())
     assert written["model"]["eos_token_id"] == [2, 5] and written["model"]["bos_token_id"] == 3
     assert written["model"]["context_length"] == written["search"]["max_length"] == 96
     sampled = {name: written["search"][name] for name in ("do_sample", "temperature", "top_k", "top_p")}
     assert sampled == {"do_sample": True, "temperature": 0.6, "top_k": 7, "top_p": 1.0}
-    assert len(generated(onnx.parent, [3, 4], do_sample=False)) > 0
+    assert len(generated(file.parent, [3, 4], do_sample=False)) > 0
 
 
 def test_a_model_without_configured_end_asks_its_tokenizer(out_of: OutOf, tmp_path: Path) -> None:
     out = out_of("llama")
     model = shutil.copytree(out / "model", tmp_path / "model")
-    onnx = shutil.copytree(out / ONNX_FOLDER, tmp_path / ONNX_FOLDER) / "model.onnx"
+    file = shutil.copytree(out / ONNX_FOLDER, tmp_path / ONNX_FOLDER) / "model.onnx"
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"eos_token_id": None, "pad_token_id": None}))
     (model / "generation_config.json").unlink()
     tokenizer = AutoTokenizer.from_pretrained(model)
     tokenizer.eos_token = "cat"
     tokenizer.save_pretrained(model)
-    write_genai(model, onnx)
-    written = json.loads((onnx.parent / GENAI_CONFIG_NAME).read_text())["model"]
+    write_genai(model, file)
+    written = json.loads((file.parent / GENAI_CONFIG_NAME).read_text())["model"]
     assert written["eos_token_id"] == written["pad_token_id"] == tokenizer.convert_tokens_to_ids("cat")
+
+
+def test_caches_of_several_sizes_get_no_config(out_of: OutOf, tmp_path: Path) -> None:
+    """onnxruntime-genai makes all caches of one size."""
+    folder = shutil.copytree(out_of("llama") / ONNX_FOLDER, tmp_path / ONNX_FOLDER)
+    (folder / GENAI_CONFIG_NAME).unlink()
+    graph = onnx.load(folder / "model.onnx", load_external_data=False)
+    (value,) = (one for one in graph.graph.input if one.name == "past_key_values.1.value")
+    value.type.tensor_type.shape.dim[3].dim_value += 1
+    (folder / "model.onnx").write_bytes(graph.SerializeToString())
+    write_genai(out_of("llama") / "model", folder / "model.onnx")
+    assert not (folder / GENAI_CONFIG_NAME).exists()
 
 
 @pytest.mark.model

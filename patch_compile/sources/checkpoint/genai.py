@@ -6,13 +6,14 @@ one: everything that differs between architectures is in the graph, masks of sli
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from masklearn.checkpoint.beside import copy_tokenizer
 from masklearn.checkpoint.pretrained import load_config, load_tokenizer
 from patch_compile.export.interface import LARGEST
-from patch_compile.onnx_io.graph_inputs import read_inputs
+from patch_compile.onnx_io.graph_inputs import Dim, read_inputs
 from patch_compile.out.durable import write_json
 from patch_compile.out.layout import GENAI_CONFIG_NAME
 from patch_compile.runtime.model_configs import ModelConfigs, read_model_configs
@@ -20,23 +21,31 @@ from patch_compile.runtime.sampling import Sampling
 
 __all__ = ["write_genai"]
 
+_Inputs = Mapping[str, tuple[Dim, ...]]
 _PAST = "past_key_values."
 
 
 def write_genai(model: Path, onnx: Path) -> None:
-    """Make the folder of an ONNX file one that onnxruntime-genai loads.
+    """Make the folder of an ONNX file one that onnxruntime-genai loads. It knows one size of caches for all layers: a model
+    with several gets no genai_config.json.
 
     model: the model folder; onnx: a decoder with the inputs and outputs of `export.decoder.decoder_interface`. Raises
     PatchCompileError if the tokenizer has to be asked for the end of a text and can't be loaded.
     """
+    inputs = {given.name: given.dims for given in read_inputs(onnx)}
+    caches = [dims for name, dims in inputs.items() if name.startswith(_PAST)]
+    if len({(len(dims), *dims[1::2]) for dims in caches}) != 1:
+        return
     configs = read_model_configs(model)
     ends = configs.end_tokens(None)
     if copy_tokenizer(model, onnx.parent) and not ends:
         ends = configs.end_tokens(load_tokenizer(model))
-    write_json(onnx.parent / GENAI_CONFIG_NAME, _genai_config(model, configs, ends, onnx))
+    write_json(onnx.parent / GENAI_CONFIG_NAME, _genai_config(model, configs, ends, onnx.name, inputs))
 
 
-def _genai_config(model: Path, configs: ModelConfigs, ends: tuple[int, ...], onnx: Path) -> dict[str, Any]:
+def _genai_config(
+    model: Path, configs: ModelConfigs, ends: tuple[int, ...], file: str, inputs: _Inputs
+) -> dict[str, Any]:
     config = load_config(model).get_text_config()
     length = configs.positions or LARGEST
     first = next(iter(ends), None)
@@ -52,26 +61,25 @@ def _genai_config(model: Path, configs: ModelConfigs, ends: tuple[int, ...], onn
             **{name: token for name, token in tokens.items() if token is not None},
             "context_length": length,
             "vocab_size": config.vocab_size,
-            "decoder": _decoder(config, onnx),
+            "decoder": _decoder(config, file, inputs),
         },
         "search": {"max_length": length, "past_present_share_buffer": False, **_sampling(configs.sampling)},
     }
 
 
-def _decoder(config: Any, onnx: Path) -> dict[str, Any]:
+def _decoder(config: Any, file: str, inputs: _Inputs) -> dict[str, Any]:
     """Returns the section about the graph. Sizes of the cache are read from its inputs.
 
-    config: the transformers config of the text model.
+    config: the transformers config of the text model, some of which name a size otherwise.
     """
-    inputs = {given.name: given.dims for given in read_inputs(onnx)}
     _, kv_heads, _, head_size = inputs[f"{_PAST}0.key"]
+    sizes = {name: getattr(config, name, None) for name in ("hidden_size", "num_attention_heads")}
     layers = sum(name.startswith(_PAST) for name in inputs) // 2
     return {
         "session_options": {"provider_options": []},
-        "filename": onnx.name,
-        "hidden_size": config.hidden_size,
+        "filename": file,
+        **{name: size for name, size in sizes.items() if size is not None},
         "head_size": head_size,
-        "num_attention_heads": config.num_attention_heads,
         "num_key_value_heads": kv_heads,
         "num_hidden_layers": layers,
         "inputs": {
