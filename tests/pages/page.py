@@ -102,3 +102,11 @@ def links(text: str) -> Iterator[str]:
     """Yields the targets of all links and pictures outside of code."""
     prose = re.sub(r"```.*?^ *```|`[^`\n]*`", "", text, flags=re.DOTALL | re.MULTILINE)
     yield from re.findall(r"\]\(([^)\s]+)\)", prose)
+
+
+def commands_in_prose(text: str) -> Iterator[str]:
+    """Yields the calls of patch-compile that stand in a sentence, without `…`; those with brackets are grammar."""
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    for found in re.findall(r"`(patch-compile [^`]*)`", re.sub(r"\s*\n\s*", " ", prose)):
+        if not re.search(r"[\[\]<>]", found):
+            yield found.replace("…", "")

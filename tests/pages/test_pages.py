@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -13,7 +14,7 @@ import yaml
 
 from patch_compile.cli.app import cli
 from tests.commands import run_here
-from tests.pages.page import ROOT, SHELL, Block, anchors, blocks, links, pages
+from tests.pages.page import ROOT, SHELL, Block, anchors, blocks, commands_in_prose, links, pages
 from tests.pages.place import build_what_a_page_takes_for_granted, placed
 
 PAGES = {str(path.relative_to(ROOT)): path for path in pages()}
@@ -66,7 +67,15 @@ def test_the_finder_of_blocks() -> None:
     assert first.commands() == [["make", "x"], ["z"], ["w"]] and first.rule == "" and first.line == 3
     assert second.commands() == [["p", "q"]] and second.rule == "exit 4" and second.language == "sh"
     assert list(links("[a](b.md#c) `[d](e)` ![f](g.svg)")) == ["b.md#c", "g.svg"]
+    prose = "`patch-compile\nrun OUT …` ```sh\n`patch-compile x`\n``` `patch-compile [--a]`"
+    assert list(commands_in_prose(prose)) == ["patch-compile run OUT "]
     assert anchors("# A `b`: c/d\n## n:16 [x](y)") == {"a-b-cd", "n16-x"}
+
+
+@pytest.mark.parametrize("name", sorted(PAGES))
+def test_commands_in_prose_have_these_options(name: str) -> None:
+    for text in commands_in_prose(PAGES[name].read_text()):
+        check_words(shlex.split(text), f"{name}: {text}")
 
 
 @pytest.mark.parametrize("name", sorted(PAGES))
@@ -86,15 +95,27 @@ def test_words_of_commands_exist(name: str) -> None:
             assert block.language == "text", f"{name}:{block.line} is of a language that no test knows"
 
 
+def runs(block: Block) -> bool:
+    """Whether a block has something to run here."""
+    if block.rule.startswith("needs ") or block.language not in ("python", *SHELL):
+        return False
+    return block.language == "python" or any(map(is_ours, block.commands()))
+
+
+def is_ours(words: list[str]) -> bool:
+    """Whether a command calls patch-compile, itself or by `make demo`."""
+    return words[0] == "patch-compile" or words[:2] == ["make", "demo"]
+
+
+RUNNING = [name for name in sorted(PAGES) if any(map(runs, blocks(PAGES[name].read_text())))]
+
+
 @pytest.mark.parametrize(
-    "name",
-    [name if name in ALWAYS else pytest.param(name, marks=pytest.mark.pages) for name in sorted(PAGES)],
+    "name", [name if name in ALWAYS else pytest.param(name, marks=pytest.mark.pages) for name in RUNNING]
 )
 def test_commands_and_snippets_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They run in the order of the page, in one folder, as they are written but for the sizes of what they learn on."""
     found = [block for block in blocks(PAGES[name].read_text()) if runs(block)]
-    if not found:
-        pytest.skip("nothing on this page runs")
     with placed(tmp_path, monkeypatch) as folder:
         if begins_behind_a_build(found):
             build_what_a_page_takes_for_granted(folder)
@@ -106,13 +127,6 @@ def test_commands_and_snippets_run(name: str, tmp_path: Path, monkeypatch: pytes
             for words in block.commands():
                 for command in expanded(words):
                     run_command(command, block, where)
-
-
-def runs(block: Block) -> bool:
-    """Whether a block has something to run here."""
-    if block.rule.startswith("needs ") or block.language not in ("python", *SHELL):
-        return False
-    return block.language == "python" or any(expanded(words) for words in block.commands())
 
 
 def begins_behind_a_build(found: list[Block]) -> bool:
@@ -130,7 +144,7 @@ def expanded(words: list[str]) -> list[list[str]]:
     """The calls of patch-compile that a command comes to: its own, or those of `make demo`."""
     if words[0] == "patch-compile":
         return [words]
-    if words[:2] == ["make", "demo"]:
+    if is_ours(words):
         said = subprocess.run(
             ["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True
         ).stdout
