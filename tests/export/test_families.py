@@ -27,17 +27,18 @@ REFUSED = {"deepseek_v2": "complex-valued"}
 
 @pytest.mark.parametrize("name", IN_EVERY_RUN)
 def test_graphs_of_families_that_differ_most(name: str, tmp_path: Path) -> None:
-    check_logits(write_family(tmp_path / "model", name, num_hidden_layers=2), tmp_path, layers=2)
+    path = write_family(tmp_path / "model", name, num_hidden_layers=2)
+    check_logits(path, tmp_path, layers=2, mixture=name in MIXTURES)
 
 
 @pytest.mark.families
 @pytest.mark.parametrize("name", [name for name in (*FAMILIES, *MIXTURES) if name not in REFUSED])
 def test_logits_equal_those_of_transformers(name: str, tmp_path: Path) -> None:
     """Four layers: in a model of one kind of layers the fourth is repeated, not traced."""
-    check_logits(write_family(tmp_path / "model", name), tmp_path, layers=4)
+    check_logits(write_family(tmp_path / "model", name), tmp_path, layers=4, mixture=name in MIXTURES)
 
 
-def check_logits(path: Path, tmp_path: Path, layers: int) -> None:
+def check_logits(path: Path, tmp_path: Path, layers: int, *, mixture: bool) -> None:
     checkpoint = Checkpoint.open(path)
     model = run_passes(export_model(path, dtype="float16"), cleanup_passes())
     assert set(covered_linears_of(checkpoint).linears) <= set(find_linears(model))
@@ -46,7 +47,8 @@ def check_logits(path: Path, tmp_path: Path, layers: int) -> None:
     decoder, reference = OrtDecoder(tmp_path / "model.onnx"), Reference(path)
     for pads in ([0], [0, 2, 5]):
         error, scale = worst_error(decoder, reference, pads, steps=6)
-        assert error <= tolerance(np.array(scale), layers, U16)
+        # A rounded score can choose another expert where two are nearly alike.
+        assert error <= (2 if mixture else 1) * tolerance(np.array(scale), layers, U16)
 
 
 @pytest.mark.parametrize("name", REFUSED)
