@@ -91,7 +91,7 @@ plugin: .venv/installed
 # both backends, which takes an hour on two cores unless the cache has it. WHEELS="--backend tensorrt-rtx" makes one backend's.
 # Then both are installed into a new environment, which builds an engine without nvcc.
 wheels: .venv/installed
-	rm -rf dist
+	rm -rf dist/*.whl dist/unpacked
 	$(BIN)/python -m wheels dist $(WHEELS)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m wheels tests/wheels
 
