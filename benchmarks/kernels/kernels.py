@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from masklearn.masks.kinds.table import KINDS
 from masklearn.weights.table import FLOAT16, QUANTISED
-from patch_compile.cache_folder import cache_folder
 from patch_compile.plan.roofline.schedule import TABLE_WORDS
-from patch_compile.plugin.compiling import compile_units, kernel_objects, link, units
+from patch_compile.plugin.compiling import compile_units, kernel_objects, link, plugin_cache, units
 from patch_compile.plugin.toolchain import find_cxx, find_nvcc, plugin_sources
 
 __all__ = [
@@ -174,7 +173,7 @@ def build_library(folder: Path, arch: str, *, lines: bool = True) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     sources = [*units(plugin_sources() / "dense_path"), Path(__file__).resolve().with_name("library.cpp")]
     objects = [
-        *kernel_objects(cache_folder("plugin"), archs, nvcc, find_cxx(), flags=flags),
+        *kernel_objects(plugin_cache(), archs, nvcc, find_cxx(), flags=flags),
         *compile_units(sources, folder, archs, nvcc.path, flags),
     ]
     library = folder / "libpatch_bench.so"

@@ -9,7 +9,9 @@ import json
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from masklearn.checkpoint.pretrained import build_model
 from masklearn.checkpoint.rows import Architecture, UnlikeError
+from masklearn.json_text import parse_json
 from masklearn.progress import without_bars
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ def _settings(config: Any) -> dict[str, Any]:
 def _known(config_class: Any, settings: str) -> Architecture | str:
     """Returns the architecture, or the reason why it has none: both take a good part of a second to find."""
     try:
-        return _found(config_class.from_dict(json.loads(settings)))
+        return _found(config_class.from_dict(parse_json(settings, finite=False)))
     except UnlikeError as error:
         return str(error)
 
@@ -83,10 +85,10 @@ def _small_model(config: Any) -> Any:
             torch.manual_seed(0)
             small = shrunk(config)
             with torch.device("meta"):
-                weights = sum(p.numel() for p in AutoModelForCausalLM.from_config(small).parameters())
+                weights = sum(p.numel() for p in build_model(AutoModelForCausalLM, small).parameters())
             if weights > _LARGEST_PROOF:
                 raise UnlikeError(f"Its smallest model has {weights} weights, which are too many to run.")
-            model = AutoModelForCausalLM.from_config(small, dtype=torch.float32).eval()
+            model = build_model(AutoModelForCausalLM, small, dtype=torch.float32).eval()
             with torch.no_grad():
                 for (
                     parameter

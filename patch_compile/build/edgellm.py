@@ -75,7 +75,7 @@ class EdgeLlmExporter:
             said = printable(done.stdout.decode(errors="replace")).strip().splitlines()[-_SHOWN:]
             raise PatchCompileError(
                 f"Edge-LLM's exporter {self.version} wrote no {EDGELLM_ONNX} for {model}",
-                f"It ended with code {done.returncode} and said: {' | '.join(line.strip() for line in said) or 'nothing'}",
+                f"It ended with code {done.returncode}. It said: {' | '.join(map(str.strip, said)) or 'nothing'}.",
                 f"Run it alone to see all: {self.python.parent / f'{_PACKAGE}-export'} {model} FOLDER.",
             )
 

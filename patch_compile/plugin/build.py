@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from masklearn.durable import flush_folder, flush_tree
-from patch_compile.cache_folder import cache_folder
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.out.workspace import sha256_of
 from patch_compile.plugin.compiling import (
@@ -29,6 +28,7 @@ from patch_compile.plugin.compiling import (
     kernel_objects,
     link,
     locked,
+    plugin_cache,
     units,
 )
 from patch_compile.plugin.prebuilt import DISTRIBUTION, LIBRARY_NAME, prebuilt_library, why_no_prebuilt
@@ -138,7 +138,7 @@ def build_plugin(
     _check_request(backend, archs)
     if prebuilt and not force and (found := _prebuilt(backend, archs, log)):
         return found
-    cache = cache_dir or _default_cache()
+    cache = cache_dir or plugin_cache()
     cache.mkdir(parents=True, exist_ok=True)
     nvcc, cxx = find_nvcc(), find_cxx()
     installed = find_headers(backend)
@@ -230,7 +230,7 @@ def read_identity(path: Path) -> PluginIdentity:
 
 def cached_plugins(cache_dir: Path | None = None) -> tuple[Path, list[Path]]:
     """Returns the cache's folder and the libraries in it; see `build_plugin`."""
-    cache = cache_dir or _default_cache()
+    cache = cache_dir or plugin_cache()
     return cache, sorted(cache.glob(f"*/{LIBRARY_NAME}"))
 
 
@@ -263,10 +263,6 @@ def _check_request(backend: str, archs: tuple[int, ...]) -> None:
 
 def _sm_names(archs: tuple[int, ...]) -> str:
     return " ".join(f"sm_{arch}" for arch in archs)
-
-
-def _default_cache() -> Path:
-    return cache_folder("plugin")
 
 
 def _fingerprint(backend: str, archs: tuple[int, ...], nvcc: Tool, cxx: Tool, headers: Tool) -> str:

@@ -17,14 +17,29 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from masklearn.durable import whole_file
+from patch_compile.cache_folder import cache_folder
 from patch_compile.errors import PatchCompileError
 from patch_compile.plugin.toolchain import Tool, code_flags, last_lines, plugin_sources
 
-__all__ = ["COMPILE_FLAGS", "KERNELS", "compile_units", "kernel_objects", "link", "locked", "units"]
+__all__ = [
+    "COMPILE_FLAGS",
+    "KERNELS",
+    "compile_units",
+    "kernel_objects",
+    "link",
+    "locked",
+    "plugin_cache",
+    "units",
+]
 
 COMPILE_FLAGS = ("-std=c++17", "-O3", "-DNDEBUG", "-Xcompiler", "-fPIC,-fvisibility=hidden")
 KERNELS = "kernels"
 """Folder of the sources that include nothing of the other folders, nor of TensorRT."""
+
+
+def plugin_cache() -> Path:
+    """Returns the folder of compiled plugins and kernels of this user, which may not exist."""
+    return cache_folder("plugin")
 
 
 def units(folder: Path) -> list[Path]:

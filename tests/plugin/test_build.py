@@ -372,4 +372,4 @@ def test_architectures_without_sparse_tensor_cores_are_refused(tmp_path, archs):
 
 def test_the_cache_follows_xdg(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert plugin._default_cache() == tmp_path / "patch-compile" / "plugin"
+    assert plugin.plugin_cache() == tmp_path / "patch-compile" / "plugin"

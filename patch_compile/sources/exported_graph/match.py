@@ -19,7 +19,7 @@ from patch_compile.sources.onnx_model.names import scopes_of
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["Matches", "Part", "Product", "Stored", "match_linears"]
+__all__ = ["HeldWeights", "LinearRows", "Matches", "Product", "match_linears"]
 
 IndexOf = Callable[["ir.DataType"], WeightIndex]
 _PRODUCTS = ("MatMul", "Gemm")
@@ -28,7 +28,7 @@ _MATRIX_TYPES = ("FLOAT", "FLOAT16", "BFLOAT16")
 
 
 @dataclass(frozen=True)
-class Part:
+class LinearRows:
     """Rows `start … start + rows` of a product's weight, which are the weight of one linear of the checkpoint."""
 
     name: str
@@ -41,12 +41,12 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Stored:
+class HeldWeights:
     """An initializer that holds weights of the checkpoint. transposed: it is [K, N] and not [N, K]."""
 
     value: ir.Value
     transposed: bool
-    parts: tuple[Part, ...]
+    parts: tuple[LinearRows, ...]
 
 
 @dataclass(frozen=True)
@@ -54,16 +54,16 @@ class Product:
     """A product of the graph with the linears that it computes, one below the other in its weight."""
 
     linear: OnnxLinear
-    parts: tuple[Part, ...]
+    parts: tuple[LinearRows, ...]
 
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(part.name for part in self.parts)
 
     @property
-    def stored(self) -> Stored:
+    def stored(self) -> HeldWeights:
         """Returns the initializer of its weight."""
-        return Stored(self.linear.weight, self.linear.transposed, self.parts)
+        return HeldWeights(self.linear.weight, self.linear.transposed, self.parts)
 
 
 @dataclass
@@ -76,7 +76,7 @@ class Matches:
     """
 
     products: list[Product] = field(default_factory=list)
-    in_place: list[Stored] = field(default_factory=list)
+    in_place: list[HeldWeights] = field(default_factory=list)
     refused: dict[str, ReasonKind] = field(default_factory=dict)
     origins: Counter[Origin] = field(default_factory=Counter)
     like_shaped: int = 0
@@ -86,7 +86,7 @@ class Matches:
         """Names of the linears that are in the graph."""
         return {part.name for stored in self._stored() for part in stored.parts}
 
-    def _stored(self) -> Iterator[Stored]:
+    def _stored(self) -> Iterator[HeldWeights]:
         yield from (product.stored for product in self.products)
         yield from self.in_place
 
@@ -148,7 +148,7 @@ def _find_shared(
             if not parts:
                 continue
             if all(op_type in _PRODUCTS for op_type in _readers(value)):
-                _keep_in_place(matches, Stored(value, transposed, parts), covered)
+                _keep_in_place(matches, HeldWeights(value, transposed, parts), covered)
             else:  # it is an embedding too, which is not pruned
                 matches.refused.update(
                     (part.name, ReasonKind.READ_OTHERWISE) for part in parts if part.name in covered
@@ -156,7 +156,7 @@ def _find_shared(
             break
 
 
-def _keep_in_place(matches: Matches, stored: Stored, covered: Collection[str]) -> None:
+def _keep_in_place(matches: Matches, stored: HeldWeights, covered: Collection[str]) -> None:
     matches.in_place.append(stored)
     matches.refused.update(
         (part.name, ReasonKind.READ_TWICE) for part in stored.parts if part.name in covered
@@ -179,9 +179,9 @@ def _weight(value: ir.Value, transposed: bool) -> NDArray[Any]:
 
 def _parts(
     matches: Matches, index: WeightIndex, weight: NDArray[Any], words: Sequence[str], covered: Collection[str]
-) -> tuple[Part, ...]:
+) -> tuple[LinearRows, ...]:
     """Returns the linears whose weights make up `weight`, or nothing if that is unknown."""
-    parts: list[Part] = []
+    parts: list[LinearRows] = []
     origins: list[Origin] = []
     start = 0
     for same in index.rows_of(weight):
@@ -189,7 +189,7 @@ def _parts(
         if chosen is None:
             matches.refused.update((one.name, ReasonKind.ALIKE) for one in same if one.name in covered)
             return ()
-        parts.append(Part(chosen.name, start, chosen.rows))
+        parts.append(LinearRows(chosen.name, start, chosen.rows))
         origins.append(chosen.origin)
         start += chosen.rows
     matches.origins.update(origins)

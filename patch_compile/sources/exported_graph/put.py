@@ -12,7 +12,7 @@ from patch_compile.onnx_io.write import cast_weight
 from patch_compile.passes.find_linears import find_linears
 from patch_compile.passes.linear_node import take_over
 from patch_compile.passes.lowering.packed_initializers import ReadTensor
-from patch_compile.sources.exported_graph.match import Part, Product
+from patch_compile.sources.exported_graph.match import LinearRows, Product
 from patch_compile.sources.onnx_model.names import constants_of
 from patch_compile.sources.onnx_model.rewrite import insert_node, make_room
 
@@ -102,7 +102,7 @@ class PutLinearsPass(ir.passes.InPlacePass):
         return joined
 
     def _one(
-        self, graph: ir.Graph, product: Product, part: Part, place: ir.Node, bias: ir.Value | None
+        self, graph: ir.Graph, product: Product, part: LinearRows, place: ir.Node, bias: ir.Value | None
     ) -> ir.Value:
         """Insert the product of one linear before `place`, and return its output, in the type of its weight."""
         linear = product.linear
@@ -134,7 +134,9 @@ class PutLinearsPass(ir.passes.InPlacePass):
             self._narrowed[x] = narrow
         return self._narrowed[x]
 
-    def _weight(self, graph: ir.Graph, part: Part, shape: tuple[int, int], dtype: ir.DataType) -> ir.Value:
+    def _weight(
+        self, graph: ir.Graph, part: LinearRows, shape: tuple[int, int], dtype: ir.DataType
+    ) -> ir.Value:
         name, transposed = f"{part.name}.weight", part.name not in self._lowered
 
         def make() -> ir.TensorProtocol:
@@ -144,7 +146,7 @@ class PutLinearsPass(ir.passes.InPlacePass):
 
         return _initializer(graph, name, shape, dtype, make)
 
-    def _bias(self, graph: ir.Graph, part: Part, bias: ir.Value, dtype: ir.DataType) -> ir.Value:
+    def _bias(self, graph: ir.Graph, part: LinearRows, bias: ir.Value, dtype: ir.DataType) -> ir.Value:
         stored, name = bias.const_value, f"{part.name}.bias"
         assert stored is not None
 

@@ -15,7 +15,7 @@ from masklearn.masks.maskset import grids_of
 from patch_compile.onnx_io.write import read_weight, write_onnx
 from patch_compile.packing.fusion import FUSIONS, QKV
 from patch_compile.plan.lowering import LinearPlan
-from patch_compile.sources.exported_graph.match import Matches, Stored
+from patch_compile.sources.exported_graph.match import HeldWeights, Matches
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -89,7 +89,7 @@ def write_graph(
 
 
 def _mask_in_place(
-    stored: Stored, masks: Mapping[str, LinearMask], masked: Callable[[str], NDArray[Any]]
+    stored: HeldWeights, masks: Mapping[str, LinearMask], masked: Callable[[str], NDArray[Any]]
 ) -> None:
     """Give an initializer the masked weights of its linears. They are read when it is written."""
     import onnx_ir as ir
