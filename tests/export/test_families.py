@@ -19,10 +19,7 @@ from patch_compile.passes import cleanup_passes, run_passes
 from patch_compile.passes.find_linears import find_linears
 from tests.export.test_model import U16, worst_error
 from tests.export.tiny import OrtDecoder, Reference, tolerance
-from tests.families import FAMILIES, IN_EVERY_RUN, MIXTURES, write_family
-
-# torch.onnx translates no complex numbers, with which it rotates
-REFUSED = {"deepseek_v2": "complex-valued"}
+from tests.families import FAMILIES, IN_EVERY_RUN, MIXTURES, UNEXPORTABLE, write_family
 
 
 @pytest.mark.parametrize("name", IN_EVERY_RUN)
@@ -32,7 +29,7 @@ def test_graphs_of_families_that_differ_most(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.families
-@pytest.mark.parametrize("name", [name for name in (*FAMILIES, *MIXTURES) if name not in REFUSED])
+@pytest.mark.parametrize("name", [name for name in (*FAMILIES, *MIXTURES) if name not in UNEXPORTABLE])
 def test_logits_equal_those_of_transformers(name: str, tmp_path: Path) -> None:
     """Four layers: in a model of one kind of layers the fourth is repeated, not traced."""
     check_logits(write_family(tmp_path / "model", name), tmp_path, layers=4, mixture=name in MIXTURES)
@@ -51,10 +48,10 @@ def check_logits(path: Path, tmp_path: Path, layers: int, *, mixture: bool) -> N
         assert error <= (2 if mixture else 1) * tolerance(np.array(scale), layers, U16)
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", UNEXPORTABLE)
 def test_what_torch_cannot_export_is_told_before_any_work(name: str, tmp_path: Path) -> None:
     path = write_family(tmp_path / "model", name)
     with pytest.raises(
-        PatchCompileError, match=rf"'{name}' can't be exported.*torch.onnx stops.*{REFUSED[name]}"
+        PatchCompileError, match=rf"'{name}' can't be exported.*torch.onnx stops.*{UNEXPORTABLE[name]}"
     ):
         check_traceable(path)
