@@ -62,7 +62,8 @@ def integers_of(one: Learned) -> dict[str, np.ndarray]:
 def test_scales_train_and_integers_stay(
     make_model: ModelMaker, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, said = make_model(**SIZES), []
+    path = make_model(**SIZES)
+    said: list[str] = []
     monkeypatch.setattr(module, "_LEARNING_RATE_OF_SCALES", 1e-2)
     trained = learned(path, text_file, tmp_path / "trained", said)
     record = trained.masks.record.repair
