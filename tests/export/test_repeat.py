@@ -80,14 +80,17 @@ def test_a_period_of_layers_is_repeated_as_one_block(tmp_path: Path) -> None:
     assert described(repeated) == described(whole)
 
 
-def test_layers_that_differ_are_traced_whole_and_it_is_said(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("seen", [True, False], ids=["seen in the modules", "found in the trace"])
+def test_layers_that_differ_are_traced_whole(
+    seen: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """GPT-2 can scale each layer's attention by the layer's number."""
     model_dir = save_tiny("gpt2", tmp_path, scale_attn_by_inverse_layer_idx=True)
+    if not seen:
+        monkeypatch.setattr("patch_compile.export.period.repetition", lambda config, architecture: (0, 1))
     with caplog.at_level(logging.WARNING):
         model = export_model(model_dir, dtype="float16")
-    assert "tracing all 4 layers" in caplog.text
+    assert ("tracing all 4 layers" in caplog.text) is not seen
     scales = [n.attributes["scale"].as_float() for n in model.graph if n.op_type == "Attention"]
     np.testing.assert_allclose(scales, [0.25 / (i + 1) for i in range(4)], rtol=1e-6)
 

@@ -26,7 +26,15 @@ BENCH = "bench stranger --runner onnx --batch-size 1 --prompt-tokens 8 --iterati
 _AGAIN = f"build --recipe stranger/{layout.RECIPE} -o out --force --eval stranger.txt"
 WRITES = tuple(
     f"stranger/{name}"
-    for name in (layout.VERIFY_FOLDER, layout.BENCH_FOLDER, layout.MANIFEST, "report.", ".", layout.PAGE)
+    for name in (
+        layout.VERIFY_FOLDER,
+        layout.BENCH_FOLDER,
+        layout.MANIFEST,
+        "report.",
+        ".",
+        layout.PAGE,
+        layout.CARD,
+    )
 )
 _READERS = {
     layout.MANIFEST: (INSPECT, RUN, COMPARE, BENCH),
