@@ -181,7 +181,7 @@ def test_a_limited_run_is_given_what_the_run_without_repair_left(
     quantised = [f"{of_all_kinds[1]}, {weights}" for weights in ("int8", "int4")]
     assert [r["method"] for r in rows] == methods * 3 + permuted * 3 + of_all_kinds * 4 + quantised
     assert [r["seconds"] for r in rows] == [120.0, 240.0] * 10 + [240.0] * 2
-    assert [spec["recipe"].get("repair_minutes") for spec in specs] == [None, 5.6] * 10 + [5.6] * 2
+    assert [spec["recipe"].get("repair_minutes") for spec in specs] == [None, 5.6] * 10 + [3.5, 3.1]
     assert [spec["recipe"]["repair"] for spec in specs] == ["none", "distill"] * 10 + ["distill"] * 2
     assert [spec["recipe"].get("permute") for spec in specs] == [None] * 6 + [True] * 6 + [None] * 10
     assert [spec["recipe"].get("kinds") for spec in specs] == [None] * 12 + ["auto"] * 10
