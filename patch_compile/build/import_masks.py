@@ -68,7 +68,7 @@ def import_mask(request: ImportRequest, *, force: bool = False) -> ImportedAnswe
     assert imported is not None
     if line := mosaic_line(masks):
         progress.note(line)
-    progress.note(f"build: {_command(r, imported.format, plain=not line)}")
+    progress.note(f"build: {_command(r, imported.format)}")
     return ImportedAnswer(
         path=str(r.out),
         linears=tuple(MaskedLinear.of(name, mask) for name, mask in masks.items()),
@@ -80,12 +80,11 @@ def import_mask(request: ImportRequest, *, force: bool = False) -> ImportedAnswe
     )
 
 
-def _command(request: ImportRequest, format: str, *, plain: bool) -> str:
+def _command(request: ImportRequest, format: str) -> str:
     """Returns the command that compiles with the masks, and a remark about the weights that it takes."""
     pruned = IMPORTERS[format].in_weights
     model = request.source if pruned else request.model
     words = ["patch-compile", "build", str(model), "--mask", str(request.out)]
-    words += [] if plain else ["--lowering", "dense"]  # tiles of other kinds than 2:4 are not packed
     words += [word for pattern in request.include for word in ("--include", pattern)]
     words += [word for pattern in request.exclude for word in ("--exclude", pattern)]
     command = shlex.join(words)

@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from patch_compile.hardware.nvml import SlowedBy
-from patch_compile.out.bench import BenchReport, Clocks, Contender, Library, Spread
+from patch_compile.out.bench import BenchReport, Clocks, Contender, Library, Phase, Spread
 
-__all__ = ["LIBRARY_NAMES", "bench_notes", "clock_words", "timed_words"]
+__all__ = ["IN_PHASE", "LIBRARY_NAMES", "bench_notes", "clock_words", "timed_words"]
 
 LIBRARY_NAMES = {
     Library.ONNX_RUNTIME: "ONNX Runtime",
     Library.TENSORRT: "TensorRT",
     Library.TENSORRT_RTX: "TensorRT-RTX",
+}
+# Phases of predicted and of measured times, within a sentence about a speed.
+IN_PHASE: dict[str, str] = {
+    "end_to_end": "end to end",
+    Phase.PREFILL: "in prefill",
+    Phase.DECODE: "in decode",
+    Phase.WHOLE: "for a whole run",
 }
 _UNIFORM = (
     "uniform 2:4: every tile of every covered linear, by magnitude, compiled as the hybrid model was; which weights are "

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from masklearn.masks.kinds.base import BYTES_DENSE
+from patch_compile.out.bench import Phase
 from patch_compile.plan.roofline.linear_roofline import speedup_limit
 from patch_compile.report.page.sources import Sources
 from patch_compile.report.page.spelling import bytes_of, change, percent, perplexity, times
@@ -67,8 +68,9 @@ def _size(sources: Sources) -> Iterator[KeyFigure]:
 def _speed(sources: Sources) -> Iterator[KeyFigure]:
     whole, card = sources.whole, sources.plan.card
     measured = sources.measured_first
-    for phase in sources.phases:
-        label = f"{_PHASES[phase]} speed" if len(sources.phases) > 1 else "Speed"
+    phases: tuple[str, ...] = (Phase.WHOLE,) if Phase.WHOLE in measured else sources.phases
+    for phase in phases:
+        label = f"{_PHASES[phase]} speed" if len(phases) > 1 else "Speed"
         limit = getattr(whole, phase).limit if whole else _limit(sources, phase)
         beside = [f"limit {times(limit)}"] if limit else []
         if phase in measured:

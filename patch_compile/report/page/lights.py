@@ -7,6 +7,7 @@ from typing import Literal
 
 from patch_compile.out.bench import Phase
 from patch_compile.out.questions import EngineCompared
+from patch_compile.report.bench import IN_PHASE
 from patch_compile.report.page.sources import Perplexities, Sources
 from patch_compile.report.page.spelling import change, joined, percent, perplexity, times
 
@@ -17,9 +18,6 @@ _ASKED = ("Right?", "How much lost?", "How fast?")
 _PERPLEXITY = (0.05, 0.20)  # increase over the dense model
 _OUTPUT = (0.02, 0.10)  # relative error of an output
 _FASTER = 1.05  # speed-up from which the light is green
-_PHASES = {"end_to_end": "end to end", "prefill": "in prefill", "decode": "in decode"}
-
-_MEASURED = {Phase.PREFILL: "in prefill", Phase.DECODE: "in decode", Phase.WHOLE: "for a whole run"}
 
 Colour = Literal["green", "yellow", "red", "grey"]
 
@@ -97,7 +95,7 @@ def _fast(sources: Sources) -> tuple[Colour, str, str]:
         low, high = min(found.values()), max(found.values())
         answer = times(low) if len(found) == 1 else f"{times(low)} to {times(high)}"
         in_order = [phase for phase in (Phase.PREFILL, Phase.DECODE, Phase.WHOLE) if phase in found]
-        each = joined([f"{times(found[phase])} {_MEASURED[phase]}" for phase in in_order])
+        each = joined([f"{times(found[phase])} {IN_PHASE[phase]}" for phase in in_order])
         why = f"Measured on {sources.bench.device.name} against the dense engine: {each}."
         return _of_speed(low, high), answer, why
     whole, card = sources.whole, sources.plan.card
@@ -105,7 +103,7 @@ def _fast(sources: Sources) -> tuple[Colour, str, str]:
         return "grey", "Not known", "No speed is predicted for this model and target, and none was measured."
     each_phase = {phase: getattr(whole, phase).speedup for phase in sources.phases}
     slower = [
-        f"{_PHASES[phase]} ({times(speedup)})" for phase, speedup in each_phase.items() if speedup < 1.0
+        f"{IN_PHASE[phase]} ({times(speedup)})" for phase, speedup in each_phase.items() if speedup < 1.0
     ]
     but = f" Slower {joined(slower)}." if slower else ""
     colour = _of_speed(min(each_phase.values()), whole.end_to_end.speedup)

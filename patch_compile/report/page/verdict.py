@@ -11,15 +11,13 @@ from patch_compile.out.questions import EngineCompared
 from patch_compile.out.report import Kind, OutputsReport
 from patch_compile.out.verify import Outcome, VerifyReport
 from patch_compile.report.baselines import beaten_lines
-from patch_compile.report.bench import LIBRARY_NAMES
+from patch_compile.report.bench import IN_PHASE, LIBRARY_NAMES
 from patch_compile.report.output_error import output_warnings
 from patch_compile.report.page.sources import Sources
 from patch_compile.report.page.spelling import change, found_error, joined, number, percent, perplexity, times
 from patch_compile.report.verify import limit_words, unanswered_words
 
 __all__ = ["Verdict", "Warning", "verdict"]
-
-_PHASES = {"end_to_end": "end to end", "prefill": "in prefill", "decode": "in decode"}
 
 
 @dataclass(frozen=True)
@@ -110,7 +108,7 @@ def _compared(speedup: float) -> str:
 
 def _measured(phases: dict[str, tuple[BenchRow, float]], bench: BenchReport) -> str:
     parts = [
-        f"{times(speedup)} {_PHASES[phase]}{_limit(row)} with batch {row.batch}"
+        f"{times(speedup)} {IN_PHASE[phase]}{_limit(row)} with batch {row.batch}"
         for phase, (row, speedup) in sorted(phases.items(), reverse=True)
     ]
     runner = LIBRARY_NAMES[bench.runner]
@@ -162,7 +160,7 @@ def _of_speed(sources: Sources) -> Iterator[Warning]:
     if whole is not None and card is not None:
         slower = [phase for phase in sources.phases if getattr(whole, phase).speedup < 1.0]
         if slower:
-            where = f"{joined([_PHASES[one] for one in slower])} on {card.name}"
+            where = f"{joined([IN_PHASE[one] for one in slower])} on {card.name}"
             auto = sources.recipe.get("lowering") == "auto"
             how = "" if auto else " Linears that gain nothing by it stay dense with"
             yield Warning(
@@ -174,7 +172,7 @@ def _of_speed(sources: Sources) -> Iterator[Warning]:
         if speedup < 1.0:
             yield Warning(
                 "caution",
-                f"Measured slower than the dense engine {_PHASES[row.phase]} with batch {row.batch}: "
+                f"Measured slower than the dense engine {IN_PHASE[row.phase]} with batch {row.batch}: "
                 f"{times(speedup)}.",
             )
 

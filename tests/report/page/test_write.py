@@ -11,7 +11,7 @@ from onnx import helper
 
 from masklearn.masks.record import RepairRecord
 from patch_compile.errors import PatchCompileError
-from patch_compile.out.bench import Library
+from patch_compile.out.bench import Library, Phase
 from patch_compile.out.questions import EngineNotRun, NotRun
 from patch_compile.out.verify import Outcome
 from patch_compile.report.page import write_page
@@ -72,6 +72,18 @@ class TestVerdict:
         assert "top1:60%" not in said  # this limit passed
         assert "worse than FFN-only 2:4" in said
         assert "patch-compile verify" not in said
+
+    def test_an_engine_that_is_run_as_a_whole(self, out: Out) -> None:
+        """The engine of an ONNX file has neither prompts nor decode steps, and no prediction."""
+        out.report["plan"] |= {"whole": None, "card": None, "workload": None, "unpredicted": "no-checkpoint"}
+        for row in out.report["linears"]:
+            row["predicted"] = None
+        whole = {"phase": Phase.WHOLE, "tokens": None, "limit": None, "predicted": None}
+        timed = benched().model_copy(update={"rows": (benched().rows[0].model_copy(update=whole),)})
+        said = words(write_page(out.write(None, timed)))
+        assert "with TensorRT: 0.86× for a whole run with batch 16 against the dense engine." in said
+        assert "Measured slower than the dense engine for a whole run with batch 16: 0.86×." in said
+        assert "measured, batch 16" in said and "neither predicted nor measured" not in said
 
     def test_times_of_a_cpu_are_not_taken_for_those_of_a_gpu(self, out: Out) -> None:
         said = words(write_page(out.write(verified(out), benched(Library.ONNX_RUNTIME))))
