@@ -63,7 +63,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "attention_multiplier": 0.3,
     },
     "granite_swa": _WINDOW,
-    "helium": _GROUPED,
+    "helium": _GROUPED | {"head_dim": 16},  # its heads together are as wide as its hidden states
     "hunyuan_v1_dense": _HEADS,
     "jais2": _GROUPED,
     "ministral": _WINDOW | {"head_dim": 16},
@@ -98,7 +98,11 @@ MIXTURES: dict[str, dict[str, Any]] = {
 # with experts; attention sinks, with experts in 3-D tensors. It builds two more: tests/build/test_families.py.
 IN_EVERY_RUN = ("bloom", "deepseek_v3", "gpt_oss")
 # What torch says of those that it does not export: complex numbers, and a table of masks that bounds the positions.
-UNEXPORTABLE = {"deepseek_v2": "complex-valued", "gpt_neo": "Constraints violated"}
+UNEXPORTABLE = {
+    "deepseek_v2": "complex-valued",
+    "gpt_neo": "Constraints violated",
+    "xglm": "Constraints violated",
+}
 # Their checkpoints have other names than their modules, which only transformers knows.
 RENAMED: dict[str, dict[str, Any]] = {
     "granitemoe": _GROUPED | _EXPERTS | {"num_local_experts": 4},
