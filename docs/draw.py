@@ -90,7 +90,10 @@ def _selected(scores: NDArray[np.float64], ratio: float) -> NDArray[np.bool_]:
 
 
 def slab() -> str:
-    """Which lane of a warp holds which weight of a slab, and in which order: read from packed slabs of numbered weights."""
+    """Draw the place of each weight of a slab: its lane of the warp, and its order there.
+
+    Weights are numbered and packed, and the picture shows where the numbers lie.
+    """
     dense, sparse = _places(sparse=False), _places(sparse=True)
     parts = [
         '<text class="title left" x="10" y="18">dense slab: 16 rows × 16 of 64 columns, one mma.m16n8k16</text>',

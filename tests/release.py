@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def faults(root: Path, *, final: bool) -> list[str]:
-    """What does not agree, in words."""
+    """Returns a sentence for each place whose version or date differs from the others."""
     version = tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
     cited = re.search(r"^version: (.*)$", (root / "CITATION.cff").read_text(), re.MULTILINE)
     titles = re.findall(r"^## (.*)$", (root / "CHANGELOG.md").read_text(), re.MULTILINE)

@@ -119,6 +119,16 @@ def entries(totals: Sequence[float] = (8.0,), repairs: Sequence[float] = (30.0,)
         for minutes in repairs:
             settings = asked | _DISTILL | {"repair_minutes": minutes}
             found.append(Entry(f"oneshot + {minutes:g} min of repair{ALL_KINDS}", ratio, settings))
+    found += _quantised_entries(totals)
+    own_text = oneshot[_ONE_RATIO] | {"repair": "none", "calib": None}
+    found.append(Entry(OWN_TEXT, _ONE_RATIO, own_text))
+    joint = {"method": "patch-joint", "ratio": _ONE_RATIO, "repair": "none", "steps": _PATCH_STEPS}
+    return [*found, Entry(PATCH, _ONE_RATIO, joint)]
+
+
+def _quantised_entries(totals: Sequence[float]) -> list[Entry]:
+    """Returns the cells of int8 and int4, at one ratio."""
+    found: list[Entry] = []
     for weights in ("int8", "int4"):
         mark = f", {weights}"
         found.append(Entry(f"dense{mark}", None, {"weights": weights}, baseline=Baseline.ROUNDED))
@@ -132,10 +142,7 @@ def entries(totals: Sequence[float] = (8.0,), repairs: Sequence[float] = (30.0,)
         for minutes in totals:
             name = f"oneshot, {minutes:g} min in all{ALL_KINDS}{mark}"
             found.append(Entry(name, _ONE_RATIO, asked | _DISTILL, total=minutes))
-    own_text = oneshot[_ONE_RATIO] | {"repair": "none", "calib": None}
-    found.append(Entry(OWN_TEXT, _ONE_RATIO, own_text))
-    joint = {"method": "patch-joint", "ratio": _ONE_RATIO, "repair": "none", "steps": _PATCH_STEPS}
-    return [*found, Entry(PATCH, _ONE_RATIO, joint)]
+    return found
 
 
 class State:

@@ -26,7 +26,7 @@ _REPOSITORY = re.compile(f"{_PART}/{_PART}", re.ASCII)
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card says of licence and languages; empty for what it does not say.
+    """Licence and languages that a model card names. Fields that it does not name are empty.
 
     licence: an identifier such as `apache-2.0`; `other` has a name and a link.
     """

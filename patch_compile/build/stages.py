@@ -200,15 +200,11 @@ def keys_of(job: Job, dump: PassDump | None = None) -> dict[Stage, str]:
     """
     r, masks = job.recipe, _masks_key(job)
     dumped = None if dump is None else time.time_ns()
-    graph = (
-        r.dtype,
-        r.opset,
-        r.logits,
-        r.fuse,
-        r.lowering,
-        GENAI_CONFIG_NAME,
-    )  # of builds without it the stage runs again
-    onnx = key_of(masks, *graph, job.source.graph_key, repr(job.costs), dumped, Plan.SCHEMA)
+    graph = r.dtype, r.opset, r.logits, r.fuse, r.lowering
+    # The name of onnxruntime-genai's config is in the key: builds that lack the file run the stage again.
+    onnx = key_of(
+        masks, *graph, GENAI_CONFIG_NAME, job.source.graph_key, repr(job.costs), dumped, Plan.SCHEMA
+    )
     shapes = [r.min_shapes, r.opt_shapes, r.max_shapes, repr(r.engine_options())]
     plugin = job.plugin.fingerprint if job.plugin else None
     targets = [target.name for target in job.targets]

@@ -48,9 +48,8 @@ PLAN = "plan.json"
 ONNX_NAME = "model.onnx"
 ONNX_FOLDER = "onnx"
 ONNX = f"{ONNX_FOLDER}/{ONNX_NAME}"
-GENAI_CONFIG_NAME = (
-    "genai_config.json"  # beside a decoder's ONNX file, with its tokenizer, for onnxruntime-genai
-)
+# Lies beside a decoder's ONNX file, with its tokenizer, for onnxruntime-genai.
+GENAI_CONFIG_NAME = "genai_config.json"
 PRUNED_ONNX = f"{MODEL}/{ONNX_NAME}"  # in builds from an ONNX file
 ENGINE_NAME = "model.engine"
 ENGINE_REPORT_NAME = "engine.json"

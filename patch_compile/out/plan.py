@@ -82,7 +82,7 @@ class ReasonKind(StrEnum):
     LITTLE_SPARSE = "little-sparse"  # with all tiles 2:4 it would be faster, with those of its mask it is not
     PROMPTS = "prompts"  # prompts lose more time than decode steps gain
     DENSE_PRODUCT = "dense-product"  # one dense product with other linears of its input is faster
-    # Of linears in a graph that another program exported:
+    # The next four are reasons for linears of a graph that another program exported.
     NOT_IN_GRAPH = "not-in-graph"  # no weight of the graph has its numbers
     READ_TWICE = "read-twice"  # more than one product reads its weight
     READ_OTHERWISE = "read-otherwise"  # an operation that is no product reads its weight too

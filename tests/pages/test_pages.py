@@ -96,14 +96,14 @@ def test_words_of_commands_exist(name: str) -> None:
 
 
 def runs(block: Block) -> bool:
-    """Whether a block has something to run here."""
+    """Returns True if the test runs a command or snippet of the block."""
     if block.rule.startswith("needs ") or block.language not in ("python", *SHELL):
         return False
     return block.language == "python" or any(map(is_ours, block.commands()))
 
 
 def is_ours(words: list[str]) -> bool:
-    """Whether a command calls patch-compile, itself or by `make demo`."""
+    """Returns True for a call of patch-compile and for `make demo`, which calls it."""
     return words[0] == "patch-compile" or words[:2] == ["make", "demo"]
 
 
@@ -130,7 +130,7 @@ def test_commands_and_snippets_run(name: str, tmp_path: Path, monkeypatch: pytes
 
 
 def begins_behind_a_build(found: list[Block]) -> bool:
-    """Whether a page names a build, masks or a pruned model that its own commands have not made by then."""
+    """Returns True if a command reads a build, masks or a pruned model that no earlier command of the page made."""
     made = set[str]()
     for words in (words for block in found if block.language in SHELL for words in block.commands()):
         output = words[words.index("-o") + 1] if "-o" in words else ""

@@ -36,7 +36,7 @@ def card_of(path: Path) -> tuple[dict[str, object], str]:
 
 
 def test_the_card_says_where_the_model_is_from_and_what_it_costs(out: Out) -> None:
-    out.report["model"]["path"] = "/root/hub/models--Some-Owner--Model-1B/snapshots/0123"
+    out.report["model"]["path"] = "/hub/models--Some-Owner--Model-1B/snapshots/0123"
     path = out.write()
     (path / "model").mkdir()
     (path / "model" / CARD).write_text(BASE)
