@@ -11,7 +11,7 @@ MKL divides a product by the number of threads unless it is told not to, and tor
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
@@ -35,7 +35,7 @@ _SAME_BYTES = {"MKL_CBWR": "AUTO,STRICT"}
 _COUNT = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-def settle_threads(environment: MutableMapping[str, str] = os.environ) -> None:
+def settle_threads() -> None:
     """Let waiting threads sleep, start no more of them than this process may use cores at a time, and let products of
     matrices not depend on their number.
 
@@ -43,13 +43,13 @@ def settle_threads(environment: MutableMapping[str, str] = os.environ) -> None:
     """
     if "torch" in sys.modules:
         return
-    if not _names_any(environment, _WAITING):
-        environment.update(_SLEEP)
+    if not _user_sets_any(_WAITING):
+        os.environ.update(_SLEEP)
     for name, value in _SAME_BYTES.items():
-        environment.setdefault(name, value)
+        os.environ.setdefault(name, value)
     allowed = usable_cores()
-    if allowed < len(os.sched_getaffinity(0)) and not _names_any(environment, _COUNT):
-        environment["OMP_NUM_THREADS"] = str(allowed)
+    if allowed < len(os.sched_getaffinity(0)) and not _user_sets_any(_COUNT):
+        os.environ["OMP_NUM_THREADS"] = str(allowed)
 
 
 def usable_cores(root: Path = Path("/sys/fs/cgroup")) -> int:
@@ -116,5 +116,5 @@ def _workers(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, "masklearn", initializer=lambda: set_num_threads(1))
 
 
-def _names_any(environment: Mapping[str, str], names: Sequence[str]) -> bool:
-    return any(name in environment for name in names)
+def _user_sets_any(names: Sequence[str]) -> bool:
+    return any(name in os.environ for name in names)

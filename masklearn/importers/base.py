@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["IMPORTERS", "Importer", "Published", "check_known", "first_few"]
 
+_NAMED = 3  # names that a line for the user lists
+
 
 @dataclass(frozen=True, eq=False)
 class Published:
@@ -97,8 +99,8 @@ def check_known(
     return covered, tuple(sorted(named - set(covered)))
 
 
-def first_few(names: Iterable[str], count: int = 3) -> str:
+def first_few(names: Iterable[str]) -> str:
     """Returns the first names as text, with the number of the others."""
     listed = list(names)
-    more = f" and {len(listed) - count} more" if len(listed) > count else ""
-    return ", ".join(listed[:count]) + more
+    more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
+    return ", ".join(listed[:_NAMED]) + more

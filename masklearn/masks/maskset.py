@@ -30,9 +30,8 @@ from masklearn.shard import Shard, write_shard
 from masklearn.weights.grid import Grid
 from masklearn.weights.table import FLOAT16, QUANTISED
 
-__all__ = ["FORMAT_VERSION", "MaskSet", "grids_of"]
+__all__ = ["MaskSet", "grids_of"]
 
-FORMAT_VERSION = WITH_SCALES
 _VERSIONS = (KINDS_OF_24, KINDS_OF_ALL, WITH_SCALES)
 _FORMAT = "patch-compile.masks"
 

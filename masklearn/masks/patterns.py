@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["KEPT_POSITIONS", "PATTERNS", "patterns_from_keep", "patterns_from_scores", "removed_scores"]
+__all__ = ["KEPT_POSITIONS", "PATTERNS", "patterns_from_scores", "removed_scores"]
 
 # In lexicographic order. A code 0..5 in a mask file is an index into this tuple.
 KEPT_POSITIONS: tuple[tuple[int, int], ...] = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
@@ -42,18 +42,6 @@ def removed_scores(scores: Any) -> Any:
     lowest, other = _low_high(low_ab, low_cd)
     second, _ = _low_high(other, _low_high(high_ab, high_cd)[0])
     return lowest + second
-
-
-def patterns_from_keep(keep: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Returns the codes of a mask that keeps exactly two of every four: `[..., K]` bool to `[..., K/4]` uint8.
-
-    Raises ValueError if a group keeps another number.
-    """
-    groups = keep.reshape(*keep.shape[:-1], keep.shape[-1] // 4, 4)
-    if not bool((groups.sum(axis=-1) == 2).all()):
-        raise ValueError("a group of 4 does not keep exactly two weights")
-    codes: NDArray[np.uint8] = patterns_from_scores(keep.astype(np.uint8))
-    return codes
 
 
 def _uint8(array: Any) -> Any:

@@ -1,7 +1,6 @@
 import itertools
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +9,6 @@ from hypothesis.extra.numpy import arrays
 from masklearn.masks.patterns import (
     KEPT_POSITIONS,
     PATTERNS,
-    patterns_from_keep,
     patterns_from_scores,
     removed_scores,
 )
@@ -64,13 +62,6 @@ def test_removed_does_not_cancel_beside_a_huge_score() -> None:
 
 
 @given(arrays(np.uint8, st.tuples(st.integers(1, 4), st.integers(1, 6)), elements=st.integers(0, 5)))
-def test_keep_and_back(codes: np.ndarray) -> None:
+def test_a_mask_as_scores_gives_its_patterns_back(codes: np.ndarray) -> None:
     keep = PATTERNS[codes].reshape(codes.shape[0], -1)
-    np.testing.assert_array_equal(patterns_from_keep(keep), codes)
-
-
-@pytest.mark.parametrize("kept", [0, 1, 3, 4])
-def test_keep_with_another_count_is_refused(kept: int) -> None:
-    keep = np.arange(4)[None] < kept
-    with pytest.raises(ValueError, match="exactly two"):
-        patterns_from_keep(keep)
+    np.testing.assert_array_equal(patterns_from_scores(keep.astype(np.uint8)), codes)
