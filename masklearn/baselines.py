@@ -13,9 +13,9 @@ Users can make all of them but the last with these settings (FFN stands for the 
     random-tiles   --method sparsegpt --criterion random         at the result's own ratio
     unstructured   SparseGPT without structure, the result's ratio in every linear: a reference that is not deployable
 
-Baselines are not repaired: their weights are SparseGPT's, in the result's weight types. The last three have the result's
-kinds of tiles. Those of 8:16 and 12:16 are left out, with a note, for models that these do not fit. PATCH (arXiv
-2509.23410) and its reviews compare with the others.
+Baselines are not repaired. Their weights are SparseGPT's, in the result's weight types; those of `unstructured` have 16
+bits. `magnitude-tiles` and `random-tiles` have the result's kinds of tiles. The two of n:16 are left out, with a note, for
+models whose linears these kinds do not fit. PATCH (arXiv 2509.23410) and its reviews compare with the others.
 """
 
 import shutil
@@ -162,7 +162,8 @@ def compare(
 
 
 def _as_in(masks: MaskSet) -> Choose | None:
-    """Returns a function that prunes the linears that a result prunes, to its ratio; None if its ratio is over all."""
+    """Returns a function that prunes the linears that a result prunes, to its ratio; None if its ratio counts over all
+    linears."""
     gains = masks.record.gains
     if gains is None:
         return None

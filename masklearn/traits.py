@@ -20,7 +20,7 @@ class Need(StrEnum):
 
 
 class Criterion(StrEnum):
-    """Score that ranks tiles: the cost of making a tile 2:4."""
+    """Score that ranks tiles: the cost of pruning a tile."""
 
     # E[g²] of the gradient g of the linear's outputs x squared output error: twice the increase of the loss, to second
     # order.
@@ -66,8 +66,7 @@ class MethodTraits:
     name: value of `--method`; summary: one line for lists; needs: things that it needs from the model besides weights;
     criteria: criteria that it can rank tiles by, its default first, () if it has its own; unit: unit of the scores of its
     own criterion, in words; solves: True if it chooses patterns and solves the surviving weights after the tiles are
-    chosen; repair: repair if the recipe does not say otherwise; only_two_four: True if it
-    learns no other kind of tile.
+    chosen; repair: repair if the recipe does not say otherwise; only_two_four: True if it learns no other kind of tile.
     """
 
     name: ClassVar[str]

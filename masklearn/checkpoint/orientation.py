@@ -27,12 +27,12 @@ Array = TypeVar("Array", bound=_Array)
 
 
 def from_stored(checkpoint: Checkpoint, name: str, stored: Array) -> Array:
-    """Returns a view of an array in the checkpoint's orientation: `[N, K]` for the weight of a linear."""
+    """Returns a view `[N, K]` of the weight of a linear that has the checkpoint's orientation."""
     return stored.T if _is_transposed(checkpoint, name, stored.ndim) else stored
 
 
 def to_stored(checkpoint: Checkpoint, name: str, values: Array) -> Array:
-    """Returns a view of an array in the checkpoint's orientation: the inverse of `from_stored`."""
+    """Returns a view in the checkpoint's orientation of the weight `[N, K]` of a linear: the inverse of `from_stored`."""
     return from_stored(checkpoint, name, values)  # a transpose is its own inverse
 
 

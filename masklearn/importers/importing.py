@@ -86,8 +86,9 @@ def import_masks(
 class _Import:
     """State of one import.
 
-    zeros: number of zeros in the published masks; extra: number of their zeros beyond two per group that are not zero in
-    the model; nearly: number of tiles, by linear, that are dense because of a few groups only.
+    zeros: number of zeros in the published masks; extra: number of their zeros that the hybrid masks do
+    not have, though the model's weight is not zero; nearly: number of tiles, by linear, that are dense because of a few
+    groups only.
     """
 
     source: Path

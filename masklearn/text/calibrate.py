@@ -270,7 +270,7 @@ def _draw(windows: NDArray[np.int32], count: int, more: int, seed: int, drawn_fr
 
 
 def pool_of(windows: NDArray[np.int64], recipe: LearnRecipe, source: SourceKind, name: str) -> TokenPool:
-    """Return windows `[count, length]` with the record of their source. The first `recipe.windows` calibrate."""
+    """Returns a pool of windows `[count, length]` with a record of their source. The first `recipe.windows` calibrate."""
     record = TextRecord(
         source=source.value,
         name=name,

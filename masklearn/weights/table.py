@@ -21,7 +21,7 @@ class WeightType:
     """One type of weights.
 
     name: value on the command line and in files; bits: of a stored weight; span: columns of a row that share a scale, None
-    for all of them; scale_bits: bits of a stored scale that count by weight, 0 for a scale of a whole row.
+    for all of them; scale_bits: bits of a stored scale of a span, 0 for a scale of a whole row, which `row_bytes` counts.
     """
 
     name: str
@@ -55,7 +55,7 @@ class WeightType:
         return 4 if self.quantised and self.span is None else 0
 
     def fits(self, columns: int) -> bool:
-        """True if whole scales have `columns` (K) of a row."""
+        """True if the spans of the scales divide `columns` (K)."""
         return self.span is None or columns % self.span == 0
 
     def scales_shape(self, shape: tuple[int, int]) -> tuple[int, ...]:

@@ -90,7 +90,7 @@ def test_every_baseline_has_a_row(make_model: ModelMaker, text_file: Path, tmp_p
 
 
 def test_uniform_kinds_of_16(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
-    """They have their own ratio and bytes, whatever the result's are, and no kernel runs them."""
+    """They have their own ratio and bytes, whatever the result's are."""
     ours = recipe(text_file, tile=(16, 64), kinds="auto", bytes_per_weight=1.3, repair="none")
     path = make_model(hidden_size=64, intermediate_size=64, num_hidden_layers=1)
     names = [Baseline.UNIFORM_8_16, Baseline.UNIFORM_12_16, Baseline.MAGNITUDE_TILES, Baseline.UNSTRUCTURED]
