@@ -15,8 +15,8 @@ class PatchCompileError(Exception):
 
     what: one sentence without a final period; why, fix: whole sentences, or the unchanged message of another program;
     details: lines that are too many for a sentence. The command line prints the first three parts without a traceback, the
-    details with --verbose, and exits with `exit_code`. The class is in `masklearn` because
-    that is the lower of the two packages; `patch_compile` raises it too.
+    details with --verbose, and exits with `exit_code`. The class is in `masklearn` because that is the lower of the two
+    packages; `patch_compile` raises it too.
     """
 
     exit_code = 1

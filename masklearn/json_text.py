@@ -35,7 +35,7 @@ def parse_json(text: str | bytes, *, finite: bool = True) -> Any:
     try:
         decoded = text.decode("utf-8") if isinstance(text, bytes) else text
         value = json.loads(decoded, object_pairs_hook=_object, parse_constant=_no_number if finite else None)
-        if _SURROGATE.search(decoded):  # rare, and whole pairs are well
+        if _SURROGATE.search(decoded):  # rare; whole pairs pass
             json.dumps(value, ensure_ascii=False).encode("utf-8")
         return value
     except UnicodeEncodeError:

@@ -63,7 +63,7 @@ class LearnSettings(Settings):
     types, see `masks.weight_types`, None for 16 bits everywhere; include, exclude: patterns of `masks.names`; calib: a text
     of `masklearn.text`, None for text that the model writes itself; windows: number of calibration windows; length: tokens
     per window; seed: seed of all random draws; device: device of the model, None for CUDA if there is one; threads: number
-    of threads on a CPU, None for as many as torch takes. It changes results in bf16, and of an ONNX file, by rounding.
+    of threads on a CPU, None for as many as torch takes. Rounding in bf16, and in runs of an ONNX file, depends on it.
 
     criterion: see `Criterion`, None for the method's default; damping: of the Hessian, as a share of its mean diagonal;
     permute: reorder hidden channels of feed-forward parts first (see `masklearn.permute`).
@@ -129,9 +129,8 @@ class LearnSettings(Settings):
             "rounding": self.repairs and any(kind.quantised for kind in named_types(self.weights)),
             "scales": self.repairs and INT4 in named_types(self.weights),
         }
-        longer_than = {
-            "solving": "scoring"
-        }  # it runs the blocks on the same text or more, and solves besides
+        # Solving runs the blocks on the same text or more, and solves besides.
+        longer_than = {"solving": "scoring"}
         return {name: longer_than.get(name, "") for name, comes in phases.items() if comes}
 
     @property

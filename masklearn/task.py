@@ -53,9 +53,8 @@ class Task:
         """Windows of the recipe's text. The first access reads it, or lets the model write it."""
         weights = sum(math.prod(shape) for shape in self.coverage.linears.values())
         training = wanted_windows(self.recipe, weights)
-        keep = (
-            self.scratch / "checkpoint-text.safetensors"
-        )  # written anew it may differ, on a GPU for example
+        # A text that the model writes again may differ, on a GPU for example.
+        keep = self.scratch / "checkpoint-text.safetensors"
         return token_pool(self.checkpoint, self.recipe, self.progress, training=training, keep=keep)
 
     def over_all(self) -> "Task":

@@ -166,9 +166,8 @@ class Checkpoint:
         """Read a weight as an fp32 torch tensor. Raises PatchCompileError if it holds NaN, infinity, or numbers that are so
         large that their squares are not finite."""
         weight = self.torch(name).float()
-        if weight.numel() and not all(
-            abs(end) < _LARGEST_WEIGHT for end in weight.aminmax()
-        ):  # NaN is not below
+        # NaN is not below the bound either.
+        if weight.numel() and not all(abs(end) < _LARGEST_WEIGHT for end in weight.aminmax()):
             bad = int((~weight.isfinite()).sum())
             many = f"{bad} of its {weight.numel()} weights are not finite"
             raise PatchCompileError(

@@ -65,7 +65,7 @@ _Sized = create_model("_Sized", __base__=_Typed, **_sizes(_MOST, 1), **_sizes(_M
 
 
 class _Config(_Sized):  # type: ignore[misc, valid-type]  # mypy knows no class that create_model returns
-    """A whole config. The two others are those of a model of images and text."""
+    """A whole config. Models of images and text have a config of each part in it."""
 
     text_config: _Sized | None = None  # type: ignore[valid-type]
     vision_config: _Sized | None = None  # type: ignore[valid-type]
@@ -80,6 +80,7 @@ def check_config(file: Path, content: Mapping[str, Any]) -> None:
         _Config.model_validate(dict(content))
     except ValidationError as error:
         first = error.errors()[0]
+        # pydantic adds the member of a union to the path, such as `int`, which is no name of a setting.
         place = ".".join(str(part) for part in first["loc"] if part in content or "_" in str(part))
         raise _refused(file, f"{place} = {shown(first['input'])}", f"{first['msg']}.") from error
     for part in (content, content.get("text_config") or {}):

@@ -68,8 +68,8 @@ def listed_tensors(bare: Checkpoint) -> Iterator[tuple[str, _Shape]]:
 
 
 def _shape(row: Architecture, linear: str, sizes: Sizes) -> _Shape:
-    """Returns [N, K] of a linear of a block. A linear that is neither of the feed-forward part nor q, k or v ends
-    attention, or makes q, k and v."""
+    """Returns [N, K] of a linear of a block: one of the feed-forward part, q, k or v, one that makes all three, or the
+    output projection of attention."""
     first, last = row.mlp
     end = linear.rpartition(".")[2]
     if linear.endswith(last) and not _attends(linear):

@@ -43,9 +43,8 @@ def load_config(model_dir: str | Path) -> Any:
 
     with _explained(_no_model(model_dir), _FETCH):
         config = AutoConfig.from_pretrained(str(model_dir), local_files_only=True, trust_remote_code=False)
-        if isinstance(
-            config.get_text_config(), dict
-        ):  # transformers keeps what a class does not know as it is
+        # transformers keeps settings that a class does not know as they are.
+        if isinstance(config.get_text_config(), dict):
             raise TypeError(f"a config of the type {config.model_type!r} has no text_config")
         if hasattr(config, "quantization_config"):
             del config.quantization_config
@@ -132,9 +131,11 @@ TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt",
     "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
 )  # fmt: skip
-_MOST_BYTES = 256 << 20  # that of a vocabulary of 256 k tokens has about 35 MB
+_MOST_BYTES = 256 << 20  # tokenizer.json of a vocabulary of 256 k tokens has about 35 MB
 _PROBE = "a word, 12 and \u2603"
-_PANIC = "PanicException"  # of the tokenizers library: no Exception, as the libraries in Rust raise it
+_PANIC = (
+    "PanicException"  # libraries in Rust, such as tokenizers, raise it; it derives from BaseException alone
+)
 _FETCH = "Fetch the checkpoint again, or update transformers."
 
 

@@ -20,10 +20,8 @@ from masklearn.shard import write_shard
 
 __all__ = ["masked_weight", "write_pruned_checkpoint"]
 
-_OF_QUANTISATION = (
-    "quantize_config.json",
-    "quant_config.json",
-)  # as GPTQ and AWQ write them beside config.json
+# GPTQ and AWQ write these beside config.json.
+_OF_QUANTISATION = ("quantize_config.json", "quant_config.json")
 
 
 def masked_weight(weight: NDArray[Any], keep: NDArray[np.bool_]) -> NDArray[Any]:
@@ -50,7 +48,7 @@ def write_pruned_checkpoint(
     _write_config(checkpoint, masks, out)
     if checkpoint.quantised:
         _describe_dense(checkpoint, out)
-    total, done = len(list(checkpoint.names())), 0
+    total, done = len(checkpoint.names()), 0
 
     def tensor(name: str) -> NDArray[Any]:
         nonlocal done

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["WeightStore"]
 
 _SUFFIX = ".safetensors"
-_LONGEST = 150  # bytes of a file name without its suffix; file systems take 255, and a file that is written has a longer one
+_LONGEST = 150  # bytes of a file name without its suffix; file systems take 255, and `whole_file` adds to it while it writes
 _CUT = "%-"  # no quoted name has it
 
 

@@ -90,7 +90,7 @@ def _small_model(config: Any) -> Any:
                 raise UnlikeError(f"Its smallest model has {weights} weights, which are too many to run.")
             model = build_model(AutoModelForCausalLM, small, dtype=torch.float32).eval()
             with torch.no_grad():
-                # Norms start at 1 and biases at 0, which would hide it if they were left out.
+                # Norms start at 1 and biases at 0, which would hide that one is missing.
                 for parameter in model.parameters():
                     parameter.add_(torch.randn_like(parameter) * 0.05)
             return model

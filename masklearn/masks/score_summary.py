@@ -1,4 +1,4 @@
-"""Summarises tile scores in a histogram that is small enough for a file's header, and the cut that parted their tiles."""
+"""Summarises tile scores in a histogram that is small enough for a file's header, with the highest price that was paid."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -202,9 +202,8 @@ def _steps(losses: list[_Points], savings: list[_Points]) -> _Steps:
         if not there.size:
             break
         to = np.where((slopes_to == least) & (ahead > 0.0), ahead, -np.inf).argmax(axis=0)[there]
-        slope[there] = np.maximum(
-            slope[there], least[there]
-        )  # rounding must not change the order of a tile's steps
+        # Rounding must not change the order of a tile's steps.
+        slope[there] = np.maximum(slope[there], least[there])
         tiles.append(there)
         codes.append(np.array([kind.code for kind in kinds], np.uint8)[to])
         costs.append(cost[to, there] - at_cost[there])

@@ -34,10 +34,10 @@ class Float16Fit:
 
 
 def float16_fit(checkpoint: Checkpoint, tokens: Sequence[int], device: str | None = None) -> Float16Fit:
-    """Run a few tokens through the dense model in fp32, one block in memory at a time, and look at inputs and outputs of
-    linears and blocks.
+    """Returns the counts for a few tokens that run through the dense model in fp32, one block in memory at a time.
 
-    Raises PatchCompileError as `stream_blocks` does.
+    It looks at the inputs and outputs of linears, at the outputs of blocks, and at the weights of linears. Raises
+    PatchCompileError as `stream_blocks` does.
     """
     overflow: list[tuple[str, float]] = []
     vanished: list[tuple[int, float]] = []

@@ -21,7 +21,7 @@ Unbounded = Annotated[
 """A number that may be infinite, such as a perplexity that overflowed. JSON, which has no infinity, holds null for it."""
 
 
-_TILE = 1e-3  # of a ratio: the precision of tiles
+_TILE = 1e-3  # of a ratio: one tile's share of a small model's weights
 _BYTES_OF_RATIO = (BYTES_DENSE - TWO_FOUR.bytes_per_weight) / TWO_FOUR.zeros
 
 
@@ -59,14 +59,15 @@ class BaselineRow(_Part):
     bytes_per_weight: float | None = None
 
     def beats(self, other: BaselineRow) -> bool:
-        """True if this row has a lower perplexity and takes no more bytes, which kinds of tiles do at different ratios.
-
-        Where a row does not say its bytes, it must have no lower ratio. Values within a tile's of a small model are equal.
-        """
+        """True if this row has a lower perplexity and is `no_larger_than` the other."""
         return other.perplexity > self.perplexity and self.no_larger_than(other)
 
     def no_larger_than(self, other: BaselineRow) -> bool:
-        """True if this row takes no more bytes, or has no lower ratio than a row of which bytes are unknown."""
+        """True if this row takes no more bytes. Kinds of tiles reach the same bytes at different ratios.
+
+        If one of the rows does not say its bytes, True if this one has no lower ratio. Differences that one tile of a small
+        model makes do not count.
+        """
         if self.bytes_per_weight is None or other.bytes_per_weight is None:
             return other.ratio <= self.ratio + _TILE
         return self.bytes_per_weight <= other.bytes_per_weight + _TILE * _BYTES_OF_RATIO

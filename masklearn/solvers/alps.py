@@ -110,9 +110,8 @@ def _solve(
     """Returns D and its codes, or None if a factorisation fails. hessian: scaled to a diagonal of 1."""
     growths = [_FIRST_RHO, *[_RHO_GROWTH] * (_ADMM_STEPS - 1)]
     rhos = list(accumulate(growths, mul)) if given is None else []
-    if (
-        weight.device.type != "cpu" or len(hessian) > _WIDTH
-    ):  # every operation is large enough for all threads
+    # Then every operation is large enough for all threads.
+    if weight.device.type != "cpu" or len(hessian) > _WIDTH:
         return _solve_rows(weight, hessian, allowed, given, ((rho, _inverse(hessian, rho)) for rho in rhos))
     steps = list(zip(rhos, in_parallel(lambda rho: _inverse(hessian, rho), rhos), strict=True))
 

@@ -58,8 +58,8 @@ def inverse_of_factor(lower: torch.Tensor) -> torch.Tensor:
 def upper_factor_of_inverse(matrix: torch.Tensor) -> torch.Tensor | None:
     """Returns the upper triangular U `[K, K]` with `matrix`⁻¹ = UᵀU, or None if the matrix is not positive definite.
 
-    With rows and columns in reverse order, `matrix` = LLᵀ gives U = L⁻¹ in reverse order, which saves to form the inverse
-    and to factor it.
+    With rows and columns in reverse order, `matrix` = LLᵀ gives U = L⁻¹ in reverse order. The inverse is therefore neither
+    formed nor factored.
     """
     lower = cholesky(matrix.flip(0, 1))
     if lower is None:

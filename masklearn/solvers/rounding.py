@@ -36,7 +36,7 @@ from masklearn.weights.table import INT4, WeightType
 
 __all__ = ["Rounded", "check_range", "round_group", "round_nearest"]
 
-# Shares of the largest |w| that the highest integer may stand for: at 7/8 of it the lowest of int4 does.
+# Shares of the largest |w| that the highest integer may stand for. At 7/8 the lowest integer of int4 stands for all of it.
 _SHRINK = (1.0, 0.95, 0.9, 0.875, 0.8, 0.75, 0.7, 0.625, 0.55)
 _DAMPING = 0.1  # of the Hessian, at least, as a share of its mean diagonal
 _TURNS = 2  # of fitting scales and descent
@@ -256,8 +256,9 @@ class _Part:
 def _search(columns: torch.Tensor, cost: torch.Tensor, kind: WeightType) -> torch.Tensor:
     """Returns the scale of each row, of a few shares of its largest |w|, that loses least of its weights.
 
-    A scale of int4 may be negative, because its lowest integer is an eighth larger than its highest one: it is the better
-    one for the largest weight. Of int8 it is larger by a 128th, which would gain nothing.
+    A scale of int4 may be negative. The lowest integer, -8, is larger than the highest, 7, so a span loses least if its
+    largest weight gets -8, which takes a negative scale if that weight is positive. -128 and 127 of int8 are too close for
+    that to matter.
 
     columns: weights `[columns, N]` of one span; cost: of a squared error in each column, `[columns, 1]`.
     """

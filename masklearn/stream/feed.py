@@ -98,9 +98,8 @@ class CheckpointFeed(Feed):
             gradients = output_fisher(task, calibration, (ahead, back), forward=scoring(ahead))
             folder = task.scratch / "scores-of-the-head"
         left = [name for name in self.shapes if name not in found]
-        if (
-            left
-        ):  # without Fisher all linears; with it the output head, if covered, which `forward` never gets
+        # Without Fisher all linears are left; with it the output head, if covered, which `forward` never gets.
+        if left:
             checkpoints = checkpoints_of(task, folder, "scoring", key, calibration)
             score = scoring(checkpoints)
             for block in stream_blocks(

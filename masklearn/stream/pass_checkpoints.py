@@ -33,7 +33,7 @@ class PassCheckpoints:
     """Results of the finished blocks of a pass, and the state with which its next block begins: a tensor per window.
 
     After a block, first the state of the next block is written, then the file of this block's results, and then the
-    state before is deleted. A kill at any moment therefore leaves whole blocks and the state of the next one, and the
+    state of this block is deleted. A kill at any moment therefore leaves whole blocks and the state of the next one, and the
     bytes of the result are those of a pass that was not interrupted.
 
     results: arrays by linear, of all finished blocks; done: number of finished blocks; complete: True if none is left.
@@ -117,7 +117,7 @@ class PassCheckpoints:
             state[i] = _tensor(shard.read(str(i)))
 
     def _restore(self) -> None:
-        """Read the results of the finished blocks. Files of another pass, or without a state to go on from, are deleted."""
+        """Read the results of the finished blocks. Files of another pass, or without the next block's state, are deleted."""
         while (file := self._results_file(self.done)).is_file():
             shard = Shard.open(file)
             if shard.metadata.get(_IDENTITY) != self._identity:

@@ -21,9 +21,8 @@ _ROWS = 256  # rows of a Parquet file in memory at a time
 _LARGEST_ARRAY = 2**28  # bytes; a JSON array is parsed as a whole, and may take 20 times its text in memory
 _LARGEST_GROUP = 2**31  # bytes of a row group, and the format's largest page
 _LONGEST_LINE = 2**26  # characters; a line of JSON is parsed as a whole
-_MOST_BLANK = (
-    2**22
-)  # blank characters and rows one after another; a file of them would be read to its end, however large
+# Blank characters and rows one after another. A file of them would be read to its end, however large.
+_MOST_BLANK = 2**22
 
 
 def file_text(path: Path, column: str | None = None) -> Iterator[str]:

@@ -35,7 +35,9 @@ __all__ = ["default_steps", "repair", "repair_scales", "searched_grids"]
 _LEARNING_RATE = 3e-4
 _LEARNING_RATE_OF_SCALES = 3e-3  # of their factors, which are about 1; for norms and biases too
 _SHARE_OF_SCALES = 1 / 3  # of the budget, if weights are rounded to int4
-_CHECKED = 4  # batches
+_CHECKED = (
+    4  # batches that did not train the scales: on these trained scales must lose less than rounded ones
+)
 _BETAS = (0.9, 0.95)
 _WARMUP = 5
 # Repair without a budget trains on _TOKENS tokens if the model has at most _WEIGHTS weights; see `default_steps`.

@@ -15,10 +15,9 @@ __all__ = ["LARGEST_STORABLE", "Grid", "spread", "storable", "stored_scales"]
 
 _SCALE_BITS = 8  # significant bits of a bfloat16
 _LEAST = np.float32(2.0**-24)  # the least number of float16 above 0; all its numbers are multiples of it
-LARGEST_STORABLE = 65280.0  # of float16 with so few bits
-_LEAST_OF_A_ROW = np.float32(
-    2.0**-23
-)  # with a smaller scale, float16 would not tell neighbouring integers apart
+LARGEST_STORABLE = 65280.0  # the largest number of float16 with so few significant bits
+# With a smaller scale, float16 would not tell neighbouring integers apart.
+_LEAST_OF_A_ROW = np.float32(2.0**-23)
 _CHUNK = 1 << 22  # weights whose numbers in fp32 are in memory at a time
 
 
