@@ -167,8 +167,8 @@ def _as_in(masks: MaskSet) -> Choose | None:
     gains = masks.record.gains
     if gains is None:
         return None
-    whole = frozenset(name for name, mask in masks.items() if not mask.kinds.any())
-    return by_budget(replace(Budget.of(gains.ratio), uncounted=whole))
+    dense = frozenset(name for name, mask in masks.items() if not mask.kinds.any())
+    return by_budget(replace(Budget.of(gains.ratio), uncounted=dense))
 
 
 def beside_baselines(

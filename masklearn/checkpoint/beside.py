@@ -12,7 +12,7 @@ from masklearn.shard import restrict
 __all__ = ["copy_beside", "copy_tokenizer"]
 
 # Suffixes of weights. All other files of a model folder are small (configuration, tokenizer, chat template) and copied.
-_OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".gguf", ".onnx", ".data", ".h5", ".msgpack", ".ot", ".safetensors")
+_WEIGHTS = (".bin", ".pt", ".pth", ".gguf", ".onnx", ".data", ".h5", ".msgpack", ".ot", ".safetensors")
 
 
 def copy_beside(model: Path, out: Path) -> None:
@@ -23,7 +23,7 @@ def copy_beside(model: Path, out: Path) -> None:
     """
     out.mkdir(parents=True, exist_ok=True)
     for file in model.iterdir():
-        if file.is_file() and not file.name.endswith(_OTHER_WEIGHTS):
+        if file.is_file() and not file.name.endswith(_WEIGHTS):
             _copy(file, out / file.name)
     for folder in _folders(model):
         shutil.copytree(folder, out / folder.relative_to(model), copy_function=_copy, dirs_exist_ok=True)
@@ -66,7 +66,5 @@ def _folders(model: Path) -> Iterator[Path]:
     for folder in sorted(model.iterdir()):
         if not folder.is_dir() or folder.name.startswith("."):
             continue
-        if folder.name in modules or not any(
-            file.name.endswith(_OTHER_WEIGHTS) for file in folder.rglob("*")
-        ):
+        if folder.name in modules or not any(file.name.endswith(_WEIGHTS) for file in folder.rglob("*")):
             yield folder

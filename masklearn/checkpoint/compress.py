@@ -44,7 +44,7 @@ def write_compressed(
     """
     _check_model(checkpoint, grids)
     copy_beside(checkpoint.path, out)
-    config = {**checkpoint.config, "quantization_config": _about(checkpoint, grids)}
+    config = {**checkpoint.config, "quantization_config": _quantization_config(checkpoint, grids)}
     (out / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     done, total, place, size = 0, len(checkpoint.names()), {}, 0
     for file, shard in checkpoint.shards().items():
@@ -99,7 +99,7 @@ def _bytes(spec: _Spec) -> int:
     return math.prod(spec[1]) * numpy_dtype(spec[0]).itemsize
 
 
-def _about(checkpoint: Checkpoint, grids: Mapping[str, Grid]) -> dict[str, Any]:
+def _quantization_config(checkpoint: Checkpoint, grids: Mapping[str, Grid]) -> dict[str, Any]:
     """Returns the `quantization_config`: a group for each type of weights."""
     modules = dict(_modules(checkpoint))
     named: dict[str, list[str]] = {}

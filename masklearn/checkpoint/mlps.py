@@ -41,7 +41,7 @@ def mlps_of(checkpoint: Checkpoint, covered: Collection[str]) -> list[Mlp]:
     linears = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     found = []
     for name, module in linears.items():
-        owner = f"{name.removesuffix(down)}"
+        owner = name.removesuffix(down)
         ups = [f"{owner}{one}" for one in up]
         inside = name.startswith(f"{row.blocks}.") and name.endswith(f".{down}")
         if not inside or not all(one in linears for one in ups):

@@ -133,9 +133,8 @@ TOKENIZER_FILES = (
 )  # fmt: skip
 _MOST_BYTES = 256 << 20  # tokenizer.json of a vocabulary of 256 k tokens has about 35 MB
 _PROBE = "a word, 12 and \u2603"
-_PANIC = (
-    "PanicException"  # libraries in Rust, such as tokenizers, raise it; it derives from BaseException alone
-)
+# Libraries in Rust, such as tokenizers, raise it. It derives from BaseException alone.
+_PANIC = "PanicException"
 _FETCH = "Fetch the checkpoint again, or update transformers."
 
 

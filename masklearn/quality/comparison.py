@@ -63,14 +63,14 @@ def compare_models(
     streams = [stream_blocks(model, windows, device, head=head, store=store) for model in (dense, pruned)]
     errors: dict[str, tuple[float, float]] = {}
     blocks: list[float] = []
-    total = len(list(meta_model(dense).get_submodule(row.blocks).children())) + head
+    steps = len(list(meta_model(dense).get_submodule(row.blocks).children())) + head
     predictions = logits = None
     for ours, theirs in zip(*streams, strict=True):
         if ours.is_head:
             predictions, logits = _predictions(ours, theirs, windows)
         else:
             blocks.append(_advance(ours, theirs, linears, errors, len(blocks)))
-        progress("comparing block by block", len(blocks) + (predictions is not None), total)
+        progress("comparing block by block", len(blocks) + (predictions is not None), steps)
     return Comparison(errors, tuple(blocks), predictions, logits)
 
 

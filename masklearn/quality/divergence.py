@@ -37,14 +37,14 @@ def divergences(
     `stream_blocks` does.
     """
     head = not architecture_of(dense).encoder
-    total = len(pruned) + 1
+    models = len(pruned) + 1
     reference = _last(dense, windows, device, store, head=head)
-    progress("comparing with the dense model", 1, total)
+    progress("comparing with the dense model", 1, models)
     found = []
     for done, checkpoint in enumerate(pruned, start=2):
         other = _last(checkpoint, windows, device, store, head=head)
         found.append(_kl(reference, other) if head else _distance(reference, other))
-        progress("comparing with the dense model", done, total)
+        progress("comparing with the dense model", done, models)
     return found
 
 
@@ -61,13 +61,13 @@ def _last(
 
 
 def _kl(dense: Block, pruned: Block) -> float:
-    total, tokens = 0.0, 0
+    kl, tokens = 0.0, 0
     for ours, theirs in zip(dense.hidden, pruned.hidden, strict=True):
         for start in range(0, ours.shape[1], HEAD_CHUNK):
             place = slice(start, start + HEAD_CHUNK)
-            total += _kl_of_logits(dense.run(ours[:, place]), pruned.run(theirs[:, place]))
+            kl += _kl_of_logits(dense.run(ours[:, place]), pruned.run(theirs[:, place]))
         tokens += ours.shape[0] * ours.shape[1]
-    return total / tokens
+    return kl / tokens
 
 
 def _kl_of_logits(dense: Tensor, pruned: Tensor) -> float:

@@ -96,10 +96,10 @@ class Projection:
         sparse = torch.cat([one.sparse for one in parts])
         if all(one.kept16 is None for one in parts):
             return cls(sparse)
-        return cls(sparse, torch.cat([one._kept16 for one in parts]))
+        return cls(sparse, torch.cat([one._all_kept16 for one in parts]))
 
     @property
-    def _kept16(self) -> torch.Tensor:
+    def _all_kept16(self) -> torch.Tensor:
         if self.kept16 is not None:
             return self.kept16
         groups = self.sparse.shape[1] * GROUP // _OF_SIXTEEN.group

@@ -77,8 +77,8 @@ class BackwardBlock(Block):
     Both replace `grads[i]` by the gradient with respect to the block's input, which is the previous block's output.
     """
 
-    def __init__(self, part: Part, hidden: HiddenStates, grads: HiddenStates, **kind: bool) -> None:
-        super().__init__(part, hidden, **kind)
+    def __init__(self, part: Part, hidden: HiddenStates, grads: HiddenStates, **flags: bool) -> None:
+        super().__init__(part, hidden, **flags)
         self.grads = grads
         self._left = set(range(len(hidden)))
 
@@ -267,10 +267,10 @@ def _backward_block(
     grads: HiddenStates,
     windows: NDArray[np.int64],
     device: torch.device,
-    **kind: bool,
+    **flags: bool,
 ) -> Iterator[BackwardBlock]:
     part.load(device)
-    block = BackwardBlock(part, hidden, grads, **kind)
+    block = BackwardBlock(part, hidden, grads, **flags)
     yield block
     block.finish(windows)
     part.release()

@@ -67,7 +67,7 @@ def squared_input_norms(
 
     with watch_calls(linears, add):
         run()
-    return {name: total.float() for name, total in sums.items()}
+    return {name: one.float() for name, one in sums.items()}
 
 
 def _add_upper(moment: torch.Tensor, rows: torch.Tensor) -> None:

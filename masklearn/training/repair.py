@@ -35,9 +35,8 @@ __all__ = ["default_steps", "repair", "repair_scales", "searched_grids"]
 _LEARNING_RATE = 3e-4
 _LEARNING_RATE_OF_SCALES = 3e-3  # of their factors, which are about 1; for norms and biases too
 _SHARE_OF_SCALES = 1 / 3  # of the budget, if weights are rounded to int4
-_CHECKED = (
-    4  # batches that did not train the scales: on these trained scales must lose less than rounded ones
-)
+# Batches that did not train the scales. Trained scales must lose less on them than rounded ones, or they are not kept.
+_CHECKED = 4
 _BETAS = (0.9, 0.95)
 _WARMUP = 5
 # Repair without a budget trains on _TOKENS tokens if the model has at most _WEIGHTS weights; see `default_steps`.
@@ -68,7 +67,8 @@ def repair(
         task.note("repair is off: give a smaller --batch or --length, or a device with more memory")
         return RepairRecord(method="none", why=f"{room / 2**30:.1f} GiB of memory are too little to train in")
     share = 1.0 - (_SHARE_OF_SCALES if searched_grids(task) else 0.0)
-    run = _Run(task, Student(task.checkpoint, masks), thrift, _schedule(task, thrift, share))
+    rate = task.recipe.learning_rate or _LEARNING_RATE
+    run = _Run(task, Student(task.checkpoint, masks), thrift, _schedule(task, thrift, share, rate))
     report = run.train("repair", store)
     return _record(task, report, run)
 
@@ -97,7 +97,7 @@ def repair_scales(
     thrift = _thrift(task, masks, available_memory(usable_device(task.recipe.device)))
     if thrift is None:
         return {}, record
-    schedule = _schedule(task, thrift, _SHARE_OF_SCALES)
+    schedule = _schedule(task, thrift, _SHARE_OF_SCALES, _LEARNING_RATE_OF_SCALES)
     if schedule.steps == 0:
         return {}, record
     schedule = replace(schedule, seed=schedule.seed + 1)  # in another order than the repair's
@@ -190,18 +190,17 @@ def default_steps(weights: int, tokens: int) -> int:
     return math.ceil(_TOKENS * math.sqrt(max(1.0, weights / _WEIGHTS)) / tokens)
 
 
-def _schedule(task: Task, thrift: Thrift, share: float) -> Schedule:
+def _schedule(task: Task, thrift: Thrift, share: float, learning_rate: float) -> Schedule:
     """Returns the schedule of a share of the repair's budget."""
     recipe, steps = task.recipe, task.recipe.repair_steps
     if steps is None and recipe.repair_minutes is None:
         weights = demand_of(task.checkpoint, {}, 0).weights
         steps = default_steps(weights, recipe.batch * recipe.length)
-    scales = share == _SHARE_OF_SCALES
     return Schedule.of(
         recipe,
         steps=None if steps is None else round(steps * share),
         minutes=None if recipe.repair_minutes is None else recipe.repair_minutes * share,
-        learning_rate=_LEARNING_RATE_OF_SCALES if scales else recipe.learning_rate or _LEARNING_RATE,
+        learning_rate=learning_rate,
         decay="linear",
         warmup=_WARMUP,
         betas=_BETAS,
