@@ -180,7 +180,7 @@ def _check_weight(checkpoint: Checkpoint, name: str, shape: tuple[int, int]) -> 
         raise PatchCompileError(
             f"{weight} has dtype {entry.dtype} in {checkpoint.path}",
             f"Masks are learned on {', '.join(_DTYPES)} weights.",
-            "Use a checkpoint that is not quantised.",
+            "Use a checkpoint whose weights have one of these types.",
         )
 
 

@@ -47,7 +47,9 @@ def _read_json(file: Path) -> dict[str, Any]:
     except ValueError as error:
         raise PatchCompileError(f"{file} is not JSON", str(error), "Fetch the file again.") from error
     if not isinstance(content, dict):
-        raise PatchCompileError(f"{file} is not a JSON object", "", "Fetch the file again.")
+        raise PatchCompileError(
+            f"{file} is not a JSON object", f"It is a JSON {type(content).__name__}.", "Fetch the file again."
+        )
     return content
 
 

@@ -26,7 +26,9 @@ class MaskArchive:
         try:
             self._arrays = ArrayArchive(path)
         except FileNotFoundError as error:
-            raise PatchCompileError(f"No masks at {path}", "There is no such file.", "") from error
+            raise PatchCompileError(
+                f"No masks at {path}", "There is no such file.", "Give the path of an .npz file of masks."
+            ) from error
         except PickledError as error:
             raise self._refused(error.name) from error
         except (ValueError, OSError) as error:

@@ -189,7 +189,9 @@ class MaskSet(Mapping[str, LinearMask]):
         """
         path = Path(path)
         if not path.is_file():
-            raise PatchCompileError(f"No mask file at {path}", "", "Give the path of a masks.safetensors.")
+            raise PatchCompileError(
+                f"No mask file at {path}", "There is no such file.", "Give the path of a masks.safetensors."
+            )
         shard = Shard.open(path)
         version = _version(path, shard)
         try:
@@ -210,7 +212,9 @@ class MaskSet(Mapping[str, LinearMask]):
                     masks.grids[name] = _grid(shard, name, about, version)
             masks.orders.update(_orders(shard))
         except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
-            raise _damaged(path, f"its metadata do not describe its tensors: {error}") from error
+            raise _damaged(
+                path, f"Its metadata do not describe its tensors: {str(error).rstrip('.')}."
+            ) from error
         masks._shard = shard
         return masks
 
@@ -269,7 +273,7 @@ def _record(path: Path, stored: str) -> MaskRecord:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise _damaged(path, f"The record in its metadata is not one: {place}: {first['msg']}.") from error
+        raise _damaged(path, f"The record in its metadata is not valid: {place}: {first['msg']}.") from error
 
 
 def _grid(shard: Shard, name: str, about: Mapping[str, Any], version: str) -> Grid:

@@ -133,5 +133,5 @@ def _check_logits(model: str, logits: Tensor) -> None:
         raise PatchCompileError(
             f"The {model} model's logits hold NaN or infinity",
             "All of its blocks give finite numbers: it is the final norm or the output head.",
-            "Look at their weights.",
+            "Look at their weights: patch-compile inspect names tensors that are not finite.",
         )

@@ -212,7 +212,9 @@ def _read_ids(
         if enough and found >= tokens + more:
             break
     if blank:
-        raise PatchCompileError(f"The text at {source.spec} is empty", "", "Give a text with words in it.")
+        raise PatchCompileError(
+            f"The text at {source.spec} is empty", "It holds blanks alone.", "Give a text with words in it."
+        )
     return np.concatenate(parts), alone or found
 
 

@@ -202,4 +202,6 @@ def _utf8(path: Path) -> Iterator[None]:
     try:
         yield
     except UnicodeDecodeError as error:
-        raise PatchCompileError(f"The text at {path} is not UTF-8", str(error), "Convert it.") from error
+        raise PatchCompileError(
+            f"The text at {path} is not UTF-8", str(error), "Convert it to UTF-8."
+        ) from error

@@ -98,7 +98,9 @@ def read_text(spec: str | Path) -> str:
     """Returns the whole text of `open_text(spec)`. Raises PatchCompileError if it is blank or can't be read."""
     text = "".join(open_text(spec).pieces())
     if not text.strip():
-        raise PatchCompileError(f"The text at {spec} is empty", "", "Give a text with words in it.")
+        raise PatchCompileError(
+            f"The text at {spec} is empty", "It holds blanks alone.", "Give a text with words in it."
+        )
     return text
 
 
@@ -126,7 +128,7 @@ def _file(path: Path, column: str | None) -> TextSource:
         raise PatchCompileError(
             f"{path} is no text that can be read",
             f"Its suffix is {suffix}; files of {', '.join(_SUFFIXES)} can be.",
-            "Convert it.",
+            "Convert it to one of these.",
         )
     if column is not None and (suffix in PLAIN or not column or ":" in column):
         raise PatchCompileError(
@@ -184,6 +186,10 @@ def _parts(spec: str, rest: str) -> tuple[str | None, str | None, str | None]:
     """Returns CONFIG, SPLIT and COLUMN of `CONFIG:SPLIT:COLUMN`, None for an empty one."""
     parts = rest.split(":")
     if len(parts) > 3:
-        raise PatchCompileError(f"{spec} has too many colons", f"A dataset is spelled {SPELLING}.", "")
+        raise PatchCompileError(
+            f"{spec} has too many colons",
+            f"A dataset is spelled {SPELLING}.",
+            "Leave out what stands behind COLUMN.",
+        )
     config, split, column = (part or None for part in (*parts, "", "")[:3])
     return config, split, column

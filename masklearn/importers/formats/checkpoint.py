@@ -69,7 +69,7 @@ def _check_weight(pruned: Checkpoint, checkpoint: Checkpoint, weight: str) -> No
         why = (
             f"{weight} has dtype {pruned.entry(weight).dtype}; zeros of {', '.join(_DTYPES)} are understood."
         )
-        fix = "Give a checkpoint that is not quantised."
+        fix = "Give a checkpoint whose weights have one of these types."
     else:
         return
     raise PatchCompileError(f"{pruned.path} is not a pruned {checkpoint.path.name}", why, fix)

@@ -103,6 +103,8 @@ def _meta(archive: MaskArchive) -> dict[str, Any]:
         ) from error
     if not isinstance(about, dict):
         raise PatchCompileError(
-            f"{_META} in {archive.path} is not a JSON object", "", "Fetch the file again."
+            f"{_META} in {archive.path} is not a JSON object",
+            f"It is a JSON {type(about).__name__}.",
+            "Fetch the file again.",
         )
     return about
