@@ -212,13 +212,11 @@ def test_a_baseline_of_other_kinds_beats_by_its_bytes() -> None:
 
     uniform = taking("uniform-12:16", 0.25, 30.0, 1.625)
     assert beaten_by(taking("oneshot", 0.25, 40.0, 1.5625), [uniform]) == ()
-    assert beaten_by(taking("oneshot", 0.25, 40.0, 1.6245), [uniform]) == (
-        "uniform-12:16",
-    )  # equal, to a tile
+    equal_to_a_tile = taking("oneshot", 0.25, 40.0, 1.6245)
+    assert beaten_by(equal_to_a_tile, [uniform]) == ("uniform-12:16",)
     assert beaten_by(taking("oneshot", 0.2, 40.0, 1.65), [uniform]) == ("uniform-12:16",)
-    assert beaten_by(row("oneshot", 0.25, 40.0), [uniform]) == (
-        "uniform-12:16",
-    )  # bytes unknown: by the ratio
+    by_the_ratio = row("oneshot", 0.25, 40.0)  # its bytes are unknown
+    assert beaten_by(by_the_ratio, [uniform]) == ("uniform-12:16",)
 
 
 def test_only_deployable_baselines_shame_a_result() -> None:

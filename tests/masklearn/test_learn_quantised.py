@@ -107,4 +107,5 @@ def test_the_model_writes_its_own_text(make_model: ModelMaker, tmp_path: Path) -
     path = make_model(dtype=torch.float16, **SIZES)
     WRITE["int4"](path)
     given = {"tile": (32, 64), "windows": 2, "length": 16, "repair": "none", "ratio": 0.3, "method": "wanda"}
-    assert learn(path, LearnRecipe.parse(given), tmp_path / "s").masks.grids
+    masks = learn(path, LearnRecipe.parse(given), tmp_path / "s").masks
+    assert masks.grids and masks.record.text is not None and masks.record.text.source == "self"

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 import masklearn.methods
-from masklearn.methods import Method
-from masklearn.traits import METHODS, Criterion, MethodTraits, Need, Repair, lacking, method_names
+from masklearn.methods import Method, method_of
+from masklearn.recipe import LearnRecipe
+from masklearn.traits import METHODS, Criterion, Need, Repair, lacking, method_names
 
 DOCS = Path(__file__).parents[2] / "docs/howto/learning.md"
 
@@ -55,9 +56,9 @@ def test_what_a_model_lacks_is_named(method: str, lacks: dict[Need, str], found:
 
 
 def test_a_criterion_that_can_not_be_had_is_not_a_default() -> None:
-    class Ranked(MethodTraits):
-        name = "ranked"
-        criteria = tuple(Criterion)
-
-    assert next(one for one in Ranked.criteria if Need.LOSS not in one.needs) is Criterion.RELATIVE
-    assert [one for one in Ranked.criteria if not one.needs] == [Criterion.MAGNITUDE, Criterion.RANDOM]
+    oneshot, settings = method_of("oneshot"), LearnRecipe()
+    assert oneshot.criterion(settings, ()) is Criterion.FISHER
+    assert oneshot.criterion(settings, {Need.LOSS}) is Criterion.RELATIVE
+    assert oneshot.criterion(settings, {Need.LOSS, Need.INPUTS}) is Criterion.MAGNITUDE
+    assert oneshot.criterion(LearnRecipe(criterion="raw"), {Need.INPUTS}) is Criterion.RAW
+    assert method_of("wanda").criterion(settings, ()) is None

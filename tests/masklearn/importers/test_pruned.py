@@ -108,7 +108,6 @@ def test_damaged_sources(dense: Model, tmp_path) -> None:
     (source / "model.safetensors").rename(source / "pytorch_model.bin")
     with pytest.raises(PatchCompileError, match="pickled weights only"):
         dense.import_from(source)
-    assert json.loads((source / "config.json").read_text())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

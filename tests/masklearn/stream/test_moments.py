@@ -25,7 +25,7 @@ def test_moments_are_sums_over_all_tokens_and_shared_inputs_are_counted_once() -
     torch.testing.assert_close(moments["q"], tokens.t() @ tokens)
     torch.testing.assert_close(moments["o"], inner.t() @ inner)
     assert moments["q"] is moments["k"]
-    assert not module.q._forward_pre_hooks
+    assert not module.q._forward_hooks
 
 
 def test_moments_of_wide_inputs_are_whole_and_symmetric() -> None:

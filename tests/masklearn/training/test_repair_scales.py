@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.learn import Learned, learn
 from masklearn.recipe import LearnRecipe
 from masklearn.training import repair as module
@@ -97,4 +96,3 @@ def test_scales_of_int8_alone_and_without_repair_do_not_train(
     record = one.masks.record.repair
     assert (record is None) == (repair == "none")
     assert record is None or (record.steps, record.scale_steps) == (3, 0)
-    assert Checkpoint.open(one.checkpoint.path).new is None

@@ -37,9 +37,8 @@ def test_training_never_sees_what_is_held_out(total: int, count: int, held: int)
     batches = rest.batches(2)
     seen = {int(i) for _ in range(total) for i in next(batches).ravel()}
     assert seen == set(rest.windows.ravel())
-    assert (
-        windows.min() >= count or total - count < held
-    )  # calibration windows are held out only when there are no others
+    # Calibration windows are held out only when there are no others.
+    assert windows.min() >= count or total - count < held
 
 
 def test_a_single_window_is_both() -> None:
