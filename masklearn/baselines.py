@@ -43,7 +43,7 @@ from masklearn.masks.select import Choose, by_budget
 from masklearn.masks.tiles import tile_weights
 from masklearn.masks.weight_types import named_types
 from masklearn.methods.sparsegpt import SparseGpt
-from masklearn.progress import OnStep
+from masklearn.progress import OnStep, silent, unsaid
 from masklearn.quality.record import Baseline, BaselineRow, BesideBaselines
 from masklearn.recipe import LearnRecipe
 from masklearn.task import Task
@@ -201,8 +201,7 @@ def run_baselines(
     checkpoint = Checkpoint.open(model_dir)
     _check_causal(checkpoint)
     coverage = covered_linears_of(checkpoint, recipe.include, recipe.exclude)
-    progress, note = progress or (lambda *_: None), note or (lambda _: None)
-    task = Task(checkpoint, coverage, recipe, scratch, progress, note, choose)
+    task = Task(checkpoint, coverage, recipe, scratch, progress or silent, note or unsaid, choose)
     return [_baseline_row(name, task, windows) for name in which_apply(names, recipe) if _fits(name, task)]
 
 

@@ -25,7 +25,7 @@ from masklearn.masks.score_summary import summarise_scores
 from masklearn.masks.select import Choose, Scores, by_budget
 from masklearn.masks.tiles import expand_tiles, tile_weights
 from masklearn.methods import Codes, Method, method_of
-from masklearn.progress import OnStep
+from masklearn.progress import OnStep, silent, unsaid
 from masklearn.recipe import LearnRecipe
 from masklearn.task import Task
 from masklearn.threads import settle_threads, threads_of_torch
@@ -98,7 +98,7 @@ def learn(
     settle_threads()
     checkpoint = Checkpoint.open(model_dir)
     coverage = covered_linears_of(checkpoint, recipe.include, recipe.exclude)
-    task = Task(checkpoint, coverage, recipe, scratch, progress or _silent, note or _unsaid, choose)
+    task = Task(checkpoint, coverage, recipe, scratch, progress or silent, note or unsaid, choose)
     with threads_of_torch(recipe.threads):
         return learn_task(task)
 
@@ -181,7 +181,7 @@ def round_given(
     from masklearn.stream.feed import CheckpointFeed
 
     store = WeightStore(scratch / "rounded", below=checkpoint.new)
-    task = Task(checkpoint, coverage, recipe, scratch, progress or _silent, _unsaid)
+    task = Task(checkpoint, coverage, recipe, scratch, progress or silent, unsaid)
     masks.grids.update(round_without_inputs(CheckpointFeed(task), masks, store))
     return checkpoint.with_weights(store)
 
@@ -370,11 +370,3 @@ def _areas(shapes: Mapping[str, tuple[int, int]], recipe: LearnRecipe) -> dict[s
 def _reached(masks: Mapping[str, LinearMask]) -> float:
     """Returns the reached ratio, which stands for the asked one if the budget is a saving."""
     return sum(mask.zeroed for mask in masks.values()) / sum(mask.weights for mask in masks.values())
-
-
-def _silent(_what: str, _done: int, _total: int) -> None:
-    """Discards progress."""
-
-
-def _unsaid(_line: str) -> None:
-    """Discards a note."""

@@ -1,13 +1,21 @@
-"""Type of the callbacks that receive the progress of work."""
+"""Callbacks that receive the progress of work and lines for the user: their type, and two that discard what they get."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["OnStep", "without_bars"]
+__all__ = ["OnStep", "silent", "unsaid", "without_bars"]
 
 # Called with (name of the work, units done, units in total), from the thread that does the work.
 OnStep = Callable[[str, int, int], object]
+
+
+def silent(_what: str, _done: int, _total: int) -> None:
+    """Discards progress."""
+
+
+def unsaid(_line: str) -> None:
+    """Discards a line for the user."""
 
 
 @contextmanager

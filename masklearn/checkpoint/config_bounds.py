@@ -15,12 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from masklearn.errors import PatchCompileError
 from masklearn.printable import shown
 
-__all__ = ["check_config"]
+__all__ = ["MOST_LAYERS", "check_config"]
 
 _MOST_EXPERTS = 2**15  # in all layers; Kimi K2 has 23,000
-# Largest value of each setting. Llama 3.1 405B has 126 layers, DeepSeek V3 has 256 experts a layer.
+MOST_LAYERS = 1024  # Llama 3.1 405B has 126
+# Largest value of each setting. DeepSeek V3 has 256 experts a layer.
 _MOST = {
-    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers"), 1024),
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers"), MOST_LAYERS),
     **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_key_value_heads"), 2**16),
     **dict.fromkeys(("hidden_size", "n_embd", "dim", "head_dim", "word_embed_proj_dim"), 2**24),
     **dict.fromkeys(("intermediate_size", "ffn_dim", "hidden_dim", "n_inner", "vocab_size"), 2**24),

@@ -9,6 +9,7 @@ import json
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from masklearn.checkpoint.config_bounds import MOST_LAYERS
 from masklearn.checkpoint.pretrained import build_model
 from masklearn.checkpoint.rows import Architecture, UnlikeError
 from masklearn.json_text import parse_json
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["structure_of"]
 
 _LARGEST_PROOF = 2**28  # weights of the small model, 1 GiB
-_MOST_LAYERS = 1024
 # Settings that change neither the modules nor their names.
 _OF_PLACE = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache")
 
@@ -65,8 +65,8 @@ def _check_kind(config: Any) -> None:
     if config.get_text_config() is not config:
         raise UnlikeError("It reads more than text; of such models gemma3 alone is covered.")
     layers = getattr(config, "num_hidden_layers", None)
-    if not isinstance(layers, int) or not 1 <= layers <= _MOST_LAYERS:
-        raise UnlikeError(f"Its num_hidden_layers is {layers}, not a number of 1 to {_MOST_LAYERS}.")
+    if not isinstance(layers, int) or not 1 <= layers <= MOST_LAYERS:
+        raise UnlikeError(f"Its num_hidden_layers is {layers}, not a number of 1 to {MOST_LAYERS}.")
 
 
 def _small_model(config: Any) -> Any:

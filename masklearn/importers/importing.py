@@ -24,7 +24,7 @@ from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import ImportRecord, MaskRecord
 from masklearn.masks.tiles import GROUP, WHOLE, grid_shape
-from masklearn.progress import OnStep
+from masklearn.progress import OnStep, silent, unsaid
 
 __all__ = ["import_masks"]
 
@@ -50,13 +50,13 @@ def import_masks(
     Raises PatchCompileError if the source is damaged, of another model or format, has no 2:4 tile, or violates 2:4 in a
     linear that it claims to be 2:4 (the error names linear and group).
     """
-    note = note or _unsaid
+    note = note or unsaid
     if format is None:
         format, why = detect_format(source)
         note(f"format: {format} ({why})")
     importer = IMPORTERS[format]()
     published = importer.open(source, checkpoint, coverage)
-    run = _Import(source, importer, published, checkpoint, coverage, progress or _silent, note, kinds)
+    run = _Import(source, importer, published, checkpoint, coverage, progress or silent, note, kinds)
     run.say_coverage()
     masks = dict(run.masks(tile or run.tile_size()))
     ratio = run.ratio(masks)
@@ -275,11 +275,3 @@ def _place(group: int) -> str:
 
 def _words(size: TileSize) -> str:
     return "x".join(str(side or "*") for side in size)
-
-
-def _silent(_what: str, _done: int, _total: int) -> None:
-    """Discards progress."""
-
-
-def _unsaid(_line: str) -> None:
-    """Discards a note."""

@@ -176,7 +176,7 @@ def check_kinds(kinds: NDArray[np.uint8], shape: tuple[int, int], tile: tuple[in
         if code not in BY_CODE:
             raise ValueError(f"kind {code} is not in the table of kinds")
         kind = BY_CODE[code]
-        if not (kind.fits(shape[1]) and (tile[1] >= shape[1] or kind.fits(tile[1]))):
+        if not kind.fits_tiles(shape[1], tile[1]):
             raise ValueError(
                 f"{kind} needs K and the columns of a tile to be multiples of {kind.span}, "
                 f"they are {shape[1]} and {tile[1]}"

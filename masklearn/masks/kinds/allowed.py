@@ -52,11 +52,7 @@ def allowed_kinds(
     found: dict[str, tuple[TileKind, ...]] = {}
     for name, (_, columns) in shapes.items():
         pair = decided[name]
-        fits = [
-            kind
-            for kind in PRUNED.values()
-            if kind.fits(columns) and (tile[1] >= columns or kind.fits(tile[1]))
-        ]
+        fits = [kind for kind in PRUNED.values() if kind.fits_tiles(columns, tile[1])]
         if pair is None:
             found[name] = (TWO_FOUR,)
         elif pair[1] == (AUTO,):

@@ -101,5 +101,9 @@ class TileKind:
         """True if groups of this kind divide `columns` (K, or the columns of a tile)."""
         return columns % self.span == 0
 
+    def fits_tiles(self, columns: int, tile_columns: int) -> bool:
+        """True if groups of this kind divide K (`columns`) and the columns of a tile. Tiles wider than K have K columns."""
+        return self.fits(columns) and (tile_columns >= columns or self.fits(tile_columns))
+
     def __str__(self) -> str:
         return self.name
