@@ -26,7 +26,7 @@ _REPOSITORY = re.compile(f"{_PART}/{_PART}", re.ASCII)
 
 @dataclass(frozen=True)
 class CardFacts:
-    """Licence and languages that a model card names. Fields that it does not name are empty.
+    """Licence and languages that a card gives. A field is empty if the card does not give it.
 
     licence: an identifier such as `apache-2.0`; `other` has a name and a link.
     """

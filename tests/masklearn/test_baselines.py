@@ -219,7 +219,7 @@ def test_a_baseline_of_other_kinds_beats_by_its_bytes() -> None:
     assert beaten_by(by_the_ratio, [uniform]) == ("uniform-12:16",)
 
 
-def test_only_deployable_baselines_shame_a_result() -> None:
+def test_only_deployable_baselines_beat_a_result() -> None:
     better = [row("unstructured", 0.35, 30.0, deployable=False), row("dense", 0.35, 20.0)]
     assert beaten_by(row("oneshot", 0.35, 40.0), better) == ()
     assert beaten_by(row("oneshot", 0.35, 40.0), [row("random-tiles", 0.35, 39.0)]) == ("random-tiles",)
