@@ -27,9 +27,9 @@ from patch_compile.plan.measured_fit import Fit, fit_assumptions
 from patch_compile.plan.roofline.assumptions import Assumptions
 from patch_compile.plan.roofline.linear_roofline import (
     DENSE_PATH,
+    Linear,
     dense_path_time,
     dense_time,
-    linear,
     predict,
 )
 from patch_compile.plan.roofline.schedule import CONFIGS
@@ -111,12 +111,12 @@ def _predicted(row: Row, card: PlanCard, assume: Assumptions) -> list[float]:
     """Microseconds in the order of `_seconds`: dense, hybrid with the configuration that ran, and the dense path."""
     (n, k), tokens = row["key"]["shape"], row["key"]["tokens"]
     rows = panel_rows((n, k))
-    found = [dense_time(card.rated, linear(n, k, 0.0, rows), tokens, assume)[0]]
+    found = [dense_time(card.rated, Linear(n, k, 0.0, rows), tokens, assume)[0]]
     for share, (config, _) in row["schedule"].items():
-        shape = linear(n, k, float(share), rows)
+        shape = Linear(n, k, float(share), rows)
         found.append(predict(card.rated, shape, tokens, _NUMBERS[config], assume).microseconds)
     if DENSE_PATH in row:
-        found.append(dense_path_time(card.rated, linear(n, k, 0.9, rows), tokens, assume))
+        found.append(dense_path_time(card.rated, Linear(n, k, 0.9, rows), tokens, assume))
     return found
 
 

@@ -31,7 +31,7 @@ from patch_compile.plan.outline import outline_of_llama
 from patch_compile.plan.planner import assumed_plans, settle_together
 from patch_compile.plan.predict import WholeModel, predict_whole
 from patch_compile.plan.roofline.assumptions import ASSUMED, Assumptions
-from patch_compile.plan.roofline.linear_roofline import Prediction, dense_path_time, linear, predict
+from patch_compile.plan.roofline.linear_roofline import Linear, Prediction, dense_path_time, predict
 from patch_compile.plan.roofline.rest import Model
 from patch_compile.plan.workload import Workload
 from patch_compile.plugin.toolchain import plugin_sources
@@ -41,9 +41,9 @@ __all__ = [
     "MODELS",
     "PUBLISHED",
     "SENSITIVITY",
+    "Linear",
     "Whole",
     "dense_path_time",
-    "linear",
     "markdown",
     "predict",
     "predict_model",
@@ -143,7 +143,7 @@ def predictions(device: RatedCard, tokens: Sequence[int] = TOKENS) -> list[tuple
     """Shape, tokens and one prediction per share, for every linear of the models, each shape once."""
     shapes = dict.fromkeys(shape for found in SHAPES.values() for shape in found)
     return [
-        (f"{n}×{k}", m, [predict(device, linear(n, k, share), m) for share in SHARES])
+        (f"{n}×{k}", m, [predict(device, Linear(n, k, share), m) for share in SHARES])
         for n, k in shapes
         for m in tokens
     ]

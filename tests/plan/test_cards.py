@@ -134,7 +134,7 @@ class TestAnotherRow:
     def test_is_in_the_roofline(self):
         """By the machine code of the newest architecture before it, which the driver compiles for it."""
         toy, h100 = cards.card_named("toy 9000"), cards.card_named("h100")
-        asked = linear_roofline.linear(4096, 4096, 0.8)
+        asked = linear_roofline.Linear(4096, 4096, 0.8)
         for tokens in (16, 2048):
             found = linear_roofline.predict(toy, asked, tokens)
             assert 1 < found.speedup < 1 / (1 - 0.8 / 2) and found.slower is None

@@ -23,7 +23,6 @@ __all__ = [
     "dense_path_time",
     "dense_time",
     "first_bytes",
-    "linear",
     "predict",
     "product_rate",
     "speedup_limit",
@@ -61,11 +60,6 @@ class Linear:
         return Problem(
             tokens, self.out_features, self.in_features, self.panel_rows, tuple(counts), self.weights
         )
-
-
-def linear(out_features: int, in_features: int, share: float, panel_rows: int = 128) -> Linear:
-    """Returns a linear with a share of 2:4 slabs, packed in panels of 64 or 128 rows."""
-    return Linear(out_features, in_features, share, panel_rows)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ def measured(tmp_path, clock=None):
         for tokens in problems.TOKENS:
             schedule = {}
             for share in products.SHARES:
-                made = fit.linear(n, k, share, problems.panel_rows((n, k)))
+                made = fit.Linear(n, k, share, problems.panel_rows((n, k)))
                 chosen = fit.predict(A6000.rated, made, tokens, None, TRUE)
                 schedule[str(share)] = [chosen.config, chosen.parts]
             row = {"stage": "products", "schedule": schedule}

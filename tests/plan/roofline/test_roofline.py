@@ -51,8 +51,8 @@ def whole(device, ratio, model="LLaMA-2-7B", fuse=tuple(FUSIONS), **changes):
 def test_no_prediction_exceeds_the_limits(device):
     shares, rows = (0.0, 0.3, *roofline.SHARES), (64, 128)
     for shape, tokens, share, height in itertools.product(SHAPES, problems.TOKENS, shares, rows):
-        problem = roofline.linear(*shape, share, height).problem(tokens)
-        p = roofline.predict(device, roofline.linear(*shape, share, height), tokens)
+        problem = roofline.Linear(*shape, share, height).problem(tokens)
+        p = roofline.predict(device, roofline.Linear(*shape, share, height), tokens)
         # the share is rounded to whole slabs
         exact = problem.slabs[1] / sum(problem.slabs)
         assert 0 < p.speedup <= linear_roofline.speedup_limit(exact, p.dense_bound) + 1e-9
@@ -63,7 +63,7 @@ def test_no_prediction_exceeds_the_limits(device):
 
 def times_by_share(device, shape, tokens, config=None):
     return [
-        roofline.predict(device, roofline.linear(*shape, share), tokens, config).microseconds
+        roofline.predict(device, roofline.Linear(*shape, share), tokens, config).microseconds
         for share in np.linspace(0, 1, 11)
     ]
 
@@ -96,7 +96,7 @@ def test_the_schedule_is_about_the_best_there_is(device):
     """The plugin's rule of thumb is compared with the roofline of every configuration."""
     lost = []
     for shape, tokens, share in itertools.product(LARGE, problems.TOKENS, (0.0, 0.5, 0.9)):
-        asked = roofline.linear(*shape, share)
+        asked = roofline.Linear(*shape, share)
         best = min(
             roofline.predict(device, asked, tokens, number).microseconds
             for number, c in enumerate(schedule.CONFIGS)
@@ -110,11 +110,11 @@ def test_the_schedule_is_about_the_best_there_is(device):
 def test_without_sparse_slabs_only_the_kernels_own_overhead_is_lost(device):
     """Bytes and products are equal, so only the index, sums of shared tiles and whole tiles cost more."""
     for shape in LARGE:
-        decode = roofline.predict(device, roofline.linear(*shape, 0.0), 16)
+        decode = roofline.predict(device, roofline.Linear(*shape, 0.0), 16)
         assert 0 < decode.microseconds - decode.dense_microseconds < 4
         assert decode.speedup > 0.87
         n, tokens = shape[0], 4096
-        prefill = roofline.predict(device, roofline.linear(*shape, 0.0), tokens)
+        prefill = roofline.predict(device, roofline.Linear(*shape, 0.0), tokens)
         config = next(c for c in schedule.CONFIGS if c.name == prefill.config)
         tiles = -(-n // config.panel_rows) * -(-tokens // config.tokens)
         cut = prefill.parts > 1  # cut into one equal part per SM
@@ -150,7 +150,7 @@ def test_what_attention_reads_is_in_the_end_to_end_time():
 def test_hopper_prefills_by_the_faster_of_both_ways_and_decodes_by_mma_sp(device):
     names = [c.name for c in schedule.CONFIGS]
     for shape, share, tokens in itertools.product(LARGE, roofline.SHARES, (512, 2048, 4096, 16384)):
-        asked = roofline.linear(*shape, share)
+        asked = roofline.Linear(*shape, share)
         prefill = roofline.predict(device, asked, tokens)
         chosen = schedule.choose_schedule(asked.problem(tokens), schedule.limits_of(device))[0]
         ways = (
@@ -163,7 +163,7 @@ def test_hopper_prefills_by_the_faster_of_both_ways_and_decodes_by_mma_sp(device
         way = Way.MMA_SP if by_kernels else Way.DENSE_PATH
         assert prefill.slower.way is way and prefill.slower.speedup == pytest.approx(prefill.speedup)
     for shape, share in itertools.product(LARGE, roofline.SHARES):
-        decode = roofline.predict(device, roofline.linear(*shape, share), 16)
+        decode = roofline.predict(device, roofline.Linear(*shape, share), 16)
         assert decode.config in names and decode.slower is None and (share < 0.5 or decode.speedup > 0.9)
     model = whole(device.name, 0.35)
     assert model.slower.way is Way.DENSE_PATH and 0.75 <= model.slower.speedup < 0.9
@@ -174,7 +174,7 @@ def test_hopper_prefills_by_the_faster_of_both_ways_and_decodes_by_mma_sp(device
 def test_the_dense_path_costs_its_bytes_and_launches_beside_the_dense_product(device):
     """A 4096 x 4096 weight that is all 2:4 costs 1.125 bytes read and 2 written per weight, and one more kernel."""
     for tokens in (64, 4096):
-        asked = roofline.linear(4096, 4096, 1.0)
+        asked = roofline.Linear(4096, 4096, 1.0)
         more = (
             roofline.dense_path_time(device, asked, tokens)
             - linear_roofline.dense_time(device, asked, tokens)[0]
@@ -187,13 +187,13 @@ def test_the_dense_path_costs_its_bytes_and_launches_beside_the_dense_product(de
 
 def test_only_hopper_has_a_dense_path():
     for device, shape, share in itertools.product(AMPERE_AND_ADA, LARGE, (0.0, 0.9)):
-        found = roofline.predict(device, roofline.linear(*shape, share), 2048)
+        found = roofline.predict(device, roofline.Linear(*shape, share), 2048)
         assert found.slower is None and found.config != linear_roofline.DENSE_PATH
 
 
 def test_a_configuration_of_another_panel_height_is_refused():
     names = [c.name for c in schedule.CONFIGS]
-    shape = roofline.linear(4096, 4096, 0.5)
+    shape = roofline.Linear(4096, 4096, 0.5)
     found = roofline.predict(DEVICES["A6000"], shape, 16, names.index("mid-128"))
     assert found.config == "mid-128"
     with pytest.raises(ValueError, match="panels of 128 rows"):
