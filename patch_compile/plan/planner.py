@@ -11,7 +11,6 @@ import numpy as np
 
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR
-from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.tiles import grid_shape
 from masklearn.weights.table import FLOAT16, WeightType
 from patch_compile.out.plan import Plan, PlanSummary, Reason, ReasonKind, Totals, Unpredicted
@@ -21,10 +20,9 @@ from patch_compile.plan.lowering_patterns import AUTO, Asked, asked_lowerings
 from patch_compile.plan.outline import Outline
 from patch_compile.plan.predict import predict_whole
 from patch_compile.plan.products import Together, cost_together, products_of
-from patch_compile.plan.unpatterned import KindMap, unpatterned_mask
+from patch_compile.plan.unpatterned import KindMap
 
 __all__ = [
-    "assumed_mask",
     "assumed_plans",
     "assumed_tiles",
     "plan_of",
@@ -61,11 +59,6 @@ def assumed_plans(
         return found.named(name)
 
     return {name: plan(name, shape) for name, shape in linears.items()}
-
-
-def assumed_mask(shape: Shape, tile: Shape, ratio: float, kinds: Kinds = (TWO_FOUR,)) -> LinearMask:
-    """Returns a mask with the tiles of `assumed_tiles`. Every group keeps its first weights."""
-    return unpatterned_mask(shape, tile, assumed_tiles(shape, tile, ratio, kinds).kinds)
 
 
 def assumed_tiles(shape: Shape, tile: Shape, ratio: float, kinds: Kinds = (TWO_FOUR,)) -> KindMap:

@@ -25,10 +25,10 @@ from patch_compile.out.plan import (
     TargetSource,
     WorkloadRow,
 )
-from patch_compile.plan.planner import assumed_mask
 from patch_compile.recipe import Recipe
 from patch_compile.report.terminal.parts import show
 from patch_compile.report.terminal.plan import plan_parts
+from tests.plan.assumed import assumed_mask
 from tests.plan.llama import LLAMA_2_7B, write_hollow_llama
 
 SMALL = LLAMA_2_7B | {"num_hidden_layers": 2}

@@ -6,9 +6,9 @@ from patch_compile.out.plan import Reason, ReasonKind, Way
 from patch_compile.plan.cards import card_of
 from patch_compile.plan.cost import CostModel
 from patch_compile.plan.lowering import plan_linear, plan_linears
-from patch_compile.plan.planner import assumed_mask
-from patch_compile.plan.roofline.linear_roofline import linear, predict
+from patch_compile.plan.roofline.linear_roofline import Linear, predict
 from patch_compile.plan.workload import Workload
+from tests.plan.assumed import assumed_mask
 
 LOAD = Workload(16, 128, 128)
 TILE = (128, 128)
@@ -24,9 +24,9 @@ def test_a_large_linear_is_the_plugins_and_has_the_times_of_the_roofline():
     device = card_of("a6000").rated
     slabs = plan.sparse_slabs / (plan.sparse_slabs + plan.dense_slabs)
     for times, tokens in ((plan.predicted.prefill, 16 * 128), (plan.predicted.decode, 16)):
-        expected = predict(device, linear(11008, 4096, slabs), tokens)
+        expected = predict(device, Linear(11008, 4096, slabs), tokens)
         assert (times.dense, times.hybrid) == (expected.dense_microseconds, expected.microseconds)
-        assert times.sparse == predict(device, linear(11008, 4096, 1.0), tokens).microseconds
+        assert times.sparse == predict(device, Linear(11008, 4096, 1.0), tokens).microseconds
         assert times.sparse < times.hybrid < times.dense
     assert plan.row().predicted is plan.predicted
 

@@ -10,13 +10,14 @@ from patch_compile.plan.cards import card_of
 from patch_compile.plan.cost import CostModel
 from patch_compile.plan.lowering import plan_linear, plan_linears
 from patch_compile.plan.outline import Outline
-from patch_compile.plan.planner import assumed_mask, assumed_plans, assumed_tiles
+from patch_compile.plan.planner import assumed_plans, assumed_tiles
 from patch_compile.plan.predict import predict_whole
 from patch_compile.plan.roofline.rest import Model
 from patch_compile.plan.speed_goal import SpeedGoal
 from patch_compile.plan.tiles_for_speed import TilesForSpeed
 from patch_compile.plan.unpatterned import unpatterned
 from patch_compile.plan.workload import Workload
+from tests.plan.assumed import assumed_mask
 
 SHAPE, TILE = (4096, 4096), (128, 128)
 NAMES = ("2:4", "6:16", "8:16", "10:16", "12:16", "14:16")

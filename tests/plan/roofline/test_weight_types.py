@@ -15,7 +15,7 @@ from patch_compile.plan.cards import card_of
 from patch_compile.plan.cost import CostModel
 from patch_compile.plan.lowering import LinearPlan, plan_linear
 from patch_compile.plan.outline import outline_of_llama
-from patch_compile.plan.planner import assumed_mask, assumed_plans, settle_together
+from patch_compile.plan.planner import assumed_plans, settle_together
 from patch_compile.plan.predict import WholeModel, predict_whole
 from patch_compile.plan.products import products_of
 from patch_compile.plan.roofline.launch_work import weight_bytes
@@ -23,6 +23,7 @@ from patch_compile.plan.roofline.linear_roofline import DENSE_PATH, Linear, dens
 from patch_compile.plan.roofline.rest import Model
 from patch_compile.plan.roofline.schedule import CONFIGS, slab_bytes
 from patch_compile.plan.workload import Workload
+from tests.plan.assumed import assumed_mask
 from tests.plan.roofline.test_roofline import PAGE
 from tests.plugins.host_kernel import BENCH
 
