@@ -29,7 +29,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.masks.kinds.base import TileKind
-from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.tiles import expand_tiles
 from masklearn.weights.table import WeightType
@@ -110,11 +109,6 @@ class PackedLinear:
         """Number of stored slabs by the name of their kind."""
         counts = (len(self.dense), len(self.sparse), *(len(one.values) for one in self.others))
         return {kind.name: count for kind, count in zip(self.kinds, counts, strict=True)}
-
-    def slab_is_sparse(self) -> NDArray[np.bool_]:
-        """Returns a grid `[panels, slabs along K]`, True for slabs stored as 2:4. Raises ValueError as `places`."""
-        sparse: NDArray[np.bool_] = self.places()[0] == ALWAYS.index(TWO_FOUR)
-        return sparse
 
     def places(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Returns two grids `[panels, slabs along K]`: the place of the slab's kind in `kinds`, and the slab's row in the

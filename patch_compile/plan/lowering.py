@@ -80,11 +80,6 @@ class LinearPlan:
         return {DENSE.name: self.dense_slabs, TWO_FOUR.name: self.sparse_slabs, **dict(self.others)}
 
     @property
-    def share(self) -> float:
-        """Returns `p`: weights in 2:4 tiles over all weights of the linear."""
-        return 2 * self.zeroed / (self.shape[0] * self.shape[1])
-
-    @property
     def halved(self) -> float:
         """Number of weights in 2:4 tiles."""
         zeroed_elsewhere = sum(PRUNED[kind].zeros * count for kind, count in self._weights_of_others)

@@ -5,10 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from patch_compile.errors import InvariantError
 from patch_compile.packing.checks import check_packed
 from patch_compile.packing.format import pack, pack_together, unpack
 from patch_compile.packing.joint import gated_panels, stacked_panels, stacked_rows
+from patch_compile.packing.slab_kinds import ALWAYS
 from tests.mosaics import masked_by_hand, random_mask, random_weight, shapes, tile_sizes
 
 shares = st.sampled_from([0.0, 0.4, 1.0])
@@ -70,7 +72,7 @@ def test_others_lie_one_below_the_other(rows, groups, tile, panel_rows, seed):
 def test_a_slab_is_2_4_where_its_own_half_is():
     """Gate and up have separate panels because a slab of both would be 2:4 only where both are."""
     both = together(linears([(128, 128)] * 2, (64, 64), (1.0, 0.0), 0), 64, gated_panels(128, 64))
-    assert both.slab_is_sparse().tolist() == [[True, True], [False, False]] * 2
+    assert both.places()[0].tolist() == [[ALWAYS.index(TWO_FOUR)] * 2, [ALWAYS.index(DENSE)] * 2] * 2
 
 
 def test_linears_of_another_k_are_refused():

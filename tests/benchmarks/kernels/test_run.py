@@ -9,7 +9,9 @@ import tomllib
 import numpy as np
 import pytest
 
+from masklearn.masks.kinds.table import TWO_FOUR
 from patch_compile.packing.format import PackedLinear
+from patch_compile.packing.slab_kinds import ALWAYS
 from tests.oracles.element_packing import Packed
 from tests.plugins.host_kernel import BENCH, COMPILER, Device, Launch, problem_of
 from tests.plugins.machine_code import NVCC
@@ -26,7 +28,7 @@ def test_a_random_layout_holds_every_slab_once(shape, rows, share):
     layout = problems.random_layout(shape, rows, share)
     blank = [np.zeros((n, rows * width), np.uint16) for n, width in ((layout.dense, 64), (layout.sparse, 32))]
     packed = PackedLinear(shape, rows, *blank, np.zeros((layout.sparse, 2 * rows), np.int32), layout.index)
-    is_sparse = packed.slab_is_sparse()
+    is_sparse = packed.places()[0] == ALWAYS.index(TWO_FOUR)
     assert is_sparse.shape == (layout.panels, -(-shape[1] // 64))
     assert abs(is_sparse.sum() - share * is_sparse.size) <= 0.5
     assert layout.weight_bytes == sum(a.nbytes for a in (*blank, packed.meta))

@@ -217,9 +217,9 @@ def test_the_plan_keeps_what_each_is_and_counts_bytes_once():
     index = 4 * len(node.attributes["index"].value)
     assert sum(one.bytes_after for one in plan.values()) == stored - parts + index
     for name, one in plan.items():
-        assert (one.sparse_tiles, one.share, one.shape) == (
+        assert (one.sparse_tiles, one.zeroed, one.shape) == (
             before[name].sparse_tiles,
-            before[name].share,
+            before[name].zeroed,
             before[name].shape,
         )
     assert plan["l.0.k"].node == Node(name="l.0.q+k+v", linears=("l.0.q", "l.0.k", "l.0.v"))
