@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ class Inspection:
     facts: Mapping[str, Any]
     rows: Sequence[Mapping[str, Any]] = ()
     checked: str = ""
-    faults: Sequence[str] = field(default=())
+    faults: Sequence[str] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Returns the result for JSON."""

@@ -5,19 +5,14 @@ from __future__ import annotations
 import math
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from masklearn.folder_links import leads_out
 from patch_compile.errors import PatchCompileError
 
-if TYPE_CHECKING:
-    import onnx
-
-__all__ = ["MappedTensor", "data_files", "map_external_data", "read_initializer"]
+__all__ = ["MappedTensor", "data_files", "map_external_data"]
 
 _SMALL = 64  # elements; shapes and scalars are read at once, because passes need their values
 
@@ -58,15 +53,6 @@ def map_external_data(path: Path, model: ir.Model) -> None:
                 "PatchLinear computes in fp16 or bf16.",
                 "Give the model as it was before it was quantized.",
             )
-
-
-def read_initializer(path: Path, stored: onnx.TensorProto) -> NDArray[Any]:
-    """Returns one initializer of the model at `path`, and reads no other.
-
-    Raises PatchCompileError as `map_external_data` does.
-    """
-    tensor = ir.serde.deserialize_tensor(stored)
-    return (_mapped(path, stored.name, tensor) if isinstance(tensor, ir.ExternalTensor) else tensor).numpy()
 
 
 def data_files(model: ir.Model) -> list[Path]:

@@ -16,9 +16,6 @@ from patch_compile.packing.function import Epilogue
 from patch_compile.packing.joint import stacked_rows
 
 if TYPE_CHECKING:
-    from patch_compile.out.plan import Node
-
-if TYPE_CHECKING:
     import onnx_ir as ir
 
     from patch_compile.out.plan import Node

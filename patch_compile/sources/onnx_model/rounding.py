@@ -86,8 +86,6 @@ class RoundLinearsPass(ir.passes.InPlacePass):
             first, last = linear.nodes[0], linear.nodes[-1]
             y, readers = linear.output, list(linear.output.uses())
             first.replace_input_with(0, self._rounded(linear.x, first, f"{linear.name}/x"))
-            after = last.graph
-            assert after is not None
             rounded = self._rounded(y, last, f"{linear.name}/y", behind=True)
             for use in readers:
                 use.node.replace_input_with(use.idx, rounded)
