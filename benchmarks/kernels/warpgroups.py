@@ -20,10 +20,10 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 from benchmarks.page_part import print_or_renew
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from patch_compile.hardware.cards import RatedCard, card_named
+from patch_compile.packing.slab_kinds import SLAB_K
 from patch_compile.plan.roofline.assumptions import ASSUMED, Assumptions
 from patch_compile.plan.roofline.launch_work import rates_of, weight_bytes
 from patch_compile.plan.roofline.linear_roofline import Linear, dense_time, first_bytes, l2_trip, predict
-from patch_compile.plan.roofline.schedule import SLAB
 from patch_compile.plugin.toolchain import plugin_sources
 
 __all__ = ["CONFIGS", "Config", "markdown", "slab_clocks", "warpgroup_time"]
@@ -73,12 +73,12 @@ def slab_clocks(
     blocks of a cluster read a slab from L2 once.
     """
     rates = rates_of(card, assume)
-    weights = config.panel_rows * (72 if sparse else 2 * SLAB)
-    x = config.tokens * 2 * SLAB
+    weights = config.panel_rows * (72 if sparse else 2 * SLAB_K)
+    x = config.tokens * 2 * SLAB_K
     fma = card.fma * card.tensor * assume.tensor * (2 if sparse else 1)
     read = weights * config.token_warps + x * config.panel_rows // _WARPGROUP_ROWS
     return {
-        "tensor": config.panel_rows * config.tokens * SLAB / fma,
+        "tensor": config.panel_rows * config.tokens * SLAB_K / fma,
         "shared": (read + weights + x) / rates.shared,
         "l2": (weights / config.cluster + x) / rates.l2,
     }

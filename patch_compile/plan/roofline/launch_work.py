@@ -16,8 +16,9 @@ import numpy as np
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import BY_CODE
 from patch_compile.hardware.cards import RatedCard
+from patch_compile.packing.slab_kinds import SLAB_K
 from patch_compile.plan.roofline.assumptions import Assumptions
-from patch_compile.plan.roofline.schedule import SLAB, TABLE_WORDS, Config, Problem
+from patch_compile.plan.roofline.schedule import TABLE_WORDS, Config, Problem
 from patch_compile.plugin.toolchain import plugin_sources
 
 __all__ = ["Rates", "Work", "rates_of", "weight_bytes", "work_of"]
@@ -95,7 +96,7 @@ def _slab_clocks(
     turn = _code(card)[config.name]["cycles"][kind.name][card.is_geforce] / assume.hybrid
     moved = config.slab_bytes(kind.code)
     read = config.warps * sum(counts[name] * lane for name, lane in _LANE_BYTES.items())
-    x_read = min(tokens, config.tokens) * SLAB * 2  # rows beyond the tokens are filled with zeros, not read
+    x_read = min(tokens, config.tokens) * SLAB_K * 2  # rows beyond the tokens are filled with zeros, not read
     return {
         "tensor": config.warps
         * (

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from masklearn.masks.kinds.base import BYTES_DENSE
 from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
 from masklearn.weights.table import FLOAT16, WeightType
 from patch_compile.hardware.cards import RatedCard
 from patch_compile.out.plan import Bound, Slower, Way
+from patch_compile.packing.slab_kinds import SLAB_K
 from patch_compile.plan.roofline.assumptions import ASSUMED, Assumptions
 from patch_compile.plan.roofline.launch_work import rates_of, weight_bytes, work_of
-from patch_compile.plan.roofline.schedule import CONFIGS, SLAB, Problem, choose_schedule, limits_of
+from patch_compile.plan.roofline.schedule import CONFIGS, Problem, choose_schedule, limits_of
 
 __all__ = [
     "DENSE_PATH",
@@ -52,7 +54,7 @@ class Linear:
     def problem(self, tokens: int) -> Problem:
         """Returns the schedule's problem for `tokens` rows of X."""
         panels = -(-self.out_features // self.panel_rows)
-        slabs = panels * -(-self.in_features // SLAB)
+        slabs = panels * -(-self.in_features // SLAB_K)
         counts = [0] * len(KINDS)
         for kind, share in ((TWO_FOUR.code, self.share), *self.others):
             counts[kind] = round(share * slabs)
@@ -91,7 +93,8 @@ def speedup_limit(share: float, bound: str) -> float:
 
     share: of the weights, in 2:4 tiles; the others are in dense ones.
     """
-    return 1 / (1 - (0.4375 if bound == "bytes" else 0.5) * share)
+    saved = 1 - TWO_FOUR.bytes_per_weight / BYTES_DENSE if bound == "bytes" else TWO_FOUR.zeros
+    return 1 / (1 - saved * share)
 
 
 def first_bytes(card: RatedCard, assume: Assumptions) -> float:
@@ -140,7 +143,7 @@ def dense_path_time(card: RatedCard, shape: Linear, tokens: int, assume: Assumpt
     It assumes that unpacked weights are written to DRAM and read from there. L2 would hold a part of them.
     """
     problem = shape.problem(tokens)
-    panel = 2 * shape.panel_rows * -(-shape.in_features // SLAB) * SLAB
+    panel = 2 * shape.panel_rows * -(-shape.in_features // SLAB_K) * SLAB_K
     pieces = -(-problem.panels // max(1, min(problem.panels, _PIECE_BYTES // panel)))
     moved = weight_bytes(problem) + panel * problem.panels
     product, _ = dense_time(card, shape, tokens, assume)

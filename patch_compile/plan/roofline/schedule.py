@@ -14,7 +14,7 @@ from itertools import pairwise
 from masklearn.masks.kinds.table import BY_CODE, DENSE, KINDS, TWO_FOUR
 from masklearn.weights.table import FLOAT16, QUANTISED, WeightType
 from patch_compile.hardware.cards import RatedCard
-from patch_compile.packing.slab_kinds import ALWAYS
+from patch_compile.packing.slab_kinds import ALWAYS, SLAB_K
 from patch_compile.plugin.toolchain import plugin_sources
 
 __all__ = [
@@ -29,8 +29,9 @@ __all__ = [
     "slab_cost",
 ]
 
-SLAB = 64  # columns of K
-PATCH_KINDS = len(ALWAYS)  # kinds of a mosaic as PATCH has it: dense and 2:4, the first of the table
+PATCH_KINDS = len(
+    ALWAYS
+)  # kinds of the masks of PATCH (arXiv 2509.23410): dense and 2:4, the first of the table
 _TILE_COST = 4  # plugins/kernels/work.h
 _UNIT_BYTES = 8  # kUnitBytes of plugins/kernels/kinds.h
 _TWO_FOUR = TWO_FOUR.code
@@ -77,7 +78,7 @@ class Config:
     @property
     def x_bytes(self) -> int:
         """Returns the bytes of the part of X that is multiplied with a slab."""
-        return self.tokens * SLAB * 2
+        return self.tokens * SLAB_K * 2
 
     @property
     def output_bytes(self) -> int:
@@ -126,7 +127,7 @@ TABLE_WORDS = int(re.findall(r"kTableWords = (\d+);", _header("arguments.h"))[0]
 @cache
 def slab_bytes(panel_rows: int, kind: int, weights: WeightType = FLOAT16) -> int:
     """Returns the bytes of a slab with its metadata, masks and scales. kind: its code."""
-    return int(panel_rows * SLAB * BY_CODE[kind].bytes_of(weights))
+    return int(panel_rows * SLAB_K * BY_CODE[kind].bytes_of(weights))
 
 
 @cache
@@ -211,25 +212,25 @@ def _max_parts(problem: Problem, config: Config, sms: int) -> int:
 
 
 def _weight_reads(problem: Problem, config: Config, parts: int, kept: int) -> int:
-    tokens, tiles = problem.token_tiles(config), problem.tiles(config)
-    if tokens == 1 or problem.weight_bytes <= kept:
+    token_tiles, tiles = problem.token_tiles(config), problem.tiles(config)
+    if token_tiles == 1 or problem.weight_bytes <= kept:
         return 1
     if not config.streams:
-        return _ceil_div(tokens, _TILES_PER_GROUP)
-    if tokens > _MAX_TOKEN_TILES:
-        return 1 if parts % tiles == 0 else tokens
-    starts = sorted(j * parts % tiles for j in range(tokens))
-    return 1 + sum((b - a) * tokens * problem.weight_bytes > kept * tiles for a, b in pairwise(starts))
+        return _ceil_div(token_tiles, _TILES_PER_GROUP)
+    if token_tiles > _MAX_TOKEN_TILES:
+        return 1 if parts % tiles == 0 else token_tiles
+    starts = sorted(j * parts % tiles for j in range(token_tiles))
+    return 1 + sum((b - a) * token_tiles * problem.weight_bytes > kept * tiles for a, b in pairwise(starts))
 
 
 def _x_bytes(problem: Problem, config: Config, sms: int, kept: int) -> int:
     moved = 2 * problem.tokens * problem.in_features
     if config.streams:
         return moved + (problem.panels - 1) * max(0, moved - kept)
-    tokens = problem.token_tiles(config)
-    if moved <= kept * _ceil_div(tokens, _TILES_PER_GROUP):
+    token_tiles = problem.token_tiles(config)
+    if moved <= kept * _ceil_div(token_tiles, _TILES_PER_GROUP):
         return moved
-    return moved * _ceil_div(problem.panels, max(1, sms // min(tokens, _TILES_PER_GROUP)))
+    return moved * _ceil_div(problem.panels, max(1, sms // min(token_tiles, _TILES_PER_GROUP)))
 
 
 def _overlapped(a: int, b: int) -> int:
