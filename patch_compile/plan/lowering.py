@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from masklearn.masks.kinds.base import BYTES_DENSE
 from masklearn.masks.kinds.table import DENSE, PRUNED, TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.weights.table import FLOAT16, WeightType, weight_type
@@ -29,8 +30,6 @@ from patch_compile.plan.unpatterned import KindMap
 __all__ = ["LinearPlan", "lowerings_of", "plan_linear", "plan_linears", "uncovered"]
 
 Others = tuple[tuple[str, int], ...]
-
-_ELEMENT = 2  # bytes of an fp16 or bf16 number
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class LinearPlan:
     node: Node
     predicted: LinearTimes | None = None
     split: Split | None = None
-    others: tuple[tuple[str, int], ...] = ()
+    others: Others = ()
     weights: str = FLOAT16.name
 
     @property
@@ -87,7 +86,7 @@ class LinearPlan:
 
     @property
     def least_bytes(self) -> float:
-        """Returns the bytes of its tiles, each in its kind, without padding and index: any kernel reads as many."""
+        """Returns the bytes of its tiles, each in its kind, without padding and index. No kernel can read fewer."""
         pruned = {TWO_FOUR: self.halved} | {PRUNED[kind]: float(n) for kind, n in self._weights_of_others}
         dense = self.shape[0] * self.shape[1] - sum(pruned.values())
         return sum(
@@ -95,14 +94,14 @@ class LinearPlan:
         )
 
     @property
-    def _weights_of_others(self) -> tuple[tuple[str, int], ...]:
+    def _weights_of_others(self) -> Others:
         """Numbers of weights in slabs of n:16, with the padding, by the name of their kind."""
         return tuple((kind, count * self.panel_rows * SLAB_K) for kind, count in self.others)
 
     @property
     def bytes_before(self) -> int:
         """Returns the bytes of the dense 16-bit weight."""
-        return self.shape[0] * self.shape[1] * _ELEMENT
+        return int(self.shape[0] * self.shape[1] * BYTES_DENSE)
 
     @property
     def bytes_after(self) -> int:
@@ -272,7 +271,7 @@ def _choose(
         return asked, Reason(kind=ReasonKind.ASKED)
     slower = costs.why_dense(predicted) if asked == "auto" and costs and predicted else None
     if unfit:
-        # Learning leaves a linear whole that would not gain even with all tiles 2:4: this is the reason, then.
+        # Learning leaves a linear whole if it would not gain even with all tiles 2:4. Then that is the reason.
         whole = unfit.kind is ReasonKind.NO_SPARSE_TILE
         never = whole and slower is not None and slower.kind is not ReasonKind.LITTLE_SPARSE
         return "dense", slower if never else unfit
@@ -294,6 +293,7 @@ def _count_slabs(mask: LinearMask | KindMap, panel_rows: int) -> tuple[int, int,
 
 
 def _unfit(asked: Asked, mask: LinearMask | KindMap, any_pruned_slab: bool) -> Reason | None:
+    """Returns the reason why only `dense` is possible, or None."""
     if not mask.kinds.any():
         return Reason(kind=ReasonKind.NO_SPARSE_TILE)
     if not any_pruned_slab and asked in ("auto", "plugin"):  # the other lowerings have no slabs

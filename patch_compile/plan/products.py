@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from masklearn.checkpoint.architectures import Architecture
 from patch_compile.out.plan import LinearTimes
+from patch_compile.packing.function import GATED_PANEL_ROWS
 from patch_compile.packing.fusion import GATED, QKV
 from patch_compile.plan.cost import CostModel
 from patch_compile.plan.lowering import LinearPlan
@@ -21,7 +22,7 @@ __all__ = [
     "together_by_name",
 ]
 
-_GATED_ROWS = 128  # two panels of 64 rows give a block of the kernel as many sums as one panel of 128
+_GATED_ROWS = 2 * GATED_PANEL_ROWS  # a panel of the gate and one of the up are one block of the kernel
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from math import prod
 
 from patch_compile.plan.cost import CostModel
+from patch_compile.plan.gains import ALL_SPARSE
 from patch_compile.plan.lowering import LinearPlan
 from patch_compile.plan.outline import Outline
 from patch_compile.plan.predict import predict_whole
@@ -15,14 +16,12 @@ from patch_compile.plan.speed_goal import SpeedGoal, ratio_for
 
 __all__ = ["plans_for_speed", "saved_per_weight"]
 
-_ALL = 0.5  # ratio of a linear with all tiles 2:4
-
 
 def saved_per_weight(plans: Mapping[str, LinearPlan], outline: Outline, costs: CostModel) -> dict[str, float]:
     """Returns the microseconds of the whole workload that a weight in a pruned tile saves, for each linear in which it does.
 
-    plans: those with all tiles of a kind. Linears that share a node save together. A node that is no faster than its dense
-    product even so saves nothing.
+    plans: plans with all tiles of one kind. Linears that share a node save together. A node that is not faster than its
+    dense product even then saves nothing.
     """
     saved: dict[str, float] = {}
     packed = [plan for plan in plans.values() if plan.lowering == "plugin"]
@@ -47,7 +46,7 @@ def plans_for_speed(
 
     plan_at: plans linears that have these ratios, as they are compiled. Raises SpeedError if no ratio reaches the speed.
     """
-    savers = saved_per_weight(plan_at(dict.fromkeys(linears, _ALL)), outline, costs)
+    savers = saved_per_weight(plan_at(dict.fromkeys(linears, ALL_SPARSE)), outline, costs)
 
     def plans_of(ratio: float) -> Mapping[str, LinearPlan]:
         return plan_at({name: ratio if name in savers else 0.0 for name in linears})
