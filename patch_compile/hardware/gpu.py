@@ -5,9 +5,9 @@ from __future__ import annotations
 import ctypes
 from dataclasses import dataclass
 
-__all__ = ["Gpu", "local_gpu"]
+__all__ = ["DRIVER", "Gpu", "local_gpu"]
 
-_DRIVER = "libcuda.so.1"
+DRIVER = "libcuda.so.1"
 _SUCCESS = 0
 # CUdevice_attribute in cuda.h, which is part of the driver's stable ABI.
 _COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 75, 76
@@ -24,7 +24,7 @@ class Gpu:
 def local_gpu() -> Gpu | None:
     """Returns the GPU with index 0 (CUDA_VISIBLE_DEVICES applies), or None without a driver or a GPU."""
     try:
-        driver = ctypes.CDLL(_DRIVER)
+        driver = ctypes.CDLL(DRIVER)
     except OSError:
         return None
     device = ctypes.c_int()

@@ -16,14 +16,13 @@ from masklearn.extras import missing_packages
 from patch_compile.engine.backend import BackendName, load_backend
 from patch_compile.errors import PatchCompileError
 from patch_compile.hardware.cards import local_architecture
-from patch_compile.hardware.gpu import local_gpu
+from patch_compile.hardware.gpu import DRIVER, local_gpu
 from patch_compile.plugin.build import BACKENDS, cached_plugins
 from patch_compile.plugin.prebuilt import DISTRIBUTION, prebuilt_library, why_no_prebuilt
 from patch_compile.plugin.toolchain import describe_toolchain
 
 __all__ = ["Finding", "examine"]
 
-_DRIVER = "libcuda.so.1"
 _BUILD = "build packages"
 _PACKAGED = "compiled plugin"
 _LOW_DISK = 20e9  # bytes; enough for the files of a 1B model
@@ -75,7 +74,7 @@ def _gpu() -> Iterator[Finding]:
     yield Finding(
         "NVIDIA driver",
         driver is not None,
-        f"for CUDA {driver}" if driver else f"{_DRIVER} does not load",
+        f"for CUDA {driver}" if driver else f"{DRIVER} does not load",
         "" if driver else "install NVIDIA's driver, to run engines here",
     )
     gpu, target = local_gpu(), local_architecture()
@@ -85,13 +84,15 @@ def _gpu() -> Iterator[Finding]:
         )
         return
     capability = ".".join(map(str, gpu.compute_capability))
-    unknown = "" if target else "2:4 needs sm80 or newer, and one of the known --target"
+    unknown = (
+        "" if target else "use a card of compute capability 8.0 or newer that --target knows, which 2:4 needs"
+    )
     yield Finding("GPU", target is not None, f"{gpu.name}, compute capability {capability}", unknown)
 
 
 def _driver_version() -> str | None:
     try:
-        driver = ctypes.CDLL(_DRIVER)
+        driver = ctypes.CDLL(DRIVER)
     except OSError:
         return None
     number = ctypes.c_int()
