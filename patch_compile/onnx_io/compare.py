@@ -14,12 +14,12 @@ from patch_compile.onnx_io.arrays import load_array, save_array
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.own_process import run_model
 
-__all__ = ["Difference", "Outputs", "answer", "compare_answers"]
+__all__ = ["Difference", "Outputs", "answer", "compare_answers", "output_file"]
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """Outputs of one model on some feeds, one file per output and run: `<folder>/<number of the output>.<run>.npy`."""
+    """Outputs of one model on some feeds, one file per output and run (see `output_file`)."""
 
     folder: Path
     outputs: tuple[str, ...]
@@ -27,7 +27,7 @@ class Outputs:
 
     def read(self, output: int, run: int) -> NDArray[Any]:
         """Returns one output of one run."""
-        return load_array(self.folder / f"{output}.{run}.npy")
+        return load_array(output_file(self.folder, output, run))
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,11 @@ class Difference:
     floating: bool
 
 
+def output_file(folder: Path, output: int, run: int) -> Path:
+    """Returns the file that holds one output of one run. output: its number among the outputs."""
+    return folder / f"{output}.{run}.npy"
+
+
 def answer(path: Path, feeds: Sequence[Feed], folder: Path) -> Outputs:
     """Run a model on the feeds and save its outputs in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -52,7 +57,7 @@ def answer(path: Path, feeds: Sequence[Feed], folder: Path) -> Outputs:
     for run, outputs in enumerate(run_model(path, feeds)):
         names = tuple(outputs)
         for place, array in enumerate(outputs.values()):
-            save_array(folder / f"{place}.{run}.npy", array)
+            save_array(output_file(folder, place, run), array)
     return Outputs(folder, names, len(feeds))
 
 

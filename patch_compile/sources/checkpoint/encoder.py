@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.arrays import save_array
-from patch_compile.onnx_io.compare import Outputs
+from patch_compile.onnx_io.compare import Outputs, output_file
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.graph_inputs import read_inputs
 from patch_compile.out.manifest import EvalText
@@ -88,7 +88,7 @@ class EncoderSource(CheckpointSource, OutputSource):
             with torch.no_grad():
                 made = model(**{name: torch.from_numpy(np.asarray(value)) for name, value in feed.items()})
             for place, name in enumerate(outputs):
-                save_array(folder / f"{place}.{run}.npy", made[name].numpy())
+                save_array(output_file(folder, place, run), made[name].numpy())
         return Outputs(folder, outputs, len(feeds))
 
     @override

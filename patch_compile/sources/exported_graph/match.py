@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from patch_compile.out.plan import ReasonKind
 from patch_compile.sources.exported_graph.digests import KnownWeight, Origin, WeightIndex
+from patch_compile.sources.onnx_model.constants import PASSED_ON
 from patch_compile.sources.onnx_model.linears import FoundLinears, OnnxLinear
 from patch_compile.sources.onnx_model.names import scopes_of
 
@@ -23,7 +24,6 @@ __all__ = ["HeldWeights", "LinearRows", "Matches", "Product", "match_linears"]
 
 IndexOf = Callable[["ir.DataType"], WeightIndex]
 _PRODUCTS = ("MatMul", "Gemm")
-_PASSED_ON = ("Identity", "Cast", "Transpose")
 _MATRIX_TYPES = ("FLOAT", "FLOAT16", "BFLOAT16")
 
 
@@ -221,7 +221,7 @@ def _words(linear: OnnxLinear) -> list[str]:
 
 def _readers(value: ir.Value) -> Iterator[str]:
     for use in value.uses():
-        if use.node.op_type in _PASSED_ON:
+        if use.node.op_type in PASSED_ON:
             yield from _readers(use.node.outputs[0])
         else:
             yield use.node.op_type

@@ -12,10 +12,11 @@ from patch_compile.sources.onnx_model.names import node_name
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["StoredConstant", "stored_constant"]
+__all__ = ["PASSED_ON", "StoredConstant", "quantized", "stored_constant"]
 
 _STANDARD = ("", "ai.onnx")
-_PASSED_ON = ("Identity", "Cast", "Transpose")
+PASSED_ON = ("Identity", "Cast", "Transpose")
+"""Operators that may stand between a constant and the product that reads it."""
 _COMPUTED = "its weight is computed at run time"
 _QUANTIZING = ("DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear")
 
@@ -44,7 +45,7 @@ def stored_constant(value: ir.Value | None, node: ir.Node) -> StoredConstant | R
         kind = producer.op_type
         if kind in _QUANTIZING:
             raise quantized(node, f"{kind} {node_name(producer)!r} makes its weight")
-        if producer.domain not in _STANDARD or kind not in _PASSED_ON:
+        if producer.domain not in _STANDARD or kind not in PASSED_ON:
             return Refusal(f"{_COMPUTED}, by {kind} {node_name(producer)!r}", _COMPUTED)
         if kind == "Transpose":
             perm = producer.attributes.get("perm")
@@ -76,7 +77,7 @@ def _other_reader(value: ir.Value, node: ir.Node) -> str:
     if value.is_graph_output():
         return "an output of the graph"
     for other in (use.node for use in value.uses() if use.node is not node):
-        while other.op_type in _PASSED_ON and (after := [use.node for use in other.outputs[0].uses()]):
+        while other.op_type in PASSED_ON and (after := [use.node for use in other.outputs[0].uses()]):
             other = after[0]
         return f"{other.op_type} {node_name(other)!r}"
     return ""
