@@ -1,7 +1,7 @@
 """The table of GPU architectures and cards: valid names of `--target`, and the data behind predictions.
 
 A new card is one row of `CARDS`. A new architecture is one row of `ARCHITECTURES` (and an entry in
-plugins/kernels/config.h). SmRates are NVIDIA's, at the boost clock.
+plugins/kernels/config.h). Rates are NVIDIA's, at the boost clock.
 """
 
 from __future__ import annotations

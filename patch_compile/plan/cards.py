@@ -88,7 +88,7 @@ def card_of_gpu(gpu: Gpu) -> PlanCard | None:
 
 
 def _as_measured(card: PlanCard, gpu: str | None = None) -> PlanCard:
-    """Returns the card with the newest calibration of the GPU named `gpu`, or of any GPU that has this row as its own."""
+    """Returns the card with the newest calibration of the GPU named `gpu`, or if None of any GPU that its row describes."""
 
     def fits(found: MeasuredCard) -> bool:
         return found.card == card.name and (found.gpu == gpu if gpu else found.own and not card.stands_for)

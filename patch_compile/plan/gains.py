@@ -1,10 +1,10 @@
-"""Keeps linears whole in which pruning gains nothing on a target, so that no weight is zeroed for nothing.
+"""Leaves linears whole in which pruning gains nothing on a target, so that no weight is zeroed for nothing.
 
 The planner decides which linears gain, by the rule that lowers them:
 
-1. A linear can gain if it is not compiled dense with as many 2:4 tiles as its ratio allows it at most: all, or with
-   `--per-layer` its own ratio. The ratio counts over these linears alone, and tiles are chosen over them.
-2. A linear that gets too few 2:4 tiles to gain is left whole. The tiles of the others stay as they are chosen.
+1. A linear can gain if it is not lowered to `dense` with the most 2:4 tiles that it may have: all of its tiles, or with
+   `--per-layer` those of its own ratio. The ratio counts over these linears alone, and tiles are chosen among theirs.
+2. A linear that gets too few 2:4 tiles to gain is left whole. The chosen tiles of the others stay.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class GainBudget:
         return {name: ratio for name, ratio in counted.items() if name not in self.budget.dense}
 
     def settled(self, plan_for: Callable[[Budget], Plans]) -> Budget:
-        """Returns the budget with which every linear that has 2:4 tiles gains. plan_for: chooses tiles and plans them."""
+        """Returns the budget with which every linear that has pruned tiles gains. plan_for: chooses tiles and plans them."""
         budget = self.budget
         while wasted := {
             name: float(plan.zeroed)
@@ -76,7 +76,7 @@ class GainBudget:
         return budget
 
     def settled_evenly(self, plan_at: Callable[[Mapping[str, float]], Plans]) -> GainBudget:
-        """Returns the budget if the ratio is spread evenly, which is how a plan without scores assumes it."""
+        """Returns this with the budget that follows if the ratio is spread evenly, as a plan without scores assumes."""
         weights = self._weights
         return replace(self, budget=self.settled(lambda budget: plan_at(budget.evenly(weights))))
 

@@ -68,9 +68,10 @@ def outline_of(checkpoint: Checkpoint, coverage: Coverage, fuse: Collection[str]
 
 
 def _runs(name: str, chosen: int | None) -> bool:
-    """True unless a routed expert's number says that no token runs it. As many experts of a block run as a token chooses.
+    """Returns True for a linear that the plan counts: any but a routed expert whose number is `chosen` or more.
 
-    A prompt's tokens choose among all, but each computes no more than these; the bytes of the others are left out.
+    chosen: the number of experts that a token chooses, None without experts. The first `chosen` experts of a block stand for
+    those of every token. The tokens of a prompt may choose others too; the bytes of these are left out.
     """
     expert = _EXPERT.search(name)
     return expert is None or chosen is None or int(expert[1]) < chosen
@@ -92,7 +93,7 @@ def _fused_experts(
 def outline_of_llama(
     model: Model, fuse: Collection[str] | None = None
 ) -> tuple[dict[str, tuple[int, int]], Outline]:
-    """Returns the linears `[N, K]` and the outline of a decoder like LLaMA. It needs no checkpoint."""
+    """Returns the linears `[N, K]` and the outline of a decoder with the blocks of LLaMA. It needs no checkpoint."""
     h, wide = model.hidden, model.intermediate
     block = {
         "self_attn.q_proj": (model.q, h),

@@ -64,8 +64,9 @@ def assumed_plans(
 def assumed_tiles(shape: Shape, tile: Shape, ratio: float, kinds: Kinds = (TWO_FOUR,)) -> KindMap:
     """Returns the tiles of a linear `[N, K]` with this ratio, to one tile, or all tiles of the kind that zeroes most.
 
-    Its tiles have the two kinds whose zeros are nearest, dense among them: tiles that all lose alike are best so. Of kinds
-    with equal zeros it takes the last in the table, which loses less.
+    Its tiles have two kinds, of which dense may be one: those whose shares of zeros are nearest below and above the ratio.
+    No other choice is better if all tiles lose equally. Of kinds with equal zeros it takes the last in the table, which
+    loses less.
     """
     grid = grid_shape(shape, tile)
     steps = sorted({kind.zeros: kind for kind in (DENSE, *sorted(kinds, key=lambda one: one.code))}.items())
@@ -116,7 +117,7 @@ def settle_together(
 
 
 def _is_open(plan: LinearPlan) -> bool:
-    """Returns True if predicted time alone decided the lowering, which quantised weights have but one of."""
+    """Returns True if predicted time alone decided the lowering. Quantised weights have only one lowering."""
     if plan.predicted is None or not (plan.sparse_slabs or plan.others) or plan.weight_type.quantised:
         return False
     return plan.reason is None or plan.reason.kind.by_time
@@ -125,6 +126,7 @@ def _is_open(plan: LinearPlan) -> bool:
 def _choices(
     members: Sequence[LinearPlan], free: set[str], costs: CostModel
 ) -> Iterator[tuple[LinearPlan, ...]]:
+    """Yield the members with every choice of `dense` or `plugin` for the free ones. free: their names."""
     names = [plan.name.rpartition(".")[2] for plan in members]
 
     def ways(plan: LinearPlan) -> Sequence[LinearPlan]:

@@ -40,7 +40,7 @@ class TilesForSpeed:
 
     1. A tile of a kind saves its share of the time that its linear, or the node that its linear shares, saves in the whole
        workload with all tiles of this kind over none. It saves nothing in a linear that is not lowered as `plugin`, or in a
-       node that is no faster than dense even so.
+       node that is not faster than dense even then.
     2. `select` reaches a saving exactly, to one tile. Bisection finds the smallest saving with which the model, planned with
        its real lowerings, is as fast as asked.
     3. A linear with too few chosen tiles to pay for its launch is lowered dense. Its tiles are taken back, since they save

@@ -1,4 +1,4 @@
-"""Masks of tile maps alone: for plans, in which only the numbers of slabs count."""
+"""Masks made from tile maps alone, for plans, which depend only on the numbers of slabs."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def unpatterned(
 
 
 def unpatterned_mask(shape: Shape, tile: Shape, tiles: NDArray[Any]) -> LinearMask:
-    """Returns the mask of one linear, as `unpatterned`."""
+    """Returns the mask of one linear, as `unpatterned` does."""
     kinds = tiles.astype(np.uint8)
     codes: dict[str, NDArray[Any]] = {}
     for code in np.unique(kinds):
