@@ -114,7 +114,7 @@ class PackedLinear:
         """Returns two grids `[panels, slabs along K]`: the place of the slab's kind in `kinds`, and the slab's row in the
         tensors of that kind.
 
-        Raises ValueError if the index lies: if it leads to no slab, or a slab is stored twice or not at all.
+        Raises ValueError if the index leads to no slab, or if a slab is stored twice or not at all.
         """
         panels, slabs_along_k = _grid(self.shape, self.panel_rows)
         stored = self.stored

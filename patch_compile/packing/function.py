@@ -53,8 +53,8 @@ __all__ = [
 DOMAIN = "patch"
 NAME = "PatchLinear"
 VERSION = 2  # version 1 had the index as an input
-INPUTS = ("X", "dense", "sparse", "meta")
-GATED_PANEL_ROWS = 64
+INPUTS = ("X", "dense", "sparse", "meta")  # those that every node has; see `tensor_names`
+GATED_PANEL_ROWS = 64  # see FuseGatedPass
 
 # Value of the attribute `activation` -> lines that compute fp32 a from fp32 z.
 _ACTIVATIONS = {

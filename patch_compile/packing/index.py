@@ -43,7 +43,7 @@ def index_from_attribute(values: object) -> NDArray[Any]:
 
 
 def index_fault(index: NDArray[Any], grid: tuple[int, int], stored: Mapping[str, int]) -> str:
-    """Returns what is wrong with an index, in words; empty for an index that says where every slab lies, and lies nowhere.
+    """Returns what is wrong with an index, in words; empty if it leads to every slab of the weight exactly once.
 
     grid: panels and slabs along K of the weight; stored: numbers of slabs that are stored, by kind, in the order of the
     kinds.

@@ -35,7 +35,7 @@ __all__ = ["Quantised", "as_sixteen_bits", "count_wrong_integers", "pack_quantis
 
 @dataclass(frozen=True)
 class Quantised:
-    """A linear on its grid. integers: int16 `[N, K]`, 0 where a 2:4 tile prunes."""
+    """A linear on its grid. integers: int16 `[N, K]`, 0 where the mask prunes."""
 
     integers: NDArray[np.int16]
     mask: LinearMask

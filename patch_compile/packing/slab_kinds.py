@@ -64,7 +64,7 @@ def kinds_among(codes: Iterable[NDArray[np.uint8]]) -> tuple[TileKind, ...]:
 
 
 def kinds_from_attribute(text: object) -> tuple[TileKind, ...]:
-    """Returns the kinds that the attribute `kinds` of a node names. Raises ValueError if it is not as it is written."""
+    """Returns the kinds that the attribute `kinds` of a node names. Raises ValueError for a text that no build writes."""
     names = text.split(",") if isinstance(text, str) else []
     kinds = tuple(kind for kind in KINDS if kind.name in names)
     ordered = (*ALWAYS, *(kind for kind in kinds if kind not in ALWAYS))

@@ -1,4 +1,4 @@
-"""Refuses PatchLinear nodes, and engines of them, that were made for another version of the node, by name."""
+"""Refuses PatchLinear nodes, and engines with such nodes, of another version than this package reads."""
 
 from __future__ import annotations
 

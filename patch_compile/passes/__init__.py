@@ -92,8 +92,8 @@ def lowering_passes(
     """Returns the passes that compile each covered linear as planned, for a graph without weights.
 
     read: returns the values of a tensor (`<linear>.weight` or a bias) in `dtype`, called when they are written; fuse: names
-    of the fusions to apply, None for all; split_cost: see `SplitLinearsPass`; grids: of the quantised linears, whose weights
-    `read` may return in another type than `dtype` that they are exact in.
+    of the fusions to apply, None for all; split_cost: see `SplitLinearsPass`; grids: those of the quantised linears, whose
+    weights `read` returns in a type in which they are exact.
     """
     from patch_compile.passes.fusion.base import fusion_passes
     from patch_compile.passes.lowering.gather_linears import GatherLinearsPass

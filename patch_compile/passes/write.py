@@ -71,8 +71,8 @@ def write_hybrid(
 
     The checkpoint may be pruned already or not: each lowering masks the weights that it writes, and checks them. Masks that
     are a MaskSet bring the grids of quantised linears.
-    step: called with (name of a linear, linears written, linears in all); fuse: operations to fuse into a linear's node if
-    the graph allows it; split_cost: cost that the groups of a split minimise.
+    step: called with (name of a linear, linears written, linears in all); fuse: names of the fusions to apply where the
+    graph allows it, None for all; split_cost: cost that the groups of a split minimise.
 
     Returns the plan with the node, the epilogue and the split that the graph led to for each linear.
     """

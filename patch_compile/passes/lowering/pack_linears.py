@@ -54,8 +54,8 @@ class PackLinearsPass(passes.InPlacePass):
         dtype: ir.DataType,
         grids: Mapping[str, Grid] | None = None,
     ) -> None:
-        """read: returns the values of a tensor (`<linear>.weight`, a bias), by name, in the graph's 16-bit type; those of a
-        quantised weight in the type that its grid is exact in, if that is another. grids: of the quantised linears.
+        """read: returns the values of a tensor (`<linear>.weight`, a bias), by name, in the graph's 16-bit type; for a
+        quantised weight, in a type in which it is exact. grids: those of the quantised linears.
         """
         super().__init__()
         self._grids = grids or {}
@@ -133,9 +133,8 @@ class PackLinearsPass(passes.InPlacePass):
         made, index, kinds = packed_initializers(to_pack)
         for plan in plans:
             others = tuple((kind.name, plan.slabs.get(kind.name, 0)) for kind in kinds[len(ALWAYS) :])
-            self.plan[plan.name] = replace(
-                plan, others=others
-            )  # pointers of kinds that its siblings alone have, too
+            # A kind that only its siblings have counts too, with 0 slabs: it has a row of pointers in the index.
+            self.plan[plan.name] = replace(plan, others=others)
         slabs, biases = list(made), list(linear.biases)
         if len(biases) > 1:
             biases = [joint_bias(linear, self._read, self._dtype)]

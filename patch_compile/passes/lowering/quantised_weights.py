@@ -44,7 +44,7 @@ def check_scales(name: str, grid: Grid, dtype: str) -> None:
 
 
 def packed_mask(plan: LinearPlan, mask: LinearMask) -> LinearMask:
-    """Returns the mask by which a linear's slabs have their kinds: all dense if the plan of a quantised linear says so."""
+    """Returns the mask that slabs get their kinds from: without pruned tiles if the plan stores quantised slabs densely."""
     if plan.uses_zeros or not plan.weight_type.quantised:
         return mask
     return LinearMask(mask.shape, mask.tile, np.zeros_like(mask.tiles), np.zeros(0, np.uint8))
