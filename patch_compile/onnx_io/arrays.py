@@ -15,7 +15,8 @@ __all__ = ["load_array", "save_array"]
 def load_array(path: Path) -> NDArray[Any]:
     """Read a .npy file. Raises OSError if the disk does not give all of it.
 
-    `np.load` takes a failed read of a file for the end of the file, as `save_array` says of writing.
+    `np.load` hands the file to a C stream, and takes a read that fails for the end of the file. It can't do so with an
+    object that has nothing but `read`.
     """
     with path.open("rb") as file:
         array: NDArray[Any] = np.lib.format.read_array(SimpleNamespace(read=file.read), allow_pickle=False)

@@ -12,6 +12,7 @@ __all__ = ["EmulateBfloat16Pass"]
 _BF16 = ir.DataType.BFLOAT16
 _FLOAT = ir.DataType.FLOAT
 _PACKED_DOMAIN = "patch"
+_ROUNDED = "patch_compile.rounded_to_bfloat16"  # key of a value that a rounding Cast made
 # Operations that only move elements: their results are already bf16 numbers and need no rounding.
 _MOVES = frozenset(
     (
@@ -106,9 +107,6 @@ def _makes_bfloat16(node: ir.Node, output: ir.Value) -> bool:
     if output.dtype is not None:
         return output.dtype == _BF16
     return any(value is not None and value.meta.get(_ROUNDED, False) for value in node.inputs)
-
-
-_ROUNDED = "patch_compile.rounded_to_bfloat16"
 
 
 def _round(graph: ir.Graph, node: ir.Node, output: ir.Value) -> None:

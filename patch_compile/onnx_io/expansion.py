@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["check_expansion", "nested_nodes"]
 
 _MOST_NODES = 2**19  # a compiled decoder of 126 layers has some 60,000 with its PatchLinear functions
-_MOST_DEPTH = 64  # functions that call each other; passes call themselves for each
+_MOST_DEPTH = 64  # calls of functions inside each other; passes recurse once for each
 _Key = tuple[str, str, str]
 
 

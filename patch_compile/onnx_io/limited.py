@@ -1,4 +1,4 @@
-"""An ONNX Runtime session whose runs end. It is imported where ONNX Runtime is needed."""
+"""An ONNX Runtime session with a time limit for each run. Import it only where ONNX Runtime is needed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SILENT = 4  # log severity; errors are raised, so logging them too is not needed
 
 
 class LimitedSession(ort.InferenceSession):  # type: ignore[misc]
-    """A session that ends a run after the seconds of `patience`, as soon as the operator that runs then has ended.
+    """A session that ends a run after the seconds of `patience`, once the operator that is running has ended.
 
     Its runs raise PatchCompileError in that case.
     """

@@ -86,8 +86,8 @@ class _Process:
         self._patience = patience()
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(sys.path),
-            VARIABLE: str(MOST),
-        }  # this one ends it
+            VARIABLE: str(MOST),  # this process limits the time, and not the other
+        }
         self._process = subprocess.Popen(
             [sys.executable, "-m", __spec__.name],
             stdin=subprocess.PIPE,

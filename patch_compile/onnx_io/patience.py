@@ -1,4 +1,4 @@
-"""Number of seconds for which ONNX Runtime may load a model, or run it once."""
+"""Time limit, in seconds, for ONNX Runtime to load a model, or to run it once."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from patch_compile.errors import PatchCompileError, UsageError
 
 __all__ = ["MOST", "VARIABLE", "patience", "too_long"]
 
-VARIABLE = "PATCH_COMPILE_ONNX_SECONDS"  # environment variable with another number
+VARIABLE = "PATCH_COMPILE_ONNX_SECONDS"  # environment variable that sets another limit
 _SECONDS = 900
-MOST = 10**6  # 11 days
+MOST = 10**6  # longest limit, 11 days
 
 
 def patience() -> float:
-    """Returns the number of seconds. Raises UsageError if the variable holds none."""
+    """Returns the limit in seconds. Raises UsageError if the variable holds none."""
     given = os.environ.get(VARIABLE)
     if not given:
         return _SECONDS

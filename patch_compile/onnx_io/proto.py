@@ -74,7 +74,7 @@ def model_of(path: Path, proto: onnx.ModelProto) -> ir.Model:
 
 @contextmanager
 def refusing_invalid(path: Path) -> Iterator[None]:
-    """Refuse in words a file that led to an error and that ONNX's own checker refuses.
+    """Raise PatchCompileError for a file that leads to an error in the block, if ONNX's own checker refuses it too.
 
     The checker alone would refuse files that run, of old exporters; so it is asked only after an error. An error about a
     file that it finds valid is a fault of this program, and is raised as it is.

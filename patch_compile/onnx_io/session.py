@@ -24,7 +24,7 @@ GPU, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 
 
 def open_session(path: Path, providers: tuple[str, ...] = (CPU,), threads: int | None = None) -> Any:
-    """Open an ONNX Runtime session whose runs end. It logs nothing: its warnings are about constant folding.
+    """Open an ONNX Runtime session with a time limit for each run. It logs nothing: its warnings concern constant folding.
 
     threads: number of threads of an operator on a CPU, None for one per core. Some operators, such as a ReduceMean over
     neither the first nor the last axis, round by their number.
