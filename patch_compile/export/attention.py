@@ -1,6 +1,7 @@
 """Attention for the exporter: one ONNX op, or MatMul and Softmax if that op can't be used.
 
-Models that make their masks themselves ask an implementation for them; ours gives masks without data-dependent shortcuts.
+Models that make their own masks ask the implementation for them. Ours makes masks without branches on data, which can't be
+traced.
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Experts for the exporter that keep the weights of all experts in 3-D tensors, as gpt-oss does.
 
-Each expert is a product of the tokens that are routed to it, whose number a graph learns at run time. Experts with a
+Each expert multiplies the tokens that are routed to it; their number is known only when the graph runs. Experts with a
 matrix each are linears, which compute in the same way: `masklearn.checkpoint.as_linears`.
 """
 

@@ -18,7 +18,8 @@ def repetition(config: Any, architecture: Architecture) -> tuple[int, int]:
     """Returns (first, period): from layer `first` on, each layer is of the kind of the one `period` layers before.
 
     Layers are of one kind if their modules have the same classes, shapes and settings, and the lists of the config have the
-    same values for them. Of all such pairs the one with the smallest sum is returned, in which `period` is small.
+    same values for them. Of all such pairs the one with the smallest first + 3 · period is returned, since `export_model`
+    traces three periods.
     """
     kinds = _kinds(config, architecture)
     layers = len(kinds)
@@ -32,7 +33,7 @@ def _repeats(kinds: list[Any], period: int) -> bool:
 
 
 def _kinds(config: Any, architecture: Architecture) -> list[Any]:
-    """Returns what tells a layer from others, for each layer."""
+    """Returns a description of each layer. Those of layers of one kind are equal."""
     from accelerate import init_empty_weights
 
     with init_empty_weights(include_buffers=True):

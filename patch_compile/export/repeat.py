@@ -44,7 +44,7 @@ class LayerNames:
 
 @dataclass(frozen=True)
 class Numbers:
-    """Layers of a block: `first` … `first + period - 1`; names: their names."""
+    """Numbers of a block's layers: `first` … `first + period - 1`. names: finds such numbers in names."""
 
     first: int
     period: int

@@ -25,7 +25,7 @@ def load_as_compiled(
 
     Weights are rounded to the type, but for those of int8, which a graph multiplies as they are and scales afterwards. The
     checkpoint holds quantised weights rounded to its own type, which may be coarser: they are computed anew from their
-    integers. masks: the file with their scales, unless one lies beside the pruned model; None if there is no other.
+    integers. masks: the file with their scales, read if none lies beside the pruned model; None if there is none.
     """
     import torch
 

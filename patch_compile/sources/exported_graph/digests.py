@@ -75,9 +75,9 @@ class WeightIndex:
         return k in self._widths
 
     def rows_of(self, weight: NDArray[Any]) -> list[tuple[KnownWeight, ...]]:
-        """Returns the weights that lie one below the other in `weight` `[N, K]`: for each of them all that have its numbers.
+        """Returns the weights that are stacked in `weight` `[N, K]`, each with all others that have the same numbers.
 
-        It is empty if any row belongs to no weight.
+        The result is empty if any row belongs to no weight.
         """
         found: list[tuple[KnownWeight, ...]] = []
         start = 0

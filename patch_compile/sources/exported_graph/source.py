@@ -264,5 +264,5 @@ _NOTES = {
     ReasonKind.NOT_IN_GRAPH: "linears whose numbers are in no product of the graph, which keep what the graph has",
     ReasonKind.READ_TWICE: "linears with more than one product in the graph, which are masked and not packed",
     ReasonKind.READ_OTHERWISE: "linears whose weight the graph also reads as something else, which keep what it has",
-    ReasonKind.ALIKE: "linears with the numbers of others, from which no name tells them, and which keep what the graph has",
+    ReasonKind.ALIKE: "linears with the numbers of others, which no name tells apart, and which keep what the graph has",
 }

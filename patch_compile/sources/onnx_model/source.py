@@ -227,7 +227,7 @@ class OnnxSource(OutputSource):
     def dense_onnx(
         self, path: Path, *, logits: Literal["all", "last"] | None = None, runnable: bool = False
     ) -> Path:
-        """Returns the file itself."""
+        """Returns the file itself, or if `runnable` and it holds bfloat16 a copy beside `path` that ONNX Runtime can run."""
         return runnable_onnx(self.model, path.parent) if runnable else self.model
 
     @override
