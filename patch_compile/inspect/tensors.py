@@ -50,7 +50,7 @@ def _masks(path: Path) -> Inspection:
         "feed-forward parts permuted": len(masks.orders),
         "bytes": path.stat().st_size,
     }
-    checked = "every tile map fits its shape, every pattern is one of the six and there is one for each group"
+    checked = "every tile map fits its shape, and every group of a pruned tile has a pattern of its kind"
     return Inspection(path, "masks", facts, rows, checked, faults)
 
 
