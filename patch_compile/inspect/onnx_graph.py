@@ -17,7 +17,7 @@ from masklearn.weights.table import INT8, QUANTISED, WeightType
 from patch_compile.inspect.inspection import Inspection
 from patch_compile.onnx_io.proto import load_proto, model_of, refusing_invalid
 from patch_compile.packing.format import KERNEL_ROWS, PackedLinear, SlabsOfSixteen, unpack
-from patch_compile.packing.function import DOMAIN, NAME, tensor_names
+from patch_compile.packing.function import DOMAIN, INPUTS, NAME, tensor_names
 from patch_compile.packing.index import index_from_attribute
 from patch_compile.packing.quantised import unpack_quantised
 from patch_compile.packing.slab_kinds import ALWAYS, SLAB_K, kinds_from_attribute, slab_words
@@ -202,7 +202,7 @@ def _constants(node: ir.Node, about: _Attributes) -> tuple[dict[str, NDArray[Any
 
 
 def _why_other_types(constants: dict[str, NDArray[Any]], integers: WeightType | None) -> str:
-    """Returns the fault of a tensor that is no matrix (index and scales: no vector) of its type, empty if there is none."""
+    """Returns the fault of a tensor of another type or rank (2, of index and scales 1), empty if there is none."""
     for role, array in constants.items():
         axes = 1 if role in ("index", "scales") else 2
         words = integers or role in ("index", "meta") or role.startswith("masks")
@@ -219,22 +219,35 @@ def _why_broken(
 
     dtype: type of X, None if the file does not tell it.
     """
-    rows, columns, panel_rows, gated = (
-        about.out_features,
-        about.in_features,
-        about.panel_rows,
-        bool(about.gated),
-    )
-    panels = (1 + gated) * -(-rows // panel_rows)
-    if why := _why_other_types(constants, about.integers) or _why_other_widths(constants, about):
+    rows, columns, linears = about.out_features, about.in_features, 1 + about.gated
+    packed_rows = linears * -(-rows // about.panel_rows) * about.panel_rows
+    why = _why_other_types(constants, about.integers) or _why_other_widths(constants, about)
+    if why or (why := _why_other_integers(constants, about, packed_rows)):
         return why
-    if why := _why_other_integers(constants, about, panels * panel_rows):
+    packed = _packed(constants, about, packed_rows)
+    try:
+        if not decode:
+            packed.places()
+            return ""
+        values, why = _decoded(packed, dtype)
+    except ValueError as error:
+        return str(error)
+    if why:
         return why
-    names = tensor_names(about.kinds)[1 + 2 * (len(ALWAYS) - 1) :]
+    by_linear = values.reshape(-1, linears, about.panel_rows, values.shape[1]).swapaxes(0, 1)
+    whole = by_linear.reshape(linears, -1, values.shape[1])
+    if whole[:, rows:].any() or whole[:, :, columns:].any():
+        return "what lies beyond its rows or columns is not zero"
+    return ""
+
+
+def _packed(constants: dict[str, NDArray[Any]], about: _Attributes, rows: int) -> PackedLinear:
+    """Returns the packed linear of tensors whose types and widths are right. rows: of all panels."""
+    names = tensor_names(about.kinds)[len(INPUTS) - 1 :]
     bits = np.uint16 if about.integers is None else np.int32
-    packed = PackedLinear(
-        (panels * panel_rows, -(-columns // SLAB_K) * SLAB_K),
-        panel_rows,
+    return PackedLinear(
+        (rows, -(-about.in_features // SLAB_K) * SLAB_K),
+        about.panel_rows,
         constants["dense"].view(bits),
         constants["sparse"].view(bits),
         constants["meta"],
@@ -246,20 +259,6 @@ def _why_broken(
         about.integers,
         constants.get("scales"),
     )
-    try:
-        if not decode:
-            packed.places()
-            return ""
-        values, why = _decoded(packed, dtype)
-    except ValueError as error:
-        return str(error)
-    by_linear = values.reshape(-1, 1 + gated, panel_rows, values.shape[1]).swapaxes(0, 1)
-    whole = by_linear.reshape(1 + gated, -1, values.shape[1])
-    if why:
-        return why
-    if whole[:, rows:].any() or whole[:, :, columns:].any():
-        return "what lies beyond its rows or columns is not zero"
-    return ""
 
 
 def _why_other_widths(constants: dict[str, NDArray[Any]], about: _Attributes) -> str:
