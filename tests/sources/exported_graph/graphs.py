@@ -104,10 +104,9 @@ class Exporter:
                 for name, short in zip((q, k, v), "qkv", strict=True)
             ]
         mixed = parts[0]
-        for part, size in zip(parts[1:], sizes[1:], strict=True):
+        for part in parts[1:]:
             mean = self.node("ReduceMean", [part, self.ints(f"{part}_axes", [1])], f"{part}_mean")
             mixed = self.node("Add", [mixed, mean], f"{part}_mixed")
-            assert size
         o = self.product(mixed, [f"{path}.self_attn.o_proj"], f"{tag}_o")
         x = self.node("Add", [x, o], f"{tag}_attended")
         gate, up = f"{path}.mlp.gate_proj", f"{path}.mlp.up_proj"
