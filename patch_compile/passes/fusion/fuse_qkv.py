@@ -94,7 +94,7 @@ def _are_several(nodes: Sequence[ir.Node]) -> bool:
     refuse(
         alone.name,
         "linears of its X",
-        "no other of its block is packed with a bias as it has, or none as it, and with its weight type",
+        "no other of its block is packed that has a bias or none as it has, and the same weight type",
     )
     return False
 

@@ -185,7 +185,7 @@ def test_the_dense_path_costs_its_bytes_and_launches_beside_the_dense_product(de
         )
 
 
-def test_only_hopper_has_a_dense_path():
+def test_16_bit_dense_and_2_4_slabs_take_the_dense_path_on_hopper_alone():
     for device, shape, share in itertools.product(AMPERE_AND_ADA, LARGE, (0.0, 0.9)):
         found = roofline.predict(device, roofline.Linear(*shape, share), 2048)
         assert found.slower is None and found.config != linear_roofline.DENSE_PATH
