@@ -161,6 +161,10 @@ def _same_source(
     earlier: set[ir.Value],
     carried: Values,
 ) -> bool:
+    """Returns True if an input `x` of the first block and `y` of the second are counterparts.
+
+    earlier: values of the block before the first; carried: values that blocks pass on, with the counterparts found so far.
+    """
     if x is None or y is None:
         return x is y
     if x in following:  # computed in the block

@@ -87,6 +87,7 @@ def _packed_bytes(layer: PlanLayer, program: PlanProgram) -> int | None:
 
 
 def _by_inspector(path: Path) -> tuple[PlanProgram, ...]:
+    """Read an engine by TensorRT's engine inspector. Raises PatchCompileError without TensorRT."""
     from patch_compile.engine.backend import load_backend
     from patch_compile.engine.inspector import inspect_engine
     from patch_compile.engine.plugin_library import load_plugin

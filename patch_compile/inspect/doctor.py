@@ -175,6 +175,7 @@ def _plugin_package() -> Finding:
 
 
 def _verdict(findings: list[Finding]) -> tuple[list[str], list[str]]:
+    """Returns the tasks that the machine can do, and those that it can't with the reason."""
     have = {one.what for one in findings if one.found}
     backends = [name for name in (BackendName.TENSORRT, BackendName.TENSORRT_RTX) if name in have]
     builds_plugin = {"nvcc", "C++ compiler", "plugin sources"} <= have

@@ -67,6 +67,7 @@ def compare_answers(a: Outputs, b: Outputs) -> list[Difference]:
 
 
 def _compare(a: Outputs, b: Outputs, place: int) -> Difference:
+    """Returns the difference in one output. place: its number."""
     largest = scale = error = energy = 0.0
     floating = True
     for run in range(b.runs):

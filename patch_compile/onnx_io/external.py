@@ -62,6 +62,7 @@ def data_files(model: ir.Model) -> list[Path]:
 
 
 def _mapped(path: Path, name: str, tensor: ir.ExternalTensor) -> MappedTensor:
+    """Returns a tensor of the model at `path`, after checks of its file. Errors: see `map_external_data`."""
     location = Path(tensor.location)
     if location.is_absolute() or ".." in location.parts:
         raise PatchCompileError(

@@ -51,6 +51,7 @@ def bind_weights(model: ir.Model, checkpoint: "Checkpoint", dtype: ir.DataType) 
 
 
 def _source_name(value: ir.Value, checkpoint: "Checkpoint") -> str:
+    """Returns the name under which the checkpoint holds an initializer. Errors: see `bind_weights`."""
     assert value.name is not None and value.shape is not None
     name = value.name
     if name not in checkpoint and (tied := tied_name(checkpoint, name)) is not None and tied in checkpoint:

@@ -59,6 +59,7 @@ def _find(
     half: bool,
     integers: NDArray[np.int16],
 ) -> int:
+    """See `find_integers`. words: pairs of weights; half: True for float16, False for bfloat16."""
     off, columns = 0, integers.shape[1]
     span = columns // scales.shape[1]
     kept, number, product = (

@@ -85,6 +85,7 @@ class CostModel:
 
 @cache
 def _times(card: RatedCard, linear: Linear, tokens: int, assume: Assumptions, gated: bool) -> Times:
+    """Returns the times of a linear for `tokens` rows of X. gated: as in `CostModel.of`."""
     found, all_sparse = (
         predict(card, one, tokens, assume=assume) for one in (linear, replace(linear, share=1.0, others=()))
     )

@@ -70,6 +70,7 @@ class FuseGatedPass(EpiloguePass):
         return True
 
     def _why_no_pair(self, gate: LinearNode, up: LinearNode | None, up_output: ir.Value | None) -> str:
+        """Returns the reason why two factors are no gate and up of one node; empty if they are."""
         if up is None:
             unpacked = self._unpacked.get(up_output)
             return f"{unpacked} is not packed" if unpacked else "the other factor is no linear"

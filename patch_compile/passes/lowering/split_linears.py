@@ -96,6 +96,7 @@ def _linear_of(node: ir.Node) -> str:
 
 
 def _rewrite(graph: ir.Graph, site: LinearSite, split: Split, weights: Mapping[SplitPart, ir.Value]) -> None:
+    """Replace the nodes of a linear by the products of its split. weights: those of the products."""
     last = site.output.producer()
     assert last is not None
     for value in weights.values():

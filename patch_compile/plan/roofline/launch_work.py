@@ -179,6 +179,7 @@ def _passes(problem: Problem, config: Config, parts: int, weights: int, kept: fl
 
 
 def _stream(card: RatedCard, config: Config, problem: Problem, parts: int, assume: Assumptions) -> Work:
+    """Returns the work of stream_kernel.cuh, whose `parts` blocks take equal shares of all slabs and add up cut tiles."""
     rates = rates_of(card, assume)
     tiles, token_tiles = problem.tiles(config), problem.token_tiles(config)
     weights = weight_bytes(problem)
@@ -209,6 +210,7 @@ def _stream(card: RatedCard, config: Config, problem: Problem, parts: int, assum
 
 
 def _tiles(card: RatedCard, config: Config, problem: Problem, assume: Assumptions) -> Work:
+    """Returns the work of tile_kernel.cuh, each of whose blocks computes a tile of Y."""
     rates, at_once = rates_of(card, assume), _occupancy(card, config)
     tiles, token_tiles = problem.tiles(config), problem.token_tiles(config)
     weights, l2_bytes = weight_bytes(problem), assume.l2_kept * (card.l2 << 20)

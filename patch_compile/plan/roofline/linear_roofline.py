@@ -181,6 +181,7 @@ def predict(
 def _by_kernels(
     card: RatedCard, shape: Linear, tokens: int, config: int | None, assume: Assumptions
 ) -> Prediction:
+    """Predict a hybrid linear that the kernels compute, without the dense path. Arguments and errors: see `predict`."""
     problem, rates = shape.problem(tokens), rates_of(card, assume)
     number, parts = choose_schedule(problem, limits_of(card), config)
     if number < 0:

@@ -1,7 +1,8 @@
 """`plugins/kernels/config.h` and `plugins/kernels/schedule.h` in Python, for the roofline.
 
 The table of configurations and the size of a table of parts are read from the headers. The choice among configurations is
-repeated here; a test compares the two.
+repeated here; a test compares the two. Left out are the kernels for Hopper's warpgroups (warpgroup.h), and the refusal of
+streams that are too long for their table of parts.
 """
 
 from __future__ import annotations
@@ -184,7 +185,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class DeviceLimits:
-    """`Device` of plugins/kernels/schedule.h: the limits of a card that a schedule depends on.
+    """`Device` of plugins/kernels/schedule.h, without what only warpgroups need: limits of a card that schedules depend on.
 
     Sizes are in bytes; those of shared memory are for one block.
     """
@@ -204,6 +205,7 @@ def limits_of(card: RatedCard) -> DeviceLimits:
 
 
 def _max_parts(problem: Problem, config: Config, sms: int) -> int:
+    """`max_parts` of schedule.h."""
     if not config.streams:
         return 1
     fill = config.blocks_per_sm * min(max(sms, 1), _MAX_SMS)
@@ -212,6 +214,7 @@ def _max_parts(problem: Problem, config: Config, sms: int) -> int:
 
 
 def _weight_reads(problem: Problem, config: Config, parts: int, kept: int) -> int:
+    """`weight_reads` of schedule.h: times that W is read from DRAM. kept: bytes that L2 keeps."""
     token_tiles, tiles = problem.token_tiles(config), problem.tiles(config)
     if token_tiles == 1 or problem.weight_bytes <= kept:
         return 1
@@ -224,6 +227,7 @@ def _weight_reads(problem: Problem, config: Config, parts: int, kept: int) -> in
 
 
 def _x_bytes(problem: Problem, config: Config, sms: int, kept: int) -> int:
+    """`x_bytes` of schedule.h: bytes of X that are read from DRAM."""
     moved = 2 * problem.tokens * problem.in_features
     if config.streams:
         return moved + (problem.panels - 1) * max(0, moved - kept)
@@ -234,10 +238,12 @@ def _x_bytes(problem: Problem, config: Config, sms: int, kept: int) -> int:
 
 
 def _overlapped(a: int, b: int) -> int:
+    """`overlapped` of schedule.h."""
     return max(a, b) + min(a, b) // 4
 
 
 def _turn_cost(config: Config, kind: int, device: DeviceLimits) -> int:
+    """`turn_cost` of schedule.h: cost of one slab of a kind, given by its code."""
     weights, halved = config.slab_bytes(kind), 2 if kind == _TWO_FOUR else 1
     moved = weights * (1 + config.token_warps) + config.x_bytes * (1 + config.feature_warps)
     height = config.panel_rows // 64
@@ -249,6 +255,7 @@ def _turn_cost(config: Config, kind: int, device: DeviceLimits) -> int:
 
 
 def _predicted_cost(problem: Problem, config: Config, parts: int, device: DeviceLimits) -> int:
+    """`predicted_cost` of schedule.h: cost of a launch."""
     if problem.tokens == 0:
         return 0
     sms, kept = max(device.sms, 1), device.l2_bytes // 2

@@ -67,6 +67,7 @@ class PutLinearsPass(ir.passes.InPlacePass):
             raise ir.passes.PostconditionError(f"linears are lost: {lost[:3]}")
 
     def _rewrite(self, graph: ir.Graph, product: Product) -> None:
+        """Replace a product by one for each of its linears, see the rules of the class."""
         linear = product.linear
         # The Add after a single linear stays as it is: passes that fuse it know where it lies.
         own_bias = len(linear.nodes) > 1 and len(product.parts) == 1

@@ -39,6 +39,7 @@ class StackJoinedPass:
         return PassResult(model, modified=any(done))
 
     def _stack(self, graph: ir.Graph, concat: ir.Node) -> bool:
+        """Replace a Concat and its linears by one node. Returns False if that is not possible."""
         nodes = [node for value in concat.inputs if value is not None and (node := value.producer())]
         linears = [linear for value in concat.inputs if (linear := LinearNode.of(value)) is not None]
         if why := self._why_apart(concat, linears):

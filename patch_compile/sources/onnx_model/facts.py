@@ -116,6 +116,7 @@ def _sixteen_bit(found: FoundLinears) -> Literal["float16", "bfloat16"] | None:
 
 
 def _covered(found: FoundLinears, include: Sequence[str], exclude: Sequence[str]) -> Coverage:
+    """Returns the linears that the patterns cover. Raises PatchCompileError if there are none."""
     check_patterns(include, list(found.linears), "--include")
     check_patterns(exclude, list(found.linears), "--exclude")
     skipped: dict[str, str] = {**found.skipped}

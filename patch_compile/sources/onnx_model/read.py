@@ -126,6 +126,7 @@ def _describe_by_tensors(model: ir.Model) -> None:
 
 
 def _upgraded(path: Path, model: ir.Model) -> ir.Model:
+    """Returns the model at `OLDEST_OPSET` or its own newer opset. Raises PatchCompileError if it can't be converted."""
     from onnxscript.version_converter import ConvertVersionPass
 
     before = model.graph.opset_imports.get("", OLDEST_OPSET)
