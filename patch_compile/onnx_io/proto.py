@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
 
-__all__ = ["load_proto", "model_of", "refusing_invalid"]
+__all__ = ["STANDARD_DOMAINS", "load_proto", "model_of", "refusing_invalid"]
+
+STANDARD_DOMAINS = ("", "ai.onnx")
+"""The two spellings of the domain of ONNX's own operators."""
 
 _SAYS_NOTHING = re.compile(r"\W*|-\d+")  # dimension names of exporters that know no name: `?`, `-1`
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from patch_compile.onnx_io.proto import STANDARD_DOMAINS
+
 if TYPE_CHECKING:
     import numpy as np
     import onnx_ir as ir
@@ -36,7 +38,7 @@ def constant_of(value: ir.Value | None) -> NDArray[np.generic] | None:
 
 
 def _constant_node(node: ir.Node) -> NDArray[np.generic] | None:
-    if node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
+    if node.op_type != "Constant" or node.domain not in STANDARD_DOMAINS:
         return None
     name, attribute = next(iter(node.attributes.items()))
     if name == "value":

@@ -6,6 +6,8 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from patch_compile.onnx_io.proto import STANDARD_DOMAINS
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
@@ -73,7 +75,7 @@ def find_linears(model: ir.Model) -> dict[str, LinearSite]:
 
 
 def _site(node: ir.Node) -> LinearSite | None:
-    if node.domain not in ("", "ai.onnx"):
+    if node.domain not in STANDARD_DOMAINS:
         return None
     if node.op_type == "MatMul":
         return _from_matmul(node)

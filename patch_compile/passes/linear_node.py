@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from masklearn.masks.names import shared_path
+from patch_compile.onnx_io.proto import STANDARD_DOMAINS
 from patch_compile.packing.function import Epilogue
 from patch_compile.packing.joint import stacked_rows
 
@@ -167,7 +168,7 @@ def readers(value: ir.Value) -> list[ir.Node]:
 
 def reader(value: ir.Value, op_type: str) -> ir.Node | None:
     """Returns the first standard operation of this type that reads a value, in the value's own graph."""
-    standard = (n for n in readers(value) if n.domain in ("", "ai.onnx") and n.graph is value.graph)
+    standard = (n for n in readers(value) if n.domain in STANDARD_DOMAINS and n.graph is value.graph)
     return next((n for n in standard if n.op_type == op_type), None)
 
 

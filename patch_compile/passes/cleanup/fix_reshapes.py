@@ -3,6 +3,8 @@
 import numpy as np
 import onnx_ir as ir
 
+from patch_compile.onnx_io.proto import STANDARD_DOMAINS
+
 __all__ = ["FixReshapesPass"]
 
 
@@ -18,7 +20,7 @@ class FixReshapesPass(ir.passes.InPlacePass):
         """Rewrite every Reshape whose input and output shapes are known."""
         modified = False
         for node in model.graph:
-            if node.op_type != "Reshape" or node.domain not in ("", "ai.onnx"):
+            if node.op_type != "Reshape" or node.domain not in STANDARD_DOMAINS:
                 continue
             target = _target(node)
             if target is None or (node.inputs[1] is not None and node.inputs[1].const_value is not None):

@@ -7,6 +7,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from patch_compile.onnx_io.proto import STANDARD_DOMAINS
 from patch_compile.passes.constants import SMALL, constant_of
 
 __all__ = ["FoldConstantsPass"]
@@ -81,7 +82,7 @@ class FoldConstantsPass(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=folded > 0)
 
     def _fold(self, node: ir.Node) -> Array | None:
-        if node.domain not in ("", "ai.onnx") or len(node.outputs) != 1:
+        if node.domain not in STANDARD_DOMAINS or len(node.outputs) != 1:
             return None
         if node.op_type == "Constant":
             return constant_of(node.outputs[0])

@@ -2,6 +2,7 @@
 
 import onnx_ir as ir
 
+from patch_compile.onnx_io.proto import STANDARD_DOMAINS
 from patch_compile.passes.constants import constant_of, scalar_of
 from patch_compile.passes.shapes import same_known_shape
 
@@ -46,7 +47,7 @@ def _bypass(output: ir.Value, source: ir.Value) -> bool:
 
 
 def _unchanged_input(node: ir.Node) -> ir.Value | None:
-    if node.domain not in ("", "ai.onnx") or not node.inputs or node.inputs[0] is None:
+    if node.domain not in STANDARD_DOMAINS or not node.inputs or node.inputs[0] is None:
         return None
     source, output = node.inputs[0], node.outputs[0]
     match node.op_type:

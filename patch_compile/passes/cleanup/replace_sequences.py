@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
+from patch_compile.onnx_io.proto import STANDARD_DOMAINS
 from patch_compile.passes.constants import constant_of, scalar_of
 
 __all__ = ["ReplaceSequencesPass"]
@@ -21,7 +22,7 @@ class ReplaceSequencesPass(ir.passes.InPlacePass):
         """Rewrite every sequence that follows the rules."""
         modified = False
         for node in list(model.graph):
-            if node.op_type == "SplitToSequence" and node.domain in ("", "ai.onnx"):
+            if node.op_type == "SplitToSequence" and node.domain in STANDARD_DOMAINS:
                 modified = _replace(model.graph, node) or modified
         return ir.passes.PassResult(model, modified=modified)
 

@@ -2,6 +2,8 @@
 
 import onnx_ir as ir
 
+from patch_compile.onnx_io.proto import STANDARD_DOMAINS
+
 __all__ = ["ResolveCastLikePass"]
 
 
@@ -15,7 +17,7 @@ class ResolveCastLikePass(ir.passes.InPlacePass):
         """Rewrite every CastLike that follows the rule."""
         modified = False
         for node in list(model.graph):
-            like = node.inputs[1] if node.op_type == "CastLike" and node.domain in ("", "ai.onnx") else None
+            like = node.inputs[1] if node.op_type == "CastLike" and node.domain in STANDARD_DOMAINS else None
             if like is None or like.dtype is None:
                 continue
             cast = ir.node(

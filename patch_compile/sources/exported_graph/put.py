@@ -8,6 +8,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from patch_compile.onnx_io.proto import STANDARD_DOMAINS
 from patch_compile.onnx_io.write import cast_weight
 from patch_compile.passes.find_linears import find_linears
 from patch_compile.passes.linear_node import take_over
@@ -17,8 +18,6 @@ from patch_compile.sources.onnx_model.names import constants_of
 from patch_compile.sources.onnx_model.rewrite import insert_node, make_room
 
 __all__ = ["PutLinearsPass"]
-
-_STANDARD = ("", "ai.onnx")
 
 
 class PutLinearsPass(ir.passes.InPlacePass):
@@ -201,7 +200,7 @@ def _split_of(output: ir.Value, rows: Sequence[int]) -> ir.Node | None:
     (split,) = readers
     axis = split.attributes.get("axis")
     rank = len(output.shape) if output.shape is not None else None
-    if split.op_type != "Split" or split.domain not in _STANDARD or axis is None:
+    if split.op_type != "Split" or split.domain not in STANDARD_DOMAINS or axis is None:
         return None
     if axis.as_int() not in (-1, None if rank is None else rank - 1) or len(split.outputs) != len(rows):
         return None

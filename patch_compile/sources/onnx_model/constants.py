@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from patch_compile.errors import PatchCompileError
+from patch_compile.onnx_io.proto import STANDARD_DOMAINS
 from patch_compile.sources.onnx_model.linears import Refusal
 from patch_compile.sources.onnx_model.names import node_name
 
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 
 __all__ = ["PASSED_ON", "StoredConstant", "quantized", "stored_constant"]
 
-_STANDARD = ("", "ai.onnx")
 PASSED_ON = ("Identity", "Cast", "Transpose")
 """Operators that may stand between a constant and the product that reads it."""
 _COMPUTED = "its weight is computed at run time"
@@ -45,7 +45,7 @@ def stored_constant(value: ir.Value | None, node: ir.Node) -> StoredConstant | R
         kind = producer.op_type
         if kind in _QUANTIZING:
             raise quantized(node, f"{kind} {node_name(producer)!r} makes its weight")
-        if producer.domain not in _STANDARD or kind not in PASSED_ON:
+        if producer.domain not in STANDARD_DOMAINS or kind not in PASSED_ON:
             return Refusal(f"{_COMPUTED}, by {kind} {node_name(producer)!r}", _COMPUTED)
         if kind == "Transpose":
             perm = producer.attributes.get("perm")

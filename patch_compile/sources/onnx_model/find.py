@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from masklearn.masks.tiles import GROUP
 from patch_compile.errors import PatchCompileError
+from patch_compile.onnx_io.proto import STANDARD_DOMAINS
 from patch_compile.sources.onnx_model.constants import StoredConstant, quantized, stored_constant
 from patch_compile.sources.onnx_model.linears import FoundLinears, OnnxLinear, Refusal
 from patch_compile.sources.onnx_model.names import linear_name, node_name, reserved_names
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["find_onnx_linears"]
 
-_STANDARD = ("", "ai.onnx")
 _FLOATS = ("FLOAT", "FLOAT16", "BFLOAT16")
 # fmt: off
 _INTEGER_PRODUCTS = frozenset((
@@ -62,9 +62,9 @@ def find_onnx_linears(path: Path, model: ir.Model) -> FoundLinears:
             raise quantized(node, "It multiplies integers")
         if node.domain == "com.microsoft" and node.op_type in _FUSED:
             found.add(node, Refusal("an optimizer fused it: give the model before ONNX Runtime's optimizer"))
-        elif node.domain in _STANDARD and node.op_type in _RECURRENT:
+        elif node.domain in STANDARD_DOMAINS and node.op_type in _RECURRENT:
             found.add(node, Refusal("a recurrent operator holds its weights in itself"))
-        elif node.domain in _STANDARD and node.op_type in _MATCHERS:
+        elif node.domain in STANDARD_DOMAINS and node.op_type in _MATCHERS:
             found.add(node, _linear(node, owner, reserved | found.linears.keys()))
     if not found.linears:
         raise PatchCompileError(
@@ -226,7 +226,7 @@ def _added_bias(node: ir.Node, size: int) -> tuple[ir.Node, ir.Value] | None:
     if output.is_graph_output() or len(readers) != 1 or readers[0].op_type != "Add":
         return None
     (add,) = readers
-    if add.domain not in _STANDARD or add.graph is not node.graph:
+    if add.domain not in STANDARD_DOMAINS or add.graph is not node.graph:
         return None
     other = add.inputs[1] if add.inputs[0] is output else add.inputs[0]
     bias = None if other is output else _constant_bias(other, add, size)

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
+from patch_compile.onnx_io.proto import STANDARD_DOMAINS
 from patch_compile.packing.function import DOMAIN
 
 __all__ = ["SeparateTransposesPass"]
 
-_STANDARD = ("", "ai.onnx")
 _FLOAT16, _FLOAT = ir.DataType.FLOAT16, ir.DataType.FLOAT
 
 
@@ -41,7 +41,7 @@ def _permutations(x: ir.Value) -> Iterator[tuple[int, ...]]:
     on. ONNX Runtime joins Transposes, also with a Cast between them."""
     whole: tuple[int, ...] | None = None
     node = x.producer()
-    while node is not None and node.domain in _STANDARD and node.op_type in ("Transpose", "Cast"):
+    while node is not None and node.domain in STANDARD_DOMAINS and node.op_type in ("Transpose", "Cast"):
         if node.op_type == "Transpose":
             perm = node.attributes.get("perm")
             if perm is None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from patch_compile.onnx_io.proto import STANDARD_DOMAINS
+
 __all__ = ["SinkCastsPass"]
 
-_STANDARD = ("", "ai.onnx")
 _ACTIVATIONS = frozenset(("Gelu", "Sigmoid", "Mul"))  # parts of GELU, SiLU and the product of gate and up
 
 
@@ -64,12 +65,21 @@ class SinkCastsPass(ir.passes.InPlacePass):
     def _narrow(self, value: ir.Value | None) -> ir.Value | None:
         """Returns the 16-bit value that a value was cast from; None for any other value."""
         cast = value.producer() if value is not None else None
-        if cast is None or cast.op_type != "Cast" or cast.domain not in _STANDARD or cast.inputs[0] is None:
+        if (
+            cast is None
+            or cast.op_type != "Cast"
+            or cast.domain not in STANDARD_DOMAINS
+            or cast.inputs[0] is None
+        ):
             return None
         return cast.inputs[0] if cast.inputs[0].dtype == self._dtype else None
 
     def _narrows(self, node: ir.Node) -> bool:
-        return node.op_type == "Cast" and node.domain in _STANDARD and node.outputs[0].dtype == self._dtype
+        return (
+            node.op_type == "Cast"
+            and node.domain in STANDARD_DOMAINS
+            and node.outputs[0].dtype == self._dtype
+        )
 
     def _ends_narrow(self, value: ir.Value) -> bool:
         """Returns True if a value has readers and all of them need it only in the 16-bit type."""
@@ -91,4 +101,4 @@ class SinkCastsPass(ir.passes.InPlacePass):
 
 
 def _is_activation(node: ir.Node) -> bool:
-    return node.op_type in _ACTIVATIONS and node.domain in _STANDARD
+    return node.op_type in _ACTIVATIONS and node.domain in STANDARD_DOMAINS
