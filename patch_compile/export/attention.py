@@ -42,7 +42,7 @@ def eager_masks() -> Iterator[None]:
     from transformers import AttentionMaskInterface
 
     before = AttentionMaskInterface._global_mapping["eager"]
-    AttentionMaskInterface.register("eager", _added_mask)
+    AttentionMaskInterface.register("eager", _additive_mask)
     try:
         yield
     finally:
@@ -76,7 +76,7 @@ def _mask(
     return mask
 
 
-def _added_mask(*args: Any, dtype: torch.dtype = torch.float32, **settings: Any) -> Tensor:
+def _additive_mask(*args: Any, dtype: torch.dtype = torch.float32, **settings: Any) -> Tensor:
     """Returns 0 for the slots that a query may read, and the type's lowest number for others."""
     return torch.where(_mask(*args, **settings), 0.0, torch.finfo(dtype).min).to(dtype)
 

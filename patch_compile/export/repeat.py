@@ -43,8 +43,8 @@ class LayerNames:
 
 
 @dataclass(frozen=True)
-class Numbers:
-    """Numbers of a block's layers: `first` … `first + period - 1`. names: finds such numbers in names."""
+class BlockLayers:
+    """The layers of a block: numbers `first` … `first + period - 1`. names: reads and changes layer numbers in names."""
 
     first: int
     period: int
@@ -74,12 +74,12 @@ def repeat_last_block(
         raise ValueError(f"{traced} traced layers can't be repeated to {layers} by {period} at a time")
     graph = model.graph
     names = LayerNames(blocks)
-    before, pattern, proof = _last_blocks(graph, Numbers(traced - 3 * period, period, names))
-    following = _prove_alike(before, pattern, proof, Numbers(traced - 2 * period, period, names))
+    before, pattern, proof = _last_blocks(graph, BlockLayers(traced - 3 * period, period, names))
+    following = _prove_alike(before, pattern, proof, BlockLayers(traced - 2 * period, period, names))
     original = block = proof
     tail = _uses_outside(original, graph)
     for first in range(traced, layers, period):
-        block, following = _copy_block(graph, block, following, Numbers(first, period, names))
+        block, following = _copy_block(graph, block, following, BlockLayers(first, period, names))
     ends = dict(zip(_outputs(original), _outputs(block), strict=True))
     for node, index in tail:
         value = node.inputs[index]
@@ -88,7 +88,7 @@ def repeat_last_block(
     _move_results(graph, ends, names)
 
 
-def _last_blocks(graph: ir.Graph, numbers: Numbers) -> list[list[ir.Node]]:
+def _last_blocks(graph: ir.Graph, numbers: BlockLayers) -> list[list[ir.Node]]:
     """Returns the nodes of the last three blocks, in order. numbers: layers of the first of them."""
     blocks: list[list[ir.Node]] = [[], [], []]
     for node in graph:
@@ -112,7 +112,7 @@ def _move_results(graph: ir.Graph, ends: Values, names: LayerNames) -> None:
 
 
 def _prove_alike(
-    before: Sequence[ir.Node], first: Sequence[ir.Node], second: Sequence[ir.Node], numbers: Numbers
+    before: Sequence[ir.Node], first: Sequence[ir.Node], second: Sequence[ir.Node], numbers: BlockLayers
 ) -> Values:
     """Check that two blocks are alike. Returns each value of `first` with its counterpart in `second`.
 
@@ -156,7 +156,7 @@ def _same_attribute(a: ir.Attr, b: ir.Attr) -> bool:
 def _same_source(
     x: ir.Value | None,
     y: ir.Value | None,
-    numbers: Numbers,
+    numbers: BlockLayers,
     following: Values,
     earlier: set[ir.Value],
     carried: Values,
@@ -186,7 +186,7 @@ def _uses_outside(block: Sequence[ir.Node], graph: ir.Graph) -> list[tuple[ir.No
 
 
 def _copy_block(
-    graph: ir.Graph, block: Sequence[ir.Node], following: Values, numbers: Numbers
+    graph: ir.Graph, block: Sequence[ir.Node], following: Values, numbers: BlockLayers
 ) -> tuple[list[ir.Node], Values]:
     """Append a copy of `block` as the layers `numbers`. Returns its nodes, and its value for each value of `block`.
 
@@ -208,7 +208,7 @@ def _copy_block(
 
 
 def _moved_input(
-    graph: ir.Graph, value: ir.Value | None, numbers: Numbers, moved: Values, following: Values
+    graph: ir.Graph, value: ir.Value | None, numbers: BlockLayers, moved: Values, following: Values
 ) -> ir.Value | None:
     if value is None:
         return None
@@ -236,7 +236,7 @@ def _new_input(graph: ir.Graph, like: ir.Value, name: str) -> ir.Value:
     return value
 
 
-def _copy_node(node: ir.Node, inputs: Sequence[ir.Value | None], numbers: Numbers) -> ir.Node:
+def _copy_node(node: ir.Node, inputs: Sequence[ir.Value | None], numbers: BlockLayers) -> ir.Node:
     outputs = [ir.Value(name=_output_name(v, numbers), type=v.type, shape=v.shape) for v in node.outputs]
     return ir.Node(
         node.domain,
@@ -251,7 +251,7 @@ def _copy_node(node: ir.Node, inputs: Sequence[ir.Value | None], numbers: Number
     )
 
 
-def _output_name(value: ir.Value, numbers: Numbers) -> str:
+def _output_name(value: ir.Value, numbers: BlockLayers) -> str:
     assert value.name is not None
     numbered = value.is_graph_output() and numbers.names.is_numbered(value)
     return numbers.names.moved(value.name, numbers.period) if numbered else f"{value.name}.{numbers.first}"

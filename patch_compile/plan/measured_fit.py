@@ -53,7 +53,7 @@ def fit_assumptions(times: Sequence[float], predict: Predict, clock: float | Non
         predicted = np.asarray(predict(_scaled(start, names, factors)), np.float64)
         return np.asarray(np.log(predicted) - logs, np.float64)
 
-    names, left = _told_apart(misses, len(measured))
+    names, left = _identifiable(misses, len(measured))
     if not names:
         raise PatchCompileError(
             "The measured times do not determine any property of the card",
@@ -93,7 +93,7 @@ def _scaled(start: Assumptions, names: Sequence[str], factors: NDArray[np.float6
     return replace(start, **values)  # type: ignore[arg-type]  # `values` holds only fields that are numbers
 
 
-def _told_apart(
+def _identifiable(
     misses: Callable[[NDArray[np.float64], Sequence[str]], NDArray[np.float64]], count: int
 ) -> tuple[list[str], dict[str, str]]:
     """Returns the assumptions that these times determine, in the order of `FITTED`, and the others with the reason."""

@@ -157,7 +157,7 @@ def work_of(card: RatedCard, config: Config, problem: Problem, parts: int, assum
     return _tiles(card, config, problem, assume)
 
 
-def _passes(problem: Problem, config: Config, parts: int, weights: int, kept: float) -> float:
+def _weight_reads(problem: Problem, config: Config, parts: int, weights: int, kept: float) -> float:
     """Returns the mean number of times that a stream reads a weight from DRAM, over sampled panels and places in them.
 
     Token tiles of a panel read its slabs one after another. L2 still has a slab if at most `kept` bytes were read in
@@ -183,7 +183,7 @@ def _stream(card: RatedCard, config: Config, problem: Problem, parts: int, assum
     rates = rates_of(card, assume)
     tiles, token_tiles = problem.tiles(config), problem.token_tiles(config)
     weights = weight_bytes(problem)
-    passes = _passes(problem, config, parts, weights, assume.l2_kept * (card.l2 << 20))
+    passes = _weight_reads(problem, config, parts, weights, assume.l2_kept * (card.l2 << 20))
     x_bytes = 2 * problem.tokens * problem.in_features
     # Panels may read any part of X, and find in L2 what fits there.
     again = (problem.panels - 1) * max(0, x_bytes - assume.l2_kept * (card.l2 << 20))
