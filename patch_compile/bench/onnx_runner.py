@@ -47,7 +47,9 @@ class OnnxRunner:
             self._session: Any = LimitedSession(path, options, (CPU,))
         except Exception as error:  # onnxruntime raises a dozen unrelated classes of its own
             raise PatchCompileError(
-                f"ONNX Runtime cannot load {path}", sentence(str(error).splitlines()[0])
+                f"ONNX Runtime cannot load {path}",
+                sentence(str(error).splitlines()[0]),
+                "Build it again with the versions of this machine.",
             ) from error
         self._inputs = {one.name: one for one in self._session.get_inputs()}
         self._binding: Any = None

@@ -99,4 +99,8 @@ def _check_out(out: Path, *, force: bool) -> None:
             f"{out} exists", "Masks are never overwritten.", "Use --force, or another -o."
         )
     if not out.resolve().parent.is_dir():
-        raise PatchCompileError(f"{out.parent} is not a folder", "", "Make it first, or choose another -o.")
+        raise PatchCompileError(
+            f"{out.parent} is not a folder",
+            "The file of masks is written into it.",
+            "Make it first, or choose another -o.",
+        )

@@ -40,7 +40,7 @@ class BuildCancelledError(PatchCompileError):
     exit_code = 130
 
     def __init__(self) -> None:
-        super().__init__("the build was cancelled", "nothing was written")
+        super().__init__("The build was cancelled", "Nothing was written.", "Start it again.")
 
 
 def build_engine(

@@ -25,7 +25,7 @@ class PlanMismatchError(PatchCompileError):
         shown = "; ".join(problems[:_SHOWN])
         more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         super().__init__(
-            "the engine is not what was planned", shown + more, "please report this with the ONNX file"
+            "The engine is not what was planned", shown + more, "Please report this with the ONNX file."
         )
 
 

@@ -61,7 +61,7 @@ def _load(backend: Backend, path: Path) -> None:
         )
 
 
-_REBUILD = "build it with `patch-compile plugin --force`"
+_REBUILD = "Build it with `patch-compile plugin --force`."
 
 
 def _registered(backend: Backend) -> bool:

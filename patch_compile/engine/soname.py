@@ -54,7 +54,7 @@ def answer_to_unversioned_name(unversioned: str) -> None:
         except OSError as error:
             raise _unmended(unversioned, loaded, str(error)) from None
     if not _resolves(unversioned):
-        raise _unmended(unversioned, loaded, "the loader does not answer to the name")
+        raise _unmended(unversioned, loaded, "The loader does not answer to the name")
 
 
 def name_only_library(soname: str, needed: str, machine: int) -> bytes:
@@ -126,7 +126,7 @@ def _loaded_library(unversioned: str) -> Path:
 def _machine(loaded: Path) -> int:
     machine = _MACHINES.get(platform.machine())
     if machine is None:
-        raise _unmended(loaded.name, loaded, f"no rule for {platform.machine()}")
+        raise _unmended(loaded.name, loaded, f"There is no rule for {platform.machine()}")
     return machine
 
 

@@ -29,7 +29,7 @@ class FolderLock:
         try:
             self._descriptor = _locked(folder / LOCK)
         except BlockingIOError:
-            raise _in_use(folder, refusal or f"another run is writing into {folder}") from None
+            raise _in_use(folder, refusal or f"Another run is writing into {folder}") from None
         except OSError as error:
             raise PatchCompileError(
                 f"{folder} cannot be locked",

@@ -23,7 +23,7 @@ __all__ = [
     "place_of",
 ]
 
-RUNNING = "another build is running"
+RUNNING = "Another build is running"
 _NAME_MAX = 255  # bytes of a file name on every file system of Linux
 
 
@@ -130,11 +130,11 @@ def _check_unfinished(place: Path, root: Path, *, held: bool) -> None:
         return
     aside = WorkspaceState.read(root).replaces
     replaced = None if aside is None else place.with_name(aside)
-    why = "an earlier run was interrupted"
+    why = "An earlier run was interrupted"
     if replaced is not None and replaced.exists() and not place.exists():
         why += f" while it replaced {place}; the build it replaced is in {replaced}, and the next run puts it back"
     raise PatchCompileError(
-        f"{root} holds an unfinished build", why, "Use --resume to go on, or --force to start anew."
+        f"{root} holds an unfinished build", f"{why}.", "Use --resume to go on, or --force to start anew."
     )
 
 

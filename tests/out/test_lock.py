@@ -66,7 +66,7 @@ def test_a_second_build_into_one_out_is_refused_and_harms_nothing(tmp_path, flag
     with other_process(BUILD, tmp_path / "out") as process:
         with pytest.raises(PatchCompileError) as refused:
             Workspace(tmp_path / "out", **flags)
-        assert refused.value.what == f"another build is running (pid {process.pid})"
+        assert refused.value.what == f"Another build is running (pid {process.pid})"
         assert refused.value.fix
         assert (tmp_path / "out.partial" / "a").read_text() == "1"
         assert (tmp_path / "out.partial" / "scratch").is_dir()
@@ -104,14 +104,14 @@ def test_a_build_beside_which_a_second_one_was_refused_is_published_right(tmp_pa
     env = os.environ | {"PYTHONPATH": "."}
     second = [sys.executable, "-c", BUILD, str(tmp_path / "out")]
     refused = subprocess.run(second, capture_output=True, text=True, env=env, timeout=60)
-    assert refused.returncode == 1 and f"another build is running (pid {os.getpid()})" in refused.stderr
+    assert refused.returncode == 1 and f"Another build is running (pid {os.getpid()})" in refused.stderr
     assert (finish(first) / "a" / "file.txt").read_text() == "1"
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
 
 
 def test_a_second_build_of_this_process_is_refused(tmp_path):
     first = Workspace(tmp_path / "out")
-    with pytest.raises(PatchCompileError, match=rf"another build is running \(pid {os.getpid()}\)"):
+    with pytest.raises(PatchCompileError, match=rf"Another build is running \(pid {os.getpid()}\)"):
         Workspace(tmp_path / "out", resume=True)
     first.release()
     first.release()
@@ -123,7 +123,7 @@ def test_verify_and_bench_do_not_write_into_a_build_that_is_being_replaced(out):
         for command in (lambda: verify(out, VerifyRequest()), lambda: bench(out, BenchRequest())):
             with pytest.raises(PatchCompileError) as refused:
                 command()
-            assert refused.value.what == f"another run is writing into {out} (pid {process.pid})"
+            assert refused.value.what == f"Another run is writing into {out} (pid {process.pid})"
     assert {path.name for path in out.iterdir()} == {
         "a",
         MANIFEST,
@@ -138,17 +138,17 @@ def test_a_build_does_not_replace_what_is_written_into(out, tmp_path):
     with other_process(WRITE, out) as process:
         for flags in ({"force": True}, {"force": True, "resume": True}):
             with pytest.raises(
-                PatchCompileError, match=rf"another run is writing into .* \(pid {process.pid}\)"
+                PatchCompileError, match=rf"Another run is writing into .* \(pid {process.pid}\)"
             ):
                 Workspace(out, **flags)
-        with pytest.raises(PatchCompileError, match="another run is writing"), kept_for_writing(out):
+        with pytest.raises(PatchCompileError, match="Another run is writing"), kept_for_writing(out):
             pass
     assert (out / "a" / "file.txt").read_text() == "old"
     Workspace(out, force=True, resume=True)
 
 
 def test_a_refused_build_leaves_no_folder(out, tmp_path):
-    with other_process(WRITE, out), pytest.raises(PatchCompileError, match="another run is writing"):
+    with other_process(WRITE, out), pytest.raises(PatchCompileError, match="Another run is writing"):
         Workspace(out, force=True)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -158,7 +158,7 @@ def test_the_lock_goes_with_the_build_to_its_place(tmp_path):
     workspace = Workspace(tmp_path / "out")
     (workspace.root / MANIFEST).write_text('{"stages": {}}')
     out = workspace.publish()
-    with pytest.raises(PatchCompileError, match="another run is writing"), kept_for_writing(out):
+    with pytest.raises(PatchCompileError, match="Another run is writing"), kept_for_writing(out):
         pass
     workspace.release()
     with kept_for_writing(out):

@@ -117,5 +117,7 @@ def _check_can_run(name: str, task: Any) -> None:
         )
     if getattr(task, "MULTIMODAL", False):
         raise PatchCompileError(
-            f"Task {name!r} asks about images or sound", "The models here read text alone."
+            f"Task {name!r} asks about images or sound",
+            "The models here read text alone.",
+            "Leave it out.",
         )

@@ -109,6 +109,7 @@ class OnnxLM(TemplateLM):  # type: ignore[misc]
             raise PatchCompileError(
                 f"A text to be scored has {len(scored)} tokens",
                 f"The model reaches {self.max_length} tokens far.",
+                "Leave the task out, or verify a build of a model that reaches further.",
             )
         return _Text((context + scored)[-(self.max_length + 1) : -1], scored)
 
@@ -144,7 +145,9 @@ class OnnxLM(TemplateLM):  # type: ignore[misc]
         new = how["max_gen_toks"]
         if new >= self.max_length:
             raise PatchCompileError(
-                f"A task asks for {new} new tokens", f"The model reaches {self.max_length} tokens far."
+                f"A task asks for {new} new tokens",
+                f"The model reaches {self.max_length} tokens far.",
+                "Leave the task out, or ask for fewer in a task file of your own (--task-folder).",
             )
         ends = None if self.eot_token_id is None else self.tokenizer.decode(self.eot_token_id)
         stop = [text for text in handle_stop_sequences(how["until"], ends) if text]
