@@ -95,7 +95,8 @@ class Progress:
 
 @dataclass
 class _Phase:
-    """A phase of a stage. begin: when it began; first: units done at its first update, and the time of that."""
+    """A phase of a stage. begin, updated: times of its begin and of its last update; first: units done at its first update,
+    and the time of that."""
 
     what: str
     total: int
@@ -217,7 +218,7 @@ class StageClock:
 
 
 class _Kept(TextColumn):
-    """Text that is never cut for want of room."""
+    """Text that is never cut, however narrow the terminal is."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text, markup=False, table_column=Column(no_wrap=True))

@@ -107,7 +107,7 @@ class Recipe(LearnSettings):
         settings.pop("timing_cache", None)
         try:
             return cls.parse(settings | {"out": out})
-        except UsageError as error:  # of a file it is no error of usage
+        except UsageError as error:  # the settings come from a file, not from the user's command
             raise PatchCompileError(
                 f"{out / RECIPE} holds settings that no build has",
                 f"{error.what}. {error.why}",
@@ -121,13 +121,12 @@ class Recipe(LearnSettings):
         return SpeedGoal(self.speedup, self.budget_ms) if asked else None
 
     def check_plannable(self) -> None:
-        """Raises UsageError for settings of learning that no plan takes: a goal in bytes, which counts over linears that are
-        compiled dense too."""
+        """Raises UsageError for a goal in bytes. No plan takes one: it counts linears that are compiled dense, too."""
         if self.bytes_per_weight is not None:
             raise UsageError(
                 "--bytes goes with neither compiling nor a target",
                 "It counts over all covered linears, also over those that are compiled dense.",
-                "Give --ratio. `patch-compile learn` without --target learns so.",
+                "Give --ratio, or learn by bytes first: `patch-compile learn --bytes` without --target.",
             )
 
     def check_weights(self) -> None:
@@ -162,7 +161,7 @@ class Recipe(LearnSettings):
         settings |= {k: open_text(settings[k]).spec for k in texts if settings.get(k)}
         if Path(self.prior).is_file():
             settings["prior"] = str(Path(self.prior).resolve())
-        # An ONNX file is learned in fp32, and its recipe has a number if one matters.
+        # An ONNX file, which has no texts, is learned in fp32. Its source sets `threads` where they matter.
         if texts and self.mask is None and self._computes_in_bf16_on_a_cpu():
             import torch
 
@@ -171,8 +170,8 @@ class Recipe(LearnSettings):
             part.write_text(yaml.safe_dump(settings, sort_keys=False))
 
     def _computes_in_bf16_on_a_cpu(self) -> bool:
-        """Returns True if learning has products of bf16 on a CPU, which oneDNN rounds by the number of threads: it divides
-        them for the CPU's matrix unit, and no setting of it stops that without leaving the unit idle."""
+        """Returns True if learning multiplies in bf16 on a CPU. The result then depends on the number of threads: oneDNN
+        divides a product among them for the CPU's matrix unit, and only leaving that unit idle would stop it."""
         from masklearn.checkpoint.precision import computes_in_bf16
         from masklearn.device import usable_device
 

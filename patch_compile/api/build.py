@@ -86,17 +86,15 @@ def build(
     other arguments are the options of `patch-compile build`; `docs/reference/cli.md` describes each of them.
 
     One of five arguments sets the amount of pruning. ratio: zeroed weights / weights, 0 … 0.5, or "PATTERN=RATIO,…".
-    bytes_per_weight: bytes of a packed 16-bit weight on average, 2 for dense.
-    mask: a file of masks; no masks are learned then. speedup: the predicted speed-up of the whole workload. budget_ms:
-    the predicted milliseconds of the whole workload. The workload is `batch_size` prompts of `prompt_tokens`, each
-    continued by `generated_tokens`.
+    bytes_per_weight: bytes of a packed 16-bit weight on average, 2 for dense. mask: a file of masks; no masks are learned
+    then. speedup: the predicted speed-up of the whole workload. budget_ms: the predicted milliseconds of the whole workload.
+    The workload is `batch_size` prompts of `prompt_tokens`, each continued by `generated_tokens`.
 
     Learning of the masks. method, criterion: names. tile: (rows, columns) or "128x*". kinds: kinds of tiles beside dense,
-    "2:4", "auto" or names such as "8:16,12:16". weights: type of the linears' weights, such as
-    "int8" or "int8,mlp.*=int4", None for that of the graph. include, exclude: patterns of linears. calib: calibration
-    text of `windows` windows of `length` tokens, or an .npz of inputs for an ONNX file.
-    repair: how the surviving weights are trained afterwards, for `repair_steps` or `repair_minutes`. device: the device
-    that runs the model. None stands for the default of the method.
+    "2:4", "auto" or names such as "8:16,12:16". weights: type of the linears' weights, such as "int8" or "int8,mlp.*=int4",
+    None for that of the graph. include, exclude: patterns of linears. calib: calibration text of `windows` windows of
+    `length` tokens, or an .npz of inputs for an ONNX file. repair: how the surviving weights are trained afterwards, for
+    `repair_steps` or `repair_minutes`. device: the device that runs the model. None stands for the default of the method.
 
     Compilation: lowering, dtype, opset, logits, fuse. The engine: backend; target such as "sm86,sm89"; min_shapes,
     opt_shapes and max_shapes in the syntax of trtexec; optimization_level 0 … 5; timing_cache. The proof: perplexity on

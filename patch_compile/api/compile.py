@@ -38,9 +38,9 @@ def compile(
 
     The settings are those of `build` with the same names. out: the folder to write, with onnx/model.onnx and plan.json,
     which tells how each linear is compiled. graph: an ONNX file that another program exported from the checkpoint, or from
-    the pruned checkpoint of the masks. Its linears are found by their numbers, and the rest stays as it is. None exports the
-    graph here. dump_passes: a folder that gets the graph, without weights, after each pass.
-    force: replace `out`. resume: continue from the files of a run that was killed.
+    the pruned checkpoint of the masks. Its linears are found by the numbers of their weights, and the rest stays as it is.
+    None exports the graph here. dump_passes: a folder that gets the graph, without weights, after each pass. force: replace
+    `out`. resume: continue from the files of a run that was killed.
 
     Raises UsageError for an invalid setting, and PatchCompileError for a model or masks that cannot be compiled.
     """

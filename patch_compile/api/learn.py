@@ -61,9 +61,9 @@ def learn(
 
     The settings are those of `build` with the same names. bytes_per_weight takes the place of ratio: the average bytes of a
     packed 16-bit weight, by which masks with other kinds of tiles are compared. baselines: simpler ways to prune that the
-    masks are compared with on eval_text, "all" or names such as "uniform-2:4". target: linears that gain nothing by pruning
-    on this GPU, in the workload of the sizes, stay whole; None prunes all covered linears. force: replace `out`. resume:
-    continue an interrupted run.
+    masks are compared with on eval_text, "all" or names such as "uniform-2:4". target: a GPU, on which linears that gain
+    nothing by pruning stay whole; batch_size, prompt_tokens and generated_tokens are the workload for which that is
+    predicted. None prunes all covered linears. force: replace `out`. resume: continue an interrupted run.
 
     `build(model, mask=out/"masks.safetensors")` compiles the result. If several processes run this together (`accelerate
     launch`, torchrun), the first process gets the result and the others get None.

@@ -47,7 +47,10 @@ def verify(
     compared. atol, rtol: tolerances of a logit; None takes the rounding tolerance for atol and 0 for rtol.
     check_error_stat: the statistic of the errors that must keep the tolerance. fail_on: limits such as "ppl:+5%" or
     "top1:90%". sensitivity: also measure the loss with each linear pruned alone. eval_text, eval_windows, eval_length:
-    None takes the settings of the build. trust: see `open_generator`.
+    None takes the settings of the build. baselines: simpler ways to prune that are measured too, "all" or names such as
+    "uniform-2:4". tasks: tasks of lm-evaluation-harness, of which `task_limit` items are run with `task_backend`;
+    task_folder: a folder of your own tasks. prompt: texts that dense and hybrid model continue by `new_tokens`. device: the
+    device that compares the checkpoints. trust: see `open_generator`.
 
     A failed check is no error: `passed` of the result is then False. It is also False if a question of `only` could not be
     answered; without `only`, all questions are asked that the build has an answer to. Raises UsageError for an invalid

@@ -29,7 +29,7 @@ class TimedDevice(Device, Protocol):
     """A GPU that can time its own work."""
 
     def time(self, work: Callable[[], object]) -> float:
-        """Returns milliseconds, by the GPU's clock, from the begin to the end of the work that `work` queues."""
+        """Returns milliseconds, by the GPU's clock, from the beginning to the end of the work that `work` queues."""
 
 
 class TimedCudaDevice(CudaDevice):
@@ -100,7 +100,7 @@ class EngineRunner:
         for name in (name for name in self._names if name not in feed):
             context.set_tensor_address(name, self._holding(self._size(context, name)))
         execute = partial(self._execute, context)
-        execute()  # TensorRT needs a plain run before a run is recorded
+        execute()  # TensorRT needs one plain run before a capture
         self._device.wait()
         self._work = self._recorded(execute) if phase is Phase.DECODE else execute
 

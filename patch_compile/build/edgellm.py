@@ -28,23 +28,14 @@ if TYPE_CHECKING:
 
 __all__ = ["EdgeLlmExporter", "find_exporter", "write_edgellm"]
 
-TRIED = ("0.11.0",)
+_TRIED = ("0.11.0",)
 _PACKAGE = "tensorrt-edgellm"
 _ASKS_VERSION = f"import importlib.metadata; print(importlib.metadata.version({_PACKAGE!r}))"
 _EXPORTS = "from tensorrt_edgellm.scripts.export import main; main()"
-_OF_AN_EXPORT = (
-    "opset",
-    "logits",
-    "dtype",
-    "out",
-    "ratio",
-    "bytes_per_weight",
-    "speedup",
-    "budget_ms",
-    "permute",
-)
+# Settings of OUT that the exported graph decides, or that the masks of OUT have taken the place of.
+_DECIDED = ("opset", "logits", "dtype", "out", "ratio", "bytes_per_weight", "speedup", "budget_ms", "permute")
 _SHOWN = 5  # last lines of a failed export
-_LONG = 120  # seconds in which a Python with torch tells a version, on a slow disk
+_PATIENCE = 120  # seconds; a Python that starts from a slow disk takes long to tell a version
 
 
 @dataclass(frozen=True)
@@ -57,9 +48,9 @@ class EdgeLlmExporter:
     @property
     def note(self) -> str:
         """Returns a warning about a version that was never tried; empty for the tried ones."""
-        if self.version in TRIED:
+        if self.version in _TRIED:
             return ""
-        return f"warning: {_PACKAGE} {self.version} was never tried with patch-compile; tried are {', '.join(TRIED)}"
+        return f"warning: {_PACKAGE} {self.version} was never tried with patch-compile; tried are {', '.join(_TRIED)}"
 
     def export(self, model: Path, folder: Path) -> None:
         """Write the ONNX folders of a checkpoint. Raises PatchCompileError with its last lines if the exporter fails."""
@@ -91,7 +82,7 @@ def find_exporter(python: Path | None, out: Path) -> EdgeLlmExporter:
             [str(asked), "-c", _ASKS_VERSION],
             capture_output=True,
             text=True,
-            timeout=_LONG,
+            timeout=_PATIENCE,
             stdin=subprocess.DEVNULL,
             env=_environment(),
         )
@@ -142,7 +133,7 @@ def write_edgellm(
 def _recipe(out: Path, graph: Path) -> GraphRecipe:
     """Returns the settings of OUT for the graph that was exported from its pruned model."""
     settings = Recipe.load(out / RECIPE)
-    kept = {name: value for name, value in settings.items() if name not in _OF_AN_EXPORT}
+    kept = {name: value for name, value in settings.items() if name not in _DECIDED}
     given = {"model": out / MODEL, "mask": out / MASKS, "graph": graph, "backend": "onnx"}
     return GraphRecipe.parse(kept | given)
 

@@ -1,4 +1,4 @@
-"""A build for TensorRT Edge-LLM: OUT with the folder that its builder makes an engine from."""
+"""Builds OUT for TensorRT Edge-LLM: with the folder from which Edge-LLM's own builder makes the engine."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ __all__ = ["build_for_edgellm"]
 def build_for_edgellm(
     recipe: Recipe, python: Path | None, *, force: bool = False, resume: bool = False
 ) -> Report:
-    """Build, write OUT/edgellm, and return the report. python: of the environment of Edge-LLM's exporter, None for this one.
+    """Build, write OUT/edgellm, and return the report.
 
-    Raises UsageError for an ONNX file, and PatchCompileError without the exporter, both before any work.
+    python: the interpreter of the environment that has Edge-LLM's exporter, None for this one. Raises
+    UsageError for an ONNX file, and PatchCompileError without the exporter, both before any work.
     """
     if recipe.model.suffix == ".onnx":
         raise UsageError(

@@ -200,11 +200,9 @@ def keys_of(job: Job, dump: PassDump | None = None) -> dict[Stage, str]:
     """
     r, masks = job.recipe, _masks_key(job)
     dumped = None if dump is None else time.time_ns()
-    graph = r.dtype, r.opset, r.logits, r.fuse, r.lowering
-    # The name of onnxruntime-genai's config is in the key: builds that lack the file run the stage again.
-    onnx = key_of(
-        masks, *graph, GENAI_CONFIG_NAME, job.source.graph_key, repr(job.costs), dumped, Plan.SCHEMA
-    )
+    # With the name of genai_config.json, the key differs from that of builds before this file, which lack it.
+    graph = (r.dtype, r.opset, r.logits, r.fuse, r.lowering, GENAI_CONFIG_NAME)
+    onnx = key_of(masks, *graph, job.source.graph_key, repr(job.costs), dumped, Plan.SCHEMA)
     shapes = [r.min_shapes, r.opt_shapes, r.max_shapes, repr(r.engine_options())]
     plugin = job.plugin.fingerprint if job.plugin else None
     targets = [target.name for target in job.targets]
@@ -240,7 +238,7 @@ def opened(job: Job, progress: Progress, *, force: bool, resume: bool) -> Iterat
         yield workspace
     except BaseException as error:
         if not workspace.discard_if_empty() and isinstance(error, KeyboardInterrupt | PatchCompileError):
-            progress.note(f"what is finished is kept in {workspace.root}; --resume goes on from there")
+            progress.note(f"what is finished is kept in {workspace.root}; --resume continues from there")
         raise
     finally:
         workspace.release()

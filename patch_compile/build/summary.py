@@ -34,7 +34,7 @@ def pruned_model(job: Job, masks: MaskSet, linears: Iterable[LinearRow]) -> Prun
 
 
 def masked_model(job: Job, masks: MaskSet, linears: Iterable[LinearRow]) -> MaskedModel:
-    """Returns `pruned_model`, the places of the 2:4 tiles, and the record of how the masks were learned."""
+    """Returns `pruned_model` with the places of the pruned tiles and the record of how the masks were learned."""
     from masklearn.masks.summary import summarise_tiles
 
     where = summarise_tiles({name: codes != DENSE.code for name, codes in masks.kind_maps().items()})

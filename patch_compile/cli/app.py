@@ -82,7 +82,7 @@ for _command in _COMMANDS:
 
 
 def main() -> None:
-    """Run the command line. Exit codes: 0 ok, 1 user or machine, 2 usage, 3 accuracy, 4 ratio or speed, 5 not checked,
+    """Run the command line. Exit codes: 0 ok, 1 user or machine, 2 usage, 3 accuracy, 4 speed, 5 not checked,
     70 internal error, 130 interrupted."""
     settle_threads()
     _format_logs()
@@ -162,10 +162,10 @@ def _indented(text: str) -> str:
 
 
 class _PrintableRecord(logging.LogRecord):
-    """A record of any logger, also of libraries that bring a handler of their own."""
+    """A log record without terminal escapes. All loggers make it, also those of libraries with a handler of their own."""
 
     def getMessage(self) -> str:
-        """Returns the message, in which the terminal finds nothing to obey."""
+        """Returns the message without characters that a terminal would obey."""
         return printable(super().getMessage())
 
 

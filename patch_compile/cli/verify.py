@@ -57,9 +57,8 @@ def verify(as_json: bool, **given: Any) -> None:
     (NOT CHECKED) if none fails but a question has no answer, such as that about an engine without a GPU to run it: leave
     such a question out with --only.
     """
-    from patch_compile.out.verify import (
-        Outcome,
-    )  # imports NumPy and pydantic, which `--help` does not wait for
+    # Imported here, because it imports NumPy and pydantic, which `--help` need not wait for.
+    from patch_compile.out.verify import Outcome
 
     found = api.verify(**given)
     print_result(found, as_json=as_json)

@@ -62,9 +62,8 @@ def build_engine(
     `progress(phase, step, total)` is called from another thread; the build stops when it returns False.
 
     Raises PatchCompileError for a file, target, shape or plugin that the backend can't use and for a PatchLinear whose
-    index lies, PlanMismatchError when the
-    engine does not match `expected`, and BuildCancelledError when `progress` stopped the build. No file is left behind
-    after an error or Ctrl-C.
+    index is wrong, PlanMismatchError when the engine does not match `expected`, and BuildCancelledError when `progress`
+    stopped the build. No file is left behind after an error or Ctrl-C.
     """
     start = time.monotonic()
     backend = load_backend(backend) if isinstance(backend, str) else backend
@@ -120,9 +119,8 @@ def check_engine(
     if backend.name == BackendName.TENSORRT:
         from patch_compile.engine.inspector import inspect_engine
 
-        programs = inspect_engine(
-            backend, engine, names, host_code=True
-        )  # this call's caller has just built it
+        # The engine was just built here, so the code of a plugin inside it may run.
+        programs = inspect_engine(backend, engine, names, host_code=True)
     else:
         programs = read_programs(engine)
     check_programs(programs, expected, profiles=max(1, len(profiles)), targets=names)
@@ -157,7 +155,7 @@ def _check_job(job: BuildJob, expected: PlanExpectation) -> None:
 
 
 def _tactics(backend: Backend, expected: PlanExpectation, logged: tuple[str, ...]) -> SparseTactics | None:
-    """TensorRT-RTX has no 2:4 tactics of its own."""
+    """Returns the 2:4 tactics in TensorRT's log; None without 2:4 weights, and for RTX, which has no such tactics."""
     if backend.name != BackendName.TENSORRT or not (expected.sparse_parts or logged):
         return None
     return sparse_tactics(logged)
@@ -193,8 +191,8 @@ def _copy_plugin(plugin: Path | None, folder: Path) -> Path | None:
 def _run_cancellable(work: Callable[[], _Result], cancellation: Cancellation) -> _Result:
     """Run `work` in a thread and return its result, so that Ctrl-C interrupts Python code and not a callback from C++.
 
-    `work` should check `cancellation` between its steps.
-    On Ctrl-C this requests the cancellation, waits for `work` to end and raises KeyboardInterrupt again.
+    `work` should check `cancellation` between its steps. On Ctrl-C this requests the cancellation, waits for `work` to end
+    and raises KeyboardInterrupt again.
     """
     with ThreadPoolExecutor(1, "engine-builder") as pool:
         future = pool.submit(work)

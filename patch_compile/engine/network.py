@@ -120,9 +120,8 @@ def _config(job: BuildJob, builder: tensorrt.Builder, errors: list[str]) -> tens
         for i, target in enumerate(job.targets):
             rtx.set_compute_capability(job.backend.compute_capabilities[target.tensorrt_name], i)
     if job.backend.name == BackendName.TENSORRT:
-        config.profiling_verbosity = (
-            trt.ProfilingVerbosity.DETAILED
-        )  # the check reads the layers' names and types
+        # `check_engine` reads the names and types of the layers.
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
         config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)  # permits its own 2:4 tactics; TensorRT times both
     for profile in job.profiles:
         _add_profile(profile, builder, config, errors, trt.Dims)

@@ -1,4 +1,4 @@
-"""Checks the index of every PatchLinear of an ONNX file before an engine is built, as the plugin will."""
+"""Checks the index of every PatchLinear of an ONNX file before an engine is built, as the plugin does again."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["check_indexes"]
 def check_indexes(onnx_path: Path) -> None:
     """Read the index of every PatchLinear, an attribute, and no tensor.
 
-    Raises PatchCompileError that names the first node whose index lies about its slabs.
+    Raises PatchCompileError that names the first node whose index does not fit its slabs.
     """
     from onnx import helper
 

@@ -1,4 +1,4 @@
-"""Loads the PatchLinear plugin into the builder's registry, once per process."""
+"""Loads the PatchLinear plugin into TensorRT's registry, once per process."""
 
 from __future__ import annotations
 

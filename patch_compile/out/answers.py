@@ -1,4 +1,4 @@
-"""Results of `learn`, `compile` and `import-mask`, as `--json` prints them."""
+"""Results of `learn`, `compile`, `import-mask` and `export`, as `--json` prints them."""
 
 from __future__ import annotations
 
@@ -95,9 +95,9 @@ class ImportedAnswer(VersionedRecord):
 class ExportedAnswer(VersionedRecord):
     """Result of `export`.
 
-    path: the folder that was written; linears: number of linears by weight type, of `edgellm` by lowering; bytes: of its
-    weights, of `edgellm` of all its files; model_bytes: of
-    those of the pruned checkpoint; seconds: duration of each stage.
+    path: the folder that was written; linears: number of linears by weight type, for `edgellm` by lowering; bytes: size of
+    the folder's weights, for `edgellm` of all its files; model_bytes: size of the weights of the pruned checkpoint; seconds:
+    duration of each stage.
     """
 
     SCHEMA: ClassVar[int] = 1

@@ -20,7 +20,7 @@ def write_json(path: Path, value: Mapping[str, Any], *, shared: bool = False) ->
     shared: True if several processes may write the file at the same time, as in the user's cache.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # In OUT the name is known, so that the next run overwrites what a killed one left, and so that a folder in which a run
-    # was killed before it wrote its first file is known as ours.
+    # In OUT the half-written file has a fixed name. The next run then overwrites what a killed one left, and a folder in
+    # which a run was killed before its first file was complete is still known as ours.
     with whole_file(path, None if shared else path.name + HALF_WRITTEN) as beside:
         beside.write_text(json.dumps(value, indent=1, sort_keys=False) + "\n")

@@ -57,8 +57,10 @@ class OutFolder:
 
     @contextmanager
     def replacing(self, name: str) -> Iterator[Path]:
-        """Yield a new folder that replaces the folder `name` of OUT, and what the manifest says of it, once the block ends.
-        An interruption leaves the old folder. The caller records the new files, and holds OUT as for `record`.
+        """Yield a new folder, which replaces the folder `name` of OUT once the block ends.
+
+        The manifest forgets the files of the old folder, and the caller records the new ones. An interruption leaves the
+        old folder. The caller must hold OUT exclusively, as for `record`.
         """
         place = self.path / name
         folder = place.with_name(f"{name}{PARTIAL}")

@@ -48,7 +48,7 @@ PLAN = "plan.json"
 ONNX_NAME = "model.onnx"
 ONNX_FOLDER = "onnx"
 ONNX = f"{ONNX_FOLDER}/{ONNX_NAME}"
-# Lies beside a decoder's ONNX file, with its tokenizer, for onnxruntime-genai.
+# For onnxruntime-genai, with the tokenizer beside a decoder's ONNX file.
 GENAI_CONFIG_NAME = "genai_config.json"
 PRUNED_ONNX = f"{MODEL}/{ONNX_NAME}"  # in builds from an ONNX file
 ENGINE_NAME = "model.engine"
@@ -60,16 +60,14 @@ REPORT = "report.json"
 PAGE = "report.html"
 CARD = "README.md"  # model card, as hubs show it
 VERIFY_NAME = "verify.json"
-VERIFY_INPUTS_NAME, VERIFY_HYBRID_NAME, VERIFY_CHECKPOINT_NAME = (
-    "inputs.json",
-    "hybrid.json",
-    "checkpoint.json",
-)
+VERIFY_INPUTS_NAME = "inputs.json"
+VERIFY_HYBRID_NAME = "hybrid.json"
+VERIFY_CHECKPOINT_NAME = "checkpoint.json"
 VERIFY_FOLDER = "verify"
 VERIFY = f"{VERIFY_FOLDER}/{VERIFY_NAME}"
 # The pruned checkpoint with packed integers, as other programs read it.
 COMPRESSED_FOLDER = "compressed-tensors"
-# The ONNX folders that TensorRT Edge-LLM builds from, and in them its language model, under Edge-LLM's own name.
+# What TensorRT Edge-LLM builds from, and in it the graph of the language model. Edge-LLM's exporter sets these names.
 EDGELLM_FOLDER = "edgellm"
 EDGELLM_ONNX = f"llm/{ONNX_NAME}"
 BENCH_FOLDER = "bench"

@@ -19,8 +19,10 @@ LOCK = ".patch-compile.lock"
 class FolderLock:
     """An flock on a file in the folder. The kernel drops it when the process ends, for whatever reason.
 
-    The file holds the process id. A second process raises PatchCompileError that names it. `release` removes the file.
-    Set `folder` anew when the folder is renamed. Two locks of one process exclude each other too.
+    The file holds the process id. Raises PatchCompileError, naming that process, if another one has the lock; two locks of
+    one process exclude each other too. `release` removes the file. Set `folder` anew when the folder is renamed.
+
+    refusal: `what` of the error, None for the default.
     """
 
     def __init__(self, folder: Path, refusal: str | None = None) -> None:

@@ -96,7 +96,7 @@ def check_free_space(out: Path, needed: int) -> None:
 def is_half_published(place: Path) -> bool:
     """Returns True if a build is at `place` whose run ended before it removed what only publishing needed.
 
-    `--resume` goes on with it: its stages are reused, and the build at `place` is whole until it is replaced.
+    `--resume` continues with it: its stages are reused, and the build at `place` is whole until it is replaced.
     """
     return (place / MANIFEST).is_file() and (place / STATE).is_file()
 
@@ -106,7 +106,7 @@ def check_replaceable(place: Path, *, force: bool) -> None:
     if not os.path.lexists(place):
         return
     if not force:
-        resume = " (with --resume, to go on with its unfinished one)" if partial_of(place).exists() else ""
+        resume = " (with --resume, to continue its unfinished one)" if partial_of(place).exists() else ""
         raise PatchCompileError(
             f"{place} exists",
             "A build never overwrites an earlier one.",
@@ -134,7 +134,9 @@ def _check_unfinished(place: Path, root: Path, *, held: bool) -> None:
     if replaced is not None and replaced.exists() and not place.exists():
         why += f" while it replaced {place}; the build it replaced is in {replaced}, and the next run puts it back"
     raise PatchCompileError(
-        f"{root} holds an unfinished build", f"{why}.", "Use --resume to go on, or --force to start anew."
+        f"{root} holds an unfinished build",
+        f"{why}.",
+        "Use --resume to continue it, or --force to start anew.",
     )
 
 

@@ -406,7 +406,11 @@ class Memory(Record):
 
 
 class Builder(Record):
-    """The backend that a build on this machine would use. targets: the architectures that it can build engines for."""
+    """The backend that a build on this machine would use.
+
+    target: the architecture that was asked for, of several one that it can't build for if there is any; targets: the
+    architectures that it can build engines for.
+    """
 
     backend: str
     version: str

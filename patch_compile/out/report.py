@@ -66,7 +66,7 @@ class PrunedModel(Record):
 
 
 class MaskedModel(PrunedModel):
-    """A pruned model with the places of its 2:4 tiles, and the record of how they were learned."""
+    """A pruned model with the places of its pruned tiles, and the record of how they were learned."""
 
     where_sparse: TileSummary
     learned: MaskMetadata

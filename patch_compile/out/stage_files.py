@@ -1,4 +1,4 @@
-"""The files that stages write: which there are, whether they are whole, and how they are reused and removed."""
+"""Finds, checks, links and removes the files that the stages of a build write."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class StageRecord:
 
 @dataclass
 class WorkspaceState:
-    """Content of state.json. replaces: name, beside OUT, that publishing gives to the build that it replaces."""
+    """Content of state.json. replaces: name beside OUT to which publishing moves the build that it replaces."""
 
     records: dict[str, StageRecord] = field(default_factory=dict)
     replaces: str | None = None

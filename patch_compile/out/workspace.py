@@ -134,7 +134,7 @@ class Workspace:
         self._check_complete()
         with _publishing_errors(
             f"{self.out} can't be put in place",
-            "Mend that and run it again: --resume goes on from what is kept.",
+            "Mend that and run it again with --resume, which continues from what is kept.",
         ):
             shutil.rmtree(self.scratch)
             flush_tree(self.root)
@@ -278,7 +278,7 @@ def _disk_errors(root: Path) -> Iterator[None]:
         raise PatchCompileError(
             f"Nothing can be written below {root}",
             os.strerror(error.errno),
-            "Make room or choose another -o; --resume goes on from the last finished stage.",
+            "Make room or choose another -o; --resume continues after the last finished stage.",
         ) from error
 
 

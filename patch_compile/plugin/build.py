@@ -62,7 +62,7 @@ __all__ = [
 
 ARCHS = (80, 86, 89, 90, 120)
 VARIABLE = "PATCH_COMPILE_PLUGIN_ARCHS"
-"""Names the architectures to compile for in the place of all of them: 86, say, for one's own GPU in less time."""
+"""Variable that names the architectures to compile for, instead of all: `86` compiles for one GPU in less time."""
 BACKENDS = ("tensorrt", "tensorrt-rtx")
 _KEY_LENGTH = 24
 
@@ -191,7 +191,7 @@ def wanted_archs() -> tuple[int, ...]:
 
 
 def archs_for(sms: Collection[int]) -> tuple[int, ...]:
-    """Returns the architectures to compile a plugin for that GPUs of these compute capabilities, times ten, run.
+    """Returns the architectures to compile a plugin for. GPUs of these compute capabilities, times ten, run it.
 
     They are those of `wanted_archs`; unless the user names some, Jetsons among the GPUs are added.
     Raises UsageError if PATCH_COMPILE_PLUGIN_ARCHS names architectures that one of the GPUs does not run.

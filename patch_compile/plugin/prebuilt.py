@@ -70,4 +70,5 @@ def _pinned() -> dict[str, str]:
 
 @lru_cache(maxsize=4)
 def _digest(library: Path, _changed: int) -> str:
+    """Returns the sha256 of a library. _changed: its time of change, so that a replaced library is read again."""
     return sha256_of(library)

@@ -1,7 +1,7 @@
 """Finds the tools and headers that building the plugin needs, or says how to get them.
 
 The kernels' benchmarks find nvcc with this module too, on machines with only nvcc, PyTorch and numpy. It therefore imports
-only the standard library.
+only the standard library and modules that do the same.
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ def _sampling(path: Path, generation: _Generation) -> Sampling:
             setting(generation.top_p, 1.0),
             penalty,
         )
-    except UsageError as error:  # of a file it is no error of usage
+    except UsageError as error:  # the settings come from a file, not from the user's command
         raise _faulty(path, f"{error.what}. {error.why}") from None
 
 

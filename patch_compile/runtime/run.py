@@ -1,4 +1,4 @@
-"""Continue prompts with what a build wrote, on whatever of this machine can run it, and take the time."""
+"""The command `run`: continues prompts with a build's engine or ONNX file, and measures the time."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ __all__ = ["Continuations", "generate"]
 
 @dataclass(frozen=True)
 class Continuations:
-    """The text that continues each prompt, with its times: seconds to the first and last token, milliseconds per step.
+    """The continuations of prompts, with their times.
 
-    runner: what ran the model, in words; ms_per_step: None where one token came.
+    runner: description of what ran the model; first_token, all: seconds to the first and to the last token; ms_per_step:
+    milliseconds of a step, None if there was one token only.
     """
 
     runner: str
@@ -32,7 +33,7 @@ class Continuations:
     ms_per_step: float | None
 
     def as_json(self) -> dict[str, Any]:
-        """For JSON."""
+        """Returns the texts, tokens and times as JSON values."""
         pairs = zip(self.prompts, self.completions, strict=True)
         return {
             "runner": self.runner,

@@ -23,10 +23,9 @@ class SharedBatch:
     def __init__(self, decoder: Decoder, rows: int) -> None:
         self._decoder, self._most = decoder, rows
         self._decoding: Decoding | None = None
-        self._places: list[
-            tuple[Continuation, int]
-        ] = []  # request and its first row, in the order of the rows
-        self._left: set[Continuation] = set()  # still have rows
+        # Each request and its first row, in the order of the rows.
+        self._places: list[tuple[Continuation, int]] = []
+        self._left: set[Continuation] = set()  # ended requests whose rows are still in the batch
         self._tokens: Tokens = np.zeros(0, np.int64)
 
     @property

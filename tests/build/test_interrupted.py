@@ -55,7 +55,7 @@ def test_learning_that_is_killed_resumes_at_its_block(
         command = [sys.executable, str(_SCRIPT), sent, place, *map(str, learn), "-o", str(cut), *resume]
         killed = subprocess.run(command, capture_output=True, text=True, env=env, timeout=300)
         assert killed.returncode == (130 if sent == "SIGINT" else -signal.SIGKILL), killed.stderr
-        assert ("--resume goes on from there" in killed.stderr) == (sent == "SIGINT")
+        assert ("--resume continues from there" in killed.stderr) == (sent == "SIGINT")
         assert said is None or said in killed.stderr
         said = line
     refused = run_here(*learn, "-o", cut)

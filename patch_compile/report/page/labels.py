@@ -106,9 +106,8 @@ def _cost(
     crossed = sum(label.box.is_crossed(*one) for one in segments)
     if label.leader:
         start = Box.around(label.leader[0], 0)
-        away = [
-            box for box in markers if not box.overlaps(start)
-        ]  # a leader can't avoid those around its start
+        # A leader can't avoid the markers around its start.
+        away = [box for box in markers if not box.overlaps(start)]
         crossed += sum(box.is_crossed(*label.leader) for box in [*away, *placed])
     return _HIDES * hidden + _CROSSES * crossed + _LEADS * bool(label.leader)
 
