@@ -228,9 +228,9 @@ def read_identity(path: Path) -> PluginIdentity:
     return PluginIdentity(int(version), backend, cuda, arch_list, headers)
 
 
-def cached_plugins(cache_dir: Path | None = None) -> tuple[Path, list[Path]]:
-    """Returns the cache's folder and the libraries in it; see `build_plugin`."""
-    cache = cache_dir or plugin_cache()
+def cached_plugins() -> tuple[Path, list[Path]]:
+    """Returns the folder of the cache and the libraries in it."""
+    cache = plugin_cache()
     return cache, sorted(cache.glob(f"*/{LIBRARY_NAME}"))
 
 

@@ -113,10 +113,10 @@ class Decoder(Protocol):
         """
 
 
-def pad_left(prompts: Sequence[Sequence[int]], padding: int = 0) -> tuple[Tokens, Tokens]:
+def pad_left(prompts: Sequence[Sequence[int]]) -> tuple[Tokens, Tokens]:
     """Returns ids and mask, both `[batch, longest]`. All prompts end in the last column, so they continue together."""
     longest = max(len(prompt) for prompt in prompts)
-    ids = np.full((len(prompts), longest), padding, np.int64)
+    ids = np.zeros((len(prompts), longest), np.int64)
     mask = np.zeros_like(ids)
     for row, prompt in enumerate(prompts):
         ids[row, longest - len(prompt) :] = prompt

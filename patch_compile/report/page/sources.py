@@ -58,7 +58,7 @@ class Sources:
 
     @classmethod
     def read(cls, out: Path, *, place: Path | None = None) -> Sources:
-        """Read OUT. place: see `write_page`. Raises PatchCompileError if it is no finished build, or a file of it is
+        """Read OUT. place: see `renew_page`. Raises PatchCompileError if it is no finished build, or a file of it is
         damaged."""
         folder = OutFolder.open(out, check=False)
         verify, unread = _shown(out)

@@ -33,23 +33,23 @@ _STAGE = "page"
 _STYLES = ("theme.css", "page.css", "chart.css")
 
 
-def write_page(out: Path, *, place: Path | None = None) -> Path:
+def write_page(out: Path) -> Path:
     """Write OUT/report.html and return its path. The file is renamed into place when it is complete.
-
-    place: the folder that the page names, if `out` will be renamed to it.
 
     Its sources are report.json, manifest.json, recipe.yaml and masks.safetensors, and verify/verify.json and
     bench/bench.json if they exist. Equal files give equal pages. Raises PatchCompileError if OUT is no build or its
     masks are damaged.
     """
     page = out / PAGE
-    _write(page, rendered(Sources.read(out, place=place)))
+    _write(page, rendered(Sources.read(out)))
     return page
 
 
 def renew_page(out: Path, *, place: Path | None = None) -> None:
-    """Write OUT/report.html and the model card anew and record both in the manifest. See `write_page` for their sources
-    and for `place`."""
+    """Write OUT/report.html and the model card anew, and record both in the manifest. Their sources: see `write_page`.
+
+    place: the folder that both name, if `out` will be renamed to it.
+    """
     folder = OutFolder.open(out, check=False)
     folder.forget(_STAGE)
     files = {name: digest for name, digest in folder.manifest.files.items() if name not in (PAGE, CARD)}
