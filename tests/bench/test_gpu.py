@@ -148,9 +148,8 @@ def test_sizes_beyond_the_profiles_are_left_out_unless_they_were_asked_for(gpu):
     ) as caught:
         run.bench(out, BenchRequest(batch_size=(5,), prompt_tokens=(8,), past_tokens=(16,)))
     assert "Dense: its profiles do not hold these shapes" in caught.value.why
-    result = run.bench(
-        out, BenchRequest(iterations=1, warm_up=0), force=True
-    )  # two batches of the default sizes fit no profile
+    # Two batches of the default sizes fit no profile.
+    result = run.bench(out, BenchRequest(iterations=1, warm_up=0), force=True)
     assert {row.batch for row in result.rows} == {1, 4}
     assert any(
         "not timed: decode, batch 8, 63 past tokens: dense: its profiles" in note for note in result.notes

@@ -12,9 +12,8 @@ from typing import Any
 from patch_compile.cli.app import main
 
 if __name__ == "__main__":
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # ignored where a shell started the tests in the background
+    # SIGINT is ignored where a shell started the tests in the background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sent = signal.Signals[sys.argv.pop(1)]
     function, _, call = sys.argv.pop(1).rpartition(":")
     place, _, name = function.rpartition(".")

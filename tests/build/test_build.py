@@ -294,7 +294,7 @@ def test_plain_operators_for_older_opsets(settings):
 
 
 def test_a_wrongly_compiled_graph_fails_the_build(settings, monkeypatch):
-    """One transposed tile is enough to make the ONNX file differ from the pruned checkpoint."""
+    """A linear whose first 64 rows are moved to its end makes the ONNX file differ from the pruned checkpoint."""
     from patch_compile.passes import write as compiler
 
     real = compiler.write_hybrid

@@ -180,9 +180,8 @@ def check_numbers(out: Path, folder: Path) -> None:
         if step < steps:
             texts = [[*text, one[step]] for text, one in zip(texts, following, strict=True)]
             logits = paged.go_on([[one[step]] for one in following])
-    assert near >= 2 * (
-        steps + 1
-    )  # of three sequences each, so that the wider bound does not hide everything
+    # Of three sequences each, so that the wider bound does not hide everything.
+    assert near >= 2 * (steps + 1)
 
 
 def check_the_rest(before: Path, after: Path, linears: int) -> None:

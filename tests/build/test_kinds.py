@@ -49,7 +49,7 @@ def test_masks_of_several_kinds_are_packed_and_proven(settings: dict[str, Any], 
 
 @pytest.mark.rtx
 def test_an_engine_of_several_kinds(settings: dict[str, Any], make_model: Any) -> None:
-    """With `auto` lowering, tiles chosen for the linears that gain on the target; the plugin takes all of its nodes."""
+    """With `auto` kinds, tiles are chosen for the linears that gain on the target; the plugin takes all of its nodes."""
     sizes = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 1}
     settings["model"] = make_model(**sizes)
     asked = {"kinds": "auto", "ratio": 0.4, "lowering": "plugin", "tile": (64, 64), "backend": "tensorrt-rtx"}

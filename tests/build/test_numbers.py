@@ -82,9 +82,8 @@ def test_activations_beyond_float16_are_told_before_any_work(
     assert "float16 ends at 65504" in caught.value.why and "--dtype bfloat16" in caught.value.fix
     assert not settings["out"].exists()
     fit = float16_fit(Checkpoint.open(model), [1, 2, 3])
-    assert (
-        fit.overflow is not None and "0" in fit.overflow[0] and fit.overflow[1] > 65504
-    )  # in the first block
+    # The first block overflows.
+    assert fit.overflow is not None and "0" in fit.overflow[0] and fit.overflow[1] > 65504
 
 
 def test_weights_that_float16_makes_zero_are_counted(make_model: Any) -> None:

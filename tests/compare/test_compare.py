@@ -298,10 +298,8 @@ def test_builds_with_other_kinds_are_compared_by_bytes_and_shares(root, tmp_path
     assert {"8:16", "12:16"} <= mixed.kinds.keys() <= {"dense", "8:16", "12:16"}
     taken = {"dense": 2.0, "8:16": 1.125, "12:16": 1.625}
     assert mixed.bytes_per_weight == pytest.approx(sum(taken[kind] * n for kind, n in mixed.kinds.items()))
-    assert [method_words(row) for row in result.builds] == [
-        "wanda",
-        "wanda, n:16",
-    ]  # they differ in the picture
+    # They differ in the picture.
+    assert [method_words(row) for row in result.builds] == ["wanda", "wanda, n:16"]
     assert sum(mixed.kinds.values()) == pytest.approx(1.0) and 1.125 < mixed.bytes_per_weight < 2.0
     show(compared_parts(result))
     said = capsys.readouterr().out

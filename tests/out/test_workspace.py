@@ -184,7 +184,7 @@ def test_a_run_that_was_killed_in_its_first_stage_is_known_as_ours(tmp_path):
     assert not list(anew.scratch.iterdir())
 
 
-def test_an_unfinished_build_of_an_earlier_version_is_gone_on_from(tmp_path):
+def test_an_unfinished_build_of_an_earlier_version_is_continued(tmp_path):
     first = Workspace(tmp_path / "out")
     first.run("one", "key", ["a"], writer("1"))
     first.release()
