@@ -52,7 +52,7 @@ inline Kinds kinds_named(std::string_view names) {
 class PackedIndex {
  public:
   // Takes the index of a weight with `panels` packed panels and `columns` slabs along K.  Returns what is
-  // wrong with it, or "" for an index that says where every slab lies, and lies nowhere.
+  // wrong with it, or "" if it gives each slab of the weight one place.
   std::string take(std::vector<int32_t> values, Kinds kinds, Weights weights, int64_t panels,
                    int64_t columns) {
     const int64_t pointers = panels + 1, slabs = panels * columns;

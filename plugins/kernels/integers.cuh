@@ -1,9 +1,8 @@
 // Turns stored integers into 16-bit values, two at a time, exactly.
 //
 //   fp16    a number n < 1024 beside the exponent of 1024 (0x6400) is 1024 + n: subtract 1024 and the bias
-//   bf16    a number n < 128 beside that of 128 (0x4300) is 128 + n: the same for 4 bits.  A byte has a bit
-//   too
-//           many: its lower 7 bits become 128 + n, and its top bit chooses what is subtracted, 128 or 256
+//   bf16    a number n < 128 beside that of 128 (0x4300) is 128 + n: the same for 4 bits.  A byte has one bit
+//           more: its lower 7 bits become 128 + n, and its top bit chooses what is subtracted, 128 or 256
 //
 // T has `add` and `multiply`, which round each of two values once.
 #pragma once

@@ -1,13 +1,11 @@
 // The loop over slabs: a ring of slots in shared memory, and the products of what lies in them.
 //
-//   units of slab i    | 0 | 1 | 2 | ...     | U-3 | U-2 | U-1 |        and of slab i + 1, if operands are
-//   loaded loads of unit      | 3 | 4 | 5 | ...     |  0  |  1  |  2  |        kAhead = 3 units before their
-//   products
+//   products of unit   | 0 | 1 | 2 | ...     | U-3 | U-2 | U-1 |      U units of slab i
+//   loads of unit      | 3 | 4 | 5 | ...     |  0  |  1  |  2  |      kAhead = 3 units ahead: into slab i + 1
 //                                            ^ turn: wait until slab i + 1 is there, barrier
-//   copies             ...........           [..................        of slab i + kStages, into slab i's
-//   slot
+//   copies             ...........           [..................      of slab i + kStages, into slab i's slot
 //
-// So tensor cores need not wait for shared memory at the begin of a slab, and copies are spread between
+// So tensor cores need not wait for shared memory at the start of a slab, and copies are spread between
 // products.  After a turn no thread reads the slot of slab i.
 #pragma once
 #include "kernels/copies.cuh"

@@ -2,9 +2,8 @@
 // kernel parameter, so that a block searches nothing and a CUDA graph keeps the table that it was captured
 // with.
 //
-//   words   | part 0 | part 1 | ... | part `parts` | pointers of the index, if they fit |
-//             two words each          the end of
-//                                     the last part
+//   words   | part 0 | part 1 | ... | part `parts`: end of the last one | the index's pointers, if they fit
+//             two words each
 //
 // All arguments of a kernel have at most 4096 bytes (32764 since CUDA 12.1, but drivers before R530 refuse
 // them). The parts always fit, because a stream has at most kMostParts.  The pointers (kernels/slabs.cuh) of

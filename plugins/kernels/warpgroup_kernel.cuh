@@ -1,10 +1,9 @@
 // The kernel for many tokens on Hopper, whose tensor cores reach their full rate only by wgmma.  As in
 // tile_kernel.cuh, a block computes one tile of Y over all of K, and a slot of its ring holds a slab and the
-// tile of X beside it.  One warpgroup copies, two multiply:
+// tile of X beside it.  One warpgroup copies, two multiply.  What they do with a slot:
 //
-//   copies      wait until the slot is empty | slab by a bulk copy, X by cp.async, some slabs ahead | fence,
-//   full products    wait until the slot is full  | A fragments to registers, wgmma reads X in the slot  |
-//   empty
+//   copies    wait until it is empty | slab by a bulk copy, X by cp.async, some slabs ahead | fence, full
+//   products  wait until it is full  | A fragments to registers, wgmma reads X in the slot  | empty
 //
 //      a slot's barriers      full: all bytes of the slab, and X of every thread that copies
 //                             empty: every warp that multiplies
