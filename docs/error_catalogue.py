@@ -17,10 +17,10 @@ by the room that raises it ([architecture](../explanation/architecture.md)).
 | exit code | meaning |
 | --- | --- |
 | 0 | done |
-| 1 | a mistake in the input, or a lack of the machine |
+| 1 | a mistake in the input, or something that the machine lacks |
 | 2 | a setting that can never be valid |
 | 3 | an accuracy check failed |
-| 4 | a required speed was not reached |
+| 4 | a requested speed can't be reached |
 | 5 | a question of `verify` has no answer |
 | 70 | a fault of patch-compile; `--debug` prints its traceback |
 | 130 | interrupted; `--resume` continues |
