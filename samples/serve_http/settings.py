@@ -10,7 +10,7 @@ __all__ = ["Settings"]
 class Settings(BaseModel):
     """Settings of the server, validated at its start. Times are in seconds.
 
-    model: name of the model in the API; workers: requests that run at the same time; queue: further requests that may
+    model: name of the model in the API; workers: batches that run at the same time; queue: further requests that may
     wait; timeout: from the arrival of a request to its last token; grace: from SIGTERM until unanswered requests get an
     error; client_timeout: for a request to arrive, and for a client to read what was sent; connections: open at the same
     time; max_body: bytes of a request; max_batch: sequences of a batch, and so of a request (prompts × n), None means the

@@ -241,7 +241,7 @@ ICudaEngine* deserialize(apiv::VRuntime*, const void* data, size_t size) {
     return complain("plugin creator of PatchLinear exists already"), nullptr;
   if (model.carries_plugin && !host_code_allowed) return complain("host code is not allowed"), nullptr;
   if (!model.carries_plugin && !plugin_loaded)
-    return complain("no creator of PatchLinear, version 1"), nullptr;
+    return complain("no creator of PatchLinear, version 2"), nullptr;
   return new FakeEngine;
 }
 
