@@ -6,7 +6,7 @@
 #   docker run --gpus all -v "$PWD/out/smollm2:/model:ro" patch-compile patch-compile run /model "The capital of France"
 #
 # BACKEND is the backend that built OUT's engine: rtx (TensorRT-RTX) or tensorrt (full TensorRT). FLAVOUR=runtime adds
-# cuBLAS, which engines of full TensorRT use on Hopper. Base images are pinned by digest, and Python packages of the image
+# cuBLAS, with which engines of full TensorRT multiply long prompts: on Hopper, and everywhere for n:16 tiles and integers. Base images are pinned by digest, and Python packages of the image
 # by hash, except TensorRT's (docker/make-venv.sh); apt checks Ubuntu's signatures.
 ARG FLAVOUR=base
 
