@@ -1,4 +1,4 @@
-"""Draws the pictures of docs/explanation that show how the program works, by asking the program.
+"""Draws the pictures of docs/explanation that show how the program works, from what the program computes.
 
     python docs/draw.py [--check]
 

@@ -1,4 +1,4 @@
-"""The page of all errors that patch-compile words itself, read from the sources: `reference/errors.md` on the site."""
+"""Makes the page of all errors of patch-compile from its sources: `reference/errors.md` on the site."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""The page of the files that patch-compile writes, from the modules that read and write them: `reference/formats.md`."""
+"""Makes the page of the files that patch-compile writes from the modules that read and write them: reference/formats.md."""
 
 import importlib
 import inspect

@@ -46,7 +46,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Lead the links of a page to the pages of the site."""
+    """Point the links of a page to the pages of the site."""
     places = {place: source for source, place in ELSEWHERE.items()}
     source = places.get(page.file.src_uri, f"docs/{page.file.src_uri}")
     return with_site_links(markdown, source, page.file.src_uri)

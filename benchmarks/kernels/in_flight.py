@@ -1,4 +1,4 @@
-"""Says if a decode kernel has enough bytes in flight for the bandwidth of DRAM, by Little's law and by its loop.
+"""Checks if a decode kernel has enough bytes in flight for DRAM's bandwidth, by Little's law and by simulating its loop.
 
     python benchmarks/kernels/in_flight.py [--arch 80] [--arch 90]
 

@@ -1,4 +1,4 @@
-"""Plays the loop over slabs of a kernel on one SM, from its machine code, and says how many cycles a slab takes.
+"""Simulates the loop over slabs of a kernel on one SM, from its machine code, and counts the cycles of a slab.
 
     python benchmarks/kernels/issue.py [--arch 80] [--budgets benchmarks/kernels/budgets.json]
 
@@ -300,7 +300,7 @@ def _table(found: dict[str, Any]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compile the fp16 kernels, play their loops, print a table and write the budgets if asked."""
+    """Compile the fp16 kernels, simulate their loops, print a table and write the budgets if asked."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -25,7 +25,7 @@ int64_t patch_bench_partial_bytes(int config, int parts) {
   return static_cast<int64_t>(patch::partial_bytes(patch::config_at(config), parts));
 }
 int64_t patch_bench_counter_bytes() { return patch::kCounterBytes; }
-// With those for Hopper only where they can run.
+// The number of configurations.  Those for Hopper count where they can run.
 int patch_bench_config_count() {
   return patch::has_warpgroup_kernels() ? patch::kAllConfigCount : patch::kConfigCount;
 }

@@ -1,4 +1,4 @@
-"""Says what unpacking n:16 and integers costs the kernels: issue slots and simulated cycles of a slab, and what DRAM leaves.
+"""Computes what unpacking n:16 and integers costs: issue slots and simulated cycles of a slab, beside what DRAM leaves.
 
     python benchmarks/kernels/of_sixteen.py [--arch 80]
 
@@ -79,7 +79,7 @@ def _table(found: dict[str, dict[str, Unpacking]], arch: int) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compile the fp16 kernels, play their loops and print a table."""
+    """Compile the fp16 kernels, simulate their loops and print a table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

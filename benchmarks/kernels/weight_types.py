@@ -50,8 +50,8 @@ _WHOLE = (
     "weights of the same type; then how much faster prompts and the whole workload are than with dense 16-bit weights."
 )
 _CYCLES = (
-    "Cycles that a slab takes an SM in the decode kernels (simulated by `benchmarks/kernels/issue.py`), and behind the "
-    "stroke those that DRAM leaves for its bytes. Where the first number is larger, unpacking limits decode, and not the "
+    "Cycles that a slab takes an SM in the decode kernels (simulated by `benchmarks/kernels/issue.py`), and after the "
+    "slash those that DRAM leaves for its bytes. Where the first number is larger, unpacking limits decode, and not the "
     "bytes."
 )
 _DECODE = {INT8: "int8-decode-64", INT4: "int4-decode-64"}

@@ -66,7 +66,7 @@ SCENARIOS: Mapping[str, Scenario] = {
 
 
 class Place:
-    """A user's folder: a model, a text, the build in `out`, and folders beside it that are nobody else's business."""
+    """A user's folder: a model, a text, the build in `out`, and folders beside it that no command may touch."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self._earlier = folder / "work", folder / "earlier"

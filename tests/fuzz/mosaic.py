@@ -1,6 +1,6 @@
 """Random mosaics through packing, the ONNX function's body and the kernels: `python -m tests.fuzz.mosaic SEED …`.
 
-`drawn` draws the problem of a seed. Held to each problem:
+`drawn` draws the problem of a seed. Each problem must pass these checks:
 
 1. Packing decodes to W∘M bit for bit, also from integers and scales, and a slab is of a kind exactly where all tiles that
    it touches are. An independent packer gives the same bytes, where the format leaves no choice.

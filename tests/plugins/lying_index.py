@@ -1,4 +1,4 @@
-"""Index tensors that lie about their slabs, each in one way."""
+"""Indices that lie about their slabs, each in one way."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """PTX instructions of sm_90a (PTX ISA, "mbarrier", "cp.async.bulk", 9.7.15): mbarriers, bulk copies, products.
 
-Copies and products are under way until something asks for them, or for a part of them not even so long: `Late` decides.
-Whoever reads too early or writes too early therefore gets a wrong result or a fault.
+Copies and products complete when something waits for them, or earlier: `Late` decides. Code that reads their results or
+overwrites their operands too early therefore gets a wrong result or a fault.
 """
 
 from __future__ import annotations

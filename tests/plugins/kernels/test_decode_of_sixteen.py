@@ -45,7 +45,7 @@ def test_all_masks_of_a_count(host, count):
 
 @pytest.mark.skipif(NVCC is None, reason="no nvcc")
 @cases
-def test_the_same_of_its_ptx(request, count, config):
+def test_its_ptx_moves_every_bit_to_its_place(request, count, config):
     ptx = PtxUnpacker(request.config.cache.mkdir("patch-ptx"))
     words, fragments = slabs_of(count, config)
     np.testing.assert_array_equal(ptx.run(CONFIGS[config][0], count, words, SLABS), fragments)
