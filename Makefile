@@ -6,7 +6,7 @@ TEXTS := .cache/texts
 # Where no CUDA compiler is installed, the plugin is built with the one from the package index.
 NVCC_EXTRA := $(shell command -v nvcc >/dev/null || test -x /usr/local/cuda/bin/nvcc || echo ,nvcc)
 
-.PHONY: demo test chromium families mutate edgellm fuzz torture lint format plugin wheels bench-compile bench-quality bench-memory bench-onnx-files bench-beside reproduce docs docs-test screenshots release models audit lowest newest lock clean
+.PHONY: demo test chromium families mutate tensorrt-versions edgellm fuzz torture lint format plugin wheels bench-compile bench-quality bench-memory bench-onnx-files bench-beside reproduce docs docs-test screenshots release models audit lowest newest lock clean
 
 # The linears of this small model gain where a GPU reads long prompts and answers briefly, as in classifying or scoring text.
 # 12 steps of repair instead of the default's 64, and a plugin for one architecture: for a first look in minutes. The second
@@ -39,6 +39,15 @@ mutate: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadgroup -m 'mutation or not mutation' tests/plugins/kernels/test_faults.py tests/plugins/kernels/test_of_sixteen_kernels.py \
 	  tests/plugins/kernels/test_integer_kernels.py tests/ptx/test_integer_kernels.py tests/ptx/test_kernels.py tests/plugins/kernels/test_binary.py tests/plugins/dense_path/test_faults.py tests/plugins/tensorrt/test_attack.py \
 	  tests/ptx/test_warpgroup_kernels.py tests/plugin/test_build.py
+
+# The plugin in the registries of several versions of TensorRT; `make test` takes the newest. Their dispatch runtimes are small.
+TENSORRT_VERSIONS := 10.16.1.11 11.0.0.114 11.4.0.106
+tensorrt-versions: .venv/installed $(TENSORRT_VERSIONS:%=.cache/tensorrt-versions/%)
+	OMP_NUM_THREADS=1 PATCH_COMPILE_PLUGIN_ARCHS=80 $(BIN)/pytest tests/plugins/tensorrt/test_versions.py
+
+.cache/tensorrt-versions/%:
+	$(BIN)/python -m pip install --quiet --no-deps --target $@.new tensorrt-dispatch-cu13-libs==$* tensorrt-dispatch-cu13-bindings==$*
+	mv $@.new $@
 
 # The contract with TensorRT Edge-LLM: its exporter on the sample model, some minutes. It pins its own torch and transformers, so
 # it is installed into an environment of its own.

@@ -6,11 +6,14 @@ namespace patch {
 namespace {
 
 // Both backends export the same symbols, so a plugin searches the library of its own backend only.  Versioned
-// names come first, because the wheels contain no others.
+// names come first, because the wheels contain no others.  The lean and the dispatch runtime come last: they
+// run engines that the full library built, without it.
 constexpr const char* kRtxLibraries[] = {"libtensorrt_rtx.so.1", "libtensorrt_rtx.so.2",
                                          "libtensorrt_rtx.so"};
-constexpr const char* kFullLibraries[] = {"libnvinfer.so.11", "libnvinfer.so.12", "libnvinfer.so.10",
-                                          "libnvinfer.so"};
+constexpr const char* kFullLibraries[] = {"libnvinfer.so.11",          "libnvinfer.so.12",
+                                          "libnvinfer.so.10",          "libnvinfer.so",
+                                          "libnvinfer_lean.so.11",     "libnvinfer_lean.so.10",
+                                          "libnvinfer_dispatch.so.11", "libnvinfer_dispatch.so.10"};
 
 template <class Names>
 void* find_in(const Names& libraries, const char* symbol) noexcept {

@@ -10,17 +10,17 @@ namespace {
 
 std::atomic<nvinfer1::ILoggerFinder*> finder{nullptr};
 
-// Returns the finder's logger if there is one.  RTX's finder has another function table, so it is not used.
-[[maybe_unused]] nvinfer1::ILogger* better(nvinfer1::ILogger* general) {
-  auto* f = finder.load();
-  auto* special = f ? f->findLogger() : nullptr;
-  return special ? special : general;
-}
-[[maybe_unused]] RtxLogger* better(RtxLogger* general) { return general; }
-
-Logger* find_logger() {
-  auto* general = loaded_logger();
-  return general ? better(general) : nullptr;
+// Returns false if there is no logger.
+template <class Tables>
+bool log_line(Tables, Severity severity, const char* line) {
+  auto* logger = loaded_object<typename Tables::Logger>("getLogger");
+  // The class of the headers may have another table, see abi.h.
+  if (void* given = finder.load()) {
+    auto* special = static_cast<typename Tables::LoggerFinder*>(given)->findLogger();
+    if (special) logger = special;
+  }
+  if (logger) logger->log(severity, line);
+  return logger != nullptr;
 }
 
 }  // namespace
@@ -30,9 +30,7 @@ void set_logger_finder(nvinfer1::ILoggerFinder* f) noexcept { finder.store(f); }
 void log(Severity severity, const std::string& message) noexcept {
   try {
     const std::string line = "PatchLinear: " + message;
-    if (auto* logger = find_logger())
-      logger->log(severity, line.c_str());
-    else
+    if (!with_tables([&](auto tables) { return log_line(tables, severity, line.c_str()); }))
       std::fprintf(stderr, "%s\n", line.c_str());
   } catch (...) {
     std::fputs("PatchLinear: out of memory while logging\n", stderr);

@@ -3,10 +3,9 @@
 #include <string>
 
 #include "NvInferRuntime.h"
+#include "tensorrt/abi.h"
 
 namespace patch {
-
-using Severity = nvinfer1::ILogger::Severity;
 
 // Logs to the logger of the calling engine if TensorRT provided a finder (setLoggerFinder), else to
 // TensorRT's logger of the process, else to stderr.

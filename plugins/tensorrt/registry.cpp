@@ -19,6 +19,7 @@ bool same(const nvinfer1::IPluginCreatorInterface& known, const Creator& creator
 }
 
 // Searches the list of all creators, because getCreator logs an error if it finds none.
+template <class Registry>
 bool knows(const Registry& registry, const Creator& creator) noexcept {
   int32_t count = 0;
   auto* const* all = registry.getAllCreators(&count);
@@ -28,13 +29,18 @@ bool knows(const Registry& registry, const Creator& creator) noexcept {
 }  // namespace
 
 bool register_creator(Creator& creator) noexcept {
-  auto* registry = loaded_registry();
-  return registry && !knows(*registry, creator) &&
-         registry->registerCreator(creator, creator.getPluginNamespace());
+  return with_tables([&](auto tables) {
+    auto* registry = loaded_object<typename decltype(tables)::Registry>("getPluginRegistry");
+    return registry && !knows(*registry, creator) &&
+           registry->registerCreator(creator, creator.getPluginNamespace());
+  });
 }
 
 void deregister_creator(const Creator& creator) noexcept {
-  if (auto* registry = loaded_registry()) registry->deregisterCreator(creator);
+  with_tables([&](auto tables) {
+    auto* registry = loaded_object<typename decltype(tables)::Registry>("getPluginRegistry");
+    return registry && registry->deregisterCreator(creator);
+  });
 }
 
 }  // namespace patch
