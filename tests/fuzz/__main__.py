@@ -5,7 +5,7 @@
 
 Inputs that are learned, and crashes, stay in build/fuzz/READER, so a later run goes on where an earlier one stopped. What
 each run came to is added to build/fuzz/RUNS.jsonl. The exit code is 1 if any input led to an error that is not in words, to
-a hang of 10 seconds, or to more than 2 GiB of memory.
+more than 10 seconds of the processor, to a wait of two minutes, or to more than 2 GiB of memory.
 """
 
 from __future__ import annotations
@@ -34,7 +34,13 @@ __all__ = ["BUILD", "RUNS", "Fuzzed", "fuzz", "main", "runs_part"]
 
 BUILD = Path(__file__).parents[2] / "build/fuzz"
 RUNS = BUILD / "RUNS.jsonl"
-_LIMITS = ("-rss_limit_mb=2048", "-timeout=10", "-max_len=65536", "-print_final_stats=1")
+_LIMITS = (
+    "-rss_limit_mb=2048",
+    "-timeout=120",
+    "-report_slow_units=120",
+    "-max_len=65536",
+    "-print_final_stats=1",
+)
 _TAIL = 3000  # characters of a log that an error shows
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ __all__ = ["CORPUS", "Crash", "Mutation", "Reader", "attempt", "placed"]
 
 CORPUS = Path(__file__).with_name("corpus")
 _OURS = ("masklearn", "patch_compile")
+_MOST_SECONDS = 10.0  # of the processor, for one input: clocks on the wall go on while others use it
 
 Mutation = Callable[[bytes, Random], bytes]
 
@@ -41,7 +43,11 @@ class Reader:
 
 @dataclass(frozen=True)
 class Crash:
-    """An error that escaped. place: the innermost line of the project on its way; details: the traceback."""
+    """An error that escaped, or an input that takes too long.
+
+    kind: the error's class, or `slow`; place: the innermost line of the project on its way, or the reader; details: the
+    traceback, or the time.
+    """
 
     kind: str
     place: str
@@ -54,25 +60,31 @@ class Crash:
 
 
 def attempt(reader: Reader, data: bytes, folder: Path) -> Crash | None:
-    """Read the bytes. Returns the error that escaped, None if they were accepted or refused in words."""
+    """Read the bytes. Returns what is wrong: an error that escaped, or more than 10 seconds of the processor.
+
+    Returns None if the bytes were accepted or refused in words.
+    """
+    began = time.process_time()
     try:
         reader.read(data, folder)
-    except PatchCompileError:
-        return None
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a panic in Rust is no Exception
-        if type(error) in reader.refuses:
-            return None
-        frames = traceback.extract_tb(error.__traceback__)
-        ours = [frame for frame in frames if any(f"/{package}/" in frame.filename for package in _OURS)]
-        at = (ours or frames)[-1]
-        return Crash(
-            type(error).__name__,
-            f"{Path(at.filename).stem}-{at.lineno}",
-            "".join(traceback.format_exception(error)),
-        )
-    return None
+        if not isinstance(error, PatchCompileError) and type(error) not in reader.refuses:
+            return _crash_of(error)
+    used = time.process_time() - began
+    return Crash("slow", reader.name, f"{used:.1f} s of the processor\n") if used > _MOST_SECONDS else None
+
+
+def _crash_of(error: BaseException) -> Crash:
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if any(f"/{package}/" in frame.filename for package in _OURS)]
+    at = (ours or frames)[-1]
+    return Crash(
+        type(error).__name__,
+        f"{Path(at.filename).stem}-{at.lineno}",
+        "".join(traceback.format_exception(error)),
+    )
 
 
 def placed(folder: Path, name: str, data: bytes) -> Path:

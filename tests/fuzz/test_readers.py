@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 
 import pytest
 
@@ -73,6 +74,18 @@ def test_only_the_class_itself_of_another_error_is_allowed(tmp_path):
     """parse_json refuses by ValueError; an error of decoding, which is one too, is not meant."""
     reader = Reader("text", lambda data, folder: data.decode(), mutations.change_bytes, refuses=(ValueError,))
     assert attempt(reader, b"\xff", tmp_path).kind == "UnicodeDecodeError"
+
+
+def test_an_input_that_takes_too_much_of_the_processor_is_a_crash(tmp_path, monkeypatch):
+    def busy(data, folder):
+        began = time.process_time()
+        while time.process_time() < began + 0.02:
+            pass
+
+    reader = Reader("slow", busy, mutations.change_bytes)
+    assert attempt(reader, b"", tmp_path) is None
+    monkeypatch.setattr("tests.fuzz.reader._MOST_SECONDS", 0.01)
+    assert attempt(reader, b"", tmp_path).name == "crash-slow-slow"
 
 
 def test_runs_of_a_reader_add_up():
