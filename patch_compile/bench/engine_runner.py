@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patch_compile.bench.points import Feed, MakeFeed
+from patch_compile.engine.tensorrt_api import numpy_of, sizes_of
 from patch_compile.errors import PatchCompileError, sentence
 from patch_compile.out.bench import Phase
 from patch_compile.runtime.device import CudaDevice, Device
@@ -94,7 +95,7 @@ class EngineRunner:
         self._free()
         context = self._context(profile)
         for name, array in feed.items():
-            typed = np.ascontiguousarray(array.astype(_numpy_of(self._engine.get_tensor_dtype(name))))
+            typed = np.ascontiguousarray(array.astype(numpy_of(self._engine.get_tensor_dtype(name))))
             context.set_input_shape(name, typed.shape)
             context.set_tensor_address(name, self._holding(typed.nbytes, typed))
         for name in (name for name in self._names if name not in feed):
@@ -125,7 +126,7 @@ class EngineRunner:
 
     def _bounds(self, name: str, profile: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         least, _, most = self._engine.get_tensor_profile_shape(name, profile)
-        return _sizes(least), _sizes(most)
+        return sizes_of(least), sizes_of(most)
 
     def _range(self, name: str, profile: int) -> str:
         least, most = ("×".join(map(str, shape)) for shape in self._bounds(name, profile))
@@ -144,14 +145,14 @@ class EngineRunner:
         return self._contexts[profile]
 
     def _size(self, context: tensorrt.IExecutionContext, output: str) -> int:
-        shape = _sizes(context.get_tensor_shape(output))
+        shape = sizes_of(context.get_tensor_shape(output))
         if min(shape, default=0) < 0:
             raise PatchCompileError(
                 f"The shape of the output {output!r} depends on the data",
                 "Its memory can't be reserved beforehand.",
                 "Time the engine with `trtexec`, which asks TensorRT for the shape at run time.",
             )
-        return math.prod(shape) * _numpy_of(self._engine.get_tensor_dtype(output)).itemsize
+        return math.prod(shape) * numpy_of(self._engine.get_tensor_dtype(output)).itemsize
 
     def _holding(self, nbytes: int, array: NDArray[Any] | None = None) -> int:
         address = self._device.allocate(nbytes)
@@ -179,26 +180,5 @@ class EngineRunner:
             self._device.free(self._buffers.pop())
 
 
-def _sizes(dims: tensorrt.Dims) -> tuple[int, ...]:
-    return tuple(dims[axis] for axis in range(len(dims)))
-
-
 def _inside(shape: tuple[int, ...], least: tuple[int, ...], most: tuple[int, ...]) -> bool:
     return all(low <= size <= high for low, size, high in zip(least, shape, most, strict=True))
-
-
-def _numpy_of(dtype: tensorrt.DataType) -> np.dtype[Any]:
-    import ml_dtypes
-
-    names: dict[str, Any] = {
-        "HALF": np.float16,
-        "BF16": ml_dtypes.bfloat16,
-        "FLOAT": np.float32,
-        "INT32": np.int32,
-        "INT64": np.int64,
-        "BOOL": np.bool_,
-        "INT8": np.int8,
-        "UINT8": np.uint8,
-    }
-    found: np.dtype[Any] = np.dtype(names[dtype.name])
-    return found

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patch_compile.onnx_io.graph_inputs import GraphInput, resolve_dims
+from patch_compile.onnx_io.tensor_names import INPUT_IDS, PAST, POSITION_IDS, TOKEN_TYPE_IDS
 from patch_compile.out.bench import Phase
 
 __all__ = ["Feed", "MakeFeed", "Point", "feed_of", "grid_of"]
@@ -18,7 +19,6 @@ __all__ = ["Feed", "MakeFeed", "Point", "feed_of", "grid_of"]
 Feed = Mapping[str, NDArray[Any]]
 MakeFeed = Callable[[], Feed]
 """Makes the inputs in the process that needs them: a long cache takes gigabytes, too much for a pipe."""
-_PAST = "past_key_values."
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,11 @@ def _numbers(shape: tuple[int, ...]) -> NDArray[np.float32]:
 
 def _drawn(given: GraphInput, point: Point, vocabulary: int, rng: np.random.Generator) -> NDArray[Any]:
     shape = resolve_dims(given, point.sizes)
-    if given.name.startswith(_PAST):
+    if given.name.startswith(PAST):
         return np.broadcast_to(_numbers(shape[1:]), shape)
-    if given.name == "input_ids":
+    if given.name == INPUT_IDS:
         return rng.integers(0, vocabulary, shape)
-    if given.name == "position_ids":
+    if given.name == POSITION_IDS:
         first = point.sizes["past"]
         return np.broadcast_to(np.arange(first, first + shape[1]), shape).copy()
-    return np.zeros(shape, np.int64) if given.name == "token_type_ids" else np.ones(shape, np.int64)
+    return np.zeros(shape, np.int64) if given.name == TOKEN_TYPE_IDS else np.ones(shape, np.int64)

@@ -1,13 +1,15 @@
-"""Type of TensorRT's Python module, as far as this package uses it."""
+"""Type of TensorRT's Python module, as far as this package uses it, and its shapes and types as NumPy has them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
 
 if TYPE_CHECKING:
     import tensorrt
 
-__all__ = ["TensorRtApi"]
+__all__ = ["TensorRtApi", "numpy_of", "sizes_of"]
 
 
 class TensorRtApi(Protocol):
@@ -33,3 +35,26 @@ class TensorRtApi(Protocol):
 
     def get_plugin_registry(self) -> tensorrt.IPluginRegistry:
         """Returns the plugin registry of the process."""
+
+
+def sizes_of(dims: tensorrt.Dims) -> tuple[int, ...]:
+    """Returns a shape as a tuple."""
+    return tuple(dims[axis] for axis in range(len(dims)))
+
+
+def numpy_of(dtype: tensorrt.DataType) -> np.dtype[Any]:
+    """Returns the type of the array that holds a tensor. Raises KeyError for a type that no input or output here has."""
+    import ml_dtypes
+
+    names: dict[str, Any] = {
+        "HALF": np.float16,
+        "BF16": ml_dtypes.bfloat16,
+        "FLOAT": np.float32,
+        "INT32": np.int32,
+        "INT64": np.int64,
+        "BOOL": np.bool_,
+        "INT8": np.int8,
+        "UINT8": np.uint8,
+    }
+    found: np.dtype[Any] = np.dtype(names[dtype.name])
+    return found

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from masklearn.checkpoint.pretrained import cache_argument
 from patch_compile.export.interface import Interface, token_dimensions
+from patch_compile.onnx_io.tensor_names import LOGITS, PAST, PRESENT, TOKEN_INPUTS
 
 __all__ = ["ExportDecoder", "decoder_interface", "kept_shapes"]
 
@@ -110,8 +111,8 @@ def decoder_interface(
     # both cases.
     mask, tokens, cache = {0: batch, 1: torch.export.Dim.AUTO}, {0: batch, 1: sequence}, {0: batch, 2: past}
     return Interface(
-        inputs=("input_ids", "attention_mask", "position_ids", *(f"past_key_values.{p}" for p in parts)),
-        outputs=("logits", *(f"present.{p}" for p in parts)),
+        inputs=(*TOKEN_INPUTS, *(f"{PAST}{p}" for p in parts)),
+        outputs=(LOGITS, *(f"{PRESENT}{p}" for p in parts)),
         arguments=_example_arguments(kept or _configured_shapes(config), dtype),
         dynamic_shapes=(tokens, mask, tokens, tuple(cache for _ in parts)),
         dimensions=((0, 0, "batch"), (0, 1, "sequence"), (1, 1, "total"), (3, 2, "past")),

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from patch_compile.export.interface import Interface, token_dimensions
+from patch_compile.onnx_io.tensor_names import ATTENTION_MASK, INPUT_IDS, TOKEN_TYPE_IDS
 
 __all__ = ["ExportEncoder", "encoder_interface"]
 
@@ -44,9 +45,9 @@ class ExportEncoder(nn.Module):
 
 def encoder_interface(config: Any, *, pooler: bool) -> Interface:
     """Returns inputs and outputs of an encoder. pooler: it has an output `pooler_output`."""
-    names = ["input_ids", "attention_mask"]
+    names = [INPUT_IDS, ATTENTION_MASK]
     if _sentence_kinds(config) > 1:
-        names.append("token_type_ids")
+        names.append(TOKEN_TYPE_IDS)
     batch, sequence = token_dimensions("batch", "sequence")
     # The sizes differ and are above 1: torch.export specializes 0 and 1, and merges dimensions of equal size.
     tokens = torch.ones(2, 3, dtype=torch.int64)

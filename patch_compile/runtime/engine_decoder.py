@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from patch_compile.engine.tensorrt_api import numpy_of, sizes_of
 from patch_compile.errors import PatchCompileError
+from patch_compile.onnx_io.tensor_names import INPUT_IDS, LOGITS, PAST, PRESENT, TOKEN_INPUTS
 from patch_compile.runtime.decoder import Limits, Logits, Tokens, positions_of
 from patch_compile.runtime.device import CudaDevice, Device
 from patch_compile.runtime.kv_cache import KvCache, KvShape, slots_for
@@ -28,8 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["EngineDecoder", "load_engine", "open_engine"]
 
 _LOG = logging.getLogger(__name__)
-_PAST, _PRESENT, _IDS, _LOGITS = "past_key_values.", "present.", "input_ids", "logits"
-_TOKENS = (_IDS, "attention_mask", "position_ids")
 
 
 def open_engine(
@@ -109,15 +109,15 @@ class EngineDecoder:
     ) -> None:
         self.name, self.device, self._engine, self._window, self._keep = name, device, engine, window, keep
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-        past = [one for one in names if one.startswith(_PAST)]
-        missing = [one for one in (*_TOKENS, _LOGITS) if one not in names]
+        past = [one for one in names if one.startswith(PAST)]
+        missing = [one for one in (*TOKEN_INPUTS, LOGITS) if one not in names]
         if missing or not past:
             raise PatchCompileError(
                 "The engine is no decoder that can generate",
-                f"It lacks {', '.join(missing) or _PAST + '*'}.",
+                f"It lacks {', '.join(missing) or PAST + '*'}.",
                 "Build it from a causal language model.",
             )
-        self._types = {name: _numpy_of(engine.get_tensor_dtype(name)) for name in (*_TOKENS, _LOGITS)}
+        self._types = {name: numpy_of(engine.get_tensor_dtype(name)) for name in (*TOKEN_INPUTS, LOGITS)}
         self._shapes = {name: _kv_shape(engine, name) for name in past}
         self._prefill, self._decode = _phases(engine, past[0])
         self.limits = _limits(limits, self._prefill, self._decode)
@@ -204,7 +204,7 @@ class EngineDecoder:
 
     def _write(self, ids: Tokens, mask: Tokens) -> None:
         """Copy ids, mask and positions of one step into their buffers."""
-        for name, array in zip(_TOKENS, (ids, mask, positions_of(mask, ids.shape[1])), strict=True):
+        for name, array in zip(TOKEN_INPUTS, (ids, mask, positions_of(mask, ids.shape[1])), strict=True):
             array = array.astype(self._types[name])
             self.device.write(self._buffers.of(name, array.nbytes), array)
 
@@ -217,15 +217,15 @@ class EngineDecoder:
         past: int,
     ) -> None:
         """Set shapes and addresses of a step, and of the later steps that replay it."""
-        for name, shape in zip(_TOKENS, (ids, mask, ids), strict=True):
+        for name, shape in zip(TOKEN_INPUTS, (ids, mask, ids), strict=True):
             context.set_input_shape(name, shape)
             context.set_tensor_address(name, self._buffers.of(name, 0))
         for name, kv in self._shapes.items():
             context.set_input_shape(name, (cache.batch, kv.heads, past, kv.size))
             context.set_tensor_address(name, cache.past[name])
-            context.set_tensor_address(name.replace(_PAST, _PRESENT), cache.present[name])
-        size = math.prod(_sizes(context.get_tensor_shape(_LOGITS))) * self._types[_LOGITS].itemsize
-        context.set_tensor_address(_LOGITS, self._buffers.of(_LOGITS, size))
+            context.set_tensor_address(name.replace(PAST, PRESENT), cache.present[name])
+        size = math.prod(sizes_of(context.get_tensor_shape(LOGITS))) * self._types[LOGITS].itemsize
+        context.set_tensor_address(LOGITS, self._buffers.of(LOGITS, size))
 
     def _execute(self, context: tensorrt.IExecutionContext) -> None:
         if not context.execute_async_v3(self.device.stream):
@@ -253,10 +253,10 @@ class EngineDecoder:
         graph()
 
     def _read_logits(self, context: tensorrt.IExecutionContext) -> Logits:
-        batch, sequence, vocabulary = _sizes(context.get_tensor_shape(_LOGITS))
-        logits: NDArray[Any] = np.empty((batch, vocabulary), self._types[_LOGITS])
+        batch, sequence, vocabulary = sizes_of(context.get_tensor_shape(LOGITS))
+        logits: NDArray[Any] = np.empty((batch, vocabulary), self._types[LOGITS])
         row = vocabulary * logits.itemsize
-        address = self._buffers.of(_LOGITS, 0) + (sequence - 1) * row
+        address = self._buffers.of(LOGITS, 0) + (sequence - 1) * row
         self.device.read((address, sequence * row), logits)
         return logits.astype(np.float32)
 
@@ -308,7 +308,7 @@ def _phases(engine: tensorrt.ICudaEngine, past: str) -> tuple[_Phase, _Phase]:
     """
     found = []
     for profile in range(engine.num_optimization_profiles):
-        least, _, most = engine.get_tensor_profile_shape(_IDS, profile)
+        least, _, most = engine.get_tensor_profile_shape(INPUT_IDS, profile)
         least_past, _, most_past = engine.get_tensor_profile_shape(past, profile)
         if least[0] == 1:
             found.append((_Phase(profile, most[0], most[1], least_past[2], most_past[2]), least[1]))
@@ -336,16 +336,5 @@ def _limits(model: Limits, prefill: _Phase, decode: _Phase) -> Limits:
 
 
 def _kv_shape(engine: tensorrt.ICudaEngine, name: str) -> KvShape:
-    _, heads, _, size = _sizes(engine.get_tensor_shape(name))
-    return KvShape(heads, size, _numpy_of(engine.get_tensor_dtype(name)).itemsize)
-
-
-def _sizes(dims: tensorrt.Dims) -> tuple[int, ...]:
-    return tuple(dims[axis] for axis in range(len(dims)))
-
-
-def _numpy_of(dtype: tensorrt.DataType) -> np.dtype[Any]:
-    import ml_dtypes
-
-    names: Mapping[str, Any] = {"HALF": np.float16, "BF16": ml_dtypes.bfloat16, "FLOAT": np.float32}
-    return np.dtype(names.get(dtype.name) or {"INT32": np.int32, "INT64": np.int64}[dtype.name])
+    _, heads, _, size = sizes_of(engine.get_tensor_shape(name))
+    return KvShape(heads, size, numpy_of(engine.get_tensor_dtype(name)).itemsize)

@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.runnable import holds_bfloat16, runnable_onnx
 from patch_compile.onnx_io.session import CPU, GPU, errors_of_runs, open_session
+from patch_compile.onnx_io.tensor_names import LOGITS, PAST, PRESENT, TOKEN_INPUTS
 from patch_compile.runtime.decoder import Limits, Logits, Tokens, positions_of
 
 __all__ = ["Cache", "OnnxDecoder", "open_onnx"]
 
 Cache = dict[str, Any]
-_PAST, _PRESENT = "past_key_values.", "present."
-_TOKENS = ("input_ids", "attention_mask", "position_ids")
 _NUMPY_OF = {"tensor(float16)": np.float16, "tensor(float)": np.float32}
 
 _NOTE = "bfloat16, for which it has no kernels: computed in float32 and rounded after every operation"
@@ -77,7 +76,7 @@ class OnnxDecoder:
         return {
             name: np.zeros((batch, i.shape[1], 0, i.shape[3]), _NUMPY_OF[i.type])
             for name, i in self._inputs.items()
-            if name.startswith(_PAST)
+            if name.startswith(PAST)
         }
 
     def feed(self, ids: Tokens, cache: Cache, mask: Tokens | None = None) -> Cache:
@@ -86,14 +85,14 @@ class OnnxDecoder:
             past = next(iter(cache.values())).shape[2] if cache else 0
             mask = np.ones((ids.shape[0], past + ids.shape[1]), np.int64)
         given = (ids, mask, positions_of(mask, ids.shape[1]))
-        return {**dict(zip(_TOKENS, given, strict=True)), **cache}
+        return {**dict(zip(TOKEN_INPUTS, given, strict=True)), **cache}
 
     def step(self, ids: Tokens, cache: Cache, mask: Tokens | None = None) -> tuple[Logits, Cache]:
         """Returns the logits, fp32 `[batch, sequence, vocabulary]`, and the cache with the new tokens."""
         with errors_of_runs(self.path):
             out = dict(zip(self.outputs, self.session.run(None, self.feed(ids, cache, mask)), strict=True))
-        logits = out.pop("logits").astype(np.float32)
-        return logits, {name.replace(_PRESENT, _PAST): value for name, value in out.items()}
+        logits = out.pop(LOGITS).astype(np.float32)
+        return logits, {name.replace(PRESENT, PAST): value for name, value in out.items()}
 
     def start(self, ids: Tokens, mask: Tokens, new_tokens: int) -> OnnxDecoding:  # noqa: ARG002
         """See `Decoder`. The cache grows with each step, so `new_tokens` is not used."""
@@ -143,11 +142,11 @@ class OnnxDecoding:
                 else:  # an output of the last step, on the session's device
                     binding.bind_ortvalue_input(name, value)
             for name in self._decoder.outputs:
-                binding.bind_output(name, "cpu" if name == "logits" else self._decoder.device)
+                binding.bind_output(name, "cpu" if name == LOGITS else self._decoder.device)
             self._decoder.session.run_with_iobinding(binding)
         made = dict(zip(self._decoder.outputs, binding.get_outputs(), strict=True))
-        logits: NDArray[Any] = made.pop("logits").numpy()
-        self._cache = {name.replace(_PRESENT, _PAST): value for name, value in made.items()}
+        logits: NDArray[Any] = made.pop(LOGITS).numpy()
+        self._cache = {name.replace(PRESENT, PAST): value for name, value in made.items()}
         return logits[:, -1].astype(np.float32)
 
 
@@ -165,12 +164,12 @@ def _padded(values: NDArray[Any], width: int, axis: int) -> NDArray[Any]:
 
 
 def _check_decoder(path: Path, inputs: dict[str, Any], outputs: list[str]) -> None:
-    past = [name for name in inputs if name.startswith(_PAST)]
-    missing = [name for name in _TOKENS if name not in inputs]
-    if missing or not past or "logits" not in outputs:
+    past = [name for name in inputs if name.startswith(PAST)]
+    missing = [name for name in TOKEN_INPUTS if name not in inputs]
+    if missing or not past or LOGITS not in outputs:
         raise PatchCompileError(
             f"{path} is no decoder that can generate",
-            f"It lacks {', '.join(missing) or ('past_key_values.*' if not past else 'the output logits')}.",
+            f"It lacks {', '.join(missing) or (f'{PAST}*' if not past else f'the output {LOGITS}')}.",
             "Give a model that `patch-compile build` made of a causal language model.",
         )
     other = {inputs[name].type for name in past} - set(_NUMPY_OF)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from patch_compile.errors import AccuracyError
+from patch_compile.onnx_io.tensor_names import LOGITS
 from patch_compile.out.proof import Agreement, Tolerance, ToleranceOrigin
 from patch_compile.report.proof import tolerance_words
 from patch_compile.sources.base import Source
@@ -43,7 +44,7 @@ def judge_agreement(
     """
     from polygraphy.comparator import Comparator, RunResults, SimpleCompareFunc
 
-    reference = [iteration["logits"] for iteration in checkpoint[0][1]]
+    reference = [iteration[LOGITS] for iteration in checkpoint[0][1]]
     scale = float(np.max([np.abs(logits).max() for logits in reference]))
     tolerance = rounding_tolerance(dtype, hybrid.layers)
     both = RunResults([hybrid.results[0], checkpoint[0]])
@@ -129,4 +130,4 @@ def run_pruned(source: Source, pruned: Path, feeds: list[Feed]) -> Any:
 
 def _largest(results: Any, reference: list[Any]) -> float:
     pairs = zip(results[0][1], reference, strict=True)
-    return float(np.max([np.abs(r["logits"] - ref).max() for r, ref in pairs]))  # NaN if one is NaN
+    return float(np.max([np.abs(r[LOGITS] - ref).max() for r, ref in pairs]))  # NaN if one is NaN

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from patch_compile.onnx_io.proto import load_proto
+from patch_compile.onnx_io.tensor_names import LOGITS
 
 if TYPE_CHECKING:
     import onnx
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["with_all_logits"]
 
 _HEADS = ("MatMul", "Gemm", "PatchLinear")
-_LOGITS, _SEQUENCE = "logits", "sequence"
+_SEQUENCE = "sequence"
 
 
 @contextmanager
@@ -44,8 +45,8 @@ def with_all_logits(path: Path) -> Iterator[Path]:
 def _drop_slice(graph: onnx.GraphProto) -> bool:
     """Remove the Slice before the head. Returns False if there is none."""
     makers = {output: node for node in graph.node for output in node.output}
-    behind = [_LOGITS]  # values whose axis of positions grows
-    node = makers.pop(_LOGITS, None)
+    behind = [LOGITS]  # values whose axis of positions grows
+    node = makers.pop(LOGITS, None)
     while node is not None and node.op_type not in _HEADS:  # Gemma caps its logits
         behind += node.input[:1]
         node = makers.pop(behind[-1], None)

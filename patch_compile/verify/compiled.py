@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from masklearn.masks.maskset import MaskSet
 from patch_compile.onnx_io.runnable import runnable_onnx
+from patch_compile.onnx_io.tensor_names import ATTENTION_MASK, INPUT_IDS, LOGITS
 from patch_compile.out.layout import ONNX, VERIFY_CHECKPOINT_NAME, VERIFY_HYBRID_NAME, VERIFY_INPUTS_NAME
 from patch_compile.out.proof import AskedTolerance, Tolerance, ToleranceOrigin
 from patch_compile.out.questions import ComparedRun, CompiledRight, ErrorStats, FirstDifference
@@ -57,7 +58,7 @@ def compiled_right(
         _save(folder, feeds, results, checkpoint)
         answer = judge_runs(feeds, results, checkpoint, source, layers, request)
         if not answer.passed and answer.error is not None and answer.tolerance.asked is None:
-            exact = [run["logits"] for run in checkpoint[0][1]]
+            exact = [run[LOGITS] for run in checkpoint[0][1]]
             measured = measured_tolerance(source, out / source.pruned_file, feeds, exact, layers)
             passed = answer.error <= measured.share
             answer = answer.model_copy(update={"passed": passed, "tolerance": measured})
@@ -76,13 +77,13 @@ def judge_runs(
     The tolerance is that of rounding, as a share of the largest logit. --atol and --rtol of the request replace it; like
     those of Polygraphy, they are in units of logits.
     """
-    reference = [iteration["logits"] for iteration in checkpoint[0][1]]
+    reference = [iteration[LOGITS] for iteration in checkpoint[0][1]]
     scale = max(float(np.abs(logits).max()) for logits in reference)
     tolerance = _asked(request, scale) or rounding_tolerance(source.recipe.dtype, layers)
     asked = tolerance.asked
     atol, rtol = (asked.atol, asked.rtol) if asked else (tolerance.share * scale, 0.0)
     runs = tuple(
-        _run(feed, mine["logits"], theirs, scale)
+        _run(feed, mine[LOGITS], theirs, scale)
         for feed, (mine, theirs) in zip(feeds, zip(results[0][1], reference, strict=True), strict=True)
     )
     error = worst_error(runs)  # None, which no tolerance allows, if a logit is not finite
@@ -134,8 +135,8 @@ def _agree(results: Any, checkpoint: Any, atol: float, rtol: float, stat: str) -
 
 def _run(feed: Feed, mine: NDArray[Any], theirs: NDArray[Any], scale: float) -> ComparedRun:
     """Returns the row of one run. scale: largest |logit| of all runs."""
-    tokens = feed["input_ids"].shape[1]
-    past = feed["attention_mask"].shape[1] - tokens
+    tokens = feed[INPUT_IDS].shape[1]
+    past = feed[ATTENTION_MASK].shape[1] - tokens
     stats = error_stats(mine, theirs)
     return ComparedRun(
         phase="decode" if past else "prefill",

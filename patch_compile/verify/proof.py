@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from patch_compile.onnx_io.runnable import runnable_onnx
+from patch_compile.onnx_io.tensor_names import LOGITS
 from patch_compile.out.proof import (
     BuildPerplexity,
     OutputsProof,
@@ -75,7 +76,7 @@ def _prove_next_tokens(
         dense = run_study("dense", dense_path, questions, scratch, hybrid.feeds, update)
     with progress.stage("pruned reference"):
         checkpoint = run_pruned(source, pruned, hybrid.feeds)
-    reference = [run["logits"] for run in checkpoint[0][1]]
+    reference = [run[LOGITS] for run in checkpoint[0][1]]
     measure = partial(measured_tolerance, source, pruned, hybrid.feeds, reference, hybrid.layers)
     agreement = judge_agreement(hybrid, dense, checkpoint, r.dtype, measure)
     quality = compare_logits(dense.logits, hybrid.logits, windows)

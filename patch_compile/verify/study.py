@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patch_compile.onnx_io.arrays import save_array
+from patch_compile.onnx_io.tensor_names import LOGITS
 from patch_compile.runtime.decoder import pad_left
 from patch_compile.runtime.onnx_decoder import OnnxDecoder
 
@@ -95,7 +96,7 @@ def _logits_of(name: str, decoder: OnnxDecoder, feeds: list[Feed]) -> Any:
 
         def infer_impl(self, feed_dict: Feed) -> Any:
             outputs = super().infer_impl(feed_dict)
-            return OrderedDict(logits=outputs["logits"].astype(np.float32))
+            return OrderedDict({LOGITS: outputs[LOGITS].astype(np.float32)})
 
     with quiet_polygraphy():
         return Comparator.run([LogitsRunner(decoder.session, name=name)], data_loader=feeds)

@@ -13,6 +13,7 @@ from typing_extensions import override
 from masklearn.checkpoint.pretrained import cache_argument
 from patch_compile.errors import UsageError
 from patch_compile.onnx_io.feeds import Feed
+from patch_compile.onnx_io.tensor_names import PAST
 from patch_compile.out.manifest import EvalText
 from patch_compile.out.report import Kind
 from patch_compile.progress import Progress
@@ -84,9 +85,7 @@ def _logits(model: Any, feed: Feed) -> NDArray[np.float32]:
     given = {name: torch.from_numpy(np.asarray(value)) for name, value in feed.items()}
     cache = DynamicCache(config=model.config)
     for layer in range(model.config.get_text_config().num_hidden_layers):
-        key, value = (
-            given.pop(f"past_key_values.{layer}.{part}").to(model.dtype) for part in ("key", "value")
-        )
+        key, value = (given.pop(f"{PAST}{layer}.{part}").to(model.dtype) for part in ("key", "value"))
         if key.shape[2]:
             cache.update(key, value, layer)
     with torch.no_grad():

@@ -15,6 +15,7 @@ from patch_compile.onnx_io.arrays import save_array
 from patch_compile.onnx_io.compare import Outputs, output_file
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.graph_inputs import read_inputs
+from patch_compile.onnx_io.tensor_names import ATTENTION_MASK, INPUT_IDS, TOKEN_TYPE_IDS
 from patch_compile.out.manifest import EvalText
 from patch_compile.out.proof import TextWindows
 from patch_compile.out.report import Kind
@@ -112,5 +113,5 @@ def _feeds(windows: NDArray[np.int64], padding: int, names: Sequence[str]) -> It
         mask = np.ones_like(ids)
         hidden = (len(ids) - 1, slice(max(1, ids.shape[1] // 2), None))
         ids[hidden], mask[hidden] = padding, 0
-        given = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+        given = {INPUT_IDS: ids, ATTENTION_MASK: mask, TOKEN_TYPE_IDS: np.zeros_like(ids)}
         yield {name: given[name] for name in names}

@@ -14,6 +14,7 @@ from masklearn.checkpoint.beside import copy_tokenizer
 from masklearn.checkpoint.pretrained import load_config, load_tokenizer
 from patch_compile.export.interface import LARGEST
 from patch_compile.onnx_io.graph_inputs import Dim, read_inputs
+from patch_compile.onnx_io.tensor_names import LOGITS, PAST, PRESENT
 from patch_compile.out.durable import write_json
 from patch_compile.out.layout import GENAI_CONFIG_NAME
 from patch_compile.runtime.model_configs import ModelConfigs, read_model_configs
@@ -22,7 +23,6 @@ from patch_compile.runtime.sampling import Sampling
 __all__ = ["write_genai"]
 
 _Inputs = Mapping[str, tuple[Dim, ...]]
-_PAST = "past_key_values."
 
 
 def write_genai(model: Path, onnx: Path) -> None:
@@ -33,7 +33,7 @@ def write_genai(model: Path, onnx: Path) -> None:
     PatchCompileError if the tokenizer has to be asked for the end of a text and can't be loaded.
     """
     inputs = {given.name: given.dims for given in read_inputs(onnx)}
-    caches = [dims for name, dims in inputs.items() if name.startswith(_PAST)]
+    caches = [dims for name, dims in inputs.items() if name.startswith(PAST)]
     if len({(len(dims), *dims[1::2]) for dims in caches}) != 1:
         return
     configs = read_model_configs(model)
@@ -72,9 +72,9 @@ def _decoder(config: Any, file: str, inputs: _Inputs) -> dict[str, Any]:
 
     config: the transformers config of the text model, some of which name a size otherwise.
     """
-    _, kv_heads, _, head_size = inputs[f"{_PAST}0.key"]
+    _, kv_heads, _, head_size = inputs[f"{PAST}0.key"]
     sizes = {name: getattr(config, name, None) for name in ("hidden_size", "num_attention_heads")}
-    layers = sum(name.startswith(_PAST) for name in inputs) // 2
+    layers = sum(name.startswith(PAST) for name in inputs) // 2
     return {
         "session_options": {"provider_options": []},
         "filename": file,
@@ -83,14 +83,14 @@ def _decoder(config: Any, file: str, inputs: _Inputs) -> dict[str, Any]:
         "num_key_value_heads": kv_heads,
         "num_hidden_layers": layers,
         "inputs": {
-            **{name: name for name in inputs if not name.startswith(_PAST)},
-            "past_key_names": f"{_PAST}%d.key",
-            "past_value_names": f"{_PAST}%d.value",
+            **{name: name for name in inputs if not name.startswith(PAST)},
+            "past_key_names": f"{PAST}%d.key",
+            "past_value_names": f"{PAST}%d.value",
         },
         "outputs": {
-            "logits": "logits",
-            "present_key_names": "present.%d.key",
-            "present_value_names": "present.%d.value",
+            "logits": LOGITS,
+            "present_key_names": f"{PRESENT}%d.key",
+            "present_value_names": f"{PRESENT}%d.value",
         },
     }
 
