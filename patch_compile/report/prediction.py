@@ -28,6 +28,7 @@ from patch_compile.plan.measured import FITTED
 from patch_compile.plan.roofline.assumptions import ASSUMED
 
 __all__ = [
+    "WHOLE_PHASES",
     "calibration_words",
     "choice_line",
     "gain_line",
@@ -42,6 +43,8 @@ __all__ = [
     "waste_line",
 ]
 
+# Rows of a table of the whole model: fields of `WholeRow`, and what they are called.
+WHOLE_PHASES = {"prefill": "prefill", "decode": "decode, all steps", "end_to_end": "end to end"}
 _PHASES = {"end_to_end": "end to end", "prefill": "prefill", "decode": "decode"}
 _ACTIVATIONS = {"": "", "gelu": "GELU", "gelu_tanh": "GELU (tanh)", "silu": "SiLU"}
 _SLOWER = {

@@ -7,13 +7,12 @@ from typing import Any
 from patch_compile.out.bench import BenchReport
 from patch_compile.report.bench import bench_notes, clock_words, timed_words
 from patch_compile.report.page.sources import Sources
-from patch_compile.report.prediction import remarks
+from patch_compile.report.prediction import WHOLE_PHASES, remarks
 
 __all__ = ["speed"]
 
 # Columns of the table of measured times that may be empty.
 _COLUMNS = ("dense", "uniform", "predicted", "limit")
-_PHASES = {"prefill": "prefill", "decode": "decode, all steps", "end_to_end": "end to end"}
 
 
 def speed(sources: Sources) -> dict[str, Any]:
@@ -21,7 +20,7 @@ def speed(sources: Sources) -> dict[str, Any]:
     plan, whole = sources.plan, sources.whole
     rows = whole.as_json() if whole else {}
     return {
-        "predicted": [{"phase": _PHASES[phase], **rows[phase]} for phase in sources.phases if rows],
+        "predicted": [{"phase": WHOLE_PHASES[phase], **rows[phase]} for phase in sources.phases if rows],
         "how": f"{plan.card}; {plan.workload}" if whole else "",
         "remarks": remarks(sources.linears, plan),
         "bench": _bench(sources.bench) if sources.bench else None,

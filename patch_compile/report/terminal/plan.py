@@ -13,7 +13,7 @@ from masklearn.masks.kinds.table import TWO_FOUR
 from patch_compile.out.plan import Asked, LinearRow, PlanOfModel, TargetSource, WholeRow
 from patch_compile.plan.speed_goal import SpeedGoal
 from patch_compile.report.deployment import builder_line, memory_line
-from patch_compile.report.prediction import gain_line, has_quantised, reason_lines, remarks
+from patch_compile.report.prediction import WHOLE_PHASES, gain_line, has_quantised, reason_lines, remarks
 from patch_compile.report.terminal.console import by_kind
 from patch_compile.report.terminal.folding import FoldingTable
 from patch_compile.report.terminal.parts import Part
@@ -23,7 +23,6 @@ __all__ = ["plan_parts"]
 
 _TIMES = {"dense": "dense", "hybrid": "hybrid", "2:4": "sparse"}
 _JOINED = (5, 6, 8, 9, 11)  # numbers that stay beside the one before: times of a phase, and megabytes
-_PHASES = {"prefill": "prefill", "decode": "decode, all steps", "end_to_end": "end to end"}
 _TARGETS = {
     TargetSource.LOCAL_GPU: "target: {} (the GPU of this machine)",
     TargetSource.DEFAULT: "target: {} (no GPU here)",
@@ -146,7 +145,7 @@ def _whole_table(whole: WholeRow) -> Table:
     table.add_column("whole model, ms")
     for header in ("dense", "planned", "speed-up", "limit"):
         table.add_number(header)
-    for phase, words in _PHASES.items():
+    for phase, words in WHOLE_PHASES.items():
         row = getattr(whole, phase)
         table.add_row(
             words, f"{row.dense_ms:.1f}", f"{row.planned_ms:.1f}", f"{row.speedup:.2f}", f"{row.limit:.2f}"
