@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +17,19 @@ __all__ = [
     "JoinableDecoding",
     "Limits",
     "Logits",
+    "LogitsError",
     "Tokens",
+    "check_finite",
     "pad_left",
     "positions_of",
 ]
 
 Tokens = NDArray[np.int64]
 Logits = NDArray[np.float32]
+
+
+class LogitsError(PatchCompileError):
+    """Error for logits that are not finite. It does not name the model's file: a server's clients need not know it."""
 
 
 @dataclass(frozen=True)
@@ -127,3 +133,13 @@ def pad_left(prompts: Sequence[Sequence[int]]) -> tuple[Tokens, Tokens]:
 def positions_of(mask: Tokens, new: int) -> Tokens:
     """Returns the positions `[batch, new]` of the last slots of a mask `[batch, total]`. Padding takes no position."""
     return np.maximum(np.cumsum(mask, axis=1) - 1, 0)[:, mask.shape[1] - new :]
+
+
+def check_finite(logits: NDArray[Any], model: str = "The model") -> None:
+    """Raise LogitsError, whose sentence begins with `model`, if one of the logits is not finite."""
+    if not np.isfinite(logits).all():
+        raise LogitsError(
+            f"{model}'s logits are not finite",
+            "An activation overflowed fp16.",
+            "Build with --dtype bfloat16.",
+        )

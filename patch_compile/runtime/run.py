@@ -10,9 +10,10 @@ from typing import Any
 
 from patch_compile.errors import HOW_TO_CORRECT, PatchCompileError, UsageError
 from patch_compile.runtime.continuation import Piece
+from patch_compile.runtime.decoder import LogitsError
 from patch_compile.runtime.generator import Completion, Generator
 from patch_compile.runtime.locate import open_generator
-from patch_compile.runtime.sampling import LogitsError, Sampling
+from patch_compile.runtime.sampling import Sampling
 
 __all__ = ["Continuations", "generate"]
 

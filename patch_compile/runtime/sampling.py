@@ -8,14 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from patch_compile.errors import HOW_TO_CORRECT, PatchCompileError, UsageError
-from patch_compile.runtime.decoder import Logits, Tokens
+from patch_compile.errors import HOW_TO_CORRECT, UsageError
+from patch_compile.runtime.decoder import Logits, Tokens, check_finite
 
-__all__ = ["LogitsError", "Sampler", "Sampling"]
-
-
-class LogitsError(PatchCompileError):
-    """Error for logits that are not finite. It does not name the model's file: a server's clients need not know it."""
+__all__ = ["Sampler", "Sampling"]
 
 
 @dataclass(frozen=True)
@@ -73,12 +69,7 @@ class Sampler:
 
         Raises LogitsError for logits that are not finite: an activation overflowed.
         """
-        if not np.isfinite(logits).all():
-            raise LogitsError(
-                "The model's logits are not finite",
-                "An activation overflowed fp16.",
-                "Build with --dtype bfloat16.",
-            )
+        check_finite(logits)
         chosen = [self._choose(row, logits[row]) for row in range(len(logits))]
         if self._sampling.repetition_penalty != 1:
             self._seen = [np.union1d(seen, [new]) for seen, new in zip(self._seen, chosen, strict=True)]

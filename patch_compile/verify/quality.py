@@ -9,9 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from masklearn.quality.predictions import Predictions
-from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.arrays import load_array
-from patch_compile.runtime.decoder import Logits
+from patch_compile.runtime.decoder import check_finite
 
 __all__ = ["compare_logits"]
 
@@ -19,21 +18,12 @@ __all__ = ["compare_logits"]
 def compare_logits(dense: list[Path], hybrid: list[Path], windows: NDArray[np.int64]) -> Predictions:
     """Compare the logits of two models. Each has one file `[length, vocabulary]` per window of tokens `[count, length]`.
 
-    Raises PatchCompileError that names the model if logits are not finite.
+    Raises LogitsError that names the model if logits are not finite.
     """
     found = Predictions()
     for dense_file, hybrid_file, window in zip(dense, hybrid, windows, strict=True):
         p, q = load_array(dense_file), load_array(hybrid_file)
-        _check_finite("dense", p)
-        _check_finite("hybrid", q)
+        check_finite(p, "The dense model")
+        check_finite(q, "The hybrid model")
         found.add(torch.from_numpy(p[:-1]), torch.from_numpy(q[:-1]), torch.from_numpy(window[1:]))
     return found
-
-
-def _check_finite(kind: str, logits: Logits) -> None:
-    if not np.isfinite(logits).all():
-        raise PatchCompileError(
-            f"The {kind} model's logits are not finite",
-            "An activation overflowed fp16.",
-            "Build with --dtype bfloat16.",
-        )

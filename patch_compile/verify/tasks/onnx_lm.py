@@ -15,7 +15,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from masklearn.stream.logits import token_nll
 from patch_compile.errors import PatchCompileError
-from patch_compile.runtime.decoder import Logits
+from patch_compile.runtime.decoder import Logits, check_finite
 from patch_compile.runtime.generator import Generator
 from patch_compile.runtime.onnx_decoder import OnnxDecoder
 from patch_compile.runtime.sampling import Sampling
@@ -159,12 +159,7 @@ class OnnxLM(TemplateLM):  # type: ignore[misc]
 def _scored(logits: Logits, text: _Text) -> Score:
     """Score a text. logits: `[positions, vocabulary]`, with more positions than the text if it is padded."""
     rows = logits[len(text.tokens) - len(text.scored) : len(text.tokens)].astype(np.float64)
-    if not np.isfinite(rows).all():
-        raise PatchCompileError(
-            "The model's logits are not finite",
-            "An activation overflowed fp16.",
-            "Build with --dtype bfloat16.",
-        )
+    check_finite(rows)
     targets = torch.tensor(text.scored)
     nll = token_nll(torch.from_numpy(rows).log_softmax(-1), targets)
     return -float(nll.sum()), bool((rows.argmax(axis=-1) == targets.numpy()).all())
