@@ -20,7 +20,7 @@ from patch_compile.plan.outline import Outline
 from patch_compile.plan.workload import Workload
 from patch_compile.sources.base import Source
 
-__all__ = ["PlannedModel", "costs_of", "planned_model"]
+__all__ = ["PlannedModel", "costs_of_build", "planned_model"]
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def planned_model(out: OutFolder, source: Source) -> PlannedModel | None:
     return PlannedModel(plans, source.outline.compiled(plans))
 
 
-def costs_of(out: OutFolder) -> CostModel | None:
+def costs_of_build(out: OutFolder) -> CostModel | None:
     """Returns the cost model that a build was planned by, or None if its card is unknown."""
     plan = Plan.of(out.path)
     if plan is None or plan.card is None or plan.workload is None:

@@ -15,7 +15,7 @@ from patch_compile.bench.memory import check_memory
 from patch_compile.bench.models import file_bytes, model_files
 from patch_compile.bench.place import CpuPlace, GpuPlace, find_place
 from patch_compile.bench.points import MakeFeed, Point
-from patch_compile.bench.predicted import costs_of
+from patch_compile.bench.predicted import costs_of_build
 from patch_compile.bench.request import BenchRequest
 from patch_compile.bench.subject import Subject, choose_runner
 from patch_compile.bench.timing import TimedModel, TurnTimes, take_turns
@@ -82,7 +82,7 @@ class _Contest:
             self.place.runner,
             subject.out,
             subject.source,
-            costs_of(subject.out),
+            costs_of_build(subject.out),
             progress,
             keep=asked.keep,
         )
