@@ -21,6 +21,7 @@ from tests.traces import Traces
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "dog", "ran", "far", "from", "big", "red", "house", "in",
          "rain", "while", "birds", "sang", "low"]
 # fmt: on
+TEXT = " ".join(WORDS[(i * i) % len(WORDS)] for i in range(400))  # text for calibration and evaluation
 
 # These sizes give ragged tiles (32x32) and grouped query attention; sliding windows are shorter than the text.
 SIZES: dict[str, Any] = {
@@ -148,7 +149,7 @@ def write_model(
 def text_file(tmp_path: Path) -> Path:
     """A text of 400 words that the tiny tokenizer knows."""
     path = tmp_path / "text.txt"
-    path.write_text(" ".join(WORDS[(i * i) % len(WORDS)] for i in range(400)))
+    path.write_text(TEXT)
     return path
 
 

@@ -1,13 +1,16 @@
 """`--help` lists every method, format and fusion, and answers at once."""
 
+import re
 import resource
 import subprocess
 import sys
+from importlib import import_module
 
 import click
 import pytest
 
 from masklearn.importers.base import IMPORTERS
+from masklearn.quality.record import Baseline
 from masklearn.traits import METHODS
 from patch_compile.cli.app import cli
 from patch_compile.packing.fusion import FUSIONS
@@ -34,6 +37,14 @@ def test_help_takes_no_time(arguments: list[str]) -> None:
 def test_help_lists_what_is_there(command: str, names: dict[str, object]) -> None:
     shown = subprocess.run([*HELP, command, "--help"], check=True, capture_output=True, text=True).stdout
     assert len(names) >= 4 and all(name in shown for name in names)
+
+
+@pytest.mark.parametrize(("module", "unlisted"), [("learn", set()), ("verify", {Baseline.DENSE})])
+def test_baselines_are_listed_as_they_are_called(module: str, unlisted: set[Baseline]) -> None:
+    """`verify` always measures the dense model."""
+    option = import_module(f"patch_compile.cli.{module}")._OWN["baselines"]
+    listed = re.sub(r" \([^)]*\)", "", option.help.partition("list of ")[2]).partition(".")[0]
+    assert listed.split(", ") == [name for name in Baseline if name not in unlisted]
 
 
 def test_every_command_has_its_whole_line_in_the_list() -> None:

@@ -28,7 +28,7 @@ from patch_compile.report.compare import axis_label, method_words
 from patch_compile.report.terminal.compare import compared_parts
 from patch_compile.report.terminal.parts import show
 from tests.builds import TINY, build
-from tests.conftest import WORDS, write_model
+from tests.conftest import TEXT, write_model
 from tests.out.benched import benched
 
 RATIOS = (0.1, 0.3, 0.5)
@@ -39,7 +39,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("compare")
     text = root / "text.txt"
-    text.write_text(" ".join(WORDS[(i * i) % len(WORDS)] for i in range(400)))
+    text.write_text(TEXT)
     write_model(root / "model", "llama", hidden_size=128, intermediate_size=192, num_hidden_layers=2)
     for ratio in RATIOS:
         settings(root, ratio, out=root / f"r{ratio}")

@@ -17,11 +17,10 @@ from patch_compile.out.lock import LOCK
 from patch_compile.out.manifest import Manifest
 from patch_compile.report.page.sources import Sources
 from patch_compile.report.page.write import rendered
-from tests.conftest import WORDS, write_model
+from tests.conftest import TEXT, write_model
 
 __all__ = ["SCENARIOS", "Place", "Scenario", "differences", "litter", "snapshot"]
 
-_TEXT = " ".join(WORDS[(i * i) % len(WORDS)] for i in range(400))
 _MODEL = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1}
 _BUILD = (
     *("--ratio", "0.4", "--tile", "32x32", "--windows", "2", "--length", "16", "--eval-windows", "1"),
@@ -72,7 +71,7 @@ class Place:
         self.folder, self._earlier = folder / "work", folder / "earlier"
         self.folder.mkdir(parents=True)
         write_model(self.folder / "model", "llama", **_MODEL)
-        (self.folder / "text.txt").write_text(_TEXT)
+        (self.folder / "text.txt").write_text(TEXT)
         for name in ("out.old", "out.bak", ".out.replaced-0123456789abcdef"):
             (self.folder / name).mkdir()
             (self.folder / name / MANIFEST).write_text("mine")

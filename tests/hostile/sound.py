@@ -35,13 +35,13 @@ def make_sound(root: Path) -> Sound:
 def _make(root: Path) -> None:
     from patch_compile.api.bench import bench
     from tests.builds import TINY, build
-    from tests.conftest import WORDS, write_model
+    from tests.conftest import TEXT, write_model
 
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)
     model, text = root / "model", root / "text.txt"
     write_model(model, "llama", **_SIZES)
-    text.write_text(" ".join(WORDS[(i * i) % len(WORDS)] for i in range(400)))
+    text.write_text(TEXT)
     _write_onnx(root / "model.onnx")
     build(
         {**TINY, "model": model, "calib": str(text), "eval_text": str(text), "out": root / "out", "ratio": 0.4,

@@ -223,7 +223,9 @@ def test_a_gpu_runs_machine_code_of_its_major_version_and_older_ptx(archs, on):
 def test_a_damaged_library_is_compiled_again(tmp_path, monkeypatch, content):
     """A file that a crash or a full disk left is not used as a plugin."""
     compiled = []
-    identity = b"patch-linear-plugin version=2 backend=tensorrt cuda=13.0 archs=800 headers=10.14\0"
+    identity = (
+        b"patch-linear-plugin version=%d backend=tensorrt cuda=13.0 archs=800 headers=10.14\0" % VERSION
+    )
 
     def compile_(library, *about):
         compiled.append(library)

@@ -10,12 +10,15 @@ import pytest
 from patch_compile.build.prepare import _headers_line
 from patch_compile.build.summary import headers_of
 from patch_compile.errors import PatchCompileError
+from patch_compile.packing.function import VERSION
 from patch_compile.plugin import prebuilt
 from patch_compile.plugin.build import build_plugin
 from patch_compile.plugin.trust import library_made_here, matching_library
 
 RTX = "tensorrt-rtx"
-IDENTITY = b"patch-linear-plugin version=2 backend=%b cuda=13.0 archs=800,860 headers=10.14\0"
+IDENTITY = (
+    f"patch-linear-plugin version={VERSION} ".encode() + b"backend=%b cuda=13.0 archs=800,860 headers=10.14\0"
+)
 
 
 @pytest.fixture

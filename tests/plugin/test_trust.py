@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from patch_compile.errors import UsageError
+from patch_compile.packing.function import VERSION
 from patch_compile.plugin.build import ARCHS, LIBRARY_NAME, VARIABLE, archs_for
 from patch_compile.plugin.trust import matching_library
 
@@ -21,30 +22,30 @@ def library(cache: Path, key: str, used: int, archs: str, backend: str = "tensor
     path = cache / key / LIBRARY_NAME
     path.parent.mkdir(parents=True)
     path.write_text(
-        f"patch-linear-plugin version=2 backend={backend} cuda=13.0 archs={archs} headers=10.14\0"
+        f"patch-linear-plugin version={VERSION} backend={backend} cuda=13.0 archs={archs} headers=10.14\0"
     )
     os.utime(path, (used, used))
     return path
 
 
 def test_the_library_used_last_that_all_gpus_run(cache: Path) -> None:
-    assert matching_library("tensorrt-rtx", 2, ()) is None
+    assert matching_library("tensorrt-rtx", VERSION, ()) is None
     every = library(cache, "every", 1, "800,860,890,900,1200")
     ampere = library(cache, "ampere", 2, "800")
     ada = library(cache, "ada", 3, "890")
     library(cache, "other", 4, "800", "tensorrt")
-    assert matching_library("tensorrt-rtx", 2, ()) == ada
+    assert matching_library("tensorrt-rtx", VERSION, ()) == ada
     assert matching_library("tensorrt-rtx", None, (89,)) == ada
-    assert matching_library("tensorrt-rtx", 2, (86,)) == ampere
-    assert matching_library("tensorrt-rtx", 2, (89, 86)) == ampere
+    assert matching_library("tensorrt-rtx", VERSION, (86,)) == ampere
+    assert matching_library("tensorrt-rtx", VERSION, (89, 86)) == ampere
     os.utime(every)
-    assert matching_library("tensorrt-rtx", 2, (89, 86)) == every
+    assert matching_library("tensorrt-rtx", VERSION, (89, 86)) == every
     assert matching_library("tensorrt-rtx", 1, ()) is None
 
 
 def test_no_library_for_this_gpu(cache: Path) -> None:
     library(cache, "ada", 1, "890")
-    assert matching_library("tensorrt-rtx", 2, (86,)) is None
+    assert matching_library("tensorrt-rtx", VERSION, (86,)) is None
 
 
 def test_a_jetson_gets_code_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

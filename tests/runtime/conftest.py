@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.builds import TINY, build
-from tests.conftest import WORDS, write_model
+from tests.conftest import TEXT, write_model
 
 OutOf = Callable[..., Path]
 # TensorRT-RTX has attention for heads of 32; the other model keeps its odd heads.
@@ -22,7 +22,7 @@ def out_of(tmp_path_factory: pytest.TempPathFactory) -> OutOf:
         if (model_type, dtype) not in built:
             root = tmp_path_factory.mktemp(model_type)
             text = root / "text.txt"
-            text.write_text(" ".join(WORDS[(i * i) % len(WORDS)] for i in range(400)))
+            text.write_text(TEXT)
             model = write_model(
                 root / "model", model_type, max_position_embeddings=96, **_SIZES.get(model_type, {})
             )

@@ -106,10 +106,9 @@ def described(out: Path, **changed: object) -> None:
 def of_version(plugin: Path, version: int, copy: Path) -> Path:
     """The real plugin with another version number."""
     content = plugin.read_bytes()
-    assert content.count(b"patch-linear-plugin version=2 ") == 1
-    copy.write_bytes(
-        content.replace(b"patch-linear-plugin version=2 ", b"patch-linear-plugin version=%d " % version)
-    )
+    identity = b"patch-linear-plugin version=%d "
+    assert content.count(identity % VERSION) == 1
+    copy.write_bytes(content.replace(identity % VERSION, identity % version))
     assert read_identity(copy).version == version
     return copy
 
@@ -139,7 +138,7 @@ def test_an_engine_of_another_version(out: Path, card: Card) -> None:
 def test_what_an_engine_was_built_to_run_on(engine_out: Path, card: Card) -> None:
     """It may run on later versions of its major, and on any GPU from Ampere on, when it was built for that."""
     facts = engine_facts(engine_out / "engine/model.engine")
-    assert (facts.targets, facts.needs_plugin, facts.plugin_version) == (("sm120",), True, 2)
+    assert (facts.targets, facts.needs_plugin, facts.plugin_version) == (("sm120",), True, VERSION)
     card(BLACKWELL)
     assert why_not(facts) is None
     major, minor, *_ = map(int, load_backend("tensorrt-rtx").version.split("."))

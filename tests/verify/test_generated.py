@@ -8,13 +8,12 @@ import pytest
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.folder import OutFolder
 from patch_compile.out.questions import GeneratedText
-from patch_compile.recipe import Recipe
 from patch_compile.runtime import Completion, Finish
 from patch_compile.runtime.locate import Runner, open_generator
 from patch_compile.runtime.sampling import Sampling
 from patch_compile.verify.dense_onnx import dense_onnx
 from patch_compile.verify.generated import _compared, generated_diff
-from tests.builds import build
+from tests.builds import build, recipe_alone
 from tests.conftest import ModelMaker
 
 
@@ -60,12 +59,6 @@ def test_tokens_are_the_same_until_they_part(
 ) -> None:
     row = _compared("a", *(Completion("", tokens, 1, Finish.LENGTH) for tokens in (dense, pruned)))
     assert (row.same_tokens, row.tokens) == (same, longer)
-
-
-def recipe_alone(folder: Path, model: Path) -> OutFolder:
-    folder.mkdir()
-    Recipe.parse({"model": model, "ratio": 0.4}).save(folder / "recipe.yaml")
-    return OutFolder(folder, {})
 
 
 def test_what_continues_no_text_is_refused(make_model: ModelMaker, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from patch_compile.report.verify import run_words, unanswered_words
 from patch_compile.verify.request import VerifyRequest
 from patch_compile.verify.verify import verify
 from tests.builds import TINY, build
-from tests.conftest import WORDS, write_model
+from tests.conftest import TEXT, write_model
 from tests.sources.onnx_model import graphs
 
 pytestmark = pytest.mark.xdist_group("verifying")  # the tests share a build
@@ -45,7 +45,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         folder / "model", hidden_size=128, intermediate_size=192, num_hidden_layers=2, model_type="llama"
     )
     text = folder / "text.txt"
-    text.write_text(" ".join(WORDS[(i * i) % len(WORDS)] for i in range(400)))
+    text.write_text(TEXT)
     settings = {
         "model": model,
         "calib": str(text),

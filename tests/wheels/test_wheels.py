@@ -17,7 +17,7 @@ from patch_compile.out.workspace import sha256_of
 from patch_compile.plugin.build import read_identity
 from patch_compile.plugin.prebuilt import DISTRIBUTION, LIBRARY_NAME, PACKAGE
 from tests.builds import TINY
-from tests.conftest import WORDS, write_model
+from tests.conftest import TEXT, write_model
 
 pytestmark = pytest.mark.wheels
 ROOT = Path(__file__).parents[2]
@@ -102,7 +102,7 @@ def test_an_engine_is_built_without_a_compiler(python: Path, tmp_path: Path) -> 
     model = write_model(
         tmp_path / "model", "llama", hidden_size=128, intermediate_size=192, num_hidden_layers=1
     )
-    (text := tmp_path / "text.txt").write_text(" ".join(WORDS[(i * i) % len(WORDS)] for i in range(400)))
+    (text := tmp_path / "text.txt").write_text(TEXT)
     small = {
         "--" + name.replace("_", "-"): str(TINY[name])
         for name in ("windows", "length", "eval_windows", "eval_length")

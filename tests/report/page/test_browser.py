@@ -1,6 +1,5 @@
 """The page in a real browser fetches nothing, logs no error, and reacts to a user."""
 
-import re
 import subprocess
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +11,7 @@ from patch_compile.out.bench import Library
 from patch_compile.report.page import write_page
 from patch_compile.report.page.text_width import text_width
 from tests.out.benched import benched
+from tests.report.page.contrast import contrast
 from tests.report.page.found import verified
 from tests.report.page.outs import LLAMA_2_7B, SMOLLM2, Out
 
@@ -174,17 +174,6 @@ def test_dark_and_light_differ_and_can_be_read(report: Path, open_page: Any) -> 
             assert contrast(style[lamp], style[f"on-{sign}"]) >= 4.5, (scheme, lamp)
         assert contrast(style["sparse"], style["paper"]) >= 3 <= contrast(style["dense-bar"], style["paper"])
     assert grounds[0] != grounds[1]
-
-
-def contrast(one: str, other: str) -> float:
-    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
-    return (light + 0.05) / (dark + 0.05)
-
-
-def luminance(colour: str) -> float:
-    parts = [int(part, 16) / 255 for part in re.findall("[0-9a-f]{2}", colour)]
-    red, green, blue = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 @pytest.mark.parametrize("width", [400, 768, 1280])

@@ -22,6 +22,7 @@ from patch_compile.report.page.depth_chart import depth_chart
 from patch_compile.report.page.rendering import asset, themed, themes
 from patch_compile.report.page.score_chart import score_chart
 from patch_compile.report.page.text_width import lines_within, text_width
+from tests.report.page.contrast import contrast
 from tests.report.page.outs import Out, llama_shapes
 
 
@@ -148,20 +149,6 @@ def test_depth_needs_two_blocks() -> None:
     assert len(chart["points"]) == 40 and len(chart["x_ticks"]) <= 12
     heights = [point["y"] for point in chart["points"]]
     assert heights == sorted(heights, reverse=True)
-
-
-def contrast(one: str, other: str) -> float:
-    """Contrast of two colours #rrggbb or #rgb, from 1 to 21, as WCAG 2 defines it."""
-    light, dark = sorted(map(_luminance, (one, other)), reverse=True)
-    return (light + 0.05) / (dark + 0.05)
-
-
-def _luminance(colour: str) -> float:
-    digits = colour.lstrip("#")
-    digits = digits if len(digits) == 6 else "".join(2 * digit for digit in digits)
-    parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
-    linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-    return sum(share * part for share, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
 def test_colours_of_charts_stand_out_on_paper_in_light_dark_and_print() -> None:

@@ -10,9 +10,8 @@ import yaml
 from transformers import AutoTokenizer
 
 from patch_compile.out.folder import OutFolder
-from patch_compile.recipe import Recipe
 from tests.builds import TINY, build
-from tests.conftest import WORDS, write_model
+from tests.conftest import TEXT, WORDS, write_model
 
 _TASKS: dict[str, dict[str, Any]] = {
     "choose": {
@@ -75,14 +74,7 @@ def tiny_out(tmp_path_factory: pytest.TempPathFactory) -> OutFolder:
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 32}))
     text = root / "text.txt"
-    text.write_text(" ".join(WORDS[(i * i) % len(WORDS)] for i in range(400)))
+    text.write_text(TEXT)
     texts = {"calib": str(text), "eval_text": str(text)}
     build({"model": model, "out": root / "out", "ratio": 0.4, **texts, **TINY})
     return OutFolder.open(root / "out")
-
-
-def recipe_alone(folder: Path, model: Path) -> OutFolder:
-    """An OUT with nothing but the recipe of a build from this model."""
-    folder.mkdir(exist_ok=True)
-    Recipe.parse({"model": model, "ratio": 0.4}).save(folder / "recipe.yaml")
-    return OutFolder(folder, {})

@@ -13,8 +13,8 @@ from patch_compile.verify.tasks import batching
 from patch_compile.verify.tasks.loading import load_tasks
 from patch_compile.verify.tasks.models import open_model
 from patch_compile.verify.tasks.offline import offline, quiet_harness
+from tests.builds import recipe_alone
 from tests.conftest import WORDS
-from tests.verify.tasks.conftest import recipe_alone
 
 PAIRS = [
     ("the cat sat on", " a mat"),

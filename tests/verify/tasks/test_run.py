@@ -11,8 +11,8 @@ from patch_compile.out.folder import OutFolder
 from patch_compile.out.tasks import TaskScores
 from patch_compile.report.tasks import task_notes
 from patch_compile.verify.tasks import run_tasks
+from tests.builds import recipe_alone
 from tests.conftest import ModelMaker
-from tests.verify.tasks.conftest import recipe_alone
 
 ALL = ["choose", "follow", "roll", "write"]
 
