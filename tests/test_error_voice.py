@@ -2,6 +2,8 @@
 
 import ast
 import re
+from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ SOURCES = [
     for folder in ("masklearn", "patch_compile", "benchmarks", "samples")
     for path in sorted((ROOT / folder).rglob("*.py"))
 ]
-LOWER_CASE_NAMES = r"(nvcc|cuda-python|patch-compile|transformers)\b"
+LOWER_CASE_NAMES = r"(nvcc|cuda-python|patch-compile|transformers)\b|g\+\+"
 
 
 def error_names():
@@ -27,21 +29,88 @@ def error_names():
     return names
 
 
-def literals(node):
-    """Texts that an argument can have; an expression inside a text is `{}`, and a bare expression is left out."""
-    match node:
-        case ast.IfExp():
-            return literals(node.body) + literals(node.orelse)
-        case ast.BoolOp():
-            return [text for value in node.values for text in literals(value)]
-        case ast.BinOp(op=ast.Add()):
-            return [left + right for left in literals(node.left) for right in literals(node.right)]
-        case ast.Constant(value=str(text)):
-            return [text]
-        case ast.JoinedStr():
-            parts = [part.value if isinstance(part, ast.Constant) else "{}" for part in node.values]
-            return ["".join(parts)] if parts != ["{}"] else []
-    return []
+class Scope:
+    """What the names that a file uses for texts stand for: its own constants and imported ones."""
+
+    def __init__(self, path):
+        self.tree = ast.parse(path.read_text())
+        self.constants = constants(path)
+        for node in self.tree.body:
+            if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+                theirs = constants((ROOT / node.module.replace(".", "/")).with_suffix(".py"))
+                self.constants |= {
+                    one.asname or one.name: theirs[one.name] for one in node.names if one.name in theirs
+                }
+
+    def literals(self, node, variables):
+        """Texts that an argument can have; an expression inside a text is `{}`, and a bare expression is left out.
+
+        variables: the values that the function around the argument gives to each of its variables.
+        """
+        match node:
+            case ast.IfExp():
+                return self.literals(node.body, variables) + self.literals(node.orelse, variables)
+            case ast.BoolOp():
+                return [text for value in node.values for text in self.literals(value, variables)]
+            case ast.BinOp(op=ast.Add()):
+                ends = self.literals(node.right, variables)
+                return [left + right for left in self.literals(node.left, variables) for right in ends]
+            case ast.Constant(value=str(text)):
+                return [text]
+            case ast.JoinedStr():
+                parts = [self.part(part) for part in node.values]
+                return ["".join(parts)] if parts != ["{}"] else []
+            case ast.Name() if node.id in variables:
+                rest = {name: values for name, values in variables.items() if name != node.id}
+                return [text for value in variables[node.id] for text in self.literals(value, rest)]
+            case ast.Name() if node.id in self.constants:
+                return self.literals(self.constants[node.id], {})
+            case ast.Subscript(value=ast.Name() as table) if isinstance(
+                self.constants.get(table.id), ast.Dict
+            ):
+                return [
+                    text for value in self.constants[table.id].values for text in self.literals(value, {})
+                ]
+            case ast.Call(func=ast.Attribute(value=ast.Name() | ast.Constant() as text, attr="format")):
+                return [re.sub(r"{[^}]*}", "{}", one) for one in self.literals(text, variables)]
+        return []
+
+    def part(self, part):
+        """A part of an f-string."""
+        value = part if isinstance(part, ast.Constant) else part.value
+        texts = self.literals(value, {})
+        return texts[0] if len(texts) == 1 else "{}"
+
+
+@cache
+def constants(path):
+    """The values of a file's constants, by name."""
+    if not path.is_file():
+        return {}
+    given = {}
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+            target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+            if isinstance(target, ast.Name):
+                given[target.id] = node.value
+    return given
+
+
+def variables(function):
+    """The values that a function gives to its variables. One that grows by `+=` has no text of its own."""
+    given, grown = defaultdict(list), set()
+    for node in ast.walk(function):
+        if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
+            grown.add(node.target.id)
+        if isinstance(node, ast.Assign):
+            for target in node.targets:
+                pairs = [(target, node.value)]
+                if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+                    pairs = zip(target.elts, node.value.elts, strict=False)
+                for one, value in pairs:
+                    if isinstance(one, ast.Name):
+                        given[one.id].append(value)
+    return {name: values for name, values in given.items() if name not in grown}
 
 
 def faults(text, part):
@@ -55,11 +124,41 @@ def faults(text, part):
         yield "ends without a period"
 
 
-def calls(path, names):
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names:
-            given = dict(zip(("what", "why", "fix"), node.args, strict=False))
-            yield node, given | {keyword.arg: keyword.value for keyword in node.keywords}
+def calls(scope, names):
+    """Every error that a file makes: the call, the function around it, and its arguments by name.
+
+    A class with its own constructor makes the error there, with `super().__init__`.
+    """
+    for holder in ast.walk(scope.tree):
+        errors = isinstance(holder, ast.ClassDef) and holder.name in names
+        for function in ast.iter_child_nodes(holder):
+            if isinstance(function, ast.FunctionDef):
+                known = variables(function)
+                for node in ast.walk(function):
+                    if isinstance(node, ast.Call) and (
+                        named(node.func, names - own_constructors()) or (errors and is_super(node.func))
+                    ):
+                        given = dict(zip(("what", "why", "fix"), node.args, strict=False))
+                        yield node, known, given | {keyword.arg: keyword.value for keyword in node.keywords}
+
+
+@cache
+def own_constructors():
+    """Classes with a constructor of their own, whose arguments are not those of `PatchCompileError`."""
+    return {
+        node.name
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef) and any(getattr(one, "name", "") == "__init__" for one in node.body)
+    } - {"PatchCompileError"}
+
+
+def named(func, names):
+    return isinstance(func, ast.Name) and func.id in names
+
+
+def is_super(func):
+    return ast.unparse(func) == "super().__init__"
 
 
 @pytest.mark.parametrize(
@@ -81,25 +180,54 @@ def test_the_rule_itself(text, part, wrong):
     assert bool(list(faults(text, part))) == wrong
 
 
+EXAMPLE = """
+from masklearn.errors import HOW_TO_CORRECT
+_WHY, _OTHER = "two", "names"
+_FIX = "do it"
+_WORDS: dict[int, str] = {1: "one thing", 2: "Another thing"}
+
+class OwnError(PatchCompileError):
+    def __init__(self, path):
+        super().__init__(_WORDS[path], f"{path} {_FIX}", HOW_TO_CORRECT)
+
+def refuse(path):
+    why, fix = "it is empty", _FIX
+    raise UsageError(what="Path {} is bad".format(path), why=why, fix=fix)
+"""
+
+
+def test_constants_variables_and_own_constructors_are_looked_through(tmp_path):
+    (path := tmp_path / "example.py").write_text(EXAMPLE)
+    scope = Scope(path)
+    found = [
+        {part: scope.literals(argument, known) for part, argument in given.items()}
+        for _, known, given in calls(scope, {"UsageError", "OwnError"})
+    ]
+    assert {"what": ["Path {} is bad"], "why": ["it is empty"], "fix": ["do it"]} in found
+    correct = "Correct it: --help says what each option takes."
+    assert {"what": ["one thing", "Another thing"], "why": ["{} do it"], "fix": [correct]} in found
+
+
 def test_every_error_is_written_as_sentences():
     names = error_names()
     assert {"PatchCompileError", "UsageError", "AccuracyError", "SpeedError"} <= names
-    found, wrong = 0, []
+    found, wrong = 0, set()
     for path in SOURCES:
-        for node, given in calls(path, names):
+        scope = Scope(path)
+        for node, known, given in calls(scope, names):
             found += 1
             where = f"{path.relative_to(ROOT)}:{node.lineno}"
             for part, argument in given.items():
-                wrong += [
+                wrong |= {
                     f"{where}: {part} {fault}: {text}"
-                    for text in literals(argument)
+                    for text in scope.literals(argument, known)
                     for fault in faults(text, part)
-                ]
-    assert found > 200
-    assert not wrong, "\n".join(wrong)
+                }
+    assert found > 400
+    assert not wrong, "\n".join(sorted(wrong))
 
 
 def test_a_usage_error_says_what_why_and_how_to_fix_it():
     for path in SOURCES:
-        for node, given in calls(path, {"UsageError"}):
+        for node, _, given in calls(Scope(path), {"UsageError"}):
             assert {"what", "why", "fix"} <= set(given), f"{path}:{node.lineno}"

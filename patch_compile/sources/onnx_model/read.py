@@ -134,7 +134,7 @@ def _upgraded(path: Path, model: ir.Model) -> ir.Model:
         return model
     try:
         model = ConvertVersionPass(OLDEST_OPSET, fallback=True)(model).model
-        why = "the converter of the ONNX library does not know how"
+        why = "The converter of the ONNX library does not know how."
     except Exception as error:  # the converters in Python and C++ raise errors of many types
         why = str(error).splitlines()[0]
     if model.graph.opset_imports.get("") != OLDEST_OPSET:
