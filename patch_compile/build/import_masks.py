@@ -96,7 +96,7 @@ def _command(request: ImportRequest, format: str) -> str:
 def _check_out(out: Path, *, force: bool) -> None:
     if out.exists() and not force:
         raise PatchCompileError(
-            f"{out} exists", "Masks are never overwritten.", "Use --force, or another -o."
+            f"{out} exists", "Masks are not overwritten unasked.", "Use --force, or another -o."
         )
     if not out.resolve().parent.is_dir():
         raise PatchCompileError(

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from patch_compile.engine.expectation import PlanExpectation, expectation_from_onnx
+from patch_compile.engine.expectation import PlanExpectation
 from patch_compile.engine.plan_program import ANY_TARGET, PLUGIN, PlanLayer, PlanProgram
 from patch_compile.errors import PatchCompileError
 
-__all__ = ["PlanExpectation", "PlanMismatchError", "check_programs", "expectation_from_onnx"]
+__all__ = ["PlanMismatchError", "check_programs"]
 
 _DENSE, _SPARSE, _META = 1, 2, 3  # inputs of PatchLinear; X is input 0
 _SHOWN = 5
@@ -25,7 +25,9 @@ class PlanMismatchError(PatchCompileError):
         shown = "; ".join(problems[:_SHOWN])
         more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         super().__init__(
-            "The engine is not what was planned", shown + more, "Please report this with the ONNX file."
+            "The engine is not what was planned",
+            f"Its check found: {shown}{more}.",
+            "Please report this with the ONNX file.",
         )
 
 

@@ -109,7 +109,7 @@ def check_replaceable(place: Path, *, force: bool) -> None:
         resume = " (with --resume, to continue its unfinished one)" if partial_of(place).exists() else ""
         raise PatchCompileError(
             f"{place} exists",
-            "A build never overwrites an earlier one.",
+            "A build does not overwrite an earlier one unasked.",
             f"Use --force to replace it{resume}, or another -o.",
         )
     if not (place / MANIFEST).is_file():

@@ -64,7 +64,7 @@ def test_nothing_is_overwritten(make_model, tmp_path):
     out.write_text("mine")
     done = run(tmp_path, "--model", make_model(), "-o", out)
     assert isinstance(done.exception, PatchCompileError)
-    assert "never overwritten" in str(done.exception)
+    assert "not overwritten unasked" in str(done.exception)
     assert out.read_text() == "mine"
     done = run(tmp_path, "--model", make_model(), "-o", tmp_path / "no" / "x")
     assert "is not a folder" in str(done.exception)

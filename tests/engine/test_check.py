@@ -1,10 +1,12 @@
 """The check, on programs written here. test_build.py checks engines that were really built."""
 
+import re
 from dataclasses import replace
 
 import pytest
 
-from patch_compile.engine.check import PlanExpectation, PlanMismatchError, check_programs
+from patch_compile.engine.check import PlanMismatchError, check_programs
+from patch_compile.engine.expectation import PlanExpectation
 from patch_compile.engine.plan_program import PLUGIN, PlanLayer, PlanProgram, PlanTensor
 
 EXPECTED = PlanExpectation({"q": 88, "k": 0}, "float16")
@@ -33,7 +35,9 @@ GEMM = PlanLayer("fully_connected", "head", 0, ("x", "w"), ("head",))
 def problems(programs, expected=EXPECTED, **more):
     with pytest.raises(PlanMismatchError) as caught:
         check_programs(programs, expected, **more)
-    return caught.value.why
+    found = re.fullmatch(r"Its check found: (.+)\.", caught.value.why)
+    assert found
+    return found[1]
 
 
 def test_as_planned():
