@@ -96,21 +96,21 @@ def choose_runner(out: OutFolder, asked: Runner | None, progress: Progress) -> R
 
     Raises PatchCompileError if the runner that was asked for can't be used, and if there is nothing to time.
     """
-    why = why_no_engine(out) if asked is not Runner.ONNX else ""
-    if asked is Runner.ENGINE and why:
-        raise PatchCompileError(
-            f"The engine of {out.path} can't be timed here",
-            sentence(why),
-            "Time its ONNX file: `--runner onnx`.",
-        )
-    if why is None:
-        return Runner.ENGINE
+    if asked is not Runner.ONNX:
+        why_not = why_no_engine(out)
+        if why_not is None:
+            return Runner.ENGINE
+        if asked is Runner.ENGINE:
+            raise PatchCompileError(
+                f"The engine of {out.path} can't be timed here",
+                sentence(why_not),
+                "Time its ONNX file: `--runner onnx`.",
+            )
+        progress.note(f"in ONNX Runtime, not its engine: {why_not}")
     if not (out.path / ONNX).is_file():
         raise PatchCompileError(
             f"There is nothing to time in {out.path}",
             f"It holds no {ONNX}.",
             "Build it: `patch-compile build MODEL_DIR`.",
         )
-    if why:
-        progress.note(f"in ONNX Runtime, not its engine: {why}")
     return Runner.ONNX

@@ -17,11 +17,11 @@ from patch_compile.report.page.sources import Sources
 from patch_compile.report.page.spelling import change, found_error, joined, number, percent, perplexity, times
 from patch_compile.report.verify import limit_words, unanswered_words
 
-__all__ = ["Verdict", "Warning", "verdict"]
+__all__ = ["Notice", "Verdict", "verdict"]
 
 
 @dataclass(frozen=True)
-class Warning:
+class Notice:
     """A warning, or a next step.
 
     level: `fault` if a check failed, `caution` if the user may want to decide otherwise, `next` for a step that finds out
@@ -39,7 +39,7 @@ class Verdict:
 
     lead: list[str]
     speed: list[str]
-    warnings: list[Warning]
+    warnings: list[Notice]
 
 
 def verdict(sources: Sources) -> Verdict:
@@ -119,17 +119,17 @@ def _limit(row: BenchRow) -> str:
     return f" (limit {times(row.limit)})" if row.limit else ""
 
 
-def _warnings(sources: Sources) -> Iterator[Warning]:
+def _warnings(sources: Sources) -> Iterator[Notice]:
     yield from _of_ratio(sources)
     if isinstance(sources.report, OutputsReport):
-        yield from (Warning("caution", line) for line in output_warnings(sources.report))
+        yield from (Notice("caution", line) for line in output_warnings(sources.report))
     yield from _of_speed(sources)
     verify = sources.verify
     for reason in sources.unread:
-        yield Warning("caution", f"A verification is not shown here: {reason}")
+        yield Notice("caution", f"A verification is not shown here: {reason}")
     if verify is None:
         more = _OF_DECODERS if sources.kind is Kind.DECODER else ""
-        yield Warning(
+        yield Notice(
             "next",
             f"Beyond what the build itself checks, nothing is verified yet{more}. To find out:",
             f"patch-compile verify {sources.out}",
@@ -137,25 +137,25 @@ def _warnings(sources: Sources) -> Iterator[Warning]:
     else:
         yield from _of_verify(verify)
         for line in beaten_lines(sources.baselines) if sources.baselines else ():
-            yield Warning("caution", f"{line[:1].upper()}{line[1:]}.")
+            yield Notice("caution", f"{line[:1].upper()}{line[1:]}.")
     if sources.bench is None and sources.report.engine:
-        yield Warning(
+        yield Notice(
             "next",
             "No time was measured. On the machine that the engine is for:",
             f"patch-compile bench {sources.out}",
         )
 
 
-def _of_ratio(sources: Sources) -> Iterator[Warning]:
+def _of_ratio(sources: Sources) -> Iterator[Notice]:
     ratio = sources.report.ratio
     if abs(ratio.reached - ratio.asked) > 0.005:
-        yield Warning(
+        yield Notice(
             "caution",
             f"A ratio of {number(ratio.asked)} was asked for, and {number(ratio.reached)} was reached.",
         )
 
 
-def _of_speed(sources: Sources) -> Iterator[Warning]:
+def _of_speed(sources: Sources) -> Iterator[Notice]:
     whole, card = sources.whole, sources.plan.card
     if whole is not None and card is not None:
         slower = [phase for phase in sources.phases if getattr(whole, phase).speedup < 1.0]
@@ -163,31 +163,31 @@ def _of_speed(sources: Sources) -> Iterator[Warning]:
             where = f"{joined([IN_PHASE[one] for one in slower])} on {card.name}"
             auto = sources.recipe.get("lowering") == "auto"
             how = "" if auto else " Linears that gain nothing by it stay dense with"
-            yield Warning(
+            yield Notice(
                 "caution",
                 f"The plan is predicted slower than the dense model {where}.{how}",
                 "" if auto else "--lowering auto",
             )
     for row, speedup in sources.measured:
         if speedup < 1.0:
-            yield Warning(
+            yield Notice(
                 "caution",
                 f"Measured slower than the dense engine {IN_PHASE[row.phase]} with batch {row.batch}: "
                 f"{times(speedup)}.",
             )
 
 
-def _of_verify(verify: VerifyReport) -> Iterator[Warning]:
+def _of_verify(verify: VerifyReport) -> Iterator[Notice]:
     for check in verify.checks:
         if not check.passed:
-            yield Warning("fault", f"The check {check.ask} failed: {limit_words(check)}.")
+            yield Notice("fault", f"The check {check.ask} failed: {limit_words(check)}.")
     engine = verify.built if isinstance(verify.built, EngineCompared) else None
     for part, text in ((verify.compiled, _COMPILED_WRONGLY), (engine, _BUILT_WRONGLY)):
         if part and not part.passed:
             found = f"{found_error(part.error)}, allowed {number(part.tolerance.share)}"
-            yield Warning("fault", f"{text}: {found}.")
+            yield Notice("fault", f"{text}: {found}.")
     if verify.outcome is Outcome.NOT_CHECKED:
-        yield Warning("caution", f"Not everything was checked: {unanswered_words(verify)}.")
+        yield Notice("caution", f"Not everything was checked: {unanswered_words(verify)}.")
 
 
 _OF_DECODERS = ": not where the error arises, not what simpler ways of pruning cost, not what tasks lose"
