@@ -49,17 +49,17 @@ class Scale:
         return round(self.first + (self.last - self.first) * (value - low) / ((high - low) or 1.0), 1)
 
 
-def round_ticks(high: float, about: int = 4) -> list[float]:
+def round_ticks(high: float) -> list[float]:
     """Returns 0 and multiples of 1, 2, 2.5 or 5 times a power of ten, up to the first that reaches `high`."""
     if high <= 0.0:
         return [0.0, 1.0]
-    step = _step(high, about)
+    step = _step(high, 4)
     return [step * i for i in range(math.ceil(high / step - 1e-9) + 1)]
 
 
-def ticks_within(low: float, high: float, about: int = 5) -> list[float]:
+def ticks_within(low: float, high: float) -> list[float]:
     """Returns the multiples of 1, 2, 2.5 or 5 times a power of ten that lie in low … high."""
-    step = _step(high - low, about)
+    step = _step(high - low, 5)
     return [step * i for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 

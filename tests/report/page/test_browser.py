@@ -1,5 +1,6 @@
 """The page in a real browser fetches nothing, logs no error, and reacts to a user."""
 
+import re
 import subprocess
 from itertools import pairwise
 from pathlib import Path
@@ -237,7 +238,8 @@ def test_on_paper(report: Path, open_page: Any, tmp_path: Path) -> None:
     """Folded and scrolled parts are printed whole, and folded again afterwards."""
     page = open_page(report)
     page.pdf(path=tmp_path / "page.pdf", prefer_css_page_size=True)
-    assert (tmp_path / "page.pdf").read_bytes()[:5] == b"%PDF-"
+    pdf = (tmp_path / "page.pdf").read_bytes()
+    assert pdf[:5] == b"%PDF-" and len(re.findall(rb"/Type\s*/Page\b", pdf)) >= 5
     assert page.locator("details[open]").count() == 0
     page.emulate_media(media="print")
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
