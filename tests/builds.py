@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from patch_compile.build.build import build as build_recipe
 from patch_compile.out.folder import OutFolder
-from patch_compile.out.workspace import sha256_of
+from patch_compile.out.stage_files import sha256_of
 from patch_compile.recipe import Recipe
 
 TINY: dict[str, Any] = {

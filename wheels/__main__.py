@@ -16,7 +16,7 @@ import tempfile
 import tomllib
 from pathlib import Path
 
-from patch_compile.out.workspace import sha256_of
+from patch_compile.out.stage_files import sha256_of
 from patch_compile.plugin.build import BACKENDS, build_plugin
 from patch_compile.plugin.prebuilt import DISTRIBUTION, PAYLOADS
 from wheels.plugin_wheel import ROOT, build_wheel, plugin_wheel

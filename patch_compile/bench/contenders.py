@@ -10,7 +10,7 @@ from masklearn.masks.maskset import MaskSet
 from patch_compile.bench.uniform import UniformMasks
 from patch_compile.out.bench import Contender
 from patch_compile.out.folder import OutFolder
-from patch_compile.out.layout import MASKS, ONNX, ONNX_NAME
+from patch_compile.out.layout import MASKS, ONNX_NAME
 from patch_compile.plan.cost import CostModel
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
@@ -27,13 +27,11 @@ def write_contender(
     folder: Path,
     progress: Progress,
 ) -> Path:
-    """Returns the ONNX file of a model. The hybrid one is in OUT; the others are written below `folder`.
+    """Write the ONNX file of a model that the hybrid one is timed against, and return its path.
 
-    Each of the others gets a folder of its own. If the source of the build is an ONNX file, that file is the dense
+    Each gets a folder of its own below `folder`. If the source of the build is an ONNX file, that file is the dense
     model. costs: the cost model that OUT was planned by; lowering `auto` needs it.
     """
-    if which is Contender.HYBRID:
-        return out.path / ONNX
     path = folder / which.folder / ONNX_NAME
     shutil.rmtree(path.parent, ignore_errors=True)
     path.parent.mkdir(parents=True)

@@ -16,7 +16,8 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.out.answers import ExportedAnswer
 from patch_compile.out.folder import OutFolder, kept_for_writing
 from patch_compile.out.layout import COMPRESSED_FOLDER, EDGELLM_FOLDER, MASKS, MODEL, PRUNED_ONNX
-from patch_compile.out.workspace import key_of, sha256_of
+from patch_compile.out.stage_files import sha256_of
+from patch_compile.out.workspace import key_of
 from patch_compile.progress import Progress
 
 if TYPE_CHECKING:

@@ -37,7 +37,8 @@ from patch_compile.out.layout import (
 from patch_compile.out.plan import Plan
 from patch_compile.out.proof import TokensProof
 from patch_compile.out.report import REPORT_SCHEMA, DecoderReport, OutputsReport
-from patch_compile.out.workspace import Workspace, key_of, sha256_of
+from patch_compile.out.stage_files import sha256_of
+from patch_compile.out.workspace import Workspace, key_of
 from patch_compile.plan.gains import TilesThatGain
 from patch_compile.plan.tiles_for_speed import TilesForSpeed
 from patch_compile.progress import Progress

@@ -11,8 +11,8 @@ from patch_compile.compare.comparable import check_comparable, why_not_predicted
 from patch_compile.compare.measured import Measured, measured_speeds
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.out.compare import DENSE, Against, BuildRow, CompareReport, QualityOfAll
+from patch_compile.out.durable import write_json
 from patch_compile.out.manifest import ModelOrigin
-from patch_compile.out.workspace import write_json
 from patch_compile.report.pareto import Spot, beaten_by
 
 __all__ = ["compare"]

@@ -9,7 +9,7 @@ from typing import Any
 from patch_compile.engine.backend import Backend
 from patch_compile.engine.cublaslt import name_cublaslt
 from patch_compile.errors import PatchCompileError
-from patch_compile.out.workspace import sha256_of
+from patch_compile.out.stage_files import sha256_of
 from patch_compile.packing.function import NAME, VERSION
 from patch_compile.plugin.build import check_backend
 

@@ -13,8 +13,8 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.out.layout import MANIFEST, PARTIAL, RECIPE
 from patch_compile.out.lock import FolderLock
 from patch_compile.out.manifest import Manifest
+from patch_compile.out.stage_files import sha256_of
 from patch_compile.out.state import StageRecord
-from patch_compile.out.workspace import sha256_of
 
 __all__ = ["OutFolder", "faulty_files", "kept_for_writing"]
 

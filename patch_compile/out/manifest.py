@@ -12,8 +12,9 @@ from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import TextRecord
 from patch_compile.out.layout import MANIFEST, RECIPE
 from patch_compile.out.record import FileRecord, Record
+from patch_compile.out.stage_files import sha256_of
 from patch_compile.out.state import StageRecord, path_in_out
-from patch_compile.out.workspace import Workspace, sha256_of
+from patch_compile.out.workspace import Workspace
 
 __all__ = ["EvalText", "Manifest", "ModelOrigin", "Ratio", "Texts", "package_versions", "write_manifest"]
 

@@ -16,11 +16,9 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from masklearn.durable import flush_folder, flush_tree
 from patch_compile.errors import PatchCompileError
-from patch_compile.out.durable import write_json
 from patch_compile.out.layout import MANIFEST, SCRATCH, STATE
 from patch_compile.out.lock import LOCK, FolderLock
 from patch_compile.out.place import (
@@ -33,9 +31,9 @@ from patch_compile.out.place import (
     place_of,
 )
 from patch_compile.out.stage_files import files_under, intact, link, remove, sha256_of, sweep
-from patch_compile.out.state import StageRecord, WorkspaceState, read_records, stages_of
+from patch_compile.out.state import StageRecord, WorkspaceState, read_records
 
-__all__ = ["Workspace", "check_out", "key_of", "place_of", "sha256_of", "write_json"]
+__all__ = ["Workspace", "key_of"]
 
 
 class Workspace:
@@ -119,10 +117,6 @@ class Workspace:
             self._state.write(self.root)
             for name in outputs:
                 remove(self.root / name)
-
-    def stages(self) -> dict[str, dict[str, Any]]:
-        """Returns the finished stages in the form of state.json and manifest.json."""
-        return stages_of(self.records)
 
     def publish(self) -> Path:
         """Put the finished build in the place of OUT, and return that path.

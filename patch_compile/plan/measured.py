@@ -17,8 +17,9 @@ from pydantic import ValidationError
 from masklearn.json_text import read_json
 from patch_compile.cache_folder import cache_folder
 from patch_compile.errors import PatchCompileError
+from patch_compile.out.durable import write_json
 from patch_compile.out.plan import Calibration
-from patch_compile.out.workspace import key_of, write_json
+from patch_compile.out.workspace import key_of
 from patch_compile.plan.roofline.assumptions import ASSUMED, Assumptions
 
 __all__ = ["FITTED", "MOST", "MeasuredCard", "measured_cards", "measured_folder"]

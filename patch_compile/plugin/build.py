@@ -20,7 +20,7 @@ from pathlib import Path
 
 from masklearn.durable import flush_folder, flush_tree
 from patch_compile.errors import PatchCompileError, UsageError
-from patch_compile.out.workspace import sha256_of
+from patch_compile.out.stage_files import sha256_of
 from patch_compile.plugin.compiling import (
     COMPILE_FLAGS,
     KERNELS,

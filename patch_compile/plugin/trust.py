@@ -13,7 +13,7 @@ from pathlib import Path
 
 from patch_compile.cache_folder import cache_folder
 from patch_compile.errors import PatchCompileError
-from patch_compile.out.workspace import sha256_of
+from patch_compile.out.stage_files import sha256_of
 from patch_compile.plugin.build import cached_plugins, read_identity
 from patch_compile.plugin.prebuilt import prebuilt_plugins
 from patch_compile.plugin.toolchain import runs_on

@@ -20,7 +20,8 @@ from masklearn.quality.record import Baseline, BaselineRow, BesideBaselines
 from masklearn.recipe import LearnRecipe
 from masklearn.text import open_text
 from patch_compile.cache_folder import cache_folder
-from patch_compile.out.workspace import key_of, write_json
+from patch_compile.out.durable import write_json
+from patch_compile.out.workspace import key_of
 from patch_compile.progress import Progress
 from patch_compile.sources.base import Source
 

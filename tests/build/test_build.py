@@ -17,7 +17,7 @@ from patch_compile.build.stages import keys_of
 from patch_compile.cli.build import build as build_command
 from patch_compile.errors import AccuracyError, PatchCompileError, SpeedError
 from patch_compile.out.report import read_report
-from patch_compile.out.workspace import sha256_of
+from patch_compile.out.stage_files import sha256_of
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from patch_compile.report.terminal.console import build_parts

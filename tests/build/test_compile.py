@@ -12,7 +12,8 @@ from masklearn.checkpoint.coverage import covered_linears
 from masklearn.masks.maskset import MaskSet
 from patch_compile.build.compile import compile_model
 from patch_compile.errors import PatchCompileError
-from patch_compile.out.workspace import Workspace, sha256_of
+from patch_compile.out.stage_files import sha256_of
+from patch_compile.out.workspace import Workspace
 from patch_compile.passes import describe_passes
 from patch_compile.passes import write as stages
 from patch_compile.recipe import Recipe

@@ -21,9 +21,9 @@ from patch_compile.out.compare import (
     TimedPlace,
     TimedSize,
 )
+from patch_compile.out.durable import write_json
 from patch_compile.out.folder import OutFolder
 from patch_compile.out.proof import BuildPerplexity, TextRunner, TextWindows
-from patch_compile.out.workspace import write_json
 from patch_compile.report.compare import axis_label, method_words
 from patch_compile.report.terminal.compare import compared_parts
 from patch_compile.report.terminal.parts import show

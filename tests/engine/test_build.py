@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from patch_compile.engine.build import BuildCancelledError, build_engine
-from patch_compile.engine.check import PlanMismatchError, expectation_from_onnx
+from patch_compile.engine.check import PlanMismatchError
+from patch_compile.engine.expectation import expectation_from_onnx
 from patch_compile.engine.options import EngineOptions
 from patch_compile.engine.plan_program import PLUGIN, read_programs
 from patch_compile.engine.profiles import profiles_from_onnx
@@ -291,7 +292,7 @@ SCRIPT = """
     import sys
     from pathlib import Path
     from patch_compile.engine.build import build_engine
-    from patch_compile.engine.check import expectation_from_onnx
+    from patch_compile.engine.expectation import expectation_from_onnx
     from patch_compile.engine.profiles import profiles_from_onnx
     from patch_compile.hardware.cards import parse_architectures
     from patch_compile.errors import PatchCompileError

@@ -6,7 +6,7 @@ import pytest
 
 from masklearn.checkpoint.checkpoint import Checkpoint
 from patch_compile.engine.build import build_engine
-from patch_compile.engine.check import expectation_from_onnx
+from patch_compile.engine.expectation import expectation_from_onnx
 from patch_compile.engine.profiles import profiles_from_onnx
 from patch_compile.hardware.cards import parse_architectures
 from patch_compile.passes.write import export_graph, write_dense

@@ -2,7 +2,7 @@ import numpy as np
 import onnx
 import pytest
 
-from patch_compile.engine.check import expectation_from_onnx
+from patch_compile.engine.expectation import expectation_from_onnx
 from patch_compile.errors import PatchCompileError
 from patch_compile.packing.format import pack, pack_together
 from patch_compile.packing.joint import gated_panels

@@ -20,7 +20,7 @@ from patch_compile.engine.profiles import profiles_from_onnx
 from patch_compile.errors import PatchCompileError
 from patch_compile.hardware.cards import parse_architectures
 from patch_compile.inspect import inspect_path
-from patch_compile.out.workspace import sha256_of
+from patch_compile.out.stage_files import sha256_of
 from patch_compile.plugin.build import build_plugin, wanted_archs
 from patch_compile.report.terminal.inspect import found_parts
 from patch_compile.report.terminal.parts import show

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from patch_compile.out.durable import write_json
 from patch_compile.out.layout import MANIFEST
-from patch_compile.out.workspace import write_json
+from patch_compile.out.state import stages_of
 
 __all__ = ["finish", "never", "writer"]
 
@@ -21,7 +22,7 @@ def never(_root):
 
 
 def finish(workspace):
-    write_json(workspace.root / MANIFEST, {"stages": workspace.stages()})
+    write_json(workspace.root / MANIFEST, {"stages": stages_of(workspace.records)})
     out = workspace.publish()
     workspace.release()
     return out

@@ -4,8 +4,10 @@ import json
 import pytest
 
 from patch_compile.errors import PatchCompileError
+from patch_compile.out.durable import write_json
 from patch_compile.out.layout import MANIFEST
-from patch_compile.out.workspace import Workspace, key_of, sha256_of, write_json
+from patch_compile.out.stage_files import sha256_of
+from patch_compile.out.workspace import Workspace, key_of
 from tests.out.stages import finish, never, writer
 
 
@@ -44,7 +46,7 @@ def test_a_stage_that_a_later_run_lacks_is_not_published(tmp_path):
     second.run("masks", "1", ["a"], never)
     second.drop("engine", ["b"])
     second.drop("proof", ["c"])  # never run
-    assert set(second.stages()) == {"masks"}
+    assert set(second.records) == {"masks"}
     out = finish(second)
     assert (out / "a").is_dir() and not (out / "b").exists()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from patch_compile.out.workspace import sha256_of
+from patch_compile.out.stage_files import sha256_of
 from patch_compile.plugin.build import read_identity
 from patch_compile.plugin.prebuilt import DISTRIBUTION, LIBRARY_NAME, PACKAGE
 from tests.builds import TINY

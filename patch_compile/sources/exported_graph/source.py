@@ -17,7 +17,8 @@ from patch_compile.onnx_io.external import data_files
 from patch_compile.onnx_io.proto import refusing_invalid
 from patch_compile.out.plan import Reason, ReasonKind
 from patch_compile.out.report import Kind
-from patch_compile.out.workspace import key_of, sha256_of
+from patch_compile.out.stage_files import sha256_of
+from patch_compile.out.workspace import key_of
 from patch_compile.plan.lowering import LinearPlan
 from patch_compile.plan.workload import Workload
 from patch_compile.recipe import GraphRecipe

@@ -19,7 +19,7 @@ from patch_compile.onnx_io.external import data_files
 from patch_compile.onnx_io.feeds import Feeds, feeds_from_npz, input_dtypes, random_feeds
 from patch_compile.onnx_io.graph_inputs import GraphInput, read_inputs
 from patch_compile.onnx_io.proto import refusing_invalid
-from patch_compile.out.workspace import sha256_of
+from patch_compile.out.stage_files import sha256_of
 from patch_compile.recipe import Recipe
 from patch_compile.sources.onnx_model.find import find_onnx_linears
 from patch_compile.sources.onnx_model.linears import FoundLinears, OnnxLinear

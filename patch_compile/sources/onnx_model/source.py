@@ -21,7 +21,7 @@ from patch_compile.onnx_io.graph_inputs import dim_names, read_inputs
 from patch_compile.onnx_io.runnable import holds_bfloat16, runnable_onnx
 from patch_compile.out.layout import PRUNED_ONNX
 from patch_compile.out.report import Kind
-from patch_compile.out.workspace import sha256_of
+from patch_compile.out.stage_files import sha256_of
 from patch_compile.plan.gains import ALL_SPARSE
 from patch_compile.plan.lowering import LinearPlan
 from patch_compile.progress import Progress

@@ -13,8 +13,8 @@ from patch_compile.compare.compare import compare
 from patch_compile.out.bench import BenchReport
 from patch_compile.out.compare import Against
 from patch_compile.out.layout import BENCH, MANIFEST, REPORT, VERIFY
+from patch_compile.out.stage_files import sha256_of
 from patch_compile.out.verify import VerifyReport
-from patch_compile.out.workspace import sha256_of
 from patch_compile.report.page import write_page
 from patch_compile.report.terminal.bench import benched_parts
 from patch_compile.report.terminal.compare import compared_parts

@@ -106,7 +106,7 @@ def test_dense_writes_the_masked_weight(model, exports, tmp_path):  # noqa: F811
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_rtx_keeps_the_parts_apart(model, exports, dtype, tmp_path):  # noqa: F811
     from patch_compile.engine.build import build_engine
-    from patch_compile.engine.check import expectation_from_onnx
+    from patch_compile.engine.expectation import expectation_from_onnx
     from patch_compile.engine.plan_program import PLUGIN, read_programs
     from patch_compile.engine.profiles import profiles_from_onnx
     from patch_compile.hardware.cards import parse_architectures
