@@ -1,6 +1,6 @@
 """Masked model that repair trains: chooses the parameters that train, and saves them as weights of the checkpoint."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -58,12 +58,11 @@ class Student:
         }
         linears = linear_modules(self.model, checkpoint)
         self._frozen = self._untrained({id(linears[name].weight) for name in masks})
-        outside = getattr(self.model, row.head, None) if row.encoder and row.head else None
-        inside = set() if outside is None else {id(module) for module in outside.modules()}
+        pooler = _modules_within(self.model, row.tail) if row.encoder else set()
         self._weights = {
             name: _Slot(_parametrization(linear), "original")
             for name, linear in self._fixed(linears, masks).items()
-            if id(linear) not in inside
+            if id(linear) not in pooler
         }
 
     def _fixed(
@@ -137,10 +136,16 @@ class StudentOnGrids(Student):
 def vectors(model: nn.Module, row: Architecture) -> Iterator[str]:
     """Yield the names of all norm weights and biases that influence the last hidden states."""
     prefix = f"{row.base}." if row.base else ""
+    behind = tuple(f"{part}." for part in (row.tail if row.encoder else (row.head,)))
     for name, parameter in model.named_parameters():
-        outside = row.head and name.startswith(f"{row.head}.")
-        if parameter.ndim == 1 and name.startswith(prefix) and not outside:
+        if parameter.ndim == 1 and name.startswith(prefix) and not name.startswith(behind):
             yield name
+
+
+def _modules_within(model: nn.Module, parts: Iterable[str]) -> set[int]:
+    """Returns the ids of all modules in these parts, some of which a model may lack."""
+    modules = dict(model.named_modules())
+    return {id(module) for part in parts if part in modules for module in modules[part].modules()}
 
 
 def _slot(model: nn.Module, name: str) -> _Slot:

@@ -94,6 +94,19 @@ def test_norms_and_biases_train_embeddings_and_head_do_not(make_model: ModelMake
     assert not stored & {"model.embed_tokens.weight", "lm_head.weight"}
 
 
+@pytest.mark.parametrize("include", [(), ("*",)])
+def test_a_pooler_does_not_train(make_model: ModelMaker, text_file: Path, include: tuple[str, ...]) -> None:
+    """It does not influence the last hidden states, also if it has a mask."""
+    task = task_of(make_model("bert"), recipe_of(text_file, include=include, repair_steps=2))
+    masks = magnitude_masks(task.checkpoint, include=include)
+    assert ("pooler.dense" in masks) is bool(include)
+    store = WeightStore(task.scratch / "weights")
+    repair(replace(task, note=lambda _: None).of(task.checkpoint.with_weights(store)), masks, store)
+    names = set(store.names())
+    assert "encoder.layer.0.output.dense.bias" in names
+    assert not [name for name in names if "pooler" in name]
+
+
 def test_a_covered_head_trains(make_model: ModelMaker, text_file: Path) -> None:
     path = make_model()
     task = task_of(path, recipe_of(text_file, include=("*",)))
@@ -252,15 +265,19 @@ def test_killed_at_any_step_and_resumed_it_ends_in_the_same_bytes(
     assert runs.finish("cut") == expected, f"killed at step {step}"
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+@pytest.mark.parametrize(("kind", "model_type"), [("ddp", "bert"), ("fsdp", "llama")])
 def test_two_processes_do_what_one_does_with_twice_the_batch(
-    make_model: ModelMaker, text_file: Path, tmp_path: Path, kind: str
+    make_model: ModelMaker, text_file: Path, tmp_path: Path, kind: str, model_type: str
 ) -> None:
-    model = make_model()
+    """DDP refuses a second step if a parameter that trains gets no gradient, as one of bert's pooler would.
+
+    Adam moves a weight by up to 0.036 here, also where its gradient is not much more than roundoff.
+    """
+    model = make_model(model_type)
     Runs(model, text_file, tmp_path, kind, 2, batch=2).finish("two")
     Runs(model, text_file, tmp_path, "alone", 1, batch=4).finish("one")
     two, one = (WeightStore(tmp_path / name / "weights") for name in ("two", "one"))
     names = list(one.names())
     assert list(two.names()) == names and names
     for name in names:
-        np.testing.assert_allclose(two.read(name), one.read(name), rtol=0, atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(two.read(name), one.read(name), rtol=0, atol=5e-4, err_msg=name)
