@@ -34,11 +34,11 @@ def usable_device(name: str | None) -> "torch.device":
         ) from error
 
 
-def available_memory(device: "torch.device") -> int:
+def available_memory(device: "torch.device", groups: Path = Path("/sys/fs/cgroup")) -> int:
     """Returns the bytes that this process can still allocate on a device.
 
     On a GPU this is the free memory. On a CPU it is the memory that the host and its control group have free, divided by
-    the number of processes on the host.
+    the number of processes on the host. groups: root of the control groups.
     """
     if device.type == "cuda":
         import torch
@@ -47,12 +47,11 @@ def available_memory(device: "torch.device") -> int:
     import psutil
 
     free = int(psutil.virtual_memory().available)
-    return min([free, *_group_limits()]) // local_process_count()
+    return min([free, *_group_limits(groups)]) // local_process_count()
 
 
-def _group_limits() -> list[int]:
+def _group_limits(root: Path) -> list[int]:
     """Returns the bytes left in the process's control groups of version 2 and 1, if they set limits."""
-    root = Path("/sys/fs/cgroup")
     pairs = (
         (root / "memory.max", root / "memory.current"),
         (root / "memory/memory.limit_in_bytes", root / "memory/memory.usage_in_bytes"),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from masklearn.checkpoint.architectures import Architecture, architecture_of
 from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.folder import stated_dtype
 from masklearn.checkpoint.models import meta_model
 from masklearn.checkpoint.orientation import stored_shape
 from masklearn.checkpoint.pretrained import load_config
@@ -14,7 +15,6 @@ from masklearn.shard import Shard, TensorEntry
 
 __all__ = ["describe_checkpoint", "listed_tensors"]
 
-_DTYPES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
 _Shape = tuple[int, ...]
 
 
@@ -31,9 +31,7 @@ def describe_checkpoint(model_dir: Path) -> Checkpoint:
         return Checkpoint.open(folder)
     bare = Checkpoint.of_config(folder)
     architecture_of(bare)
-    text = bare.config.get("text_config") or {}
-    spelled = next((d for c in (bare.config, text) for d in (c.get("dtype"), c.get("torch_dtype")) if d), "")
-    dtype = _DTYPES.get(spelled, "BF16")
+    dtype = stated_dtype(bare.config) or "BF16"
     tensors = {
         name: TensorEntry(dtype, stored_shape(bare, name, shape), 0, 0) for name, shape in _tensors(bare)
     }

@@ -9,11 +9,12 @@ from masklearn.errors import PatchCompileError
 from masklearn.folder_links import check_link
 from masklearn.json_text import read_json
 
-__all__ = ["CONFIG", "INDEX", "read_config", "read_index", "single_file", "write_index"]
+__all__ = ["CONFIG", "INDEX", "read_config", "read_index", "single_file", "stated_dtype", "write_index"]
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
+_DTYPES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -33,6 +34,17 @@ def read_config(path: Path) -> dict[str, Any]:
     if file.is_symlink():
         check_link(path, file)
     return _read_json(file)
+
+
+def stated_dtype(config: Mapping[str, Any]) -> str | None:
+    """Returns the safetensors code of the type that config.json gives to the model's weights, None if it gives none.
+
+    It may stand in the config of the text part alone.
+    """
+    text = config.get("text_config")
+    parts = (config, text if isinstance(text, dict) else {})
+    named = (part.get(key) for part in parts for key in ("dtype", "torch_dtype"))
+    return next((_DTYPES[name] for name in named if isinstance(name, str) and name in _DTYPES), None)
 
 
 def _read_json(file: Path) -> dict[str, Any]:

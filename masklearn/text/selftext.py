@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from masklearn.checkpoint.architectures import architecture_of, longest_window
 from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.folder import stated_dtype
 from masklearn.checkpoint.models import load_model
 from masklearn.checkpoint.pretrained import cache_argument
-from masklearn.device import usable_device
+from masklearn.device import available_memory, usable_device
 from masklearn.errors import PatchCompileError
 
 if TYPE_CHECKING:
@@ -106,9 +107,10 @@ def _load(checkpoint: Checkpoint, device: torch.device) -> Any:
 
     stored = checkpoint.bytes()
     weights = sum(math.prod(checkpoint.shape(name)) for name in checkpoint.names())
-    spelled = str(checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype"))
-    own = {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(spelled, torch.float32)
-    free = _free_bytes(device)
+    own = {"F16": torch.float16, "BF16": torch.bfloat16}.get(
+        stated_dtype(checkpoint.config) or "", torch.float32
+    )
+    free = available_memory(device)
     if device.type == "cpu" and 4 * weights * _MEMORY_LEFT <= free:
         return load_model(checkpoint.path, dtype=torch.float32)
     if stored * _MEMORY_LEFT > free:
@@ -118,16 +120,6 @@ def _load(checkpoint: Checkpoint, device: torch.device) -> Any:
             "Give text with --calib (and --eval).",
         )
     return load_model(checkpoint.path, dtype=own).to(device)
-
-
-def _free_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        import torch
-
-        return int(torch.cuda.mem_get_info(device)[0])
-    import psutil
-
-    return int(psutil.virtual_memory().available)
 
 
 def _start_token(config: Any, model_dir: Path) -> int:

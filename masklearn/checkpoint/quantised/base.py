@@ -28,7 +28,6 @@ __all__ = [
     "check_groups",
     "check_said_groups",
     "dense_dtype",
-    "model_dtype",
     "nibbles",
     "parse_settings",
     "signed",
@@ -36,7 +35,6 @@ __all__ = [
 
 SCALES = ("F16", "BF16", "F32")
 """Types that scales may have."""
-_DENSE = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,11 +182,3 @@ def nibbles(words: NDArray[np.int32]) -> NDArray[np.uint8]:
     """Returns the eight nibbles of each word, the lowest first, on a new last axis."""
     raw = np.ascontiguousarray(words).view(np.uint8).reshape(*words.shape, 4)
     return np.stack((raw & 15, raw >> 4), axis=-1).reshape(*words.shape, 8)
-
-
-def model_dtype(config: Mapping[str, Any]) -> str:
-    """Returns the safetensors code of the type that config.json gives to the model's weights, F32 if it gives none."""
-    text = config.get("text_config")
-    parts = (config, text if isinstance(text, dict) else {})
-    named = (part.get(key) for part in parts for key in ("dtype", "torch_dtype"))
-    return next((_DENSE[name] for name in named if isinstance(name, str) and name in _DENSE), "F32")

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from masklearn.checkpoint.quantised.base import QUANTISATIONS, PackedWeight, model_dtype
+from masklearn.checkpoint.folder import stated_dtype
+from masklearn.checkpoint.quantised.base import QUANTISATIONS, PackedWeight
 from masklearn.checkpoint.quantised.errors import damaged, refused
 from masklearn.checkpoint.quantised.stored import StoredTensors
 from masklearn.printable import shown
@@ -43,7 +44,8 @@ def find_packed(
     if not shards:
         return {}
     stored = StoredTensors(folder, shards)
-    packed = {weight.name: weight for weight in kind.weights(stored, settings, model_dtype(config))}
+    dtype = stated_dtype(config) or "F32"
+    packed = {weight.name: weight for weight in kind.weights(stored, settings, dtype)}
     hidden = {part for weight in packed.values() for part in weight.parts}
     for name in packed:
         if name in stored and name not in hidden:

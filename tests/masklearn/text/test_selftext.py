@@ -1,8 +1,11 @@
+import json
+
 import numpy as np
 import pytest
 
 from masklearn.checkpoint.architectures import ARCHITECTURES
 from masklearn.errors import PatchCompileError
+from masklearn.text import selftext
 from masklearn.text.selftext import write_text
 
 
@@ -72,27 +75,49 @@ def test_an_encoder_cannot_write(tmp_path):
         write_text(tmp_path, 1, 8, 0)
 
 
-def test_memory_decides_the_type_and_whether_it_can_write(make_model, monkeypatch):
-    import torch
-
-    from masklearn.text import selftext
-
-    model, seen = make_model(dtype=torch.bfloat16), []
-    weights = sum(file.stat().st_size for file in model.glob("*.safetensors")) // 2
+@pytest.fixture
+def dtypes(monkeypatch):
+    """Types of the models that write, in order."""
+    seen, write = [], selftext._sample
 
     def sample(net, *arguments):
         seen.append(net.dtype)
         return write(net, *arguments)
 
-    write = selftext._sample
     monkeypatch.setattr(selftext, "_sample", sample)
+    return seen
+
+
+def number_of_weights(model):
+    return sum(file.stat().st_size for file in model.glob("*.safetensors")) // 2
+
+
+def test_memory_decides_the_type_and_whether_it_can_write(make_model, dtypes, monkeypatch):
+    import torch
+
+    model = make_model(dtype=torch.bfloat16)
+    weights = number_of_weights(model)
     for free in (6 * weights, 3 * weights, weights):
-        monkeypatch.setattr(selftext, "_free_bytes", lambda _, free=free: free)
+        monkeypatch.setattr(selftext, "available_memory", lambda _, free=free: free)
         if free > weights:
             assert write_text(model, 1, 8, 0).shape == (1, 8)
-    assert seen == [torch.float32, torch.bfloat16]
+    assert dtypes == [torch.float32, torch.bfloat16]
     with pytest.raises(PatchCompileError, match=r"does not fit into memory.*Give text with --calib"):
         write_text(model, 1, 8, 0)
+
+
+def test_the_type_may_stand_in_the_text_part_alone(make_model, dtypes, monkeypatch):
+    import torch
+
+    model = make_model("gemma3", dtype=torch.bfloat16, bos_token_id=1)
+    file = model / "config.json"
+    config = json.loads(file.read_text())
+    del config["dtype"]
+    config["text_config"]["dtype"] = "bfloat16"
+    file.write_text(json.dumps(config))
+    monkeypatch.setattr(selftext, "available_memory", lambda _: 3 * number_of_weights(model))
+    write_text(model, 1, 8, 0)
+    assert dtypes == [torch.bfloat16]
 
 
 def test_a_device_that_is_not_there(make_model):
