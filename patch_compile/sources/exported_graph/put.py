@@ -14,7 +14,6 @@ from patch_compile.passes.find_linears import find_linears
 from patch_compile.passes.linear_node import take_over
 from patch_compile.passes.lowering.packed_initializers import ReadTensor
 from patch_compile.sources.exported_graph.match import LinearRows, Product
-from patch_compile.sources.onnx_model.names import constants_of
 from patch_compile.sources.onnx_model.rewrite import insert_node, make_room
 
 __all__ = ["PutLinearsPass"]
@@ -48,8 +47,7 @@ class PutLinearsPass(ir.passes.InPlacePass):
         """Rewrite each product in graph order."""
         old = [product.linear.weight for product in self._products]
         old += [product.linear.bias for product in self._products if product.linear.bias is not None]
-        names = {name for product in self._products for name in product.names}
-        make_room(model.graph, set().union(*map(constants_of, names)))
+        make_room(model.graph, {name for product in self._products for name in product.names})
         for product in self._products:
             self._rewrite(model.graph, product)
         for value in old:

@@ -7,13 +7,18 @@ import re
 from collections.abc import Container
 from typing import TYPE_CHECKING
 
+from masklearn.masks.kinds.table import KINDS
+from masklearn.weights.table import INT8
+from patch_compile.packing.function import tensor_names
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["constants_of", "linear_name", "node_name", "reserved_names", "scopes_of", "unique"]
+__all__ = ["linear_name", "node_name", "owners_of", "reserved_names", "scopes_of", "unique"]
 
 _SUFFIX = ".weight"
-_MADE = (_SUFFIX, ".bias", ".dense", ".sparse", ".meta")
+_MADE = (_SUFFIX, ".bias", *(f".{name}" for name in tensor_names(KINDS, INT8)))
+_SPLIT = re.compile(r"\.split\.")  # `<linear>.split.<what>`: see SplitLinearsPass
 _SCOPES = "pkg.torch.onnx.name_scopes"  # written by torch's exporter: "['', 'layers.1', 'layers.1.linear2', 'linear_7']"
 
 
@@ -31,15 +36,16 @@ def linear_name(weight: ir.Value, product: ir.Node, taken: Container[str]) -> st
     return unique(_module(product) or _path(product) or name, taken)
 
 
-def constants_of(linear: str) -> set[str]:
-    """Returns the names of all initializers that a linear may have during and after compilation."""
-    return {f"{linear}{end}" for end in _MADE}
+def owners_of(constant: str) -> set[str]:
+    """Returns the names of all linears that may have an initializer of this name during or after compilation."""
+    whole = {constant.removesuffix(end) for end in _MADE if constant.endswith(end)}
+    return whole | {constant[: found.start()] for found in _SPLIT.finditer(constant)}
 
 
 def reserved_names(graph: ir.Graph) -> set[str]:
     """Returns names that no linear can have, because a graph input or output has the name of one of its constants."""
     names = [str(value.name) for value in (*graph.inputs, *graph.outputs)]
-    return {name.removesuffix(end) for name in names for end in _MADE if name.endswith(end)}
+    return set().union(*map(owners_of, names))
 
 
 def node_name(node: ir.Node) -> str:

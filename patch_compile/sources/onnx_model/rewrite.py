@@ -10,7 +10,7 @@ import onnx_ir as ir
 from patch_compile.onnx_io.write import cast_weight
 from patch_compile.passes.find_linears import find_linears
 from patch_compile.sources.onnx_model.linears import OnnxLinear
-from patch_compile.sources.onnx_model.names import constants_of
+from patch_compile.sources.onnx_model.names import owners_of
 from patch_compile.sources.onnx_model.weights import read_rounded
 
 __all__ = ["NormalizeLinearsPass", "insert_node", "make_room"]
@@ -35,7 +35,7 @@ class NormalizeLinearsPass(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite each linear in graph order."""
-        make_room(model.graph, set().union(*map(constants_of, self._linears)))
+        make_room(model.graph, set(self._linears))
         for linear in self._linears.values():
             self._rewrite(model.graph, linear)
         return ir.passes.PassResult(model, modified=bool(self._linears))
@@ -116,10 +116,12 @@ class NormalizeLinearsPass(ir.passes.InPlacePass):
         return value
 
 
-def make_room(graph: ir.Graph, names: set[str]) -> None:
-    """Rename values with the name of a new constant, such as the stored weight or an exporter's copy of a bias."""
+def make_room(graph: ir.Graph, linears: set[str]) -> None:
+    """Rename values with the name of a constant of these linears, such as the stored weight or an exporter's copy of a
+    bias."""
     made = (value for node in ir.traversal.RecursiveGraphIterator(graph) for value in node.outputs)
-    for value in [value for value in (*graph.initializers.values(), *made) if value.name in names]:
+    values = (*graph.initializers.values(), *made)
+    for value in [value for value in values if linears & owners_of(str(value.name))]:
         stored = value.is_initializer()
         if stored:
             graph.initializers.pop(str(value.name))

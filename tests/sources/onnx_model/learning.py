@@ -10,6 +10,7 @@ import onnx_ir as ir
 from masklearn.checkpoint.store import WeightStore
 from masklearn.learn import by_ratio, find_masks
 from masklearn.masks.linear_mask import LinearMask
+from masklearn.masks.maskset import MaskSet
 from masklearn.recipe import LearnRecipe
 from masklearn.traits import Need
 from masklearn.weights.grid import Grid
@@ -63,7 +64,16 @@ def write_hybrid(learned: Learned, path: Path, **options: Any) -> dict[str, Line
     """Write the hybrid of a pruned model."""
     model = read_onnx(learned.pruned)
     linears = find_onnx_linears(learned.pruned, model).linears
-    plan = plan_linears(learned.masks, options.pop("lowering", "plugin"))
+    about: dict[str, Any] = {
+        "method": "oneshot",
+        "seed": 0,
+        "base_model": "m",
+        "base_sha256": "",
+        "ratio_asked": 0.4,
+    }
+    masks = MaskSet(learned.masks, **about, grids=learned.grids)
+    types = {name: grid.type for name, grid in learned.grids.items()}
+    plan = plan_linears(masks, options.pop("lowering", "plugin"), weights=types)
     return write_onnx_hybrid(
-        model, linears, learned.masks, plan, learned.dtype, path, quiet, **{"fuse": tuple(FUSIONS)} | options
+        model, linears, masks, plan, learned.dtype, path, quiet, **{"fuse": tuple(FUSIONS)} | options
     )

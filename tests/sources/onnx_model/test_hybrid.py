@@ -34,7 +34,8 @@ def agreement(learned, hybrid, folder):
 
 def compiled(path, folder, dtype="FLOAT16", **options):
     """The hybrid of a uniformly 2:4 model, its plan, and its error against the pruned model."""
-    learned = learn(path, folder, dtype=dtype, ratio=options.pop("ratio", 0.5))
+    settings = {name: options.pop(name) for name in ("kinds", "weights") if name in options}
+    learned = learn(path, folder, dtype=dtype, ratio=options.pop("ratio", 0.5), **settings)
     hybrid = folder / "hybrid.onnx"
     plan = write_hybrid(learned, hybrid, **options)
     return hybrid, plan, agreement(learned, hybrid, folder)
@@ -150,17 +151,29 @@ class TestActivationsOfAnFp32Model:
         assert error < 3 * UNIT_ROUNDOFF["FLOAT16"] * 3
 
 
-def test_the_names_of_an_exporter_may_clash_with_those_of_packed_tensors(tmp_path):
+@pytest.mark.parametrize(
+    ("clashing", "options", "kind"),
+    [
+        ("dense", {}, "plugin"),
+        ("scales", {"weights": "int8"}, "plugin"),
+        ("values_n8", {"kinds": "8:16"}, "plugin"),
+        ("split.rows", {"lowering": "split"}, "split"),
+    ],
+)
+def test_the_names_of_an_exporter_may_clash_with_those_of_packed_tensors(tmp_path, clashing, options, kind):
     """`fc.bias` is a value other than fc's bias, and `fc.dense` is another node's constant."""
     nodes = [
         helper.make_node("Relu", ["x"], ["fc.bias"], "relu"),
         helper.make_node("MatMul", ["fc.bias", "fc.weight"], ["p"], "product"),
         helper.make_node("Add", ["p", "other"], ["q"], "sum"),
-        helper.make_node("Mul", ["q", "fc.dense"], ["y"], "scale"),
+        helper.make_node("Mul", ["q", f"fc.{clashing}"], ["y"], "scale"),
     ]
-    weights = [graphs.tensor("fc.weight", 64, 64), graphs.tensor("other", 64), graphs.tensor("fc.dense", 64)]
-    _, plan, error = compiled(graphs.save(tmp_path / "m.onnx", nodes, weights), tmp_path)
-    assert list(plan) == ["fc"]
+    names = {"fc.weight": (64, 64), "other": (64,), f"fc.{clashing}": (64,)}
+    weights = [graphs.tensor(name, *shape) for name, shape in names.items()]
+    hybrid, plan, error = compiled(graphs.save(tmp_path / "m.onnx", nodes, weights), tmp_path, **options)
+    assert {name: one.lowering for name, one in plan.items()} == {"fc": kind}
+    made = {value.name for value in onnx.load(hybrid, load_external_data=False).graph.initializer}
+    assert {f"fc.{clashing}", f"fc.{clashing}/before"} <= made
     assert error < 3 * UNIT_ROUNDOFF["FLOAT16"] * 2
 
 
