@@ -198,6 +198,12 @@ class Source(ABC):
         linears = self.coverage.linears
         return given_masks(self.recipe.mask, linears, self.model, self.pruned_file, self.fingerprint_of)
 
+    def check_masks(self) -> None:
+        """Read the linears, and the masks of the setting `mask`. Raises PatchCompileError as `coverage` and `given` do."""
+        _ = self.coverage.linears
+        if self.recipe.mask is not None:
+            _ = self.given
+
     # Masks, and ONNX files.
 
     @abstractmethod

@@ -160,9 +160,7 @@ class CheckpointSource(Source):
         if Stage.ONNX in stages:
             check_exportable(self._checkpoint)
             check_traceable(self.model)
-        assert self.coverage.linears
-        if self._recipe.mask is not None:
-            assert self.given
+        self.check_masks()
         if Stage.ONNX in stages:
             self._check_scales()
         for text in (self._recipe.calib, self._recipe.eval_text):

@@ -83,8 +83,7 @@ class ExportedSource(CheckpointSource):
     def check(self, stages: Collection[Stage]) -> None:
         """Find the linears of the masks in the graph. Raises PatchCompileError if none is there, and for a graph whose other
         weights are not those that belong to the masks."""
-        assert self.coverage.linears
-        assert self.given
+        self.check_masks()
         self._check_scales()
         if not self._matches.products and not self._matches.in_place:
             raise self._of_another()

@@ -131,8 +131,7 @@ class OnnxSource(OutputSource):
 
         if not holds_bfloat16(self.model):
             self._check_outputs(check_runs(self.model, self._facts.feeds[0], self._how_to_feed()))
-        if self.recipe.mask is not None:
-            assert self.given
+        self.check_masks()
 
     def _check_outputs(self, outputs: Mapping[str, NDArray[Any]]) -> None:
         """Raise PatchCompileError if no element of an output is finite, which leaves nothing to compare."""
