@@ -9,7 +9,7 @@ from difflib import get_close_matches
 import click
 
 from patch_compile.errors import UsageError
-from patch_compile.onnx_io.patience import VARIABLE
+from patch_compile.onnx_io.time_limit import VARIABLE
 from patch_compile.plugin.build import VARIABLE as ARCHS_VARIABLE
 
 __all__ = ["CommandWithVariables", "Lines", "name_variables"]

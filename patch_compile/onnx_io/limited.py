@@ -10,7 +10,7 @@ from typing import Any
 
 import onnxruntime as ort
 
-from patch_compile.onnx_io.patience import patience, too_long
+from patch_compile.onnx_io.time_limit import time_exceeded, time_limit
 
 __all__ = ["SILENT", "LimitedSession"]
 
@@ -18,7 +18,7 @@ SILENT = 4  # log severity; errors are raised, so logging them too is not needed
 
 
 class LimitedSession(ort.InferenceSession):  # type: ignore[misc]
-    """A session that ends a run after the seconds of `patience`, once the operator that is running has ended.
+    """A session that ends a run after the seconds of `time_limit`, once the operator that is running has ended.
 
     Its runs raise PatchCompileError in that case.
     """
@@ -30,7 +30,7 @@ class LimitedSession(ort.InferenceSession):  # type: ignore[misc]
     @contextmanager
     def limited(self) -> Iterator[Any]:
         """Yield the options of one run in the block, which is limited and logs nothing."""
-        options, seconds = ort.RunOptions(), patience()
+        options, seconds = ort.RunOptions(), time_limit()
         options.log_severity_level = SILENT
         timer = threading.Timer(seconds, setattr, (options, "terminate", True))
         timer.daemon = True
@@ -39,7 +39,7 @@ class LimitedSession(ort.InferenceSession):  # type: ignore[misc]
             yield options
         except Exception as error:  # onnxruntime raises a dozen unrelated classes of its own
             if options.terminate:
-                raise too_long(self._limited_path, seconds) from error
+                raise time_exceeded(self._limited_path, seconds) from error
             raise
         finally:
             timer.cancel()

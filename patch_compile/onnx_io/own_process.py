@@ -7,6 +7,7 @@ again.
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import select
@@ -24,8 +25,8 @@ from numpy.typing import NDArray
 
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.feeds import Feed
-from patch_compile.onnx_io.patience import MOST, VARIABLE, patience, too_long
 from patch_compile.onnx_io.session import open_session, run_session
+from patch_compile.onnx_io.time_limit import MOST, VARIABLE, time_exceeded, time_limit
 
 __all__ = ["check_loads", "check_runs", "run_in_turns", "run_model"]
 
@@ -44,7 +45,7 @@ def run_model(
     outputs: names of the outputs to return, which may also be inputs of the graph; None means all outputs; threads: number
     of threads of an operator, None for one per core.
 
-    Raises PatchCompileError if the model can't be loaded, does not run on a feed, takes longer than `patience` for either,
+    Raises PatchCompileError if the model can't be loaded, does not run on a feed, takes longer than `time_limit` for either,
     or makes ONNX Runtime crash.
     """
     with _Process(path, _OWN_FIX, threads) as process:
@@ -83,7 +84,7 @@ class _Process:
 
     def __init__(self, path: Path, fix: str, threads: int | None = None) -> None:
         self._path, self._fix, self._threads = path, fix, threads
-        self._patience = patience()
+        self._limit = time_limit()
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(sys.path),
             VARIABLE: str(MOST),  # this process limits the time, and not the other
@@ -94,6 +95,10 @@ class _Process:
             stdout=subprocess.PIPE,
             env=environment,
         )
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None and stdout is not None
+        self._requests = stdin
+        self._answers = io.BufferedReader(_Limited(stdout, self._limit))
 
     def __enter__(self) -> Self:
         try:
@@ -110,27 +115,19 @@ class _Process:
 
     def ask(self, *arguments: object, fix: str = "") -> Any:
         """Send arguments to the process and return its answer, or raise its error, with `fix` if that is given."""
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None and stdout is not None
         try:
-            _send(stdin, arguments)
-            self._wait(stdout)
-            answer, error = pickle.load(stdout)
+            _send(self._requests, arguments)
+            answer, error = pickle.load(self._answers)
         except (EOFError, BrokenPipeError, pickle.UnpicklingError):
             raise self._crashed() from None
+        except TimeoutError:
+            raise time_exceeded(self._path, self._limit) from None
         if isinstance(error, tuple):
             what, why, generic = error
             raise PatchCompileError(what, why, fix or generic)
         if error is not None:
             raise RuntimeError(f"in the process that runs {self._path}:\n{error}")
         return answer
-
-    def _wait(self, stdout: IO[bytes]) -> None:
-        """Wait until an answer begins."""
-        waiting = select.poll()
-        waiting.register(stdout, select.POLLIN)
-        if not waiting.poll(1000 * self._patience):
-            raise too_long(self._path, self._patience)
 
     def _end(self) -> None:
         self._process.kill()  # it holds nothing that would have to be saved
@@ -152,6 +149,24 @@ class _Process:
             f"The process in which onnxruntime {ort.__version__} ran it ended with {ending}.",
             self._fix,
         )
+
+
+class _Limited(io.RawIOBase):
+    """A pipe that is read past its own buffer. Reading raises TimeoutError if nothing arrives for `seconds`."""
+
+    def __init__(self, pipe: IO[bytes], seconds: float) -> None:
+        super().__init__()
+        self._pipe, self._seconds, self._waiting = pipe, seconds, select.poll()
+        self._waiting.register(pipe, select.POLLIN)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read what is there into the buffer, and return its number of bytes; 0 at the end."""
+        if not self._waiting.poll(1000 * self._seconds):
+            raise TimeoutError
+        return os.readv(self._pipe.fileno(), [buffer])
 
 
 def _send(stream: IO[bytes], what: object) -> None:

@@ -1,6 +1,7 @@
 """Models run in a process of their own: its answers, its errors, and its end."""
 
 import os
+import select
 import signal
 
 import numpy as np
@@ -10,9 +11,9 @@ from onnx import TensorProto, helper
 
 from patch_compile.bench.onnx_runner import OnnxRunner
 from patch_compile.errors import PatchCompileError, UsageError
-from patch_compile.onnx_io.own_process import _Process, check_loads, check_runs, run_model
-from patch_compile.onnx_io.patience import VARIABLE
+from patch_compile.onnx_io.own_process import _Process, _send, check_loads, check_runs, run_model
 from patch_compile.onnx_io.session import open_session, run_session
+from patch_compile.onnx_io.time_limit import VARIABLE
 from patch_compile.out.bench import Phase
 from tests.sources.onnx_model import graphs
 
@@ -57,6 +58,17 @@ def test_a_crash_is_an_error(doubled, number, says):
             process.ask(X, None)
     assert str(doubled) in error.value.what
     assert error.value.fix == "Do this." or number == signal.SIGKILL
+
+
+def test_a_process_that_stops_within_its_answer_is_ended(doubled):
+    """The answer is larger than what a pipe holds."""
+    with _Process(doubled, "") as process:
+        _send(process._requests, ({"x": np.ones((2**18, 4), np.float32)}, None))
+        select.select([process._process.stdout], [], [])
+        os.kill(process._process.pid, signal.SIGSTOP)
+        process._answers.raw._seconds = 0.5
+        with pytest.raises(PatchCompileError, match=rf"to load {doubled}, or to run it once"):
+            process.ask()
 
 
 def test_no_process_is_left(doubled):

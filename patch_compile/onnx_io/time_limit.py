@@ -7,14 +7,14 @@ from pathlib import Path
 
 from patch_compile.errors import PatchCompileError, UsageError
 
-__all__ = ["MOST", "VARIABLE", "patience", "too_long"]
+__all__ = ["MOST", "VARIABLE", "time_exceeded", "time_limit"]
 
 VARIABLE = "PATCH_COMPILE_ONNX_SECONDS"  # environment variable that sets another limit
 _SECONDS = 900
 MOST = 10**6  # longest limit, 11 days
 
 
-def patience() -> float:
+def time_limit() -> float:
     """Returns the limit in seconds. Raises UsageError if the variable holds none."""
     given = os.environ.get(VARIABLE)
     if not given:
@@ -32,7 +32,7 @@ def patience() -> float:
     return seconds
 
 
-def too_long(path: Path, seconds: float) -> PatchCompileError:
+def time_exceeded(path: Path, seconds: float) -> PatchCompileError:
     """Returns the error of a model for which the seconds were not enough."""
     return PatchCompileError(
         f"ONNX Runtime takes more than {seconds:g} s to load {path}, or to run it once",
