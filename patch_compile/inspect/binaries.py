@@ -6,15 +6,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from patch_compile.engine.plan_program import ANY_TARGET, PLUGIN, PlanLayer, PlanProgram, read_programs
+from patch_compile.engine.plan_program import (
+    ANY_TARGET,
+    PLUGIN,
+    PlanLayer,
+    PlanProgram,
+    PlanTensor,
+    read_programs,
+)
 from patch_compile.errors import PatchCompileError
 from patch_compile.inspect.inspection import Inspection
-from patch_compile.packing.function import INPUTS
+from patch_compile.packing.function import tensor_names
+from patch_compile.packing.slab_kinds import ALWAYS
 from patch_compile.plugin.build import LIBRARY_NAME, PluginIdentity, read_identity
 
 __all__ = ["inspect_engine_file", "inspect_plugin"]
 
-_PACKED = len(INPUTS) - 1  # packed tensors of a PatchLinear, its inputs after X
+_LEAST = len(tensor_names(ALWAYS))  # packed tensors that every PatchLinear has
 
 
 def inspect_plugin(path: Path) -> Inspection:
@@ -79,11 +87,19 @@ def _patch_rows(programs: tuple[PlanProgram, ...]) -> list[dict[str, Any]]:
 
 
 def _packed_bytes(layer: PlanLayer, program: PlanProgram) -> int | None:
-    """Returns the bytes of the packed tensors of a PatchLinear, or None if the program does not name their sizes."""
-    tensors = [program.tensors.get(name) for name in layer.inputs[1 : 1 + _PACKED]]
-    sizes = [tensor.nbytes if tensor else None for tensor in tensors]
-    known = [size for size in sizes if size is not None]
-    return sum(known) if known and len(known) == len(sizes) else None
+    """Returns the bytes of the packed tensors of a PatchLinear, or None if the program does not tell their sizes.
+
+    They are the constants after X, except for a bias. An engine may rename any of them, so names do not tell them.
+    """
+    tensors = [program.tensors.get(name) for name in layer.inputs[1:]]
+    packed = [tensor.nbytes for tensor in tensors if tensor is not None and not _is_bias(tensor)]
+    known = [size for size in packed if size is not None]
+    return sum(known) if len(known) >= _LEAST else None
+
+
+def _is_bias(tensor: PlanTensor) -> bool:
+    """True for a vector of 16-bit numbers. Slabs have two axes, and scales are fp32."""
+    return len(tensor.dims) == 1 and tensor.dtype in ("float16", "bfloat16")
 
 
 def _by_inspector(path: Path) -> tuple[PlanProgram, ...]:

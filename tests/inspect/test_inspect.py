@@ -16,10 +16,11 @@ from masklearn.masks.maskset import MaskSet
 from patch_compile.engine.build import build_engine
 from patch_compile.engine.expectation import expectation_from_onnx
 from patch_compile.engine.options import EngineOptions
+from patch_compile.engine.plan_program import PLUGIN, PlanLayer, PlanProgram, PlanTensor
 from patch_compile.engine.profiles import profiles_from_onnx
 from patch_compile.errors import PatchCompileError
 from patch_compile.hardware.cards import parse_architectures
-from patch_compile.inspect import inspect_path
+from patch_compile.inspect import binaries, inspect_path
 from patch_compile.out.stage_files import sha256_of
 from patch_compile.plugin.build import build_plugin, wanted_archs
 from patch_compile.report.terminal.inspect import found_parts
@@ -154,6 +155,26 @@ def test_gate_and_up(tmp_path):
     rows = {row["linear"]: row for row in inspect_path(graphs.write_mlp(tmp_path / "mlp.onnx")).rows}
     assert rows["mlp.gate_proj+up_proj"]["epilogue"] == "silu·mul"
     assert rows["mlp.down_proj"]["epilogue"] == "residual"
+
+
+def test_packed_bytes_are_those_of_all_constants_but_a_bias():
+    """As in the program of an int8 linear with slabs of 8:16, whose constants RTX renames, and which has no 2:4 slab."""
+    tensors = {
+        "x": PlanTensor("float16", (None, 192), None),
+        "(Unnamed Layer* 80) [Constant]_output": PlanTensor("int32", (3, 2048), 24576),
+        "1_6": PlanTensor("int32", (0, 1024), None),
+        "1_7": PlanTensor("int32", (0, 128), None),
+        "__mye14078_dconst": PlanTensor("int32", (3, 1024), 12288),
+        "__mye14079_dconst": PlanTensor("int32", (3, 128), 1536),
+        "fc.scales_constantFloat": PlanTensor("float32", (128,), 512),
+        "fc.bias_constantHalf": PlanTensor("float16", (128,), 256),
+        "residual": PlanTensor("float16", (None, 128), None),
+    }
+    layer = PlanLayer(PLUGIN, "fc", 0, tuple(tensors), ())
+    (row,) = binaries._patch_rows((PlanProgram(("sm86",), (layer,), tensors),))
+    assert row["packed bytes"] == 24576 + 12288 + 1536 + 512
+    unknown = PlanProgram(("sm86",), (layer,), {})
+    assert binaries._patch_rows((unknown,))[0]["packed bytes"] is None
 
 
 @pytest.mark.rtx

@@ -16,6 +16,7 @@ from masklearn.masks.maskset import MaskSet
 from masklearn.weights.grid import Grid
 from masklearn.weights.table import INT4, INT8
 from patch_compile.errors import PatchCompileError
+from patch_compile.inspect.binaries import inspect_engine_file
 from patch_compile.inspect.onnx_graph import inspect_onnx
 from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.passes.lowering.pack_linears import PackLinearsPass
@@ -202,3 +203,5 @@ def test_rtx_builds_an_engine_of_three_types(exports, dtype, tmp_path):  # noqa:
         layer.name for program in read_programs(engine) for layer in program.layers if layer.kind == PLUGIN
     }
     assert layers == {one.node.name for one in plan.values() if one.lowering == "plugin"}
+    found = inspect_engine_file(engine)
+    assert {row["layer"]: row["packed bytes"] for row in found.rows} == dict(expected.patch_linears)
