@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.config_bounds import check_config
 from masklearn.checkpoint.pretrained import OWN_CODE, load_config
-from masklearn.checkpoint.rows import ARCHITECTURES, Architecture, UnlikeError
+from masklearn.checkpoint.rows import ARCHITECTURES, Architecture, NotCoveredError
 from masklearn.errors import PatchCompileError
 from masklearn.extras import require_extra
 
@@ -71,7 +71,7 @@ def architecture_of_config(config: Any) -> Architecture:
 
     try:
         return structure_of(config)
-    except UnlikeError as error:
+    except NotCoveredError as error:
         raise _not_covered(Path(config.name_or_path), config.model_type, str(error)) from error
 
 

@@ -5,7 +5,7 @@ Other decoders need no row: `structure` finds the same names in the model that t
 
 from dataclasses import dataclass, replace
 
-__all__ = ["ARCHITECTURES", "Architecture", "UnlikeError"]
+__all__ = ["ARCHITECTURES", "Architecture", "NotCoveredError"]
 
 
 _LLAMA_ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
@@ -52,11 +52,11 @@ class Architecture:
     own_masks: bool = False
 
 
-class UnlikeError(Exception):
+class NotCoveredError(Exception):
     """A model without a row is not as the covered ones are. The message is a sentence that names what differs first."""
 
     @classmethod
-    def of(cls, what: str, error: Exception) -> "UnlikeError":
+    def of(cls, what: str, error: Exception) -> "NotCoveredError":
         """Returns the error of a sentence that an error of transformers explains."""
         lines = str(error).strip().splitlines() or [""]
         return cls(f"{what}: {type(error).__name__}: {lines[0][:200].rstrip('.')}.")

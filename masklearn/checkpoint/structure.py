@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from masklearn.checkpoint.config_bounds import MOST_LAYERS
 from masklearn.checkpoint.pretrained import build_model
-from masklearn.checkpoint.rows import Architecture, UnlikeError
+from masklearn.checkpoint.rows import Architecture, NotCoveredError
 from masklearn.json_text import parse_json
 from masklearn.progress import without_bars
 
@@ -28,12 +28,12 @@ _OF_PLACE = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transfor
 def structure_of(config: Any) -> Architecture:
     """Returns the architecture of a transformers config, found in its model and proven. Needs torch.
 
-    Raises UnlikeError if the model is no decoder whose blocks run one after the other.
+    Raises NotCoveredError if the model is no decoder whose blocks run one after the other.
     """
     config_class: Any = type(config)
     found = _known(config_class, json.dumps(_settings(config), sort_keys=True, default=str))
     if isinstance(found, str):
-        raise UnlikeError(found)
+        raise NotCoveredError(found)
     return found
 
 
@@ -46,7 +46,7 @@ def _known(config_class: Any, settings: str) -> Architecture | str:
     """Returns the architecture, or the reason why it has none: both take a good part of a second to find."""
     try:
         return _found(config_class.from_dict(parse_json(settings, finite=False)))
-    except UnlikeError as error:
+    except NotCoveredError as error:
         return str(error)
 
 
@@ -61,12 +61,12 @@ def _found(config: Any) -> Architecture:
 
 def _check_kind(config: Any) -> None:
     if getattr(config, "is_encoder_decoder", False):
-        raise UnlikeError("It is an encoder with a decoder, whose blocks do not run one after the other.")
+        raise NotCoveredError("It is an encoder with a decoder, whose blocks do not run one after the other.")
     if config.get_text_config() is not config:
-        raise UnlikeError("It reads more than text; of such models gemma3 alone is covered.")
+        raise NotCoveredError("It reads more than text; of such models gemma3 alone is covered.")
     layers = getattr(config, "num_hidden_layers", None)
     if not isinstance(layers, int) or not 1 <= layers <= MOST_LAYERS:
-        raise UnlikeError(f"Its num_hidden_layers is {layers}, not a number of 1 to {MOST_LAYERS}.")
+        raise NotCoveredError(f"Its num_hidden_layers is {layers}, not a number of 1 to {MOST_LAYERS}.")
 
 
 def _small_model(config: Any) -> Any:
@@ -79,7 +79,7 @@ def _small_model(config: Any) -> Any:
     from masklearn.checkpoint.shrink import shrunk
 
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise UnlikeError("transformers has no model of this type that predicts next tokens.")
+        raise NotCoveredError("transformers has no model of this type that predicts next tokens.")
     try:
         with without_bars(logging), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -87,17 +87,17 @@ def _small_model(config: Any) -> Any:
             with torch.device("meta"):
                 weights = sum(p.numel() for p in build_model(AutoModelForCausalLM, small).parameters())
             if weights > _LARGEST_PROOF:
-                raise UnlikeError(f"Its smallest model has {weights} weights, which are too many to run.")
+                raise NotCoveredError(f"Its smallest model has {weights} weights, which are too many to run.")
             model = build_model(AutoModelForCausalLM, small, dtype=torch.float32).eval()
             with torch.no_grad():
                 # Norms start at 1 and biases at 0, which would hide that one is missing.
                 for parameter in model.parameters():
                     parameter.add_(torch.randn_like(parameter) * 0.05)
             return model
-    except (MemoryError, UnlikeError):
+    except (MemoryError, NotCoveredError):
         raise
     except Exception as error:  # of any type: see `pretrained._explained`
-        raise UnlikeError.of("transformers can't build a small model of it", error) from error
+        raise NotCoveredError.of("transformers can't build a small model of it", error) from error
 
 
 def _named(model: Any) -> Architecture:
@@ -105,7 +105,7 @@ def _named(model: Any) -> Architecture:
     names = {module: name for name, module in model.named_modules()}
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     if embedding is None or head is None:
-        raise UnlikeError(f"It has no {'embedding' if embedding is None else 'output head'}.")
+        raise NotCoveredError(f"It has no {'embedding' if embedding is None else 'output head'}.")
     blocks = _blocks(model)
     prefix = f"{model.base_model_prefix}." if hasattr(model, model.base_model_prefix) else ""
     return Architecture(
@@ -138,7 +138,7 @@ def _blocks(model: Any) -> str:
         what = (
             f"{len(found)} stacks of blocks: {', '.join(found)}" if found else f"no stack of {layers} blocks"
         )
-        raise UnlikeError(f"It has {what}.")
+        raise NotCoveredError(f"It has {what}.")
     return found[0]
 
 

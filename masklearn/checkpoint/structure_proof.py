@@ -13,7 +13,7 @@ from masklearn.checkpoint.as_linears import as_linears, is_conv1d
 from masklearn.checkpoint.hidden_channels import find_groups
 from masklearn.checkpoint.logit_rule import LogitRule
 from masklearn.checkpoint.pretrained import cache_argument
-from masklearn.checkpoint.rows import Architecture, UnlikeError
+from masklearn.checkpoint.rows import Architecture, NotCoveredError
 
 __all__ = ["prove"]
 
@@ -33,7 +33,7 @@ class _Call(NamedTuple):
 def prove(model: Any, row: Architecture) -> Architecture:
     """Returns the row with what running the model showed. It changes the model in place.
 
-    model: random, fp32; row: the names of its parts. Raises UnlikeError with the first thing that is not as promised.
+    model: random, fp32; row: the names of its parts. Raises NotCoveredError with the first thing that is not as promised.
     """
     ids = torch.randint(
         1, model.config.vocab_size, (2, 1, _TOKENS), generator=torch.Generator().manual_seed(0)
@@ -44,7 +44,7 @@ def prove(model: Any, row: Architecture) -> Architecture:
     as_linears(model)
     calls = _calls(model, blocks, ids[0])
     if not _close(_logits(model, ids[0]), before):
-        raise UnlikeError(
+        raise NotCoveredError(
             "Its experts do not compute down(act(gate(x)) * up(x)), so they can't be taken apart."
         )
     _check_order(calls)
@@ -67,7 +67,7 @@ def _logits(model: Any, ids: Tensor) -> Tensor:
     try:
         logits: Tensor = model(input_ids=ids, use_cache=False).logits
     except Exception as error:  # of any type, as transformers raises them
-        raise UnlikeError.of("A small model of it does not run on text", error) from error
+        raise NotCoveredError.of("A small model of it does not run on text", error) from error
     return logits
 
 
@@ -76,7 +76,7 @@ def _keeps_conv1d(blocks: nn.Module) -> bool:
         is_conv1d(module) for module in blocks.modules() if is_conv1d(module) or isinstance(module, nn.Linear)
     ]
     if len(set(turned)) > 1:
-        raise UnlikeError("Its blocks hold both Conv1D, which is [K, N], and Linear, which is [N, K].")
+        raise NotCoveredError("Its blocks hold both Conv1D, which is [K, N], and Linear, which is [N, K].")
     return turned[0]
 
 
@@ -90,7 +90,7 @@ def _calls(model: Any, blocks: Any, ids: Tensor) -> list[_Call]:
         hidden = others.pop(names[0])
         out = output if isinstance(output, Tensor) else output[0]
         if not isinstance(hidden, Tensor) or not isinstance(out, Tensor):
-            raise UnlikeError(f"Its blocks pass on a {type(hidden).__name__}, not hidden states.")
+            raise NotCoveredError(f"Its blocks pass on a {type(hidden).__name__}, not hidden states.")
         found.append(_Call(hidden, others, out))
 
     handles = [block.register_forward_hook(keep, with_kwargs=True) for block in blocks]
@@ -100,7 +100,7 @@ def _calls(model: Any, blocks: Any, ids: Tensor) -> list[_Call]:
         for handle in handles:
             handle.remove()
     if len(found) != len(blocks):
-        raise UnlikeError(f"Its {len(blocks)} blocks run {len(found)} times.")
+        raise NotCoveredError(f"Its {len(blocks)} blocks run {len(found)} times.")
     return found
 
 
@@ -124,7 +124,7 @@ def _behind(model: Any, row: Architecture, ids: Tensor) -> list[str]:
 def _check_order(calls: list[_Call]) -> None:
     for i, (one, following) in enumerate(pairwise(calls)):
         if one.output.shape != following.hidden.shape or not torch.equal(one.output, following.hidden):
-            raise UnlikeError(f"Block {i + 1} does not read the hidden states that block {i} computes.")
+            raise NotCoveredError(f"Block {i + 1} does not read the hidden states that block {i} computes.")
 
 
 def _check_blocks_alone(blocks: Any, calls: list[_Call], other: list[_Call]) -> None:
@@ -137,7 +137,7 @@ def _check_blocks_alone(blocks: Any, calls: list[_Call], other: list[_Call]) -> 
             what = (
                 f"reads {name}, which differs from text to text" if name else "reads more than its arguments"
             )
-            raise UnlikeError(f"Block {i} {what}.")
+            raise NotCoveredError(f"Block {i} {what}.")
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -153,7 +153,7 @@ def _check_tail(model: Any, row: Architecture, hidden: Tensor, logits: Tensor) -
         hidden = model.get_submodule(name)(hidden)
     rule = LogitRule.of(model.config)
     if not _close(hidden if rule is None else rule(hidden), logits):
-        raise UnlikeError(
+        raise NotCoveredError(
             f"Its logits are not what {' and '.join(row.tail)} make of the last block's hidden states."
         )
 
@@ -164,7 +164,7 @@ def _check_base(model: Any, row: Architecture, ids: Tensor, logits: Tensor) -> N
     for base in (model.get_submodule(row.base), model.base_model):
         hidden = getattr(base(input_ids=ids, use_cache=False), "last_hidden_state", None)
         if hidden is None or not _close(rule(model.get_submodule(row.head)(hidden)), logits):
-            raise UnlikeError(
+            raise NotCoveredError(
                 f"Its logits are not what {row.head} makes of the last hidden states of {row.base}."
             )
 
@@ -176,19 +176,19 @@ def _check_cache(model: Any, ids: Tensor, logits: Tensor) -> None:
     cache: Any = DynamicCache()
     argument = cache_argument(model)
     if argument not in inspect.signature(model.forward).parameters:
-        raise UnlikeError("It keeps no keys and values.")
+        raise NotCoveredError("It keeps no keys and values.")
     half = ids.shape[1] // 2
     parts = []
     for part in (ids[:, :half], ids[:, half:]):
         try:
             parts.append(model(input_ids=part, use_cache=True, **{argument: cache}).logits)
         except Exception as error:  # of any type, as transformers raises them
-            raise UnlikeError.of("It does not continue a text with keys and values", error) from error
+            raise NotCoveredError.of("It does not continue a text with keys and values", error) from error
     kept = [getattr(layer, "keys", None) for layer in cache.layers]
     if len(kept) != model.config.num_hidden_layers or any(k is None or k.ndim != 4 for k in kept):
-        raise UnlikeError("It keeps something else than keys and values of each block.")
+        raise NotCoveredError("It keeps something else than keys and values of each block.")
     if not _close(torch.cat(parts, dim=1), logits):
-        raise UnlikeError(
+        raise NotCoveredError(
             "Its logits differ when a text is read in two parts, with keys and values of the first."
         )
 
