@@ -201,7 +201,7 @@ def predict_model(
 ) -> Whole:
     """The planner's prediction for a model at a ratio; merged: the dense model multiplies linears of one input at once."""
     linears, outline = outline_of_llama(model, fuse)
-    outline = outline if merged else replace(outline, together=())
+    outline = outline if merged else replace(outline, groups=())
     costs = CostModel(PlanCard(device, assume=assume), Workload(BATCH, PROMPT, GENERATED))
     plans = assumed_plans(linears, tile, dict.fromkeys(linears, ratio), lowering, costs)
     plans = settle_together(plans, lowering, outline, costs)

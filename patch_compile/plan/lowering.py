@@ -47,7 +47,7 @@ class LinearPlan:
 
     name: str
     shape: tuple[int, int]
-    sparse_tiles: int
+    pruned_tiles: int
     tiles: int
     zeroed: int
     lowering: Lowering
@@ -125,7 +125,7 @@ class LinearPlan:
             name=self.name,
             shape=self.shape,
             zeroed=self.zeroed,
-            tiles=TileCount(sparse=self.sparse_tiles, all=self.tiles),
+            tiles=TileCount(sparse=self.pruned_tiles, all=self.tiles),
             lowering=self.lowering,
             reason=self.reason,
             node=self.node if self.lowering == "plugin" else None,
@@ -235,7 +235,7 @@ def plan_linear(
     return LinearPlan(
         name=name,
         shape=mask.shape,
-        sparse_tiles=int((mask.kinds != DENSE.code).sum()),
+        pruned_tiles=int((mask.kinds != DENSE.code).sum()),
         tiles=mask.kinds.size,
         zeroed=mask.zeroed,
         lowering=chosen,

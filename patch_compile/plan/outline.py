@@ -15,7 +15,7 @@ from masklearn.checkpoint.sizes import sizes_of
 from masklearn.masks.names import depth_of
 from patch_compile.packing.fusion import FUSIONS
 from patch_compile.plan.lowering import LinearPlan, uncovered
-from patch_compile.plan.products import Together, compiled_together, fused_together, together_by_name
+from patch_compile.plan.products import InputGroup, compiled_groups, fused_groups, groups_by_name
 from patch_compile.plan.roofline.rest import Model
 
 __all__ = ["Outline", "outline_of", "outline_of_llama"]
@@ -27,18 +27,18 @@ _EXPERT = re.compile(r"\.experts\.(\d+)\.")
 class Outline:
     """Outline of a model. model: its sizes; others: linears of the blocks that are not covered, which stay dense.
 
-    together: linears of one input, which the dense model computes as one product, because TensorRT merges them itself.
+    groups: linears of one input, which the dense model computes as one product, because TensorRT merges them itself.
     nodes: those of them that share a PatchLinear node if they are packed.
     """
 
     model: Model
     others: tuple[LinearPlan, ...] = ()
-    together: tuple[Together, ...] = ()
-    nodes: tuple[Together, ...] = ()
+    groups: tuple[InputGroup, ...] = ()
+    nodes: tuple[InputGroup, ...] = ()
 
     def compiled(self, plans: Collection[LinearPlan]) -> Outline:
         """Returns the outline with the nodes that the graph allowed."""
-        return replace(self, nodes=compiled_together(plans))
+        return replace(self, nodes=compiled_groups(plans))
 
 
 def outline_of(checkpoint: Checkpoint, coverage: Coverage, fuse: Collection[str] | None = None) -> Outline:
@@ -58,12 +58,12 @@ def outline_of(checkpoint: Checkpoint, coverage: Coverage, fuse: Collection[str]
     ]
     head_covered = any(depth_of(name) is None for name in coverage.linears)
     names = (*coverage.linears, *(plan.name for plan in others))
-    together = together_by_name(names, architecture_of(checkpoint))
+    groups = groups_by_name(names, architecture_of(checkpoint))
     return Outline(
         _model(checkpoint.path.resolve().name, config, head_covered),
         tuple(others),
-        together,
-        fused_together(together, FUSIONS if fuse is None else fuse),
+        groups,
+        fused_groups(groups, FUSIONS if fuse is None else fuse),
     )
 
 
@@ -107,8 +107,8 @@ def outline_of_llama(
     linears = {
         f"model.layers.{i}.{name}": shape for i in range(model.layers) for name, shape in block.items()
     }
-    together = together_by_name(linears, ARCHITECTURES["llama"])
-    return linears, Outline(model, (), together, fused_together(together, FUSIONS if fuse is None else fuse))
+    groups = groups_by_name(linears, ARCHITECTURES["llama"])
+    return linears, Outline(model, (), groups, fused_groups(groups, FUSIONS if fuse is None else fuse))
 
 
 def _model(name: str, config: Any, head_covered: bool) -> Model:

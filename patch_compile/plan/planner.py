@@ -19,7 +19,7 @@ from patch_compile.plan.lowering import LinearPlan, lowerings_of, plan_linear
 from patch_compile.plan.lowering_patterns import AUTO, Asked, asked_lowerings
 from patch_compile.plan.outline import Outline
 from patch_compile.plan.predict import predict_whole
-from patch_compile.plan.products import Together, cost_together, products_of
+from patch_compile.plan.products import InputGroup, cost_together, products_of
 from patch_compile.plan.unpatterned import KindMap
 
 __all__ = [
@@ -106,12 +106,12 @@ def settle_together(
         return settled
     asked = asked_lowerings(lowering, list(plans))
     every = {plan.name: plan for plan in (*outline.others, *plans.values())}
-    for together in outline.together:
-        members = [every[name] for name in together.linears if name in every]
+    for group in outline.groups:
+        members = [every[name] for name in group.linears if name in every]
         free = {plan.name for plan in members if asked.get(plan.name) == AUTO and _is_open(plan)}
         if free:
-            node = together if together in outline.nodes else None
-            fastest = min(_choices(members, free, costs), key=lambda one: _total(one, together, node, costs))
+            node = group if group in outline.nodes else None
+            fastest = min(_choices(members, free, costs), key=lambda one: _total(one, group, node, costs))
             settled |= {plan.name: plan for plan in fastest if plan.name in plans}
     return settled
 
@@ -141,7 +141,7 @@ def _choices(
 
 
 def _total(
-    members: Sequence[LinearPlan], together: Together, node: Together | None, costs: CostModel
+    members: Sequence[LinearPlan], group: InputGroup, node: InputGroup | None, costs: CostModel
 ) -> float:
     """Returns the microseconds of the linears in the whole workload."""
     packed = [plan for plan in members if plan.lowering == "plugin"]
@@ -149,7 +149,7 @@ def _total(
     return sum(
         costs.hybrid(cost_together(one, gated, costs))
         for one, gated in products_of(packed, [node] if node else [])
-    ) + sum(costs.dense(cost_together(one, gated, costs)) for one, gated in products_of(others, [together]))
+    ) + sum(costs.dense(cost_together(one, gated, costs)) for one, gated in products_of(others, [group]))
 
 
 def plan_of(plans: Mapping[str, LinearPlan], outline: Outline, costs: CostModel | None) -> Plan:

@@ -20,7 +20,7 @@ from patch_compile.out.plan import Bound, LinearTimes, PhaseRow, Times, WholeRow
 from patch_compile.plan.cost import CostModel
 from patch_compile.plan.lowering import LinearPlan
 from patch_compile.plan.outline import Outline
-from patch_compile.plan.products import Together, cost_together, products_of
+from patch_compile.plan.products import InputGroup, cost_together, products_of
 from patch_compile.plan.roofline.linear_roofline import speedup_limit
 from patch_compile.plan.roofline.rest import rest_of
 
@@ -87,12 +87,12 @@ def predict_whole(plans: Collection[LinearPlan], outline: Outline, costs: CostMo
     load, card = costs.workload, costs.card
     prefill, step = rest_of(card.rated, outline.model, load.batch, load.prompt, load.generated, card.assume)
     every = [*plans, *outline.others]
-    dense = _costs([plan.in_16_bits() for plan in every], outline.together, costs)
-    planned = _costs([plan for plan in every if plan.lowering != "plugin"], outline.together, costs)
+    dense = _costs([plan.in_16_bits() for plan in every], outline.groups, costs)
+    planned = _costs([plan for plan in every if plan.lowering != "plugin"], outline.groups, costs)
     hybrid = _costs([plan for plan in every if plan.lowering == "plugin"], outline.nodes, costs)
     quantised = [plan for plan in every if plan.weight_type.quantised]
     typed = _costs(quantised, outline.nodes, costs)
-    others = _costs([plan for plan in every if not plan.weight_type.quantised], outline.together, costs)
+    others = _costs([plan for plan in every if not plan.weight_type.quantised], outline.groups, costs)
     limits = _limits(plans)
 
     def phase(of: Callable[[LinearTimes], Times], rest: float, runs: int, least: float = 0.0) -> PhaseTimes:
@@ -120,6 +120,6 @@ def _limits(plans: Collection[LinearPlan]) -> dict[Bound, float]:
 
 
 def _costs(
-    plans: Collection[LinearPlan], together: Collection[Together], costs: CostModel
+    plans: Collection[LinearPlan], groups: Collection[InputGroup], costs: CostModel
 ) -> list[LinearTimes]:
-    return [cost_together(product, gated, costs) for product, gated in products_of(plans, together)]
+    return [cost_together(product, gated, costs) for product, gated in products_of(plans, groups)]

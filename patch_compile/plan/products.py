@@ -14,55 +14,55 @@ from patch_compile.plan.cost import CostModel
 from patch_compile.plan.lowering import LinearPlan
 
 __all__ = [
-    "Together",
-    "compiled_together",
+    "InputGroup",
+    "compiled_groups",
     "cost_together",
-    "fused_together",
+    "fused_groups",
+    "groups_by_name",
     "products_of",
-    "together_by_name",
 ]
 
 _GATED_ROWS = 2 * GATED_PANEL_ROWS  # a panel of the gate and one of the up are one block of the kernel
 
 
 @dataclass(frozen=True)
-class Together:
+class InputGroup:
     """Names of linears of one input, in the order of the model. gated: True for a gate and its up."""
 
     linears: tuple[str, ...]
     gated: bool = False
 
 
-def together_by_name(linears: Collection[str], architecture: Architecture) -> tuple[Together, ...]:
+def groups_by_name(linears: Collection[str], architecture: Architecture) -> tuple[InputGroup, ...]:
     """Returns the groups that an architecture's names imply: q, k and v of a block, and gate and up."""
     gate_and_up = architecture.mlp[0] if len(architecture.mlp[0]) > 1 else ()
     found = [
-        *(Together(names) for names in _siblings(linears, architecture.qkv)),
-        *(Together(names, gated=True) for names in _siblings(linears, gate_and_up)),
+        *(InputGroup(names) for names in _siblings(linears, architecture.qkv)),
+        *(InputGroup(names, gated=True) for names in _siblings(linears, gate_and_up)),
     ]
     return tuple(one for one in found if len(one.linears) > 1)
 
 
-def fused_together(found: Collection[Together], fuse: Collection[str]) -> tuple[Together, ...]:
+def fused_groups(found: Collection[InputGroup], fuse: Collection[str]) -> tuple[InputGroup, ...]:
     """Returns the groups that are to share a node if the graph allows it."""
     return tuple(one for one in found if (GATED if one.gated else QKV) in fuse)
 
 
-def compiled_together(plans: Collection[LinearPlan]) -> tuple[Together, ...]:
+def compiled_groups(plans: Collection[LinearPlan]) -> tuple[InputGroup, ...]:
     """Returns the groups that share a node, once the graph is known."""
     nodes = dict.fromkeys(plan.node for plan in plans if plan.lowering == "plugin")
-    return tuple(Together(node.linears, node.gated) for node in nodes if len(node.linears) > 1)
+    return tuple(InputGroup(node.linears, node.gated) for node in nodes if len(node.linears) > 1)
 
 
 def products_of(
-    plans: Collection[LinearPlan], together: Collection[Together]
+    plans: Collection[LinearPlan], groups: Collection[InputGroup]
 ) -> Iterator[tuple[tuple[LinearPlan, ...], bool]]:
     """Yield the linears of each product, and True if they are gate and up. A linear in no group is alone.
 
     Linears with weights of different types are in different products.
     """
     left = {plan.name: plan for plan in plans}
-    for one in together:
+    for one in groups:
         found = [left.pop(name) for name in one.linears if name in left]
         for weights in dict.fromkeys(plan.weights for plan in found):
             product = tuple(plan for plan in found if plan.weights == weights)

@@ -73,9 +73,9 @@ class Source(ABC):
     texts: ClassVar[tuple[str, ...]]  # settings whose value is a text for `masklearn.text.open_text`
     pruned_file: ClassVar[str]  # path of the pruned model in OUT
     pruned_words: ClassVar[str]
-    told_by: ClassVar[str]  # the file to attach to a report of a compiler fault
+    to_report: ClassVar[str]  # the file to attach to a report of a compiler fault
     # Reasons why abilities are missing; `{model}` is the name of the source.
-    lacking: ClassVar[Mapping[Ability, str]] = {}
+    why_lacking: ClassVar[Mapping[Ability, str]] = {}
 
     def __init__(self, model: Path) -> None:
         self.model = model
@@ -92,7 +92,7 @@ class Source(ABC):
 
         What is known of the model is not read again. Raises PatchCompileError if the source can't.
         """
-        raise self._lack(Ability.PLAN)
+        raise self._refusal(Ability.PLAN)
 
     @property
     @abstractmethod
@@ -167,7 +167,7 @@ class Source(ABC):
 
     def lacks(self, ability: Ability) -> str:
         """Returns the reason why the source lacks an ability; empty if it has the ability."""
-        return self.lacking.get(ability, "").format(model=self.model.name)
+        return self.why_lacking.get(ability, "").format(model=self.model.name)
 
     def require(self, command: Ability) -> None:
         """Raise PatchCompileError if a command does not take this kind of source."""
@@ -298,21 +298,21 @@ class Source(ABC):
     @property
     def checkpoint(self) -> Checkpoint:
         """The model as masklearn runs it block by block. Raises PatchCompileError if it has no blocks."""
-        raise self._lack(Ability.BLOCKS)
+        raise self._refusal(Ability.BLOCKS)
 
     def evaluation(self, progress: Progress) -> tuple[NDArray[np.int64], EvalText]:  # noqa: ARG002
         """Returns held-out text as windows of tokens `[count, length]`, and name and path of the text."""
-        raise self._lack(Ability.BLOCKS)
+        raise self._refusal(Ability.BLOCKS)
 
     @property
     def layers(self) -> int:
         """Number of blocks."""
-        raise self._lack(Ability.BLOCKS)
+        raise self._refusal(Ability.BLOCKS)
 
     @property
     def tokenizer(self) -> Any:
         """The tokenizer of transformers."""
-        raise self._lack(Ability.NEXT_TOKENS)
+        raise self._refusal(Ability.NEXT_TOKENS)
 
     def pruned_logits(
         self,
@@ -324,11 +324,13 @@ class Source(ABC):
 
         sixteen_bits: compute in the graph's type, False for fp32.
         """
-        raise self._lack(Ability.NEXT_TOKENS)
+        raise self._refusal(Ability.NEXT_TOKENS)
 
-    def _lack(self, ability: Ability) -> PatchCompileError:
+    def _refusal(self, ability: Ability) -> PatchCompileError:
         return PatchCompileError(
-            f"{self.model} can't be asked for {ability}", self.lacks(ability), "Leave that out."
+            f"{self.model} can't be asked for {ability}",
+            self.lacks(ability),
+            f"`patch-compile build` takes {self.words}. For {ability}, give the directory of a decoder.",
         )
 
 

@@ -84,5 +84,5 @@ def _fault(
     return AccuracyError(
         f"{worst.output!r} of the hybrid differs from that of the pruned model by {worst.largest:.2e} of its largest value",
         f"Rounding explains {tolerance.share:.2e}: {tolerance_words(tolerance)}.",
-        f"This is a fault of the compiler: please report it with {source.told_by} and the recipe.",
+        f"This is a fault of the compiler: please report it with {source.to_report} and the recipe.",
     )

@@ -14,7 +14,7 @@ from patch_compile.plan.cost import CostModel
 from patch_compile.plan.outline import Outline, outline_of
 from patch_compile.plan.planner import assumed_plans, settle_together
 from patch_compile.plan.predict import predict_whole
-from patch_compile.plan.products import Together, compiled_together, fused_together, together_by_name
+from patch_compile.plan.products import InputGroup, compiled_groups, fused_groups, groups_by_name
 from patch_compile.plan.workload import Workload
 from tests.export.tiny import ENCODERS, LAYERS, VARIANTS, save_tiny
 from tests.plan.llama import LLAMA_2_7B, write_hollow_llama
@@ -31,7 +31,7 @@ def test_names_tell_what_the_graph_will(variant, tmp_path):
     """The passes find the same in these models: see tests/passes/fusion/test_fused_models.py."""
     kind = (VARIANTS | ENCODERS)[variant][0]
     coverage = covered_linears_of(Checkpoint.open(save_tiny(variant, tmp_path / "m")))
-    found = together_by_name(coverage.linears, ARCHITECTURES[kind])
+    found = groups_by_name(coverage.linears, ARCHITECTURES[kind])
     ends = [({name.rpartition(".")[2] for name in one.linears}, one.gated) for one in found]
     qkv = {"bert": {"query", "key", "value"}, "distilbert": {"q_lin", "k_lin", "v_lin"}}
     expected = (
@@ -43,10 +43,10 @@ def test_names_tell_what_the_graph_will(variant, tmp_path):
 
 
 def test_what_is_switched_off_shares_no_node():
-    pair, three = Together(("m.gate", "m.up"), gated=True), Together(("a.q", "a.k", "a.v"))
-    assert fused_together([three, pair], tuple(FUSIONS)) == (three, pair)
-    assert fused_together([three, pair], ("gated",)) == (pair,)
-    assert fused_together([three, pair], ("qkv", "bias")) == (three,)
+    pair, three = InputGroup(("m.gate", "m.up"), gated=True), InputGroup(("a.q", "a.k", "a.v"))
+    assert fused_groups([three, pair], tuple(FUSIONS)) == (three, pair)
+    assert fused_groups([three, pair], ("gated",)) == (pair,)
+    assert fused_groups([three, pair], ("qkv", "bias")) == (three,)
 
 
 @pytest.fixture
@@ -89,11 +89,11 @@ def test_linears_too_small_alone_are_packed_together_where_that_pays(small):
 def test_no_other_choice_is_faster(small, ratio, fuse):
     _, settled, outline, costs = small(ratio=ratio, fuse=fuse)
     fastest = end_to_end(settled, outline, costs)
-    for together in outline.together:
-        for bits in range(2 ** len(together.linears)):
+    for group in outline.groups:
+        for bits in range(2 ** len(group.linears)):
             other = {
                 name: replace(settled[name], lowering="plugin" if bits >> i & 1 else "dense")
-                for i, name in enumerate(together.linears)
+                for i, name in enumerate(group.linears)
             }
             assert end_to_end(settled | other, outline, costs) >= fastest * (1 - 1e-12)
     assert all(bool(plan.reason) == (plan.lowering == "dense") for plan in settled.values())
@@ -115,7 +115,7 @@ def test_without_a_card_nothing_is_settled(small):
 def test_a_linear_that_is_not_covered_is_dense_beside_the_others(small):
     _, settled, outline, _ = small(exclude=("*v_proj",))
     assert [plan.name.rpartition(".")[2] for plan in outline.others] == ["v_proj"]
-    assert not lowerings(settled, "v_proj") and len(outline.together[0].linears) == 3
+    assert not lowerings(settled, "v_proj") and len(outline.groups[0].linears) == 3
 
 
 def test_the_graph_says_what_shares_a_node(small):
@@ -123,5 +123,5 @@ def test_the_graph_says_what_shares_a_node(small):
     names = [name for name in plans if name.endswith(("gate_proj", "up_proj"))]
     node = Node(name="gate+up", linears=tuple(names), activation="silu", gated=True)
     fused = {name: replace(plans[name], node=node) for name in names}
-    assert compiled_together((plans | fused).values()) == (Together(tuple(names), gated=True),)
-    assert compiled_together(plans.values()) == ()
+    assert compiled_groups((plans | fused).values()) == (InputGroup(tuple(names), gated=True),)
+    assert compiled_groups(plans.values()) == ()

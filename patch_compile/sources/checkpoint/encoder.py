@@ -38,7 +38,7 @@ class EncoderSource(CheckpointSource, OutputSource):
 
     kind = Kind.ENCODER
     words = "an encoder"
-    lacking: ClassVar[Mapping[Ability, str]] = {
+    why_lacking: ClassVar[Mapping[Ability, str]] = {
         Ability.NEXT_TOKENS: "{model} is an encoder: it reads text and predicts none."
     }
 

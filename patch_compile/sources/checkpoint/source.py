@@ -50,7 +50,7 @@ class CheckpointSource(Source):
     texts = ("calib", "eval_text")
     pruned_file = MODEL
     pruned_words = "pruned checkpoint"
-    told_by = "the model's config.json"
+    to_report = "the model's config.json"
 
     def __init__(self, recipe: Recipe, checkpoint: Checkpoint) -> None:
         super().__init__(recipe.model)

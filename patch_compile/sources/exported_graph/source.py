@@ -52,7 +52,7 @@ _KEPT = {
 class ExportedSource(CheckpointSource):
     """A checkpoint whose graph comes from a file. It can be compiled alone."""
 
-    lacking: ClassVar[Mapping[Ability, str]] = {
+    why_lacking: ClassVar[Mapping[Ability, str]] = {
         ability: _ONLY_COMPILED for ability in Ability if ability is not Ability.COMPILE
     }
 

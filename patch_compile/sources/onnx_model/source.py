@@ -53,8 +53,8 @@ class OnnxSource(OutputSource):
     texts = ()
     pruned_file = PRUNED_ONNX
     pruned_words = "pruned ONNX"
-    told_by = "the ONNX file"
-    lacking: ClassVar[Mapping[Ability, str]] = {
+    to_report = "the ONNX file"
+    why_lacking: ClassVar[Mapping[Ability, str]] = {
         Ability.LEARN: "An ONNX file is pruned by what reaches its linears, as part of its build.",
         Ability.COMPILE: "An ONNX file is pruned and compiled by its build.",
         Ability.PLAN: _NO_TOKENS,

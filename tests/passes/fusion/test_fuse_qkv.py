@@ -217,8 +217,8 @@ def test_the_plan_keeps_what_each_is_and_counts_bytes_once():
     index = 4 * len(node.attributes["index"].value)
     assert sum(one.bytes_after for one in plan.values()) == stored - parts + index
     for name, one in plan.items():
-        assert (one.sparse_tiles, one.zeroed, one.shape) == (
-            before[name].sparse_tiles,
+        assert (one.pruned_tiles, one.zeroed, one.shape) == (
+            before[name].pruned_tiles,
             before[name].zeroed,
             before[name].shape,
         )
