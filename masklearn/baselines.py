@@ -40,7 +40,7 @@ from masklearn.masks.kinds.base import BYTES_DENSE
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.names import matches
 from masklearn.masks.select import Choose, by_budget
-from masklearn.masks.tiles import tile_weights
+from masklearn.masks.tiles import weights_of_tiles
 from masklearn.masks.weight_types import named_types
 from masklearn.methods.sparsegpt import SparseGpt
 from masklearn.progress import OnStep, silent, unsaid
@@ -233,9 +233,9 @@ def _baseline_row(name: Baseline, task: Task, windows: Windows) -> BaselineRow:
     """Make one baseline in its own folder, measure it, and delete the folder."""
     folder = task.scratch / f"baseline-{name.name.lower()}"
     shutil.rmtree(folder, ignore_errors=True)  # an interrupted run leaves it
-    ours = replace(task, scratch=folder, progress=_named(task.progress, name))
     if name is not Baseline.DENSE:
-        ours.__dict__["text"] = task.text
+        _ = task.text  # read once, here, for all baselines
+    ours = task.in_folder(folder, _named(task.progress, name))
     try:
         start = time.perf_counter()
         learned, ratio = learn_baseline(name, ours)
@@ -264,7 +264,7 @@ def _unstructured(task: Task) -> tuple[Learned, float]:
     from masklearn.solvers.solve import solve_unstructured
     from masklearn.stream.feed import CheckpointFeed
 
-    areas = {name: tile_weights(shape, task.recipe.tile) for name, shape in task.coverage.linears.items()}
+    areas = weights_of_tiles(task.coverage.linears, task.recipe.tile)
     if task.recipe.bytes_per_weight is not None:
         # Weights without structure are stored densely. They get as many zeros as the bytes that were asked for save.
         ratio = 1.0 - task.recipe.bytes_per_weight / BYTES_DENSE

@@ -24,10 +24,12 @@ from masklearn.weights.table import WeightType
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Arrays", "Feed", "Fisher", "Group", "Replaced"]
+__all__ = ["Arrays", "CodeArrays", "Feed", "Fisher", "Group", "Replaced"]
 
 Arrays = Mapping[str, NDArray[Any]]
 """Named arrays of numpy: the form in which a feed keeps what a method finds for a linear."""
+CodeArrays = Mapping[str, NDArray[Any]]
+"""Codes of all groups of a linear, `[N, K/group]`, by name of the kind's family."""
 Replaced = tuple["torch.Tensor", Arrays]
 """New weight `[N, K]` of a linear, and further results of the solve."""
 Fisher = NDArray[np.float64]

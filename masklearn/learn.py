@@ -14,7 +14,7 @@ from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import Coverage, covered_linears_of
 from masklearn.checkpoint.store import WeightStore
 from masklearn.errors import PatchCompileError, UsageError
-from masklearn.feed import Feed
+from masklearn.feed import CodeArrays, Feed
 from masklearn.masks.budget import Budget, check_reachable
 from masklearn.masks.kinds.allowed import allowed_kinds, left_out_of_auto
 from masklearn.masks.kinds.base import TileKind
@@ -23,8 +23,8 @@ from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import MaskRecord, RepairRecord, TrainRecord
 from masklearn.masks.score_summary import summarise_scores
 from masklearn.masks.select import Choose, Scores, by_budget
-from masklearn.masks.tiles import expand_tiles, tile_weights
-from masklearn.methods import Codes, Method, method_of
+from masklearn.masks.tiles import expand_tiles, weights_of_tiles
+from masklearn.methods import Method, method_of
 from masklearn.progress import OnStep, silent, unsaid
 from masklearn.recipe import LearnRecipe
 from masklearn.task import Task
@@ -152,7 +152,7 @@ def find_masks(feed: Feed, store: WeightStore, choose: Choose, *, decided: bool 
             if not method.solves:  # patterns take a byte per 4 weights of the model: keep them only if needed
                 patterns[name] = {kind: one.pattern for kind, one in candidates.items()}
     chosen, budget = choose({name: scores[name] for name in feed.shapes}, areas)
-    codes: dict[str, Codes] = {
+    codes: dict[str, CodeArrays] = {
         name: _codes(feed, name, chosen.kinds[name], patterns.pop(name)) for name in list(patterns)
     }
     settled = method.settle(feed, chosen.kinds, codes, store)
@@ -364,7 +364,7 @@ def _mask_set(task: Task, found: FoundMasks, record: MaskRecord) -> MaskSet:
 
 
 def _areas(shapes: Mapping[str, tuple[int, int]], recipe: LearnRecipe) -> dict[str, NDArray[np.int64]]:
-    return {name: tile_weights(shape, recipe.tile) for name, shape in shapes.items()}
+    return weights_of_tiles(shapes, recipe.tile)
 
 
 def _reached(masks: Mapping[str, LinearMask]) -> float:

@@ -80,6 +80,10 @@ class Task:
         """Returns a copy with another checkpoint, such as one with new weights. It keeps text that was read."""
         return self._changed(checkpoint=checkpoint)
 
+    def in_folder(self, scratch: Path, progress: OnStep) -> "Task":
+        """Returns a copy with another scratch folder and another view of its progress. It keeps text that was read."""
+        return self._changed(scratch=scratch, progress=progress)
+
     def _changed(self, **changes: Any) -> "Task":
         other = replace(self, **changes)
         if "text" in self.__dict__:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from masklearn.checkpoint.architectures import Architecture, architecture_of
 from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.faults import missing_tensor, other_shape
 from masklearn.checkpoint.listed_linears import ListedLinear, listed_linears
 from masklearn.checkpoint.models import meta_model
 from masklearn.checkpoint.naming import checkpoint_name, linear_name, stored_name, tied_names
@@ -171,11 +172,7 @@ def _check_weight(checkpoint: Checkpoint, name: str, shape: tuple[int, int]) -> 
     stored = stored_shape(checkpoint, weight, shape)
     entry = checkpoint.entry(weight)
     if entry.shape != stored:
-        raise PatchCompileError(
-            f"{weight} is {list(entry.shape)} in {checkpoint.path}",
-            f"config.json makes it {list(stored)}.",
-            "Use the config.json that belongs to the weights.",
-        )
+        raise other_shape(checkpoint, weight, stored)
     if entry.dtype not in _DTYPES:
         raise PatchCompileError(
             f"{weight} has dtype {entry.dtype} in {checkpoint.path}",
@@ -192,11 +189,7 @@ def _missing(checkpoint: Checkpoint, weight: str) -> PatchCompileError:
             f"{experts} is a 3-D tensor of all experts, of which no linear can be masked by name.",
             "Load it with transformers 5 and call save_pretrained, which writes a tensor for each expert.",
         )
-    return PatchCompileError(
-        f"{checkpoint.path} has no {weight}",
-        "config.json describes a model that has it.",
-        "Fetch the checkpoint again.",
-    )
+    return missing_tensor(checkpoint, weight)
 
 
 def _summary(skipped: Mapping[str, str]) -> str:

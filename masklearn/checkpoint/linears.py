@@ -5,10 +5,10 @@ from torch import Tensor, nn
 
 from masklearn.checkpoint.as_linears import as_linears, expert_weights, is_conv1d, is_experts
 from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.faults import missing_tensor, other_shape
 from masklearn.checkpoint.naming import linear_name
 from masklearn.checkpoint.orientation import from_stored, stored_shape, to_stored
 from masklearn.checkpoint.store import WeightStore
-from masklearn.errors import PatchCompileError
 
 __all__ = [
     "linear_modules",
@@ -65,15 +65,7 @@ def read_tensor(checkpoint: Checkpoint, name: str, shape: torch.Size) -> Tensor:
     """
     stored = stored_shape(checkpoint, name, shape)
     if name not in checkpoint:
-        raise PatchCompileError(
-            f"{checkpoint.path} has no {name}",
-            "config.json describes a model that has it.",
-            "Fetch the checkpoint again.",
-        )
+        raise missing_tensor(checkpoint, name)
     if checkpoint.shape(name) != stored:
-        raise PatchCompileError(
-            f"{name} is {list(checkpoint.shape(name))} in {checkpoint.path}",
-            f"config.json makes it {list(stored)}.",
-            "Use the config.json that belongs to the weights.",
-        )
+        raise other_shape(checkpoint, name, stored)
     return from_stored(checkpoint, name, checkpoint.read_finite(name)).contiguous()

@@ -28,7 +28,14 @@ class LogitRule(nn.Module):
             None if cap is None and scale == 1.0 else cls(float(scale), None if cap is None else float(cap))
         )
 
-    def forward(self, logits: Tensor) -> Tensor:
-        """Returns the logits; they may have any shape."""
-        scaled = logits if self.scale == 1.0 else logits * self.scale
+    def forward(self, results: Tensor) -> Tensor:
+        """Returns the logits of a head's results, which may have any shape."""
+        scaled = results if self.scale == 1.0 else results * self.scale
         return scaled if self.cap is None else torch.tanh(scaled / self.cap) * self.cap
+
+    def pull_back(self, gradient: Tensor, logits: Tensor) -> None:
+        """Turn the gradient of these logits, in place, into that of the head's results."""
+        if self.cap is not None:
+            gradient *= 1.0 - (logits / self.cap).square()
+        if self.scale != 1.0:
+            gradient *= self.scale

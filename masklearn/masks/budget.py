@@ -16,10 +16,11 @@ from masklearn.masks.kinds.base import BYTES_DENSE, TileKind
 from masklearn.masks.names import decide, kinds_of, parse_pairs
 from masklearn.masks.record import BudgetRecord
 
-__all__ = ["BYTES", "WEIGHTS", "Budget", "Share", "check_ratio", "check_reachable", "parse_ratio"]
+__all__ = ["BYTES", "LARGEST_RATIO", "WEIGHTS", "Budget", "Share", "check_reachable", "parse_ratio"]
 
 _ROUNDING = 1e-9
-_MOST = 0.5  # half of the weights are zeroed if every tile is 2:4
+LARGEST_RATIO = 0.5
+"""Half of the weights are zeroed if every tile is 2:4."""
 WEIGHTS, BYTES = "weights", "bytes"
 """Units of a budget for which `select` knows what each tile saves. Bytes are those of 16-bit weights in packed slabs."""
 
@@ -61,13 +62,14 @@ class Budget:
     def of(cls, ratio: float | str, per_layer: bool = False) -> "Budget":
         """Makes a budget from a recipe's ratio.
 
-        Raises UsageError if the ratio is outside 0 ... 0.5, and ValueError if it is misspelled.
+        Raises UsageError if the ratio is outside 0 … 0.5 or misspelled.
         """
-        parsed = parse_ratio(ratio) if isinstance(ratio, str) else ratio
-        if isinstance(parsed, str):
-            return cls(tuple(_pairs(parsed)), per_layer)
-        check_ratio(parsed)
-        return cls((("", parsed),), per_layer)
+        try:
+            parsed = parse_ratio(ratio)
+        except ValueError as error:
+            fix = "Give a ratio from 0 (dense) to 0.5 (uniform 2:4), or PATTERN=RATIO,…"
+            raise UsageError(f"The ratio {ratio} is not valid", str(error), fix) from None
+        return cls(tuple(_pairs(parsed)) if isinstance(parsed, str) else (("", parsed),), per_layer)
 
     @classmethod
     def saving(cls, amount: float, unit: str) -> "Budget":
@@ -182,16 +184,6 @@ def parse_ratio(ratio: float | str) -> float | str:
     return _spell(_pairs(ratio)) if "=" in ratio else _number(ratio)
 
 
-def check_ratio(ratio: float) -> None:
-    """Raises UsageError if the ratio is outside 0 ... 0.5."""
-    if not 0.0 <= ratio <= _MOST:
-        raise UsageError(
-            f"Ratio {ratio} is outside 0 ... 0.5",
-            "It is zeroed weights / weights; with every tile 2:4 half of the weights are zeroed.",
-            "Give a ratio between 0 (dense) and 0.5 (uniform 2:4).",
-        )
-
-
 def check_reachable(
     budget: Budget, linears: Mapping[str, tuple[int, int]], kinds: Mapping[str, tuple[TileKind, ...]]
 ) -> None:
@@ -226,6 +218,6 @@ def _number(spelled: float | str) -> float:
         ratio = float(spelled)
     except ValueError:
         raise ValueError(f"{str(spelled).strip()!r} is not a number.") from None
-    if not 0.0 <= ratio <= _MOST:
+    if not 0.0 <= ratio <= LARGEST_RATIO:
         raise ValueError(f"{ratio:g} is outside 0 … 0.5: with every tile 2:4 half of the weights are zeroed.")
     return ratio

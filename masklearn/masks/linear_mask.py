@@ -12,7 +12,14 @@ from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import BY_CODE, DENSE, FAMILIES, PRUNED, TWO_FOUR
 from masklearn.masks.tiles import GROUP, check_tile, expand_tiles, grid_shape, sparse_groups, tile_weights
 
-__all__ = ["LinearMask", "check_kinds", "kept_per_group", "weights_by_kind", "zeroed_weights"]
+__all__ = [
+    "LinearMask",
+    "check_kinds",
+    "kept_per_group",
+    "kinds_of_tiles",
+    "weights_by_kind",
+    "zeroed_weights",
+]
 
 _TWO_OF_FOUR, _OF_SIXTEEN = FAMILIES["2:4"], FAMILIES["n:16"]
 _NONE = np.zeros(0, np.uint16)
@@ -99,7 +106,7 @@ class LinearMask:
     @cached_property
     def kinds(self) -> NDArray[np.uint8]:
         """Codes of the kinds of all tiles, `[grid]`; see `kinds.table`."""
-        return self.tiles.astype(np.uint8) if self.others is None else self.others + self.tiles
+        return kinds_of_tiles(self.tiles, self.others)
 
     def keep(self) -> NDArray[np.bool_]:
         """Returns the mask of the weight, bool `[N, K]`: True = kept."""
@@ -141,6 +148,12 @@ class LinearMask:
     def by_kind(self) -> dict[TileKind, int]:
         """Returns the number of weights in tiles of each kind that the linear has, in the table's order."""
         return weights_by_kind(self.kinds, self.shape, self.tile)
+
+
+def kinds_of_tiles(tiles: NDArray[np.bool_], others: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+    """Returns the codes of the kinds of all tiles, `[grid]`. tiles: those of 2:4; others: codes of the others, see
+    `LinearMask`."""
+    return tiles.astype(np.uint8) if others is None else others + tiles
 
 
 def weights_by_kind(

@@ -30,10 +30,11 @@ from masklearn.shard import Shard, write_shard
 from masklearn.weights.grid import Grid
 from masklearn.weights.table import FLOAT16, QUANTISED
 
-__all__ = ["MaskSet", "grids_of"]
+__all__ = ["FORMAT", "MaskSet", "grids_of"]
 
 _VERSIONS = (KINDS_OF_24, KINDS_OF_ALL, WITH_SCALES)
-_FORMAT = "patch-compile.masks"
+FORMAT = "patch-compile.masks"
+"""Value of `format` in the metadata of a mask file."""
 
 
 class MaskSet(Mapping[str, LinearMask]):
@@ -225,7 +226,7 @@ class MaskSet(Mapping[str, LinearMask]):
         for name, grid in self.grids.items():
             linears[name]["weights"] = grid.type.name
         return {
-            "format": _FORMAT,
+            "format": FORMAT,
             "version": self.version,
             "linears": json.dumps(linears, separators=(",", ":")),
             "ratio_asked": repr(float(self.ratio_asked)),
@@ -300,7 +301,7 @@ def _orders(shard: Shard) -> dict[str, NDArray[np.int32]]:
 
 
 def _version(path: Path, shard: Shard) -> str:
-    if shard.metadata.get("format") != _FORMAT:
+    if shard.metadata.get("format") != FORMAT:
         raise PatchCompileError(
             f"{path} is not a mask file",
             "It is a safetensors file of another kind.",

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.masks.kinds.table import DENSE, FAMILIES, TWO_FOUR
-from masklearn.masks.linear_mask import LinearMask, check_kinds
+from masklearn.masks.linear_mask import LinearMask, check_kinds, kinds_of_tiles
 from masklearn.masks.tiles import check_tile, grid_shape, sparse_groups, tile_weights
 from masklearn.shard import Shard
 
@@ -52,7 +52,7 @@ class Stored:
     @property
     def kinds(self) -> NDArray[np.uint8]:
         """Codes of the kinds of all tiles, `[grid]`."""
-        return self.tiles.astype(np.uint8) if self.others is None else self.others + self.tiles
+        return kinds_of_tiles(self.tiles, self.others)
 
     def read(self, shard: Shard, name: str) -> LinearMask:
         """Read the patterns. Raises ValueError if they do not fit the tiles."""

@@ -1,5 +1,6 @@
 """Tile algebra: the grid of tiles over a weight `[N, K]`. Tiles in the last row and column may be ragged."""
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,6 +19,7 @@ __all__ = [
     "sum_rows",
     "tile_sums",
     "tile_weights",
+    "weights_of_tiles",
 ]
 
 GROUP = 4  # consecutive k that share one 2:4 pattern
@@ -65,6 +67,11 @@ def grid_shape(shape: Shape, tile: Shape) -> Shape:
 def tile_weights(shape: Shape, tile: Shape) -> NDArray[np.int64]:
     """Returns the number of weights in each tile, `[grid]`; ragged tiles have fewer."""
     return np.outer(_extents(shape[0], tile[0]), _extents(shape[1], tile[1]))
+
+
+def weights_of_tiles(shapes: Mapping[str, Shape], tile: Shape) -> dict[str, NDArray[np.int64]]:
+    """Returns the number of weights in each tile, `[grid]` by linear; shapes: (N, K) by linear."""
+    return {name: tile_weights(shape, tile) for name, shape in shapes.items()}
 
 
 def sparse_groups(tiles: NDArray[np.bool_], shape: Shape, tile: Shape) -> int:

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from masklearn.checkpoint.store import WeightStore
-    from masklearn.feed import Feed
+    from masklearn.feed import CodeArrays, Feed
     from masklearn.masks.kinds.base import TileKind
     from masklearn.masks.record import TrainRecord
     from masklearn.recipe import LearnSettings
     from masklearn.weights.grid import Grid
 
-__all__ = ["Candidate", "Candidates", "Codes", "Method", "Settled", "method_of"]
+__all__ = ["Candidate", "Candidates", "Method", "Settled", "method_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +38,6 @@ class Candidate:
 
 Candidates = Mapping["TileKind", Candidate]
 """Proposals for one linear, by kind."""
-Codes = Mapping[str, "NDArray[Any]"]
-"""Codes of all groups of a linear, `[N, K/group]`, by name of the family."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +50,7 @@ class Settled:
     """
 
     kinds: Mapping[str, NDArray[np.uint8]]
-    codes: dict[str, Codes]
+    codes: dict[str, CodeArrays]
     train: TrainRecord | None = None
     grids: Mapping[str, Grid] = field(default_factory=dict)
 
@@ -68,7 +66,7 @@ class Method(MethodTraits, ABC):
         self,
         feed: Feed,  # noqa: ARG002
         kinds: Mapping[str, NDArray[np.uint8]],
-        codes: dict[str, Codes],
+        codes: dict[str, CodeArrays],
         store: WeightStore,  # noqa: ARG002
     ) -> Settled:
         """Finish the masks after the kinds of tiles are chosen. New weights go to `store`.

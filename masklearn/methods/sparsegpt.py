@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from masklearn.methods.base import Candidates, Codes, Method, Settled
+from masklearn.methods.base import Candidates, Method, Settled
 from masklearn.traits import METHODS, Criterion, Need
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from masklearn.checkpoint.store import WeightStore
-    from masklearn.feed import Feed
+    from masklearn.feed import CodeArrays, Feed
     from masklearn.solvers.solve import Solver
 
 __all__ = ["SparseGpt"]
@@ -47,7 +47,7 @@ class SparseGpt(Method):
         self,
         feed: Feed,
         kinds: Mapping[str, NDArray[np.uint8]],
-        codes: dict[str, Codes],  # noqa: ARG002
+        codes: dict[str, CodeArrays],  # noqa: ARG002
         store: WeightStore,
     ) -> Settled:
         """Choose patterns and solve weights for the tiles, and round those of quantised linears."""

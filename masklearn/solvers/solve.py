@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from masklearn.checkpoint.store import WeightStore
-from masklearn.feed import Feed, Group, Replaced
+from masklearn.feed import CodeArrays, Feed, Group, Replaced
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.solvers import obs
 from masklearn.solvers.projection import Codes, Projection
@@ -21,9 +21,6 @@ from masklearn.weights.grid import Grid
 __all__ = ["SolvedLinears", "Solver", "round_weights", "round_without_inputs", "solve", "solve_unstructured"]
 
 _SCALES = "scales"
-
-CodeArrays = Mapping[str, NDArray[Any]]
-"""Codes of all groups of a linear, `[N, K/group]`, by name of the family."""
 
 
 class Solver(Protocol):

@@ -14,45 +14,37 @@ from torch.autograd.function import once_differentiable
 from masklearn.checkpoint.logit_rule import LogitRule
 from masklearn.stream.logits import token_kl, token_nll
 
-__all__ = ["Head", "Labels", "TargetDistribution", "Teacher", "head_loss"]
+__all__ = ["CHUNK", "Head", "Labels", "TargetDistribution", "Teacher", "head_loss"]
 
 # Tokens per chunk. 128 is fastest on 2 cores: 25 MB of fp32 logits over a vocabulary of 49k stay in the cache.
-_CHUNK = 128
+CHUNK = 128
 
 
 class Head(NamedTuple):
     """Output head of a language model.
 
-    weight: `[vocabulary, hidden]`; bias: `[vocabulary]`; softcap: Gemma 2's cap of logits, cap·tanh(logits/cap);
-    scale: Cohere's and Granite's factor of logits, before the cap.
+    weight: `[vocabulary, hidden]`; bias: `[vocabulary]`; rule: turns the results into logits, None if they are the logits.
     """
 
     weight: Tensor
     bias: Tensor | None = None
-    softcap: float | None = None
-    scale: float = 1.0
+    rule: LogitRule | None = None
 
     @classmethod
     def of(cls, model: Any) -> "Head":
         """Returns the head of a transformers language model."""
         linear = model.get_output_embeddings()
-        rule = LogitRule.of(model.config)
-        return (
-            cls(linear.weight, linear.bias)
-            if rule is None
-            else cls(linear.weight, linear.bias, rule.cap, rule.scale)
-        )
+        return cls(linear.weight, linear.bias, LogitRule.of(model.config))
 
     def cast(self, dtype: torch.dtype) -> "Head":
         """Returns a detached copy of the head in `dtype`."""
         bias = None if self.bias is None else self.bias.detach().to(dtype)
-        return Head(self.weight.detach().to(dtype), bias, self.softcap, self.scale)
+        return Head(self.weight.detach().to(dtype), bias, self.rule)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Returns logits, fp32 `[tokens, vocabulary]`; hidden: `[tokens, hidden]`."""
-        logits = torch.nn.functional.linear(hidden.to(self.weight.dtype), self.weight, self.bias).float()
-        logits = logits if self.scale == 1.0 else logits * self.scale
-        return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
+        results = torch.nn.functional.linear(hidden.to(self.weight.dtype), self.weight, self.bias).float()
+        return results if self.rule is None else self.rule.forward(results)
 
 
 class TargetDistribution(Protocol):
@@ -125,7 +117,7 @@ def head_loss(
     the head's weight and bias if they train. Matmuls run in autocast's type if it is on, everything else in fp32.
     """
     total, losses = _HeadLoss.apply(  # type: ignore[no-untyped-call]
-        hidden, head.weight, head.bias, head.softcap, head.scale, targets
+        hidden, head.weight, head.bias, head.rule, targets
     )
     return total, losses.tolist()
 
@@ -142,15 +134,14 @@ class _HeadLoss(torch.autograd.Function):
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        softcap: float | None,
-        scale: float,
+        rule: LogitRule | None,
         targets: Sequence[tuple[float, TargetDistribution]],
     ) -> tuple[Tensor, Tensor]:
         kind = hidden.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
         with torch.autocast(kind, enabled=False):
             gradients = _Gradients(hidden, weight, bias, ctx.needs_input_grad)
-            head = Head(weight, bias, softcap, scale).cast(dtype)
+            head = Head(weight, bias, rule).cast(dtype)
             losses = _chunks(hidden.detach(), head, targets, gradients)
         ctx.save_for_backward(gradients.hidden, gradients.weight, gradients.bias)
         ctx.mark_non_differentiable(losses)
@@ -161,7 +152,7 @@ class _HeadLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, scale: Tensor, _losses: Tensor) -> tuple[Tensor | None, ...]:
         scaled = [None if gradient is None else gradient * scale for gradient in ctx.saved_tensors]
-        return (*scaled, None, None, None)
+        return (*scaled, None, None)
 
 
 class _Gradients:
@@ -196,8 +187,8 @@ def _chunks(
     losses = torch.zeros(len(targets), dtype=torch.float64, device=hidden.device)
     for _, target in targets:
         target.prepare(head.weight.dtype)
-    for start in range(0, tokens, _CHUNK):
-        place = slice(start, start + _CHUNK)
+    for start in range(0, tokens, CHUNK):
+        place = slice(start, start + CHUNK)
         logits = head.logits(hidden[place])
         log_student = logits.log_softmax(dim=-1)
         losses += torch.stack([target.loss(place, log_student) for _, target in targets])
@@ -205,9 +196,7 @@ def _chunks(
             gradient = log_student.exp_().mul_(sum(share for share, _ in targets) / tokens)
             for share, target in targets:
                 target.subtract(gradient, share / tokens)
-            if head.softcap is not None:
-                gradient *= 1.0 - (logits / head.softcap).square()
-            if head.scale != 1.0:
-                gradient *= head.scale
+            if head.rule is not None:
+                head.rule.pull_back(gradient, logits)
             gradients.add(place, gradient, hidden[place], head)
     return (losses / tokens).float()

@@ -10,6 +10,7 @@ from masklearn.checkpoint.architectures import architecture_of
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.models import meta_model
 from masklearn.masks.linear_mask import LinearMask
+from masklearn.training.head import CHUNK
 
 __all__ = ["Demand", "Thrift", "demand_of", "fitting"]
 
@@ -17,7 +18,7 @@ __all__ = ["Demand", "Thrift", "demand_of", "fitting"]
 # autocast is on". _MARGIN covers fragmentation, _PROCESS the process itself and its kernels.
 _KEPT = {False: 4.4, True: 3.4}
 _MARGIN, _PROCESS = 1.2, 0.3 * 2**30
-_CHUNK_LOGITS = 4 * 4 * 128  # bytes per word of the vocabulary: four fp32 tensors for a chunk of 128 tokens
+_CHUNK_LOGITS = 4 * 4 * CHUNK  # bytes per word of the vocabulary: four fp32 tensors for a chunk of tokens
 
 
 @dataclass(frozen=True)

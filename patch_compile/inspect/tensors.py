@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from masklearn.masks.linear_mask import LinearMask
-from masklearn.masks.maskset import MaskSet
+from masklearn.masks.maskset import FORMAT, MaskSet
 from masklearn.masks.stored import KINDS_OF_24
 from masklearn.masks.tiles import spell_tile
 from masklearn.shard import Shard
@@ -15,8 +15,6 @@ from patch_compile.inspect.inspection import Inspection
 
 __all__ = ["inspect_tensors"]
 
-_FORMAT = "patch-compile."
-
 
 def inspect_tensors(path: Path) -> Inspection:
     """Inspect a MaskSet by reading every pattern, or any other safetensors file by its header.
@@ -24,7 +22,7 @@ def inspect_tensors(path: Path) -> Inspection:
     Raises PatchCompileError if the file is damaged.
     """
     shard = Shard.open(path)
-    return _masks(path) if shard.metadata.get("format", "").startswith(_FORMAT) else _shard(path, shard)
+    return _masks(path) if shard.metadata.get("format") == FORMAT else _shard(path, shard)
 
 
 def _masks(path: Path) -> Inspection:

@@ -16,7 +16,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from masklearn.masks.budget import Budget
+from masklearn.masks.budget import LARGEST_RATIO, Budget
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.record import GainRecord
 from masklearn.masks.select import Scores, Selection, select
@@ -32,7 +32,7 @@ Shape = tuple[int, int]
 Plans = Mapping[str, LinearPlan]
 PlanMasks = Callable[[Mapping[str, LinearMask]], Plans]
 
-ALL_SPARSE = 0.5  # ratio of a linear with all tiles 2:4, and the largest that can be asked for
+ALL_SPARSE = LARGEST_RATIO  # ratio of a linear with all tiles 2:4
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from masklearn.checkpoint.store import WeightStore
 from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.record import TrainRecord
-from masklearn.masks.tiles import tile_weights
+from masklearn.masks.tiles import weights_of_tiles
 from masklearn.methods.gradient.prior import Prior, prior_path
 from masklearn.methods.gradient.settings import MaskSettings
 from masklearn.processes import made_once
@@ -165,7 +165,7 @@ def _contenders(task: Task, settings: MaskSettings, tiles: Tiles, patterns: Patt
     tiles then let the solver choose patterns too. Settings that learn both compare learned patterns and the solver's.
     """
     prior = Prior(prior_path(task))
-    areas = {name: tile_weights(shape, task.recipe.tile) for name, shape in task.coverage.linears.items()}
+    areas = weights_of_tiles(task.coverage.linears, task.recipe.tile)
     before, _ = task.choose({name: prior.score(name) for name in areas}, areas)
     free = task.recipe.prior in METHODS and METHODS[task.recipe.prior].solves
     own = None if free else {name: prior[name].pattern for name in areas}

@@ -17,7 +17,7 @@ from masklearn.checkpoint.linears import linear_modules
 from masklearn.durable import whole_file
 from masklearn.masks.budget import Budget
 from masklearn.masks.select import Selection
-from masklearn.masks.tiles import tile_weights
+from masklearn.masks.tiles import weights_of_tiles
 from masklearn.methods.base import Candidate
 from masklearn.methods.gradient.contest import held_out, report_path
 from masklearn.methods.gradient.logits import candidate_from_logits, first_pattern_logits, first_tile_logits
@@ -166,4 +166,4 @@ def _norm(weights: list[Tensor]) -> float:
 
 
 def _areas(task: Task) -> dict[str, NDArray[np.int64]]:
-    return {name: tile_weights(shape, task.recipe.tile) for name, shape in task.coverage.linears.items()}
+    return weights_of_tiles(task.coverage.linears, task.recipe.tile)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
-from masklearn.methods.base import Candidates, Codes, Method, Settled, method_of
+from masklearn.methods.base import Candidates, Method, Settled, method_of
 from masklearn.methods.gradient.settings import MaskSettings
 from masklearn.traits import Need, Repair, method_names
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from masklearn.checkpoint.store import WeightStore
-    from masklearn.feed import Feed
+    from masklearn.feed import CodeArrays, Feed
     from masklearn.recipe import LearnSettings
     from masklearn.task import Task
 
@@ -42,7 +42,7 @@ class GradientMethod(Method):
         self,
         feed: Feed,
         kinds: Mapping[str, NDArray[np.uint8]],
-        codes: dict[str, Codes],
+        codes: dict[str, CodeArrays],
         store: WeightStore,
     ) -> Settled:
         """Solve weights for the learned masks and for the prior's, keep the better ones, and round those of quantised
@@ -57,7 +57,7 @@ class GradientMethod(Method):
         patterns = {name: own[family] for name, own in codes.items()}
         best = solve_best(_task_of(feed), self.settings, tiles, patterns, store)
         best_kinds = {name: grid.astype(np.uint8) for name, grid in best.tiles.items()}
-        best_codes: dict[str, Codes] = {name: {family: one} for name, one in best.patterns.items()}
+        best_codes: dict[str, CodeArrays] = {name: {family: one} for name, one in best.patterns.items()}
         return Settled(best_kinds, best_codes, best.record, best.grids)
 
     def score_unit(self, settings: LearnSettings, lacks: Collection[Need]) -> str:

@@ -17,7 +17,7 @@ from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import MaskRecord
 from masklearn.masks.select import Choose
-from masklearn.masks.tiles import tile_weights
+from masklearn.masks.tiles import weights_of_tiles
 from masklearn.methods import method_of
 from masklearn.recipe import LearnRecipe
 from masklearn.threads import threads_of_torch
@@ -144,7 +144,7 @@ def _moments(
 
 def _mask_set(facts: OnnxFacts, found: FoundMasks) -> MaskSet:
     r, coverage, budget = facts.recipe.learning(), facts.coverage, found.budget
-    areas = {name: tile_weights(shape, r.tile) for name, shape in coverage.linears.items()}
+    areas = weights_of_tiles(coverage.linears, r.tile)
     record = MaskRecord(skipped=dict(coverage.skipped), budget=budget.record())
     if Need.INPUTS in r.traits.needs:
         record.inputs = facts.feeds.words

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from masklearn.checkpoint.logit_rule import LogitRule
 from masklearn.training import head
 from masklearn.training.head import Head, Labels, Teacher, head_loss
 
@@ -14,7 +15,7 @@ def random_head(seed: int, softcap: float | None, *, bias: bool, scale: float = 
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(WORDS, HIDDEN, generator=generator, dtype=torch.float64).requires_grad_()
     offset = torch.randn(WORDS, generator=generator, dtype=torch.float64).requires_grad_() if bias else None
-    return Head(weight, offset, softcap, scale)
+    return Head(weight, offset, LogitRule(scale, softcap))
 
 
 def hidden_states(seed: int) -> Tensor:
@@ -31,8 +32,9 @@ def kl_divergence(hidden: Tensor, head: Head, teacher_hidden: Tensor, teacher_he
 
 
 def plain_logits(hidden: Tensor, head: Head) -> Tensor:
-    logits = (hidden @ head.weight.T + (0.0 if head.bias is None else head.bias)) * head.scale
-    return logits if head.softcap is None else head.softcap * torch.tanh(logits / head.softcap)
+    results = hidden @ head.weight.T + (0.0 if head.bias is None else head.bias)
+    scale, cap = (1.0, None) if head.rule is None else (head.rule.scale, head.rule.cap)
+    return results * scale if cap is None else cap * torch.tanh(results * scale / cap)
 
 
 def plain_kl(hidden: Tensor, student: Head, other: Tensor, teacher: Head) -> Tensor:
@@ -47,7 +49,7 @@ def gradients(loss: Tensor, hidden: Tensor, head: Head) -> list[Tensor]:
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head, "_CHUNK", 7)  # the last chunk is smaller
+    monkeypatch.setattr(head, "CHUNK", 7)  # the last chunk is smaller
 
 
 @pytest.mark.parametrize("bias", [False, True])
