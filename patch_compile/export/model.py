@@ -19,9 +19,6 @@ _LOGGER = logging.getLogger(__name__)
 
 _FUSED_OPSET = 23  # the first with Attention, RMSNormalization and RotaryEmbedding
 _PLAIN_OPSET = 20
-# The first block differs: it also holds constants that later blocks share. The second is the pattern, and the third
-# shows that the pattern repeats.
-_TRACED_BLOCKS = 3
 
 
 def export_model(
@@ -109,13 +106,13 @@ def _trace_repeated(config: Any, options: dict[str, Any]) -> "ir.Model | None":
     Warns and returns None if the blocks differ.
     """
     from patch_compile.export.period import repetition
-    from patch_compile.export.repeat import NotRepeatableError, repeat_last_block
+    from patch_compile.export.repeat import TRACED_BLOCKS, NotRepeatableError, repeat_last_block
     from patch_compile.export.trace import trace_model
 
     architecture, layers = options["architecture"], config.num_hidden_layers
     first, period = repetition(config, architecture)
     # Layers of other kinds at the start and those beyond the last whole period are traced too, before the repeated ones.
-    traced = first + (layers - first) % period + _TRACED_BLOCKS * period
+    traced = first + (layers - first) % period + TRACED_BLOCKS * period
     if traced >= layers:
         return None
     model = trace_model(shortened(config, traced), **options)

@@ -8,6 +8,7 @@ from masklearn.checkpoint.architectures import Architecture
 from masklearn.checkpoint.models import auto_class
 from masklearn.checkpoint.pretrained import build_model
 from masklearn.checkpoint.shrink import per_layer
+from patch_compile.export.repeat import TRACED_BLOCKS
 
 __all__ = ["repetition"]
 
@@ -25,7 +26,7 @@ def repetition(config: Any, architecture: Architecture) -> tuple[int, int]:
     layers = len(kinds)
     pairs = ((first, period) for period in range(1, layers + 1) for first in range(layers))
     fitting = (pair for pair in pairs if _repeats(kinds[pair[0] :], pair[1]))
-    return min(fitting, key=lambda pair: (pair[0] + 3 * pair[1], pair[1]))
+    return min(fitting, key=lambda pair: (pair[0] + TRACED_BLOCKS * pair[1], pair[1]))
 
 
 def _repeats(kinds: list[Any], period: int) -> bool:

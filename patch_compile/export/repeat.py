@@ -16,7 +16,11 @@ import onnx_ir as ir
 
 from patch_compile.export.names import SCOPE, scope_of
 
-__all__ = ["LayerNames", "NotRepeatableError", "repeat_last_block"]
+__all__ = ["TRACED_BLOCKS", "LayerNames", "NotRepeatableError", "repeat_last_block"]
+
+TRACED_BLOCKS = 3
+"""Periods of blocks that are traced. The first block differs: it also holds constants that later blocks share. The second is
+the pattern, and the third shows that the pattern repeats."""
 
 Values = dict[ir.Value, ir.Value]
 
@@ -70,11 +74,11 @@ def repeat_last_block(
 
     Raises NotRepeatableError, and leaves the model unchanged, if the last two blocks differ.
     """
-    if traced < 3 * period or (layers - traced) % period:
+    if traced < TRACED_BLOCKS * period or (layers - traced) % period:
         raise ValueError(f"{traced} traced layers can't be repeated to {layers} by {period} at a time")
     graph = model.graph
     names = LayerNames(blocks)
-    before, pattern, proof = _last_blocks(graph, BlockLayers(traced - 3 * period, period, names))
+    before, pattern, proof = _last_blocks(graph, BlockLayers(traced - TRACED_BLOCKS * period, period, names))
     following = _prove_alike(before, pattern, proof, BlockLayers(traced - 2 * period, period, names))
     original = block = proof
     tail = _uses_outside(original, graph)

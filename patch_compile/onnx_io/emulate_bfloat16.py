@@ -7,11 +7,12 @@ runs this copy instead. Builds still compile and contain the bf16 graph.
 import numpy as np
 import onnx_ir as ir
 
+from patch_compile.packing.function import DOMAIN
+
 __all__ = ["EmulateBfloat16Pass"]
 
 _BF16 = ir.DataType.BFLOAT16
 _FLOAT = ir.DataType.FLOAT
-_PACKED_DOMAIN = "patch"
 _ROUNDED = "patch_compile.rounded_to_bfloat16"  # key of a value that a rounding Cast made
 # Operations that only move elements: their results are already bf16 numbers and need no rounding.
 _MOVES = frozenset(
@@ -57,12 +58,12 @@ class EmulateBfloat16Pass(ir.passes.FunctionalPass):
         """Only rounding Casts and PatchLinear read or make bf16."""
         for node in model.graph:
             values = [v for v in (*node.inputs, *node.outputs) if v is not None and v.dtype == _BF16]
-            if values and node.op_type != "Cast" and node.domain != _PACKED_DOMAIN:
+            if values and node.op_type != "Cast" and node.domain != DOMAIN:
                 raise ir.passes.PostconditionError(f"{node.name} still works on bf16")
 
 
 def _is_packed(value: ir.Value) -> bool:
-    return bool(value.uses()) and all(use.node.domain == _PACKED_DOMAIN for use in value.uses())
+    return bool(value.uses()) and all(use.node.domain == DOMAIN for use in value.uses())
 
 
 def _set_float(value: ir.Value) -> None:

@@ -37,6 +37,7 @@ from patch_compile.packing.slab_kinds import ALWAYS, SLAB_K, kinds_among, number
 
 __all__ = [
     "KERNEL_ROWS",
+    "NARROW_PANEL",
     "SLAB_K",
     "PackedLinear",
     "Panel",
@@ -51,8 +52,8 @@ __all__ = [
     "unpack_panel",
 ]
 
-_WIDE_PANEL, _NARROW_PANEL = 128, 64
-KERNEL_ROWS = _NARROW_PANEL
+_WIDE_PANEL, NARROW_PANEL = 128, 64
+KERNEL_ROWS = NARROW_PANEL
 """Rows of a panel with slabs of n:16, or of int8 or int4 weights: the kernels have no others."""
 
 
@@ -146,10 +147,10 @@ def choose_panel_rows(
     rows = shape[0]
     if quantised or any(kind not in ALWAYS for kind in kinds):
         return KERNEL_ROWS
-    wide, narrow = (-(-rows // pr) * pr for pr in (_WIDE_PANEL, _NARROW_PANEL))
+    wide, narrow = (-(-rows // pr) * pr for pr in (_WIDE_PANEL, NARROW_PANEL))
     if tile[0] % _WIDE_PANEL and tile[0] < rows:
-        return _NARROW_PANEL
-    return _NARROW_PANEL if wide > narrow * 1.05 else _WIDE_PANEL
+        return NARROW_PANEL
+    return NARROW_PANEL if wide > narrow * 1.05 else _WIDE_PANEL
 
 
 def pack(weight: NDArray[np.uint16], mask: LinearMask, panel_rows: int) -> PackedLinear:

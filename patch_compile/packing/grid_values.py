@@ -12,14 +12,10 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from masklearn.masks.patterns import PATTERNS
+from patch_compile.packing.slabs import KEEP
 
 __all__ = ["count_other_values", "find_integers"]
 
-# Kept bits of the two words of a group of 2:4 by its code, and of a group in another tile.
-_KEEP = (
-    np.where(np.vstack([PATTERNS, np.ones((1, 4), np.bool_)]), 0xFFFF, 0).astype(np.uint16).view(np.uint32)
-)
 _MOST = np.float32(200)  # beyond the integers of every type: its product is another number than the weight
 
 
@@ -107,8 +103,8 @@ def _count(
 @njit(nogil=True, cache=True)
 def _mask(words: NDArray[np.uint32], codes: NDArray[np.uint8], kept: NDArray[np.uint32]) -> None:
     for group in range(codes.shape[0]):
-        kept[2 * group] = words[2 * group] & _KEEP[codes[group], 0]
-        kept[2 * group + 1] = words[2 * group + 1] & _KEEP[codes[group], 1]
+        kept[2 * group] = words[2 * group] & KEEP[codes[group], 0]
+        kept[2 * group + 1] = words[2 * group + 1] & KEEP[codes[group], 1]
 
 
 @njit(nogil=True, cache=True)

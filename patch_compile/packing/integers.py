@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from masklearn.weights.table import INT8, WeightType
-from patch_compile.packing.slab_kinds import value_words
+from patch_compile.packing.slab_kinds import SLAB_K, value_words
 
 __all__ = [
     "narrowed",
@@ -93,7 +93,7 @@ def scales_of_words(words: NDArray[np.uint32]) -> NDArray[np.uint16]:
 def _order(kind: TileKind, weights: WeightType, panel_rows: int) -> NDArray[np.int32]:
     """Returns, for each stored integer of a slab, its place among the 16-bit values of the slab."""
     blocks, wide = panel_rows // 16, weights is INT8
-    places = np.arange(panel_rows * 64 * kind.kept // kind.group, dtype=np.int32)
+    places = np.arange(panel_rows * SLAB_K * kind.kept // kind.group, dtype=np.int32)
     if kind is DENSE and wide:
         order = places.reshape(2, 2, blocks, _LANES, 8).transpose(0, 2, 3, 1, 4)
     elif kind is DENSE or kind is TWO_FOUR:

@@ -18,11 +18,13 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from masklearn.masks.kinds.table import FAMILIES
+from patch_compile.packing.slab_kinds import SLAB_K
+
 __all__ = ["GROUP", "masked_of_sixteen", "pack_panel_of_sixteen", "unpack_panel_of_sixteen"]
 
-GROUP = 16
-_COLUMNS = 64  # of a slab
-_GROUPS = 4  # groups in a row of a slab
+GROUP = FAMILIES["n:16"].group
+_GROUPS = SLAB_K // GROUP  # groups in a row of a slab
 
 
 @njit(nogil=True, cache=True)
@@ -33,7 +35,7 @@ def masked_of_sixteen(weight: NDArray[np.uint16], codes: NDArray[np.uint16]) -> 
         for slab in range(codes.shape[1] // _GROUPS):
             for position in range(GROUP):
                 for t in range(_GROUPS):
-                    column = slab * _COLUMNS + _column(t, position)
+                    column = slab * SLAB_K + _column(t, position)
                     kept = np.uint32(codes[row, slab * _GROUPS + t]) >> np.uint32(position) & np.uint32(1)
                     masked[row, column] = weight[row, column] * np.uint16(kept)
     return masked
@@ -69,7 +71,7 @@ def pack_panel_of_sixteen(
                     for position in range(GROUP):
                         if code >> np.uint32(position) & np.uint32(1):
                             at = _value(row, t, rank, kept, panel_rows)
-                            values[slot, at] = weight[row, slab * _COLUMNS + _column(t, position)]
+                            values[slot, at] = weight[row, slab * SLAB_K + _column(t, position)]
                             rank += 1
 
 
@@ -93,7 +95,7 @@ def unpack_panel_of_sixteen(
                 code = masks[slot, _lane(row, t)] >> np.uint32(row % 16 // 8 * 16) & np.uint32(0xFFFF)
                 rank = 0
                 for position in range(GROUP):
-                    column = slab * _COLUMNS + _column(t, position)
+                    column = slab * SLAB_K + _column(t, position)
                     if not code >> np.uint32(position) & np.uint32(1):
                         weight[row, column] = 0
                     elif rank == kept:

@@ -17,6 +17,7 @@ from masklearn.masks.patterns import KEPT_POSITIONS, PATTERNS
 __all__ = [
     "BAD_METADATA",
     "DENSE",
+    "KEEP",
     "count_differences",
     "pack_panel",
     "panel_codes",
@@ -43,11 +44,9 @@ def _kept_bits(word: int) -> NDArray[np.uint32]:
 
 
 _KEPT_0, _KEPT_1 = _kept_bits(0), _kept_bits(1)
-# Kept bits for `count_differences`, [code, word]. They come from PATTERNS and not from KEPT_POSITIONS, so that a mistake in
-# either of the two shows.
-_KEEP = (
-    np.where(np.vstack([PATTERNS, np.ones((1, 4), np.bool_)]), 0xFFFF, 0).astype(np.uint16).view(np.uint32)
-)
+KEEP = np.where(np.vstack([PATTERNS, np.ones((1, 4), np.bool_)]), 0xFFFF, 0).astype(np.uint16).view(np.uint32)
+"""Kept bits of the two words of a group of 2:4 by its code, `[code, word]`; the last code is a group in another tile. They
+come from PATTERNS and not from KEPT_POSITIONS, so that a mistake in either of the two shows in `count_differences`."""
 
 
 @njit(nogil=True, cache=True)
@@ -150,7 +149,7 @@ def count_differences(words: NDArray[np.uint32], weight: NDArray[np.uint32], cod
     for row in range(codes.shape[0]):
         for group in range(codes.shape[1]):
             for half in range(2):
-                expected = weight[row, 2 * group + half] & _KEEP[codes[row, group], half]
+                expected = weight[row, 2 * group + half] & KEEP[codes[row, group], half]
                 wrong = words[row, 2 * group + half] ^ expected
                 differ += ((wrong & _LOW) != 0) + (wrong > _LOW)
     return differ

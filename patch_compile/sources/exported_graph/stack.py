@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from patch_compile.packing.format import NARROW_PANEL
 from patch_compile.packing.joint import stacked_rows
 from patch_compile.passes.fusion.fuse_qkv import split_rows
 from patch_compile.passes.linear_node import LinearNode, readers, refuse, take_over
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 __all__ = ["StackJoinedPass"]
-
-_LOW = 64  # rows of the lower panels
 
 
 class StackJoinedPass:
@@ -82,8 +81,8 @@ class StackJoinedPass:
     def _panel_rows(self, linears: Sequence[LinearNode]) -> int:
         rows = [linear.shapes[0][0] for linear in linears]
         panel = min(self._plan[linear.name].panel_rows for linear in linears)
-        low = stacked_rows(rows, _LOW) == rows
-        return _LOW if low and stacked_rows(rows, panel) != rows else panel
+        low = stacked_rows(rows, NARROW_PANEL) == rows
+        return NARROW_PANEL if low and stacked_rows(rows, panel) != rows else panel
 
 
 def _last(shape: ir.Shape, size: int) -> ir.Shape:
