@@ -170,9 +170,21 @@ def divergence(dense: Path, pruned: Path, text_file: Path) -> float:
 
 
 def test_an_output_head_that_is_included_is_ranked_too(make_model, text_file: Path, tmp_path: Path) -> None:
-    masks = learn(make_model(), recipe(text_file, include=("*",), ratio=0.3), tmp_path / "s").masks
+    """Its tiles are chosen by their scores among those of all linears."""
+    ranked: dict[str, Any] = {}
+
+    def choose(scores: Any, areas: Any) -> Any:
+        ranked.update({name: scores[name] / area for name, area in areas.items()})
+        budget = Budget.of(0.3)
+        return select(scores, areas, budget), budget
+
+    given = recipe(text_file, include=("*",), ratio=0.3, tile=(8, 8))
+    masks = learn(make_model(), given, tmp_path / "s", choose=choose).masks
     assert len(masks) == 22
-    assert masks["lm_head"].shape == (40, 48)
+    head, costs = masks["lm_head"], ranked["lm_head"]
+    assert head.shape == (40, 48) and head.tiles.any() and not head.tiles.all()
+    dearest = max(costs_of[masks[name].tiles].max() for name, costs_of in ranked.items())
+    assert costs[head.tiles].max() <= dearest <= costs[~head.tiles].min() + 1e-12
 
 
 @pytest.mark.parametrize("criterion", list(Criterion))

@@ -74,7 +74,9 @@ class Run:
         assert not list(self.folder.glob(f"{name}.out*"))
 
     def cut_and_resumed(self, name: str) -> list[Arrays]:
-        self.kill_at(name, random.randrange(1, _STEPS))
+        step = random.randrange(1, _STEPS)
+        print(f"{name} is killed at step {step}")  # which pytest shows of a test that fails
+        self.kill_at(name, step)
         return self.finish(name)
 
 

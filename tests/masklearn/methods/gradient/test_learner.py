@@ -62,8 +62,11 @@ def test_other_architectures(
 
 
 def test_a_covered_head_trains_too(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
-    learned = learn(make_model(), recipe(text_file, include=("*",)), tmp_path / "s")
-    assert "lm_head" in learned.masks
+    settings = {"prior": "wanda", "steps": 6, "learning_rate": 0.1, "include": ("*",)}
+    task = make_task(make_model(), text_file, tmp_path / "s", method="patch-joint", **settings)
+    head, prior = run(task)["lm_head"], Prior(prior_path(task))
+    assert (head.score != prior["lm_head"].score).any()
+    assert (head.pattern != prior["lm_head"].pattern).any()
 
 
 def run(task: Any) -> dict[str, Candidate]:
