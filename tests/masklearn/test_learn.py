@@ -14,6 +14,7 @@ from masklearn.checkpoint.prune import write_pruned_checkpoint
 from masklearn.errors import PatchCompileError
 from masklearn.learn import learn
 from masklearn.masks.budget import Budget
+from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.select import select
 from masklearn.recipe import LearnRecipe
@@ -174,7 +175,7 @@ def test_an_output_head_that_is_included_is_ranked_too(make_model, text_file: Pa
     ranked: dict[str, Any] = {}
 
     def choose(scores: Any, areas: Any) -> Any:
-        ranked.update({name: scores[name] / area for name, area in areas.items()})
+        ranked.update({name: scores[name][TWO_FOUR] / area for name, area in areas.items()})
         budget = Budget.of(0.3)
         return select(scores, areas, budget), budget
 
@@ -183,7 +184,7 @@ def test_an_output_head_that_is_included_is_ranked_too(make_model, text_file: Pa
     assert len(masks) == 22
     head, costs = masks["lm_head"], ranked["lm_head"]
     assert head.shape == (40, 48) and head.tiles.any() and not head.tiles.all()
-    dearest = max(costs_of[masks[name].tiles].max() for name, costs_of in ranked.items())
+    dearest = max(costs_of[masks[name].tiles].max(initial=0.0) for name, costs_of in ranked.items())
     assert costs[head.tiles].max() <= dearest <= costs[~head.tiles].min() + 1e-12
 
 
