@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from masklearn.stream.blocks import Block, stream_blocks_back
+from masklearn.stream.backward import stream_blocks_back
+from masklearn.stream.blocks import Block
 from masklearn.stream.hooks import watch_gradients
 from masklearn.stream.pass_checkpoints import PassCheckpoints
 from masklearn.task import Task

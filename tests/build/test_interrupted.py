@@ -14,7 +14,7 @@ from tests.commands import run_here
 _SCRIPT = Path(__file__).with_name("run_killed.py")
 _END_OF_BLOCK = "masklearn.stream.pass_checkpoints.PassCheckpoints.finish"
 _WEIGHT = "masklearn.stream.feed.write_linear"
-_GRADIENT = "masklearn.stream.blocks.BackwardBlock.backward"
+_GRADIENT = "masklearn.stream.backward.BackwardBlock.backward"
 _NORMS = "masklearn.stream.feed.squared_input_norms"
 
 # The signal, where a run gets it, and what the next run says. The model has 3 blocks of 7 linears, the text 4 windows.

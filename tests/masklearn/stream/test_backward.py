@@ -12,9 +12,9 @@ from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.linears import linear_modules
 from masklearn.checkpoint.models import auto_class
 from masklearn.errors import PatchCompileError
-from masklearn.stream import blocks as blocks_module
-from masklearn.stream import hidden_states, logits
-from masklearn.stream.blocks import BackwardBlock, Block, stream_blocks_back
+from masklearn.stream import backward, hidden_states, logits
+from masklearn.stream.backward import BackwardBlock, stream_blocks_back
+from masklearn.stream.blocks import Block
 from tests.conftest import ModelMaker
 
 WINDOWS = np.random.default_rng(0).integers(0, 40, (3, 11))
@@ -125,7 +125,7 @@ def test_inputs_that_do_not_fit_go_to_files(make_model, tmp_path: Path, monkeypa
     mapped = hidden_states._mapped
     monkeypatch.setattr(hidden_states, "_mapped", lambda *of: files.append(of) or mapped(*of))
     for limit in (size, size - 1):
-        monkeypatch.setattr(blocks_module, "_KEPT_BYTES", limit)
+        monkeypatch.setattr(backward, "_KEPT_BYTES", limit)
         for i, block in enumerate(finished(checkpoint, store)):
             assert all(torch.equal(a, b) for a, b in zip(block.grads, expected[i], strict=True))
         assert len(files) == (0 if limit == size else 3)
@@ -149,7 +149,7 @@ def finished(checkpoint: Checkpoint, store: Path | None) -> Any:
 
 
 def test_no_space_for_the_inputs(make_model, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(blocks_module, "_KEPT_BYTES", 0)
+    monkeypatch.setattr(backward, "_KEPT_BYTES", 0)
     usage = hidden_states.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(hidden_states.shutil, "disk_usage", lambda _: usage._replace(free=1))
     with pytest.raises(PatchCompileError, match="no space for the hidden states"):
