@@ -1,14 +1,12 @@
 """Hybrid masks of all covered linears of a model, and their file format. Learning writes them and compiling reads them."""
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from masklearn.errors import PatchCompileError
 from masklearn.json_text import parse_json
@@ -17,24 +15,27 @@ from masklearn.masks.kinds.table import BY_CODE
 from masklearn.masks.linear_mask import LinearMask, weights_by_kind, zeroed_weights
 from masklearn.masks.record import MaskRecord
 from masklearn.masks.stored import (
+    FORMAT,
     KINDS_OF_24,
     KINDS_OF_ALL,
     WITH_SCALES,
     Stored,
+    damaged,
     encoded,
     encoded_tiles,
+    finite_ratio,
     specs_of,
+    stored_grid,
     stored_mask,
+    stored_orders,
+    stored_record,
+    stored_version,
 )
 from masklearn.shard import Shard, write_shard
 from masklearn.weights.grid import Grid
-from masklearn.weights.table import FLOAT16, QUANTISED
+from masklearn.weights.table import FLOAT16
 
-__all__ = ["FORMAT", "MaskSet", "grids_of"]
-
-_VERSIONS = (KINDS_OF_24, KINDS_OF_ALL, WITH_SCALES)
-FORMAT = "patch-compile.masks"
-"""Value of `format` in the metadata of a mask file."""
+__all__ = ["MaskSet", "grids_of"]
 
 
 class MaskSet(Mapping[str, LinearMask]):
@@ -194,7 +195,7 @@ class MaskSet(Mapping[str, LinearMask]):
                 f"No mask file at {path}", "There is no such file.", "Give the path of a masks.safetensors."
             )
         shard = Shard.open(path)
-        version = _version(path, shard)
+        version = stored_version(path, shard)
         try:
             meta = shard.metadata
             masks = cls(
@@ -203,17 +204,17 @@ class MaskSet(Mapping[str, LinearMask]):
                 seed=int(meta["seed"]),
                 base_model=meta["base_model"],
                 base_sha256=meta["base_sha256"],
-                ratio_asked=_finite(meta["ratio_asked"]),
-                record=_record(path, meta["extra"]),
+                ratio_asked=finite_ratio(meta["ratio_asked"]),
+                record=stored_record(path, meta["extra"]),
             )
             linears = parse_json(meta["linears"])
             for name, about in linears.items():
                 masks._masks[name] = stored_mask(shard, name, about, version)
                 if "weights" in about:
-                    masks.grids[name] = _grid(shard, name, about, version)
-            masks.orders.update(_orders(shard))
+                    masks.grids[name] = stored_grid(shard, name, about, version)
+            masks.orders.update(stored_orders(shard))
         except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
-            raise _damaged(
+            raise damaged(
                 path, f"Its metadata do not describe its tensors: {str(error).rstrip('.')}."
             ) from error
         masks._shard = shard
@@ -253,69 +254,9 @@ class MaskSet(Mapping[str, LinearMask]):
         try:
             return stored.read(self._shard, name)
         except ValueError as error:
-            raise _damaged(self._shard.path, f"{name}: {error}") from error
+            raise damaged(self._shard.path, f"{name}: {error}") from error
 
 
 def grids_of(masks: Mapping[str, LinearMask]) -> Mapping[str, Grid]:
     """Returns the grids of quantised linears; none for masks without a record of them."""
     return masks.grids if isinstance(masks, MaskSet) else {}
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"ratio_asked is {number}")
-    return number
-
-
-def _record(path: Path, stored: str) -> MaskRecord:
-    try:
-        return MaskRecord.of_metadata(parse_json(stored))
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise _damaged(path, f"The record in its metadata is not valid: {place}: {first['msg']}.") from error
-
-
-def _grid(shard: Shard, name: str, about: Mapping[str, Any], version: str) -> Grid:
-    """Read the grid of a quantised linear. Raises KeyError or ValueError if the file does not hold one."""
-    if version != WITH_SCALES:
-        raise ValueError(f"{name} has a weight type, which version {version} has not")
-    if about["weights"] not in QUANTISED:
-        raise ValueError(f"{name} has the weight type {about['weights']!r}, none of {', '.join(QUANTISED)}")
-    weights, tensor = QUANTISED[about["weights"]], f"{name}.scales"
-    entry, needed = shard.tensors[tensor], weights.scales_shape((about["shape"][0], about["shape"][1]))
-    if (entry.dtype, entry.shape) != ("F32", needed):
-        raise ValueError(f"{tensor} is {entry.dtype} {list(entry.shape)}, {weights} needs F32 {list(needed)}")
-    return Grid(weights, shard.read(tensor))
-
-
-def _orders(shard: Shard) -> dict[str, NDArray[np.int32]]:
-    """Read the orders of hidden channels. Raises ValueError for one that is no permutation."""
-    names = [tensor for tensor in shard.tensors if tensor.endswith(".order")]
-    orders = {name.removesuffix(".order"): shard.read(name) for name in names}
-    for name, order in orders.items():
-        if order.dtype != np.int32 or not np.array_equal(np.sort(order), np.arange(len(order))):
-            raise ValueError(f"{name}.order is no permutation")
-    return orders
-
-
-def _version(path: Path, shard: Shard) -> str:
-    if shard.metadata.get("format") != FORMAT:
-        raise PatchCompileError(
-            f"{path} is not a mask file",
-            "It is a safetensors file of another kind.",
-            "Give a masks.safetensors.",
-        )
-    version = shard.metadata.get("version")
-    if version not in _VERSIONS:
-        raise PatchCompileError(
-            f"{path} has mask format version {version}",
-            f"This release reads versions {', '.join(_VERSIONS)}.",
-            "Update patch-compile, or learn the masks again.",
-        )
-    return version
-
-
-def _damaged(path: Path, why: str) -> PatchCompileError:
-    return PatchCompileError(f"{path} is damaged", why, "Learn the masks again or restore the file.")

@@ -1,4 +1,4 @@
-"""Masks in their file: the tensors of one linear, in all versions of the format.
+"""Masks in their file: its metadata, and the tensors of one linear, in all versions of the format.
 
 | version | tensors of a linear |
 |---|---|
@@ -10,32 +10,50 @@
 quantised linears is written in version 2, and one without n:16 tiles too in version 1, so that earlier releases read it.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
+from masklearn.errors import PatchCompileError
+from masklearn.json_text import parse_json
 from masklearn.masks.kinds.table import DENSE, FAMILIES, TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask, check_kinds, kinds_of_tiles
+from masklearn.masks.record import MaskRecord
 from masklearn.masks.tiles import check_tile, grid_shape, sparse_groups, tile_weights
 from masklearn.shard import Shard
+from masklearn.weights.grid import Grid
+from masklearn.weights.table import QUANTISED
 
 __all__ = [
+    "FORMAT",
     "KINDS_OF_24",
     "KINDS_OF_ALL",
     "WITH_SCALES",
     "Stored",
+    "damaged",
     "encoded",
     "encoded_tiles",
+    "finite_ratio",
     "specs_of",
+    "stored_grid",
     "stored_mask",
+    "stored_orders",
+    "stored_record",
+    "stored_version",
 ]
 
+FORMAT = "patch-compile.masks"
+"""Value of `format` in the metadata of a mask file."""
 KINDS_OF_24, KINDS_OF_ALL, WITH_SCALES = "1", "2", "3"
 """The versions of the format."""
 
+_VERSIONS = (KINDS_OF_24, KINDS_OF_ALL, WITH_SCALES)
 _GROUP_16 = FAMILIES["n:16"].group
 _Specs = dict[str, tuple[str, tuple[int, ...]]]
 
@@ -140,3 +158,67 @@ def _from_nibbles(packed: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
     codes[0::2] = packed & 0xF
     codes[1::2] = packed >> 4
     return codes[:count]
+
+
+def finite_ratio(text: str) -> float:
+    """Returns the ratio that was asked for. Raises ValueError if it is no finite number."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"ratio_asked is {number}")
+    return number
+
+
+def stored_record(path: Path, stored: str) -> MaskRecord:
+    """Returns the record in the metadata. Raises PatchCompileError if it is not valid."""
+    try:
+        return MaskRecord.of_metadata(parse_json(stored))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise damaged(path, f"The record in its metadata is not valid: {place}: {first['msg']}.") from error
+
+
+def stored_grid(shard: Shard, name: str, about: Mapping[str, Any], version: str) -> Grid:
+    """Read the grid of a quantised linear. Raises KeyError or ValueError if the file does not hold one."""
+    if version != WITH_SCALES:
+        raise ValueError(f"{name} has a weight type, which version {version} has not")
+    if about["weights"] not in QUANTISED:
+        raise ValueError(f"{name} has the weight type {about['weights']!r}, none of {', '.join(QUANTISED)}")
+    weights, tensor = QUANTISED[about["weights"]], f"{name}.scales"
+    entry, needed = shard.tensors[tensor], weights.scales_shape((about["shape"][0], about["shape"][1]))
+    if (entry.dtype, entry.shape) != ("F32", needed):
+        raise ValueError(f"{tensor} is {entry.dtype} {list(entry.shape)}, {weights} needs F32 {list(needed)}")
+    return Grid(weights, shard.read(tensor))
+
+
+def stored_orders(shard: Shard) -> dict[str, NDArray[np.int32]]:
+    """Read the orders of hidden channels. Raises ValueError for one that is no permutation."""
+    names = [tensor for tensor in shard.tensors if tensor.endswith(".order")]
+    orders = {name.removesuffix(".order"): shard.read(name) for name in names}
+    for name, order in orders.items():
+        if order.dtype != np.int32 or not np.array_equal(np.sort(order), np.arange(len(order))):
+            raise ValueError(f"{name}.order is no permutation")
+    return orders
+
+
+def stored_version(path: Path, shard: Shard) -> str:
+    """Returns the version of the format. Raises PatchCompileError for another file, and for a version that is not read."""
+    if shard.metadata.get("format") != FORMAT:
+        raise PatchCompileError(
+            f"{path} is not a mask file",
+            "It is a safetensors file of another kind.",
+            "Give a masks.safetensors.",
+        )
+    version = shard.metadata.get("version")
+    if version not in _VERSIONS:
+        raise PatchCompileError(
+            f"{path} has mask format version {version}",
+            f"This release reads versions {', '.join(_VERSIONS)}.",
+            "Update patch-compile, or learn the masks again.",
+        )
+    return version
+
+
+def damaged(path: Path, why: str) -> PatchCompileError:
+    """Returns the error of a file that does not hold what its metadata say."""
+    return PatchCompileError(f"{path} is damaged", why, "Learn the masks again or restore the file.")

@@ -6,8 +6,8 @@ from collections import Counter
 from pathlib import Path
 
 from masklearn.masks.linear_mask import LinearMask
-from masklearn.masks.maskset import FORMAT, MaskSet
-from masklearn.masks.stored import KINDS_OF_24
+from masklearn.masks.maskset import MaskSet
+from masklearn.masks.stored import FORMAT, KINDS_OF_24
 from masklearn.masks.tiles import spell_tile
 from masklearn.shard import Shard
 from patch_compile.errors import PatchCompileError
