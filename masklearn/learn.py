@@ -1,6 +1,5 @@
 """Learns hybrid masks for a model's linears by a recipe, and new values of the surviving weights."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,20 +8,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from masklearn.asked_budget import by_ratio, is_decided
 from masklearn.checkpoint.architectures import architecture_of
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import Coverage, covered_linears_of
 from masklearn.checkpoint.store import WeightStore
 from masklearn.errors import PatchCompileError, UsageError
 from masklearn.feed import CodeArrays, Feed
-from masklearn.masks.budget import Budget, check_reachable
-from masklearn.masks.kinds.allowed import allowed_kinds, left_out_of_auto
+from masklearn.masks.budget import Budget
+from masklearn.masks.kinds.allowed import left_out_of_auto
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import MaskRecord, RepairRecord, TrainRecord
 from masklearn.masks.score_summary import summarise_scores
-from masklearn.masks.select import Choose, Scores, by_budget
+from masklearn.masks.select import Choose, Scores
 from masklearn.masks.tiles import expand_tiles, weights_of_tiles
 from masklearn.methods import Method, method_of
 from masklearn.progress import OnStep, silent, unsaid
@@ -35,7 +35,6 @@ from masklearn.weights.grid import Grid
 __all__ = [
     "FoundMasks",
     "Learned",
-    "by_ratio",
     "find_masks",
     "learn",
     "learn_task",
@@ -117,7 +116,9 @@ def learn_task(task: Task) -> Learned:
         task = task.of(permuted.checkpoint)
     solved = WeightStore(task.scratch / "solved", below=task.checkpoint.new)
     first = task.in_16_bits() if recipe.repairs else task  # repaired weights are rounded after the repair
-    found = find_masks(CheckpointFeed(first), solved, choose, decided=_decided(task))
+    found = find_masks(
+        CheckpointFeed(first), solved, choose, decided=is_decided(recipe, task.coverage.linears)
+    )
     task = first.with_recipe(recipe)  # with the text that was read
     learned = _finish(task, found, solved)
     _record_scores(task, learned.masks, found)
@@ -200,61 +201,6 @@ def _codes(
         tiles = expand_tiles(chosen == kind.code, feed.shapes[name], feed.recipe.tile, kind.group)
         codes[family] = np.where(tiles, pattern, codes[family])
     return codes
-
-
-def by_ratio(
-    recipe: LearnRecipe, linears: Mapping[str, tuple[int, int]], note: Callable[[str], object]
-) -> Choose:
-    """Returns a function that chooses kinds of tiles by the recipe's ratio or bytes; linears: (N, K) by name.
-
-    Raises PatchCompileError at once, before any work, for a pattern that fits no linear, for kinds that do not fit a linear,
-    and for a ratio or bytes that the kinds do not reach.
-    """
-    kinds = allowed_kinds(recipe.kinds, linears, recipe.tile)
-    if recipe.bytes_per_weight is not None:
-        return by_budget(_bytes_budget(recipe, recipe.bytes_per_weight, linears, kinds))
-    budget = Budget.of(recipe.ratio, recipe.per_layer)
-    check_reachable(budget, linears, kinds)
-    if left_dense := budget.left_dense(list(linears)):
-        note(left_dense)
-    return by_budget(budget)
-
-
-def _bytes_budget(
-    recipe: LearnRecipe,
-    per_weight: float,
-    linears: Mapping[str, tuple[int, int]],
-    kinds: Mapping[str, tuple[TileKind, ...]],
-) -> Budget:
-    """Returns the budget of the recipe's bytes. Raises UsageError if the method or the kinds do not reach it."""
-    if recipe.traits.trains():
-        raise UsageError(
-            f"--bytes does not go with --method {recipe.method}",
-            "Its training steers towards a ratio.",
-            "Give --ratio, or another method.",
-        )
-    weights = {name: math.prod(shape) for name, shape in linears.items()}
-    total = sum(weights.values())
-    least = sum(weights[name] * min(kind.bytes_per_weight for kind in kinds[name]) for name in weights) / max(
-        total, 1
-    )
-    if per_weight < least:
-        raise UsageError(
-            f"{per_weight:g} bytes per weight cannot be reached with --kinds {recipe.kinds}",
-            f"With every tile of the smallest kind it is {least:.4g}.",
-            "Give more bytes, or smaller kinds.",
-        )
-    return Budget.of_bytes(per_weight, total)
-
-
-def _decided(task: Task) -> bool:
-    """True if the ratio alone determines every tile's kind: all are dense, or all have the one kind that is allowed."""
-    recipe = task.recipe
-    if recipe.bytes_per_weight is not None or isinstance(recipe.ratio, str):
-        return False
-    kinds = {*allowed_kinds(recipe.kinds, task.coverage.linears, recipe.tile).values()}
-    most = max((kind.zeros for own in kinds for kind in own), default=0.0)
-    return recipe.ratio == 0.0 or (recipe.ratio == most and len(kinds) == 1 and len(next(iter(kinds))) == 1)
 
 
 def _check_needs(method: Method, feed: Feed) -> None:

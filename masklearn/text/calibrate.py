@@ -17,7 +17,7 @@ from masklearn.masks.record import TextRecord
 from masklearn.progress import OnStep
 from masklearn.recipe import LearnRecipe
 from masklearn.shard import Shard, write_shard
-from masklearn.text import SourceKind, TextSource, open_text, read_text
+from masklearn.text import SourceKind, TextSource, open_text
 from masklearn.text.selftext import write_text
 
 __all__ = [
@@ -25,9 +25,7 @@ __all__ = [
     "calibration_windows",
     "first_windows",
     "pool_of",
-    "read_text",
     "token_pool",
-    "token_windows",
 ]
 
 
@@ -153,22 +151,6 @@ def first_windows(tokenizer: Any, spec: str | Path, length: int, count: int) -> 
     return _cut(ids, length, count, f"The text at {source.spec}")[:count].astype(np.int64)
 
 
-def token_windows(
-    tokenizer: Any, text: str, length: int, count: int | None = None, seed: int | None = None
-) -> NDArray[np.int64]:
-    """Cut a text into non-overlapping windows of tokens, `[count, length]`.
-
-    The windows are the first `count` (None for all), or with `seed` a random draw without replacement, in the order of
-    the text, so that calibration covers all of a long text. Raises PatchCompileError if the text is too short.
-    """
-    ids = np.concatenate(list(_token_ids(tokenizer, iter([text]))))
-    windows = _cut(ids, length, count)
-    wanted = len(windows) if count is None else count
-    if seed is None:
-        return windows[:wanted].astype(np.int64)
-    return _draw(windows, wanted, 0, seed, len(windows))
-
-
 def _read_ids(
     tokenizer: Any,
     source: TextSource,
@@ -243,7 +225,7 @@ def _tokenised_together(pieces: Iterator[str]) -> Iterator[str]:
     yield "".join(held)
 
 
-def _cut(ids: NDArray[np.int32], length: int, count: int | None, what: str = "The text") -> NDArray[np.int32]:
+def _cut(ids: NDArray[np.int32], length: int, count: int | None, what: str) -> NDArray[np.int32]:
     """Returns all windows of a text, `[available, length]`.
 
     what: name of the text for errors. Raises PatchCompileError if there are fewer than `count`, or none.

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
+from masklearn.asked_budget import by_ratio
 from masklearn.checkpoint.prune import masked_weight
 from masklearn.checkpoint.store import WeightStore
-from masklearn.learn import FoundMasks, by_ratio, find_masks
+from masklearn.learn import FoundMasks, find_masks
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import MaskRecord

@@ -10,7 +10,7 @@ from masklearn.checkpoint.models import load_model
 from masklearn.checkpoint.pretrained import load_tokenizer
 from masklearn.errors import PatchCompileError
 from masklearn.quality.perplexity import perplexity, window_losses
-from masklearn.text.calibrate import read_text, token_windows
+from masklearn.text.calibrate import first_windows
 from tests.conftest import ModelMaker
 
 # longer than one chunk of the head
@@ -65,6 +65,6 @@ def test_a_capped_head(make_model: ModelMaker) -> None:
 @pytest.mark.model
 def test_sample_model_on_its_text(sample_model: Path, sample_texts: Path) -> None:
     """The real model on English that it has not seen; 14.15 was measured on these windows."""
-    text = read_text(sample_texts / "eval.txt")
-    result = perplexity(load_model(sample_model), token_windows(load_tokenizer(sample_model), text, 256, 4))
+    windows = first_windows(load_tokenizer(sample_model), sample_texts / "eval.txt", 256, 4)
+    result = perplexity(load_model(sample_model), windows)
     assert result.value == pytest.approx(14.146, rel=0.01)

@@ -3,6 +3,7 @@ import json
 import struct
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.pretrained import load_tokenizer
@@ -21,7 +23,6 @@ from masklearn.text.calibrate import (
     calibration_windows,
     first_windows,
     token_pool,
-    token_windows,
 )
 from tests.conftest import ModelMaker
 
@@ -31,6 +32,18 @@ class Letters:
 
     def __call__(self, text: str, add_special_tokens: bool, verbose: bool) -> dict[str, list[int]]:
         return {"input_ids": [ord(letter) - ord("a") for letter in text]}
+
+
+def token_windows(
+    tokenizer: Any, text: str, length: int, count: int | None = None, seed: int | None = None
+) -> NDArray[np.int64]:
+    """All windows of a text, or its first `count`, or with `seed` a draw of them."""
+    ids = np.concatenate(list(calibrate._token_ids(tokenizer, iter([text]))))
+    windows = calibrate._cut(ids, length, count, "The text")
+    wanted = len(windows) if count is None else count
+    if seed is None:
+        return windows[:wanted].astype(np.int64)
+    return calibrate._draw(windows, wanted, 0, seed, len(windows))
 
 
 def test_first_windows_follow_the_text() -> None:
