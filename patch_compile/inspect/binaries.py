@@ -18,7 +18,8 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.inspect.inspection import Inspection
 from patch_compile.packing.function import tensor_names
 from patch_compile.packing.slab_kinds import ALWAYS
-from patch_compile.plugin.build import LIBRARY_NAME, PluginIdentity, read_identity
+from patch_compile.plugin.build import LIBRARY_NAME
+from patch_compile.plugin.identity import PluginIdentity, read_identity
 
 __all__ = ["inspect_engine_file", "inspect_plugin"]
 

@@ -10,9 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import mmap
 import os
-import re
 import tempfile
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -31,6 +29,9 @@ from patch_compile.plugin.compiling import (
     plugin_cache,
     units,
 )
+from patch_compile.plugin.cross import Cross, cross_compile
+from patch_compile.plugin.identity import check_backend, read_identity
+from patch_compile.plugin.machines import MACHINES, this_machine
 from patch_compile.plugin.prebuilt import DISTRIBUTION, LIBRARY_NAME, prebuilt_library, why_no_prebuilt
 from patch_compile.plugin.toolchain import (
     HEADER_PACKAGE,
@@ -50,13 +51,10 @@ __all__ = [
     "BACKENDS",
     "LIBRARY_NAME",
     "VARIABLE",
-    "PluginIdentity",
     "PluginLibrary",
     "archs_for",
     "build_plugin",
     "cached_plugins",
-    "check_backend",
-    "read_identity",
     "wanted_archs",
 ]
 
@@ -68,11 +66,6 @@ _KEY_LENGTH = 24
 
 _FOLDERS = (KERNELS, "dense_path", "tensorrt")
 _LINK_FLAGS = ("-shared", "-cudart", "static", "-Xlinker", "-z,nodelete,-z,defs,--exclude-libs,ALL")
-_IDENTITY = re.compile(
-    rb"patch-linear-plugin version=(\d{1,9}) backend=([a-z-]{1,32}) cuda=([\d.]{1,32}) "
-    rb"archs=(\d{2,4}(?:,\d{2,4}){0,31}) headers=([\d.]{1,32})\0"
-)
-
 Log = Callable[[str], None]
 _LOGGER = logging.getLogger(__name__)
 
@@ -83,7 +76,7 @@ class PluginLibrary:
 
     archs: compute capabilities times ten; nvcc, headers: None for the library of patch-compile-plugin; headers_package:
     package that the headers were downloaded from, None for those of an installed TensorRT; fingerprint: key of the library
-    in the cache, or the beginning of its sha256.
+    in the cache, or the beginning of its sha256; machine: that loads the library, as `uname -m` names it.
     """
 
     path: Path
@@ -95,21 +88,7 @@ class PluginLibrary:
     headers_version: str
     headers_package: str | None
     fingerprint: str
-
-
-@dataclass(frozen=True)
-class PluginIdentity:
-    """Identity that a plugin library contains as text.
-
-    version: of the plugin; backend: library that it registers itself with; cuda: version of nvcc; archs: compute
-    capabilities times ten; headers: version of TensorRT's headers.
-    """
-
-    version: int
-    backend: str
-    cuda: str
-    archs: tuple[int, ...]
-    headers: str
+    machine: str
 
 
 def build_plugin(
@@ -119,6 +98,7 @@ def build_plugin(
     cache_dir: Path | None = None,
     force: bool = False,
     prebuilt: bool = True,
+    machine: str | None = None,
     log: Log = _LOGGER.info,
 ) -> PluginLibrary:
     """Returns the plugin for `backend` ("tensorrt" or "tensorrt-rtx"): of the package patch-compile-plugin if that is
@@ -129,30 +109,35 @@ def build_plugin(
 
     archs: compute capabilities times ten, None for those of PATCH_COMPILE_PLUGIN_ARCHS, or all of ARCHS; cache_dir: the
     cache, None for `~/.cache/patch-compile/plugin` (or below XDG_CACHE_HOME); force: compile even if the cache has the
-    library; prebuilt: False never takes that of patch-compile-plugin; log: called with messages.
+    library; prebuilt: False never takes that of patch-compile-plugin; machine: one of MACHINES that loads the library, None
+    for this one; log: called with messages.
 
-    Raises UsageError for an unknown backend, and PatchCompileError if nvcc, the C++ compiler or the headers are missing or
-    unsuitable, or nvcc fails.
+    Raises UsageError for an unknown backend or machine, and PatchCompileError if nvcc, the C++ compiler or the headers are
+    missing or unsuitable, or nvcc fails.
     """
     archs = wanted_archs() if archs is None else archs
-    _check_request(backend, archs)
-    if prebuilt and not force and (found := _prebuilt(backend, archs, log)):
+    machine = machine or this_machine()
+    _check_request(backend, archs, machine)
+    if prebuilt and not force and machine == this_machine() and (found := _prebuilt(backend, archs, log)):
         return found
     cache = cache_dir or plugin_cache()
     cache.mkdir(parents=True, exist_ok=True)
-    nvcc, cxx = find_nvcc(), find_cxx()
+    nvcc, cxx = find_nvcc(), find_cxx(machine)
+    cross = cross_compile(machine, nvcc, cxx, cache, log)
     installed = find_headers(backend)
     headers = installed or fetch_headers(cache, log)
     package = None if installed else HEADER_PACKAGE
-    fingerprint = _fingerprint(backend, archs, nvcc, cxx, headers)
+    fingerprint = _fingerprint(backend, archs, nvcc, cxx, headers, machine)
     library = PluginLibrary(
-        cache / fingerprint / LIBRARY_NAME, backend, archs, *nvcc, *headers, package, fingerprint
+        cache / fingerprint / LIBRARY_NAME, backend, archs, *nvcc, *headers, package, fingerprint, machine
     )
     library.path.parent.mkdir(exist_ok=True)
     with locked(library.path.parent / "lock"):
         if force or not _is_whole(library):
-            log(f"compiling the plugin for {backend}, {_sm_names(archs)}, with nvcc {nvcc.version}")
-            _compile(library, nvcc, cxx, force)
+            log(
+                f"compiling the plugin for {backend}, {_sm_names(archs)}, {machine}, with nvcc {nvcc.version}"
+            )
+            _compile(library, nvcc, cxx, cross, force)
         else:
             os.utime(library.path)  # `matching_library` takes the one that was used last
     return library
@@ -167,7 +152,16 @@ def _prebuilt(backend: str, archs: tuple[int, ...], log: Log) -> PluginLibrary |
         return None
     key = sha256_of(library)[:_KEY_LENGTH]
     return PluginLibrary(
-        library, backend, identity.archs, None, identity.cuda, None, identity.headers, None, key
+        library,
+        backend,
+        identity.archs,
+        None,
+        identity.cuda,
+        None,
+        identity.headers,
+        None,
+        key,
+        identity.machine,
     )
 
 
@@ -209,44 +203,19 @@ def archs_for(sms: Collection[int]) -> tuple[int, ...]:
     return archs
 
 
-def read_identity(path: Path) -> PluginIdentity:
-    """Read the identity of the plugin library at `path` without loading it.
-
-    Raises PatchCompileError if the file is missing or no PatchLinear plugin.
-    """
-    fix = "Build it with `patch-compile plugin`."
-    if not path.is_file() or path.stat().st_size == 0:
-        raise PatchCompileError(f"{path} is no plugin library", "There is no such file, or it is empty.", fix)
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        match = _IDENTITY.search(content)
-        if match is None:
-            raise PatchCompileError(
-                f"{path} is no PatchLinear plugin", "Its identity string is missing.", fix
-            )
-        version, backend, cuda, archs, headers = (group.decode() for group in match.groups())
-    arch_list = tuple(int(arch) // 10 for arch in archs.split(","))
-    return PluginIdentity(int(version), backend, cuda, arch_list, headers)
-
-
 def cached_plugins() -> tuple[Path, list[Path]]:
     """Returns the folder of the cache and the libraries in it."""
     cache = plugin_cache()
     return cache, sorted(cache.glob(f"*/{LIBRARY_NAME}"))
 
 
-def check_backend(path: Path, backend: str) -> PluginIdentity:
-    """Returns the identity of a plugin library. Raises PatchCompileError if it was built for another backend."""
-    identity = read_identity(path)
-    if identity.backend != backend:
-        raise PatchCompileError(
-            f"{path} was built for {identity.backend}, and this run uses {backend}",
-            "The plugin registers itself with one of the two libraries only.",
-            f"Build it with `patch-compile plugin --backend {backend}`.",
+def _check_request(backend: str, archs: tuple[int, ...], machine: str) -> None:
+    if machine not in {*MACHINES, this_machine()}:
+        raise UsageError(
+            f"The plugin is not compiled for {machine}",
+            f"Machines are {', '.join(MACHINES)}.",
+            "Choose one of these.",
         )
-    return identity
-
-
-def _check_request(backend: str, archs: tuple[int, ...]) -> None:
     if backend not in BACKENDS:
         raise UsageError(
             f"The backend {backend} has no plugin",
@@ -265,11 +234,13 @@ def _sm_names(archs: tuple[int, ...]) -> str:
     return " ".join(f"sm_{arch}" for arch in archs)
 
 
-def _fingerprint(backend: str, archs: tuple[int, ...], nvcc: Tool, cxx: Tool, headers: Tool) -> str:
+def _fingerprint(
+    backend: str, archs: tuple[int, ...], nvcc: Tool, cxx: Tool, headers: Tool, machine: str
+) -> str:
     sources = plugin_sources()
     code = [flag for name in _FOLDERS for unit in units(sources / name) for flag in code_flags(unit, archs)]
     flags = [*COMPILE_FLAGS, *_LINK_FLAGS, *code]
-    digest = hashlib.sha256(json.dumps([backend, nvcc.version, cxx.version, flags]).encode())
+    digest = hashlib.sha256(json.dumps([backend, nvcc.version, cxx.version, flags, machine]).encode())
     for folder in (*(sources / name for name in _FOLDERS), headers.path):
         pattern = "NvInfer*.h" if folder == headers.path else "*"
         for file in sorted(p for p in folder.glob(pattern) if p.is_file()):
@@ -277,19 +248,29 @@ def _fingerprint(backend: str, archs: tuple[int, ...], nvcc: Tool, cxx: Tool, he
     return digest.hexdigest()[:_KEY_LENGTH]
 
 
-def _compile(library: PluginLibrary, nvcc: Tool, cxx: Tool, force: bool) -> None:
+def _compile(library: PluginLibrary, nvcc: Tool, cxx: Tool, cross: Cross, force: bool) -> None:
     own, archs = library.path.parent, library.archs
     flags = [f"-DPATCH_BACKEND={library.backend}", "-isystem", str(library.headers)]
-    kernels = kernel_objects(own.parent, archs, nvcc, cxx, force=force)
+    kernels = kernel_objects(own.parent, archs, nvcc, cxx, cross=cross, force=force)
     with tempfile.TemporaryDirectory(dir=own) as tmp:
         rest = [unit for name in _FOLDERS if name != KERNELS for unit in units(plugin_sources() / name)]
-        objects = [*kernels, *compile_units(rest, Path(tmp), archs, nvcc.path, flags)]
+        objects = [*kernels, *compile_units(rest, Path(tmp), archs, nvcc.path, [*cross.compiling, *flags])]
         fresh = Path(tmp) / LIBRARY_NAME
-        link(objects, fresh, archs, nvcc.path, _LINK_FLAGS)
-        check_backend(fresh, library.backend)
+        link(objects, fresh, archs, nvcc.path, [*cross.linking, *_LINK_FLAGS])
+        _check_made(fresh, library)
         flush_tree(fresh)
         fresh.replace(library.path)
         flush_folder(own)
+
+
+def _check_made(fresh: Path, library: PluginLibrary) -> None:
+    made = read_identity(fresh).machine
+    if made != library.machine:
+        raise PatchCompileError(
+            f"The plugin was compiled for {made}, not for {library.machine}",
+            "NVCC_CCBIN names a C++ compiler of another machine.",
+            "Correct NVCC_CCBIN, or unset it.",
+        )
 
 
 def _is_whole(library: PluginLibrary) -> bool:
@@ -297,4 +278,5 @@ def _is_whole(library: PluginLibrary) -> bool:
         identity = read_identity(library.path)
     except PatchCompileError:
         return False
-    return identity.backend == library.backend and set(identity.archs) == set(library.archs)
+    same = (identity.backend, {*identity.archs}, identity.machine)
+    return same == (library.backend, {*library.archs}, library.machine)

@@ -19,6 +19,8 @@ from pathlib import Path
 from masklearn.durable import whole_file
 from patch_compile.cache_folder import cache_folder
 from patch_compile.errors import PatchCompileError
+from patch_compile.plugin.cross import Cross
+from patch_compile.plugin.machines import X86, this_machine
 from patch_compile.plugin.toolchain import Tool, code_flags, last_lines, plugin_sources
 
 __all__ = [
@@ -55,17 +57,22 @@ def kernel_objects(
     nvcc: Tool,
     cxx: Tool,
     *,
+    cross: Cross | None = None,
     flags: Sequence[str] = (),
     force: bool = False,
 ) -> list[Path]:
     """Compile the kernels for `archs`, or take their objects from the cache. Several processes may do so at once.
 
-    cache: folder of the cache; archs: compute capabilities times ten; flags: more flags for nvcc; force: compile even
-    what the cache has. Returns the objects. Raises PatchCompileError if nvcc fails.
+    cache: folder of the cache; archs: compute capabilities times ten; cross: how to compile for another machine, None for
+    this one; flags: more flags for nvcc; force: compile even what the cache has. Returns the objects. Raises
+    PatchCompileError if nvcc fails.
     """
     sources = plugin_sources() / KERNELS
     own = units(sources)
     said = [nvcc.version, cxx.version, *COMPILE_FLAGS, *flags, *(code_flags(unit, archs) for unit in own)]
+    machine = cross.machine if cross else this_machine()
+    if machine != X86:  # the key of x86-64, the first of them, has no name
+        said.append(machine)
     digest = hashlib.sha256(json.dumps(said).encode())
     for file in sorted(file for file in sources.iterdir() if file.is_file()):
         digest.update(f"\0{file.name}\0".encode() + file.read_bytes())
@@ -74,7 +81,7 @@ def kernel_objects(
     objects = [folder / f"{unit.name}.o" for unit in own]
     with locked(folder / "lock"):
         missing = [unit for unit, out in zip(own, objects, strict=True) if force or not out.exists()]
-        compile_units(missing, folder, archs, nvcc.path, flags)
+        compile_units(missing, folder, archs, nvcc.path, [*(cross.compiling if cross else ()), *flags])
     return objects
 
 

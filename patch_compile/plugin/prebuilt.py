@@ -13,6 +13,7 @@ from pathlib import Path
 
 from masklearn.json_text import read_json
 from patch_compile.out.stage_files import sha256_of
+from patch_compile.plugin.machines import this_machine
 
 __all__ = [
     "DISTRIBUTION",
@@ -27,7 +28,7 @@ __all__ = [
 DISTRIBUTION = "patch-compile-plugin"
 PACKAGE = "patch_compile_plugin"
 LIBRARY_NAME = "libpatch_linear.so"
-PAYLOADS = Path(__file__).with_name("payloads.json")  # sha256 by backend
+PAYLOADS = Path(__file__).with_name("payloads.json")  # sha256 by machine and backend
 
 
 def prebuilt_library(backend: str) -> Path | None:
@@ -64,8 +65,8 @@ def _installed(backend: str) -> Path | None:
 
 
 def _pinned() -> dict[str, str]:
-    found: dict[str, str] = read_json(PAYLOADS) if PAYLOADS.is_file() else {}
-    return found
+    found: dict[str, dict[str, str]] = read_json(PAYLOADS) if PAYLOADS.is_file() else {}
+    return found.get(this_machine(), {})
 
 
 @lru_cache(maxsize=4)

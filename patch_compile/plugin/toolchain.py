@@ -14,13 +14,14 @@ import sys
 import sysconfig
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from masklearn.durable import flush_tree
 from patch_compile.errors import PatchCompileError
+from patch_compile.plugin.machines import this_machine
 
 __all__ = [
     "HEADER_PACKAGE",
@@ -31,6 +32,7 @@ __all__ = [
     "code_flags",
     "cuda_folders",
     "describe_toolchain",
+    "download",
     "fetch_headers",
     "find_cxx",
     "find_headers",
@@ -184,14 +186,17 @@ def _nvcc_version(path: Path) -> str:
     return match[1]
 
 
-def find_cxx() -> Tool:
-    """Returns the C++ compiler of NVCC_CCBIN if it is set, else g++. Raises PatchCompileError if it is missing."""
-    named = os.environ.get("NVCC_CCBIN")
-    path = shutil.which(named or "g++")
+def find_cxx(machine: str | None = None) -> Tool:
+    """Returns the C++ compiler of NVCC_CCBIN if it is set, else the g++ that compiles for a machine, None for this one.
+
+    Raises PatchCompileError if it is missing.
+    """
+    compiler = "g++" if machine in (None, this_machine()) else f"{machine}-linux-gnu-g++"
+    named = os.environ.get("NVCC_CCBIN") or compiler
+    path = shutil.which(named)
     if path is None:
-        raise PatchCompileError(
-            f"{named or 'g++'} is not found", "nvcc compiles host code with it.", _CXX_FIX
-        )
+        fix = _CXX_FIX.replace("g++", compiler)
+        raise PatchCompileError(f"{named} is not found", "nvcc compiles host code with it.", fix)
     return Tool(Path(path), _output([path, "-dumpfullversion", "-dumpversion"]).strip())
 
 
@@ -205,7 +210,7 @@ def _output(command: list[str]) -> str:
 def _header_folders() -> Iterator[Path]:
     for system in ("/usr/include", "/usr/local/include"):
         yield Path(system)
-        yield Path(system) / f"{os.uname().machine}-linux-gnu"
+        yield Path(system) / f"{this_machine()}-linux-gnu"
     yield Path("/usr/local/tensorrt/include")
 
 
@@ -229,8 +234,8 @@ def find_headers(backend: str) -> Tool | None:
     Raises PatchCompileError if TENSORRT_ROOT is set but has no suitable headers.
     """
     root = os.environ.get("TENSORRT_ROOT")
-    machine = f"{os.uname().machine}-linux-gnu"
-    folders = [Path(root) / "include", Path(root) / "include" / machine] if root else list(_header_folders())
+    own = Path(root or "") / "include"
+    folders = [own, own / f"{this_machine()}-linux-gnu"] if root else list(_header_folders())
     for folder in folders:
         found = _header_version(folder)
         if found and (found[0] == backend or backend == "tensorrt-rtx"):
@@ -257,7 +262,9 @@ def fetch_headers(cache: Path, log: Log) -> Tool:
         log(f"fetching TensorRT's headers: {HEADER_PACKAGE}")
         with tempfile.TemporaryDirectory(dir=cache) as tmp:
             fresh = Path(tmp) / "include"
-            _extract_headers(_download(Path(tmp)), fresh)
+            pinned = f"{HEADER_PACKAGE} --hash=sha256:{HEADER_SHA256}"
+            (wheel,) = download([pinned], Path(tmp), "TensorRT's headers", _HEADERS_FIX)
+            _extract_headers(wheel, fresh)
             flush_tree(fresh)
             try:
                 fresh.rename(folder)
@@ -270,17 +277,19 @@ def fetch_headers(cache: Path, log: Log) -> Tool:
     return Tool(folder, found[1])
 
 
-def _download(folder: Path) -> Path:
-    requirement = folder / "requirements.txt"
-    requirement.write_text(f"{HEADER_PACKAGE} --hash=sha256:{HEADER_SHA256}\n")
+def download(requirements: Sequence[str], folder: Path, what: str, fix: str, *options: str) -> list[Path]:
+    """Let pip download wheels into an empty folder. Returns their paths.
+
+    requirements: lines with a version and a hash; what: of the message, with a verb; options: more of them for pip.
+    Raises PatchCompileError if one can't be had.
+    """
+    (listed := folder / "requirements.txt").write_text("".join(f"{line}\n" for line in requirements))
     pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-input", "--disable-pip-version-check"]
-    command = [*pip, "--require-hashes", "-r", str(requirement), "-d", str(folder)]
+    command = [*pip, *options, "--require-hashes", "-r", str(listed), "-d", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise PatchCompileError(
-            "TensorRT's headers could not be fetched", last_lines(done.stderr), _HEADERS_FIX
-        )
-    return next(folder.glob("*.whl"))
+        raise PatchCompileError(f"{what} could not be fetched", last_lines(done.stderr), fix)
+    return sorted(folder.glob("*.whl"))
 
 
 def _extract_headers(wheel: Path, folder: Path) -> None:

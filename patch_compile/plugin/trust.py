@@ -14,7 +14,9 @@ from pathlib import Path
 from patch_compile.cache_folder import cache_folder
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.stage_files import sha256_of
-from patch_compile.plugin.build import cached_plugins, read_identity
+from patch_compile.plugin.build import cached_plugins
+from patch_compile.plugin.identity import read_identity
+from patch_compile.plugin.machines import this_machine
 from patch_compile.plugin.prebuilt import prebuilt_plugins
 from patch_compile.plugin.toolchain import runs_on
 
@@ -32,7 +34,8 @@ def library_made_here(library: Path) -> Path | None:
 def matching_library(backend: str, version: int | None, sms: Collection[int]) -> Path | None:
     """Returns the library for a backend that this installation received last, or that was used last; None if there is none.
 
-    version: of the plugin, None for any; sms: compute capabilities, times ten, of GPUs that run the library.
+    version: of the plugin, None for any; sms: compute capabilities, times ten, of GPUs that run the library. One for
+    another kind of machine is never taken.
     """
     found = [path for path in _known() if _matches(path, backend, version, sms)]
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
@@ -63,5 +66,5 @@ def _matches(path: Path, backend: str, version: int | None, sms: Collection[int]
         identity = read_identity(path)
     except PatchCompileError:
         return False
-    runs = all(runs_on(sm, identity.archs) for sm in sms)
+    runs = identity.machine == this_machine() and all(runs_on(sm, identity.archs) for sm in sms)
     return identity.backend == backend and version in (None, identity.version) and runs

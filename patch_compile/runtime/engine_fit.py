@@ -14,7 +14,8 @@ from patch_compile.out.engine import EngineReport
 from patch_compile.out.layout import ENGINE_REPORT_NAME
 from patch_compile.packing.function import VERSION
 from patch_compile.packing.version import other_version
-from patch_compile.plugin.build import LIBRARY_NAME, PluginIdentity, read_identity
+from patch_compile.plugin.build import LIBRARY_NAME
+from patch_compile.plugin.identity import PluginIdentity, read_identity
 from patch_compile.plugin.trust import engine_made_here, library_made_here, matching_library
 
 __all__ = ["EngineFacts", "HostCode", "engine_facts", "host_code", "why_not"]

@@ -3,11 +3,20 @@
 #include "NvInferVersion.h"
 #include "tensorrt/library.h"
 
+#if defined(__x86_64__) || defined(_M_X64)
+#define PATCH_MACHINE "x86_64"
+#elif defined(__aarch64__)
+#define PATCH_MACHINE "aarch64"
+#else
+#error "name this machine as `uname -m` does"
+#endif
+
 // clang-format off
 extern "C" __attribute__((visibility("default"), used)) extern const char patch_linear_build_info[] =
     "patch-linear-plugin version=2"
     " backend=" PATCH_STRING(PATCH_BACKEND)
     " cuda=" PATCH_STRING(__CUDACC_VER_MAJOR__) "." PATCH_STRING(__CUDACC_VER_MINOR__)
     " archs=" PATCH_STRING(__CUDA_ARCH_LIST__)
-    " headers=" PATCH_STRING(NV_TENSORRT_MAJOR) "." PATCH_STRING(NV_TENSORRT_MINOR);
+    " headers=" PATCH_STRING(NV_TENSORRT_MAJOR) "." PATCH_STRING(NV_TENSORRT_MINOR)
+    " machine=" PATCH_MACHINE;
 // clang-format on

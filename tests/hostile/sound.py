@@ -74,7 +74,7 @@ __attribute__((constructor)) static void run() {
     source = path.with_suffix(".cpp")
     source.write_text(code.replace("IDENTITY", _IDENTITY))
     subprocess.run(["c++", "-shared", "-fPIC", "-o", path, source], check=True)
-    from patch_compile.plugin.build import read_identity
+    from patch_compile.plugin.identity import read_identity
 
     assert read_identity(path).backend == "tensorrt-rtx"
 

@@ -20,11 +20,11 @@ from patch_compile.plugin.build import (
     LIBRARY_NAME,
     VARIABLE,
     build_plugin,
-    check_backend,
-    read_identity,
     wanted_archs,
 )
 from patch_compile.plugin.compiling import kernel_objects, units
+from patch_compile.plugin.identity import check_backend, read_identity
+from patch_compile.plugin.machines import AARCH64, X86, this_machine
 from patch_compile.plugin.toolchain import Tool, describe_toolchain, find_cxx, find_nvcc, runs_on
 
 TOOLS_MISSING = [item.what for item in describe_toolchain() if not item.found]
@@ -224,12 +224,13 @@ def test_a_damaged_library_is_compiled_again(tmp_path, monkeypatch, content):
     """A file that a crash or a full disk left is not used as a plugin."""
     compiled = []
     identity = (
-        b"patch-linear-plugin version=%d backend=tensorrt cuda=13.0 archs=800 headers=10.14\0" % VERSION
+        f"patch-linear-plugin version={VERSION} backend=tensorrt cuda=13.0 archs=800 headers=10.14"
+        f" machine={this_machine()}\0"
     )
 
     def compile_(library, *about):
         compiled.append(library)
-        library.path.write_bytes(identity)
+        library.path.write_text(identity)
 
     monkeypatch.setattr(plugin, "_compile", compile_)
     monkeypatch.setattr(plugin, "find_nvcc", lambda: Tool(Path("nvcc"), "13.0.0"))
@@ -252,14 +253,15 @@ def test_the_fingerprint_follows_everything_that_goes_in(tmp_path, monkeypatch):
         Tool(tmp_path, "10"),
     )
     prints = [
-        plugin._fingerprint("tensorrt", (80,), nvcc, cxx, headers),
-        plugin._fingerprint("tensorrt-rtx", (80,), nvcc, cxx, headers),
-        plugin._fingerprint("tensorrt", (80, 86), nvcc, cxx, headers),
-        plugin._fingerprint("tensorrt", (80,), Tool(nvcc.path, "13.1.0"), cxx, headers),
-        plugin._fingerprint("tensorrt", (80,), nvcc, Tool(cxx.path, "13"), headers),
+        plugin._fingerprint("tensorrt", (80,), nvcc, cxx, headers, X86),
+        plugin._fingerprint("tensorrt-rtx", (80,), nvcc, cxx, headers, X86),
+        plugin._fingerprint("tensorrt", (80, 86), nvcc, cxx, headers, X86),
+        plugin._fingerprint("tensorrt", (80,), Tool(nvcc.path, "13.1.0"), cxx, headers, X86),
+        plugin._fingerprint("tensorrt", (80,), nvcc, Tool(cxx.path, "13"), headers, X86),
     ]
+    prints.append(plugin._fingerprint("tensorrt", (80,), nvcc, cxx, headers, AARCH64))
     header.write_text("b")
-    prints.append(plugin._fingerprint("tensorrt", (80,), nvcc, cxx, headers))
+    prints.append(plugin._fingerprint("tensorrt", (80,), nvcc, cxx, headers, X86))
     copy = tmp_path / "plugins"
     for folder in ("kernels", "dense_path", "tensorrt"):
         (copy / folder).mkdir(parents=True)
@@ -267,7 +269,7 @@ def test_the_fingerprint_follows_everything_that_goes_in(tmp_path, monkeypatch):
             (copy / folder / file.name).write_bytes(file.read_bytes())
     (copy / "kernels" / "config.h").write_text("other")
     monkeypatch.setattr(plugin, "plugin_sources", lambda: copy)
-    prints.append(plugin._fingerprint("tensorrt", (80,), nvcc, cxx, headers))
+    prints.append(plugin._fingerprint("tensorrt", (80,), nvcc, cxx, headers, X86))
     assert len(set(prints)) == len(prints)
 
 

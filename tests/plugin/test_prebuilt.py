@@ -13,6 +13,7 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.packing.function import VERSION
 from patch_compile.plugin import prebuilt
 from patch_compile.plugin.build import build_plugin
+from patch_compile.plugin.machines import this_machine
 from patch_compile.plugin.trust import library_made_here, matching_library
 
 RTX = "tensorrt-rtx"
@@ -36,10 +37,10 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return library
 
 
-def name(library: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, backend: str = RTX) -> None:
-    """Let the release name this library."""
+def name(library: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, machine: str = this_machine()) -> None:
+    """Let the release name this library, for a kind of machine."""
     pinned = folder / "payloads.json"
-    pinned.write_text(json.dumps({backend: hashlib.sha256(library.read_bytes()).hexdigest()}))
+    pinned.write_text(json.dumps({machine: {RTX: hashlib.sha256(library.read_bytes()).hexdigest()}}))
     monkeypatch.setattr(prebuilt, "PAYLOADS", pinned)
 
 
@@ -85,6 +86,13 @@ def test_a_library_of_another_backend_is_refused(
     name(installed, tmp_path, monkeypatch)
     with pytest.raises(PatchCompileError, match="was built for tensorrt, and this run uses tensorrt-rtx"):
         build_plugin(RTX, archs=(86,))
+
+
+def test_a_library_for_another_machine_is_a_stranger(
+    installed: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    name(installed, tmp_path, monkeypatch, "riscv64")
+    assert prebuilt.prebuilt_library(RTX) is None and "names no sha256" in prebuilt.why_no_prebuilt(RTX)
 
 
 def test_without_the_package_nothing_is_said(installed: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from patch_compile.errors import UsageError
 from patch_compile.packing.function import VERSION
 from patch_compile.plugin.build import ARCHS, LIBRARY_NAME, VARIABLE, archs_for
+from patch_compile.plugin.machines import this_machine
 from patch_compile.plugin.trust import matching_library
 
 
@@ -17,12 +18,15 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "patch-compile" / "plugin"
 
 
-def library(cache: Path, key: str, used: int, archs: str, backend: str = "tensorrt-rtx") -> Path:
+def library(
+    cache: Path, key: str, used: int, archs: str, backend: str = "tensorrt-rtx", machine: str = this_machine()
+) -> Path:
     """A file with the identity of a library; used: seconds since 1970."""
     path = cache / key / LIBRARY_NAME
     path.parent.mkdir(parents=True)
     path.write_text(
-        f"patch-linear-plugin version={VERSION} backend={backend} cuda=13.0 archs={archs} headers=10.14\0"
+        f"patch-linear-plugin version={VERSION} backend={backend} cuda=13.0 archs={archs} headers=10.14"
+        f" machine={machine}\0"
     )
     os.utime(path, (used, used))
     return path
@@ -41,6 +45,13 @@ def test_the_library_used_last_that_all_gpus_run(cache: Path) -> None:
     os.utime(every)
     assert matching_library("tensorrt-rtx", VERSION, (89, 86)) == every
     assert matching_library("tensorrt-rtx", 1, ()) is None
+
+
+def test_a_library_for_another_machine_is_not_taken(cache: Path) -> None:
+    library(cache, "other", 1, "800", machine="riscv64")
+    assert matching_library("tensorrt-rtx", 2, ()) is None
+    own = library(cache, "own", 0, "800")
+    assert matching_library("tensorrt-rtx", 2, ()) == own
 
 
 def test_no_library_for_this_gpu(cache: Path) -> None:

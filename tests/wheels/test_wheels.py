@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from patch_compile.out.stage_files import sha256_of
-from patch_compile.plugin.build import read_identity
+from patch_compile.plugin.identity import read_identity
 from patch_compile.plugin.prebuilt import DISTRIBUTION, LIBRARY_NAME, PACKAGE
 from tests.builds import TINY
 from tests.conftest import TEXT, write_model

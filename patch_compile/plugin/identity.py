@@ -1,0 +1,77 @@
+"""Reads what a compiled plugin says of itself, without loading it."""
+
+from __future__ import annotations
+
+import mmap
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from patch_compile.errors import PatchCompileError
+from patch_compile.plugin.machines import X86, this_machine
+
+__all__ = ["PluginIdentity", "check_backend", "read_identity"]
+
+# Libraries that do not name a machine are older than the name, and for x86-64.
+_IDENTITY = re.compile(
+    rb"patch-linear-plugin version=(\d{1,9}) backend=([a-z-]{1,32}) cuda=([\d.]{1,32}) "
+    rb"archs=(\d{2,4}(?:,\d{2,4}){0,31}) headers=([\d.]{1,32})(?: machine=([a-z\d_]{1,32}))?\0"
+)
+
+
+@dataclass(frozen=True)
+class PluginIdentity:
+    """Identity that a plugin library contains as text.
+
+    version: of the plugin; backend: library that it registers itself with; cuda: version of nvcc; archs: compute
+    capabilities times ten; headers: version of TensorRT's headers; machine: that loads the library, as `uname -m` names it.
+    """
+
+    version: int
+    backend: str
+    cuda: str
+    archs: tuple[int, ...]
+    headers: str
+    machine: str
+
+
+def read_identity(path: Path) -> PluginIdentity:
+    """Read the identity of the plugin library at `path` without loading it.
+
+    Raises PatchCompileError if the file is missing or no PatchLinear plugin.
+    """
+    fix = "Build it with `patch-compile plugin`."
+    if not path.is_file() or path.stat().st_size == 0:
+        raise PatchCompileError(f"{path} is no plugin library", "There is no such file, or it is empty.", fix)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        match = _IDENTITY.search(content)
+        if match is None:
+            raise PatchCompileError(
+                f"{path} is no PatchLinear plugin", "Its identity string is missing.", fix
+            )
+        version, backend, cuda, archs, headers, machine = (
+            group.decode() for group in match.groups(default=X86.encode())
+        )
+    arch_list = tuple(int(arch) // 10 for arch in archs.split(","))
+    return PluginIdentity(int(version), backend, cuda, arch_list, headers, machine)
+
+
+def check_backend(path: Path, backend: str) -> PluginIdentity:
+    """Returns the identity of a plugin library that this machine can load.
+
+    Raises PatchCompileError if it was built for another backend or for another machine.
+    """
+    identity = read_identity(path)
+    if identity.backend != backend:
+        raise PatchCompileError(
+            f"{path} was built for {identity.backend}, and this run uses {backend}",
+            "The plugin registers itself with one of the two libraries only.",
+            f"Build it with `patch-compile plugin --backend {backend}`.",
+        )
+    if identity.machine != this_machine():
+        raise PatchCompileError(
+            f"{path} was built for {identity.machine}, and this machine is {this_machine()}",
+            "A library holds the machine code of one kind of processor.",
+            f"Build it here with `patch-compile plugin --backend {backend}`.",
+        )
+    return identity

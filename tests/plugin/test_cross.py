@@ -1,0 +1,109 @@
+"""The plugin is compiled for machines of another kind, and never taken for one of this kind."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from patch_compile.errors import PatchCompileError, UsageError
+from patch_compile.plugin import compiling
+from patch_compile.plugin.build import build_plugin
+from patch_compile.plugin.compiling import kernel_objects, plugin_cache
+from patch_compile.plugin.cross import Cross, cross_compile
+from patch_compile.plugin.identity import check_backend, read_identity
+from patch_compile.plugin.machines import AARCH64, MACHINES, X86, this_machine
+from patch_compile.plugin.toolchain import (
+    Tool,
+    describe_toolchain,
+    fetch_headers,
+    find_cxx,
+    find_nvcc,
+    plugin_sources,
+)
+
+OTHER = next(machine for machine in MACHINES if machine != this_machine())
+TOOLS_MISSING = [item.what for item in describe_toolchain() if not item.found]
+IDENTITY = "patch-linear-plugin version=2 backend=tensorrt cuda=13.0 archs=800 headers=10.14"
+
+
+def toolkit(folder: Path, target: str | None) -> Tool:
+    (folder / "bin").mkdir(parents=True)
+    if target:
+        (folder / "targets" / target / "lib").mkdir(parents=True)
+        (folder / "targets" / target / "lib" / "libcudart_static.a").touch()
+    (nvcc := folder / "bin" / "nvcc").write_text(f"#!/bin/sh\necho '#$ TOP={folder}/bin/..' >&2\n")
+    nvcc.chmod(0o755)
+    return Tool(nvcc, "12.9.86")
+
+
+def test_a_toolkits_own_libraries_for_the_machine_are_taken(tmp_path: Path) -> None:
+    cxx = Tool(Path("g++-for-it"), "14")
+    nvcc = toolkit(tmp_path, {AARCH64: "sbsa-linux", X86: "x86_64-linux"}[OTHER])
+    cross = cross_compile(OTHER, nvcc, cxx, tmp_path, print)
+    assert cross.compiling == ("-ccbin", "g++-for-it", "-isystem", f"{tmp_path}/include")
+    assert cross.linking == (
+        "-ccbin",
+        "g++-for-it",
+        "-L",
+        f"{tmp_path}/targets/{ {AARCH64: 'sbsa', X86: 'x86_64'}[OTHER] }-linux/lib",
+    )
+    assert cross_compile(this_machine(), nvcc, cxx, tmp_path, print) == Cross(this_machine())
+
+
+def test_an_unknown_release_of_cuda_is_named(tmp_path: Path) -> None:
+    with pytest.raises(PatchCompileError, match=r"nvcc is of CUDA 12\.9; .* add.* targets/"):
+        cross_compile(OTHER, toolkit(tmp_path, None), Tool(Path("g++"), "14"), tmp_path, print)
+
+
+def test_a_missing_compiler_and_an_unknown_machine_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("NVCC_CCBIN", raising=False)
+    with pytest.raises(
+        PatchCompileError, match=rf"{OTHER}-linux-gnu-g\+\+ is not found.*Install {OTHER}-linux-gnu-g"
+    ):
+        find_cxx(OTHER)
+    with pytest.raises(UsageError, match=r"not compiled for sparc.*x86_64, aarch64"):
+        build_plugin("tensorrt", machine="sparc")
+
+
+def test_kernels_for_another_machine_have_a_key_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiling, "compile_units", lambda *_: [])
+    about = (tmp_path, (80,), Tool(Path("nvcc"), "13.0"), Tool(Path("g++"), "14"))
+    folders = {
+        kernel_objects(*about, cross=cross)[0].parent for cross in (None, Cross(this_machine()), Cross(OTHER))
+    }
+    assert len(folders) == 2
+
+
+@pytest.mark.parametrize("machine", ["", f" machine={OTHER}", f" machine={this_machine()}"])
+def test_a_library_for_another_machine_is_refused_before_it_is_loaded(tmp_path: Path, machine: str) -> None:
+    (library := tmp_path / "library.so").write_text(f"{IDENTITY}{machine}\0")
+    assert read_identity(library).machine == (machine.rpartition("=")[2] or X86)
+    if read_identity(library).machine == this_machine():
+        assert check_backend(library, "tensorrt").machine == this_machine()
+    else:
+        with pytest.raises(
+            PatchCompileError, match=rf"was built for {OTHER}, and this machine is {this_machine()}"
+        ):
+            check_backend(library, "tensorrt")
+
+
+@pytest.mark.skipif(bool(TOOLS_MISSING), reason=f"to compile the plugin there is no {TOOLS_MISSING}")
+@pytest.mark.skipif(shutil.which(f"{OTHER}-linux-gnu-g++") is None, reason=f"there is no g++ for {OTHER}")
+def test_a_file_is_really_compiled_for_the_other_machine(tmp_path: Path) -> None:
+    """`make wheels` compiles all of them; here the one that says for which machine it is."""
+    nvcc, cxx = find_nvcc(), find_cxx(OTHER)
+    if not nvcc.version.startswith("13.0."):
+        pytest.skip(f"the CUDA runtime for {OTHER} is pinned for CUDA 13.0, and this is {nvcc.version}")
+    (cache := plugin_cache()).mkdir(parents=True, exist_ok=True)
+    cross = cross_compile(OTHER, nvcc, cxx, cache, print)
+    headers = fetch_headers(cache, print).path
+    flags = [*cross.compiling, "-DPATCH_BACKEND=tensorrt", "-isystem", str(headers)]
+    unit = plugin_sources() / "tensorrt" / "build_info.cu"
+    (made,) = compiling.compile_units([unit], tmp_path, (80,), nvcc.path, flags)
+    assert read_identity(made).machine == OTHER
+    said = subprocess.run(["readelf", "-h", str(made)], capture_output=True, text=True, check=True).stdout
+    assert {AARCH64: "AArch64", X86: "X86-64"}[OTHER] in said
