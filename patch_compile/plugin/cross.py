@@ -26,7 +26,7 @@ _WHEELS = {  # by nvcc's release and the machine
     ("13.0", AARCH64): "nvidia-cuda-runtime==13.0.96 "
     "--hash=sha256:ef9bcbe90493a2b9d810e43d249adb3d02e98dd30200d86607d8d02687c43f55",
 }
-_RUNTIME = "lib/libcudart_static.a"
+_LIBRARIES = ("libcudart_static.a", "libcudadevrt.a")
 
 
 class Cross(NamedTuple):
@@ -46,9 +46,11 @@ def cross_compile(machine: str, nvcc: Tool, cxx: Tool, cache: Path, log: Log) ->
         return Cross(machine)
     top = _toolkit(nvcc)
     installed = top / "targets" / _TARGETS[machine]
-    folder = installed if (installed / _RUNTIME).is_file() else _fetched(machine, nvcc, cache, log)
-    by = ("-ccbin", str(cxx.path))
-    return Cross(machine, (*by, "-isystem", str(top / "include")), (*by, "-L", str(folder / "lib")))
+    folder = (
+        installed if (installed / "lib" / _LIBRARIES[0]).is_file() else _fetched(machine, nvcc, cache, log)
+    )
+    compiling = ("-ccbin", str(cxx.path), "-isystem", str(top / "include"))
+    return Cross(machine, compiling, (*compiling, "-L", str(folder / "lib")))
 
 
 def _toolkit(nvcc: Tool) -> Path:
@@ -77,9 +79,10 @@ def _fetched(machine: str, nvcc: Tool, cache: Path, log: Log) -> Path:
         with tempfile.TemporaryDirectory(dir=cache) as tmp:
             options = ("--only-binary=:all:", *tags)
             (wheel,) = download([pinned], Path(tmp), "CUDA's runtime", fix, *options)
-            (fresh := Path(tmp) / "cuda" / _RUNTIME).parent.mkdir(parents=True)
+            (fresh := Path(tmp) / "cuda" / "lib").mkdir(parents=True)
             with zipfile.ZipFile(wheel) as archive:
-                fresh.write_bytes(archive.read(f"nvidia/cu13/{_RUNTIME}"))
+                for name in _LIBRARIES:
+                    (fresh / name).write_bytes(archive.read(f"nvidia/cu13/lib/{name}"))
             flush_tree(Path(tmp) / "cuda")
             try:
                 (Path(tmp) / "cuda").rename(folder)

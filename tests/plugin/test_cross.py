@@ -42,12 +42,8 @@ def test_a_toolkits_own_libraries_for_the_machine_are_taken(tmp_path: Path) -> N
     nvcc = toolkit(tmp_path, {AARCH64: "sbsa-linux", X86: "x86_64-linux"}[OTHER])
     cross = cross_compile(OTHER, nvcc, cxx, tmp_path, print)
     assert cross.compiling == ("-ccbin", "g++-for-it", "-isystem", f"{tmp_path}/include")
-    assert cross.linking == (
-        "-ccbin",
-        "g++-for-it",
-        "-L",
-        f"{tmp_path}/targets/{ {AARCH64: 'sbsa', X86: 'x86_64'}[OTHER] }-linux/lib",
-    )
+    lib = tmp_path / "targets" / {AARCH64: "sbsa-linux", X86: "x86_64-linux"}[OTHER] / "lib"
+    assert cross.linking == (*cross.compiling, "-L", str(lib))
     assert cross_compile(this_machine(), nvcc, cxx, tmp_path, print) == Cross(this_machine())
 
 
