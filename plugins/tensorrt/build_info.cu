@@ -12,7 +12,7 @@
 #endif
 
 // clang-format off
-extern "C" __attribute__((visibility("default"), used)) extern const char patch_linear_build_info[] =
+extern "C" PATCH_EXPORT extern const char patch_linear_build_info[] =
     "patch-linear-plugin version=2"
     " backend=" PATCH_STRING(PATCH_BACKEND)
     " cuda=" PATCH_STRING(__CUDACC_VER_MAJOR__) "." PATCH_STRING(__CUDACC_VER_MINOR__)

@@ -11,6 +11,7 @@
 #include <atomic>
 
 #include "NvInferRuntime.h"
+#include "tensorrt/library.h"
 #include "tensorrt/log.h"
 #include "tensorrt/outdated_creator.h"
 #include "tensorrt/patch_linear_creator.h"
@@ -44,11 +45,9 @@ const SelfRegistration at_load;
 
 extern "C" {
 
-__attribute__((visibility("default"))) void setLoggerFinder(nvinfer1::ILoggerFinder* finder) {
-  patch::set_logger_finder(finder);
-}
+PATCH_EXPORT void setLoggerFinder(nvinfer1::ILoggerFinder* finder) { patch::set_logger_finder(finder); }
 
-__attribute__((visibility("default"))) nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& count) {
+PATCH_EXPORT nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& count) {
   static nvinfer1::IPluginCreatorInterface* const creators[] = {&patch::creator(), &patch::outdated()};
   if (patch::self_registered.exchange(false)) patch::deregister_creator(patch::creator());
   if (patch::outdated_registered.exchange(false)) patch::deregister_creator(patch::outdated());

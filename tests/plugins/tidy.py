@@ -36,7 +36,7 @@ UNITS = (
 def main() -> int:
     tidy = shutil.which("clang-tidy", path=sysconfig.get_path("scripts")) or shutil.which("clang-tidy")
     try:
-        includes = [_cuda_headers(), _tensorrt_headers()]
+        includes = [cuda_headers(), _tensorrt_headers()]
     except PatchCompileError as error:
         print(f"clang-tidy was left out: {error}", file=sys.stderr)
         return 0
@@ -81,7 +81,7 @@ def main() -> int:
     return 1 if found else 0
 
 
-def _cuda_headers() -> Path:
+def cuda_headers() -> Path:
     """Returns the folder of CUDA's headers that nvcc uses."""
     nvcc = find_nvcc().path
     said = subprocess.run(
