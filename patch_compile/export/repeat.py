@@ -3,8 +3,9 @@
 A block is one layer, or one period of a model that mixes kinds of layers (Gemma).
 
 Every export checks that the blocks repeat. Three blocks are traced. The third must equal the second node for node, with
-two differences: layer numbers in names are higher by one block, and it reads the output of the second block instead of
-the first. Later blocks then follow the same rule, because tracing runs the same Python for every layer of one kind.
+three differences: layer numbers in names are higher by one block, it reads the output of the second block instead of
+the first, and sizes that only a run tells, such as the number of an expert's tokens, have names of their own. Later
+blocks then follow the same rule, because tracing runs the same Python for every layer of one kind.
 """
 
 import re
@@ -15,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from patch_compile.export.names import SCOPE, scope_of
+from patch_compile.export.run_sizes import PairedSizes, moved_shape
 
 __all__ = ["TRACED_BLOCKS", "LayerNames", "NotRepeatableError", "repeat_last_block"]
 
@@ -125,9 +127,9 @@ def _prove_alike(
     if len(first) != len(second):
         raise NotRepeatableError(f"{numbers} have {len(first)} and {len(second)} nodes")
     following = dict(zip(_outputs(first), _outputs(second), strict=True))
-    earlier, carried = set(_outputs(before)), Values()
+    earlier, carried, sizes = set(_outputs(before)), Values(), PairedSizes()
     for a, b in zip(first, second, strict=True):
-        if not _same_operation(a, b):
+        if not _same_operation(a, b, sizes):
             raise NotRepeatableError(f"{a.name} is not {b.name} in {numbers}")
         for x, y in zip(a.inputs, b.inputs, strict=True):
             if not _same_source(x, y, numbers, following, earlier, carried):
@@ -135,11 +137,12 @@ def _prove_alike(
     return following
 
 
-def _same_operation(a: ir.Node, b: ir.Node) -> bool:
+def _same_operation(a: ir.Node, b: ir.Node, sizes: PairedSizes) -> bool:
     return (
         a.op_identifier() == b.op_identifier()
         and len(a.inputs) == len(b.inputs)
-        and [(v.type, v.shape) for v in a.outputs] == [(v.type, v.shape) for v in b.outputs]
+        and [v.type for v in a.outputs] == [v.type for v in b.outputs]
+        and all(sizes.pair(x.shape, y.shape) for x, y in zip(a.outputs, b.outputs, strict=True))
         and _same_attributes(a.attributes, b.attributes)
     )
 
@@ -173,13 +176,28 @@ def _same_source(
         return x is y
     if x in following:  # computed in the block
         return following[x] is y
-    if x is y:  # shared by all blocks: mask, rotary tables, and constants of the first block
-        producer = x.producer()
-        return x not in earlier or (producer is not None and producer.op_type == "Constant")
+    if x is y:  # shared by all blocks: mask, rotary tables, and constants and sizes of the first block
+        return x not in earlier or _is_size(x, earlier)
     if x in earlier and y in following:  # passed from block to block: the same counterpart for every use
         return carried.setdefault(x, y) is y
     return (
         x.name is not None and x.producer() is None and y.name == numbers.names.moved(x.name, numbers.period)
+    )
+
+
+def _is_size(value: ir.Value, earlier: set[ir.Value]) -> bool:
+    """True for a constant, and for a number that a block computes from constants and from sizes of what it reads.
+
+    torch computes such a number once, in the first block that has a use for it: the number of tokens times that of the
+    experts of each, for example.
+    """
+    producer = value.producer()
+    if producer is not None and producer.op_type == "Constant":
+        return True
+    whole = value.dtype == ir.DataType.INT64 and value.shape is not None and value.shape.rank() == 0
+    sources = producer.inputs if producer is not None else ()
+    return whole and (
+        value not in earlier or all(source is not None and _is_size(source, earlier) for source in sources)
     )
 
 
@@ -241,7 +259,10 @@ def _new_input(graph: ir.Graph, like: ir.Value, name: str) -> ir.Value:
 
 
 def _copy_node(node: ir.Node, inputs: Sequence[ir.Value | None], numbers: BlockLayers) -> ir.Node:
-    outputs = [ir.Value(name=_output_name(v, numbers), type=v.type, shape=v.shape) for v in node.outputs]
+    outputs = [
+        ir.Value(name=_output_name(v, numbers), type=v.type, shape=moved_shape(v.shape, numbers.first))
+        for v in node.outputs
+    ]
     return ir.Node(
         node.domain,
         node.op_type,

@@ -1,4 +1,5 @@
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,10 @@ import pytest
 from patch_compile.export import export_model
 from patch_compile.export.names import scope_of
 from patch_compile.export.repeat import LayerNames, NotRepeatableError, repeat_last_block
+from patch_compile.export.run_sizes import PairedSizes, moved_shape
 from patch_compile.passes import cleanup_passes, run_passes
 from tests.export.tiny import Exports, save_tiny
+from tests.families import write_family
 
 LAYERS_OF = LayerNames("model.layers")
 
@@ -25,6 +28,38 @@ def described(model: ir.Model) -> list[str]:
 
 def test_repeating_gives_the_graph_that_tracing_gives(exports: Exports) -> None:
     assert described(exports.raw("llama")) == described(traced(exports))
+
+
+@pytest.mark.families
+def test_experts_are_repeated_as_they_are_traced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The number of each expert's tokens has a name of its own in every layer."""
+    path = write_family(tmp_path / "model", "mixtral", num_hidden_layers=5, num_local_experts=2)
+    repeated, whole = (export_model(path, dtype="float16", repeat_layers=r) for r in (True, False))
+    assert "tracing all" not in caplog.text
+    assert numbered(described(repeated)) == numbered(described(whole))
+
+
+def numbered(lines: list[str]) -> list[str]:
+    """Number the sizes that only a run tells in the order in which they are met."""
+    numbers: dict[str, str] = {}
+    return [
+        re.sub(r"\bu\d+(_\d+)?\b", lambda found: numbers.setdefault(found[0], f"n{len(numbers)}"), line)
+        for line in lines
+    ]
+
+
+def test_sizes_of_two_blocks_are_paired_one_to_one() -> None:
+    sizes = PairedSizes()
+    assert sizes.pair(ir.Shape(["u0", 64]), ir.Shape(["u8", 64]))
+    assert sizes.pair(ir.Shape(["2*u0 + u1"]), ir.Shape(["2*u8 + u9"]))
+    assert not sizes.pair(ir.Shape(["u0"]), ir.Shape(["u9"]))
+    assert not sizes.pair(ir.Shape(["u2"]), ir.Shape(["u8"]))
+    assert not sizes.pair(ir.Shape(["u0", "batch"]), ir.Shape(["u8", "sequence"]))
+    assert not sizes.pair(ir.Shape(["u0"]), None) and sizes.pair(None, None)
+    once = moved_shape(ir.Shape(["2*u12", "batch", 3]), 4)
+    assert once == ir.Shape(["2*u12_4", "batch", 3]) and moved_shape(once, 5) == ir.Shape(
+        ["2*u12_5", "batch", 3]
+    )
 
 
 def traced(exports: Exports) -> ir.Model:
