@@ -32,7 +32,7 @@ chromium: .venv/installed
 
 # The graph of every family of decoders that needs no row in the table of architectures, compared with transformers: some minutes.
 families: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadgroup -m 'families or not families' tests/export/test_families.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadgroup -m families tests/export tests/build tests/masklearn/checkpoint
 
 # Every injected kernel bug must be caught, and the machine code for every type and architecture is checked: some minutes.
 mutate: .venv/installed

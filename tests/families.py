@@ -120,12 +120,9 @@ def write_family(path: Path, name: str, **changes: Any) -> Path:
         for parameter in model.parameters():  # biases start at 0 and norms at 1, which would hide their loss
             if parameter.ndim == 1:
                 parameter.add_(0.2 * torch.randn_like(parameter))
-        for parameter_name, parameter in model.named_parameters():
-            if parameter_name.endswith(("gate.weight", "router.weight")):
-                parameter.mul_(5)  # so that rounding to 16 bits changes no token's experts
         kept = model.state_dict()
-        for name, buffer in model.named_buffers():  # such as the bias that chooses experts, 0 at first
-            if name in kept and buffer.ndim == 1:
+        for buffer_name, buffer in model.named_buffers():  # such as the bias that chooses experts, 0 at first
+            if buffer_name in kept and buffer.ndim == 1:
                 buffer.add_(0.2 * torch.randn_like(buffer))
     model.save_pretrained(path)
     tiny_tokenizer().save_pretrained(path)

@@ -35,16 +35,21 @@ def worst_error(
     decoder: OrtDecoder, reference: Reference, pads: list[int], steps: int
 ) -> tuple[float, float]:
     """Prefill left-padded rows and decode greedily; returns the worst error over real positions and the logits' scale."""
+    ids, together = run_greedily(decoder, pads, steps)
+    expected = [reference.logits(ids[row, pad:]) for row, pad in enumerate(pads)]
+    error = max(float(np.abs(together[row, pad:] - expected[row]).max()) for row, pad in enumerate(pads))
+    return error, max(float(np.abs(e).max()) for e in expected)
+
+
+def run_greedily(decoder: OrtDecoder, pads: list[int], steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Prefill left-padded rows and decode greedily; returns ids [rows, positions] and the logits of all positions."""
     ids, mask = padded_prompts(pads)
     logits = [decoder.start(ids, mask)]
     for _ in range(steps):
         token = logits[-1][:, -1:].argmax(-1)
         ids = np.concatenate([ids, token], axis=1)
         logits.append(decoder.step(token))
-    together = np.concatenate(logits, axis=1)
-    expected = [reference.logits(ids[row, pad:]) for row, pad in enumerate(pads)]
-    error = max(float(np.abs(together[row, pad:] - expected[row]).max()) for row, pad in enumerate(pads))
-    return error, max(float(np.abs(e).max()) for e in expected)
+    return ids, np.concatenate(logits, axis=1)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

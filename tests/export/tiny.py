@@ -144,7 +144,10 @@ class Exports:
 
 
 class OrtDecoder:
-    """A decoder on ONNX Runtime that keeps its cache between steps."""
+    """A decoder on ONNX Runtime that keeps its cache between steps.
+
+    others: for each step since the start, the outputs of the graph behind logits and cache.
+    """
 
     def __init__(self, path: Path) -> None:
         options = onnxruntime.SessionOptions()
@@ -152,13 +155,14 @@ class OrtDecoder:
         self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self._past = [i for i in self.session.get_inputs() if i.name.startswith("past_key_values.")]
         self._cache: list[np.ndarray] = []
+        self.others: list[list[np.ndarray]] = []
         self._mask = np.zeros((0, 0), np.int64)
 
     def start(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """Prefill `ids` [batch, sequence] from an empty cache and return fp32 logits."""
         kind = np.float32 if self._past[0].type == "tensor(float)" else np.float16
         self._cache = [np.zeros((len(ids), i.shape[1], 0, i.shape[3]), kind) for i in self._past]
-        self._mask = mask
+        self._mask, self.others = mask, []
         return self._run(ids, np.maximum(np.cumsum(mask, axis=1) - 1, 0))
 
     def step(self, ids: np.ndarray) -> np.ndarray:
@@ -169,7 +173,9 @@ class OrtDecoder:
     def _run(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
         cache = {i.name: t for i, t in zip(self._past, self._cache, strict=True)}
         feed = {"input_ids": ids, "attention_mask": self._mask, "position_ids": positions, **cache}
-        logits, *self._cache = self.session.run(None, feed)
+        logits, *rest = self.session.run(None, feed)
+        self._cache = rest[: len(self._past)]
+        self.others.append(rest[len(self._past) :])
         return logits.astype(np.float32)
 
 
