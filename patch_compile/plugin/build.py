@@ -268,8 +268,8 @@ def _check_made(fresh: Path, library: PluginLibrary) -> None:
     if made != library.machine:
         raise PatchCompileError(
             f"The plugin was compiled for {made}, not for {library.machine}",
-            "NVCC_CCBIN names a C++ compiler of another machine.",
-            "Correct NVCC_CCBIN, or unset it.",
+            "The variable NVCC_CCBIN, or that for the other machine, names a C++ compiler of another machine.",
+            "Correct it, or unset it.",
         )
 
 

@@ -187,15 +187,18 @@ def _nvcc_version(path: Path) -> str:
 
 
 def find_cxx(machine: str | None = None) -> Tool:
-    """Returns the C++ compiler of NVCC_CCBIN if it is set, else the g++ that compiles for a machine, None for this one.
+    """Returns the C++ compiler of NVCC_CCBIN if it is set, else g++.
 
-    Raises PatchCompileError if it is missing.
+    machine: that it compiles for, None for this one. The variable for another machine is NVCC_CCBIN_AARCH64, say.
+    Raises PatchCompileError if the compiler is missing.
     """
-    compiler = "g++" if machine in (None, this_machine()) else f"{machine}-linux-gnu-g++"
-    named = os.environ.get("NVCC_CCBIN") or compiler
+    variable, compiler = "NVCC_CCBIN", "g++"
+    if machine not in (None, this_machine()):
+        variable, compiler = f"NVCC_CCBIN_{machine}".upper(), f"{machine}-linux-gnu-g++"
+    named = os.environ.get(variable) or compiler
     path = shutil.which(named)
     if path is None:
-        fix = _CXX_FIX.replace("g++", compiler)
+        fix = _CXX_FIX.replace("g++", compiler).replace("NVCC_CCBIN", variable)
         raise PatchCompileError(f"{named} is not found", "nvcc compiles host code with it.", fix)
     return Tool(Path(path), _output([path, "-dumpfullversion", "-dumpversion"]).strip())
 

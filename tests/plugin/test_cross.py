@@ -54,7 +54,8 @@ def test_an_unknown_release_of_cuda_is_named(tmp_path: Path) -> None:
 
 def test_a_missing_compiler_and_an_unknown_machine_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.delenv("NVCC_CCBIN", raising=False)
+    monkeypatch.setenv("NVCC_CCBIN", "g++-of-this-machine")
+    monkeypatch.delenv(f"NVCC_CCBIN_{OTHER.upper()}", raising=False)
     with pytest.raises(
         PatchCompileError, match=rf"{OTHER}-linux-gnu-g\+\+ is not found.*Install {OTHER}-linux-gnu-g"
     ):

@@ -15,6 +15,7 @@ import pytest
 
 from patch_compile.out.stage_files import sha256_of
 from patch_compile.plugin.identity import read_identity
+from patch_compile.plugin.machines import MACHINES, this_machine
 from patch_compile.plugin.prebuilt import DISTRIBUTION, LIBRARY_NAME, PACKAGE
 from tests.builds import TINY
 from tests.conftest import TEXT, write_model
@@ -25,10 +26,18 @@ VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["versi
 RTX = "tensorrt-rtx"
 
 
-def wheel(prefix: str) -> Path:
-    found = sorted((ROOT / "dist").glob(f"{prefix}-{VERSION}-*.whl"))
+def wheel(prefix: str, machine: str = "any") -> Path:
+    found = sorted((ROOT / "dist").glob(f"{prefix}-{VERSION}-*{machine}.whl"))
     assert len(found) == 1, f"dist has {found} of {prefix}: run `make wheels`"
     return found[0]
+
+
+@pytest.fixture(params=MACHINES)
+def machine(request: pytest.FixtureRequest) -> str:
+    """A kind of machine that `make wheels` made a wheel for."""
+    if not list((ROOT / "dist").glob(f"{PACKAGE}-*_{request.param}.whl")):
+        pytest.skip(f"dist has no wheel for {request.param}")
+    return str(request.param)
 
 
 def metadata(path: Path) -> dict[str, list[str]]:
@@ -42,10 +51,13 @@ def metadata(path: Path) -> dict[str, list[str]]:
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Python of a new environment with both wheels. It finds the packages that they depend on here, but no checkout."""
+    if not list((ROOT / "dist").glob(f"{PACKAGE}-*_{this_machine()}.whl")):
+        pytest.skip("dist has no wheel for this machine")
     home = tmp_path_factory.mktemp("environment")
+    compiled = wheel(PACKAGE, this_machine())
     venv.create(home, with_pip=True)
     python = home / "bin" / "python"
-    install = [python, "-m", "pip", "install", "--quiet", "--no-deps", wheel("patch_compile"), wheel(PACKAGE)]
+    install = [python, "-m", "pip", "install", "--quiet", "--no-deps", wheel("patch_compile"), compiled]
     subprocess.run([*map(str, install)], check=True)
     site = Path(subprocess.run(
         [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
@@ -77,25 +89,30 @@ def _archs(python: Path) -> tuple[int, ...]:
     return read_identity(library(python)).archs
 
 
-def test_the_two_belong_together() -> None:
+def test_the_two_belong_together(machine: str, tmp_path: Path) -> None:
     """The main wheel has the sha256 of each library, and its extra asks for this version of the other."""
-    main, plugin = zipfile.ZipFile(wheel("patch_compile")), zipfile.ZipFile(wheel(PACKAGE))
-    pinned = json.loads(main.read("patch_compile/plugin/payloads.json"))
+    main, plugin = zipfile.ZipFile(wheel("patch_compile")), zipfile.ZipFile(wheel(PACKAGE, machine))
+    pinned = json.loads(main.read("patch_compile/plugin/payloads.json"))[machine]
     libraries = {name.split("/")[1]: name for name in plugin.namelist() if name.endswith(LIBRARY_NAME)}
-    assert pinned.keys() == libraries.keys() and RTX in pinned
-    plugin.extractall(folder := ROOT / "dist" / "unpacked")
-    assert {backend: sha256_of(folder / name) for backend, name in libraries.items()} == pinned
+    assert pinned and pinned.keys() == libraries.keys()
+    plugin.extractall(tmp_path)
+    assert {backend: sha256_of(tmp_path / name) for backend, name in libraries.items()} == pinned
+    assert {read_identity(tmp_path / name).machine for name in libraries.values()} == {machine}
     wanted = [
         one for one in metadata(wheel("patch_compile"))["Requires-Dist"] if one.startswith(DISTRIBUTION)
     ]
-    assert any(f"=={VERSION}" in one and "extra == 'rtx'" in one and "x86_64" in one for one in wanted)
+    extras = {RTX: "rtx", "tensorrt": "tensorrt"}
+    for backend in pinned:
+        said = (f"=={VERSION}", f"extra == '{extras[backend]}'", f"'{machine}'")
+        assert any(all(word in one for word in said) for one in wanted)
 
 
-def test_the_library_fits_the_platform_of_its_tag() -> None:
+def test_the_library_fits_the_platform_of_its_tag(machine: str) -> None:
     """auditwheel reads the symbols that the library needs; the tag is manylinux's."""
-    (tag,) = {tag.rpartition("-")[2] for tag in metadata(wheel(PACKAGE))["Tag"]}
-    assert tag.startswith("manylinux_2_") and tag.endswith("_x86_64")
-    assert metadata(wheel(PACKAGE))["Root-Is-Purelib"] == ["false"]
+    about = metadata(wheel(PACKAGE, machine))
+    (tag,) = {tag.rpartition("-")[2] for tag in about["Tag"]}
+    assert tag.startswith("manylinux_2_") and tag.endswith(f"_{machine}")
+    assert about["Root-Is-Purelib"] == ["false"]
 
 
 def test_an_engine_is_built_without_a_compiler(python: Path, tmp_path: Path) -> None:
