@@ -1,27 +1,43 @@
-"""Turns the ratio or the bytes of a recipe into a budget, which chooses the kinds of tiles."""
+"""Turns the ratio or bytes of a recipe into a budget, which chooses kinds of tiles, and weight types if these are open."""
 
 import math
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 from masklearn.errors import UsageError
 from masklearn.masks.budget import Budget, check_reachable
 from masklearn.masks.kinds.allowed import allowed_kinds
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.select import Choose, by_budget
+from masklearn.masks.select_types import TypesForBytes
+from masklearn.masks.weight_types import allowed_types, undecided
 from masklearn.recipe import LearnRecipe
+from masklearn.weights.table import WeightType
 
 __all__ = ["by_ratio", "is_decided"]
 
 
 def by_ratio(
-    recipe: LearnRecipe, linears: Mapping[str, tuple[int, int]], note: Callable[[str], object]
+    recipe: LearnRecipe,
+    linears: Mapping[str, tuple[int, int]],
+    note: Callable[[str], object],
+    given: Mapping[str, WeightType] = MappingProxyType({}),
 ) -> Choose:
-    """Returns a function that chooses kinds of tiles by the recipe's ratio or bytes; linears: (N, K) by name.
+    """Returns a function that chooses kinds of tiles by the recipe's ratio or bytes, and weight types if these are open.
 
-    Raises PatchCompileError at once, before any work, for a pattern that fits no linear, for kinds that do not fit a linear,
-    and for a ratio or bytes that the kinds do not reach.
+    linears: (N, K) by name; given: types of linears of a quantised checkpoint. Raises PatchCompileError at once, before any
+    work, for a pattern that fits no linear, for kinds that do not fit a linear, for a ratio or bytes that the kinds do not
+    reach, and for open types without bytes.
     """
     kinds = allowed_kinds(recipe.kinds, linears, recipe.tile)
+    types = allowed_types(recipe.weights, linears, given)
+    if any(len(own) > 1 for own in types.values()):
+        recipe.check_choice()
+        if recipe.bytes_per_weight is None:
+            raise undecided(recipe.weights)
+        by_bytes = TypesForBytes(recipe.bytes_per_weight, types, linears)
+        by_bytes.check(kinds)
+        return by_bytes
     if recipe.bytes_per_weight is not None:
         return by_budget(_bytes_budget(recipe, recipe.bytes_per_weight, linears, kinds))
     budget = Budget.of(recipe.ratio, recipe.per_layer)

@@ -41,13 +41,14 @@ from masklearn.masks.maskset import MaskSet
 from masklearn.masks.names import matches
 from masklearn.masks.select import Choose, by_budget
 from masklearn.masks.tiles import weights_of_tiles
-from masklearn.masks.weight_types import named_types
+from masklearn.masks.weight_types import leaves_choice, named_types, spell_types
 from masklearn.methods.sparsegpt import SparseGpt
 from masklearn.progress import OnStep, silent, unsaid
 from masklearn.quality.record import Baseline, BaselineRow, BesideBaselines
 from masklearn.recipe import LearnRecipe
 from masklearn.task import Task
 from masklearn.traits import Criterion, Repair
+from masklearn.weights.table import FLOAT16
 
 __all__ = [
     "Baseline",
@@ -157,8 +158,24 @@ def compare(
     """
     value = _perplexity(pruned, windows, recipe, progress)
     result = _row(masks.method, masks.ratio, value, seconds, masks.packed_bytes_per_weight)
-    rows = run_baselines(model_dir, recipe, names, windows, scratch, progress, note, _as_in(masks))
+    rows = run_baselines(
+        model_dir, _with_types_of(masks, recipe), names, windows, scratch, progress, note, _as_in(masks)
+    )
     return beside_baselines(result, rows, windows)
+
+
+def _with_types_of(masks: MaskSet, recipe: LearnRecipe) -> LearnRecipe:
+    """Returns the recipe with the types of weights that were chosen for a result, which its baselines share.
+
+    With the types settled, bytes are those of 16-bit weights: as many as the result's tiles would take.
+    """
+    if not leaves_choice(recipe.weights):
+        return recipe
+    types = {name: masks.grids[name].type if name in masks.grids else FLOAT16 for name in masks}
+    changed: dict[str, Any] = {"weights": spell_types(types)}
+    if recipe.bytes_per_weight is not None:
+        changed["bytes_per_weight"] = masks.bytes_per_weight
+    return recipe.model_copy(update=changed)
 
 
 def _as_in(masks: MaskSet) -> Choose | None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from masklearn.checkpoint.quantised.grids import Grids
 from masklearn.checkpoint.store import WeightStore
 from masklearn.masks.kinds.allowed import allowed_kinds
 from masklearn.masks.kinds.base import TileKind
-from masklearn.masks.weight_types import quantised_types
+from masklearn.masks.weight_types import allowed_types, quantised_types
 from masklearn.recipe import LearnRecipe
 from masklearn.traits import Need
 from masklearn.weights.grid import Grid
@@ -71,6 +72,24 @@ class Feed(ABC):
     def types(self) -> Mapping[str, WeightType]:
         """Types of the quantised linears. Raises PatchCompileError as `quantised_types` does."""
         return quantised_types(self.recipe.weights, self.shapes, self.given.types)
+
+    @cached_property
+    def allowed_types(self) -> Mapping[str, tuple[WeightType, ...]]:
+        """Types that each linear may have. Raises PatchCompileError as `allowed_types` does."""
+        return allowed_types(self.recipe.weights, self.shapes, self.given.types)
+
+    @property
+    def chooses_types(self) -> bool:
+        """True if types of linears are to be chosen by what they lose and save."""
+        return any(len(kinds) > 1 for kinds in self.allowed_types.values())
+
+    def with_weights(self, weights: str) -> Self:
+        """Returns a feed of the same linears with another value of `--weights` in its recipe."""
+        found = copy(self)
+        for cached in ("types", "allowed_types"):
+            found.__dict__.pop(cached, None)
+        found.recipe = self.recipe.model_copy(update={"weights": weights})
+        return found
 
     def kept_grid(self, name: str) -> Grid | None:
         """Returns the grid of a quantised linear that keeps the one it lies on; None if its scales are to be searched."""

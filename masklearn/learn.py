@@ -22,15 +22,17 @@ from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import MaskRecord, RepairRecord, TrainRecord
 from masklearn.masks.score_summary import summarise_scores
-from masklearn.masks.select import Choose, Scores
+from masklearn.masks.select import Choose, RoundingLoss, Scores
 from masklearn.masks.tiles import expand_tiles, weights_of_tiles
-from masklearn.methods import Method, method_of
+from masklearn.masks.weight_types import spell_types, undecided
+from masklearn.methods import Method, WithRounding, method_of
 from masklearn.progress import OnStep, silent, unsaid
 from masklearn.recipe import LearnRecipe
 from masklearn.task import Task
 from masklearn.threads import settle_threads, threads_of_torch
 from masklearn.traits import lacking
 from masklearn.weights.grid import Grid
+from masklearn.weights.table import FLOAT16, WeightType
 
 __all__ = [
     "FoundMasks",
@@ -51,7 +53,8 @@ class FoundMasks:
 
     masks: masks by linear; scores: scores `[grid]` of all tiles by linear and kind; unit: their unit, in words; kinds: kinds
     of tiles that `choose` returned, which a method may change for `masks`; budget: the budget that they fill; train: record
-    of a method that trains, else None; grids: grids of the quantised linears, on which their new weights lie.
+    of a method that trains, else None; grids: grids of the quantised linears, on which their new weights lie; types: weight
+    types of all linears if `choose` chose them, else empty.
     """
 
     masks: dict[str, LinearMask]
@@ -61,6 +64,7 @@ class FoundMasks:
     budget: Budget
     train: TrainRecord | None
     grids: Mapping[str, Grid]
+    types: Mapping[str, WeightType]
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,15 +114,23 @@ def learn_task(task: Task) -> Learned:
     recipe = task.recipe
     _check_labels(task)
     _check_types(task)
-    choose = task.chooses or by_ratio(recipe, task.coverage.linears, task.note)
+    choose = task.chooses or by_ratio(recipe, task.coverage.linears, task.note, task.checkpoint.grids.types)
     permuted = permute(task) if recipe.permute else None
     if permuted is not None:
         task = task.of(permuted.checkpoint)
     solved = WeightStore(task.scratch / "solved", below=task.checkpoint.new)
-    first = task.in_16_bits() if recipe.repairs else task  # repaired weights are rounded after the repair
+    choosing = CheckpointFeed(task).chooses_types
+    # Repaired weights are rounded after the repair.
+    first = task.in_16_bits() if recipe.repairs and not choosing else task
     found = find_masks(
-        CheckpointFeed(first), solved, choose, decided=is_decided(recipe, task.coverage.linears)
+        CheckpointFeed(first),
+        solved,
+        choose,
+        decided=is_decided(recipe, task.coverage.linears) and not choosing,
+        rounds=not recipe.repairs,
     )
+    if choosing:
+        recipe = recipe.model_copy(update={"weights": spell_types(found.types)})
     task = first.with_recipe(recipe)  # with the text that was read
     learned = _finish(task, found, solved)
     _record_scores(task, learned.masks, found)
@@ -128,31 +140,43 @@ def learn_task(task: Task) -> Learned:
     return learned
 
 
-def find_masks(feed: Feed, store: WeightStore, choose: Choose, *, decided: bool = False) -> FoundMasks:
+def find_masks(
+    feed: Feed, store: WeightStore, choose: Choose, *, decided: bool = False, rounds: bool = True
+) -> FoundMasks:
     """Find the masks of a feed's linears with its recipe's method.
 
     store: receives new weights `[N, K]`, not yet masked, but rounded if the linear is quantised; decided: True if the budget
-    leaves no choice of tiles. A method that solves patterns then does not score tiles. Raises PatchCompileError if the feed
-    can't meet a need of the method, and as `quantised_types` does.
+    leaves no choice of tiles. A method that solves patterns then does not score tiles. rounds: False keeps new weights in 16
+    bits where `choose` chose another type. Raises PatchCompileError if the feed can't meet a need of the method, and as
+    `quantised_types` does.
     """
     from masklearn.solvers.solve import round_without_inputs
 
     method = method_of(feed.recipe.method)
     _check_needs(method, feed)
-    types = feed.types
+    if feed.chooses_types:
+        feed.recipe.check_choice()
     for line in left_out_of_auto(feed.recipe.kinds, feed.shapes, feed.recipe.tile):
         feed.note(line)
     areas = _areas(feed.shapes, feed.recipe)
     patterns: dict[str, dict[TileKind, NDArray[Any]]] = {}
     scores: dict[str, dict[TileKind, NDArray[np.floating]]] = {}
+    rounding: dict[str, RoundingLoss] = {}
     if method.solves and decided:
         scores = {name: dict.fromkeys(feed.kinds[name], np.zeros(grid.shape)) for name, grid in areas.items()}
     else:
         for name, candidates in method.candidates(feed):
             scores[name] = {kind: one.score for kind, one in candidates.items()}
+            if isinstance(candidates, WithRounding):
+                rounding[name] = candidates.rounding
             if not method.solves:  # patterns take a byte per 4 weights of the model: keep them only if needed
                 patterns[name] = {kind: one.pattern for kind, one in candidates.items()}
-    chosen, budget = choose({name: scores[name] for name in feed.shapes}, areas)
+    of_tiles = {name: scores[name] for name in feed.shapes}
+    chosen, budget = choose(of_tiles, areas, rounding) if rounding else choose(of_tiles, areas)
+    if feed.chooses_types:
+        if not chosen.types:
+            raise undecided(feed.recipe.weights)
+        feed = feed.with_weights(spell_types(chosen.types) if rounds else FLOAT16.name)
     codes: dict[str, CodeArrays] = {
         name: _codes(feed, name, chosen.kinds[name], patterns.pop(name)) for name in list(patterns)
     }
@@ -161,9 +185,9 @@ def find_masks(feed: Feed, store: WeightStore, choose: Choose, *, decided: bool 
         name: LinearMask.from_codes(shape, feed.recipe.tile, settled.kinds[name], settled.codes.pop(name))
         for name, shape in feed.shapes.items()
     }
-    grids = settled.grids or (round_without_inputs(feed, masks, store) if types else {})
+    grids = settled.grids or (round_without_inputs(feed, masks, store) if feed.types else {})
     unit = method.score_unit(feed.recipe, feed.lacks)
-    return FoundMasks(masks, scores, unit, chosen.kinds, budget, settled.train, grids)
+    return FoundMasks(masks, scores, unit, chosen.kinds, budget, settled.train, grids, chosen.types)
 
 
 def round_given(
@@ -236,8 +260,8 @@ def _check_types(task: Task) -> None:
     quantised checkpoint, whose neighbours share scales."""
     from masklearn.stream.feed import CheckpointFeed
 
-    types, given = CheckpointFeed(task).types, task.checkpoint.grids.types
-    kept = [name for name, kind in types.items() if given.get(name) is kind]
+    types, given = CheckpointFeed(task).allowed_types, task.checkpoint.grids.types
+    kept = [name for name, kinds in types.items() if given.get(name) in kinds]
     if kept and task.recipe.permute:
         raise PatchCompileError(
             f"{task.checkpoint.path} is quantised, and its channels can't be reordered",

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
+from masklearn.errors import UsageError
 from masklearn.masks.budget import parse_ratio
 from masklearn.masks.kinds.allowed import only_two_four, parse_kinds
 from masklearn.masks.kinds.base import BYTES_DENSE
@@ -11,7 +12,7 @@ from masklearn.masks.names import parse_pattern
 from masklearn.masks.tiles import GROUP, parse_tile
 from masklearn.masks.weight_types import named_types, parse_weights
 from masklearn.settings import Settings
-from masklearn.traits import METHODS, Criterion, MethodTraits, Repair
+from masklearn.traits import METHODS, Criterion, MethodTraits, Need, Repair
 from masklearn.weights.table import INT4
 
 __all__ = [
@@ -132,6 +133,17 @@ class LearnSettings(Settings):
         # Solving runs the blocks on the same text or more, and solves besides.
         longer_than = {"solving": "scoring"}
         return {name: longer_than.get(name, "") for name, comes in phases.items() if comes}
+
+    def check_choice(self) -> None:
+        """Raises UsageError for weight types that are to be chosen by a method whose scores know no rounding."""
+        ranks = self.criterion is None or Need.INPUTS in self.criterion.needs
+        if self.traits.trains() or not self.traits.solves or not ranks:
+            by = f"--method {self.method}" + (f" --criterion {self.criterion}" if self.criterion else "")
+            raise UsageError(
+                f"{by} can't choose among the types of --weights {self.weights}",
+                "What rounding loses is an output error, and here tiles are ranked by something else.",
+                "Take --method oneshot or sparsegpt, ranked by fisher, relative or raw; or name one type, such as int8.",
+            )
 
     @property
     def repairs(self) -> bool:

@@ -139,7 +139,8 @@ class SpeedRecord(_Part):
     """Choice of tiles for a speed.
 
     saved_us: predicted microseconds that the `tiles` 2:4 tiles save; cost: sum of their scores; bound: lower bound on the
-    cost of any choice that saves as much; gap: relative distance of `cost` from `bound`.
+    cost of any choice that saves as much; gap: relative distance of `cost` from `bound`; rounding: what the chosen weight
+    types lose beside that, None if no types were chosen.
     """
 
     goal: str
@@ -149,6 +150,7 @@ class SpeedRecord(_Part):
     cost: float
     bound: float
     gap: float
+    rounding: float | None = None
 
 
 class GainRecord(_Part):

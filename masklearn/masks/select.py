@@ -7,27 +7,34 @@ the last step gives its linear program (Sinha and Zoltners, Operations Research 
 step.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.errors import PatchCompileError
 from masklearn.masks.budget import BYTES, WEIGHTS, Budget, Share
-from masklearn.masks.kinds.base import BYTES_DENSE, TileKind
+from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR
+from masklearn.weights.table import FLOAT16, WeightType
 
 __all__ = [
+    "NO_LOSSES",
     "Choose",
     "Fill",
     "Grids",
+    "RoundingLoss",
+    "RoundingLosses",
     "Scores",
     "Selection",
+    "Steps",
     "by_budget",
     "points_of",
     "select",
+    "steps_of",
     "tile_savings",
 ]
 
@@ -36,6 +43,24 @@ Grids = Mapping[str, NDArray[Any]]
 Scores = Mapping[str, Any]
 """Numbers of tiles by linear: a grid `[grid]` for 2:4, or grids by `TileKind`, one for each kind that the tiles may have."""
 
+
+@dataclass(frozen=True)
+class RoundingLoss:
+    """Loss of quality if all weights of a linear are rounded, in the unit of the tiles' scores.
+
+    by_type: of each quantised type that the linear may have; inputs: name of the first linear with the same inputs. Linears
+    of one input are packed together, and so get one type.
+    """
+
+    by_type: Mapping[WeightType, float]
+    inputs: str
+
+
+RoundingLosses = Mapping[str, RoundingLoss]
+"""Losses by linear, for linears whose types are to be chosen."""
+
+NO_LOSSES: RoundingLosses = MappingProxyType({})
+_NO_TYPES: Mapping[str, WeightType] = MappingProxyType({})
 _NOTHING = np.zeros(1)
 _ROUNDING = 1e-12  # relative rounding error that sums of savings in fp64 may have
 
@@ -64,12 +89,19 @@ class Fill:
 class Selection(Mapping[str, NDArray[np.bool_]]):
     """Maps of 2:4 tiles by linear, bool `[grid]`, True = 2:4, with the result of each share of the budget.
 
-    kinds: codes of the kinds of all tiles by linear, uint8 `[grid]`.
+    kinds: codes of the kinds of all tiles by linear, uint8 `[grid]`; types: weight types of all linears if they were chosen
+    too, else empty.
     """
 
-    def __init__(self, kinds: Mapping[str, NDArray[np.uint8]], fills: tuple[Fill, ...]) -> None:
+    def __init__(
+        self,
+        kinds: Mapping[str, NDArray[np.uint8]],
+        fills: tuple[Fill, ...],
+        types: Mapping[str, WeightType] = _NO_TYPES,
+    ) -> None:
         self.fills = fills
         self.kinds = dict(kinds)
+        self.types = types
 
     def __getitem__(self, name: str) -> NDArray[np.bool_]:
         two_four: NDArray[np.bool_] = self.kinds[name] == TWO_FOUR.code
@@ -87,24 +119,42 @@ class Selection(Mapping[str, NDArray[np.bool_]]):
         return sum(fill.gap for fill in self.fills)
 
 
-# A function that returns tile maps and the budget that they fill, from `scores` and `areas` of `select`. It may be called
-# for several sets of scores. A linear that its budget leaves dense once stays so in later calls.
-Choose = Callable[[Scores, Grids], tuple[Selection, Budget]]
+class Choose(Protocol):
+    """Function that chooses tile maps, and weight types if it can."""
+
+    def __call__(
+        self, scores: Scores, areas: Grids, rounding: RoundingLosses = NO_LOSSES
+    ) -> tuple[Selection, Budget]:
+        """Returns tile maps and the budget that they fill.
+
+        scores, areas: those of `select`; rounding: losses of linears whose types are to be chosen. It may be called for
+        several sets of scores. A linear that its budget leaves dense once stays so in later calls.
+        """
 
 
 def by_budget(budget: Budget) -> Choose:
-    """Returns a function that chooses tile maps by this budget."""
-    return lambda scores, areas: (select(scores, areas, budget), budget)
+    """Returns a function that chooses tile maps by this budget, and no types."""
+
+    def choose(
+        scores: Scores,
+        areas: Grids,
+        rounding: RoundingLosses = NO_LOSSES,  # noqa: ARG001
+    ) -> tuple[Selection, Budget]:
+        return select(scores, areas, budget), budget
+
+    return choose
 
 
-def tile_savings(kind: TileKind, areas: NDArray[Any], unit: str) -> NDArray[np.float64]:
+def tile_savings(
+    kind: TileKind, areas: NDArray[Any], unit: str, weights: WeightType = FLOAT16
+) -> NDArray[np.float64]:
     """Returns what tiles of these areas save of a unit if they have this kind: zeroed weights or bytes.
 
-    Raises ValueError for another unit.
+    weights: type of the weights, on which bytes depend. Raises ValueError for another unit.
     """
     if unit not in (WEIGHTS, BYTES):
         raise ValueError(f"a saving of {unit} needs what each tile saves of it")
-    per_weight = kind.zeros if unit == WEIGHTS else BYTES_DENSE - kind.bytes_per_weight
+    per_weight = kind.zeros if unit == WEIGHTS else DENSE.bytes_of(weights) - kind.bytes_of(weights)
     return areas * per_weight
 
 
@@ -152,7 +202,7 @@ def points_of(grids: Any) -> _Points:
 
 
 @dataclass(frozen=True)
-class _Steps:
+class Steps:
     """Steps along the hulls of a share's tiles, in the order in which they are taken. All arrays are `[steps]`.
 
     tile: index of the tile; kind: code of the kind that it gets; cost, saving: increments of both.
@@ -172,7 +222,7 @@ def _fill(
     unit: str,
 ) -> Fill:
     """Take the steps of one share that cost least, and write the kinds of its tiles into `kinds`."""
-    steps = _steps([losses[name] for name in share.names], [savings[name] for name in share.names])
+    steps = steps_of([losses[name] for name in share.names], [savings[name] for name in share.names])
     saved = np.concatenate(([0.0], np.cumsum(steps.saving)))
     count = _count(saved, share, unit)
     total = sum(kinds[name].size for name in share.names)
@@ -186,7 +236,7 @@ def _fill(
     return Fill(share, float(saved[count]), pruned, taken, float(np.interp(share.saving, saved, cost)))
 
 
-def _steps(losses: list[_Points], savings: list[_Points]) -> _Steps:
+def steps_of(losses: list[_Points], savings: list[_Points]) -> Steps:
     """Returns the steps of all tiles of some linears, sorted by cost per unit saved. Equal ones keep the order of tiles."""
     kinds = list(dict.fromkeys(kind for points in losses for kind in points))
     cost, saving = _flat(losses, kinds), _flat(savings, kinds)
@@ -212,10 +262,10 @@ def _steps(losses: list[_Points], savings: list[_Points]) -> _Steps:
         at_cost[there], at_saving[there] = cost[to, there], saving[to, there]
     if not tiles:
         none = np.zeros(0)
-        return _Steps(none.astype(np.int64), none.astype(np.uint8), none, none)
+        return Steps(none.astype(np.int64), none.astype(np.uint8), none, none)
     level = np.repeat(np.arange(len(tiles)), [one.size for one in tiles])
     order = np.lexsort((level, np.concatenate(tiles), np.concatenate(slopes)))
-    return _Steps(*(np.concatenate(one)[order] for one in (tiles, codes, costs, saved)))
+    return Steps(*(np.concatenate(one)[order] for one in (tiles, codes, costs, saved)))
 
 
 def _flat(grids: list[_Points], kinds: list[TileKind]) -> NDArray[np.float64]:

@@ -3,30 +3,81 @@
 It is a type such as `int8`, or `PATTERN=TYPE,PATTERN=TYPE,…` such as `mlp.*=int4,v_proj=float16`, with the patterns of
 `masklearn.masks.names`. A type in front of all patterns is for the linears that none of them fits, which else keep the type
 that a quantised checkpoint gives them, or have 16 bits. The last pattern that fits a linear decides.
+
+In the place of a type there may be several, as in `int8,int4` or `mlp.*=int8,int4,v_proj=int8`: what stands between two
+patterns belongs to the first. `auto` is all types that fit a linear. Then learning chooses one for each linear
+(`masklearn.masks.select_types`).
 """
 
+from __future__ import annotations
+
+from collections import Counter
 from collections.abc import Mapping
+from glob import escape
 from types import MappingProxyType
 
-from masklearn.errors import PatchCompileError
+from masklearn.errors import PatchCompileError, UsageError
 from masklearn.masks.kinds.allowed import AUTO
 from masklearn.masks.names import decide, entries, parse_pattern
-from masklearn.weights.table import WEIGHT_TYPES, WeightType, weight_type
+from masklearn.weights.table import FLOAT16, QUANTISED, WEIGHT_TYPES, WeightType, weight_type
 
-__all__ = ["named_types", "parse_weights", "quantised_types"]
+__all__ = [
+    "allowed_types",
+    "leaves_choice",
+    "named_types",
+    "parse_weights",
+    "quantised_types",
+    "spell_types",
+    "undecided",
+]
 
-_Pairs = list[tuple[str, WeightType]]
+_Pairs = list[tuple[str, tuple[str, ...]]]
+Types = tuple[WeightType, ...]
 
 
 def parse_weights(text: str) -> str:
     """Check a value of `--weights` and return it in its shortest form. Raises a ValueError of one line for another text."""
-    return ",".join(f"{pattern}={kind}" if pattern else f"{kind}" for pattern, kind in _pairs(text))
+    return ",".join(
+        f"{pattern}={','.join(kinds)}" if pattern else ",".join(kinds) for pattern, kinds in _pairs(text)
+    )
 
 
-def named_types(text: str | None) -> tuple[WeightType, ...]:
-    """Returns the types that the value names, in the table's order; text: None for no value."""
-    named = [kind for _, kind in _pairs(text)] if text else []
-    return tuple(kind for kind in WEIGHT_TYPES.values() if kind in named)
+def named_types(text: str | None) -> Types:
+    """Returns the types that the value names, in the table's order; text: None for no value. `auto` names those of
+    integers: 16 bits are what is there already."""
+    named = {kind for _, kinds in _pairs(text) for kind in kinds} if text else set()
+    if AUTO in named:
+        named.update(QUANTISED)
+    return tuple(kind for kind in WEIGHT_TYPES.values() if kind.name in named)
+
+
+def leaves_choice(text: str | None) -> bool:
+    """True if the value lets types be chosen in some linears."""
+    return text is not None and any(len(kinds) > 1 or AUTO in kinds for _, kinds in _pairs(text))
+
+
+def allowed_types(
+    text: str | None,
+    shapes: Mapping[str, tuple[int, int]],
+    given: Mapping[str, WeightType] = MappingProxyType({}),
+) -> dict[str, Types]:
+    """Returns the types that each linear may have: one, unless the value leaves a choice.
+
+    text: None for no value; shapes: (N, K) by linear; given: types of linears that a quantised checkpoint has, which they
+    keep unless the value names others. `auto` leaves out types whose spans do not divide K. Raises PatchCompileError for a
+    named type whose spans do not, and as `names.decide` does.
+    """
+    found: dict[str, Types] = {}
+    for name, pair in decide(_pairs(text) if text else [], list(shapes), "--weights").items():
+        columns = shapes[name][1]
+        if pair is None or (pair[1] == (AUTO,) and name in given):
+            found[name] = (given.get(name, FLOAT16),)
+        elif pair[1] == (AUTO,):
+            found[name] = tuple(kind for kind in (FLOAT16, *QUANTISED.values()) if kind.fits(columns))
+        else:
+            found[name] = tuple(kind for kind in WEIGHT_TYPES.values() if kind.name in pair[1])
+            _check_fits(name, found[name], columns)
+    return found
 
 
 def quantised_types(
@@ -36,25 +87,46 @@ def quantised_types(
 ) -> dict[str, WeightType]:
     """Returns the types of the linears that are quantised. The others have 16 bits.
 
-    text: None for no value; shapes: (N, K) by linear; given: types of linears that a quantised checkpoint has, which they
-    keep unless the value names another. Raises PatchCompileError for a linear whose K the spans of its type do not divide,
-    and as `names.decide` does.
+    The arguments are those of `allowed_types`, whose errors are raised. Raises UsageError if the value leaves a choice.
     """
-    if text is None:
-        return {name: given[name] for name in shapes if name in given}
-    found: dict[str, WeightType] = {}
-    for name, pair in decide(_pairs(text), list(shapes), "--weights").items():
-        kind, columns = pair[1] if pair else given.get(name), shapes[name][1]
-        if kind is None or not kind.quantised:
-            continue
+    allowed = allowed_types(text, shapes, given)
+    if any(len(kinds) > 1 for kinds in allowed.values()):
+        raise undecided(text)
+    return {name: kinds[0] for name, kinds in allowed.items() if kinds[0].quantised}
+
+
+def undecided(text: str | None) -> UsageError:
+    """Returns the error for a value that leaves a choice where nothing can choose."""
+    return UsageError(
+        f"--weights {text} leaves a choice of types, and nothing says how to make it",
+        "Types are chosen for a speed or for bytes, at the least loss of quality.",
+        "Give --speedup, --budget-ms or, in `learn`, --bytes; or name one type for each linear, such as --weights int8.",
+    )
+
+
+def spell_types(types: Mapping[str, WeightType]) -> str:
+    """Returns a value of `--weights` that gives these linears these types; types: of all linears, by name."""
+    if not types:
+        return FLOAT16.name
+    ((commonest, _),) = Counter(types.values()).most_common(1)
+    # A name may be the end of a longer one, which then has to come later.
+    rest = sorted((name for name in types if types[name] is not commonest), key=len)
+    own = {name: types[name] for name in rest}
+    for name in types.keys() - own.keys():
+        if any(name.endswith(f".{other}") for other in own):
+            own[name] = types[name]
+    pairs = (f"{escape(name)}={own[name]}" for name in sorted(own, key=lambda one: (len(one), one)))
+    return ",".join((commonest.name, *pairs))
+
+
+def _check_fits(name: str, kinds: Types, columns: int) -> None:
+    for kind in kinds:
         if not kind.fits(columns):
             raise PatchCompileError(
                 f"{name} can't have {kind} weights",
                 f"{kind} has a scale for every {kind.span} columns, and K is {columns}, no multiple of {kind.span}.",
                 f"Give {name.rpartition('.')[2]}=int8 behind a comma: int8 has one scale for a whole row.",
             )
-        found[name] = kind
-    return found
 
 
 def _pairs(text: str) -> _Pairs:
@@ -63,13 +135,23 @@ def _pairs(text: str) -> _Pairs:
         pattern, equals, kind = (part.strip() for part in entry.rpartition("="))
         if equals and not pattern:
             raise ValueError(f"{entry.strip()!r} has no pattern in front of the =.")
-        if pairs and not equals:
-            raise ValueError(
-                f"{entry.strip()!r} is not PATTERN=TYPE. Only the first entry may be a type alone."
-            )
-        if kind == AUTO:
-            raise ValueError(
-                "Weight types are not chosen by themselves. `patch-compile plan` shows them side by side."
-            )
-        pairs.append((parse_pattern(pattern) if equals else "", weight_type(kind)))
+        if kind != AUTO:
+            weight_type(kind)
+        if equals or not pairs:
+            pairs.append((parse_pattern(pattern) if equals else "", (kind,)))
+        else:
+            pairs[-1] = pairs[-1][0], (*pairs[-1][1], kind)
+    for _, kinds in pairs:
+        _check_list(kinds)
     return pairs
+
+
+def _check_list(kinds: tuple[str, ...]) -> None:
+    """Raises a ValueError of one line for types between which there is nothing to choose."""
+    spelled = ",".join(kinds)
+    if len(set(kinds)) < len(kinds):
+        raise ValueError(f"{spelled} names a type twice.")
+    if AUTO in kinds and len(kinds) > 1:
+        raise ValueError(f"{spelled} names {AUTO} beside types. It stands alone.")
+    if sum(kind != AUTO and not weight_type(kind).quantised for kind in kinds) > 1:
+        raise ValueError(f"{spelled} names two types of 16 bits, and a graph has but one.")

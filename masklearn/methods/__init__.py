@@ -4,6 +4,6 @@ A new method is a module of this folder with a subclass of `Method` that `@METHO
 import no heavy package at the top, so that `--help` can list them fast. Code that they share is in the subfolders.
 """
 
-from masklearn.methods.base import Candidate, Candidates, Method, Settled, method_of
+from masklearn.methods.base import Candidate, Candidates, Method, Settled, WithRounding, method_of
 
-__all__ = ["Candidate", "Candidates", "Method", "Settled", "method_of"]
+__all__ = ["Candidate", "Candidates", "Method", "Settled", "WithRounding", "method_of"]

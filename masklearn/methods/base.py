@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from masklearn.feed import CodeArrays, Feed
     from masklearn.masks.kinds.base import TileKind
     from masklearn.masks.record import TrainRecord
+    from masklearn.masks.select import RoundingLoss
     from masklearn.recipe import LearnSettings
     from masklearn.weights.grid import Grid
 
-__all__ = ["Candidate", "Candidates", "Method", "Settled", "method_of"]
+__all__ = ["Candidate", "Candidates", "Method", "Settled", "WithRounding", "method_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +39,14 @@ class Candidate:
 
 Candidates = Mapping["TileKind", Candidate]
 """Proposals for one linear, by kind."""
+
+
+class WithRounding(dict["TileKind", Candidate]):
+    """Candidates of a linear whose weight type is to be chosen. rounding: what the types lose, in the unit of the scores."""
+
+    def __init__(self, candidates: Candidates, rounding: RoundingLoss) -> None:
+        super().__init__(candidates)
+        self.rounding = rounding
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,7 +34,7 @@ from masklearn.threads import in_parallel
 from masklearn.weights.grid import LARGEST_STORABLE, Grid, stored_scales
 from masklearn.weights.table import INT4, WeightType
 
-__all__ = ["Rounded", "check_range", "round_group", "round_nearest"]
+__all__ = ["Rounded", "check_range", "losses_of_rows", "round_group", "round_nearest"]
 
 # Shares of the largest |w| that the highest integer may stand for. At 7/8 the lowest integer of int4 stands for all of it.
 _SHRINK = (1.0, 0.95, 0.9, 0.875, 0.8, 0.75, 0.7, 0.625, 0.55)
@@ -94,6 +94,22 @@ def round_group(
             rounded[name] = Rounded(whole.values[rows], Grid(kind, whole.grid.scales[rows]))
             start = rows.stop
     return rounded
+
+
+def losses_of_rows(weight: torch.Tensor, factor: torch.Tensor, kind: WeightType) -> torch.Tensor:
+    """Returns the squared output error of rounding each row by step 1 alone, `[N]`, summed over the tokens of the Hessian.
+
+    weight: `[N, K]`; factor: result of `obs.inverse_factor`.
+    """
+
+    def part(start: int) -> torch.Tensor:
+        rows = weight[start : start + _ROWS].clone()
+        # Step 1 needs no Hessian beside its factor.
+        return _Part(rows, rows, torch.ones_like(rows), factor, factor, kind, None).gptq()
+
+    starts = range(0, len(weight), _ROWS)
+    parts = [part(start) for start in starts] if weight.device.type != "cpu" else in_parallel(part, starts)
+    return torch.cat(list(parts))
 
 
 def check_range(name: str, weight: torch.Tensor, kind: WeightType) -> None:
@@ -184,12 +200,14 @@ class _Part:
         if given is not None:
             self.scales.copy_(given.t())
 
-    def gptq(self) -> None:
-        """Round the columns in order. Overwrites the values that it starts from."""
+    def gptq(self) -> torch.Tensor:
+        """Round the columns in order. Overwrites the values that it starts from. Returns the squared output error `[N]` by
+        what the columns lost."""
         columns, factor, count = self._values, self._factor, len(self._values)
         pivots = factor.diagonal()
         cost = pivots.reciprocal().square()[:, None]  # of an error in each column, by the columns after it
         dividers = pivots.tolist()
+        lost = torch.zeros(columns.shape[1], device=columns.device)
         for start in range(0, count, _BLOCK):
             end = min(start + _BLOCK, count)
             if self._searches and start % self.span == 0:
@@ -205,6 +223,8 @@ class _Part:
                 torch.addcmul(columns[j], found, scale, value=-1, out=error[0]).div_(dividers[j])
                 columns[j + 1 : end].addmm_(factor[j : j + 1, j + 1 : end].t(), error, alpha=-1)
             columns[end:].addmm_(factor[start:end, end:].t(), errors, alpha=-1)
+            lost += errors.square().sum(dim=0)
+        return lost
 
     def descend(self) -> None:
         """Round every kept weight anew, in order, as is best with all others as they are."""

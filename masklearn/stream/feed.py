@@ -41,6 +41,11 @@ class CheckpointFeed(Feed):
         encoder = architecture_of(task.checkpoint).encoder
         self.lacks = {Need.LOSS: "An encoder has no next-token loss."} if encoder else {}
 
+    def with_weights(self, weights: str) -> "CheckpointFeed":
+        """Returns the feed of a task with another recipe, which keeps text that was read."""
+        recipe = self.recipe.model_copy(update={"weights": weights})
+        return CheckpointFeed(self.task.with_recipe(recipe))
+
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Reads one weight at a time."""
         for done, name in enumerate(self.shapes, start=1):

@@ -1,8 +1,9 @@
 """Ranks tiles by SparseGPT's output error on the dense model's inputs, or by a reference criterion.
 
-Scores leave out what rounding to int8 or int4 costs, which is nearly the same in a tile of every kind. Measured on two
-blocks of SmolLM2-135M at 1.125 … 1.5625 bytes: with that cost in the scores, 2 to 5 % of the weights get another kind for
-int4, and pruning and rounding together lose 0.2 to 0.6 % less. For int8 nothing changes.
+Scores of tiles leave out what rounding to int8 or int4 costs, which is nearly the same in a tile of every kind. Measured on
+two blocks of SmolLM2-135M at 1.125 … 1.5625 bytes: with that cost in the scores, 2 to 5 % of the weights get another kind
+for int4, and pruning and rounding together lose 0.2 to 0.6 % less. For int8 nothing changes. The cost of rounding a whole
+linear is computed if its type is to be chosen: by GPTQ, on the same factor of the Hessian as the tiles' scores.
 """
 
 from collections.abc import Iterator
@@ -14,17 +15,20 @@ from numpy.typing import NDArray
 from masklearn.feed import Arrays, Feed, Group
 from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.patterns import patterns_from_scores
+from masklearn.masks.select import RoundingLoss
 from masklearn.masks.tiles import GROUP, sum_columns, sum_rows, tile_sums, tile_weights
-from masklearn.methods.base import Candidate, Candidates
+from masklearn.methods.base import Candidate, Candidates, WithRounding
 from masklearn.solvers import obs
 from masklearn.solvers.projection import Projection
+from masklearn.solvers.rounding import check_range, losses_of_rows
 from masklearn.stream.moments import output_energy
 from masklearn.threads import total
 from masklearn.traits import Criterion, Need
+from masklearn.weights.table import WeightType
 
 __all__ = ["candidates_by_error"]
 
-_PATTERN, _ERRORS = "pattern", "errors"
+_PATTERN, _ERRORS, _ROUNDING, _INPUTS = "pattern", "errors", "rounding", "inputs"
 _NO_CODES = np.zeros(0, np.uint16)  # a method that ranks tiles by error solves patterns for the chosen kinds
 _SCORE_WINDOWS = 16  # windows of 512 tokens; the Fisher criterion was evaluated with as many
 _TOKENS_PER_INPUT = 2  # least tokens per input feature; with fewer the Hessian is far from full rank
@@ -34,7 +38,8 @@ def candidates_by_error(feed: Feed, criterion: Criterion) -> Iterator[tuple[str,
     """Yield candidates per linear, with scores by the criterion, and for 2:4 SparseGPT's pattern for every group of 4.
 
     All kinds are solved with the same Hessian and in the same pass. Reference criteria keep the largest |w| of each group.
-    Raises PatchCompileError as `obs.with_damping` and the feed do.
+    Linears whose types are to be chosen get the cost of rounding too. Raises PatchCompileError as `obs.with_damping` and the
+    feed do.
     """
     if Need.INPUTS not in criterion.needs:
         yield from _without_inputs(feed, criterion)
@@ -46,13 +51,29 @@ def candidates_by_error(feed: Feed, criterion: Criterion) -> Iterator[tuple[str,
     fisher = Need.LOSS in criterion.needs
     for name, pruned, sensitivity in feed.moments(prune, _score_windows(feed), criterion, fisher=fisher):
         found = {}
+        rows = None if sensitivity is None else _row_weights(sensitivity, by_output=feed.recipe.permute)
         for kind in feed.kinds[name]:
             errors: NDArray[np.floating] = pruned[f"{_ERRORS} {kind}"]
-            if sensitivity is not None:
-                errors = errors * _row_weights(sensitivity, by_output=feed.recipe.permute)
+            if rows is not None:
+                errors = errors * rows
             pattern = pruned[_PATTERN] if kind is TWO_FOUR else _NO_CODES
             found[kind] = Candidate(pattern, sum_rows(errors, feed.recipe.tile).astype(np.float32))
-        yield name, found
+        lost = {one: _weighted(pruned[f"{_ROUNDING} {one}"], rows) for one in _types_to_score(feed, name)}
+        yield (
+            name,
+            WithRounding(found, RoundingLoss(lost, pruned[_INPUTS].tobytes().decode())) if lost else found,
+        )
+
+
+def _types_to_score(feed: Feed, name: str) -> list[WeightType]:
+    """Returns the quantised types that a linear may have, if there is a choice."""
+    allowed = feed.allowed_types[name]
+    return [kind for kind in allowed if kind.quantised] if len(allowed) > 1 else []
+
+
+def _weighted(losses: NDArray[np.floating], rows: NDArray[np.float64] | None) -> float:
+    """Returns the sum of the rows' losses `[N]`; rows: their weights `[N, 1]`, None for 1."""
+    return float(losses.sum(dtype=np.float64) if rows is None else losses @ rows[:, 0])
 
 
 def _row_weights(fisher: NDArray[np.float64], *, by_output: bool) -> NDArray[np.float64]:
@@ -93,6 +114,12 @@ def _prune_group(feed: Feed, group: Group, criterion: Criterion) -> dict[str, Ar
         pruned[name][f"{_ERRORS} {kind}"] = errors.astype(np.float32)
         if kind is TWO_FOUR:
             pruned[name][_PATTERN] = solved.codes.pattern.cpu().numpy()
+    for name, weight in group.weights.items():
+        for one in _types_to_score(feed, name):
+            check_range(name, weight, one)
+            lost = losses_of_rows(weight, factor, one).cpu().numpy() / (scales[name] or 1.0)
+            pruned[name][f"{_ROUNDING} {one}"] = lost.astype(np.float32)
+            pruned[name][_INPUTS] = np.frombuffer(first.encode(), np.uint8)
     return {**pruned}
 
 

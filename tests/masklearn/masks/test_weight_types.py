@@ -4,9 +4,16 @@ import re
 
 import pytest
 
-from masklearn.errors import PatchCompileError
-from masklearn.masks.weight_types import named_types, parse_weights, quantised_types
-from masklearn.weights.table import BFLOAT16, INT4, INT8
+from masklearn.errors import PatchCompileError, UsageError
+from masklearn.masks.weight_types import (
+    allowed_types,
+    leaves_choice,
+    named_types,
+    parse_weights,
+    quantised_types,
+    spell_types,
+)
+from masklearn.weights.table import BFLOAT16, FLOAT16, INT4, INT8
 
 SHAPES = {
     "layers.0.mlp.up_proj": (96, 64),
@@ -43,8 +50,9 @@ def test_a_value_is_spelled_in_one_way() -> None:
     ("text", "why"),
     [
         ("int3", "There is no weight type 'int3'. The types are float16, bfloat16, int8, int4."),
-        ("mlp.*=auto", "not chosen by themselves. `patch-compile plan` shows them side by side"),
-        ("int8,int4", "'int4' is not PATTERN=TYPE"),
+        ("mlp.*=auto,int8", "auto,int8 names auto beside types. It stands alone."),
+        ("int8,int8", "int8,int8 names a type twice"),
+        ("float16,int8,bfloat16", "names two types of 16 bits, and a graph has but one"),
         ("=int8", "has no pattern in front of the ="),
         ("", "There is no weight type ''"),
         ("mlp.*=", "There is no weight type ''"),
@@ -68,3 +76,41 @@ def test_a_pattern_that_fits_nothing_is_named() -> None:
         quantised_types("gate_proj=int8", SHAPES)
     with pytest.raises(PatchCompileError, match=r"'up_proj' of --weights decides for no linear"):
         quantised_types("up_proj=int8,mlp.*=int4", SHAPES)
+
+
+def test_auto_lets_a_linear_have_what_fits_it_and_a_list_what_it_names() -> None:
+    up, down, q = SHAPES
+    assert allowed_types("auto", SHAPES) == {
+        up: (FLOAT16, INT8, INT4),
+        down: (FLOAT16, INT8),  # K is no multiple of 64
+        q: (FLOAT16, INT8, INT4),
+    }
+    mixed = allowed_types("int4,int8,down_proj=float16,int8,q_proj=int4", SHAPES)
+    assert mixed == {up: (INT8, INT4), down: (FLOAT16, INT8), q: (INT4,)}
+    assert allowed_types("auto", SHAPES, {up: INT4})[up] == (INT4,)  # a quantised checkpoint keeps its grids
+    assert allowed_types(None, SHAPES, {up: INT4}) == {up: (INT4,), down: (FLOAT16,), q: (FLOAT16,)}
+    assert parse_weights(" auto , mlp.* = int8 , int4 ") == "auto,mlp.*=int8,int4"
+    assert named_types("auto") == (INT8, INT4)
+    assert leaves_choice("mlp.*=int8,int4") and leaves_choice("q_proj=auto")
+    assert not leaves_choice("int8,mlp.*=int4") and not leaves_choice(None)
+
+
+def test_a_choice_that_nothing_makes_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"--weights auto leaves a choice of types") as refused:
+        quantised_types("auto", SHAPES)
+    assert "--speedup" in refused.value.fix
+    with pytest.raises(PatchCompileError, match=r"down_proj can't have int4 weights"):
+        allowed_types("int8,int4", SHAPES)
+
+
+def test_chosen_types_are_spelled_so_that_they_come_back() -> None:
+    names = ["a.b", "x.a.b", "y.a.b", "c[0].d", "e"]
+    shapes = dict.fromkeys(names, (64, 64))
+    for types in (
+        dict(zip(names, (INT8, FLOAT16, INT4, INT8, INT4), strict=True)),
+        dict.fromkeys(names, FLOAT16) | {"a.b": INT4},
+        dict.fromkeys(names, INT4),
+    ):
+        text = spell_types(types)
+        found = quantised_types(parse_weights(text), shapes)
+        assert found == {name: kind for name, kind in types.items() if kind.quantised}, text

@@ -1,0 +1,283 @@
+"""Chooses the weight type of each linear together with the kinds of its tiles: least loss for a saving.
+
+The loss is that of the pruned tiles, which `select` knows, and that of rounding all weights of a linear. At a price, a loss
+that one unit of the saving may cost, the choice of each linear is its own: every tile has the kind, and the linear the type,
+for which loss − price · saving is least. A higher price never saves less, so bisection finds the price at which the whole
+model saves what it has to (Lagrange's relaxation of the nested multiple-choice knapsack). Types jump where tiles go in small
+steps: so the types of a few prices around that one are tried, `select` fills each of them exactly with tiles, and the one
+with the least loss is taken.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.errors import UsageError
+from masklearn.masks.budget import BYTES, Budget
+from masklearn.masks.kinds.base import BYTES_DENSE, TileKind
+from masklearn.masks.kinds.table import DENSE
+from masklearn.masks.select import (
+    Grids,
+    RoundingLosses,
+    Scores,
+    Selection,
+    points_of,
+    select,
+    steps_of,
+    tile_savings,
+)
+from masklearn.weights.table import WeightType
+
+__all__ = ["NEAR", "Filled", "TypeChoices", "TypeSavings", "TypesForBytes", "least_loss", "rounding_cost"]
+
+OWN_BYTES = "bytes of their own weight types"
+
+Types = Mapping[str, WeightType]
+Options = Mapping[str, tuple[WeightType, ...]]
+# Shares of the saving whose types are tried. What tiles save is not quite proportional to their number.
+NEAR = (0.95, 1.0, 1.05)
+_HALVINGS = 60
+_FAR = 400  # steps by a factor of 8 to reach any price that fp64 holds
+
+
+@dataclass(frozen=True)
+class TypeSavings:
+    """Savings if linears have one type. dense: by linear, of dense weights over dense ones of 16 bits; tiles: by linear and
+    kind, what each tile saves beside that, `[grid]`."""
+
+    dense: Mapping[str, float]
+    tiles: Mapping[str, Mapping[TileKind, NDArray[Any]]]
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A choice of types with the tiles that fill the budget. loss: of rounding and of pruning."""
+
+    types: dict[str, WeightType]
+    selection: Selection
+    budget: Budget
+    loss: float
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """Least loss of a group of linears with one type, and what it saves, after each step of its tiles; `[steps + 1]`.
+
+    slopes: loss per unit saved of each step, rising.
+    """
+
+    slopes: NDArray[np.float64]
+    loss: NDArray[np.float64]
+    saved: NDArray[np.float64]
+
+    def at(self, price: float) -> tuple[float, float]:
+        taken = int(np.searchsorted(self.slopes, price, side="right"))
+        return float(self.loss[taken]), float(self.saved[taken])
+
+
+class TypeChoices:
+    """The types that groups of linears may have, with all that is lost and saved by each."""
+
+    def __init__(
+        self,
+        options: Options,
+        scores: Scores,
+        rounding: RoundingLosses,
+        savings: Mapping[WeightType, TypeSavings],
+    ) -> None:
+        """options: types that each linear may have; scores: those of `select`; savings: for each of the types.
+
+        Linears of one input that may have the same types are a group, and get one type.
+        """
+        members: dict[tuple[str, tuple[WeightType, ...]], list[str]] = {}
+        for name, kinds in options.items():
+            first = rounding[name].inputs if name in rounding else name
+            members.setdefault((first, kinds), []).append(name)
+        self._rounding = rounding
+        self._groups = [
+            (names, {kind: self._curve(names, kind, scores, savings[kind]) for kind in kinds})
+            for (_, kinds), names in members.items()
+        ]
+
+    def near(self, amount: float, shares: Sequence[float] = NEAR) -> list[dict[str, WeightType]]:
+        """Returns the types with which the least loss saves about this amount, without duplicates.
+
+        shares: of the amount, whose types are returned.
+        """
+        found = {self._spelled(types): types for share in shares for types in self._around(share * amount)}
+        return list(found.values())
+
+    def fastest(self) -> dict[str, WeightType]:
+        """Returns the types with which most is saved, with all tiles pruned."""
+        return {
+            name: max(curves, key=lambda kind: curves[kind].saved[-1])
+            for names, curves in self._groups
+            for name in names
+        }
+
+    def _around(self, amount: float) -> Iterator[dict[str, WeightType]]:
+        """Yield the types at the highest price at which less is saved, and the first ones that save enough from there on.
+
+        Between the two, groups change their types one by one: many may be worth it at one and the same price.
+        """
+        low = high = 1.0
+        for _ in range(_FAR):
+            if self._at(high)[1] >= amount or math.isinf(high):
+                break
+            low, high = high, high * 8
+        for _ in range(_FAR):
+            if self._at(low)[1] < amount or low == 0.0:
+                break
+            low, high = low / 8, low
+        for _ in range(_HALVINGS):
+            middle = math.sqrt(low) * math.sqrt(high) if low else high / 8
+            if not low < middle < high:
+                break
+            low, high = (low, middle) if self._at(middle)[1] >= amount else (middle, high)
+        below, above = self._at(low)[0], self._at(high)[0]
+        yield below
+        yield self._first_enough(below, above, amount, high)
+
+    def _first_enough(self, below: Types, above: Types, amount: float, price: float) -> dict[str, WeightType]:
+        """Returns `below` with the types of `above` in as many groups as it takes to save the amount at a price."""
+        types = dict(below)
+        saved = sum(self._saved(names, curves, types, price) for names, curves in self._groups)
+        for names, curves in self._groups:
+            if saved >= amount:
+                break
+            before = self._saved(names, curves, types, price)
+            types.update((name, above[name]) for name in names)
+            saved += self._saved(names, curves, types, price) - before
+        return types
+
+    def _saved(
+        self, names: Sequence[str], curves: Mapping[WeightType, _Curve], types: Types, price: float
+    ) -> float:
+        return curves[types[names[0]]].at(price)[1]
+
+    def _at(self, price: float) -> tuple[dict[str, WeightType], float]:
+        """Returns the best types at a price, and what is saved then."""
+        if math.isinf(price):
+            types = self.fastest()
+            return types, self._most(types, pruned=True)
+        types, total = {}, 0.0
+        for names, curves in self._groups:
+            points = {kind: curve.at(price) for kind, curve in curves.items()}
+            best = min(points, key=lambda kind: points[kind][0] - price * points[kind][1])
+            types.update(dict.fromkeys(names, best))
+            total += points[best][1]
+        return types, total
+
+    def _most(self, types: Types, *, pruned: bool) -> float:
+        """Returns the saving with all tiles pruned, or with none."""
+        return sum(
+            float(curves[types[names[0]]].saved[-1 if pruned else 0]) for names, curves in self._groups
+        )
+
+    def _spelled(self, types: Types) -> tuple[str, ...]:
+        return tuple(types[names[0]].name for names, _ in self._groups)
+
+    def _curve(self, names: Sequence[str], kind: WeightType, scores: Scores, savings: TypeSavings) -> _Curve:
+        steps = steps_of(
+            [points_of(scores[name]) for name in names], [dict(savings.tiles[name]) for name in names]
+        )
+        loss = rounding_cost(dict.fromkeys(names, kind), self._rounding)
+        saved = sum(savings.dense[name] for name in names)
+        return _Curve(
+            steps.cost / steps.saving,
+            np.concatenate(([loss], loss + np.cumsum(steps.cost))),
+            np.concatenate(([saved], saved + np.cumsum(steps.saving))),
+        )
+
+
+def rounding_cost(types: Types, rounding: RoundingLosses) -> float:
+    """Returns the loss of rounding the linears to these types."""
+    return sum(rounding[name].by_type.get(kind, 0.0) for name, kind in types.items() if name in rounding)
+
+
+class TypesForBytes:
+    """Chooses kinds of tiles and weight types for an average of bytes per weight, counted in each linear's own type."""
+
+    def __init__(self, per_weight: float, options: Options, shapes: Mapping[str, tuple[int, int]]) -> None:
+        """options: types that each linear may have; shapes: (N, K) by linear."""
+        self._per_weight, self._options, self._shapes = per_weight, options, shapes
+
+    def check(self, kinds: Mapping[str, tuple[TileKind, ...]]) -> None:
+        """Raises UsageError for bytes that no choice reaches. kinds: those that the tiles of each linear may have."""
+        weights = {name: math.prod(shape) for name, shape in self._shapes.items()}
+        least = sum(
+            count * min(kind.bytes_of(one) for one in self._options[name] for kind in (DENSE, *kinds[name]))
+            for name, count in weights.items()
+        ) / max(sum(weights.values()), 1)
+        if self._per_weight < least:
+            raise UsageError(
+                f"{self._per_weight:g} bytes per weight cannot be reached with these types and kinds of tiles",
+                f"With every linear of the smallest type and every tile of the smallest kind it is {least:.4g}.",
+                "Give more bytes, or --weights and --kinds that take fewer.",
+            )
+
+    def __call__(
+        self, scores: Scores, areas: Grids, rounding: RoundingLosses | None = None
+    ) -> tuple[Selection, Budget]:
+        """Returns tile maps with types, and the saving of the tiles beside that of the types."""
+        rounding = rounding or {}
+        weights = {name: float(areas[name].sum()) for name in self._options}
+        amount = sum((BYTES_DENSE - self._per_weight) * count for count in weights.values())
+        kinds = dict.fromkeys(kind for own in self._options.values() for kind in own)
+        savings = {kind: _bytes_saved(kind, scores, areas) for kind in kinds}
+        choices = TypeChoices(self._options, scores, rounding, savings)
+
+        def fill(types: dict[str, WeightType]) -> Filled | None:
+            dense = sum(savings[kind].dense[name] for name, kind in types.items())
+            tiles = {name: savings[kind].tiles[name] for name, kind in types.items()}
+            most = sum(
+                float(np.max([0.0 * areas[name], *grids.values()], axis=0).sum())
+                for name, grids in tiles.items()
+            )
+            if dense + most < amount:
+                return None
+            budget = Budget.saving(max(0.0, amount - dense), OWN_BYTES)
+            chosen = select(scores, areas, budget, tiles)
+            loss = rounding_cost(types, rounding) + sum(one.cost for one in chosen.fills)
+            return Filled(types, Selection(chosen.kinds, chosen.fills, types), budget, loss)
+
+        found = least_loss([*choices.near(amount), choices.fastest()], rounding, fill)
+        assert found is not None  # `check` has found it reachable
+        return found.selection, found.budget
+
+
+def least_loss(
+    tried: Sequence[dict[str, WeightType]],
+    rounding: RoundingLosses,
+    fill: Callable[[dict[str, WeightType]], Filled | None],
+) -> Filled | None:
+    """Returns the choice of types with the least loss, None if none fills the budget.
+
+    fill: returns None for types with which no tiles do. It is not asked about types whose rounding alone loses more than a
+    choice that was found.
+    """
+    best: Filled | None = None
+    for types in sorted(tried, key=lambda one: rounding_cost(one, rounding)):
+        if best is not None and rounding_cost(types, rounding) >= best.loss:
+            break
+        filled = fill(types)
+        if filled is not None and (best is None or filled.loss < best.loss):
+            best = filled
+    return best
+
+
+def _bytes_saved(kind: WeightType, scores: Scores, areas: Grids) -> TypeSavings:
+    per_weight = BYTES_DENSE - DENSE.bytes_of(kind)
+    return TypeSavings(
+        {name: per_weight * float(grid.sum()) for name, grid in areas.items()},
+        {
+            name: {tiles: tile_savings(tiles, areas[name], BYTES, kind) for tiles in points_of(grids)}
+            for name, grids in scores.items()
+        },
+    )

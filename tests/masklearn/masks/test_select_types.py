@@ -1,0 +1,110 @@
+"""Weight types that are chosen with the kinds of tiles: least loss for a saving."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+
+from masklearn.errors import UsageError
+from masklearn.masks.budget import Budget
+from masklearn.masks.kinds.base import TileKind
+from masklearn.masks.kinds.table import DENSE, PRUNED, TWO_FOUR
+from masklearn.masks.select import RoundingLoss, select, tile_savings
+from masklearn.masks.select_types import TypesForBytes
+from masklearn.masks.tiles import tile_weights
+from masklearn.weights.table import FLOAT16, INT4, INT8, WeightType
+
+TILE = (64, 64)
+SHAPES = {"q": (128, 128), "k": (64, 128), "up": (256, 128), "down": (128, 256)}
+ALL = (FLOAT16, INT8, INT4)
+OPTIONS = dict.fromkeys(SHAPES, ALL)
+KINDS: tuple[TileKind, ...] = (TWO_FOUR, PRUNED["12:16"])
+Grids = dict[str, Any]
+
+
+def problem(seed: int) -> tuple[Grids, Grids, dict[str, RoundingLoss]]:
+    """Scores, areas and losses. q and k have one input."""
+    rng = np.random.default_rng(seed)
+    areas = {name: tile_weights(shape, TILE) for name, shape in SHAPES.items()}
+    scores: Grids = {}
+    for name, grid in areas.items():
+        loss = rng.lognormal(sigma=2.0, size=grid.shape)
+        scores[name] = {TWO_FOUR: loss, PRUNED["12:16"]: loss * rng.uniform(0.1, 0.4, grid.shape)}
+    rounding = {}
+    for name in SHAPES:
+        most = float(scores[name][TWO_FOUR].sum())
+        lost = {INT8: most * rng.uniform(1e-4, 1e-2), INT4: most * rng.uniform(0.05, 0.5)}
+        rounding[name] = RoundingLoss(lost, "q" if name == "k" else name)
+    return scores, areas, rounding
+
+
+def taken(
+    kinds: Grids, types: dict[str, WeightType], scores: Grids, areas: Grids, rounding: dict[str, RoundingLoss]
+) -> tuple[float, float]:
+    """Returns bytes per weight, and the loss."""
+    size = lost = 0.0
+    for name, kind in types.items():
+        lost += rounding[name].by_type.get(kind, 0.0)
+        for tiles in (DENSE, *KINDS):
+            here = kinds[name] == tiles.code
+            size += float(areas[name][here].sum()) * tiles.bytes_of(kind)
+            lost += float(scores[name][tiles][here].sum()) if tiles is not DENSE else 0.0
+    return size / sum(int(grid.sum()) for grid in areas.values()), lost
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("per_weight", [1.7, 1.1, 0.8, 0.5])
+def test_no_other_choice_of_types_loses_much_less(seed: int, per_weight: float) -> None:
+    """Every choice of types is tried, each with the tiles that lose least."""
+    scores, areas, rounding = problem(seed)
+    chosen, budget = TypesForBytes(per_weight, OPTIONS, SHAPES)(scores, areas, rounding)
+    types = dict(chosen.types)
+    size, lost = taken(chosen.kinds, types, scores, areas, rounding)
+    assert size <= per_weight + 1e-9
+    assert types["q"] is types["k"]  # one input, one product
+    assert budget.unit.startswith("bytes")
+    best = np.inf
+    total = sum(int(grid.sum()) for grid in areas.values())
+    for q, up, down in itertools.product(ALL, repeat=3):
+        other = {"q": q, "k": q, "up": up, "down": down}
+        dense = sum((2 - DENSE.bytes_of(other[name])) * areas[name].sum() for name in SHAPES)
+        savings = {
+            name: {kind: tile_savings(kind, areas[name], "bytes", other[name]) for kind in KINDS}
+            for name in SHAPES
+        }
+        missing = max(0.0, (2 - per_weight) * total - dense)
+        most = sum(np.max(list(one.values()), axis=0).sum() for one in savings.values())
+        if missing > most:
+            continue
+        kinds = select(scores, areas, Budget.saving(missing, "B"), savings).kinds
+        best = min(best, taken(kinds, other, scores, areas, rounding)[1])
+    assert lost <= best * 1.1 + 1e-9
+
+
+def test_fewer_bytes_never_take_larger_types_and_lose_more() -> None:
+    scores, areas, rounding = problem(0)
+    bits, losses = [], []
+    for per_weight in (2.0, 1.6, 1.3, 1.0, 0.8, 0.6, 0.45):
+        chosen, _ = TypesForBytes(per_weight, OPTIONS, SHAPES)(scores, areas, rounding)
+        types = dict(chosen.types)
+        bits.append(sum(types[name].bits * areas[name].sum() for name in SHAPES))
+        losses.append(taken(chosen.kinds, types, scores, areas, rounding)[1])
+    assert losses == sorted(losses) and losses[0] == 0.0
+    assert bits == sorted(bits, reverse=True) and bits[0] == 4 * bits[-1]
+
+
+def test_a_linear_keeps_to_what_it_may_have() -> None:
+    scores, areas, rounding = problem(1)
+    options = OPTIONS | {"down": (FLOAT16, INT8), "k": (INT8,)}
+    del rounding["k"]  # nothing to choose
+    chosen, _ = TypesForBytes(0.8, options, SHAPES)(scores, areas, rounding)
+    assert chosen.types["k"] is INT8 and chosen.types["down"] in (FLOAT16, INT8)
+
+
+def test_bytes_below_all_types_and_kinds_are_refused() -> None:
+    asked = TypesForBytes(0.3, OPTIONS, SHAPES)
+    with pytest.raises(UsageError, match=r"0\.3 bytes per weight cannot be reached") as refused:
+        asked.check(dict.fromkeys(SHAPES, KINDS))
+    assert "it is 0.4062" in refused.value.why
+    TypesForBytes(0.41, OPTIONS, SHAPES).check(dict.fromkeys(SHAPES, KINDS))
