@@ -11,7 +11,7 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationInfo
 
 from masklearn.durable import whole_file
-from masklearn.masks.weight_types import named_types
+from masklearn.masks.weight_types import leaves_choice, named_types, undecided
 from masklearn.recipe import BytesPerWeight, LearnRecipe, LearnSettings, Ratio
 from patch_compile.engine.options import EngineOptions
 from patch_compile.engine.shape_text import read_shapes
@@ -86,6 +86,7 @@ class Recipe(LearnSettings):
         recipe = super().parse(settings)
         recipe._check_ratio()
         recipe._check_goal()
+        recipe._check_choice_of_types()
         recipe._check_permutation()
         return recipe
 
@@ -210,6 +211,21 @@ class Recipe(LearnSettings):
                 "Masks say which weights stay by their places. Those learned with --permute bring the permuted model along.",
                 "Drop --permute, or learn masks with it: `patch-compile learn --permute`.",
             )
+
+    def _check_choice_of_types(self) -> None:
+        """Refuse types that are to be chosen where nothing can choose them: for a speed or for bytes, while masks are
+        learned."""
+        if not leaves_choice(self.weights):
+            return
+        if self.mask is not None:
+            raise UsageError(
+                f"--weights {self.weights} does not go with a mask",
+                "Types are chosen together with the tiles, while masks are learned. Learned masks bring theirs along.",
+                "Leave --weights out, or name one type for each linear, such as --weights int8.",
+            )
+        if self.goal is None and self.bytes_per_weight is None:
+            raise undecided(self.weights)
+        self.check_choice()
 
     def _check_goal(self) -> None:
         """Refuse settings that do not go with a speed, which needs tiles that are ranked once over all linears."""

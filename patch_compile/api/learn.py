@@ -46,6 +46,8 @@ def learn(
     checkpoint_every: int = 50,
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     gradient_checkpointing: bool = False,
+    speedup: float | None = None,
+    budget_ms: float | None = None,
     target: str | None = None,
     batch_size: int = 16,
     prompt_tokens: int = 128,
@@ -60,10 +62,11 @@ def learn(
     """Learn the hybrid masks of a checkpoint and write them, with the pruned model, to the folder `out`.
 
     The settings are those of `build` with the same names. bytes_per_weight takes the place of ratio: the average bytes of a
-    packed 16-bit weight, by which masks with other kinds of tiles are compared. baselines: simpler ways to prune that the
-    masks are compared with on eval_text, "all" or names such as "uniform-2:4". target: a GPU, on which linears that gain
-    nothing by pruning stay whole; batch_size, prompt_tokens and generated_tokens are the workload for which that is
-    predicted. None prunes all covered linears. force: replace `out`. resume: continue an interrupted run.
+    packed 16-bit weight, by which masks with other kinds of tiles are compared, or with weights="auto" of a weight of its
+    own type. baselines: simpler ways to prune that the masks are compared with on eval_text, "all" or names such as
+    "uniform-2:4". target: a GPU, on which linears that gain nothing by pruning stay whole, and for which a speed is
+    predicted; batch_size, prompt_tokens and generated_tokens are the workload. None prunes all covered linears, and predicts
+    a speed for the GPU of this machine. force: replace `out`. resume: continue an interrupted run.
 
     `build(model, mask=out/"masks.safetensors")` compiles the result. If several processes run this together (`accelerate
     launch`, torchrun), the first process gets the result and the others get None.

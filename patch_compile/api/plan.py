@@ -32,9 +32,9 @@ def plan(
     """Predict what `build` would do with a checkpoint, without reading a weight.
 
     The settings are those of `build` with the same names. weights: types of the linears' weights; None takes those of the
-    masks, and 16 bits without masks. target: a card such as "a6000", or an architecture; None takes the GPU of this machine,
-    or sm86 without one. Without a mask the plan assumes that every linear has the ratio, by tiles of the two kinds whose
-    zeros are nearest to it.
+    masks, and 16 bits without masks; "auto" takes for a speed those that are assumed to lose least. target: a card such as
+    "a6000", or an architecture; None takes the GPU of this machine, or sm86 without one. Without a mask the plan assumes
+    that every linear has the ratio, by tiles of the two kinds whose zeros are nearest to it.
 
     Raises UsageError for an invalid setting, SpeedError for a speed that cannot be reached, and PatchCompileError for a
     model or masks that cannot be compiled.

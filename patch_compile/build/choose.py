@@ -7,22 +7,32 @@ from typing import TYPE_CHECKING
 
 from masklearn.masks.budget import Budget
 from masklearn.masks.kinds.allowed import allowed_kinds
+from masklearn.masks.weight_types import spell_types
 from patch_compile.errors import PatchCompileError
 from patch_compile.plan.gains import GainBudget, TilesThatGain
 from patch_compile.plan.lowering_patterns import AUTO, asked_lowerings
 from patch_compile.plan.savings import plans_for_speed
 from patch_compile.plan.tiles_for_speed import TilesForSpeed
+from patch_compile.plan.types_for_speed import TypesForSpeed
 from patch_compile.report.prediction import gain_line, reason_lines
 
 if TYPE_CHECKING:
+    from masklearn.weights.table import WeightType
     from patch_compile.out.plan import Gaining
     from patch_compile.plan.cost import CostModel
     from patch_compile.plan.lowering import LinearPlan
     from patch_compile.sources.base import Source
 
-__all__ = ["Chooser", "chooser_of", "gain_budget", "plans_with_ratio", "plans_with_speed"]
+__all__ = [
+    "Chooser",
+    "chooser_of",
+    "gain_budget",
+    "plans_with_ratio",
+    "plans_with_speed",
+    "with_assumed_types",
+]
 
-Chooser = TilesForSpeed | TilesThatGain
+Chooser = TilesForSpeed | TilesThatGain | TypesForSpeed
 
 
 def chooser_of(source: Source, costs: CostModel | None, note: Callable[[str], object]) -> Chooser | None:
@@ -36,6 +46,9 @@ def chooser_of(source: Source, costs: CostModel | None, note: Callable[[str], ob
         return None
     if r.goal is not None:
         assert costs is not None and source.outline is not None  # a goal without predictions was refused
+        if source.chooses_types:
+            with_assumed_types(source, costs)
+            return _types_for_speed(source, costs)
         plans_with_speed(source, costs)
         kinds = allowed_kinds(r.kinds, source.coverage.linears, r.tile)
         return TilesForSpeed(
@@ -85,6 +98,31 @@ def plans_with_speed(source: Source, costs: CostModel) -> dict[str, LinearPlan]:
     return plans_for_speed(
         goal, list(source.coverage.linears), lambda ratios: source.plan_at(ratios, costs), outline, costs
     )
+
+
+def with_assumed_types(source: Source, costs: CostModel) -> Source:
+    """Returns the source with the weight types that a plan without scores assumes for the requested speed.
+
+    Raises SpeedError if no types reach it.
+    """
+
+    def typed(types: dict[str, WeightType]) -> Source:
+        return source.with_other(weights=spell_types(types))
+
+    return typed(_types_for_speed(source, costs).assumed(lambda types: plans_with_speed(typed(types), costs)))
+
+
+def _types_for_speed(source: Source, costs: CostModel) -> TypesForSpeed:
+    r, linears = source.recipe, source.coverage.linears
+    assert r.goal is not None and source.outline is not None
+    asked = asked_lowerings(r.lowering, list(linears))
+    # A split linear has weights of 16 bits; asked to have others, it is refused later.
+    options = {
+        name: tuple(kind for kind in kinds if asked[name] != "split" or not kind.quantised) or kinds
+        for name, kinds in source.allowed_types.items()
+    }
+    kinds = allowed_kinds(r.kinds, linears, r.tile)
+    return TypesForSpeed(r.goal, costs, source.outline, linears, r.tile, r.lowering, options, kinds)
 
 
 def _check_gain(source: Source, gains: GainBudget, row: Gaining, costs: CostModel | None) -> None:

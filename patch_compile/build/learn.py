@@ -17,6 +17,7 @@ from patch_compile.out.workspace import Workspace
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from patch_compile.report.learned import mosaic_line
+from patch_compile.report.prediction import choice_line
 from patch_compile.sources.kinds import Stage
 
 __all__ = ["learn"]
@@ -41,8 +42,9 @@ def learn(
     job = prepare(recipe, progress, stages=[Stage.MASKS], force=force, resume=resume)
     with opened(job, progress, force=force, resume=resume) as workspace:
         masks = run_stages(job, workspace, progress)
-        if line := mosaic_line(masks):
-            progress.note(line)
+        for line in (mosaic_line(masks), choice_line(masks.record.speed)):
+            if line:
+                progress.note(line)
         rows = tuple(MaskedLinear.of(name, mask) for name, mask in masks.items())
         answer = LearnedAnswer(
             path=str(job.out),

@@ -10,7 +10,7 @@ from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.weight_types import named_types
 from masklearn.weights.table import QUANTISED, weight_type
-from patch_compile.build.choose import gain_budget, plans_with_ratio, plans_with_speed
+from patch_compile.build.choose import gain_budget, plans_with_ratio, plans_with_speed, with_assumed_types
 from patch_compile.build.summary import skipped_of
 from patch_compile.errors import PatchCompileError, SpeedError
 from patch_compile.export.architectures import check_exportable
@@ -54,11 +54,14 @@ def plan(recipe: Recipe) -> PlanOfModel:
     source = open_source(recipe, weights=False)
     source.require(Ability.PLAN)
     check_exportable(source.checkpoint)
-    assert source.outline is not None and source.workload is not None
+    outline = source.outline
+    assert outline is not None and source.workload is not None
     card, target, target_source = _card(recipe.target)
     costs = CostModel(card, source.workload)
+    if source.chooses_types:
+        source = with_assumed_types(source, costs)
     plans, gaining = _plans(source, costs)
-    made = plan_of(plans, source.outline, costs)
+    made = plan_of(plans, outline, costs)
     return PlanOfModel(
         **{name: getattr(made, name) for name in type(made).model_fields},
         model=str(recipe.model.resolve()),
@@ -70,8 +73,8 @@ def plan(recipe: Recipe) -> PlanOfModel:
         ratio=_ratio(plans),
         kinds=recipe.kinds,
         other=_other_kinds(source, costs) if recipe.mask is None else None,
-        weights=_weights(plans, source),
-        types=tuple(_types(plans, source, made, costs)),
+        weights=_weights(plans, recipe),
+        types=tuple(_types(plans, source, recipe, made, costs)),
         gaining=gaining,
         skipped=skipped_of(source.coverage),
     )
@@ -104,19 +107,19 @@ def _other_kinds(source: Source, costs: CostModel) -> OtherKinds | None:
     )
 
 
-def _weights(plans: Mapping[str, LinearPlan], source: Source) -> str:
+def _weights(plans: Mapping[str, LinearPlan], recipe: Recipe) -> str:
     """Returns the types that the linears have, as a value of `--weights`."""
     types = {plan.weight_type for plan in plans.values()}
-    if source.recipe.weights is not None and len(types) > 1:
-        return source.recipe.weights
-    return ",".join(sorted(kind.name if kind.quantised else source.recipe.dtype for kind in types))
+    if recipe.weights is not None and len(types) > 1:
+        return recipe.weights
+    return ",".join(sorted(kind.name if kind.quantised else recipe.dtype for kind in types))
 
 
 def _types(
-    plans: Mapping[str, LinearPlan], source: Source, made: Plan, costs: CostModel
+    plans: Mapping[str, LinearPlan], source: Source, recipe: Recipe, made: Plan, costs: CostModel
 ) -> Iterator[OtherTypes]:
     """Yield the plan itself, if its linears have several types, and plans of the request with one type for all."""
-    own = _weights(plans, source)
+    own = _weights(plans, recipe)
     same = (source.recipe.dtype, *QUANTISED)
     if own not in same:
         yield _type_row(own, plans, source, made, costs, planned=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from masklearn.masks.budget import Budget
-from masklearn.masks.weight_types import quantised_types
+from masklearn.masks.weight_types import allowed_types
 from masklearn.threads import settle_threads
 from patch_compile.build.choose import Chooser, chooser_of
 from patch_compile.build.unchanged import FilesAsFound, files_of
@@ -87,7 +87,7 @@ def prepare(
     check_out(out, force=force, resume=resume)
     backend, targets = _choose_engine(source, progress) if Stage.ENGINE in asked else ("onnx", ())
     asked = asked if targets else asked - {Stage.ENGINE}
-    lowers = Stage.ONNX in asked or recipe.target is not None
+    lowers = Stage.ONNX in asked or recipe.target is not None or recipe.goal is not None
     costs = costs_of(source) if lowers else None
     chooser = chooser_of(source, costs, progress.note) if lowers and Stage.MASKS in asked else None
     check_free_space(out, source.space(asked))
@@ -112,12 +112,12 @@ def _check_patterns(source: Source, stages: Collection[Stage]) -> None:
     type fits neither its linear nor the graph."""
     r, names = source.recipe, list(source.coverage.linears)
     if Stage.MASKS in stages:
-        quantised_types(r.weights, source.coverage.linears)
+        allowed_types(r.weights, source.coverage.linears)
     if Stage.MASKS in stages and r.mask is None and r.ratio is not None:
         Budget.of(r.ratio, r.per_layer).by_linear(names)
     if Stage.ONNX in stages:
         given = source.given.masks if r.mask is not None else None
-        lowerings_of(r.lowering, names, source.weight_types(given))
+        lowerings_of(r.lowering, names, {} if source.chooses_types else source.weight_types(given))
         r.check_weights()
 
 
@@ -218,7 +218,9 @@ def _plugin(
     asked = asked_lowerings(source.recipe.lowering, list(source.coverage.linears))
     given = source.given.masks if source.recipe.mask is not None else None
     # Quantised weights are for the plugin, whatever lowering is asked for.
-    if not {"auto", "plugin"} & {*asked.values()} and not source.weight_types(given):
+    if not {"auto", "plugin"} & {*asked.values()} and not (
+        source.chooses_types or source.weight_types(given)
+    ):
         return None
     from patch_compile.plugin.build import archs_for, build_plugin
 

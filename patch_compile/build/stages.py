@@ -41,6 +41,7 @@ from patch_compile.out.stage_files import sha256_of
 from patch_compile.out.workspace import Workspace, key_of
 from patch_compile.plan.gains import TilesThatGain
 from patch_compile.plan.tiles_for_speed import TilesForSpeed
+from patch_compile.plan.types_for_speed import TypesForSpeed
 from patch_compile.progress import Progress
 from patch_compile.report.prediction import waste_line
 from patch_compile.sources.kinds import Stage
@@ -126,7 +127,7 @@ class _Run:
         with leading(scratch):
             folder = learning_folder(scratch, self.keys[Stage.MASKS])
             pruning = self.job.source.learn(folder, self.progress, choose)
-        if isinstance(choose, TilesForSpeed):
+        if isinstance(choose, TilesForSpeed | TypesForSpeed):
             pruning.masks.record.speed = choose.record
         if isinstance(choose, TilesThatGain):
             pruning.masks.record.gains = choose.record(pruning.masks, self.job.costs)

@@ -29,7 +29,8 @@ _SETTINGS = {
     "ratio": Option("Share of weights to zero, 0 … 0.5 (every tile 2:4), or PATTERN=RATIO,…. For a target it counts over "
                     "the linears that gain there (see --lowering).", "RATIO"),
     "bytes_per_weight": Option("Prune until a packed 16-bit weight takes at most B bytes on average: 2 dense, 1.125 with "
-                               "every tile 2:4 or 8:16. It compares kinds of tiles, and takes the place of --ratio.", "B",
+                               "every tile 2:4 or 8:16. It compares kinds of tiles, and takes the place of --ratio. With "
+                               "--weights auto a weight counts in its own type.", "B",
                                flags=("--bytes",)),
     "per_layer": Option("Reach the ratio in every linear, not over all of them together."),
     "method": Option("Method that learns the masks.", choices=tuple(METHODS)),
@@ -38,7 +39,8 @@ _SETTINGS = {
                     "PATTERN=LIST,…. n:16 keeps n of 16 weights of a row, n = 4, 6, … 14: more quality at the bytes "
                     "of 2:4, and as fast where bytes are the limit, as in decode; prompts gain by 2:4 alone.", "KINDS"),
     "weights": Option("Type of the linears' weights: float16, bfloat16, int8 or int4, or PATTERN=TYPE,…. int8 has a scale "
-                      "for each row, int4 one for each row and 64 columns. Activations keep 16 bits.", "TYPE",
+                      "for each row, int4 one for each row and 64 columns. Activations keep 16 bits. auto, or a list such "
+                      "as int8,int4, takes in each linear what loses least for --speedup, --budget-ms or --bytes.", "TYPE",
                       "the type of the graph"),
     "include": Option("Cover only matching linears. A PATTERN, here and in other options, is a name or its end from a dot "
                       "on (v_proj), a glob of such (mlp.*), or re: and a regular expression for the whole name.", "PATTERN"),

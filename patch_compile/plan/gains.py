@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from masklearn.masks.budget import LARGEST_RATIO, Budget
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.record import GainRecord
-from masklearn.masks.select import Scores, Selection, select
+from masklearn.masks.select import NO_LOSSES, RoundingLosses, Scores, Selection, select
 from patch_compile.out.plan import Gaining
 from patch_compile.plan.cost import CostModel
 from patch_compile.plan.lowering import LinearPlan
@@ -120,7 +120,12 @@ class TilesThatGain:
             ratio=row.ratio,
         )
 
-    def __call__(self, scores: Scores, areas: Grids) -> tuple[Selection, Budget]:
+    def __call__(
+        self,
+        scores: Scores,
+        areas: Grids,
+        rounding: RoundingLosses = NO_LOSSES,  # noqa: ARG002
+    ) -> tuple[Selection, Budget]:
         """Returns tile maps and the budget that they fill. scores: the cost of each tile, by kind or of 2:4 alone."""
 
         def plan_for(budget: Budget) -> Plans:

@@ -12,7 +12,7 @@ from masklearn.masks.budget import Budget
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.record import SpeedRecord
-from masklearn.masks.select import Scores, Selection, select
+from masklearn.masks.select import NO_LOSSES, RoundingLosses, Scores, Selection, select
 from masklearn.weights.table import WeightType
 from patch_compile.plan.cost import CostModel
 from patch_compile.plan.lowering import LinearPlan, plan_linears
@@ -69,12 +69,17 @@ class TilesForSpeed:
         self._weights = weights
         self.record: SpeedRecord | None = None  # set when tiles are chosen
 
-    def __call__(self, scores: Scores, areas: Grids) -> tuple[Selection, Budget]:
+    def __call__(
+        self,
+        scores: Scores,
+        areas: Grids,
+        rounding: RoundingLosses = NO_LOSSES,  # noqa: ARG002
+    ) -> tuple[Selection, Budget]:
         """Returns tile maps and the saving that they reach. scores: the cost of each tile, by kind or of 2:4 alone.
 
         Raises SpeedError if no saving is enough.
         """
-        saved = self._saved(areas)
+        saved = self.saved(areas)
         amount = self._least(scores, areas, saved)
         budget = Budget.saving(amount, _UNIT)
         chosen = select(scores, areas, budget, saved)
@@ -85,13 +90,13 @@ class TilesForSpeed:
         self.record = self._recorded(chosen)
         return chosen, budget
 
-    def _saved(self, areas: Grids) -> dict[str, ByKind]:
+    def saved(self, areas: Grids) -> dict[str, ByKind]:
         """Returns the microseconds that each tile saves if it has a kind, `[grid]`."""
         saved: dict[str, ByKind] = {name: {} for name in self._linears}
         for kind in dict.fromkeys(kind for own in self._kinds.values() for kind in own):
             theirs = {name: kind.code if kind in own else 0 for name, own in self._kinds.items()}
             alike = {name: np.full(areas[name].shape, code, np.uint8) for name, code in theirs.items()}
-            found = saved_per_weight(self._plans(alike), self._outline, self._costs)
+            found = saved_per_weight(self.plans(alike), self._outline, self._costs)
             for name, code in theirs.items():
                 if code:
                     saved[name][kind] = areas[name] * found.get(name, 0.0)
@@ -101,20 +106,24 @@ class TilesForSpeed:
         """Returns the smallest saving that is enough. Raises SpeedError if that of all tiles is not."""
         most = (np.max([*by_kind.values()], axis=0).sum() for by_kind in saved.values() if by_kind)
         low, high = 0.0, float(sum(most))
+        if self._weights and self._enough(low, scores, areas, saved):  # by the types of the weights alone
+            return low
         best = self._end_to_end(select(scores, areas, Budget.saving(high, _UNIT), saved))
         if not self._goal.met(best):
             raise unreachable(self._goal, best)
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
-            enough = self._goal.met(
-                self._end_to_end(select(scores, areas, Budget.saving(middle, _UNIT), saved))
-            )
+            enough = self._enough(middle, scores, areas, saved)
             low, high = (low, middle) if enough else (middle, high)
         return high
 
+    def _enough(self, saving: float, scores: Scores, areas: Grids, saved: Mapping[str, ByKind]) -> bool:
+        """True if the tiles that lose least for a saving make the model as fast as asked."""
+        return self._goal.met(self._end_to_end(select(scores, areas, Budget.saving(saving, _UNIT), saved)))
+
     def _wasted(self, chosen: Selection, saved: Mapping[str, ByKind]) -> dict[str, float]:
         """Returns the savings that were counted for tiles in linears that are lowered dense after all."""
-        plans = self._plans(chosen.kinds)
+        plans = self.plans(chosen.kinds)
         return {
             name: float(sum(grid[kinds == kind.code].sum() for kind, grid in saved[name].items()))
             for name, kinds in chosen.kinds.items()
@@ -122,9 +131,10 @@ class TilesForSpeed:
         }
 
     def _end_to_end(self, chosen: Selection) -> PhaseTimes:
-        return predict_whole(self._plans(chosen.kinds).values(), self._outline, self._costs).end_to_end
+        return predict_whole(self.plans(chosen.kinds).values(), self._outline, self._costs).end_to_end
 
-    def _plans(self, kinds: Grids) -> dict[str, LinearPlan]:
+    def plans(self, kinds: Grids) -> dict[str, LinearPlan]:
+        """Returns the plans of linears whose tiles have these kinds, `[grid]` of codes."""
         tiles = {
             name: KindMap(shape, self._tile, kinds[name].astype(np.uint8))
             for name, shape in self._linears.items()

@@ -175,14 +175,22 @@ def calibration_words(found: Calibration) -> str:
 
 
 def choice_line(speed: SpeedRecord | None) -> str:
-    """Returns in words how tiles were chosen for a speed.
+    """Returns in words how tiles, and weight types if these were open, were chosen for a speed.
 
     speed: None if a ratio chose them.
     """
     if speed is None:
         return ""
+    types = ""
+    if speed.rounding is not None:
+        types = (
+            f"weight types chosen for {speed.goal} on {speed.card}: rounding to them loses {speed.rounding:.4g} in the "
+            "method's score; "
+        )
+        if not speed.tiles:
+            return f"{types}no tile is pruned"
     return (
-        f"tiles chosen for {speed.goal} on {speed.card}: {speed.tiles} that lose {speed.cost:.4g} in the "
+        f"{types}tiles chosen for {speed.goal} on {speed.card}: {speed.tiles} that lose {speed.cost:.4g} in the "
         f"method's score; no tile map that saves as much loses less than {speed.bound:.4g} (the linear program), a gap "
         f"of {speed.gap:.2%}"
     )

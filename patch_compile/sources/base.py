@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from masklearn.masks.kinds.allowed import allowed_kinds
-from masklearn.masks.weight_types import quantised_types
+from masklearn.masks.weight_types import allowed_types, quantised_types
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.manifest import EvalText
 from patch_compile.out.plan import Plan, Unpredicted
@@ -226,10 +226,20 @@ class Source(ABC):
         """Types of the linears of a model that is quantised already. They keep them unless others are requested."""
         return {}
 
+    @property
+    def allowed_types(self) -> Mapping[str, tuple[WeightType, ...]]:
+        """Types that the weights of each linear may have: one, unless the recipe lets them be chosen."""
+        return allowed_types(self.recipe.weights, self.coverage.linears, self.given_types)
+
+    @property
+    def chooses_types(self) -> bool:
+        """True if the recipe lets weight types be chosen."""
+        return any(len(kinds) > 1 for kinds in self.allowed_types.values())
+
     def weight_types(self, masks: MaskSet | None = None) -> dict[str, WeightType]:
         """Returns the types of the quantised linears: those of the masks, or if these are not quantised the requested
-        ones."""
-        if masks is not None and masks.grids:
+        ones. Raises UsageError without masks if types are still to be chosen."""
+        if masks is not None and (masks.grids or self.chooses_types):
             return {name: grid.type for name, grid in masks.grids.items()}
         return quantised_types(self.recipe.weights, self.coverage.linears, self.given_types)
 

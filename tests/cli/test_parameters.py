@@ -97,7 +97,7 @@ def test_every_setting_of_a_build_is_a_parameter():
     assert set(BenchRequest.model_fields) == set(parameters(bench)) - {"path", "force"}
     assert set(ImportRequest.model_fields) == set(parameters(import_mask)) - {"force"}
     evaluation = {"eval_text", "eval_windows", "eval_length"}
-    gain = {"target", "batch_size", "prompt_tokens", "generated_tokens"}
+    gain = {"speedup", "budget_ms", "target", "batch_size", "prompt_tokens", "generated_tokens"}
     assert set(parameters(learn)) - {
         "model",
         "out",

@@ -142,4 +142,11 @@ def test_the_gap_to_the_linear_program_is_said():
     line = choice_line(speed)
     assert line.startswith("tiles chosen for a speed-up of 1.3 on A6000: 7 that lose 10.05")
     assert line.endswith("less than 10 (the linear program), a gap of 0.50%")
+    typed = choice_line(speed.model_copy(update={"rounding": 0.5}))
+    assert typed.startswith(
+        "weight types chosen for a speed-up of 1.3 on A6000: rounding to them loses 0.5 in"
+    )
+    assert typed.endswith(line)
+    unpruned = choice_line(speed.model_copy(update={"rounding": 0.5, "tiles": 0}))
+    assert unpruned.endswith("; no tile is pruned")
     assert choice_line(None) == ""

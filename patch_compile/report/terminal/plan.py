@@ -10,6 +10,7 @@ from rich.table import Table
 
 from masklearn.masks.budget import Budget
 from masklearn.masks.kinds.table import TWO_FOUR
+from masklearn.masks.weight_types import leaves_choice
 from patch_compile.out.plan import Asked, LinearRow, PlanOfModel, TargetSource, WholeRow
 from patch_compile.plan.speed_goal import SpeedGoal
 from patch_compile.report.deployment import builder_line, memory_line
@@ -30,6 +31,10 @@ _TARGETS = {
 _NO_MASKS = (
     "no masks are given, so each linear that gains is taken to have the ratio asked for it; learning chooses tiles over "
     "these together and spreads them unevenly (--mask FILE plans for real tile maps)"
+)
+_ASSUMED_TYPES = (
+    "weight types are chosen here as if rounding cost what it cost SmolLM2-135M; learning chooses them by what it costs in "
+    "each linear of this model"
 )
 
 
@@ -95,6 +100,8 @@ def _notes(result: PlanOfModel) -> Iterator[str]:
         yield from filter(None, [budget.left_dense([row.name for row in result.linears])])
     if result.asked.mask is None:
         yield _NO_MASKS
+    if leaves_choice(result.weights):
+        yield _ASSUMED_TYPES
 
 
 def _linears_table(linears: Sequence[LinearRow]) -> Table:

@@ -193,8 +193,8 @@ class CheckpointSource(Source):
         grids = self._checkpoint.grids
         masks = self.given.masks.grids if self._recipe.mask is not None else {}
         yield from masks.items()
-        for name, kind in self.weight_types().items():
-            if self.given_types.get(name) is kind and name not in masks:
+        for name, kinds in self.allowed_types.items():
+            if self.given_types.get(name) in kinds and name not in masks:
                 yield name, grids[name]
 
     def _check_float16(self) -> None:

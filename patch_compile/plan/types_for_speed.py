@@ -1,0 +1,190 @@
+"""Finds the weight types, and with them the tile map, that lose the least quality for a requested speed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.masks.budget import Budget
+from masklearn.masks.kinds.table import TWO_FOUR
+from masklearn.masks.record import SpeedRecord
+from masklearn.masks.select import NO_LOSSES, RoundingLoss, RoundingLosses, Scores, Selection
+from masklearn.masks.select_types import (
+    NEAR,
+    Filled,
+    TypeChoices,
+    TypeSavings,
+    least_loss,
+    rounding_cost,
+)
+from masklearn.masks.tiles import tile_weights
+from masklearn.weights.table import INT4, INT8, WeightType
+from patch_compile.errors import SpeedError
+from patch_compile.plan.cost import CostModel
+from patch_compile.plan.lowering import LinearPlan
+from patch_compile.plan.outline import Outline
+from patch_compile.plan.predict import predict_whole
+from patch_compile.plan.products import cost_together, products_of
+from patch_compile.plan.speed_goal import SpeedGoal
+from patch_compile.plan.tiles_for_speed import Grids, Kinds, Shape, TilesForSpeed
+
+__all__ = ["TypesForSpeed"]
+
+Types = dict[str, WeightType]
+
+# Loss of rounding a linear, as a share of what it loses with every tile 2:4: for plans, which know no scores.
+_ASSUMED = {INT8: 0.0005, INT4: 0.15}
+_NEAR = (1.0, 1.02)  # shares of the saving whose types are tried in a plan without scores
+
+
+class TypesForSpeed:
+    """Chooses weight types and tiles, until the model is predicted to be as fast as asked.
+
+    1. A type saves the time of dense 16-bit weights less that of dense weights of the type, of the node that a linear shares
+       with others of its input. A tile saves beside that as with given types.
+    2. The types of a few prices of a microsecond are tried (`TypeChoices`). With each of them `TilesForSpeed` prunes as many
+       tiles as the speed takes, planned with real lowerings. The types that lose least, rounding and pruning, are taken.
+    """
+
+    def __init__(
+        self,
+        goal: SpeedGoal,
+        costs: CostModel,
+        outline: Outline,
+        linears: Mapping[str, Shape],
+        tile: Shape,
+        lowering: str,
+        options: Mapping[str, tuple[WeightType, ...]],
+        kinds: Mapping[str, Kinds] | None = None,
+    ) -> None:
+        """options: types that each linear may have. The other arguments are those of `TilesForSpeed`."""
+        self._goal, self._costs, self._outline = goal, costs, outline
+        self._linears, self._tile, self._lowering = linears, tile, lowering
+        self._options = options
+        self._kinds = kinds or dict.fromkeys(linears, (TWO_FOUR,))
+        self.record: SpeedRecord | None = None  # set when tiles are chosen
+
+    def __call__(
+        self, scores: Scores, areas: Grids, rounding: RoundingLosses = NO_LOSSES
+    ) -> tuple[Selection, Budget]:
+        """Returns tile maps with types, and the saving that the tiles reach beside that of the types.
+
+        scores: the cost of each tile, by kind or of 2:4 alone; rounding: that of the types. Raises SpeedError if no choice
+        is fast enough.
+        """
+        records: dict[tuple[str, ...], SpeedRecord] = {}
+
+        def fill(types: Types) -> Filled:
+            chooser = self._tiles(types)
+            selection, budget = chooser(scores, areas)
+            lost = rounding_cost(types, rounding)
+            assert chooser.record is not None
+            records[_spelled(types)] = chooser.record.model_copy(update={"rounding": lost})
+            chosen = Selection(selection.kinds, selection.fills, types)
+            return Filled(types, chosen, budget, lost + chooser.record.cost)
+
+        found = self._cheapest(scores, areas, rounding, fill)
+        self.record = records[_spelled(found.types)]
+        return found.selection, found.budget
+
+    def assumed(self, plans_with: Callable[[Types], Mapping[str, LinearPlan]]) -> Types:
+        """Returns the types for a plan without scores, in which all weights of a linear lose alike.
+
+        plans_with: plans the linears with these types and the least ratio that reaches the speed; its SpeedError means that
+        none does. Raises it if no types do.
+        """
+        areas = {name: tile_weights(shape, self._tile) for name, shape in self._linears.items()}
+        scores = {
+            name: {kind: areas[name] * (kind.zeros / TWO_FOUR.zeros) for kind in self._kinds[name]}
+            for name in self._linears
+        }
+        inputs = {name: one.linears[0] for one in self._outline.groups for name in one.linears}
+        rounding = {
+            name: RoundingLoss(
+                {kind: share * prod(shape) for kind, share in _ASSUMED.items()}, inputs.get(name, name)
+            )
+            for name, shape in self._linears.items()
+        }
+
+        def fill(types: Types) -> Filled:
+            zeroed = sum(plan.zeroed for plan in plans_with(types).values())
+            loss = rounding_cost(types, rounding) + zeroed / TWO_FOUR.zeros
+            return Filled(types, Selection({}, ()), Budget(), loss)
+
+        return self._cheapest(scores, areas, rounding, fill, _NEAR).types
+
+    def _cheapest(
+        self,
+        scores: Scores,
+        areas: Grids,
+        rounding: RoundingLosses,
+        fill: Callable[[Types], Filled],
+        shares: Sequence[float] = NEAR,
+    ) -> Filled:
+        """Returns the types with the least loss among those near the saving that the speed takes, or the fastest ones."""
+        choices = TypeChoices(self._options, scores, rounding, self._savings(areas))
+
+        def reached(types: Types) -> Filled | None:
+            try:
+                return fill(types)
+            except SpeedError:
+                return None
+
+        near = choices.near(self._amount(areas), shares)
+        return least_loss(near, rounding, reached) or fill(choices.fastest())
+
+    def _tiles(self, types: Types) -> TilesForSpeed:
+        return TilesForSpeed(
+            self._goal,
+            self._costs,
+            self._outline,
+            self._linears,
+            self._tile,
+            self._lowering,
+            self._kinds,
+            {name: kind for name, kind in types.items() if kind.quantised},
+        )
+
+    def _amount(self, areas: Grids) -> float:
+        """Returns the microseconds that the model of dense 16-bit weights has to lose."""
+        plans = self._tiles({}).plans(_dense(areas))
+        dense = predict_whole(plans.values(), self._outline, self._costs).end_to_end.dense
+        return 1e3 * (dense - self._goal.milliseconds(dense))
+
+    def _savings(self, areas: Grids) -> dict[WeightType, TypeSavings]:
+        """Returns what each type saves. A linear that may not have it has another one there, whose figures nobody reads."""
+        whole = self._microseconds({}, areas)
+        found = {}
+        for kind in dict.fromkeys(kind for own in self._options.values() for kind in own):
+            types = {name: kind if kind in own else own[0] for name, own in self._options.items()}
+            taken = self._microseconds(types, areas)
+            dense = {name: whole[name] - taken[name] for name in whole}
+            found[kind] = TypeSavings(dense, self._tiles(types).saved(areas))
+        return found
+
+    def _microseconds(self, types: Types, areas: Grids) -> dict[str, float]:
+        """Returns each linear's share, by weights, of the time that its product takes in the workload, all tiles dense."""
+        plans = self._tiles(types).plans(_dense(areas)).values()
+        packed = [plan for plan in plans if plan.lowering == "plugin"]
+        others = [*(plan for plan in plans if plan.lowering != "plugin"), *self._outline.others]
+        found: dict[str, float] = {}
+        for planned, groups, time_of in (
+            (packed, self._outline.nodes, self._costs.hybrid),
+            (others, self._outline.groups, self._costs.dense),
+        ):
+            for product, gated in products_of(planned, groups):
+                time = time_of(cost_together(product, gated, self._costs))
+                weights = sum(prod(plan.shape) for plan in product)
+                found |= {plan.name: time * prod(plan.shape) / weights for plan in product}
+        return {name: found[name] for name in self._linears}
+
+
+def _dense(areas: Grids) -> dict[str, NDArray[np.uint8]]:
+    return {name: np.zeros(grid.shape, np.uint8) for name, grid in areas.items()}
+
+
+def _spelled(types: Types) -> tuple[str, ...]:
+    return tuple(f"{name}={kind}" for name, kind in types.items())
