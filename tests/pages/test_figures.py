@@ -1,0 +1,217 @@
+"""Figures that pages repeat are those of quality.json, and of performance.md's tables of predictions.
+
+quality.md follows from quality.json, and performance.md from the planner; other tests compare them. Here the pages that
+people write are compared with both.
+"""
+
+import json
+import re
+from statistics import median
+from typing import Any
+
+import pytest
+
+from masklearn.masks.kinds.base import BYTES_DENSE
+from masklearn.masks.kinds.table import TWO_FOUR
+from tests.pages.page import ROOT
+
+ROWS = json.loads((ROOT / "docs/explanation/quality.json").read_text()).values()
+ONE_SHOT, EIGHT_MINUTES, REPAIRED, UNIFORM = (
+    "oneshot, no repair",
+    "oneshot, 8 min in all",
+    "oneshot + 30 min of repair",
+    "sparsegpt 2:4",
+)
+AUTO, PERMUTED = ", kinds auto", ", permuted"
+RATIOS = (0.25, 0.35, 0.45)
+
+
+def measured(method: str, ratio: float | None = None) -> list[Any]:
+    """Rows of a method, one for each seed."""
+    found = [
+        row
+        for row in ROWS
+        if row.get("method") == method and row["ratio"] == ratio and row.get("tile", "64x64") == "64x64"
+    ]
+    assert found, f"{method} at {ratio} was not measured"
+    return found
+
+
+def perplexity(method: str, ratio: float | None = None) -> str:
+    """Perplexity of the first seed."""
+    first = next(row for row in measured(method, ratio) if not row.get("seed"))
+    return f"{first['perplexity']:.1f}"
+
+
+def table_row(page: str, *cells: str) -> list[str]:
+    """Cells of the one row of a page's tables that begins with these."""
+    found = [
+        row
+        for line in (ROOT / page).read_text().splitlines()
+        if (row := [cell.strip() for cell in line.strip("|").split("|")])[: len(cells)] == [*cells]
+    ]
+    assert len(found) == 1, f"{page} has {len(found)} rows {cells}"
+    return found[0][len(cells) :]
+
+
+def predicted(batch: int, weights: str) -> dict[str, str]:
+    """Speeds of LLaMA-2-7B at ratio .4 on an A6000."""
+    row = table_row("docs/explanation/performance.md", "A6000", str(batch), weights)
+    return dict(zip(("gb", "ms", "decode", "limit", "of the type", "prefill", "whole"), row, strict=True))
+
+
+def bytes_of(ratio: float) -> float:
+    """Bytes of a 16-bit weight in 2:4 and dense tiles."""
+    return BYTES_DENSE - 2 * ratio * (BYTES_DENSE - TWO_FOUR.bytes_per_weight)
+
+
+def test_the_table_of_the_readme() -> None:
+    def row(label: str) -> list[str]:
+        return table_row("README.md", label)
+
+    assert row("ratio") == [f"{ratio:.2f}" for ratio in RATIOS]
+    shares = [bytes_of(ratio) / BYTES_DENSE for ratio in RATIOS]
+    assert row("size of the covered fp16 weights") == [f"{share:.0%}".replace("%", " %") for share in shares]
+    assert row("most that any kernel could reach in decoding, by bytes") == [
+        f"{1 / share:.2f}×" for share in shares
+    ]
+    speeds = table_row("docs/explanation/performance.md", "A6000", "LLaMA-2-7B")[1:4]
+    label = "LLaMA-2-7B on an A6000, **predicted** end to end, batch 16, 128 + 128 tokens"
+    assert row(label) == [f"{speed}×" for speed in speeds]
+    dense = perplexity("dense")
+    label = f"SmolLM2-135M, perplexity on WikiText-2 (dense {dense}), 8 minutes on 2 cores"
+    assert row(label) == [perplexity(EIGHT_MINUTES, ratio) for ratio in RATIOS]
+    assert row("the same with 30 minutes of repair") == [perplexity(REPAIRED, ratio) for ratio in RATIOS]
+    label = "the same bytes with tiles of all kinds (`--kinds auto`), 8 minutes on 2 cores"
+    assert row(label) == [perplexity(EIGHT_MINUTES + AUTO, ratio) for ratio in RATIOS]
+    uniform = [row["perplexity"] for row in measured(UNIFORM)]
+    assert (
+        row("for comparison, uniform 2:4 by SparseGPT (ratio 0.5)")[-1]
+        == f"{min(uniform):.0f} … {max(uniform):.0f}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("label", "method", "ratio"),
+    [
+        ("ModelOpt 0.47.0, SparseGPT 2:4", "modelopt 0.47.0, sparsegpt 2:4", None),
+        ("llm-compressor 0.14.0.1, SparseGPT 2:4", "llmcompressor 0.14.0.1, sparsegpt 2:4", None),
+        ("patch-compile, SparseGPT 2:4", UNIFORM, None),
+        ("patch-compile, mosaic, 8 minutes in all", EIGHT_MINUTES, 0.45),
+        ("patch-compile, all kinds, bytes of ratio 0.5", EIGHT_MINUTES + AUTO, 0.5),
+    ],
+)
+def test_the_table_of_tools(label: str, method: str, ratio: float | None) -> None:
+    """Of several seeds it has the medians."""
+    rows = measured(method, ratio)
+    perplexities, seconds = (median(row[name] for row in rows) for name in ("perplexity", "seconds"))
+    shown = table_row("docs/explanation/comparison.md", label)[1:]
+    assert shown == [f"{perplexities:.1f}", f"{seconds:.0f}"]
+
+
+# A page, its sentence with a number in each pair of parentheses, and the numbers. White space is one space.
+CLAIMS = [
+    (
+        "README.md",
+        (r"decode (\S+) times as fast as dense fp16 with `--weights int8`, and (\S+) times with int4. "
+        r"That is (\S+) and (\S+) times as fast as dense weights of the same type"),
+        [predicted(1, weights)[speed] for speed in ("decode", "of the type") for weights in ("int8", "int4")],
+    ),
+    (
+        "docs/explanation/comparison.md",
+        r"dense int8 is predicted to decode (\S+) times as fast as 16 bits, and ratio \.4 in 16 bits (\S+) times",
+        [
+            f"{float(predicted(1, 'int8')['decode']) / float(predicted(1, 'int8')['of the type']):.1f}",
+            predicted(1, "float16")["decode"],
+        ],
+    ),
+    (
+        "docs/explanation/comparison.md",
+        r"int8 and ratio \.4 are predicted at (\S+), (\S+) times as fast as dense int8. With int4 what is left is (\S+)\.",
+        [predicted(1, "int8")["decode"], predicted(1, "int8")["of the type"], predicted(1, "int4")["of the type"]],
+    ),
+    ("docs/explanation/comparison.md", r"SmolLM2-135M \(dense (\S+)\)", [perplexity("dense")]),
+    (
+        "docs/howto/choosing.md",
+        r"SmolLM2-135M \(dense (\S+)\) the first gives (\S+) and the second ([\d.]+),",
+        [perplexity("dense"), perplexity(EIGHT_MINUTES, 0.25), perplexity(EIGHT_MINUTES + AUTO, 0.25)],
+    ),
+    (
+        "docs/howto/choosing.md",
+        r"8 minutes in all: (\S+) at \.25, (\S+) at \.35, (\S+) at \.45, from ([\d.]+)\. ",
+        [*(perplexity(EIGHT_MINUTES, ratio) for ratio in RATIOS), perplexity("dense")],
+    ),
+    (
+        "docs/howto/choosing.md",
+        r"as fast as dense instead of (\S+), linears of \S+ GB instead of ([\d.]+)",
+        [predicted(16, "float16")["whole"], predicted(16, "float16")["gb"]],
+    ),
+    (
+        "docs/howto/calibration.md",
+        r"perplexity (\S+) instead of (\S+) at ratio \.35 on SmolLM2-135M, without repair",
+        [perplexity(f"{ONE_SHOT}, self-written text", 0.35), perplexity(ONE_SHOT, 0.35)],
+    ),
+    (
+        "docs/howto/calibration.md",
+        r"at ratio \.45 half an hour takes SmolLM2-135M from (\S+) to ([\d.]+), and eight minutes in all to ([\d.]+)\.",
+        [perplexity(method, 0.45) for method in (ONE_SHOT, REPAIRED, EIGHT_MINUTES)],
+    ),
+    (
+        "docs/howto/accuracy.md",
+        r"(\S+) instead of (\S+) on SmolLM2-135M at the bytes of ratio \.35, without repair",
+        [perplexity(ONE_SHOT + AUTO, 0.35), perplexity(ONE_SHOT, 0.35)],
+    ),
+    (
+        "docs/howto/accuracy.md",
+        r"for feed-forward parts: (\S+) becomes ([\d.]+)\.",
+        [perplexity(ONE_SHOT, 0.35), perplexity(ONE_SHOT + PERMUTED, 0.35)],
+    ),
+    (
+        "docs/howto/learning.md",
+        r"\((\S+) stays (\S+) at ratio \.35 in 22 minutes, where 30 minutes of repair reached ([\d.]+)\)",
+        [
+            perplexity(ONE_SHOT, 0.35),
+            perplexity("patch-joint, 60 steps, no repair", 0.35),
+            perplexity(REPAIRED, 0.35),
+        ],
+    ),
+    (
+        "docs/howto/learning.md",
+        (r"`auto` reaches (\S+) at these bytes in 5 minutes on two cores, without repair, where 2:4 tiles reach ([\d.]+), "
+        r"and (\S+) after half an hour of repair. With repair, in 8 minutes in all, `auto` reaches ([\d.]+)\."),
+        [
+            perplexity(ONE_SHOT + AUTO, 0.45),
+            perplexity(ONE_SHOT, 0.45),
+            perplexity(REPAIRED, 0.45),
+            perplexity(EIGHT_MINUTES + AUTO, 0.45),
+        ],
+    ),
+    (
+        "docs/howto/learning.md",
+        r"33 steps took SmolLM2-135M from (\S+) to (\S+) perplexity, and half an hour on a CPU with AMX to ([\d.]+)\.",
+        [perplexity(method, 0.45) for method in (ONE_SHOT, EIGHT_MINUTES, REPAIRED)],
+    ),
+    (
+        "docs/howto/learning.md",
+        r"half an hour with `--permute` ends at (\S+) instead of (\S+) at \.35",
+        [perplexity(f"{REPAIRED}{labels}{PERMUTED}", 0.35) for labels in (" with labels", "")],
+    ),
+    (
+        "docs/howto/learning.md",
+        r"`oneshot` without repair from (\S+) to (\S+) at \.35 and from (\S+) to (\S+) at \.25",
+        [perplexity(ONE_SHOT + permuted, ratio) for ratio in (0.35, 0.25) for permuted in ("", PERMUTED)],
+    ),
+    (
+        "docs/howto/learning.md",
+        r"costs quality: (\S+) instead of (\S+) at ratio \.35 without repair",
+        [perplexity(f"{ONE_SHOT}, self-written text", 0.35), perplexity(ONE_SHOT, 0.35)],
+    ),
+    ("docs/howto/learning.md", r"16 windows of 1024 tokens, dense ([\d.]+);", [perplexity("dense")]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("page", "sentence", "figures"), CLAIMS)
+def test_a_figure_in_a_sentence(page: str, sentence: str, figures: list[str]) -> None:
+    text = " ".join((ROOT / page).read_text().split())
+    found = re.findall(sentence, text)
+    assert [list(one) if isinstance(one, tuple) else [one] for one in found] == [figures], page
