@@ -61,7 +61,7 @@ def index_fault(index: NDArray[Any], grid: tuple[int, int], stored: Mapping[str,
     for (kind, count), own, places in zip(stored.items(), pointers, columns, strict=True):
         fault = _pointer_fault(kind, own, count) or _column_fault(kind, places, along_k)
         if fault:
-            return f"the index lies: {fault}"
+            return f"the index is wrong: {fault}"
     if (
         sum(stored.values()) != panels * along_k
     ):  # the sizes may come from anywhere: nothing that large is allocated
@@ -71,7 +71,7 @@ def index_fault(index: NDArray[Any], grid: tuple[int, int], stored: Mapping[str,
     if (times != 1).any():
         first = int(np.argmax(times != 1))
         where = f"slab {first % along_k} of panel {first // along_k}"
-        return f"the index lies: {where} is stored {int(times[first])} times, must be once"
+        return f"the index is wrong: {where} is stored {int(times[first])} times, must be once"
     return ""
 
 

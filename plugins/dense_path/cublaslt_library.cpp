@@ -34,7 +34,7 @@ bool find(void* library, const char* name, Function* function) {
 
 // Fills in the functions.  Returns an error, or "" if the library can be used.
 std::string read(void* library, Functions* f) {
-  if (!find(library, "cublasLtGetVersion", &f->version)) return "it is no cuBLASLt";
+  if (!find(library, "cublasLtGetVersion", &f->version)) return "it is not cuBLASLt";
   const size_t version = f->version(), major = version / 10000;
   if (major < kOldest || major > kNewest)
     return "it is version " + std::to_string(version) + ", and only CUDA 12's and 13's are known";

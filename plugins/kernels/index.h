@@ -66,14 +66,14 @@ class PackedIndex {
     for (int64_t place = 0; place < count; ++place) {
       const int32_t* own = values.data() + place * pointers;
       if (const std::string fault = pointer_fault(kKinds[kinds[place]].name, own, panels); !fault.empty())
-        return "the index lies: " + fault;
+        return "the index is wrong: " + fault;
       counts_.of[kinds[place]] = own[panels], stored += own[panels];
     }
     if (stored != slabs)
-      return "the index lies: its pointers end at " + std::to_string(stored) + " slabs, and there are " +
+      return "the index is wrong: its pointers end at " + std::to_string(stored) + " slabs, and there are " +
              std::to_string(slabs);
     if (const std::string fault = column_fault(values, kinds, panels, columns); !fault.empty())
-      return "the index lies: " + fault;
+      return "the index is wrong: " + fault;
     values_ = std::move(values), kinds_ = std::move(kinds), names_ = names_of(kinds_);
     weights_ = weights;
     if (!is_for_device()) for_device_ = make_for_device();

@@ -17,7 +17,6 @@
 namespace patch {
 
 enum class Weights : int8_t { kSixteenBits = 0, kInt8 = 1, kInt4 = 2 };
-inline constexpr int kWeightsCount = 3;
 // Names of the types, as nodes have them, by number; the first is for a node that names none, whose weights
 // have the type of X.
 inline constexpr const char* kWeightTypeNames[] = {"", "float16", "bfloat16", "int8", "int4"};

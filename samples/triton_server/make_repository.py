@@ -40,12 +40,14 @@ def make_repository(out: Path, repository: Path, name: str | None = None) -> tup
     name = name or out.resolve().name
     if Path(name).name != name or name == "..":
         raise PatchCompileError(
-            f"{name!r} is no name for a model", "A model is one folder of the repository."
+            f"{name!r} cannot be the name of a model", "A model is one folder of the repository."
         )
     onnx_file = out / "onnx" / "model.onnx"
     if not onnx_file.is_file():
         raise PatchCompileError(
-            f"{out} is no OUT of patch-compile", f"There is no {onnx_file}.", "Give the folder of a build."
+            f"{out} is not an OUT of patch-compile",
+            f"There is no {onnx_file}.",
+            "Give the folder of a build.",
         )
     model = _load(onnx_file)
     wanted: list[tuple[str, str, Callable[[Path], None]]] = []
@@ -125,7 +127,7 @@ def _engine(out: Path) -> dict[str, Any]:
         return {key: entry[key] for key in ("backend", "version", "profiles")} if entry else {}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise PatchCompileError(
-            f"{report} is no report of patch-compile", f"{type(error).__name__}: {error}", "Build again."
+            f"{report} is not a report of patch-compile", f"{type(error).__name__}: {error}", "Build again."
         ) from None
 
 

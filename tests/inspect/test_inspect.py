@@ -124,7 +124,11 @@ def test_an_onnx_file_is_checked_node_by_node(chain):
     ("tensor", "edit", "said"),
     [
         ("meta", lambda a: a.fill(0), "metadata holds a pair"),
-        ("index", lambda a: a.__setitem__(-1, a[-2]), "the index lies: slab 0 of panel 1 is stored 0 times"),
+        (
+            "index",
+            lambda a: a.__setitem__(-1, a[-2]),
+            "the index is wrong: slab 0 of panel 1 is stored 0 times",
+        ),
         ("index", lambda a: a.__setitem__(-1, 99), "lies at column 99, and K has 2 columns of 64"),
         ("index", lambda a: a.__setitem__(-1, a[-1] - 2), "lies at column -2"),
     ],
@@ -230,7 +234,7 @@ def test_a_build_whose_packed_index_lies(settings, tmp_path, monkeypatch):
     (out / "manifest.json").write_text(json.dumps(manifest))
     monkeypatch.setattr("patch_compile.inspect.onnx_graph.unpack", lambda _: pytest.fail("a slab is decoded"))
     (fault,) = inspect_path(out).faults
-    assert fault.startswith(f"onnx/model.onnx: {name}: the index lies: ")
+    assert fault.startswith(f"onnx/model.onnx: {name}: the index is wrong: ")
 
 
 def test_a_model(make_model):

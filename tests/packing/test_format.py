@@ -112,7 +112,7 @@ def test_an_index_that_points_outside_the_slabs_is_found(places, added):
     packed = pack(random_weight((128, 128), np.float16, 1).view(np.uint16), mask, 64)
     lying = packed.index.copy()
     lying[places] += added
-    with pytest.raises(ValueError, match="the index lies: "):
+    with pytest.raises(ValueError, match="the index is wrong: "):
         unpack(PackedLinear(packed.shape, 64, packed.dense, packed.sparse, packed.meta, lying))
 
 

@@ -35,7 +35,7 @@ def test_every_lie_is_named(lie, seed):
     """An index of other columns may be true after all: those of a panel may come in any order."""
     told = lying(packed(), lie, seed)
     same = np.array_equal(told.index, packed().index)
-    assert ("the index lies: " in fault(told)) != same or lie == "columns: unsorted"
+    assert ("the index is wrong: " in fault(told)) != same or lie == "columns: unsorted"
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_every_lie_is_named(lie, seed):
 def test_the_fault_says_which_slab(place, value, said):
     given = packed()
     given.index[place] = value
-    assert fault(given) == f"the index lies: {said}"
+    assert fault(given) == f"the index is wrong: {said}"
 
 
 def test_its_size_and_type_are_those_of_the_slabs():

@@ -192,8 +192,8 @@ class TestErrors:
 
     def test_a_folder_that_is_no_out(self, tmp_path):
         (tmp_path / "empty").mkdir()
-        assert "is no OUT of patch-compile" in self.run(tmp_path / "empty", tmp_path / "repository")
-        assert "is no OUT of patch-compile" in self.run(tmp_path / "missing", tmp_path / "repository")
+        assert "is not an OUT of patch-compile" in self.run(tmp_path / "empty", tmp_path / "repository")
+        assert "is not an OUT of patch-compile" in self.run(tmp_path / "missing", tmp_path / "repository")
         assert not (tmp_path / "repository").exists()
 
     def test_a_file_that_is_no_onnx(self, tmp_path):
@@ -205,7 +205,7 @@ class TestErrors:
         out = small_onnx(tmp_path / "out")
         for text in ("{", "[]", "{}", json.dumps({"engine": {"backend": "tensorrt"}})):
             (out / "report.json").write_text(text)
-            with pytest.raises(PatchCompileError, match="is no report of patch-compile"):
+            with pytest.raises(PatchCompileError, match="is not a report of patch-compile"):
                 make_repository(out, tmp_path / "repository")
         assert not (tmp_path / "repository").exists()
 

@@ -150,7 +150,7 @@ def test_a_library_of_another_kind_is_refused(load, driver):
     plugin = load(driver, driver)
     plugin.device(H100)
     assert DENSE_PATH not in plugin.tactics(plugin.configured(large(4096)))
-    assert "it is no cuBLASLt" in plugin.messages()[0]
+    assert "it is not cuBLASLt" in plugin.messages()[0]
 
 
 @pytest.mark.parametrize(
