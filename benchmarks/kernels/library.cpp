@@ -1,4 +1,5 @@
 // The kernels and the dense path as a plain shared library, for the benchmark: no TensorRT.
+#include <memory>
 #include <string>
 
 #include "dense_path/dense_path.h"
@@ -40,15 +41,15 @@ void patch_bench_config(int config, int32_t* out) {
 void* patch_bench_dense_path(const patch::Problem* problem, int bias, int residual, int activation,
                              int scalar, const char** why) {
   static std::string wrong;
-  auto* made = new patch::DensePath;
+  auto made = std::make_unique<patch::DensePath>();
   wrong = made->prepare(*problem, {bias != 0, residual != 0, static_cast<patch::Activation>(activation)},
                         static_cast<patch::Scalar>(scalar));
   *why = wrong.c_str();
-  if (wrong.empty()) return made;
-  delete made;
-  return nullptr;
+  return wrong.empty() ? made.release() : nullptr;
 }
-void patch_bench_dense_path_delete(void* made) { delete static_cast<patch::DensePath*>(made); }
+void patch_bench_dense_path_delete(void* made) {
+  const std::unique_ptr<patch::DensePath> owned(static_cast<patch::DensePath*>(made));
+}
 int64_t patch_bench_dense_path_bytes(const patch::Problem* problem, int bias, int residual, int activation) {
   return static_cast<int64_t>(patch::dense_path_workspace(
       *problem, {bias != 0, residual != 0, static_cast<patch::Activation>(activation)}));

@@ -3,6 +3,7 @@
 // they call are replaced below.  driver.cpp runs the other kernels; here their launches are only counted.
 #include <cstdlib>
 #include <exception>
+#include <memory>
 #include <string>
 
 #include "dense_path/choice.h"
@@ -202,7 +203,7 @@ void* patch_plugin_new(const Linear* l, const int32_t* index, int64_t size) {
   const std::string fault =
       checked->take(std::vector<int32_t>(index, index + size), patch::host::kinds_of(*l),
                     patch::host::weights_of(*l), panels, patch::ceil_div(a.in_features, patch::kSlabColumns));
-  if (fault.empty()) return new patch::PatchLinearPlugin(a, std::move(checked));
+  if (fault.empty()) return std::make_unique<patch::PatchLinearPlugin>(a, std::move(checked)).release();
   patch::log(patch::Severity::kERROR, fault);
   return nullptr;
 }
@@ -218,7 +219,7 @@ int patch_plugin_serialized_index(void* p, int32_t* out, int room) {
   return 0;
 }
 void* patch_plugin_clone(void* p) { return plugin_of(p)->clone(); }
-void patch_plugin_delete(void* p) { delete plugin_of(p); }
+void patch_plugin_delete(void* p) { const std::unique_ptr<patch::PatchLinearPlugin> owned(plugin_of(p)); }
 const char* patch_plugin_timing_id(void* p) { return plugin_of(p)->getTimingCacheID(); }
 
 // l->tokens: the largest number of tokens of the profile; timed: the number that the builder times.
