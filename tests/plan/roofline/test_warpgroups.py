@@ -1,6 +1,7 @@
 """The prediction for the kernel with wgmma: its bounds by hand, and the page."""
 
 import importlib
+import subprocess
 import sys
 
 import pytest
@@ -9,7 +10,7 @@ from benchmarks.page_part import renewed
 from patch_compile.hardware.cards import card_named
 from patch_compile.plan.roofline.linear_roofline import Linear, dense_time
 from tests.plan.roofline.test_roofline import PAGE
-from tests.plugins.host_kernel import BENCH
+from tests.plugins.host_kernel import BENCH, COMPILER, PLUGINS
 
 sys.path.insert(0, str(BENCH))
 warpgroups = importlib.import_module("warpgroups")
@@ -20,6 +21,17 @@ def test_the_page_is_that_of_this_prediction():
     """When this fails, run `make docs`."""
     page = PAGE.read_text()
     assert renewed(page, "wgmma", warpgroups.markdown()) == page
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
+def test_the_shared_memory_of_a_block_is_the_kernels(tmp_path):
+    checks = [
+        f"static_assert(patch::shared_bytes(patch::kWarpgroupConfigs[{i}]) == {config.shared_bytes});"
+        for i, config in enumerate(warpgroups.CONFIGS)
+    ]
+    (source := tmp_path / "shared.cpp").write_text("\n".join(['#include "kernels/warpgroup.h"', *checks]))
+    assert len(checks) >= 4
+    subprocess.run([COMPILER, "-std=c++17", "-fsyntax-only", "-I", PLUGINS, source], check=True)
 
 
 def test_a_slab_by_hand():
