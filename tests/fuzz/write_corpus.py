@@ -23,6 +23,8 @@ from masklearn.masks.linear_mask import LinearMask, kept_per_group
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import BudgetRecord, ImportRecord, MaskRecord, RepairRecord, TextRecord
 from masklearn.shard import dtype_code, write_shard
+from masklearn.weights.grid import Grid
+from masklearn.weights.table import INT4, INT8
 from patch_compile.out.layout import BENCH, MANIFEST, RECIPE, REPORT, STATE, VERIFY
 from patch_compile.out.manifest import Manifest, Ratio
 from patch_compile.out.plan import Plan
@@ -141,6 +143,7 @@ def _tensors(folder: Path) -> None:
         made.save(folder / "m")
         _put("masks", f"{name}.safetensors", _written(folder / "m"))
     _kinds(folder)
+    _grids(folder)
     imported = ImportRecord(
         source="mask.npz",
         sha256="cd" * 32,
@@ -172,6 +175,19 @@ def _kinds(folder: Path) -> None:
     made = MaskSet(masks, method="oneshot", seed=0, base_model="m", base_sha256="ab" * 32, ratio_asked=0.4)
     made.save(folder / "m")
     _put("masks", "kinds.safetensors", _written(folder / "m"))
+
+
+def _grids(folder: Path) -> None:
+    """A mask file of version 3: two quantised linears, one of each type, beside one that is not."""
+    rng, scales = np.random.default_rng(2), np.arange(1, 9, dtype=np.float32) / 8
+    masks = {f"model.layers.0.mlp.{name}": mosaic(rng, (8, 64), (8, 8)) for name in ("up", "down", "gate")}
+    up, down, _ = masks
+    grids = {up: Grid(INT8, scales), down: Grid(INT4, -scales.reshape(8, 1))}
+    made = MaskSet(
+        masks, method="oneshot", seed=0, base_model="m", base_sha256="ab" * 32, ratio_asked=0.4, grids=grids
+    )
+    made.save(folder / "m")
+    _put("masks", "grids.safetensors", _written(folder / "m"))
 
 
 def _quantised(folder: Path) -> None:

@@ -33,6 +33,10 @@ def _masks(data: bytes, folder: Path) -> None:
     for name, mask in masks.items():
         assert (same[name].pattern == mask.pattern).all() and (same[name].mask16 == mask.mask16).all()
         assert (same[name].kinds == mask.kinds).all()
+    assert same.grids.keys() == masks.grids.keys()
+    for name, grid in masks.grids.items():
+        assert same.grids[name].type == grid.type
+        assert same.grids[name].scales.tobytes() == grid.scales.tobytes()
 
 
 @cache
