@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from safetensors.numpy import load_file
 
 import patch_compile
 from masklearn.masks.maskset import MaskSet
-from patch_compile.build.edgellm import EdgeLlmExporter, find_exporter
+from patch_compile.build.edgellm import _TRIED, EdgeLlmExporter, find_exporter
 from patch_compile.build.learn import learn
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.out.folder import OutFolder
@@ -43,7 +44,7 @@ def main():
 """
 
 
-def stand_in(folder: Path, version: str = "0.11.0", first: str = "pass") -> Path:
+def stand_in(folder: Path, version: str = _TRIED[-1], first: str = "pass") -> Path:
     """Returns a Python in whose environment a package tensorrt-edgellm with the stand-in is installed."""
     package = folder / "site" / "tensorrt_edgellm" / "scripts"
     package.mkdir(parents=True)
@@ -68,6 +69,22 @@ def out(settings):
     return settings["out"]
 
 
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("Makefile", r"tensorrt-edgellm\[export\]==([\d.]+)'"),
+        (
+            "docs/howto/edge-llm.md",
+            r"tensorrt-edgellm\[export\]==([\d.]+)'|([\d.]+) is the version that was tried",
+        ),
+        ("docs/status/what-has-run.md", r"TensorRT Edge-LLM ([\d.]+):"),
+    ],
+)
+def test_the_newest_tried_version_is_the_one_that_is_installed_and_told(file: str, words: str) -> None:
+    found = re.findall(words, (Path(__file__).parents[2] / file).read_text())
+    assert found and {"".join(one) for one in found} == {_TRIED[-1]}
+
+
 def test_the_folder_is_the_exporters_with_patch_linears(out, tmp_path):
     exported = patch_compile.export(out, format="edgellm", edgellm_python=stand_in(tmp_path))
     folder = out / "edgellm"
@@ -83,7 +100,8 @@ def test_the_folder_is_the_exporters_with_patch_linears(out, tmp_path):
 def test_a_version_that_was_never_tried_is_named(out, tmp_path, capsys):
     patch_compile.export(out, format="edgellm", edgellm_python=stand_in(tmp_path, "9.1"))
     assert (
-        "tensorrt-edgellm 9.1 was never tried with patch-compile; tried are 0.11.0" in capsys.readouterr().err
+        f"tensorrt-edgellm 9.1 was never tried with patch-compile; tried are {', '.join(_TRIED)}"
+        in capsys.readouterr().err
     )
 
 
