@@ -13,10 +13,18 @@ from kernels import Device, Kernels
 from problems import SHAPES, TOKENS, panel_rows
 from rows import Row
 
-__all__ = ["AFTER_SHARES", "AFTER_TOKENS", "SHARES", "after_rows", "product_rows", "table", "table_after"]
+__all__ = [
+    "EPILOGUE_SHARES",
+    "EPILOGUE_TOKENS",
+    "SHARES",
+    "epilogue_rows",
+    "epilogue_table",
+    "product_rows",
+    "table",
+]
 
 SHARES = (0.0, 0.5, 0.7, 0.8, 0.9, 1.0)
-AFTER_SHARES, AFTER_TOKENS = (0.0, 0.5, 0.9), (1, 16, 128, 2048)  # for products with an epilogue
+EPILOGUE_SHARES, EPILOGUE_TOKENS = (0.0, 0.5, 0.9), (1, 16, 128, 2048)  # for products with an epilogue
 _SCALARS = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 _BFLOAT16_SHAPES = ((4096, 4096), (11008, 4096))  # both types take the same instructions: a sample is enough
 
@@ -91,22 +99,22 @@ class _Contenders:
         }
 
 
-def after_rows(kernels: Kernels, gpu: MeasuredGpu, device: Device) -> Measured:
+def epilogue_rows(kernels: Kernels, gpu: MeasuredGpu, device: Device) -> Measured:
     """Yield rows of products with an epilogue, which the hybrid kernel computes in one launch.
 
     Weights that widen compute SiLU(gate)·up, others add a residual. The dense model takes cuBLAS for gate and up at
     once and two kernels of PyTorch after it; for a residual it takes cuBLAS with beta = 1.
     """
     for shape in shapes():
-        for tokens in AFTER_TOKENS:
+        for tokens in EPILOGUE_TOKENS:
             what = "SiLU(gate)·up" if shape[0] > shape[1] else "+ residual"
             yield (
                 {"shape": list(shape), "tokens": tokens, "after": what},
-                lambda shape=shape, tokens=tokens: _after(shape, tokens, kernels, gpu, device),
+                lambda shape=shape, tokens=tokens: _epilogue(shape, tokens, kernels, gpu, device),
             )
 
 
-def _after(shape: tuple[int, int], tokens: int, kernels: Kernels, gpu: MeasuredGpu, device: Device) -> Row:
+def _epilogue(shape: tuple[int, int], tokens: int, kernels: Kernels, gpu: MeasuredGpu, device: Device) -> Row:
     gated = shape[0] > shape[1]
     rows = 64 if gated else panel_rows(shape)
     copies = copies_beyond_l2(gpu.l2, 2 * (1 + gated) * shape[0] * shape[1])
@@ -115,7 +123,7 @@ def _after(shape: tuple[int, int], tokens: int, kernels: Kernels, gpu: MeasuredG
     y, residual = torch.empty(2, tokens, shape[0], dtype=torch.float16, device="cuda")
     after = Epilogue(activation="silu") if gated else Epilogue(residual=residual)
     hybrid = {}
-    for share in AFTER_SHARES:
+    for share in EPILOGUE_SHARES:
         made = random_hybrid(kernels, shape, rows, share, gated=gated, l2=gpu.l2)
         hybrid[str(share)] = _time(made, made.caller(x, y, device, -1, after))
     path = _dense_gated(x, dense) if gated else _dense_residual(x, dense, residual)
@@ -180,13 +188,13 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def table_after(rows: Sequence[Row]) -> str:
+def epilogue_table(rows: Sequence[Row]) -> str:
     """Speed-ups of the one hybrid kernel over the dense model's kernels, in Markdown."""
-    header = ["shape", "tokens", "after the product", *(f"p = {share:g}" for share in AFTER_SHARES)]
+    header = ["shape", "tokens", "after the product", *(f"p = {share:g}" for share in EPILOGUE_SHARES)]
     lines = ["| " + " | ".join(header) + " |", "| " + " | ".join(["---"] * len(header)) + " |"]
     for row in rows:
         n, k = row["key"]["shape"]
         cells = [f"{n}×{k}", str(row["key"]["tokens"]), row["key"]["after"]]
-        cells += [f"{row['dense'] / row['hybrid'][str(share)]:.2f}" for share in AFTER_SHARES]
+        cells += [f"{row['dense'] / row['hybrid'][str(share)]:.2f}" for share in EPILOGUE_SHARES]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

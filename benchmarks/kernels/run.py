@@ -37,7 +37,7 @@ from check import check, names
 from decoder import decoder_rows, decoder_table
 from gpu import MeasuredGpu, Sensors, driver_version
 from kernels import Device, Kernels, build_library
-from products import after_rows, product_rows, table, table_after
+from products import epilogue_rows, epilogue_table, product_rows, table
 from rows import Row, Rows
 from sweep import best_table, slab_clocks, sweep_rows
 
@@ -118,7 +118,7 @@ def _run(kernels: Kernels, rows: Rows, asked: argparse.Namespace, deadline: floa
             stages: dict[str, Callable[[], Iterator[tuple[Row, Any]]]] = {
                 "sweep": partial(sweep_rows, kernels, gpu, device, wrong),
                 "products": partial(product_rows, kernels, gpu, device),
-                "epilogues": partial(after_rows, kernels, gpu, device),
+                "epilogues": partial(epilogue_rows, kernels, gpu, device),
                 "decoder": partial(decoder_rows, kernels, device),
             }
             for stage in asked.stages:
@@ -209,7 +209,7 @@ def _print(kernels: Kernels, device: Device, rows: Rows) -> None:
         print(table(found))
     if found := rows.of("epilogues"):
         print("\ntimes of the dense path / of the one hybrid kernel\n")
-        print(table_after(found))
+        print(epilogue_table(found))
     if found := rows.of("decoder"):
         print("\nLLaMA-2-7B, random weights, batch 16, 128 + 128 tokens, in CUDA graphs\n")
         print(decoder_table(found))
