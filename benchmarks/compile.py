@@ -30,8 +30,8 @@ import numpy as np
 
 from benchmarks.checkpoints import SHAPES, write_checkpoint
 from benchmarks.machine import machine
+from benchmarks.measured_command import watched
 from benchmarks.page_part import renewed
-from benchmarks.watched import watched
 from masklearn import (
     Checkpoint,
     LearnRecipe,

@@ -52,11 +52,11 @@ def page(rows: Sequence[Row], asked: argparse.Namespace, large: Sequence[Row] = 
             _costs(these, machines),
         ]
         parts += _sections(these)
-    if peers := [row for row in rows if "protocol" in row]:
+    if other_tools := [row for row in rows if "protocol" in row]:
         parts += [
             "## Other tools",
-            "On the same calibration windows, by `benchmarks/peers.py`.",
-            _peers(peers),
+            "On the same calibration windows, by `benchmarks/other_tools.py`.",
+            _other_tools(other_tools),
         ]
     if large:
         parts += ["## Large models", _LARGE, _large(large)]
@@ -200,7 +200,7 @@ def _ranked(row: Row) -> bool:
     return "not deployable" not in row["method"] and not (row.get("repair") or {}).get("label_weight")
 
 
-def _peers(rows: Sequence[Row]) -> str:
+def _other_tools(rows: Sequence[Row]) -> str:
     header = ["", "ratio", "perplexity", "seconds"]
     lines = [
         _line([row["method"], f"{row['reached']:.3f}", f"{row['perplexity']:.2f}", f"{row['seconds']:.0f}"])

@@ -230,8 +230,8 @@ def sweep(asked: argparse.Namespace, state: State) -> tuple[list[dict[str, Any]]
         except RunFailed as error:
             failed.append(f"{cell}: {error}")
     about = protocol(asked)
-    peers = [row for row in state.rows.values() if row.get("protocol") == about]
-    return [state.rows[cell.key] for cell in table if cell.key in state.rows] + peers, failed
+    other_tools = [row for row in state.rows.values() if row.get("protocol") == about]
+    return [state.rows[cell.key] for cell in table if cell.key in state.rows] + other_tools, failed
 
 
 class RunFailed(Exception):

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from benchmarks import checkpoints, compile
+from benchmarks.measured_command import watched
 from benchmarks.page_part import renewed
-from benchmarks.watched import watched
 
 TINY = {
     "hidden_size": 128, "intermediate_size": 192, "num_attention_heads": 4, "num_key_value_heads": 2,

@@ -28,7 +28,7 @@ from patch_compile.errors import InvariantError
 from patch_compile.packing.checks import check_packed
 from patch_compile.packing.format import SlabsOfSixteen, unpack
 from patch_compile.packing.quantised import unpack_quantised
-from tests.fuzz.drawn import Linear, Mosaic, columns_of_groups, padded
+from tests.fuzz.random_problem import Linear, Mosaic, columns_of_groups, padded
 from tests.oracles.element_packing import OfSixteen, Packed, pack_of_sixteen, pack_slabs
 from tests.oracles.integer_packing import Quantised, pack_integers
 from tests.packing.test_function import one_linear, run

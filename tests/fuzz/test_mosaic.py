@@ -10,8 +10,8 @@ import pytest
 from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
 from masklearn.weights.table import INT4, INT8
 from tests.fuzz import mosaic
-from tests.fuzz.drawn import Mosaic
 from tests.fuzz.mosaic import faults
+from tests.fuzz.random_problem import Mosaic
 from tests.plugins.host_kernel import COMPILER
 
 SEEDS = 40

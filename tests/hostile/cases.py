@@ -11,10 +11,10 @@ from tests.hostile.control import control_cases
 from tests.hostile.graphs import graph_cases
 from tests.hostile.hybrid import hybrid_cases
 from tests.hostile.models import model_cases
+from tests.hostile.options import word_cases
 from tests.hostile.outs import out_cases
 from tests.hostile.tensors import tensor_cases
 from tests.hostile.texts import text_cases
-from tests.hostile.words import word_cases
 
 __all__ = ["KINDS", "all_cases", "sample"]
 

@@ -87,9 +87,9 @@ def test_the_order_of_rows_changes_nothing_and_series_differ_in_print() -> None:
 
 def test_rows_of_another_protocol_are_not_drawn() -> None:
     other = row("dense", None, 29.2, under=UNDER | {"eval_windows": 8})
-    peers = row("dense", None, 1.0)
-    del peers["under"]
-    assert of_one_protocol([other, peers, *ROWS]) == ROWS
+    other_tool = row("dense", None, 1.0)
+    del other_tool["under"]
+    assert of_one_protocol([other, other_tool, *ROWS]) == ROWS
     with pytest.raises(ValueError, match="no row is of a method that is drawn"):
         draw([row("random tiles", 0.45, 74.0)])
 

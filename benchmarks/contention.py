@@ -1,6 +1,6 @@
 """Measures how much learning slows beside busy processes on the same cores.
 
-    python -m benchmarks.beside [--cores 2] [--busy 1] [--blocks 1] [--windows 8] [--repeats 3] [--limit 1.1]
+    python -m benchmarks.contention [--cores 2] [--busy 1] [--blocks 1] [--windows 8] [--repeats 3] [--limit 1.1]
 
 Writes a checkpoint of seeded random weights in the shape of SmolLM2-135M with these blocks, and runs `oneshot` on it
 without repair: alone, and beside processes that compute without end. Both are pinned to the same cores, and both take
@@ -67,7 +67,7 @@ def _processor_seconds() -> float:
 
 
 def _child(folder: Path, asked: argparse.Namespace) -> Run:
-    command = [sys.executable, "-m", "benchmarks.beside", "--measure", str(folder)]
+    command = [sys.executable, "-m", "benchmarks.contention", "--measure", str(folder)]
     command += ["--windows", str(asked.windows), "--length", str(asked.length)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return Run(*json.loads(done.stdout.splitlines()[-1]))

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import beside, checkpoints
+from benchmarks import checkpoints, contention
 
 TINY = {
     "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 40,
@@ -22,12 +22,12 @@ def test_alone_and_beside_a_busy_process(
 ) -> None:
     monkeypatch.setattr("os.sched_setaffinity", lambda *_: None)  # of this process, for all later tests
     command = ["--windows", "16", "--length", "128", "--repeats", "1", "--limit", "1000"]
-    assert beside.main(command) == 0
+    assert contention.main(command) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == ["alone", "beside 1", "ratio"]
     alone, other = (float(line.split(":")[1].split()[0]) for line in lines[:2])
     assert alone > 0 and other > 0
-    assert beside.main([*command[:-1], "0"]) == 1
+    assert contention.main([*command[:-1], "0"]) == 1
 
 
 def test_a_second_run_in_a_folder_learns_anew(shape: dict[str, Any], tmp_path: Path) -> None:
@@ -35,19 +35,19 @@ def test_a_second_run_in_a_folder_learns_anew(shape: dict[str, Any], tmp_path: P
     left = tmp_path / "model/scratch/left"
     left.parent.mkdir()
     left.touch()
-    beside.measure(tmp_path / "model", 2, 16)
+    contention.measure(tmp_path / "model", 2, 16)
     assert left.parent.is_dir() and not left.exists()
 
 
 def test_the_share_that_busy_processes_leave() -> None:
-    assert beside.fair_slowdown(cores=2, busy=1) == 2.0
-    assert beside.fair_slowdown(cores=16, busy=1) == 16 / 15
-    assert beside.fair_slowdown(cores=1, busy=1) == 2.0
-    assert beside.fair_slowdown(cores=2, busy=3) == 4.0
+    assert contention.fair_slowdown(cores=2, busy=1) == 2.0
+    assert contention.fair_slowdown(cores=16, busy=1) == 16 / 15
+    assert contention.fair_slowdown(cores=1, busy=1) == 2.0
+    assert contention.fair_slowdown(cores=2, busy=3) == 4.0
 
 
 def test_busy_processes_end_with_the_measurement() -> None:
-    with beside.busy_processes(2):
+    with contention.busy_processes(2):
         children = set(Path("/proc/self/task").glob("*/children"))
         running = {pid for file in children for pid in file.read_text().split()}
         assert len(running) >= 2

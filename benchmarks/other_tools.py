@@ -1,6 +1,6 @@
 """Measures uniform SparseGPT 2:4 by other tools, on the calibration windows of `benchmarks.quality.run`.
 
-    python -m benchmarks.peers MODEL_DIR --calib TEXT --eval TEXT --python PEERS/bin/python
+    python -m benchmarks.other_tools MODEL_DIR --calib TEXT --eval TEXT --python TOOLS/bin/python
 
 PEERS is an environment of its own (`python -m venv PEERS; PEERS/bin/pip install nvidia-modelopt llmcompressor`),
 because the tools pin versions of torch and transformers, and neither is a dependency of this project. A tool that PEERS
@@ -33,8 +33,8 @@ from masklearn import (
 )
 
 TOOLS = ("modelopt", "llmcompressor")
-_MISSING = 3  # exit code of `peers_run` for a missing tool
-_PRUNE = Path(__file__).with_name("peers_run.py")
+_MISSING = 3  # exit code of `other_tools_run` for a missing tool
+_PRUNE = Path(__file__).with_name("other_tools_run.py")
 
 
 def measure(asked: argparse.Namespace, python: Path, tool: str, folder: Path) -> dict[str, Any] | None:
