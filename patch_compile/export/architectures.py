@@ -30,6 +30,8 @@ _OTHER_MODELS = {
     "is_decoder": "It reads from left to right, with a cache, as no encoder does.",
     "add_cross_attention": "Its layers read the output of another model.",
     "use_bidirectional_attention": "Its tokens read those that follow, so there is no next one to predict.",
+    # transformers 5.24: FalconModel puts ALiBi into the mask, and FalconAttention adds it to the scores again.
+    "alibi": "The attention from which its graph is traced counts ALiBi twice, and the one that transformers runs once.",
 }
 
 

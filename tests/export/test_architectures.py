@@ -39,6 +39,7 @@ def test_a_checkpoint_of_the_base_model_alone_has_no_head(exports: Exports, tmp_
         ("bert", "is_decoder"),
         ("gpt2", "add_cross_attention"),
         ("gemma3_text", "use_bidirectional_attention"),
+        ("falcon", "alibi"),
     ],
 )
 def test_a_setting_that_makes_it_another_model_is_refused(
