@@ -2,9 +2,11 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from transformers import AutoTokenizer
@@ -13,6 +15,7 @@ from masklearn.checkpoint.beside import copy_tokenizer
 from patch_compile import open_generator
 from patch_compile.out.layout import GENAI_CONFIG_NAME, ONNX_FOLDER
 from patch_compile.sources.checkpoint.genai import write_genai
+from patch_compile.verify.all_logits import with_all_logits
 from tests.runtime.conftest import OutOf
 
 og = pytest.importorskip("onnxruntime_genai")
@@ -41,6 +44,35 @@ def test_genai_generates_the_same_tokens(out_of: OutOf, kind: str) -> None:
         found = generated(out_of(kind) / ONNX_FOLDER, prompt)
         assert found[: len(expected.tokens)] == expected.tokens
         assert len(expected.tokens) == NEW or found[len(expected.tokens)] in ours.end_tokens
+
+
+@pytest.mark.parametrize(("logits", "right"), [("all", True), ("last", False)])
+def test_prompts_of_several_lengths_in_one_batch(
+    logits: str, right: bool, out_of: OutOf, tmp_path: Path
+) -> None:
+    """onnxruntime-genai pads on the right and reads the logits of each prompt's last token, if the graph has them."""
+    file = shutil.copytree(out_of("llama") / ONNX_FOLDER, tmp_path / ONNX_FOLDER) / "model.onnx"
+    prompts = [[3, 4, 5, 6, 7, 8, 9], [10, 11]]
+    alone = [generated(file.parent, prompt) for prompt in prompts]
+    with with_all_logits(file) if logits == "all" else nullcontext(file) as graph:
+        settings = file.parent / GENAI_CONFIG_NAME
+        written = json.loads(settings.read_text())
+        written["model"]["decoder"]["filename"] = graph.name
+        settings.write_text(json.dumps(written))
+        found = generated_together(file.parent, prompts, written["model"]["pad_token_id"])
+    assert all(row[: len(one)] == one for row, one in zip(found, alone, strict=True)) is right
+
+
+def generated_together(folder: Path, prompts: list[list[int]], padding: int) -> list[list[int]]:
+    """Returns the tokens that onnxruntime-genai adds to each of several prompts, padded on the right."""
+    model, longest = og.Model(str(folder)), max(map(len, prompts))
+    parameters = og.GeneratorParams(model)
+    parameters.set_search_options(max_length=longest + NEW, batch_size=len(prompts))
+    generator = og.Generator(model, parameters)
+    generator.append_tokens(np.array([one + [padding] * (longest - len(one)) for one in prompts], np.int32))
+    while not generator.is_done():
+        generator.generate_next_token()
+    return [[int(token) for token in generator.get_sequence(row)][longest:] for row in range(len(prompts))]
 
 
 def test_the_settings_of_sampling_and_the_ends_of_a_text(out_of: OutOf, tmp_path: Path) -> None:
