@@ -115,6 +115,21 @@ def test_what_a_failed_exporter_said_is_told(out, tmp_path):
     OutFolder.open(out)
 
 
+def test_a_build_for_edgellm_goes_on_to_its_folder(settings, tmp_path):
+    """By a stand-in, since the real exporter needs an environment of gigabytes: `make edgellm` builds with it."""
+    chosen = {name: value for name, value in settings.items() if name != "model"} | {"method": "magnitude"}
+    python = stand_in(tmp_path)
+    patch_compile.build(settings["model"], **chosen, service="edgellm", edgellm_python=python)
+    out = OutFolder.open(settings["out"])
+    proof = json.loads((out.path / "report.json").read_text())["agreement"]  # of the build's own graph
+    assert proof["error"] > 0
+    files = set(out.manifest.files)
+    assert {"onnx/model.onnx", "edgellm/llm/model.onnx", "edgellm/llm/config.json"} <= files
+    assert not any(file.startswith("engine/") for file in files)  # Edge-LLM builds its own
+    theirs = onnx.load(out.path / "edgellm/llm/model.onnx", load_external_data=False).graph.node
+    assert sum(node.domain == "patch" for node in theirs) == 8
+
+
 def test_without_the_exporter_the_two_commands_are_told(tmp_path):
     for python in (None, tmp_path / "none" / "python"):
         with pytest.raises(PatchCompileError) as caught:
@@ -156,8 +171,7 @@ def test_smollm2_computes_in_edge_llms_graph_what_transformers_computes(edgellm,
         "lowering": "plugin",
         "repair": "none",
     }
-    learn(Recipe.parse(settings | {"model": sample_model, "out": out, "backend": "onnx"}), None)
-    patch_compile.export(out, format="edgellm", edgellm_python=edgellm.python)
+    patch_compile.build(sample_model, **settings, out=out, service="edgellm", edgellm_python=edgellm.python)
     folder = out / "edgellm" / "llm"
     edgellm.export(out / "model", tmp_path / "exported")
     theirs = tmp_path / "exported" / "llm"
