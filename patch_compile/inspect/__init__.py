@@ -38,7 +38,9 @@ def _inspected(path: Path) -> Inspection:
         return _inspect_folder(path)
     if not path.is_file():
         raise PatchCompileError(
-            f"No file at {path}", "", "Give a file or folder that patch-compile writes or reads."
+            f"No file at {path}",
+            "There is no such file or folder.",
+            "Give a file or folder that patch-compile writes or reads.",
         )
     if path.suffix == ".onnx":
         from patch_compile.inspect.onnx_graph import inspect_onnx

@@ -28,7 +28,7 @@ from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.session import open_session, run_session
 from patch_compile.onnx_io.time_limit import MOST, VARIABLE, time_exceeded, time_limit
 
-__all__ = ["check_loads", "check_runs", "run_in_turns", "run_model"]
+__all__ = ["check_runs", "run_in_turns", "run_model"]
 
 _OWN_FIX = (
     "Leave the linears dense that it crashes on (--exclude, or --include for the others), and please report it with the "
@@ -63,16 +63,11 @@ def run_in_turns(path: Path, feed: Feed, turns: Sequence[Sequence[str]]) -> Iter
             yield process.ask(feed, outputs)
 
 
-def check_loads(path: Path) -> None:
-    """Load a model that was given by the user. Raises PatchCompileError if ONNX Runtime refuses it or crashes on it."""
-    with _Process(path, _GIVEN_FIX):
-        pass
-
-
 def check_runs(path: Path, feed: Feed, fix: str) -> dict[str, NDArray[Any]]:
     """Run a model that was given by the user, and return its outputs by name.
 
-    fix: what helps if it does not run on the feed. Raises PatchCompileError as `check_loads` does, or if it does not run.
+    fix: what helps if it does not run on the feed. Raises PatchCompileError if ONNX Runtime refuses the model,
+    crashes on it, or does not run it.
     """
     with _Process(path, _GIVEN_FIX) as process:
         outputs: dict[str, NDArray[Any]] = process.ask(feed, None, fix=fix)

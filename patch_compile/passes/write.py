@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import grids_of
-from masklearn.progress import OnStep
+from masklearn.progress import OnStep, silent
 from patch_compile.plan.lowering import LinearPlan
 from patch_compile.plan.split import SplitCost
 
@@ -78,22 +78,17 @@ def write_hybrid(
     """
     from patch_compile.onnx_io.write import bind_weights, read_weight, write_onnx
     from patch_compile.passes import lowering_passes, run_passes
-
-    done = 0
+    from patch_compile.passes.lowering.counted_reads import counted_reads
 
     def read(name: str) -> NDArray[Any]:
-        nonlocal done
         linear = name.removesuffix(".weight")
-        if linear in plan:  # and not a bias
-            done += 1
-            if step:
-                step(linear, done, len(plan))
         # A quantised weight is on its grid in the checkpoint's own type.
         own = linear in plan and plan[linear].weight_type.quantised
         return read_weight(checkpoint, name, None if own else _ir_dtype(dtype))
 
+    counted = counted_reads(read, plan, step or silent)
     lowering = lowering_passes(
-        plan, masks, read, _ir_dtype(dtype), fuse=fuse, split_cost=split_cost, grids=grids_of(masks)
+        plan, masks, counted, _ir_dtype(dtype), fuse=fuse, split_cost=split_cost, grids=grids_of(masks)
     )
     run_passes(graph, lowering.in_order, dump)
     bind_weights(graph, checkpoint, _ir_dtype(dtype))

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from patch_compile.bench.onnx_runner import OnnxRunner
 from patch_compile.errors import PatchCompileError, UsageError
-from patch_compile.onnx_io.own_process import _Process, _send, check_loads, check_runs, run_model
+from patch_compile.onnx_io.own_process import _Process, _send, check_runs, run_model
 from patch_compile.onnx_io.session import open_session, run_session
 from patch_compile.onnx_io.time_limit import VARIABLE
 from patch_compile.out.bench import Phase
@@ -38,7 +38,7 @@ def test_errors_of_the_process_are_those_of_the_caller(doubled):
     assert "x [2, 5]" in error.value.why
     doubled.write_bytes(b"no model")
     with pytest.raises(PatchCompileError, match="ONNX Runtime cannot load"):
-        check_loads(doubled)
+        list(run_model(doubled, []))
 
 
 def test_what_helps_depends_on_the_caller(doubled):
@@ -134,4 +134,4 @@ def test_a_run_in_this_process_that_never_ends_is_ended(endless, monkeypatch):
 def test_seconds_that_are_none(doubled, monkeypatch, given):
     monkeypatch.setenv(VARIABLE, given)
     with pytest.raises(UsageError, match=rf"{VARIABLE} is '{given}'"):
-        check_loads(doubled)
+        list(run_model(doubled, []))

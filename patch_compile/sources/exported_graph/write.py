@@ -48,32 +48,30 @@ def write_graph(
     from onnx_ir.passes import common
 
     from patch_compile.passes import lowering_passes, run_passes
+    from patch_compile.passes.lowering.counted_reads import counted_reads
     from patch_compile.sources.exported_graph.put import PutLinearsPass
     from patch_compile.sources.exported_graph.stack import StackJoinedPass
     from patch_compile.sources.onnx_model.separate_transposes import SeparateTransposesPass
     from patch_compile.sources.onnx_model.sink_casts import SinkCastsPass
 
     lowered = {name: one for name, one in plan.items() if one.lowering != "dense"}
-    done = 0
 
     def masked(name: str) -> NDArray[Any]:
         """Returns W∘M of a linear, in the checkpoint's type."""
         weight = read_weight(checkpoint, f"{name}.weight", None)
         return masked_weight(weight, masks[name].keep()) if name in masks else weight
 
-    def read(name: str) -> NDArray[Any]:
-        nonlocal done
+    def read_own(name: str) -> NDArray[Any]:
         if name in put.biases:
             return put.biases[name].numpy()
         linear = name.removesuffix(".weight")
         if linear not in lowered:
             return masked(linear)
-        done += 1
-        progress(linear, done, len(lowered))
         # A quantised weight is on its grid in the checkpoint's own type.
         own = lowered[linear].weight_type.quantised
         return read_weight(checkpoint, name, None if own else dtype)
 
+    read = counted_reads(read_own, lowered, progress)
     put = PutLinearsPass(matches.products, lowered, read, dtype)
     for stored in (*(one.stored for one in matches.products), *matches.in_place):
         if not lowered.keys() & {part.name for part in stored.parts}:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import grids_of
@@ -44,22 +42,14 @@ def write_onnx_hybrid(
 
     from patch_compile.onnx_io.write import write_onnx
     from patch_compile.passes import lowering_passes, run_passes
+    from patch_compile.passes.lowering.counted_reads import counted_reads
     from patch_compile.sources.onnx_model.rewrite import NormalizeLinearsPass
     from patch_compile.sources.onnx_model.separate_transposes import SeparateTransposesPass
     from patch_compile.sources.onnx_model.sink_casts import SinkCastsPass
 
     lowered = {name: linear for name, linear in plan.items() if linear.lowering != "dense"}
     normalize = NormalizeLinearsPass({name: linears[name] for name in linears if name in lowered}, dtype)
-    done = 0
-
-    def read(name: str) -> NDArray[Any]:
-        nonlocal done
-        linear = name.removesuffix(".weight")
-        if linear in lowered:  # a weight, not a bias
-            done += 1
-            progress(linear, done, len(lowered))
-        return normalize.weights[name].numpy()
-
+    read = counted_reads(lambda name: normalize.weights[name].numpy(), lowered, progress)
     lowering = lowering_passes(lowered, masks, read, dtype, fuse=fuse, grids=grids_of(masks))
     cleanup = [SeparateTransposesPass(), common.RemoveUnusedNodesPass(), common.RemoveUnusedOpsetsPass()]
     sinking = [SinkCastsPass(dtype)] if any(FUSIONS[name].reads_activation for name in fuse) else []
