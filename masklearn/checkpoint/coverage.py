@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from masklearn.checkpoint.architectures import Architecture, architecture_of
+from masklearn.checkpoint.architectures import ARCHITECTURES, Architecture, architecture_of
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.faults import missing_tensor, other_shape
 from masklearn.checkpoint.listed_linears import ListedLinear, listed_linears
@@ -105,7 +105,7 @@ def _linears(checkpoint: Checkpoint) -> dict[str, ListedLinear]:
 
 def _check_names(checkpoint: Checkpoint, names: Mapping[str, Sequence[str]]) -> None:
     """Raise PatchCompileError if a checkpoint of a type without a row names a tensor otherwise than its module."""
-    if not architecture_of(checkpoint).own_masks or not checkpoint.names():
+    if checkpoint.config["model_type"] in ARCHITECTURES or not checkpoint.names():
         return
     for name, tied in names.items():
         if stored_name(checkpoint, [name, *tied]) not in checkpoint:

@@ -12,7 +12,7 @@ from masklearn.checkpoint.models import meta_model
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.training.head import CHUNK
 
-__all__ = ["Demand", "Thrift", "demand_of", "fitting"]
+__all__ = ["MemoryNeed", "MemorySettings", "first_that_fits", "memory_need"]
 
 # Measured on SmolLM2-135M. _KEPT: bytes that autograd keeps per token and feature (N + K of every linear), by "bf16
 # autocast is on". _MARGIN covers fragmentation, _PROCESS the process itself and its kernels.
@@ -22,7 +22,7 @@ _CHUNK_LOGITS = 4 * 4 * CHUNK  # bytes per word of the vocabulary: four fp32 ten
 
 
 @dataclass(frozen=True)
-class Thrift:
+class MemorySettings:
     """Settings that save memory. teacher_bf16: keep the dense teacher's linears in bf16."""
 
     optimizer: Literal["adamw", "adafactor"]
@@ -40,7 +40,7 @@ class Thrift:
 
 
 @dataclass(frozen=True)
-class Demand:
+class MemoryNeed:
     """Sizes that determine the memory of distillation.
 
     weights: number of the model's weights; shared: number of weights that student and teacher share (embeddings);
@@ -57,23 +57,23 @@ class Demand:
     vocabulary: int
     tokens: int
 
-    def bytes_for(self, thrift: Thrift, *, bf16: bool) -> int:
+    def bytes_for(self, settings: MemorySettings, *, bf16: bool) -> int:
         """Returns the peak bytes of training with these settings; bf16: linears compute in bf16."""
-        state = 12 if thrift.optimizer == "adamw" else 4  # gradient, and Adam's two moments
-        teacher = (2 if thrift.teacher_bf16 else 4) * (self.weights - self.shared)
+        state = 12 if settings.optimizer == "adamw" else 4  # gradient, and Adam's two moments
+        teacher = (2 if settings.teacher_bf16 else 4) * (self.weights - self.shared)
         model = 4 * self.weights + (state + 1) * self.trained + teacher  # 1: the mask
         head = (_CHUNK_LOGITS + (4 * self.hidden if bf16 else 0)) * self.vocabulary
-        return round(_MARGIN * (model + self._kept(thrift, bf16) + head) + _PROCESS)
+        return round(_MARGIN * (model + self._kept(settings, bf16) + head) + _PROCESS)
 
-    def _kept(self, thrift: Thrift, bf16: bool) -> float:
+    def _kept(self, settings: MemorySettings, bf16: bool) -> float:
         """Returns the bytes that autograd keeps for the backward pass: activations, and weights in autocast's type."""
         whole = _KEPT[bf16] * self.features * self.tokens + (2 * self.trained if bf16 else 0)
-        if not thrift.gradient_checkpointing:
+        if not settings.gradient_checkpointing:
             return whole
         return whole / self.blocks + 4 * self.hidden * self.blocks * self.tokens
 
 
-def demand_of(checkpoint: Checkpoint, masks: Mapping[str, LinearMask], tokens: int) -> Demand:
+def memory_need(checkpoint: Checkpoint, masks: Mapping[str, LinearMask], tokens: int) -> MemoryNeed:
     """Returns the sizes for the distillation of a masked checkpoint. Reads no weights; tokens: per step."""
     model: Any = meta_model(checkpoint)
     row = architecture_of(checkpoint)
@@ -81,7 +81,7 @@ def demand_of(checkpoint: Checkpoint, masks: Mapping[str, LinearMask], tokens: i
     masked = sum(mask.weights for mask in masks.values())
     head = None if row.encoder else model.get_output_embeddings()
     embedding = model.get_input_embeddings().weight
-    return Demand(
+    return MemoryNeed(
         weights=weights,
         shared=weights - masked,
         trained=masked,
@@ -93,9 +93,9 @@ def demand_of(checkpoint: Checkpoint, masks: Mapping[str, LinearMask], tokens: i
     )
 
 
-def fitting(
-    demand: Demand, first: Thrift, available: int, *, bf16: bool, note: Callable[[str], object]
-) -> Thrift | None:
+def first_that_fits(
+    need: MemoryNeed, first: MemorySettings, available: int, *, bf16: bool, note: Callable[[str], object]
+) -> MemorySettings | None:
     """Returns the first of three settings that fits into `available` bytes, or None if none fits.
 
     They are `first`; then a bf16 teacher and gradient checkpointing too; then Adafactor too. note: called with a line
@@ -103,11 +103,11 @@ def fitting(
     """
     spared = replace(first, teacher_bf16=True, gradient_checkpointing=True)
     steps = dict.fromkeys((first, spared, replace(spared, optimizer="adafactor")))
-    for thrift in steps:
-        needed = demand.bytes_for(thrift, bf16=bf16)
+    for settings in steps:
+        needed = need.bytes_for(settings, bf16=bf16)
         if needed <= available:
-            return thrift
-        note(f"repair with {thrift} needs {_gib(needed)} of memory, {_gib(available)} are available")
+            return settings
+        note(f"repair with {settings} needs {_gib(needed)} of memory, {_gib(available)} are available")
     return None
 
 

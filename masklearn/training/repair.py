@@ -21,7 +21,7 @@ from masklearn.processes import process_count
 from masklearn.task import Task
 from masklearn.training.distillation import Distillation
 from masklearn.training.loop import TrainReport, train
-from masklearn.training.memory import Thrift, demand_of, fitting
+from masklearn.training.memory import MemorySettings, first_that_fits, memory_need
 from masklearn.training.model import training_model
 from masklearn.training.schedule import Schedule
 from masklearn.training.student import Student, StudentOnGrids
@@ -62,13 +62,13 @@ def repair(
     if task.recipe.repair_steps == 0:
         return RepairRecord(method="none", why="its budget is 0 steps")
     room = available_memory(usable_device(task.recipe.device)) if available is None else available
-    thrift = _thrift(task, masks, room)
-    if thrift is None:
+    settings = _memory_settings(task, masks, room)
+    if settings is None:
         task.note("repair is off: give a smaller --batch or --length, or a device with more memory")
         return RepairRecord(method="none", why=f"{room / 2**30:.1f} GiB of memory are too little to train in")
     share = 1.0 - (_SHARE_OF_SCALES if searched_grids(task) else 0.0)
     rate = task.recipe.learning_rate or _LEARNING_RATE
-    run = _Run(task, Student(task.checkpoint, masks), thrift, _schedule(task, thrift, share, rate))
+    run = _Run(task, Student(task.checkpoint, masks), settings, _schedule(task, settings, share, rate))
     report = run.train("repair", store)
     return _record(task, report, run)
 
@@ -94,15 +94,15 @@ def repair_scales(
     trained = {name: grids[name] for name in searched_grids(task)}
     if record.method == "none" or not trained:
         return {}, record
-    thrift = _thrift(task, masks, available_memory(usable_device(task.recipe.device)))
-    if thrift is None:
+    settings = _memory_settings(task, masks, available_memory(usable_device(task.recipe.device)))
+    if settings is None:
         return {}, record
-    schedule = _schedule(task, thrift, _SHARE_OF_SCALES, _LEARNING_RATE_OF_SCALES)
+    schedule = _schedule(task, settings, _SHARE_OF_SCALES, _LEARNING_RATE_OF_SCALES)
     if schedule.steps == 0:
         return {}, record
     schedule = replace(schedule, seed=schedule.seed + 1)  # in another order than the repair's
     student = StudentOnGrids(task.checkpoint, masks, trained)
-    run = _Run(task, student, thrift, schedule)
+    run = _Run(task, student, settings, schedule)
     report = run.train("scales", store)
     before = run.distance(task.checkpoint, report.steps)
     after = run.distance(task.checkpoint.with_weights(store), report.steps)
@@ -133,15 +133,15 @@ def searched_grids(task: Task) -> list[str]:
 class _Run:
     """Distillation into one student. figure: name of its distance from the dense model."""
 
-    def __init__(self, task: Task, student: Student, thrift: Thrift, schedule: Schedule) -> None:
+    def __init__(self, task: Task, student: Student, settings: MemorySettings, schedule: Schedule) -> None:
         self._task, self._student, self.schedule = task, student, schedule
         self._device = usable_device(task.recipe.device)
         self.bf16 = computes_in_bf16(task.recipe.precision, self._device)
         self._objective = Distillation(
-            student.teacher(torch.bfloat16 if thrift.teacher_bf16 else torch.float32),
+            student.teacher(torch.bfloat16 if settings.teacher_bf16 else torch.float32),
             student.parameters(),
             encoder=architecture_of(task.checkpoint).encoder,
-            teacher_bf16=thrift.teacher_bf16,
+            teacher_bf16=settings.teacher_bf16,
             label_weight=task.recipe.label_weight,
         )
         self.figure = self._objective.figure
@@ -172,13 +172,13 @@ class _Run:
         return sum(found) / len(found)
 
 
-def _thrift(task: Task, masks: Mapping[str, LinearMask], room: int) -> Thrift | None:
+def _memory_settings(task: Task, masks: Mapping[str, LinearMask], room: int) -> MemorySettings | None:
     """Returns settings with which training fits into `room` bytes, or None."""
     recipe = task.recipe
     bf16 = computes_in_bf16(recipe.precision, usable_device(recipe.device))
-    demand = demand_of(task.checkpoint, masks, recipe.batch * recipe.length)
-    first = Thrift("adamw", teacher_bf16=bf16, gradient_checkpointing=recipe.gradient_checkpointing)
-    return fitting(demand, first, room, bf16=bf16, note=task.note)
+    need = memory_need(task.checkpoint, masks, recipe.batch * recipe.length)
+    first = MemorySettings("adamw", teacher_bf16=bf16, gradient_checkpointing=recipe.gradient_checkpointing)
+    return first_that_fits(need, first, room, bf16=bf16, note=task.note)
 
 
 def default_steps(weights: int, tokens: int) -> int:
@@ -190,11 +190,11 @@ def default_steps(weights: int, tokens: int) -> int:
     return math.ceil(_TOKENS * math.sqrt(max(1.0, weights / _WEIGHTS)) / tokens)
 
 
-def _schedule(task: Task, thrift: Thrift, share: float, learning_rate: float) -> Schedule:
+def _schedule(task: Task, settings: MemorySettings, share: float, learning_rate: float) -> Schedule:
     """Returns the schedule of a share of the repair's budget."""
     recipe, steps = task.recipe, task.recipe.repair_steps
     if steps is None and recipe.repair_minutes is None:
-        weights = demand_of(task.checkpoint, {}, 0).weights
+        weights = memory_need(task.checkpoint, {}, 0).weights
         steps = default_steps(weights, recipe.batch * recipe.length)
     return Schedule.of(
         recipe,
@@ -204,8 +204,8 @@ def _schedule(task: Task, thrift: Thrift, share: float, learning_rate: float) ->
         decay="linear",
         warmup=_WARMUP,
         betas=_BETAS,
-        gradient_checkpointing=thrift.gradient_checkpointing,
-        optimizer=thrift.optimizer,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        optimizer=settings.optimizer,
     )
 
 

@@ -3,4 +3,4 @@
 __all__ = ["IMPORTANCE"]
 
 # Unit of the tile scores of `scores.importance`, in words.
-IMPORTANCE = "squared importance that goes, in units of the linear's mean per weight"
+IMPORTANCE = "importance of the pruned weights, in units of the linear's mean per weight"

@@ -172,11 +172,11 @@ def test_without_memory_it_is_off_and_says_so(make_model: ModelMaker, text_file:
 
 
 def test_with_little_memory_adam_is_given_up_first(make_model: ModelMaker, text_file: Path) -> None:
-    from masklearn.training.memory import Thrift, demand_of
+    from masklearn.training.memory import MemorySettings, memory_need
 
     path = make_model()
-    demand = demand_of(Checkpoint.open(path), magnitude_masks(Checkpoint.open(path)), 2 * 16)
-    least = demand.bytes_for(Thrift("adafactor", True, True), bf16=False)
+    need = memory_need(Checkpoint.open(path), magnitude_masks(Checkpoint.open(path)), 2 * 16)
+    least = need.bytes_for(MemorySettings("adafactor", True, True), bf16=False)
     run = Repaired(path, recipe_of(text_file, repair_steps=30), available=least)
     assert run.record.optimizer == "adafactor"
     assert "AdamW" in run.said[0] and run.record.kl_last < run.record.kl_first
