@@ -1,6 +1,5 @@
 """Gives nodes, values and weights names that a reader recognises: those of the modules and of the checkpoint."""
 
-import ast
 import re
 from collections import Counter
 
@@ -8,12 +7,12 @@ import onnx_ir as ir
 
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.naming import checkpoint_name
+from patch_compile.onnx_io.torch_scopes import torch_scopes
 
 __all__ = ["SCOPE", "TRACED", "name_as_in", "name_by_scope", "scope_of"]
 
 SCOPE = "patch_compile.scope"
 TRACED = "traced"  # attribute of ExportDecoder and ExportEncoder that holds the model of transformers
-_TORCH_SCOPES = "pkg.torch.onnx.name_scopes"
 _SLICE = re.compile(r"\.slice\([^)]*\)")  # torch's name of the list that a model makes by slicing its layers
 
 
@@ -21,9 +20,10 @@ def scope_of(node: ir.Node) -> str:
     """Returns the module that a node was traced from, e.g. "model.layers.0.mlp.gate_proj"; "" if from none."""
     if SCOPE in node.metadata_props:
         return node.metadata_props[SCOPE]
-    scopes = ast.literal_eval(node.metadata_props.get(_TORCH_SCOPES, "[]"))
     # The last entry is the node's own name.
-    modules = [scope for scope in scopes[:-1] if scope == TRACED or scope.startswith(f"{TRACED}.")]
+    modules = [
+        scope for scope in torch_scopes(node)[:-1] if scope == TRACED or scope.startswith(f"{TRACED}.")
+    ]
     return _SLICE.sub("", str(modules[-1])).removeprefix(TRACED).removeprefix(".") if modules else ""
 
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from patch_compile.onnx_io.torch_scopes import torch_scopes
 from patch_compile.out.plan import ReasonKind
 from patch_compile.sources.exported_graph.digests import KnownWeight, Origin, WeightIndex
 from patch_compile.sources.onnx_model.constants import PASSED_ON
 from patch_compile.sources.onnx_model.linears import FoundLinears, OnnxLinear
-from patch_compile.sources.onnx_model.names import scopes_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -216,7 +216,7 @@ def _tokens(name: str) -> list[str]:
 def _words(linear: OnnxLinear) -> list[str]:
     """Returns all that the graph says about the place of a product in the model."""
     product = linear.nodes[0]
-    return [str(linear.weight.name), str(product.name), linear.name, *scopes_of(product)]
+    return [str(linear.weight.name), str(product.name), linear.name, *torch_scopes(product)]
 
 
 def _readers(value: ir.Value) -> Iterator[str]:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Container
 from typing import TYPE_CHECKING
 
 from masklearn.masks.kinds.table import KINDS
 from masklearn.weights.table import INT8
+from patch_compile.onnx_io.torch_scopes import torch_scopes
 from patch_compile.packing.function import tensor_names
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["linear_name", "node_name", "owners_of", "reserved_names", "scopes_of", "unique"]
+__all__ = ["linear_name", "node_name", "owners_of", "reserved_names", "unique"]
 
 _SUFFIX = ".weight"
 _MADE = (_SUFFIX, ".bias", *(f".{name}" for name in tensor_names(KINDS, INT8)))
 _SPLIT = re.compile(r"\.split\.")  # `<linear>.split.<what>`: see SplitLinearsPass
-_SCOPES = "pkg.torch.onnx.name_scopes"  # written by torch's exporter: "['', 'layers.1', 'layers.1.linear2', 'linear_7']"
 
 
 def linear_name(weight: ir.Value, product: ir.Node, taken: Container[str]) -> str:
@@ -62,23 +61,8 @@ def unique(name: str, taken: Container[str]) -> str:
     return candidate
 
 
-def scopes_of(node: ir.Node) -> list[str]:
-    """Returns the paths of the modules around a node, from outside to inside, and the node's own name; empty if torch's
-    exporter did not write them."""
-    try:
-        scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
-    except (
-        ValueError,
-        SyntaxError,
-        MemoryError,
-        RecursionError,
-    ):  # another program's text under the same key
-        return []
-    return [str(scope) for scope in scopes] if isinstance(scopes, list) else []
-
-
 def _module(node: ir.Node) -> str:
-    scopes = scopes_of(node)
+    scopes = torch_scopes(node)
     return scopes[-2] if len(scopes) > 1 else ""
 
 
