@@ -21,13 +21,22 @@ def test_alone_and_beside_a_busy_process(
     shape: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.sched_setaffinity", lambda *_: None)  # of this process, for all later tests
-    command = ["--windows", "16", "--length", "128", "--repeats", "1", "--limit", "1000"]
-    assert contention.main(command) == 0
+    assert contention.main(["--windows", "16", "--length", "128", "--repeats", "1", "--limit", "1000"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == ["alone", "beside 1", "ratio"]
     alone, other = (float(line.split(":")[1].split()[0]) for line in lines[:2])
     assert alone > 0 and other > 0
-    assert contention.main([*command[:-1], "0"]) == 1
+
+
+@pytest.mark.parametrize(("beside", "code"), [(21.9, 0), (22.1, 1)])
+def test_more_than_a_tenth_over_the_fair_share_is_exit_code_1(
+    beside: float, code: int, shape: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_setaffinity", lambda *_: None)
+    monkeypatch.setattr("os.sched_getaffinity", lambda *_: {0, 1})
+    runs = iter([contention.Run(10.0, 9.0), contention.Run(beside, 9.0)])
+    monkeypatch.setattr(contention, "_child", lambda *_: next(runs))
+    assert contention.main(["--repeats", "1", "--busy", "1"]) == code
 
 
 def test_a_second_run_in_a_folder_learns_anew(shape: dict[str, Any], tmp_path: Path) -> None:
