@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -116,9 +117,14 @@ def test_what_a_failed_exporter_said_is_told(out, tmp_path):
 
 
 def test_a_build_for_edgellm_goes_on_to_its_folder(settings, tmp_path):
-    """By a stand-in, since the real exporter needs an environment of gigabytes: `make edgellm` builds with it."""
+    """By a stand-in, since the real exporter needs an environment of gigabytes; the next test of this name has it."""
+    theirs = built_for_edgellm(settings, stand_in(tmp_path))
+    assert sum(node.op_type == "Strange" for node in theirs) == 1
+
+
+def built_for_edgellm(settings: dict[str, Any], python: Path) -> list[onnx.NodeProto]:
+    """Build a model of two layers for Edge-LLM, and return the nodes of its graph."""
     chosen = {name: value for name, value in settings.items() if name != "model"} | {"method": "magnitude"}
-    python = stand_in(tmp_path)
     patch_compile.build(settings["model"], **chosen, service="edgellm", edgellm_python=python)
     out = OutFolder.open(settings["out"])
     proof = json.loads((out.path / "report.json").read_text())["agreement"]  # of the build's own graph
@@ -126,8 +132,9 @@ def test_a_build_for_edgellm_goes_on_to_its_folder(settings, tmp_path):
     files = set(out.manifest.files)
     assert {"onnx/model.onnx", "edgellm/llm/model.onnx", "edgellm/llm/config.json"} <= files
     assert not any(file.startswith("engine/") for file in files)  # Edge-LLM builds its own
-    theirs = onnx.load(out.path / "edgellm/llm/model.onnx", load_external_data=False).graph.node
-    assert sum(node.domain == "patch" for node in theirs) == 8
+    nodes = onnx.load(out.path / "edgellm/llm/model.onnx", load_external_data=False).graph.node
+    assert sum(node.domain == "patch" for node in nodes) == 8
+    return list(nodes)
 
 
 def test_without_the_exporter_the_two_commands_are_told(tmp_path):
@@ -160,6 +167,15 @@ def edgellm() -> EdgeLlmExporter:
 
 
 @pytest.mark.edgellm
+def test_a_build_by_the_real_exporter_goes_on_to_its_folder(edgellm, settings):
+    (settings["model"] / "chat_template.jinja").write_text(
+        "{{ messages[0].content }}"
+    )  # it refuses a model without
+    theirs = built_for_edgellm(settings, edgellm.python)
+    assert sum(node.op_type == "AttentionPlugin" for node in theirs) == 2
+
+
+@pytest.mark.edgellm
 @pytest.mark.model
 def test_smollm2_computes_in_edge_llms_graph_what_transformers_computes(edgellm, sample_model, tmp_path):
     """Three sequences of different lengths, prefill and decode, in pages, with an AttentionPlugin of the tests."""
@@ -171,7 +187,8 @@ def test_smollm2_computes_in_edge_llms_graph_what_transformers_computes(edgellm,
         "lowering": "plugin",
         "repair": "none",
     }
-    patch_compile.build(sample_model, **settings, out=out, service="edgellm", edgellm_python=edgellm.python)
+    learn(Recipe.parse(settings | {"model": sample_model, "out": out, "backend": "onnx"}), None)
+    patch_compile.export(out, format="edgellm", edgellm_python=edgellm.python)
     folder = out / "edgellm" / "llm"
     edgellm.export(out / "model", tmp_path / "exported")
     theirs = tmp_path / "exported" / "llm"
