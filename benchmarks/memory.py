@@ -1,6 +1,6 @@
 """Measures peak memory and seconds of `oneshot` on a few blocks of a large model's shape.
 
-    python -m benchmarks.memory [--shape llama-2-7b] [--blocks 2] [--windows 32] [--length 512] [--limit 8]
+    python -m benchmarks.memory [--shape llama-2-7b] [--blocks 2] [--windows 32] [--length 512] [--limit 8] [--weights int4]
 
 Writes a checkpoint of seeded random weights with these blocks, and scores, chooses and solves it in a process of its
 own, without repair, whose memory `masklearn.training.memory` decides. Then extrapolates to all blocks: seconds grow with
@@ -89,6 +89,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--blocks", type=int, default=2)
     parser.add_argument("--windows", type=int, default=32)
     parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--weights", help="types of weights to round to; the row is only printed then")
     parser.add_argument("--limit", type=float, default=8.0, help="GiB")
     parser.add_argument("--state", type=Path, default=Path("docs/explanation/quality.json"))
     parser.add_argument("--scratch", type=Path, default=Path(".cache/memory"))
@@ -99,7 +100,9 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the checkpoint, measure in another process, print and keep the row."""
     asked = arguments(argv)
-    recipe = LearnRecipe(ratio=0.4, repair="none", windows=asked.windows, length=asked.length)
+    recipe = LearnRecipe(
+        ratio=0.4, repair="none", windows=asked.windows, length=asked.length, weights=asked.weights
+    )
     if asked.measure is not None:
         print(json.dumps(measure(asked.measure, recipe)))
         return 0
@@ -110,6 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_checkpoint(folder, whole | {"num_hidden_layers": asked.blocks})
         command = [sys.executable, "-m", "benchmarks.memory", "--measure", str(folder)]
         command += ["--windows", str(asked.windows), "--length", str(asked.length)]
+        command += ["--weights", asked.weights] if asked.weights else []
         run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         row = json.loads(run.stdout.splitlines()[-1])
     finally:
@@ -120,9 +124,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "windows": asked.windows,
         "length": asked.length,
     }
+    row |= {"weights": asked.weights} if asked.weights else {}
     row["all_blocks"] = whole["num_hidden_layers"]
     row["whole"] = extrapolated(row, row["all_blocks"])
-    State(asked.state).put(f"memory-{asked.shape}", row)
+    if asked.weights is None:
+        State(asked.state).put(f"memory-{asked.shape}", row)
     print(json.dumps(row, indent=1))
     print(f"{asked.shape}: peak {row['whole']['peak_gib']} GiB, {row['whole']['hours']} h in all")
     return int(row["whole"]["peak_gib"] > asked.limit)
