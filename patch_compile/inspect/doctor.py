@@ -165,11 +165,10 @@ def _plugin_cache() -> Finding:
 def _plugin_package() -> Finding:
     """Returns the finding about patch-compile-plugin, which saves compiling the plugin."""
     usable = [backend for backend in BACKENDS if prebuilt_library(backend)]
-    if usable:
-        return Finding(
-            _PACKAGED, True, f"{DISTRIBUTION} {_version(DISTRIBUTION)}, for {' and '.join(usable)}"
-        )
     why = next(filter(None, map(why_no_prebuilt, BACKENDS)), "")
+    if usable:
+        about = f"{DISTRIBUTION} {_version(DISTRIBUTION)}, for {' and '.join(usable)}"
+        return Finding(_PACKAGED, True, f"{about}; {why}" if why else about)
     about = f"{DISTRIBUTION} is not used: {why}" if why else f"{DISTRIBUTION} is not installed"
     return Finding(_PACKAGED, False, about, "the plugin is compiled here instead")
 

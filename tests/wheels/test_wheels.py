@@ -147,8 +147,9 @@ def test_an_engine_is_built_without_a_compiler(python: Path, tmp_path: Path) -> 
 
 
 def test_a_changed_library_is_not_run(python: Path, tmp_path: Path) -> None:
-    """`doctor` says why, and the plugin would be compiled."""
+    """`doctor` says why, and the plugin would be compiled. The other backend's library stays known."""
     found = library(python)
+    backends = list(found.parents[1].glob(f"*/{LIBRARY_NAME}"))
     content = found.read_bytes()
     try:
         found.write_bytes(content + b"\0")
@@ -156,4 +157,4 @@ def test_a_changed_library_is_not_run(python: Path, tmp_path: Path) -> None:
     finally:
         found.write_bytes(content)
     about = {one["what"]: one for one in told["findings"]}["compiled plugin"]
-    assert not about["found"] and "its sha256 is another one" in about["about"]
+    assert about["found"] == (len(backends) > 1) and "its sha256 is another one" in about["about"]
