@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from patch_compile.out.stage_files import sha256_of
-from patch_compile.plugin.build import BACKENDS, VARIABLE, build_plugin, wanted_archs
+from patch_compile.plugin.architectures import VARIABLE, wanted_archs
+from patch_compile.plugin.build import BACKENDS, build_plugin
 from patch_compile.plugin.machines import AARCH64, MACHINES, this_machine
 from patch_compile.plugin.prebuilt import DISTRIBUTION, PAYLOADS
 from patch_compile.plugin.toolchain import JETSONS

@@ -222,7 +222,8 @@ def _plugin(
         source.chooses_types or source.weight_types(given)
     ):
         return None
-    from patch_compile.plugin.build import archs_for, build_plugin
+    from patch_compile.plugin.architectures import archs_for
+    from patch_compile.plugin.build import build_plugin
 
     archs = archs_for([target.sm for target in targets])
     with progress.stage("plugin"):

@@ -12,13 +12,14 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from masklearn.durable import flush_folder, flush_tree
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.out.stage_files import sha256_of
+from patch_compile.plugin.architectures import ARCHS, wanted_archs
 from patch_compile.plugin.compiling import (
     COMPILE_FLAGS,
     KERNELS,
@@ -35,7 +36,6 @@ from patch_compile.plugin.machines import MACHINES, this_machine
 from patch_compile.plugin.prebuilt import DISTRIBUTION, LIBRARY_NAME, prebuilt_library, why_no_prebuilt
 from patch_compile.plugin.toolchain import (
     HEADER_PACKAGE,
-    JETSONS,
     Tool,
     code_flags,
     fetch_headers,
@@ -43,24 +43,16 @@ from patch_compile.plugin.toolchain import (
     find_headers,
     find_nvcc,
     plugin_sources,
-    runs_on,
 )
 
 __all__ = [
-    "ARCHS",
     "BACKENDS",
     "LIBRARY_NAME",
-    "VARIABLE",
     "PluginLibrary",
-    "archs_for",
     "build_plugin",
     "cached_plugins",
-    "wanted_archs",
 ]
 
-ARCHS = (80, 86, 89, 90, 120)
-VARIABLE = "PATCH_COMPILE_PLUGIN_ARCHS"
-"""Variable that names the architectures to compile for, instead of all: `86` compiles for one GPU in less time."""
 BACKENDS = ("tensorrt", "tensorrt-rtx")
 _KEY_LENGTH = 24
 
@@ -163,44 +155,6 @@ def _prebuilt(backend: str, archs: tuple[int, ...], log: Log) -> PluginLibrary |
         key,
         identity.machine,
     )
-
-
-def wanted_archs() -> tuple[int, ...]:
-    """Returns the architectures that a plugin is compiled for unless the caller names others.
-
-    Raises UsageError for a value of the variable that is no list of numbers.
-    """
-    said = os.environ.get(VARIABLE, "")
-    try:
-        named = tuple(sorted({int(one) for one in said.split(",")})) if said else ARCHS
-    except ValueError:
-        named = ()
-    if not {*named} <= {*ARCHS, *JETSONS} or not named:
-        raise UsageError(
-            f"{VARIABLE} is {said!r}",
-            f"It names architectures of {', '.join(map(str, sorted((*ARCHS, *JETSONS))))}, with commas between them.",
-            "Correct it, or unset it.",
-        )
-    return named
-
-
-def archs_for(sms: Collection[int]) -> tuple[int, ...]:
-    """Returns the architectures to compile a plugin for. GPUs of these compute capabilities, times ten, run it.
-
-    They are those of `wanted_archs`; unless the user names some, Jetsons among the GPUs are added.
-    Raises UsageError if PATCH_COMPILE_PLUGIN_ARCHS names architectures that one of the GPUs does not run.
-    """
-    archs = wanted_archs()
-    if not os.environ.get(VARIABLE):
-        archs = tuple(sorted({*archs, *({*sms} & {*JETSONS})}))
-    for sm in sms:
-        if not runs_on(sm, archs):
-            raise UsageError(
-                f"sm{sm} does not run the plugin that {VARIABLE} asks for",
-                f"It is for {', '.join(f'sm{arch}' for arch in archs)}.",
-                f"Add {sm} to it, or unset it.",
-            )
-    return archs
 
 
 def cached_plugins() -> tuple[Path, list[Path]]:

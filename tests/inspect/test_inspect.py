@@ -22,7 +22,8 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.hardware.cards import parse_architectures
 from patch_compile.inspect import binaries, inspect_path
 from patch_compile.out.stage_files import sha256_of
-from patch_compile.plugin.build import build_plugin, wanted_archs
+from patch_compile.plugin.architectures import wanted_archs
+from patch_compile.plugin.build import build_plugin
 from patch_compile.report.terminal.inspect import found_parts
 from patch_compile.report.terminal.parts import show
 from tests.builds import build

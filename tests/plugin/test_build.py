@@ -15,12 +15,11 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.packing.function import VERSION
 from patch_compile.plugin import build as plugin
 from patch_compile.plugin import compiling, toolchain
+from patch_compile.plugin.architectures import ARCHS, wanted_archs
 from patch_compile.plugin.build import (
-    ARCHS,
     LIBRARY_NAME,
     VARIABLE,
     build_plugin,
-    wanted_archs,
 )
 from patch_compile.plugin.compiling import kernel_objects, units
 from patch_compile.plugin.identity import check_backend, read_identity

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from patch_compile.plugin.build import ARCHS
+from patch_compile.plugin.architectures import ARCHS
 from patch_compile.plugin.toolchain import describe_toolchain
 from tests.oracles.element_packing import KEPT
 from tests.plugins.dense_plugin import (

@@ -8,7 +8,7 @@ import pytest
 
 from masklearn.masks.kinds.table import KINDS, TWO_FOUR
 from patch_compile.plan.roofline import schedule
-from patch_compile.plugin.build import ARCHS
+from patch_compile.plugin.architectures import ARCHS
 from tests.plugins.machine_code import CUOBJDUMP, NVCC, MachineCodeOf, cubin, machine_code
 
 sass, issue = (importlib.import_module(name) for name in ("sass", "issue"))

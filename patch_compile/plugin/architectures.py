@@ -1,0 +1,53 @@
+"""Architectures of GPUs that a plugin is compiled for: all, or those that a variable of the environment names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+
+from patch_compile.errors import UsageError
+from patch_compile.plugin.toolchain import JETSONS, runs_on
+
+__all__ = ["ARCHS", "VARIABLE", "archs_for", "wanted_archs"]
+
+ARCHS = (80, 86, 89, 90, 120)
+VARIABLE = "PATCH_COMPILE_PLUGIN_ARCHS"
+"""Variable that names the architectures to compile for, instead of all: `86` compiles for one GPU in less time."""
+
+
+def wanted_archs() -> tuple[int, ...]:
+    """Returns the architectures that a plugin is compiled for unless the caller names others.
+
+    Raises UsageError for a value of the variable that is no list of numbers.
+    """
+    said = os.environ.get(VARIABLE, "")
+    try:
+        named = tuple(sorted({int(one) for one in said.split(",")})) if said else ARCHS
+    except ValueError:
+        named = ()
+    if not {*named} <= {*ARCHS, *JETSONS} or not named:
+        raise UsageError(
+            f"{VARIABLE} is {said!r}",
+            f"It names architectures of {', '.join(map(str, sorted((*ARCHS, *JETSONS))))}, with commas between them.",
+            "Correct it, or unset it.",
+        )
+    return named
+
+
+def archs_for(sms: Collection[int]) -> tuple[int, ...]:
+    """Returns the architectures to compile a plugin for. GPUs of these compute capabilities, times ten, run it.
+
+    They are those of `wanted_archs`; unless the user names some, Jetsons among the GPUs are added.
+    Raises UsageError if PATCH_COMPILE_PLUGIN_ARCHS names architectures that one of the GPUs does not run.
+    """
+    archs = wanted_archs()
+    if not os.environ.get(VARIABLE):
+        archs = tuple(sorted({*archs, *({*sms} & {*JETSONS})}))
+    for sm in sms:
+        if not runs_on(sm, archs):
+            raise UsageError(
+                f"sm{sm} does not run the plugin that {VARIABLE} asks for",
+                f"It is for {', '.join(f'sm{arch}' for arch in archs)}.",
+                f"Add {sm} to it, or unset it.",
+            )
+    return archs
