@@ -271,7 +271,8 @@ def test_two_processes_do_what_one_does_with_twice_the_batch(
 ) -> None:
     """DDP refuses a second step if a parameter that trains gets no gradient, as one of bert's pooler would.
 
-    Adam moves a weight by up to 0.036 here, also where its gradient is not much more than roundoff.
+    Adam moves a weight by up to 0.036 here, also where its gradient is not much more than roundoff: so single weights may
+    differ more than their tensor does, and bert's biases of keys, whose gradient is all roundoff, most.
     """
     model = make_model(model_type)
     Runs(model, text_file, tmp_path, kind, 2, batch=2).finish("two")
@@ -280,4 +281,7 @@ def test_two_processes_do_what_one_does_with_twice_the_batch(
     names = list(one.names())
     assert list(two.names()) == names and names
     for name in names:
-        np.testing.assert_allclose(two.read(name), one.read(name), rtol=0, atol=5e-4, err_msg=name)
+        differences = np.abs(np.asarray(two.read(name)) - np.asarray(one.read(name)))
+        assert differences.max() < 5e-3 and differences.mean() < 4e-4, (
+            name
+        )  # with half the batch .004 and .001
