@@ -227,7 +227,7 @@ class TestErrors:
 
     @pytest.mark.parametrize("name", ["a/b", "..", "/"])
     def test_a_name_that_leaves_the_repository(self, tmp_path, name):
-        with pytest.raises(PatchCompileError, match="no name for a model"):
+        with pytest.raises(PatchCompileError, match="cannot be the name of a model"):
             make_repository(small_onnx(tmp_path / "out"), tmp_path / "repository", name)
 
     def test_a_type_that_triton_lacks(self, tmp_path):
