@@ -15,12 +15,8 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.packing.function import VERSION
 from patch_compile.plugin import build as plugin
 from patch_compile.plugin import compiling, toolchain
-from patch_compile.plugin.architectures import ARCHS, wanted_archs
-from patch_compile.plugin.build import (
-    LIBRARY_NAME,
-    VARIABLE,
-    build_plugin,
-)
+from patch_compile.plugin.architectures import ARCHS, VARIABLE, wanted_archs
+from patch_compile.plugin.build import LIBRARY_NAME, build_plugin
 from patch_compile.plugin.compiling import kernel_objects, units
 from patch_compile.plugin.identity import check_backend, read_identity
 from patch_compile.plugin.machines import AARCH64, X86, this_machine
