@@ -155,9 +155,12 @@ def _same_attribute(a: ir.Attr, b: ir.Attr) -> bool:
     if a.type != b.type:
         return False
     if a.type == ir.AttributeType.TENSOR:
-        x, y = a.as_tensor(), b.as_tensor()
-        return x.dtype == y.dtype and np.array_equal(x.numpy(), y.numpy())
+        return _same_tensor(a.as_tensor(), b.as_tensor())
     return bool(a.value == b.value)
+
+
+def _same_tensor(x: ir.TensorProtocol, y: ir.TensorProtocol) -> bool:
+    return x.dtype == y.dtype and np.array_equal(x.numpy(), y.numpy())
 
 
 def _same_source(
@@ -180,9 +183,11 @@ def _same_source(
         return x not in earlier or _is_size(x, earlier)
     if x in earlier and y in following:  # passed from block to block: the same counterpart for every use
         return carried.setdefault(x, y) is y
-    return (
-        x.name is not None and x.producer() is None and y.name == numbers.names.moved(x.name, numbers.period)
-    )
+    if x.producer() is not None or x.name is None:
+        return False
+    if x.const_value is not None:  # a tensor that the layer's Python makes of numbers: no weight
+        return y.const_value is not None and _same_tensor(x.const_value, y.const_value)
+    return y.name == numbers.names.moved(x.name, numbers.period)
 
 
 def _is_size(value: ir.Value, earlier: set[ir.Value]) -> bool:
@@ -238,7 +243,7 @@ def _moved_input(
         return moved.get(value) or following[value]
     assert value.name is not None
     name = numbers.names.moved(value.name, numbers.period)
-    if value.producer() is not None or name == value.name:
+    if value.producer() is not None or value.const_value is not None or name == value.name:
         return value
     if value.is_initializer():
         return graph.initializers.get(name) or _new_initializer(graph, value, name)

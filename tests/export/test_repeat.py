@@ -1,5 +1,6 @@
 import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,37 @@ def test_one_more_node_is_found(exports: Exports) -> None:
     extra = ir.node("Neg", [add.outputs[0]], name="extra", metadata_props=dict(add.metadata_props))
     model.graph.insert_after(add, extra)
     with pytest.raises(NotRepeatableError, match="nodes"):
+        repeat_last_block(model, 4, 8)
+
+
+def add_numbers_to_layers(model: ir.Model, numbers: Sequence[float]) -> None:
+    """Layer i adds numbers[i], a tensor that torch.export would name after the module (Falcon's indices)."""
+    for layer, number in enumerate(numbers):
+        name = f"model.layers.{layer}.self_attn.lifted_tensor_{layer}"
+        held = ir.Value(name=name, const_value=ir.tensor(np.array([number], np.float16), name=name))
+        model.graph.initializers[name] = held
+        attention = next(
+            n for n in model.graph if n.op_type == "Attention" and LAYERS_OF.layer_of(scope_of(n)) == layer
+        )
+        scope, query = dict(attention.metadata_props), attention.inputs[0]
+        add = ir.node("Add", [query, held], name=f"add_{layer}", metadata_props=scope)
+        model.graph.insert_before(attention, add)
+        attention.replace_input_with(0, add.outputs[0])
+
+
+def test_numbers_that_all_layers_hold_are_shared_by_repeated_layers(exports: Exports) -> None:
+    model = traced(exports)
+    add_numbers_to_layers(model, [2.0, 1.0, 1.0, 1.0])
+    repeat_last_block(model, 4, 6)
+    held = [n.inputs[1] for n in model.graph if n.op_type == "Add" and n.name.startswith("add_")]
+    assert [v.const_value.numpy().item() for v in held] == [2, 1, 1, 1, 1, 1]
+    assert held[5] is held[4] is held[3]
+
+
+def test_a_different_number_is_found(exports: Exports) -> None:
+    model = traced(exports)
+    add_numbers_to_layers(model, [1.0, 1.0, 1.0, 2.0])
+    with pytest.raises(NotRepeatableError, match="read different values"):
         repeat_last_block(model, 4, 8)
 
 
