@@ -120,7 +120,8 @@ class ComparedInputs(Record):
 class Agreement(Record):
     """Agreement of the hybrid model with the pruned one.
 
-    error: largest |difference| of an output / its largest value, over all inputs; output: the output that has it, None
+    error: largest |difference| of an output / its largest value, over all inputs; or what the hybrid model's choice of
+    experts loses in the pruned model's scores / the largest score, if that is more; output: the output that has it, None
     for logits; dense_error: error of the dense model against the pruned one, None if only outputs are compared; feeds:
     number of inputs.
     """

@@ -83,7 +83,8 @@ class FirstDifference(Record):
 class CompiledRight(Record):
     """Comparison of the hybrid ONNX with the pruned model.
 
-    error: largest |difference| / largest output, over all runs; output: the output that has it, None for logits.
+    error: largest |difference| / largest output, over all runs; or what the hybrid ONNX's choice of experts loses in the
+    pruned model's scores / the largest score, if that is more; output: the output that has it, None for logits.
     """
 
     passed: bool

@@ -68,7 +68,9 @@ class OnnxDecoder:
         self.device = "cuda" if GPU in self.session.get_providers() else "cpu"
         self.name = f"ONNX Runtime {ort.__version__} on {'CUDA' if self.device == 'cuda' else 'the CPU'}"
         self._inputs = {i.name: i for i in self.session.get_inputs()}
-        self.outputs = [o.name for o in self.session.get_outputs()]
+        # A graph may have other outputs, such as the choices of its routers.
+        made = (o.name for o in self.session.get_outputs())
+        self.outputs = [name for name in made if name == LOGITS or name.startswith(PRESENT)]
         _check_decoder(path, self._inputs, self.outputs)
 
     def empty_cache(self, batch: int) -> Cache:
@@ -90,7 +92,8 @@ class OnnxDecoder:
     def step(self, ids: Tokens, cache: Cache, mask: Tokens | None = None) -> tuple[Logits, Cache]:
         """Returns the logits, fp32 `[batch, sequence, vocabulary]`, and the cache with the new tokens."""
         with errors_of_runs(self.path):
-            out = dict(zip(self.outputs, self.session.run(None, self.feed(ids, cache, mask)), strict=True))
+            made = self.session.run(self.outputs, self.feed(ids, cache, mask))
+        out = dict(zip(self.outputs, made, strict=True))
         logits = out.pop(LOGITS).astype(np.float32)
         return logits, {name.replace(PRESENT, PAST): value for name, value in out.items()}
 

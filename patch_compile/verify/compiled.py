@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.masks.maskset import MaskSet
+from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.onnx_io.tensor_names import ATTENTION_MASK, INPUT_IDS, LOGITS
 from patch_compile.out.layout import ONNX, VERIFY_CHECKPOINT_NAME, VERIFY_HYBRID_NAME, VERIFY_INPUTS_NAME
@@ -24,11 +25,12 @@ from patch_compile.plan.lowering import plan_linears
 from patch_compile.progress import Progress, Update
 from patch_compile.sources.base import Source
 from patch_compile.sources.rounding import rounding_tolerance
-from patch_compile.verify.agreement import measured_tolerance, run_pruned
+from patch_compile.verify.agreement import PrunedRuns, measured_tolerance, run_pruned
 from patch_compile.verify.all_logits import with_all_logits
+from patch_compile.verify.choices import with_choices
 from patch_compile.verify.first_difference import find_first_difference
 from patch_compile.verify.request import VerifyRequest
-from patch_compile.verify.study import Feed, quiet_polygraphy, run_logits
+from patch_compile.verify.study import Runs, quiet_polygraphy, run_logits
 
 __all__ = ["compiled_right", "error_stats", "judge_runs", "worst_error"]
 
@@ -48,48 +50,45 @@ def compiled_right(
     windows: token ids `[count, length]`, at least one token longer than the longest of the request's lengths.
     """
     with with_all_logits(out / ONNX) as full:
-        hybrid = runnable_onnx(full, scratch)
-        with progress.stage("hybrid on ONNX Runtime"):
-            feeds, results, layers = run_logits(
-                "hybrid ONNX", hybrid, list(_probes(windows, request.lengths))
-            )
+        hybrid, pruned = runnable_onnx(full, scratch), out / source.pruned_file
+        with progress.stage("hybrid on ONNX Runtime"), with_choices(hybrid) as (graph, choices):
+            runs = run_logits("hybrid ONNX", graph, _probes(windows, request.lengths), choices)
         with progress.stage("pruned reference"):
-            checkpoint = run_pruned(source, out / source.pruned_file, feeds)
-        _save(folder, feeds, results, checkpoint)
-        answer = judge_runs(feeds, results, checkpoint, source, layers, request)
+            checkpoint = run_pruned(source, pruned, runs)
+        _save(folder, runs, checkpoint.results)
+        answer = judge_runs(runs, checkpoint, source, request)
         if not answer.passed and answer.error is not None and answer.tolerance.asked is None:
-            exact = [run[LOGITS] for run in checkpoint[0][1]]
-            measured = measured_tolerance(source, out / source.pruned_file, feeds, exact, layers)
+            measured = measured_tolerance(source, pruned, runs, checkpoint.logits)
             passed = answer.error <= measured.share
             answer = answer.model_copy(update={"passed": passed, "tolerance": measured})
         if answer.passed:
             return answer
         with progress.stage("looking for the first tensor that differs"):
-            first = _first_difference(source, masks, out, hybrid, feeds, answer, scratch)
+            first = _first_difference(source, masks, out, hybrid, runs.feeds, answer, scratch)
     return answer.model_copy(update={"first_difference": first})
 
 
-def judge_runs(
-    feeds: Sequence[Feed], results: Any, checkpoint: Any, source: Source, layers: int, request: VerifyRequest
-) -> CompiledRight:
-    """Compare two RunResults of the same feeds, run by run.
+def judge_runs(hybrid: Runs, checkpoint: PrunedRuns, source: Source, request: VerifyRequest) -> CompiledRight:
+    """Compare runs of the same feeds.
 
     The tolerance is that of rounding, as a share of the largest logit. --atol and --rtol of the request replace it; like
-    those of Polygraphy, they are in units of logits.
+    those of Polygraphy, they are in units of logits. Choices of routers may lose no more than rounding explains.
     """
-    reference = [iteration[LOGITS] for iteration in checkpoint[0][1]]
+    reference = checkpoint.logits
     scale = max(float(np.abs(logits).max()) for logits in reference)
-    tolerance = _asked(request, scale) or rounding_tolerance(source.recipe.dtype, layers)
+    rounding = rounding_tolerance(source.recipe.dtype, hybrid.layers)
+    tolerance = _asked(request, scale) or rounding
     asked = tolerance.asked
     atol, rtol = (asked.atol, asked.rtol) if asked else (tolerance.share * scale, 0.0)
     runs = tuple(
         _run(feed, mine[LOGITS], theirs, scale)
-        for feed, (mine, theirs) in zip(feeds, zip(results[0][1], reference, strict=True), strict=True)
+        for feed, mine, theirs in zip(hybrid.feeds, hybrid.results[0][1], reference, strict=True)
     )
     error = worst_error(runs)  # None, which no tolerance allows, if a logit is not finite
+    alike = _agree(hybrid.results, checkpoint.results, atol, rtol, request.check_error_stat)
     return CompiledRight(
-        passed=error is not None and _agree(results, checkpoint, atol, rtol, request.check_error_stat),
-        error=error,
+        passed=error is not None and alike and checkpoint.lost <= rounding.share,
+        error=None if error is None else max(error, checkpoint.lost),
         tolerance=tolerance,
         runs=runs,
     )
@@ -155,14 +154,16 @@ def _probes(windows: NDArray[np.int64], lengths: Sequence[int]) -> Iterator[NDAr
         yield window[: length + 1]
 
 
-def _save(folder: Path, feeds: list[Feed], results: Any, checkpoint: Any) -> None:
+def _save(folder: Path, hybrid: Runs, checkpoint: Any) -> None:
     from polygraphy.json import save_json
 
     with quiet_polygraphy():
         save_json(
-            [dict(feed) for feed in feeds], str(folder / VERIFY_INPUTS_NAME), description="inputs of verify"
+            [dict(feed) for feed in hybrid.feeds],
+            str(folder / VERIFY_INPUTS_NAME),
+            description="inputs of verify",
         )
-        results.save(str(folder / VERIFY_HYBRID_NAME))
+        hybrid.results.save(str(folder / VERIFY_HYBRID_NAME))
         checkpoint.save(str(folder / VERIFY_CHECKPOINT_NAME))
 
 
@@ -171,7 +172,7 @@ def _first_difference(
     masks: MaskSet,
     out: Path,
     hybrid: Path,
-    feeds: list[Feed],
+    feeds: Sequence[Feed],
     answer: CompiledRight,
     scratch: Path,
 ) -> FirstDifference | None:

@@ -10,7 +10,7 @@ tensors in memory.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.masks.names import depth_of
+from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.graph_inputs import load_graph
 from patch_compile.onnx_io.proto import load_proto
 from patch_compile.out.questions import FirstDifference
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     import onnx
 
 __all__ = ["find_first_difference", "with_outputs"]
-
-Feed = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)

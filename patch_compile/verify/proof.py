@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from patch_compile.onnx_io.runnable import runnable_onnx
-from patch_compile.onnx_io.tensor_names import LOGITS
 from patch_compile.out.proof import (
     BuildPerplexity,
     OutputsProof,
@@ -24,6 +23,7 @@ from patch_compile.progress import Progress
 from patch_compile.sources.base import OutputSource, Source
 from patch_compile.verify.agreement import judge_agreement, measured_tolerance, run_pruned
 from patch_compile.verify.all_logits import with_all_logits
+from patch_compile.verify.choices import with_choices
 from patch_compile.verify.outputs import compare_outputs
 from patch_compile.verify.quality import compare_logits
 from patch_compile.verify.study import Questions, run_study
@@ -70,14 +70,17 @@ def _prove_next_tokens(
     )
     with progress.stage("dense reference"):
         dense_path = source.dense_onnx(scratch / "dense.onnx", logits="all", runnable=True)
-    with with_all_logits(hybrid_path) as full, progress.stage("hybrid on ONNX Runtime") as update:
-        hybrid = run_study("hybrid", runnable_onnx(full, scratch), questions, scratch, progress=update)
+    with (
+        with_all_logits(hybrid_path) as full,
+        progress.stage("hybrid on ONNX Runtime") as update,
+        with_choices(runnable_onnx(full, scratch)) as (graph, choices),
+    ):
+        hybrid = run_study("hybrid", graph, questions, scratch, progress=update, choices=choices)
     with progress.stage("dense on ONNX Runtime") as update:
-        dense = run_study("dense", dense_path, questions, scratch, hybrid.feeds, update)
+        dense = run_study("dense", dense_path, questions, scratch, hybrid.runs.feeds, update)
     with progress.stage("pruned reference"):
-        checkpoint = run_pruned(source, pruned, hybrid.feeds)
-    reference = [run[LOGITS] for run in checkpoint[0][1]]
-    measure = partial(measured_tolerance, source, pruned, hybrid.feeds, reference, hybrid.layers)
+        checkpoint = run_pruned(source, pruned, hybrid.runs)
+    measure = partial(measured_tolerance, source, pruned, hybrid.runs, checkpoint.logits)
     agreement = judge_agreement(hybrid, dense, checkpoint, r.dtype, measure)
     quality = compare_logits(dense.logits, hybrid.logits, windows)
     perplexity, (windows_read, length) = quality.perplexity, windows.shape

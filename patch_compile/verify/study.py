@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patch_compile.onnx_io.arrays import save_array
+from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.tensor_names import LOGITS
 from patch_compile.runtime.decoder import pad_left
 from patch_compile.runtime.onnx_decoder import OnnxDecoder
+from patch_compile.verify.choices import Choices
 
-__all__ = ["Feed", "Questions", "Study", "quiet_polygraphy", "run_logits", "run_study"]
-
-Feed = Mapping[str, NDArray[Any]]
+__all__ = ["Questions", "Runs", "Study", "quiet_polygraphy", "run_logits", "run_study"]
 
 
 @dataclass(frozen=True)
@@ -38,18 +38,30 @@ class Questions:
 
 
 @dataclass(frozen=True)
+class Runs:
+    """Runs of one model on feeds.
+
+    results: Polygraphy's RunResults, only logits; choices: for each feed the indices that the graph has chosen; layers:
+    number of layers with a KV cache.
+    """
+
+    feeds: Sequence[Feed]
+    results: Any
+    choices: Sequence[Choices]
+    layers: int
+
+
+@dataclass(frozen=True)
 class Study:
     """The answers of one model.
 
-    results: Polygraphy's RunResults for `feeds`, only logits; logits: one file per window, fp32 `[length, vocabulary]`;
-    continuation: new token ids; layers: number of layers with a KV cache.
+    runs: those for the comparison by Polygraphy; logits: one file per window, fp32 `[length, vocabulary]`; continuation: new
+    token ids.
     """
 
-    results: Any
-    feeds: list[Feed]
+    runs: Runs
     logits: list[Path]
     continuation: list[int]
-    layers: int
 
 
 def run_study(
@@ -57,13 +69,16 @@ def run_study(
     path: Path,
     questions: Questions,
     folder: Path,
-    feeds: list[Feed] | None = None,
+    feeds: Sequence[Feed] | None = None,
     progress: Callable[[str, int, int], object] | None = None,
+    choices: Sequence[str] = (),
 ) -> Study:
-    """Ask the model at `path`, and write logits to `folder`. `feeds` of an earlier study make the answers comparable."""
+    """Ask the model at `path`, and write logits to `folder`. `feeds` of an earlier study make the answers comparable.
+
+    choices: names of the outputs that are choices of routers.
+    """
     decoder = OnnxDecoder(path)
-    feeds = feeds or [feed for window in questions.probe for feed in _feeds(decoder, window)]
-    results = _logits_of(name, decoder, feeds)
+    runs = _run(name, decoder, feeds or _feeds(decoder, questions.probe), choices)
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for number, window in enumerate(questions.windows):
@@ -73,37 +88,39 @@ def run_study(
         if progress:
             progress("window", number + 1, len(questions.windows))
     continuation = _continued(decoder, questions)
-    return Study(results, feeds, files, continuation, _layers(decoder))
+    return Study(runs, files, continuation)
 
 
-def run_logits(name: str, path: Path, probes: list[NDArray[np.int64]]) -> tuple[list[Feed], Any, int]:
-    """Returns feeds of the model at `path`, Polygraphy's RunResults of their logits, and the number of layers with a KV
-    cache.
+def run_logits(
+    name: str, path: Path, probes: Iterable[NDArray[np.int64]], choices: Sequence[str] = ()
+) -> Runs:
+    """Run the model at `path` on token ids. The last token of each probe is a decode step on the cache of a prefill with
+    the others.
 
-    probes: token ids. The last token is a decode step on the cache of a prefill with the others.
+    choices: names of the outputs that are choices of routers.
     """
     decoder = OnnxDecoder(path)
-    feeds = [feed for probe in probes for feed in _feeds(decoder, probe)]
-    return feeds, _logits_of(name, decoder, feeds), _layers(decoder)
+    return _run(name, decoder, _feeds(decoder, probes), choices)
 
 
-def _logits_of(name: str, decoder: OnnxDecoder, feeds: list[Feed]) -> Any:
+def _run(name: str, decoder: OnnxDecoder, feeds: Sequence[Feed], choices: Sequence[str]) -> Runs:
     from polygraphy.backend.onnxrt import OnnxrtRunner
     from polygraphy.comparator import Comparator
 
+    chosen: list[Choices] = []
+
     class LogitsRunner(OnnxrtRunner):  # type: ignore[misc]
-        """Keeps only the logits: caches of every layer and feed would fill the memory."""
+        """Keeps only the logits and the choices: caches of every layer and feed would fill the memory."""
 
         def infer_impl(self, feed_dict: Feed) -> Any:
             outputs = super().infer_impl(feed_dict)
+            chosen.append({name: outputs[name] for name in choices})
             return OrderedDict({LOGITS: outputs[LOGITS].astype(np.float32)})
 
     with quiet_polygraphy():
-        return Comparator.run([LogitsRunner(decoder.session, name=name)], data_loader=feeds)
-
-
-def _layers(decoder: OnnxDecoder) -> int:
-    return sum(name.endswith(".key") for name in decoder.empty_cache(1))
+        results = Comparator.run([LogitsRunner(decoder.session, name=name)], data_loader=feeds)
+    layers = sum(name.endswith(".key") for name in decoder.empty_cache(1))
+    return Runs(feeds, results, chosen, layers)
 
 
 def _continued(decoder: OnnxDecoder, questions: Questions) -> list[int]:
@@ -117,12 +134,15 @@ def _continued(decoder: OnnxDecoder, questions: Questions) -> list[int]:
             decoding.step(np.array(tokens[-1:], np.int64))
 
 
-def _feeds(decoder: OnnxDecoder, window: NDArray[np.int64]) -> Iterator[Feed]:
-    """Yield a prefill of all tokens but the last, then one decode step on its cache."""
-    ids = window[None]
-    yield decoder.feed(ids[:, :-1], decoder.empty_cache(1))
-    _, cache = decoder.step(ids[:, :-1], decoder.empty_cache(1))
-    yield decoder.feed(ids[:, -1:], cache)
+def _feeds(decoder: OnnxDecoder, probes: Iterable[NDArray[np.int64]]) -> list[Feed]:
+    """Returns two feeds for each probe: a prefill of all tokens but the last, then one decode step on its cache."""
+    feeds: list[Feed] = []
+    for probe in probes:
+        ids = probe[None]
+        feeds.append(decoder.feed(ids[:, :-1], decoder.empty_cache(1)))
+        _, cache = decoder.step(ids[:, :-1], decoder.empty_cache(1))
+        feeds.append(decoder.feed(ids[:, -1:], cache))
+    return feeds
 
 
 @contextmanager

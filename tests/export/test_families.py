@@ -17,7 +17,7 @@ from patch_compile.export.model import check_traceable
 from patch_compile.onnx_io.write import bind_weights, write_onnx
 from patch_compile.passes import cleanup_passes, run_passes
 from patch_compile.passes.find_linears import find_linears
-from tests.export.routing import FollowedChoices, show_choices
+from patch_compile.verify.choices import following
 from tests.export.test_model import U16, run_greedily
 from tests.export.tiny import OrtDecoder, Reference, tolerance
 from tests.families import FAMILIES, IN_EVERY_RUN, MIXTURES, UNEXPORTABLE, write_family
@@ -51,16 +51,23 @@ def check_logits(path: Path, tmp_path: Path, layers: int, *, mixture: bool) -> N
     for pads in ([0], [0, 2, 5]):
         ids, logits = run_greedily(decoder, pads, steps=6)
         for row, pad in enumerate(pads):
-            with FollowedChoices(choices_of(decoder, len(pads), row, pad)) as followed:
+            with following(choices_of(decoder, len(pads), row, pad)) as followed:
                 expected = reference.logits(ids[row, pad:])
             assert np.abs(logits[row, pad:] - expected).max() <= tolerance(expected, layers, U16)
-            assert followed.worst <= rounding
+            assert followed.lost <= rounding
 
 
-def choices_of(decoder: OrtDecoder, rows: int, row: int, pad: int) -> list[np.ndarray]:
+def show_choices(model: ir.Model) -> int:
+    """Make the indices of every TopK outputs of the graph, in the order of the layers. Returns their number."""
+    chosen = [node.outputs[1] for node in model.graph if node.op_type == "TopK"]
+    model.graph.outputs.extend(chosen)
+    return len(chosen)
+
+
+def choices_of(decoder: OrtDecoder, rows: int, row: int, pad: int) -> dict[str, np.ndarray]:
     """Returns the indices [tokens, ..., k] of the tokens of one row behind its padding, for each TopK of the graph."""
     steps = [[one.reshape(rows, -1, *one.shape[1:])[row] for one in step] for step in decoder.others]
-    return [np.concatenate(of_layer)[pad:] for of_layer in zip(*steps, strict=True)]
+    return {f"{number}": np.concatenate(one)[pad:] for number, one in enumerate(zip(*steps, strict=True))}
 
 
 @pytest.mark.parametrize("name", UNEXPORTABLE)
