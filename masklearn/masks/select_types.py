@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.errors import UsageError
-from masklearn.masks.budget import BYTES, Budget
+from masklearn.masks.budget import BYTES, Budget, rounded_up
 from masklearn.masks.kinds.base import BYTES_DENSE, TileKind
 from masklearn.masks.kinds.table import DENSE
 from masklearn.masks.select import (
@@ -44,6 +44,7 @@ Options = Mapping[str, tuple[WeightType, ...]]
 NEAR = (0.95, 1.0, 1.05)
 _HALVINGS = 60
 _FAR = 400  # steps by a factor of 8 to reach any price that fp64 holds
+_ROUNDING = 1e-12  # relative rounding error that sums of bytes in fp64 may have
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ class TypeChoices:
         """Returns the best types at a price, and what is saved then."""
         if math.isinf(price):
             types = self.fastest()
-            return types, self._most(types, pruned=True)
+            return types, sum(self._saved(names, curves, types, price) for names, curves in self._groups)
         types, total = {}, 0.0
         for names, curves in self._groups:
             points = {kind: curve.at(price) for kind, curve in curves.items()}
@@ -173,12 +174,6 @@ class TypeChoices:
             types.update(dict.fromkeys(names, best))
             total += points[best][1]
         return types, total
-
-    def _most(self, types: Types, *, pruned: bool) -> float:
-        """Returns the saving with all tiles pruned, or with none."""
-        return sum(
-            float(curves[types[names[0]]].saved[-1 if pruned else 0]) for names, curves in self._groups
-        )
 
     def _spelled(self, types: Types) -> tuple[str, ...]:
         return tuple(types[names[0]].name for names, _ in self._groups)
@@ -218,7 +213,7 @@ class TypesForBytes:
         if self._per_weight < least:
             raise UsageError(
                 f"{self._per_weight:g} bytes per weight cannot be reached with these types and kinds of tiles",
-                f"With every linear of the smallest type and every tile of the smallest kind it is {least:.4g}.",
+                f"With every linear of the smallest type and every tile of the smallest kind it is {rounded_up(least)}.",
                 "Give more bytes, or --weights and --kinds that take fewer.",
             )
 
@@ -240,9 +235,9 @@ class TypesForBytes:
                 float(np.max([0.0 * areas[name], *grids.values()], axis=0).sum())
                 for name, grids in tiles.items()
             )
-            if dense + most < amount:
+            if dense + most < amount * (1.0 - _ROUNDING):
                 return None
-            budget = Budget.saving(max(0.0, amount - dense), OWN_BYTES)
+            budget = Budget.saving(min(most, max(0.0, amount - dense)), OWN_BYTES)
             chosen = select(scores, areas, budget, tiles)
             loss = rounding_cost(types, rounding) + sum(one.cost for one in chosen.fills)
             return Filled(types, Selection(chosen.kinds, chosen.fills, types), budget, loss)
