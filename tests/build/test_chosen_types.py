@@ -54,7 +54,8 @@ def test_baselines_beside_chosen_types_have_these_and_the_ratio_that_was_reached
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # of baselines
     build(asked(settings, narrow_model(make_model), speedup=1.2))
     masks = MaskSet.load(settings["out"] / "masks.safetensors")
-    request = VerifyRequest.parse({"only": "pruned", "baselines": "dense-rounded,magnitude-tiles"})
+    asks = {"only": "pruned", "lengths": "1,7", "baselines": "dense-rounded,magnitude-tiles"}
+    request = VerifyRequest.parse(asks)
     rows = {row.name: row for row in verify(settings["out"], request).baselines.rows}
     assert rows["sparsegpt"].bytes_per_weight == masks.packed_bytes_per_weight
     assert rows["magnitude-tiles"].ratio == pytest.approx(masks.ratio, abs=0.02)
