@@ -6,8 +6,9 @@
 #   docker run --gpus all -v "$PWD/out/smollm2:/model:ro" patch-compile patch-compile run /model "The capital of France"
 #
 # BACKEND is the backend that built OUT's engine: rtx (TensorRT-RTX) or tensorrt (full TensorRT). FLAVOUR=runtime adds
-# cuBLAS, with which engines of full TensorRT multiply long prompts: on Hopper, and everywhere for n:16 tiles and integers. Base images are pinned by digest, and Python packages of the image
-# by hash, except TensorRT's (docker/make-venv.sh); apt checks Ubuntu's signatures.
+# cuBLAS, with which engines of full TensorRT multiply long prompts: on Hopper, and everywhere for n:16 tiles and integers.
+# Base images are pinned by digest, and Python packages of the image by hash, except TensorRT's (docker/make-venv.sh); apt
+# checks Ubuntu's signatures.
 ARG FLAVOUR=base
 
 FROM nvidia/cuda:13.0.2-base-ubuntu24.04@sha256:2ab6381d970b211fb93853796dc6707eb8a72575a375c422b17cf4d8b2641701 AS cuda-base

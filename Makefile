@@ -46,6 +46,7 @@ tensorrt-versions: .venv/installed $(TENSORRT_VERSIONS:%=.cache/tensorrt-version
 	OMP_NUM_THREADS=1 PATCH_COMPILE_PLUGIN_ARCHS=80 $(BIN)/pytest tests/plugins/tensorrt/test_versions.py
 
 .cache/tensorrt-versions/%:
+	rm -rf $@.new
 	$(BIN)/python -m pip install --quiet --no-deps --target $@.new tensorrt-dispatch-cu13-libs==$* tensorrt-dispatch-cu13-bindings==$*
 	mv $@.new $@
 

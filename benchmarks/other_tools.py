@@ -2,8 +2,8 @@
 
     python -m benchmarks.other_tools MODEL_DIR --calib TEXT --eval TEXT --python TOOLS/bin/python
 
-PEERS is an environment of its own (`python -m venv PEERS; PEERS/bin/pip install nvidia-modelopt llmcompressor`),
-because the tools pin versions of torch and transformers, and neither is a dependency of this project. A tool that PEERS
+TOOLS is an environment of its own (`python -m venv TOOLS; TOOLS/bin/pip install nvidia-modelopt llmcompressor`),
+because the tools pin versions of torch and transformers, and neither is a dependency of this project. A tool that TOOLS
 lacks is named and skipped. Each tool prunes the fp32 model on the CPU, and its weights are stored in the checkpoint's
 type, as ours are. Rows are kept beside those of `benchmarks.quality.run` and appear on its page.
 """

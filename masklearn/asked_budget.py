@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from masklearn.errors import UsageError
-from masklearn.masks.budget import Budget, check_reachable
+from masklearn.masks.budget import Budget, check_reachable, rounded_up
 from masklearn.masks.kinds.allowed import allowed_kinds
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.select import Choose, by_budget
@@ -77,7 +77,7 @@ def _bytes_budget(
     if per_weight < least:
         raise UsageError(
             f"{per_weight:g} bytes per weight cannot be reached with --kinds {recipe.kinds}",
-            f"With every tile of the smallest kind it is {least:.4g}.",
+            f"With every tile of the smallest kind it is {rounded_up(least)}.",
             "Give more bytes, or smaller kinds.",
         )
     return Budget.of_bytes(per_weight, total)

@@ -61,6 +61,7 @@ __all__ = [
     "parse_baselines",
     "run_baselines",
     "which_apply",
+    "with_types_of",
 ]
 
 Windows = NDArray[np.int64]
@@ -159,12 +160,12 @@ def compare(
     value = _perplexity(pruned, windows, recipe, progress)
     result = _row(masks.method, masks.ratio, value, seconds, masks.packed_bytes_per_weight)
     rows = run_baselines(
-        model_dir, _with_types_of(masks, recipe), names, windows, scratch, progress, note, _as_in(masks)
+        model_dir, with_types_of(masks, recipe), names, windows, scratch, progress, note, _as_in(masks)
     )
     return beside_baselines(result, rows, windows)
 
 
-def _with_types_of(masks: MaskSet, recipe: LearnRecipe) -> LearnRecipe:
+def with_types_of(masks: MaskSet, recipe: LearnRecipe) -> LearnRecipe:
     """Returns the recipe with the types of weights that were chosen for a result, which its baselines share.
 
     With the types settled, bytes are those of 16-bit weights: as many as the result's tiles would take.

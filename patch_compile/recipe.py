@@ -144,9 +144,14 @@ class Recipe(LearnSettings):
         """Returns the options of the engine."""
         return EngineOptions(**self.model_dump(include=set(EngineOptions.__dataclass_fields__)))
 
-    def learning(self) -> LearnRecipe:
-        """Returns the settings for learning masks."""
-        return LearnRecipe.parse(self.model_dump(include=set(LearnRecipe.model_fields), exclude_none=True))
+    def learning(self, reached: float | None = None) -> LearnRecipe:
+        """Returns the settings for learning masks.
+
+        reached: ratio of a result, for baselines beside it. It counts if none was asked for, as with given masks or a speed.
+        """
+        found = LearnRecipe.parse(self.model_dump(include=set(LearnRecipe.model_fields), exclude_none=True))
+        given = reached is None or self.ratio is not None
+        return found if given else found.model_copy(update={"ratio": reached})
 
     def save(self, path: Path, texts: Collection[str] = ("calib", "eval_text")) -> None:
         """Write the effective settings. `build --recipe` with this file reproduces the run, byte for byte on CPUs with the

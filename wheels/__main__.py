@@ -17,7 +17,6 @@ import subprocess
 import tempfile
 import tomllib
 from pathlib import Path
-from typing import Any
 
 from patch_compile.out.stage_files import sha256_of
 from patch_compile.plugin.architectures import VARIABLE, wanted_archs
@@ -43,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--machine", action="append", choices=MACHINES, help="default: this one")
     given = parser.parse_args(arguments)
     given.dist.mkdir(parents=True, exist_ok=True)
-    machines = tuple(given.machine or (this_machine(),))
+    machines = tuple(dict.fromkeys(given.machine or (this_machine(),)))
     for wheel in make_wheels(given.dist, tuple(given.backend or BACKENDS), machines):
         print(wheel)
 
@@ -58,14 +57,15 @@ def make_wheels(dist: Path, backends: tuple[str, ...], machines: tuple[str, ...]
     compiled = []
     with tempfile.TemporaryDirectory() as folder:
         for machine in machines:
-            settings: Any = {"archs": _archs(machine), "machine": machine, "prebuilt": False, "log": print}
-            built = {backend: build_plugin(backend, **settings) for backend in backends}
+            archs = _archs(machine)
+            built = {
+                backend: build_plugin(backend, archs=archs, machine=machine, prebuilt=False, log=print)
+                for backend in backends
+            }
             libraries = {backend: library.path for backend, library in built.items()}
             digests[machine] = {backend: sha256_of(library) for backend, library in libraries.items()}
             (work := Path(folder) / machine).mkdir()
-            compiled.append(
-                plugin_wheel(libraries, digests[machine], _archs(machine), machine, version, work, dist)
-            )
+            compiled.append(plugin_wheel(libraries, digests[machine], archs, machine, version, work, dist))
         tree = _tree(Path(folder) / "tree", backends, digests, version)
         made = build_wheel(tree, Path(folder) / "made")
         return [Path(shutil.copy2(made, dist / made.name)), *compiled]
@@ -73,8 +73,9 @@ def make_wheels(dist: Path, backends: tuple[str, ...], machines: tuple[str, ...]
 
 def _archs(machine: str) -> tuple[int, ...]:
     """Returns the architectures in a machine's wheel. Unless the user names some, that for aarch64 has those of Jetsons."""
-    named = bool(os.environ.get(VARIABLE)) or machine != AARCH64
-    return wanted_archs() if named else tuple(sorted({*wanted_archs(), *JETSONS}))
+    if machine != AARCH64 or os.environ.get(VARIABLE):
+        return wanted_archs()
+    return tuple(sorted({*wanted_archs(), *JETSONS}))
 
 
 def _tree(tree: Path, backends: tuple[str, ...], digests: dict[str, dict[str, str]], version: str) -> Path:

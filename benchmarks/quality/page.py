@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 from statistics import median
 from typing import Any
 
+from benchmarks.quality.entries import ALL_KINDS, NO_REPAIR, NOT_DEPLOYABLE, PERMUTED
+
 Row = Mapping[str, Any]
 _OWN = "own ratio"
-_PRIOR, _PERMUTED = "oneshot, no repair", ", permuted"
 _PACKAGES = ("torch", "transformers", "accelerate", "numpy")
 _BUDGETS = (5, 10, 45)  # minutes
 _WHAT = """A row is a process of its own: its memory is its own, and its seconds are those of learning (text, scores,
@@ -45,7 +46,7 @@ def page(rows: Sequence[Row], asked: argparse.Namespace, large: Sequence[Row] = 
             "Perplexity. Several seeds: median (lowest … highest).",
             _perplexities(these),
         ]
-        if any("kinds auto" in row["method"] for row in these):
+        if any(ALL_KINDS in row["method"] for row in these):
             parts.append(_KINDS)
         parts += [
             f"Seconds of learning, peak memory of it in GiB{_where(machines)}.",
@@ -156,13 +157,13 @@ def _table(rows: Sequence[Row], cell: Any) -> str:
 def _gains(rows: Sequence[Row]) -> str:
     """Table of the perplexity that training gains over its prior, per minute."""
     first = [row for row in rows if row["seed"] == 0]
-    priors = {(row["ratio"], row["method"]): row for row in first if row["method"].startswith(_PRIOR)}
+    priors = {(row["ratio"], row["method"]): row for row in first if row["method"].startswith(NO_REPAIR)}
     lines = []
     for row in first:
-        permuted = _PERMUTED * row["method"].endswith(_PERMUTED)
-        prior = row.get("before") or priors.get((row["ratio"], _PRIOR + permuted))
+        permuted = PERMUTED * row["method"].endswith(PERMUTED)
+        prior = row.get("before") or priors.get((row["ratio"], NO_REPAIR + permuted))
         trained = row["method"].startswith(("oneshot", "patch", "maskllm"))
-        trained = trained and not row["method"].startswith(_PRIOR)
+        trained = trained and not row["method"].startswith(NO_REPAIR)
         if prior is None or not trained:
             continue
         minutes = (row["seconds"] - prior["seconds"]) / 60
@@ -197,7 +198,7 @@ def _best(rows: Sequence[Row]) -> str:
 
 def _ranked(row: Row) -> bool:
     """True when the row's perplexity may be compared with others'."""
-    return "not deployable" not in row["method"] and not (row.get("repair") or {}).get("label_weight")
+    return NOT_DEPLOYABLE not in row["method"] and not (row.get("repair") or {}).get("label_weight")
 
 
 def _other_tools(rows: Sequence[Row]) -> str:

@@ -14,135 +14,30 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import origin
-from benchmarks.quality.frontier import SERIES, bytes_of, draw
+from benchmarks.quality.entries import (
+    ALL_KINDS,
+    AUTO,
+    NO_REPAIR,
+    NOT_DEPLOYABLE,
+    PERMUTED,
+    Entry,
+    entries,
+)
+from benchmarks.quality.frontier import SERIES, draw
 from benchmarks.quality.page import page
-from masklearn import Baseline, LearnRecipe
+from masklearn import LearnRecipe
 
-RATIOS = (0.45, 0.35, 0.25)
-_DISTILL = {"repair": "distill"}
-NO_REPAIR = "oneshot, no repair"
-OWN_TEXT = "oneshot, no repair, self-written text"
-PERMUTED = ", permuted"  # suffixes of a row's name
-ALL_KINDS = ", kinds auto"
-AUTO = NO_REPAIR + ALL_KINDS
-_PATCH_STEPS = 60  # half an hour on 2 cores, prior and solves included
-PATCH = f"patch-joint, {_PATCH_STEPS} steps, no repair"
-_LABELS = {"label_weight": 0.25}
-_ONE_RATIO = 0.35  # ratio of rows that are measured at one ratio only
-_NOT_DEPLOYABLE = "not deployable"
 _ROW = "row.json"  # lies beside the masks and weights of the row
 _SPARE_MINUTES = 0.4  # a repair's start and end, which do not count as its minutes
 # The pass after a repair that rounds weights, and with int4 the start and end of training their scales. Measured on
 # SmolLM2-135M with int4 and 16 windows: 125 and 20 seconds.
 _ROUNDING_MINUTES = {"rounding": 2.1, "scales": 0.4}
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One cell of the table. ratio: the column, None for a row with a ratio of its own; settings: for `LearnRecipe`;
-    total: minutes that learning may take in all, repair included; tiled: measured for every tile size; spread:
-    measured for every seed, at the first tile size.
-    """
-
-    method: str
-    ratio: float | None
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    baseline: Baseline | None = None
-    total: float | None = None
-    tiled: bool = False
-    spread: bool = False
-
-    @property
-    def repairs(self) -> bool:
-        """True when the entry continues from the masks and weights of the row without repair."""
-        return self.settings.get("repair") == "distill"
-
-    @property
-    def trains(self) -> bool:
-        """True when training begins with the masks of the row without repair, which is then measured too."""
-        return self.repairs or self.method == PATCH
-
-
-def entries(totals: Sequence[float] = (8.0,), repairs: Sequence[float] = (30.0,)) -> list[Entry]:
-    """All cells of one tile size in the order of measuring; those asked for most come first."""
-    found = [
-        Entry("dense", None, baseline=Baseline.DENSE),
-        Entry("sparsegpt 2:4", None, {"method": "sparsegpt", "ratio": 0.5}, spread=True),
-        Entry("sparsegpt 8:16", None, baseline=Baseline.UNIFORM_8_16),
-        Entry("sparsegpt 12:16", None, baseline=Baseline.UNIFORM_12_16),
-        Entry("ffn-only 2:4", None, baseline=Baseline.FFN_ONLY, spread=True),
-    ]
-    oneshot: dict[float, dict[str, Any]] = {ratio: {"method": "oneshot", "ratio": ratio} for ratio in RATIOS}
-    for ratio, asked in oneshot.items():
-        found.append(Entry(NO_REPAIR, ratio, asked | {"repair": "none"}, tiled=True, spread=True))
-        for minutes in totals:
-            name = f"oneshot, {minutes:g} min in all"
-            found.append(Entry(name, ratio, asked | _DISTILL, total=minutes, tiled=True))
-    for ratio, asked in oneshot.items():
-        found += [
-            Entry("random tiles", ratio, asked, Baseline.RANDOM_TILES),
-            Entry("magnitude tiles", ratio, asked, Baseline.MAGNITUDE_TILES),
-            Entry(f"unstructured ({_NOT_DEPLOYABLE})", ratio, asked, Baseline.UNSTRUCTURED),
-        ]
-    for minutes in repairs:
-        for ratio, asked in oneshot.items():
-            settings = asked | _DISTILL | {"repair_minutes": minutes}
-            found.append(Entry(f"oneshot + {minutes:g} min of repair", ratio, settings))
-    for ratio, asked in oneshot.items():
-        permuted = asked | {"permute": True}
-        found.append(Entry(NO_REPAIR + PERMUTED, ratio, permuted | {"repair": "none"}))
-        for minutes in totals:
-            name = f"oneshot, {minutes:g} min in all{PERMUTED}"
-            found.append(Entry(name, ratio, permuted | _DISTILL, total=minutes))
-        for minutes in repairs:
-            settings = permuted | _DISTILL | {"repair_minutes": minutes}
-            found.append(Entry(f"oneshot + {minutes:g} min of repair{PERMUTED}", ratio, settings))
-            name = f"oneshot + {minutes:g} min of repair with labels{PERMUTED}"
-            found.append(Entry(name, ratio, settings | _LABELS))
-    for ratio in (0.5, *RATIOS):
-        asked = {
-            "method": "oneshot",
-            "kinds": "auto",
-            "bytes_per_weight": round(bytes_of({"reached": ratio}), 6),
-        }
-        found.append(Entry(AUTO, ratio, asked | {"repair": "none"}, spread=True))
-        for minutes in totals:
-            found.append(
-                Entry(f"oneshot, {minutes:g} min in all{ALL_KINDS}", ratio, asked | _DISTILL, total=minutes)
-            )
-        for minutes in repairs:
-            settings = asked | _DISTILL | {"repair_minutes": minutes}
-            found.append(Entry(f"oneshot + {minutes:g} min of repair{ALL_KINDS}", ratio, settings))
-    found += _quantised_entries(totals)
-    own_text = oneshot[_ONE_RATIO] | {"repair": "none", "calib": None}
-    found.append(Entry(OWN_TEXT, _ONE_RATIO, own_text))
-    joint = {"method": "patch-joint", "ratio": _ONE_RATIO, "repair": "none", "steps": _PATCH_STEPS}
-    return [*found, Entry(PATCH, _ONE_RATIO, joint)]
-
-
-def _quantised_entries(totals: Sequence[float]) -> list[Entry]:
-    """Returns the cells of int8 and int4, at one ratio."""
-    found: list[Entry] = []
-    for weights in ("int8", "int4"):
-        mark = f", {weights}"
-        found.append(Entry(f"dense{mark}", None, {"weights": weights}, baseline=Baseline.ROUNDED))
-        asked = {
-            "method": "oneshot",
-            "kinds": "auto",
-            "bytes_per_weight": round(bytes_of({"reached": _ONE_RATIO}), 6),
-            "weights": weights,
-        }
-        found.append(Entry(AUTO + mark, _ONE_RATIO, asked | {"repair": "none"}))
-        for minutes in totals:
-            name = f"oneshot, {minutes:g} min in all{ALL_KINDS}{mark}"
-            found.append(Entry(name, _ONE_RATIO, asked | _DISTILL, total=minutes))
-    return found
 
 
 class State:
@@ -292,7 +187,7 @@ def _run(asked: argparse.Namespace, cell: Cell, state: State) -> dict[str, Any]:
             measured["seconds"] = round(measured["seconds"] + before["seconds"], 1)
             measured["peak_gib"] = max(measured["peak_gib"], before["peak_gib"])
     about = {"method": entry.method, "ratio": entry.ratio, "tile": settings["tile"], "seed": settings["seed"]}
-    about |= {"deployable": _NOT_DEPLOYABLE not in entry.method}
+    about |= {"deployable": NOT_DEPLOYABLE not in entry.method}
     row = about | origin() | measured | {"under": _named(asked)}
     if "keep" in spec:
         (Path(spec["keep"]) / _ROW).write_text(json.dumps(row), encoding="utf-8")

@@ -5,6 +5,7 @@
 `*=0.3,mlp.*=0.5`. Linears that no pattern fits stay dense.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,7 +17,16 @@ from masklearn.masks.kinds.base import BYTES_DENSE, TileKind
 from masklearn.masks.names import decide, kinds_of, parse_pairs
 from masklearn.masks.record import BudgetRecord
 
-__all__ = ["BYTES", "LARGEST_RATIO", "WEIGHTS", "Budget", "Share", "check_reachable", "parse_ratio"]
+__all__ = [
+    "BYTES",
+    "LARGEST_RATIO",
+    "WEIGHTS",
+    "Budget",
+    "Share",
+    "check_reachable",
+    "parse_ratio",
+    "rounded_up",
+]
 
 _ROUNDING = 1e-9
 LARGEST_RATIO = 0.5
@@ -203,6 +213,11 @@ def check_reachable(
                 f"With every tile of the kind that zeroes most it is {most / total:g}; the kinds are {', '.join(allowed)}.",
                 "Give a lower ratio, or --kinds that zero more.",
             )
+
+
+def rounded_up(per_weight: float) -> str:
+    """Returns the least bytes per weight for an error. They are rounded up, so that a user may ask for what it says."""
+    return f"{math.ceil(per_weight * 1e4) / 1e4:g}"
 
 
 def _spell(ratios: Iterable[tuple[str, float]]) -> str:

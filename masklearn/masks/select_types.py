@@ -19,10 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.errors import UsageError
-from masklearn.masks.budget import BYTES, Budget
+from masklearn.masks.budget import BYTES, Budget, rounded_up
 from masklearn.masks.kinds.base import BYTES_DENSE, TileKind
 from masklearn.masks.kinds.table import DENSE
 from masklearn.masks.select import (
+    NO_LOSSES,
     Grids,
     RoundingLosses,
     Scores,
@@ -44,12 +45,16 @@ Options = Mapping[str, tuple[WeightType, ...]]
 NEAR = (0.95, 1.0, 1.05)
 _HALVINGS = 60
 _FAR = 400  # steps by a factor of 8 to reach any price that fp64 holds
+_ROUNDING = 1e-12  # relative rounding error that sums of bytes in fp64 may have
 
 
 @dataclass(frozen=True)
 class TypeSavings:
-    """Savings if linears have one type. dense: by linear, of dense weights over dense ones of 16 bits; tiles: by linear and
-    kind, what each tile saves beside that, `[grid]`."""
+    """Savings if linears have one type.
+
+    dense: what a linear's dense weights of this type save over dense weights of 16 bits, by linear; tiles: what each tile
+    saves besides if it is pruned, `[grid]` by linear and kind.
+    """
 
     dense: Mapping[str, float]
     tiles: Mapping[str, Mapping[TileKind, NDArray[Any]]]
@@ -106,15 +111,15 @@ class TypeChoices:
         ]
 
     def near(self, amount: float, shares: Sequence[float] = NEAR) -> list[dict[str, WeightType]]:
-        """Returns the types with which the least loss saves about this amount, without duplicates.
+        """Returns the types that lose least for about this amount, without duplicates.
 
-        shares: of the amount, whose types are returned.
+        shares: shares of the amount; each adds the types on both sides of its price.
         """
         found = {self._spelled(types): types for share in shares for types in self._around(share * amount)}
         return list(found.values())
 
-    def fastest(self) -> dict[str, WeightType]:
-        """Returns the types with which most is saved, with all tiles pruned."""
+    def saving_most(self) -> dict[str, WeightType]:
+        """Returns the types that save most if all tiles are pruned."""
         return {
             name: max(curves, key=lambda kind: curves[kind].saved[-1])
             for names, curves in self._groups
@@ -122,9 +127,9 @@ class TypeChoices:
         }
 
     def _around(self, amount: float) -> Iterator[dict[str, WeightType]]:
-        """Yield the types at the highest price at which less is saved, and the first ones that save enough from there on.
+        """Yield the types at the highest price at which less is saved, and the first types from there on that save enough.
 
-        Between the two, groups change their types one by one: many may be worth it at one and the same price.
+        From the former, groups change one by one to their types at the next price: many may change at the same price.
         """
         low = high = 1.0
         for _ in range(_FAR):
@@ -164,8 +169,8 @@ class TypeChoices:
     def _at(self, price: float) -> tuple[dict[str, WeightType], float]:
         """Returns the best types at a price, and what is saved then."""
         if math.isinf(price):
-            types = self.fastest()
-            return types, self._most(types, pruned=True)
+            types = self.saving_most()
+            return types, sum(self._saved(names, curves, types, price) for names, curves in self._groups)
         types, total = {}, 0.0
         for names, curves in self._groups:
             points = {kind: curve.at(price) for kind, curve in curves.items()}
@@ -173,12 +178,6 @@ class TypeChoices:
             types.update(dict.fromkeys(names, best))
             total += points[best][1]
         return types, total
-
-    def _most(self, types: Types, *, pruned: bool) -> float:
-        """Returns the saving with all tiles pruned, or with none."""
-        return sum(
-            float(curves[types[names[0]]].saved[-1 if pruned else 0]) for names, curves in self._groups
-        )
 
     def _spelled(self, types: Types) -> tuple[str, ...]:
         return tuple(types[names[0]].name for names, _ in self._groups)
@@ -218,15 +217,14 @@ class TypesForBytes:
         if self._per_weight < least:
             raise UsageError(
                 f"{self._per_weight:g} bytes per weight cannot be reached with these types and kinds of tiles",
-                f"With every linear of the smallest type and every tile of the smallest kind it is {least:.4g}.",
+                f"With every linear of the smallest type and every tile of the smallest kind it is {rounded_up(least)}.",
                 "Give more bytes, or --weights and --kinds that take fewer.",
             )
 
     def __call__(
-        self, scores: Scores, areas: Grids, rounding: RoundingLosses | None = None
+        self, scores: Scores, areas: Grids, rounding: RoundingLosses = NO_LOSSES
     ) -> tuple[Selection, Budget]:
         """Returns tile maps with types, and the saving of the tiles beside that of the types."""
-        rounding = rounding or {}
         weights = {name: float(areas[name].sum()) for name in self._options}
         amount = sum((BYTES_DENSE - self._per_weight) * count for count in weights.values())
         kinds = dict.fromkeys(kind for own in self._options.values() for kind in own)
@@ -240,14 +238,14 @@ class TypesForBytes:
                 float(np.max([0.0 * areas[name], *grids.values()], axis=0).sum())
                 for name, grids in tiles.items()
             )
-            if dense + most < amount:
+            if dense + most < amount * (1.0 - _ROUNDING):
                 return None
-            budget = Budget.saving(max(0.0, amount - dense), OWN_BYTES)
+            budget = Budget.saving(min(most, max(0.0, amount - dense)), OWN_BYTES)
             chosen = select(scores, areas, budget, tiles)
             loss = rounding_cost(types, rounding) + sum(one.cost for one in chosen.fills)
             return Filled(types, Selection(chosen.kinds, chosen.fills, types), budget, loss)
 
-        found = least_loss([*choices.near(amount), choices.fastest()], rounding, fill)
+        found = least_loss([*choices.near(amount), choices.saving_most()], rounding, fill)
         assert found is not None  # `check` has found it reachable
         return found.selection, found.budget
 

@@ -136,7 +136,7 @@ class TypesForSpeed:
                 return None
 
         near = choices.near(self._amount(areas), shares)
-        return least_loss(near, rounding, reached) or fill(choices.fastest())
+        return least_loss(near, rounding, reached) or fill(choices.saving_most())
 
     def _tiles(self, types: Types) -> TilesForSpeed:
         return TilesForSpeed(

@@ -222,11 +222,11 @@ class Verification:
         answers.baselines = self._baselines(pruned.perplexity, windows)
 
     def _baselines(self, perplexity: PrunedPerplexity, windows: NDArray[np.int64]) -> BesideBaselines:
+        from masklearn.baselines import with_types_of
         from patch_compile.verify.baselines import with_baselines
 
-        masks, learning = self.masks, self.source.recipe.learning()
-        if self.source.recipe.ratio is None:  # the ratio follows from given masks or from a speed
-            learning = learning.model_copy(update={"ratio": masks.ratio})
+        masks = self.masks
+        learning = with_types_of(masks, self.source.recipe.learning(masks.ratio))
         report = read_report(self.out.path)
         result = BaselineRow(
             name=masks.method,
@@ -235,6 +235,7 @@ class Verification:
             # None if the build reused masks of an earlier run
             seconds=report.seconds.get("masks") if report else None,
             deployable=True,
+            bytes_per_weight=masks.packed_bytes_per_weight,
         )
         place = (windows, self.scratch, self.progress)
         return with_baselines(self.source, learning, result, perplexity.dense, self.request.baselines, *place)

@@ -20,6 +20,22 @@ namespace patch {
 
 using Severity = nvinfer1::ILogger::Severity;
 
+// A registry whose table begins with that of Head.  The rest is the same in all versions.
+template <class Head>
+class RegistryAfter : public Head {
+ public:
+  virtual bool isParentSearchEnabled() const = 0;
+  virtual void setParentSearchEnabled(bool enabled) = 0;
+  virtual void* loadLibrary(const char* path) noexcept = 0;
+  virtual void deregisterLibrary(void* handle) noexcept = 0;
+  virtual bool registerCreator(nvinfer1::IPluginCreatorInterface& creator,
+                               const char* name_space) noexcept = 0;
+  virtual nvinfer1::IPluginCreatorInterface* const* getAllCreators(int32_t* count) const noexcept = 0;
+  virtual nvinfer1::IPluginCreatorInterface* getCreator(const char* name, const char* version,
+                                                        const char* name_space) noexcept = 0;
+  virtual bool deregisterCreator(const nvinfer1::IPluginCreatorInterface& creator) noexcept = 0;
+};
+
 struct Tables10 {
   class Logger {
    public:
@@ -33,26 +49,17 @@ struct Tables10 {
     virtual ~LoggerFinder() = default;
   };
 
-  class Registry {
+  class RegistryHead {
    public:
     virtual bool registerV2(void* creator, const char* name_space) noexcept = 0;
     virtual void* const* getAllV2(int32_t* count) const noexcept = 0;
     virtual void* getV2(const char* name, const char* version, const char* name_space) noexcept = 0;
-    virtual ~Registry() = default;
+    virtual ~RegistryHead() = default;
     virtual void setErrorRecorder(nvinfer1::IErrorRecorder* recorder) noexcept = 0;
     virtual nvinfer1::IErrorRecorder* getErrorRecorder() const noexcept = 0;
     virtual bool deregisterV2(const void* creator) noexcept = 0;
-    virtual bool isParentSearchEnabled() const = 0;
-    virtual void setParentSearchEnabled(bool enabled) = 0;
-    virtual void* loadLibrary(const char* path) noexcept = 0;
-    virtual void deregisterLibrary(void* handle) noexcept = 0;
-    virtual bool registerCreator(nvinfer1::IPluginCreatorInterface& creator,
-                                 const char* name_space) noexcept = 0;
-    virtual nvinfer1::IPluginCreatorInterface* const* getAllCreators(int32_t* count) const noexcept = 0;
-    virtual nvinfer1::IPluginCreatorInterface* getCreator(const char* name, const char* version,
-                                                          const char* name_space) noexcept = 0;
-    virtual bool deregisterCreator(const nvinfer1::IPluginCreatorInterface& creator) noexcept = 0;
   };
+  using Registry = RegistryAfter<RegistryHead>;
 };
 
 struct Tables11 {
@@ -66,22 +73,13 @@ struct Tables11 {
     virtual Logger* findLogger() = 0;
   };
 
-  class Registry {
+  class RegistryHead {
    public:
-    virtual ~Registry() = default;
+    virtual ~RegistryHead() = default;
     virtual void setErrorRecorder(nvinfer1::IErrorRecorder* recorder) noexcept = 0;
     virtual nvinfer1::IErrorRecorder* getErrorRecorder() const noexcept = 0;
-    virtual bool isParentSearchEnabled() const = 0;
-    virtual void setParentSearchEnabled(bool enabled) = 0;
-    virtual void* loadLibrary(const char* path) noexcept = 0;
-    virtual void deregisterLibrary(void* handle) noexcept = 0;
-    virtual bool registerCreator(nvinfer1::IPluginCreatorInterface& creator,
-                                 const char* name_space) noexcept = 0;
-    virtual nvinfer1::IPluginCreatorInterface* const* getAllCreators(int32_t* count) const noexcept = 0;
-    virtual nvinfer1::IPluginCreatorInterface* getCreator(const char* name, const char* version,
-                                                          const char* name_space) noexcept = 0;
-    virtual bool deregisterCreator(const nvinfer1::IPluginCreatorInterface& creator) noexcept = 0;
   };
+  using Registry = RegistryAfter<RegistryHead>;
 };
 
 enum class LoadedTables { kUnknown, k10, k11 };

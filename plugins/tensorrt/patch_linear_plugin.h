@@ -18,6 +18,7 @@
 #include "kernels/arguments.h"
 #include "kernels/index.h"
 #include "kernels/schedule.h"
+#include "tensorrt/attributes.h"
 #include "tensorrt/context_memory.h"
 
 namespace patch {
@@ -26,16 +27,6 @@ inline constexpr const char* kPluginName = "PatchLinear";
 // Version 1 had the index as an input (see outdated_creator.h).
 inline constexpr const char* kPluginVersion = "2";
 inline constexpr const char* kPluginNamespace = "";
-
-struct Attributes {
-  int32_t in_features = 0;
-  int32_t out_features = 0;
-  int32_t panel_rows = 0;
-  int32_t gated = 0;       // 1: the weight holds a gate and an up, see kernels/arguments.h
-  int32_t residual = 0;    // 1: the last input is a residual
-  int32_t activation = 0;  // number of an Activation
-  int32_t weights = 0;     // number of one of kWeightTypeNames
-};
 
 // TensorRT times tactics at one shape of a profile, and the winner serves every shape of it.  So no tactic is
 // a single configuration: each chooses one at run time, from the shape (kernels/schedule.h).  The automatic

@@ -14,6 +14,8 @@ from patch_compile.recipe import Recipe
 from patch_compile.report.terminal.console import build_parts
 from patch_compile.report.terminal.parts import show
 from patch_compile.sources.checkpoint.source import CheckpointSource
+from patch_compile.verify.request import VerifyRequest
+from patch_compile.verify.verify import verify
 from tests.builds import build, check_out, narrow_model
 
 
@@ -46,6 +48,20 @@ def test_a_speed_chooses_types_that_are_compiled_and_proven(settings, make_model
     assert recipe.weights == "auto" and recipe.speedup == 1.2
 
 
+def test_baselines_beside_chosen_types_have_these_and_the_ratio_that_was_reached(
+    settings, make_model, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # of baselines
+    build(asked(settings, narrow_model(make_model), speedup=1.2))
+    masks = MaskSet.load(settings["out"] / "masks.safetensors")
+    asks = {"only": "pruned", "lengths": "1,7", "baselines": "dense-rounded,magnitude-tiles"}
+    request = VerifyRequest.parse(asks)
+    rows = {row.name: row for row in verify(settings["out"], request).baselines.rows}
+    assert rows["sparsegpt"].bytes_per_weight == masks.packed_bytes_per_weight
+    assert rows["magnitude-tiles"].ratio == pytest.approx(masks.ratio, abs=0.02)
+    assert rows["magnitude-tiles"].bytes_per_weight <= rows["dense-rounded"].bytes_per_weight < 2.0
+
+
 def test_learn_takes_a_speed_and_a_plan_takes_more_int4_for_more(settings, make_model):
     """The plan of each speed is what is checked before anything is learned."""
     model, fours = narrow_model(make_model), []
@@ -54,8 +70,10 @@ def test_learn_takes_a_speed_and_a_plan_takes_more_int4_for_more(settings, make_
         fours.append(sum(row.weights == "int4" for row in planned.linears))
         assert planned.weights == "auto" and planned.whole.end_to_end.speedup >= speedup
     assert fours == sorted(fours) and fours[0] < fours[-1]
-    answer = learn(Recipe.parse(asked(settings, model, speedup=1.02, include=["up_proj"])))
+    recipe = Recipe.parse(asked(settings, model, speedup=1.02, include=["up_proj"]))
+    answer = learn(recipe, "magnitude-tiles")
     assert any("weight types chosen for a speed-up of 1.02 on L4" in note for note in answer.notes)
+    assert [row.ratio for row in answer.baselines.rows] == [pytest.approx(answer.ratio.reached, abs=0.02)] * 2
 
 
 def test_types_that_no_speed_reaches_are_refused_before_any_work(settings, make_model, monkeypatch):

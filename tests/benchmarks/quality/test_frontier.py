@@ -9,9 +9,10 @@ from xml.etree import ElementTree
 
 import pytest
 
+from benchmarks.quality.entries import AUTO, NO_REPAIR, entries
 from benchmarks.quality.frontier import SERIES, bytes_of, draw, main, of_one_protocol, spots
 from benchmarks.quality.page import page
-from benchmarks.quality.run import AUTO, NO_REPAIR, arguments, entries
+from benchmarks.quality.run import arguments
 
 DOCS = Path(__file__).parents[3] / "docs/explanation"
 UNDER = {"model": "m", "calib": "c.txt", "eval": "e.txt", "eval_windows": 16, "eval_length": 1024}

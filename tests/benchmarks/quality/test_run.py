@@ -7,23 +7,9 @@ from typing import Any
 import pytest
 
 from benchmarks.quality.child import peak_gib, run
+from benchmarks.quality.entries import ALL_KINDS, AUTO, NO_REPAIR, OWN_TEXT, PATCH, PERMUTED, RATIOS, entries
 from benchmarks.quality.page import page
-from benchmarks.quality.run import (
-    ALL_KINDS,
-    AUTO,
-    NO_REPAIR,
-    OWN_TEXT,
-    PATCH,
-    PERMUTED,
-    RATIOS,
-    State,
-    arguments,
-    cells,
-    entries,
-    main,
-    protocol,
-    sweep,
-)
+from benchmarks.quality.run import State, arguments, cells, main, protocol, sweep
 from masklearn.baselines import Baseline
 from masklearn.checkpoint.models import load_model
 from masklearn.checkpoint.pretrained import load_tokenizer

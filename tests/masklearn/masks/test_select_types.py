@@ -106,5 +106,22 @@ def test_bytes_below_all_types_and_kinds_are_refused() -> None:
     asked = TypesForBytes(0.3, OPTIONS, SHAPES)
     with pytest.raises(UsageError, match=r"0\.3 bytes per weight cannot be reached") as refused:
         asked.check(dict.fromkeys(SHAPES, KINDS))
-    assert "it is 0.4062" in refused.value.why
-    TypesForBytes(0.41, OPTIONS, SHAPES).check(dict.fromkeys(SHAPES, KINDS))
+    assert "it is 0.4063" in refused.value.why
+    TypesForBytes(0.4063, OPTIONS, SHAPES).check(dict.fromkeys(SHAPES, KINDS))
+
+
+@pytest.mark.parametrize("rows", [64, 960, 3648, 4672])
+def test_the_least_bytes_are_reached(rows: int) -> None:
+    """They are no dyadic number, so sums of them round."""
+    shapes = {"a": (rows, 128), "b": (128, 192)}
+    options = {"a": (FLOAT16, INT8, INT4), "b": (FLOAT16,)}
+    areas = {name: tile_weights(shape, TILE) for name, shape in shapes.items()}
+    scores = {name: {TWO_FOUR: np.ones(grid.shape)} for name, grid in areas.items()}
+    parts = {"a": TWO_FOUR.bytes_of(INT4), "b": TWO_FOUR.bytes_of(FLOAT16)}
+    weights = {name: float(grid.sum()) for name, grid in areas.items()}
+    least = sum(parts[name] * weights[name] for name in parts) / sum(weights.values())
+    asked = TypesForBytes(least, options, shapes)
+    asked.check(dict.fromkeys(shapes, (TWO_FOUR,)))
+    chosen, _ = asked(scores, areas, {"a": RoundingLoss({INT8: 1.0, INT4: 2.0}, "a")})
+    assert chosen.types == {"a": INT4, "b": FLOAT16}
+    assert all((grid == TWO_FOUR.code).all() for grid in chosen.kinds.values())

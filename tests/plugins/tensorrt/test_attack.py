@@ -11,6 +11,7 @@ from tests.plugins.sanitized import attack_plugin, compile_plugin_attack
 pytestmark = MARKS
 
 PLUGIN, CREATOR = "tensorrt/patch_linear_plugin.cpp", "tensorrt/patch_linear_creator.cpp"
+INPUTS = "tensorrt/inputs.h"
 CASES = 10_000
 # name: (file, correct text, text with the bug)
 MUTATIONS = {
@@ -25,11 +26,11 @@ MUTATIONS = {
     "costs of 64 bits": ("kernels/schedule.h", "using Cost = __int128;", "using Cost = int64_t;"),
     "a cut beyond 64 bits": ("kernels/schedule.h", "!can_be_cut(p, c)", "false"),
     "a rank that is none": (
-        PLUGIN,
-        "return d.nbDims >= 0 && d.nbDims <= Dims::MAX_DIMS;",
+        INPUTS,
+        "return d.nbDims >= 0 && d.nbDims <= nvinfer1::Dims::MAX_DIMS;",
         "return static_cast<void>(d), true;",
     ),
-    "tokens that overflow": (PLUGIN, "x.d[i] > kMostTokens / tokens", "false"),
+    "tokens that overflow": (INPUTS, "x.d[i] > kMostTokens / tokens", "false"),
     "any number of inputs": (PLUGIN, "if (takes(inputs) && outputs == 1) return 0;", "return 0;"),
     "an index of any size": ("kernels/index.h", "if (size != count * pointers + slabs)", "if (false)"),
     "columns beyond K": ("kernels/index.h", "if (*column < 0 || *column >= columns)", "if (false)"),

@@ -18,7 +18,7 @@ from patch_compile.plugin.toolchain import describe_toolchain
 
 TOOLS_MISSING = [item.what for item in describe_toolchain() if not item.found]
 # `make tensorrt-versions` installs one version in each folder.
-VERSIONS = sorted(Path(".cache/tensorrt-versions").resolve().glob("*.*"))
+VERSIONS = sorted(Path(".cache/tensorrt-versions").resolve().glob("*.*[0-9]"))
 INSTALLED = importlib.util.find_spec("tensorrt_dispatch_bindings")
 pytestmark = [
     pytest.mark.skipif(bool(TOOLS_MISSING), reason=f"to compile the plugin there is no {TOOLS_MISSING}"),
