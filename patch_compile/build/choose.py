@@ -9,7 +9,7 @@ from masklearn.masks.budget import Budget
 from masklearn.masks.kinds.allowed import allowed_kinds
 from masklearn.masks.weight_types import spell_types
 from patch_compile.errors import PatchCompileError
-from patch_compile.plan.gains import GainBudget, TilesThatGain
+from patch_compile.plan.gains import ALL_SPARSE, GainBudget, TilesThatGain
 from patch_compile.plan.lowering_patterns import AUTO, asked_lowerings
 from patch_compile.plan.savings import plans_for_speed
 from patch_compile.plan.tiles_for_speed import TilesForSpeed
@@ -134,7 +134,7 @@ def _check_gain(source: Source, gains: GainBudget, row: Gaining, costs: CostMode
         plans = source.plan_at({name: counted.get(name, 0.0) for name in names}, costs)
         when = f"With --ratio {source.recipe.ratio}"
     else:
-        plans = source.plan_at(dict.fromkeys(names, 0.5), costs)
+        plans = source.plan_at(dict.fromkeys(names, ALL_SPARSE), costs)
         when = "Even with all tiles 2:4"
     where = f" on {costs.card.name} with {costs.workload}" if costs else ""
     reasons = "; ".join(reason_lines([plan.row() for plan in plans.values()]))
