@@ -16,14 +16,13 @@ from patch_compile.errors import PatchCompileError, SpeedError
 from patch_compile.export.architectures import check_exportable
 from patch_compile.hardware.cards import parse_architectures
 from patch_compile.hardware.gpu import local_gpu
-from patch_compile.out.plan import (
+from patch_compile.out.plan import Gaining, Plan
+from patch_compile.out.plan_of_model import (
     Asked,
     Builder,
-    Gaining,
     Memory,
     OtherKinds,
     OtherTypes,
-    Plan,
     PlanOfModel,
     TargetSource,
 )

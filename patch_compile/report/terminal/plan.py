@@ -11,7 +11,8 @@ from rich.table import Table
 from masklearn.masks.budget import Budget
 from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.weight_types import leaves_choice
-from patch_compile.out.plan import Asked, LinearRow, PlanOfModel, TargetSource, WholeRow
+from patch_compile.out.plan import LinearRow, WholeRow
+from patch_compile.out.plan_of_model import Asked, PlanOfModel, TargetSource
 from patch_compile.plan.speed_goal import SpeedGoal
 from patch_compile.report.deployment import builder_line, memory_line
 from patch_compile.report.prediction import WHOLE_PHASES, gain_line, has_quantised, reason_lines, remarks
