@@ -35,16 +35,17 @@ Types = dict[str, WeightType]
 # the scores of `learn --weights auto` (relative output error, 16 windows) on the 35 linears of blocks 2, 9, 16, 23 and 29 of
 # SmolLM2-135M. Single linears reach from .0005 to .0035 (int8) and from .056 to .22 (int4).
 _ASSUMED = {INT8: 0.0007, INT4: 0.084}
-_NEAR = (1.0, 1.02)  # shares of the saving whose types are tried in a plan without scores
+_NEAR_IN_PLANS = (1.0, 1.02)  # shares of the saving whose types are tried in a plan without scores
 
 
 class TypesForSpeed:
     """Chooses weight types and tiles, until the model is predicted to be as fast as asked.
 
-    1. A type saves the time of dense 16-bit weights less that of dense weights of the type, of the node that a linear shares
-       with others of its input. A tile saves beside that as with given types.
-    2. The types of a few prices of a microsecond are tried (`TypeChoices`). With each of them `TilesForSpeed` prunes as many
-       tiles as the speed takes, planned with real lowerings. The types that lose least, rounding and pruning, are taken.
+    1. A type saves the difference between the times of a node with dense 16-bit weights and with dense weights of the type,
+       of which each linear of the node gets its share. Pruned tiles save more, as `TilesForSpeed` counts for given types.
+    2. The types that are best at a few prices of a microsecond are tried (`TypeChoices`). With each of them `TilesForSpeed`
+       prunes as many tiles as the speed takes, planned with real lowerings. The types with the least loss, of rounding and
+       pruning together, are taken.
     """
 
     def __init__(self, task: SpeedTask, options: Mapping[str, tuple[WeightType, ...]]) -> None:
@@ -78,8 +79,8 @@ class TypesForSpeed:
     def assumed(self, plans_with: Callable[[Types], Mapping[str, LinearPlan]]) -> Types:
         """Returns the types for a plan without scores, in which all weights of a linear lose alike.
 
-        plans_with: plans the linears with these types and the least ratio that reaches the speed; its SpeedError means that
-        none does. Raises it if no types do.
+        plans_with: plans the linears with these types and the least ratio that reaches the speed, or raises SpeedError if
+        none does. Raises SpeedError if no types reach the speed.
         """
         task = self._task
         areas = weights_of_tiles(task.linears, task.tile)
@@ -100,7 +101,7 @@ class TypesForSpeed:
             loss = rounding_cost(types, rounding) + zeroed / TWO_FOUR.zeros
             return Filled(types, Selection({}, ()), Budget(), loss)
 
-        return self._cheapest(scores, areas, rounding, fill, _NEAR).types
+        return self._cheapest(scores, areas, rounding, fill, _NEAR_IN_PLANS).types
 
     def _cheapest(
         self,
@@ -110,7 +111,11 @@ class TypesForSpeed:
         fill: Callable[[Types], Filled],
         shares: Sequence[float] = NEAR,
     ) -> Filled:
-        """Returns the types with the least loss among those near the saving that the speed takes, or the fastest ones."""
+        """Returns the types with the least loss among those near the saving that the speed takes.
+
+        If none of these reaches the speed, it returns the fastest types. Raises the SpeedError of `fill` if these don't
+        reach it either.
+        """
         choices = TypeChoices(self._options, scores, rounding, self._savings(areas))
 
         def reached(types: Types) -> Filled | None:
