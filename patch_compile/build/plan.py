@@ -57,7 +57,8 @@ def plan(recipe: Recipe) -> PlanOfModel:
     assert outline is not None and source.workload is not None
     card, target, target_source = _card(recipe.target)
     costs = CostModel(card, source.workload)
-    if source.chooses_types:
+    chooses = source.chooses_types
+    if chooses:
         source = with_assumed_types(source, costs)
     plans, gaining = _plans(source, costs)
     made = plan_of(plans, outline, costs)
@@ -73,6 +74,7 @@ def plan(recipe: Recipe) -> PlanOfModel:
         kinds=recipe.kinds,
         other=_other_kinds(source, costs) if recipe.mask is None else None,
         weights=_weights(plans, recipe),
+        assumes_losses=chooses,
         types=tuple(_types(plans, source, recipe, made, costs)),
         gaining=gaining,
         skipped=skipped_of(source.coverage),

@@ -112,7 +112,8 @@ class PlanOfModel(Plan):
     target: the one asked for, or the GPU's name; builder: None if no target was asked for, or this machine builds no
     engines; ratio: of all covered weights; gaining: None for given masks, and if every lowering was asked for by name;
     kinds: those that tiles may have; other: None for given masks, and if other kinds don't reach what was asked for.
-    weights: types that the linears have, a value of `--weights`; types: the same request with one type for all linears.
+    weights: types that the linears have, a value of `--weights`; assumes_losses: True if the types were chosen, by losses
+    that were measured on another model; types: the same request with one type for all linears.
     """
 
     WHAT: ClassVar[str] = "a plan of a model"
@@ -127,6 +128,7 @@ class PlanOfModel(Plan):
     kinds: str = "2:4"
     other: OtherKinds | None = None
     weights: str = FLOAT16.name
+    assumes_losses: bool = False
     types: tuple[OtherTypes, ...] = ()
     gaining: Gaining | None = None
     skipped: tuple[Skipped, ...]
