@@ -30,7 +30,7 @@ def error_names():
 
 
 class Scope:
-    """What the names that a file uses for texts stand for: its own constants and imported ones."""
+    """The constants that a file can refer to by name, its own and imported ones, to look up the texts of its errors."""
 
     def __init__(self, path):
         self.tree = ast.parse(path.read_text())

@@ -93,9 +93,9 @@ def build(
     Learning of the masks. method, criterion: names. tile: (rows, columns) or "128x*". kinds: kinds of tiles beside dense,
     "2:4", "auto" or names such as "8:16,12:16". weights: type of the linears' weights, such as "int8" or "int8,mlp.*=int4",
     "auto" to choose one for each linear by what it loses for the speed; None for that of the graph. include, exclude:
-    patterns of linears. calib: calibration text of `windows` windows of
-    `length` tokens, or an .npz of inputs for an ONNX file. repair: how the surviving weights are trained afterwards, for
-    `repair_steps` or `repair_minutes`. device: the device that runs the model. None stands for the default of the method.
+    patterns of linears. calib: calibration text of `windows` windows of `length` tokens, or an .npz of inputs for an ONNX
+    file. repair: how the surviving weights are trained afterwards, for `repair_steps` or `repair_minutes`. device: the
+    device that runs the model. None stands for the default of the method.
 
     Compilation: lowering, dtype, opset, logits, fuse. The engine: backend; target such as "sm86,sm89"; min_shapes,
     opt_shapes and max_shapes in the syntax of trtexec; optimization_level 0 … 5; timing_cache. The proof: perplexity on

@@ -66,12 +66,13 @@ def learn(
     own type. baselines: simpler ways to prune that the masks are compared with on eval_text, "all" or names such as
     "uniform-2:4". target: a GPU, on which linears that gain nothing by pruning stay whole, and for which a speed is
     predicted; batch_size, prompt_tokens and generated_tokens are the workload. None prunes all covered linears, and predicts
-    a speed for the GPU of this machine. force: replace `out`. resume: continue an interrupted run.
+    a speed for the GPU of this machine, or for sm86 without one. force: replace `out`. resume: continue an interrupted run.
 
     `build(model, mask=out/"masks.safetensors")` compiles the result. If several processes run this together (`accelerate
     launch`, torchrun), the first process gets the result and the others get None.
 
-    Raises UsageError for an invalid setting, and PatchCompileError for problems with files or the machine.
+    Raises UsageError for an invalid setting, SpeedError for a speed that cannot be reached, and PatchCompileError for any
+    other problem with files or the machine.
     """
     require_extra("build", "`patch-compile learn`")
     from patch_compile.build.learn import learn as run

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from patch_compile.out.answers import CompiledAnswer, ExportedAnswer, ImportedAnswer, LearnedAnswer
     from patch_compile.out.bench import BenchReport
     from patch_compile.out.compare import CompareReport
-    from patch_compile.out.plan import Plan, PlanOfModel
+    from patch_compile.out.plan import Plan
+    from patch_compile.out.plan_of_model import PlanOfModel
     from patch_compile.out.report import Report
     from patch_compile.out.verify import VerifyReport
     from patch_compile.report.terminal.parts import Part

@@ -9,10 +9,10 @@ from masklearn.masks.budget import Budget
 from masklearn.masks.kinds.allowed import allowed_kinds
 from masklearn.masks.weight_types import spell_types
 from patch_compile.errors import PatchCompileError
-from patch_compile.plan.gains import GainBudget, TilesThatGain
+from patch_compile.plan.gains import ALL_SPARSE, GainBudget, TilesThatGain
 from patch_compile.plan.lowering_patterns import AUTO, asked_lowerings
 from patch_compile.plan.savings import plans_for_speed
-from patch_compile.plan.tiles_for_speed import TilesForSpeed
+from patch_compile.plan.tiles_for_speed import SpeedTask, TilesForSpeed
 from patch_compile.plan.types_for_speed import TypesForSpeed
 from patch_compile.report.prediction import gain_line, reason_lines
 
@@ -45,22 +45,12 @@ def chooser_of(source: Source, costs: CostModel | None, note: Callable[[str], ob
     if r.mask is not None:
         return None
     if r.goal is not None:
-        assert costs is not None and source.outline is not None  # a goal without predictions was refused
+        assert costs is not None  # a goal without predictions was refused
         if source.chooses_types:
-            with_assumed_types(source, costs)
+            with_assumed_types(source, costs)  # raises SpeedError before anything is learned
             return _types_for_speed(source, costs)
-        plans_with_speed(source, costs)
-        kinds = allowed_kinds(r.kinds, source.coverage.linears, r.tile)
-        return TilesForSpeed(
-            r.goal,
-            costs,
-            source.outline,
-            source.coverage.linears,
-            r.tile,
-            r.lowering,
-            kinds,
-            source.weight_types(),
-        )
+        plans_with_speed(source, costs)  # raises SpeedError before anything is learned
+        return TilesForSpeed(_speed_task(source, costs), source.weight_types())
     gains = gain_budget(source, costs)
     if gains is None:
         return None
@@ -112,17 +102,21 @@ def with_assumed_types(source: Source, costs: CostModel) -> Source:
     return typed(_types_for_speed(source, costs).assumed(lambda types: plans_with_speed(typed(types), costs)))
 
 
-def _types_for_speed(source: Source, costs: CostModel) -> TypesForSpeed:
+def _speed_task(source: Source, costs: CostModel) -> SpeedTask:
     r, linears = source.recipe, source.coverage.linears
     assert r.goal is not None and source.outline is not None
-    asked = asked_lowerings(r.lowering, list(linears))
+    kinds = allowed_kinds(r.kinds, linears, r.tile)
+    return SpeedTask(r.goal, costs, source.outline, linears, r.tile, r.lowering, kinds)
+
+
+def _types_for_speed(source: Source, costs: CostModel) -> TypesForSpeed:
+    asked = asked_lowerings(source.recipe.lowering, list(source.coverage.linears))
     # A split linear has weights of 16 bits; asked to have others, it is refused later.
     options = {
         name: tuple(kind for kind in kinds if asked[name] != "split" or not kind.quantised) or kinds
         for name, kinds in source.allowed_types.items()
     }
-    kinds = allowed_kinds(r.kinds, linears, r.tile)
-    return TypesForSpeed(r.goal, costs, source.outline, linears, r.tile, r.lowering, options, kinds)
+    return TypesForSpeed(_speed_task(source, costs), options)
 
 
 def _check_gain(source: Source, gains: GainBudget, row: Gaining, costs: CostModel | None) -> None:
@@ -134,7 +128,7 @@ def _check_gain(source: Source, gains: GainBudget, row: Gaining, costs: CostMode
         plans = source.plan_at({name: counted.get(name, 0.0) for name in names}, costs)
         when = f"With --ratio {source.recipe.ratio}"
     else:
-        plans = source.plan_at(dict.fromkeys(names, 0.5), costs)
+        plans = source.plan_at(dict.fromkeys(names, ALL_SPARSE), costs)
         when = "Even with all tiles 2:4"
     where = f" on {costs.card.name} with {costs.workload}" if costs else ""
     reasons = "; ".join(reason_lines([plan.row() for plan in plans.values()]))

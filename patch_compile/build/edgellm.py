@@ -33,7 +33,10 @@ _PACKAGE = "tensorrt-edgellm"
 _ASKS_VERSION = f"import importlib.metadata; print(importlib.metadata.version({_PACKAGE!r}))"
 _EXPORTS = "from tensorrt_edgellm.scripts.export import main; main()"
 # Settings of OUT that the exported graph decides, or that the masks of OUT have taken the place of.
-_DECIDED = ("opset", "logits", "dtype", "out", "ratio", "bytes_per_weight", "speedup", "budget_ms", "permute")
+_DECIDED = (
+    *("opset", "logits", "dtype", "out"),
+    *("ratio", "bytes_per_weight", "speedup", "budget_ms", "permute", "weights"),
+)
 _SHOWN = 5  # last lines of a failed export
 _PATIENCE = 120  # seconds; a Python that starts from a slow disk takes long to tell a version
 

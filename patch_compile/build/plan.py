@@ -16,14 +16,13 @@ from patch_compile.errors import PatchCompileError, SpeedError
 from patch_compile.export.architectures import check_exportable
 from patch_compile.hardware.cards import parse_architectures
 from patch_compile.hardware.gpu import local_gpu
-from patch_compile.out.plan import (
+from patch_compile.out.plan import Gaining, Plan
+from patch_compile.out.plan_of_model import (
     Asked,
     Builder,
-    Gaining,
     Memory,
     OtherKinds,
     OtherTypes,
-    Plan,
     PlanOfModel,
     TargetSource,
 )
@@ -58,7 +57,8 @@ def plan(recipe: Recipe) -> PlanOfModel:
     assert outline is not None and source.workload is not None
     card, target, target_source = _card(recipe.target)
     costs = CostModel(card, source.workload)
-    if source.chooses_types:
+    chooses = source.chooses_types
+    if chooses:
         source = with_assumed_types(source, costs)
     plans, gaining = _plans(source, costs)
     made = plan_of(plans, outline, costs)
@@ -74,6 +74,7 @@ def plan(recipe: Recipe) -> PlanOfModel:
         kinds=recipe.kinds,
         other=_other_kinds(source, costs) if recipe.mask is None else None,
         weights=_weights(plans, recipe),
+        assumes_losses=chooses,
         types=tuple(_types(plans, source, recipe, made, costs)),
         gaining=gaining,
         skipped=skipped_of(source.coverage),

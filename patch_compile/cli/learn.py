@@ -13,7 +13,8 @@ __all__ = ["learn"]
 _OWN = {
     "out": Option("Folder to write: masks and the pruned model.", "OUT", flags=("-o", "--out")),
     "target": Option(
-        "Leave linears whole that gain nothing by pruning on this GPU: a card or an architecture, such as a6000 or sm86.",
+        "Leave linears whole that gain nothing by pruning on this GPU: a card or an architecture, such as a6000 or sm86. "
+        "--speedup and --budget-ms are predicted for it, else for the GPU of this machine, or sm86 without one.",
         "GPU[,GPU…]",
         "prune everywhere",
     ),

@@ -23,8 +23,8 @@ _loaded: dict[str, str] = {}  # backend → sha256 of the library that registere
 def load_plugin(backend: Backend, path: Path) -> None:
     """Register the plugin library at `path` with the backend's registry.
 
-    Raises PatchCompileError when the library is missing, can't be loaded, was built for another backend or holds no
-    PatchLinear, and when this process has already registered another build of it.
+    Raises PatchCompileError when the library is missing, can't be loaded, was built for another backend or another kind of
+    machine, or holds no PatchLinear, and when this process has already registered another build of it.
     """
     check_backend(path, backend.name)
     content = sha256_of(path)

@@ -40,9 +40,9 @@ def moved_shape(shape: ir.Shape | None, first: int) -> ir.Shape | None:
 
 
 def _moved(dim: int | ir.SymbolicDim, first: int) -> int | ir.SymbolicDim:
-    if isinstance(dim, int):
+    if isinstance(dim, int) or dim.value is None:
         return dim
-    return ir.SymbolicDim(_SIZE.sub(lambda match: f"{match[0].partition('_')[0]}_{first}", str(dim.value)))
+    return ir.SymbolicDim(_SIZE.sub(lambda match: f"{match[0].partition('_')[0]}_{first}", dim.value))
 
 
 def _names(text: str) -> list[str]:

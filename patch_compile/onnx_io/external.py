@@ -114,7 +114,6 @@ def _read(
     file: Path, offset: int, dtype: ir.DataType, shape: tuple[int, ...], name: str
 ) -> ir.TensorProtocol:
     size = math.prod(shape) * dtype.numpy().itemsize
-    raw = (
-        np.memmap(file, np.uint8, "r", offset, size) if size else np.empty(0, np.uint8)
-    )  # mapping 0 bytes is an error
+    # Mapping 0 bytes is an error.
+    raw = np.memmap(file, np.uint8, "r", offset, size) if size else np.empty(0, np.uint8)
     return ir.Tensor(raw.view(dtype.numpy()).reshape(shape), dtype=dtype, name=name)

@@ -147,7 +147,7 @@ class _Process:
 
 
 class _Limited(io.RawIOBase):
-    """A pipe that is read past its own buffer. Reading raises TimeoutError if nothing arrives for `seconds`."""
+    """Reads the file of a pipe, and not the buffer of its object. Raises TimeoutError if nothing arrives for `seconds`."""
 
     def __init__(self, pipe: IO[bytes], seconds: float) -> None:
         super().__init__()

@@ -18,11 +18,6 @@ def torch_scopes(node: ir.Node) -> list[str]:
     exporter did not write them."""
     try:
         scopes = ast.literal_eval(node.metadata_props.get(_KEY, "[]"))
-    except (
-        ValueError,
-        SyntaxError,
-        MemoryError,
-        RecursionError,
-    ):  # another program's text under the same key
-        return []
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return []  # another program's text under the same key
     return [str(scope) for scope in scopes] if isinstance(scopes, list) else []

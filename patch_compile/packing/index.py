@@ -62,9 +62,8 @@ def index_fault(index: NDArray[Any], grid: tuple[int, int], stored: Mapping[str,
         fault = _pointer_fault(kind, own, count) or _column_fault(kind, places, along_k)
         if fault:
             return f"the index is wrong: {fault}"
-    if (
-        sum(stored.values()) != panels * along_k
-    ):  # the sizes may come from anywhere: nothing that large is allocated
+    # This is asked first, because the grid may come from anywhere: nothing of a wrong size is allocated.
+    if sum(stored.values()) != panels * along_k:
         return f"{sum(stored.values())} slabs are stored, the weight has {panels} panels of {along_k}"
     owners = np.concatenate([np.repeat(np.arange(panels), np.diff(own)) for own in pointers])
     times = np.bincount(owners * along_k + np.concatenate(columns), minlength=panels * along_k)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,6 @@ from numpy.typing import NDArray
 
 from masklearn.masks.budget import Budget
 from masklearn.masks.kinds.base import TileKind
-from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.record import SpeedRecord
 from masklearn.masks.select import NO_LOSSES, RoundingLosses, Scores, Selection, select
 from masklearn.weights.table import WeightType
@@ -23,7 +23,7 @@ from patch_compile.plan.savings import saved_per_weight
 from patch_compile.plan.speed_goal import SpeedGoal, unreachable
 from patch_compile.plan.unpatterned import KindMap
 
-__all__ = ["TilesForSpeed"]
+__all__ = ["SpeedTask", "TilesForSpeed"]
 
 Grids = Mapping[str, NDArray[Any]]
 Kinds = tuple[TileKind, ...]
@@ -33,6 +33,27 @@ Shape = tuple[int, int]
 _UNIT = "µs"
 # Halvings of the interval of savings: the result is exact to a 65536th of the saving of all tiles.
 _HALVINGS = 16
+
+
+@dataclass(frozen=True)
+class SpeedTask:
+    """A model, and the speed that it has to reach on a card.
+
+    linears: the covered ones, name to `[N, K]`; lowering: a value of `--lowering`; kinds: those that the tiles of each
+    linear may have.
+    """
+
+    goal: SpeedGoal
+    costs: CostModel
+    outline: Outline
+    linears: Mapping[str, Shape]
+    tile: Shape
+    lowering: str
+    kinds: Mapping[str, Kinds]
+
+    def end_to_end(self, plans: Mapping[str, LinearPlan]) -> PhaseTimes:
+        """Returns the predicted times of the whole workload with these plans of the linears."""
+        return predict_whole(plans.values(), self.outline, self.costs).end_to_end
 
 
 class TilesForSpeed:
@@ -47,26 +68,9 @@ class TilesForSpeed:
        nothing.
     """
 
-    def __init__(
-        self,
-        goal: SpeedGoal,
-        costs: CostModel,
-        outline: Outline,
-        linears: Mapping[str, Shape],
-        tile: Shape,
-        lowering: str,
-        kinds: Mapping[str, Kinds] | None = None,
-        weights: Mapping[str, WeightType] | None = None,
-    ) -> None:
-        """Choose tiles for a goal.
-
-        linears: the covered ones, name to `[N, K]`; lowering: a value of `--lowering`; kinds: those that the tiles of each
-        may have, None for 2:4; weights: types of the linears' weights, None for 16 bits.
-        """
-        self._goal, self._costs, self._outline = goal, costs, outline
-        self._linears, self._tile, self._lowering = linears, tile, lowering
-        self._kinds = kinds or dict.fromkeys(linears, (TWO_FOUR,))
-        self._weights = weights
+    def __init__(self, task: SpeedTask, weights: Mapping[str, WeightType] | None = None) -> None:
+        """weights: types of the quantised linears, None if all weights have 16 bits."""
+        self._task, self._weights = task, weights
         self.record: SpeedRecord | None = None  # set when tiles are chosen
 
     def __call__(
@@ -92,11 +96,12 @@ class TilesForSpeed:
 
     def saved(self, areas: Grids) -> dict[str, ByKind]:
         """Returns the microseconds that each tile saves if it has a kind, `[grid]`."""
-        saved: dict[str, ByKind] = {name: {} for name in self._linears}
-        for kind in dict.fromkeys(kind for own in self._kinds.values() for kind in own):
-            theirs = {name: kind.code if kind in own else 0 for name, own in self._kinds.items()}
+        task = self._task
+        saved: dict[str, ByKind] = {name: {} for name in task.linears}
+        for kind in dict.fromkeys(kind for own in task.kinds.values() for kind in own):
+            theirs = {name: kind.code if kind in own else 0 for name, own in task.kinds.items()}
             alike = {name: np.full(areas[name].shape, code, np.uint8) for name, code in theirs.items()}
-            found = saved_per_weight(self.plans(alike), self._outline, self._costs)
+            found = saved_per_weight(self.plans(alike), task.outline, task.costs)
             for name, code in theirs.items():
                 if code:
                     saved[name][kind] = areas[name] * found.get(name, 0.0)
@@ -109,8 +114,8 @@ class TilesForSpeed:
         if self._weights and self._enough(low, scores, areas, saved):  # by the types of the weights alone
             return low
         best = self._end_to_end(select(scores, areas, Budget.saving(high, _UNIT), saved))
-        if not self._goal.met(best):
-            raise unreachable(self._goal, best)
+        if not self._task.goal.met(best):
+            raise unreachable(self._task.goal, best)
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
             enough = self._enough(middle, scores, areas, saved)
@@ -119,7 +124,8 @@ class TilesForSpeed:
 
     def _enough(self, saving: float, scores: Scores, areas: Grids, saved: Mapping[str, ByKind]) -> bool:
         """True if the tiles that lose least for a saving make the model as fast as asked."""
-        return self._goal.met(self._end_to_end(select(scores, areas, Budget.saving(saving, _UNIT), saved)))
+        chosen = select(scores, areas, Budget.saving(saving, _UNIT), saved)
+        return self._task.goal.met(self._end_to_end(chosen))
 
     def _wasted(self, chosen: Selection, saved: Mapping[str, ByKind]) -> dict[str, float]:
         """Returns the savings that were counted for tiles in linears that are lowered dense after all."""
@@ -131,16 +137,17 @@ class TilesForSpeed:
         }
 
     def _end_to_end(self, chosen: Selection) -> PhaseTimes:
-        return predict_whole(self.plans(chosen.kinds).values(), self._outline, self._costs).end_to_end
+        return self._task.end_to_end(self.plans(chosen.kinds))
 
     def plans(self, kinds: Grids) -> dict[str, LinearPlan]:
         """Returns the plans of linears whose tiles have these kinds, `[grid]` of codes."""
+        task = self._task
         tiles = {
-            name: KindMap(shape, self._tile, kinds[name].astype(np.uint8))
-            for name, shape in self._linears.items()
+            name: KindMap(shape, task.tile, kinds[name].astype(np.uint8))
+            for name, shape in task.linears.items()
         }
-        plans = plan_linears(tiles, self._lowering, self._costs, self._weights)
-        return settle_together(plans, self._lowering, self._outline, self._costs)
+        plans = plan_linears(tiles, task.lowering, task.costs, self._weights)
+        return settle_together(plans, task.lowering, task.outline, task.costs)
 
     def _recorded(self, chosen: Selection) -> SpeedRecord:
         """Returns the record of the choice. Cost and bound have the unit of the scores.
@@ -149,8 +156,8 @@ class TilesForSpeed:
         """
         (fill,) = chosen.fills
         return SpeedRecord(
-            goal=str(self._goal),
-            card=self._costs.card.name,
+            goal=str(self._task.goal),
+            card=self._task.costs.card.name,
             saved_us=fill.saved,
             tiles=fill.tiles,
             cost=fill.cost,

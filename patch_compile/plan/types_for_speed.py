@@ -20,16 +20,12 @@ from masklearn.masks.select_types import (
     least_loss,
     rounding_cost,
 )
-from masklearn.masks.tiles import tile_weights
+from masklearn.masks.tiles import weights_of_tiles
 from masklearn.weights.table import INT4, INT8, WeightType
 from patch_compile.errors import SpeedError
-from patch_compile.plan.cost import CostModel
 from patch_compile.plan.lowering import LinearPlan
-from patch_compile.plan.outline import Outline
-from patch_compile.plan.predict import predict_whole
 from patch_compile.plan.products import cost_together, products_of
-from patch_compile.plan.speed_goal import SpeedGoal
-from patch_compile.plan.tiles_for_speed import Grids, Kinds, Shape, TilesForSpeed
+from patch_compile.plan.tiles_for_speed import Grids, SpeedTask, TilesForSpeed
 
 __all__ = ["TypesForSpeed"]
 
@@ -39,34 +35,22 @@ Types = dict[str, WeightType]
 # the scores of `learn --weights auto` (relative output error, 16 windows) on the 35 linears of blocks 2, 9, 16, 23 and 29 of
 # SmolLM2-135M. Single linears reach from .0005 to .0035 (int8) and from .056 to .22 (int4).
 _ASSUMED = {INT8: 0.0007, INT4: 0.084}
-_NEAR = (1.0, 1.02)  # shares of the saving whose types are tried in a plan without scores
+_NEAR_IN_PLANS = (1.0, 1.02)  # shares of the saving whose types are tried in a plan without scores
 
 
 class TypesForSpeed:
     """Chooses weight types and tiles, until the model is predicted to be as fast as asked.
 
-    1. A type saves the time of dense 16-bit weights less that of dense weights of the type, of the node that a linear shares
-       with others of its input. A tile saves beside that as with given types.
-    2. The types of a few prices of a microsecond are tried (`TypeChoices`). With each of them `TilesForSpeed` prunes as many
-       tiles as the speed takes, planned with real lowerings. The types that lose least, rounding and pruning, are taken.
+    1. A type saves the difference between the times of a node with dense 16-bit weights and with dense weights of the type,
+       of which each linear of the node gets its share. Pruned tiles save more, as `TilesForSpeed` counts for given types.
+    2. The types that are best at a few prices of a microsecond are tried (`TypeChoices`). With each of them `TilesForSpeed`
+       prunes as many tiles as the speed takes, planned with real lowerings. The types with the least loss, of rounding and
+       pruning together, are taken.
     """
 
-    def __init__(
-        self,
-        goal: SpeedGoal,
-        costs: CostModel,
-        outline: Outline,
-        linears: Mapping[str, Shape],
-        tile: Shape,
-        lowering: str,
-        options: Mapping[str, tuple[WeightType, ...]],
-        kinds: Mapping[str, Kinds] | None = None,
-    ) -> None:
-        """options: types that each linear may have. The other arguments are those of `TilesForSpeed`."""
-        self._goal, self._costs, self._outline = goal, costs, outline
-        self._linears, self._tile, self._lowering = linears, tile, lowering
-        self._options = options
-        self._kinds = kinds or dict.fromkeys(linears, (TWO_FOUR,))
+    def __init__(self, task: SpeedTask, options: Mapping[str, tuple[WeightType, ...]]) -> None:
+        """options: types that each linear may have."""
+        self._task, self._options = task, options
         self.record: SpeedRecord | None = None  # set when tiles are chosen
 
     def __call__(
@@ -95,20 +79,21 @@ class TypesForSpeed:
     def assumed(self, plans_with: Callable[[Types], Mapping[str, LinearPlan]]) -> Types:
         """Returns the types for a plan without scores, in which all weights of a linear lose alike.
 
-        plans_with: plans the linears with these types and the least ratio that reaches the speed; its SpeedError means that
-        none does. Raises it if no types do.
+        plans_with: plans the linears with these types and the least ratio that reaches the speed, or raises SpeedError if
+        none does. Raises SpeedError if no types reach the speed.
         """
-        areas = {name: tile_weights(shape, self._tile) for name, shape in self._linears.items()}
+        task = self._task
+        areas = weights_of_tiles(task.linears, task.tile)
         scores = {
-            name: {kind: areas[name] * (kind.zeros / TWO_FOUR.zeros) for kind in self._kinds[name]}
-            for name in self._linears
+            name: {kind: areas[name] * (kind.zeros / TWO_FOUR.zeros) for kind in task.kinds[name]}
+            for name in task.linears
         }
-        inputs = {name: one.linears[0] for one in self._outline.groups for name in one.linears}
+        inputs = {name: one.linears[0] for one in task.outline.groups for name in one.linears}
         rounding = {
             name: RoundingLoss(
                 {kind: share * prod(shape) for kind, share in _ASSUMED.items()}, inputs.get(name, name)
             )
-            for name, shape in self._linears.items()
+            for name, shape in task.linears.items()
         }
 
         def fill(types: Types) -> Filled:
@@ -116,7 +101,7 @@ class TypesForSpeed:
             loss = rounding_cost(types, rounding) + zeroed / TWO_FOUR.zeros
             return Filled(types, Selection({}, ()), Budget(), loss)
 
-        return self._cheapest(scores, areas, rounding, fill, _NEAR).types
+        return self._cheapest(scores, areas, rounding, fill, _NEAR_IN_PLANS).types
 
     def _cheapest(
         self,
@@ -126,7 +111,11 @@ class TypesForSpeed:
         fill: Callable[[Types], Filled],
         shares: Sequence[float] = NEAR,
     ) -> Filled:
-        """Returns the types with the least loss among those near the saving that the speed takes, or the fastest ones."""
+        """Returns the types with the least loss among those near the saving that the speed takes.
+
+        If none of these reaches the speed, it returns the fastest types. Raises the SpeedError of `fill` if these don't
+        reach it either.
+        """
         choices = TypeChoices(self._options, scores, rounding, self._savings(areas))
 
         def reached(types: Types) -> Filled | None:
@@ -139,22 +128,12 @@ class TypesForSpeed:
         return least_loss(near, rounding, reached) or fill(choices.saving_most())
 
     def _tiles(self, types: Types) -> TilesForSpeed:
-        return TilesForSpeed(
-            self._goal,
-            self._costs,
-            self._outline,
-            self._linears,
-            self._tile,
-            self._lowering,
-            self._kinds,
-            {name: kind for name, kind in types.items() if kind.quantised},
-        )
+        return TilesForSpeed(self._task, {name: kind for name, kind in types.items() if kind.quantised})
 
     def _amount(self, areas: Grids) -> float:
         """Returns the microseconds that the model of dense 16-bit weights has to lose."""
-        plans = self._tiles({}).plans(_dense(areas))
-        dense = predict_whole(plans.values(), self._outline, self._costs).end_to_end.dense
-        return 1e3 * (dense - self._goal.milliseconds(dense))
+        dense = self._task.end_to_end(self._tiles({}).plans(_dense(areas))).dense
+        return 1e3 * (dense - self._task.goal.milliseconds(dense))
 
     def _savings(self, areas: Grids) -> dict[WeightType, TypeSavings]:
         """Returns what each type saves. A linear that may not have it has another one there, whose figures nobody reads."""
@@ -169,19 +148,20 @@ class TypesForSpeed:
 
     def _microseconds(self, types: Types, areas: Grids) -> dict[str, float]:
         """Returns each linear's share, by weights, of the time that its product takes in the workload, all tiles dense."""
+        outline, costs = self._task.outline, self._task.costs
         plans = self._tiles(types).plans(_dense(areas)).values()
         packed = [plan for plan in plans if plan.lowering == "plugin"]
-        others = [*(plan for plan in plans if plan.lowering != "plugin"), *self._outline.others]
+        others = [*(plan for plan in plans if plan.lowering != "plugin"), *outline.others]
         found: dict[str, float] = {}
         for planned, groups, time_of in (
-            (packed, self._outline.nodes, self._costs.hybrid),
-            (others, self._outline.groups, self._costs.dense),
+            (packed, outline.nodes, costs.hybrid),
+            (others, outline.groups, costs.dense),
         ):
             for product, gated in products_of(planned, groups):
-                time = time_of(cost_together(product, gated, self._costs))
+                time = time_of(cost_together(product, gated, costs))
                 weights = sum(prod(plan.shape) for plan in product)
                 found |= {plan.name: time * prod(plan.shape) / weights for plan in product}
-        return {name: found[name] for name in self._linears}
+        return {name: found[name] for name in self._task.linears}
 
 
 def _dense(areas: Grids) -> dict[str, NDArray[np.uint8]]:

@@ -218,10 +218,17 @@ def _compile(library: PluginLibrary, nvcc: Tool, cxx: Tool, cross: Cross, force:
 
 
 def _check_made(fresh: Path, library: PluginLibrary) -> None:
-    made = read_identity(fresh).machine
-    if made != library.machine:
+    """Raise PatchCompileError if a new library is of another backend, or for another machine, than was asked for."""
+    made = read_identity(fresh)
+    if made.backend != library.backend:
         raise PatchCompileError(
-            f"The plugin was compiled for {made}, not for {library.machine}",
+            f"The plugin was compiled for {made.backend}, not for {library.backend}",
+            "Its sources do not take the backend from PATCH_BACKEND.",
+            "Install patch-compile again.",
+        )
+    if made.machine != library.machine:
+        raise PatchCompileError(
+            f"The plugin was compiled for {made.machine}, not for {library.machine}",
             "The variable NVCC_CCBIN, or that for the other machine, names a C++ compiler of another machine.",
             "Correct it, or unset it.",
         )

@@ -71,7 +71,7 @@ def kernel_objects(
     own = units(sources)
     said = [nvcc.version, cxx.version, *COMPILE_FLAGS, *flags, *(code_flags(unit, archs) for unit in own)]
     machine = cross.machine if cross else this_machine()
-    if machine != X86:  # the key of x86-64, the first of them, has no name
+    if machine != X86:  # keys for x86-64 are older than the machine in a key, and stay as they were
         said.append(machine)
     digest = hashlib.sha256(json.dumps(said).encode())
     for file in sorted(file for file in sources.iterdir() if file.is_file()):

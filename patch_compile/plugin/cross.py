@@ -66,10 +66,11 @@ def _fetched(machine: str, nvcc: Tool, cache: Path, log: Log) -> Path:
     pinned = _WHEELS.get((release, machine))
     fix = f"Install CUDA's cross-compilation package, which adds targets/{_TARGETS[machine]} to the toolkit."
     if pinned is None:
-        known = ", ".join(sorted(known for known, which in _WHEELS if which == machine)) or "none"
+        releases = ", ".join(sorted(known for known, which in _WHEELS if which == machine))
+        known = f"for CUDA {releases}" if releases else "for no release"
         raise PatchCompileError(
             f"There is no CUDA runtime to compile for {machine}",
-            f"nvcc is of CUDA {release}; runtimes for {machine} are pinned for CUDA {known}.",
+            f"nvcc is of CUDA {release}; runtimes for {machine} are pinned {known}.",
             fix,
         )
     folder = cache / f"cuda-{release}-{machine}"

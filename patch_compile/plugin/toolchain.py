@@ -189,8 +189,8 @@ def _nvcc_version(path: Path) -> str:
 def find_cxx(machine: str | None = None) -> Tool:
     """Returns the C++ compiler of NVCC_CCBIN if it is set, else g++.
 
-    machine: that it compiles for, None for this one. The variable for another machine is NVCC_CCBIN_AARCH64, say.
-    Raises PatchCompileError if the compiler is missing.
+    machine: that it compiles for, None for this one. For another machine the variable is named after it, such as
+    NVCC_CCBIN_AARCH64, and the default is that machine's g++. Raises PatchCompileError if the compiler is missing.
     """
     variable, compiler = "NVCC_CCBIN", "g++"
     if machine not in (None, this_machine()):
@@ -283,8 +283,8 @@ def fetch_headers(cache: Path, log: Log) -> Tool:
 def download(requirements: Sequence[str], folder: Path, what: str, fix: str, *options: str) -> list[Path]:
     """Let pip download wheels into an empty folder. Returns their paths.
 
-    requirements: lines with a version and a hash; what: of the message, with a verb; options: more of them for pip.
-    Raises PatchCompileError if one can't be had.
+    requirements: lines with a version and a hash; what, fix: subject and advice of the error; options: more options for
+    pip. Raises PatchCompileError if a wheel can't be downloaded, or has another hash.
     """
     (listed := folder / "requirements.txt").write_text("".join(f"{line}\n" for line in requirements))
     pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-input", "--disable-pip-version-check"]

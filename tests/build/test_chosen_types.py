@@ -13,6 +13,7 @@ from patch_compile.out.report import read_report
 from patch_compile.recipe import Recipe
 from patch_compile.report.terminal.console import build_parts
 from patch_compile.report.terminal.parts import show
+from patch_compile.report.terminal.plan import plan_parts
 from patch_compile.sources.checkpoint.source import CheckpointSource
 from patch_compile.verify.request import VerifyRequest
 from patch_compile.verify.verify import verify
@@ -74,6 +75,17 @@ def test_learn_takes_a_speed_and_a_plan_takes_more_int4_for_more(settings, make_
     answer = learn(recipe, "magnitude-tiles")
     assert any("weight types chosen for a speed-up of 1.02 on L4" in note for note in answer.notes)
     assert [row.ratio for row in answer.baselines.rows] == [pytest.approx(answer.ratio.reached, abs=0.02)] * 2
+
+
+def test_a_plan_tells_by_what_losses_it_chose_types(settings, make_model, capsys):
+    """It tells so even if all linears get one type."""
+    model = narrow_model(make_model)
+    note = "weight types are chosen here as if rounding cost what it cost SmolLM2-135M"
+    for weights, told in (("int8,int4", True), ("int8", False)):
+        planned = plan(Recipe.parse(asked(settings, model, speedup=1.02, weights=weights)))
+        assert planned.weights == "int8" and planned.assumes_losses == told
+        show(plan_parts(planned))
+        assert (note in " ".join(capsys.readouterr().out.split())) == told
 
 
 def test_types_that_no_speed_reaches_are_refused_before_any_work(settings, make_model, monkeypatch):

@@ -16,15 +16,8 @@ from patch_compile.build.plan import plan
 from patch_compile.cli.plan import plan as plan_command
 from patch_compile.errors import PatchCompileError, SpeedError
 from patch_compile.hardware.gpu import local_gpu
-from patch_compile.out.plan import (
-    Asked,
-    OtherTypes,
-    PlanOfModel,
-    Reason,
-    ReasonKind,
-    TargetSource,
-    WorkloadRow,
-)
+from patch_compile.out.plan import Reason, ReasonKind, WorkloadRow
+from patch_compile.out.plan_of_model import Asked, OtherTypes, PlanOfModel, TargetSource
 from patch_compile.recipe import Recipe
 from patch_compile.report.terminal.parts import show
 from patch_compile.report.terminal.plan import plan_parts

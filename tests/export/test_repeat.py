@@ -72,6 +72,11 @@ def last_layer(model: ir.Model, op_type: str) -> ir.Node:
     return next(n for n in model.graph if n.op_type == op_type and LAYERS_OF.layer_of(scope_of(n)) == 3)
 
 
+def test_a_dimension_without_a_name_keeps_none() -> None:
+    moved = moved_shape(ir.Shape(["u1", None]), 4)
+    assert moved is not None and [str(moved[0]), moved.is_unknown_dim(1)] == ["u1_4", True]
+
+
 def test_a_different_attribute_is_found(exports: Exports) -> None:
     model = traced(exports)
     last_layer(model, "Attention").attributes["scale"] = ir.AttrFloat32("scale", 0.5)

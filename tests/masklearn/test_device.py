@@ -19,7 +19,7 @@ def test_memory_is_what_the_host_has_free(tmp_path: Path, monkeypatch: pytest.Mo
 def test_the_control_group_and_its_processes_share_the_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of both versions of control groups; a group without a limit says "max"."""
+    """Covers versions 1 and 2 of Linux control groups. In version 2 a group without a limit has `max` in memory.max."""
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     (tmp_path / "memory.max").write_text("max\n")
     (tmp_path / "memory.current").write_text("7000\n")

@@ -14,7 +14,7 @@ from patch_compile.plan.planner import assumed_plans, assumed_tiles
 from patch_compile.plan.predict import predict_whole
 from patch_compile.plan.roofline.rest import Model
 from patch_compile.plan.speed_goal import SpeedGoal
-from patch_compile.plan.tiles_for_speed import TilesForSpeed
+from patch_compile.plan.tiles_for_speed import SpeedTask, TilesForSpeed
 from patch_compile.plan.unpatterned import unpatterned
 from patch_compile.plan.workload import Workload
 from tests.plan.assumed import assumed_mask
@@ -86,12 +86,17 @@ def test_linears_of_other_kinds_are_open_to_auto():
 OUTLINE = Outline(Model(1, 4096, 11008, 32, 32, 128, 0, name="m"))
 
 
+def tiles_for(goal, linears, kinds):
+    task = SpeedTask(goal, COSTS, OUTLINE, linears, TILE, "plugin", dict.fromkeys(linears, kinds))
+    return TilesForSpeed(task)
+
+
 @pytest.mark.parametrize("kinds", [(TWO_FOUR,), AUTO], ids=["2:4", "auto"])
 def test_tiles_for_a_speed_reach_it_with_the_least_loss(kinds):
     """Scores grow faster than the bytes saved, as real ones do: with more kinds to choose from they are lower."""
     linears = {"a": SHAPE, "b": (11008, 4096)}
     goal = SpeedGoal(speedup=1.25)
-    choose = TilesForSpeed(goal, COSTS, OUTLINE, linears, TILE, "plugin", dict.fromkeys(linears, kinds))
+    choose = tiles_for(goal, linears, kinds)
     rng = np.random.default_rng(0)
     areas = {name: np.full((n // 128, k // 128), 128 * 128) for name, (n, k) in linears.items()}
     size = {name: rng.uniform(0.5, 2, grid.shape) for name, grid in areas.items()}
@@ -111,7 +116,7 @@ def test_tiles_for_a_speed_reach_it_with_the_least_loss(kinds):
 
 
 def _cost_of_two_four(goal, linears, areas, size):
-    choose = TilesForSpeed(goal, COSTS, OUTLINE, linears, TILE, "plugin")
+    choose = tiles_for(goal, linears, (TWO_FOUR,))
     choose({name: grid * 0.25 * 1.6 for name, grid in size.items()}, areas)
     return choose.record.cost
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.tiles import grid_shape, tile_weights
 from patch_compile.errors import SpeedError
 from patch_compile.out.plan import ReasonKind
@@ -13,7 +14,7 @@ from patch_compile.plan.outline import Outline
 from patch_compile.plan.predict import predict_whole
 from patch_compile.plan.roofline.rest import Model
 from patch_compile.plan.speed_goal import SpeedGoal
-from patch_compile.plan.tiles_for_speed import TilesForSpeed
+from patch_compile.plan.tiles_for_speed import SpeedTask, TilesForSpeed
 from patch_compile.plan.unpatterned import unpatterned
 from patch_compile.plan.workload import Workload
 
@@ -40,7 +41,8 @@ def scored(seed=0, **factors):
 
 
 def chosen(goal, scores, areas, lowering="auto"):
-    choose = TilesForSpeed(goal, COSTS, OUTLINE, LINEARS, TILE, lowering)
+    kinds = dict.fromkeys(LINEARS, (TWO_FOUR,))
+    choose = TilesForSpeed(SpeedTask(goal, COSTS, OUTLINE, LINEARS, TILE, lowering, kinds))
     tiles, budget = choose(scores, areas)
     return tiles, budget, choose.record
 

@@ -19,7 +19,7 @@ from patch_compile.plan.predict import predict_whole
 from patch_compile.plan.roofline.rest import Model
 from patch_compile.plan.savings import plans_for_speed
 from patch_compile.plan.speed_goal import SpeedGoal
-from patch_compile.plan.tiles_for_speed import TilesForSpeed
+from patch_compile.plan.tiles_for_speed import SpeedTask, TilesForSpeed
 from patch_compile.plan.types_for_speed import TypesForSpeed
 from patch_compile.plan.unpatterned import unpatterned
 from patch_compile.plan.workload import Workload
@@ -42,8 +42,13 @@ ROUNDING = {
 }
 
 
+def task(speedup, lowering="auto"):
+    kinds = dict.fromkeys(LINEARS, (TWO_FOUR,))
+    return SpeedTask(SpeedGoal(speedup), COSTS, OUTLINE, LINEARS, TILE, lowering, kinds)
+
+
 def chosen(speedup, options=OPTIONS, lowering="auto"):
-    choose = TypesForSpeed(SpeedGoal(speedup), COSTS, OUTLINE, LINEARS, TILE, lowering, options)
+    choose = TypesForSpeed(task(speedup, lowering), options)
     tiles, budget = choose(SCORES, AREAS, ROUNDING)
     return tiles, budget, choose.record
 
@@ -93,7 +98,7 @@ def test_one_type_for_all_loses_more(by_speed, kind):
     types = {} if kind is FLOAT16 else dict.fromkeys(LINEARS, kind)
     alike = sum(ROUNDING[name].by_type[kind] for name in types)
     for speedup, (_, _, record) in by_speed.items():
-        choose = TilesForSpeed(SpeedGoal(speedup), COSTS, OUTLINE, LINEARS, TILE, "auto", None, types)
+        choose = TilesForSpeed(task(speedup), types)
         try:
             choose(SCORES, AREAS)
         except SpeedError:
@@ -114,8 +119,6 @@ def test_a_speed_beyond_all_types_and_tiles_is_refused():
 
 
 def test_a_plan_assumes_types_that_reach_the_speed():
-    goal = SpeedGoal(2.0)
-
     def plans_with(types):
         def plan_at(ratios):
             kinds = {
@@ -125,10 +128,9 @@ def test_a_plan_assumes_types_that_reach_the_speed():
             }
             return plan_linears(unpatterned(LINEARS, TILE, kinds), "auto", COSTS, types)
 
-        return plans_for_speed(goal, LINEARS, plan_at, OUTLINE, COSTS)
+        return plans_for_speed(SpeedGoal(2.0), LINEARS, plan_at, OUTLINE, COSTS)
 
-    choose = TypesForSpeed(goal, COSTS, OUTLINE, LINEARS, TILE, "auto", OPTIONS)
-    types = choose.assumed(plans_with)
+    types = TypesForSpeed(task(2.0), OPTIONS).assumed(plans_with)
     found = predict_whole(plans_with(types).values(), OUTLINE, COSTS).end_to_end
     assert 2.0 <= found.speedup < 2.2
     assert {INT8, INT4} == {*types.values()}

@@ -2,13 +2,14 @@
 
 import shutil
 import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.plugin import compiling
-from patch_compile.plugin.build import build_plugin
+from patch_compile.plugin.build import PluginLibrary, _check_made, build_plugin
 from patch_compile.plugin.compiling import kernel_objects, plugin_cache
 from patch_compile.plugin.cross import Cross, cross_compile
 from patch_compile.plugin.identity import check_backend, read_identity
@@ -86,6 +87,23 @@ def test_a_library_for_another_machine_is_refused_before_it_is_loaded(tmp_path: 
             PatchCompileError, match=rf"was built for {OTHER}, and this machine is {this_machine()}"
         ):
             check_backend(library, "tensorrt")
+
+
+@pytest.mark.parametrize(
+    ("backend", "machine", "words"),
+    [
+        ("tensorrt", OTHER, None),
+        ("tensorrt-rtx", OTHER, "compiled for tensorrt, not for tensorrt-rtx"),
+        ("tensorrt", this_machine(), rf"compiled for {OTHER}, not for {this_machine()}.*NVCC_CCBIN"),
+    ],
+)
+def test_a_new_library_is_what_was_asked_for(
+    tmp_path: Path, backend: str, machine: str, words: str | None
+) -> None:
+    (fresh := tmp_path / "library.so").write_text(f"{IDENTITY} machine={OTHER}\0")
+    library = PluginLibrary(fresh, backend, (80,), None, "13.0", None, "10.14", None, "key", machine)
+    with nullcontext() if words is None else pytest.raises(PatchCompileError, match=words):
+        _check_made(fresh, library)
 
 
 @pytest.mark.skipif(bool(TOOLS_MISSING), reason=f"to compile the plugin there is no {TOOLS_MISSING}")

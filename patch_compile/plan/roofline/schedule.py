@@ -30,9 +30,8 @@ __all__ = [
     "slab_cost",
 ]
 
-PATCH_KINDS = len(
-    ALWAYS
-)  # kinds of the masks of PATCH (arXiv 2509.23410): dense and 2:4, the first of the table
+# Number of kinds in the masks of PATCH (arXiv 2509.23410): dense and 2:4, the first of the table.
+PATCH_KINDS = len(ALWAYS)
 _TILE_COST = 4  # plugins/kernels/work.h
 _UNIT_BYTES = 8  # kUnitBytes of plugins/kernels/kinds.h
 _TWO_FOUR = TWO_FOUR.code

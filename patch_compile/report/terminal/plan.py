@@ -10,8 +10,8 @@ from rich.table import Table
 
 from masklearn.masks.budget import Budget
 from masklearn.masks.kinds.table import TWO_FOUR
-from masklearn.masks.weight_types import leaves_choice
-from patch_compile.out.plan import Asked, LinearRow, PlanOfModel, TargetSource, WholeRow
+from patch_compile.out.plan import LinearRow, WholeRow
+from patch_compile.out.plan_of_model import Asked, PlanOfModel, TargetSource
 from patch_compile.plan.speed_goal import SpeedGoal
 from patch_compile.report.deployment import builder_line, memory_line
 from patch_compile.report.prediction import WHOLE_PHASES, gain_line, has_quantised, reason_lines, remarks
@@ -100,7 +100,7 @@ def _notes(result: PlanOfModel) -> Iterator[str]:
         yield from filter(None, [budget.left_dense([row.name for row in result.linears])])
     if result.asked.mask is None:
         yield _NO_MASKS
-    if leaves_choice(result.weights):
+    if result.assumes_losses:
         yield _ASSUMED_TYPES
 
 

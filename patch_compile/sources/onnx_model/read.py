@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from patch_compile.errors import PatchCompileError
+from patch_compile.errors import PatchCompileError, sentence
 from patch_compile.onnx_io.external import map_external_data
 from patch_compile.onnx_io.proto import load_proto, model_of
 from patch_compile.sources.onnx_model.opsets import OLDEST_OPSET, check_opsets, shorten_standard_domain
@@ -136,7 +136,7 @@ def _upgraded(path: Path, model: ir.Model) -> ir.Model:
         model = ConvertVersionPass(OLDEST_OPSET, fallback=True)(model).model
         why = "The converter of the ONNX library does not know how."
     except Exception as error:  # the converters in Python and C++ raise errors of many types
-        why = str(error).splitlines()[0]
+        why = sentence(str(error).partition("\n")[0]) or f"The converter ends with a {type(error).__name__}."
     if model.graph.opset_imports.get("") != OLDEST_OPSET:
         raise PatchCompileError(
             f"{path} has opset {before} and can't be upgraded to {OLDEST_OPSET}",
