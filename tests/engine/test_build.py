@@ -18,9 +18,9 @@ from patch_compile.engine.soname import name_only_library
 from patch_compile.errors import PatchCompileError
 from patch_compile.hardware.cards import parse_architectures
 from patch_compile.out.engine import EngineReport
-from patch_compile.packing.function import VERSION
 from patch_compile.plugin.trust import engine_made_here
 from tests.engine import graphs
+from tests.plugin.identities import identity_text
 
 pytestmark = pytest.mark.rtx
 ROOT = Path(__file__).parents[2]
@@ -330,13 +330,9 @@ class TestFreshProcess:
     @pytest.mark.parametrize("what", ["text", "library"])
     def test_plugin_that_only_looks_like_one(self, tmp_path, chain, out, what):
         """Both files carry the identity string; one can't be loaded, the other lacks the entry points."""
-        identity = (
-            b"patch-linear-plugin version=%d backend=tensorrt-rtx cuda=13.0 archs=800 headers=10.14\0"
-            % VERSION
-        )
         library = b"no library" if what == "text" else name_only_library("fake.so", "libc.so.6", 62)
         fake = tmp_path / "fake.so"
-        fake.write_bytes(library + identity)
+        fake.write_bytes(library + identity_text())
         body = """
             try:
                 build()

@@ -19,7 +19,6 @@ LEARN = (
     "--eval SOUND/text.txt --eval-windows 1 --eval-length 16"
 )
 BUILD = f"{LEARN} --backend onnx --lowering plugin --prompt 'the cat sat'"
-_IDENTITY = "patch-linear-plugin version=2 backend=tensorrt-rtx cuda=13.0 archs=860 headers=1.7.0"
 _SIZES: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1}
 
 
@@ -71,11 +70,12 @@ __attribute__((constructor)) static void run() {
   if (const char* canary = std::getenv("HOSTILE_CANARY")) std::fclose(std::fopen(canary, "w"));
 }
 """
-    source = path.with_suffix(".cpp")
-    source.write_text(code.replace("IDENTITY", _IDENTITY))
-    subprocess.run(["c++", "-shared", "-fPIC", "-o", path, source], check=True)
     from patch_compile.plugin.identity import read_identity
+    from tests.plugin.identities import identity_text
 
+    source = path.with_suffix(".cpp")
+    source.write_text(code.replace("IDENTITY", identity_text(archs="860").decode().rstrip("\0")))
+    subprocess.run(["c++", "-shared", "-fPIC", "-o", path, source], check=True)
     assert read_identity(path).backend == "tensorrt-rtx"
 
 

@@ -19,8 +19,9 @@ from patch_compile.plugin.architectures import ARCHS, VARIABLE, wanted_archs
 from patch_compile.plugin.build import LIBRARY_NAME, build_plugin
 from patch_compile.plugin.compiling import kernel_objects, units
 from patch_compile.plugin.identity import check_backend, read_identity
-from patch_compile.plugin.machines import AARCH64, X86, this_machine
+from patch_compile.plugin.machines import AARCH64, X86
 from patch_compile.plugin.toolchain import Tool, describe_toolchain, find_cxx, find_nvcc, runs_on
+from tests.plugin.identities import identity_text
 
 TOOLS_MISSING = [item.what for item in describe_toolchain() if not item.found]
 needs_tools = pytest.mark.skipif(
@@ -218,14 +219,10 @@ def test_a_gpu_runs_machine_code_of_its_major_version_and_older_ptx(archs, on):
 def test_a_damaged_library_is_compiled_again(tmp_path, monkeypatch, content):
     """A file that a crash or a full disk left is not used as a plugin."""
     compiled = []
-    identity = (
-        f"patch-linear-plugin version={VERSION} backend=tensorrt cuda=13.0 archs=800 headers=10.14"
-        f" machine={this_machine()}\0"
-    )
 
     def compile_(library, *about):
         compiled.append(library)
-        library.path.write_text(identity)
+        library.path.write_bytes(identity_text("tensorrt"))
 
     monkeypatch.setattr(plugin, "_compile", compile_)
     monkeypatch.setattr(plugin, "find_nvcc", lambda: Tool(Path("nvcc"), "13.0.0"))

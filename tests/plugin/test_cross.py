@@ -22,10 +22,11 @@ from patch_compile.plugin.toolchain import (
     find_nvcc,
     plugin_sources,
 )
+from tests.plugin.identities import identity_text
 
 OTHER = next(machine for machine in MACHINES if machine != this_machine())
 TOOLS_MISSING = [item.what for item in describe_toolchain() if not item.found]
-IDENTITY = "patch-linear-plugin version=2 backend=tensorrt cuda=13.0 archs=800 headers=10.14"
+IDENTITY = identity_text("tensorrt", machine=None).decode().rstrip("\0")  # of a library that names no machine
 
 
 def toolkit(folder: Path, target: str | None) -> Tool:

@@ -15,11 +15,10 @@ from patch_compile.plugin import prebuilt
 from patch_compile.plugin.build import build_plugin
 from patch_compile.plugin.machines import this_machine
 from patch_compile.plugin.trust import library_made_here, matching_library
+from tests.plugin.identities import identity_text
 
 RTX = "tensorrt-rtx"
-IDENTITY = (
-    f"patch-linear-plugin version={VERSION} ".encode() + b"backend=%b cuda=13.0 archs=800,860 headers=10.14\0"
-)
+ARCHS = "800,860"
 
 
 @pytest.fixture
@@ -27,7 +26,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The library of an installed package, whose sha256 the release names. Its own code must not run."""
     library = tmp_path / "site" / prebuilt.PACKAGE / RTX / prebuilt.LIBRARY_NAME
     library.parent.mkdir(parents=True)
-    library.write_bytes(IDENTITY % RTX.encode())
+    library.write_bytes(identity_text(RTX, ARCHS))
     (library.parents[1] / "__init__.py").write_text("raise AssertionError('it was imported')\n")
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -48,7 +47,7 @@ def test_it_is_taken_without_a_compiler(installed: Path) -> None:
     found = build_plugin(RTX, archs=(86,))
     assert (found.path, found.archs, found.nvcc, found.headers) == (installed, (80, 86), None, None)
     assert headers_of(found).version == "10.14" and "patch-compile-plugin" in _headers_line(found)
-    assert matching_library(RTX, 2, (86,)) == installed
+    assert matching_library(RTX, VERSION, (86,)) == installed
     (copy := installed.with_name("copy.so")).write_bytes(installed.read_bytes())
     assert library_made_here(copy) == installed
 
@@ -70,7 +69,7 @@ def test_one_that_changed_is_a_stranger(installed: Path) -> None:
     with pytest.raises(PatchCompileError, match="nvcc is not found"):
         build_plugin(RTX, archs=(86,), log=said.append)
     assert any("patch-compile-plugin is not used" in line for line in said)
-    assert matching_library(RTX, 2, ()) is None and library_made_here(installed) is None
+    assert matching_library(RTX, VERSION, ()) is None and library_made_here(installed) is None
 
 
 def test_a_checkout_takes_none(installed: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -82,7 +81,7 @@ def test_a_checkout_takes_none(installed: Path, monkeypatch: pytest.MonkeyPatch,
 def test_a_library_of_another_backend_is_refused(
     installed: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    installed.write_bytes(IDENTITY % b"tensorrt")
+    installed.write_bytes(identity_text("tensorrt", ARCHS))
     name(installed, tmp_path, monkeypatch)
     with pytest.raises(PatchCompileError, match="was built for tensorrt, and this run uses tensorrt-rtx"):
         build_plugin(RTX, archs=(86,))

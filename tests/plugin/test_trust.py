@@ -11,6 +11,7 @@ from patch_compile.plugin.architectures import ARCHS, VARIABLE, archs_for
 from patch_compile.plugin.build import LIBRARY_NAME
 from patch_compile.plugin.machines import this_machine
 from patch_compile.plugin.trust import matching_library
+from tests.plugin.identities import identity_text
 
 
 @pytest.fixture
@@ -25,10 +26,7 @@ def library(
     """A file with the identity of a library; used: seconds since 1970."""
     path = cache / key / LIBRARY_NAME
     path.parent.mkdir(parents=True)
-    path.write_text(
-        f"patch-linear-plugin version={VERSION} backend={backend} cuda=13.0 archs={archs} headers=10.14"
-        f" machine={machine}\0"
-    )
+    path.write_bytes(identity_text(backend, archs, machine=machine))
     os.utime(path, (used, used))
     return path
 
@@ -50,9 +48,9 @@ def test_the_library_used_last_that_all_gpus_run(cache: Path) -> None:
 
 def test_a_library_for_another_machine_is_not_taken(cache: Path) -> None:
     library(cache, "other", 1, "800", machine="riscv64")
-    assert matching_library("tensorrt-rtx", 2, ()) is None
+    assert matching_library("tensorrt-rtx", VERSION, ()) is None
     own = library(cache, "own", 0, "800")
-    assert matching_library("tensorrt-rtx", 2, ()) == own
+    assert matching_library("tensorrt-rtx", VERSION, ()) == own
 
 
 def test_no_library_for_this_gpu(cache: Path) -> None:

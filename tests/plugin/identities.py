@@ -1,0 +1,19 @@
+"""Identities of plugin libraries, for files that only look like one."""
+
+from patch_compile.packing.function import VERSION
+from patch_compile.plugin.machines import this_machine
+
+__all__ = ["identity_text"]
+
+
+def identity_text(
+    backend: str = "tensorrt-rtx",
+    archs: str = "800",
+    *,
+    version: int = VERSION,
+    machine: str | None = this_machine(),
+) -> bytes:
+    """Returns the identity of a library. machine: None for one that names none, as older libraries do."""
+    named = f" machine={machine}" if machine else ""
+    about = f"version={version} backend={backend} cuda=13.0 archs={archs} headers=10.14{named}"
+    return f"patch-linear-plugin {about}\0".encode()
