@@ -89,6 +89,13 @@ def _archs(python: Path) -> tuple[int, ...]:
     return read_identity(library(python)).archs
 
 
+def test_there_is_a_wheel_for_every_machine_that_the_main_one_names() -> None:
+    pinned = json.loads(zipfile.ZipFile(wheel("patch_compile")).read("patch_compile/plugin/payloads.json"))
+    assert pinned
+    for machine in pinned:
+        wheel(PACKAGE, machine)
+
+
 def test_the_two_belong_together(machine: str, tmp_path: Path) -> None:
     """The main wheel has the sha256 of each library, and its extra asks for this version of the other."""
     main, plugin = zipfile.ZipFile(wheel("patch_compile")), zipfile.ZipFile(wheel(PACKAGE, machine))
