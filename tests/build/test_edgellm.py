@@ -177,9 +177,8 @@ def edgellm() -> EdgeLlmExporter:
 
 @pytest.mark.edgellm
 def test_a_build_by_the_real_exporter_goes_on_to_its_folder(edgellm, settings):
-    (settings["model"] / "chat_template.jinja").write_text(
-        "{{ messages[0].content }}"
-    )  # it refuses a model without
+    # The exporter refuses a model without a chat template.
+    (settings["model"] / "chat_template.jinja").write_text("{{ messages[0].content }}")
     theirs = built_for_edgellm(settings, edgellm.python)
     assert sum(node.op_type == "AttentionPlugin" for node in theirs) == 2
 

@@ -282,6 +282,5 @@ def test_two_processes_do_what_one_does_with_twice_the_batch(
     assert list(two.names()) == names and names
     for name in names:
         differences = np.abs(np.asarray(two.read(name)) - np.asarray(one.read(name)))
-        assert differences.max() < 5e-3 and differences.mean() < 4e-4, (
-            name
-        )  # with half the batch .004 and .001
+        # With half the batch they are .004 and .001.
+        assert differences.max() < 5e-3 and differences.mean() < 4e-4, name
