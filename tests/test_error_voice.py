@@ -29,18 +29,17 @@ def error_names():
     return names
 
 
+@cache
+def tree_of(path):
+    return ast.parse(path.read_text())
+
+
 class Scope:
     """The constants that a file can refer to by name, its own and imported ones, to look up the texts of its errors."""
 
     def __init__(self, path):
-        self.tree = ast.parse(path.read_text())
+        self.tree = tree_of(path)
         self.constants = constants(path)
-        for node in self.tree.body:
-            if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-                theirs = constants((ROOT / node.module.replace(".", "/")).with_suffix(".py"))
-                self.constants |= {
-                    one.asname or one.name: theirs[one.name] for one in node.names if one.name in theirs
-                }
 
     def literals(self, node, variables):
         """Texts that an argument can have; an expression inside a text is `{}`, and a bare expression is left out.
@@ -84,11 +83,14 @@ class Scope:
 
 @cache
 def constants(path):
-    """The values of a file's constants, by name."""
+    """The values of a file's constants and of those that it imports, by name."""
     if not path.is_file():
         return {}
     given = {}
-    for node in ast.parse(path.read_text()).body:
+    for node in tree_of(path).body:
+        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            theirs = constants((ROOT / node.module.replace(".", "/")).with_suffix(".py"))
+            given |= {one.asname or one.name: theirs[one.name] for one in node.names if one.name in theirs}
         if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
             target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
             if isinstance(target, ast.Name):
@@ -129,17 +131,23 @@ def calls(scope, names):
 
     A class with its own constructor makes the error there, with `super().__init__`.
     """
+    plain = names - own_constructors()
     for holder in ast.walk(scope.tree):
+        if isinstance(holder, ast.expr):
+            continue
         errors = isinstance(holder, ast.ClassDef) and holder.name in names
         for function in ast.iter_child_nodes(holder):
             if isinstance(function, ast.FunctionDef):
-                known = variables(function)
-                for node in ast.walk(function):
-                    if isinstance(node, ast.Call) and (
-                        named(node.func, names - own_constructors()) or (errors and is_super(node.func))
-                    ):
-                        given = dict(zip(("what", "why", "fix"), node.args, strict=False))
-                        yield node, known, given | {keyword.arg: keyword.value for keyword in node.keywords}
+                made = [
+                    node
+                    for node in ast.walk(function)
+                    if isinstance(node, ast.Call)
+                    and (named(node.func, plain) or (errors and is_super(node.func)))
+                ]
+                known = variables(function) if made else {}
+                for node in made:
+                    given = dict(zip(("what", "why", "fix"), node.args, strict=False))
+                    yield node, known, given | {keyword.arg: keyword.value for keyword in node.keywords}
 
 
 @cache
@@ -148,7 +156,7 @@ def own_constructors():
     return {
         node.name
         for path in SOURCES
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(tree_of(path))
         if isinstance(node, ast.ClassDef) and any(getattr(one, "name", "") == "__init__" for one in node.body)
     } - {"PatchCompileError"}
 
