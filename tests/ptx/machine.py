@@ -23,6 +23,7 @@ from tests.ptx.parser import Entry, Instruction, Operand, PtxFault
 from tests.ptx.state import Mask, State, Step
 from tests.ptx.transfers import TRANSFERS
 from tests.ptx.warpgroups import WARPGROUPS, WIDTH, Late, warpgroups_of
+from tests.ptx.wgmma import WGMMA
 
 __all__ = ["Machine"]
 
@@ -124,7 +125,7 @@ class Machine:
         return (lambda: ~holds) if instruction.negated else (lambda: holds)
 
     def _step(self, instruction: Instruction, predicate: Callable[[], Array] | None) -> Step:
-        for table in (ARITHMETIC, FLOATS, TRANSFERS, MATRICES, WARPGROUPS):
+        for table in (ARITHMETIC, FLOATS, TRANSFERS, MATRICES, WARPGROUPS, WGMMA):
             step = table.step(self.state, instruction)
             if step is not None:
                 break

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from tests.ptx.machine import Machine
 from tests.ptx.memory import Memory
 from tests.ptx.parser import PtxFault, parse_entry
-from tests.ptx.warpgroups import Late, a_places, metadata_places, sum_places
+from tests.ptx.warpgroups import Late
+from tests.ptx.wgmma import a_places, metadata_places, sum_places
 
 BITS = {"f16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
 TOKENS = 16
