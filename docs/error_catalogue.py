@@ -40,12 +40,12 @@ class Message:
 
 def catalogue() -> str:
     """The page."""
-    parts, room = [_HEAD], ""
+    parts, room, codes = [_HEAD], "", exit_codes()
     for one in sorted(set(messages()), key=lambda one: (one.room, one.what)):
         if one.room != room:
             room = one.room
             parts.append(f"\n## {room}\n\n| what | why | what to do | exit code |\n| --- | --- | --- | --- |")
-        cells = (_cell(one.what), _cell(one.why), _cell(one.fix), str(exit_codes()[one.kind]))
+        cells = (_cell(one.what), _cell(one.why), _cell(one.fix), str(codes[one.kind]))
         parts.append(f"| {' | '.join(cells)} |")
     return "\n".join(parts) + "\n"
 
