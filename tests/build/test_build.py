@@ -254,6 +254,8 @@ def test_a_person_sees_table_perplexity_and_sentences(settings):
         "24",
         "--prompt",
         "the cat sat",
+        "--repair-steps",
+        "4",
     ]
     flags += [
         "--calib",
