@@ -83,16 +83,12 @@ _TRACES = Traces(trace.trace_model)
 trace.trace_model = _TRACES  # `export_model` looks it up there
 
 
-# Folders whose tests share builds run in one process each, so that nothing is built twice.
-_ONE_PROCESS = ("hostile", "runtime", "samples/serve_http")
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Let `--dist loadgroup` run each group of tests in one process."""
+    from tests.groups import Scheduling
 
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put each of these folders into a group for xdist."""
-    for item in items:
-        for folder in _ONE_PROCESS:
-            if Path(__file__).parent / folder in item.path.parents:
-                item.add_marker(pytest.mark.xdist_group(folder))
+    return Scheduling(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -33,8 +33,6 @@ ROOT = Path(__file__).parents[1]
 BESIDE_PYTHON = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 
-pytestmark = pytest.mark.xdist_group("dockerfile")  # one environment for all
-
 
 class Instruction(NamedTuple):
     """One instruction of a Dockerfile; RUN is kept without its mounts."""

@@ -71,9 +71,10 @@ def test_logits_of_plain_ops(variant: str, exports: Exports, tmp_path: Path) -> 
     assert error <= tolerance(np.array(scale), LAYERS, U16)
 
 
-def test_scores_are_capped_before_the_mask_hides_any(exports: Exports) -> None:
+@pytest.mark.parametrize("variant", ["gemma2"])
+def test_scores_are_capped_before_the_mask_hides_any(variant: str, exports: Exports) -> None:
     """Attention is not used, because some runtimes cap after the mask (onnx/onnx#7865)."""
-    ops = [node.op_type for node in exports.graph("gemma2").graph]
+    ops = [node.op_type for node in exports.graph(variant).graph]
     assert "Attention" not in ops
     assert ops.count("Tanh") == LAYERS + 1  # the logits are capped too
 
@@ -118,10 +119,11 @@ def test_weights_are_the_checkpoints_by_name_shape_and_nothing_else(variant: str
     assert sum(tensor.nbytes for tensor in held) < 1024
 
 
-def test_weights_of_conv1d_are_turned_round(exports: Exports) -> None:
+@pytest.mark.parametrize("variant", ["gpt2"])
+def test_weights_of_conv1d_are_turned_round(variant: str, exports: Exports) -> None:
     """GPT-2 stores [K, N], for square weights too, whose shape does not show it."""
-    checkpoint = Checkpoint.open(exports.model_dir("gpt2"))
-    model = exports.bound("gpt2")
+    checkpoint = Checkpoint.open(exports.model_dir(variant))
+    model = exports.bound(variant)
     for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"):
         weight = model.graph.initializers[f"transformer.h.3.{name}.weight"]
         assert weight.const_value is not None

@@ -167,8 +167,9 @@ def test_layers_that_differ_are_traced_whole(
     np.testing.assert_allclose(scales, [0.25 / (i + 1) for i in range(4)], rtol=1e-6)
 
 
-def test_models_that_mix_kinds_of_layers_are_traced_whole(exports: Exports) -> None:
-    model = exports.graph("qwen2-mixed")
+@pytest.mark.parametrize("variant", ["qwen2-mixed"])
+def test_models_that_mix_kinds_of_layers_are_traced_whole(variant: str, exports: Exports) -> None:
+    model = exports.graph(variant)
     masks = [n.inputs[3].name for n in model.graph if n.op_type == "Attention" and n.inputs[3] is not None]
     assert masks[0] == masks[1] != masks[2] == masks[3]
 

@@ -12,10 +12,7 @@ from tests.plugins.host_kernel import SlabCounts
 from tests.plugins.plugin_structures import Linear
 
 MISSING = [item.what for item in describe_toolchain() if not item.found]
-MARKS = [
-    pytest.mark.skipif(bool(MISSING), reason=f"to compile the plugin there is no {MISSING}"),
-    pytest.mark.xdist_group("dense-path"),  # an environment variable names cuBLASLt
-]
+MARKS = [pytest.mark.skipif(bool(MISSING), reason=f"to compile the plugin there is no {MISSING}")]
 FAILS = -1  # the driver's code for a call that failed
 PIECE = 100_000  # bytes; the small build cuts a linear of a few panels into several pieces
 

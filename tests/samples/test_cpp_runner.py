@@ -36,10 +36,9 @@ def cuda_include():
 
 
 CUDA = cuda_include()
-pytestmark = [
-    pytest.mark.xdist_group("cpp-runner"),  # the tests share one build
-    pytest.mark.skipif(None in (CMAKE, NINJA, CUDA), reason=f"cmake {CMAKE}, ninja {NINJA}, CUDA {CUDA}"),
-]
+pytestmark = pytest.mark.skipif(
+    None in (CMAKE, NINJA, CUDA), reason=f"cmake {CMAKE}, ninja {NINJA}, CUDA {CUDA}"
+)
 
 
 @pytest.fixture(scope="module")

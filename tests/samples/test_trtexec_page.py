@@ -22,8 +22,6 @@ PAGE = Path(__file__).parents[2] / "samples" / "trtexec.md"
 KV_HEADS, HEAD_DIM = 3, 64  # of SmolLM2-135M, and of the small model here
 BLOCKS = 2
 
-pytestmark = pytest.mark.xdist_group("trtexec-page")  # the tests share one build
-
 # From `--help` in NVIDIA/TensorRT, samples/common/sampleOptions.cpp, commit 6e50a4cc (TensorRT 11), and for two flags of
 # TensorRT 10 from 10.5: Build, Inference, Reporting and System Options, without those of DLA and safety.
 TRTEXEC = """

@@ -33,7 +33,6 @@ from tests.builds import TINY, build
 from tests.conftest import TEXT, write_model
 from tests.sources.onnx_model import graphs
 
-pytestmark = pytest.mark.xdist_group("verifying")  # the tests share a build
 LENGTHS = {"lengths": "1,7"}
 
 

@@ -96,7 +96,6 @@ class DensePathOnTheCpu(KernelsOnTheCpu):
         return SimpleNamespace(bytes=self._plugin.dense_path_bytes(problem, epilogue) + 256, run=run)
 
 
-@pytest.mark.xdist_group("dense-path")
 @pytest.mark.skipif(bool(MISSING), reason=f"to compile the plugin there is no {MISSING}")
 def test_the_dense_path_is_checked_where_there_is_one(kernel, library_cache, tmp_path, monkeypatch):
     monkeypatch.setenv("PATCH_CUBLASLT", str(compile_stand_in(library_cache)))

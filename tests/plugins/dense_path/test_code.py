@@ -22,10 +22,7 @@ from tests.ptx.memory import Memory
 from tests.ptx.parser import entry_names, parse_entry
 
 MISSING = [item.what for item in describe_toolchain() if not item.found]
-pytestmark = [
-    pytest.mark.skipif(bool(MISSING), reason=f"to compile the plugin there is no {MISSING}"),
-    pytest.mark.xdist_group("dense-path"),
-]
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"to compile the plugin there is no {MISSING}")
 
 SOURCE = "launch_dense_path.cu"
 UNPACK_SHARED = 16  # kUnpackShared

@@ -13,10 +13,9 @@ from tests.plugins.machine_code import CUOBJDUMP, NVCC, MachineCodeOf, cubin, ma
 
 sass, issue = (importlib.import_module(name) for name in ("sass", "issue"))
 
-pytestmark = [
-    pytest.mark.skipif(NVCC is None or CUOBJDUMP is None, reason="no nvcc, or no cuobjdump with an nvdisasm"),
-    pytest.mark.xdist_group("binary"),
-]
+pytestmark = pytest.mark.skipif(
+    NVCC is None or CUOBJDUMP is None, reason="no nvcc, or no cuobjdump with an nvdisasm"
+)
 
 # Bytes a thread may store to and load from local memory, all of them outside the loops over slabs; others none.
 SPILLS = {

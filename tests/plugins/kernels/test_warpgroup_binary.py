@@ -12,10 +12,9 @@ from patch_compile.plugin.toolchain import code_flags
 from tests.plugins.host_kernel import PLUGINS
 from tests.plugins.machine_code import CUOBJDUMP, NVCC, cubin
 
-pytestmark = [
-    pytest.mark.skipif(NVCC is None or CUOBJDUMP is None, reason="no nvcc, or no cuobjdump with an nvdisasm"),
-    pytest.mark.xdist_group("binary"),
-]
+pytestmark = pytest.mark.skipif(
+    NVCC is None or CUOBJDUMP is None, reason="no nvcc, or no cuobjdump with an nvdisasm"
+)
 
 UNIT = PLUGINS / "kernels" / "launch_warpgroup.cu"
 TYPES = {"Half": "", "BFloat16": ".BF16"}

@@ -1,0 +1,61 @@
+"""Tests that share a build, or another costly fixture, run in one process of pytest-xdist, which makes it once.
+
+pytest-xdist's own marks do nothing with pytest 9.2: it changes a test's id where this version no longer reads it.
+"""
+
+from xdist.scheduler import LoadGroupScheduling
+
+from tests.export.tiny import ENCODERS, VARIANTS
+
+__all__ = ["GROUPS", "Scheduling", "group_of"]
+
+# Beginnings of the tests' ids.
+GROUPS: dict[str, tuple[str, ...]] = {
+    "bench": ("tests/bench/",),
+    "binary": ("tests/plugins/kernels/test_binary.py", "tests/plugins/kernels/test_warpgroup_binary.py"),
+    "browser": ("tests/report/page/test_browser.py",),
+    "compare": ("tests/compare/",),
+    "cpp-runner": ("tests/samples/test_cpp_runner.py",),
+    "dense-path": (
+        "tests/benchmarks/kernels/test_check.py",
+        "tests/plugins/dense_path/",
+        "tests/plugins/tensorrt/test_attack.py",
+        "tests/plugins/tensorrt/test_index.py",
+        "tests/plugins/tensorrt/test_no_tokens.py",
+        "tests/plugins/tensorrt/test_tactics.py",
+    ),
+    "dockerfile": ("tests/test_dockerfile.py",),
+    "hostile": ("tests/hostile/test_hostile.py",),
+    "lowering": ("tests/passes/lowering/",),
+    "onnx-model": ("tests/sources/onnx_model/",),
+    "ptx": ("tests/ptx/test_kernels.py",),
+    "runtime": ("tests/runtime/",),
+    "serve-http": ("tests/samples/serve_http/",),
+    "tasks": ("tests/verify/tasks/",),
+    "trtexec-page": ("tests/samples/test_trtexec_page.py",),
+    "types-for-speed": ("tests/plan/test_types_for_speed.py",),
+    "verify": ("tests/verify/test_verify.py",),
+}
+
+
+def group_of(test: str) -> str:
+    """Returns the group of a test, by its id: a name of GROUPS, one for each model that is exported, or the id itself."""
+    for group, beginnings in GROUPS.items():
+        if test.startswith(beginnings):
+            return group
+    if test.startswith("tests/export/"):
+        place, _, parameters = test.partition("[")
+        # The longest names first, since some begin as others do.
+        for variant in sorted((*VARIANTS, *ENCODERS), key=len, reverse=True):
+            if variant in parameters:
+                return f"export {variant}"
+        if place.startswith(("tests/export/test_model.py", "tests/export/test_repeat.py")):
+            return "export llama"
+    return test
+
+
+class Scheduling(LoadGroupScheduling):
+    """Sends each group to one process."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(nodeid)
