@@ -1,5 +1,6 @@
 """Tiny random models of every covered architecture, with a tokenizer, written as Hugging Face directories."""
 
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -89,6 +90,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     from tests.groups import Scheduling
 
     return Scheduling(config, log) if config.getvalue("dist") == "loadgroup" else None
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is loaded by now out of garbage collections: every training asks for one, which would take a second."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)
