@@ -137,7 +137,7 @@ def test_an_early_failure_leaves_nothing(settings):
 
 def test_masks_of_another_model_are_refused(settings, make_model, tmp_path):
     other = settings | {"model": make_model(hidden_size=64), "out": tmp_path / "other", "method": "magnitude"}
-    build(other)
+    learn(Recipe.parse(other))
     given = {k: v for k, v in settings.items() if k != "ratio"} | {
         "mask": tmp_path / "other" / "masks.safetensors"
     }

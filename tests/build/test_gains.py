@@ -6,6 +6,7 @@ import math
 import onnx
 import pytest
 
+from patch_compile.build.learn import learn
 from patch_compile.build.prepare import prepare
 from patch_compile.build.stages import keys_of
 from patch_compile.errors import PatchCompileError, SpeedError
@@ -71,7 +72,7 @@ def test_a_method_that_trains_masks_leaves_linears_whole_that_do_not_gain(settin
 def test_auto_leaves_small_linears_dense_and_the_report_says_what_that_gains(settings, capsys):
     """With tiny linears the engine is only as fast as the dense one, and the report must not call that a success."""
     learned = settings | {"out": settings["out"].with_name("learned"), "method": "magnitude"}
-    build(learned)
+    learn(Recipe.parse(learned))
     given = {k: v for k, v in settings.items() if k != "ratio"} | {
         "mask": learned["out"] / "masks.safetensors"
     }
