@@ -1,6 +1,5 @@
 """The plugin is really compiled, and every tool that can be missing is named."""
 
-import ctypes
 import json
 import os
 import shutil
@@ -50,8 +49,11 @@ def test_the_plugin_compiles_and_says_what_it_is(archs):
     assert (identity.version, identity.backend, identity.archs) == expected
     assert library.nvcc_version.startswith(identity.cuda)
     assert library.headers_version.startswith(identity.headers)
-    loaded = ctypes.CDLL(str(library.path))
-    assert loaded.getCreators and loaded.setLoggerFinder
+    # In a process of its own: a loaded plugin registers itself, and other tests of this process load theirs.
+    loads = (
+        f"import ctypes; found = ctypes.CDLL({str(library.path)!r}); found.getCreators; found.setLoggerFinder"
+    )
+    assert _python(f"{loads}; print('loaded')") == "loaded\n"
     needed = subprocess.run(["ldd", str(library.path)], capture_output=True, text=True, check=True).stdout
     assert "cudart" not in needed and "nvinfer" not in needed and "tensorrt" not in needed
 
