@@ -56,7 +56,7 @@ _NVCC_FIX = (
     "or set CUDACXX to the path of nvcc."
 )
 _HEADERS_FIX = "Set TENSORRT_ROOT to a TensorRT installation (a folder that holds include/NvInferRuntime.h)."
-_CXX_FIX = "Install g++, or set NVCC_CCBIN to the C++ compiler nvcc shall use."
+_CXX_FIX = "Install {package}, or set {variable} to the C++ compiler nvcc shall use."
 
 Log = Callable[[str], None]
 
@@ -84,7 +84,7 @@ def describe_toolchain(backend: str = "tensorrt-rtx") -> list[ToolchainItem]:
     """Returns everything that building the plugin needs, with its place on this machine. It downloads nothing."""
     return [
         _describe("nvcc", find_nvcc, _NVCC_FIX),
-        _describe("C++ compiler", find_cxx, _CXX_FIX),
+        _describe("C++ compiler", find_cxx, _CXX_FIX.format(package="g++", variable="NVCC_CCBIN")),
         _describe("TensorRT headers", partial(_headers_or_package, backend), _HEADERS_FIX),
         _describe(
             "plugin sources",
@@ -192,13 +192,14 @@ def find_cxx(machine: str | None = None) -> Tool:
     machine: that it compiles for, None for this one. For another machine the variable is named after it, such as
     NVCC_CCBIN_AARCH64, and the default is that machine's g++. Raises PatchCompileError if the compiler is missing.
     """
-    variable, compiler = "NVCC_CCBIN", "g++"
+    variable, compiler, package = "NVCC_CCBIN", "g++", "g++"
     if machine not in (None, this_machine()):
         variable, compiler = f"NVCC_CCBIN_{machine}".upper(), f"{machine}-linux-gnu-g++"
+        package = f"g++-{machine.replace('_', '-')}-linux-gnu"  # as Debian calls it
     named = os.environ.get(variable) or compiler
     path = shutil.which(named)
     if path is None:
-        fix = _CXX_FIX.replace("g++", compiler).replace("NVCC_CCBIN", variable)
+        fix = _CXX_FIX.format(package=package, variable=variable)
         raise PatchCompileError(f"{named} is not found", "nvcc compiles host code with it.", fix)
     return Tool(Path(path), _output([path, "-dumpfullversion", "-dumpversion"]).strip())
 
