@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationInfo
 
 from masklearn.durable import whole_file
+from masklearn.masks.budget import LARGEST_RATIO
 from masklearn.masks.weight_types import leaves_choice, named_types, undecided
 from masklearn.recipe import BytesPerWeight, LearnRecipe, LearnSettings, Ratio
 from patch_compile.engine.options import EngineOptions
@@ -22,6 +23,9 @@ from patch_compile.out.recipe_file import read_recipe
 from patch_compile.packing.fusion import FUSIONS, parse_fusions, spell_fusions
 from patch_compile.plan.lowering_patterns import parse_lowering
 from patch_compile.plan.speed_goal import SpeedGoal
+
+if TYPE_CHECKING:
+    from masklearn.masks.maskset import MaskSet
 
 __all__ = ["GraphRecipe", "Recipe", "settings_from"]
 
@@ -144,14 +148,20 @@ class Recipe(LearnSettings):
         """Returns the options of the engine."""
         return EngineOptions(**self.model_dump(include=set(EngineOptions.__dataclass_fields__)))
 
-    def learning(self, reached: float | None = None) -> LearnRecipe:
+    def learning(self, result: MaskSet | None = None) -> LearnRecipe:
         """Returns the settings for learning masks.
 
-        reached: ratio of a result, for baselines beside it. It counts if none was asked for, as with given masks or a speed.
+        result: masks of this recipe, for baselines beside them. Their ratio counts if none was asked for, as with given
+        masks or a speed; beyond what --ratio takes, their bytes. Given masks also have their own kinds of tiles.
         """
         found = LearnRecipe.parse(self.model_dump(include=set(LearnRecipe.model_fields), exclude_none=True))
-        given = reached is None or self.ratio is not None
-        return found if given else found.model_copy(update={"ratio": reached})
+        changed: dict[str, Any] = {}
+        if result is not None and self.mask is not None and result.zeroed:
+            changed["kinds"] = ",".join(kind.name for kind in result.by_kind() if kind.zeros)
+        if result is not None and self.ratio is None and self.bytes_per_weight is None:
+            within = result.ratio <= LARGEST_RATIO
+            changed |= {"ratio": result.ratio} if within else {"bytes_per_weight": result.bytes_per_weight}
+        return found.model_copy(update=changed)
 
     def save(self, path: Path, texts: Collection[str] = ("calib", "eval_text")) -> None:
         """Write the effective settings. `build --recipe` with this file reproduces the run, byte for byte on CPUs with the

@@ -69,7 +69,7 @@ def _compared(
     with progress.stage("baselines") as update:
         found = compare(
             source.model,
-            source.recipe.learning(masks.ratio),
+            source.recipe.learning(masks),
             workspace.root / source.pruned_file,
             masks,
             progress.seconds.get("masks", 0.0),

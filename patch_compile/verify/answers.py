@@ -226,7 +226,7 @@ class Verification:
         from patch_compile.verify.baselines import with_baselines
 
         masks = self.masks
-        learning = with_types_of(masks, self.source.recipe.learning(masks.ratio))
+        learning = with_types_of(masks, self.source.recipe.learning(masks))
         report = read_report(self.out.path)
         result = BaselineRow(
             name=masks.method,

@@ -6,9 +6,12 @@ from typing import Any
 import pytest
 
 from masklearn.masks.maskset import MaskSet
+from patch_compile.build.learn import learn
 from patch_compile.build.plan import plan
 from patch_compile.inspect.onnx_graph import inspect_onnx
 from patch_compile.recipe import Recipe
+from patch_compile.verify.request import VerifyRequest
+from patch_compile.verify.verify import verify
 from tests.builds import build, check_out
 
 
@@ -45,6 +48,23 @@ def test_masks_of_several_kinds_are_packed_and_proven(settings: dict[str, Any], 
     assert hybrid.totals.bytes_after == pytest.approx(packed_bytes, rel=1e-3)
     times = [row.predicted.decode for row in hybrid.linears if row.slabs.others]
     assert times and all(time.hybrid > 0 for time in times)
+
+
+def test_baselines_beside_given_masks_have_their_kinds_and_bytes(
+    settings: dict[str, Any], make_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tiles of 4:16 zero more than --ratio takes."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # of baselines
+    settings["model"] = make_model(hidden_size=128, intermediate_size=192, num_hidden_layers=1)
+    del settings["ratio"]
+    learned = settings | {"kinds": "4:16", "bytes_per_weight": 0.8, "out": tmp_path / "learned"}
+    learn(Recipe.parse(learned | {"target": None}))
+    build(settings | {"mask": tmp_path / "learned" / "masks.safetensors"})
+    asks = {"only": "pruned", "lengths": "1,7", "baselines": "magnitude-tiles,random-tiles"}
+    rows = verify(settings["out"], VerifyRequest.parse(asks)).baselines.rows
+    given, *simpler = [row for row in rows if row.name != "dense"]
+    assert given.ratio > 0.6 and len(simpler) == 2
+    assert all(row.bytes_per_weight == pytest.approx(given.bytes_per_weight, abs=0.03) for row in simpler)
 
 
 @pytest.mark.rtx
