@@ -124,9 +124,9 @@ def test_sums_and_products_of_pairs_are_rounded_once(kind: str) -> None:
 
 # name: (nvcc's text, text with the bug)
 MUTATIONS = {
-    "the selector of the first pair twice": (r"(prmt\.b32 %r\d+, %r\d+, \S+, )17218;", r"\g<1>16704;"),
+    "the selector of the first pair twice": (r"(mov\.\w+\s+%r\d+, )17218;", r"\g<1>16704;"),
     "a product instead of a sum": (r"add\.rn\.f16x2", "mul.rn.f16x2"),
-    "steps are not shifted": (r"(shr\.u32 %r\d+, %r\d+, )16;", r"\g<1>0;"),
+    "steps are not shifted": (r"(shr\.u32\s+%r\d+, %r\d+, )16;", r"\g<1>0;"),
     "sums are not scaled": (r"ld\.global\.nc\.f32 (%f\d+), [^;]*;", r"mov.f32 \1, 0f3F800000;"),
 }
 

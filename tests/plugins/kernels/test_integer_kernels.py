@@ -164,7 +164,7 @@ MUTATIONS = {
     "metadata of another warp": (PLAIN_DECODER, "kValueBytes + at.fragment / 4", "kValueBytes + at.lane * 4"),
     "metadata where the scales are": (PLAIN_DECODER, "slot + kValueBytes + at", "slot + kScales + at"),
     "pruned ones are not 0": (DECODER, "bytes = select_bytes(bytes, kZeros, own);", "bytes = select_bytes(bytes, 0, own);"),
-    "integers of the other edge": (DECODER, "begin + rank : kZero", "rank : kZero"),
+    "integers of the other edge": (DECODER, "begin + rank : kZero", "begin * 0 + rank : kZero"),
     "shifted by one too few": (DECODER, "4 - count : count)) << 16", "4 - count : count - (count > 0))) << 16"),
     "the table of the first positions for all": (DECODER, "| 0x10001000u", "| 0u"),
     "even steps twice": (DECODER, "masks_[m] >> Step % 2 * 4", "masks_[m] >> 0"),
