@@ -182,8 +182,10 @@ class Recipe(LearnSettings):
             import torch
 
             settings.setdefault("threads", torch.get_num_threads())
+        # A setting that was added here stands where it stands in the recipe of a run of this file.
+        in_order = {name: settings[name] for name in type(self).model_fields if name in settings}
         with whole_file(path) as part:
-            part.write_text(yaml.safe_dump(settings, sort_keys=False))
+            part.write_text(yaml.safe_dump(in_order, sort_keys=False))
 
     def _computes_in_bf16_on_a_cpu(self) -> bool:
         """Returns True if learning multiplies in bf16 on a CPU. The result then depends on the number of threads: oneDNN

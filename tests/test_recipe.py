@@ -39,6 +39,8 @@ def test_the_number_of_threads_is_recorded_where_results_depend_on_it(tmp_path, 
     recipe.save(tmp_path / "recipe.yaml")
     recorded = Recipe.load(tmp_path / "recipe.yaml").get("threads")
     assert recorded == (torch.get_num_threads() if bf16 else None)
+    Recipe.parse(Recipe.load(tmp_path / "recipe.yaml")).save(tmp_path / "again.yaml")
+    assert (tmp_path / "again.yaml").read_bytes() == (tmp_path / "recipe.yaml").read_bytes()
     recipe.model_copy(update={"threads": 7}).save(tmp_path / "recipe.yaml")
     assert Recipe.load(tmp_path / "recipe.yaml")["threads"] == 7
 

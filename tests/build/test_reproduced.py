@@ -1,10 +1,11 @@
 """Two builds of the same are the same bytes, in whatever surroundings, but for times and the place of OUT."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
 
-from benchmarks.reproduce import LEGITIMATE, SURROUNDINGS, compare, run_build, sort_out
+from benchmarks.reproduce import LEGITIMATE, REPAIR, SURROUNDINGS, compare, run_build, sort_out
 from tests.builds import build
 
 
@@ -37,11 +38,16 @@ def test_every_difference_is_found(tmp_path: Path) -> None:
     for root, seconds, extra in ((one, 1, "a"), (other, 2, "b")):
         (root / "deep").mkdir(parents=True)
         (root / "deep/a.json").write_text(f'{{"seconds": {{"masks": {seconds}}}, "rows": [1, {seconds}]}}')
+        notes = [f"4 steps in {seconds} s", f"{seconds} steps in 3 s"]
+        (root / "report.json").write_text(json.dumps({"notes": notes}))
         (root / f"only-{extra}").write_text("")
         (root / "same").write_text("same")
     found = dict(compare(one, other))
     assert found["same"] == []
     assert found["deep/a.json"] == ["deep/a.json: rows.1", "deep/a.json: seconds.masks"]
+    assert found["report.json"] == ["report.json: notes.0 (seconds)", "report.json: notes.1"]
+    allowed, others = sort_out(found["report.json"], REPAIR)
+    assert list(allowed) == ["report.json: notes.0 (seconds)"] and others == ["report.json: notes.1"]
     assert found["only-a"] == ["only-a: only in one"] and found["only-b"] == ["only-b: only in other"]
     allowed, others = sort_out(found["deep/a.json"], {"*: seconds.*": "times"})
     assert list(allowed) == ["deep/a.json: seconds.masks"] and others == ["deep/a.json: rows.1"]
