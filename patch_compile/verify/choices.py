@@ -42,7 +42,7 @@ def with_choices(path: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
 
 @dataclass
 class Followed:
-    """What following the choices has found.
+    """Judges the choices that a model followed.
 
     lost: how much lower than the best experts the chosen ones score, as a share of the largest score; the worst of all
     tokens and routers. Infinite if an expert is chosen twice or does not exist.

@@ -102,7 +102,7 @@ def test_the_table_of_the_readme() -> None:
     ],
 )
 def test_the_table_of_tools(label: str, method: str, ratio: float | None) -> None:
-    """Where a row was measured with several seeds, the table shows the medians."""
+    """The table shows medians if a row was measured with several seeds."""
     rows = measured(method, ratio)
     perplexities, seconds = (median(row[name] for row in rows) for name in ("perplexity", "seconds"))
     shown = table_row("docs/explanation/comparison.md", label)[1:]

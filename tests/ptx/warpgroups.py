@@ -1,4 +1,4 @@
-"""What warpgroups of sm_90a share, and PTX's mbarriers and bulk copies (PTX ISA, "mbarrier", "cp.async.bulk").
+"""Emulates the shared state of sm_90a's warpgroups, PTX's mbarriers and bulk copies (PTX ISA, "mbarrier", "cp.async.bulk").
 
 Copies and products complete when something waits for them, or earlier: `Late` decides. Code that reads their results or
 overwrites their operands too early therefore gets a wrong result or a fault.
