@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from masklearn.regular_file import require_file
 
-__all__ = ["parse_json", "read_json"]
+__all__ = ["json_type", "parse_json", "read_json"]
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _MOST_BYTES = 64 << 20  # an index of 90,000 tensors has 9 MB; empty lists take 20 times their text in memory
@@ -46,6 +46,14 @@ def parse_json(text: str | bytes, *, finite: bool = True) -> Any:
         raise ValueError(f"It is not UTF-8 at byte {error.start}.") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{error.msg} in line {error.lineno}, column {error.colno}.") from None
+
+
+def json_type(value: Any) -> str:
+    """Returns what JSON calls a value that `parse_json` returned, with its article (RFC 8259, section 3)."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    names = {dict: "an object", list: "an array", str: "a string", int: "a number", float: "a number"}
+    return names[type(value)]
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from masklearn.errors import PatchCompileError
 from masklearn.folder_links import check_link
-from masklearn.json_text import read_json
+from masklearn.json_text import json_type, read_json
 
 __all__ = ["CONFIG", "INDEX", "read_config", "read_index", "single_file", "stated_dtype", "write_index"]
 
@@ -60,7 +60,7 @@ def _read_json(file: Path) -> dict[str, Any]:
         raise PatchCompileError(f"{file} is not JSON", str(error), "Fetch the file again.") from error
     if not isinstance(content, dict):
         raise PatchCompileError(
-            f"{file} is not a JSON object", f"It is a JSON {type(content).__name__}.", "Fetch the file again."
+            f"{file} is not a JSON object", f"It is {json_type(content)}.", "Fetch the file again."
         )
     return content
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from masklearn.errors import PatchCompileError
-from masklearn.json_text import parse_json
+from masklearn.json_text import json_type, parse_json
 from masklearn.text.columns import columns_of_record, columns_of_schema, text_column
 
 __all__ = ["BETWEEN", "PLAIN", "RECORDS", "file_documents", "file_text", "record_texts"]
@@ -173,7 +173,7 @@ def _record(place: str, line: str) -> Mapping[str, Any]:
 def _object(place: str, value: Any) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise PatchCompileError(
-            f"{place} is a JSON {type(value).__name__}, not an object",
+            f"{place} is {json_type(value)}, not an object",
             "Each document is an object whose `text` holds it.",
             'Write {"text": "..."} for each document.',
         )

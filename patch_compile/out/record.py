@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from masklearn.json_text import read_json
+from masklearn.json_text import json_type, read_json
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.durable import write_json
 from patch_compile.out.layout import MANIFEST, RECIPE
@@ -67,7 +67,7 @@ class FileRecord(VersionedRecord):
         except ValueError as error:
             raise cls._unreadable(path, f"It is not JSON: {error}") from None
         if not isinstance(content, dict):
-            raise cls._unreadable(path, f"It holds no object but {type(content).__name__}.")
+            raise cls._unreadable(path, f"It is not an object but {json_type(content)}.")
         found = content.pop(_VERSION, None)
         if found != cls.SCHEMA:
             has = "no version" if found is None else f"version {found}"

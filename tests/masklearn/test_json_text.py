@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from masklearn import json_text
-from masklearn.json_text import parse_json, read_json
+from masklearn.json_text import json_type, parse_json, read_json
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,20 @@ def test_a_huge_file_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: p
         opened.truncate(5 << 20)
     with pytest.raises(ValueError, match="It has 5 MiB, and at most 4 are read"):
         read_json(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("null", "null"),
+        ("true", "true"),
+        ("false", "false"),
+        ("1", "a number"),
+        ("1.5", "a number"),
+        ('"1"', "a string"),
+        ("[]", "an array"),
+        ("{}", "an object"),
+    ],
+)
+def test_a_value_is_named_as_json_names_it(text: str, name: str) -> None:
+    assert json_type(parse_json(text)) == name

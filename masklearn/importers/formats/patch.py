@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from masklearn.errors import PatchCompileError
 from masklearn.importers.base import IMPORTERS, Importer, Published, check_known
-from masklearn.json_text import parse_json
+from masklearn.json_text import json_type, parse_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,7 +104,7 @@ def _meta(archive: MaskArchive) -> dict[str, Any]:
     if not isinstance(about, dict):
         raise PatchCompileError(
             f"{_META} in {archive.path} is not a JSON object",
-            f"It is a JSON {type(about).__name__}.",
+            f"It is {json_type(about)}.",
             "Fetch the file again.",
         )
     return about

@@ -111,11 +111,11 @@ def test_texts_beyond_the_bounds(
     ("name", "content", "said"),
     [
         ("a.jsonl", b'{"text": "a"}\n\n{"text": \n', r"a\.jsonl, line 3 is not JSON"),
-        ("a.jsonl", b'{"text": "a"}\n["b"]\n', "line 2 is a JSON list, not an object"),
+        ("a.jsonl", b'{"text": "a"}\n["b"]\n', "line 2 is an array, not an object"),
         ("a.jsonl", b'{"text": "a"}\n{"text": 4}\n', "line 2: 'text' is int, not a string"),
         ("a.jsonl", b'{"text": "caf\xe9"}\n', "not UTF-8"),
         ("a.json", b'{\n "text": "a"\n}', "line 1 is not JSON.*an array of objects"),
-        ("a.json", b'["a", "b"]', "element 0 is a JSON str"),
+        ("a.json", b'["a", "b"]', "element 0 is a string"),
         ("a.json", b'[{"text": "a"},', "is not JSON"),
         ("a.parquet", b"PAR1 no", "cannot be read as Parquet"),
         ("a.txt", b"caf\xe9", "not UTF-8"),
