@@ -94,7 +94,7 @@ def _are_several(nodes: Sequence[ir.Node]) -> bool:
     refuse(
         alone.name,
         "linears of its X",
-        "no other of its block is packed that has a bias or none as it has, and the same weight type",
+        f"no other linear of its block that reads X has the same weight type and {'a' if alone.biases else 'no'} bias",
     )
     return False
 

@@ -190,9 +190,9 @@ def test_the_switch():
 @pytest.mark.parametrize(
     ("body", "results", "nodes", "reason"),
     [
-        (Q + product("l.0.k", "x2"), "y_l_0_q y_l_0_k", "l.0.q l.0.k", "no other of its block is packed"),
-        (Q + product("l.1.q"), "y_l_0_q y_l_1_q", "l.0.q l.1.q", "no other of its block is packed"),
-        (Q + KEY + product("l.0.v", bias=True), OUT, "l.0.q+k l.0.v", "l.0.v .* a bias or none as it"),
+        (Q + product("l.0.k", "x2"), "y_l_0_q y_l_0_k", "l.0.q l.0.k", "no other linear of its block that reads X"),
+        (Q + product("l.1.q"), "y_l_0_q y_l_1_q", "l.0.q l.1.q", "no other linear of its block that reads X"),
+        (Q + KEY + product("l.0.v", bias=True), OUT, "l.0.q+k l.0.v", "l.0.v .* the same weight type and a bias"),
         (Q + product("l.0.k", then=""), "y_l_0_q y_l_0_k", "l.0.q l.0.k", "Identity reads it, which does not cut"),
         (Q + product("l.0.k", then="other"), "y_l_0_q y_l_0_k z_l_0_k", "l.0.q l.0.k", "Neg reads it, which"),
         (Q + KEY, "y_l_0_q y_l_0_k h_l_0_k", "l.0.q l.0.k", "l.0.k is .*: it is an output of the graph"),
