@@ -1,15 +1,20 @@
-"""Checkpoints of seeded random weights in the shape of known models, written shard by shard."""
+"""Checkpoints of seeded random weights in the shape of known models, written shard by shard, and random text for them."""
 
 import json
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn import write_shard
+from masklearn import Checkpoint, LearnRecipe, Task, covered_linears_of, write_shard
+from masklearn.progress import OnStep, silent
+from masklearn.text.calibrate import pool_of
+from masklearn.text.source import SourceKind
 
-__all__ = ["SHAPES", "write_checkpoint"]
+__all__ = ["SHAPES", "random_task", "random_tokens", "write_checkpoint"]
 
 # Configurations of transformers.
 SHAPES: dict[str, dict[str, Any]] = {
@@ -78,3 +83,18 @@ def write_checkpoint(folder: Path, config: dict[str, Any], seed: int = 0) -> Non
 
         write_shard(folder / file, {name: ("F16", shape) for name, shape in shard.items()}, tensor, {})
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+
+
+def random_tokens(words: int, count: int, length: int, seed: int = 0) -> NDArray[np.int64]:
+    """Returns windows `[count, length]` of token ids below `words`."""
+    return np.random.default_rng(seed).integers(0, words, (count, length))
+
+
+def random_task(folder: Path, recipe: LearnRecipe, scratch: Path, progress: OnStep = silent) -> Task:
+    """Returns the task of learning a checkpoint, which has no tokenizer, from random tokens. Notes go to stderr."""
+    checkpoint = Checkpoint.open(folder)
+    covered = covered_linears_of(checkpoint, (), ())
+    task = Task(checkpoint, covered, recipe, scratch, progress, partial(print, file=sys.stderr))
+    tokens = random_tokens(checkpoint.config["vocab_size"], recipe.windows, recipe.length)
+    task.__dict__["text"] = pool_of(tokens, recipe, SourceKind.SELF, "random tokens")  # the cached property
+    return task

@@ -16,19 +16,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from benchmarks.checkpoints import SHAPES, write_checkpoint
+from benchmarks.checkpoints import SHAPES, random_task, write_checkpoint
 from benchmarks.machine import origin
 from benchmarks.quality.child import peak_gib
 from benchmarks.quality.run import State
-from masklearn import GROUP, Checkpoint, LearnRecipe, Task, covered_linears_of, grid_shape, learn_task
-from masklearn.text.calibrate import pool_of
-from masklearn.text.source import SourceKind
+from masklearn import GROUP, LearnRecipe, grid_shape, learn_task
 
 
 def measure(folder: Path, recipe: LearnRecipe) -> dict[str, Any]:
@@ -36,7 +31,6 @@ def measure(folder: Path, recipe: LearnRecipe) -> dict[str, Any]:
     shutil.rmtree(
         folder / "scratch", ignore_errors=True
     )  # learning would resume from an earlier run, and take no time
-    checkpoint = Checkpoint.open(folder)
     stages: dict[str, float] = {}
     last = time.perf_counter()
 
@@ -46,18 +40,7 @@ def measure(folder: Path, recipe: LearnRecipe) -> dict[str, Any]:
         stages[stage] = stages.get(stage, 0.0) + now - last
         last = now
 
-    task = Task(
-        checkpoint,
-        covered_linears_of(checkpoint, (), ()),
-        recipe,
-        folder / "scratch",
-        clock,
-        partial(print, file=sys.stderr),
-    )
-    tokens = np.random.default_rng(0).integers(
-        0, checkpoint.config["vocab_size"], (recipe.windows, recipe.length)
-    )
-    task.__dict__["text"] = pool_of(tokens, recipe, SourceKind.SELF, "random tokens")
+    task = random_task(folder, recipe, folder / "scratch", clock)
     start = last = time.perf_counter()
     learned = learn_task(task)
     kept = sum(n * k // GROUP + 4 * math.prod(grid_shape((n, k), recipe.tile))
@@ -67,7 +50,7 @@ def measure(folder: Path, recipe: LearnRecipe) -> dict[str, Any]:
         "seconds": round(time.perf_counter() - start, 1),
         "stages": {name: round(seconds, 1) for name, seconds in stages.items()},
         "peak_gib": round(peak_gib(), 2),
-        "kept_gib_a_block": round(kept / checkpoint.config["num_hidden_layers"] / 2**30, 4),
+        "kept_gib_a_block": round(kept / task.checkpoint.config["num_hidden_layers"] / 2**30, 4),
     }
 
 

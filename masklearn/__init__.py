@@ -1,5 +1,6 @@
 """masklearn as a library: hybrid masks of dense and 2:4 tiles for the linears of a Hugging Face checkpoint.
 
+    from pathlib import Path
     from masklearn import Checkpoint, LearnRecipe, Task, covered_linears_of, learn_task
 
     checkpoint = Checkpoint.open("models/smollm2-135m")

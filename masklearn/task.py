@@ -12,7 +12,7 @@ from masklearn.checkpoint.coverage import Coverage
 from masklearn.device import usable_device
 from masklearn.masks.budget import Budget
 from masklearn.masks.select import Choose, by_budget
-from masklearn.progress import OnStep
+from masklearn.progress import OnStep, silent, unsaid
 from masklearn.recipe import LearnRecipe
 from masklearn.text.calibrate import TokenPool, token_pool
 from masklearn.text.windows import wanted_windows
@@ -34,8 +34,8 @@ class Task:
     coverage: Coverage
     recipe: LearnRecipe
     scratch: Path
-    progress: OnStep
-    note: Callable[[str], object]
+    progress: OnStep = silent
+    note: Callable[[str], object] = unsaid
     chooses: Choose | None = None
 
     @property
