@@ -3,7 +3,7 @@ quantised linears."""
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -128,7 +128,7 @@ def round_weights(feed: Feed, masks: Mapping[str, LinearMask], store: WeightStor
             weights[name] = weight * keep
             kept[name] = weights[name], keep
         types = {name: one for name, one in kept.items() if name in feed.types}
-        rounded = _rounded(feed, Group(weights, group.moment, group.samples), types)
+        rounded = _rounded(feed, replace(group, weights=weights), types)
         return {
             name: (rounded[name].values if name in rounded else values, _scales(rounded.get(name)))
             for name, values in weights.items()

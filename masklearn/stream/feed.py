@@ -1,6 +1,6 @@
 """Feeds the linears of a checkpoint to a method while the model runs block by block."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from masklearn.stream.blocks import Block, stream_blocks
 from masklearn.stream.fisher import output_fisher
 from masklearn.stream.moments import input_moments, output_energy, squared_input_norms
 from masklearn.stream.pass_checkpoints import PassCheckpoints, checkpoints_of
+from masklearn.stream.weighted_moments import weighted_moments
 from masklearn.task import Task
 from masklearn.traits import Need
 
@@ -156,7 +157,7 @@ class CheckpointFeed(Feed):
     ) -> float:
         """Replace the weights of a block. Returns the mean relative squared output error of its linears."""
         errors = []
-        for group in _groups(linears, block, block.forward):
+        for group in _groups(linears, block, block.forward, self.types):
             for name, (pruned, arrays) in solve(group).items():
                 checkpoints.add(name, arrays)
                 weight = group.weights[name]
@@ -179,16 +180,24 @@ def solving_folder(store: WeightStore) -> Path:
 
 
 def _groups(
-    linears: Mapping[str, torch.nn.Linear], block: Block, run: Callable[[], object]
+    linears: Mapping[str, torch.nn.Linear],
+    block: Block,
+    run: Callable[[], object],
+    rounded: Collection[str] = (),
 ) -> Iterator[Group]:
-    """Yield groups of linears with the same input (q, k and v, for example). A group's moment is freed after its use."""
+    """Yield groups of linears with the same input (q, k and v, for example). A group's moments are freed after its use.
+
+    rounded: linears whose groups get weighted moments.
+    """
     moments = input_moments(linears, run)
     samples = sum(hidden.shape[0] * hidden.shape[1] for hidden in block.hidden)
     sharing: dict[int, list[str]] = {}
     for name, moment in moments.items():
         sharing.setdefault(id(moment), []).append(name)
+    weighs = [names for names in sharing.values() if not block.is_head and not set(rounded).isdisjoint(names)]
+    weighted = weighted_moments(linears, block, moments, weighs) if weighs else {}
     for names in sharing.values():
         weights = {name: linears[name].weight.data for name in names}
-        yield Group(weights, moments[names[0]], samples)
+        yield Group(weights, moments[names[0]], samples, weighted.pop(names[0], None))
         for name in names:
             del moments[name]

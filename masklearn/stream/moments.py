@@ -7,7 +7,7 @@ import torch
 from masklearn.stream.hooks import watch_calls
 from masklearn.threads import total
 
-__all__ = ["input_moments", "output_energy", "second_moment", "squared_input_norms"]
+__all__ = ["add_upper", "input_moments", "mirror", "output_energy", "second_moment", "squared_input_norms"]
 
 # Rows of XᵀX per product: a smaller number skips more of the lower triangle, a larger one multiplies faster.
 _BLOCK = 384
@@ -32,12 +32,12 @@ def input_moments(
             rows = x.detach().flatten(0, -2).float()
             if name not in moments:
                 moments[name] = torch.zeros(rows.shape[1], rows.shape[1], device=rows.device)
-            _add_upper(moments[name], rows)
+            add_upper(moments[name], rows)
 
     with watch_calls(linears, add):
         run()
     for moment in moments.values():
-        _mirror(moment)
+        mirror(moment)
     return {name: moments[leaders[name]] for name in linears}
 
 
@@ -45,8 +45,8 @@ def second_moment(rows: torch.Tensor) -> torch.Tensor:
     """Returns XᵀX `[K, K]` of X `[rows, K]`, both fp32, whose bytes do not depend on the number of threads where MKL
     multiplies (`masklearn.threads`)."""
     moment = torch.zeros(rows.shape[1], rows.shape[1], device=rows.device)
-    _add_upper(moment, rows)
-    _mirror(moment)
+    add_upper(moment, rows)
+    mirror(moment)
     return moment
 
 
@@ -70,14 +70,14 @@ def squared_input_norms(
     return {name: one.float() for name, one in sums.items()}
 
 
-def _add_upper(moment: torch.Tensor, rows: torch.Tensor) -> None:
+def add_upper(moment: torch.Tensor, rows: torch.Tensor) -> None:
     """Add the upper triangle of XᵀX of X `[tokens, K]` in blocks of rows: 0.6 of the full work for K = 1536."""
     for start in range(0, moment.shape[0], _BLOCK):
         end = min(start + _BLOCK, moment.shape[0])
         moment[start:end, start:].addmm_(rows[:, start:end].t(), rows[:, start:])
 
 
-def _mirror(moment: torch.Tensor) -> None:
+def mirror(moment: torch.Tensor) -> None:
     """Copy the upper triangle to the lower one, block by block."""
     for start in range(0, moment.shape[0], _BLOCK):
         end = min(start + _BLOCK, moment.shape[0])

@@ -1,0 +1,39 @@
+from masklearn.checkpoint.store import WeightStore
+from masklearn.feed import Group, Replaced
+from masklearn.recipe import LearnRecipe
+from masklearn.stream.feed import CheckpointFeed
+from tests.conftest import ModelMaker
+from tests.masklearn.tasks import task_of
+
+
+def test_groups_that_are_rounded_get_weighted_moments(make_model: ModelMaker, text_file: object) -> None:
+    """A linear in 16 bits has none of its own, and neither has the output head, whose tokens' errors all count alike."""
+    recipe = LearnRecipe(
+        ratio=0.0,
+        method="sparsegpt",
+        repair="none",
+        windows=2,
+        length=32,
+        calib=str(text_file),
+        include=("*proj", "lm_head"),
+        weights="float16,mlp.up_proj=int8,*.k_proj=int8,lm_head=int8",
+    )
+    task = task_of(make_model(tie_word_embeddings=False, num_hidden_layers=1), recipe)
+    weighted: dict[str, bool] = {}
+
+    def solve(group: Group) -> dict[str, Replaced]:
+        for name in group.weights:
+            weighted[name.removeprefix("model.layers.0.")] = group.weighted is not None
+        return {name: (weight, {}) for name, weight in group.weights.items()}
+
+    CheckpointFeed(task).replace(solve, WeightStore(task.scratch / "solved"), "test")
+    assert weighted == {
+        "self_attn.q_proj": True,
+        "self_attn.k_proj": True,
+        "self_attn.v_proj": True,
+        "self_attn.o_proj": False,
+        "mlp.gate_proj": True,
+        "mlp.up_proj": True,
+        "mlp.down_proj": False,
+        "lm_head": False,
+    }
