@@ -90,7 +90,7 @@ def learn(
     """Learn hybrid masks for every covered linear of a model directory, and new weights that fit the masks.
 
     The result depends on the checkpoint's bytes, the recipe and the text only, unless the recipe has a budget in minutes. On
-    a CPU that computes in bf16 it depends on the number of threads too (`LearnRecipe.threads`).
+    a CPU it may depend on the number of threads too (`LearnRecipe.threads`).
 
     scratch: folder for new weights, for data that does not fit in memory and for the state of training, from which a later
     call with the same arguments resumes; progress: see `OnStep`; note: called with lines for the user; choose: chooses

@@ -64,7 +64,8 @@ class LearnSettings(Settings):
     types, see `masks.weight_types`, None for 16 bits everywhere; include, exclude: patterns of `masks.names`; calib: a text
     of `masklearn.text`, None for text that the model writes itself; windows: number of calibration windows; length: tokens
     per window; seed: seed of all random draws; device: device of the model, None for CUDA if there is one; threads: number
-    of threads on a CPU, None for as many as torch takes. Rounding in bf16, and in runs of an ONNX file, depends on it.
+    of threads on a CPU, None for as many as torch takes. Results depend on it, by rounding, in bf16, in runs of an ONNX
+    file, and for other numbers than powers of two.
 
     criterion: see `Criterion`, None for the method's default; damping: of the Hessian, as a share of its mean diagonal;
     permute: reorder hidden channels of feed-forward parts first (see `masklearn.permute`).

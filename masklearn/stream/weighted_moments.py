@@ -43,8 +43,8 @@ def weighted_moments(
 
     D is diagonal and holds a weight per token, 1 on average. 0.7 of it is in proportion to ‖∂(r·z)/∂y‖², where y are the
     outputs of the group's linears at the token, z is the block's output, and r holds for each number of z a random sign over
-    the root mean square of z at its token. The expectation over r is the squared change of z, in units of z, by a small error
-    of y (Gauss-Newton). 0.3 of D is the same for all tokens.
+    the root mean square of z at its token. The expectation over r is the squared change of z, in units of z, by a small
+    error of y (Gauss-Newton). 0.3 of D is the same for all tokens.
 
     moments: XᵀX `[K, K]` by linear. A group is left out if z does not depend on it.
     """

@@ -51,8 +51,9 @@ _SETTINGS = {
     "length": Option("Tokens in a calibration window."),
     "seed": Option("Seed of all random draws."),
     "device": Option("Where the model runs while masks are learned.", "DEVICE", "cuda if there is one"),
-    "threads": Option("Threads of learning on a CPU. Results depend on their number, by rounding, only in bf16 and for "
-                      "FILE.onnx with --calib; the recipe of OUT then records it.", unset="one for each core"),
+    "threads": Option("Threads of learning on a CPU. Results depend on their number, by rounding, in bf16, for FILE.onnx "
+                      "with --calib, and if it is no power of two or --length no multiple of 512; the recipe of OUT then "
+                      "records it.", unset="one for each core"),
     "criterion": Option(f"Criterion by which {_listed(_RANKING)} rank tiles.", choices=tuple(map(str, Criterion)),
                         unset="; ".join(f"{criterion} for {name}" for name, criterion in _RANKING.items())),
     "damping": Option("Damping of the Hessian, as a share of its mean diagonal."),
