@@ -15,6 +15,7 @@ from masklearn.checkpoint.models import auto_class
 from masklearn.checkpoint.prune import write_pruned_checkpoint
 from masklearn.learn import Learned, learn
 from masklearn.recipe import LearnRecipe
+from masklearn.stream.weighted_moments import weighted_moments
 
 
 def learned(path: Path, text_file: Path, tmp_path: Path, **settings: Any) -> Learned:
@@ -40,6 +41,22 @@ def test_a_pruned_checkpoint_has_the_masked_weights(make_model, text_file, tmp_p
     write_pruned_checkpoint(result.checkpoint, result.masks, tmp_path / "pruned")
     loader = auto_class(ARCHITECTURES[model_type])
     assert masked_weights(loader, path, tmp_path / "pruned", result) == result.masks.zeroed > 0
+
+
+@pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
+def test_every_block_gives_its_tokens_weights(make_model, text_file, tmp_path, model_type, monkeypatch) -> None:
+    asked, found = set[str](), set[str]()
+
+    def watched(linears: Any, block: Any, moments: Any, groups: Any) -> dict[str, torch.Tensor]:
+        asked.update(names[0] for names in groups)
+        weighted = weighted_moments(linears, block, moments, groups)
+        found.update(name for name, one in weighted.items() if bool(one.isfinite().all()))
+        return weighted
+
+    monkeypatch.setattr("masklearn.stream.feed.weighted_moments", watched)
+    masks = learned(make_model(model_type), text_file, tmp_path, method="sparsegpt", weights="int8").masks
+    assert asked == found and len(found) >= len(masks) / 8
+    assert set(masks.grids) == set(masks)
 
 
 @pytest.mark.parametrize(
