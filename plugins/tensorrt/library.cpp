@@ -6,19 +6,18 @@ namespace patch {
 namespace {
 
 // Both backends export the same symbols, so a plugin searches the library of its own backend only.  Versioned
-// names come first, because the wheels contain no others.  The lean and the dispatch runtime come last: they
-// run engines that the full library built, without it.
+// names come first, because the wheels contain no others; they are those that loaded_tables() knows.
+// The lean and the dispatch runtime come last: they run engines that the full library built, without it.
 #ifdef _WIN32
 constexpr const char* kRtxLibraries[] = {"tensorrt_rtx_1_7.dll", "tensorrt_rtx_1_8.dll",
                                          "tensorrt_rtx_1_9.dll"};
 constexpr const char* kFullLibraries[] = {"nvinfer_11.dll", "nvinfer_lean_11.dll", "nvinfer_dispatch_11.dll"};
 #else
-constexpr const char* kRtxLibraries[] = {"libtensorrt_rtx.so.1", "libtensorrt_rtx.so.2",
-                                         "libtensorrt_rtx.so"};
-constexpr const char* kFullLibraries[] = {"libnvinfer.so.11",          "libnvinfer.so.12",
-                                          "libnvinfer.so.10",          "libnvinfer.so",
-                                          "libnvinfer_lean.so.11",     "libnvinfer_lean.so.10",
-                                          "libnvinfer_dispatch.so.11", "libnvinfer_dispatch.so.10"};
+constexpr const char* kRtxLibraries[] = {"libtensorrt_rtx.so.1", "libtensorrt_rtx.so"};
+constexpr const char* kFullLibraries[] = {
+    "libnvinfer.so.11",         "libnvinfer.so.10",      "libnvinfer.so",
+    "libnvinfer_lean.so.11",    "libnvinfer_lean.so.10", "libnvinfer_dispatch.so.11",
+    "libnvinfer_dispatch.so.10"};
 #endif
 
 template <class Names>
