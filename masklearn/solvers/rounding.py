@@ -1,6 +1,7 @@
 """Rounds a linear's weights to integers with scales, under a fixed mask and on the Hessian of its inputs.
 
-Every step lessens the squared output error tr (W − Q) H (W − Q)ᵀ, H = XᵀX, of a weight Q = integers · scales:
+Every step lessens the squared output error tr (W − Q) H (W − Q)ᵀ of a weight Q = integers · scales. H is XᵀX, or XᵀDX if
+the tokens have weights (`masklearn.stream.weighted_moments`):
 
 1. GPTQ (arXiv 2210.17323): columns are rounded in order, and what a column loses goes to the columns after it. A pruned
    column is rounded to 0. A scale is searched when its first column is reached, on the weights as they are then.
@@ -9,8 +10,8 @@ Every step lessens the squared output error tr (W − Q) H (W − Q)ᵀ, H = X�
 3. int4: each scale becomes the best one for its integers, and the descent runs once more, twice in turns.
 
 The Hessian of 8,192 tokens fits these tokens, so it gets more damping here than the values are solved with. Measured on
-the first rows of 7 linears of a block of SmolLM2-135M (block 3, 70 % of the tiles 2:4 after ALPS, 16 windows) as the error
-that int4 adds to that of pruning, on 16 other windows: with scales of both signs .90 of the error with positive ones. With
+the first rows of 7 linears of a block of SmolLM2-135M (block 3, 70 % of the tiles 2:4 after ALPS, 16 windows, XᵀX) as the
+error that int4 adds to that of pruning, on 16 other windows: with scales of both signs .90 of that with positive ones. With
 damping of .1 of the mean diagonal, in the place of .01, .57, because the descent then also takes back part of what ALPS
 fitted to the tokens; where the pruned values themselves are the target, .95. With another turn of scales and descent .53.
 Columns in the order of their inputs' energy gain another hundredth, and are not worth the code. Scales that are searched by
