@@ -41,14 +41,15 @@ class Group:
     """Linears that share their inputs X.
 
     weights: W `[N, K]` by name, fp32; moment: XᵀX `[K, K]`, fp32; samples: number of tokens (or runs of an ONNX file) in
-    X, the same for every linear of a model; weighted: XᵀDX `[K, K]`, fp32, in which a token counts by what an error at it
-    does to the block's output (see `stream.weighted_moments`), for one rounding, which overwrites it; None for XᵀX.
+    X, the same for every linear of a model; weighted: returns XᵀDX `[K, K]`, fp32, in which a token counts by what an error
+    at it does to the block's output (see `stream.weighted_moments`). It may be called once, and the caller may overwrite the
+    matrix; None if rounding is to take XᵀX.
     """
 
     weights: Mapping[str, torch.Tensor]
     moment: torch.Tensor
     samples: int
-    weighted: torch.Tensor | None = None
+    weighted: Callable[[], torch.Tensor] | None = None
 
 
 class Feed(ABC):

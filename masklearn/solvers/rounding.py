@@ -73,7 +73,7 @@ def round_group(
         return rounded
     for name in types.keys() - grids.keys():
         check_range(name, found[name][0], types[name])
-    hessian = group.moment.clone() if group.weighted is None else group.weighted
+    hessian = group.moment.clone() if group.weighted is None else group.weighted()
     # Damps `hessian` in place.
     factor = obs.inverse_factor(hessian, max(damping, _DAMPING), next(iter(types)), note)
     if not bool(hessian.diagonal().any()):  # all inputs are 0, so every choice has the same error

@@ -157,7 +157,7 @@ class CheckpointFeed(Feed):
     ) -> float:
         """Replace the weights of a block. Returns the mean relative squared output error of its linears."""
         errors = []
-        for group in _groups(linears, block, block.forward, self.types):
+        for group in _groups(linears, block, block.forward, self.types, self.task.activations):
             for name, (pruned, arrays) in solve(group).items():
                 checkpoints.add(name, arrays)
                 weight = group.weights[name]
@@ -184,10 +184,11 @@ def _groups(
     block: Block,
     run: Callable[[], object],
     rounded: Collection[str] = (),
+    store: Path | None = None,
 ) -> Iterator[Group]:
     """Yield groups of linears with the same input (q, k and v, for example). A group's moments are freed after its use.
 
-    rounded: linears whose groups get weighted moments.
+    rounded: linears whose groups get weighted moments; store: see `weighted_moments`.
     """
     moments = input_moments(linears, run)
     samples = sum(hidden.shape[0] * hidden.shape[1] for hidden in block.hidden)
@@ -195,7 +196,7 @@ def _groups(
     for name, moment in moments.items():
         sharing.setdefault(id(moment), []).append(name)
     weighs = [names for names in sharing.values() if not block.is_head and not set(rounded).isdisjoint(names)]
-    weighted = weighted_moments(linears, block, moments, weighs) if weighs else {}
+    weighted = weighted_moments(linears, block, moments, weighs, store) if weighs else {}
     for names in sharing.values():
         weights = {name: linears[name].weight.data for name in names}
         yield Group(weights, moments[names[0]], samples, weighted.pop(names[0], None))

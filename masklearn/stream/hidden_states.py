@@ -95,10 +95,16 @@ def _mapped(first: Tensor, count: int, store: Path | None) -> Tensor:
     return mapped.view(count, *first.shape)
 
 
-def check_space(size: int, store: Path | None) -> None:
+def check_space(
+    size: int,
+    store: Path | None,
+    what: str = "hidden states of the windows",
+    or_else: str = ", or give fewer or shorter windows",
+) -> None:
     """Create the folder. Raises PatchCompileError if it has no room for files of `size` bytes.
 
-    store: the folder, None for the system's temporary folder.
+    store: the folder, None for the system's temporary folder; what: name of what the files hold; or_else: what the user may
+    do besides making room.
     """
     if store is not None:
         store.mkdir(parents=True, exist_ok=True)
@@ -106,7 +112,7 @@ def check_space(size: int, store: Path | None) -> None:
     free = shutil.disk_usage(folder).free
     if free < size:
         raise PatchCompileError(
-            "There is no space for the hidden states of the windows",
+            f"There is no space for the {what}",
             f"They take {size / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB.",
-            "Make room, or give fewer or shorter windows.",
+            f"Make room{or_else}.",
         )

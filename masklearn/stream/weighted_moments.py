@@ -15,11 +15,15 @@ division by the size of z, which changes them little.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
+import numpy as np
 import torch
 
 from masklearn.stream.blocks import Block
+from masklearn.stream.hidden_states import check_space
 from masklearn.stream.hooks import watch_calls
 from masklearn.stream.moments import add_upper, mirror
 from masklearn.threads import total
@@ -30,6 +34,8 @@ __all__ = ["weighted_moments"]
 # 23.24 for k.
 _UNWEIGHTED = 0.3
 
+_LARGE = 256 << 20  # bytes: a K of more than 8192
+
 _Call = tuple[str, torch.Tensor, torch.Tensor]  # of a linear: its name, x and y
 
 
@@ -38,15 +44,18 @@ def weighted_moments(
     block: Block,
     moments: Mapping[str, torch.Tensor],
     groups: Sequence[Sequence[str]],
-) -> dict[str, torch.Tensor]:
-    """Returns XᵀDX, fp32 `[K, K]`, of groups of linears that share inputs X, by the name of the first linear.
+    store: Path | None = None,
+) -> dict[str, Callable[[], torch.Tensor]]:
+    """Returns functions that return XᵀDX, fp32 `[K, K]`, of groups of linears that share inputs X, by the name of the first.
 
     D is diagonal and holds a weight per token, 1 on average. 0.7 of it is in proportion to ‖∂(r·z)/∂y‖², where y are the
     outputs of the group's linears at the token, z is the block's output, and r holds for each number of z a random sign over
     the root mean square of z at its token. The expectation over r is the squared change of z, in units of z, by a small
     error of y (Gauss-Newton). 0.3 of D is the same for all tokens.
 
-    moments: XᵀX `[K, K]` by linear. A group is left out if z does not depend on it.
+    moments: XᵀX `[K, K]` by linear; store: folder for large matrices, which stay on the disk until the function is called,
+    because linears are pruned before they are rounded, and that takes much memory too; None for the system's temporary
+    folder. A group is left out if z does not depend on it. Raises PatchCompileError if there is no room on the disk.
     """
     leaders = {name: names[0] for names in groups for name in names}
     sums = {names[0]: _Sum(moments[names[0]]) for names in groups}
@@ -61,7 +70,7 @@ def weighted_moments(
             for (leader, _), (x, found) in inputs.items():
                 weights = torch.stack([one.flatten(0, -2).float().square().sum(dim=1) for one in found])
                 sums[leader].add(x.detach().flatten(0, -2).float(), weights.sum(dim=0))
-    return {leader: one.result() for leader, one in sums.items() if 0.0 < one.weight < math.inf}
+    return {leader: _kept(one.result(), store) for leader, one in sums.items() if 0.0 < one.weight < math.inf}
 
 
 def _gradients(
@@ -74,6 +83,23 @@ def _gradients(
         size = z.detach().float().square().mean(dim=-1, keepdim=True).sqrt()
         r = (signs / size.clamp_min(torch.finfo(torch.float32).tiny)).to(z.dtype)
         return torch.autograd.grad(z, [y for _, _, y in seen], r, materialize_grads=True)
+
+
+def _kept(moment: torch.Tensor, store: Path | None) -> Callable[[], torch.Tensor]:
+    """Returns a function that returns the matrix once."""
+    if moment.device.type != "cpu" or moment.nbytes < _LARGE:
+        return lambda: moment
+    shape = moment.shape
+    check_space(moment.nbytes, store, "moments of a linear's inputs", "")
+    file = tempfile.TemporaryFile(dir=store, prefix="moment-")  # noqa: SIM115 (`read` closes it)
+    moment.numpy().tofile(file)
+
+    def read() -> torch.Tensor:
+        with file:
+            file.seek(0)
+            return torch.from_numpy(np.fromfile(file, np.float32)).view(shape)
+
+    return read
 
 
 class _Sum:

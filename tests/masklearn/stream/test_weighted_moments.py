@@ -1,10 +1,13 @@
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from masklearn.errors import PatchCompileError
 from masklearn.stream.moments import input_moments
 from masklearn.stream.weighted_moments import weighted_moments
 
@@ -29,7 +32,8 @@ def moments_of(
     """Weighted and plain moments of linears."""
     with torch.no_grad():
         plain = input_moments(linears, lambda: [block.run(x) for x in block.hidden])
-    return weighted_moments(linears, block, plain, groups), plain
+    weighted = weighted_moments(linears, block, plain, groups)
+    return {name: moment() for name, moment in weighted.items()}, plain
 
 
 def mixed(weights: torch.Tensor, plain: torch.Tensor) -> torch.Tensor:
@@ -113,3 +117,19 @@ def test_bytes_do_not_depend_on_the_number_of_threads() -> None:
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(found[0][name], found[1][name]) for name in "ab")
+
+
+def test_a_large_moment_waits_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file has no name. Without room for it the error says so."""
+    linear, x = nn.Linear(TOKENS, WIDE), torch.randn(1, TOKENS, TOKENS)
+    block: Any = Windows([x], linear)
+    plain = {"l": x[0].T @ x[0]}
+    expected = weighted_moments({"l": linear}, block, plain, [["l"]])["l"]()
+    monkeypatch.setattr("masklearn.stream.weighted_moments._LARGE", 1)
+    store = tmp_path / "store"
+    kept = weighted_moments({"l": linear}, block, plain, [["l"]], store)["l"]
+    assert store.is_dir() and not list(store.iterdir())
+    assert torch.equal(kept(), expected)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
+    with pytest.raises(PatchCompileError, match="no space for the moments of a linear's inputs"):
+        weighted_moments({"l": linear}, block, plain, [["l"]], store)
