@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn import Checkpoint, LearnRecipe, Task, covered_linears_of, write_shard
-from masklearn.progress import OnStep, silent
 from masklearn.text.calibrate import pool_of
 from masklearn.text.source import SourceKind
 
@@ -90,11 +89,13 @@ def random_tokens(words: int, count: int, length: int, seed: int = 0) -> NDArray
     return np.random.default_rng(seed).integers(0, words, (count, length))
 
 
-def random_task(folder: Path, recipe: LearnRecipe, scratch: Path, progress: OnStep = silent) -> Task:
-    """Returns the task of learning a checkpoint, which has no tokenizer, from random tokens. Notes go to stderr."""
-    checkpoint = Checkpoint.open(folder)
-    covered = covered_linears_of(checkpoint, (), ())
-    task = Task(checkpoint, covered, recipe, scratch, progress, partial(print, file=sys.stderr))
+def random_task(folder: Path, recipe: LearnRecipe, scratch: Path, **options: Any) -> Task:
+    """Returns the task of learning a checkpoint, which has no tokenizer, from random tokens. Notes go to stderr.
+
+    options: further arguments of `Task`.
+    """
+    checkpoint, note = Checkpoint.open(folder), partial(print, file=sys.stderr)
+    task = Task(checkpoint, covered_linears_of(checkpoint, (), ()), recipe, scratch, note=note, **options)
     tokens = random_tokens(checkpoint.config["vocab_size"], recipe.windows, recipe.length)
     task.__dict__["text"] = pool_of(tokens, recipe, SourceKind.SELF, "random tokens")  # the cached property
     return task

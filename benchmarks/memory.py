@@ -40,7 +40,7 @@ def measure(folder: Path, recipe: LearnRecipe) -> dict[str, Any]:
         stages[stage] = stages.get(stage, 0.0) + now - last
         last = now
 
-    task = random_task(folder, recipe, folder / "scratch", clock)
+    task = random_task(folder, recipe, folder / "scratch", progress=clock)
     start = last = time.perf_counter()
     learned = learn_task(task)
     kept = sum(n * k // GROUP + 4 * math.prod(grid_shape((n, k), recipe.tile))

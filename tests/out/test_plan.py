@@ -84,7 +84,7 @@ def test_a_plan_from_before_versions_is_refused(path):
     ("text", "why"),
     [
         ("{", "not JSON"),
-        ("[]", "list"),
+        ("[]", "an array"),
         (json.dumps({"schema": Plan.SCHEMA} | PLAN | {"more": 1}), "more: Extra"),
     ],
 )
