@@ -61,9 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = SHAPES[asked.shape] | {"num_hidden_layers": asked.blocks}
         write_checkpoint(model, config)
-        machine, date = origin().values()
+        made = origin()
         windows = random_tokens(config["vocab_size"], 2, asked.length, seed=1)
-        print(f"{asked.shape}, {asked.blocks} blocks of random weights, {machine}, {date}\n")
+        print(f"{asked.shape}, {asked.blocks} blocks of random weights, {made['machine']}, {made['date']}\n")
         print(f"| weights | rounded | pruned to {asked.ratio:g} and rounded |\n| --- | --- | --- |")
         for weights in asked.weights:
             row = [

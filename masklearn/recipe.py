@@ -65,7 +65,7 @@ class LearnSettings(Settings):
     of `masklearn.text`, None for text that the model writes itself; windows: number of calibration windows; length: tokens
     per window; seed: seed of all random draws; device: device of the model, None for CUDA if there is one; threads: number
     of threads on a CPU, None for as many as torch takes. Results depend on it, by rounding, in bf16, in runs of an ONNX
-    file, and for other numbers than powers of two.
+    file, and where `masklearn.threads.even_parts` is False.
 
     criterion: see `Criterion`, None for the method's default; damping: of the Hessian, as a share of its mean diagonal;
     permute: reorder hidden channels of feed-forward parts first (see `masklearn.permute`).

@@ -14,6 +14,7 @@ from masklearn.durable import whole_file
 from masklearn.masks.budget import LARGEST_RATIO
 from masklearn.masks.weight_types import leaves_choice, named_types, undecided
 from masklearn.recipe import BytesPerWeight, LearnRecipe, LearnSettings, Ratio
+from masklearn.threads import even_parts
 from masklearn.traits import Need
 from patch_compile.engine.options import EngineOptions
 from patch_compile.engine.shape_text import read_shapes
@@ -192,8 +193,7 @@ class Recipe(LearnSettings):
         """Returns True if the result of learning depends on the number of threads.
 
         In bf16 oneDNN divides a product among them for the CPU's matrix unit, and only leaving that unit idle would stop it.
-        In fp32 torch divides SiLU and others of one argument among them, and rounds the last few numbers of a part by
-        another function unless they fill a vector, as they do in `_even_parts`.
+        In fp32 torch divides SiLU among them (`masklearn.threads.even_parts`).
         """
         import torch
 
@@ -206,7 +206,7 @@ class Recipe(LearnSettings):
         if (self.traits.solves or self.trains) and computes_in_bf16(self.precision, device):
             return True
         runs = self.trains or Need.INPUTS in self.traits.needs
-        return runs and not _even_parts(self.threads or torch.get_num_threads(), self.length)
+        return runs and not even_parts(self.threads or torch.get_num_threads(), self.length)
 
     def _check_ratio(self) -> None:
         """Require exactly one setting for the amount of pruning."""
@@ -290,9 +290,3 @@ def settings_from(path: Path) -> Iterator[None]:
         if str(path) not in str(error):
             error.add_note(f"settings: {path}, where no option says otherwise")
         raise
-
-
-def _even_parts(threads: int, length: int) -> bool:
-    """Returns True if torch's parts of a window's hidden states have whole vectors: it divides a number of elements by the
-    threads, or into parts of 32768 if these are fewer. A width is a multiple of 64."""
-    return threads.bit_count() == 1 and length % 512 == 0

@@ -99,12 +99,11 @@ def check_space(
     size: int,
     store: Path | None,
     what: str = "hidden states of the windows",
-    or_else: str = ", or give fewer or shorter windows",
+    fix: str = "Make room, or give fewer or shorter windows.",
 ) -> None:
     """Create the folder. Raises PatchCompileError if it has no room for files of `size` bytes.
 
-    store: the folder, None for the system's temporary folder; what: name of what the files hold; or_else: what the user may
-    do besides making room.
+    store: the folder, None for the system's temporary folder; what: what the files hold; fix: what the user can do.
     """
     if store is not None:
         store.mkdir(parents=True, exist_ok=True)
@@ -114,5 +113,5 @@ def check_space(
         raise PatchCompileError(
             f"There is no space for the {what}",
             f"They take {size / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB.",
-            f"Make room{or_else}.",
+            fix,
         )

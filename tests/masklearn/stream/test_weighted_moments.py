@@ -20,7 +20,7 @@ def seeded() -> None:
 
 
 class Windows:
-    """What is asked of a block: its inputs, and a function that runs one."""
+    """Stands for a block: holds the inputs of all windows and the function that runs one."""
 
     def __init__(self, hidden: Sequence[torch.Tensor], run: Callable[[torch.Tensor], torch.Tensor]) -> None:
         self.hidden, self.run = hidden, run
