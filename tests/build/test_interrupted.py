@@ -53,7 +53,7 @@ def test_learning_that_is_killed_resumes_at_its_block(
     for sent, place, line in CUTS[method]:
         resume = [] if said is None else ["--resume"]
         command = [sys.executable, str(_SCRIPT), sent, place, *map(str, learn), "-o", str(cut), *resume]
-        killed = subprocess.run(command, capture_output=True, text=True, env=env, timeout=300)
+        killed = subprocess.run(command, capture_output=True, text=True, env=env, timeout=600)
         assert killed.returncode == (130 if sent == "SIGINT" else -signal.SIGKILL), killed.stderr
         assert ("--resume continues from there" in killed.stderr) == (sent == "SIGINT")
         assert said is None or said in killed.stderr

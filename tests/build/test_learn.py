@@ -158,7 +158,7 @@ def test_several_processes_learn_and_one_writes(settings, tmp_path, launcher):
     env = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
     later = [["--force"], ["--force", "--seed", "1"]] if launcher == "torchrun" else []
     for more in ([], *later):
-        done = subprocess.run([*command, *more], capture_output=True, text=True, env=env, timeout=200)
+        done = subprocess.run([*command, *more], capture_output=True, text=True, env=env, timeout=600)
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["ratio"]["asked"] == 0.4
     assert not (tmp_path / "out.partial").exists()

@@ -324,7 +324,7 @@ class TestFreshProcess:
         process = fresh_process(
             "print(build().patch_linears)", chain, out, plugin, PATH="", LD_LIBRARY_PATH=""
         )
-        stdout, stderr = process.communicate(timeout=60)
+        stdout, stderr = process.communicate(timeout=600)
         assert (process.returncode, stdout) == (0, "2\n"), stderr
 
     @pytest.mark.parametrize("what", ["text", "library"])
@@ -340,7 +340,7 @@ class TestFreshProcess:
                 print(error)
         """
         process = fresh_process(body, chain, out, fake)
-        stdout, stderr = process.communicate(timeout=60)
+        stdout, stderr = process.communicate(timeout=600)
         assert process.returncode == 0, stderr
         assert ("can't be loaded" if what == "text" else "is not a TensorRT plugin") in stdout
         assert_nothing_left(out)
@@ -359,7 +359,7 @@ class TestFreshProcess:
         process = fresh_process(body, chain, out, plugin)
         assert process.stdout.readline() == "building\n"
         process.send_signal(signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=60)
+        stdout, stderr = process.communicate(timeout=600)
         # Steps are counted, not seconds, which depend on the machine. A whole build reports dozens of steps.
         assert stdout.count("building") <= 10
         assert stderr.rstrip().endswith("KeyboardInterrupt")

@@ -47,6 +47,6 @@ assert address("libtensorrt_rtx.so") == address("libtensorrt_rtx.so.1")
     environment = {**os.environ, "PATH": ""}
     command = [sys.executable, "-c", code]
     done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr

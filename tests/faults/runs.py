@@ -82,7 +82,7 @@ class Runner:
     def close(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait(timeout=60)
+        self._process.wait(timeout=600)
         self._errors.close()
 
     def warm(self, *arguments: object, folder: Path) -> None:

@@ -54,7 +54,7 @@ def do(folder, work, fault=Fault.NONE, at=0):
         "LD_PRELOAD": str(compiled(Path(__file__).parents[2] / "build" / "torture")),
         "PYTHONPATH": ".",
     }
-    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=600)
     assert not done.stderr, done.stderr
     lines = [line.split(" ", 4) for line in folder.with_suffix(".log").read_text().splitlines()]
     return done.returncode, done.stdout.strip(), [(one[2], int(one[3])) for one in lines if one[0] in "cg"]

@@ -39,7 +39,7 @@ def openmp_settings(program: str, model: Path, out: Path, **given: str) -> str:
     command = [sys.executable, "-c", program, "learn", str(model), "-o", str(out)]
     command += ["--method", "magnitude", "--tile", "32x32", "--ratio", "0.4"]
     env = clean | {"OMP_DISPLAY_ENV": "true", "PYTHONPATH": str(Path.cwd())} | given
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=env)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=env)
     assert done.returncode == 0, done.stderr
     assert "OPENMP DISPLAY ENVIRONMENT BEGIN" in done.stderr
     return done.stderr

@@ -103,7 +103,7 @@ def test_a_build_beside_which_a_second_one_was_refused_is_published_right(tmp_pa
     first.run("one", "key", ["a"], writer("1"))
     env = os.environ | {"PYTHONPATH": "."}
     second = [sys.executable, "-c", BUILD, str(tmp_path / "out")]
-    refused = subprocess.run(second, capture_output=True, text=True, env=env, timeout=60)
+    refused = subprocess.run(second, capture_output=True, text=True, env=env, timeout=600)
     assert refused.returncode == 1 and f"Another build is running (pid {os.getpid()})" in refused.stderr
     assert (finish(first) / "a" / "file.txt").read_text() == "1"
     assert {path.name for path in tmp_path.iterdir()} == {"out"}

@@ -57,7 +57,7 @@ def build(out, text, **flags):
 def die(out, deadly):
     command = [sys.executable, "-c", DOOMED, str(out), str(deadly)]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=60, env=os.environ | {"PYTHONPATH": "."}
+        command, capture_output=True, text=True, timeout=600, env=os.environ | {"PYTHONPATH": "."}
     )
 
 

@@ -114,7 +114,7 @@ def test_closing_the_stream_ends_it_and_threads_do_not_meet(generator: Generator
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(600)
     stream.close()
     assert found == [alone] * 3
     assert list(stream) == []

@@ -146,7 +146,7 @@ def run(built, tmp_path, monkeypatch):
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         command = [built / "patch_runner_stand_in", tmp_path / "a.engine", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=600)
 
     return run_
 

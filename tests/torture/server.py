@@ -52,7 +52,7 @@ def attack(out: Path, folder: Path, *, small: bool) -> list[Attack]:
 def _extremes(running: Running, tries: int) -> Attack:
     """Combine two extreme settings in a request; each try is made again by its number."""
     broken = []
-    with httpx.Client(base_url=running.url, timeout=60) as client:
+    with httpx.Client(base_url=running.url, timeout=600) as client:
         for number in range(tries):
             chosen = random.Random(number).sample(EXTREMES, 2)
             given = ", ".join(one for one in chosen if len(one) < 200_000)
@@ -76,7 +76,7 @@ def _at_once(running: Running, number: int) -> Attack:
 
     async def all_at_once() -> list[httpx.Response]:
         limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(base_url=running.url, timeout=120, limits=limits) as client:
+        async with httpx.AsyncClient(base_url=running.url, timeout=600, limits=limits) as client:
             return await asyncio.gather(*(_ask(client, max_tokens=64) for _ in range(number)))
 
     answers = asyncio.run(all_at_once())
@@ -135,7 +135,7 @@ def _bodies(running: Running, number: int, size: int) -> Attack:
         pieces = (b" " * 65536 for _ in range(size // 65536))
         declared = {} if chunked else {"content-length": str(size // 65536 * 65536)}
         url = f"{running.url}/v1/completions"
-        return httpx.post(url, content=pieces, headers=_JSON | declared, timeout=60).status_code
+        return httpx.post(url, content=pieces, headers=_JSON | declared, timeout=600).status_code
 
     broken = []
     with ThreadPoolExecutor(4) as threads:
@@ -203,7 +203,7 @@ def _many(running: Running, number: int) -> Attack:
 
     async def all_of(first: int, last: int) -> list[str]:
         places = asyncio.Semaphore(24)
-        async with httpx.AsyncClient(base_url=running.url, timeout=120) as client:
+        async with httpx.AsyncClient(base_url=running.url, timeout=600) as client:
             asked = [one(client, places, index) for index in range(first, last)]
             return [found for found in await asyncio.gather(*asked) if found]
 

@@ -149,7 +149,7 @@ def test_threads_neither_change_the_result_nor_wait_at_every_operation():
     for threads in ("1", "2"):
         env = os.environ | {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
         command = [sys.executable, "-c", _WIDE]
-        run = subprocess.run(command, capture_output=True, text=True, check=True, env=env, timeout=300)
+        run = subprocess.run(command, capture_output=True, text=True, check=True, env=env, timeout=600)
         found[threads] = run.stdout.split()
     assert found["1"][0] == found["2"][0]
     waits = int(found["2"][1]) - int(found["1"][1])

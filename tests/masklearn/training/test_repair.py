@@ -240,7 +240,7 @@ class Runs:
 
     def finish(self, name: str) -> dict[str, bytes]:
         process = self.start(name)
-        process.communicate(timeout=300)
+        process.communicate(timeout=600)
         assert process.returncode == 0
         return {path.name: path.read_bytes() for path in sorted((self.folder / name / "weights").iterdir())}
 

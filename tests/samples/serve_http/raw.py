@@ -58,7 +58,7 @@ def request(**body: Any) -> bytes:
 
 @contextmanager
 def connected(running: Running) -> Iterator[socket.socket]:
-    with socket.create_connection(running.address, timeout=15) as client:
+    with socket.create_connection(running.address, timeout=600) as client:
         yield client
 
 

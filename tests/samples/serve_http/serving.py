@@ -43,14 +43,14 @@ class Running:
 
     @property
     def client(self) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=60)
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=600)
 
     @property
     def async_client(self) -> openai.AsyncOpenAI:
-        return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=60)
+        return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=600)
 
     def post(self, body: Any, path: str = "completions") -> httpx.Response:
-        return httpx.post(f"{self.url}/v1/{path}", json=body, timeout=60)
+        return httpx.post(f"{self.url}/v1/{path}", json=body, timeout=600)
 
     def metric(self, name: str) -> float:
         text = httpx.get(f"{self.url}/metrics").text
@@ -82,7 +82,7 @@ def serving(generator: Generator, **settings: Any) -> Iterator[Running]:
         yield Running(url)
     finally:
         server.handle_exit(signal.SIGTERM, None)
-        thread.join(20)
+        thread.join(600)
         assert not thread.is_alive()
 
 

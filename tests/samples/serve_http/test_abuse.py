@@ -24,7 +24,7 @@ def test_extreme_values(tiny: Running, given: str) -> None:
     body = f'{{"prompt": "the cat sat", {defaults}{given}}}'
     headers = {"content-type": "application/json"}
     began = time.process_time()  # the server is a thread of this process
-    answer = httpx.post(f"{tiny.url}/v1/completions", content=body.encode(), headers=headers, timeout=60)
+    answer = httpx.post(f"{tiny.url}/v1/completions", content=body.encode(), headers=headers, timeout=600)
     assert time.process_time() - began < 5
     if answer.status_code == 200:
         assert answer.json()["choices"][0]["finish_reason"] in ("length", "stop")
@@ -57,7 +57,7 @@ def test_prompts_that_need_too_much_memory(generator: Generator) -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(30)
+            thread.join(600)
         assert running.metric('generations_total{outcome="finished"}') == 6
 
 
@@ -114,7 +114,7 @@ def test_a_client_that_ends_its_side_gets_its_answer(
         client.sendall(request(stream=stream).replace(b"HTTP/1.1", b"HTTP/" + version))
         client.shutdown(socket.SHUT_WR)
         got = to_the_end(client)
-        busy.join(30)
+        busy.join(600)
         assert running.metric('generations_total{outcome="finished"}') == 2
     questions, _, answer = got.partition(b" 200 OK\r\n")
     assert (b"100" in questions) is (version == b"1.1")

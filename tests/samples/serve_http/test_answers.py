@@ -192,7 +192,7 @@ def test_the_examples_of_the_readme(tiny: Running, language: str, command: list[
         if kind == language and "http://127.0.0.1:8000" in body
     ]
     here = example.replace("http://127.0.0.1:8000", tiny.url).replace("smollm2", "tiny")
-    done = subprocess.run([*command, here], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*command, here], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert (
         done.stdout.strip().endswith("data: [DONE]") if language == "sh" else len(done.stdout.split()) == 32

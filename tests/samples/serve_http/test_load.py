@@ -149,7 +149,7 @@ def test_requests_share_a_batch(generator: Generator) -> None:
                 running.wait_for("running", 1)
             three, _ = in_background(lambda: running.post({"prompt": "the", "max_tokens": 1, "n": 3}))
             running.wait_for("waiting", 1)
-        three.join(20)
+        three.join(600)
         running.wait_for("running", 0)
         assert running.metric('generations_total{outcome="finished"}') == 2
 
