@@ -35,7 +35,7 @@ ALLOWED = {
     "masklearn/stream/pass_checkpoints.py": {"json.loads"},
     "masklearn/training/checkpoints.py": {"json.loads"},
     "patch_compile/engine/inspector.py": {"json.loads"},
-    "patch_compile/onnx_io/own_process.py": {"pickle.load"},  # between two processes of this program
+    "patch_compile/python_process.py": {"pickle.load"},  # between two processes of this program
     "patch_compile/plan/roofline/launch_work.py": {"json.loads"},
     "patch_compile/verify/tasks/builtin/rows.py": {"json.loads"},
 }

@@ -7,7 +7,6 @@ config.json and the tokenizer.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from patch_compile.build.prepare import costs_of
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.layout import EDGELLM_ONNX, MASKS, MODEL, RECIPE
 from patch_compile.progress import Progress
+from patch_compile.python_process import run_foreign_python
 from patch_compile.recipe import GraphRecipe, Recipe
 from patch_compile.sources.kinds import Stage
 from patch_compile.sources.open import open_source
@@ -57,16 +57,9 @@ class EdgeLlmExporter:
 
     def export(self, model: Path, folder: Path) -> None:
         """Write the ONNX folders of a checkpoint. Raises PatchCompileError with its last lines if the exporter fails."""
-        command = [str(self.python), "-c", _EXPORTS, str(model.resolve()), str(folder.resolve())]
-        done = subprocess.run(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            env=_environment(),
-        )
+        done = run_foreign_python(self.python, _EXPORTS, str(model.resolve()), str(folder.resolve()))
         if done.returncode or not (folder / EDGELLM_ONNX).is_file():
-            said = printable(done.stdout.decode(errors="replace")).strip().splitlines()[-_SHOWN:]
+            said = printable(f"{done.stdout}\n{done.stderr}").strip().splitlines()[-_SHOWN:]
             raise PatchCompileError(
                 f"Edge-LLM's exporter {self.version} wrote no {EDGELLM_ONNX} for {model}",
                 f"It ended with code {done.returncode}. It said: {' | '.join(map(str.strip, said)) or 'nothing'}.",
@@ -81,14 +74,7 @@ def find_exporter(python: Path | None, out: Path) -> EdgeLlmExporter:
     """
     asked = python or Path(sys.executable)
     try:
-        done = subprocess.run(
-            [str(asked), "-c", _ASKS_VERSION],
-            capture_output=True,
-            text=True,
-            timeout=_PATIENCE,
-            stdin=subprocess.DEVNULL,
-            env=_environment(),
-        )
+        done = run_foreign_python(asked, _ASKS_VERSION, seconds=_PATIENCE)
         why = "" if done.returncode == 0 else f"{asked} has no package {_PACKAGE}."
     except (OSError, subprocess.TimeoutExpired) as error:
         why = f"{asked} is no Python that runs: {error}."
@@ -139,11 +125,6 @@ def _recipe(out: Path, graph: Path) -> GraphRecipe:
     kept = {name: value for name, value in settings.items() if name not in _DECIDED}
     given = {"model": out / MODEL, "mask": out / MASKS, "graph": graph, "backend": "onnx"}
     return GraphRecipe.parse(kept | given)
-
-
-def _environment() -> dict[str, str]:
-    """Returns the environment for another Python: without the paths of this one's packages."""
-    return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
 
 
 def _remove_empty(folder: Path) -> None:

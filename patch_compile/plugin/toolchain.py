@@ -22,6 +22,7 @@ from typing import NamedTuple
 from masklearn.durable import flush_tree
 from patch_compile.errors import PatchCompileError
 from patch_compile.plugin.machines import this_machine
+from patch_compile.python_process import run_python
 
 __all__ = [
     "HEADER_PACKAGE",
@@ -151,8 +152,12 @@ def cuda_folders() -> Iterator[Path]:
         if os.environ.get(variable):
             yield Path(os.environ[variable]) / "bin"
     yield Path("/usr/local/cuda/bin")
-    for folder in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *sys.path):
-        yield Path(folder or ".") / "nvidia" / "cu13" / "bin"
+    for folder in (
+        sysconfig.get_path("purelib"),
+        sysconfig.get_path("platlib"),
+        *filter(os.path.isabs, sys.path),
+    ):
+        yield Path(folder) / "nvidia" / "cu13" / "bin"
 
 
 def find_nvcc() -> Tool:
@@ -288,9 +293,8 @@ def download(requirements: Sequence[str], folder: Path, what: str, fix: str, *op
     pip. Raises PatchCompileError if a wheel can't be downloaded, or has another hash.
     """
     (listed := folder / "requirements.txt").write_text("".join(f"{line}\n" for line in requirements))
-    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-input", "--disable-pip-version-check"]
-    command = [*pip, *options, "--require-hashes", "-r", str(listed), "-d", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    pip = ("-m", "pip", "download", "--no-deps", "--no-input", "--disable-pip-version-check")
+    done = run_python(*pip, *options, "--require-hashes", "-r", str(listed), "-d", str(folder))
     if done.returncode:
         raise PatchCompileError(f"{what} could not be fetched", last_lines(done.stderr), fix)
     return sorted(folder.glob("*.whl"))

@@ -41,8 +41,8 @@ def test_an_onnx_file_is_timed_in_another_process(built):
             assert runner.refuses(make) == ""
             runner.prepare(make, point.phase)
             assert 0 < runner.run() < 10_000
-        process = runner._process
-    assert process.exitcode == 0
+        process = runner._process._process
+    assert process.returncode == 0
 
 
 def test_a_file_that_does_not_load_is_said_as_here(tmp_path):

@@ -3,6 +3,7 @@
 import os
 import select
 import signal
+from contextlib import closing
 
 import numpy as np
 import onnx
@@ -11,10 +12,11 @@ from onnx import TensorProto, helper
 
 from patch_compile.bench.onnx_runner import OnnxRunner
 from patch_compile.errors import PatchCompileError, UsageError
-from patch_compile.onnx_io.own_process import _Process, _send, check_runs, run_model
+from patch_compile.onnx_io.own_process import _OwnModel, check_runs, run_model
 from patch_compile.onnx_io.session import open_session, run_session
 from patch_compile.onnx_io.time_limit import VARIABLE
 from patch_compile.out.bench import Phase
+from patch_compile.python_process import _send
 from tests.sources.onnx_model import graphs
 
 X = {"x": np.ones((2, 4), np.float32)}
@@ -52,29 +54,30 @@ def test_what_helps_depends_on_the_caller(doubled):
     [(signal.SIGSEGV, "ended with signal SIGSEGV"), (signal.SIGKILL, "without free memory")],
 )
 def test_a_crash_is_an_error(doubled, number, says):
-    with _Process(doubled, "Do this.") as process:
-        os.kill(process._process.pid, number)
+    with closing(_OwnModel(doubled, "Do this.")) as model:
+        os.kill(model._process._process.pid, number)
         with pytest.raises(PatchCompileError, match=says) as error:
-            process.ask(X, None)
+            model.run(X, None)
     assert str(doubled) in error.value.what
     assert error.value.fix == "Do this." or number == signal.SIGKILL
 
 
 def test_a_process_that_stops_within_its_answer_is_ended(doubled):
     """The answer is larger than what a pipe holds."""
-    with _Process(doubled, "") as process:
-        _send(process._requests, ({"x": np.ones((2**18, 4), np.float32)}, None))
+    with closing(_OwnModel(doubled, "")) as model:
+        process = model._process
+        _send(process._requests, ("run", ({"x": np.ones((2**18, 4), np.float32)}, None)))
         select.select([process._process.stdout], [], [])
         os.kill(process._process.pid, signal.SIGSTOP)
         process._answers.raw._seconds = 0.5
         with pytest.raises(PatchCompileError, match=rf"to load {doubled}, or to run it once"):
-            process.ask()
+            model.run({}, None)
 
 
 def test_no_process_is_left(doubled):
     results = run_model(doubled, [X, X])
     next(results)
-    process = results.gi_frame.f_locals["process"]._process
+    process = results.gi_frame.f_locals["model"]._process._process
     results.close()
     assert process.poll() is not None
 
