@@ -1,5 +1,6 @@
 """Copies what lies beside the weights in a model folder: configuration, tokenizer, chat templates, modules."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,24 +10,29 @@ from masklearn.errors import PatchCompileError
 from masklearn.json_text import read_json
 from masklearn.shard import restrict
 
-__all__ = ["copy_beside", "copy_tokenizer"]
+__all__ = ["copy_beside", "copy_tokenizer", "files_beside"]
 
 # Suffixes of weights. All other files of a model folder are small (configuration, tokenizer, chat template) and copied.
 _WEIGHTS = (".bin", ".pt", ".pth", ".gguf", ".onnx", ".data", ".h5", ".msgpack", ".ot", ".safetensors")
 
 
-def copy_beside(model: Path, out: Path) -> None:
-    """Copy everything but weights into `out`, which is made if it is missing.
+def files_beside(model: Path) -> dict[str, Path]:
+    """Returns the files of a model folder that travel with its weights, by their paths in the folder.
 
-    Sub-folders are copied if they hold no weights or are modules of a sentence-transformers model. No file has more
-    permissions than its source.
+    These are all files but weights. Sub-folders count if they hold no weights or are modules of a sentence-transformers
+    model; hidden ones don't.
     """
+    listed = [file for file in model.iterdir() if not file.name.endswith(_WEIGHTS)]
+    listed += [file for folder in _folders(model) for file in _below(folder)]
+    return {str(file.relative_to(model)): file for file in sorted(listed) if file.is_file()}
+
+
+def copy_beside(model: Path, out: Path) -> None:
+    """Copy `files_beside` into `out`, which is made if it is missing. No file has more permissions than its source."""
     out.mkdir(parents=True, exist_ok=True)
-    for file in model.iterdir():
-        if file.is_file() and not file.name.endswith(_WEIGHTS):
-            _copy(file, out / file.name)
-    for folder in _folders(model):
-        shutil.copytree(folder, out / folder.relative_to(model), copy_function=_copy, dirs_exist_ok=True)
+    for name, file in files_beside(model).items():
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        _copy(file, out / name)
 
 
 def copy_tokenizer(model: Path, out: Path) -> bool:
@@ -40,10 +46,10 @@ def copy_tokenizer(model: Path, out: Path) -> bool:
     return bool(files)
 
 
-def _copy(source: str | Path, target: str | Path) -> None:
+def _copy(source: Path, target: Path) -> None:
     """Copy a file. Whoever may not read the source may not read the copy either."""
-    Path(target).touch()
-    restrict(Path(target), source)
+    target.touch()
+    restrict(target, source)
     shutil.copyfile(source, target)
 
 
@@ -59,7 +65,7 @@ def _module_folders(listed: Path) -> set[str]:
 
 
 def _folders(model: Path) -> Iterator[Path]:
-    """Yield the sub-folders to copy."""
+    """Yield the sub-folders whose files travel."""
     # A file of sentence-transformers with the path of each module, "" for the model itself.
     listed = model / "modules.json"
     modules = _module_folders(listed) if listed.is_file() else set()
@@ -68,3 +74,10 @@ def _folders(model: Path) -> Iterator[Path]:
             continue
         if folder.name in modules or not any(file.name.endswith(_WEIGHTS) for file in folder.rglob("*")):
             yield folder
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Yield the files in a folder and in its sub-folders that are not hidden: `check_links` looks into no others."""
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(place, name) for name in files)

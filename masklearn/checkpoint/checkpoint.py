@@ -18,6 +18,7 @@ from masklearn.checkpoint.quantised.base import PackedWeight
 from masklearn.checkpoint.quantised.find import dense_config, find_packed
 from masklearn.checkpoint.quantised.grids import Grids
 from masklearn.checkpoint.store import WeightStore
+from masklearn.checkpoint.unchanged import FilesAsFound
 from masklearn.errors import PatchCompileError
 from masklearn.folder_links import check_links
 from masklearn.shard import Shard, TensorEntry, numpy_dtype
@@ -47,14 +48,16 @@ class Checkpoint:
         shards: dict[str, Shard],
         new: WeightStore | None = None,
         packed: Mapping[str, PackedWeight] | None = None,
+        found: FilesAsFound | None = None,
     ) -> None:
         """Use `Checkpoint.open`. shards: file name in the directory to header; new: tensors with new values; packed:
-        quantised weights by their names in the dense checkpoint."""
+        quantised weights by their names in the dense checkpoint; found: the files before they were opened, None for now."""
         self.path = path
         self.config = config
         self.new = new
         self._shards = shards
         self._packed = dict(packed or {})
+        self._found = found or FilesAsFound.of(lambda: _weight_files(path))
         hidden = {part for weight in self._packed.values() for part in weight.parts}
         self._file_of = {
             name: file for file, shard in shards.items() for name in shard.tensors if name not in hidden
@@ -69,6 +72,7 @@ class Checkpoint:
         out of the directory, and for a checkpoint that is quantised in a way that is not read.
         """
         path = Path(model_dir)
+        found = FilesAsFound.of(lambda: _weight_files(path))
         config = read_config(path)
         check_links(path)
         index = path / INDEX
@@ -81,8 +85,8 @@ class Checkpoint:
                     f"{path / file} does not hold {name}", f"{INDEX} says it does.", "Fetch the shard again."
                 )
         if as_stored:
-            return cls(path, config, shards)
-        return cls(path, dense_config(config), shards, packed=find_packed(path, config, shards))
+            return cls(path, config, shards, found=found)
+        return cls(path, dense_config(config), shards, packed=find_packed(path, config, shards), found=found)
 
     @classmethod
     def of_config(cls, model_dir: str | Path) -> "Checkpoint":
@@ -106,7 +110,7 @@ class Checkpoint:
 
         Files, headers and `fingerprint` stay those of the directory.
         """
-        other = Checkpoint(self.path, self.config, self._shards, new, self._packed)
+        other = Checkpoint(self.path, self.config, self._shards, new, self._packed, self._found)
         if "_fingerprint" in self.__dict__:
             other.__dict__["_fingerprint"] = self._fingerprint
         return other
@@ -205,6 +209,10 @@ class Checkpoint:
         names = (weight_of.get(stored, stored) for stored in shard.tensors)
         return {name: self.entry(name) for name in names if self._file_of.get(name) == file}
 
+    def check_unchanged(self) -> None:
+        """Raise PatchCompileError if config.json or weights were changed since the directory was opened."""
+        self._found.check()
+
     def fingerprint(self) -> str:
         """Returns the sha256 of the names and bytes of config.json and every shard.
 
@@ -228,6 +236,12 @@ class Checkpoint:
 
     def _shard(self, name: str) -> Shard:
         return self._shards[self._file_of[name]]
+
+
+def _weight_files(path: Path) -> Iterator[Path]:
+    """Yield the files that say which tensors there are, and all that may hold them."""
+    yield from (path / CONFIG, path / INDEX)
+    yield from path.glob("*.safetensors")
 
 
 def _sha256(path: Path) -> str:

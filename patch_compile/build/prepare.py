@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from masklearn.checkpoint.unchanged import FilesAsFound
 from masklearn.masks.budget import Budget
 from masklearn.masks.weight_types import allowed_types
 from masklearn.threads import settle_threads
 from patch_compile.build.choose import Chooser, chooser_of
-from patch_compile.build.unchanged import FilesAsFound, files_of
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.place import check_free_space, check_out
 from patch_compile.plan.cards import DEFAULT_TARGET, card_of, card_of_gpu, find_card
@@ -22,6 +22,7 @@ from patch_compile.plugin.prebuilt import DISTRIBUTION
 from patch_compile.progress import Progress, quiet_libraries
 from patch_compile.recipe import Recipe
 from patch_compile.sources.base import Source
+from patch_compile.sources.inputs import inputs_of
 from patch_compile.sources.kinds import Ability, Stage
 from patch_compile.sources.open import open_source
 
@@ -73,8 +74,8 @@ def prepare(
     source = open_source(recipe)
     if command := _ALONE.get(asked):
         source.require(command)
-    files = FilesAsFound.of(files_of(source, recipe))  # before the first look at their content
     quiet_libraries([getattr(recipe, name) for name in source.texts])
+    files = FilesAsFound.of(lambda: inputs_of(source, recipe))
     if Stage.MASKS not in asked and recipe.mask is None:
         raise PatchCompileError(
             "No mask is given", "`compile` learns nothing.", "Give --mask FILE, or use `build`."

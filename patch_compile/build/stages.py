@@ -44,6 +44,7 @@ from patch_compile.plan.tiles_for_speed import TilesForSpeed
 from patch_compile.plan.types_for_speed import TypesForSpeed
 from patch_compile.progress import Progress
 from patch_compile.report.prediction import waste_line
+from patch_compile.sources.inputs import beside_key
 from patch_compile.sources.kinds import Stage
 from patch_compile.sources.pruning import Pruning
 
@@ -223,7 +224,8 @@ def _masks_key(job: Job) -> str:
     fuse = r.fuse if job.costs else None  # it changes costs alone
     predicted = [str(r.goal), r.lowering, fuse, repr(job.costs)] if job.chooser else None
     version = importlib.metadata.version("patch-compile")
-    return key_of(version, source.fingerprint, given or [learned, *files], source.pruned_dtype, predicted)
+    model = [source.fingerprint, beside_key(source)]
+    return key_of(version, model, given or [learned, *files], source.pruned_dtype, predicted)
 
 
 def _text_hash(text: str | None) -> str | None:

@@ -81,12 +81,12 @@ def _with_all_kinds(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _inspected(path: Path) -> Inspection:
-    from patch_compile.onnx_io.external import data_files
+    from patch_compile.onnx_io.external import external_files
 
     model, rows, faults = _patch_linears(path, decode=True)
     graph = model.graph
     operators = Counter(node.op_type for node in graph)
-    files = [path, *data_files(model)]
+    files = [path, *external_files(path)]
     facts = {
         "producer": " ".join(filter(None, (model.producer_name, model.producer_version))),
         "opsets": dict(model.opset_imports),

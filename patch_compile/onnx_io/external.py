@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
+from onnx.external_data_helper import uses_external_data
 
 from masklearn.folder_links import leads_out
 from patch_compile.errors import PatchCompileError
+from patch_compile.onnx_io.proto import load_proto
 
-__all__ = ["MappedTensor", "data_files", "map_external_data"]
+__all__ = ["MappedTensor", "external_files", "map_external_data"]
 
 _SMALL = 64  # elements; shapes and scalars are read at once, because passes need their values
 
@@ -33,7 +38,6 @@ class MappedTensor(ir.LazyTensor):
             name=name,
             cache=False,
         )
-        self.file = file
 
 
 def map_external_data(path: Path, model: ir.Model) -> None:
@@ -55,10 +59,25 @@ def map_external_data(path: Path, model: ir.Model) -> None:
             )
 
 
-def data_files(model: ir.Model) -> list[Path]:
-    """Returns the external files of a mapped model, sorted."""
-    tensors = (value.const_value for value in model.graph.initializers.values())
-    return sorted({tensor.file for tensor in tensors if isinstance(tensor, MappedTensor)})
+def external_files(path: Path) -> list[Path]:
+    """Returns the files in the model's folder that tensors of the model at `path` lie in, sorted."""
+    tensors = (tensor for tensor in _tensors(load_proto(path)) if uses_external_data(tensor))
+    named = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
+    files = sorted(path.parent / name for name in named)
+    return [file for file in files if file.is_file() and not leads_out(path.parent, file)]
+
+
+def _tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Yield the tensors of a model: weights of its graph, of subgraphs and functions, and constants of nodes."""
+    waiting: list[Any] = [proto]
+    while waiting:
+        message = waiting.pop()
+        if isinstance(message, onnx.TensorProto):
+            yield message
+            continue
+        for field, value in message.ListFields():
+            if field.message_type is not None:
+                waiting += value if isinstance(value, Sequence) else [value]
 
 
 def _mapped(path: Path, name: str, tensor: ir.ExternalTensor) -> MappedTensor:

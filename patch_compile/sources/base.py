@@ -107,7 +107,7 @@ class Source(ABC):
     @property
     @abstractmethod
     def files(self) -> Sequence[Path]:
-        """The files that the model is read from."""
+        """The files that `fingerprint` covers: configuration and weights."""
 
     @property
     @abstractmethod
@@ -117,6 +117,14 @@ class Source(ABC):
     @abstractmethod
     def fingerprint_of(self, pruned: Path) -> str:
         """Returns the sha256 of a pruned model that was written from this source."""
+
+    @abstractmethod
+    def files_of(self, pruned: Path) -> Sequence[Path]:
+        """Returns the files that `fingerprint_of` covers."""
+
+    def files_beside(self, model: Path) -> Mapping[str, Path]:  # noqa: ARG002
+        """Returns all other files that are read or copied with the model or a pruned model, by name, as they are now."""
+        return {}
 
     @property
     def notes(self) -> Sequence[str]:

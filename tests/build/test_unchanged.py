@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
+from masklearn.checkpoint.unchanged import FilesAsFound
 from patch_compile.build.stages import _Run
-from patch_compile.build.unchanged import FilesAsFound
 from patch_compile.errors import PatchCompileError
 from tests.builds import build
 
@@ -39,7 +39,7 @@ def test_a_checkpoint_that_changes_in_mid_build(settings, tmp_path, monkeypatch,
 def test_every_way_to_change_a_file_is_seen(tmp_path):
     file, gone = tmp_path / "a", tmp_path / "gone"
     file.write_bytes(b"1234")
-    found = FilesAsFound.of([file, gone])
+    found = FilesAsFound.of(lambda: [file, gone])
     found.check()
     stat = file.stat()
     (tmp_path / "b").write_bytes(b"1234")
@@ -47,7 +47,7 @@ def test_every_way_to_change_a_file_is_seen(tmp_path):
     (tmp_path / "b").replace(file)  # another inode
     with pytest.raises(PatchCompileError, match="was changed"):
         found.check()
-    found = FilesAsFound.of([file, gone])
+    found = FilesAsFound.of(lambda: [file, gone])
     gone.touch()
     with pytest.raises(PatchCompileError, match="gone was changed"):
         found.check()

@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from masklearn.checkpoint.beside import files_beside
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import Coverage, covered_linears_of
+from masklearn.checkpoint.folder import CONFIG
 from masklearn.checkpoint.pretrained import load_config, load_tokenizer
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.tiles import GROUP
@@ -85,7 +87,7 @@ class CheckpointSource(Source):
     @property
     @override
     def files(self) -> Sequence[Path]:
-        return (self.model / "config.json", *self._checkpoint.files())
+        return (self.model / CONFIG, *self._checkpoint.files())
 
     @property
     @override
@@ -105,6 +107,14 @@ class CheckpointSource(Source):
     @override
     def fingerprint_of(self, pruned: Path) -> str:
         return Checkpoint.open(pruned).fingerprint()
+
+    @override
+    def files_of(self, pruned: Path) -> Sequence[Path]:
+        return (pruned / CONFIG, *Checkpoint.open(pruned).files())
+
+    @override
+    def files_beside(self, model: Path) -> Mapping[str, Path]:
+        return files_beside(model)
 
     @cached_property
     @override
@@ -157,6 +167,7 @@ class CheckpointSource(Source):
         from patch_compile.export.architectures import check_exportable
         from patch_compile.export.model import check_traceable
 
+        self._checkpoint.check_unchanged()  # it was opened before the build began to watch its files
         if Stage.ONNX in stages:
             check_exportable(self._checkpoint)
             check_traceable(self.model)

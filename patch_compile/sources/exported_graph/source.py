@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from masklearn.checkpoint.checkpoint import Checkpoint
 from patch_compile.errors import PatchCompileError, UsageError
-from patch_compile.onnx_io.external import data_files
+from patch_compile.onnx_io.external import external_files
 from patch_compile.onnx_io.proto import refusing_invalid
 from patch_compile.out.plan import Reason, ReasonKind
 from patch_compile.out.report import Kind
@@ -83,6 +83,7 @@ class ExportedSource(CheckpointSource):
     def check(self, stages: Collection[Stage]) -> None:
         """Find the linears of the masks in the graph. Raises PatchCompileError if none is there, and for a graph whose other
         weights are not those that belong to the masks."""
+        self._checkpoint.check_unchanged()
         self.check_masks()
         self._check_scales()
         if not self._matches.products and not self._matches.in_place:
@@ -175,7 +176,8 @@ class ExportedSource(CheckpointSource):
 
     @cached_property
     def _graph_files(self) -> tuple[Path, ...]:
-        return (self.graph, *data_files(self._model))
+        with refusing_invalid(self.graph):
+            return (self.graph, *external_files(self.graph))
 
     @cached_property
     def _settings(self) -> GraphRecipe:

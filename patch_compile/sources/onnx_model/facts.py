@@ -15,7 +15,7 @@ from masklearn.masks.names import check_patterns, kinds_of, matches
 from masklearn.methods.magnitude import Magnitude
 from patch_compile.engine.profiles import parse_profile
 from patch_compile.errors import PatchCompileError
-from patch_compile.onnx_io.external import data_files
+from patch_compile.onnx_io.external import external_files
 from patch_compile.onnx_io.feeds import Feeds, feeds_from_npz, input_dtypes, random_feeds
 from patch_compile.onnx_io.graph_inputs import GraphInput, read_inputs
 from patch_compile.onnx_io.proto import refusing_invalid
@@ -99,7 +99,7 @@ def _examined(asked: Recipe) -> OnnxFacts:
     return OnnxFacts(
         recipe,
         coverage,
-        (path, *data_files(model)),
+        (path, *external_files(path)),
         feeds,
         weights=sum(value.const_value.size for value in stored if value.const_value is not None),
         inputs=tuple(covered.values()),

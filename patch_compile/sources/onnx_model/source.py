@@ -15,7 +15,7 @@ from masklearn.checkpoint.coverage import Coverage
 from masklearn.masks.linear_mask import LinearMask
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.compare import Outputs, answer
-from patch_compile.onnx_io.external import data_files
+from patch_compile.onnx_io.external import external_files
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.graph_inputs import dim_names, read_inputs
 from patch_compile.onnx_io.runnable import holds_bfloat16, runnable_onnx
@@ -30,7 +30,6 @@ from patch_compile.sources.base import Bars, OutputSource, Probe
 from patch_compile.sources.kinds import Ability, Stage
 from patch_compile.sources.onnx_model.facts import OnnxFacts, examine, fingerprint_of
 from patch_compile.sources.onnx_model.linears import OnnxLinear
-from patch_compile.sources.onnx_model.read import read_onnx
 from patch_compile.sources.pruning import Pruning, types_to_round
 from patch_compile.sources.rounding import Rounding
 
@@ -109,7 +108,11 @@ class OnnxSource(OutputSource):
 
     @override
     def fingerprint_of(self, pruned: Path) -> str:
-        return fingerprint_of((pruned, *data_files(read_onnx(pruned))))
+        return fingerprint_of(self.files_of(pruned))
+
+    @override
+    def files_of(self, pruned: Path) -> Sequence[Path]:
+        return (pruned, *external_files(pruned))
 
     @property
     @override
