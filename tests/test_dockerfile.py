@@ -12,7 +12,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import tomllib
 import urllib.error
 import urllib.request
@@ -28,6 +27,7 @@ from patch_compile.build.compile import compile_model
 from patch_compile.recipe import Recipe
 from tests.conftest import write_model
 from tests.mosaics import random_mask
+from tests.work import until
 
 ROOT = Path(__file__).parents[1]
 BESIDE_PYTHON = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -312,10 +312,11 @@ def test_the_runtime_serves(venv, places, out, tmp_path):
     )  # fmt: skip
     try:
         assert run(*check, env=variables).returncode, "healthy before it listens"
-        end = time.monotonic() + 60
-        while run(*check, env=variables).returncode:
-            assert server.poll() is None and time.monotonic() < end, (tmp_path / "log").read_text()
-            time.sleep(0.2)
+        until(
+            lambda: server.poll() is not None or not run(*check, env=variables).returncode,
+            (tmp_path / "log").read_text,
+        )
+        assert server.poll() is None, (tmp_path / "log").read_text()
         body = json.dumps({"model": "out", "prompt": "the cat", "max_tokens": 3}).encode()
         request = urllib.request.Request(
             f"http://127.0.0.1:{port}/v1/completions", body, {"Content-Type": "application/json"}

@@ -1,6 +1,5 @@
 """The runner of engines, on an engine and a GPU in host memory: shapes, buffers, and the graph of a decode step."""
 
-import time
 from functools import partial
 
 import numpy as np
@@ -19,12 +18,11 @@ DECODE = {"batch": (1, 1, 4), "sequence": (1, 1, 1), "past": (1, 16, 48)}
 
 
 class TimedHostDevice(HostDevice):
-    """A device in host memory with the host's clock."""
+    """A device in host memory, on which all work takes 2.5 ms."""
 
     def time(self, work):
-        start = time.perf_counter()
         work()
-        return (time.perf_counter() - start) * 1e3
+        return 2.5
 
 
 @pytest.fixture
@@ -47,7 +45,7 @@ def test_the_engine_computes_what_onnx_runtime_does_on_the_same_inputs(onnx, run
     make = make_at(onnx, point)
     assert runner.refuses(make) == ""
     runner.prepare(make, point.phase)
-    assert runner.run() > 0
+    assert runner.run() == 2.5
     device, context = runner._device, runner._contexts[1 if point.phase is Phase.DECODE else 0]
     rows = np.empty((3, 1, 40), np.float16)
     device.read((context._addresses["logits"], 80), rows.reshape(3, 40))

@@ -347,21 +347,20 @@ class TestFreshProcess:
 
     def test_ctrl_c_stops_promptly_and_leaves_nothing(self, chain, out, plugin):
         body = """
-            import signal, time
+            import os, signal, time
             # A job that a script started in the background inherits SIGINT ignored; a person's Ctrl-C is not.
             signal.signal(signal.SIGINT, signal.default_int_handler)
             def slow(phase, step, total):
                 if phase != "Reading ONNX":
                     print("building", flush=True)
+                    os.kill(os.getpid(), signal.SIGINT)
                     time.sleep(0.2)
             build(progress=slow)
         """
         process = fresh_process(body, chain, out, plugin)
-        assert process.stdout.readline() == "building\n"
-        process.send_signal(signal.SIGINT)
         stdout, stderr = process.communicate(timeout=600)
         # Steps are counted, not seconds, which depend on the machine. A whole build reports dozens of steps.
-        assert stdout.count("building") <= 10
+        assert 1 <= stdout.count("building") <= 10
         assert stderr.rstrip().endswith("KeyboardInterrupt")
         assert process.returncode in (-signal.SIGINT, 130)
         assert_nothing_left(out)

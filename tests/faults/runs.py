@@ -107,7 +107,7 @@ class Runner:
         )
         text = stderr.read_text(errors="replace")
         if answer["hung"]:
-            text += "\nhung: it had not ended after 120 s"
+            text += "\nhung: it does not end"
         return self._read(answer["code"], text, log.read_text(errors="replace").splitlines())
 
     def _read(self, code: int, stderr: str, lines: list[str]) -> Run:

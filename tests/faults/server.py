@@ -21,7 +21,7 @@ from patch_compile.export import trace
 from tests.faults.shim import Fault, arm
 from tests.traces import Traces
 
-_PATIENCE = 120.0  # seconds of a run
+_PATIENCE = 600.0  # seconds of a run: a net for what hangs
 
 
 def serve() -> None:

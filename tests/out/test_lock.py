@@ -28,7 +28,7 @@ from patch_compile.out.workspace import Workspace
 workspace = Workspace(Path(sys.argv[1]), force=True)
 workspace.run("one", "key", ["a"], lambda root: (root / "a").write_text("1"))
 print("building", flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 WRITE = """
 import sys, time
@@ -37,7 +37,7 @@ from patch_compile.out.folder import kept_for_writing
 
 with kept_for_writing(Path(sys.argv[1])):
     print("writing", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 

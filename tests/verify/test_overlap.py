@@ -1,6 +1,5 @@
 """Evaluation text that the masks have seen is found exactly and reported."""
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from patch_compile.report.overlap import overlap_words, shared_words
 from patch_compile.verify.overlap import check_overlap, overlap
 from tests.builds import build
 from tests.conftest import WORDS
+from tests.work import at_most_calls
 
 
 @st.composite
@@ -52,13 +52,12 @@ def test_a_text_shares_all_of_itself(same: np.ndarray, n: int) -> None:
     assert found.shared == found.runs
 
 
-def test_a_million_tokens_take_seconds() -> None:
+def test_a_million_tokens_take_no_loop_over_tokens() -> None:
     rng = np.random.default_rng(0)
     calib, evaluated = rng.integers(0, 150_000, (2, 1000, 1000))
     evaluated[7, 100:120] = calib[900, 5:25]
-    start = time.process_time()
-    found = overlap(calib, evaluated)
-    assert time.process_time() - start < 60  # measured 5 s; a loop over tokens takes minutes
+    with at_most_calls(100_000):
+        found = overlap(calib, evaluated)
     assert (found.shared, found.worst) == (20 - 13 + 1, 7)
     assert found.runs == 1000 * 988
 

@@ -1,7 +1,6 @@
 """A config.json that no model has is one error that names the setting, and nothing is built for it."""
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from masklearn.checkpoint.coverage import covered_linears
 from masklearn.checkpoint.described import describe_checkpoint
 from masklearn.errors import PatchCompileError
 from tests.conftest import ModelMaker
+from tests.work import at_most_calls
 
 FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"num_hidden_layers": 10**6}, "num_hidden_layers = 1000000. Input should be less than or equal to 1024"),
@@ -55,12 +55,13 @@ def test_a_million_layers_are_refused_at_once(make_model: ModelMaker) -> None:
     path = make_model()
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 10**6}))
-    begin = time.perf_counter()
     for opened in (covered_linears, lambda path: describe_checkpoint(path / "config.json")):
-        with pytest.raises(PatchCompileError, match="num_hidden_layers = 1000000"):
+        with (
+            pytest.raises(PatchCompileError, match="num_hidden_layers = 1000000"),
+            at_most_calls(100_000),
+        ):
             opened(path)
         (path / "model.safetensors").unlink(missing_ok=True)
-    assert time.perf_counter() - begin < 2
 
 
 @pytest.mark.parametrize("kind", [["llama"], {"a": 1}, 4, None, "nobody"])

@@ -69,7 +69,7 @@ def to_the_end(client: socket.socket) -> bytes:
     return got
 
 
-def until(client: socket.socket, said: bytes) -> bytes:
+def read_until(client: socket.socket, said: bytes) -> bytes:
     """Read until `said` has come."""
     got = b""
     while said not in got:

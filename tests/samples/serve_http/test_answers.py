@@ -7,7 +7,6 @@ import subprocess
 import sys
 from typing import Any
 
-import httpx
 import pytest
 import torch
 
@@ -172,7 +171,7 @@ def test_sampling(generator: Generator) -> None:
 
 
 def test_health_and_metrics(tiny: Running) -> None:
-    health = httpx.get(f"{tiny.url}/health")
+    health = tiny.get("health")
     assert health.status_code == 200 and health.json()["live"] and health.json()["ready"]
     assert health.json()["runs_on"].startswith("ONNX Runtime")
     before = tiny.metric("generated_tokens_total"), tiny.metric("first_token_seconds_count")

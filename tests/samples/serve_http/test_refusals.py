@@ -54,7 +54,10 @@ TOOL: Any = {"type": "function", "function": {"name": "weather", "parameters": {
 )
 def test_refused_by_name(tiny: Running, body: dict[str, Any], param: str | None, code: str | None) -> None:
     response = httpx.post(
-        f"{tiny.url}/v1/completions", content=json.dumps(body), headers={"content-type": "application/json"}
+        f"{tiny.url}/v1/completions",
+        content=json.dumps(body),
+        headers={"content-type": "application/json"},
+        timeout=600,
     )
     error = response.json()["error"]
     assert (response.status_code, error["type"]) == (400, "invalid_request_error"), error
@@ -156,7 +159,10 @@ def test_what_is_beyond_the_profiles_of_an_engine(out: Path, generator: Generato
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_body_that_is_too_large(generator: Generator, chunked: bool) -> None:
     """The answer is 413, with or without a declared size, and the connection serves the next request."""
-    with serving(generator, max_body=10_000) as running, httpx.Client(base_url=running.url) as http:
+    with (
+        serving(generator, max_body=10_000) as running,
+        httpx.Client(base_url=running.url, timeout=600) as http,
+    ):
         pieces: Any = (b" " * 100_000 for _ in range(30)) if chunked else b" " * 3_000_000
         response = http.post("/v1/completions", content=pieces, headers={"content-type": "application/json"})
         assert (response.status_code, response.json()["error"]["code"]) == (413, "body_too_large")
@@ -170,7 +176,7 @@ def test_a_body_that_is_too_large(generator: Generator, chunked: bool) -> None:
 @pytest.mark.parametrize("body", [b'{"prompt": "the",', b"", b"\xff\xfe", b"[" * 100_000, b'"the"', b"null"])
 def test_malformed_json(tiny: Running, body: bytes) -> None:
     headers = {"content-type": "application/json"}
-    response = httpx.post(f"{tiny.url}/v1/chat/completions", content=body, headers=headers)
+    response = httpx.post(f"{tiny.url}/v1/chat/completions", content=body, headers=headers, timeout=600)
     assert (response.status_code, response.json()["error"]["type"]) == (400, "invalid_request_error")
 
 
@@ -178,5 +184,5 @@ def test_what_is_not_there(tiny: Running) -> None:
     with tiny.client as client, pytest.raises(openai.NotFoundError, match="this server has tiny") as caught:
         client.completions.create(model="other", prompt="the")
     assert caught.value.code == "model_not_found"
-    for response in (httpx.get(f"{tiny.url}/nope"), httpx.get(f"{tiny.url}/v1/completions")):
+    for response in (tiny.get("nope"), tiny.get("v1/completions")):
         assert response.status_code in (404, 405) and response.json()["error"]["message"]
