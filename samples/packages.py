@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from masklearn import PatchCompileError
+from patch_compile.python_process import run_python
 
 __all__ = ["Package", "fetch", "have_npm", "sha256_of"]
 
@@ -43,7 +44,7 @@ def fetch(package: Package, into: Path) -> Path:
     label = f"{package.name} {package.version}"
     print(f"fetching {label} by {package.client}", file=sys.stderr)
     try:
-        run = subprocess.run(_command(package, into), capture_output=True, text=True, cwd=into, check=False)
+        run = _pack(package, into) if package.client == "npm" else _download(package, into)
     except OSError as error:
         raise PatchCompileError(
             f"{label} cannot be fetched", str(error), f"Install {package.client}."
@@ -66,17 +67,20 @@ def fetch(package: Package, into: Path) -> Path:
     return path
 
 
-def _command(package: Package, into: Path) -> list[str]:
-    if package.client == "npm":
-        return [
-            "npm",
-            "pack",
-            "--silent",
-            "--pack-destination",
-            str(into),
-            f"{package.name}@{package.version}",
-        ]
-    flags = [
+def _pack(package: Package, into: Path) -> subprocess.CompletedProcess[str]:
+    command = (
+        "npm",
+        "pack",
+        "--silent",
+        "--pack-destination",
+        str(into),
+        f"{package.name}@{package.version}",
+    )
+    return subprocess.run(command, capture_output=True, text=True, cwd=into)
+
+
+def _download(package: Package, into: Path) -> subprocess.CompletedProcess[str]:
+    flags = (
         "--no-deps",
         "--only-binary",
         ":all:",
@@ -84,5 +88,5 @@ def _command(package: Package, into: Path) -> list[str]:
         "--disable-pip-version-check",
         "--dest",
         str(into),
-    ]
-    return [sys.executable, "-m", "pip", "download", *flags, f"{package.name}=={package.version}"]
+    )
+    return run_python("-m", "pip", "download", *flags, f"{package.name}=={package.version}")

@@ -11,7 +11,9 @@ from unittest.mock import patch
 
 from patch_compile.cli import app as cli
 
-__all__ = ["Done", "run", "run_here"]
+__all__ = ["PROGRAM", "Done", "run", "run_here"]
+
+PROGRAM = Path(sys.executable).with_name("patch-compile")  # the installed program
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "browser": ("tests/report/page/test_browser.py",),
     "compare": ("tests/compare/",),
     "cpp-runner": ("tests/samples/test_cpp_runner.py",),
+    "current-folder": ("tests/cli/test_current_folder.py",),
     "dense-path": (
         "tests/benchmarks/kernels/test_check.py",
         "tests/plugins/dense_path/",

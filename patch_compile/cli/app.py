@@ -31,6 +31,7 @@ from patch_compile.cli.plugin import plugin
 from patch_compile.cli.run import run
 from patch_compile.cli.verify import verify
 from patch_compile.errors import PatchCompileError, UsageError
+from patch_compile.python_process import forbid_current_folder
 
 __all__ = ["cli", "main"]
 
@@ -84,6 +85,7 @@ for _command in _COMMANDS:
 def main() -> None:
     """Run the command line. Exit codes: 0 ok, 1 user or machine, 2 usage, 3 accuracy, 4 speed, 5 not checked,
     70 internal error, 130 interrupted."""
+    forbid_current_folder()
     settle_threads()
     _format_logs()
     session = _Session()

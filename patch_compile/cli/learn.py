@@ -39,7 +39,7 @@ def learn(as_json: bool, **given: Any) -> None:
 
     `build MODEL_DIR --mask OUT/masks.safetensors` compiles the result. Without --target all covered linears are pruned, also
     those that `build` then compiles dense. Training runs in several processes under
-    `accelerate launch -m patch_compile learn …` and under torchrun.
+    `accelerate launch --no_python patch-compile learn …` or `torchrun --no-python patch-compile learn …`.
     """
     learned = api.learn(**given)
     if learned is not None:  # only the first of several processes has the result

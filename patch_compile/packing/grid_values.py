@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from patch_compile.packing.compiled import compiled
 from patch_compile.packing.slabs import KEEP
 
 __all__ = ["count_other_values", "find_integers"]
@@ -47,7 +47,7 @@ def count_other_values(
     return int(_count(integers, scales, bits.view(np.uint32), codes, dtype == np.float16))
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _find(
     words: NDArray[np.uint32],
     codes: NDArray[np.uint8],
@@ -79,7 +79,7 @@ def _find(
     return off
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _count(
     integers: NDArray[np.int16],
     scales: NDArray[np.float32],
@@ -100,14 +100,14 @@ def _count(
     return int(differ)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _mask(words: NDArray[np.uint32], codes: NDArray[np.uint8], kept: NDArray[np.uint32]) -> None:
     for group in range(codes.shape[0]):
         kept[2 * group] = words[2 * group] & KEEP[codes[group], 0]
         kept[2 * group + 1] = words[2 * group + 1] & KEEP[codes[group], 1]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _widen(kept: NDArray[np.uint16], half: bool, raw: NDArray[np.uint32]) -> None:
     """Fill the bits of fp32 numbers: those of the weights, or with float16 of the weights times 2^-112."""
     if half:
@@ -121,7 +121,7 @@ def _widen(kept: NDArray[np.uint16], half: bool, raw: NDArray[np.uint32]) -> Non
             raw[column] = np.uint32(kept[column]) << np.uint32(16)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _differing(product: NDArray[np.float32], half: bool, kept: NDArray[np.uint16]) -> int:
     """Returns the number of products that round, to nearest even, to other bits than `kept`. Spoils the products."""
     differ, raw = np.int32(0), product.view(np.uint32)

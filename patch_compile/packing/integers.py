@@ -27,12 +27,12 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from masklearn.weights.table import INT8, WeightType
+from patch_compile.packing.compiled import compiled
 from patch_compile.packing.slab_kinds import SLAB_K, value_words
 
 __all__ = [
@@ -121,21 +121,21 @@ def _in_threads(slabs: int, work: Callable[[slice], object]) -> None:
             pass
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _to_bytes(wide: NDArray[np.uint16], order: NDArray[np.int32], stored: NDArray[np.uint8]) -> None:
     for slab in range(wide.shape[0]):
         for at in range(order.shape[0]):
             stored[slab, at] = np.uint8(wide[slab, order[at]] + np.uint16(128))
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _from_bytes(stored: NDArray[np.uint8], order: NDArray[np.int32], wide: NDArray[np.uint16]) -> None:
     for slab in range(wide.shape[0]):
         for at in range(order.shape[0]):
             wide[slab, order[at]] = np.uint16(np.int16(stored[slab, at]) - np.int16(128))
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _to_nibbles(wide: NDArray[np.uint16], order: NDArray[np.int32], stored: NDArray[np.uint8]) -> None:
     for slab in range(wide.shape[0]):
         for at in range(order.shape[0] // 2):
@@ -144,7 +144,7 @@ def _to_nibbles(wide: NDArray[np.uint16], order: NDArray[np.int32], stored: NDAr
             stored[slab, at] = np.uint8(low | high << np.uint16(4))
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _from_nibbles(stored: NDArray[np.uint8], order: NDArray[np.int32], wide: NDArray[np.uint16]) -> None:
     for slab in range(wide.shape[0]):
         for at in range(order.shape[0] // 2):

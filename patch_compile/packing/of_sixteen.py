@@ -15,10 +15,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from masklearn.masks.kinds.table import FAMILIES
+from patch_compile.packing.compiled import compiled, inlined
 from patch_compile.packing.slab_kinds import SLAB_K
 
 __all__ = ["GROUP", "masked_of_sixteen", "pack_panel_of_sixteen", "unpack_panel_of_sixteen"]
@@ -27,7 +27,7 @@ GROUP = FAMILIES["n:16"].group
 _GROUPS = SLAB_K // GROUP  # groups in a row of a slab
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def masked_of_sixteen(weight: NDArray[np.uint16], codes: NDArray[np.uint16]) -> NDArray[np.uint16]:
     """Returns rows of a weight `[rows, K]` with 0 where n:16 prunes; codes: `[rows, K/16]`."""
     masked = np.empty_like(weight)
@@ -41,7 +41,7 @@ def masked_of_sixteen(weight: NDArray[np.uint16], codes: NDArray[np.uint16]) -> 
     return masked
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def pack_panel_of_sixteen(
     weight: NDArray[np.uint16],
     codes: NDArray[np.uint16],
@@ -75,7 +75,7 @@ def pack_panel_of_sixteen(
                             rank += 1
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def unpack_panel_of_sixteen(
     weight: NDArray[np.uint16],
     chosen: NDArray[np.bool_],
@@ -108,18 +108,18 @@ def unpack_panel_of_sixteen(
     return True
 
 
-@njit(inline="always")
+@inlined
 def _column(t: Any, position: Any) -> Any:
     """Returns the column in the slab of a position of group t."""
     return position // 4 * 16 + position % 4 // 2 * 8 + t * 2 + position % 2
 
 
-@njit(inline="always")
+@inlined
 def _lane(row: Any, t: Any) -> Any:
     return row // 16 * 32 + row % 8 * 4 + t
 
 
-@njit(inline="always")
+@inlined
 def _value(row: Any, t: Any, rank: Any, kept: Any, panel_rows: Any) -> Any:
     """Returns the offset in a slab of the kept value with this rank of group t of a row."""
     lanes, lane, half = panel_rows * 2, _lane(row, t), row % 16 // 8

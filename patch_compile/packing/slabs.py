@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from masklearn.masks.patterns import KEPT_POSITIONS, PATTERNS
+from patch_compile.packing.compiled import compiled, inlined
 
 __all__ = [
     "BAD_METADATA",
@@ -49,7 +49,7 @@ KEEP = np.where(np.vstack([PATTERNS, np.ones((1, 4), np.bool_)]), 0xFFFF, 0).ast
 come from PATTERNS and not from KEPT_POSITIONS, so that a mistake in either of the two shows in `count_differences`."""
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def panel_codes(
     pattern: NDArray[np.uint8], covered: NDArray[np.bool_], starts: NDArray[np.int64]
 ) -> NDArray[np.uint8]:
@@ -67,7 +67,7 @@ def panel_codes(
     return codes
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def pack_panel(
     words: NDArray[np.uint32],
     codes: NDArray[np.uint8],
@@ -109,7 +109,7 @@ def pack_panel(
                 meta[slot, _meta_word(row, j)] |= _NIBBLE[code] << _meta_shift(row, j)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def unpack_panel(
     words: NDArray[np.uint32],
     numbers: NDArray[np.uint8],
@@ -142,7 +142,7 @@ def unpack_panel(
     return 0
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def count_differences(words: NDArray[np.uint32], weight: NDArray[np.uint32], codes: NDArray[np.uint8]) -> int:
     """Returns the number of wrong values in `words` `[rows, K/2]`: each should be `weight`'s if kept by its code, else 0."""
     differ = 0
@@ -158,29 +158,29 @@ def count_differences(words: NDArray[np.uint32], weight: NDArray[np.uint32], cod
 # Offsets in a slab of the words of group j of a row. The lane is 4 (row % 8) + t; t and the half of K follow from j.
 
 
-@njit(inline="always")
+@inlined
 def _dense_word(row: Any, j: Any, panel_rows: Any) -> Any:
     """Returns the offset of a group's first word; the second word belongs to the next lane."""
     return _word(row, j // 4, j % 2 * 2, j % 4 // 2, panel_rows)
 
 
-@njit(inline="always")
+@inlined
 def _sparse_word(row: Any, j: Any, panel_rows: Any) -> Any:
     """Returns the offset of the word that holds both kept values."""
     return _word(row, j // 8, j % 4, j % 8 // 4, panel_rows)
 
 
-@njit(inline="always")
+@inlined
 def _word(row: Any, k_block: Any, t: Any, k_half: Any, panel_rows: Any) -> Any:
     fragment = ((k_block * (panel_rows // 16) + row // 16) * 8 + row % 8) * 4 + t
     return fragment * 4 + k_half * 2 + row % 16 // 8
 
 
-@njit(inline="always")
+@inlined
 def _meta_word(row: Any, j: Any) -> Any:
     return (row // 16 * 8 + row % 8) * 4 + j // 4
 
 
-@njit(inline="always")
+@inlined
 def _meta_shift(row: Any, j: Any) -> Any:
     return np.uint32(row % 16 // 8 * 16 + j % 4 * 4)

@@ -21,6 +21,7 @@ from patch_compile.report.terminal.console import masks_parts
 from patch_compile.report.terminal.parts import show
 from patch_compile.sources.checkpoint.source import CheckpointSource
 from tests.builds import build, narrow_model, zeros
+from tests.commands import PROGRAM
 
 
 def test_a_mask_file_is_used_as_it_is(settings, tmp_path):
@@ -140,9 +141,9 @@ def test_learning_without_a_target_prunes_everywhere_and_the_build_says_what_is_
 
 # `--multi_gpu` starts several processes on one machine; without CUDA they communicate by gloo.
 LAUNCHERS = {
-    "torchrun": "torch.distributed.run --standalone --nproc-per-node 2",
+    "torchrun": "torch.distributed.run --standalone --nproc-per-node 2 --no-python",
     "accelerate": "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --main_process_port 0"
-    " --mixed_precision no --dynamo_backend no",
+    " --mixed_precision no --dynamo_backend no --no_python",
 }
 
 
@@ -152,9 +153,9 @@ def test_several_processes_learn_and_one_writes(settings, tmp_path, launcher):
     launchers tell a process its place in the same variables.
     """
     model, out = str(settings["model"]), tmp_path / "out"
-    learn = f"-m patch_compile learn {model} -o {out} --method patch-tile --steps 2 --prior magnitude --repair none"
-    learn += f" --tile 64x64 --ratio 0.4 --windows 4 --length 16 --batch 1 --calib {settings['calib']} --json"
-    command = [sys.executable, "-m", *LAUNCHERS[launcher].split(), *learn.split()]
+    learn = f"learn {model} -o {out} --method patch-tile --steps 2 --prior magnitude --repair none --tile 64x64"
+    learn += f" --ratio 0.4 --windows 4 --length 16 --batch 1 --calib {settings['calib']} --json"
+    command = [sys.executable, "-m", *LAUNCHERS[launcher].split(), str(PROGRAM), *learn.split()]
     env = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
     later = [["--force"], ["--force", "--seed", "1"]] if launcher == "torchrun" else []
     for more in ([], *later):

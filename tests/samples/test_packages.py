@@ -72,7 +72,7 @@ def test_pip_is_asked_for_the_one_wheel(tmp_path: Path, monkeypatch: pytest.Monk
     recorder = tmp_path / "python"
     recorder.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\nprintf content > {tmp_path}/x-1.whl\n')
     recorder.chmod(0o755)
-    monkeypatch.setattr(packages.sys, "executable", str(recorder))
+    monkeypatch.setattr("sys.executable", str(recorder))
     fetch(Package("pip", "x", "1", "x-1.whl", CONTENT), tmp_path)
     asked = (tmp_path / "asked").read_text()
     assert asked.startswith("-m pip download --no-deps --only-binary :all:")

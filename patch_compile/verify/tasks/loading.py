@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from contextlib import chdir
+from contextlib import AbstractContextManager, chdir
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from patch_compile.errors import PatchCompileError
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
 
-__all__ = ["BUILTIN", "load_tasks"]
+__all__ = ["BUILTIN", "in_task_folder", "load_tasks"]
 
 BUILTIN = "builtin"
 _FOLDER = Path(__file__).parent / "builtin"
@@ -51,6 +51,14 @@ def load_tasks(names: Sequence[str], include: Path | None) -> dict[str, Any]:
     }
 
 
+def in_task_folder(include: Path | None) -> AbstractContextManager[None]:
+    """Change to the folder of the user's tasks, or of the built-in ones, while code of the harness runs.
+
+    That code looks into the current folder: `evaluate.load("bleu")` runs bleu/bleu.py there, and a dataset may be a folder.
+    """
+    return chdir(include or _FOLDER)
+
+
 def _manager(names: Sequence[str], include: Path | None) -> TaskManager:
     """Returns the index of tasks. The harness's 15,000 tasks take seconds to read, so they are read only if a name needs
     them."""
@@ -79,7 +87,7 @@ def _load(manager: TaskManager, name: str, include: Path | None) -> dict[str, An
     from datasets.exceptions import DatasetsError
 
     try:
-        with chdir(include or Path.cwd()):
+        with in_task_folder(include):
             loaded: dict[str, Any] = manager.load([name])
     except (OSError, DatasetsError) as error:
         raise PatchCompileError(

@@ -17,7 +17,7 @@ from patch_compile.out.tasks import TaskScores
 from patch_compile.recipe import Recipe
 from patch_compile.report.tasks import asked_words
 from patch_compile.verify.continues import check_continues_text
-from patch_compile.verify.tasks.loading import load_tasks
+from patch_compile.verify.tasks.loading import in_task_folder, load_tasks
 from patch_compile.verify.tasks.models import Backend, Side, open_model
 from patch_compile.verify.tasks.offline import offline, quiet_harness
 from patch_compile.verify.tasks.rows import Unit, check_same_documents, rows_of
@@ -60,8 +60,8 @@ def run_tasks(
     for line in asked_words(chat_template=chat_template, limit=limit, cut=cut):
         note(line)
     with quiet_harness(), offline():
-        dense = _ask(out, "dense", tasks, backend, limit, progress)
-        pruned = _ask(out, "pruned", tasks, backend, limit, progress)
+        dense = _ask(out, "dense", tasks, backend, limit, include, progress)
+        pruned = _ask(out, "pruned", tasks, backend, limit, include, progress)
     check_same_documents(dense, pruned)
     units = {name: _units(task) for name, task in tasks["tasks"].items()}
     return TaskScores(
@@ -89,7 +89,13 @@ def _longer(tasks: Mapping[str, Any], limit: int | None) -> tuple[str, ...]:
 
 
 def _ask(
-    out: OutFolder, side: Side, tasks: dict[str, Any], backend: Backend, limit: int | None, progress: Update
+    out: OutFolder,
+    side: Side,
+    tasks: dict[str, Any],
+    backend: Backend,
+    limit: int | None,
+    include: Path | None,
+    progress: Update,
 ) -> dict[str, Any]:
     """Returns the harness's results of one model, which is unloaded before this returns."""
     from lm_eval.evaluator import evaluate
@@ -102,7 +108,8 @@ def _ask(
     progress(f"{side}: loading", 0, 1)
     with open_model(out, side, backend, seed, update) as model:
         _seed(tasks["tasks"], seed)
-        found: dict[str, Any] = evaluate(model, tasks, limit=limit, bootstrap_iters=_RESAMPLES)
+        with in_task_folder(include):
+            found: dict[str, Any] = evaluate(model, tasks, limit=limit, bootstrap_iters=_RESAMPLES)
     return found
 
 

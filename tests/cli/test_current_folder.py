@@ -1,0 +1,123 @@
+"""No command runs code of the folder that it is started in."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from patch_compile.build.build import build
+from patch_compile.cli.app import cli
+from patch_compile.recipe import Recipe
+from tests.build.test_edgellm import stand_in
+from tests.builds import TINY
+from tests.cli.poison import MARKS, NAMES, marked, poison
+from tests.commands import PROGRAM
+from tests.conftest import TEXT, write_model
+from tests.samples.serve_http.serving import process
+from tests.sources.onnx_model import graphs
+
+# Arguments of each command, and its exit code. Paths are relative to the poisoned folder, which has all inputs.
+# fmt: off
+COMMANDS = {
+    "bench": ("built --runner onnx --batch-size 1 --prompt-tokens 8 --iterations 1 --warm-up 1 --against none", 0),
+    "build": ("model.onnx -o new --ratio 0.4 --method magnitude --tile 32x32 --backend onnx", 0),
+    "compare": ("built twin", 0),
+    "compile": ("model --mask built/masks.safetensors -o compiled --lowering plugin", 0),
+    "doctor": ("", 0),
+    "export": ("built --format edgellm --edgellm-python exporter/python", 0),
+    "import-mask": ("built/model --model model -o imported.safetensors", 0),
+    "inspect": ("built", 0),
+    "learn": ("model -o learned --ratio 0.4 --tile 64x64 --calib text.txt --windows 2 --length 24 --repair-steps 1", 0),
+    "plan": ("model --ratio 0.4 --target a6000", 0),
+    "plugin": ("", 1),  # pip may not ask an index for TensorRT's headers
+    "run": ("built the --new-tokens 2", 0),
+    "verify": ("built --lengths 1,7 --tasks builtin --task-limit 2", 0),
+}
+# fmt: on
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A poisoned folder with a model, a build of it, an ONNX file and a stand-in for Edge-LLM's exporter."""
+    folder = tmp_path_factory.mktemp("current")
+    model = write_model(
+        folder / "model", "llama", hidden_size=128, intermediate_size=192, num_hidden_layers=2
+    )
+    (folder / "text.txt").write_text(TEXT)
+    texts = dict.fromkeys(("calib", "eval_text"), str(folder / "text.txt"))
+    build(
+        Recipe.parse({"model": model, "out": folder / "built", "ratio": 0.4, **TINY, **texts}),
+        force=False,
+        resume=False,
+    )
+    shutil.copytree(folder / "built", folder / "twin")
+    graphs.export(graphs.mlp, folder / "model.onnx")
+    (folder / "exporter").mkdir()
+    stand_in(folder / "exporter")
+    poison(folder)
+    return folder
+
+
+@pytest.fixture
+def marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file of the marks, and settings of every process that a test starts."""
+    for name, value in {
+        MARKS: tmp_path / "marks",
+        "XDG_CACHE_HOME": tmp_path / "cache",
+        "PIP_NO_INDEX": 1,
+        "OMP_NUM_THREADS": 1,
+    }.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.delenv("TENSORRT_ROOT", raising=False)
+    return tmp_path / "marks"
+
+
+def test_every_command_is_here() -> None:
+    assert COMMANDS.keys() == cli.commands.keys()
+
+
+def test_a_plain_python_would_run_the_code(folder: Path, marks: Path) -> None:
+    code = "import pickle, csv, safetensors; print(pickle.dumps, csv.reader, safetensors.safe_open)"
+    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True)
+    assert {"pickle", "csv", "safetensors"} <= {name for _, name in marked(marks)} <= NAMES
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_runs_no_code_of_the_folder(folder: Path, marks: Path, command: str) -> None:
+    arguments, code = COMMANDS[command]
+    done = subprocess.run(
+        [PROGRAM, command, *arguments.split()], cwd=folder, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == code, done.stderr
+    assert marked(marks) == set()
+
+
+def test_processes_of_the_library_run_no_code_of_the_folder(
+    folder: Path, marks: Path, tmp_path: Path
+) -> None:
+    """Python lets the caller itself import from the current folder, which here is another one at its start."""
+    code = """
+import os, sys
+from patch_compile import PatchCompileError, bench, build, build_plugin, export
+
+os.chdir(sys.argv[1])
+bench("built", runner="onnx", batch_size=[1], prompt_tokens=[8], iterations=1, warm_up=1, against="none", force=True)
+build("model.onnx", "by-library", ratio=0.4, method="magnitude", tile=(32, 32), backend="onnx")
+export("built", format="edgellm", edgellm_python="exporter/python")
+try:
+    build_plugin()
+except PatchCompileError:
+    print(os.getpid())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, folder], cwd=tmp_path, stdout=subprocess.PIPE, text=True, check=True
+    )
+    assert {caller for caller, _ in marked(marks)} == {int(done.stdout.split()[-1])}
+
+
+def test_the_server_runs_no_code_of_the_folder(folder: Path, marks: Path) -> None:
+    with process(folder / "built", folder / "log", "--model", "tiny") as running:
+        assert running.get("health/ready").status_code == 200
+    assert marked(marks) == set()
