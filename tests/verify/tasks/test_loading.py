@@ -1,7 +1,6 @@
 """Tasks come from this machine only; missing ones are refused by name, with a fix."""
 
 import socket
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,18 +52,14 @@ def test_files_are_looked_for_in_the_users_folder(own: Path, monkeypatch: pytest
     assert Path.cwd() == Path("/")
 
 
-def test_no_code_of_the_current_folder_is_run(
-    own: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The harness asks the library `evaluate` for metrics that it does not know, and that library runs scripts."""
-    current = tmp_path_factory.mktemp("current")
-    (current / "bleu").mkdir()
-    (current / "bleu" / "bleu.py").write_text(f"open({str(current / 'mark')!r}, 'w')\n")
-    monkeypatch.chdir(current)
-    write_task(own, "mine", **ASKED, metric_list=[{"metric": "bleu", "hf_evaluate": True}])
-    with suppress(PatchCompileError):  # without its script the metric is unknown
-        load(["mine"], own)
-    assert not (current / "mark").exists()
+def test_no_code_of_the_current_folder_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This task's metric is a script, which the library `evaluate` looks for in the current folder first."""
+    (tmp_path / "f1").mkdir()
+    (tmp_path / "f1" / "f1.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PatchCompileError, match="polemo2_in"):
+        load(["polemo2_in"])
+    assert not (tmp_path / "mark").exists()
 
 
 def test_data_that_is_not_here_is_refused_without_asking_the_network(
