@@ -10,7 +10,7 @@ from patch_compile.packing.slab_kinds import ALWAYS
 from tests.mosaics import masked_by_hand, random_mask, random_weight, shapes, tile_sizes
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     shapes, tile_sizes, st.sampled_from([0.0, 0.3, 0.8, 1.0]), st.sampled_from([64, 128]), st.integers(0, 9)
 )
@@ -22,7 +22,7 @@ def test_unpack_gives_the_masked_weight_bit_for_bit(shape, tile, share, panel_ro
     np.testing.assert_array_equal(unpack(packed), expected)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(shapes, tile_sizes, st.sampled_from([0.0, 0.4, 1.0]), st.sampled_from([64, 128]), st.integers(0, 9))
 def test_a_slab_is_sparse_exactly_when_all_its_weights_lie_in_sparse_tiles(
     shape, tile, share, panel_rows, seed

@@ -37,7 +37,7 @@ def masked_panels(weight, mask, pattern, panel_rows):
     return padded.reshape(-1, panel_rows, masked.shape[1])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(shapes, tile_sizes, shares, shares, st.integers(0, 9))
 def test_gate_and_up_alternate(shape, tile, gate_share, up_share, seed):
     made = linears([shape] * 2, tile, (gate_share, up_share), seed)
@@ -52,7 +52,7 @@ def test_gate_and_up_alternate(shape, tile, gate_share, up_share, seed):
     assert both.nbytes == sum(one.nbytes for one in alone) - 8
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(heights, st.integers(1, 40), tile_sizes, st.sampled_from([64, 128]), st.integers(0, 9))
 def test_others_lie_one_below_the_other(rows, groups, tile, panel_rows, seed):
     made = linears([(n, 4 * groups) for n in rows], tile, [(0.0, 0.5, 1.0)[n % 3] for n in rows], seed)

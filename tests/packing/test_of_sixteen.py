@@ -58,7 +58,7 @@ def masked(weight, mask):
 shapes = st.tuples(st.integers(1, 200), st.integers(1, 4).map(lambda slabs: slabs * 64))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(shapes, st.sampled_from(TILES), st.sampled_from([64, 128]), st.integers(0, 9))
 def test_unpack_gives_the_masked_weight_bit_for_bit(shape, tile, panel_rows, seed):
     mask, weight = mosaic(shape, tile, seed), random_weight(shape, np.float16, seed).view(np.uint16)

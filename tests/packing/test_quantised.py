@@ -35,7 +35,7 @@ def linear(shape, weights, dtype, seed, kinds=KINDS, tile=(64, 64)):
 
 @types
 @dtypes
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     st.integers(1, 200),
     st.integers(1, 5),
@@ -55,7 +55,7 @@ def test_unpack_gives_the_integers_and_the_scales(weights, dtype, rows, slabs, t
     check_packed("linear", packed, weight, one.mask, panels[0])
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.integers(1, 150), st.integers(1, 60).map(lambda groups: groups * 4), st.integers(0, 999))
 def test_int8_takes_every_k_that_16_bits_take(rows, columns, seed):
     integers, grid = random_grid((rows, columns), INT8, seed)

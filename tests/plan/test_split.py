@@ -122,7 +122,7 @@ def brute_force(grid, shape, tile, cost):
     launch=st.sampled_from([1e-6, 1e-3, 5e-3, 5.0]),
     seed=st.integers(0, 999),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_groups_partition_the_rows_and_are_never_worse_than_dense(shape, share, launch, seed):
     mask, _ = random_mask(shape, (8, 8), share, seed)
     cost = SplitCost(launch, column=launch / 100)

@@ -125,7 +125,7 @@ def test_a_nan_stays_in_its_token(kernel: WarpgroupKernel, config: int) -> None:
 
 
 @pytest.mark.mutation
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150, derandomize=True)
 @given(
     st.sampled_from(CONFIGS),
     st.sampled_from(DTYPES),

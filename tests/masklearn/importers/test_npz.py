@@ -4,7 +4,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -13,7 +13,6 @@ from masklearn.importers.npz import MaskArchive
 from tests.masklearn.importers import sources
 
 
-@settings(deadline=None)
 @given(arrays(np.bool_, st.tuples(st.integers(1, 9), st.integers(1, 5).map(lambda n: 4 * n))))
 def test_bits_come_back_in_any_shape(tmp_path_factory, bits) -> None:
     data = sources.pack(bits, first_is_high=True)

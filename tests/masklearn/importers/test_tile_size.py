@@ -22,7 +22,7 @@ def search(keeps, smallest: int = 16):
 SHAPES = [(256, 320), (192, 256), (576, 192)]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.sampled_from([(16, 16), (32, 16), (16, 64), (64, 64), (96, 32), (64, 128)]),
     st.sampled_from([4, 8, 16]),
@@ -44,7 +44,7 @@ def test_the_size_that_was_pruned_with_is_found(tile, smallest, natural, seed) -
     assert lost <= 1e-3 * sum(mask.pattern.size for mask in masks)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.sampled_from([(16, 64), (64, 64), (96, 64), (32, 128), (64, 192), (128, 256)]),
     st.sampled_from([4, 16]),

@@ -83,7 +83,7 @@ def test_nine_tiles_and_an_odd_number_of_groups(tmp_path: Path) -> None:
     assert arrays["l.pattern"].tobytes() == bytes([0x35, 0x01])
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(st.tuples(SHAPES, TILES), max_size=4), st.integers(0, 1000))
 def test_round_trip(tmp_path: Path, linears: list[Any], seed: int) -> None:
     masks = {f"layers.{i}.q": random_mask(*linear, seed + i) for i, linear in enumerate(linears)}

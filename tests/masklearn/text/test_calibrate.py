@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -226,7 +226,6 @@ def numbered(total: int, count: int) -> TokenPool:
     return TokenPool(np.arange(total)[:, None] + np.zeros(3, np.int64), {}, count)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 12), st.integers(0, 12), st.integers(1, 7), st.integers(0, 3))
 def test_batches_begin_with_fresh_windows_and_then_take_all(
     count: int, more: int, size: int, seed: int
@@ -240,7 +239,6 @@ def test_batches_begin_with_fresh_windows_and_then_take_all(
         assert sorted(order[start : start + total]) == list(range(total))
 
 
-@settings(deadline=None)
 @given(st.integers(1, 9), st.integers(0, 9), st.integers(1, 5), st.integers(0, 40))
 def test_skipping_batches_goes_on_exactly_where_training_stopped(
     count: int, more: int, size: int, skip: int

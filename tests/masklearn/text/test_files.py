@@ -36,7 +36,7 @@ def test_every_kind_gives_the_same_text(tmp_path: Path) -> None:
     assert text_of(tmp_path / "a.txt") == JOINED
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.text(st.characters(codec="utf-8"), max_size=30)), st.integers(1, 7))
 def test_records_come_back_as_they_were_written(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str], rows: int

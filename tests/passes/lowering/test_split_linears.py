@@ -83,7 +83,7 @@ def test_forms_types_and_shares(form, dtype, share, tmp_path):
     launch=st.sampled_from([0.0, 0.01, 5.0]),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_ragged_shapes(tmp_path, shape, tile, share, launch, seed):
     check(tmp_path / "m.onnx", "matmul+bias", shape, tile, share, "float16", SplitCost(launch), seed)
 

@@ -90,7 +90,7 @@ def test_slabs_that_were_dropped_become_zeros(load, driver):
     assert (plugin.unpack(fewer) == whole).all()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     shapes, tile_sizes, st.sampled_from([0.0, 0.3, 0.8, 1.0]), st.sampled_from([64, 128]), st.integers(0, 99)
 )

@@ -190,7 +190,7 @@ def test_what_fails_in_a_launch_is_an_error(load, driver, cublaslt, function):
     assert error.startswith("1 X [1, 150, 328] to 264 features: cublasLt") and error.endswith("status 14")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.integers(1, 40000),
     st.integers(1, 60000),

@@ -260,7 +260,7 @@ def test_overflow_becomes_infinity(kernel):
     assert big > 2 and np.isinf(y.view(np.float16)).any() and not np.isnan(y.view(np.float16)).any()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     shapes,
     tile_sizes,

@@ -38,7 +38,7 @@ def drawn(rows: int, groups: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Te
     return weight, dense, logits, gumbel(logits.shape, logits.device, draw)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     rows=st.integers(1, 5),
     groups=st.integers(1, 6),

@@ -20,7 +20,7 @@ from masklearn.methods.gradient.logits import (
 TILE = (3, 8)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     shapes=st.lists(st.tuples(st.integers(1, 10), st.integers(1, 7)), min_size=1, max_size=4),
     ratio=st.floats(0.0, 0.5),
