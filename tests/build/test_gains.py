@@ -6,6 +6,7 @@ import math
 import onnx
 import pytest
 
+from masklearn.text.source import TextSource
 from patch_compile.build.learn import learn
 from patch_compile.build.prepare import prepare
 from patch_compile.build.stages import keys_of
@@ -90,6 +91,13 @@ def test_auto_leaves_small_linears_dense_and_the_report_says_what_that_gains(set
     said = capsys.readouterr().out
     assert f": {reason}" in said and "so nothing is gained on A6000" in said
     assert "predicted speed-up on A6000, batch 16, 128 prompt + 128 generated tokens: end to end 1.00" in said
+
+
+def test_a_text_for_calibration_is_hashed_once(settings, monkeypatch):
+    hashed, fingerprint = [], TextSource.fingerprint
+    monkeypatch.setattr(TextSource, "fingerprint", lambda text: hashed.append(text.name) or fingerprint(text))
+    keys_of(prepare(Recipe.parse(settings | {"eval_text": None}), Progress(), force=False, resume=False))
+    assert hashed == ["text.txt"]
 
 
 def test_another_workload_lowering_or_card_compiles_again_with_the_same_masks(settings):

@@ -18,16 +18,22 @@ import stat
 import sys
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 
+import psutil
+
 from tests.hostile.case import Case, Sound
+from tests.work import slowness
 
 __all__ = ["Running", "Verdict", "start"]
 
 MEMORY = 1_500 << 20  # bytes of address space beyond what the imports take
-SECONDS = 20  # of the processor
-_PATIENCE = 6  # wall clock time / SECONDS, on a machine that is busy with other things
+SECONDS = 20  # of the processor, times the slowness of the machine; and of a wait for nothing
+_LOOK = 0.5  # seconds between two looks at a command that may wait for ever
+_BUSY = (psutil.STATUS_RUNNING, psutil.STATUS_DISK_SLEEP)
 _ESCAPED, _NOT_MADE = 99, 98  # exit codes of ours
 _NOISE = re.compile(r"Traceback \(most recent call last\)|\b\w{1,40}Warning: |^\[W\d+ ", re.MULTILINE)
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -62,12 +68,14 @@ class Running:
     command: str
     box: Path
     pid: int
-    began: float
+    busy: float  # time at which it was last seen to be busy
+    looked: float = 0.0
+    used: float = 0.0
 
     def poll(self) -> Verdict | None:
-        """Returns the verdict, or None while the command runs. It kills a command that takes too long."""
+        """Returns the verdict, or None while the command runs. It kills a command that waits for ever."""
         pid, status, usage = os.wait4(self.pid, os.WNOHANG)
-        late = not pid and self._is_late()
+        late = not pid and self._waits_for_ever()
         if not pid and not late:
             return None
         if not pid:
@@ -77,14 +85,22 @@ class Running:
         shutil.rmtree(self.box, ignore_errors=True)
         return verdict
 
-    def _is_late(self) -> bool:
-        """Returns True for a command that has waited long, and for one that computes far too long."""
-        waited = time.monotonic() - self.began
-        if waited < SECONDS:
+    def _waits_for_ever(self) -> bool:
+        """Returns True if none of the command's processes has computed, or waited for processor or disk, for long.
+
+        A command that computes for ever is ended by the limit on its use of the processor, however busy the machine is.
+        """
+        now = time.monotonic()
+        if now < self.looked + _LOOK:
             return False
-        used = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
-        blocked = sum(map(int, used)) / os.sysconf("SC_CLK_TCK") < SECONDS / 20
-        return blocked or waited > SECONDS * _PATIENCE
+        self.looked = now
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(self.pid)
+            all_of = [process, *process.children(recursive=True)]
+            used = sum(sum(one.cpu_times()) for one in all_of)
+            if used != self.used or any(one.status() in _BUSY for one in all_of):
+                self.busy, self.used = now, used
+        return now > self.busy + SECONDS
 
     def _judge(self, status: int, seconds: float, *, late: bool) -> Verdict:
         code = os.waitstatus_to_exitcode(status)
@@ -94,8 +110,10 @@ class Running:
         faults = []
         if code == _NOT_MADE:
             faults.append("could not be made")
-        elif late or code == -signal.SIGXCPU or code == -signal.SIGKILL:
-            faults.append(f"takes more than {SECONDS} s")
+        elif late:
+            faults.append("waits for ever")
+        elif code == -signal.SIGXCPU or code == -signal.SIGKILL:
+            faults.append(f"takes more than {SECONDS} s of the machine of the limits")
         elif code < 0:
             faults.append(f"dies of {signal.Signals(-code).name}")
         elif code not in self.case.codes:
@@ -133,11 +151,11 @@ def start(case: Case, command: str, sound: Sound, box: Path) -> Running:
     (box / "outside").write_text("This is not the stranger's.")
     sys.stdout.flush()
     sys.stderr.flush()
-    began = time.monotonic()
+    slowness()  # measured before the fork, once
     pid = os.fork()
     if pid == 0:
         _run(case, command, sound, box)
-    return Running(case, command, box, pid, began)
+    return Running(case, command, box, pid, time.monotonic())
 
 
 def _run(case: Case, command: str, sound: Sound, box: Path) -> None:
@@ -197,7 +215,8 @@ def _limit() -> None:
     most = pages * os.sysconf("SC_PAGE_SIZE") + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     used = int(time.process_time()) + 1  # to make the input
-    resource.setrlimit(resource.RLIMIT_CPU, (used + SECONDS, used + SECONDS + 5))
+    most = used + ceil(SECONDS * slowness())
+    resource.setrlimit(resource.RLIMIT_CPU, (most, most + 5))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 30, 1 << 30))
 

@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 import tests.hostile.sandbox as sandbox
 from patch_compile.cli import app
 from tests.hostile.case import Case, Sound
+from tests.work import until
 
 
 def _say(text: str, code: int = 1) -> None:
@@ -52,7 +52,7 @@ FAULTS: dict[str, tuple[Callable[[], object], str]] = {
     "crash": (lambda: os.kill(os.getpid(), signal.SIGSEGV), "dies of SIGSEGV"),
     "memory": (_allocate, "needs more than"),
     "computing": (_spin, "takes more than"),
-    "waiting": (lambda: time.sleep(60), "takes more than"),
+    "waiting": (signal.pause, "waits for ever"),
     "code": (lambda: _write(os.environ["HOSTILE_CANARY"]), "runs code of the input"),
     "file outside": (lambda: _write("../outside"), "writes outside"),
     "file beside": (lambda: _write("litter"), "writes case/litter"),
@@ -69,8 +69,16 @@ def _verdict(monkeypatch: pytest.MonkeyPatch, folder: Path, does: Callable[[], o
     monkeypatch.setattr(sandbox, "SECONDS", 1)
     case = Case("kind", "name", lambda sound, place: _write(str(place / "stranger")), ("inspect stranger",))
     running = sandbox.start(case, case.commands[0], Sound(folder), folder / "box")
-    while (verdict := running.poll()) is None:
-        time.sleep(0.01)
+    return _end_of(running)
+
+
+def _end_of(running: sandbox.Running) -> sandbox.Verdict:
+    found: list[sandbox.Verdict | None] = []
+    until(
+        lambda: found.append(running.poll()) or found[-1] is not None, "the command neither ends nor is ended"
+    )
+    (*_, verdict) = found
+    assert verdict
     return verdict
 
 
@@ -95,6 +103,4 @@ def test_a_good_end_holds(
 def test_an_input_that_can_not_be_made_is_a_fault(tmp_path: Path) -> None:
     case = Case("kind", "name", lambda sound, place: _raise(), ("inspect stranger",))
     running = sandbox.start(case, case.commands[0], Sound(tmp_path), tmp_path / "box")
-    while (verdict := running.poll()) is None:
-        time.sleep(0.01)
-    assert "could not be made" in verdict.faults
+    assert "could not be made" in _end_of(running).faults

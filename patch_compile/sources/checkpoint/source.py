@@ -139,7 +139,7 @@ class CheckpointSource(Source):
     def graph_dtype(self) -> str:
         return self._recipe.dtype
 
-    @property
+    @cached_property
     @override
     def calibration_hash(self) -> str | None:
         from masklearn.text import open_text

@@ -120,7 +120,7 @@ class OnnxSource(OutputSource):
         """The type of packed weights: the pruned model holds exactly the packed numbers."""
         return self.recipe.dtype
 
-    @property
+    @cached_property
     @override
     def calibration_hash(self) -> str | None:
         return None if self.recipe.calib is None else sha256_of(Path(self.recipe.calib))
