@@ -39,7 +39,7 @@ def differences(one: Path, other: Path) -> list[str]:
 
 
 def _change(file: Path, before: bytes) -> None:
-    if file.suffix in (".safetensors", ".data"):
+    if file.suffix in (".safetensors", ".weight", ".bias"):
         file.write_bytes(before[:-8] + before[-4:] + before[-8:-4])  # the last two weights change places
     elif file.suffix == ".npz":
         np.savez(file, **{name: array * 2 for name, array in np.load(file).items()})

@@ -45,14 +45,17 @@ class PassCheckpoints:
         identity: Mapping[str, Any],
         what: str,
         note: Callable[[str], object],
+        check: Callable[[], object],
         *,
         keep_states: bool = False,
     ) -> None:
         """folder: of this pass only; identity: fingerprint, of types that JSON can hold, of everything that the results
         depend on: files of another pass are deleted. what: name of the pass for the user; note: called with a line when
-        the pass resumes; keep_states: True to keep the states of all blocks until `close`, for a pass back through them.
+        the pass resumes; check: called before a block is saved, raises an error if what the results depend on was changed
+        meanwhile; keep_states: True to keep the states of all blocks until `close`, for a pass back through them.
         """
         self._folder, self._what, self._note, self._keeps = folder, what, note, keep_states
+        self._check = check
         self._identity = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         self._added: dict[str, Arrays] = {}
         self.results: dict[str, Arrays] = {}
@@ -87,6 +90,7 @@ class PassCheckpoints:
 
     def finish(self, state: HiddenStates | None) -> None:
         """Save the current block. state: of the next block, None if there is no next block and the pass is complete."""
+        self._check()
         if state is not None:
             self._write_state(self.done + 1, state)
         self._write_results(last=state is None)
@@ -180,7 +184,8 @@ def checkpoints_of(
         "device": usable_device(task.recipe.device).type,
     }
     ours = folder / f"process-{process_rank()}"
-    return PassCheckpoints(ours, identity, what, task.note, keep_states=keep_states)
+    check = task.checkpoint.check_unchanged
+    return PassCheckpoints(ours, identity, what, task.note, check, keep_states=keep_states)
 
 
 def _bytes(tensor: Tensor) -> NDArray[Any]:

@@ -129,6 +129,7 @@ def _written(
         if kept.metadata.get("identity") == identity:
             return kept.read("windows")
     windows = write()
+    checkpoint.check_unchanged()
     keep.parent.mkdir(parents=True, exist_ok=True)
     write_shard(keep, {"windows": ("I64", windows.shape)}, lambda _: windows, {"identity": identity})
     return windows

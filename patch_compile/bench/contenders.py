@@ -16,7 +16,7 @@ from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from patch_compile.sources.base import Source
 
-__all__ = ["write_contender"]
+__all__ = ["masks_file", "write_contender"]
 
 
 def write_contender(
@@ -38,13 +38,13 @@ def write_contender(
     with progress.stage(f"{which} ONNX") as update:
         if which is Contender.DENSE:
             return source.dense_onnx(path)
-        masks = UniformMasks(_masks_of(out, source.recipe), source.weight)
+        masks = UniformMasks(MaskSet.load(masks_file(out, source.recipe)), source.weight)
         plan = source.plan(masks, costs, {})  # rounding is the build's own, so its weights have 16 bits
         source.write_hybrid(source.model, masks, plan, path, lambda _: nullcontext(update))
     return path
 
 
-def _masks_of(out: OutFolder, r: Recipe) -> MaskSet:
-    """Returns the masks of the build. `compile` does not copy the masks into OUT, so they may lie elsewhere."""
+def masks_file(out: OutFolder, r: Recipe) -> Path:
+    """Returns the file of the build's masks. `compile` does not copy the masks into OUT, so they may lie elsewhere."""
     own = out.path / MASKS
-    return MaskSet.load(own if own.is_file() or r.mask is None else r.mask)
+    return own if own.is_file() or r.mask is None else r.mask

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from masklearn.checkpoint.unchanged import FilesAsFound
 from masklearn.durable import flush_tree
-from patch_compile.bench.contenders import write_contender
+from patch_compile.bench.contenders import masks_file, write_contender
 from patch_compile.bench.engines import build_contender
 from patch_compile.out.bench import Contender
 from patch_compile.out.engine import EngineReport
@@ -17,12 +18,14 @@ from patch_compile.out.folder import OutFolder
 from patch_compile.out.layout import BENCH_MODELS, ENGINE, ENGINE_NAME, ONNX, ONNX_NAME
 from patch_compile.out.place import check_free_space
 from patch_compile.out.plan import Plan
+from patch_compile.out.stage_files import sha256_of
 from patch_compile.out.workspace import key_of
 from patch_compile.plan.cost import CostModel
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from patch_compile.runtime import Runner
 from patch_compile.sources.base import Source
+from patch_compile.sources.inputs import files_of_model
 from patch_compile.sources.open import check_unchanged
 
 __all__ = ["file_bytes", "model_files"]
@@ -47,11 +50,12 @@ def model_files(
     earlier run kept there is reused if nothing that it is made of has changed.
     """
     made: list[Path] = []
+    found = FilesAsFound.of(lambda: _inputs(out, source) if set(which) - {Contender.HYBRID} else ())
     try:
         if set(which) - {Contender.HYBRID}:
             check_unchanged(source, out, "; or time the hybrid model alone: --against none")
             check_free_space(out.path / BENCH_MODELS, _needed(out, which, runner))
-        yield {one: _file_of(one, runner, out, source, costs, progress, made) for one in which}
+        yield {one: _file_of(one, runner, out, source, costs, progress, made, found) for one in which}
     finally:
         for folder in () if keep else made:
             shutil.rmtree(folder, ignore_errors=True)
@@ -68,6 +72,7 @@ def _file_of(
     costs: CostModel | None,
     progress: Progress,
     made: list[Path],
+    found: FilesAsFound,
 ) -> Path:
     engine = runner is Runner.ENGINE
     if which is Contender.HYBRID:
@@ -79,6 +84,7 @@ def _file_of(
         return file
     made.append(home)
     onnx = write_contender(which, out, source, costs, out.path / BENCH_MODELS, progress)
+    found.check()
     if engine:
         home.mkdir(parents=True, exist_ok=True)
         built = build_contender(which, onnx, out, source.recipe, home, progress)
@@ -92,12 +98,19 @@ def _file_of(
     return file
 
 
+def _inputs(out: OutFolder, source: Source) -> Iterator[Path]:
+    """Yield the files outside OUT that a model is made of."""
+    yield from files_of_model(source)
+    yield masks_file(out, source.recipe)
+
+
 def _key(which: Contender, runner: Runner, out: OutFolder, r: Recipe, costs: CostModel | None) -> str:
     """Returns a hash of everything that a model is made of."""
     settings = r.model_dump(mode="json", exclude={"out"})
     built = EngineReport.of(out.path)
     versions = importlib.metadata.version("patch-compile"), built and built.as_json()
-    return key_of(str(which), str(runner), out.manifest.model.sha256, settings, versions, repr(costs))
+    masks = sha256_of(masks_file(out, r)) if which is Contender.UNIFORM else None
+    return key_of(str(which), str(runner), out.manifest.model.sha256, settings, versions, repr(costs), masks)
 
 
 def _needed(out: OutFolder, which: tuple[Contender, ...], runner: Runner) -> int:
@@ -111,8 +124,6 @@ def file_bytes(path: Path) -> int:
     """Returns the bytes of an engine, or of an ONNX file with its external data."""
     if path.suffix != ".onnx":
         return path.stat().st_size
-    from patch_compile.onnx_io.proto import load_proto
+    from patch_compile.onnx_io.external import external_files
 
-    stored = (t.external_data for t in load_proto(path).graph.initializer)
-    names = {entry.value for tensor in stored for entry in tensor if entry.key == "location"}
-    return sum(file.stat().st_size for file in (path, *(path.parent / name for name in names)))
+    return sum(file.stat().st_size for file in (path, *external_files(path)))

@@ -79,6 +79,7 @@ def _compared(
             update,
             progress.note,
         )
+    job.files.check()
     return LearnedBaselines(**dict(found), text=text)
 
 

@@ -37,7 +37,7 @@ from patch_compile.out.layout import (
 from patch_compile.out.plan import Plan
 from patch_compile.out.proof import TokensProof
 from patch_compile.out.report import REPORT_SCHEMA, DecoderReport, OutputsReport
-from patch_compile.out.stage_files import sha256_of
+from patch_compile.out.stage_files import remove, sha256_of
 from patch_compile.out.workspace import Workspace, key_of
 from patch_compile.plan.gains import TilesThatGain
 from patch_compile.plan.tiles_for_speed import TilesForSpeed
@@ -92,11 +92,15 @@ class _Run:
         }
 
     def of_whole_files(self, write: Callable[[Path], None]) -> Callable[[Path], None]:
-        """Returns a stage that fails if the model or a text was changed meanwhile, so that its result is not recorded."""
+        """Returns a stage that fails if a file that it read was changed meanwhile, so that its result is not recorded."""
 
         def write_and_check(root: Path) -> None:
             write(root)
-            self.job.files.check()
+            try:
+                self.job.files.check()
+            except PatchCompileError:
+                remove(self.workspace.scratch)  # what a resumed run would continue from
+                raise
 
         return write_and_check
 
@@ -224,7 +228,7 @@ def _masks_key(job: Job) -> str:
     fuse = r.fuse if job.costs else None  # it changes costs alone
     predicted = [str(r.goal), r.lowering, fuse, repr(job.costs)] if job.chooser else None
     version = importlib.metadata.version("patch-compile")
-    model = [source.fingerprint, beside_key(source)]
+    model = [source.fingerprint, beside_key(source, given=True)]
     return key_of(version, model, given or [learned, *files], source.pruned_dtype, predicted)
 
 

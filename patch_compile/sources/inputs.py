@@ -11,7 +11,7 @@ from patch_compile.out.workspace import key_of
 from patch_compile.recipe import Recipe
 from patch_compile.sources.base import Source
 
-__all__ = ["beside_key", "inputs_of"]
+__all__ = ["beside_key", "files_of_model", "inputs_of"]
 
 
 def inputs_of(source: Source, recipe: Recipe) -> Iterator[Path]:
@@ -25,16 +25,24 @@ def inputs_of(source: Source, recipe: Recipe) -> Iterator[Path]:
     for name in source.texts:
         if (text := getattr(recipe, name)) is not None:
             yield from open_text(text).files
-    yield from source.files
-    yield from source.files_beside(source.model).values()
+    yield from files_of_model(source)
     if (weights := _given_weights(source)) is not None:
         yield from source.files_of(weights)
         yield from source.files_beside(weights).values()
 
 
-def beside_key(source: Source) -> str:
-    """Returns a hash of the names and bytes of the files beside the model, and beside new weights that given masks bring."""
-    folders = [source.model, *filter(None, [_given_weights(source)])]
+def files_of_model(source: Source) -> Iterator[Path]:
+    """Yield the files of the model of a source, as they are now."""
+    yield from source.files
+    yield from source.files_beside(source.model).values()
+
+
+def beside_key(source: Source, *, given: bool = False) -> str:
+    """Returns a hash of the names and bytes of the files beside the model.
+
+    given: True to cover the files beside the new weights that given masks bring, too.
+    """
+    folders = [source.model, *filter(None, [_given_weights(source) if given else None])]
     return key_of(
         *({name: sha256_of(file) for name, file in source.files_beside(one).items()} for one in folders)
     )

@@ -11,8 +11,10 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+from masklearn.checkpoint.unchanged import FilesAsFound
 from masklearn.masks.maskset import MaskSet
 from masklearn.quality.record import BaselineRow, BesideBaselines
+from masklearn.text import open_text
 from patch_compile.errors import AccuracyError, PatchCompileError
 from patch_compile.out.folder import OutFolder
 from patch_compile.out.layout import ENGINE, MASKS, ONNX, SCRATCH
@@ -37,6 +39,7 @@ from patch_compile.out.tasks import TaskScores
 from patch_compile.out.verify import Question, VerifiedText
 from patch_compile.progress import Progress
 from patch_compile.sources.base import OutputSource, Source
+from patch_compile.sources.inputs import files_of_model
 from patch_compile.sources.kinds import Ability
 from patch_compile.sources.open import check_unchanged
 from patch_compile.verify.fail_on import check_figures
@@ -88,6 +91,13 @@ class Verification:
         return self.out.path / self.source.pruned_file
 
     @cached_property
+    def _inputs(self) -> FilesAsFound:
+        """The files of the model, and of the evaluation text, at the first access."""
+        text = self.source.recipe.eval_text if self.source.texts else None
+        texts = () if text is None else open_text(text).files
+        return FilesAsFound.of(lambda: (*files_of_model(self.source), *texts))
+
+    @cached_property
     def masks(self) -> MaskSet:
         """The masks of the build."""
         return MaskSet.load(self.out.path / MASKS)
@@ -107,8 +117,9 @@ class Verification:
     def answers(self) -> Answers:
         """Returns all requested answers.
 
-        Raises PatchCompileError if the model has changed since the build, or cannot answer a question.
+        Raises PatchCompileError if the model has changed since the build or changes meanwhile, or cannot answer a question.
         """
+        found = self._inputs
         decoder = not self.source.lacks(Ability.NEXT_TOKENS)
         if not decoder:
             _refuse_what_it_lacks(self.request, self.source)
@@ -116,7 +127,9 @@ class Verification:
         check_unchanged(self.source, self.out)
         if self._runs_as_a_whole(decoder=decoder) and not self.source.lacks(Ability.BLOCKS):
             _check_memory(self.source.weights)  # a run block by block would need less
-        return self._of_next_tokens() if decoder else self._of_outputs()
+        answers = self._of_next_tokens() if decoder else self._of_outputs()
+        found.check()
+        return answers
 
     def _runs_as_a_whole(self, *, decoder: bool) -> bool:
         """True if a request needs the whole model in memory, not block by block."""
@@ -237,7 +250,7 @@ class Verification:
             deployable=True,
             bytes_per_weight=masks.packed_bytes_per_weight,
         )
-        place = (windows, self.scratch, self.progress)
+        place = (windows, self.scratch, self.progress, self._inputs.check)
         return with_baselines(self.source, learning, result, perplexity.dense, self.request.baselines, *place)
 
     def _prove(self, answers: Answers, proof: OutputsProof, fault: AccuracyError | None) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.baselines import baseline_settings, beside_baselines, run_baselines, which_apply
+from masklearn.checkpoint.unchanged import FilesAsFound
 from masklearn.quality.record import Baseline, BaselineRow, BesideBaselines
 from masklearn.recipe import LearnRecipe
 from masklearn.text import open_text
@@ -24,6 +25,7 @@ from patch_compile.out.durable import write_json
 from patch_compile.out.workspace import key_of
 from patch_compile.progress import Progress
 from patch_compile.sources.base import Source
+from patch_compile.sources.inputs import beside_key
 
 __all__ = ["baselines_cache", "with_baselines"]
 
@@ -37,12 +39,15 @@ def with_baselines(
     windows: NDArray[np.int64],
     scratch: Path,
     progress: Progress,
+    check: Callable[[], object],
 ) -> BesideBaselines:
     """Returns the result beside the dense model and all requested or cached baselines.
 
-    result: row of the result; dense: perplexity of the dense model on `windows` `[count, length]`.
+    result: row of the result; dense: perplexity of the dense model on `windows` `[count, length]`; check: raises an error
+    if a file of the model was changed meanwhile.
     """
     cache = baselines_cache()
+    texts = FilesAsFound.of(lambda: () if recipe.calib is None else open_text(recipe.calib).files)
     learned: list[Baseline] = [name for name in which_apply(Baseline, recipe) if name is not Baseline.DENSE]
     keys = {name: _key(name, source, recipe, windows) for name in learned}
     read = {name: _read(cache / f"{key}.json") for name, key in keys.items()}
@@ -53,6 +58,8 @@ def with_baselines(
             made = run_baselines(
                 source.model, recipe, missing, windows, scratch / "baselines", update, progress.note
             )
+        check()
+        texts.check()
         for row in made:  # a baseline that does not fit the model has none
             rows[Baseline(row.name)] = row
             write_json(cache / f"{keys[Baseline(row.name)]}.json", row.model_dump(), shared=True)
@@ -73,7 +80,8 @@ def _key(name: Baseline, source: Source, recipe: LearnRecipe, windows: NDArray[n
     text = None if recipe.calib is None else open_text(recipe.calib).fingerprint()
     tokens = hashlib.sha256(windows.astype("<i8").tobytes()).hexdigest()
     version = importlib.metadata.version("patch-compile")
-    return key_of(version, str(name), source.fingerprint, decides, text, tokens, list(windows.shape))
+    model = [source.fingerprint, beside_key(source)]  # the tokens of the text depend on the tokenizer
+    return key_of(version, str(name), model, decides, text, tokens, list(windows.shape))
 
 
 def _read(path: Path) -> BaselineRow | None:

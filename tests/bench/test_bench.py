@@ -24,6 +24,7 @@ from patch_compile.recipe import Recipe
 from patch_compile.report.terminal.bench import benched_parts
 from patch_compile.report.terminal.parts import show
 from patch_compile.sources.open import source_of
+from tests.inputs import changed
 
 QUICK = {"iterations": 2, "warm_up": 1}
 SMALL = BenchRequest(batch_size=(1, 2), prompt_tokens=(8,), past_tokens=(16,), **QUICK)
@@ -72,6 +73,21 @@ def test_models_that_are_kept_are_taken_again_and_others_are_made_anew(out_of, c
     (out / "bench/models/dense/key").write_text("another")
     with pytest.raises(PatchCompileError, match="not what its manifest"):
         bench(out, SMALL, force=True)
+
+
+def test_no_model_is_kept_of_a_source_that_changes(out_of, monkeypatch):
+    out = out_of("llama")
+    file = Recipe.of_build(out).model / "model.safetensors"
+
+    def change_and_write(*arguments):
+        with changed(file):
+            return write_contender(*arguments)
+
+    monkeypatch.setattr("patch_compile.bench.models.write_contender", change_and_write)
+    keeping = BenchRequest(**{**vars(SMALL), "keep": True, "against": (Contender.DENSE,)})
+    with pytest.raises(PatchCompileError, match=f"{file} was changed"):
+        bench(out, keeping)
+    assert not (out / "bench/models/dense/key").exists()
 
 
 def test_the_models_it_is_timed_against_are_what_they_are_called(out_of, tmp_path):

@@ -27,10 +27,12 @@ from patch_compile.report.proof import tolerance_words
 from patch_compile.report.terminal.parts import show
 from patch_compile.report.terminal.verify import verified_parts
 from patch_compile.report.verify import run_words, unanswered_words
+from patch_compile.verify import baselines
 from patch_compile.verify.request import VerifyRequest
 from patch_compile.verify.verify import verify
 from tests.builds import TINY, build
 from tests.conftest import TEXT, write_model
+from tests.inputs import changed
 from tests.sources.onnx_model import graphs
 
 LENGTHS = {"lengths": "1,7"}
@@ -353,7 +355,7 @@ def test_what_can_not_be_verified_is_refused(settings, monkeypatch, tmp_path):
         verify(out, asked())
 
 
-def test_baselines_are_made_once_and_shown_from_then_on(out):
+def test_baselines_are_made_once_and_shown_from_then_on(built, out):
     """They come from the cache, because nothing that decides them has changed."""
     made = verify(out, asked(only="pruned", baselines="ffn-only,uniform-2:4"))
     names = [row.name for row in made.baselines.rows]
@@ -364,3 +366,21 @@ def test_baselines_are_made_once_and_shown_from_then_on(out):
     assert "baselines" not in again.seconds
     other = verify(out, asked(only="pruned", eval_length=16))  # baselines were measured on other windows
     assert [row.name for row in other.baselines.rows] == ["wanda", "dense"]
+    with changed(built["model"] / "tokenizer_config.json"):  # the text may be other tokens now
+        other = verify(out, asked(only="pruned"))
+    assert [row.name for row in other.baselines.rows] == ["wanda", "dense"]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_no_answer_is_given_about_a_model_that_changes(built, out, monkeypatch, name):
+    """A baseline that was learned meanwhile is not kept in the cache either."""
+    file, real = built["model"] / name, baselines.run_baselines
+
+    def change_and_run(*arguments):
+        with changed(file):
+            return real(*arguments)
+
+    monkeypatch.setattr(baselines, "run_baselines", change_and_run)
+    with pytest.raises(PatchCompileError, match=f"{file} was changed"):
+        verify(out, asked(only="pruned", baselines="ffn-only"))
+    assert not list(baselines.baselines_cache().glob("*.json")) and not (out / "verify").exists()

@@ -11,7 +11,7 @@ from masklearn.stream.pass_checkpoints import PassCheckpoints
 
 def opened(folder: Path, identity: str = "one", notes: list[str] | None = None) -> PassCheckpoints:
     said = [] if notes is None else notes
-    return PassCheckpoints(folder, {"of": identity}, "scoring", said.append)
+    return PassCheckpoints(folder, {"of": identity}, "scoring", said.append, lambda: None)
 
 
 def states(dtype: torch.dtype = torch.float32, *, on_disk: bool = False) -> tuple[HiddenStates, torch.Tensor]:
