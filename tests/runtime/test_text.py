@@ -62,7 +62,7 @@ def test_the_first_whole_stop_wins_whatever_the_pieces(tokenizer: Any) -> None:
         assert said == (text[: min(ends)[1]] if ends else text)
 
 
-def test_a_long_stop_string_costs_no_time(tokenizer: Any) -> None:
+def test_a_long_stop_string_takes_little_work(tokenizer: Any) -> None:
     """Only as much of it is compared as there is text that may begin it."""
     stream = TextStream(tokenizer, [1], ["Hello " * 100_000])
     tokens = tokenizer("Hello Hello world " * 50).input_ids
