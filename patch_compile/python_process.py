@@ -23,7 +23,7 @@ from typing import IO, Any
 
 from patch_compile.errors import PatchCompileError
 
-__all__ = ["ProcessEnded", "PythonProcess", "forbid_current_folder", "run_foreign_python", "run_python"]
+__all__ = ["ProcessEnded", "PythonProcess", "forbid_current_folder", "run_foreign_python", "run_pip"]
 
 _FORBIDS = "PYTHONSAFEPATH"  # Python 3.11 and newer read it
 _PATIENCE = 10.0  # seconds that a process has to end after its last answer
@@ -39,9 +39,13 @@ def _environment() -> dict[str, str]:
     return os.environ | {_FORBIDS: "1", "PYTHONPATH": os.pathsep.join(filter(os.path.isabs, sys.path))}
 
 
-def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run this Python with arguments, such as those of pip, until it ends. Its output is captured."""
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=_environment())
+def run_pip(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run pip in a folder of ours until it ends. Its output is captured.
+
+    pip asks rustc for its version, and rustup starts the rustc that a rust-toolchain.toml of the current folder names.
+    """
+    command = [sys.executable, "-m", "pip", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=_environment())
 
 
 def run_foreign_python(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from masklearn import PatchCompileError
-from patch_compile.python_process import run_python
+from patch_compile.python_process import run_pip
 
 __all__ = ["Package", "fetch", "have_npm", "sha256_of"]
 
@@ -89,4 +89,4 @@ def _download(package: Package, into: Path) -> subprocess.CompletedProcess[str]:
         "--dest",
         str(into),
     )
-    return run_python("-m", "pip", "download", *flags, f"{package.name}=={package.version}")
+    return run_pip(into, "download", *flags, f"{package.name}=={package.version}")

@@ -22,7 +22,7 @@ from typing import NamedTuple
 from masklearn.durable import flush_tree
 from patch_compile.errors import PatchCompileError
 from patch_compile.plugin.machines import this_machine
-from patch_compile.python_process import run_python
+from patch_compile.python_process import run_pip
 
 __all__ = [
     "HEADER_PACKAGE",
@@ -292,9 +292,11 @@ def download(requirements: Sequence[str], folder: Path, what: str, fix: str, *op
     requirements: lines with a version and a hash; what, fix: subject and advice of the error; options: more options for
     pip. Raises PatchCompileError if a wheel can't be downloaded, or has another hash.
     """
-    (listed := folder / "requirements.txt").write_text("".join(f"{line}\n" for line in requirements))
-    pip = ("-m", "pip", "download", "--no-deps", "--no-input", "--disable-pip-version-check")
-    done = run_python(*pip, *options, "--require-hashes", "-r", str(listed), "-d", str(folder))
+    (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in requirements))
+    quiet = ("--no-input", "--disable-pip-version-check")
+    done = run_pip(
+        folder, "download", "--no-deps", *quiet, *options, "--require-hashes", "-r", "requirements.txt"
+    )
     if done.returncode:
         raise PatchCompileError(f"{what} could not be fetched", last_lines(done.stderr), fix)
     return sorted(folder.glob("*.whl"))
