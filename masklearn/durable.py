@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["flush_folder", "flush_tree", "whole_file"]
+__all__ = ["flush_folder", "flush_tree", "is_temporary", "temporary_file", "temporary_name", "whole_file"]
 
 # A few network and FUSE file systems can't flush folders.
 _NOT_FOR_FOLDERS = (errno.EINVAL, errno.EBADF, errno.ENOTSUP)
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.part")
 
 
 @contextmanager
-def whole_file(path: Path, beside: str | None = None) -> Iterator[Path]:
-    """Yield a path beside `path` to write to. At the end of the block that file is flushed and renamed to `path`.
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary file in the folder of `path`. At the end of the block it is flushed and renamed to `path`.
 
-    After an error in the block, and after any error of the disk, the file is removed and `path` is as it was.
-    beside: name of the file to write; None for one that no other process uses.
+    After an error in the block, and after any error of the disk, the temporary file is removed and `path` is as it was. If
+    `path` is a link, the link is replaced and its target stays as it was.
     """
-    part = path.with_name(beside or f".{path.name}.{os.getpid()}.part")
+    part = _new_file(path)
     try:
         yield part
         _flush(part)
@@ -30,6 +33,36 @@ def whole_file(path: Path, beside: str | None = None) -> Iterator[Path]:
         part.unlink(missing_ok=True)
         raise
     flush_folder(path.parent)
+
+
+@contextmanager
+def temporary_file(path: Path) -> Iterator[Path]:
+    """Yield a new empty file in the folder of `path`. It is removed at the end of the block."""
+    part = _new_file(path)
+    try:
+        yield part
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _new_file(path: Path) -> Path:
+    """Create a file with a fresh name in the folder of `path`, and return its path.
+
+    It is created exclusively: a link or file that somebody else put there is never written to.
+    """
+    part = path.with_name(temporary_name(path.name))
+    os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))
+    return part
+
+
+def temporary_name(name: str) -> str:
+    """Returns a fresh name for a file or folder that will be renamed to `name`, or removed."""
+    return f".{name}.{secrets.token_hex(8)}.part"
+
+
+def is_temporary(name: str) -> bool:
+    """Returns True for the name of a temporary file or folder, which a run that was killed may have left."""
+    return _TEMPORARY.fullmatch(name) is not None
 
 
 def flush_tree(folder: Path) -> None:

@@ -131,7 +131,9 @@ def _split(documents: dict[str, str]) -> tuple[list[str], list[str]]:
 
 def _write(path: Path, text: str) -> dict[str, Any]:
     part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8", newline="\n")
+    part.unlink(missing_ok=True)  # left by a killed run
+    with part.open("x", encoding="utf-8", newline="\n") as file:  # "x" follows no link
+        file.write(text)
     part.replace(path)
     return {"sha256": sha256_of(path)}
 

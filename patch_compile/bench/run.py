@@ -56,7 +56,7 @@ def _bench(path: Path, asked: BenchRequest, force: bool) -> BenchReport:
         check_calibration(place, subject.source)
     feeds = subject.feeds(runner)
     _check_runs(subject, place, list(feeds))
-    out.forget(BENCH_FOLDER)
+    out.forget(BENCH_FOLDER, BENCH_FOLDER)
     report = _Contest(subject, place, progress).run(feeds)
     _keep(out, subject, report)
     if asked.calibrate:
@@ -172,6 +172,7 @@ def _check_new(out: OutFolder, force: bool) -> None:
         raise PatchCompileError(
             f"{out.path / BENCH} exists", "The build was timed before.", "Time it again with `--force`."
         )
+    out.check_replaceable(BENCH_FOLDER)
 
 
 def _check_runs(subject: Subject, place: CpuPlace | GpuPlace, points: list[Point]) -> None:
@@ -195,7 +196,7 @@ def _check_runs(subject: Subject, place: CpuPlace | GpuPlace, points: list[Point
 
 def _keep(out: OutFolder, subject: Subject, report: BenchReport) -> None:
     """Write bench.json, renew the page that shows it, and record the new files in the manifest."""
-    out.forget(BENCH_FOLDER)
+    out.forget(BENCH_FOLDER, BENCH_FOLDER)
     report.write(out.path / BENCH)
     kept = [
         str(file.relative_to(out.path))

@@ -36,7 +36,7 @@ def build(recipe: Recipe, *, force: bool = False, resume: bool = False) -> Repor
         report = read_report(workspace.root)
         assert report is not None  # the last stage has written it
         evaluated = report.text.eval if report.text else None
-        write_manifest(workspace, job.recipe.seed, report.model, masks, evaluated)
+        write_manifest(workspace.root, workspace.records, job.recipe.seed, report.model, masks, evaluated)
         renew_page(workspace.root, place=workspace.out)
         workspace.publish()
     return report

@@ -45,10 +45,10 @@ def compile_model(
                 notes=tuple(progress.notes),
                 seconds=progress.seconds,
             )
-            write_manifest(workspace, job.recipe.seed, answer.model, masks, None)
+            write_manifest(workspace.root, workspace.records, job.recipe.seed, answer.model, masks, None)
             workspace.publish()
         except BaseException:
-            workspace.records.clear()  # a failed run of the only stage leaves nothing to resume
+            workspace.forget()  # a failed run of the only stage leaves nothing to resume
             raise
     return answer
 

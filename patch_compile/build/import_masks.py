@@ -56,7 +56,7 @@ def import_mask(request: ImportRequest, *, force: bool = False) -> ImportedAnswe
     from masklearn.importers.importing import import_masks
 
     r = request
-    _check_out(r.out, force=force)
+    _check_out(r, force=force)
     progress = Progress()
     checkpoint = Checkpoint.open(r.model)
     coverage = covered_linears_of(checkpoint, r.include, r.exclude)
@@ -93,7 +93,13 @@ def _command(request: ImportRequest, format: str) -> str:
     return f"{command} (masks only were imported: the weights are those of {model})"
 
 
-def _check_out(out: Path, *, force: bool) -> None:
+def _check_out(request: ImportRequest, *, force: bool) -> None:
+    out = request.out
+    for given in (request.source, request.model):
+        if out.exists() and out.resolve().is_relative_to(given.resolve()):
+            raise PatchCompileError(
+                f"{out} belongs to {given}", "The masks are imported from it.", "Choose another -o."
+            )
     if out.exists() and not force:
         raise PatchCompileError(
             f"{out} exists", "Masks are not overwritten unasked.", "Use --force, or another -o."

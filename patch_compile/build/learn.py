@@ -53,7 +53,7 @@ def learn(
             notes=tuple(progress.notes),
             seconds=progress.seconds,
         )
-        write_manifest(workspace, job.recipe.seed, answer.model, masks, None)
+        write_manifest(workspace.root, workspace.records, job.recipe.seed, answer.model, masks, None)
         workspace.publish()
     return answer
 

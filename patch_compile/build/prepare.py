@@ -13,7 +13,7 @@ from masklearn.masks.weight_types import allowed_types
 from masklearn.threads import settle_threads
 from patch_compile.build.choose import Chooser, chooser_of
 from patch_compile.errors import PatchCompileError
-from patch_compile.out.place import check_free_space, check_out
+from patch_compile.out.place import check_apart, check_free_space, check_out
 from patch_compile.plan.cards import DEFAULT_TARGET, card_of, card_of_gpu, find_card
 from patch_compile.plan.cost import CostModel
 from patch_compile.plan.lowering import lowerings_of
@@ -85,6 +85,7 @@ def prepare(
     for line in (*source.notes, *_masks_of_another(source)):
         progress.note(line)
     out = _choose_out(source, progress)
+    check_apart(out, (source.model, *files.states))
     check_out(out, force=force, resume=resume)
     backend, targets = _choose_engine(source, progress) if Stage.ENGINE in asked else ("onnx", ())
     asked = asked if targets else asked - {Stage.ENGINE}

@@ -32,7 +32,8 @@ _OWN = {
     "embed_plugin": Option("Put the plugin into the engine, to deploy one file; see --trust of run."),
     "prompt": Option("Prompt that the dense and the hybrid model each continue.", "TEXT"),
     "recipe": Option(f"Settings of an earlier build (OUT/{RECIPE}); options given here override them.", "FILE"),
-    "force": Option("Replace OUT if it exists. Stages whose result would be the same are kept."),
+    "force": Option("Replace OUT if it exists; refused if OUT holds files of yours. Stages whose result would be the "
+                    "same are kept."),
 }  # fmt: skip
 
 

@@ -101,7 +101,7 @@ _SERVICES = {
     "edgellm_python": Option("Python of the environment that Edge-LLM's exporter is installed in.", "PYTHON", "this one"),
 }  # fmt: skip
 _RUN = {
-    "force": Option("Replace OUT if it exists."),
+    "force": Option("Replace OUT if it exists; refused if OUT holds files of yours."),
     "resume": Option("Continue an interrupted run."),
     "trust": Option("Run the compiled plugin that came with OUT, though this installation did not build it."),
     "runner": Option("Run the engine or the ONNX file.", unset="the engine, if this machine can run it"),

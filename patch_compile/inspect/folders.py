@@ -16,6 +16,7 @@ from patch_compile.inspect.inspection import Inspection
 from patch_compile.out.folder import faulty_files
 from patch_compile.out.layout import MANIFEST, ONNX
 from patch_compile.out.manifest import Manifest
+from patch_compile.out.own_files import foreign_files
 
 __all__ = ["inspect_build", "inspect_checkpoint"]
 
@@ -29,8 +30,6 @@ def inspect_build(path: Path) -> Inspection:
         file = path / name
         rows.append({"file": name, "bytes": file.stat().st_size if file.is_file() else None})
     faults = [*faulty_files(path, manifest), *_onnx_faults(path)]
-    known = set(manifest.files) | {MANIFEST}
-    files = (str(file.relative_to(path)) for file in sorted(path.rglob("*")) if file.is_file())
     facts = {
         "model": manifest.model.path,
         "sha256 of the model": manifest.model.sha256,
@@ -41,7 +40,7 @@ def inspect_build(path: Path) -> Inspection:
         "versions": manifest.versions,
         "files": len(rows),
         "bytes": sum(row["bytes"] or 0 for row in rows),
-        "not in the manifest": [name for name in files if name not in known],
+        "not in the manifest": foreign_files(path, manifest.own_paths),
     }
     return Inspection(
         path,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from masklearn.checkpoint.naming import tied_name
 from masklearn.checkpoint.orientation import from_stored, stored_shape
+from masklearn.durable import whole_file
 from masklearn.errors import PatchCompileError
 
 if TYPE_CHECKING:
@@ -133,33 +134,29 @@ def write_onnx(model: ir.Model, path: Path) -> None:
     import onnx
 
     data = path.with_name(path.name + ".data")
-    data_part, path_part = (p.with_name(f".{p.name}.{os.getpid()}.part") for p in (data, path))
     path.parent.mkdir(parents=True, exist_ok=True)
     originals = {value: value.const_value for value in model.graph.initializers.values()}
     missing = [str(value.name) for value, tensor in originals.items() if tensor is None]
     if missing:
         raise ValueError(f"initializers without data: {missing[:5]}")
     try:
-        with data_part.open("wb") as stream:
-            for value, tensor in originals.items():
-                assert tensor is not None
-                # Small tensors are evaluated here too: a lazy tensor is evaluated once, in the order of the initializers.
-                large = tensor.nbytes > _INLINE
-                value.const_value = (
-                    _append(stream, str(value.name), tensor, data.name)
-                    if large
-                    else ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=value.name)
-                )
-        onnx.save_model(ir.to_proto(model), str(path_part))
-        # Removed first, so that no reader combines the old graph with the new data.
-        path.unlink(missing_ok=True)
-        data_part.replace(data)
-        path_part.replace(path)
+        # The data is renamed first, and then the graph that names it.
+        with whole_file(path) as path_part, whole_file(data) as data_part:
+            with data_part.open("wb") as stream:
+                for value, tensor in originals.items():
+                    assert tensor is not None
+                    # Small tensors are evaluated here too: a lazy tensor is evaluated once, in the initializers' order.
+                    large = tensor.nbytes > _INLINE
+                    value.const_value = (
+                        _append(stream, str(value.name), tensor, data.name)
+                        if large
+                        else ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=value.name)
+                    )
+            onnx.save_model(ir.to_proto(model), str(path_part))
+            path.unlink(missing_ok=True)  # no reader may combine the old graph with the new data
     finally:
         for value, tensor in originals.items():
             value.const_value = tensor
-        data_part.unlink(missing_ok=True)
-        path_part.unlink(missing_ok=True)
 
 
 def _append(stream: BinaryIO, name: str, tensor: ir.TensorProtocol, location: str) -> ir.ExternalTensor:

@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from masklearn.durable import flush_tree
+from masklearn.durable import flush_tree, temporary_name
 from patch_compile.errors import PatchCompileError
-from patch_compile.out.layout import MANIFEST, PARTIAL, RECIPE
+from patch_compile.out.layout import MANIFEST, RECIPE
 from patch_compile.out.lock import FolderLock
 from patch_compile.out.manifest import Manifest
-from patch_compile.out.stage_files import sha256_of
+from patch_compile.out.own_files import check_links, check_own, links_in, remove_temporaries
+from patch_compile.out.stage_files import remove, sha256_of
 from patch_compile.out.state import StageRecord
 
 __all__ = ["OutFolder", "faulty_files", "kept_for_writing"]
@@ -60,50 +61,57 @@ class OutFolder:
         """Yield a new folder, which replaces the folder `name` of OUT once the block ends.
 
         The manifest forgets the files of the old folder, and the caller records the new ones. An interruption leaves the
-        old folder. The caller must hold OUT exclusively, as for `record`.
+        old folder. The caller must hold OUT exclusively, as for `record`. Raises PatchCompileError if the old folder holds
+        files of the user.
         """
         place = self.path / name
-        folder = place.with_name(f"{name}{PARTIAL}")
-        shutil.rmtree(folder, ignore_errors=True)
+        self.check_replaceable(name)
+        folder = self.path / temporary_name(name)
         folder.mkdir()
         try:
             yield folder
             flush_tree(folder)
-            self.forget(name)
-            shutil.rmtree(place, ignore_errors=True)
+            self.forget(name, name)
+            remove(place)
             folder.rename(place)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def check_replaceable(self, name: str) -> None:
+        """Raise PatchCompileError if the folder `name` of OUT holds files that patch-compile did not write."""
+        check_own(self.path, self.manifest.own_paths, done=f"{name} would be replaced", inside=name)
 
     def record_folder(self, name: str, key: str) -> OutFolder:
         """Record all files of the folder `name` in the manifest, as `record` does."""
         files = sorted(file for file in (self.path / name).rglob("*") if file.is_file())
         return self.record(name, key, [str(file.relative_to(self.path)) for file in files])
 
-    def forget(self, stage: str) -> None:
+    def forget(self, stage: str, *paths: str) -> None:
         """Take the files of a later step out of the manifest, before they are changed. They stay where they are.
 
         Otherwise an interruption between changing and recording them would leave files that the manifest contradicts, and
-        every command would refuse the build. The caller must hold the folder exclusively, as for `record`.
+        every command would refuse the build. paths: files and folders of OUT that the step writes, which the manifest notes
+        as begun until they are recorded. The caller must hold the folder exclusively, as for `record`.
         """
-        manifest = Manifest.read(self.path / MANIFEST)
-        if stage in manifest.stages:
-            manifest.without_stage(stage).write(self.path / MANIFEST)
+        Manifest.read(self.path / MANIFEST).with_begun(stage, paths).write(self.path / MANIFEST)
 
 
 @contextmanager
 def kept_for_writing(path: Path) -> Iterator[None]:
     """Lock a finished build for this process, which writes into it, until the block ends.
 
-    Raises PatchCompileError if `path` is no finished build, or another process writes into it or replaces it.
+    Raises PatchCompileError if `path` is no finished build or holds links, or another process writes into it or replaces it.
     """
     _check_is_build(path)
+    check_links(path)
     with FolderLock(path):
+        remove_temporaries(path)
         yield
 
 
 def faulty_files(path: Path, manifest: Manifest) -> Iterator[str]:
     """Yield the faults of a build's files, in words. It hashes every file."""
+    yield from (f"{name} is a link, and a build makes none" for name in links_in(path))
     for name, digest in manifest.files.items():
         file = path / name
         if not file.is_file():

@@ -1,7 +1,7 @@
 """The one place that spells paths in OUT. All are relative to OUT, as in the manifest.
 
 `…_NAME` is the last part of a path, for a file of the same kind in another folder: `bench` writes engines and ONNX
-files below `BENCH_MODELS`, and `verify` fills a folder beside `VERIFY_FOLDER`, which it then renames.
+files below `BENCH_MODELS`, and `verify` fills a temporary folder, which it then renames to `VERIFY_FOLDER`.
 """
 
 __all__ = [
@@ -74,7 +74,7 @@ BENCH_FOLDER = "bench"
 BENCH = f"{BENCH_FOLDER}/bench.json"
 BENCH_MODELS = f"{BENCH_FOLDER}/models"
 
-# An unfinished OUT, or an unfinished folder in it, has this suffix. It contains:
+# An unfinished OUT has this suffix. It contains:
 PARTIAL = ".partial"
 STATE = "state.json"  # the finished stages
 SCRATCH = "scratch"  # files that are removed when the build is published

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import stat
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,6 +16,7 @@ from patch_compile.errors import PatchCompileError
 __all__ = ["LOCK", "FolderLock", "lock_holder"]
 
 LOCK = ".patch-compile.lock"
+_OPEN = os.O_NOFOLLOW | os.O_NONBLOCK  # opening a FIFO would wait for its other end
 
 
 class FolderLock:
@@ -36,7 +39,8 @@ class FolderLock:
             raise PatchCompileError(
                 f"{folder} cannot be locked",
                 os.strerror(error.errno or 0),
-                "See that it can be written to and that its file system has locks (flock), or choose another folder.",
+                f"See that it can be written to, that its file system has locks (flock), and that {LOCK} in it is neither a "
+                "link nor a special file; or choose another folder.",
             ) from error
 
     def __enter__(self) -> Self:
@@ -66,7 +70,7 @@ class FolderLock:
 def lock_holder(folder: Path) -> str | None:
     """Returns the process that holds a folder's lock, as "pid N", or None if no process does."""
     try:
-        descriptor = os.open(folder / LOCK, os.O_RDONLY | os.O_NOFOLLOW)
+        descriptor = os.open(folder / LOCK, os.O_RDONLY | _OPEN)
     except OSError:
         return None
     try:
@@ -86,8 +90,9 @@ def _locked(path: Path) -> int:
     The last holder may remove the file between opening and locking it. It then creates the file anew.
     """
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _OPEN, 0o644)
         try:
+            _check_plain(descriptor)
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_file_of(descriptor, path):
                 os.ftruncate(descriptor, 0)
@@ -97,6 +102,13 @@ def _locked(path: Path) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)
+
+
+def _check_plain(descriptor: int) -> None:
+    """Raise OSError for a FIFO or device, and for a file that has another name too, which may be a file of the user."""
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        raise OSError(errno.EMLINK, os.strerror(errno.EMLINK))
 
 
 def _is_file_of(descriptor: int, path: Path) -> bool:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from typing import Annotated, ClassVar, Self
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import TextRecord
-from patch_compile.out.layout import MANIFEST, RECIPE
+from patch_compile.out.layout import MANIFEST, RECIPE, STATE
+from patch_compile.out.lock import LOCK
 from patch_compile.out.record import FileRecord, Record
 from patch_compile.out.stage_files import sha256_of
-from patch_compile.out.state import StageRecord, path_in_out
-from patch_compile.out.workspace import Workspace
+from patch_compile.out.state import PathInOut, StageRecord
 
 __all__ = ["EvalText", "Manifest", "ModelOrigin", "Ratio", "Texts", "package_versions", "write_manifest"]
 
@@ -30,9 +32,6 @@ _PACKAGES = (
     "cuda-bindings",
     "numpy",
 )
-
-
-_Path = Annotated[str, AfterValidator(path_in_out)]
 
 
 class ModelOrigin(Record):
@@ -64,7 +63,11 @@ class Texts(Record):
 
 
 class Manifest(FileRecord):
-    """manifest.json. files: sha256 by path in OUT; stages: the stages that ran, with the files that they wrote."""
+    """manifest.json.
+
+    files: sha256 by path in OUT; stages: the stages that ran, with the files that they wrote; unfinished: files and folders
+    that a stage has begun to write, by stage.
+    """
 
     SCHEMA: ClassVar[int] = 1
     WHAT: ClassVar[str] = "a manifest"
@@ -76,30 +79,55 @@ class Manifest(FileRecord):
     seed: int
     text: Texts = Field(default_factory=Texts)
     versions: dict[str, str]
-    files: dict[_Path, str]
+    files: dict[PathInOut, str]
     stages: dict[str, StageRecord]
+    unfinished: dict[str, tuple[PathInOut, ...]] = Field(default_factory=dict)
+
+    @property
+    def own_paths(self) -> frozenset[str]:
+        """Returns the paths in OUT of files and folders that the build and later steps wrote or had begun to write."""
+        written = (record.files for record in self.stages.values())
+        return frozenset({MANIFEST, STATE, LOCK}).union(self.files, *written, *self.unfinished.values())
 
     def with_stage(self, name: str, stage: StageRecord) -> Self:
         """Returns the manifest with a stage that ran later, or again. Its files replace those that it had before."""
-        before = self.stages[name].files if name in self.stages else {}
-        files = {path: digest for path, digest in self.files.items() if path not in before} | stage.files
-        stages = self.stages | {name: stage}
-        return self.model_copy(update={"files": dict(sorted(files.items())), "stages": stages})
+        files = dict(sorted((self._files_without(name) | stage.files).items()))
+        unfinished = {one: paths for one, paths in self.unfinished.items() if one != name}
+        return self.model_copy(
+            update={"files": files, "stages": self.stages | {name: stage}, "unfinished": unfinished}
+        )
 
-    def without_stage(self, name: str) -> Self:
-        """Returns the manifest without a stage and its files."""
+    def with_begun(self, name: str, paths: tuple[str, ...]) -> Self:
+        """Returns the manifest without a stage, which begins to write these files and folders anew."""
+        begun = {
+            *paths,
+            *self.unfinished.get(name, ()),
+            *(self.stages[name].files if name in self.stages else ()),
+        }
+        return self.model_copy(
+            update={
+                "files": self._files_without(name),
+                "stages": {one: stage for one, stage in self.stages.items() if one != name},
+                "unfinished": self.unfinished | {name: tuple(sorted(begun))},
+            }
+        )
+
+    def _files_without(self, name: str) -> dict[str, str]:
         gone = self.stages[name].files if name in self.stages else {}
-        files = {path: digest for path, digest in self.files.items() if path not in gone}
-        stages = {one: stage for one, stage in self.stages.items() if one != name}
-        return self.model_copy(update={"files": files, "stages": stages})
+        return {path: digest for path, digest in self.files.items() if path not in gone}
 
 
 def write_manifest(
-    workspace: Workspace, seed: int, model: ModelOrigin, masks: MaskSet, evaluated: EvalText | None
+    root: Path,
+    stages: Mapping[str, StageRecord],
+    seed: int,
+    model: ModelOrigin,
+    masks: MaskSet,
+    evaluated: EvalText | None,
 ) -> None:
-    """Write manifest.json of a run. evaluated: the text that its models were evaluated on, if they were."""
-    files = {name: digest for record in workspace.records.values() for name, digest in record.files.items()}
-    files[RECIPE] = sha256_of(workspace.root / RECIPE)
+    """Write manifest.json of a run into the folder `root`. evaluated: the text that its models were evaluated on, if any."""
+    files = {name: digest for record in stages.values() for name, digest in record.files.items()}
+    files[RECIPE] = sha256_of(root / RECIPE)
     manifest = Manifest(
         model=model,
         ratio=Ratio(asked=masks.ratio_asked, reached=masks.ratio),
@@ -108,9 +136,9 @@ def write_manifest(
         text=Texts(calib=masks.record.text, eval=evaluated),
         versions=package_versions(),
         files=dict(sorted(files.items())),
-        stages=dict(workspace.records),
+        stages=dict(stages),
     )
-    manifest.write(workspace.root / MANIFEST)
+    manifest.write(root / MANIFEST)
 
 
 def package_versions() -> dict[str, str]:

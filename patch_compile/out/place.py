@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.layout import MANIFEST, PARTIAL, STATE
 from patch_compile.out.lock import lock_holder
-from patch_compile.out.state import WorkspaceState, holds_nothing, is_workspace, read_records
+from patch_compile.out.manifest import Manifest
+from patch_compile.out.own_files import check_own
+from patch_compile.out.state import WorkspaceState, holds_nothing, is_workspace
 
 __all__ = [
     "RUNNING",
+    "check_apart",
     "check_free_space",
     "check_out",
     "check_replaceable",
@@ -63,8 +67,8 @@ def name_aside(place: Path) -> Path:
 def check_out(out: Path, *, force: bool, resume: bool, held: bool = False) -> None:
     """Raises PatchCompileError if OUT or an unfinished build of it exists and no flag says how to treat it.
 
-    It never accepts a folder that patch-compile did not make, whatever the flags. It changes nothing. held: True if
-    this process has the lock of the unfinished build.
+    Whatever the flags, it accepts only folders that patch-compile made, without links and without files of the user. It
+    changes nothing. held: True if this process has the lock of the unfinished build.
     """
     place = place_of(out)
     root = partial_of(place)
@@ -79,6 +83,32 @@ def check_out(out: Path, *, force: bool, resume: bool, held: bool = False) -> No
         )
     if not (force or resume):
         _check_unfinished(place, root, held=held)
+    check_own(
+        root, WorkspaceState.read(root).own_paths, done=f"{root.name} would be cleared to build {place.name}"
+    )
+
+
+def check_apart(out: Path, inputs: Iterable[Path]) -> None:
+    """Raises PatchCompileError if an input of a run lies in OUT or in its unfinished build, or if OUT lies in an input.
+
+    inputs: the model's folder or file, and every other file that the run reads.
+    """
+    place = place_of(out)
+    for path in inputs:
+        found = path.resolve()
+        for folder in (place, partial_of(place)):
+            if found.is_relative_to(folder):
+                raise PatchCompileError(
+                    f"{path} lies in {folder}",
+                    "The run reads it, and would replace the folder.",
+                    f"Move it out of {folder.name}, or choose another -o.",
+                )
+        if found.is_dir() and place.is_relative_to(found):
+            raise PatchCompileError(
+                f"OUT can't be {place}",
+                f"It lies in {path}, which the run reads as a model.",
+                "Choose an -o outside the model's folder.",
+            )
 
 
 def check_free_space(out: Path, needed: int) -> None:
@@ -113,12 +143,18 @@ def check_replaceable(place: Path, *, force: bool) -> None:
             f"Use --force to replace it{resume}, or another -o.",
         )
     if not (place / MANIFEST).is_file():
-        raise PatchCompileError(
-            f"{place} was not made by patch-compile",
-            f"It holds no {MANIFEST}, so --force will not replace it.",
-            "Choose another -o.",
-        )
-    read_records(place / MANIFEST)
+        raise _not_ours(place, f"It holds no {MANIFEST}, so --force will not replace it.")
+    try:
+        manifest = Manifest.read(place / MANIFEST)
+    except PatchCompileError as error:
+        raise _not_ours(place, f"{error.what}: {error.why}") from None
+    check_own(place, manifest.own_paths, done=f"{place.name} would be replaced")
+
+
+def _not_ours(place: Path, why: str) -> PatchCompileError:
+    return PatchCompileError(
+        f"{place} was not made by patch-compile", why, "Choose another -o, or move the folder away."
+    )
 
 
 def _check_unfinished(place: Path, root: Path, *, held: bool) -> None:

@@ -4,31 +4,43 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import AfterValidator
+
+from masklearn.durable import is_temporary
 from masklearn.json_text import read_json
 from patch_compile.errors import PatchCompileError
-from patch_compile.out.durable import HALF_WRITTEN, write_json
-from patch_compile.out.layout import STATE
+from patch_compile.out.durable import write_json
+from patch_compile.out.layout import CARD, MANIFEST, PAGE, RECIPE, SCRATCH, STATE
 from patch_compile.out.lock import LOCK
 
 __all__ = [
+    "PathInOut",
     "StageRecord",
     "WorkspaceState",
     "holds_nothing",
     "is_workspace",
-    "path_in_out",
-    "read_records",
-    "stages_of",
 ]
 
 _MAKER = "patch-compile"
-# A run that was killed before or while it marked the folder leaves these files.
-_BEFORE_THE_MARK = {LOCK, STATE + HALF_WRITTEN}
-_REPLACED = re.compile(r"\..+\.replaced-[0-9a-f]{16}")
+_BESIDE_STAGES = frozenset(
+    {STATE, LOCK, SCRATCH, RECIPE, MANIFEST, PAGE, CARD}
+)  # what a build writes outside of stages
+_REPLACED = re.compile(r"\.[^/]+\.replaced-[0-9a-f]{16}")
+
+
+def _path_in_out(name: str) -> str:
+    """Returns the name of a file in OUT, as a manifest has it. Raises ValueError for one that leads out of OUT."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or not path.parts or ".." in path.parts:
+        raise ValueError(f"It names a file outside its folder: {name!r}.")
+    return name
+
+
+PathInOut = Annotated[str, AfterValidator(_path_in_out)]
 
 
 @dataclass(frozen=True)
@@ -36,15 +48,20 @@ class StageRecord:
     """A finished stage: its key, and sha256 by path in OUT of its files."""
 
     key: str
-    files: dict[str, str]
+    files: dict[PathInOut, str]
 
 
 @dataclass
 class WorkspaceState:
-    """Content of state.json. replaces: name beside OUT to which publishing moves the build that it replaces."""
+    """Content of state.json.
+
+    replaces: name beside OUT to which publishing moves the build that it replaces; unfinished: paths in the folder of files
+    and folders that a run had begun to write or to remove.
+    """
 
     records: dict[str, StageRecord] = field(default_factory=dict)
     replaces: str | None = None
+    unfinished: list[str] = field(default_factory=list)
 
     @classmethod
     def read(cls, folder: Path) -> WorkspaceState:
@@ -53,7 +70,7 @@ class WorkspaceState:
         if not path.is_file():
             return cls()
         content = _read(path)
-        records, replaces = read_records(path), content.get("replaces")
+        records, replaces = _read_records(path, content), content.get("replaces")
         # Earlier versions wrote no maker, and no state before a stage was finished.
         if not (records or content.get("made_by") == _MAKER):
             raise _unreadable(
@@ -61,40 +78,41 @@ class WorkspaceState:
             )
         if replaces is not None and not (isinstance(replaces, str) and _REPLACED.fullmatch(replaces)):
             raise _unreadable(path, f"{replaces!r} is no name that a build gives to one that it replaces")
-        return cls(records, replaces)
+        unfinished = content.get("unfinished", [])
+        if not (isinstance(unfinished, list) and all(isinstance(name, str) for name in unfinished)):
+            raise _unreadable(path, "unfinished is no list of paths")
+        _check_paths(path, unfinished)
+        return cls(records, replaces, unfinished)
 
     def write(self, folder: Path) -> None:
         """Write state.json. If the process is killed, the old file or the new one is there."""
         replaces = {} if self.replaces is None else {"replaces": self.replaces}
-        write_json(folder / STATE, {"made_by": _MAKER, **replaces, "stages": stages_of(self.records)})
+        unfinished = {"unfinished": self.unfinished} if self.unfinished else {}
+        stages = {name: {"key": r.key, "files": r.files} for name, r in self.records.items()}
+        write_json(folder / STATE, {"made_by": _MAKER, **replaces, **unfinished, "stages": stages})
+
+    @property
+    def own_paths(self) -> frozenset[str]:
+        """Returns the paths in the folder of files and folders that builds wrote or had begun to write."""
+        files = (name for record in self.records.values() for name in record.files)
+        return _BESIDE_STAGES.union(files, self.unfinished)
 
 
-def stages_of(records: Mapping[str, StageRecord]) -> dict[str, dict[str, Any]]:
-    """Returns the finished stages in the form of state.json and manifest.json."""
-    return {name: {"key": r.key, "files": r.files} for name, r in records.items()}
-
-
-def read_records(path: Path) -> dict[str, StageRecord]:
-    """Read the stages of a state.json or manifest.json. Raises PatchCompileError for invalid content."""
-    content = _read(path)
+def _read_records(path: Path, content: dict[str, Any]) -> dict[str, StageRecord]:
     try:
         records = {n: StageRecord(s["key"], dict(s["files"])) for n, s in content["stages"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _unreadable(path, f"{type(error).__name__}: {error}") from None
-    try:
-        for name in (name for record in records.values() for name in record.files):
-            path_in_out(name)
-    except ValueError as error:
-        raise _unreadable(path, str(error)) from None
+    _check_paths(path, [name for record in records.values() for name in record.files])
     return records
 
 
-def path_in_out(name: str) -> str:
-    """Returns the name of a file in OUT, as a manifest has it. Raises ValueError for one that leads out of OUT."""
-    path = PurePosixPath(name)
-    if path.is_absolute() or not path.parts or ".." in path.parts:
-        raise ValueError(f"It names a file outside its folder: {name!r}.")
-    return name
+def _check_paths(path: Path, names: list[str]) -> None:
+    try:
+        for name in names:
+            _path_in_out(name)
+    except ValueError as error:
+        raise _unreadable(path, str(error)) from None
 
 
 def is_workspace(folder: Path) -> bool:
@@ -115,7 +133,8 @@ def is_workspace(folder: Path) -> bool:
 def holds_nothing(folder: Path) -> bool:
     """Returns True if the folder holds nothing that a user could miss."""
     try:
-        return not {path.name for path in folder.iterdir()} - _BEFORE_THE_MARK
+        # A run that was killed before it marked the folder leaves a lock and a half-written mark.
+        return all(path.name == LOCK or is_temporary(path.name) for path in folder.iterdir())
     except FileNotFoundError:
         return True
     except NotADirectoryError:

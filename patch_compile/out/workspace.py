@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from masklearn.durable import flush_folder, flush_tree
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.layout import MANIFEST, SCRATCH, STATE
 from patch_compile.out.lock import LOCK, FolderLock
+from patch_compile.out.manifest import Manifest
+from patch_compile.out.own_files import foreign_files
 from patch_compile.out.place import (
     RUNNING,
     check_out,
@@ -31,7 +33,7 @@ from patch_compile.out.place import (
     place_of,
 )
 from patch_compile.out.stage_files import files_under, intact, link, remove, sha256_of, sweep
-from patch_compile.out.state import StageRecord, WorkspaceState, read_records
+from patch_compile.out.state import StageRecord, WorkspaceState
 
 __all__ = ["Workspace", "key_of"]
 
@@ -69,11 +71,12 @@ class Workspace:
         if self.out.exists():
             self._lock_out()
             _finish_publishing(self.out)
-            self._previous = read_records(self.out / MANIFEST)
-        self._state = WorkspaceState(state.records if resume else {})
+            self._previous = Manifest.read(self.out / MANIFEST).stages
+        self._state = WorkspaceState(state.records if resume else {}, unfinished=sorted(state.own_paths))
         self._state.write(self.root)
         sweep(self.root, self._state.records, (STATE, LOCK, *([SCRATCH] if resume else [])))
         self.scratch.mkdir(exist_ok=True)
+        self._finish()
 
     @property
     def records(self) -> dict[str, StageRecord]:
@@ -93,30 +96,44 @@ class Workspace:
     def run(self, stage: str, key: str, outputs: list[str], work: Callable[[Path], None]) -> None:
         """Run `work(root)`, which writes `outputs` (files or folders), unless its result is already there."""
         self._check_ours()
-        if self._reuse(stage, key):
+        if self._reuse(stage, key, outputs):
             self.reused.append(stage)
             return
-        self.records.pop(stage, None)
         with self._removal_said(), _disk_errors(self.root):
-            for name in outputs:
-                remove(self.root / name)
+            self._clear(stage, outputs)
             work(self.root)
             self._check_ours()
             for name in outputs:  # before state.json says that they are whole
                 flush_tree(self.root / name)
             files = {name: sha256_of(self.root / name) for name in files_under(self.root, outputs)}
-            self.records[stage] = StageRecord(key, files)
-            self._state.write(self.root)
+            self._finish({stage: StageRecord(key, files)})
 
     def drop(self, stage: str, outputs: list[str]) -> None:
         """Remove a finished stage that this run does not have, with its `outputs` (files or folders)."""
-        if self.records.pop(stage, None) is None:
+        if stage not in self.records:
             return
         self._check_ours()
         with _disk_errors(self.root):
-            self._state.write(self.root)
-            for name in outputs:
-                remove(self.root / name)
+            self._clear(stage, outputs)
+            self._finish()
+
+    def forget(self) -> None:
+        """Forget the finished stages, so that the next run starts anew."""
+        self._state = WorkspaceState(replaces=self._state.replaces, unfinished=sorted(self._state.own_paths))
+
+    def _clear(self, stage: str, outputs: list[str]) -> None:
+        """Remove the files of a stage. Before, state.json notes that they are not whole."""
+        self.records.pop(stage, None)
+        self._state.unfinished = outputs
+        self._state.write(self.root)
+        for name in outputs:
+            remove(self.root / name)
+
+    def _finish(self, records: Mapping[str, StageRecord] | None = None) -> None:
+        """Note in state.json that every file is whole, with the records of a stage that is now finished."""
+        self.records.update(records or {})
+        self._state.unfinished = []
+        self._state.write(self.root)
 
     def publish(self) -> Path:
         """Put the finished build in the place of OUT, and return that path.
@@ -148,7 +165,7 @@ class Workspace:
             return not self.root.exists()
         if not self._locks[self.root].holds():  # what is there now is not ours
             return not self.root.exists()
-        if any(self.scratch.rglob("*checkpoint*")):
+        if any(self.scratch.rglob("*checkpoint*")) or foreign_files(self.root, self._state.own_paths):
             return False
         with contextlib.suppress(OSError):
             sweep(self.root, {}, (STATE, LOCK))
@@ -215,16 +232,16 @@ class Workspace:
         self._locks[self.root].folder = self.out
         flush_folder(self.out.parent)
 
-    def _reuse(self, stage: str, key: str) -> bool:
+    def _reuse(self, stage: str, key: str, outputs: list[str]) -> bool:
         for home, records in ((self.root, self.records), (self.out, self._previous)):
             record = records.get(stage)
             if record is None or record.key != key or not intact(home, record):
                 continue
             if home is not self.root:
+                self._clear(stage, outputs)
                 for name in record.files:
                     link(home / name, self.root / name)
-                self.records[stage] = record
-                self._state.write(self.root)
+                self._finish({stage: record})
             return True
         return False
 
@@ -257,6 +274,8 @@ def _finish_publishing(out: Path) -> None:
         return
     replaces = WorkspaceState.read(out).replaces
     if replaces is not None and (aside := out.with_name(replaces)).exists():
+        if (aside / MANIFEST).is_file():  # else a run was killed while it removed the folder
+            check_replaceable(aside, force=True)
         shutil.rmtree(aside)
     (out / STATE).unlink()
     flush_folder(out)

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from masklearn.durable import whole_file
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
@@ -67,4 +69,5 @@ def _write(model: "ir.Model", path: Path) -> None:
     lines += [f"{node.name}: {node}" for node in graph]
     lines += [f"output {value}" for value in graph.outputs]
     lines += [f"function {'::'.join(filter(None, identifier))}" for identifier in model.functions]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with whole_file(path) as part:
+        part.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -49,7 +49,7 @@ class MeasuredCard(Calibration):
         """
         key = key_of(self.gpu, self.clocks, self.driver, self.backend, self.version)[:8]
         path = (folder or measured_folder()) / f"{re.sub(r'[^a-z0-9]+', '-', self.gpu.lower())}-{key}.json"
-        write_json(path, {"schema": _SCHEMA, **self.model_dump(mode="json")}, shared=True)
+        write_json(path, {"schema": _SCHEMA, **self.model_dump(mode="json")})
         return path
 
 

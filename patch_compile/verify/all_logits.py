@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from masklearn.durable import temporary_file
 from patch_compile.onnx_io.proto import load_proto
 from patch_compile.onnx_io.tensor_names import LOGITS
 
@@ -34,12 +35,9 @@ def with_all_logits(path: Path) -> Iterator[Path]:
         yield path
         return
     # External data must lie in the folder of the graph.
-    beside = path.with_name(f".{path.stem}.all-logits.onnx")
-    try:
+    with temporary_file(path) as beside:
         onnx.save_model(model, str(beside))
         yield beside
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _drop_slice(graph: onnx.GraphProto) -> bool:

@@ -62,7 +62,7 @@ def with_baselines(
         texts.check()
         for row in made:  # a baseline that does not fit the model has none
             rows[Baseline(row.name)] = row
-            write_json(cache / f"{keys[Baseline(row.name)]}.json", row.model_dump(), shared=True)
+            write_json(cache / f"{keys[Baseline(row.name)]}.json", row.model_dump())
     plain = BaselineRow(name=Baseline.DENSE, ratio=0.0, perplexity=dense, seconds=0.0, deployable=True)
     others = [plain, *(rows[name] for name in keys if name in rows)]
     return beside_baselines(result, others, windows)

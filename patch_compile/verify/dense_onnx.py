@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+from masklearn.durable import temporary_name
 from patch_compile.out.folder import OutFolder
-from patch_compile.out.layout import ONNX_NAME
+from patch_compile.out.layout import ONNX_FOLDER, ONNX_NAME
 from patch_compile.sources.open import source_of
 
 __all__ = ["dense_onnx"]
@@ -21,5 +22,9 @@ def dense_onnx(out: OutFolder, logits: Literal["all", "last"]) -> Iterator[Path]
 
     logits: the positions that get logits. Raises PatchCompileError if the model was moved or deleted.
     """
-    with tempfile.TemporaryDirectory(dir=out.path, prefix=".dense-") as folder:
-        yield source_of(out).dense_onnx(Path(folder) / ONNX_NAME, logits=logits)
+    folder = out.path / temporary_name(ONNX_FOLDER)
+    folder.mkdir()
+    try:
+        yield source_of(out).dense_onnx(folder / ONNX_NAME, logits=logits)
+    finally:
+        shutil.rmtree(folder)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from masklearn.durable import temporary_file
 from masklearn.masks.names import depth_of
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.graph_inputs import load_graph
@@ -129,12 +130,9 @@ def with_outputs(path: Path, names: list[str]) -> Iterator[Path]:
 
     model = load_proto(path)
     _declare(model, names)
-    beside = path.with_name(f".{path.stem.lstrip('.')}.marked.onnx")
-    try:
+    with temporary_file(path) as beside:
         onnx.save_model(model, str(beside))
         yield beside
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _declare(model: onnx.ModelProto, names: list[str]) -> None:

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from masklearn.durable import is_temporary
 from patch_compile.out.folder import faulty_files
 from patch_compile.out.layout import ENGINE, ENGINE_REPORT, MANIFEST, PAGE, REPORT
 from patch_compile.out.lock import LOCK
 from patch_compile.out.manifest import Manifest
+from patch_compile.out.stage_files import remove
 from patch_compile.report.page.sources import Sources
 from patch_compile.report.page.write import rendered
 from tests.conftest import TEXT, write_model
@@ -27,7 +29,6 @@ _BUILD = (
     *("--eval-length", "16", "--prompt", "the cat sat", "--lowering", "plugin", "--calib", "text.txt"),
     *("--eval", "text.txt"),
 )
-_HALF_WRITTEN = re.compile(r"\.part\d*$|\.tmp$|^\.model\.all-logits")
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Place:
 
     def reset(self) -> None:
         for path in set(self.folder.iterdir()) - self._theirs:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            remove(path)
         if self._earlier.exists():
             shutil.copytree(self._earlier, self.out)
 
@@ -102,9 +103,9 @@ class Place:
         return {path.name for path in set(self.folder.iterdir()) - self._theirs}
 
     def state(self) -> str:
-        """Returns a hash of everything a next run finds. It does not depend on process ids."""
+        """Returns a hash of everything that a next run finds. It does not depend on random names."""
         found = {
-            re.sub(r"\.(part)?\d+(\.part)?$|replaced-\w+", "", name): content
+            re.sub(r"[0-9a-f]{16}", "", name): content
             for name, content in snapshot(self.folder).items()
             if not name.endswith(".lock")
         }
@@ -126,7 +127,7 @@ def snapshot(folder: Path) -> dict[str, str]:
 
 def litter(folder: Path) -> list[str]:
     """Returns the half-written files below a folder."""
-    return [str(path.relative_to(folder)) for path in folder.rglob("*") if _HALF_WRITTEN.search(path.name)]
+    return [str(path.relative_to(folder)) for path in folder.rglob("*") if is_temporary(path.name)]
 
 
 def differences(out: Path, reference: Path, *, engine: bool = False) -> list[str]:

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from patch_compile.out.durable import write_json
 from patch_compile.out.layout import MANIFEST
-from patch_compile.out.state import stages_of
+from patch_compile.out.manifest import Manifest, ModelOrigin, Ratio
+from patch_compile.out.workspace import Workspace
 
-__all__ = ["finish", "never", "writer"]
+__all__ = ["finish", "manifest_of", "never", "seal", "writer"]
 
 
 def writer(text):
@@ -21,8 +21,26 @@ def never(_root):
     raise AssertionError("this stage must not run again")
 
 
+def manifest_of(stages):
+    """The manifest of a build with these stages."""
+    return Manifest(
+        model=ModelOrigin(path="m", sha256="0" * 64),
+        ratio=Ratio(asked=0.3, reached=0.3),
+        method="wanda",
+        seed=0,
+        versions={},
+        files={name: digest for stage in stages.values() for name, digest in stage.files.items()},
+        stages=stages,
+    )
+
+
+def seal(workspace: Workspace) -> None:
+    """Write the manifest of the finished stages."""
+    manifest_of(workspace.records).write(workspace.root / MANIFEST)
+
+
 def finish(workspace):
-    write_json(workspace.root / MANIFEST, {"stages": stages_of(workspace.records)})
+    seal(workspace)
     out = workspace.publish()
     workspace.release()
     return out

@@ -124,6 +124,6 @@ def test_a_long_name_that_is_allowed_can_be_replaced(tmp_path):
 def test_a_folder_with_a_manifest_of_another_program_is_not_replaced(tmp_path):
     (tmp_path / "extension").mkdir()
     (tmp_path / "extension" / "manifest.json").write_text('{"manifest_version": 3}')
-    with pytest.raises(PatchCompileError, match="cannot be read"):
+    with pytest.raises(PatchCompileError, match="not made by patch-compile"):
         Workspace(tmp_path / "extension", force=True)
     assert tree(tmp_path / "extension") == {"manifest.json": '{"manifest_version": 3}'}

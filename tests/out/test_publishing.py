@@ -9,21 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from masklearn.durable import is_temporary
 from patch_compile.errors import PatchCompileError
-from patch_compile.out.durable import write_json
 from patch_compile.out.layout import MANIFEST, STATE
-from patch_compile.out.state import stages_of
 from patch_compile.out.workspace import Workspace
-from tests.out.stages import finish, never, writer
+from tests.out.stages import finish, never, seal, writer
 
 # Publishes a build of one stage and kills itself before file system operation number `deadly`.
 DOOMED = """
 import os, signal, sys
 from pathlib import Path
-from patch_compile.out.layout import MANIFEST
-from patch_compile.out.durable import write_json
-from patch_compile.out.state import stages_of
 from patch_compile.out.workspace import Workspace
+from tests.out.stages import seal
 
 out, deadly, count = Path(sys.argv[1]), int(sys.argv[2]), 0
 workspace = Workspace(out, force=True)
@@ -40,7 +37,7 @@ def hook(event, _arguments):
             os.kill(os.getpid(), signal.SIGKILL)
 
 workspace.run("one", "new", ["a"], work)
-write_json(workspace.root / MANIFEST, {"stages": stages_of(workspace.records)})
+seal(workspace)
 sys.addaudithook(hook)
 workspace.publish()
 workspace.release()
@@ -147,7 +144,7 @@ def left_between_the_renames(out, monkeypatch):
     """Leave the state of a kill: the second rename fails, and so does undoing the first."""
     finish(build(out, "old"))
     workspace = build(out, "new", force=True)
-    write_json(workspace.root / MANIFEST, {"stages": stages_of(workspace.records)})
+    seal(workspace)
     with monkeypatch.context() as broken, pytest.raises(PatchCompileError):
         broken.setattr(os, "rename", failing({2, 3}, OSError(errno.EIO, "Input/output error")))
         workspace.publish()
@@ -191,7 +188,7 @@ def test_a_rename_that_fails_is_undone_and_nothing_is_learned_again(tmp_path, mo
     names, out = neighbours(tmp_path), tmp_path / "out"
     finish(build(out, "old"))
     workspace = build(out, "new", force=True)
-    write_json(workspace.root / MANIFEST, {"stages": stages_of(workspace.records)})
+    seal(workspace)
     with monkeypatch.context() as broken, pytest.raises((PatchCompileError, KeyboardInterrupt)) as caught:
         broken.setattr(os, "rename", failing({number}, error))
         workspace.publish()
@@ -211,7 +208,7 @@ def test_a_rename_that_fails_is_undone_and_nothing_is_learned_again(tmp_path, mo
 def test_what_appears_at_out_during_a_build_is_not_replaced_unasked(tmp_path, name):
     out = tmp_path / "out"
     workspace = build(out, "1")
-    write_json(workspace.root / MANIFEST, {"stages": stages_of(workspace.records)})
+    seal(workspace)
     if name == "build":
         finish(build(tmp_path / "other", "mine")).rename(out)
     else:
@@ -229,7 +226,7 @@ def test_what_can_not_be_removed_is_said_and_the_new_build_is_whole(tmp_path, mo
     out = tmp_path / "out"
     finish(build(out, "old"))
     workspace = build(out, "new", force=True)
-    write_json(workspace.root / MANIFEST, {"stages": stages_of(workspace.records)})
+    seal(workspace)
     with monkeypatch.context() as broken, pytest.raises(PatchCompileError, match="is whole, but"):
         broken.setattr(
             os, "unlink", lambda *_a, **_k: (_ for _ in ()).throw(PermissionError(errno.EPERM, "no"))
@@ -256,8 +253,9 @@ def test_everything_is_flushed_to_the_disk_before_it_is_renamed(tmp_path, monkey
 
     workspace = build(tmp_path / "out", "1")
     monkeypatch.setattr(os, "fsync", flush)
-    write_json(workspace.root / MANIFEST, {"stages": stages_of(workspace.records)})
-    assert done == [workspace.root / f"{MANIFEST}.tmp", workspace.root]
+    seal(workspace)
+    part, folder = done
+    assert part.parent == folder == workspace.root and is_temporary(part.name) and MANIFEST in part.name
     done.clear()
     monkeypatch.setattr(os, "rename", move)
     workspace.publish()

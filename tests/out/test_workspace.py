@@ -3,12 +3,13 @@ import json
 
 import pytest
 
+from masklearn.durable import temporary_name
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.durable import write_json
 from patch_compile.out.layout import MANIFEST
 from patch_compile.out.stage_files import sha256_of
 from patch_compile.out.workspace import Workspace, key_of
-from tests.out.stages import finish, never, writer
+from tests.out.stages import finish, manifest_of, never, writer
 
 
 def test_out_appears_only_when_it_is_whole(tmp_path):
@@ -202,8 +203,8 @@ def test_an_unfinished_build_of_an_earlier_version_is_continued(tmp_path):
 def test_records_name_no_file_outside_their_folder(tmp_path, name):
     (tmp_path / "precious").write_text("kept")
     record = {"one": {"key": "key", "files": {name: sha256_of(tmp_path / "precious")}}}
-    (tmp_path / "out").mkdir()
-    write_json(tmp_path / "out" / MANIFEST, {"stages": record})
+    content = manifest_of({}).as_json() | {"stages": record}
+    write_json(tmp_path / "out" / MANIFEST, content)
     with pytest.raises(PatchCompileError, match="outside its folder"):
         Workspace(tmp_path / "out", force=True)
     write_json(tmp_path / "other.partial" / "state.json", {"stages": record})
@@ -212,18 +213,19 @@ def test_records_name_no_file_outside_their_folder(tmp_path, name):
     assert (tmp_path / "precious").read_text() == "kept"
 
 
-def test_litter_of_a_run_that_was_killed_does_not_reach_out(tmp_path):
+def test_litter_of_a_killed_run_is_not_published(tmp_path):
+    def killed(root):
+        for litter in ("b/half", "b/empty/.x", temporary_name("c")):
+            (root / litter).parent.mkdir(parents=True, exist_ok=True)
+            (root / litter).write_text("half")
+        raise KeyboardInterrupt  # a kill: nothing of ours runs after it
+
     first = Workspace(tmp_path / "out")
     first.run("one", "key", ["a"], writer("1"))
-    for litter in (
-        ".masks.safetensors.part123",
-        "a/.file.txt.part123",
-        "b/half",
-        "a/empty/.x",
-        "recipe.yaml",
-    ):
-        (first.root / litter).parent.mkdir(parents=True, exist_ok=True)
-        (first.root / litter).write_text("half")
+    with pytest.raises(KeyboardInterrupt):
+        first.run("two", "key", ["b"], killed)
+    for name in (f"a/{temporary_name('file.txt')}", "recipe.yaml"):
+        (first.root / name).write_text("half")
     (first.scratch / "checkpoint-2").write_text("trained")
     first.release()
     again = Workspace(tmp_path / "out", resume=True)

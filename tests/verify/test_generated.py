@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from masklearn.durable import is_temporary
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.folder import OutFolder
 from patch_compile.out.questions import GeneratedText
@@ -36,7 +37,7 @@ def test_each_prompt_is_continued_by_both(settings: dict[str, Any], dtype: str) 
             assert [row.dense, row.pruned] == texts
             assert row.tokens == 8 and 0 <= row.same_tokens <= 8
             assert (row.same_tokens == 8) == (texts[0] == texts[1])
-    assert not list(out.path.glob(".dense-*"))
+    assert not [path for path in out.path.iterdir() if is_temporary(path.name)]
     with pytest.raises(PatchCompileError, match="60 tokens of prompt and 8 new ones are more than 64"):
         diff(out, "the cat", "the cat " * 30)
     with pytest.raises(PatchCompileError, match="The prompt is empty"):

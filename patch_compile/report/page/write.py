@@ -51,7 +51,7 @@ def renew_page(out: Path, *, place: Path | None = None) -> None:
     place: the folder that both name, if `out` will be renamed to it.
     """
     folder = OutFolder.open(out, check=False)
-    folder.forget(_STAGE)
+    folder.forget(_STAGE, PAGE, CARD)
     files = {name: digest for name, digest in folder.manifest.files.items() if name not in (PAGE, CARD)}
     sources = Sources.read(out, place=place)
     _write(out / PAGE, rendered(sources))
