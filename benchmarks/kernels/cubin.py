@@ -1,4 +1,4 @@
-"""Kernels as machine code: nvcc compiles them, ptxas gives their figures, cuobjdump their SASS."""
+"""Kernels as machine code: nvcc compiles them, cuobjdump gives their figures and their SASS."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ __all__ = [
     "FLAGS",
     "PLUGINS",
     "SOURCES",
+    "Function",
     "Instruction",
     "Kernel",
     "compile_all",
-    "compile_cubin",
-    "disassemble",
     "find_cuobjdump",
     "functions_of",
+    "kernels_in",
+    "ptx_of",
 ]
 
 PLUGINS = plugin_sources()
@@ -34,13 +35,9 @@ SOURCES = {
     for scalar in ("half", "bfloat16")
 }
 ARCHS = (80, 86, 89, 90, 120)
-FLAGS = ("-std=c++17", "-O3", "-DNDEBUG", "-cubin", "-Xptxas=-v")
+FLAGS = ("-std=c++17", "-O3", "-DNDEBUG", "-cubin")
 
-_ENTRY = re.compile(
-    r"Compiling entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, "
-    r"(\d+) bytes spill loads.*?Used (\d+) registers",
-    re.S,
-)
+_USAGE = re.compile(r"Function (\w+):\s+REG:(\d+) STACK:(\d+)")
 _CONFIG = re.compile(
     r"patch_(?:tiles|stream)I.*?ELi(\d+)E"
 )  # number of the configuration in the template's arguments
@@ -52,13 +49,12 @@ _INSTRUCTION = re.compile(
 
 
 class Kernel(NamedTuple):
-    """ptxas's figures of one kernel, in bytes per thread. config: index in the table of configurations."""
+    """Figures of one kernel, in bytes per thread. config: index in the table of configurations."""
 
     config: int
-    stack: int
+    registers: int
     spill_stores: int
     spill_loads: int
-    registers: int
 
 
 class Instruction(NamedTuple):
@@ -105,48 +101,72 @@ class Instruction(NamedTuple):
         return int(re.findall(r"0x([0-9a-f]+)", self.operands)[-1], 16)
 
 
-def compile_cubin(source: Path, arch: int, nvcc: Path, cubin: Path, plugins: Path = PLUGINS) -> list[Kernel]:
-    """Compile one source for one architecture and return its kernels in the order of the table of configurations."""
-    command = [str(nvcc), *FLAGS, f"-arch=sm_{arch}", "-I", str(plugins), str(source), "-o", str(cubin)]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    found = ((_CONFIG.search(name), numbers) for name, *numbers in _ENTRY.findall(said))
-    return sorted(Kernel(int(match[1]), *map(int, numbers)) for match, numbers in found if match)
+class Function(NamedTuple):
+    """One kernel of a binary. stack: bytes per thread."""
+
+    code: list[Instruction]
+    registers: int
+    stack: int
+
+    def local_bytes(self, opcode: str) -> int:
+        """Returns the bytes per thread that all STL, or all LDL, of the code move: ptxas's spill stores, or spill loads."""
+        forms = (i.opcode.split(".") for i in self.code)
+        return sum(int(next(filter(str.isdigit, form), "32")) // 8 for form in forms if form[0] == opcode)
 
 
 def compile_all(
     scalar: str, arch: int, nvcc: Path, cuobjdump: Path, folder: Path
 ) -> tuple[list[Kernel], dict[int, list[Instruction]]]:
-    """Compile all kernels of a scalar type, and return ptxas's figures and their instructions by configuration."""
+    """Compile all kernels of a scalar type, and return their figures and their instructions by configuration."""
     kernels: list[Kernel] = []
     code: dict[int, list[Instruction]] = {}
     for name in (f"{kernel}{scalar}" for kernel in KERNELS):
         cubin = folder / f"{name}-{arch}.cubin"
-        kernels += compile_cubin(SOURCES[name], arch, nvcc, cubin)
-        code |= disassemble(cubin, cuobjdump)
+        command = [nvcc, *FLAGS, f"-arch=sm_{arch}", "-I", PLUGINS, SOURCES[name], "-o", cubin]
+        subprocess.run(command, capture_output=True, check=True)
+        found, instructions = kernels_in(cubin, cuobjdump)
+        kernels, code = kernels + found, code | instructions
     return kernels, code
 
 
-def disassemble(cubin: Path, cuobjdump: Path) -> dict[int, list[Instruction]]:
-    """Instructions of every kernel, by its index in the table of configurations."""
-    named = ((_CONFIG.search(name), code) for name, code in functions_of(cubin, cuobjdump).items())
-    return {int(match[1]): code for match, code in named if match}
+def kernels_in(binary: Path, cuobjdump: Path) -> tuple[list[Kernel], dict[int, list[Instruction]]]:
+    """Figures of every kernel in the order of the table of configurations, and its instructions by the index in it.
+
+    binary: a cubin, or an object with the code for one architecture.
+    """
+    named = ((_CONFIG.search(name), function) for name, function in functions_of(binary, cuobjdump).items())
+    found = sorted((int(match[1]), function) for match, function in named if match)
+    kernels = [Kernel(n, f.registers, f.local_bytes("STL"), f.local_bytes("LDL")) for n, f in found]
+    return kernels, {n: f.code for n, f in found}
 
 
-def functions_of(cubin: Path, cuobjdump: Path) -> dict[str, list[Instruction]]:
-    """Instructions of every kernel, by its mangled name."""
-    path = os.pathsep.join([str(cuobjdump.parent), os.environ.get("PATH", "")])  # cuobjdump calls nvdisasm
-    command = [str(cuobjdump), "-sass", str(cubin)]
-    said = subprocess.run(
-        command, capture_output=True, text=True, check=True, env=os.environ | {"PATH": path}
-    ).stdout
+def functions_of(binary: Path, cuobjdump: Path) -> dict[str, Function]:
+    """Every kernel by its mangled name. binary: a cubin, or an object with the code for one architecture."""
+    said = _dump("-sass", binary, cuobjdump)
+    usage = {name: (int(r), int(s)) for name, r, s in _USAGE.findall(_dump("-res-usage", binary, cuobjdump))}
     functions = (text.partition("\n") for text in said.split("Function : ")[1:])
     return {
-        name.strip(): [
-            Instruction(int(a, 16), *rest, int(upper or "0", 16))
-            for a, *rest, upper in _INSTRUCTION.findall(body)
-        ]
+        name.strip(): Function(
+            [
+                Instruction(int(a, 16), *rest, int(upper or "0", 16))
+                for a, *rest, upper in _INSTRUCTION.findall(body)
+            ],
+            *usage[name.strip()],
+        )
         for name, _, body in functions
     }
+
+
+def ptx_of(binary: Path, cuobjdump: Path) -> str:
+    """Returns the PTX in an object, as nvcc wrote it, without indents."""
+    return _dump("-ptx", binary, cuobjdump)
+
+
+def _dump(option: str, binary: Path, cuobjdump: Path) -> str:
+    path = os.pathsep.join([str(cuobjdump.parent), os.environ.get("PATH", "")])  # cuobjdump calls nvdisasm
+    command = [str(cuobjdump), option, str(binary)]
+    environment = os.environ | {"PATH": path}
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
 
 
 def find_cuobjdump() -> Path | None:

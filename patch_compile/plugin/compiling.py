@@ -10,8 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
-import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +20,7 @@ from patch_compile.cache_folder import cache_folder
 from patch_compile.errors import PatchCompileError
 from patch_compile.plugin.cross import Cross
 from patch_compile.plugin.machines import X86, this_machine
-from patch_compile.plugin.toolchain import Tool, code_flags, last_lines, plugin_sources
+from patch_compile.plugin.toolchain import Tool, code_flags, last_lines, plugin_sources, run_tool
 
 __all__ = [
     "COMPILE_FLAGS",
@@ -59,13 +58,14 @@ def kernel_objects(
     *,
     cross: Cross | None = None,
     flags: Sequence[str] = (),
+    names: Collection[str] | None = None,
     force: bool = False,
 ) -> list[Path]:
     """Compile the kernels for `archs`, or take their objects from the cache. Several processes may do so at once.
 
     cache: folder of the cache; archs: compute capabilities times ten; cross: how to compile for another machine, None for
-    this one; flags: more flags for nvcc; force: compile even what the cache has. Returns the objects. Raises
-    PatchCompileError if nvcc fails.
+    this one; flags: more flags for nvcc; names: of the sources, None for all; force: compile even what the cache has.
+    Returns the objects. Raises PatchCompileError if nvcc fails.
     """
     sources = plugin_sources() / KERNELS
     own = units(sources)
@@ -78,9 +78,10 @@ def kernel_objects(
         digest.update(f"\0{file.name}\0".encode() + file.read_bytes())
     folder = cache / f"{KERNELS}-{digest.hexdigest()[:24]}"
     folder.mkdir(parents=True, exist_ok=True)
-    objects = [folder / f"{unit.name}.o" for unit in own]
+    asked = own if names is None else [unit for unit in own if unit.name in names]
+    objects = [folder / f"{unit.name}.o" for unit in asked]
     with locked(folder / "lock"):
-        missing = [unit for unit, out in zip(own, objects, strict=True) if force or not out.exists()]
+        missing = [unit for unit, out in zip(asked, objects, strict=True) if force or not out.exists()]
         compile_units(missing, folder, archs, nvcc.path, [*(cross.compiling if cross else ()), *flags])
     return objects
 
@@ -95,10 +96,10 @@ def compile_units(
     """
 
     def compile_unit(unit: Path) -> Path:
-        out = folder / f"{unit.name}.o"
+        out = folder.absolute() / f"{unit.name}.o"
         about = [*COMPILE_FLAGS, "-I", str(plugin_sources()), *flags, *code_flags(unit, archs)]
         with whole_file(out) as part:
-            run_nvcc(nvcc, [*about, "-c", str(unit), "-o", str(part)], unit.name)
+            run_nvcc(nvcc, [*about, "-c", str(unit.absolute()), "-o", str(part)], unit.name)
         return out
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -109,14 +110,13 @@ def link(
     objects: Sequence[Path], library: Path, archs: tuple[int, ...], nvcc: Path, flags: Sequence[str]
 ) -> None:
     """Link objects into a library. Raises PatchCompileError if nvcc fails."""
-    run_nvcc(
-        nvcc, [*code_flags(library, archs), *flags, *map(str, objects), "-o", str(library)], library.name
-    )
+    files = [str(path.absolute()) for path in (*objects, library)]
+    run_nvcc(nvcc, [*code_flags(library, archs), *flags, *files[:-1], "-o", files[-1]], library.name)
 
 
 def run_nvcc(nvcc: Path, arguments: Sequence[str], what: str) -> None:
     """Run nvcc. what: name of what it makes, for the message. Raises PatchCompileError if it fails."""
-    done = subprocess.run([str(nvcc), *arguments], capture_output=True, text=True)
+    done = run_tool([str(nvcc), *arguments])
     if done.returncode:
         fix = "If nvcc refuses the C++ compiler, set NVCC_CCBIN to an older one."
         raise PatchCompileError(f"nvcc could not build {what}", last_lines(done.stderr or done.stdout), fix)

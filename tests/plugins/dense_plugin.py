@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +15,7 @@ from numpy.typing import NDArray
 
 from patch_compile.plugin.toolchain import fetch_headers, find_headers, find_nvcc
 from tests.oracles.element_packing import Packed
+from tests.plugins.compiled import compiled
 from tests.plugins.host_kernel import PLUGINS, Device, SlabCounts
 from tests.plugins.host_kernel import problem_of as problem_for
 from tests.plugins.mosaic_cases import Case
@@ -32,7 +30,6 @@ __all__ = [
     "Guarded",
     "compile_driver",
     "compile_stand_in",
-    "compiled",
     "problem_of",
 ]
 
@@ -46,7 +43,7 @@ GUARD = 1 << 17  # bytes of guard before and after a tensor
 _HERE = Path(__file__).resolve().parent
 _FLAGS = (
     "-std=c++17",
-    "-O2",
+    "-O1",
     "-shared",
     "-Xcompiler=-fPIC,-fno-gnu-unique,-march=native,-Wall,-Wextra,-Werror",
 )
@@ -251,27 +248,14 @@ def compile_driver(cache: Path, plugins: Path = PLUGINS, defines: tuple[str, ...
         for folder in ("kernels", "host", "dense_path", "tensorrt")
         for f in plugins.glob(f"{folder}/*.[ch]*")
     ]
-    return compiled(cache, [str(nvcc.path), *flags, *map(str, sources)], nvcc.version, read, "plugin-driver")
+    return compiled(
+        cache, [str(nvcc.path), *flags, *map(str, sources)], nvcc.version, read, "plugin-driver.so"
+    )
 
 
 def compile_stand_in(cache: Path) -> Path:
     """Compile a cuBLASLt that computes on the CPU."""
     nvcc, source = find_nvcc(), _HERE / "stand_in_cublaslt.cpp"
     return compiled(
-        cache, [str(nvcc.path), *_FLAGS, "-cudart=none", str(source)], nvcc.version, [source], "cublaslt"
+        cache, [str(nvcc.path), *_FLAGS, "-cudart=none", str(source)], nvcc.version, [source], "cublaslt.so"
     )
-
-
-def compiled(cache: Path, command: list[str], version: str, sources: list[Path], name: str) -> Path:
-    """Run a compiler, or take the result of the same command, version and sources from `cache`."""
-    about = " ".join(part for part in command if os.sep not in part) + version
-    digest = hashlib.sha256(about.encode())
-    for source in sorted(sources):
-        digest.update(source.name.encode() + source.read_bytes())
-    library = cache / f"{name}-{digest.hexdigest()[:20]}.so"
-    if not library.exists():
-        with tempfile.TemporaryDirectory(dir=cache) as tmp:
-            fresh = Path(tmp) / library.name
-            subprocess.run([*command, "-o", str(fresh)], check=True)
-            fresh.replace(library)
-    return library

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import importlib
 import os
 import shutil
-import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -20,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.oracles.element_packing import KEPT, Packed
+from tests.plugins.compiled import compiled
 
 __all__ = [
     "BENCH",
@@ -346,19 +344,9 @@ def host_library(
     """Return the path of the library. options: of the compiler, besides the usual."""
     assert COMPILER is not None
     flags = [*HOST_FLAGS, *options, *(f"-D{d}" for d in ("PATCH_HOST_EMULATION", *defines))]
-    digest = hashlib.sha256(" ".join([COMPILER, *flags]).encode())
-    for source in sorted([*plugins.glob("kernels/*.[ch]*"), *plugins.glob("host/*")]):
-        digest.update(source.name.encode() + source.read_bytes())
-    library = cache / f"host-kernel-{digest.hexdigest()[:20]}.so"
-    if not library.exists():
-        with tempfile.TemporaryDirectory(dir=cache) as tmp:
-            fresh = Path(tmp) / library.name
-            subprocess.run(
-                [COMPILER, *flags, "-I", str(plugins), str(plugins / "host/driver.cpp"), "-o", str(fresh)],
-                check=True,
-            )
-            fresh.replace(library)
-    return library
+    command = [COMPILER, *flags, "-I", str(plugins), str(plugins / "host/driver.cpp")]
+    sources = [*plugins.glob("kernels/*.[ch]*"), *plugins.glob("host/*")]
+    return compiled(cache, command, COMPILER, sources, "host-kernel.so")
 
 
 def _placed(array: NDArray[np.generic], offset: int) -> NDArray[np.generic]:

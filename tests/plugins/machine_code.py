@@ -1,34 +1,47 @@
-"""Machine code of the kernels, compiled once and kept between test runs."""
+"""Machine code and PTX of the kernels: nvcc compiles them once, for the plugin and for the tests."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import json
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from patch_compile.errors import PatchCompileError
-from patch_compile.plugin.toolchain import find_nvcc
-from tests.plugins.host_kernel import BENCH, PLUGINS
+from patch_compile.plugin.compiling import kernel_objects, plugin_cache
+from patch_compile.plugin.toolchain import find_cxx, find_nvcc
+from tests.plugins.host_kernel import BENCH
 
 sys.path.insert(0, str(BENCH))
 cubin: Any = importlib.import_module("cubin")
 
-__all__ = ["CUOBJDUMP", "NVCC", "MachineCode", "MachineCodeOf", "cubin", "machine_code"]
+__all__ = [
+    "CUOBJDUMP",
+    "NO_CODE",
+    "NVCC",
+    "WHY_NO_CODE",
+    "MachineCode",
+    "MachineCodeOf",
+    "cubin",
+    "kernel_object",
+    "machine_code",
+    "ptx_text",
+]
 
 try:
     NVCC = find_nvcc()
+    find_cxx()
 except PatchCompileError:
     NVCC = None
 CUOBJDUMP = cubin.find_cuobjdump()
+NO_CODE = NVCC is None or CUOBJDUMP is None
+"""True where the kernels can't be compiled, or their code can't be read."""
+WHY_NO_CODE = "no nvcc, no C++ compiler, or no cuobjdump with an nvdisasm"
 
 
 class MachineCode(NamedTuple):
-    """kernels: ptxas's figures, in the order of the table of configurations; code: instructions by configuration."""
+    """kernels: their figures, in the order of the table of configurations; code: instructions by configuration."""
 
     kernels: list[Any]
     code: dict[int, list[Any]]
@@ -37,19 +50,17 @@ class MachineCode(NamedTuple):
 MachineCodeOf = Callable[[str, int], MachineCode]  # (scalar type, architecture)
 
 
-def machine_code(cache: Path, scalar: str, arch: int) -> MachineCode:
-    """Compile one source for one architecture, or take it from `cache`, where the hash of all sources names it."""
-    assert NVCC is not None and CUOBJDUMP is not None
-    digest = hashlib.sha256(" ".join([*cubin.FLAGS, NVCC.version, scalar, str(arch)]).encode())
-    for source in sorted(PLUGINS.glob("kernels/*.[ch]*")):
-        digest.update(source.name.encode() + source.read_bytes())
-    stem = cache / f"{scalar}-{arch}-{digest.hexdigest()[:20]}"
-    binary, said = stem.with_suffix(".cubin"), stem.with_suffix(".json")
-    if not said.exists():
-        with tempfile.TemporaryDirectory(dir=cache) as folder:
-            fresh = Path(folder) / binary.name
-            kernels = cubin.compile_cubin(cubin.SOURCES[scalar], arch, NVCC.path, fresh)
-            fresh.replace(binary)
-        said.write_text(json.dumps(kernels))
-    kernels = [cubin.Kernel(*numbers) for numbers in json.loads(said.read_text())]
-    return MachineCode(kernels, cubin.disassemble(binary, CUOBJDUMP))
+def kernel_object(source: str, arch: int) -> Path:
+    """Returns the object of a source in `kernels`. For the architecture of `make test` it is the plugin's own."""
+    (made,) = kernel_objects(plugin_cache(), (arch,), find_nvcc(), find_cxx(), names=(source,))
+    return made
+
+
+def machine_code(scalar: str, arch: int) -> MachineCode:
+    """Returns the machine code of one source for one architecture."""
+    return MachineCode(*cubin.kernels_in(kernel_object(cubin.SOURCES[scalar].name, arch), CUOBJDUMP))
+
+
+def ptx_text(source: str) -> str:
+    """Returns the PTX for compute_80 of a source in `kernels`."""
+    return cubin.ptx_of(kernel_object(source, 80), CUOBJDUMP)

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 from patch_compile.plugin.toolchain import fetch_headers, find_headers, find_nvcc
-from tests.plugins.dense_plugin import compiled
+from tests.plugins.compiled import compiled
 from tests.plugins.host_kernel import PLUGINS
 
 __all__ = ["SANITIZERS", "attack_plugin", "compile_plugin_attack"]

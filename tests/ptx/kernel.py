@@ -1,11 +1,8 @@
-"""The kernels as nvcc's PTX for compute_80, interpreted with the arguments of a real launch."""
+"""The kernels as the plugin's PTX for compute_80, interpreted with the arguments of a real launch."""
 
 from __future__ import annotations
 
-import hashlib
 import re
-import subprocess
-import tempfile
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -16,8 +13,8 @@ from numpy.typing import NDArray
 from patch_compile.plugin.compiling import COMPILE_FLAGS
 from patch_compile.plugin.toolchain import find_nvcc
 from tests.oracles.element_packing import Packed
+from tests.plugins.compiled import compiled
 from tests.plugins.host_kernel import (
-    PLUGINS,
     Arguments,
     Config,
     HostKernel,
@@ -26,6 +23,7 @@ from tests.plugins.host_kernel import (
     StreamArguments,
     arguments_of,
 )
+from tests.plugins.machine_code import ptx_text
 from tests.ptx.machine import Machine
 from tests.ptx.memory import Memory
 from tests.ptx.parser import PtxFault, entry_names, parse_entry
@@ -36,8 +34,7 @@ __all__ = [
     "PtxKernel",
     "choose_vectors",
     "compile_file",
-    "compile_ptx",
-    "compile_source",
+    "ptx_of_scalar",
 ]
 
 SCALARS = ("Half", "BFloat16")  # index: Launch.scalar
@@ -56,35 +53,20 @@ _WRITABLE = ("y", "partials", "counters")
 _ENTRY = re.compile(r"_ZN5patch\d+patch_(?:stream|tiles)INS_\d+(?P<scalar>[A-Z]\w*?)ELi(?P<config>\d+)E.*")
 
 
-def compile_ptx(folder: Path, scalar: int, plugins: Path = PLUGINS) -> str:
-    """PTX of the launch_*.cu of a scalar type, one behind the other, by `compile_source`."""
-    return "\n".join(compile_source(folder, name, plugins) for name in _SOURCES[scalar])
-
-
-def compile_source(
-    folder: Path, name: str, plugins: Path = PLUGINS, flags: tuple[str, ...] = ("-arch=compute_80",)
-) -> str:
-    """PTX of a source in `kernels`, by `compile_file`."""
-    return compile_file(folder, plugins / "kernels" / name, plugins, flags)
+def ptx_of_scalar(scalar: int) -> str:
+    """PTX of the launch_*.cu of a scalar type, one behind the other."""
+    return "\n".join(map(ptx_text, _SOURCES[scalar]))
 
 
 def compile_file(folder: Path, source: Path, plugins: Path, flags: tuple[str, ...]) -> str:
-    """PTX of a source, compiled or taken from `folder` when it, the kernels and the compiler are unchanged.
+    """PTX of a source that is no part of the plugin for compute_80, compiled or taken from `folder`.
 
     Raises PatchCompileError when there is no nvcc.
     """
     nvcc = find_nvcc()
-    digest = hashlib.sha256(" ".join([nvcc.version, *_FLAGS, *flags]).encode() + source.read_bytes())
-    for other in sorted(plugins.glob("kernels/*.[ch]*")):
-        digest.update(other.name.encode() + other.read_bytes())
-    text = folder / f"{source.stem}-{digest.hexdigest()[:20]}.ptx"
-    if not text.exists():
-        with tempfile.TemporaryDirectory(dir=folder) as tmp:
-            fresh = Path(tmp) / text.name
-            command = [str(nvcc.path), *_FLAGS, *flags, "-I", str(plugins), str(source), "-o", str(fresh)]
-            subprocess.run(command, check=True)
-            fresh.replace(text)
-    return text.read_text()
+    command = [str(nvcc.path), *_FLAGS, *flags, "-I", str(plugins), str(source)]
+    sources = [source, *plugins.glob("kernels/*.[ch]*")]
+    return compiled(folder, command, nvcc.version, sources, f"{source.stem}.ptx").read_text()
 
 
 class PtxKernel:

@@ -1,48 +1,43 @@
 """PTX of the kernels for weights of integers, run by the interpreter; results lie within the error bound of float64."""
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from patch_compile.plugin.toolchain import describe_toolchain
 from tests.oracles.element_packing import KEPT
 from tests.plugins.configs import ALL, INTEGERS, case_for
 from tests.plugins.host_kernel import HostKernel, Launch
+from tests.plugins.machine_code import NO_CODE, WHY_NO_CODE, ptx_text
 from tests.plugins.mosaic_cases import ACTIVATIONS, DTYPES, Case
 from tests.ptx.instructions import execute
-from tests.ptx.kernel import INTEGER_SOURCES, SCALARS, PtxKernel, compile_source
+from tests.ptx.kernel import INTEGER_SOURCES, SCALARS, PtxKernel
 from tests.ptx.parser import PtxFault
 from tests.ptx.test_kernels import ASM
 
-MISSING = [
-    item.what for item in describe_toolchain() if not item.found and item.what in ("nvcc", "C++ compiler")
-]
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"to make PTX of the kernels there is no {MISSING}")
+pytestmark = pytest.mark.skipif(NO_CODE, reason=WHY_NO_CODE)
 
 # What the decoders are made of, besides the kernels' other asm.
 CONVERSIONS = re.compile(r"prmt|add\.rn\.f16x2|mul\.rn\.f16x2|fma\.rn\.bf16x2|shfl")
-# nvcc takes ten seconds for a type of integers and of X; `make mutate` runs the others.
+# `make mutate` runs the others.
 OFTEN = {("int4-decode-64", 1), ("int4-mid-64", 1)}
 
 
 @pytest.fixture(scope="session")
-def ptx(request: pytest.FixtureRequest, kernel: HostKernel) -> dict[tuple[str, int], PtxKernel]:
+def ptx(kernel: HostKernel) -> dict[tuple[str, int], PtxKernel]:
     """Interpreted kernels by the type of integers and the number of X's type, compiled when they are asked for."""
-    folder = request.config.cache.mkdir("patch-ptx")
-    return _Compiled(kernel, folder)
+    return _Compiled(kernel)
 
 
 class _Compiled(dict[tuple[str, int], PtxKernel]):
-    def __init__(self, host: HostKernel, folder: Path) -> None:
+    def __init__(self, host: HostKernel) -> None:
         super().__init__()
-        self._host, self._folder = host, folder
+        self._host = host
 
     def __missing__(self, key: tuple[str, int]) -> PtxKernel:
         integers, scalar = key
         source = INTEGER_SOURCES[scalar][("int8", "int4").index(integers)]
-        self[key] = PtxKernel(self._host, {scalar: compile_source(self._folder, source)})
+        self[key] = PtxKernel(self._host, {scalar: ptx_text(source)})
         return self[key]
 
 

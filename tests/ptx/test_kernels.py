@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,18 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from patch_compile.plugin.toolchain import describe_toolchain
 from tests.mosaics import shapes
 from tests.plugins.configs import ALL, CONFIGS, PLAIN, STREAMS, case_for
 from tests.plugins.host_kernel import HostKernel, Launch, arguments_of
+from tests.plugins.machine_code import NO_CODE, WHY_NO_CODE
 from tests.plugins.mosaic_cases import ACTIVATIONS, DTYPES, Case, make_case, without_panels
-from tests.ptx.kernel import SCALARS, PtxKernel, compile_ptx
+from tests.ptx.kernel import SCALARS, PtxKernel, ptx_of_scalar
 from tests.ptx.parser import PtxFault
 
-MISSING = [
-    item.what for item in describe_toolchain() if not item.found and item.what in ("nvcc", "C++ compiler")
-]
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"to make PTX of the kernels there is no {MISSING}")
+pytestmark = pytest.mark.skipif(NO_CODE, reason=WHY_NO_CODE)
 
 # ptx.cuh has these as asm, so no emulation of the source runs them.  Copies of weights, which have no size, are left out:
 # the loop over 2:4 slabs contains copies of dense slabs too, and by then none is left to copy.
@@ -32,13 +28,8 @@ ASM = re.compile(
 
 
 @pytest.fixture(scope="session")
-def ptx_cache(request: pytest.FixtureRequest) -> Path:
-    return request.config.cache.mkdir("patch-ptx")
-
-
-@pytest.fixture(scope="session")
-def texts(ptx_cache: Path) -> dict[int, str]:
-    return {scalar: compile_ptx(ptx_cache, scalar) for scalar in range(len(SCALARS))}
+def texts() -> dict[int, str]:
+    return {scalar: ptx_of_scalar(scalar) for scalar in range(len(SCALARS))}
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from benchmarks.kernels.warpgroups import CONFIGS as WARPGROUP_CONFIGS
 from tests.plugins.host_kernel import PLUGINS, arguments_of
 from tests.plugins.mosaic_cases import DTYPES, Case
-from tests.ptx.kernel import SCALARS, choose_vectors, compile_source
+from tests.ptx.kernel import SCALARS, choose_vectors, compile_file
 from tests.ptx.machine import Machine
 from tests.ptx.memory import Memory
 from tests.ptx.parser import PtxFault, entry_names, parse_entry
@@ -26,7 +26,8 @@ _ENTRY = re.compile(r"_ZN5patch\d+patch_warpgroupsINS_\d+(?P<scalar>[A-Z]\w*?)EL
 
 def compile_warpgroups(folder: Path, plugins: Path = PLUGINS) -> str:
     """PTX of all kernels of launch_warpgroup.cu."""
-    return compile_source(folder, "launch_warpgroup.cu", plugins, ("-arch=compute_90a", "-DPATCH_SM90A"))
+    source = plugins / "kernels" / "launch_warpgroup.cu"
+    return compile_file(folder, source, plugins, ("-arch=compute_90a", "-DPATCH_SM90A"))
 
 
 class WarpgroupKernel:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import subprocess
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +10,7 @@ from numpy.typing import NDArray
 
 from masklearn.masks.kinds.of_sixteen import OfSixteen
 from tests.oracles.element_packing import in_fragments, pack_of_sixteen
+from tests.plugins.compiled import compiled
 from tests.plugins.host_kernel import COMPILER, HOST_FLAGS, PLUGINS
 from tests.ptx.kernel import compile_file
 from tests.ptx.machine import Machine
@@ -60,26 +58,10 @@ class HostUnpacker:
 
     def __init__(self, cache: Path, plugins: Path = PLUGINS) -> None:
         assert COMPILER is not None
-        command = [
-            COMPILER,
-            *HOST_FLAGS,
-            "-O1",
-            "-DPATCH_HOST_EMULATION",
-            "-I",
-            str(plugins),
-            "-x",
-            "c++",
-            str(SOURCE),
-        ]
-        digest = hashlib.sha256(" ".join(command).encode() + SOURCE.read_bytes())
-        for source in sorted([*plugins.glob("kernels/*.[ch]*"), *plugins.glob("host/*")]):
-            digest.update(source.name.encode() + source.read_bytes())
-        library = cache / f"unpack-{digest.hexdigest()[:20]}.so"
-        if not library.exists():
-            with tempfile.TemporaryDirectory(dir=cache) as tmp:
-                fresh = Path(tmp) / library.name
-                subprocess.run([*command, "-o", str(fresh)], check=True)
-                fresh.replace(library)
+        flags = [*HOST_FLAGS, "-O1", "-DPATCH_HOST_EMULATION", "-I", str(plugins)]
+        sources = [SOURCE, *plugins.glob("kernels/*.[ch]*"), *plugins.glob("host/*")]
+        command = [COMPILER, *flags, "-x", "c++", str(SOURCE)]
+        library = compiled(cache, command, COMPILER, sources, "unpack.so")
         self.lib = ctypes.CDLL(str(library))
         self.lib.unpack_error.restype = ctypes.c_char_p
 
