@@ -1,4 +1,4 @@
-"""`python -m patch_compile`."""
+"""`python -P -m patch_compile`. Without -P, Python imports modules of the current folder before any code of ours runs."""
 
 from patch_compile.cli.app import main
 

@@ -11,4 +11,4 @@ __all__ = ["cache_folder"]
 def cache_folder(name: str) -> Path:
     """Returns `~/.cache/patch-compile/NAME`, or the same below XDG_CACHE_HOME. The folder may not exist."""
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "patch-compile" / name
+    return (Path(base).absolute() if base else Path.home() / ".cache") / "patch-compile" / name

@@ -16,9 +16,7 @@ OF_OS = ("exec", "spawn", "posix_spawn", "fork")
 ALLOWED = {
     OWNER: {"subprocess", "executable"},
     "patch_compile/build/edgellm.py": {"subprocess", "executable"},  # catches a time-out; a default that the owner starts
-    "patch_compile/plugin/compiling.py": {"subprocess"},  # nvcc
-    "patch_compile/plugin/cross.py": {"subprocess"},  # nvcc and the C++ compiler of another machine
-    "patch_compile/plugin/toolchain.py": {"subprocess"},  # their versions
+    "patch_compile/plugin/toolchain.py": {"subprocess"},  # nvcc and C++ compilers
     "samples/packages.py": {"subprocess"},  # npm
 }  # fmt: skip
 

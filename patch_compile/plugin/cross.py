@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import tempfile
 import zipfile
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import NamedTuple
 from masklearn.durable import flush_tree
 from patch_compile.errors import PatchCompileError
 from patch_compile.plugin.machines import AARCH64, X86, this_machine
-from patch_compile.plugin.toolchain import Log, Tool, download
+from patch_compile.plugin.toolchain import Log, Tool, download, run_tool
 
 __all__ = ["Cross", "cross_compile"]
 
@@ -56,7 +55,7 @@ def cross_compile(machine: str, nvcc: Tool, cxx: Tool, cache: Path, log: Log) ->
 def _toolkit(nvcc: Tool) -> Path:
     """Returns the folder that nvcc, which may be a script or a link, takes its own files from."""
     command = [str(nvcc.path), "--dryrun", "-x", "cu", "-c", os.devnull, "-o", os.devnull]
-    said = subprocess.run(command, capture_output=True, text=True).stderr
+    said = run_tool(command).stderr
     top = re.search(r"^#\$ TOP=(.+)$", said, re.M)
     return Path(top[1]).resolve() if top else nvcc.path.resolve().parents[1]
 

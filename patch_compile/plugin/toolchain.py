@@ -40,6 +40,7 @@ __all__ = [
     "find_nvcc",
     "last_lines",
     "plugin_sources",
+    "run_tool",
     "runs_on",
 ]
 
@@ -166,7 +167,8 @@ def find_nvcc() -> Tool:
     Raises PatchCompileError if there is none.
     """
     named = os.environ.get("CUDACXX")
-    candidates = [Path(shutil.which(named) or named)] if named else [f / "nvcc" for f in cuda_folders()]
+    found = [Path(shutil.which(named) or named)] if named else [f / "nvcc" for f in cuda_folders()]
+    candidates = [path.absolute() for path in found]
     too_old = []
     for path in dict.fromkeys(c for c in candidates if c.is_file() and os.access(c, os.X_OK)):
         version = _nvcc_version(path)
@@ -206,14 +208,26 @@ def find_cxx(machine: str | None = None) -> Tool:
     if path is None:
         fix = _CXX_FIX.format(package=package, variable=variable)
         raise PatchCompileError(f"{named} is not found", "nvcc compiles host code with it.", fix)
-    return Tool(Path(path), _output([path, "-dumpfullversion", "-dumpversion"]).strip())
+    tool = Path(path).absolute()
+    return Tool(tool, _output([str(tool), "-dumpfullversion", "-dumpversion"]).strip())
+
+
+def run_tool(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run nvcc or a C++ compiler in an empty folder until it ends. Its output is captured. Its paths must be absolute.
+
+    The programs that nvcc starts load libraries of the current folder, such as ./libz.so.1, and include headers of it.
+    """
+    with tempfile.TemporaryDirectory() as empty:
+        return subprocess.run(command, capture_output=True, text=True, cwd=empty)
 
 
 def _output(command: list[str]) -> str:
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        done = run_tool(command)
+        done.check_returncode()
     except (OSError, subprocess.CalledProcessError) as error:
         raise PatchCompileError(f"{command[0]} does not run", str(error), _NVCC_FIX) from error
+    return done.stdout
 
 
 def _header_folders() -> Iterator[Path]:
@@ -248,7 +262,7 @@ def find_headers(backend: str) -> Tool | None:
     for folder in folders:
         found = _header_version(folder)
         if found and (found[0] == backend or backend == "tensorrt-rtx"):
-            return Tool(folder, found[1])
+            return Tool(folder.absolute(), found[1])
     if root:
         why = f"TENSORRT_ROOT is {root}; its include folder holds no headers of {backend} 10.0 or newer."
         raise PatchCompileError("TensorRT's headers are not found", why, "Correct TENSORRT_ROOT or unset it.")
