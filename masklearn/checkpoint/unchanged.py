@@ -38,9 +38,9 @@ class FilesAsFound:
 
 def _changed(path: Path, how: str) -> PatchCompileError:
     return PatchCompileError(
-        f"{path} was {how} while it was being built from",
+        f"{path} was {how} while it was being read",
         "A result made of its old and its new content would be neither.",
-        "Start the build again when the file is complete.",
+        "Start again when the file is complete.",
     )
 
 

@@ -27,9 +27,7 @@ def test_a_checkpoint_that_changes_in_mid_build(settings, tmp_path, monkeypatch,
 
     with monkeypatch.context() as patch:
         patch.setattr(_Run, stage, write)
-        with pytest.raises(
-            PatchCompileError, match=rf"{shard.name} was changed while it was being built from"
-        ):
+        with pytest.raises(PatchCompileError, match=rf"{shard.name} was changed while it was being read"):
             build(settings | {"model": model})
     assert not out.exists()
     shard.write_bytes(whole)

@@ -51,6 +51,18 @@ def test_the_pruned_checkpoint_loads_in_transformers_with_only_the_masked_weight
         assert torch.equal(after[name], expected), name
 
 
+def test_hidden_folders_of_sub_folders_are_not_copied(make_model, tmp_path):
+    """No check looks at the links in them."""
+    source, secret, out = make_model(), tmp_path / "secret", tmp_path / "pruned"
+    secret.write_text("of the user")
+    (source / "extras/.hidden").mkdir(parents=True)
+    (source / "extras/notes").touch()
+    (source / "extras/.hidden/notes").symlink_to(secret)
+    masks = MaskSet({}, method="none", seed=0, base_model="x", base_sha256="", ratio_asked=0.0)
+    write_pruned_checkpoint(Checkpoint.open(source), masks, out)
+    assert [file.name for file in (out / "extras").iterdir()] == ["notes"]
+
+
 def test_sub_folders_go_along_unless_they_are_exports_of_the_weights(make_model, tmp_path):
     source = make_model()
     modules = [{"path": ""}, {"path": "1_Pooling"}, {"path": "2_Dense"}]
