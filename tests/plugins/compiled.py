@@ -9,9 +9,17 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from masklearn.durable import whole_file
-from patch_compile.plugin.compiling import locked
+from patch_compile.plugin.compiling import locked, plugin_cache
+from patch_compile.plugin.toolchain import fetch_headers, find_headers
 
-__all__ = ["compiled"]
+__all__ = ["compiled", "tensorrt_headers"]
+
+
+def tensorrt_headers() -> Path:
+    """Returns the folder of TensorRT's headers that the plugin is compiled with; they are downloaded once."""
+    cache = plugin_cache()
+    cache.mkdir(parents=True, exist_ok=True)
+    return (find_headers("tensorrt") or fetch_headers(cache, lambda said: None)).path
 
 
 def compiled(cache: Path, command: Sequence[str], version: str, sources: Iterable[Path], name: str) -> Path:

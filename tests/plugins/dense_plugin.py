@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patch_compile.plugin.toolchain import fetch_headers, find_headers, find_nvcc
+from patch_compile.plugin.toolchain import find_nvcc
 from tests.oracles.element_packing import Packed
-from tests.plugins.compiled import compiled
+from tests.plugins.compiled import compiled, tensorrt_headers
 from tests.plugins.host_kernel import PLUGINS, Device, SlabCounts
 from tests.plugins.host_kernel import problem_of as problem_for
 from tests.plugins.mosaic_cases import Case
@@ -234,7 +234,6 @@ def problem_of(case: Case) -> Any:
 def compile_driver(cache: Path, plugins: Path = PLUGINS, defines: tuple[str, ...] = ()) -> Path:
     """Compile the driver, or take it from `cache`. Raises PatchCompileError without nvcc or TensorRT's headers."""
     nvcc = find_nvcc()
-    headers = find_headers("tensorrt") or fetch_headers(cache, lambda said: None)
     sources = [
         plugins / "host" / "plugin_driver.cpp",
         *sorted((plugins / "dense_path").glob("*.cpp")),
@@ -242,7 +241,7 @@ def compile_driver(cache: Path, plugins: Path = PLUGINS, defines: tuple[str, ...
     ]
     flags = [*_FLAGS, "-cudart=none", *(f"-D{d}" for d in defines)]
     flags += ["-DPATCH_HOST_EMULATION", "-DPATCH_BACKEND=tensorrt", "-I", str(plugins)]
-    flags += ["-isystem", str(headers.path)]
+    flags += ["-isystem", str(tensorrt_headers())]
     read = [
         f
         for folder in ("kernels", "host", "dense_path", "tensorrt")

@@ -6,8 +6,8 @@ import os
 import subprocess
 from pathlib import Path
 
-from patch_compile.plugin.toolchain import fetch_headers, find_headers, find_nvcc
-from tests.plugins.compiled import compiled
+from patch_compile.plugin.toolchain import find_nvcc
+from tests.plugins.compiled import compiled, tensorrt_headers
 from tests.plugins.host_kernel import PLUGINS
 
 __all__ = ["SANITIZERS", "attack_plugin", "compile_plugin_attack"]
@@ -29,11 +29,10 @@ def compile_plugin_attack(cache: Path, plugins: Path = PLUGINS) -> Path:
     Raises PatchCompileError without nvcc or TensorRT's headers.
     """
     nvcc = find_nvcc()
-    headers = find_headers("tensorrt") or fetch_headers(cache, lambda said: None)
     host = ",".join((*SANITIZERS, "-fno-omit-frame-pointer", "-g1", "-Wall", "-Wextra", "-Werror"))
     flags = ["-std=c++17", "-O1", "-cudart=none", f"-Xcompiler={host}"]
     flags += ["-DPATCH_HOST_EMULATION", "-DPATCH_BACKEND=tensorrt"]
-    flags += ["-I", str(plugins), "-isystem", str(headers.path)]
+    flags += ["-I", str(plugins), "-isystem", str(tensorrt_headers())]
     sources = [_HERE / "attack_plugin.cpp", *(plugins / name for name in _SOURCES)]
     sources += sorted((plugins / "dense_path").glob("*.cpp"))
     folders = ("kernels", "host", "dense_path", "tensorrt")

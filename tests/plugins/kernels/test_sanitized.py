@@ -36,7 +36,7 @@ def battery(kernel):
 def test_the_kernels_are_without_a_fault(library_cache):
     """Python is no sanitized program, so the sanitizer's library is loaded before it, and leaks are not looked for."""
     assert COMPILER is not None
-    options = ("-O1", "-g1", "-fno-omit-frame-pointer", *SANITIZERS)
+    options = ("-O0", "-g1", "-fno-omit-frame-pointer", *SANITIZERS)
     bits = sum(1 << ALL.index(name) for name in NAMES)
     defines = (f"PATCH_HOST_CONFIGS={bits}", "PATCH_HOST_SCALARS=1")
     library = host_library(library_cache, defines=defines, options=options)
