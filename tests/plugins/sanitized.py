@@ -23,14 +23,14 @@ _HERE = Path(__file__).resolve().parent
 _SOURCES = ("tensorrt/patch_linear_plugin.cpp", "tensorrt/patch_linear_creator.cpp", "host/plugin_driver.cpp")
 
 
-def compile_plugin_attack(cache: Path, plugins: Path = PLUGINS) -> Path:
+def compile_plugin_attack(cache: Path, plugins: Path = PLUGINS, opt: str = "-O1") -> Path:
     """Compile `attack_plugin.cpp` with the plugin's host code, or take it from `cache`.
 
     Raises PatchCompileError without nvcc or TensorRT's headers.
     """
     nvcc = find_nvcc()
     host = ",".join((*SANITIZERS, "-fno-omit-frame-pointer", "-g1", "-Wall", "-Wextra", "-Werror"))
-    flags = ["-std=c++17", "-O1", "-cudart=none", f"-Xcompiler={host}"]
+    flags = ["-std=c++17", opt, "-cudart=none", f"-Xcompiler={host}"]
     flags += ["-DPATCH_HOST_EMULATION", "-DPATCH_BACKEND=tensorrt"]
     flags += ["-I", str(plugins), "-isystem", str(tensorrt_headers())]
     sources = [_HERE / "attack_plugin.cpp", *(plugins / name for name in _SOURCES)]
