@@ -36,7 +36,7 @@ def executable(path: Path, script: str) -> Path:
     return path
 
 
-# `make test` compiles for one architecture. All of them take minutes; test_binary.py compiles the kernels for each.
+# `make test` compiles for one architecture. All of them take minutes.
 every_arch = pytest.param(ARCHS, marks=pytest.mark.mutation)
 
 
@@ -142,6 +142,7 @@ def test_kernels_are_compiled_again_where_their_object_is_missing_and_where_they
     objects[0].unlink()
     assert again() == (objects, ["a.cu"])
     assert again(force=True) == (objects, first)
+    assert again(names=("b.cpp",), force=True) == (objects[1:], ["b.cpp"])
     assert again(archs=(86,))[1] == again(flags=("-lineinfo",))[1] == first
     (sources / "c.cuh").write_text("other")
     assert again()[1] == first
