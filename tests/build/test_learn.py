@@ -153,7 +153,9 @@ def test_several_processes_learn_and_one_writes(settings, tmp_path, launcher):
     launchers tell a process its place in the same variables.
     """
     model, out = str(settings["model"]), tmp_path / "out"
-    learn = f"learn {model} -o {out} --method patch-tile --steps 2 --prior magnitude --repair none --tile 64x64"
+    learn = (
+        f"learn {model} -o {out} --method patch-tile --steps 2 --prior magnitude --repair none --tile 64x64"
+    )
     learn += f" --ratio 0.4 --windows 4 --length 16 --batch 1 --calib {settings['calib']} --json"
     command = [sys.executable, "-m", *LAUNCHERS[launcher].split(), str(PROGRAM), *learn.split()]
     env = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}

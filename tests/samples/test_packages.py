@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from masklearn.errors import PatchCompileError
-from samples import packages
 from samples.packages import Package, fetch, have_npm, sha256_of
 
 
