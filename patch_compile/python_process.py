@@ -1,7 +1,7 @@
 """Starts other Python interpreters. No other module does.
 
-With `-c`, `-m` or an empty entry of PYTHONPATH, Python imports modules of the current folder before those of the standard
-library. The current folder may be a stranger's: people run commands in a checkpoint or a build that they downloaded.
+With `-c`, `-m` or an empty entry of PYTHONPATH, Python imports modules of the current folder before the standard
+library's. The current folder may be a stranger's: people run commands in a checkpoint or a build that they downloaded.
 """
 
 from __future__ import annotations

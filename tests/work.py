@@ -1,4 +1,4 @@
-"""What tests use in place of seconds, which depend on the machine: events that are waited for, and work that is counted."""
+"""Waits for events and counts work. Tests use these in place of seconds, which depend on the machine."""
 
 import hashlib
 import sys

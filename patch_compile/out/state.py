@@ -80,7 +80,7 @@ class WorkspaceState:
             raise _unreadable(path, f"{replaces!r} is no name that a build gives to one that it replaces")
         unfinished = content.get("unfinished", [])
         if not (isinstance(unfinished, list) and all(isinstance(name, str) for name in unfinished)):
-            raise _unreadable(path, "unfinished is no list of paths")
+            raise _unreadable(path, "unfinished is not a list of paths")
         _check_paths(path, unfinished)
         return cls(records, replaces, unfinished)
 

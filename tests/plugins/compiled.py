@@ -1,4 +1,4 @@
-"""What a compiler makes for the tests is made once and kept: while one process of pytest-xdist makes it, the others wait."""
+"""Compiles for the tests, once: results are kept, and while one process of pytest-xdist compiles, the others wait."""
 
 from __future__ import annotations
 
