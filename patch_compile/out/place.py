@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from masklearn.processes import process_count
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.layout import MANIFEST, PARTIAL, STATE
 from patch_compile.out.lock import lock_holder
@@ -83,9 +84,10 @@ def check_out(out: Path, *, force: bool, resume: bool, held: bool = False) -> No
         )
     if not (force or resume):
         _check_unfinished(place, root, held=held)
-    check_own(
-        root, WorkspaceState.read(root).own_paths, done=f"{root.name} would be cleared to build {place.name}"
-    )
+    # Of several processes only the one with the lock checks: it writes there meanwhile.
+    if held or process_count() == 1:
+        done = f"{root.name} would be cleared to build {place.name}"
+        check_own(root, WorkspaceState.read(root).own_paths, done=done)
 
 
 def check_apart(out: Path, inputs: Iterable[Path]) -> None:
