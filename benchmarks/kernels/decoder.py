@@ -19,7 +19,10 @@ from rows import Row
 from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, silu
 
 __all__ = [
+    "GENERATED",
     "LLAMA_2_7B",
+    "RATIOS",
+    "STEP_LAUNCHES",
     "Decoder",
     "DenseLinears",
     "HybridLinears",
@@ -54,6 +57,7 @@ class Shape:
 LLAMA_2_7B = Shape(4096, 11008, 32, 32, 32000)
 RATIOS = (0.25, 0.35, 0.45)
 BATCH, PROMPT, GENERATED = 16, 128, 128
+STEP_LAUNCHES = 4  # decode steps in a graph that is timed
 
 
 class Linears(Protocol):
@@ -235,7 +239,7 @@ def _measured(shape: Shape, linears: Linears) -> Row:
     )  # attention reads the whole cache at any place
     with torch.inference_mode():
         prefill = time_of([lambda _: decoder(prompt, places)], 1)
-        step = time_of([lambda _: decoder(token, middle)], 4)
+        step = time_of([lambda _: decoder(token, middle)], STEP_LAUNCHES)
     _REGISTERED.clear()
     seconds = prefill + GENERATED * step
     return {"prefill": prefill, "step": step, "tokens_per_second": BATCH * GENERATED / seconds}

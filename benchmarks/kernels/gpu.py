@@ -15,15 +15,18 @@ __all__ = [
     "Call",
     "MeasuredGpu",
     "Sensors",
+    "all_launches",
     "copies_beyond_l2",
     "driver_version",
+    "graph_launches",
     "sensor_medians",
     "time_of",
 ]
 
 Call = Callable[[int], object]  # launches the copy of that number on the current stream
 
-_REPLAYS, _LAUNCHES = 7, 24
+_WARM_UPS, _REPLAYS = 3, 7
+_FEWEST, _MOST, _GRAPH_SECONDS = 3, 24, 0.02  # launches of a graph, and how long it should take
 _BYTES, _SQUARE = 1 << 30, 8192
 _QUERY = "clocks.sm,clocks.mem,power.draw,temperature.gpu"
 _NAMES = ("sm_mhz", "memory_mhz", "watts", "celsius")
@@ -71,32 +74,52 @@ def _product_rate() -> float:
     return 2 * _SQUARE**3 / time_of([lambda _: torch.mm(a, b, out=out)], 4)
 
 
+def graph_launches(first: float, copies: int) -> int:
+    """Number of launches in a graph that takes some 20 ms, from 3 to 24, but at least one for each copy of the weight.
+
+    Every copy is read before the first is read again. first: seconds of one launch, as measured before the graph is made.
+    """
+    return max(min(max(int(_GRAPH_SECONDS / first), _FEWEST), _MOST), copies)
+
+
+def all_launches(first: float, copies: int, launches: int = 0) -> int:
+    """Number of launches that `time_of` makes of a call."""
+    return _WARM_UPS + (1 + _REPLAYS) * (launches or graph_launches(first, copies))
+
+
 def time_of(calls: Sequence[Call], launches: int = 0) -> float:
     """Median seconds of one call, over replays of a CUDA graph that walks through the copies.
 
-    calls: one for each copy; or one that takes the number of the copy. launches: calls in the graph; 0 takes 24, or
-    one for each copy where there are more of them, so that every copy is read before the first is read again.
+    calls: one for each copy; or one that takes the number of the copy. launches: calls in the graph; 0 lets
+    `graph_launches` decide.
     """
-    launches = launches or max(_LAUNCHES, len(calls))
     stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        for i in range(3):
-            calls[i % len(calls)](i)
-    torch.cuda.synchronize()
+    first = _warmed(calls, stream)
+    launches = launches or graph_launches(first, len(calls))
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=stream):
         for i in range(launches):
             calls[i % len(calls)](i)
     graph.replay()
-    seconds = []
-    for _ in range(_REPLAYS):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        seconds.append(begin.elapsed_time(end) / 1e3 / launches)
-    return median(seconds)
+    return median(_seconds(graph.replay) / launches for _ in range(_REPLAYS))
+
+
+def _warmed(calls: Sequence[Call], stream: torch.cuda.Stream) -> float:
+    """Seconds of a call after the first, which also loads the kernel."""
+    with torch.cuda.stream(stream):
+        calls[0](0)
+        seconds = [_seconds(lambda i=i: calls[i % len(calls)](i)) for i in range(1, _WARM_UPS)]
+    torch.cuda.synchronize()
+    return min(seconds)
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    call()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1e3
 
 
 def driver_version() -> str | None:

@@ -81,14 +81,17 @@ def _rows_of(
 
 
 def _parts(kernels: Kernels, problem: Problem, device: Device, number: int) -> list[int]:
-    """Numbers of parts worth a row: the plugin's choice, one, the SMs, and what the kernels take at most.
+    """Numbers of parts worth a row: the plugin's choice, half the SMs, the SMs, and what the kernels take at most.
 
-    A decode kernel is cut for one block an SM. Where two fit, they have twice the bytes in flight (in_flight.py), which may
-    be faster.
+    A stream in one part runs on one SM, for up to a hundred times the time. It gets a row only where the plugin chooses
+    it, or where there is not a slab for every SM. A decode kernel is cut for one block an SM. Where two fit, they have
+    twice the bytes in flight (in_flight.py), which may be faster.
     """
     most, about = kernels.max_parts(problem, device, number), kernels.configs()[number]
     chosen = kernels.schedule(problem, device, number)[1]
-    found = {min(most, n) for n in (1, device.sms // 2, device.sms, most, chosen)}
+    found = {min(most, n) for n in (device.sms // 2, device.sms, most, chosen)}
+    if sum(problem.slabs.of) * -(-problem.tokens // about.tokens) < device.sms:
+        found.add(1)
     # A block takes 1 KiB more than it asks for. An SM has 1 KiB more than a block may ask for.
     if (
         about.tokens <= 16

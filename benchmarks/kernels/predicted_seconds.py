@@ -1,0 +1,189 @@
+"""Adds up the GPU seconds that the rows of run.py take, as the cost models predict them.
+
+    python benchmarks/kernels/predicted_seconds.py [--card H100]
+
+Needs patch-compile, but no GPU. The stage "check" is left out, and so is what the processor does between launches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
+import warpgroups
+from decoder import GENERATED, RATIOS, STEP_LAUNCHES, decoder_rows
+from gpu import all_launches, copies_beyond_l2
+from kernels import Config, Device, Problem, problem_of
+from problems import panel_rows
+from products import EPILOGUE_SHARES, SHARES, epilogue_rows, product_rows
+from roofline import MODELS, predict_model
+from rows import Row
+from sweep import sweep_rows
+
+from masklearn.masks.kinds.table import DENSE, TWO_FOUR
+from masklearn.weights.table import FLOAT16, QUANTISED
+from patch_compile.hardware.cards import RatedCard, card_named, rated_cards
+from patch_compile.plan.roofline import schedule
+from patch_compile.plan.roofline.linear_roofline import Linear, dense_path_time, dense_time, predict
+from patch_compile.plugin.toolchain import plugin_sources
+
+__all__ = ["PredictedRow", "predicted_rows"]
+
+_WEIGHTS = (FLOAT16, *QUANTISED.values())
+_STREAMS = len(schedule.CONFIGS)  # configurations beyond these are for Hopper
+
+
+class PredictedRow(NamedTuple):
+    """A row that run.py would measure. seconds: of the GPU, for all launches of the row."""
+
+    stage: str
+    key: Row
+    seconds: float
+
+
+class PlannedKernels:
+    """`Kernels` without the library: its choices by the planner's copy of them."""
+
+    def __init__(self, card: RatedCard) -> None:
+        self._limits = schedule.limits_of(card)
+        self._configs = [
+            Config(
+                c.name, c.panel_rows, c.gated, c.shared_bytes, c.tokens, c.kinds, _WEIGHTS.index(c.weights)
+            )
+            for c in schedule.CONFIGS
+        ]
+        if card.sm == 90:
+            self._configs += [
+                Config(c.name, c.panel_rows, c.gated, c.shared_bytes, c.tokens) for c in warpgroups.CONFIGS
+            ]
+
+    def configs(self) -> list[Config]:
+        return self._configs
+
+    def max_parts(self, problem: Problem, device: Device, config: int) -> int:
+        if config >= _STREAMS:
+            return 1
+        return schedule._max_parts(_planned(problem), schedule.CONFIGS[config], device.sms)
+
+    def schedule(self, problem: Problem, _: Device, config: int = -1) -> tuple[int, int]:
+        if config >= _STREAMS:
+            return config, 1
+        return schedule.choose_schedule(_planned(problem), self._limits, None if config < 0 else config)
+
+
+def _planned(problem: Problem) -> schedule.Problem:
+    sizes = problem.tokens, problem.out_features, problem.in_features, problem.panel_rows
+    return schedule.Problem(*sizes, tuple(problem.slabs.of), _WEIGHTS[problem.weights])
+
+
+def predicted_rows(card: RatedCard) -> Iterator[PredictedRow]:
+    """Yield every row that run.py would measure on a card, except those of the stage "check"."""
+    kernels: Any = PlannedKernels(card)
+    gpu: Any = SimpleNamespace(l2=card.l2 << 20)
+    device = Device(sms=card.sms, shared_bytes=card.rates.shared[1] << 10, l2_bytes=gpu.l2)
+    for key, _ in sweep_rows(kernels, gpu, device, ()):
+        yield PredictedRow("sweep", key, _sweep_seconds(card, key))
+    for key, _ in product_rows(kernels, gpu, device):
+        yield PredictedRow("products", key, _product_seconds(card, kernels, device, key))
+    for key, _ in epilogue_rows(kernels, gpu, device):
+        yield PredictedRow("epilogues", key, _epilogue_seconds(card, key))
+    for key, _ in decoder_rows(kernels, device):
+        yield PredictedRow("decoder", key, _decoder_seconds(card, key.get("ratio", 0.0)))
+
+
+def _launched(card: RatedCard, microseconds: float, weight_bytes: int) -> float:
+    """Seconds of all launches that `time_of` makes for one time."""
+    copies = copies_beyond_l2(card.l2 << 20, weight_bytes)
+    return all_launches(microseconds / 1e6, copies) * microseconds / 1e6
+
+
+def _sweep_seconds(card: RatedCard, key: Row) -> float:
+    (n, k), tokens = key["shape"], key["tokens"]
+    for_hopper = {c.name: c for c in warpgroups.CONFIGS}
+    if hopper := for_hopper.get(key["config"]):
+        linear = Linear(n, k, key["share"], hopper.panel_rows)
+        microseconds = warpgroups.warpgroup_time(card, hopper, linear, tokens)
+        return _launched(card, microseconds, linear.problem(tokens).weight_bytes)
+    config = next(c for c in schedule.CONFIGS if c.name == key["config"])
+    linear = Linear(n, k, key["share"], config.panel_rows, weights=config.weights)
+    problem, cycles = linear.problem(tokens), _cycles(card)[config.name]
+    busy = min(card.sms, key["parts"] if config.streams else problem.tiles(config))
+    slabs = ((problem.slabs[DENSE.code], "dense"), (problem.slabs[TWO_FOUR.code], "2:4"))
+    clocks = sum(count * cycles[kind][0] for count, kind in slabs) * problem.token_tiles(config) / busy
+    moved = problem.weight_bytes / (card.bandwidth * 1e3)
+    return _launched(card, max(clocks / (card.clock * 1e3), moved) + 3, problem.weight_bytes)
+
+
+@cache
+def _cycles(card: RatedCard) -> dict[str, Any]:
+    """Cycles of a slab by configuration, as issue.py simulates them."""
+    kernels = json.loads((plugin_sources() / "kernels" / "sass.json").read_text())["kernels"]
+    return {name: figures["cycles"] for name, figures in kernels[f"sm_{card.sm}"].items()}
+
+
+def _product_seconds(card: RatedCard, kernels: Any, device: Device, key: Row) -> float:
+    (n, k), tokens = key["shape"], key["tokens"]
+    rows = panel_rows((n, k))
+    # cuSPARSELt is counted as slow as the dense product.
+    dense = dense_time(card, Linear(n, k, 0.0), tokens)[0]
+    seconds = (1 + (tokens % 8 == 0)) * _launched(card, dense, 2 * n * k)
+    for share in SHARES:
+        linear = Linear(n, k, share, rows)
+        problem = linear.problem(tokens)
+        config, _ = kernels.schedule(problem_of(tokens, (n, k), rows, problem.slabs), device)
+        seconds += _launched(card, predict(card, linear, tokens, config).microseconds, problem.weight_bytes)
+    if card.sm == 90:
+        linear = Linear(n, k, 0.9, rows)
+        seconds += _launched(card, dense_path_time(card, linear, tokens), linear.problem(tokens).weight_bytes)
+    return seconds
+
+
+def _epilogue_seconds(card: RatedCard, key: Row) -> float:
+    (n, k), tokens = key["shape"], key["tokens"]
+    n *= 2 if n > k else 1  # a gate and an up
+    seconds = _launched(card, dense_time(card, Linear(n, k, 0.0), tokens)[0], 2 * n * k)
+    for share in EPILOGUE_SHARES:
+        linear = Linear(n, k, share, 64)
+        microseconds = predict(card, linear, tokens).microseconds
+        seconds += _launched(card, microseconds, linear.problem(tokens).weight_bytes)
+    return seconds
+
+
+@cache
+def _decoder_seconds(card: RatedCard, ratio: float) -> float:
+    """Seconds of the prompt's and the steps' launches. Without a ratio they are those of the dense model."""
+    times = predict_model(card, MODELS["LLaMA-2-7B"], ratio or RATIOS[0]).times
+    prompt, steps = (
+        phase.planned if ratio else phase.dense for phase in (times.prefill, times.decode)
+    )  # milliseconds
+    step = steps / GENERATED
+    return (all_launches(1.0, 1, 1) * prompt + all_launches(1.0, 1, STEP_LAUNCHES) * step) / 1e3
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the sums by stage and tokens, and of all; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--card", choices=[card.name for card in rated_cards()], default="H100")
+    found = list(predicted_rows(card_named(parser.parse_args(argv).card)))
+    groups: dict[tuple[str, int], list[float]] = defaultdict(list)
+    for row in found:
+        groups[row.stage, row.key.get("tokens", 0)].append(row.seconds)
+    for (stage, tokens), seconds in groups.items():
+        what = f"{stage}, {tokens} tokens" if tokens else stage
+        print(f"{what:24} {len(seconds):5} rows {sum(seconds):8.1f} s")
+    print(f"{'all':24} {len(found):5} rows {sum(row.seconds for row in found):8.1f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
