@@ -11,6 +11,7 @@ from hybrid import ACTIVATIONS, DENSE_PATH, DTYPES, Epilogue, Hybrid
 from kernels import SLAB_NAMES, WEIGHTS, Config, Device, Kernels, device_index
 from numpy.typing import NDArray
 from problems import Layout
+from rows import Row
 
 from masklearn.masks.kinds.table import KINDS
 from patch_compile.plan.roofline.schedule import PATCH_KINDS
@@ -18,12 +19,15 @@ from tests.oracles.element_packing import Packed, pack_gated, pack_slabs, prune
 from tests.oracles.fp32_sums import fp32_sum_error
 from tests.oracles.integer_packing import INT8, Quantised, pack_gated_integers, pack_integers, quantise
 
-__all__ = ["TOKENS", "Fault", "check", "names"]
+__all__ = ["TOKENS", "Outcome", "check", "check_row", "names", "outcomes"]
 
 _MANTISSA = {torch.float16: 11, torch.bfloat16: 8}  # significand bits
 _SMALLEST = {torch.float16: 2.0**-24, torch.bfloat16: 2.0**-133}  # spacing of the subnormals
 TOKENS = (1, 7, 16, 17, 64, 130, 300)
 _SHARES = (0.0, 0.6, 1.0)
+_FAR_OFF = (
+    4.0  # times the allowed error: the bound's model may be wrong by less, as it has no mma.sp and no wgmma
+)
 # Largest slope and error of an activation, as in the tests on the CPU.
 _STEEPEST, _ACTIVATION_ERROR = 1.13, 2.0**-18
 
@@ -41,11 +45,21 @@ class Case(NamedTuple):
         return f"{self.about.name} {self.dtype} {self.shape} share {self.share}"
 
 
-class Fault(NamedTuple):
-    """A case whose answer is wrong. worst: its error over the allowed one, or what the launch said."""
+class Outcome(NamedTuple):
+    """Outcome of a case. worst: its error over the allowed one, or in words why it has none."""
 
     case: Case
     worst: float | str
+
+    @property
+    def is_fault(self) -> bool:
+        """Whether the answer is wrong."""
+        return isinstance(self.worst, str) or self.worst > 1.0
+
+    @property
+    def is_useless(self) -> bool:
+        """Whether there is no answer, or one so wrong that times of the configuration mean nothing."""
+        return isinstance(self.worst, str) or self.worst > _FAR_OFF
 
     def __str__(self) -> str:
         if isinstance(self.worst, str):
@@ -54,7 +68,10 @@ class Fault(NamedTuple):
 
 
 def names(kernels: Kernels, device: Device) -> list[str]:
-    """Names of what can be checked on this device: configurations that fit it, and the dense path where it has one."""
+    """Names of what can be checked on this device: configurations that fit it, and the dense path where it has one.
+
+    Kernels for Hopper come last, as they are the likeliest to crash or hang.
+    """
     return list(dict.fromkeys(case.about.name for case in _cases(kernels, device)))
 
 
@@ -64,27 +81,56 @@ def check(
     place: str = "cuda",
     tokens: Sequence[int] = TOKENS,
     only: str | None = None,
-) -> list[Fault]:
-    """Run ragged and whole shapes, with and without an epilogue; returns the faults.
+) -> list[Outcome]:
+    """Run ragged and whole shapes, with and without an epilogue; returns the faults. Arguments: see `outcomes`."""
+    return [one for one in outcomes(kernels, device, place, tokens, only) if one.is_fault]
+
+
+def check_row(
+    kernels: Kernels, device: Device, name: str, tokens: Sequence[int] = TOKENS, place: str = "cuda"
+) -> Row:
+    """Figures of a configuration: its faults, its largest share of the allowed error, and whether it is useless."""
+    found = outcomes(kernels, device, place, tokens, name)
+    return {
+        "faults": [str(one) for one in found if one.is_fault],
+        "worst": max((one.worst for one in found if not isinstance(one.worst, str)), default=None),
+        "useless": any(one.is_useless for one in found),
+    }
+
+
+def outcomes(
+    kernels: Kernels,
+    device: Device,
+    place: str = "cuda",
+    tokens: Sequence[int] = TOKENS,
+    only: str | None = None,
+) -> list[Outcome]:
+    """Check every case.
 
     place: device of the tensors. only: name of one configuration; None checks all.
     """
-    faults = []
+    found = []
     for case in _cases(kernels, device):
         if only not in (None, case.about.name):
             continue
         try:
-            worst: float | str = _worst_error(kernels, device, case, place, tokens)
+            worst = _worst_error(kernels, device, case, place, tokens)
         except RuntimeError as error:
             worst = str(error)
-        if isinstance(worst, str) or not worst <= 1.0:
-            faults.append(Fault(case, worst))
-    return faults
+        found.append(Outcome(case, worst))
+    return found
 
 
 def _cases(kernels: Kernels, device: Device) -> Iterator[Case]:
+    yield from _kernel_cases(kernels, device, for_hopper=False)
+    if device.dense_fma:
+        yield from _dense_path_cases()
+    yield from _kernel_cases(kernels, device, for_hopper=True)
+
+
+def _kernel_cases(kernels: Kernels, device: Device, *, for_hopper: bool) -> Iterator[Case]:
     for number, about in enumerate(kernels.configs()):
-        if about.shared_bytes > device.shared_bytes:
+        if about.shared_bytes > device.shared_bytes or about.for_hopper != for_hopper:
             continue
         rows = about.panel_rows
         for dtype in DTYPES:
@@ -92,20 +138,24 @@ def _cases(kernels: Kernels, device: Device) -> Iterator[Case]:
                 # Without a slab of n:16 no configuration for all kinds is chosen.
                 shares = _SHARES if about.kinds == PATCH_KINDS or about.weights else _SHARES[1:]
                 yield from (Case(number, about, dtype, shape, share) for share in shares)
-    if device.dense_fma:
-        for rows, gated in ((64, False), (128, False), (64, True)):
-            about = Config("dense path", rows, gated, 0, 0)
-            for dtype in DTYPES:
-                for shape in ((rows + 40, 456), (4 * rows, 1024)):
-                    yield from (Case(DENSE_PATH, about, dtype, shape, share) for share in _SHARES)
-        for weights, gated in ((w, g) for w in range(1, len(WEIGHTS)) for g in (False, True)):
-            about = Config(f"dense path of {WEIGHTS[weights]}", 64, gated, 0, 0, len(KINDS), weights)
-            dtype = DTYPES[weights % len(DTYPES)]  # they differ in one conversion
-            yield from (Case(DENSE_PATH, about, dtype, (104, 456), share) for share in _SHARES)
 
 
-def _worst_error(kernels: Kernels, device: Device, case: Case, place: str, tokens: Sequence[int]) -> float:
-    """Largest error in units of the error that fp32 sums and one rounding allow; infinite where two runs differ."""
+def _dense_path_cases() -> Iterator[Case]:
+    for rows, gated in ((64, False), (128, False), (64, True)):
+        about = Config("dense path", rows, gated, 0, 0)
+        for dtype in DTYPES:
+            for shape in ((rows + 40, 456), (4 * rows, 1024)):
+                yield from (Case(DENSE_PATH, about, dtype, shape, share) for share in _SHARES)
+    for weights, gated in ((w, g) for w in range(1, len(WEIGHTS)) for g in (False, True)):
+        about = Config(f"dense path of {WEIGHTS[weights]}", 64, gated, 0, 0, len(KINDS), weights)
+        dtype = DTYPES[weights % len(DTYPES)]  # they differ in one conversion
+        yield from (Case(DENSE_PATH, about, dtype, (104, 456), share) for share in _SHARES)
+
+
+def _worst_error(
+    kernels: Kernels, device: Device, case: Case, place: str, tokens: Sequence[int]
+) -> float | str:
+    """Largest error in units of the error that fp32 sums and one rounding allow, or why there is none."""
     rng = np.random.default_rng(abs(case.config))
     halves = [_random_weight(rng, case) for _ in range(1 + case.about.gated)]
     if case.about.weights:
@@ -128,7 +178,9 @@ def _worst_error(kernels: Kernels, device: Device, case: Case, place: str, token
         once = y.clone()
         call(0)
         if not torch.equal(once.view(torch.int16), y.view(torch.int16)):
-            return float("inf")
+            return f"two runs differ with {rows} tokens"
+        if not y.isfinite().all():
+            return f"NaN or infinity with {rows} tokens"
         rounded = case.config == DENSE_PATH and bool(case.about.gated or epilogue.activation)
         worst = max(worst, _error(y, x, weights, epilogue, rounded))
     return worst

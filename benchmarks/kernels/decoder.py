@@ -171,7 +171,7 @@ class Decoder:
     """
 
     def __init__(self, shape: Shape, linears: Linears, batch: int, length: int, place: str = "cuda") -> None:
-        self._shape, self._linears, self._batch = shape, linears, batch
+        self.shape, self._linears, self._batch = shape, linears, batch
         generator = torch.Generator(place).manual_seed(0)
         size = shape.vocabulary, shape.hidden
         self._embedding = torch.randn(size, generator=generator, device=place).half()
@@ -192,9 +192,9 @@ class Decoder:
         hidden = self._embedding[tokens].flatten(0, 1)
         mask = self._places <= positions[:, None]
         cos, sin = self._cos[positions], self._sin[positions]
-        for layer in range(self._shape.layers):
+        for layer in range(self.shape.layers):
             x = self._normed(hidden)
-            qkv = self._linears(layer, "qkv", x, None).view(batch, count, 3, self._shape.heads, -1)
+            qkv = self._linears(layer, "qkv", x, None).view(batch, count, 3, self.shape.heads, -1)
             qkv = qkv.permute(2, 0, 3, 1, 4)
             low, high = qkv[:2].chunk(2, dim=-1)
             q, k = qkv[:2] * cos + torch.cat((-high, low), dim=-1) * sin
@@ -209,7 +209,7 @@ class Decoder:
         return linear(self._normed(last), self._head)
 
     def _normed(self, x: torch.Tensor) -> torch.Tensor:
-        return rms_norm(x, (self._shape.hidden,), self._norm, 1e-5)
+        return rms_norm(x, (self.shape.hidden,), self._norm, 1e-5)
 
 
 def decoder_rows(
@@ -220,27 +220,32 @@ def decoder_rows(
     The key "linears" is "dense", "hybrid" with a "ratio", or "none" for the rest alone.
     """
     sizes = {"batch": BATCH, "prompt": PROMPT, "generated": GENERATED}
-    yield {"linears": "none", **sizes}, lambda: _measured(shape, NoLinears(shape, BATCH * PROMPT))
-    yield {"linears": "dense", **sizes}, lambda: _measured(shape, DenseLinears.random(shape))
+    yield {"linears": "none", **sizes}, lambda: _measured(shape, lambda: NoLinears(shape, BATCH * PROMPT))
+    yield {"linears": "dense", **sizes}, lambda: _measured(shape, lambda: DenseLinears.random(shape))
     for ratio in RATIOS:
         yield (
             {"linears": "hybrid", "ratio": ratio, **sizes},
-            lambda ratio=ratio: _measured(shape, HybridLinears.random(kernels, device, shape, ratio)),
+            lambda ratio=ratio: _measured(shape, lambda: HybridLinears.random(kernels, device, shape, ratio)),
         )
 
 
-def _measured(shape: Shape, linears: Linears) -> Row:
-    decoder = Decoder(shape, linears, BATCH, PROMPT + GENERATED)
-    prompt = torch.randint(shape.vocabulary, (BATCH, PROMPT), device="cuda")
+def _measured(shape: Shape, make: Callable[[], Linears]) -> Row:
+    try:
+        return _times(Decoder(shape, make(), BATCH, PROMPT + GENERATED))
+    finally:
+        _REGISTERED.clear()  # they hold gigabytes, which the next row needs
+
+
+def _times(decoder: Decoder) -> Row:
+    prompt = torch.randint(decoder.shape.vocabulary, (BATCH, PROMPT), device="cuda")
     places = torch.arange(PROMPT, device="cuda")
-    token = torch.randint(shape.vocabulary, (BATCH, 1), device="cuda")
+    token = torch.randint(decoder.shape.vocabulary, (BATCH, 1), device="cuda")
     middle = torch.tensor(
         [PROMPT + GENERATED // 2], device="cuda"
     )  # attention reads the whole cache at any place
     with torch.inference_mode():
         prefill = time_of([lambda _: decoder(prompt, places)], 1)
         step = time_of([lambda _: decoder(token, middle)], STEP_LAUNCHES)
-    _REGISTERED.clear()
     seconds = prefill + GENERATED * step
     return {"prefill": prefill, "step": step, "tokens_per_second": BATCH * GENERATED / seconds}
 

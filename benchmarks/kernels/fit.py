@@ -17,7 +17,7 @@ from statistics import median
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
 from problems import panel_rows
-from rows import Row, read_rows
+from rows import Row, measured, read_rows
 
 from patch_compile import PatchCompileError
 from patch_compile.hardware.gpu import Gpu
@@ -93,7 +93,7 @@ def calibration(rows: Sequence[Row]) -> MeasuredCard:
 
 def fit(rows: Sequence[Row], card: PlanCard, clocks: dict[str, float] | None = None) -> tuple[Fit, int]:
     """Fit to the times of the stage "products"; returns the fit and the number of times."""
-    products = [row for row in rows if row["stage"] == "products" and row["key"]["type"] == "float16"]
+    products = [row for row in measured(rows, "products") if row["key"]["type"] == "float16"]
     times = [1e6 * seconds for row in products for seconds in _seconds(row)]
 
     def predicted(assume: Assumptions) -> list[float]:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from statistics import median
 from threading import Thread
 
@@ -21,6 +22,7 @@ __all__ = [
     "graph_launches",
     "sensor_medians",
     "time_of",
+    "usable",
 ]
 
 Call = Callable[[int], object]  # launches the copy of that number on the current stream
@@ -38,25 +40,31 @@ def copies_beyond_l2(l2: int, one: int) -> int:
     return 1 + -(-2 * l2 // max(one, 1))
 
 
+@dataclass(frozen=True)
 class MeasuredGpu:
-    """Properties of the device. All rates are measured, none is taken from a data sheet.
+    """Rates of the device. All are measured, none is taken from a data sheet.
 
-    bandwidth: bytes per second of a copy, read and written; reads: bytes per second of a sum, which only reads;
-    flops: fp16 operations per second of cuBLAS on a large square.
+    copies: bytes per second of a copy, read and written; reads: bytes per second of a sum, which only reads; flops: fp16
+    operations per second of cuBLAS on a large square; l2: bytes of L2; sms: number of SMs.
     """
 
-    def __init__(self) -> None:
+    copies: float
+    reads: float
+    flops: float
+    sms: int
+    l2: int
+
+    @classmethod
+    def measure(cls) -> MeasuredGpu:
+        """Measure the rates."""
         found = torch.cuda.get_device_properties(0)
-        self.name, self.l2, self.sms = found.name, found.L2_cache_size, found.multi_processor_count
-        self.arch = f"sm_{found.major}{found.minor}"
-        self.bandwidth, self.reads = _memory_rates()
-        self.flops = _product_rate()
+        return cls(*_memory_rates(), _product_rate(), found.multi_processor_count, found.L2_cache_size)
 
     def limit(self, tokens: int, shape: tuple[int, int], weight_bytes: int, share: float) -> float:
         """Lower bound of any kernel's seconds: bytes over bandwidth, products over the tensor cores' rate."""
         n, k = shape
         moved = weight_bytes + 2 * tokens * (k + n)
-        rate = max(self.bandwidth, self.reads)
+        rate = max(self.copies, self.reads)
         return max(moved / rate, 2 * tokens * n * k * (1 - share / 2) / self.flops)
 
 
@@ -87,21 +95,28 @@ def all_launches(first: float, copies: int, launches: int = 0) -> int:
     return _WARM_UPS + (1 + _REPLAYS) * (launches or graph_launches(first, copies))
 
 
-def time_of(calls: Sequence[Call], launches: int = 0) -> float:
+def time_of(calls: Sequence[Call], launches: int = 0, *, captured: bool = True) -> float:
     """Median seconds of one call, over replays of a CUDA graph that walks through the copies.
 
     calls: one for each copy; or one that takes the number of the copy. launches: calls in the graph; 0 lets
-    `graph_launches` decide.
+    `graph_launches` decide. captured: False launches them one by one instead, for calls that no graph takes.
     """
     stream = torch.cuda.Stream()
     first = _warmed(calls, stream)
     launches = launches or graph_launches(first, len(calls))
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
+
+    def walk() -> None:
         for i in range(launches):
             calls[i % len(calls)](i)
-    graph.replay()
-    return median(_seconds(graph.replay) / launches for _ in range(_REPLAYS))
+
+    replay: Callable[[], object] = walk
+    if captured:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            walk()
+        replay = graph.replay
+    replay()
+    return median(_seconds(replay) / launches for _ in range(_REPLAYS))
 
 
 def _warmed(calls: Sequence[Call], stream: torch.cuda.Stream) -> float:
@@ -120,6 +135,17 @@ def _seconds(call: Callable[[], object]) -> float:
     end.record()
     end.synchronize()
     return begin.elapsed_time(end) / 1e3
+
+
+def usable() -> bool:
+    """False when an error has ended all work of this process on the GPU, or the capture of graphs."""
+    try:
+        torch.cuda.synchronize()
+        one = torch.ones(1, device="cuda")
+        time_of([lambda _: one.add_(1)], 1)
+    except Exception:
+        return False
+    return True
 
 
 def driver_version() -> str | None:

@@ -162,6 +162,11 @@ class Config(NamedTuple):
     kinds: int = 2  # of slabs that it multiplies, the first so many of the table
     weights: int = 0  # number of their type
 
+    @property
+    def for_hopper(self) -> bool:
+        """Whether it multiplies by wgmma. Such a kernel may hang where another one gives a wrong result."""
+        return "hopper" in self.name
+
 
 def build_library(folder: Path, arch: str, *, lines: bool = True) -> Path:
     """Compile `kernels/`, `dense_path/` and `library.cpp` for one architecture such as sm_86, into `folder`.

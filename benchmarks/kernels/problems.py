@@ -20,7 +20,7 @@ SHAPES: dict[str, tuple[tuple[int, int], ...]] = {
     "Qwen2.5-0.5B": ((896, 896), (128, 896), (4864, 896), (896, 4864)),
 }
 TOKENS = (1, 8, 16, 32, 64, 128, 512, 2048, 4096)
-_SLAB = 64
+_SLAB, _RANDOM_SLABS = 64, 512
 # Two kept positions of four, ascending, as nibbles idx0 | idx1 << 2
 _NIBBLES = np.array([i | j << 2 for i in range(4) for j in range(i + 1, 4)], np.uint32)
 
@@ -80,9 +80,9 @@ def random_layout(
 
 
 def random_meta(layout: Layout, seed: int = 0) -> NDArray[np.int32]:
-    """Valid metadata words, `[sparse slabs, panel_rows * 2]`."""
+    """Valid metadata words, `[sparse slabs, panel_rows * 2]`. They repeat after some slabs: a decoder has a million."""
     rng = np.random.default_rng(seed)
-    words = np.zeros((layout.sparse, layout.panel_rows * 2), np.uint32)
+    words = np.zeros((min(layout.sparse, _RANDOM_SLABS), layout.panel_rows * 2), np.uint32)
     for nibble in range(8):
         words |= _NIBBLES[rng.integers(0, 6, words.shape)] << np.uint32(4 * nibble)
-    return words.view(np.int32)
+    return np.resize(words, (layout.sparse, layout.panel_rows * 2)).view(np.int32)

@@ -58,6 +58,7 @@ class _Contenders:
     ) -> None:
         self._shape, self._dtype, self._kernels, self._gpu = shape, dtype, kernels, gpu
         self._dense: list[torch.Tensor] = []
+        self._compressed: list[torch.Tensor] | None = None
 
     def figures(self, tokens: int, device: Device) -> Row:
         self._make()
@@ -66,12 +67,7 @@ class _Contenders:
         y = torch.empty(tokens, n, dtype=self._dtype, device="cuda")
         figures: Row = {
             "cublas": time_of([lambda _, d=d: torch.mm(x, d.T, out=y) for d in self._dense]),
-            "cusparselt": None,
         }
-        if self._compressed and tokens % 8 == 0:
-            figures["cusparselt"] = time_of(
-                [lambda _, w=w: torch.nn.functional.linear(x, w) for w in self._compressed]
-            )
         figures["hybrid"], figures["schedule"], figures["limit"] = {}, {}, {}
         for share, hybrid in self._hybrids.items():
             config, parts = self._kernels.schedule(hybrid.problem(tokens), device)
@@ -83,20 +79,32 @@ class _Contenders:
         if device.dense_fma:
             hybrid = self._hybrids[0.9]
             figures["dense path"] = _time(hybrid, hybrid.caller(x, y, device, DENSE_PATH))
-        return figures
+        # The last: an error of a library that is not ours loses nothing.
+        return figures | {"cusparselt": self._cusparselt(x) if tokens % 8 == 0 else None}
+
+    def _cusparselt(self, x: torch.Tensor) -> float | None:
+        """Seconds of cuSPARSELt, or None where it fails; the reason is printed. Weights are compressed once."""
+        try:
+            if self._compressed is None:
+                self._compressed = _semi_structured(self._dense, self._gpu.l2)
+            calls = [lambda _, w=w: torch.nn.functional.linear(x, w) for w in self._compressed]
+            return _time_in_any_way(calls)
+        except (RuntimeError, ValueError, NotImplementedError) as error:
+            n, k = self._shape
+            print(f"no cuSPARSELt for {n}×{k} and {len(x)} tokens: {error}", file=sys.stderr)
+            return None
 
     def _make(self) -> None:
         if self._dense:
             return
         copies = copies_beyond_l2(self._gpu.l2, 2 * self._shape[0] * self._shape[1])
-        self._dense = [torch.randn(self._shape, dtype=self._dtype, device="cuda") for _ in range(copies)]
-        self._compressed = _semi_structured(self._dense, self._gpu.l2)
         self._hybrids = {
             share: random_hybrid(
                 self._kernels, self._shape, panel_rows(self._shape), share, l2=self._gpu.l2, dtype=self._dtype
             )
             for share in SHARES
         }
+        self._dense = [torch.randn(self._shape, dtype=self._dtype, device="cuda") for _ in range(copies)]
 
 
 def epilogue_rows(kernels: Kernels, gpu: MeasuredGpu, device: Device) -> Measured:
@@ -155,18 +163,20 @@ def shapes() -> list[tuple[int, int]]:
     return list(dict.fromkeys(shape for found in SHAPES.values() for shape in found))
 
 
+def _time_in_any_way(calls: Sequence[Call]) -> float:
+    try:
+        return time_of(calls)
+    except RuntimeError as error:  # the library may refuse the capture of a graph
+        print(f"cuSPARSELt is timed without a graph: {error}", file=sys.stderr)
+        return time_of(calls, captured=False)
+
+
 def _semi_structured(weights: Sequence[torch.Tensor], l2: int) -> list[torch.Tensor]:
-    """The weights for cuSPARSELt, pruned 2:4 at fixed places, beyond L2 as well; [] where PyTorch lacks the kernel."""
+    """The weights for cuSPARSELt, pruned 2:4 at fixed places, beyond L2 as well. Raises where PyTorch lacks the kernel."""
     n, k = weights[0].shape
     keep = torch.tensor([1, 1, 0, 0], device="cuda").to(weights[0].dtype).tile(k // 4)
     copies = copies_beyond_l2(l2, n * k + n * k // 8)
-    try:
-        return [
-            torch.sparse.to_sparse_semi_structured(weights[i % len(weights)] * keep) for i in range(copies)
-        ]
-    except (RuntimeError, ValueError, NotImplementedError) as error:
-        print(f"no cuSPARSELt for {n}×{k}: {error}", file=sys.stderr)
-        return []
+    return [torch.sparse.to_sparse_semi_structured(weights[i % len(weights)] * keep) for i in range(copies)]
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Row", "Rows", "read_rows"]
+__all__ = ["Row", "Rows", "measured", "read_rows"]
 
 Row = dict[str, Any]
 
@@ -19,7 +20,7 @@ class Rows:
     """
 
     def __init__(self, path: Path, about: Row) -> None:
-        self._path, self._about = path, about
+        self.path, self._about = path, about
         self._known: dict[str, Row] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
         self.reread()
@@ -28,36 +29,58 @@ class Rows:
 
     def reread(self) -> None:
         """Read the file again: another process may have added rows. A line that a crash cut off is removed."""
-        text = self._path.read_text(encoding="utf-8") if self._path.exists() else ""
+        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
         if text and not text.endswith("\n"):
-            self._path.write_text(text[: text.rfind("\n") + 1], encoding="utf-8")
-        for row in read_rows(self._path) if text else ():
+            self.path.write_text(text[: text.rfind("\n") + 1], encoding="utf-8")
+        for row in read_rows(self.path) if text else ():
             if row["stage"] == "machine" and row["about"] != self._about:
                 raise ValueError(
-                    f"{self._path} has rows of {row['about']}, and this is {self._about}: name another file"
+                    f"{self.path} has rows of {row['about']}, and this is {self._about}: name another file"
                 )
             self._known[_identity(row["stage"], row["key"])] = row
 
     def known(self, stage: str, key: Row) -> bool:
-        """True if the file has this row."""
+        """True if the file has this row, measured or failed."""
         return _identity(stage, key) in self._known
 
+    def count(self) -> int:
+        """Number of rows of all kinds."""
+        return len(self._known)
+
     def add(self, stage: str, key: Row, figures: Row) -> None:
-        """Write a row at once, so that a crash of a later one loses nothing."""
+        """Write a row at once, so that a crash of a later one loses nothing. Raises ValueError for NaN or infinity."""
         row = {"stage": stage, "key": key, **figures}
+        try:
+            line = json.dumps(row, allow_nan=False) + "\n"
+        except ValueError:
+            raise ValueError("a figure is NaN or infinite") from None
         self._known[_identity(stage, key)] = row
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(line)
 
     def of(self, stage: str) -> list[Row]:
-        """All rows of a stage, in the order in which they were measured."""
-        return [row for row in self._known.values() if row["stage"] == stage]
+        """All measured rows of a stage, in the order in which they were measured."""
+        return measured(self._known.values(), stage)
+
+    def failed(self, stage: str) -> list[Row]:
+        """All rows of a stage that have no figures. failed: why; fatal: whether it ended its process."""
+        return [row for row in self._known.values() if row["stage"] == stage and "failed" in row]
+
+    def unfinished(self) -> list[Row]:
+        """All rows "trying" of measurements that have no row. Their keys hold a stage and a key."""
+        tried = [row for row in self._known.values() if row["stage"] == "trying"]
+        return [row for row in tried if not self.known(**row["key"])]
 
 
 def read_rows(path: Path) -> list[Row]:
     """The rows of a file, without a last line that a crash cut off."""
     text = path.read_text(encoding="utf-8")
     return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def measured(rows: Iterable[Row], stage: str) -> list[Row]:
+    """The rows of a stage that have figures."""
+    return [row for row in rows if row["stage"] == stage and "failed" not in row]
 
 
 def _identity(stage: str, key: Row) -> str:

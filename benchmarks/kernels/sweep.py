@@ -29,11 +29,16 @@ _MOST_WASTE = 8  # a configuration for more than so many times the tokens is not
 def sweep_rows(
     kernels: Kernels, gpu: MeasuredGpu, device: Device, wrong: Collection[str]
 ) -> Iterator[tuple[Row, Any]]:
-    """Yield rows by shape, share, tokens, configuration and parts. wrong: configurations that are left out."""
-    for shape in SHAPES:
-        for rows, weights in ((128, 0), (64, 0), *((64, number) for number in range(1, len(WEIGHTS)))):
-            for share in SHARES:
-                yield from _rows_of(shape, rows, share, weights, kernels, gpu, device, wrong)
+    """Yield rows by shape, share, tokens, configuration and parts. wrong: configurations that are left out.
+
+    Those for Hopper come last, as they are the likeliest to crash or hang.
+    """
+    for for_hopper in (False, True):
+        left_out = {c.name for c in kernels.configs() if c.for_hopper != for_hopper} | set(wrong)
+        for shape in SHAPES:
+            for rows, weights in ((128, 0), (64, 0), *((64, number) for number in range(1, len(WEIGHTS)))):
+                for share in SHARES:
+                    yield from _rows_of(shape, rows, share, weights, kernels, gpu, device, left_out)
 
 
 def _rows_of(
@@ -63,6 +68,7 @@ def _rows_of(
             "beyond": parts > kernels.max_parts(hybrid.problem(tokens), device, number),
             "slabs": [layout.dense, layout.sparse],
             "panels": layout.panels,
+            "block_tokens": kernels.configs()[number].tokens,
         }
 
     for tokens in TOKENS:

@@ -131,3 +131,58 @@ def test_a_launch_that_fails_is_a_fault_and_the_rest_is_checked(kernel):
     assert str(found[0]).endswith(": an illegal memory access")
     assert bench_check.names(kernels, DEVICE) == ["decode-64", "gated-decode-64"]
     assert bench_check.check(kernels, DEVICE, "cpu", tokens=(5,), only="gated-decode-64") == []
+
+
+def test_the_margin_of_a_right_configuration_is_kept(kernel):
+    row = bench_check.check_row(KernelsOnTheCpu(kernel, "decode-64"), DEVICE, "decode-64", (5,), "cpu")
+    assert row["faults"] == [] and not row["useless"] and 0 < row["worst"] <= 1
+
+
+class WithoutAnswer(KernelsOnTheCpu):
+    """Leaves Y as it was: full of NaN."""
+
+    def launch(self, *_):
+        pass
+
+
+class WithTwoAnswers(KernelsOnTheCpu):
+    """Every second launch gives another first value."""
+
+    def launch(self, arguments, *others):
+        super().launch(arguments, *others)
+        if self.launches % 2:
+            ctypes.memset(arguments.y, 0, 2)
+
+
+@pytest.mark.parametrize(("broken", "said"), [(WithoutAnswer, "NaN"), (WithTwoAnswers, "two runs differ")])
+def test_a_configuration_without_one_answer_is_useless(kernel, broken, said):
+    row = bench_check.check_row(broken(kernel, "decode-64"), DEVICE, "decode-64", (5,), "cpu")
+    assert row["useless"] and row["worst"] is None
+    assert len(row["faults"]) == 12 and all(said in fault for fault in row["faults"])
+
+
+@pytest.mark.parametrize(
+    ("worst", "is_fault", "is_useless"),
+    [
+        (1.0, False, False),
+        (1.5, True, False),
+        (4.0, True, False),
+        (4.1, True, True),
+        ("an error", True, True),
+    ],
+)
+def test_only_answers_far_off_make_useless(worst, is_fault, is_useless):
+    outcome = bench_check.Outcome(None, worst)
+    assert (outcome.is_fault, outcome.is_useless) == (is_fault, is_useless)
+
+
+def test_kernels_for_hopper_are_checked_last():
+    predicted = importlib.import_module("predicted_seconds")
+    card = predicted.card_named("H100")
+    device = bench_kernels.Device(sms=132, shared_bytes=227 << 10, dense_fma=2048)
+    found = bench_check.names(predicted.PlannedKernels(card), device)
+    hopper = [config.name for config in predicted.warpgroups.CONFIGS]
+    assert found[-len(hopper) :] == hopper and "dense path" in found
+    swept = [row.key["config"] for row in predicted.predicted_rows(card) if row.stage == "sweep"]
+    first = next(place for place, name in enumerate(swept) if name in hopper)
+    assert set(swept[first:]) <= set(hopper) and "decode-64" in swept[:first]

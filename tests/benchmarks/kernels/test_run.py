@@ -5,9 +5,11 @@ import re
 import subprocess
 import sys
 import tomllib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from masklearn.masks.kinds.table import TWO_FOUR
 from patch_compile.packing.format import PackedLinear
@@ -68,9 +70,37 @@ def test_the_table_shows_ratios_to_cublas():
     assert [line.split("|")[-2] for line in (hopper[0], hopper[2])] == [" dense path at .9 ", " 0.50 "]
 
 
-def test_without_a_gpu_it_says_so():
-    import torch
+def test_an_error_of_cusparselt_loses_no_row(monkeypatch, capsys):
+    made = products._Contenders((64, 64), torch.float16, None, SimpleNamespace(l2=0))
 
+    def refuse(*_):
+        raise RuntimeError("cuSPARSELt is not here")
+
+    monkeypatch.setattr(products, "_semi_structured", refuse)
+    assert made._cusparselt(torch.zeros(8, 64)) is None
+    assert "no cuSPARSELt for 64×64 and 8 tokens: cuSPARSELt is not here" in capsys.readouterr().err
+
+
+def test_cusparselt_is_timed_without_a_graph_where_capture_fails(monkeypatch):
+    made = products._Contenders((64, 64), torch.float16, None, SimpleNamespace(l2=0))
+
+    def time_of(calls, *, captured=True):
+        if captured:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return 1e-6 * len(calls)
+
+    monkeypatch.setattr(products, "_semi_structured", lambda *_: [torch.zeros(64, 64)])
+    monkeypatch.setattr(products, "time_of", time_of)
+    assert made._cusparselt(torch.zeros(8, 64)) == 1e-6
+
+
+def test_metadata_repeats_but_fills_every_slab():
+    layout = problems.random_layout((4096, 4096), 64, 1.0)
+    meta = problems.random_meta(layout)
+    assert meta.shape == (4096, 128) and (meta[:512] == meta[512:1024]).all() and meta.all(axis=1).all()
+
+
+def test_without_a_gpu_it_says_so():
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
     done = subprocess.run([sys.executable, BENCH / "run.py"], capture_output=True, text=True)

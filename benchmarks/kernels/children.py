@@ -1,0 +1,146 @@
+"""Measures rows in processes that may crash or hang, and goes on behind the row at which one did.
+
+A process that measures writes a row "trying" before each measurement, and the row itself after it. The process that
+started it watches the file, kills it when no row comes for too long, says why the row that it tried has no figures, and
+starts another. A row that failed is known, and is not tried again.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from rows import Row, Rows
+
+__all__ = [
+    "CANT_START",
+    "CONTEXT_IS_LOST",
+    "DONE",
+    "HANGS",
+    "TIME_IS_OVER",
+    "Patience",
+    "measure_rows",
+    "run_in_children",
+    "settle",
+]
+
+DONE, CANT_START, TIME_IS_OVER, CONTEXT_IS_LOST = 0, 1, 3, 4  # exit codes of a process that measures
+HANGS = "hangs"
+_LOOK = 0.2  # seconds between two looks at the file
+
+
+class Patience(NamedTuple):
+    """Seconds for which a process may write no row: until its first row is measured, and for each further one."""
+
+    first: float = 120.0
+    further: float = 60.0
+    clock: Callable[[], float] = time.monotonic
+
+
+class _Sensors(Protocol):
+    def since_last(self) -> dict[str, float]: ...
+
+
+def measure_rows(
+    stage: str,
+    found: Iterable[tuple[Row, Callable[[], Row]]],
+    rows: Rows,
+    sensors: _Sensors,
+    usable: Callable[[], bool],
+    deadline: float,
+) -> int:
+    """Measure the rows that the file lacks, and return DONE, TIME_IS_OVER or CONTEXT_IS_LOST.
+
+    found: keys, each with a function that measures its figures. usable: returns False when an error has ended all work
+    of this process on the GPU. deadline: moment of `time.monotonic` after which no row is begun.
+    """
+    for key, measure in found:
+        if rows.known(stage, key):
+            continue
+        if time.monotonic() > deadline:
+            return TIME_IS_OVER
+        rows.add("trying", {"stage": stage, "key": key}, {})
+        sensors.since_last()
+        try:
+            rows.add(stage, key, measure() | {"sensors": sensors.since_last()})
+            alive = usable()
+        except Exception as error:
+            alive = usable()
+            _fail(rows, stage, key, f"{error}".strip() or type(error).__name__, fatal=not alive)
+        if not alive:
+            return CONTEXT_IS_LOST
+    return DONE
+
+
+def _fail(rows: Rows, stage: str, key: Row, why: str, *, fatal: bool) -> None:
+    rows.add(stage, key, {"failed": why, "fatal": fatal})
+    print(f"{stage} {key}: {why}", file=sys.stderr, flush=True)
+
+
+def settle(rows: Rows, why: str) -> None:
+    """Give a row to everything that was tried by a process that is no more."""
+    for row in rows.unfinished():
+        _fail(rows, row["key"]["stage"], row["key"]["key"], why, fatal=True)
+
+
+def run_in_children(
+    stage: str, command: Sequence[str], rows: Rows, patience: Patience, deadline: float
+) -> int:
+    """Start processes that measure until one says DONE. Returns DONE, TIME_IS_OVER or CANT_START.
+
+    command: measures the missing rows of the stage with `measure_rows`, and exits with what it returned. Each process
+    that ends otherwise has given at least one row; the first that has not ends the stage.
+    """
+    while time.monotonic() <= deadline:
+        before = rows.count()
+        code, why = _child(command, rows.path, patience)
+        rows.reread()
+        added = rows.count() - before
+        settle(rows, why)
+        if code in (DONE, TIME_IS_OVER):
+            return code
+        if not added:
+            print(f"the stage {stage} is left out, its process can't start: {why}", file=sys.stderr)
+            return CANT_START
+    return TIME_IS_OVER
+
+
+def _child(command: Sequence[str], path: Path, patience: Patience) -> tuple[int | None, str]:
+    """Run one process. Returns its exit code, None where it was killed, and why it ended in words."""
+    with tempfile.TemporaryFile("w+", errors="replace") as said:
+        process = subprocess.Popen(command, stderr=said)
+        try:
+            code = _watched(process, path, patience)
+        finally:
+            process.kill()
+            process.wait()
+        said.seek(0)
+        lines = said.read().strip().splitlines()
+    for line in lines:
+        print(line, file=sys.stderr, flush=True)
+    if code is None:
+        return None, HANGS
+    if code < 0:
+        return code, f"signal {-code}"
+    return code, lines[-1] if lines else f"exit code {code}"
+
+
+def _watched(process: subprocess.Popen[Any], path: Path, patience: Patience) -> int | None:
+    began = size = path.stat().st_size
+    since, limit = patience.clock(), patience.first
+    while True:
+        try:
+            return process.wait(_LOOK)
+        except subprocess.TimeoutExpired:
+            now = patience.clock()
+        if path.stat().st_size != size:
+            size, since = path.stat().st_size, now
+            if path.read_bytes()[began:].count(b"\n") > 1:  # tried, and measured
+                limit = patience.further
+        if now - since > limit:
+            return None

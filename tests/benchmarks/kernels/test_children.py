@@ -1,0 +1,159 @@
+"""Measurements that crash, hang, fail or give NaN get a row that says so, and stop nothing; all by real processes."""
+
+import importlib
+import json
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tests.benchmarks.kernels import stand_in_stages
+from tests.plugins.host_kernel import BENCH
+
+assert BENCH.is_dir()  # host_kernel has put it on the path
+children, rows, run = map(importlib.import_module, ("children", "rows", "run"))
+
+ABOUT = {"gpu": "stand-in"}
+FAILED = {
+    "crashes": "signal 11",
+    "gives NaN": "a figure is NaN or infinite",
+    "hangs": "hangs",
+    "raises": "invalid argument",
+    "kills the context": "an illegal memory access was encountered",
+}
+FATAL = {"crashes", "hangs", "kills the context"}
+QUIET = SimpleNamespace(since_last=dict)
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    """`run.main` whose stages run in processes of stand-ins. Its clock goes on only while one of them hangs."""
+    folder = tmp_path / "stand-in"
+    folder.mkdir()
+    monkeypatch.setenv("STAND_IN", str(folder))
+    library = tmp_path / "libpatch_bench.so"
+    library.write_bytes(b"kernels")
+    monkeypatch.setenv("PATCH_BENCH_LIBRARY", str(library))
+    monkeypatch.setattr(run, "__file__", stand_in_stages.__file__)
+    monkeypatch.setattr(run, "torch", stand_in_stages.TORCH)
+    looks = []
+
+    def clock():
+        hanging = [file for file in folder.glob("hangs *") if Path("/proc", file.name.split()[1]).exists()]
+        looks.extend(hanging)
+        return 1000.0 * len(looks)
+
+    monkeypatch.setattr(run, "_PATIENCE", children.Patience(600.0, 600.0, clock))
+    return folder
+
+
+def test_no_failure_stops_a_stage_or_is_tried_again(stand_in, tmp_path, capfd):
+    out = tmp_path / "deep" / "gpu.jsonl"
+    assert run.main(["--out", str(out), "--minutes", "60"]) == 1  # a check failed
+    written = rows.read_rows(out)
+    for stage in run.STAGES:
+        own = {row["key"]["config"]: row for row in written if row["stage"] == stage}
+        assert tuple(own) == stand_in_stages.NAMES
+        assert "failed" not in own["fine"] and "failed" not in own["last"]
+        for name, why in FAILED.items():
+            assert own[name]["failed"].startswith(why) and own[name]["fatal"] == (name in FATAL)
+    tried = [row["key"] for row in written if row["stage"] == "trying"]
+    assert len(tried) == 5 * len(stand_in_stages.NAMES) + 1  # the rates once
+    said = capfd.readouterr().out
+    assert said.count("hangs\n") == 5 and "an illegal memory access was encountered" in said
+    assert run.main(["--out", str(out), "--minutes", "60"]) == 1
+    assert rows.read_rows(out) == written
+
+
+@pytest.mark.parametrize("stage", run.STAGES)
+def test_a_stage_that_cannot_start_is_told_once(stand_in, tmp_path, capfd, stage):
+    (stand_in / "can't start").touch()
+    assert run.main(["--out", str(tmp_path / "gpu.jsonl"), "--stages", stage]) == 1
+    said = capfd.readouterr().err
+    assert said.count("ImportError: libcudart.so is missing") == 2  # in the traceback, and in what is told
+    assert f"the stage {stage} is left out, its process can't start: ImportError" in said
+    assert [row["stage"] for row in rows.read_rows(tmp_path / "gpu.jsonl")] == ["machine"]
+
+
+def test_what_a_killed_run_tried_is_not_tried_again(tmp_path):
+    before = rows.Rows(tmp_path / "gpu.jsonl", ABOUT)
+    before.add("trying", {"stage": "sweep", "key": {"parts": 1}}, {})
+    found = rows.Rows(tmp_path / "gpu.jsonl", ABOUT)
+    children.settle(found, "its process ended before it did")
+    items = [({"parts": parts}, lambda: {"seconds": 1.0}) for parts in (1, 2)]
+    code = children.measure_rows("sweep", items, found, QUIET, lambda: True, time.monotonic() + 600)
+    assert code == children.DONE and [row["key"] for row in found.of("sweep")] == [{"parts": 2}]
+    assert [row["failed"] for row in found.failed("sweep")] == ["its process ended before it did"]
+
+
+def test_no_row_begins_after_the_deadline(tmp_path):
+    found = rows.Rows(tmp_path / "gpu.jsonl", ABOUT)
+    code = children.measure_rows("sweep", [({}, dict)], found, QUIET, lambda: True, time.monotonic() - 1)
+    assert code == children.TIME_IS_OVER and found.count() == 1
+
+
+# Its first row takes until `go` is there, its second one for ever.
+SLOW_THEN_HANGS = """
+import sys, time
+from pathlib import Path
+from types import SimpleNamespace
+import children, rows
+folder = Path(sys.argv[1])
+def first():
+    (folder / "hangs 1").touch()
+    while not (folder / "go").exists():
+        time.sleep(0.01)
+    return {}
+def second():
+    (folder / "hangs 2").touch()
+    while True:
+        time.sleep(1)
+items = [({"number": 1}, first), ({"number": 2}, second)]
+found = rows.Rows(folder / "gpu.jsonl", {"gpu": "stand-in"})
+children.measure_rows("check", items if not (folder / "hangs 2").exists() else [], found,
+                      SimpleNamespace(since_last=dict), lambda: True, time.monotonic() + 600)
+"""
+
+
+def test_the_first_row_may_take_longer_than_others(tmp_path):
+    """In each row the clock goes 20 seconds on: less than the first one may take, more than the second."""
+    looks = [0, 0, 0]
+
+    def clock():
+        begun = len(list(tmp_path.glob("hangs *")))
+        looks[begun] += 1
+        assert looks[2] < 100, "the second row was not ended"
+        if looks[1] > 5:  # by then it would have been killed
+            (tmp_path / "go").touch()
+        return 20.0 * ((looks[1] > 2) + (looks[2] > 2))
+
+    (tmp_path / "script.py").write_text(f"import sys; sys.path.insert(0, {str(BENCH)!r}){SLOW_THEN_HANGS}")
+    found = rows.Rows(tmp_path / "gpu.jsonl", ABOUT)
+    command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path)]
+    patience = children.Patience(30.0, 10.0, clock)
+    assert (
+        children.run_in_children("check", command, found, patience, time.monotonic() + 600) == children.DONE
+    )
+    assert [row["key"] for row in found.of("check")] == [{"number": 1}]
+    assert [row["failed"] for row in found.failed("check")] == ["hangs"]
+
+
+def test_the_sweep_leaves_out_what_gives_no_answer(tmp_path):
+    found = rows.Rows(tmp_path / "gpu.jsonl", ABOUT)
+    for name, useless in (("right", False), ("far off", True)):
+        found.add("check", {"config": name}, {"faults": [], "worst": 0.5, "useless": useless})
+    found.add("check", {"config": "hangs"}, {"failed": "hangs", "fatal": True})
+    found.add("sweep", {"config": "crashes", "parts": 1}, {"failed": "signal 11", "fatal": True})
+    found.add("sweep", {"config": "big", "parts": 1}, {"failed": "out of memory", "fatal": False})
+    assert run._useless(found) == {"far off", "hangs", "crashes"}
+
+
+def test_rows_are_json_for_every_reader(tmp_path):
+    found = rows.Rows(tmp_path / "gpu.jsonl", ABOUT)
+    with pytest.raises(ValueError, match="a figure is NaN or infinite"):
+        found.add("sweep", {}, {"seconds": float("nan")})
+    assert not found.known("sweep", {})
+    lines = Path(tmp_path / "gpu.jsonl").read_text().splitlines()
+    assert [json.loads(line)["stage"] for line in lines] == ["machine"]
