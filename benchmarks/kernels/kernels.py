@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,13 +12,16 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from masklearn.durable import whole_file
 from masklearn.masks.kinds.table import KINDS
 from masklearn.weights.table import FLOAT16, QUANTISED
+from patch_compile.errors import PatchCompileError
 from patch_compile.plan.roofline.schedule import TABLE_WORDS
 from patch_compile.plugin.compiling import compile_units, kernel_objects, link, plugin_cache, units
 from patch_compile.plugin.toolchain import find_cxx, find_nvcc, plugin_sources
 
 __all__ = [
+    "LIBRARY",
     "SLAB_NAMES",
     "WEIGHTS",
     "Arguments",
@@ -30,16 +35,25 @@ __all__ = [
     "Slabs",
     "build_library",
     "device_index",
+    "fingerprint",
+    "library_for",
     "problem_of",
     "set_slabs",
     "value_bytes",
 ]
+
+LIBRARY = "PATCH_BENCH_LIBRARY"
+"""Environment variable: path of a library that was built beforehand."""
 
 SLAB_NAMES = (("dense", ""), ("sparse", "meta"), *((one.name, f"masks of {one.name}") for one in KINDS[2:]))
 """Names of the two tensors of each kind of slabs."""
 
 WEIGHTS = ("", *QUANTISED)
 """Types of weights by their numbers in kernels/weights.h: 16 bits, of X's type, then the names of integers."""
+
+
+_NAME, _SOURCES = "libpatch_bench.so", ("kernels", "dense_path")
+_INTERFACE = Path(__file__).resolve().with_name("library.cpp")
 
 
 class Slabs(ctypes.Structure):
@@ -168,6 +182,30 @@ class Config(NamedTuple):
         return "hopper" in self.name
 
 
+def library_for(arch: str) -> Path:
+    """Returns the library that LIBRARY names, or the one of these sources, built once and kept beside the plugins.
+
+    arch: of the GPU, such as sm_86. Raises PatchCompileError if there is no such file, or nvcc fails.
+    """
+    if given := os.environ.get(LIBRARY):
+        if not Path(given).is_file():
+            fix = f"Build it with `python benchmarks/kernels/build.py --arch {arch} -o build/gpu`."
+            raise PatchCompileError("there is no library of the kernels", f"{LIBRARY} is {given}", fix)
+        return Path(given).absolute()
+    digest = hashlib.sha256()
+    for file in sorted(file for folder in _SOURCES for file in (plugin_sources() / folder).iterdir()):
+        digest.update(f"\0{file.name}\0".encode() + file.read_bytes())
+    digest.update(_INTERFACE.read_bytes())
+    folder = plugin_cache() / f"bench-{arch}-{digest.hexdigest()[:24]}"
+    library = folder / _NAME
+    return library if library.exists() else build_library(folder, arch)
+
+
+def fingerprint(library: Path) -> str:
+    """Returns the first digits of a SHA-256 over a library: rows of other kernels are not mixed with its rows."""
+    return hashlib.sha256(library.read_bytes()).hexdigest()[:12]
+
+
 def build_library(folder: Path, arch: str, *, lines: bool = True) -> Path:
     """Compile `kernels/`, `dense_path/` and `library.cpp` for one architecture such as sm_86, into `folder`.
 
@@ -176,13 +214,14 @@ def build_library(folder: Path, arch: str, *, lines: bool = True) -> Path:
     nvcc, archs = find_nvcc(), (int(arch.removeprefix("sm_")),)
     flags = ("-lineinfo",) if lines else ()
     folder.mkdir(parents=True, exist_ok=True)
-    sources = [*units(plugin_sources() / "dense_path"), Path(__file__).resolve().with_name("library.cpp")]
+    sources = [*units(plugin_sources() / "dense_path"), _INTERFACE]
     objects = [
         *kernel_objects(plugin_cache(), archs, nvcc, find_cxx(), flags=flags),
         *compile_units(sources, folder, archs, nvcc.path, flags),
     ]
-    library = folder / "libpatch_bench.so"
-    link(objects, library, archs, nvcc.path, ("-shared", "-cudart=static", "-ldl"))
+    library = folder / _NAME
+    with whole_file(library) as part:
+        link(objects, part, archs, nvcc.path, ("-shared", "-cudart=static", "-ldl"))
     return library
 
 

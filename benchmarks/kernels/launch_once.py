@@ -1,13 +1,12 @@
 """Launches one hybrid product a few times, for a profiler: the kernel is the one that the plugin chooses.
 
-python benchmarks/kernels/launch_once.py TOKENS [--shape 11008x4096] [--share 0.9]
+python benchmarks/kernels/launch_once.py TOKENS [--shape 11008x4096] [--share 0.9] [--weights int4] [--config NAME]
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,36 +14,49 @@ import torch
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
 from hybrid import random_hybrid
-from kernels import Kernels, build_library
+from kernels import WEIGHTS, Kernels, library_for
 from problems import panel_rows
 
 _LAUNCHES = 3  # the first finds cold instructions
+_INTEGER_ROWS = 64  # of a panel of integers
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Launch, and name the configuration; returns the exit code."""
+    asked = _arguments(argv)
+    if not torch.cuda.is_available():
+        print("error: PyTorch sees no GPU", file=sys.stderr)
+        return 1
+    n, k = map(int, asked.shape.split("x"))
+    found = torch.cuda.get_device_properties(0)
+    kernels = Kernels(library_for(f"sm_{found.major}{found.minor}"))
+    device, weights = kernels.device(), WEIGHTS.index(asked.weights)
+    number, rows = -1, _INTEGER_ROWS if weights else panel_rows((n, k))
+    if asked.config:
+        number = [config.name for config in kernels.configs()].index(asked.config)
+        rows = kernels.configs()[number].panel_rows
+    hybrid = random_hybrid(kernels, (n, k), rows, asked.share, l2=found.L2_cache_size, weights=weights)
+    x = torch.randn(asked.tokens, k, device="cuda").half()
+    y = torch.empty(asked.tokens, n, dtype=torch.float16, device="cuda")
+    call = hybrid.caller(x, y, device, number)
+    for launch in range(_LAUNCHES):
+        call(launch)
+    torch.cuda.synchronize()
+    number, parts = kernels.schedule(hybrid.problem(asked.tokens), device, number)
+    print(f"{n}×{k}, {asked.tokens} tokens: {kernels.configs()[number].name}, {parts} parts")
+    return 0
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("tokens", type=int)
     parser.add_argument("--shape", default="11008x4096", help="OUTxIN")
     parser.add_argument("--share", type=float, default=0.9, help="share of the slabs that is 2:4")
-    asked = parser.parse_args(argv)
-    n, k = map(int, asked.shape.split("x"))
-    found = torch.cuda.get_device_properties(0)
-    with tempfile.TemporaryDirectory() as folder:
-        kernels = Kernels(build_library(Path(folder), f"sm_{found.major}{found.minor}"))
-    device = kernels.device()
-    hybrid = random_hybrid(kernels, (n, k), panel_rows((n, k)), asked.share, l2=found.L2_cache_size)
-    x = torch.randn(asked.tokens, k, device="cuda").half()
-    y = torch.empty(asked.tokens, n, dtype=torch.float16, device="cuda")
-    call = hybrid.caller(x, y, device)
-    for launch in range(_LAUNCHES):
-        call(launch)
-    torch.cuda.synchronize()
-    config, parts = kernels.schedule(hybrid.problem(asked.tokens), device)
-    print(f"{n}×{k}, {asked.tokens} tokens: {kernels.configs()[config].name}, {parts} parts")
-    return 0
+    parser.add_argument("--weights", choices=WEIGHTS, default="", help="type of integers (default: 16 bits)")
+    parser.add_argument("--config", default="", help="name of a configuration (default: the plugin's choice)")
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

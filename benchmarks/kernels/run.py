@@ -20,11 +20,9 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import hashlib
 import os
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, fields
@@ -39,16 +37,15 @@ from check import check_row, names
 from children import CANT_START, DONE, TIME_IS_OVER, Patience, measure_rows, run_in_children, settle
 from decoder import decoder_rows, decoder_table
 from gpu import MeasuredGpu, Sensors, driver_version, usable
-from kernels import Kernels, build_library
+from kernels import LIBRARY, Kernels, fingerprint, library_for
 from products import epilogue_rows, epilogue_table, product_rows, table
 from rows import Row, Rows
-from sweep import best_table, slab_clocks, sweep_rows
+from sweep import TOKENS, best_table, slab_clocks, sweep_rows
 
-from patch_compile.plugin.toolchain import plugin_sources
+from patch_compile.errors import PatchCompileError
 
 STAGES = ("check", "sweep", "products", "epilogues", "decoder")
 _FEW_TOKENS = (17,)  # of a check under compute-sanitizer, which is many times slower
-_LIBRARY = "PATCH_BENCH_LIBRARY"  # a built library
 _PATIENCE = Patience()
 _PR_SET_PDEATHSIG = 1
 
@@ -63,22 +60,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not torch.cuda.is_available():
         print("error: PyTorch sees no GPU; this benchmark runs on one", file=sys.stderr)
         return 1
-    with tempfile.TemporaryDirectory() as folder:
-        found = torch.cuda.get_device_properties(0)
-        if _LIBRARY not in os.environ:
-            os.environ[_LIBRARY] = str(build_library(Path(folder), f"sm_{found.major}{found.minor}"))
+    found = torch.cuda.get_device_properties(0)
+    try:
+        library = library_for(f"sm_{found.major}{found.minor}")
         about = {"gpu": found.name, "capability": [found.major, found.minor], "driver": driver_version()}
-        about |= {"kernels": _fingerprint(), "torch": torch.__version__, "cuda": torch.version.cuda}
-        try:
-            rows = Rows(asked.out, about)
-        except ValueError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-        if asked.check_only:
-            return _check_here(rows, asked.configs)
-        if asked.measure:
-            return _measure(asked.measure, rows, asked.configs, asked.until)
-        return _run(rows, asked)
+        about |= {"kernels": fingerprint(library), "torch": torch.__version__, "cuda": torch.version.cuda}
+        rows = Rows(asked.out, about)
+    except (PatchCompileError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    os.environ[LIBRARY] = str(library)  # for the processes of the stages
+    if asked.check_only:
+        return _check_here(rows, asked.configs)
+    if asked.measure:
+        return _measure(rows, asked)
+    return _run(rows, asked)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -98,6 +94,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--configs", type=_names, default=[], help="check and sweep these only (default: all)"
     )
+    parser.add_argument(
+        "--tokens", type=_numbers, default=list(TOKENS), help="numbers of tokens of the sweep"
+    )
     # How `_run` asks a process for the rows of a stage until a moment of time.monotonic.
     parser.add_argument("--measure", choices=STAGES, help=argparse.SUPPRESS)
     parser.add_argument("--until", type=float, help=argparse.SUPPRESS)
@@ -107,16 +106,12 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return asked
 
 
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
+
+
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _fingerprint() -> str:
-    """The first digits of a SHA-256 over the kernels' sources: rows of other kernels are not mixed with these."""
-    found = hashlib.sha256()
-    for path in sorted(plugin_sources().glob("kernels/*")):
-        found.update(path.read_bytes())
-    return found.hexdigest()[:12]
 
 
 def _run(rows: Rows, asked: argparse.Namespace) -> int:
@@ -136,43 +131,51 @@ def _run(rows: Rows, asked: argparse.Namespace) -> int:
 
 def _command(stage: str, asked: argparse.Namespace, deadline: float) -> list[str]:
     command = [sys.executable, __file__, "--measure", stage, "--until", str(deadline)]
-    return [*command, "--out", str(asked.out), "--configs", ",".join(asked.configs)]
+    command += ["--out", str(asked.out), "--configs", ",".join(asked.configs)]
+    return [*command, "--tokens", ",".join(map(str, asked.tokens))]
 
 
-def _measure(stage: str, rows: Rows, configs: Sequence[str], deadline: float) -> int:
+def _measure(rows: Rows, asked: argparse.Namespace) -> int:
     """Measure the missing rows of a stage in this process, which ends with the one that has started it."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    kernels = Kernels(Path(os.environ[_LIBRARY]))
+    kernels = Kernels(Path(os.environ[LIBRARY]))
     with Sensors.running() as sensors:
-        measured = partial(measure_rows, rows=rows, sensors=sensors, usable=usable, deadline=deadline)
-        if stage in ("check", "decoder"):
-            return measured(stage, _rows_of(stage, kernels, None, rows, configs))
+        measured = partial(measure_rows, rows=rows, sensors=sensors, usable=usable, deadline=asked.until)
+        if asked.measure in ("check", "decoder"):
+            return measured(asked.measure, _rows_of(kernels, None, rows, asked))
         code = measured("rates", [({}, lambda: asdict(MeasuredGpu.measure()))])
         if code != DONE:
             return code
         for failed in rows.failed("rates"):
             sys.exit(f"the rates of this GPU were not measured: {failed['failed']}")
         gpu = MeasuredGpu(**{one.name: rows.of("rates")[0][one.name] for one in fields(MeasuredGpu)})
-        return measured(stage, _rows_of(stage, kernels, gpu, rows, configs))
+        return measured(asked.measure, _rows_of(kernels, gpu, rows, asked))
 
 
-def _rows_of(stage: str, kernels: Kernels, gpu: Any, rows: Rows, configs: Sequence[str]) -> Found:
-    device = kernels.device()
+def _rows_of(kernels: Kernels, gpu: Any, rows: Rows, asked: argparse.Namespace) -> Found:
+    device, stage = kernels.device(), asked.measure
     if stage == "check":
-        return _checks(kernels, names(kernels, device), configs)
+        return _checks(kernels, _chosen(kernels, asked.configs))
     if stage == "sweep":
-        others = {c.name for c in kernels.configs()} - set(configs) if configs else set()
-        return sweep_rows(kernels, gpu, device, others | _useless(rows))
+        others = {c.name for c in kernels.configs()} - set(_chosen(kernels, asked.configs))
+        return sweep_rows(kernels, gpu, device, others | _useless(rows), asked.tokens)
     if stage == "decoder":
         return decoder_rows(kernels, device)
     return {"products": product_rows, "epilogues": epilogue_rows}[stage](kernels, gpu, device)
 
 
-def _checks(kernels: Kernels, found: Sequence[str], configs: Sequence[str]) -> Found:
+def _chosen(kernels: Kernels, asked: Sequence[str]) -> list[str]:
+    """Names of what this device can run, or those asked for. Exits if it can't run one of them."""
+    found = names(kernels, kernels.device())
+    if unknown := set(asked) - set(found):
+        sys.exit(f"error: there is no {', '.join(sorted(unknown))} here; there are {', '.join(found)}")
+    return [name for name in found if not asked or name in asked]
+
+
+def _checks(kernels: Kernels, found: Sequence[str]) -> Found:
     device = kernels.device()
     for name in found:
-        if not configs or name in configs:
-            yield {"config": name}, partial(check_row, kernels, device, name)
+        yield {"config": name}, partial(check_row, kernels, device, name)
 
 
 def _useless(rows: Rows) -> set[str]:
@@ -184,9 +187,9 @@ def _useless(rows: Rows) -> set[str]:
 
 def _check_here(rows: Rows, configs: Sequence[str]) -> int:
     """Check in this process, whatever rows there are: a tool that watches this process wants to see the launches."""
-    kernels = Kernels(Path(os.environ[_LIBRARY]))
+    kernels = Kernels(Path(os.environ[LIBRARY]))
     device, bad = kernels.device(), False
-    for name in configs or names(kernels, device):
+    for name in _chosen(kernels, configs):
         row = check_row(kernels, device, name, _FEW_TOKENS)
         rows.add("check", {"config": name}, row)
         bad |= bool(row["faults"])

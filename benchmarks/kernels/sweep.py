@@ -27,18 +27,26 @@ _MOST_WASTE = 8  # a configuration for more than so many times the tokens is not
 
 
 def sweep_rows(
-    kernels: Kernels, gpu: MeasuredGpu, device: Device, wrong: Collection[str]
+    kernels: Kernels,
+    gpu: MeasuredGpu,
+    device: Device,
+    left_out: Collection[str],
+    tokens: Sequence[int] = TOKENS,
 ) -> Iterator[tuple[Row, Any]]:
-    """Yield rows by shape, share, tokens, configuration and parts. wrong: configurations that are left out.
+    """Yield rows by shape, share, tokens, configuration and parts. left_out: names of configurations.
 
-    Those for Hopper come last, as they are the likeliest to crash or hang.
+    Configurations for Hopper come last, as they are the likeliest to crash or hang.
     """
     for for_hopper in (False, True):
-        left_out = {c.name for c in kernels.configs() if c.for_hopper != for_hopper} | set(wrong)
+        numbers = [
+            number
+            for number, c in enumerate(kernels.configs())
+            if c.for_hopper == for_hopper and c.name not in left_out
+        ]
         for shape in SHAPES:
             for rows, weights in ((128, 0), (64, 0), *((64, number) for number in range(1, len(WEIGHTS)))):
                 for share in SHARES:
-                    yield from _rows_of(shape, rows, share, weights, kernels, gpu, device, left_out)
+                    yield from _rows_of(shape, rows, share, weights, kernels, gpu, device, numbers, tokens)
 
 
 def _rows_of(
@@ -49,7 +57,8 @@ def _rows_of(
     kernels: Kernels,
     gpu: MeasuredGpu,
     device: Device,
-    wrong: Collection[str],
+    numbers: Sequence[int],
+    wanted: Sequence[int],
 ) -> Iterator[tuple[Row, Any]]:
     layout = random_layout(shape, rows, share, weights=weights)
     made: list[Any] = []  # when the first row is measured
@@ -71,9 +80,10 @@ def _rows_of(
             "block_tokens": kernels.configs()[number].tokens,
         }
 
-    for tokens in TOKENS:
-        for number, about in enumerate(kernels.configs()):
-            if about.panel_rows != rows or about.gated or about.name in wrong:
+    for tokens in wanted:
+        for number in numbers:
+            about = kernels.configs()[number]
+            if about.panel_rows != rows or about.gated:
                 continue
             if about.weights != weights or (about.kinds > 2 and not weights):
                 continue

@@ -77,6 +77,15 @@ def test_a_stage_that_cannot_start_is_told_once(stand_in, tmp_path, capfd, stage
     assert [row["stage"] for row in rows.read_rows(tmp_path / "gpu.jsonl")] == ["machine"]
 
 
+def test_rows_of_another_library_are_not_mixed(stand_in, tmp_path, capfd):
+    (stand_in / "can't start").touch()
+    arguments = ["--out", str(tmp_path / "gpu.jsonl"), "--stages", "sweep"]
+    assert run.main(arguments) == 1
+    (tmp_path / "libpatch_bench.so").write_bytes(b"other kernels")
+    assert run.main(arguments) == 2
+    assert "name another file" in capfd.readouterr().err
+
+
 def test_what_a_killed_run_tried_is_not_tried_again(tmp_path):
     before = rows.Rows(tmp_path / "gpu.jsonl", ABOUT)
     before.add("trying", {"stage": "sweep", "key": {"parts": 1}}, {})
@@ -138,6 +147,15 @@ def test_the_first_row_may_take_longer_than_others(tmp_path):
     )
     assert [row["key"] for row in found.of("check")] == [{"number": 1}]
     assert [row["failed"] for row in found.failed("check")] == ["hangs"]
+
+
+def test_an_unknown_configuration_is_named():
+    predicted = importlib.import_module("predicted_seconds")
+    planned = predicted.PlannedKernels(predicted.card_named("A100-80"))
+    planned.device = lambda: predicted.Device(sms=108, shared_bytes=163 << 10)
+    assert run._chosen(planned, ["mid-64", "decode-64"]) == ["decode-64", "mid-64"]
+    with pytest.raises(SystemExit, match="there is no hopper-64 here; there are decode-64, "):
+        run._chosen(planned, ["hopper-64"])
 
 
 def test_the_sweep_leaves_out_what_gives_no_answer(tmp_path):

@@ -133,8 +133,12 @@ def test_numpy_and_pytorch_are_all_that_it_imports():
 
 
 @pytest.mark.skipif(NVCC is None or COMPILER is None, reason="no nvcc, or no compiler for the host emulation")
-def test_the_library_builds_and_chooses_as_the_plugin_does(kernel, tmp_path, monkeypatch):
-    library = bench_kernels.Kernels(bench_kernels.build_library(tmp_path, "sm_80", lines=False))
+def test_the_library_builds_and_chooses_as_the_plugin_does(kernel, tmp_path, monkeypatch, capsys):
+    build = importlib.import_module("build")
+    assert build.main(["--arch", "sm_80", "-o", str(tmp_path / "gpu"), "--no-lines"]) == 0
+    said = capsys.readouterr().out
+    assert re.match(rf"PATCH_BENCH_LIBRARY={tmp_path}/gpu/libpatch_bench.so  # \d+\.\d MiB$", said)
+    library = bench_kernels.Kernels(tmp_path / "gpu" / "libpatch_bench.so")
     assert library.configs() == [
         bench_kernels.Config(name, c.panel_rows, c.gated, c.shared_bytes, c.tokens, c.kinds, c.weights)
         for name, c in kernel.configs().items()

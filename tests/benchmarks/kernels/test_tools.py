@@ -1,0 +1,112 @@
+"""The library that was built beforehand is found, and the scripts start one short process under NVIDIA's tools."""
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from patch_compile.errors import PatchCompileError
+from patch_compile.plan.roofline.schedule import CONFIGS
+from tests.plugins.host_kernel import BENCH
+
+assert BENCH.is_dir()  # host_kernel has put it on the path
+kernels, launch_once, run, warpgroups = map(
+    importlib.import_module, ("kernels", "launch_once", "run", "warpgroups")
+)
+
+# A tool of NVIDIA: writes its arguments to a file, prints a line, and ends with its exit code.
+TOOL = """#!/bin/bash
+[ "$1" = --help ] && { echo "  --kernel-regex arg"; exit; }
+printf '%s\\n' "$@" > "$(dirname "$0")/arguments-$(basename "$0")-${1#--}"
+echo "what the tool says"
+exit CODE
+"""
+
+
+def script(tmp_path, name, *arguments, code=0):
+    """Run a script with stand-ins for the tools; returns what it did, and its folder."""
+    for tool in ("compute-sanitizer", "ncu"):
+        (tmp_path / tool).write_text(TOOL.replace("CODE", str(code)))
+        (tmp_path / tool).chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = ["bash", str(BENCH / name), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+
+
+def started(tmp_path, file):
+    """The tool's own arguments, and those of the program that it starts."""
+    lines = (tmp_path / file).read_text().splitlines()
+    place = lines.index("python3")
+    return lines[:place], lines[place + 1], lines[place + 2 :]
+
+
+def test_a_sanitizer_watches_one_configuration(tmp_path):
+    done = script(tmp_path, "sanitize.sh", "racecheck", "dense path", "found", code=9)
+    assert done.returncode == 9 and done.stdout == "what the tool says\n"
+    tool, program, arguments = started(tmp_path, "arguments-compute-sanitizer-tool")
+    assert tool == ["--tool", "racecheck", "--error-exitcode", "9", "--kernel-regex", "kns=patch_"]
+    assert program == "benchmarks/kernels/run.py"
+    asked = run._arguments(arguments)
+    assert asked.check_only and asked.configs == ["dense path"]
+    assert asked.out == tmp_path / "found" / "racecheck.jsonl"
+    assert (tmp_path / "found" / "racecheck-dense-path.txt").read_text() == "what the tool says\n"
+
+
+@pytest.mark.parametrize("what", ["decode", "int4", "prefill", "hopper"])
+def test_a_profile_is_of_one_kernel(tmp_path, what):
+    assert script(tmp_path, "profile.sh", what, "profiles").returncode == 0
+    tool, program, arguments = started(tmp_path, "arguments-ncu-set")
+    assert program == "benchmarks/kernels/launch_once.py"
+    assert tool[tool.index("--export") + 1] == str(tmp_path / "profiles" / what)
+    asked = launch_once._arguments(arguments)
+    assert asked.config in {"", *(c.name for c in (*CONFIGS, *warpgroups.CONFIGS))}
+    assert (asked.config != "") == (what == "hopper") and (asked.weights == "int4") == (what == "int4")
+    assert (tmp_path / "profiles" / f"{what}.txt").read_text() == "what the tool says\n"
+
+
+@pytest.mark.parametrize("name", ["sanitize.sh", "profile.sh"])
+def test_without_arguments_a_script_says_its_usage(tmp_path, name):
+    done = script(tmp_path, name)
+    assert done.returncode == 2 and done.stderr.startswith(f"usage: {name} ")
+
+
+def test_the_library_of_the_variable_is_taken(tmp_path, monkeypatch):
+    library = tmp_path / "libpatch_bench.so"
+    monkeypatch.setenv("PATCH_BENCH_LIBRARY", str(library))
+    with pytest.raises(PatchCompileError, match=r"build\.py --arch sm_90 -o build/gpu"):
+        kernels.library_for("sm_90")
+    library.write_bytes(b"one")
+    assert kernels.library_for("sm_90") == library
+
+
+def test_without_the_variable_it_is_built_once(tmp_path, monkeypatch):
+    built = []
+
+    def build(folder, arch):
+        built.append(folder)
+        folder.mkdir()
+        (folder / "libpatch_bench.so").write_bytes(arch.encode())
+        return folder / "libpatch_bench.so"
+
+    monkeypatch.delenv("PATCH_BENCH_LIBRARY", raising=False)
+    monkeypatch.setattr(kernels, "plugin_cache", lambda: tmp_path)
+    monkeypatch.setattr(kernels, "build_library", build)
+    first = kernels.library_for("sm_90")
+    assert kernels.library_for("sm_90") == first and len(built) == 1
+    assert kernels.library_for("sm_86") != first
+
+
+def test_launch_once_says_that_there_is_no_gpu():
+    if launch_once.torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    done = subprocess.run([sys.executable, BENCH / "launch_once.py", "16"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "error: PyTorch sees no GPU\n")
+
+
+def test_no_program_builds_past_the_variable():
+    """Programs that run on a GPU without nvcc get the library from `library_for`."""
+    callers = {file.name for file in Path(BENCH).glob("*.py") if "build_library(" in file.read_text()}
+    assert callers == {"kernels.py", "build.py"}
