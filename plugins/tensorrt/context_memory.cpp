@@ -3,24 +3,10 @@
 #include <utility>
 
 #include "kernels/schedule.h"
+#include "tensorrt/relaxed_capture.h"
 
 namespace patch {
 namespace {
-
-// While another thread captures a graph in the global mode, this thread may not allocate, unless its own mode
-// is relaxed.
-class RelaxedCapture {
- public:
-  RelaxedCapture() noexcept { cudaThreadExchangeStreamCaptureMode(&mode_); }
-  ~RelaxedCapture() { cudaThreadExchangeStreamCaptureMode(&mode_); }
-  RelaxedCapture(const RelaxedCapture&) = delete;
-  RelaxedCapture& operator=(const RelaxedCapture&) = delete;
-  RelaxedCapture(RelaxedCapture&&) = delete;
-  RelaxedCapture& operator=(RelaxedCapture&&) = delete;
-
- private:
-  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
-};
 
 // A stream of its own: work on the default stream would break captures on streams that wait for it.
 class OwnStream {
@@ -43,6 +29,11 @@ class OwnStream {
 };
 
 }  // namespace
+
+void FreeOnDevice::operator()(int32_t* memory) const noexcept {
+  const RelaxedCapture relaxed;
+  cudaFree(memory);
+}
 
 const int32_t* ContextMemory::index() const { return memory_.get() + kCounterBytes / sizeof(int32_t); }
 

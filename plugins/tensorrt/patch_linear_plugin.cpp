@@ -11,6 +11,7 @@
 #include "kernels/launch.h"
 #include "tensorrt/inputs.h"
 #include "tensorrt/log.h"
+#include "tensorrt/relaxed_capture.h"
 
 namespace patch {
 namespace {
@@ -304,6 +305,7 @@ void PatchLinearPlugin::have_dense_path(const Problem& p, const Device& device, 
   dense_path_.reset();
   if (tactic_ != kDensePathTactic || !takes_dense_path(p, epilogue(), device)) return;
   auto made = std::make_unique<DensePath>();
+  const RelaxedCapture relaxed;  // cuBLASLt may allocate
   const std::string why = made->prepare(p, epilogue(), scalar);
   if (why.empty())
     dense_path_ = std::move(made);
