@@ -4,6 +4,7 @@
 #include <string>
 #include <utility>
 
+#include "host/call.h"
 #include "kernels/schedule.h"
 #include "kernels/stream_kernel.cuh"
 #include "kernels/tile_kernel.cuh"
@@ -21,16 +22,6 @@ namespace patch::host {
 namespace {
 
 std::string last_error;
-
-struct Call {
-  LinearArguments arguments;
-  int64_t slab_values[kKindCount], slab_words[kKindCount];
-  int64_t index_words, partial_values, counter_words;
-  int64_t first_block;  // earlier blocks are not run, so Y is incomplete if this is not 0
-  int32_t scalar, config, copy_mode;
-  uint32_t seed;
-  const PartTable* table;  // of a stream; null: the one that its index and parts lead to
-};
 
 // A kind's two tensors, as they are called in faults.
 std::string values_name(int kind) { return kind == 1 ? "sparse" : kKinds[kind].name; }

@@ -1,16 +1,14 @@
-// C interface of the TensorRT plugin on a machine without a GPU, for the tests.  PatchLinearPlugin and the
-// dense path are the real code.  The kernels of the dense path run on fibers, and the CUDA functions that
-// they call are replaced below.  driver.cpp runs the other kernels; here their launches are only counted.
-#include <cstdlib>
-#include <exception>
+// C interface of the TensorRT plugin without TensorRT.  Linked with cuda_on_host.cpp and
+// launches_on_host.cpp it runs on a machine without a GPU, for the tests; linked with CUDA and the kernels it
+// runs on a GPU (benchmarks/kernels/plugin_on_gpu.py).
+#include <cuda_runtime_api.h>
+
+#include <cstring>
 #include <memory>
 #include <string>
 
 #include "dense_path/choice.h"
-#include "host/machine.h"
-#include "kernels/activate_kernel.cuh"
-#include "kernels/launch.h"
-#include "kernels/unpack_integers_kernel.cuh"
+#include "tensorrt/library.h"
 #include "tensorrt/log.h"
 #include "tensorrt/patch_linear_plugin.h"
 
@@ -29,16 +27,9 @@ struct Linear {
   int64_t tokens = 0;
 };
 struct Tensors {
-  const void *x, *values[kKindCount], *extra[kKindCount], *scales, *index, *bias, *residual;
+  const void *x, *values[kKindCount], *extra[kKindCount], *scales, *bias, *residual;
   void *y, *workspace;
 };
-
-Device device{};
-std::string messages, fault;  // log messages; first fault found by the emulation
-int launched[3];              // launches of the other kernels, of unpack and of activate
-Schedule scheduled{-1, 1};    // of the last launch of the other kernels
-Linear now;                   // the linear that is being enqueued
-Tensors tensors;
 
 PatchLinearPlugin* plugin_of(void* p) { return static_cast<PatchLinearPlugin*>(p); }
 
@@ -90,111 +81,39 @@ std::vector<DynamicPluginTensorDesc> profile_of(const Linear& l, int64_t timed =
   return out;
 }
 
-template <class Kernel>
-cudaError_t run(const GlobalMemory& memory, const char* output, bool all_of_it, int64_t blocks, int threads,
-                size_t shared, const Kernel& kernel) {
-  static Machine machine;
-  static uint64_t seed = 0;
-  machine.global = memory;
-  std::string error;
-  try {
-    error = machine.run({blocks, 0, threads, shared}, CopyMode::kLazy, ++seed, kernel);
-  } catch (const std::exception& e) {
-    error = e.what();
-  }
-  if (error.empty() && all_of_it) error = machine.global.complete(output);
-  if (error.empty()) return cudaSuccess;
-  if (fault.empty()) fault = error;
-  return cudaErrorUnknown;
-}
+// CUDA's functions that the caller of this interface needs too.  A library with a CUDA runtime of its own
+// hides them.
+struct CudaFunction {
+  const char* name;
+  void* address;
+};
+#define PATCH_CUDA_FUNCTION(name) {#name, reinterpret_cast<void*>(&(name))}
+const CudaFunction kCudaFunctions[] = {PATCH_CUDA_FUNCTION(cudaGetErrorString),
+                                       PATCH_CUDA_FUNCTION(cudaMalloc),
+                                       PATCH_CUDA_FUNCTION(cudaFree),
+                                       PATCH_CUDA_FUNCTION(cudaMemsetAsync),
+                                       PATCH_CUDA_FUNCTION(cudaMemcpyAsync),
+                                       PATCH_CUDA_FUNCTION(cudaStreamCreateWithFlags),
+                                       PATCH_CUDA_FUNCTION(cudaStreamSynchronize),
+                                       PATCH_CUDA_FUNCTION(cudaStreamDestroy),
+                                       PATCH_CUDA_FUNCTION(cudaStreamBeginCapture),
+                                       PATCH_CUDA_FUNCTION(cudaStreamEndCapture),
+                                       PATCH_CUDA_FUNCTION(cudaGraphGetNodes),
+                                       PATCH_CUDA_FUNCTION(cudaGraphInstantiate),
+                                       PATCH_CUDA_FUNCTION(cudaGraphDestroy),
+                                       PATCH_CUDA_FUNCTION(cudaGraphLaunch),
+                                       PATCH_CUDA_FUNCTION(cudaGraphExecDestroy)};
+#undef PATCH_CUDA_FUNCTION
 
 }  // namespace
 }  // namespace patch::host
 
-// Replacements for the functions of CUDA and of TensorRT's log that the plugin calls.
-extern "C" {
-cudaError_t cudaGetDevice(int* number) { return *number = 0, cudaSuccess; }
-cudaError_t cudaFree(void* p) { return std::free(p), cudaSuccess; }
-const char* cudaGetErrorString(cudaError_t) { return "a CUDA error"; }
-}
-
-namespace patch {
-
-void log(Severity severity, const std::string& message) noexcept {
-  host::messages += std::to_string(static_cast<int>(severity)) + " " + message + "\n";
-}
-cudaError_t current_device(Device* device) noexcept {
-  if (host::device.sms == 0) return cudaErrorNoDevice;
-  *device = host::device;
-  return cudaSuccess;
-}
-const int32_t* ContextMemory::index() const { return memory_.get() + kCounterBytes / sizeof(int32_t); }
-cudaError_t ContextMemory::make(const std::vector<int32_t>& index) noexcept {
-  memory_.reset(static_cast<int32_t*>(std::calloc(kCounterBytes + index.size() * sizeof(int32_t), 1)));
-  std::copy(index.begin(), index.end(), memory_.get() + kCounterBytes / sizeof(int32_t));
-  return cudaSuccess;
-}
-cudaError_t launch(LinearArguments, const PartTable&, Scalar, const Schedule& schedule,
-                   cudaStream_t) noexcept {
-  ++host::launched[0];
-  host::scheduled = schedule;
-  return cudaSuccess;
-}
-
-cudaError_t launch_unpack(const UnpackArguments& a, cudaStream_t) noexcept {
-  using Use = host::GlobalMemory::Use;
-  const auto& [l, t] = std::tie(host::now, host::tensors);
-  const size_t rows = a.panel_rows;
-  host::GlobalMemory memory;
-  for (int kind = 0; kind < kinds_for(l.slabs, a.weights); ++kind) {
-    const size_t count = l.slabs.of[kind];
-    if (t.values[kind])
-      memory.add("values", t.values[kind], count * rows * value_bytes(kind, a.weights), 2, Use::kInput);
-    if (t.extra[kind]) memory.add("extra", t.extra[kind], count * rows * 8, 4, Use::kInput);
-  }
-  const size_t numbers = a.kinds * (a.all_panels * a.sides + 1) + slabs_in_all(l.slabs);
-  memory.add("index", a.index, numbers * 4, 4, Use::kInput);
-  if (a.scales) memory.add("scales", a.scales, rows * a.sides * a.all_panels * 4, 4, Use::kInput);
-  memory.add("W", a.weight, rows * a.sides * a.panels * a.columns * kSlabColumns * 2, 2, Use::kOutput);
-  ++host::launched[1];
-  return host::run(memory, "W", true, a.blocks(), kUnpackThreads, kUnpackShared, [&] {
-    if (!is_quantised(a.weights)) return a.panel_rows == 64 ? patch_unpack<64>(a) : patch_unpack<128>(a);
-    if (a.scalar == Scalar::kHalf)
-      return a.weights == Weights::kInt8 ? patch_unpack_integers<Half, Weights::kInt8>(a)
-                                         : patch_unpack_integers<Half, Weights::kInt4>(a);
-    return a.weights == Weights::kInt8 ? patch_unpack_integers<BFloat16, Weights::kInt8>(a)
-                                       : patch_unpack_integers<BFloat16, Weights::kInt4>(a);
-  });
-}
-
-cudaError_t launch_activate(const ActivateArguments& a, Scalar scalar, cudaStream_t) noexcept {
-  using Use = host::GlobalMemory::Use;
-  const auto& [l, t] = std::tie(host::now, host::tensors);
-  const size_t sides = 1 + a.gated, tokens = a.tokens, features = a.out_features;
-  host::GlobalMemory memory;
-  memory.add("z", a.z, tokens * sides * a.stride * 2, 2, Use::kInput);
-  if (l.bias) memory.add("bias", t.bias, sides * features * 2, 2, Use::kInput);
-  if (t.residual) memory.add("residual", t.residual, tokens * features * 2, 2, Use::kInput);
-  memory.add("Y", t.y, tokens * features * 2, 2, Use::kOutput);
-  ++host::launched[2];
-  const bool half = scalar == Scalar::kHalf;
-  return host::run(memory, "Y", a.columns == a.out_features, a.blocks(), kActivateThreads, 0, [&] {
-    if (a.gated)
-      half ? patch_activate<Half, true>(a) : patch_activate<BFloat16, true>(a);
-    else
-      half ? patch_activate<Half, false>(a) : patch_activate<BFloat16, false>(a);
-  });
-}
-
-}  // namespace patch
-
 using patch::host::Linear;
 using patch::host::plugin_of;
 
+#pragma GCC visibility push(default)  // the rest of the library hides its names, as the plugin does
 extern "C" {
 
-// No SMs: there is no device.
-void patch_plugin_device(const patch::Device* device) { patch::host::device = *device; }
 // index: as many numbers as the attributes ask for.  Null, and a message, for an index that lies.
 void* patch_plugin_new(const Linear* l, const int32_t* index, int64_t size) {
   const patch::Attributes& a = l->attributes;
@@ -219,6 +138,8 @@ int patch_plugin_serialized_index(void* p, int32_t* out, int room) {
   return 0;
 }
 void* patch_plugin_clone(void* p) { return plugin_of(p)->clone(); }
+// Returns the plugin of a new context, or null.
+void* patch_plugin_attach(void* p) { return plugin_of(p)->attachToContext(nullptr); }
 void patch_plugin_delete(void* p) { const std::unique_ptr<patch::PatchLinearPlugin> owned(plugin_of(p)); }
 const char* patch_plugin_timing_id(void* p) { return plugin_of(p)->getTimingCacheID(); }
 
@@ -250,25 +171,9 @@ int patch_plugin_enqueue(void* p, const Linear* l, const patch::host::Tensors* t
   if (t->scales) inputs.push_back(t->scales);
   if (t->bias) inputs.push_back(t->bias);
   if (t->residual) inputs.push_back(t->residual);
-  patch::host::now = *l, patch::host::tensors = *t;
   return plugin_of(p)->enqueue(in.data(), nullptr, inputs.data(), &t->y, t->workspace,
                                static_cast<cudaStream_t>(stream));
 }
-
-// Returns the log messages since the last call.
-const char* patch_plugin_messages() {
-  static std::string taken;
-  taken = std::move(patch::host::messages);
-  patch::host::messages.clear();
-  return taken.c_str();
-}
-const char* patch_plugin_fault() { return patch::host::fault.c_str(); }
-void patch_plugin_launched(int* counts) {
-  for (int i = 0; i < 3; ++i) counts[i] = patch::host::launched[i], patch::host::launched[i] = 0;
-}
-
-// Returns the configuration of the last launch of the other kernels.
-int patch_plugin_scheduled() { return patch::host::scheduled.config; }
 
 void patch_plugin_pieces(const patch::Problem* p, int bias, int residual, int activation, int64_t* out) {
   const patch::Epilogue e{bias != 0, residual != 0, static_cast<patch::Activation>(activation)};
@@ -284,37 +189,13 @@ int64_t patch_plugin_dense_path_bytes(const patch::Problem* p, int bias, int res
   return static_cast<int64_t>(patch::dense_path_workspace(
       *p, {bias != 0, residual != 0, static_cast<patch::Activation>(activation)}));
 }
-// Runs the dense path without the plugin.  Returns an error, or null.
-const char* patch_plugin_dense_path(const patch::Problem* p, int scalar, const patch::LinearArguments* a,
-                                    void* workspace) {
-  static std::string why;
-  Linear& l = patch::host::now;
-  l = {}, l.bias = a->bias != nullptr, l.slabs = a->counts();
-  l.attributes.weights =
-      p->weights == patch::Weights::kSixteenBits ? 0 : 2 + static_cast<int32_t>(p->weights);
-  patch::host::Tensors& t = patch::host::tensors;
-  t = {}, t.x = a->x, t.scales = a->scales, t.index = a->index, t.bias = a->bias, t.residual = a->residual,
-  t.y = a->y;
-  t.workspace = workspace;
-  for (int kind = 0; kind < patch::kKindCount; ++kind)
-    t.values[kind] = a->slabs[kind].values, t.extra[kind] = a->slabs[kind].extra;
-  patch::host::fault.clear();
-  patch::DensePath path;
-  why = path.prepare(*p, {a->bias != nullptr, a->residual != nullptr, a->activation},
-                     static_cast<patch::Scalar>(scalar));
-  if (why.empty()) why = path.run(*a, workspace, nullptr);
-  if (!patch::host::fault.empty()) why = patch::host::fault;
-  return why.empty() ? nullptr : why.c_str();
-}
 
-// Launches the unpacking kernel alone.
-int patch_plugin_unpack(const Linear* l, const patch::host::Tensors* t, const patch::UnpackArguments* a) {
-  patch::host::now = *l, patch::host::tensors = *t, patch::host::fault.clear();
-  return patch::launch_unpack(*a, nullptr);
-}
-int patch_plugin_activate(const Linear* l, const patch::host::Tensors* t, const patch::ActivateArguments* a) {
-  patch::host::now = *l, patch::host::tensors = *t, patch::host::fault.clear();
-  return patch::launch_activate(*a, static_cast<patch::Scalar>(l->scalar), nullptr);
+// Returns the address of a function of CUDA, or null.
+void* patch_plugin_cuda(const char* name) {
+  for (const auto& f : patch::host::kCudaFunctions)
+    if (std::strcmp(f.name, name) == 0) return f.address;
+  return nullptr;
 }
 
 }  // extern "C"
+#pragma GCC visibility pop

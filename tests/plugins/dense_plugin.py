@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from patch_compile.plugin.toolchain import find_nvcc
 from tests.oracles.element_packing import Packed
 from tests.plugins.compiled import compiled, tensorrt_headers
-from tests.plugins.host_kernel import PLUGINS, Device, SlabCounts
+from tests.plugins.host_kernel import PLUGINS, Device
 from tests.plugins.host_kernel import problem_of as problem_for
 from tests.plugins.mosaic_cases import Case
 from tests.plugins.plugin_structures import Activate, Linear, Tensors, Unpack, index_on_device, slab_tensors
@@ -30,14 +31,16 @@ __all__ = [
     "Guarded",
     "compile_driver",
     "compile_stand_in",
+    "driver_sources",
     "problem_of",
 ]
 
+_driver = importlib.import_module("plugin_driver")
 A100 = Device(108, 163 << 10, 40 << 20, 153, 1024)
 H100 = Device(132, 227 << 10, 50 << 20, 183, 1269, 2048)
 # With one SM for the kernels and no limit for the library, small products take the dense path too.
 EAGER = Device(1, 227 << 10, 50 << 20, 1, 1269, 1 << 30)
-DENSE_PATH = 1000  # kDensePathTactic
+DENSE_PATH = _driver.DENSE_PATH_TACTIC
 GUARD = 1 << 17  # bytes of guard before and after a tensor
 
 _HERE = Path(__file__).resolve().parent
@@ -45,6 +48,7 @@ _FLAGS = (
     "-std=c++17",
     "-O1",
     "-shared",
+    "-Xlinker=-Bsymbolic",  # PyTorch's CUDA must not take the place of the emulated one
     "-Xcompiler=-fPIC,-fno-gnu-unique,-march=native,-Wall,-Wextra,-Werror",
 )
 
@@ -72,20 +76,15 @@ class Guarded:
         )
 
 
-class DensePlugin:
+class DensePlugin(_driver.PluginDriver):
     """One loaded copy of the driver. Each copy searches for cuBLASLt once."""
 
     def __init__(self, driver: Path, folder: Path) -> None:
         own = Path(tempfile.mkdtemp(dir=folder)) / driver.name
         shutil.copy(driver, own)
-        self.lib = lib = ctypes.CDLL(str(own))
-        pointers = ("new", "clone")
-        for name in (*pointers, "timing_id", "messages", "fault", "workspace"):
-            getattr(lib, f"patch_plugin_{name}").restype = (
-                ctypes.c_void_p if name in pointers else ctypes.c_char_p
-            )
-        lib.patch_plugin_workspace.restype = ctypes.c_size_t
-        lib.patch_plugin_dense_path_bytes.restype = ctypes.c_int64
+        super().__init__(own)
+        for name in ("messages", "fault"):
+            getattr(self.lib, f"patch_plugin_{name}").restype = ctypes.c_char_p
 
     def device(self, device: Any) -> None:
         self.lib.patch_plugin_device(ctypes.byref(device))
@@ -101,17 +100,10 @@ class DensePlugin:
         return list(counts)
 
     def new(self, linear: Linear, index: NDArray[np.int32] | None = None) -> ctypes.c_void_p:
-        """Create a plugin; null for an index that lies. index: None takes the linear's."""
+        """Create a plugin; null for an index that lies. index: None takes the linear's, or any that has its slabs."""
         if index is None:
             index = linear.some_index() if linear.index is None else linear.index
-        size = ctypes.c_int64(len(index))
-        address = ctypes.c_void_p(index.ctypes.data)
-        return ctypes.c_void_p(self.lib.patch_plugin_new(ctypes.byref(linear), address, size))
-
-    def configure(self, plugin: ctypes.c_void_p, linear: Linear, timed: int | None = None) -> int:
-        """Configure a plugin for 1 to `linear.tokens` tokens. timed: the number that the builder times; None: the most."""
-        tokens = ctypes.c_int64(linear.tokens if timed is None else timed)
-        return int(self.lib.patch_plugin_configure(plugin, ctypes.byref(linear), tokens))
+        return super().new(linear, index)
 
     def configured(self, linear: Linear, timed: int | None = None) -> ctypes.c_void_p:
         """Create a plugin and configure it, as the builder does before it asks for tactics."""
@@ -119,25 +111,12 @@ class DensePlugin:
         assert self.configure(plugin, linear, timed) == 0
         return plugin
 
-    def tactics(self, plugin: ctypes.c_void_p) -> list[int]:
-        found = (ctypes.c_int32 * 64)()
-        return list(found[: self.lib.patch_plugin_tactics(plugin, found)])
-
-    def workspace(self, plugin: ctypes.c_void_p, linear: Linear) -> int:
-        return int(self.lib.patch_plugin_workspace(plugin, ctypes.byref(linear)))
-
-    def shapes(self, plugin: ctypes.c_void_p, linear: Linear, batch: int = 1) -> int:
-        return int(self.lib.patch_plugin_shapes(plugin, ctypes.byref(linear), ctypes.c_int64(batch)))
-
-    def set_tactic(self, plugin: ctypes.c_void_p, tactic: int) -> int:
-        return int(self.lib.patch_plugin_set_tactic(plugin, tactic))
-
     def enqueue(
         self, plugin: ctypes.c_void_p, case: Case, workspace_bytes: int, stream: int = 0, offset: int = 0
     ) -> tuple[int, NDArray[np.uint16]]:
         """Return the code and Y in bits; fails when anything but Y and the workspace was written."""
         packed = case.packed
-        given = slab_tensors(packed) | {"index": packed.index}
+        given = slab_tensors(packed)
         given |= {"x": case.x, "y": np.full((len(case.x), packed.shape[0]), 0x7E01, np.uint16)}
         given |= {"bias": case.bias, "residual": case.residual}
         given["workspace"] = np.full(workspace_bytes, 0xFF, np.uint8)
@@ -147,10 +126,7 @@ class DensePlugin:
             if value is not None
         }
         tensors = Tensors.at({name: memory.array.ctypes.data for name, memory in held.items()})
-        linear = Linear.of(case)
-        code = self.lib.patch_plugin_enqueue(
-            plugin, ctypes.byref(linear), ctypes.byref(tensors), ctypes.c_void_p(stream)
-        )
+        code = self.launch(plugin, Linear.of(case), tensors, stream)
         assert all(memory.intact() for memory in held.values()), "written beside a tensor"
         for name, memory in held.items():
             assert name in ("y", "workspace") or (memory.array == given[name]).all(), f"{name} was changed"
@@ -190,11 +166,7 @@ class DensePlugin:
         addresses = {name: memory.array.ctypes.data for name, memory in held.items()}
         for name, address in addresses.items():
             setattr(sizes, name, address)
-        linear = Linear(bias="bias" in tensors, scalar=scalar)
-        del addresses["z"]
-        code = self.lib.patch_plugin_activate(
-            ctypes.byref(linear), ctypes.byref(Tensors.at(addresses)), ctypes.byref(sizes)
-        )
+        code = self.lib.patch_plugin_activate(ctypes.byref(sizes), scalar)
         if code or not held["y"].intact():
             raise RuntimeError(self.fault() or "written beside Y")
         return held["y"].array.copy()
@@ -212,12 +184,7 @@ class DensePlugin:
         held["weight"] = Guarded.holding(weight)
         addresses = {name: memory.array.ctypes.data for name, memory in held.items()}
         arguments = Unpack.of(packed, addresses, first_panel, panels, scalar)
-        del addresses["weight"]
-        linear = Linear(slabs=SlabCounts.by_kind(packed.counts))
-        tensors = Tensors.at(addresses)
-        code = self.lib.patch_plugin_unpack(
-            ctypes.byref(linear), ctypes.byref(tensors), ctypes.byref(arguments)
-        )
+        code = self.lib.patch_plugin_unpack(ctypes.byref(arguments))
         if code or not held["weight"].intact():
             raise RuntimeError(self.fault() or "written beside W")
         return held["weight"].array.copy()
@@ -231,14 +198,17 @@ def problem_of(case: Case) -> Any:
     )
 
 
+def driver_sources(plugins: Path) -> list[Path]:
+    """Sources of the driver with the emulations of CUDA and of the launches."""
+    emulations = ("host/cuda_on_host.cpp", "host/launches_on_host.cpp")
+    own = [plugins / name for name in (*_driver.SOURCES, *emulations)]
+    return [*own, *sorted((plugins / "dense_path").glob("*.cpp"))]
+
+
 def compile_driver(cache: Path, plugins: Path = PLUGINS, defines: tuple[str, ...] = ()) -> Path:
     """Compile the driver, or take it from `cache`. Raises PatchCompileError without nvcc or TensorRT's headers."""
     nvcc = find_nvcc()
-    sources = [
-        plugins / "host" / "plugin_driver.cpp",
-        *sorted((plugins / "dense_path").glob("*.cpp")),
-        plugins / "tensorrt" / "patch_linear_plugin.cpp",
-    ]
+    sources = driver_sources(plugins)
     flags = [*_FLAGS, "-cudart=none", *(f"-D{d}" for d in defines)]
     flags += ["-DPATCH_HOST_EMULATION", "-DPATCH_BACKEND=tensorrt", "-I", str(plugins)]
     flags += ["-isystem", str(tensorrt_headers())]

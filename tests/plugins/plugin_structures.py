@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,40 +12,24 @@ from numpy.typing import NDArray
 
 from patch_compile.packing.index import csr_index
 from tests.oracles.element_packing import KEPT, Packed
-from tests.plugins.host_kernel import SLAB_NAMES, SlabCounts, Slabs, device_index, set_slabs
+from tests.plugins.host_kernel import SLAB_NAMES, Slabs, device_index, set_slabs
 from tests.plugins.mosaic_cases import DTYPES, Case
 
 __all__ = ["Activate", "Linear", "Tensors", "Unpack", "index_on_device", "slab_tensors"]
 
+# As in host_kernel.py, the structs come from the benchmark.
+_driver = importlib.import_module("plugin_driver")
+Tensors = _driver.Tensors
 
-class Linear(ctypes.Structure):
-    """Mirror of `Linear` in plugin_driver.cpp, which begins with the plugin's Attributes."""
 
-    _fields_ = [
-        *(
-            (name, ctypes.c_int32)
-            for name in (
-                "in_features", "out_features", "panel_rows", "gated", "residual", "activation", "weights",
-                "bias", "scalar",
-            )
-        ),
-        ("slabs", SlabCounts),
-        ("kinds", ctypes.c_int32),
-        ("tokens", ctypes.c_int64),
-    ]  # fmt: skip
-
-    index: NDArray[np.int32] | None = None  # None: any with these numbers of slabs
+class Linear(_driver.Linear):
+    """A linear of the driver, of a case or of numbers of slabs."""
 
     @classmethod
     def of(cls, case: Case) -> Linear:
-        packed = case.packed
-        linear = cls(
-            packed.shape[1], packed.shape[0], packed.panel_rows, packed.gated, case.residual is not None,
-            case.activation, weight_type_of(packed), case.bias is not None, DTYPES.index(case.dtype),
-            SlabCounts.by_kind(packed.counts), sum(1 << kind for kind in packed.kinds), len(case.x),
-        )  # fmt: skip
-        linear.index = packed.index
-        return linear
+        about = {"bias": case.bias is not None, "residual": case.residual is not None}
+        scalar = DTYPES.index(case.dtype)
+        return cls.of_packed(case.packed, scalar, len(case.x), activation=case.activation, **about)
 
     def some_index(self) -> NDArray[np.int32]:
         """Return an index of as many slabs, kind by kind."""
@@ -52,25 +37,6 @@ class Linear(ctypes.Structure):
         kinds = [kind for kind in range(len(KEPT)) if self.kinds >> kind & 1]
         streams = np.repeat(np.arange(len(kinds)), [self.slabs.of[kind] for kind in kinds])
         return csr_index(streams.reshape(panels, -1), len(kinds))
-
-
-class Tensors(ctypes.Structure):
-    """Mirror of `Tensors` in plugin_driver.cpp."""
-
-    _fields_ = [
-        ("x", ctypes.c_void_p),
-        *((name, ctypes.c_void_p * len(KEPT)) for name in ("values", "extra")),
-        *((name, ctypes.c_void_p) for name in ("scales", "index", "bias", "residual", "y", "workspace")),
-    ]
-
-    @classmethod
-    def at(cls, addresses: Mapping[str, int]) -> Tensors:
-        """Tensors at addresses; those of slabs have the names of SLAB_NAMES."""
-        slabs = {name for names in SLAB_NAMES for name in names}
-        tensors = cls(**{name: address for name, address in addresses.items() if name not in slabs})
-        for kind, (values, extra) in enumerate(SLAB_NAMES):
-            tensors.values[kind], tensors.extra[kind] = addresses.get(values), addresses.get(extra)
-        return tensors
 
 
 def slab_tensors(packed: Packed) -> dict[str, NDArray[Any]]:
@@ -126,11 +92,6 @@ class Unpack(ctypes.Structure):
 def device_kinds(packed: Packed) -> int:
     """Number of kinds in the index that a device gets."""
     return len(KEPT) if packed.weights or any(packed.counts[2:]) else 2
-
-
-def weight_type_of(packed: Packed) -> int:
-    """Number of the type's name in kWeightTypeNames; 0 for 16 bits."""
-    return 2 + packed.weights if packed.weights else 0
 
 
 def index_on_device(packed: Packed) -> NDArray[np.int32]:

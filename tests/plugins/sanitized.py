@@ -8,6 +8,7 @@ from pathlib import Path
 
 from patch_compile.plugin.toolchain import find_nvcc
 from tests.plugins.compiled import compiled, tensorrt_headers
+from tests.plugins.dense_plugin import driver_sources
 from tests.plugins.host_kernel import PLUGINS
 
 __all__ = ["SANITIZERS", "attack_plugin", "compile_plugin_attack"]
@@ -20,7 +21,6 @@ SANITIZERS = (
     "-fno-sanitize-recover=all",
 )
 _HERE = Path(__file__).resolve().parent
-_SOURCES = ("tensorrt/patch_linear_plugin.cpp", "tensorrt/patch_linear_creator.cpp", "host/plugin_driver.cpp")
 
 
 def compile_plugin_attack(cache: Path, plugins: Path = PLUGINS, opt: str = "-O1") -> Path:
@@ -33,8 +33,8 @@ def compile_plugin_attack(cache: Path, plugins: Path = PLUGINS, opt: str = "-O1"
     flags = ["-std=c++17", opt, "-cudart=none", f"-Xcompiler={host}"]
     flags += ["-DPATCH_HOST_EMULATION", "-DPATCH_BACKEND=tensorrt"]
     flags += ["-I", str(plugins), "-isystem", str(tensorrt_headers())]
-    sources = [_HERE / "attack_plugin.cpp", *(plugins / name for name in _SOURCES)]
-    sources += sorted((plugins / "dense_path").glob("*.cpp"))
+    sources = [_HERE / "attack_plugin.cpp", plugins / "tensorrt" / "patch_linear_creator.cpp"]
+    sources += driver_sources(plugins)
     folders = ("kernels", "host", "dense_path", "tensorrt")
     read = [sources[0], *(file for folder in folders for file in plugins.glob(f"{folder}/*"))]
     return compiled(cache, [str(nvcc.path), *flags, *map(str, sources)], nvcc.version, read, "plugin-attack")

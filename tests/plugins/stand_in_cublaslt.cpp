@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <set>
 #include <string>
@@ -11,7 +12,7 @@
 
 namespace {
 
-constexpr int kSuccess = 0, kInvalid = 7, kUnsupported = 15;
+constexpr int kSuccess = 0, kAllocFailed = 3, kInvalid = 7, kUnsupported = 15;
 
 struct Operation {
   int32_t compute, scale, transpose_a = 0, transpose_b = 0;
@@ -46,6 +47,10 @@ size_t version = 130000;
 std::map<std::string, int> calls, failing;
 std::set<void*> alive;
 const void* last_stream;
+// Runs work on a stream that may be captured; null: at once.
+int (*enqueue)(void* stream, const std::function<int()>& run) = nullptr;
+// Allocates device memory; null: there is none.
+int (*allocate)(void** p, size_t bytes) = nullptr;
 
 // Counts a call; what it must return at once, or kSuccess.
 int begin(const char* name) {
@@ -127,6 +132,28 @@ void poison(void* workspace, size_t bytes) {
   std::memset(static_cast<uint8_t*>(workspace) + bytes - last, 0xff, last);
 }
 
+void multiply(const Operation& o, float alpha, const void* a, const Layout& la, const void* b,
+              const Layout& lb, float beta, const void* c, const Layout& lc, void* d, const Layout& ld) {
+  const int32_t type = ld.type;
+  const uint64_t depth = la.rows;
+  const auto columns = [&](const void* base, const Layout& l) {
+    std::vector<double> wide;
+    for (uint64_t column = 0; column < l.columns; ++column)
+      for (uint64_t k = 0; k < depth; ++k) wide.push_back(widen(type, base, k + column * l.leading));
+    return wide;
+  };
+  const std::vector<double> wide_a = columns(a, la), wide_b = columns(b, lb);
+  for (uint64_t j = 0; j < ld.columns; ++j)
+    for (uint64_t i = 0; i < ld.rows; ++i) {
+      double sum = 0;
+      for (uint64_t k = 0; k < depth; ++k) sum += wide_a[i * depth + k] * wide_b[j * depth + k];
+      sum *= alpha;
+      if (beta != 0) sum += beta * widen(type, c, i + j * lc.leading);
+      if (o.epilogue == 4) sum += widen(type, o.bias, i);
+      static_cast<uint16_t*>(d)[i + j * ld.leading] = narrow(type, sum);
+    }
+}
+
 bool aligned(const void* p, uint32_t bytes) { return reinterpret_cast<uintptr_t>(p) % bytes == 0; }
 
 }  // namespace
@@ -134,7 +161,10 @@ bool aligned(const void* p, uint32_t bytes) { return reinterpret_cast<uintptr_t>
 extern "C" {
 
 size_t cublasLtGetVersion() { return version; }
-int cublasLtCreate(int** handle) { return make("create", handle, 1); }
+int cublasLtCreate(int** handle) {
+  void* memory = nullptr;  // as long as the process
+  return allocate && allocate(&memory, 256) ? kAllocFailed : make("create", handle, 1);
+}
 
 int cublasLtMatmulDescCreate(Operation** o, int32_t compute, int32_t scale) {
   return make("operation", o, Operation{compute, scale});
@@ -200,31 +230,22 @@ int cublasLtMatmul(int* handle, Operation* o, const float* alpha, const void* a,
   if (!aligned(a, asked->a) || !aligned(b, asked->b) || !aligned(c, asked->c) || !aligned(d, asked->d) ||
       !aligned(workspace, 256) || !c || (o->epilogue == 4 && !aligned(o->bias, 16)))
     return kInvalid;
-  poison(workspace, workspace_bytes);
   last_stream = stream;
-  const int32_t type = ld->type;
-  const uint64_t depth = la->rows;
-  const auto columns = [&](const void* base, const Layout& l) {
-    std::vector<double> wide;
-    for (uint64_t column = 0; column < l.columns; ++column)
-      for (uint64_t k = 0; k < depth; ++k) wide.push_back(widen(type, base, k + column * l.leading));
-    return wide;
+  // The objects and the host's scalars may change before a captured product runs.
+  const auto run = [=, o = *o, la = *la, lb = *lb, lc = *lc, ld = *ld, alpha = *alpha, beta = *beta] {
+    poison(workspace, workspace_bytes);
+    multiply(o, alpha, a, la, b, lb, beta, c, lc, d, ld);
+    poison(workspace, workspace_bytes);
+    return kSuccess;
   };
-  const std::vector<double> wide_a = columns(a, *la), wide_b = columns(b, *lb);
-  for (uint64_t j = 0; j < ld->columns; ++j)
-    for (uint64_t i = 0; i < ld->rows; ++i) {
-      double sum = 0;
-      for (uint64_t k = 0; k < depth; ++k) sum += wide_a[i * depth + k] * wide_b[j * depth + k];
-      sum *= *alpha;
-      if (*beta != 0) sum += *beta * widen(type, c, i + j * lc->leading);
-      if (o->epilogue == 4) sum += widen(type, o->bias, i);
-      static_cast<uint16_t*>(d)[i + j * ld->leading] = narrow(type, sum);
-    }
-  poison(workspace, workspace_bytes);
-  return kSuccess;
+  return enqueue ? enqueue(stream, run) : run();
 }
 
 void stand_in_version(size_t v) { version = v; }
+// From now on products run by patch_host_enqueue of plugins/host, and a handle allocates by its cudaMalloc.
+void stand_in_on(int (*streams)(void*, const std::function<int()>&), int (*memory)(void**, size_t)) {
+  enqueue = streams, allocate = memory;
+}
 // From now on the function returns this status; 0: it works again.
 void stand_in_fail(const char* name, int status) {
   if (status)

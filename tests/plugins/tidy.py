@@ -26,7 +26,8 @@ PLUGINS = ROOT / "plugins"
 CLEAN = ROOT / ".cache" / "tidy"
 # The largest first, so that the cores end together.
 UNITS = (
-    *(PLUGINS / name for name in ("tensorrt/patch_linear_plugin.cpp", "host/driver.cpp", "host/plugin_driver.cpp")),
+    *(PLUGINS / name for name in ("tensorrt/patch_linear_plugin.cpp", "host/driver.cpp", "host/launches_on_host.cpp")),
+    *(PLUGINS / name for name in ("host/plugin_driver.cpp", "host/cuda_on_host.cpp")),
     *sorted(PLUGINS.glob("dense_path/*.cpp")),
     *sorted(file for file in PLUGINS.glob("tensorrt/*.cpp") if file.name != "patch_linear_plugin.cpp"),
     PLUGINS / "kernels/launch.cpp",
