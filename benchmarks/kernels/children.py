@@ -7,13 +7,15 @@ starts another. A row that failed is known, and is not tried again.
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 from rows import Row, Rows
 
@@ -27,11 +29,14 @@ __all__ = [
     "measure_rows",
     "run_in_children",
     "settle",
+    "stop_when_asked",
 ]
 
 DONE, CANT_START, TIME_IS_OVER, CONTEXT_IS_LOST = 0, 1, 3, 4  # exit codes of a process that measures
 HANGS = "hangs"
+_STOPS = (signal.SIGTERM, signal.SIGINT)
 _LOOK = 0.2  # seconds between two looks at the file
+_GRACE = 5.0  # seconds for a process to note that it was stopped
 
 
 class Patience(NamedTuple):
@@ -72,6 +77,9 @@ def measure_rows(
         except Exception as error:
             alive = usable()
             _fail(rows, stage, key, f"{error}".strip() or type(error).__name__, fatal=not alive)
+        except BaseException:
+            rows.add("trying", {"stage": stage, "key": key}, {"stopped": True})
+            raise
         if not alive:
             return CONTEXT_IS_LOST
     return DONE
@@ -82,10 +90,22 @@ def _fail(rows: Rows, stage: str, key: Row, why: str, *, fatal: bool) -> None:
     print(f"{stage} {key}: {why}", file=sys.stderr, flush=True)
 
 
-def settle(rows: Rows, why: str) -> None:
-    """Give a row to everything that was tried by a process that is no more."""
+def settle(rows: Rows, why: str, *, fatal: bool) -> None:
+    """Give a row to everything that was tried by a process that is no more. fatal: whether it ended the process."""
     for row in rows.unfinished():
-        _fail(rows, row["key"]["stage"], row["key"]["key"], why, fatal=True)
+        _fail(rows, row["key"]["stage"], row["key"]["key"], why, fatal=fatal)
+
+
+def stop_when_asked() -> None:
+    """Let SIGTERM and Ctrl-C end this process in order: what it measures then is tried again by the next run."""
+
+    def stop(number: int, _: object) -> NoReturn:
+        for one in _STOPS:  # both the terminal or `timeout` and the process before this one may ask
+            signal.signal(one, signal.SIG_IGN)
+        sys.exit(128 + number)
+
+    for one in _STOPS:
+        signal.signal(one, stop)
 
 
 def run_in_children(
@@ -101,7 +121,7 @@ def run_in_children(
         code, why = _child(command, rows.path, patience)
         rows.reread()
         added = rows.count() - before
-        settle(rows, why)
+        settle(rows, why, fatal=True)
         if code in (DONE, TIME_IS_OVER):
             return code
         if not added:
@@ -116,6 +136,11 @@ def _child(command: Sequence[str], path: Path, patience: Patience) -> tuple[int 
         process = subprocess.Popen(command, stderr=said)
         try:
             code = _watched(process, path, patience)
+        except BaseException:  # this process is stopped, and the other one with it
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_GRACE)
+            raise
         finally:
             process.kill()
             process.wait()

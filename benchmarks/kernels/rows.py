@@ -67,8 +67,8 @@ class Rows:
         return [row for row in self._known.values() if row["stage"] == stage and "failed" in row]
 
     def unfinished(self) -> list[Row]:
-        """All rows "trying" of measurements that have no row. Their keys hold a stage and a key."""
-        tried = [row for row in self._known.values() if row["stage"] == "trying"]
+        """All rows "trying" of measurements that have no row, and were not stopped. Their keys hold a stage and a key."""
+        tried = [row for row in self._known.values() if row["stage"] == "trying" and "stopped" not in row]
         return [row for row in tried if not self.known(**row["key"])]
 
 

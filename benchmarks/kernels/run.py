@@ -34,7 +34,16 @@ import torch
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
 from check import check_row, names
-from children import CANT_START, DONE, TIME_IS_OVER, Patience, measure_rows, run_in_children, settle
+from children import (
+    CANT_START,
+    DONE,
+    TIME_IS_OVER,
+    Patience,
+    measure_rows,
+    run_in_children,
+    settle,
+    stop_when_asked,
+)
 from decoder import decoder_rows, decoder_table
 from gpu import MeasuredGpu, Sensors, driver_version, usable
 from kernels import LIBRARY, Kernels, fingerprint, library_for
@@ -117,7 +126,7 @@ def _names(text: str) -> list[str]:
 def _run(rows: Rows, asked: argparse.Namespace) -> int:
     """Run the stages, each in processes of its own, and print what the file has then."""
     deadline = time.monotonic() + 60 * asked.minutes
-    settle(rows, "its process ended before it did")
+    settle(rows, "its process ended before it did", fatal=False)
     unstarted = False
     for stage in asked.stages:
         found = run_in_children(stage, _command(stage, asked, deadline), rows, _PATIENCE, deadline)
@@ -238,4 +247,5 @@ def _print_sweep(found: Sequence[Row], sms: int) -> None:
 
 
 if __name__ == "__main__":
+    stop_when_asked()
     sys.exit(main())

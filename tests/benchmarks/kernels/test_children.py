@@ -2,6 +2,9 @@
 
 import importlib
 import json
+import os
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -11,6 +14,7 @@ import pytest
 
 from tests.benchmarks.kernels import stand_in_stages
 from tests.plugins.host_kernel import BENCH
+from tests.work import until
 
 assert BENCH.is_dir()  # host_kernel has put it on the path
 children, rows, run = map(importlib.import_module, ("children", "rows", "run"))
@@ -90,11 +94,46 @@ def test_what_a_killed_run_tried_is_not_tried_again(tmp_path):
     before = rows.Rows(tmp_path / "gpu.jsonl", ABOUT)
     before.add("trying", {"stage": "sweep", "key": {"parts": 1}}, {})
     found = rows.Rows(tmp_path / "gpu.jsonl", ABOUT)
-    children.settle(found, "its process ended before it did")
+    children.settle(found, "its process ended before it did", fatal=False)
     items = [({"parts": parts}, lambda: {"seconds": 1.0}) for parts in (1, 2)]
     code = children.measure_rows("sweep", items, found, QUIET, lambda: True, time.monotonic() + 600)
     assert code == children.DONE and [row["key"] for row in found.of("sweep")] == [{"parts": 2}]
     assert [row["failed"] for row in found.failed("sweep")] == ["its process ended before it did"]
+
+
+# As a child it measures for ever; else it starts itself as a child.
+MEASURES_FOR_EVER = """
+import sys, time
+from pathlib import Path
+from types import SimpleNamespace
+import children, rows
+folder = Path(sys.argv[1])
+def wait():
+    (folder / "began").touch()
+    while True:
+        time.sleep(1)
+children.stop_when_asked()
+found, deadline = rows.Rows(folder / "gpu.jsonl", {"gpu": "stand-in"}), time.monotonic() + 600
+if len(sys.argv) > 2:
+    children.measure_rows("sweep", [({}, wait)], found, SimpleNamespace(since_last=dict), lambda: True, deadline)
+else:
+    children.run_in_children("sweep", [sys.executable, __file__, str(folder), "child"], found, children.Patience(), deadline)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("stop", [os.kill, os.killpg])
+def test_what_was_stopped_is_tried_again(tmp_path, stop, number):
+    """`timeout` and Ctrl-C stop both processes, `kill` only the first."""
+    (tmp_path / "script.py").write_text(f"import sys; sys.path.insert(0, {str(BENCH)!r}){MEASURES_FOR_EVER}")
+    command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path)]
+    with subprocess.Popen(command, start_new_session=True) as process:
+        until((tmp_path / "began").exists, "the row did not begin")
+        stop(process.pid, number)
+        assert process.wait() == 128 + number
+    found = rows.Rows(tmp_path / "gpu.jsonl", ABOUT)
+    children.settle(found, "its process ended before it did", fatal=False)
+    assert found.count() == 2 and not found.known("sweep", {})
 
 
 def test_no_row_begins_after_the_deadline(tmp_path):
