@@ -118,6 +118,8 @@ def _beside(run: Run) -> float:
     ):
         captured.place(run.captured.given(1))
         captured.shapes()
+        captured.enqueue()  # loads the kernel, as an application does before it captures
+        worst = captured.error()
 
         def attach() -> Context:
             made = Context(engine, cuda, stream)
@@ -125,7 +127,7 @@ def _beside(run: Run) -> float:
             made.shapes()
             return made
 
-        worst = _beside_capture(captured, cuda, thread, attach)
+        worst = max(worst, _beside_capture(captured, cuda, thread, attach))
         second = Context(engine, cuda, stream)
         return max(worst, _beside_capture(captured, cuda, thread, second.detach))
 
@@ -230,10 +232,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             found = torch.cuda.get_device_properties(0)
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             asked.library = build_driver(folder, f"sm_{found.major}{found.minor}")
+        try:
+            driver = PluginDriver(asked.library)
+            driver.cuda()
+        except (OSError, AttributeError) as error:  # no driver of NVIDIA, or a library of something else
+            print(f"error: {asked.library} can't be used here: {error}", file=sys.stderr)
+            return 1
         if asked.linear is None:
             return max(_in_a_process(asked, linear.name) for linear in LINEARS)
         (linear,) = (one for one in LINEARS if one.name == asked.linear)
-        return _print_steps(drive(PluginDriver(asked.library), linear, asked.tokens, asked.replays))
+        return _print_steps(drive(driver, linear, asked.tokens, asked.replays))
 
 
 def _in_a_process(asked: argparse.Namespace, linear: str) -> int:

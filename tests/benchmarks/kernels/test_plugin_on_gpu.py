@@ -142,6 +142,23 @@ def test_it_links_with_cuda_and_without_tensorrt(tmp_path):
             cuda.allocate(16)
 
 
+@pytest.mark.parametrize(
+    ("deadline", "said"),
+    [(120.0, "wrong: the step after these failed: onShapeChange failed"), (0.01, "did not end in 0 s")],
+)
+def test_a_process_that_fails_or_hangs_is_told(library_cache, monkeypatch, capfd, deadline, said):
+    """The emulated GPU has no SMs until somebody says so."""
+    monkeypatch.setattr(on_gpu, "LINEARS", on_gpu.LINEARS[:1])
+    monkeypatch.setattr(on_gpu, "_DEADLINE", deadline)
+    assert on_gpu.main(["--library", str(compile_driver(library_cache))]) == 1
+    assert said in capfd.readouterr().out
+
+
+def test_a_library_of_something_else_is_refused(cublaslt, capsys):
+    assert on_gpu.main(["--library", str(cublaslt)]) == 1
+    assert "can't be used here" in capsys.readouterr().err
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 def test_the_plugin_passes_on_this_gpu():
