@@ -58,14 +58,14 @@ _FEW_TOKENS = (17,)  # of a check under compute-sanitizer, which is many times s
 _PATIENCE = Patience()
 _PR_SET_PDEATHSIG = 1
 
-Found = Iterator[
-    tuple[Row, Callable[[], Row]]
-]  # keys of rows, each with a function that measures the row's figures
+# Keys of rows, each with a function that measures the row's figures.
+Found = Iterator[tuple[Row, Callable[[], Row]]]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stages, print and write; returns the exit code."""
     asked = _arguments(argv)
+    asked.until = asked.until or time.monotonic() + 60 * asked.minutes  # building the library counts
     if not torch.cuda.is_available():
         print("error: PyTorch sees no GPU; this benchmark runs on one", file=sys.stderr)
         return 1
@@ -125,11 +125,10 @@ def _names(text: str) -> list[str]:
 
 def _run(rows: Rows, asked: argparse.Namespace) -> int:
     """Run the stages, each in processes of its own, and print what the file has then."""
-    deadline = time.monotonic() + 60 * asked.minutes
     settle(rows, "its process ended before it did", fatal=False)
     unstarted = False
     for stage in asked.stages:
-        found = run_in_children(stage, _command(stage, asked, deadline), rows, _PATIENCE, deadline)
+        found = run_in_children(stage, _command(stage, asked), rows, _PATIENCE, asked.until)
         unstarted |= found == CANT_START
         if found == TIME_IS_OVER:
             print(f"the time was over in the stage {stage}: run it again to go on", file=sys.stderr)
@@ -138,8 +137,8 @@ def _run(rows: Rows, asked: argparse.Namespace) -> int:
     return int(unstarted or bool(rows.failed("check")) or any(row["faults"] for row in rows.of("check")))
 
 
-def _command(stage: str, asked: argparse.Namespace, deadline: float) -> list[str]:
-    command = [sys.executable, __file__, "--measure", stage, "--until", str(deadline)]
+def _command(stage: str, asked: argparse.Namespace) -> list[str]:
+    command = [sys.executable, __file__, "--measure", stage, "--until", str(asked.until)]
     command += ["--out", str(asked.out), "--configs", ",".join(asked.configs)]
     return [*command, "--tokens", ",".join(map(str, asked.tokens))]
 

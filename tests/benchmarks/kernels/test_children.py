@@ -81,6 +81,12 @@ def test_a_stage_that_cannot_start_is_told_once(stand_in, tmp_path, capfd, stage
     assert [row["stage"] for row in rows.read_rows(tmp_path / "gpu.jsonl")] == ["machine"]
 
 
+def test_without_time_nothing_begins(stand_in, tmp_path, capfd):
+    assert run.main(["--out", str(tmp_path / "gpu.jsonl"), "--minutes", "0"]) == 0
+    assert "the time was over in the stage check: run it again to go on" in capfd.readouterr().err
+    assert [row["stage"] for row in rows.read_rows(tmp_path / "gpu.jsonl")] == ["machine"]
+
+
 def test_rows_of_another_library_are_not_mixed(stand_in, tmp_path, capfd):
     (stand_in / "can't start").touch()
     arguments = ["--out", str(tmp_path / "gpu.jsonl"), "--stages", "sweep"]
