@@ -190,7 +190,7 @@ def library_for(arch: str) -> Path:
     if given := os.environ.get(LIBRARY):
         if not Path(given).is_file():
             fix = f"Build it with `python benchmarks/kernels/build.py --arch {arch} -o build/gpu`."
-            raise PatchCompileError("there is no library of the kernels", f"{LIBRARY} is {given}", fix)
+            raise PatchCompileError(f"There is no file {given}", f"{LIBRARY} names it.", fix)
         return Path(given).absolute()
     digest = hashlib.sha256()
     for file in sorted(file for folder in _SOURCES for file in (plugin_sources() / folder).iterdir()):
