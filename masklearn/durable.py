@@ -14,7 +14,7 @@ __all__ = ["flush_folder", "flush_tree", "is_temporary", "temporary_file", "temp
 
 # A few network and FUSE file systems can't flush folders.
 _NOT_FOR_FOLDERS = (errno.EINVAL, errno.EBADF, errno.ENOTSUP)
-_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.part")
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.part(\.\w+)?")
 
 
 @contextmanager
@@ -37,20 +37,20 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def temporary_file(path: Path) -> Iterator[Path]:
-    """Yield a new empty file in the folder of `path`. It is removed at the end of the block."""
-    part = _new_file(path)
+    """Yield a new empty file in the folder of `path`, with its suffix. It is removed at the end of the block."""
+    part = _new_file(path, path.suffix)
     try:
         yield part
     finally:
         part.unlink(missing_ok=True)
 
 
-def _new_file(path: Path) -> Path:
+def _new_file(path: Path, suffix: str = "") -> Path:
     """Create a file with a fresh name in the folder of `path`, and return its path.
 
     It is created exclusively: a link or file that somebody else put there is never written to.
     """
-    part = path.with_name(temporary_name(path.name))
+    part = path.with_name(temporary_name(path.name) + suffix)
     os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))
     return part
 

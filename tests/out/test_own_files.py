@@ -119,8 +119,8 @@ def test_temporary_names_are_known_and_removed(tmp_path):
     with pytest.raises(ValueError, match="odd"), whole_file(tmp_path / "a") as part:
         part.write_text("half")
         raise ValueError("odd")
-    with temporary_file(tmp_path / "a") as part:
-        assert is_temporary(part.name)
+    with temporary_file(tmp_path / "model.onnx") as part:
+        assert is_temporary(part.name) and part.suffix == ".onnx"
     assert not list(tmp_path.iterdir())
     put(tmp_path, f"deep/{temporary_name('verify')}/file")
     put(tmp_path, temporary_name("x"))

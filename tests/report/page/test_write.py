@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
+from masklearn.durable import is_temporary
 from masklearn.masks.record import RepairRecord
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.bench import Library, Phase
@@ -197,7 +198,7 @@ class TestSections:
         manifest["files"]["report.html"] = "e" * 64
         (path / "manifest.json").write_text(json.dumps(manifest))
         assert write_page(path).read_bytes() == first
-        assert not list(path.glob("*.part"))
+        assert not [file for file in path.iterdir() if is_temporary(file.name)]
 
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
