@@ -70,7 +70,8 @@ def marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "OMP_NUM_THREADS": 1,
     }.items():
         monkeypatch.setenv(name, str(value))
-    monkeypatch.delenv("TENSORRT_ROOT", raising=False)
+    for name in ("TENSORRT_ROOT", "PYTHONSAFEPATH"):  # a command that ran in this process has set the second
+        monkeypatch.delenv(name, raising=False)
     return tmp_path / "marks"
 
 
