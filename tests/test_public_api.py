@@ -18,12 +18,14 @@ import patch_compile
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"masklearn": masklearn, "patch_compile": patch_compile}
 INNER = {
-    # The kernels' programs predict, pack and compile what they time. `out.plan` has the types of a plan's rows,
-    # `masks.kinds` the table of kinds, and `weights` that of weight types.
+    # The kernels' programs predict, pack and compile what they time, and keep whole libraries. `out.plan` has the types of a
+    # plan's rows, `masks.kinds` the table of kinds, and `weights` that of weight types.
     "benchmarks/kernels/": (
-        "masklearn.masks.kinds", "masklearn.weights", "patch_compile.hardware", "patch_compile.out.plan",
-        "patch_compile.packing", "patch_compile.plan", "patch_compile.plugin",
+        "masklearn.durable", "masklearn.masks.kinds", "masklearn.weights", "patch_compile.hardware",
+        "patch_compile.out.plan", "patch_compile.packing", "patch_compile.plan", "patch_compile.plugin",
     ),
+    # It starts pip as the program does, so that nothing of the current folder runs.
+    "samples/packages.py": ("patch_compile.python_process",),
     # It times packing and its check without the disk, and the engine's build without the stages before it.
     "benchmarks/compile.py": ("patch_compile.engine", "patch_compile.hardware", "patch_compile.packing"),
     # A row names the machine as the program itself sees it: device, bf16 units, CPU.

@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
 from kernels import LIBRARY, build_library
 
-from patch_compile.errors import PatchCompileError
+from patch_compile import PatchCompileError
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -51,7 +51,7 @@ from products import epilogue_rows, epilogue_table, product_rows, table
 from rows import Row, Rows
 from sweep import TOKENS, best_table, slab_clocks, sweep_rows
 
-from patch_compile.errors import PatchCompileError
+from patch_compile import PatchCompileError
 
 STAGES = ("check", "sweep", "products", "epilogues", "decoder")
 _FEW_TOKENS = (17,)  # of a check under compute-sanitizer, which is many times slower
