@@ -53,12 +53,12 @@ class Outcome(NamedTuple):
 
     @property
     def is_fault(self) -> bool:
-        """Whether the answer is wrong."""
+        """True if the answer is wrong."""
         return isinstance(self.worst, str) or self.worst > 1.0
 
     @property
     def is_useless(self) -> bool:
-        """Whether there is no answer, or one so wrong that times of the configuration mean nothing."""
+        """True if the kernel gave no answer, or an answer so wrong that its times mean nothing."""
         return isinstance(self.worst, str) or self.worst > _FAR_OFF
 
     def __str__(self) -> str:

@@ -91,7 +91,7 @@ def _fail(rows: Rows, stage: str, key: Row, why: str, *, fatal: bool) -> None:
 
 
 def settle(rows: Rows, why: str, *, fatal: bool) -> None:
-    """Give a row to everything that was tried by a process that is no more. fatal: whether it ended the process."""
+    """Write a row for each measurement that an ended process had begun. fatal: True if the measurement ended it."""
     for row in rows.unfinished():
         _fail(rows, row["key"]["stage"], row["key"]["key"], why, fatal=fatal)
 

@@ -178,7 +178,7 @@ class Config(NamedTuple):
 
     @property
     def for_hopper(self) -> bool:
-        """Whether it multiplies by wgmma. Such a kernel may hang where another one gives a wrong result."""
+        """True if the kernel multiplies by wgmma. Such a kernel may hang where another one gives a wrong result."""
         return "hopper" in self.name
 
 

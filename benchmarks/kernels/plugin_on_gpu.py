@@ -55,7 +55,7 @@ LINEARS = (
 
 
 class Run(NamedTuple):
-    """What a step takes. captured: what another thread captures; many: tokens of a prompt; replays: launches of a graph."""
+    """Arguments of a step. captured: what another thread captures; many: tokens of a prompt; replays: of a graph."""
 
     engine: Engine
     captured: Engine

@@ -159,7 +159,7 @@ def _epilogue_seconds(card: RatedCard, key: Row) -> float:
 
 @cache
 def _decoder_seconds(card: RatedCard, ratio: float) -> float:
-    """Seconds of the prompt's and the steps' launches. Without a ratio they are those of the dense model."""
+    """Seconds of the launches of a prompt and of the steps. Without a ratio the model is dense."""
     times = predict_model(card, MODELS["LLaMA-2-7B"], ratio or RATIOS[0]).times
     prompt, steps = (
         phase.planned if ratio else phase.dense for phase in (times.prefill, times.decode)

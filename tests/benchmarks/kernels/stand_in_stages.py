@@ -29,7 +29,7 @@ lost = False
 
 
 class Anything:
-    """What the modules of the benchmark take from PyTorch when they are imported. To import PyTorch takes seconds."""
+    """Stands in for what the benchmark takes from PyTorch when it is imported. To import PyTorch takes seconds."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

@@ -215,7 +215,7 @@ def without_descriptors(running: Running) -> Iterator[list[socket.socket]]:
 
 @pytest.fixture
 def reports(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """What the event loop tells the server about failures: once for each connection that it tries to accept."""
+    """Keeps the failures that the event loop tells the server: one for each connection that it tries to accept."""
     found: list[object] = []
     report = Server._report
 
