@@ -118,6 +118,12 @@ def no_measured_cards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "measured"
 
 
+@pytest.fixture(autouse=True)
+def no_setting_of_an_earlier_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command forbids the Pythons that its process starts to import from the current folder. Here that process is ours."""
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+
+
 @pytest.fixture
 def unrated_sm120(monkeypatch: pytest.MonkeyPatch) -> None:
     """Takes the data sheets of the cards of sm120 away: an architecture without predictions."""

@@ -55,9 +55,10 @@ class _MaskedGradient(torch.autograd.Function):
 def fix_masks(linears: Mapping[str, nn.Linear], keeps: Mapping[str, Tensor]) -> dict[str, nn.Linear]:
     """Set pruned weights to 0 and keep them 0 while the linears train. Returns the linears that have a mask.
 
-    keeps: masks by name of the linear, bool `[N, K]`, True for kept weights.
+    keeps: masks by name of the linear, bool `[N, K]`, True for kept weights. The result has the order of `linears`: the
+    order of the parameters decides how the norm of their gradient is rounded.
     """
-    fixed = {name: linears[name] for name in keeps}
+    fixed = {name: linear for name, linear in linears.items() if name in keeps}
     for name, linear in fixed.items():
         keep = keeps[name].to(linear.weight.device)
         with torch.no_grad():

@@ -60,13 +60,14 @@ def test_masks_alone_leave_the_weights_to_the_model(make_model, tmp_path):
 
 
 def test_nothing_is_overwritten(make_model, tmp_path):
-    out = tmp_path / "masks.safetensors"
+    source, out = tmp_path / "source", tmp_path / "masks.safetensors"
+    source.mkdir()
     out.write_text("mine")
-    done = run(tmp_path, "--model", make_model(), "-o", out)
+    done = run(source, "--model", make_model(), "-o", out)
     assert isinstance(done.exception, PatchCompileError)
     assert "not overwritten unasked" in str(done.exception)
     assert out.read_text() == "mine"
-    done = run(tmp_path, "--model", make_model(), "-o", tmp_path / "no" / "x")
+    done = run(source, "--model", make_model(), "-o", tmp_path / "no" / "x")
     assert "is not a folder" in str(done.exception)
 
 

@@ -29,12 +29,6 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: Ba
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
-def test_a_block_that_writes_nothing_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError), whole_file(tmp_path / "file"):
-        pass
-    assert not list(tmp_path.iterdir())
-
-
 def refusing(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """From now on the file system fails to flush folders."""
     flush = os.fsync
