@@ -192,6 +192,7 @@ PATCH_DEVICE void multiply_slabs_of(Accumulators<G>& sums, int slabs, const Slot
   }
   // Products of another shape may follow, or the sums are read.
   wait_products<0>();
+  pin(c);
   if (last) slots.give_back(last, at.lane);
 }
 

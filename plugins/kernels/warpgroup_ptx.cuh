@@ -118,11 +118,12 @@ template <int Groups>
 PATCH_DEVICE void wait_products() {
   asm volatile("wgmma.wait_group.sync.aligned %0;\n" ::"n"(Groups) : "memory");
 }
-// The compiler may not move accesses to the sums across this.
-template <int Tokens>
-PATCH_DEVICE void pin(float (&c)[Tokens / 8][4]) {
+// The compiler may not move accesses to the sums across this.  It belongs after wait_products<0>, whose asm
+// does not name the sums.
+template <int N>
+PATCH_DEVICE void pin(float (&c)[N][4]) {
   PATCH_UNROLL
-  for (int n = 0; n < Tokens / 8; ++n)
+  for (int n = 0; n < N; ++n)
     asm volatile("" : "+f"(c[n][0]), "+f"(c[n][1]), "+f"(c[n][2]), "+f"(c[n][3])::"memory");
 }
 

@@ -61,6 +61,18 @@ def test_every_configuration_is_there_for_both_types(kernel: WarpgroupKernel) ->
     assert set(kernel.entries()) == {(scalar, config) for scalar in range(len(SCALARS)) for config in CONFIGS}
 
 
+def test_sums_are_pinned_behind_their_last_wait(text: str) -> None:
+    """An empty asm statement for every 8 tokens has the sums as operands: nvcc may not read them before the wait."""
+    empty = r"\s*// begin inline asm\s*// end inline asm"
+    waits = re.findall(rf"wgmma\.wait_group\.sync\.aligned 0;\s*// end inline asm((?:{empty})*)", text)
+    blocks = [
+        about.tokens // about.token_warps // 8
+        for about in WARPGROUP_CONFIGS
+        for _ in range(2 * (1 + about.gated))  # loops over dense and over 2:4 slabs, of a gate and of an up
+    ]
+    assert sorted(len(re.findall(empty, pins)) for pins in waits) == sorted(blocks * len(SCALARS))
+
+
 # bf16 differs from fp16 in two instructions. `make mutate` runs all cases of bf16; here a part of them runs.
 RING = [
     pytest.param(
