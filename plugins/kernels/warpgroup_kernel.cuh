@@ -47,8 +47,11 @@ struct Slots {
     const int part = bytes / G::kCluster, at = cluster_rank() * part;
     copy_bulk_to(to + at, static_cast<const uint8_t*>(from) + at, part, bar, (1 << G::kCluster) - 1);
   }
-  // Called by a warp that multiplies: its block no longer reads the slot of this barrier.
+  // Called by a warp that multiplies: it no longer reads the slot of this barrier, null for none.  A lane
+  // arrives for all of them, at its own block or at each of the cluster.
   PATCH_DEVICE void give_back(Mbarrier* bar, int lane) const {
+    sync_warp();  // also for none: inside of a branch it makes ptxas serialize the products
+    if (!bar) return;
     if constexpr (G::kCluster == 1) {
       if (lane == 0) arrive(bar);
     } else {
@@ -170,7 +173,7 @@ PATCH_DEVICE void multiply_slabs_of(Accumulators<G>& sums, int slabs, const Slot
       wait_products<1>();  // the products before those of the last half are done
       if constexpr (half == 0)
         wait_phase(slots.full + walk.slot, walk.parity);
-      else if (last)
+      else
         slots.give_back(last, at.lane);
       PATCH_UNROLL
       for (int s = 0; s < kSteps; ++s)
@@ -193,7 +196,7 @@ PATCH_DEVICE void multiply_slabs_of(Accumulators<G>& sums, int slabs, const Slot
   // Products of another shape may follow, or the sums are read.
   wait_products<0>();
   pin(c);
-  if (last) slots.give_back(last, at.lane);
+  slots.give_back(last, at.lane);
 }
 
 // A barrier of the block, or of its cluster.

@@ -1,4 +1,4 @@
-// One wrapper per hardware instruction that only sm_90a has, as ptx.cuh has those of all architectures.
+// One wrapper per hardware instruction that only the kernel for sm_90a needs; ptx.cuh has the others.
 // In quotes: the section of the PTX ISA.
 #pragma once
 #include "kernels/ptx.cuh"
@@ -22,7 +22,9 @@ PATCH_DEVICE void init_mbarrier(Mbarrier* bar, int arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;\n" ::"r"(shared_address(bar)), "r"(arrivals)
                : "memory");
 }
-// "mbarrier.arrive", which releases what the thread has done before.
+// "bar.warp.sync": what the lanes of the warp have read and written comes before what any of them does next.
+PATCH_DEVICE void sync_warp() { __syncwarp(); }
+// "mbarrier.arrive", which releases what the thread has done before, and what it knows by sync_warp.
 PATCH_DEVICE void arrive(Mbarrier* bar) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];\n" ::"r"(shared_address(bar)) : "memory");
 }

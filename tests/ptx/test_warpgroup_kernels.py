@@ -31,7 +31,7 @@ WIDE, NARROW, PAIR = (
 )
 # What is asm in ptx.cuh and warpgroup_ptx.cuh.
 ASM = re.compile(
-    r"wgmma|mbarrier|fence|setmaxnreg|movmatrix|cp\.async|cvt\.(?:rn\.b?f16x2|f32\.f16)|ex2|rcp|bar\.sync"
+    r"wgmma|mbarrier|fence|setmaxnreg|movmatrix|cp\.async|cvt\.(?:rn\.b?f16x2|f32\.f16)|ex2|rcp|bar\.(?:warp\.)?sync"
 )
 
 
@@ -208,6 +208,7 @@ MUTATIONS: dict[str, tuple[str, Replacement]] = {
         r"(mbarrier\.arrive\.shared::cta\.b64 _, \[%r\d+\];)", r"\1 \1",
     ),
     "no arrivals": (r"mbarrier\.arrive\.shared::cta\.b64 _, \[%r\d+\];", ""),
+    "a lane gives a slot back that others still read": (r"bar\.warp\.sync\s+-1;", ""),
     "no waits at barriers": (
         r"mbarrier\.try_wait\.parity\.shared::cta\.b64 (%p\d+), [^;]*;", r"setp.eq.u32 \1, 0, 0;",
     ),

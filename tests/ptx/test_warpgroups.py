@@ -181,6 +181,9 @@ def test_the_places_are_those_of_cutlass() -> None:
 
 CP_ASYNC = """mul.wide.u32 %rd10, %r0, 16; add.s64 %rd11, %rd10, %rd1; shl.b32 %r2, %r0, 4; add.s32 %r2, %r2, %r1;
     cp.async.cg.shared.global [%r2+1024], [%rd11], 16; cp.async.wait_all;"""
+ARRIVE = "@!%p0 bra ARRIVED; mbarrier.arrive.shared::cta.b64 _, [%r1]; ARRIVED:"
+ARRIVE_ELSEWHERE = """@!%p0 bra ARRIVED; mov.u32 %r9, 0; mapa.shared::cluster.u32 %r11, %r1, %r9;
+    mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%r11]; ARRIVED:"""
 BEFORE = BARRIER + BULK + WAIT + LOAD + descriptor()
 ONE = "@!%p0 bra END; mbarrier.init.shared::cta.b64 [%r1], 1;"
 FAULTS = {
@@ -189,6 +192,16 @@ FAULTS = {
         ONE + "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r1], 16; mbarrier.arrive.shared::cta.b64 _, [%r1]; END:",
         "more arrivals",
     ),
+    "a thread arrives for others that still read": (
+        BARRIER + "ld.shared.u32 %r2, [%r1];" + ARRIVE, "without a bar.warp.sync",
+    ),
+    "a thread arrives elsewhere for others that still read": (
+        BARRIER + "ld.shared.u32 %r2, [%r1];" + ARRIVE_ELSEWHERE, "without a bar.warp.sync",
+    ),
+    "a part of a warp meets": (
+        BARRIER + "setp.lt.u32 %p3, %r0, 7; @%p3 bra END; bar.warp.sync -1; END:", "do not come",
+    ),
+    "some lanes of a warp meet": (BARRIER + "bar.warp.sync 255;", "part of a warp"),
     "a phase that never ends": (BARRIER + WAIT, "never ends"),
     "a parity that is not": (BARRIER + "mbarrier.try_wait.parity.shared::cta.b64 %p2, [%r1], 2;", "0 or 1"),
     "a bulk copy of 8 bytes": (BARRIER + BULK.replace("2048, [", "8, ["), "16 bytes"),
@@ -241,6 +254,12 @@ def test_a_proxy_fence_of_the_writer_shows_its_copies_to_products() -> None:
     body = CP_ASYNC + "fence.proxy.async.shared::cta; bar.sync 0;" + LOAD + descriptor() + FENCE
     got = sums(execute(body + product("f16", None) + FINISH + STORE, tensors))
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("arrive", [ARRIVE, ARRIVE_ELSEWHERE])
+def test_a_thread_arrives_for_its_warp_after_a_barrier_of_the_warp(arrive: str) -> None:
+    tensors, _ = problem("f16", None)
+    execute(BARRIER + "ld.shared.u32 %r2, [%r1]; bar.warp.sync -1;" + arrive + WAIT, tensors)
 
 
 def test_unordered_metadata_is_a_fault() -> None:

@@ -35,6 +35,7 @@ WIDTH = 128  # threads of a warpgroup
 Operands = tuple[Operand, ...]
 Match = re.Match[str]
 
+_WHOLE_WARP = 0xFFFFFFFF
 _MOST_BYTES = 2**20 - 1  # of a phase ("mbarrier", tx-count)
 
 
@@ -98,6 +99,8 @@ class Warpgroups:
     fenced: dict[str, Array] = field(default_factory=dict)
     watched: dict[str, Array] = field(default_factory=dict)  # the registers themselves
     unseen: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    # True for threads that have read shared memory since the latest bar.warp.sync of their warp.
+    reads: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
 
     def begin(self, state: State) -> None:
         """Reset for a new block."""
@@ -109,6 +112,7 @@ class Warpgroups:
         self.fenced = {name: register.copy() for name, register in self.watched.items()}
         # 1 + the thread whose write no proxy fence followed.
         self.unseen = np.zeros(len(state.shared.bytes), np.int32)
+        self.reads = np.zeros(state.threads, np.bool_)
 
     def early(self) -> bool:
         return self.late == Late.NONE or (self.late == Late.SOME and bool(self.random.integers(2)))
@@ -117,6 +121,12 @@ class Warpgroups:
         if address not in self.barriers:
             raise PtxFault("there is no mbarrier at this address")
         return self.barriers[address]
+
+    def arrive(self, threads: NDArray[np.bool_]) -> None:
+        """Raise PtxFault if a thread arrives for others of its warp whose reads may not be over."""
+        arriving = np.repeat(threads.reshape(-1, 32).any(1), 32)
+        if (arriving & ~threads & self.reads).any():
+            raise PtxFault("a thread arrives for others that have read, without a bar.warp.sync")
 
     def land(self, state: State) -> bool:
         """Land one bulk copy. Returns False when none is under way."""
@@ -208,6 +218,7 @@ def _arrive(state: State, match: Match, operands: Operands) -> Step:
 
     def step(mask: Mask) -> None:
         at = address()
+        shared.arrive(state.active(mask))
         for thread in np.flatnonzero(state.active(mask)):
             shared.barrier(int(at[thread])).change(1, int(size[thread]))
 
@@ -258,10 +269,11 @@ def _address_elsewhere(state: State, match: Match, operands: Operands) -> Step:
 
 @WARPGROUPS.define(r"mbarrier\.arrive\.release\.cluster\.shared::cluster\.b64")
 def _arrive_elsewhere(state: State, match: Match, operands: Operands) -> Step:
-    address = state.address(operands[1])
+    address, shared = state.address(operands[1]), warpgroups_of(state)
 
     def step(mask: Mask) -> None:
         at = address()
+        shared.arrive(state.active(mask))
         for thread in np.flatnonzero(state.active(mask)):
             rank, place = int(at[thread]) >> 24, int(at[thread]) & 0xFFFFFF
             if not 1 <= rank <= len(state.cluster):
@@ -274,6 +286,19 @@ def _arrive_elsewhere(state: State, match: Match, operands: Operands) -> Step:
 @WARPGROUPS.define(r"fence\.mbarrier_init\.release\.cluster|barrier\.cluster\.arrive\.release\.aligned")
 def _order(state: State, match: Match, operands: Operands) -> Step:
     return lambda mask: None  # the wait that follows an arrival at the cluster's barrier does all of it
+
+
+@WARPGROUPS.define(r"bar\.warp\.sync")
+def _meet(state: State, match: Match, operands: Operands) -> Step:
+    """From now on what any lane of the warp does comes after all their reads."""
+    lanes, shared = state.source(operands[0], "b32"), warpgroups_of(state)
+
+    def step(mask: Mask) -> None:
+        if (lanes[mask] != _WHOLE_WARP).any():
+            raise PtxFault("a barrier of a part of a warp is not modelled")
+        shared.reads &= ~state.active(mask)
+
+    return step
 
 
 @WARPGROUPS.define(r"fence\.proxy\.async\.shared::cta")
