@@ -1,20 +1,25 @@
-"""Builds the library of the kernels for a GPU of another machine, which may have neither nvcc nor the internet.
+"""Builds the library of the kernels and the plugin's class for a GPU of another machine.
 
     python benchmarks/kernels/build.py --arch sm_90 -o build/gpu
 
-There, PATCH_BENCH_LIBRARY=build/gpu/libpatch_bench.so lets run.py and launch_once.py take it. Needs nvcc, but no GPU.
+There, PATCH_BENCH_LIBRARY=build/gpu/libpatch_plugin_driver.so lets run.py, launch_once.py and plugin_on_gpu.py take it. That
+machine needs neither nvcc nor the internet. This one needs nvcc, but no GPU.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
-from kernels import LIBRARY, build_library
+from kernels import LIBRARY
+from plugin_driver import build_driver
 
+from masklearn.durable import whole_file
 from patch_compile import PatchCompileError
 
 
@@ -29,8 +34,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--no-lines", action="store_true", help="without source lines, which a profiler shows"
     )
     asked = parser.parse_args(argv)
+    asked.out.mkdir(parents=True, exist_ok=True)
     try:
-        library = build_library(asked.out, asked.arch, lines=not asked.no_lines)
+        with tempfile.TemporaryDirectory() as objects:
+            built = build_driver(Path(objects), asked.arch, lines=not asked.no_lines)
+            library = asked.out / built.name
+            with whole_file(library) as part:
+                shutil.copy(built, part)
     except (PatchCompileError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -206,13 +206,13 @@ def fingerprint(library: Path) -> str:
     return hashlib.sha256(library.read_bytes()).hexdigest()[:12]
 
 
-def build_library(folder: Path, arch: str, *, lines: bool = True) -> Path:
+def build_library(folder: Path, arch: str) -> Path:
     """Compile `kernels/`, `dense_path/` and `library.cpp` for one architecture such as sm_86, into `folder`.
 
-    lines: with the numbers of source lines, for a profiler. Objects of the kernels are kept where the plugin's are.
+    It has the numbers of source lines, for a profiler. Objects of the kernels are kept where the plugin's are.
     """
     nvcc, archs = find_nvcc(), (int(arch.removeprefix("sm_")),)
-    flags = ("-lineinfo",) if lines else ()
+    flags = ("-lineinfo",)
     folder.mkdir(parents=True, exist_ok=True)
     sources = [*units(plugin_sources() / "dense_path"), _INTERFACE]
     objects = [

@@ -1,8 +1,9 @@
 """Drives the TensorRT plugin's class on this machine's GPU as TensorRT would, without TensorRT.
 
-    python benchmarks/kernels/plugin_on_gpu.py [--library FILE] [--linear NAME] [--tokens 300] [--replays 100]
+    python benchmarks/kernels/plugin_on_gpu.py [--linear NAME] [--tokens 300] [--replays 100]
 
-Needs PyTorch and numpy, and nvcc unless --library names a driver built beforehand. Every result is compared with float64:
+Needs PyTorch and numpy, and nvcc unless PATCH_BENCH_LIBRARY names a library that build.py built. Every result is compared
+with float64:
 
   beside       a context is made and prepared, and one ends, while another thread captures a graph
   shapes       1, many and 1 tokens in one context
@@ -17,6 +18,7 @@ that ends after two minutes. Prints a line for each step. Exit code 1 when a res
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -31,6 +33,7 @@ import torch
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
 from cuda_calls import Cuda
+from kernels import LIBRARY
 from numpy.typing import NDArray
 from plugin_contexts import Asked, Context, Engine, Wrong, open_context
 from plugin_driver import DENSE_PATH_TACTIC, PluginDriver, build_driver
@@ -220,7 +223,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--library", type=Path, help="a built driver (default: it is built)")
     parser.add_argument(
         "--linear", choices=[asked.name for asked in LINEARS], help="drive it in this process"
     )
@@ -228,15 +230,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--replays", type=int, default=100, help="of a graph (default: 100)")
     asked = parser.parse_args(argv)
     with ExitStack() as stack:
-        if asked.library is None:
+        if LIBRARY not in os.environ:
             found = torch.cuda.get_device_properties(0)
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            asked.library = build_driver(folder, f"sm_{found.major}{found.minor}")
+            os.environ[LIBRARY] = str(build_driver(folder, f"sm_{found.major}{found.minor}"))
+            stack.callback(os.environ.pop, LIBRARY)
         try:
-            driver = PluginDriver(asked.library)
+            driver = PluginDriver(Path(os.environ[LIBRARY]))
             driver.cuda()
         except (OSError, AttributeError) as error:  # no driver of NVIDIA, or a library of something else
-            print(f"error: {asked.library} can't be used here: {error}", file=sys.stderr)
+            print(f"error: {os.environ[LIBRARY]} can't be used here: {error}", file=sys.stderr)
             return 1
         if asked.linear is None:
             return max(_in_a_process(asked, linear.name) for linear in LINEARS)
@@ -245,18 +248,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _in_a_process(asked: argparse.Namespace, linear: str) -> int:
-    options = (
-        "--library",
-        asked.library,
-        "--linear",
-        linear,
-        "--tokens",
-        asked.tokens,
-        "--replays",
-        asked.replays,
-    )
+    options = ("--linear", linear, "--tokens", str(asked.tokens), "--replays", str(asked.replays))
     try:
-        done = subprocess.run([sys.executable, __file__, *map(str, options)], timeout=_DEADLINE)
+        done = subprocess.run([sys.executable, __file__, *options], timeout=_DEADLINE)
     except subprocess.TimeoutExpired:
         print(f"wrong: {linear} did not end in {_DEADLINE:.0f} s", flush=True)
         return 1

@@ -1,6 +1,6 @@
 """Adds up the GPU seconds that the rows of run.py take, as the cost models predict them.
 
-    python benchmarks/kernels/predicted_seconds.py [--card H100]
+    python benchmarks/kernels/predicted_seconds.py [--card H100] [--stages sweep,products] [--tokens 1,16]
 
 Needs patch-compile, but no GPU. The stage "check" is left out, and so is what the processor does between launches.
 """
@@ -53,6 +53,7 @@ class PlannedKernels:
     """`Kernels` without the library: its choices by the planner's copy of them."""
 
     def __init__(self, card: RatedCard) -> None:
+        self._card = card
         self._limits = schedule.limits_of(card)
         self._configs = [
             Config(
@@ -67,6 +68,11 @@ class PlannedKernels:
 
     def configs(self) -> list[Config]:
         return self._configs
+
+    def device(self) -> Device:
+        """The card as the plugin would see it."""
+        card = self._card
+        return Device(sms=card.sms, shared_bytes=card.rates.shared[1] << 10, l2_bytes=card.l2 << 20)
 
     def max_parts(self, problem: Problem, device: Device, config: int) -> int:
         if config >= _STREAMS:
@@ -87,8 +93,8 @@ def _planned(problem: Problem) -> schedule.Problem:
 def predicted_rows(card: RatedCard) -> Iterator[PredictedRow]:
     """Yield every row that run.py would measure on a card, except those of the stage "check"."""
     kernels: Any = PlannedKernels(card)
-    gpu: Any = SimpleNamespace(l2=card.l2 << 20)
-    device = Device(sms=card.sms, shared_bytes=card.rates.shared[1] << 10, l2_bytes=gpu.l2)
+    device = kernels.device()
+    gpu: Any = SimpleNamespace(l2=device.l2_bytes)
     for key, _ in sweep_rows(kernels, gpu, device, ()):
         yield PredictedRow("sweep", key, _sweep_seconds(card, key))
     for key, _ in product_rows(kernels, gpu, device):
@@ -174,7 +180,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--card", choices=[card.name for card in rated_cards()], default="H100")
-    found = list(predicted_rows(card_named(parser.parse_args(argv).card)))
+    parser.add_argument("--stages", type=lambda text: text.split(","), help="these only (default: all)")
+    parser.add_argument(
+        "--tokens", type=lambda text: [*map(int, text.split(","))], help="these of the sweep only"
+    )
+    asked = parser.parse_args(argv)
+    found = [
+        row
+        for row in predicted_rows(card_named(asked.card))
+        if asked.stages is None or row.stage in asked.stages
+        if asked.tokens is None or row.stage != "sweep" or row.key["tokens"] in asked.tokens
+    ]
     groups: dict[tuple[str, int], list[float]] = defaultdict(list)
     for row in found:
         groups[row.stage, row.key.get("tokens", 0)].append(row.seconds)

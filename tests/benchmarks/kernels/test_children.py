@@ -41,7 +41,7 @@ def stand_in(tmp_path, monkeypatch):
     library.write_bytes(b"kernels")
     monkeypatch.setenv("PATCH_BENCH_LIBRARY", str(library))
     monkeypatch.setattr(run, "__file__", stand_in_stages.__file__)
-    monkeypatch.setattr(run, "torch", stand_in_stages.TORCH)
+    monkeypatch.setattr(run, "torch", stand_in_stages.dry_run.TORCH)
     looks = []
 
     def clock():

@@ -150,12 +150,14 @@ def test_a_process_that_fails_or_hangs_is_told(library_cache, monkeypatch, capfd
     """The emulated GPU has no SMs until somebody says so."""
     monkeypatch.setattr(on_gpu, "LINEARS", on_gpu.LINEARS[:1])
     monkeypatch.setattr(on_gpu, "_DEADLINE", deadline)
-    assert on_gpu.main(["--library", str(compile_driver(library_cache))]) == 1
+    monkeypatch.setenv("PATCH_BENCH_LIBRARY", str(compile_driver(library_cache)))
+    assert on_gpu.main([]) == 1
     assert said in capfd.readouterr().out
 
 
-def test_a_library_of_something_else_is_refused(cublaslt, capsys):
-    assert on_gpu.main(["--library", str(cublaslt)]) == 1
+def test_a_library_of_something_else_is_refused(cublaslt, monkeypatch, capsys):
+    monkeypatch.setenv("PATCH_BENCH_LIBRARY", str(cublaslt))
+    assert on_gpu.main([]) == 1
     assert "can't be used here" in capsys.readouterr().err
 
 

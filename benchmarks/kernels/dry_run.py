@@ -1,0 +1,100 @@
+"""Stands in for python3 when half_hour.sh plays its steps without a GPU.
+
+The programs are real, and so are the processes that they start, the rows' keys and the tables. PyTorch, the library of the
+kernels and all measurements are stand-ins: figures of a row mean nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
+
+__all__ = ["FIGURES", "TORCH", "main", "without_torch"]
+
+_SHARES = dict.fromkeys(map(str, (0.0, 0.5, 0.7, 0.8, 0.9, 1.0)), 1e-6)
+# What the tables of all stages show.
+FIGURES = {
+    "seconds": 1e-6, "slabs": [1, 1], "panels": 1, "beyond": False, "chosen": True, "block_tokens": 16,
+    "cublas": 1e-6, "cusparselt": None, "hybrid": _SHARES, "schedule": dict.fromkeys(_SHARES, ("one", 1)), "limit": _SHARES,
+    "dense": 1e-6, "prefill": 1e-3, "step": 1e-3, "tokens_per_second": 1.0, "faults": [], "worst": 0.5, "useless": False,
+    "copies": 1.0, "reads": 1.0, "flops": 1.0, "sms": 1, "l2": 1,
+}  # fmt: skip
+
+
+class Anything:
+    """Stands in for what the benchmark takes from PyTorch when it is imported. To import PyTorch takes seconds."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Anything()
+
+    def __call__(self, *_: object, **__: object) -> Any:
+        return lambda decorated: decorated
+
+
+class AnyModule(ModuleType, Anything):
+    """A module of it."""
+
+    __path__ = ()  # it is a package
+
+
+TORCH: Any = AnyModule("torch")
+TORCH.__version__, TORCH.version = "stand-in", SimpleNamespace(cuda=None)
+TORCH.cuda = SimpleNamespace(
+    is_available=lambda: True,
+    get_device_properties=lambda _: SimpleNamespace(name="stand-in", major=9, minor=0),
+)
+
+
+def without_torch(program: str) -> Any:
+    """Import a program of this folder with a stand-in for PyTorch; returns the module."""
+    names = ("torch.nn", "torch.nn.functional")
+    sys.modules |= {"torch": TORCH} | {name: AnyModule(name) for name in names}
+    return importlib.import_module(program)
+
+
+def _without_gpu(run: Any) -> None:
+    """Let run.py take the kernels from the planner's copy of their table, and no measurement."""
+    from predicted_seconds import PlannedKernels
+
+    from patch_compile.hardware.cards import card_named
+
+    gpu, rows_of = importlib.import_module("gpu"), run._rows_of
+    run.Kernels, run.usable = (lambda _: PlannedKernels(card_named("H100"))), (lambda: True)
+    steps = itertools.count(1.0)  # the decoder's table divides by the difference of two
+    run._rows_of = lambda *arguments: (
+        (key, lambda: FIGURES | {"step": next(steps)}) for key, _ in rows_of(*arguments)
+    )
+    run.check_row = lambda *_: FIGURES
+    gpu.MeasuredGpu.measure = classmethod(lambda cls: cls(1.0, 1.0, 1.0, 1, 1))
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run a program as `python3 FILE ARGUMENT...` would; returns its exit code."""
+    program = Path(argv[0]).stem
+    sys.executable = shutil.which("python3") or sys.executable  # the programs start each other by it
+    if program == "-c":
+        return 0
+    module = without_torch(program)
+    if program == "run":
+        _without_gpu(module)
+        module.stop_when_asked()
+    if program == "launch_once":
+        module.main = lambda given: print(f"would launch {vars(module._arguments(given))}")
+    if program == "plugin_on_gpu":
+        module.PluginDriver = lambda _: SimpleNamespace(cuda=Anything)
+        module.drive = lambda _, asked, *__: ((f"{asked.name}: {step}", 0.5) for step in module._STEPS)
+    return int(module.main(argv[1:]) or 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
