@@ -52,7 +52,7 @@ __all__ = [
 
 DOMAIN = "patch"
 NAME = "PatchLinear"
-VERSION = 2  # version 1 had the index as an input
+VERSION = 2
 INPUTS = ("X", "dense", "sparse", "meta")  # those that every node has; see `tensor_names`
 GATED_PANEL_ROWS = 64  # see FuseGatedPass
 

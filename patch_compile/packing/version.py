@@ -1,4 +1,4 @@
-"""Refuses PatchLinear nodes, and engines with such nodes, of another version than this package reads."""
+"""Refuses PatchLinear nodes of another version than this package reads."""
 
 from __future__ import annotations
 
@@ -13,19 +13,9 @@ from patch_compile.packing.function import VERSION
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["check_version", "other_version", "version_fault"]
+__all__ = ["check_version", "version_fault"]
 
 _ATTRIBUTE = "plugin_version"
-
-
-def other_version(path: Path, version: int | str) -> PatchCompileError:
-    """Returns the error for an ONNX file or an engine with PatchLinears of another version."""
-    shown = str(version)[:20]
-    return PatchCompileError(
-        f"{path} holds PatchLinears of version {shown if shown.isalnum() else repr(shown)}",
-        f"This patch-compile reads version {VERSION}: the index of the packed weights is an attribute of the node.",
-        f"Build the model again: `patch-compile build --recipe OUT/{RECIPE}`.",
-    )
 
 
 def version_fault(version: object) -> str:
@@ -49,4 +39,9 @@ def check_version(path: Path, nodes: Iterable[onnx.NodeProto]) -> None:
             value = helper.get_attribute_value(attribute)
             version = value.decode(errors="replace") if isinstance(value, bytes) else value
             if version_fault(version):
-                raise other_version(path, version)
+                shown = str(version)[:20]
+                raise PatchCompileError(
+                    f"{path} holds PatchLinears of version {shown if shown.isalnum() else repr(shown)}",
+                    f"This patch-compile reads version {VERSION}.",
+                    f"Build the model again: `patch-compile build --recipe OUT/{RECIPE}`.",
+                )

@@ -12,8 +12,6 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.hardware.gpu import Gpu, local_gpu
 from patch_compile.out.engine import EngineReport
 from patch_compile.out.layout import ENGINE_REPORT_NAME
-from patch_compile.packing.function import VERSION
-from patch_compile.packing.version import other_version
 from patch_compile.plugin.build import LIBRARY_NAME
 from patch_compile.plugin.identity import PluginIdentity, read_identity
 from patch_compile.plugin.trust import engine_made_here, library_made_here, matching_library
@@ -103,12 +101,9 @@ def host_code(facts: EngineFacts, given: Path | None = None, *, trust: bool = Fa
     beside the engine, else one of the same backend and version that this machine's GPU runs. trust: run the library beside
     the engine, or the one inside it, whoever made it.
 
-    Raises PatchCompileError for an engine of an older version of PatchLinear, when the code was not made here, when there
-    is none, when its version is not the one that the engine was built with (the message names both), and when the user
-    named a library for an engine that carries its own.
+    Raises PatchCompileError when the code was not made here, when there is none, when its version is not the one that the
+    engine was built with (the message names both), and when the user named a library for an engine that carries its own.
     """
-    if facts.needs_plugin and facts.plugin_version is not None and facts.plugin_version < VERSION:
-        raise other_version(facts.path, facts.plugin_version)
     if given is None and facts.carried:
         if not (trust or engine_made_here(facts.path)):
             raise _foreign(facts, f"{facts.path} contains a plugin that was not built here")

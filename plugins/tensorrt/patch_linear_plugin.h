@@ -24,7 +24,6 @@
 namespace patch {
 
 inline constexpr const char* kPluginName = "PatchLinear";
-// Version 1 had the index as an input (see outdated_creator.h).
 inline constexpr const char* kPluginVersion = "2";
 inline constexpr const char* kPluginNamespace = "";
 

@@ -51,13 +51,13 @@ def test_a_number_beyond_32_bits_is_refused(tmp_path, value):
 
 
 @pytest.mark.parametrize("check", [check_indexes, expectation_from_onnx])
-def test_a_node_of_version_1_is_refused_with_the_command_that_builds_it_again(tmp_path, check):
+def test_a_node_of_another_version_is_refused_with_the_command_that_builds_it_again(tmp_path, check):
     path = graphs.write_chain(tmp_path / "m.onnx")
     model = onnx.load(path)
     for node in model.graph.node[:2]:
-        attribute(node, "plugin_version").s = b"1"
+        attribute(node, "plugin_version").s = b"3"
     onnx.save(model, path)
-    with pytest.raises(PatchCompileError, match="holds PatchLinears of version 1") as refused:
+    with pytest.raises(PatchCompileError, match="holds PatchLinears of version 3") as refused:
         check(path)
     assert "`patch-compile build --recipe OUT/recipe.yaml`" in str(refused.value.fix)
 

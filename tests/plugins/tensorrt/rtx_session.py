@@ -141,7 +141,7 @@ def linear_model(variant: str, columns: int) -> onnx.ModelProto:
     if residual:
         wrong = variant.endswith("shape")
         inputs.append(helper.make_tensor_value_info("r", kind, ["batch", "tokens", ROWS + 4 * wrong]))
-    plugin = {"plugin_namespace": "", "plugin_version": "1" if variant == "version-1" else "2"}
+    plugin = {"plugin_namespace": "", "plugin_version": "2"}
     names = ["x", *tensors, *["r"] * residual]
     node = helper.make_node("PatchLinear", names, ["y"], domain="patch", **attributes, **plugin)
     graph = helper.make_graph(
@@ -159,8 +159,7 @@ def build(variant: str, library: str) -> dict[str, Any]:
     """Build an engine of one PatchLinear.
 
     Variants: fp16, bf16, nobias, gated, residual, kinds (of slabs: many), gated-kinds, shape (wrong), mixed (types),
-    residual-shape (wrong), lie (of the index), version-1, named (the type of 16-bit weights), and int8 or int4 of some of
-    them.
+    residual-shape (wrong), lie (of the index), named (the type of 16-bit weights), and int8 or int4 of some of them.
     """
     log = Log()
     builder = trt.Builder(log)

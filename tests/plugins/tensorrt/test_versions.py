@@ -23,7 +23,7 @@ INSTALLED = importlib.util.find_spec("tensorrt_dispatch_bindings")
 pytestmark = [
     pytest.mark.skipif(bool(TOOLS_MISSING), reason=f"to compile the plugin there is no {TOOLS_MISSING}"),
 ]
-BOTH = [["PatchLinear", "1"], ["PatchLinear", "2"]]
+REGISTERED = [["PatchLinear", "2"]]
 
 # Loads TensorRT and the plugin, and prints a line of JSON. An attribute that is wrong gives a message, and no plugin.
 SESSION = """
@@ -46,7 +46,7 @@ elif how == "load_library":
 elif how == "twice":
     ctypes.CDLL(library)
     registry.load_library(library)
-said = {"version": trt.__version__, "registered": sorted([c.name, c.plugin_version] for c in registry.all_creators)}
+said = {"version": trt.__version__, "registered": [[c.name, c.plugin_version] for c in registry.all_creators]}
 if said["registered"]:
     creator = registry.get_creator("PatchLinear", "2", "")
     index = np.array([0, 1, 1, 0, 0, 1, 0, 0], np.int32)
@@ -90,7 +90,7 @@ def folder(request) -> Path | None:
 @pytest.mark.parametrize("how", ["dlopen", "load_library", "twice"])
 def test_it_registers_and_creates_plugins(folder, how, library):
     said, log = session(folder, how, library)
-    assert said["registered"] == BOTH
+    assert said["registered"] == REGISTERED
     assert said["created"] == [True, False] and "half: panel_rows must be 64 or 128" in log
     assert said["plugin"] == ["PatchLinear", "2", 1]
     if folder is not None:
@@ -102,7 +102,7 @@ def test_preloaded_with_tensorrt_it_registers(folder, library):
     libs = folder / "tensorrt_dispatch_libs" if folder else Path(spec.submodule_search_locations[0])
     (runtime,) = libs.glob("libnvinfer_dispatch.so.*")
     said, _ = session(folder, "preloaded", library, LD_PRELOAD=f"{library} {runtime}")
-    assert said["registered"] == BOTH
+    assert said["registered"] == REGISTERED
 
 
 def test_the_plugin_of_the_other_backend_leaves_the_registry_alone(folder):
