@@ -1,0 +1,89 @@
+"""Prints lines and files by room, and how many lines changed since a commit: `python -m tests.rooms [BASE]`.
+
+A room is a folder of a package. Counted are the Python, C++, CUDA and shell files that git knows. Without BASE it is the commit
+at which this branch left its upstream; without an upstream no change is shown.
+"""
+
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["changes", "lines", "paragraph"]
+
+_SUFFIXES = (".py", ".cu", ".cuh", ".cpp", ".h", ".sh")
+_WIDTH = 120
+
+
+def room_of(path: str) -> tuple[str, str]:
+    """Returns package and room of a file, such as ("patch_compile", "plan"); the room "." is the package's own folder."""
+    parts = Path(path).parts
+    return (parts[0], parts[1]) if len(parts) > 2 else (parts[0] if len(parts) == 2 else ".", ".")
+
+
+def lines(folder: Path) -> dict[tuple[str, str], Counter[str]]:
+    """Returns the numbers of `lines` and `files` of each room of a checkout."""
+    found: dict[tuple[str, str], Counter[str]] = {}
+    for path in _git(folder, "ls-files", "-z").split("\0"):
+        if path.endswith(_SUFFIXES) and (folder / path).is_file():
+            count = (folder / path).read_bytes().count(b"\n")
+            found.setdefault(room_of(path), Counter()).update(lines=count, files=1)
+    return found
+
+
+def changes(folder: Path, base: str) -> Counter[tuple[str, str]]:
+    """Returns the lines that each room has gained since a commit, less than 0 where it lost some."""
+    found: Counter[tuple[str, str]] = Counter()
+    for row in _git(folder, "diff", "--numstat", "--no-renames", base).splitlines():
+        added, removed, path = row.split("\t")
+        if path.endswith(_SUFFIXES):
+            found[room_of(path)] += int(added) - int(removed)
+    return found
+
+
+def paragraph(package: str, rooms: dict[str, Counter[str]], changed: dict[str, int]) -> Iterator[str]:
+    """Yield the lines of text about a package: its sums, then its rooms, the largest first."""
+    total, change = sum(rooms.values(), Counter()), sum(changed.values())
+    line = f"{package}: {total['lines']:,} lines{_signed(change)} in {total['files']} files"
+    parts = [
+        f"{room} {sizes['lines']:,}{_signed(changed.get(room, 0))}"
+        for room, sizes in sorted(rooms.items(), key=lambda item: -item[1]["lines"])
+    ]
+    yield line
+    line = " "
+    for part in parts if len(parts) > 1 else ():
+        if len(line) + len(part) > _WIDTH:
+            yield line
+            line = " "
+        line += f" {part},"
+    if line.strip():
+        yield line.removesuffix(",")
+
+
+def _signed(change: int) -> str:
+    return f" ({change:+,})" if change else ""
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout
+
+
+def _followed(folder: Path) -> str | None:
+    command = ["git", "merge-base", "HEAD", "@{upstream}"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def main(arguments: list[str]) -> None:
+    folder = Path(__file__).parents[1]
+    base = arguments[0] if arguments else _followed(folder)
+    found, changed = lines(folder), changes(folder, base) if base else Counter()
+    for package in sorted({package for package, _ in found}):
+        rooms = {room: sizes for (owner, room), sizes in found.items() if owner == package}
+        own = {room: change for (owner, room), change in changed.items() if owner == package}
+        print("\n".join(paragraph(package, rooms, own)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,43 @@
+"""Lines by room, and durations by file: what a change costs is counted right."""
+
+import subprocess
+
+from tests import durations, rooms
+
+JUNIT = """<testsuites><testsuite>
+<testcase classname="tests.plan.test_a" name="test_one[1]" time="4.5"/>
+<testcase classname="tests.plan.test_a" name="test_two" time="0.5"/>
+<testcase classname="tests.test_b" name="test_three" time="0.25"/>
+</testsuite></testsuites>"""
+
+
+def git(folder, *arguments):
+    name = ("-c", "user.name=a", "-c", "user.email=a@b")
+    subprocess.run(["git", *name, *arguments], cwd=folder, check=True, capture_output=True)
+
+
+def test_a_change_shows_in_its_room(tmp_path):
+    (tmp_path / "pack" / "plan").mkdir(parents=True)
+    (tmp_path / "pack" / "__init__.py").write_text("a\n" * 5)
+    (tmp_path / "pack" / "plan" / "one.py").write_text("a\n" * 1000)
+    (tmp_path / "pack" / "plan" / "page.md").write_text("a\n" * 7)
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "--quiet", "--message", "a")
+    (tmp_path / "pack" / "plan" / "one.py").write_text("a\n" * 1200)
+    found, changed = rooms.lines(tmp_path), rooms.changes(tmp_path, "HEAD")
+    assert changed == {("pack", "plan"): 200}
+    by_room = {room: sizes for (_, room), sizes in found.items()}
+    assert list(rooms.paragraph("pack", by_room, {"plan": 200})) == [
+        "pack: 1,205 lines (+200) in 2 files",
+        "  plan 1,200 (+200), . 5",
+    ]
+
+
+def test_durations_are_added_up_by_file(tmp_path):
+    (tmp_path / "junit.xml").write_text(JUNIT)
+    durations.main([str(tmp_path / "junit.xml"), str(tmp_path / "durations.txt")])
+    lines = (tmp_path / "durations.txt").read_text().splitlines()
+    assert "    5.0     2 tests/plan/test_a.py" in lines
+    assert lines[-1] == "    4.5 tests/plan/test_a.py::test_one[1]"
+    assert not any("test_b" in line or "test_two" in line for line in lines)
