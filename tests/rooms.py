@@ -1,7 +1,7 @@
 """Prints lines and files by room, and how many lines changed since a commit: `python -m tests.rooms [BASE]`.
 
-A room is a folder of a package. Counted are the Python, C++, CUDA and shell files that git knows. Without BASE it is the commit
-at which this branch left its upstream; without an upstream no change is shown.
+A room is a folder of a package. Counted are the Python, C++, CUDA and shell files that git knows. Without BASE it is the
+commit at which this branch left its upstream; without an upstream no change is shown.
 """
 
 import subprocess
