@@ -141,6 +141,7 @@ docs: .venv/docs
 	$(BIN)/python benchmarks/kernels/roofline.py --page docs/explanation/performance.md
 	$(BIN)/python benchmarks/kernels/weight_types.py --page docs/explanation/performance.md
 	$(BIN)/python benchmarks/kernels/warpgroups.py --page docs/explanation/performance.md
+	$(BIN)/python benchmarks/kernels/measured_page.py --page docs/explanation/performance.md
 	$(BIN)/python -m benchmarks.quality.frontier
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 

@@ -113,8 +113,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(autouse=True)
 def no_measured_cards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Keeps a user's measurements out of the tests, and the tests' out of the user's folder."""
+    """Keeps a user's and the package's measurements out of the tests, and the tests' out of their folders."""
     monkeypatch.setattr("patch_compile.plan.measured.measured_folder", lambda: tmp_path / "measured")
+    monkeypatch.setattr("patch_compile.plan.measured.shipped_folder", lambda: tmp_path / "shipped")
     return tmp_path / "measured"
 
 

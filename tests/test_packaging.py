@@ -3,16 +3,20 @@
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+from hatchling.builders.wheel import WheelBuilder
 
+from patch_compile.plan import measured
 from tests.plan.llama import LLAMA_2_7B, write_hollow_llama
 
 ROOT = Path(__file__).parents[1]
+SHIPPED = measured.shipped_folder()  # before a fixture puts another one in its place
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +57,17 @@ def test_the_wheel_holds_both_packages_and_the_plugins_sources(wheel):
         }
         assert {name for name in sources if not name.endswith(".keep")} <= names
     assert not any(name.startswith(("tests/", "samples/")) for name in names)
+
+
+def test_the_wheel_holds_calibrations_of_the_package(tmp_path):
+    """There may be none yet: one is put into a copy of the folder."""
+    shipped = SHIPPED.relative_to(ROOT) / "a6000.json"
+    for file in ("pyproject.toml", ".gitignore", "README.md", "LICENSE"):
+        shutil.copy(ROOT / file, tmp_path)
+    (tmp_path / shipped).parent.mkdir(parents=True)
+    (tmp_path / shipped).write_text("{}")
+    built = {file.distribution_path for file in WheelBuilder(str(tmp_path)).recurse_selected_project_files()}
+    assert shipped.as_posix() in built
 
 
 def test_the_wheel_holds_its_license(wheel):

@@ -1,30 +1,39 @@
 """Fits the planner's assumptions to the rows that run.py measured on a GPU, and writes a file that `plan` reads.
 
-    python benchmarks/kernels/fit.py gpu.jsonl [--out FOLDER]
+    python benchmarks/kernels/fit.py gpu.jsonl [--out FOLDER | --keep]
 
-Needs patch-compile, but no GPU. Prints the fitted values and the predictions' error before and after. Without --out the
-file lies where `patch-compile plan` on this machine looks for calibrations, and plans for that GPU go by it from then on.
+Needs patch-compile, but no GPU. Prints the clocks that a slab takes, the fitted values, and the predictions' error before
+and after. The file lies where `patch-compile plan` on this machine looks for calibrations, and plans for that GPU go by it
+from then on. `--keep` is for the repository: it keeps the rows as benchmarks/kernels/measured/CARD.jsonl, and writes the
+file into the package, for everyone who has no calibration of that GPU. `make docs` then renews the page.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
 from problems import panel_rows
 from rows import Row, measured, read_rows
+from sweep import slab_clocks
 
+from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from patch_compile import PatchCompileError
+from patch_compile.hardware.cards import RatedCard
 from patch_compile.hardware.gpu import Gpu
 from patch_compile.plan.cards import PlanCard, card_of_gpu
-from patch_compile.plan.measured import MeasuredCard
+from patch_compile.plan.measured import MOST, MeasuredCard, file_stem
 from patch_compile.plan.measured_fit import Fit, fit_assumptions
-from patch_compile.plan.roofline.assumptions import Assumptions
+from patch_compile.plan.roofline.assumptions import ASSUMED, Assumptions
+from patch_compile.plan.roofline.launch_work import simulated_clocks, slab_limits
 from patch_compile.plan.roofline.linear_roofline import (
     DENSE_PATH,
     Linear,
@@ -34,10 +43,52 @@ from patch_compile.plan.roofline.linear_roofline import (
 )
 from patch_compile.plan.roofline.schedule import CONFIGS
 
-__all__ = ["calibration", "fit"]
+__all__ = [
+    "KEPT",
+    "Slab",
+    "calibration",
+    "card_of_rows",
+    "first",
+    "fit",
+    "keep",
+    "median_clocks",
+    "predicted_times",
+    "slabs",
+    "times_of",
+]
 
+KEPT = Path(__file__).resolve().with_name("measured")
 _BACKEND = "the kernels' benchmark"
 _NUMBERS = {config.name: number for number, config in enumerate(CONFIGS)}
+
+
+class Slab(NamedTuple):
+    """Clocks of an SM for a slab of a kind in a configuration.
+
+    simulated: those of issue.py; predicted: those that the planner assumes, by the resource `limit`; launch: clocks of a
+    launch without slabs; error: median relative miss of the fit to `rows` rows of the sweep.
+    """
+
+    config: str
+    kind: str
+    measured: float
+    simulated: int
+    predicted: float
+    limit: str
+    launch: float
+    error: float
+    rows: int
+
+    @property
+    def ratio(self) -> float:
+        """Measured over simulated clocks."""
+        return self.measured / self.simulated
+
+    def __str__(self) -> str:
+        return (
+            f"{self.config}, {self.kind}: a slab takes {self.measured:.0f} clocks, simulated {self.simulated}, ratio "
+            f"{self.ratio:.2f}; limited by {self.limit}; ± {self.error:.0%} over {self.rows} rows"
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,21 +97,57 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("rows", type=Path, help="the file that run.py wrote")
-    parser.add_argument("--out", type=Path, help="folder for the calibration, in place of this machine's own")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--out", type=Path, help="folder for the calibration, in place of this machine's own")
+    where.add_argument("--keep", action="store_true", help="keep the rows and the calibration for everyone")
     asked = parser.parse_args(argv)
     try:
-        found = calibration(read_rows(asked.rows))
+        rows = read_rows(asked.rows)
+        if asked.keep:
+            rows = keep(rows)
+        found = calibration(rows)
+        _print(rows, found)
+        path = found.ship(_stem(rows)) if asked.keep else found.save(asked.out)
     except (PatchCompileError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    print(f"wrote {path}")
+    return 0
+
+
+def _print(rows: Sequence[Row], found: MeasuredCard) -> None:
+    for slab in slabs(rows):
+        print(slab)
     for name, value in found.assumptions.items():
         print(f"{name} = {value:.3g}")
     for name, why in found.left.items():
         print(f"{name} stays: {why}")
     before, after = (f"{found.error[when]:.1%}" for when in ("before", "after"))
     print(f"median error of {found.times} times: {before} as assumed, {after} as fitted")
-    print(f"wrote {found.save(asked.out)}")
-    return 0
+
+
+def keep(rows: Sequence[Row]) -> list[Row]:
+    """Write the rows to a file of their card in `KEPT`, in place of earlier ones of this GPU, and return them.
+
+    The row of the machine gets the date, and the medians of the clocks in place of each row's sensors. Raises ValueError
+    if the file has rows of another GPU, or if the table of cards has no row for this one.
+    """
+    path, gpu = KEPT / f"{_stem(rows)}.jsonl", first(rows, "machine")["about"]["gpu"]
+    if path.exists() and (other := first(read_rows(path), "machine")["about"]["gpu"]) != gpu:
+        raise ValueError(f"{path} has rows of {other}, and these are of {gpu}")
+    kept = list(_without_sensors(rows))
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+    print(f"kept {len(kept)} rows in {path}")
+    return kept
+
+
+def _without_sensors(rows: Sequence[Row]) -> Iterator[Row]:
+    for row in rows:
+        if row["stage"] == "machine":
+            yield row | {"date": _date(rows), "clocks": median_clocks(rows)}
+        elif row["stage"] != "trying":
+            yield {name: value for name, value in row.items() if name != "sensors"}
 
 
 def calibration(rows: Sequence[Row]) -> MeasuredCard:
@@ -68,21 +155,17 @@ def calibration(rows: Sequence[Row]) -> MeasuredCard:
 
     Raises PatchCompileError if they do not determine one, ValueError if they are of no card of the table.
     """
-    about = _first(rows, "machine")["about"]
-    card = card_of_gpu(Gpu(about["gpu"], tuple(about["capability"])))
-    if card is None:
-        raise ValueError(f"the table of cards has no data sheet for {about['gpu']} or its architecture")
-    clocks = _clocks(rows)
-    found, count = fit(rows, card, clocks)
+    card, about = card_of_rows(rows), first(rows, "machine")["about"]
+    found, count = fit(rows, card)
     return MeasuredCard(
         gpu=about["gpu"],
         card=card.name,
         own=not card.stands_for,
-        clocks=clocks,
+        clocks=median_clocks(rows),
         driver=about["driver"],
         backend=_BACKEND,
         version=about["torch"],
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        date=_date(rows),
         model="the linears of benchmarks/kernels/problems.py",
         assumptions=found.fitted,
         left=found.left,
@@ -91,24 +174,94 @@ def calibration(rows: Sequence[Row]) -> MeasuredCard:
     )
 
 
-def fit(rows: Sequence[Row], card: PlanCard, clocks: dict[str, float] | None = None) -> tuple[Fit, int]:
-    """Fit to the times of the stage "products"; returns the fit and the number of times."""
+def card_of_rows(rows: Sequence[Row]) -> PlanCard:
+    """The card of the GPU that these rows are from. Raises ValueError if the table of cards has no data sheet for it."""
+    about = first(rows, "machine")["about"]
+    card = card_of_gpu(Gpu(about["gpu"], tuple(about["capability"])))
+    if card is None:
+        raise ValueError(f"the table of cards has no data sheet for {about['gpu']} or its architecture")
+    return card
+
+
+def fit(rows: Sequence[Row], card: PlanCard) -> tuple[Fit, int]:
+    """Fit to the times of the stage "products"; returns the fit and the number of times.
+
+    The clock and the turn of a slab are measured, not fitted. The turn holds for what the kernels reach by the fit.
+    """
     products = [row for row in measured(rows, "products") if row["key"]["type"] == "float16"]
-    times = [1e6 * seconds for row in products for seconds in _seconds(row)]
+    times = [time for row in products for time in times_of(row)]
+    ratio, why = _turn(slabs(rows))
+
+    def with_turn(assume: Assumptions) -> Assumptions:
+        return replace(assume, turn=ratio * assume.hybrid)
 
     def predicted(assume: Assumptions) -> list[float]:
-        return [time for row in products for time in _predicted(row, card, assume)]
+        return [time for row in products for time in predicted_times(row, card, with_turn(assume))]
 
+    clocks = median_clocks(rows)
     sustained = clocks["sm_mhz"] / (1e3 * card.rated.clock) if clocks else None
-    return fit_assumptions(times, predicted, sustained), len(times)
+    found = fit_assumptions(times, predicted, sustained)
+    if why:
+        return replace(found, left=found.left | {"turn": why}), len(times)
+    assume = with_turn(found.assume)
+    return replace(found, assume=assume, fitted=found.fitted | {"turn": assume.turn}), len(times)
 
 
-def _seconds(row: Row) -> list[float]:
-    return [row["cublas"], *row["hybrid"].values(), *([row["dense path"]] if "dense path" in row else [])]
+def _turn(found: Sequence[Slab]) -> tuple[float, str]:
+    """Median of measured over simulated clocks where the loop is a slab's limit, or 1 and the reason why it is not known."""
+    ratios = [slab.ratio for slab in found if slab.limit == "issue"]
+    if not ratios:
+        return 1.0, "no row of the sweep is limited by the kernels' loop, or the clocks were not recorded"
+    if not 1 / MOST < (ratio := median(ratios)) < MOST:
+        raise ValueError(
+            f"a slab takes {ratio:.2g} times its simulated clocks, which no card does: time again"
+        )
+    return ratio, ""
 
 
-def _predicted(row: Row, card: PlanCard, assume: Assumptions) -> list[float]:
-    """Microseconds in the order of `_seconds`: dense, hybrid with the configuration that ran, and the dense path."""
+def slabs(rows: Sequence[Row]) -> list[Slab]:
+    """Clocks of a slab by configuration and kind, from those rows of the sweep that neither DRAM nor the launch limits.
+
+    Empty without recorded clocks.
+    """
+    card, clocks = card_of_rows(rows).rated, median_clocks(rows)
+    limited = [row for row in measured(rows, "sweep") if _limited_by_sm(row, card)]
+    if not clocks or not limited:
+        return []
+    tokens = {row["key"]["config"]: row["block_tokens"] for row in limited}
+    fitted = slab_clocks(limited, first(rows, "rates")["sms"], clocks["sm_mhz"], tokens)
+    found = []
+    for name, about in fitted.items():
+        config = CONFIGS[_NUMBERS[name]]
+        for kind, clock in ((DENSE, about["dense"]), (TWO_FOUR, about["sparse"])):
+            limits = slab_limits(card, config, kind, config.tokens, ASSUMED)
+            limit = max(limits, key=lambda one: limits[one])
+            numbers = simulated_clocks(card, config, kind), limits[limit], limit
+            if clock > 0:
+                rest = about["launch"], about["error"], about["rows"]
+                found.append(Slab(name, kind.name, clock, *numbers, *rest))
+    return found
+
+
+def _limited_by_sm(row: Row, card: RatedCard) -> bool:
+    """True if the planner predicts this row, with these parts, and neither bytes nor the launch are its limit."""
+    key = row["key"]
+    if (number := _NUMBERS.get(key["config"])) is None:
+        return False
+    config = CONFIGS[number]
+    shape = Linear(*key["shape"], key["share"], config.panel_rows, weights=config.weights)
+    found = predict(card, shape, key["tokens"], number)
+    return found.parts == key["parts"] and found.bound not in ("bytes", "launch")
+
+
+def times_of(row: Row) -> list[float]:
+    """Measured microseconds of a row of the stage "products": dense, hybrid by share, and the dense path if it has it."""
+    found = [row["cublas"], *row["hybrid"].values(), *([row[DENSE_PATH]] if DENSE_PATH in row else [])]
+    return [1e6 * seconds for seconds in found]
+
+
+def predicted_times(row: Row, card: PlanCard, assume: Assumptions) -> list[float]:
+    """Predicted microseconds in the order of `times_of`. The hybrid product has the configuration that ran."""
     (n, k), tokens = row["key"]["shape"], row["key"]["tokens"]
     rows = panel_rows((n, k))
     found = [dense_time(card.rated, Linear(n, k, 0.0, rows), tokens, assume)[0]]
@@ -120,15 +273,30 @@ def _predicted(row: Row, card: PlanCard, assume: Assumptions) -> list[float]:
     return found
 
 
-def _clocks(rows: Sequence[Row]) -> dict[str, float] | None:
-    """Medians over all rows, or None where nvidia-smi was not there."""
+def median_clocks(rows: Sequence[Row]) -> dict[str, float] | None:
+    """Medians over all rows, or those of kept rows. None where nvidia-smi was not there."""
+    if "clocks" in (machine := first(rows, "machine")):
+        kept: dict[str, float] | None = machine["clocks"]
+        return kept
     found = [row["sensors"] for row in rows if row.get("sensors", {}).get("sm_mhz")]
     if not found:
         return None
     return {name: median(one[name] for one in found) for name in ("sm_mhz", "memory_mhz") if name in found[0]}
 
 
-def _first(rows: Sequence[Row], stage: str) -> Row:
+def _date(rows: Sequence[Row]) -> str:
+    """When the rows were kept, else now."""
+    found: str = first(rows, "machine").get("date") or datetime.now(UTC).isoformat(timespec="seconds")
+    return found
+
+
+def _stem(rows: Sequence[Row]) -> str:
+    card = card_of_rows(rows)
+    return file_stem(card.stands_for or card.name)
+
+
+def first(rows: Sequence[Row], stage: str) -> Row:
+    """The first row of a stage. Raises ValueError without one."""
     for row in rows:
         if row["stage"] == stage:
             return row

@@ -78,6 +78,7 @@ SENSITIVITY: tuple[tuple[str, dict[str, Any]], ...] = (
     ("shared memory and issue slots at .95", {"units": 0.95}),
     ("hybrid kernels reach .95 of the dense ones' shares", {"hybrid": 0.95}),
     ("hybrid kernels reach .90 of the dense ones' shares", {"hybrid": 0.90}),
+    ("a slab takes the kernels' loop 1.2 times the simulated clocks", {"turn": 1.2}),
     ("sustained clock .80 of boost", {"clock": 0.80}),
     ("0.5 µs between kernels instead of 1", {"launch": 0.5}),
     ("2 µs between kernels", {"launch": 2.0}),

@@ -149,19 +149,19 @@ def slab_clocks(rows: Sequence[Row], sms: int, mhz: float, tokens_of: dict[str, 
     """Clocks of an SM for a dense and a 2:4 slab, and of a launch, by configuration: least squares over its rows.
 
     The model is  seconds · clock = launch + dense · turns of dense slabs + sparse · turns of 2:4 slabs,  where a turn
-    is a slab for one token tile on one SM. Rows whose blocks fill less than a tenth of the SMs, or that the plugin would
-    not run, are left out. mhz: clock while the rows ran; tokens_of: tokens of a block by configuration. error: median of
-    the relative misses.
+    is a slab for one token tile on the busiest SM. Rows whose blocks fill less than a tenth of the SMs, or that the plugin
+    would not run, are left out. mhz: clock while the rows ran; tokens_of: tokens of a block by configuration. error: median
+    of the relative misses. A kind without slabs in these rows has 0 clocks.
     """
     by_config: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
     for row in rows:
         key = row["key"]
         tiles = -(-key["tokens"] // tokens_of[key["config"]])
         blocks = key["parts"] if key["parts"] > 1 else row["panels"] * tiles
-        busy = min(blocks, sms)
-        if busy < sms / 10 or row["beyond"]:
+        if blocks < sms / 10 or row["beyond"]:
             continue
-        turns = [slabs * tiles / busy for slabs in row["slabs"]]
+        busiest = -(-blocks // sms) / blocks
+        turns = [slabs * tiles * busiest for slabs in row["slabs"]]
         by_config[key["config"]].append((*turns, row["seconds"] * mhz * 1e6))
     found = {}
     for config, points in by_config.items():

@@ -210,12 +210,13 @@ class LinearRow(Record):
 
 
 class Calibration(Record):
-    """Assumptions of the roofline that best predict the times that `bench --calibrate` measured on a GPU.
+    """Assumptions of the roofline that best predict the times that were measured on a GPU.
 
     gpu: its name; card: the row of the table of cards; own: True if the row is this GPU's own, False if it stands for
     it. clocks: medians in MHz, None if they were not recorded. assumptions: those of `Assumptions` that the fit
     changed. left: assumptions that these times do not determine, and why. times: number of times; error: median
-    relative error of the predictions, before and after the fit.
+    relative error of the predictions, before and after the fit. shipped: True if it came with patch-compile, False if it
+    was measured on this machine.
     """
 
     gpu: str
@@ -231,6 +232,7 @@ class Calibration(Record):
     left: dict[str, str]
     times: int = Field(ge=2)
     error: dict[str, float]
+    shipped: bool = False
 
     def __hash__(self) -> int:  # dicts have no hash, and plans are cached by their card
         return hash(self.model_dump_json())
@@ -246,7 +248,8 @@ class CardRow(Record):
     def __str__(self) -> str:
         name = f"{self.name}, which stands for {self.stands_for}" if self.stands_for else self.name
         if found := self.calibration:
-            return f"{name} (calibrated by times measured on {found.gpu} on {found.date[:10]})"
+            whose = "patch-compile's " if found.shipped else ""
+            return f"{name} (calibrated by {whose}times measured on {found.gpu} on {found.date[:10]})"
         return name
 
 

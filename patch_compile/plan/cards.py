@@ -28,8 +28,8 @@ class PlanCard:
     """A card with a data sheet, which predictions are made for.
 
     stands_for: the target without a data sheet of its own that the card stands for, or "". assume: assumptions of the
-    predictions. measured: the calibration by `bench --calibrate` on this very GPU, which then gives the assumptions;
-    None without one.
+    predictions. measured: the calibration of this very GPU, by `bench --calibrate` or from this package, which then gives
+    the assumptions; None without one.
     """
 
     rated: RatedCard
@@ -88,7 +88,11 @@ def card_of_gpu(gpu: Gpu) -> PlanCard | None:
 
 
 def _as_measured(card: PlanCard, gpu: str | None = None) -> PlanCard:
-    """Returns the card with the newest calibration of the GPU named `gpu`, or if None of any GPU that its row describes."""
+    """Returns the card with its calibration, if there is one.
+
+    It is the newest of this machine, else the one of this package: of the GPU named `gpu`, or if None of any GPU that the
+    card's row describes.
+    """
 
     def fits(found: MeasuredCard) -> bool:
         return found.card == card.name and (found.gpu == gpu if gpu else found.own and not card.stands_for)

@@ -1,7 +1,9 @@
-"""Calibrated cards: results of `bench --calibrate` on a GPU, kept on this machine for later plans.
+"""Calibrated cards: results of `bench --calibrate` on a GPU, kept on this machine for later plans, and cards that come with
+this package.
 
 There is one file for each combination of GPU, clocks, driver and backend, in `~/.cache/patch-compile/measured`, or
-below XDG_CACHE_HOME. A plan takes the newest file of exactly the GPU that it is for.
+below XDG_CACHE_HOME. A plan takes the newest file of exactly the GPU that it is for. Without one it takes the card of that
+GPU that comes with this package: `benchmarks/kernels/fit.py --keep` writes it.
 """
 
 from __future__ import annotations
@@ -22,7 +24,15 @@ from patch_compile.out.plan import Calibration
 from patch_compile.out.workspace import key_of
 from patch_compile.plan.roofline.assumptions import ASSUMED, Assumptions
 
-__all__ = ["FITTED", "MOST", "MeasuredCard", "measured_cards", "measured_folder"]
+__all__ = [
+    "FITTED",
+    "MOST",
+    "MeasuredCard",
+    "file_stem",
+    "measured_cards",
+    "measured_folder",
+    "shipped_folder",
+]
 
 MOST = 4.0  # bound of a fitted value over the assumed one, and of its inverse: no card is that far from its data sheet
 FITTED = {
@@ -35,7 +45,7 @@ _SCHEMA = 2
 
 
 class MeasuredCard(Calibration):
-    """A calibration that plans on this machine use."""
+    """A calibration that plans use."""
 
     @property
     def assume(self) -> Assumptions:
@@ -48,9 +58,21 @@ class MeasuredCard(Calibration):
         folder: None takes the one in which plans look for calibrations.
         """
         key = key_of(self.gpu, self.clocks, self.driver, self.backend, self.version)[:8]
-        path = (folder or measured_folder()) / f"{re.sub(r'[^a-z0-9]+', '-', self.gpu.lower())}-{key}.json"
+        return self._write((folder or measured_folder()) / f"{file_stem(self.gpu)}-{key}.json")
+
+    def ship(self, stem: str) -> Path:
+        """Write the calibration into this package, in place of one of the same name."""
+        shipped = self.model_copy(update={"shipped": True})
+        return shipped._write(shipped_folder() / f"{stem}.json")
+
+    def _write(self, path: Path) -> Path:
         write_json(path, {"schema": _SCHEMA, **self.model_dump(mode="json")})
         return path
+
+
+def file_stem(name: str) -> str:
+    """Returns the name of a GPU or a card as files have it: `nvidia-rtx-a6000`."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower())
 
 
 def measured_folder() -> Path:
@@ -58,10 +80,19 @@ def measured_folder() -> Path:
     return cache_folder("measured")
 
 
+def shipped_folder() -> Path:
+    """Returns the folder of the calibrations that come with this package."""
+    return Path(__file__).with_name("shipped")
+
+
 def measured_cards() -> Iterator[MeasuredCard]:
-    """Yield the calibrations of this machine, the newest first. Raises PatchCompileError for an invalid file."""
-    found = [_read(path) for path in sorted(measured_folder().glob("*.json"))]
-    yield from sorted(found, key=lambda one: one.date, reverse=True)
+    """Yield the calibrations of this machine, the newest first, and then those of this package.
+
+    Raises PatchCompileError for an invalid file.
+    """
+    for folder in (measured_folder(), shipped_folder()):
+        found = [_read(path) for path in sorted(folder.glob("*.json"))]
+        yield from sorted(found, key=lambda one: one.date, reverse=True)
 
 
 def _read(path: Path) -> MeasuredCard:

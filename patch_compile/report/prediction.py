@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
 
 from masklearn.masks.names import kind_of, shared_path, short_kinds
 from masklearn.masks.record import SpeedRecord
@@ -25,7 +26,7 @@ from patch_compile.out.plan import (
 )
 from patch_compile.packing.slab_kinds import SLAB_K
 from patch_compile.plan.measured import FITTED
-from patch_compile.plan.roofline.assumptions import ASSUMED
+from patch_compile.plan.roofline.assumptions import ASSUMED, Assumptions
 
 __all__ = [
     "WHOLE_PHASES",
@@ -161,16 +162,21 @@ def remarks(linears: Sequence[LinearRow], plan: PlanSummary) -> list[str]:
 def calibration_words(found: Calibration) -> str:
     """Returns the measurements of a card and their effect on the assumptions, in words."""
     clock = f"SM clock {found.clocks['sm_mhz']:g} MHz" if found.clocks else "clocks not recorded"
+    words = {one.name: one.metadata["what"] for one in fields(Assumptions)} | FITTED
     changed = (
-        f"{name} {found.assumptions[name]:.2f} instead of {getattr(ASSUMED, name):.2f} ({what})"
-        for name, what in FITTED.items()
-        if name in found.assumptions
+        f"{name} {value:.2f} instead of {getattr(ASSUMED, name):.2f} ({words[name]})"
+        for name, value in found.assumptions.items()
+    )
+    own = (
+        "; this calibration comes with patch-compile, `bench --calibrate` makes your own"
+        if found.shipped
+        else ""
     )
     return (
         f"predictions of a roofline (docs/explanation/performance.md) whose assumptions were fitted to {found.times} "
         f"times of {found.model}, measured on {found.gpu} ({clock}, driver {found.driver or 'unknown'}, {found.backend} "
         f"{found.version}) on {found.date[:10]}: {', '.join(changed)}; it misses these times by "
-        f"{found.error['after']:.0%} (median), and missed them by {found.error['before']:.0%}"
+        f"{found.error['after']:.0%} (median), and missed them by {found.error['before']:.0%}{own}"
     )
 
 

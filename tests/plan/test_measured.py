@@ -67,6 +67,15 @@ def test_the_newest_counts_and_one_of_the_same_state_is_replaced(folder):
     assert len(list(folder.iterdir())) == 2 and card_of("a6000").assume.bandwidth == 0.75
 
 
+def test_a_card_of_the_package_is_second_to_the_users():
+    card(assumptions={"bandwidth": 0.8, "turn": 1.5}, date="2026-12-24").ship("a6000")
+    found = card_of("a6000")
+    assert (found.assume.bandwidth, found.assume.turn) == (0.8, 1.5) and found.measured.shipped
+    assert card_of_gpu(A40).measured is None
+    card().save()  # earlier, but the user's own
+    assert card_of("a6000").assume.bandwidth == 0.7 and not card_of("a6000").measured.shipped
+
+
 @pytest.mark.parametrize("spoil", [
     lambda content: "{",
     lambda content: json.dumps(content | {"schema": 1}),
@@ -84,24 +93,39 @@ def test_a_file_that_is_no_calibration_is_named(spoil):
     assert str(path) in caught.value.what and caught.value.why and "Remove it" in caught.value.fix
 
 
-def test_a_plan_shows_what_it_goes_by(tmp_path):
-    model = write_hollow_llama(tmp_path / "llama", LLAMA_2_7B | {"num_hidden_layers": 2})
+@pytest.fixture
+def model(tmp_path):
+    return write_hollow_llama(tmp_path / "llama", LLAMA_2_7B | {"num_hidden_layers": 2})
 
-    def planned():
-        flags = [str(model), "--ratio", "0.4", "--target", "a6000"]
-        said = CliRunner().invoke(plan_command, flags, catch_exceptions=False).stdout
-        found = json.loads(
-            CliRunner().invoke(plan_command, [*flags, "--json"], catch_exceptions=False).stdout
-        )
-        return said, found
 
-    said, assumed = planned()
+def planned(model):
+    """What a plan for an A6000 says, and its JSON."""
+    flags = [str(model), "--ratio", "0.4", "--target", "a6000"]
+    said = CliRunner().invoke(plan_command, flags, catch_exceptions=False).stdout
+    found = CliRunner().invoke(plan_command, [*flags, "--json"], catch_exceptions=False).stdout
+    return said, json.loads(found)
+
+
+def test_a_plan_shows_what_it_goes_by(model):
+    said, assumed = planned(model)
     assert "predicted by a roofline" in said and "calibrated" not in said
     card().save()
-    said, found = planned()
+    said, found = planned(model)
     assert "predicted on A6000 (calibrated by times measured on NVIDIA RTX A6000 on 2026-11-25)" in said
     assert "fitted to 16 times of llama-2-7b" in said and "bandwidth 0.70 instead of 0.90" in said
     assert "driver 580.82, tensorrt 11.0.1" in said and "predicted by a roofline" not in said
+    assert "comes with patch-compile" not in said and not found["card"]["calibration"]["shipped"]
     for phase, least in (("prefill", 1.3), ("decode", 1.2)):
         slower = found["whole"][phase]["dense_ms"] / assumed["whole"][phase]["dense_ms"]
         assert least < slower < 1.7  # 1/.60 and .90/.70 by the part that each bounds
+
+
+def test_a_plan_says_that_its_card_is_the_packages(model):
+    card(assumptions=FITTED | {"turn": 1.5}).ship("a6000")
+    said, found = planned(model)
+    shown = (
+        "predicted on A6000 (calibrated by patch-compile's times measured on NVIDIA RTX A6000 on 2026-11-25)"
+    )
+    assert shown in said and "this calibration comes with patch-compile" in said
+    assert "turn 1.50 instead of 1.00 (clocks of a slab in the kernels' loop over the simulated ones)" in said
+    assert found["card"]["calibration"]["shipped"]

@@ -20,6 +20,7 @@ class Assumptions:
     tensor: float = _assumed(1.0, "tensor rate over that which cuBLAS reaches by the table of cards")
     units: float = _assumed(0.85, "share of the rates of shared memory and issue slots")
     hybrid: float = _assumed(1.0, "of these shares, what the hybrid kernels reach")
+    turn: float = _assumed(1.0, "clocks of a slab in the kernels' loop over the simulated ones")
     clock: float = _assumed(1.0, "sustained clock over boost clock")
     launch: float = _assumed(1.0, "µs between kernels of a CUDA graph")
     # doi 10.1016/j.ultsonch.2023.106546, table 3, has 400 for A100 and H100.

@@ -21,7 +21,7 @@ from patch_compile.plan.roofline.assumptions import Assumptions
 from patch_compile.plan.roofline.schedule import TABLE_WORDS, Config, Problem
 from patch_compile.plugin.toolchain import plugin_sources
 
-__all__ = ["Rates", "Work", "rates_of", "weight_bytes", "work_of"]
+__all__ = ["Rates", "Work", "rates_of", "simulated_clocks", "slab_limits", "weight_bytes", "work_of"]
 
 _LANE_BYTES = {
     "LDSM": 512,
@@ -84,16 +84,22 @@ def rates_of(card: RatedCard, assume: Assumptions) -> Rates:
     )
 
 
-def _slab_clocks(
+def simulated_clocks(card: RatedCard, config: Config, kind: TileKind) -> int:
+    """Returns the clocks of an SM for a slab in the kernels' loop, which benchmarks/kernels/issue.py simulates."""
+    clocks: int = _code(card)[config.name]["cycles"][kind.name][card.is_geforce]
+    return clocks
+
+
+def slab_limits(
     card: RatedCard, config: Config, kind: TileKind, tokens: int, assume: Assumptions
 ) -> dict[str, float]:
     """Returns the clocks of an SM for one slab of a kind, by the resource that could limit them.
 
-    "issue" is the turn of a slab in the kernels' loop, with its waits for shared memory and barriers: the simulated cycles
-    of benchmarks/kernels/issue.py, or the instructions over the issue slots, whichever is more.
+    "issue" is the turn of a slab in the kernels' loop, with its waits for shared memory and barriers: the simulated clocks,
+    or the instructions over the issue slots, whichever is more.
     """
     counts, rates = _code(card)[config.name][kind.name], rates_of(card, assume)
-    turn = _code(card)[config.name]["cycles"][kind.name][card.is_geforce] / assume.hybrid
+    turn = simulated_clocks(card, config, kind) * assume.turn / assume.hybrid
     moved = config.slab_bytes(kind.code)
     read = config.warps * sum(counts[name] * lane for name, lane in _LANE_BYTES.items())
     x_read = min(tokens, config.tokens) * SLAB_K * 2  # rows beyond the tokens are filled with zeros, not read
@@ -138,7 +144,7 @@ def _slabs_clocks(
     for code, slabs in enumerate(problem.slabs):
         if not slabs:
             continue
-        limits = _slab_clocks(card, config, BY_CODE[code], problem.tokens, assume)
+        limits = slab_limits(card, config, BY_CODE[code], problem.tokens, assume)
         bound = max(limits, key=lambda name: limits[name])
         clocks[bound] = clocks.get(bound, 0) + times * slabs * limits[bound]
     return clocks

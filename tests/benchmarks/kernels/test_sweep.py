@@ -10,8 +10,8 @@ SMS, MHZ, TOKENS = 100, 1500.0, {"stream": 16, "tile": 128}
 def row(config, tokens, parts, dense, sparse, *, panels=86, seconds=None, chosen=False, share=0.5):
     """A row that takes 3,000 clocks for the launch, 700 for a dense and 400 for a 2:4 slab, unless seconds says else."""
     tiles = -(-tokens // TOKENS[config])
-    busy = min(parts if parts > 1 else panels * tiles, SMS)
-    clocks = 3000 + (700 * dense + 400 * sparse) * tiles / busy
+    turns = tiles / min(parts, SMS) if parts > 1 else -(-panels * tiles // SMS) / panels
+    clocks = 3000 + (700 * dense + 400 * sparse) * turns
     key = {"shape": [11008, 4096], "share": share, "tokens": tokens, "config": config, "parts": parts}
     figures = {"seconds": seconds or clocks / (MHZ * 1e6), "slabs": [dense, sparse], "panels": panels}
     return {"key": key, "chosen": chosen, "beyond": parts > SMS, **figures}
@@ -31,6 +31,17 @@ def test_clocks_of_a_slab_are_found():
     fit = found["stream"]
     assert (fit["launch"], fit["dense"], fit["sparse"]) == pytest.approx((3000, 700, 400), rel=1e-6)
     assert fit["error"] < 1e-9 and fit["rows"] == 18
+
+
+def test_a_last_round_that_fills_few_sms_counts_as_a_round():
+    """86 panels and 1 to 16 token tiles are 0.86 to 13.76 blocks an SM."""
+    rows = [
+        row("tile", 128 * tiles, 1, dense, 5504 - dense)
+        for tiles in (1, 2, 5, 16)
+        for dense in (0, 2752, 5504)
+    ]
+    fit = sweep.slab_clocks(rows, SMS, MHZ, TOKENS)["tile"]
+    assert (fit["launch"], fit["dense"], fit["sparse"]) == pytest.approx((3000, 700, 400), rel=1e-6)
 
 
 def test_the_fastest_stands_beside_the_choice():
