@@ -2,6 +2,9 @@ import importlib
 
 import pytest
 
+from tests.plugins.host_kernel import BENCH
+
+assert BENCH.is_dir()  # host_kernel has put it on the path
 gpu, sweep = map(importlib.import_module, ("gpu", "sweep"))
 
 SMS, MHZ, TOKENS = 100, 1500.0, {"stream": 16, "tile": 128}
