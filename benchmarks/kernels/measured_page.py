@@ -20,7 +20,7 @@ from rows import Row, measured, read_rows
 from benchmarks.page_part import print_or_renew
 from patch_compile import PatchCompileError
 from patch_compile.plan.cards import PlanCard
-from patch_compile.plan.roofline.assumptions import ASSUMED
+from patch_compile.plan.roofline.assumptions import ASSUMED, Assumptions
 from patch_compile.plan.roofline.linear_roofline import DENSE_PATH
 from patch_compile.plan.roofline.rest import rest_of
 
@@ -34,8 +34,8 @@ _PRODUCTS = (
     "data sheet, without the calibration."
 )
 _SLABS = (
-    "Clocks of an SM for a slab: simulated from the machine code, assumed by the planner with the resource that limits it, "
-    "and measured. Only rows count that neither DRAM nor the launch limits."
+    "Clocks of an SM for a slab: simulated from the machine code, predicted by the planner with this calibration, with the "
+    "resource that limits it, and measured. Only rows count that neither DRAM nor the launch limits."
 )
 _DECODER = (
     f"{_MODEL.name} of random weights in CUDA graphs, predicted / measured. Without linears, the rest of the model is left. "
@@ -51,12 +51,13 @@ def markdown() -> str:
 
 def _parts(rows: Sequence[Row]) -> Iterator[str]:
     card = fit.card_of_rows(rows)
+    calibrated, assume = _calibrated(rows)
     yield f"### {fit.first(rows, 'machine')['about']['gpu']}"
-    yield _about(rows)
+    yield f"{_machine(rows)} {calibrated}"
     if found := [row for row in measured(rows, "products") if _on_page(row)]:
         yield _PRODUCTS
         yield _products_table(found, card)
-    if slabs := fit.slabs(rows):
+    if slabs := fit.slabs(rows, assume):
         yield _SLABS
         yield _slabs_table(slabs)
     if found := measured(rows, "decoder"):
@@ -64,29 +65,31 @@ def _parts(rows: Sequence[Row]) -> Iterator[str]:
         yield _decoder_table(found, card)
 
 
-def _about(rows: Sequence[Row]) -> str:
-    """The machine, its rates, and what a calibration to these rows gains."""
+def _machine(rows: Sequence[Row]) -> str:
+    """The machine and its rates."""
     machine = fit.first(rows, "machine")
     about, clocks = machine["about"], machine["clocks"]
     clock = f"SM clock {clocks['sm_mhz']:.0f} MHz" if clocks else "clocks not recorded"
     by = f"driver {about['driver'] or 'unknown'}, PyTorch {about['torch']}, CUDA {about['cuda']}, {clock}"
     run = f"Measured on {machine['date'][:10]} by `benchmarks/kernels/run.py`: {by}, kernels {about['kernels']}."
-    words = [run]
-    for rates in measured(rows, "rates"):
-        words.append(
-            f"The GPU copies {rates['copies'] / 1e9:.0f} GB/s, reads {rates['reads'] / 1e9:.0f} GB/s, and cuBLAS reaches "
-            f"{rates['flops'] / 1e12:.0f} TFLOP/s in fp16."
-        )
+    rates = (
+        f"The GPU copies {found['copies'] / 1e9:.0f} GB/s, reads {found['reads'] / 1e9:.0f} GB/s, and cuBLAS reaches "
+        f"{found['flops'] / 1e12:.0f} TFLOP/s in fp16."
+        for found in measured(rows, "rates")
+    )
+    return " ".join([run, *rates])
+
+
+def _calibrated(rows: Sequence[Row]) -> tuple[str, Assumptions]:
+    """What a calibration to these rows gains, in words, and its assumptions. Without one: why, and the usual ones."""
     try:
         found = fit.calibration(rows)
     except PatchCompileError as error:
-        return " ".join([*words, f"They do not calibrate the card: {error.what}."])
+        return f"The rows do not calibrate the card: {error.what}.", ASSUMED
     fitted = ", ".join(f"{name} {value:.2f}" for name, value in found.assumptions.items())
     before, after = (f"{found.error[when]:.0%}" for when in ("before", "after"))
-    words.append(
-        f"Predictions miss {found.times} times of products by {before} (median), and by {after} with {fitted}."
-    )
-    return " ".join(words)
+    words = f"Predictions miss {found.times} times of products by {before} (median), and by {after} with {fitted}."
+    return words, found.assume
 
 
 def _on_page(row: Row) -> bool:
@@ -107,7 +110,7 @@ def _product_cells(row: Row, card: PlanCard, width: int) -> list[str]:
 
 
 def _slabs_table(found: Sequence[fit.Slab]) -> str:
-    header = ["configuration", "slab", "simulated", "planner", "limit", "measured", "measured / simulated"]
+    header = ["configuration", "slab", "simulated", "predicted", "limit", "measured", "measured / simulated"]
     header += ["clocks of a launch", "rows", "median miss"]
     return table(header, (_slab_cells(slab) for slab in found))
 
