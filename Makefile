@@ -32,7 +32,7 @@ chromium: .venv/installed
 
 # The graph of every family of decoders that needs no row in the table of architectures, compared with transformers: some minutes.
 families: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadgroup -m families tests/export tests/build tests/masklearn/checkpoint
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadgroup -m families tests/onnx_export tests/pipeline tests/masklearn/checkpoint
 
 # Every injected kernel bug must be caught, and the machine code for every type and architecture is checked: some minutes.
 mutate: .venv/installed
@@ -54,7 +54,7 @@ tensorrt-versions: .venv/installed $(TENSORRT_VERSIONS:%=.cache/tensorrt-version
 # The contract with TensorRT Edge-LLM: its exporter on the sample model, some minutes. It pins its own torch and transformers, so
 # it is installed into an environment of its own.
 edgellm: .venv/installed models .cache/edgellm/installed
-	OMP_NUM_THREADS=1 PATCH_COMPILE_MODEL=$(MODEL) $(BIN)/pytest -m edgellm tests/build/test_edgellm.py
+	OMP_NUM_THREADS=1 PATCH_COMPILE_MODEL=$(MODEL) $(BIN)/pytest -m edgellm tests/pipeline/test_edgellm.py
 
 .cache/edgellm/installed:
 	$(PYTHON) -m venv .cache/edgellm
@@ -187,7 +187,7 @@ audit: .venv/installed .cache/tools/installed
 
 # The lowest versions that pyproject.toml allows, and the newest that there are: each is installed into an environment of its own
 # and makes, proves, runs and serves builds of tiny models.
-DEPENDENCY_TESTS := tests/export tests/onnx_io tests/masklearn/checkpoint tests/runtime/test_generator.py tests/runtime/test_sampling.py \
+DEPENDENCY_TESTS := tests/onnx_export tests/onnx_io tests/masklearn/checkpoint tests/runtime/test_generator.py tests/runtime/test_sampling.py \
   tests/runtime/test_shared_batch.py tests/samples/serve_http/test_answers.py
 lowest newest: .venv/installed
 	rm -rf .cache/$@

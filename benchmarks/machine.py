@@ -6,7 +6,7 @@ import torch
 
 from masklearn.checkpoint.precision import computes_in_bf16
 from masklearn.device import usable_device
-from patch_compile.bench.machine import about_cpu
+from patch_compile.timing.machine import about_cpu
 
 __all__ = ["machine", "origin"]
 

@@ -11,10 +11,10 @@ from enum import Enum
 
 from pydantic import BaseModel
 
-import patch_compile.out
+import patch_compile.artifacts
 from masklearn.masks import stored
 from masklearn.masks.record import MaskRecord
-from patch_compile.out.record import FileRecord
+from patch_compile.artifacts.record import FileRecord
 from patch_compile.packing import format as packed
 from patch_compile.packing import index, integers, of_sixteen
 
@@ -51,8 +51,8 @@ def formats() -> str:
 
 def _files() -> Iterator[type[FileRecord]]:
     """Yields each kind of JSON file in OUT."""
-    for module in pkgutil.iter_modules(patch_compile.out.__path__):
-        importlib.import_module(f"patch_compile.out.{module.name}")
+    for module in pkgutil.iter_modules(patch_compile.artifacts.__path__):
+        importlib.import_module(f"patch_compile.artifacts.{module.name}")
     waiting = [FileRecord]
     while waiting:
         one = waiting.pop()

@@ -9,10 +9,7 @@ Importing this package is fast: the modules behind a name are imported when the 
 """
 
 import importlib
-import inspect as _inspect
 import os as _os
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 # ONNX Runtime 1.32 reads this when it is imported. Without it, it writes an id of the machine and a database of events to
@@ -91,40 +88,9 @@ _ELSEWHERE = {
     "PatchCompileError": "patch_compile.errors",
     "UsageError": "patch_compile.errors",
 } | dict.fromkeys(_RUNTIME, "patch_compile.runtime")
-# Functions that share their name with a subpackage.
-_PACKAGES = ("bench", "build", "compare", "export", "inspect", "plan", "verify")
-
-
-class _CallablePackage(ModuleType):
-    """A subpackage that shares its name with a function, such as `patch_compile.build`. Calling it calls the function.
-
-    `import patch_compile.build.stages` sets `patch_compile.build` to the subpackage, as Python's import always does.
-    `patch_compile.build(…)` still works then.
-    """
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return _function_of(self)(*args, **kwargs)
-
-    @property
-    def __signature__(self) -> _inspect.Signature:
-        return _inspect.signature(_function_of(self))
-
-
-class _Library(ModuleType):
-    """The class of this package. It makes subpackages callable when the import system adds them as attributes."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if name in _PACKAGES and type(value) is ModuleType:
-            value.__class__ = _CallablePackage
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Library
 
 
 def __getattr__(name: str) -> Any:
-    if name in _PACKAGES:
-        return importlib.import_module(f"{__name__}.{name}")
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_ELSEWHERE.get(name, f"{__name__}.api.{name}")), name)
@@ -132,8 +98,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-def _function_of(package: ModuleType) -> Any:
-    name = package.__name__.rpartition(".")[2]
-    return getattr(importlib.import_module(f"{__name__}.api.{name}"), name)

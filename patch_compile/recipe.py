@@ -16,15 +16,15 @@ from masklearn.masks.weight_types import leaves_choice, named_types, undecided
 from masklearn.recipe import BytesPerWeight, LearnRecipe, LearnSettings, Ratio
 from masklearn.threads import even_parts
 from masklearn.traits import Need
+from patch_compile.artifacts.layout import RECIPE
+from patch_compile.artifacts.recipe_file import read_recipe
 from patch_compile.engine.options import EngineOptions
 from patch_compile.engine.shape_text import read_shapes
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.hardware.cards import parse_targets
-from patch_compile.out.layout import RECIPE
-from patch_compile.out.recipe_file import read_recipe
 from patch_compile.packing.fusion import FUSIONS, parse_fusions, spell_fusions
-from patch_compile.plan.lowering_patterns import parse_lowering
-from patch_compile.plan.speed_goal import SpeedGoal
+from patch_compile.planning.lowering_patterns import parse_lowering
+from patch_compile.planning.speed_goal import SpeedGoal
 
 if TYPE_CHECKING:
     from masklearn.masks.maskset import MaskSet

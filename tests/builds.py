@@ -6,9 +6,9 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from patch_compile.build.build import build as build_recipe
-from patch_compile.out.folder import OutFolder
-from patch_compile.out.stage_files import sha256_of
+from patch_compile.artifacts.folder import OutFolder
+from patch_compile.artifacts.stage_files import sha256_of
+from patch_compile.pipeline.build import build as build_recipe
 from patch_compile.recipe import Recipe
 
 TINY: dict[str, Any] = {

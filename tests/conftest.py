@@ -14,8 +14,8 @@ from transformers import AutoConfig, PreTrainedTokenizerFast
 
 from masklearn.checkpoint.architectures import ARCHITECTURES
 from masklearn.checkpoint.models import auto_class
-from patch_compile.export import trace
 from patch_compile.hardware import cards
+from patch_compile.onnx_export import trace
 from tests.builds import TINY
 from tests.traces import Traces
 
@@ -114,8 +114,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(autouse=True)
 def no_measured_cards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Keeps a user's and the package's measurements out of the tests, and the tests' out of their folders."""
-    monkeypatch.setattr("patch_compile.plan.measured.measured_folder", lambda: tmp_path / "measured")
-    monkeypatch.setattr("patch_compile.plan.measured.shipped_folder", lambda: tmp_path / "shipped")
+    monkeypatch.setattr("patch_compile.planning.measured.measured_folder", lambda: tmp_path / "measured")
+    monkeypatch.setattr("patch_compile.planning.measured.shipped_folder", lambda: tmp_path / "shipped")
     return tmp_path / "measured"
 
 

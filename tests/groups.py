@@ -5,16 +5,16 @@ pytest-xdist's own marks do nothing with pytest 9.2: it changes a test's id wher
 
 from xdist.scheduler import LoadGroupScheduling
 
-from tests.export.tiny import ENCODERS, VARIANTS
+from tests.onnx_export.tiny import ENCODERS, VARIANTS
 
 __all__ = ["GROUPS", "Scheduling", "group_of"]
 
 # Beginnings of the tests' ids.
 GROUPS: dict[str, tuple[str, ...]] = {
-    "bench": ("tests/bench/",),
+    "bench": ("tests/timing/",),
     "binary": ("tests/plugins/kernels/test_binary.py", "tests/plugins/kernels/test_warpgroup_binary.py"),
     "browser": ("tests/report/page/test_browser.py",),
-    "compare": ("tests/compare/",),
+    "compare": ("tests/comparison/",),
     "cpp-runner": ("tests/samples/test_cpp_runner.py",),
     "current-folder": ("tests/cli/test_current_folder.py",),
     "dense-path": (
@@ -32,10 +32,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "ptx": ("tests/ptx/test_kernels.py",),
     "runtime": ("tests/runtime/",),
     "serve-http": ("tests/samples/serve_http/",),
-    "tasks": ("tests/verify/tasks/",),
+    "tasks": ("tests/verification/tasks/",),
     "trtexec-page": ("tests/samples/test_trtexec_page.py",),
-    "types-for-speed": ("tests/plan/test_types_for_speed.py",),
-    "verify": ("tests/verify/test_verify.py",),
+    "types-for-speed": ("tests/planning/test_types_for_speed.py",),
+    "verify": ("tests/verification/test_verify.py",),
 }
 
 
@@ -44,13 +44,13 @@ def group_of(test: str) -> str:
     for group, beginnings in GROUPS.items():
         if test.startswith(beginnings):
             return group
-    if test.startswith("tests/export/"):
+    if test.startswith("tests/onnx_export/"):
         place, _, parameters = test.partition("[")
         # The longest names first, since some begin as others do.
         for variant in sorted((*VARIANTS, *ENCODERS), key=len, reverse=True):
             if variant in parameters:
                 return f"export {variant}"
-        if place.startswith(("tests/export/test_model.py", "tests/export/test_repeat.py")):
+        if place.startswith(("tests/onnx_export/test_model.py", "tests/onnx_export/test_repeat.py")):
             return "export llama"
     return test
 

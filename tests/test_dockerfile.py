@@ -23,7 +23,7 @@ import pytest
 
 from masklearn.checkpoint.coverage import covered_linears
 from masklearn.masks.maskset import MaskSet
-from patch_compile.build.compile import compile_model
+from patch_compile.pipeline.compile import compile_model
 from patch_compile.recipe import Recipe
 from tests.conftest import write_model
 from tests.mosaics import random_mask

@@ -19,13 +19,13 @@ def test_every_group_has_tests() -> None:
     [
         ("tests/runtime/test_generator.py::test_a[1]", "runtime"),
         ("tests/plugins/tensorrt/test_index.py::test_a", "dense-path"),
-        ("tests/export/test_model.py::test_a[llama-tied-yarn]", "export llama-tied-yarn"),
-        ("tests/export/test_rtx.py::test_a[llama-options1]", "export llama"),
-        ("tests/export/test_mask.py::test_a[9-0-mistral-window-6]", "export mistral-window"),
-        ("tests/export/test_encoders.py::test_a[xlm-roberta-options1]", "export xlm-roberta"),
-        ("tests/export/test_model.py::test_interface", "export llama"),
-        ("tests/export/test_smollm2.py::test_a", "tests/export/test_smollm2.py::test_a"),
-        ("tests/build/test_build.py::test_a[llama]", "tests/build/test_build.py::test_a[llama]"),
+        ("tests/onnx_export/test_model.py::test_a[llama-tied-yarn]", "export llama-tied-yarn"),
+        ("tests/onnx_export/test_rtx.py::test_a[llama-options1]", "export llama"),
+        ("tests/onnx_export/test_mask.py::test_a[9-0-mistral-window-6]", "export mistral-window"),
+        ("tests/onnx_export/test_encoders.py::test_a[xlm-roberta-options1]", "export xlm-roberta"),
+        ("tests/onnx_export/test_model.py::test_interface", "export llama"),
+        ("tests/onnx_export/test_smollm2.py::test_a", "tests/onnx_export/test_smollm2.py::test_a"),
+        ("tests/pipeline/test_build.py::test_a[llama]", "tests/pipeline/test_build.py::test_a[llama]"),
     ],
 )
 def test_a_group_is_known_by_the_beginning_or_by_the_exported_model(test: str, group: str) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from masklearn.checkpoint.pretrained import OWN_CODE
-from patch_compile.build.learn import learn
-from patch_compile.build.plan import plan
-from patch_compile.build.prepare import prepare
 from patch_compile.errors import PatchCompileError
+from patch_compile.pipeline.learn import learn
+from patch_compile.pipeline.plan import plan
+from patch_compile.pipeline.prepare import prepare
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from patch_compile.sources.kinds import Stage

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from hatchling.builders.wheel import WheelBuilder
 
-from patch_compile.plan import measured
-from tests.plan.llama import LLAMA_2_7B, write_hollow_llama
+from patch_compile.planning import measured
+from tests.planning.llama import LLAMA_2_7B, write_hollow_llama
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = measured.shipped_folder()  # before a fixture puts another one in its place

@@ -22,7 +22,7 @@ INNER = {
     # plan's rows, `masks.kinds` the table of kinds, and `weights` that of weight types.
     "benchmarks/kernels/": (
         "masklearn.durable", "masklearn.masks.kinds", "masklearn.weights", "patch_compile.hardware",
-        "patch_compile.out.plan", "patch_compile.packing", "patch_compile.plan", "patch_compile.plugin",
+        "patch_compile.artifacts.plan", "patch_compile.packing", "patch_compile.planning", "patch_compile.plugin",
     ),
     # It starts pip as the program does, so that nothing of the current folder runs.
     "samples/packages.py": ("patch_compile.python_process",),
@@ -30,7 +30,7 @@ INNER = {
     "benchmarks/compile.py": ("patch_compile.engine", "patch_compile.hardware", "patch_compile.packing"),
     # A row names the machine as the program itself sees it: device, bf16 units, CPU.
     "benchmarks/machine.py": (
-        "masklearn.checkpoint.precision", "masklearn.device", "patch_compile.bench.machine",
+        "masklearn.checkpoint.precision", "masklearn.device", "patch_compile.timing.machine",
     ),
     # Random models are learned on random tokens, which no text of the public API gives.
     "benchmarks/checkpoints.py": ("masklearn.text",),
@@ -41,7 +41,7 @@ INNER = {
     # It draws with the axes, marks and colours of the program's pictures, at the bytes of the table of kinds, and predicts
     # the time of mosaics that have no file.
     "benchmarks/quality/frontier.py": (
-        "masklearn.masks.kinds", "masklearn.masks.tiles", "patch_compile.hardware", "patch_compile.plan",
+        "masklearn.masks.kinds", "masklearn.masks.tiles", "patch_compile.hardware", "patch_compile.planning",
         "patch_compile.report",
     ),
 }  # fmt: skip
@@ -73,7 +73,7 @@ def under(module, rooms):
 
 def test_the_rule_itself():
     assert list(inner("from patch_compile import build, Sampling\nimport masklearn, numpy")) == []
-    assert list(inner("def f():\n    from patch_compile.plan import cost")) == ["patch_compile.plan"]
+    assert list(inner("def f():\n    from patch_compile.planning import cost")) == ["patch_compile.planning"]
     assert list(inner("from patch_compile import plan, engine")) == ["patch_compile.engine"]
     assert list(inner("import masklearn.task")) == ["masklearn.task"]
 

@@ -12,7 +12,7 @@ PACKAGES = ("patch_compile", "masklearn")
 UNBOUNDED = {
     "json.loads": "masklearn.json_text.parse_json",
     "json.load": "masklearn.json_text.read_json",
-    "yaml.safe_load": "patch_compile.out.recipe_file.read_recipe",
+    "yaml.safe_load": "patch_compile.artifacts.recipe_file.read_recipe",
     "np.load": "masklearn.npz.ArrayArchive",
     "np.prod": "math.prod, which does not overflow",
     "onnx.load": "patch_compile.onnx_io.proto.load_proto",
@@ -29,15 +29,15 @@ ALLOWED = {
         "yaml.safe_load"
     },  # of the first 64 KiB, from which it takes short texts
     "masklearn/json_text.py": {"json.loads"},
-    "patch_compile/out/recipe_file.py": {"yaml.safe_load"},
+    "patch_compile/artifacts/recipe_file.py": {"yaml.safe_load"},
     "patch_compile/onnx_io/proto.py": {"onnx.load"},
     "masklearn/methods/gradient/contest.py": {"json.loads"},
     "masklearn/stream/pass_checkpoints.py": {"json.loads"},
     "masklearn/training/checkpoints.py": {"json.loads"},
     "patch_compile/engine/inspector.py": {"json.loads"},
     "patch_compile/python_process.py": {"pickle.load"},  # between two processes of this program
-    "patch_compile/plan/roofline/launch_work.py": {"json.loads"},
-    "patch_compile/verify/tasks/builtin/rows.py": {"json.loads"},
+    "patch_compile/planning/roofline/launch_work.py": {"json.loads"},
+    "patch_compile/verification/tasks/builtin/rows.py": {"json.loads"},
 }
 
 

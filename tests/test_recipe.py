@@ -5,9 +5,9 @@ import torch
 import yaml
 
 from masklearn.learn import LearnRecipe
-from patch_compile.build.prepare import prepare
 from patch_compile.cli.build import build
 from patch_compile.errors import PatchCompileError, UsageError
+from patch_compile.pipeline.prepare import prepare
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from patch_compile.sources.kinds import Stage

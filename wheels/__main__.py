@@ -18,7 +18,7 @@ import tempfile
 import tomllib
 from pathlib import Path
 
-from patch_compile.out.stage_files import sha256_of
+from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.plugin.architectures import VARIABLE, wanted_archs
 from patch_compile.plugin.build import BACKENDS, build_plugin
 from patch_compile.plugin.machines import AARCH64, MACHINES, this_machine

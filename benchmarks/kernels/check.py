@@ -14,7 +14,7 @@ from problems import Layout
 from rows import Row
 
 from masklearn.masks.kinds.table import KINDS
-from patch_compile.plan.roofline.schedule import PATCH_KINDS
+from patch_compile.planning.roofline.schedule import PATCH_KINDS
 from tests.oracles.element_packing import Packed, pack_gated, pack_slabs, prune
 from tests.oracles.fp32_sums import fp32_sum_error
 from tests.oracles.integer_packing import INT8, Quantised, pack_gated_integers, pack_integers, quantise

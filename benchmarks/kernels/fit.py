@@ -29,19 +29,19 @@ from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from patch_compile import PatchCompileError
 from patch_compile.hardware.cards import RatedCard
 from patch_compile.hardware.gpu import Gpu
-from patch_compile.plan.cards import PlanCard, card_of_gpu
-from patch_compile.plan.measured import MOST, MeasuredCard, file_stem
-from patch_compile.plan.measured_fit import Fit, fit_assumptions
-from patch_compile.plan.roofline.assumptions import Assumptions
-from patch_compile.plan.roofline.launch_work import simulated_clocks, slab_limits
-from patch_compile.plan.roofline.linear_roofline import (
+from patch_compile.planning.cards import PlanCard, card_of_gpu
+from patch_compile.planning.measured import MOST, MeasuredCard, file_stem
+from patch_compile.planning.measured_fit import Fit, fit_assumptions
+from patch_compile.planning.roofline.assumptions import Assumptions
+from patch_compile.planning.roofline.launch_work import simulated_clocks, slab_limits
+from patch_compile.planning.roofline.linear_roofline import (
     DENSE_PATH,
     Linear,
     dense_path_time,
     dense_time,
     predict,
 )
-from patch_compile.plan.roofline.schedule import CONFIGS
+from patch_compile.planning.roofline.schedule import CONFIGS
 
 __all__ = [
     "KEPT",

@@ -23,7 +23,7 @@ from issue import Timing, blocks_of, cycles_per_slab, executed, slab_bytes, timi
 from sass import kinds_of, way_of
 
 from patch_compile.hardware.cards import RatedCard, rated_cards
-from patch_compile.plan.roofline.schedule import CONFIGS, Config
+from patch_compile.planning.roofline.schedule import CONFIGS, Config
 from patch_compile.plugin.toolchain import find_nvcc
 
 __all__ = ["bytes_a_cycle", "bytes_in_flight", "longest_latency", "slab_bytes"]

@@ -26,7 +26,7 @@ from sass import kinds_of, way_of
 
 from masklearn.masks.kinds.table import KINDS
 from patch_compile.hardware.cards import architecture_of
-from patch_compile.plan.roofline.schedule import CONFIGS, Config
+from patch_compile.planning.roofline.schedule import CONFIGS, Config
 from patch_compile.plugin.toolchain import find_nvcc
 
 __all__ = [

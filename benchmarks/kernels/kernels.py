@@ -16,7 +16,7 @@ from masklearn.durable import whole_file
 from masklearn.masks.kinds.table import KINDS
 from masklearn.weights.table import FLOAT16, QUANTISED
 from patch_compile import PatchCompileError
-from patch_compile.plan.roofline.schedule import TABLE_WORDS
+from patch_compile.planning.roofline.schedule import TABLE_WORDS
 from patch_compile.plugin.compiling import compile_units, kernel_objects, link, plugin_cache, units
 from patch_compile.plugin.toolchain import find_cxx, find_nvcc, plugin_sources
 

@@ -19,10 +19,10 @@ from rows import Row, measured, read_rows
 
 from benchmarks.page_part import print_or_renew
 from patch_compile import PatchCompileError
-from patch_compile.plan.cards import PlanCard
-from patch_compile.plan.roofline.assumptions import ASSUMED, Assumptions
-from patch_compile.plan.roofline.linear_roofline import DENSE_PATH
-from patch_compile.plan.roofline.rest import rest_of
+from patch_compile.planning.cards import PlanCard
+from patch_compile.planning.roofline.assumptions import ASSUMED, Assumptions
+from patch_compile.planning.roofline.linear_roofline import DENSE_PATH
+from patch_compile.planning.roofline.rest import rest_of
 
 __all__ = ["markdown"]
 

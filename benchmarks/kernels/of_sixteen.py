@@ -23,7 +23,7 @@ from issue import blocks_of, cycles_per_slab, executed, slab_bytes, timing_of
 from sass import kinds_of, way_of
 
 from patch_compile.hardware.cards import rated_cards
-from patch_compile.plan.roofline.schedule import CONFIGS
+from patch_compile.planning.roofline.schedule import CONFIGS
 from patch_compile.plugin.toolchain import find_nvcc
 
 __all__ = ["Unpacking", "figures_of"]

@@ -31,8 +31,8 @@ from sweep import sweep_rows
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from masklearn.weights.table import FLOAT16, QUANTISED
 from patch_compile.hardware.cards import RatedCard, card_named, rated_cards
-from patch_compile.plan.roofline import schedule
-from patch_compile.plan.roofline.linear_roofline import Linear, dense_path_time, dense_time, predict
+from patch_compile.planning.roofline import schedule
+from patch_compile.planning.roofline.linear_roofline import Linear, dense_path_time, dense_time, predict
 from patch_compile.plugin.toolchain import plugin_sources
 
 __all__ = ["PredictedRow", "predicted_rows"]

@@ -21,19 +21,19 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 from problems import SHAPES, TOKENS
 
 from benchmarks.page_part import renewed
+from patch_compile.artifacts.plan import Slower, Way
 from patch_compile.hardware.cards import RatedCard, rated_cards
-from patch_compile.out.plan import Slower, Way
 from patch_compile.packing.fusion import FUSIONS, GATED, QKV
-from patch_compile.plan.cards import PlanCard
-from patch_compile.plan.cost import CostModel
-from patch_compile.plan.lowering import LinearPlan
-from patch_compile.plan.outline import outline_of_llama
-from patch_compile.plan.planner import assumed_plans, settle_together
-from patch_compile.plan.predict import WholeModel, predict_whole
-from patch_compile.plan.roofline.assumptions import ASSUMED, Assumptions
-from patch_compile.plan.roofline.linear_roofline import Linear, Prediction, dense_path_time, predict
-from patch_compile.plan.roofline.rest import Model
-from patch_compile.plan.workload import Workload
+from patch_compile.planning.cards import PlanCard
+from patch_compile.planning.cost import CostModel
+from patch_compile.planning.lowering import LinearPlan
+from patch_compile.planning.outline import outline_of_llama
+from patch_compile.planning.planner import assumed_plans, settle_together
+from patch_compile.planning.predict import WholeModel, predict_whole
+from patch_compile.planning.roofline.assumptions import ASSUMED, Assumptions
+from patch_compile.planning.roofline.linear_roofline import Linear, Prediction, dense_path_time, predict
+from patch_compile.planning.roofline.rest import Model
+from patch_compile.planning.workload import Workload
 from patch_compile.plugin.toolchain import plugin_sources
 
 __all__ = [

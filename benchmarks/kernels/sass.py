@@ -22,7 +22,7 @@ from cubin import ARCHS, FLAGS, Instruction, Kernel, compile_all, find_cuobjdump
 
 from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
 from masklearn.weights.table import FLOAT16, INT4, INT8, WeightType
-from patch_compile.plan.roofline.schedule import CONFIGS, Config
+from patch_compile.planning.roofline.schedule import CONFIGS, Config
 from patch_compile.plugin.toolchain import find_nvcc
 
 __all__ = ["JSON", "count_slab", "kinds_of", "loads_of", "loop_of", "sass_counts", "way_of"]

@@ -1,7 +1,7 @@
 """Times every configuration with several numbers of parts, and fits the clocks that a slab takes in each.
 
 The plugin chooses among configurations by a formula that no GPU has checked. These rows check it, and give the planner
-its figures: patch_compile/plan/roofline predicts the same times.
+its figures: patch_compile/planning/roofline predicts the same times.
 """
 
 from __future__ import annotations

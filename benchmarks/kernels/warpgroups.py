@@ -21,9 +21,9 @@ from benchmarks.page_part import print_or_renew
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from patch_compile.hardware.cards import RatedCard, card_named
 from patch_compile.packing.slab_kinds import SLAB_K
-from patch_compile.plan.roofline.assumptions import ASSUMED, Assumptions
-from patch_compile.plan.roofline.launch_work import rates_of, weight_bytes
-from patch_compile.plan.roofline.linear_roofline import Linear, dense_time, first_bytes, l2_trip, predict
+from patch_compile.planning.roofline.assumptions import ASSUMED, Assumptions
+from patch_compile.planning.roofline.launch_work import rates_of, weight_bytes
+from patch_compile.planning.roofline.linear_roofline import Linear, dense_time, first_bytes, l2_trip, predict
 from patch_compile.plugin.toolchain import plugin_sources
 
 __all__ = ["CONFIGS", "Config", "markdown", "slab_clocks", "warpgroup_time"]

@@ -20,13 +20,13 @@ from benchmarks.page_part import print_or_renew
 from masklearn.masks.kinds.table import KINDS
 from masklearn.weights.table import FLOAT16, INT4, INT8, WeightType
 from patch_compile.hardware.cards import card_named
-from patch_compile.plan.cards import card_of
-from patch_compile.plan.cost import CostModel
-from patch_compile.plan.outline import outline_of_llama
-from patch_compile.plan.planner import assumed_plans, settle_together
-from patch_compile.plan.predict import WholeModel, predict_whole
-from patch_compile.plan.roofline.schedule import CONFIGS
-from patch_compile.plan.workload import Workload
+from patch_compile.planning.cards import card_of
+from patch_compile.planning.cost import CostModel
+from patch_compile.planning.outline import outline_of_llama
+from patch_compile.planning.planner import assumed_plans, settle_together
+from patch_compile.planning.predict import WholeModel, predict_whole
+from patch_compile.planning.roofline.schedule import CONFIGS
+from patch_compile.planning.workload import Workload
 from patch_compile.plugin.toolchain import plugin_sources
 
 __all__ = ["TYPES", "markdown", "predict_types"]

@@ -31,14 +31,14 @@ from masklearn.masks.kinds.base import BYTES_DENSE
 from masklearn.masks.kinds.table import DENSE, PRUNED, TWO_FOUR
 from masklearn.masks.tiles import grid_shape
 from patch_compile.hardware.cards import RatedCard, card_named
-from patch_compile.plan.cards import PlanCard
-from patch_compile.plan.cost import CostModel
-from patch_compile.plan.lowering import plan_linear
-from patch_compile.plan.outline import outline_of_llama
-from patch_compile.plan.planner import settle_together
-from patch_compile.plan.predict import predict_whole
-from patch_compile.plan.unpatterned import unpatterned_mask
-from patch_compile.plan.workload import Workload
+from patch_compile.planning.cards import PlanCard
+from patch_compile.planning.cost import CostModel
+from patch_compile.planning.lowering import plan_linear
+from patch_compile.planning.outline import outline_of_llama
+from patch_compile.planning.planner import settle_together
+from patch_compile.planning.predict import predict_whole
+from patch_compile.planning.unpatterned import unpatterned_mask
+from patch_compile.planning.workload import Workload
 from patch_compile.report.curve.curve import MARKERS, STAR
 from patch_compile.report.page.chart import Scale, linear_axis, loss_axis
 from patch_compile.report.page.labels import REACH, SIZE, Box, Point, place_labels

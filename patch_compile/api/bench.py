@@ -42,8 +42,8 @@ def bench(
     together.
     """
     require_extra("build", "`patch-compile bench`")
-    from patch_compile.bench.request import BenchRequest
-    from patch_compile.bench.run import bench as run
+    from patch_compile.timing.request import BenchRequest
+    from patch_compile.timing.run import bench as run
 
     settings = {name: value for name, value in given.items() if name not in ("path", "force")}
     return Benched(run(Path(path), BenchRequest.parse(settings), force=force), Path(path))

@@ -112,8 +112,8 @@ def build(
     machine.
     """
     require_extra("build", "`patch-compile build`")
-    from patch_compile.build.build import build as run
     from patch_compile.errors import UsageError
+    from patch_compile.pipeline.build import build as run
     from patch_compile.recipe import Recipe, settings_from
 
     with settings_from(Path(recipe)) if recipe is not None else nullcontext():
@@ -134,7 +134,7 @@ def build(
                 "Give both, or leave it out.",
             )
         return FinishedBuild(run(parsed, force=force, resume=resume))
-    from patch_compile.build.for_edgellm import build_for_edgellm
+    from patch_compile.pipeline.for_edgellm import build_for_edgellm
 
     python = None if edgellm_python is None else Path(edgellm_python)
     return FinishedBuild(build_for_edgellm(parsed, python, force=force, resume=resume))

@@ -15,6 +15,6 @@ def build_plugin(
     backend: None takes the backend that this machine has. force: compile even if the cache has the plugin. Raises
     PatchCompileError that names the tool if one is missing.
     """
-    from patch_compile.build.plugin import build_plugin as run
+    from patch_compile.pipeline.plugin import build_plugin as run
 
     return BuiltPlugin(run(backend, force=force))

@@ -25,8 +25,8 @@ def compare(
 
     Raises UsageError for an invalid setting, and PatchCompileError with the reason for builds that cannot be compared.
     """
-    from patch_compile.compare import Against
-    from patch_compile.compare import compare as run
+    from patch_compile.comparison import Against
+    from patch_compile.comparison import compare as run
     from patch_compile.errors import member
 
     drawn = None if out is None else Path(out)

@@ -45,7 +45,7 @@ def compile(
     Raises UsageError for an invalid setting, and PatchCompileError for a model or masks that cannot be compiled.
     """
     require_extra("build", "`patch-compile compile`")
-    from patch_compile.build.compile import compile_model
+    from patch_compile.pipeline.compile import compile_model
     from patch_compile.recipe import GraphRecipe, Recipe
 
     settings = {name: given[name] for name in Recipe.model_fields if name in given}

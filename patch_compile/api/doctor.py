@@ -7,6 +7,6 @@ __all__ = ["doctor"]
 
 def doctor() -> Examined:
     """Report what this machine can do, and how to fix what it lacks. Nothing is built or downloaded."""
-    from patch_compile.inspect.doctor import examine
+    from patch_compile.inspection.doctor import examine
 
     return Examined(examine())

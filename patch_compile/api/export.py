@@ -29,12 +29,12 @@ def export(
     "edgellm" if the exporter is not installed or fails.
     """
     require_extra("build", "`patch-compile export`")
-    from patch_compile.build.export import export_checkpoint, export_edgellm
     from patch_compile.errors import UsageError
+    from patch_compile.pipeline.export import export_checkpoint, export_edgellm
 
     python = None if edgellm_python is None else Path(edgellm_python)
     if format == "edgellm":
-        from patch_compile.build.edgellm import find_exporter
+        from patch_compile.pipeline.edgellm import find_exporter
 
         return Exported(export_edgellm(Path(path), find_exporter(python, Path(path))))
     if python is not None:

@@ -33,8 +33,8 @@ def import_mask(
     Raises UsageError for an invalid setting, and PatchCompileError for masks that cannot be imported.
     """
     require_extra("build", "`patch-compile import-mask`")
-    from patch_compile.build.import_masks import ImportRequest
-    from patch_compile.build.import_masks import import_mask as run
+    from patch_compile.pipeline.import_masks import ImportRequest
+    from patch_compile.pipeline.import_masks import import_mask as run
 
     settings = {name: value for name, value in given.items() if name != "force"}
     return ImportedMasks(run(ImportRequest.parse(settings), force=force))

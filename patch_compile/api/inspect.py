@@ -14,6 +14,6 @@ def inspect(path: StrPath) -> Inspected:
     path: an engine, an ONNX file, masks or other safetensors, the plugin, a model folder, or OUT. `faults` of the result
     lists the damage. Raises PatchCompileError if the path is none of these, is missing, or cannot be read.
     """
-    from patch_compile.inspect import inspect_path
+    from patch_compile.inspection import inspect_path
 
     return Inspected(inspect_path(Path(path)))

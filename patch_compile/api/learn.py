@@ -75,7 +75,7 @@ def learn(
     other problem with files or the machine.
     """
     require_extra("build", "`patch-compile learn`")
-    from patch_compile.build.learn import learn as run
+    from patch_compile.pipeline.learn import learn as run
     from patch_compile.recipe import Recipe
 
     settings = {name: given[name] for name in Recipe.model_fields if name in given}

@@ -39,7 +39,7 @@ def plan(
     Raises UsageError for an invalid setting, SpeedError for a speed that cannot be reached, and PatchCompileError for a
     model or masks that cannot be compiled.
     """
-    from patch_compile.build.plan import plan as run
+    from patch_compile.pipeline.plan import plan as run
     from patch_compile.recipe import Recipe
 
     return Planned(run(Recipe.parse(given)))

@@ -13,14 +13,14 @@ from patch_compile.api.result import Result
 
 if TYPE_CHECKING:
     from masklearn.masks.maskset import MaskSet
-    from patch_compile.inspect.inspection import Inspection
-    from patch_compile.out.answers import CompiledAnswer, ExportedAnswer, ImportedAnswer, LearnedAnswer
-    from patch_compile.out.bench import BenchReport
-    from patch_compile.out.compare import CompareReport
-    from patch_compile.out.plan import Plan
-    from patch_compile.out.plan_of_model import PlanOfModel
-    from patch_compile.out.report import Report
-    from patch_compile.out.verify import VerifyReport
+    from patch_compile.artifacts.answers import CompiledAnswer, ExportedAnswer, ImportedAnswer, LearnedAnswer
+    from patch_compile.artifacts.bench import BenchReport
+    from patch_compile.artifacts.compare import CompareReport
+    from patch_compile.artifacts.plan import Plan
+    from patch_compile.artifacts.plan_of_model import PlanOfModel
+    from patch_compile.artifacts.report import Report
+    from patch_compile.artifacts.verify import VerifyReport
+    from patch_compile.inspection.inspection import Inspection
     from patch_compile.report.terminal.parts import Part
     from patch_compile.runtime import Generator
     from patch_compile.runtime.run import Continuations
@@ -63,15 +63,15 @@ class FinishedBuild(Result):
     @property
     def perplexity(self) -> float | None:
         """Perplexity of the hybrid model; None for a model that predicts no next token."""
-        from patch_compile.out.report import DecoderReport
+        from patch_compile.artifacts.report import DecoderReport
 
         return self.report.perplexity.hybrid if isinstance(self.report, DecoderReport) else None
 
     @property
     def plan(self) -> Plan:
         """The plan, read from OUT: how each linear is compiled, and the predicted speed."""
-        from patch_compile.out.layout import PLAN
-        from patch_compile.out.plan import Plan
+        from patch_compile.artifacts.layout import PLAN
+        from patch_compile.artifacts.plan import Plan
 
         return Plan.read(self.path / PLAN)
 
@@ -88,7 +88,7 @@ class FinishedBuild(Result):
 
     def summary(self) -> str:
         """Returns the folder, the ratio and the perplexity in one line."""
-        from patch_compile.out.report import DecoderReport
+        from patch_compile.artifacts.report import DecoderReport
 
         quality = ""
         if isinstance(self.report, DecoderReport):
@@ -117,7 +117,7 @@ class LearnedMasks(Result):
     @property
     def mask(self) -> Path:
         """The file of masks, for `build(model, mask=…)`."""
-        from patch_compile.out.layout import MASKS
+        from patch_compile.artifacts.layout import MASKS
 
         return self.path / MASKS
 
@@ -240,7 +240,7 @@ class Benched(Result):
 
     def parts(self) -> Iterator[Part]:
         """Yield what `patch-compile bench` prints."""
-        from patch_compile.out.layout import BENCH
+        from patch_compile.artifacts.layout import BENCH
         from patch_compile.report.terminal.bench import benched_parts
 
         return benched_parts(self.report, str(self.path / BENCH))
@@ -403,6 +403,6 @@ class Generated(Result):
 
 def _masks(out: Path) -> MaskSet:
     from masklearn.masks.maskset import MaskSet
-    from patch_compile.out.layout import MASKS
+    from patch_compile.artifacts.layout import MASKS
 
     return MaskSet.load(out / MASKS)

@@ -57,8 +57,8 @@ def verify(
     setting, and PatchCompileError if a file of OUT was changed, or the dense model is missing or does not fit into memory.
     """
     require_extra("build", "`patch-compile verify`")
-    from patch_compile.verify.request import VerifyRequest
-    from patch_compile.verify.verify import verify as run
+    from patch_compile.verification.request import VerifyRequest
+    from patch_compile.verification.verify import verify as run
 
     settings = {name: value for name, value in given.items() if name != "path"}
     return Verified(run(Path(path), VerifyRequest.parse(settings)), Path(path))

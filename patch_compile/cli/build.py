@@ -7,10 +7,10 @@ from typing import Any
 import click
 
 import patch_compile.api.build as api
+from patch_compile.artifacts.layout import RECIPE
 from patch_compile.cli.command import AS_JSON, Option, command, print_result
 from patch_compile.cli.options import OPTIONS
 from patch_compile.errors import PatchCompileError
-from patch_compile.out.layout import RECIPE
 
 __all__ = ["build"]
 

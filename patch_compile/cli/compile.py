@@ -7,9 +7,9 @@ from typing import Any
 import click
 
 import patch_compile.api.compile as api
+from patch_compile.artifacts.layout import MASKS, ONNX
 from patch_compile.cli.command import AS_JSON, Option, command, print_result
 from patch_compile.cli.options import OPTIONS
-from patch_compile.out.layout import MASKS, ONNX
 
 __all__ = ["compile"]
 

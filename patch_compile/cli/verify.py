@@ -58,7 +58,7 @@ def verify(as_json: bool, **given: Any) -> None:
     such a question out with --only.
     """
     # Imported here, because it imports NumPy and pydantic, which `--help` need not wait for.
-    from patch_compile.out.verify import Outcome
+    from patch_compile.artifacts.verify import Outcome
 
     found = api.verify(**given)
     print_result(found, as_json=as_json)

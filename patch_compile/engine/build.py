@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from masklearn.durable import whole_file
+from patch_compile.artifacts.engine import EngineReport, SparseTactics
+from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.engine.backend import Backend, BackendName, load_backend
 from patch_compile.engine.check import check_programs
 from patch_compile.engine.expectation import PlanExpectation
@@ -24,8 +26,6 @@ from patch_compile.engine.sparsity_log import sparse_tactics
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.hardware.cards import GpuArchitecture
 from patch_compile.onnx_io.graph_inputs import read_inputs
-from patch_compile.out.engine import EngineReport, SparseTactics
-from patch_compile.out.stage_files import sha256_of
 from patch_compile.plugin.build import LIBRARY_NAME
 from patch_compile.plugin.identity import read_identity
 from patch_compile.plugin.trust import remember_engine

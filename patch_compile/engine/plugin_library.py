@@ -6,10 +6,10 @@ import ctypes
 from pathlib import Path
 from typing import Any
 
+from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.engine.backend import Backend
 from patch_compile.engine.cublaslt import name_cublaslt
 from patch_compile.errors import PatchCompileError
-from patch_compile.out.stage_files import sha256_of
 from patch_compile.packing.function import NAME, VERSION
 from patch_compile.plugin.identity import check_backend
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from patch_compile.out.engine import SparseTactics
+from patch_compile.artifacts.engine import SparseTactics
 
 __all__ = ["is_about_sparsity", "sparse_tactics"]
 

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from masklearn.npz import ArrayArchive
 from masklearn.printable import shown
+from patch_compile.artifacts.proof import InputsFile, RandomInputs
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.graph_inputs import GraphInput, dim_names, resolve_dims
-from patch_compile.out.proof import InputsFile, RandomInputs
 
 if TYPE_CHECKING:
     import onnx_ir as ir

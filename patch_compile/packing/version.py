@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from patch_compile.artifacts.layout import RECIPE
 from patch_compile.errors import PatchCompileError
-from patch_compile.out.layout import RECIPE
 from patch_compile.packing.function import VERSION
 
 if TYPE_CHECKING:

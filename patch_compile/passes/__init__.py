@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from patch_compile.passes.lowering.pack_linears import PackLinearsPass
     from patch_compile.passes.lowering.packed_initializers import ReadTensor
     from patch_compile.passes.lowering.split_linears import SplitLinearsPass
-    from patch_compile.plan.lowering import LinearPlan
-    from patch_compile.plan.split import SplitCost
+    from patch_compile.planning.lowering import LinearPlan
+    from patch_compile.planning.split import SplitCost
 
 __all__ = ["LoweringPasses", "PassDump", "cleanup_passes", "describe_passes", "lowering_passes", "run_passes"]
 

@@ -19,7 +19,7 @@ from patch_compile.packing.joint import stacked_rows
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from patch_compile.out.plan import Node
+    from patch_compile.artifacts.plan import Node
 
 __all__ = [
     "ACTIVATIONS",
@@ -121,7 +121,7 @@ class LinearNode:
     @property
     def planned(self) -> Node:
         """The node as the plan has it."""
-        from patch_compile.out.plan import Node
+        from patch_compile.artifacts.plan import Node
 
         return Node.model_validate(
             {

@@ -12,8 +12,8 @@ from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import grids_of
 from masklearn.progress import OnStep, silent
-from patch_compile.plan.lowering import LinearPlan
-from patch_compile.plan.split import SplitCost
+from patch_compile.planning.lowering import LinearPlan
+from patch_compile.planning.split import SplitCost
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -33,7 +33,7 @@ def export_graph(
 
     logits: positions that get logits; serving needs those of the last one only. Encoders ignore it.
     """
-    from patch_compile.export.model import export_model
+    from patch_compile.onnx_export.model import export_model
     from patch_compile.passes import cleanup_passes, run_passes
 
     graph = export_model(model_dir, dtype=dtype, opset=opset, plain_ops=opset < 23, logits=logits)

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from masklearn.json_text import read_json
-from patch_compile.out.stage_files import sha256_of
+from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.plugin.machines import this_machine
 
 __all__ = [

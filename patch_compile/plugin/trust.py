@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
+from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.cache_folder import cache_folder
 from patch_compile.errors import PatchCompileError
-from patch_compile.out.stage_files import sha256_of
 from patch_compile.plugin.build import cached_plugins
 from patch_compile.plugin.identity import read_identity
 from patch_compile.plugin.machines import this_machine

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import chain
 
 from masklearn.masks.kinds.table import DENSE, KINDS, families_of
-from patch_compile.out.compare import (
+from patch_compile.artifacts.compare import (
     Against,
     BuildRow,
     ComparedAxis,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from patch_compile.out.plan_of_model import Builder, Memory
+from patch_compile.artifacts.plan_of_model import Builder, Memory
 
 __all__ = ["builder_line", "memory_line"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from patch_compile.out.report import Kind, OutputsReport
+from patch_compile.artifacts.report import Kind, OutputsReport
 
 __all__ = ["output_warnings"]
 

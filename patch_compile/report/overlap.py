@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from patch_compile.out.overlap import RUN_TOKENS, OverlapUnknown, SharedRuns, TextOverlap
+from patch_compile.artifacts.overlap import RUN_TOKENS, OverlapUnknown, SharedRuns, TextOverlap
 
 __all__ = ["overlap_words", "shared_words"]
 

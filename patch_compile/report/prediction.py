@@ -10,7 +10,7 @@ from masklearn.masks.names import kind_of, shared_path, short_kinds
 from masklearn.masks.record import SpeedRecord
 from masklearn.masks.tiles import spell_tile
 from masklearn.weights.table import weight_type
-from patch_compile.out.plan import (
+from patch_compile.artifacts.plan import (
     Calibration,
     CardRow,
     Gaining,
@@ -25,8 +25,8 @@ from patch_compile.out.plan import (
     WholeRow,
 )
 from patch_compile.packing.slab_kinds import SLAB_K
-from patch_compile.plan.measured import FITTED
-from patch_compile.plan.roofline.assumptions import ASSUMED, Assumptions
+from patch_compile.planning.measured import FITTED
+from patch_compile.planning.roofline.assumptions import ASSUMED, Assumptions
 
 __all__ = [
     "WHOLE_PHASES",

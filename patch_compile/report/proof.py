@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from patch_compile.artifacts.proof import ComparedInputs, TextRunner, TextWindows, Tolerance, ToleranceOrigin
+from patch_compile.artifacts.report import Kind
 from patch_compile.onnx_io.feeds import inputs_words
-from patch_compile.out.proof import ComparedInputs, TextRunner, TextWindows, Tolerance, ToleranceOrigin
-from patch_compile.out.report import Kind
 from patch_compile.sources.rounding import DEVIATIONS, UNIT_ROUNDOFF
 
 __all__ = ["compared_words", "given_words", "pruned_words", "text_words", "tolerance_words"]

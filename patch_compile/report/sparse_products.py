@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from patch_compile.out.engine import EngineDetails
-from patch_compile.out.plan import LinearRow
+from patch_compile.artifacts.engine import EngineDetails
+from patch_compile.artifacts.plan import LinearRow
 
 __all__ = ["sparsity_words", "split_lines"]
 

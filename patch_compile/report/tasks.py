@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from patch_compile.out.tasks import TaskRow, TaskScores
+from patch_compile.artifacts.tasks import TaskRow, TaskScores
 
 __all__ = ["asked_words", "metric_words", "task_notes"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from patch_compile.out.questions import (
+from patch_compile.artifacts.questions import (
     ComparedRun,
     EngineNotRun,
     FigureName,
@@ -11,7 +11,7 @@ from patch_compile.out.questions import (
     LostWhere,
     NotRun,
 )
-from patch_compile.out.verify import Outcome, Question, VerifyReport
+from patch_compile.artifacts.verify import Outcome, Question, VerifyReport
 
 __all__ = [
     "figure_words",

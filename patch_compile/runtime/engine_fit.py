@@ -6,12 +6,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from patch_compile.artifacts.engine import EngineReport
+from patch_compile.artifacts.layout import ENGINE_REPORT_NAME
 from patch_compile.engine.backend import BackendName, load_backend
 from patch_compile.engine.plan_program import ANY_TARGET, PLUGIN, read_programs
 from patch_compile.errors import PatchCompileError
 from patch_compile.hardware.gpu import Gpu, local_gpu
-from patch_compile.out.engine import EngineReport
-from patch_compile.out.layout import ENGINE_REPORT_NAME
 from patch_compile.plugin.build import LIBRARY_NAME
 from patch_compile.plugin.identity import PluginIdentity, read_identity
 from patch_compile.plugin.trust import engine_made_here, library_made_here, matching_library

@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from patch_compile.artifacts.layout import ENGINE, MODEL, ONNX, RECIPE
+from patch_compile.artifacts.recipe_file import read_recipe
 from patch_compile.engine.backend import load_backend
 from patch_compile.errors import PatchCompileError, member
-from patch_compile.out.layout import ENGINE, MODEL, ONNX, RECIPE
-from patch_compile.out.recipe_file import read_recipe
 from patch_compile.runtime.decoder import Decoder, Limits
 from patch_compile.runtime.engine_fit import EngineFacts, HostCode, engine_facts, host_code, why_not
 from patch_compile.runtime.generator import Generator

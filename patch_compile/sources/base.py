@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from masklearn.masks.kinds.allowed import allowed_kinds
 from masklearn.masks.weight_types import allowed_types, quantised_types
+from patch_compile.artifacts.manifest import EvalText
+from patch_compile.artifacts.plan import Plan, Unpredicted
+from patch_compile.artifacts.proof import InputsFile, RandomInputs, TextWindows
+from patch_compile.artifacts.report import Kind
 from patch_compile.errors import PatchCompileError
-from patch_compile.out.manifest import EvalText
-from patch_compile.out.plan import Plan, Unpredicted
-from patch_compile.out.proof import InputsFile, RandomInputs, TextWindows
-from patch_compile.out.report import Kind
-from patch_compile.plan.lowering import plan_linears
-from patch_compile.plan.planner import assumed_plans, plan_of, settle_together, unpredicted_plan
+from patch_compile.planning.lowering import plan_linears
+from patch_compile.planning.planner import assumed_plans, plan_of, settle_together, unpredicted_plan
 from patch_compile.progress import Progress, Update
 from patch_compile.sources.kinds import Ability, Sequences, Stage
 from patch_compile.sources.pruning import GivenMasks, Pruning, given_masks
@@ -41,10 +41,10 @@ if TYPE_CHECKING:
     from patch_compile.onnx_io.compare import Outputs
     from patch_compile.onnx_io.feeds import Feed
     from patch_compile.passes import PassDump
-    from patch_compile.plan.cost import CostModel
-    from patch_compile.plan.lowering import LinearPlan
-    from patch_compile.plan.outline import Outline
-    from patch_compile.plan.workload import Workload
+    from patch_compile.planning.cost import CostModel
+    from patch_compile.planning.lowering import LinearPlan
+    from patch_compile.planning.outline import Outline
+    from patch_compile.planning.workload import Workload
     from patch_compile.recipe import Recipe
 
 __all__ = ["Bars", "OutputSource", "Probe", "Source"]

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from masklearn.text import open_text
-from patch_compile.out.stage_files import sha256_of
-from patch_compile.out.workspace import key_of
+from patch_compile.artifacts.stage_files import sha256_of
+from patch_compile.artifacts.workspace import key_of
 from patch_compile.recipe import Recipe
 from patch_compile.sources.base import Source
 

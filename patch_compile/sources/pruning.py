@@ -11,8 +11,8 @@ from types import MappingProxyType
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.weight_types import quantised_types
 from masklearn.weights.table import WeightType
+from patch_compile.artifacts.layout import MASKS
 from patch_compile.errors import PatchCompileError
-from patch_compile.out.layout import MASKS
 from patch_compile.progress import Update
 
 __all__ = ["GivenMasks", "Pruning", "given_masks", "types_to_round"]

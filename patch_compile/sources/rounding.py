@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import sqrt
 
-from patch_compile.out.proof import Tolerance, ToleranceOrigin
+from patch_compile.artifacts.proof import Tolerance, ToleranceOrigin
 
 __all__ = ["DEVIATIONS", "UNIT_ROUNDOFF", "Rounding", "rounding_tolerance", "roundings_of", "tolerance_of"]
 

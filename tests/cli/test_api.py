@@ -18,7 +18,7 @@ from patch_compile.api.plan import plan
 from patch_compile.api.results import Examined
 from patch_compile.api.run import run
 from patch_compile.api.verify import verify
-from patch_compile.out.layout import MASKS, ONNX, RECIPE
+from patch_compile.artifacts.layout import MASKS, ONNX, RECIPE
 from tests.commands import run_here
 
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from patch_compile.build.build import build
 from patch_compile.cli.app import cli
+from patch_compile.pipeline.build import build
 from patch_compile.recipe import Recipe
-from tests.build.test_edgellm import stand_in
 from tests.builds import TINY
 from tests.cli.poison import MARKS, NAMES, marked, poison
 from tests.commands import PROGRAM
 from tests.conftest import TEXT, write_model
+from tests.pipeline.test_edgellm import stand_in
 from tests.samples.serve_http.serving import process
 from tests.sources.onnx_model import graphs
 

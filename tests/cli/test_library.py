@@ -1,4 +1,4 @@
-"""`import patch_compile` gives the functions, whatever is imported before or after, and imports nothing heavy."""
+"""`import patch_compile` gives the functions, and imports nothing heavy."""
 
 import ast
 import pkgutil
@@ -10,11 +10,6 @@ import pytest
 
 import patch_compile
 
-PACKAGES = [
-    name
-    for name in patch_compile.__all__
-    if name in {m.name for m in pkgutil.iter_modules(patch_compile.__path__)}
-]
 REFUSED = "\ntry: {}\nexcept patch_compile.UsageError as error: print(error.what)"
 
 
@@ -25,30 +20,15 @@ def fresh(code):
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize(
-    "imports",
-    [
-        "import patch_compile",
-        "import patch_compile, patch_compile.build.stages",
-        "import patch_compile.build.stages, patch_compile",
-        "import patch_compile.build.stages as stages, patch_compile",
-        "import patch_compile\nfrom patch_compile.build import stages",
-        "import patch_compile\npatch_compile.build\nimport patch_compile.build.stages as stages\nstages.__name__",
-        "import patch_compile\nfrom patch_compile.api.build import build\nimport patch_compile.build.stages",
-    ],
-)
-def test_the_function_can_be_called_after_any_import(imports):
+def test_a_function_is_called_after_any_import():
     call = REFUSED.format("patch_compile.build('m')") * 2
-    assert fresh(imports + call) == "No ratio is given\nNo ratio is given"
-    if "stages" in imports:
-        assert fresh(f"{imports}\nprint(patch_compile.build.stages.__name__)") == "patch_compile.build.stages"
+    for imports in ("import patch_compile", "import patch_compile.pipeline.stages, patch_compile"):
+        assert fresh(imports + call) == "No ratio is given\nNo ratio is given"
 
 
-def test_from_import_in_both_orders():
-    call = REFUSED.format("build('m')")
-    assert fresh(f"import patch_compile\nfrom patch_compile import build{call}") == "No ratio is given"
-    first = "import patch_compile.build.stages\nimport patch_compile\nfrom patch_compile import build"
-    assert fresh(first + call) == "No ratio is given"
+def test_no_module_has_the_name_of_a_function():
+    modules = {module.name for module in pkgutil.iter_modules(patch_compile.__path__)}
+    assert "pipeline" in modules and not modules & set(patch_compile.__all__)
 
 
 def test_every_name_is_there():
@@ -59,19 +39,6 @@ def test_every_name_is_there():
     assert names.splitlines() == [f"{name} True True" for name in patch_compile.__all__]
     with pytest.raises(AttributeError, match="no attribute 'prayer'"):
         patch_compile.prayer  # noqa: B018
-
-
-@pytest.mark.parametrize("name", PACKAGES)
-def test_a_package_with_the_name_of_a_function_has_its_signature(name):
-    code = (
-        f"import inspect, importlib, patch_compile\nfunction = importlib.import_module('patch_compile.api.{name}').{name}\n"
-        f"print(inspect.signature(patch_compile.{name}) == inspect.signature(function))"
-    )
-    assert fresh(code) == "True"
-
-
-def test_the_packages_are_known():
-    assert tuple(PACKAGES) == patch_compile._PACKAGES
 
 
 def test_importing_is_light():

@@ -26,11 +26,11 @@ from patch_compile.api.learn import learn
 from patch_compile.api.plan import plan
 from patch_compile.api.run import run
 from patch_compile.api.verify import verify
-from patch_compile.bench.request import BenchRequest
-from patch_compile.build.import_masks import ImportRequest
 from patch_compile.cli.app import cli
+from patch_compile.pipeline.import_masks import ImportRequest
 from patch_compile.recipe import GraphRecipe, Recipe
-from patch_compile.verify.request import VerifyRequest
+from patch_compile.timing.request import BenchRequest
+from patch_compile.verification.request import VerifyRequest
 
 FUNCTIONS = {
     "bench": bench, "build": build, "compare": compare, "compile": compile, "doctor": doctor, "export": export,

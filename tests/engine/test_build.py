@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from patch_compile.artifacts.engine import EngineReport
 from patch_compile.engine.build import BuildCancelledError, build_engine
 from patch_compile.engine.check import PlanMismatchError
 from patch_compile.engine.expectation import expectation_from_onnx
@@ -17,7 +18,6 @@ from patch_compile.engine.profiles import profiles_from_onnx
 from patch_compile.engine.soname import name_only_library
 from patch_compile.errors import PatchCompileError
 from patch_compile.hardware.cards import parse_architectures
-from patch_compile.out.engine import EngineReport
 from patch_compile.plugin.trust import engine_made_here
 from tests.engine import graphs
 from tests.plugin.identities import identity_text

@@ -10,7 +10,7 @@ from patch_compile.engine.expectation import expectation_from_onnx
 from patch_compile.engine.profiles import profiles_from_onnx
 from patch_compile.hardware.cards import parse_architectures
 from patch_compile.passes.write import export_graph, write_dense
-from tests.export.tiny import save_tiny
+from tests.onnx_export.tiny import save_tiny
 
 pytestmark = pytest.mark.rtx
 LAYERS = 2

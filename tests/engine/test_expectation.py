@@ -6,7 +6,7 @@ from patch_compile.engine.expectation import expectation_from_onnx
 from patch_compile.errors import PatchCompileError
 from patch_compile.packing.format import pack, pack_together
 from patch_compile.packing.joint import gated_panels
-from patch_compile.plan.split import PART
+from patch_compile.planning.split import PART
 from tests.engine import graphs
 
 

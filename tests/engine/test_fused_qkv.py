@@ -13,9 +13,9 @@ from patch_compile.hardware.cards import parse_architectures
 from patch_compile.packing.fusion import FUSIONS
 from patch_compile.passes.find_linears import find_linears
 from patch_compile.passes.write import export_graph, write_hybrid
-from patch_compile.plan.lowering import plan_linears
-from tests.export.tiny import save_tiny
+from patch_compile.planning.lowering import plan_linears
 from tests.mosaics import random_mask
+from tests.onnx_export.tiny import save_tiny
 
 pytestmark = pytest.mark.rtx
 LAYERS = 2

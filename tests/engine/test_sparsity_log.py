@@ -2,8 +2,8 @@
 
 import pytest
 
+from patch_compile.artifacts.engine import SparseTactics
 from patch_compile.engine.sparsity_log import is_about_sparsity, sparse_tactics
-from patch_compile.out.engine import SparseTactics
 
 FOUND = "(Sparsity) Found 196 layer(s) eligible to use sparse tactics: /model/layers.0/q_proj/MatMul, /lm_head/MatMul"
 CHOSE = "(Sparsity) Chose 140 layer(s) using sparse tactics: /model/layers.0/q_proj/MatMul"

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from masklearn.durable import is_temporary
-from patch_compile.out.folder import faulty_files
-from patch_compile.out.layout import ENGINE, ENGINE_REPORT, MANIFEST, PAGE, REPORT
-from patch_compile.out.lock import LOCK
-from patch_compile.out.manifest import Manifest
-from patch_compile.out.stage_files import remove
+from patch_compile.artifacts.folder import faulty_files
+from patch_compile.artifacts.layout import ENGINE, ENGINE_REPORT, MANIFEST, PAGE, REPORT
+from patch_compile.artifacts.lock import LOCK
+from patch_compile.artifacts.manifest import Manifest
+from patch_compile.artifacts.stage_files import remove
 from patch_compile.report.page.sources import Sources
 from patch_compile.report.page.write import rendered
 from tests.conftest import TEXT, write_model

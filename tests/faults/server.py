@@ -17,7 +17,7 @@ from typing import Any
 
 from masklearn.threads import settle_threads
 from patch_compile.cli.app import main
-from patch_compile.export import trace
+from patch_compile.onnx_export import trace
 from tests.faults.shim import Fault, arm
 from tests.traces import Traces
 

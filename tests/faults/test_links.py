@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from patch_compile.out.durable import write_json
-from patch_compile.out.layout import PARTIAL, STATE
+from patch_compile.artifacts.durable import write_json
+from patch_compile.artifacts.layout import PARTIAL, STATE
 from tests.faults.runs import Runner, runner
 from tests.faults.scenario import SCENARIOS, Place, snapshot
 from tests.faults.shim import COMPILER

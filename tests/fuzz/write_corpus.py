@@ -25,16 +25,25 @@ from masklearn.masks.record import BudgetRecord, ImportRecord, MaskRecord, Repai
 from masklearn.shard import dtype_code, write_shard
 from masklearn.weights.grid import Grid
 from masklearn.weights.table import INT4, INT8
-from patch_compile.out.layout import BENCH, MANIFEST, RECIPE, REPORT, STATE, VERIFY
-from patch_compile.out.manifest import Manifest, Ratio
-from patch_compile.out.plan import Plan
-from patch_compile.out.proof import OutputDifference, OutputsDifference
-from patch_compile.out.record import FileRecord
-from patch_compile.out.state import StageRecord, WorkspaceState
+from patch_compile.artifacts.layout import BENCH, MANIFEST, RECIPE, REPORT, STATE, VERIFY
+from patch_compile.artifacts.manifest import Manifest, Ratio
+from patch_compile.artifacts.plan import Plan
+from patch_compile.artifacts.proof import OutputDifference, OutputsDifference
+from patch_compile.artifacts.record import FileRecord
+from patch_compile.artifacts.state import StageRecord, WorkspaceState
 from patch_compile.packing.format import pack
-from patch_compile.plan.measured import MeasuredCard
-from patch_compile.plan.roofline.assumptions import ASSUMED
+from patch_compile.planning.measured import MeasuredCard
+from patch_compile.planning.roofline.assumptions import ASSUMED
 from patch_compile.recipe import Recipe
+from tests.artifacts.benched import benched
+from tests.artifacts.examples import (
+    MODEL,
+    TOLERANCE,
+    decoder_report,
+    engine_report,
+    linear_row,
+    outputs_report,
+)
 from tests.conftest import write_model
 from tests.engine.test_plan_program import TEXT as PROGRAM
 from tests.fuzz.dense import CONFIG, COVERED, write_dense
@@ -49,15 +58,6 @@ from tests.masklearn.importers.sources import (
     write_npz,
 )
 from tests.mosaics import random_mask, random_weight
-from tests.out.benched import benched
-from tests.out.examples import (
-    MODEL,
-    TOLERANCE,
-    decoder_report,
-    engine_report,
-    linear_row,
-    outputs_report,
-)
 from tests.packing.test_function import one_linear
 from tests.report.page.found import verified
 from tests.report.page.outs import Out

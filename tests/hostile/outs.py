@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from patch_compile.out import layout
+from patch_compile.artifacts import layout
 from tests.hostile.case import Case, Sound, draw
 from tests.hostile.mutations import PLACES, TEXTS, VALUES, dump, swapped
 from tests.hostile.sound import BUILD, LEARN

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from patch_compile.out import layout
+from patch_compile.artifacts import layout
 from tests.hostile.case import Sound
 
 __all__ = ["BUILD", "LEARN", "make_sound"]
@@ -81,7 +81,7 @@ __attribute__((constructor)) static void run() {
 
 def _verify(out: Path) -> None:
     """Add a verification of a build, with an answer to every question."""
-    from patch_compile.out.folder import OutFolder
+    from patch_compile.artifacts.folder import OutFolder
     from tests.report.page.found import verified
     from tests.report.page.outs import Out
 
@@ -92,8 +92,8 @@ def _verify(out: Path) -> None:
 
 def _add_engine(out: Path) -> None:
     """Add what looks like an engine to a build: this machine may have no TensorRT, and no GPU to run one."""
-    from patch_compile.out.folder import OutFolder
-    from tests.out.examples import engine_report
+    from patch_compile.artifacts.folder import OutFolder
+    from tests.artifacts.examples import engine_report
 
     (out / layout.ENGINE_FOLDER).mkdir()
     (out / layout.ENGINE).write_bytes(b"header {\n  accelerators={sm86 }\n}\nmain {\n}\0")

@@ -7,9 +7,9 @@ import pytest
 
 from masklearn.json_text import read_json
 from masklearn.npz import ArrayArchive
+from patch_compile.artifacts.recipe_file import read_recipe
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.proto import load_proto
-from patch_compile.out.recipe_file import read_recipe
 
 
 @pytest.mark.parametrize(

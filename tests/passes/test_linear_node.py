@@ -1,7 +1,7 @@
 import onnx_ir as ir
 import pytest
 
-from patch_compile.out.plan import Node
+from patch_compile.artifacts.plan import Node
 from patch_compile.passes.linear_node import LinearNode, linear_nodes
 from patch_compile.passes.lowering.gather_linears import GatherLinearsPass
 from tests.passes.fusion.fusing import A_BIAS, HALF, A, model_with, plan_of

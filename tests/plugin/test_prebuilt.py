@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from patch_compile.build.prepare import _headers_line
-from patch_compile.build.summary import headers_of
 from patch_compile.errors import PatchCompileError
 from patch_compile.packing.function import VERSION
+from patch_compile.pipeline.prepare import _headers_line
+from patch_compile.pipeline.summary import headers_of
 from patch_compile.plugin import prebuilt
 from patch_compile.plugin.build import build_plugin
 from patch_compile.plugin.machines import this_machine

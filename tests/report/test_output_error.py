@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from masklearn.masks.record import MaskRecord
-from patch_compile.out.proof import OutputDifference, OutputsDifference
-from patch_compile.out.report import Kind
+from patch_compile.artifacts.proof import OutputDifference, OutputsDifference
+from patch_compile.artifacts.report import Kind
 from patch_compile.report.output_error import output_warnings
-from tests.out.examples import TOLERANCE, outputs_report
+from tests.artifacts.examples import TOLERANCE, outputs_report
 
 
 def report(relative=0.1, *, tolerance=0.01, kind=Kind.ONNX, inputs=None, floating=True):

@@ -3,7 +3,7 @@ import re
 import pytest
 
 from masklearn.masks.record import SpeedRecord
-from patch_compile.out.plan import (
+from patch_compile.artifacts.plan import (
     CardRow,
     LinearRow,
     Node,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from patch_compile.out.proof import (
+from patch_compile.artifacts.proof import (
     AskedTolerance,
     ComparedInputs,
     InputsFile,
@@ -12,7 +12,7 @@ from patch_compile.out.proof import (
     Tolerance,
     ToleranceOrigin,
 )
-from patch_compile.out.report import Kind
+from patch_compile.artifacts.report import Kind
 from patch_compile.report.proof import compared_words, pruned_words, text_words, tolerance_words
 
 DERIVED = Tolerance(share=0.0083, origin=ToleranceOrigin.ROUNDINGS, dtype="float16", roundings=32, layers=2)

@@ -1,8 +1,8 @@
 import pytest
 
-from patch_compile.out.engine import SparseTactics
+from patch_compile.artifacts.engine import SparseTactics
 from patch_compile.report.sparse_products import sparsity_words
-from tests.out.examples import engine_report
+from tests.artifacts.examples import engine_report
 
 
 @pytest.mark.parametrize(

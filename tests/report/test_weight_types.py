@@ -8,11 +8,11 @@ from masklearn.masks.maskset import MaskSet
 from masklearn.quality.record import BaselineRow, BesideBaselines
 from masklearn.weights.grid import Grid
 from masklearn.weights.table import INT8
-from patch_compile.plan.lowering import plan_linear
+from patch_compile.planning.lowering import plan_linear
 from patch_compile.report.learned import mosaic_line
 from patch_compile.report.prediction import lowering_words, reason_lines
 from patch_compile.report.weight_types import compiled_types, loss_lines, types_line
-from tests.plan.assumed import assumed_mask
+from tests.planning.assumed import assumed_mask
 
 TILE = (128, 128)
 

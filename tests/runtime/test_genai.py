@@ -13,9 +13,9 @@ from transformers import AutoTokenizer
 
 from masklearn.checkpoint.beside import copy_tokenizer
 from patch_compile import open_generator
-from patch_compile.out.layout import GENAI_CONFIG_NAME, ONNX_FOLDER
+from patch_compile.artifacts.layout import GENAI_CONFIG_NAME, ONNX_FOLDER
 from patch_compile.sources.checkpoint.genai import write_genai
-from patch_compile.verify.all_logits import with_all_logits
+from patch_compile.verification.all_logits import with_all_logits
 from tests.runtime.conftest import OutOf
 
 og = pytest.importorskip("onnxruntime_genai")

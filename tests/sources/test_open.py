@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from patch_compile.artifacts.report import Kind
 from patch_compile.errors import PatchCompileError
-from patch_compile.out.report import Kind
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from patch_compile.sources.base import Source

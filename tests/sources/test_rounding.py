@@ -2,7 +2,7 @@
 
 import pytest
 
-from patch_compile.out.proof import ToleranceOrigin
+from patch_compile.artifacts.proof import ToleranceOrigin
 from patch_compile.sources.rounding import Rounding, rounding_tolerance, roundings_of, tolerance_of
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from patch_compile.out.stage_files import sha256_of
+from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.plugin.identity import read_identity
 from patch_compile.plugin.machines import MACHINES, this_machine
 from patch_compile.plugin.prebuilt import DISTRIBUTION, LIBRARY_NAME, PACKAGE

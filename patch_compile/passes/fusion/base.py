@@ -12,7 +12,7 @@ from patch_compile.passes.linear_node import linear_nodes
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from patch_compile.plan.lowering import LinearPlan
+    from patch_compile.planning.lowering import LinearPlan
 
 __all__ = ["EpiloguePass", "FusionPass", "fusion_passes"]
 

@@ -15,7 +15,7 @@ from patch_compile.passes.linear_node import LinearNode, reader, refuse, replace
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from patch_compile.plan.lowering import LinearPlan
+    from patch_compile.planning.lowering import LinearPlan
 
 __all__ = ["FuseGatedPass"]
 

@@ -9,7 +9,7 @@ from onnx_ir import passes
 
 from patch_compile.passes.find_linears import LinearSite, find_linears
 from patch_compile.passes.linear_node import LinearNode, linear_nodes, take_over
-from patch_compile.plan.lowering import LinearPlan
+from patch_compile.planning.lowering import LinearPlan
 
 __all__ = ["GatherLinearsPass"]
 

@@ -12,7 +12,7 @@ from masklearn.checkpoint.prune import masked_weight
 from masklearn.masks.linear_mask import LinearMask
 from patch_compile.passes.find_linears import find_linears
 from patch_compile.passes.lowering.packed_initializers import ReadTensor
-from patch_compile.plan.lowering import LinearPlan
+from patch_compile.planning.lowering import LinearPlan
 
 __all__ = ["MaskLinearsPass"]
 

@@ -32,7 +32,7 @@ from patch_compile.passes.lowering.packed_initializers import (
     packed_initializers,
 )
 from patch_compile.passes.lowering.quantised_weights import check_grid
-from patch_compile.plan.lowering import LinearPlan
+from patch_compile.planning.lowering import LinearPlan
 
 __all__ = ["PackLinearsPass"]
 

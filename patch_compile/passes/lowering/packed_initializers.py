@@ -26,7 +26,7 @@ from patch_compile.packing.quantised import pack_quantised
 from patch_compile.packing.slab_kinds import SLAB_K, kinds_among, numbers_of, slab_kinds, slab_words
 from patch_compile.passes.linear_node import LinearNode
 from patch_compile.passes.lowering.quantised_weights import packed_mask, quantised
-from patch_compile.plan.lowering import LinearPlan
+from patch_compile.planning.lowering import LinearPlan
 
 __all__ = ["LinearsToPack", "ReadTensor", "joint_bias", "packed_initializers"]
 

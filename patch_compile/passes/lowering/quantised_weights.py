@@ -13,7 +13,7 @@ from masklearn.masks.linear_mask import LinearMask
 from masklearn.weights.grid import Grid
 from patch_compile.errors import PatchCompileError
 from patch_compile.packing.quantised import Quantised
-from patch_compile.plan.lowering import LinearPlan
+from patch_compile.planning.lowering import LinearPlan
 
 __all__ = ["check_grid", "check_scales", "packed_mask", "quantised"]
 

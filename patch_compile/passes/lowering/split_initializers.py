@@ -13,7 +13,7 @@ from masklearn.checkpoint.prune import masked_weight
 from masklearn.masks.linear_mask import LinearMask
 from patch_compile.packing.checks import check_two_four
 from patch_compile.passes.lowering.packed_initializers import ReadTensor
-from patch_compile.plan.split import Split
+from patch_compile.planning.split import Split
 
 __all__ = ["SplitPart", "split_initializers"]
 

@@ -15,8 +15,8 @@ from masklearn.masks.linear_mask import LinearMask
 from patch_compile.passes.find_linears import LinearSite, find_linears
 from patch_compile.passes.lowering.packed_initializers import ReadTensor
 from patch_compile.passes.lowering.split_initializers import SplitPart, split_initializers
-from patch_compile.plan.lowering import LinearPlan
-from patch_compile.plan.split import PART, Split, SplitCost, SplitGroup, check_split, plan_split
+from patch_compile.planning.lowering import LinearPlan
+from patch_compile.planning.split import PART, Split, SplitCost, SplitGroup, check_split, plan_split
 
 __all__ = ["SplitLinearsPass"]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from patch_compile.out.compare import DENSE, BuildRow, CompareReport
+from patch_compile.artifacts.compare import DENSE, BuildRow, CompareReport
 from patch_compile.report.compare import MEASURES, axis_label, axis_words, method_words
 from patch_compile.report.page import chart
 from patch_compile.report.page.labels import REACH, SIZE, Box, Point, place_labels

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from masklearn.durable import whole_file
-from patch_compile.out.compare import CompareReport
+from patch_compile.artifacts.compare import CompareReport
 from patch_compile.report.curve.curve import curve
 from patch_compile.report.page.rendering import asset, environment, themed
 

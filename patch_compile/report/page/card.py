@@ -12,7 +12,7 @@ from masklearn.checkpoint.card import CardFacts, hub_name, read_card
 from masklearn.checkpoint.folder import CONFIG
 from masklearn.json_text import read_json
 from masklearn.printable import one_line
-from patch_compile.out.layout import (
+from patch_compile.artifacts.layout import (
     COMPRESSED_FOLDER,
     ENGINE,
     MASKS,
@@ -23,7 +23,7 @@ from patch_compile.out.layout import (
     PRUNED_ONNX,
     RECIPE,
 )
-from patch_compile.out.report import Kind
+from patch_compile.artifacts.report import Kind
 from patch_compile.report.page.key_figures import key_figures
 from patch_compile.report.page.sources import Sources
 from patch_compile.report.page.spelling import percent

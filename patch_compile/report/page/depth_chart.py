@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from patch_compile.out.questions import LostWhere
+from patch_compile.artifacts.questions import LostWhere
 from patch_compile.report.page.chart import (
     BOTTOM,
     HEIGHT,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from patch_compile.out.bench import Phase
-from patch_compile.out.questions import EngineCompared
+from patch_compile.artifacts.bench import Phase
+from patch_compile.artifacts.questions import EngineCompared
 from patch_compile.report.bench import IN_PHASE
 from patch_compile.report.page.sources import Perplexities, Sources
 from patch_compile.report.page.spelling import change, joined, percent, perplexity, times

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from patch_compile.out.questions import LostWhere
+from patch_compile.artifacts.questions import LostWhere
 from patch_compile.report.verify import where_words
 
 __all__ = ["lost_where"]

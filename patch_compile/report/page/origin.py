@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from patch_compile.out.layout import CARD, PAGE, RECIPE
+from patch_compile.artifacts.layout import CARD, PAGE, RECIPE
 from patch_compile.report.learned import learned_lines
 from patch_compile.report.page.sources import Row, Sources
 

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from typing import Any
 
 from masklearn.masks.names import depth_of, kind_of, short_kinds
-from patch_compile.out.plan import LinearRow
+from patch_compile.artifacts.plan import LinearRow
 from patch_compile.report.page.sources import Sources
 from patch_compile.report.page.spelling import milliseconds
 from patch_compile.report.prediction import lowering_words, node_words, reason_lines, reason_words

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from patch_compile.out.engine import BuiltEngine
-from patch_compile.out.proof import OutputsDifference, Tolerance
-from patch_compile.out.questions import ComparedRun, EngineCompared
-from patch_compile.out.report import DecoderReport, Kind
+from patch_compile.artifacts.engine import BuiltEngine
+from patch_compile.artifacts.proof import OutputsDifference, Tolerance
+from patch_compile.artifacts.questions import ComparedRun, EngineCompared
+from patch_compile.artifacts.report import DecoderReport, Kind
 from patch_compile.report.page.sources import Sources
 from patch_compile.report.page.spelling import (
     bytes_of,

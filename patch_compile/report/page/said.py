@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from difflib import SequenceMatcher
 from typing import Any
 
-from patch_compile.out.proof import Sentence
-from patch_compile.out.questions import GeneratedText
-from patch_compile.out.tasks import TaskScores
+from patch_compile.artifacts.proof import Sentence
+from patch_compile.artifacts.questions import GeneratedText
+from patch_compile.artifacts.tasks import TaskScores
 from patch_compile.report.page.sources import Sources
 from patch_compile.report.tasks import metric_words, task_notes
 

@@ -10,17 +10,17 @@ from typing import Any
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from masklearn.masks.maskset import MaskSet
 from masklearn.quality.record import BesideBaselines
+from patch_compile.artifacts.bench import BenchReport, BenchRow
+from patch_compile.artifacts.folder import OutFolder
+from patch_compile.artifacts.layout import MASKS, RECIPE, REPORT
+from patch_compile.artifacts.manifest import Manifest
+from patch_compile.artifacts.plan import LinearRow, PlanSummary, WholeRow
+from patch_compile.artifacts.proof import ComparedInputs, OutputsDifference, Sentence
+from patch_compile.artifacts.questions import LostWhere, PrunedOutputs, PrunedTokens
+from patch_compile.artifacts.recipe_file import read_recipe
+from patch_compile.artifacts.report import DecoderReport, Kind, Report, read_report
+from patch_compile.artifacts.verify import VerifyReport
 from patch_compile.errors import PatchCompileError
-from patch_compile.out.bench import BenchReport, BenchRow
-from patch_compile.out.folder import OutFolder
-from patch_compile.out.layout import MASKS, RECIPE, REPORT
-from patch_compile.out.manifest import Manifest
-from patch_compile.out.plan import LinearRow, PlanSummary, WholeRow
-from patch_compile.out.proof import ComparedInputs, OutputsDifference, Sentence
-from patch_compile.out.questions import LostWhere, PrunedOutputs, PrunedTokens
-from patch_compile.out.recipe_file import read_recipe
-from patch_compile.out.report import DecoderReport, Kind, Report, read_report
-from patch_compile.out.verify import VerifyReport
 from patch_compile.report.page.spelling import joined
 from patch_compile.report.proof import text_words
 

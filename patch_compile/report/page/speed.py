@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from patch_compile.out.bench import BenchReport
+from patch_compile.artifacts.bench import BenchReport
 from patch_compile.report.bench import bench_notes, clock_words, timed_words
 from patch_compile.report.page.sources import Sources
 from patch_compile.report.prediction import WHOLE_PHASES, remarks

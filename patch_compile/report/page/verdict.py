@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from patch_compile.out.bench import BenchReport, BenchRow, Library
-from patch_compile.out.questions import EngineCompared
-from patch_compile.out.report import Kind, OutputsReport
-from patch_compile.out.verify import Outcome, VerifyReport
+from patch_compile.artifacts.bench import BenchReport, BenchRow, Library
+from patch_compile.artifacts.questions import EngineCompared
+from patch_compile.artifacts.report import Kind, OutputsReport
+from patch_compile.artifacts.verify import Outcome, VerifyReport
 from patch_compile.report.baselines import beaten_lines
 from patch_compile.report.bench import IN_PHASE, LIBRARY_NAMES
 from patch_compile.report.output_error import output_warnings

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from masklearn.durable import whole_file
-from patch_compile.out.folder import OutFolder
-from patch_compile.out.layout import CARD, PAGE
-from patch_compile.out.workspace import key_of
+from patch_compile.artifacts.folder import OutFolder
+from patch_compile.artifacts.layout import CARD, PAGE
+from patch_compile.artifacts.workspace import key_of
 from patch_compile.report.page.baselines import baseline_rows
 from patch_compile.report.page.card import model_card
 from patch_compile.report.page.depth_chart import depth_chart

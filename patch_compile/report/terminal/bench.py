@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from rich.table import Table
 
-from patch_compile.out.bench import BenchReport, BenchRow, Contender
+from patch_compile.artifacts.bench import BenchReport, BenchRow, Contender
 from patch_compile.report.bench import bench_notes, clock_words, timed_words
 from patch_compile.report.prediction import calibration_words
 from patch_compile.report.terminal.folding import FoldingTable

@@ -9,8 +9,8 @@ from rich.table import Table
 
 from masklearn.masks.kinds.base import BYTES_DENSE
 from masklearn.masks.kinds.table import DENSE, KINDS
-from patch_compile.out.bench import Phase
-from patch_compile.out.compare import Against, BuildRow, CompareReport, Measure
+from patch_compile.artifacts.bench import Phase
+from patch_compile.artifacts.compare import Against, BuildRow, CompareReport, Measure
 from patch_compile.report.compare import (
     MEASURES,
     axis_words,

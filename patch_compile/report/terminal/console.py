@@ -12,17 +12,17 @@ from rich.table import Table
 
 from masklearn.masks.names import kind_of, short_kinds
 from masklearn.masks.summary import TileSummary
-from patch_compile.out.answers import (
+from patch_compile.artifacts.answers import (
     CompiledAnswer,
     ExportedAnswer,
     ImportedAnswer,
     LearnedAnswer,
     MaskedLinear,
 )
-from patch_compile.out.layout import MASKS, MODEL, PAGE
-from patch_compile.out.plan import CardRow, Gaining, LinearRow, Skipped
-from patch_compile.out.proof import OutputsDifference
-from patch_compile.out.report import DecoderReport, MaskedModel, OutputsReport, Report
+from patch_compile.artifacts.layout import MASKS, MODEL, PAGE
+from patch_compile.artifacts.plan import CardRow, Gaining, LinearRow, Skipped
+from patch_compile.artifacts.proof import OutputsDifference
+from patch_compile.artifacts.report import DecoderReport, MaskedModel, OutputsReport, Report
 from patch_compile.report.output_error import output_warnings
 from patch_compile.report.prediction import (
     choice_line,

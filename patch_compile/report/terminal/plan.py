@@ -10,9 +10,9 @@ from rich.table import Table
 
 from masklearn.masks.budget import Budget
 from masklearn.masks.kinds.table import TWO_FOUR
-from patch_compile.out.plan import LinearRow, WholeRow
-from patch_compile.out.plan_of_model import Asked, PlanOfModel, TargetSource
-from patch_compile.plan.speed_goal import SpeedGoal
+from patch_compile.artifacts.plan import LinearRow, WholeRow
+from patch_compile.artifacts.plan_of_model import Asked, PlanOfModel, TargetSource
+from patch_compile.planning.speed_goal import SpeedGoal
 from patch_compile.report.deployment import builder_line, memory_line
 from patch_compile.report.prediction import WHOLE_PHASES, gain_line, has_quantised, reason_lines, remarks
 from patch_compile.report.terminal.console import by_kind

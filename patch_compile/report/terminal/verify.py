@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from patch_compile.out.layout import VERIFY_FOLDER
-from patch_compile.out.proof import Tolerance
-from patch_compile.out.questions import (
+from patch_compile.artifacts.layout import VERIFY_FOLDER
+from patch_compile.artifacts.proof import Tolerance
+from patch_compile.artifacts.questions import (
     ComparedRun,
     CompiledRight,
     EngineCompared,
@@ -19,9 +19,9 @@ from patch_compile.out.questions import (
     PrunedOutputs,
     PrunedTokens,
 )
-from patch_compile.out.report import Kind
-from patch_compile.out.tasks import TaskScores
-from patch_compile.out.verify import VerifyReport
+from patch_compile.artifacts.report import Kind
+from patch_compile.artifacts.tasks import TaskScores
+from patch_compile.artifacts.verify import VerifyReport
 from patch_compile.report.proof import compared_words, pruned_words, text_words, tolerance_words
 from patch_compile.report.tasks import metric_words, task_notes
 from patch_compile.report.terminal.baselines import baseline_parts

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from patch_compile.out.plan import PhaseRow
-from patch_compile.out.plan_of_model import OtherTypes, PlanOfModel
-from patch_compile.plan.speed_goal import SpeedGoal
+from patch_compile.artifacts.plan import PhaseRow
+from patch_compile.artifacts.plan_of_model import OtherTypes, PlanOfModel
+from patch_compile.planning.speed_goal import SpeedGoal
 from patch_compile.report.terminal.folding import FoldingTable
 from patch_compile.report.terminal.parts import Part
 

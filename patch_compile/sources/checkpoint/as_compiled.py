@@ -13,7 +13,7 @@ from masklearn.checkpoint.naming import linear_name
 from masklearn.masks.maskset import MaskSet
 from masklearn.weights.grid import Grid
 from masklearn.weights.table import INT8
-from patch_compile.out.layout import MASKS
+from patch_compile.artifacts.layout import MASKS
 
 __all__ = ["load_as_compiled"]
 

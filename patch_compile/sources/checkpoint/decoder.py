@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from masklearn.checkpoint.pretrained import cache_argument
+from patch_compile.artifacts.manifest import EvalText
+from patch_compile.artifacts.report import Kind
 from patch_compile.errors import UsageError
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.tensor_names import PAST
-from patch_compile.out.manifest import EvalText
-from patch_compile.out.report import Kind
 from patch_compile.progress import Progress
 from patch_compile.runtime.model_configs import read_model_configs
 from patch_compile.sources.checkpoint.as_compiled import load_as_compiled

@@ -12,11 +12,11 @@ from typing import Any
 
 from masklearn.checkpoint.beside import copy_tokenizer
 from masklearn.checkpoint.pretrained import load_config, load_tokenizer
-from patch_compile.export.interface import LARGEST
+from patch_compile.artifacts.durable import write_json
+from patch_compile.artifacts.layout import GENAI_CONFIG_NAME
+from patch_compile.onnx_export.interface import LARGEST
 from patch_compile.onnx_io.graph_inputs import Dim, read_inputs
 from patch_compile.onnx_io.tensor_names import LOGITS, PAST, PRESENT
-from patch_compile.out.durable import write_json
-from patch_compile.out.layout import GENAI_CONFIG_NAME
 from patch_compile.runtime.model_configs import ModelConfigs, read_model_configs
 from patch_compile.runtime.sampling import Sampling
 

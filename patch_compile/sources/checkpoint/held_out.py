@@ -13,7 +13,7 @@ from masklearn.checkpoint.pretrained import load_config
 from masklearn.text import open_text
 from masklearn.text.calibrate import first_windows
 from masklearn.text.selftext import write_text
-from patch_compile.out.manifest import EvalText
+from patch_compile.artifacts.manifest import EvalText
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 

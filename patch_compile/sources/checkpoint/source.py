@@ -22,12 +22,12 @@ from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.tiles import GROUP
 from masklearn.weights.grid import Grid
 from masklearn.weights.table import WeightType
+from patch_compile.artifacts.layout import MODEL
+from patch_compile.artifacts.report import Kind
 from patch_compile.errors import PatchCompileError
-from patch_compile.out.layout import MODEL
-from patch_compile.out.report import Kind
-from patch_compile.plan.lowering import LinearPlan
-from patch_compile.plan.outline import Outline, outline_of
-from patch_compile.plan.workload import Workload
+from patch_compile.planning.lowering import LinearPlan
+from patch_compile.planning.outline import Outline, outline_of
+from patch_compile.planning.workload import Workload
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from patch_compile.sources.base import Bars, Source
@@ -164,8 +164,8 @@ class CheckpointSource(Source):
     @override
     def check(self, stages: Collection[Stage]) -> None:
         from masklearn.text import open_text
-        from patch_compile.export.architectures import check_exportable
-        from patch_compile.export.model import check_traceable
+        from patch_compile.onnx_export.architectures import check_exportable
+        from patch_compile.onnx_export.model import check_traceable
 
         self._checkpoint.check_unchanged()  # it was opened before the build began to watch its files
         if Stage.ONNX in stages:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from patch_compile.artifacts.plan import ReasonKind
 from patch_compile.onnx_io.torch_scopes import torch_scopes
-from patch_compile.out.plan import ReasonKind
 from patch_compile.sources.exported_graph.digests import KnownWeight, Origin, WeightIndex
 from patch_compile.sources.onnx_model.constants import PASSED_ON
 from patch_compile.sources.onnx_model.linears import FoundLinears, OnnxLinear

@@ -12,15 +12,15 @@ import numpy as np
 from typing_extensions import override
 
 from masklearn.checkpoint.checkpoint import Checkpoint
+from patch_compile.artifacts.plan import Reason, ReasonKind
+from patch_compile.artifacts.report import Kind
+from patch_compile.artifacts.stage_files import sha256_of
+from patch_compile.artifacts.workspace import key_of
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.onnx_io.external import external_files
 from patch_compile.onnx_io.proto import refusing_invalid
-from patch_compile.out.plan import Reason, ReasonKind
-from patch_compile.out.report import Kind
-from patch_compile.out.stage_files import sha256_of
-from patch_compile.out.workspace import key_of
-from patch_compile.plan.lowering import LinearPlan
-from patch_compile.plan.workload import Workload
+from patch_compile.planning.lowering import LinearPlan
+from patch_compile.planning.workload import Workload
 from patch_compile.recipe import GraphRecipe
 from patch_compile.sources.base import Bars
 from patch_compile.sources.checkpoint.source import CheckpointSource
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from masklearn.masks.linear_mask import LinearMask
     from masklearn.weights.table import WeightType
     from patch_compile.passes import PassDump
-    from patch_compile.plan.cost import CostModel
+    from patch_compile.planning.cost import CostModel
 
 __all__ = ["ExportedDecoder", "ExportedEncoder", "ExportedSource"]
 

@@ -9,7 +9,7 @@ from patch_compile.packing.format import NARROW_PANEL
 from patch_compile.packing.joint import stacked_rows
 from patch_compile.passes.fusion.fuse_qkv import split_rows
 from patch_compile.passes.linear_node import LinearNode, readers, refuse, take_over
-from patch_compile.plan.lowering import LinearPlan
+from patch_compile.planning.lowering import LinearPlan
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -14,7 +14,7 @@ from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import grids_of
 from patch_compile.onnx_io.write import read_weight, write_onnx
 from patch_compile.packing.fusion import FUSIONS, QKV
-from patch_compile.plan.lowering import LinearPlan
+from patch_compile.planning.lowering import LinearPlan
 from patch_compile.sources.exported_graph.match import HeldWeights, Matches
 
 if TYPE_CHECKING:

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from masklearn.checkpoint.coverage import Coverage
 from masklearn.masks.names import check_patterns, kinds_of, matches
 from masklearn.methods.magnitude import Magnitude
+from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.engine.profiles import parse_profile
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.external import external_files
 from patch_compile.onnx_io.feeds import Feeds, feeds_from_npz, input_dtypes, random_feeds
 from patch_compile.onnx_io.graph_inputs import GraphInput, read_inputs
 from patch_compile.onnx_io.proto import refusing_invalid
-from patch_compile.out.stage_files import sha256_of
 from patch_compile.recipe import Recipe
 from patch_compile.sources.onnx_model.find import find_onnx_linears
 from patch_compile.sources.onnx_model.linears import FoundLinears, OnnxLinear

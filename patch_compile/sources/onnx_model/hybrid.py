@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import grids_of
 from patch_compile.packing.fusion import FUSIONS
-from patch_compile.plan.lowering import LinearPlan
+from patch_compile.planning.lowering import LinearPlan
 from patch_compile.sources.onnx_model.linears import OnnxLinear
 
 if TYPE_CHECKING:

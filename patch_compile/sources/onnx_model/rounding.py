@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from patch_compile.artifacts.proof import ToleranceOrigin
 from patch_compile.onnx_io.compare import Outputs, answer, compare_answers
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.proto import load_proto
 from patch_compile.onnx_io.runnable import runnable_onnx
-from patch_compile.out.proof import ToleranceOrigin
 from patch_compile.sources.onnx_model.facts import OnnxFacts
 from patch_compile.sources.onnx_model.linears import OnnxLinear
 from patch_compile.sources.onnx_model.widen import WidenPass

@@ -13,17 +13,17 @@ from typing_extensions import override
 
 from masklearn.checkpoint.coverage import Coverage
 from masklearn.masks.linear_mask import LinearMask
+from patch_compile.artifacts.layout import PRUNED_ONNX
+from patch_compile.artifacts.report import Kind
+from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.compare import Outputs, answer
 from patch_compile.onnx_io.external import external_files
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.graph_inputs import dim_names, read_inputs
 from patch_compile.onnx_io.runnable import holds_bfloat16, runnable_onnx
-from patch_compile.out.layout import PRUNED_ONNX
-from patch_compile.out.report import Kind
-from patch_compile.out.stage_files import sha256_of
-from patch_compile.plan.gains import ALL_SPARSE
-from patch_compile.plan.lowering import LinearPlan
+from patch_compile.planning.gains import ALL_SPARSE
+from patch_compile.planning.lowering import LinearPlan
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from patch_compile.sources.base import Bars, OutputSource, Probe

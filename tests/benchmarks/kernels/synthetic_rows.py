@@ -6,8 +6,8 @@ from dataclasses import replace
 from itertools import product
 
 from patch_compile.hardware.cards import card_named
-from patch_compile.plan.cards import PlanCard
-from patch_compile.plan.roofline.assumptions import ASSUMED
+from patch_compile.planning.cards import PlanCard
+from patch_compile.planning.roofline.assumptions import ASSUMED
 from tests.plugins.host_kernel import BENCH
 
 __all__ = ["A6000", "ABOUT", "TRUE", "written_rows"]

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from patch_compile.errors import PatchCompileError
-from patch_compile.plan.cards import card_of
-from patch_compile.plan.measured import measured_cards
-from patch_compile.plan.roofline.assumptions import ASSUMED
+from patch_compile.planning.cards import card_of
+from patch_compile.planning.measured import measured_cards
+from patch_compile.planning.roofline.assumptions import ASSUMED
 from tests.benchmarks.kernels.synthetic_rows import (
     A6000,
     ABOUT,
@@ -24,7 +24,7 @@ from tests.benchmarks.kernels.synthetic_rows import (
     written_rows,
 )
 
-SHIPPED = Path(__file__).parents[3] / "patch_compile" / "plan" / "shipped"
+SHIPPED = Path(__file__).parents[3] / "patch_compile" / "planning" / "shipped"
 MHZ = 900 * A6000.rated.clock  # sustained, of 1000 by the data sheet
 
 
@@ -123,7 +123,7 @@ def test_rows_without_a_fit_are_kept(tmp_path, kept, capsys):
 
 def test_shipped_cards_are_fits_of_the_kept_rows(monkeypatch):
     """When this fails, run `fit.py --keep` with each file of kept rows."""
-    monkeypatch.setattr("patch_compile.plan.measured.shipped_folder", lambda: SHIPPED)
+    monkeypatch.setattr("patch_compile.planning.measured.shipped_folder", lambda: SHIPPED)
     shipped, fits = {card.gpu: card for card in measured_cards()}, {}
     for file in fit.KEPT.glob("*.jsonl"):
         with suppress(PatchCompileError):  # a part of the stages may not do for a fit

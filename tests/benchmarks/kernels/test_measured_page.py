@@ -6,7 +6,7 @@ import re
 import pytest
 
 from benchmarks.page_part import renewed
-from patch_compile.plan.roofline.assumptions import ASSUMED
+from patch_compile.planning.roofline.assumptions import ASSUMED
 from tests.benchmarks.kernels.synthetic_rows import (
     A6000,
     decoder_rows,
@@ -15,7 +15,7 @@ from tests.benchmarks.kernels.synthetic_rows import (
     sweep_rows,
     written_rows,
 )
-from tests.plan.roofline.test_roofline import PAGE
+from tests.planning.roofline.test_roofline import PAGE
 
 measured_page = importlib.import_module("measured_page")
 

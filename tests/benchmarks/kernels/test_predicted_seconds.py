@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from patch_compile.hardware.cards import card_named
-from patch_compile.plan.roofline.schedule import CONFIGS
+from patch_compile.planning.roofline.schedule import CONFIGS
 from tests.plugins.host_kernel import BENCH
 
 assert BENCH.is_dir()  # host_kernel has put it on the path

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from patch_compile.errors import PatchCompileError
-from patch_compile.plan.roofline.schedule import CONFIGS
+from patch_compile.planning.roofline.schedule import CONFIGS
 from tests.plugins.host_kernel import BENCH
 
 assert BENCH.is_dir()  # host_kernel has put it on the path

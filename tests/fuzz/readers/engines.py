@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from patch_compile.inspect.binaries import inspect_engine_file, inspect_plugin
+from patch_compile.inspection.binaries import inspect_engine_file, inspect_plugin
 from patch_compile.runtime.engine_fit import engine_facts
 from tests.fuzz.mutations import change_bytes, change_json, change_words
 from tests.fuzz.reader import Reader, placed

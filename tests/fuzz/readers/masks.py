@@ -10,7 +10,7 @@ from masklearn.checkpoint.coverage import Coverage
 from masklearn.importers.importing import import_masks
 from masklearn.masks.maskset import MaskSet
 from masklearn.shard import Shard
-from patch_compile.inspect.tensors import inspect_tensors
+from patch_compile.inspection.tensors import inspect_tensors
 from tests.fuzz.dense import COVERED, write_dense
 from tests.fuzz.mutations import change_npz, change_safetensors
 from tests.fuzz.reader import Reader, placed

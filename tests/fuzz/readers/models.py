@@ -8,8 +8,8 @@ from types import SimpleNamespace
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.pretrained import load_tokenizer
 from masklearn.json_text import parse_json
-from patch_compile.build.plan import plan
-from patch_compile.inspect.folders import inspect_checkpoint
+from patch_compile.inspection.folders import inspect_checkpoint
+from patch_compile.pipeline.plan import plan
 from patch_compile.recipe import Recipe
 from patch_compile.runtime.model_configs import read_model_configs
 from tests.fuzz.dense import write_dense

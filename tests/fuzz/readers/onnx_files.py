@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from patch_compile.inspect.onnx_graph import inspect_onnx
+from patch_compile.inspection.onnx_graph import inspect_onnx
 from patch_compile.onnx_io.feeds import feeds_from_npz
 from patch_compile.onnx_io.graph_inputs import GraphInput
 from patch_compile.recipe import Recipe

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from unittest import mock
 
-from patch_compile.out.bench import BenchReport
-from patch_compile.out.engine import EngineReport
-from patch_compile.out.layout import MANIFEST, RECIPE, REPORT, STATE
-from patch_compile.out.manifest import Manifest
-from patch_compile.out.plan import Plan
-from patch_compile.out.report import read_report
-from patch_compile.out.state import WorkspaceState, is_workspace
-from patch_compile.out.verify import VerifyReport
-from patch_compile.plan.measured import measured_cards
+from patch_compile.artifacts.bench import BenchReport
+from patch_compile.artifacts.engine import EngineReport
+from patch_compile.artifacts.layout import MANIFEST, RECIPE, REPORT, STATE
+from patch_compile.artifacts.manifest import Manifest
+from patch_compile.artifacts.plan import Plan
+from patch_compile.artifacts.report import read_report
+from patch_compile.artifacts.state import WorkspaceState, is_workspace
+from patch_compile.artifacts.verify import VerifyReport
+from patch_compile.planning.measured import measured_cards
 from patch_compile.recipe import Recipe
 from tests.fuzz.mutations import change_json, change_yaml
 from tests.fuzz.reader import Reader, placed
@@ -53,7 +53,7 @@ def _state(data: bytes, folder: Path) -> None:
 
 
 def _manifest_inspected(data: bytes, folder: Path) -> None:
-    from patch_compile.inspect.folders import inspect_build
+    from patch_compile.inspection.folders import inspect_build
 
     out = folder / "inspected"
     out.mkdir(exist_ok=True)
@@ -65,7 +65,7 @@ def _measured(data: bytes, folder: Path) -> None:
     cards = folder / "measured"
     cards.mkdir(exist_ok=True)
     placed(cards, "card.json", data)
-    with mock.patch("patch_compile.plan.measured.measured_folder", return_value=cards):
+    with mock.patch("patch_compile.planning.measured.measured_folder", return_value=cards):
         for card in measured_cards():
             assert card.assume is not None
 

@@ -10,7 +10,7 @@ from masklearn.masks.names import check_patterns
 from patch_compile.engine.profiles import parse_profile
 from patch_compile.hardware.cards import parse_targets
 from patch_compile.onnx_io.graph_inputs import GraphInput
-from patch_compile.plan.lowering_patterns import asked_lowerings
+from patch_compile.planning.lowering_patterns import asked_lowerings
 from patch_compile.recipe import Recipe
 from tests.fuzz.mutations import change_words
 from tests.fuzz.reader import Reader

@@ -9,19 +9,19 @@ import json
 from functools import cache
 from pathlib import Path
 
-from patch_compile.compare.compare import compare
-from patch_compile.out.bench import BenchReport
-from patch_compile.out.compare import Against
-from patch_compile.out.layout import BENCH, MANIFEST, REPORT, VERIFY
-from patch_compile.out.stage_files import sha256_of
-from patch_compile.out.verify import VerifyReport
+from patch_compile.artifacts.bench import BenchReport
+from patch_compile.artifacts.compare import Against
+from patch_compile.artifacts.layout import BENCH, MANIFEST, REPORT, VERIFY
+from patch_compile.artifacts.stage_files import sha256_of
+from patch_compile.artifacts.verify import VerifyReport
+from patch_compile.comparison.compare import compare
 from patch_compile.report.page import write_page
 from patch_compile.report.terminal.bench import benched_parts
 from patch_compile.report.terminal.compare import compared_parts
 from patch_compile.report.terminal.verify import verified_parts
+from tests.artifacts.benched import benched
 from tests.fuzz.mutations import change_json, change_yaml
 from tests.fuzz.reader import Reader, placed
-from tests.out.benched import benched
 from tests.report.page.found import verified
 from tests.report.page.outs import Out
 

@@ -11,7 +11,7 @@ import pytest
 from patch_compile.packing.fusion import FUSIONS
 from patch_compile.passes import lowering_passes, run_passes
 from patch_compile.passes.find_linears import find_linears
-from patch_compile.plan.lowering import LinearPlan, plan_linears
+from patch_compile.planning.lowering import LinearPlan, plan_linears
 from tests.graphs import graph_of, outputs
 from tests.mosaics import masked_by_hand, random_mask
 

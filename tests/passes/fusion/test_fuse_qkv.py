@@ -10,16 +10,16 @@ import pytest
 
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.masks.linear_mask import LinearMask
+from patch_compile.artifacts.plan import Node
 from patch_compile.onnx_io.runnable import runnable_onnx
-from patch_compile.out.plan import Node
 from patch_compile.packing.fusion import FUSIONS
 from patch_compile.passes import lowering_passes, run_passes
 from patch_compile.passes.find_linears import find_linears
 from patch_compile.passes.write import export_graph, write_hybrid
-from patch_compile.plan.lowering import plan_linears
-from tests.export.tiny import OrtDecoder, save_tiny, tolerance
+from patch_compile.planning.lowering import plan_linears
 from tests.graphs import graph_of, outputs
 from tests.mosaics import masked_by_hand, random_mask
+from tests.onnx_export.tiny import OrtDecoder, save_tiny, tolerance
 
 K = 32
 ROWS = {"l.0.q": 192, "l.0.k": 72, "l.0.v": 40, "l.0.w": 128, "l.1.q": 64}

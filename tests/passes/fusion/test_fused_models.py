@@ -16,15 +16,15 @@ from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.orientation import to_stored
 from masklearn.checkpoint.prune import masked_weight
 from masklearn.masks.linear_mask import LinearMask
-from patch_compile.export import export_model
+from patch_compile.onnx_export import export_model
 from patch_compile.onnx_io.emulate_bfloat16 import EmulateBfloat16Pass
 from patch_compile.onnx_io.write import write_onnx
 from patch_compile.packing.fusion import FUSIONS
 from patch_compile.passes import cleanup_passes, lowering_passes, run_passes
 from patch_compile.passes.find_linears import find_linears
 from patch_compile.passes.write import write_hybrid
-from patch_compile.plan.lowering import plan_linears
-from tests.export.tiny import LAYERS, OrtDecoder, save_tiny, tolerance
+from patch_compile.planning.lowering import plan_linears
+from tests.onnx_export.tiny import LAYERS, OrtDecoder, save_tiny, tolerance
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # torch warns about its own modules
 Fused = dict[str, int]

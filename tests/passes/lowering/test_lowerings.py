@@ -13,12 +13,12 @@ from masklearn.checkpoint.prune import write_pruned_checkpoint
 from masklearn.masks.maskset import MaskSet
 from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.passes.write import write_dense, write_hybrid
-from patch_compile.plan.lowering import plan_linears
-from patch_compile.plan.split import PART, SplitCost
+from patch_compile.planning.lowering import plan_linears
+from patch_compile.planning.split import PART, SplitCost
 from patch_compile.report.sparse_products import sparsity_words
-from tests.export.conftest import exports  # noqa: F401  (the session's exported graphs)
-from tests.export.tiny import LAYERS, OrtDecoder, tolerance
 from tests.mosaics import random_mask
+from tests.onnx_export.conftest import exports  # noqa: F401  (the session's exported graphs)
+from tests.onnx_export.tiny import LAYERS, OrtDecoder, tolerance
 
 FREE = SplitCost(
     launch=1e-6, column=0

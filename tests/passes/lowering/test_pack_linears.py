@@ -12,10 +12,10 @@ from patch_compile.packing.function import DOMAIN, NAME
 from patch_compile.passes import lowering_passes, run_passes
 from patch_compile.passes.lowering.gather_linears import GatherLinearsPass
 from patch_compile.passes.write import write_dense, write_hybrid
-from patch_compile.plan.lowering import plan_linears
-from tests.export.conftest import exports  # noqa: F401  (the session's exported graphs)
-from tests.export.tiny import LAYERS, OrtDecoder, tolerance
+from patch_compile.planning.lowering import plan_linears
 from tests.mosaics import random_mask
+from tests.onnx_export.conftest import exports  # noqa: F401  (the session's exported graphs)
+from tests.onnx_export.tiny import LAYERS, OrtDecoder, tolerance
 
 
 def masks_for(model_dir, share=0.5):

@@ -16,15 +16,15 @@ from masklearn.masks.maskset import MaskSet
 from masklearn.weights.grid import Grid
 from masklearn.weights.table import INT4, INT8
 from patch_compile.errors import PatchCompileError
-from patch_compile.inspect.binaries import inspect_engine_file
-from patch_compile.inspect.onnx_graph import inspect_onnx
+from patch_compile.inspection.binaries import inspect_engine_file
+from patch_compile.inspection.onnx_graph import inspect_onnx
 from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.passes.lowering.pack_linears import PackLinearsPass
 from patch_compile.passes.write import write_dense, write_hybrid
-from patch_compile.plan.lowering import plan_linears
-from tests.export.conftest import exports  # noqa: F401  (the session's exported graphs)
-from tests.export.tiny import LAYERS, OrtDecoder, tolerance
+from patch_compile.planning.lowering import plan_linears
 from tests.mosaics import random_grid, random_mask
+from tests.onnx_export.conftest import exports  # noqa: F401  (the session's exported graphs)
+from tests.onnx_export.tiny import LAYERS, OrtDecoder, tolerance
 
 IDS = np.arange(12)[None] % 100
 # K of down_proj is 96, which int4 does not divide. Of q, k and v of a block two have one type.

@@ -16,8 +16,8 @@ from patch_compile.errors import InvariantError
 from patch_compile.onnx_io.emulate_bfloat16 import EmulateBfloat16Pass
 from patch_compile.onnx_io.write import write_onnx
 from patch_compile.passes.lowering.split_linears import SplitLinearsPass
-from patch_compile.plan.lowering import plan_linear
-from patch_compile.plan.split import PART, SplitCost
+from patch_compile.planning.lowering import plan_linear
+from patch_compile.planning.split import PART, SplitCost
 from tests.mosaics import masked_by_hand, random_mask, random_weight
 from tests.passes.lowering.one_linear import FORMS, linear
 

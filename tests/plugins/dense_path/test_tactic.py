@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patch_compile.hardware.cards import RatedCard, card_named
-from patch_compile.plan.roofline import schedule
-from patch_compile.plan.roofline.linear_roofline import DENSE_PATH as DENSE_PATH_NAME
-from patch_compile.plan.roofline.linear_roofline import Linear as Linear24
-from patch_compile.plan.roofline.linear_roofline import dense_path_time, predict
+from patch_compile.planning.roofline import schedule
+from patch_compile.planning.roofline.linear_roofline import DENSE_PATH as DENSE_PATH_NAME
+from patch_compile.planning.roofline.linear_roofline import Linear as Linear24
+from patch_compile.planning.roofline.linear_roofline import dense_path_time, predict
 from tests.plugins.dense_path_cases import FAILS, MARKS, large, run
 from tests.plugins.dense_plugin import A100, DENSE_PATH, EAGER, H100
 from tests.plugins.host_kernel import Device, problem_of

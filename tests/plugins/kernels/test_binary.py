@@ -7,7 +7,7 @@ from functools import cache
 import pytest
 
 from masklearn.masks.kinds.table import KINDS, TWO_FOUR
-from patch_compile.plan.roofline import schedule
+from patch_compile.planning.roofline import schedule
 from patch_compile.plugin.architectures import ARCHS
 from tests.plugins.machine_code import NO_CODE, NVCC, WHY_NO_CODE, MachineCodeOf, cubin, machine_code
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from patch_compile.hardware.cards import card_named
-from patch_compile.plan.roofline.schedule import CONFIGS
+from patch_compile.planning.roofline.schedule import CONFIGS
 from tests.plugins.host_kernel import BENCH
 from tests.plugins.kernels.test_issue import BARRIER, HMMA, TIMING, instruction
 

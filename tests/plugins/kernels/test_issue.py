@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from patch_compile.plan.roofline.schedule import CONFIGS
+from patch_compile.planning.roofline.schedule import CONFIGS
 from tests.plugins.host_kernel import BENCH
 
 sys.path.insert(0, str(BENCH))

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from patch_compile.out.compare import Against
+from patch_compile.artifacts.compare import Against
 from patch_compile.report.curve.curve import curve
-from tests.out.compared import compared
+from tests.artifacts.compared import compared
 
 
 def laid_out(

@@ -3,8 +3,8 @@
 import numpy as np
 
 from masklearn.quality.record import BaselineRow, BesideBaselines
-from patch_compile.out.proof import TextRunner, TextWindows
-from patch_compile.out.questions import (
+from patch_compile.artifacts.proof import TextRunner, TextWindows
+from patch_compile.artifacts.questions import (
     BlockError,
     ComparedRun,
     CompiledRight,
@@ -20,10 +20,10 @@ from patch_compile.out.questions import (
     PrunedPerplexity,
     PrunedTokens,
 )
-from patch_compile.out.report import Kind
-from patch_compile.out.tasks import TaskDifference, TaskRow, TaskScores
-from patch_compile.out.verify import Outcome, Question, VerifiedText, VerifyReport
-from tests.out.examples import TOLERANCE
+from patch_compile.artifacts.report import Kind
+from patch_compile.artifacts.tasks import TaskDifference, TaskRow, TaskScores
+from patch_compile.artifacts.verify import Outcome, Question, VerifiedText, VerifyReport
+from tests.artifacts.examples import TOLERANCE
 from tests.report.page.outs import Out
 
 _STATS = ErrorStats(max=0.0031, mean=0.00021, median=0.00016, rms=0.00029)

@@ -16,9 +16,9 @@ from masklearn.masks.score_summary import summarise_scores
 from masklearn.masks.select import select
 from masklearn.masks.summary import summarise_tiles
 from masklearn.masks.tiles import sparse_groups, tile_weights
-from patch_compile.out.bench import BenchReport
-from patch_compile.out.manifest import Manifest, Ratio, Texts
-from patch_compile.out.plan import (
+from patch_compile.artifacts.bench import BenchReport
+from patch_compile.artifacts.manifest import Manifest, Ratio, Texts
+from patch_compile.artifacts.plan import (
     Bound,
     LinearRow,
     LinearTimes,
@@ -30,8 +30,8 @@ from patch_compile.out.plan import (
     Times,
     Totals,
 )
-from patch_compile.out.verify import VerifyReport
-from tests.out.examples import EVAL, PLAN, decoder_report, linear_row
+from patch_compile.artifacts.verify import VerifyReport
+from tests.artifacts.examples import EVAL, PLAN, decoder_report, linear_row
 
 TILE = (128, 128)
 Shapes = dict[str, tuple[int, int]]

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from patch_compile.out.bench import Library
+from patch_compile.artifacts.bench import Library
 from patch_compile.report.page import write_page
 from patch_compile.report.page.text_width import text_width
-from tests.out.benched import benched
+from tests.artifacts.benched import benched
 from tests.report.page.contrast import contrast
 from tests.report.page.found import verified
 from tests.report.page.outs import LLAMA_2_7B, SMOLLM2, Out

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from masklearn.checkpoint.card import CardFacts, hub_name, read_card
-from patch_compile.out.folder import OutFolder
-from patch_compile.out.layout import CARD, PAGE
+from patch_compile.artifacts.folder import OutFolder
+from patch_compile.artifacts.layout import CARD, PAGE
 from patch_compile.report.page import renew_page
 from patch_compile.report.page.card import model_card
 from patch_compile.report.page.sources import Sources

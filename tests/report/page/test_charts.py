@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import ScoreCounts
-from patch_compile.out.questions import BlockError, LostWhere
+from patch_compile.artifacts.questions import BlockError, LostWhere
 from patch_compile.report.page import write_page
 from patch_compile.report.page.chart import (
     Scale,

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from patch_compile.out.bench import Library
-from patch_compile.out.questions import EngineCompared, PrunedPerplexity
-from patch_compile.out.verify import VerifyReport
+from patch_compile.artifacts.bench import Library
+from patch_compile.artifacts.questions import EngineCompared, PrunedPerplexity
+from patch_compile.artifacts.verify import VerifyReport
 from patch_compile.report.page.lights import Light, lights
 from patch_compile.report.page.sources import Sources
-from tests.out.benched import benched
-from tests.out.examples import TOLERANCE
+from tests.artifacts.benched import benched
+from tests.artifacts.examples import TOLERANCE
 from tests.report.page.found import baselines, compiled, verified
 from tests.report.page.outs import Out, llama_shapes
 

@@ -11,13 +11,13 @@ from onnx import helper
 
 from masklearn.durable import is_temporary
 from masklearn.masks.record import RepairRecord
+from patch_compile.artifacts.bench import Library, Phase
+from patch_compile.artifacts.questions import EngineNotRun, NotRun
+from patch_compile.artifacts.verify import Outcome
 from patch_compile.errors import PatchCompileError
-from patch_compile.out.bench import Library, Phase
-from patch_compile.out.questions import EngineNotRun, NotRun
-from patch_compile.out.verify import Outcome
 from patch_compile.report.page import write_page
+from tests.artifacts.benched import benched
 from tests.builds import TINY, build
-from tests.out.benched import benched
 from tests.report.page.found import baselines, compiled, verified
 from tests.report.page.outs import Out, llama_shapes
 from tests.sources.onnx_model import graphs

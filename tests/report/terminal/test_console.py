@@ -8,12 +8,12 @@ import pytest
 
 from masklearn.quality.record import BaselineRow
 from patch_compile.api.results import LearnedMasks
-from patch_compile.out.answers import LearnedAnswer, LearnedBaselines
-from patch_compile.out.manifest import EvalText
-from patch_compile.out.plan import LinearRow, Node, Reason, ReasonKind
+from patch_compile.artifacts.answers import LearnedAnswer, LearnedBaselines
+from patch_compile.artifacts.manifest import EvalText
+from patch_compile.artifacts.plan import LinearRow, Node, Reason, ReasonKind
 from patch_compile.report.terminal.console import _fused, masks_parts
 from patch_compile.report.terminal.parts import show
-from tests.out.examples import learned_answer, linear_row
+from tests.artifacts.examples import learned_answer, linear_row
 
 KINDS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
          "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")  # fmt: skip

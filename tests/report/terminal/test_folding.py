@@ -20,9 +20,9 @@ from patch_compile.report.terminal.folding import FoldingTable
 from patch_compile.report.terminal.inspect import found_parts
 from patch_compile.report.terminal.parts import Part, show
 from patch_compile.report.terminal.verify import verified_parts
+from tests.artifacts.benched import benched
+from tests.artifacts.compared import compared
 from tests.conftest import write_model
-from tests.out.benched import benched
-from tests.out.compared import compared
 from tests.report.page.found import verified
 from tests.report.page.outs import Out
 from tests.report.terminal.test_console import answer

@@ -11,8 +11,8 @@ import patch_compile
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears
 from masklearn.masks.maskset import MaskSet
+from patch_compile.artifacts.plan import ReasonKind
 from patch_compile.errors import PatchCompileError, UsageError
-from patch_compile.out.plan import ReasonKind
 from tests.mosaics import random_mask
 from tests.sources.exported_graph.files import saved
 from tests.sources.exported_graph.graphs import Exporter, weights_of

@@ -18,7 +18,7 @@ from masklearn.weights.grid import Grid
 from patch_compile.onnx_io.feeds import Feeds, input_dtypes, random_feeds
 from patch_compile.onnx_io.graph_inputs import read_inputs
 from patch_compile.packing.fusion import FUSIONS
-from patch_compile.plan.lowering import LinearPlan, plan_linears
+from patch_compile.planning.lowering import LinearPlan, plan_linears
 from patch_compile.sources.onnx_model.feed import OnnxFeed
 from patch_compile.sources.onnx_model.find import find_onnx_linears
 from patch_compile.sources.onnx_model.hybrid import write_onnx_hybrid

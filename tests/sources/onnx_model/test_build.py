@@ -11,9 +11,9 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper
 
 from masklearn.masks.maskset import MaskSet
+from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.cli.build import build as build_command
 from patch_compile.errors import AccuracyError, PatchCompileError
-from patch_compile.out.stage_files import sha256_of
 from patch_compile.recipe import Recipe
 from patch_compile.sources import rounding as tolerance
 from patch_compile.sources.onnx_model import pruning, rounding

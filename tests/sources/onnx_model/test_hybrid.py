@@ -6,10 +6,10 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
+from patch_compile.artifacts.plan import Node
 from patch_compile.onnx_io.compare import answer, compare_answers
 from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.onnx_io.write import write_onnx
-from patch_compile.out.plan import Node
 from patch_compile.sources.onnx_model.find import find_onnx_linears
 from patch_compile.sources.onnx_model.read import read_onnx
 from patch_compile.sources.onnx_model.rounding import RoundLinearsPass

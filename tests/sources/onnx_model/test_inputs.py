@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 import pytest
 
-from patch_compile.build.prepare import Job, prepare
-from patch_compile.build.stages import keys_of
 from patch_compile.errors import PatchCompileError
+from patch_compile.pipeline.prepare import Job, prepare
+from patch_compile.pipeline.stages import keys_of
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from patch_compile.sources.kinds import Stage

@@ -6,11 +6,11 @@ import torch
 from onnx import helper
 
 from masklearn.stream.moments import second_moment
+from patch_compile.artifacts.proof import InputsFile
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.feeds import Feeds, input_dtypes, random_feeds
 from patch_compile.onnx_io.graph_inputs import read_inputs
 from patch_compile.onnx_io.session import open_session
-from patch_compile.out.proof import InputsFile
 from patch_compile.sources.onnx_model import moments as subject
 from patch_compile.sources.onnx_model.find import find_onnx_linears
 from patch_compile.sources.onnx_model.moments import gather_moments, write_probe

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from patch_compile.errors import PatchCompileError
-from patch_compile.inspect import inspect_path
+from patch_compile.inspection import inspect_path
 from patch_compile.onnx_io.write import write_onnx
 from patch_compile.sources.onnx_model.find import find_onnx_linears
 from patch_compile.sources.onnx_model.read import read_onnx

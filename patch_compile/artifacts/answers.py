@@ -1,0 +1,111 @@
+"""Results of `learn`, `compile`, `import-mask` and `export`, as `--json` prints them."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Self
+
+from masklearn.masks.kinds.table import DENSE
+from masklearn.masks.linear_mask import LinearMask
+from masklearn.masks.summary import TileSummary
+from masklearn.quality.record import BesideBaselines
+from patch_compile.artifacts.manifest import EvalText, ModelOrigin, Ratio
+from patch_compile.artifacts.plan import PlanSummary, Skipped, TileCount
+from patch_compile.artifacts.record import Record, VersionedRecord
+from patch_compile.artifacts.report import Kind, MaskMetadata, OnnxFile, PrunedModel
+
+__all__ = [
+    "CompiledAnswer",
+    "ExportedAnswer",
+    "ImportedAnswer",
+    "LearnedAnswer",
+    "LearnedBaselines",
+    "MaskedLinear",
+]
+
+
+class LearnedBaselines(BesideBaselines):
+    """Learned masks beside their baselines. text: the held-out text that all were evaluated on."""
+
+    text: EvalText
+
+
+class MaskedLinear(Record):
+    """Mask of one linear `[N, K]`. How it is compiled is not known before a build."""
+
+    name: str
+    shape: tuple[int, int]
+    zeroed: int
+    tiles: TileCount
+
+    @classmethod
+    def of(cls, name: str, mask: LinearMask) -> Self:
+        """Returns the row of a mask."""
+        count = TileCount(sparse=int((mask.kinds != DENSE.code).sum()), all=mask.kinds.size)
+        return cls(name=name, shape=mask.shape, zeroed=mask.zeroed, tiles=count)
+
+
+class LearnedAnswer(VersionedRecord):
+    """Result of `learn`. path: OUT; baselines: None if none were asked for; seconds: duration of each stage."""
+
+    SCHEMA: ClassVar[int] = 3  # 1 had sentences on the baselines; 2 had lowerings and bytes that no build has
+
+    path: str
+    kind: Kind
+    model: ModelOrigin
+    method: str
+    ratio: Ratio
+    linears: tuple[MaskedLinear, ...]
+    skipped: tuple[Skipped, ...]
+    where_sparse: TileSummary
+    learned: MaskMetadata
+    baselines: LearnedBaselines | None = None
+    notes: tuple[str, ...]
+    seconds: dict[str, float]
+
+
+class CompiledAnswer(VersionedRecord, PrunedModel):
+    """Result of `compile`. path: OUT."""
+
+    SCHEMA: ClassVar[int] = 1
+
+    path: str
+    plan: PlanSummary
+    onnx: OnnxFile
+    notes: tuple[str, ...]
+    seconds: dict[str, float]
+
+
+class ImportedAnswer(VersionedRecord):
+    """Result of `import-mask`.
+
+    path: the file of masks; ratio: zeroed weights / weights by the pattern; zeros: the same by the published masks.
+    """
+
+    SCHEMA: ClassVar[int] = 2  # 1 had lowerings and bytes that no build has
+
+    path: str
+    linears: tuple[MaskedLinear, ...]
+    skipped: tuple[Skipped, ...]
+    ratio: float
+    zeros: float
+    format: str
+    notes: tuple[str, ...]
+
+
+class ExportedAnswer(VersionedRecord):
+    """Result of `export`.
+
+    path: the folder that was written; linears: number of linears by weight type, for `edgellm` by lowering; bytes: size of
+    the folder's weights, for `edgellm` of all its files; model_bytes: size of the weights of the pruned checkpoint; seconds:
+    duration of each stage.
+    """
+
+    SCHEMA: ClassVar[int] = 1
+
+    path: str
+    format: str
+    linears: dict[str, int]
+    bytes: int
+    model_bytes: int
+    notes: tuple[str, ...]
+    seconds: dict[str, float]

@@ -1,0 +1,194 @@
+"""bench.json: times of a build's hybrid model, of the dense model, and of a uniform 2:4 model."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import AliasChoices, Field
+
+from patch_compile.artifacts.layout import BENCH
+from patch_compile.artifacts.plan import Calibration, PhaseRow
+from patch_compile.artifacts.record import FileRecord, Record
+from patch_compile.hardware.nvml import SlowedBy
+
+__all__ = [
+    "BenchReport",
+    "BenchRow",
+    "Calibrated",
+    "ClockRanges",
+    "ClockSample",
+    "Clocks",
+    "Contender",
+    "Library",
+    "Phase",
+    "Spread",
+    "Timed",
+    "TimedOn",
+]
+
+
+class Contender(StrEnum):
+    """Models that are timed."""
+
+    DENSE = "dense"
+    HYBRID = "hybrid"
+    UNIFORM = "uniform-2:4"
+
+    @property
+    def folder(self) -> str:
+        """Returns a folder name that is valid on every file system."""
+        return self.value.replace(":", "-")
+
+
+class Phase(StrEnum):
+    """Phases. PREFILL reads prompts, DECODE appends a token to each; WHOLE runs a model without such phases."""
+
+    PREFILL = "prefill"
+    DECODE = "decode"
+    WHOLE = "whole"
+
+
+class Library(StrEnum):
+    """Libraries that run the models."""
+
+    ONNX_RUNTIME = "onnxruntime"  # on a CPU
+    TENSORRT = "tensorrt"
+    TENSORRT_RTX = "tensorrt-rtx"
+
+    @property
+    def on_gpu(self) -> bool:
+        """True if it runs engines on a GPU."""
+        return self is not Library.ONNX_RUNTIME
+
+
+class Timed(Record):
+    """Milliseconds of one model at one size: median, 10th and 90th percentile of its runs."""
+
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+    runs: int
+
+    @property
+    def spread(self) -> float:
+        """Range of the middle 80 % of the runs, over the median."""
+        return (self.p90_ms - self.p10_ms) / self.median_ms
+
+
+class BenchRow(Record):
+    """Times at one size.
+
+    tokens: tokens of each prompt, or before the decode step; None for a whole run. speedup: dense over hybrid time.
+    """
+
+    phase: Phase
+    batch: int
+    tokens: int | None
+    dense: Timed | None
+    hybrid: Timed
+    uniform: Timed | None = Field(
+        validation_alias=AliasChoices("uniform-2:4", "uniform"), serialization_alias="uniform-2:4"
+    )
+    speedup: float | None
+    speedup_p10_p90: tuple[float, float] | None
+    limit: float | None
+    predicted: PhaseRow | None
+
+    def of(self, which: Contender) -> Timed | None:
+        """Returns the times of a model, or None if it was not timed."""
+        return {
+            Contender.DENSE: self.dense,
+            Contender.HYBRID: self.hybrid,
+            Contender.UNIFORM: self.uniform,
+        }[which]
+
+
+class TimedOn(Record):
+    """The device that the models were timed on, a GPU or a CPU. backend_version: version of the library that ran them."""
+
+    name: str
+    backend_version: str
+    compute_capability: str | None = None
+    driver: str | None = None
+    cores: int | None = None
+    memory_bytes: int | None = None
+
+
+class ClockSample(Record):
+    """A GPU at one moment. slowed: the reasons that held its clocks down."""
+
+    sm_mhz: float
+    memory_mhz: float
+    watts: float
+    celsius: float
+    slowed: tuple[SlowedBy, ...]
+
+
+class Spread(Record):
+    """Range and median of the samples of one quantity."""
+
+    min: float
+    median: float
+    max: float
+
+
+class ClockRanges(Record):
+    """Ranges of clocks, power and temperature during the timing."""
+
+    sm_mhz: Spread
+    memory_mhz: Spread
+    watts: Spread
+    celsius: Spread
+
+
+class Clocks(Record):
+    """A GPU before, during and after the timing. during: None if no sample was taken."""
+
+    before: ClockSample
+    during: ClockRanges | None
+    after: ClockSample
+    samples: int
+    slowed: tuple[SlowedBy, ...]
+
+
+class Calibrated(Record):
+    """The calibration that was fitted to the times, and the path of its file."""
+
+    path: str
+    measured: Calibration
+
+
+class BenchReport(FileRecord):
+    """bench.json.
+
+    runner: the library that ran the models; busy: share of the CPU's cores that other processes kept busy; bytes: bytes of
+    each model's file; notes: remarks of the run.
+    """
+
+    SCHEMA: ClassVar[int] = 2  # 1 had sentences for the form of the models, for busy cores and for clocks
+    WHAT: ClassVar[str] = "the times of a benchmark"
+    PLACE: ClassVar[str] = BENCH
+
+    date: str
+    versions: dict[str, str]
+    runner: Library
+    device: TimedOn
+    busy: float
+    clocks: Clocks | None
+    rows: tuple[BenchRow, ...]
+    bytes: dict[Contender, int | None]
+    notes: tuple[str, ...]
+    seconds: dict[str, float]
+    calibration: Calibrated | None = None
+
+    @property
+    def models(self) -> tuple[Contender, ...]:
+        """Returns the models that were timed."""
+        return tuple(which for which in Contender if any(row.of(which) for row in self.rows))
+
+    @classmethod
+    def made_by(cls, out: Path) -> str:
+        """Returns the command that times the build again."""
+        return f"patch-compile bench {out} --force"

@@ -1,0 +1,81 @@
+"""engine.json: the description of an engine that its build writes."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from patch_compile.artifacts.layout import ENGINE_REPORT
+from patch_compile.artifacts.record import FileRecord, Record
+
+__all__ = ["BuiltEngine", "EngineDetails", "EngineReport", "PluginHeaders", "SparseTactics"]
+
+
+class SparseTactics(Record):
+    """Counts of layers with weights that TensorRT found to be 2:4, and that run 2:4, None if it logged neither."""
+
+    eligible: int | None
+    chosen: int | None
+
+
+class PluginHeaders(Record):
+    """TensorRT's headers that a plugin was compiled with.
+
+    package, sha256: the pinned package of a third party that they were downloaded from, None for those of an installed
+    TensorRT, which are in `folder`. A plugin that was compiled elsewhere, of patch-compile-plugin, has the version alone.
+    """
+
+    version: str
+    folder: str | None = None
+    package: str | None = None
+    sha256: str | None = None
+
+
+class EngineDetails(Record):
+    """Description of a built engine. Bytes are those of the file, and of the packed tensors.
+
+    version: version of the library that built it. patch_linears: number of PatchLinear nodes; sparse_parts: number of
+    2:4 products of split linears; sparse_tactics: TensorRT's choices for them and for other 2:4 weights, None without
+    such weights and for a library without such tactics. plugin_version, plugin_sha256: version and content of the plugin
+    that it was built with, None without one; plugin_embedded: True if the engine contains it; plugin_headers: None if they
+    are unknown. The two fields that follow are those of `EngineOptions`.
+    """
+
+    backend: str
+    version: str
+    targets: tuple[str, ...]
+    profiles: tuple[str, ...]
+    dtype: str | None
+    patch_linears: int
+    bytes: int
+    packed_bytes: int
+    sparse_parts: int
+    sparse_tactics: SparseTactics | None
+    seconds: float
+    plugin_version: int | None = None
+    plugin_sha256: str | None = None
+    plugin_embedded: bool = False
+    plugin_headers: PluginHeaders | None = None
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+
+
+class EngineReport(FileRecord, EngineDetails):
+    """engine.json. file: name of the engine beside it; plugin: name of the plugin library beside it, None without one."""
+
+    SCHEMA: ClassVar[int] = 2  # 1 had no version, paths in the unfinished OUT, and a sentence on 2:4 tactics
+    WHAT: ClassVar[str] = "the description of an engine"
+    PLACE: ClassVar[str] = ENGINE_REPORT
+
+    file: str
+    plugin: str | None
+
+    @property
+    def details(self) -> EngineDetails:
+        """Returns the description without the file names."""
+        return EngineDetails(**{name: getattr(self, name) for name in EngineDetails.model_fields})
+
+
+class BuiltEngine(EngineDetails):
+    """The engine of a build, in its report. path: path of the engine."""
+
+    path: str

@@ -1,0 +1,127 @@
+"""OUT after its build: later commands read it, verify it against its manifest, and add files to it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from masklearn.durable import flush_tree, temporary_name
+from patch_compile.artifacts.layout import MANIFEST, RECIPE
+from patch_compile.artifacts.lock import FolderLock
+from patch_compile.artifacts.manifest import Manifest
+from patch_compile.artifacts.own_files import check_links, check_own, links_in, remove_temporaries
+from patch_compile.artifacts.stage_files import remove, sha256_of
+from patch_compile.artifacts.state import StageRecord
+from patch_compile.errors import PatchCompileError
+
+__all__ = ["OutFolder", "faulty_files", "kept_for_writing"]
+
+
+@dataclass(frozen=True)
+class OutFolder:
+    """A finished build. `open` reads it. verify, bench, export and the report add their files to its manifest."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: Path, *, check: bool = True) -> OutFolder:
+        """Open a finished build.
+
+        Raises PatchCompileError if `path` is no finished build, or, with `check`, if a file has changed since it was
+        written.
+        """
+        _check_is_build(path)
+        manifest = Manifest.read(path / MANIFEST)
+        faults = list(faulty_files(path, manifest)) if check else []
+        if faults:
+            raise PatchCompileError(
+                f"{path} is not what its {MANIFEST} says",
+                "; ".join(faults),
+                "Build it again: `patch-compile build --recipe "
+                f"{path / RECIPE} -o {path} --force` (stages that are whole are kept).",
+            )
+        return cls(path, manifest)
+
+    def record(self, stage: str, key: str, names: list[str]) -> OutFolder:
+        """Record the files of a later step in the manifest, in place of those that the step had before.
+
+        The caller must hold the folder exclusively, by `kept_for_writing` or as the build that has just published it.
+        """
+        new = StageRecord(key, {name: sha256_of(self.path / name) for name in names})
+        manifest = Manifest.read(self.path / MANIFEST).with_stage(stage, new)
+        manifest.write(self.path / MANIFEST)
+        return OutFolder(self.path, manifest)
+
+    @contextmanager
+    def replacing(self, name: str) -> Iterator[Path]:
+        """Yield a new folder, which replaces the folder `name` of OUT once the block ends.
+
+        The manifest forgets the files of the old folder, and the caller records the new ones. An interruption leaves the
+        old folder. The caller must hold OUT exclusively, as for `record`. Raises PatchCompileError if the old folder holds
+        files of the user.
+        """
+        place = self.path / name
+        self.check_replaceable(name)
+        folder = self.path / temporary_name(name)
+        folder.mkdir()
+        try:
+            yield folder
+            flush_tree(folder)
+            self.forget(name, name)
+            remove(place)
+            folder.rename(place)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def check_replaceable(self, name: str) -> None:
+        """Raise PatchCompileError if the folder `name` of OUT holds files that patch-compile did not write."""
+        check_own(self.path, self.manifest.own_paths, done=f"{name} would be replaced", inside=name)
+
+    def record_folder(self, name: str, key: str) -> OutFolder:
+        """Record all files of the folder `name` in the manifest, as `record` does."""
+        files = sorted(file for file in (self.path / name).rglob("*") if file.is_file())
+        return self.record(name, key, [str(file.relative_to(self.path)) for file in files])
+
+    def forget(self, stage: str, *paths: str) -> None:
+        """Take the files of a later step out of the manifest, before they are changed. They stay where they are.
+
+        Otherwise an interruption between changing and recording them would leave files that the manifest contradicts, and
+        every command would refuse the build. paths: files and folders of OUT that the step writes, which the manifest notes
+        as begun until they are recorded. The caller must hold the folder exclusively, as for `record`.
+        """
+        Manifest.read(self.path / MANIFEST).with_begun(stage, paths).write(self.path / MANIFEST)
+
+
+@contextmanager
+def kept_for_writing(path: Path) -> Iterator[None]:
+    """Lock a finished build for this process, which writes into it, until the block ends.
+
+    Raises PatchCompileError if `path` is no finished build or holds links, or another process writes into it or replaces it.
+    """
+    _check_is_build(path)
+    check_links(path)
+    with FolderLock(path):
+        remove_temporaries(path)
+        yield
+
+
+def faulty_files(path: Path, manifest: Manifest) -> Iterator[str]:
+    """Yield the faults of a build's files, in words. It hashes every file."""
+    yield from (f"{name} is a link, and a build makes none" for name in links_in(path))
+    for name, digest in manifest.files.items():
+        file = path / name
+        if not file.is_file():
+            yield f"{name} is missing"
+        elif sha256_of(file) != digest:
+            yield f"{name} is not the file that was written: its sha256 is another one"
+
+
+def _check_is_build(path: Path) -> None:
+    if not (path / MANIFEST).is_file():
+        raise PatchCompileError(
+            f"{path} is no build", f"It holds no {MANIFEST}.", "Build it: `patch-compile build MODEL_DIR`."
+        )

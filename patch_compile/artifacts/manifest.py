@@ -1,0 +1,155 @@
+"""manifest.json: the inputs of a run, the versions that it ran with, and the sha256 of every file in OUT."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar, Self
+
+from pydantic import Field
+
+from masklearn.masks.maskset import MaskSet
+from masklearn.masks.record import TextRecord
+from patch_compile.artifacts.layout import MANIFEST, RECIPE, STATE
+from patch_compile.artifacts.lock import LOCK
+from patch_compile.artifacts.record import FileRecord, Record
+from patch_compile.artifacts.stage_files import sha256_of
+from patch_compile.artifacts.state import PathInOut, StageRecord
+
+__all__ = ["EvalText", "Manifest", "ModelOrigin", "Ratio", "Texts", "package_versions", "write_manifest"]
+
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "onnx",
+    "onnx-ir",
+    "onnxruntime",
+    "polygraphy",
+    "tensorrt-rtx-cu13",
+    "tensorrt",
+    "cuda-bindings",
+    "numpy",
+)
+
+
+class ModelOrigin(Record):
+    """The model that a run started from."""
+
+    path: str
+    sha256: str
+
+
+class Ratio(Record):
+    """Zeroed weights / weights of the covered linears: the ratio asked for, and the one that whole tiles reach."""
+
+    asked: float
+    reached: float
+
+
+class EvalText(Record):
+    """A held-out text. path: absolute, so that it is valid in any working directory; None for text that the model wrote."""
+
+    name: str
+    path: str | None
+
+
+class Texts(Record):
+    """Texts that a run read: those to learn the masks from, and those to evaluate on."""
+
+    calib: TextRecord | None = None
+    eval: EvalText | None = None
+
+
+class Manifest(FileRecord):
+    """manifest.json.
+
+    files: sha256 by path in OUT; stages: the stages that ran, with the files that they wrote; unfinished: files and folders
+    that a stage has begun to write, by stage.
+    """
+
+    SCHEMA: ClassVar[int] = 1
+    WHAT: ClassVar[str] = "a manifest"
+    PLACE: ClassVar[str] = MANIFEST
+
+    model: ModelOrigin
+    ratio: Ratio
+    method: str
+    seed: int
+    text: Texts = Field(default_factory=Texts)
+    versions: dict[str, str]
+    files: dict[PathInOut, str]
+    stages: dict[str, StageRecord]
+    unfinished: dict[str, tuple[PathInOut, ...]] = Field(default_factory=dict)
+
+    @property
+    def own_paths(self) -> frozenset[str]:
+        """Returns the paths in OUT of files and folders that the build and later steps wrote or had begun to write."""
+        written = (record.files for record in self.stages.values())
+        return frozenset({MANIFEST, STATE, LOCK}).union(self.files, *written, *self.unfinished.values())
+
+    def with_stage(self, name: str, stage: StageRecord) -> Self:
+        """Returns the manifest with a stage that ran later, or again. Its files replace those that it had before."""
+        files = dict(sorted((self._files_without(name) | stage.files).items()))
+        unfinished = {one: paths for one, paths in self.unfinished.items() if one != name}
+        return self.model_copy(
+            update={"files": files, "stages": self.stages | {name: stage}, "unfinished": unfinished}
+        )
+
+    def with_begun(self, name: str, paths: tuple[str, ...]) -> Self:
+        """Returns the manifest without a stage, which begins to write these files and folders anew."""
+        begun = {
+            *paths,
+            *self.unfinished.get(name, ()),
+            *(self.stages[name].files if name in self.stages else ()),
+        }
+        return self.model_copy(
+            update={
+                "files": self._files_without(name),
+                "stages": {one: stage for one, stage in self.stages.items() if one != name},
+                "unfinished": self.unfinished | {name: tuple(sorted(begun))},
+            }
+        )
+
+    def _files_without(self, name: str) -> dict[str, str]:
+        gone = self.stages[name].files if name in self.stages else {}
+        return {path: digest for path, digest in self.files.items() if path not in gone}
+
+
+def write_manifest(
+    root: Path,
+    stages: Mapping[str, StageRecord],
+    seed: int,
+    model: ModelOrigin,
+    masks: MaskSet,
+    evaluated: EvalText | None,
+) -> None:
+    """Write manifest.json of a run into the folder `root`. evaluated: the text that its models were evaluated on, if any."""
+    files = {name: digest for record in stages.values() for name, digest in record.files.items()}
+    files[RECIPE] = sha256_of(root / RECIPE)
+    manifest = Manifest(
+        model=model,
+        ratio=Ratio(asked=masks.ratio_asked, reached=masks.ratio),
+        method=masks.method,
+        seed=seed,
+        text=Texts(calib=masks.record.text, eval=evaluated),
+        versions=package_versions(),
+        files=dict(sorted(files.items())),
+        stages=dict(stages),
+    )
+    manifest.write(root / MANIFEST)
+
+
+def package_versions() -> dict[str, str]:
+    """Returns the versions of this package, of Python, and of every related package that is installed."""
+    versions = {
+        "patch-compile": importlib.metadata.version("patch-compile"),
+        "python": platform.python_version(),
+    }
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,134 @@
+"""The result of `patch-compile plan` as data: a plan, its memory, and how other kinds of tiles and types would do."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import ClassVar
+
+from pydantic import Field
+
+from masklearn.weights.table import FLOAT16
+from patch_compile.artifacts.plan import Gaining, Plan, Skipped, WholeRow
+from patch_compile.artifacts.record import Record
+
+__all__ = ["Asked", "Builder", "Memory", "OtherKinds", "OtherTypes", "PlanOfModel", "TargetSource"]
+
+
+class Asked(Record):
+    """The amount to prune that was asked for. Exactly one field is set."""
+
+    ratio: float | str | None = None
+    mask: str | None = None
+    speedup: float | None = None
+    budget_ms: float | None = None
+
+
+class Memory(Record):
+    """Bytes of the whole model on a card: its weights, dense and as planned, and the KV cache of the workload.
+
+    Activations and workspace come on top. card: memory of one card.
+    """
+
+    dense_weights: int
+    weights: int
+    cache: int
+    card: int = Field(gt=0)
+
+    @property
+    def needed(self) -> int:
+        """Returns the bytes of the planned model."""
+        return self.weights + self.cache
+
+    @property
+    def fits(self) -> bool:
+        """True if the planned model fits on one card."""
+        return self.needed <= self.card
+
+    @property
+    def cards(self) -> int:
+        """Returns the number of cards that together hold the planned model."""
+        return -(-self.needed // self.card)
+
+
+class Builder(Record):
+    """The backend that a build on this machine would use.
+
+    targets: the architectures that it can build engines for. target: an architecture that was asked for: the first that it
+    can't build for, or the first of all if it can build for each.
+    """
+
+    backend: str
+    version: str
+    target: str
+    targets: tuple[str, ...]
+
+    @property
+    def builds(self) -> bool:
+        """True if it can build for the target."""
+        return self.target in self.targets
+
+
+class TargetSource(StrEnum):
+    """Origins of a plan's target."""
+
+    ASKED = "asked"
+    LOCAL_GPU = "local-gpu"
+    DEFAULT = "default"  # without a target and a GPU
+
+
+class OtherKinds(Record):
+    """The plan of the same request with other kinds of tiles, in four figures.
+
+    kinds: a value of `--kinds`; ratio: of all covered weights; speedup: of the whole workload, end to end; bytes_after: of
+    the linears.
+    """
+
+    kinds: str
+    ratio: float
+    speedup: float
+    bytes_after: int
+
+
+class OtherTypes(Record):
+    """The plan of the same request with other types of weights.
+
+    weights: a value of `--weights`; planned: True for the types of the plan itself. Bytes are those of the covered linears
+    and of all weights of the model. whole: None if the goal of speed is out of reach, or if `unfit` is set: the name of a
+    linear whose weights can't have this type.
+    """
+
+    weights: str
+    planned: bool = False
+    ratio: float = 0.0
+    linears_bytes: int = 0
+    model_bytes: int = 0
+    whole: WholeRow | None = None
+    unfit: str | None = None
+
+
+class PlanOfModel(Plan):
+    """Result of `patch-compile plan` for a model.
+
+    target: the one asked for, or the GPU's name; builder: None if no target was asked for, or this machine builds no
+    engines; ratio: of all covered weights; gaining: None for given masks, and if every lowering was asked for by name;
+    kinds: those that tiles may have; other: None for given masks, and if other kinds don't reach what was asked for.
+    weights: types that the linears have, a value of `--weights`; assumes_losses: True if the types were chosen, by losses
+    that were measured on another model; types: the same request with one type for all linears.
+    """
+
+    WHAT: ClassVar[str] = "a plan of a model"
+
+    model: str
+    asked: Asked
+    target: str
+    target_source: TargetSource
+    builder: Builder | None = None
+    memory: Memory
+    ratio: float
+    kinds: str = "2:4"
+    other: OtherKinds | None = None
+    weights: str = FLOAT16.name
+    assumes_losses: bool = False
+    types: tuple[OtherTypes, ...] = ()
+    gaining: Gaining | None = None
+    skipped: tuple[Skipped, ...]

@@ -1,0 +1,215 @@
+"""Comparisons of a build's models, as report.json and verify.json hold them: numbers and their origin, no sentences."""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from masklearn.quality.record import Unbounded
+from patch_compile.artifacts.manifest import EvalText
+from patch_compile.artifacts.record import Record
+
+__all__ = [
+    "Agreement",
+    "AskedTolerance",
+    "BuildPerplexity",
+    "ComparedInputs",
+    "Finite",
+    "InputsFile",
+    "OutputDifference",
+    "OutputsDifference",
+    "OutputsProof",
+    "PredictionsDifference",
+    "ProofText",
+    "RandomInputs",
+    "Sentence",
+    "TextRunner",
+    "TextWindows",
+    "TokensProof",
+    "Tolerance",
+    "ToleranceOrigin",
+]
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Finite = Annotated[float | None, BeforeValidator(_finite)]
+"""A number, None for one that is not finite: JSON has neither NaN nor infinity."""
+
+
+class ToleranceOrigin(StrEnum):
+    """Origins of a tolerance."""
+
+    ROUNDINGS = "roundings"  # derived from the number of roundings in the graph
+    ROUNDED_LINEARS = "rounded-linears"  # measured: rounding X and Y of the same linears in the pruned model
+    SIXTEEN_BITS = "sixteen-bits"  # measured: twice the effect of computing in 16 bits instead of fp32
+    ASKED = "asked"
+
+
+class AskedTolerance(Record):
+    """Tolerance that the user asked for, as Polygraphy takes it: in units of the outputs."""
+
+    atol: float
+    rtol: float
+    statistic: str
+
+
+class Tolerance(Record):
+    """Allowed difference of outputs, as a share of the largest value.
+
+    dtype, roundings: those of the graph, None for ASKED; layers: number of layers that have these roundings, None if
+    they were counted in the graph; rounding_models: number of compared models that round, each by this much.
+    """
+
+    share: float
+    origin: ToleranceOrigin
+    dtype: Annotated[str, Field(pattern="^(float16|bfloat16)$")] | None = None
+    roundings: int | None = None
+    layers: int | None = None
+    rounding_models: Literal[1, 2] = 1
+    asked: AskedTolerance | None = None
+
+
+class TextRunner(StrEnum):
+    """Programs that ran a model on text."""
+
+    ONNX_RUNTIME = "onnxruntime"  # the ONNX files, in their own type
+    CHECKPOINTS = "checkpoints"  # the checkpoints, block by block in fp32
+
+
+class TextWindows(Record):
+    """Windows of held-out text. runner: None for an encoder, whose models run on them in several ways."""
+
+    kind: Literal["text"] = "text"
+    name: str
+    windows: int
+    length: int
+    dtype: str
+    runner: TextRunner | None = None
+
+
+class InputsFile(Record):
+    """Inputs of a graph from a file."""
+
+    kind: Literal["file"] = "file"
+    name: str
+    runs: int
+
+
+class RandomInputs(Record):
+    """Random inputs of a graph. shapes: shape by name of the input."""
+
+    kind: Literal["random"] = "random"
+    runs: int
+    seed: int
+    shapes: dict[str, tuple[int, ...]]
+
+
+class ComparedInputs(Record):
+    """Inputs on which outputs were compared. compared: number of runs, of those that `given` describes."""
+
+    given: Annotated[TextWindows | InputsFile | RandomInputs, Field(discriminator="kind")]
+    compared: int
+
+
+class Agreement(Record):
+    """Agreement of the hybrid model with the pruned one.
+
+    error: largest |difference| of an output / its largest value, over all inputs; or what the hybrid model's choice of
+    experts loses in the pruned model's scores / the largest score, if that is more; output: the output that has it, None
+    for logits; dense_error: error of the dense model against the pruned one, None if only outputs are compared; feeds:
+    number of inputs.
+    """
+
+    error: Finite
+    tolerance: Tolerance
+    output: str | None = None
+    dense_error: float | None = None
+    feeds: int
+
+
+class OutputDifference(Record):
+    """Difference of the hybrid model from the dense one in one output, over all runs.
+
+    largest: largest |difference| / largest value; relative: ‖difference‖₂ / ‖value‖₂. For outputs that are no
+    floating-point numbers both are the share of unequal elements.
+    """
+
+    output: str
+    largest: Finite
+    relative: Finite
+    floating: bool
+
+
+class OutputsDifference(Record):
+    """Differences of all outputs, of which every model has one."""
+
+    outputs: Annotated[tuple[OutputDifference, ...], Field(min_length=1)]
+
+    @property
+    def worst(self) -> OutputDifference:
+        """Returns the output that differs most, a floating-point one if there is any."""
+        floating = [one for one in self.outputs if one.floating]
+        return max(
+            floating or self.outputs, key=lambda one: math.inf if one.relative is None else one.relative
+        )
+
+    @property
+    def relative(self) -> float | None:
+        """Returns the largest relative difference, None if one is not finite."""
+        found = [one.relative for one in self.outputs if one.relative is not None]
+        return max(found) if len(found) == len(self.outputs) else None
+
+
+class PredictionsDifference(Record):
+    """Difference of the hybrid model's predictions from the dense model's: KL in nats per token, and share of positions
+    with the same most likely token."""
+
+    kl: float
+    top1_agreement: float
+
+
+class BuildPerplexity(Record):
+    """Perplexities of the two ONNX files."""
+
+    dense: Unbounded
+    hybrid: Unbounded
+    on: TextWindows
+
+
+class Sentence(Record):
+    """A prompt, and the sentence that each model continues it by."""
+
+    prompt: str
+    dense: str
+    hybrid: str
+
+
+class ProofText(Record):
+    """The text that a proof was made on."""
+
+    eval: EvalText
+
+
+class TokensProof(Record):
+    """Proof of the build of a decoder."""
+
+    text: ProofText
+    perplexity: BuildPerplexity
+    agreement: Agreement
+    difference: PredictionsDifference
+    generated: Sentence
+
+
+class OutputsProof(Record):
+    """Proof of the build of an encoder, or of an ONNX file, which has no text."""
+
+    text: ProofText | None
+    inputs: ComparedInputs
+    agreement: Agreement
+    difference: OutputsDifference

@@ -1,0 +1,223 @@
+"""Answers of `verify` to its questions about a build: numbers and reasons, no sentences."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from masklearn.quality.record import Unbounded
+from patch_compile.artifacts.proof import ComparedInputs, Finite, OutputsDifference, TextWindows, Tolerance
+from patch_compile.artifacts.record import Record
+
+__all__ = [
+    "BlockError",
+    "BuiltRight",
+    "ComparedRun",
+    "CompiledRight",
+    "EngineCompared",
+    "EngineNotRun",
+    "ErrorStats",
+    "FigureName",
+    "FirstDifference",
+    "GeneratedText",
+    "LimitCheck",
+    "LinearError",
+    "LogitErrorStats",
+    "LostWhere",
+    "NotRun",
+    "PrunedHowMuch",
+    "PrunedOutputs",
+    "PrunedPerplexity",
+    "PrunedTokens",
+]
+
+
+class ErrorStats(Record):
+    """Statistics of |difference|, in the unit of the outputs."""
+
+    max: float
+    mean: float
+    median: float
+    rms: float
+
+
+class LogitErrorStats(ErrorStats):
+    """Statistics of |difference| of logits. scale: largest |logit| of the dense model."""
+
+    scale: float
+
+
+class ComparedRun(Record):
+    """One run of two models on one input.
+
+    tokens: tokens of the input; past: tokens in the cache before it, both None for a graph that is run as a whole;
+    error: largest |difference| / largest output of all runs, None if a value is not finite; stats: None for values that
+    are not finite, and where only the largest error is measured.
+    """
+
+    phase: Literal["prefill", "decode", "whole"]
+    tokens: int | None = None
+    past: int | None = None
+    error: Finite
+    stats: ErrorStats | None = None
+
+
+class FirstDifference(Record):
+    """The first wrong tensor.
+
+    tensor: its name in the graph; node, op: the node that computes it, and its type; linear: the linear that it belongs
+    to, None for other nodes; error: largest |difference| / largest |reference|; tolerance: the error that rounding
+    explains at this place.
+    """
+
+    tensor: str
+    node: str
+    op: str
+    linear: str | None
+    error: Finite
+    tolerance: float
+
+
+class CompiledRight(Record):
+    """Comparison of the hybrid ONNX with the pruned model.
+
+    error: largest |difference| / largest output, over all runs; or what the hybrid ONNX's choice of experts loses in the
+    pruned model's scores / the largest score, if that is more; output: the output that has it, None for logits.
+    """
+
+    passed: bool
+    error: Finite
+    tolerance: Tolerance
+    output: str | None = None
+    runs: tuple[ComparedRun, ...]
+    first_difference: FirstDifference | None = None
+
+
+class PrunedPerplexity(Record):
+    """Perplexities of the two checkpoints."""
+
+    dense: Unbounded
+    pruned: Unbounded
+
+    @property
+    def increase(self) -> float:
+        """Returns the relative increase over the dense model's."""
+        return self.pruned / self.dense - 1.0
+
+
+class PrunedTokens(Record):
+    """Effect of pruning on predictions. kl: nats per token; top1_agreement: share of positions; tokens: their number."""
+
+    kind: Literal["tokens"] = "tokens"
+    perplexity: PrunedPerplexity
+    kl: float
+    top1_agreement: float
+    logits: LogitErrorStats
+    tokens: int
+    on: TextWindows
+
+
+class PrunedOutputs(OutputsDifference):
+    """Effect of pruning on the outputs of a model that predicts no next tokens."""
+
+    kind: Literal["outputs"] = "outputs"
+    inputs: ComparedInputs
+
+
+PrunedHowMuch = Annotated[PrunedTokens | PrunedOutputs, Field(discriminator="kind")]
+
+
+class NotRun(StrEnum):
+    """Reasons why an engine was not run."""
+
+    NO_ENGINE = "no-engine"  # built with the backend onnx
+    NO_RUNTIME = "no-runtime"  # there is no runtime here for engines of encoders and of ONNX files
+    NOT_HERE = "not-here"  # this machine cannot run it
+
+
+class EngineNotRun(Record):
+    """An engine that was not compared. error: the text of the error that running it raised, for NOT_HERE."""
+
+    ran: Literal[False] = False
+    reason: NotRun
+    error: str | None = None
+
+
+class EngineCompared(Record):
+    """Comparison of the engine with the hybrid ONNX. engine: its name."""
+
+    ran: Literal[True] = True
+    engine: str
+    passed: bool
+    error: Finite
+    tolerance: Tolerance
+    runs: tuple[ComparedRun, ...]
+
+
+BuiltRight = Annotated[EngineCompared | EngineNotRun, Field(discriminator="ran")]
+
+
+class LinearError(Record):
+    """Error of one linear: ‖X(W − W′)ᵀ‖ / ‖XWᵀ‖, X the input of the linear in the dense model.
+
+    share: of the sum of squared errors of all linears, each relative to its own output; alone, restored: change of the
+    loss in nats per token with this linear alone pruned, and with it alone dense again, None if not measured.
+    """
+
+    name: str
+    block: int | None
+    kind: str
+    error: float
+    share: float
+    alone: float | None = None
+    restored: float | None = None
+
+
+class BlockError(Record):
+    """Relative error of the hidden states after a block."""
+
+    block: int
+    error: float
+
+
+class LostWhere(Record):
+    """Places of the error, in the order of the model. tokens: number of tokens that `alone` and `restored` are measured
+    on, None if they are not."""
+
+    linears: tuple[LinearError, ...]
+    blocks: tuple[BlockError, ...]
+    tokens: int | None = None
+
+
+class GeneratedText(Record):
+    """Continuations of a prompt. same_tokens: number of equal tokens before the first difference; tokens: number of
+    tokens of the longer one."""
+
+    prompt: str
+    dense: str
+    pruned: str
+    same_tokens: int
+    tokens: int
+
+
+class FigureName(StrEnum):
+    """Figures that can have a limit."""
+
+    PPL = "ppl"
+    KL = "kl"
+    TOP1 = "top1"
+    LOGITS = "logits"
+    OUTPUT = "output"
+
+
+class LimitCheck(Record):
+    """A figure and its limit. ask: the limit as it was asked for; at_least: True if more is better."""
+
+    figure: FigureName
+    ask: str
+    value: Finite
+    limit: float
+    at_least: bool
+    passed: bool

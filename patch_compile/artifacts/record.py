@@ -1,0 +1,95 @@
+"""JSON files of OUT as types: frozen models that refuse unknown keys, and files that carry a schema version."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from masklearn.json_text import json_type, read_json
+from patch_compile.artifacts.durable import write_json
+from patch_compile.artifacts.layout import MANIFEST, RECIPE
+from patch_compile.errors import PatchCompileError
+
+__all__ = ["FileRecord", "Record", "VersionedRecord"]
+
+_VERSION = "schema"
+_Found = TypeVar("_Found")
+
+
+class Record(BaseModel):
+    """A part of a file in OUT."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns the record as JSON values."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+class VersionedRecord(Record):
+    """A record with a version, which programs that read its JSON can check. SCHEMA: the version."""
+
+    SCHEMA: ClassVar[int]
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns the record as JSON values, with the version first."""
+        return {_VERSION: self.SCHEMA, **super().as_json()}
+
+
+class FileRecord(VersionedRecord):
+    """A whole file. SCHEMA: the version to write and read; WHAT: its content in words; PLACE: its path in OUT."""
+
+    WHAT: ClassVar[str]
+    PLACE: ClassVar[str]
+
+    def write(self, path: Path) -> None:
+        """Write the file under another name beside `path`, and rename it when it is complete."""
+        write_json(path, self.as_json())
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read the file. Raises PatchCompileError for another version, and for other content."""
+        return cls.checked(path, TypeAdapter(cls))
+
+    @classmethod
+    def of(cls, out: Path) -> Self | None:
+        """Read the file of OUT, or return None if there is none."""
+        path = out / cls.PLACE
+        return cls.read(path) if path.is_file() else None
+
+    @classmethod
+    def checked(cls, path: Path, kind: TypeAdapter[_Found]) -> _Found:
+        """Read the file as `kind`, which is this class or a union of its subclasses. Raises as `read` does."""
+        try:
+            content: Any = read_json(path)
+        except ValueError as error:
+            raise cls._unreadable(path, f"It is not JSON: {error}") from None
+        if not isinstance(content, dict):
+            raise cls._unreadable(path, f"It is not an object but {json_type(content)}.")
+        found = content.pop(_VERSION, None)
+        if found != cls.SCHEMA:
+            has = "no version" if found is None else f"version {found}"
+            raise cls._unreadable(path, f"It has {has}, and this program reads version {cls.SCHEMA}.")
+        try:
+            return kind.validate_python(content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            where = f"{place}: " if place else ""
+            raise cls._unreadable(path, f"{where}{first['msg']}.") from None
+
+    @classmethod
+    def _unreadable(cls, path: Path, why: str) -> PatchCompileError:
+        out = next((folder for folder in path.parents if (folder / MANIFEST).is_file()), path.parent)
+        return PatchCompileError(
+            f"{path} is not {cls.WHAT} that this patch-compile reads",
+            why,
+            f"Make it again: {cls.made_by(out)}.",
+        )
+
+    @classmethod
+    def made_by(cls, out: Path) -> str:
+        """Returns the command that writes the file anew."""
+        return f"patch-compile build --recipe {out / RECIPE} -o {out} --force"

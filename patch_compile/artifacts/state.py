@@ -1,0 +1,159 @@
+"""state.json: the finished stages of an unfinished build. It also marks the build's folder as ours."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
+
+from masklearn.durable import is_temporary
+from masklearn.json_text import read_json
+from patch_compile.artifacts.durable import write_json
+from patch_compile.artifacts.layout import CARD, MANIFEST, PAGE, RECIPE, SCRATCH, STATE
+from patch_compile.artifacts.lock import LOCK
+from patch_compile.errors import PatchCompileError
+
+__all__ = [
+    "PathInOut",
+    "StageRecord",
+    "WorkspaceState",
+    "holds_nothing",
+    "is_workspace",
+]
+
+_MAKER = "patch-compile"
+_BESIDE_STAGES = frozenset(
+    {STATE, LOCK, SCRATCH, RECIPE, MANIFEST, PAGE, CARD}
+)  # what a build writes outside of stages
+_REPLACED = re.compile(r"\.[^/]+\.replaced-[0-9a-f]{16}")
+
+
+def _path_in_out(name: str) -> str:
+    """Returns the name of a file in OUT, as a manifest has it. Raises ValueError for one that leads out of OUT."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or not path.parts or ".." in path.parts:
+        raise ValueError(f"It names a file outside its folder: {name!r}.")
+    return name
+
+
+PathInOut = Annotated[str, AfterValidator(_path_in_out)]
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """A finished stage: its key, and sha256 by path in OUT of its files."""
+
+    key: str
+    files: dict[PathInOut, str]
+
+
+@dataclass
+class WorkspaceState:
+    """Content of state.json.
+
+    replaces: name beside OUT to which publishing moves the build that it replaces; unfinished: paths in the folder of files
+    and folders that a run had begun to write or to remove.
+    """
+
+    records: dict[str, StageRecord] = field(default_factory=dict)
+    replaces: str | None = None
+    unfinished: list[str] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, folder: Path) -> WorkspaceState:
+        """Read the state of a folder, empty if it has none. Raises PatchCompileError for a file that is not ours."""
+        path = folder / STATE
+        if not path.is_file():
+            return cls()
+        content = _read(path)
+        records, replaces = _read_records(path, content), content.get("replaces")
+        # Earlier versions wrote no maker, and no state before a stage was finished.
+        if not (records or content.get("made_by") == _MAKER):
+            raise _unreadable(
+                path, f"patch-compile did not write it: it has no stages and no made_by: {_MAKER}"
+            )
+        if replaces is not None and not (isinstance(replaces, str) and _REPLACED.fullmatch(replaces)):
+            raise _unreadable(path, f"{replaces!r} is no name that a build gives to one that it replaces")
+        unfinished = content.get("unfinished", [])
+        if not (isinstance(unfinished, list) and all(isinstance(name, str) for name in unfinished)):
+            raise _unreadable(path, "unfinished is not a list of paths")
+        _check_paths(path, unfinished)
+        return cls(records, replaces, unfinished)
+
+    def write(self, folder: Path) -> None:
+        """Write state.json. If the process is killed, the old file or the new one is there."""
+        replaces = {} if self.replaces is None else {"replaces": self.replaces}
+        unfinished = {"unfinished": self.unfinished} if self.unfinished else {}
+        stages = {name: {"key": r.key, "files": r.files} for name, r in self.records.items()}
+        write_json(folder / STATE, {"made_by": _MAKER, **replaces, **unfinished, "stages": stages})
+
+    @property
+    def own_paths(self) -> frozenset[str]:
+        """Returns the paths in the folder of files and folders that builds wrote or had begun to write."""
+        files = (name for record in self.records.values() for name in record.files)
+        return _BESIDE_STAGES.union(files, self.unfinished)
+
+
+def _read_records(path: Path, content: dict[str, Any]) -> dict[str, StageRecord]:
+    try:
+        records = {n: StageRecord(s["key"], dict(s["files"])) for n, s in content["stages"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _unreadable(path, f"{type(error).__name__}: {error}") from None
+    _check_paths(path, [name for record in records.values() for name in record.files])
+    return records
+
+
+def _check_paths(path: Path, names: list[str]) -> None:
+    try:
+        for name in names:
+            _path_in_out(name)
+    except ValueError as error:
+        raise _unreadable(path, str(error)) from None
+
+
+def is_workspace(folder: Path) -> bool:
+    """Returns True if a build of ours has made the folder or may take it: a state.json marks it, or it is empty.
+
+    Raises PatchCompileError if its state.json can't be read.
+    """
+    if folder.is_symlink():
+        return False
+    if holds_nothing(folder):
+        return True
+    if not (folder / STATE).is_file():
+        return not os.path.lexists(folder)  # another process published or discarded it meanwhile
+    WorkspaceState.read(folder)
+    return True
+
+
+def holds_nothing(folder: Path) -> bool:
+    """Returns True if the folder holds nothing that a user could miss."""
+    try:
+        # A run that was killed before it marked the folder leaves a lock and a half-written mark.
+        return all(path.name == LOCK or is_temporary(path.name) for path in folder.iterdir())
+    except FileNotFoundError:
+        return True
+    except NotADirectoryError:
+        return False
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = read_json(path)
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, str(error)) from None
+    if not isinstance(content, dict):
+        raise _unreadable(path, "It is no JSON object.")
+    return content
+
+
+def _unreadable(path: Path, why: str) -> PatchCompileError:
+    return PatchCompileError(
+        f"{path} cannot be read",
+        why,
+        f"Choose another -o, or move {path.parent} away; remove it if nothing in it is yours.",
+    )

@@ -1,0 +1,106 @@
+"""verify.json: the answers of `verify` about a build."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import ClassVar
+
+from masklearn.quality.record import BesideBaselines
+from patch_compile.artifacts.layout import VERIFY
+from patch_compile.artifacts.manifest import EvalText
+from patch_compile.artifacts.overlap import TextOverlap
+from patch_compile.artifacts.questions import (
+    BuiltRight,
+    CompiledRight,
+    EngineCompared,
+    GeneratedText,
+    LimitCheck,
+    LostWhere,
+    PrunedHowMuch,
+)
+from patch_compile.artifacts.record import FileRecord
+from patch_compile.artifacts.report import Kind
+from patch_compile.artifacts.tasks import TaskScores
+
+__all__ = ["Outcome", "Question", "VerifiedText", "VerifyReport"]
+
+
+class Question(StrEnum):
+    """Questions that a verification can answer independently."""
+
+    COMPILED = "compiled"
+    PRUNED = "pruned"
+    BUILT = "built"
+    WHERE = "where"
+
+
+class Outcome(StrEnum):
+    """Outcomes of a verification."""
+
+    PASSED = "passed"  # every question that was asked has an answer, and no check failed
+    FAILED = "failed"
+    NOT_CHECKED = "not-checked"  # no check failed, and a question that was asked has no answer
+
+
+class VerifiedText(EvalText):
+    """The text that was read. The other fields are None where no windows of tokens were compared.
+
+    sha256: that of the tokens.
+    """
+
+    sha256: str | None = None
+    windows: int | None = None
+    length: int | None = None
+    tokens: int | None = None
+
+
+class VerifyReport(FileRecord):
+    """verify.json. Answers to questions that were not asked, or that the model has none for, are None.
+
+    asked: the questions that the user named, or all that the build has an answer to; overlap: evaluation text that was
+    seen in learning, None if that was not looked for.
+    """
+
+    SCHEMA: ClassVar[int] = 2  # 1 had sentences, and `passed` for a question without an answer
+    WHAT: ClassVar[str] = "a verification"
+    PLACE: ClassVar[str] = VERIFY
+
+    date: str
+    versions: dict[str, str]
+    kind: Kind
+    asked: tuple[Question, ...]
+    outcome: Outcome
+    text: VerifiedText | None = None
+    compiled: CompiledRight | None = None
+    pruned: PrunedHowMuch | None = None
+    built: BuiltRight | None = None
+    where: LostWhere | None = None
+    baselines: BesideBaselines | None = None
+    tasks: TaskScores | None = None
+    overlap: TextOverlap | None = None
+    generated: tuple[GeneratedText, ...] = ()
+    checks: tuple[LimitCheck, ...] = ()
+    notes: tuple[str, ...] = ()
+    seconds: dict[str, float]
+
+    @property
+    def unanswered(self) -> tuple[Question, ...]:
+        """Returns the questions that were asked and have no answer."""
+        answered = {
+            Question.COMPILED: self.compiled,
+            Question.PRUNED: self.pruned,
+            Question.BUILT: self.built if isinstance(self.built, EngineCompared) else None,
+            Question.WHERE: self.where,
+        }
+        return tuple(question for question in self.asked if answered[question] is None)
+
+    @property
+    def passed(self) -> bool:
+        """Returns True if every question that was asked has an answer, and no check failed."""
+        return self.outcome is Outcome.PASSED
+
+    @classmethod
+    def made_by(cls, out: Path) -> str:
+        """Returns the command that verifies the build again."""
+        return f"patch-compile verify {out}"

@@ -1,0 +1,126 @@
+"""The command `compare`: several OUTs of one model → a table and a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from patch_compile.artifacts.compare import DENSE, Against, BuildRow, CompareReport, QualityOfAll
+from patch_compile.artifacts.durable import write_json
+from patch_compile.artifacts.manifest import ModelOrigin
+from patch_compile.comparison.axis import BuildsOnAxis, place_on_axis
+from patch_compile.comparison.builds import ComparedBuild, read_builds
+from patch_compile.comparison.comparable import check_comparable, why_not_predicted
+from patch_compile.comparison.measured import Measured, measured_speeds
+from patch_compile.errors import PatchCompileError, UsageError
+from patch_compile.report.pareto import Spot, beaten_by
+
+__all__ = ["compare"]
+
+_PICTURE = ".svg"
+# Suffixes of pictures that it can't draw; any other name is a folder's.
+_NOT_DRAWN = (".png", ".pdf", ".jpg", ".jpeg", ".gif", ".webp", ".html")
+_NAME = "compare"
+
+
+def compare(
+    paths: Sequence[Path], out: Path | None = None, against: Against = Against.RATIO, *, force: bool = False
+) -> CompareReport:
+    """Compare builds, and draw their quality against an axis.
+
+    out: a picture (.svg), or a folder for the picture and the table as JSON; None draws nothing. against: kind of the
+    axis. Raises PatchCompileError for builds that can't be compared, with the reason, and for existing files
+    unless `force`.
+    """
+    files = _files(out, force)
+    builds = read_builds(paths)
+    check_comparable(builds)
+    report = _report(builds, against, files)
+    if files:
+        _write(files, report)
+    return report
+
+
+def _report(builds: Sequence[ComparedBuild], against: Against, files: Sequence[Path]) -> CompareReport:
+    first, unpredicted, measured = builds[0], why_not_predicted(builds), measured_speeds(builds)
+    placed = place_on_axis(against, builds, measured)
+    beaten = _beaten(builds, placed)
+    rows = [_row(build, measured, placed, beaten, predicted=not unpredicted) for build in builds]
+    return CompareReport(
+        model=ModelOrigin(path=first.model, sha256=first.sha256),
+        quality=QualityOfAll(measure=first.quality.measure, on=first.quality.on, dense=first.quality.dense),
+        axis=placed.axis,
+        predicted_for=None if unpredicted else first.predicted_for,
+        measured=measured.shared,
+        builds=tuple(rows),
+        dense_bytes=first.dense_bytes,
+        dense_beaten_by=beaten[DENSE],
+        pareto=tuple(build.name for build in builds if not beaten[build.name]),
+        left_out=(*([unpredicted] if unpredicted else []), *measured.left_out),
+        files=tuple(map(str, files)),
+    )
+
+
+def _beaten(builds: Sequence[ComparedBuild], placed: BuildsOnAxis) -> dict[str, str | None]:
+    """Returns the name of the build that beats each build, None for a Pareto point. The dense model takes part."""
+    spots = [Spot(b.name, placed.gain(placed.values[b.name]), b.quality.value) for b in builds]
+    return beaten_by([Spot(DENSE, placed.gain(placed.axis.dense), builds[0].quality.dense), *spots])
+
+
+def _row(
+    build: ComparedBuild,
+    measured: Measured,
+    placed: BuildsOnAxis,
+    beaten: Mapping[str, str | None],
+    *,
+    predicted: bool,
+) -> BuildRow:
+    return BuildRow(
+        name=build.name,
+        path=str(build.path),
+        method=build.method,
+        permuted=build.permuted,
+        repaired=build.repaired,
+        ratio=build.ratio,
+        kinds=dict(build.kinds),
+        bytes_per_weight=build.bytes_per_weight,
+        quality=build.quality.value,
+        increase=build.quality.increase,
+        bytes=build.nbytes,
+        predicted=build.predicted if predicted else None,
+        measured={p: speeds[build.name] for p, speeds in measured.speeds.items() if build.name in speeds},
+        at=placed.values[build.name],
+        beaten_by=beaten[build.name],
+    )
+
+
+def _files(out: Path | None, force: bool) -> list[Path]:
+    """Returns the files to write. Raises PatchCompileError if they can't be written."""
+    if out is None:
+        return []
+    if out.suffix == _PICTURE:
+        files = [out]
+    elif out.suffix in _NOT_DRAWN:
+        raise UsageError(
+            f"{out} is no kind of picture that is drawn",
+            f"It ends with {out.suffix}.",
+            "Name an `.svg` file, or a folder.",
+        )
+    else:
+        files = [out / f"{_NAME}{suffix}" for suffix in (_PICTURE, ".json")]
+    there = [str(file) for file in files if file.exists()]
+    if there and not force:
+        raise PatchCompileError(
+            f"{', '.join(there)} exists", "It is not overwritten unasked.", "Use `--force`, or another `-o`."
+        )
+    return files
+
+
+def _write(files: Sequence[Path], report: CompareReport) -> None:
+    from patch_compile.report.curve import draw
+
+    files[0].parent.mkdir(parents=True, exist_ok=True)
+    picture, *tables = files
+    draw(report, picture)
+    for table in tables:
+        write_json(table, report.as_json())

@@ -1,6 +1,0 @@
-"""Exports a Hugging Face model to an ONNX graph that has the name and shape of every weight but no data."""
-
-from patch_compile.export.architectures import COVERED_ARCHITECTURES, load_config
-from patch_compile.export.model import export_model
-
-__all__ = ["COVERED_ARCHITECTURES", "export_model", "load_config"]

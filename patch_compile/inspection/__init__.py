@@ -1,0 +1,90 @@
+"""Describes and verifies a file or folder that the tool reads or writes, for `patch-compile inspect`.
+
+Each kind of file has a function from a path to an `Inspection`. `inspect_path` chooses the function by the content.
+"""
+
+from __future__ import annotations
+
+import codecs
+from pathlib import Path
+
+from patch_compile.artifacts.layout import MANIFEST, RECIPE
+from patch_compile.errors import PatchCompileError
+from patch_compile.inspection.inspection import Inspection
+
+__all__ = ["Inspection", "inspect_path"]
+
+_ELF = b"\x7fELF"
+_CONFIG = "config.json"
+_ENGINES = (".engine", ".plan")
+_BEGINNING = 4096  # bytes that tell text from an engine
+
+
+def inspect_path(path: Path) -> Inspection:
+    """Inspect a file or folder. Raises PatchCompileError if it is missing, of an unknown kind, or can't be read.
+
+    Raises OSError, with a name, if the operating system refuses it.
+    """
+    try:
+        return _inspected(path)
+    except OSError as error:
+        if error.filename is None:  # of reading or mapping a file that is open
+            error.filename = str(path)
+        raise
+
+
+def _inspected(path: Path) -> Inspection:
+    if path.is_dir():
+        return _inspect_folder(path)
+    if not path.is_file():
+        raise PatchCompileError(
+            f"No file at {path}",
+            "There is no such file or folder.",
+            "Give a file or folder that patch-compile writes or reads.",
+        )
+    if path.suffix == ".onnx":
+        from patch_compile.inspection.onnx_graph import inspect_onnx
+
+        return inspect_onnx(path)
+    if path.suffix == ".safetensors":
+        from patch_compile.inspection.tensors import inspect_tensors
+
+        return inspect_tensors(path)
+    from patch_compile.inspection.binaries import inspect_engine_file, inspect_plugin
+
+    with path.open("rb") as file:
+        beginning = file.read(_BEGINNING)
+    if beginning.startswith(_ELF):
+        return inspect_plugin(path)
+    if path.suffix not in _ENGINES and _is_text(beginning):
+        raise PatchCompileError(
+            f"{path} is text",
+            "It can be read as it is.",
+            f"Inspect the folder that holds it, if {MANIFEST} or {_CONFIG} is in there.",
+        )
+    return inspect_engine_file(path)
+
+
+def _is_text(beginning: bytes) -> bool:
+    """True if the beginning of a file is text, such as JSON or HTML. The last character may be cut off."""
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(beginning)
+    except UnicodeDecodeError:
+        return False
+    return bool(text) and all(character.isprintable() or character.isspace() for character in text)
+
+
+def _inspect_folder(path: Path) -> Inspection:
+    if (path / MANIFEST).is_file():
+        from patch_compile.inspection.folders import inspect_build
+
+        return inspect_build(path)
+    if (path / _CONFIG).is_file():
+        from patch_compile.inspection.folders import inspect_checkpoint
+
+        return inspect_checkpoint(path)
+    raise PatchCompileError(
+        f"{path} is neither a model nor a build",
+        f"It holds no {_CONFIG} and no {MANIFEST}.",
+        f"Give a model folder, or the OUT of a build ({RECIPE} and {MANIFEST} are in it).",
+    )

@@ -1,0 +1,302 @@
+"""Inspects an ONNX file: its interface, and every PatchLinear, whose packed tensors are verified."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from masklearn.masks.kinds.base import TileKind
+from masklearn.masks.kinds.table import KINDS
+from masklearn.weights.table import INT8, QUANTISED, WeightType
+from patch_compile.inspection.inspection import Inspection
+from patch_compile.onnx_io.proto import load_proto, model_of, refusing_invalid
+from patch_compile.packing.format import KERNEL_ROWS, PackedLinear, SlabsOfSixteen, unpack
+from patch_compile.packing.function import DOMAIN, INPUTS, NAME, tensor_names
+from patch_compile.packing.index import index_from_attribute
+from patch_compile.packing.quantised import unpack_quantised
+from patch_compile.packing.slab_kinds import ALWAYS, SLAB_K, kinds_from_attribute, slab_words
+from patch_compile.packing.version import version_fault
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["index_faults", "inspect_onnx"]
+
+_SIXTEEN_BITS = ("float16", "bfloat16")
+_BEFORE_SLABS = ("linear", "shape", "epilogue", "weights", "panel rows")
+
+
+def inspect_onnx(path: Path) -> Inspection:
+    """Inspect an ONNX file. It maps packed tensors into memory and decodes one node at a time.
+
+    Raises PatchCompileError if the file is no model, or its external data are missing or too short.
+    """
+    with refusing_invalid(path):
+        return _inspected(path)
+
+
+def index_faults(path: Path) -> list[str]:
+    """Returns what is wrong with the attributes, shapes and indices of an ONNX file's PatchLinears, in words.
+
+    Unlike `inspect_onnx` it decodes no slab: of packed tensors it reads nothing. Raises PatchCompileError as
+    `inspect_onnx` does.
+    """
+    with refusing_invalid(path):
+        _, _, faults = _patch_linears(path, decode=False)
+        return faults
+
+
+def _patch_linears(path: Path, *, decode: bool) -> tuple[ir.Model, list[dict[str, Any]], list[str]]:
+    """Returns the model, a row for each PatchLinear, and their faults in words; decode: also decode each slab."""
+    from patch_compile.onnx_io.external import map_external_data
+
+    model = model_of(path, load_proto(path))
+    map_external_data(path, model)
+    rows, faults = [], []
+    for node in model.graph:
+        if (node.domain, node.op_type) == (DOMAIN, NAME):
+            row, why = _patch_linear(node, decode=decode)
+            rows.append(row)
+            faults += [f"{node.name}: {why}"] if why else []
+    return model, _with_all_kinds(rows), faults
+
+
+def _with_all_kinds(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the rows with a column for each kind of slabs that a row has, in the table's order."""
+    slabs = [
+        f"{kind} slabs" for kind in KINDS if kind in ALWAYS or any(f"{kind} slabs" in row for row in rows)
+    ]
+    return [
+        {name: row[name] for name in _BEFORE_SLABS}
+        | {name: row.get(name, 0 if row["bytes"] is not None else None) for name in slabs}
+        | {"bytes": row["bytes"]}
+        for row in rows
+    ]
+
+
+def _inspected(path: Path) -> Inspection:
+    from patch_compile.onnx_io.external import external_files
+
+    model, rows, faults = _patch_linears(path, decode=True)
+    graph = model.graph
+    operators = Counter(node.op_type for node in graph)
+    files = [path, *external_files(path)]
+    facts = {
+        "producer": " ".join(filter(None, (model.producer_name, model.producer_version))),
+        "opsets": dict(model.opset_imports),
+        "inputs": [_spelled(value) for value in graph.inputs],
+        "outputs": [_spelled(value) for value in graph.outputs],
+        "nodes": sum(operators.values()),
+        "operators": dict(operators.most_common()),
+        "PatchLinear": len(rows),
+        "weights": sum(
+            int(value.const_value.size) for value in graph.initializers.values() if value.const_value
+        ),
+        "files": [str(file.name) for file in files],
+        "bytes": sum(file.stat().st_size for file in files),
+    }
+    checked = (
+        "each packed linear: shapes fit, every slab is stored once, metadata are 2:4, padding is zero"
+        if rows
+        else ""
+    )
+    return Inspection(path, "onnx", facts, rows, checked, faults)
+
+
+def _spelled(value: ir.Value) -> str:
+    dims = ", ".join(map(str, value.shape)) if value.shape is not None else "?"
+    return f"{value.name}: {value.dtype.name.lower() if value.dtype else '?'} [{dims}]"
+
+
+class _Attributes(BaseModel):
+    """Attributes of a PatchLinear, of the types and sizes that the plugin takes."""
+
+    model_config = ConfigDict(strict=True, arbitrary_types_allowed=True)
+
+    out_features: int = Field(ge=1, lt=2**31)
+    in_features: int = Field(ge=1, lt=2**31)
+    panel_rows: Literal[64, 128]
+    kinds: Annotated[tuple[TileKind, ...], BeforeValidator(kinds_from_attribute)]
+    weights: Literal["float16", "bfloat16", "int8", "int4"] | None = None  # None in files of earlier releases
+    activation: str = ""
+    gated: Literal[0, 1] = 0
+    residual: Literal[0, 1] = 0
+
+    @property
+    def integers(self) -> WeightType | None:
+        """The type of quantised weights, None for 16-bit weights."""
+        return QUANTISED.get(self.weights or "")
+
+    @property
+    def epilogue(self) -> str:
+        """Spells what the node computes besides its product."""
+        words = [self.activation + "·mul" * self.gated]
+        return " + ".join(filter(None, [*words, "residual" * self.residual]))
+
+
+def _patch_linear(node: ir.Node, *, decode: bool) -> tuple[dict[str, Any], str]:
+    """Returns the row of a PatchLinear, and the fault of its packed tensors in words, empty if there is none."""
+    why = ""
+    try:
+        found = _Attributes(**{name: attribute.value for name, attribute in node.attributes.items()})
+    except ValidationError as error:
+        first = error.errors()[0]
+        found, why = None, f"its attribute {first['loc'][0]}: {first['msg']}"
+    constants, missing = _constants(node, found) if found else ({}, "")
+    tensors = [array for role, array in constants.items() if role != "index"]
+    row = {
+        "linear": node.name,
+        "shape": [found.out_features, found.in_features] if found else None,
+        "epilogue": found.epilogue if found else None,
+        "weights": _weights_of(found, constants),
+        "panel rows": found.panel_rows if found else None,
+        **{f"{kind} slabs": len(constants[role]) if constants else None for kind, role in _firsts(found)},
+        "bytes": sum(tensor.nbytes for tensor in tensors) if constants else None,
+    }
+    if missing or not found:
+        return row, _why_other_version(node) or missing or why
+    x = node.inputs[0].dtype if node.inputs[0] is not None else None
+    dtype = x.numpy() if x is not None and x.name.lower() in _SIXTEEN_BITS else None
+    return row, _why_broken(constants, found, dtype, decode=decode)
+
+
+def _weights_of(found: _Attributes | None, constants: dict[str, NDArray[Any]]) -> str | None:
+    """Returns the type of a node's weights; files of earlier releases tell it by their tensors alone."""
+    if found and found.weights:
+        return found.weights
+    return str(constants["dense"].dtype) if constants else None
+
+
+def _firsts(found: _Attributes | None) -> Iterator[tuple[TileKind, str]]:
+    """Yield each kind of slabs with the name of the tensor of its values."""
+    kinds = found.kinds if found else ALWAYS
+    roles = tensor_names(kinds)
+    yield from zip(kinds, (roles[0], *roles[1::2]), strict=True)
+
+
+def _why_other_version(node: ir.Node) -> str:
+    version = node.attributes.get("plugin_version")
+    return version_fault(version.value if version else None)
+
+
+def _constants(node: ir.Node, about: _Attributes) -> tuple[dict[str, NDArray[Any]], str]:
+    """Returns the packed tensors and the index by name, or what is missing."""
+    if why := _why_other_version(node):
+        return {}, why
+    found = {}
+    roles = tensor_names(about.kinds, about.integers)
+    for role, value in zip(roles, node.inputs[1 : 1 + len(roles)], strict=False):
+        if value is None or value.const_value is None:
+            return {}, f"{role} is not a constant"
+        found[role] = value.const_value.numpy()
+    if len(found) < len(roles):
+        return {}, "it has too few inputs"
+    index = node.attributes.get("index")
+    return {**found, "index": index_from_attribute(index.value if index else None)}, ""
+
+
+def _why_other_types(constants: dict[str, NDArray[Any]], integers: WeightType | None) -> str:
+    """Returns the fault of a tensor of another type or rank (2, of index and scales 1), empty if there is none."""
+    for role, array in constants.items():
+        axes = 1 if role in ("index", "scales") else 2
+        words = integers or role in ("index", "meta") or role.startswith("masks")
+        types = ("float32",) if role == "scales" else ("int32",) if words else _SIXTEEN_BITS
+        if array.ndim != axes or array.dtype.name not in types:
+            return f"{role} is {array.dtype} {list(array.shape)}, and not of {axes} axes and {' or '.join(types)}"
+    return ""
+
+
+def _why_broken(
+    constants: dict[str, NDArray[Any]], about: _Attributes, dtype: np.dtype[Any] | None, *, decode: bool
+) -> str:
+    """Returns the fault of packed tensors that a kernel would fail on, in words, empty if there is none.
+
+    dtype: type of X, None if the file does not tell it.
+    """
+    rows, columns, linears = about.out_features, about.in_features, 1 + about.gated
+    packed_rows = linears * -(-rows // about.panel_rows) * about.panel_rows
+    why = _why_other_types(constants, about.integers) or _why_other_widths(constants, about)
+    if why or (why := _why_other_integers(constants, about, packed_rows)):
+        return why
+    packed = _packed(constants, about, packed_rows)
+    try:
+        if not decode:
+            packed.places()
+            return ""
+        values, why = _decoded(packed, dtype)
+    except ValueError as error:
+        return str(error)
+    if why:
+        return why
+    by_linear = values.reshape(-1, linears, about.panel_rows, values.shape[1]).swapaxes(0, 1)
+    whole = by_linear.reshape(linears, -1, values.shape[1])
+    if whole[:, rows:].any() or whole[:, :, columns:].any():
+        return "what lies beyond its rows or columns is not zero"
+    return ""
+
+
+def _packed(constants: dict[str, NDArray[Any]], about: _Attributes, rows: int) -> PackedLinear:
+    """Returns the packed linear of tensors whose types and widths are right. rows: of all panels."""
+    names = tensor_names(about.kinds)[len(INPUTS) - 1 :]
+    bits = np.uint16 if about.integers is None else np.int32
+    return PackedLinear(
+        (rows, -(-about.in_features // SLAB_K) * SLAB_K),
+        about.panel_rows,
+        constants["dense"].view(bits),
+        constants["sparse"].view(bits),
+        constants["meta"],
+        constants["index"],
+        tuple(
+            SlabsOfSixteen(kind, constants[values].view(bits), constants[masks])
+            for kind, values, masks in zip(about.kinds[len(ALWAYS) :], names[::2], names[1::2], strict=True)
+        ),
+        about.integers,
+        constants.get("scales"),
+    )
+
+
+def _why_other_widths(constants: dict[str, NDArray[Any]], about: _Attributes) -> str:
+    """Returns the fault of a tensor whose rows are no slabs of its kind, or of two of a kind with other numbers of rows."""
+    for kind, role in _firsts(about):
+        width = about.panel_rows * SLAB_K * kind.kept // kind.group
+        if about.integers:
+            width = slab_words(kind, about.integers, about.panel_rows)
+        if constants[role].shape[1] != width:
+            return f"{role} is {list(constants[role].shape)}, its rows must have {width}"
+    roles = tensor_names(about.kinds)
+    for values, places in zip(roles[1::2], roles[2::2], strict=True):  # without the scales
+        shape = (len(constants[values]), 2 * about.panel_rows)
+        if constants[places].shape != shape:
+            return f"{places} is {list(constants[places].shape)}, it must be {list(shape)}"
+    return ""
+
+
+def _why_other_integers(constants: dict[str, NDArray[Any]], about: _Attributes, rows: int) -> str:
+    """Returns what else is wrong with quantised weights. rows: of all panels."""
+    if about.integers is None:
+        return ""
+    if about.panel_rows != KERNEL_ROWS:
+        return f"its {about.integers} weights have panels of {about.panel_rows} rows, which no kernel runs"
+    if not about.integers.fits(about.in_features):
+        return f"its K is {about.in_features}, no multiple of the {about.integers.span} columns of a scale"
+    if about.integers is INT8 and constants["scales"].shape != (rows,):
+        return f"scales is {list(constants['scales'].shape)}, it must be [{rows}]"
+    return ""
+
+
+def _decoded(packed: PackedLinear, dtype: np.dtype[Any] | None) -> tuple[NDArray[Any], str]:
+    """Returns the bits of all weights, or their integers, and what is wrong with the scales. dtype: type of X, None for
+    unknown."""
+    if packed.weights is None:
+        return unpack(packed), ""
+    integers, scales = unpack_quantised(packed, np.dtype(np.float16) if dtype is None else dtype)
+    known = dtype is not None or packed.weights is INT8
+    if known and not np.isfinite(scales).all():
+        return integers, "a scale is not finite"
+    return integers, ""

@@ -1,0 +1,79 @@
+"""Inspects safetensors files: masks, and shards of a checkpoint."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from masklearn.masks.linear_mask import LinearMask
+from masklearn.masks.maskset import MaskSet
+from masklearn.masks.stored import FORMAT, KINDS_OF_24
+from masklearn.masks.tiles import spell_tile
+from masklearn.shard import Shard
+from patch_compile.errors import PatchCompileError
+from patch_compile.inspection.inspection import Inspection
+
+__all__ = ["inspect_tensors"]
+
+
+def inspect_tensors(path: Path) -> Inspection:
+    """Inspect a MaskSet by reading every pattern, or any other safetensors file by its header.
+
+    Raises PatchCompileError if the file is damaged.
+    """
+    shard = Shard.open(path)
+    return _masks(path) if shard.metadata.get("format") == FORMAT else _shard(path, shard)
+
+
+def _masks(path: Path) -> Inspection:
+    masks = MaskSet.load(path)
+    rows, faults = [], []
+    for name, shape in masks.shapes().items():
+        try:
+            rows.append(_mask_row(name, masks[name], several=masks.version != KINDS_OF_24))
+        except PatchCompileError as error:
+            faults.append(f"{name} {list(shape)}: {error.why or error.what}")
+    facts = {
+        "method": masks.method,
+        "ratio": round(masks.ratio, 4),
+        "asked for": masks.ratio_asked,
+        "seed": masks.seed,
+        "model": masks.base_model,
+        "sha256 of the model": masks.base_sha256,
+        "linears": len(masks),
+        "weights": masks.weights,
+        "kinds of tiles": {kind.name: round(n / masks.weights, 4) for kind, n in masks.by_kind().items()},
+        "bytes per 16-bit weight": round(masks.bytes_per_weight, 4),
+        "with new weights": masks.record.weights is not None,
+        "feed-forward parts permuted": len(masks.orders),
+        "bytes": path.stat().st_size,
+    }
+    checked = "every tile map fits its shape, and every group of a pruned tile has a pattern of its kind"
+    return Inspection(path, "masks", facts, rows, checked, faults)
+
+
+def _mask_row(name: str, mask: LinearMask, *, several: bool) -> dict[str, object]:
+    kinds = {"kinds": " ".join(kind.name for kind in mask.by_kind())} if several else {}
+    return {
+        "linear": name,
+        "shape": list(mask.shape),
+        "tile": spell_tile(mask.tile),
+        "2:4 tiles": int(mask.tiles.sum()),
+        "tiles": mask.tiles.size,
+        **kinds,
+        "ratio": round(mask.zeroed / mask.weights, 4),
+    }
+
+
+def _shard(path: Path, shard: Shard) -> Inspection:
+    rows = [
+        {"tensor": name, "dtype": entry.dtype, "shape": list(entry.shape), "bytes": entry.end - entry.start}
+        for name, entry in sorted(shard.tensors.items())
+    ]
+    facts = {
+        "tensors": len(rows),
+        "types": dict(Counter(str(row["dtype"]) for row in rows)),
+        "bytes": path.stat().st_size,
+        "metadata": dict(shard.metadata),
+    }
+    return Inspection(path, "safetensors", facts, rows, "the header describes every byte of the file")

@@ -1,0 +1,136 @@
+"""`export_model`: exports a model directory to an ONNX model without weights."""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from masklearn.checkpoint.architectures import architecture_of_config
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.shrink import shortened, shrunk
+from masklearn.errors import PatchCompileError
+from patch_compile.onnx_export.architectures import has_pooler, load_config, text_config
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["check_traceable", "export_model"]
+
+_LOGGER = logging.getLogger(__name__)
+
+_FUSED_OPSET = 23  # the first with Attention, RMSNormalization and RotaryEmbedding
+_PLAIN_OPSET = 20
+
+
+def export_model(
+    model_dir: str | Path,
+    *,
+    dtype: Literal["float16", "bfloat16"],
+    opset: int | None = None,
+    plain_ops: bool = False,
+    logits: Literal["all", "last"] = "all",
+    repeat_layers: bool = True,
+) -> "ir.Model":
+    """Export a Hugging Face decoder or encoder as an ONNX graph without weights.
+
+    A decoder has the inputs `input_ids`, `attention_mask`, `position_ids` (int64) and `past_key_values.{i}.key|value`,
+    the outputs `logits` and `present.{i}.key|value`, and the dynamic dimensions `batch`, `sequence`, `past` and `total`.
+    An encoder has the inputs `input_ids`, `attention_mask` and, if it has several token types, `token_type_ids`; its
+    outputs are `last_hidden_state` and, if the checkpoint has a pooler, `pooler_output`.
+
+    Every weight is an initializer with its checkpoint name, a type and a shape, but no data (`const_value` is None). The
+    shape of a linear's weight is `[N, K]`, even if the checkpoint stores it transposed (GPT-2). A tied head uses the
+    embedding. Run `patch_compile.passes.cleanup_passes()` next.
+
+    Args:
+        model_dir: a directory with config.json and safetensors files, of which only the headers are read.
+        dtype: type of weights and activations in the graph.
+        opset: 23 by default, 20 with `plain_ops`.
+        plain_ops: do not use the Attention op, which readers of opsets before 23 lack.
+        logits: "last" computes them for the last position only, shape `[batch, 1, vocab]`; encoders ignore it.
+        repeat_layers: trace three blocks of layers and repeat the third, after checking that it equals the second
+            node for node; False traces all layers. A block is one layer, or one period of a model that mixes kinds.
+
+    Raises:
+        PatchCompileError: the model isn't covered, or the opset doesn't fit.
+    """
+    import torch
+
+    from patch_compile.onnx_export.names import name_as_in, name_by_scope
+    from patch_compile.onnx_export.trace import trace_model
+
+    config, checkpoint = load_config(Path(model_dir)), Checkpoint.open(model_dir)
+    text, whole = text_config(config), architecture_of_config(config)
+    architecture = architecture_of_config(text)
+    options: dict[str, Any] = {
+        "architecture": architecture,
+        "dtype": getattr(torch, dtype),
+        "opset": _check_opset(opset, plain_ops),
+        "plain_ops": plain_ops,
+        "last_logits_only": logits == "last",
+        "pooler": has_pooler(checkpoint, architecture),
+    }
+    model = _trace_repeated(text, options) if repeat_layers else None
+    if model is None:
+        model = trace_model(text, **options)
+    name_by_scope(model)
+    name_as_in(checkpoint, model, built=architecture.base, whole=whole.base)
+    return model
+
+
+def check_traceable(model_dir: Path) -> None:
+    """Raise PatchCompileError if torch can't export a decoder that has no row. A small model of its config is traced.
+
+    That takes seconds, and learning masks takes hours.
+    """
+    import torch
+
+    from patch_compile.onnx_export.trace import trace_model
+
+    text = text_config(load_config(model_dir))
+    architecture = architecture_of_config(text)
+    if architecture.own_masks:
+        trace_model(
+            shortened(shrunk(text), 1),
+            architecture=architecture,
+            dtype=torch.float16,
+            opset=_FUSED_OPSET,
+            plain_ops=False,
+            last_logits_only=False,
+            pooler=False,
+        )
+
+
+def _trace_repeated(config: Any, options: dict[str, Any]) -> "ir.Model | None":
+    """Trace three blocks and repeat the last one. Returns None if there are too few layers.
+
+    Warns and returns None if the blocks differ.
+    """
+    from patch_compile.onnx_export.period import repetition
+    from patch_compile.onnx_export.repeat import TRACED_BLOCKS, NotRepeatableError, repeat_last_block
+    from patch_compile.onnx_export.trace import trace_model
+
+    architecture, layers = options["architecture"], config.num_hidden_layers
+    first, period = repetition(config, architecture)
+    # Layers of other kinds at the start and those beyond the last whole period are traced too, before the repeated ones.
+    traced = first + (layers - first) % period + TRACED_BLOCKS * period
+    if traced >= layers:
+        return None
+    model = trace_model(shortened(config, traced), **options)
+    try:
+        repeat_last_block(model, traced, layers, period, architecture.blocks)
+    except NotRepeatableError as error:
+        _LOGGER.warning("tracing all %d layers: %s", layers, error)
+        return None
+    return model
+
+
+def _check_opset(opset: int | None, plain_ops: bool) -> int:
+    chosen = opset if opset is not None else (_PLAIN_OPSET if plain_ops else _FUSED_OPSET)
+    lowest = 18 if plain_ops else _FUSED_OPSET
+    if not lowest <= chosen <= _FUSED_OPSET:
+        raise PatchCompileError(
+            f"Opset {chosen} does not fit this export",
+            f"It can be {lowest} to {_FUSED_OPSET} {'with' if plain_ops else 'without'} plain ops.",
+            "Use plain ops for an opset before 23.",
+        )
+    return chosen

@@ -1,0 +1,62 @@
+"""Builds models for tracing: parameters have a shape but no data, and every linear is an `nn.Linear`."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from masklearn.checkpoint.architectures import Architecture
+from masklearn.checkpoint.as_linears import as_linears
+from masklearn.checkpoint.models import auto_class
+from masklearn.checkpoint.pretrained import build_model
+from patch_compile.onnx_export.attention import attention_implementation, exchanges_attention
+from patch_compile.onnx_export.experts import experts_implementation
+
+__all__ = ["build_fake_model", "tied_names"]
+
+
+def build_fake_model(
+    config: Any, architecture: Architecture, dtype: torch.dtype, fake_mode: Any, *, plain_ops: bool
+) -> nn.Module:
+    """Build the model of a config with fake parameters of `dtype`.
+
+    Buffers are real: rotary frequencies and embedding scales are computed from the config, and no checkpoint has them.
+    """
+    from accelerate import init_empty_weights
+
+    auto = auto_class(architecture)
+    model_class = auto._model_mapping[type(config)]
+    settings = {"attn_implementation": attention_implementation(plain_ops=plain_ops)}
+    if architecture.own_masks and not exchanges_attention(model_class):
+        settings["attn_implementation"] = "eager"
+    if model_class._can_set_experts_implementation():
+        settings["experts_implementation"] = experts_implementation()
+    with init_empty_weights(include_buffers=False):
+        model = build_model(auto, config, dtype=torch.float32, **settings)
+    model.tie_weights()  # init_empty_weights moves each parameter to the meta device, which unties tied ones
+    as_linears(model)
+    with fake_mode:
+        _fake_parameters(model, dtype)
+    fake: nn.Module = model.eval()
+    return fake
+
+
+def tied_names(model: Any) -> dict[str, str]:
+    """Returns {name of the head's weight: name of the embedding's} if the two are tied, else {}.
+
+    torch.export names a tied weight after the head; checkpoints store it as the embedding.
+    """
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is None or head.weight is not embedding.weight:
+        return {}
+    names = {module: name for name, module in model.named_modules()}
+    return {f"{names[head]}.weight": f"{names[embedding]}.weight"}
+
+
+def _fake_parameters(model: nn.Module, dtype: torch.dtype) -> None:
+    made: dict[nn.Parameter, nn.Parameter] = {}  # keeps tied parameters tied
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter not in made:
+                made[parameter] = nn.Parameter(torch.empty(parameter.shape, dtype=dtype), requires_grad=False)
+            setattr(module, name, made[parameter])

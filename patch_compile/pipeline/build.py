@@ -1,0 +1,42 @@
+"""The command `build`: turns a model into a complete OUT folder."""
+
+from __future__ import annotations
+
+from masklearn.processes import process_count
+from patch_compile.artifacts.layout import MASKS
+from patch_compile.artifacts.manifest import write_manifest
+from patch_compile.artifacts.report import Report, read_report
+from patch_compile.errors import PatchCompileError
+from patch_compile.pipeline.prepare import prepare
+from patch_compile.pipeline.stages import opened, run_stages
+from patch_compile.progress import Progress
+from patch_compile.recipe import Recipe
+
+__all__ = ["build"]
+
+
+def build(recipe: Recipe, *, force: bool = False, resume: bool = False) -> Report:
+    """Run the stages that have no valid result yet, and return the report. `resume` continues an interrupted build.
+
+    Raises PatchCompileError if the model cannot be built, and AccuracyError if the hybrid model computes something else
+    than the pruned model.
+    """
+    from patch_compile.report.page import renew_page
+
+    if process_count() > 1:
+        raise PatchCompileError(
+            "A build runs in one process",
+            "Only learning is shared out.",
+            f"Launch `patch-compile learn`, then `patch-compile build --mask OUT/{MASKS}`.",
+        )
+    progress = Progress()
+    job = prepare(recipe, progress, force=force, resume=resume)
+    with opened(job, progress, force=force, resume=resume) as workspace:
+        masks = run_stages(job, workspace, progress)
+        report = read_report(workspace.root)
+        assert report is not None  # the last stage has written it
+        evaluated = report.text.eval if report.text else None
+        write_manifest(workspace.root, workspace.records, job.recipe.seed, report.model, masks, evaluated)
+        renew_page(workspace.root, place=workspace.out)
+        workspace.publish()
+    return report

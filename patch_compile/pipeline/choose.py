@@ -1,0 +1,140 @@
+"""Decides, before masks are learned, over which linears a ratio counts, and checks that a speed can be reached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from masklearn.masks.budget import Budget
+from masklearn.masks.kinds.allowed import allowed_kinds
+from masklearn.masks.weight_types import spell_types
+from patch_compile.errors import PatchCompileError
+from patch_compile.planning.gains import ALL_SPARSE, GainBudget, TilesThatGain
+from patch_compile.planning.lowering_patterns import AUTO, asked_lowerings
+from patch_compile.planning.savings import plans_for_speed
+from patch_compile.planning.tiles_for_speed import SpeedTask, TilesForSpeed
+from patch_compile.planning.types_for_speed import TypesForSpeed
+from patch_compile.report.prediction import gain_line, reason_lines
+
+if TYPE_CHECKING:
+    from masklearn.weights.table import WeightType
+    from patch_compile.artifacts.plan import Gaining
+    from patch_compile.planning.cost import CostModel
+    from patch_compile.planning.lowering import LinearPlan
+    from patch_compile.sources.base import Source
+
+__all__ = [
+    "Chooser",
+    "chooser_of",
+    "gain_budget",
+    "plans_with_ratio",
+    "plans_with_speed",
+    "with_assumed_types",
+]
+
+Chooser = TilesForSpeed | TilesThatGain | TypesForSpeed
+
+
+def chooser_of(source: Source, costs: CostModel | None, note: Callable[[str], object]) -> Chooser | None:
+    """Returns the function that chooses tiles for the requested speed, or for the ratio over the linears that gain.
+
+    Returns None if the ratio counts over all linears. Raises SpeedError for a speed that cannot be reached, and
+    PatchCompileError for a ratio at which no linear gains.
+    """
+    r = source.recipe
+    if r.mask is not None:
+        return None
+    if r.goal is not None:
+        assert costs is not None  # a goal without predictions was refused
+        if source.chooses_types:
+            with_assumed_types(source, costs)  # raises SpeedError before anything is learned
+            return _types_for_speed(source, costs)
+        plans_with_speed(source, costs)  # raises SpeedError before anything is learned
+        return TilesForSpeed(_speed_task(source, costs), source.weight_types())
+    gains = gain_budget(source, costs)
+    if gains is None:
+        return None
+    plans, row = plans_with_ratio(source, gains, costs)
+    _check_gain(source, gains, row, costs)
+    for line in (gain_line(row, costs.card.row() if costs else None), gains.budget.left_dense(list(plans))):
+        if line:
+            note(line)
+    return TilesThatGain(gains, r.tile, lambda masks: source.plan(masks, costs))
+
+
+def gain_budget(source: Source, costs: CostModel | None) -> GainBudget | None:
+    """Returns the requested ratio over the linears that can gain; None if `plugin` or `split` is asked for everywhere."""
+    r, linears = source.recipe, source.coverage.linears
+    assert r.ratio is not None  # the recipe has checked it
+    if not {AUTO, "dense"} & {*asked_lowerings(r.lowering, list(linears)).values()}:
+        return None
+    budget = Budget.of(r.ratio, r.per_layer)
+    return GainBudget.of(budget, linears, lambda ratios: source.plan_at(ratios, costs))
+
+
+def plans_with_ratio(
+    source: Source, gains: GainBudget, costs: CostModel | None
+) -> tuple[dict[str, LinearPlan], Gaining]:
+    """Returns the plans with the ratio spread evenly over the linears that gain, and the number of these."""
+    evenly = gains.settled_evenly(lambda ratios: source.plan_at(ratios, costs))
+    plans = source.plan_at(evenly.evenly, costs)
+    return plans, evenly.row({name: plan.zeroed for name, plan in plans.items()}, evenly.counted)
+
+
+def plans_with_speed(source: Source, costs: CostModel) -> dict[str, LinearPlan]:
+    """Returns the plans with the smallest ratio that reaches the requested speed. Raises SpeedError if none does."""
+    goal, outline = source.recipe.goal, source.outline
+    assert goal is not None and outline is not None
+    return plans_for_speed(
+        goal, list(source.coverage.linears), lambda ratios: source.plan_at(ratios, costs), outline, costs
+    )
+
+
+def with_assumed_types(source: Source, costs: CostModel) -> Source:
+    """Returns the source with the weight types that a plan without scores assumes for the requested speed.
+
+    Raises SpeedError if no types reach it.
+    """
+
+    def typed(types: dict[str, WeightType]) -> Source:
+        return source.with_other(weights=spell_types(types))
+
+    return typed(_types_for_speed(source, costs).assumed(lambda types: plans_with_speed(typed(types), costs)))
+
+
+def _speed_task(source: Source, costs: CostModel) -> SpeedTask:
+    r, linears = source.recipe, source.coverage.linears
+    assert r.goal is not None and source.outline is not None
+    kinds = allowed_kinds(r.kinds, linears, r.tile)
+    return SpeedTask(r.goal, costs, source.outline, linears, r.tile, r.lowering, kinds)
+
+
+def _types_for_speed(source: Source, costs: CostModel) -> TypesForSpeed:
+    asked = asked_lowerings(source.recipe.lowering, list(source.coverage.linears))
+    # A split linear has weights of 16 bits; asked to have others, it is refused later.
+    options = {
+        name: tuple(kind for kind in kinds if asked[name] != "split" or not kind.quantised) or kinds
+        for name, kinds in source.allowed_types.items()
+    }
+    return TypesForSpeed(_speed_task(source, costs), options)
+
+
+def _check_gain(source: Source, gains: GainBudget, row: Gaining, costs: CostModel | None) -> None:
+    """Raise PatchCompileError if a ratio is asked for, and no linear gains with it."""
+    if not gains.asked or row.gaining:
+        return
+    names, counted = list(gains.linears), gains.counted
+    if counted:
+        plans = source.plan_at({name: counted.get(name, 0.0) for name in names}, costs)
+        when = f"With --ratio {source.recipe.ratio}"
+    else:
+        plans = source.plan_at(dict.fromkeys(names, ALL_SPARSE), costs)
+        when = "Even with all tiles 2:4"
+    where = f" on {costs.card.name} with {costs.workload}" if costs else ""
+    reasons = "; ".join(reason_lines([plan.row() for plan in plans.values()]))
+    raise PatchCompileError(
+        f"No linear of {source.name} gains by pruning{where}",
+        f"{when} each would be compiled dense, and pruning would lose quality for nothing ({reasons}).",
+        "Say what you want: another --ratio, --target or workload (--batch-size, --prompt-tokens, --generated-tokens), or "
+        "--lowering plugin, which prunes everywhere and packs all that is pruned.",
+    )

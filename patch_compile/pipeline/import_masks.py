@@ -1,0 +1,112 @@
+"""The command `import-mask`: converts published masks to a MaskSet for `build --mask`."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import covered_linears_of
+from masklearn.importers.base import IMPORTERS
+from masklearn.recipe import Kinds, Pattern, Tile
+from masklearn.settings import Settings
+from patch_compile.artifacts.answers import ImportedAnswer, MaskedLinear
+from patch_compile.errors import PatchCompileError
+from patch_compile.pipeline.summary import skipped_of
+from patch_compile.progress import Progress
+from patch_compile.report.learned import mosaic_line
+
+__all__ = ["AUTO", "ImportRequest", "import_mask"]
+
+AUTO = "auto"
+
+
+def _known_format(name: str) -> str:
+    if name not in (AUTO, *IMPORTERS):
+        raise ValueError(f"The formats are {', '.join((AUTO, *IMPORTERS))}.")
+    return name
+
+
+class ImportRequest(Settings):
+    """Settings of `import-mask`.
+
+    tile: None takes the largest tile that loses no sparsity; kinds: kinds of tiles that are looked for, of which a tile gets
+    the tightest; format: "auto" detects it from the content.
+    """
+
+    source: Path
+    out: Path
+    model: Path
+    format: Annotated[str, AfterValidator(_known_format)] = AUTO
+    tile: Tile | None = None
+    kinds: Kinds = "2:4"
+    include: tuple[Pattern, ...] = ()
+    exclude: tuple[Pattern, ...] = ()
+
+
+def import_mask(request: ImportRequest, *, force: bool = False) -> ImportedAnswer:
+    """Write the masks of a source for the linears of a model, and return the result that is printed.
+
+    Raises PatchCompileError if `out` exists and `force` is not set, and the errors of
+    `masklearn.importers.importing.import_masks`.
+    """
+    from masklearn.importers.importing import import_masks
+
+    r = request
+    _check_out(r, force=force)
+    progress = Progress()
+    checkpoint = Checkpoint.open(r.model)
+    coverage = covered_linears_of(checkpoint, r.include, r.exclude)
+    format = None if r.format == AUTO else r.format
+    with progress.stage("masks") as update:
+        masks = import_masks(r.source, checkpoint, coverage, format, r.tile, update, progress.note, r.kinds)
+        masks.save(r.out)
+    imported = masks.record.imported
+    assert imported is not None
+    if line := mosaic_line(masks):
+        progress.note(line)
+    progress.note(f"build: {_command(r, imported.format)}")
+    return ImportedAnswer(
+        path=str(r.out),
+        linears=tuple(MaskedLinear.of(name, mask) for name, mask in masks.items()),
+        skipped=skipped_of(coverage),
+        ratio=masks.ratio,
+        zeros=imported.zeros / masks.weights,
+        format=imported.format,
+        notes=tuple(progress.notes),
+    )
+
+
+def _command(request: ImportRequest, format: str) -> str:
+    """Returns the command that compiles with the masks, and a remark about the weights that it takes."""
+    pruned = IMPORTERS[format].in_weights
+    model = request.source if pruned else request.model
+    words = ["patch-compile", "build", str(model), "--mask", str(request.out)]
+    words += [word for pattern in request.include for word in ("--include", pattern)]
+    words += [word for pattern in request.exclude for word in ("--exclude", pattern)]
+    command = shlex.join(words)
+    if pruned:
+        return f"{command} (the pruned weights are those of {model})"
+    return f"{command} (masks only were imported: the weights are those of {model})"
+
+
+def _check_out(request: ImportRequest, *, force: bool) -> None:
+    out = request.out
+    for given in (request.source, request.model):
+        if out.exists() and out.resolve().is_relative_to(given.resolve()):
+            raise PatchCompileError(
+                f"{out} belongs to {given}", "The masks are imported from it.", "Choose another -o."
+            )
+    if out.exists() and not force:
+        raise PatchCompileError(
+            f"{out} exists", "Masks are not overwritten unasked.", "Use --force, or another -o."
+        )
+    if not out.resolve().parent.is_dir():
+        raise PatchCompileError(
+            f"{out.parent} is not a folder",
+            "The file of masks is written into it.",
+            "Make it first, or choose another -o.",
+        )

@@ -1,0 +1,96 @@
+"""The command `learn`: learns the masks and the pruned model of a model, in one process or several."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from masklearn.baselines import Baseline, parse_baselines
+from masklearn.masks.maskset import MaskSet
+from masklearn.processes import is_main_process
+from patch_compile.artifacts.answers import LearnedAnswer, LearnedBaselines, MaskedLinear
+from patch_compile.artifacts.manifest import write_manifest
+from patch_compile.artifacts.workspace import Workspace
+from patch_compile.pipeline.prepare import Job, prepare
+from patch_compile.pipeline.stages import keys_of, learning_folder, opened, run_stages
+from patch_compile.pipeline.summary import masked_model
+from patch_compile.pipeline.together import take_part
+from patch_compile.progress import Progress
+from patch_compile.recipe import Recipe
+from patch_compile.report.learned import mosaic_line
+from patch_compile.report.prediction import choice_line
+from patch_compile.sources.kinds import Stage
+
+__all__ = ["learn"]
+
+
+def learn(
+    recipe: Recipe, baselines: str | None = None, *, force: bool = False, resume: bool = False
+) -> LearnedAnswer | None:
+    """Learn masks without compiling: write masks and pruned model to OUT, and return the result that is printed.
+
+    If several processes run this (`accelerate launch`, torchrun), the first process writes and returns the result. The
+    others help it to learn and return None.
+
+    baselines: names of simpler ways to prune to compare with, see `masklearn.baselines.parse_baselines`; None for no
+    comparison.
+    """
+    if not is_main_process():
+        _help(recipe)
+        return None
+    progress = Progress()
+    names = () if baselines is None else parse_baselines(baselines)
+    job = prepare(recipe, progress, stages=[Stage.MASKS], force=force, resume=resume)
+    with opened(job, progress, force=force, resume=resume) as workspace:
+        masks = run_stages(job, workspace, progress)
+        for line in (mosaic_line(masks), choice_line(masks.record.speed)):
+            if line:
+                progress.note(line)
+        rows = tuple(MaskedLinear.of(name, mask) for name, mask in masks.items())
+        answer = LearnedAnswer(
+            path=str(job.out),
+            **dict(masked_model(job, masks, ())) | {"linears": rows},
+            baselines=_compared(job, workspace, masks, names, progress) if names else None,
+            notes=tuple(progress.notes),
+            seconds=progress.seconds,
+        )
+        write_manifest(workspace.root, workspace.records, job.recipe.seed, answer.model, masks, None)
+        workspace.publish()
+    return answer
+
+
+def _compared(
+    job: Job, workspace: Workspace, masks: MaskSet, names: tuple[Baseline, ...], progress: Progress
+) -> LearnedBaselines:
+    """Compare the masks with simpler ways to prune, on held-out text."""
+    from masklearn.baselines import compare
+
+    source = job.source
+    windows, text = source.evaluation(progress)
+    with progress.stage("baselines") as update:
+        found = compare(
+            source.model,
+            source.recipe.learning(masks),
+            workspace.root / source.pruned_file,
+            masks,
+            progress.seconds.get("masks", 0.0),
+            names,
+            windows,
+            workspace.scratch / "baselines",
+            update,
+            progress.note,
+        )
+    job.files.check()
+    return LearnedBaselines(**dict(found), text=text)
+
+
+def _help(recipe: Recipe) -> None:
+    """Learn together with the first process, in its scratch folder, and write nothing else."""
+    quiet = Progress(Console(quiet=True))
+    job = prepare(recipe, quiet, stages=[Stage.MASKS], force=True, resume=True)
+    take_part(job.out, lambda: _train(job, quiet))
+
+
+def _train(job: Job, progress: Progress) -> None:
+    if job.recipe.trains:  # only training runs in several processes
+        folder = learning_folder(Workspace.scratch_of(job.out), keys_of(job)[Stage.MASKS])
+        job.source.learn(folder, progress, job.chooser)

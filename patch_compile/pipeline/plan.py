@@ -1,0 +1,242 @@
+"""The command `plan`: predicts how a build would compile each linear and how fast the model would be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from masklearn.masks.budget import Budget
+from masklearn.masks.kinds.allowed import AUTO, only_two_four
+from masklearn.masks.kinds.table import TWO_FOUR
+from masklearn.masks.maskset import MaskSet
+from masklearn.masks.weight_types import named_types
+from masklearn.weights.table import QUANTISED, weight_type
+from patch_compile.artifacts.plan import Gaining, Plan
+from patch_compile.artifacts.plan_of_model import (
+    Asked,
+    Builder,
+    Memory,
+    OtherKinds,
+    OtherTypes,
+    PlanOfModel,
+    TargetSource,
+)
+from patch_compile.errors import PatchCompileError, SpeedError
+from patch_compile.hardware.cards import parse_architectures
+from patch_compile.hardware.gpu import local_gpu
+from patch_compile.onnx_export.architectures import check_exportable
+from patch_compile.pipeline.choose import gain_budget, plans_with_ratio, plans_with_speed, with_assumed_types
+from patch_compile.pipeline.summary import skipped_of
+from patch_compile.planning.cards import DEFAULT_TARGET, PlanCard, card_of, card_of_gpu
+from patch_compile.planning.cost import CostModel
+from patch_compile.planning.lowering import LinearPlan
+from patch_compile.planning.planner import plan_of
+from patch_compile.recipe import Recipe
+from patch_compile.sources.base import Source
+from patch_compile.sources.kinds import Ability
+from patch_compile.sources.open import open_source
+from patch_compile.sources.pruning import types_to_round
+
+__all__ = ["plan"]
+
+_ELEMENT = 2  # bytes of an fp16 or bf16 number
+
+
+def plan(recipe: Recipe) -> PlanOfModel:
+    """Predict the result of `build` with this recipe. Reads the config, the headers and, if given, the masks, but no
+    weights. The config alone is enough.
+
+    Raises PatchCompileError for a target that is not in the table of cards and for the models and masks that `build`
+    refuses, and SpeedError for a speed that cannot be reached.
+    """
+    recipe = _in_asked_type(recipe)
+    recipe.check_weights()
+    source = open_source(recipe, weights=False)
+    source.require(Ability.PLAN)
+    check_exportable(source.checkpoint)
+    outline = source.outline
+    assert outline is not None and source.workload is not None
+    card, target, target_source = _card(recipe.target)
+    costs = CostModel(card, source.workload)
+    chooses = source.chooses_types
+    if chooses:
+        source = with_assumed_types(source, costs)
+    plans, gaining = _plans(source, costs)
+    made = plan_of(plans, outline, costs)
+    return PlanOfModel(
+        **{name: getattr(made, name) for name in type(made).model_fields},
+        model=str(recipe.model.resolve()),
+        asked=_asked(recipe),
+        target=target,
+        target_source=target_source,
+        builder=_builder(target) if target_source is TargetSource.ASKED else None,
+        memory=_memory(source, plans, costs),
+        ratio=_ratio(plans),
+        kinds=recipe.kinds,
+        other=_other_kinds(source, costs) if recipe.mask is None else None,
+        weights=_weights(plans, recipe),
+        assumes_losses=chooses,
+        types=tuple(_types(plans, source, recipe, made, costs)),
+        gaining=gaining,
+        skipped=skipped_of(source.coverage),
+    )
+
+
+def _in_asked_type(recipe: Recipe) -> Recipe:
+    """Returns the recipe with the 16-bit type that its weights name as that of the graph: both take the same time."""
+    named = [kind.name for kind in named_types(recipe.weights) if not kind.quantised]
+    return recipe.model_copy(update={"dtype": named[0]}) if named else recipe
+
+
+def _other_kinds(source: Source, costs: CostModel) -> OtherKinds | None:
+    """Returns what `auto` would give in the place of 2:4, or 2:4 in the place of other kinds; None if it doesn't reach the
+    speed or no linear gains."""
+    kinds = AUTO if only_two_four(source.recipe.kinds) else TWO_FOUR.name
+    other = source.with_other(kinds=kinds)
+    assert other.outline is not None
+    try:
+        plans, _ = _plans(other, costs)
+    except PatchCompileError:  # SpeedError is one
+        return None
+    made = plan_of(plans, other.outline, costs)
+    if made.whole is None:
+        return None
+    return OtherKinds(
+        kinds=kinds,
+        ratio=_ratio(plans),
+        speedup=made.whole.end_to_end.speedup,
+        bytes_after=made.totals.bytes_after,
+    )
+
+
+def _weights(plans: Mapping[str, LinearPlan], recipe: Recipe) -> str:
+    """Returns the types that the linears have, as a value of `--weights`."""
+    types = {plan.weight_type for plan in plans.values()}
+    if recipe.weights is not None and len(types) > 1:
+        return recipe.weights
+    return ",".join(sorted(kind.name if kind.quantised else recipe.dtype for kind in types))
+
+
+def _types(
+    plans: Mapping[str, LinearPlan], source: Source, recipe: Recipe, made: Plan, costs: CostModel
+) -> Iterator[OtherTypes]:
+    """Yield the plan itself, if its linears have several types, and plans of the request with one type for all."""
+    own = _weights(plans, recipe)
+    same = (source.recipe.dtype, *QUANTISED)
+    if own not in same:
+        yield _type_row(own, plans, source, made, costs, planned=True)
+    for weights in same:
+        if weights == own:
+            yield _type_row(own, plans, source, made, costs, planned=True)
+        else:
+            yield _other_type(weights, source, costs)
+
+
+def _type_row(
+    weights: str,
+    plans: Mapping[str, LinearPlan],
+    source: Source,
+    made: Plan,
+    costs: CostModel,
+    *,
+    planned: bool = False,
+) -> OtherTypes:
+    return OtherTypes(
+        weights=weights,
+        planned=planned,
+        ratio=_ratio(plans),
+        linears_bytes=made.totals.bytes_after,
+        model_bytes=_memory(source, plans, costs).weights,
+        whole=made.whole,
+    )
+
+
+def _other_type(weights: str, source: Source, costs: CostModel) -> OtherTypes:
+    """Returns the plan of the request with one type for all linears."""
+    kind, linears = weight_type(weights), source.coverage.linears
+    unfit = (name for name, (_, columns) in linears.items() if not kind.fits(columns))
+    if (name := next(unfit, None)) is not None:
+        return OtherTypes(weights=weights, unfit=name)
+    other = source.with_other(weights=weights)
+    assert other.outline is not None
+    try:
+        plans, _ = _plans(other, costs, of_masks=False)
+    except SpeedError:
+        return OtherTypes(weights=weights)
+    return _type_row(weights, plans, other, plan_of(plans, other.outline, costs), costs)
+
+
+def _ratio(plans: Mapping[str, LinearPlan]) -> float:
+    return sum(p.zeroed for p in plans.values()) / sum(p.shape[0] * p.shape[1] for p in plans.values())
+
+
+def _plans(
+    source: Source, costs: CostModel, *, of_masks: bool = True
+) -> tuple[dict[str, LinearPlan], Gaining | None]:
+    """Plan for the given masks, for the requested speed, or for the ratio over the linears that gain.
+
+    of_masks: False takes the requested types of weights even if those of the given masks are rounded to others.
+    """
+    r = source.recipe
+    if r.mask is not None:
+        masks = MaskSet.load(r.mask)
+        masks.check_covers(source.coverage.linears)
+        if of_masks:
+            types_to_round(masks, r.weights, r.mask, source.given_types)
+        return source.plan(masks, costs, source.weight_types(masks if of_masks else None)), None
+    if r.goal is not None:
+        return plans_with_speed(source, costs), None
+    gains = gain_budget(source, costs)
+    if gains is not None:
+        return plans_with_ratio(source, gains, costs)
+    assert r.ratio is not None  # the recipe has checked it
+    decided = Budget.of(r.ratio, r.per_layer).by_linear(list(source.coverage.linears))
+    return source.plan_at({name: found[1] if found else 0.0 for name, found in decided.items()}, costs), None
+
+
+def _memory(source: Source, plans: Mapping[str, LinearPlan], costs: CostModel) -> Memory:
+    """Returns the memory of the model on the card, with the KV cache of the whole workload."""
+    outline, load, sequences = source.outline, costs.workload, source.sequences
+    assert outline is not None and sequences is not None
+    tokens = load.batch * (load.prompt + load.generated) if sequences.decodes else 0
+    dense = _ELEMENT * source.weights
+    return Memory(
+        dense_weights=dense,
+        weights=dense - sum(plan.bytes_before - plan.bytes_after for plan in plans.values()),
+        cache=2 * _ELEMENT * tokens * outline.model.layers * outline.model.kv,
+        card=costs.card.rated.memory * 10**9,
+    )
+
+
+def _builder(target: str) -> Builder | None:
+    """Returns the backend of this machine and the targets that it builds for; None if it builds no engines here."""
+    from patch_compile.engine.backend import BackendName, default_backend, load_backend
+
+    name, _ = default_backend()
+    if name is BackendName.ONNX:
+        return None
+    backend, asked = load_backend(name), parse_architectures(target)
+    possible = tuple(row.name for row in backend.targets())
+    missing = next((row.name for row in asked if row.name not in possible), asked[0].name)
+    return Builder(backend=str(name), version=backend.version, target=missing, targets=possible)
+
+
+def _asked(recipe: Recipe) -> Asked:
+    mask = str(recipe.mask) if recipe.mask is not None else None
+    return Asked(ratio=recipe.ratio, mask=mask, speedup=recipe.speedup, budget_ms=recipe.budget_ms)
+
+
+def _card(target: str | None) -> tuple[PlanCard, str, TargetSource]:
+    """Returns the card to predict for, the target that it belongs to, and the source of that target."""
+    if target is not None:
+        return card_of(target), target, TargetSource.ASKED
+    gpu = local_gpu()
+    if gpu is None:
+        return card_of(DEFAULT_TARGET), DEFAULT_TARGET, TargetSource.DEFAULT
+    card = card_of_gpu(gpu)
+    if card is None:
+        raise PatchCompileError(
+            f"The table of cards has no card for {gpu.name}",
+            "No target was given, so the plan is for the GPU of this machine.",
+            "Give --target a6000, or another card.",
+        )
+    return card, gpu.name, TargetSource.LOCAL_GPU

@@ -1,0 +1,247 @@
+"""Checks everything that can be checked before any work is done."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from masklearn.checkpoint.unchanged import FilesAsFound
+from masklearn.masks.budget import Budget
+from masklearn.masks.weight_types import allowed_types
+from masklearn.threads import settle_threads
+from patch_compile.artifacts.place import check_apart, check_free_space, check_out
+from patch_compile.errors import PatchCompileError
+from patch_compile.pipeline.choose import Chooser, chooser_of
+from patch_compile.planning.cards import DEFAULT_TARGET, card_of, card_of_gpu, find_card
+from patch_compile.planning.cost import CostModel
+from patch_compile.planning.lowering import lowerings_of
+from patch_compile.planning.lowering_patterns import asked_lowerings
+from patch_compile.plugin.prebuilt import DISTRIBUTION
+from patch_compile.progress import Progress, quiet_libraries
+from patch_compile.recipe import Recipe
+from patch_compile.sources.base import Source
+from patch_compile.sources.inputs import inputs_of
+from patch_compile.sources.kinds import Ability, Stage
+from patch_compile.sources.open import open_source
+
+if TYPE_CHECKING:
+    from patch_compile.hardware.cards import GpuArchitecture
+    from patch_compile.plugin.build import PluginLibrary
+
+__all__ = ["Job", "costs_of", "prepare"]
+
+_ALONE = {frozenset({Stage.MASKS}): Ability.LEARN, frozenset({Stage.ONNX}): Ability.COMPILE}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A checked recipe and the stages to run.
+
+    source: the model, whose recipe has all defaults filled in; targets, plugin: empty and None for the backend `onnx`;
+    costs: the cost model that predicts speed, None if no speed can be predicted; chooser: chooses tiles by their scores,
+    None if the ratio counts over all linears; files: the files that the build reads, as they were at its start.
+    """
+
+    source: Source
+    out: Path
+    stages: frozenset[Stage]
+    backend: str
+    targets: tuple[GpuArchitecture, ...]
+    plugin: PluginLibrary | None
+    costs: CostModel | None
+    chooser: Chooser | None
+    files: FilesAsFound
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.source.recipe
+
+
+def prepare(
+    recipe: Recipe, progress: Progress, *, stages: Collection[Stage] = tuple(Stage), force: bool, resume: bool
+) -> Job:
+    """Check model, masks, texts, OUT, backend, targets, speed, disk space and plugin, as far as the stages need them.
+
+    Prints a note for each default that is chosen. Raises PatchCompileError for anything that would stop one of the stages
+    later, for a ratio at which no linear gains, and SpeedError for a speed that cannot be reached.
+    """
+    settle_threads()
+    asked = frozenset(stages)
+    if Stage.ONNX in asked or recipe.target is not None:
+        recipe.check_plannable()
+    source = open_source(recipe)
+    if command := _ALONE.get(asked):
+        source.require(command)
+    quiet_libraries([getattr(recipe, name) for name in source.texts])
+    files = FilesAsFound.of(lambda: inputs_of(source, recipe))
+    if Stage.MASKS not in asked and recipe.mask is None:
+        raise PatchCompileError(
+            "No mask is given", "`compile` learns nothing.", "Give --mask FILE, or use `build`."
+        )
+    source.check(asked)
+    _check_patterns(source, asked)
+    for line in (*source.notes, *_masks_of_another(source)):
+        progress.note(line)
+    out = _choose_out(source, progress)
+    check_apart(out, (source.model, *files.states))
+    check_out(out, force=force, resume=resume)
+    backend, targets = _choose_engine(source, progress) if Stage.ENGINE in asked else ("onnx", ())
+    asked = asked if targets else asked - {Stage.ENGINE}
+    lowers = Stage.ONNX in asked or recipe.target is not None or recipe.goal is not None
+    costs = costs_of(source) if lowers else None
+    chooser = chooser_of(source, costs, progress.note) if lowers and Stage.MASKS in asked else None
+    check_free_space(out, source.space(asked))
+    plugin = _plugin(source, backend, targets, progress)
+    return Job(source, out, asked, backend, targets, plugin, costs, chooser, files)
+
+
+def _masks_of_another(source: Source) -> Iterator[str]:
+    """Yield a warning if the given masks were made for another model, whose linears have the same names and shapes."""
+    file = source.recipe.mask
+    if file is None or source.given.masks.base_sha256 == source.fingerprint:
+        return
+    yield (
+        f"warning: the masks {file} were made for other weights than those of {source.model}: for the model "
+        f"{source.given.masks.base_model or 'of an unknown name'}, whose sha256 is another one; "
+        "they may zero weights that this model needs"
+    )
+
+
+def _check_patterns(source: Source, stages: Collection[Stage]) -> None:
+    """Raise an error if a pattern of --ratio, --weights or --lowering matches no linear or decides for none, or if a weight
+    type fits neither its linear nor the graph."""
+    r, names = source.recipe, list(source.coverage.linears)
+    if Stage.MASKS in stages:
+        allowed_types(r.weights, source.coverage.linears)
+    if Stage.MASKS in stages and r.mask is None and r.ratio is not None:
+        Budget.of(r.ratio, r.per_layer).by_linear(names)
+    if Stage.ONNX in stages:
+        given = source.given.masks if r.mask is not None else None
+        lowerings_of(r.lowering, names, {} if source.chooses_types else source.weight_types(given))
+        r.check_weights()
+
+
+def _choose_out(source: Source, progress: Progress) -> Path:
+    """Returns OUT; without -o its name is made of the model and the ratio."""
+    r = source.recipe
+    if r.out is not None:
+        return r.out
+    ratio = r.ratio if r.mask is None else source.given.masks.ratio
+    name = f"{ratio:.2f}" if isinstance(ratio, float) else r.goal.short if r.goal else "mixed"
+    out = Path(f"{source.name}-patch-{name}")
+    progress.note(f"output: ./{out} (no -o given)")
+    return out
+
+
+def _choose_engine(source: Source, progress: Progress) -> tuple[str, tuple[GpuArchitecture, ...]]:
+    """Returns the backend and the targets to build for; no targets for the backend `onnx`."""
+    backend = _choose_backend(source.recipe, progress)
+    targets = _choose_targets(source.recipe, backend, progress)
+    if targets:
+        source.check_shapes()
+    return backend, targets
+
+
+def _choose_backend(recipe: Recipe, progress: Progress) -> str:
+    """Returns the requested backend, or the best one that this machine has.
+
+    Raises PatchCompileError if the backend cannot be used here or lacks a requested option of the engine, and if a target
+    is given but no library here builds engines.
+    """
+    from patch_compile.engine.backend import BackendName, default_backend, load_backend
+
+    if recipe.backend is None:
+        name, why = default_backend()
+        if name is BackendName.ONNX and recipe.target is not None:
+            raise PatchCompileError(
+                f"No engine can be built for {recipe.target} here",
+                f"No TensorRT works on this machine: {why}.",
+                "Install TensorRT-RTX, which needs no GPU: `pip install 'patch-compile[rtx]'`. Or stop at the ONNX file: "
+                "`--backend onnx`.",
+            )
+        progress.note(f"backend: {name} ({why})")
+    else:
+        name = BackendName(recipe.backend)
+        if name is not BackendName.ONNX:
+            load_backend(name)
+    recipe.engine_options().check(name)
+    return str(name)
+
+
+def _choose_targets(recipe: Recipe, backend: str, progress: Progress) -> tuple[GpuArchitecture, ...]:
+    """Returns the requested targets, or this machine's GPU. Raises PatchCompileError if the backend cannot build for
+    them."""
+    from patch_compile.engine.backend import load_backend
+    from patch_compile.hardware.cards import local_architecture, parse_architectures
+
+    if recipe.target is not None:
+        targets = parse_architectures(recipe.target)
+    else:
+        local = local_architecture()
+        targets = (local,) if local else parse_architectures(DEFAULT_TARGET)
+        if backend != "onnx":
+            why = "the GPU of this machine" if local else "no GPU here"
+            progress.note(f"target: {targets[0].name} ({why})")
+    if backend == "onnx":
+        return ()
+    load_backend(backend).check_targets(targets)
+    return targets
+
+
+def costs_of(source: Source) -> CostModel | None:
+    """Returns the cost model of the target's card; None if no speed is predicted, or the table of cards lacks the card.
+
+    Raises PatchCompileError if a speed is requested and the table of cards lacks the card.
+    """
+    from patch_compile.hardware.gpu import local_gpu
+
+    if source.workload is None:
+        return None
+    target, goal = source.recipe.target, source.recipe.goal
+    gpu = local_gpu() if target is None else None
+    card = card_of_gpu(gpu) if gpu else find_card(target or DEFAULT_TARGET)
+    if goal is not None and card is None:
+        card = card_of(target or DEFAULT_TARGET)
+    return CostModel(card, source.workload) if card else None
+
+
+def _plugin(
+    source: Source, backend: str, targets: tuple[GpuArchitecture, ...], progress: Progress
+) -> PluginLibrary | None:
+    """Compile the plugin for a backend or take it from the cache; None if there is no engine or the engine needs no
+    plugin.
+
+    Raises UsageError if PATCH_COMPILE_PLUGIN_ARCHS asks for a plugin that a target does not run.
+    """
+    if backend == "onnx":
+        return None
+    asked = asked_lowerings(source.recipe.lowering, list(source.coverage.linears))
+    given = source.given.masks if source.recipe.mask is not None else None
+    # Quantised weights are for the plugin, whatever lowering is asked for.
+    if not {"auto", "plugin"} & {*asked.values()} and not (
+        source.chooses_types or source.weight_types(given)
+    ):
+        return None
+    from patch_compile.plugin.architectures import archs_for
+    from patch_compile.plugin.build import build_plugin
+
+    archs = archs_for([target.sm for target in targets])
+    with progress.stage("plugin"):
+        library = build_plugin(backend, archs=archs)
+    progress.note(_headers_line(library))
+    return library
+
+
+def _headers_line(plugin: PluginLibrary) -> str:
+    if plugin.headers is None:
+        sms = ", ".join(f"sm{arch}" for arch in plugin.archs)
+        return f"plugin: the library of {DISTRIBUTION} that this release was made with, for {sms}"
+    headers = f"plugin: compiled with TensorRT's headers, version {plugin.headers_version}, of"
+    if plugin.headers_package is None:
+        return f"{headers} {plugin.headers}"
+    return (
+        f"{headers} {plugin.headers_package}, a package of a third party that is pinned by its sha256; TENSORRT_ROOT names "
+        "an installed TensorRT to take them from instead"
+    )

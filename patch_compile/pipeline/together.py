@@ -1,0 +1,56 @@
+"""Lets the processes of one launch learn together: the first leads, in OUT's scratch folder, and the others join it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from masklearn.processes import leave, process_count
+from patch_compile.artifacts.layout import MANIFEST
+from patch_compile.artifacts.workspace import Workspace, key_of
+
+__all__ = ["leading", "take_part"]
+
+_POLL = 0.2  # seconds
+
+
+@contextmanager
+def leading(scratch: Path) -> Iterator[None]:
+    """Learn as the first process inside this context, which waits for the others at its end."""
+    if process_count() == 1:
+        yield
+        return
+    launch = _launch(scratch)
+    shutil.rmtree(launch, ignore_errors=True)  # left by an interrupted run
+    launch.mkdir()
+    yield
+    leave(launch)
+
+
+def take_part(out: Path, learn: Callable[[], None]) -> None:
+    """Wait until the first process learns, and learn with it. Returns without learning if the first process reuses its
+    masks."""
+    launch = _launch(Workspace.scratch_of(out))
+    while not launch.exists():  # the first process may still be removing an earlier run
+        if _published_since_start(out):  # the first process reused the masks
+            return
+        time.sleep(_POLL)
+    learn()
+    leave(launch)
+
+
+def _published_since_start(out: Path) -> bool:
+    manifest = out / MANIFEST
+    return manifest.is_file() and manifest.stat().st_mtime > psutil.Process().create_time()
+
+
+def _launch(scratch: Path) -> Path:
+    """Returns the folder whose existence shows that the first process of this launch learns in this scratch folder."""
+    launch = (os.environ.get(name, "") for name in ("TORCHELASTIC_RUN_ID", "MASTER_PORT"))
+    return scratch / f"launch-{key_of(*launch)[:16]}"

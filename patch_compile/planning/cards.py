@@ -1,0 +1,111 @@
+"""Finds the card that predictions for a `--target` or a GPU are made for, and the assumptions that they use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from patch_compile.artifacts.plan import CardRow
+from patch_compile.errors import PatchCompileError
+from patch_compile.hardware.cards import (
+    RatedCard,
+    Target,
+    architecture_of_gpu,
+    card_named,
+    parse_targets,
+    rated_cards,
+)
+from patch_compile.hardware.gpu import Gpu
+from patch_compile.planning.measured import MeasuredCard, measured_cards
+from patch_compile.planning.roofline.assumptions import ASSUMED, Assumptions
+
+__all__ = ["DEFAULT_TARGET", "PlanCard", "card_of", "card_of_gpu", "find_card"]
+
+DEFAULT_TARGET = "sm86"  # used without a target and a GPU
+
+
+@dataclass(frozen=True)
+class PlanCard:
+    """A card with a data sheet, which predictions are made for.
+
+    stands_for: the target without a data sheet of its own that the card stands for, or "". assume: assumptions of the
+    predictions. measured: the calibration of this very GPU, by `bench --calibrate` or from this package, which then gives
+    the assumptions; None without one.
+    """
+
+    rated: RatedCard
+    stands_for: str = ""
+    assume: Assumptions = ASSUMED
+    measured: MeasuredCard | None = None
+
+    @property
+    def name(self) -> str:
+        """Returns the name in the spelling of the table."""
+        return self.rated.name
+
+    def row(self) -> CardRow:
+        """Returns the card's row of plan.json."""
+        return CardRow(name=self.name, stands_for=self.stands_for, calibration=self.measured)
+
+    def __str__(self) -> str:
+        return str(self.row())
+
+
+def find_card(target: str) -> PlanCard | None:
+    """Returns the card of the first of comma-separated targets that has predictions, or None if none has.
+
+    A target without a data sheet (an architecture, or a card) is predicted by the first card of its architecture that
+    has one. Raises PatchCompileError for a target that is not in the table.
+    """
+    targets = parse_targets(target)
+    card = next(filter(None, map(_of_target, targets)), None)
+    if card and len(targets) > 1:
+        return PlanCard(card.rated, ", ".join(one.name for one in targets))
+    return _as_measured(card) if card else None
+
+
+def card_of(target: str) -> PlanCard:
+    """Returns the result of `find_card`. Raises PatchCompileError if it is None."""
+    card = find_card(target)
+    if card is None:
+        raise PatchCompileError(
+            f"No speed is predicted for the target {target!r}",
+            "The table of cards has no data sheet for it, nor for another card of its architecture.",
+            f"Give one of {', '.join(card.name for card in rated_cards())} as --target.",
+        )
+    return card
+
+
+def card_of_gpu(gpu: Gpu) -> PlanCard | None:
+    """Returns the card of this machine's GPU, else the one that stands for its architecture.
+
+    Returns None if neither has a data sheet.
+    """
+    named, architecture = card_named(gpu.name), architecture_of_gpu(gpu)
+    if isinstance(named, RatedCard):
+        return _as_measured(PlanCard(named), gpu.name)
+    card = _of_architecture(architecture.sm, gpu.name) if architecture else None
+    return _as_measured(card, gpu.name) if card else None
+
+
+def _as_measured(card: PlanCard, gpu: str | None = None) -> PlanCard:
+    """Returns the card with its calibration, if there is one.
+
+    It is the newest of this machine, else the one of this package: of the GPU named `gpu`, or if None of any GPU that the
+    card's row describes.
+    """
+
+    def fits(found: MeasuredCard) -> bool:
+        return found.card == card.name and (found.gpu == gpu if gpu else found.own and not card.stands_for)
+
+    found = next(filter(fits, measured_cards()), None)
+    return replace(card, assume=found.assume, measured=found) if found else card
+
+
+def _of_target(target: Target) -> PlanCard | None:
+    if isinstance(target.card, RatedCard):
+        return PlanCard(target.card)
+    return _of_architecture(target.architecture.sm, target.name)
+
+
+def _of_architecture(sm: int, name: str) -> PlanCard | None:
+    return next((PlanCard(card, name) for card in rated_cards() if card.sm == sm), None)

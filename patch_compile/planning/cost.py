@@ -1,0 +1,110 @@
+"""Predicted microseconds of one linear: dense, hybrid and all 2:4, for the prompt and for a decode step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+
+from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
+from masklearn.weights.table import FLOAT16, WeightType
+from patch_compile.artifacts.plan import LinearTimes, Reason, ReasonKind, Times
+from patch_compile.hardware.cards import RatedCard
+from patch_compile.planning.cards import PlanCard
+from patch_compile.planning.roofline.assumptions import Assumptions
+from patch_compile.planning.roofline.linear_roofline import DENSE_PATH, Linear, Prediction, predict
+from patch_compile.planning.roofline.rest import gating_time
+from patch_compile.planning.workload import Workload
+
+__all__ = ["CostModel"]
+
+Shape = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """The roofline of a card under a workload."""
+
+    card: PlanCard
+    workload: Workload
+
+    def of(
+        self,
+        shape: Shape,
+        panel_rows: int,
+        slabs: Mapping[str, int],
+        *,
+        gated: bool = False,
+        weights: WeightType = FLOAT16,
+    ) -> LinearTimes:
+        """Returns the times of a linear `[N, K]` that is packed in so many slabs. slabs: by the name of their kind.
+
+        gated: True for a gate and its up, whose node computes their SiLU·mul too; weights: type of the weights.
+        """
+        total = sum(slabs.values())
+        share = slabs.get(TWO_FOUR.name, 0) / total
+        others = tuple(
+            (kind.code, slabs[kind.name] / total)
+            for kind in KINDS
+            if kind not in (DENSE, TWO_FOUR) and slabs.get(kind.name)
+        )
+
+        def times(tokens: int) -> Times:
+            linear = Linear(*shape, share, panel_rows, others, weights)
+            return _times(self.card.rated, linear, tokens, self.card.assume, gated)
+
+        return LinearTimes(prefill=times(self.workload.prefill_tokens), decode=times(self.workload.batch))
+
+    def dense(self, times: LinearTimes) -> float:
+        """Returns the microseconds of the dense linear in the whole workload."""
+        return self.workload.total(times.prefill.dense, times.decode.dense)
+
+    def hybrid(self, times: LinearTimes) -> float:
+        """Returns the microseconds of the hybrid linear in the whole workload."""
+        return self.workload.total(times.prefill.hybrid, times.decode.hybrid)
+
+    def unpruned(self, times: LinearTimes) -> float:
+        """Returns the microseconds of the dense linear with weights of its own type in the whole workload."""
+        return self.workload.total(times.prefill.unpruned, times.decode.unpruned)
+
+    def sparse(self, times: LinearTimes) -> float:
+        """Returns the microseconds of the linear with all tiles 2:4 in the whole workload."""
+        return self.workload.total(times.prefill.sparse, times.decode.sparse)
+
+    def why_dense(self, times: LinearTimes) -> Reason | None:
+        """Returns the reason why dense weights of the same type are faster for the workload, or None if they are not."""
+        dense, card = self.unpruned(times), self.card.name
+        if self.hybrid(times) < dense:
+            return None
+        if self.sparse(times) < dense:
+            return Reason(kind=ReasonKind.LITTLE_SPARSE, card=card)
+        if times.prefill.slower and times.decode.sparse < times.decode.unpruned:
+            return Reason(kind=ReasonKind.PROMPTS, card=card, slower=times.prefill.slower)
+        return Reason(kind=ReasonKind.SMALL_LINEAR, card=card)
+
+
+@cache
+def _times(card: RatedCard, linear: Linear, tokens: int, assume: Assumptions, gated: bool) -> Times:
+    """Returns the times of a linear for `tokens` rows of X. gated: as in `CostModel.of`."""
+    found, all_sparse = (
+        predict(card, one, tokens, assume=assume) for one in (linear, replace(linear, share=1.0, others=()))
+    )
+    counted = gated and assume.gating
+    gating = gating_time(card, linear.out_features // 2, tokens, assume) if counted else 0.0
+
+    def less_gating(product: Prediction) -> float:
+        # On the dense path the epilogue is a kernel of its own, as in the dense model.
+        return product.microseconds - (0.0 if product.config == DENSE_PATH else gating)
+
+    alike = None
+    if linear.weights.quantised:
+        unpruned = replace(linear, share=0.0, others=())
+        alike = less_gating(predict(card, unpruned, tokens, assume=assume))
+    return Times(
+        dense=found.dense_microseconds,
+        alike=alike,
+        hybrid=less_gating(found),
+        sparse=less_gating(all_sparse),
+        bound=found.dense_bound,
+        slower=found.slower,
+    )

@@ -1,0 +1,137 @@
+"""Leaves linears whole in which pruning gains nothing on a target, so that no weight is zeroed for nothing.
+
+The planner decides which linears gain, by the rule that lowers them:
+
+1. A linear can gain if it is not lowered to `dense` with the most 2:4 tiles that it may have: all of its tiles, or with
+   `--per-layer` those of its own ratio. The ratio counts over these linears alone, and tiles are chosen among theirs.
+2. A linear that gets too few 2:4 tiles to gain is left whole. The chosen tiles of the others stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+from numpy.typing import NDArray
+
+from masklearn.masks.budget import LARGEST_RATIO, Budget
+from masklearn.masks.linear_mask import LinearMask
+from masklearn.masks.record import GainRecord
+from masklearn.masks.select import NO_LOSSES, RoundingLosses, Scores, Selection, select
+from patch_compile.artifacts.plan import Gaining
+from patch_compile.planning.cost import CostModel
+from patch_compile.planning.lowering import LinearPlan
+from patch_compile.planning.unpatterned import unpatterned
+
+__all__ = ["ALL_SPARSE", "GainBudget", "TilesThatGain"]
+
+Grids = Mapping[str, NDArray[Any]]
+Shape = tuple[int, int]
+Plans = Mapping[str, LinearPlan]
+PlanMasks = Callable[[Mapping[str, LinearMask]], Plans]
+
+ALL_SPARSE = LARGEST_RATIO  # ratio of a linear with all tiles 2:4
+
+
+@dataclass(frozen=True)
+class GainBudget:
+    """A ratio over the linears that can gain.
+
+    budget: leaves the other linears dense; linears: all covered linears, name to `[N, K]`; asked: number of linears with
+    a ratio above 0.
+    """
+
+    budget: Budget
+    linears: Mapping[str, Shape]
+    asked: int
+
+    @classmethod
+    def of(
+        cls, budget: Budget, linears: Mapping[str, Shape], plan_at: Callable[[Mapping[str, float]], Plans]
+    ) -> GainBudget:
+        """Find the linears that can gain. plan_at: plans linears that have these ratios, as they are compiled."""
+        counted = budget.counted(list(linears))
+        most = {name: ratio if budget.per_layer else ALL_SPARSE for name, ratio in counted.items()}
+        plans = plan_at({name: most.get(name, 0.0) for name in linears})
+        dense = frozenset(name for name, plan in plans.items() if not plan.uses_zeros)
+        return cls(replace(budget, uncounted=dense), linears, len(counted))
+
+    @property
+    def counted(self) -> dict[str, float]:
+        """Returns the linears that can gain and were not left whole, with their ratios."""
+        counted = self.budget.counted(list(self.linears))
+        return {name: ratio for name, ratio in counted.items() if name not in self.budget.dense}
+
+    def settled(self, plan_for: Callable[[Budget], Plans]) -> Budget:
+        """Returns the budget with which every linear that has pruned tiles gains. plan_for: chooses tiles and plans them."""
+        budget = self.budget
+        while wasted := {
+            name: float(plan.zeroed)
+            for name, plan in plan_for(budget).items()
+            if plan.zeroed and not plan.uses_zeros
+        }:
+            budget = budget.sparing(wasted)
+        return budget
+
+    def settled_evenly(self, plan_at: Callable[[Mapping[str, float]], Plans]) -> GainBudget:
+        """Returns this with the budget that follows if the ratio is spread evenly, as a plan without scores assumes."""
+        weights = self._weights
+        return replace(self, budget=self.settled(lambda budget: plan_at(budget.evenly(weights))))
+
+    @property
+    def evenly(self) -> dict[str, float]:
+        """Returns the ratio of each linear if the ratio is spread evenly."""
+        return self.budget.evenly(self._weights)
+
+    @property
+    def _weights(self) -> dict[str, int]:
+        return {name: prod(shape) for name, shape in self.linears.items()}
+
+    def row(self, zeroed: Mapping[str, int], gaining: Collection[str]) -> Gaining:
+        """Returns the number of linears that gain, and the ratio over them. zeroed: number of zeroed weights by linear."""
+        weights, total = self._weights, sum(zeroed.values())
+        return Gaining(
+            covered=len(weights),
+            asked=self.asked,
+            gaining=len(gaining),
+            ratio=total / sum(weights[name] for name in gaining) if gaining else 0.0,
+            ratio_of_covered=total / sum(weights.values()),
+        )
+
+
+class TilesThatGain:
+    """Chooses tiles for a ratio over the linears that can gain. A linear that was left whole once stays whole."""
+
+    def __init__(self, gains: GainBudget, tile: Shape, plan: PlanMasks) -> None:
+        """plan: plans masks as they are compiled."""
+        self._gains, self._tile, self._plan = gains, tile, plan
+
+    def record(self, masks: Mapping[str, LinearMask], costs: CostModel | None) -> GainRecord:
+        """Returns the record of the linears that gain with these masks."""
+        zeroed = {name: mask.zeroed for name, mask in masks.items()}
+        row = self._gains.row(zeroed, [name for name, count in zeroed.items() if count])
+        return GainRecord(
+            card=costs.card.name if costs else None,
+            covered=row.covered,
+            asked=row.asked,
+            gaining=row.gaining,
+            ratio=row.ratio,
+        )
+
+    def __call__(
+        self,
+        scores: Scores,
+        areas: Grids,
+        rounding: RoundingLosses = NO_LOSSES,  # noqa: ARG002
+    ) -> tuple[Selection, Budget]:
+        """Returns tile maps and the budget that they fill. scores: the cost of each tile, by kind or of 2:4 alone."""
+
+        def plan_for(budget: Budget) -> Plans:
+            kinds = select(scores, areas, budget).kinds
+            return self._plan(unpatterned(self._gains.linears, self._tile, kinds))
+
+        budget = self._gains.settled(plan_for)
+        self._gains = replace(self._gains, budget=budget)
+        return select(scores, areas, budget), budget

@@ -1,0 +1,301 @@
+"""Chooses the lowering of each linear, with the reason if it is not `plugin`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from masklearn.masks.kinds.base import BYTES_DENSE
+from masklearn.masks.kinds.table import DENSE, PRUNED, TWO_FOUR
+from masklearn.masks.linear_mask import LinearMask
+from masklearn.weights.table import FLOAT16, WeightType, weight_type
+from patch_compile.artifacts.plan import (
+    LinearRow,
+    LinearTimes,
+    Lowering,
+    Node,
+    Reason,
+    ReasonKind,
+    Slabs,
+    TileCount,
+)
+from patch_compile.errors import PatchCompileError
+from patch_compile.packing.format import choose_panel_rows
+from patch_compile.packing.slab_kinds import SLAB_K, kinds_among, slab_kinds
+from patch_compile.planning.cost import CostModel
+from patch_compile.planning.lowering_patterns import Asked, asked_lowerings
+from patch_compile.planning.split import Split
+from patch_compile.planning.unpatterned import KindMap
+
+__all__ = ["LinearPlan", "lowerings_of", "plan_linear", "plan_linears", "uncovered"]
+
+Others = tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class LinearPlan:
+    """The plan of one linear. shape: `[N, K]`; bytes are those of the 16-bit weight and of its packed tensors.
+
+    reason: the reason why it is not `plugin`, or has quantised weights and dense slabs alone; else None. node: the
+    PatchLinear node of a `plugin` linear, which gate and up share, and also q, k and v. Until the graph is known, a node
+    has its linear's name and no other linear. predicted: times of the linear on its own, None if the card is unknown.
+    split: the products of a linear lowered as `split`, once they are chosen. others: numbers of slabs of further kinds, by
+    the kind's name, in the table's order.
+    weights: name of the weight type. A linear of int8 or int4 is always `plugin`, because no other lowering keeps such
+    weights packed; if `dense` is asked for, or is faster, or none of its slabs is pruned, all of its slabs are dense.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    pruned_tiles: int
+    tiles: int
+    zeroed: int
+    lowering: Lowering
+    reason: Reason | None
+    panel_rows: int
+    dense_slabs: int
+    sparse_slabs: int
+    node: Node
+    predicted: LinearTimes | None = None
+    split: Split | None = None
+    others: Others = ()
+    weights: str = FLOAT16.name
+
+    @property
+    def weight_type(self) -> WeightType:
+        """Returns the row of the table of weight types."""
+        return weight_type(self.weights)
+
+    @property
+    def uses_zeros(self) -> bool:
+        """True if zeroed weights save time or bytes in this lowering."""
+        return self.lowering == "split" or (
+            self.lowering == "plugin" and bool(self.sparse_slabs or self.others)
+        )
+
+    @property
+    def slabs(self) -> dict[str, int]:
+        """Number of slabs by the name of their kind."""
+        return {DENSE.name: self.dense_slabs, TWO_FOUR.name: self.sparse_slabs, **dict(self.others)}
+
+    @property
+    def halved(self) -> float:
+        """Number of weights in 2:4 tiles."""
+        zeroed_elsewhere = sum(PRUNED[kind].zeros * count for kind, count in self._weights_of_others)
+        return max(0.0, 2 * (self.zeroed - zeroed_elsewhere))
+
+    @property
+    def least_bytes(self) -> float:
+        """Returns the bytes of its tiles, each in its kind, without padding and index. No kernel can read fewer."""
+        pruned = {TWO_FOUR: self.halved} | {PRUNED[kind]: float(n) for kind, n in self._weights_of_others}
+        dense = self.shape[0] * self.shape[1] - sum(pruned.values())
+        return sum(
+            kind.bytes_of(self.weight_type) * count for kind, count in ({DENSE: dense} | pruned).items()
+        )
+
+    @property
+    def _weights_of_others(self) -> Others:
+        """Numbers of weights in slabs of n:16, with the padding, by the name of their kind."""
+        return tuple((kind, count * self.panel_rows * SLAB_K) for kind, count in self.others)
+
+    @property
+    def bytes_before(self) -> int:
+        """Returns the bytes of the dense 16-bit weight."""
+        return int(self.shape[0] * self.shape[1] * BYTES_DENSE)
+
+    @property
+    def bytes_after(self) -> int:
+        """Returns the bytes of the constants that the compiled linear reads, with padding and index."""
+        if self.lowering != "plugin":
+            return self.bytes_before
+        slab, stored = self.panel_rows * SLAB_K, self.slabs
+        panels = -(-self.shape[0] // self.panel_rows)
+        # A row of pointers for each kind, with an end, which the linears of a node share.
+        pointers = len(stored) * (panels + (self.node.linears[0] == self.name))
+        packed = sum(
+            int(count * slab * PRUNED.get(kind, DENSE).bytes_of(self.weight_type))
+            for kind, count in stored.items()
+        )
+        scales = self.weight_type.row_bytes * panels * self.panel_rows
+        return packed + scales + 4 * (pointers + sum(stored.values()))
+
+    def row(self) -> LinearRow:
+        """Returns the linear's row of plan.json and report.json."""
+        return LinearRow(
+            name=self.name,
+            shape=self.shape,
+            zeroed=self.zeroed,
+            tiles=TileCount(sparse=self.pruned_tiles, all=self.tiles),
+            lowering=self.lowering,
+            reason=self.reason,
+            node=self.node if self.lowering == "plugin" else None,
+            weights=self.weights,
+            panel_rows=self.panel_rows,
+            slabs=Slabs(dense=self.dense_slabs, sparse=self.sparse_slabs, others=dict(self.others)),
+            bytes_before=self.bytes_before,
+            bytes_after=self.bytes_after,
+            predicted=self.predicted,
+            split=self.split.row() if self.split else None,
+        )
+
+    def in_16_bits(self) -> LinearPlan:
+        """Returns the plan of the linear of the original model, as far as its dense product needs it."""
+        return replace(self, weights=FLOAT16.name) if self.weight_type.quantised else self
+
+    def named(self, name: str) -> LinearPlan:
+        """Returns the plan of another linear with the same lowering, before the graph is known."""
+        return replace(self, name=name, node=_alone(name))
+
+    @classmethod
+    def of(cls, row: LinearRow) -> LinearPlan:
+        """Returns the plan that a row describes, without its times and its split."""
+        return cls(
+            row.name,
+            row.shape,
+            row.tiles.sparse,
+            row.tiles.all,
+            row.zeroed,
+            row.lowering,
+            row.reason,
+            row.panel_rows,
+            row.slabs.dense,
+            row.slabs.sparse,
+            row.node or _alone(row.name),
+            others=tuple(row.slabs.others.items()),
+            weights=row.weights,
+        )
+
+    def fused(self, mask: LinearMask, node: Node, panel_rows: int | None = None) -> LinearPlan:
+        """Returns the plan with the node that the graph gave it. panel_rows: None keeps the panels."""
+        rows = panel_rows or self.panel_rows
+        dense, sparse, others = _count_slabs(mask, rows)
+        if self.weight_type.quantised and not self.uses_zeros:
+            dense, sparse, others = _all_dense(dense, sparse, others)
+        return replace(
+            self, node=node, panel_rows=rows, dense_slabs=dense, sparse_slabs=sparse, others=others
+        )
+
+
+def plan_linears(
+    masks: Mapping[str, LinearMask] | Mapping[str, KindMap],
+    lowering: str = "plugin",
+    costs: CostModel | None = None,
+    weights: Mapping[str, WeightType] | None = None,
+) -> dict[str, LinearPlan]:
+    """Returns the plan of every covered linear, in the order of the masks.
+
+    lowering: a value of `--lowering`; costs: predictions that `auto` needs, None if the card is unknown; weights: types of
+    the linears' weights, None for 16 bits. Raises PatchCompileError as `lowerings_of` does.
+    """
+    types = weights or {}
+    asked = lowerings_of(lowering, list(masks), types)
+    return {
+        name: plan_linear(name, mask, asked[name], costs, types.get(name, FLOAT16))
+        for name, mask in masks.items()
+    }
+
+
+def lowerings_of(text: str, names: Sequence[str], weights: Mapping[str, WeightType]) -> dict[str, Asked]:
+    """Returns the lowering that is asked of each linear. text: a value of `--lowering`.
+
+    Raises PatchCompileError for a pattern that matches no linear, and if quantised weights are to be split.
+    """
+    asked = asked_lowerings(text, names)
+    for name, found in weights.items():
+        if found.quantised and asked.get(name) == "split":
+            raise PatchCompileError(
+                f"{name} has {found} weights and can't be lowered as split",
+                "A split linear is ordinary products, whose weights have 16 bits.",
+                f"Give {name.rpartition('.')[2]}=plugin behind a comma of --lowering, or another --weights.",
+            )
+    return asked
+
+
+def plan_linear(
+    name: str,
+    mask: LinearMask | KindMap,
+    asked: Asked = "plugin",
+    costs: CostModel | None = None,
+    weights: WeightType = FLOAT16,
+) -> LinearPlan:
+    """Returns the plan of a linear with the lowering that is asked for, or `dense` if none of its slabs is pruned.
+
+    `auto` is `plugin` if that is predicted to be faster than `dense`, and without predictions. A linear of int8 or int4
+    that would be `dense` is `plugin` with dense slabs.
+    """
+    panel_rows = choose_panel_rows(mask.shape, mask.tile, mask.by_kind(), quantised=weights.quantised)
+    dense, sparse, others = _count_slabs(mask, panel_rows)
+    slabs = {DENSE.name: dense, TWO_FOUR.name: sparse, **dict(others)}
+    predicted = costs.of(mask.shape, panel_rows, slabs, weights=weights) if costs else None
+    chosen, reason = _choose(asked, _unfit(asked, mask, sparse > 0 or bool(others)), costs, predicted)
+    if weights.quantised and chosen == "dense":
+        chosen, (dense, sparse, others) = "plugin", _all_dense(dense, sparse, others)
+        slabs = {DENSE.name: dense}
+        predicted = costs.of(mask.shape, panel_rows, slabs, weights=weights) if costs else None
+    return LinearPlan(
+        name=name,
+        shape=mask.shape,
+        pruned_tiles=int((mask.kinds != DENSE.code).sum()),
+        tiles=mask.kinds.size,
+        zeroed=mask.zeroed,
+        lowering=chosen,
+        reason=reason,
+        panel_rows=panel_rows,
+        dense_slabs=dense,
+        sparse_slabs=sparse,
+        node=_alone(name),
+        predicted=predicted,
+        others=others,
+        weights=weights.name,
+    )
+
+
+def uncovered(name: str, shape: tuple[int, int]) -> LinearPlan:
+    """Returns the plan of a linear without a mask, which stays as it is."""
+    rows = choose_panel_rows(shape, shape)
+    slabs = -(-shape[0] // rows) * -(-shape[1] // SLAB_K)
+    reason = Reason(kind=ReasonKind.NOT_COVERED)
+    return LinearPlan(name, shape, 0, 1, 0, "dense", reason, rows, slabs, 0, _alone(name))
+
+
+def _alone(name: str) -> Node:
+    """Returns the node of a linear on its own, before the graph is known."""
+    return Node(name=name, linears=(name,))
+
+
+def _choose(
+    asked: Asked, unfit: Reason | None, costs: CostModel | None, predicted: LinearTimes | None
+) -> tuple[Lowering, Reason | None]:
+    """Returns the lowering, and the reason if it is not `plugin`. unfit: reason why only `dense` is possible."""
+    if asked == "dense":
+        return asked, Reason(kind=ReasonKind.ASKED)
+    slower = costs.why_dense(predicted) if asked == "auto" and costs and predicted else None
+    if unfit:
+        # Learning leaves a linear whole if it would not gain even with all tiles 2:4. Then that is the reason.
+        whole = unfit.kind is ReasonKind.NO_SPARSE_TILE
+        never = whole and slower is not None and slower.kind is not ReasonKind.LITTLE_SPARSE
+        return "dense", slower if never else unfit
+    if asked == "split":
+        return asked, Reason(kind=ReasonKind.ASKED)
+    return ("dense", slower) if slower else ("plugin", None)
+
+
+def _all_dense(dense: int, sparse: int, others: Others) -> tuple[int, int, Others]:
+    """Returns the numbers of slabs if all of them are dense."""
+    return dense + sparse + sum(count for _, count in others), 0, ()
+
+
+def _count_slabs(mask: LinearMask | KindMap, panel_rows: int) -> tuple[int, int, Others]:
+    """Returns the numbers of dense and of 2:4 slabs, and those of further kinds by name."""
+    codes = slab_kinds(mask, panel_rows)
+    dense, sparse, *others = ((kind.name, int((codes == kind.code).sum())) for kind in kinds_among([codes]))
+    return dense[1], sparse[1], tuple(others)
+
+
+def _unfit(asked: Asked, mask: LinearMask | KindMap, any_pruned_slab: bool) -> Reason | None:
+    """Returns the reason why only `dense` is possible, or None."""
+    if not mask.kinds.any():
+        return Reason(kind=ReasonKind.NO_SPARSE_TILE)
+    if not any_pruned_slab and asked in ("auto", "plugin"):  # the other lowerings have no slabs
+        return Reason(kind=ReasonKind.SMALL_TILES, tile=mask.tile)
+    return None

@@ -1,0 +1,125 @@
+"""Predicts milliseconds of a whole model, dense and planned, and the limits that no plan can pass.
+
+`plan`, `build`, `--speedup`, `bench` and docs/explanation/performance.md all use these predictions. They count products as
+TensorRT compiles them. In the dense model, linears of one input are one product, because TensorRT merges q, k and v, and
+gate and up, by itself (tests/engine/test_dense_products.py). In the planned model, linears that share a PatchLinear node are
+one.
+
+SiLU·mul is a kernel of the dense engine, and part of the node of gate and up in the hybrid one. Its time counts in both
+(unless `Assumptions.gating` says otherwise), because 2:4 does not make it faster. A plan that counted the merged kernel as
+a gain could pass its limits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from masklearn.masks.kinds.base import BYTES_DENSE
+from patch_compile.artifacts.plan import Bound, LinearTimes, PhaseRow, Times, WholeRow
+from patch_compile.planning.cost import CostModel
+from patch_compile.planning.lowering import LinearPlan
+from patch_compile.planning.outline import Outline
+from patch_compile.planning.products import InputGroup, cost_together, products_of
+from patch_compile.planning.roofline.linear_roofline import speedup_limit
+from patch_compile.planning.roofline.rest import rest_of
+
+__all__ = ["PhaseTimes", "WholeModel", "predict_whole"]
+
+
+@dataclass(frozen=True)
+class PhaseTimes:
+    """Milliseconds of a phase of the workload, of the dense and of the planned model, and the limit of their ratio.
+
+    alike: of the dense model whose weights have the same types as those of the planned one; None if all have 16 bits.
+    """
+
+    dense: float
+    planned: float
+    limit: float
+    alike: float | None = None
+
+    @property
+    def speedup(self) -> float:
+        """Returns dense over planned time, 1 for a phase that does not occur."""
+        return self.dense / self.planned if self.planned else 1.0
+
+    def row(self) -> PhaseRow:
+        """Returns the phase's row of plan.json."""
+        return PhaseRow(
+            dense_ms=self.dense,
+            alike_ms=self.alike,
+            planned_ms=self.planned,
+            speedup=self.speedup,
+            limit=self.limit,
+        )
+
+
+@dataclass(frozen=True)
+class WholeModel:
+    """Predictions for the prompt, and for all decode steps after it."""
+
+    prefill: PhaseTimes
+    decode: PhaseTimes
+
+    @property
+    def end_to_end(self) -> PhaseTimes:
+        """Returns the sum of both phases. Each phase has its own limit."""
+        dense = self.prefill.dense + self.decode.dense
+        least = self.prefill.dense / self.prefill.limit + self.decode.dense / self.decode.limit
+        planned = self.prefill.planned + self.decode.planned
+        both = (self.prefill.alike, self.decode.alike)
+        alike = None if None in both else sum(filter(None, both))
+        return PhaseTimes(dense, planned, dense / least, alike)
+
+    def row(self) -> WholeRow:
+        """Returns the times as plan.json holds them."""
+        return WholeRow(
+            prefill=self.prefill.row(), decode=self.decode.row(), end_to_end=self.end_to_end.row()
+        )
+
+
+def predict_whole(plans: Collection[LinearPlan], outline: Outline, costs: CostModel) -> WholeModel:
+    """Predict the prompt and all decode steps of a workload. Every plan must have its times.
+
+    It counts `split` linears as dense: it can't predict TensorRT's choices for them.
+    """
+    load, card = costs.workload, costs.card
+    prefill, step = rest_of(card.rated, outline.model, load.batch, load.prompt, load.generated, card.assume)
+    every = [*plans, *outline.others]
+    dense = _costs([plan.in_16_bits() for plan in every], outline.groups, costs)
+    planned = _costs([plan for plan in every if plan.lowering != "plugin"], outline.groups, costs)
+    hybrid = _costs([plan for plan in every if plan.lowering == "plugin"], outline.nodes, costs)
+    quantised = [plan for plan in every if plan.weight_type.quantised]
+    typed = _costs(quantised, outline.nodes, costs)
+    others = _costs([plan for plan in every if not plan.weight_type.quantised], outline.groups, costs)
+    limits = _limits(plans)
+
+    def phase(of: Callable[[LinearTimes], Times], rest: float, runs: int, least: float = 0.0) -> PhaseTimes:
+        # With many sequences the tensor cores limit decode too, and 2:4 may save them more than it saves bytes.
+        limit = max(least, *(limits[of(cost).bound] for cost in dense))
+        as_dense = rest + sum(of(cost).dense for cost in dense)
+        as_planned = rest + sum(of(cost).dense for cost in planned) + sum(of(cost).hybrid for cost in hybrid)
+        alike = rest + sum(of(cost).dense for cost in others) + sum(of(cost).unpruned for cost in typed)
+        scale = runs / 1e3
+        return PhaseTimes(scale * as_dense, scale * as_planned, limit, scale * alike if quantised else None)
+
+    return WholeModel(
+        phase(lambda cost: cost.prefill, prefill, 1, limits["tensor"]),
+        phase(lambda cost: cost.decode, step, load.steps),
+    )
+
+
+def _limits(plans: Collection[LinearPlan]) -> dict[Bound, float]:
+    """Returns the limit of a plan's speed-up over dense 16-bit linears, by what bounds these."""
+    weights = sum(plan.shape[0] * plan.shape[1] for plan in plans)
+    return {
+        "bytes": BYTES_DENSE * weights / sum(plan.least_bytes for plan in plans),
+        "tensor": speedup_limit(sum(plan.halved for plan in plans) / weights, "tensor"),
+    }
+
+
+def _costs(
+    plans: Collection[LinearPlan], groups: Collection[InputGroup], costs: CostModel
+) -> list[LinearTimes]:
+    return [cost_together(product, gated, costs) for product, gated in products_of(plans, groups)]

@@ -1,0 +1,95 @@
+"""Groups linears of one input into the products that compute them, in the dense and in the planned model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+from masklearn.checkpoint.architectures import Architecture
+from patch_compile.artifacts.plan import LinearTimes
+from patch_compile.packing.function import GATED_PANEL_ROWS
+from patch_compile.packing.fusion import GATED, QKV
+from patch_compile.planning.cost import CostModel
+from patch_compile.planning.lowering import LinearPlan
+
+__all__ = [
+    "InputGroup",
+    "compiled_groups",
+    "cost_together",
+    "fused_groups",
+    "groups_by_name",
+    "products_of",
+]
+
+_GATED_ROWS = 2 * GATED_PANEL_ROWS  # a panel of the gate and one of the up are one block of the kernel
+
+
+@dataclass(frozen=True)
+class InputGroup:
+    """Names of linears of one input, in the order of the model. gated: True for a gate and its up."""
+
+    linears: tuple[str, ...]
+    gated: bool = False
+
+
+def groups_by_name(linears: Collection[str], architecture: Architecture) -> tuple[InputGroup, ...]:
+    """Returns the groups that an architecture's names imply: q, k and v of a block, and gate and up."""
+    gate_and_up = architecture.mlp[0] if len(architecture.mlp[0]) > 1 else ()
+    found = [
+        *(InputGroup(names) for names in _siblings(linears, architecture.qkv)),
+        *(InputGroup(names, gated=True) for names in _siblings(linears, gate_and_up)),
+    ]
+    return tuple(one for one in found if len(one.linears) > 1)
+
+
+def fused_groups(found: Collection[InputGroup], fuse: Collection[str]) -> tuple[InputGroup, ...]:
+    """Returns the groups that are to share a node if the graph allows it."""
+    return tuple(one for one in found if (GATED if one.gated else QKV) in fuse)
+
+
+def compiled_groups(plans: Collection[LinearPlan]) -> tuple[InputGroup, ...]:
+    """Returns the groups that share a node, once the graph is known."""
+    nodes = dict.fromkeys(plan.node for plan in plans if plan.lowering == "plugin")
+    return tuple(InputGroup(node.linears, node.gated) for node in nodes if len(node.linears) > 1)
+
+
+def products_of(
+    plans: Collection[LinearPlan], groups: Collection[InputGroup]
+) -> Iterator[tuple[tuple[LinearPlan, ...], bool]]:
+    """Yield the linears of each product, and True if they are gate and up. A linear in no group is alone.
+
+    Linears with weights of different types are in different products.
+    """
+    left = {plan.name: plan for plan in plans}
+    for one in groups:
+        found = [left.pop(name) for name in one.linears if name in left]
+        for weights in dict.fromkeys(plan.weights for plan in found):
+            product = tuple(plan for plan in found if plan.weights == weights)
+            yield product, one.gated and len(product) > 1
+    yield from (((plan,), False) for plan in left.values())
+
+
+def cost_together(product: Sequence[LinearPlan], gated: bool, costs: CostModel) -> LinearTimes:
+    """Returns the times of linears that one product computes. A single linear has its own times."""
+    if len(product) == 1 and product[0].predicted is not None:
+        return product[0].predicted
+    slabs: Counter[str] = Counter()
+    for plan in product:
+        slabs.update(plan.slabs)
+    weights = product[0].weight_type
+    # The kernels for n:16 and for quantised weights have panels of 64 rows alone.
+    wide = gated and not weights.quantised and not any(plan.others for plan in product)
+    rows = _GATED_ROWS if wide else min(plan.panel_rows for plan in product)
+    shape = (sum(plan.shape[0] for plan in product), product[0].shape[1])
+    return costs.of(shape, rows, slabs, gated=gated, weights=weights)
+
+
+def _siblings(linears: Collection[str], ends: Collection[str]) -> Iterator[tuple[str, ...]]:
+    """Yield the groups of names that differ only in their ends."""
+    found: dict[str, list[str]] = {}
+    for name in linears:
+        owner, _, end = name.rpartition(".")
+        if end in ends:
+            found.setdefault(owner, []).append(name)
+    return (tuple(names) for names in found.values())

@@ -1,0 +1,217 @@
+"""Predicts microseconds of one linear.
+
+The roof is the slowest of bytes, tensor cores, shared memory, L2 and issue slots; the kernels' other work comes on top.
+The dense product gets the same shares of the card.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from masklearn.masks.kinds.base import BYTES_DENSE
+from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
+from masklearn.weights.table import FLOAT16, WeightType
+from patch_compile.artifacts.plan import Bound, Slower, Way
+from patch_compile.hardware.cards import RatedCard
+from patch_compile.packing.slab_kinds import SLAB_K
+from patch_compile.planning.roofline.assumptions import ASSUMED, Assumptions
+from patch_compile.planning.roofline.launch_work import rates_of, weight_bytes, work_of
+from patch_compile.planning.roofline.schedule import CONFIGS, Problem, choose_schedule, limits_of
+
+__all__ = [
+    "DENSE_PATH",
+    "Linear",
+    "Prediction",
+    "dense_path_time",
+    "dense_time",
+    "first_bytes",
+    "predict",
+    "product_rate",
+    "speedup_limit",
+]
+
+DENSE_PATH = "dense path"  # stands for a configuration: W is unpacked, and cuBLASLt multiplies it
+_PIECE_BYTES = 64 << 20  # kPieceBytes of plugins/dense_path/pieces.h
+_TILE = 128  # rows and tokens of a tile of the dense product
+_SMALLEST_TILE = 64  # of a dense product that is not split along K
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Y = X Wᵀ with W [out_features, in_features].
+
+    share: the share of its slabs that are 2:4; others: shares of its slabs of n:16, by the code of their kind; weights:
+    type of the weights.
+    """
+
+    out_features: int
+    in_features: int
+    share: float
+    panel_rows: int = 128
+    others: tuple[tuple[int, float], ...] = ()
+    weights: WeightType = FLOAT16
+
+    def problem(self, tokens: int) -> Problem:
+        """Returns the schedule's problem for `tokens` rows of X."""
+        panels = -(-self.out_features // self.panel_rows)
+        slabs = panels * -(-self.in_features // SLAB_K)
+        counts = [0] * len(KINDS)
+        for kind, share in ((TWO_FOUR.code, self.share), *self.others):
+            counts[kind] = round(share * slabs)
+        counts[DENSE.code] = max(0, slabs - sum(counts))
+        return Problem(
+            tokens, self.out_features, self.in_features, self.panel_rows, tuple(counts), self.weights
+        )
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Prediction for a hybrid linear.
+
+    microseconds: time of the hybrid linear; bound: the largest part of it, "bytes", "tensor", "shared", "l2", "issue"
+    or "launch"; share: the roof of its own bytes and products over its time; config: configuration of the kernels, or
+    DENSE_PATH; slower: set if it is slower than the dense product because of Hopper's tensor cores.
+    """
+
+    microseconds: float
+    bound: str
+    dense_microseconds: float
+    dense_bound: Bound
+    share: float
+    config: str
+    parts: int
+    slower: Slower | None = None
+
+    @property
+    def speedup(self) -> float:
+        """Returns dense over hybrid time."""
+        return self.dense_microseconds / self.microseconds
+
+
+def speedup_limit(share: float, bound: str) -> float:
+    """Returns the limit of a hybrid kernel's speed-up over a dense one bound by "bytes" or "tensor" cores.
+
+    share: of the weights, in 2:4 tiles; the others are in dense ones.
+    """
+    saved = 1 - TWO_FOUR.bytes_per_weight / BYTES_DENSE if bound == "bytes" else TWO_FOUR.zeros
+    return 1 / (1 - saved * share)
+
+
+def first_bytes(card: RatedCard, assume: Assumptions) -> float:
+    """Returns the microseconds from the end of the previous kernel to the first bytes from DRAM."""
+    return assume.launch + assume.dram_latency / rates_of(card, assume).clocks
+
+
+def dense_time(
+    card: RatedCard, shape: Linear, tokens: int, assume: Assumptions = ASSUMED
+) -> tuple[float, Bound]:
+    """Returns the microseconds of the dense product, and its bound.
+
+    It runs at its roof, apart from its edges: one launch, one trip to DRAM, and the end, in which Y is stored. A product
+    with fewer 64×64 tiles than the card has SMs is split along K; its parts are stored, counted and added up, which takes
+    three more trips to L2, as in the hybrid kernels.
+    """
+    n, k = shape.out_features, shape.in_features
+    moved = 2 * (n * k + tokens * (n + k)) / (card.bandwidth * 1e3 * assume.bandwidth)
+    product = 2 * tokens * n * k / product_rate(card, assume)
+    tiles = -(-n // _TILE) * -(-tokens // _TILE)
+    if assume.waves and tokens >= _TILE:
+        product *= -(-tiles // card.sms) * card.sms / tiles
+    smallest = -(-n // _SMALLEST_TILE) * -(-tokens // _SMALLEST_TILE)
+    edges = first_bytes(card, assume) + _trips_at_end(smallest < card.sms) * l2_trip(card, assume)
+    return edges + max(moved, product), "bytes" if moved > product else "tensor"
+
+
+def product_rate(card: RatedCard, assume: Assumptions) -> float:
+    """Returns the operations a microsecond that a dense product reaches."""
+    return card.dense * 1e6 * card.tensor * assume.tensor * assume.clock
+
+
+def l2_trip(card: RatedCard, assume: Assumptions) -> float:
+    """Returns the microseconds of a trip to L2."""
+    return assume.l2_latency / rates_of(card, assume).clocks
+
+
+def _trips_at_end(split: bool) -> int:
+    """Returns the trips to L2 after the last product: Y is stored; before that, parts of a split product are added up."""
+    return 4 if split else 1
+
+
+def dense_path_time(card: RatedCard, shape: Linear, tokens: int, assume: Assumptions = ASSUMED) -> float:
+    """Returns the microseconds of unpacking whole slabs of W and of the dense product, both piece by piece.
+
+    It assumes that unpacked weights are written to DRAM and read from there. L2 would hold a part of them.
+    """
+    problem = shape.problem(tokens)
+    panel = 2 * shape.panel_rows * -(-shape.in_features // SLAB_K) * SLAB_K
+    pieces = -(-problem.panels // max(1, min(problem.panels, _PIECE_BYTES // panel)))
+    moved = weight_bytes(problem) + panel * problem.panels
+    product, _ = dense_time(card, shape, tokens, assume)
+    return moved / rates_of(card, assume).bytes + product + (2 * pieces - 1) * first_bytes(card, assume)
+
+
+def predict(
+    card: RatedCard, shape: Linear, tokens: int, config: int | None = None, assume: Assumptions = ASSUMED
+) -> Prediction:
+    """Predict the time of a hybrid linear and of the dense one. Raises ValueError if no configuration fits.
+
+    config: None takes the plugin's choice, and on Hopper, and everywhere with slabs of n:16 or quantised weights, the faster
+    of the kernels and the dense path, which TensorRT chooses by timing. The dense product has 16-bit weights.
+    """
+    kernels = _by_kernels(card, shape, tokens, config, assume)
+    # plugins/dense_path/choice.h
+    gains_densely = card.rates.mma < 1 or bool(shape.others) or shape.weights.quantised
+    if config is not None or not gains_densely or shape.out_features % 8 or shape.in_features % 8:
+        return kernels
+    dense_path = dense_path_time(card, shape, tokens, assume)
+    if dense_path >= kernels.microseconds:
+        return kernels
+    speedup = kernels.dense_microseconds / dense_path
+    return replace(
+        kernels,
+        microseconds=dense_path,
+        bound=kernels.dense_bound,
+        share=kernels.share * kernels.microseconds / dense_path,
+        config=DENSE_PATH,
+        parts=1,
+        slower=Slower(way=Way.DENSE_PATH, speedup=speedup),
+    )
+
+
+def _by_kernels(
+    card: RatedCard, shape: Linear, tokens: int, config: int | None, assume: Assumptions
+) -> Prediction:
+    """Predict a hybrid linear that the kernels compute, without the dense path. Arguments and errors: see `predict`."""
+    problem, rates = shape.problem(tokens), rates_of(card, assume)
+    number, parts = choose_schedule(problem, limits_of(card), config)
+    if number < 0:
+        raise ValueError(f"no configuration {config} for panels of {shape.panel_rows} rows")
+    chosen = CONFIGS[number]
+    work = work_of(card, chosen, problem, parts, assume)
+    loaded = assume.loaded * assume.dram_latency / rates.clocks  # Little's law: bytes in flight over latency
+    moved = work.bytes * max(1 / rates.bytes, loaded / work.inflight)
+    computed = sum(work.clocks.values()) / rates.clocks
+    fixed = first_bytes(card, assume) + work.edges
+    dense, dense_bound = dense_time(card, shape, tokens, assume)
+    total = fixed + max(moved, computed)
+    bound = "bytes" if moved >= computed else max(work.clocks, key=lambda name: work.clocks[name])
+    if fixed > max(moved, computed):
+        bound = "launch"
+    least = max(
+        (weight_bytes(problem) + 2 * tokens * (shape.in_features + shape.out_features))
+        / (card.bandwidth * 1e3),
+        2 * tokens * shape.out_features * shape.in_features * (1 - shape.share / 2) / (card.dense * 1e6),
+    )
+    slower = _slower_than_wgmma(card, dense / total, bound)
+    return Prediction(total, bound, dense, dense_bound, least / total, chosen.name, parts, slower)
+
+
+def _slower_than_wgmma(card: RatedCard, speedup: float, bound: str) -> Slower | None:
+    """Returns the slowdown of the kernels on Hopper, or None on other cards and if bytes are their limit.
+
+    The tensor cores of Hopper reach their full rate only by wgmma: an all-2:4 product by mma.sp takes 1.62 times the
+    dense one's time on an H100 (NVIDIA/cutlass issue 1335), and arXiv 2402.13499 finds mma.sync below wgmma.
+    """
+    if card.rates.mma == 1 or bound in ("bytes", "launch") or speedup >= 1:
+        return None
+    return Slower(way=Way.MMA_SP, speedup=speedup)

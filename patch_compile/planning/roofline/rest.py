@@ -1,0 +1,76 @@
+"""Predicts everything of a decoder but the linears of its blocks, which is equal in the dense and the hybrid model.
+
+This is attention with its KV cache, lm_head, norms, activations and sampling. Each is a kernel of one CUDA graph.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from masklearn.checkpoint.sizes import Sizes
+from patch_compile.hardware.cards import RatedCard
+from patch_compile.planning.roofline.assumptions import ASSUMED, Assumptions
+from patch_compile.planning.roofline.linear_roofline import Linear, dense_time, first_bytes, product_rate
+
+__all__ = ["Model", "gating_time", "rest_of"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model(Sizes):
+    """Sizes of a decoder, and its name."""
+
+    name: str
+
+
+def rest_of(
+    card: RatedCard, model: Model, batch: int, prompt: int, generated: int, assume: Assumptions = ASSUMED
+) -> tuple[float, float]:
+    """Returns the microseconds of all but the linears of the blocks: for the prompt, and for a step after it."""
+    prefill = _rest(card, model, batch * prompt, batch, assume)
+    step = _rest(card, model, batch, batch, assume)
+    # Attention of a step reads all tokens before it: on average, those of the middle step.
+    context = prompt + (generated - 1) / 2
+    return (
+        prefill + model.layers * _prefill_attention(card, model, batch, prompt, assume),
+        step + model.layers * _decode_attention(card, model, batch, context, assume),
+    )
+
+
+def gating_time(card: RatedCard, intermediate: int, tokens: int, assume: Assumptions = ASSUMED) -> float:
+    """Returns the microseconds of SiLU·mul, or another activation of a gate times its up, as a kernel of its own."""
+    return _kernel(card, 6 * tokens * intermediate, assume)
+
+
+def _kernel(card: RatedCard, moved: float, assume: Assumptions, flops: float = 0, part: float = 1) -> float:
+    """Returns the microseconds of a kernel that reaches `part` of a product's share of the card."""
+    at_bandwidth = moved / (card.bandwidth * 1e3 * assume.bandwidth * part)
+    at_rate = flops / (product_rate(card, assume) * part)
+    return first_bytes(card, assume) + max(at_bandwidth, at_rate)
+
+
+def _rest(card: RatedCard, model: Model, tokens: int, logits: int, assume: Assumptions) -> float:
+    """Returns the microseconds without linears and attention.
+
+    Per block: two norms that add the residual, rotary embedding with the write to the cache, and SiLU·mul. Then: the
+    embedding, the last norm, lm_head of the tokens that are sampled, and sampling.
+    """
+    norm = _kernel(card, 8 * tokens * model.hidden, assume)
+    rotary = _kernel(card, 4 * tokens * (model.q + 2 * model.kv), assume)
+    gating = gating_time(card, model.intermediate, tokens, assume)
+    head = dense_time(card, Linear(model.vocabulary, model.hidden, 0), logits, assume)[0]
+    embedding = _kernel(card, 4 * tokens * model.hidden, assume)
+    sampling = _kernel(card, 2 * logits * model.vocabulary, assume)
+    return model.layers * (2 * norm + rotary + gating) + norm + head + embedding + sampling
+
+
+def _prefill_attention(card: RatedCard, model: Model, batch: int, prompt: int, assume: Assumptions) -> float:
+    """Returns the microseconds of a block's attention. It is causal: half of Q Kᵀ and of P V is computed."""
+    moved = 4 * batch * prompt * (model.q + model.kv)
+    return _kernel(card, moved, assume, 2 * batch * prompt**2 * model.q, assume.attention)
+
+
+def _decode_attention(
+    card: RatedCard, model: Model, batch: int, context: float, assume: Assumptions
+) -> float:
+    """Returns the microseconds of a block's attention in a step, which reads the KV cache once."""
+    return _kernel(card, 4 * batch * context * model.kv, assume, 0, assume.attention)

@@ -1,0 +1,67 @@
+"""A speed that a user asks for in place of a ratio, and the ratio that reaches it in plans without tile scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from patch_compile.errors import SpeedError
+
+if TYPE_CHECKING:
+    from patch_compile.planning.predict import PhaseTimes
+
+__all__ = ["SpeedGoal", "ratio_for", "unreachable"]
+
+_STEPS = 500  # steps of the search up to ratio 0.5: thousandths
+_COARSE = 10  # steps that the coarse search takes at once
+
+
+@dataclass(frozen=True)
+class SpeedGoal:
+    """Either dense over planned time of the whole workload, or its milliseconds."""
+
+    speedup: float | None = None
+    budget_ms: float | None = None
+
+    @property
+    def short(self) -> str:
+        """Returns a short form for the name of a folder."""
+        return f"{self.budget_ms:g}ms" if self.budget_ms is not None else f"{self.speedup:g}x"
+
+    def milliseconds(self, dense: float) -> float:
+        """Returns the milliseconds that the workload may take. dense: those of the dense model."""
+        return self.budget_ms if self.budget_ms is not None else dense / (self.speedup or 1.0)
+
+    def met(self, found: PhaseTimes) -> bool:
+        """Returns True if the planned model is as fast as asked."""
+        return found.planned <= self.milliseconds(found.dense)
+
+    def __str__(self) -> str:
+        return f"{self.budget_ms:g} ms" if self.budget_ms is not None else f"a speed-up of {self.speedup:g}"
+
+
+def ratio_for(goal: SpeedGoal, predict: Callable[[float], PhaseTimes]) -> float:
+    """Returns the smallest ratio, to a thousandth, at which `predict` meets the goal.
+
+    Raises SpeedError if no ratio up to 0.5 does.
+    """
+
+    def first(steps: range) -> int | None:
+        return next((step for step in steps if goal.met(predict(step / 1000))), None)
+
+    coarse = first(range(0, _STEPS + 1, _COARSE))
+    if coarse is None:
+        raise unreachable(goal, predict(0.5))
+    fine = first(range(max(0, coarse - _COARSE + 1), coarse))
+    return (coarse if fine is None else fine) / 1000
+
+
+def unreachable(goal: SpeedGoal, best: PhaseTimes) -> SpeedError:
+    """Returns the error for a goal that even the plan with the largest ratio does not meet."""
+    return SpeedError(
+        f"The goal of {goal} is out of reach",
+        f"At the largest ratio the workload is predicted to take {best.planned:.1f} ms, and {best.dense:.1f} ms with the "
+        f"dense model: a speed-up of {best.speedup:.2f}. No kernel can pass {best.limit:.2f}.",
+        "Ask for less, give the linears smaller weights (--weights int8 or int4), or plan for another card or workload.",
+    )

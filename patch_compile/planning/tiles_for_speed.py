@@ -1,0 +1,166 @@
+"""Finds the tile map that loses the least quality for a requested speed, by the tiles' scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.masks.budget import Budget
+from masklearn.masks.kinds.base import TileKind
+from masklearn.masks.record import SpeedRecord
+from masklearn.masks.select import NO_LOSSES, RoundingLosses, Scores, Selection, select
+from masklearn.weights.table import WeightType
+from patch_compile.planning.cost import CostModel
+from patch_compile.planning.lowering import LinearPlan, plan_linears
+from patch_compile.planning.outline import Outline
+from patch_compile.planning.planner import settle_together
+from patch_compile.planning.predict import PhaseTimes, predict_whole
+from patch_compile.planning.savings import saved_per_weight
+from patch_compile.planning.speed_goal import SpeedGoal, unreachable
+from patch_compile.planning.unpatterned import KindMap
+
+__all__ = ["SpeedTask", "TilesForSpeed"]
+
+Grids = Mapping[str, NDArray[Any]]
+Kinds = tuple[TileKind, ...]
+ByKind = dict[TileKind, NDArray[np.float64]]
+Shape = tuple[int, int]
+
+_UNIT = "µs"
+# Halvings of the interval of savings: the result is exact to a 65536th of the saving of all tiles.
+_HALVINGS = 16
+
+
+@dataclass(frozen=True)
+class SpeedTask:
+    """A model, and the speed that it has to reach on a card.
+
+    linears: the covered ones, name to `[N, K]`; lowering: a value of `--lowering`; kinds: those that the tiles of each
+    linear may have.
+    """
+
+    goal: SpeedGoal
+    costs: CostModel
+    outline: Outline
+    linears: Mapping[str, Shape]
+    tile: Shape
+    lowering: str
+    kinds: Mapping[str, Kinds]
+
+    def end_to_end(self, plans: Mapping[str, LinearPlan]) -> PhaseTimes:
+        """Returns the predicted times of the whole workload with these plans of the linears."""
+        return predict_whole(plans.values(), self.outline, self.costs).end_to_end
+
+
+class TilesForSpeed:
+    """Chooses tiles greedily by score over saved microseconds, until the model is predicted to be as fast as asked.
+
+    1. A tile of a kind saves its share of the time that its linear, or the node that its linear shares, saves in the whole
+       workload with all tiles of this kind over none. It saves nothing in a linear that is not lowered as `plugin`, or in a
+       node that is not faster than dense even then.
+    2. `select` reaches a saving exactly, to one tile. Bisection finds the smallest saving with which the model, planned with
+       its real lowerings, is as fast as asked.
+    3. A linear with too few chosen tiles to pay for its launch is lowered dense. Its tiles are taken back, since they save
+       nothing.
+    """
+
+    def __init__(self, task: SpeedTask, weights: Mapping[str, WeightType] | None = None) -> None:
+        """weights: types of the quantised linears, None if all weights have 16 bits."""
+        self._task, self._weights = task, weights
+        self.record: SpeedRecord | None = None  # set when tiles are chosen
+
+    def __call__(
+        self,
+        scores: Scores,
+        areas: Grids,
+        rounding: RoundingLosses = NO_LOSSES,  # noqa: ARG002
+    ) -> tuple[Selection, Budget]:
+        """Returns tile maps and the saving that they reach. scores: the cost of each tile, by kind or of 2:4 alone.
+
+        Raises SpeedError if no saving is enough.
+        """
+        saved = self.saved(areas)
+        amount = self._least(scores, areas, saved)
+        budget = Budget.saving(amount, _UNIT)
+        chosen = select(scores, areas, budget, saved)
+        while wasted := self._wasted(chosen, saved):
+            saved |= {name: {kind: 0 * grid for kind, grid in saved[name].items()} for name in wasted}
+            budget = Budget.saving(max(0.0, (budget.amount or 0.0) - sum(wasted.values())), _UNIT)
+            chosen = select(scores, areas, budget, saved)
+        self.record = self._recorded(chosen)
+        return chosen, budget
+
+    def saved(self, areas: Grids) -> dict[str, ByKind]:
+        """Returns the microseconds that each tile saves if it has a kind, `[grid]`."""
+        task = self._task
+        saved: dict[str, ByKind] = {name: {} for name in task.linears}
+        for kind in dict.fromkeys(kind for own in task.kinds.values() for kind in own):
+            theirs = {name: kind.code if kind in own else 0 for name, own in task.kinds.items()}
+            alike = {name: np.full(areas[name].shape, code, np.uint8) for name, code in theirs.items()}
+            found = saved_per_weight(self.plans(alike), task.outline, task.costs)
+            for name, code in theirs.items():
+                if code:
+                    saved[name][kind] = areas[name] * found.get(name, 0.0)
+        return saved
+
+    def _least(self, scores: Scores, areas: Grids, saved: Mapping[str, ByKind]) -> float:
+        """Returns the smallest saving that is enough. Raises SpeedError if that of all tiles is not."""
+        most = (np.max([*by_kind.values()], axis=0).sum() for by_kind in saved.values() if by_kind)
+        low, high = 0.0, float(sum(most))
+        if self._weights and self._enough(low, scores, areas, saved):  # by the types of the weights alone
+            return low
+        best = self._end_to_end(select(scores, areas, Budget.saving(high, _UNIT), saved))
+        if not self._task.goal.met(best):
+            raise unreachable(self._task.goal, best)
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            enough = self._enough(middle, scores, areas, saved)
+            low, high = (low, middle) if enough else (middle, high)
+        return high
+
+    def _enough(self, saving: float, scores: Scores, areas: Grids, saved: Mapping[str, ByKind]) -> bool:
+        """True if the tiles that lose least for a saving make the model as fast as asked."""
+        chosen = select(scores, areas, Budget.saving(saving, _UNIT), saved)
+        return self._task.goal.met(self._end_to_end(chosen))
+
+    def _wasted(self, chosen: Selection, saved: Mapping[str, ByKind]) -> dict[str, float]:
+        """Returns the savings that were counted for tiles in linears that are lowered dense after all."""
+        plans = self.plans(chosen.kinds)
+        return {
+            name: float(sum(grid[kinds == kind.code].sum() for kind, grid in saved[name].items()))
+            for name, kinds in chosen.kinds.items()
+            if kinds.any() and not plans[name].uses_zeros
+        }
+
+    def _end_to_end(self, chosen: Selection) -> PhaseTimes:
+        return self._task.end_to_end(self.plans(chosen.kinds))
+
+    def plans(self, kinds: Grids) -> dict[str, LinearPlan]:
+        """Returns the plans of linears whose tiles have these kinds, `[grid]` of codes."""
+        task = self._task
+        tiles = {
+            name: KindMap(shape, task.tile, kinds[name].astype(np.uint8))
+            for name, shape in task.linears.items()
+        }
+        plans = plan_linears(tiles, task.lowering, task.costs, self._weights)
+        return settle_together(plans, task.lowering, task.outline, task.costs)
+
+    def _recorded(self, chosen: Selection) -> SpeedRecord:
+        """Returns the record of the choice. Cost and bound have the unit of the scores.
+
+        The bound is that of the linear program, which may cut tiles.
+        """
+        (fill,) = chosen.fills
+        return SpeedRecord(
+            goal=str(self._task.goal),
+            card=self._task.costs.card.name,
+            saved_us=fill.saved,
+            tiles=fill.tiles,
+            cost=fill.cost,
+            bound=fill.bound,
+            gap=fill.gap / fill.bound if fill.bound else 0.0,
+        )

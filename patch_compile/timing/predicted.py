@@ -1,0 +1,94 @@
+"""Predictions of the planner for a build at the sizes that are timed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any
+
+from masklearn.masks.kinds.table import KINDS, TWO_FOUR
+from patch_compile.artifacts.bench import Phase
+from patch_compile.artifacts.folder import OutFolder
+from patch_compile.artifacts.plan import Plan
+from patch_compile.planning import predict
+from patch_compile.planning.cards import PlanCard, find_card
+from patch_compile.planning.cost import CostModel
+from patch_compile.planning.lowering import LinearPlan
+from patch_compile.planning.outline import Outline
+from patch_compile.planning.workload import Workload
+from patch_compile.sources.base import Source
+from patch_compile.timing.points import Point
+
+__all__ = ["PlannedModel", "costs_of_build", "planned_model"]
+
+
+@dataclass(frozen=True)
+class PlannedModel:
+    """A build, described by its plan."""
+
+    plans: tuple[LinearPlan, ...]
+    outline: Outline
+
+    def at(self, point: Point, card: PlanCard) -> predict.PhaseTimes:
+        """Returns the predicted milliseconds of one dense and one hybrid run at a point."""
+        steps = 1 if point.phase is Phase.DECODE else 0
+        costs = CostModel(card, Workload(point.batch, point.tokens or 1, 1 + steps))
+        plans = [_costed(plan, costs) for plan in self.plans]
+        outline = replace(self.outline, others=tuple(_costed(plan, costs) for plan in self.outline.others))
+        whole = predict.predict_whole(plans, outline, costs)
+        return whole.decode if steps else whole.prefill
+
+    def evened(self) -> PlannedModel:
+        """Returns the build with the mean share of each kind of slabs in all linears of equal shape and weight type.
+
+        There are few shapes. A fit, which predicts thousands of times, would otherwise take seconds.
+        """
+        alike: dict[tuple[Any, ...], list[LinearPlan]] = {}
+        for plan in self.plans:
+            alike.setdefault(_key(plan), []).append(plan)
+        means = {key: _mean_slabs(same) for key, same in alike.items()}
+
+        def even(plan: LinearPlan) -> LinearPlan:
+            pruned = dict(means[_key(plan)])
+            dense = sum(plan.slabs.values()) - sum(pruned.values())
+            sparse = pruned.pop(TWO_FOUR.name)
+            return replace(plan, dense_slabs=dense, sparse_slabs=sparse, others=tuple(pruned.items()))
+
+        return PlannedModel(tuple(map(even, self.plans)), self.outline)
+
+
+def _key(plan: LinearPlan) -> tuple[Any, ...]:
+    return plan.shape, plan.panel_rows, plan.lowering, plan.weights
+
+
+def _mean_slabs(plans: Sequence[LinearPlan]) -> dict[str, int]:
+    """Returns the mean numbers of slabs of each kind that prunes, 2:4 first."""
+    kinds = [TWO_FOUR.name, *(kind.name for kind in KINDS if any(kind.name in dict(p.others) for p in plans))]
+    return {kind: round(fmean(plan.slabs.get(kind, 0) for plan in plans)) for kind in kinds}
+
+
+def planned_model(out: OutFolder, source: Source) -> PlannedModel | None:
+    """Returns the linears of plan.json as the graph has them, and the model's other work. It reads no weights.
+
+    Returns None if the source has no predictions of speed.
+    """
+    if source.outline is None:
+        return None
+    plan = Plan.of(out.path)
+    plans = tuple(map(LinearPlan.of, plan.linears)) if plan else ()
+    return PlannedModel(plans, source.outline.compiled(plans))
+
+
+def costs_of_build(out: OutFolder) -> CostModel | None:
+    """Returns the cost model that a build was planned by, or None if its card is unknown."""
+    plan = Plan.of(out.path)
+    if plan is None or plan.card is None or plan.workload is None:
+        return None
+    card = find_card(plan.card.name)
+    return CostModel(card, Workload.of(plan.workload)) if card else None
+
+
+def _costed(plan: LinearPlan, costs: CostModel) -> LinearPlan:
+    cost = costs.of(plan.shape, plan.panel_rows, plan.slabs, weights=plan.weight_type)
+    return replace(plan, predicted=cost)

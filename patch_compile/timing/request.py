@@ -1,0 +1,124 @@
+"""Settings of a benchmark, and their defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from masklearn.settings import Listed, Settings
+from patch_compile.artifacts.bench import Contender
+from patch_compile.errors import PatchCompileError
+from patch_compile.runtime import Runner
+from patch_compile.sources.kinds import Sequences
+from patch_compile.timing.points import Point, grid_of
+
+__all__ = ["BenchRequest", "parse_against"]
+
+# An engine's default profiles end at batch 8; a user's profiles may go further. A CPU takes seconds for work that takes
+# a GPU milliseconds.
+_BATCHES = {Runner.ENGINE: (1, 4, 8, 16), Runner.ONNX: (1, 4)}
+_TOKENS = {Runner.ENGINE: (128, 1024), Runner.ONNX: (128,)}
+_ITERATIONS = {Runner.ENGINE: 100, Runner.ONNX: 10}
+_NONE = "none"
+_WARM_UP = {Runner.ENGINE: 10, Runner.ONNX: 2}
+
+
+def _against(value: Any) -> Any:
+    return parse_against(value if isinstance(value, str) else ",".join(value) or _NONE)
+
+
+_MOST_RUNS = 1_000_000  # of each model at each size
+_Sizes = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1), Listed]
+
+
+class BenchRequest(Settings):
+    """The settings of `bench`. None stands for the runner's default.
+
+    batch_size, prompt_tokens, past_tokens: sizes that are timed; iterations, warm_up: runs of each model at each size
+    that count, and runs before those; against: models that the hybrid model is compared with; keep: keeps these models
+    in OUT/bench/models; trust: see `open_generator`.
+    """
+
+    runner: Runner | None = None
+    batch_size: _Sizes | None = None
+    prompt_tokens: _Sizes | None = None
+    past_tokens: _Sizes | None = None
+    iterations: int | None = Field(None, ge=1, le=_MOST_RUNS)
+    warm_up: int | None = Field(None, ge=0, le=_MOST_RUNS)
+    against: Annotated[tuple[Contender, ...], BeforeValidator(_against)] = (
+        Contender.DENSE,
+        Contender.UNIFORM,
+    )
+    calibrate: bool = False
+    keep: bool = False
+    trust: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.calibrate and self.runner is Runner.ONNX:
+            raise ValueError(
+                "The planner predicts engines on a GPU, of which ONNX Runtime's times say nothing"
+            )
+        return self
+
+    @property
+    def sizes(self) -> tuple[tuple[int, ...] | None, ...]:
+        """Returns batch sizes, prompt tokens and past tokens, None for those that were not given."""
+        return self.batch_size, self.prompt_tokens, self.past_tokens
+
+    @property
+    def models(self) -> tuple[Contender, ...]:
+        """Returns the models that are timed, in the order of bench.json."""
+        return tuple(which for which in Contender if which in (*self.against, Contender.HYBRID))
+
+    def rounds(self, runner: Runner) -> tuple[int, int]:
+        """Returns the number of runs that count, and of warm-up runs before them."""
+        warm_up = _WARM_UP[runner] if self.warm_up is None else self.warm_up
+        return self.iterations or _ITERATIONS[runner], warm_up
+
+    def points(self, runner: Runner, sequences: Sequences) -> list[Point]:
+        """Returns the points to time for a model that takes such sequences.
+
+        Raises PatchCompileError for more tokens than the model has positions, and for decode steps of an encoder.
+        """
+        positions = sequences.positions
+        if not sequences.decodes and self.past_tokens:
+            raise PatchCompileError(
+                "--past-tokens does not go with an encoder", "It has no decode steps.", "Leave it out."
+            )
+        prompts = self.prompt_tokens or _fitting(_TOKENS[runner], positions)
+        behind = self.prompt_tokens or _TOKENS[runner]  # decode steps follow the prompts that were asked for
+        pasts = self.past_tokens or _fitting(behind, positions and positions - 1)
+        pasts = pasts if sequences.decodes else ()
+        for flag, sizes, room in (("--prompt-tokens", prompts, 0), ("--past-tokens", pasts, 1)):
+            if positions is not None and sizes and max(sizes) + room > positions:
+                raise PatchCompileError(
+                    f"{flag} {max(sizes)} is more than the model has positions",
+                    f"It has {positions}.",
+                    f"Give at most {positions - room}.",
+                )
+        return grid_of(self.batch_size or _BATCHES[runner], prompts, pasts)
+
+
+def _fitting(sizes: Sequence[int], most: int | None) -> tuple[int, ...]:
+    """Returns the sizes that are at most `most`."""
+    return tuple(dict.fromkeys(size if most is None else min(size, most) for size in sizes))
+
+
+def parse_against(text: str) -> tuple[Contender, ...]:
+    """Parse comma-separated names of models; `none` stands for no model.
+
+    Raises ValueError, naming the known ones, for any other name.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if names == [_NONE]:
+        return ()
+    known = [str(Contender.DENSE), str(Contender.UNIFORM)]
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{name!r} is none of {', '.join(known)}.")
+    if not names:
+        raise ValueError(f"Give some of {', '.join(known)}, or none.")
+    return tuple(Contender(name) for name in dict.fromkeys(names))

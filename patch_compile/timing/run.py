@@ -1,0 +1,209 @@
+"""The command `bench`: OUT → OUT/bench/bench.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from patch_compile.artifacts.bench import BenchReport, BenchRow, Calibrated, Contender
+from patch_compile.artifacts.folder import OutFolder, kept_for_writing
+from patch_compile.artifacts.layout import BENCH, BENCH_FOLDER, BENCH_MODELS, REPORT
+from patch_compile.artifacts.manifest import package_versions
+from patch_compile.artifacts.plan import Calibration
+from patch_compile.artifacts.workspace import key_of
+from patch_compile.errors import PatchCompileError, sentence
+from patch_compile.progress import Progress, quiet_libraries
+from patch_compile.report.page import renew_page
+from patch_compile.sources.open import source_of
+from patch_compile.timing.calibrating import calibrate, check_calibration
+from patch_compile.timing.clocks import Watch
+from patch_compile.timing.machine import busy_share
+from patch_compile.timing.memory import check_memory
+from patch_compile.timing.models import file_bytes, model_files
+from patch_compile.timing.place import CpuPlace, GpuPlace, find_place
+from patch_compile.timing.points import MakeFeed, Point
+from patch_compile.timing.predicted import costs_of_build
+from patch_compile.timing.request import BenchRequest
+from patch_compile.timing.subject import Subject, choose_runner
+from patch_compile.timing.timing import TimedModel, TurnTimes, take_turns
+
+__all__ = ["bench"]
+
+
+def bench(path: Path, asked: BenchRequest, *, force: bool = False) -> BenchReport:
+    """Time the models of OUT in turns, write bench.json and return its content.
+
+    With `asked.calibrate` it fits the card to the times, for later plans. Raises PatchCompileError if OUT is damaged,
+    was timed before, or another process writes into it, and if this machine can't run the models or hold them in memory
+    together.
+    """
+    with kept_for_writing(path):
+        return _bench(path, asked, force)
+
+
+def _bench(path: Path, asked: BenchRequest, force: bool) -> BenchReport:
+    progress = Progress()
+    quiet_libraries()
+    out = OutFolder.open(path)
+    _check_new(out, force)
+    runner = choose_runner(out, asked.runner, progress)
+    subject = Subject(out, source_of(out), asked)
+    place = find_place(out, runner, progress, trust=asked.trust)
+    if asked.calibrate:
+        check_calibration(place, subject.source)
+    feeds = subject.feeds(runner)
+    _check_runs(subject, place, list(feeds))
+    out.forget(BENCH_FOLDER, BENCH_FOLDER)
+    report = _Contest(subject, place, progress).run(feeds)
+    _keep(out, subject, report)
+    if asked.calibrate:
+        assert subject.planned is not None and place.card is not None  # `check_calibration` has checked it
+        measured = calibrate(report, subject.planned, place.card, subject.name)
+        fitted = Calibrated(path=str(measured.save()), measured=Calibration(**dict(measured)))
+        report = report.model_copy(update={"calibration": fitted})
+        _keep(out, subject, report)
+    return report
+
+
+@dataclass(frozen=True)
+class _Contest:
+    subject: Subject
+    place: CpuPlace | GpuPlace
+    progress: Progress
+
+    def run(self, feeds: Mapping[Point, MakeFeed]) -> BenchReport:
+        """Make the models, load them and time them. Returns the content of bench.json."""
+        subject, asked, progress = self.subject, self.subject.asked, self.progress
+        making = model_files(
+            asked.models,
+            self.place.runner,
+            subject.out,
+            subject.source,
+            costs_of_build(subject.out),
+            progress,
+            keep=asked.keep,
+        )
+        with ExitStack() as stack:
+            files = stack.enter_context(making)
+            nbytes = {str(which): file_bytes(file) for which, file in files.items()}
+            with progress.stage("loading"):
+                runners: dict[str, TimedModel] = {
+                    which: stack.enter_context(closing(self.place.open(which, file)))
+                    for which, file in files.items()
+                }
+            takes = self._taken(runners, feeds)
+            busy = busy_share()
+            watch = Watch(self.place.nvml.sample) if self.place.nvml else None
+            rows = self._rows(runners, takes, watch)
+            clocks = watch.clocks() if watch else None
+        return BenchReport(
+            date=datetime.now(UTC).isoformat(timespec="seconds"),
+            versions=package_versions(),
+            runner=self.place.library,
+            device=self.place.device,
+            busy=busy,
+            clocks=clocks,
+            rows=tuple(rows),
+            bytes={which: nbytes.get(which) for which in Contender},
+            notes=tuple(progress.notes),
+            seconds=progress.seconds,
+        )
+
+    def _taken(
+        self, runners: Mapping[str, TimedModel], feeds: Mapping[Point, MakeFeed]
+    ) -> dict[Point, MakeFeed]:
+        """Returns the points that every model takes, and notes the others.
+
+        Raises PatchCompileError if a model refuses a point that the user asked for, and if no point is left.
+        """
+        taken = dict(feeds)
+        for point, make in feeds.items():
+            why = next((f"{name}: {no}" for name, one in runners.items() if (no := one.refuses(make))), "")
+            if why and (any(self.subject.asked.sizes) or len(taken) == 1):
+                raise PatchCompileError(
+                    f"The point {point} can't be timed",
+                    sentence(why),
+                    "Give smaller sizes, or build with larger `--max-shapes`.",
+                )
+            if why:
+                self.progress.note(f"not timed: {point}: {why}")
+                del taken[point]
+        return taken
+
+    def _rows(
+        self, runners: Mapping[str, TimedModel], feeds: Mapping[Point, MakeFeed], watch: Watch | None
+    ) -> list[BenchRow]:
+        iterations, warm_up = self.subject.asked.rounds(self.place.runner)
+        rows = []
+        with self.progress.stage("timing") as update:
+            for done, (point, make) in enumerate(feeds.items()):
+                update(str(point), done, len(feeds))
+                look = watch.look if watch else lambda: None
+                times = take_turns(
+                    runners, make, point.phase, iterations=iterations, warm_up=warm_up, after_round=look
+                )
+                rows.append(self._row(point, times))
+        return rows
+
+    def _row(self, point: Point, times: Mapping[str, TurnTimes]) -> BenchRow:
+        dense, hybrid = times.get(Contender.DENSE), times[Contender.HYBRID]
+        uniform = times.get(Contender.UNIFORM)
+        planned, card = self.subject.planned, self.place.card
+        predicted = planned.at(point, card) if planned and card else None
+        return BenchRow(
+            phase=point.phase,
+            batch=point.batch,
+            tokens=point.tokens,
+            dense=dense.row() if dense else None,
+            hybrid=hybrid.row(),
+            uniform=uniform.row() if uniform else None,
+            speedup=dense.median / hybrid.median if dense else None,
+            speedup_p10_p90=dense.over(hybrid) if dense else None,
+            limit=predicted.limit if predicted else None,
+            predicted=predicted.row() if predicted else None,
+        )
+
+
+def _check_new(out: OutFolder, force: bool) -> None:
+    if (out.path / BENCH).exists() and not force:
+        raise PatchCompileError(
+            f"{out.path / BENCH} exists", "The build was timed before.", "Time it again with `--force`."
+        )
+    out.check_replaceable(BENCH_FOLDER)
+
+
+def _check_runs(subject: Subject, place: CpuPlace | GpuPlace, points: list[Point]) -> None:
+    """Raises PatchCompileError, before any model is made, if this machine can't run the models."""
+    import psutil
+
+    models = len(subject.asked.models)
+    if isinstance(place, GpuPlace):
+        if place.nvml:
+            check_memory(subject.engine_bytes(), place.nvml.free_bytes, models, "the GPU's memory")
+        return
+    if subject.source.graph_dtype == "bfloat16":
+        raise PatchCompileError(
+            "A bf16 model can't be timed in ONNX Runtime on a CPU",
+            "ONNX Runtime has no bf16 kernels there. Builds are proven by an fp32 copy that rounds like bf16, and its times "
+            "say nothing.",
+            "Build with `--dtype float16`, or time its engine on a GPU.",
+        )
+    check_memory(subject.onnx_runtime_bytes(points), psutil.virtual_memory().available, models)
+
+
+def _keep(out: OutFolder, subject: Subject, report: BenchReport) -> None:
+    """Write bench.json, renew the page that shows it, and record the new files in the manifest."""
+    out.forget(BENCH_FOLDER, BENCH_FOLDER)
+    report.write(out.path / BENCH)
+    kept = [
+        str(file.relative_to(out.path))
+        for file in sorted((out.path / BENCH_MODELS).rglob("*"))
+        if file.is_file()
+    ]
+    key = key_of(subject.asked.model_dump(mode="json"), report.date)
+    out.record(BENCH_FOLDER, key, [BENCH, *kept])
+    if (out.path / REPORT).is_file():  # `compile` writes no page
+        renew_page(out.path)

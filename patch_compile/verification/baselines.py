@@ -1,0 +1,93 @@
+"""Compares a result with simpler ways to prune. Their results are cached per user.
+
+A baseline is a whole run of mask learning, which takes minutes for a small model. The key of the cache covers the model,
+the settings, the texts for calibration and evaluation, and the version of this package.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.baselines import baseline_settings, beside_baselines, run_baselines, which_apply
+from masklearn.checkpoint.unchanged import FilesAsFound
+from masklearn.quality.record import Baseline, BaselineRow, BesideBaselines
+from masklearn.recipe import LearnRecipe
+from masklearn.text import open_text
+from patch_compile.artifacts.durable import write_json
+from patch_compile.artifacts.workspace import key_of
+from patch_compile.cache_folder import cache_folder
+from patch_compile.progress import Progress
+from patch_compile.sources.base import Source
+from patch_compile.sources.inputs import beside_key
+
+__all__ = ["baselines_cache", "with_baselines"]
+
+
+def with_baselines(
+    source: Source,
+    recipe: LearnRecipe,
+    result: BaselineRow,
+    dense: float,
+    asked: Iterable[Baseline],
+    windows: NDArray[np.int64],
+    scratch: Path,
+    progress: Progress,
+    check: Callable[[], object],
+) -> BesideBaselines:
+    """Returns the result beside the dense model and all requested or cached baselines.
+
+    result: row of the result; dense: perplexity of the dense model on `windows` `[count, length]`; check: raises an error
+    if a file of the model was changed meanwhile.
+    """
+    cache = baselines_cache()
+    texts = FilesAsFound.of(lambda: () if recipe.calib is None else open_text(recipe.calib).files)
+    learned: list[Baseline] = [name for name in which_apply(Baseline, recipe) if name is not Baseline.DENSE]
+    keys = {name: _key(name, source, recipe, windows) for name in learned}
+    read = {name: _read(cache / f"{key}.json") for name, key in keys.items()}
+    rows = {name: row for name, row in read.items() if row is not None}
+    missing = [name for name in asked if name in keys and name not in rows]
+    if missing:
+        with progress.stage("baselines") as update:
+            made = run_baselines(
+                source.model, recipe, missing, windows, scratch / "baselines", update, progress.note
+            )
+        check()
+        texts.check()
+        for row in made:  # a baseline that does not fit the model has none
+            rows[Baseline(row.name)] = row
+            write_json(cache / f"{keys[Baseline(row.name)]}.json", row.model_dump())
+    plain = BaselineRow(name=Baseline.DENSE, ratio=0.0, perplexity=dense, seconds=0.0, deployable=True)
+    others = [plain, *(rows[name] for name in keys if name in rows)]
+    return beside_baselines(result, others, windows)
+
+
+def baselines_cache() -> Path:
+    """Returns the folder of cached rows; see `cache_folder`."""
+    return cache_folder("baselines")
+
+
+def _key(name: Baseline, source: Source, recipe: LearnRecipe, windows: NDArray[np.int64]) -> str:
+    place = (recipe, source.checkpoint, source.coverage)
+    settings = recipe if name is Baseline.UNSTRUCTURED else baseline_settings(name, *place)
+    decides: Mapping[str, Any] = settings.model_dump(mode="json", exclude={"calib", "device"})
+    text = None if recipe.calib is None else open_text(recipe.calib).fingerprint()
+    tokens = hashlib.sha256(windows.astype("<i8").tobytes()).hexdigest()
+    version = importlib.metadata.version("patch-compile")
+    model = [source.fingerprint, beside_key(source)]  # the tokens of the text depend on the tokenizer
+    return key_of(version, str(name), model, decides, text, tokens, list(windows.shape))
+
+
+def _read(path: Path) -> BaselineRow | None:
+    if not path.is_file():
+        return None
+    try:
+        return BaselineRow.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValueError:  # a damaged file is written again
+        return None

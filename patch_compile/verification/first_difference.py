@@ -1,0 +1,145 @@
+"""Finds the first wrong tensor of the hybrid graph by comparing it with the same graph with dense linears.
+
+The reference holds the weights of the pruned checkpoint and comes from the same export and passes, with every linear
+lowered as `dense`. Tensors of the same name must therefore agree to rounding, and the first one that does not shows the
+faulty node. ONNX Runtime returns any tensor that is declared as an output. The search first compares √N tensors spread
+evenly over the graph, then the √N tensors before the first wrong one. It loads either model twice and holds only √N
+tensors in memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.durable import temporary_file
+from masklearn.masks.names import depth_of
+from patch_compile.artifacts.questions import FirstDifference
+from patch_compile.onnx_io.feeds import Feed
+from patch_compile.onnx_io.graph_inputs import load_graph
+from patch_compile.onnx_io.proto import load_proto
+from patch_compile.sources.rounding import rounding_tolerance
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["find_first_difference", "with_outputs"]
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    tensor: str
+    node: str
+    op: str
+    blocks: int  # number of blocks that have begun when the tensor is computed
+
+    def judged(self, error: float, dtype: str) -> FirstDifference:
+        linear = self.node if self.op == "PatchLinear" else None
+        return FirstDifference(
+            tensor=self.tensor,
+            node=self.node,
+            op=self.op,
+            linear=linear,
+            error=error,
+            tolerance=rounding_tolerance(dtype, self.blocks).share,
+        )
+
+
+def find_first_difference(hybrid: Path, reference: Path, feed: Feed, dtype: str) -> FirstDifference | None:
+    """Returns the first tensor of `hybrid`, in graph order, that differs from that of `reference` by more than rounding.
+
+    Returns None if there is none: the fault is then in the export, which both graphs share. ONNX Runtime must be able to
+    run both files.
+    """
+    candidates = _shared(hybrid, reference)
+    if not candidates:
+        return None
+    step = max(1, math.isqrt(len(candidates)))
+    marks = sorted({*range(step - 1, len(candidates), step), len(candidates) - 1})
+    found = _first(hybrid, reference, feed, [candidates[mark] for mark in marks], dtype)
+    if found is None:
+        return None
+    last = next(mark for mark in marks if candidates[mark].tensor == found.tensor)
+    first = max((mark + 1 for mark in marks if mark < last), default=0)
+    return _first(hybrid, reference, feed, candidates[first : last + 1], dtype) or found
+
+
+def _shared(hybrid: Path, reference: Path) -> list[_Candidate]:
+    """Returns the tensors that both graphs compute under the same name, in the order of the hybrid graph."""
+    ours, theirs = (load_graph(path) for path in (hybrid, reference))
+    known = {name for node in theirs.node for name in node.output}
+    candidates, blocks = [], 1
+    for node in ours.node:
+        blocks = max(blocks, (depth_of(node.name) or 0) + 1)
+        candidates += [
+            _Candidate(name, node.name, node.op_type, blocks) for name in node.output if name in known
+        ]
+    return candidates
+
+
+def _first(
+    hybrid: Path, reference: Path, feed: Feed, candidates: Sequence[_Candidate], dtype: str
+) -> FirstDifference | None:
+    names = [candidate.tensor for candidate in candidates]
+    expected = _run(reference, names, feed)
+    for candidate, mine, theirs in zip(candidates, _run(hybrid, names, feed), expected, strict=True):
+        if theirs.dtype.kind != "f":
+            if not np.array_equal(mine, theirs):
+                return candidate.judged(math.inf, dtype)
+            continue
+        error = _error(mine, theirs)
+        found = candidate.judged(error, dtype)
+        if error > found.tolerance:
+            return found
+    return None
+
+
+def _error(mine: NDArray[Any], theirs: NDArray[Any]) -> float:
+    if mine.shape != theirs.shape:
+        return math.inf
+    a, b = mine.astype(np.float64), theirs.astype(np.float64)
+    finite = np.isfinite(b)
+    if not np.array_equal(np.isfinite(a), finite):
+        return math.inf
+    scale = float(np.abs(b[finite]).max(initial=0.0))
+    return float(np.abs(a[finite] - b[finite]).max(initial=0.0)) / (scale or 1.0)
+
+
+def _run(path: Path, names: list[str], feed: Feed) -> list[NDArray[Any]]:
+    """Run the model once, and return the named tensors."""
+    from patch_compile.onnx_io.session import open_session
+
+    with with_outputs(path, names) as marked:
+        session = open_session(marked)
+    wanted = {given.name for given in session.get_inputs()}
+    made: list[NDArray[Any]] = session.run(names, {name: feed[name] for name in wanted})
+    return made
+
+
+@contextmanager
+def with_outputs(path: Path, names: list[str]) -> Iterator[Path]:
+    """Yield a copy of the model with more outputs. It lies beside the model, because it uses the same data file."""
+    import onnx
+
+    model = load_proto(path)
+    _declare(model, names)
+    with temporary_file(path) as beside:
+        onnx.save_model(model, str(beside))
+        yield beside
+
+
+def _declare(model: onnx.ModelProto, names: list[str]) -> None:
+    import onnx
+
+    there = {output.name for output in model.graph.output}
+    known = {value.name: value for value in model.graph.value_info}
+    for name in names:
+        if name not in there:
+            model.graph.output.append(known.get(name) or onnx.ValueInfoProto(name=name))

@@ -1,0 +1,88 @@
+"""Proof for models that predict no next tokens: compares outputs of the dense, pruned and hybrid model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from patch_compile.artifacts.proof import (
+    Agreement,
+    ComparedInputs,
+    OutputDifference,
+    OutputsDifference,
+    OutputsProof,
+    ProofText,
+    Tolerance,
+)
+from patch_compile.errors import AccuracyError
+from patch_compile.onnx_io.compare import Difference, Outputs, answer, compare_answers
+from patch_compile.onnx_io.runnable import runnable_onnx
+from patch_compile.progress import Progress
+from patch_compile.report.proof import tolerance_words
+from patch_compile.sources.base import OutputSource
+from patch_compile.sources.rounding import tolerance_of
+from patch_compile.verification.first_overflow import first_overflow
+
+__all__ = ["compare_outputs"]
+
+
+def compare_outputs(
+    source: OutputSource, hybrid: Path, pruned: Path, packed: Sequence[str], scratch: Path, progress: Progress
+) -> tuple[OutputsProof, AccuracyError | None]:
+    """Run the three models on the same inputs, and return the proof and the error if the hybrid is wrong.
+
+    packed: names of the linears that are compiled. The error is None if the hybrid model was compiled right.
+    """
+    probe = source.probe(hybrid, progress)
+    with progress.stage("dense reference"):
+        dense = source.dense_onnx(scratch / "dense.onnx", runnable=True)
+    answers: dict[str, Outputs] = {}
+    for name, path in (("hybrid", runnable_onnx(hybrid, scratch)), ("dense", dense)):
+        with progress.stage(f"{name} on ONNX Runtime"):
+            answers[name] = answer(path, probe.feeds, scratch / name)
+    with progress.stage("pruned reference"):
+        reference = source.pruned_outputs(pruned, probe.feeds, answers["hybrid"].outputs, scratch / "pruned")
+    with progress.stage("rounding"):
+        rounding = source.rounding(pruned, hybrid, packed, probe, reference, scratch)
+    tolerance = tolerance_of(source.recipe.dtype, rounding)
+    # Any rounding may flip outputs that are no floating-point numbers, such as an argmax.
+    judged = [one for one in compare_answers(answers["hybrid"], reference) if one.floating]
+    worst = max(judged, key=lambda one: one.largest, default=None)
+    lost = compare_answers(answers["hybrid"], answers["dense"])
+    feeds = len(probe.feeds)
+    proof = OutputsProof(
+        text=ProofText(eval=probe.text) if probe.text else None,
+        inputs=ComparedInputs(given=probe.origin, compared=feeds),
+        agreement=Agreement(
+            error=worst.largest if worst else 0.0,
+            tolerance=tolerance,
+            output=worst.output if worst else None,
+            feeds=feeds,
+        ),
+        difference=OutputsDifference(outputs=tuple(OutputDifference(**vars(one)) for one in lost)),
+    )
+    return proof, _fault(
+        source, worst, tolerance, lambda: first_overflow(runnable_onnx(hybrid, scratch), probe.feeds)
+    )
+
+
+def _fault(
+    source: OutputSource, worst: Difference | None, tolerance: Tolerance, overflow: Callable[[], str | None]
+) -> AccuracyError | None:
+    """Returns the error of a hybrid model that is wrong; overflow: finds what of which linear its type does not hold."""
+    if worst is None or worst.largest <= tolerance.share:
+        return None
+    if not np.isfinite(worst.largest):
+        place = overflow() or "an input or output of a linear"
+        return AccuracyError(
+            f"{worst.output!r} of the hybrid is not finite where that of the pruned model is",
+            f"{place[0].upper()}{place[1:]} exceeds what {source.recipe.dtype} holds.",
+            "Choose bf16 (--dtype bfloat16), or leave the linear dense with --exclude.",
+        )
+    return AccuracyError(
+        f"{worst.output!r} of the hybrid differs from that of the pruned model by {worst.largest:.2e} of its largest value",
+        f"Rounding explains {tolerance.share:.2e}: {tolerance_words(tolerance)}.",
+        f"This is a fault of the compiler: please report it with {source.to_report} and the recipe.",
+    )

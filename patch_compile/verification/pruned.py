@@ -1,0 +1,119 @@
+"""Measures the effect of pruning: compares the pruned checkpoint with the dense one, block by block, in fp32."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.store import WeightStore
+from masklearn.masks.maskset import MaskSet
+from masklearn.masks.names import depth_of, kind_of, short_kinds
+from masklearn.permute import reordered
+from masklearn.quality.comparison import Comparison, compare_models
+from masklearn.quality.predictions import LogitErrors, Predictions
+from masklearn.quality.sensitivity import sensitivity
+from patch_compile.artifacts.proof import TextWindows
+from patch_compile.artifacts.questions import (
+    BlockError,
+    LinearError,
+    LogitErrorStats,
+    LostWhere,
+    PrunedPerplexity,
+    PrunedTokens,
+)
+from patch_compile.progress import Progress
+from patch_compile.sources.base import Source
+from patch_compile.verification.request import VerifyRequest
+
+__all__ = ["Changes", "compare_checkpoints", "predictions_answer", "where_answer"]
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Changes of the loss in nats per token.
+
+    by_linear: change with the linear pruned alone, and with the linear restored alone; tokens: number of tokens they are
+    measured on.
+    """
+
+    by_linear: Mapping[str, tuple[float, float]]
+    tokens: int
+
+
+def compare_checkpoints(
+    source: Source,
+    masks: MaskSet,
+    pruned: Path,
+    windows: NDArray[np.int64],
+    request: VerifyRequest,
+    scratch: Path,
+    progress: Progress,
+) -> tuple[Comparison, Changes | None]:
+    """Compare the two models on `windows`. With `--sensitivity` also measure the loss for each linear pruned or restored
+    alone."""
+    dense, other = source.checkpoint, Checkpoint.open(pruned)
+    if masks.orders:
+        dense = reordered(dense, masks.orders, WeightStore(scratch / "reordered"))
+    with progress.stage("pruned against dense") as update:
+        found = compare_models(dense, other, list(masks), windows, request.device, update, scratch)
+    if not request.sensitivity:
+        return found, None
+    part = _beginning(windows, request.sensitivity_tokens)
+    with progress.stage("each linear pruned alone") as update:
+        alone = sensitivity(dense, other, list(masks), part, request.device, update, scratch)
+    with progress.stage("each linear restored alone") as update:
+        restored = sensitivity(other, dense, list(masks), part, request.device, update, scratch)
+    return found, Changes({name: (alone[name], restored[name]) for name in masks}, part.size)
+
+
+def predictions_answer(found: Predictions, logits: LogitErrors, on: TextWindows) -> PrunedTokens:
+    """Returns the effect of pruning on predictions. on: the windows that were compared."""
+    dense, pruned = found.perplexity
+    return PrunedTokens(
+        perplexity=PrunedPerplexity(dense=dense, pruned=pruned),
+        kl=found.kl / found.tokens,
+        top1_agreement=found.same_top1 / found.tokens,
+        logits=LogitErrorStats(**logits.stats()),
+        tokens=found.tokens,
+        on=on,
+    )
+
+
+def where_answer(found: Comparison, changes: Changes | None) -> LostWhere:
+    """Returns the errors of linears and blocks in the order of the model."""
+    relative = {name: _relative(*pair) for name, pair in found.linears.items()}
+    total = sum(error * error for error in relative.values()) or 1.0
+    short = short_kinds(dict.fromkeys(map(kind_of, relative)))
+    linears = []
+    for name, error in relative.items():
+        alone, restored = changes.by_linear[name] if changes else (None, None)
+        linears.append(
+            LinearError(
+                name=name,
+                block=depth_of(name),
+                kind=short[kind_of(name)],
+                error=error,
+                share=error * error / total,
+                alone=alone,
+                restored=restored,
+            )
+        )
+    blocks = (BlockError(block=number, error=error) for number, error in enumerate(found.blocks))
+    return LostWhere(linears=tuple(linears), blocks=tuple(blocks), tokens=changes.tokens if changes else None)
+
+
+def _relative(error: float, energy: float) -> float:
+    """Returns the relative error; 0 for an expert that no token reached."""
+    return math.sqrt(error / energy) if energy else 0.0
+
+
+def _beginning(windows: NDArray[np.int64], tokens: int) -> NDArray[np.int64]:
+    """Returns as many whole windows as `tokens` fill, or the beginning of the first window."""
+    length = windows.shape[1]
+    return windows[: tokens // length] if tokens >= length else windows[:1, :tokens]

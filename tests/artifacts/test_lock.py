@@ -1,0 +1,184 @@
+"""Only one process at a time works on an unfinished build, or writes into or replaces a finished one."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from patch_compile.artifacts.folder import kept_for_writing
+from patch_compile.artifacts.layout import MANIFEST
+from patch_compile.artifacts.lock import LOCK, FolderLock, lock_holder
+from patch_compile.artifacts.workspace import Workspace
+from patch_compile.errors import PatchCompileError
+from patch_compile.timing.request import BenchRequest
+from patch_compile.timing.run import bench
+from patch_compile.verification.request import VerifyRequest
+from patch_compile.verification.verify import verify
+from tests.artifacts.stages import finish, never, writer
+
+BUILD = """
+import sys, time
+from pathlib import Path
+from patch_compile.artifacts.workspace import Workspace
+
+workspace = Workspace(Path(sys.argv[1]), force=True)
+workspace.run("one", "key", ["a"], lambda root: (root / "a").write_text("1"))
+print("building", flush=True)
+time.sleep(600)
+"""
+WRITE = """
+import sys, time
+from pathlib import Path
+from patch_compile.artifacts.folder import kept_for_writing
+
+with kept_for_writing(Path(sys.argv[1])):
+    print("writing", flush=True)
+    time.sleep(600)
+"""
+
+
+@contextlib.contextmanager
+def other_process(code, out):
+    """Another process that holds OUT until it is killed."""
+    command, env = [sys.executable, "-c", code, str(out)], os.environ | {"PYTHONPATH": "."}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline().strip()
+            yield process
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+
+
+@pytest.fixture
+def out(tmp_path):
+    workspace = Workspace(tmp_path / "out")
+    workspace.run("one", "old", ["a"], writer("old"))
+    return finish(workspace)
+
+
+@pytest.mark.parametrize("flags", [{}, {"force": True}, {"resume": True}, {"force": True, "resume": True}])
+def test_a_second_build_into_one_out_is_refused_and_harms_nothing(tmp_path, flags):
+    with other_process(BUILD, tmp_path / "out") as process:
+        with pytest.raises(PatchCompileError) as refused:
+            Workspace(tmp_path / "out", **flags)
+        assert refused.value.what == f"Another build is running (pid {process.pid})"
+        assert refused.value.fix
+        assert (tmp_path / "out.partial" / "a").read_text() == "1"
+        assert (tmp_path / "out.partial" / "scratch").is_dir()
+        assert Workspace.scratch_of(tmp_path / "out").is_dir()  # the launch's other processes take no lock
+    again = Workspace(tmp_path / "out", resume=True)  # a killed process holds nothing
+    again.run("one", "key", ["a"], never)
+    finish(again)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a", MANIFEST}
+
+
+@pytest.mark.parametrize("spelled", [".", "./out", "..", "link", "folder/../out", "there/out"])
+def test_a_second_build_is_refused_however_out_is_spelled(tmp_path, monkeypatch, spelled):
+    """The first build replaces an earlier one, so that links to it and the current folder are there."""
+    out = tmp_path / "out"
+    workspace = Workspace(out)
+    workspace.run("one", "old", ["a"], writer("old"))
+    finish(workspace)
+    (tmp_path / "link").symlink_to("out")
+    (tmp_path / "there").symlink_to(".")
+    (tmp_path / "folder").mkdir()
+    with other_process(BUILD, out) as process:
+        monkeypatch.chdir(out if spelled == "." else out / "a" if spelled == ".." else tmp_path)
+        with pytest.raises(PatchCompileError) as refused:
+            Workspace(Path(spelled), force=True)
+        # The current folder and those above it are refused for what they are.
+        said = "OUT can't be" if spelled.startswith("..") or spelled == "." else f"(pid {process.pid})"
+        assert said in refused.value.what
+    assert (out / "a" / "file.txt").read_text() == "old"
+    assert (tmp_path / "out.partial" / "a").read_text() == "1"
+
+
+def test_a_build_beside_which_a_second_one_was_refused_is_published_right(tmp_path):
+    first = Workspace(tmp_path / "out")
+    first.run("one", "key", ["a"], writer("1"))
+    env = os.environ | {"PYTHONPATH": "."}
+    second = [sys.executable, "-c", BUILD, str(tmp_path / "out")]
+    refused = subprocess.run(second, capture_output=True, text=True, env=env, timeout=600)
+    assert refused.returncode == 1 and f"Another build is running (pid {os.getpid()})" in refused.stderr
+    assert (finish(first) / "a" / "file.txt").read_text() == "1"
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}
+
+
+def test_a_second_build_of_this_process_is_refused(tmp_path):
+    first = Workspace(tmp_path / "out")
+    with pytest.raises(PatchCompileError, match=rf"Another build is running \(pid {os.getpid()}\)"):
+        Workspace(tmp_path / "out", resume=True)
+    first.release()
+    first.release()
+    Workspace(tmp_path / "out", resume=True)
+
+
+def test_verify_and_bench_do_not_write_into_a_build_that_is_being_replaced(out):
+    with other_process(BUILD, out) as process:
+        for command in (lambda: verify(out, VerifyRequest()), lambda: bench(out, BenchRequest())):
+            with pytest.raises(PatchCompileError) as refused:
+                command()
+            assert refused.value.what == f"Another run is writing into {out} (pid {process.pid})"
+    # The killed process's lock file is still there.
+    assert {path.name for path in out.iterdir()} == {"a", MANIFEST, LOCK}
+    with kept_for_writing(out):
+        pass
+    assert {path.name for path in out.iterdir()} == {"a", MANIFEST}
+
+
+def test_a_build_does_not_replace_what_is_written_into(out, tmp_path):
+    with other_process(WRITE, out) as process:
+        for flags in ({"force": True}, {"force": True, "resume": True}):
+            with pytest.raises(
+                PatchCompileError, match=rf"Another run is writing into .* \(pid {process.pid}\)"
+            ):
+                Workspace(out, **flags)
+        with pytest.raises(PatchCompileError, match="Another run is writing"), kept_for_writing(out):
+            pass
+    assert (out / "a" / "file.txt").read_text() == "old"
+    Workspace(out, force=True, resume=True)
+
+
+def test_a_refused_build_leaves_no_folder(out, tmp_path):
+    with other_process(WRITE, out), pytest.raises(PatchCompileError, match="Another run is writing"):
+        Workspace(out, force=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_lock_goes_with_the_build_to_its_place(tmp_path):
+    """No other process writes into OUT until the page is written."""
+    workspace = Workspace(tmp_path / "out")
+    (workspace.root / MANIFEST).write_text('{"stages": {}}')
+    out = workspace.publish()
+    with pytest.raises(PatchCompileError, match="Another run is writing"), kept_for_writing(out):
+        pass
+    workspace.release()
+    with kept_for_writing(out):
+        pass
+    assert [path.name for path in out.iterdir()] == [MANIFEST]
+
+
+def test_a_lock_whose_file_was_removed_in_between_is_taken_anew(tmp_path):
+    first = FolderLock(tmp_path)
+    (tmp_path / LOCK).unlink()
+    second = FolderLock(tmp_path)
+    first.release()  # must not remove the second lock's file
+    assert lock_holder(tmp_path) == f"pid {os.getpid()}"
+    second.release()
+    assert lock_holder(tmp_path) is None and not list(tmp_path.iterdir())
+
+
+def test_a_lock_does_not_write_through_a_link(tmp_path):
+    (tmp_path / "precious").write_text("kept")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / LOCK).symlink_to("../precious")
+    with pytest.raises(PatchCompileError, match="cannot be locked"):
+        FolderLock(tmp_path / "folder")
+    with pytest.raises(PatchCompileError, match="cannot be locked"):
+        FolderLock(tmp_path / "missing")
+    assert (tmp_path / "precious").read_text() == "kept"

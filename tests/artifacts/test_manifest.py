@@ -1,0 +1,31 @@
+"""A manifest names files of OUT alone, whoever wrote it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from patch_compile.artifacts.manifest import Manifest
+from patch_compile.artifacts.state import StageRecord
+from patch_compile.errors import PatchCompileError
+from tests.artifacts.stages import manifest_of
+
+DIGEST = "0" * 64
+
+
+@pytest.mark.parametrize("place", [("files",), ("stages", "masks", "files")], ids=["files", "stages"])
+@pytest.mark.parametrize("name", ["/etc/passwd", "../secret", "model/../../secret", ""])
+def test_files_outside_out_are_refused(tmp_path: Path, name: str, place: tuple[str, ...]) -> None:
+    manifest = manifest_of({"masks": StageRecord("key", {"plan.json": DIGEST})})
+    path = tmp_path / "manifest.json"
+    manifest.write(path)
+    assert Manifest.read(path) == manifest
+    content: Any = json.loads(path.read_text())
+    files = content
+    for key in place:
+        files = files[key]
+    files[name] = DIGEST
+    path.write_text(json.dumps(content))
+    with pytest.raises(PatchCompileError, match="outside its folder"):
+        Manifest.read(path)

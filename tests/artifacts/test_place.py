@@ -1,0 +1,129 @@
+"""Spellings of OUT: the folder they mean, and those that are refused."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from patch_compile.artifacts.place import place_of
+from patch_compile.artifacts.workspace import Workspace
+from patch_compile.errors import PatchCompileError
+from tests.artifacts.stages import finish, writer
+
+
+def build_at(out, text, **flags):
+    workspace = Workspace(out, **flags)
+    workspace.run("one", text, ["a"], writer(text))
+    return finish(workspace)
+
+
+def tree(folder: Path) -> dict[str, str | None]:
+    """All paths below a folder, with their texts."""
+    return {str(p.relative_to(folder)): p.read_text() if p.is_file() else None for p in folder.rglob("*")}
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """Makes a folder in tmp_path a finished build and the current folder."""
+    build_at(tmp_path / "models" / "build", "1")
+    monkeypatch.chdir(tmp_path / "models" / "build")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "spelled", ["", ".", "./", "..", "../", "../..", "a/..", "a/../..", "/", "//", "../build"]
+)
+@pytest.mark.parametrize("flags", [{}, {"force": True}, {"resume": True}])
+def test_the_current_folder_and_those_above_it_are_refused(here, spelled, flags):
+    before = tree(here)
+    with pytest.raises(PatchCompileError, match="is the current folder, or holds it") as refused:
+        Workspace(Path(spelled), **flags)
+    assert refused.value.fix
+    assert tree(here) == before
+
+
+def test_a_current_folder_that_was_removed_is_said(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(PatchCompileError, match="can't be put at out"):
+        place_of(Path("out"))
+
+
+@pytest.mark.skipif(not os.path.ismount("/proc"), reason="needs a mount point")
+def test_a_mount_point_is_refused():
+    with pytest.raises(PatchCompileError, match="A disk is mounted there") as refused:
+        Workspace(Path("/proc"), force=True)
+    assert refused.value.fix.endswith("-o /proc/NAME.")
+
+
+def test_a_link_to_a_build_means_the_build(tmp_path, monkeypatch):
+    build_at(tmp_path / "disk" / "build", "1")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "neighbour").write_text("kept")
+    monkeypatch.chdir(tmp_path / "here")
+    Path("latest").symlink_to("../disk/build")
+    with pytest.raises(PatchCompileError, match=r"disk/build exists"):
+        Workspace(Path("latest"))
+    out = build_at(Path("latest"), "2", force=True)
+    assert out == tmp_path / "disk" / "build"
+    assert Path("latest").readlink() == Path("../disk/build")
+    assert Path("latest/a/file.txt").read_text() == "2"
+    assert {path.name for path in Path.cwd().iterdir()} == {"latest", "neighbour"}
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["build"]
+    assert Workspace.scratch_of(Path("latest")) == tmp_path / "disk" / "build.partial" / "scratch"
+
+
+@pytest.mark.parametrize("flags", [{}, {"force": True}, {"resume": True}])
+def test_a_link_to_nothing_is_refused(tmp_path, flags):
+    (tmp_path / "out").symlink_to("unmounted/out")
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("out", "loop"):
+        with pytest.raises(PatchCompileError, match="nothing is there"):
+            Workspace(tmp_path / name, **flags)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["loop", "out"]
+
+
+def test_links_and_dots_on_the_way_are_followed(tmp_path, monkeypatch):
+    (tmp_path / "disk" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("disk/deep")
+    monkeypatch.chdir(tmp_path)
+    assert place_of(Path("link/../new")) == tmp_path / "disk" / "new"  # the kernel resolves it like this
+    assert place_of(Path("link/new/")) == tmp_path / "disk" / "deep" / "new"
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(PatchCompileError, match="can't be put at"):
+        place_of(Path("loop/new"))
+
+
+@pytest.mark.parametrize(
+    ("spelled", "said"),
+    [
+        ("file/out", "file is no folder"),
+        ("file/deep/out", "file is no folder"),
+        ("x" * 230, "too long"),
+        ("x" * 300, "File name too long"),
+        ("\N{SNOWMAN}" * 80, "too long"),
+        ("nul\0", "null"),
+    ],
+)
+def test_what_the_file_system_can_not_name_is_refused(tmp_path, monkeypatch, spelled, said):
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("mine")
+    with pytest.raises(PatchCompileError, match=said):
+        Workspace(Path(spelled))
+    assert tree(tmp_path) == {"file": "mine"}
+
+
+def test_a_long_name_that_is_allowed_can_be_replaced(tmp_path):
+    name = "x" * 228
+    build_at(tmp_path / name, "1")
+    build_at(tmp_path / name, "2", force=True)
+    assert (tmp_path / name / "a" / "file.txt").read_text() == "2"
+
+
+def test_a_folder_with_a_manifest_of_another_program_is_not_replaced(tmp_path):
+    (tmp_path / "extension").mkdir()
+    (tmp_path / "extension" / "manifest.json").write_text('{"manifest_version": 3}')
+    with pytest.raises(PatchCompileError, match="not made by patch-compile"):
+        Workspace(tmp_path / "extension", force=True)
+    assert tree(tmp_path / "extension") == {"manifest.json": '{"manifest_version": 3}'}

@@ -1,0 +1,125 @@
+"""plan.json: typed, and of one version."""
+
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from patch_compile.artifacts.plan import CardRow, LinearRow, Plan, PlanSummary, Unpredicted, WorkloadRow
+from patch_compile.errors import PatchCompileError
+
+ROW = {
+    "name": "l.0.up",
+    "shape": [256, 128],
+    "zeroed": 8192,
+    "tiles": {"sparse": 1, "all": 2},
+    "lowering": "plugin",
+    "reason": None,
+    "node": {"name": "l.0.gate+up", "linears": ["l.0.gate", "l.0.up"], "activation": "silu", "gated": True},
+    "panel_rows": 64,
+    "slabs": {"dense": 4, "sparse": 4},
+    "bytes_before": 65536,
+    "bytes_after": 51200,
+    "predicted": None,
+    "split": None,
+}
+PLAN = {
+    "card": None,
+    "workload": None,
+    "totals": {"bytes_before": 65536, "bytes_after": 51200},
+    "whole": None,
+    "unpredicted": "no-card",
+    "linears": [ROW],
+}
+
+
+@pytest.fixture
+def path(tmp_path):
+    (tmp_path / "plan.json").write_text(json.dumps({"schema": Plan.SCHEMA, **PLAN}))
+    return tmp_path / "plan.json"
+
+
+def change(path, **changed):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+
+
+def test_what_is_written_is_read_again(path, tmp_path):
+    plan = Plan.of(tmp_path)
+    assert plan == Plan.read(path) and plan.unpredicted is Unpredicted.NO_CARD
+    assert plan.linears[0].node.linears == ("l.0.gate", "l.0.up")
+    assert (plan.packed, plan.saved_bytes) == (["l.0.up"], 14336)
+    assert plan.summary == PlanSummary.model_validate({k: v for k, v in PLAN.items() if k != "linears"})
+    plan.write(tmp_path / "again.json")
+    assert Plan.read(tmp_path / "again.json") == plan
+    assert json.loads((tmp_path / "again.json").read_text())["schema"] == Plan.SCHEMA
+
+
+def test_a_folder_without_a_plan_has_none(tmp_path):
+    assert Plan.of(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("version", "said"), [(1, "version 1"), (Plan.SCHEMA + 1, f"version {Plan.SCHEMA + 1}")]
+)
+def test_another_version_is_refused_by_name(path, version, said):
+    change(path, schema=version)
+    with pytest.raises(
+        PatchCompileError, match=r"plan\.json is not a plan that this patch-compile reads"
+    ) as caught:
+        Plan.read(path)
+    assert f"It has {said}, and this program reads version {Plan.SCHEMA}." == caught.value.why
+    assert f"--recipe {path.parent / 'recipe.yaml'} -o {path.parent} --force" in caught.value.fix
+
+
+def test_a_plan_from_before_versions_is_refused(path):
+    content = json.loads(path.read_text())
+    del content["schema"]
+    path.write_text(json.dumps(content | {"remarks": []}))
+    with pytest.raises(PatchCompileError) as caught:
+        Plan.read(path)
+    assert "no version" in caught.value.why
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("{", "not JSON"),
+        ("[]", "an array"),
+        (json.dumps({"schema": Plan.SCHEMA} | PLAN | {"more": 1}), "more: Extra"),
+    ],
+)
+def test_what_is_no_plan_is_named(path, text, why):
+    path.write_text(text)
+    with pytest.raises(PatchCompileError) as caught:
+        Plan.read(path)
+    assert why in caught.value.why
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"node": None},
+        {"reason": {"kind": "asked"}},
+        {"lowering": "dense"},
+        {"lowering": "other"},
+        {"reason": {"kind": "unheard-of"}, "lowering": "dense", "node": None},
+        {"epilogue": "SiLU·mul"},
+    ],
+)
+def test_a_linear_has_a_node_or_a_reason_and_nothing_unknown(changed):
+    LinearRow.model_validate(ROW)
+    with pytest.raises(ValidationError):
+        LinearRow.model_validate(ROW | changed)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"card": CardRow(name="A6000")},
+        {"workload": WorkloadRow(batch=1, prompt=1, generated=1)},
+        {"unpredicted": None},
+    ],
+)
+def test_times_are_predicted_for_a_card_and_a_workload_or_there_is_a_reason(changed):
+    with pytest.raises(ValidationError):
+        PlanSummary.model_validate({k: v for k, v in PLAN.items() if k != "linears"} | changed)

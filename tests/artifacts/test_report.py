@@ -1,0 +1,66 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from patch_compile.artifacts.proof import OutputsDifference
+from patch_compile.artifacts.report import REPORT_SCHEMA, DecoderReport, Kind, read_report
+from patch_compile.errors import PatchCompileError
+from tests.report.page.outs import Out
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return Out(tmp_path / "out").write()
+
+
+def test_a_report_names_the_kind_of_its_model(out: Path) -> None:
+    report = read_report(out)
+    assert isinstance(report, DecoderReport) and report.kind is Kind.DECODER
+    assert read_report(out.parent) is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"schema": 1}, f"It has version 1, and this program reads version {REPORT_SCHEMA}."),
+        ({"schema": 2}, f"It has version 2, and this program reads version {REPORT_SCHEMA}."),
+        ({"kind": "tale"}, "Input tag 'tale' found using 'kind' does not match any of the expected tags"),
+        ({"kind": "onnx"}, "onnx.inputs: Field required."),
+        ({"perplexity": {"dense": 15.68}}, "decoder.perplexity.hybrid: Field required."),
+        ({"remarks": []}, "decoder.remarks: Extra inputs are not permitted."),
+    ],
+)
+def test_another_version_or_kind_is_refused_by_name(out: Path, changed: dict[str, Any], why: str) -> None:
+    path = out / "report.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    with pytest.raises(
+        PatchCompileError, match=r"report\.json is not a report that this patch-compile reads"
+    ) as raised:
+        read_report(out)
+    assert raised.value.why.startswith(why)
+    assert f"patch-compile build --recipe {out}/recipe.yaml -o {out} --force" in raised.value.fix
+
+
+def test_a_type_without_a_roundoff_is_refused(out: Path) -> None:
+    path = out / "report.json"
+    content = json.loads(path.read_text())
+    content["agreement"]["tolerance"]["dtype"] = "float1"
+    path.write_text(json.dumps(content))
+    with pytest.raises(PatchCompileError) as raised:
+        read_report(out)
+    assert raised.value.why.startswith("decoder.agreement.tolerance.dtype: ")
+
+
+def test_a_comparison_of_no_output_is_refused() -> None:
+    with pytest.raises(ValidationError, match="at least 1 item"):
+        OutputsDifference(outputs=())
+
+
+def test_a_report_that_is_read_is_written_as_it_was(out: Path, tmp_path: Path) -> None:
+    report = read_report(out)
+    assert report is not None
+    report.write(tmp_path / "again.json")
+    assert json.loads((tmp_path / "again.json").read_text()) == json.loads((out / "report.json").read_text())

@@ -1,0 +1,67 @@
+"""verify.json is read as it is written, and another version or content is refused by name."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from patch_compile.artifacts.proof import OutputDifference, OutputsDifference
+from patch_compile.artifacts.questions import EngineNotRun, NotRun, PrunedPerplexity
+from patch_compile.artifacts.verify import Question, VerifyReport
+from patch_compile.errors import PatchCompileError
+from tests.report.page.found import verified
+from tests.report.page.outs import Out
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    made = Out(tmp_path / "out")
+    return made.write(verified(made))
+
+
+def test_it_is_read_as_it_was_written(out: Path) -> None:
+    found = VerifyReport.of(out)
+    assert found == verified(Out(out))
+    assert json.loads((out / "verify/verify.json").read_text()) == found.as_json()
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"schema": 1}, "It has version 1, and this program reads version 2."),
+        ({"passed": True}, "passed: "),
+        ({"built": {"ran": True, "reason": "no-engine"}}, "built."),
+    ],
+)
+def test_another_version_or_content_is_refused_by_name(out: Path, changed: dict[str, Any], why: str) -> None:
+    path = out / "verify/verify.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    with pytest.raises(PatchCompileError, match=r"verify\.json is not a verification") as raised:
+        VerifyReport.of(out)
+    assert raised.value.why.startswith(why)
+    assert raised.value.fix == f"Make it again: patch-compile verify {out}."
+
+
+def test_a_question_is_open_until_it_has_an_answer(out: Path) -> None:
+    found = VerifyReport.read(out / "verify/verify.json")
+    assert found.built == EngineNotRun(
+        reason=NotRun.NOT_HERE, error="an engine for sm86 runs on such a GPU alone"
+    )
+    assert found.unanswered == (Question.BUILT,)
+    assert found.model_copy(update={"asked": (Question.COMPILED,)}).unanswered == ()
+
+
+def test_json_has_no_infinity(out: Path) -> None:
+    torn = OutputDifference(output="boxes", largest=float("inf"), relative=float("inf"), floating=True)
+    other = OutputDifference(output="scores", largest=0.1, relative=0.2, floating=True)
+    assert torn.relative is None
+    both = OutputsDifference(outputs=(other, torn))
+    assert both.worst == torn and both.relative is None
+    assert OutputsDifference(outputs=(other,)).relative == 0.2
+    found = VerifyReport.read(out / "verify/verify.json")
+    overflowed = found.pruned.model_copy(update={"perplexity": PrunedPerplexity(dense=9.0, pruned=math.inf)})
+    found.model_copy(update={"pruned": overflowed}).write(out / "verify/verify.json")
+    again = VerifyReport.read(out / "verify/verify.json")
+    assert again.pruned == overflowed and again.pruned.perplexity.pruned == math.inf

@@ -1,0 +1,292 @@
+import errno
+import json
+
+import pytest
+
+from masklearn.durable import temporary_name
+from patch_compile.artifacts.durable import write_json
+from patch_compile.artifacts.layout import MANIFEST
+from patch_compile.artifacts.stage_files import sha256_of
+from patch_compile.artifacts.workspace import Workspace, key_of
+from patch_compile.errors import PatchCompileError
+from tests.artifacts.stages import finish, manifest_of, never, writer
+
+
+def test_out_appears_only_when_it_is_whole(tmp_path):
+    out = tmp_path / "out"
+    workspace = Workspace(out)
+    workspace.run("one", "key", ["a"], writer("1"))
+    assert not out.exists()
+    finish(workspace)
+    assert (out / "a" / "file.txt").read_text() == "1"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert {p.name for p in out.iterdir()} == {"a", MANIFEST}
+
+
+def test_resume_runs_only_what_is_not_finished(tmp_path):
+    first = Workspace(tmp_path / "out")
+    first.run("one", "key", ["a"], writer("1"))
+    with pytest.raises(KeyboardInterrupt):
+        first.run("two", "key", ["b"], lambda root: (_ for _ in ()).throw(KeyboardInterrupt))
+    first.release()
+    with pytest.raises(PatchCompileError, match="unfinished build"):
+        Workspace(tmp_path / "out")
+    again = Workspace(tmp_path / "out", resume=True)
+    again.run("one", "key", ["a"], never)
+    assert again.reused == ["one"]
+    again.run("one", "another key", ["a"], writer("2"))
+    assert (finish(again) / "a" / "file.txt").read_text() == "2"
+
+
+def test_a_stage_that_a_later_run_lacks_is_not_published(tmp_path):
+    first = Workspace(tmp_path / "out")
+    first.run("masks", "1", ["a"], writer("masks"))
+    first.run("engine", "1", ["b"], lambda root: (root / "b").write_text("engine") and None)
+    first.release()
+    second = Workspace(tmp_path / "out", resume=True)
+    second.run("masks", "1", ["a"], never)
+    second.drop("engine", ["b"])
+    second.drop("proof", ["c"])  # never run
+    assert set(second.records) == {"masks"}
+    out = finish(second)
+    assert (out / "a").is_dir() and not (out / "b").exists()
+
+
+def test_a_damaged_file_is_made_again(tmp_path):
+    first = Workspace(tmp_path / "out")
+    first.run("one", "key", ["a"], writer("1"))
+    (first.root / "a" / "file.txt").write_text("damaged")
+    first.release()
+    again = Workspace(tmp_path / "out", resume=True)
+    again.run("one", "key", ["a"], writer("1"))
+    assert not again.reused
+    assert (again.root / "a" / "file.txt").read_text() == "1"
+
+
+def test_force_replaces_out_and_keeps_what_is_unchanged(tmp_path):
+    out = tmp_path / "out"
+    first = Workspace(out)
+    first.run("one", "key", ["a"], writer("1"))
+    finish(first)
+    with pytest.raises(PatchCompileError, match="exists"):
+        Workspace(out)
+    second = Workspace(out, force=True)
+    second.run("one", "key", ["a"], never)
+    assert (out / "a" / "file.txt").is_file()  # the old build stays until the new one is complete
+    assert (finish(second) / "a" / "file.txt").read_text() == "1"
+    third = Workspace(out, force=True)
+    third.run("one", "new key", ["a"], writer("3"))
+    assert (finish(third) / "a" / "file.txt").read_text() == "3"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_force_never_removes_a_folder_that_is_not_a_build(tmp_path):
+    (tmp_path / "precious").mkdir()
+    with pytest.raises(PatchCompileError, match="not made by patch-compile"):
+        Workspace(tmp_path / "precious", force=True)
+
+
+def test_a_full_disk_is_the_machines_error(tmp_path):
+    workspace = Workspace(tmp_path / "out")
+
+    def full(_root):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(PatchCompileError, match="No space left"):
+        workspace.run("one", "key", ["a"], full)
+    assert workspace.discard_if_empty()
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_of_ours_stays_what_it_is(tmp_path):
+    workspace = Workspace(tmp_path / "out")
+    with pytest.raises(OSError, match="odd"):
+        workspace.run("one", "key", ["a"], lambda root: (_ for _ in ()).throw(OSError(errno.EINVAL, "odd")))
+
+
+def test_unreadable_state_is_said(tmp_path):
+    partial = tmp_path / "out.partial"
+    partial.mkdir()
+    (partial / "state.json").write_text("{")
+    with pytest.raises(PatchCompileError, match="cannot be read"):
+        Workspace(tmp_path / "out", resume=True)
+
+
+def test_keys_depend_on_every_part():
+    assert key_of("a", [1, 2]) == key_of("a", [1, 2])
+    assert len({key_of("a", 1), key_of("a", 2), key_of("b", 1), key_of("a", None)}) == 4
+
+
+def test_hash_is_that_of_the_bytes(tmp_path):
+    import hashlib
+
+    file = tmp_path / "f"
+    file.write_bytes(b"mosaic" * 1000)
+    assert sha256_of(file) == hashlib.sha256(b"mosaic" * 1000).hexdigest()
+    write_json(tmp_path / "x.json", {"a": 1})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": 1}
+
+
+class TestAFolderThatIsNotOurs:
+    """A user's folder that happens to be called OUT.partial."""
+
+    @pytest.fixture
+    def theirs(self, tmp_path):
+        (tmp_path / "out.partial" / "scratch").mkdir(parents=True)
+        (tmp_path / "out.partial" / "thesis.tex").write_text("years")
+        return tmp_path / "out.partial"
+
+    @pytest.mark.parametrize(
+        "flags", [{}, {"force": True}, {"resume": True}, {"force": True, "resume": True}]
+    )
+    def test_is_refused_whatever_the_flags(self, theirs, tmp_path, flags):
+        with pytest.raises(PatchCompileError, match="not made by patch-compile"):
+            Workspace(tmp_path / "out", **flags)
+        assert {path.name for path in theirs.iterdir()} == {"scratch", "thesis.tex"}
+        assert (theirs / "thesis.tex").read_text() == "years"
+
+    @pytest.mark.parametrize(
+        "state",
+        [
+            "{",
+            "[]",
+            "{}",
+            '{"stages": {}}',
+            '{"stages": []}',
+            '{"version": 4, "stages": {"a": 1}}',
+            "[" * 99999,
+        ],
+    )
+    def test_is_refused_with_a_state_file_of_another_program(self, theirs, tmp_path, state):
+        (theirs / "state.json").write_text(state)
+        for flags in ({"force": True}, {"resume": True}):
+            with pytest.raises(PatchCompileError, match="cannot be read"):
+                Workspace(tmp_path / "out", **flags)
+        assert (theirs / "thesis.tex").read_text() == "years"
+        assert (theirs / "state.json").read_text() == state
+
+    def test_is_refused_when_it_is_a_link_or_a_file(self, tmp_path):
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "out.partial").symlink_to("elsewhere")
+        (tmp_path / "other.partial").write_text("mine")
+        for name in ("out", "other"):
+            with pytest.raises(PatchCompileError, match="not made by patch-compile"):
+                Workspace(tmp_path / name, force=True)
+        assert (tmp_path / "out.partial").is_symlink() and (tmp_path / "elsewhere").is_dir()
+        assert (tmp_path / "other.partial").read_text() == "mine"
+
+
+def test_a_run_that_was_killed_in_its_first_stage_is_known_as_ours(tmp_path):
+    first = Workspace(tmp_path / "out")
+    (first.scratch / "checkpoint-2").write_text("trained")
+    first.release()
+    again = Workspace(tmp_path / "out", resume=True)
+    assert (again.scratch / "checkpoint-2").read_text() == "trained"
+    again.release()
+    anew = Workspace(tmp_path / "out", force=True)
+    assert not list(anew.scratch.iterdir())
+
+
+def test_an_unfinished_build_of_an_earlier_version_is_continued(tmp_path):
+    first = Workspace(tmp_path / "out")
+    first.run("one", "key", ["a"], writer("1"))
+    first.release()
+    state = first.root / "state.json"
+    state.write_text(json.dumps({"stages": json.loads(state.read_text())["stages"]}))
+    again = Workspace(tmp_path / "out", resume=True)
+    again.run("one", "key", ["a"], never)
+    assert again.reused == ["one"]
+    assert (finish(again) / "a" / "file.txt").read_text() == "1"
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../precious", "a/../../precious"])
+def test_records_name_no_file_outside_their_folder(tmp_path, name):
+    (tmp_path / "precious").write_text("kept")
+    record = {"one": {"key": "key", "files": {name: sha256_of(tmp_path / "precious")}}}
+    content = manifest_of({}).as_json() | {"stages": record}
+    write_json(tmp_path / "out" / MANIFEST, content)
+    with pytest.raises(PatchCompileError, match="outside its folder"):
+        Workspace(tmp_path / "out", force=True)
+    write_json(tmp_path / "other.partial" / "state.json", {"stages": record})
+    with pytest.raises(PatchCompileError, match="outside its folder"):
+        Workspace(tmp_path / "other", resume=True)
+    assert (tmp_path / "precious").read_text() == "kept"
+
+
+def test_litter_of_a_killed_run_is_not_published(tmp_path):
+    def killed(root):
+        for litter in ("b/half", "b/empty/.x", temporary_name("c")):
+            (root / litter).parent.mkdir(parents=True, exist_ok=True)
+            (root / litter).write_text("half")
+        raise KeyboardInterrupt  # a kill: nothing of ours runs after it
+
+    first = Workspace(tmp_path / "out")
+    first.run("one", "key", ["a"], writer("1"))
+    with pytest.raises(KeyboardInterrupt):
+        first.run("two", "key", ["b"], killed)
+    for name in (f"a/{temporary_name('file.txt')}", "recipe.yaml"):
+        (first.root / name).write_text("half")
+    (first.scratch / "checkpoint-2").write_text("trained")
+    first.release()
+    again = Workspace(tmp_path / "out", resume=True)
+    again.run("one", "key", ["a"], never)
+    assert (again.scratch / "checkpoint-2").is_file()
+    out = finish(again)
+    assert {str(path.relative_to(out)) for path in out.rglob("*")} == {MANIFEST, "a", "a/file.txt"}
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+@pytest.mark.parametrize("when", ["in a stage", "at its end", "between stages", "before the end"])
+@pytest.mark.parametrize("finished", [True, False])
+def test_an_unfinished_build_that_is_removed_in_mid_build_is_one_clear_error(tmp_path, how, when, finished):
+    def removing(root):
+        root.rename(tmp_path / "gone")
+        if how == "replaced":
+            (root / "a").mkdir(parents=True)
+            (root / "a" / "mine").write_text("mine")
+        if when == "in a stage":
+            (root / "a" / "file.txt").write_text("1")
+            raise ValueError("a library that found its file missing")
+
+    build = Workspace(tmp_path / "out")
+    if finished:
+        build.run("one", "key", ["a"], writer("1"))
+    with pytest.raises(PatchCompileError, match=r"out\.partial was removed or replaced during the build"):
+        if when == "before the end":
+            removing(build.root)
+            build.publish()
+        elif when == "between stages":
+            removing(build.root)
+            build.run("two", "key", ["a"], writer("2"))
+        else:
+            build.run("two", "key", ["b"], removing)
+    build.discard_if_empty()
+    build.release()
+    assert not (tmp_path / "out").exists()
+    if how == "replaced":
+        assert (build.root / "a" / "mine").read_text() == "mine"
+    else:
+        assert not (build.root / "state.json").exists()
+
+
+def test_a_file_that_is_removed_in_mid_build_is_not_published_missing(tmp_path):
+    build = Workspace(tmp_path / "out")
+    build.run("one", "key", ["a"], writer("1"))
+    (build.root / "a" / "file.txt").unlink()
+    with pytest.raises(PatchCompileError, match=r"file\.txt was removed during the build"):
+        finish(build)
+    build.release()
+    again = Workspace(tmp_path / "out", resume=True)
+    again.run("one", "key", ["a"], writer("1"))
+    assert (finish(again) / "a" / "file.txt").read_text() == "1"
+
+
+def test_an_out_that_is_removed_while_it_is_replaced_is_built_all_the_same(tmp_path):
+    build = Workspace(tmp_path / "out")
+    build.run("one", "old", ["a"], writer("old"))
+    finish(build)
+    anew = Workspace(tmp_path / "out", force=True)
+    (tmp_path / "out").rename(tmp_path / "gone")
+    anew.run("one", "new", ["a"], writer("new"))
+    assert (finish(anew) / "a" / "file.txt").read_text() == "new"
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "gone"}

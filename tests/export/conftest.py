@@ -1,8 +1,0 @@
-import pytest
-
-from tests.export.tiny import Exports
-
-
-@pytest.fixture(scope="session")
-def exports(tmp_path_factory: pytest.TempPathFactory) -> Exports:
-    return Exports(tmp_path_factory.mktemp("exports"))

@@ -1,0 +1,53 @@
+"""`patch-compile doctor` on this machine, and with tools removed."""
+
+import json
+
+import pytest
+
+from patch_compile.inspection.doctor import examine
+from patch_compile.plugin.build import build_plugin
+from patch_compile.report.terminal.inspect import examined_parts
+from patch_compile.report.terminal.parts import show
+from tests.commands import run
+
+
+def by_name(result):
+    return {one["what"]: one for one in result["findings"]}
+
+
+def test_it_runs_and_names_a_remedy_for_each_lack():
+    done = run("doctor", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert all(one["found"] or one["fix"] for one in result["findings"])
+    assert "learn masks and compile to ONNX" in result["can"]
+    show(examined_parts(result))
+
+
+def test_a_compiler_that_is_missing(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("CUDACXX", str(tmp_path / "nvcc"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    result = examine()
+    nvcc, plugin = by_name(result)["nvcc"], by_name(result)["plugin"]
+    assert not nvcc["found"] and "CUDACXX" in nvcc["fix"]
+    assert not plugin["found"] and "patch-compile plugin" in plugin["fix"]
+    assert any(line.startswith("build engines") for line in result["cannot"])
+    show(examined_parts(result))
+    assert "--  nvcc" in capsys.readouterr().out
+
+
+@pytest.mark.rtx
+def test_a_plugin_in_the_cache_needs_no_compiler(monkeypatch, tmp_path):
+    build_plugin("tensorrt-rtx")
+    monkeypatch.setenv("CUDACXX", str(tmp_path / "nvcc"))
+    assert any(line.startswith("build engines") for line in examine()["can"])
+
+
+def test_a_plain_installation_cannot_build(monkeypatch):
+    monkeypatch.setattr("masklearn.extras.is_installed", lambda package: package not in ("torch", "scipy"))
+    result = examine()
+    found = by_name(result)["build packages"]
+    assert found["about"] == "not installed: scipy, torch"
+    assert found["fix"] == "pip install 'patch-compile[build]'"
+    assert "learn masks and compile to ONNX: no build packages" in result["cannot"]
+    assert "run ONNX files on ONNX Runtime" in result["can"]

@@ -1,0 +1,356 @@
+"""Whole builds of a tiny model with the real stages: learning, export, packing, engine and proof."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+
+from masklearn.masks.maskset import MaskSet
+from patch_compile.artifacts.stage_files import sha256_of
+from patch_compile.cli.build import build as build_command
+from patch_compile.errors import AccuracyError, PatchCompileError
+from patch_compile.pipeline.learn import learn
+from patch_compile.pipeline.prepare import prepare
+from patch_compile.progress import Progress
+from patch_compile.recipe import Recipe
+from patch_compile.sources.checkpoint.source import CheckpointSource
+from tests.builds import build, check_out
+
+
+def test_out_holds_what_the_manifest_says(settings):
+    report = build(settings)
+    out = settings["out"]
+    manifest = check_out(out, report, "model/config.json")
+
+    masks = MaskSet.load(out / "masks.safetensors")
+    total = masks.weights
+    assert abs(report["ratio"]["reached"] - 0.4) * total < 64 * 64
+    assert report["ratio"]["reached"] == masks.ratio == manifest["ratio"]["reached"]
+    assert sum(row["zeroed"] for row in report["linears"]) == masks.zeroed
+    assert report["agreement"]["error"] <= report["agreement"]["tolerance"]["share"]
+    assert report["perplexity"]["dense"] > 1
+    assert report["generated"]["dense"]
+    graph = onnx.load(out / "onnx" / "model.onnx", load_external_data=False).graph
+    nodes = [node.name for node in graph.node if node.op_type == "PatchLinear"]
+    assert sorted(nodes) == sorted(nodes_of(report))
+    assert "model.layers.1.mlp.gate_proj+up_proj" in nodes
+    assert report["linears"] == json.loads((out / "plan.json").read_text())["linears"]
+    found = {row["name"].rpartition(".")[2]: row["node"] for row in report["linears"] if row["node"]}
+    assert found["gate_proj"] == found["up_proj"] and found["gate_proj"]["activation"] == "silu"
+    assert found["gate_proj"]["gated"] and len(found["gate_proj"]["linears"]) == 2
+    assert found["down_proj"]["residual"] and len(found["down_proj"]["linears"]) == 1
+
+
+def nodes_of(report):
+    """Names of the PatchLinear nodes, of which gate and up share one."""
+    return {row["node"]["name"] for row in report["linears"] if row["lowering"] == "plugin"}
+
+
+def test_without_fusion_every_linear_is_a_node_of_its_own(settings):
+    fused = build(settings)
+    report = build(settings | {"fuse": False}, force=True)
+    assert "masks" not in report["seconds"]  # only later stages ran again
+    assert nodes_of(report) == {row["name"] for row in report["linears"] if row["lowering"] == "plugin"}
+    nodes = [row["node"] for row in report["linears"] if row["node"]]
+    assert not any(node["activation"] or node["gated"] or node["residual"] for node in nodes)
+    assert len(nodes_of(fused)) < len(nodes_of(report))
+    assert report["perplexity"]["hybrid"] == pytest.approx(fused["perplexity"]["hybrid"], rel=0.01)
+
+
+def test_the_recipe_reproduces_the_build(settings, tmp_path):
+    build(settings)
+    again = Recipe.load(settings["out"] / "recipe.yaml") | {"out": tmp_path / "again"}
+    build(again)
+    for name in ("masks.safetensors", "model/model.safetensors", "onnx/model.onnx", "onnx/model.onnx.data"):
+        assert sha256_of(settings["out"] / name) == sha256_of(tmp_path / "again" / name), name
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.5])
+def test_the_ends_of_the_range(settings, ratio):
+    report = build(settings | {"ratio": ratio, "method": "magnitude"})
+    assert report["ratio"]["reached"] == ratio
+    lowerings = {row["lowering"] for row in report["linears"]}
+    assert lowerings == ({"dense"} if ratio == 0 else {"plugin"})
+    if ratio == 0:
+        assert report["difference"]["top1_agreement"] == 1.0
+        assert all(row["reason"] for row in report["linears"])
+
+
+def interrupt(*_args, **_options):
+    raise KeyboardInterrupt
+
+
+def test_an_interrupted_build_goes_on_where_it_stopped(settings, monkeypatch):
+    real = CheckpointSource.write_hybrid
+    monkeypatch.setattr(CheckpointSource, "write_hybrid", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        build(settings)
+    assert not settings["out"].exists()
+    monkeypatch.setattr(CheckpointSource, "write_hybrid", real)
+    with pytest.raises(PatchCompileError, match="--resume"):
+        build(settings)
+    monkeypatch.setattr(CheckpointSource, "learn", interrupt)  # learning must not run again
+    report = build(settings, resume=True)
+    assert report["ratio"]["asked"] == 0.4
+    assert "masks" not in report["seconds"]
+    assert "export" in report["seconds"]
+    manifest = json.loads((settings["out"] / "manifest.json").read_text())
+    assert set(manifest["stages"]) == {"masks", "onnx", "proof", "page"}
+
+
+def test_learn_does_not_publish_what_an_interrupted_build_compiled(settings, monkeypatch):
+    monkeypatch.setattr("patch_compile.verification.proof.prove", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        build(settings)
+    assert (settings["out"].with_name("out.partial") / "onnx" / "model.onnx").is_file()
+    learn(Recipe.parse(settings), force=False, resume=True)
+    out = settings["out"]
+    assert not (out / "onnx").exists() and not (out / "plan.json").exists()
+    assert set(json.loads((out / "manifest.json").read_text())["stages"]) == {"masks"}
+
+
+@pytest.mark.rtx
+def test_resuming_with_another_backend_does_not_publish_the_engine(settings, monkeypatch):
+    with_engine = {"backend": "tensorrt-rtx", "target": "sm86", "max_shapes": "batch=2,sequence=32,past=0"}
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr("patch_compile.verification.proof.prove", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            build(settings | with_engine)
+    assert (settings["out"].with_name("out.partial") / "engine" / "model.engine").is_file()
+    report = build(settings | {"backend": "onnx"}, resume=True)
+    assert report.get("engine") is None
+    assert not (settings["out"] / "engine").exists()
+    assert "engine" not in json.loads((settings["out"] / "manifest.json").read_text())["stages"]
+
+
+def test_an_early_failure_leaves_nothing(settings):
+    Path(settings["calib"]).write_text("the cat")
+    with pytest.raises(PatchCompileError, match="too short"):
+        build(settings)
+    assert not settings["out"].exists()
+    assert not settings["out"].with_name("out.partial").exists()
+
+
+def test_masks_of_another_model_are_refused(settings, make_model, tmp_path):
+    other = settings | {"model": make_model(hidden_size=64), "out": tmp_path / "other", "method": "magnitude"}
+    learn(Recipe.parse(other))
+    given = {k: v for k, v in settings.items() if k != "ratio"} | {
+        "mask": tmp_path / "other" / "masks.safetensors"
+    }
+    with pytest.raises(PatchCompileError, match="made for another model"):
+        build(given)
+    assert not settings["out"].exists()
+
+
+def test_without_text_the_model_writes_its_own(settings):
+    report = build({k: v for k, v in settings.items() if k not in ("calib", "eval_text")})
+    said = " ".join(report["notes"])
+    assert "calibration text: the model writes its own" in said
+    assert "evaluation text: the dense model writes its own" in said
+    assert report["text"]["eval"]["path"] is None
+
+
+def test_bfloat16_is_proven_too(settings):
+    report = build(settings | {"dtype": "bfloat16"})
+    assert report["agreement"]["tolerance"]["dtype"] == "bfloat16"
+    model = onnx.load(settings["out"] / "onnx" / "model.onnx", load_external_data=False)
+    assert {t.data_type for t in model.graph.initializer if t.name.endswith(".dense")} == {
+        onnx.TensorProto.BFLOAT16
+    }
+    # Unchanged files are linked from the build before; only the proof runs again.
+    again = build(settings | {"dtype": "bfloat16", "prompt": "the dog sat"}, force=True)
+    assert again["agreement"] == report["agreement"]
+
+
+def test_plain_operators_for_older_opsets(settings):
+    build(settings | {"opset": 20})
+    model = onnx.load(settings["out"] / "onnx" / "model.onnx", load_external_data=False)
+    assert {o.domain: o.version for o in model.opset_import}[""] == 20
+    assert "Attention" not in {node.op_type for node in model.graph.node}
+
+
+def test_a_wrongly_compiled_graph_fails_the_build(settings, monkeypatch):
+    """A linear whose first 64 rows are moved to its end makes the ONNX file differ from the pruned checkpoint."""
+    from patch_compile.passes import write as compiler
+
+    real = compiler.write_hybrid
+
+    def wrong(graph, pruned, masks, plan, path, dtype, step=None, **options):
+        read = pruned.read
+        target = "model.layers.1.mlp.down_proj.weight"
+
+        def swapped(name):
+            weight = read(name)
+            return weight if name != target else np.concatenate([weight[64:], weight[:64]])
+
+        monkeypatch.setattr(pruned, "read", swapped)
+        monkeypatch.setattr("patch_compile.passes.lowering.packed_initializers.check_packed", lambda *_: None)
+        return real(graph, pruned, masks, plan, path, dtype, step, **options)
+
+    monkeypatch.setattr(compiler, "write_hybrid", wrong)
+    with pytest.raises(AccuracyError):
+        build(settings)
+    assert not settings["out"].exists()
+
+
+@pytest.mark.rtx
+def test_an_engine_is_built_without_a_gpu(settings):
+    report = build(
+        settings
+        | {"backend": "tensorrt-rtx", "target": "sm86,sm89", "max_shapes": "batch=2,sequence=32,past=0"}
+    )
+    engine = settings["out"] / "engine"
+    assert (engine / "model.engine").stat().st_size == report["engine"]["bytes"]
+    assert report["engine"]["targets"] == ["sm86", "sm89"]
+    assert report["engine"]["patch_linears"] == len(nodes_of(report))
+    nodes = [row["node"] for row in report["linears"] if row["node"]]
+    assert any(node["gated"] for node in nodes) and any(node["residual"] for node in nodes)
+    plugin = (engine / "libpatch_linear.so").read_bytes()
+    assert plugin not in (engine / "model.engine").read_bytes()
+    assert report["engine"]["plugin_sha256"] == sha256_of(engine / "libpatch_linear.so")
+    assert report["engine"]["plugin_embedded"] is False
+    headers = json.loads((engine / "engine.json").read_text())["plugin_headers"]
+    assert headers == report["engine"]["plugin_headers"] and headers["version"]
+    assert any(f"TensorRT's headers, version {headers['version']}" in note for note in report["notes"])
+
+
+def test_full_tensorrt_without_a_gpu_says_what_works_here(settings):
+    from patch_compile.hardware.gpu import local_gpu
+
+    if local_gpu() is not None:
+        report = build(settings | {"backend": "tensorrt"})
+        assert report["engine"]["backend"] == "tensorrt"
+        return
+    with pytest.raises(PatchCompileError) as caught:
+        build(settings | {"backend": "tensorrt"})
+    assert caught.value.exit_code == 1
+    assert "onnx, which works here" in caught.value.fix
+
+
+def test_a_person_sees_table_perplexity_and_sentences(settings):
+    flags = [
+        str(settings["model"]),
+        "--ratio",
+        "0.4",
+        "--backend",
+        "onnx",
+        "--tile",
+        "64x64",
+        "--windows",
+        "2",
+    ]
+    flags += [
+        "--lowering",
+        "plugin",
+        "--length",
+        "24",
+        "--eval-windows",
+        "2",
+        "--eval-length",
+        "24",
+        "--prompt",
+        "the cat sat",
+        "--repair-steps",
+        "4",
+    ]
+    flags += [
+        "--calib",
+        str(settings["calib"]),
+        "--eval",
+        str(settings["eval_text"]),
+        "-o",
+        str(settings["out"]),
+    ]
+    result = CliRunner().invoke(build_command, flags, catch_exceptions=False)
+    assert result.exit_code == 0
+    for piece in (
+        "down_proj",
+        "192",
+        "perplexity: dense",
+        "compiled right: yes",
+        "dense says: the cat sat",
+        "SiLU·mul with up_proj ×",
+        "onnx: ",
+    ):
+        assert piece in result.stdout
+    assert "masks: " in result.stderr
+
+
+def test_each_default_is_said_in_one_line(settings, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    model = settings["model"]
+    chosen = {k: v for k, v in settings.items() if k != "out"} | {"method": "magnitude"}
+    report = build(chosen)
+    assert (tmp_path / f"{model.name}-patch-0.40" / "onnx" / "model.onnx").is_file()
+    assert report["notes"] == [f"output: ./{model.name}-patch-0.40 (no -o given)"]
+
+
+@pytest.mark.rtx
+def test_backend_and_target_are_chosen_and_said(settings, capsys):
+    from patch_compile.engine.backend import default_backend
+
+    progress = Progress()
+    recipe = Recipe.parse({k: v for k, v in settings.items() if k != "backend"})
+    job = prepare(recipe, progress, force=False, resume=False)
+    assert job.backend == default_backend()[0]
+    said = [note.split(":")[0] for note in progress.notes]
+    assert said == (["backend"] if job.backend == "onnx" else ["backend", "target", "plugin"])
+    assert "backend: " in capsys.readouterr().err
+
+
+@pytest.fixture
+def no_tensorrt(monkeypatch):
+    """A machine on which no TensorRT is installed."""
+    from patch_compile.engine import backend
+
+    for module in ("tensorrt", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, module, None)  # an import of it fails
+    backend._import.cache_clear()
+    yield
+    backend._import.cache_clear()
+
+
+def test_a_target_without_a_tensorrt_asks_before_the_work(settings, monkeypatch, no_tensorrt):
+    def no_work(*_args):
+        raise AssertionError("no stage may begin")
+
+    monkeypatch.setattr(CheckpointSource, "learn", no_work)
+    asked = {k: v for k, v in settings.items() if k != "backend"} | {"target": "sm86"}
+    with pytest.raises(PatchCompileError, match="No engine can be built for sm86 here") as caught:
+        build(asked)
+    assert "tensorrt-rtx is not installed" in caught.value.why and "`--backend onnx`" in caught.value.fix
+    for change in ({"backend": "onnx"}, {"target": None}):
+        job = prepare(Recipe.parse(asked | change), Progress(), force=False, resume=False)
+        assert job.backend == "onnx" and not job.targets
+
+
+def test_what_would_stop_the_build_later_stops_it_before_any_work(settings, monkeypatch):
+    import shutil
+    from collections import namedtuple
+
+    def no_work(*_args):
+        raise AssertionError("no stage may begin")
+
+    monkeypatch.setattr(CheckpointSource, "learn", no_work)
+    drawn = shutil.copytree(settings["model"], settings["model"].with_name("drawn"))
+    (drawn / "generation_config.json").write_text(json.dumps({"do_sample": True, "top_p": 2.0}))
+    for change, said in [
+        ({"model": drawn}, "generation_config.json holds settings that no model has"),
+        ({"backend": "tensorrt-rtx", "target": "sm12345"}, "There is no target"),
+        ({"calib": str(settings["out"])}, "no such file"),
+        ({"model": settings["out"]}, "No model directory"),
+        ({"exclude": ("*nothing*",)}, "nothing"),
+    ]:
+        with pytest.raises(PatchCompileError, match=said):
+            build(settings | change)
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10, 9, 1))
+    with pytest.raises(PatchCompileError, match="There is no space"):
+        build(settings)
+    settings["out"].mkdir()
+    with pytest.raises(PatchCompileError, match="exists"):
+        build(settings)

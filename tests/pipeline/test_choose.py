@@ -1,0 +1,70 @@
+"""A speed that `plan` answers is a speed that `build` reaches: one function decides for both."""
+
+import json
+
+import numpy as np
+import pytest
+
+from masklearn.masks.tiles import tile_weights
+from patch_compile.errors import SpeedError
+from patch_compile.pipeline.choose import chooser_of
+from patch_compile.pipeline.plan import plan
+from patch_compile.planning.cards import card_of
+from patch_compile.planning.cost import CostModel
+from patch_compile.planning.predict import predict_whole
+from patch_compile.planning.unpatterned import unpatterned
+from patch_compile.recipe import Recipe
+from patch_compile.sources.open import open_source
+from tests.planning.llama import LLAMA_2_7B
+
+# On an A6000 no linear of it gains alone, but gate and up do as one node.
+SMALL = LLAMA_2_7B | {"hidden_size": 256, "intermediate_size": 2048, "num_hidden_layers": 4, "num_attention_heads": 4,
+                      "num_key_value_heads": 1, "head_dim": 256}  # fmt: skip
+
+
+@pytest.fixture
+def model(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(SMALL))
+    return tmp_path
+
+
+def recipe(model, **settings):
+    return Recipe.parse({"model": model, "target": "a6000", **settings})
+
+
+def build_for(asked, seed=0):
+    """The chooser of a build, and its tiles for scores at random."""
+    source = open_source(asked, weights=False)
+    costs = CostModel(card_of(asked.target), source.workload)
+    choose = chooser_of(source, costs, pytest.fail)
+    linears, rng = source.coverage.linears, np.random.default_rng(seed)
+    areas = {name: tile_weights(shape, asked.tile) for name, shape in linears.items()}
+    tiles, _ = choose({name: rng.lognormal(size=grid.shape) * grid for name, grid in areas.items()}, areas)
+    plans = source.plan(unpatterned(linears, asked.tile, tiles), costs)
+    return plans, predict_whole(plans.values(), source.outline, costs).end_to_end
+
+
+def test_linears_that_gain_only_together_reach_a_speed_in_plan_and_build(model):
+    most = plan(recipe(model, ratio=0.5)).whole.end_to_end.speedup
+    assert most > 1.01
+    alone = {row.name: row.predicted for row in plan(recipe(model, ratio=0.5)).linears}
+    workload = CostModel(card_of("a6000"), open_source(recipe(model, ratio=0.5), weights=False).workload)
+    assert not any(workload.sparse(times) < workload.dense(times) for times in alone.values())
+    for share in (0.3, 0.9, 0.999):
+        asked = recipe(model, speedup=1 + share * (most - 1))
+        planned = plan(asked)
+        assert asked.speedup <= planned.whole.end_to_end.speedup <= most
+        for seed in (0, 1):
+            plans, found = build_for(asked, seed)
+            assert found.speedup >= asked.speedup
+            assert not any(one.lowering == "dense" and one.zeroed for one in plans.values())
+
+
+def test_a_speed_out_of_reach_is_the_same_error_in_both(model):
+    asked = recipe(model, speedup=1.5)
+    with pytest.raises(SpeedError) as planned:
+        plan(asked)
+    with pytest.raises(SpeedError) as built:
+        build_for(asked)
+    assert (planned.value.what, planned.value.why) == (built.value.what, built.value.why)
+    assert "no kernel can pass 1.00" not in planned.value.why

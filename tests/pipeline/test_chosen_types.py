@@ -1,0 +1,113 @@
+"""Builds and plans whose weight types are chosen for a speed, with every stage real."""
+
+import json
+
+import pytest
+
+from masklearn.masks.maskset import MaskSet
+from patch_compile.artifacts.report import read_report
+from patch_compile.errors import PatchCompileError, SpeedError
+from patch_compile.inspection.onnx_graph import inspect_onnx
+from patch_compile.pipeline.learn import learn
+from patch_compile.pipeline.plan import plan
+from patch_compile.recipe import Recipe
+from patch_compile.report.terminal.console import build_parts
+from patch_compile.report.terminal.parts import show
+from patch_compile.report.terminal.plan import plan_parts
+from patch_compile.sources.checkpoint.source import CheckpointSource
+from patch_compile.verification.request import VerifyRequest
+from patch_compile.verification.verify import verify
+from tests.builds import build, check_out, narrow_model
+
+
+def asked(settings, model, **given):
+    own = {key: value for key, value in settings.items() if key not in ("ratio", "lowering")}
+    return own | {
+        "model": model, "method": "sparsegpt", "target": "l4", "tile": (128, 128), "weights": "auto"
+    } | given  # fmt: skip
+
+
+def types_of(masks):
+    return {name: str(masks.grids[name].type) if name in masks.grids else "float16" for name in masks}
+
+
+def test_a_speed_chooses_types_that_are_compiled_and_proven(settings, make_model, capsys):
+    report = build(asked(settings, narrow_model(make_model), speedup=1.2))
+    out = settings["out"]
+    check_out(out, report, "model/model.safetensors")
+    assert 1.2 <= report["plan"]["whole"]["end_to_end"]["speedup"] < 1.26
+    rows = {row["name"]: row["weights"] for row in json.loads((out / "plan.json").read_text())["linears"]}
+    types = types_of(MaskSet.load(out / "masks.safetensors"))
+    assert rows == types and len({*types.values()}) > 1
+    found = inspect_onnx(out / "onnx/model.onnx")
+    assert not found.faults and {row["weights"] for row in found.rows} <= {*rows.values()}
+    assert report["agreement"]["error"] <= report["agreement"]["tolerance"]["share"]
+    assert report["learned"]["speed"]["rounding"] > 0
+    show(build_parts(read_report(out)))
+    assert "weight types chosen for a speed-up of 1.2 on L4" in capsys.readouterr().out
+    recipe = Recipe.of_build(out)
+    assert recipe.weights == "auto" and recipe.speedup == 1.2
+
+
+def test_baselines_beside_chosen_types_have_these_and_the_ratio_that_was_reached(
+    settings, make_model, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # of baselines
+    build(asked(settings, narrow_model(make_model), speedup=1.2))
+    masks = MaskSet.load(settings["out"] / "masks.safetensors")
+    asks = {"only": "pruned", "lengths": "1,7", "baselines": "dense-rounded,magnitude-tiles"}
+    request = VerifyRequest.parse(asks)
+    rows = {row.name: row for row in verify(settings["out"], request).baselines.rows}
+    assert rows["sparsegpt"].bytes_per_weight == masks.packed_bytes_per_weight
+    assert rows["magnitude-tiles"].ratio == pytest.approx(masks.ratio, abs=0.02)
+    assert rows["magnitude-tiles"].bytes_per_weight <= rows["dense-rounded"].bytes_per_weight < 2.0
+
+
+def test_learn_takes_a_speed_and_a_plan_takes_more_int4_for_more(settings, make_model):
+    """The plan of each speed is what is checked before anything is learned."""
+    model, fours = narrow_model(make_model), []
+    for speedup in (1.1, 1.15, 1.2):
+        planned = plan(Recipe.parse(asked(settings, model, speedup=speedup)))
+        fours.append(sum(row.weights == "int4" for row in planned.linears))
+        assert planned.weights == "auto" and planned.whole.end_to_end.speedup >= speedup
+    assert fours == sorted(fours) and fours[0] < fours[-1]
+    recipe = Recipe.parse(asked(settings, model, speedup=1.02, include=["up_proj"]))
+    answer = learn(recipe, "magnitude-tiles")
+    assert any("weight types chosen for a speed-up of 1.02 on L4" in note for note in answer.notes)
+    assert [row.ratio for row in answer.baselines.rows] == [pytest.approx(answer.ratio.reached, abs=0.02)] * 2
+
+
+def test_a_plan_tells_by_what_losses_it_chose_types(settings, make_model, capsys):
+    """It tells so even if all linears get one type."""
+    model = narrow_model(make_model)
+    note = "weight types are chosen here as if rounding cost what it cost SmolLM2-135M"
+    for weights, told in (("int8,int4", True), ("int8", False)):
+        planned = plan(Recipe.parse(asked(settings, model, speedup=1.02, weights=weights)))
+        assert planned.weights == "int8" and planned.assumes_losses == told
+        show(plan_parts(planned))
+        assert (note in " ".join(capsys.readouterr().out.split())) == told
+
+
+def test_types_that_no_speed_reaches_are_refused_before_any_work(settings, make_model, monkeypatch):
+    monkeypatch.setattr(CheckpointSource, "learn", None)  # must not be called
+    with pytest.raises(SpeedError, match=r"The goal of a speed-up of 9 is out of reach"):
+        build(asked(settings, narrow_model(make_model), speedup=9))
+    assert not settings["out"].exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"ratio": 0.4}, "--weights auto leaves a choice of types, and nothing says how to make it"),
+        ({"mask": "masks.safetensors"}, "--weights auto does not go with a mask"),
+        ({"speedup": 1.2, "method": "magnitude"}, "--method magnitude can't choose among the types"),
+        (
+            {"speedup": 1.2, "weights": "int8,bfloat16"},
+            "--weights bfloat16 does not go with a graph in float16",
+        ),
+        ({"bytes_per_weight": 0.9}, "--bytes goes with neither compiling nor a target"),
+    ],
+)
+def test_what_chooses_no_types_is_named(settings, given, why):
+    with pytest.raises(PatchCompileError, match=why):
+        build(asked(settings, settings["model"], **given))

@@ -1,0 +1,142 @@
+"""Builds that prune only the linears that gain on the target, or the tiles that a speed needs."""
+
+import json
+import math
+
+import onnx
+import pytest
+
+from masklearn.text.source import TextSource
+from patch_compile.artifacts.report import read_report
+from patch_compile.errors import PatchCompileError, SpeedError
+from patch_compile.pipeline.learn import learn
+from patch_compile.pipeline.prepare import prepare
+from patch_compile.pipeline.stages import keys_of
+from patch_compile.progress import Progress
+from patch_compile.recipe import Recipe
+from patch_compile.report.terminal.console import build_parts
+from patch_compile.report.terminal.parts import show
+from patch_compile.sources.checkpoint.source import CheckpointSource
+from tests.builds import build, narrow_model, zeros
+
+
+def test_where_no_linear_gains_the_user_is_asked(settings, monkeypatch):
+    monkeypatch.setattr(CheckpointSource, "learn", None)  # must not be called
+    for lowering in ("auto", "dense"):
+        with pytest.raises(PatchCompileError, match=r"No linear of .* gains by pruning on A6000") as caught:
+            build(settings | {"lowering": lowering, "target": "a6000"})
+        assert "--lowering plugin" in caught.value.fix and not settings["out"].exists()
+    assert "asked for by --lowering" in caught.value.why
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"ratio": "*=0.3,mlp.*=0.5,down_proj=0"},
+        {"per_layer": True},
+        {"lowering": "up_proj=dense,q_proj=plugin"},
+    ],
+)
+def test_no_linear_that_is_compiled_dense_has_a_zero_that_its_checkpoint_did_not_have(
+    settings, make_model, change, capsys
+):
+    model = narrow_model(make_model)
+    small = {"model": model, "method": "magnitude", "lowering": "auto", "target": "l4", "tile": (128, 128)}
+    report = build(settings | small | change)
+    before, after = zeros(model), zeros(settings["out"] / "model")
+    lowerings = {row["name"]: row["lowering"] for row in report["linears"]}
+    assert {*lowerings.values()} == {"dense", "plugin"}
+    for name, lowering in lowerings.items():
+        weight = f"{name}.weight"
+        assert (after[weight] == before[weight]) == (lowering == "dense"), name
+    gains, covered = report["learned"]["gains"], sum(math.prod(row["shape"]) for row in report["linears"])
+    assert gains["gaining"] == [*lowerings.values()].count("plugin") and gains["card"] == "L4"
+    assert report["ratio"]["reached"] == sum(row["zeroed"] for row in report["linears"]) / covered
+    assert abs(report["ratio"]["reached"] - report["ratio"]["asked"]) * covered <= 128 * 128
+    show(build_parts(read_report(settings["out"])))
+    assert f"{gains['gaining']} of 7 covered linears gain by pruning on L4" in capsys.readouterr().out
+
+
+def test_a_method_that_trains_masks_leaves_linears_whole_that_do_not_gain(settings, make_model):
+    model = narrow_model(make_model)
+    small = {"model": model, "method": "patch-tile", "prior": "magnitude", "steps": 2, "repair": "none", "lowering": "auto",
+             "target": "l4", "tile": (128, 128), "batch": 1}  # fmt: skip
+    report = build(settings | small)
+    before, after = zeros(model), zeros(settings["out"] / "model")
+    for row in report["linears"]:
+        weight = f"{row['name']}.weight"
+        assert (after[weight] == before[weight]) == (row["lowering"] == "dense"), row["name"]
+    assert 0 < report["learned"]["gains"]["gaining"] < 7
+
+
+def test_auto_leaves_small_linears_dense_and_the_report_says_what_that_gains(settings, capsys):
+    """With tiny linears the engine is only as fast as the dense one, and the report must not call that a success."""
+    learned = settings | {"out": settings["out"].with_name("learned"), "method": "magnitude"}
+    learn(Recipe.parse(learned))
+    given = {k: v for k, v in settings.items() if k != "ratio"} | {
+        "mask": learned["out"] / "masks.safetensors"
+    }
+    report = build(given | {"lowering": "auto", "target": "a6000"})
+    reason = "it is too small: on A6000 even all 2:4 it is predicted no faster than dense"
+    assert {row["lowering"] for row in report["linears"]} == {"dense"}
+    kinds = {row["reason"]["kind"]: row["reason"]["card"] for row in report["linears"]}
+    assert kinds.keys() <= {"small-linear", "no-sparse-tile"} and kinds["small-linear"] == "A6000"
+    written = json.loads((settings["out"] / "plan.json").read_text())
+    assert written["linears"] == report["linears"] and written["card"]["name"] == "A6000"
+    assert report["plan"] == {k: v for k, v in written.items() if k not in ("linears", "schema")}
+    graph = onnx.load(settings["out"] / "onnx" / "model.onnx", load_external_data=False).graph
+    assert not any(node.op_type == "PatchLinear" for node in graph.node)
+    show(build_parts(read_report(settings["out"])))
+    said = capsys.readouterr().out
+    assert f": {reason}" in said and "so nothing is gained on A6000" in said
+    assert "predicted speed-up on A6000, batch 16, 128 prompt + 128 generated tokens: end to end 1.00" in said
+
+
+def test_a_text_for_calibration_is_hashed_once(settings, monkeypatch):
+    hashed, fingerprint = [], TextSource.fingerprint
+    monkeypatch.setattr(TextSource, "fingerprint", lambda text: hashed.append(text.name) or fingerprint(text))
+    keys_of(prepare(Recipe.parse(settings | {"eval_text": None}), Progress(), force=False, resume=False))
+    assert hashed == ["text.txt"]
+
+
+def test_another_workload_lowering_or_card_compiles_again_with_the_same_masks(settings):
+    def keys(**change):
+        recipe = Recipe.parse(settings | change)
+        return keys_of(prepare(recipe, Progress(), force=False, resume=False))
+
+    first = keys()
+    for change in ({"fuse": "none"}, {"generated_tokens": 4}, {"target": "h100"}):
+        again = keys(**change)
+        assert again["masks"] == first["masks"] and again["onnx"] != first["onnx"], change
+
+
+def test_a_speed_chooses_the_tiles(settings, make_model, capsys):
+    model = narrow_model(make_model)
+    fast = {k: v for k, v in settings.items() if k != "ratio"} | {
+        "model": model, "method": "magnitude", "lowering": "auto", "target": "l4", "tile": (128, 128)
+    }  # fmt: skip
+    report = build(fast | {"speedup": 1.06})
+    assert 1.06 <= report["plan"]["whole"]["end_to_end"]["speedup"] < 1.08
+    speed = report["learned"]["speed"]
+    assert sum(row["tiles"]["sparse"] for row in report["linears"]) == speed["tiles"]
+    assert speed["bound"] <= speed["cost"] and 0 <= speed["gap"] < 0.05
+    assert {row["lowering"] for row in report["linears"] if row["tiles"]["sparse"]} == {"plugin"}
+    show(build_parts(read_report(settings["out"])))
+    said = capsys.readouterr().out
+    assert "(for a speed-up of 1.06), method magnitude" in said and "(the linear program), a gap of" in said
+
+
+def test_a_target_without_a_card_is_built_for_without_predictions_but_has_no_speed(settings, unrated_sm120):
+    job = prepare(Recipe.parse(settings | {"target": "sm120"}), Progress(), force=False, resume=False)
+    assert job.costs is None
+    asked = {k: v for k, v in settings.items() if k != "ratio"} | {"target": "sm120", "speedup": 1.3}
+    with pytest.raises(PatchCompileError, match="No speed is predicted for the target 'sm120'"):
+        prepare(Recipe.parse(asked), Progress(), force=False, resume=False)
+
+
+def test_a_speed_out_of_reach_is_refused_before_any_work(settings, monkeypatch):
+    monkeypatch.setattr(CheckpointSource, "learn", None)  # must not be called
+    with pytest.raises(SpeedError, match="out of reach"):
+        build({k: v for k, v in settings.items() if k != "ratio"} | {"speedup": 1.3})
+    assert not settings["out"].exists()

@@ -1,0 +1,238 @@
+"""`learn` with its real stages on a tiny model, and `build --mask` with its results."""
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.masks.maskset import MaskSet
+from patch_compile.errors import PatchCompileError
+from patch_compile.pipeline.learn import learn
+from patch_compile.progress import StageClock
+from patch_compile.recipe import Recipe
+from patch_compile.report.terminal.console import masks_parts
+from patch_compile.report.terminal.parts import show
+from patch_compile.sources.checkpoint.source import CheckpointSource
+from tests.builds import build, narrow_model, zeros
+from tests.commands import PROGRAM
+
+
+def test_a_mask_file_is_used_as_it_is(settings, tmp_path):
+    recipe = Recipe.parse(settings | {"method": "magnitude", "out": tmp_path / "learned"})
+    answer = learn(recipe, force=False, resume=False)
+    file = tmp_path / "learned" / "masks.safetensors"
+    given = {k: v for k, v in settings.items() if k != "ratio"} | {"mask": file}
+    report = build(given)
+    assert report["ratio"] == answer.ratio.as_json()
+    assert report["method"] == "magnitude"
+    one, other = MaskSet.load(file), MaskSet.load(settings["out"] / "masks.safetensors")
+    assert all(np.array_equal(one[name].keep(), other[name].keep()) for name in one)
+    with pytest.raises(PatchCompileError, match="exists"):
+        learn(recipe, force=False, resume=False)
+
+
+def test_masks_bring_the_weights_they_were_learned_with(settings, tmp_path):
+    learned = tmp_path / "learned"
+    learn(Recipe.parse(settings | {"method": "sparsegpt", "out": learned}), force=False, resume=False)
+    manifest = json.loads((learned / "manifest.json").read_text())
+    files = {str(f.relative_to(learned)) for f in learned.rglob("*") if f.is_file()} - {"manifest.json"}
+    assert files == set(manifest["files"])
+    assert manifest["text"]["calib"]["name"] == Path(settings["calib"]).name
+    given = {k: v for k, v in settings.items() if k != "ratio"} | {"mask": learned / "masks.safetensors"}
+    build(given)
+    weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (learned, settings["out"])]
+    assert weights[0] == weights[1] != (settings["model"] / "model.safetensors").read_bytes()
+    again = given | {"mask": settings["out"] / "masks.safetensors", "out": tmp_path / "again"}
+    build(again)
+    (learned / "model" / "model.safetensors").write_bytes(
+        (settings["model"] / "model.safetensors").read_bytes()
+    )
+    with pytest.raises(PatchCompileError, match="does not hold the weights"):
+        build(given | {"out": tmp_path / "other"})
+    shutil.rmtree(learned / "model")
+    with pytest.raises(PatchCompileError, match="learned together with new weights"):
+        build(given | {"out": tmp_path / "other"})
+
+
+def test_permuted_masks_bring_the_permuted_model(settings, tmp_path):
+    """Magnitude changes no kept weight, but the checkpoint's own weights are in another order than the masks."""
+    learned = tmp_path / "learned"
+    recipe = Recipe.parse(settings | {"method": "magnitude", "permute": True, "out": learned})
+    answer = learn(recipe, force=False, resume=False)
+    assert answer.learned.permuted.parts == 2
+    assert any(note.startswith("permuted: the hidden channels of 2") for note in answer.notes)
+    assert Recipe.parse(Recipe.load(learned / "recipe.yaml")).permute
+    given = {k: v for k, v in settings.items() if k != "ratio"} | {"mask": learned / "masks.safetensors"}
+    report = build(given)
+    assert report["learned"]["permuted"] == answer.as_json()["learned"]["permuted"]
+    assert report["agreement"]["error"] <= report["agreement"]["tolerance"]["share"]
+    orders = [MaskSet.load(folder / "masks.safetensors").orders for folder in (learned, settings["out"])]
+    assert all(np.array_equal(order, orders[1][name]) for name, order in orders[0].items())
+    shutil.rmtree(learned / "model")
+    with pytest.raises(PatchCompileError, match="learned together with new weights"):
+        build(given | {"out": tmp_path / "other"})
+
+
+def test_learn_compares_with_baselines(settings, tmp_path, capsys):
+    recipe = Recipe.parse(settings | {"method": "sparsegpt", "out": tmp_path / "learned"})
+    answer = learn(recipe, "dense,ffn-only", force=False, resume=False)
+    assert [row.name for row in answer.baselines.rows] == ["sparsegpt", "dense", "ffn-only"]
+    assert answer.baselines.text.name == Path(settings["eval_text"]).name
+    assert not list((tmp_path / "learned").glob("scratch"))
+    show(masks_parts(answer))
+    shown = capsys.readouterr().out
+    assert "ffn-only" in shown and "% of tiles pruned" in shown
+    assert "`build` decides for its target how each linear is compiled" in shown
+    assert not any(word in shown for word in ("plugin", "lowering", "MB"))  # only a build knows these
+    with pytest.raises(PatchCompileError, match="does not name baselines"):
+        learn(recipe, "the rest", force=True, resume=False)
+
+
+def test_learning_for_a_target_leaves_linears_whole_and_baselines_prune_the_same(
+    settings, make_model, tmp_path
+):
+    model, out = narrow_model(make_model), tmp_path / "learned"
+    small = settings | {
+        "model": model,
+        "method": "magnitude",
+        "tile": (128, 128),
+        "lowering": "auto",
+        "target": "l4",
+    }
+    answer = learn(
+        Recipe.parse(small | {"out": out}), "magnitude-tiles,unstructured", force=False, resume=False
+    )
+    pruned = {name for name, count in zeros(out / "model").items() if count > zeros(model)[name]}
+    assert len(pruned) == answer.learned.gains.gaining < len(answer.linears) == 7
+    for row in answer.baselines.rows:
+        assert row.ratio == pytest.approx(answer.ratio.reached, abs=1e-3)
+    given = {k: v for k, v in small.items() if k != "ratio"} | {"mask": out / "masks.safetensors"}
+    report = build(given)
+    assert {f"{row['name']}.weight" for row in report["linears"] if row["lowering"] == "plugin"} == pruned
+    assert not any("compiled dense" in note for note in report["notes"])
+
+
+def test_learning_without_a_target_prunes_everywhere_and_the_build_says_what_is_for_nothing(
+    settings, make_model, tmp_path
+):
+    model, out = narrow_model(make_model), tmp_path / "learned"
+    small = settings | {"model": model, "method": "magnitude", "tile": (128, 128), "lowering": "auto"}
+    learned = learn(Recipe.parse(small | {"out": out}), force=False, resume=False)
+    assert learned.learned.gains is None and len([row for row in learned.linears if row.zeroed]) == 7
+    given = {k: v for k, v in small.items() if k != "ratio"} | {
+        "mask": out / "masks.safetensors",
+        "target": "l4",
+    }
+    report = build(given)
+    wasted = [row for row in report["linears"] if row["lowering"] == "dense"]
+    share = sum(row["zeroed"] for row in wasted) / sum(row["zeroed"] for row in report["linears"])
+    (note,) = (note for note in report["notes"] if "compiled dense" in note)
+    assert note.startswith(
+        f"{share:.1%} of the zeroed weights lie in {len(wasted)} linears that are compiled dense"
+    )
+
+
+# `--multi_gpu` starts several processes on one machine; without CUDA they communicate by gloo.
+LAUNCHERS = {
+    "torchrun": "torch.distributed.run --standalone --nproc-per-node 2 --no-python",
+    "accelerate": "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --main_process_port 0"
+    " --mixed_precision no --dynamo_backend no --no_python",
+}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_several_processes_learn_and_one_writes(settings, tmp_path, launcher):
+    """By torchrun, the second run finds the masks unchanged, and the third learns new ones. accelerate runs once, since both
+    launchers tell a process its place in the same variables.
+    """
+    model, out = str(settings["model"]), tmp_path / "out"
+    learn = (
+        f"learn {model} -o {out} --method patch-tile --steps 2 --prior magnitude --repair none --tile 64x64"
+    )
+    learn += f" --ratio 0.4 --windows 4 --length 16 --batch 1 --calib {settings['calib']} --json"
+    command = [sys.executable, "-m", *LAUNCHERS[launcher].split(), str(PROGRAM), *learn.split()]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
+    later = [["--force"], ["--force", "--seed", "1"]] if launcher == "torchrun" else []
+    for more in ([], *later):
+        done = subprocess.run([*command, *more], capture_output=True, text=True, env=env, timeout=600)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["ratio"]["asked"] == 0.4
+    assert not (tmp_path / "out.partial").exists()
+    masks = MaskSet.load(out / "masks.safetensors")
+    assert masks.method == "patch-tile"
+    assert masks.record.train.tokens == 2 * 2 * 16  # steps, processes, length
+
+
+def test_a_build_runs_in_one_process(settings, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(PatchCompileError, match="in one process"):
+        build(settings)
+
+
+def test_interrupted_training_keeps_its_checkpoints(settings, monkeypatch):
+    """Checkpoints lie in the scratch folder, so the unfinished build is kept although no stage is finished."""
+    repairing = settings | {"method": "oneshot", "repair_steps": 6, "checkpoint_every": 2}
+
+    whole = StageClock.update
+
+    def update_until(clock, what, done, total):
+        if what.startswith("repair") and done == 4:
+            raise KeyboardInterrupt
+        return whole(clock, what, done, total)
+
+    monkeypatch.setattr(StageClock, "update", update_until)
+    with pytest.raises(KeyboardInterrupt):
+        build(repairing)
+    root = settings["out"].with_name("out.partial")
+    assert root.is_dir()
+    monkeypatch.undo()
+    report = build(repairing, resume=True)
+    assert report["learned"]["repair"]["steps"] == 6
+
+
+def test_masks_are_learned_again_when_the_file_they_start_from_has_changed(settings, tmp_path):
+    prior = tmp_path / "prior" / "masks.safetensors"
+
+    def learned(**changes):
+        asked = settings | {"repair": "none", "checkpoint_every": 2} | changes
+        return learn(Recipe.parse(asked), force=True, resume=False)
+
+    trained = {
+        "method": "patch-tile",
+        "steps": 2,
+        "batch": 1,
+        "prior": str(prior),
+        "out": tmp_path / "trained",
+    }
+    for criterion in ("magnitude", "random"):
+        learned(method="sparsegpt", criterion=criterion, tile=(32, 32), out=prior.parent)
+        answer = learned(tile=(32, 32), **trained)
+        assert "masks" in answer.seconds
+        assert answer.learned.train.prior == "masks.safetensors"
+    assert "masks" not in learned(tile=(32, 32), **trained).seconds
+
+
+def test_a_disk_without_room_for_learning_is_said_before_any_work(settings, tmp_path, monkeypatch):
+    """A recipe that solves and repairs needs room for pruned, solved and repaired weights and two checkpoints, for a byte
+    per pattern of scores and of the solve, and for the fp32 hidden states of its 2 blocks, the head and two gradients."""
+    recipe = Recipe.parse(settings | {"method": "oneshot", "repair_steps": 1, "out": tmp_path / "learned"})
+    checkpoint = Checkpoint.open(settings["model"])
+    stored = sum(file.stat().st_size for file in checkpoint.files())
+    weights = sum(math.prod(checkpoint.shape(name)) for name in checkpoint.names())
+    pruned = sum(math.prod(checkpoint.shape(name)) for name in checkpoint.names() if "_proj" in name)
+    needed = 3 * stored + 2 * 12 * weights + 2 * pruned // 4 + (2 + 3) * 2 * 24 * 128 * 4
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed - 1))
+    monkeypatch.setattr(CheckpointSource, "learn", lambda *_: pytest.fail("no stage may begin"))
+    with pytest.raises(PatchCompileError, match=r"There is no space for .*learned"):
+        learn(recipe, force=False, resume=False)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed))
+    with pytest.raises(pytest.fail.Exception, match="no stage may begin"):
+        learn(recipe, force=False, resume=False)

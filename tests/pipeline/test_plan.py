@@ -1,0 +1,382 @@
+"""`patch-compile plan` reads no weight: it runs on a LLaMA-2-7B whose weights are holes in a file."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.masks.maskset import MaskSet
+from masklearn.weights.grid import Grid
+from masklearn.weights.table import INT8
+from patch_compile.api.results import Planned
+from patch_compile.artifacts.plan import Reason, ReasonKind, WorkloadRow
+from patch_compile.artifacts.plan_of_model import Asked, OtherTypes, PlanOfModel, TargetSource
+from patch_compile.cli.plan import plan as plan_command
+from patch_compile.errors import PatchCompileError, SpeedError
+from patch_compile.hardware.gpu import local_gpu
+from patch_compile.pipeline.plan import plan
+from patch_compile.recipe import Recipe
+from patch_compile.report.terminal.parts import show
+from patch_compile.report.terminal.plan import plan_parts
+from tests.planning.assumed import assumed_mask
+from tests.planning.llama import LLAMA_2_7B, write_hollow_llama
+
+SMALL = LLAMA_2_7B | {"num_hidden_layers": 2}
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory):
+    return write_hollow_llama(tmp_path_factory.mktemp("hollow") / "llama-2-7b")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return write_hollow_llama(tmp_path_factory.mktemp("hollow") / "two-blocks", SMALL)
+
+
+@pytest.fixture(scope="module")
+def planned(model_dir):
+    flags = [str(model_dir), "--ratio", "0.4", "--target", "a6000", "--json"]
+    result = CliRunner().invoke(plan_command, flags, catch_exceptions=False)
+    assert result.exit_code == 0
+    return json.loads(result.stdout)
+
+
+def planned_for(model, **settings):
+    return plan(Recipe.parse({"model": model, "target": "a6000", **settings}))
+
+
+def test_no_weight_is_read(planned, model_dir, monkeypatch):
+    def no_reading(*_args):
+        raise AssertionError("a weight was read")
+
+    monkeypatch.setattr(Checkpoint, "read", no_reading)
+    assert planned_for(model_dir, ratio=0.4).as_json() == planned
+    assert (model_dir / "model.safetensors").stat().st_size > 13e9
+
+
+def test_every_linear_has_shape_share_lowering_times_and_bytes(planned):
+    assert len(planned["linears"]) == 7 * 32
+    for row in planned["linears"]:
+        n, k = row["shape"]
+        assert row["lowering"] == "plugin" and row["reason"] is None
+        assert 2 * row["zeroed"] / (n * k) == pytest.approx(0.8, abs=0.001)
+        assert row["bytes_before"] == 2 * n * k
+        assert row["bytes_after"] == pytest.approx(2 * n * k * (1 - 0.4375 * 0.8), rel=0.002)
+        for times in row["predicted"].values():
+            assert times["sparse"] < times["hybrid"] < times["dense"]
+
+
+def test_the_whole_is_beside_its_limits(planned):
+    assert planned["ratio"] == pytest.approx(0.4, abs=1e-3)
+    whole = planned["whole"]
+    assert whole["decode"]["limit"] == pytest.approx(1 / (1 - 0.4375 * 0.8), rel=1e-3)
+    assert whole["prefill"]["limit"] == pytest.approx(1 / (1 - 0.8 / 2), rel=1e-3)
+    assert 1.33 < whole["end_to_end"]["speedup"] < whole["end_to_end"]["limit"]
+    assert planned["totals"]["bytes_after"] == sum(row["bytes_after"] for row in planned["linears"])
+
+
+def test_a_person_reads_it_in_100_columns(planned, model_dir, monkeypatch, capsys):
+    monkeypatch.setattr("patch_compile.report.terminal.parts._PIPE_WIDTH", 100)
+    monkeypatch.delenv("COLUMNS", raising=False)  # pytest's workers have it
+    show(plan_parts(planned_for(model_dir, ratio=0.4)))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "predicted on A6000; batch 16, 128 prompt + 128 generated tokens"
+    table = [line.rstrip() for line in lines[1 : lines.index(next(x for x in lines if x.startswith("µs:")))]]
+    assert all(len(line) <= 100 for line in table)
+    assert not any("…" in line for line in table)
+    (row,) = (line.split() for line in table if "gate_proj" in line)
+    assert row[:5] == ["gate_proj", "32", "11008×4096", "0.80", "plugin"] and len(row) == 13
+    assert [line.split()[0] for line in table if "plugin" in line] == [
+        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"
+    ]  # fmt: skip
+    whole = planned["whole"]["end_to_end"]
+    (last,) = (line.split() for line in lines if "end to end" in line)
+    assert last[-2:] == [f"{whole['speedup']:.2f}", f"{whole['limit']:.2f}"]
+    assert (
+        "note: these speeds are predicted by a roofline (docs/explanation/performance.md), not measured"
+        in lines
+    )
+    assert "ratio: 0.4000 (asked: ratio 0.4)" in lines
+    assert any(line.startswith("note: no masks are given") and "--mask FILE" in line for line in lines)
+    assert not any(line.startswith("note: target:") for line in lines)  # it was asked for
+
+
+def test_a_target_that_nobody_asked_for_is_said(small, capsys):
+    found = plan(Recipe.parse({"model": small, "ratio": 0.4}))
+    show(plan_parts(found))
+    assert found.target_source is (TargetSource.LOCAL_GPU if local_gpu() else TargetSource.DEFAULT)
+    assert f"note: target: {found.target} (" in capsys.readouterr().out
+
+
+def test_its_json_is_read_back_as_what_it_is(small, tmp_path):
+    found = planned_for(small, ratio=0.4)
+    found.write(tmp_path / "plan.json")
+    assert PlanOfModel.read(tmp_path / "plan.json") == found
+
+
+def test_real_tile_maps_are_planned_as_they_are(small, tmp_path, capsys):
+    linears = {row.name: row.shape for row in planned_for(small, ratio=0.4).linears}
+    masks = {
+        name: assumed_mask(shape, (128, 128), 0.0 if "v_proj" in name else 0.45)
+        for name, shape in linears.items()
+    }
+    about = {"method": "none", "seed": 0, "base_model": "m", "base_sha256": "", "ratio_asked": 0.4}
+    MaskSet(masks, **about).save(tmp_path / "masks.safetensors")
+    found = planned_for(small, mask=tmp_path / "masks.safetensors")
+    for row in found.linears:
+        assert row.zeroed == masks[row.name].zeroed
+        reason = Reason(kind=ReasonKind.NO_SPARSE_TILE) if "v_proj" in row.name else None
+        assert (row.lowering, row.reason) == ("dense" if reason else "plugin", reason)
+    assert found.asked == Asked(mask=str(tmp_path / "masks.safetensors"))
+    show(plan_parts(found))
+    said = capsys.readouterr().out
+    assert f"(asked: masks of {tmp_path / 'masks.safetensors'})" in said and "no masks are given" not in said
+    with pytest.raises(PatchCompileError, match="made for another model"):
+        planned_for(small, mask=tmp_path / "masks.safetensors", exclude=("*v_proj",))
+
+
+def test_ratios_and_lowerings_by_pattern(small):
+    rows = planned_for(small, ratio="mlp.*=0.5,q_proj=0.25", lowering="up_proj=dense").linears
+    kinds = {row.name.rpartition(".")[2]: row for row in rows}
+    shares = {kind: 2 * row.zeroed / (row.shape[0] * row.shape[1]) for kind, row in kinds.items()}
+    assert shares == {"q_proj": 0.5, "k_proj": 0, "v_proj": 0, "o_proj": 0, "up_proj": 0} | dict.fromkeys(
+        ("gate_proj", "down_proj"), 1.0
+    )
+    assert kinds["up_proj"].reason == Reason(kind=ReasonKind.ASKED)
+    assert kinds["k_proj"].reason == Reason(kind=ReasonKind.NO_SPARSE_TILE)
+    assert kinds["gate_proj"].lowering == "plugin"
+
+
+def test_a_speed_is_answered_with_the_ratio_that_it_takes(small, capsys):
+    found = planned_for(small, speedup=1.3)
+    assert found.whole.end_to_end.speedup == pytest.approx(1.3, abs=0.005)
+    assert planned_for(small, ratio=round(found.ratio - 0.01, 3)).whole.end_to_end.speedup < 1.3
+    budget = found.whole.end_to_end.dense_ms / 1.3
+    assert planned_for(small, budget_ms=budget).ratio == found.ratio
+    show(plan_parts(found))
+    assert "(asked: a speed-up of 1.3)" in capsys.readouterr().out
+    with pytest.raises(SpeedError, match="out of reach"):
+        planned_for(small, speedup=1.9)
+
+
+def test_the_workload_changes_the_plan(small):
+    decode = planned_for(small, ratio=0.4, target="h100")
+    prompts = planned_for(small, ratio=0.4, target="h100", prompt_tokens=2048, generated_tokens=2)
+    assert {row.lowering for row in decode.linears} == {"plugin"}
+    assert {row.lowering for row in prompts.linears} == {"dense"}
+    assert prompts.workload == WorkloadRow(batch=16, prompt=2048, generated=2)
+    assert str(prompts.workload) == "batch 16, 2048 prompt + 2 generated tokens"
+
+
+def test_linears_that_do_not_gain_have_no_ratio_and_the_plan_says_over_which_it_counts(capsys, tmp_path):
+    narrow = LLAMA_2_7B | {"num_hidden_layers": 2, "hidden_size": 768, "num_attention_heads": 16, "num_key_value_heads": 2,
+                           "intermediate_size": 8192}  # fmt: skip
+    found = planned_for(write_hollow_llama(tmp_path / "narrow", narrow), ratio=0.4)
+    zeroed = {row.lowering: [] for row in found.linears}
+    for row in found.linears:
+        zeroed[row.lowering].append(row.zeroed)
+    assert not any(zeroed["dense"]) and all(zeroed["plugin"])
+    gaining = [row for row in found.linears if row.zeroed]
+    assert found.gaining is not None and (found.gaining.covered, found.gaining.asked) == (14, 14)
+    assert found.gaining.gaining == len(gaining) < 14
+    assert found.gaining.ratio == pytest.approx(0.4, abs=2e-3)
+    assert found.ratio == pytest.approx(found.gaining.ratio_of_covered) and found.ratio < 0.4
+    show(plan_parts(found))
+    said = capsys.readouterr().out
+    over = f"the ratio is {found.gaining.ratio:.4f} over these and {found.ratio:.4f} over all 14"
+    assert f"{len(gaining)} of 14 covered linears gain by pruning on A6000: {over}" in said
+    everywhere = planned_for(tmp_path / "narrow", ratio=0.4, lowering="plugin")
+    assert everywhere.gaining is None and all(row.zeroed for row in everywhere.linears)
+    assert found.whole.end_to_end.speedup > everywhere.whole.end_to_end.speedup
+
+
+def test_a_model_that_is_not_downloaded_is_planned_from_its_config(planned, model_dir, tmp_path):
+    shutil.copy(model_dir / "config.json", tmp_path / "config.json")
+    for model in (tmp_path, tmp_path / "config.json"):
+        assert planned_for(model, ratio=0.4).as_json() | {"model": planned["model"]} == planned
+
+
+LLAMA_2_70B = LLAMA_2_7B | {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80,
+                            "num_attention_heads": 64, "num_key_value_heads": 8}  # fmt: skip
+
+
+def test_a_model_that_does_not_fit_is_promised_no_speed(planned, tmp_path, capsys):
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_2_70B))
+    found = planned_for(tmp_path, ratio=0.4)
+    memory = found.memory
+    assert memory.dense_weights == pytest.approx(138e9, rel=0.01) and memory.weights == pytest.approx(
+        90e9, rel=0.01
+    )
+    assert memory.cache == 2 * 2 * 80 * 8 * 128 * 16 * 256
+    assert not memory.fits and memory.cards == 2
+    assert Planned(found).speedup is None and "does not fit" in Planned(found).summary()
+    show(plan_parts(found))
+    said = capsys.readouterr().out
+    assert "does not fit: weights 90." in said and "2 such cards would hold it" in said
+    assert "end to end" not in said and "whole model" not in said
+    assert planned["memory"]["card"] == 48 * 10**9 > planned["memory"]["weights"] + planned["memory"]["cache"]
+    larger = planned_for(tmp_path, ratio=0.4, target="h200")
+    show(plan_parts(larger))
+    said = capsys.readouterr().out
+    assert larger.memory.fits and "end to end" in said and "of 141 GB on H200" in said
+    beside = planned_for(tmp_path, ratio=0.4, target="h200", batch_size=64)
+    show(plan_parts(beside))
+    assert "; the dense model does not fit" in capsys.readouterr().out
+
+
+@pytest.mark.rtx
+def test_a_target_that_the_backend_of_this_machine_cannot_build_for_is_said(small, capsys):
+    from patch_compile.engine.backend import default_backend
+
+    name, _ = default_backend()
+    if name != "tensorrt-rtx":
+        pytest.fail(f"this machine builds with {name}")
+    found = planned_for(small, ratio=0.4, target="h100")
+    assert found.builder is not None and not found.builder.builds and found.builder.target == "sm90"
+    show(plan_parts(found))
+    assert (
+        f"tensorrt-rtx {found.builder.version}, the backend of this machine, can't build an engine for sm90"
+        in (capsys.readouterr().out)
+    )
+    show(plan_parts(planned_for(small, ratio=0.4)))
+    assert "can't build an engine" not in capsys.readouterr().out
+
+
+def test_linears_that_no_pattern_fits_are_named(small, capsys):
+    show(plan_parts(planned_for(small, ratio="mlp.*=0.5,v_proj=0")))
+    said = capsys.readouterr().out
+    assert (
+        "no pattern of the ratio fits model.layers.*.self_attn.q_proj, model.layers.*.self_attn.k_proj, "
+        in said
+    )
+    assert "left dense, ratio 0 (*=RATIO in front gives them another)" in said
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"ratio": 0.4, "target": "voodoo2"}, "There is no target 'voodoo2'"),
+        ({"ratio": 0.4, "lowering": "gate=dense"}, "'gate' of --lowering matches no linear"),
+        ({"ratio": 0.4, "speedup": 1.3}, "Both a ratio and a speed-up are given"),
+        ({"speedup": 1.3, "budget_ms": 3}, "Both a speed-up and a budget of milliseconds are given"),
+        ({"speedup": 0.9}, "speedup = 0.9 is not valid"),
+        ({"speedup": 1.3, "per_layer": True}, "--per-layer does not go with a speed-up of 1.3"),
+        ({"speedup": 1.3, "method": "patch-tile"}, "--method patch-tile does not go with"),
+        ({"ratio": 0.4, "prompt_tokens": 0}, "setting prompt_tokens = 0 is not valid"),
+        ({"ratio": 0.4, "model": "m.onnx"}, "plan takes a model directory"),
+        ({"ratio": 0.4, "weights": "int3"}, "setting weights = int3 is not valid"),
+        ({"ratio": 0.4, "weights": "bfloat16,v_proj=float16"}, "--weights bfloat16 does not go with a graph"),
+        ({"ratio": 0.4, "weights": "gate=int8"}, "'gate' of --weights matches no linear"),
+        (
+            {"ratio": 0.4, "weights": "int8", "lowering": "v_proj=split"},
+            "v_proj has int8 weights and can't be lowered as split",
+        ),
+        ({}, "No ratio is given"),
+    ],
+)
+def test_mistakes_are_refused_in_words(small, settings, said):
+    with pytest.raises(PatchCompileError) as caught:
+        planned_for(**{"model": small, **settings})
+    assert said in caught.value.what
+
+
+def test_a_target_without_a_data_sheet_has_no_plan(small, unrated_sm120):
+    with pytest.raises(PatchCompileError, match="No speed is predicted for the target 'sm120'"):
+        planned_for(small, ratio=0.4, target="sm120")
+
+
+def test_types_of_weights_are_side_by_side(small, capsys, monkeypatch):
+    """A row for each type, the same as a plan of its own, in 80 columns."""
+    monkeypatch.setattr("patch_compile.report.terminal.parts._PIPE_WIDTH", 80)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    found = planned_for(small, ratio=0.4, weights="int8")
+    assert found.weights == "int8" and {row.weights for row in found.linears} == {"int8"}
+    rows = {row.weights: row for row in found.types}
+    assert list(rows) == ["float16", "int8", "int4"]
+    assert [row.planned for row in rows.values()] == [False, True, False]
+    for weights, row in rows.items():
+        alone = planned_for(small, ratio=0.4, weights=weights)
+        assert (row.whole, row.linears_bytes) == (alone.whole, alone.totals.bytes_after)
+        assert (row.ratio, row.model_bytes) == (alone.ratio, alone.memory.weights)
+    show(plan_parts(found))
+    lines = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= 80 for line in lines if not line[:1].isalpha() and not line.startswith("*"))
+    (line,) = (line.split() for line in lines if line.split()[:2] == ["int8", "*"])
+    decode, whole = rows["int8"].whole.decode, rows["int8"].whole.end_to_end
+    assert line[6:] == [
+        f"{x:.2f}" for phase in (decode, whole) for x in (phase.speedup, phase.over_alike, phase.limit)
+    ]
+    assert any(
+        line.split()[:5] == ["gate_proj", "2", "11008×4096", "0.80", "plugin"] and "int8" in line
+        for line in lines
+    )
+
+
+def test_weights_by_pattern_have_a_row_of_their_own(small):
+    found = planned_for(small, ratio=0.4, weights="int8,mlp.*=int4,o_proj=float16")
+    kinds = {row.name.rpartition(".")[2]: row.weights for row in found.linears}
+    assert kinds == {
+        "q_proj": "int8",
+        "k_proj": "int8",
+        "v_proj": "int8",
+        "o_proj": "float16",
+    } | dict.fromkeys(("gate_proj", "up_proj", "down_proj"), "int4")
+    assert found.weights == "int8,mlp.*=int4,o_proj=float16" == found.types[0].weights
+    assert found.types[0].planned and found.types[0].whole == found.whole and len(found.types) == 4
+    assert planned_for(small, ratio=0.4, weights="bfloat16").types[0].weights == "bfloat16"
+
+
+def test_types_that_do_not_fit_are_left_out_with_the_reason(tmp_path, capsys):
+    narrow = LLAMA_2_7B | {"num_hidden_layers": 1, "intermediate_size": 10016}
+    found = planned_for(write_hollow_llama(tmp_path / "narrow", narrow), ratio=0.4)
+    unfit = {row.weights: row.unfit for row in found.types}
+    assert unfit == {"float16": None, "int8": None, "int4": "model.layers.0.mlp.down_proj"}
+    show(plan_parts(found))
+    assert "weights of int4 are left out: K of model.layers.0.mlp.down_proj" in capsys.readouterr().out
+    with pytest.raises(PatchCompileError, match="down_proj can't have int4 weights"):
+        planned_for(tmp_path / "narrow", ratio=0.4, weights="int4")
+
+
+def test_a_speed_takes_another_ratio_with_other_weights(small, capsys):
+    found = planned_for(small, speedup=1.7, weights="int8")
+    rows = {row.weights: row for row in found.types}
+    assert rows["int8"].ratio > rows["int4"].ratio == 0.0
+    assert rows["float16"] == OtherTypes(weights="float16")
+    show(plan_parts(found))
+    said = capsys.readouterr().out
+    assert "ratio" in next(line for line in said.splitlines() if "linears model" in line)
+    assert "weights of float16 are left out: with them a speed-up of 1.7 is out of reach" in said
+
+
+def test_types_of_a_model_that_does_not_fit_in_16_bits(small, capsys):
+    """64 sequences of 7200 tokens take 15.1 of 16 GB, and weights 1.05 or 0.7."""
+    load = {"batch_size": 64, "prompt_tokens": 7072}
+    found = planned_for(small, ratio=0.4, target="rtx 5080", **load)
+    show(plan_parts(found))
+    said = capsys.readouterr().out
+    assert not found.memory.fits and "with weights of float16 the model does not fit on RTX 5080" in said
+    figures = {
+        line.split()[0]: line.split()[-8:] for line in said.splitlines() if line[1:4] in ("flo", "int")
+    }
+    assert figures["float16"] == ["–"] * 8 and "–" not in figures["int4"]
+    show(plan_parts(planned_for(small, ratio=0.4, target="rtx 5080", **load | {"batch_size": 68})))
+    assert "speed-up" not in capsys.readouterr().out
+
+
+def test_masks_have_the_types_of_their_grids(small, tmp_path):
+    linears = {row.name: row.shape for row in planned_for(small, ratio=0.4).linears}
+    masks = {name: assumed_mask(shape, (128, 128), 0.4) for name, shape in linears.items()}
+    grids = {
+        name: Grid(INT8, np.ones(shape[0], np.float32)) for name, shape in linears.items() if "mlp" in name
+    }
+    about = {"method": "none", "seed": 0, "base_model": "m", "base_sha256": "", "ratio_asked": 0.4}
+    MaskSet(masks, **about, grids=grids).save(tmp_path / "masks.safetensors")
+    found = planned_for(small, mask=tmp_path / "masks.safetensors")
+    assert {row.name for row in found.linears if row.weights == "int8"} == {*grids}
+    assert [row.weights for row in found.types] == ["float16,int8", "float16", "int8", "int4"]
+    with pytest.raises(PatchCompileError, match="not int4 ones"):
+        planned_for(small, mask=tmp_path / "masks.safetensors", weights="int4")

@@ -1,0 +1,132 @@
+"""One `prepare` for `build`, `learn` and `compile`: it checks what the stages that are asked for need, and no more."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import covered_linears
+from masklearn.masks.maskset import MaskSet
+from patch_compile.errors import PatchCompileError, UsageError
+from patch_compile.pipeline.prepare import Job, prepare
+from patch_compile.progress import Progress
+from patch_compile.recipe import Recipe
+from patch_compile.sources.kinds import Stage
+from tests.conftest import ModelMaker
+from tests.families import write_family
+from tests.mosaics import random_mask
+
+
+def prepared(settings: dict[str, Any], *stages: Stage) -> Job:
+    chosen = {name: value for name, value in settings.items() if value is not None}
+    return prepare(Recipe.parse(chosen), Progress(), stages=stages or tuple(Stage), force=False, resume=False)
+
+
+@pytest.fixture
+def mask(settings: dict[str, Any], tmp_path: Path) -> Path:
+    linears = covered_linears(settings["model"]).linears
+    masks = {name: random_mask(shape, (64, 64), 0.6, 0)[0] for name, shape in linears.items()}
+    file = tmp_path / "given" / "masks.safetensors"
+    file.parent.mkdir()
+    MaskSet(masks, method="random", seed=0, base_model="", base_sha256="", ratio_asked=0.3).save(file)
+    return file
+
+
+def test_an_architecture_that_is_not_exported_can_still_be_learned(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    complex_numbers = settings | {
+        "model": write_family(tmp_path / "model", "deepseek_v2", num_hidden_layers=2)
+    }
+    assert prepared(complex_numbers, Stage.MASKS).stages == {Stage.MASKS}
+    with pytest.raises(PatchCompileError, match=r"'deepseek_v2' can't be exported.*complex"):
+        prepared(complex_numbers)
+
+
+def test_an_engine_is_no_stage_of_a_build_that_stops_at_onnx(settings: dict[str, Any]) -> None:
+    job = prepared(settings)
+    assert job.stages == {Stage.MASKS, Stage.ONNX, Stage.PROOF}
+    assert (job.backend, job.targets, job.plugin) == ("onnx", (), None)
+
+
+def test_an_encoder_needs_text_for_its_proof_alone(settings: dict[str, Any], make_model: ModelMaker) -> None:
+    silent = settings | {"model": make_model("bert"), "method": "magnitude", "calib": None, "eval_text": None}
+    assert prepared(silent, Stage.MASKS).source.words == "an encoder"
+    with pytest.raises(PatchCompileError, match="is compared on text, and none is given"):
+        prepared(silent)
+
+
+def test_patterns_that_fit_nothing_are_refused_before_any_work(settings: dict[str, Any]) -> None:
+    for change in ({"ratio": "nothing=0.3"}, {"lowering": "nothing=dense"}):
+        with pytest.raises(PatchCompileError, match="'nothing'"):
+            prepared(settings | change)
+    assert prepared(settings | {"lowering": "nothing=dense"}, Stage.MASKS)  # nothing is lowered
+
+
+def test_quantised_weights_that_are_to_be_split_are_refused_before_any_work(settings: dict[str, Any]) -> None:
+    split = settings | {"weights": "v_proj=int8", "lowering": "v_proj=split"}
+    with pytest.raises(PatchCompileError, match="v_proj has int8 weights and can't be lowered as split"):
+        prepared(split)
+    assert prepared(split | {"weights": "v_proj=float16"})
+
+
+def test_a_plugin_that_a_target_does_not_run_is_refused_before_it_is_compiled(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    monkeypatch.setenv("PATCH_COMPILE_PLUGIN_ARCHS", "89")
+    for_two = settings | {"backend": "tensorrt-rtx", "target": "sm89,sm86"}
+    with pytest.raises(
+        UsageError, match="sm86 does not run the plugin that PATCH_COMPILE_PLUGIN_ARCHS asks for"
+    ):
+        prepared(for_two)
+    alone = prepared(for_two | {"lowering": "split"})
+    assert alone.plugin is None and len(alone.targets) == 2
+    with pytest.raises(UsageError, match="sm86 does not run"):  # quantised weights are for the plugin
+        prepared(for_two | {"lowering": "dense", "weights": "v_proj=int8", "ratio": 0.0})
+
+
+def test_masks_are_needed_where_none_are_learned(settings: dict[str, Any], mask: Path) -> None:
+    given = settings | {"ratio": None, "mask": mask}
+    assert prepared(given, Stage.ONNX).source.given.weights == settings["model"]
+    with pytest.raises(PatchCompileError, match="No mask is given"):
+        prepared(settings, Stage.ONNX)
+
+
+def test_each_stage_asks_for_its_own_space(settings: dict[str, Any], mask: Path) -> None:
+    learning = prepared(settings).source
+    given = prepared(settings | {"ratio": None, "mask": mask}).source
+    for source in (learning, given):
+        alone = {stage: source.space({stage}) for stage in Stage}
+        assert all(alone.values())
+        assert source.space(set(Stage)) == pytest.approx(sum(alone.values()), abs=len(Stage))
+    assert given.space({Stage.MASKS}) < learning.space({Stage.MASKS})
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"), [("", "The prompt is empty"), ("the cat " * 5000, "which are too many")]
+)
+def test_a_prompt_that_cannot_be_continued_is_refused_before_any_work(
+    settings: dict[str, Any], prompt: str, said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        prepared(settings | {"prompt": prompt})
+    assert prepared(settings | {"prompt": prompt}, Stage.MASKS)  # which continues nothing
+
+
+def test_masks_of_another_checkpoint_are_warned_of(settings: dict[str, Any], mask: Path) -> None:
+    """The names and shapes of the linears are those of the model, so that nothing else would say so."""
+    masks = MaskSet.load(mask)
+    base = Checkpoint.open(settings["model"]).fingerprint()
+    own = mask.with_name("own.safetensors")
+    MaskSet(dict(masks), method="random", seed=0, base_model="m", base_sha256=base, ratio_asked=0.3).save(own)
+    said = {}
+    for file in (mask, own):
+        progress = Progress()
+        given = settings | {"mask": file, "ratio": None}
+        chosen = {name: value for name, value in given.items() if value is not None}
+        prepare(Recipe.parse(chosen), progress, stages=[Stage.ONNX], force=False, resume=False)
+        said[file] = [note for note in progress.notes if note.startswith("warning: the masks")]
+    assert len(said[mask]) == 1 and said[own] == []
+    assert str(mask) in said[mask][0] and "made for other weights" in said[mask][0]

@@ -1,0 +1,95 @@
+"""A quantised checkpoint built, exported as compressed-tensors, and loaded by the library."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file
+
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.masks.maskset import MaskSet
+from patch_compile.artifacts.folder import OutFolder
+from patch_compile.cli.app import cli
+from patch_compile.errors import PatchCompileError
+from tests.builds import build
+from tests.masklearn.checkpoint.quantised.writers import compressed_tensors, gptq, scheme
+
+
+def run(*words: Any) -> Any:
+    return CliRunner().invoke(cli, list(map(str, words)))
+
+
+@pytest.fixture
+def quantised(settings: dict[str, Any], make_model: Any) -> dict[str, Any]:
+    model = make_model(hidden_size=128, intermediate_size=192, num_hidden_layers=1, dtype=torch.float16)
+    return settings | {"model": model}
+
+
+def test_from_gptq_to_compressed_tensors(quantised: dict[str, Any]) -> None:
+    from transformers import AutoModelForCausalLM
+
+    gptq(quantised["model"], 4, 64)
+    given, out = Checkpoint.open(quantised["model"]), Path(quantised["out"])
+    report = build(quantised)
+    assert {linear["weights"] for linear in report["linears"]} == {"int4"}
+    masks = MaskSet.load(out / "masks.safetensors")
+    for name, grid in masks.grids.items():
+        np.testing.assert_array_equal(grid.scales, given.grids[name].scales)
+    first = run("export", out, "--json")
+    assert first.exit_code == 0, first.output
+    answer = json.loads(first.stdout)
+    assert answer["linears"] == {"int4": 7} and answer["notes"] == []
+    assert answer["bytes"] < answer["model_bytes"]
+    again = run("export", out)
+    assert "linears: 7 int4" in again.stdout and again.exit_code == 0
+    recorded = OutFolder.open(out).manifest.stages["compressed-tensors"].files
+    folder = out / "compressed-tensors"
+    assert {str(file.relative_to(out)) for file in folder.rglob("*")} == set(recorded)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float16)
+    model(torch.tensor([[1, 2, 3]]))
+    found = model.state_dict()
+    for name, weight in load_file(out / "model" / "model.safetensors").items():
+        assert torch.equal(found[name], weight), name
+
+
+def test_scales_of_another_16_bit_type_are_refused_before_any_work(quantised: dict[str, Any]) -> None:
+    compressed_tensors(quantised["model"], scheme(4, 64))
+    with pytest.raises(PatchCompileError, match=r"int4 scales of .* are no numbers of bfloat16") as error:
+        build(quantised | {"dtype": "bfloat16"})
+    assert error.value.fix == "Give --dtype float16."
+    assert not Path(quantised["out"]).exists()
+
+
+def test_a_build_without_quantised_linears_is_refused(settings: dict[str, Any], tmp_path: Path) -> None:
+    learned = run("learn", settings["model"], "-o", tmp_path / "l", "--ratio", "0.4", "--method", "magnitude")
+    assert learned.exit_code == 0, learned.output
+    before = sorted((tmp_path / "l").rglob("*"))
+    refused = run("export", tmp_path / "l")
+    assert isinstance(refused.exception, PatchCompileError)
+    assert "has no quantised linears" in refused.exception.what
+    assert sorted((tmp_path / "l").rglob("*")) == before
+
+
+def test_given_masks_and_plans_keep_the_types_of_a_quantised_checkpoint(
+    quantised: dict[str, Any], tmp_path: Path
+) -> None:
+    dense = run("learn", quantised["model"], "-o", tmp_path / "l", "--ratio", "0.4", "--method", "magnitude")
+    assert dense.exit_code == 0, dense.output
+    masks = tmp_path / "l" / "masks.safetensors"
+    compressed_tensors(quantised["model"], scheme(8, None))
+    compiled = run(
+        "compile", quantised["model"], "-o", tmp_path / "c", "--mask", masks, "--lowering", "plugin", "--json"
+    )
+    assert compiled.exit_code == 0, compiled.output
+    assert {linear["weights"] for linear in json.loads(compiled.stdout)["linears"]} == {"int8"}
+    refused = run("export", tmp_path / "c")
+    assert "holds no pruned checkpoint" in refused.exception.what
+    inspected = json.loads(run("inspect", quantised["model"], "--json").stdout)
+    assert inspected["faults"] == [] and inspected["quantised, shown as dense"] == {"int8": 7}
+    planned = run("plan", quantised["model"], "--ratio", "0.4", "--target", "a6000", "--json")
+    assert planned.exit_code == 0, planned.output
+    assert json.loads(planned.stdout)["weights"] == "int8"

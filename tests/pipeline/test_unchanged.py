@@ -1,0 +1,102 @@
+"""A model or a text that changes in the middle of a build stops it, and nothing is recorded of the stage."""
+
+import os
+import shutil
+
+import pytest
+
+from masklearn.checkpoint.unchanged import FilesAsFound
+from masklearn.stream.pass_checkpoints import PassCheckpoints
+from patch_compile.errors import PatchCompileError
+from patch_compile.pipeline.learn import learn
+from patch_compile.pipeline.stages import _Run
+from patch_compile.recipe import Recipe
+from tests.builds import build
+from tests.inputs import differences
+
+
+@pytest.mark.parametrize("stage", ["write_masks", "write_onnx", "write_report"])
+def test_a_checkpoint_that_changes_in_mid_build(settings, tmp_path, monkeypatch, stage):
+    model, out = shutil.copytree(settings["model"], tmp_path / "model"), settings["out"]
+    shard = next(model.glob("*.safetensors"))
+    whole, written = shard.read_bytes(), getattr(_Run, stage)
+
+    def write(run, root):
+        written(run, root)
+        shard.write_bytes(whole[:-2] + bytes(2))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Run, stage, write)
+        with pytest.raises(PatchCompileError, match=rf"{shard.name} was changed while it was being read"):
+            build(settings | {"model": model})
+    assert not out.exists()
+    shard.write_bytes(whole)
+    resumed = build(settings | {"model": model}, resume=True)
+    undisturbed = build(settings | {"model": model, "out": tmp_path / "other"})
+    assert resumed["model"]["sha256"] == undisturbed["model"]["sha256"]
+    for name in ("masks.safetensors", "onnx/model.onnx", "onnx/model.onnx.data"):
+        assert (out / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
+
+
+def test_blocks_of_changed_weights_are_not_resumed(settings, tmp_path, monkeypatch):
+    """The weights change when a pass has begun, and are put back before the build is resumed."""
+    shard, out = settings["model"] / "model.safetensors", tmp_path / "resumed"
+    whole, start = shard.read_bytes(), PassCheckpoints.start
+
+    def change_and_start(*arguments):
+        shard.write_bytes(whole[:-4096] + bytes(4096))
+        return start(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PassCheckpoints, "start", change_and_start)
+        with pytest.raises(PatchCompileError, match=rf"{shard.name} was changed"):
+            learn(Recipe.parse(settings | {"out": out}))
+    shard.write_bytes(whole)
+    learn(Recipe.parse(settings | {"out": out}), resume=out.with_name("resumed.partial").exists())
+    learn(Recipe.parse(settings | {"out": tmp_path / "clean"}))
+    assert differences(out, tmp_path / "clean") == []
+
+
+def rewritten(file):
+    file.write_bytes(b"4321")
+
+
+def replaced(file):
+    other = file.with_name("other")
+    other.write_bytes(b"1234")
+    other.replace(file)
+
+
+def linked(file):
+    os.link(file, file.with_name("link"))  # as `--force` does with the files of the build that it replaces
+
+
+@pytest.mark.parametrize("change", [rewritten, replaced, linked])
+def test_a_change_with_the_time_put_back_is_seen(tmp_path, change):
+    file = tmp_path / "a"
+    file.write_bytes(b"1234")
+    found, stat = FilesAsFound.of(lambda: [file]), file.stat()
+    file.read_bytes()
+    os.utime(file.parent)
+    found.check()
+    change(file)
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    with pytest.raises(PatchCompileError, match="a was changed"):
+        found.check()
+
+
+def test_files_that_come_and_go_are_seen(tmp_path):
+    named = tmp_path / "named"
+    found = FilesAsFound.of(lambda: [named, *tmp_path.glob("*.txt")])
+    found.check()
+    (tmp_path / "b.txt").touch()
+    with pytest.raises(PatchCompileError, match=r"b\.txt was added"):
+        found.check()
+    found = FilesAsFound.of(found.find)
+    (tmp_path / "b.txt").unlink()
+    with pytest.raises(PatchCompileError, match=r"b\.txt was changed"):
+        found.check()
+    found = FilesAsFound.of(found.find)
+    named.touch()
+    with pytest.raises(PatchCompileError, match="named was changed"):
+        found.check()

@@ -1,0 +1,353 @@
+"""The roofline stays within the limits, has the plugin's schedule, and agrees with the page."""
+
+import importlib
+import itertools
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.page_part import renewed
+from masklearn.weights.table import FLOAT16, INT4, INT8
+from patch_compile.artifacts.plan import Way
+from patch_compile.hardware.cards import ARCHITECTURES, rated_cards
+from patch_compile.packing.fusion import FUSIONS
+from patch_compile.pipeline.plan import plan
+from patch_compile.planning.outline import outline_of_llama
+from patch_compile.planning.roofline import assumptions, linear_roofline, schedule
+from patch_compile.recipe import Recipe
+from tests.planning.llama import write_hollow_llama
+from tests.plugins.host_kernel import BENCH, COMPILER, PLUGINS, problem_of
+from tests.plugins.host_kernel import Device as HostDevice
+
+sys.path.insert(0, str(BENCH))
+problems, roofline = (importlib.import_module(name) for name in ("problems", "roofline"))
+
+ROOT = Path(__file__).resolve().parents[3]
+PAGE = ROOT / "docs/explanation/performance.md"
+SHAPES = [shape for shapes in problems.SHAPES.values() for shape in shapes]
+LARGE = [(4096, 4096), (11008, 4096), (4096, 11008), (14336, 4096), (4096, 14336)]
+DEVICES = {card.name: card for card in rated_cards()}
+AMPERE_AND_ADA = [d for d in DEVICES.values() if d.sm != 90]
+HOPPER = [d for d in DEVICES.values() if d.sm == 90]
+
+
+def test_the_table_of_parts_has_the_plugins_size():
+    header = (PLUGINS / "kernels" / "arguments.h").read_text()
+    assert f"kTableWords = {schedule.TABLE_WORDS};" in header
+
+
+def whole(device, ratio, model="LLaMA-2-7B", fuse=tuple(FUSIONS), **changes):
+    assume = replace(assumptions.ASSUMED, **changes)
+    return roofline.predict_model(DEVICES[device], roofline.MODELS[model], ratio, assume=assume, fuse=fuse)
+
+
+@pytest.mark.parametrize("device", DEVICES.values(), ids=lambda d: d.name)
+def test_no_prediction_exceeds_the_limits(device):
+    shares, rows = (0.0, 0.3, *roofline.SHARES), (64, 128)
+    for shape, tokens, share, height in itertools.product(SHAPES, problems.TOKENS, shares, rows):
+        problem = roofline.Linear(*shape, share, height).problem(tokens)
+        p = roofline.predict(device, roofline.Linear(*shape, share, height), tokens)
+        # the share is rounded to whole slabs
+        exact = problem.slabs[1] / sum(problem.slabs)
+        assert 0 < p.speedup <= linear_roofline.speedup_limit(exact, p.dense_bound) + 1e-9
+        assert p.speedup <= 1 / (1 - exact / 2) + 1e-9 and 0 < p.share < 1
+        if tokens <= 16:
+            assert p.dense_bound == "bytes" and p.speedup <= 1 / (1 - 0.4375 * exact) + 1e-9
+
+
+def times_by_share(device, shape, tokens, config=None):
+    return [
+        roofline.predict(device, roofline.Linear(*shape, share), tokens, config).microseconds
+        for share in np.linspace(0, 1, 11)
+    ]
+
+
+@pytest.mark.parametrize("device", DEVICES.values(), ids=lambda d: d.name)
+def test_more_sparse_slabs_are_never_slower(device):
+    """This holds in the plugin's schedule for few tokens, and in each kernel for many tokens."""
+    for shape, tokens in itertools.product(LARGE, (1, 8, 16)):
+        times = times_by_share(device, shape, tokens)
+        assert times == sorted(times, reverse=True)
+    tiles = [
+        n for n, c in enumerate(schedule.CONFIGS) if not c.streams and not c.gated and c.panel_rows == 128
+    ]
+    for shape, tokens, config in itertools.product(LARGE, (2048, 4096), tiles):
+        if schedule.CONFIGS[config].shared_bytes <= schedule.limits_of(device).shared_bytes:
+            times = times_by_share(device, shape, tokens, config)
+            assert times == sorted(times, reverse=True)
+
+
+@pytest.mark.parametrize("device", AMPERE_AND_ADA, ids=lambda d: d.name)
+def test_moving_to_another_kernel_costs_little(device):
+    """With more 2:4 slabs the schedule for many tokens moves to another kernel, at a loss of 5 % at most."""
+    for shape, tokens in itertools.product(LARGE, (2048, 4096)):
+        pairs = itertools.pairwise(times_by_share(device, shape, tokens))
+        assert all(after <= 1.05 * before for before, after in pairs)
+
+
+@pytest.mark.parametrize("device", AMPERE_AND_ADA, ids=lambda d: d.name)
+def test_the_schedule_is_about_the_best_there_is(device):
+    """The plugin's rule of thumb is compared with the roofline of every configuration."""
+    lost = []
+    for shape, tokens, share in itertools.product(LARGE, problems.TOKENS, (0.0, 0.5, 0.9)):
+        asked = roofline.Linear(*shape, share)
+        best = min(
+            roofline.predict(device, asked, tokens, number).microseconds
+            for number, c in enumerate(schedule.CONFIGS)
+            if c.panel_rows == 128 and c.shared_bytes <= schedule.limits_of(device).shared_bytes
+        )
+        lost.append(roofline.predict(device, asked, tokens).microseconds / best)
+    assert np.exp(np.mean(np.log(lost))) < 1.03 and max(lost) < 1.5
+
+
+@pytest.mark.parametrize("device", AMPERE_AND_ADA, ids=lambda d: d.name)
+def test_without_sparse_slabs_only_the_kernels_own_overhead_is_lost(device):
+    """Bytes and products are equal, so only the index, sums of shared tiles and whole tiles cost more."""
+    for shape in LARGE:
+        decode = roofline.predict(device, roofline.Linear(*shape, 0.0), 16)
+        assert 0 < decode.microseconds - decode.dense_microseconds < 4
+        assert decode.speedup > 0.87
+        n, tokens = shape[0], 4096
+        prefill = roofline.predict(device, roofline.Linear(*shape, 0.0), tokens)
+        config = next(c for c in schedule.CONFIGS if c.name == prefill.config)
+        tiles = -(-n // config.panel_rows) * -(-tokens // config.tokens)
+        cut = prefill.parts > 1  # cut into one equal part per SM
+        whole_tiles = 1 if cut else -(-tiles // device.sms) * device.sms / tiles
+        assert 0.95 < prefill.speedup * whole_tiles <= 1.0
+
+
+def test_geforce_cards_sum_in_fp32_at_half_the_rate():
+    """With equal tensor cores, an SM does 512 multiply-adds a clock on an A6000, and 256 on a 3090 or 4090."""
+    geforce = ("RTX 3090", "RTX 4090", "RTX 5080", "RTX 5090")
+    for card in DEVICES.values():
+        assert card.fma == pytest.approx(card.rates.fma / (2 if card.name in geforce else 1), rel=0.02)
+
+
+def test_both_models_do_the_same_work_beside_the_linears():
+    """At ratio 0 the hybrid model is the dense one but for the overhead of its linears, 4 products in each of 32 blocks."""
+    at_zero = roofline.predict_model(DEVICES["A6000"], roofline.MODELS["LLaMA-2-7B"], 0.0, fuse=())
+    assert at_zero.times.decode.planned == at_zero.times.decode.dense  # nothing is 2:4, so all is dense
+    found = whole("A6000", 0.0001)  # a tile of each large linear
+    assert 0 < found.times.decode.planned - found.times.decode.dense < 127 * 4 * 32 * 3e-3
+    assert whole("A6000", 0.35).times.end_to_end.dense == found.times.end_to_end.dense
+
+
+def test_what_attention_reads_is_in_the_end_to_end_time():
+    """A middle step reads the KV cache of 16 sequences of 191.5 tokens, 2 * 32 * 4096 values of 2 bytes each."""
+    kept = 16 * 191.5 * 2 * 32 * 4096 * 2
+    slower, all_of_it = whole("A6000", 0.35, attention=0.5), whole("A6000", 0.35)
+    added = (slower.times.decode.dense - all_of_it.times.decode.dense) / 127
+    assert added == pytest.approx(kept / (768e6 * 0.9), rel=0.01)
+
+
+@pytest.mark.parametrize("device", HOPPER, ids=lambda d: d.name)
+def test_hopper_prefills_by_the_faster_of_both_ways_and_decodes_by_mma_sp(device):
+    names = [c.name for c in schedule.CONFIGS]
+    for shape, share, tokens in itertools.product(LARGE, roofline.SHARES, (512, 2048, 4096, 16384)):
+        asked = roofline.Linear(*shape, share)
+        prefill = roofline.predict(device, asked, tokens)
+        chosen = schedule.choose_schedule(asked.problem(tokens), schedule.limits_of(device))[0]
+        ways = (
+            roofline.predict(device, asked, tokens, chosen).microseconds,
+            roofline.dense_path_time(device, asked, tokens),
+        )
+        assert prefill.microseconds == min(ways) and prefill.speedup < 1
+        by_kernels = prefill.config in names
+        assert by_kernels == (ways[0] <= ways[1])
+        way = Way.MMA_SP if by_kernels else Way.DENSE_PATH
+        assert prefill.slower.way is way and prefill.slower.speedup == pytest.approx(prefill.speedup)
+    for shape, share in itertools.product(LARGE, roofline.SHARES):
+        decode = roofline.predict(device, roofline.Linear(*shape, share), 16)
+        assert decode.config in names and decode.slower is None and (share < 0.5 or decode.speedup > 0.9)
+    model = whole(device.name, 0.35)
+    assert model.slower.way is Way.DENSE_PATH and 0.75 <= model.slower.speedup < 0.9
+    assert model.times.decode.speedup > 1 > model.times.prefill.speedup
+
+
+@pytest.mark.parametrize("device", HOPPER, ids=lambda d: d.name)
+def test_the_dense_path_costs_its_bytes_and_launches_beside_the_dense_product(device):
+    """A 4096 x 4096 weight that is all 2:4 costs 1.125 bytes read and 2 written per weight, and one more kernel."""
+    for tokens in (64, 4096):
+        asked = roofline.Linear(4096, 4096, 1.0)
+        more = (
+            roofline.dense_path_time(device, asked, tokens)
+            - linear_roofline.dense_time(device, asked, tokens)[0]
+        )
+        moved = 4096 * 4096 * 3.125 / (device.bandwidth * 1e3 * 0.9)
+        assert more == pytest.approx(
+            moved + linear_roofline.first_bytes(device, assumptions.ASSUMED), rel=0.01
+        )
+
+
+def test_16_bit_dense_and_2_4_slabs_take_the_dense_path_on_hopper_alone():
+    for device, shape, share in itertools.product(AMPERE_AND_ADA, LARGE, (0.0, 0.9)):
+        found = roofline.predict(device, roofline.Linear(*shape, share), 2048)
+        assert found.slower is None and found.config != linear_roofline.DENSE_PATH
+
+
+def test_a_configuration_of_another_panel_height_is_refused():
+    names = [c.name for c in schedule.CONFIGS]
+    shape = roofline.Linear(4096, 4096, 0.5)
+    found = roofline.predict(DEVICES["A6000"], shape, 16, names.index("mid-128"))
+    assert found.config == "mid-128"
+    with pytest.raises(ValueError, match="panels of 128 rows"):
+        roofline.predict(DEVICES["A6000"], shape, 16, names.index("mid-64"))
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the host emulation")
+def test_the_schedule_is_that_of_the_plugin(kernel):
+    assert [c.name for c in schedule.CONFIGS] == list(kernel.configs())
+    for mine, theirs in zip(schedule.CONFIGS, kernel.configs().values(), strict=True):
+        assert all(
+            getattr(mine, name) == getattr(theirs, name) for name in ("panel_rows", "tokens", "stages")
+        )
+        assert mine.warps == theirs.feature_warps * theirs.token_warps
+        assert (mine.streams, mine.blocks_per_sm) == (theirs.streams, theirs.blocks_per_sm)
+        assert (mine.gated, mine.kinds) == (theirs.gated, theirs.kinds)
+    rng = np.random.default_rng(0)
+    for _ in range(4000):
+        n, k = (int(64 * 2 ** rng.uniform(0, 9)) // 4 * 4 for _ in range(2))
+        tokens, rows = int(2 ** rng.uniform(0, 13)), int(rng.choice([64, 128]))
+        tokens = int(rng.choice([tokens, 0, -1], p=[0.98, 0.01, 0.01]))
+        slabs = -(-n // rows) * -(-k // 64)
+        counts = rng.multinomial(slabs, rng.dirichlet(np.ones(8)))
+        if rng.random() < 0.5:
+            counts = np.array([counts[::2].sum(), counts[1::2].sum(), *[0] * 6])
+        weights = int(rng.choice([0, 1, 2], p=[0.5, 0.25, 0.25]))
+        rows = 64 if weights else rows  # integers are in no other panels
+        sizes = (tokens, (n, k), rows, tuple(counts.tolist()))
+        sms, shared = int(rng.choice([20, 58, 84, 108, 132, 300])), int(rng.choice([99, 163, 227])) << 10
+        limits = (
+            sms,
+            shared,
+            int(2 ** rng.uniform(20, 27)),
+            int(rng.integers(50, 400)),
+            int(rng.integers(256, 1300)),
+        )
+        weight_type = (FLOAT16, INT8, INT4)[weights]
+        mine = schedule.Problem(tokens, n, k, *sizes[2:], weight_type)
+        theirs = problem_of(*sizes, weights=weights)
+        fixed = int(rng.choice([i for i, c in enumerate(schedule.CONFIGS) if not c.gated]))
+        for config in (None, fixed):
+            found = schedule.choose_schedule(mine, schedule.DeviceLimits(*limits), config)
+            asked = -1 if config is None else config
+            assert found == kernel.schedule(theirs, HostDevice(*limits), asked)
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for schedule.h")
+def test_the_plugin_counts_on_the_rates_of_the_table(tmp_path):
+    rows = [row for row in ARCHITECTURES if row.rates]
+    calls = "".join(
+        f'std::printf("%d\\n", static_cast<int>(patch::fma_per_clock({row.compute_capability[0]}, '
+        f"{row.compute_capability[1]})));"
+        for row in rows
+    )
+    source = f'#include <cstdio>\n#include "kernels/schedule.h"\nint main() {{ {calls} }}\n'
+    (tmp_path / "fma.cpp").write_text(source)
+    program = str(tmp_path / "fma")
+    flags = ["-std=c++17", "-I", str(PLUGINS), str(tmp_path / "fma.cpp"), "-o", program]
+    subprocess.run([COMPILER, *flags], check=True)
+    printed = subprocess.run([program], capture_output=True, text=True, check=True).stdout
+    assert [int(line) for line in printed.split()] == [row.rates.kernel_fma for row in rows]
+
+
+def test_the_models_linears_are_the_benchmarks_shapes():
+    for model in roofline.MODELS.values():
+        linears, _ = outline_of_llama(model)
+        assert set(linears.values()) <= set(SHAPES)
+
+
+def test_the_page_is_current():
+    """When this fails, run `make docs`."""
+    page = PAGE.read_text()
+    assert page.splitlines()[2].startswith("Not yet run on hardware")
+    assert renewed(page, "roofline", roofline.markdown()) == page
+
+
+QWEN = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "model_type": "qwen2",
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "vocab_size": 151936,
+    "tie_word_embeddings": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("target", "lowering"), [("A100-80", "plugin"), ("A100-80", "auto"), ("h100", "auto")]
+)
+def test_the_command_and_the_page_say_the_same_of_a_model(tmp_path, target, lowering):
+    """One predictor: the figures of the page are those of `patch-compile plan`."""
+    model = write_hollow_llama(tmp_path / "qwen", QWEN)
+    (row,) = (
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in PAGE.read_text().splitlines()
+        if re.match(rf"\| {target} \| Qwen2.5-0.5B \|", line, re.IGNORECASE)
+    )
+    for i, ratio in enumerate(roofline.RATIOS):
+        settings = {"model": model, "target": target, "lowering": lowering, "ratio": ratio}
+        said = plan(Recipe.parse(settings)).whole
+        on_page = row[3 + i] if lowering == "plugin" else row[-1].split(" / ")[i]
+        assert f"{said.end_to_end.speedup:.2f}" == on_page
+        assert f"{said.end_to_end.dense_ms:.0f}" == row[2]
+        if lowering == "plugin":
+            assert f"{said.decode.speedup:.2f}" == row[6].split(" / ")[i]
+
+
+def test_the_readme_says_what_the_predictor_says():
+    lines = (ROOT / "README.md").read_text().partition("| ratio | 0.25 | 0.35 | 0.45 |")[2].splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("|")]
+    size, predicted, most = (
+        next(row[1:] for row in rows if row[0].startswith(name))
+        for name in ("size", "LLaMA-2-7B on an A6000", "most")
+    )
+    kept = [
+        1 - 0.4375 * 2 * ratio for ratio in roofline.RATIOS
+    ]  # bytes of a mosaic over those of a dense weight
+    assert size == [f"{100 * share:.0f} %" for share in kept]
+    assert most == [f"{1 / share:.2f}×" for share in kept]
+    assert predicted == [f"{whole('A6000', ratio).speedup:.2f}×" for ratio in roofline.RATIOS]
+
+
+def test_the_program_prints_tables_and_writes_json(tmp_path):
+    command = [sys.executable, str(BENCH / "roofline.py"), "--device", "L4", "--json"]
+    done = subprocess.run([*command, str(tmp_path / "r.json")], capture_output=True, text=True, check=True)
+    titles = (
+        "Devices",
+        "Linears on L4",
+        "Models, batch 16, 128 + 128 tokens",
+        "Assumptions",
+        "How the answer moves",
+    )
+    places = [done.stdout.index(title) for title in titles]
+    assert places == sorted(places) and done.stderr == ""
+    written = json.loads((tmp_path / "r.json").read_text())
+    assert written["device"]["name"] == "L4"
+    assert len(written["linears"]) == len(SHAPES) * len(problems.TOKENS) * len(roofline.SHARES)
+    assert set(written["sensitivity"]) == {what for what, _ in (*roofline.SENSITIVITY, *roofline.COMPILED)}
+    assert len(written["models"]) == len(DEVICES) * 3 * 3 * 2
+
+
+def test_every_assumption_has_a_line_of_its_own_and_is_moved():
+    """An assumption that is never varied would hide the results that depend on it."""
+    named = set(assumptions.Assumptions.__dataclass_fields__)
+    assert {name for _, change in roofline.SENSITIVITY for name in change} == named
+    assert all(f"| {name} |" in roofline.assumption_table() for name in named)
+
+
+def test_it_needs_nothing_heavy():
+    code = (
+        "import sys, roofline; print(sorted({'torch', 'transformers', 'onnx', 'onnx_ir'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=BENCH, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,184 @@
+"""Quantised weights in the roofline and in plans: their bytes, their limits, and what they are compared with."""
+
+import importlib
+import sys
+from dataclasses import replace
+
+import pytest
+
+from benchmarks.page_part import renewed
+from masklearn.masks.kinds.table import DENSE, PRUNED
+from masklearn.weights.table import BFLOAT16, FLOAT16, INT4, INT8, WEIGHT_TYPES
+from patch_compile.artifacts.plan import LinearRow, ReasonKind
+from patch_compile.hardware.cards import rated_cards
+from patch_compile.planning.cards import card_of
+from patch_compile.planning.cost import CostModel
+from patch_compile.planning.lowering import LinearPlan, plan_linear
+from patch_compile.planning.outline import outline_of_llama
+from patch_compile.planning.planner import assumed_plans, settle_together
+from patch_compile.planning.predict import WholeModel, predict_whole
+from patch_compile.planning.products import products_of
+from patch_compile.planning.roofline.launch_work import weight_bytes
+from patch_compile.planning.roofline.linear_roofline import DENSE_PATH, Linear, dense_time, predict
+from patch_compile.planning.roofline.rest import Model
+from patch_compile.planning.roofline.schedule import CONFIGS, slab_bytes
+from patch_compile.planning.workload import Workload
+from tests.planning.assumed import assumed_mask
+from tests.planning.roofline.test_roofline import PAGE
+from tests.plugins.host_kernel import BENCH
+
+sys.path.insert(0, str(BENCH))
+weight_types = importlib.import_module("weight_types")
+
+LOAD = Workload(16, 128, 128)
+TILE = (128, 128)
+SMALL = Model(2, 4096, 11008, 32, 32, 128, 32000, name="two blocks")
+LINEARS, OUTLINE = outline_of_llama(SMALL)
+A6000 = card_of("a6000").rated
+
+
+def whole(types, ratio, target="a6000", load=LOAD) -> tuple[WholeModel, dict[str, LinearPlan]]:
+    costs = CostModel(card_of(target), load)
+    plans = assumed_plans(LINEARS, TILE, dict.fromkeys(LINEARS, ratio), "auto", costs, None, types)
+    plans = settle_together(plans, "auto", OUTLINE, costs)
+    return predict_whole(plans.values(), OUTLINE, costs), plans
+
+
+def of_type(weights, ratio=0.4, **options):
+    return whole(dict.fromkeys(LINEARS, weights), ratio, **options)
+
+
+@pytest.mark.parametrize(
+    ("weights", "dense", "sparse", "eight", "fourteen"),
+    [(FLOAT16, 8192, 4608, 4608, 7680), (INT8, 4096, 2560, 2560, 4096), (INT4, 2176, 1664, 1664, 2432)],
+)
+def test_bytes_of_a_slab_of_64_rows(weights, dense, sparse, eight, fourteen):
+    """64 × 64 weights; metadata or masks of 512 bytes; scales of int4 are 128 bytes of each slab."""
+    assert [slab_bytes(64, code, weights) for code in (0, 1, 2, 5)] == [dense, sparse, eight, fourteen]
+
+
+def test_the_index_and_the_scales_of_rows_count_too():
+    n, k = 4096, 2048
+    problems = {t: Linear(n, k, 0.5, 64, (), t).problem(16) for t in (INT8, INT4)}
+    slabs, index = n * k // 64**2, 4 * (8 * (n // 64 + 1) + n * k // 64**2)
+    assert weight_bytes(problems[INT8]) == slabs // 2 * (4096 + 2560) + index + 4 * n
+    assert weight_bytes(problems[INT4]) == slabs // 2 * (2176 + 1664) + index
+
+
+def test_bytes_of_a_plan_are_those_of_its_tensors():
+    for weights, taken in ((INT8, 64 * 64 * 0.625), (INT4, 64 * 64 * 0.40625)):
+        plan = plan_linear("x", assumed_mask((1000, 512), TILE, 0.5), "plugin", weights=weights)
+        panels, slabs = 16, 16 * 8
+        assert (plan.panel_rows, plan.sparse_slabs) == (64, slabs)
+        scales = 4 * panels * 64 if weights is INT8 else 0
+        assert plan.bytes_after == slabs * taken + scales + 4 * (2 * (panels + 1) + slabs)
+        assert LinearPlan.of(LinearRow.model_validate(plan.row().model_dump())) == replace(
+            plan, predicted=None
+        )
+
+
+def test_each_type_has_kernels_of_its_own():
+    """A slot of their ring has room for the largest slab of their type."""
+    known = {config.name: config for config in CONFIGS}
+    for weights, room in ((INT8, 4096), (INT4, 2432)):
+        for name in ("decode-64", "mid-64"):
+            config = known[f"{weights}-{name}"]
+            assert (config.weights, config.slab_room) == (weights, room)
+    assert predict(A6000, Linear(4096, 4096, 0.5, 64, (), INT4), 16).config == "int4-decode-64"
+    assert predict(A6000, Linear(4096, 4096, 0.5, 64, (), BFLOAT16), 16).config == "decode-64"
+
+
+@pytest.mark.parametrize("card", rated_cards(), ids=lambda card: card.name)
+def test_a_dense_product_has_16_bits_and_no_type_passes_its_bytes(card):
+    for weights in WEIGHT_TYPES.values():
+        for share, tokens in ((0.0, 1), (0.5, 16), (1.0, 16), (0.5, 4096)):
+            shape = Linear(11008, 4096, share, 64, (), weights)
+            found = predict(card, shape, tokens)
+            assert found.dense_microseconds == dense_time(card, Linear(11008, 4096, 0.0), tokens)[0]
+            assert found.microseconds > weight_bytes(shape.problem(tokens)) / (card.bandwidth * 1e3)
+
+
+def test_many_tokens_take_the_dense_path_where_the_kernels_are_slower():
+    """The kernels for integers are those for few tokens, and unpack a slab once for every 64 of them."""
+    assert predict(A6000, Linear(11008, 4096, 0.0, 64, (), INT8), 4096).config == DENSE_PATH
+    assert predict(A6000, Linear(11008, 4096, 0.0, 64), 4096).config != DENSE_PATH
+
+
+@pytest.mark.parametrize("target", ["a6000", "a100-80", "h100"])
+@pytest.mark.parametrize("load", [LOAD, Workload(1, 1, 2), Workload(300, 16, 16)], ids=str)
+@pytest.mark.parametrize("weights", [INT8, INT4], ids=str)
+def test_no_plan_passes_its_limits(target, load, weights):
+    for ratio in (0.0, 0.4, 0.5):
+        found, plans = of_type(weights, ratio, target=target, load=load)
+        for phase in (found.prefill, found.decode, found.end_to_end):
+            assert 0 < phase.speedup <= phase.limit and phase.alike is not None
+        if load.batch <= 16:
+            dense, sparse = (1.0, 0.625) if weights is INT8 else (0.53125, 0.40625)
+            p = sum(2 * one.zeroed for one in plans.values()) / sum(n * k for n, k in LINEARS.values())
+            assert found.decode.limit == pytest.approx(2 / (dense - p * (dense - sparse)))
+
+
+@pytest.mark.parametrize("weights", [INT8, INT4], ids=str)
+def test_the_dense_model_is_the_same_and_ratio_0_is_the_dense_model_of_the_type(weights):
+    usual, _ = of_type(FLOAT16)
+    found, plans = of_type(weights)
+    at_zero, unpruned = of_type(weights, 0.0)
+    assert usual.end_to_end.alike is None
+    assert found.decode.dense == usual.decode.dense and found.prefill.dense == usual.prefill.dense
+    assert at_zero.decode.planned == at_zero.decode.alike == pytest.approx(found.decode.alike, rel=1e-3)
+    assert found.decode.planned < found.decode.alike < found.decode.dense
+    assert found.decode.row().over_alike == pytest.approx(found.decode.alike / found.decode.planned)
+    assert all(plan.lowering == "plugin" and plan.uses_zeros for plan in plans.values())
+    for plan in unpruned.values():
+        assert (plan.lowering, plan.reason.kind, plan.sparse_slabs) == (
+            "plugin",
+            ReasonKind.NO_SPARSE_TILE,
+            0,
+        )
+        assert plan.predicted.decode.hybrid == plan.predicted.decode.alike
+
+
+def test_linears_of_different_types_are_different_products_and_one_dense_product():
+    types = {name: INT4 if "v_proj" in name or "up_proj" in name else INT8 for name in LINEARS}
+    types |= {name: FLOAT16 for name in LINEARS if "down_proj" in name}
+    mixed, plans = whole(types, 0.4)
+    assert mixed.decode.dense == of_type(FLOAT16)[0].decode.dense
+    found = {
+        tuple(plan.name.rpartition(".")[2] for plan in product): gated
+        for product, gated in products_of(plans.values(), OUTLINE.nodes)
+    }
+    assert found == {
+        ("q_proj", "k_proj"): False, ("v_proj",): False, ("gate_proj",): False, ("up_proj",): False,
+        ("o_proj",): False, ("down_proj",): False,
+    }  # fmt: skip
+    assert mixed.decode.alike == pytest.approx(whole(types, 0.0)[0].decode.planned, rel=1e-3)
+
+
+def test_the_page_is_that_of_this_prediction():
+    """When this fails, run `make docs`."""
+    page = PAGE.read_text()
+    assert renewed(page, "weight-types", weight_types.markdown()) == page
+
+
+def test_the_bytes_of_the_page_are_those_of_the_packed_slabs():
+    for line in weight_types.bytes_table().splitlines()[2:]:
+        name, *taken = (cell.strip() for cell in line.strip("|").split("|"))
+        code = DENSE.code if name == DENSE.name else PRUNED[name].code
+        for cell, weights in zip(taken, weight_types.TYPES, strict=True):
+            assert float(cell) == pytest.approx(slab_bytes(64, code, weights) / 64**2, abs=5e-5)
+
+
+@pytest.mark.parametrize("asked", ["dense", "auto"])
+def test_dense_quantised_weights_are_a_node_of_dense_slabs(asked):
+    """If `dense` is asked for, its zeros save nothing, and that is said; `auto` is as fast as the faster of the two."""
+    costs = CostModel(card_of("a6000"), LOAD)
+    mask = assumed_mask((4096, 4096), TILE, 0.4)
+    plan = plan_linear("x", mask, asked, costs, INT8)
+    assert plan.lowering == "plugin" and plan.row().weights == "int8"
+    if asked == "dense":
+        assert (plan.reason.kind, plan.uses_zeros) == (ReasonKind.ASKED, False)
+        assert (plan.dense_slabs, plan.sparse_slabs) == (64 * 64, 0)
+        assert plan.fused(mask, plan.node) == plan
+        assert plan.predicted.decode.hybrid == plan.predicted.decode.alike
+    else:
+        assert plan.reason is None and plan.predicted.decode.hybrid < plan.predicted.decode.alike

@@ -1,0 +1,96 @@
+"""The lowering that `auto` chooses for a linear, and its reason."""
+
+import pytest
+
+from patch_compile.artifacts.plan import Reason, ReasonKind, Way
+from patch_compile.planning.cards import card_of
+from patch_compile.planning.cost import CostModel
+from patch_compile.planning.lowering import plan_linear, plan_linears
+from patch_compile.planning.roofline.linear_roofline import Linear, predict
+from patch_compile.planning.workload import Workload
+from tests.planning.assumed import assumed_mask
+
+LOAD = Workload(16, 128, 128)
+TILE = (128, 128)
+
+
+def planned(shape, ratio, target="a6000", asked="auto", load=LOAD, tile=TILE):
+    return plan_linear("x", assumed_mask(shape, tile, ratio), asked, CostModel(card_of(target), load))
+
+
+def test_a_large_linear_is_the_plugins_and_has_the_times_of_the_roofline():
+    plan = planned((11008, 4096), 0.4)
+    assert (plan.lowering, plan.reason) == ("plugin", None)
+    device = card_of("a6000").rated
+    slabs = plan.sparse_slabs / (plan.sparse_slabs + plan.dense_slabs)
+    for times, tokens in ((plan.predicted.prefill, 16 * 128), (plan.predicted.decode, 16)):
+        expected = predict(device, Linear(11008, 4096, slabs), tokens)
+        assert (times.dense, times.hybrid) == (expected.dense_microseconds, expected.microseconds)
+        assert times.sparse == predict(device, Linear(11008, 4096, 1.0), tokens).microseconds
+        assert times.sparse < times.hybrid < times.dense
+    assert plan.row().predicted is plan.predicted
+
+
+@pytest.mark.parametrize(
+    ("shape", "ratio", "reason"),
+    [
+        ((576, 576), 0.5, Reason(kind=ReasonKind.SMALL_LINEAR, card="A6000")),
+        ((4096, 4096), 0.01, Reason(kind=ReasonKind.LITTLE_SPARSE, card="A6000")),
+        ((4096, 4096), 0.0, Reason(kind=ReasonKind.NO_SPARSE_TILE)),
+    ],
+)
+def test_where_the_plugin_gains_nothing_auto_is_dense_and_says_why(shape, ratio, reason):
+    plan = planned(shape, ratio)
+    assert (plan.lowering, plan.reason) == ("dense", reason)
+    assert plan.row().reason == reason and plan.bytes_after == plan.bytes_before
+
+
+def test_auto_is_the_faster_of_the_two_for_the_workload():
+    for ratio in (0.02, 0.05, 0.1, 0.2, 0.3, 0.5):
+        for shape in ((1024, 4096), (4096, 1024), (4096, 4096)):
+            for target in ("a6000", "a100", "l4", "h100"):
+                plan = planned(shape, ratio, target)
+                dense, hybrid = (
+                    plan.predicted.prefill.__dict__[kind] + 127 * plan.predicted.decode.__dict__[kind]
+                    for kind in ("dense", "hybrid")
+                )
+                assert plan.lowering == ("plugin" if hybrid < dense else "dense")
+                assert bool(plan.reason) == (plan.lowering == "dense")
+
+
+def test_what_is_asked_for_wins_over_the_prediction():
+    assert planned((576, 576), 0.5, asked="plugin").lowering == "plugin"
+    for asked in ("dense", "split"):
+        plan = planned((11008, 4096), 0.4, asked=asked)
+        assert (plan.lowering, plan.reason) == (asked, Reason(kind=ReasonKind.ASKED))
+        assert plan.predicted is not None
+    assert planned((11008, 4096), 0.0, asked="split").reason.kind is ReasonKind.NO_SPARSE_TILE
+
+
+def test_tiles_narrower_than_a_slab_are_nothing_for_the_plugin_but_split_has_no_slabs():
+    for asked, lowering in (("plugin", "dense"), ("auto", "dense"), ("split", "split")):
+        plan = planned((256, 256), 0.1, asked=asked, tile=(128, 4))
+        assert plan.lowering == lowering and plan.reason
+    expected = Reason(kind=ReasonKind.SMALL_TILES, tile=(128, 4))
+    assert planned((256, 256), 0.1, tile=(128, 4)).reason == expected
+
+
+@pytest.mark.parametrize(("prompt", "way", "speedup"), [(2048, Way.DENSE_PATH, 0.99), (32, Way.MMA_SP, 0.69)])
+def test_on_hopper_a_workload_of_prompts_stays_dense_and_the_reason_says_why(prompt, way, speedup):
+    prompts = planned((11008, 4096), 0.4, "h100", load=Workload(16, prompt, 2))
+    assert prompts.lowering == "dense"
+    assert (prompts.reason.kind, prompts.reason.card) == (ReasonKind.PROMPTS, "H100")
+    assert prompts.reason.slower == prompts.predicted.prefill.slower
+    assert (prompts.reason.slower.way, prompts.reason.slower.speedup) == (
+        way,
+        pytest.approx(speedup, abs=0.01),
+    )
+    assert planned((11008, 4096), 0.4, "h100", load=Workload(16, 128, 512)).lowering == "plugin"
+    assert planned((11008, 4096), 0.4, "a100", load=Workload(16, 2048, 2)).lowering == "plugin"
+
+
+def test_without_a_card_auto_is_the_plugin_wherever_a_slab_is_sparse():
+    masks = {"small": assumed_mask((576, 576), TILE, 0.4), "empty": assumed_mask((576, 576), TILE, 0.0)}
+    plans = plan_linears(masks, "auto")
+    assert [plan.lowering for plan in plans.values()] == ["plugin", "dense"]
+    assert plans["small"].row().predicted is None

@@ -1,0 +1,61 @@
+"""A ratio counts over linears that can gain, and linears with too few 2:4 tiles to gain are left whole."""
+
+import numpy as np
+import pytest
+
+from masklearn.masks.budget import Budget
+from masklearn.masks.tiles import tile_weights
+from patch_compile.planning.cards import card_of
+from patch_compile.planning.cost import CostModel
+from patch_compile.planning.gains import GainBudget, TilesThatGain
+from patch_compile.planning.lowering import plan_linears
+from patch_compile.planning.planner import assumed_plans
+from patch_compile.planning.unpatterned import unpatterned
+from patch_compile.planning.workload import Workload
+
+TILE = (128, 128)
+COSTS = CostModel(card_of("a6000"), Workload(16, 128, 128))
+LINEARS = {"tiny": (256, 256), "up": (11008, 4096), "down": (4096, 11008), "o": (4096, 4096)}
+
+
+def chosen(linears, budget, costs=COSTS, **factors):
+    gains = GainBudget.of(budget, linears, lambda ratios: assumed_plans(linears, TILE, ratios, "auto", costs))
+    areas = {name: tile_weights(shape, TILE) for name, shape in linears.items()}
+    rng = np.random.default_rng(0)
+    scores = {
+        name: factors.get(name, 1.0) * rng.lognormal(size=grid.shape) * grid for name, grid in areas.items()
+    }
+    choose = TilesThatGain(gains, TILE, lambda masks: plan_linears(masks, "auto", costs))
+    tiles, filled = choose(scores, areas)
+    plans = plan_linears(unpatterned(linears, TILE, tiles), "auto", costs)
+    assert not any(plan.zeroed for plan in plans.values() if plan.lowering == "dense")
+    return gains, choose, tiles, filled, (scores, areas)
+
+
+def zeroed(linears, tiles, *names):
+    return sum(int(tiles[name].sum()) for name in names) * 128 * 128 / 2
+
+
+def test_the_ratio_counts_over_the_linears_that_can_gain():
+    gains, _, tiles, filled, (_, areas) = chosen(LINEARS, Budget.of(0.3))
+    assert gains.counted.keys() == {"up", "down", "o"} and gains.asked == 4
+    weights = sum(n * k for name, (n, k) in LINEARS.items() if name != "tiny")
+    assert zeroed(LINEARS, tiles, "up", "down", "o") == pytest.approx(0.3 * weights, rel=1e-3)
+    assert filled.ratio(areas) * (weights + 256 * 256) == pytest.approx(0.3 * weights)
+
+
+def test_a_linear_with_too_few_tiles_is_left_whole_and_the_others_keep_theirs():
+    everywhere = chosen(LINEARS, Budget.of(0.3), o=1.0)[2]
+    gains, choose, tiles, filled, (scores, areas) = chosen(LINEARS, Budget.of(0.3), o=30.0)
+    assert everywhere["o"].any() and not tiles["o"].any()
+    assert "o" in gains.counted and "o" in filled.dense
+    again, _ = choose({name: grid[::-1] for name, grid in scores.items()} | {"o": scores["o"] * 1e-9}, areas)
+    assert not again["o"].any()  # left whole once, it stays whole
+
+
+def test_small_linears_share_a_ratio_that_would_round_to_nothing_in_each():
+    linears = {f"l{i}": (128, 128) for i in range(10)}
+    gains, _, tiles, *_ = chosen(linears, Budget.of(0.2), None)
+    even = gains.settled_evenly(lambda ratios: assumed_plans(linears, TILE, ratios, "auto", None))
+    assert len(even.counted) == len(linears)
+    assert sum(int(grid.sum()) for grid in tiles.values()) == 4

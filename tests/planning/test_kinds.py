@@ -1,0 +1,129 @@
+"""Plans of tiles of several kinds: what a ratio assumes, what is predicted, and tiles chosen for a speed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from masklearn.masks.kinds.table import BY_CODE, DENSE, KINDS, PRUNED, TWO_FOUR
+from patch_compile.planning.cards import card_of
+from patch_compile.planning.cost import CostModel
+from patch_compile.planning.lowering import plan_linear, plan_linears
+from patch_compile.planning.outline import Outline
+from patch_compile.planning.planner import assumed_plans, assumed_tiles
+from patch_compile.planning.predict import predict_whole
+from patch_compile.planning.roofline.rest import Model
+from patch_compile.planning.speed_goal import SpeedGoal
+from patch_compile.planning.tiles_for_speed import SpeedTask, TilesForSpeed
+from patch_compile.planning.unpatterned import unpatterned
+from patch_compile.planning.workload import Workload
+from tests.planning.assumed import assumed_mask
+
+SHAPE, TILE = (4096, 4096), (128, 128)
+NAMES = ("2:4", "6:16", "8:16", "10:16", "12:16", "14:16")
+AUTO = tuple(PRUNED[name] for name in NAMES)
+COSTS = CostModel(card_of("a6000"), Workload(1, 16, 512))
+
+
+def share_of(mask, kind):
+    return float((mask.kinds == kind.code).mean())
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.1, 0.125, 0.3, 0.4, 0.5])
+def test_a_ratio_assumes_the_two_nearest_kinds(ratio):
+    mask = assumed_mask(SHAPE, TILE, ratio, AUTO)
+    there = [BY_CODE[int(code)] for code in np.unique(mask.kinds)]
+    assert abs(mask.zeroed / np.prod(SHAPE) - ratio) < 1e-3 and len(there) <= 2
+    zeros = sorted({0.0, *(kind.zeros for kind in AUTO)})
+    around = [z for z in zeros if z <= ratio][-1:] + [z for z in zeros if z >= ratio][:1]
+    assert {kind.zeros for kind in there} <= {*around}
+    assert TWO_FOUR not in there  # 8:16 has its bytes, and loses less
+
+
+def test_with_2_4_alone_it_is_the_mask_of_before():
+    mask = assumed_mask(SHAPE, TILE, 0.35)
+    assert {*np.unique(mask.kinds)} == {DENSE.code, TWO_FOUR.code}
+    assert share_of(mask, TWO_FOUR) == pytest.approx(0.7, abs=1e-3)
+
+
+def test_a_ratio_beyond_the_kinds_takes_all_tiles_of_the_last():
+    mask = assumed_mask(SHAPE, TILE, 0.5, (PRUNED["12:16"],))
+    assert share_of(mask, PRUNED["12:16"]) == 1.0
+
+
+@pytest.mark.parametrize("kind", KINDS[1:], ids=str)
+def test_decode_takes_the_time_of_its_bytes(kind):
+    """On a card whose DRAM is slow for its SMs, a kind is as fast as its bytes, to the launch and the kernel's ends."""
+    tiles = {"x": np.full((32, 32), kind.code, np.uint8)}
+    (plan,) = plan_linears(unpatterned({"x": SHAPE}, TILE, tiles), "plugin", COSTS).values()
+    assert plan.slabs[kind.name] == (64 if kind is not TWO_FOUR else 32) * 64
+    times = plan.predicted.decode
+    share = plan.bytes_after / plan.bytes_before
+    assert share == pytest.approx(kind.bytes_per_weight / 2, rel=0.01)
+    assert share - 0.01 < times.hybrid / times.dense < share + 0.15
+
+
+def test_prompts_gain_by_2_4_alone():
+    """n:16 is unpacked and multiplied in full."""
+    kinds = {name: assumed_mask(SHAPE, TILE, 0.5, (PRUNED[name],)) for name in ("2:4", "8:16")}
+    costs = CostModel(card_of("a6000"), Workload(1, 4096, 1))
+    plans = plan_linears(kinds, "plugin", costs)
+    assert plans["2:4"].predicted.prefill.hybrid < plans["2:4"].predicted.prefill.dense
+    assert plans["8:16"].predicted.prefill.hybrid > plans["2:4"].predicted.prefill.hybrid
+
+
+def test_linears_of_other_kinds_are_open_to_auto():
+    """A decode workload packs them, and a workload of long prompts leaves them dense."""
+    kinds = {"x": (PRUNED["8:16"],)}
+    decode, prompts = COSTS, CostModel(card_of("a6000"), Workload(1, 4096, 1))
+    lowerings = [
+        assumed_plans({"x": SHAPE}, TILE, {"x": 0.5}, "auto", costs, kinds)["x"].lowering
+        for costs in (decode, prompts)
+    ]
+    assert lowerings == ["plugin", "dense"]
+
+
+OUTLINE = Outline(Model(1, 4096, 11008, 32, 32, 128, 0, name="m"))
+
+
+def tiles_for(goal, linears, kinds):
+    task = SpeedTask(goal, COSTS, OUTLINE, linears, TILE, "plugin", dict.fromkeys(linears, kinds))
+    return TilesForSpeed(task)
+
+
+@pytest.mark.parametrize("kinds", [(TWO_FOUR,), AUTO], ids=["2:4", "auto"])
+def test_tiles_for_a_speed_reach_it_with_the_least_loss(kinds):
+    """Scores grow faster than the bytes saved, as real ones do: with more kinds to choose from they are lower."""
+    linears = {"a": SHAPE, "b": (11008, 4096)}
+    goal = SpeedGoal(speedup=1.25)
+    choose = tiles_for(goal, linears, kinds)
+    rng = np.random.default_rng(0)
+    areas = {name: np.full((n // 128, k // 128), 128 * 128) for name, (n, k) in linears.items()}
+    size = {name: rng.uniform(0.5, 2, grid.shape) for name, grid in areas.items()}
+    # 2:4 loses more than 8:16, which has its bytes.
+    loss = {kind: kind.zeros**2 * (1.6 if kind is TWO_FOUR else 1) for kind in kinds}
+    scores = {name: {kind: size[name] * loss[kind] for kind in kinds} for name in linears}
+    chosen, _ = choose(scores, areas)
+    plans = plan_linears(unpatterned(linears, TILE, chosen.kinds), "plugin", COSTS)
+    found = predict_whole(plans.values(), OUTLINE, COSTS).end_to_end
+    assert goal.met(found) and found.speedup < 1.26
+    assert found.speedup <= found.limit
+    there = {BY_CODE[int(code)] for grid in chosen.kinds.values() for code in np.unique(grid)}
+    assert there <= {DENSE, *kinds}
+    if len(kinds) > 1:
+        assert len(there) > 2 and TWO_FOUR not in there
+        assert choose.record.cost < 0.75 * _cost_of_two_four(goal, linears, areas, size)
+
+
+def _cost_of_two_four(goal, linears, areas, size):
+    choose = tiles_for(goal, linears, (TWO_FOUR,))
+    choose({name: grid * 0.25 * 1.6 for name, grid in size.items()}, areas)
+    return choose.record.cost
+
+
+def test_a_plan_needs_the_tiles_of_a_mask_and_no_patterns():
+    kinds = tuple(PRUNED[name] for name in ("2:4", "8:16", "12:16"))
+    for shape, ratio in (((1000, 512), 0.2), ((300, 640), 0.35), ((256, 256), 0.5)):
+        tiles, mask = (one(shape, (128, 128), ratio, kinds) for one in (assumed_tiles, assumed_mask))
+        assert plan_linear("x", tiles) == plan_linear("x", mask)
+        assert (tiles.zeroed, tiles.by_kind()) == (mask.zeroed, mask.by_kind())

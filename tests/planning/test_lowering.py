@@ -1,0 +1,100 @@
+import numpy as np
+import pytest
+
+from patch_compile.artifacts.plan import Node, Reason, ReasonKind
+from patch_compile.packing.format import pack, pack_together
+from patch_compile.packing.joint import gated_panels
+from patch_compile.planning.lowering import LinearPlan, plan_linear
+from tests.mosaics import random_mask
+
+
+@pytest.mark.parametrize("shape", [(576, 576), (192, 576), (1536, 576), (300, 100)])
+@pytest.mark.parametrize("share", [0.4, 1.0])
+def test_the_plan_announces_what_packing_gives(shape, share):
+    mask, _ = random_mask(shape, (64, 64), share, 2)
+    plan = plan_linear("x", mask)
+    packed = pack(np.zeros(shape, np.uint16), mask, plan.panel_rows)
+    assert plan.lowering == "plugin"
+    assert plan.reason is None
+    assert (plan.dense_slabs, plan.sparse_slabs) == (len(packed.dense), len(packed.sparse))
+    assert plan.bytes_after == packed.nbytes
+    assert plan.bytes_before == 2 * shape[0] * shape[1]
+    assert plan.zeroed == mask.zeroed
+    assert plan.node == Node(name="x", linears=("x",))
+
+
+@pytest.mark.parametrize("shape", [(512, 576), (300, 100)])
+@pytest.mark.parametrize("shares", [(0.4, 1.0), (1.0, 0.6)])
+def test_gate_and_up_together_announce_what_their_node_holds(shape, shares):
+    masks = [random_mask(shape, (128, 128), share, 2)[0] for share in shares]
+    node = Node(name="gate+up", linears=("gate", "up"), activation="silu", gated=True)
+    plans = [
+        plan_linear(name, mask).fused(mask, node, 64) for name, mask in zip(node.linears, masks, strict=True)
+    ]
+    parts = [(np.zeros(shape, np.uint16), mask) for mask in masks]
+    packed = pack_together(parts, 64, gated_panels(shape[0], 64))
+    assert sum(plan.bytes_after for plan in plans) == packed.nbytes
+    assert sum(plan.dense_slabs for plan in plans) == len(packed.dense)
+    assert {(plan.panel_rows, plan.row().node) for plan in plans} == {(64, node)}
+
+
+def test_a_residual_keeps_the_panels():
+    mask, _ = random_mask((512, 512), (128, 128), 0.5, 0)
+    plan = plan_linear("x", mask)
+    assert plan.panel_rows == 128
+    node = Node(name="x", linears=("x",), residual=True)
+    assert plan.fused(mask, node).row() == plan.row().model_copy(update={"node": node})
+
+
+def test_a_row_tells_the_plan_again():
+    mask, _ = random_mask((512, 512), (128, 128), 0.5, 0)
+    for asked in ("plugin", "dense"):
+        plan = plan_linear("x", mask, asked)
+        assert LinearPlan.of(plan.row()) == plan
+
+
+def test_a_linear_without_sparse_tiles_stays_dense_with_its_reason():
+    mask, _ = random_mask((128, 128), (64, 64), 0.0, 0)
+    plan = plan_linear("x", mask)
+    assert (plan.lowering, plan.reason) == ("dense", Reason(kind=ReasonKind.NO_SPARSE_TILE))
+    assert plan.row().node is None
+    assert plan.bytes_after == plan.bytes_before
+
+
+def test_tiles_too_small_for_a_slab_are_said():
+    mask, _ = random_mask((128, 128), (64, 32), 0.0, 0)
+    tiles = mask.tiles.copy()
+    tiles[:, 0] = True
+    from masklearn.masks.linear_mask import LinearMask
+
+    half = LinearMask.from_candidate((64, 32), tiles, np.zeros((128, 32), np.uint8))
+    plan = plan_linear("x", half)
+    assert plan.lowering == "dense"
+    assert plan.reason == plan.row().reason == Reason(kind=ReasonKind.SMALL_TILES, tile=(64, 32))
+
+
+def other_kinds():
+    from masklearn.masks.kinds.table import FAMILIES
+    from masklearn.masks.linear_mask import LinearMask
+
+    scores = np.random.default_rng(0).random((128, 128))
+    kinds = np.array([[0, 1], [2, 1]], np.uint8)
+    codes = {"2:4": FAMILIES["2:4"].best(scores, 2), "n:16": FAMILIES["n:16"].best(scores, 8)}
+    return LinearMask.from_codes((128, 128), (64, 64), kinds, codes)
+
+
+@pytest.mark.parametrize("asked", ["auto", "plugin"])
+def test_slabs_of_every_kind_are_counted(asked):
+    mask = other_kinds()
+    plan = plan_linear("x", mask, asked)
+    assert (plan.lowering, plan.slabs) == ("plugin", {"dense": 1, "2:4": 2, "8:16": 1})
+    assert plan.row().slabs.others == {"8:16": 1}
+    assert plan.bytes_after == pack(np.zeros((128, 128), np.uint16), mask, plan.panel_rows).nbytes
+    assert LinearPlan.of(plan.row()) == plan
+
+
+@pytest.mark.parametrize("asked", ["dense", "split"])
+def test_lowerings_without_slabs_take_every_kind(asked):
+    plan = plan_linear("x", other_kinds(), asked)
+    assert plan.lowering == asked
+    assert plan.zeroed == 3 * 64 * 64 // 2

@@ -1,0 +1,131 @@
+"""Measured cards are saved, found again for the same GPU, and used by plans."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from patch_compile.cli.plan import plan as plan_command
+from patch_compile.errors import PatchCompileError
+from patch_compile.hardware.gpu import Gpu
+from patch_compile.planning.cards import card_of, card_of_gpu
+from patch_compile.planning.measured import MeasuredCard
+from patch_compile.planning.roofline.assumptions import ASSUMED
+from tests.planning.llama import LLAMA_2_7B, write_hollow_llama
+
+A6000, A40 = Gpu("NVIDIA RTX A6000", (8, 6)), Gpu("NVIDIA A40", (8, 6))
+FITTED = {"bandwidth": 0.7, "tensor": 0.6}
+
+
+@pytest.fixture
+def folder(no_measured_cards):
+    return no_measured_cards
+
+
+def card(gpu: Gpu = A6000, **changed) -> MeasuredCard:
+    about = {
+        "gpu": gpu.name,
+        "card": "A6000",
+        "own": gpu is A6000,
+        "clocks": {"sm_mhz": 1755.0, "memory_mhz": 8001.0},
+        "driver": "580.82",
+        "backend": "tensorrt",
+        "version": "11.0.1",
+        "date": "2026-11-25T12:00:00+00:00",
+        "model": "llama-2-7b",
+        "assumptions": FITTED,
+        "left": {"launch": "these times hardly depend on it"},
+        "times": 16,
+        "error": {"before": 0.21, "after": 0.03},
+    }
+    return MeasuredCard(**(about | changed))
+
+
+def test_the_card_of_this_gpu_and_of_its_name_is_the_one_that_was_measured():
+    card().save()
+    for found in (card_of_gpu(A6000), card_of("a6000"), card_of("RTX A6000")):
+        assert (found.assume.bandwidth, found.assume.tensor) == (0.7, 0.6)
+        assert str(found) == "A6000 (calibrated by times measured on NVIDIA RTX A6000 on 2026-11-25)"
+        assert hash(found) == hash(card_of_gpu(A6000))  # plans are cached by card
+
+
+def test_a_calibration_of_another_gpu_is_not_applied():
+    """An A40 has an A6000's architecture and no row of its own, but neither takes the other's calibration."""
+    card().save()
+    for found in (card_of("a40"), card_of_gpu(A40), card_of("sm86"), card_of("a6000,h100"), card_of("h100")):
+        assert found.assume == ASSUMED and found.measured is None
+    card(A40, assumptions={"bandwidth": 0.8}, date="2026-11-26").save()
+    assert card_of_gpu(A40).assume.bandwidth == 0.8
+    assert card_of("a6000").assume.bandwidth == card_of_gpu(A6000).assume.bandwidth == 0.7
+
+
+def test_the_newest_counts_and_one_of_the_same_state_is_replaced(folder):
+    card().save()
+    card(assumptions={"bandwidth": 0.75}, date="2026-11-26").save()
+    assert len(list(folder.iterdir())) == 1 and card_of("a6000").assume.bandwidth == 0.75
+    card(driver="590.1", assumptions={"bandwidth": 0.65}, date="2026-11-20").save()
+    assert len(list(folder.iterdir())) == 2 and card_of("a6000").assume.bandwidth == 0.75
+
+
+def test_a_card_of_the_package_is_second_to_the_users():
+    card(assumptions={"bandwidth": 0.8, "turn": 1.5}, date="2026-12-24").ship("a6000")
+    found = card_of("a6000")
+    assert (found.assume.bandwidth, found.assume.turn) == (0.8, 1.5) and found.measured.shipped
+    assert card_of_gpu(A40).measured is None
+    card().save()  # earlier, but the user's own
+    assert card_of("a6000").assume.bandwidth == 0.7 and not card_of("a6000").measured.shipped
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda content: "{",
+    lambda content: json.dumps(content | {"schema": 1}),
+    lambda content: json.dumps(content | {"assumptions": {"bandwidth": 5.0}}),
+    lambda content: json.dumps(content | {"assumptions": {"luck": 0.5}}),
+    lambda content: json.dumps(content | {"assumptions": {"merged": True}}),
+    lambda content: json.dumps({k: v for k, v in content.items() if k != "gpu"}),
+    lambda content: "[]",
+])  # fmt: skip
+def test_a_file_that_is_no_calibration_is_named(spoil):
+    path = card().save()
+    path.write_text(spoil(json.loads(path.read_text())))
+    with pytest.raises(PatchCompileError, match="is no calibration of a card") as caught:
+        card_of("a6000")
+    assert str(path) in caught.value.what and caught.value.why and "Remove it" in caught.value.fix
+
+
+@pytest.fixture
+def model(tmp_path):
+    return write_hollow_llama(tmp_path / "llama", LLAMA_2_7B | {"num_hidden_layers": 2})
+
+
+def planned(model):
+    """What a plan for an A6000 says, and its JSON."""
+    flags = [str(model), "--ratio", "0.4", "--target", "a6000"]
+    said = CliRunner().invoke(plan_command, flags, catch_exceptions=False).stdout
+    found = CliRunner().invoke(plan_command, [*flags, "--json"], catch_exceptions=False).stdout
+    return said, json.loads(found)
+
+
+def test_a_plan_shows_what_it_goes_by(model):
+    said, assumed = planned(model)
+    assert "predicted by a roofline" in said and "calibrated" not in said
+    card().save()
+    said, found = planned(model)
+    assert "predicted on A6000 (calibrated by times measured on NVIDIA RTX A6000 on 2026-11-25)" in said
+    assert "fitted to 16 times of llama-2-7b" in said and "bandwidth 0.70 instead of 0.90" in said
+    assert "driver 580.82, tensorrt 11.0.1" in said and "predicted by a roofline" not in said
+    assert "comes with patch-compile" not in said and not found["card"]["calibration"]["shipped"]
+    for phase, least in (("prefill", 1.3), ("decode", 1.2)):
+        slower = found["whole"][phase]["dense_ms"] / assumed["whole"][phase]["dense_ms"]
+        assert least < slower < 1.7  # 1/.60 and .90/.70 by the part that each bounds
+
+
+def test_a_plan_says_that_its_card_is_the_packages(model):
+    card(assumptions=FITTED | {"turn": 1.5}).ship("a6000")
+    said, found = planned(model)
+    shown = (
+        "predicted on A6000 (calibrated by patch-compile's times measured on NVIDIA RTX A6000 on 2026-11-25)"
+    )
+    assert shown in said and "this calibration comes with patch-compile" in said
+    assert "turn 1.50 instead of 1.00 (clocks of a slab in the kernels' loop over the simulated ones)" in said
+    assert found["card"]["calibration"]["shipped"]

@@ -1,0 +1,121 @@
+"""Fitting finds the assumptions that produced the times, and refuses times that no card produces."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import covered_linears_of
+from patch_compile.errors import PatchCompileError
+from patch_compile.planning.cards import card_of
+from patch_compile.planning.cost import CostModel
+from patch_compile.planning.measured_fit import fit_assumptions
+from patch_compile.planning.outline import outline_of
+from patch_compile.planning.planner import assumed_plans
+from patch_compile.planning.roofline.assumptions import ASSUMED
+from patch_compile.planning.workload import Workload
+from patch_compile.timing.points import grid_of
+from patch_compile.timing.predicted import PlannedModel
+from tests.planning.llama import LLAMA_2_7B, write_hollow_llama
+
+ALL = grid_of((1, 16), (128, 1024), (128, 1024))
+SMALL = {"hidden_size": 1024, "intermediate_size": 2816, "num_attention_heads": 16, "num_key_value_heads": 16}
+
+
+@pytest.fixture(scope="module")
+def predict_of(tmp_path_factory):
+    """predict_of(points, **config) predicts two blocks, dense and hybrid at ratio 0.4, on an A6000."""
+
+    def of(points=ALL, **config):
+        folder = tmp_path_factory.mktemp("fit") / "llama"
+        checkpoint = Checkpoint.open(
+            write_hollow_llama(folder, LLAMA_2_7B | {"num_hidden_layers": 2} | config)
+        )
+        coverage, card = covered_linears_of(checkpoint), card_of("a6000")
+        plans = assumed_plans(
+            coverage.linears,
+            (128, 128),
+            dict.fromkeys(coverage.linears, 0.4),
+            "plugin",
+            CostModel(card, Workload(1, 1, 1)),
+        )
+        model = PlannedModel(tuple(plans.values()), outline_of(checkpoint, coverage)).evened()
+
+        def predict(assume):
+            phases = [model.at(point, replace(card, assume=assume)) for point in points]
+            return [time for phase in phases for time in (phase.dense, phase.planned)]
+
+        return predict
+
+    return of
+
+
+def test_the_assumptions_that_made_the_times_are_found(predict_of):
+    predict = predict_of(**SMALL)
+    true = replace(ASSUMED, bandwidth=0.7, tensor=0.6, hybrid=0.9, launch=3.0)
+    fit = fit_assumptions(predict(true), predict)
+    for name in ("bandwidth", "tensor", "hybrid", "launch"):
+        assert fit.fitted[name] == pytest.approx(getattr(true, name), rel=0.03), name
+    assert fit.after < 0.005 < 0.1 < fit.before and fit.left == {}
+
+
+def test_noise_moves_them_a_little(predict_of):
+    predict = predict_of()
+    true = replace(ASSUMED, bandwidth=0.75, tensor=0.65)
+    times = np.array(predict(true)) * np.exp(np.random.default_rng(0).normal(0, 0.03, 16))
+    fit = fit_assumptions(list(times), predict)
+    assert fit.fitted["bandwidth"] == pytest.approx(0.75, rel=0.05)
+    assert fit.fitted["tensor"] == pytest.approx(0.65, rel=0.05)
+    assert 0 < fit.after < 0.05
+
+
+def test_what_decode_steps_do_not_tell_is_left_and_said(predict_of):
+    decode = grid_of((1, 4), (), (128, 1024))
+    predict = predict_of(decode)
+    fit = fit_assumptions(predict(replace(ASSUMED, bandwidth=0.7)), predict)
+    assert fit.fitted["bandwidth"] == pytest.approx(0.7, rel=0.02)
+    assert fit.left["tensor"] == "these times hardly depend on it" and fit.assume.tensor == ASSUMED.tensor
+
+
+def test_the_clock_that_was_measured_is_taken_as_it_is(predict_of):
+    predict = predict_of()
+    fit = fit_assumptions(predict(replace(ASSUMED, clock=0.8)), predict, clock=0.8)
+    assert fit.fitted["clock"] == fit.assume.clock == 0.8
+    assert fit.fitted["tensor"] == pytest.approx(ASSUMED.tensor, rel=0.01) and fit.before < 0.001
+
+
+def test_two_assumptions_that_do_the_same_are_not_told_apart():
+    def predict(assume):
+        return [1 / (assume.bandwidth * assume.tensor), 2 / (assume.bandwidth * assume.tensor)]
+
+    fit = fit_assumptions([2.0, 4.0], predict)
+    assert (
+        list(fit.fitted) == ["bandwidth"]
+        and fit.left["tensor"] == "these times do not tell it from bandwidth"
+    )
+
+
+@pytest.mark.parametrize(("times", "said"), [
+    ([1.0], "One measured time is not enough"),
+    ([1.0, 0.0], "not above 0"),
+    ([1.0, float("nan")], "not above 0"),
+])  # fmt: skip
+def test_times_that_are_none_are_refused(times, said):
+    with pytest.raises(PatchCompileError, match=said):
+        fit_assumptions(times, lambda assume: [1 / assume.bandwidth] * len(times))
+
+
+@pytest.mark.parametrize("factor", [4.5, 1 / 4.5])
+def test_a_card_that_can_not_be_is_refused(predict_of, factor):
+    predict = predict_of()
+    with pytest.raises(
+        PatchCompileError, match=r"fit no (bandwidth|tensor|hybrid) that a card can have"
+    ) as caught:
+        fit_assumptions([factor * time for time in predict(ASSUMED)], predict)
+    assert "4 or more times off the assumed" in caught.value.why
+
+
+def test_times_that_tell_nothing_are_refused():
+    with pytest.raises(PatchCompileError, match="do not determine any property"):
+        fit_assumptions([1.0, 1.0], lambda _assume: [1.0, 1.0])

@@ -1,0 +1,127 @@
+"""Linears of one input that become one product, by names and by the graph, and their lowerings by `auto`."""
+
+from dataclasses import replace
+
+import pytest
+
+from masklearn.checkpoint.architectures import ARCHITECTURES
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import covered_linears_of
+from patch_compile.artifacts.plan import Node
+from patch_compile.packing.fusion import FUSIONS
+from patch_compile.planning.cards import card_of
+from patch_compile.planning.cost import CostModel
+from patch_compile.planning.outline import Outline, outline_of
+from patch_compile.planning.planner import assumed_plans, settle_together
+from patch_compile.planning.predict import predict_whole
+from patch_compile.planning.products import InputGroup, compiled_groups, fused_groups, groups_by_name
+from patch_compile.planning.workload import Workload
+from tests.onnx_export.tiny import ENCODERS, LAYERS, VARIANTS, save_tiny
+from tests.planning.llama import LLAMA_2_7B, write_hollow_llama
+
+LOAD = Workload(16, 128, 128)
+# k and v alone are too small for a launch on an A6000
+SMALL = LLAMA_2_7B | {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 1, "num_attention_heads": 16,
+                      "num_key_value_heads": 2}  # fmt: skip
+FUSED_ALREADY = ("gpt2", "gpt_neox", "phi3")
+
+
+@pytest.mark.parametrize("variant", [*VARIANTS, "bert", "distilbert"])
+def test_names_tell_what_the_graph_will(variant, tmp_path):
+    """The passes find the same in these models: see tests/passes/fusion/test_fused_models.py."""
+    kind = (VARIANTS | ENCODERS)[variant][0]
+    coverage = covered_linears_of(Checkpoint.open(save_tiny(variant, tmp_path / "m")))
+    found = groups_by_name(coverage.linears, ARCHITECTURES[kind])
+    ends = [({name.rpartition(".")[2] for name in one.linears}, one.gated) for one in found]
+    qkv = {"bert": {"query", "key", "value"}, "distilbert": {"q_lin", "k_lin", "v_lin"}}
+    expected = (
+        [] if kind in FUSED_ALREADY else [(qkv.get(kind, {"q_proj", "k_proj", "v_proj"}), False)] * LAYERS
+    )
+    if kind not in (*FUSED_ALREADY, *qkv, "opt"):
+        expected += [({"gate_proj", "up_proj"}, True)] * LAYERS
+    assert ends == expected
+
+
+def test_what_is_switched_off_shares_no_node():
+    pair, three = InputGroup(("m.gate", "m.up"), gated=True), InputGroup(("a.q", "a.k", "a.v"))
+    assert fused_groups([three, pair], tuple(FUSIONS)) == (three, pair)
+    assert fused_groups([three, pair], ("gated",)) == (pair,)
+    assert fused_groups([three, pair], ("qkv", "bias")) == (three,)
+
+
+@pytest.fixture
+def small(tmp_path):
+    checkpoint = Checkpoint.open(write_hollow_llama(tmp_path / "small", SMALL))
+    costs = CostModel(card_of("a6000"), LOAD)
+
+    def plan(lowering="auto", ratio=0.5, fuse=tuple(FUSIONS), exclude=()):
+        coverage = covered_linears_of(checkpoint, exclude=exclude)
+        outline = outline_of(checkpoint, coverage, fuse)
+        plans = assumed_plans(
+            coverage.linears, (128, 128), dict.fromkeys(coverage.linears, ratio), lowering, costs
+        )
+        return plans, settle_together(plans, lowering, outline, costs), outline, costs
+
+    return plan
+
+
+def lowerings(plans, *ends):
+    return [plan.lowering for end in ends for name, plan in plans.items() if name.endswith(end)]
+
+
+def end_to_end(plans, outline: Outline, costs: CostModel) -> float:
+    return predict_whole(plans.values(), outline, costs).end_to_end.planned
+
+
+QKV = ("q_proj", "k_proj", "v_proj")
+
+
+def test_linears_too_small_alone_are_packed_together_where_that_pays(small):
+    alone, together, outline, costs = small()
+    assert lowerings(alone, *QKV) == ["plugin", "dense", "dense"]
+    assert lowerings(together, *QKV) == ["plugin"] * 3
+    assert all(plan.reason is None for plan in together.values() if plan.lowering == "plugin")
+    assert end_to_end(together, outline, costs) < end_to_end(alone, outline, costs)
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.3, 0.5])
+@pytest.mark.parametrize("fuse", [(), tuple(FUSIONS)])
+def test_no_other_choice_is_faster(small, ratio, fuse):
+    _, settled, outline, costs = small(ratio=ratio, fuse=fuse)
+    fastest = end_to_end(settled, outline, costs)
+    for group in outline.groups:
+        for bits in range(2 ** len(group.linears)):
+            other = {
+                name: replace(settled[name], lowering="plugin" if bits >> i & 1 else "dense")
+                for i, name in enumerate(group.linears)
+            }
+            assert end_to_end(settled | other, outline, costs) >= fastest * (1 - 1e-12)
+    assert all(bool(plan.reason) == (plan.lowering == "dense") for plan in settled.values())
+
+
+def test_what_is_asked_for_is_left_alone(small):
+    for lowering, expected in (("plugin", "plugin"), ("dense", "dense"), ("split", "split")):
+        plans, settled, *_ = small(lowering)
+        assert settled == plans and {plan.lowering for plan in settled.values()} == {expected}
+    _, settled, *_ = small("q_proj=dense")
+    assert lowerings(settled, "q_proj") == ["dense"]
+
+
+def test_without_a_card_nothing_is_settled(small):
+    plans, _, outline, _ = small()
+    assert settle_together(plans, "auto", outline, None) == plans
+
+
+def test_a_linear_that_is_not_covered_is_dense_beside_the_others(small):
+    _, settled, outline, _ = small(exclude=("*v_proj",))
+    assert [plan.name.rpartition(".")[2] for plan in outline.others] == ["v_proj"]
+    assert not lowerings(settled, "v_proj") and len(outline.groups[0].linears) == 3
+
+
+def test_the_graph_says_what_shares_a_node(small):
+    plans, *_ = small("plugin")
+    names = [name for name in plans if name.endswith(("gate_proj", "up_proj"))]
+    node = Node(name="gate+up", linears=tuple(names), activation="silu", gated=True)
+    fused = {name: replace(plans[name], node=node) for name in names}
+    assert compiled_groups((plans | fused).values()) == (InputGroup(tuple(names), gated=True),)
+    assert compiled_groups(plans.values()) == ()

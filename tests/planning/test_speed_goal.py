@@ -1,0 +1,43 @@
+import pytest
+
+from patch_compile.errors import SpeedError
+from patch_compile.planning.predict import PhaseTimes
+from patch_compile.planning.speed_goal import SpeedGoal, ratio_for
+
+
+def kernel_that_starts_to_pay_at(ratio, best=60.0):
+    """Times of a hybrid model that falls from 110 ms at ratio 0 to `best` at 0.5, but at most the dense model's 100 ms."""
+
+    def predict(at: float) -> PhaseTimes:
+        assert 0 <= at <= 0.5
+        hybrid = 110 - (110 - best) * at / 0.5
+        return PhaseTimes(100.0, hybrid if at >= ratio else 100.0, 1 / (1 - at))
+
+    return predict
+
+
+@pytest.mark.parametrize(
+    ("goal", "ratio"),
+    [
+        (SpeedGoal(speedup=1.25), 0.3),
+        (SpeedGoal(budget_ms=80), 0.3),
+        (SpeedGoal(budget_ms=79.95), 0.301),
+        (SpeedGoal(budget_ms=60), 0.5),
+        (SpeedGoal(budget_ms=100), 0.0),
+    ],
+)
+def test_the_least_ratio_to_a_thousandth(goal, ratio):
+    predict = kernel_that_starts_to_pay_at(0.1)
+    found = ratio_for(goal, predict)
+    assert found == pytest.approx(ratio) and goal.met(predict(found))
+    assert found == 0 or not goal.met(predict(found - 0.001))
+
+
+def test_out_of_reach_says_what_the_best_is():
+    with pytest.raises(SpeedError, match="The goal of 59 ms is out of reach") as caught:
+        ratio_for(SpeedGoal(budget_ms=59), kernel_that_starts_to_pay_at(0.1))
+    assert caught.value.exit_code == 4
+    assert (
+        "60.0 ms, and 100.0 ms with the dense model: a speed-up of 1.67. No kernel can pass 2.00."
+        in caught.value.why
+    )

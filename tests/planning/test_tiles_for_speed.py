@@ -1,0 +1,133 @@
+"""Tiles chosen for a speed reach it narrowly, at the least loss, and each of them saves time."""
+
+import numpy as np
+import pytest
+
+from masklearn.masks.kinds.table import TWO_FOUR
+from masklearn.masks.tiles import grid_shape, tile_weights
+from patch_compile.artifacts.plan import ReasonKind
+from patch_compile.errors import SpeedError
+from patch_compile.planning.cards import card_of
+from patch_compile.planning.cost import CostModel
+from patch_compile.planning.lowering import plan_linears
+from patch_compile.planning.outline import Outline
+from patch_compile.planning.predict import predict_whole
+from patch_compile.planning.roofline.rest import Model
+from patch_compile.planning.speed_goal import SpeedGoal
+from patch_compile.planning.tiles_for_speed import SpeedTask, TilesForSpeed
+from patch_compile.planning.unpatterned import unpatterned
+from patch_compile.planning.workload import Workload
+
+TILE = (128, 128)
+COSTS = CostModel(card_of("a6000"), Workload(16, 128, 128))
+OUTLINE = Outline(Model(1, 4096, 11008, 32, 32, 128, 0, name="m"))
+LINEARS = {
+    "q": (4096, 4096),
+    "k": (1024, 4096),
+    "tiny": (256, 256),
+    "up": (11008, 4096),
+    "down": (4096, 11008),
+}
+
+
+def scored(seed=0, **factors):
+    rng = np.random.default_rng(seed)
+    areas = {name: tile_weights(shape, TILE) for name, shape in LINEARS.items()}
+    scores = {
+        name: factors.get(name, 1.0) * rng.lognormal(size=grid_shape(shape, TILE))
+        for name, shape in LINEARS.items()
+    }
+    return scores, areas
+
+
+def chosen(goal, scores, areas, lowering="auto"):
+    kinds = dict.fromkeys(LINEARS, (TWO_FOUR,))
+    choose = TilesForSpeed(SpeedTask(goal, COSTS, OUTLINE, LINEARS, TILE, lowering, kinds))
+    tiles, budget = choose(scores, areas)
+    return tiles, budget, choose.record
+
+
+def planned(tiles, lowering="auto"):
+    plans = plan_linears(unpatterned(LINEARS, TILE, tiles), lowering, COSTS)
+    return plans, predict_whole(plans.values(), OUTLINE, COSTS).end_to_end
+
+
+@pytest.mark.parametrize("speedup", [1.02, 1.1, 1.2, 1.3])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_model_is_as_fast_as_asked_and_hardly_faster(speedup, seed):
+    goal = SpeedGoal(speedup=speedup)
+    tiles, _, record = chosen(goal, *scored(seed))
+    plans, found = planned(tiles)
+    assert goal.met(found)
+    # a schedule may save a whole wave of tiles at once
+    assert found.speedup < speedup * 1.01
+    assert record.tiles == sum(int(grid.sum()) for grid in tiles.values())
+    assert not any(plan.lowering == "dense" and plan.pruned_tiles for plan in plans.values())
+
+
+def test_a_budget_of_milliseconds_is_met_too():
+    _, dense = planned({name: np.zeros(grid_shape(shape, TILE), np.bool_) for name, shape in LINEARS.items()})
+    goal = SpeedGoal(budget_ms=dense.dense / 1.2)
+    tiles, _, record = chosen(goal, *scored())
+    by_speed, _, _ = chosen(SpeedGoal(speedup=1.2), *scored())
+    assert planned(tiles)[1].planned <= goal.milliseconds(dense.dense)
+    assert all(np.array_equal(tiles[name], by_speed[name]) for name in LINEARS)
+    assert record.goal.endswith(" ms")
+
+
+def test_the_loss_is_within_a_tile_of_the_linear_program():
+    scores, areas = scored()
+    tiles, budget, record = chosen(SpeedGoal(speedup=1.2), scores, areas)
+    lost = sum(float(scores[name][tiles[name]].sum()) for name in LINEARS)
+    dearest = max(float(scores[name][tiles[name]].max(initial=0)) for name in LINEARS)
+    assert record.cost == pytest.approx(lost)
+    assert 0 <= record.cost - record.bound <= dearest
+    assert record.gap == pytest.approx((record.cost - record.bound) / record.bound, rel=1e-6)
+    assert (budget.unit, budget.amount) == ("µs", pytest.approx(record.saved_us, rel=1e-2))
+
+
+def test_no_choice_at_random_with_the_same_speed_loses_less():
+    scores, areas = scored()
+    tiles, _, record = chosen(SpeedGoal(speedup=1.15), scores, areas)
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        order = [(name, *place) for name in ("q", "up", "down") for place in np.ndindex(tiles[name].shape)]
+        rng.shuffle(order)
+        other = {name: np.zeros_like(grid) for name, grid in tiles.items()}
+        for name, i, j in order[: record.tiles]:
+            other[name][int(i), int(j)] = True
+        assert sum(float(scores[name][other[name]].sum()) for name in LINEARS) > record.cost
+
+
+def test_what_counts_is_loss_per_microsecond_and_linears_that_gain_nothing_lose_nothing():
+    tiles, _, _ = chosen(SpeedGoal(speedup=1.1), *scored(tiny=1e-9, q=100.0))
+    assert not tiles["tiny"].any()  # although its tiles are by far the cheapest
+    assert not tiles["q"].any() and tiles["up"].any() and tiles["down"].any()
+
+
+def test_a_linear_with_too_few_tiles_to_pay_for_its_launch_is_left_whole():
+    """Three tiles of q are free, but they would save less than the kernel adds."""
+    scores, areas = scored(q=100.0)
+    scores["q"][0, :3] = 1e-9
+    tiles, _, record = chosen(SpeedGoal(speedup=1.1), scores, areas)
+    assert not tiles["q"].any()
+    plans, found = planned(tiles)
+    assert plans["q"].reason.kind is ReasonKind.NO_SPARSE_TILE and found.speedup >= 1.1
+    assert record.cost == pytest.approx(sum(float(scores[n][tiles[n]].sum()) for n in LINEARS))
+
+
+def test_lowerings_that_are_asked_for_bound_the_choice():
+    tiles, _, _ = chosen(SpeedGoal(speedup=1.1), *scored(), lowering="up=dense,q=split")
+    assert not tiles["up"].any() and not tiles["q"].any() and tiles["down"].any()
+    assert planned(tiles, "up=dense,q=split")[1].speedup >= 1.1
+
+
+def test_even_where_the_plugin_is_asked_for_a_linear_that_it_slows_down_stays_whole():
+    tiles, _, _ = chosen(SpeedGoal(speedup=1.1), *scored(tiny=1e-9), lowering="plugin")
+    assert not tiles["tiny"].any() and planned(tiles, "plugin")[1].speedup >= 1.1
+
+
+def test_a_speed_beyond_all_tiles_is_refused_with_what_there_is():
+    with pytest.raises(SpeedError, match=r"The goal of a speed-up of 1\.9 is out of reach") as caught:
+        chosen(SpeedGoal(speedup=1.9), *scored())
+    assert caught.value.exit_code == 4 and "No kernel can pass" in caught.value.why

@@ -1,0 +1,270 @@
+"""The command on a GPU that is simulated: ONNX Runtime computes engines in host memory, and the clock is told its times.
+
+Real are the flow from OUT to bench.json, the runner's profiles, buffers and graphs, the prediction beside each time, and
+the calibration. Stand-ins replace TensorRT, CUDA and NVML.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from patch_compile.artifacts.bench import BenchReport, Contender, Library, Spread, TimedOn
+from patch_compile.artifacts.engine import EngineReport
+from patch_compile.artifacts.folder import OutFolder
+from patch_compile.errors import PatchCompileError
+from patch_compile.hardware.gpu import Gpu
+from patch_compile.hardware.nvml import Sample
+from patch_compile.planning.cards import PlanCard, card_of, card_of_gpu
+from patch_compile.planning.roofline.assumptions import ASSUMED
+from patch_compile.report.terminal.bench import benched_parts
+from patch_compile.report.terminal.parts import show
+from patch_compile.runtime import Runner
+from patch_compile.sources.open import source_of
+from patch_compile.timing import models, run
+from patch_compile.timing.engine_runner import EngineRunner
+from patch_compile.timing.place import CpuPlace, GpuPlace
+from patch_compile.timing.request import BenchRequest
+from tests.artifacts.examples import engine_report
+from tests.runtime.host_engine import HostDevice, HostEngine
+
+PREFILL = {"batch": (1, 1, 4), "sequence": (1, 8, 64), "past": (0, 0, 0)}
+DECODE = {"batch": (1, 1, 4), "sequence": (1, 1, 1), "past": (1, 16, 64)}
+A6000 = Gpu("NVIDIA RTX A6000", (8, 6))
+SMALL = BenchRequest(batch_size=(1, 4), prompt_tokens=(8, 32), past_tokens=(16, 48), iterations=3, warm_up=1)
+
+
+class ToldDevice(HostDevice):
+    """A device whose times come from `tell`."""
+
+    def __init__(self, tell: Callable[[], float]) -> None:
+        super().__init__()
+        self.tell = tell
+
+    def time(self, work: Callable[[], object]) -> float:
+        work()
+        return self.tell()
+
+
+class Driver:
+    """NVML with fixed figures."""
+
+    driver, free_bytes = "580.82", 48 << 30
+
+    def __init__(self, *clocks: int) -> None:
+        self._clocks = list(clocks or (1800,))
+
+    def sample(self) -> Sample:
+        self._clocks.append(self._clocks.pop(0))
+        return Sample(self._clocks[0], 8000, 250.0, 65)
+
+
+class HostPlace(GpuPlace):
+    """Opens the ONNX file that stands in for an engine; times come from `truth`, by model and point."""
+
+    def open(self, model: str, file: Path) -> Any:
+        place, point = self, {}
+
+        class Told(EngineRunner):
+            def prepare(self, make: Any, phase: Any) -> None:
+                ids = make()["input_ids"].shape
+                past = next(a.shape[2] for n, a in make().items() if n.startswith("past"))
+                point["at"] = (str(phase), ids[0], past if ids[1] == 1 and past else ids[1])
+                super().prepare(make, phase)
+
+        device = ToldDevice(lambda: place.truth(model, *point["at"]))
+        return Told(HostEngine(file, device, [PREFILL, DECODE]), device)
+
+    truth: Any = None
+
+
+def as_engine(source: Path, target: Path) -> Path:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(onnx.load(source), target)
+    return target
+
+
+@pytest.fixture
+def gpu(out_of, monkeypatch):
+    """gpu(truth, driver) returns OUT of a tiny build with an engine, on a machine with an A6000."""
+    out = out_of("llama")
+    as_engine(out / "onnx/model.onnx", out / "engine/model.engine")
+    engine_report(backend="tensorrt", version="11.0").write(out / "engine/engine.json")
+    OutFolder.open(out).record("engine", "key", ["engine/model.engine", "engine/engine.json"])
+    monkeypatch.setattr(run, "choose_runner", lambda *_: Runner.ENGINE)
+    monkeypatch.setattr(
+        models,
+        "build_contender",
+        lambda _name, source, _out, _r, folder, _p: as_engine(source, folder / "model.engine"),
+    )
+
+    def on(truth: Any, driver: Any = None, card: PlanCard | None = None) -> Path:
+        about = TimedOn(name=A6000.name, compute_capability="8.6", driver="580.82", backend_version="11.0")
+        place = HostPlace(about, Library.TENSORRT, card or card_of_gpu(A6000), driver)
+        object.__setattr__(place, "truth", truth)
+        monkeypatch.setattr(run, "find_place", lambda *_, **__: place)
+        return out
+
+    return on
+
+
+def constant(model: str, *_point: Any) -> float:
+    return {"dense": 2.0, "hybrid": 1.6, "uniform-2:4": 1.25}[model]
+
+
+def test_engines_are_timed_with_clocks_limits_and_predictions(gpu, capsys):
+    out = gpu(constant, Driver(1800, 1790))
+    result = run.bench(out, SMALL)
+    assert result.runner is Library.TENSORRT
+    assert len(result.rows) == 8
+    for row in result.rows:
+        assert row.speedup == pytest.approx(1.25) and row.uniform.median_ms == 1.25
+        assert row.limit > 1 and row.predicted.dense_ms > 0
+        assert row.limit == row.predicted.limit
+    assert result.clocks.samples == 8 * 3
+    assert result.clocks.during.sm_mhz == Spread(min=1790, median=1795, max=1800)
+    assert not (out / "bench/models").exists()
+    OutFolder.open(out)
+    show(benched_parts(result, "bench.json"))
+    said = capsys.readouterr().out
+    assert "while it ran: SM clock 1790 … 1800 MHz, memory 8000 MHz, 250 W, 65 °C" in said
+    assert "predicted" in said and "limit" in said
+    assert "by the GPU's clock" in said and "clock moved" not in said
+
+
+def test_clocks_that_moved_are_warned_of(gpu, capsys):
+    show(benched_parts(run.bench(gpu(constant, Driver(1800, 1500)), SMALL), "bench.json"))
+    assert "note: the SM clock moved by" in capsys.readouterr().out
+
+
+def test_sizes_beyond_the_profiles_are_left_out_unless_they_were_asked_for(gpu):
+    out = gpu(constant)
+    with pytest.raises(
+        PatchCompileError, match="The point prefill, batch 5, 8 tokens can't be timed"
+    ) as caught:
+        run.bench(out, BenchRequest(batch_size=(5,), prompt_tokens=(8,), past_tokens=(16,)))
+    assert "Dense: its profiles do not hold these shapes" in caught.value.why
+    # Two batches of the default sizes fit no profile.
+    result = run.bench(out, BenchRequest(iterations=1, warm_up=0), force=True)
+    assert {row.batch for row in result.rows} == {1, 4}
+    assert any(
+        "not timed: decode, batch 8, 63 past tokens: dense: its profiles" in note for note in result.notes
+    )
+
+
+def test_engines_that_do_not_fit_onto_the_gpu_are_refused(gpu):
+    driver = Driver()
+    driver.free_bytes = 1000
+    with pytest.raises(PatchCompileError, match="3 models do not fit into the GPU's memory together"):
+        run.bench(gpu(constant, driver), SMALL)
+
+
+def truth_of(out: Path, assume: Any) -> Any:
+    """Times of a card that differs from its data sheet."""
+    from patch_compile.artifacts.bench import Phase
+    from patch_compile.timing.points import Point
+    from patch_compile.timing.predicted import planned_model
+
+    folder = OutFolder.open(out)
+    planned, card = (
+        planned_model(folder, source_of(folder)),
+        PlanCard(card_of("a6000").rated, assume=assume),
+    )
+
+    def told(model: str, phase: str, batch: int, tokens: int) -> float:
+        found = planned.at(Point(Phase(phase), batch, tokens), card)
+        return {"dense": found.dense, "hybrid": found.planned, "uniform-2:4": found.planned}[model]
+
+    return told
+
+
+def test_calibration_finds_what_the_card_does_and_plans_go_by_it(gpu, no_measured_cards, capsys):
+    """The time between kernels dominates in such a tiny model, and the calibration finds it."""
+    from dataclasses import replace
+
+    out = gpu(constant)
+    true = replace(ASSUMED, launch=2.5)
+    gpu(truth_of(out, true), Driver(1800))
+    asked = BenchRequest(**{**vars(SMALL), "calibrate": True})
+    result = run.bench(out, asked)
+    (file,) = no_measured_cards.iterdir()
+    written = json.loads(file.read_text())
+    assert written["assumptions"]["launch"] == pytest.approx(2.5, rel=0.02)
+    assert written["assumptions"]["clock"] == pytest.approx(1.0)
+    assert (written["gpu"], written["driver"], written["version"]) == (A6000.name, "580.82", "11.0")
+    assert written["error"]["after"] < 0.01 < written["error"]["before"]
+    assert result.calibration.path == str(file)
+    assert BenchReport.of(out).calibration == result.calibration
+    assert card_of("a6000").assume.launch == pytest.approx(2.5, rel=0.02)
+    show(benched_parts(result, "bench.json"))
+    said = capsys.readouterr().out
+    assert "calibrated: predictions of a roofline" in said
+
+
+def test_a_calibration_that_is_nonsense_leaves_the_times_and_no_card(gpu, no_measured_cards):
+    out = gpu(lambda *_: 500.0, Driver())
+    with pytest.raises(PatchCompileError, match="fit no"):
+        run.bench(out, BenchRequest(**{**vars(SMALL), "calibrate": True}))
+    assert not no_measured_cards.exists()
+    assert BenchReport.of(out).rows
+
+
+def test_a_gpu_that_is_not_in_the_table_is_timed_but_not_calibrated(gpu, monkeypatch):
+    out = gpu(constant)
+    about = TimedOn(name="NVIDIA GeForce RTX 5090", backend_version="11.0")
+    place = HostPlace(about, Library.TENSORRT, None, None)
+    object.__setattr__(place, "truth", constant)
+    monkeypatch.setattr(run, "find_place", lambda *_, **__: place)
+    with pytest.raises(PatchCompileError, match="no card to calibrate for NVIDIA GeForce RTX 5090"):
+        run.bench(out, BenchRequest(calibrate=True))
+    result = run.bench(out, SMALL)
+    assert result.rows[0].limit is None and result.clocks is None
+
+
+def test_places_can_be_sent_to_processes(tmp_path):
+    """The model's own process unpickles the loader and returns its error, as for this empty file."""
+    (tmp_path / "model").write_bytes(b"")
+    about = TimedOn(name="x", backend_version="1")
+    without_gpu = "--backend tensorrt can't be used here"
+    for place, error in (
+        (CpuPlace(about), f"ONNX Runtime cannot load {tmp_path}/model"),
+        (GpuPlace(about, Library.TENSORRT, None, None), f"{without_gpu}|{tmp_path}/model"),
+    ):
+        with pytest.raises(PatchCompileError, match=error):
+            place.open("dense", tmp_path / "model")
+
+
+@pytest.mark.rtx
+def test_engines_of_all_three_are_built_for_the_same_profiles(settings, tmp_path):
+    """TensorRT-RTX builds the engines here; running them takes a GPU."""
+    from patch_compile.progress import Progress
+    from patch_compile.timing.models import model_files
+    from tests.builds import build
+
+    build(
+        settings
+        | {
+            "backend": "tensorrt-rtx",
+            "target": "sm86",
+            "method": "magnitude",
+            "max_shapes": "batch=2,sequence=8,past=0",
+        }
+    )
+    out = OutFolder.open(settings["out"])
+    with model_files(
+        tuple(Contender), Runner.ENGINE, out, source_of(out), None, Progress(), keep=True
+    ) as files:
+        assert set(files) == set(Contender) and all(file.stat().st_size for file in files.values())
+    about = {which: EngineReport.read(file.parent / "engine.json") for which, file in files.items()}
+    assert {one.targets[0] for one in about.values()} == {"sm86"}
+    assert len({one.profiles for one in about.values()}) == 1
+    nodes = {which: one.patch_linears for which, one in about.items()}
+    assert nodes[Contender.DENSE] == 0 < nodes[Contender.HYBRID] == nodes[Contender.UNIFORM]
+    sizes = {which: one.bytes for which, one in about.items()}
+    assert about[Contender.UNIFORM].packed_bytes < about[Contender.HYBRID].packed_bytes and sizes
+    assert not list((out.path / "bench/models").rglob("*.onnx*"))
+    shutil.rmtree(out.path / "bench")

@@ -1,0 +1,119 @@
+"""Two results of the harness as rows, with the error of their difference."""
+
+import math
+from typing import Any
+
+import pytest
+
+from patch_compile.artifacts.tasks import TaskRow, TaskScores
+from patch_compile.report.tasks import task_notes
+from patch_compile.verification.tasks.rows import check_same_documents, rows_of
+
+UNITS = {"quiz": {"acc": "", "perplexity": "nats"}}
+
+
+def results(acc: list[float], **figures: Any) -> dict[str, Any]:
+    """Results of one task, quiz, whose items were right or wrong."""
+    mean = sum(acc) / len(acc)
+    variance = sum((one - mean) ** 2 for one in acc) / (len(acc) - 1)
+    items = [
+        {
+            "acc": one,
+            "filter": "none",
+            "doc_id": i,
+            "doc_hash": str(i),
+            "prompt_hash": "p",
+            "target_hash": "t",
+        }
+        for i, one in enumerate(acc)
+    ]
+    return {
+        "results": {
+            "quiz": {
+                "name": "quiz",
+                "sample_len": len(acc),
+                "acc,none": mean,
+                "acc_stderr,none": math.sqrt(variance / len(acc)),
+                **figures,
+            }
+        },
+        "samples": {"quiz": items},
+        "n-samples": {"quiz": {"original": 99, "effective": len(acc)}},
+        "group_subtasks": {},
+    }
+
+
+RIGHT, WRONG = [1.0], [0.0]
+
+
+def distinguished(dense: Any, pruned: Any, units: Any) -> list[str]:
+    rows = rows_of(dense, pruned, units)
+    return task_notes(TaskScores(harness="lm-eval", backend="hf", rows=rows, chat_template=False))
+
+
+def test_rows_have_what_is_known() -> None:
+    dense = results(RIGHT * 6 + WRONG * 4, **{"bits,strict": 1.5, "bits_stderr,strict": "N/A"})
+    pruned = results(RIGHT * 5 + WRONG * 5, **{"bits,strict": math.inf, "bits_stderr,strict": "N/A"})
+    acc, bits = rows_of(dense, pruned, UNITS)
+    assert (acc.task, acc.metric, acc.samples) == ("quiz", "acc", 10)
+    assert (acc.dense, acc.pruned) == (0.6, 0.5)
+    assert acc.dense_stderr == pytest.approx(math.sqrt(0.24 / 9))
+    assert bits == TaskRow(
+        task="quiz",
+        metric="bits",
+        filter="strict",
+        dense=1.5,
+        pruned=None,  # JSON has no infinity
+        dense_stderr=None,
+        pruned_stderr=None,
+        samples=10,
+        difference=None,
+    )
+
+
+def test_a_difference_within_its_error_is_not_distinguishable() -> None:
+    dense, pruned = results(RIGHT * 5 + WRONG * 5), results(WRONG * 2 + RIGHT * 4 + WRONG * 4)
+    (note,) = distinguished(dense, pruned, UNITS)
+    assert note == (
+        "quiz, acc: dense and pruned model differ by 0.1 per item, within the standard error of 0.18: "
+        "not distinguishable at 10 items"
+    )
+
+
+def test_the_same_items_tell_more_than_the_rows() -> None:
+    """4 of 100 items turned wrong. That is twice the error of the pairs, but half of that of the rows, each 0.05."""
+    dense, pruned = results(RIGHT * 50 + WRONG * 50), results(RIGHT * 46 + WRONG * 54)
+    assert distinguished(dense, pruned, UNITS) == []
+    (unpaired,) = distinguished(dense, pruned, {})
+    assert unpaired.endswith("not distinguishable at 100 items")
+    (hardly,) = distinguished(dense, results(RIGHT * 47 + WRONG * 53), UNITS)
+    assert hardly.endswith("1.7 standard errors: hardly distinguishable at 100 items")
+
+
+def test_models_that_answer_alike_are_said_to() -> None:
+    same = results(RIGHT * 3 + WRONG)
+    (note,) = distinguished(same, same, UNITS)
+    assert note == "quiz, acc: dense and pruned model are the same on every one of 4 items"
+
+
+def test_a_figure_without_error_is_not_judged() -> None:
+    bits = {"bits,none": 1.0, "bits_stderr,none": "N/A"}
+    dense, pruned = results(RIGHT + WRONG, **bits), results(RIGHT + WRONG, **bits | {"bits,none": 1.0001})
+    assert not any("bits" in note for note in distinguished(dense, pruned, UNITS))
+
+
+def test_items_of_a_group_are_those_of_its_tasks() -> None:
+    dense, pruned = results(RIGHT * 6 + WRONG * 4), results(RIGHT * 5 + WRONG * 5)
+    for one in (dense, pruned):
+        one["results"]["all"] = {"name": "all", "acc,none": 0.5, "acc_stderr,none": 0.1}
+        one["group_subtasks"] = {"all": ["quiz"]}
+    assert [row.samples for row in rows_of(dense, pruned, UNITS)] == [10, 10]
+    assert any(note.startswith("all, acc: ") for note in distinguished(dense, pruned, UNITS))
+
+
+def test_other_documents_are_no_comparison() -> None:
+    dense, pruned = results(RIGHT + WRONG), results(RIGHT + WRONG)
+    check_same_documents(dense, pruned)
+    pruned["samples"]["quiz"].reverse()
+    with pytest.raises(RuntimeError, match="not asked the same documents of quiz"):
+        check_same_documents(dense, pruned)

@@ -1,0 +1,389 @@
+"""`patch-compile verify` on real tiny builds: sound builds pass, and faults are found and named."""
+
+import importlib
+import itertools
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from polygraphy.comparator import RunResults
+from polygraphy.json import load_json
+
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.models import load_model
+from masklearn.durable import is_temporary
+from masklearn.quality.perplexity import perplexity
+from patch_compile.artifacts.folder import OutFolder
+from patch_compile.artifacts.questions import EngineNotRun, NotRun
+from patch_compile.artifacts.report import Kind
+from patch_compile.artifacts.verify import Outcome, Question, VerifyReport
+from patch_compile.cli.verify import verify as command
+from patch_compile.errors import NOT_CHECKED, PatchCompileError
+from patch_compile.report.proof import tolerance_words
+from patch_compile.report.terminal.parts import show
+from patch_compile.report.terminal.verify import verified_parts
+from patch_compile.report.verify import run_words, unanswered_words
+from patch_compile.verification import baselines
+from patch_compile.verification.request import VerifyRequest
+from patch_compile.verification.verify import verify
+from tests.builds import TINY, build
+from tests.conftest import TEXT, write_model
+from tests.inputs import changed
+from tests.sources.onnx_model import graphs
+
+LENGTHS = {"lengths": "1,7"}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """One build for all tests that only read it or break a copy."""
+    folder = tmp_path_factory.mktemp("built")
+    model = write_model(
+        folder / "model", hidden_size=128, intermediate_size=192, num_hidden_layers=2, model_type="llama"
+    )
+    text = folder / "text.txt"
+    text.write_text(TEXT)
+    settings = {
+        "model": model,
+        "calib": str(text),
+        "eval_text": str(text),
+        "out": folder / "out",
+        "ratio": 0.4,
+    }
+    return {**settings, **TINY, "report": build({**settings, **TINY})}
+
+
+@pytest.fixture
+def out(built: dict[str, Any], tmp_path: Path) -> Path:
+    """A copy of the build."""
+    return Path(shutil.copytree(built["out"], tmp_path / "copy"))
+
+
+@pytest.fixture(autouse=True)
+def cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeps the user's cache of baselines out of the tests."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def asked(**settings: Any) -> VerifyRequest:
+    return VerifyRequest.parse(LENGTHS | settings)
+
+
+def test_each_question_has_its_own_answer(built, out, capsys):
+    report = built["report"]
+    found = verify(out, asked(fail_on=("ppl:+900%", "top1:1%")))
+    assert found.outcome is Outcome.PASSED
+    compiled, pruned, where = found.compiled, found.pruned, found.where
+    assert compiled.passed and 0 < compiled.error <= compiled.tolerance.share
+    names = ["prefill, 1 token", "decode, behind 1 token", "prefill, 7 tokens", "decode, behind 7 tokens"]
+    assert [run_words(run) for run in compiled.runs] == names
+    assert found.built == EngineNotRun(reason=NotRun.NO_ENGINE)
+    assert Question.BUILT not in found.asked and VerifyReport.of(out) == found
+
+    # The perplexities are transformers', and close to the build's figures for the ONNX files.
+    windows = eval_windows(built)
+    for kind, folder in (("dense", built["model"]), ("pruned", out / "model")):
+        expected = perplexity(load_model(folder), windows).value
+        assert getattr(pruned.perplexity, kind) == pytest.approx(expected, rel=1e-4)
+    assert pruned.perplexity.pruned == pytest.approx(report["perplexity"]["hybrid"], rel=0.02)
+    assert pruned.kl == pytest.approx(report["difference"]["kl"], rel=0.05)
+    assert [check.ask for check in found.checks] == ["ppl:+900%", "top1:1%"]
+
+    rows = where.linears
+    assert {row.name for row in rows} == {row["name"] for row in report["linears"]}
+    assert sum(row.share for row in rows) == pytest.approx(1.0)
+    zeroed = {row["name"] for row in report["linears"] if row["zeroed"]}
+    assert {row.name for row in rows if row.error > 0} == zeroed
+    assert [row.block for row in where.blocks] == [0, 1]
+    assert {row.name for row in found.baselines.rows} == {"wanda", "dense"}
+
+    show(verified_parts(found, Path("some")))
+    shown = capsys.readouterr().out
+    assert "compiled right: yes" in shown and "built right: not known here" in shown and "PASSED" in shown
+    assert "answers, inputs and outputs: some/verify" in shown
+
+
+def eval_windows(settings):
+    from masklearn.checkpoint.pretrained import load_tokenizer
+    from masklearn.text.calibrate import first_windows
+
+    return first_windows(load_tokenizer(settings["model"]), settings["eval_text"], 24, 2)
+
+
+def test_out_stays_whole_and_polygraphy_reads_what_is_in_it(out):
+    verify(out, asked(only="compiled"))
+    folder = OutFolder.open(out)  # every file must have the sha256 of the manifest
+    assert {"verify/verify.json", "verify/inputs.json"} <= set(folder.manifest.files)
+    assert not [path for path in out.iterdir() if is_temporary(path.name)]
+    assert sorted(file.name for file in (out / "onnx").glob("*onnx*")) == ["model.onnx", "model.onnx.data"]
+    feeds = load_json(str(out / "verify/inputs.json"))
+    hybrid, checkpoint = (
+        RunResults.load(str(out / f"verify/{name}.json")) for name in ("hybrid", "checkpoint")
+    )
+    assert len(feeds) == 4 and feeds[2]["input_ids"].shape == (1, 7)
+    for run, (mine, theirs) in enumerate(zip(hybrid[0][1], checkpoint[0][1], strict=True)):
+        assert mine["logits"].shape == theirs["logits"].shape == (1, (1, 1, 7, 1)[run], 40)
+        assert np.abs(mine["logits"] - theirs["logits"]).max() > 0
+    again = verify(out, asked(only="pruned"))  # replaces the first result
+    assert again.compiled is None and not (out / "verify/inputs.json").exists()
+    OutFolder.open(out)
+
+
+def test_an_interruption_at_any_step_of_keeping_the_answers_leaves_a_whole_build(out, monkeypatch):
+    found = verify(out, asked(only="pruned"))
+    monkeypatch.setattr(
+        importlib.import_module("patch_compile.verification.verify"), "_result", lambda *_: found
+    )
+    for step in range(1, 50):
+        with monkeypatch.context() as cut:
+            left = itertools.count(step, -1)
+            for owner, name in (
+                (Path, "rename"),
+                (Path, "replace"),
+                (Path, "write_text"),
+                (shutil, "rmtree"),
+            ):
+                cut.setattr(owner, name, interrupted(getattr(owner, name), left))
+            try:
+                verify(out, asked(only="pruned"))
+                break
+            except KeyboardInterrupt:
+                pass
+        OutFolder.open(out)  # every file that the manifest names is as it says
+    assert step > 8
+    assert {"verify/verify.json", "report.html"} <= set(OutFolder.open(out).manifest.files)
+
+
+def interrupted(function, left):
+    def run(*arguments, **settings):
+        if next(left) == 1:
+            raise KeyboardInterrupt
+        return function(*arguments, **settings)
+
+    return run
+
+
+def test_a_hybrid_that_is_compiled_wrongly_is_found_and_the_linear_named(out):
+    linear = "model.layers.1.self_attn.o_proj"
+    break_packed(out, linear, 3.0)
+    found = verify(out, asked())
+    assert found.outcome is Outcome.FAILED and not found.compiled.passed
+    first = found.compiled.first_difference
+    assert first.linear == linear and first.op == "PatchLinear"
+    assert first.error > first.tolerance
+    assert found.pruned.perplexity.pruned > 1  # the other question is answered too
+
+
+def break_packed(out: Path, linear: str, value: float) -> None:
+    """Overwrite the first eighth of a linear's packed weights and update the manifest."""
+    model = onnx.load(str(out / "onnx/model.onnx"), load_external_data=False)
+    node = next(node for node in model.graph.node if node.name == linear)
+    half = onnx.TensorProto.FLOAT16
+    packed = [
+        t for t in model.graph.initializer if t.name in node.input and t.data_type == half and t.external_data
+    ]
+    for tensor in packed:
+        place = {entry.key: entry.value for entry in tensor.external_data}
+        count = int(place["length"]) // 2
+        raw = np.memmap(
+            out / "onnx" / place["location"], np.float16, "r+", int(place.get("offset", 0)), (count,)
+        )
+        raw[: count // 8] = value
+        raw.flush()
+    folder = OutFolder.open(out, check=False)
+    record = folder.manifest.stages["onnx"]
+    folder.record("onnx", record.key, list(record.files))
+
+
+def test_numbers_that_overflow_name_the_first_tensor(out):
+    linear = "model.layers.0.mlp.down_proj"
+    break_packed(out, linear, np.inf)
+    found = verify(out, asked(only="compiled"))
+    assert found.compiled.error is None and found.outcome is Outcome.FAILED
+    assert found.compiled.first_difference.linear == linear
+    assert found.compiled.first_difference.error is None
+    json.dumps(found.as_json(), allow_nan=False)
+
+
+def test_tolerances_are_polygraphys_own(out):
+    strict = verify(out, asked(only="compiled", atol=1e-7))
+    assert not strict.passed and "--atol 1e-07" in tolerance_words(strict.compiled.tolerance)
+    assert strict.compiled.first_difference is None  # only the limit failed
+    loose = verify(out, asked(only="compiled", atol=1e-7, rtol=1.0, check_error_stat="median"))
+    assert loose.passed
+
+
+def test_sensitivity_adds_what_each_linear_does_to_the_loss(out):
+    found = verify(out, asked(only="where", sensitivity=True, sensitivity_tokens=24))
+    rows = found.where.linears
+    assert all(row.alone is not None and row.restored is not None for row in rows)
+    assert any(row.alone != 0.0 for row in rows)
+    assert found.where.tokens == 24
+
+
+def test_a_permuted_build_is_compared_in_its_own_order(settings):
+    """Every channel would differ from the dense model on disk, which has another order."""
+    build(settings | {"permute": True, "ratio": 0.2})
+    found = verify(settings["out"], asked())
+    assert found.passed
+    errors = {row.name: row.error for row in found.where.linears}
+    assert max(errors.values()) < 1.0
+    assert errors["model.layers.1.mlp.down_proj"] < 0.7
+
+
+def test_limits_that_do_not_hold_exit_with_three(out):
+    arguments = [str(out), "--lengths", "1", "--only", "pruned", "--fail-on", "ppl:+0.1%"]
+    result = CliRunner().invoke(command, [*arguments, "--json"])
+    assert result.exit_code == 3
+    check = json.loads(result.stdout)["checks"][0]
+    assert not check["passed"] and check["value"] > check["limit"]
+    result = CliRunner().invoke(command, [*arguments[:-1], "kl:1000"])
+    assert result.exit_code == 0
+    assert "kl:1000 holds" in result.stdout
+
+
+def test_a_question_without_an_answer_is_not_passed(out):
+    """The build has no engine, and there is no GPU: nothing was checked."""
+    result = CliRunner().invoke(command, [str(out), "--only", "built", "--lengths", "1"])
+    assert result.exit_code == NOT_CHECKED == 5
+    last = result.stdout.splitlines()[-1]
+    assert last.startswith("NOT CHECKED in ") and ": there is no engine to check; " in last
+    assert "PASSED" not in result.stdout
+    found = VerifyReport.of(out)
+    assert found.outcome is Outcome.NOT_CHECKED and found.unanswered == (Question.BUILT,)
+    assert "Not everything was checked: there is no engine to check." in (out / "report.html").read_text()
+    result = CliRunner().invoke(command, [str(out), "--only", "built,compiled", "--lengths", "1", "--json"])
+    assert result.exit_code == NOT_CHECKED and json.loads(result.stdout)["outcome"] == "not-checked"
+
+
+def test_an_engine_that_was_not_run_is_no_pass(out):
+    """Without --only, all is asked that the build has. An engine that this machine cannot run stays unchecked."""
+    (out / "engine").mkdir()
+    (out / "engine/model.engine").write_bytes(b"engine")
+    found = verify(out, asked())
+    assert found.compiled.passed and found.built.reason is NotRun.NOT_HERE
+    assert found.outcome is Outcome.NOT_CHECKED and found.unanswered == (Question.BUILT,)
+    assert unanswered_words(found) == "it is not known whether the engine was built right"
+    assert verify(out, asked(only="compiled,pruned,where")).outcome is Outcome.PASSED
+
+
+def test_a_failed_check_weighs_more_than_an_open_question(out):
+    result = CliRunner().invoke(
+        command, [str(out), "--lengths", "1", "--only", "pruned,built", "--fail-on", "ppl:+0.1%"]
+    )
+    assert result.exit_code == 3 and "FAILED in " in result.stdout
+
+
+def test_encoders_are_compared_on_their_outputs(settings, make_model):
+    model = make_model("bert", hidden_size=128, intermediate_size=192, num_hidden_layers=2)
+    build(settings | {"model": model})
+    found = verify(settings["out"], asked(fail_on=("output:2",)))
+    assert found.passed and found.compiled.passed
+    assert found.pruned.outputs[0].relative > 0.01
+    assert found.where.linears and len(found.where.blocks) == 2
+    assert not found.built.ran and found.baselines is None
+    alone = verify(settings["out"], asked(only="pruned"))
+    assert alone.compiled is None and alone.pruned == found.pruned
+    with pytest.raises(PatchCompileError, match="ppl:12 can't be checked"):
+        verify(settings["out"], asked(fail_on=("ppl:12",)))
+    with pytest.raises(PatchCompileError, match="--sensitivity does not go with an encoder"):
+        verify(settings["out"], asked(sensitivity=True))
+
+
+def test_builds_from_onnx_files_are_proven_again(tmp_path):
+    calib = tmp_path / "inputs.npz"
+    np.savez(calib, x=np.random.default_rng(0).standard_normal((5, 2, 6, 64)).astype(np.float32))
+    model = graphs.export(graphs.encoder, tmp_path / "encoder.onnx", dynamo=False)
+    settings = {"model": model, "calib": str(calib), "ratio": 0.3, "tile": (64, 64)}
+    build(settings | {"backend": "onnx", "out": tmp_path / "out"})
+    found = verify(tmp_path / "out", asked(fail_on=("output:1",)))
+    assert found.passed and found.kind is Kind.ONNX
+    assert found.pruned.outputs and found.where is None
+    built = verify(tmp_path / "out", asked(only="built"))
+    assert built.compiled is None and "hybrid on ONNX Runtime" not in built.seconds
+
+
+def test_bf16_builds_are_compared_as_they_round(settings):
+    build(settings | {"dtype": "bfloat16"})
+    found = verify(settings["out"], asked(only="compiled"))
+    assert found.passed and found.compiled.error > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (lambda out: (out / "masks.safetensors").unlink(), "masks.safetensors is missing"),
+        (lambda out: (out / "plan.json").write_text("{}"), "plan.json is not the file that was written"),
+    ],
+)
+def test_an_out_that_is_not_what_its_manifest_says_names_the_file(out, broken, message):
+    broken(out)
+    with pytest.raises(PatchCompileError) as caught:
+        verify(out, asked())
+    assert message in caught.value.why
+
+
+def test_what_can_not_be_verified_is_refused(settings, monkeypatch, tmp_path):
+    build(settings)
+    out = settings["out"]
+    with pytest.raises(PatchCompileError, match="is no build"):
+        verify(tmp_path, asked())
+    with pytest.raises(PatchCompileError, match="too short for a prefill of 96"):
+        verify(out, VerifyRequest.parse({}))
+    with pytest.raises(PatchCompileError, match="is too short"):
+        verify(out, asked(eval_windows=1000))
+    with pytest.raises(PatchCompileError, match="output:1 can't be checked"):
+        verify(out, asked(fail_on=("output:1",)))
+    with pytest.raises(PatchCompileError, match="asks for what is left out"):
+        asked(only="compiled", fail_on=("ppl:12",))
+    with monkeypatch.context() as patched:
+        patched.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 10_000_000})())
+        with pytest.raises(PatchCompileError, match="does not fit into memory") as caught:
+            verify(out, asked())
+        assert "--only pruned,where" in caught.value.fix
+        assert verify(out, asked(only="pruned,where")).passed
+        with pytest.raises(PatchCompileError, match="does not fit into memory"):
+            verify(out, asked(only="pruned", prompt=("the cat",)))
+    moved = settings["model"].with_name("elsewhere")
+    shutil.copytree(settings["model"], moved)
+    config = json.loads((settings["model"] / "config.json").read_text())
+    (settings["model"] / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.5}))
+    assert Checkpoint.open(moved).fingerprint() != Checkpoint.open(settings["model"]).fingerprint()
+    with pytest.raises(PatchCompileError, match="is not the model that"):
+        verify(out, asked())
+
+
+def test_baselines_are_made_once_and_shown_from_then_on(built, out):
+    """They come from the cache, because nothing that decides them has changed."""
+    made = verify(out, asked(only="pruned", baselines="ffn-only,uniform-2:4"))
+    names = [row.name for row in made.baselines.rows]
+    assert names == ["wanda", "dense", "uniform-2:4", "ffn-only"]
+    assert "baselines" in made.seconds
+    again = verify(out, asked(only="pruned"))
+    assert again.baselines.rows == made.baselines.rows
+    assert "baselines" not in again.seconds
+    other = verify(out, asked(only="pruned", eval_length=16))  # baselines were measured on other windows
+    assert [row.name for row in other.baselines.rows] == ["wanda", "dense"]
+    with changed(built["model"] / "tokenizer_config.json"):  # the text may be other tokens now
+        other = verify(out, asked(only="pruned"))
+    assert [row.name for row in other.baselines.rows] == ["wanda", "dense"]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_no_answer_is_given_about_a_model_that_changes(built, out, monkeypatch, name):
+    """A baseline that was learned meanwhile is not kept in the cache either."""
+    file, real = built["model"] / name, baselines.run_baselines
+
+    def change_and_run(*arguments):
+        with changed(file):
+            return real(*arguments)
+
+    monkeypatch.setattr(baselines, "run_baselines", change_and_run)
+    with pytest.raises(PatchCompileError, match=f"{file} was changed"):
+        verify(out, asked(only="pruned", baselines="ffn-only"))
+    assert not list(baselines.baselines_cache().glob("*.json")) and not (out / "verify").exists()
