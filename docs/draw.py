@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask
-from masklearn.masks.patterns import PATTERNS
+from masklearn.masks.nm_codes import PATTERNS
 from masklearn.masks.select import select
 from patch_compile.packing.format import pack
 

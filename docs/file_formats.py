@@ -16,7 +16,7 @@ from masklearn.masks import stored
 from masklearn.masks.record import MaskRecord
 from patch_compile.artifacts.record import FileRecord
 from patch_compile.packing import format as packed
-from patch_compile.packing import index, integers, of_sixteen
+from patch_compile.packing import index, integers, n16
 
 _HEAD = """# File formats
 
@@ -38,7 +38,7 @@ def formats() -> str:
     parts += ["## Packed weights", "The tensors of a PatchLinear node in `onnx/model.onnx`."]
     for title, module in (
         ("Dense and 2:4 slabs", packed),
-        ("Slabs of n:16", of_sixteen),
+        ("Slabs of n:16", n16),
         ("Slabs of integers", integers),
         ("The index", index),
     ):

@@ -11,8 +11,8 @@ from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.select import Choose, by_budget
 from masklearn.masks.select_types import TypesForBytes
 from masklearn.masks.weight_types import allowed_types, undecided
+from masklearn.quant.table import WeightType
 from masklearn.recipe import LearnRecipe
-from masklearn.weights.table import WeightType
 
 __all__ = ["by_ratio", "is_decided"]
 

@@ -38,17 +38,17 @@ from masklearn.masks.budget import Budget
 from masklearn.masks.kinds.allowed import allowed_kinds
 from masklearn.masks.kinds.base import BYTES_DENSE
 from masklearn.masks.maskset import MaskSet
-from masklearn.masks.names import matches
+from masklearn.masks.name_globs import matches
 from masklearn.masks.select import Choose, by_budget
 from masklearn.masks.tiles import weights_of_tiles
 from masklearn.masks.weight_types import leaves_choice, named_types, spell_types
 from masklearn.methods.sparsegpt import SparseGpt
 from masklearn.progress import OnStep, silent, unsaid
 from masklearn.quality.record import Baseline, BaselineRow, BesideBaselines
+from masklearn.quant.table import FLOAT16
 from masklearn.recipe import LearnRecipe
 from masklearn.task import Task
 from masklearn.traits import Criterion, Repair
-from masklearn.weights.table import FLOAT16
 
 __all__ = [
     "Baseline",

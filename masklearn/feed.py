@@ -17,10 +17,10 @@ from masklearn.checkpoint.store import WeightStore
 from masklearn.masks.kinds.allowed import allowed_kinds
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.weight_types import allowed_types, quantised_types
+from masklearn.quant.grid import Grid
+from masklearn.quant.table import WeightType
 from masklearn.recipe import LearnRecipe
-from masklearn.traits import Need
-from masklearn.weights.grid import Grid
-from masklearn.weights.table import WeightType
+from masklearn.traits import Requires
 
 if TYPE_CHECKING:
     import torch
@@ -63,7 +63,7 @@ class Feed(ABC):
     recipe: LearnRecipe
     shapes: Mapping[str, tuple[int, int]]
     note: Callable[[str], object]
-    lacks: Mapping[Need, str]
+    why_not: Mapping[Requires, str]
     given: Grids = Grids({})
 
     @cached_property

@@ -27,12 +27,12 @@ from masklearn.masks.tiles import expand_tiles, weights_of_tiles
 from masklearn.masks.weight_types import spell_types, undecided
 from masklearn.methods import Method, WithRounding, method_of
 from masklearn.progress import OnStep, silent, unsaid
+from masklearn.quant.grid import Grid
+from masklearn.quant.table import FLOAT16, WeightType
 from masklearn.recipe import LearnRecipe
 from masklearn.task import Task
 from masklearn.threads import settle_threads, threads_of_torch
 from masklearn.traits import lacking
-from masklearn.weights.grid import Grid
-from masklearn.weights.table import FLOAT16, WeightType
 
 __all__ = [
     "FoundMasks",
@@ -186,7 +186,7 @@ def find_masks(
         for name, shape in feed.shapes.items()
     }
     grids = settled.grids or (round_without_inputs(feed, masks, store) if feed.types else {})
-    unit = method.score_unit(feed.recipe, feed.lacks)
+    unit = method.score_unit(feed.recipe, feed.why_not)
     return FoundMasks(masks, scores, unit, chosen.kinds, budget, settled.train, grids, chosen.types)
 
 
@@ -228,7 +228,7 @@ def _codes(
 
 
 def _check_needs(method: Method, feed: Feed) -> None:
-    if why := lacking(type(method), feed.lacks):
+    if why := lacking(type(method), feed.why_not):
         raise PatchCompileError(
             f"The method {method.name} can't run on this model",
             f"{why[1]} The method needs {why[0]}.",

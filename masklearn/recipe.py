@@ -8,12 +8,12 @@ from masklearn.errors import UsageError
 from masklearn.masks.budget import parse_ratio
 from masklearn.masks.kinds.allowed import only_two_four, parse_kinds
 from masklearn.masks.kinds.base import BYTES_DENSE
-from masklearn.masks.names import parse_pattern
+from masklearn.masks.name_globs import parse_pattern
 from masklearn.masks.tiles import GROUP, parse_tile
 from masklearn.masks.weight_types import named_types, parse_weights
+from masklearn.quant.table import INT4
 from masklearn.settings import Settings
-from masklearn.traits import METHODS, Criterion, MethodTraits, Need, Repair
-from masklearn.weights.table import INT4
+from masklearn.traits import METHODS, Criterion, MethodTraits, Repair, Requires
 
 __all__ = [
     "BytesPerWeight",
@@ -137,7 +137,7 @@ class LearnSettings(Settings):
 
     def check_choice(self) -> None:
         """Raises UsageError for weight types that are to be chosen by a method whose scores know no rounding."""
-        ranks = self.criterion is None or Need.INPUTS in self.criterion.needs
+        ranks = self.criterion is None or Requires.INPUTS in self.criterion.needs
         if self.traits.trains() or not self.traits.solves or not ranks:
             by = f"--method {self.method}" + (f" --criterion {self.criterion}" if self.criterion else "")
             raise UsageError(

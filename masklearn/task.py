@@ -13,10 +13,10 @@ from masklearn.device import usable_device
 from masklearn.masks.budget import Budget
 from masklearn.masks.select import Choose, by_budget
 from masklearn.progress import OnStep, silent, unsaid
+from masklearn.quant.table import FLOAT16
 from masklearn.recipe import LearnRecipe
 from masklearn.text.calibrate import TokenPool, token_pool
 from masklearn.text.windows import wanted_windows
-from masklearn.weights.table import FLOAT16
 
 __all__ = ["Task"]
 

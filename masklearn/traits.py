@@ -8,10 +8,10 @@ from typing import ClassVar
 
 from masklearn.registry import Registry
 
-__all__ = ["METHODS", "Criterion", "MethodTraits", "Need", "Repair", "lacking", "method_names"]
+__all__ = ["METHODS", "Criterion", "MethodTraits", "Repair", "Requires", "lacking", "method_names"]
 
 
-class Need(StrEnum):
+class Requires(StrEnum):
     """Things that a method may need from a model besides its weights."""
 
     INPUTS = "inputs"  # inputs of each linear on calibration text
@@ -31,11 +31,11 @@ class Criterion(StrEnum):
     RANDOM = "random"  # random draw by the seed, as a reference
 
     @property
-    def needs(self) -> frozenset[Need]:
+    def needs(self) -> frozenset[Requires]:
         """Needs of ranking by this criterion."""
         if self in (Criterion.MAGNITUDE, Criterion.RANDOM):
             return frozenset()
-        return frozenset({Need.INPUTS, Need.LOSS} if self is Criterion.FISHER else {Need.INPUTS})
+        return frozenset({Requires.INPUTS, Requires.LOSS} if self is Criterion.FISHER else {Requires.INPUTS})
 
     @property
     def unit(self) -> str:
@@ -71,7 +71,7 @@ class MethodTraits:
 
     name: ClassVar[str]
     summary: ClassVar[str]
-    needs: ClassVar[frozenset[Need]] = frozenset()
+    needs: ClassVar[frozenset[Requires]] = frozenset()
     criteria: ClassVar[tuple[Criterion, ...]] = ()
     unit: ClassVar[str] = ""
     solves: ClassVar[bool] = False
@@ -81,7 +81,7 @@ class MethodTraits:
     @classmethod
     def trains(cls) -> bool:
         """Returns True if the method trains masks by gradient descent, towards the recipe's ratio."""
-        return Need.TRAINING in cls.needs
+        return Requires.TRAINING in cls.needs
 
 
 METHODS: Registry[MethodTraits] = Registry("masklearn.methods")
@@ -92,6 +92,6 @@ def method_names(*, trained: bool | None = None) -> tuple[str, ...]:
     return tuple(name for name, kind in METHODS.items() if trained in (None, kind.trains()))
 
 
-def lacking(kind: type[MethodTraits], lacks: Mapping[Need, str]) -> tuple[Need, str] | None:
+def lacking(kind: type[MethodTraits], why_not: Mapping[Requires, str]) -> tuple[Requires, str] | None:
     """Returns the first need of a method that a model can't meet and the reason, or None; lacks: reasons by need."""
-    return next(((need, lacks[need]) for need in sorted(kind.needs) if need in lacks), None)
+    return next(((need, why_not[need]) for need in sorted(kind.needs) if need in why_not), None)

@@ -15,7 +15,7 @@ from masklearn.masks.budget import LARGEST_RATIO
 from masklearn.masks.weight_types import leaves_choice, named_types, undecided
 from masklearn.recipe import BytesPerWeight, LearnRecipe, LearnSettings, Ratio
 from masklearn.threads import even_parts
-from masklearn.traits import Need
+from masklearn.traits import Requires
 from patch_compile.artifacts.layout import RECIPE
 from patch_compile.artifacts.recipe_file import read_recipe
 from patch_compile.engine.options import EngineOptions
@@ -205,7 +205,7 @@ class Recipe(LearnSettings):
             return False
         if (self.traits.solves or self.trains) and computes_in_bf16(self.precision, device):
             return True
-        runs = self.trains or Need.INPUTS in self.traits.needs
+        runs = self.trains or Requires.INPUTS in self.traits.needs
         return runs and not even_parts(self.threads or torch.get_num_threads(), self.length)
 
     def _check_ratio(self) -> None:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from masklearn.masks.kinds.table import FAMILIES, KINDS, PRUNED
 from masklearn.masks.linear_mask import LinearMask
-from masklearn.weights.grid import Grid, storable
+from masklearn.quant.grid import Grid, storable
 
 KEPT = np.array([[1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 0, 1], [0, 1, 1, 0], [0, 1, 0, 1], [0, 0, 1, 1]], bool)
 

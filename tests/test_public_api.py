@@ -21,7 +21,7 @@ INNER = {
     # The kernels' programs predict, pack and compile what they time, and keep whole libraries. `out.plan` has the types of a
     # plan's rows, `masks.kinds` the table of kinds, and `weights` that of weight types.
     "benchmarks/kernels/": (
-        "masklearn.durable", "masklearn.masks.kinds", "masklearn.weights", "patch_compile.hardware",
+        "masklearn.durable", "masklearn.masks.kinds", "masklearn.quant", "patch_compile.hardware",
         "patch_compile.artifacts.plan", "patch_compile.packing", "patch_compile.planning", "patch_compile.plugin",
     ),
     # It starts pip as the program does, so that nothing of the current folder runs.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from masklearn.durable import whole_file
 from masklearn.masks.kinds.table import KINDS
-from masklearn.weights.table import FLOAT16, QUANTISED
+from masklearn.quant.table import FLOAT16, QUANTISED
 from patch_compile import PatchCompileError
 from patch_compile.planning.roofline.schedule import TABLE_WORDS
 from patch_compile.plugin.compiling import compile_units, kernel_objects, link, plugin_cache, units

@@ -29,7 +29,7 @@ from rows import Row
 from sweep import sweep_rows
 
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR
-from masklearn.weights.table import FLOAT16, QUANTISED
+from masklearn.quant.table import FLOAT16, QUANTISED
 from patch_compile.hardware.cards import RatedCard, card_named, rated_cards
 from patch_compile.planning.roofline import schedule
 from patch_compile.planning.roofline.linear_roofline import Linear, dense_path_time, dense_time, predict

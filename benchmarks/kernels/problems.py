@@ -9,7 +9,7 @@ from kernels import WEIGHTS, device_index
 from numpy.typing import NDArray
 
 from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
-from masklearn.weights.table import FLOAT16, QUANTISED
+from masklearn.quant.table import FLOAT16, QUANTISED
 
 __all__ = ["SHAPES", "TOKENS", "Layout", "panel_rows", "random_layout", "random_meta"]
 

@@ -21,7 +21,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 from cubin import ARCHS, FLAGS, Instruction, Kernel, compile_all, find_cuobjdump
 
 from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
-from masklearn.weights.table import FLOAT16, INT4, INT8, WeightType
+from masklearn.quant.table import FLOAT16, INT4, INT8, WeightType
 from patch_compile.planning.roofline.schedule import CONFIGS, Config
 from patch_compile.plugin.toolchain import find_nvcc
 

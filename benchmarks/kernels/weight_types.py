@@ -18,7 +18,7 @@ from roofline import MODELS, table
 
 from benchmarks.page_part import print_or_renew
 from masklearn.masks.kinds.table import KINDS
-from masklearn.weights.table import FLOAT16, INT4, INT8, WeightType
+from masklearn.quant.table import FLOAT16, INT4, INT8, WeightType
 from patch_compile.hardware.cards import card_named
 from patch_compile.planning.cards import card_of
 from patch_compile.planning.cost import CostModel

@@ -37,7 +37,7 @@ from patch_compile.planning.lowering import plan_linear
 from patch_compile.planning.outline import outline_of_llama
 from patch_compile.planning.planner import settle_together
 from patch_compile.planning.predict import predict_whole
-from patch_compile.planning.unpatterned import unpatterned_mask
+from patch_compile.planning.tile_map import unpatterned_mask
 from patch_compile.planning.workload import Workload
 from patch_compile.report.curve.curve import MARKERS, STAR
 from patch_compile.report.page.chart import Scale, linear_axis, loss_axis

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.config_bounds import check_config
+from masklearn.checkpoint.known_architectures import ARCHITECTURES, Architecture, NotCoveredError
 from masklearn.checkpoint.pretrained import OWN_CODE, load_config
-from masklearn.checkpoint.rows import ARCHITECTURES, Architecture, NotCoveredError
 from masklearn.errors import PatchCompileError
 from masklearn.extras import require_extra
 

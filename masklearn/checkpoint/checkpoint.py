@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.checkpoint.folder import CONFIG, INDEX, read_config, read_index, single_file
+from masklearn.checkpoint.input_snapshot import InputSnapshot
 from masklearn.checkpoint.quantised.base import PackedWeight
 from masklearn.checkpoint.quantised.find import dense_config, find_packed
 from masklearn.checkpoint.quantised.grids import Grids
 from masklearn.checkpoint.store import WeightStore
-from masklearn.checkpoint.unchanged import FilesAsFound
 from masklearn.errors import PatchCompileError
 from masklearn.folder_links import check_links
 from masklearn.shard import Shard, TensorEntry, numpy_dtype
@@ -48,7 +48,7 @@ class Checkpoint:
         shards: dict[str, Shard],
         new: WeightStore | None = None,
         packed: Mapping[str, PackedWeight] | None = None,
-        found: FilesAsFound | None = None,
+        found: InputSnapshot | None = None,
     ) -> None:
         """Use `Checkpoint.open`. shards: file name in the directory to header; new: tensors with new values; packed:
         quantised weights by their names in the dense checkpoint; found: the files before they were opened, None for now."""
@@ -57,7 +57,7 @@ class Checkpoint:
         self.new = new
         self._shards = shards
         self._packed = dict(packed or {})
-        self._found = found or FilesAsFound.of(lambda: _weight_files(path))
+        self._found = found or InputSnapshot.of(lambda: _weight_files(path))
         hidden = {part for weight in self._packed.values() for part in weight.parts}
         self._file_of = {
             name: file for file, shard in shards.items() for name in shard.tensors if name not in hidden
@@ -72,7 +72,7 @@ class Checkpoint:
         out of the directory, and for a checkpoint that is quantised in a way that is not read.
         """
         path = Path(model_dir)
-        found = FilesAsFound.of(lambda: _weight_files(path))
+        found = InputSnapshot.of(lambda: _weight_files(path))
         config = read_config(path)
         check_links(path)
         index = path / INDEX

@@ -16,17 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.checkpoint.architectures import architecture_of
-from masklearn.checkpoint.beside import copy_beside
 from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.companion_files import copy_beside
 from masklearn.checkpoint.folder import CONFIG, INDEX, write_index
 from masklearn.checkpoint.models import meta_model
 from masklearn.checkpoint.naming import linear_name
 from masklearn.checkpoint.quantised.formats.compressed_tensors import pack_integers
 from masklearn.errors import PatchCompileError
 from masklearn.progress import OnStep
+from masklearn.quant.grid import Grid
+from masklearn.quant.table import QUANTISED
 from masklearn.shard import numpy_dtype, write_shard
-from masklearn.weights.grid import Grid
-from masklearn.weights.table import QUANTISED
 
 __all__ = ["write_compressed"]
 

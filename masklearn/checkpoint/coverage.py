@@ -14,7 +14,7 @@ from masklearn.checkpoint.naming import checkpoint_name, linear_name, stored_nam
 from masklearn.checkpoint.orientation import stored_shape
 from masklearn.errors import PatchCompileError
 from masklearn.extras import is_installed
-from masklearn.masks.names import check_patterns, matches
+from masklearn.masks.name_globs import check_patterns, matches
 from masklearn.masks.tiles import GROUP
 
 __all__ = ["Coverage", "covered_linears", "covered_linears_of"]
@@ -50,7 +50,7 @@ def covered_linears_of(
 
     With `include`, the linears that match one of its patterns are covered, also an output head. Without it, all linears
     of the blocks are covered, but no output head, pooler, routed expert or gate of experts. `exclude` wins over
-    `include`. Both take patterns of `masklearn.masks.names` for checkpoint names. Linears with a weight that is tied to
+    `include`. Both take patterns of `masklearn.masks.name_globs` for checkpoint names. Linears with a weight that is tied to
     another module, with a K that is not a multiple of 4, before the blocks, or outside the text model are never covered.
     Embeddings are not linears.
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.checkpoint.beside import copy_beside
 from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.companion_files import copy_beside
 from masklearn.checkpoint.folder import CONFIG, INDEX, write_index
 from masklearn.checkpoint.orientation import to_stored
 from masklearn.checkpoint.sparsity import SPARSITY, sparsity_config

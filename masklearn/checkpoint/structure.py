@@ -10,8 +10,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from masklearn.checkpoint.config_bounds import MOST_LAYERS
+from masklearn.checkpoint.known_architectures import Architecture, NotCoveredError
 from masklearn.checkpoint.pretrained import build_model
-from masklearn.checkpoint.rows import Architecture, NotCoveredError
 from masklearn.json_text import parse_json
 from masklearn.progress import without_bars
 

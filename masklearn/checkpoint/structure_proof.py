@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from masklearn.checkpoint.as_linears import as_linears, is_conv1d
 from masklearn.checkpoint.hidden_channels import find_groups
+from masklearn.checkpoint.known_architectures import Architecture, NotCoveredError
 from masklearn.checkpoint.logit_rule import LogitRule
 from masklearn.checkpoint.pretrained import cache_argument
-from masklearn.checkpoint.rows import Architecture, NotCoveredError
 
 __all__ = ["prove"]
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from masklearn.checkpoint.checkpoint import Checkpoint
     from masklearn.checkpoint.coverage import Coverage
-    from masklearn.weights.grid import Grid
+    from masklearn.quant.grid import Grid
 
 __all__ = ["IMPORTERS", "Importer", "Published", "check_known", "first_few"]
 

@@ -1,7 +1,7 @@
 """Budget of the pruning: one ratio for all linears together or for each, ratios by pattern, or a saving in another unit.
 
 `--ratio` takes `0.4`, or `PATTERN=RATIO,PATTERN=RATIO,…` such as `mlp.*=0.5,v_proj=0`, with the patterns of
-`masklearn.masks.names`. **The last pattern that fits a linear determines its ratio**, so general patterns come first:
+`masklearn.masks.name_globs`. **The last pattern that fits a linear determines its ratio**, so general patterns come first:
 `*=0.3,mlp.*=0.5`. Linears that no pattern fits stay dense.
 """
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from masklearn.errors import UsageError
 from masklearn.masks.kinds.base import BYTES_DENSE, TileKind
-from masklearn.masks.names import decide, kinds_of, parse_pairs
+from masklearn.masks.name_globs import decide, kinds_of, parse_pairs
 from masklearn.masks.record import BudgetRecord
 
 __all__ = [

@@ -34,7 +34,7 @@ class LinearMask:
     2:4; pattern: uint8 codes 0..5 `[n]`, one per group of 4 in the 2:4 tiles, row-major over the
     `[N, K/4]` grid of groups; others: uint8 codes of kinds `[grid]` of tiles that are not 2:4, None if all of these are
     dense; mask16: uint16 `[m]`, one per group of 16 in the n:16 tiles, row-major over the `[N, K/16]` grid of groups (see
-    `kinds.of_sixteen`). Raises ValueError if these do not fit together.
+    `kinds.n16`). Raises ValueError if these do not fit together.
     """
 
     shape: tuple[int, int]

@@ -31,9 +31,9 @@ from masklearn.masks.stored import (
     stored_record,
     stored_version,
 )
+from masklearn.quant.grid import Grid
+from masklearn.quant.table import FLOAT16
 from masklearn.shard import Shard, write_shard
-from masklearn.weights.grid import Grid
-from masklearn.weights.table import FLOAT16
 
 __all__ = ["MaskSet", "grids_of"]
 

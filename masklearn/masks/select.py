@@ -19,7 +19,7 @@ from masklearn.errors import PatchCompileError
 from masklearn.masks.budget import BYTES, WEIGHTS, Budget, Share
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR
-from masklearn.weights.table import FLOAT16, WeightType
+from masklearn.quant.table import FLOAT16, WeightType
 
 __all__ = [
     "NO_LOSSES",

@@ -33,7 +33,7 @@ from masklearn.masks.select import (
     steps_of,
     tile_savings,
 )
-from masklearn.weights.table import WeightType
+from masklearn.quant.table import WeightType
 
 __all__ = ["NEAR", "Filled", "TypeChoices", "TypeSavings", "TypesForBytes", "least_loss", "rounding_cost"]
 

@@ -26,9 +26,9 @@ from masklearn.masks.kinds.table import DENSE, FAMILIES, TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask, check_kinds, kinds_of_tiles
 from masklearn.masks.record import MaskRecord
 from masklearn.masks.tiles import check_tile, grid_shape, sparse_groups, tile_weights
+from masklearn.quant.grid import Grid
+from masklearn.quant.table import QUANTISED
 from masklearn.shard import Shard
-from masklearn.weights.grid import Grid
-from masklearn.weights.table import QUANTISED
 
 __all__ = [
     "FORMAT",

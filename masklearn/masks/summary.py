@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from masklearn.masks.names import depth_of, kind_of, short_kinds
+from masklearn.masks.name_globs import depth_of, kind_of, short_kinds
 
 __all__ = ["KindShares", "TileShares", "TileSummary", "summarise_tiles"]
 

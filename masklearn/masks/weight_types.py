@@ -1,8 +1,8 @@
 """Weight types that a user asks for: the value of `--weights`, and what it means for each linear.
 
 It is a type such as `int8`, or `PATTERN=TYPE,PATTERN=TYPE,…` such as `mlp.*=int4,v_proj=float16`, with the patterns of
-`masklearn.masks.names`. A type in front of all patterns is for the linears that none of them fits, which else keep the type
-that a quantised checkpoint gives them, or have 16 bits. The last pattern that fits a linear decides.
+`masklearn.masks.name_globs`. A type in front of all patterns is for the linears that none of them fits, which else keep the
+type that a quantised checkpoint gives them, or have 16 bits. The last pattern that fits a linear decides.
 
 In the place of a type there may be several, as in `int8,int4` or `mlp.*=int8,int4,v_proj=int8`: what stands between two
 patterns belongs to the first. `auto` is all types that fit a linear. Then learning chooses one for each linear
@@ -18,8 +18,8 @@ from types import MappingProxyType
 
 from masklearn.errors import PatchCompileError, UsageError
 from masklearn.masks.kinds.allowed import AUTO
-from masklearn.masks.names import decide, entries, parse_pattern
-from masklearn.weights.table import FLOAT16, QUANTISED, WEIGHT_TYPES, WeightType, weight_type
+from masklearn.masks.name_globs import decide, entries, parse_pattern
+from masklearn.quant.table import FLOAT16, QUANTISED, WEIGHT_TYPES, WeightType, weight_type
 
 __all__ = [
     "allowed_types",

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from masklearn.traits import METHODS, Criterion, MethodTraits, Need
+from masklearn.traits import METHODS, Criterion, MethodTraits, Requires
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from masklearn.masks.kinds.base import TileKind
     from masklearn.masks.record import TrainRecord
     from masklearn.masks.select import RoundingLoss
+    from masklearn.quant.grid import Grid
     from masklearn.recipe import LearnSettings
-    from masklearn.weights.grid import Grid
 
 __all__ = ["Candidate", "Candidates", "Method", "Settled", "WithRounding", "method_of"]
 
@@ -85,18 +85,18 @@ class Method(MethodTraits, ABC):
         """
         return Settled(kinds, codes)
 
-    def criterion(self, settings: LearnSettings, lacks: Collection[Need]) -> Criterion | None:
+    def criterion(self, settings: LearnSettings, why_not: Collection[Requires]) -> Criterion | None:
         """Returns the criterion that ranks tiles, None for a method without criteria.
 
         It is the setting's, or else the first one of the method that needs nothing of `lacks`.
         """
         if not self.criteria:
             return None
-        return settings.criterion or next(one for one in self.criteria if not one.needs & {*lacks})
+        return settings.criterion or next(one for one in self.criteria if not one.needs & {*why_not})
 
-    def score_unit(self, settings: LearnSettings, lacks: Collection[Need]) -> str:
+    def score_unit(self, settings: LearnSettings, why_not: Collection[Requires]) -> str:
         """Returns the unit of a tile's score, in words."""
-        criterion = self.criterion(settings, lacks)
+        criterion = self.criterion(settings, why_not)
         return criterion.unit if criterion else self.unit
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from masklearn.methods.base import Candidates, Method, Settled
-from masklearn.traits import METHODS, Criterion, Need
+from masklearn.traits import METHODS, Criterion, Requires
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +29,7 @@ class SparseGpt(Method):
 
     name = "sparsegpt"
     summary = "ranks tiles by output error and solves the weights, both by SparseGPT"
-    needs = frozenset({Need.INPUTS})
+    needs = frozenset({Requires.INPUTS})
     criteria = (Criterion.RELATIVE, Criterion.FISHER, Criterion.RAW, Criterion.MAGNITUDE, Criterion.RANDOM)
     solves = True
 
@@ -37,10 +37,10 @@ class SparseGpt(Method):
         """Yield candidates per linear, ranked by the recipe's criterion or the method's own."""
         from masklearn.methods.scores.output_error import candidates_by_error
 
-        criterion = self.criterion(feed.recipe, feed.lacks)
+        criterion = self.criterion(feed.recipe, feed.why_not)
         assert criterion is not None
         if feed.recipe.criterion is None and criterion is not self.criteria[0]:
-            feed.note(f"tiles are ranked by {criterion} output error. {feed.lacks[Need.LOSS]}")
+            feed.note(f"tiles are ranked by {criterion} output error. {feed.why_not[Requires.LOSS]}")
         return candidates_by_error(feed, criterion)
 
     def settle(

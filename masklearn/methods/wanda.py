@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from masklearn.methods.base import Candidates, Method
 from masklearn.methods.scores import IMPORTANCE
-from masklearn.traits import METHODS, Need
+from masklearn.traits import METHODS, Requires
 
 if TYPE_CHECKING:
     from masklearn.feed import Feed
@@ -27,7 +27,7 @@ class Wanda(Method):
     name = "wanda"
     unit = IMPORTANCE
     summary = "keeps the largest products of weight and input norm"
-    needs = frozenset({Need.INPUTS})
+    needs = frozenset({Requires.INPUTS})
 
     def candidates(self, feed: Feed) -> Iterator[tuple[str, Candidates]]:
         """Yield candidates per linear, with (|w|·‖x‖)² as the importance."""

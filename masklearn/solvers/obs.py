@@ -15,7 +15,7 @@ import torch
 from masklearn.errors import PatchCompileError
 from masklearn.feed import Group
 from masklearn.masks.kinds.table import FAMILIES, TWO_FOUR
-from masklearn.masks.patterns import PATTERNS, patterns_from_scores
+from masklearn.masks.nm_codes import PATTERNS, patterns_from_scores
 from masklearn.masks.tiles import GROUP
 from masklearn.solvers.factors import upper_factor_of_inverse
 from masklearn.solvers.projection import Codes, Projection

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import FAMILIES, TWO_FOUR
 from masklearn.masks.linear_mask import kept_per_group
-from masklearn.masks.patterns import PATTERNS, patterns_from_scores
+from masklearn.masks.nm_codes import PATTERNS, patterns_from_scores
 from masklearn.masks.tiles import GROUP, expand_tiles
 
 __all__ = ["Codes", "Projection"]

@@ -30,10 +30,10 @@ from numpy.typing import NDArray
 
 from masklearn.errors import PatchCompileError
 from masklearn.feed import Group
+from masklearn.quant.grid import LARGEST_STORABLE, Grid, stored_scales
+from masklearn.quant.table import INT4, WeightType
 from masklearn.solvers import obs
 from masklearn.threads import in_parallel
-from masklearn.weights.grid import LARGEST_STORABLE, Grid, stored_scales
-from masklearn.weights.table import INT4, WeightType
 
 __all__ = ["Rounded", "check_range", "losses_of_rows", "round_group", "round_nearest"]
 

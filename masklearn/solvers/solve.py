@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from masklearn.checkpoint.store import WeightStore
 from masklearn.feed import CodeArrays, Feed, Group, Replaced
 from masklearn.masks.linear_mask import LinearMask
+from masklearn.quant.grid import Grid
 from masklearn.solvers import obs
 from masklearn.solvers.projection import Codes, Projection
 from masklearn.solvers.rounding import Rounded, check_range, round_group, round_nearest
-from masklearn.weights.grid import Grid
 
 __all__ = ["SolvedLinears", "Solver", "round_weights", "round_without_inputs", "solve", "solve_unstructured"]
 

@@ -17,7 +17,7 @@ from masklearn.stream.moments import input_moments, output_energy, squared_input
 from masklearn.stream.pass_checkpoints import PassCheckpoints, checkpoints_of
 from masklearn.stream.weighted_moments import weighted_moments
 from masklearn.task import Task
-from masklearn.traits import Need
+from masklearn.traits import Requires
 
 __all__ = ["CheckpointFeed", "solving_folder"]
 
@@ -40,7 +40,7 @@ class CheckpointFeed(Feed):
         self.note = task.note
         self.given = task.checkpoint.grids
         encoder = architecture_of(task.checkpoint).encoder
-        self.lacks = {Need.LOSS: "An encoder has no next-token loss."} if encoder else {}
+        self.why_not = {Requires.LOSS: "An encoder has no next-token loss."} if encoder else {}
 
     def with_weights(self, weights: str) -> "CheckpointFeed":
         """Returns the feed of a task with another recipe, which keeps text that was read."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.utils import parametrize
 
-from masklearn.weights.grid import Grid
+from masklearn.quant.grid import Grid
 
 __all__ = ["FixedIntegers", "fix_integers"]
 

@@ -18,6 +18,8 @@ from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.record import RepairRecord
 from masklearn.masks.weight_types import quantised_types
 from masklearn.processes import process_count
+from masklearn.quant.grid import Grid
+from masklearn.quant.table import INT4
 from masklearn.task import Task
 from masklearn.training.distillation import Distillation
 from masklearn.training.loop import TrainReport, train
@@ -25,8 +27,6 @@ from masklearn.training.memory import MemorySettings, first_that_fits, memory_ne
 from masklearn.training.model import training_model
 from masklearn.training.schedule import Schedule
 from masklearn.training.student import Student, StudentOnGrids
-from masklearn.weights.grid import Grid
-from masklearn.weights.table import INT4
 
 __all__ = ["default_steps", "repair", "repair_scales", "searched_grids"]
 

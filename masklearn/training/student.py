@@ -15,10 +15,10 @@ from masklearn.checkpoint.naming import checkpoint_name
 from masklearn.checkpoint.store import WeightStore
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.processes import is_main_process
+from masklearn.quant.grid import Grid, stored_scales
 from masklearn.training.fixed_integers import FixedIntegers, fix_integers
 from masklearn.training.fixed_mask import fix_masks
 from masklearn.training.model import training_model
-from masklearn.weights.grid import Grid, stored_scales
 
 __all__ = ["Student", "StudentOnGrids", "vectors"]
 

@@ -13,8 +13,13 @@ from patch_compile.api.result import Result
 
 if TYPE_CHECKING:
     from masklearn.masks.maskset import MaskSet
-    from patch_compile.artifacts.answers import CompiledAnswer, ExportedAnswer, ImportedAnswer, LearnedAnswer
     from patch_compile.artifacts.bench import BenchReport
+    from patch_compile.artifacts.command_results import (
+        CompiledAnswer,
+        ExportedAnswer,
+        ImportedAnswer,
+        LearnedAnswer,
+    )
     from patch_compile.artifacts.compare import CompareReport
     from patch_compile.artifacts.plan import Plan
     from patch_compile.artifacts.plan_of_model import PlanOfModel

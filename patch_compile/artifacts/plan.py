@@ -11,7 +11,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from masklearn.weights.table import FLOAT16, weight_type
+from masklearn.quant.table import FLOAT16, weight_type
 from patch_compile.artifacts.layout import PLAN
 from patch_compile.artifacts.record import FileRecord, Record
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from masklearn.weights.table import FLOAT16
+from masklearn.quant.table import FLOAT16
 from patch_compile.artifacts.plan import Gaining, Plan, Skipped, WholeRow
 from patch_compile.artifacts.record import Record
 

@@ -10,18 +10,18 @@ from masklearn.quality.record import BesideBaselines
 from patch_compile.artifacts.layout import VERIFY
 from patch_compile.artifacts.manifest import EvalText
 from patch_compile.artifacts.overlap import TextOverlap
-from patch_compile.artifacts.questions import (
-    BuiltRight,
-    CompiledRight,
-    EngineCompared,
-    GeneratedText,
-    LimitCheck,
-    LostWhere,
-    PrunedHowMuch,
-)
 from patch_compile.artifacts.record import FileRecord
 from patch_compile.artifacts.report import Kind
 from patch_compile.artifacts.tasks import TaskScores
+from patch_compile.artifacts.verify_schema import (
+    EngineCheck,
+    EngineCompared,
+    ErrorAttribution,
+    GeneratedText,
+    LimitCheck,
+    OnnxCheck,
+    QualityLoss,
+)
 
 __all__ = ["Outcome", "Question", "VerifiedText", "VerifyReport"]
 
@@ -72,10 +72,10 @@ class VerifyReport(FileRecord):
     asked: tuple[Question, ...]
     outcome: Outcome
     text: VerifiedText | None = None
-    compiled: CompiledRight | None = None
-    pruned: PrunedHowMuch | None = None
-    built: BuiltRight | None = None
-    where: LostWhere | None = None
+    compiled: OnnxCheck | None = None
+    pruned: QualityLoss | None = None
+    built: EngineCheck | None = None
+    where: ErrorAttribution | None = None
     baselines: BesideBaselines | None = None
     tasks: TaskScores | None = None
     overlap: TextOverlap | None = None

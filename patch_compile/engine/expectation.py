@@ -18,7 +18,7 @@ from patch_compile.planning.split import PART
 if TYPE_CHECKING:
     import onnx
 
-    from masklearn.weights.table import WeightType
+    from masklearn.quant.table import WeightType
 
 __all__ = ["PlanExpectation", "expectation_from_onnx"]
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import KINDS
-from masklearn.weights.table import INT8, QUANTISED, WeightType
+from masklearn.quant.table import INT8, QUANTISED, WeightType
 from patch_compile.inspection.inspection import Inspection
 from patch_compile.onnx_io.proto import load_proto, model_of, refusing_invalid
 from patch_compile.packing.format import KERNEL_ROWS, PackedLinear, SlabsOfSixteen, unpack

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from masklearn.regular_file import require_file
 from patch_compile.errors import PatchCompileError
-from patch_compile.onnx_io.expansion import check_expansion
+from patch_compile.onnx_io.constant_blowup import check_expansion
 
 if TYPE_CHECKING:
     import onnx

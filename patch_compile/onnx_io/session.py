@@ -33,7 +33,7 @@ def open_session(path: Path, providers: tuple[str, ...] = (CPU,), threads: int |
     """
     import onnxruntime as ort
 
-    from patch_compile.onnx_io.limited import SILENT, LimitedSession
+    from patch_compile.onnx_io.session_limits import SILENT, LimitedSession
 
     options = ort.SessionOptions()
     options.log_severity_level = SILENT

@@ -13,7 +13,7 @@ instruction, so that a lane's fragment is one 16-byte load. With lane = 4 g + t:
     meta   [row block: PR/16][g: 8][t: 4]   low half word: row g, high: row g + 8; 16 columns each, a nibble a group
 
 (PTX ISA 9.7.14.5.8 and 9.7.14.6.2.2, figures 120-122.) A pair of neighbouring 16-bit values moves as one 32-bit word.
-`of_sixteen` describes slabs of n:16, and `integers` slabs of int8 and int4 weights, which `quantised` packs.
+`n16` describes slabs of n:16, and `integers` slabs of int8 and int4 weights, which `quantised` packs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.tiles import expand_tiles
-from masklearn.weights.table import WeightType
+from masklearn.quant.table import WeightType
 from patch_compile.packing.index import csr_index, index_fault, split_columns
 from patch_compile.packing.slab_kinds import ALWAYS, SLAB_K, kinds_among, numbers_of, slab_kinds
 
@@ -175,7 +175,7 @@ def pack_together(
     Raises ValueError if a weight and its mask differ in shape, or if the linears differ in K.
     """
     from patch_compile.packing import slabs
-    from patch_compile.packing.of_sixteen import pack_panel_of_sixteen
+    from patch_compile.packing.n16 import pack_panel_of_sixteen
 
     for weight, mask in linears:
         if weight.shape != mask.shape:
@@ -281,7 +281,7 @@ def unpack_panel(
         raise ValueError("metadata holds a pair of positions that is not ascending")
     if not packed.others:
         return
-    from patch_compile.packing.of_sixteen import unpack_panel_of_sixteen
+    from patch_compile.packing.n16 import unpack_panel_of_sixteen
 
     for number, one in enumerate(packed.others, len(ALWAYS)):
         stored = one.values, one.masks.view(np.uint32)
@@ -320,7 +320,7 @@ def for_each_panel(
     Threads suffice: the loops of `slabs` release Python's global lock.
     """
     from patch_compile.packing import slabs
-    from patch_compile.packing.of_sixteen import masked_of_sixteen
+    from patch_compile.packing.n16 import masked_of_sixteen
 
     bits = np.ascontiguousarray(weight)
     covered = expand_tiles(mask.tiles, mask.shape, mask.tile)

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from masklearn.masks.kinds.base import TileKind
-from masklearn.weights.table import BFLOAT16, FLOAT16, INT8, WeightType
+from masklearn.quant.table import BFLOAT16, FLOAT16, INT8, WeightType
 from patch_compile.packing.function_of_integers import (
     constant_lines,
     dense_integer_lines,
@@ -31,7 +31,7 @@ from patch_compile.packing.function_of_integers import (
     of_slabs_lines,
     sparse_integer_lines,
 )
-from patch_compile.packing.function_of_sixteen import of_sixteen_lines
+from patch_compile.packing.function_of_n16 import of_sixteen_lines
 from patch_compile.packing.slab_kinds import ALWAYS
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from masklearn.weights.table import INT8, WeightType
+from masklearn.quant.table import INT8, WeightType
 
 __all__ = [
     "constant_lines",

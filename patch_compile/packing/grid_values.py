@@ -1,6 +1,6 @@
 """Loops over the weights of a quantised linear, compiled by numba: from T(q·s) to q, and the comparison of both.
 
-T is the graph's 16-bit type. `masklearn.weights.grid` defines the values; tests hold these loops to it, weight by weight.
+T is the graph's 16-bit type. `masklearn.quant.grid` defines the values; tests hold these loops to it, weight by weight.
 The loops are short and have no branches, so that they become vector instructions.
 """
 

@@ -1,6 +1,6 @@
 """The order of int8 and int4 weights in the int32 words of a slab, and the loops that move them, compiled by numba.
 
-The integers q of a slab are first packed as if they were 16-bit values (`format`, `of_sixteen`), and then put in the order
+The integers q of a slab are first packed as if they were 16-bit values (`format`, `n16`), and then put in the order
 here, which gives a lane all of its integers of a load side by side. With PR = panel_rows and lane = 4 g + t:
 
     int8 dense  bytes    [k32: 2][row block: PR/16][lane: 32][k16: 2][k half: 2][row half: 2][pair: 2]
@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR
-from masklearn.weights.table import INT8, WeightType
+from masklearn.quant.table import INT8, WeightType
 from patch_compile.packing.compiled import compiled
 from patch_compile.packing.slab_kinds import SLAB_K, value_words
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from masklearn.checkpoint.prune import masked_weight
 from masklearn.masks.linear_mask import LinearMask
-from masklearn.weights.grid import Grid
-from masklearn.weights.table import INT8, WeightType
+from masklearn.quant.grid import Grid
+from masklearn.quant.table import INT8, WeightType
 from patch_compile.packing.format import (
     KERNEL_ROWS,
     PackedLinear,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
-from masklearn.weights.table import QUANTISED, WEIGHT_TYPES, WeightType
+from masklearn.quant.table import QUANTISED, WEIGHT_TYPES, WeightType
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.masks.patterns import KEPT_POSITIONS, PATTERNS
+from masklearn.masks.nm_codes import KEPT_POSITIONS, PATTERNS
 from patch_compile.packing.compiled import compiled, inlined
 
 __all__ = [

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from masklearn.masks.linear_mask import LinearMask
-    from masklearn.weights.grid import Grid
+    from masklearn.quant.grid import Grid
     from patch_compile.passes.lowering.mask_linears import MaskLinearsPass
     from patch_compile.passes.lowering.pack_linears import PackLinearsPass
     from patch_compile.passes.lowering.packed_initializers import ReadTensor

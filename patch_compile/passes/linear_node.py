@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from masklearn.masks.names import shared_path
+from masklearn.masks.name_globs import shared_path
 from patch_compile.onnx_io.proto import STANDARD_DOMAINS
 from patch_compile.packing.function import Epilogue
 from patch_compile.packing.joint import stacked_rows

@@ -17,7 +17,7 @@ from patch_compile.planning.types_for_speed import TypesForSpeed
 from patch_compile.report.prediction import gain_line, reason_lines
 
 if TYPE_CHECKING:
-    from masklearn.weights.table import WeightType
+    from masklearn.quant.table import WeightType
     from patch_compile.artifacts.plan import Gaining
     from patch_compile.planning.cost import CostModel
     from patch_compile.planning.lowering import LinearPlan

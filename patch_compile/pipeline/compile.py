@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from patch_compile.artifacts.answers import CompiledAnswer
+from patch_compile.artifacts.command_results import CompiledAnswer
 from patch_compile.artifacts.layout import PLAN
 from patch_compile.artifacts.manifest import write_manifest
 from patch_compile.artifacts.plan import Plan

@@ -12,7 +12,7 @@ from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.compress import write_compressed
 from masklearn.masks.maskset import MaskSet
 from masklearn.progress import OnStep
-from patch_compile.artifacts.answers import ExportedAnswer
+from patch_compile.artifacts.command_results import ExportedAnswer
 from patch_compile.artifacts.folder import OutFolder, kept_for_writing
 from patch_compile.artifacts.layout import COMPRESSED_FOLDER, EDGELLM_FOLDER, MASKS, MODEL, PRUNED_ONNX
 from patch_compile.artifacts.stage_files import sha256_of

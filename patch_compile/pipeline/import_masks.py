@@ -13,7 +13,7 @@ from masklearn.checkpoint.coverage import covered_linears_of
 from masklearn.importers.base import IMPORTERS
 from masklearn.recipe import Kinds, Pattern, Tile
 from masklearn.settings import Settings
-from patch_compile.artifacts.answers import ImportedAnswer, MaskedLinear
+from patch_compile.artifacts.command_results import ImportedAnswer, MaskedLinear
 from patch_compile.errors import PatchCompileError
 from patch_compile.pipeline.summary import skipped_of
 from patch_compile.progress import Progress

@@ -7,13 +7,13 @@ from rich.console import Console
 from masklearn.baselines import Baseline, parse_baselines
 from masklearn.masks.maskset import MaskSet
 from masklearn.processes import is_main_process
-from patch_compile.artifacts.answers import LearnedAnswer, LearnedBaselines, MaskedLinear
+from patch_compile.artifacts.command_results import LearnedAnswer, LearnedBaselines, MaskedLinear
 from patch_compile.artifacts.manifest import write_manifest
 from patch_compile.artifacts.workspace import Workspace
+from patch_compile.pipeline.distributed import join
 from patch_compile.pipeline.prepare import Job, prepare
 from patch_compile.pipeline.stages import keys_of, learning_folder, opened, run_stages
 from patch_compile.pipeline.summary import masked_model
-from patch_compile.pipeline.together import take_part
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from patch_compile.report.learned import mosaic_line
@@ -87,7 +87,7 @@ def _help(recipe: Recipe) -> None:
     """Learn together with the first process, in its scratch folder, and write nothing else."""
     quiet = Progress(Console(quiet=True))
     job = prepare(recipe, quiet, stages=[Stage.MASKS], force=True, resume=True)
-    take_part(job.out, lambda: _train(job, quiet))
+    join(job.out, lambda: _train(job, quiet))
 
 
 def _train(job: Job, progress: Progress) -> None:

@@ -9,7 +9,7 @@ from masklearn.masks.kinds.allowed import AUTO, only_two_four
 from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.weight_types import named_types
-from masklearn.weights.table import QUANTISED, weight_type
+from masklearn.quant.table import QUANTISED, weight_type
 from patch_compile.artifacts.plan import Gaining, Plan
 from patch_compile.artifacts.plan_of_model import (
     Asked,
@@ -32,7 +32,7 @@ from patch_compile.planning.lowering import LinearPlan
 from patch_compile.planning.planner import plan_of
 from patch_compile.recipe import Recipe
 from patch_compile.sources.base import Source
-from patch_compile.sources.kinds import Ability
+from patch_compile.sources.kinds import Capability
 from patch_compile.sources.open import open_source
 from patch_compile.sources.pruning import types_to_round
 
@@ -51,7 +51,7 @@ def plan(recipe: Recipe) -> PlanOfModel:
     recipe = _in_asked_type(recipe)
     recipe.check_weights()
     source = open_source(recipe, weights=False)
-    source.require(Ability.PLAN)
+    source.require(Capability.PLAN)
     check_exportable(source.checkpoint)
     outline = source.outline
     assert outline is not None and source.workload is not None

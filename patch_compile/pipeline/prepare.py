@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from masklearn.checkpoint.unchanged import FilesAsFound
+from masklearn.checkpoint.input_snapshot import InputSnapshot
 from masklearn.masks.budget import Budget
 from masklearn.masks.weight_types import allowed_types
 from masklearn.threads import settle_threads
@@ -23,7 +23,7 @@ from patch_compile.progress import Progress, quiet_libraries
 from patch_compile.recipe import Recipe
 from patch_compile.sources.base import Source
 from patch_compile.sources.inputs import inputs_of
-from patch_compile.sources.kinds import Ability, Stage
+from patch_compile.sources.kinds import Capability, Stage
 from patch_compile.sources.open import open_source
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Job", "costs_of", "prepare"]
 
-_ALONE = {frozenset({Stage.MASKS}): Ability.LEARN, frozenset({Stage.ONNX}): Ability.COMPILE}
+_ALONE = {frozenset({Stage.MASKS}): Capability.LEARN, frozenset({Stage.ONNX}): Capability.COMPILE}
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Job:
     plugin: PluginLibrary | None
     costs: CostModel | None
     chooser: Chooser | None
-    files: FilesAsFound
+    files: InputSnapshot
 
     @property
     def recipe(self) -> Recipe:
@@ -75,7 +75,7 @@ def prepare(
     if command := _ALONE.get(asked):
         source.require(command)
     quiet_libraries([getattr(recipe, name) for name in source.texts])
-    files = FilesAsFound.of(lambda: inputs_of(source, recipe))
+    files = InputSnapshot.of(lambda: inputs_of(source, recipe))
     if Stage.MASKS not in asked and recipe.mask is None:
         raise PatchCompileError(
             "No mask is given", "`compile` learns nothing.", "Give --mask FILE, or use `build`."

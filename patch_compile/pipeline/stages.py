@@ -37,8 +37,8 @@ from patch_compile.artifacts.report import REPORT_SCHEMA, DecoderReport, Outputs
 from patch_compile.artifacts.stage_files import remove, sha256_of
 from patch_compile.artifacts.workspace import Workspace, key_of
 from patch_compile.errors import PatchCompileError
+from patch_compile.pipeline.distributed import rank0
 from patch_compile.pipeline.prepare import Job
-from patch_compile.pipeline.together import leading
 from patch_compile.planning.gains import TilesThatGain
 from patch_compile.planning.tiles_for_speed import TilesForSpeed
 from patch_compile.planning.types_for_speed import TypesForSpeed
@@ -129,7 +129,7 @@ class _Run:
 
     def _learned(self) -> Pruning:
         scratch, choose = self.workspace.scratch, self.job.chooser
-        with leading(scratch):
+        with rank0(scratch):
             folder = learning_folder(scratch, self.keys[Stage.MASKS])
             pruning = self.job.source.learn(folder, self.progress, choose)
         if isinstance(choose, TilesForSpeed | TypesForSpeed):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
-from masklearn.weights.table import FLOAT16, WeightType
+from masklearn.quant.table import FLOAT16, WeightType
 from patch_compile.artifacts.plan import LinearTimes, Reason, ReasonKind, Times
 from patch_compile.hardware.cards import RatedCard
 from patch_compile.planning.cards import PlanCard

@@ -23,7 +23,7 @@ from masklearn.masks.select import NO_LOSSES, RoundingLosses, Scores, Selection,
 from patch_compile.artifacts.plan import Gaining
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import LinearPlan
-from patch_compile.planning.unpatterned import unpatterned
+from patch_compile.planning.tile_map import unpatterned
 
 __all__ = ["ALL_SPARSE", "GainBudget", "TilesThatGain"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from masklearn.masks.kinds.base import BYTES_DENSE
 from masklearn.masks.kinds.table import DENSE, PRUNED, TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask
-from masklearn.weights.table import FLOAT16, WeightType, weight_type
+from masklearn.quant.table import FLOAT16, WeightType, weight_type
 from patch_compile.artifacts.plan import (
     LinearRow,
     LinearTimes,
@@ -25,7 +25,7 @@ from patch_compile.packing.slab_kinds import SLAB_K, kinds_among, slab_kinds
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering_patterns import Asked, asked_lowerings
 from patch_compile.planning.split import Split
-from patch_compile.planning.unpatterned import KindMap
+from patch_compile.planning.tile_map import TileKinds
 
 __all__ = ["LinearPlan", "lowerings_of", "plan_linear", "plan_linears", "uncovered"]
 
@@ -177,7 +177,7 @@ class LinearPlan:
 
 
 def plan_linears(
-    masks: Mapping[str, LinearMask] | Mapping[str, KindMap],
+    masks: Mapping[str, LinearMask] | Mapping[str, TileKinds],
     lowering: str = "plugin",
     costs: CostModel | None = None,
     weights: Mapping[str, WeightType] | None = None,
@@ -213,7 +213,7 @@ def lowerings_of(text: str, names: Sequence[str], weights: Mapping[str, WeightTy
 
 def plan_linear(
     name: str,
-    mask: LinearMask | KindMap,
+    mask: LinearMask | TileKinds,
     asked: Asked = "plugin",
     costs: CostModel | None = None,
     weights: WeightType = FLOAT16,
@@ -285,14 +285,14 @@ def _all_dense(dense: int, sparse: int, others: Others) -> tuple[int, int, Other
     return dense + sparse + sum(count for _, count in others), 0, ()
 
 
-def _count_slabs(mask: LinearMask | KindMap, panel_rows: int) -> tuple[int, int, Others]:
+def _count_slabs(mask: LinearMask | TileKinds, panel_rows: int) -> tuple[int, int, Others]:
     """Returns the numbers of dense and of 2:4 slabs, and those of further kinds by name."""
     codes = slab_kinds(mask, panel_rows)
     dense, sparse, *others = ((kind.name, int((codes == kind.code).sum())) for kind in kinds_among([codes]))
     return dense[1], sparse[1], tuple(others)
 
 
-def _unfit(asked: Asked, mask: LinearMask | KindMap, any_pruned_slab: bool) -> Reason | None:
+def _unfit(asked: Asked, mask: LinearMask | TileKinds, any_pruned_slab: bool) -> Reason | None:
     """Returns the reason why only `dense` is possible, or None."""
     if not mask.kinds.any():
         return Reason(kind=ReasonKind.NO_SPARSE_TILE)

@@ -1,7 +1,7 @@
 """Parses `--lowering`: one lowering for all linears, or lowerings by pattern.
 
 The text is `auto`, `plugin`, `split` or `dense`, or `PATTERN=LOWERING,…` such as `mlp.*=plugin,v_proj=dense`, with the
-patterns of `masklearn.masks.names`. The last pattern that matches a linear decides. Linears without a match are `auto`.
+patterns of `masklearn.masks.name_globs`. The last pattern that matches a linear decides. Linears without a match are `auto`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-from masklearn.masks.names import decide, parse_pairs
+from masklearn.masks.name_globs import decide, parse_pairs
 
 __all__ = ["AUTO", "Asked", "asked_lowerings", "parse_lowering"]
 

@@ -12,7 +12,7 @@ from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import Coverage
 from masklearn.checkpoint.pretrained import load_config
 from masklearn.checkpoint.sizes import sizes_of
-from masklearn.masks.names import depth_of
+from masklearn.masks.name_globs import depth_of
 from patch_compile.packing.fusion import FUSIONS
 from patch_compile.planning.lowering import LinearPlan, uncovered
 from patch_compile.planning.products import InputGroup, compiled_groups, fused_groups, groups_by_name

@@ -12,7 +12,7 @@ import numpy as np
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from masklearn.masks.tiles import grid_shape
-from masklearn.weights.table import FLOAT16, WeightType
+from masklearn.quant.table import FLOAT16, WeightType
 from patch_compile.artifacts.plan import Plan, PlanSummary, Reason, ReasonKind, Totals, Unpredicted
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import LinearPlan, lowerings_of, plan_linear
@@ -20,7 +20,7 @@ from patch_compile.planning.lowering_patterns import AUTO, Asked, asked_lowering
 from patch_compile.planning.outline import Outline
 from patch_compile.planning.predict import predict_whole
 from patch_compile.planning.products import InputGroup, cost_together, products_of
-from patch_compile.planning.unpatterned import KindMap
+from patch_compile.planning.tile_map import TileKinds
 
 __all__ = [
     "assumed_plans",
@@ -61,7 +61,7 @@ def assumed_plans(
     return {name: plan(name, shape) for name, shape in linears.items()}
 
 
-def assumed_tiles(shape: Shape, tile: Shape, ratio: float, kinds: Kinds = (TWO_FOUR,)) -> KindMap:
+def assumed_tiles(shape: Shape, tile: Shape, ratio: float, kinds: Kinds = (TWO_FOUR,)) -> TileKinds:
     """Returns the tiles of a linear `[N, K]` with this ratio, to one tile, or all tiles of the kind that zeroes most.
 
     Its tiles have two kinds, of which dense may be one: those whose shares of zeros are nearest below and above the ratio.
@@ -75,7 +75,7 @@ def assumed_tiles(shape: Shape, tile: Shape, ratio: float, kinds: Kinds = (TWO_F
     share = min(1.0, (ratio - low) / (high - low)) if high > low else 1.0
     codes = np.full(grid[0] * grid[1], few.code, np.uint8)
     codes[: round(share * codes.size)] = many.code
-    return KindMap(shape, tile, np.random.default_rng(0).permutation(codes).reshape(grid))
+    return TileKinds(shape, tile, np.random.default_rng(0).permutation(codes).reshape(grid))
 
 
 @lru_cache(maxsize=4096)

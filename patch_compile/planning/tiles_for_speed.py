@@ -13,7 +13,7 @@ from masklearn.masks.budget import Budget
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.record import SpeedRecord
 from masklearn.masks.select import NO_LOSSES, RoundingLosses, Scores, Selection, select
-from masklearn.weights.table import WeightType
+from masklearn.quant.table import WeightType
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import LinearPlan, plan_linears
 from patch_compile.planning.outline import Outline
@@ -21,7 +21,7 @@ from patch_compile.planning.planner import settle_together
 from patch_compile.planning.predict import PhaseTimes, predict_whole
 from patch_compile.planning.savings import saved_per_weight
 from patch_compile.planning.speed_goal import SpeedGoal, unreachable
-from patch_compile.planning.unpatterned import KindMap
+from patch_compile.planning.tile_map import TileKinds
 
 __all__ = ["SpeedTask", "TilesForSpeed"]
 
@@ -143,7 +143,7 @@ class TilesForSpeed:
         """Returns the plans of linears whose tiles have these kinds, `[grid]` of codes."""
         task = self._task
         tiles = {
-            name: KindMap(shape, task.tile, kinds[name].astype(np.uint8))
+            name: TileKinds(shape, task.tile, kinds[name].astype(np.uint8))
             for name, shape in task.linears.items()
         }
         plans = plan_linears(tiles, task.lowering, task.costs, self._weights)

@@ -21,7 +21,7 @@ from masklearn.masks.select_types import (
     rounding_cost,
 )
 from masklearn.masks.tiles import weights_of_tiles
-from masklearn.weights.table import INT4, INT8, WeightType
+from masklearn.quant.table import INT4, INT8, WeightType
 from patch_compile.errors import SpeedError
 from patch_compile.planning.lowering import LinearPlan
 from patch_compile.planning.products import cost_together, products_of

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 
-from masklearn.masks.names import kind_of, shared_path, short_kinds
+from masklearn.masks.name_globs import kind_of, shared_path, short_kinds
 from masklearn.masks.record import SpeedRecord
 from masklearn.masks.tiles import spell_tile
-from masklearn.weights.table import weight_type
+from masklearn.quant.table import weight_type
 from patch_compile.artifacts.plan import (
     Calibration,
     CardRow,

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from patch_compile.artifacts.questions import (
+from patch_compile.artifacts.verify import Outcome, Question, VerifyReport
+from patch_compile.artifacts.verify_schema import (
     ComparedRun,
     EngineNotRun,
+    ErrorAttribution,
     FigureName,
     FirstDifference,
     LimitCheck,
-    LostWhere,
     NotRun,
 )
-from patch_compile.artifacts.verify import Outcome, Question, VerifyReport
 
 __all__ = [
     "figure_words",
@@ -107,6 +107,6 @@ def first_difference_words(first: FirstDifference) -> str:
     return f"the linear {first.linear}" if first.linear else f"the node {first.node} ({first.op})"
 
 
-def where_words(where: LostWhere) -> str:
+def where_words(where: ErrorAttribution) -> str:
     """Returns an explanation of the figures of linears."""
     return _WHERE if where.tokens is None else _WHERE + _WHERE_TRIED.format(tokens=where.tokens)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 from masklearn.masks.maskset import MaskSet
 from masklearn.quality.record import Baseline, BesideBaselines
-from masklearn.weights.table import weight_type
+from masklearn.quant.table import weight_type
 from patch_compile.artifacts.plan import LinearRow
 
 __all__ = ["compiled_types", "learned_types", "loss_lines", "types_line", "types_words"]

@@ -24,7 +24,7 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.planning.lowering import plan_linears
 from patch_compile.planning.planner import assumed_plans, plan_of, settle_together, unpredicted_plan
 from patch_compile.progress import Progress, Update
-from patch_compile.sources.kinds import Ability, Sequences, Stage
+from patch_compile.sources.kinds import Capability, Sequences, Stage
 from patch_compile.sources.pruning import GivenMasks, Pruning, given_masks
 from patch_compile.sources.rounding import Rounding
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from masklearn.masks.linear_mask import LinearMask
     from masklearn.masks.maskset import MaskSet
     from masklearn.masks.select import Choose
-    from masklearn.weights.table import WeightType
+    from masklearn.quant.table import WeightType
     from patch_compile.onnx_io.compare import Outputs
     from patch_compile.onnx_io.feeds import Feed
     from patch_compile.passes import PassDump
@@ -75,7 +75,7 @@ class Source(ABC):
     pruned_words: ClassVar[str]
     to_report: ClassVar[str]  # the file to attach to a report of a compiler fault
     # Reasons why abilities are missing; `{model}` is the name of the source.
-    why_lacking: ClassVar[Mapping[Ability, str]] = {}
+    why_lacking: ClassVar[Mapping[Capability, str]] = {}
 
     def __init__(self, model: Path) -> None:
         self.model = model
@@ -92,7 +92,7 @@ class Source(ABC):
 
         What is known of the model is not read again. Raises PatchCompileError if the source can't.
         """
-        raise self._refusal(Ability.PLAN)
+        raise self._refusal(Capability.PLAN)
 
     @property
     @abstractmethod
@@ -173,13 +173,13 @@ class Source(ABC):
 
     # Checks.
 
-    def lacks(self, ability: Ability) -> str:
+    def why_not(self, ability: Capability) -> str:
         """Returns the reason why the source lacks an ability; empty if it has the ability."""
         return self.why_lacking.get(ability, "").format(model=self.model.name)
 
-    def require(self, command: Ability) -> None:
+    def require(self, command: Capability) -> None:
         """Raise PatchCompileError if a command does not take this kind of source."""
-        if why := self.lacks(command):
+        if why := self.why_not(command):
             raise PatchCompileError(
                 f"{command} takes a model directory, not {self.model}",
                 why,
@@ -316,21 +316,21 @@ class Source(ABC):
     @property
     def checkpoint(self) -> Checkpoint:
         """The model as masklearn runs it block by block. Raises PatchCompileError if it has no blocks."""
-        raise self._refusal(Ability.BLOCKS)
+        raise self._refusal(Capability.BLOCKS)
 
     def evaluation(self, progress: Progress) -> tuple[NDArray[np.int64], EvalText]:  # noqa: ARG002
         """Returns held-out text as windows of tokens `[count, length]`, and name and path of the text."""
-        raise self._refusal(Ability.BLOCKS)
+        raise self._refusal(Capability.BLOCKS)
 
     @property
     def layers(self) -> int:
         """Number of blocks."""
-        raise self._refusal(Ability.BLOCKS)
+        raise self._refusal(Capability.BLOCKS)
 
     @property
     def tokenizer(self) -> Any:
         """The tokenizer of transformers."""
-        raise self._refusal(Ability.NEXT_TOKENS)
+        raise self._refusal(Capability.NEXT_TOKENS)
 
     def pruned_logits(
         self,
@@ -342,12 +342,12 @@ class Source(ABC):
 
         sixteen_bits: compute in the graph's type, False for fp32.
         """
-        raise self._refusal(Ability.NEXT_TOKENS)
+        raise self._refusal(Capability.NEXT_TOKENS)
 
-    def _refusal(self, ability: Ability) -> PatchCompileError:
+    def _refusal(self, ability: Capability) -> PatchCompileError:
         return PatchCompileError(
             f"{self.model} can't be asked for {ability}",
-            self.lacks(ability),
+            self.why_not(ability),
             f"`patch-compile build` takes {self.words}. For {ability}, give the directory of a decoder.",
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["Ability", "Sequences", "Stage"]
+__all__ = ["Capability", "Sequences", "Stage"]
 
 
 class Stage(StrEnum):
@@ -17,7 +17,7 @@ class Stage(StrEnum):
     PROOF = "proof"
 
 
-class Ability(StrEnum):
+class Capability(StrEnum):
     """Abilities that only some kinds of source have. The first three are the commands of the same name."""
 
     LEARN = "learn"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from masklearn.checkpoint.architectures import architecture_of
 from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.described import describe_checkpoint
+from masklearn.checkpoint.config_shapes import describe_checkpoint
 from patch_compile.artifacts.folder import OutFolder
 from patch_compile.errors import PatchCompileError
 from patch_compile.recipe import GraphRecipe, Recipe

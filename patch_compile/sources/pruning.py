@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.weight_types import quantised_types
-from masklearn.weights.table import WeightType
+from masklearn.quant.table import WeightType
 from patch_compile.artifacts.layout import MASKS
 from patch_compile.errors import PatchCompileError
 from patch_compile.progress import Update

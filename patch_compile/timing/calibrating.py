@@ -12,24 +12,24 @@ from patch_compile.planning.measured import MeasuredCard
 from patch_compile.planning.measured_fit import fit_assumptions
 from patch_compile.planning.roofline.assumptions import Assumptions
 from patch_compile.sources.base import Source
-from patch_compile.sources.kinds import Ability
-from patch_compile.timing.place import CpuPlace, GpuPlace
+from patch_compile.sources.kinds import Capability
+from patch_compile.timing.device import CpuDevice, GpuPlace
 from patch_compile.timing.points import Point
 from patch_compile.timing.predicted import PlannedModel
 
 __all__ = ["calibrate", "check_calibration"]
 
 
-def check_calibration(place: CpuPlace | GpuPlace, source: Source) -> None:
+def check_calibration(place: CpuDevice | GpuPlace, source: Source) -> None:
     """Raises PatchCompileError, before anything is timed, if times on `place` can't calibrate a card."""
     fix = "Leave `--calibrate` out."
-    if isinstance(place, CpuPlace):
+    if isinstance(place, CpuDevice):
         raise PatchCompileError(
             "--calibrate does not go with ONNX Runtime",
             "The planner predicts engines on a GPU, of which ONNX Runtime's times on a CPU say nothing.",
             f"Run it where a GPU runs the engine. {fix[:-1]} otherwise.",
         )
-    if why := source.lacks(Ability.PLAN):
+    if why := source.why_not(Capability.PLAN):
         raise PatchCompileError(f"--calibrate does not go with {source.words}", why, fix)
     if place.card is None:
         raise PatchCompileError(

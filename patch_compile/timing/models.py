@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from masklearn.checkpoint.unchanged import FilesAsFound
+from masklearn.checkpoint.input_snapshot import InputSnapshot
 from masklearn.durable import flush_tree
 from patch_compile.artifacts.bench import Contender
 from patch_compile.artifacts.engine import EngineReport
@@ -50,7 +50,7 @@ def model_files(
     earlier run kept there is reused if nothing that it is made of has changed.
     """
     made: list[Path] = []
-    found = FilesAsFound.of(lambda: _inputs(out, source) if set(which) - {Contender.HYBRID} else ())
+    found = InputSnapshot.of(lambda: _inputs(out, source) if set(which) - {Contender.HYBRID} else ())
     try:
         if set(which) - {Contender.HYBRID}:
             check_unchanged(source, out, "; or time the hybrid model alone: --against none")
@@ -72,7 +72,7 @@ def _file_of(
     costs: CostModel | None,
     progress: Progress,
     made: list[Path],
-    found: FilesAsFound,
+    found: InputSnapshot,
 ) -> Path:
     engine = runner is Runner.ENGINE
     if which is Contender.HYBRID:

@@ -37,7 +37,7 @@ class OnnxRunner:
     def __init__(self, path: Path) -> None:
         import onnxruntime as ort
 
-        from patch_compile.onnx_io.limited import SILENT, LimitedSession
+        from patch_compile.onnx_io.session_limits import SILENT, LimitedSession
 
         options = ort.SessionOptions()
         options.log_severity_level = SILENT

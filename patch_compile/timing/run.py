@@ -20,14 +20,14 @@ from patch_compile.report.page import renew_page
 from patch_compile.sources.open import source_of
 from patch_compile.timing.calibrating import calibrate, check_calibration
 from patch_compile.timing.clocks import Watch
+from patch_compile.timing.device import CpuDevice, GpuPlace, find_place
 from patch_compile.timing.machine import busy_share
 from patch_compile.timing.memory import check_memory
 from patch_compile.timing.models import file_bytes, model_files
-from patch_compile.timing.place import CpuPlace, GpuPlace, find_place
 from patch_compile.timing.points import MakeFeed, Point
 from patch_compile.timing.predicted import costs_of_build
 from patch_compile.timing.request import BenchRequest
-from patch_compile.timing.subject import Subject, choose_runner
+from patch_compile.timing.timed_build import Subject, choose_runner
 from patch_compile.timing.timing import TimedModel, TurnTimes, take_turns
 
 __all__ = ["bench"]
@@ -71,7 +71,7 @@ def _bench(path: Path, asked: BenchRequest, force: bool) -> BenchReport:
 @dataclass(frozen=True)
 class _Contest:
     subject: Subject
-    place: CpuPlace | GpuPlace
+    place: CpuDevice | GpuPlace
     progress: Progress
 
     def run(self, feeds: Mapping[Point, MakeFeed]) -> BenchReport:
@@ -175,7 +175,7 @@ def _check_new(out: OutFolder, force: bool) -> None:
     out.check_replaceable(BENCH_FOLDER)
 
 
-def _check_runs(subject: Subject, place: CpuPlace | GpuPlace, points: list[Point]) -> None:
+def _check_runs(subject: Subject, place: CpuDevice | GpuPlace, points: list[Point]) -> None:
     """Raises PatchCompileError, before any model is made, if this machine can't run the models."""
     import psutil
 

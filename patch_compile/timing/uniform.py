@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.masks.linear_mask import LinearMask
-from masklearn.masks.patterns import patterns_from_scores
+from masklearn.masks.nm_codes import patterns_from_scores
 
 __all__ = ["UniformMasks"]
 

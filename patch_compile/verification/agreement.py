@@ -26,7 +26,7 @@ from patch_compile.report.proof import tolerance_words
 from patch_compile.sources.base import Source
 from patch_compile.sources.rounding import rounding_tolerance, roundings_of, tolerance_of
 from patch_compile.verification.choices import Followed, following
-from patch_compile.verification.study import Runs, Study, quiet_polygraphy
+from patch_compile.verification.run_model import ModelAnswers, ModelRuns, quiet_polygraphy
 
 __all__ = [
     "PrunedRuns",
@@ -55,8 +55,8 @@ class PrunedRuns:
 
 
 def judge_agreement(
-    hybrid: Study,
-    dense: Study,
+    hybrid: ModelAnswers,
+    dense: ModelAnswers,
     checkpoint: PrunedRuns,
     dtype: str,
     measure: Callable[[], Tolerance] | None = None,
@@ -90,7 +90,7 @@ def judge_agreement(
     return Agreement(error=error, tolerance=tolerance, dense_error=dense_error, feeds=len(reference))
 
 
-def measured_tolerance(source: Source, pruned: Path, runs: Runs, reference: Sequence[Any]) -> Tolerance:
+def measured_tolerance(source: Source, pruned: Path, runs: ModelRuns, reference: Sequence[Any]) -> Tolerance:
     """Returns the tolerance for a model that amplifies roundings more than a model of its depth usually does.
 
     Rows of equal weights, for example, round in one direction. As for ONNX files, the tolerance is twice the error of the
@@ -124,7 +124,7 @@ def compiled_wrongly(error: float, tolerance: Tolerance) -> AccuracyError:
     )
 
 
-def run_pruned(source: Source, pruned: Path, runs: Runs) -> PrunedRuns:
+def run_pruned(source: Source, pruned: Path, runs: ModelRuns) -> PrunedRuns:
     """Run the pruned model on the feeds of the hybrid graph. Its routers choose what the graph has chosen."""
     from polygraphy.backend.base import BaseRunner
     from polygraphy.common import TensorMetadata
@@ -159,7 +159,7 @@ def run_pruned(source: Source, pruned: Path, runs: Runs) -> PrunedRuns:
 
 
 def _followed(
-    logits: Callable[[Feed], NDArray[np.float32]], runs: Runs
+    logits: Callable[[Feed], NDArray[np.float32]], runs: ModelRuns
 ) -> Iterator[tuple[NDArray[np.float32], Followed]]:
     """Yield a model's logits for each feed, with the choices that the graph has made for that feed."""
     for feed, choices in zip(runs.feeds, runs.choices, strict=True):

@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from masklearn.checkpoint.unchanged import FilesAsFound
+from masklearn.checkpoint.input_snapshot import InputSnapshot
 from masklearn.masks.maskset import MaskSet
 from masklearn.quality.record import BaselineRow, BesideBaselines
 from masklearn.text import open_text
@@ -21,26 +21,26 @@ from patch_compile.artifacts.manifest import EvalText
 from patch_compile.artifacts.overlap import TextOverlap
 from patch_compile.artifacts.plan import Plan
 from patch_compile.artifacts.proof import OutputsProof, TextRunner, TextWindows
-from patch_compile.artifacts.questions import (
-    BuiltRight,
-    ComparedRun,
-    CompiledRight,
-    EngineNotRun,
-    GeneratedText,
-    LostWhere,
-    NotRun,
-    PrunedHowMuch,
-    PrunedOutputs,
-    PrunedPerplexity,
-)
 from patch_compile.artifacts.report import read_report
 from patch_compile.artifacts.tasks import TaskScores
 from patch_compile.artifacts.verify import Question, VerifiedText
+from patch_compile.artifacts.verify_schema import (
+    ComparedRun,
+    EngineCheck,
+    EngineNotRun,
+    ErrorAttribution,
+    GeneratedText,
+    NotRun,
+    OnnxCheck,
+    PrunedOutputs,
+    PrunedPerplexity,
+    QualityLoss,
+)
 from patch_compile.errors import AccuracyError, PatchCompileError
 from patch_compile.progress import Progress
 from patch_compile.sources.base import OutputSource, Source
 from patch_compile.sources.inputs import files_of_model
-from patch_compile.sources.kinds import Ability
+from patch_compile.sources.kinds import Capability
 from patch_compile.sources.open import check_unchanged
 from patch_compile.verification.fail_on import check_figures
 from patch_compile.verification.outputs import compare_outputs
@@ -59,10 +59,10 @@ class Answers:
     """Answers to the questions, None where there is none."""
 
     text: VerifiedText | None = None
-    compiled: CompiledRight | None = None
-    pruned: PrunedHowMuch | None = None
-    built: BuiltRight | None = None
-    where: LostWhere | None = None
+    compiled: OnnxCheck | None = None
+    pruned: QualityLoss | None = None
+    built: EngineCheck | None = None
+    where: ErrorAttribution | None = None
     baselines: BesideBaselines | None = None
     tasks: TaskScores | None = None
     overlap: TextOverlap | None = None
@@ -91,11 +91,11 @@ class Verification:
         return self.out.path / self.source.pruned_file
 
     @cached_property
-    def _inputs(self) -> FilesAsFound:
+    def _inputs(self) -> InputSnapshot:
         """The files of the model, and of the evaluation text, at the first access."""
         text = self.source.recipe.eval_text if self.source.texts else None
         texts = () if text is None else open_text(text).files
-        return FilesAsFound.of(lambda: (*files_of_model(self.source), *texts))
+        return InputSnapshot.of(lambda: (*files_of_model(self.source), *texts))
 
     @cached_property
     def masks(self) -> MaskSet:
@@ -110,7 +110,7 @@ class Verification:
             return self.request.only
         lacking = {
             Question.BUILT: not (self.out.path / ENGINE).is_file(),
-            Question.WHERE: bool(self.source.lacks(Ability.BLOCKS)),
+            Question.WHERE: bool(self.source.why_not(Capability.BLOCKS)),
         }
         return tuple(question for question in self.request.only if not lacking.get(question, False))
 
@@ -120,12 +120,12 @@ class Verification:
         Raises PatchCompileError if the model has changed since the build or changes meanwhile, or cannot answer a question.
         """
         found = self._inputs
-        decoder = not self.source.lacks(Ability.NEXT_TOKENS)
+        decoder = not self.source.why_not(Capability.NEXT_TOKENS)
         if not decoder:
             _refuse_what_it_lacks(self.request, self.source)
         check_figures(self.request.fail_on, decoder=decoder)
         check_unchanged(self.source, self.out)
-        if self._runs_as_a_whole(decoder=decoder) and not self.source.lacks(Ability.BLOCKS):
+        if self._runs_as_a_whole(decoder=decoder) and not self.source.why_not(Capability.BLOCKS):
             _check_memory(self.source.weights)  # a run block by block would need less
         answers = self._of_next_tokens() if decoder else self._of_outputs()
         found.check()
@@ -200,7 +200,7 @@ class Verification:
         answers, asks = Answers(), self.request.asks
         if asks(Question.COMPILED) or asks(Question.PRUNED):
             self._prove(answers, *self._outputs_compared())
-        if asks(Question.WHERE) and not self.source.lacks(Ability.BLOCKS):
+        if asks(Question.WHERE) and not self.source.why_not(Capability.BLOCKS):
             windows, text = self.source.evaluation(self.progress)
             self._compare(answers, windows, text.name)
         if asks(Question.BUILT):
@@ -259,7 +259,7 @@ class Verification:
         if proof.text:
             answers.text = VerifiedText(**proof.text.eval.as_json())
         if asks(Question.COMPILED):
-            answers.compiled = CompiledRight(
+            answers.compiled = OnnxCheck(
                 passed=fault is None,
                 error=agreement.error,
                 tolerance=agreement.tolerance,
@@ -316,5 +316,7 @@ def _refuse_what_it_lacks(request: VerifyRequest, source: Source) -> None:
     for flag, given in asked.items():
         if given:
             raise PatchCompileError(
-                f"{flag} does not go with {source.words}", source.lacks(Ability.NEXT_TOKENS), f"Drop {flag}."
+                f"{flag} does not go with {source.words}",
+                source.why_not(Capability.NEXT_TOKENS),
+                f"Drop {flag}.",
             )

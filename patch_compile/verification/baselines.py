@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.baselines import baseline_settings, beside_baselines, run_baselines, which_apply
-from masklearn.checkpoint.unchanged import FilesAsFound
+from masklearn.checkpoint.input_snapshot import InputSnapshot
 from masklearn.quality.record import Baseline, BaselineRow, BesideBaselines
 from masklearn.recipe import LearnRecipe
 from masklearn.text import open_text
@@ -47,7 +47,7 @@ def with_baselines(
     if a file of the model was changed meanwhile.
     """
     cache = baselines_cache()
-    texts = FilesAsFound.of(lambda: () if recipe.calib is None else open_text(recipe.calib).files)
+    texts = InputSnapshot.of(lambda: () if recipe.calib is None else open_text(recipe.calib).files)
     learned: list[Baseline] = [name for name in which_apply(Baseline, recipe) if name is not Baseline.DENSE]
     keys = {name: _key(name, source, recipe, windows) for name in learned}
     read = {name: _read(cache / f"{key}.json") for name, key in keys.items()}

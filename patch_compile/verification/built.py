@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patch_compile.artifacts.layout import ENGINE
-from patch_compile.artifacts.questions import ComparedRun, EngineCompared, EngineNotRun, NotRun
+from patch_compile.artifacts.verify_schema import ComparedRun, EngineCompared, EngineNotRun, NotRun
 from patch_compile.errors import PatchCompileError
 from patch_compile.progress import Progress
 from patch_compile.runtime.decoder import Decoder, pad_left

@@ -22,7 +22,7 @@ from patch_compile.artifacts.layout import (
     VERIFY_INPUTS_NAME,
 )
 from patch_compile.artifacts.proof import AskedTolerance, Tolerance, ToleranceOrigin
-from patch_compile.artifacts.questions import ComparedRun, CompiledRight, ErrorStats, FirstDifference
+from patch_compile.artifacts.verify_schema import ComparedRun, ErrorStats, FirstDifference, OnnxCheck
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.onnx_io.tensor_names import ATTENTION_MASK, INPUT_IDS, LOGITS
@@ -35,7 +35,7 @@ from patch_compile.verification.all_logits import with_all_logits
 from patch_compile.verification.choices import with_choices
 from patch_compile.verification.first_difference import find_first_difference
 from patch_compile.verification.request import VerifyRequest
-from patch_compile.verification.study import Runs, quiet_polygraphy, run_logits
+from patch_compile.verification.run_model import ModelRuns, quiet_polygraphy, run_logits
 
 __all__ = ["compiled_right", "error_stats", "judge_runs", "worst_error"]
 
@@ -49,7 +49,7 @@ def compiled_right(
     request: VerifyRequest,
     scratch: Path,
     progress: Progress,
-) -> CompiledRight:
+) -> OnnxCheck:
     """Returns the answer. Inputs and outputs are written to the existing folder `folder`.
 
     windows: token ids `[count, length]`, at least one token longer than the longest of the request's lengths.
@@ -73,7 +73,9 @@ def compiled_right(
     return answer.model_copy(update={"first_difference": first})
 
 
-def judge_runs(hybrid: Runs, checkpoint: PrunedRuns, source: Source, request: VerifyRequest) -> CompiledRight:
+def judge_runs(
+    hybrid: ModelRuns, checkpoint: PrunedRuns, source: Source, request: VerifyRequest
+) -> OnnxCheck:
     """Compare runs of the same feeds.
 
     The tolerance is that of rounding, as a share of the largest logit. --atol and --rtol of the request replace it; like
@@ -91,7 +93,7 @@ def judge_runs(hybrid: Runs, checkpoint: PrunedRuns, source: Source, request: Ve
     )
     error = worst_error(runs)  # None, which no tolerance allows, if a logit is not finite
     alike = _agree(hybrid.results, checkpoint.results, atol, rtol, request.check_error_stat)
-    return CompiledRight(
+    return OnnxCheck(
         passed=error is not None and alike and checkpoint.lost <= rounding.share,
         error=None if error is None else max(error, checkpoint.lost),
         tolerance=tolerance,
@@ -159,7 +161,7 @@ def _probes(windows: NDArray[np.int64], lengths: Sequence[int]) -> Iterator[NDAr
         yield window[: length + 1]
 
 
-def _save(folder: Path, hybrid: Runs, checkpoint: Any) -> None:
+def _save(folder: Path, hybrid: ModelRuns, checkpoint: Any) -> None:
     from polygraphy.json import save_json
 
     with quiet_polygraphy():
@@ -178,7 +180,7 @@ def _first_difference(
     out: Path,
     hybrid: Path,
     feeds: Sequence[Feed],
-    answer: CompiledRight,
+    answer: OnnxCheck,
     scratch: Path,
 ) -> FirstDifference | None:
     """Returns the first wrong tensor of the worst run; None if the fault is in the part that reference and hybrid

@@ -6,14 +6,14 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from patch_compile.artifacts.questions import (
+from patch_compile.artifacts.verify import Question
+from patch_compile.artifacts.verify_schema import (
     FigureName,
     LimitCheck,
-    PrunedHowMuch,
     PrunedOutputs,
     PrunedTokens,
+    QualityLoss,
 )
-from patch_compile.artifacts.verify import Question
 from patch_compile.errors import PatchCompileError
 from patch_compile.report.verify import figure_words
 
@@ -30,22 +30,22 @@ class Figure:
     """
 
     name: FigureName
-    read: Callable[[PrunedHowMuch], float | None]
-    base: Callable[[PrunedHowMuch], float] | None = None
+    read: Callable[[QualityLoss], float | None]
+    base: Callable[[QualityLoss], float] | None = None
     at_least: bool = False
     decoders: bool = True
     question: Question = Question.PRUNED
 
 
-def _of_tokens(read: Callable[[PrunedTokens], float]) -> Callable[[PrunedHowMuch], float]:
-    def checked(answer: PrunedHowMuch) -> float:
+def _of_tokens(read: Callable[[PrunedTokens], float]) -> Callable[[QualityLoss], float]:
+    def checked(answer: QualityLoss) -> float:
         assert isinstance(answer, PrunedTokens)  # `check_figures` has refused other models
         return read(answer)
 
     return checked
 
 
-def _worst_output(answer: PrunedHowMuch) -> float | None:
+def _worst_output(answer: QualityLoss) -> float | None:
     assert isinstance(answer, PrunedOutputs)  # `check_figures` has refused decoders
     return answer.relative
 
@@ -79,7 +79,7 @@ class Limit:
     def __str__(self) -> str:
         return self.spelled
 
-    def check(self, pruned: PrunedHowMuch) -> LimitCheck:
+    def check(self, pruned: QualityLoss) -> LimitCheck:
         """Compare the figure with the limit."""
         value, allowed = self.figure.read(pruned), self.value
         if self.relative:

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.durable import temporary_file
-from masklearn.masks.names import depth_of
-from patch_compile.artifacts.questions import FirstDifference
+from masklearn.masks.name_globs import depth_of
+from patch_compile.artifacts.verify_schema import FirstDifference
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.graph_inputs import load_graph
 from patch_compile.onnx_io.proto import load_proto

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from patch_compile.artifacts.folder import OutFolder
 from patch_compile.artifacts.layout import MASKS, MODEL, ONNX
-from patch_compile.artifacts.questions import GeneratedText
+from patch_compile.artifacts.verify_schema import GeneratedText
 from patch_compile.errors import PatchCompileError
 from patch_compile.recipe import Recipe
 from patch_compile.verification.continues import check_continues_text

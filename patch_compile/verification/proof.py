@@ -26,7 +26,7 @@ from patch_compile.verification.all_logits import with_all_logits
 from patch_compile.verification.choices import with_choices
 from patch_compile.verification.outputs import compare_outputs
 from patch_compile.verification.quality import compare_logits
-from patch_compile.verification.study import Questions, run_study
+from patch_compile.verification.run_model import Probes, run_study
 
 __all__ = ["prove"]
 
@@ -61,7 +61,7 @@ def _prove_next_tokens(
     r, tokenizer = source.recipe, source.tokenizer
     windows, text = source.evaluation(progress)
     prompt = tokenizer(r.prompt)["input_ids"]
-    questions = Questions(
+    questions = Probes(
         windows,
         windows[:_PROBE_WINDOWS, :_PROBE_TOKENS],
         prompt,

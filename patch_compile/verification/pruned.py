@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.store import WeightStore
 from masklearn.masks.maskset import MaskSet
-from masklearn.masks.names import depth_of, kind_of, short_kinds
+from masklearn.masks.name_globs import depth_of, kind_of, short_kinds
 from masklearn.permute import reordered
 from masklearn.quality.comparison import Comparison, compare_models
 from masklearn.quality.predictions import LogitErrors, Predictions
 from masklearn.quality.sensitivity import sensitivity
 from patch_compile.artifacts.proof import TextWindows
-from patch_compile.artifacts.questions import (
+from patch_compile.artifacts.verify_schema import (
     BlockError,
+    ErrorAttribution,
     LinearError,
     LogitErrorStats,
-    LostWhere,
     PrunedPerplexity,
     PrunedTokens,
 )
@@ -85,7 +85,7 @@ def predictions_answer(found: Predictions, logits: LogitErrors, on: TextWindows)
     )
 
 
-def where_answer(found: Comparison, changes: Changes | None) -> LostWhere:
+def where_answer(found: Comparison, changes: Changes | None) -> ErrorAttribution:
     """Returns the errors of linears and blocks in the order of the model."""
     relative = {name: _relative(*pair) for name, pair in found.linears.items()}
     total = sum(error * error for error in relative.values()) or 1.0
@@ -105,7 +105,9 @@ def where_answer(found: Comparison, changes: Changes | None) -> LostWhere:
             )
         )
     blocks = (BlockError(block=number, error=error) for number, error in enumerate(found.blocks))
-    return LostWhere(linears=tuple(linears), blocks=tuple(blocks), tokens=changes.tokens if changes else None)
+    return ErrorAttribution(
+        linears=tuple(linears), blocks=tuple(blocks), tokens=changes.tokens if changes else None
+    )
 
 
 def _relative(error: float, energy: float) -> float:

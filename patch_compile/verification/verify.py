@@ -9,8 +9,8 @@ from pathlib import Path
 from patch_compile.artifacts.folder import OutFolder, kept_for_writing
 from patch_compile.artifacts.layout import MASKS, MODEL, ONNX, REPORT, SCRATCH, VERIFY_FOLDER, VERIFY_NAME
 from patch_compile.artifacts.manifest import package_versions
-from patch_compile.artifacts.questions import EngineCompared
 from patch_compile.artifacts.verify import Outcome, VerifyReport
+from patch_compile.artifacts.verify_schema import EngineCompared
 from patch_compile.artifacts.workspace import key_of
 from patch_compile.errors import PatchCompileError
 from patch_compile.progress import Progress, quiet_libraries

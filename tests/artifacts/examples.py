@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from masklearn.masks.record import MaskRecord
 from masklearn.masks.summary import summarise_tiles
-from patch_compile.artifacts.answers import LearnedAnswer, MaskedLinear
+from patch_compile.artifacts.command_results import LearnedAnswer, MaskedLinear
 from patch_compile.artifacts.engine import BuiltEngine, EngineReport
 from patch_compile.artifacts.manifest import EvalText, ModelOrigin, Ratio
 from patch_compile.artifacts.plan import (

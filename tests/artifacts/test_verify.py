@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from patch_compile.artifacts.proof import OutputDifference, OutputsDifference
-from patch_compile.artifacts.questions import EngineNotRun, NotRun, PrunedPerplexity
 from patch_compile.artifacts.verify import Question, VerifyReport
+from patch_compile.artifacts.verify_schema import EngineNotRun, NotRun, PrunedPerplexity
 from patch_compile.errors import PatchCompileError
 from tests.report.page.found import verified
 from tests.report.page.outs import Out

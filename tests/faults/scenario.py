@@ -17,7 +17,7 @@ from patch_compile.artifacts.layout import ENGINE, ENGINE_REPORT, MANIFEST, PAGE
 from patch_compile.artifacts.lock import LOCK
 from patch_compile.artifacts.manifest import Manifest
 from patch_compile.artifacts.stage_files import remove
-from patch_compile.report.page.sources import Sources
+from patch_compile.report.page.page_data import Sources
 from patch_compile.report.page.write import rendered
 from tests.conftest import TEXT, write_model
 

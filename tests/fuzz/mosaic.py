@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR
-from masklearn.weights.grid import Grid
-from masklearn.weights.table import INT8
+from masklearn.quant.grid import Grid
+from masklearn.quant.table import INT8
 from patch_compile.errors import InvariantError
 from patch_compile.packing.checks import check_packed
 from patch_compile.packing.format import SlabsOfSixteen, unpack

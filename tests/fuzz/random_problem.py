@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask
-from masklearn.weights.grid import Grid, spread, storable
-from masklearn.weights.table import INT4, INT8, WeightType
+from masklearn.quant.grid import Grid, spread, storable
+from masklearn.quant.table import INT4, INT8, WeightType
 from patch_compile.packing.format import KERNEL_ROWS, PackedLinear, choose_panel_rows, pack_together
 from patch_compile.packing.function import GATED_PANEL_ROWS, Epilogue
 from patch_compile.packing.joint import gated_panels, stacked_panels, stacked_rows

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
-from masklearn.weights.table import INT4, INT8
+from masklearn.quant.table import INT4, INT8
 from tests.fuzz import mosaic
 from tests.fuzz.mosaic import faults
 from tests.fuzz.random_problem import Mosaic

@@ -22,9 +22,9 @@ from masklearn.masks.kinds.table import FAMILIES
 from masklearn.masks.linear_mask import LinearMask, kept_per_group
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import BudgetRecord, ImportRecord, MaskRecord, RepairRecord, TextRecord
+from masklearn.quant.grid import Grid
+from masklearn.quant.table import INT4, INT8
 from masklearn.shard import dtype_code, write_shard
-from masklearn.weights.grid import Grid
-from masklearn.weights.table import INT4, INT8
 from patch_compile.artifacts.layout import BENCH, MANIFEST, RECIPE, REPORT, STATE, VERIFY
 from patch_compile.artifacts.manifest import Manifest, Ratio
 from patch_compile.artifacts.plan import Plan

@@ -8,7 +8,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
-from masklearn.weights.table import INT4, INT8
+from masklearn.quant.table import INT4, INT8
 from patch_compile.engine.expectation import expectation_from_onnx
 from patch_compile.engine.packed_index import check_indexes
 from patch_compile.errors import PatchCompileError

@@ -23,7 +23,7 @@ from masklearn.checkpoint.models import load_model
 from masklearn.checkpoint.prune import write_pruned_checkpoint
 from masklearn.errors import PatchCompileError
 from masklearn.learn import learn
-from masklearn.masks.names import matches
+from masklearn.masks.name_globs import matches
 from masklearn.quality.perplexity import perplexity
 from masklearn.quality.record import BaselineRow
 from masklearn.recipe import LearnRecipe

@@ -12,9 +12,9 @@ from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.prune import write_pruned_checkpoint
 from masklearn.errors import PatchCompileError
 from masklearn.learn import Learned, learn
+from masklearn.quant.grid import Grid
+from masklearn.quant.table import INT4, INT8
 from masklearn.recipe import LearnRecipe
-from masklearn.weights.grid import Grid
-from masklearn.weights.table import INT4, INT8
 from tests.conftest import ModelMaker
 from tests.masklearn.checkpoint.quantised.writers import compressed_tensors, gptq, scheme
 

@@ -12,8 +12,8 @@ from masklearn.errors import PatchCompileError
 from masklearn.learn import learn
 from masklearn.masks.maskset import MaskSet
 from masklearn.quality.record import Baseline
+from masklearn.quant.table import FLOAT16
 from masklearn.recipe import LearnRecipe
-from masklearn.weights.table import FLOAT16
 from tests.conftest import ModelMaker
 
 SIZES = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1}

@@ -7,7 +7,7 @@ import pytest
 import masklearn.methods
 from masklearn.methods import Method, method_of
 from masklearn.recipe import LearnRecipe
-from masklearn.traits import METHODS, Criterion, Need, Repair, lacking, method_names
+from masklearn.traits import METHODS, Criterion, Repair, Requires, lacking, method_names
 
 DOCS = Path(__file__).parents[2] / "docs/howto/learning.md"
 
@@ -39,26 +39,26 @@ def test_what_is_known_of_the_methods() -> None:
     }  # fmt: skip
     assert METHODS["oneshot"].criteria[0] is Criterion.FISHER
     assert METHODS["sparsegpt"].criteria[0] is Criterion.RELATIVE
-    assert not METHODS["magnitude"].needs and METHODS["wanda"].needs == {Need.INPUTS}
+    assert not METHODS["magnitude"].needs and METHODS["wanda"].needs == {Requires.INPUTS}
 
 
 @pytest.mark.parametrize(
-    ("method", "lacks", "found"),
+    ("method", "why_not", "found"),
     [
-        ("oneshot", {Need.LOSS: "it has none"}, None),
-        ("oneshot", {Need.INPUTS: "none are given"}, (Need.INPUTS, "none are given")),
-        ("maskllm", {Need.TRAINING: "it can't"}, (Need.TRAINING, "it can't")),
-        ("magnitude", dict.fromkeys(Need, "nothing"), None),
+        ("oneshot", {Requires.LOSS: "it has none"}, None),
+        ("oneshot", {Requires.INPUTS: "none are given"}, (Requires.INPUTS, "none are given")),
+        ("maskllm", {Requires.TRAINING: "it can't"}, (Requires.TRAINING, "it can't")),
+        ("magnitude", dict.fromkeys(Requires, "nothing"), None),
     ],
 )
-def test_what_a_model_lacks_is_named(method: str, lacks: dict[Need, str], found: object) -> None:
-    assert lacking(METHODS[method], lacks) == found
+def test_what_a_model_lacks_is_named(method: str, why_not: dict[Requires, str], found: object) -> None:
+    assert lacking(METHODS[method], why_not) == found
 
 
 def test_a_criterion_that_can_not_be_had_is_not_a_default() -> None:
     oneshot, settings = method_of("oneshot"), LearnRecipe()
     assert oneshot.criterion(settings, ()) is Criterion.FISHER
-    assert oneshot.criterion(settings, {Need.LOSS}) is Criterion.RELATIVE
-    assert oneshot.criterion(settings, {Need.LOSS, Need.INPUTS}) is Criterion.MAGNITUDE
-    assert oneshot.criterion(LearnRecipe(criterion="raw"), {Need.INPUTS}) is Criterion.RAW
+    assert oneshot.criterion(settings, {Requires.LOSS}) is Criterion.RELATIVE
+    assert oneshot.criterion(settings, {Requires.LOSS, Requires.INPUTS}) is Criterion.MAGNITUDE
+    assert oneshot.criterion(LearnRecipe(criterion="raw"), {Requires.INPUTS}) is Criterion.RAW
     assert method_of("wanda").criterion(settings, ()) is None

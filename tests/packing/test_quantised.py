@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
-from masklearn.weights.grid import Grid
-from masklearn.weights.table import INT4, INT8
+from masklearn.quant.grid import Grid
+from masklearn.quant.table import INT4, INT8
 from patch_compile.errors import InvariantError
 from patch_compile.packing.checks import check_packed
 from patch_compile.packing.format import choose_panel_rows

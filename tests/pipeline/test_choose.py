@@ -12,7 +12,7 @@ from patch_compile.pipeline.plan import plan
 from patch_compile.planning.cards import card_of
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.predict import predict_whole
-from patch_compile.planning.unpatterned import unpatterned
+from patch_compile.planning.tile_map import unpatterned
 from patch_compile.recipe import Recipe
 from patch_compile.sources.open import open_source
 from tests.planning.llama import LLAMA_2_7B

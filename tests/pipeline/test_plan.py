@@ -9,8 +9,8 @@ from click.testing import CliRunner
 
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.masks.maskset import MaskSet
-from masklearn.weights.grid import Grid
-from masklearn.weights.table import INT8
+from masklearn.quant.grid import Grid
+from masklearn.quant.table import INT8
 from patch_compile.api.results import Planned
 from patch_compile.artifacts.plan import Reason, ReasonKind, WorkloadRow
 from patch_compile.artifacts.plan_of_model import Asked, OtherTypes, PlanOfModel, TargetSource

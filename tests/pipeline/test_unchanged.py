@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from masklearn.checkpoint.unchanged import FilesAsFound
+from masklearn.checkpoint.input_snapshot import InputSnapshot
 from masklearn.stream.pass_checkpoints import PassCheckpoints
 from patch_compile.errors import PatchCompileError
 from patch_compile.pipeline.learn import learn
@@ -75,7 +75,7 @@ def linked(file):
 def test_a_change_with_the_time_put_back_is_seen(tmp_path, change):
     file = tmp_path / "a"
     file.write_bytes(b"1234")
-    found, stat = FilesAsFound.of(lambda: [file]), file.stat()
+    found, stat = InputSnapshot.of(lambda: [file]), file.stat()
     file.read_bytes()
     os.utime(file.parent)
     found.check()
@@ -87,16 +87,16 @@ def test_a_change_with_the_time_put_back_is_seen(tmp_path, change):
 
 def test_files_that_come_and_go_are_seen(tmp_path):
     named = tmp_path / "named"
-    found = FilesAsFound.of(lambda: [named, *tmp_path.glob("*.txt")])
+    found = InputSnapshot.of(lambda: [named, *tmp_path.glob("*.txt")])
     found.check()
     (tmp_path / "b.txt").touch()
     with pytest.raises(PatchCompileError, match=r"b\.txt was added"):
         found.check()
-    found = FilesAsFound.of(found.find)
+    found = InputSnapshot.of(found.find)
     (tmp_path / "b.txt").unlink()
     with pytest.raises(PatchCompileError, match=r"b\.txt was changed"):
         found.check()
-    found = FilesAsFound.of(found.find)
+    found = InputSnapshot.of(found.find)
     named.touch()
     with pytest.raises(PatchCompileError, match="named was changed"):
         found.check()

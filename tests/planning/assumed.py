@@ -2,7 +2,7 @@
 
 from masklearn.masks.kinds.table import TWO_FOUR
 from patch_compile.planning.planner import assumed_tiles
-from patch_compile.planning.unpatterned import unpatterned_mask
+from patch_compile.planning.tile_map import unpatterned_mask
 
 
 def assumed_mask(shape, tile, ratio, kinds=(TWO_FOUR,)):

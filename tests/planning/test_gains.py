@@ -10,7 +10,7 @@ from patch_compile.planning.cost import CostModel
 from patch_compile.planning.gains import GainBudget, TilesThatGain
 from patch_compile.planning.lowering import plan_linears
 from patch_compile.planning.planner import assumed_plans
-from patch_compile.planning.unpatterned import unpatterned
+from patch_compile.planning.tile_map import unpatterned
 from patch_compile.planning.workload import Workload
 
 TILE = (128, 128)

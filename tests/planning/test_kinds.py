@@ -14,8 +14,8 @@ from patch_compile.planning.planner import assumed_plans, assumed_tiles
 from patch_compile.planning.predict import predict_whole
 from patch_compile.planning.roofline.rest import Model
 from patch_compile.planning.speed_goal import SpeedGoal
+from patch_compile.planning.tile_map import unpatterned
 from patch_compile.planning.tiles_for_speed import SpeedTask, TilesForSpeed
-from patch_compile.planning.unpatterned import unpatterned
 from patch_compile.planning.workload import Workload
 from tests.planning.assumed import assumed_mask
 

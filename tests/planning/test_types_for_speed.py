@@ -8,7 +8,7 @@ import pytest
 from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.select import RoundingLoss
 from masklearn.masks.tiles import tile_weights
-from masklearn.weights.table import FLOAT16, INT4, INT8
+from masklearn.quant.table import FLOAT16, INT4, INT8
 from patch_compile.errors import SpeedError
 from patch_compile.planning.cards import card_of
 from patch_compile.planning.cost import CostModel
@@ -19,9 +19,9 @@ from patch_compile.planning.predict import predict_whole
 from patch_compile.planning.roofline.rest import Model
 from patch_compile.planning.savings import plans_for_speed
 from patch_compile.planning.speed_goal import SpeedGoal
+from patch_compile.planning.tile_map import unpatterned
 from patch_compile.planning.tiles_for_speed import SpeedTask, TilesForSpeed
 from patch_compile.planning.types_for_speed import TypesForSpeed
-from patch_compile.planning.unpatterned import unpatterned
 from patch_compile.planning.workload import Workload
 
 TILE = (128, 128)

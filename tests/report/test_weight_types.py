@@ -6,8 +6,8 @@ import numpy as np
 
 from masklearn.masks.maskset import MaskSet
 from masklearn.quality.record import BaselineRow, BesideBaselines
-from masklearn.weights.grid import Grid
-from masklearn.weights.table import INT8
+from masklearn.quant.grid import Grid
+from masklearn.quant.table import INT8
 from patch_compile.planning.lowering import plan_linear
 from patch_compile.report.learned import mosaic_line
 from patch_compile.report.prediction import lowering_words, reason_lines

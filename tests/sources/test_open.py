@@ -11,14 +11,14 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from patch_compile.sources.base import Source
-from patch_compile.sources.kinds import Ability
+from patch_compile.sources.kinds import Capability
 from patch_compile.sources.open import open_source
 from tests.conftest import ModelMaker
 
 LACKS = {
-    Kind.DECODER: set[Ability](),
-    Kind.ENCODER: {Ability.NEXT_TOKENS},
-    Kind.ONNX: set(Ability),
+    Kind.DECODER: set[Capability](),
+    Kind.ENCODER: {Capability.NEXT_TOKENS},
+    Kind.ONNX: set(Capability),
 }
 
 
@@ -40,15 +40,15 @@ def test_a_path_tells_the_kind_and_the_kind_what_it_lacks(
 ) -> None:
     source = source_of(kind)
     assert source.kind is kind
-    assert {ability for ability in Ability if source.lacks(ability)} == LACKS[kind]
+    assert {ability for ability in Capability if source.why_not(ability)} == LACKS[kind]
 
 
-ASKED: dict[str, tuple[Ability, Callable[[Source], Any]]] = {
-    "checkpoint": (Ability.BLOCKS, lambda source: source.checkpoint),
-    "layers": (Ability.BLOCKS, lambda source: source.layers),
-    "evaluation": (Ability.BLOCKS, lambda source: source.evaluation(Progress())),
-    "tokenizer": (Ability.NEXT_TOKENS, lambda source: source.tokenizer),
-    "pruned_logits": (Ability.NEXT_TOKENS, lambda source: source.pruned_logits(source.model)),
+ASKED: dict[str, tuple[Capability, Callable[[Source], Any]]] = {
+    "checkpoint": (Capability.BLOCKS, lambda source: source.checkpoint),
+    "layers": (Capability.BLOCKS, lambda source: source.layers),
+    "evaluation": (Capability.BLOCKS, lambda source: source.evaluation(Progress())),
+    "tokenizer": (Capability.NEXT_TOKENS, lambda source: source.tokenizer),
+    "pruned_logits": (Capability.NEXT_TOKENS, lambda source: source.pruned_logits(source.model)),
 }
 
 
@@ -58,7 +58,7 @@ def test_what_a_kind_lacks_is_refused_with_its_reason(source_of: Callable[[Kind]
     source = source_of(Kind.ONNX)
     with pytest.raises(PatchCompileError) as refused:
         ask(source)
-    assert refused.value.why == source.lacks(ability)
+    assert refused.value.why == source.why_not(ability)
 
 
 def test_an_encoder_has_blocks_and_no_logits(source_of: Callable[[Kind], Source]) -> None:
@@ -68,8 +68,10 @@ def test_an_encoder_has_blocks_and_no_logits(source_of: Callable[[Kind], Source]
         source.pruned_logits(source.model)
 
 
-@pytest.mark.parametrize("command", [Ability.LEARN, Ability.COMPILE, Ability.PLAN])
-def test_commands_that_take_directories_alone(source_of: Callable[[Kind], Source], command: Ability) -> None:
+@pytest.mark.parametrize("command", [Capability.LEARN, Capability.COMPILE, Capability.PLAN])
+def test_commands_that_take_directories_alone(
+    source_of: Callable[[Kind], Source], command: Capability
+) -> None:
     source_of(Kind.DECODER).require(command)
     source_of(Kind.ENCODER).require(command)
     with pytest.raises(PatchCompileError, match=f"{command} takes a model directory, not .*model.onnx"):

@@ -26,8 +26,8 @@ from patch_compile.report.terminal.parts import show
 from patch_compile.runtime import Runner
 from patch_compile.sources.open import source_of
 from patch_compile.timing import models, run
+from patch_compile.timing.device import CpuDevice, GpuPlace
 from patch_compile.timing.engine_runner import EngineRunner
-from patch_compile.timing.place import CpuPlace, GpuPlace
 from patch_compile.timing.request import BenchRequest
 from tests.artifacts.examples import engine_report
 from tests.runtime.host_engine import HostDevice, HostEngine
@@ -231,7 +231,7 @@ def test_places_can_be_sent_to_processes(tmp_path):
     about = TimedOn(name="x", backend_version="1")
     without_gpu = "--backend tensorrt can't be used here"
     for place, error in (
-        (CpuPlace(about), f"ONNX Runtime cannot load {tmp_path}/model"),
+        (CpuDevice(about), f"ONNX Runtime cannot load {tmp_path}/model"),
         (GpuPlace(about, Library.TENSORRT, None, None), f"{without_gpu}|{tmp_path}/model"),
     ):
         with pytest.raises(PatchCompileError, match=error):

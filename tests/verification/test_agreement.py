@@ -5,7 +5,7 @@ from polygraphy.comparator import IterationResult, RunResults
 from patch_compile.errors import AccuracyError
 from patch_compile.sources.rounding import rounding_tolerance
 from patch_compile.verification.agreement import PrunedRuns, judge_agreement
-from patch_compile.verification.study import Runs, Study
+from patch_compile.verification.run_model import ModelAnswers, ModelRuns
 
 
 def results(name, logits):
@@ -13,7 +13,7 @@ def results(name, logits):
 
 
 def study(name, logits):
-    return Study(Runs([], results(name, logits), [], layers=30), [], [])
+    return ModelAnswers(ModelRuns([], results(name, logits), [], layers=30), [], [])
 
 
 def pruned(logits, lost=0.0):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from patch_compile.artifacts.questions import EngineCompared, EngineNotRun, NotRun
+from patch_compile.artifacts.verify_schema import EngineCompared, EngineNotRun, NotRun
 from patch_compile.progress import Progress
 from patch_compile.runtime.decoder import Limits
 from patch_compile.runtime.engine_decoder import EngineDecoder

@@ -1,7 +1,7 @@
 import pytest
 
 from patch_compile.artifacts.proof import TextRunner, TextWindows
-from patch_compile.artifacts.questions import LogitErrorStats, PrunedPerplexity, PrunedTokens
+from patch_compile.artifacts.verify_schema import LogitErrorStats, PrunedPerplexity, PrunedTokens
 from patch_compile.errors import PatchCompileError
 from patch_compile.verification.fail_on import check_figures, parse_limit
 

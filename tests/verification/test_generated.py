@@ -7,7 +7,7 @@ import pytest
 
 from masklearn.durable import is_temporary
 from patch_compile.artifacts.folder import OutFolder
-from patch_compile.artifacts.questions import GeneratedText
+from patch_compile.artifacts.verify_schema import GeneratedText
 from patch_compile.errors import PatchCompileError
 from patch_compile.runtime import Completion, Finish
 from patch_compile.runtime.locate import Runner, open_generator

@@ -19,9 +19,9 @@ from masklearn.checkpoint.models import load_model
 from masklearn.durable import is_temporary
 from masklearn.quality.perplexity import perplexity
 from patch_compile.artifacts.folder import OutFolder
-from patch_compile.artifacts.questions import EngineNotRun, NotRun
 from patch_compile.artifacts.report import Kind
 from patch_compile.artifacts.verify import Outcome, Question, VerifyReport
+from patch_compile.artifacts.verify_schema import EngineNotRun, NotRun
 from patch_compile.cli.verify import verify as command
 from patch_compile.errors import NOT_CHECKED, PatchCompileError
 from patch_compile.report.proof import tolerance_words

@@ -13,10 +13,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from masklearn.checkpoint.quantised.errors import damaged, refused
 from masklearn.checkpoint.quantised.stored import StoredTensors
 from masklearn.printable import shown
+from masklearn.quant.grid import Grid
+from masklearn.quant.table import INT4, INT8, WeightType
 from masklearn.registry import Registry
 from masklearn.shard import numpy_dtype
-from masklearn.weights.grid import Grid
-from masklearn.weights.table import INT4, INT8, WeightType
 
 __all__ = [
     "QUANTISATIONS",

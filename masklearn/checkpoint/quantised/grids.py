@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 
 from masklearn.checkpoint.quantised.base import PackedWeight
-from masklearn.weights.grid import Grid
-from masklearn.weights.table import WeightType
+from masklearn.quant.grid import Grid
+from masklearn.quant.table import WeightType
 
 __all__ = ["Grids"]
 

@@ -1,9 +1,9 @@
 """Kinds of tiles that a user allows: the value of `--kinds`, and what it means for each linear.
 
 It is `2:4`, `auto`, a list such as `8:16,12:16`, or `PATTERN=LIST,PATTERN=LIST,…` such as `mlp.*=8:16,12:16,v_proj=2:4`.
-The patterns are those of `masklearn.masks.names`; what stands between two patterns belongs to the first. A list in front of
-all patterns is for the linears that none of them fits, which else are 2:4. The last pattern that fits a linear decides. A
-tile may always stay dense.
+The patterns are those of `masklearn.masks.name_globs`; what stands between two patterns belongs to the first. A list in
+front of all patterns is for the linears that none of them fits, which else are 2:4. The last pattern that fits a linear
+decides. A tile may always stay dense.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from masklearn.errors import PatchCompileError
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import PRUNED, TWO_FOUR, kind_named
-from masklearn.masks.names import decide, entries, parse_pattern
+from masklearn.masks.name_globs import decide, entries, parse_pattern
 
 __all__ = ["AUTO", "AUTO_KINDS", "allowed_kinds", "left_out_of_auto", "only_two_four", "parse_kinds"]
 

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from masklearn.weights.table import FLOAT16, WeightType
+from masklearn.quant.table import FLOAT16, WeightType
 
 if TYPE_CHECKING:
     import numpy as np

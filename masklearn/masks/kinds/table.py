@@ -4,14 +4,14 @@
 |---|---|---|---|---|
 | dense | 0 | – | all | 2 |
 | 2:4 | 1 | 4 neighbours | 2 | 1.125 |
-| n:16 | 2 … 7 | 16 of a lane, see `of_sixteen` | n = 4, 6, … 14 | n/8 + .125 |
+| n:16 | 2 … 7 | 16 of a lane, see `n16` | n = 4, 6, … 14 | n/8 + .125 |
 """
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from masklearn.masks.kinds.base import Family, TileKind
-from masklearn.masks.kinds.of_sixteen import OfSixteen
+from masklearn.masks.kinds.n16 import OfSixteen
 from masklearn.masks.kinds.two_four import TwoOfFour
 
 __all__ = ["BY_CODE", "DENSE", "FAMILIES", "KINDS", "PRUNED", "TWO_FOUR", "families_of", "kind_named"]

@@ -25,7 +25,7 @@ class TwoOfFour(Family):
 
     def best(self, scores: Any, kept: Any = 2) -> Any:  # noqa: ARG002
         """Returns the codes of the two best of each four; `kept` is always 2."""
-        from masklearn.masks.patterns import patterns_from_scores
+        from masklearn.masks.nm_codes import patterns_from_scores
 
         return patterns_from_scores(scores)
 
@@ -33,7 +33,7 @@ class TwoOfFour(Family):
         """Looks codes up in the table of patterns."""
         if is_numpy(codes):
             return _kept_words()[codes].view("?")
-        from masklearn.masks.patterns import PATTERNS
+        from masklearn.masks.nm_codes import PATTERNS
 
         table = codes.new_tensor(PATTERNS.tolist()).bool()
         return table[codes.int()].view(*codes.shape[:-1], codes.shape[-1] * self.group)
@@ -44,7 +44,7 @@ class TwoOfFour(Family):
 
     def check(self, codes: NDArray[Any], kept: NDArray[np.uint8]) -> None:  # noqa: ARG002
         """All six patterns keep 2."""
-        from masklearn.masks.patterns import PATTERNS
+        from masklearn.masks.nm_codes import PATTERNS
 
         if codes.size and int(codes.max()) >= len(PATTERNS):
             raise ValueError(f"pattern code {int(codes.max())}, the highest is {len(PATTERNS) - 1}")
@@ -55,7 +55,7 @@ def _kept_words() -> NDArray[np.uint32]:
     """Returns the four booleans of each pattern as one 32-bit word, which numpy copies faster than four booleans."""
     import numpy as np
 
-    from masklearn.masks.patterns import PATTERNS
+    from masklearn.masks.nm_codes import PATTERNS
 
     words: NDArray[np.uint32] = PATTERNS.view(np.uint32)[:, 0]
     return words

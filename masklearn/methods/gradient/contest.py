@@ -25,6 +25,7 @@ from masklearn.methods.gradient.prior import Prior, prior_path
 from masklearn.methods.gradient.settings import MaskSettings
 from masklearn.processes import made_once
 from masklearn.quality.divergence import divergences
+from masklearn.quant.grid import Grid
 from masklearn.shard import Shard, write_shard
 from masklearn.solvers import alps
 from masklearn.solvers.solve import round_weights, solve
@@ -32,7 +33,6 @@ from masklearn.stream.feed import CheckpointFeed, solving_folder
 from masklearn.task import Task
 from masklearn.text.calibrate import TokenPool
 from masklearn.traits import METHODS
-from masklearn.weights.grid import Grid
 
 __all__ = ["Best", "Masks", "held_out", "report_path", "solve_best"]
 

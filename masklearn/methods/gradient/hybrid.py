@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from masklearn.masks.patterns import PATTERNS
+from masklearn.masks.nm_codes import PATTERNS
 from masklearn.masks.tiles import GROUP
 from masklearn.threads import one_thread
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from masklearn.methods.base import Candidates, Method, Settled, method_of
 from masklearn.methods.gradient.settings import MaskSettings
-from masklearn.traits import Need, Repair, method_names
+from masklearn.traits import Repair, Requires, method_names
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +24,7 @@ __all__ = ["GradientMethod"]
 class GradientMethod(Method):
     """Trains logits of tiles, of patterns or of both by gradient descent, starting from a prior."""
 
-    needs = frozenset({Need.TRAINING})
+    needs = frozenset({Requires.TRAINING})
     repair = Repair.DISTILL
     only_two_four = True
     unit = "exp(tile logit) for each weight"
@@ -60,12 +60,12 @@ class GradientMethod(Method):
         best_codes: dict[str, CodeArrays] = {name: {family: one} for name, one in best.patterns.items()}
         return Settled(best_kinds, best_codes, best.record, best.grids)
 
-    def score_unit(self, settings: LearnSettings, lacks: Collection[Need]) -> str:
+    def score_unit(self, settings: LearnSettings, why_not: Collection[Requires]) -> str:
         """Returns the unit of a tile's score, which is the prior's if no tiles are learned."""
         if self.settings.learns_tiles:
             return self.unit
         if settings.prior in method_names(trained=False):
-            return method_of(settings.prior).score_unit(settings, lacks)
+            return method_of(settings.prior).score_unit(settings, why_not)
         return "1 for each weight of a tile that the prior leaves dense"
 
 

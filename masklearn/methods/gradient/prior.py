@@ -11,7 +11,7 @@ from masklearn.errors import PatchCompileError
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
-from masklearn.masks.patterns import patterns_from_scores
+from masklearn.masks.nm_codes import patterns_from_scores
 from masklearn.masks.tiles import GROUP, expand_tiles, grid_shape, spell_tile, tile_weights
 from masklearn.methods.base import Candidate, method_of
 from masklearn.shard import Shard, write_shard

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import TWO_FOUR
-from masklearn.masks.patterns import patterns_from_scores, removed_scores
+from masklearn.masks.nm_codes import patterns_from_scores, removed_scores
 from masklearn.masks.tiles import GROUP, tile_sums
 from masklearn.methods.base import Candidate, Candidates
 from masklearn.threads import total

@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 
 from masklearn.feed import Arrays, Feed, Group
 from masklearn.masks.kinds.table import TWO_FOUR
-from masklearn.masks.patterns import patterns_from_scores
+from masklearn.masks.nm_codes import patterns_from_scores
 from masklearn.masks.select import RoundingLoss
 from masklearn.masks.tiles import GROUP, sum_columns, sum_rows, tile_sums, tile_weights
 from masklearn.methods.base import Candidate, Candidates, WithRounding
+from masklearn.quant.table import WeightType
 from masklearn.solvers import obs
 from masklearn.solvers.projection import Projection
 from masklearn.solvers.rounding import check_range, losses_of_rows
 from masklearn.stream.moments import output_energy
 from masklearn.threads import total
-from masklearn.traits import Criterion, Need
-from masklearn.weights.table import WeightType
+from masklearn.traits import Criterion, Requires
 
 __all__ = ["candidates_by_error"]
 
@@ -41,14 +41,14 @@ def candidates_by_error(feed: Feed, criterion: Criterion) -> Iterator[tuple[str,
     Linears whose types are to be chosen get the cost of rounding too. Raises PatchCompileError as `obs.with_damping` and the
     feed do.
     """
-    if Need.INPUTS not in criterion.needs:
+    if Requires.INPUTS not in criterion.needs:
         yield from _without_inputs(feed, criterion)
         return
 
     def prune(group: Group) -> dict[str, Arrays]:
         return _prune_group(feed, group, criterion)
 
-    fisher = Need.LOSS in criterion.needs
+    fisher = Requires.LOSS in criterion.needs
     for name, pruned, sensitivity in feed.moments(prune, _score_windows(feed), criterion, fisher=fisher):
         found = {}
         rows = None if sensitivity is None else _row_weights(sensitivity, by_output=feed.recipe.permute)

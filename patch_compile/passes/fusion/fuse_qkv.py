@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from masklearn.masks.names import depth_of
+from masklearn.masks.name_globs import depth_of
 from patch_compile.packing.fusion import FUSIONS, QKV
 from patch_compile.passes.constants import scalar_of
 from patch_compile.passes.fusion.base import FusionPass

@@ -13,8 +13,8 @@ from onnx_ir import passes
 
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.linear_mask import LinearMask
-from masklearn.weights.grid import Grid
-from masklearn.weights.table import WeightType
+from masklearn.quant.grid import Grid
+from masklearn.quant.table import WeightType
 from patch_compile.packing.function import (
     DOMAIN,
     NAME,

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import DENSE
 from masklearn.masks.linear_mask import LinearMask
-from masklearn.weights.grid import Grid
-from masklearn.weights.table import INT8, WeightType
+from masklearn.quant.grid import Grid
+from masklearn.quant.table import INT8, WeightType
 from patch_compile.errors import InvariantError
 from patch_compile.packing.checks import check_packed
 from patch_compile.packing.format import PackedLinear, codes_together, pack_together

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from masklearn.checkpoint.prune import masked_weight
 from masklearn.masks.linear_mask import LinearMask
-from masklearn.weights.grid import Grid
+from masklearn.quant.grid import Grid
 from patch_compile.errors import PatchCompileError
 from patch_compile.packing.quantised import Quantised
 from patch_compile.planning.lowering import LinearPlan

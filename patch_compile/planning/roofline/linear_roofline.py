@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from masklearn.masks.kinds.base import BYTES_DENSE
 from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
-from masklearn.weights.table import FLOAT16, WeightType
+from masklearn.quant.table import FLOAT16, WeightType
 from patch_compile.artifacts.plan import Bound, Slower, Way
 from patch_compile.hardware.cards import RatedCard
 from patch_compile.packing.slab_kinds import SLAB_K

@@ -13,7 +13,7 @@ from functools import cache, cached_property
 from itertools import pairwise
 
 from masklearn.masks.kinds.table import BY_CODE, DENSE, KINDS, TWO_FOUR
-from masklearn.weights.table import FLOAT16, QUANTISED, WeightType
+from masklearn.quant.table import FLOAT16, QUANTISED, WeightType
 from patch_compile.hardware.cards import RatedCard
 from patch_compile.packing.slab_kinds import ALWAYS, SLAB_K
 from patch_compile.plugin.toolchain import plugin_sources

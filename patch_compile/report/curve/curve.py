@@ -11,7 +11,7 @@ from patch_compile.artifacts.compare import DENSE, BuildRow, CompareReport
 from patch_compile.report.compare import MEASURES, axis_label, axis_words, method_words
 from patch_compile.report.page import chart
 from patch_compile.report.page.labels import REACH, SIZE, Box, Point, place_labels
-from patch_compile.report.page.spelling import number
+from patch_compile.report.page.number_format import number
 from patch_compile.report.page.text_width import lines_within, text_width
 
 __all__ = ["MARKERS", "STAR", "curve"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from masklearn.quality.record import Baseline
-from patch_compile.report.page.sources import Sources
-from patch_compile.report.page.spelling import change
+from patch_compile.report.page.number_format import change
+from patch_compile.report.page.page_data import Sources
 from patch_compile.report.weight_types import loss_lines
 
 __all__ = ["baseline_rows"]

@@ -25,8 +25,8 @@ from patch_compile.artifacts.layout import (
 )
 from patch_compile.artifacts.report import Kind
 from patch_compile.report.page.key_figures import key_figures
-from patch_compile.report.page.sources import Sources
-from patch_compile.report.page.spelling import percent
+from patch_compile.report.page.number_format import percent
+from patch_compile.report.page.page_data import Sources
 from patch_compile.report.weight_types import compiled_types, types_words
 
 __all__ = ["model_card"]

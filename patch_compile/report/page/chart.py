@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from patch_compile.report.page.spelling import number, percent
+from patch_compile.report.page.number_format import number, percent
 
 __all__ = [
     "BOTTOM",

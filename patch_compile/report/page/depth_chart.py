@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from patch_compile.artifacts.questions import LostWhere
+from patch_compile.artifacts.verify_schema import ErrorAttribution
 from patch_compile.report.page.chart import (
     BOTTOM,
     HEIGHT,
@@ -19,14 +19,14 @@ from patch_compile.report.page.chart import (
     percent_ticks,
     round_ticks,
 )
-from patch_compile.report.page.spelling import percent
+from patch_compile.report.page.number_format import percent
 
 __all__ = ["depth_chart"]
 
 _LABELS = 12  # block numbers that fit below
 
 
-def depth_chart(where: LostWhere | None) -> dict[str, Any] | None:
+def depth_chart(where: ErrorAttribution | None) -> dict[str, Any] | None:
     """Returns line, points and ticks in pixels for the template, or None without errors of at least two blocks."""
     blocks = where.blocks if where else ()
     if len(blocks) < 2:

@@ -12,8 +12,8 @@ from masklearn.quality.record import Baseline, BaselineRow
 from patch_compile.planning.roofline.linear_roofline import speedup_limit
 from patch_compile.report.page.chart import BOTTOM, LEFT, RIGHT, TOP, linear_axis, loss_axis
 from patch_compile.report.page.labels import REACH, Box, Point, place_labels
-from patch_compile.report.page.sources import Sources
-from patch_compile.report.page.spelling import bytes_of, number, perplexity
+from patch_compile.report.page.number_format import bytes_of, number, perplexity
+from patch_compile.report.page.page_data import Sources
 from patch_compile.report.pareto import Spot, beaten_by
 from patch_compile.report.weight_types import learned_types, types_words
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from masklearn.masks.kinds.base import BYTES_DENSE
 from patch_compile.artifacts.bench import Phase
 from patch_compile.planning.roofline.linear_roofline import speedup_limit
-from patch_compile.report.page.sources import Sources
-from patch_compile.report.page.spelling import bytes_of, change, percent, perplexity, times
+from patch_compile.report.page.number_format import bytes_of, change, percent, perplexity, times
+from patch_compile.report.page.page_data import Sources
 from patch_compile.report.weight_types import compiled_types, types_words
 
 __all__ = ["KeyFigure", "key_figures"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from patch_compile.artifacts.questions import LostWhere
+from patch_compile.artifacts.verify_schema import ErrorAttribution
 from patch_compile.report.verify import where_words
 
 __all__ = ["lost_where"]
@@ -12,7 +12,7 @@ __all__ = ["lost_where"]
 _LISTED = 12
 
 
-def lost_where(where: LostWhere | None) -> dict[str, Any] | None:
+def lost_where(where: ErrorAttribution | None) -> dict[str, Any] | None:
     """Returns {rows, of, listed, tried}, or None without `verify`.
 
     rows: linears with the largest shares; of: number of all linears; listed: the rows' share of the error; tried: True

@@ -7,7 +7,7 @@ from typing import Any
 
 from patch_compile.artifacts.layout import CARD, PAGE, RECIPE
 from patch_compile.report.learned import learned_lines
-from patch_compile.report.page.sources import Row, Sources
+from patch_compile.report.page.page_data import Row, Sources
 
 __all__ = ["origin"]
 

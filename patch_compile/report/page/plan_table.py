@@ -6,10 +6,10 @@ import math
 from collections.abc import Collection
 from typing import Any
 
-from masklearn.masks.names import depth_of, kind_of, short_kinds
+from masklearn.masks.name_globs import depth_of, kind_of, short_kinds
 from patch_compile.artifacts.plan import LinearRow
-from patch_compile.report.page.sources import Sources
-from patch_compile.report.page.spelling import milliseconds
+from patch_compile.report.page.number_format import milliseconds
+from patch_compile.report.page.page_data import Sources
 from patch_compile.report.prediction import lowering_words, node_words, reason_lines, reason_words
 from patch_compile.report.sparse_products import split_lines
 

@@ -8,10 +8,9 @@ from typing import Literal
 
 from patch_compile.artifacts.engine import BuiltEngine
 from patch_compile.artifacts.proof import OutputsDifference, Tolerance
-from patch_compile.artifacts.questions import ComparedRun, EngineCompared
 from patch_compile.artifacts.report import DecoderReport, Kind
-from patch_compile.report.page.sources import Sources
-from patch_compile.report.page.spelling import (
+from patch_compile.artifacts.verify_schema import ComparedRun, EngineCompared
+from patch_compile.report.page.number_format import (
     bytes_of,
     change,
     count,
@@ -21,6 +20,7 @@ from patch_compile.report.page.spelling import (
     percent,
     perplexity,
 )
+from patch_compile.report.page.page_data import Sources
 from patch_compile.report.proof import compared_words, pruned_words, tolerance_words
 from patch_compile.report.sparse_products import sparsity_words
 from patch_compile.report.verify import not_run_words, run_words

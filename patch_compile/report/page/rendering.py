@@ -6,7 +6,7 @@ import re
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from patch_compile.report.page.spelling import FILTERS
+from patch_compile.report.page.number_format import FILTERS
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -22,7 +22,7 @@ from patch_compile.report.page.chart import (
     percent_ticks,
     round_ticks,
 )
-from patch_compile.report.page.spelling import count, joined, number
+from patch_compile.report.page.number_format import count, joined, number
 
 __all__ = ["score_chart"]
 

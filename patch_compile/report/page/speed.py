@@ -6,7 +6,7 @@ from typing import Any
 
 from patch_compile.artifacts.bench import BenchReport
 from patch_compile.report.bench import bench_notes, clock_words, timed_words
-from patch_compile.report.page.sources import Sources
+from patch_compile.report.page.page_data import Sources
 from patch_compile.report.prediction import WHOLE_PHASES, remarks
 
 __all__ = ["speed"]

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from masklearn.masks.kinds.table import DENSE, PRUNED, TWO_FOUR
 from masklearn.masks.maskset import MaskSet
-from masklearn.masks.names import depth_of, kind_of, short_kinds
+from masklearn.masks.name_globs import depth_of, kind_of, short_kinds
 from masklearn.masks.tiles import spell_tile, tile_weights
-from patch_compile.report.page.spelling import percent, shape_of
+from patch_compile.report.page.number_format import percent, shape_of
 
 __all__ = ["TileMap", "tile_maps", "tile_path"]
 

@@ -7,14 +7,22 @@ from dataclasses import dataclass
 from typing import Literal
 
 from patch_compile.artifacts.bench import BenchReport, BenchRow, Library
-from patch_compile.artifacts.questions import EngineCompared
 from patch_compile.artifacts.report import Kind, OutputsReport
 from patch_compile.artifacts.verify import Outcome, VerifyReport
+from patch_compile.artifacts.verify_schema import EngineCompared
 from patch_compile.report.baselines import beaten_lines
 from patch_compile.report.bench import IN_PHASE, LIBRARY_NAMES
 from patch_compile.report.output_error import output_warnings
-from patch_compile.report.page.sources import Sources
-from patch_compile.report.page.spelling import change, found_error, joined, number, percent, perplexity, times
+from patch_compile.report.page.number_format import (
+    change,
+    found_error,
+    joined,
+    number,
+    percent,
+    perplexity,
+    times,
+)
+from patch_compile.report.page.page_data import Sources
 from patch_compile.report.verify import limit_words, unanswered_words
 
 __all__ = ["Notice", "Verdict", "verdict"]

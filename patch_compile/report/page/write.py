@@ -13,19 +13,19 @@ from patch_compile.report.page.baselines import baseline_rows
 from patch_compile.report.page.card import model_card
 from patch_compile.report.page.depth_chart import depth_chart
 from patch_compile.report.page.frontier import frontier
+from patch_compile.report.page.generations import said
 from patch_compile.report.page.key_figures import key_figures
-from patch_compile.report.page.lights import lights
 from patch_compile.report.page.lost_where import lost_where
 from patch_compile.report.page.origin import origin
+from patch_compile.report.page.page_data import Sources
 from patch_compile.report.page.plan_table import plan_table
 from patch_compile.report.page.questions import questions
 from patch_compile.report.page.rendering import asset, environment
-from patch_compile.report.page.said import said
 from patch_compile.report.page.score_chart import score_chart
-from patch_compile.report.page.sources import Sources
 from patch_compile.report.page.speed import speed
 from patch_compile.report.page.tile_maps import tile_maps
 from patch_compile.report.page.verdict import verdict
+from patch_compile.report.page.verdict_lights import lights
 
 __all__ = ["rendered", "renew_page", "write_page"]
 

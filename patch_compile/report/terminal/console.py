@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 from rich.table import Table
 
-from masklearn.masks.names import kind_of, short_kinds
+from masklearn.masks.name_globs import kind_of, short_kinds
 from masklearn.masks.summary import TileSummary
-from patch_compile.artifacts.answers import (
+from patch_compile.artifacts.command_results import (
     CompiledAnswer,
     ExportedAnswer,
     ImportedAnswer,

@@ -7,21 +7,21 @@ from pathlib import Path
 
 from patch_compile.artifacts.layout import VERIFY_FOLDER
 from patch_compile.artifacts.proof import Tolerance
-from patch_compile.artifacts.questions import (
-    ComparedRun,
-    CompiledRight,
-    EngineCompared,
-    EngineNotRun,
-    GeneratedText,
-    LimitCheck,
-    LinearError,
-    LostWhere,
-    PrunedOutputs,
-    PrunedTokens,
-)
 from patch_compile.artifacts.report import Kind
 from patch_compile.artifacts.tasks import TaskScores
 from patch_compile.artifacts.verify import VerifyReport
+from patch_compile.artifacts.verify_schema import (
+    ComparedRun,
+    EngineCompared,
+    EngineNotRun,
+    ErrorAttribution,
+    GeneratedText,
+    LimitCheck,
+    LinearError,
+    OnnxCheck,
+    PrunedOutputs,
+    PrunedTokens,
+)
 from patch_compile.report.proof import compared_words, pruned_words, text_words, tolerance_words
 from patch_compile.report.tasks import metric_words, task_notes
 from patch_compile.report.terminal.baselines import baseline_parts
@@ -57,7 +57,7 @@ def verified_parts(found: VerifyReport, out: Path) -> Iterator[Part]:
     yield from (*_generated(found.generated), *_checks(found.checks), *_verdict(found, out))
 
 
-def _compiled(answer: CompiledRight | None, kind: Kind) -> Iterator[str]:
+def _compiled(answer: OnnxCheck | None, kind: Kind) -> Iterator[str]:
     if answer is None:
         yield f"compiled right: {_NOT_ASKED}"
         return
@@ -121,7 +121,7 @@ def _allowed(tolerance: Tolerance) -> str:
     return f"allowed {tolerance.share:.2e}: {tolerance_words(tolerance)}"
 
 
-def _where(where: LostWhere | None) -> Iterator[Part]:
+def _where(where: ErrorAttribution | None) -> Iterator[Part]:
     if where is None:
         return
     rows = sorted(where.linears, key=_cost, reverse=True)

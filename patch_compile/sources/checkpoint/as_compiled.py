@@ -11,8 +11,8 @@ import numpy as np
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.naming import linear_name
 from masklearn.masks.maskset import MaskSet
-from masklearn.weights.grid import Grid
-from masklearn.weights.table import INT8
+from masklearn.quant.grid import Grid
+from masklearn.quant.table import INT8
 from patch_compile.artifacts.layout import MASKS
 
 __all__ = ["load_as_compiled"]

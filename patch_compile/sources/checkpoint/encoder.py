@@ -25,7 +25,7 @@ from patch_compile.sources.base import OutputSource, Probe
 from patch_compile.sources.checkpoint.as_compiled import load_as_compiled
 from patch_compile.sources.checkpoint.held_out import encoder_windows
 from patch_compile.sources.checkpoint.source import CheckpointSource
-from patch_compile.sources.kinds import Ability, Stage
+from patch_compile.sources.kinds import Capability, Stage
 from patch_compile.sources.rounding import Rounding, roundings_of
 
 __all__ = ["EncoderSource"]
@@ -38,8 +38,8 @@ class EncoderSource(CheckpointSource, OutputSource):
 
     kind = Kind.ENCODER
     words = "an encoder"
-    why_lacking: ClassVar[Mapping[Ability, str]] = {
-        Ability.NEXT_TOKENS: "{model} is an encoder: it reads text and predicts none."
+    why_lacking: ClassVar[Mapping[Capability, str]] = {
+        Capability.NEXT_TOKENS: "{model} is an encoder: it reads text and predicts none."
     }
 
     @property

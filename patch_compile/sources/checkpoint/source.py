@@ -13,15 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from masklearn.checkpoint.beside import files_beside
 from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.companion_files import files_beside
 from masklearn.checkpoint.coverage import Coverage, covered_linears_of
 from masklearn.checkpoint.folder import CONFIG
 from masklearn.checkpoint.pretrained import load_config, load_tokenizer
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.tiles import GROUP
-from masklearn.weights.grid import Grid
-from masklearn.weights.table import WeightType
+from masklearn.quant.grid import Grid
+from masklearn.quant.table import WeightType
 from patch_compile.artifacts.layout import MODEL
 from patch_compile.artifacts.report import Kind
 from patch_compile.errors import PatchCompileError
@@ -32,7 +32,7 @@ from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from patch_compile.sources.base import Bars, Source
 from patch_compile.sources.checkpoint.pruning import CheckpointPruning, learn_checkpoint
-from patch_compile.sources.kinds import Ability, Sequences, Stage
+from patch_compile.sources.kinds import Capability, Sequences, Stage
 from patch_compile.sources.pruning import GivenMasks, Pruning, types_to_round
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class CheckpointSource(Source):
     def sequences(self) -> Sequences:
         config = load_config(self.model).get_text_config()
         positions = getattr(config, "max_position_embeddings", None)
-        return Sequences(config.vocab_size, positions, decodes=not self.lacks(Ability.NEXT_TOKENS))
+        return Sequences(config.vocab_size, positions, decodes=not self.why_not(Capability.NEXT_TOKENS))
 
     @property
     @override

@@ -26,7 +26,7 @@ from patch_compile.sources.base import Bars
 from patch_compile.sources.checkpoint.source import CheckpointSource
 from patch_compile.sources.exported_graph.digests import Origin, WeightIndex
 from patch_compile.sources.exported_graph.match import Matches, match_linears
-from patch_compile.sources.kinds import Ability, Stage
+from patch_compile.sources.kinds import Capability, Stage
 from patch_compile.sources.onnx_model.find import find_onnx_linears
 from patch_compile.sources.onnx_model.linears import FoundLinears
 from patch_compile.sources.onnx_model.opsets import OLDEST_OPSET
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from masklearn.masks.linear_mask import LinearMask
-    from masklearn.weights.table import WeightType
+    from masklearn.quant.table import WeightType
     from patch_compile.passes import PassDump
     from patch_compile.planning.cost import CostModel
 
@@ -52,8 +52,8 @@ _KEPT = {
 class ExportedSource(CheckpointSource):
     """A checkpoint whose graph comes from a file. It can be compiled alone."""
 
-    why_lacking: ClassVar[Mapping[Ability, str]] = {
-        ability: _ONLY_COMPILED for ability in Ability if ability is not Ability.COMPILE
+    why_lacking: ClassVar[Mapping[Capability, str]] = {
+        ability: _ONLY_COMPILED for ability in Capability if ability is not Capability.COMPILE
     }
 
     def __init__(self, recipe: GraphRecipe, checkpoint: Checkpoint) -> None:

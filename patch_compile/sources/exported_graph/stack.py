@@ -18,7 +18,7 @@ __all__ = ["StackJoinedPass"]
 
 
 class StackJoinedPass:
-    """`Concat(Linear(X, A), Linear(X, B), …)` -> `Linear(X, A, B, …)`, of the Concats that PutLinearsPass made.
+    """`Concat(Linear(X, A), Linear(X, B), …)` -> `Linear(X, A, B, …)`, of the Concats that SubstituteLinearsPass made.
 
     1. All of them are packed, have one X and one weight type and no epilogue but a bias, and no other node reads them.
     2. Each linear starts at a new panel. Panels are as low as needed to leave no row of padding between linears; if none is

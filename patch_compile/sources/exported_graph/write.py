@@ -49,8 +49,8 @@ def write_graph(
 
     from patch_compile.passes import lowering_passes, run_passes
     from patch_compile.passes.lowering.counted_reads import counted_reads
-    from patch_compile.sources.exported_graph.put import PutLinearsPass
     from patch_compile.sources.exported_graph.stack import StackJoinedPass
+    from patch_compile.sources.exported_graph.substitute_linears import SubstituteLinearsPass
     from patch_compile.sources.onnx_model.separate_transposes import SeparateTransposesPass
     from patch_compile.sources.onnx_model.sink_casts import SinkCastsPass
 
@@ -72,7 +72,7 @@ def write_graph(
         return read_weight(checkpoint, name, None if own else dtype)
 
     read = counted_reads(read_own, lowered, progress)
-    put = PutLinearsPass(matches.products, lowered, read, dtype)
+    put = SubstituteLinearsPass(matches.products, lowered, read, dtype)
     for stored in (*(one.stored for one in matches.products), *matches.in_place):
         if not lowered.keys() & {part.name for part in stored.parts}:
             _mask_in_place(stored, masks, masked)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from masklearn.checkpoint.coverage import Coverage
-from masklearn.masks.names import check_patterns, kinds_of, matches
+from masklearn.masks.name_globs import check_patterns, kinds_of, matches
 from masklearn.methods.magnitude import Magnitude
 from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.engine.profiles import parse_profile

@@ -20,7 +20,7 @@ from masklearn.device import usable_device
 from masklearn.feed import Arrays, Feed, Fisher, Group, Replaced
 from masklearn.recipe import LearnRecipe
 from masklearn.shard import TensorEntry
-from masklearn.traits import Need
+from masklearn.traits import Requires
 from patch_compile.sources.onnx_model.linears import OnnxLinear
 from patch_compile.sources.onnx_model.moments import Moments
 from patch_compile.sources.onnx_model.weights import read_weight
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 __all__ = ["LACKS", "OnnxFeed"]
 
-LACKS: Mapping[Need, str] = {
-    Need.LOSS: "An ONNX file has no loss.",
-    Need.TRAINING: "An ONNX file has no gradients to train by.",
+LACKS: Mapping[Requires, str] = {
+    Requires.LOSS: "An ONNX file has no loss.",
+    Requires.TRAINING: "An ONNX file has no gradients to train by.",
 }
 _NO_INPUTS = "No inputs are given to run the file on."
 _CODES = {"FLOAT16": "F16", "BFLOAT16": "BF16"}
@@ -56,7 +56,7 @@ class OnnxFeed(Feed):
         self.recipe = recipe
         self.shapes = {name: linear.shape for name, linear in linears.items()}
         self.note = note
-        self.lacks = LACKS if moments is not None else {**LACKS, Need.INPUTS: _NO_INPUTS}
+        self.why_not = LACKS if moments is not None else {**LACKS, Requires.INPUTS: _NO_INPUTS}
         self._linears, self._moments, self._dtype, self._progress = linears, moments, dtype, progress
         self._device = usable_device(recipe.device)
 
@@ -81,7 +81,7 @@ class OnnxFeed(Feed):
     ) -> Iterator[tuple[str, Arrays, Fisher | None]]:
         """Yield what `see` finds for each linear, which is a group of its own and sees all given inputs."""
         if fisher:
-            raise ValueError(LACKS[Need.LOSS])
+            raise ValueError(LACKS[Requires.LOSS])
         for name, weight in self.weights():
             yield name, see(self._group(name, weight))[name], None
 

@@ -7,7 +7,7 @@ from collections.abc import Container
 from typing import TYPE_CHECKING
 
 from masklearn.masks.kinds.table import KINDS
-from masklearn.weights.table import INT8
+from masklearn.quant.table import INT8
 from patch_compile.onnx_io.torch_scopes import torch_scopes
 from patch_compile.packing.function import tensor_names
 

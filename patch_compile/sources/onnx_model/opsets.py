@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from patch_compile.errors import PatchCompileError
-from patch_compile.onnx_io.expansion import nested_nodes
+from patch_compile.onnx_io.constant_blowup import nested_nodes
 from patch_compile.packing.function import DOMAIN
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from masklearn.methods.magnitude import Magnitude
-from masklearn.traits import METHODS, Criterion, Need, Repair, lacking
+from masklearn.traits import METHODS, Criterion, Repair, Requires, lacking
 from patch_compile.errors import UsageError
 from patch_compile.recipe import Recipe
 from patch_compile.sources.onnx_model.feed import LACKS
@@ -14,7 +14,7 @@ from patch_compile.sources.onnx_model.feed import LACKS
 __all__ = ["effective_recipe"]
 
 _NO_TEXT = "An ONNX file is calibrated on inputs, not on text."
-_NO_TRAINING = LACKS[Need.TRAINING]
+_NO_TRAINING = LACKS[Requires.TRAINING]
 _NO_TOKENS = "An ONNX file is compared on its inputs, not on text."
 _NO_BLOCKS = "Channels are permuted in the feed-forward parts of a checkpoint's blocks, which an ONNX file does not name."
 _NO_SPEED = "Speed is predicted for decoders and encoders of checkpoints."
@@ -56,7 +56,7 @@ def effective_recipe(recipe: Recipe, sixteen_bit: Literal["float16", "bfloat16"]
     recipe = recipe.model_copy(update=changed)
     if recipe.mask is None:
         _check_method(recipe)
-        if Need.INPUTS in recipe.traits.needs and recipe.threads is None:
+        if Requires.INPUTS in recipe.traits.needs and recipe.threads is None:
             import torch
 
             # ONNX Runtime rounds some reductions by the number of its threads, so recipe.yaml records it.
@@ -68,7 +68,7 @@ def _check_method(recipe: Recipe) -> None:
     if why := lacking(recipe.traits, LACKS):
         fit = ", ".join(name for name, kind in METHODS.items() if not lacking(kind, LACKS))
         raise _refused(f"--method {recipe.method}", f"{why[1]} It takes {fit}.")
-    if Need.INPUTS in recipe.traits.needs and recipe.calib is None:
+    if Requires.INPUTS in recipe.traits.needs and recipe.calib is None:
         raise UsageError(
             f"--method {recipe.method} needs inputs",
             "It looks at what reaches the linears of an ONNX file.",
@@ -84,8 +84,8 @@ def _check_criterion(criterion: Criterion, recipe: Recipe) -> None:
         return
     why = f"The method {recipe.method} ranks tiles in one way only."
     if criterion in recipe.traits.criteria:
-        lacks = next(LACKS[need] for need in criterion.needs if need in LACKS)
-        why = f"{lacks} Its tiles are ranked by {', '.join(fit)}."
+        why_not = next(LACKS[need] for need in criterion.needs if need in LACKS)
+        why = f"{why_not} Its tiles are ranked by {', '.join(fit)}."
     raise _refused(f"--criterion {criterion}", why)
 
 

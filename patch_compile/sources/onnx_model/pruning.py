@@ -22,7 +22,7 @@ from masklearn.masks.tiles import weights_of_tiles
 from masklearn.methods import method_of
 from masklearn.recipe import LearnRecipe
 from masklearn.threads import threads_of_torch
-from masklearn.traits import Need
+from masklearn.traits import Requires
 from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.onnx_io.write import write_onnx
 from patch_compile.progress import Progress, Update
@@ -124,7 +124,7 @@ def round_pruning(given: OnnxPruning, recipe: LearnRecipe, scratch: Path, progre
 def _learned(facts: OnnxFacts, scratch: Path, progress: Progress, choose: Choose | None) -> OnnxPruning:
     model, linears = facts.read(facts.recipe.model)
     store, recipe, moments = WeightStore(scratch / "solved"), facts.recipe.learning(), None
-    if Need.INPUTS in recipe.traits.needs:
+    if Requires.INPUTS in recipe.traits.needs:
         moments = _moments(model, linears, facts, progress, scratch)
     with progress.stage("masks", ahead=recipe.phases(loss=False)) as update:
         feed = OnnxFeed(linears, moments, recipe, facts.dtype, update, progress.note)
@@ -147,7 +147,7 @@ def _mask_set(facts: OnnxFacts, found: FoundMasks) -> MaskSet:
     r, coverage, budget = facts.recipe.learning(), facts.coverage, found.budget
     areas = weights_of_tiles(coverage.linears, r.tile)
     record = MaskRecord(skipped=dict(coverage.skipped), budget=budget.record())
-    if Need.INPUTS in r.traits.needs:
+    if Requires.INPUTS in r.traits.needs:
         record.inputs = facts.feeds.words
     if criterion := method_of(r.method).criterion(r, LACKS):
         record.criterion = str(criterion)

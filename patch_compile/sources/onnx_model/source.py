@@ -27,7 +27,7 @@ from patch_compile.planning.lowering import LinearPlan
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from patch_compile.sources.base import Bars, OutputSource, Probe
-from patch_compile.sources.kinds import Ability, Stage
+from patch_compile.sources.kinds import Capability, Stage
 from patch_compile.sources.onnx_model.facts import OnnxFacts, examine, fingerprint_of
 from patch_compile.sources.onnx_model.linears import OnnxLinear
 from patch_compile.sources.pruning import Pruning, types_to_round
@@ -53,12 +53,12 @@ class OnnxSource(OutputSource):
     pruned_file = PRUNED_ONNX
     pruned_words = "pruned ONNX"
     to_report = "the ONNX file"
-    why_lacking: ClassVar[Mapping[Ability, str]] = {
-        Ability.LEARN: "An ONNX file is pruned by what reaches its linears, as part of its build.",
-        Ability.COMPILE: "An ONNX file is pruned and compiled by its build.",
-        Ability.PLAN: _NO_TOKENS,
-        Ability.BLOCKS: "An ONNX file does not name the blocks of its model.",
-        Ability.NEXT_TOKENS: "{model} is an ONNX file, which comes without a tokenizer.",
+    why_lacking: ClassVar[Mapping[Capability, str]] = {
+        Capability.LEARN: "An ONNX file is pruned by what reaches its linears, as part of its build.",
+        Capability.COMPILE: "An ONNX file is pruned and compiled by its build.",
+        Capability.PLAN: _NO_TOKENS,
+        Capability.BLOCKS: "An ONNX file does not name the blocks of its model.",
+        Capability.NEXT_TOKENS: "{model} is an ONNX file, which comes without a tokenizer.",
     }
 
     def __init__(self, recipe: Recipe) -> None:

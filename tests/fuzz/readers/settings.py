@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from masklearn.masks.budget import Budget
-from masklearn.masks.names import check_patterns
+from masklearn.masks.name_globs import check_patterns
 from patch_compile.engine.profiles import parse_profile
 from patch_compile.hardware.cards import parse_targets
 from patch_compile.onnx_io.graph_inputs import GraphInput

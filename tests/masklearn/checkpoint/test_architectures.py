@@ -11,7 +11,7 @@ from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears
 from masklearn.checkpoint.models import auto_class, meta_model
 from masklearn.errors import PatchCompileError
-from masklearn.masks.names import matches
+from masklearn.masks.name_globs import matches
 from tests.conftest import ModelMaker
 
 FFN = {"gate_proj", "up_proj", "down_proj", "gate_up_proj", "w1", "w2", "w3", "c_fc", "fc1", "fc2", "lin1", "lin2",

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from masklearn.checkpoint.rows import ARCHITECTURES
+from masklearn.checkpoint.known_architectures import ARCHITECTURES
 from tests.families import FAMILIES, MIXTURES, RENAMED, UNEXPORTABLE
 from tests.masklearn.checkpoint.test_structure import REFUSED
 

@@ -13,8 +13,8 @@ from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.compress import write_compressed
 from masklearn.checkpoint.coverage import covered_linears_of
 from masklearn.errors import PatchCompileError
-from masklearn.weights.grid import Grid, storable
-from masklearn.weights.table import INT4, INT8, WeightType
+from masklearn.quant.grid import Grid, storable
+from masklearn.quant.table import INT4, INT8, WeightType
 
 
 def on_grids(folder: Path, kind: Any) -> dict[str, Grid]:

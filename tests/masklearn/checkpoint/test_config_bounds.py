@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from masklearn.checkpoint.config_bounds import check_config
+from masklearn.checkpoint.config_shapes import describe_checkpoint
 from masklearn.checkpoint.coverage import covered_linears
-from masklearn.checkpoint.described import describe_checkpoint
 from masklearn.errors import PatchCompileError
 from tests.conftest import ModelMaker
 from tests.work import at_most_calls

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from masklearn.checkpoint.architectures import ARCHITECTURES, architecture_of
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears
-from masklearn.checkpoint.rows import Architecture
+from masklearn.checkpoint.known_architectures import Architecture
 from masklearn.checkpoint.structure import structure_of
 from masklearn.errors import PatchCompileError
 from masklearn.stream.blocks import stream_blocks

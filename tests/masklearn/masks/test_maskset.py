@@ -12,12 +12,12 @@ from masklearn.errors import PatchCompileError
 from masklearn.masks.kinds.table import FAMILIES
 from masklearn.masks.linear_mask import LinearMask, kept_per_group
 from masklearn.masks.maskset import MaskSet
-from masklearn.masks.patterns import PATTERNS
+from masklearn.masks.nm_codes import PATTERNS
 from masklearn.masks.record import MaskRecord
 from masklearn.masks.tiles import grid_shape
+from masklearn.quant.grid import Grid, storable
+from masklearn.quant.table import INT4, INT8
 from masklearn.shard import Shard
-from masklearn.weights.grid import Grid, storable
-from masklearn.weights.table import INT4, INT8
 
 SHAPES = st.tuples(st.integers(1, 40), st.integers(1, 12).map(lambda g: 4 * g))
 TILES = st.tuples(st.integers(1, 20), st.integers(1, 5).map(lambda g: 4 * g))

@@ -17,7 +17,7 @@ from masklearn.masks.tiles import tile_weights
 from masklearn.methods import method_of
 from masklearn.methods.gradient import contest
 from masklearn.recipe import LearnRecipe
-from masklearn.traits import Need
+from masklearn.traits import Requires
 from tests.conftest import ModelMaker
 
 TILE = (32, 32)
@@ -169,8 +169,8 @@ def test_several_budgets_have_no_common_cut() -> None:
     ],
 )
 def test_the_unit_is_that_of_the_method(settings: dict[str, Any], encoder: bool, words: str) -> None:
-    recipe, lacks = LearnRecipe(**settings), [Need.LOSS] if encoder else []
-    assert words in method_of(recipe.method).score_unit(recipe, lacks)
+    recipe, why_not = LearnRecipe(**settings), [Requires.LOSS] if encoder else []
+    assert words in method_of(recipe.method).score_unit(recipe, why_not)
 
 
 @pytest.mark.parametrize("method", ["oneshot", "wanda", "patch-tile"])

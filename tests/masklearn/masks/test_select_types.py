@@ -13,7 +13,7 @@ from masklearn.masks.kinds.table import DENSE, PRUNED, TWO_FOUR
 from masklearn.masks.select import RoundingLoss, select, tile_savings
 from masklearn.masks.select_types import TypesForBytes
 from masklearn.masks.tiles import tile_weights
-from masklearn.weights.table import FLOAT16, INT4, INT8, WeightType
+from masklearn.quant.table import FLOAT16, INT4, INT8, WeightType
 
 TILE = (64, 64)
 SHAPES = {"q": (128, 128), "k": (64, 128), "up": (256, 128), "down": (128, 256)}

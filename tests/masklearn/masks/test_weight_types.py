@@ -13,7 +13,7 @@ from masklearn.masks.weight_types import (
     quantised_types,
     spell_types,
 )
-from masklearn.weights.table import BFLOAT16, FLOAT16, INT4, INT8
+from masklearn.quant.table import BFLOAT16, FLOAT16, INT4, INT8
 
 SHAPES = {
     "layers.0.mlp.up_proj": (96, 64),

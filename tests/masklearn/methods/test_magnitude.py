@@ -5,7 +5,7 @@ from safetensors.torch import load_file, save_file
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears
 from masklearn.masks.kinds.table import TWO_FOUR
-from masklearn.masks.patterns import PATTERNS
+from masklearn.masks.nm_codes import PATTERNS
 from masklearn.methods import Candidate, method_of
 from masklearn.recipe import LearnRecipe
 from masklearn.stream.feed import CheckpointFeed

@@ -15,7 +15,7 @@ from masklearn.masks.tiles import GROUP, grid_shape, tile_sums
 from masklearn.methods import Candidate, Candidates, Method
 from masklearn.methods.gradient.prior import Prior, write_prior
 from masklearn.recipe import LearnRecipe
-from masklearn.traits import METHODS, Need, Repair
+from masklearn.traits import METHODS, Repair, Requires
 from tests.conftest import ModelMaker
 from tests.masklearn.methods.gradient.tasks import make_task
 from tests.sources.onnx_model import graphs
@@ -42,7 +42,7 @@ class Wanting(FirstTwo):
     """A variant of FirstTwo that claims to be trained."""
 
     name = "wanting"
-    needs = frozenset({Need.TRAINING})
+    needs = frozenset({Requires.TRAINING})
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM
 
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.masks.kinds.table import TWO_FOUR
-from masklearn.masks.patterns import KEPT_POSITIONS
+from masklearn.masks.nm_codes import KEPT_POSITIONS
 from masklearn.methods import Candidate, method_of
 from masklearn.recipe import LearnRecipe
 from masklearn.stream.feed import CheckpointFeed

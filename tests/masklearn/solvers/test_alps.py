@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from masklearn.errors import PatchCompileError
-from masklearn.masks.patterns import PATTERNS, patterns_from_scores
+from masklearn.masks.nm_codes import PATTERNS, patterns_from_scores
 from masklearn.solvers.alps import solve_rows
 from masklearn.solvers.obs import inverse_factor, solve_linear
 from masklearn.solvers.projection import Codes, Projection

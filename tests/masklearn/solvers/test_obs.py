@@ -4,7 +4,7 @@ import torch
 
 from masklearn.errors import PatchCompileError
 from masklearn.masks.kinds.table import PRUNED
-from masklearn.masks.patterns import PATTERNS
+from masklearn.masks.nm_codes import PATTERNS
 from masklearn.solvers import obs
 from masklearn.solvers.obs import inverse_factor, solve_each, solve_linear, solve_unstructured
 from masklearn.solvers.projection import Codes, Projection

@@ -8,8 +8,8 @@ import torch
 
 from masklearn.errors import PatchCompileError
 from masklearn.feed import Group
+from masklearn.quant.table import INT4, INT8, QUANTISED, WeightType
 from masklearn.solvers.rounding import Rounded, round_group, round_nearest
-from masklearn.weights.table import INT4, INT8, QUANTISED, WeightType
 from tests.masklearn.solvers.problems import damped, problem
 
 TYPES = list(QUANTISED.values())

@@ -6,7 +6,7 @@ from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears_of
 from masklearn.checkpoint.linears import read_linear
 from masklearn.masks.linear_mask import LinearMask
-from masklearn.masks.patterns import patterns_from_scores
+from masklearn.masks.nm_codes import patterns_from_scores
 from masklearn.masks.tiles import grid_shape
 
 TILE = (32, 32)

@@ -13,8 +13,8 @@ from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears
 from masklearn.checkpoint.prune import write_pruned_checkpoint
 from masklearn.masks.maskset import MaskSet
-from masklearn.weights.grid import Grid
-from masklearn.weights.table import INT4, INT8
+from masklearn.quant.grid import Grid
+from masklearn.quant.table import INT4, INT8
 from patch_compile.errors import PatchCompileError
 from patch_compile.inspection.binaries import inspect_engine_file
 from patch_compile.inspection.onnx_graph import inspect_onnx

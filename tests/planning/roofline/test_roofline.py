@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks.page_part import renewed
-from masklearn.weights.table import FLOAT16, INT4, INT8
+from masklearn.quant.table import FLOAT16, INT4, INT8
 from patch_compile.artifacts.plan import Way
 from patch_compile.hardware.cards import ARCHITECTURES, rated_cards
 from patch_compile.packing.fusion import FUSIONS

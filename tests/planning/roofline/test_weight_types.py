@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.page_part import renewed
 from masklearn.masks.kinds.table import DENSE, PRUNED
-from masklearn.weights.table import BFLOAT16, FLOAT16, INT4, INT8, WEIGHT_TYPES
+from masklearn.quant.table import BFLOAT16, FLOAT16, INT4, INT8, WEIGHT_TYPES
 from patch_compile.artifacts.plan import LinearRow, ReasonKind
 from patch_compile.hardware.cards import rated_cards
 from patch_compile.planning.cards import card_of

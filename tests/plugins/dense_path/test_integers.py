@@ -5,8 +5,8 @@ import ctypes
 import numpy as np
 import pytest
 
-from masklearn.weights.grid import Grid
-from masklearn.weights.table import INT4, INT8
+from masklearn.quant.grid import Grid
+from masklearn.quant.table import INT4, INT8
 from tests.oracles.element_packing import KEPT, prune
 from tests.oracles.integer_packing import pack_gated_integers, pack_integers, quantise
 from tests.plugins.dense_path_cases import FAILS, MARKS, large, run
@@ -136,7 +136,7 @@ def test_weights_of_16_bits_have_the_type_of_x(load, driver):
 
 
 def test_the_names_of_types_are_those_of_the_table():
-    from masklearn.weights.table import WEIGHT_TYPES
+    from masklearn.quant.table import WEIGHT_TYPES
     from tests.plugins.host_kernel import PLUGINS
 
     row = (PLUGINS / "kernels/weights.h").read_text().split("kWeightTypeNames[] = {")[1].split("}")[0]

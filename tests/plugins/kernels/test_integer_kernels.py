@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from masklearn.weights.table import INT4, INT8
+from masklearn.quant.table import INT4, INT8
 from patch_compile.packing.joint import gated_panels, stacked_panels
 from patch_compile.packing.quantised import pack_quantised
 from tests.oracles.element_packing import KEPT, OfSixteen, Packed

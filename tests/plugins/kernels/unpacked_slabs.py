@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.masks.kinds.of_sixteen import OfSixteen
+from masklearn.masks.kinds.n16 import OfSixteen
 from tests.oracles.element_packing import in_fragments, pack_of_sixteen
 from tests.plugins.compiled import compiled
 from tests.plugins.host_kernel import COMPILER, HOST_FLAGS, PLUGINS

@@ -4,25 +4,25 @@ import numpy as np
 
 from masklearn.quality.record import BaselineRow, BesideBaselines
 from patch_compile.artifacts.proof import TextRunner, TextWindows
-from patch_compile.artifacts.questions import (
+from patch_compile.artifacts.report import Kind
+from patch_compile.artifacts.tasks import TaskDifference, TaskRow, TaskScores
+from patch_compile.artifacts.verify import Outcome, Question, VerifiedText, VerifyReport
+from patch_compile.artifacts.verify_schema import (
     BlockError,
     ComparedRun,
-    CompiledRight,
     EngineNotRun,
+    ErrorAttribution,
     ErrorStats,
     FigureName,
     GeneratedText,
     LimitCheck,
     LinearError,
     LogitErrorStats,
-    LostWhere,
     NotRun,
+    OnnxCheck,
     PrunedPerplexity,
     PrunedTokens,
 )
-from patch_compile.artifacts.report import Kind
-from patch_compile.artifacts.tasks import TaskDifference, TaskRow, TaskScores
-from patch_compile.artifacts.verify import Outcome, Question, VerifiedText, VerifyReport
 from tests.artifacts.examples import TOLERANCE
 from tests.report.page.outs import Out
 
@@ -108,12 +108,12 @@ def verified(out: Out) -> VerifyReport:
     )
 
 
-def compiled() -> CompiledRight:
+def compiled() -> OnnxCheck:
     runs = (
         ComparedRun(phase="prefill", tokens=96, past=0, error=0.0031, stats=_STATS),
         ComparedRun(phase="decode", tokens=1, past=96, error=0.0012, stats=_STATS),
     )
-    return CompiledRight(passed=True, error=0.0031, tolerance=TOLERANCE, runs=runs)
+    return OnnxCheck(passed=True, error=0.0031, tolerance=TOLERANCE, runs=runs)
 
 
 def baselines() -> BesideBaselines:
@@ -130,7 +130,7 @@ def baselines() -> BesideBaselines:
     )
 
 
-def _where(out: Out) -> LostWhere:
+def _where(out: Out) -> ErrorAttribution:
     errors = np.random.default_rng(1).uniform(0.05, 0.35, len(out.shapes))
     shares = errors**2 / (errors**2).sum()
     depths = sorted({int(name.split(".")[2]) for name in out.shapes})
@@ -147,7 +147,7 @@ def _where(out: Out) -> LostWhere:
         for name, error, share in zip(out.shapes, errors, shares, strict=True)
     )
     blocks = (BlockError(block=depth, error=0.04 + 0.31 * (depth / len(depths)) ** 0.7) for depth in depths)
-    return LostWhere(linears=tuple(linears), blocks=tuple(blocks), tokens=2048)
+    return ErrorAttribution(linears=tuple(linears), blocks=tuple(blocks), tokens=2048)
 
 
 def _tasks() -> TaskScores:

@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 
 from masklearn.masks.budget import Budget
-from masklearn.masks.names import depth_of
+from masklearn.masks.name_globs import depth_of
 from masklearn.masks.record import MaskRecord, TextRecord
 from masklearn.masks.score_summary import summarise_scores
 from masklearn.masks.select import select

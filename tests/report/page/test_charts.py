@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import ScoreCounts
-from patch_compile.artifacts.questions import BlockError, LostWhere
+from patch_compile.artifacts.verify_schema import BlockError, ErrorAttribution
 from patch_compile.report.page import write_page
 from patch_compile.report.page.chart import (
     Scale,
@@ -138,9 +138,9 @@ def test_no_scores_no_chart(tmp_path: Path) -> None:
 
 
 def test_depth_needs_two_blocks() -> None:
-    def where(blocks: int) -> LostWhere:
+    def where(blocks: int) -> ErrorAttribution:
         errors = (BlockError(block=i, error=0.1 * i) for i in range(blocks))
-        return LostWhere(linears=(), blocks=tuple(errors))
+        return ErrorAttribution(linears=(), blocks=tuple(errors))
 
     assert depth_chart(None) is None
     assert depth_chart(where(1)) is None

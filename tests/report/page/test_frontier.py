@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from masklearn.weights.grid import Grid
-from masklearn.weights.table import INT8
+from masklearn.quant.grid import Grid
+from masklearn.quant.table import INT8
 from patch_compile.report.page.frontier import frontier
-from patch_compile.report.page.sources import Sources
+from patch_compile.report.page.page_data import Sources
 from tests.report.page.found import baselines, verified
 from tests.report.page.outs import Out, llama_shapes
 

@@ -12,8 +12,8 @@ from onnx import helper
 from masklearn.durable import is_temporary
 from masklearn.masks.record import RepairRecord
 from patch_compile.artifacts.bench import Library, Phase
-from patch_compile.artifacts.questions import EngineNotRun, NotRun
 from patch_compile.artifacts.verify import Outcome
+from patch_compile.artifacts.verify_schema import EngineNotRun, NotRun
 from patch_compile.errors import PatchCompileError
 from patch_compile.report.page import write_page
 from tests.artifacts.benched import benched

@@ -8,7 +8,7 @@ import pytest
 
 from masklearn.quality.record import BaselineRow
 from patch_compile.api.results import LearnedMasks
-from patch_compile.artifacts.answers import LearnedAnswer, LearnedBaselines
+from patch_compile.artifacts.command_results import LearnedAnswer, LearnedBaselines
 from patch_compile.artifacts.manifest import EvalText
 from patch_compile.artifacts.plan import LinearRow, Node, Reason, ReasonKind
 from patch_compile.report.terminal.console import _fused, masks_parts

@@ -12,9 +12,9 @@ from masklearn.checkpoint.store import WeightStore
 from masklearn.learn import find_masks
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
+from masklearn.quant.grid import Grid
 from masklearn.recipe import LearnRecipe
-from masklearn.traits import Need
-from masklearn.weights.grid import Grid
+from masklearn.traits import Requires
 from patch_compile.onnx_io.feeds import Feeds, input_dtypes, random_feeds
 from patch_compile.onnx_io.graph_inputs import read_inputs
 from patch_compile.packing.fusion import FUSIONS
@@ -51,7 +51,7 @@ def learn(path: Path, folder: Path, *, dtype: str = "FLOAT16", **settings: Any) 
     feeds = random_feeds(path, read_inputs(path), input_dtypes(path, model), {}, seed=1)
     recipe = LearnRecipe(**{"ratio": 0.4, "tile": (64, 64), "method": "oneshot"} | settings)
     moments = None
-    if Need.INPUTS in recipe.traits.needs:
+    if Requires.INPUTS in recipe.traits.needs:
         write_probe(model, linears, folder / "probe.onnx")
         moments = gather_moments(folder / "probe.onnx", linears, feeds, folder / "moments", quiet)
     kind = ir.DataType[dtype]

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.config_shapes import describe_checkpoint
 from masklearn.checkpoint.coverage import covered_linears_of
-from masklearn.checkpoint.described import describe_checkpoint
 from masklearn.checkpoint.models import load_model
 from masklearn.checkpoint.quantised.base import QUANTISATIONS
 from masklearn.errors import PatchCompileError

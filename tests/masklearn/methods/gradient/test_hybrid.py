@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from masklearn.masks.patterns import KEPT_POSITIONS, PATTERNS
+from masklearn.masks.nm_codes import KEPT_POSITIONS, PATTERNS
 from masklearn.masks.tiles import WHOLE, expand_tiles, grid_shape
 from masklearn.methods.gradient.hybrid import (
     dense_share,

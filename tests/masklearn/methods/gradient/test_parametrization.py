@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 
-from masklearn.masks.patterns import PATTERNS
+from masklearn.masks.nm_codes import PATTERNS
 from masklearn.masks.tiles import grid_shape, tile_weights
 from masklearn.methods.gradient.logits import first_pattern_logits
 from masklearn.methods.gradient.parametrization import Drawing, HybridMask

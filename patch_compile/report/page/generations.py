@@ -8,9 +8,9 @@ from difflib import SequenceMatcher
 from typing import Any
 
 from patch_compile.artifacts.proof import Sentence
-from patch_compile.artifacts.questions import GeneratedText
 from patch_compile.artifacts.tasks import TaskScores
-from patch_compile.report.page.sources import Sources
+from patch_compile.artifacts.verify_schema import GeneratedText
+from patch_compile.report.page.page_data import Sources
 from patch_compile.report.tasks import metric_words, task_notes
 
 __all__ = ["differing_words", "said"]

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from masklearn.weights.grid import Grid, storable
-from masklearn.weights.table import FLOAT16, INT4, INT8, QUANTISED, WEIGHT_TYPES, WeightType, weight_type
+from masklearn.quant.grid import Grid, storable
+from masklearn.quant.table import FLOAT16, INT4, INT8, QUANTISED, WEIGHT_TYPES, WeightType, weight_type
 
 DTYPES = [np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16), np.dtype(np.float32)]
 

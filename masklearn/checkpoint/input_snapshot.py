@@ -6,13 +6,13 @@ from pathlib import Path
 
 from masklearn.errors import PatchCompileError
 
-__all__ = ["FilesAsFound"]
+__all__ = ["InputSnapshot"]
 
 _State = tuple[int, int, int, int] | None
 
 
 @dataclass(frozen=True)
-class FilesAsFound:
+class InputSnapshot:
     """The state of files at one moment: size, both times of change, and inode; None for a file that is missing.
 
     find: lists the files; it is called again by each check, to notice files that were added.
@@ -22,7 +22,7 @@ class FilesAsFound:
     states: Mapping[Path, _State]
 
     @classmethod
-    def of(cls, find: Callable[[], Iterable[Path]]) -> "FilesAsFound":
+    def of(cls, find: Callable[[], Iterable[Path]]) -> "InputSnapshot":
         """Look at the files now. A file's state is taken before `find` looks for the next file."""
         return cls(find, {path: _state(path) for path in find()})
 

@@ -14,13 +14,13 @@ from masklearn.masks.kinds.table import BY_CODE, TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask, weights_by_kind, zeroed_weights
 from masklearn.masks.tiles import expand_tiles
 
-__all__ = ["KindMap", "unpatterned", "unpatterned_mask"]
+__all__ = ["TileKinds", "unpatterned", "unpatterned_mask"]
 
 Shape = tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
-class KindMap:
+class TileKinds:
     """The kinds of a linear's tiles `[grid]`, without patterns: all of a mask that a plan depends on."""
 
     shape: Shape

@@ -16,12 +16,12 @@ from patch_compile.artifacts.layout import MASKS, RECIPE, REPORT
 from patch_compile.artifacts.manifest import Manifest
 from patch_compile.artifacts.plan import LinearRow, PlanSummary, WholeRow
 from patch_compile.artifacts.proof import ComparedInputs, OutputsDifference, Sentence
-from patch_compile.artifacts.questions import LostWhere, PrunedOutputs, PrunedTokens
 from patch_compile.artifacts.recipe_file import read_recipe
 from patch_compile.artifacts.report import DecoderReport, Kind, Report, read_report
 from patch_compile.artifacts.verify import VerifyReport
+from patch_compile.artifacts.verify_schema import ErrorAttribution, PrunedOutputs, PrunedTokens
 from patch_compile.errors import PatchCompileError
-from patch_compile.report.page.spelling import joined
+from patch_compile.report.page.number_format import joined
 from patch_compile.report.proof import text_words
 
 __all__ = ["Perplexities", "Row", "Sources"]
@@ -131,7 +131,7 @@ class Sources:
         return ("prefill", "decode", "end_to_end") if steps else ("prefill",)
 
     @property
-    def where(self) -> LostWhere | None:
+    def where(self) -> ErrorAttribution | None:
         """Returns the answer of `verify` on where the error arose, None if it was not asked."""
         return self.verify.where if self.verify else None
 

@@ -16,10 +16,10 @@ from patch_compile.passes.lowering.packed_initializers import ReadTensor
 from patch_compile.sources.exported_graph.match import LinearRows, Product
 from patch_compile.sources.onnx_model.rewrite import insert_node, make_room
 
-__all__ = ["PutLinearsPass"]
+__all__ = ["SubstituteLinearsPass"]
 
 
-class PutLinearsPass(ir.passes.InPlacePass):
+class SubstituteLinearsPass(ir.passes.InPlacePass):
     """MatMul or Gemm of an exporter -> `MatMul(X, Transpose(W))` (+ b), W an initializer [N, K] named `<linear>.weight`.
 
     1. Products without a linear that is lowered keep their nodes.

@@ -10,8 +10,8 @@ from transformers import AutoConfig
 
 from masklearn.checkpoint.architectures import ARCHITECTURES
 from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.config_shapes import describe_checkpoint
 from masklearn.checkpoint.coverage import covered_linears_of
-from masklearn.checkpoint.described import describe_checkpoint
 from masklearn.errors import PatchCompileError
 from tests.conftest import ModelMaker
 
@@ -48,7 +48,7 @@ def test_the_table_tells_the_same_linears_without_torch(
     built = describe_checkpoint(tmp_path)
     found = covered_linears_of(built)
     with monkeypatch.context() as without:
-        without.setattr("masklearn.checkpoint.described.is_installed", lambda package: package != "torch")
+        without.setattr("masklearn.checkpoint.config_shapes.is_installed", lambda package: package != "torch")
         without.setattr("masklearn.checkpoint.coverage.is_installed", lambda package: package != "torch")
         listed = describe_checkpoint(tmp_path)
         assert dict(covered_linears_of(listed).linears) == dict(found.linears)

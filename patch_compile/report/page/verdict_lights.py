@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from patch_compile.artifacts.bench import Phase
-from patch_compile.artifacts.questions import EngineCompared
+from patch_compile.artifacts.verify_schema import EngineCompared
 from patch_compile.report.bench import IN_PHASE
-from patch_compile.report.page.sources import Perplexities, Sources
-from patch_compile.report.page.spelling import change, joined, percent, perplexity, times
+from patch_compile.report.page.number_format import change, joined, percent, perplexity, times
+from patch_compile.report.page.page_data import Perplexities, Sources
 
 __all__ = ["Light", "lights"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.weights.table import WeightType
+from masklearn.quant.table import WeightType
 
 __all__ = ["LARGEST_STORABLE", "Grid", "spread", "storable", "stored_scales"]
 

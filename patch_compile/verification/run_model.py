@@ -19,11 +19,11 @@ from patch_compile.runtime.decoder import pad_left
 from patch_compile.runtime.onnx_decoder import OnnxDecoder
 from patch_compile.verification.choices import Choices
 
-__all__ = ["Questions", "Runs", "Study", "quiet_polygraphy", "run_logits", "run_study"]
+__all__ = ["ModelAnswers", "ModelRuns", "Probes", "quiet_polygraphy", "run_logits", "run_study"]
 
 
 @dataclass(frozen=True)
-class Questions:
+class Probes:
     """Questions for a model.
 
     windows: held-out tokens `[count, length]`; probe: tokens `[count, length]` for the comparison by Polygraphy; prompt:
@@ -38,7 +38,7 @@ class Questions:
 
 
 @dataclass(frozen=True)
-class Runs:
+class ModelRuns:
     """Runs of one model on feeds.
 
     results: Polygraphy's RunResults, only logits; choices: for each feed the indices that the graph has chosen; layers:
@@ -52,14 +52,14 @@ class Runs:
 
 
 @dataclass(frozen=True)
-class Study:
+class ModelAnswers:
     """The answers of one model.
 
     runs: those for the comparison by Polygraphy; logits: one file per window, fp32 `[length, vocabulary]`; continuation: new
     token ids.
     """
 
-    runs: Runs
+    runs: ModelRuns
     logits: list[Path]
     continuation: list[int]
 
@@ -67,12 +67,12 @@ class Study:
 def run_study(
     name: str,
     path: Path,
-    questions: Questions,
+    questions: Probes,
     folder: Path,
     feeds: Sequence[Feed] | None = None,
     progress: Callable[[str, int, int], object] | None = None,
     choices: Sequence[str] = (),
-) -> Study:
+) -> ModelAnswers:
     """Ask the model at `path`, and write logits to `folder`. `feeds` of an earlier study make the answers comparable.
 
     choices: names of the outputs that are choices of routers.
@@ -88,12 +88,12 @@ def run_study(
         if progress:
             progress("window", number + 1, len(questions.windows))
     continuation = _continued(decoder, questions)
-    return Study(runs, files, continuation)
+    return ModelAnswers(runs, files, continuation)
 
 
 def run_logits(
     name: str, path: Path, probes: Iterable[NDArray[np.int64]], choices: Sequence[str] = ()
-) -> Runs:
+) -> ModelRuns:
     """Run the model at `path` on token ids. The last token of each probe is a decode step on the cache of a prefill with
     the others.
 
@@ -103,7 +103,7 @@ def run_logits(
     return _run(name, decoder, _feeds(decoder, probes), choices)
 
 
-def _run(name: str, decoder: OnnxDecoder, feeds: Sequence[Feed], choices: Sequence[str]) -> Runs:
+def _run(name: str, decoder: OnnxDecoder, feeds: Sequence[Feed], choices: Sequence[str]) -> ModelRuns:
     from polygraphy.backend.onnxrt import OnnxrtRunner
     from polygraphy.comparator import Comparator
 
@@ -120,10 +120,10 @@ def _run(name: str, decoder: OnnxDecoder, feeds: Sequence[Feed], choices: Sequen
     with quiet_polygraphy():
         results = Comparator.run([LogitsRunner(decoder.session, name=name)], data_loader=feeds)
     layers = sum(name.endswith(".key") for name in decoder.empty_cache(1))
-    return Runs(feeds, results, chosen, layers)
+    return ModelRuns(feeds, results, chosen, layers)
 
 
-def _continued(decoder: OnnxDecoder, questions: Questions) -> list[int]:
+def _continued(decoder: OnnxDecoder, questions: Probes) -> list[int]:
     """Continue the prompt by the most likely tokens."""
     tokens: list[int] = []
     with closing(decoder.start(*pad_left([questions.prompt]), questions.new_tokens)) as decoding:

@@ -13,11 +13,11 @@ from patch_compile.artifacts.record import Record
 
 __all__ = [
     "BlockError",
-    "BuiltRight",
     "ComparedRun",
-    "CompiledRight",
+    "EngineCheck",
     "EngineCompared",
     "EngineNotRun",
+    "ErrorAttribution",
     "ErrorStats",
     "FigureName",
     "FirstDifference",
@@ -25,12 +25,12 @@ __all__ = [
     "LimitCheck",
     "LinearError",
     "LogitErrorStats",
-    "LostWhere",
     "NotRun",
-    "PrunedHowMuch",
+    "OnnxCheck",
     "PrunedOutputs",
     "PrunedPerplexity",
     "PrunedTokens",
+    "QualityLoss",
 ]
 
 
@@ -80,7 +80,7 @@ class FirstDifference(Record):
     tolerance: float
 
 
-class CompiledRight(Record):
+class OnnxCheck(Record):
     """Comparison of the hybrid ONNX with the pruned model.
 
     error: largest |difference| / largest output, over all runs; or what the hybrid ONNX's choice of experts loses in the
@@ -126,7 +126,7 @@ class PrunedOutputs(OutputsDifference):
     inputs: ComparedInputs
 
 
-PrunedHowMuch = Annotated[PrunedTokens | PrunedOutputs, Field(discriminator="kind")]
+QualityLoss = Annotated[PrunedTokens | PrunedOutputs, Field(discriminator="kind")]
 
 
 class NotRun(StrEnum):
@@ -156,7 +156,7 @@ class EngineCompared(Record):
     runs: tuple[ComparedRun, ...]
 
 
-BuiltRight = Annotated[EngineCompared | EngineNotRun, Field(discriminator="ran")]
+EngineCheck = Annotated[EngineCompared | EngineNotRun, Field(discriminator="ran")]
 
 
 class LinearError(Record):
@@ -182,7 +182,7 @@ class BlockError(Record):
     error: float
 
 
-class LostWhere(Record):
+class ErrorAttribution(Record):
     """Places of the error, in the order of the model. tokens: number of tokens that `alone` and `restored` are measured
     on, None if they are not."""
 

@@ -1,8 +1,8 @@
-"""The lines of PatchLinear's function body that decode slabs of n:16; see `of_sixteen` for what they hold."""
+"""The lines of PatchLinear's function body that decode slabs of n:16; see `n16` for what they hold."""
 
 from __future__ import annotations
 
-from masklearn.weights.table import INT4, INT8, WeightType
+from masklearn.quant.table import INT4, INT8, WeightType
 from patch_compile.packing.function_of_integers import integer_lines
 
 __all__ = ["of_sixteen_lines"]

@@ -3,7 +3,7 @@ import signal
 import pytest
 
 from masklearn.errors import PatchCompileError
-from masklearn.masks.names import (
+from masklearn.masks.name_globs import (
     depth_of,
     kind_of,
     kinds_of,

@@ -1,7 +1,7 @@
 """Rows of the results of `learn` and `import-mask`."""
 
 from masklearn.masks.kinds.table import DENSE, PRUNED
-from patch_compile.artifacts.answers import MaskedLinear
+from patch_compile.artifacts.command_results import MaskedLinear
 from patch_compile.artifacts.plan import TileCount
 from tests.mosaics import mosaic
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from masklearn.masks.patterns import (
+from masklearn.masks.nm_codes import (
     KEPT_POSITIONS,
     PATTERNS,
     patterns_from_scores,

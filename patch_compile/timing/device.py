@@ -21,11 +21,11 @@ from patch_compile.timing.machine import about_cpu, about_gpu
 from patch_compile.timing.onnx_runner import OnnxRunner
 from patch_compile.timing.own_process import OwnProcess
 
-__all__ = ["CpuPlace", "GpuPlace", "find_place"]
+__all__ = ["CpuDevice", "GpuPlace", "find_place"]
 
 
 @dataclass(frozen=True)
-class CpuPlace:
+class CpuDevice:
     """Times ONNX files in ONNX Runtime on the CPU."""
 
     device: TimedOn
@@ -57,13 +57,13 @@ class GpuPlace:
 
 def find_place(
     out: OutFolder, runner: Runner, progress: Progress, *, trust: bool = False
-) -> CpuPlace | GpuPlace:
+) -> CpuDevice | GpuPlace:
     """Returns the place, described before a model is loaded. It notes facts that can't be recorded.
 
     trust: see `open_generator`.
     """
     if runner is Runner.ONNX:
-        return CpuPlace(about_cpu())
+        return CpuDevice(about_cpu())
     gpu = local_gpu()
     if gpu is None:
         raise PatchCompileError(

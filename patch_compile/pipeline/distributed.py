@@ -15,13 +15,13 @@ from masklearn.processes import leave, process_count
 from patch_compile.artifacts.layout import MANIFEST
 from patch_compile.artifacts.workspace import Workspace, key_of
 
-__all__ = ["leading", "take_part"]
+__all__ = ["join", "rank0"]
 
 _POLL = 0.2  # seconds
 
 
 @contextmanager
-def leading(scratch: Path) -> Iterator[None]:
+def rank0(scratch: Path) -> Iterator[None]:
     """Learn as the first process inside this context, which waits for the others at its end."""
     if process_count() == 1:
         yield
@@ -33,7 +33,7 @@ def leading(scratch: Path) -> Iterator[None]:
     leave(launch)
 
 
-def take_part(out: Path, learn: Callable[[], None]) -> None:
+def join(out: Path, learn: Callable[[], None]) -> None:
     """Wait until the first process learns, and learn with it. Returns without learning if the first process reuses its
     masks."""
     launch = _launch(Workspace.scratch_of(out))

@@ -2,7 +2,15 @@ import math
 
 import pytest
 
-from patch_compile.report.page.spelling import bytes_of, change, joined, number, percent, perplexity, seconds
+from patch_compile.report.page.number_format import (
+    bytes_of,
+    change,
+    joined,
+    number,
+    percent,
+    perplexity,
+    seconds,
+)
 
 
 @pytest.mark.parametrize(
