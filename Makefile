@@ -32,7 +32,7 @@ chromium: .venv/installed
 
 # The graph of every family of decoders that needs no row in the table of architectures, compared with transformers: some minutes.
 families: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadgroup -m families tests/onnx_export tests/pipeline tests/masklearn/checkpoint
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadgroup -m families tests/onnx_export tests/pipeline tests/masklearn/model
 
 # Every injected kernel bug must be caught, and the machine code for every type and architecture is checked: some minutes.
 mutate: .venv/installed
@@ -187,7 +187,7 @@ audit: .venv/installed .cache/tools/installed
 
 # The lowest versions that pyproject.toml allows, and the newest that there are: each is installed into an environment of its own
 # and makes, proves, runs and serves builds of tiny models.
-DEPENDENCY_TESTS := tests/onnx_export tests/onnx_io tests/masklearn/checkpoint tests/runtime/test_generator.py tests/runtime/test_sampling.py \
+DEPENDENCY_TESTS := tests/onnx_export tests/onnx_io tests/masklearn/model tests/runtime/test_generator.py tests/runtime/test_sampling.py \
   tests/runtime/test_shared_batch.py tests/samples/serve_http/test_answers.py
 lowest newest: .venv/installed
 	rm -rf .cache/$@

@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 
 import torch
 
-from masklearn.checkpoint.precision import computes_in_bf16
-from masklearn.device import usable_device
+from masklearn.base.device import usable_device
+from masklearn.model.precision import computes_in_bf16
 from patch_compile.timing.machine import about_cpu
 
 __all__ = ["machine", "origin"]

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from benchmarks.checkpoints import SHAPES, random_task, random_tokens, write_checkpoint
 from benchmarks.machine import origin
 from masklearn import LearnRecipe, learn_task, load_model
-from masklearn.checkpoint.prune import write_pruned_checkpoint
+from masklearn.model.prune import write_pruned_checkpoint
 
 
 def logits(folder: Path, windows: NDArray[np.int64]) -> torch.Tensor:

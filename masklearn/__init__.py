@@ -8,30 +8,30 @@
     learn_task(task).masks.save("masks.safetensors")
 
 Importing this package is fast: the modules behind a name are imported when the name is first used. Before that,
-`masklearn.threads` sets the environment variables with which torch's threads share the processor with other programs.
+`masklearn.base.threads` sets the environment variables with which torch's threads share the processor with other programs.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from masklearn.threads import settle_threads
+from masklearn.base.threads import settle_threads
 
 if TYPE_CHECKING:
+    from masklearn.base.errors import PatchCompileError, UsageError
+    from masklearn.base.shard import write_shard
     from masklearn.baselines import Baseline, learn_baseline, measure
-    from masklearn.checkpoint.checkpoint import Checkpoint
-    from masklearn.checkpoint.coverage import covered_linears, covered_linears_of
-    from masklearn.checkpoint.models import load_model
-    from masklearn.checkpoint.pretrained import load_tokenizer
-    from masklearn.checkpoint.store import WeightStore
-    from masklearn.errors import PatchCompileError, UsageError
     from masklearn.learn import Learned, learn_task, repair_and_round
     from masklearn.masks.linear_mask import LinearMask
     from masklearn.masks.maskset import MaskSet
     from masklearn.masks.select import select
     from masklearn.masks.tiles import GROUP, grid_shape, tile_weights
+    from masklearn.model.checkpoint import Checkpoint
+    from masklearn.model.coverage import covered_linears, covered_linears_of
+    from masklearn.model.models import load_model
+    from masklearn.model.pretrained import load_tokenizer
+    from masklearn.model.store import WeightStore
     from masklearn.quality.perplexity import perplexity
     from masklearn.recipe import LearnRecipe
-    from masklearn.shard import write_shard
     from masklearn.task import Task
     from masklearn.text.calibrate import calibration_windows, first_windows
 
@@ -66,31 +66,31 @@ __all__ = [
 
 _HOMES = {
     "Baseline": "baselines",
-    "Checkpoint": "checkpoint.checkpoint",
+    "Checkpoint": "model.checkpoint",
     "GROUP": "masks.tiles",
     "LearnRecipe": "recipe",
     "Learned": "learn",
     "LinearMask": "masks.linear_mask",
     "MaskSet": "masks.maskset",
-    "PatchCompileError": "errors",
+    "PatchCompileError": "base.errors",
     "Task": "task",
-    "UsageError": "errors",
-    "WeightStore": "checkpoint.store",
+    "UsageError": "base.errors",
+    "WeightStore": "model.store",
     "calibration_windows": "text.calibrate",
-    "covered_linears": "checkpoint.coverage",
-    "covered_linears_of": "checkpoint.coverage",
+    "covered_linears": "model.coverage",
+    "covered_linears_of": "model.coverage",
     "first_windows": "text.calibrate",
     "grid_shape": "masks.tiles",
     "learn_baseline": "baselines",
     "learn_task": "learn",
-    "load_model": "checkpoint.models",
-    "load_tokenizer": "checkpoint.pretrained",
+    "load_model": "model.models",
+    "load_tokenizer": "model.pretrained",
     "measure": "baselines",
     "perplexity": "quality.perplexity",
     "repair_and_round": "learn",
     "select": "masks.select",
     "tile_weights": "masks.tiles",
-    "write_shard": "shard",
+    "write_shard": "base.shard",
 }  # the module of each name
 
 

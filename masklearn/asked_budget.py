@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from masklearn.errors import UsageError
+from masklearn.base.errors import UsageError
 from masklearn.masks.budget import Budget, check_reachable, rounded_up
 from masklearn.masks.kinds.allowed import allowed_kinds
 from masklearn.masks.kinds.base import TileKind

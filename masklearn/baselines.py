@@ -28,11 +28,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.checkpoint.architectures import architecture_of
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.coverage import Coverage, covered_linears_of
-from masklearn.checkpoint.store import WeightStore
-from masklearn.errors import PatchCompileError, UsageError
+from masklearn.base.errors import PatchCompileError, UsageError
+from masklearn.base.progress import OnStep, silent, unsaid
 from masklearn.learn import Learned, learn_task
 from masklearn.masks.budget import Budget
 from masklearn.masks.kinds.allowed import allowed_kinds
@@ -43,7 +40,10 @@ from masklearn.masks.select import Choose, by_budget
 from masklearn.masks.tiles import weights_of_tiles
 from masklearn.masks.weight_types import leaves_choice, named_types, spell_types
 from masklearn.methods.sparsegpt import SparseGpt
-from masklearn.progress import OnStep, silent, unsaid
+from masklearn.model.architectures import architecture_of
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.coverage import Coverage, covered_linears_of
+from masklearn.model.store import WeightStore
 from masklearn.quality.record import Baseline, BaselineRow, BesideBaselines
 from masklearn.quant.table import FLOAT16
 from masklearn.recipe import LearnRecipe
@@ -305,7 +305,7 @@ def measure(
 
     folder: folder for its pruned checkpoint; windows: token ids `[count, length]`.
     """
-    from masklearn.checkpoint.prune import write_pruned_checkpoint
+    from masklearn.model.prune import write_pruned_checkpoint
 
     if learned.checkpoint.new is None and not learned.masks:
         return _perplexity(learned.checkpoint.path, windows, recipe, progress)
@@ -314,8 +314,8 @@ def measure(
 
 
 def _perplexity(model_dir: Path, windows: Windows, recipe: LearnRecipe, progress: OnStep | None) -> float:
-    from masklearn.checkpoint.models import load_model
-    from masklearn.device import usable_device
+    from masklearn.base.device import usable_device
+    from masklearn.model.models import load_model
     from masklearn.quality.perplexity import perplexity
 
     return perplexity(load_model(model_dir).to(usable_device(recipe.device)), windows, progress).value

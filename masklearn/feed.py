@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.checkpoint.quantised.grids import Grids
-from masklearn.checkpoint.store import WeightStore
 from masklearn.masks.kinds.allowed import allowed_kinds
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.weight_types import allowed_types, quantised_types
+from masklearn.model.quantised.grids import Grids
+from masklearn.model.store import WeightStore
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import WeightType
 from masklearn.recipe import LearnRecipe

@@ -9,11 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.asked_budget import by_ratio, is_decided
-from masklearn.checkpoint.architectures import architecture_of
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.coverage import Coverage, covered_linears_of
-from masklearn.checkpoint.store import WeightStore
-from masklearn.errors import PatchCompileError, UsageError
+from masklearn.base.errors import PatchCompileError, UsageError
+from masklearn.base.progress import OnStep, silent, unsaid
+from masklearn.base.threads import settle_threads, threads_of_torch
 from masklearn.feed import CodeArrays, Feed
 from masklearn.masks.budget import Budget
 from masklearn.masks.kinds.allowed import left_out_of_auto
@@ -26,12 +24,14 @@ from masklearn.masks.select import Choose, RoundingLoss, Scores
 from masklearn.masks.tiles import expand_tiles, weights_of_tiles
 from masklearn.masks.weight_types import spell_types, undecided
 from masklearn.methods import Method, WithRounding, method_of
-from masklearn.progress import OnStep, silent, unsaid
+from masklearn.model.architectures import architecture_of
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.coverage import Coverage, covered_linears_of
+from masklearn.model.store import WeightStore
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import FLOAT16, WeightType
 from masklearn.recipe import LearnRecipe
 from masklearn.task import Task
-from masklearn.threads import settle_threads, threads_of_torch
 from masklearn.traits import lacking
 
 __all__ = [

@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.coverage import covered_linears_of
-from masklearn.checkpoint.linears import read_linear, write_linear
-from masklearn.checkpoint.mlps import Mlp, mlps_of
-from masklearn.checkpoint.store import WeightStore
+from masklearn.base.processes import made_once
+from masklearn.base.shard import Shard, write_shard
 from masklearn.masks.record import PermutedRecord
-from masklearn.processes import made_once
-from masklearn.shard import Shard, write_shard
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.coverage import covered_linears_of
+from masklearn.model.linears import read_linear, write_linear
+from masklearn.model.mlps import Mlp, mlps_of
+from masklearn.model.store import WeightStore
 from masklearn.stream.blocks import Block, stream_blocks
 from masklearn.stream.hooks import watch_calls
 from masklearn.stream.moments import squared_input_norms

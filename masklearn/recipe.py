@@ -4,7 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
-from masklearn.errors import UsageError
+from masklearn.base.errors import UsageError
+from masklearn.base.settings import Settings
 from masklearn.masks.budget import parse_ratio
 from masklearn.masks.kinds.allowed import only_two_four, parse_kinds
 from masklearn.masks.kinds.base import BYTES_DENSE
@@ -12,7 +13,6 @@ from masklearn.masks.name_globs import parse_pattern
 from masklearn.masks.tiles import GROUP, parse_tile
 from masklearn.masks.weight_types import named_types, parse_weights
 from masklearn.quant.table import INT4
-from masklearn.settings import Settings
 from masklearn.traits import METHODS, Criterion, MethodTraits, Repair, Requires
 
 __all__ = [
@@ -65,7 +65,7 @@ class LearnSettings(Settings):
     of `masklearn.text`, None for text that the model writes itself; windows: number of calibration windows; length: tokens
     per window; seed: seed of all random draws; device: device of the model, None for CUDA if there is one; threads: number
     of threads on a CPU, None for as many as torch takes. Results depend on it, by rounding, in bf16, in runs of an ONNX
-    file, and where `masklearn.threads.even_parts` is False.
+    file, and where `masklearn.base.threads.even_parts` is False.
 
     criterion: see `Criterion`, None for the method's default; damping: of the Hessian, as a share of its mean diagonal;
     permute: reorder hidden channels of feed-forward parts first (see `masklearn.permute`).

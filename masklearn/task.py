@@ -7,12 +7,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.coverage import Coverage
-from masklearn.device import usable_device
+from masklearn.base.device import usable_device
+from masklearn.base.progress import OnStep, silent, unsaid
 from masklearn.masks.budget import Budget
 from masklearn.masks.select import Choose, by_budget
-from masklearn.progress import OnStep, silent, unsaid
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.coverage import Coverage
 from masklearn.quant.table import FLOAT16
 from masklearn.recipe import LearnRecipe
 from masklearn.text.calibrate import TokenPool, token_pool
@@ -72,7 +72,7 @@ class Task:
     @property
     def bf16(self) -> bool:
         """True if linears compute in bf16 while blocks are streamed and models trained; see `computes_in_bf16`."""
-        from masklearn.checkpoint.precision import computes_in_bf16
+        from masklearn.model.precision import computes_in_bf16
 
         return computes_in_bf16(self.recipe.precision, usable_device(self.recipe.device))
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import ClassVar
 
-from masklearn.registry import Registry
+from masklearn.base.registry import Registry
 
 __all__ = ["METHODS", "Criterion", "MethodTraits", "Repair", "Requires", "lacking", "method_names"]
 

@@ -1,6 +1,6 @@
 """Errors of the compiler. `PatchCompileError` and `UsageError` are shared with `masklearn`."""
 
-from masklearn.errors import HOW_TO_CORRECT, PatchCompileError, UsageError, member
+from masklearn.base.errors import HOW_TO_CORRECT, PatchCompileError, UsageError, member
 
 __all__ = [
     "HOW_TO_CORRECT",

@@ -17,7 +17,7 @@ from rich.progress import Progress as Bars
 from rich.table import Column
 from rich.text import Text
 
-from masklearn.printable import one_line
+from masklearn.base.printable import one_line
 
 __all__ = ["Progress", "StageClock", "Update", "quiet_libraries"]
 

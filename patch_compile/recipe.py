@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationInfo
 
-from masklearn.durable import whole_file
+from masklearn.base.durable import whole_file
+from masklearn.base.threads import even_parts
 from masklearn.masks.budget import LARGEST_RATIO
 from masklearn.masks.weight_types import leaves_choice, named_types, undecided
 from masklearn.recipe import BytesPerWeight, LearnRecipe, LearnSettings, Ratio
-from masklearn.threads import even_parts
 from masklearn.traits import Requires
 from patch_compile.artifacts.layout import RECIPE
 from patch_compile.artifacts.recipe_file import read_recipe
@@ -193,12 +193,12 @@ class Recipe(LearnSettings):
         """Returns True if the result of learning depends on the number of threads.
 
         In bf16 oneDNN divides a product among them for the CPU's matrix unit, and only leaving that unit idle would stop it.
-        In fp32 torch divides SiLU among them (`masklearn.threads.even_parts`).
+        In fp32 torch divides SiLU among them (`masklearn.base.threads.even_parts`).
         """
         import torch
 
-        from masklearn.checkpoint.precision import computes_in_bf16
-        from masklearn.device import usable_device
+        from masklearn.base.device import usable_device
+        from masklearn.model.precision import computes_in_bf16
 
         device = usable_device(self.device)
         if device.type != "cpu":

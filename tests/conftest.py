@@ -12,8 +12,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, PreTrainedTokenizerFast
 
-from masklearn.checkpoint.architectures import ARCHITECTURES
-from masklearn.checkpoint.models import auto_class
+from masklearn.model.architectures import ARCHITECTURES
+from masklearn.model.models import auto_class
 from patch_compile.hardware import cards
 from patch_compile.onnx_export import trace
 from tests.builds import TINY

@@ -21,8 +21,8 @@ from typing import NamedTuple
 
 import pytest
 
-from masklearn.checkpoint.coverage import covered_linears
 from masklearn.masks.maskset import MaskSet
+from masklearn.model.coverage import covered_linears
 from patch_compile.pipeline.compile import compile_model
 from patch_compile.recipe import Recipe
 from tests.conftest import write_model

@@ -189,7 +189,7 @@ def test_the_rule_itself(text, part, wrong):
 
 
 EXAMPLE = """
-from masklearn.errors import HOW_TO_CORRECT
+from masklearn.base.errors import HOW_TO_CORRECT
 _WHY, _OTHER = "two", "names"
 _FIX = "do it"
 _WORDS: dict[int, str] = {1: "one thing", 2: "Another thing"}

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from masklearn.extras import EXTRAS, is_installed, require_extra
+from masklearn.base.extras import EXTRAS, is_installed, require_extra
 from patch_compile.errors import PatchCompileError
 from tests.builds import build
 

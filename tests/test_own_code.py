@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from masklearn.checkpoint.pretrained import OWN_CODE
+from masklearn.model.pretrained import OWN_CODE
 from patch_compile.errors import PatchCompileError
 from patch_compile.pipeline.learn import learn
 from patch_compile.pipeline.plan import plan
@@ -63,7 +63,7 @@ def sources() -> dict[str, str]:
 
 def test_every_load_forbids_the_models_own_code() -> None:
     found = {file: list(faults(source)) for file, source in sources().items()}
-    assert "masklearn/checkpoint/pretrained.py" in found
+    assert "masklearn/model/pretrained.py" in found
     assert {file: lines for file, lines in found.items() if lines} == {}
 
 
@@ -73,7 +73,7 @@ def test_the_packages_load_in_one_place() -> None:
     }
     # `locate` names a call in the text of an error, and the model card shows one.
     assert {file for file in loading if file.startswith(PACKAGES)} == {
-        "masklearn/checkpoint/pretrained.py", "patch_compile/runtime/locate.py",
+        "masklearn/model/pretrained.py", "patch_compile/runtime/locate.py",
         "patch_compile/report/page/card.py",
     }  # fmt: skip
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from masklearn.checkpoint.coverage import covered_linears
 from masklearn.masks.budget import Budget
+from masklearn.model.coverage import covered_linears
 from patch_compile.errors import PatchCompileError
 from patch_compile.planning.lowering_patterns import asked_lowerings
 from patch_compile.recipe import Recipe

@@ -21,7 +21,7 @@ INNER = {
     # The kernels' programs predict, pack and compile what they time, and keep whole libraries. `out.plan` has the types of a
     # plan's rows, `masks.kinds` the table of kinds, and `weights` that of weight types.
     "benchmarks/kernels/": (
-        "masklearn.durable", "masklearn.masks.kinds", "masklearn.quant", "patch_compile.hardware",
+        "masklearn.base.durable", "masklearn.masks.kinds", "masklearn.quant", "patch_compile.hardware",
         "patch_compile.artifacts.plan", "patch_compile.packing", "patch_compile.planning", "patch_compile.plugin",
     ),
     # It starts pip as the program does, so that nothing of the current folder runs.
@@ -30,12 +30,12 @@ INNER = {
     "benchmarks/compile.py": ("patch_compile.engine", "patch_compile.hardware", "patch_compile.packing"),
     # A row names the machine as the program itself sees it: device, bf16 units, CPU.
     "benchmarks/machine.py": (
-        "masklearn.checkpoint.precision", "masklearn.device", "patch_compile.timing.machine",
+        "masklearn.model.precision", "masklearn.base.device", "patch_compile.timing.machine",
     ),
     # Random models are learned on random tokens, which no text of the public API gives.
     "benchmarks/checkpoints.py": ("masklearn.text",),
     # It compares the logits of what learning writes, without a command between.
-    "benchmarks/output_error.py": ("masklearn.checkpoint.prune",),
+    "benchmarks/output_error.py": ("masklearn.model.prune",),
     # Bars of runs that take half an hour.
     "benchmarks/quality/child.py": ("patch_compile.progress",),
     # It draws with the axes, marks and colours of the program's pictures, at the bytes of the table of kinds, and predicts

@@ -19,7 +19,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 from kernels import LIBRARY
 from plugin_driver import build_driver
 
-from masklearn.durable import whole_file
+from masklearn.base.durable import whole_file
 from patch_compile import PatchCompileError
 
 

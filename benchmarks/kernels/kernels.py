@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.durable import whole_file
+from masklearn.base.durable import whole_file
 from masklearn.masks.kinds.table import KINDS
 from masklearn.quant.table import FLOAT16, QUANTISED
 from patch_compile import PatchCompileError

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from masklearn.errors import PatchCompileError
-from masklearn.registry import Registry
+from masklearn.base.errors import PatchCompileError
+from masklearn.base.registry import Registry
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from masklearn.checkpoint.checkpoint import Checkpoint
-    from masklearn.checkpoint.coverage import Coverage
+    from masklearn.model.checkpoint import Checkpoint
+    from masklearn.model.coverage import Coverage
     from masklearn.quant.grid import Grid
 
 __all__ = ["IMPORTERS", "Importer", "Published", "check_known", "first_few"]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
 from masklearn.importers.base import IMPORTERS
 
 __all__ = ["detect_format"]

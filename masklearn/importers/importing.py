@@ -7,10 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.coverage import Coverage
-from masklearn.checkpoint.orientation import from_stored
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
+from masklearn.base.progress import OnStep, silent, unsaid
 from masklearn.importers.base import IMPORTERS, Importer, Published, first_few
 from masklearn.importers.detect import detect_format
 from masklearn.importers.kind_search import KindSearch
@@ -24,7 +22,9 @@ from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import ImportRecord, MaskRecord
 from masklearn.masks.tiles import GROUP, WHOLE, grid_shape
-from masklearn.progress import OnStep, silent, unsaid
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.coverage import Coverage
+from masklearn.model.orientation import from_stored
 
 __all__ = ["import_masks"]
 

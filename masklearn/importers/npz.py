@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.errors import PatchCompileError
-from masklearn.npz import ArrayArchive, PickledError
+from masklearn.base.errors import PatchCompileError
+from masklearn.base.npz import ArrayArchive, PickledError
 
 __all__ = ["MaskArchive", "archive_names"]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.errors import UsageError
+from masklearn.base.errors import UsageError
 from masklearn.masks.kinds.base import BYTES_DENSE, TileKind
 from masklearn.masks.name_globs import decide, kinds_of, parse_pairs
 from masklearn.masks.record import BudgetRecord

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.errors import PatchCompileError
-from masklearn.json_text import parse_json
+from masklearn.base.errors import PatchCompileError
+from masklearn.base.json_text import parse_json
+from masklearn.base.shard import Shard, write_shard
 from masklearn.masks.kinds.base import BYTES_DENSE, TileKind
 from masklearn.masks.kinds.table import BY_CODE
 from masklearn.masks.linear_mask import LinearMask, weights_by_kind, zeroed_weights
@@ -33,7 +34,6 @@ from masklearn.masks.stored import (
 )
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import FLOAT16
-from masklearn.shard import Shard, write_shard
 
 __all__ = ["MaskSet", "grids_of"]
 

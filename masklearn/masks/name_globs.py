@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
-from masklearn.errors import PatchCompileError, UsageError
+from masklearn.base.errors import PatchCompileError, UsageError
 
 __all__ = [
     "check_patterns",

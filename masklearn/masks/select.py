@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
 from masklearn.masks.budget import BYTES, WEIGHTS, Budget, Share
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.errors import UsageError
+from masklearn.base.errors import UsageError
 from masklearn.masks.budget import BYTES, Budget, rounded_up
 from masklearn.masks.kinds.base import BYTES_DENSE, TileKind
 from masklearn.masks.kinds.table import DENSE

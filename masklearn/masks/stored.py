@@ -20,15 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from masklearn.errors import PatchCompileError
-from masklearn.json_text import parse_json
+from masklearn.base.errors import PatchCompileError
+from masklearn.base.json_text import parse_json
+from masklearn.base.shard import Shard
 from masklearn.masks.kinds.table import DENSE, FAMILIES, TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask, check_kinds, kinds_of_tiles
 from masklearn.masks.record import MaskRecord
 from masklearn.masks.tiles import check_tile, grid_shape, sparse_groups, tile_weights
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import QUANTISED
-from masklearn.shard import Shard
 
 __all__ = [
     "FORMAT",

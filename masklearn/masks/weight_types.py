@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from glob import escape
 from types import MappingProxyType
 
-from masklearn.errors import PatchCompileError, UsageError
+from masklearn.base.errors import PatchCompileError, UsageError
 from masklearn.masks.kinds.allowed import AUTO
 from masklearn.masks.name_globs import decide, entries, parse_pattern
 from masklearn.quant.table import FLOAT16, QUANTISED, WEIGHT_TYPES, WeightType, weight_type

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from masklearn.checkpoint.store import WeightStore
     from masklearn.feed import CodeArrays, Feed
     from masklearn.masks.kinds.base import TileKind
     from masklearn.masks.record import TrainRecord
     from masklearn.masks.select import RoundingLoss
+    from masklearn.model.store import WeightStore
     from masklearn.quant.grid import Grid
     from masklearn.recipe import LearnSettings
 

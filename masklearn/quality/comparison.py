@@ -10,17 +10,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from masklearn.checkpoint.architectures import architecture_of
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.models import meta_model
-from masklearn.errors import PatchCompileError
-from masklearn.progress import OnStep
+from masklearn.base.errors import PatchCompileError
+from masklearn.base.progress import OnStep
+from masklearn.base.threads import total
+from masklearn.model.architectures import architecture_of
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.models import meta_model
 from masklearn.quality.predictions import LogitErrors, Predictions
 from masklearn.stream.blocks import Block, stream_blocks
 from masklearn.stream.hidden_states import HiddenStates
 from masklearn.stream.hooks import watch_calls
 from masklearn.stream.logits import HEAD_CHUNK
-from masklearn.threads import total
 
 __all__ = ["Comparison", "compare_models"]
 

@@ -8,12 +8,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from masklearn.checkpoint.architectures import architecture_of
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.progress import OnStep
+from masklearn.base.progress import OnStep
+from masklearn.base.threads import total
+from masklearn.model.architectures import architecture_of
+from masklearn.model.checkpoint import Checkpoint
 from masklearn.stream.blocks import Block, stream_blocks
 from masklearn.stream.logits import HEAD_CHUNK, log_probabilities, token_kl
-from masklearn.threads import total
 
 __all__ = ["divergences"]
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from masklearn.checkpoint.architectures import architecture_of_config, check_window
-from masklearn.checkpoint.logit_rule import LogitRule
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
+from masklearn.model.architectures import architecture_of_config, check_window
+from masklearn.model.logit_rule import LogitRule
 from masklearn.stream.logits import perplexity_of, token_losses
 
 __all__ = ["Perplexity", "perplexity", "window_losses"]

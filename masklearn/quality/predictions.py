@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from masklearn.base.threads import total
 from masklearn.stream.logits import log_probabilities, perplexity_of, token_kl, token_nll
-from masklearn.threads import total
 
 __all__ = ["LogitErrors", "Predictions"]
 

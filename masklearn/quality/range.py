@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from masklearn.checkpoint.architectures import architecture_of
-from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.model.architectures import architecture_of
+from masklearn.model.checkpoint import Checkpoint
 from masklearn.stream.blocks import stream_blocks
 from masklearn.stream.hooks import watch_calls
 

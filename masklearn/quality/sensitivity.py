@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from masklearn.checkpoint.architectures import architecture_of
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.linears import read_linear
-from masklearn.errors import PatchCompileError
-from masklearn.progress import OnStep
+from masklearn.base.errors import PatchCompileError
+from masklearn.base.progress import OnStep
+from masklearn.model.architectures import architecture_of
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.linears import read_linear
 from masklearn.stream.blocks import Block, stream_blocks
 from masklearn.stream.hidden_states import HiddenStates
 from masklearn.stream.logits import token_losses

@@ -12,11 +12,11 @@ from operator import mul
 
 import torch
 
+from masklearn.base.threads import in_parallel
 from masklearn.feed import Group
 from masklearn.solvers.factors import cholesky, inverse_of_factor
 from masklearn.solvers.obs import with_damping
 from masklearn.solvers.projection import Codes, Projection
-from masklearn.threads import in_parallel
 
 __all__ = ["solve_group", "solve_rows"]
 
@@ -25,7 +25,7 @@ __all__ = ["solve_group", "solve_rows"]
 _FIRST_RHO, _RHO_GROWTH, _ADMM_STEPS = 0.15, 1.3, 12
 _REFINE_STEPS = 5  # steps of conjugate gradients after ADMM; more of them change the error by less than 0.1 %
 _FIT_STEPS = 20  # steps of conjugate gradients for given patterns, which start from the masked weight
-# On a CPU small linears are solved in parts of this many rows, one part per thread; see `masklearn.threads`. Up to this
+# On a CPU small linears are solved in parts of this many rows, one part per thread; see `masklearn.base.threads`. Up to this
 # width all 12 inverses of H + ρI are in memory at a time, 200 MB of them.
 _ROWS, _WIDTH = 128, 2048
 

@@ -2,13 +2,13 @@
 
 LAPACK divides a factorisation among its threads, and each division rounds differently: one more thread changed masks. Here
 blocks of the diagonal are factored by one thread, and everything else is products of matrices and triangular solves, which
-MKL computes alike with any number of threads (see `masklearn.threads`). With one thread this is also faster: 2.2 times for
-K = 1536 and K = 4096. On a GPU torch's own functions are called.
+MKL computes alike with any number of threads (see `masklearn.base.threads`). With one thread this is also faster: 2.2 times
+for K = 1536 and K = 4096. On a GPU torch's own functions are called.
 """
 
 import torch
 
-from masklearn.threads import one_thread
+from masklearn.base.threads import one_thread
 
 __all__ = ["cholesky", "inverse_of_factor", "upper_factor_of_inverse"]
 

@@ -12,14 +12,14 @@ from typing import TypeVar
 
 import torch
 
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
+from masklearn.base.threads import one_thread, total
 from masklearn.feed import Group
 from masklearn.masks.kinds.table import FAMILIES, TWO_FOUR
 from masklearn.masks.nm_codes import PATTERNS, patterns_from_scores
 from masklearn.masks.tiles import GROUP
 from masklearn.solvers.factors import upper_factor_of_inverse
 from masklearn.solvers.projection import Codes, Projection
-from masklearn.threads import one_thread, total
 
 __all__ = [
     "Solved",

@@ -28,12 +28,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
+from masklearn.base.threads import in_parallel
 from masklearn.feed import Group
 from masklearn.quant.grid import LARGEST_STORABLE, Grid, stored_scales
 from masklearn.quant.table import INT4, WeightType
 from masklearn.solvers import obs
-from masklearn.threads import in_parallel
 
 __all__ = ["Rounded", "check_range", "losses_of_rows", "round_group", "round_nearest"]
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from masklearn.checkpoint.store import WeightStore
 from masklearn.feed import CodeArrays, Feed, Group, Replaced
 from masklearn.masks.linear_mask import LinearMask
+from masklearn.model.store import WeightStore
 from masklearn.quant.grid import Grid
 from masklearn.solvers import obs
 from masklearn.solvers.projection import Codes, Projection

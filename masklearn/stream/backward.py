@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.device import usable_device
+from masklearn.base.device import usable_device
+from masklearn.model.checkpoint import Checkpoint
 from masklearn.stream.block_parts import BlockModel, Part
 from masklearn.stream.blocks import Block, check_has_loss
 from masklearn.stream.hidden_states import HiddenStates, check_space

@@ -14,14 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from masklearn.checkpoint.architectures import Architecture, architecture_of, check_window
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.linears import read_tensor
-from masklearn.checkpoint.logit_rule import LogitRule
-from masklearn.checkpoint.models import meta_model
-from masklearn.checkpoint.naming import linear_name, stored_name, tied_names
-from masklearn.checkpoint.precision import keep_attention_in_fp32
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
+from masklearn.model.architectures import Architecture, architecture_of, check_window
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.linears import read_tensor
+from masklearn.model.logit_rule import LogitRule
+from masklearn.model.models import meta_model
+from masklearn.model.naming import linear_name, stored_name, tied_names
+from masklearn.model.precision import keep_attention_in_fp32
 from masklearn.stream.hidden_states import HiddenStates
 
 __all__ = ["BlockModel", "Part"]

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from masklearn.checkpoint.architectures import architecture_of
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.device import usable_device
-from masklearn.errors import PatchCompileError
+from masklearn.base.device import usable_device
+from masklearn.base.errors import PatchCompileError
+from masklearn.model.architectures import architecture_of
+from masklearn.model.checkpoint import Checkpoint
 from masklearn.stream.block_parts import BlockModel, Part
 from masklearn.stream.hidden_states import HiddenStates
 from masklearn.stream.pass_checkpoints import PassCheckpoints

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from masklearn.checkpoint.architectures import architecture_of
-from masklearn.checkpoint.linears import read_linear, write_linear
-from masklearn.checkpoint.store import WeightStore
-from masklearn.device import usable_device
+from masklearn.base.device import usable_device
 from masklearn.feed import Arrays, Feed, Fisher, Group, Replaced
+from masklearn.model.architectures import architecture_of
+from masklearn.model.linears import read_linear, write_linear
+from masklearn.model.store import WeightStore
 from masklearn.stream.blocks import Block, stream_blocks
 from masklearn.stream.fisher import output_fisher
 from masklearn.stream.moments import input_moments, output_energy, squared_input_norms

@@ -10,8 +10,8 @@ from typing import overload
 import torch
 from torch import Tensor
 
-from masklearn.device import available_memory
-from masklearn.errors import PatchCompileError
+from masklearn.base.device import available_memory
+from masklearn.base.errors import PatchCompileError
 
 __all__ = ["HiddenStates", "check_space"]
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+from masklearn.base.threads import total
 from masklearn.stream.hooks import watch_calls
-from masklearn.threads import total
 
 __all__ = ["add_upper", "input_moments", "mirror", "output_energy", "second_moment", "squared_input_norms"]
 
@@ -43,7 +43,7 @@ def input_moments(
 
 def second_moment(rows: torch.Tensor) -> torch.Tensor:
     """Returns XᵀX `[K, K]` of X `[rows, K]`, both fp32, whose bytes do not depend on the number of threads where MKL
-    multiplies (`masklearn.threads`)."""
+    multiplies (`masklearn.base.threads`)."""
     moment = torch.zeros(rows.shape[1], rows.shape[1], device=rows.device)
     add_upper(moment, rows)
     mirror(moment)

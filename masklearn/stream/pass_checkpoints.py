@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from masklearn.device import usable_device
-from masklearn.durable import flush_folder
-from masklearn.errors import PatchCompileError
+from masklearn.base.device import usable_device
+from masklearn.base.durable import flush_folder
+from masklearn.base.errors import PatchCompileError
+from masklearn.base.processes import process_rank
+from masklearn.base.shard import Shard, dtype_code, write_shard
 from masklearn.feed import Arrays
-from masklearn.processes import process_rank
-from masklearn.shard import Shard, dtype_code, write_shard
 from masklearn.stream.hidden_states import HiddenStates, check_space
 from masklearn.task import Task
 

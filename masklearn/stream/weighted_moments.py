@@ -22,11 +22,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from masklearn.base.threads import total
 from masklearn.stream.blocks import Block
 from masklearn.stream.hidden_states import check_space
 from masklearn.stream.hooks import watch_calls
 from masklearn.stream.moments import add_upper, mirror
-from masklearn.threads import total
 
 __all__ = ["weighted_moments"]
 

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.pretrained import load_tokenizer
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
+from masklearn.base.progress import OnStep
+from masklearn.base.shard import Shard, write_shard
 from masklearn.masks.record import TextRecord
-from masklearn.progress import OnStep
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.pretrained import load_tokenizer
 from masklearn.recipe import LearnRecipe
-from masklearn.shard import Shard, write_shard
 from masklearn.text import SourceKind, TextSource, open_text
 from masklearn.text.selftext import write_text
 

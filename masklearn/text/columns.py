@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
 
 if TYPE_CHECKING:
     import pyarrow

@@ -6,8 +6,8 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any, TextIO
 
-from masklearn.errors import PatchCompileError
-from masklearn.json_text import json_type, parse_json
+from masklearn.base.errors import PatchCompileError
+from masklearn.base.json_text import json_type, parse_json
 from masklearn.text.columns import columns_of_record, columns_of_schema, text_column
 
 __all__ = ["BETWEEN", "PLAIN", "RECORDS", "file_documents", "file_text", "record_texts"]

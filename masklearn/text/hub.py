@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from masklearn.errors import PatchCompileError
-from masklearn.progress import without_bars
+from masklearn.base.errors import PatchCompileError
+from masklearn.base.progress import without_bars
 from masklearn.text.columns import columns_of_schema, text_column
 from masklearn.text.files import record_texts
 

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.checkpoint.architectures import architecture_of, longest_window
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.folder import stated_dtype
-from masklearn.checkpoint.models import load_model
-from masklearn.checkpoint.pretrained import cache_argument
-from masklearn.device import available_memory, usable_device
-from masklearn.errors import PatchCompileError
+from masklearn.base.device import available_memory, usable_device
+from masklearn.base.errors import PatchCompileError
+from masklearn.model.architectures import architecture_of, longest_window
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.folder import stated_dtype
+from masklearn.model.models import load_model
+from masklearn.model.pretrained import cache_argument
 
 if TYPE_CHECKING:
     import torch

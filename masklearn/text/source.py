@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
 from masklearn.text.files import BETWEEN, PLAIN, RECORDS, file_text
 from masklearn.text.hub import SPELLING, dataset_documents
 

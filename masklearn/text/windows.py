@@ -2,8 +2,8 @@
 
 import math
 
-from masklearn.device import usable_device
-from masklearn.processes import process_count
+from masklearn.base.device import usable_device
+from masklearn.base.processes import process_count
 from masklearn.recipe import LearnRecipe
 
 __all__ = ["too_many_passes", "wanted_windows"]

@@ -11,8 +11,8 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from safetensors import SafetensorError
 
-from masklearn.durable import flush_folder, flush_tree
-from masklearn.errors import PatchCompileError
+from masklearn.base.durable import flush_folder, flush_tree
+from masklearn.base.errors import PatchCompileError
 
 __all__ = ["Checkpoints", "History"]
 

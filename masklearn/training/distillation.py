@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from masklearn.threads import total
+from masklearn.base.threads import total
 from masklearn.training.head import Head, Labels, TargetDistribution, Teacher, head_loss
 from masklearn.training.model import last_hidden
 

@@ -13,10 +13,10 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import DistributedType, set_seed
 from torch import Tensor, nn
 
-from masklearn.checkpoint.precision import computes_in_bf16
-from masklearn.device import usable_device
-from masklearn.errors import PatchCompileError
-from masklearn.progress import OnStep
+from masklearn.base.device import usable_device
+from masklearn.base.errors import PatchCompileError
+from masklearn.base.progress import OnStep
+from masklearn.model.precision import computes_in_bf16
 from masklearn.text.calibrate import TokenPool
 from masklearn.text.windows import too_many_passes
 from masklearn.training.checkpoints import Checkpoints, History

@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 from torch import nn
 
-from masklearn.checkpoint.architectures import architecture_of
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.models import meta_model
 from masklearn.masks.linear_mask import LinearMask
+from masklearn.model.architectures import architecture_of
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.models import meta_model
 from masklearn.training.head import CHUNK
 
 __all__ = ["MemoryNeed", "MemorySettings", "first_that_fits", "memory_need"]

@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from masklearn.checkpoint.architectures import architecture_of_config
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.linears import read_tensor
-from masklearn.checkpoint.models import meta_model
-from masklearn.checkpoint.naming import stored_name, tied_names
-from masklearn.checkpoint.precision import keep_attention_in_fp32
+from masklearn.model.architectures import architecture_of_config
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.linears import read_tensor
+from masklearn.model.models import meta_model
+from masklearn.model.naming import stored_name, tied_names
+from masklearn.model.precision import keep_attention_in_fp32
 
 __all__ = ["last_hidden", "training_model"]
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from masklearn.threads import total
+from masklearn.base.threads import total
 from masklearn.training.schedule import Schedule
 
 __all__ = ["optimizer_of"]

@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from masklearn.checkpoint.architectures import architecture_of
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.precision import computes_in_bf16
-from masklearn.checkpoint.store import WeightStore
-from masklearn.device import available_memory, usable_device
+from masklearn.base.device import available_memory, usable_device
+from masklearn.base.processes import process_count
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.record import RepairRecord
 from masklearn.masks.weight_types import quantised_types
-from masklearn.processes import process_count
+from masklearn.model.architectures import architecture_of
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.precision import computes_in_bf16
+from masklearn.model.store import WeightStore
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import INT4
 from masklearn.task import Task

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from masklearn.checkpoint.architectures import Architecture, architecture_of
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.linears import linear_modules, write_linear
-from masklearn.checkpoint.naming import checkpoint_name
-from masklearn.checkpoint.store import WeightStore
+from masklearn.base.processes import is_main_process
 from masklearn.masks.linear_mask import LinearMask
-from masklearn.processes import is_main_process
+from masklearn.model.architectures import Architecture, architecture_of
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.linears import linear_modules, write_linear
+from masklearn.model.naming import checkpoint_name
+from masklearn.model.store import WeightStore
 from masklearn.quant.grid import Grid, stored_scales
 from masklearn.training.fixed_integers import FixedIntegers, fix_integers
 from masklearn.training.fixed_mask import fix_masks

@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
-from masklearn.extras import require_extra
+from masklearn.base.extras import require_extra
 from patch_compile.api.given import Given, StrPath, takes_given
 from patch_compile.api.results import FinishedBuild
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from masklearn.extras import require_extra
+from masklearn.base.extras import require_extra
 from patch_compile.api.given import StrPath
 from patch_compile.api.results import Exported
 

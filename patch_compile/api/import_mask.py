@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from masklearn.extras import require_extra
+from masklearn.base.extras import require_extra
 from patch_compile.api.given import Given, StrPath, takes_given
 from patch_compile.api.results import ImportedMasks
 

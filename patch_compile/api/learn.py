@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from masklearn.extras import require_extra
+from masklearn.base.extras import require_extra
 from patch_compile.api.given import Given, StrPath, takes_given
 from patch_compile.api.results import LearnedMasks
 

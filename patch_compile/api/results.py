@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from masklearn.printable import json_printable
+from masklearn.base.printable import json_printable
 from patch_compile.api.result import Result
 
 if TYPE_CHECKING:

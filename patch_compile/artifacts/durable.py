@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from masklearn.durable import whole_file
+from masklearn.base.durable import whole_file
 
 __all__ = ["write_json"]
 

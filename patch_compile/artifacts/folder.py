@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from masklearn.durable import flush_tree, temporary_name
+from masklearn.base.durable import flush_tree, temporary_name
 from patch_compile.artifacts.layout import MANIFEST, RECIPE
 from patch_compile.artifacts.lock import FolderLock
 from patch_compile.artifacts.manifest import Manifest

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 
-from masklearn.durable import is_temporary
+from masklearn.base.durable import is_temporary
 from patch_compile.artifacts.stage_files import remove
 from patch_compile.errors import PatchCompileError
 

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from masklearn.processes import process_count
+from masklearn.base.processes import process_count
 from patch_compile.artifacts.layout import MANIFEST, PARTIAL, STATE
 from patch_compile.artifacts.lock import lock_holder
 from patch_compile.artifacts.manifest import Manifest

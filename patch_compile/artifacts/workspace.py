@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from masklearn.durable import flush_folder, flush_tree
+from masklearn.base.durable import flush_folder, flush_tree
 from patch_compile.artifacts.layout import MANIFEST, SCRATCH, STATE
 from patch_compile.artifacts.lock import LOCK, FolderLock
 from patch_compile.artifacts.manifest import Manifest

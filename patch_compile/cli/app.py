@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import click
 
-from masklearn.printable import one_line, printable
-from masklearn.threads import settle_threads
+from masklearn.base.printable import one_line, printable
+from masklearn.base.threads import settle_threads
 from patch_compile.cli.bench import bench
 from patch_compile.cli.build import build
 from patch_compile.cli.compare import compare

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 import patch_compile.api.run as api
-from masklearn.printable import one_line, printable
+from masklearn.base.printable import one_line, printable
 from patch_compile.cli.command import AS_JSON, Option, command
 from patch_compile.cli.options import OPTIONS
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from masklearn.durable import whole_file
+from masklearn.base.durable import whole_file
 from patch_compile.artifacts.engine import EngineReport, SparseTactics
 from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.engine.backend import Backend, BackendName, load_backend

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from masklearn.durable import whole_file
+from masklearn.base.durable import whole_file
 from patch_compile.engine.backend import Backend, BackendName
 from patch_compile.errors import PatchCompileError, UsageError
 

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from masklearn.extras import missing_packages
+from masklearn.base.extras import missing_packages
 from patch_compile.engine.backend import BackendName, load_backend
 from patch_compile.errors import PatchCompileError
 from patch_compile.hardware.cards import local_architecture

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from masklearn.checkpoint.architectures import architecture_of
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.coverage import covered_linears_of
+from masklearn.model.architectures import architecture_of
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.coverage import covered_linears_of
 from patch_compile.artifacts.folder import faulty_files
 from patch_compile.artifacts.layout import MANIFEST, ONNX
 from patch_compile.artifacts.manifest import Manifest

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+from masklearn.base.shard import Shard
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.stored import FORMAT, KINDS_OF_24
 from masklearn.masks.tiles import spell_tile
-from masklearn.shard import Shard
 from patch_compile.errors import PatchCompileError
 from patch_compile.inspection.inspection import Inspection
 

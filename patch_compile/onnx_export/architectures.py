@@ -3,19 +3,19 @@
 from pathlib import Path
 from typing import Any
 
-from masklearn.checkpoint import pretrained
-from masklearn.checkpoint.architectures import (
+from masklearn.base.errors import PatchCompileError
+from masklearn.base.json_text import read_json
+from masklearn.model import pretrained
+from masklearn.model.architectures import (
     ARCHITECTURES,
     Architecture,
     architecture_of,
     architecture_of_config,
     check_type,
 )
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.config_bounds import check_config
-from masklearn.checkpoint.naming import checkpoint_name
-from masklearn.errors import PatchCompileError
-from masklearn.json_text import read_json
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.config_bounds import check_config
+from masklearn.model.naming import checkpoint_name
 
 __all__ = ["COVERED_ARCHITECTURES", "check_exportable", "has_pooler", "load_config", "text_config"]
 
@@ -57,7 +57,7 @@ def text_config(config: Any) -> Any:
 def check_exportable(checkpoint: Checkpoint) -> None:
     """Raise PatchCompileError if `export_model` would refuse the model, or if the checkpoint lacks the head's weights.
 
-    `masklearn.checkpoint.coverage` checks the weights of the blocks.
+    `masklearn.model.coverage` checks the weights of the blocks.
     """
     config = load_config(checkpoint.path)
     row = architecture_of(checkpoint)

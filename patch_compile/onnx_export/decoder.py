@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from masklearn.checkpoint.pretrained import cache_argument
+from masklearn.model.pretrained import cache_argument
 from patch_compile.onnx_export.interface import Interface, token_dimensions
 from patch_compile.onnx_io.tensor_names import LOGITS, PAST, PRESENT, TOKEN_INPUTS
 

@@ -1,7 +1,7 @@
 """Experts for the exporter that keep the weights of all experts in 3-D tensors, as gpt-oss does.
 
 Each expert multiplies the tokens that are routed to it; their number is known only when the graph runs. Experts with a
-matrix each are linears, which compute in the same way: `masklearn.checkpoint.as_linears`.
+matrix each are linears, which compute in the same way: `masklearn.model.as_linears`.
 """
 
 from functools import partial
@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from masklearn.checkpoint.as_linears import routed_sum
+from masklearn.model.as_linears import routed_sum
 
 __all__ = ["experts_implementation"]
 

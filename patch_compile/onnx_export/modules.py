@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from masklearn.checkpoint.architectures import Architecture
-from masklearn.checkpoint.as_linears import as_linears
-from masklearn.checkpoint.models import auto_class
-from masklearn.checkpoint.pretrained import build_model
+from masklearn.model.architectures import Architecture
+from masklearn.model.as_linears import as_linears
+from masklearn.model.models import auto_class
+from masklearn.model.pretrained import build_model
 from patch_compile.onnx_export.attention import attention_implementation, exchanges_attention
 from patch_compile.onnx_export.experts import experts_implementation
 

@@ -5,8 +5,8 @@ from collections import Counter
 
 import onnx_ir as ir
 
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.naming import checkpoint_name
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.naming import checkpoint_name
 from patch_compile.onnx_io.torch_scopes import torch_scopes
 
 __all__ = ["SCOPE", "TRACED", "name_as_in", "name_by_scope", "scope_of"]

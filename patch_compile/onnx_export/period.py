@@ -4,10 +4,10 @@ from typing import Any
 
 from torch import nn
 
-from masklearn.checkpoint.architectures import Architecture
-from masklearn.checkpoint.models import auto_class
-from masklearn.checkpoint.pretrained import build_model
-from masklearn.checkpoint.shrink import per_layer
+from masklearn.model.architectures import Architecture
+from masklearn.model.models import auto_class
+from masklearn.model.pretrained import build_model
+from masklearn.model.shrink import per_layer
 from patch_compile.onnx_export.repeat import TRACED_BLOCKS
 
 __all__ = ["repetition"]

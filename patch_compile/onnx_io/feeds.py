@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.npz import ArrayArchive
-from masklearn.printable import shown
+from masklearn.base.npz import ArrayArchive
+from masklearn.base.printable import shown
 from patch_compile.artifacts.proof import InputsFile, RandomInputs
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.graph_inputs import GraphInput, dim_names, resolve_dims

@@ -12,13 +12,13 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from masklearn.checkpoint.naming import tied_name
-from masklearn.checkpoint.orientation import from_stored, stored_shape
-from masklearn.durable import whole_file
-from masklearn.errors import PatchCompileError
+from masklearn.base.durable import whole_file
+from masklearn.base.errors import PatchCompileError
+from masklearn.model.naming import tied_name
+from masklearn.model.orientation import from_stored, stored_shape
 
 if TYPE_CHECKING:
-    from masklearn.checkpoint.checkpoint import Checkpoint
+    from masklearn.model.checkpoint import Checkpoint
 
 __all__ = ["bind_weights", "cast_weight", "read_weight", "write_onnx"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import ClassVar
 
-from masklearn.registry import Registry
+from masklearn.base.registry import Registry
 
 __all__ = ["FUSIONS", "GATED", "QKV", "Fusion", "parse_fusions", "spell_fusions"]
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.checkpoint.prune import masked_weight
 from masklearn.masks.linear_mask import LinearMask
+from masklearn.model.prune import masked_weight
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import INT8, WeightType
 from patch_compile.packing.format import (

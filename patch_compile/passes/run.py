@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from masklearn.durable import whole_file
+from masklearn.base.durable import whole_file
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from numpy.typing import NDArray
 
-from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.base.progress import OnStep, silent
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import grids_of
-from masklearn.progress import OnStep, silent
+from masklearn.model.checkpoint import Checkpoint
 from patch_compile.planning.lowering import LinearPlan
 from patch_compile.planning.split import SplitCost
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from masklearn.processes import process_count
+from masklearn.base.processes import process_count
 from patch_compile.artifacts.layout import MASKS
 from patch_compile.artifacts.manifest import write_manifest
 from patch_compile.artifacts.report import Report, read_report

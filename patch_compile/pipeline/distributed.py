@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from masklearn.processes import leave, process_count
+from masklearn.base.processes import leave, process_count
 from patch_compile.artifacts.layout import MANIFEST
 from patch_compile.artifacts.workspace import Workspace, key_of
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from masklearn.printable import printable
+from masklearn.base.printable import printable
 from patch_compile.artifacts.layout import EDGELLM_ONNX, MASKS, MODEL, RECIPE
 from patch_compile.errors import PatchCompileError
 from patch_compile.pipeline.prepare import costs_of

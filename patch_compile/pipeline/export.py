@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.compress import write_compressed
+from masklearn.base.progress import OnStep
 from masklearn.masks.maskset import MaskSet
-from masklearn.progress import OnStep
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.compress import write_compressed
 from patch_compile.artifacts.command_results import ExportedAnswer
 from patch_compile.artifacts.folder import OutFolder, kept_for_writing
 from patch_compile.artifacts.layout import COMPRESSED_FOLDER, EDGELLM_FOLDER, MASKS, MODEL, PRUNED_ONNX

@@ -8,11 +8,11 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.coverage import covered_linears_of
+from masklearn.base.settings import Settings
 from masklearn.importers.base import IMPORTERS
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.coverage import covered_linears_of
 from masklearn.recipe import Kinds, Pattern, Tile
-from masklearn.settings import Settings
 from patch_compile.artifacts.command_results import ImportedAnswer, MaskedLinear
 from patch_compile.errors import PatchCompileError
 from patch_compile.pipeline.summary import skipped_of

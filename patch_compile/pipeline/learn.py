@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from rich.console import Console
 
+from masklearn.base.processes import is_main_process
 from masklearn.baselines import Baseline, parse_baselines
 from masklearn.masks.maskset import MaskSet
-from masklearn.processes import is_main_process
 from patch_compile.artifacts.command_results import LearnedAnswer, LearnedBaselines, MaskedLinear
 from patch_compile.artifacts.manifest import write_manifest
 from patch_compile.artifacts.workspace import Workspace

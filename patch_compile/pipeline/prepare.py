@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from masklearn.checkpoint.input_snapshot import InputSnapshot
+from masklearn.base.threads import settle_threads
 from masklearn.masks.budget import Budget
 from masklearn.masks.weight_types import allowed_types
-from masklearn.threads import settle_threads
+from masklearn.model.input_snapshot import InputSnapshot
 from patch_compile.artifacts.place import check_apart, check_free_space, check_out
 from patch_compile.errors import PatchCompileError
 from patch_compile.pipeline.choose import Chooser, chooser_of

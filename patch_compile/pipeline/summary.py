@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from masklearn.checkpoint.coverage import Coverage
 from masklearn.masks.kinds.table import DENSE
 from masklearn.masks.maskset import MaskSet
+from masklearn.model.coverage import Coverage
 from patch_compile.artifacts.engine import BuiltEngine, EngineReport, PluginHeaders
 from patch_compile.artifacts.layout import ENGINE, ENGINE_REPORT, ONNX, ONNX_FOLDER, ONNX_NAME
 from patch_compile.artifacts.manifest import ModelOrigin, Ratio

@@ -7,12 +7,12 @@ from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from masklearn.checkpoint.architectures import ARCHITECTURES, architecture_of
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.coverage import Coverage
-from masklearn.checkpoint.pretrained import load_config
-from masklearn.checkpoint.sizes import sizes_of
 from masklearn.masks.name_globs import depth_of
+from masklearn.model.architectures import ARCHITECTURES, architecture_of
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.coverage import Coverage
+from masklearn.model.pretrained import load_config
+from masklearn.model.sizes import sizes_of
 from patch_compile.packing.fusion import FUSIONS
 from patch_compile.planning.lowering import LinearPlan, uncovered
 from patch_compile.planning.products import InputGroup, compiled_groups, fused_groups, groups_by_name

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from masklearn.checkpoint.architectures import Architecture
+from masklearn.model.architectures import Architecture
 from patch_compile.artifacts.plan import LinearTimes
 from patch_compile.packing.function import GATED_PANEL_ROWS
 from patch_compile.packing.fusion import GATED, QKV

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from masklearn.durable import flush_folder, flush_tree
+from masklearn.base.durable import flush_folder, flush_tree
 from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.plugin.architectures import ARCHS, wanted_archs

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from masklearn.durable import whole_file
+from masklearn.base.durable import whole_file
 from patch_compile.cache_folder import cache_folder
 from patch_compile.errors import PatchCompileError
 from patch_compile.plugin.cross import Cross

@@ -13,7 +13,7 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
-from masklearn.durable import flush_tree
+from masklearn.base.durable import flush_tree
 from patch_compile.errors import PatchCompileError
 from patch_compile.plugin.machines import AARCH64, X86, this_machine
 from patch_compile.plugin.toolchain import Log, Tool, download, run_tool

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from masklearn.durable import flush_tree
+from masklearn.base.durable import flush_tree
 from patch_compile.errors import PatchCompileError
 from patch_compile.plugin.machines import this_machine
 from patch_compile.python_process import run_pip

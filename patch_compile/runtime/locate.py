@@ -140,7 +140,7 @@ def _open_engine(facts: EngineFacts, code: HostCode, limits: Limits, window: int
 
 
 def _tokenizer(model: Path) -> Any:
-    from masklearn.checkpoint.pretrained import load_tokenizer
+    from masklearn.model.pretrained import load_tokenizer
 
     tokenizer = load_tokenizer(model)
     if not getattr(tokenizer, "is_fast", False):

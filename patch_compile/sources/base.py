@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from masklearn.checkpoint.checkpoint import Checkpoint
-    from masklearn.checkpoint.coverage import Coverage
     from masklearn.masks.linear_mask import LinearMask
     from masklearn.masks.maskset import MaskSet
     from masklearn.masks.select import Choose
+    from masklearn.model.checkpoint import Checkpoint
+    from masklearn.model.coverage import Coverage
     from masklearn.quant.table import WeightType
     from patch_compile.onnx_io.compare import Outputs
     from patch_compile.onnx_io.feeds import Feed

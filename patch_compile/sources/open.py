@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from masklearn.checkpoint.architectures import architecture_of
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.config_shapes import describe_checkpoint
+from masklearn.model.architectures import architecture_of
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.config_shapes import describe_checkpoint
 from patch_compile.artifacts.folder import OutFolder
 from patch_compile.errors import PatchCompileError
 from patch_compile.recipe import GraphRecipe, Recipe

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from masklearn.checkpoint.input_snapshot import InputSnapshot
-from masklearn.durable import flush_tree
+from masklearn.base.durable import flush_tree
+from masklearn.model.input_snapshot import InputSnapshot
 from patch_compile.artifacts.bench import Contender
 from patch_compile.artifacts.engine import EngineReport
 from patch_compile.artifacts.folder import OutFolder

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from masklearn.settings import Listed, Settings
+from masklearn.base.settings import Listed, Settings
 from patch_compile.artifacts.bench import Contender
 from patch_compile.errors import PatchCompileError
 from patch_compile.runtime import Runner

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from masklearn.durable import temporary_file
+from masklearn.base.durable import temporary_file
 from patch_compile.onnx_io.proto import load_proto
 from patch_compile.onnx_io.tensor_names import LOGITS
 

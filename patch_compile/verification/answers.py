@@ -11,8 +11,8 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from masklearn.checkpoint.input_snapshot import InputSnapshot
 from masklearn.masks.maskset import MaskSet
+from masklearn.model.input_snapshot import InputSnapshot
 from masklearn.quality.record import BaselineRow, BesideBaselines
 from masklearn.text import open_text
 from patch_compile.artifacts.folder import OutFolder

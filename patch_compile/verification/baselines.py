@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.baselines import baseline_settings, beside_baselines, run_baselines, which_apply
-from masklearn.checkpoint.input_snapshot import InputSnapshot
+from masklearn.model.input_snapshot import InputSnapshot
 from masklearn.quality.record import Baseline, BaselineRow, BesideBaselines
 from masklearn.recipe import LearnRecipe
 from masklearn.text import open_text

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from masklearn.durable import temporary_name
+from masklearn.base.durable import temporary_name
 from patch_compile.artifacts.folder import OutFolder
 from patch_compile.artifacts.layout import ONNX_FOLDER, ONNX_NAME
 from patch_compile.sources.open import source_of

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.durable import temporary_file
+from masklearn.base.durable import temporary_file
 from masklearn.masks.name_globs import depth_of
 from patch_compile.artifacts.verify_schema import FirstDifference
 from patch_compile.onnx_io.feeds import Feed

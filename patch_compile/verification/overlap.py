@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.model.checkpoint import Checkpoint
 from masklearn.text import SourceKind, open_text
 from masklearn.text.calibrate import TokenPool, token_pool
 from patch_compile.artifacts.folder import OutFolder

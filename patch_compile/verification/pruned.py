@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.store import WeightStore
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.name_globs import depth_of, kind_of, short_kinds
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.store import WeightStore
 from masklearn.permute import reordered
 from masklearn.quality.comparison import Comparison, compare_models
 from masklearn.quality.predictions import LogitErrors, Predictions

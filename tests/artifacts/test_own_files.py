@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from masklearn.durable import is_temporary, temporary_file, temporary_name, whole_file
+from masklearn.base.durable import is_temporary, temporary_file, temporary_name, whole_file
 from patch_compile.artifacts.durable import write_json
 from patch_compile.artifacts.folder import OutFolder, kept_for_writing
 from patch_compile.artifacts.layout import MANIFEST, SCRATCH, STATE
@@ -101,7 +101,7 @@ def test_links_in_builds_are_refused_by_name(tmp_path, place, target):
 def test_links_at_temporary_names_are_never_written(tmp_path, monkeypatch):
     put(tmp_path, "precious")
     fresh = iter(["0" * 16, "1" * 16, "2" * 16])
-    monkeypatch.setattr("masklearn.durable.secrets.token_hex", lambda _bytes: next(fresh))
+    monkeypatch.setattr("masklearn.base.durable.secrets.token_hex", lambda _bytes: next(fresh))
     (tmp_path / f".x.json.{'0' * 16}.part").symlink_to("precious")
     (tmp_path / f".x.json.{'1' * 16}.part").hardlink_to(tmp_path / "precious")
     for _ in range(2):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from masklearn.durable import is_temporary
+from masklearn.base.durable import is_temporary
 from patch_compile.artifacts.layout import MANIFEST, STATE
 from patch_compile.artifacts.workspace import Workspace
 from patch_compile.errors import PatchCompileError

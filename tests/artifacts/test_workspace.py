@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from masklearn.durable import temporary_name
+from masklearn.base.durable import temporary_name
 from patch_compile.artifacts.durable import write_json
 from patch_compile.artifacts.layout import MANIFEST
 from patch_compile.artifacts.stage_files import sha256_of

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from masklearn.errors import PatchCompileError, UsageError
+from masklearn.base.errors import PatchCompileError, UsageError
 from patch_compile.api.build import build
 from patch_compile.api.compare import compare
 from patch_compile.api.given import takes_given

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.model.checkpoint import Checkpoint
 from patch_compile.engine.build import build_engine
 from patch_compile.engine.expectation import expectation_from_onnx
 from patch_compile.engine.profiles import profiles_from_onnx

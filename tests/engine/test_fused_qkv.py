@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.model.checkpoint import Checkpoint
 from patch_compile.engine.build import build_engine
 from patch_compile.engine.expectation import expectation_from_onnx
 from patch_compile.engine.plan_program import PLUGIN, read_programs

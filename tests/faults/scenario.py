@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from masklearn.durable import is_temporary
+from masklearn.base.durable import is_temporary
 from patch_compile.artifacts.folder import faulty_files
 from patch_compile.artifacts.layout import ENGINE, ENGINE_REPORT, MANIFEST, PAGE, REPORT
 from patch_compile.artifacts.lock import LOCK

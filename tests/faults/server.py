@@ -15,7 +15,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from masklearn.threads import settle_threads
+from masklearn.base.threads import settle_threads
 from patch_compile.cli.app import main
 from patch_compile.onnx_export import trace
 from tests.faults.shim import Fault, arm

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from masklearn.shard import write_shard
+from masklearn.base.shard import write_shard
 
 __all__ = ["CONFIG", "COVERED", "TENSORS", "write_dense"]
 

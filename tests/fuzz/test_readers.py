@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
 from tests.fuzz import mutations
 from tests.fuzz.__main__ import runs_part
 from tests.fuzz.reader import CORPUS, Reader, attempt

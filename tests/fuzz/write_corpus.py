@@ -17,14 +17,14 @@ import pyarrow
 from onnx import TensorProto, helper
 from pyarrow import parquet
 
-from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.base.shard import dtype_code, write_shard
 from masklearn.masks.kinds.table import FAMILIES
 from masklearn.masks.linear_mask import LinearMask, kept_per_group
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import BudgetRecord, ImportRecord, MaskRecord, RepairRecord, TextRecord
+from masklearn.model.checkpoint import Checkpoint
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import INT4, INT8
-from masklearn.shard import dtype_code, write_shard
 from patch_compile.artifacts.layout import BENCH, MANIFEST, RECIPE, REPORT, STATE, VERIFY
 from patch_compile.artifacts.manifest import Manifest, Ratio
 from patch_compile.artifacts.plan import Plan

@@ -44,7 +44,9 @@ def test_a_plugin_in_the_cache_needs_no_compiler(monkeypatch, tmp_path):
 
 
 def test_a_plain_installation_cannot_build(monkeypatch):
-    monkeypatch.setattr("masklearn.extras.is_installed", lambda package: package not in ("torch", "scipy"))
+    monkeypatch.setattr(
+        "masklearn.base.extras.is_installed", lambda package: package not in ("torch", "scipy")
+    )
     result = examine()
     found = by_name(result)["build packages"]
     assert found["about"] == "not installed: scipy, torch"

@@ -11,8 +11,8 @@ import onnx
 import pytest
 from safetensors.numpy import save_file
 
-from masklearn.checkpoint.coverage import covered_linears
 from masklearn.masks.maskset import MaskSet
+from masklearn.model.coverage import covered_linears
 from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.engine.build import build_engine
 from patch_compile.engine.expectation import expectation_from_onnx

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.coverage import covered_linears_of
-from masklearn.progress import OnStep
+from masklearn.base.progress import OnStep
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.coverage import covered_linears_of
 from masklearn.recipe import LearnRecipe
 from masklearn.task import Task
 

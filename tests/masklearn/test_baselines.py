@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from masklearn.base.errors import PatchCompileError
 from masklearn.baselines import (
     Baseline,
     baseline_settings,
@@ -16,14 +17,13 @@ from masklearn.baselines import (
     parse_baselines,
     run_baselines,
 )
-from masklearn.checkpoint.architectures import ARCHITECTURES, architecture_of
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.coverage import covered_linears, covered_linears_of
-from masklearn.checkpoint.models import load_model
-from masklearn.checkpoint.prune import write_pruned_checkpoint
-from masklearn.errors import PatchCompileError
 from masklearn.learn import learn
 from masklearn.masks.name_globs import matches
+from masklearn.model.architectures import ARCHITECTURES, architecture_of
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.coverage import covered_linears, covered_linears_of
+from masklearn.model.models import load_model
+from masklearn.model.prune import write_pruned_checkpoint
 from masklearn.quality.perplexity import perplexity
 from masklearn.quality.record import BaselineRow
 from masklearn.recipe import LearnRecipe

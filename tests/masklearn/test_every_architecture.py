@@ -8,13 +8,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
-from masklearn.checkpoint.architectures import ARCHITECTURES
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.coverage import covered_linears
-from masklearn.checkpoint.linears import linear_modules
-from masklearn.checkpoint.models import auto_class
-from masklearn.checkpoint.prune import write_pruned_checkpoint
 from masklearn.learn import Learned, learn
+from masklearn.model.architectures import ARCHITECTURES
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.coverage import covered_linears
+from masklearn.model.linears import linear_modules
+from masklearn.model.models import auto_class
+from masklearn.model.prune import write_pruned_checkpoint
 from masklearn.recipe import LearnRecipe
 from masklearn.stream.weighted_moments import weighted_moments
 

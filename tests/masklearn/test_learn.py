@@ -7,16 +7,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.coverage import covered_linears
-from masklearn.checkpoint.models import load_model
-from masklearn.checkpoint.prune import write_pruned_checkpoint
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
 from masklearn.learn import learn
 from masklearn.masks.budget import Budget
 from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.select import select
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.coverage import covered_linears
+from masklearn.model.models import load_model
+from masklearn.model.prune import write_pruned_checkpoint
 from masklearn.recipe import LearnRecipe
 from masklearn.text.calibrate import calibration_windows
 from masklearn.traits import Criterion

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.prune import write_pruned_checkpoint
-from masklearn.errors import PatchCompileError, UsageError
+from masklearn.base.errors import PatchCompileError, UsageError
 from masklearn.learn import Learned, learn
 from masklearn.masks.kinds.table import BY_CODE, PRUNED
 from masklearn.masks.maskset import MaskSet
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.prune import write_pruned_checkpoint
 from masklearn.recipe import LearnRecipe
 from tests.conftest import ModelMaker
 

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.prune import write_pruned_checkpoint
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
 from masklearn.learn import Learned, learn
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.prune import write_pruned_checkpoint
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import INT4, INT8
 from masklearn.recipe import LearnRecipe
 from tests.conftest import ModelMaker
-from tests.masklearn.checkpoint.quantised.writers import compressed_tensors, gptq, scheme
+from tests.masklearn.model.quantised.writers import compressed_tensors, gptq, scheme
 
 SIZES = {"hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 1}
 WRITE: dict[str, Callable[[Path], Any]] = {

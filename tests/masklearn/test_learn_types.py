@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from masklearn.base.errors import PatchCompileError
 from masklearn.baselines import compare
-from masklearn.checkpoint.prune import write_pruned_checkpoint
-from masklearn.errors import PatchCompileError
 from masklearn.learn import learn
 from masklearn.masks.maskset import MaskSet
+from masklearn.model.prune import write_pruned_checkpoint
 from masklearn.quality.record import Baseline
 from masklearn.quant.table import FLOAT16
 from masklearn.recipe import LearnRecipe

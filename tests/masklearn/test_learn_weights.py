@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from masklearn.base.errors import PatchCompileError
 from masklearn.baselines import run_baselines
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.linears import read_linear
-from masklearn.checkpoint.orientation import from_stored
-from masklearn.checkpoint.prune import write_pruned_checkpoint
-from masklearn.errors import PatchCompileError
 from masklearn.learn import Learned, learn
 from masklearn.masks.maskset import MaskSet
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.linears import read_linear
+from masklearn.model.orientation import from_stored
+from masklearn.model.prune import write_pruned_checkpoint
 from masklearn.quality.record import Baseline
 from masklearn.recipe import LearnRecipe
 from tests.conftest import ModelMaker

@@ -9,18 +9,18 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from masklearn import permute as module
-from masklearn.checkpoint.architectures import ARCHITECTURES
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.coverage import covered_linears
-from masklearn.checkpoint.linears import read_linear
-from masklearn.checkpoint.mlps import mlps_of
-from masklearn.checkpoint.models import auto_class
-from masklearn.checkpoint.prune import write_pruned_checkpoint
-from masklearn.checkpoint.store import WeightStore
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
 from masklearn.learn import learn
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import PermutedRecord
+from masklearn.model.architectures import ARCHITECTURES
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.coverage import covered_linears
+from masklearn.model.linears import read_linear
+from masklearn.model.mlps import mlps_of
+from masklearn.model.models import auto_class
+from masklearn.model.prune import write_pruned_checkpoint
+from masklearn.model.store import WeightStore
 from masklearn.permute import permute, reordered
 from masklearn.recipe import LearnRecipe
 from tests.conftest import ModelMaker

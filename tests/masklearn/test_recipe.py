@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from masklearn.errors import UsageError
+from masklearn.base.errors import UsageError
 from masklearn.recipe import LearnRecipe
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.model.checkpoint import Checkpoint
 from patch_compile.onnx_export import export_model
 from patch_compile.onnx_io.write import bind_weights, write_onnx
 from patch_compile.passes import cleanup_passes, run_passes

@@ -9,9 +9,9 @@ import onnx_ir as ir
 import onnxruntime
 import torch
 
-from masklearn.checkpoint.architectures import ARCHITECTURES
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.models import auto_class
+from masklearn.model.architectures import ARCHITECTURES
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.models import auto_class
 from patch_compile.onnx_export import export_model
 from patch_compile.onnx_io.write import bind_weights, write_onnx
 from patch_compile.passes import cleanup_passes, run_passes

@@ -8,7 +8,7 @@ import onnx_ir as ir
 import pytest
 from safetensors.numpy import save_file
 
-from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.model.checkpoint import Checkpoint
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.write import bind_weights, cast_weight, write_onnx
 

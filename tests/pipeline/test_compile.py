@@ -7,9 +7,9 @@ import numpy as np
 import onnx
 import pytest
 
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.coverage import covered_linears
 from masklearn.masks.maskset import MaskSet
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.coverage import covered_linears
 from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.artifacts.workspace import Workspace
 from patch_compile.errors import PatchCompileError

@@ -4,9 +4,9 @@ import json
 
 from click.testing import CliRunner
 
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.coverage import covered_linears_of
 from masklearn.masks.maskset import MaskSet
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.coverage import covered_linears_of
 from patch_compile.cli.app import cli
 from patch_compile.errors import PatchCompileError
 from tests.masklearn.importers import sources

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.masks.maskset import MaskSet
+from masklearn.model.checkpoint import Checkpoint
 from patch_compile.errors import PatchCompileError
 from patch_compile.pipeline.learn import learn
 from patch_compile.progress import StageClock

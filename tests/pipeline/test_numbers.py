@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.model.checkpoint import Checkpoint
 from masklearn.quality.range import float16_fit
 from patch_compile.errors import PatchCompileError
 from patch_compile.sources.checkpoint.source import CheckpointSource

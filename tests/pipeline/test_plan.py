@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.masks.maskset import MaskSet
+from masklearn.model.checkpoint import Checkpoint
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import INT8
 from patch_compile.api.results import Planned

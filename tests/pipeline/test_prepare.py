@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.coverage import covered_linears
 from masklearn.masks.maskset import MaskSet
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.coverage import covered_linears
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.pipeline.prepare import Job, prepare
 from patch_compile.progress import Progress

@@ -10,13 +10,13 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.masks.maskset import MaskSet
+from masklearn.model.checkpoint import Checkpoint
 from patch_compile.artifacts.folder import OutFolder
 from patch_compile.cli.app import cli
 from patch_compile.errors import PatchCompileError
 from tests.builds import build
-from tests.masklearn.checkpoint.quantised.writers import compressed_tensors, gptq, scheme
+from tests.masklearn.model.quantised.writers import compressed_tensors, gptq, scheme
 
 
 def run(*words: Any) -> Any:

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.masks.maskset import MaskSet
+from masklearn.model.checkpoint import Checkpoint
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.pipeline.learn import learn
 from patch_compile.progress import Progress

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.coverage import covered_linears
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.coverage import covered_linears
 from patch_compile.planning.outline import outline_of
 from tests.families import write_family
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.coverage import covered_linears_of
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.coverage import covered_linears_of
 from patch_compile.artifacts.plan import Unpredicted
 from patch_compile.hardware.cards import rated_cards
 from patch_compile.packing.fusion import FUSIONS

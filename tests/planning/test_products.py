@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from masklearn.checkpoint.architectures import ARCHITECTURES
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.coverage import covered_linears_of
+from masklearn.model.architectures import ARCHITECTURES
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.coverage import covered_linears_of
 from patch_compile.artifacts.plan import Node
 from patch_compile.packing.fusion import FUSIONS
 from patch_compile.planning.cards import card_of

@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from masklearn.durable import whole_file
+from masklearn.base.durable import whole_file
 from patch_compile.plugin.compiling import locked, plugin_cache
 from patch_compile.plugin.toolchain import fetch_headers, find_headers
 

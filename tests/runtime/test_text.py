@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from masklearn.checkpoint.pretrained import load_tokenizer
+from masklearn.model.pretrained import load_tokenizer
 from patch_compile.runtime.text import TextStream
 from tests.work import at_most_calls
 

@@ -14,7 +14,7 @@ import pytest
 from google.protobuf import text_format
 from onnx import TensorProto, helper
 
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
 from patch_compile.artifacts.durable import write_json
 from patch_compile.artifacts.engine import BuiltEngine
 from samples.packages import Package, fetch

@@ -8,9 +8,9 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.linears import read_linear
 from masklearn.masks.maskset import MaskSet
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.linears import read_linear
 from patch_compile.artifacts.bench import BenchReport, Contender, Library, Phase
 from patch_compile.artifacts.folder import OutFolder
 from patch_compile.cli.bench import bench as bench_command

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from masklearn.durable import is_temporary
+from masklearn.base.durable import is_temporary
 from patch_compile.artifacts.folder import OutFolder
 from patch_compile.artifacts.verify_schema import GeneratedText
 from patch_compile.errors import PatchCompileError

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
 from patch_compile.artifacts.report import read_report
 from patch_compile.errors import AccuracyError
 from patch_compile.report.terminal.console import build_parts

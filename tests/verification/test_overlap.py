@@ -83,7 +83,7 @@ def other_text(folder: Path) -> str:
 
 
 def windows_of(settings: dict[str, Any], text: str) -> np.ndarray:
-    from masklearn.checkpoint.pretrained import load_tokenizer
+    from masklearn.model.pretrained import load_tokenizer
     from masklearn.text.calibrate import first_windows
 
     return first_windows(load_tokenizer(settings["model"]), text, 24, 2)

@@ -14,9 +14,9 @@ from click.testing import CliRunner
 from polygraphy.comparator import RunResults
 from polygraphy.json import load_json
 
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.models import load_model
-from masklearn.durable import is_temporary
+from masklearn.base.durable import is_temporary
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.models import load_model
 from masklearn.quality.perplexity import perplexity
 from patch_compile.artifacts.folder import OutFolder
 from patch_compile.artifacts.report import Kind
@@ -109,7 +109,7 @@ def test_each_question_has_its_own_answer(built, out, capsys):
 
 
 def eval_windows(settings):
-    from masklearn.checkpoint.pretrained import load_tokenizer
+    from masklearn.model.pretrained import load_tokenizer
     from masklearn.text.calibrate import first_windows
 
     return first_windows(load_tokenizer(settings["model"]), settings["eval_text"], 24, 2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
 from masklearn.importers.base import IMPORTERS, Importer, Published
 
 if TYPE_CHECKING:
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from masklearn.checkpoint.checkpoint import Checkpoint
-    from masklearn.checkpoint.coverage import Coverage
+    from masklearn.model.checkpoint import Checkpoint
+    from masklearn.model.coverage import Coverage
 
 __all__ = ["PrunedCheckpoint"]
 
@@ -35,7 +35,7 @@ class PrunedCheckpoint(Importer):
 
     def detect(self, source: Path) -> str | None:
         """Claims every Hugging Face directory."""
-        from masklearn.checkpoint.checkpoint import Checkpoint
+        from masklearn.model.checkpoint import Checkpoint
 
         if not source.is_dir():
             return None
@@ -44,9 +44,9 @@ class PrunedCheckpoint(Importer):
 
     def open(self, source: Path, checkpoint: Checkpoint, coverage: Coverage) -> Published:
         """Open the checkpoint. Masks read its weights one at a time."""
-        from masklearn.checkpoint.checkpoint import Checkpoint
-        from masklearn.checkpoint.orientation import from_stored
         from masklearn.importers.nonzero import nonzero
+        from masklearn.model.checkpoint import Checkpoint
+        from masklearn.model.orientation import from_stored
 
         pruned = Checkpoint.open(source)
         for name in coverage.linears:

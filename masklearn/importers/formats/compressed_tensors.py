@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
 from masklearn.importers.base import IMPORTERS, Importer, Published, check_known
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from masklearn.checkpoint.checkpoint import Checkpoint
-    from masklearn.checkpoint.coverage import Coverage
+    from masklearn.model.checkpoint import Checkpoint
+    from masklearn.model.coverage import Coverage
 
 __all__ = ["CompressedTensors"]
 
@@ -40,15 +40,15 @@ class CompressedTensors(Importer):
 
     def detect(self, source: Path) -> str | None:
         """Claims a Hugging Face directory with a bitmask among its tensors."""
-        from masklearn.checkpoint.checkpoint import Checkpoint
+        from masklearn.model.checkpoint import Checkpoint
 
         names = Checkpoint.open(source, as_stored=True).names() if source.is_dir() else []
         return next((f"it holds {name}" for name in names if name.endswith(_BITMASK)), None)
 
     def open(self, source: Path, checkpoint: Checkpoint, coverage: Coverage) -> Published:
         """Open the directory. Masks read one bitmask at a time and check it against the kept values."""
-        from masklearn.checkpoint.checkpoint import Checkpoint
-        from masklearn.checkpoint.orientation import from_stored, stored_shape
+        from masklearn.model.checkpoint import Checkpoint
+        from masklearn.model.orientation import from_stored, stored_shape
 
         stored = Checkpoint.open(source, as_stored=True)
         _check_format(stored)
@@ -77,7 +77,7 @@ class CompressedTensors(Importer):
 
 def _check_format(stored: Checkpoint) -> None:
     """Raises PatchCompileError for another format. Its name is in one of two places of config.json, or missing."""
-    from masklearn.checkpoint.config_bounds import check_config
+    from masklearn.model.config_bounds import check_config
 
     check_config(stored.path / "config.json", stored.config)
     settings: Any = stored.config.get("quantization_config") or stored.config.get("compression_config") or {}

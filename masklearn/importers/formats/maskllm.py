@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
 from masklearn.importers.base import IMPORTERS, Importer, Published, check_known
 
 if TYPE_CHECKING:
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from masklearn.checkpoint.checkpoint import Checkpoint
-    from masklearn.checkpoint.coverage import Coverage
     from masklearn.importers.npz import MaskArchive
+    from masklearn.model.checkpoint import Checkpoint
+    from masklearn.model.coverage import Coverage
 
 __all__ = ["MaskLlmFile"]
 
@@ -39,8 +39,8 @@ class MaskLlmFile(Importer):
 
     def open(self, source: Path, checkpoint: Checkpoint, coverage: Coverage) -> Published:
         """Open the archive. Masks are read one at a time."""
-        from masklearn.checkpoint.orientation import from_stored, stored_shape
         from masklearn.importers.npz import MaskArchive
+        from masklearn.model.orientation import from_stored, stored_shape
 
         archive = MaskArchive(source)
         keys = _keys(archive, checkpoint)
@@ -55,7 +55,7 @@ class MaskLlmFile(Importer):
 
 def _keys(archive: MaskArchive, checkpoint: Checkpoint) -> dict[str, str]:
     """Returns the keys of the archive by linear. Raises PatchCompileError if two keys mask one linear."""
-    from masklearn.checkpoint.naming import linear_name
+    from masklearn.model.naming import linear_name
 
     keys: dict[str, str] = {}
     for key in archive.names:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
+from masklearn.base.json_text import json_type, parse_json
 from masklearn.importers.base import IMPORTERS, Importer, Published, check_known
-from masklearn.json_text import json_type, parse_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from masklearn.checkpoint.checkpoint import Checkpoint
-    from masklearn.checkpoint.coverage import Coverage
     from masklearn.importers.npz import MaskArchive
+    from masklearn.model.checkpoint import Checkpoint
+    from masklearn.model.coverage import Coverage
 
 __all__ = ["Patch"]
 
@@ -49,9 +49,9 @@ class Patch(Importer):
 
     def open(self, source: Path, checkpoint: Checkpoint, coverage: Coverage) -> Published:
         """Open the archive. All tiles must be 2:4 if the JSON text says so; otherwise tiles may be dense."""
-        from masklearn.checkpoint.naming import linear_name
-        from masklearn.checkpoint.orientation import from_stored, stored_shape
         from masklearn.importers.npz import MaskArchive
+        from masklearn.model.naming import linear_name
+        from masklearn.model.orientation import from_stored, stored_shape
 
         archive = MaskArchive(source)
         keys = {

@@ -8,7 +8,7 @@ decides. A tile may always stay dense.
 
 from collections.abc import Iterator, Mapping
 
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import PRUNED, TWO_FOUR, kind_named
 from masklearn.masks.name_globs import decide, entries, parse_pattern

@@ -16,17 +16,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.checkpoint.store import WeightStore
+from masklearn.base.processes import made_once
+from masklearn.base.shard import Shard, write_shard
 from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.record import TrainRecord
 from masklearn.masks.tiles import weights_of_tiles
 from masklearn.methods.gradient.prior import Prior, prior_path
 from masklearn.methods.gradient.settings import MaskSettings
-from masklearn.processes import made_once
+from masklearn.model.store import WeightStore
 from masklearn.quality.divergence import divergences
 from masklearn.quant.grid import Grid
-from masklearn.shard import Shard, write_shard
 from masklearn.solvers import alps
 from masklearn.solvers.solve import round_weights, solve
 from masklearn.stream.feed import CheckpointFeed, solving_folder

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from masklearn.base.threads import one_thread
 from masklearn.masks.nm_codes import PATTERNS
 from masklearn.masks.tiles import GROUP
-from masklearn.threads import one_thread
 
 __all__ = ["dense_share", "gumbel", "spread_tiles", "weight_of_codes", "weight_of_logits"]
 

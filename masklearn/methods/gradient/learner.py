@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from masklearn.checkpoint.architectures import architecture_of
-from masklearn.checkpoint.linears import linear_modules
-from masklearn.durable import whole_file
+from masklearn.base.durable import whole_file
+from masklearn.base.processes import is_main_process, made_once, process_rank
 from masklearn.masks.budget import Budget
 from masklearn.masks.select import Selection
 from masklearn.masks.tiles import weights_of_tiles
@@ -25,7 +24,8 @@ from masklearn.methods.gradient.objective import DensityTarget, MaskObjective
 from masklearn.methods.gradient.parametrization import Drawing, HybridMask
 from masklearn.methods.gradient.prior import Prior, prior_path, write_prior
 from masklearn.methods.gradient.settings import MaskSettings
-from masklearn.processes import is_main_process, made_once, process_rank
+from masklearn.model.architectures import architecture_of
+from masklearn.model.linears import linear_modules
 from masklearn.task import Task
 from masklearn.training.loop import Schedule, TrainReport, train
 from masklearn.training.model import training_model

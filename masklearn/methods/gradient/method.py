@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from masklearn.checkpoint.store import WeightStore
     from masklearn.feed import CodeArrays, Feed
+    from masklearn.model.store import WeightStore
     from masklearn.recipe import LearnSettings
     from masklearn.task import Task
 

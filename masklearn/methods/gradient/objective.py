@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from masklearn.base.threads import total
 from masklearn.methods.gradient.parametrization import Drawing, HybridMask, Sums
 from masklearn.methods.gradient.settings import MaskSettings
-from masklearn.threads import total
 from masklearn.training.head import Head, Labels, TargetDistribution, Teacher, head_loss
 from masklearn.training.model import last_hidden
 

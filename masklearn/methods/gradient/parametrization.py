@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from masklearn.base.threads import total
 from masklearn.masks.tiles import grid_shape, tile_weights
 from masklearn.methods.gradient.hybrid import (
     dense_share,
@@ -14,7 +15,6 @@ from masklearn.methods.gradient.hybrid import (
     weight_of_codes,
     weight_of_logits,
 )
-from masklearn.threads import total
 
 __all__ = ["Drawing", "HybridMask", "Sums"]
 

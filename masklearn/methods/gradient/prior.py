@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.checkpoint.linears import read_linear
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
+from masklearn.base.shard import Shard, write_shard
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.nm_codes import patterns_from_scores
 from masklearn.masks.tiles import GROUP, expand_tiles, grid_shape, spell_tile, tile_weights
 from masklearn.methods.base import Candidate, method_of
-from masklearn.shard import Shard, write_shard
+from masklearn.model.linears import read_linear
 from masklearn.stream.feed import CheckpointFeed
 from masklearn.task import Task
 from masklearn.traits import method_names

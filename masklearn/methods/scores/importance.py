@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from masklearn.base.threads import total
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.nm_codes import patterns_from_scores, removed_scores
 from masklearn.masks.tiles import GROUP, tile_sums
 from masklearn.methods.base import Candidate, Candidates
-from masklearn.threads import total
 
 __all__ = ["candidates_from_importance"]
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from masklearn.base.threads import total
 from masklearn.feed import Arrays, Feed, Group
 from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.nm_codes import patterns_from_scores
@@ -23,7 +24,6 @@ from masklearn.solvers import obs
 from masklearn.solvers.projection import Projection
 from masklearn.solvers.rounding import check_range, losses_of_rows
 from masklearn.stream.moments import output_energy
-from masklearn.threads import total
 from masklearn.traits import Criterion, Requires
 
 __all__ = ["candidates_by_error"]

@@ -8,8 +8,8 @@ from functools import partial
 import onnx_ir as ir
 from onnx_ir import passes
 
-from masklearn.checkpoint.prune import masked_weight
 from masklearn.masks.linear_mask import LinearMask
+from masklearn.model.prune import masked_weight
 from patch_compile.passes.find_linears import find_linears
 from patch_compile.passes.lowering.packed_initializers import ReadTensor
 from patch_compile.planning.lowering import LinearPlan

@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from masklearn.checkpoint.prune import masked_weight
 from masklearn.masks.linear_mask import LinearMask
+from masklearn.model.prune import masked_weight
 from masklearn.quant.grid import Grid
 from patch_compile.errors import PatchCompileError
 from patch_compile.packing.quantised import Quantised

@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from masklearn.checkpoint.prune import masked_weight
 from masklearn.masks.linear_mask import LinearMask
+from masklearn.model.prune import masked_weight
 from patch_compile.packing.checks import check_two_four
 from patch_compile.passes.lowering.packed_initializers import ReadTensor
 from patch_compile.planning.split import Split

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from masklearn.durable import whole_file
+from masklearn.base.durable import whole_file
 from patch_compile.artifacts.compare import CompareReport
 from patch_compile.report.curve.curve import curve
 from patch_compile.report.page.rendering import asset, environment, themed

@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
-from masklearn.checkpoint.card import CardFacts, hub_name, read_card
-from masklearn.checkpoint.folder import CONFIG
-from masklearn.json_text import read_json
-from masklearn.printable import one_line
+from masklearn.base.json_text import read_json
+from masklearn.base.printable import one_line
+from masklearn.model.card import CardFacts, hub_name, read_card
+from masklearn.model.folder import CONFIG
 from patch_compile.artifacts.layout import (
     COMPRESSED_FOLDER,
     ENGINE,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from masklearn.durable import whole_file
+from masklearn.base.durable import whole_file
 from patch_compile.artifacts.folder import OutFolder
 from patch_compile.artifacts.layout import CARD, PAGE
 from patch_compile.artifacts.workspace import key_of

@@ -12,7 +12,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from masklearn.printable import one_line, printable
+from masklearn.base.printable import one_line, printable
 
 __all__ = ["Part", "Parts", "show"]
 

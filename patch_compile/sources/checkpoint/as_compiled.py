@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.naming import linear_name
 from masklearn.masks.maskset import MaskSet
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.naming import linear_name
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import INT8
 from patch_compile.artifacts.layout import MASKS
@@ -29,8 +29,8 @@ def load_as_compiled(
     """
     import torch
 
-    from masklearn.checkpoint.linears import linear_weights
-    from masklearn.checkpoint.models import load_model
+    from masklearn.model.linears import linear_weights
+    from masklearn.model.models import load_model
 
     model = load_model(pruned, dtype=getattr(torch, dtype))
     model = model if sixteen_bits else model.float()

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from masklearn.checkpoint.pretrained import cache_argument
+from masklearn.model.pretrained import cache_argument
 from patch_compile.artifacts.manifest import EvalText
 from patch_compile.artifacts.report import Kind
 from patch_compile.errors import UsageError

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from masklearn.checkpoint.companion_files import copy_tokenizer
-from masklearn.checkpoint.pretrained import load_config, load_tokenizer
+from masklearn.model.companion_files import copy_tokenizer
+from masklearn.model.pretrained import load_config, load_tokenizer
 from patch_compile.artifacts.durable import write_json
 from patch_compile.artifacts.layout import GENAI_CONFIG_NAME
 from patch_compile.onnx_export.interface import LARGEST

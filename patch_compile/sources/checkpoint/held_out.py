@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.checkpoint.architectures import architecture_of, longest_window
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.pretrained import load_config
+from masklearn.model.architectures import architecture_of, longest_window
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.pretrained import load_config
 from masklearn.text import open_text
 from masklearn.text.calibrate import first_windows
 from masklearn.text.selftext import write_text

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
-from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.masks.maskset import MaskSet
+from masklearn.model.checkpoint import Checkpoint
 from patch_compile.progress import Progress, Update
 from patch_compile.recipe import Recipe
 from patch_compile.sources.pruning import Pruning
@@ -34,7 +34,7 @@ class CheckpointPruning(Pruning):
 
     @override
     def write(self, path: Path, update: Update) -> None:
-        from masklearn.checkpoint.prune import write_pruned_checkpoint
+        from masklearn.model.prune import write_pruned_checkpoint
 
         write_pruned_checkpoint(self.checkpoint, self.masks, path, update)
 

@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.companion_files import files_beside
-from masklearn.checkpoint.coverage import Coverage, covered_linears_of
-from masklearn.checkpoint.folder import CONFIG
-from masklearn.checkpoint.pretrained import load_config, load_tokenizer
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.tiles import GROUP
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.companion_files import files_beside
+from masklearn.model.coverage import Coverage, covered_linears_of
+from masklearn.model.folder import CONFIG
+from masklearn.model.pretrained import load_config, load_tokenizer
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import WeightType
 from patch_compile.artifacts.layout import MODEL
@@ -255,7 +255,7 @@ class CheckpointSource(Source):
 
     @override
     def weight(self, name: str) -> NDArray[np.float32]:
-        from masklearn.checkpoint.linears import read_linear
+        from masklearn.model.linears import read_linear
 
         weight: NDArray[np.float32] = read_linear(self._checkpoint, name).numpy()
         return weight
@@ -294,7 +294,7 @@ class CheckpointSource(Source):
     def _learning_bytes(self) -> int:
         """Returns bytes of the permuted, solved and repaired weights, of the checkpoints of passes over the blocks, and of
         two training checkpoints: the newest and the next."""
-        from masklearn.device import available_memory, usable_device
+        from masklearn.base.device import available_memory, usable_device
 
         r = self._recipe
         stored = self._stored * (1 + r.permute + r.repairs) + self._pass_bytes()

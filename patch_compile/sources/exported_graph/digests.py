@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.checkpoint.prune import masked_weight
+from masklearn.model.prune import masked_weight
 from patch_compile.onnx_io.write import read_weight
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from masklearn.checkpoint.checkpoint import Checkpoint
     from masklearn.masks.linear_mask import LinearMask
+    from masklearn.model.checkpoint import Checkpoint
 
 __all__ = ["KnownWeight", "Origin", "WeightIndex"]
 

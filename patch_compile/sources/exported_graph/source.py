@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from typing_extensions import override
 
-from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.model.checkpoint import Checkpoint
 from patch_compile.artifacts.plan import Reason, ReasonKind
 from patch_compile.artifacts.report import Kind
 from patch_compile.artifacts.stage_files import sha256_of

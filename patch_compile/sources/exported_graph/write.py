@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.checkpoint.prune import masked_weight
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import grids_of
+from masklearn.model.prune import masked_weight
 from patch_compile.onnx_io.write import read_weight, write_onnx
 from patch_compile.packing.fusion import FUSIONS, QKV
 from patch_compile.planning.lowering import LinearPlan
@@ -20,7 +20,7 @@ from patch_compile.sources.exported_graph.match import HeldWeights, Matches
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from masklearn.checkpoint.checkpoint import Checkpoint
+    from masklearn.model.checkpoint import Checkpoint
     from patch_compile.passes import PassDump
 
 __all__ = ["write_graph"]

@@ -10,9 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from masklearn.checkpoint.coverage import Coverage
 from masklearn.masks.name_globs import check_patterns, kinds_of, matches
 from masklearn.methods.magnitude import Magnitude
+from masklearn.model.coverage import Coverage
 from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.engine.profiles import parse_profile
 from patch_compile.errors import PatchCompileError

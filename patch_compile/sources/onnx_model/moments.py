@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.device import available_memory, usable_device
+from masklearn.base.device import available_memory, usable_device
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.arrays import load_array, save_array
 from patch_compile.onnx_io.feeds import Feeds

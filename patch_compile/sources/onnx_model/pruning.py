@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import override
 
 from masklearn.asked_budget import by_ratio
-from masklearn.checkpoint.prune import masked_weight
-from masklearn.checkpoint.store import WeightStore
+from masklearn.base.threads import threads_of_torch
 from masklearn.learn import FoundMasks, find_masks
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
@@ -20,8 +19,9 @@ from masklearn.masks.record import MaskRecord
 from masklearn.masks.select import Choose
 from masklearn.masks.tiles import weights_of_tiles
 from masklearn.methods import method_of
+from masklearn.model.prune import masked_weight
+from masklearn.model.store import WeightStore
 from masklearn.recipe import LearnRecipe
-from masklearn.threads import threads_of_torch
 from masklearn.traits import Requires
 from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.onnx_io.write import write_onnx

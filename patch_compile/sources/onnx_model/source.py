@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from masklearn.checkpoint.coverage import Coverage
 from masklearn.masks.linear_mask import LinearMask
+from masklearn.model.coverage import Coverage
 from patch_compile.artifacts.layout import PRUNED_ONNX
 from patch_compile.artifacts.report import Kind
 from patch_compile.artifacts.stage_files import sha256_of

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from lm_eval.models.huggingface import HFLM
 
-from masklearn.checkpoint.models import load_model
-from masklearn.checkpoint.pretrained import load_tokenizer
-from masklearn.device import usable_device
+from masklearn.base.device import usable_device
+from masklearn.model.models import load_model
+from masklearn.model.pretrained import load_tokenizer
 from patch_compile.verification.tasks.batching import rows_at_once
 
 __all__ = ["HuggingFaceLM"]

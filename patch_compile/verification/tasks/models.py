@@ -40,7 +40,7 @@ def open_model(out: OutFolder, side: Side, backend: Backend, seed: int, update: 
 def _open_onnx(path: Path, folder: Path, seed: int, update: Update) -> Any:
     from lm_eval.models.utils import resolve_max_length
 
-    from masklearn.checkpoint.pretrained import load_config
+    from masklearn.model.pretrained import load_config
     from patch_compile.runtime.locate import Runner, open_generator
     from patch_compile.verification.tasks.onnx_lm import OnnxLM
 

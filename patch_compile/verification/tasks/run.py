@@ -49,7 +49,7 @@ def run_tasks(
     PatchCompileError if the harness is missing, a task does not exist or cannot be run, or its data is not on this
     machine.
     """
-    from masklearn.checkpoint.pretrained import load_tokenizer
+    from masklearn.model.pretrained import load_tokenizer
 
     _check_harness()
     check_continues_text(out)

@@ -11,8 +11,8 @@ from benchmarks.quality.entries import ALL_KINDS, AUTO, NO_REPAIR, OWN_TEXT, PAT
 from benchmarks.quality.page import page
 from benchmarks.quality.run import State, arguments, cells, main, protocol, sweep
 from masklearn.baselines import Baseline
-from masklearn.checkpoint.models import load_model
-from masklearn.checkpoint.pretrained import load_tokenizer
+from masklearn.model.models import load_model
+from masklearn.model.pretrained import load_tokenizer
 from masklearn.quality.perplexity import perplexity
 from masklearn.recipe import LearnRecipe
 from masklearn.text.calibrate import first_windows

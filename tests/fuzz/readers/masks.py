@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.coverage import Coverage
+from masklearn.base.shard import Shard
 from masklearn.importers.importing import import_masks
 from masklearn.masks.maskset import MaskSet
-from masklearn.shard import Shard
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.coverage import Coverage
 from patch_compile.inspection.tensors import inspect_tensors
 from tests.fuzz.dense import COVERED, write_dense
 from tests.fuzz.mutations import change_npz, change_safetensors

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.pretrained import load_tokenizer
-from masklearn.json_text import parse_json
+from masklearn.base.json_text import parse_json
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.pretrained import load_tokenizer
 from patch_compile.inspection.folders import inspect_checkpoint
 from patch_compile.pipeline.plan import plan
 from patch_compile.recipe import Recipe

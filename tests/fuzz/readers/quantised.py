@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.errors import PatchCompileError
-from masklearn.shard import dtype_code, write_shard
+from masklearn.base.errors import PatchCompileError
+from masklearn.base.shard import dtype_code, write_shard
+from masklearn.model.checkpoint import Checkpoint
 from tests.fuzz.mutations import change_json, change_safetensors
 from tests.fuzz.quantised import CONFIGS, TENSORS
 from tests.fuzz.reader import Reader, placed

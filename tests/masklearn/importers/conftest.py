@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.coverage import Coverage, covered_linears_of
 from masklearn.importers.importing import import_masks
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.coverage import Coverage, covered_linears_of
 from tests.conftest import ModelMaker
 
 

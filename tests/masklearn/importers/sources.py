@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.coverage import Coverage
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.tiles import grid_shape
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.coverage import Coverage
 
 Bits = NDArray[np.bool_]
 Tile = tuple[int, int]

@@ -3,7 +3,7 @@ import struct
 import numpy as np
 import pytest
 
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
 from tests.masklearn.importers import sources
 from tests.masklearn.importers.conftest import Model, assert_same
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
 from masklearn.importers import formats
 from masklearn.importers.base import IMPORTERS, Importer
 from masklearn.importers.detect import detect_format

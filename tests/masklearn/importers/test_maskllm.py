@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
 from masklearn.masks.maskset import MaskSet
 from tests.masklearn.importers import sources
 from tests.masklearn.importers.conftest import Model, assert_same

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.coverage import Coverage
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
 from masklearn.importers.base import IMPORTERS, Importer, Published, check_known
 from masklearn.importers.detect import detect_format
 from masklearn.masks.maskset import MaskSet
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.coverage import Coverage
 from patch_compile.cli.app import cli
 from tests.masklearn.importers.conftest import Model
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
 from masklearn.importers.npz import MaskArchive
 from tests.masklearn.importers import sources
 

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.coverage import covered_linears_of
-from masklearn.checkpoint.orientation import to_stored
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.coverage import covered_linears_of
+from masklearn.model.orientation import to_stored
 from tests.masklearn.importers import sources
 from tests.masklearn.importers.conftest import Model, assert_same
 

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.prune import write_pruned_checkpoint
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
 from masklearn.importers.nonzero import nonzero
 from masklearn.masks.kinds.table import FAMILIES, PRUNED, TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask, kept_per_group
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.tiles import grid_shape
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.prune import write_pruned_checkpoint
 from tests.masklearn.importers import sources
 from tests.masklearn.importers.conftest import Model, assert_same
 from tests.mosaics import mosaic as random_mosaic

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from masklearn.checkpoint.coverage import covered_linears
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
 from masklearn.learn import learn
 from masklearn.masks.budget import Budget, parse_ratio
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.select import select
+from masklearn.model.coverage import covered_linears
 from masklearn.recipe import LearnRecipe
 from tests.conftest import ModelMaker
 

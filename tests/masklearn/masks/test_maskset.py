@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
+from masklearn.base.shard import Shard
 from masklearn.masks.kinds.table import FAMILIES
 from masklearn.masks.linear_mask import LinearMask, kept_per_group
 from masklearn.masks.maskset import MaskSet
@@ -17,7 +18,6 @@ from masklearn.masks.record import MaskRecord
 from masklearn.masks.tiles import grid_shape
 from masklearn.quant.grid import Grid, storable
 from masklearn.quant.table import INT4, INT8
-from masklearn.shard import Shard
 
 SHAPES = st.tuples(st.integers(1, 40), st.integers(1, 12).map(lambda g: 4 * g))
 TILES = st.tuples(st.integers(1, 20), st.integers(1, 5).map(lambda g: 4 * g))

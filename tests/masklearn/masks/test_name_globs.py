@@ -2,7 +2,7 @@ import signal
 
 import pytest
 
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
 from masklearn.masks.name_globs import (
     depth_of,
     kind_of,

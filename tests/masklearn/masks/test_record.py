@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
+from masklearn.base.shard import Shard, write_shard
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import BudgetRecord, ImportRecord, MaskRecord, RepairRecord
-from masklearn.shard import Shard, write_shard
 
 # Metadata of version 1 files: false settings are left out, and facts of an import stand beside the rest.
 LEARNED = {

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
 from masklearn.masks.budget import Budget
 from masklearn.masks.select import select
 from masklearn.masks.tiles import grid_shape, tile_weights

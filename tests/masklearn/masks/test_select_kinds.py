@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from masklearn.errors import UsageError
+from masklearn.base.errors import UsageError
 from masklearn.masks.budget import Budget, check_reachable
 from masklearn.masks.kinds.table import BY_CODE, PRUNED, TWO_FOUR
 from masklearn.masks.select import select, tile_savings

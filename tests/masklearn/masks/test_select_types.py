@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from masklearn.errors import UsageError
+from masklearn.base.errors import UsageError
 from masklearn.masks.budget import Budget
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import DENSE, PRUNED, TWO_FOUR

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from masklearn.errors import PatchCompileError, UsageError
+from masklearn.base.errors import PatchCompileError, UsageError
 from masklearn.masks.weight_types import (
     allowed_types,
     leaves_choice,

@@ -2,11 +2,11 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.coverage import covered_linears
 from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.nm_codes import PATTERNS
 from masklearn.methods import Candidate, method_of
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.coverage import covered_linears
 from masklearn.recipe import LearnRecipe
 from masklearn.stream.feed import CheckpointFeed
 from tests.conftest import ModelMaker

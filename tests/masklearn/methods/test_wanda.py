@@ -5,10 +5,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.nm_codes import KEPT_POSITIONS
 from masklearn.methods import Candidate, method_of
+from masklearn.model.checkpoint import Checkpoint
 from masklearn.recipe import LearnRecipe
 from masklearn.stream.feed import CheckpointFeed
 from masklearn.text.calibrate import calibration_windows

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.coverage import covered_linears_of
-from masklearn.checkpoint.linears import read_linear, write_linear
-from masklearn.checkpoint.store import WeightStore
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.coverage import covered_linears_of
+from masklearn.model.linears import read_linear, write_linear
+from masklearn.model.store import WeightStore
 
 __all__ = ["WINDOWS", "halved", "silent"]
 

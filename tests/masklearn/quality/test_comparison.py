@@ -7,12 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from masklearn.checkpoint.as_linears import as_linears
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.coverage import covered_linears_of
-from masklearn.checkpoint.linears import read_linear
-from masklearn.checkpoint.models import load_model
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
+from masklearn.model.as_linears import as_linears
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.coverage import covered_linears_of
+from masklearn.model.linears import read_linear
+from masklearn.model.models import load_model
 from masklearn.quality.comparison import compare_models
 from tests.conftest import ModelMaker
 from tests.masklearn.quality.halving import WINDOWS, halved, silent
@@ -51,7 +51,7 @@ def test_predictions_are_those_of_whole_models(
 
 def whole(path: Path, pruned: Checkpoint) -> torch.nn.Module:
     """The pruned model as transformers runs it, with experts as separate linears."""
-    from masklearn.checkpoint.linears import linear_modules
+    from masklearn.model.linears import linear_modules
 
     model = load_model(path)
     linears = linear_modules(model, Checkpoint.open(path))

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.coverage import covered_linears_of
-from masklearn.checkpoint.models import load_model
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.coverage import covered_linears_of
+from masklearn.model.models import load_model
 from masklearn.quality.divergence import divergences
 from tests.conftest import ModelMaker
 from tests.masklearn.quality.halving import WINDOWS, halved, silent

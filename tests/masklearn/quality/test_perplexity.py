@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from masklearn.checkpoint.architectures import ARCHITECTURES
-from masklearn.checkpoint.models import load_model
-from masklearn.checkpoint.pretrained import load_tokenizer
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
+from masklearn.model.architectures import ARCHITECTURES
+from masklearn.model.models import load_model
+from masklearn.model.pretrained import load_tokenizer
 from masklearn.quality.perplexity import perplexity, window_losses
 from masklearn.text.calibrate import first_windows
 from tests.conftest import ModelMaker

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.coverage import covered_linears_of
-from masklearn.checkpoint.linears import linear_modules, read_linear
-from masklearn.checkpoint.models import load_model
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.coverage import covered_linears_of
+from masklearn.model.linears import linear_modules, read_linear
+from masklearn.model.models import load_model
 from masklearn.quality.perplexity import window_losses
 from masklearn.quality.sensitivity import sensitivity
 from tests.conftest import ModelMaker
@@ -56,8 +56,8 @@ def test_the_other_way_round_one_linear_is_restored(make_model: ModelMaker, tmp_
 def test_the_output_head_counts_where_it_is_covered(make_model: ModelMaker, tmp_path: Path) -> None:
     path = make_model("llama")
     dense = Checkpoint.open(path)
-    from masklearn.checkpoint.linears import write_linear
-    from masklearn.checkpoint.store import WeightStore
+    from masklearn.model.linears import write_linear
+    from masklearn.model.store import WeightStore
 
     store = WeightStore(tmp_path / "w")
     write_linear(store, dense, "lm_head", read_linear(dense, "lm_head") * 0.5)

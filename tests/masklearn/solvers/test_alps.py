@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
 from masklearn.masks.nm_codes import PATTERNS, patterns_from_scores
 from masklearn.solvers.alps import solve_rows
 from masklearn.solvers.obs import inverse_factor, solve_linear

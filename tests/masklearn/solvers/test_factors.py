@@ -40,7 +40,7 @@ def test_a_matrix_that_is_not_positive_definite_has_no_factor(place: int) -> Non
 
 # Sizes at which LAPACK's factors, MKL's products and torch's sums depend on the number of threads by themselves.
 _DIGESTS = """
-from masklearn.threads import settle_threads, total
+from masklearn.base.threads import settle_threads, total
 settle_threads()
 import hashlib, torch
 from masklearn.solvers.factors import cholesky, inverse_of_factor, upper_factor_of_inverse

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
 from masklearn.masks.kinds.table import PRUNED
 from masklearn.masks.nm_codes import PATTERNS
 from masklearn.solvers import obs

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
 from masklearn.feed import Group
 from masklearn.quant.table import INT4, INT8, QUANTISED, WeightType
 from masklearn.solvers.rounding import Rounded, round_group, round_nearest

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from masklearn.checkpoint.architectures import ARCHITECTURES
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.linears import linear_modules
-from masklearn.checkpoint.models import auto_class
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
+from masklearn.model.architectures import ARCHITECTURES
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.linears import linear_modules
+from masklearn.model.models import auto_class
 from masklearn.stream import backward, hidden_states, logits
 from masklearn.stream.backward import BackwardBlock, stream_blocks_back
 from masklearn.stream.blocks import Block

@@ -3,11 +3,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from masklearn.checkpoint.architectures import ARCHITECTURES
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.linears import linear_modules
-from masklearn.checkpoint.models import auto_class
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
+from masklearn.model.architectures import ARCHITECTURES
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.linears import linear_modules
+from masklearn.model.models import auto_class
 from masklearn.stream.blocks import stream_blocks
 from tests.conftest import ModelMaker
 

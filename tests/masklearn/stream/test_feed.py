@@ -1,5 +1,5 @@
-from masklearn.checkpoint.store import WeightStore
 from masklearn.feed import Group, Replaced
+from masklearn.model.store import WeightStore
 from masklearn.recipe import LearnRecipe
 from masklearn.stream.feed import CheckpointFeed
 from tests.conftest import ModelMaker

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
 from masklearn.stream import hidden_states
 from masklearn.stream.hidden_states import HiddenStates
 

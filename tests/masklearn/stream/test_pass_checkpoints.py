@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
 from masklearn.stream.hidden_states import HiddenStates
 from masklearn.stream.pass_checkpoints import PassCheckpoints
 

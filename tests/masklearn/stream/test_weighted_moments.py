@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
 from masklearn.stream.moments import input_moments
 from masklearn.stream.weighted_moments import weighted_moments
 

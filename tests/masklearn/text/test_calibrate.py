@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.pretrained import load_tokenizer
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.pretrained import load_tokenizer
 from masklearn.recipe import LearnRecipe
 from masklearn.text import SourceKind, calibrate, files
 from masklearn.text.calibrate import (

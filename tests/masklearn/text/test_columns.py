@@ -1,7 +1,7 @@
 import pyarrow as pa
 import pytest
 
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
 from masklearn.text.columns import Column, columns_of_record, columns_of_schema, text_column
 
 TURNS = [{"role": "user", "content": "hi"}]

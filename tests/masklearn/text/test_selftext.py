@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from masklearn.checkpoint.architectures import ARCHITECTURES
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
+from masklearn.model.architectures import ARCHITECTURES
 from masklearn.text import selftext
 from masklearn.text.selftext import write_text
 
@@ -27,7 +27,7 @@ def test_the_text_is_the_models_own(make_model):
     """The model finds its own tokens more likely than a uniform draw."""
     import torch
 
-    from masklearn.checkpoint.models import load_model
+    from masklearn.model.models import load_model
     from masklearn.quality.perplexity import perplexity
 
     model = make_model(max_position_embeddings=256)

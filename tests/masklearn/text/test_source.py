@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
 from masklearn.text import SourceKind, open_text, read_text
 
 

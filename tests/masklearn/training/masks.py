@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.coverage import covered_linears_of
-from masklearn.checkpoint.linears import read_linear
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.nm_codes import patterns_from_scores
 from masklearn.masks.tiles import grid_shape
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.coverage import covered_linears_of
+from masklearn.model.linears import read_linear
 
 TILE = (32, 32)
 

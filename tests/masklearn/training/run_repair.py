@@ -6,10 +6,10 @@ accelerate shards (FSDP) only on accelerators. "fsdp" lets it shard on a CPU, wh
 import sys
 from pathlib import Path
 
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.coverage import covered_linears_of
-from masklearn.checkpoint.store import WeightStore
-from masklearn.processes import leave, process_rank
+from masklearn.base.processes import leave, process_rank
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.coverage import covered_linears_of
+from masklearn.model.store import WeightStore
 from masklearn.recipe import LearnRecipe
 from masklearn.task import Task
 from masklearn.training.repair import repair

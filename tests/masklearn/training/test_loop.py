@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
 from masklearn.text.calibrate import TokenPool
 from masklearn.training import loop
 from masklearn.training.loop import Schedule, TrainReport, train

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 from torch import nn
 
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.models import meta_model
 from masklearn.masks.linear_mask import LinearMask
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.models import meta_model
 from masklearn.training.memory import MemoryNeed, MemorySettings, first_that_fits, memory_need
 from tests.conftest import ModelMaker
 from tests.masklearn.training.masks import magnitude_masks

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from masklearn.checkpoint.architectures import ARCHITECTURES
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.models import load_model
-from masklearn.checkpoint.precision import computes_in_bf16
-from masklearn.checkpoint.store import WeightStore
+from masklearn.model.architectures import ARCHITECTURES
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.models import load_model
+from masklearn.model.precision import computes_in_bf16
+from masklearn.model.store import WeightStore
 from masklearn.training.model import last_hidden, training_model
 from tests.conftest import ModelMaker
 

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 import torch
 
-from masklearn.checkpoint.architectures import ARCHITECTURES
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.linears import read_linear
-from masklearn.checkpoint.store import WeightStore
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
 from masklearn.learn import learn_task
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.record import RepairRecord
+from masklearn.model.architectures import ARCHITECTURES
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.linears import read_linear
+from masklearn.model.store import WeightStore
 from masklearn.quality.perplexity import window_losses
 from masklearn.recipe import LearnRecipe
 from masklearn.task import Task

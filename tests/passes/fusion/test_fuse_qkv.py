@@ -8,8 +8,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.masks.linear_mask import LinearMask
+from masklearn.model.checkpoint import Checkpoint
 from patch_compile.artifacts.plan import Node
 from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.packing.fusion import FUSIONS

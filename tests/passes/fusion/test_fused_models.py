@@ -12,10 +12,10 @@ import onnxruntime
 import pytest
 import torch
 
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.orientation import to_stored
-from masklearn.checkpoint.prune import masked_weight
 from masklearn.masks.linear_mask import LinearMask
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.orientation import to_stored
+from masklearn.model.prune import masked_weight
 from patch_compile.onnx_export import export_model
 from patch_compile.onnx_io.emulate_bfloat16 import EmulateBfloat16Pass
 from patch_compile.onnx_io.write import write_onnx

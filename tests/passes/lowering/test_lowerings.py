@@ -7,10 +7,10 @@ import numpy as np
 import onnx
 import pytest
 
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.coverage import covered_linears
-from masklearn.checkpoint.prune import write_pruned_checkpoint
 from masklearn.masks.maskset import MaskSet
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.coverage import covered_linears
+from masklearn.model.prune import write_pruned_checkpoint
 from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.passes.write import write_dense, write_hybrid
 from patch_compile.planning.lowering import plan_linears

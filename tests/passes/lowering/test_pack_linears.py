@@ -3,10 +3,10 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.coverage import covered_linears
-from masklearn.checkpoint.prune import write_pruned_checkpoint
 from masklearn.masks.maskset import MaskSet
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.coverage import covered_linears
+from masklearn.model.prune import write_pruned_checkpoint
 from patch_compile.errors import InvariantError
 from patch_compile.packing.function import DOMAIN, NAME
 from patch_compile.passes import lowering_passes, run_passes

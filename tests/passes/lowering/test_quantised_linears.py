@@ -9,10 +9,10 @@ import onnx_ir as ir
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.coverage import covered_linears
-from masklearn.checkpoint.prune import write_pruned_checkpoint
 from masklearn.masks.maskset import MaskSet
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.coverage import covered_linears
+from masklearn.model.prune import write_pruned_checkpoint
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import INT4, INT8
 from patch_compile.errors import PatchCompileError

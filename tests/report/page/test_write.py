@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from masklearn.durable import is_temporary
+from masklearn.base.durable import is_temporary
 from masklearn.masks.record import RepairRecord
 from patch_compile.artifacts.bench import Library, Phase
 from patch_compile.artifacts.verify import Outcome

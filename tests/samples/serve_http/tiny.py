@@ -5,8 +5,8 @@ from pathlib import Path
 from safetensors.numpy import load_file, save_file
 from transformers import AutoTokenizer
 
-from masklearn.checkpoint.coverage import covered_linears
 from masklearn.masks.maskset import MaskSet
+from masklearn.model.coverage import covered_linears
 from patch_compile.pipeline.compile import compile_model
 from patch_compile.recipe import Recipe
 from tests.conftest import write_model

@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.model.checkpoint import Checkpoint
 
 __all__ = ["Exporter", "weights_of"]
 

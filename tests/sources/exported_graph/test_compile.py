@@ -8,9 +8,9 @@ from onnx import numpy_helper
 from safetensors.numpy import load_file, save_file
 
 import patch_compile
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.coverage import covered_linears
 from masklearn.masks.maskset import MaskSet
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.coverage import covered_linears
 from patch_compile.artifacts.plan import ReasonKind
 from patch_compile.errors import PatchCompileError, UsageError
 from tests.mosaics import random_mask

@@ -8,10 +8,10 @@ from typing import Any
 import onnx_ir as ir
 
 from masklearn.asked_budget import by_ratio
-from masklearn.checkpoint.store import WeightStore
 from masklearn.learn import find_masks
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
+from masklearn.model.store import WeightStore
 from masklearn.quant.grid import Grid
 from masklearn.recipe import LearnRecipe
 from masklearn.traits import Requires

@@ -6,7 +6,7 @@ import onnx_ir as ir
 import pytest
 from onnx import helper
 
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
 from masklearn.masks.tiles import tile_weights
 from patch_compile.onnx_io.compare import answer, compare_answers
 from patch_compile.sources.onnx_model.find import find_onnx_linears

@@ -2,7 +2,7 @@
 
 import pytest
 
-from masklearn.errors import PatchCompileError, UsageError
+from masklearn.base.errors import PatchCompileError, UsageError
 from masklearn.masks.kinds.allowed import (
     AUTO_KINDS,
     allowed_kinds,

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from masklearn.base.processes import leave, process_rank
 from masklearn.learn import learn
 from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.methods import method_of
-from masklearn.processes import leave, process_rank
 from masklearn.recipe import LearnRecipe
 from masklearn.stream.feed import CheckpointFeed
 from tests.masklearn.tasks import task_of

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from masklearn.checkpoint.store import WeightStore
 from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.record import TrainRecord
 from masklearn.masks.tiles import grid_shape
@@ -13,6 +12,7 @@ from masklearn.methods.gradient.contest import held_out, report_path, solve_best
 from masklearn.methods.gradient.prior import Prior, prior_path, write_prior
 from masklearn.methods.patch_joint import PatchJoint
 from masklearn.methods.patch_tile import PatchTile
+from masklearn.model.store import WeightStore
 from masklearn.solvers import alps
 from masklearn.solvers.solve import solve
 from masklearn.stream.feed import CheckpointFeed

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
 from masklearn.learn import learn
 from masklearn.masks.budget import Budget
 from masklearn.masks.kinds.table import TWO_FOUR

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from masklearn.errors import PatchCompileError
+from masklearn.base.errors import PatchCompileError
 from masklearn.masks.kinds.table import FAMILIES, TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet

@@ -1,0 +1,104 @@
+"""Reads NumPy archives (.npz) that anybody may have written: no pickle, and no array before its size is known.
+
+An archive of a few megabytes can hold an array of many gigabytes, because zeros compress a thousand times. The size is
+known from the directory of the archive and from the header of the array, which must agree.
+"""
+
+from __future__ import annotations
+
+import math
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.base.regular_file import require_file
+
+__all__ = ["ArrayArchive", "PickledError"]
+
+_SUFFIX = ".npy"
+_NUMPY_FILE = b"\x93NUMPY"
+
+
+class PickledError(ValueError):
+    """A member of an archive is pickled or no array. name: the member."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} is pickled or no array.")
+        self.name = name
+
+
+class ArrayArchive:
+    """An `.npz` file of arrays of numbers. All errors but OSError are ValueErrors, whose text is a sentence."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises OSError, and ValueError if the file is no archive of arrays."""
+        self.path = path
+        require_file(path)
+        with path.open("rb") as file:
+            beginning = file.read(len(_NUMPY_FILE))
+        if beginning == _NUMPY_FILE:
+            raise ValueError("It holds a single array, not an archive of them.")
+        with _sentences("The archive"):
+            self._zip = zipfile.ZipFile(path)
+        members = self._zip.namelist()
+        if others := [name for name in members if not name.endswith(_SUFFIX)]:
+            raise PickledError(others[0])
+        if len({*members}) < len(members):
+            raise ValueError("It holds two arrays of one name.")
+        self.names = [name.removesuffix(_SUFFIX) for name in members]
+
+    def size(self, name: str) -> int:
+        """Returns the bytes that an array takes in memory, without reading it. Raises ValueError for a faulty header."""
+        with _sentences(name), self._zip.open(name + _SUFFIX) as member:
+            return self._size(name, member)
+
+    def read(self, name: str, most: int) -> NDArray[Any]:
+        """Read an array. most: the bytes that it may take. Raises ValueError for a larger one, before it is read."""
+        size = self.size(name)
+        if size > most:
+            raise ValueError(f"{name} takes {size} bytes, and at most {most} are read.")
+        with _sentences(name), self._zip.open(name + _SUFFIX) as member:
+            array: NDArray[Any] = np.lib.format.read_array(member, allow_pickle=False)
+            return array
+
+    def _size(self, name: str, member: IO[bytes]) -> int:
+        version = np.lib.format.read_magic(member)
+        if version not in ((1, 0), (2, 0)):
+            raise ValueError(f"its header has version {version[0]}.{version[1]}")
+        read_header = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }[version]
+        shape, _, dtype = read_header(member)
+        if dtype.hasobject:
+            raise PickledError(name)
+        size = math.prod(shape) * dtype.itemsize
+        # numpy counts the bytes of a shape as if a side of 0 were 1.
+        if any(n < 0 for n in shape) or math.prod(n or 1 for n in shape) * dtype.itemsize >= 2**63:
+            raise ValueError(f"no array has the shape {list(shape)}")
+        stored = self._zip.getinfo(name + _SUFFIX).file_size - member.tell()
+        if size != stored:
+            raise ValueError(f"its header tells of {size} bytes, the archive of {stored}")
+        return size
+
+
+@contextmanager
+def _sentences(what: str) -> Iterator[None]:
+    """Raise the errors of damaged members as ValueErrors with a sentence."""
+    try:
+        yield
+    except PickledError:
+        raise
+    except (
+        ValueError, TypeError, KeyError, EOFError, OSError, RuntimeError, NotImplementedError, MemoryError,
+        RecursionError, OverflowError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
+    ) as error:  # fmt: skip
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{what}: {reason.rstrip('.')}.") from error

@@ -1,0 +1,42 @@
+"""Base of all settings: a frozen pydantic model that is checked once, and raises UsageError for a wrong setting."""
+
+from typing import Any, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+
+from masklearn.base.errors import HOW_TO_CORRECT, UsageError
+from masklearn.base.printable import shown
+
+__all__ = ["Listed", "Settings"]
+
+
+def _listed(value: Any) -> Any:
+    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+
+Listed = BeforeValidator(_listed)
+"""Annotation of a tuple that may also be given as text with commas, as on the command line."""
+
+
+class Settings(BaseModel):
+    """Settings of one command or function, by name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def parse(cls, settings: dict[str, Any]) -> Self:
+        """Check settings. Raises UsageError for the first wrong one, with its name, its value and its valid values."""
+        try:
+            return cls(**settings)
+        except ValidationError as error:
+            raise _usage_error(error) from None
+
+
+def _usage_error(error: ValidationError) -> UsageError:
+    first = error.errors(include_url=False)[0]
+    name, why = str(first["loc"][0]), first["msg"].removeprefix("Value error, ").rstrip(".")
+    if first["type"] == "missing":
+        return UsageError(f"The setting {name} is missing", "It has no default.", f"Give {name}.")
+    if first["type"] == "extra_forbidden":
+        return UsageError(f"There is no setting {name}", "No option has this name.", f"Drop {name}.")
+    return UsageError(f"The setting {name} = {shown(first['input'])} is not valid", f"{why}.", HOW_TO_CORRECT)

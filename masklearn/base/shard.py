@@ -1,0 +1,203 @@
+"""Reads and writes safetensors files, with one tensor in memory at a time.
+
+The safetensors library can only write tensors that are all in memory, and it writes metadata in hash order, so that the
+bytes of equal files differ. Format of a file: 8 bytes of header length (little-endian), JSON header, data.
+"""
+
+import json
+import math
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.base.durable import whole_file
+from masklearn.base.errors import PatchCompileError
+from masklearn.base.json_text import parse_json
+from masklearn.base.printable import shown
+
+__all__ = ["Shard", "TensorEntry", "dtype_code", "numpy_dtype", "restrict", "write_shard"]
+
+_BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16,
+    "U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64,
+}  # fmt: skip
+_NUMPY = {
+    "BOOL": "bool", "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "F16": "<f2", "U32": "<u4",
+    "I32": "<i4", "F32": "<f4", "U64": "<u8", "I64": "<i8", "F64": "<f8",
+}  # fmt: skip
+_OF_NUMPY = {np.dtype(name): code for code, name in _NUMPY.items()}
+_ML_DTYPES = {"BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
+_MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library
+_MAX_DIMS = 64  # axes of an array; numpy takes no more
+_MAX_SIZE = 2**63 - 1  # numpy counts bytes in int64
+_MAX_ELEMENTS = _MAX_SIZE // 8  # the widest type has eight bytes
+
+
+def numpy_dtype(code: str) -> np.dtype[Any]:
+    """Returns the numpy dtype of a safetensors code; bf16 and fp8 are types of ml_dtypes. Raises KeyError if unknown."""
+    if code in _NUMPY:
+        return np.dtype(_NUMPY[code])
+    import ml_dtypes
+
+    dtype: np.dtype[Any] = np.dtype(getattr(ml_dtypes, _ML_DTYPES[code]))
+    return dtype
+
+
+def dtype_code(dtype: np.dtype[Any]) -> str:
+    """Returns the safetensors code of one of numpy's own dtypes. Raises KeyError if there is none."""
+    return _OF_NUMPY[dtype]
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """One tensor of a header: safetensors dtype code, shape, and absolute byte offsets in the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Verified header of a safetensors file: the bytes of every tensor exist and fit its shape."""
+
+    path: Path
+    tensors: Mapping[str, TensorEntry]
+    metadata: Mapping[str, str]
+
+    @classmethod
+    def open(cls, path: Path) -> "Shard":
+        """Read and verify the header of `path`. Raises PatchCompileError if the file is truncated or corrupt."""
+        header, base = _read_header(path)
+        metadata = header.pop("__metadata__", {})
+        tensors: dict[str, TensorEntry] = {}
+        try:
+            for name, fields in header.items():
+                tensors[name] = _entry(fields, base)
+        except (KeyError, TypeError, ValueError) as error:
+            raise _corrupt(path, f"The header entry of {name!r} is malformed ({error!r}).") from error
+        if not _is_text(metadata):
+            raise _corrupt(path, "Its __metadata__ is no mapping of text to text.")
+        _check_every_byte(path, tensors.values(), base)
+        return cls(path, tensors, metadata)
+
+    def read(self, name: str) -> NDArray[Any]:
+        """Read a tensor into memory. Raises KeyError for an unknown name, and PatchCompileError if the file ends early."""
+        entry = self.tensors[name]
+        dtype = numpy_dtype(entry.dtype)
+        count = (entry.end - entry.start) // dtype.itemsize
+        with self.path.open("rb") as file:
+            file.seek(entry.start)
+            array = np.fromfile(file, dtype=dtype, count=count)
+        if array.size != count:
+            raise _corrupt(self.path, f"{name} ends early.")
+        return array.reshape(entry.shape)
+
+
+def write_shard(
+    path: Path,
+    tensors: Mapping[str, tuple[str, tuple[int, ...]]],
+    data: Callable[[str], NDArray[Any]],
+    metadata: Mapping[str, str],
+    like: Path | None = None,
+) -> None:
+    """Write a safetensors file with one tensor in memory at a time, flush it, and rename it to `path` when it is complete.
+
+    tensors: name to (dtype code, shape), in the order of the file; data: called once per name in that order, returns the
+    tensor; like: a file whose permissions the new one does not exceed. The bytes of the file depend on the arguments only.
+    Raises ValueError if a tensor has another size.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
+    offset = 0
+    for name, (code, shape) in tensors.items():
+        end = offset + _nbytes(code, shape)
+        header[name] = {"dtype": code, "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
+    blob = json.dumps(header, separators=(",", ":")).encode()
+    blob += b" " * (-len(blob) % 8)
+    with whole_file(path) as part, part.open("wb") as file:
+        if like is not None:
+            restrict(part, like)
+        file.write(struct.pack("<Q", len(blob)) + blob)
+        for name, (code, shape) in tensors.items():
+            _write_tensor(file, name, data(name), _nbytes(code, shape))
+
+
+def restrict(new: Path, like: str | Path) -> None:
+    """Take from a new file the permissions that another one does not give. Its owner may always read and write it."""
+    new.chmod(new.stat().st_mode & (Path(like).stat().st_mode | 0o600) & 0o777)
+
+
+def _write_tensor(file: Any, name: str, array: NDArray[Any], nbytes: int) -> None:
+    flat = np.ascontiguousarray(array).reshape(-1)
+    if flat.nbytes != nbytes:
+        raise ValueError(f"{name}: {flat.nbytes} bytes given, {nbytes} announced")
+    file.write(flat.view(np.uint8).data if flat.size else b"")
+
+
+def _nbytes(code: str, shape: tuple[int, ...]) -> int:
+    return math.prod(shape) * _BITS[code] // 8
+
+
+def _read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """Returns the JSON header and the offset of the data."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(8)
+        length = struct.unpack("<Q", head)[0] if len(head) == 8 else _MAX_HEADER + 1
+        if length > min(_MAX_HEADER, size - 8):
+            raise _corrupt(path, f"{size} bytes cannot hold the header it announces.")
+        try:
+            header = parse_json(file.read(length))
+        except ValueError as error:
+            raise _corrupt(path, f"Its header: {error}") from error
+    if not isinstance(header, dict):
+        raise _corrupt(path, "Its header is not a JSON object.")
+    return header, 8 + length
+
+
+def _entry(fields: Any, base: int) -> TensorEntry:
+    code, shape = fields["dtype"], tuple(fields["shape"])
+    if len(shape) > _MAX_DIMS or not all(map(_is_size, shape)):
+        raise ValueError(f"a shape of {shown(list(shape))}")
+    if math.prod(n or 1 for n in shape) > _MAX_ELEMENTS:  # as numpy counts them
+        raise ValueError(f"a shape of {list(shape)}, with more elements than any machine holds")
+    start, end = fields["data_offsets"]
+    if not (_is_size(start) and _is_size(end)) or end - start != _nbytes(code, shape):
+        raise ValueError(f"data_offsets {[start, end]} for {code} {list(shape)}")
+    return TensorEntry(code, shape, base + start, base + end)
+
+
+def _is_size(number: Any) -> bool:
+    return type(number) is int and 0 <= number <= _MAX_SIZE
+
+
+def _is_text(metadata: Any) -> bool:
+    return isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())
+
+
+def _check_every_byte(path: Path, entries: Iterable[TensorEntry], base: int) -> None:
+    """Refuse a file with bytes of no tensor, or of two, as the format does."""
+    end = base
+    for entry in sorted(entries, key=lambda one: (one.start, one.end)):
+        if entry.start != end:
+            kind = "to no tensor" if entry.start > end else "to two tensors"
+            raise _corrupt(
+                path, f"The bytes between {min(end, entry.start)} and {max(end, entry.start)} belong {kind}."
+            )
+        end = entry.end
+    size = path.stat().st_size
+    if end != size:
+        raise _corrupt(path, f"The header describes {end} bytes, the file has {size}.")
+
+
+def _corrupt(path: Path, why: str) -> PatchCompileError:
+    return PatchCompileError(
+        f"{path} is truncated or not a safetensors file", why, "Fetch or write the file again."
+    )

@@ -1,1 +1,0 @@
-"""Formats of quantised checkpoints, one file each. A class registers itself in `masklearn.checkpoint.quantised.base`."""

@@ -1,0 +1,107 @@
+"""Finds the architecture of a model: its row in the table, or what its structure shows."""
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from masklearn.base.errors import PatchCompileError
+from masklearn.base.extras import require_extra
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.config_bounds import check_config
+from masklearn.model.known_architectures import ARCHITECTURES, Architecture, NotCoveredError
+from masklearn.model.pretrained import OWN_CODE, load_config
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+__all__ = [
+    "ARCHITECTURES",
+    "Architecture",
+    "architecture_of",
+    "architecture_of_config",
+    "check_type",
+    "check_window",
+    "longest_window",
+]
+
+
+def architecture_of(checkpoint: Checkpoint) -> Architecture:
+    """Returns the architecture of a checkpoint.
+
+    Raises PatchCompileError if it is not covered, also for a quantised checkpoint alone, and as `check_config` does.
+    """
+    model_type = check_type(checkpoint.path, checkpoint.config)
+    check_config(checkpoint.path / "config.json", checkpoint.config)
+    row = ARCHITECTURES.get(model_type)
+    if row is None:
+        row = _at(checkpoint.path, json.dumps(checkpoint.config, sort_keys=True, default=str))
+    if checkpoint.quantised and row.conv1d:
+        raise PatchCompileError(
+            f"{checkpoint.path} is a quantised model of the type {model_type}",
+            "Such a model stores its weights transposed, and quantised ones are read as [N, K] alone.",
+            "Use the checkpoint that it was quantised from.",
+        )
+    return row
+
+
+def check_type(path: Path, settings: Mapping[str, Any]) -> str:
+    """Returns the `model_type` of the content of a config.json.
+
+    Raises PatchCompileError if it names none, or if the model would run code of its own and has no row.
+    """
+    model_type = settings.get("model_type")
+    if not isinstance(model_type, str):
+        raise _not_covered(path, model_type, "config.json names no type.")
+    if model_type not in ARCHITECTURES and "auto_map" in settings:
+        raise _not_covered(path, model_type, OWN_CODE)
+    return model_type
+
+
+def architecture_of_config(config: Any) -> Architecture:
+    """Returns the architecture of a transformers config.
+
+    Raises PatchCompileError if it is not covered. A type without a row needs torch.
+    """
+    if config.model_type in ARCHITECTURES:
+        return ARCHITECTURES[config.model_type]
+    require_extra("build", f"Finding the linears of the architecture {config.model_type}")
+    from masklearn.model.structure import structure_of
+
+    try:
+        return structure_of(config)
+    except NotCoveredError as error:
+        raise _not_covered(Path(config.name_or_path), config.model_type, str(error)) from error
+
+
+@lru_cache(maxsize=64)
+def _at(path: Path, settings: str) -> Architecture:  # noqa: ARG001  # a changed file is another entry
+    return architecture_of_config(load_config(path))
+
+
+def _not_covered(path: Path, model_type: object, why: str) -> PatchCompileError:
+    return PatchCompileError(
+        f"The architecture {model_type!r} of {path} is not covered",
+        f"{why} Covered are the model types {', '.join(ARCHITECTURES)}, and every other decoder of transformers whose "
+        "blocks run one after the other.",
+        "Use a model of one of these types.",
+    )
+
+
+def longest_window(architecture: Architecture, config: "PretrainedConfig") -> int | None:
+    """Returns the largest number of tokens of a window with learned positions, or None if positions are not learned."""
+    if architecture.positions is None:
+        return None
+    return int(config.max_position_embeddings) - architecture.positions
+
+
+def check_window(architecture: Architecture, config: "PretrainedConfig", length: int) -> None:
+    """Raises PatchCompileError if windows of this length exceed the learned positions of the model."""
+    longest = longest_window(architecture, config)
+    if longest is not None and length > longest:
+        raise PatchCompileError(
+            f"Windows of {length} tokens are too long for this {config.model_type} model",
+            f"Its positions are learned, and reach {longest} tokens.",
+            f"Give --length {longest} or less, or for evaluation text --eval-length {longest} or less.",
+        )

@@ -1,0 +1,249 @@
+"""Reads a Hugging Face model directory by tensor name, one tensor at a time."""
+
+import hashlib
+import math
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.base.errors import PatchCompileError
+from masklearn.base.folder_links import check_links
+from masklearn.base.shard import Shard, TensorEntry, numpy_dtype
+from masklearn.model.folder import CONFIG, INDEX, read_config, read_index, single_file
+from masklearn.model.input_snapshot import InputSnapshot
+from masklearn.model.quantised.base import PackedWeight
+from masklearn.model.quantised.find import dense_config, find_packed
+from masklearn.model.quantised.grids import Grids
+from masklearn.model.store import WeightStore
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Checkpoint"]
+
+_LARGEST_WEIGHT = 1e15  # the sum of 10^8 squares of such weights is finite in fp32
+
+
+class Checkpoint:
+    """Config and safetensors shards of a model directory.
+
+    Opening verifies every header and reads no weights. Symbolic links (a hub cache consists of them) are resolved, so
+    `files` returns real paths.
+
+    A quantised checkpoint (`checkpoint.quantised`) looks like the dense one that it stands for: each quantised weight is one
+    tensor of dequantised values, the integers and scales are none, and `config` has no `quantization_config`.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        config: dict[str, Any],
+        shards: dict[str, Shard],
+        new: WeightStore | None = None,
+        packed: Mapping[str, PackedWeight] | None = None,
+        found: InputSnapshot | None = None,
+    ) -> None:
+        """Use `Checkpoint.open`. shards: file name in the directory to header; new: tensors with new values; packed:
+        quantised weights by their names in the dense checkpoint; found: the files before they were opened, None for now."""
+        self.path = path
+        self.config = config
+        self.new = new
+        self._shards = shards
+        self._packed = dict(packed or {})
+        self._found = found or InputSnapshot.of(lambda: _weight_files(path))
+        hidden = {part for weight in self._packed.values() for part in weight.parts}
+        self._file_of = {
+            name: file for file, shard in shards.items() for name in shard.tensors if name not in hidden
+        }
+        self._file_of |= {name: weight.file for name, weight in self._packed.items()}
+
+    @classmethod
+    def open(cls, model_dir: str | Path, *, as_stored: bool = False) -> "Checkpoint":
+        """Open a model directory. as_stored: show the tensors of a quantised checkpoint as they are stored.
+
+        Raises PatchCompileError if config.json or a shard is missing, pickled, truncated or corrupt, for a link that leads
+        out of the directory, and for a checkpoint that is quantised in a way that is not read.
+        """
+        path = Path(model_dir)
+        found = InputSnapshot.of(lambda: _weight_files(path))
+        config = read_config(path)
+        check_links(path)
+        index = path / INDEX
+        weight_map = read_index(index) if index.is_file() else None
+        files = sorted(set(weight_map.values())) if weight_map is not None else [single_file(path)]
+        shards = {file: Shard.open((path / file).resolve()) for file in files}
+        for name, file in (weight_map or {}).items():
+            if name not in shards[file].tensors:
+                raise PatchCompileError(
+                    f"{path / file} does not hold {name}", f"{INDEX} says it does.", "Fetch the shard again."
+                )
+        if as_stored:
+            return cls(path, config, shards, found=found)
+        return cls(path, dense_config(config), shards, packed=find_packed(path, config, shards), found=found)
+
+    @classmethod
+    def of_config(cls, model_dir: str | Path) -> "Checkpoint":
+        """Open the config.json of a model directory, without any tensor.
+
+        Raises PatchCompileError if it is missing, or describes a quantised checkpoint.
+        """
+        path = Path(model_dir)
+        config = read_config(path)
+        if dense_config(config) != config:
+            find_packed(path, config, {})
+            raise PatchCompileError(
+                f"{path / CONFIG} describes a quantised model, and there are no weights",
+                "The headers of its *.safetensors tell which linears are quantised.",
+                "Put the files beside it, or take quantization_config out of it and give --weights.",
+            )
+        return cls(path, config, {})
+
+    def with_weights(self, new: WeightStore) -> "Checkpoint":
+        """Returns this checkpoint with the values of `new` for all tensors that it holds now or later.
+
+        Files, headers and `fingerprint` stay those of the directory.
+        """
+        other = Checkpoint(self.path, self.config, self._shards, new, self._packed, self._found)
+        if "_fingerprint" in self.__dict__:
+            other.__dict__["_fingerprint"] = self._fingerprint
+        return other
+
+    def names(self) -> list[str]:
+        """Returns the names of all tensors, sorted."""
+        return sorted(self._file_of)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._file_of
+
+    @property
+    def quantised(self) -> bool:
+        """True if weights are stored as integers and scales."""
+        return bool(self._packed)
+
+    @property
+    def grids(self) -> Grids:
+        """Grids of the quantised weights by linear (the name without `.weight`), each read when it is asked for.
+
+        Empty for a dense checkpoint. Reading one raises PatchCompileError if a scale is not valid.
+        """
+        return Grids(self._packed)
+
+    def entry(self, name: str) -> TensorEntry:
+        """Returns dtype code, shape and absolute byte offsets of a tensor in `shard_of(name)`. The offsets of a quantised
+        weight are 0: its values are not stored."""
+        if name in self._packed:
+            return TensorEntry(self._packed[name].dtype, self._packed[name].shape, 0, 0)
+        return self._shard(name).tensors[name]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Returns a tensor's shape, from the header."""
+        return self.entry(name).shape
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """Returns a tensor's numpy dtype, from the header; bf16 and fp8 are types of ml_dtypes."""
+        return numpy_dtype(self.entry(name).dtype)
+
+    def read(self, name: str) -> NDArray[Any]:
+        """Read a tensor into memory."""
+        if self.new is not None and name in self.new:
+            return self.new.read(name)
+        return self._packed[name].values() if name in self._packed else self._shard(name).read(name)
+
+    def torch(self, name: str) -> "Tensor":
+        """Read a tensor as a torch tensor on the CPU, in the checkpoint's dtype."""
+        import torch
+
+        array = self.read(name)
+        if array.dtype.name in ("bfloat16", "float8_e4m3fn", "float8_e5m2"):
+            raw = torch.from_numpy(array.view(np.int16 if array.itemsize == 2 else np.uint8))
+            return raw.view(getattr(torch, array.dtype.name))
+        return torch.from_numpy(array)
+
+    def read_finite(self, name: str) -> "Tensor":
+        """Read a weight as an fp32 torch tensor. Raises PatchCompileError if it holds NaN, infinity, or numbers that are so
+        large that their squares are not finite."""
+        weight = self.torch(name).float()
+        # NaN is not below the bound either.
+        if weight.numel() and not all(abs(end) < _LARGEST_WEIGHT for end in weight.aminmax()):
+            bad = int((~weight.isfinite()).sum())
+            many = f"{bad} of its {weight.numel()} weights are not finite"
+            raise PatchCompileError(
+                f"{name} holds NaN or infinity"
+                if bad
+                else f"{name} holds weights beyond ±{_LARGEST_WEIGHT:g}",
+                f"{many if bad else 'Their squares are not finite in fp32'}, in {self.shard_of(name)}.",
+                "The checkpoint is damaged or was saved from a diverged run: use another one.",
+            )
+        return weight
+
+    def shard_of(self, name: str) -> Path:
+        """Returns the real path of the file that holds a tensor."""
+        return self._shard(name).path
+
+    def files(self) -> list[Path]:
+        """Returns the real paths of the shards, in the order of their file names."""
+        return [shard.path for shard in self._shards.values()]
+
+    def shards(self) -> dict[str, Shard]:
+        """Returns the header of every shard by file name in the directory, with the tensors that this checkpoint shows."""
+        return {
+            file: replace(shard, tensors=self._shown(file, shard)) if self._packed else shard
+            for file, shard in self._shards.items()
+        }
+
+    def bytes(self) -> int:
+        """Returns the bytes of all tensors in their dtypes."""
+        entries = ((self.shape(name), self.dtype(name).itemsize) for name in self._file_of)
+        return sum(math.prod(shape) * size for shape, size in entries)
+
+    def _shown(self, file: str, shard: Shard) -> dict[str, TensorEntry]:
+        """Returns the entries of a shard's tensors in their order. A weight takes the place of its integers."""
+        weight_of = {weight.parts[0]: name for name, weight in self._packed.items()}
+        names = (weight_of.get(stored, stored) for stored in shard.tensors)
+        return {name: self.entry(name) for name in names if self._file_of.get(name) == file}
+
+    def check_unchanged(self) -> None:
+        """Raise PatchCompileError if config.json or weights were changed since the directory was opened."""
+        self._found.check()
+
+    def fingerprint(self) -> str:
+        """Returns the sha256 of the names and bytes of config.json and every shard.
+
+        It takes about 1 s per GB and core, and is computed once.
+        """
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        total = hashlib.sha256()
+        names, paths = zip(*self._hashed(), strict=True)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing releases the GIL
+            for name, digest in zip(names, pool.map(_sha256, paths), strict=True):
+                total.update(f"{name} {digest}\n".encode())
+        return total.hexdigest()
+
+    def _hashed(self) -> Iterator[tuple[str, Path]]:
+        yield CONFIG, self.path / CONFIG
+        for name, shard in self._shards.items():
+            yield name, shard.path
+
+    def _shard(self, name: str) -> Shard:
+        return self._shards[self._file_of[name]]
+
+
+def _weight_files(path: Path) -> Iterator[Path]:
+    """Yield the files that say which tensors there are, and all that may hold them."""
+    yield from (path / CONFIG, path / INDEX)
+    yield from path.glob("*.safetensors")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,199 @@
+"""Determines the linears that get a mask, from config.json and the headers of the shards. Reads no weights."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from masklearn.base.errors import PatchCompileError
+from masklearn.base.extras import is_installed
+from masklearn.masks.name_globs import check_patterns, matches
+from masklearn.masks.tiles import GROUP
+from masklearn.model.architectures import ARCHITECTURES, Architecture, architecture_of
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.faults import missing_tensor, other_shape
+from masklearn.model.listed_linears import ListedLinear, listed_linears
+from masklearn.model.models import meta_model
+from masklearn.model.naming import checkpoint_name, linear_name, stored_name, tied_names
+from masklearn.model.orientation import stored_shape
+
+__all__ = ["Coverage", "covered_linears", "covered_linears_of"]
+
+_DTYPES = ("F16", "BF16", "F32")
+_ROUTED = re.compile(r"\.experts\.\d+\.")
+_FUSED = "it is a 3-D tensor of all experts, of which no linear can be masked by name"
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Linears that get a mask, and linears that stay dense.
+
+    linears: checkpoint name to (N, K) of the covered linears, in the order of the model; skipped: checkpoint name to
+    reason of the linears that stay dense.
+    """
+
+    linears: Mapping[str, tuple[int, int]]
+    skipped: Mapping[str, str]
+
+
+def covered_linears(
+    model_dir: str | Path, include: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> Coverage:
+    """Returns the covered linears of a model directory; see `covered_linears_of`."""
+    return covered_linears_of(Checkpoint.open(model_dir), include, exclude)
+
+
+def covered_linears_of(
+    checkpoint: Checkpoint, include: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> Coverage:
+    """Returns the covered linears of an open checkpoint.
+
+    With `include`, the linears that match one of its patterns are covered, also an output head. Without it, all linears
+    of the blocks are covered, but no output head, pooler, routed expert or gate of experts. `exclude` wins over
+    `include`. Both take patterns of `masklearn.masks.name_globs` for checkpoint names. Linears with a weight that is tied to
+    another module, with a K that is not a multiple of 4, before the blocks, or outside the text model are never covered.
+    Embeddings are not linears.
+
+    Without torch, the linears come from `listed_linears`, and shapes are not compared with config.json.
+
+    Raises PatchCompileError for an architecture that is not covered, a pattern that matches no linear, and a weight that is
+    missing, fused with others, or of another shape or dtype than the model's.
+    """
+    architecture = architecture_of(checkpoint)
+    found = _linears(checkpoint)
+    linears = {name: linear.shape for name, linear in found.items()}
+    check_patterns(include, list(linears), "--include")
+    check_patterns(exclude, list(linears), "--exclude")
+    covered: dict[str, tuple[int, int]] = {}
+    skipped: dict[str, str] = {}
+    for name, shape in linears.items():
+        reason = _reason(name, found[name], architecture, include, exclude)
+        if not reason and 0 in shape and f"{name}.weight" in checkpoint:
+            reason = "its weight is empty"
+        if reason:
+            if _ROUTED.search(found[name].module) and f"{name}.weight" not in checkpoint:
+                raise _missing(checkpoint, f"{name}.weight")
+            skipped[name] = reason
+        else:
+            _check_weight(checkpoint, name, shape)
+            covered[name] = shape
+    skipped |= dict.fromkeys(_fused_experts(checkpoint, architecture), _FUSED)
+    if not covered:
+        raise PatchCompileError(
+            "No linear is covered", _summary(skipped), "Give other include and exclude patterns."
+        )
+    return Coverage(covered, skipped)
+
+
+def _linears(checkpoint: Checkpoint) -> dict[str, ListedLinear]:
+    """Returns all linears of the model by checkpoint name, in the order of the model."""
+    if not is_installed("torch"):
+        return listed_linears(checkpoint)
+    import torch
+
+    model = meta_model(checkpoint)
+    names = tied_names(model)
+    _check_names(checkpoint, names)
+    return {
+        linear_name(checkpoint, name): ListedLinear(
+            name, (module.out_features, module.in_features), len(names[f"{name}.weight"]) > 1
+        )
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear)
+    }
+
+
+def _check_names(checkpoint: Checkpoint, names: Mapping[str, Sequence[str]]) -> None:
+    """Raise PatchCompileError if a checkpoint of a type without a row names a tensor otherwise than its module."""
+    if checkpoint.config["model_type"] in ARCHITECTURES or not checkpoint.names():
+        return
+    for name, tied in names.items():
+        if stored_name(checkpoint, [name, *tied]) not in checkpoint:
+            raise PatchCompileError(
+                f"{checkpoint.path} has no {name}",
+                f"The type {checkpoint.config['model_type']} has no row in the table of architectures, which could give its "
+                "tensors other names than those of its modules.",
+                "Load it with transformers 5 and call save_pretrained. If the names stay, use a model of another type.",
+            )
+
+
+def _fused_experts(checkpoint: Checkpoint, architecture: Architecture) -> list[str]:
+    """Returns the names of the modules of the blocks that hold the weights of experts in 3-D tensors."""
+    if architecture.linears or not is_installed("torch"):
+        return []
+    weights = (
+        n
+        for n, p in meta_model(checkpoint).named_parameters()
+        if p.ndim == 3 and _within(n, architecture.blocks)
+    )
+    owners = dict.fromkeys(name.rpartition(".")[0] for name in weights if ".experts." in name)
+    return [checkpoint_name(checkpoint, owner) for owner in owners]
+
+
+def _reason(
+    name: str,
+    linear: ListedLinear,
+    architecture: Architecture,
+    include: Sequence[str],
+    exclude: Sequence[str],
+) -> str:
+    """Returns the reason why the linear stays dense, or an empty string if it is covered."""
+    in_blocks = _within(linear.module, architecture.blocks)
+    if linear.tied:
+        return "its weight is tied to the embedding"
+    if not in_blocks and not any(_within(linear.module, part) for part in architecture.tail):
+        return "it lies outside the blocks of the text model"
+    if matches(name, *exclude):
+        return "excluded"
+    if include and not matches(name, *include):
+        return "not included"
+    if not include and not in_blocks:
+        what = "output head" if linear.module == architecture.head else "layer after the last block"
+        return f"the {what} is left dense unless included by name"
+    if not include and linear.module.endswith(architecture.gates):
+        return "it routes tokens to experts, and is left dense unless included by name"
+    if not include and _ROUTED.search(linear.module):
+        return (
+            "it is a routed expert, which few tokens run through, and is left dense unless included by name"
+        )
+    if linear.shape[1] % GROUP:
+        return f"K = {linear.shape[1]} is not a multiple of {GROUP}"
+    return ""
+
+
+def _within(module: str, part: str) -> bool:
+    return f"{module}.".startswith(f"{part}.")
+
+
+def _check_weight(checkpoint: Checkpoint, name: str, shape: tuple[int, int]) -> None:
+    weight = f"{name}.weight"
+    if weight not in checkpoint:
+        raise _missing(checkpoint, weight)
+    stored = stored_shape(checkpoint, weight, shape)
+    entry = checkpoint.entry(weight)
+    if entry.shape != stored:
+        raise other_shape(checkpoint, weight, stored)
+    if entry.dtype not in _DTYPES:
+        raise PatchCompileError(
+            f"{weight} has dtype {entry.dtype} in {checkpoint.path}",
+            f"Masks are learned on {', '.join(_DTYPES)} weights.",
+            "Use a checkpoint whose weights have one of these types.",
+        )
+
+
+def _missing(checkpoint: Checkpoint, weight: str) -> PatchCompileError:
+    experts = re.sub(r"\.experts\.\d+\..*", ".experts.gate_up_proj", weight)
+    if experts in checkpoint:
+        return PatchCompileError(
+            f"The experts of {checkpoint.path} are fused",
+            f"{experts} is a 3-D tensor of all experts, of which no linear can be masked by name.",
+            "Load it with transformers 5 and call save_pretrained, which writes a tensor for each expert.",
+        )
+    return missing_tensor(checkpoint, weight)
+
+
+def _summary(skipped: Mapping[str, str]) -> str:
+    counts: dict[str, int] = {}
+    for reason in skipped.values():
+        counts[reason] = counts.get(reason, 0) + 1
+    return "; ".join(f"{count} linears: {reason}" for reason, count in counts.items())

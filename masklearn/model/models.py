@@ -1,0 +1,92 @@
+"""Builds a checkpoint's model with transformers, without weights or with them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from masklearn.base.progress import without_bars
+from masklearn.masks.maskset import MaskSet
+from masklearn.model.architectures import Architecture, architecture_of
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.naming import checkpoint_name, linear_name
+from masklearn.model.pretrained import build_model, load_config, load_pretrained, load_with
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+__all__ = ["auto_class", "load_model", "meta_model"]
+
+
+def auto_class(architecture: Architecture) -> Any:
+    """Returns the transformers class that loads the model: with its language-model head, or no head for an encoder."""
+    from transformers import AutoModel, AutoModelForCausalLM
+
+    return AutoModel if architecture.encoder else AutoModelForCausalLM
+
+
+def meta_model(checkpoint: Checkpoint) -> "PreTrainedModel":
+    """Returns the model in fp32 and eval mode, with parameters on the meta device, which take no memory.
+
+    Every linear is an `nn.Linear` (see `as_linears`). A pooler that a checkpoint with weights lacks is None. Buffers are on
+    the CPU, because rotary frequencies and embedding scales come from the config and are in no checkpoint.
+
+    Raises PatchCompileError if transformers can't build the model from config.json.
+    """
+    import torch
+    from accelerate import init_empty_weights
+
+    from masklearn.model.as_linears import as_linears
+
+    architecture = architecture_of(checkpoint)
+    config = load_config(checkpoint.path)
+    with init_empty_weights(include_buffers=False):
+        model = build_model(auto_class(architecture), config, dtype=torch.float32)
+    model.tie_weights()  # `init_empty_weights` moves parameters one by one, which unties tied ones
+    as_linears(model)
+    if architecture.encoder and checkpoint.names():
+        _drop_absent(model, architecture, checkpoint)
+    return model.eval()
+
+
+def load_model(
+    model_dir: str | Path, masks: MaskSet | None = None, dtype: "torch.dtype | None" = None
+) -> Any:
+    """Load a local model in eval mode, with pruned weights set to zero if `masks` are given.
+
+    It has its language-model head, or no head if it is an encoder. dtype: None for fp32. Raises PatchCompileError if the
+    architecture is not covered, or the masks belong to another model.
+    """
+    import torch
+    from transformers.utils import logging
+
+    from masklearn.model.linears import linear_weights
+
+    checkpoint = Checkpoint.open(model_dir)
+    model_class = auto_class(architecture_of(checkpoint))
+    with without_bars(logging):  # the caller reports progress
+        model = _loaded(model_class, checkpoint, dtype or torch.float32).eval()
+    if masks is not None:
+        weights = {linear_name(checkpoint, name): w for name, w in linear_weights(model).items()}
+        masks.check_covers({name: (w.shape[0], w.shape[1]) for name, w in weights.items() if name in masks})
+        for name, mask in masks.items():
+            weights[name].masked_fill_(torch.from_numpy(~mask.keep()), 0.0)
+    return model
+
+
+def _loaded(model_class: Any, checkpoint: Checkpoint, dtype: "torch.dtype") -> Any:
+    """Load the weights with transformers; those of a quantised checkpoint as their dequantised values."""
+    if not checkpoint.quantised:
+        return load_pretrained(model_class, checkpoint.path, dtype)
+    tensors = {name: checkpoint.torch(name) for name in checkpoint.names()}
+    return load_with(type(meta_model(checkpoint)), checkpoint.path, tensors, dtype)
+
+
+def _drop_absent(model: Any, architecture: Architecture, checkpoint: Checkpoint) -> None:
+    """Remove a pooler that the checkpoint lacks: transformers would give it random weights.
+
+    Checkpoints of encoders that were trained with another head have no pooler.
+    """
+    for name in architecture.tail:
+        tensors = (f"{name}.{tensor}" for tensor, _ in model.get_submodule(name).named_parameters())
+        if not any(checkpoint_name(checkpoint, tensor) in checkpoint for tensor in tensors):
+            setattr(model, name, None)

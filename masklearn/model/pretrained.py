@@ -1,0 +1,162 @@
+"""Loads config, tokenizer and model of a folder with transformers, without running the folder's code.
+
+A folder may contain Python code (`auto_map`), and transformers asks on stdin by default whether to run it. The functions
+of this module never run it: they use transformers' own class if there is one, and refuse the folder otherwise.
+"""
+
+import inspect
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from masklearn.base.errors import PatchCompileError
+from masklearn.base.extras import is_installed
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "OWN_CODE",
+    "TOKENIZER_FILES",
+    "build_model",
+    "cache_argument",
+    "load_config",
+    "load_pretrained",
+    "load_tokenizer",
+    "load_with",
+]
+
+OWN_CODE = (
+    "Its own Python code (auto_map) would have to be run, and code that comes with a model is never run."
+)
+
+if not is_installed("torch"):  # configs and tokenizers need none, and transformers would warn about it
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+
+
+def load_config(model_dir: str | Path) -> Any:
+    """Returns the transformers config of a local model directory, without what it says of quantisation: `Checkpoint` reads
+    quantised weights. Raises PatchCompileError if transformers can't read it."""
+    from transformers import AutoConfig
+
+    with _explained(_no_model(model_dir), _FETCH):
+        config = AutoConfig.from_pretrained(str(model_dir), local_files_only=True, trust_remote_code=False)
+        # transformers keeps settings that a class does not know as they are.
+        if isinstance(config.get_text_config(), dict):
+            raise TypeError(f"a config of the type {config.model_type!r} has no text_config")
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+        return config
+
+
+def load_tokenizer(model_dir: str | Path) -> Any:
+    """Returns the tokenizer of a local model directory. Raises PatchCompileError if it has none."""
+    from transformers import AutoTokenizer
+
+    _check_tokenizer_sizes(Path(model_dir))
+    fix = "Put the tokenizer's files (tokenizer.json, tokenizer_config.json) beside the weights."
+    with _explained(f"{model_dir} has no tokenizer that transformers can load", fix):
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(model_dir), local_files_only=True, trust_remote_code=False
+        )
+        tokenizer(_PROBE)  # some faulty settings are noticed no earlier
+        return tokenizer
+
+
+def _check_tokenizer_sizes(model_dir: Path) -> None:
+    for name in TOKENIZER_FILES:
+        file = model_dir / name
+        if file.is_file() and (size := file.stat().st_size) > _MOST_BYTES:
+            raise PatchCompileError(
+                f"{file} has {size >> 20} MiB",
+                f"At most {_MOST_BYTES >> 20} MiB of a tokenizer's file are read.",
+                "Fetch the model again from a source that you trust.",
+            )
+
+
+def load_pretrained(model_class: Any, model_dir: str | Path, dtype: "torch.dtype") -> Any:
+    """Returns the model of a local directory with its weights in `dtype`.
+
+    model_class: an auto class of transformers. Raises PatchCompileError if transformers can't load the model, or would
+    load another one.
+    """
+    if (adapter := Path(model_dir) / "adapter_config.json").is_file():
+        raise PatchCompileError(
+            f"{adapter} lies beside the model's weights",
+            "With the package peft, transformers loads the model that it names in place of these weights.",
+            "Merge the adapter into the weights, or move the file away.",
+        )
+    with _explained(_no_model(model_dir), _FETCH):
+        return model_class.from_pretrained(
+            str(model_dir), dtype=dtype, local_files_only=True, trust_remote_code=False
+        )
+
+
+def load_with(model_class: Any, model_dir: str | Path, tensors: dict[str, "torch.Tensor"], dtype: Any) -> Any:
+    """Returns the model of a local directory's config with these tensors, in `dtype`; its own weights are not read.
+
+    model_class: the class of the model itself, no auto class; tensors: by checkpoint name. Raises PatchCompileError if
+    transformers can't load the model.
+    """
+    config = load_config(model_dir)
+    with _explained(_no_model(model_dir), _FETCH):
+        return model_class.from_pretrained(
+            None,
+            config=config,
+            state_dict=tensors,
+            dtype=dtype,
+            local_files_only=True,
+            trust_remote_code=False,
+        )
+
+
+def build_model(model_class: Any, config: Any, **settings: Any) -> Any:
+    """Returns the model of a config from `load_config`, without the weights of the checkpoint.
+
+    model_class: an auto class of transformers; settings: arguments of its `from_config`. Raises PatchCompileError if
+    transformers can't build the model.
+    """
+    with _explained(_no_model(config.name_or_path), _FETCH):
+        return model_class.from_config(config, trust_remote_code=False, **settings)
+
+
+def cache_argument(model: Any) -> str:
+    """Returns the name of the KV cache's forward argument: transformers 5.2x renamed `past_key_values` to `cache`."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt",
+    "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
+)  # fmt: skip
+_MOST_BYTES = 256 << 20  # tokenizer.json of a vocabulary of 256 k tokens has about 35 MB
+_PROBE = "a word, 12 and \u2603"
+# Libraries in Rust, such as tokenizers, raise it. It derives from BaseException alone.
+_PANIC = "PanicException"
+_FETCH = "Fetch the checkpoint again, or update transformers."
+
+
+def _no_model(model_dir: str | Path) -> str:
+    return f"transformers cannot build the model of {Path(model_dir) / 'config.json'}"
+
+
+@contextmanager
+def _explained(what: str, fix: str) -> Iterator[None]:
+    """Raise transformers' errors about a faulty folder as PatchCompileError.
+
+    They are of all types, because transformers, torch and tokenizers check little of what they read. Memory that does not
+    suffice is no fault of the folder.
+    """
+    try:
+        yield
+    except MemoryError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != _PANIC:
+            raise
+        if "trust_remote_code" in str(error):  # transformers was not allowed to run the folder's code
+            fix = "Use a model of an architecture that transformers has itself, or save this one as such a model."
+            raise PatchCompileError(what, OWN_CODE, fix) from error
+        raise PatchCompileError(what, f"{type(error).__name__}: {error}", fix) from error

@@ -1,0 +1,109 @@
+"""Reads weights that AWQ quantised, in the layout `gemm` of AutoAWQ.
+
+A weight [N, K] of a module `X` is stored as `X.qweight` int32 [K, N/8], `X.scales` [groups, N] and `X.qzeros` int32
+[groups, N/8]. A word holds eight neighbours along N in the order 0, 2, 4, 6, 1, 3, 5, 7, the lowest bits first. A value is
+(stored − zero point)·scale; symmetric weights have the zero point 8 everywhere. See awq/modules/linear/gemm.py in
+https://github.com/casper-hansen/AutoAWQ.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.model.quantised.base import (
+    QUANTISATIONS,
+    SCALES,
+    FormatSettings,
+    PackedWeight,
+    Quantisation,
+    check_group_size,
+    check_said_groups,
+    dense_dtype,
+    nibbles,
+    parse_settings,
+    signed,
+)
+from masklearn.model.quantised.errors import refused
+from masklearn.model.quantised.stored import StoredTensors
+
+__all__ = ["Awq"]
+
+_BITS = 4
+_ZERO = 8
+_IN_WORD = (0, 4, 1, 5, 2, 6, 3, 7)  # nibble of each of eight neighbours
+
+
+class _Settings(FormatSettings):
+    bits: int = _BITS
+    group_size: int = 128
+    zero_point: bool = True
+    version: str = "gemm"
+
+
+@QUANTISATIONS.register
+class Awq(Quantisation):
+    """AWQ of 4 bits with the zero point 8. The tensors tell which weights are quantised."""
+
+    name = "awq"
+    summary = "layout gemm, 4 bits, without zero points"
+
+    def settings(self, folder: Path, config: Mapping[str, Any]) -> _Settings:
+        """Check bits, layout and zero points."""
+        settings, at = parse_settings(_Settings, folder, config), "quantization_config"
+        if settings.bits != _BITS:
+            raise refused(folder, f"{at}.bits", f"It is {settings.bits}; {_BITS} is read.")
+        if settings.version.lower() != "gemm":
+            raise refused(folder, f"{at}.version", f"It is {settings.version}; gemm is read.")
+        if settings.zero_point:
+            why = "The weights have zero points, and a mosaic has none."
+            raise refused(folder, f"{at}.zero_point", why)
+        check_group_size(folder, settings.group_size)
+        return settings
+
+    def weights(self, stored: StoredTensors, settings: Any, dtype: str) -> Sequence[PackedWeight]:
+        """Find the weights by their `qweight`."""
+        return [_weight(stored, module, settings, dtype) for module in stored.modules("qweight")]
+
+
+def _weight(stored: StoredTensors, module: str, settings: _Settings, dtype: str) -> PackedWeight:
+    name, zeros = f"{module}.scales", f"{module}.qzeros"
+    k, words = stored.need(f"{module}.qweight", ("I32",), (None, None)).shape
+    n = 8 * words
+    scales = stored.need(name, SCALES, (None, n))
+    groups = scales.shape[0]
+    check_said_groups(stored.folder, name, (n, k), _BITS, groups, settings.group_size)
+    if zeros in stored:
+        stored.need(zeros, ("I32",), (groups, words))
+    parts = (f"{module}.qweight", name, *((zeros,) if zeros in stored else ()))
+    return PackedWeight(
+        folder=stored.folder,
+        name=f"{module}.weight",
+        shape=(n, k),
+        dtype=dense_dtype(scales.dtype, dtype),
+        bits=_BITS,
+        parts=parts,
+        file=stored.file_of(parts[0]),
+        integers=partial(_integers, stored, module),
+        scales=partial(_scales, stored, module),
+    )
+
+
+def _integers(stored: StoredTensors, module: str) -> NDArray[np.int8]:
+    rows = _rows(stored.read(f"{module}.qweight"))
+    return signed(np.ascontiguousarray(rows.T), _BITS)
+
+
+def _scales(stored: StoredTensors, module: str) -> NDArray[np.float32]:
+    zeros = f"{module}.qzeros"
+    if zeros in stored and (_rows(stored.read(zeros)) != _ZERO).any():
+        raise refused(stored.folder, zeros, f"A zero point is not {_ZERO}; a mosaic has none.")
+    return np.ascontiguousarray(stored.scales(f"{module}.scales").T)
+
+
+def _rows(words: NDArray[np.int32]) -> NDArray[np.uint8]:
+    """Returns the values of words [rows, N/8] as [rows, N]."""
+    return nibbles(words)[..., _IN_WORD].reshape(words.shape[0], -1)

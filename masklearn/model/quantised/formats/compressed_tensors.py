@@ -1,0 +1,237 @@
+"""Reads weights that compressed-tensors quantised: its formats pack-quantized, int-quantized and naive-quantized.
+
+A weight [N, K] of a module `X` is stored as `X.weight_packed` int32 [N, ceil(K·bits/32)] (the lowest bits first, each value
+plus 2^(bits-1)) with `X.weight_shape`, or as `X.weight` int8 [N, K]. Beside it lie `X.weight_scale` [N, 1] or [N, K/group],
+and in files of early versions `X.weight_zero_point`, which is 0. See compressed_tensors/compressors in
+https://github.com/vllm-project/compressed-tensors.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.model.quantised.base import (
+    QUANTISATIONS,
+    SCALES,
+    FormatSettings,
+    PackedWeight,
+    Quantisation,
+    check_groups,
+    dense_dtype,
+    nibbles,
+    parse_settings,
+    signed,
+)
+from masklearn.model.quantised.errors import damaged, refused
+from masklearn.model.quantised.group_index import check_in_order
+from masklearn.model.quantised.stored import StoredTensors
+
+__all__ = ["CompressedIntegers", "pack_integers"]
+
+_FORMATS = ("pack-quantized", "int-quantized", "naive-quantized")
+_STRATEGIES = ("channel", "group", "tensor")
+_BITS = (4, 8)
+
+
+class _Weights(FormatSettings):
+    num_bits: int = 8
+    type: str = "int"
+    symmetric: bool = True
+    strategy: str | None = None
+    group_size: int | None = None
+
+
+class _Group(FormatSettings):
+    weights: _Weights | None = None
+    input_activations: dict[str, Any] | None = None
+    output_activations: dict[str, Any] | None = None
+    format: str | None = None
+
+
+class _Settings(FormatSettings):
+    config_groups: dict[str, _Group]
+    format: str = ""
+    kv_cache_scheme: dict[str, Any] | None = None
+    sparsity_config: dict[str, Any] | None = None
+    transform_config: dict[str, Any] | None = None
+
+
+@QUANTISATIONS.register
+class CompressedIntegers(Quantisation):
+    """compressed-tensors, as llm-compressor writes it. The tensors tell which weights are quantised, whatever `ignore` and
+    `targets` say."""
+
+    name = "compressed-tensors"
+    summary = "pack-quantized, int-quantized or naive-quantized, symmetric, weights alone"
+
+    def settings(self, folder: Path, config: Mapping[str, Any]) -> _Settings:
+        """Check formats, groups and everything else that changes what the model computes."""
+        if not config.get("config_groups"):  # a sparse format alone, or a scheme of the KV cache
+            raise refused(
+                folder,
+                "quantization_config",
+                "It quantises no weights. Of sparse formats `patch-compile import-mask` takes the masks.",
+            )
+        settings = parse_settings(_Settings, folder, config)
+        for place, why in _faults(settings):
+            raise refused(folder, f"quantization_config.{place}", why)
+        return settings
+
+    def weights(self, stored: StoredTensors, settings: Any, dtype: str) -> Sequence[PackedWeight]:
+        """Find the weights with integers, by their tensors."""
+        schemes = [group.weights for group in settings.config_groups.values() if group.weights]
+        packed = [_packed(stored, module, schemes, dtype) for module in stored.modules("weight_packed")]
+        plain = [
+            _plain(stored, module, schemes, dtype)
+            for module in stored.modules("weight")
+            if stored.entry(f"{module}.weight").dtype == "I8"
+        ]
+        found = [*packed, *plain]
+        known = {part for weight in found for part in weight.parts}
+        for module in stored.modules("weight_scale"):
+            if f"{module}.weight_scale" not in known:
+                raise damaged(stored.folder, f"{module}.weight_scale", "No integers belong to these scales.")
+        return found
+
+
+def pack_integers(integers: NDArray[np.int8], bits: int) -> NDArray[np.int32]:
+    """Pack integers [N, K] of 4 or 8 bits as pack-quantized has them: int32 [N, ceil(K·bits/32)]."""
+    fields = integers.view(np.uint8) + np.uint8(1 << (bits - 1))
+    padded: NDArray[np.uint8] = np.pad(fields, ((0, 0), (0, -fields.shape[1] % (32 // bits))))
+    if bits == 4:
+        padded = padded[:, 0::2] | padded[:, 1::2] << np.uint8(4)
+    return np.ascontiguousarray(padded).view(np.int32)
+
+
+def _faults(settings: _Settings) -> Iterator[tuple[str, str]]:
+    """Yield the settings that are not read, and why."""
+    for name, group in settings.config_groups.items():
+        place, weights = f"config_groups.{name}", group.weights
+        for activations in ("input_activations", "output_activations"):
+            if getattr(group, activations):
+                yield f"{place}.{activations}", "Activations are quantised too; they stay 16 bit here."
+        if weights is None:
+            continue
+        if weights.type != "int" or weights.num_bits not in _BITS:
+            yield (
+                f"{place}.weights",
+                f"It is {weights.type} with {weights.num_bits} bits; int with 4 or 8 is read.",
+            )
+        if not weights.symmetric:
+            yield f"{place}.weights.symmetric", "The weights have zero points; symmetric ones are read."
+        if weights.strategy not in _STRATEGIES:
+            yield (
+                f"{place}.weights.strategy",
+                f"It is {weights.strategy}; {', '.join(_STRATEGIES)} are read.",
+            )
+        if (group.format or settings.format) not in _FORMATS:
+            yield (
+                f"{place}.format",
+                f"It is {group.format or settings.format}; {', '.join(_FORMATS)} are read.",
+            )
+    if settings.kv_cache_scheme:
+        yield "kv_cache_scheme", "The KV cache is quantised too; it stays 16 bit here."
+    if settings.transform_config:
+        yield "transform_config", "Activations are rotated before they meet the weights."
+    sparse = (settings.sparsity_config or {}).get("format", "dense")
+    if sparse != "dense":
+        yield "sparsity_config.format", f"It is {sparse}, with integers inside; dense ones are read."
+
+
+def _packed(stored: StoredTensors, module: str, schemes: Sequence[_Weights], dtype: str) -> PackedWeight:
+    words = f"{module}.weight_packed"
+    n, columns = stored.need(words, ("I32",), (None, None)).shape
+    stored.need(f"{module}.weight_shape", ("I64", "I32"), (2,))
+    said = stored.read(f"{module}.weight_shape").tolist()
+    fitting = [
+        scheme
+        for scheme in schemes
+        if said[0] == n and said[1] > 0 and -(-said[1] * scheme.num_bits // 32) == columns
+    ]
+    if not fitting:
+        raise damaged(stored.folder, f"{module}.weight_shape", f"It is {said}, of [{n}, {columns}] words.")
+    bits, k = fitting[0].num_bits, said[1]
+    return _weight(
+        stored,
+        module,
+        (n, k),
+        [scheme for scheme in fitting if scheme.num_bits == bits],
+        dtype,
+        (words, f"{module}.weight_shape"),
+    )
+
+
+def _plain(stored: StoredTensors, module: str, schemes: Sequence[_Weights], dtype: str) -> PackedWeight:
+    n, k = stored.need(f"{module}.weight", ("I8",), (None, None)).shape
+    return _weight(stored, module, (n, k), schemes, dtype, (f"{module}.weight",))
+
+
+def _weight(
+    stored: StoredTensors,
+    module: str,
+    shape: tuple[int, int],
+    schemes: Sequence[_Weights],
+    dtype: str,
+    parts: tuple[str, ...],
+) -> PackedWeight:
+    """Returns a weight whose integers are in `parts`. schemes: those that the integers may have."""
+    name = f"{module}.weight_scale"
+    entry = stored.need(name, SCALES, (None,) * len(stored.entry(name).shape) if name in stored else ())
+    n, k = shape
+    rows, groups = (*entry.shape, 1)[:2]
+    scheme = next((one for one in schemes if _layout(one, shape) == (rows, groups)), None)
+    if scheme is None or len(entry.shape) > 2:
+        raise damaged(
+            stored.folder, name, f"It is {list(entry.shape)}, which no scheme gives for [{n}, {k}]."
+        )
+    check_groups(stored.folder, name, shape, scheme.num_bits, groups)
+    zero, index = f"{module}.weight_zero_point", f"{module}.weight_g_idx"
+    extra = tuple(one for one in (zero, index) if one in stored)
+    if index in stored:
+        check_in_order(stored, index, k, groups)
+    return PackedWeight(
+        folder=stored.folder,
+        name=f"{module}.weight",
+        shape=shape,
+        dtype=dense_dtype(entry.dtype, dtype),
+        bits=scheme.num_bits,
+        parts=(parts[0], name, *parts[1:], *extra),
+        file=stored.file_of(parts[0]),
+        integers=partial(_integers, stored, parts[0], shape, scheme.num_bits),
+        scales=partial(_scales, stored, name, zero, n),
+    )
+
+
+def _layout(scheme: _Weights, shape: tuple[int, int]) -> tuple[int, int]:
+    """Returns rows and columns of a scheme's scales."""
+    n, k = shape
+    if scheme.strategy == "tensor":
+        return 1, 1
+    size = scheme.group_size or 0
+    return n, -(-k // size) if scheme.strategy == "group" and size > 0 else 1
+
+
+def _integers(stored: StoredTensors, name: str, shape: tuple[int, int], bits: int) -> NDArray[np.int8]:
+    raw, k = stored.read(name), shape[1]
+    if raw.dtype == np.int8:
+        integers: NDArray[np.int8] = raw
+    elif bits == 8:
+        integers = signed(np.ascontiguousarray(raw).view(np.uint8)[:, :k], bits)
+    else:
+        integers = signed(nibbles(raw).reshape(shape[0], -1)[:, :k], bits)
+    half = 1 << (bits - 1)
+    if bits < 8 and not (-half <= int(integers.min()) and int(integers.max()) < half):
+        raise damaged(stored.folder, name, f"It holds integers that {bits} bits do not.")
+    return integers
+
+
+def _scales(stored: StoredTensors, name: str, zero: str, n: int) -> NDArray[np.float32]:
+    if zero in stored and stored.read(zero).astype(np.float32).any():
+        raise refused(stored.folder, zero, "The weights have zero points; symmetric ones are read.")
+    scales = stored.scales(name)
+    scales = scales.reshape(scales.shape[0], -1)
+    return np.repeat(scales, n, axis=0) if scales.shape[0] < n else scales

@@ -1,0 +1,102 @@
+"""Stores new values of a checkpoint's tensors, one file per tensor, so that the model need not fit in memory."""
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.base.errors import PatchCompileError
+from masklearn.base.shard import Shard, TensorEntry, write_shard
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["WeightStore"]
+
+_SUFFIX = ".safetensors"
+_LONGEST = 150  # bytes of a file name without its suffix; file systems take 255, and `whole_file` adds to it while it writes
+_CUT = "%-"  # no quoted name has it
+
+
+class WeightStore:
+    """Folder of tensors by checkpoint name, in the dtypes and shapes of the checkpoint.
+
+    below: another store for tensors that are not in this one; it is only read.
+    """
+
+    def __init__(self, folder: Path, below: "WeightStore | None" = None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self._below = below
+
+    def __contains__(self, name: object) -> bool:
+        if isinstance(name, str) and self._file(name).is_file():
+            return True
+        return self._below is not None and name in self._below
+
+    def has_own(self, name: str) -> bool:
+        """Returns True if this store holds the tensor itself, not only the one below it."""
+        return self._file(name).is_file()
+
+    def names(self) -> list[str]:
+        """Returns the names of all tensors, sorted."""
+        own = {_name(file) for file in self.folder.glob(f"*{_SUFFIX}")}
+        return sorted(own if self._below is None else own.union(self._below.names()))
+
+    def read(self, name: str) -> NDArray[Any]:
+        """Read a tensor into memory. Raises FileNotFoundError if it is not stored."""
+        if self._below is not None and not self._file(name).is_file():
+            return self._below.read(name)
+        return Shard.open(self._file(name)).read(name)
+
+    def copy_to(self, folder: Path) -> None:
+        """Copy all tensors, also those of `below`, into a folder for a store without one below it."""
+        if self._below is not None:
+            self._below.copy_to(folder)
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+
+    def put(self, name: str, values: "Tensor", entry: TensorEntry) -> None:
+        """Store `values`, rounded to the dtype of the checkpoint's `entry`. They replace earlier values.
+
+        Raises ValueError if the shape differs, and PatchCompileError if a value is not finite in that dtype.
+        """
+        if tuple(values.shape) != entry.shape:
+            raise ValueError(f"{name}: {list(values.shape)} given, the checkpoint has {list(entry.shape)}")
+        array = _numpy(values, entry.dtype)
+        if not bool(np.isfinite(array.astype(np.float32)).all()):
+            raise PatchCompileError(
+                f"New values of {name} are not finite in {entry.dtype}",
+                "The solve or the training diverged, or they exceed what the type holds.",
+                "Give more --damping or a lower --learning-rate, or convert the checkpoint to bfloat16.",
+            )
+        write_shard(self._file(name), {name: (entry.dtype, entry.shape)}, lambda _: array, {})
+
+    def _file(self, name: str) -> Path:
+        """Returns the file of a tensor, in the folder itself for every name: names come from the files of strangers."""
+        stem = quote(name, safe="")
+        if len(stem) > _LONGEST:
+            stem = f"{stem[: _LONGEST // 2]}{_CUT}{hashlib.sha256(stem.encode()).hexdigest()[:32]}"
+        return self.folder / f"{stem}{_SUFFIX}"
+
+
+def _name(file: Path) -> str:
+    """Returns the name of the tensor in a file of a store."""
+    stem = file.name.removesuffix(_SUFFIX)
+    return next(iter(Shard.open(file).tensors)) if _CUT in stem else unquote(stem)
+
+
+def _numpy(values: "Tensor", code: str) -> NDArray[Any]:
+    import torch
+
+    dtype = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}[code]
+    values = values.detach().to("cpu", dtype).contiguous()
+    if dtype is not torch.bfloat16:
+        array: NDArray[Any] = values.numpy()
+        return array
+    import ml_dtypes
+
+    return values.view(torch.int16).numpy().view(ml_dtypes.bfloat16)

@@ -1,0 +1,149 @@
+"""Finds the parts of a decoder that has no row in the table, in the model that transformers builds from its config.
+
+What the names promise is then proven on numbers, with a small random model of the same config: its blocks run one after
+the other and read nothing of the text but hidden states, its last modules and head give its logits, and its experts and
+linears keep their results as `nn.Linear`s. The first thing that differs is the reason for refusing the architecture.
+"""
+
+import json
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from masklearn.base.json_text import parse_json
+from masklearn.base.progress import without_bars
+from masklearn.model.config_bounds import MOST_LAYERS
+from masklearn.model.known_architectures import Architecture, NotCoveredError
+from masklearn.model.pretrained import build_model
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["structure_of"]
+
+_LARGEST_PROOF = 2**28  # weights of the small model, 1 GiB
+# Settings that change neither the modules nor their names.
+_OF_PLACE = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache")
+
+
+def structure_of(config: Any) -> Architecture:
+    """Returns the architecture of a transformers config, found in its model and proven. Needs torch.
+
+    Raises NotCoveredError if the model is no decoder whose blocks run one after the other.
+    """
+    config_class: Any = type(config)
+    found = _known(config_class, json.dumps(_settings(config), sort_keys=True, default=str))
+    if isinstance(found, str):
+        raise NotCoveredError(found)
+    return found
+
+
+def _settings(config: Any) -> dict[str, Any]:
+    return {name: value for name, value in config.to_dict().items() if name not in _OF_PLACE}
+
+
+@lru_cache(maxsize=64)
+def _known(config_class: Any, settings: str) -> Architecture | str:
+    """Returns the architecture, or the reason why it has none: both take a good part of a second to find."""
+    try:
+        return _found(config_class.from_dict(parse_json(settings, finite=False)))
+    except NotCoveredError as error:
+        return str(error)
+
+
+def _found(config: Any) -> Architecture:
+    from masklearn.model.structure_proof import prove
+
+    _check_kind(config)
+    model = _small_model(config)
+    row = _named(model)
+    return prove(model, row)
+
+
+def _check_kind(config: Any) -> None:
+    if getattr(config, "is_encoder_decoder", False):
+        raise NotCoveredError("It is an encoder with a decoder, whose blocks do not run one after the other.")
+    if config.get_text_config() is not config:
+        raise NotCoveredError("It reads more than text; of such models gemma3 alone is covered.")
+    layers = getattr(config, "num_hidden_layers", None)
+    if not isinstance(layers, int) or not 1 <= layers <= MOST_LAYERS:
+        raise NotCoveredError(f"Its num_hidden_layers is {layers}, not a number of 1 to {MOST_LAYERS}.")
+
+
+def _small_model(config: Any) -> Any:
+    """Returns a random model of the config, small, in fp32 and eval mode, without changing torch's random numbers."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+    from transformers.utils import logging
+
+    from masklearn.model.shrink import shrunk
+
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise NotCoveredError("transformers has no model of this type that predicts next tokens.")
+    try:
+        with without_bars(logging), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            small = shrunk(config)
+            with torch.device("meta"):
+                weights = sum(p.numel() for p in build_model(AutoModelForCausalLM, small).parameters())
+            if weights > _LARGEST_PROOF:
+                raise NotCoveredError(f"Its smallest model has {weights} weights, which are too many to run.")
+            model = build_model(AutoModelForCausalLM, small, dtype=torch.float32).eval()
+            with torch.no_grad():
+                # Norms start at 1 and biases at 0, which would hide that one is missing.
+                for parameter in model.parameters():
+                    parameter.add_(torch.randn_like(parameter) * 0.05)
+            return model
+    except (MemoryError, NotCoveredError):
+        raise
+    except Exception as error:  # of any type: see `pretrained._explained`
+        raise NotCoveredError.of("transformers can't build a small model of it", error) from error
+
+
+def _named(model: Any) -> Architecture:
+    """Returns the names of the parts. The proof completes and checks them."""
+    names = {module: name for name, module in model.named_modules()}
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if embedding is None or head is None:
+        raise NotCoveredError(f"It has no {'embedding' if embedding is None else 'output head'}.")
+    blocks = _blocks(model)
+    prefix = f"{model.base_model_prefix}." if hasattr(model, model.base_model_prefix) else ""
+    return Architecture(
+        base=blocks.rpartition(".")[0],
+        embedding=names[embedding],
+        blocks=blocks,
+        tail=(names[head],),
+        head=names[head],
+        prefixes=(prefix, "") if prefix else ("",),
+        linears=(),
+        ffn=(),
+        mlp=((), ""),
+        qkv=(),
+        own_masks=True,
+    )
+
+
+def _blocks(model: Any) -> str:
+    """Returns the name of the only list of as many modules as the model has layers, each with linears."""
+    from torch import nn
+
+    layers = model.config.num_hidden_layers
+    found: list[str] = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == layers and all(map(_has_linears, module))
+    ]
+    found = [name for name in found if not any(name.startswith(f"{other}.") for other in found)]
+    if len(found) != 1:
+        what = (
+            f"{len(found)} stacks of blocks: {', '.join(found)}" if found else f"no stack of {layers} blocks"
+        )
+        raise NotCoveredError(f"It has {what}.")
+    return found[0]
+
+
+def _has_linears(module: "nn.Module") -> bool:
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    return any(isinstance(one, (nn.Linear, Conv1D)) for one in module.modules())

@@ -1,0 +1,238 @@
+"""Proves on numbers that a small decoder is what its names promise, and finds what only running it tells."""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from masklearn.model.as_linears import as_linears, is_conv1d
+from masklearn.model.hidden_channels import find_groups
+from masklearn.model.known_architectures import Architecture, NotCoveredError
+from masklearn.model.logit_rule import LogitRule
+from masklearn.model.pretrained import cache_argument
+
+__all__ = ["prove"]
+
+_TOKENS = 12
+_CLOSE = 1e-4  # of the largest value: fp32 results of the same formulas in another order
+
+
+class _Call(NamedTuple):
+    """One call of a block. hidden: its input; others: its other arguments by name; output: its hidden states."""
+
+    hidden: Tensor
+    others: Mapping[str, Any]
+    output: Tensor
+
+
+@torch.no_grad()
+def prove(model: Any, row: Architecture) -> Architecture:
+    """Returns the row with what running the model showed. It changes the model in place.
+
+    model: random, fp32; row: the names of its parts. Raises NotCoveredError with the first thing that is not as promised.
+    """
+    ids = torch.randint(
+        1, model.config.vocab_size, (2, 1, _TOKENS), generator=torch.Generator().manual_seed(0)
+    )
+    blocks: Any = model.get_submodule(row.blocks)
+    conv1d = _keeps_conv1d(blocks)
+    before = _logits(model, ids[0])
+    as_linears(model)
+    calls = _calls(model, blocks, ids[0])
+    if not _close(_logits(model, ids[0]), before):
+        raise NotCoveredError(
+            "Its experts do not compute down(act(gate(x)) * up(x)), so they can't be taken apart."
+        )
+    _check_order(calls)
+    row = replace(row, tail=(*_behind(model, row, ids[0]), *row.tail))
+    _check_blocks_alone(blocks, calls, _calls(model, blocks, ids[1]))
+    _check_tail(model, row, calls[-1].output, before)
+    _check_base(model, row, ids[0], before)
+    _check_cache(model, ids[0], before)
+    return replace(
+        row,
+        conv1d=conv1d,
+        positions=_positions(model, row),
+        linears=_linears_of_every(blocks),
+        gates=_gates(blocks),
+        **find_groups(blocks, [(call.hidden, call.others) for call in calls]),
+    )
+
+
+def _logits(model: Any, ids: Tensor) -> Tensor:
+    try:
+        logits: Tensor = model(input_ids=ids, use_cache=False).logits
+    except Exception as error:  # of any type, as transformers raises them
+        raise NotCoveredError.of("A small model of it does not run on text", error) from error
+    return logits
+
+
+def _keeps_conv1d(blocks: nn.Module) -> bool:
+    turned = [
+        is_conv1d(module) for module in blocks.modules() if is_conv1d(module) or isinstance(module, nn.Linear)
+    ]
+    if len(set(turned)) > 1:
+        raise NotCoveredError("Its blocks hold both Conv1D, which is [K, N], and Linear, which is [N, K].")
+    return turned[0]
+
+
+def _calls(model: Any, blocks: Any, ids: Tensor) -> list[_Call]:
+    """Run the model and return the call of each block in the order in which they ran."""
+    found: list[_Call] = []
+
+    def keep(block: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        names = list(inspect.signature(block.forward).parameters)
+        others = dict(zip(names, args, strict=False)) | kwargs
+        hidden = others.pop(names[0])
+        out = output if isinstance(output, Tensor) else output[0]
+        if not isinstance(hidden, Tensor) or not isinstance(out, Tensor):
+            raise NotCoveredError(f"Its blocks pass on a {type(hidden).__name__}, not hidden states.")
+        found.append(_Call(hidden, others, out))
+
+    handles = [block.register_forward_hook(keep, with_kwargs=True) for block in blocks]
+    try:
+        _logits(model, ids)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if len(found) != len(blocks):
+        raise NotCoveredError(f"Its {len(blocks)} blocks run {len(found)} times.")
+    return found
+
+
+def _behind(model: Any, row: Architecture, ids: Tensor) -> list[str]:
+    """Returns the names of the modules beside the blocks that run after the last of them, in that order."""
+    owner, (_, _, child) = model.get_submodule(row.base), row.blocks.rpartition(".")
+    ran: list[str] = []
+    beside = {f"{row.base}.{name}".lstrip("."): one for name, one in owner.named_children() if name != child}
+    handles = [
+        one.register_forward_hook(lambda *_, name=name: ran.append(name)) for name, one in beside.items()
+    ]
+    handles.append(getattr(owner, child)[-1].register_forward_hook(lambda *_: ran.clear()))
+    try:
+        _logits(model, ids)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return ran
+
+
+def _check_order(calls: list[_Call]) -> None:
+    for i, (one, following) in enumerate(pairwise(calls)):
+        if one.output.shape != following.hidden.shape or not torch.equal(one.output, following.hidden):
+            raise NotCoveredError(f"Block {i + 1} does not read the hidden states that block {i} computes.")
+
+
+def _check_blocks_alone(blocks: Any, calls: list[_Call], other: list[_Call]) -> None:
+    """Check that blocks give the other text's results with the arguments of the first one, apart from hidden states."""
+    for i, (block, call, expected) in enumerate(zip(blocks, calls, other, strict=True)):
+        output = block(expected.hidden, **call.others)
+        output = output if isinstance(output, Tensor) else output[0]
+        if not _close(output, expected.output):
+            name = next((n for n, value in call.others.items() if not _same(value, expected.others[n])), None)
+            what = (
+                f"reads {name}, which differs from text to text" if name else "reads more than its arguments"
+            )
+            raise NotCoveredError(f"Block {i} {what}.")
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor):
+        return isinstance(b, Tensor) and torch.equal(a, b)
+    if isinstance(a, (tuple, list)):
+        return len(a) == len(b) and all(map(_same, a, b))
+    return type(a) is type(b)
+
+
+def _check_tail(model: Any, row: Architecture, hidden: Tensor, logits: Tensor) -> None:
+    for name in row.tail:
+        hidden = model.get_submodule(name)(hidden)
+    rule = LogitRule.of(model.config)
+    if not _close(hidden if rule is None else rule(hidden), logits):
+        raise NotCoveredError(
+            f"Its logits are not what {' and '.join(row.tail)} make of the last block's hidden states."
+        )
+
+
+def _check_base(model: Any, row: Architecture, ids: Tensor, logits: Tensor) -> None:
+    """Check that the base models, ours and transformers', end before the head alone."""
+    rule = LogitRule.of(model.config) or nn.Identity()
+    for base in (model.get_submodule(row.base), model.base_model):
+        hidden = getattr(base(input_ids=ids, use_cache=False), "last_hidden_state", None)
+        if hidden is None or not _close(rule(model.get_submodule(row.head)(hidden)), logits):
+            raise NotCoveredError(
+                f"Its logits are not what {row.head} makes of the last hidden states of {row.base}."
+            )
+
+
+def _check_cache(model: Any, ids: Tensor, logits: Tensor) -> None:
+    """Check that each block keeps keys and values, with which a text can be read in two parts."""
+    from transformers import DynamicCache
+
+    cache: Any = DynamicCache()
+    argument = cache_argument(model)
+    if argument not in inspect.signature(model.forward).parameters:
+        raise NotCoveredError("It keeps no keys and values.")
+    half = ids.shape[1] // 2
+    parts = []
+    for part in (ids[:, :half], ids[:, half:]):
+        try:
+            parts.append(model(input_ids=part, use_cache=True, **{argument: cache}).logits)
+        except Exception as error:  # of any type, as transformers raises them
+            raise NotCoveredError.of("It does not continue a text with keys and values", error) from error
+    kept = [getattr(layer, "keys", None) for layer in cache.layers]
+    if len(kept) != model.config.num_hidden_layers or any(k is None or k.ndim != 4 for k in kept):
+        raise NotCoveredError("It keeps something else than keys and values of each block.")
+    if not _close(torch.cat(parts, dim=1), logits):
+        raise NotCoveredError(
+            "Its logits differ when a text is read in two parts, with keys and values of the first."
+        )
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape:
+        return False
+    difference = float((a - b).abs().max())  # NaN is not below
+    return difference <= _CLOSE * max(1e-6, float(b.abs().max()))
+
+
+def _positions(model: Any, row: Architecture) -> int | None:
+    """Returns `Architecture.positions`: learned positions are an embedding beside that of the tokens."""
+    longest = getattr(model.config, "max_position_embeddings", None)
+    tables = [
+        module.num_embeddings
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding)
+        and name != row.embedding
+        and not name.startswith(f"{row.blocks}.")
+    ]
+    if longest is None or not tables:
+        return None
+    return max(0, int(longest) - min(tables))
+
+
+def _linears_of_every(blocks: Any) -> tuple[str, ...]:
+    """Returns the names of the linears of a block, () if blocks differ or have experts."""
+    kinds = {
+        tuple(name for name, one in block.named_modules() if isinstance(one, nn.Linear)) for block in blocks
+    }
+    experts = any("experts" in name.split(".") for name, _ in blocks.named_modules())
+    return kinds.pop() if len(kinds) == 1 and not experts else ()
+
+
+def _gates(blocks: Any) -> tuple[str, ...]:
+    """Returns the ends of the names of linears beside experts that choose among them or weigh them."""
+    ends: dict[str, None] = {}
+    for name, one in blocks.named_modules():
+        owner, _, end = name.rpartition(".")
+        if (
+            isinstance(one, nn.Linear)
+            and end.endswith(("gate", "router"))
+            and hasattr(blocks.get_submodule(owner), "experts")
+        ):
+            ends[f".{end}"] = None
+    return tuple(ends)

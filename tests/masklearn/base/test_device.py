@@ -1,0 +1,41 @@
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from masklearn.base.device import available_memory, usable_device
+from masklearn.base.errors import PatchCompileError, UsageError
+
+CPU = torch.device("cpu")
+
+
+def test_memory_is_what_the_host_has_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    host = psutil.virtual_memory()
+    assert available_memory(CPU, tmp_path) == pytest.approx(host.available, abs=0.2 * host.total)
+
+
+def test_the_control_group_and_its_processes_share_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Covers versions 1 and 2 of Linux control groups. In version 2 a group without a limit has `max` in memory.max."""
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("7000\n")
+    assert available_memory(CPU, tmp_path) > 2**20
+    (tmp_path / "memory.max").write_text("10000\n")
+    assert available_memory(CPU, tmp_path) == 3000 // 4
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory/memory.limit_in_bytes").write_text("1000\n")
+    (tmp_path / "memory/memory.usage_in_bytes").write_text("200\n")
+    assert available_memory(CPU, tmp_path) == 800 // 4
+
+
+def test_a_device_is_refused_as_a_wrong_setting_or_as_a_lack_of_this_machine() -> None:
+    assert usable_device("cpu") == torch.device("cpu")
+    with pytest.raises(UsageError, match=r"'nonsense' cannot be used\. PyTorch has no device of this name"):
+        usable_device("nonsense")
+    with pytest.raises(PatchCompileError, match="'cuda:99' cannot be used") as caught:
+        usable_device("cuda:99")
+    assert caught.value.exit_code == 1

@@ -1,0 +1,64 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from masklearn.base import json_text
+from masklearn.base.json_text import json_type, parse_json, read_json
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[" * 200_000, "It is nested too deeply."),
+        (b'{"a": "\xff\xfe"}', "It is not UTF-8 at byte 7."),
+        ('{"a": 1, "b": {"c": 1, "c": 2}}', "An object has the key 'c' twice."),
+        ('{"a": NaN}', "NaN is no JSON number."),
+        ("[-Infinity]", "-Infinity is no JSON number."),
+        (r'{"a": ["\ud83d", 1]}', "half of a surrogate pair"),
+        ("", "Expecting value in line 1, column 1."),
+        ("9" * 10_000, "Exceeds the limit"),
+    ],
+    ids=str,
+)
+def test_what_is_no_json_has_a_reason(text: str | bytes, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason.replace(".", r"\.")):
+        parse_json(text)
+
+
+def test_json_is_read(tmp_path: Path) -> None:
+    value = {"a": [1, 2.5, None, True], "b": {"c": "é\N{GRINNING FACE}"}}
+    file = tmp_path / "a.json"
+    file.write_text(json.dumps(value))
+    assert read_json(file) == parse_json(json.dumps(value).encode()) == value
+
+
+def test_configs_may_hold_infinity() -> None:
+    """transformers writes it, for example for time_step_limit."""
+    assert parse_json('{"a": Infinity}', finite=False) == {"a": float("inf")}
+
+
+def test_a_huge_file_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_text, "_MOST_BYTES", 4 << 20)
+    file = tmp_path / "a.json"
+    with file.open("wb") as opened:
+        opened.truncate(5 << 20)
+    with pytest.raises(ValueError, match="It has 5 MiB, and at most 4 are read"):
+        read_json(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("null", "null"),
+        ("true", "true"),
+        ("false", "false"),
+        ("1", "a number"),
+        ("1.5", "a number"),
+        ('"1"', "a string"),
+        ("[]", "an array"),
+        ("{}", "an object"),
+    ],
+)
+def test_a_value_is_named_as_json_names_it(text: str, name: str) -> None:
+    assert json_type(parse_json(text)) == name

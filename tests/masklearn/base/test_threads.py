@@ -1,0 +1,99 @@
+"""Threads that wait asleep, and small work that is divided once instead of at every operation."""
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from masklearn.base.threads import in_parallel, one_thread, usable_cores
+from tests.conftest import ModelMaker
+
+# Both print how OpenMP was set up when torch was loaded; its own words go to stderr.
+_COMMAND = "from patch_compile.cli.app import main; main()"
+_LIBRARY = """
+import sys
+from pathlib import Path
+from masklearn.learn import learn
+from masklearn.recipe import LearnRecipe
+model, out = Path(sys.argv[2]), Path(sys.argv[4])
+learn(model, LearnRecipe(method="magnitude", tile=(32, 32)), out)
+"""
+_PUBLIC = """
+import sys
+from pathlib import Path
+from masklearn import Checkpoint, LearnRecipe, Task, covered_linears_of, learn_task
+checkpoint, recipe = Checkpoint.open(sys.argv[2]), LearnRecipe(method="magnitude", tile=(32, 32))
+coverage = covered_linears_of(checkpoint, (), ())
+learn_task(Task(checkpoint, coverage, recipe, Path(sys.argv[4]), lambda *_: None, print))
+"""
+
+
+def openmp_settings(program: str, model: Path, out: Path, **given: str) -> str:
+    """Returns the settings that OpenMP prints in a process that learns masks."""
+    ours = {"OMP_WAIT_POLICY", "OMP_NUM_THREADS", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}
+    clean = {name: value for name, value in os.environ.items() if name not in ours}
+    command = [sys.executable, "-c", program, "learn", str(model), "-o", str(out)]
+    command += ["--method", "magnitude", "--tile", "32x32", "--ratio", "0.4"]
+    env = clean | {"OMP_DISPLAY_ENV": "true", "PYTHONPATH": str(Path.cwd())} | given
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=env)
+    assert done.returncode == 0, done.stderr
+    assert "OPENMP DISPLAY ENVIRONMENT BEGIN" in done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize("program", [_COMMAND, _LIBRARY, _PUBLIC])
+def test_threads_wait_asleep_unless_the_user_says_otherwise(
+    make_model: ModelMaker, tmp_path: Path, program: str
+) -> None:
+    model = make_model()
+    assert "OMP_WAIT_POLICY = 'PASSIVE'" in openmp_settings(program, model, tmp_path / "ours")
+    said = openmp_settings(program, model, tmp_path / "theirs", OMP_WAIT_POLICY="ACTIVE")
+    assert "OMP_WAIT_POLICY = 'ACTIVE'" in said
+
+
+def test_no_more_threads_than_the_quota_of_the_control_group_allows(tmp_path: Path) -> None:
+    cores = len(os.sched_getaffinity(0))
+    assert usable_cores(tmp_path) == cores  # no control groups
+    second, first = tmp_path / "cpu.max", tmp_path / "cpu"
+    first.mkdir()
+    for quota, period, allowed in ((150_000, 100_000, 2), (20_000, 100_000, 1), (-1, 100_000, cores)):
+        (first / "cpu.cfs_quota_us").write_text(f"{quota}\n")
+        (first / "cpu.cfs_period_us").write_text(f"{period}\n")
+        assert usable_cores(tmp_path) == min(cores, allowed)
+    second.write_text("max 100000\n")
+    assert usable_cores(tmp_path) == cores
+    second.write_text("50000 100000\n")
+    assert usable_cores(tmp_path) == 1
+
+
+def with_threads(count: int) -> int:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    return before
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_results_come_in_order_and_each_is_made_by_one_thread(count: int) -> None:
+    before, seen = with_threads(count), set()
+
+    def work(item: int) -> int:
+        seen.add(threading.get_ident())
+        assert torch.get_num_threads() == 1
+        return item * item
+
+    try:
+        assert in_parallel(work, range(40)) == [i * i for i in range(40)]
+        assert len(seen) <= count
+        assert torch.get_num_threads() == count
+        with pytest.raises(ZeroDivisionError):
+            in_parallel(lambda item: 1 // item, [1, 0])
+        assert torch.get_num_threads() == count
+        with one_thread():
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(before)

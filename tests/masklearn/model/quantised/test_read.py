@@ -1,0 +1,340 @@
+"""Quantised checkpoints read as the dense ones that they stand for, and their grids."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from masklearn.base.errors import PatchCompileError
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.config_shapes import describe_checkpoint
+from masklearn.model.coverage import covered_linears_of
+from masklearn.model.models import load_model
+from masklearn.model.quantised.base import QUANTISATIONS
+from tests.masklearn.model.quantised.writers import awq, compressed_tensors, gptq, scheme
+
+Write = Callable[[Path], dict[str, torch.Tensor]]
+_BLOCK = "model.layers.0"
+_Q, _DOWN = f"{_BLOCK}.self_attn.q_proj", f"{_BLOCK}.mlp.down_proj"
+
+
+def _formats(name: str, about: dict[str, Any]) -> dict[str, Any]:
+    return about | {"format": name}
+
+
+READ: dict[str, Write] = {
+    "ct-int4-64": lambda path: compressed_tensors(path, scheme(4, 64)),
+    "ct-int4-128": lambda path: compressed_tensors(path, scheme(4, 128)),
+    "ct-int4-channel": lambda path: compressed_tensors(path, scheme(4, None)),
+    "ct-int8": lambda path: compressed_tensors(path, scheme(8, None)),
+    "ct-naive-int8": lambda path: compressed_tensors(path, _formats("naive-quantized", scheme(8, None))),
+    "ct-naive-int4": lambda path: compressed_tensors(path, _formats("naive-quantized", scheme(4, 64))),
+    "ct-int-quantized": lambda path: compressed_tensors(path, _formats("int-quantized", scheme(8, None))),
+    "gptq-int4-64": lambda path: gptq(path, 4, 64),
+    "gptq-int4-128": lambda path: gptq(path, 4, 128, desc_act=True),
+    "gptq-int4-v2": lambda path: gptq(path, 4, -1, v2=True),
+    "gptq-int8": lambda path: gptq(path, 8, -1),
+    "awq-64": lambda path: awq(path, 64),
+    "awq-128": lambda path: awq(path, 128),
+}
+
+
+@pytest.fixture
+def make(make_model: Any) -> Callable[..., Path]:
+    def made(dtype: torch.dtype = torch.float16, **sizes: Any) -> Path:
+        path: Path = make_model(
+            **{"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 1} | sizes, dtype=dtype
+        )
+        return path
+
+    return made
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [*((name, torch.float16) for name in READ), ("ct-int4-64", torch.bfloat16), ("ct-int8", torch.bfloat16)],
+    ids=str,
+)
+def test_values_grids_and_integers(name: str, dtype: torch.dtype, make: Any) -> None:
+    path = make(dtype)
+    integers = READ[name](path)
+    checkpoint = Checkpoint.open(path)
+    assert checkpoint.quantised and "quantization_config" not in checkpoint.config
+    coverage = covered_linears_of(checkpoint)
+    assert set(coverage.linears) == set(checkpoint.grids) == set(integers)
+    for linear, expected in integers.items():
+        grid, weight = checkpoint.grids[linear], checkpoint.torch(f"{linear}.weight")
+        assert grid.type.name == ("int8" if "int8" in name or "int-quantized" in name else "int4")
+        np.testing.assert_array_equal(grid.integers(checkpoint.read(f"{linear}.weight")), expected.numpy())
+        spread = torch.from_numpy(grid.scales).reshape(len(grid.scales), -1).to(dtype)
+        product = expected.to(dtype) * spread.repeat_interleave(expected.shape[1] // spread.shape[1], 1)
+        assert weight.dtype == dtype and torch.equal(weight, product)
+
+
+@pytest.mark.parametrize("name", [name for name in READ if name.startswith("ct-")])
+def test_the_library_reads_the_same(name: str, make: Any) -> None:
+    """compressed-tensors and transformers dequantise to the very values of `Checkpoint`."""
+    from transformers import AutoModelForCausalLM, CompressedTensorsConfig
+
+    path = make()
+    READ[name](path)
+    theirs = AutoModelForCausalLM.from_pretrained(
+        path, dtype=torch.float16, quantization_config=CompressedTensorsConfig(dequantize=True)
+    ).state_dict()
+    ours = load_model(path, dtype=torch.float16).state_dict()
+    assert set(theirs) == set(ours)
+    assert all(torch.equal(theirs[one], ours[one]) for one in ours)
+
+
+def test_every_format_is_documented() -> None:
+    page = (Path(__file__).parents[4] / "docs/howto/learning.md").read_text()
+    assert len(QUANTISATIONS) == 3
+    for name, kind in QUANTISATIONS.items():
+        assert f"| `{name}` |" in page and kind.summary
+
+
+def test_awq_as_the_converter_of_compressed_tensors_reads_it(make: Any) -> None:
+    from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
+    from compressed_tensors.entrypoints.convert.converters.autoawq import AutoAWQConverter
+
+    path = make()
+    integers = awq(path, 64)
+    converted = AutoAWQConverter(group_size=64).process(load_file(path / "model.safetensors"))
+    grids = Checkpoint.open(path).grids
+    for linear, expected in integers.items():
+        shape = torch.Size(converted[f"{linear}.weight_shape"].tolist())
+        assert torch.equal(unpack_from_int32(converted[f"{linear}.weight_packed"], 4, shape), expected)
+        assert not unpack_from_int32(
+            converted[f"{linear}.weight_zero_point"], 4, torch.Size((shape[0], shape[1] // 64)), 0
+        ).any()
+        np.testing.assert_array_equal(converted[f"{linear}.weight_scale"].numpy(), grids[linear].scales)
+
+
+def _edit_config(path: Path, **changes: Any) -> None:
+    file = path / "config.json"
+    config = json.loads(file.read_text())
+    config["quantization_config"] |= changes
+    file.write_text(json.dumps(config))
+
+
+def _group(**changes: Any) -> dict[str, Any]:
+    group: dict[str, Any] = scheme(4, 64)["config_groups"]["group_0"]
+    weights = group["weights"] | changes.pop("weights", {})
+    return {"config_groups": {"group_0": group | changes | {"weights": weights}}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [
+        ({"quant_method": "bitsandbytes"}, "quant_method = bitsandbytes"),
+        ({"quant_method": 4}, "quant_method = 4"),
+        ({"config_groups": {}}, "quantization_config in"),
+        ({"kv_cache_scheme": {"num_bits": 8}}, "kv_cache_scheme"),
+        ({"transform_config": {"config_groups": {}}}, "transform_config"),
+        ({"sparsity_config": {"format": "sparse-24-bitmask"}}, "sparsity_config.format"),
+        ({"format": "marlin-24"}, "group_0.format"),
+        (_group(input_activations={"num_bits": 8}), "group_0.input_activations"),
+        (_group(output_activations={"num_bits": 8}), "group_0.output_activations"),
+        (_group(weights={"type": "float", "num_bits": 8}), "group_0.weights in"),
+        (_group(weights={"num_bits": 3}), "group_0.weights in"),
+        (_group(weights={"symmetric": False}), "weights.symmetric"),
+        (_group(weights={"strategy": "block"}), "weights.strategy"),
+    ],
+)
+def test_what_compressed_tensors_has_beside_is_refused_by_name(
+    changes: dict[str, Any], place: str, make: Any
+) -> None:
+    path = make()
+    compressed_tensors(path, scheme(4, 64))
+    _edit_config(path, **changes)
+    with pytest.raises(PatchCompileError, match="is not read") as error:
+        Checkpoint.open(path)
+    assert place in error.value.what and "--weights int4 or int8" in error.value.fix
+
+
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [
+        ({"sym": False}, "sym"),
+        ({"bits": 3}, "bits"),
+        ({"checkpoint_format": "marlin"}, "checkpoint_format"),
+        ({"dynamic": {"+:.*down.*": {"bits": 8}}}, "dynamic"),
+    ],
+)
+def test_what_gptq_has_beside_is_refused_by_name(changes: dict[str, Any], place: str, make: Any) -> None:
+    path = make()
+    gptq(path, 4, 64)
+    _edit_config(path, **changes)
+    with pytest.raises(PatchCompileError, match=f"quantization_config.{place} .* not read"):
+        Checkpoint.open(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "place"), [({"zero_point": True}, "zero_point"), ({"version": "gemv"}, "version")]
+)
+def test_what_awq_has_beside_is_refused_by_name(changes: dict[str, Any], place: str, make: Any) -> None:
+    path = make()
+    awq(path, 64, **changes)
+    with pytest.raises(PatchCompileError, match=f"quantization_config.{place} .* not read"):
+        Checkpoint.open(path)
+
+
+@pytest.mark.parametrize(
+    ("write", "why"),
+    [
+        (lambda path: compressed_tensors(path, scheme(4, 32)), "for every 32 of 256 int4 weights"),
+        (lambda path: compressed_tensors(path, scheme(8, 64)), "for every 64 int8 weights"),
+        (lambda path: gptq(path, 8, 128), "for every 128 int8 weights"),
+        (lambda path: awq(path, 32), "for every 32 of 256 int4 weights"),
+    ],
+)
+def test_grids_that_no_mosaic_holds_are_refused(write: Write, why: str, make: Any) -> None:
+    path = make()
+    write(path)
+    with pytest.raises(PatchCompileError, match=r"scales? in .* is not read") as error:
+        Checkpoint.open(path)
+    assert why in error.value.why
+
+
+def _change(path: Path, name: str, change: Callable[[torch.Tensor], torch.Tensor | None]) -> None:
+    file = path / "model.safetensors"
+    tensors = load_file(file)
+    changed = change(tensors.pop(name))
+    save_file(tensors if changed is None else tensors | {name: changed.contiguous()}, file, {"format": "pt"})
+
+
+def _permuted(index: torch.Tensor) -> torch.Tensor:
+    return index.flip(0)
+
+
+HOSTILE: dict[str, tuple[str, str, Callable[[torch.Tensor], torch.Tensor | None], str]] = {
+    "scales missing": ("gptq-int4-64", "scales", lambda t: None, "is not valid"),
+    "scales of another shape": ("gptq-int4-64", "scales", lambda t: t[:1], "is not valid"),
+    "zero points missing": ("gptq-int4-64", "qzeros", lambda t: None, "is not valid"),
+    "words of another type": ("gptq-int4-64", "qweight", lambda t: t.to(torch.int64), "is not valid"),
+    "words of no matrix": ("gptq-int4-64", "qweight", lambda t: t[0], "is not valid"),
+    "half the words": ("gptq-int4-64", "qweight", lambda t: t[: len(t) // 2], "is not valid"),
+    "a group that is none": ("gptq-int4-64", "g_idx", lambda t: t + 1000, "is not valid"),
+    "a negative group": ("gptq-int4-64", "g_idx", lambda t: t - 1, "is not valid"),
+    "act-order": ("gptq-int4-64", "g_idx", _permuted, "not read"),
+    "words of a packed weight": ("ct-int4-64", "weight_packed", lambda t: t[:, :3], "is not valid"),
+    "a packed shape": ("ct-int4-64", "weight_shape", lambda t: t * 0 + (1 << 40), "is not valid"),
+    "a negative packed shape": ("ct-int4-64", "weight_shape", lambda t: -t, "is not valid"),
+    "packed scales missing": ("ct-int4-64", "weight_scale", lambda t: None, "is not valid"),
+    "packed scales of three axes": ("ct-int4-64", "weight_scale", lambda t: t[None], "is not valid"),
+    "scales alone": ("ct-int4-64", "weight_packed", lambda t: None, "is not valid"),
+    "words of AWQ": ("awq-64", "qweight", lambda t: t[:1], "is not valid"),
+    "zero points of AWQ": ("awq-64", "qzeros", lambda t: t[:1], "is not valid"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_damaged_folders_are_one_error_when_they_are_opened(case: str, make: Any) -> None:
+    name, part, change, verdict = HOSTILE[case]
+    path = make()
+    READ[name](path)
+    _change(path, f"{_Q}.{part}", change)
+    with pytest.raises(PatchCompileError, match=verdict) as error:
+        Checkpoint.open(path)
+    assert _Q in error.value.what and str(path) in error.value.what and error.value.fix
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "change", "verdict"),
+    [
+        ("gptq-int4-64", "qzeros", lambda t: t * 0, "qzeros .* not read"),
+        ("awq-64", "qzeros", lambda t: t + 1, "qzeros .* not read"),
+        ("gptq-int4-64", "scales", lambda t: t * float("nan"), "scales .* is not valid"),
+        ("ct-int8", "weight_scale", lambda t: t / 0, "weight_scale .* is not valid"),
+        ("ct-naive-int4", "weight", lambda t: t + 100, "weight .* is not valid"),
+        ("ct-int4-64", "weight_scale", lambda t: t.float() * 1.0001, "weight_scale .* not read"),
+    ],
+)
+def test_damaged_numbers_are_one_error_when_they_are_read(
+    name: str, part: str, change: Any, verdict: str, make: Any
+) -> None:
+    path = make()
+    READ[name](path)
+    _change(path, f"{_DOWN}.{part}", change)
+    with pytest.raises(PatchCompileError, match=verdict):
+        Checkpoint.open(path).read(f"{_DOWN}.weight")
+
+
+def test_a_weight_that_is_stored_twice_is_refused(make: Any) -> None:
+    path = make()
+    gptq(path, 4, 64)
+    file = path / "model.safetensors"
+    save_file(load_file(file) | {f"{_Q}.weight": torch.zeros(128, 128)}, file)
+    with pytest.raises(PatchCompileError, match=r"q_proj\.weight .* is not valid"):
+        Checkpoint.open(path)
+
+
+def test_a_config_without_quantised_tensors_is_refused(make: Any) -> None:
+    path = make()
+    file = path / "config.json"
+    about = {"quant_method": "gptq", "bits": 4, "group_size": 64}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"quantization_config": about}))
+    with pytest.raises(PatchCompileError, match=r"quantization_config .* is not valid"):
+        Checkpoint.open(path)
+
+
+def test_zero_points_that_are_zero_and_an_index_in_order_are_read(make: Any) -> None:
+    """Early versions of compressed-tensors stored both beside symmetric weights."""
+    path = make()
+    integers = compressed_tensors(path, scheme(4, 64))
+    file = path / "model.safetensors"
+    tensors = load_file(file)
+    for linear in integers:
+        tensors[f"{linear}.weight_zero_point"] = torch.zeros_like(tensors[f"{linear}.weight_scale"]).to(
+            torch.int8
+        )
+        tensors[f"{linear}.weight_g_idx"] = torch.arange(integers[linear].shape[1], dtype=torch.int32) // 64
+    save_file(tensors, file)
+    checkpoint = Checkpoint.open(path)
+    assert not any(name.endswith(("zero_point", "g_idx")) for name in checkpoint.names())
+    np.testing.assert_array_equal(
+        checkpoint.grids[_Q].integers(checkpoint.read(f"{_Q}.weight")), integers[_Q].numpy()
+    )
+
+
+def test_a_scale_of_float32_gives_values_of_the_models_type(make: Any) -> None:
+    path = make(torch.bfloat16)
+    integers = compressed_tensors(path, scheme(8, None))
+    _change(path, f"{_Q}.weight_scale", lambda scale: scale.float() * 1.0001)
+    checkpoint = Checkpoint.open(path)
+    weight = checkpoint.torch(f"{_Q}.weight")
+    scale = load_file(path / "model.safetensors")[f"{_Q}.weight_scale"]
+    assert torch.equal(weight, (integers[_Q].float() * scale).bfloat16())
+
+
+def test_transposed_models_are_refused(make_model: Any) -> None:
+    path = make_model("gpt2")
+    file = path / "model.safetensors"
+    tensors = load_file(file)
+    name = next(name for name in tensors if name.endswith("h.0.attn.c_proj.weight"))
+    weight = tensors.pop(name)
+    module = name.removesuffix(".weight")
+    tensors[f"{module}.weight"] = torch.zeros(weight.shape, dtype=torch.int8)
+    tensors[f"{module}.weight_scale"] = torch.ones(len(weight), 1)
+    save_file(tensors, file)
+    config = json.loads((path / "config.json").read_text())
+    about = {"format": "naive-quantized", **{k: v for k, v in scheme(8, None).items() if k != "format"}}
+    (path / "config.json").write_text(json.dumps(config | {"quantization_config": about}))
+    with pytest.raises(PatchCompileError, match="is a quantised model of the type gpt2"):
+        covered_linears_of(Checkpoint.open(path))
+
+
+def test_a_config_alone_does_not_tell_what_is_quantised(make: Any) -> None:
+    path = make()
+    gptq(path, 4, 64)
+    (path / "model.safetensors").unlink()
+    with pytest.raises(PatchCompileError, match="describes a quantised model, and there are no weights"):
+        describe_checkpoint(path)
+    _edit_config(path, bits=3)
+    with pytest.raises(PatchCompileError, match=r"quantization_config\.bits .* is not read"):
+        describe_checkpoint(path)

@@ -1,0 +1,79 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM
+
+from masklearn.base.errors import PatchCompileError
+from masklearn.masks.name_globs import matches
+from masklearn.model.architectures import ARCHITECTURES, architecture_of, longest_window
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.coverage import covered_linears
+from masklearn.model.models import auto_class, meta_model
+from tests.conftest import ModelMaker
+
+FFN = {"gate_proj", "up_proj", "down_proj", "gate_up_proj", "w1", "w2", "w3", "c_fc", "fc1", "fc2", "lin1", "lin2",
+       "dense_h_to_4h", "dense_4h_to_h"}  # fmt: skip
+
+
+@pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
+def test_parts_are_those_of_the_model(make_model: ModelMaker, model_type: str) -> None:
+    row = ARCHITECTURES[model_type]
+    model = meta_model(Checkpoint.open(make_model(model_type)))
+    assert len(model.get_submodule(row.blocks)) == 3
+    assert row.blocks.startswith(row.base)
+    assert row.encoder or model.get_submodule(row.head) is model.get_output_embeddings()
+    assert all(model.get_submodule(name) is not None for name in row.tail)
+
+
+@pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
+def test_feed_forward_linears(make_model: ModelMaker, model_type: str) -> None:
+    """Last names identify them, except in GPT-2 and BERT, whose attention has linears of the same names."""
+    for name in covered_linears(make_model(model_type)).linears:
+        last = name.rpartition(".")[2]
+        attention = ".attn." in name or ".attention." in name or ".self_attn." in name
+        expected = last in FFN or (last in ("c_proj", "dense") and not attention)
+        assert matches(name, *ARCHITECTURES[model_type].ffn) is expected, name
+
+
+def test_longest_window_is_the_last_that_the_model_takes(make_model: ModelMaker) -> None:
+    for model_type, expected in (
+        ("gpt2", 64),
+        ("opt", 64),
+        ("bert", 64),
+        ("roberta", 62),
+        ("distilbert", 64),
+    ):
+        path = make_model(model_type)
+        whole = auto_class(ARCHITECTURES[model_type]).from_pretrained(path).eval()
+        length = longest_window(ARCHITECTURES[model_type], whole.config)
+        assert length == expected
+        whole(torch.full((1, expected), 5))
+        with pytest.raises((IndexError, RuntimeError)):
+            whole(torch.full((1, expected + 1), 5))
+    assert longest_window(ARCHITECTURES["llama"], whole.config) is None
+
+
+@pytest.mark.parametrize(("model_type", "why"), [("whisper", "an encoder with a decoder"), ("t5", "decoder")])
+def test_refused_by_name_with_the_reason(make_model: ModelMaker, model_type: str, why: str) -> None:
+    path = make_model()
+    config = json.loads((path / "config.json").read_text()) | {"model_type": model_type}
+    (path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        PatchCompileError, match=f"'{model_type}' of .* is not covered.*{why}.*llama, mistral"
+    ):
+        architecture_of(Checkpoint.open(path))
+
+
+def test_fused_experts_are_refused_in_words(make_model: ModelMaker, tmp_path: Path) -> None:
+    """transformers fuses experts in memory, so a checkpoint may hold them fused."""
+    path = make_model("qwen3_moe")
+    whole = AutoModelForCausalLM.from_pretrained(path)
+    tensors = {name: tensor.clone().contiguous() for name, tensor in whole.state_dict().items()}
+    save_file(tensors, path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(
+        PatchCompileError, match=r"experts of .* are fused.*0.mlp.experts.gate_up_proj is a 3-D tensor"
+    ):
+        covered_linears(path)

@@ -1,0 +1,266 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from masklearn.base.errors import PatchCompileError
+from masklearn.model.checkpoint import Checkpoint
+from tests.conftest import ModelMaker
+
+
+def hub_like(model: Path, cache: Path) -> Path:
+    """Lay the model out as a hub cache does, as a snapshot of links to blobs."""
+    blobs, snapshot = cache / "blobs", cache / "snapshots" / "main"
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for file in model.iterdir():
+        (blobs / f"blob-{file.name}").write_bytes(file.read_bytes())
+        (snapshot / file.name).symlink_to(Path("../../blobs") / f"blob-{file.name}")
+    return snapshot
+
+
+@pytest.mark.parametrize(
+    ("name", "to"),
+    [
+        ("tokenizer.model", "/etc/hostname"),
+        ("data", "/etc"),
+        ("onnx/data.json", "../../outside/x"),
+        ("model.safetensors.index.json", "../outside/x"),
+        ("gone", "../gone"),
+        ("loop", "loop"),
+    ],
+)
+def test_links_that_lead_out_of_the_folder(
+    make_model: ModelMaker, tmp_path: Path, name: str, to: str
+) -> None:
+    model = make_model()
+    (model / "onnx").mkdir()
+    (model / "inside.json").symlink_to("config.json")
+    (model / ".git").symlink_to("/etc")  # hidden folders are neither read nor copied
+    Checkpoint.open(model)
+    (tmp_path / "outside").mkdir()
+    (model / name).symlink_to(to)
+    with pytest.raises(PatchCompileError, match=f"{name} is a link out of its folder"):
+        Checkpoint.open(model)
+    Checkpoint.of_config(model)  # it reads config.json alone
+
+
+def test_a_config_that_is_a_link_out_of_its_folder(make_model: ModelMaker, tmp_path: Path) -> None:
+    model = make_model()
+    (model / "config.json").rename(tmp_path / "config.json")
+    (model / "config.json").symlink_to("../config.json")
+    for opened in (Checkpoint.open, Checkpoint.of_config):
+        with pytest.raises(PatchCompileError, match=r"config\.json is a link out of its folder"):
+            opened(model)
+
+
+@pytest.mark.parametrize(("name", "to"), [("onnx/again", ".."), ("onnx/more", "data"), ("again", ".")])
+def test_links_to_folders_that_could_lead_in_circles(make_model: ModelMaker, name: str, to: str) -> None:
+    model = make_model()
+    (model / "onnx/data").mkdir(parents=True)
+    (model / "latest").symlink_to("onnx")  # such as training programs make
+    Checkpoint.open(model)
+    (model / name).symlink_to(to)
+    with pytest.raises(PatchCompileError, match=f"{name} is a link to a folder. It leads to {to}"):
+        Checkpoint.open(model)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("shard", ["5GB", "30KB"])
+def test_every_tensor_as_the_library_reads_it(make_model: ModelMaker, dtype: torch.dtype, shard: str) -> None:
+    path = make_model(dtype=dtype, shard=shard)
+    checkpoint = Checkpoint.open(path)
+    tensors = {k: v for file in path.glob("*.safetensors") for k, v in load_file(file).items()}
+    assert checkpoint.names() == sorted(tensors)
+    assert len(checkpoint.files()) == len(list(path.glob("*.safetensors")))
+    for name, tensor in tensors.items():
+        assert name in checkpoint
+        assert checkpoint.shape(name) == tuple(tensor.shape)
+        assert checkpoint.dtype(name).name == str(dtype).removeprefix("torch.")
+        assert checkpoint.torch(name).dtype == dtype
+        assert torch.equal(checkpoint.torch(name), tensor)
+        raw = checkpoint.read(name)
+        assert raw.tobytes() == tensor.view(torch.uint8).numpy().tobytes()
+        entry = checkpoint.entry(name)
+        assert checkpoint.shard_of(name).read_bytes()[entry.start : entry.end] == raw.tobytes()
+
+
+def test_links_are_resolved(make_model: ModelMaker, tmp_path: Path) -> None:
+    model = make_model(shard="30KB")
+    snapshot = hub_like(model, tmp_path / "hub")
+    checkpoint = Checkpoint.open(snapshot)
+    assert all(file.parent.name == "blobs" and not file.is_symlink() for file in checkpoint.files())
+    assert checkpoint.fingerprint() == Checkpoint.open(model).fingerprint()
+
+
+def test_fingerprint_sees_one_bit_of_weight_or_config(make_model: ModelMaker) -> None:
+    path = make_model()
+    prints = {Checkpoint.open(path).fingerprint()}
+    weights = path / "model.safetensors"
+    blob = bytearray(weights.read_bytes())
+    blob[-1] ^= 1
+    weights.write_bytes(blob)
+    prints.add(Checkpoint.open(path).fingerprint())
+    (path / "config.json").write_text((path / "config.json").read_text() + "\n")
+    prints.add(Checkpoint.open(path).fingerprint())
+    assert len(prints) == 3
+
+
+def test_weights_that_are_not_finite_are_named(make_model: ModelMaker) -> None:
+    path = make_model()
+    tensors = load_file(path / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = float("nan")
+    tensors["model.layers.1.mlp.up_proj.weight"][4, 5] = float("-inf")
+    save_file(tensors, path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(
+        PatchCompileError, match=r"layers.1.mlp.up_proj.weight holds NaN.*2 of its 3456 weights"
+    ):
+        Checkpoint.open(path).read_finite("model.layers.1.mlp.up_proj.weight")
+
+
+def break_index(path: Path, weight_map: object) -> None:
+    (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
+def test_shard_that_the_index_names_is_missing(make_model: ModelMaker) -> None:
+    path = make_model(shard="30KB")
+    gone = sorted(path.glob("*.safetensors"))[1]
+    gone.unlink()
+    with pytest.raises(PatchCompileError, match=rf"The shard .*{gone.name} is missing.*index.json names it"):
+        Checkpoint.open(path)
+
+
+def test_broken_link(make_model: ModelMaker, tmp_path: Path) -> None:
+    snapshot = hub_like(make_model(), tmp_path / "hub")
+    (tmp_path / "hub/blobs/blob-model.safetensors").unlink()
+    with pytest.raises(PatchCompileError, match="has no weights"):
+        Checkpoint.open(snapshot)
+
+
+def test_tensor_is_not_in_the_shard_of_the_index(make_model: ModelMaker) -> None:
+    path = make_model()
+    break_index(path, {"model.norm.weight": "model.safetensors", "other": "model.safetensors"})
+    with pytest.raises(PatchCompileError, match=r"model\.safetensors does not hold other"):
+        Checkpoint.open(path)
+
+
+@pytest.mark.parametrize("weight_map", [{}, None, ["model.safetensors"]])
+def test_index_without_a_map(make_model: ModelMaker, weight_map: object) -> None:
+    path = make_model()
+    break_index(path, weight_map)
+    with pytest.raises(PatchCompileError, match="has no weight_map"):
+        Checkpoint.open(path)
+
+
+def test_index_with_half_of_a_surrogate_pair_is_no_json(make_model: ModelMaker) -> None:
+    path = make_model()
+    break_index(path, {"model.norm.weight": "\ud800"})
+    with pytest.raises(PatchCompileError, match=r"model\.safetensors\.index\.json is not JSON"):
+        Checkpoint.open(path)
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["", ".", "..", "../other/model.safetensors", "sub/model.safetensors", "sub\\model.safetensors", "/etc/passwd",
+     "model.safetensors\0", "model.safetensors\n", 7, None, ["model.safetensors"], {"a": "b"}],
+)  # fmt: skip
+def test_index_that_names_no_file_of_the_folder(make_model: ModelMaker, file: object) -> None:
+    """A path that exists is refused too, because it leaves the folder."""
+    path = make_model()
+    for other in (path.parent / "other", path / "sub"):
+        other.mkdir()
+        (other / "model.safetensors").write_bytes((path / "model.safetensors").read_bytes())
+    break_index(path, {"model.norm.weight": file})
+    with pytest.raises(PatchCompileError) as raised:
+        Checkpoint.open(path)
+    assert raised.value.what == f"{path}/model.safetensors.index.json places 'model.norm.weight' in {file!r}"
+    assert "plain file name" in raised.value.why and raised.value.fix
+
+
+def test_index_with_an_absolute_path_into_the_folder(make_model: ModelMaker) -> None:
+    path = make_model()
+    break_index(path, {"model.norm.weight": str(path.absolute() / "model.safetensors")})
+    with pytest.raises(PatchCompileError, match="plain file name"):
+        Checkpoint.open(path)
+
+
+@pytest.mark.parametrize("file", ["n" * 5000, "folder", "nowhere.safetensors"])
+def test_index_that_names_what_is_no_file(make_model: ModelMaker, file: str) -> None:
+    path = make_model()
+    (path / "folder").mkdir()
+    break_index(path, {"model.norm.weight": file})
+    with pytest.raises(PatchCompileError, match=f"The shard .*{file} is missing.*index.json names it"):
+        Checkpoint.open(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"[" * 200_000, "is not JSON"),
+        (b'{"weight_map": ' * 200_000, "is not JSON"),
+        (b'{"weight_map": {"a": "\xff\xfe"}}', "is not JSON"),
+        (b"", "is not JSON"),
+        (b'["model.safetensors"]', "is not a JSON object"),
+        (b'"model.safetensors"', "is not a JSON object"),
+        (b'{"weight_map": "model.safetensors"}', "has no weight_map"),
+        (b'{"weight_map": {"a": NaN}}', "places 'a' in nan"),
+    ],
+)
+def test_malformed_index(make_model: ModelMaker, content: bytes, said: str) -> None:
+    path = make_model()
+    (path / "model.safetensors.index.json").write_bytes(content)
+    with pytest.raises(PatchCompileError, match=rf"index\.json {said}"):
+        Checkpoint.open(path)
+
+
+def test_config_that_is_nested_too_deeply_or_not_text(make_model: ModelMaker) -> None:
+    path = make_model()
+    for content in (b'{"a": ' * 200_000, b"\xff\xfe{}"):
+        (path / "config.json").write_bytes(content)
+        with pytest.raises(PatchCompileError, match=r"config\.json is not JSON"):
+            Checkpoint.open(path)
+
+
+def test_truncated_shard(make_model: ModelMaker) -> None:
+    path = make_model()
+    weights = path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(PatchCompileError, match=r"truncated.*describes \d+ bytes"):
+        Checkpoint.open(path)
+
+
+def test_no_directory_no_config_no_weights(tmp_path: Path) -> None:
+    with pytest.raises(PatchCompileError, match="No model directory at"):
+        Checkpoint.open(tmp_path / "nowhere")
+    with pytest.raises(PatchCompileError, match=r"has no config.json"):
+        Checkpoint.open(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(PatchCompileError, match="is not JSON"):
+        Checkpoint.open(tmp_path)
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(PatchCompileError, match="is not a JSON object"):
+        Checkpoint.open(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(PatchCompileError, match="has no weights"):
+        Checkpoint.open(tmp_path)
+
+
+def test_pickled_weights_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    torch.save({"w": torch.ones(1)}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(
+        PatchCompileError, match=r"pickled weights only \(pytorch_model.bin\).*save_pretrained"
+    ):
+        Checkpoint.open(tmp_path)
+
+
+def test_reading_leaves_the_file_alone(make_model: ModelMaker) -> None:
+    """A tensor that was read is a copy, so writing to it does not change the checkpoint."""
+    checkpoint = Checkpoint.open(make_model())
+    name = checkpoint.names()[0]
+    before = checkpoint.read(name)
+    checkpoint.torch(name).zero_()
+    np.testing.assert_array_equal(checkpoint.read(name), before)

@@ -1,0 +1,73 @@
+"""A config.json that no model has is one error that names the setting, and nothing is built for it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from masklearn.base.errors import PatchCompileError
+from masklearn.model.config_bounds import check_config
+from masklearn.model.config_shapes import describe_checkpoint
+from masklearn.model.coverage import covered_linears
+from tests.conftest import ModelMaker
+from tests.work import at_most_calls
+
+FAULTS: list[tuple[dict[str, Any], str]] = [
+    ({"num_hidden_layers": 10**6}, "num_hidden_layers = 1000000. Input should be less than or equal to 1024"),
+    ({"num_hidden_layers": 10**40}, "num_hidden_layers = 1000"),
+    ({"num_hidden_layers": -1}, "num_hidden_layers = -1"),
+    ({"num_hidden_layers": 2.0}, "num_hidden_layers = 2.0. Input should be a valid integer"),
+    ({"num_hidden_layers": True}, "num_hidden_layers = True"),
+    ({"hidden_size": 0}, "hidden_size = 0"),
+    ({"hidden_size": "48"}, "hidden_size = 48"),
+    ({"hidden_size": float("inf")}, "hidden_size = inf"),
+    ({"intermediate_size": 2**40}, "intermediate_size = "),
+    ({"num_attention_heads": 0}, "num_attention_heads = 0"),
+    ({"vocab_size": [40]}, "vocab_size = "),
+    ({"num_labels": 10**9}, "num_labels = "),
+    ({"num_experts": 2000, "num_hidden_layers": 1000}, "1000 layers of 2000 experts"),
+    ({"dtype": {"a": 1}}, "dtype = "),
+    ({"layer_types": "full_attention"}, "layer_types = "),
+    ({"eos_token_id": [1, "x"]}, "eos_token_id = "),
+    ({"quantization_config": []}, "quantization_config = "),
+    ({"text_config": [1]}, "text_config = "),
+    ({"text_config": {"num_hidden_layers": 10**6}}, "text_config.num_hidden_layers = 1000000"),
+]
+
+
+@pytest.mark.parametrize(("settings", "said"), FAULTS, ids=[said for _, said in FAULTS])
+def test_settings_that_no_model_has(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(PatchCompileError) as raised:
+        check_config(Path("config.json"), {"model_type": "llama", **settings})
+    assert f"config.json describes a model with {said}" in str(raised.value)
+
+
+def test_settings_of_models() -> None:
+    check_config(Path("config.json"), {})
+    check_config(Path("config.json"), {"n_inner": None, "eos_token_id": [1, 2], "rope_theta": 1e6, "own": {}})
+    large = {"num_hidden_layers": 126, "hidden_size": 16384, "vocab_size": 128256, "intermediate_size": 53248}
+    check_config(Path("config.json"), large | {"max_position_embeddings": 10_485_760})
+    check_config(Path("config.json"), {"text_config": {"num_hidden_layers": 61, "num_experts": 384}})
+
+
+def test_a_million_layers_are_refused_at_once(make_model: ModelMaker) -> None:
+    path = make_model()
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 10**6}))
+    for opened in (covered_linears, lambda path: describe_checkpoint(path / "config.json")):
+        with (
+            pytest.raises(PatchCompileError, match="num_hidden_layers = 1000000"),
+            at_most_calls(100_000),
+        ):
+            opened(path)
+        (path / "model.safetensors").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("kind", [["llama"], {"a": 1}, 4, None, "nobody"])
+def test_a_model_type_that_names_no_architecture(make_model: ModelMaker, kind: Any) -> None:
+    path = make_model()
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"model_type": kind}))
+    with pytest.raises(PatchCompileError, match=r"is not covered|does not recognize this architecture"):
+        covered_linears(path)

@@ -1,0 +1,71 @@
+"""A checkpoint that is described by its config alone has the linears and the weights of the downloaded one."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+from transformers import AutoConfig
+
+from masklearn.base.errors import PatchCompileError
+from masklearn.model.architectures import ARCHITECTURES
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.config_shapes import describe_checkpoint
+from masklearn.model.coverage import covered_linears_of
+from tests.conftest import ModelMaker
+
+
+def weights(checkpoint: Checkpoint) -> int:
+    return sum(math.prod(checkpoint.shape(name)) for name in checkpoint.names())
+
+
+@pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
+def test_the_config_tells_every_linear_and_weight(
+    make_model: ModelMaker, tmp_path: Path, model_type: str
+) -> None:
+    downloaded = make_model(model_type)
+    shutil.copy(downloaded / "config.json", tmp_path / "config.json")
+    described, real = describe_checkpoint(tmp_path / "config.json"), Checkpoint.open(downloaded)
+    ours, theirs = covered_linears_of(described), covered_linears_of(real)
+    assert [*ours.linears.values()] == [*theirs.linears.values()]
+    assert [*ours.skipped.values()] == [*theirs.skipped.values()]
+    assert weights(described) == weights(real)
+    assert {described.entry(name).dtype for name in described.names()} == {
+        real.entry(name).dtype for name in real.names()
+    }
+
+
+@pytest.mark.parametrize("model_type", sorted(name for name, row in ARCHITECTURES.items() if row.linears))
+def test_the_table_tells_the_same_linears_without_torch(
+    make_model: ModelMaker, tmp_path: Path, model_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = json.loads((make_model(model_type) / "config.json").read_text())
+    for size in ("num_key_value_heads", "intermediate_size"):  # the tiny models set these everywhere
+        if not hasattr(AutoConfig.for_model(model_type), size):
+            config.pop(size)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    built = describe_checkpoint(tmp_path)
+    found = covered_linears_of(built)
+    with monkeypatch.context() as without:
+        without.setattr("masklearn.model.config_shapes.is_installed", lambda package: package != "torch")
+        without.setattr("masklearn.model.coverage.is_installed", lambda package: package != "torch")
+        listed = describe_checkpoint(tmp_path)
+        assert dict(covered_linears_of(listed).linears) == dict(found.linears)
+    assert 0.5 < weights(listed) / weights(built) <= 1  # norms, biases and positions are left out
+
+
+def test_a_folder_with_weights_is_opened_with_them(make_model: ModelMaker) -> None:
+    model = make_model()
+    assert describe_checkpoint(model).files() == Checkpoint.open(model).files()
+    (model / "model.safetensors").write_bytes(b"cut")
+    with pytest.raises(PatchCompileError):
+        describe_checkpoint(model)
+
+
+def test_an_unknown_architecture_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mamba"}))
+    with pytest.raises(PatchCompileError, match="The architecture 'mamba'"):
+        describe_checkpoint(tmp_path)
+    with pytest.raises(PatchCompileError, match="No model directory"):
+        describe_checkpoint(tmp_path / "none")

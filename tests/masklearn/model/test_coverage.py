@@ -1,0 +1,230 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from masklearn.base.errors import PatchCompileError
+from masklearn.model.architectures import ARCHITECTURES
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.coverage import covered_linears
+from tests.conftest import ModelMaker
+
+KINDS = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+         "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]  # fmt: skip
+
+
+def edit_config(path: Path, **settings: object) -> None:
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | settings))
+
+
+ATTENTION = {
+    "phi3": ["self_attn.o_proj", "self_attn.qkv_proj"],
+    "gpt2": ["attn.c_attn", "attn.c_proj"],
+    "opt": ["self_attn.k_proj", "self_attn.v_proj", "self_attn.q_proj", "self_attn.out_proj"],
+    "gpt_neox": ["attention.query_key_value", "attention.dense"],
+    "distilbert": [f"attention.{kind}_lin" for kind in ("q", "k", "v", "out")],
+}
+ENCODER = ["attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense",
+           "intermediate.dense", "output.dense"]  # fmt: skip
+EXPERT = ["gate_proj", "up_proj", "down_proj"]
+KINDS_OF = {
+    "phi3": [*ATTENTION["phi3"], "mlp.gate_up_proj", "mlp.down_proj"],
+    "gpt2": [*ATTENTION["gpt2"], "mlp.c_fc", "mlp.c_proj"],
+    "opt": [*ATTENTION["opt"], "fc1", "fc2"],
+    "gpt_neox": [*ATTENTION["gpt_neox"], "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"],
+    "bert": ENCODER,
+    "roberta": ENCODER,
+    "xlm-roberta": ENCODER,
+    "distilbert": [*ATTENTION["distilbert"], "ffn.lin1", "ffn.lin2"],
+    "mixtral": KINDS[:4],
+    "qwen3_moe": KINDS[:4],
+}
+BLOCKS_OF = {
+    "gemma3": "language_model.model.layers",
+    "gpt2": "transformer.h",
+    "opt": "model.decoder.layers",
+    "gpt_neox": "gpt_neox.layers",
+    "bert": "encoder.layer",
+    "roberta": "encoder.layer",
+    "xlm-roberta": "encoder.layer",
+    "distilbert": "transformer.layer",
+}
+
+
+@pytest.mark.parametrize("model_type", sorted(set(ARCHITECTURES) - {"qwen2_moe"}))
+def test_linears_of_every_architecture_under_the_names_of_its_checkpoint(make_model, model_type: str) -> None:
+    path = make_model(model_type)
+    checkpoint, coverage = Checkpoint.open(path), covered_linears(path)
+    blocks = BLOCKS_OF.get(model_type, "model.layers")
+    kinds = KINDS_OF.get(model_type, KINDS)
+    assert list(coverage.linears) == [f"{blocks}.{i}.{kind}" for i in range(3) for kind in kinds]
+    for name, shape in coverage.linears.items():
+        assert checkpoint.shape(f"{name}.weight") == (shape[::-1] if model_type == "gpt2" else shape)
+
+
+@pytest.mark.parametrize(("model_type", "names"), [("mixtral", ("w1", "w3", "w2")), ("qwen3_moe", EXPERT)])
+def test_routed_experts_are_dense_unless_named(
+    make_model: ModelMaker, model_type: str, names: list[str]
+) -> None:
+    path = make_model(model_type)
+    dense = {name: why for name, why in covered_linears(path).skipped.items() if ".experts." in name}
+    assert len(dense) == 3 * 4 * 3
+    assert all(why.startswith("it is a routed expert, which few tokens") for why in dense.values())
+    assert list(covered_linears(path, ["*.experts.*"]).linears) == list(dense)
+    assert [name.rpartition(".")[2] for name in dense][:3] == list(names)
+
+
+def test_a_mixture_whose_blocks_differ(make_model: ModelMaker) -> None:
+    """Every second block has experts; the router stays dense unless it is named."""
+    path = make_model("qwen2_moe")
+    kinds = [
+        name.removeprefix("model.layers.")
+        for name in covered_linears(path, ["*"], ["*_gate", "lm_head"]).linears
+    ]
+    experts = [f"1.mlp.experts.{i}.{kind}" for i in range(4) for kind in EXPERT]
+    shared = [f"1.mlp.shared_expert.{kind}" for kind in EXPERT]
+    mlp = [[f"0.{kind}" for kind in KINDS[4:]], [*experts, *shared], [f"2.{kind}" for kind in KINDS[4:]]]
+    assert kinds == [name for i in range(3) for name in (*(f"{i}.{kind}" for kind in KINDS[:4]), *mlp[i])]
+    gate = "model.layers.1.mlp.shared_expert_gate"
+    assert covered_linears(path).skipped[gate].startswith("it routes tokens to experts")
+    assert covered_linears(path, ["*.shared_expert_gate"]).linears == {gate: (1, 48)}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "name", "reason"),
+    [
+        ("bert", "pooler.dense", "the layer after the last block is left dense unless included by name"),
+        ("gpt_neox", "embed_out", "the output head is left dense unless included by name"),
+        (
+            "opt",
+            "model.decoder.project_out",
+            "the layer after the last block is left dense unless included by name",
+        ),
+        ("opt", "model.decoder.project_in", "it lies outside the blocks of the text model"),
+        ("gemma3", "vision_tower.encoder.layers.0.mlp.fc1", "it lies outside the blocks of the text model"),
+    ],
+)
+def test_what_lies_outside_the_blocks(make_model, model_type: str, name: str, reason: str) -> None:
+    path = make_model(model_type)
+    assert covered_linears(path).skipped[name].startswith(reason)
+    included = covered_linears(path, ["*layer*0*", name])
+    assert (name in included.linears) is ("unless included" in reason)
+
+
+def test_a_transposed_weight_of_another_shape(make_model: ModelMaker) -> None:
+    path = make_model("gpt2")
+    edit_config(path, n_inner=80)
+    with pytest.raises(PatchCompileError, match=r"c_fc.weight is \[48, 192\].*makes it \[48, 80\]"):
+        covered_linears(path)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "qwen3"])
+def test_blocks_are_covered_and_the_head_is_not(make_model: ModelMaker, model_type: str) -> None:
+    path = make_model(model_type)
+    coverage = covered_linears(path)
+    assert list(coverage.linears) == [f"model.layers.{i}.{kind}" for i in range(3) for kind in KINDS]
+    checkpoint = Checkpoint.open(path)
+    assert all(checkpoint.shape(f"{name}.weight") == shape for name, shape in coverage.linears.items())
+    assert coverage.skipped == {"lm_head": "the output head is left dense unless included by name"}
+
+
+def test_include_and_exclude(make_model: ModelMaker) -> None:
+    path = make_model()
+    assert list(covered_linears(path, ["*.q_proj", "lm_head"]).linears) == [
+        *(f"model.layers.{i}.self_attn.q_proj" for i in range(3)),
+        "lm_head",
+    ]
+    coverage = covered_linears(path, [r"re:model\.layers\.[12]\..*"], ["*.mlp.*"])
+    assert len(coverage.linears) == 8
+    assert coverage.skipped["model.layers.0.self_attn.q_proj"] == "not included"
+    assert coverage.skipped["model.layers.1.mlp.up_proj"] == "excluded"
+
+
+def test_tied_head_is_never_covered(make_model: ModelMaker) -> None:
+    path = make_model(tie_word_embeddings=True)
+    assert "lm_head.weight" not in Checkpoint.open(path)
+    coverage = covered_linears(path, ["*"])
+    assert coverage.skipped == {"lm_head": "its weight is tied to the embedding"}
+
+
+def test_k_that_groups_do_not_divide_stays_dense(make_model: ModelMaker) -> None:
+    coverage = covered_linears(make_model(intermediate_size=70))
+    assert coverage.skipped["model.layers.0.mlp.down_proj"] == "K = 70 is not a multiple of 4"
+    assert coverage.linears["model.layers.0.mlp.up_proj"] == (70, 48)  # only K must be a multiple of 4
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
+def test_an_empty_weight_stays_dense(make_model: ModelMaker) -> None:
+    """N = 0 and K = 0: an expert of no hidden channels, which a mixture may have."""
+    coverage = covered_linears(make_model("qwen2_moe", shared_expert_intermediate_size=0))
+    empty = {name for name, reason in coverage.skipped.items() if reason == "its weight is empty"}
+    expert = "model.layers.1.mlp.shared_expert"
+    assert {f"{expert}.{kind}_proj" for kind in ("gate", "up", "down")} <= empty
+    assert coverage.linears and not any("shared_expert" in name for name in coverage.linears)
+
+
+def test_no_weight_is_read(make_model: ModelMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Checkpoint, "read", lambda *_: pytest.fail("a weight was read"))
+    assert len(covered_linears(make_model(shard="30KB")).linears) == 21
+
+
+def test_pattern_that_is_no_regular_expression(make_model: ModelMaker) -> None:
+    with pytest.raises(
+        PatchCompileError, match=r"--exclude is not valid. 're:\(' is not a regular expression"
+    ):
+        covered_linears(make_model(), exclude=["re:("])
+
+
+def test_everything_excluded(make_model: ModelMaker) -> None:
+    with pytest.raises(PatchCompileError, match=r"No linear is covered. 22 linears: excluded"):
+        covered_linears(make_model(), exclude=["*"])
+
+
+def test_unknown_architecture_lists_the_covered(make_model: ModelMaker) -> None:
+    path = make_model()
+    edit_config(path, model_type="mamba")
+    with pytest.raises(
+        PatchCompileError, match=r"'mamba' of .* is not covered.*llama, mistral, qwen2, qwen3"
+    ):
+        covered_linears(path)
+
+
+def test_quantised_checkpoint(make_model: ModelMaker) -> None:
+    path = make_model()
+    edit_config(path, quantization_config={"quant_method": "fp8"})
+    with pytest.raises(PatchCompileError, match=r"quantization_config.quant_method = fp8 in .* is not read"):
+        covered_linears(path)
+
+
+def test_config_that_describes_no_model(make_model: ModelMaker) -> None:
+    path = make_model()
+    edit_config(path, num_hidden_layers="many")
+    with pytest.raises(PatchCompileError, match="describes a model with num_hidden_layers = many"):
+        covered_linears(path)
+
+
+def test_config_of_another_size(make_model: ModelMaker) -> None:
+    path = make_model()
+    edit_config(path, intermediate_size=80)
+    with pytest.raises(PatchCompileError, match=r"gate_proj.weight is \[72, 48\].*makes it \[80, 48\]"):
+        covered_linears(path)
+
+
+def test_missing_weight(make_model: ModelMaker) -> None:
+    path = make_model()
+    edit_config(path, num_hidden_layers=4)
+    with pytest.raises(PatchCompileError, match=r"has no model.layers.3.self_attn.q_proj.weight"):
+        covered_linears(path)
+
+
+def test_weight_of_a_quantised_dtype(make_model: ModelMaker) -> None:
+    path = make_model()
+    tensors = load_file(path / "model.safetensors")
+    name = "model.layers.0.self_attn.q_proj.weight"
+    tensors[name] = tensors[name].to(torch.float8_e4m3fn)
+    save_file(tensors, path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(PatchCompileError, match=r"q_proj.weight has dtype F8_E4M3"):
+        covered_linears(path)

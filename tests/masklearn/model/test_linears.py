@@ -1,0 +1,99 @@
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from masklearn.base.errors import PatchCompileError
+from masklearn.model.architectures import ARCHITECTURES
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.coverage import covered_linears
+from masklearn.model.linears import (
+    as_linears,
+    linear_modules,
+    linear_weights,
+    read_linear,
+    read_tensor,
+    write_linear,
+)
+from masklearn.model.models import auto_class
+from masklearn.model.store import WeightStore
+from tests.conftest import ModelMaker
+
+IDS = torch.arange(2, 20)[None]
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "mixtral", "qwen2_moe", "qwen3_moe"])
+def test_a_model_of_linears_computes_what_it_did(make_model: ModelMaker, model_type: str) -> None:
+    whole = AutoModelForCausalLM.from_pretrained(make_model(model_type)).eval()
+    expected = whole(IDS).logits
+    as_linears(whole)
+    assert all(parameter.dim() < 3 for parameter in whole.parameters())
+    assert sum(isinstance(module, torch.nn.Linear) for module in whole.modules()) > 12
+    torch.testing.assert_close(whole(IDS).logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_pass_through_experts(make_model: ModelMaker) -> None:
+    path = make_model("mixtral")
+    fused, split = (AutoModelForCausalLM.from_pretrained(path).eval() for _ in range(2))
+    as_linears(split)
+    for whole in (fused, split):
+        whole(IDS, labels=IDS).loss.backward()
+    fused_gradient = fused.model.layers[1].mlp.experts.gate_up_proj.grad
+    experts = split.model.layers[1].mlp.experts
+    for i, expert in enumerate(experts):
+        both = torch.cat([expert.gate_proj.weight.grad, expert.up_proj.weight.grad])
+        torch.testing.assert_close(both, fused_gradient[i], rtol=1e-3, atol=1e-5)
+
+
+def test_an_expert_without_tokens_is_called(make_model: ModelMaker) -> None:
+    """One token goes to two of four experts, and hooks on the other two are called too."""
+    whole = AutoModelForCausalLM.from_pretrained(make_model("mixtral")).eval()
+    as_linears(whole)
+    rows = []
+    for expert in whole.model.layers[0].mlp.experts:
+        expert.up_proj.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    whole(IDS[:, :1])
+    assert sorted(rows) == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
+def test_every_view_of_a_model_shows_the_weights_of_the_checkpoint(make_model, model_type: str) -> None:
+    path = make_model(model_type)
+    checkpoint, row = Checkpoint.open(path), ARCHITECTURES[model_type]
+    whole = auto_class(row).from_pretrained(path)
+    views = linear_weights(whole)
+    modules = linear_modules(whole, checkpoint)
+    assert len(views) == len(modules)
+    for name, shape in covered_linears(path).linears.items():
+        weight = read_linear(checkpoint, name)
+        assert tuple(weight.shape) == shape
+        assert torch.equal(modules[name].weight, weight)
+    for view, module in zip(views.values(), modules.values(), strict=True):
+        assert torch.equal(view, module.weight)
+        view.zero_()
+        assert not module.weight.any()  # the linear shares its memory
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "opt"])
+def test_new_weights_have_the_layout_of_the_checkpoint(make_model, tmp_path: Path, model_type: str) -> None:
+    checkpoint = Checkpoint.open(make_model(model_type, dtype=torch.float16))
+    store = WeightStore(tmp_path / "new")
+    for name, shape in covered_linears(checkpoint.path).linears.items():
+        weight = torch.randn(shape).half().float()
+        write_linear(store, checkpoint, name, weight)
+        stored = store.read(f"{name}.weight")
+        assert stored.shape == checkpoint.shape(f"{name}.weight")
+        assert (stored == (weight.T if model_type == "gpt2" else weight).half().numpy()).all()
+        assert torch.equal(read_linear(checkpoint.with_weights(store), name), weight)
+
+
+def test_read_tensor_takes_the_shape_of_the_model(make_model: ModelMaker) -> None:
+    checkpoint = Checkpoint.open(make_model("gpt2"))
+    name = "transformer.h.0.attn.c_attn.weight"
+    assert read_tensor(checkpoint, name, torch.Size([144, 48])).shape == (144, 48)
+    assert read_tensor(checkpoint, "transformer.wte.weight", torch.Size([40, 48])).shape == (40, 48)
+    with pytest.raises(PatchCompileError, match=r"is \[48, 144\] in \S*gpt2-0.*makes it \[144, 48\]"):
+        read_tensor(checkpoint, name, torch.Size([48, 144]))
+    with pytest.raises(PatchCompileError, match=r"has no h\.weight"):
+        read_tensor(checkpoint, "h.weight", torch.Size([1]))

@@ -1,0 +1,79 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
+
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.coverage import covered_linears
+from masklearn.model.naming import checkpoint_name, linear_name
+from masklearn.stream.blocks import stream_blocks
+from tests.conftest import ModelMaker
+
+WINDOWS = np.random.default_rng(0).integers(2, 40, (2, 7))
+
+
+def last_hidden(path: Path) -> torch.Tensor:
+    blocks = list(stream_blocks(Checkpoint.open(path), WINDOWS, "cpu"))
+    return torch.cat(list(blocks[-1].hidden))
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt2", "opt", "gpt_neox", "mixtral"])
+def test_a_checkpoint_of_the_base_model_has_no_prefix(make_model, tmp_path: Path, model_type: str) -> None:
+    path, base = make_model(model_type), tmp_path / "base"
+    AutoModelForCausalLM.from_pretrained(path).base_model.save_pretrained(base)
+    named, bare = list(covered_linears(path).linears), list(covered_linears(base).linears)
+    prefix = named[0].removesuffix(bare[0])
+    assert prefix in ("model.", "transformer.", "gpt_neox.")
+    assert [f"{prefix}{name}" for name in bare] == named
+    assert all(f"{name}.weight" in Checkpoint.open(base) for name in bare)
+    assert torch.equal(last_hidden(base), last_hidden(path))
+
+
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "distilbert"])
+def test_an_encoder_below_a_head_has_a_prefix(make_model, tmp_path: Path, model_type: str) -> None:
+    path, masked = make_model(model_type), tmp_path / "masked"
+    AutoModelForMaskedLM.from_pretrained(path).save_pretrained(masked)
+    bare, named = (list(covered_linears(model).linears) for model in (path, masked))
+    assert named == [f"{model_type}.{name}" for name in bare]
+    assert torch.equal(last_hidden(masked), last_hidden(path))
+
+
+def test_old_names_of_norms(make_model: ModelMaker) -> None:
+    """bert-base-uncased still names them gamma and beta."""
+    path = make_model("bert")
+    before = last_hidden(path)
+    tensors = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+            "LayerNorm.bias", "LayerNorm.beta"
+        ): tensor
+        for name, tensor in load_file(path / "model.safetensors").items()
+    }
+    assert sum("gamma" in name for name in tensors) == 7
+    save_file(tensors, path / "model.safetensors", {"format": "pt"})
+    assert torch.equal(last_hidden(path), before)
+    transformers = AutoModel.from_pretrained(path).eval()(torch.from_numpy(WINDOWS)).last_hidden_state
+    torch.testing.assert_close(before, transformers, rtol=1e-4, atol=1e-5)
+
+
+def test_the_other_layout_of_gemma3(make_model: ModelMaker) -> None:
+    """Other tools may write the module names of transformers 5."""
+    path = make_model("gemma3")
+    before = last_hidden(path)
+    tensors = {
+        name.replace("language_model.model.", "model.language_model."): tensor
+        for name, tensor in load_file(path / "model.safetensors").items()
+    }
+    save_file(tensors, path / "model.safetensors", {"format": "pt"})
+    assert next(iter(covered_linears(path).linears)).startswith("model.language_model.layers.0.")
+    assert torch.equal(last_hidden(path), before)
+
+
+def test_names_that_no_checkpoint_has_stay(make_model: ModelMaker) -> None:
+    checkpoint = Checkpoint.open(make_model("mixtral"))
+    assert checkpoint_name(checkpoint, "model.layers.9.mlp.gate.weight") == "model.layers.9.mlp.gate.weight"
+    assert linear_name(checkpoint, "model.layers.2.mlp.experts.3.up_proj") == (
+        "model.layers.2.block_sparse_moe.experts.3.w3"
+    )

@@ -1,0 +1,143 @@
+"""Loading a model folder never runs its Python code, and never asks for permission to do so."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+
+from masklearn.base.errors import PatchCompileError
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.models import load_model, meta_model
+from masklearn.model.pretrained import (
+    OWN_CODE,
+    build_model,
+    load_config,
+    load_pretrained,
+    load_tokenizer,
+)
+from tests.conftest import ModelMaker
+from tests.own_code import claim_config, claim_tokenizer, nothing_runs
+
+
+def test_the_bait_is_live(make_model: ModelMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default transformers runs the code that the other tests forbid."""
+    path = make_model()
+    claim_tokenizer(path)
+    with pytest.raises(AssertionError, match="code of the model was run"), nothing_runs(path, monkeypatch):
+        AutoTokenizer.from_pretrained(path)
+
+
+def test_a_class_of_transformers_serves_where_there_is_one(
+    make_model: ModelMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_model()
+    claim_config(path)
+    with nothing_runs(path, monkeypatch):
+        config = load_config(path)
+        assert config.auto_map
+        for model in (
+            meta_model(Checkpoint.open(path)),
+            load_model(path),
+            load_pretrained(AutoModelForCausalLM, path, torch.float16),
+            build_model(AutoModelForCausalLM, config),
+        ):
+            assert type(model) is LlamaForCausalLM
+        assert load_tokenizer(path)("the cat")["input_ids"] == [2, 3]
+
+
+def test_a_model_that_transformers_does_not_have_is_refused(
+    make_model: ModelMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_model()
+    claim_config(path, model_type="own")
+    with nothing_runs(path, monkeypatch):
+        for load in (
+            load_config,
+            lambda path: load_pretrained(AutoModelForCausalLM, path, torch.float32),
+        ):
+            with pytest.raises(PatchCompileError) as raised:
+                load(path)
+            assert raised.value.what.endswith("config.json") and raised.value.why == OWN_CODE
+            assert raised.value.fix.startswith("Use a model of an architecture that transformers has itself")
+        for load in (load_model, lambda path: meta_model(Checkpoint.open(path))):
+            with pytest.raises(PatchCompileError, match=r"'own' of .* is not covered") as raised:
+                load(path)
+            assert OWN_CODE in raised.value.why
+
+
+def test_a_tokenizer_that_transformers_does_not_have_is_refused(
+    make_model: ModelMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_model()
+    claim_tokenizer(path)
+    with nothing_runs(path, monkeypatch), pytest.raises(PatchCompileError) as raised:
+        load_tokenizer(path)
+    assert raised.value.what == f"{path} has no tokenizer that transformers can load"
+    assert raised.value.why == OWN_CODE
+
+
+def test_a_faulty_config_is_explained(make_model: ModelMaker) -> None:
+    path = make_model()
+    config = json.loads((path / "config.json").read_text())
+    for content in (config | {"hidden_size": "wide"}, config | {"model_type": "nobody knows it"}):
+        (path / "config.json").write_text(json.dumps(content))
+        with pytest.raises(PatchCompileError, match=r"transformers cannot build the model of .*config\.json"):
+            load_config(path)
+
+
+def test_a_folder_that_holds_no_model_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(PatchCompileError, match="transformers cannot build the model of"):
+        load_pretrained(AutoModelForCausalLM, tmp_path, torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tokenizer_config.json", {"model_max_length": "x"}),
+        ("tokenizer_config.json", {"tokenizer_class": 4}),
+        ("tokenizer_config.json", ["a list"]),
+        ("tokenizer.json", {"model": {"type": "WordLevel", "vocab": {}, "unk_token": "<unk>"}}),
+        ("tokenizer.json", {"decoder": {"type": "Nobody knows it"}}),
+        ("tokenizer.json", {"added_tokens": 4}),
+    ],
+)
+def test_a_faulty_tokenizer_is_explained(make_model: ModelMaker, file: str, content: Any) -> None:
+    path = make_model()
+    kept = json.loads((path / file).read_text())
+    (path / file).write_text(json.dumps(kept | content if isinstance(content, dict) else content))
+    with pytest.raises(PatchCompileError, match="has no tokenizer that transformers can load"):
+        load_tokenizer(path)
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json", "config.json"])
+def test_deep_nesting_is_explained(make_model: ModelMaker, file: str) -> None:
+    path = make_model()
+    (path / file).write_text("[" * 100_000)
+    with pytest.raises(PatchCompileError, match="transformers"):
+        (load_config if file == "config.json" else load_tokenizer)(path)
+
+
+def test_a_text_model_in_a_class_that_has_none_is_explained(make_model: ModelMaker) -> None:
+    path = make_model()
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"text_config": {}}))
+    with pytest.raises(PatchCompileError, match=r"'llama' has no text_config"):
+        load_config(path)
+
+
+def test_a_huge_tokenizer_is_not_read(make_model: ModelMaker) -> None:
+    path = make_model()
+    with (path / "tokenizer.json").open("r+b") as file:
+        file.truncate(2**40)  # takes no space on the disk
+    with pytest.raises(PatchCompileError, match=r"tokenizer\.json has 1048576 MiB"):
+        load_tokenizer(path)
+
+
+def test_an_adapter_is_not_loaded_in_place_of_the_weights(make_model: ModelMaker) -> None:
+    path = make_model()
+    (path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "/elsewhere"}))
+    with pytest.raises(PatchCompileError, match=r"adapter_config\.json lies beside the model's weights"):
+        load_pretrained(AutoModelForCausalLM, path, torch.float32)

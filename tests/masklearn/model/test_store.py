@@ -1,0 +1,83 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from masklearn.base.errors import PatchCompileError
+from masklearn.base.shard import TensorEntry
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.store import WeightStore
+from tests.conftest import ModelMaker
+
+NAME = "model.layers.1.mlp.up_proj.weight"
+OTHER = "model.layers.0.mlp.up_proj.weight"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_new_values_are_read_in_the_dtype_of_the_checkpoint(
+    make_model: ModelMaker, tmp_path: Path, dtype
+) -> None:
+    base = Checkpoint.open(make_model(dtype=dtype))
+    store = WeightStore(tmp_path / "new")
+    checkpoint = base.with_weights(store)
+    values = torch.randn(base.shape(NAME))
+    store.put(NAME, values, base.entry(NAME))
+    assert torch.equal(checkpoint.torch(NAME), values.to(dtype))
+    assert checkpoint.dtype(NAME) == checkpoint.read(NAME).dtype
+    assert not torch.equal(base.torch(NAME), checkpoint.torch(NAME))
+    assert torch.equal(base.torch(OTHER), checkpoint.torch(OTHER))
+    assert list(store.names()) == [NAME]
+    assert checkpoint.fingerprint() == base.fingerprint()
+    store.put(NAME, values * 2, base.entry(NAME))
+    assert torch.equal(checkpoint.torch(NAME), (values * 2).to(dtype))
+
+
+def two_stores(model: Path, folder: Path) -> tuple[WeightStore, WeightStore]:
+    """A store that holds zeros for NAME, and the one below it, which holds ones for NAME and OTHER."""
+    base = Checkpoint.open(model)
+    below = WeightStore(folder / "below")
+    store = WeightStore(folder / "above", below)
+    for name in (NAME, OTHER):
+        below.put(name, torch.ones(base.shape(name)), base.entry(name))
+    store.put(NAME, torch.zeros(base.shape(NAME)), base.entry(NAME))
+    return store, below
+
+
+def test_a_store_reads_through_to_the_one_below_and_never_writes_there(make_model, tmp_path: Path) -> None:
+    store, below = two_stores(make_model(), tmp_path)
+    assert store.names() == sorted([NAME, OTHER])
+    assert not store.read(NAME).any()
+    assert store.read(OTHER).all() and below.read(NAME).all()
+    assert OTHER in store and "lm_head.weight" not in store
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a/b", "../escaped", "/escaped", "..", "", "%2F", "x" * 300, "é" * 100, "x" * 149 + "/", "\0"],
+    ids=range(10),
+)
+def test_a_name_of_any_form_is_a_file_in_the_folder(tmp_path: Path, name: str) -> None:
+    store, entry = WeightStore(tmp_path / "above" / "new"), TensorEntry("F32", (2, 4), 0, 0)
+    for value, one in enumerate((name, f"{name}x")):
+        store.put(one, torch.full(entry.shape, float(value)), entry)
+    assert [*tmp_path.rglob("*.safetensors")] == [*store.folder.iterdir()]
+    assert store.names() == [name, f"{name}x"]
+    assert not store.read(name).any() and store.read(f"{name}x").all()
+
+
+def test_values_that_do_not_fit_are_refused(make_model: ModelMaker, tmp_path: Path) -> None:
+    base = Checkpoint.open(make_model(dtype=torch.float16))
+    store = WeightStore(tmp_path / "new")
+    with pytest.raises(ValueError, match="the checkpoint has"):
+        store.put(NAME, torch.zeros(3, 4), base.entry(NAME))
+    with pytest.raises(PatchCompileError, match=rf"New values of {NAME} are not finite in F16"):
+        store.put(NAME, torch.full(base.shape(NAME), 1e6), base.entry(NAME))
+    assert NAME not in store
+
+
+def test_a_copy_holds_what_the_store_shows(make_model, tmp_path: Path) -> None:
+    store, _ = two_stores(make_model(), tmp_path)
+    store.copy_to(tmp_path / "copy")
+    copy = WeightStore(tmp_path / "copy")
+    assert copy.names() == store.names() == sorted([NAME, OTHER])
+    assert not copy.read(NAME).any() and copy.read(OTHER).all()

@@ -1,0 +1,107 @@
+"""Decoders without a row: what their structure shows is what transformers computes, or the refusal says what differs."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from masklearn.base.errors import PatchCompileError
+from masklearn.model.architectures import ARCHITECTURES, architecture_of
+from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.coverage import covered_linears
+from masklearn.model.known_architectures import Architecture
+from masklearn.model.structure import structure_of
+from masklearn.stream.blocks import stream_blocks
+from tests.conftest import ModelMaker
+from tests.families import FAMILIES, IN_EVERY_RUN, MIXTURES, RENAMED, write_family
+
+WINDOWS = np.random.default_rng(0).integers(2, 60, (2, 16))
+
+
+def row_of(path: Path) -> Architecture:
+    return architecture_of(Checkpoint.open(path))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in IN_EVERY_RUN else pytest.param(name, marks=pytest.mark.families)
+        for name in (*FAMILIES, *sorted(set(MIXTURES) - set(ARCHITECTURES)))
+    ],
+)
+def test_blocks_run_one_by_one_give_the_logits_of_transformers(name: str, tmp_path: Path) -> None:
+    path = write_family(tmp_path / "model", name)
+    model = AutoModelForCausalLM.from_pretrained(path).eval()
+    for block in stream_blocks(Checkpoint.open(path), WINDOWS, "cpu", head=True):
+        if block.is_head:
+            for window, hidden in zip(WINDOWS, block.hidden, strict=True):
+                with torch.no_grad():
+                    expected = model(input_ids=torch.from_numpy(window)[None]).logits
+                    torch.testing.assert_close(block.run(hidden), expected, rtol=1e-3, atol=1e-4)
+    assert block.is_head
+    coverage = covered_linears(path)
+    assert coverage.linears and not any(
+        "experts." in linear for linear in coverage.linears if "shared" not in linear
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("granite", {"mlp": (("gate_proj", "up_proj"), "down_proj"), "qkv": ("q_proj", "k_proj", "v_proj")}),
+        ("glm4", {"mlp": (("gate_up_proj",), "down_proj"), "qkv": ("q_proj", "k_proj", "v_proj")}),
+        ("falcon", {"mlp": (("dense_h_to_4h",), "dense_4h_to_h"), "qkv": (), "blocks": "transformer.h"}),
+        ("gptj", {"mlp": (("fc_in",), "fc_out"), "qkv": ("k_proj", "v_proj", "q_proj"), "ffn": ("mlp.*",)}),
+        ("xglm", {"mlp": (("fc1",), "fc2"), "ffn": ("fc1", "fc2"), "positions": None}),
+        (
+            "gpt_neo",
+            {"positions": 0, "tail": ("transformer.ln_f", "lm_head"), "prefixes": ("transformer.", "")},
+        ),
+        ("biogpt", {"head": "output_projection", "tail": ("biogpt.layer_norm", "output_projection")}),
+        ("deepseek_v2", {"qkv": (), "linears": ()}),
+        ("olmoe", {"gates": (), "linears": (), "mlp": (("gate_proj", "up_proj"), "down_proj")}),
+    ],
+)
+def test_what_the_structure_shows(name: str, found: dict[str, Any], tmp_path: Path) -> None:
+    row = row_of(write_family(tmp_path / "model", name))
+    assert {field: getattr(row, field) for field in found} == found
+    assert row.own_masks
+
+
+@pytest.mark.parametrize(
+    "model_type", ["llama", "gemma2", "phi3", "gpt2", "gpt_neox", "qwen2_moe", "qwen3_moe"]
+)
+def test_rows_say_what_the_structure_of_their_models_shows(make_model: ModelMaker, model_type: str) -> None:
+    """Rows of the table, and what would be found without them."""
+    shown, row = structure_of(AutoConfig.from_pretrained(make_model(model_type))), ARCHITECTURES[model_type]
+    assert {end.lstrip(".") for end in shown.gates} == set(row.gates)
+    assert (shown.conv1d, shown.positions) == (row.conv1d, row.positions)
+    for field in ("base", "embedding", "blocks", "tail", "head", "prefixes", "linears", "ffn", "mlp", "qkv"):
+        assert getattr(shown, field) == getattr(row, field), field
+
+
+REFUSED = {
+    "mamba": ({}, "does not continue a text with keys and values"),
+    "openai-gpt": ({}, "keeps no keys and values"),
+    "t5": ({"num_layers": 2}, "an encoder with a decoder"),
+    "llava": ({}, "reads more than text"),
+    "vit": ({}, "no model of this type that predicts next tokens"),
+    "modernbert-decoder": ({"hidden_size": 64, "num_attention_heads": 4}, "Its logits are not what"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_differs_first_is_the_reason(name: str, tmp_path: Path) -> None:
+    settings, why = REFUSED[name]
+    AutoConfig.for_model(name, **settings).save_pretrained(tmp_path)
+    with pytest.raises(PatchCompileError, match=rf"'{name}' of .* is not covered.*{why}.*llama, mistral"):
+        architecture_of(Checkpoint.of_config(tmp_path))
+
+
+@pytest.mark.parametrize("name", RENAMED)
+def test_tensors_under_names_that_the_structure_does_not_show_are_named(name: str, tmp_path: Path) -> None:
+    with pytest.raises(PatchCompileError, match=r"has no model\.layers\.0\.\w+\..*no row .* other names"):
+        covered_linears(write_family(tmp_path / "model", name))
