@@ -60,12 +60,12 @@ class LearnSettings(Settings):
     """All settings of learning but the ratio, which a build may take from a masks file.
 
     method: one of `METHODS`; per_layer: True if every linear has the ratio, False if all linears together have it; tile:
-    (rows, cols), cols a multiple of 4; kinds: kinds of tiles beside dense, see `masks.kinds.allowed`; weights: weight
-    types, see `masks.weight_types`, None for 16 bits everywhere; include, exclude: patterns of `masks.names`; calib: a text
-    of `masklearn.text`, None for text that the model writes itself; windows: number of calibration windows; length: tokens
-    per window; seed: seed of all random draws; device: device of the model, None for CUDA if there is one; threads: number
-    of threads on a CPU, None for as many as torch takes. Results depend on it, by rounding, in bf16, in runs of an ONNX
-    file, and where `masklearn.base.threads.even_parts` is False.
+    (rows, cols), cols a multiple of 4; kinds: kinds of tiles beside dense, see `masks.kinds.allowed`; weights: weight types,
+    see `masks.weight_types`, None for 16 bits everywhere; include, exclude: patterns of `masks.name_globs`; calib: a text of
+    `masklearn.text`, None for text that the model writes itself; windows: number of calibration windows; length: tokens per
+    window; seed: seed of all random draws; device: device of the model, None for CUDA if there is one; threads: number of
+    threads on a CPU, None for as many as torch takes. Results depend on it, by rounding, in bf16, in runs of an ONNX file,
+    and where `masklearn.base.threads.even_parts` is False.
 
     criterion: see `Criterion`, None for the method's default; damping: of the Hessian, as a share of its mean diagonal;
     permute: reorder hidden channels of feed-forward parts first (see `masklearn.permute`).

@@ -4,7 +4,7 @@
 |---|---|
 | 1 | `.tiles` uint8, numpy `packbits(bitorder="little")` of the row-major map of 2:4 tiles; `.pattern` |
 | 2 | `.kinds` uint8 `[grid]`, codes of `kinds.table`; `.pattern`; `.mask16` uint16, one code per group of 16 in n:16 tiles |
-| 3 | as 2; `.scales` fp32 of a quantised linear, `[N]` for int8 and `[N, K/64]` for int4, see `weights.grid` |
+| 3 | as 2; `.scales` fp32 of a quantised linear, `[N]` for int8 and `[N, K/64]` for int4, see `quant.grid` |
 
 `.pattern` is uint8, one nibble (0 … 5) per group of 4 in the 2:4 tiles, row-major, low nibble first. A set without
 quantised linears is written in version 2, and one without n:16 tiles too in version 1, so that earlier releases read it.

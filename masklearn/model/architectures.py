@@ -70,7 +70,10 @@ def architecture_of_config(config: Any) -> Architecture:
     from masklearn.model.structure import structure_of
 
     try:
-        return structure_of(config)
+        row = structure_of(config)
+        if row.conv1d:
+            raise NotCoveredError("Its blocks are Conv1D, which only types with a row may have.")
+        return row
     except NotCoveredError as error:
         raise _not_covered(Path(config.name_or_path), config.model_type, str(error)) from error
 

@@ -18,6 +18,7 @@ from masklearn.base.folder_links import check_links
 from masklearn.base.shard import Shard, TensorEntry, numpy_dtype
 from masklearn.model.folder import CONFIG, INDEX, read_config, read_index, single_file
 from masklearn.model.input_snapshot import InputSnapshot
+from masklearn.model.known_architectures import ARCHITECTURES
 from masklearn.model.quantised.base import PackedWeight
 from masklearn.model.quantised.find import dense_config, find_packed
 from masklearn.model.quantised.grids import Grids
@@ -39,6 +40,9 @@ class Checkpoint:
 
     A quantised checkpoint (`checkpoint.quantised`) looks like the dense one that it stands for: each quantised weight is one
     tensor of dequantised values, the integers and scales are none, and `config` has no `quantization_config`.
+
+    conv1d: beginnings of the names of tensors that may be the [K, N] weights of `Conv1D`. Only types in the table of
+    architectures have them, so that no model is built to read a weight.
     """
 
     def __init__(
@@ -54,6 +58,8 @@ class Checkpoint:
         quantised weights by their names in the dense checkpoint; found: the files before they were opened, None for now."""
         self.path = path
         self.config = config
+        row = ARCHITECTURES.get(str(config.get("model_type")))
+        self.conv1d = () if row is None else row.conv1d_tensors()
         self.new = new
         self._shards = shards
         self._packed = dict(packed or {})

@@ -26,7 +26,7 @@ class Architecture:
     route tokens to experts.
     encoder: True if the model predicts no next tokens; positions: None for rotary embeddings, else position embeddings
     are learned and a window has at most `max_position_embeddings` - positions tokens.
-    ffn: patterns of `masks.names` for the linears of the feed-forward part, in all spellings of the checkpoints.
+    ffn: patterns of `masks.name_globs` for the linears of the feed-forward part, in all spellings of the checkpoints.
     mlp: names of the linears that make the hidden channels of the feed-forward part (gate and up) and of the linear that
     takes them in (down), relative to the module that holds them, see `mlps`; qkv: names of the q, k and v linears in the
     same way, () if one linear makes all three.
@@ -50,6 +50,11 @@ class Architecture:
     mlp: tuple[tuple[str, ...], str] = (("gate_proj", "up_proj"), "down_proj")
     qkv: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
     own_masks: bool = False
+
+    def conv1d_tensors(self) -> tuple[str, ...]:
+        """Beginnings of the names of tensors that may be the [K, N] weights of `Conv1D`, as checkpoints spell them."""
+        inside = self.blocks.removeprefix(self.prefixes[0])
+        return tuple(f"{prefix}{inside}." for prefix in self.prefixes) if self.conv1d else ()
 
 
 class NotCoveredError(Exception):

@@ -7,7 +7,6 @@ are always `[N, K]`. All functions take a tensor's checkpoint name and leave ten
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar
 
-from masklearn.model.architectures import architecture_of
 from masklearn.model.checkpoint import Checkpoint
 
 __all__ = ["from_stored", "stored_shape", "to_stored"]
@@ -42,7 +41,4 @@ def stored_shape(checkpoint: Checkpoint, name: str, shape: Sequence[int]) -> tup
 
 
 def _is_transposed(checkpoint: Checkpoint, name: str, ndim: int) -> bool:
-    row = architecture_of(checkpoint)
-    inside = row.blocks.removeprefix(row.prefixes[0])
-    in_blocks = name.startswith(tuple(f"{prefix}{inside}." for prefix in row.prefixes))
-    return row.conv1d and ndim == 2 and in_blocks and name.endswith(".weight")
+    return ndim == 2 and name.endswith(".weight") and name.startswith(checkpoint.conv1d)

@@ -1,9 +1,13 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.linears import read_linear
 from masklearn.model.orientation import from_stored, stored_shape, to_stored
 from tests.conftest import ModelMaker
+from tests.families import write_family
 
 WIDE = np.arange(6).reshape(2, 3)
 
@@ -34,3 +38,11 @@ def test_everything_else_lies_as_it_is(make_model: ModelMaker, model_type: str, 
 def test_vectors_stay(make_model: ModelMaker) -> None:
     checkpoint, name = Checkpoint.open(make_model("gpt2")), "transformer.h.0.ln_1.weight"
     assert stored_shape(checkpoint, name, (3,)) == (3,)
+
+
+def test_reading_a_weight_builds_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = Checkpoint.open(write_family(tmp_path / "model", "granite"))
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_config", None)
+    assert read_linear(checkpoint, "model.layers.0.mlp.up_proj").shape == checkpoint.shape(
+        "model.layers.0.mlp.up_proj.weight"
+    )

@@ -83,6 +83,13 @@ def test_rows_say_what_the_structure_of_their_models_shows(make_model: ModelMake
         assert getattr(shown, field) == getattr(row, field), field
 
 
+def test_conv1d_without_a_row_is_refused(make_model: ModelMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make_model("gpt2")
+    monkeypatch.delitem(ARCHITECTURES, "gpt2")
+    with pytest.raises(PatchCompileError, match="Conv1D, which only types with a row may have"):
+        row_of(path)
+
+
 REFUSED = {
     "mamba": ({}, "does not continue a text with keys and values"),
     "openai-gpt": ({}, "keeps no keys and values"),
