@@ -6,7 +6,7 @@ TEXTS := .cache/texts
 # Where no CUDA compiler is installed, the plugin is built with the one from the package index.
 NVCC_EXTRA := $(shell command -v nvcc >/dev/null || test -x /usr/local/cuda/bin/nvcc || echo ,nvcc)
 
-.PHONY: demo test chromium families mutate tensorrt-versions edgellm fuzz torture lint format plugin wheels bench-compile bench-quality bench-memory bench-onnx-files bench-contention reproduce docs docs-test screenshots release models audit lowest newest lock clean
+.PHONY: demo test durations chromium families mutate tensorrt-versions edgellm fuzz torture lint format plugin wheels bench-compile bench-quality bench-memory bench-onnx-files bench-contention reproduce docs docs-test screenshots release models audit lowest newest lock clean
 
 # The linears of this small model gain where a GPU reads long prompts and answers briefly, as in classifying or scoring text.
 # 12 steps of repair instead of the default's 64, and a plugin for one architecture: for a first look in minutes. The second
@@ -24,6 +24,11 @@ demo: .venv/installed models
 test: .venv/installed models chromium
 	$(BIN)/python samples/models.py minilm .cache/models/minilm
 	OMP_NUM_THREADS=1 MKL_CBWR=AUTO,STRICT PATCH_COMPILE_PLUGIN_ARCHS=80 PATCH_COMPILE_MODEL=$(MODEL) PATCH_COMPILE_TEXTS=$(TEXTS) $(BIN)/pytest -n auto --dist loadgroup
+
+# How long each test takes, in tests/durations.txt.
+durations:
+	PYTEST_ADDOPTS=--junitxml=build/durations.xml $(MAKE) test
+	$(BIN)/python -m tests.durations build/durations.xml
 
 # report.html is tested in a Chromium: Debian's, where none is found and it may be installed; else those tests are skipped.
 chromium: .venv/installed
@@ -82,6 +87,7 @@ fuzz: .venv/installed
 	sed -i -E 's/, in: list/, inputs: list/; s/, channel_axis: int\)/, channel_axis: int = ...)/; /^bool: /d' $@/tensorrt_bindings/tensorrt.pyi
 	touch $@
 
+# It ends with lines by room, and what changed since BASE.
 lint: .venv/installed .venv/stubs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -89,6 +95,7 @@ lint: .venv/installed .venv/stubs
 	$(BIN)/lint-imports --no-cache
 	git ls-files '*.cu' '*.cuh' '*.cpp' '*.h' | xargs -r $(BIN)/clang-format --dry-run -Werror
 	$(BIN)/python -m tests.plugins.tidy
+	$(BIN)/python -m tests.rooms $(BASE)
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .

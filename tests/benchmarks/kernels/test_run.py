@@ -137,8 +137,8 @@ def test_the_library_builds_and_chooses_as_the_plugin_does(kernel, tmp_path, mon
     build = importlib.import_module("build")
     assert build.main(["--arch", "sm_80", "-o", str(tmp_path / "gpu"), "--no-lines"]) == 0
     said = capsys.readouterr().out
-    assert re.match(rf"PATCH_BENCH_LIBRARY={tmp_path}/gpu/libpatch_bench.so  # \d+\.\d MiB$", said)
-    library = bench_kernels.Kernels(tmp_path / "gpu" / "libpatch_bench.so")
+    assert re.match(rf"PATCH_BENCH_LIBRARY={tmp_path}/gpu/libpatch_plugin_driver.so  # \d+\.\d MiB$", said)
+    library = bench_kernels.Kernels(tmp_path / "gpu" / "libpatch_plugin_driver.so")
     assert library.configs() == [
         bench_kernels.Config(name, c.panel_rows, c.gated, c.shared_bytes, c.tokens, c.kinds, c.weights)
         for name, c in kernel.configs().items()
