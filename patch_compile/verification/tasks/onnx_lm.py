@@ -13,7 +13,6 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from masklearn.stream.logits import token_nll
 from patch_compile.errors import PatchCompileError
 from patch_compile.runtime.decoder import Logits, check_finite
 from patch_compile.runtime.generator import Generator
@@ -161,8 +160,8 @@ def _scored(logits: Logits, text: _Text) -> Score:
     rows = logits[len(text.tokens) - len(text.scored) : len(text.tokens)].astype(np.float64)
     check_finite(rows)
     targets = torch.tensor(text.scored)
-    nll = token_nll(torch.from_numpy(rows).log_softmax(-1), targets)
-    return -float(nll.sum()), bool((rows.argmax(axis=-1) == targets.numpy()).all())
+    nll = torch.nn.functional.cross_entropy(torch.from_numpy(rows), targets, reduction="sum")
+    return -float(nll), bool((rows.argmax(axis=-1) == targets.numpy()).all())
 
 
 def _sampling(how: Mapping[str, Any], penalty: float, seed: int) -> Sampling:
