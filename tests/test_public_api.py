@@ -34,8 +34,6 @@ INNER = {
     ),
     # Random models are learned on random tokens, which no text of the public API gives.
     "benchmarks/checkpoints.py": ("masklearn.text",),
-    # It compares the logits of what learning writes, without a command between.
-    "benchmarks/output_error.py": ("masklearn.model.prune",),
     # Bars of runs that take half an hour.
     "benchmarks/quality/child.py": ("patch_compile.progress",),
     # It draws with the axes, marks and colours of the program's pictures, at the bytes of the table of kinds, and predicts
