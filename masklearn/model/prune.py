@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.base.shard import write_shard
+from masklearn.masks.kinds.table import DENSE
 from masklearn.masks.maskset import MaskSet
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.companion_files import copy_beside
 from masklearn.model.folder import CONFIG, INDEX, write_index
 from masklearn.model.orientation import to_stored
-from masklearn.model.sparsity import SPARSITY, sparsity_config
 
 __all__ = ["masked_weight", "write_pruned_checkpoint"]
 
+_SPARSITY = "sparsity_config"
+_NO_STRUCTURE = "unstructured"  # compressed-tensors' word for every mixture
 # GPTQ and AWQ write these beside config.json.
 _OF_QUANTISATION = ("quantize_config.json", "quant_config.json")
 
@@ -71,9 +74,9 @@ def _write_config(checkpoint: Checkpoint, masks: MaskSet, out: Path) -> None:
 
     A block of the model itself, which was pruned before, would be wrong.
     """
-    config = {key: value for key, value in checkpoint.config.items() if key != SPARSITY}
-    if found := sparsity_config(checkpoint, masks):
-        config[SPARSITY] = found
+    config = {key: value for key, value in checkpoint.config.items() if key != _SPARSITY}
+    if found := _sparsity_config(checkpoint, masks):
+        config[_SPARSITY] = found
     if config != checkpoint.config or checkpoint.quantised:
         (out / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
@@ -85,3 +88,33 @@ def _describe_dense(checkpoint: Checkpoint, out: Path) -> None:
     if (out / INDEX).is_file():
         weight_map = {name: file for file, shard in checkpoint.shards().items() for name in shard.tensors}
         write_index(out, weight_map, checkpoint.bytes())
+
+
+def _sparsity_config(checkpoint: Checkpoint, masks: MaskSet) -> dict[str, Any] | None:
+    """Returns the block of a checkpoint that is pruned by these masks; None if they prune nothing.
+
+    Its fields are those of compressed-tensors' `SparsityCompressionConfig`. The format is `dense`: zeros are stored, so that
+    every program loads the weights as they are.
+
+    targets: the linears that have zeroed tiles; global_sparsity: zeroed weights / all weights of the model;
+    sparsity_structure: the kind of the tiles if all tiles of the targets are of one kind. compressed-tensors has no word for
+    a mosaic, so `mosaic`, which it ignores, holds the ratio over the covered linears, their tile sizes (rows x columns, with
+    the number of linears) and the share of their weights in tiles of each kind.
+    """
+    if not masks.zeroed:
+        return None
+    shares = masks.by_kind()
+    total = sum(math.prod(checkpoint.shape(name)) for name in checkpoint.names())
+    sizes = [f"{rows}x{columns}" for rows, columns in masks.tile_sizes().values()]
+    return {
+        "format": "dense",
+        "targets": [name for name, kinds in masks.kind_maps().items() if (kinds != DENSE.code).any()],
+        "ignore": [],
+        "global_sparsity": masks.zeroed / total,
+        "sparsity_structure": next(iter(shares)).name if len(shares) == 1 else _NO_STRUCTURE,
+        "mosaic": {
+            "ratio": masks.ratio,
+            "tiles": {size: sizes.count(size) for size in dict.fromkeys(sizes)},
+            "kinds": {kind.name: weights / masks.weights for kind, weights in shares.items()},
+        },
+    }

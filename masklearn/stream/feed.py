@@ -1,18 +1,21 @@
 """Feeds the linears of a checkpoint to a method while the model runs block by block."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from masklearn.base.device import usable_device
 from masklearn.feed import Arrays, Feed, Fisher, Group, Replaced
 from masklearn.model.architectures import architecture_of
 from masklearn.model.linears import read_linear, write_linear
 from masklearn.model.store import WeightStore
+from masklearn.stream.backward import stream_blocks_back
 from masklearn.stream.blocks import Block, stream_blocks
-from masklearn.stream.fisher import output_fisher
+from masklearn.stream.hooks import watch_gradients
 from masklearn.stream.moments import input_moments, output_energy, squared_input_norms
 from masklearn.stream.pass_checkpoints import PassCheckpoints, checkpoints_of
 from masklearn.stream.weighted_moments import weighted_moments
@@ -20,6 +23,51 @@ from masklearn.task import Task
 from masklearn.traits import Requires
 
 __all__ = ["CheckpointFeed", "solving_folder"]
+
+_FISHER = "fisher"
+
+
+def _output_fisher(
+    task: Task,
+    windows: NDArray[np.int64],
+    checkpoints: tuple[PassCheckpoints, PassCheckpoints],
+    forward: Callable[[Block], None] | None = None,
+) -> dict[str, NDArray[np.float64]]:
+    """Returns E[g²] `[N]` of each covered linear by name.
+
+    g is the gradient of the summed next-token loss with respect to an output, and the mean is over tokens. To second
+    order, output errors δy add ½·Σ E[g²]·δy² to the loss.
+
+    checkpoints, forward: see `stream_blocks_back`; `forward` may collect other statistics in the same forward pass.
+    Raises PatchCompileError as `stream_blocks_back` does.
+    """
+    covered, back = task.coverage.linears, checkpoints[1]
+    for block in stream_blocks_back(
+        task.checkpoint,
+        windows,
+        task.recipe.device,
+        store=task.activations,
+        forward=forward,
+        bf16=task.bf16,
+        checkpoints=checkpoints,
+    ):
+        linears = {name: linear for name, linear in block.linears.items() if name in covered}
+        squares = {name: torch.zeros(one.out_features, dtype=torch.float64) for name, one in linears.items()}
+        with watch_gradients(linears, partial(_add_squares, squares)):
+            for i, window in enumerate(windows):
+                if block.is_head:
+                    block.loss_backward(i, torch.from_numpy(window))
+                else:
+                    block.backward(i)
+        for name, total in squares.items():
+            back.add(name, {_FISHER: (total / windows.size).numpy()})
+        task.progress("sensitivity of the loss", len(back.results) + len(squares), len(covered))
+    return {name: arrays[_FISHER] for name, arrays in back.results.items()}
+
+
+def _add_squares(squares: dict[str, torch.Tensor], name: str, gradient: torch.Tensor) -> None:
+    squares[name] += gradient.double().flatten(0, -2).square().sum(dim=0).cpu()
+
 
 Solve = Callable[[Group], Mapping[str, Replaced]]
 _NORMS = "norms"
@@ -101,7 +149,7 @@ class CheckpointFeed(Feed):
             back = checkpoints_of(
                 task, task.scratch / "sensitivity", "sensitivity of the loss", key, calibration
             )
-            gradients = output_fisher(task, calibration, (ahead, back), forward=scoring(ahead))
+            gradients = _output_fisher(task, calibration, (ahead, back), forward=scoring(ahead))
             folder = task.scratch / "scores-of-the-head"
         left = [name for name in self.shapes if name not in found]
         # Without Fisher all linears are left; with it the output head, if covered, which `forward` never gets.

@@ -16,8 +16,7 @@ from masklearn.model.linears import linear_modules, write_linear
 from masklearn.model.naming import checkpoint_name
 from masklearn.model.store import WeightStore
 from masklearn.quant.grid import Grid, stored_scales
-from masklearn.training.fixed_integers import FixedIntegers, fix_integers
-from masklearn.training.fixed_mask import fix_masks
+from masklearn.training.fixed import FixedIntegers, fix_integers, fix_masks
 from masklearn.training.model import training_model
 
 __all__ = ["Student", "StudentOnGrids", "vectors"]

@@ -3,19 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from patch_compile.artifacts.compare import DENSE, Against, BuildRow, CompareReport, QualityOfAll
+from patch_compile.artifacts.bench import Phase
+from patch_compile.artifacts.compare import (
+    DENSE,
+    Against,
+    BuildRow,
+    ComparedAxis,
+    CompareReport,
+    QualityOfAll,
+)
 from patch_compile.artifacts.durable import write_json
 from patch_compile.artifacts.manifest import ModelOrigin
-from patch_compile.comparison.axis import BuildsOnAxis, place_on_axis
 from patch_compile.comparison.builds import ComparedBuild, read_builds
 from patch_compile.comparison.comparable import check_comparable, why_not_predicted
 from patch_compile.comparison.measured import Measured, measured_speeds
-from patch_compile.errors import PatchCompileError, UsageError
+from patch_compile.errors import PatchCompileError, UsageError, sentence
+from patch_compile.report.compare import left_out_words
 from patch_compile.report.pareto import Spot, beaten_by
 
 __all__ = ["compare"]
+
+# In order of preference: the first phase that all builds were timed in.
+_MEASURED = (Phase.DECODE, Phase.PREFILL, Phase.WHOLE)
+
+
+@dataclass(frozen=True)
+class _BuildsOnAxis:
+    """The axis, and the value of each build on it, by the build's name."""
+
+    axis: ComparedAxis
+    values: Mapping[str, float]
+
+    def gain(self, value: float) -> float:
+        """Returns the gain of a value: more is better.
+
+        Values are rounded, so that those that differ by a tile, or by less than the table shows, have equal gains.
+        """
+        return round(self.axis.against.sign * value, self.axis.against.digits)
+
 
 _PICTURE = ".svg"
 # Suffixes of pictures that it can't draw; any other name is a folder's.
@@ -43,7 +71,7 @@ def compare(
 
 def _report(builds: Sequence[ComparedBuild], against: Against, files: Sequence[Path]) -> CompareReport:
     first, unpredicted, measured = builds[0], why_not_predicted(builds), measured_speeds(builds)
-    placed = place_on_axis(against, builds, measured)
+    placed = _place_on_axis(against, builds, measured)
     beaten = _beaten(builds, placed)
     rows = [_row(build, measured, placed, beaten, predicted=not unpredicted) for build in builds]
     return CompareReport(
@@ -61,7 +89,7 @@ def _report(builds: Sequence[ComparedBuild], against: Against, files: Sequence[P
     )
 
 
-def _beaten(builds: Sequence[ComparedBuild], placed: BuildsOnAxis) -> dict[str, str | None]:
+def _beaten(builds: Sequence[ComparedBuild], placed: _BuildsOnAxis) -> dict[str, str | None]:
     """Returns the name of the build that beats each build, None for a Pareto point. The dense model takes part."""
     spots = [Spot(b.name, placed.gain(placed.values[b.name]), b.quality.value) for b in builds]
     return beaten_by([Spot(DENSE, placed.gain(placed.axis.dense), builds[0].quality.dense), *spots])
@@ -70,7 +98,7 @@ def _beaten(builds: Sequence[ComparedBuild], placed: BuildsOnAxis) -> dict[str, 
 def _row(
     build: ComparedBuild,
     measured: Measured,
-    placed: BuildsOnAxis,
+    placed: _BuildsOnAxis,
     beaten: Mapping[str, str | None],
     *,
     predicted: bool,
@@ -124,3 +152,29 @@ def _write(files: Sequence[Path], report: CompareReport) -> None:
     draw(report, picture)
     for table in tables:
         write_json(table, report.as_json())
+
+
+def _place_on_axis(against: Against, builds: Sequence[ComparedBuild], measured: Measured) -> _BuildsOnAxis:
+    """Returns the axis of a kind. Raises PatchCompileError for a speed that is not known for all builds."""
+    if against is Against.RATIO:
+        return _on(against, 0.0, {build.name: build.ratio for build in builds})
+    if against is Against.BYTES:
+        values = {build.name: build.nbytes / 1e6 for build in builds}
+        return _on(against, builds[0].dense_bytes / 1e6, values)
+    for phase in _MEASURED:
+        if measured.of_all(phase, builds):
+            return _on(against, 1.0, measured.speeds[phase], phase)
+    if why := why_not_predicted(builds):
+        raise PatchCompileError(
+            "There is no speed that all builds have",
+            sentence(left_out_words(why)),
+            "Choose `--x ratio` or `--x bytes`, or time all: `patch-compile bench`.",
+        )
+    speeds = {build.name: build.predicted.end_to_end for build in builds if build.predicted}
+    return _on(against, 1.0, speeds)
+
+
+def _on(
+    against: Against, dense: float, values: Mapping[str, float], phase: Phase | None = None
+) -> _BuildsOnAxis:
+    return _BuildsOnAxis(ComparedAxis(against=against, phase=phase, dense=dense), values)

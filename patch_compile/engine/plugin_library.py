@@ -1,20 +1,24 @@
-"""Loads the PatchLinear plugin into TensorRT's registry, once per process."""
+"""Loads the PatchLinear plugin into TensorRT's registry, once per process, and tells it where cuBLASLt is."""
 
 from __future__ import annotations
 
 import ctypes
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
 from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.engine.backend import Backend
-from patch_compile.engine.cublaslt import name_cublaslt
 from patch_compile.errors import PatchCompileError
 from patch_compile.packing.function import NAME, VERSION
 from patch_compile.plugin.identity import check_backend
 
-__all__ = ["load_plugin"]
+__all__ = ["VARIABLE", "load_plugin", "name_cublaslt"]
 
+VARIABLE = "PATCH_CUBLASLT"  # read by the plugin; a value that the user has set is kept
+# Paths of the library in the nvidia-cublas wheels of CUDA 13 and 12, below site-packages.
+_IN_WHEELS = ("nvidia/cu13/lib/libcublasLt.so.13", "nvidia/cublas/lib/libcublasLt.so.12")
 _NAMESPACE = ""
 
 _loaded: dict[str, str] = {}  # backend → sha256 of the library that registered PatchLinear
@@ -70,3 +74,14 @@ def _registered(backend: Backend) -> bool:
         (creator.name, creator.plugin_version, creator.plugin_namespace) == (NAME, str(VERSION), _NAMESPACE)
         for creator in creators
     )
+
+
+def name_cublaslt() -> None:
+    """Set `PATCH_CUBLASLT` to the library of an installed wheel, which is on no library search path. Loads nothing."""
+    if os.environ.get(VARIABLE):
+        return
+    for name in _IN_WHEELS:
+        for folder in filter(None, sys.path):
+            if (Path(folder) / name).is_file():
+                os.environ[VARIABLE] = str(Path(folder) / name)
+                return

@@ -1,4 +1,4 @@
-"""Reads small constants of a graph, and never a weight."""
+"""Reads small constants of a graph, and never a weight; compares shapes that may have symbolic dimensions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from numpy.typing import NDArray
 
-__all__ = ["SMALL", "constant_of", "scalar_of"]
+__all__ = ["SMALL", "constant_of", "same_known_shape", "scalar_of"]
 
 # In elements. Shapes, axes and scalars are far smaller, and weights of real models far larger.
 SMALL = 64
@@ -55,3 +55,10 @@ def scalar_of(value: ir.Value | None) -> float | int | None:
     """Returns the number in a constant of one element, None for any other value."""
     array = constant_of(value)
     return array.reshape(-1)[0].item() if array is not None and array.size == 1 else None
+
+
+def same_known_shape(a: ir.Shape | None, b: ir.Shape | None) -> bool:
+    """True if both shapes are known and all dimensions are equal. Symbolic dimensions are compared by name."""
+    if a is None or b is None or len(a) != len(b):
+        return False
+    return all(x == y and (isinstance(x, int) or x.value is not None) for x, y in zip(a, b, strict=True))

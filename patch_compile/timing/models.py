@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import importlib.metadata
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from masklearn.base.durable import flush_tree
+from masklearn.masks.linear_mask import LinearMask
+from masklearn.masks.maskset import MaskSet
+from masklearn.masks.nm_codes import patterns_from_scores
 from masklearn.model.input_snapshot import InputSnapshot
 from patch_compile.artifacts.bench import Contender
 from patch_compile.artifacts.engine import EngineReport
 from patch_compile.artifacts.folder import OutFolder
-from patch_compile.artifacts.layout import BENCH_MODELS, ENGINE, ENGINE_NAME, ONNX, ONNX_NAME
+from patch_compile.artifacts.layout import BENCH_MODELS, ENGINE, ENGINE_NAME, MASKS, ONNX, ONNX_NAME
 from patch_compile.artifacts.place import check_free_space
 from patch_compile.artifacts.plan import Plan
 from patch_compile.artifacts.stage_files import sha256_of
@@ -25,10 +31,31 @@ from patch_compile.runtime import Runner
 from patch_compile.sources.base import Source
 from patch_compile.sources.inputs import files_of_model
 from patch_compile.sources.open import check_unchanged
-from patch_compile.timing.contenders import masks_file, write_contender
 from patch_compile.timing.engines import build_contender
 
-__all__ = ["file_bytes", "model_files"]
+__all__ = ["UniformMasks", "file_bytes", "model_files", "write_contender"]
+
+
+class UniformMasks(Mapping[str, LinearMask]):
+    """Masks that are computed on access. All masks together would take a quarter of the weights' memory.
+
+    like: masks of the same linears, which give the tiles; read: returns the weight `[N, K]` of a linear.
+    """
+
+    def __init__(self, like: Mapping[str, LinearMask], read: Callable[[str], NDArray[np.float32]]) -> None:
+        self._like, self._read = like, read
+
+    def __getitem__(self, name: str) -> LinearMask:
+        like = self._like[name]
+        pattern = patterns_from_scores(np.abs(self._read(name)))
+        return LinearMask.from_candidate(like.tile, np.ones_like(like.tiles), pattern)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._like)
+
+    def __len__(self) -> int:
+        return len(self._like)
+
 
 _KEY = "key"
 
@@ -101,7 +128,7 @@ def _file_of(
 def _inputs(out: OutFolder, source: Source) -> Iterator[Path]:
     """Yield the files outside OUT that a model is made of."""
     yield from files_of_model(source)
-    yield masks_file(out, source.recipe)
+    yield _masks_file(out, source.recipe)
 
 
 def _key(which: Contender, runner: Runner, out: OutFolder, r: Recipe, costs: CostModel | None) -> str:
@@ -109,7 +136,7 @@ def _key(which: Contender, runner: Runner, out: OutFolder, r: Recipe, costs: Cos
     settings = r.model_dump(mode="json", exclude={"out"})
     built = EngineReport.of(out.path)
     versions = importlib.metadata.version("patch-compile"), built and built.as_json()
-    masks = sha256_of(masks_file(out, r)) if which is Contender.UNIFORM else None
+    masks = sha256_of(_masks_file(out, r)) if which is Contender.UNIFORM else None
     return key_of(str(which), str(runner), out.manifest.model.sha256, settings, versions, repr(costs), masks)
 
 
@@ -127,3 +154,34 @@ def file_bytes(path: Path) -> int:
     from patch_compile.onnx_io.external import external_files
 
     return sum(file.stat().st_size for file in (path, *external_files(path)))
+
+
+def write_contender(
+    which: Contender,
+    out: OutFolder,
+    source: Source,
+    costs: CostModel | None,
+    folder: Path,
+    progress: Progress,
+) -> Path:
+    """Write the ONNX file of a model that the hybrid one is timed against, and return its path.
+
+    Each gets a folder of its own below `folder`. If the source of the build is an ONNX file, that file is the dense
+    model. costs: the cost model that OUT was planned by; lowering `auto` needs it.
+    """
+    path = folder / which.folder / ONNX_NAME
+    shutil.rmtree(path.parent, ignore_errors=True)
+    path.parent.mkdir(parents=True)
+    with progress.stage(f"{which} ONNX") as update:
+        if which is Contender.DENSE:
+            return source.dense_onnx(path)
+        masks = UniformMasks(MaskSet.load(_masks_file(out, source.recipe)), source.weight)
+        plan = source.plan(masks, costs, {})  # rounding is the build's own, so its weights have 16 bits
+        source.write_hybrid(source.model, masks, plan, path, lambda _: nullcontext(update))
+    return path
+
+
+def _masks_file(out: OutFolder, r: Recipe) -> Path:
+    """Returns the file of the build's masks. `compile` does not copy the masks into OUT, so they may lie elsewhere."""
+    own = out.path / MASKS
+    return own if own.is_file() or r.mask is None else r.mask

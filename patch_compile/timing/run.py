@@ -1,25 +1,35 @@
-"""The command `bench`: OUT → OUT/bench/bench.json."""
+"""The command `bench`: OUT → OUT/bench/bench.json, with the clocks of the GPU while it ran."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 
-from patch_compile.artifacts.bench import BenchReport, BenchRow, Calibrated, Contender
+from patch_compile.artifacts.bench import (
+    BenchReport,
+    BenchRow,
+    Calibrated,
+    ClockRanges,
+    Clocks,
+    ClockSample,
+    Contender,
+    Spread,
+)
 from patch_compile.artifacts.folder import OutFolder, kept_for_writing
 from patch_compile.artifacts.layout import BENCH, BENCH_FOLDER, BENCH_MODELS, REPORT
 from patch_compile.artifacts.manifest import package_versions
 from patch_compile.artifacts.plan import Calibration
 from patch_compile.artifacts.workspace import key_of
 from patch_compile.errors import PatchCompileError, sentence
+from patch_compile.hardware.nvml import Sample
 from patch_compile.progress import Progress, quiet_libraries
 from patch_compile.report.page import renew_page
 from patch_compile.sources.open import source_of
 from patch_compile.timing.calibrating import calibrate, check_calibration
-from patch_compile.timing.clocks import Watch
 from patch_compile.timing.device import CpuDevice, GpuPlace, find_place
 from patch_compile.timing.machine import busy_share
 from patch_compile.timing.memory import check_memory
@@ -30,7 +40,30 @@ from patch_compile.timing.request import BenchRequest
 from patch_compile.timing.timed_build import Subject, choose_runner
 from patch_compile.timing.timing import TimedModel, TurnTimes, take_turns
 
-__all__ = ["bench"]
+__all__ = ["Watch", "bench"]
+
+
+class Watch:
+    """Samples of the GPU's clocks before, during and after the timing. read: takes one sample."""
+
+    def __init__(self, read: Callable[[], Sample]) -> None:
+        self._read = read
+        self._before = read()
+        self._during: list[Sample] = []
+
+    def look(self) -> None:
+        """Take a sample while the GPU is busy, or just after."""
+        self._during.append(self._read())
+
+    def clocks(self) -> Clocks:
+        """Returns a summary of all samples, and a last sample taken now."""
+        return Clocks(
+            before=ClockSample(**vars(self._before)),
+            during=_ranges(self._during) if self._during else None,
+            after=ClockSample(**vars(self._read())),
+            samples=len(self._during),
+            slowed=tuple(dict.fromkeys(reason for sample in self._during for reason in sample.slowed)),
+        )
 
 
 def bench(path: Path, asked: BenchRequest, *, force: bool = False) -> BenchReport:
@@ -207,3 +240,11 @@ def _keep(out: OutFolder, subject: Subject, report: BenchReport) -> None:
     out.record(BENCH_FOLDER, key, [BENCH, *kept])
     if (out.path / REPORT).is_file():  # `compile` writes no page
         renew_page(out.path)
+
+
+def _ranges(samples: list[Sample]) -> ClockRanges:
+    def spread(name: str) -> Spread:
+        values = [getattr(sample, name) for sample in samples]
+        return Spread(min=min(values), median=median(values), max=max(values))
+
+    return ClockRanges(**{name: spread(name) for name in ClockRanges.model_fields})

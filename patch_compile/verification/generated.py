@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from masklearn.base.durable import temporary_name
 from patch_compile.artifacts.folder import OutFolder
-from patch_compile.artifacts.layout import MASKS, MODEL, ONNX
+from patch_compile.artifacts.layout import MASKS, MODEL, ONNX, ONNX_FOLDER, ONNX_NAME
 from patch_compile.artifacts.verify_schema import GeneratedText
 from patch_compile.errors import PatchCompileError
 from patch_compile.recipe import Recipe
-from patch_compile.verification.continues import check_continues_text
-from patch_compile.verification.dense_onnx import dense_onnx
+from patch_compile.sources.kinds import Capability
+from patch_compile.sources.open import source_of
 
 if TYPE_CHECKING:
     from patch_compile.runtime.generator import Completion, Generator
 
-__all__ = ["generated_diff"]
+__all__ = ["check_continues_text", "dense_onnx", "generated_diff"]
 
 Update = Callable[[str, int, int], object]
 
@@ -83,3 +86,25 @@ def _compared(prompt: str, dense: Completion, pruned: Completion) -> GeneratedTe
         same_tokens=next(parted, len(pairs)),
         tokens=max(len(dense.tokens), len(pruned.tokens)),
     )
+
+
+def check_continues_text(out: OutFolder) -> None:
+    """Raise PatchCompileError for a build whose model predicts no next tokens or has no tokenizer."""
+    if why := source_of(out).why_not(Capability.NEXT_TOKENS):
+        raise PatchCompileError(
+            f"{out.path} can't be asked to continue text", why, "Leave out --tasks and --prompt."
+        )
+
+
+@contextmanager
+def dense_onnx(out: OutFolder, logits: Literal["all", "last"]) -> Iterator[Path]:
+    """Yield a file in OUT, with the type and opset of the build, that is removed at the end.
+
+    logits: the positions that get logits. Raises PatchCompileError if the model was moved or deleted.
+    """
+    folder = out.path / temporary_name(ONNX_FOLDER)
+    folder.mkdir()
+    try:
+        yield source_of(out).dense_onnx(folder / ONNX_NAME, logits=logits)
+    finally:
+        shutil.rmtree(folder)

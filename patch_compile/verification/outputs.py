@@ -18,14 +18,20 @@ from patch_compile.artifacts.proof import (
 )
 from patch_compile.errors import AccuracyError
 from patch_compile.onnx_io.compare import Difference, Outputs, answer, compare_answers
+from patch_compile.onnx_io.feeds import Feed
+from patch_compile.onnx_io.graph_inputs import load_graph
 from patch_compile.onnx_io.runnable import runnable_onnx
+from patch_compile.onnx_io.session import open_session, run_session
+from patch_compile.packing.function import NAME
 from patch_compile.progress import Progress
 from patch_compile.report.proof import tolerance_words
 from patch_compile.sources.base import OutputSource
 from patch_compile.sources.rounding import tolerance_of
-from patch_compile.verification.first_overflow import first_overflow
+from patch_compile.verification.first_difference import with_outputs
 
 __all__ = ["compare_outputs"]
+
+_TOGETHER = 16  # tensors in memory
 
 
 def compare_outputs(
@@ -64,7 +70,7 @@ def compare_outputs(
         difference=OutputsDifference(outputs=tuple(OutputDifference(**vars(one)) for one in lost)),
     )
     return proof, _fault(
-        source, worst, tolerance, lambda: first_overflow(runnable_onnx(hybrid, scratch), probe.feeds)
+        source, worst, tolerance, lambda: _first_overflow(runnable_onnx(hybrid, scratch), probe.feeds)
     )
 
 
@@ -86,3 +92,25 @@ def _fault(
         f"Rounding explains {tolerance.share:.2e}: {tolerance_words(tolerance)}.",
         f"This is a fault of the compiler: please report it with {source.to_report} and the recipe.",
     )
+
+
+def _first_overflow(hybrid: Path, feeds: Sequence[Feed]) -> str | None:
+    """Returns "the input of NAME" or "the output of NAME" of the first PatchLinear, in graph order, that has a value there
+    that is not finite; None if all are finite on all feeds.
+
+    hybrid: a file that ONNX Runtime can run.
+    """
+    places: dict[str, str] = {}
+    for node in load_graph(hybrid).node:
+        if node.op_type == NAME:  # one linear's output may be the next one's input
+            places.setdefault(node.input[0], f"the input of {node.name}")
+            places.setdefault(node.output[0], f"the output of {node.name}")
+    with with_outputs(hybrid, list(places)) as marked:
+        session = open_session(marked)
+    for feed in feeds:
+        for start in range(0, len(places), _TOGETHER):
+            names = [*places][start : start + _TOGETHER]
+            for name, values in run_session(session, hybrid, feed, names).items():
+                if not bool(np.isfinite(values).all()):
+                    return places[name]
+    return None

@@ -8,6 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from masklearn.quality.predictions import Predictions
 from patch_compile.artifacts.proof import (
     BuildPerplexity,
     OutputsProof,
@@ -18,17 +23,18 @@ from patch_compile.artifacts.proof import (
     TextWindows,
     TokensProof,
 )
+from patch_compile.onnx_io.arrays import load_array
 from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.progress import Progress
+from patch_compile.runtime.decoder import check_finite
 from patch_compile.sources.base import OutputSource, Source
 from patch_compile.verification.agreement import judge_agreement, measured_tolerance, run_pruned
 from patch_compile.verification.all_logits import with_all_logits
 from patch_compile.verification.choices import with_choices
 from patch_compile.verification.outputs import compare_outputs
-from patch_compile.verification.quality import compare_logits
 from patch_compile.verification.run_model import Probes, run_study
 
-__all__ = ["prove"]
+__all__ = ["compare_logits", "prove"]
 
 _PROBE_WINDOWS, _PROBE_TOKENS = 2, 96
 _SENTENCE_TOKENS = 40
@@ -117,3 +123,17 @@ def _ended(tokenizer: Any, tokens: list[int]) -> bool:
 
 def _text(tokenizer: Any, tokens: list[int]) -> str:
     return str(tokenizer.decode(tokens, skip_special_tokens=True)).rstrip()
+
+
+def compare_logits(dense: list[Path], hybrid: list[Path], windows: NDArray[np.int64]) -> Predictions:
+    """Compare the logits of two models. Each has one file `[length, vocabulary]` per window of tokens `[count, length]`.
+
+    Raises LogitsError that names the model if logits are not finite.
+    """
+    found = Predictions()
+    for dense_file, hybrid_file, window in zip(dense, hybrid, windows, strict=True):
+        p, q = load_array(dense_file), load_array(hybrid_file)
+        check_finite(p, "The dense model")
+        check_finite(q, "The hybrid model")
+        found.add(torch.from_numpy(p[:-1]), torch.from_numpy(q[:-1]), torch.from_numpy(window[1:]))
+    return found

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from patch_compile.engine.cublaslt import VARIABLE, name_cublaslt
+from patch_compile.engine.plugin_library import VARIABLE, name_cublaslt
 
 CUDA_13, CUDA_12 = "nvidia/cu13/lib/libcublasLt.so.13", "nvidia/cublas/lib/libcublasLt.so.12"
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from masklearn.model.pretrained import load_tokenizer
-from patch_compile.runtime.text import TextStream
+from patch_compile.runtime.continuation import TextStream
 from tests.work import at_most_calls
 
 pytestmark = pytest.mark.model

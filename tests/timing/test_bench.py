@@ -20,10 +20,9 @@ from patch_compile.recipe import Recipe
 from patch_compile.report.terminal.bench import benched_parts
 from patch_compile.report.terminal.parts import show
 from patch_compile.sources.open import source_of
-from patch_compile.timing.contenders import write_contender
+from patch_compile.timing.models import UniformMasks, write_contender
 from patch_compile.timing.request import BenchRequest
 from patch_compile.timing.run import bench
-from patch_compile.timing.uniform import UniformMasks
 from tests.inputs import changed
 
 QUICK = {"iterations": 2, "warm_up": 1}

@@ -5,7 +5,7 @@ import pytest
 from patch_compile.artifacts.bench import Spread
 from patch_compile.hardware import nvml
 from patch_compile.hardware.nvml import Sample, SlowedBy
-from patch_compile.timing.clocks import Watch
+from patch_compile.timing.run import Watch
 
 
 def watch(*samples):

@@ -12,8 +12,7 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.runtime import Completion, Finish
 from patch_compile.runtime.locate import Runner, open_generator
 from patch_compile.runtime.sampling import Sampling
-from patch_compile.verification.dense_onnx import dense_onnx
-from patch_compile.verification.generated import _compared, generated_diff
+from patch_compile.verification.generated import _compared, dense_onnx, generated_diff
 from tests.builds import build, recipe_alone
 from tests.conftest import ModelMaker
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from patch_compile.errors import PatchCompileError
-from patch_compile.verification.quality import compare_logits
+from patch_compile.verification.proof import compare_logits
 
 
 def saved(folder, name, logits):

@@ -3,8 +3,7 @@
 import onnx_ir as ir
 
 from patch_compile.onnx_io.proto import STANDARD_DOMAINS
-from patch_compile.passes.constants import constant_of, scalar_of
-from patch_compile.passes.shapes import same_known_shape
+from patch_compile.passes.constants import constant_of, same_known_shape, scalar_of
 
 __all__ = ["RemoveNoopsPass"]
 

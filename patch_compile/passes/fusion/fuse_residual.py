@@ -6,10 +6,9 @@ from dataclasses import replace as changed
 from typing import TYPE_CHECKING
 
 from patch_compile.packing.fusion import FUSIONS
-from patch_compile.passes.constants import constant_of
+from patch_compile.passes.constants import constant_of, same_known_shape
 from patch_compile.passes.fusion.base import EpiloguePass
 from patch_compile.passes.linear_node import LinearNode, reader, readers, refuse, replace, why_open
-from patch_compile.passes.shapes import same_known_shape
 
 if TYPE_CHECKING:
     import onnx_ir as ir

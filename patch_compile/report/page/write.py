@@ -9,20 +9,16 @@ from masklearn.base.durable import whole_file
 from patch_compile.artifacts.folder import OutFolder
 from patch_compile.artifacts.layout import CARD, PAGE
 from patch_compile.artifacts.workspace import key_of
-from patch_compile.report.page.baselines import baseline_rows
 from patch_compile.report.page.card import model_card
 from patch_compile.report.page.depth_chart import depth_chart
 from patch_compile.report.page.frontier import frontier
 from patch_compile.report.page.generations import said
 from patch_compile.report.page.key_figures import key_figures
-from patch_compile.report.page.lost_where import lost_where
-from patch_compile.report.page.origin import origin
 from patch_compile.report.page.page_data import Sources
-from patch_compile.report.page.plan_table import plan_table
 from patch_compile.report.page.questions import questions
 from patch_compile.report.page.rendering import asset, environment
 from patch_compile.report.page.score_chart import score_chart
-from patch_compile.report.page.speed import speed
+from patch_compile.report.page.sections import baseline_rows, lost_where, origin, plan_table, speed
 from patch_compile.report.page.tile_maps import tile_maps
 from patch_compile.report.page.verdict import verdict
 from patch_compile.report.page.verdict_lights import lights

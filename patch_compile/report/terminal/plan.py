@@ -11,9 +11,8 @@ from rich.table import Table
 from masklearn.masks.budget import Budget
 from masklearn.masks.kinds.table import TWO_FOUR
 from patch_compile.artifacts.plan import LinearRow, WholeRow
-from patch_compile.artifacts.plan_of_model import Asked, PlanOfModel, TargetSource
+from patch_compile.artifacts.plan_of_model import Asked, Builder, Memory, PlanOfModel, TargetSource
 from patch_compile.planning.speed_goal import SpeedGoal
-from patch_compile.report.deployment import builder_line, memory_line
 from patch_compile.report.prediction import WHOLE_PHASES, gain_line, has_quantised, reason_lines, remarks
 from patch_compile.report.terminal.console import by_kind
 from patch_compile.report.terminal.folding import FoldingTable
@@ -50,7 +49,7 @@ def plan_parts(result: PlanOfModel) -> Iterator[Part]:
     if result.whole and result.memory.fits:
         yield _whole_table(result.whole)
     if result.card:
-        yield memory_line(result.memory, result.card.name)
+        yield _memory_line(result.memory, result.card.name)
     yield from type_parts(result)
     yield from _lines(result)
 
@@ -94,7 +93,7 @@ def _asked(asked: Asked) -> str:
 def _notes(result: PlanOfModel) -> Iterator[str]:
     if result.target_source in _TARGETS:
         yield _TARGETS[result.target_source].format(result.target)
-    yield from filter(None, [builder_line(result.builder)])
+    yield from filter(None, [_builder_line(result.builder)])
     if result.asked.ratio is not None:
         budget = Budget.of(result.asked.ratio)
         yield from filter(None, [budget.left_dense([row.name for row in result.linears])])
@@ -158,3 +157,35 @@ def _whole_table(whole: WholeRow) -> Table:
             words, f"{row.dense_ms:.1f}", f"{row.planned_ms:.1f}", f"{row.speedup:.2f}", f"{row.limit:.2f}"
         )
     return table
+
+
+def _memory_line(memory: Memory, card: str) -> str:
+    """Returns in words what of the card's memory the model takes, and how many cards would hold it if one does not."""
+    parts = (
+        f"weights {_gb(memory.weights)} GB (dense {_gb(memory.dense_weights)}) and KV cache {_gb(memory.cache)} GB of this "
+        f"workload"
+    )
+    size = _gb(memory.card)
+    if not memory.fits:
+        return (
+            f"does not fit: {parts} are more than the {size} GB of one {card}. {memory.cards} such cards would hold it, but "
+            "a build runs on one: no speed is promised. Plan for a larger card, or for a smaller workload"
+        )
+    alone = memory.dense_weights + memory.cache > memory.card
+    dense = "; the dense model does not fit" if alone else ""
+    return f"memory: {parts}, of {size} GB on {card}{dense}"
+
+
+def _builder_line(builder: Builder | None) -> str:
+    """Returns in words that this machine's backend can't build for the target, empty if it can."""
+    if builder is None or builder.builds:
+        return ""
+    return (
+        f"{builder.backend} {builder.version}, the backend of this machine, can't build an engine for {builder.target}: it "
+        f"builds for {', '.join(builder.targets) or 'none of the known targets'}. Full TensorRT builds it on a machine "
+        "with that GPU; --backend onnx stops at the ONNX file"
+    )
+
+
+def _gb(count: int) -> str:
+    return f"{count / 1e9:.1f}" if count % 10**9 else f"{count // 10**9}"

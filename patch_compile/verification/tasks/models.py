@@ -12,7 +12,7 @@ from patch_compile.artifacts.layout import MODEL, ONNX
 from patch_compile.errors import PatchCompileError
 from patch_compile.recipe import Recipe
 from patch_compile.verification.all_logits import with_all_logits
-from patch_compile.verification.dense_onnx import dense_onnx
+from patch_compile.verification.generated import dense_onnx
 
 __all__ = ["Backend", "Side", "open_model"]
 

@@ -16,7 +16,7 @@ from patch_compile.artifacts.tasks import TaskScores
 from patch_compile.errors import PatchCompileError
 from patch_compile.recipe import Recipe
 from patch_compile.report.tasks import asked_words
-from patch_compile.verification.continues import check_continues_text
+from patch_compile.verification.generated import check_continues_text
 from patch_compile.verification.tasks.loading import in_task_folder, load_tasks
 from patch_compile.verification.tasks.models import Backend, Side, open_model
 from patch_compile.verification.tasks.offline import offline, quiet_harness

@@ -12,8 +12,7 @@ from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.onnx_io.write import write_onnx
 from patch_compile.sources.onnx_model.find import find_onnx_linears
 from patch_compile.sources.onnx_model.read import read_onnx
-from patch_compile.sources.onnx_model.rounding import RoundLinearsPass
-from patch_compile.sources.onnx_model.widen import WidenPass
+from patch_compile.sources.onnx_model.rounding import RoundLinearsPass, WidenPass
 from tests.sources.onnx_model import graphs
 from tests.sources.onnx_model.learning import learn, write_hybrid
 
