@@ -108,7 +108,7 @@ def pytest_collection_finish() -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Let tests of the export trace anew."""
-    _TRACES.fresh = Path(__file__).with_name("export") in item.path.parents
+    _TRACES.fresh = Path(__file__).with_name("onnx_export") in item.path.parents
 
 
 @pytest.fixture(autouse=True)
