@@ -65,9 +65,9 @@ def _bytes_budget(
     """Returns the budget of the recipe's bytes. Raises UsageError if the method or the kinds do not reach it."""
     if recipe.traits.trains():
         raise UsageError(
-            f"--bytes does not go with --method {recipe.method}",
+            f"`bytes_per_weight` does not go with `method` {recipe.method}",
             "Its training steers towards a ratio.",
-            "Give --ratio, or another method.",
+            "Give `ratio`, or another method.",
         )
     weights = {name: math.prod(shape) for name, shape in linears.items()}
     total = sum(weights.values())
@@ -76,7 +76,7 @@ def _bytes_budget(
     )
     if per_weight < least:
         raise UsageError(
-            f"{per_weight:g} bytes per weight cannot be reached with --kinds {recipe.kinds}",
+            f"{per_weight:g} bytes per weight cannot be reached with `kinds` {recipe.kinds}",
             f"With every tile of the smallest kind it is {rounded_up(least)}.",
             "Give more bytes, or smaller kinds.",
         )

@@ -107,7 +107,7 @@ _NOT_PACKED = (Baseline.UNSTRUCTURED,)
 
 
 def parse_baselines(names: str) -> tuple[Baseline, ...]:
-    """Parse the value of `--baselines`: `all`, or names separated by commas. Raises UsageError for an unknown name."""
+    """Parse the value of `baselines`: `all`, or names separated by commas. Raises UsageError for an unknown name."""
     if names.strip() == "all":
         return tuple(Baseline)
     try:

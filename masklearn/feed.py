@@ -87,7 +87,7 @@ class Feed(ABC):
         return any(len(kinds) > 1 for kinds in self.allowed_types.values())
 
     def with_weights(self, weights: str) -> Self:
-        """Returns a feed of the same linears with another value of `--weights` in its recipe."""
+        """Returns a feed of the same linears with another value of `weights` in its recipe."""
         found = copy(self)
         for cached in ("types", "allowed_types"):
             found.__dict__.pop(cached, None)

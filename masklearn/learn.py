@@ -251,7 +251,7 @@ def _check_labels(task: Task) -> None:
     """Raises UsageError, before any work, for a label weight with an encoder, which predicts no next token."""
     if task.recipe.repairs and task.recipe.label_weight and architecture_of(task.checkpoint).encoder:
         raise UsageError(
-            "An encoder has no labels to repair on", "It predicts no next token.", "Leave --label-weight out."
+            "An encoder has no labels to repair on", "It predicts no next token.", "Leave `label_weight` out."
         )
 
 
@@ -266,7 +266,7 @@ def _check_types(task: Task) -> None:
         raise PatchCompileError(
             f"{task.checkpoint.path} is quantised, and its channels can't be reordered",
             f"{kept[0]}, for example, keeps the scales that the checkpoint gives to neighbouring weights.",
-            "Leave --permute out, or give the checkpoint that it was quantised from.",
+            "Leave `permute` out, or give the checkpoint that it was quantised from.",
         )
 
 

@@ -139,11 +139,11 @@ class LearnSettings(Settings):
         """Raises UsageError for weight types that are to be chosen by a method whose scores know no rounding."""
         ranks = self.criterion is None or Requires.INPUTS in self.criterion.needs
         if self.traits.trains() or not self.traits.solves or not ranks:
-            by = f"--method {self.method}" + (f" --criterion {self.criterion}" if self.criterion else "")
+            by = f"`method` {self.method}" + (f" `criterion` {self.criterion}" if self.criterion else "")
             raise UsageError(
-                f"{by} can't choose among the types of --weights {self.weights}",
+                f"{by} can't choose among the types of `weights` {self.weights}",
                 "What rounding loses is an output error, and here tiles are ranked by something else.",
-                "Take --method oneshot or sparsegpt, ranked by fisher, relative or raw; or name one type, such as int8.",
+                "Take `method` oneshot or sparsegpt, ranked by fisher, relative or raw; or name one type, such as int8.",
             )
 
     @property

@@ -63,7 +63,7 @@ class Repair(StrEnum):
 class MethodTraits:
     """Traits of a mask method, for recipes and `--help`; `masklearn.methods.base.Method` is a method that runs.
 
-    name: value of `--method`; summary: one line for lists; needs: things that it needs from the model besides weights;
+    name: value of `method`; summary: one line for lists; needs: things that it needs from the model besides weights;
     criteria: criteria that it can rank tiles by, its default first, () if it has its own; unit: unit of the scores of its
     own criterion, in words; solves: True if it chooses patterns and solves the surviving weights after the tiles are
     chosen; repair: repair if the recipe does not say otherwise; only_two_four: True if it learns no other kind of tile.

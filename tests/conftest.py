@@ -17,6 +17,7 @@ from masklearn.model.models import auto_class
 from patch_compile.hardware import cards
 from patch_compile.onnx_export import trace
 from tests.builds import TINY
+from tests.parts import PARTS, of_part
 from tests.traces import Traces
 
 # fmt: off
@@ -97,6 +98,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     from tests.groups import Scheduling
 
     return Scheduling(config, log) if config.getvalue("dist") == "loadgroup" else None
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--part`."""
+    parser.addoption("--part", choices=PARTS, help="run the quick tests, or the rest (default: all)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests of the other part."""
+    if part := config.getoption("part"):
+        items[:], others = of_part(part, items)
+        config.hook.pytest_deselected(items=others)
 
 
 def pytest_collection_finish() -> None:

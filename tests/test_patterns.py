@@ -51,7 +51,7 @@ def by_exclude(path: Path, pattern: str) -> set[str]:
     return {name for name, reason in skipped.items() if reason == "excluded"}
 
 
-OPTIONS = {"--ratio": by_ratio, "--lowering": by_lowering, "--include": by_include, "--exclude": by_exclude}
+OPTIONS = {"`ratio`": by_ratio, "--lowering": by_lowering, "`include`": by_include, "`exclude`": by_exclude}
 
 
 def names_of(path: Path) -> list[str]:

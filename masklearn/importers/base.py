@@ -50,7 +50,7 @@ class Published:
 class Importer(ABC):
     """A format of published masks.
 
-    name: value of `--format`; summary: one line for lists; in_weights: True if the masks are the zeros of weights in the
+    name: value of `format`; summary: one line for lists; in_weights: True if the masks are the zeros of weights in the
     source. These weights are then compiled, so zeros outside 2:4 tiles are not lost. general: True if the format has no
     distinctive mark, so that a source has this format only if no other format claims it.
     """
@@ -94,7 +94,7 @@ def check_known(
             f"It masks {first_few(unknown)}, which the model does not have."
             if unknown
             else f"It masks none of the covered linears ({first_few(list(coverage.linears))}).",
-            "Give the model that they were made for, and check --include and --exclude.",
+            "Give the model that they were made for, and check `include` and `exclude`.",
         )
     return covered, tuple(sorted(named - set(covered)))
 

@@ -49,7 +49,7 @@ def _ambiguous(source: Path, claimed: dict[str, str]) -> PatchCompileError:
     return PatchCompileError(
         f"{source} may be of several formats",
         f"It looks like {' and like '.join(f'{name} ({shown})' for name, shown in claimed.items())}.",
-        f"Say which with --format {next(iter(claimed))}, for example.",
+        f"Say which with `format` {next(iter(claimed))}, for example.",
     )
 
 

@@ -131,7 +131,7 @@ class _Import:
         why = (
             f"the largest that {why}"
             if size or plain
-            else "too few tiles of these kinds to find it by; --tile names another"
+            else "too few tiles of these kinds to find it by; `tile` names another"
         )
         self.note(f"tile: {_words(size or DEFAULT_TILE)} ({why})")
         return size or DEFAULT_TILE
@@ -232,7 +232,7 @@ class _Import:
                 f"The mask of {name} in {self.source} zeroes weights where it is not {self._sought}",
                 f"It zeroes weights of row {row}, {_place(group)}, which the model has; but in the {rows}x{columns} "
                 f"tile around them some group {_keeps_more(kinds)}.",
-                "Leave out --tile or give a smaller one; give the very model that the masks were made for.",
+                "Leave out `tile` or give a smaller one; give the very model that the masks were made for.",
             )
         self.extra += int(lost.sum())
 
@@ -246,14 +246,14 @@ class _Import:
                 f"{self.source} holds no 2:4 tiles",
                 "Nowhere do all groups of 4 along K (in_features) in a tile have two zeros: it is dense, or sparse "
                 "without structure.",
-                "Give masks or a checkpoint pruned 2:4 or to a mosaic; a smaller --tile finds smaller tiles; --kinds auto "
+                "Give masks or a checkpoint pruned 2:4 or to a mosaic; a smaller `tile` finds smaller tiles; `kinds` auto "
                 "finds tiles that keep n of 16.",
             )
         return PatchCompileError(
             f"{self.source} holds no tiles of the kinds {self.kinds}",
             "Nowhere do all groups of a tile keep as few weights as one of these kinds does. A group of n:16 is 16 weights "
             "that lie strided in 64 columns of a row, not 16 neighbours.",
-            "Give masks or a checkpoint pruned so; a smaller --tile finds smaller tiles, of 64 columns or a multiple for "
+            "Give masks or a checkpoint pruned so; a smaller `tile` finds smaller tiles, of 64 columns or a multiple for "
             "n:16.",
         )
 

@@ -1,6 +1,6 @@
 """Budget of the pruning: one ratio for all linears together or for each, ratios by pattern, or a saving in another unit.
 
-`--ratio` takes `0.4`, or `PATTERN=RATIO,PATTERN=RATIO,…` such as `mlp.*=0.5,v_proj=0`, with the patterns of
+`ratio` takes `0.4`, or `PATTERN=RATIO,PATTERN=RATIO,…` such as `mlp.*=0.5,v_proj=0`, with the patterns of
 `masklearn.masks.name_globs`. **The last pattern that fits a linear determines its ratio**, so general patterns come first:
 `*=0.3,mlp.*=0.5`. Linears that no pattern fits stay dense.
 """
@@ -104,7 +104,7 @@ class Budget:
 
         Raises PatchCompileError for a pattern that fits no linear, or that is never the last one to fit.
         """
-        return decide(self.ratios, names, "--ratio")
+        return decide(self.ratios, names, "`ratio`")
 
     @property
     def dense(self) -> frozenset[str]:
@@ -211,7 +211,7 @@ def check_reachable(
             raise UsageError(
                 f"A ratio of {share.saving / total:g}{where} cannot be reached",
                 f"With every tile of the kind that zeroes most it is {most / total:g}; the kinds are {', '.join(allowed)}.",
-                "Give a lower ratio, or --kinds that zero more.",
+                "Give a lower ratio, or `kinds` that zero more.",
             )
 
 

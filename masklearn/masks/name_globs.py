@@ -1,8 +1,8 @@
 """Names of linears: their kind and depth, and the patterns with which users choose linears.
 
 A pattern is either a glob that fits the whole name or its end after any dot (`v_proj`, `mlp.*`; `*` also matches dots), or
-`re:` and a regular expression for the whole name. `--include` and `--exclude` take these, and so do `--ratio`, `--kinds`,
-`--weights` and `--lowering` in `PATTERN=VALUE,PATTERN=VALUE,…`, where the last pattern that fits a linear determines its
+`re:` and a regular expression for the whole name. `include` and `exclude` take these, and so do `ratio`, `kinds`,
+`weights` and `lowering` in `PATTERN=VALUE,PATTERN=VALUE,…`, where the last pattern that fits a linear determines its
 value.
 
 A pattern may come from a stranger's recipe, and some expressions take for ever. Matching one with a name is stopped after a

@@ -218,7 +218,7 @@ class TypesForBytes:
             raise UsageError(
                 f"{self._per_weight:g} bytes per weight cannot be reached with these types and kinds of tiles",
                 f"With every linear of the smallest type and every tile of the smallest kind it is {rounded_up(least)}.",
-                "Give more bytes, or --weights and --kinds that take fewer.",
+                "Give more bytes, or `weights` and `kinds` that take fewer.",
             )
 
     def __call__(

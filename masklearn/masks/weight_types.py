@@ -1,4 +1,4 @@
-"""Weight types that a user asks for: the value of `--weights`, and what it means for each linear.
+"""Weight types that a user asks for: the value of `weights`, and what it means for each linear.
 
 It is a type such as `int8`, or `PATTERN=TYPE,PATTERN=TYPE,…` such as `mlp.*=int4,v_proj=float16`, with the patterns of
 `masklearn.masks.name_globs`. A type in front of all patterns is for the linears that none of them fits, which else keep the
@@ -36,7 +36,7 @@ Types = tuple[WeightType, ...]
 
 
 def parse_weights(text: str) -> str:
-    """Check a value of `--weights` and return it in its shortest form. Raises a ValueError of one line for another text."""
+    """Check a value of `weights` and return it in its shortest form. Raises a ValueError of one line for another text."""
     return ",".join(
         f"{pattern}={','.join(kinds)}" if pattern else ",".join(kinds) for pattern, kinds in _pairs(text)
     )
@@ -68,7 +68,7 @@ def allowed_types(
     named type whose spans do not, and as `names.decide` does.
     """
     found: dict[str, Types] = {}
-    for name, pair in decide(_pairs(text) if text else [], list(shapes), "--weights").items():
+    for name, pair in decide(_pairs(text) if text else [], list(shapes), "`weights`").items():
         columns = shapes[name][1]
         if pair is None or (pair[1] == (AUTO,) and name in given):
             found[name] = (given.get(name, FLOAT16),)
@@ -98,14 +98,15 @@ def quantised_types(
 def undecided(text: str | None) -> UsageError:
     """Returns the error for a value that leaves a choice where nothing can choose."""
     return UsageError(
-        f"--weights {text} leaves a choice of types, and nothing says how to make it",
+        f"`weights` {text} leaves a choice of types, and nothing says how to make it",
         "Types are chosen for a speed or for bytes, at the least loss of quality.",
-        "Give --speedup, --budget-ms or, in `learn`, --bytes; or name one type for each linear, such as --weights int8.",
+        "Give `speedup`, `budget_ms` or, in `learn`, `bytes_per_weight`; or name one type for each linear, such as "
+        "`weights` int8.",
     )
 
 
 def spell_types(types: Mapping[str, WeightType]) -> str:
-    """Returns a value of `--weights` that gives these linears these types; types: of all linears, by name."""
+    """Returns a value of `weights` that gives these linears these types; types: of all linears, by name."""
     if not types:
         return FLOAT16.name
     ((commonest, _),) = Counter(types.values()).most_common(1)

@@ -106,5 +106,5 @@ def check_window(architecture: Architecture, config: "PretrainedConfig", length:
         raise PatchCompileError(
             f"Windows of {length} tokens are too long for this {config.model_type} model",
             f"Its positions are learned, and reach {longest} tokens.",
-            f"Give --length {longest} or less, or for evaluation text --eval-length {longest} or less.",
+            f"Give `length` {longest} or less, or for evaluation text `eval_length` {longest} or less.",
         )

@@ -107,7 +107,7 @@ class Checkpoint:
             raise PatchCompileError(
                 f"{path / CONFIG} describes a quantised model, and there are no weights",
                 "The headers of its *.safetensors tell which linears are quantised.",
-                "Put the files beside it, or take quantization_config out of it and give --weights.",
+                "Put the files beside it, or take quantization_config out of it and give `weights`.",
             )
         return cls(path, config, {})
 

@@ -151,7 +151,7 @@ def _check_model(checkpoint: Checkpoint, grids: Mapping[str, Grid]) -> None:
         raise PatchCompileError(
             f"{checkpoint.path} has no quantised linears",
             "All its weights have 16 bits or more, and a dense checkpoint holds these as they are.",
-            f"Use {checkpoint.path} itself, or learn with --weights int4 or int8.",
+            f"Use {checkpoint.path} itself, or learn with `weights` int4 or int8.",
         )
     row = architecture_of(checkpoint)
     if row.conv1d or not row.linears:

@@ -62,8 +62,8 @@ def covered_linears_of(
     architecture = architecture_of(checkpoint)
     found = _linears(checkpoint)
     linears = {name: linear.shape for name, linear in found.items()}
-    check_patterns(include, list(linears), "--include")
-    check_patterns(exclude, list(linears), "--exclude")
+    check_patterns(include, list(linears), "`include`")
+    check_patterns(exclude, list(linears), "`exclude`")
     covered: dict[str, tuple[int, int]] = {}
     skipped: dict[str, str] = {}
     for name, shape in linears.items():

@@ -97,7 +97,7 @@ def _check_writes(checkpoint: Checkpoint) -> None:
         raise PatchCompileError(
             f"{checkpoint.path} cannot write its own text",
             "It is an encoder, not a causal language model.",
-            "Give text with --calib.",
+            "Give text with `calib`.",
         )
 
 
@@ -117,7 +117,7 @@ def _load(checkpoint: Checkpoint, device: torch.device) -> Any:
         raise PatchCompileError(
             f"{checkpoint.path} does not fit into memory to write its own text",
             f"Its weights take {stored / 1e9:.1f} GB, {free / 1e9:.1f} GB of {device.type} memory are free.",
-            "Give text with --calib (and --eval).",
+            "Give text with `calib` (and `eval_text`).",
         )
     return load_model(checkpoint.path, dtype=own).to(device)
 
@@ -131,5 +131,5 @@ def _start_token(config: Any, model_dir: Path) -> int:
     raise PatchCompileError(
         f"{model_dir} names no start token",
         "Without one the model cannot write its own text.",
-        "Give text with --calib and --eval.",
+        "Give text with `calib` and `eval_text`.",
     )

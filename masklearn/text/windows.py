@@ -47,5 +47,5 @@ def too_many_passes(what: str, seen: int, windows: int, length: int) -> str | No
         return None
     return (
         f"{what} goes {seen / windows:.0f} times over its {windows * length:,} tokens of text; beyond {_PASSES} times that "
-        "brings less and less: give a longer --calib"
+        "brings less and less: give a longer `calib`"
     )

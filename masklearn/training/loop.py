@@ -192,7 +192,7 @@ class _Run:
             raise PatchCompileError(
                 f"Training diverged at step {number + 1}",
                 f"The loss is {means['loss']}, the norm of its gradient {norm}.",
-                f"Give a --learning-rate below {self._schedule.learning_rate:g}, or --precision fp32.",
+                f"Give a `learning_rate` below {self._schedule.learning_rate:g}, or `precision` fp32.",
             )
         self._optimizer.step()
         self._optimizer.zero_grad()

@@ -64,7 +64,7 @@ def repair(
     room = available_memory(usable_device(task.recipe.device)) if available is None else available
     settings = _memory_settings(task, masks, room)
     if settings is None:
-        task.note("repair is off: give a smaller --batch or --length, or a device with more memory")
+        task.note("repair is off: give a smaller `batch` or `length`, or a device with more memory")
         return RepairRecord(method="none", why=f"{room / 2**30:.1f} GiB of memory are too little to train in")
     share = 1.0 - (_SHARE_OF_SCALES if searched_grids(task) else 0.0)
     rate = task.recipe.learning_rate or _LEARNING_RATE

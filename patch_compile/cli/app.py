@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shlex
 import sys
 import traceback
@@ -53,6 +54,9 @@ _COMMANDS = (
     run,
     verify,
 )
+
+
+_SETTING = re.compile(r"`([a-z_]+)`")
 
 
 @dataclass
@@ -149,13 +153,25 @@ def _of_click(error: click.UsageError) -> UsageError:
 
 
 def _complain(error: PatchCompileError) -> int:
-    click.echo(click.style("error: ", fg="red", bold=True) + one_line(error.what), err=True)
+    what = one_line(_by_flags(error.what))
+    click.echo(click.style("error: ", fg="red", bold=True) + what, err=True)
     for label, text in (("why", error.why), ("fix", error.fix)):
         if text:
-            click.echo(f"  {label}: {_indented(text)}", err=True)
+            click.echo(f"  {label}: {_indented(_by_flags(text))}", err=True)
     for line in getattr(error, "__notes__", ()):
         click.echo(f"  {_indented(line)}", err=True)
     return error.exit_code
+
+
+def _by_flags(text: str) -> str:
+    """Returns a text in which settings that masklearn names, such as `eval_text`, are named as options: --eval."""
+    flags = {
+        parameter.name: max(parameter.opts, key=len)
+        for one in _COMMANDS
+        for parameter in one.params
+        if isinstance(parameter, click.Option)
+    }
+    return _SETTING.sub(lambda match: flags.get(match[1], match[0]), text)
 
 
 def _indented(text: str) -> str:

@@ -126,6 +126,22 @@ def test_an_internal_error_is_admitted_and_has_its_own_exit_code(monkeypatch, ca
     assert "Traceback (most recent call last)" in capsys.readouterr().err
 
 
+def test_settings_are_named_as_options(monkeypatch, capsys):
+    def fail(**_):
+        raise app.PatchCompileError(
+            "No `calib`",
+            "`eval_text` and `bytes_per_weight` say nothing of `README`.",
+            "Give `label_weight`.",
+        )
+
+    monkeypatch.setattr(app.cli, "main", fail)
+    with pytest.raises(SystemExit):
+        app.main()
+    said = capsys.readouterr().err
+    assert "No --calib" in said and "--eval and --bytes say nothing of `README`." in said
+    assert "Give --label-weight." in said
+
+
 def test_an_error_of_the_operating_system_is_told_in_words(monkeypatch, capsys):
     assert broken(monkeypatch, OSError(errno.ENOSPC, "No space left on device", "out/plan.json")) == 1
     said = capsys.readouterr().err

@@ -93,9 +93,12 @@ def test_what_cannot_be_reached_is_refused_before_any_work(
         ({"kinds": "12:16", "ratio": 0.3}, r"A ratio of 0.3 cannot be reached"),
         (
             {"kinds": "12:16", "bytes_per_weight": 1.6},
-            r"1.6 bytes per weight cannot be reached with --kinds 12:16",
+            r"1.6 bytes per weight cannot be reached with `kinds` 12:16",
         ),
-        ({"method": "patch-tile", "bytes_per_weight": 1.6}, r"--bytes does not go with --method patch-tile"),
+        (
+            {"method": "patch-tile", "bytes_per_weight": 1.6},
+            r"`bytes_per_weight` does not go with `method` patch-tile",
+        ),
     ):
         with pytest.raises(UsageError, match=why):
             learn(path, recipe(text_file, **settings), tmp_path / "s")

@@ -67,11 +67,11 @@ def test_repair_comes_between_the_choice_and_the_rounding(
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
-        ({"ratio": 0.3}, "--weights auto leaves a choice of types, and nothing says how to make it"),
-        ({"bytes_per_weight": 0.9, "method": "wanda"}, "--method wanda can't choose among the types"),
+        ({"ratio": 0.3}, "`weights` auto leaves a choice of types, and nothing says how to make it"),
+        ({"bytes_per_weight": 0.9, "method": "wanda"}, "`method` wanda can't choose among the types"),
         (
             {"bytes_per_weight": 0.9, "criterion": "random"},
-            "--method oneshot --criterion random can't choose among the types",
+            "`method` oneshot `criterion` random can't choose among the types",
         ),
         ({"bytes_per_weight": 0.3}, "0.3 bytes per weight cannot be reached with these types"),
     ],

@@ -125,7 +125,7 @@ def test_types_that_do_not_fit_are_refused_before_any_work(
     path = make_model(hidden_size=64, intermediate_size=96)
     for weights, why in (
         ("int4", r"down_proj can't have int4 weights"),
-        ("fc1=int8", r"'fc1' of --weights matches no linear"),
+        ("fc1=int8", r"'fc1' of `weights` matches no linear"),
     ):
         with pytest.raises(PatchCompileError, match=why):
             learn(path, recipe(text_file, weights=weights), tmp_path / "s")

@@ -98,9 +98,9 @@ def test_types_that_no_speed_reaches_are_refused_before_any_work(settings, make_
 @pytest.mark.parametrize(
     ("given", "why"),
     [
-        ({"ratio": 0.4}, "--weights auto leaves a choice of types, and nothing says how to make it"),
+        ({"ratio": 0.4}, "`weights` auto leaves a choice of types, and nothing says how to make it"),
         ({"mask": "masks.safetensors"}, "--weights auto does not go with a mask"),
-        ({"speedup": 1.2, "method": "magnitude"}, "--method magnitude can't choose among the types"),
+        ({"speedup": 1.2, "method": "magnitude"}, "`method` magnitude can't choose among the types"),
         (
             {"speedup": 1.2, "weights": "int8,bfloat16"},
             "--weights bfloat16 does not go with a graph in float16",

@@ -270,7 +270,7 @@ def test_linears_that_no_pattern_fits_are_named(small, capsys):
         ({"ratio": 0.4, "model": "m.onnx"}, "plan takes a model directory"),
         ({"ratio": 0.4, "weights": "int3"}, "setting weights = int3 is not valid"),
         ({"ratio": 0.4, "weights": "bfloat16,v_proj=float16"}, "--weights bfloat16 does not go with a graph"),
-        ({"ratio": 0.4, "weights": "gate=int8"}, "'gate' of --weights matches no linear"),
+        ({"ratio": 0.4, "weights": "gate=int8"}, "'gate' of `weights` matches no linear"),
         (
             {"ratio": 0.4, "weights": "int8", "lowering": "v_proj=split"},
             "v_proj has int8 weights and can't be lowered as split",

@@ -56,7 +56,7 @@ def test_given_masks_are_rounded_once(settings: dict[str, Any], tmp_path: Path) 
     [
         ("bfloat16", UsageError, "--weights bfloat16 does not go with a graph in float16"),
         ("int8,o_proj=bfloat16", UsageError, "--weights bfloat16 does not go with a graph in float16"),
-        ("fc1=int8", PatchCompileError, "'fc1' of --weights matches no linear"),
+        ("fc1=int8", PatchCompileError, "'fc1' of `weights` matches no linear"),
     ],
 )
 def test_types_that_do_not_fit_are_refused_before_any_work(

@@ -61,7 +61,7 @@ class PrunedCheckpoint(Importer):
 
 def _check_weight(pruned: Checkpoint, checkpoint: Checkpoint, weight: str) -> None:
     if weight not in pruned:
-        why, fix = f"There is no {weight}.", "Give the model that was pruned, or --exclude the linear."
+        why, fix = f"There is no {weight}.", "Give the model that was pruned, or `exclude` the linear."
     elif pruned.shape(weight) != checkpoint.shape(weight):
         why = f"{weight} is {list(pruned.shape(weight))} there and {list(checkpoint.shape(weight))} in the model."
         fix = "Give the model that was pruned."

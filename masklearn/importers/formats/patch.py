@@ -78,7 +78,7 @@ def _check_shape(archive: MaskArchive, key: str, shape: tuple[int, ...]) -> None
         raise PatchCompileError(
             f"{archive.path} gives no shape for {key}",
             f"There is no {key + _SHAPE}.",
-            "Give --format maskllm if the archive is one of MaskLLM, whose shapes are those of the model.",
+            "Give `format` maskllm if the archive is one of MaskLLM, whose shapes are those of the model.",
         )
     found = archive.read(key + _SHAPE, 64)
     if found.dtype.kind not in "iu" or found.ravel().tolist() != list(shape):

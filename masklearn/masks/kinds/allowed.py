@@ -1,4 +1,4 @@
-"""Kinds of tiles that a user allows: the value of `--kinds`, and what it means for each linear.
+"""Kinds of tiles that a user allows: the value of `kinds`, and what it means for each linear.
 
 It is `2:4`, `auto`, a list such as `8:16,12:16`, or `PATTERN=LIST,PATTERN=LIST,…` such as `mlp.*=8:16,12:16,v_proj=2:4`.
 The patterns are those of `masklearn.masks.name_globs`; what stands between two patterns belongs to the first. A list in
@@ -28,7 +28,7 @@ _Pairs = list[tuple[str, tuple[str, ...]]]
 
 
 def parse_kinds(text: str) -> str:
-    """Check a value of `--kinds` and return it in its shortest form. Raises a ValueError of one line if it is misspelled."""
+    """Check a value of `kinds` and return it in its shortest form. Raises a ValueError of one line if it is misspelled."""
     pairs = _pairs(text)
     return ",".join(
         f"{pattern}={','.join(kinds)}" if pattern else ",".join(kinds) for pattern, kinds in pairs
@@ -48,7 +48,7 @@ def allowed_kinds(
     shapes: (N, K) by linear; tile: (rows, columns). `auto` leaves out kinds whose groups do not divide K or the columns of
     the tiles. Raises PatchCompileError for a named kind whose groups do not, and as `names.decide` does.
     """
-    decided = decide(_pairs(text), list(shapes), "--kinds")
+    decided = decide(_pairs(text), list(shapes), "`kinds`")
     found: dict[str, tuple[TileKind, ...]] = {}
     for name, (_, columns) in shapes.items():
         pair = decided[name]
@@ -70,7 +70,7 @@ def left_out_of_auto(
 
     The arguments are those of `allowed_kinds`.
     """
-    decided, found = decide(_pairs(text), list(shapes), "--kinds"), allowed_kinds(text, shapes, tile)
+    decided, found = decide(_pairs(text), list(shapes), "`kinds`"), allowed_kinds(text, shapes, tile)
     linears: dict[tuple[TileKind, ...], list[str]] = {}
     for name, kinds in found.items():
         pair = decided[name]
@@ -92,7 +92,7 @@ def _check_fits(
                 f"{name} can't have tiles of kind {kind}",
                 f"Groups of {kind} lie in {kind.span} columns, so K and the columns of a tile are multiples of {kind.span}; "
                 f"here they are {columns} and {min(tile[1], columns)}.",
-                f"Give {name.rpartition('.')[2]}=2:4 behind a comma, another --tile, or --kinds auto, which leaves out what "
+                f"Give {name.rpartition('.')[2]}=2:4 behind a comma, another `tile`, or `kinds` auto, which leaves out what "
                 "does not fit.",
             )
 

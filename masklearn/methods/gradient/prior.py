@@ -106,12 +106,12 @@ def _check_masks(task: Task, masks: MaskSet) -> None:
     masks.check_covers(task.coverage.linears)
     if masks.orders or task.recipe.permute:
         theirs = (
-            "its masks were learned with --permute" if masks.orders else "with --permute they change places"
+            "its masks were learned with `permute`" if masks.orders else "with `permute` they change places"
         )
         raise PatchCompileError(
             f"The prior {task.recipe.prior} has hidden channels in another order",
             f"It says which weights of the checkpoint stay by their places: {theirs}.",
-            "Name a one-shot method as the prior, or give masks that were learned without --permute and leave it out.",
+            "Name a one-shot method as the prior, or give masks that were learned without `permute` and leave it out.",
         )
     if masks.base_sha256 != task.checkpoint.fingerprint():
         raise PatchCompileError(
@@ -124,7 +124,7 @@ def _check_masks(task: Task, masks: MaskSet) -> None:
         raise PatchCompileError(
             f"The prior {task.recipe.prior} has tiles of kind {' and '.join(others)}",
             f"The method {task.recipe.method} learns 2:4 tiles only.",
-            "Name a one-shot method as the prior, or give masks that were learned with --kinds 2:4.",
+            "Name a one-shot method as the prior, or give masks that were learned with `kinds` 2:4.",
         )
     wanted = task.recipe.tile
     for name, mask in masks.items():
@@ -132,5 +132,5 @@ def _check_masks(task: Task, masks: MaskSet) -> None:
             raise PatchCompileError(
                 f"The prior {task.recipe.prior} has other tiles",
                 f"{name} has tiles of {spell_tile(mask.tile)}, {spell_tile(wanted)} are asked for.",
-                f"Give --tile {spell_tile(mask.tile)}, or another prior.",
+                f"Give `tile` {spell_tile(mask.tile)}, or another prior.",
             )

@@ -7,7 +7,7 @@ from masklearn.base.errors import PatchCompileError
 __all__ = ["damaged", "refused"]
 
 _FIX = (
-    "Use the checkpoint that it was quantised from, and let --weights int4 or int8 quantise it; or one that is quantised in "
+    "Use the checkpoint that it was quantised from, and let `weights` int4 or int8 quantise it; or one that is quantised in "
     "a way that docs/howto/learning.md lists."
 )
 

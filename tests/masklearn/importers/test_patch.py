@@ -71,7 +71,7 @@ def test_a_group_that_is_not_two_four_is_named(dense: Model, tmp_path) -> None:
 def test_a_tile_that_does_not_fit_is_refused(dense: Model, tmp_path) -> None:
     expected = sources.mosaics(dense.coverage, (16, 16))
     source = sources.write_npz(tmp_path / "mask.npz", sources.patch_members(dense.nonzero(expected)))
-    with pytest.raises(PatchCompileError, match=r"32x32 tile.*Leave out --tile"):
+    with pytest.raises(PatchCompileError, match=r"32x32 tile.*Leave out `tile`"):
         dense.import_from(source, tile=(32, 32))
     finer = dense.import_from(source, tile=(8, 8))
     assert finer.ratio == pytest.approx(dense.import_from(source).ratio)

@@ -220,7 +220,7 @@ def test_errors_of_kinds_say_what_was_sought(make_dense, tmp_path) -> None:
     with pytest.raises(PatchCompileError, match="holds no tiles of the kinds 8:16,12:16") as caught:
         dense.import_from(dense.checkpoint.path, kinds="8:16,12:16")
     assert "strided in 64 columns" in caught.value.why and "of 64 columns or a multiple" in caught.value.fix
-    assert "too few tiles of these kinds to find it by; --tile names another" in " ".join(dense.notes)
+    assert "too few tiles of these kinds to find it by; `tile` names another" in " ".join(dense.notes)
     with pytest.raises(PatchCompileError, match="can't have tiles of kind 8:16") as caught:
         dense.import_from(dense.checkpoint.path, tile=(64, 32), kinds="8:16")
     assert "K and the columns of a tile are multiples of 64; here they are 64 and 32" in caught.value.why

@@ -1,4 +1,4 @@
-"""The value of --weights, and what it means for each linear."""
+"""The value of `weights`, and what it means for each linear."""
 
 import re
 
@@ -72,9 +72,9 @@ def test_int4_needs_whole_spans() -> None:
 
 
 def test_a_pattern_that_fits_nothing_is_named() -> None:
-    with pytest.raises(PatchCompileError, match=r"'gate_proj' of --weights matches no linear"):
+    with pytest.raises(PatchCompileError, match=r"'gate_proj' of `weights` matches no linear"):
         quantised_types("gate_proj=int8", SHAPES)
-    with pytest.raises(PatchCompileError, match=r"'up_proj' of --weights decides for no linear"):
+    with pytest.raises(PatchCompileError, match=r"'up_proj' of `weights` decides for no linear"):
         quantised_types("up_proj=int8,mlp.*=int4", SHAPES)
 
 
@@ -96,7 +96,7 @@ def test_auto_lets_a_linear_have_what_fits_it_and_a_list_what_it_names() -> None
 
 
 def test_a_choice_that_nothing_makes_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"--weights auto leaves a choice of types") as refused:
+    with pytest.raises(UsageError, match=r"`weights` auto leaves a choice of types") as refused:
         quantised_types("auto", SHAPES)
     assert "--speedup" in refused.value.fix
     with pytest.raises(PatchCompileError, match=r"down_proj can't have int4 weights"):

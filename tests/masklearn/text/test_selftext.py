@@ -102,7 +102,7 @@ def test_memory_decides_the_type_and_whether_it_can_write(make_model, dtypes, mo
         if free > weights:
             assert write_text(model, 1, 8, 0).shape == (1, 8)
     assert dtypes == [torch.float32, torch.bfloat16]
-    with pytest.raises(PatchCompileError, match=r"does not fit into memory.*Give text with --calib"):
+    with pytest.raises(PatchCompileError, match=r"does not fit into memory.*Give text with `calib`"):
         write_text(model, 1, 8, 0)
 
 

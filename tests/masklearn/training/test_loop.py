@@ -224,7 +224,7 @@ def test_the_loss_that_is_no_number_stops_it(tmp_path: Path) -> None:
             return loss * (math.nan if len(self.seen) == 3 else 1.0), figures
 
     model = nn.Linear(LENGTH, LENGTH)
-    with pytest.raises(PatchCompileError, match=r"diverged at step 3.*nan.*--learning-rate below 0\.05"):
+    with pytest.raises(PatchCompileError, match=r"diverged at step 3.*nan.*`learning_rate` below 0\.05"):
         train(model, Broken(model), pool(), schedule(), tmp_path, lambda *_: None, what="fitting")
 
 

@@ -1,0 +1,37 @@
+"""The two parts of the tests: `quick`, which `make test` runs, and the `rest`, which `make test-full` adds.
+
+A file of tests is quick if it took less than SLOW seconds by durations.txt, or is not there yet. In other files only tests
+with the mark `quick` are quick: one real run of each kind, so that `make test` enters every room.
+"""
+
+import re
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+__all__ = ["PARTS", "SLOW", "of_part", "slow_files"]
+
+PARTS = ("quick", "rest")
+SLOW = 4.0  # seconds
+_HERE = Path(__file__).parent
+_FILE = re.compile(r" *(\d+\.\d) +\d+ (tests/\S+\.py)")
+
+
+@cache
+def slow_files() -> frozenset[str]:
+    """Returns the slow files, relative to the repository."""
+    lines = (_HERE / "durations.txt").read_text(encoding="utf-8").splitlines()
+    found = (_FILE.fullmatch(line) for line in lines)
+    return frozenset(match[2] for match in found if match and float(match[1]) >= SLOW)
+
+
+def of_part(part: str, items: Iterable[pytest.Item]) -> tuple[list[pytest.Item], list[pytest.Item]]:
+    """Returns the tests of a part, and the others."""
+    own: tuple[list[pytest.Item], list[pytest.Item]] = [], []
+    for item in items:
+        file = item.path.relative_to(_HERE.parent).as_posix()
+        quick = file not in slow_files() or item.get_closest_marker("quick") is not None
+        own[quick != (part == "quick")].append(item)
+    return own
