@@ -19,7 +19,21 @@ from tests.oracles.element_packing import Packed, pack_gated, pack_slabs, prune
 from tests.oracles.fp32_sums import fp32_sum_error
 from tests.oracles.integer_packing import INT8, Quantised, pack_gated_integers, pack_integers, quantise
 
-__all__ = ["TOKENS", "Outcome", "check", "check_row", "names", "outcomes"]
+__all__ = [
+    "TOKENS",
+    "Case",
+    "Outcome",
+    "check",
+    "check_row",
+    "epilogue_of_turn",
+    "names",
+    "outcomes",
+    "packed_slabs",
+    "quantised",
+    "random_weight",
+    "share_of_allowed_error",
+    "tensors_of",
+]
 
 _MANTISSA = {torch.float16: 11, torch.bfloat16: 8}  # significand bits
 _SMALLEST = {torch.float16: 2.0**-24, torch.bfloat16: 2.0**-133}  # spacing of the subnormals
@@ -157,21 +171,21 @@ def _worst_error(
 ) -> float | str:
     """Largest error in units of the error that fp32 sums and one rounding allow, or why there is none."""
     rng = np.random.default_rng(abs(case.config))
-    halves = [_random_weight(rng, case) for _ in range(1 + case.about.gated)]
+    halves = [random_weight(rng, case) for _ in range(1 + case.about.gated)]
     if case.about.weights:
-        packed, weights = _quantised(halves, case, rng)
+        packed, weights = quantised(halves, case, rng)
     else:
-        packed, weights = _packed(halves, case), [weight for weight, _ in halves]
+        packed, weights = packed_slabs(halves, case), [weight for weight, _ in halves]
     whole = len(halves) * -(-case.shape[0] // packed.panel_rows) * packed.panel_rows, case.shape[1]
     index = device_index(packed.index, packed.kinds, sum(packed.counts), case.about.kinds)
     dense, sparse, *others = packed.counts[: case.about.kinds]
     layout = Layout(whole, packed.panel_rows, index, dense, sparse, tuple(others), case.about.weights)
-    hybrid = Hybrid(kernels, case.shape, layout, _tensors(packed, index, place), gated=case.about.gated)
+    hybrid = Hybrid(kernels, case.shape, layout, tensors_of(packed, index, place), gated=case.about.gated)
     weights = [weight.to(place) for weight in weights]
     worst = 0.0
     for turn, rows in enumerate(tokens):
         x = torch.randn(rows, case.shape[1], device=place).to(case.dtype)
-        epilogue = _epilogue(case, x, turn)
+        epilogue = epilogue_of_turn(case, x, turn)
         y = torch.full((rows, case.shape[0]), torch.nan, dtype=case.dtype, device=place)
         call = hybrid.caller(x, y, device, case.config, epilogue)
         call(0)
@@ -182,11 +196,11 @@ def _worst_error(
         if not y.isfinite().all():
             return f"NaN or infinity with {rows} tokens"
         rounded = case.config == DENSE_PATH and bool(case.about.gated or epilogue.activation)
-        worst = max(worst, _error(y, x, weights, epilogue, rounded))
+        worst = max(worst, share_of_allowed_error(y, x, weights, epilogue, rounded))
     return worst
 
 
-def _random_weight(rng: np.random.Generator, case: Case) -> tuple[torch.Tensor, NDArray[np.int64]]:
+def random_weight(rng: np.random.Generator, case: Case) -> tuple[torch.Tensor, NDArray[np.int64]]:
     """A pruned weight, and the kinds of its slabs."""
     rows, (n, k) = case.about.panel_rows, case.shape
     grid = -(-n // rows), -(-k // 64)
@@ -198,7 +212,7 @@ def _random_weight(rng: np.random.Generator, case: Case) -> tuple[torch.Tensor, 
     return torch.from_numpy(np.ascontiguousarray(weight[:, :k])).to(case.dtype), codes
 
 
-def _packed(halves: Sequence[tuple[torch.Tensor, NDArray[np.int64]]], case: Case) -> Packed:
+def packed_slabs(halves: Sequence[tuple[torch.Tensor, NDArray[np.int64]]], case: Case) -> Packed:
     bits = np.stack([weight.view(torch.int16).numpy().view(np.uint16) for weight, _ in halves])
     slabs = np.stack([tiles for _, tiles in halves])
     if case.about.gated:
@@ -206,7 +220,7 @@ def _packed(halves: Sequence[tuple[torch.Tensor, NDArray[np.int64]]], case: Case
     return pack_slabs(bits[0], slabs[0], case.about.panel_rows)
 
 
-def _quantised(
+def quantised(
     halves: Sequence[tuple[torch.Tensor, NDArray[np.int64]]], case: Case, rng: np.random.Generator
 ) -> tuple[Packed, list[torch.Tensor]]:
     """The weights rounded to integers, packed, and what the kernels multiply by: those of int8 are not rounded again."""
@@ -226,7 +240,7 @@ def _multiplied(one: Quantised, case: Case) -> torch.Tensor:
     return products if one.type == INT8 and case.config != DENSE_PATH else products.float().to(case.dtype)
 
 
-def _tensors(packed: Packed, index: NDArray[np.int32], place: str) -> dict[str, torch.Tensor]:
+def tensors_of(packed: Packed, index: NDArray[np.int32], place: str) -> dict[str, torch.Tensor]:
     arrays: dict[str, NDArray[Any]] = {"index": index}
     for kind, (values, words) in packed.tensors.items():
         arrays[SLAB_NAMES[kind][0]] = values if packed.weights else values.view(np.int16)
@@ -237,7 +251,7 @@ def _tensors(packed: Packed, index: NDArray[np.int32], place: str) -> dict[str, 
     return {name: torch.from_numpy(array).to(place) for name, array in arrays.items()}
 
 
-def _epilogue(case: Case, x: torch.Tensor, turn: int) -> Epilogue:
+def epilogue_of_turn(case: Case, x: torch.Tensor, turn: int) -> Epilogue:
     """An epilogue whose bias, residual and activation vary with `turn`; turn 0 has none of them."""
     n = case.shape[0]
 
@@ -249,7 +263,7 @@ def _epilogue(case: Case, x: torch.Tensor, turn: int) -> Epilogue:
     return Epilogue(bias, residual, ACTIVATIONS[turn % len(ACTIVATIONS)])
 
 
-def _error(
+def share_of_allowed_error(
     y: torch.Tensor, x: torch.Tensor, weights: Sequence[torch.Tensor], epilogue: Epilogue, rounded: bool
 ) -> float:
     """Largest error as a share of the error that tensor cores' sums and the epilogue may have, to first order.

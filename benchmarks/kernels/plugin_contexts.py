@@ -51,14 +51,14 @@ class Engine:
         about = Config(asked.name, asked.panel_rows, asked.gated, 0, 0, asked.kinds, asked.weights)
         kernels = check.Case(0, about, asked.dtype, asked.shape, 0.6)
         rng = np.random.default_rng(7)
-        halves = [check._random_weight(rng, kernels) for _ in range(1 + asked.gated)]
+        halves = [check.random_weight(rng, kernels) for _ in range(1 + asked.gated)]
         # The dense path rounds weights of int8 before it multiplies them.
         self._weights = {}
         for dense, case in ((False, kernels), (True, kernels._replace(config=DENSE_PATH))):
             if asked.weights:
-                self.packed, multiplied = check._quantised(halves, case, np.random.default_rng(7))
+                self.packed, multiplied = check.quantised(halves, case, np.random.default_rng(7))
             else:
-                self.packed, multiplied = check._packed(halves, case), [weight for weight, _ in halves]
+                self.packed, multiplied = check.packed_slabs(halves, case), [weight for weight, _ in halves]
             self._weights[dense] = multiplied
         self._case = kernels
         self._takes: dict[int, bool] = {}
@@ -87,7 +87,7 @@ class Engine:
         """Return random inputs."""
         torch.manual_seed(seed)
         x = torch.randn(tokens, self.asked.shape[1]).to(self.asked.dtype)
-        return Given(x, check._epilogue(self._case, x, self.asked.turn))
+        return Given(x, check.epilogue_of_turn(self._case, x, self.asked.turn))
 
     def linear(self, given: Given) -> Linear:
         """Return the linear as the plugin is told of it."""
@@ -99,7 +99,7 @@ class Engine:
 
     def arrays(self, given: Given) -> dict[str, NDArray[Any]]:
         """Return the inputs' bits, by the names of the plugin's tensors."""
-        tensors = check._tensors(self.packed, self.packed.index, "cpu")
+        tensors = check.tensors_of(self.packed, self.packed.index, "cpu")
         arrays = {name: tensor.numpy() for name, tensor in tensors.items() if name != "index"}
         optional = {"bias": given.epilogue.bias, "residual": given.epilogue.residual}
         return arrays | {name: _bits(t) for name, t in {"x": given.x, **optional}.items() if t is not None}
@@ -109,7 +109,7 @@ class Engine:
         dense = self.runs_dense_path(len(given.x))
         rounded = dense and bool(self.asked.gated or given.epilogue.activation)
         got = torch.from_numpy(y).view(self.asked.dtype)
-        return check._error(got, given.x, self._weights[dense], given.epilogue, rounded)
+        return check.share_of_allowed_error(got, given.x, self._weights[dense], given.epilogue, rounded)
 
 
 class Context:

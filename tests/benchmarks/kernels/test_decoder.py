@@ -21,16 +21,16 @@ def layer(kernels, rng):
         gated = name == "gate_up"
         about = check.Config("any", 64, gated, 0, 0)
         case = check.Case(0, about, torch.float16, (n, k), 0.5)
-        halves = [check._random_weight(rng, case) for _ in range(1 + gated)]
+        halves = [check.random_weight(rng, case) for _ in range(1 + gated)]
         halves = [
             (weight / 4, slabs) for weight, slabs in halves
         ]  # dividing by 4 is exact and keeps the zeros
         dense[name] = torch.cat([weight for weight, _ in halves])
-        found = check._packed(halves, case)
+        found = check.packed_slabs(halves, case)
         rows = len(halves) * -(-n // 64) * 64
         layout = problems.Layout((rows, k), 64, found.index, len(found.dense), len(found.sparse))
         packed[name] = hybrid.Hybrid(
-            kernels, (n, k), layout, check._tensors(found, found.index, "cpu"), gated=gated
+            kernels, (n, k), layout, check.tensors_of(found, found.index, "cpu"), gated=gated
         )
     return dense, packed
 
