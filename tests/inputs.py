@@ -2,16 +2,19 @@
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 
 from benchmarks.reproduce import LEGITIMATE, compare, sort_out
+from patch_compile.errors import PatchCompileError
 
-__all__ = ["changed", "differences", "files_below"]
+__all__ = ["assert_changes_are_named", "changed", "differences", "files_below"]
 
 _SWAPPED = {b"cat": b"dog", b"dog": b"cat", b"0.7": b"0.8"}
 
@@ -31,6 +34,22 @@ def changed(file: Path) -> Iterator[None]:
         yield
     finally:
         file.write_bytes(before)
+
+
+def assert_changes_are_named(inputs: Path, source: Any, build: Callable[[], object]) -> None:
+    """Change each file below `inputs` right after the source has learned: the build is refused, and the error names it."""
+    real = source.learn
+    for file in files_below(inputs):
+        with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+
+            def learn_and_change(*arguments: Any, file: Path = file, stack: ExitStack = stack) -> Any:
+                found = real(*arguments)
+                stack.enter_context(changed(file))
+                return found
+
+            patch.setattr(source, "learn", learn_and_change)
+            with pytest.raises(PatchCompileError, match=re.escape(f"{file} was changed")):
+                build()
 
 
 def differences(one: Path, other: Path) -> list[str]:

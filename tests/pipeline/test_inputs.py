@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from patch_compile.sources.checkpoint.source import CheckpointSource
 from patch_compile.sources.kinds import Stage
 from tests.builds import TINY, build
 from tests.conftest import TEXT, write_model
-from tests.inputs import changed, differences, files_below
+from tests.inputs import assert_changes_are_named, changed, differences, files_below
 
 _BESIDE = {
     "special_tokens_map.json": json.dumps({"unk_token": "<unk>", "bos_token": "<s>"}),
@@ -115,21 +114,10 @@ def test_added_and_removed_files_are_learned_from_anew(inputs: Path, tmp_path: P
             (model / name).unlink(missing_ok=True)
 
 
-def test_a_change_in_mid_build_is_named(
-    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = CheckpointSource.learn
-    for file in files_below(inputs):
-        with ExitStack() as stack, monkeypatch.context() as patch:
-
-            def learn_and_change(*arguments: Any, file: Path = file, stack: ExitStack = stack) -> Any:
-                found = real(*arguments)
-                stack.enter_context(changed(file))
-                return found
-
-            patch.setattr(CheckpointSource, "learn", learn_and_change)
-            with pytest.raises(PatchCompileError, match=re.escape(f"{file} was changed")):
-                learned(inputs, tmp_path / "out", method="magnitude")
+def test_a_change_in_mid_build_is_named(inputs: Path, tmp_path: Path) -> None:
+    assert_changes_are_named(
+        inputs, CheckpointSource, lambda: learned(inputs, tmp_path / "out", method="magnitude")
+    )
     assert not (tmp_path / "out").exists()
 
 
