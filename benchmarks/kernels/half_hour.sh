@@ -9,7 +9,7 @@
 #   half_hour.sh three           5: the sweep of more tokens, and the decoder
 #   half_hour.sh four            4: compute-sanitizer over six kernels
 #   half_hour.sh five            2: Nsight Compute over four kernels
-#   half_hour.sh --dry-run       all steps without a GPU: no kernel runs. It says for how long a H100 is predicted to compute
+#   half_hour.sh --dry-run       all steps without a GPU: no kernel runs. It says for how long an H100 is predicted to compute
 #
 # What a step writes is in the folder OUT (build/gpu): gpu.jsonl with all rows, log.txt, profiles.tgz. Where OUT is another
 # folder, copy its gpu.jsonl into build/gpu before the next step.
@@ -40,7 +40,7 @@ part() { # SECONDS COMMAND...: stop the command after so many, or when the step'
 }
 
 bench() { # MINUTES STAGE [OPTION...]: a row that is being measured when the minutes are over may take 90 seconds
-  [ -z "$dry" ] || { echo "== seconds of a H100's GPU, predicted" && python3 $kernels/predicted_seconds.py --stages "${@:2}"; }
+  [ -z "$dry" ] || { echo "== seconds of an H100, predicted" && python3 $kernels/predicted_seconds.py --stages "${@:2}"; }
   part $(($1 * 60 + 90)) python3 $kernels/run.py --out "$out/gpu.jsonl" --minutes "$1" --stages "${@:2}"
 }
 
@@ -106,7 +106,7 @@ case $1 in --help) echo --kernel-regex ;; --query-gpu=compute_cap) echo 9.0 ;; e
 while [ $# -gt 0 ]; do [ "$1" != python3 ] || exec "$@"; shift; done
 END
   for tool in compute-sanitizer nvidia-smi nvcc; do cp "$work/ncu" "$work/$tool"; done
-  chmod +x "$work"/*
+  chmod +x "$work"/{python3,ncu,compute-sanitizer,nvidia-smi,nvcc}
   export PATH="$work:$PATH"
 }
 
@@ -119,6 +119,7 @@ usage() {
 [ ! -x .venv/bin/python3 ] || export PATH="$PWD/.venv/bin:$PATH"
 work=$(mktemp -d) dry="" out=${OUT:-build/gpu} steps=("$1")
 trap 'rm -rf "$work"' EXIT
+mkdir "$work/found"
 case $1 in
   prepare) prepare "${2:-sm_90}"; exit ;;
   one | two | three | four | five) [ -z "${2:-}" ] || usage ;;
