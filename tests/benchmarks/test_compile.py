@@ -51,7 +51,7 @@ def test_it_compiles_builds_and_writes_the_page(
 
 
 def test_a_page_without_marks_is_refused() -> None:
-    with pytest.raises(ValueError, match="why_not"):
+    with pytest.raises(ValueError, match="lacks"):
         renewed("nothing here", "compile", "part")
 
 

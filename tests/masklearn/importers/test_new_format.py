@@ -86,5 +86,5 @@ def test_the_command_imports_it(dense: Model, source: Path, tmp_path: Path) -> N
 
 def test_what_two_formats_claim_is_not_guessed(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(IMPORTERS, AlsoOdd.name, AlsoOdd)
-    with pytest.raises(PatchCompileError, match=r"several formats.*also-odd.*odd-ones.*--format also-odd"):
+    with pytest.raises(PatchCompileError, match=r"several formats.*also-odd.*odd-ones.*`format` also-odd"):
         detect_format(source)

@@ -226,4 +226,4 @@ def test_errors_of_kinds_say_what_was_sought(make_dense, tmp_path) -> None:
     assert "K and the columns of a tile are multiples of 64; here they are 64 and 32" in caught.value.why
     with pytest.raises(PatchCompileError, match="holds no 2:4 tiles") as caught:
         dense.import_from(dense.checkpoint.path)
-    assert "--kinds auto finds tiles that keep n of 16" in caught.value.fix
+    assert "`kinds` auto finds tiles that keep n of 16" in caught.value.fix

@@ -98,7 +98,7 @@ def test_auto_lets_a_linear_have_what_fits_it_and_a_list_what_it_names() -> None
 def test_a_choice_that_nothing_makes_is_refused() -> None:
     with pytest.raises(UsageError, match=r"`weights` auto leaves a choice of types") as refused:
         quantised_types("auto", SHAPES)
-    assert "--speedup" in refused.value.fix
+    assert "`speedup`" in refused.value.fix
     with pytest.raises(PatchCompileError, match=r"down_proj can't have int4 weights"):
         allowed_types("int8,int4", SHAPES)
 

@@ -173,7 +173,7 @@ def test_no_weight_is_read(make_model: ModelMaker, monkeypatch: pytest.MonkeyPat
 
 def test_pattern_that_is_no_regular_expression(make_model: ModelMaker) -> None:
     with pytest.raises(
-        PatchCompileError, match=r"--exclude is not valid. 're:\(' is not a regular expression"
+        PatchCompileError, match=r"`exclude` is not valid. 're:\(' is not a regular expression"
     ):
         covered_linears(make_model(), exclude=["re:("])
 

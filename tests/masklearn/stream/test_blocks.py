@@ -83,7 +83,7 @@ def test_an_encoder_has_no_language_model_head(make_model: ModelMaker) -> None:
 def test_windows_longer_than_learned_positions(make_model, model_type: str, longest: int) -> None:
     checkpoint = Checkpoint.open(make_model(model_type))
     next(stream_blocks(checkpoint, np.full((1, longest), 5), "cpu"))
-    with pytest.raises(PatchCompileError, match=f"too long.*reach {longest} tokens.*--length {longest}"):
+    with pytest.raises(PatchCompileError, match=f"too long.*reach {longest} tokens.*`length` {longest}"):
         next(stream_blocks(checkpoint, np.full((1, longest + 1), 5), "cpu"))
 
 

@@ -83,7 +83,7 @@ def test_masks_of_another_shape_are_refused(make_model: ModelMaker, text_file: P
 def test_masks_with_other_tiles_are_refused(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
     task = make_task(make_model(), text_file, tmp_path / "s", prior=str(tmp_path / "masks"))
     masks_of(task, tile=(16, 16)).save(tmp_path / "masks")
-    with pytest.raises(PatchCompileError, match=r"tiles of 16x16, 32x32 are asked for.*--tile 16x16"):
+    with pytest.raises(PatchCompileError, match=r"tiles of 16x16, 32x32 are asked for.*`tile` 16x16"):
         prior_of(task)
 
 

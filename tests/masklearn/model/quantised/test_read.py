@@ -154,7 +154,7 @@ def test_what_compressed_tensors_has_beside_is_refused_by_name(
     _edit_config(path, **changes)
     with pytest.raises(PatchCompileError, match="is not read") as error:
         Checkpoint.open(path)
-    assert place in error.value.what and "--weights int4 or int8" in error.value.fix
+    assert place in error.value.what and "`weights` int4 or int8" in error.value.fix
 
 
 @pytest.mark.parametrize(
