@@ -48,4 +48,4 @@ def test_four_passes_over_a_text_are_not_worth_a_word() -> None:
     told = too_many_passes("repair", 1200, 100, 512)
     assert told is not None
     assert told.startswith("repair goes 12 times over its 51,200 tokens of text; ")
-    assert "--calib" in told
+    assert "`calib`" in told
