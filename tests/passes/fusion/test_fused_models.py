@@ -61,11 +61,8 @@ class Pruned:
 
     def __init__(self, path: Path, masks: dict[str, Any]) -> None:
         self._source, self._masks, self.path = Checkpoint.open(path), masks, path
-        self.shape, self.config, self.quantised = (
-            self._source.shape,
-            self._source.config,
-            self._source.quantised,
-        )
+        self.shape, self.config, self.conv1d = self._source.shape, self._source.config, self._source.conv1d
+        self.quantised = self._source.quantised
 
     def __contains__(self, name: str) -> bool:
         return name in self._source
