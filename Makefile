@@ -6,7 +6,7 @@ TEXTS := .cache/texts
 # Where no CUDA compiler is installed, the plugin is built with the one from the package index.
 NVCC_EXTRA := $(shell command -v nvcc >/dev/null || test -x /usr/local/cuda/bin/nvcc || echo ,nvcc)
 
-.PHONY: demo test durations chromium families mutate tensorrt-versions edgellm fuzz torture lint format plugin wheels bench-compile bench-quality bench-memory bench-onnx-files reproduce docs docs-test screenshots release models audit lowest newest lock clean
+.PHONY: demo test test-full durations chromium minilm families mutate tensorrt-versions edgellm fuzz torture lint format plugin wheels bench-compile bench-quality bench-memory bench-onnx-files reproduce docs docs-test screenshots release models audit lowest newest lock clean
 
 # The linears of this small model gain where a GPU reads long prompts and answers briefly, as in classifying or scoring text.
 # 12 steps of repair instead of the default's 64, and a plugin for one architecture: for a first look in minutes. The second
@@ -21,13 +21,22 @@ demo: .venv/installed models
 
 # One thread in each of pytest's processes: more of them than cores wait for each other most of the time. They load torch
 # before patch-compile could tell MKL to compute the same with any number of threads.
-test: .venv/installed models chromium
+PYTEST := OMP_NUM_THREADS=1 MKL_CBWR=AUTO,STRICT PATCH_COMPILE_PLUGIN_ARCHS=80 PATCH_COMPILE_MODEL=$(MODEL) PATCH_COMPILE_TEXTS=$(TEXTS) $(BIN)/pytest -n auto --dist loadgroup
+
+# The quick tests, which enter every room: tests/parts.py.
+test: .venv/installed models chromium minilm
+	$(PYTEST) --part quick
+
+# All tests. Those of `make test` come first.
+test-full: test
+	$(PYTEST) --part rest
+
+minilm: .venv/installed
 	$(BIN)/python samples/models.py minilm .cache/models/minilm
-	OMP_NUM_THREADS=1 MKL_CBWR=AUTO,STRICT PATCH_COMPILE_PLUGIN_ARCHS=80 PATCH_COMPILE_MODEL=$(MODEL) PATCH_COMPILE_TEXTS=$(TEXTS) $(BIN)/pytest -n auto --dist loadgroup
 
 # How long each test takes, in tests/durations.txt.
-durations:
-	PYTEST_ADDOPTS=--junitxml=build/durations.xml $(MAKE) test
+durations: .venv/installed models chromium minilm
+	$(PYTEST) --junitxml=build/durations.xml
 	$(BIN)/python -m tests.durations build/durations.xml
 
 # report.html is tested in a Chromium: Debian's, where none is found and it may be installed; else those tests are skipped.
@@ -46,7 +55,7 @@ mutate: .venv/installed
 	  tests/plugins/dense_path/test_code.py tests/plugins/dense_path/test_faults.py tests/plugins/tensorrt/test_attack.py tests/plugins/test_windows.py \
 	  tests/ptx/test_warpgroup_kernels.py tests/plugin/test_build.py
 
-# The plugin in the registries of several versions of TensorRT; `make test` takes the newest. Their dispatch runtimes are small.
+# The plugin in the registries of several versions of TensorRT; `make test-full` takes the newest. Their dispatch runtimes are small.
 TENSORRT_VERSIONS := 10.16.1.11 11.0.0.114 11.4.0.106
 tensorrt-versions: .venv/installed $(TENSORRT_VERSIONS:%=.cache/tensorrt-versions/%)
 	OMP_NUM_THREADS=1 PATCH_COMPILE_PLUGIN_ARCHS=80 $(BIN)/pytest tests/plugins/tensorrt/test_versions.py

@@ -19,8 +19,9 @@ _FILE, _TEST = 1.0, 3.0  # seconds from which a file and a test have a line
 def _cases(junit: Path) -> Iterator[tuple[str, str, float]]:
     """Yield file, name and seconds of each test."""
     for case in ElementTree.parse(junit).iter("testcase"):
-        module = case.attrib["classname"].replace(".", "/")
-        yield f"{module}.py", case.attrib["name"], float(case.attrib["time"])
+        module, _, classes = case.attrib["classname"].partition(".test_")
+        file = f"{module}.test_{classes.partition('.')[0]}".replace(".", "/")
+        yield f"{file}.py", case.attrib["name"], float(case.attrib["time"])
 
 
 def report(junit: Path) -> str:

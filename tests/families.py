@@ -94,8 +94,8 @@ MIXTURES: dict[str, dict[str, Any]] = {
     "qwen2_moe": _GROUPED | _EXPERTS | {"num_experts": 4, "shared_expert_intermediate_size": 32},
     "qwen3_moe": _HEADS | _EXPERTS | {"num_experts": 4},
 }
-# Those that differ most, which `make test` exports: ALiBi and an attention of its own; values of another size than keys,
-# with experts; attention sinks, with experts in 3-D tensors. It builds two more: tests/pipeline/test_families.py.
+# Those that differ most, which `make test-full` exports: ALiBi and an attention of its own; values of another size than
+# keys, with experts; attention sinks, with experts in 3-D tensors. It builds two more: tests/pipeline/test_families.py.
 IN_EVERY_RUN = ("bloom", "deepseek_v3", "gpt_oss")
 # What torch says of those that it does not export: complex numbers, and a table of masks that bounds the positions.
 UNEXPORTABLE = {

@@ -31,6 +31,8 @@ from tests.artifacts.benched import benched
 from tests.builds import TINY, build
 from tests.conftest import TEXT, write_model
 
+pytestmark = pytest.mark.quick
+
 RATIOS = (0.1, 0.3, 0.5)
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -12,6 +12,8 @@ from tests.fuzz.__main__ import runs_part
 from tests.fuzz.reader import CORPUS, Reader, attempt
 from tests.fuzz.readers import READERS
 
+pytestmark = pytest.mark.quick
+
 MUTATIONS = 36
 # Beginnings of names: inputs that once led to an error, and inputs that are refused. All others are accepted.
 FOUND, REFUSED = "found-", "refused-"

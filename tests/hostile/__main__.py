@@ -1,7 +1,7 @@
 """Runs hostile inputs, and prints those that broke something.
 
 python -m tests.hostile                # all
-python -m tests.hostile --sample       # those that `make test` takes
+python -m tests.hostile --sample       # those that `make test-full` takes
 python -m tests.hostile "onnx: " FIFO  # those whose kind and name contain one of the words
 """
 

@@ -1,4 +1,4 @@
-"""The list of all hostile inputs, and the sample that `make test` takes of it."""
+"""The list of all hostile inputs, and the sample that `make test-full` takes of it."""
 
 from __future__ import annotations
 

@@ -30,6 +30,7 @@ def recipe(text_file: Path, **settings: Any) -> LearnRecipe:
     return LearnRecipe(**(given | settings))
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("ratio", [0.0, 0.23, 0.4, 0.5])
 def test_masks_meet_the_ratio_and_the_model(

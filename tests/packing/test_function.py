@@ -23,6 +23,8 @@ from patch_compile.packing.function import (
 from patch_compile.packing.joint import gated_panels
 from tests.mosaics import masked_by_hand, random_mask, random_weight
 
+pytestmark = pytest.mark.quick
+
 ELEMENT = {np.float16: TensorProto.FLOAT16, ml_dtypes.bfloat16: TensorProto.BFLOAT16}
 HALF_ULP = {np.float16: 2.0**-11, ml_dtypes.bfloat16: 2.0**-8}
 EPILOGUES = [

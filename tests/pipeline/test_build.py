@@ -20,6 +20,8 @@ from patch_compile.recipe import Recipe
 from patch_compile.sources.checkpoint.source import CheckpointSource
 from tests.builds import build, check_out
 
+pytestmark = pytest.mark.quick
+
 
 def test_out_holds_what_the_manifest_says(settings):
     report = build(settings)

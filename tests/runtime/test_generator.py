@@ -43,6 +43,7 @@ def rightly_chosen(
     return bool((lost < tolerance * logits.abs().max()).all())
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("kind", ["llama", "mistral"])
 def test_a_batch_says_what_the_checkpoint_says(out_of: OutOf, kind: str) -> None:
     """Prompts of several lengths run together, and each gives the text that it gives alone."""

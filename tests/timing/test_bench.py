@@ -29,6 +29,7 @@ QUICK = {"iterations": 2, "warm_up": 1}
 SMALL = BenchRequest(batch_size=(1, 2), prompt_tokens=(8,), past_tokens=(16,), **QUICK)
 
 
+@pytest.mark.quick
 def test_three_models_are_timed_and_the_build_stays_whole(out_of, capsys):
     out = out_of("llama")
     before = {str(file.relative_to(out)) for file in out.rglob("*") if file.is_file()}

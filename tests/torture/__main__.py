@@ -2,7 +2,7 @@
 
     python -m tests.torture                 # every kind of attack
     python -m tests.torture faults server   # some of them
-    python -m tests.torture --small faults  # the few attempts that `make test` makes too
+    python -m tests.torture --small faults  # the few attempts that `make test-full` makes too
     python -m tests.torture --page docs/status/reliability.md  # no attack: the results as a table of the page
 
 Each module of MODULES has a function `run(small: bool) -> list[Attack]`. The exit code is 1 if anything broke.

@@ -74,6 +74,7 @@ def asked(**settings: Any) -> VerifyRequest:
     return VerifyRequest.parse(LENGTHS | settings)
 
 
+@pytest.mark.quick
 def test_each_question_has_its_own_answer(built, out, capsys):
     report = built["report"]
     found = verify(out, asked(fail_on=("ppl:+900%", "top1:1%")))
@@ -279,6 +280,7 @@ def test_a_failed_check_weighs_more_than_an_open_question(out):
     assert result.exit_code == 3 and "FAILED in " in result.stdout
 
 
+@pytest.mark.quick
 def test_encoders_are_compared_on_their_outputs(settings, make_model):
     model = make_model("bert", hidden_size=128, intermediate_size=192, num_hidden_layers=2)
     build(settings | {"model": model})

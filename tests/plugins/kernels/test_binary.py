@@ -31,7 +31,7 @@ NAMES = [config.name for config in schedule.CONFIGS]
 
 
 def marks(arch):
-    """`make test` looks at the code of its plugin; `make mutate` compiles for the other architectures, some minutes."""
+    """`make test-full` looks at the code of its plugin; `make mutate` compiles for the other architectures, some minutes."""
     return [] if arch == 80 else pytest.mark.mutation
 
 

@@ -67,6 +67,7 @@ def test_every_ring_position(kernel, config):
             check(kernel, case, config, DTYPES[0], mode=mode, seed=slabs)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("share", [0.0, 1.0])
 @pytest.mark.parametrize("config", CONFIGS)
 def test_all_dense_and_all_sparse(kernel, config, share):

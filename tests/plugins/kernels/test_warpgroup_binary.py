@@ -12,7 +12,7 @@ from tests.ptx.warpgroup_kernel import WARPGROUP_CONFIGS, WarpgroupKernel, compi
 pytestmark = pytest.mark.skipif(NO_CODE, reason=WHY_NO_CODE)
 
 SUFFIXES = ("", ".BF16")  # of products, by scalar type
-# `make test` takes the PTX that test_warpgroup_kernels.py runs, and compiles it for the kernel that takes least.
+# `make test-full` takes the PTX that test_warpgroup_kernels.py runs, and compiles it for the kernel that takes least.
 every_kernel = pytest.mark.parametrize(
     ("scalar", "config"),
     [

@@ -17,6 +17,8 @@ from tests.mosaics import random_mask
 from tests.sources.exported_graph.files import saved
 from tests.sources.exported_graph.graphs import Exporter, weights_of
 
+pytestmark = pytest.mark.quick
+
 HIDDEN = 128
 SIZES = {"hidden_size": HIDDEN, "intermediate_size": 192, "num_hidden_layers": 2}
 

@@ -46,6 +46,7 @@ def run(path, feed):
     return ort.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, feed)[0]
 
 
+@pytest.mark.quick
 def test_out_holds_what_the_manifest_says(settings, calib):
     report = build(settings)
     out = settings["out"]
