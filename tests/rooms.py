@@ -17,7 +17,7 @@ _WIDTH = 120
 
 
 def room_of(path: str) -> tuple[str, str]:
-    """Returns package and room of a file, such as ("patch_compile", "planning"); the room "." is the package's own folder."""
+    """Returns package and room of a file, such as ("masklearn", "masks"); the room "." is the package's own folder."""
     parts = Path(path).parts
     return (parts[0], parts[1]) if len(parts) > 2 else (parts[0] if len(parts) == 2 else ".", ".")
 
