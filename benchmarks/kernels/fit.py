@@ -65,7 +65,7 @@ _NUMBERS = {config.name: number for number, config in enumerate(CONFIGS)}
 class Slab(NamedTuple):
     """Clocks of an SM for a slab of a kind in a configuration.
 
-    simulated: those of issue.py; predicted: those of the planner, by the resource `limit`; launch: clocks of a launch
+    simulated: clocks by issue.py; predicted: clocks by the planner, for the resource `limit`; launch: clocks of a launch
     without slabs; error: median relative miss of the fit to `rows` rows of the sweep.
     """
 
@@ -280,7 +280,7 @@ def predicted_times(row: Row, card: PlanCard, assume: Assumptions) -> list[float
 
 
 def median_clocks(rows: Sequence[Row]) -> dict[str, float] | None:
-    """Medians over all rows, or those of kept rows. None where nvidia-smi was not there."""
+    """Medians of the clocks over all rows, which kept rows store. None where nvidia-smi was not there."""
     if "clocks" in (machine := first(rows, "machine")):
         kept: dict[str, float] | None = machine["clocks"]
         return kept

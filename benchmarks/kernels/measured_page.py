@@ -30,7 +30,7 @@ _NOTHING = "Nothing has been measured yet."
 _MODEL = MODELS["LLaMA-2-7B"]
 _SHAPES = ((4096, 4096), (11008, 4096), (4096, 11008))
 _PRODUCTS = (
-    "Products of one linear, microseconds, predicted / measured; p is the share of 2:4 slabs. Predictions are those of the "
+    "Products of one linear, microseconds, predicted / measured; p is the share of 2:4 slabs. Predictions go by the "
     "data sheet, without the calibration."
 )
 _SLABS = (
@@ -39,7 +39,7 @@ _SLABS = (
 )
 _DECODER = (
     f"{_MODEL.name} of random weights in CUDA graphs, predicted / measured. Without linears, the rest of the model is left. "
-    "Predictions are those of the data sheet."
+    "Predictions go by the data sheet."
 )
 
 
@@ -81,7 +81,7 @@ def _machine(rows: Sequence[Row]) -> str:
 
 
 def _calibrated(rows: Sequence[Row]) -> tuple[str, Assumptions]:
-    """What a calibration to these rows gains, in words, and its assumptions. Without one: why, and the usual ones."""
+    """Returns the gain of a calibration in words, and its assumptions; without a calibration the reason, and the usual ones."""
     try:
         found = fit.calibration(rows)
     except PatchCompileError as error:

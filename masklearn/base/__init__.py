@@ -1,1 +1,1 @@
-"""What both packages stand on: errors, settings, safe reading, durable writing, processes, threads, progress."""
+"""Holds the base of both packages: errors, settings, safe reading, durable writing, processes, threads, progress."""

@@ -1,4 +1,4 @@
-"""What stays fixed in training: the pruned positions of a weight, or all of its integers while their scales train."""
+"""Trains weights whose pruned positions stay 0, and the scales of integers that stay as they are."""
 
 from collections.abc import Mapping
 from typing import Any

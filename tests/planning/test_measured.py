@@ -99,7 +99,7 @@ def model(tmp_path):
 
 
 def planned(model):
-    """What a plan for an A6000 says, and its JSON."""
+    """Returns the text and the JSON of a plan for an A6000."""
     flags = [str(model), "--ratio", "0.4", "--target", "a6000"]
     said = CliRunner().invoke(plan_command, flags, catch_exceptions=False).stdout
     found = CliRunner().invoke(plan_command, [*flags, "--json"], catch_exceptions=False).stdout
