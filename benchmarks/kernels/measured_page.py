@@ -81,7 +81,7 @@ def _machine(rows: Sequence[Row]) -> str:
 
 
 def _calibrated(rows: Sequence[Row]) -> tuple[str, Assumptions]:
-    """Returns the gain of a calibration in words, and its assumptions; without a calibration the reason, and the usual ones."""
+    """Returns the gain of a calibration in words, and its assumptions; without it the reason, and the usual assumptions."""
     try:
         found = fit.calibration(rows)
     except PatchCompileError as error:
