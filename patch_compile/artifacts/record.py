@@ -2,26 +2,68 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from masklearn.base.json_text import json_type, read_json
 from patch_compile.artifacts.durable import write_json
 from patch_compile.artifacts.layout import MANIFEST, RECIPE
 from patch_compile.errors import PatchCompileError
 
-__all__ = ["FileRecord", "Record", "VersionedRecord"]
+__all__ = ["FileRecord", "Record", "Shown", "Unit", "VersionedRecord", "shown"]
 
 _VERSION = "schema"
 _Found = TypeVar("_Found")
+
+
+class Unit(StrEnum):
+    """Units of the fields that people are shown. A unit also decides how its numbers are spelled."""
+
+    NUMBER = ""
+    SHARE = "share"  # 0.4 is 40 %
+    RELATIVE = "relative"  # an error relative to the value
+    PERPLEXITY = "perplexity"
+    NATS = "nats per token"
+    COUNT = "count"
+    TOKENS = "tokens"
+    TIMES = "×"  # a speed-up
+    BYTES = "bytes"
+    MILLISECONDS = "ms"
+    SECONDS = "s"
+    MEGAHERTZ = "MHz"
+    WATTS = "W"
+    CELSIUS = "°C"
+
+
+class Shown(NamedTuple):
+    """A field of a record for readers. title: its label; value: None if it is unknown."""
+
+    name: str
+    title: str
+    unit: Unit
+    value: Any
+
+
+def shown(title: str, unit: Unit = Unit.NUMBER) -> Any:
+    """Declare a field that people are shown: `kl: Annotated[float, shown("KL to dense", Unit.NATS)]`."""
+    return Field(title=title, json_schema_extra={"unit": unit.value})
 
 
 class Record(BaseModel):
     """A part of a file in OUT."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    def shown_fields(self) -> Iterator[Shown]:
+        """Yield the fields that people are shown, in their order."""
+        for name, field in type(self).model_fields.items():
+            if field.title and isinstance(field.json_schema_extra, dict):
+                unit = Unit(str(field.json_schema_extra["unit"]))
+                yield Shown(name, field.title, unit, getattr(self, name))
 
     def as_json(self) -> dict[str, Any]:
         """Returns the record as JSON values."""

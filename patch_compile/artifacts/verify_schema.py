@@ -9,7 +9,7 @@ from pydantic import Field
 
 from masklearn.quality.record import Unbounded
 from patch_compile.artifacts.proof import ComparedInputs, Finite, OutputsDifference, TextWindows, Tolerance
-from patch_compile.artifacts.record import Record
+from patch_compile.artifacts.record import Record, Unit, shown
 
 __all__ = [
     "BlockError",
@@ -37,10 +37,10 @@ __all__ = [
 class ErrorStats(Record):
     """Statistics of |difference|, in the unit of the outputs."""
 
-    max: float
-    mean: float
-    median: float
-    rms: float
+    max: Annotated[float, shown("max")]
+    mean: Annotated[float, shown("mean")]
+    median: Annotated[float, shown("median")]
+    rms: Annotated[float, shown("rms")]
 
 
 class LogitErrorStats(ErrorStats):
@@ -98,8 +98,8 @@ class OnnxCheck(Record):
 class PrunedPerplexity(Record):
     """Perplexities of the two checkpoints."""
 
-    dense: Unbounded
-    pruned: Unbounded
+    dense: Annotated[Unbounded, shown("dense", Unit.PERPLEXITY)]
+    pruned: Annotated[Unbounded, shown("pruned", Unit.PERPLEXITY)]
 
     @property
     def increase(self) -> float:
@@ -112,10 +112,10 @@ class PrunedTokens(Record):
 
     kind: Literal["tokens"] = "tokens"
     perplexity: PrunedPerplexity
-    kl: float
-    top1_agreement: float
+    kl: Annotated[float, shown("KL to dense", Unit.NATS)]
+    top1_agreement: Annotated[float, shown("same next token as dense", Unit.SHARE)]
     logits: LogitErrorStats
-    tokens: int
+    tokens: Annotated[int, shown("tokens compared", Unit.COUNT)]
     on: TextWindows
 
 
@@ -166,13 +166,13 @@ class LinearError(Record):
     loss in nats per token with this linear alone pruned, and with it alone dense again, None if not measured.
     """
 
-    name: str
+    name: Annotated[str, shown("linear")]
     block: int | None
     kind: str
-    error: float
-    share: float
-    alone: float | None = None
-    restored: float | None = None
+    error: Annotated[float, shown("error", Unit.RELATIVE)]
+    share: Annotated[float, shown("share", Unit.SHARE)]
+    alone: Annotated[float | None, shown("alone", Unit.NATS)] = None
+    restored: Annotated[float | None, shown("restored", Unit.NATS)] = None
 
 
 class BlockError(Record):
