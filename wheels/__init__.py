@@ -1,1 +1,0 @@
-"""Makes what is published: the wheels."""
