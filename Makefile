@@ -78,14 +78,14 @@ edgellm: .venv/installed models .cache/edgellm/installed
 # Attacks the program at full size: an hour or more on all cores. What held and what broke goes to build/torture/RESULTS.jsonl.
 # ATTACKS="faults server" runs some. Fails when anything broke.
 torture: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture $(ATTACKS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.attacks $(ATTACKS)
 
 # Every reader of bytes that others may have written, under atheris: FUZZ_SECONDS each, one on each core, about half an
 # hour in all. Fails when an input breaks one; build/fuzz keeps it.
 FUZZ_SECONDS ?= 120
 fuzz: .venv/installed
 	$(BIN)/python -m pip install --quiet --editable '.[fuzz]'
-	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
+	$(BIN)/python -m tests.attacks.fuzz --seconds $(FUZZ_SECONDS)
 
 # Types of TensorRT's Python API, for mypy alone: in the environment they would pass for an installed TensorRT. Five of
 # their signatures are no Python (a parameter called `in`, one without a default behind others with one), and the type

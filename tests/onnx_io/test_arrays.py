@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from patch_compile.onnx_io.arrays import load_array, save_array
-from tests.faults.shim import COMPILER, Fault
-from tests.faults.test_shim import do
+from tests.attacks.faults.shim import COMPILER, Fault
+from tests.attacks.faults.test_shim import do
 
 
 @pytest.mark.parametrize(

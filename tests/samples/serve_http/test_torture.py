@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.torture.server import attack
+from tests.attacks.server import attack
 
 
 def test_the_server_holds(out: Path, tmp_path: Path) -> None:

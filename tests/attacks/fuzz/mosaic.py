@@ -1,0 +1,294 @@
+"""Random mosaics through packing, the ONNX function's body and the kernels: `python -m tests.attacks.fuzz.mosaic SEED …`.
+
+`drawn` draws the problem of a seed. Each problem must pass these checks:
+
+1. Packing decodes to W∘M bit for bit, also from integers and scales, and a slab is of a kind exactly where all tiles that
+   it touches are. An independent packer gives the same bytes, where the format leaves no choice.
+2. ONNX Runtime runs the function's body within the error bound of fp32 sums, from float64.
+3. The kernels, built for the host, do too, and give the same bits in another order of blocks and of copies.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.masks.kinds.base import TileKind
+from masklearn.masks.kinds.table import DENSE, TWO_FOUR
+from masklearn.quant.grid import Grid
+from masklearn.quant.table import INT8
+from patch_compile.errors import InvariantError
+from patch_compile.packing.checks import check_packed
+from patch_compile.packing.format import SlabsOfSixteen, unpack
+from patch_compile.packing.quantised import unpack_quantised
+from tests.attacks.fuzz.random_problem import Linear, Mosaic, columns_of_groups, padded
+from tests.oracles.element_packing import OfSixteen, Packed, pack_of_sixteen, pack_slabs
+from tests.oracles.integer_packing import Quantised, pack_integers
+from tests.packing.test_function import one_linear, run
+from tests.plugins.host_kernel import (
+    COMPILER,
+    CopyMode,
+    HostKernel,
+    Launch,
+    compile_host_kernel,
+    compile_integer_kernel,
+)
+from tests.plugins.mosaic_cases import ACTIVATIONS, DTYPES, Case, without_panels
+
+__all__ = ["CACHE", "faults", "host_kernels", "main"]
+
+CACHE = Path(__file__).parents[3] / "build/fuzz"
+
+
+def faults(seed: int, kernels: Sequence[HostKernel]) -> Iterator[str]:
+    """Yield what is wrong with the problem of a seed, with the command that replays it.
+
+    kernels: as `host_kernels` returns them; none to run none.
+    """
+    mosaic = Mosaic.of(seed)
+    for check in (_packing, _function, partial(_kernels, kernels)):
+        for fault in _found(check, mosaic):
+            yield f"{fault} ({mosaic}); replay: python -m tests.attacks.fuzz.mosaic {seed}"
+
+
+def _found(check: Callable[[Mosaic], Iterator[str]], mosaic: Mosaic) -> Iterator[str]:
+    """Yield what a check finds. An error that escapes from the program is a fault too, and the next check goes on."""
+    try:
+        yield from check(mosaic)
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        yield f"{type(error).__name__} in {Path(place.filename).name}:{place.lineno}: {error}"
+
+
+def _packing(mosaic: Mosaic) -> Iterator[str]:
+    packed, height = mosaic.packed, mosaic.panel_rows
+    columns = packed.shape[1]
+    bits = _decoded(mosaic)
+    panels = padded(bits, -(-len(bits) // height) * height).reshape(-1, height, columns)
+    numbers, _ = packed.places()
+    grid = np.array([kind.code for kind in packed.kinds], np.uint8)[numbers]
+    expected, kept = np.zeros_like(panels), np.ones(panels.shape, np.bool_)
+    for linear, own in zip(mosaic.linears, mosaic.panels, strict=True):
+        decoded = panels[own].reshape(-1, columns)
+        if not np.array_equal(decoded[: len(linear.pruned)], linear.pruned.view(np.uint16)):
+            yield "packing does not decode to W∘M bit for bit"
+        if decoded[len(linear.pruned) :].any():
+            yield "what lies beyond the rows is not zero"
+        try:
+            weight = linear.weight if mosaic.weights else linear.weight.view(np.uint16)
+            check_packed("it", packed, weight, linear.mask, own)
+        except InvariantError as error:
+            yield f"the compiler's own check refuses: {error}"
+        if not np.array_equal(grid[own], _slabs(linear, height)):
+            yield "a slab is of a kind where a tile that it touches is not, or the reverse"
+        expected[own] = padded(linear.pruned.view(np.uint16), len(own) * height).reshape(-1, height, columns)
+        kept[own] = _kept_in_panels(linear, len(own) * height).reshape(-1, height, columns)
+    yield from (_integer_packer if mosaic.weights else _other_packer)(mosaic, expected, kept, grid)
+
+
+def _decoded(mosaic: Mosaic) -> NDArray[np.uint16]:
+    """Returns the bits of the weights that the packed tensors stand for."""
+    if mosaic.weights is None:
+        return unpack(mosaic.packed)
+    integers, scales = unpack_quantised(mosaic.packed, mosaic.x.dtype)
+    return Grid(mosaic.weights, scales).values(integers, mosaic.x.dtype).view(np.uint16)
+
+
+def _kept_in_panels(linear: Linear, rows: int) -> NDArray[np.bool_]:
+    """Returns the kept weights of a linear, padded to `rows`.
+
+    A group of n:16 keeps its first positions in the rows that padding adds.
+    """
+    kept = padded(linear.kept, rows)
+    if len(linear.kept) < rows and kept.shape[1] % 64 == 0:
+        places = columns_of_groups(kept.shape[1])
+        count = linear.kept[-1][places].sum(axis=1)  # as many as in the row before
+        beyond = np.zeros(kept.shape[1], np.bool_)
+        beyond[places] = np.arange(16) < count[:, None]
+        kept[len(linear.kept) :] = beyond
+    return kept
+
+
+def _slabs(linear: Linear, height: int) -> NDArray[np.uint8]:
+    """The codes of the kinds of slabs, weight by weight."""
+    codes = linear.code_of_weight
+    whole = [-(-size // step) * step for size, step in zip(codes.shape, (height, 64), strict=True)]
+    grids = []
+    for beyond, reduce in ((255, np.min), (0, np.max)):
+        filled = np.full(whole, beyond, np.uint8)
+        filled[: codes.shape[0], : codes.shape[1]] = codes
+        grids.append(reduce(filled.reshape(-1, height, whole[1] // 64, 64), axis=(1, 3)))
+    return np.where(grids[0] == grids[1], grids[0], np.uint8(DENSE.code))
+
+
+def _other_packer(
+    mosaic: Mosaic, panels: NDArray[np.uint16], kept: NDArray[np.bool_], grid: NDArray[np.uint8]
+) -> Iterator[str]:
+    """Compare with the independent packer. It may choose other positions for kept zeros of 2:4, but not for other values.
+
+    panels, kept: bits of W∘M, and what is not pruned, `[panels, rows, K]`; grid: codes of the slabs' kinds.
+    """
+    packed = mosaic.packed
+    if packed.index.tolist() != _index(grid, packed.kinds):
+        yield "the independent packer has another index"
+    other = pack_slabs(panels.reshape(-1, panels.shape[2]), grid == TWO_FOUR.code, mosaic.panel_rows)
+    if not np.array_equal(packed.dense, other.dense[grid[grid != TWO_FOUR.code] == DENSE.code]):
+        yield "the independent packer has another dense"
+    if all((linear.pruned.reshape(-1, 4) != 0).sum(axis=1).min() >= 2 for linear in mosaic.linears):
+        for name in ("sparse", "meta"):
+            if not np.array_equal(getattr(packed, name), getattr(other, name)):
+                yield f"the independent packer has another {name}"
+    for one in packed.others:
+        yield from _other_slabs(one, panels, kept, np.argwhere(grid == one.kind.code))
+
+
+def _integer_packer(
+    mosaic: Mosaic, _panels: NDArray[np.uint16], kept: NDArray[np.bool_], grid: NDArray[np.uint8]
+) -> Iterator[str]:
+    """Compare with the independent packer of integers, as `_other_packer` does."""
+    packed = mosaic.packed
+    rows = len(grid) * mosaic.panel_rows
+    whole = replace(packed, shape=(rows, packed.shape[1]))
+    integers, scales = unpack_quantised(whole, mosaic.x.dtype)  # their values are compared with W∘M above
+    number = _number(mosaic)
+    other = pack_integers(Quantised(number, integers, scales), grid, mosaic.x.dtype)
+    if packed.index.tolist() != other.index.tolist():
+        yield "the independent packer has another index"
+    if not np.array_equal(packed.dense, other.dense):
+        yield "the independent packer has another dense"
+    if (packed.scales is None) != (other.scales is None) or (
+        packed.scales is not None and not np.array_equal(packed.scales, other.scales)
+    ):
+        yield "the independent packer has other scales"
+    if (integers.reshape(rows, -1)[kept.reshape(rows, -1)] == 0).any():
+        return  # it may keep other zeros
+    for name in ("sparse", "meta"):
+        if not np.array_equal(getattr(packed, name), getattr(other, name)):
+            yield f"the independent packer has another {name}"
+    for one, theirs in zip(packed.others, other.others, strict=True):
+        for name in ("values", "masks"):
+            if not np.array_equal(getattr(one, name), getattr(theirs, name)):
+                yield f"the independent packer has other {name} of {one.kind}"
+
+
+def _number(mosaic: Mosaic) -> int:
+    """The number of the weight type in plugins/kernels/weights.h."""
+    return 0 if mosaic.weights is None else 1 if mosaic.weights is INT8 else 2
+
+
+def _other_slabs(
+    one: SlabsOfSixteen, panels: NDArray[np.uint16], kept: NDArray[np.bool_], places: NDArray[np.int64]
+) -> Iterator[str]:
+    """Compare the first and the last slab of an n:16, because the independent packer is slow."""
+    if len(one.values) != len(places):
+        yield f"{len(one.values)} slabs of {one.kind} are stored, not {len(places)}"
+        return
+    for slot in {0, len(places) - 1}:
+        panel, slab = places[slot]
+        own = slice(64 * slab, 64 * slab + 64)
+        values, masks = pack_of_sixteen(panels[panel][:, own], kept[panel][:, own], one.kind.kept)
+        for name, here, there in (("values", one.values, values), ("masks", one.masks, masks)):
+            if not np.array_equal(here[slot], there):
+                yield f"the independent packer has other {name} of {one.kind}"
+
+
+def _index(grid: NDArray[np.uint8], kinds: tuple[TileKind, ...]) -> list[int]:
+    """The index as `packing/index.py` describes it, by counting."""
+    pointers, columns = [], []
+    for kind in kinds:
+        pointers.append(0)
+        for panel in grid.tolist():
+            columns.append([slab for slab, code in enumerate(panel) if code == kind.code])
+            pointers.append(pointers[-1] + len(columns[-1]))
+    return pointers + [slab for panel in columns for slab in panel]
+
+
+def _function(mosaic: Mosaic) -> Iterator[str]:
+    dtype = mosaic.x.dtype.type
+    model = one_linear(
+        mosaic.packed, dtype, mosaic.bias, epilogue=mosaic.epilogue, out_features=mosaic.out_features
+    )
+    residual = None if mosaic.residual is None else mosaic.residual[None]
+    y = run(model, mosaic.x[None], dtype, residual)[0]
+    if (worst := _case(mosaic).worst(y.view(np.uint16))) > 1:
+        yield f"ONNX Runtime is off by {worst:.3g} of the bound"
+
+
+def _case(mosaic: Mosaic) -> Case:
+    """The problem as the kernels take it, with its answer."""
+    packed, (y, slack) = mosaic.packed, mosaic.answer
+    shape = mosaic.out_features, mosaic.x.shape[1]
+    tensors = packed.dense, packed.sparse, packed.meta, packed.index
+    others = tuple(OfSixteen(one.kind.code, one.values, one.masks) for one in packed.others)
+    return Case(
+        Packed(
+            shape, mosaic.panel_rows, *tensors, mosaic.epilogue.gated, others, _number(mosaic), packed.scales
+        ),
+        mosaic.x.view(np.uint16),
+        None if mosaic.bias is None else mosaic.bias.view(np.uint16),
+        y,
+        slack,
+        mosaic.x.dtype,
+        None if mosaic.residual is None else mosaic.residual.view(np.uint16),
+        list(ACTIVATIONS).index(mosaic.epilogue.activation),
+    )
+
+
+def _kernels(kernels: Sequence[HostKernel], mosaic: Mosaic) -> Iterator[str]:
+    if not kernels:
+        return
+    weights, kernel = _number(mosaic), kernels[mosaic.weights is not None]
+    needed = max(kind.code for kind in mosaic.packed.kinds) + 1
+    case, rng = _case(mosaic), np.random.default_rng(mosaic.seed)
+    fitting = [
+        number
+        for number, config in enumerate(kernel.configs().values())
+        if config.gated == mosaic.epilogue.gated
+        and config.panel_rows == mosaic.panel_rows
+        and config.kinds >= needed
+        and config.weights == weights
+    ]
+    if not fitting:
+        return  # n:16 in panels of 128 rows, which the kernels don't have
+    if mosaic.epilogue.overload in ("", "bias") and mosaic.fusion == "alone" and rng.random() < 0.4:
+        keep = np.repeat(rng.random(len(mosaic.panels[0])) < 0.5, mosaic.panel_rows)[: case.packed.shape[0]]
+        case = without_panels(case, keep)
+    config, parts = int(rng.choice(fitting)), int(rng.integers(1, 9))
+    launches = [
+        Launch(config, DTYPES.index(case.dtype), parts, CopyMode(int(mode)), int(rng.integers(1, 2**31)))
+        for mode in rng.choice(3, 2, replace=False)
+    ]
+    results = [kernel.run(case.packed, case.x, case.bias, launch, **case.epilogue) for launch in launches]
+    if (worst := case.worst(results[0])) > 1:
+        yield f"{list(kernel.configs())[config]} in {parts} parts is off by {worst:.3g} of the bound"
+    if not np.array_equal(results[0], results[1]):
+        yield f"{list(kernel.configs())[config]} gives other bits in another order of blocks or copies"
+
+
+def host_kernels(cache: Path = CACHE) -> list[HostKernel]:
+    """Returns the kernels of this machine's CPU for weights of 16 bits, and for integers, compiled into the folder; none
+    without a C++ compiler."""
+    cache.mkdir(parents=True, exist_ok=True)
+    return [compile_host_kernel(cache), compile_integer_kernel(cache)] if COMPILER else []
+
+
+def main(seeds: list[str], cache: Path = CACHE) -> int:
+    """Check the problems of some seeds. Returns the exit code: 1 for a fault."""
+    kernels, found = host_kernels(cache), 0
+    for seed in map(int, seeds):
+        print(f"{seed}: {Mosaic.of(seed)}")
+        for fault in faults(seed, kernels):
+            print(f"  {fault}")
+            found += 1
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
