@@ -66,8 +66,8 @@ def messages() -> Iterator[Message]:
 
 
 def exit_codes() -> dict[str, int]:
-    """Exit code by the name of `PatchCompileError` and of each class that derives from it."""
-    codes, bases = {"PatchCompileError": 1}, dict[str, tuple[str, int | None]]()
+    """Exit code by the names of `PatchCompileError` and of each class that derives from it."""
+    codes, bases = {"PatchCompileError": 1, "MaskLearnError": 1}, dict[str, tuple[str, int | None]]()
     for package in PACKAGES:
         for path in (ROOT / package).rglob("*.py"):
             for name, base, body in re.findall(

@@ -25,7 +25,7 @@ def by_ratio(
 ) -> Choose:
     """Returns a function that chooses kinds of tiles by the recipe's ratio or bytes, and weight types if these are open.
 
-    linears: (N, K) by name; given: types of linears of a quantised checkpoint. Raises PatchCompileError at once, before any
+    linears: (N, K) by name; given: types of linears of a quantised checkpoint. Raises MaskLearnError at once, before any
     work, for a pattern that fits no linear, for kinds that do not fit a linear, for a ratio or bytes that the kinds do not
     reach, and for open types without bytes.
     """

@@ -28,9 +28,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.base.errors import PatchCompileError, UsageError
+from masklearn.base.errors import MaskLearnError, UsageError
 from masklearn.base.progress import OnStep, silent, unsaid
-from masklearn.learn import Learned, learn_task
+from masklearn.learning import Learned, learn_task
 from masklearn.masks.budget import Budget
 from masklearn.masks.kinds.allowed import allowed_kinds
 from masklearn.masks.kinds.base import BYTES_DENSE
@@ -55,7 +55,7 @@ __all__ = [
     "baseline_settings",
     "beaten_by",
     "beside_baselines",
-    "compare",
+    "compare_with_baselines",
     "learn_baseline",
     "measure",
     "parse_baselines",
@@ -83,7 +83,7 @@ def _ffn_ratio(checkpoint: Checkpoint, coverage: Coverage) -> str:
     patterns = architecture_of(checkpoint).ffn
     found = [p for p in patterns if any(matches(name, p) for name in coverage.linears)]
     if not found:
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"The baseline {Baseline.FFN_ONLY} has nothing to prune",
             f"No covered linear is one of the feed-forward part ({', '.join(patterns)}).",
             "Leave this baseline out, or cover the feed-forward part.",
@@ -140,7 +140,7 @@ def baseline_settings(
     return recipe.model_copy(update=changed)
 
 
-def compare(
+def compare_with_baselines(
     model_dir: Path,
     recipe: LearnRecipe,
     pruned: Path,
@@ -214,7 +214,7 @@ def run_baselines(
     windows: token ids `[count, length]`, on which models are evaluated in fp32 on the recipe's device; scratch: folder for
     one pruned checkpoint at a time, which is deleted. The calibration text is read once for all baselines.
 
-    Raises PatchCompileError as `learn` does, and for a model that predicts no next token.
+    Raises MaskLearnError as `learn` does, and for a model that predicts no next token.
     """
     checkpoint = Checkpoint.open(model_dir)
     _check_causal(checkpoint)
@@ -234,7 +234,7 @@ def _fits(name: Baseline, task: Task) -> bool:
     kinds = _LEARNED[name].kinds if name in _LEARNED else None
     try:
         allowed_kinds(kinds or task.recipe.kinds, task.coverage.linears, task.recipe.tile)
-    except PatchCompileError as error:
+    except MaskLearnError as error:
         task.note(f"baseline {name}: left out. {error.what}. {error.why}")
         return False
     return True
@@ -340,7 +340,7 @@ def _named(progress: OnStep, name: str) -> OnStep:
 
 def _check_causal(checkpoint: Checkpoint) -> None:
     if architecture_of(checkpoint).encoder:
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"{checkpoint.path} predicts no next token",
             "Baselines are compared by perplexity, which an encoder does not have.",
             "Learn without baselines.",

@@ -68,17 +68,17 @@ class Feed(ABC):
 
     @cached_property
     def kinds(self) -> Mapping[str, tuple[TileKind, ...]]:
-        """Kinds that the tiles of each linear may have besides dense. Raises PatchCompileError as `allowed_kinds` does."""
+        """Kinds that the tiles of each linear may have besides dense. Raises MaskLearnError as `allowed_kinds` does."""
         return allowed_kinds(self.recipe.kinds, self.shapes, self.recipe.tile)
 
     @cached_property
     def types(self) -> Mapping[str, WeightType]:
-        """Types of the quantised linears. Raises PatchCompileError as `quantised_types` does."""
+        """Types of the quantised linears. Raises MaskLearnError as `quantised_types` does."""
         return quantised_types(self.recipe.weights, self.shapes, self.given.types)
 
     @cached_property
     def allowed_types(self) -> Mapping[str, tuple[WeightType, ...]]:
-        """Types that each linear may have. Raises PatchCompileError as `allowed_types` does."""
+        """Types that each linear may have. Raises MaskLearnError as `allowed_types` does."""
         return allowed_types(self.recipe.weights, self.shapes, self.given.types)
 
     @property
@@ -137,4 +137,4 @@ class Feed(ABC):
 
     @abstractmethod
     def put(self, store: WeightStore, name: str, weight: torch.Tensor) -> None:
-        """Put the new weight `[N, K]` of a linear in `store`. Raises PatchCompileError as `WeightStore.put` does."""
+        """Put the new weight `[N, K]` of a linear in `store`. Raises MaskLearnError as `WeightStore.put` does."""

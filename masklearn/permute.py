@@ -60,7 +60,7 @@ def permute(task: Task) -> Permuted:
     weights to files in the scratch folder, and an interrupted run resumes in its block. The output of every part is compared
     before and after.
 
-    Raises RuntimeError if they differ by more than rounding explains, and PatchCompileError as `stream_blocks` does.
+    Raises RuntimeError if they differ by more than rounding explains, and MaskLearnError as `stream_blocks` does.
     """
     folder = task.scratch / "permuted"
     path = made_once(task.scratch / "orders.safetensors", lambda: _write(task, WeightStore(folder)))

@@ -8,7 +8,21 @@ from typing import ClassVar
 
 from masklearn.base.registry import Registry
 
-__all__ = ["METHODS", "Criterion", "MethodTraits", "Repair", "Requires", "lacking", "method_names"]
+__all__ = [
+    "IMPORTANCE",
+    "METHODS",
+    "Criterion",
+    "MethodTraits",
+    "Repair",
+    "Requires",
+    "lacking",
+    "method_names",
+]
+
+
+IMPORTANCE = (
+    "importance of the pruned weights, in units of the linear's mean per weight"  # unit of a tile's score
+)
 
 
 class Requires(StrEnum):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 _os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
-    from masklearn.masks.maskset import MaskSet
+    from masklearn import MaskSet
     from patch_compile.api.bench import bench
     from patch_compile.api.build import build
     from patch_compile.api.build_plugin import build_plugin
@@ -84,7 +84,7 @@ _RUNTIME = (
     "open_generator",
 )
 _ELSEWHERE = {
-    "MaskSet": "masklearn.masks.maskset",
+    "MaskSet": "masklearn",
     "PatchCompileError": "patch_compile.errors",
     "UsageError": "patch_compile.errors",
 } | dict.fromkeys(_RUNTIME, "patch_compile.runtime")

@@ -1,10 +1,14 @@
-"""Errors of the compiler. `PatchCompileError` and `UsageError` are shared with `masklearn`."""
+"""Errors of the compiler. `PatchCompileError` names masklearn's error class too: it catches all that a command raises."""
 
-from masklearn.base.errors import HOW_TO_CORRECT, PatchCompileError, UsageError, member
+from collections.abc import Callable
+from contextvars import ContextVar
+
+from masklearn.base.errors import HOW_TO_CORRECT, MaskLearnError, UsageError, member
 
 __all__ = [
     "HOW_TO_CORRECT",
     "NOT_CHECKED",
+    "SPELLING",
     "AccuracyError",
     "InvariantError",
     "PatchCompileError",
@@ -14,6 +18,9 @@ __all__ = [
     "sentence",
 ]
 
+PatchCompileError = MaskLearnError
+SPELLING: ContextVar[Callable[[str], str]] = ContextVar("SPELLING", default=str)
+"""Spells the settings that a text names in backticks; the command line sets it, to spell `calib` as --calib."""
 NOT_CHECKED = 5  # exit code of a check that found no fault but could not answer every question
 
 

@@ -18,6 +18,7 @@ from rich.table import Column
 from rich.text import Text
 
 from masklearn.base.printable import one_line
+from patch_compile.errors import SPELLING
 
 __all__ = ["Progress", "StageClock", "Update", "quiet_libraries"]
 
@@ -90,7 +91,7 @@ class Progress:
             speaker.join()
 
     def _say(self, line: str) -> None:
-        self.console.print(one_line(line), markup=False, soft_wrap=True)
+        self.console.print(one_line(SPELLING.get()(line)), markup=False, soft_wrap=True)
 
 
 @dataclass
@@ -245,7 +246,7 @@ def quiet_libraries(texts: Iterable[str | None] = ()) -> None:
 
     Hubs are blocked unless one of the texts is a dataset on a hub.
     """
-    from masklearn.text import open_text
+    from masklearn import open_text
 
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

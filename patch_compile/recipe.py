@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationInfo
 
+from masklearn import BytesPerWeight, LearnRecipe, LearnSettings, Ratio, Requires
 from masklearn.base.durable import whole_file
 from masklearn.base.threads import even_parts
 from masklearn.masks.budget import LARGEST_RATIO
 from masklearn.masks.weight_types import leaves_choice, named_types, undecided
-from masklearn.recipe import BytesPerWeight, LearnRecipe, LearnSettings, Ratio
-from masklearn.traits import Requires
 from patch_compile.artifacts.layout import RECIPE
 from patch_compile.artifacts.recipe_file import read_recipe
 from patch_compile.engine.options import EngineOptions
@@ -171,7 +170,7 @@ class Recipe(LearnSettings):
 
         texts: names of the settings that hold a text. If `calib` is not among them, it holds the path of a file.
         """
-        from masklearn.text import open_text
+        from masklearn import open_text
 
         settings = self.model_dump(mode="json", exclude_none=True, exclude={"out"})
         paths = {"model", "mask", "calib", "graph"} - {*texts}

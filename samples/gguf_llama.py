@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn import PatchCompileError, write_shard
+from masklearn import write_shard
+from patch_compile import PatchCompileError
 
 __all__ = ["convert"]
 

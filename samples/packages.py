@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from masklearn import PatchCompileError
+from patch_compile import PatchCompileError
 from patch_compile.python_process import run_pip
 
 __all__ = ["Package", "fetch", "have_npm", "sha256_of"]

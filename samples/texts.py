@@ -18,7 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
-from masklearn import PatchCompileError
+from patch_compile import PatchCompileError
 from samples.brown import detag
 from samples.packages import Package, fetch, have_npm, sha256_of
 

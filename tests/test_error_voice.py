@@ -19,7 +19,7 @@ LOWER_CASE_NAMES = r"(nvcc|cuda-python|patch-compile|transformers)\b|g\+\+"
 
 def error_names():
     """`PatchCompileError` and the classes that derive from it, by the text of the sources."""
-    names, bases = {"PatchCompileError"}, {}
+    names, bases = {"PatchCompileError", "MaskLearnError"}, {}
     for folder in ("masklearn", "patch_compile"):
         for path in (ROOT / folder).rglob("*.py"):
             for name, base in re.findall(r"^class (\w+)\((\w+)\):", path.read_text(), re.MULTILINE):
@@ -152,13 +152,13 @@ def calls(scope, names):
 
 @cache
 def own_constructors():
-    """Classes with a constructor of their own, whose arguments are not those of `PatchCompileError`."""
+    """Classes with a constructor of their own, whose arguments are not those of `MaskLearnError`."""
     return {
         node.name
         for path in SOURCES
         for node in ast.walk(tree_of(path))
         if isinstance(node, ast.ClassDef) and any(getattr(one, "name", "") == "__init__" for one in node.body)
-    } - {"PatchCompileError"}
+    } - {"MaskLearnError"}
 
 
 def named(func, names):
@@ -194,7 +194,7 @@ _WHY, _OTHER = "two", "names"
 _FIX = "do it"
 _WORDS: dict[int, str] = {1: "one thing", 2: "Another thing"}
 
-class OwnError(PatchCompileError):
+class OwnError(MaskLearnError):
     def __init__(self, path):
         super().__init__(_WORDS[path], f"{path} {_FIX}", HOW_TO_CORRECT)
 

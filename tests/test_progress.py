@@ -8,7 +8,7 @@ import time
 import pytest
 from rich.console import Console
 
-from masklearn.learn import LearnRecipe
+from masklearn.learning import LearnRecipe
 from masklearn.traits import METHODS
 from patch_compile.progress import Progress, StageClock
 from tests.work import until
@@ -116,7 +116,7 @@ def test_the_phases_that_a_recipe_names_are_those_that_come(
     settings: dict[str, str], make_model, text_file, tmp_path
 ) -> None:
     model = settings.get("model", "llama")
-    from masklearn.learn import learn
+    from masklearn.learning import learn
 
     quick = {"ratio": 0.4, "tile": (16, 16), "calib": str(text_file), "windows": 2, "length": 16}
     trained = {"steps": 1, "repair_steps": 1, "batch": 1, "prior": "magnitude", "device": "cpu"}

@@ -4,7 +4,7 @@ import pytest
 import torch
 import yaml
 
-from masklearn.learn import LearnRecipe
+from masklearn.learning import LearnRecipe
 from patch_compile.cli.build import build
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.pipeline.prepare import prepare

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from masklearn.base.errors import PatchCompileError, UsageError
+from masklearn.base.errors import MaskLearnError, UsageError
 from masklearn.base.processes import local_process_count
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ __all__ = ["available_memory", "usable_device"]
 def usable_device(name: str | None) -> "torch.device":
     """Returns the device of this name; None stands for CUDA if there is one, else the CPU.
 
-    Raises UsageError for a name that PyTorch does not know, and PatchCompileError if this machine lacks the device.
+    Raises UsageError for a name that PyTorch does not know, and MaskLearnError if this machine lacks the device.
     """
     import torch
 
@@ -29,7 +29,7 @@ def usable_device(name: str | None) -> "torch.device":
     try:
         return torch.empty(0, device=known).device
     except (RuntimeError, AssertionError) as error:
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"The device {name!r} cannot be used", str(error).splitlines()[0], "Give cpu or cuda."
         ) from error
 

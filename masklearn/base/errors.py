@@ -4,19 +4,19 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import TypeVar
 
-__all__ = ["HOW_TO_CORRECT", "PatchCompileError", "UsageError", "member"]
+__all__ = ["HOW_TO_CORRECT", "MaskLearnError", "UsageError", "member"]
 
 HOW_TO_CORRECT = "Correct it: --help says what each option takes."
 _Name = TypeVar("_Name", bound=StrEnum)
 
 
-class PatchCompileError(Exception):
+class MaskLearnError(Exception):
     """Error in the user's input or environment: what happened, why, and how to fix it.
 
     what: one sentence without a final period; why, fix: whole sentences, or the unchanged message of another program;
     details: lines that are too many for a sentence. The command line prints the first three parts without a traceback, the
-    details with --verbose, and exits with `exit_code`. The class is in `masklearn` because that is the lower of the two
-    packages; `patch_compile` raises it too.
+    details with --verbose, and exits with `exit_code`. Settings are named in backticks, such as `calib`, which the command
+    line shows as options. `patch_compile` raises this class too, under the name `PatchCompileError`.
     """
 
     exit_code = 1
@@ -26,7 +26,7 @@ class PatchCompileError(Exception):
         super().__init__(". ".join(part.rstrip(".") for part in (what, why, fix) if part))
 
 
-class UsageError(PatchCompileError):
+class UsageError(MaskLearnError):
     """Error in a setting that is wrong for all files and machines: misspelled, out of range, or against another setting."""
 
     exit_code = 2

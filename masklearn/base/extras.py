@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 
 __all__ = ["EXTRAS", "is_installed", "missing_packages", "require_extra"]
 
@@ -41,9 +41,9 @@ def missing_packages(extra: str) -> list[str]:
 
 
 def require_extra(extra: str, what: str) -> None:
-    """Raise PatchCompileError if packages of an extra are missing. what: the command or step that needs them."""
+    """Raise MaskLearnError if packages of an extra are missing. what: the command or step that needs them."""
     if missing := missing_packages(extra):
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"{what} needs packages that a plain installation leaves out",
             f"Not installed: {', '.join(missing)}.",
             f"Install them: `pip install 'patch-compile[{extra}]'`.",

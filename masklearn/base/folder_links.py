@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 
 __all__ = ["check_link", "check_links", "leads_out"]
 
@@ -31,7 +31,7 @@ def leads_out(folder: Path, file: Path) -> str:
 
 
 def check_links(folder: Path) -> None:
-    """Raises PatchCompileError for a link in a folder, or in its sub-folders, that leads out of it or in a circle.
+    """Raises MaskLearnError for a link in a folder, or in its sub-folders, that leads out of it or in a circle.
 
     Hidden sub-folders, such as .git and .cache, are not read and not checked.
     """
@@ -44,16 +44,16 @@ def check_links(folder: Path) -> None:
 
 
 def check_link(folder: Path, file: Path) -> None:
-    """Raises PatchCompileError for a link below a folder that leads out of it or in a circle."""
+    """Raises MaskLearnError for a link below a folder that leads out of it or in a circle."""
     if target := leads_out(folder, file):
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"{file} is a link out of its folder",
             f"It leads to {target}, and a model's folder is read, and copied into a build, by itself.",
             "Put a copy of the file there, or give the folder in which the files lie.",
         )
     # Folders that lie in sub-folders are copied with these, and a link to a folder could lead back.
     if file.is_dir() and (file.parent != folder or file.resolve() == folder.resolve()):
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"{file} is a link to a folder",
             f"It leads to {file.readlink()}, and sub-folders of a model are copied as they are.",
             "Put a copy of the folder there, or remove the link.",

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.base.durable import whole_file
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.base.json_text import parse_json
 from masklearn.base.printable import shown
 
@@ -73,7 +73,7 @@ class Shard:
 
     @classmethod
     def open(cls, path: Path) -> "Shard":
-        """Read and verify the header of `path`. Raises PatchCompileError if the file is truncated or corrupt."""
+        """Read and verify the header of `path`. Raises MaskLearnError if the file is truncated or corrupt."""
         header, base = _read_header(path)
         metadata = header.pop("__metadata__", {})
         tensors: dict[str, TensorEntry] = {}
@@ -88,7 +88,7 @@ class Shard:
         return cls(path, tensors, metadata)
 
     def read(self, name: str) -> NDArray[Any]:
-        """Read a tensor into memory. Raises KeyError for an unknown name, and PatchCompileError if the file ends early."""
+        """Read a tensor into memory. Raises KeyError for an unknown name, and MaskLearnError if the file ends early."""
         entry = self.tensors[name]
         dtype = numpy_dtype(entry.dtype)
         count = (entry.end - entry.start) // dtype.itemsize
@@ -197,7 +197,7 @@ def _check_every_byte(path: Path, entries: Iterable[TensorEntry], base: int) -> 
         raise _corrupt(path, f"The header describes {end} bytes, the file has {size}.")
 
 
-def _corrupt(path: Path, why: str) -> PatchCompileError:
-    return PatchCompileError(
+def _corrupt(path: Path, why: str) -> MaskLearnError:
+    return MaskLearnError(
         f"{path} is truncated or not a safetensors file", why, "Fetch or write the file again."
     )

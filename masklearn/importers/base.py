@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.base.registry import Registry
 
 if TYPE_CHECKING:
@@ -64,14 +64,14 @@ class Importer(ABC):
     def detect(self, source: Path) -> str | None:
         """Returns the evidence, in words, that a file or folder has this format, or None if there is none.
 
-        Raises PatchCompileError if the source can't be read.
+        Raises MaskLearnError if the source can't be read.
         """
 
     @abstractmethod
     def open(self, source: Path, checkpoint: Checkpoint, coverage: Coverage) -> Published:
         """Open the masks of a source for the covered linears of a dense model.
 
-        Raises PatchCompileError if the source is damaged, of an unknown kind, or of another model.
+        Raises MaskLearnError if the source is damaged, of an unknown kind, or of another model.
         """
 
 
@@ -83,13 +83,13 @@ def check_known(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Sort the linears that a source masks into covered ones, in the order of the model, and others of the model.
 
-    Raises PatchCompileError if a linear is not in the model, or none is covered: the masks then belong to another model.
+    Raises MaskLearnError if a linear is not in the model, or none is covered: the masks then belong to another model.
     """
     named = set(named)
     unknown = sorted(name for name in named - set(coverage.linears) if f"{name}.weight" not in checkpoint)
     covered = tuple(name for name in coverage.linears if name in named)
     if unknown or not covered:
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"{source} holds masks of another model than {checkpoint.path}",
             f"It masks {first_few(unknown)}, which the model does not have."
             if unknown

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.base.progress import OnStep, silent, unsaid
 from masklearn.importers.base import IMPORTERS, Importer, Published, first_few
 from masklearn.importers.detect import detect_format
@@ -47,7 +47,7 @@ def import_masks(
     of tiles that are looked for, see `kinds.allowed`: a tile gets the tightest one that holds it; progress: see `OnStep`;
     note: called with a line for each finding and decision. Memory: one weight, and the patterns.
 
-    Raises PatchCompileError if the source is damaged, of another model or format, has no 2:4 tile, or violates 2:4 in a
+    Raises MaskLearnError if the source is damaged, of another model or format, has no 2:4 tile, or violates 2:4 in a
     linear that it claims to be 2:4 (the error names linear and group).
     """
     note = note or unsaid
@@ -169,7 +169,7 @@ class _Import:
     def ratio(self, masks: dict[str, LinearMask]) -> float:
         """Returns the ratio by pattern, and tells the user about it and other findings.
 
-        Raises PatchCompileError if no tile is sparse.
+        Raises MaskLearnError if no tile is sparse.
         """
         weights = sum(mask.weights for mask in masks.values())
         ratio = sum(mask.zeroed for mask in masks.values()) / weights
@@ -209,7 +209,7 @@ class _Import:
         if not bool((zeros < 2).any()):
             return
         row, group = np.argwhere(zeros < 2)[0].tolist()
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"The mask of {name} in {self.source} is not 2:4",
             f"Row {row} keeps {GROUP - zeros[row, group]} of {_place(group)}; at most two of a group can be kept.",
             "Give the model that it was made for; a mosaic of dense and 2:4 tiles is imported from PATCH's format "
@@ -221,14 +221,14 @@ class _Import:
     ) -> None:
         """Count the zeros of the source that the hybrid mask does not have.
 
-        lost: bool `[N, K]`, True for these zeros if the model's weight is not zero. Raises PatchCompileError if one is in a
+        lost: bool `[N, K]`, True for these zeros if the model's weight is not zero. Raises MaskLearnError if one is in a
         dense tile. In a pruned tile they are zeros of a group beyond those of its kind, which a hybrid mask can't have.
         """
         dense = lost.reshape(lost.shape[0], -1, GROUP).any(axis=-1) & ~mosaic.sparse
         if bool(dense.any()):
             row, group = np.argwhere(dense)[0].tolist()
             rows, columns = mosaic.mask.tile
-            raise PatchCompileError(
+            raise MaskLearnError(
                 f"The mask of {name} in {self.source} zeroes weights where it is not {self._sought}",
                 f"It zeroes weights of row {row}, {_place(group)}, which the model has; but in the {rows}x{columns} "
                 f"tile around them some group {_keeps_more(kinds)}.",
@@ -240,16 +240,16 @@ class _Import:
     def _sought(self) -> str:
         return "2:4" if only_two_four(self.kinds) else f"of one of the kinds {self.kinds}"
 
-    def _no_tile(self) -> PatchCompileError:
+    def _no_tile(self) -> MaskLearnError:
         if only_two_four(self.kinds):
-            return PatchCompileError(
+            return MaskLearnError(
                 f"{self.source} holds no 2:4 tiles",
                 "Nowhere do all groups of 4 along K (in_features) in a tile have two zeros: it is dense, or sparse "
                 "without structure.",
                 "Give masks or a checkpoint pruned 2:4 or to a mosaic; a smaller `tile` finds smaller tiles; `kinds` auto "
                 "finds tiles that keep n of 16.",
             )
-        return PatchCompileError(
+        return MaskLearnError(
             f"{self.source} holds no tiles of the kinds {self.kinds}",
             "Nowhere do all groups of a tile keep as few weights as one of these kinds does. A group of n:16 is 16 weights "
             "that lie strided in 64 columns of a row, not 16 neighbours.",

@@ -21,7 +21,7 @@ _BITS: dict[str, tuple[type[np.unsignedinteger[Any]], int]] = {
 def nonzero(checkpoint: Checkpoint, name: str) -> NDArray[np.bool_]:
     """Returns a bool array in the checkpoint's layout, False for 0.0 and -0.0.
 
-    It compares bits without the sign, which needs no fp32 copy. Raises PatchCompileError if a weight is not finite.
+    It compares bits without the sign, which needs no fp32 copy. Raises MaskLearnError if a weight is not finite.
     """
     word, infinity = _BITS[checkpoint.entry(name).dtype]
     magnitude = checkpoint.read(name).view(word)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.base.npz import ArrayArchive, PickledError
 
 __all__ = ["MaskArchive", "archive_names"]
@@ -21,12 +21,12 @@ class MaskArchive:
     """An `.npz` file of masks."""
 
     def __init__(self, path: Path) -> None:
-        """Raises PatchCompileError if there is no such file, or it is no archive of arrays."""
+        """Raises MaskLearnError if there is no such file, or it is no archive of arrays."""
         self.path = path
         try:
             self._arrays = ArrayArchive(path)
         except FileNotFoundError as error:
-            raise PatchCompileError(
+            raise MaskLearnError(
                 f"No masks at {path}", "There is no such file.", "Give the path of an .npz file of masks."
             ) from error
         except PickledError as error:
@@ -42,7 +42,7 @@ class MaskArchive:
     def read(self, name: str, most: int) -> NDArray[Any]:
         """Read an array; most: its largest size in bytes.
 
-        Raises PatchCompileError if the array is larger (before it is read), damaged or pickled.
+        Raises MaskLearnError if the array is larger (before it is read), damaged or pickled.
         """
         try:
             return self._arrays.read(name, most)
@@ -54,12 +54,12 @@ class MaskArchive:
     def read_bits(self, name: str, shape: tuple[int, ...]) -> NDArray[np.bool_]:
         """Read a mask of this shape that was stored by `np.packbits` of its flat 0/1 values, highest bit first.
 
-        Raises PatchCompileError if the array has another size or is damaged.
+        Raises MaskLearnError if the array has another size or is damaged.
         """
         count = math.prod(shape)
         packed = self.read(name, _WIDEST * -(-count // 8))
         if packed.dtype != np.uint8 or packed.ndim != 1 or packed.size != -(-count // 8):
-            raise PatchCompileError(
+            raise MaskLearnError(
                 f"{name} in {self.path} is {packed.dtype} {list(packed.shape)}",
                 f"The bits of {'x'.join(map(str, shape))} weights take {-(-count // 8)} bytes.",
                 "Give the model that the masks were made for.",
@@ -74,15 +74,15 @@ class MaskArchive:
         with self.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
-    def _refused(self, name: str) -> PatchCompileError:
-        return PatchCompileError(
+    def _refused(self, name: str) -> MaskLearnError:
+        return MaskLearnError(
             f"{name} in {self.path} is pickled, or no array",
             "A pickle runs code when it is read, so only arrays of numbers are.",
             "Write the archive with np.savez_compressed and arrays of uint8.",
         )
 
-    def _damaged(self, why: str) -> PatchCompileError:
-        return PatchCompileError(
+    def _damaged(self, why: str) -> MaskLearnError:
+        return MaskLearnError(
             f"{self.path} is damaged or not an archive of masks", why, "Fetch the file again."
         )
 

@@ -102,7 +102,7 @@ class Budget:
     def by_linear(self, names: Sequence[str]) -> dict[str, tuple[str, float] | None]:
         """Returns the last (pattern, ratio) that fits each linear, or None if no pattern fits.
 
-        Raises PatchCompileError for a pattern that fits no linear, or that is never the last one to fit.
+        Raises MaskLearnError for a pattern that fits no linear, or that is never the last one to fit.
         """
         return decide(self.ratios, names, "`ratio`")
 
@@ -123,7 +123,7 @@ class Budget:
     def shares(self, areas: Mapping[str, NDArray[np.int64]]) -> list[Share]:
         """Returns the shares of the budget. Each linear is in exactly one; areas: weights of each tile by linear.
 
-        A ratio has to save ratio x weights of its linears. Raises PatchCompileError as `by_linear` does.
+        A ratio has to save ratio x weights of its linears. Raises MaskLearnError as `by_linear` does.
         """
         if self.amount is not None:
             return [Share("", tuple(areas), self.amount, at_least=True)]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.base.json_text import parse_json
 from masklearn.base.shard import Shard, write_shard
 from masklearn.masks.kinds.base import BYTES_DENSE, TileKind
@@ -155,7 +155,7 @@ class MaskSet(Mapping[str, LinearMask]):
         return {name: mask.kinds for name, mask in self._masks.items()}
 
     def check_covers(self, linears: Mapping[str, tuple[int, int]]) -> None:
-        """Raises PatchCompileError unless the set has exactly the linears `linears` (name to shape)."""
+        """Raises MaskLearnError unless the set has exactly the linears `linears` (name to shape)."""
         shapes = self.shapes()
         faults = [f"{name} is not in the masks" for name in linears if name not in shapes]
         faults += [f"{name} is not a covered linear of the model" for name in shapes if name not in linears]
@@ -166,7 +166,7 @@ class MaskSet(Mapping[str, LinearMask]):
         ]
         if faults:
             more = f" (and {len(faults) - 4} more)" if len(faults) > 4 else ""
-            raise PatchCompileError(
+            raise MaskLearnError(
                 f"These masks were made for another model or coverage: {self.base_model}",
                 "; ".join(faults[:4]) + more,
                 "Learn masks for this model, or give the same include and exclude as when they were learned.",
@@ -187,11 +187,11 @@ class MaskSet(Mapping[str, LinearMask]):
     def load(cls, path: str | Path) -> "MaskSet":
         """Open a file that `save` wrote.
 
-        Raises PatchCompileError if it is missing, truncated, inconsistent, or of a newer format version.
+        Raises MaskLearnError if it is missing, truncated, inconsistent, or of a newer format version.
         """
         path = Path(path)
         if not path.is_file():
-            raise PatchCompileError(
+            raise MaskLearnError(
                 f"No mask file at {path}", "There is no such file.", "Give the path of a masks.safetensors."
             )
         shard = Shard.open(path)

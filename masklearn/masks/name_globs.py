@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
-from masklearn.base.errors import PatchCompileError, UsageError
+from masklearn.base.errors import MaskLearnError, UsageError
 
 __all__ = [
     "check_patterns",
@@ -93,7 +93,7 @@ def parse_pattern(pattern: str) -> str:
 
 
 def check_patterns(patterns: Iterable[str], names: Sequence[str], option: str) -> None:
-    """Raises UsageError for an invalid pattern, and PatchCompileError for a pattern that fits none of the names.
+    """Raises UsageError for an invalid pattern, and MaskLearnError for a pattern that fits none of the names.
 
     option: the option with which the user gave the pattern, for errors.
     """
@@ -103,7 +103,7 @@ def check_patterns(patterns: Iterable[str], names: Sequence[str], option: str) -
         except ValueError as error:
             raise UsageError(f"A pattern of {option} is not valid", str(error), "Correct it.") from None
         if not any(_fits(name, pattern) for name in names):
-            raise PatchCompileError(
+            raise MaskLearnError(
                 f"The pattern {pattern!r} of {option} matches no linear",
                 f"The linears are {', '.join(kinds_of(names))}.",
                 "Give a name or its end from any dot on (v_proj), a glob of such (mlp.*, layers.3.*), or re: and a regular "
@@ -128,7 +128,7 @@ def decide(
 ) -> dict[str, tuple[str, Value] | None]:
     """Returns the last (pattern, value) that fits each name, or None if none does. The empty pattern fits every name.
 
-    Raises PatchCompileError for a pattern that fits no name, or that is never the last one to fit.
+    Raises MaskLearnError for a pattern that fits no name, or that is never the last one to fit.
     """
     check_patterns((pattern for pattern, _ in pairs if pattern), names, option)
     decided: dict[str, tuple[str, Value] | None] = dict.fromkeys(names)
@@ -136,7 +136,7 @@ def decide(
         decided |= {name: (pattern, value) for name in names if not pattern or _fits(name, pattern)}
     for pair in pairs:
         if pair[0] and pair not in decided.values():
-            raise PatchCompileError(
+            raise MaskLearnError(
                 f"The pattern {pair[0]!r} of {option} decides for no linear",
                 "Later patterns fit all linears that it fits, and the last one decides.",
                 "Write the general pattern before the particular one.",
@@ -154,7 +154,7 @@ def _fits(name: str, pattern: str) -> bool:
 
 @contextmanager
 def _bounded(name: str, pattern: str) -> Iterator[None]:
-    """Raise PatchCompileError in the body after a second of the process's time; `re` looks for signals while it matches.
+    """Raise MaskLearnError in the body after a second of the process's time; `re` looks for signals while it matches.
 
     Outside the main thread, which alone may handle signals, the body is not bounded.
     """
@@ -163,7 +163,7 @@ def _bounded(name: str, pattern: str) -> Iterator[None]:
         return
 
     def stop(*_: object) -> None:
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"The pattern {pattern!r} takes too long",
             f"It was matched with the name {name!r} for {_SECONDS:g} s without an end. Repetitions of repetitions, as in "
             "(a+)+, do that.",

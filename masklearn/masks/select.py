@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.masks.budget import BYTES, WEIGHTS, Budget, Share
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR
@@ -171,7 +171,7 @@ def select(scores: Scores, areas: Grids, budget: Budget | float, costs: Scores |
     exactly. A saving (`Budget.saving`) is reached or exceeded by less than one step. Among equal steps the one of the first
     linear in `scores` is taken, then the one in the lowest row, then the one in the lowest column.
 
-    Raises PatchCompileError for a ratio outside 0 ... 0.5, patterns that do not fit, or a saving that all tiles together
+    Raises MaskLearnError for a ratio outside 0 ... 0.5, patterns that do not fit, or a saving that all tiles together
     do not reach, and ValueError for a score or a cost that is not finite, or a unit without costs.
     """
     budget = budget if isinstance(budget, Budget) else Budget.of(float(budget))
@@ -286,7 +286,7 @@ def _count(saved: NDArray[np.float64], share: Share, unit: str) -> int:
     if not share.at_least:
         return int(np.abs(saved - share.saving).argmin())
     if saved[-1] < share.saving * (1.0 - _ROUNDING):
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"A saving of {share.saving:g} {unit} cannot be reached",
             f"All tiles together save {saved[-1]:g} {unit}.",
             "Ask for less.",

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.base.json_text import parse_json
 from masklearn.base.shard import Shard
 from masklearn.masks.kinds.table import DENSE, FAMILIES, TWO_FOUR
@@ -169,7 +169,7 @@ def finite_ratio(text: str) -> float:
 
 
 def stored_record(path: Path, stored: str) -> MaskRecord:
-    """Returns the record in the metadata. Raises PatchCompileError if it is not valid."""
+    """Returns the record in the metadata. Raises MaskLearnError if it is not valid."""
     try:
         return MaskRecord.of_metadata(parse_json(stored))
     except ValidationError as error:
@@ -202,16 +202,16 @@ def stored_orders(shard: Shard) -> dict[str, NDArray[np.int32]]:
 
 
 def stored_version(path: Path, shard: Shard) -> str:
-    """Returns the version of the format. Raises PatchCompileError for another file, and for a version that is not read."""
+    """Returns the version of the format. Raises MaskLearnError for another file, and for a version that is not read."""
     if shard.metadata.get("format") != FORMAT:
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"{path} is not a mask file",
             "It is a safetensors file of another kind.",
             "Give a masks.safetensors.",
         )
     version = shard.metadata.get("version")
     if version not in _VERSIONS:
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"{path} has mask format version {version}",
             f"This release reads versions {', '.join(_VERSIONS)}.",
             "Update patch-compile, or learn the masks again.",
@@ -219,6 +219,6 @@ def stored_version(path: Path, shard: Shard) -> str:
     return version
 
 
-def damaged(path: Path, why: str) -> PatchCompileError:
+def damaged(path: Path, why: str) -> MaskLearnError:
     """Returns the error of a file that does not hold what its metadata say."""
-    return PatchCompileError(f"{path} is damaged", why, "Learn the masks again or restore the file.")
+    return MaskLearnError(f"{path} is damaged", why, "Learn the masks again or restore the file.")

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from glob import escape
 from types import MappingProxyType
 
-from masklearn.base.errors import PatchCompileError, UsageError
+from masklearn.base.errors import MaskLearnError, UsageError
 from masklearn.masks.kinds.allowed import AUTO
 from masklearn.masks.name_globs import decide, entries, parse_pattern
 from masklearn.quant.table import FLOAT16, QUANTISED, WEIGHT_TYPES, WeightType, weight_type
@@ -64,7 +64,7 @@ def allowed_types(
     """Returns the types that each linear may have: one, unless the value leaves a choice.
 
     text: None for no value; shapes: (N, K) by linear; given: types of linears that a quantised checkpoint has, which they
-    keep unless the value names others. `auto` leaves out types whose spans do not divide K. Raises PatchCompileError for a
+    keep unless the value names others. `auto` leaves out types whose spans do not divide K. Raises MaskLearnError for a
     named type whose spans do not, and as `names.decide` does.
     """
     found: dict[str, Types] = {}
@@ -123,7 +123,7 @@ def spell_types(types: Mapping[str, WeightType]) -> str:
 def _check_fits(name: str, kinds: Types, columns: int) -> None:
     for kind in kinds:
         if not kind.fits(columns):
-            raise PatchCompileError(
+            raise MaskLearnError(
                 f"{name} can't have {kind} weights",
                 f"{kind} has a scale for every {kind.span} columns, and K is {columns}, no multiple of {kind.span}.",
                 f"Give {name.rpartition('.')[2]}=int8 behind a comma: int8 has one scale for a whole row.",

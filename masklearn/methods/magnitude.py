@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from masklearn.methods.base import Candidates, Method
-from masklearn.methods.scores import IMPORTANCE
-from masklearn.traits import METHODS
+from masklearn.traits import IMPORTANCE, METHODS
 
 if TYPE_CHECKING:
     from masklearn.feed import Feed

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from masklearn.methods.base import Candidates, Method
-from masklearn.methods.scores import IMPORTANCE
-from masklearn.traits import METHODS, Requires
+from masklearn.traits import IMPORTANCE, METHODS, Requires
 
 if TYPE_CHECKING:
     from masklearn.feed import Feed

@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.base.extras import require_extra
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.config_bounds import check_config
@@ -30,7 +30,7 @@ __all__ = [
 def architecture_of(checkpoint: Checkpoint) -> Architecture:
     """Returns the architecture of a checkpoint.
 
-    Raises PatchCompileError if it is not covered, also for a quantised checkpoint alone, and as `check_config` does.
+    Raises MaskLearnError if it is not covered, also for a quantised checkpoint alone, and as `check_config` does.
     """
     model_type = check_type(checkpoint.path, checkpoint.config)
     check_config(checkpoint.path / "config.json", checkpoint.config)
@@ -38,7 +38,7 @@ def architecture_of(checkpoint: Checkpoint) -> Architecture:
     if row is None:
         row = _at(checkpoint.path, json.dumps(checkpoint.config, sort_keys=True, default=str))
     if checkpoint.quantised and row.conv1d:
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"{checkpoint.path} is a quantised model of the type {model_type}",
             "Such a model stores its weights transposed, and quantised ones are read as [N, K] alone.",
             "Use the checkpoint that it was quantised from.",
@@ -49,7 +49,7 @@ def architecture_of(checkpoint: Checkpoint) -> Architecture:
 def check_type(path: Path, settings: Mapping[str, Any]) -> str:
     """Returns the `model_type` of the content of a config.json.
 
-    Raises PatchCompileError if it names none, or if the model would run code of its own and has no row.
+    Raises MaskLearnError if it names none, or if the model would run code of its own and has no row.
     """
     model_type = settings.get("model_type")
     if not isinstance(model_type, str):
@@ -62,7 +62,7 @@ def check_type(path: Path, settings: Mapping[str, Any]) -> str:
 def architecture_of_config(config: Any) -> Architecture:
     """Returns the architecture of a transformers config.
 
-    Raises PatchCompileError if it is not covered. A type without a row needs torch.
+    Raises MaskLearnError if it is not covered. A type without a row needs torch.
     """
     if config.model_type in ARCHITECTURES:
         return ARCHITECTURES[config.model_type]
@@ -83,8 +83,8 @@ def _at(path: Path, settings: str) -> Architecture:  # noqa: ARG001  # a changed
     return architecture_of_config(load_config(path))
 
 
-def _not_covered(path: Path, model_type: object, why: str) -> PatchCompileError:
-    return PatchCompileError(
+def _not_covered(path: Path, model_type: object, why: str) -> MaskLearnError:
+    return MaskLearnError(
         f"The architecture {model_type!r} of {path} is not covered",
         f"{why} Covered are the model types {', '.join(ARCHITECTURES)}, and every other decoder of transformers whose "
         "blocks run one after the other.",
@@ -100,10 +100,10 @@ def longest_window(architecture: Architecture, config: "PretrainedConfig") -> in
 
 
 def check_window(architecture: Architecture, config: "PretrainedConfig", length: int) -> None:
-    """Raises PatchCompileError if windows of this length exceed the learned positions of the model."""
+    """Raises MaskLearnError if windows of this length exceed the learned positions of the model."""
     longest = longest_window(architecture, config)
     if longest is not None and length > longest:
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"Windows of {length} tokens are too long for this {config.model_type} model",
             f"Its positions are learned, and reach {longest} tokens.",
             f"Give `length` {longest} or less, or for evaluation text `eval_length` {longest} or less.",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.base.folder_links import check_links
 from masklearn.base.shard import Shard, TensorEntry, numpy_dtype
 from masklearn.model.folder import CONFIG, INDEX, read_config, read_index, single_file
@@ -74,7 +74,7 @@ class Checkpoint:
     def open(cls, model_dir: str | Path, *, as_stored: bool = False) -> "Checkpoint":
         """Open a model directory. as_stored: show the tensors of a quantised checkpoint as they are stored.
 
-        Raises PatchCompileError if config.json or a shard is missing, pickled, truncated or corrupt, for a link that leads
+        Raises MaskLearnError if config.json or a shard is missing, pickled, truncated or corrupt, for a link that leads
         out of the directory, and for a checkpoint that is quantised in a way that is not read.
         """
         path = Path(model_dir)
@@ -87,7 +87,7 @@ class Checkpoint:
         shards = {file: Shard.open((path / file).resolve()) for file in files}
         for name, file in (weight_map or {}).items():
             if name not in shards[file].tensors:
-                raise PatchCompileError(
+                raise MaskLearnError(
                     f"{path / file} does not hold {name}", f"{INDEX} says it does.", "Fetch the shard again."
                 )
         if as_stored:
@@ -98,13 +98,13 @@ class Checkpoint:
     def of_config(cls, model_dir: str | Path) -> "Checkpoint":
         """Open the config.json of a model directory, without any tensor.
 
-        Raises PatchCompileError if it is missing, or describes a quantised checkpoint.
+        Raises MaskLearnError if it is missing, or describes a quantised checkpoint.
         """
         path = Path(model_dir)
         config = read_config(path)
         if dense_config(config) != config:
             find_packed(path, config, {})
-            raise PatchCompileError(
+            raise MaskLearnError(
                 f"{path / CONFIG} describes a quantised model, and there are no weights",
                 "The headers of its *.safetensors tell which linears are quantised.",
                 "Put the files beside it, or take quantization_config out of it and give `weights`.",
@@ -137,7 +137,7 @@ class Checkpoint:
     def grids(self) -> Grids:
         """Grids of the quantised weights by linear (the name without `.weight`), each read when it is asked for.
 
-        Empty for a dense checkpoint. Reading one raises PatchCompileError if a scale is not valid.
+        Empty for a dense checkpoint. Reading one raises MaskLearnError if a scale is not valid.
         """
         return Grids(self._packed)
 
@@ -173,14 +173,14 @@ class Checkpoint:
         return torch.from_numpy(array)
 
     def read_finite(self, name: str) -> "Tensor":
-        """Read a weight as an fp32 torch tensor. Raises PatchCompileError if it holds NaN, infinity, or numbers that are so
+        """Read a weight as an fp32 torch tensor. Raises MaskLearnError if it holds NaN, infinity, or numbers that are so
         large that their squares are not finite."""
         weight = self.torch(name).float()
         # NaN is not below the bound either.
         if weight.numel() and not all(abs(end) < _LARGEST_WEIGHT for end in weight.aminmax()):
             bad = int((~weight.isfinite()).sum())
             many = f"{bad} of its {weight.numel()} weights are not finite"
-            raise PatchCompileError(
+            raise MaskLearnError(
                 f"{name} holds NaN or infinity"
                 if bad
                 else f"{name} holds weights beyond ±{_LARGEST_WEIGHT:g}",
@@ -216,7 +216,7 @@ class Checkpoint:
         return {name: self.entry(name) for name in names if self._file_of.get(name) == file}
 
     def check_unchanged(self) -> None:
-        """Raise PatchCompileError if config.json or weights were changed since the directory was opened."""
+        """Raise MaskLearnError if config.json or weights were changed since the directory was opened."""
         self._found.check()
 
     def fingerprint(self) -> str:

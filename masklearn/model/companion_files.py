@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.base.json_text import read_json
 from masklearn.base.shard import restrict
 from masklearn.model.pretrained import TOKENIZER_FILES
@@ -57,7 +57,7 @@ def _module_folders(listed: Path) -> set[str]:
     try:
         return {str(module["path"]) for module in read_json(listed)}
     except (KeyError, TypeError, ValueError) as error:
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"{listed} lists no modules",
             f"{error}" if type(error) is ValueError else "It is a list of objects with a `path`.",
             "Fetch the model again.",

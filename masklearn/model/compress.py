@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.base.progress import OnStep
 from masklearn.base.shard import numpy_dtype, write_shard
 from masklearn.model.architectures import architecture_of
@@ -40,7 +40,7 @@ def write_compressed(
     """Write the folder `out`, with one tensor in memory at a time.
 
     checkpoint: a dense one, whose weights lie on their grids; grids: by linear (its name without `.weight`). Raises
-    PatchCompileError for a model that the format does not hold, and ValueError if a weight is not on its grid.
+    MaskLearnError for a model that the format does not hold, and ValueError if a weight is not on its grid.
     """
     _check_model(checkpoint, grids)
     copy_beside(checkpoint.path, out)
@@ -148,7 +148,7 @@ def _modules(checkpoint: Checkpoint) -> Iterator[tuple[str, list[str]]]:
 
 def _check_model(checkpoint: Checkpoint, grids: Mapping[str, Grid]) -> None:
     if not grids:
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"{checkpoint.path} has no quantised linears",
             "All its weights have 16 bits or more, and a dense checkpoint holds these as they are.",
             f"Use {checkpoint.path} itself, or learn with `weights` int4 or int8.",
@@ -156,7 +156,7 @@ def _check_model(checkpoint: Checkpoint, grids: Mapping[str, Grid]) -> None:
     row = architecture_of(checkpoint)
     if row.conv1d or not row.linears:
         why = "its weights are stored transposed" if row.conv1d else "its experts are fused in transformers"
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"compressed-tensors holds no model of the type {checkpoint.config['model_type']}",
             f"The library quantises the weights of nn.Linear alone, and {why}.",
             f"Use the dense checkpoint {checkpoint.path}.",

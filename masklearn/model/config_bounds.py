@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.base.printable import shown
 
 __all__ = ["MOST_LAYERS", "check_config"]
@@ -73,7 +73,7 @@ class _Config(_Sized):  # type: ignore[misc, valid-type]  # mypy knows no class 
 
 
 def check_config(file: Path, content: Mapping[str, Any]) -> None:
-    """Raises PatchCompileError for a setting of the wrong type, and for a model that is larger than any is.
+    """Raises MaskLearnError for a setting of the wrong type, and for a model that is larger than any is.
 
     file: the config.json, for errors; content: its object.
     """
@@ -95,7 +95,7 @@ def check_config(file: Path, content: Mapping[str, Any]) -> None:
             )
 
 
-def _refused(file: Path, what: str, why: str) -> PatchCompileError:
-    return PatchCompileError(
+def _refused(file: Path, what: str, why: str) -> MaskLearnError:
+    return MaskLearnError(
         f"{file} describes a model with {what}", why, "Fetch the model again from a source that you trust."
     )

@@ -24,7 +24,7 @@ def describe_checkpoint(model_dir: Path) -> Checkpoint:
     A checkpoint without any *.safetensors has the tensors that transformers would save, with names, types and shapes, and
     none of them can be read. Without torch they are the linears and the embedding, by the table of architectures.
 
-    Raises PatchCompileError as `Checkpoint.open`, `architecture_of` and `meta_model` do.
+    Raises MaskLearnError as `Checkpoint.open`, `architecture_of` and `meta_model` do.
     """
     folder = model_dir.parent if model_dir.name == "config.json" and model_dir.is_file() else model_dir
     if not (folder / "config.json").is_file() or any(folder.glob("*.safetensors")):
@@ -49,7 +49,7 @@ def _tensors(bare: Checkpoint) -> Iterator[tuple[str, _Shape]]:
 def listed_tensors(bare: Checkpoint) -> Iterator[tuple[str, _Shape]]:
     """Yield name and shape of the linears of the blocks, the embedding and the head, by the table of architectures.
 
-    Raises PatchCompileError for an architecture whose linears are not in the table.
+    Raises MaskLearnError for an architecture whose linears are not in the table.
     """
     row = architecture_of(bare)
     if not row.linears:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.base.extras import is_installed
 from masklearn.masks.name_globs import check_patterns, matches
 from masklearn.masks.tiles import GROUP
@@ -56,7 +56,7 @@ def covered_linears_of(
 
     Without torch, the linears come from `listed_linears`, and shapes are not compared with config.json.
 
-    Raises PatchCompileError for an architecture that is not covered, a pattern that matches no linear, and a weight that is
+    Raises MaskLearnError for an architecture that is not covered, a pattern that matches no linear, and a weight that is
     missing, fused with others, or of another shape or dtype than the model's.
     """
     architecture = architecture_of(checkpoint)
@@ -79,7 +79,7 @@ def covered_linears_of(
             covered[name] = shape
     skipped |= dict.fromkeys(_fused_experts(checkpoint, architecture), _FUSED)
     if not covered:
-        raise PatchCompileError(
+        raise MaskLearnError(
             "No linear is covered", _summary(skipped), "Give other include and exclude patterns."
         )
     return Coverage(covered, skipped)
@@ -104,12 +104,12 @@ def _linears(checkpoint: Checkpoint) -> dict[str, ListedLinear]:
 
 
 def _check_names(checkpoint: Checkpoint, names: Mapping[str, Sequence[str]]) -> None:
-    """Raise PatchCompileError if a checkpoint of a type without a row names a tensor otherwise than its module."""
+    """Raise MaskLearnError if a checkpoint of a type without a row names a tensor otherwise than its module."""
     if checkpoint.config["model_type"] in ARCHITECTURES or not checkpoint.names():
         return
     for name, tied in names.items():
         if stored_name(checkpoint, [name, *tied]) not in checkpoint:
-            raise PatchCompileError(
+            raise MaskLearnError(
                 f"{checkpoint.path} has no {name}",
                 f"The type {checkpoint.config['model_type']} has no row in the table of architectures, which could give its "
                 "tensors other names than those of its modules.",
@@ -174,17 +174,17 @@ def _check_weight(checkpoint: Checkpoint, name: str, shape: tuple[int, int]) -> 
     if entry.shape != stored:
         raise other_shape(checkpoint, weight, stored)
     if entry.dtype not in _DTYPES:
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"{weight} has dtype {entry.dtype} in {checkpoint.path}",
             f"Masks are learned on {', '.join(_DTYPES)} weights.",
             "Use a checkpoint whose weights have one of these types.",
         )
 
 
-def _missing(checkpoint: Checkpoint, weight: str) -> PatchCompileError:
+def _missing(checkpoint: Checkpoint, weight: str) -> MaskLearnError:
     experts = re.sub(r"\.experts\.\d+\..*", ".experts.gate_up_proj", weight)
     if experts in checkpoint:
-        return PatchCompileError(
+        return MaskLearnError(
             f"The experts of {checkpoint.path} are fused",
             f"{experts} is a 3-D tensor of all experts, of which no linear can be masked by name.",
             "Load it with transformers 5 and call save_pretrained, which writes a tensor for each expert.",

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.base.folder_links import check_link
 from masklearn.base.json_text import json_type, read_json
 
@@ -19,16 +19,16 @@ _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Returns the object in a folder's config.json. Raises PatchCompileError if there is none."""
+    """Returns the object in a folder's config.json. Raises MaskLearnError if there is none."""
     if not path.is_dir():
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"No model directory at {path}",
             "A local Hugging Face directory is needed; nothing is downloaded.",
             "Give the path of a directory with config.json and *.safetensors.",
         )
     file = path / CONFIG
     if not file.is_file():
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"{path} has no config.json", "It is not a Hugging Face model.", "Give the directory it lies in."
         )
     if file.is_symlink():
@@ -51,28 +51,28 @@ def _read_json(file: Path) -> dict[str, Any]:
     try:
         content = read_json(file, finite=False)
     except OSError as error:
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"{file} cannot be read",
             error.strerror or str(error),
             "Check the file's permissions and its disk.",
         ) from error
     except ValueError as error:
-        raise PatchCompileError(f"{file} is not JSON", str(error), "Fetch the file again.") from error
+        raise MaskLearnError(f"{file} is not JSON", str(error), "Fetch the file again.") from error
     if not isinstance(content, dict):
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"{file} is not a JSON object", f"It is {json_type(content)}.", "Fetch the file again."
         )
     return content
 
 
 def read_index(index: Path) -> dict[str, str]:
-    """Returns the file of each tensor, by the index of a folder's shards. Raises PatchCompileError if it is not valid."""
+    """Returns the file of each tensor, by the index of a folder's shards. Raises MaskLearnError if it is not valid."""
     weight_map = _read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise PatchCompileError(f"{index} has no weight_map", "It names no shard.", "Fetch the file again.")
+        raise MaskLearnError(f"{index} has no weight_map", "It names no shard.", "Fetch the file again.")
     for tensor, file in weight_map.items():
         if not _is_file_name(file):
-            raise PatchCompileError(
+            raise MaskLearnError(
                 f"{index} places {tensor!r} in {file!r}",
                 "A shard is named by a plain file name of the same folder; any other path could make a build read "
                 "or overwrite files outside it.",
@@ -96,14 +96,14 @@ def _is_file_name(value: object) -> bool:
 
 
 def _check_present(index: Path, weight_map: dict[str, str]) -> None:
-    """Raises PatchCompileError if a shard is missing.
+    """Raises MaskLearnError if a shard is missing.
 
     Names are compared with the folder's listing, because the file system raises an error for a name that is too long.
     """
     present = {entry.name for entry in index.parent.iterdir() if entry.is_file()}
     for file in weight_map.values():
         if file not in present:
-            raise PatchCompileError(
+            raise MaskLearnError(
                 f"The shard {index.parent / file} is missing",
                 f"{INDEX} names it.",
                 "Fetch the checkpoint again.",
@@ -111,16 +111,16 @@ def _check_present(index: Path, weight_map: dict[str, str]) -> None:
 
 
 def single_file(path: Path) -> str:
-    """Returns the name of the one shard of a folder without an index. Raises PatchCompileError if there is none."""
+    """Returns the name of the one shard of a folder without an index. Raises MaskLearnError if there is none."""
     if (path / _SINGLE).is_file():
         return _SINGLE
     pickled = sorted(file.name for pattern in _PICKLED for file in path.glob(pattern))
     if pickled:
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"{path} has pickled weights only ({pickled[0]})",
             "A pickle runs code when it is read, so only safetensors are.",
             "Convert it: load it with transformers and call save_pretrained.",
         )
-    raise PatchCompileError(
+    raise MaskLearnError(
         f"{path} has no weights", f"Neither {_SINGLE} nor {INDEX} is there.", "Fetch the checkpoint again."
     )

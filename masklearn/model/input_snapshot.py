@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 
 __all__ = ["InputSnapshot"]
 
@@ -27,7 +27,7 @@ class InputSnapshot:
         return cls(find, {path: _state(path) for path in find()})
 
     def check(self) -> None:
-        """Raise PatchCompileError if a file is no longer as it was found, or was added."""
+        """Raise MaskLearnError if a file is no longer as it was found, or was added."""
         for path, found in self.states.items():
             if _state(path) != found:
                 raise _changed(path, "changed")
@@ -36,8 +36,8 @@ class InputSnapshot:
                 raise _changed(path, "added")
 
 
-def _changed(path: Path, how: str) -> PatchCompileError:
-    return PatchCompileError(
+def _changed(path: Path, how: str) -> MaskLearnError:
+    return MaskLearnError(
         f"{path} was {how} while it was being read",
         "A result made of its old and its new content would be neither.",
         "Start again when the file is complete.",

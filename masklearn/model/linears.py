@@ -47,7 +47,7 @@ def linear_modules(model: nn.Module, checkpoint: Checkpoint) -> dict[str, nn.Lin
 
 
 def read_linear(checkpoint: Checkpoint, linear: str) -> Tensor:
-    """Read the weight of a linear, fp32 [N, K]. Raises PatchCompileError if it holds NaN or infinity."""
+    """Read the weight of a linear, fp32 [N, K]. Raises MaskLearnError if it holds NaN or infinity."""
     name = f"{linear}.weight"
     return from_stored(checkpoint, name, checkpoint.read_finite(name)).contiguous()
 
@@ -61,7 +61,7 @@ def write_linear(store: WeightStore, checkpoint: Checkpoint, linear: str, weight
 def read_tensor(checkpoint: Checkpoint, name: str, shape: torch.Size) -> Tensor:
     """Read a tensor of the model as fp32; name: its checkpoint name; shape: its shape in the model.
 
-    Raises PatchCompileError if it is missing, has another shape, or holds NaN or infinity.
+    Raises MaskLearnError if it is missing, has another shape, or holds NaN or infinity.
     """
     stored = stored_shape(checkpoint, name, shape)
     if name not in checkpoint:

@@ -30,7 +30,7 @@ class ListedLinear:
 def listed_linears(checkpoint: Checkpoint) -> dict[str, ListedLinear]:
     """Returns all linears of the model by checkpoint name, in the order of the model.
 
-    A linear that the checkpoint lacks has the shape (0, 0). Raises PatchCompileError for an architecture whose linears are
+    A linear that the checkpoint lacks has the shape (0, 0). Raises MaskLearnError for an architecture whose linears are
     not in the table.
     """
     row = architecture_of(checkpoint)

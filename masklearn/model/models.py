@@ -30,7 +30,7 @@ def meta_model(checkpoint: Checkpoint) -> "PreTrainedModel":
     Every linear is an `nn.Linear` (see `as_linears`). A pooler that a checkpoint with weights lacks is None. Buffers are on
     the CPU, because rotary frequencies and embedding scales come from the config and are in no checkpoint.
 
-    Raises PatchCompileError if transformers can't build the model from config.json.
+    Raises MaskLearnError if transformers can't build the model from config.json.
     """
     import torch
     from accelerate import init_empty_weights
@@ -53,7 +53,7 @@ def load_model(
 ) -> Any:
     """Load a local model in eval mode, with pruned weights set to zero if `masks` are given.
 
-    It has its language-model head, or no head if it is an encoder. dtype: None for fp32. Raises PatchCompileError if the
+    It has its language-model head, or no head if it is an encoder. dtype: None for fp32. Raises MaskLearnError if the
     architecture is not covered, or the masks belong to another model.
     """
     import torch

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.base.extras import is_installed
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if not is_installed("torch"):  # configs and tokenizers need none, and transform
 
 def load_config(model_dir: str | Path) -> Any:
     """Returns the transformers config of a local model directory, without what it says of quantisation: `Checkpoint` reads
-    quantised weights. Raises PatchCompileError if transformers can't read it."""
+    quantised weights. Raises MaskLearnError if transformers can't read it."""
     from transformers import AutoConfig
 
     with _explained(_no_model(model_dir), _FETCH):
@@ -52,7 +52,7 @@ def load_config(model_dir: str | Path) -> Any:
 
 
 def load_tokenizer(model_dir: str | Path) -> Any:
-    """Returns the tokenizer of a local model directory. Raises PatchCompileError if it has none."""
+    """Returns the tokenizer of a local model directory. Raises MaskLearnError if it has none."""
     from transformers import AutoTokenizer
 
     _check_tokenizer_sizes(Path(model_dir))
@@ -69,7 +69,7 @@ def _check_tokenizer_sizes(model_dir: Path) -> None:
     for name in TOKENIZER_FILES:
         file = model_dir / name
         if file.is_file() and (size := file.stat().st_size) > _MOST_BYTES:
-            raise PatchCompileError(
+            raise MaskLearnError(
                 f"{file} has {size >> 20} MiB",
                 f"At most {_MOST_BYTES >> 20} MiB of a tokenizer's file are read.",
                 "Fetch the model again from a source that you trust.",
@@ -79,11 +79,11 @@ def _check_tokenizer_sizes(model_dir: Path) -> None:
 def load_pretrained(model_class: Any, model_dir: str | Path, dtype: "torch.dtype") -> Any:
     """Returns the model of a local directory with its weights in `dtype`.
 
-    model_class: an auto class of transformers. Raises PatchCompileError if transformers can't load the model, or would
+    model_class: an auto class of transformers. Raises MaskLearnError if transformers can't load the model, or would
     load another one.
     """
     if (adapter := Path(model_dir) / "adapter_config.json").is_file():
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"{adapter} lies beside the model's weights",
             "With the package peft, transformers loads the model that it names in place of these weights.",
             "Merge the adapter into the weights, or move the file away.",
@@ -97,7 +97,7 @@ def load_pretrained(model_class: Any, model_dir: str | Path, dtype: "torch.dtype
 def load_with(model_class: Any, model_dir: str | Path, tensors: dict[str, "torch.Tensor"], dtype: Any) -> Any:
     """Returns the model of a local directory's config with these tensors, in `dtype`; its own weights are not read.
 
-    model_class: the class of the model itself, no auto class; tensors: by checkpoint name. Raises PatchCompileError if
+    model_class: the class of the model itself, no auto class; tensors: by checkpoint name. Raises MaskLearnError if
     transformers can't load the model.
     """
     config = load_config(model_dir)
@@ -115,7 +115,7 @@ def load_with(model_class: Any, model_dir: str | Path, tensors: dict[str, "torch
 def build_model(model_class: Any, config: Any, **settings: Any) -> Any:
     """Returns the model of a config from `load_config`, without the weights of the checkpoint.
 
-    model_class: an auto class of transformers; settings: arguments of its `from_config`. Raises PatchCompileError if
+    model_class: an auto class of transformers; settings: arguments of its `from_config`. Raises MaskLearnError if
     transformers can't build the model.
     """
     with _explained(_no_model(config.name_or_path), _FETCH):
@@ -144,7 +144,7 @@ def _no_model(model_dir: str | Path) -> str:
 
 @contextmanager
 def _explained(what: str, fix: str) -> Iterator[None]:
-    """Raise transformers' errors about a faulty folder as PatchCompileError.
+    """Raise transformers' errors about a faulty folder as MaskLearnError.
 
     They are of all types, because transformers, torch and tokenizers check little of what they read. Memory that does not
     suffice is no fault of the folder.
@@ -158,5 +158,5 @@ def _explained(what: str, fix: str) -> Iterator[None]:
             raise
         if "trust_remote_code" in str(error):  # transformers was not allowed to run the folder's code
             fix = "Use a model of an architecture that transformers has itself, or save this one as such a model."
-            raise PatchCompileError(what, OWN_CODE, fix) from error
-        raise PatchCompileError(what, f"{type(error).__name__}: {error}", fix) from error
+            raise MaskLearnError(what, OWN_CODE, fix) from error
+        raise MaskLearnError(what, f"{type(error).__name__}: {error}", fix) from error

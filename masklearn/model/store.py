@@ -9,7 +9,7 @@ from urllib.parse import quote, unquote
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.base.shard import Shard, TensorEntry, write_shard
 
 if TYPE_CHECKING:
@@ -62,13 +62,13 @@ class WeightStore:
     def put(self, name: str, values: "Tensor", entry: TensorEntry) -> None:
         """Store `values`, rounded to the dtype of the checkpoint's `entry`. They replace earlier values.
 
-        Raises ValueError if the shape differs, and PatchCompileError if a value is not finite in that dtype.
+        Raises ValueError if the shape differs, and MaskLearnError if a value is not finite in that dtype.
         """
         if tuple(values.shape) != entry.shape:
             raise ValueError(f"{name}: {list(values.shape)} given, the checkpoint has {list(entry.shape)}")
         array = _numpy(values, entry.dtype)
         if not bool(np.isfinite(array.astype(np.float32)).all()):
-            raise PatchCompileError(
+            raise MaskLearnError(
                 f"New values of {name} are not finite in {entry.dtype}",
                 "The solve or the training diverged, or they exceed what the type holds.",
                 "Give more `damping` or a lower `learning_rate`, or convert the checkpoint to bfloat16.",

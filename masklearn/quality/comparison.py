@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.base.progress import OnStep
 from masklearn.base.threads import total
 from masklearn.model.architectures import architecture_of
@@ -55,7 +55,7 @@ def compare_models(
     pruned: must have its masks applied and its channels in the dense model's order; linears: names of the linears to
     compare; store: folder for hidden states that do not fit in memory.
 
-    Raises PatchCompileError as `stream_blocks` does, and for NaN or infinity: the error names the model and the first
+    Raises MaskLearnError as `stream_blocks` does, and for NaN or infinity: the error names the model and the first
     block with such an output.
     """
     row = architecture_of(dense)
@@ -121,7 +121,7 @@ def _predictions(dense: Block, pruned: Block, windows: NDArray[np.int64]) -> tup
 
 def _check_finite(model: str, hidden: HiddenStates, number: int) -> None:
     if not all(bool(window.isfinite().all()) for window in hidden):
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"The {model} model's block {number} gives NaN or infinity",
             "Every block before it gives finite numbers, in fp32 on this text.",
             "Look at the weights of that block: patch-compile inspect names tensors that are not finite.",
@@ -130,7 +130,7 @@ def _check_finite(model: str, hidden: HiddenStates, number: int) -> None:
 
 def _check_logits(model: str, logits: Tensor) -> None:
     if not bool(logits.isfinite().all()):
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"The {model} model's logits hold NaN or infinity",
             "All of its blocks give finite numbers: it is the final norm or the output head.",
             "Look at their weights: patch-compile inspect names tensors that are not finite.",

@@ -33,7 +33,7 @@ def divergences(
     pruned model. Masks must have been applied to the weights. Memory: a block and a head of each of two models, and
     twice the hidden states of all windows; hidden states that do not fit go to the folder `store`.
 
-    windows: token ids `[count, length]`; device: None for CUDA if there is one. Raises PatchCompileError as
+    windows: token ids `[count, length]`; device: None for CUDA if there is one. Raises MaskLearnError as
     `stream_blocks` does.
     """
     head = not architecture_of(dense).encoder

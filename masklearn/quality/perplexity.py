@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.model.architectures import architecture_of_config, check_window
 from masklearn.model.logit_rule import LogitRule
 from masklearn.stream.logits import perplexity_of, token_losses
@@ -37,7 +37,7 @@ def perplexity(
     """Returns the perplexity of a Hugging Face causal language model over `windows` `[count, length]`.
 
     Every token of a window but the first is predicted. Losses come from fp32 logits and are summed in fp64, whatever
-    the model's dtype. The perplexity is infinity if it overflows. Raises PatchCompileError as `window_losses` does.
+    the model's dtype. The perplexity is infinity if it overflows. Raises MaskLearnError as `window_losses` does.
     """
     total = 0.0
     for done, loss in enumerate(window_losses(model, windows), start=1):
@@ -52,7 +52,7 @@ def perplexity(
 def window_losses(model: Any, windows: NDArray[np.int64]) -> Iterator[float]:
     """Yield the summed negative log-likelihood of each window in nats.
 
-    Raises PatchCompileError if the model is an encoder, or has fewer learned positions than a window has tokens.
+    Raises MaskLearnError if the model is an encoder, or has fewer learned positions than a window has tokens.
     """
     head, rule = _head(model), LogitRule.of(model.config)
     logits = head if rule is None else torch.nn.Sequential(head, rule)
@@ -68,7 +68,7 @@ def window_losses(model: Any, windows: NDArray[np.int64]) -> Iterator[float]:
 def _head(model: Any) -> torch.nn.Module:
     head: torch.nn.Module | None = model.get_output_embeddings()
     if head is None:
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"A {model.config.model_type} model has no perplexity",
             "It is an encoder, which predicts no text.",
             "Compare its outputs instead.",

@@ -37,7 +37,7 @@ def float16_fit(checkpoint: Checkpoint, tokens: Sequence[int], device: str | Non
     """Returns the counts for a few tokens that run through the dense model in fp32, one block in memory at a time.
 
     It looks at the inputs and outputs of linears, at the outputs of blocks, and at the weights of linears. Raises
-    PatchCompileError as `stream_blocks` does.
+    MaskLearnError as `stream_blocks` does.
     """
     overflow: list[tuple[str, float]] = []
     vanished: list[tuple[int, float]] = []

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.base.progress import OnStep
 from masklearn.model.architectures import architecture_of
 from masklearn.model.checkpoint import Checkpoint
@@ -41,10 +41,10 @@ def sensitivity(
     of the hidden states of all windows per linear; hidden states that do not fit go to the folder `store`. Time: for
     each linear, a run through its own block, all later blocks and the head.
 
-    Raises PatchCompileError as `stream_blocks` does, and for an encoder, which has no next-token loss.
+    Raises MaskLearnError as `stream_blocks` does, and for an encoder, which has no next-token loss.
     """
     if architecture_of(base).encoder:
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"{base.path} has no next-token loss",
             "It is an encoder.",
             "Look at the errors of its linears instead.",

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import torch
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.base.threads import one_thread, total
 from masklearn.feed import Group
 from masklearn.masks.kinds.table import FAMILIES, TWO_FOUR
@@ -63,12 +63,12 @@ def with_damping(
     """Call `attempt` with H + λ·mean(diag H)·I for growing λ, and return its first result that is not None.
 
     λ starts at `damping` and grows tenfold after each failure, which `note` is told. `hessian` is overwritten. Raises
-    PatchCompileError with the linear's name if H is not finite or λ = 1 does not suffice.
+    MaskLearnError with the linear's name if H is not finite or λ = 1 does not suffice.
     """
     diagonal = hessian.diagonal()
     mean = float(total(diagonal) / len(diagonal))
     if not torch.isfinite(hessian).all():
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"The inputs of {name} are not finite",
             "NaN, infinity or values too large for fp32 reach it on the calibration text.",
             "The checkpoint is damaged, or its layers before this one overflow: use another one.",
@@ -82,7 +82,7 @@ def with_damping(
             return found
         damping *= 10
         note(f"{name}: the Hessian is not positive definite, damping raised to {min(damping, 1.0):g}")
-    raise PatchCompileError(
+    raise MaskLearnError(
         f"The Hessian of {name} is not positive definite",
         f"Damping of up to {_MAX_DAMPING:g} of its mean diagonal did not help.",
         "Give more calibration windows, or exclude this linear.",

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.base.threads import in_parallel
 from masklearn.feed import Group
 from masklearn.quant.grid import LARGEST_STORABLE, Grid, stored_scales
@@ -65,7 +65,7 @@ def round_group(
 
     found: values to round `[N, K]`, 0 where pruned, and masks of kept weights `[N, K]`, by name; types: quantised types of
     the linears to round; damping, note: arguments of `obs.with_damping`, whose errors are raised (`_DAMPING` is the least);
-    grids: grids of those that keep their scales, which are searched for all others. Raises PatchCompileError also as
+    grids: grids of those that keep their scales, which are searched for all others. Raises MaskLearnError also as
     `check_range` does.
     """
     rounded: dict[str, Rounded] = {}
@@ -114,11 +114,11 @@ def losses_of_rows(weight: torch.Tensor, factor: torch.Tensor, kind: WeightType)
 
 
 def check_range(name: str, weight: torch.Tensor, kind: WeightType) -> None:
-    """Raises PatchCompileError if a weight is too large for the scales of its type, which float16 must hold too."""
+    """Raises MaskLearnError if a weight is too large for the scales of its type, which float16 must hold too."""
     if kind.span is not None and weight.numel():
         largest = float(weight.abs().max())
         if largest > kind.highest * LARGEST_STORABLE:
-            raise PatchCompileError(
+            raise MaskLearnError(
                 f"The weights of {name} are too large for {kind}",
                 f"The largest is {largest:g}, and a scale of {kind} is a number of float16.",
                 f"Give {name.rpartition('.')[2]}=int8 behind a comma, or exclude this linear.",

@@ -91,7 +91,7 @@ def solve(
     """Solve the weights of all linears for given kinds of tiles, and round those of quantised linears.
 
     kinds: codes of the kinds `[grid]` by linear; store: receives the new weights; codes: codes of groups to use, None to let
-    the solver choose them. Raises PatchCompileError as `obs.with_damping`, `rounding.round_group` and the feed do.
+    the solver choose them. Raises MaskLearnError as `obs.with_damping`, `rounding.round_group` and the feed do.
     """
     asked = _Asked(feed, kinds, codes)
 
@@ -118,7 +118,7 @@ def solve(
 def round_weights(feed: Feed, masks: Mapping[str, LinearMask], store: WeightStore) -> dict[str, Grid]:
     """Round the weights of quantised linears under their masks, on the inputs that reach them when those before are rounded.
 
-    store: receives the new weights. Returns the grids. Raises PatchCompileError as `solve` does.
+    store: receives the new weights. Returns the grids. Raises MaskLearnError as `solve` does.
     """
 
     def round_those(group: Group) -> dict[str, Replaced]:

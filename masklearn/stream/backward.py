@@ -102,7 +102,7 @@ def stream_blocks_back(
     the states of all blocks, and of the backward pass: they are saved after each block, and an interrupted pass resumes
     from them.
 
-    Raises PatchCompileError as `stream_blocks` does, and if the model is an encoder, which has no loss, or the files do
+    Raises MaskLearnError as `stream_blocks` does, and if the model is an encoder, which has no loss, or the files do
     not fit on the disk.
     """
     check_has_loss(checkpoint)

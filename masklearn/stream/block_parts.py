@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.model.architectures import Architecture, architecture_of, check_window
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.linears import read_tensor
@@ -196,7 +196,7 @@ def _front(base: nn.Module, row: Architecture) -> dict[str, nn.Module]:
 def _check_windows(checkpoint: Checkpoint, row: Architecture, base: Any, windows: NDArray[np.int64]) -> None:
     vocabulary = base.get_input_embeddings().num_embeddings
     if int(windows.max()) >= vocabulary:
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"The tokenizer of {checkpoint.path} does not belong to the model",
             f"It gives token {int(windows.max())}, the embedding has {vocabulary}.",
             "Put the model's own tokenizer beside its weights.",

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from masklearn.base.device import usable_device
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.model.architectures import architecture_of
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.stream.block_parts import BlockModel, Part
@@ -90,7 +90,7 @@ def stream_blocks(
     in bf16 under autocast; checkpoints: saved after each block, and an interrupted pass resumes from them: blocks that
     they hold are not yielded.
 
-    Raises PatchCompileError if a weight is missing, has a wrong shape, or holds NaN or infinity, if the windows do not
+    Raises MaskLearnError if a weight is missing, has a wrong shape, or holds NaN or infinity, if the windows do not
     fit the model, or if `head` is asked of an encoder.
     """
     if head:
@@ -113,9 +113,9 @@ def stream_blocks(
 
 
 def check_has_loss(checkpoint: Checkpoint) -> None:
-    """Raises PatchCompileError for an encoder."""
+    """Raises MaskLearnError for an encoder."""
     if architecture_of(checkpoint).encoder:
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"{checkpoint.path} has no next-token loss",
             f"It is an encoder ({checkpoint.config['model_type']}), which predicts no text.",
             "Rank tiles by a criterion that needs no loss: relative, raw or magnitude.",

@@ -39,7 +39,7 @@ def _output_fisher(
     order, output errors δy add ½·Σ E[g²]·δy² to the loss.
 
     checkpoints, forward: see `stream_blocks_back`; `forward` may collect other statistics in the same forward pass.
-    Raises PatchCompileError as `stream_blocks_back` does.
+    Raises MaskLearnError as `stream_blocks_back` does.
     """
     covered, back = task.coverage.linears, checkpoints[1]
     for block in stream_blocks_back(
@@ -77,7 +77,7 @@ class CheckpointFeed(Feed):
     """Feed of a task's model. It keeps one block and the hidden states of all calibration windows in memory.
 
     Each pass over the model is saved after every block, in the task's scratch folder. If it is interrupted, the same call
-    resumes it at the block in which it stopped, and gives the same bytes. Every method raises PatchCompileError as
+    resumes it at the block in which it stopped, and gives the same bytes. Every method raises MaskLearnError as
     `stream_blocks` does.
     """
 

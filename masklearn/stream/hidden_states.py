@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from masklearn.base.device import available_memory
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 
 __all__ = ["HiddenStates", "check_space"]
 
@@ -33,7 +33,7 @@ class HiddenStates(Sequence[Tensor]):
         """first: window 0, on the device; count: number of windows; store: folder for the file, None for the system's
         temporary folder; on_disk: True for a file, False for memory, None to decide by size.
 
-        Raises PatchCompileError if the file does not fit on the disk.
+        Raises MaskLearnError if the file does not fit on the disk.
         """
         self._device = first.device
         homes = [at for at in (self._device, torch.device("cpu")) if _fits(first.nbytes * count, at)]
@@ -101,7 +101,7 @@ def check_space(
     what: str = "hidden states of the windows",
     fix: str = "Make room, or give fewer or shorter windows.",
 ) -> None:
-    """Create the folder. Raises PatchCompileError if it has no room for files of `size` bytes.
+    """Create the folder. Raises MaskLearnError if it has no room for files of `size` bytes.
 
     store: the folder, None for the system's temporary folder; what: what the files hold; fix: what the user can do.
     """
@@ -110,7 +110,7 @@ def check_space(
     folder = store or Path(tempfile.gettempdir())
     free = shutil.disk_usage(folder).free
     if free < size:
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"There is no space for the {what}",
             f"They take {size / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB.",
             fix,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from masklearn.base.device import usable_device
 from masklearn.base.durable import flush_folder
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.base.processes import process_rank
 from masklearn.base.shard import Shard, dtype_code, write_shard
 from masklearn.feed import Arrays
@@ -63,13 +63,13 @@ class PassCheckpoints:
         self.complete = False
         try:
             self._restore()
-        except PatchCompileError:  # a damaged file
+        except MaskLearnError:  # a damaged file
             self.forget()
 
     def start(self, state: HiddenStates, blocks: int) -> int:
         """Begin a pass over `blocks` blocks, or resume it. Returns the number of finished blocks.
 
-        state: of the first block; it is overwritten with that of the next block. Raises PatchCompileError if the disk has
+        state: of the first block; it is overwritten with that of the next block. Raises MaskLearnError if the disk has
         no room for the states.
         """
         if self.complete:

@@ -55,7 +55,7 @@ def weighted_moments(
 
     moments: XᵀX `[K, K]` by linear; store: folder for large matrices, which stay on the disk until the function is called,
     because linears are pruned before they are rounded, and that takes much memory too; None for the system's temporary
-    folder. A group is left out if z does not depend on it. Raises PatchCompileError if there is no room on the disk.
+    folder. A group is left out if z does not depend on it. Raises MaskLearnError if there is no room on the disk.
     """
     leaders = {name: names[0] for names in groups for name in names}
     sums = {names[0]: _Sum(moments[names[0]]) for names in groups}

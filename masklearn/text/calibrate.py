@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.base.progress import OnStep
 from masklearn.base.shard import Shard, write_shard
 from masklearn.masks.record import TextRecord
@@ -96,7 +96,7 @@ def token_pool(
     model writes at most 64 of them itself. keep: file in which text that the model writes is kept, so that a later call
     with the same arguments reads it there; None to keep none.
 
-    Raises PatchCompileError if the text is missing, too short or empty, or the model can't write.
+    Raises MaskLearnError if the text is missing, too short or empty, or the model can't write.
     """
     count, length, seed = recipe.windows, recipe.length, recipe.seed
     if recipe.calib is None:
@@ -124,7 +124,7 @@ def _written(
     if keep is None:
         return write()
     identity = f"{checkpoint.fingerprint()} {count} {recipe.length} {recipe.seed} {recipe.device}"
-    with contextlib.suppress(FileNotFoundError, PatchCompileError):  # a damaged file is written again
+    with contextlib.suppress(FileNotFoundError, MaskLearnError):  # a damaged file is written again
         kept = Shard.open(keep)
         if kept.metadata.get("identity") == identity:
             return kept.read("windows")
@@ -145,7 +145,7 @@ def calibration_windows(
 def first_windows(tokenizer: Any, spec: str | Path, length: int, count: int) -> NDArray[np.int64]:
     """Returns the first `count` windows of a text, `[count, length]`. It reads no more text than it needs.
 
-    spec: see `open_text`. Raises PatchCompileError if the text is missing, empty or too short.
+    spec: see `open_text`. Raises MaskLearnError if the text is missing, empty or too short.
     """
     source = open_text(spec)
     ids, _ = _read_ids(tokenizer, source, count * length, 0, 0)
@@ -165,7 +165,7 @@ def _read_ids(
     Reading stops after `tokens` + `more` tokens and `characters` characters, or at the end of the text. Returns the ids,
     and the number of ids that would have been read if `more` were 0.
 
-    Raises PatchCompileError for a text that has hardly a token in its first 16 million characters.
+    Raises MaskLearnError for a text that has hardly a token in its first 16 million characters.
     """
     read, found, alone, blank, parts = 0, 0, 0, True, []
 
@@ -184,7 +184,7 @@ def _read_ids(
         if progress:
             progress("reading text", read, max(read, expected))
         if read > _OF_CHARACTERS and found < _FEW_TOKENS:
-            raise PatchCompileError(
+            raise MaskLearnError(
                 f"The text at {source.spec} holds hardly any words",
                 f"Its first {read:,} characters are {found:,} tokens of the model.",
                 "Give a text that the model's tokenizer can read.",
@@ -195,7 +195,7 @@ def _read_ids(
         if enough and found >= tokens + more:
             break
     if blank:
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"The text at {source.spec} is empty", "It holds blanks alone.", "Give a text with words in it."
         )
     return np.concatenate(parts), alone or found
@@ -229,12 +229,12 @@ def _tokenised_together(pieces: Iterator[str]) -> Iterator[str]:
 def _cut(ids: NDArray[np.int32], length: int, count: int | None, what: str) -> NDArray[np.int32]:
     """Returns all windows of a text, `[available, length]`.
 
-    what: name of the text for errors. Raises PatchCompileError if there are fewer than `count`, or none.
+    what: name of the text for errors. Raises MaskLearnError if there are fewer than `count`, or none.
     """
     available = ids.size // length
     wanted = max(available if count is None else count, 1)
     if available < wanted:
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"{what} is too short",
             f"{wanted} windows of {length} tokens need {wanted * length}; it has {ids.size}.",
             "Give a longer text, or fewer or shorter windows.",

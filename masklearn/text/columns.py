@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 
 if TYPE_CHECKING:
     import pyarrow
@@ -28,7 +28,7 @@ class Column(StrEnum):
 def text_column(columns: Mapping[str, Column], where: str, wanted: str | None = None) -> str:
     """Returns the name of the column that holds the text: `wanted`, else `text`, else the only column of strings.
 
-    where: name of the text for errors. Raises PatchCompileError if there is no such column, it holds no text, several
+    where: name of the text for errors. Raises MaskLearnError if there is no such column, it holds no text, several
     columns hold strings, or the records are chats: a chat template is never applied silently.
     """
     if wanted is not None:
@@ -41,7 +41,7 @@ def text_column(columns: Mapping[str, Column], where: str, wanted: str | None = 
     strings = [name for name, kind in columns.items() if kind is Column.STRING]
     if len(strings) == 1:
         return strings[0]
-    raise PatchCompileError(
+    raise MaskLearnError(
         f"{where} has no column that is clearly its text",
         f"None is named {_TEXT!r}, and {len(strings)} hold strings. Columns: {_listed(columns)}.",
         "Name the column at the end: FILE:COLUMN, or NAME:CONFIG:SPLIT:COLUMN for a dataset.",
@@ -60,13 +60,13 @@ def columns_of_schema(schema: "pyarrow.Schema") -> dict[str, Column]:
 
 def _checked(columns: Mapping[str, Column], where: str, wanted: str) -> str:
     if wanted not in columns:
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"{where} has no column {wanted!r}", f"Columns: {_listed(columns)}.", "Name one of them."
         )
     if columns[wanted] is Column.CHAT:
         raise _chat(where, wanted)
     if columns[wanted] is Column.OTHER:
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"The column {wanted!r} of {where} holds no strings",
             f"Columns: {_listed(columns)}.",
             "Name a column of strings.",
@@ -74,8 +74,8 @@ def _checked(columns: Mapping[str, Column], where: str, wanted: str) -> str:
     return wanted
 
 
-def _chat(where: str, column: str) -> PatchCompileError:
-    return PatchCompileError(
+def _chat(where: str, column: str) -> MaskLearnError:
+    return MaskLearnError(
         f"The records of {where} are chats (column {column!r})",
         "How a chat becomes text is the model's chat template, which is never applied silently.",
         "Render them with the tokenizer's apply_chat_template and give the result as .txt or as `text` in .jsonl.",

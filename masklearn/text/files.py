@@ -6,7 +6,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any, TextIO
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.base.json_text import json_type, parse_json
 from masklearn.text.columns import columns_of_record, columns_of_schema, text_column
 
@@ -28,7 +28,7 @@ _MOST_BLANK = 2**22
 def file_text(path: Path, column: str | None = None) -> Iterator[str]:
     """Yield pieces whose concatenation is the text of a file. A blank line joins documents.
 
-    Raises PatchCompileError if the file is not UTF-8, is not of the format of its suffix, or has no column of text.
+    Raises MaskLearnError if the file is not UTF-8, is not of the format of its suffix, or has no column of text.
     """
     if path.suffix.lower() in PLAIN:
         yield from _plain(path)
@@ -38,7 +38,7 @@ def file_text(path: Path, column: str | None = None) -> Iterator[str]:
 
 
 def file_documents(path: Path, column: str | None = None) -> Iterator[str]:
-    """Yield the documents of a file of records in order, without blank ones. Raises PatchCompileError as `file_text`."""
+    """Yield the documents of a file of records in order, without blank ones. Raises MaskLearnError as `file_text`."""
     read = {".parquet": _parquet, ".json": _json}.get(path.suffix.lower(), _json_lines)
     blank = 0
     for text in read(path, column):
@@ -55,7 +55,7 @@ def record_texts(
     """Yield the text of every record, or None if it has none. The first record determines the column.
 
     records: pairs (place, record) in order; where: name of the text for errors; column: None to find it.
-    Raises PatchCompileError with the place if a text is no string.
+    Raises MaskLearnError with the place if a text is no string.
     """
     records = iter(records)
     first = next(records, None)
@@ -65,7 +65,7 @@ def record_texts(
     for place, record in chain([first], records):
         text = record.get(name)
         if not isinstance(text, str | None):
-            raise PatchCompileError(
+            raise MaskLearnError(
                 f"{place}: {name!r} is {type(text).__name__}, not a string",
                 "The first record decides which column is the text.",
                 "Name another column (FILE:COLUMN), or mend the record.",
@@ -94,7 +94,7 @@ def _lines(path: Path, file: TextIO) -> Iterator[tuple[int, str]]:
         if not line:
             return
         if len(line) == _LONGEST_LINE:
-            raise PatchCompileError(
+            raise MaskLearnError(
                 f"{path}, line {number} has more than {_LONGEST_LINE:,} characters",
                 "A line is one document, and is parsed as a whole.",
                 "Write shorter documents, one a line.",
@@ -116,7 +116,7 @@ def _json(path: Path, column: str | None) -> Iterator[str | None]:
         yield from _json_lines(path, column)
         return
     if path.stat().st_size > _LARGEST_ARRAY:
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"{path} is one JSON array of {path.stat().st_size / 2**30:.1f} GiB",
             "An array is parsed as a whole; this one is too large for that.",
             "Convert it to JSON lines (.jsonl), which are read one by one.",
@@ -143,7 +143,7 @@ def _parquet(path: Path, column: str | None) -> Iterator[str | None]:
             for batch in file.iter_batches(batch_size=_ROWS, columns=[name]):
                 yield from (value.as_py() for value in batch.column(0))
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"{path} cannot be read as Parquet", str(error), "Fetch or write the file again."
         ) from error
 
@@ -156,7 +156,7 @@ def _check_groups(path: Path, metadata: Any) -> None:
     for group in range(metadata.num_row_groups):
         size = metadata.row_group(group).total_byte_size
         if size > _LARGEST_GROUP:
-            raise PatchCompileError(
+            raise MaskLearnError(
                 f"{path} has {size / 2**30:.1f} GiB in row group {group}",
                 f"At most {_LARGEST_GROUP >> 30} GiB of a row group are read.",
                 "Write the file again with smaller row groups, or with the text alone.",
@@ -172,7 +172,7 @@ def _record(place: str, line: str) -> Mapping[str, Any]:
 
 def _object(place: str, value: Any) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"{place} is {json_type(value)}, not an object",
             "Each document is an object whose `text` holds it.",
             'Write {"text": "..."} for each document.',
@@ -180,16 +180,16 @@ def _object(place: str, value: Any) -> Mapping[str, Any]:
     return value
 
 
-def _blank(path: Path) -> PatchCompileError:
-    return PatchCompileError(
+def _blank(path: Path) -> MaskLearnError:
+    return MaskLearnError(
         f"{path} is empty",
         f"More than {_MOST_BLANK:,} characters or rows of it are blank, one after another.",
         "Give a file of documents.",
     )
 
 
-def _not_json(place: str, error: ValueError) -> PatchCompileError:
-    return PatchCompileError(
+def _not_json(place: str, error: ValueError) -> MaskLearnError:
+    return MaskLearnError(
         f"{place} is not JSON",
         str(error),
         "Give an object a line, or an array of objects in a .json file.",
@@ -198,10 +198,10 @@ def _not_json(place: str, error: ValueError) -> PatchCompileError:
 
 @contextmanager
 def _utf8(path: Path) -> Iterator[None]:
-    """Raise a decoding error as a PatchCompileError that names the file and the place in it."""
+    """Raise a decoding error as a MaskLearnError that names the file and the place in it."""
     try:
         yield
     except UnicodeDecodeError as error:
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"The text at {path} is not UTF-8", str(error), "Convert it to UTF-8."
         ) from error

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.base.progress import without_bars
 from masklearn.text.columns import columns_of_schema, text_column
 from masklearn.text.files import record_texts
@@ -22,7 +22,7 @@ def dataset_documents(
     """Yield the documents of a dataset in the order of the split, without blank ones.
 
     name: a dataset on the hub, or a local folder with the layout of one; split: None for `train` or the only split;
-    column: None to find it. Raises PatchCompileError if the dataset can't be reached or has no such config, split or
+    column: None to find it. Raises MaskLearnError if the dataset can't be reached or has no such config, split or
     column.
     """
     where = str(name)
@@ -43,7 +43,7 @@ def _rows(where: str, config: str | None, split: str | None) -> Any:
         splits = load_dataset(where, config, streaming=True)
     wanted = split or (_SPLIT if _SPLIT in splits or len(splits) != 1 else next(iter(splits)))
     if wanted not in splits:
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"{where} has no split {wanted!r}",
             f"It has {', '.join(map(str, splits))}.",
             f"Name one of them: {SPELLING}.",
@@ -53,13 +53,13 @@ def _rows(where: str, config: str | None, split: str | None) -> Any:
 
 @contextmanager
 def _user_errors(where: str) -> Iterator[None]:
-    """Raise errors of `datasets` as PatchCompileError: the user can fix the name, the files or the network."""
+    """Raise errors of `datasets` as MaskLearnError: the user can fix the name, the files or the network."""
     try:
         yield
-    except PatchCompileError:
+    except MaskLearnError:
         raise
     except Exception as error:  # malformed files make `datasets` and its readers raise errors of many types
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"The dataset {where!r} cannot be read", f"{type(error).__name__}: {error}", _remedy(where)
         ) from error
 

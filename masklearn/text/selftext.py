@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.base.device import available_memory, usable_device
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.model.architectures import architecture_of, longest_window
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.folder import stated_dtype
@@ -49,7 +49,7 @@ def write_text(
     A window holds documents of up to 128 tokens, each with a start token. The whole model is loaded: in fp32 on a CPU, or
     in the checkpoint's own type on a GPU and if fp32 does not fit. device: None for CUDA if there is one.
 
-    Raises PatchCompileError if the device can't be used, or if the model does not fit, is no causal language model, or
+    Raises MaskLearnError if the device can't be used, or if the model does not fit, is no causal language model, or
     names no start token.
     """
     import torch
@@ -94,7 +94,7 @@ def _sample(
 
 def _check_writes(checkpoint: Checkpoint) -> None:
     if architecture_of(checkpoint).encoder:
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"{checkpoint.path} cannot write its own text",
             "It is an encoder, not a causal language model.",
             "Give text with `calib`.",
@@ -114,7 +114,7 @@ def _load(checkpoint: Checkpoint, device: torch.device) -> Any:
     if device.type == "cpu" and 4 * weights * _MEMORY_LEFT <= free:
         return load_model(checkpoint.path, dtype=torch.float32)
     if stored * _MEMORY_LEFT > free:
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"{checkpoint.path} does not fit into memory to write its own text",
             f"Its weights take {stored / 1e9:.1f} GB, {free / 1e9:.1f} GB of {device.type} memory are free.",
             "Give text with `calib` (and `eval_text`).",
@@ -128,7 +128,7 @@ def _start_token(config: Any, model_dir: Path) -> int:
         token = token[0] if isinstance(token, list) and token else token
         if isinstance(token, int):
             return token
-    raise PatchCompileError(
+    raise MaskLearnError(
         f"{model_dir} names no start token",
         "Without one the model cannot write its own text.",
         "Give text with `calib` and `eval_text`.",

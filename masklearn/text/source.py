@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.text.files import BETWEEN, PLAIN, RECORDS, file_text
 from masklearn.text.hub import SPELLING, dataset_documents
 
@@ -64,7 +64,7 @@ class TextSource:
     def pieces(self) -> Iterator[str]:
         """Yield pieces whose concatenation is the text. A blank line joins documents.
 
-        Raises PatchCompileError if the text can't be read, as `file_text` and `dataset_documents` do.
+        Raises MaskLearnError if the text can't be read, as `file_text` and `dataset_documents` do.
         """
         if self.dataset is not None:
             for i, document in enumerate(dataset_documents(*self.dataset, self.column)):
@@ -83,7 +83,7 @@ def open_text(spec: str | Path) -> TextSource:
     `:[CONFIG][:SPLIT][:COLUMN]` is a local dataset. Any other spec is a dataset on the hub,
     `NAME[:CONFIG][:SPLIT][:COLUMN]`, unless it looks like a path.
 
-    Raises PatchCompileError if there is no such text, or the spec is misspelled.
+    Raises MaskLearnError if there is no such text, or the spec is misspelled.
     """
     text = str(spec)
     path, rest = _existing(text)
@@ -95,10 +95,10 @@ def open_text(spec: str | Path) -> TextSource:
 
 
 def read_text(spec: str | Path) -> str:
-    """Returns the whole text of `open_text(spec)`. Raises PatchCompileError if it is blank or can't be read."""
+    """Returns the whole text of `open_text(spec)`. Raises MaskLearnError if it is blank or can't be read."""
     text = "".join(open_text(spec).pieces())
     if not text.strip():
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"The text at {spec} is empty", "It holds blanks alone.", "Give a text with words in it."
         )
     return text
@@ -125,13 +125,13 @@ def _exists(path: Path) -> bool:
 def _file(path: Path, column: str | None) -> TextSource:
     suffix = path.suffix.lower()
     if suffix not in (*PLAIN, *RECORDS):
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"{path} is no text that can be read",
             f"Its suffix is {suffix}; files of {', '.join(_SUFFIXES)} can be.",
             "Convert it to one of these.",
         )
     if column is not None and (suffix in PLAIN or not column or ":" in column):
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"{path} has no column {column!r}",
             "Plain text has no columns." if suffix in PLAIN else "A file is spelled FILE or FILE:COLUMN.",
             f"Give {path} alone, or one of {', '.join(RECORDS)} with its column.",
@@ -146,13 +146,13 @@ def _folder(path: Path) -> TextSource:
     if len(found) > 1:  # a .json beside other texts is a description of them
         found.pop(".json", None)
     if not found:
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"No text at {path}",
             f"The folder has no file of {', '.join(_SUFFIXES)}.",
             f"Give the folder they lie in; for a dataset laid out as on the hub, {path}:CONFIG or {path}::SPLIT.",
         )
     if len(found) > 1:
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"The texts in {path} are of several kinds",
             f"It has {', '.join(f'{len(files)} {suffix}' for suffix, files in found.items())}.",
             "Give one file, or a folder that holds one kind.",
@@ -173,7 +173,7 @@ def _local_dataset(path: Path, rest: str) -> TextSource:
 def _hub(text: str) -> TextSource:
     name, _, rest = text.partition(":")
     if not _HUB_NAME.fullmatch(name) or name.lower().endswith(_SUFFIXES) or name.startswith("."):
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"No text at {text}",
             "There is no such file or folder.",
             f"Give a file of {', '.join(_SUFFIXES)}, a folder of them, or a dataset: {SPELLING}.",
@@ -186,7 +186,7 @@ def _parts(spec: str, rest: str) -> tuple[str | None, str | None, str | None]:
     """Returns CONFIG, SPLIT and COLUMN of `CONFIG:SPLIT:COLUMN`, None for an empty one."""
     parts = rest.split(":")
     if len(parts) > 3:
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"{spec} has too many colons",
             f"A dataset is spelled {SPELLING}.",
             "Leave out what stands behind COLUMN.",

@@ -12,7 +12,7 @@ from accelerate.utils import DistributedType
 from safetensors import SafetensorError
 
 from masklearn.base.durable import flush_folder, flush_tree
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 
 __all__ = ["Checkpoints", "History"]
 
@@ -67,7 +67,7 @@ class Checkpoints:
     def restore(self) -> History:
         """Load the newest checkpoint with its random states. Returns an empty history if no checkpoint matches.
 
-        Raises PatchCompileError for a checkpoint that the disk does not give back.
+        Raises MaskLearnError for a checkpoint that the disk does not give back.
         """
         newest = max(self._folder.glob("checkpoint-*"), default=None)
         content = json.loads((newest / _FILE).read_text()) if newest else {}
@@ -85,7 +85,7 @@ class Checkpoints:
     def save(self, history: History) -> None:
         """Save the run's state if it is new. A kill at any moment leaves this checkpoint or the previous one.
 
-        Raises PatchCompileError if the disk does not take it.
+        Raises MaskLearnError if the disk does not take it.
         """
         if history.steps == self._saved:
             return
@@ -116,14 +116,14 @@ class Checkpoints:
 
 @contextmanager
 def _errors_of_the_disk(done: str, folder: Path) -> Iterator[None]:
-    """Raise an error of the disk, for which torch and safetensors have no class of its own, as a PatchCompileError."""
+    """Raise an error of the disk, for which torch and safetensors have no class of its own, as a MaskLearnError."""
     try:
         yield
     except (RuntimeError, SafetensorError) as error:
         why = str(error).splitlines()[0]
         if not any(words in why for words in _OF_THE_DISK):
             raise
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"The state of the training in {folder} cannot be {done}",
             f"{why}.",
             "Check the disk: its free space, and its health. `--resume` continues from the last state that is whole.",

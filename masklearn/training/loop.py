@@ -14,7 +14,7 @@ from accelerate.utils import DistributedType, set_seed
 from torch import Tensor, nn
 
 from masklearn.base.device import usable_device
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.base.progress import OnStep
 from masklearn.base.threads import total
 from masklearn.model.precision import computes_in_bf16
@@ -115,7 +115,7 @@ def train(
     minutes. note: called with a line if the run passes over its text too many times; with a budget in steps alone it is
     called before training, else after it.
 
-    Raises PatchCompileError if the loss or the gradient is not finite, the device can't be used, or FSDP of version 1 is
+    Raises MaskLearnError if the loss or the gradient is not finite, the device can't be used, or FSDP of version 1 is
     configured.
     """
     set_seed(schedule.seed)
@@ -189,7 +189,7 @@ class _Run:
         norm = self._clip()
         means = _means({"loss": float(loss.detach()), **figures}, self._accelerator)
         if not math.isfinite(means["loss"]) or not math.isfinite(norm):
-            raise PatchCompileError(
+            raise MaskLearnError(
                 f"Training diverged at step {number + 1}",
                 f"The loss is {means['loss']}, the norm of its gradient {norm}.",
                 f"Give a `learning_rate` below {self._schedule.learning_rate:g}, or `precision` fp32.",
@@ -219,7 +219,7 @@ def _accelerator(schedule: Schedule) -> Accelerator:
         ],
     )
     if accelerator.distributed_type is DistributedType.FSDP and not accelerator.is_fsdp2:
-        raise PatchCompileError(
+        raise MaskLearnError(
             "FSDP of version 1 is asked for",
             "Frozen and trained weights lie side by side in a block, which it cannot shard apart.",
             "Set fsdp_version: 2 in the configuration of accelerate.",

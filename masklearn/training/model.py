@@ -28,7 +28,7 @@ def training_model(
     given: parameters by module name to use instead of reading them; linear_dtype: type of the linears' weights that are
     read.
 
-    Raises PatchCompileError if a weight is missing, has a wrong shape, or holds NaN or infinity.
+    Raises MaskLearnError if a weight is missing, has a wrong shape, or holds NaN or infinity.
     """
     model: Any = meta_model(checkpoint)
     names = tied_names(model)

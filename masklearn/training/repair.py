@@ -57,7 +57,7 @@ def repair(
     does not fit into it.
 
     Returns a record with method "distill" and the run's figures, or with method "none" and the reason. It holds no times,
-    so that equal runs have equal records. Raises PatchCompileError as `train`, `training_model` and `WeightStore.put` do.
+    so that equal runs have equal records. Raises MaskLearnError as `train`, `training_model` and `WeightStore.put` do.
     """
     if task.recipe.repair_steps == 0:
         return RepairRecord(method="none", why="its budget is 0 steps")

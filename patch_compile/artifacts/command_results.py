@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar, Self
 
+from masklearn import BesideBaselines
 from masklearn.masks.kinds.table import DENSE
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.summary import TileSummary
-from masklearn.quality.record import BesideBaselines
 from patch_compile.artifacts.manifest import EvalText, ModelOrigin, Ratio
 from patch_compile.artifacts.plan import PlanSummary, Skipped, TileCount
 from patch_compile.artifacts.record import Record, VersionedRecord

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from masklearn.quality.record import Unbounded
+from masklearn import Unbounded
 from patch_compile.artifacts.manifest import EvalText
 from patch_compile.artifacts.record import Record
 

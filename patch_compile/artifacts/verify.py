@@ -6,7 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import ClassVar
 
-from masklearn.quality.record import BesideBaselines
+from masklearn import BesideBaselines
 from patch_compile.artifacts.layout import VERIFY
 from patch_compile.artifacts.manifest import EvalText
 from patch_compile.artifacts.overlap import TextOverlap

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from masklearn.quality.record import Unbounded
+from masklearn import Unbounded
 from patch_compile.artifacts.proof import ComparedInputs, Finite, OutputsDifference, TextWindows, Tolerance
 from patch_compile.artifacts.record import Record, Unit, shown
 

@@ -31,7 +31,7 @@ from patch_compile.cli.plan import plan
 from patch_compile.cli.plugin import plugin
 from patch_compile.cli.run import run
 from patch_compile.cli.verify import verify
-from patch_compile.errors import PatchCompileError, UsageError
+from patch_compile.errors import SPELLING, PatchCompileError, UsageError
 from patch_compile.python_process import forbid_current_folder
 
 __all__ = ["cli", "main"]
@@ -93,6 +93,7 @@ def main() -> None:
     settle_threads()
     _format_logs()
     session = _Session()
+    SPELLING.set(_by_flags)
     try:
         code = cli.main(standalone_mode=False, obj=session)
     except PatchCompileError as error:
@@ -159,7 +160,7 @@ def _complain(error: PatchCompileError) -> int:
         if text:
             click.echo(f"  {label}: {_indented(_by_flags(text))}", err=True)
     for line in getattr(error, "__notes__", ()):
-        click.echo(f"  {_indented(line)}", err=True)
+        click.echo(f"  {_indented(_by_flags(line))}", err=True)
     return error.exit_code
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import patch_compile.api.import_mask as api
-from masklearn.importers.base import IMPORTERS
+from masklearn import IMPORTERS
 from patch_compile.artifacts.layout import MASKS
 from patch_compile.cli.command import AS_JSON, Option, command, print_result
 from patch_compile.cli.options import OPTIONS

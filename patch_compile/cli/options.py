@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from masklearn.traits import METHODS, Criterion, Repair, method_names
+from masklearn import METHODS, Criterion, Repair, method_names
 from patch_compile.cli.command import Option
 from patch_compile.packing.fusion import FUSIONS
 

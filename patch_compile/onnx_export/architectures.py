@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from masklearn.base.errors import PatchCompileError
 from masklearn.base.json_text import read_json
 from masklearn.model import pretrained
 from masklearn.model.architectures import (
@@ -16,6 +15,7 @@ from masklearn.model.architectures import (
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.config_bounds import check_config
 from masklearn.model.naming import checkpoint_name
+from patch_compile.errors import PatchCompileError
 
 __all__ = ["COVERED_ARCHITECTURES", "check_exportable", "has_pooler", "load_config", "text_config"]
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from masklearn.base.errors import PatchCompileError
+from patch_compile.errors import PatchCompileError
 
 __all__ = ["attention_implementation", "eager_masks", "exchanges_attention"]
 

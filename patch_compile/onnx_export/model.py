@@ -4,10 +4,10 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from masklearn.base.errors import PatchCompileError
 from masklearn.model.architectures import architecture_of_config
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.shrink import shortened, shrunk
+from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_export.architectures import has_pooler, load_config, text_config
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from masklearn.base.errors import PatchCompileError
 from masklearn.model.architectures import Architecture
+from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_export.attention import eager_masks
 from patch_compile.onnx_export.decoder import ExportDecoder, decoder_interface, kept_shapes
 from patch_compile.onnx_export.encoder import ExportEncoder, encoder_interface

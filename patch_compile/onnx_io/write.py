@@ -13,9 +13,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from masklearn.base.durable import whole_file
-from masklearn.base.errors import PatchCompileError
 from masklearn.model.naming import tied_name
 from masklearn.model.orientation import from_stored, stored_shape
+from patch_compile.errors import PatchCompileError
 
 if TYPE_CHECKING:
     from masklearn.model.checkpoint import Checkpoint

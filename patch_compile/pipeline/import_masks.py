@@ -8,11 +8,10 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
+from masklearn import IMPORTERS, Kinds, Pattern, Tile
 from masklearn.base.settings import Settings
-from masklearn.importers.base import IMPORTERS
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears_of
-from masklearn.recipe import Kinds, Pattern, Tile
 from patch_compile.artifacts.command_results import ImportedAnswer, MaskedLinear
 from patch_compile.errors import PatchCompileError
 from patch_compile.pipeline.summary import skipped_of
@@ -53,7 +52,7 @@ def import_mask(request: ImportRequest, *, force: bool = False) -> ImportedAnswe
     Raises PatchCompileError if `out` exists and `force` is not set, and the errors of
     `masklearn.importers.importing.import_masks`.
     """
-    from masklearn.importers.importing import import_masks
+    from masklearn import import_masks
 
     r = request
     _check_out(r, force=force)

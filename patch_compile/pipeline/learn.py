@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rich.console import Console
 
+from masklearn import Baseline, parse_baselines
 from masklearn.base.processes import is_main_process
-from masklearn.baselines import Baseline, parse_baselines
 from masklearn.masks.maskset import MaskSet
 from patch_compile.artifacts.command_results import LearnedAnswer, LearnedBaselines, MaskedLinear
 from patch_compile.artifacts.manifest import write_manifest
@@ -31,7 +31,7 @@ def learn(
     If several processes run this (`accelerate launch`, torchrun), the first process writes and returns the result. The
     others help it to learn and return None.
 
-    baselines: names of simpler ways to prune to compare with, see `masklearn.baselines.parse_baselines`; None for no
+    baselines: names of simpler ways to prune to compare with, see `masklearn.parse_baselines`; None for no
     comparison.
     """
     if not is_main_process():
@@ -62,12 +62,12 @@ def _compared(
     job: Job, workspace: Workspace, masks: MaskSet, names: tuple[Baseline, ...], progress: Progress
 ) -> LearnedBaselines:
     """Compare the masks with simpler ways to prune, on held-out text."""
-    from masklearn.baselines import compare
+    from masklearn import compare_with_baselines
 
     source = job.source
     windows, text = source.evaluation(progress)
     with progress.stage("baselines") as update:
-        found = compare(
+        found = compare_with_baselines(
             source.model,
             source.recipe.learning(masks),
             workspace.root / source.pruned_file,

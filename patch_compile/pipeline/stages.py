@@ -15,8 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from masklearn import LearnRecipe
 from masklearn.masks.maskset import MaskSet
-from masklearn.recipe import LearnRecipe
 from patch_compile.artifacts.engine import EngineReport
 from patch_compile.artifacts.layout import (
     ENGINE,
@@ -233,7 +233,7 @@ def _masks_key(job: Job) -> str:
 
 
 def _text_hash(text: str | None) -> str | None:
-    from masklearn.text import open_text
+    from masklearn import open_text
 
     return None if text is None else open_text(text).fingerprint()
 

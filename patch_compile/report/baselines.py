@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from masklearn.quality.record import Baseline, BaselineRow, BesideBaselines
+from masklearn import Baseline, BaselineRow, BesideBaselines
 
 __all__ = ["beaten_lines"]
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from masklearn import IMPORTANCE, Criterion
 from masklearn.masks.budget import BYTES
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import BudgetRecord, MaskRecord, PermutedRecord, RepairRecord, TrainRecord
 from masklearn.masks.score_summary import PER_BYTE, PER_WEIGHT
 from masklearn.masks.stored import KINDS_OF_24
-from masklearn.methods.scores import IMPORTANCE
-from masklearn.traits import Criterion
 from patch_compile.report.weight_types import learned_types, types_line
 
 __all__ = ["learned_lines", "mosaic_line", "score_words"]

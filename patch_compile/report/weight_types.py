@@ -6,8 +6,8 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+from masklearn import Baseline, BesideBaselines
 from masklearn.masks.maskset import MaskSet
-from masklearn.quality.record import Baseline, BesideBaselines
 from masklearn.quant.table import weight_type
 from patch_compile.artifacts.plan import LinearRow
 

@@ -216,7 +216,7 @@ class Source(ABC):
 
     @abstractmethod
     def learn(self, scratch: Path, progress: Progress, choose: Choose | None) -> Pruning:
-        """Learn masks and, with some methods, new weights. choose: see `masklearn.learn.learn`."""
+        """Learn masks and, with some methods, new weights. choose: see `masklearn.learn`."""
 
     @abstractmethod
     def take_given(self, scratch: Path, progress: Progress) -> Pruning:

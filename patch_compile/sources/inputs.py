@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from masklearn.text import open_text
+from masklearn import open_text
 from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.artifacts.workspace import key_of
 from patch_compile.recipe import Recipe

@@ -11,10 +11,9 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+from masklearn import BaselineRow, BesideBaselines, open_text
 from masklearn.masks.maskset import MaskSet
 from masklearn.model.input_snapshot import InputSnapshot
-from masklearn.quality.record import BaselineRow, BesideBaselines
-from masklearn.text import open_text
 from patch_compile.artifacts.folder import OutFolder
 from patch_compile.artifacts.layout import ENGINE, MASKS, ONNX, SCRATCH
 from patch_compile.artifacts.manifest import EvalText
@@ -235,7 +234,7 @@ class Verification:
         answers.baselines = self._baselines(pruned.perplexity, windows)
 
     def _baselines(self, perplexity: PrunedPerplexity, windows: NDArray[np.int64]) -> BesideBaselines:
-        from masklearn.baselines import with_types_of
+        from masklearn import with_types_of
         from patch_compile.verification.baselines import with_baselines
 
         masks = self.masks

@@ -15,11 +15,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.baselines import baseline_settings, beside_baselines, run_baselines, which_apply
+from masklearn import (
+    Baseline,
+    BaselineRow,
+    BesideBaselines,
+    LearnRecipe,
+    baseline_settings,
+    beside_baselines,
+    open_text,
+    run_baselines,
+    which_apply,
+)
 from masklearn.model.input_snapshot import InputSnapshot
-from masklearn.quality.record import Baseline, BaselineRow, BesideBaselines
-from masklearn.recipe import LearnRecipe
-from masklearn.text import open_text
 from patch_compile.artifacts.durable import write_json
 from patch_compile.artifacts.workspace import key_of
 from patch_compile.cache_folder import cache_folder

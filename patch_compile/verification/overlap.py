@@ -11,9 +11,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from masklearn import SourceKind, TokenPool, open_text, token_pool
 from masklearn.model.checkpoint import Checkpoint
-from masklearn.text import SourceKind, open_text
-from masklearn.text.calibrate import TokenPool, token_pool
 from patch_compile.artifacts.folder import OutFolder
 from patch_compile.artifacts.overlap import RUN_TOKENS, OverlapUnknown, SharedRuns, TextOverlap
 from patch_compile.errors import PatchCompileError

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from masklearn.quality.predictions import Predictions
+from masklearn import Predictions
 from patch_compile.artifacts.proof import (
     BuildPerplexity,
     OutputsProof,

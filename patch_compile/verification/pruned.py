@@ -10,14 +10,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from masklearn import Comparison, LogitErrors, Predictions, compare_models, reordered, sensitivity
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.name_globs import depth_of, kind_of, short_kinds
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.store import WeightStore
-from masklearn.permute import reordered
-from masklearn.quality.comparison import Comparison, compare_models
-from masklearn.quality.predictions import LogitErrors, Predictions
-from masklearn.quality.sensitivity import sensitivity
 from patch_compile.artifacts.proof import TextWindows
 from patch_compile.artifacts.verify_schema import (
     BlockError,

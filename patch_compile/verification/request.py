@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer
 
+from masklearn import Baseline, parse_baselines
 from masklearn.base.settings import Listed, Settings
-from masklearn.baselines import Baseline, parse_baselines
 from patch_compile.artifacts.verify import Question
 from patch_compile.errors import UsageError
 from patch_compile.verification.fail_on import Limit, parse_limit

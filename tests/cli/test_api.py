@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from masklearn.base.errors import PatchCompileError, UsageError
 from patch_compile.api.build import build
 from patch_compile.api.compare import compare
 from patch_compile.api.given import takes_given
@@ -19,6 +18,7 @@ from patch_compile.api.results import Examined
 from patch_compile.api.run import run
 from patch_compile.api.verify import verify
 from patch_compile.artifacts.layout import MASKS, ONNX, RECIPE
+from patch_compile.errors import PatchCompileError, UsageError
 from tests.commands import run_here
 
 

@@ -8,6 +8,7 @@ from unittest.mock import Mock
 import pytest
 
 from patch_compile.cli import app
+from patch_compile.progress import Progress
 from tests.commands import run
 
 # fmt: off
@@ -134,12 +135,23 @@ def test_settings_are_named_as_options(monkeypatch, capsys):
             "Give `label_weight`.",
         )
 
+    def note(**_):
+        Progress().note("give a longer `calib`")
+        error = app.PatchCompileError("No `windows`")
+        error.add_note("baseline: `label_weight`")
+        raise error
+
     monkeypatch.setattr(app.cli, "main", fail)
     with pytest.raises(SystemExit):
         app.main()
     said = capsys.readouterr().err
     assert "No --calib" in said and "--eval and --bytes say nothing of `README`." in said
     assert "Give --label-weight." in said
+    monkeypatch.setattr(app.cli, "main", note)
+    with pytest.raises(SystemExit):
+        app.main()
+    said = capsys.readouterr().err
+    assert "give a longer --calib\n" in said and "  baseline: --label-weight\n" in said
 
 
 def test_an_error_of_the_operating_system_is_told_in_words(monkeypatch, capsys):

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hin
 import click
 import pytest
 
-from masklearn.learn import LearnRecipe
+from masklearn.learning import LearnRecipe
 from patch_compile.api.bench import bench
 from patch_compile.api.build import build
 from patch_compile.api.build_plugin import build_plugin

@@ -6,18 +6,18 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.baselines import (
     Baseline,
     baseline_settings,
     beaten_by,
-    compare,
+    compare_with_baselines,
     learn_baseline,
     measure,
     parse_baselines,
     run_baselines,
 )
-from masklearn.learn import learn
+from masklearn.learning import learn
 from masklearn.masks.name_globs import matches
 from masklearn.model.architectures import ARCHITECTURES, architecture_of
 from masklearn.model.checkpoint import Checkpoint
@@ -151,7 +151,7 @@ def test_every_architecture_knows_its_feed_forward_part(make_model: ModelMaker, 
 
 def test_no_feed_forward_part_covered(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
     ours = recipe(text_file, include=("*.q_proj",))
-    with pytest.raises(PatchCompileError, match=r"ffn-only has nothing to prune.*mlp\.\*"):
+    with pytest.raises(MaskLearnError, match=r"ffn-only has nothing to prune.*mlp\.\*"):
         run_baselines(make_model(), ours, [Baseline.FFN_ONLY], WINDOWS, tmp_path)
 
 
@@ -186,7 +186,7 @@ def test_compare_puts_the_result_first(make_model: ModelMaker, text_file: Path, 
     path, ours = make_model(), recipe(text_file, method="magnitude", ratio=0.25)
     learned = learn(path, ours, tmp_path / "learn")
     value = measure(learned, WINDOWS, tmp_path / "pruned", ours)
-    compared = compare(
+    compared = compare_with_baselines(
         path, ours, tmp_path / "pruned", learned.masks, 3.21, [Baseline.DENSE], WINDOWS, tmp_path / "scratch"
     )
     first, dense = compared.rows
@@ -229,14 +229,14 @@ def test_names_from_the_command_line() -> None:
     assert parse_baselines("all") == tuple(Baseline)
     assert parse_baselines("ffn-only, dense,ffn-only") == (Baseline.FFN_ONLY, Baseline.DENSE)
     with pytest.raises(
-        PatchCompileError,
+        MaskLearnError,
         match=r"'ffn' is not a valid Baseline.*Give all, or some of dense, dense-rounded, uniform-2:4",
     ):
         parse_baselines("dense,ffn")
 
 
 def test_an_encoder_has_no_perplexity(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
-    with pytest.raises(PatchCompileError, match="predicts no next token"):
+    with pytest.raises(MaskLearnError, match="predicts no next token"):
         run_baselines(make_model("bert"), recipe(text_file), [Baseline.DENSE], WINDOWS, tmp_path)
 
 

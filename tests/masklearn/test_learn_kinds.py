@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from masklearn.base.errors import PatchCompileError, UsageError
-from masklearn.learn import Learned, learn
+from masklearn.base.errors import MaskLearnError, UsageError
+from masklearn.learning import Learned, learn
 from masklearn.masks.kinds.table import BY_CODE, PRUNED
 from masklearn.masks.maskset import MaskSet
 from masklearn.model.checkpoint import Checkpoint
@@ -102,7 +102,7 @@ def test_what_cannot_be_reached_is_refused_before_any_work(
     ):
         with pytest.raises(UsageError, match=why):
             learn(path, recipe(text_file, **settings), tmp_path / "s")
-    with pytest.raises(PatchCompileError, match=r"q_proj can't have tiles of kind 8:16"):
+    with pytest.raises(MaskLearnError, match=r"q_proj can't have tiles of kind 8:16"):
         learn(make_model(), recipe(text_file, kinds="8:16", ratio=0.3), tmp_path / "s")
     assert not (tmp_path / "s").exists()
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from masklearn.base.errors import PatchCompileError
-from masklearn.learn import Learned, learn
+from masklearn.base.errors import MaskLearnError
+from masklearn.learning import Learned, learn
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.prune import write_pruned_checkpoint
 from masklearn.quant.grid import Grid
@@ -99,7 +99,7 @@ def test_channels_that_share_scales_are_not_reordered(
 ) -> None:
     path = make_model(dtype=torch.float16, **SIZES)
     WRITE["int4"](path)
-    with pytest.raises(PatchCompileError, match="its channels can't be reordered"):
+    with pytest.raises(MaskLearnError, match="its channels can't be reordered"):
         learned(path, text_file, tmp_path / "s", permute=True)
 
 

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from masklearn.base.errors import PatchCompileError
-from masklearn.baselines import compare
-from masklearn.learn import learn
+from masklearn.base.errors import MaskLearnError
+from masklearn.baselines import compare_with_baselines
+from masklearn.learning import learn
 from masklearn.masks.maskset import MaskSet
 from masklearn.model.prune import write_pruned_checkpoint
 from masklearn.quality.record import Baseline
@@ -58,7 +58,9 @@ def test_repair_comes_between_the_choice_and_the_rounding(
     # Baselines have the types that were chosen.
     windows = np.arange(32).reshape(2, 16) % 40
     names = [Baseline.ROUNDED, Baseline.MAGNITUDE_TILES]
-    beside = compare(path, asked, tmp_path / "model", learned.masks, 1.0, names, windows, tmp_path / "c")
+    beside = compare_with_baselines(
+        path, asked, tmp_path / "model", learned.masks, 1.0, names, windows, tmp_path / "c"
+    )
     result, rounded, magnitude = beside.rows
     assert result.bytes_per_weight <= rounded.bytes_per_weight < 1.0
     assert magnitude.bytes_per_weight == pytest.approx(result.bytes_per_weight, rel=0.05)
@@ -79,6 +81,6 @@ def test_repair_comes_between_the_choice_and_the_rounding(
 def test_what_can_choose_no_types_is_refused_before_any_work(
     make_model: ModelMaker, text_file: Path, tmp_path: Path, settings: dict[str, Any], why: str
 ) -> None:
-    with pytest.raises(PatchCompileError, match=why):
+    with pytest.raises(MaskLearnError, match=why):
         learn(make_model(**SIZES), recipe(text_file, **settings), tmp_path / "s")
     assert not (tmp_path / "s").exists()

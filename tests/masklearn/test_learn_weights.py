@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.baselines import run_baselines
-from masklearn.learn import Learned, learn
+from masklearn.learning import Learned, learn
 from masklearn.masks.maskset import MaskSet
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.linears import read_linear
@@ -127,7 +127,7 @@ def test_types_that_do_not_fit_are_refused_before_any_work(
         ("int4", r"down_proj can't have int4 weights"),
         ("fc1=int8", r"'fc1' of `weights` matches no linear"),
     ):
-        with pytest.raises(PatchCompileError, match=why):
+        with pytest.raises(MaskLearnError, match=why):
             learn(path, recipe(text_file, weights=weights), tmp_path / "s")
     assert not (tmp_path / "s").exists()
 

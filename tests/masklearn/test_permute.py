@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from masklearn import permute as module
-from masklearn.base.errors import PatchCompileError
-from masklearn.learn import learn
+from masklearn.base.errors import MaskLearnError
+from masklearn.learning import learn
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import PermutedRecord
 from masklearn.model.architectures import ARCHITECTURES
@@ -237,7 +237,7 @@ def test_orders_come_back_from_the_file_and_are_checked(tmp_path: Path) -> None:
     assert np.array_equal(MaskSet.load(tmp_path / "masks.safetensors").orders["a.down"], [2, 0, 1])
     masks.orders["a.down"] = np.array([2, 0, 2], np.int32)
     masks.save(tmp_path / "masks.safetensors")
-    with pytest.raises(PatchCompileError, match=r"a\.down\.order is no permutation"):
+    with pytest.raises(MaskLearnError, match=r"a\.down\.order is no permutation"):
         MaskSet.load(tmp_path / "masks.safetensors")
 
 
@@ -249,7 +249,7 @@ def test_masks_in_another_order_are_no_prior(make_model: ModelMaker, text_file: 
         prior = str(tmp_path / f"{name}.safetensors")
         for again in (True, False) if permuted else (True,):
             asked = recipe(text_file, method="patch-tile", prior=prior, steps=2, permute=again)
-            with pytest.raises(PatchCompileError, match="hidden channels in another order"):
+            with pytest.raises(MaskLearnError, match="hidden channels in another order"):
                 learn(path, asked, tmp_path / f"{name}-{again}")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from masklearn.learn import Learned, learn
+from masklearn.learning import Learned, learn
 from masklearn.recipe import LearnRecipe
 from masklearn.stream import blocks, pass_checkpoints
 from tests.conftest import ModelMaker

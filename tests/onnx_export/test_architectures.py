@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from masklearn.base.errors import PatchCompileError
 from masklearn.model.checkpoint import Checkpoint
+from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_export import load_config
 from patch_compile.onnx_export.architectures import check_exportable
 from tests.onnx_export.tiny import Exports

@@ -9,9 +9,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from masklearn.base.errors import PatchCompileError
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears_of
+from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_export import export_model
 from patch_compile.onnx_export.model import check_traceable
 from patch_compile.onnx_io.write import bind_weights, write_onnx

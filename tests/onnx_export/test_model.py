@@ -9,9 +9,9 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
-from masklearn.base.errors import PatchCompileError
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears_of
+from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_export import export_model
 from patch_compile.onnx_io.emulate_bfloat16 import EmulateBfloat16Pass
 from patch_compile.onnx_io.write import bind_weights, write_onnx

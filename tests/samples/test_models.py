@@ -11,7 +11,7 @@ from gguf import GGMLQuantizationType, GGUFWriter
 from gguf.quants import quantize
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from masklearn.base.errors import PatchCompileError
+from patch_compile.errors import PatchCompileError
 from samples import models
 from samples.gguf_llama import convert
 from samples.models import SAMPLES, Sample, get_model, main

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from masklearn.base.errors import PatchCompileError
+from patch_compile.errors import PatchCompileError
 from samples.packages import Package, fetch, have_npm, sha256_of
 
 

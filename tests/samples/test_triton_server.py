@@ -14,9 +14,9 @@ import pytest
 from google.protobuf import text_format
 from onnx import TensorProto, helper
 
-from masklearn.base.errors import PatchCompileError
 from patch_compile.artifacts.durable import write_json
 from patch_compile.artifacts.engine import BuiltEngine
+from patch_compile.errors import PatchCompileError
 from samples.packages import Package, fetch
 from samples.triton_server.make_repository import config, main, make_repository
 from tests.builds import build

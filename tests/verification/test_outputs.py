@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 
-from masklearn.base.errors import PatchCompileError
 from patch_compile.artifacts.report import read_report
-from patch_compile.errors import AccuracyError
+from patch_compile.errors import AccuracyError, PatchCompileError
 from patch_compile.report.terminal.console import build_parts
 from patch_compile.report.terminal.parts import show
 from patch_compile.sources.checkpoint.encoder import EncoderSource

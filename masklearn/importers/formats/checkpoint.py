@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.importers.base import IMPORTERS, Importer, Published
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _DTYPES = ("F16", "BF16", "F32", "F64")
 class PrunedCheckpoint(Importer):
     """Pruned checkpoint: the zeros of every covered linear are its mask, -0.0 included.
 
-    Reading a mask raises PatchCompileError if a weight is NaN or infinite.
+    Reading a mask raises MaskLearnError if a weight is NaN or infinite.
     """
 
     name = "checkpoint"
@@ -72,4 +72,4 @@ def _check_weight(pruned: Checkpoint, checkpoint: Checkpoint, weight: str) -> No
         fix = "Give a checkpoint whose weights have one of these types."
     else:
         return
-    raise PatchCompileError(f"{pruned.path} is not a pruned {checkpoint.path.name}", why, fix)
+    raise MaskLearnError(f"{pruned.path} is not a pruned {checkpoint.path.name}", why, fix)

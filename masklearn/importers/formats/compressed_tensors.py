@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.importers.base import IMPORTERS, Importer, Published, check_known
 
 if TYPE_CHECKING:
@@ -76,14 +76,14 @@ class CompressedTensors(Importer):
 
 
 def _check_format(stored: Checkpoint) -> None:
-    """Raises PatchCompileError for another format. Its name is in one of two places of config.json, or missing."""
+    """Raises MaskLearnError for another format. Its name is in one of two places of config.json, or missing."""
     from masklearn.model.config_bounds import check_config
 
     check_config(stored.path / "config.json", stored.config)
     settings: Any = stored.config.get("quantization_config") or stored.config.get("compression_config") or {}
     found = (settings.get("sparsity_config") or stored.config.get("sparsity_config") or {}).get("format")
     if found not in (None, _TWO_FOUR, _ANY):
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"{stored.path} is compressed as {found!r}",
             f"Masks are imported from {_TWO_FOUR} and {_ANY}.",
             "Give a checkpoint in one of these, or one that is not compressed.",
@@ -138,8 +138,8 @@ def _check_rows(stored: Checkpoint, prefix: str, kept: NDArray[np.bool_]) -> Non
         raise _faulty(stored, prefix, "Its row offsets are not those of its bitmask.")
 
 
-def _faulty(stored: Checkpoint, prefix: str, why: str) -> PatchCompileError:
-    return PatchCompileError(
+def _faulty(stored: Checkpoint, prefix: str, why: str) -> MaskLearnError:
+    return MaskLearnError(
         f"The mask of {prefix} in {stored.path} is not valid",
         why,
         "Fetch the checkpoint again, and give the model that it was made from.",

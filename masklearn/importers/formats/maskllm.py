@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.importers.base import IMPORTERS, Importer, Published, check_known
 
 if TYPE_CHECKING:
@@ -54,14 +54,14 @@ class MaskLlmFile(Importer):
 
 
 def _keys(archive: MaskArchive, checkpoint: Checkpoint) -> dict[str, str]:
-    """Returns the keys of the archive by linear. Raises PatchCompileError if two keys mask one linear."""
+    """Returns the keys of the archive by linear. Raises MaskLearnError if two keys mask one linear."""
     from masklearn.model.naming import linear_name
 
     keys: dict[str, str] = {}
     for key in archive.names:
         name = linear_name(checkpoint, key.removesuffix(".mask").removesuffix(".weight"))
         if name in keys:
-            raise PatchCompileError(
+            raise MaskLearnError(
                 f"{archive.path} masks {name} twice", f"As {keys[name]} and as {key}.", "Remove one of them."
             )
         keys[name] = key

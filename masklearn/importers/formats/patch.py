@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.base.json_text import json_type, parse_json
 from masklearn.importers.base import IMPORTERS, Importer, Published, check_known
 
@@ -75,14 +75,14 @@ class Patch(Importer):
 
 def _check_shape(archive: MaskArchive, key: str, shape: tuple[int, ...]) -> None:
     if key + _SHAPE not in archive.names:
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"{archive.path} gives no shape for {key}",
             f"There is no {key + _SHAPE}.",
             "Give `format` maskllm if the archive is one of MaskLLM, whose shapes are those of the model.",
         )
     found = archive.read(key + _SHAPE, 64)
     if found.dtype.kind not in "iu" or found.ravel().tolist() != list(shape):
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"{key} is {found.ravel().tolist()} in {archive.path}",
             f"It is {list(shape)} in the model.",
             "Give the model that the masks were made for.",
@@ -98,11 +98,11 @@ def _meta(archive: MaskArchive) -> dict[str, Any]:
     try:
         about = parse_json(text)
     except (ValueError, TypeError) as error:
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"{_META} in {archive.path} is not JSON", str(error), "Fetch the file again."
         ) from error
     if not isinstance(about, dict):
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"{_META} in {archive.path} is not a JSON object",
             f"It is {json_type(about)}.",
             "Fetch the file again.",

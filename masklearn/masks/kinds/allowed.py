@@ -8,7 +8,7 @@ decides. A tile may always stay dense.
 
 from collections.abc import Iterator, Mapping
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import PRUNED, TWO_FOUR, kind_named
 from masklearn.masks.name_globs import decide, entries, parse_pattern
@@ -46,7 +46,7 @@ def allowed_kinds(
     """Returns the kinds that each linear's tiles may have, besides dense.
 
     shapes: (N, K) by linear; tile: (rows, columns). `auto` leaves out kinds whose groups do not divide K or the columns of
-    the tiles. Raises PatchCompileError for a named kind whose groups do not, and as `names.decide` does.
+    the tiles. Raises MaskLearnError for a named kind whose groups do not, and as `names.decide` does.
     """
     decided = decide(_pairs(text), list(shapes), "`kinds`")
     found: dict[str, tuple[TileKind, ...]] = {}
@@ -88,7 +88,7 @@ def _check_fits(
 ) -> None:
     for kind in kinds:
         if kind not in fits:
-            raise PatchCompileError(
+            raise MaskLearnError(
                 f"{name} can't have tiles of kind {kind}",
                 f"Groups of {kind} lie in {kind.span} columns, so K and the columns of a tile are multiples of {kind.span}; "
                 f"here they are {columns} and {min(tile[1], columns)}.",

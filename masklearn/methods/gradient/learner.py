@@ -37,7 +37,7 @@ __all__ = ["learn_by_gradient"]
 def learn_by_gradient(task: Task, settings: MaskSettings) -> Iterator[tuple[str, Candidate]]:
     """Yield a candidate per linear, from logits that train for `recipe.steps` steps.
 
-    Training resumes from its checkpoint in the scratch folder. Raises PatchCompileError as `write_prior` and `train` do.
+    Training resumes from its checkpoint in the scratch folder. Raises MaskLearnError as `write_prior` and `train` do.
     """
     path = prior_path(task)
     prior = Prior(made_once(path, lambda: write_prior(task, path)))

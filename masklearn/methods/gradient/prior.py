@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.base.shard import Shard, write_shard
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask
@@ -52,7 +52,7 @@ def prior_path(task: Task) -> Path:
 def write_prior(task: Task, path: Path) -> None:
     """Write the recipe's prior to `path`: the candidates of a one-shot method, or the masks of a file.
 
-    Raises PatchCompileError if `recipe.prior` is neither, or if the file's masks have another model, coverage, tile size
+    Raises MaskLearnError if `recipe.prior` is neither, or if the file's masks have another model, coverage, tile size
     or order of hidden channels.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ def _candidates(task: Task) -> Iterator[tuple[str, Candidate]]:
         return ((name, candidates[TWO_FOUR]) for name, candidates in found)
     if Path(prior).is_file():
         return _of_masks(task, MaskSet.load(prior))
-    raise PatchCompileError(
+    raise MaskLearnError(
         f"There is no prior {prior!r}",
         f"Mask learning starts from one of {', '.join(one_shot)}, or from a masks file.",
         "Name one of these, or give the path of a masks.safetensors.",
@@ -108,20 +108,20 @@ def _check_masks(task: Task, masks: MaskSet) -> None:
         theirs = (
             "its masks were learned with `permute`" if masks.orders else "with `permute` they change places"
         )
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"The prior {task.recipe.prior} has hidden channels in another order",
             f"It says which weights of the checkpoint stay by their places: {theirs}.",
             "Name a one-shot method as the prior, or give masks that were learned without `permute` and leave it out.",
         )
     if masks.base_sha256 != task.checkpoint.fingerprint():
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"The prior {task.recipe.prior} was learned on other weights",
             f"It belongs to {masks.base_model}; the checkpoint at {task.checkpoint.path} differs from that.",
             "Give masks of this checkpoint, or name a one-shot method.",
         )
     others = [kind.name for kind in masks.by_kind() if kind not in (DENSE, TWO_FOUR)]
     if others:
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"The prior {task.recipe.prior} has tiles of kind {' and '.join(others)}",
             f"The method {task.recipe.method} learns 2:4 tiles only.",
             "Name a one-shot method as the prior, or give masks that were learned with `kinds` 2:4.",
@@ -129,7 +129,7 @@ def _check_masks(task: Task, masks: MaskSet) -> None:
     wanted = task.recipe.tile
     for name, mask in masks.items():
         if mask.tile != wanted:
-            raise PatchCompileError(
+            raise MaskLearnError(
                 f"The prior {task.recipe.prior} has other tiles",
                 f"{name} has tiles of {spell_tile(mask.tile)}, {spell_tile(wanted)} are asked for.",
                 f"Give `tile` {spell_tile(mask.tile)}, or another prior.",

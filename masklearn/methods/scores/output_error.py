@@ -38,7 +38,7 @@ def candidates_by_error(feed: Feed, criterion: Criterion) -> Iterator[tuple[str,
     """Yield candidates per linear, with scores by the criterion, and for 2:4 SparseGPT's pattern for every group of 4.
 
     All kinds are solved with the same Hessian and in the same pass. Reference criteria keep the largest |w| of each group.
-    Linears whose types are to be chosen get the cost of rounding too. Raises PatchCompileError as `obs.with_damping` and the
+    Linears whose types are to be chosen get the cost of rounding too. Raises MaskLearnError as `obs.with_damping` and the
     feed do.
     """
     if Requires.INPUTS not in criterion.needs:

@@ -64,7 +64,7 @@ class PackedWeight:
     def grid(self) -> Grid:
         """Read the grid that the weight lies on. A scale of several slabs is repeated.
 
-        Raises PatchCompileError if a scale or a zero point is not valid or not read.
+        Raises MaskLearnError if a scale or a zero point is not valid or not read.
         """
         scales, kind = self.scales(), self.type
         needed = kind.scales_shape(self.shape)
@@ -75,7 +75,7 @@ class PackedWeight:
             raise refused(self.folder, self.parts[1], f"It holds what a mosaic does not: {error}.") from error
 
     def values(self) -> NDArray[Any]:
-        """Read the weight, in its dtype. Raises PatchCompileError as `grid` does, and if an integer is not valid."""
+        """Read the weight, in its dtype. Raises MaskLearnError as `grid` does, and if an integer is not valid."""
         grid = self.grid()
         with np.errstate(over="ignore"):  # whoever learns on infinity is told so by `Checkpoint.read_finite`
             return grid.values(self.integers(), numpy_dtype(self.dtype))
@@ -100,14 +100,14 @@ class Quantisation(ABC):
     def settings(self, folder: Path, config: Mapping[str, Any]) -> FormatSettings:
         """Check the object `quantization_config` of a config.json.
 
-        Raises PatchCompileError if it is damaged, or describes a way of quantising that is not read.
+        Raises MaskLearnError if it is damaged, or describes a way of quantising that is not read.
         """
 
     @abstractmethod
     def weights(self, stored: StoredTensors, settings: Any, dtype: str) -> Sequence[PackedWeight]:
         """Find the quantised weights, by the headers and small tensors. settings: those that `settings` returned.
 
-        dtype: safetensors code of the model's dense weights. Raises PatchCompileError as `settings` does.
+        dtype: safetensors code of the model's dense weights. Raises MaskLearnError as `settings` does.
         """
 
 
@@ -117,7 +117,7 @@ _Settings = TypeVar("_Settings", bound=FormatSettings)
 
 
 def parse_settings(kind: type[_Settings], folder: Path, config: Mapping[str, Any]) -> _Settings:
-    """Check the types of a format's settings. Raises PatchCompileError for the first wrong one."""
+    """Check the types of a format's settings. Raises MaskLearnError for the first wrong one."""
     try:
         return kind.model_validate(dict(config))
     except ValidationError as error:
@@ -127,7 +127,7 @@ def parse_settings(kind: type[_Settings], folder: Path, config: Mapping[str, Any
 
 
 def check_groups(folder: Path, name: str, shape: tuple[int, int], bits: int, groups: int) -> None:
-    """Raises PatchCompileError if a weight's grid is none that a mosaic holds.
+    """Raises MaskLearnError if a weight's grid is none that a mosaic holds.
 
     name: that of the scales; shape: [N, K]; groups: number of scales of a row. An int8 grid has a scale for each row, an
     int4 grid for each 64 columns of a row.
@@ -148,7 +148,7 @@ def check_groups(folder: Path, name: str, shape: tuple[int, int], bits: int, gro
 
 
 def check_group_size(folder: Path, size: int) -> None:
-    """Raises PatchCompileError for a `group_size` that is neither -1, one group for a whole row, nor positive."""
+    """Raises MaskLearnError for a `group_size` that is neither -1, one group for a whole row, nor positive."""
     if size != -1 and size < 1:
         raise damaged(folder, "quantization_config.group_size", f"It is {size}.")
 
@@ -156,7 +156,7 @@ def check_group_size(folder: Path, size: int) -> None:
 def check_said_groups(
     folder: Path, name: str, shape: tuple[int, int], bits: int, groups: int, size: int
 ) -> None:
-    """Raises PatchCompileError if a weight has other groups than its `group_size` says, and as `check_groups` does."""
+    """Raises MaskLearnError if a weight has other groups than its `group_size` says, and as `check_groups` does."""
     k = shape[1]
     size = k if size == -1 else size
     if not k or groups != -(-k // size):

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 
 __all__ = ["damaged", "refused"]
 
@@ -12,13 +12,13 @@ _FIX = (
 )
 
 
-def damaged(folder: Path, name: str, why: str) -> PatchCompileError:
+def damaged(folder: Path, name: str, why: str) -> MaskLearnError:
     """Returns the error about a tensor or setting that no sound checkpoint has. name: that of the tensor or setting."""
-    return PatchCompileError(
+    return MaskLearnError(
         f"{name} in {folder} is not valid", why, "Fetch the checkpoint again from a source that you trust."
     )
 
 
-def refused(folder: Path, name: str, why: str) -> PatchCompileError:
+def refused(folder: Path, name: str, why: str) -> MaskLearnError:
     """Returns the error about a way of quantising that is not read. name: that of the tensor or setting that says so."""
-    return PatchCompileError(f"{name} in {folder} is not read", why, _FIX)
+    return MaskLearnError(f"{name} in {folder} is not read", why, _FIX)

@@ -27,7 +27,7 @@ def find_packed(
     """Returns the quantised weights by their names in a dense checkpoint, none for a dense checkpoint.
 
     config: the object in config.json; shards: file name in the folder to header; without any, only the config is checked.
-    Raises PatchCompileError for a checkpoint that is damaged, or quantised in a way that is not read.
+    Raises MaskLearnError for a checkpoint that is damaged, or quantised in a way that is not read.
     """
     key = next((key for key in _KEYS if config.get(key) is not None), None)
     if key is None:

@@ -11,7 +11,7 @@ __all__ = ["check_in_order"]
 def check_in_order(stored: StoredTensors, name: str, columns: int, groups: int) -> None:
     """Check that neighbours share their scales.
 
-    Raises PatchCompileError if the index is damaged, and for columns that were put into groups by their activations
+    Raises MaskLearnError if the index is damaged, and for columns that were put into groups by their activations
     (`desc_act`, act-order), of which no grid of a mosaic is made.
     """
     stored.need(name, ("I32", "I64"), (columns,))

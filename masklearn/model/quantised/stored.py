@@ -47,7 +47,7 @@ class StoredTensors:
     def need(self, name: str, dtypes: tuple[str, ...], shape: tuple[int | None, ...]) -> TensorEntry:
         """Returns the entry of a tensor. shape: None for a length that is not known yet.
 
-        Raises PatchCompileError if it is missing or of another type or shape.
+        Raises MaskLearnError if it is missing or of another type or shape.
         """
         if name not in self:
             raise damaged(self.folder, name, "It is missing, and the other tensors of its weight are there.")
@@ -63,7 +63,7 @@ class StoredTensors:
         return entry
 
     def scales(self, name: str) -> NDArray[np.float32]:
-        """Read scales as float32. Raises PatchCompileError if one is not finite."""
+        """Read scales as float32. Raises MaskLearnError if one is not finite."""
         scales = self.read(name).astype(np.float32)
         if not np.isfinite(scales).all():
             raise damaged(self.folder, name, "A scale is not finite.")

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from masklearn import Baseline, BaselineRow
 from masklearn.masks.kinds.base import BYTES_DENSE
-from masklearn.quality.record import Baseline, BaselineRow
 from patch_compile.planning.roofline.linear_roofline import speedup_limit
 from patch_compile.report.page.chart import BOTTOM, LEFT, RIGHT, TOP, linear_axis, loss_axis
 from patch_compile.report.page.labels import REACH, Box, Point, place_labels

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from masklearn import BesideBaselines
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from masklearn.masks.maskset import MaskSet
-from masklearn.quality.record import BesideBaselines
 from patch_compile.artifacts.bench import BenchReport, BenchRow
 from patch_compile.artifacts.folder import OutFolder
 from patch_compile.artifacts.layout import MASKS, RECIPE, REPORT

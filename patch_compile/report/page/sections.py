@@ -6,8 +6,8 @@ import math
 from collections.abc import Collection, Iterator
 from typing import Any
 
+from masklearn import Baseline
 from masklearn.masks.name_globs import depth_of, kind_of, short_kinds
-from masklearn.quality.record import Baseline
 from patch_compile.artifacts.bench import BenchReport
 from patch_compile.artifacts.layout import CARD, PAGE, RECIPE
 from patch_compile.artifacts.plan import LinearRow

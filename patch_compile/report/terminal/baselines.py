@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from masklearn.quality.record import BesideBaselines
+from masklearn import BesideBaselines
 from patch_compile.report.baselines import beaten_lines
 from patch_compile.report.terminal.folding import FoldingTable
 from patch_compile.report.terminal.parts import Part

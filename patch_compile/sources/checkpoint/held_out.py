@@ -7,12 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from masklearn import first_windows, open_text, write_text
 from masklearn.model.architectures import architecture_of, longest_window
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.pretrained import load_config
-from masklearn.text import open_text
-from masklearn.text.calibrate import first_windows
-from masklearn.text.selftext import write_text
 from patch_compile.artifacts.manifest import EvalText
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe

@@ -46,7 +46,7 @@ def learn_checkpoint(
 
     loss: True if the model has a next-token loss.
     """
-    from masklearn.learn import learn
+    from masklearn import learn
 
     reads_text = bool(recipe.traits.needs) or recipe.repairs or recipe.permute
     if recipe.calib is None and reads_text:

@@ -142,7 +142,7 @@ class CheckpointSource(Source):
     @cached_property
     @override
     def calibration_hash(self) -> str | None:
-        from masklearn.text import open_text
+        from masklearn import open_text
 
         return None if self._recipe.calib is None else open_text(self._recipe.calib).fingerprint()
 
@@ -163,7 +163,7 @@ class CheckpointSource(Source):
 
     @override
     def check(self, stages: Collection[Stage]) -> None:
-        from masklearn.text import open_text
+        from masklearn import open_text
         from patch_compile.onnx_export.architectures import check_exportable
         from patch_compile.onnx_export.model import check_traceable
 
@@ -211,7 +211,7 @@ class CheckpointSource(Source):
     def _check_float16(self) -> None:
         """Raise PatchCompileError if float16 does not hold the dense model's activations, and note the weights that it
         does not hold. A few tokens are run through the model, which takes a small part of the time of learning."""
-        from masklearn.quality.range import LARGEST, float16_fit
+        from masklearn import LARGEST, float16_fit
 
         tokens = self.tokenizer(self._recipe.prompt)["input_ids"][:_RANGE_TOKENS]
         if self._recipe.dtype != "float16" or not tokens:
@@ -243,7 +243,7 @@ class CheckpointSource(Source):
 
     @override
     def take_given(self, scratch: Path, progress: Progress) -> Pruning:
-        from masklearn.learn import round_given
+        from masklearn import round_given
 
         masks, checkpoint = self.given.masks, Checkpoint.open(self.given.weights)
         if types_to_round(masks, self._recipe.weights, self._recipe.mask, checkpoint.grids.types):

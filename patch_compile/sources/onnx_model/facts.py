@@ -10,8 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from masklearn import Magnitude
 from masklearn.masks.name_globs import check_patterns, kinds_of, matches
-from masklearn.methods.magnitude import Magnitude
 from masklearn.model.coverage import Coverage
 from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.engine.profiles import parse_profile

@@ -15,12 +15,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from masklearn import Arrays, Feed, Fisher, Group, LearnRecipe, Replaced, Requires
 from masklearn.base.device import usable_device
 from masklearn.base.shard import TensorEntry
-from masklearn.feed import Arrays, Feed, Fisher, Group, Replaced
 from masklearn.model.store import WeightStore
-from masklearn.recipe import LearnRecipe
-from masklearn.traits import Requires
 from patch_compile.sources.onnx_model.linears import OnnxLinear
 from patch_compile.sources.onnx_model.moments import Moments
 from patch_compile.sources.onnx_model.weights import read_weight

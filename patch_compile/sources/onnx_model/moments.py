@@ -97,7 +97,7 @@ def gather_moments(
 def _moment(linear: OnnxLinear, x: NDArray[Any]) -> NDArray[np.float32]:
     import torch
 
-    from masklearn.stream.moments import second_moment
+    from masklearn import second_moment
 
     moment: NDArray[np.float32] = second_moment(torch.from_numpy(linear.rows(x))).numpy()
     if not bool(np.isfinite(moment).all()):

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from masklearn.methods.magnitude import Magnitude
-from masklearn.traits import METHODS, Criterion, Repair, Requires, lacking
+from masklearn import METHODS, Criterion, Magnitude, Repair, Requires, lacking
 from patch_compile.errors import UsageError
 from patch_compile.recipe import Recipe
 from patch_compile.sources.onnx_model.feed import LACKS

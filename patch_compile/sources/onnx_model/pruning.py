@@ -10,19 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
-from masklearn.asked_budget import by_ratio
+from masklearn import FoundMasks, LearnRecipe, Requires, by_ratio, find_masks, method_of
 from masklearn.base.threads import threads_of_torch
-from masklearn.learn import FoundMasks, find_masks
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import MaskRecord
 from masklearn.masks.select import Choose
 from masklearn.masks.tiles import weights_of_tiles
-from masklearn.methods import method_of
 from masklearn.model.prune import masked_weight
 from masklearn.model.store import WeightStore
-from masklearn.recipe import LearnRecipe
-from masklearn.traits import Requires
 from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.onnx_io.write import write_onnx
 from patch_compile.progress import Progress, Update
@@ -112,7 +108,7 @@ def learn_pruning(
 
 def round_pruning(given: OnnxPruning, recipe: LearnRecipe, scratch: Path, progress: Progress) -> OnnxPruning:
     """Round the weights of given masks to the nearest numbers of the recipe's types. The grids are added to the masks."""
-    from masklearn.solvers.solve import round_without_inputs
+    from masklearn import round_without_inputs
 
     store = WeightStore(scratch / "rounded")
     with progress.stage("rounding") as update:

@@ -25,7 +25,7 @@ def check_float16(facts: OnnxFacts, names: Collection[str], scratch: Path) -> No
 
     names: the linears that may be compiled to float16; scratch: an existing folder for a copy of the model.
     """
-    from masklearn.quality.range import LARGEST, OVERFLOWS
+    from masklearn import LARGEST, OVERFLOWS
 
     model, linears = facts.read(facts.recipe.model)
     wide = {name: linears[name] for name in names if linears[name].dtype == ir.DataType.FLOAT}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from masklearn.base.errors import PatchCompileError
+from patch_compile.errors import PatchCompileError
 from tests.work import slowness
 
 __all__ = ["CORPUS", "Crash", "Mutation", "Reader", "attempt", "placed"]

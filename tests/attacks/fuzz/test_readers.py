@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from masklearn.base.errors import PatchCompileError
+from patch_compile.errors import PatchCompileError
 from tests.attacks.fuzz import mutations
 from tests.attacks.fuzz.__main__ import runs_part
 from tests.attacks.fuzz.reader import CORPUS, Reader, attempt

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from masklearn.base.device import available_memory, usable_device
-from masklearn.base.errors import PatchCompileError, UsageError
+from masklearn.base.errors import MaskLearnError, UsageError
 
 CPU = torch.device("cpu")
 
@@ -36,6 +36,6 @@ def test_a_device_is_refused_as_a_wrong_setting_or_as_a_lack_of_this_machine() -
     assert usable_device("cpu") == torch.device("cpu")
     with pytest.raises(UsageError, match=r"'nonsense' cannot be used\. PyTorch has no device of this name"):
         usable_device("nonsense")
-    with pytest.raises(PatchCompileError, match="'cuda:99' cannot be used") as caught:
+    with pytest.raises(MaskLearnError, match="'cuda:99' cannot be used") as caught:
         usable_device("cuda:99")
     assert caught.value.exit_code == 1

@@ -8,7 +8,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.base.shard import Shard, write_shard
 
 ARRAYS = {
@@ -67,7 +67,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside(tmp_path: Path) -
 def test_truncated_at_any_place(tmp_path: Path, keep: int) -> None:
     path = write(tmp_path / "x.safetensors")
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(PatchCompileError, match="truncated or not a safetensors file"):
+    with pytest.raises(MaskLearnError, match="truncated or not a safetensors file"):
         Shard.open(path)
 
 
@@ -101,7 +101,7 @@ def header_file(path: Path, header: object, data: bytes) -> Path:
 )
 def test_corrupt_entries(tmp_path: Path, entry: object) -> None:
     path = header_file(tmp_path / "x.safetensors", {"t": entry}, bytes(4))
-    with pytest.raises(PatchCompileError, match="malformed"):
+    with pytest.raises(MaskLearnError, match="malformed"):
         Shard.open(path)
 
 
@@ -111,14 +111,14 @@ def test_corrupt_entries(tmp_path: Path, entry: object) -> None:
 def test_not_safetensors(tmp_path: Path, blob: bytes) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(blob)
-    with pytest.raises(PatchCompileError, match="truncated or not a safetensors file"):
+    with pytest.raises(MaskLearnError, match="truncated or not a safetensors file"):
         Shard.open(path)
 
 
 def test_bytes_after_the_last_tensor(tmp_path: Path) -> None:
     path = write(tmp_path / "x.safetensors")
     path.write_bytes(path.read_bytes() + b"more")
-    with pytest.raises(PatchCompileError, match=r"The header describes \d+ bytes, the file has \d+"):
+    with pytest.raises(MaskLearnError, match=r"The header describes \d+ bytes, the file has \d+"):
         Shard.open(path)
 
 
@@ -135,18 +135,18 @@ def test_bytes_of_no_tensor_or_of_two(tmp_path: Path, spans: list[tuple[int, int
         f"t{i}": {"dtype": "U8", "shape": [end - start], "data_offsets": [start, end]}
         for i, (start, end) in enumerate(spans)
     }
-    with pytest.raises(PatchCompileError, match=said):
+    with pytest.raises(MaskLearnError, match=said):
         Shard.open(header_file(tmp_path / "x.safetensors", header, bytes(12)))
 
 
 @pytest.mark.parametrize("metadata", ["text", ["a"], {"a": 1}])
 def test_metadata_that_are_no_texts(tmp_path: Path, metadata: object) -> None:
-    with pytest.raises(PatchCompileError, match="no mapping of text to text"):
+    with pytest.raises(MaskLearnError, match="no mapping of text to text"):
         Shard.open(header_file(tmp_path / "x.safetensors", {"__metadata__": metadata}, b""))
 
 
 def test_a_shape_of_infinity(tmp_path: Path) -> None:
     blob = b'{"t":{"dtype":"F16","shape":[1e400],"data_offsets":[0,4]}}'
     (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(blob)) + blob + bytes(4))
-    with pytest.raises(PatchCompileError, match="malformed"):
+    with pytest.raises(MaskLearnError, match="malformed"):
         Shard.open(tmp_path / "x.safetensors")

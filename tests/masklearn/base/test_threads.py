@@ -17,7 +17,7 @@ _COMMAND = "from patch_compile.cli.app import main; main()"
 _LIBRARY = """
 import sys
 from pathlib import Path
-from masklearn.learn import learn
+from masklearn.learning import learn
 from masklearn.recipe import LearnRecipe
 model, out = Path(sys.argv[2]), Path(sys.argv[4])
 learn(model, LearnRecipe(method="magnitude", tile=(32, 32)), out)

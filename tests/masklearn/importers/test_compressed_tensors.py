@@ -3,7 +3,7 @@ import struct
 import numpy as np
 import pytest
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from tests.masklearn.importers import sources
 from tests.masklearn.importers.conftest import Model, assert_same
 
@@ -43,14 +43,14 @@ def test_sparse_bitmask_holds_a_mosaic(dense: Model, tmp_path) -> None:
 def test_a_sparse_bitmask_without_structure(dense: Model, tmp_path) -> None:
     rng = np.random.default_rng(0)
     keeps = {name: rng.random(shape) > 0.5 for name, shape in dense.coverage.linears.items()}
-    with pytest.raises(PatchCompileError, match="holds no 2:4 tiles"):
+    with pytest.raises(MaskLearnError, match="holds no 2:4 tiles"):
         dense.import_from(sources.write_compressed(tmp_path / "ct", dense.checkpoint, keeps))
 
 
 def test_formats_that_are_not_known(dense: Model, tmp_path) -> None:
     keeps = {name: mask.keep() for name, mask in sources.uniform(dense.coverage).items()}
     source = sources.write_compressed(tmp_path / "ct", dense.checkpoint, keeps, config("sparse-99"))
-    with pytest.raises(PatchCompileError, match=r"compressed as 'sparse-99'.*sparse-24-bitmask"):
+    with pytest.raises(MaskLearnError, match=r"compressed as 'sparse-99'.*sparse-24-bitmask"):
         dense.import_from(source)
 
 
@@ -85,7 +85,7 @@ def test_damaged_tensors(dense: Model, tmp_path) -> None:
         changes = {f"{UP}.{kind}": tensor for kind, tensor in change.items()}
         tensors = {key: value for key, value in (good | changes).items() if value is not None}
         sources.write_safetensors(source / "model.safetensors", tensors)
-        with pytest.raises(PatchCompileError, match=said):
+        with pytest.raises(MaskLearnError, match=said):
             dense.import_from(source)
 
 
@@ -100,5 +100,5 @@ def test_columns_that_do_not_fill_a_byte(make_dense, tmp_path) -> None:
     dtype, shape, data = tensors[down]
     tensors[down] = (dtype, shape, data[:9] + bytes([data[9] | 0x80]) + data[10:])
     sources.write_safetensors(source / "model.safetensors", tensors)
-    with pytest.raises(PatchCompileError, match="bits after the last column"):
+    with pytest.raises(MaskLearnError, match="bits after the last column"):
         dense.import_from(source)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.importers import formats
 from masklearn.importers.base import IMPORTERS, Importer
 from masklearn.importers.detect import detect_format
@@ -61,5 +61,5 @@ def test_what_cannot_be_imported(dense: Model, tmp_path: Path) -> None:
         (tmp_path / "empty", r"has no config\.json"),
         (dense.checkpoint.path / "model.safetensors", "single safetensors file.*build --mask"),
     ):
-        with pytest.raises(PatchCompileError, match=said):
+        with pytest.raises(MaskLearnError, match=said):
             detect_format(source)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.importers.base import IMPORTERS, Importer, Published, check_known
 from masklearn.importers.detect import detect_format
 from masklearn.masks.maskset import MaskSet
@@ -86,5 +86,5 @@ def test_the_command_imports_it(dense: Model, source: Path, tmp_path: Path) -> N
 
 def test_what_two_formats_claim_is_not_guessed(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(IMPORTERS, AlsoOdd.name, AlsoOdd)
-    with pytest.raises(PatchCompileError, match=r"several formats.*also-odd.*odd-ones.*`format` also-odd"):
+    with pytest.raises(MaskLearnError, match=r"several formats.*also-odd.*odd-ones.*`format` also-odd"):
         detect_format(source)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from masklearn.base.errors import PatchCompileError
-from masklearn.learn import learn
+from masklearn.base.errors import MaskLearnError
+from masklearn.learning import learn
 from masklearn.masks.budget import Budget, parse_ratio
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
@@ -48,15 +48,15 @@ def test_the_last_pattern_that_fits_decides(spelled: float | str, expected: list
 
 
 def test_a_pattern_fits_from_a_dot_on_and_not_in_the_middle_of_a_word() -> None:
-    with pytest.raises(PatchCompileError, match=r"'proj' of `ratio` matches no linear.*\*\.mlp\.up_proj"):
+    with pytest.raises(MaskLearnError, match=r"'proj' of `ratio` matches no linear.*\*\.mlp\.up_proj"):
         Budget.of("proj=0.5").by_linear(NAMES)
-    with pytest.raises(PatchCompileError, match="'mlp' of `ratio` matches no linear"):
+    with pytest.raises(MaskLearnError, match="'mlp' of `ratio` matches no linear"):
         Budget.of("mlp=0.5").by_linear(NAMES)
 
 
 def test_a_pattern_that_later_ones_hide_is_an_error() -> None:
     with pytest.raises(
-        PatchCompileError, match=r"'mlp\.\*' of `ratio` decides for no linear.*general pattern before"
+        MaskLearnError, match=r"'mlp\.\*' of `ratio` decides for no linear.*general pattern before"
     ):
         Budget.of("mlp.*=0.5,*=0.3").by_linear(NAMES)
 
@@ -157,7 +157,7 @@ def test_record_is_json_of_what_was_asked() -> None:
 
 @pytest.mark.parametrize("amount", [-1.0, math.nan, math.inf])
 def test_an_impossible_saving_is_refused(amount: float) -> None:
-    with pytest.raises(PatchCompileError, match="not possible"):
+    with pytest.raises(MaskLearnError, match="not possible"):
         Budget.saving(amount, "us")
 
 
@@ -199,5 +199,5 @@ def test_learned_masks_meet_the_ratio_in_every_linear(make_model: ModelMaker, tm
 
 def test_a_pattern_without_a_linear_is_found_before_any_work(make_model: ModelMaker, tmp_path: Path) -> None:
     recipe = LearnRecipe(ratio="mlpp.*=0.3", calib=str(tmp_path / "no such text"))
-    with pytest.raises(PatchCompileError, match=r"'mlpp\.\*' of `ratio` matches no linear"):
+    with pytest.raises(MaskLearnError, match=r"'mlpp\.\*' of `ratio` matches no linear"):
         learn(make_model(), recipe, tmp_path / "s")

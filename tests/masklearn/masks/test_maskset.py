@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.base.shard import Shard
 from masklearn.masks.kinds.table import FAMILIES
 from masklearn.masks.linear_mask import LinearMask, kept_per_group
@@ -120,12 +120,12 @@ def test_check_covers() -> None:
     masks = MaskSet({"a": known_mask(), "b": known_mask()}, **ORIGIN)
     masks.check_covers({"b": (6, 16), "a": (6, 16)})
     with pytest.raises(
-        PatchCompileError, match=r"another model.*c is not in the masks.*b is not a covered linear"
+        MaskLearnError, match=r"another model.*c is not in the masks.*b is not a covered linear"
     ):
         masks.check_covers({"a": (6, 16), "c": (6, 16)})
-    with pytest.raises(PatchCompileError, match=r"a is \[6, 16\] in the masks and \[6, 20\] in the model"):
+    with pytest.raises(MaskLearnError, match=r"a is \[6, 16\] in the masks and \[6, 20\] in the model"):
         masks.check_covers({"a": (6, 20), "b": (6, 16)})
-    with pytest.raises(PatchCompileError, match=r"and 6 more"):
+    with pytest.raises(MaskLearnError, match=r"and 6 more"):
         masks.check_covers({"a": (6, 16), "b": (6, 16), **{f"x{i}": (4, 4) for i in range(10)}})
 
 
@@ -172,7 +172,7 @@ def stored(tmp_path: Path, meta: dict[str, str], arrays: dict[str, np.ndarray]) 
     ],
 )
 def test_metadata_faults(tmp_path: Path, meta: dict[str, str], message: str) -> None:
-    with pytest.raises(PatchCompileError, match=message):
+    with pytest.raises(MaskLearnError, match=message):
         MaskSet.load(stored(tmp_path, meta, {}))
 
 
@@ -187,22 +187,22 @@ def test_metadata_faults(tmp_path: Path, meta: dict[str, str], message: str) -> 
     ],
 )
 def test_tensor_faults(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
-    with pytest.raises(PatchCompileError, match=message):
+    with pytest.raises(MaskLearnError, match=message):
         MaskSet.load(stored(tmp_path, {}, arrays))
 
 
 def test_code_above_five_is_found_when_read(tmp_path: Path) -> None:
     masks = MaskSet.load(stored(tmp_path, {}, {"l.pattern": np.full(6, 0x60, np.uint8)}))
-    with pytest.raises(PatchCompileError, match="l: pattern code 6, the highest is 5"):
+    with pytest.raises(MaskLearnError, match="l: pattern code 6, the highest is 5"):
         masks["l"]
 
 
 def test_truncated_and_missing(tmp_path: Path) -> None:
     path = stored(tmp_path, {}, {})
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(PatchCompileError, match="truncated"):
+    with pytest.raises(MaskLearnError, match="truncated"):
         MaskSet.load(path)
-    with pytest.raises(PatchCompileError, match="No mask file"):
+    with pytest.raises(MaskLearnError, match="No mask file"):
         MaskSet.load(tmp_path / "nowhere")
 
 
@@ -302,7 +302,7 @@ def test_grids_that_do_not_fit_are_named(
     linears["a"] |= about
     metadata["linears"] = json.dumps(linears)
     save_file({name: one for name, one in content.items() if one is not None}, path, metadata)
-    with pytest.raises(PatchCompileError, match=message):
+    with pytest.raises(MaskLearnError, match=message):
         MaskSet.load(path)
 
 
@@ -310,7 +310,7 @@ def test_a_weight_type_in_an_older_version_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "m"
     quantised_set().save(path)
     save_file(load_file(path), path, dict(Shard.open(path).metadata) | {"version": "2"})
-    with pytest.raises(PatchCompileError, match="a weight type, which version 2 has not"):
+    with pytest.raises(MaskLearnError, match="a weight type, which version 2 has not"):
         MaskSet.load(path)
 
 
@@ -356,7 +356,7 @@ def test_faults_of_version_2(
     metadata = dict(Shard.open(path).metadata) | meta
     content = load_file(path) | arrays
     save_file({k: v for k, v in content.items() if v is not None}, path, metadata)
-    with pytest.raises(PatchCompileError, match=message):
+    with pytest.raises(MaskLearnError, match=message):
         MaskSet.load(path)
 
 
@@ -365,5 +365,5 @@ def test_a_code_that_keeps_another_number_is_found_when_read(tmp_path: Path) -> 
     MaskSet({"l": mixed_mask()}, **ORIGIN).save(path)
     content = load_file(path) | {"l.mask16": np.full(160, 1, np.uint16)}
     save_file(content, path, dict(Shard.open(path).metadata))
-    with pytest.raises(PatchCompileError, match="l: a group of 16 keeps 1 weights in a tile that keeps 8"):
+    with pytest.raises(MaskLearnError, match="l: a group of 16 keeps 1 weights in a tile that keeps 8"):
         MaskSet.load(path)["l"]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.base.shard import Shard, write_shard
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
@@ -101,6 +101,6 @@ def test_what_is_added_is_checked_and_saved() -> None:
 )
 def test_a_broken_record_is_one_error(tmp_path: Path, stored: dict[str, Any], place: str) -> None:
     path = file_with(tmp_path / "masks.safetensors", stored)
-    with pytest.raises(PatchCompileError, match=rf"masks\.safetensors is damaged.*{place}: ") as raised:
+    with pytest.raises(MaskLearnError, match=rf"masks\.safetensors is damaged.*{place}: ") as raised:
         MaskSet.load(path)
     assert "\n" not in str(raised.value)

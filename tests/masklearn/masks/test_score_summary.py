@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from masklearn.learn import learn
+from masklearn.learning import learn
 from masklearn.masks.budget import BYTES, WEIGHTS, Budget
 from masklearn.masks.kinds.table import BY_CODE, DENSE, PRUNED
 from masklearn.masks.maskset import MaskSet

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.masks.budget import Budget
 from masklearn.masks.select import select
 from masklearn.masks.tiles import grid_shape, tile_weights
@@ -66,7 +66,7 @@ def test_budget_is_global() -> None:
 
 @pytest.mark.parametrize("ratio", [-0.01, 0.51, float("nan")])
 def test_ratio_outside_is_refused(ratio: float) -> None:
-    with pytest.raises(PatchCompileError, match=r"outside 0 … 0\.5"):
+    with pytest.raises(MaskLearnError, match=r"outside 0 … 0\.5"):
         select({}, {}, ratio)
 
 
@@ -133,7 +133,7 @@ def test_a_tile_that_would_cost_time_stays_dense() -> None:
     times = {"l": np.asarray([[-1.0, 0.0, 1.0]])}
     assert select(scores, areas, Budget.saving(1.0, "us"), times)["l"].tolist() == [[False, False, True]]
     with pytest.raises(
-        PatchCompileError, match=r"saving of 1.5 us cannot be reached. All tiles together save 1 us"
+        MaskLearnError, match=r"saving of 1.5 us cannot be reached. All tiles together save 1 us"
     ):
         select(scores, areas, Budget.saving(1.5, "us"), times)
 

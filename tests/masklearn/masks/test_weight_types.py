@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from masklearn.base.errors import PatchCompileError, UsageError
+from masklearn.base.errors import MaskLearnError, UsageError
 from masklearn.masks.weight_types import (
     allowed_types,
     leaves_choice,
@@ -65,16 +65,16 @@ def test_another_text_is_refused(text: str, why: str) -> None:
 
 
 def test_int4_needs_whole_spans() -> None:
-    with pytest.raises(PatchCompileError, match=r"mlp.down_proj can't have int4 weights") as refused:
+    with pytest.raises(MaskLearnError, match=r"mlp.down_proj can't have int4 weights") as refused:
         quantised_types("int4", SHAPES)
     assert "K is 96, no multiple of 64" in str(refused.value) and "down_proj=int8" in str(refused.value)
     assert types("int4,down_proj=int8")["down_proj"] == "int8"
 
 
 def test_a_pattern_that_fits_nothing_is_named() -> None:
-    with pytest.raises(PatchCompileError, match=r"'gate_proj' of `weights` matches no linear"):
+    with pytest.raises(MaskLearnError, match=r"'gate_proj' of `weights` matches no linear"):
         quantised_types("gate_proj=int8", SHAPES)
-    with pytest.raises(PatchCompileError, match=r"'up_proj' of `weights` decides for no linear"):
+    with pytest.raises(MaskLearnError, match=r"'up_proj' of `weights` decides for no linear"):
         quantised_types("up_proj=int8,mlp.*=int4", SHAPES)
 
 
@@ -99,7 +99,7 @@ def test_a_choice_that_nothing_makes_is_refused() -> None:
     with pytest.raises(UsageError, match=r"`weights` auto leaves a choice of types") as refused:
         quantised_types("auto", SHAPES)
     assert "`speedup`" in refused.value.fix
-    with pytest.raises(PatchCompileError, match=r"down_proj can't have int4 weights"):
+    with pytest.raises(MaskLearnError, match=r"down_proj can't have int4 weights"):
         allowed_types("int8,int4", SHAPES)
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.feed import Feed
-from masklearn.learn import learn
+from masklearn.learning import learn
 from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.tiles import GROUP, grid_shape, tile_sums
 from masklearn.methods import Candidate, Candidates, Method
@@ -104,15 +104,13 @@ def test_an_onnx_file_is_learned_by_it(tmp_path: Path) -> None:
 
 def test_what_an_onnx_file_can_not_give_is_named(tmp_path: Path) -> None:
     path = graphs.export(graphs.mlp, tmp_path / "m.onnx", dynamo=False)
-    with pytest.raises(
-        PatchCompileError, match=r"wanting can't run.*no gradients to train by.*needs training"
-    ):
+    with pytest.raises(MaskLearnError, match=r"wanting can't run.*no gradients to train by.*needs training"):
         learn_onnx(path, tmp_path, method="wanting")
 
 
 def test_a_recipe_knows_it(text_file: Path) -> None:
     assert not recipe(text_file).trains and recipe(text_file, method="wanting").trains
     with pytest.raises(
-        PatchCompileError, match=r"first-three is not valid. The methods are .*first-two.*wanting"
+        MaskLearnError, match=r"first-three is not valid. The methods are .*first-two.*wanting"
     ):
         LearnRecipe.parse({"method": "first-three"})

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.masks.name_globs import matches
 from masklearn.model.architectures import ARCHITECTURES, architecture_of, longest_window
 from masklearn.model.checkpoint import Checkpoint
@@ -61,9 +61,7 @@ def test_refused_by_name_with_the_reason(make_model: ModelMaker, model_type: str
     path = make_model()
     config = json.loads((path / "config.json").read_text()) | {"model_type": model_type}
     (path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(
-        PatchCompileError, match=f"'{model_type}' of .* is not covered.*{why}.*llama, mistral"
-    ):
+    with pytest.raises(MaskLearnError, match=f"'{model_type}' of .* is not covered.*{why}.*llama, mistral"):
         architecture_of(Checkpoint.open(path))
 
 
@@ -74,6 +72,6 @@ def test_fused_experts_are_refused_in_words(make_model: ModelMaker, tmp_path: Pa
     tensors = {name: tensor.clone().contiguous() for name, tensor in whole.state_dict().items()}
     save_file(tensors, path / "model.safetensors", {"format": "pt"})
     with pytest.raises(
-        PatchCompileError, match=r"experts of .* are fused.*0.mlp.experts.gate_up_proj is a 3-D tensor"
+        MaskLearnError, match=r"experts of .* are fused.*0.mlp.experts.gate_up_proj is a 3-D tensor"
     ):
         covered_linears(path)

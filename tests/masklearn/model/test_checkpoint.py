@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.model.checkpoint import Checkpoint
 from tests.conftest import ModelMaker
 
@@ -43,7 +43,7 @@ def test_links_that_lead_out_of_the_folder(
     Checkpoint.open(model)
     (tmp_path / "outside").mkdir()
     (model / name).symlink_to(to)
-    with pytest.raises(PatchCompileError, match=f"{name} is a link out of its folder"):
+    with pytest.raises(MaskLearnError, match=f"{name} is a link out of its folder"):
         Checkpoint.open(model)
     Checkpoint.of_config(model)  # it reads config.json alone
 
@@ -53,7 +53,7 @@ def test_a_config_that_is_a_link_out_of_its_folder(make_model: ModelMaker, tmp_p
     (model / "config.json").rename(tmp_path / "config.json")
     (model / "config.json").symlink_to("../config.json")
     for opened in (Checkpoint.open, Checkpoint.of_config):
-        with pytest.raises(PatchCompileError, match=r"config\.json is a link out of its folder"):
+        with pytest.raises(MaskLearnError, match=r"config\.json is a link out of its folder"):
             opened(model)
 
 
@@ -64,7 +64,7 @@ def test_links_to_folders_that_could_lead_in_circles(make_model: ModelMaker, nam
     (model / "latest").symlink_to("onnx")  # such as training programs make
     Checkpoint.open(model)
     (model / name).symlink_to(to)
-    with pytest.raises(PatchCompileError, match=f"{name} is a link to a folder. It leads to {to}"):
+    with pytest.raises(MaskLearnError, match=f"{name} is a link to a folder. It leads to {to}"):
         Checkpoint.open(model)
 
 
@@ -115,9 +115,7 @@ def test_weights_that_are_not_finite_are_named(make_model: ModelMaker) -> None:
     tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = float("nan")
     tensors["model.layers.1.mlp.up_proj.weight"][4, 5] = float("-inf")
     save_file(tensors, path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(
-        PatchCompileError, match=r"layers.1.mlp.up_proj.weight holds NaN.*2 of its 3456 weights"
-    ):
+    with pytest.raises(MaskLearnError, match=r"layers.1.mlp.up_proj.weight holds NaN.*2 of its 3456 weights"):
         Checkpoint.open(path).read_finite("model.layers.1.mlp.up_proj.weight")
 
 
@@ -129,21 +127,21 @@ def test_shard_that_the_index_names_is_missing(make_model: ModelMaker) -> None:
     path = make_model(shard="30KB")
     gone = sorted(path.glob("*.safetensors"))[1]
     gone.unlink()
-    with pytest.raises(PatchCompileError, match=rf"The shard .*{gone.name} is missing.*index.json names it"):
+    with pytest.raises(MaskLearnError, match=rf"The shard .*{gone.name} is missing.*index.json names it"):
         Checkpoint.open(path)
 
 
 def test_broken_link(make_model: ModelMaker, tmp_path: Path) -> None:
     snapshot = hub_like(make_model(), tmp_path / "hub")
     (tmp_path / "hub/blobs/blob-model.safetensors").unlink()
-    with pytest.raises(PatchCompileError, match="has no weights"):
+    with pytest.raises(MaskLearnError, match="has no weights"):
         Checkpoint.open(snapshot)
 
 
 def test_tensor_is_not_in_the_shard_of_the_index(make_model: ModelMaker) -> None:
     path = make_model()
     break_index(path, {"model.norm.weight": "model.safetensors", "other": "model.safetensors"})
-    with pytest.raises(PatchCompileError, match=r"model\.safetensors does not hold other"):
+    with pytest.raises(MaskLearnError, match=r"model\.safetensors does not hold other"):
         Checkpoint.open(path)
 
 
@@ -151,14 +149,14 @@ def test_tensor_is_not_in_the_shard_of_the_index(make_model: ModelMaker) -> None
 def test_index_without_a_map(make_model: ModelMaker, weight_map: object) -> None:
     path = make_model()
     break_index(path, weight_map)
-    with pytest.raises(PatchCompileError, match="has no weight_map"):
+    with pytest.raises(MaskLearnError, match="has no weight_map"):
         Checkpoint.open(path)
 
 
 def test_index_with_half_of_a_surrogate_pair_is_no_json(make_model: ModelMaker) -> None:
     path = make_model()
     break_index(path, {"model.norm.weight": "\ud800"})
-    with pytest.raises(PatchCompileError, match=r"model\.safetensors\.index\.json is not JSON"):
+    with pytest.raises(MaskLearnError, match=r"model\.safetensors\.index\.json is not JSON"):
         Checkpoint.open(path)
 
 
@@ -174,7 +172,7 @@ def test_index_that_names_no_file_of_the_folder(make_model: ModelMaker, file: ob
         other.mkdir()
         (other / "model.safetensors").write_bytes((path / "model.safetensors").read_bytes())
     break_index(path, {"model.norm.weight": file})
-    with pytest.raises(PatchCompileError) as raised:
+    with pytest.raises(MaskLearnError) as raised:
         Checkpoint.open(path)
     assert raised.value.what == f"{path}/model.safetensors.index.json places 'model.norm.weight' in {file!r}"
     assert "plain file name" in raised.value.why and raised.value.fix
@@ -183,7 +181,7 @@ def test_index_that_names_no_file_of_the_folder(make_model: ModelMaker, file: ob
 def test_index_with_an_absolute_path_into_the_folder(make_model: ModelMaker) -> None:
     path = make_model()
     break_index(path, {"model.norm.weight": str(path.absolute() / "model.safetensors")})
-    with pytest.raises(PatchCompileError, match="plain file name"):
+    with pytest.raises(MaskLearnError, match="plain file name"):
         Checkpoint.open(path)
 
 
@@ -192,7 +190,7 @@ def test_index_that_names_what_is_no_file(make_model: ModelMaker, file: str) -> 
     path = make_model()
     (path / "folder").mkdir()
     break_index(path, {"model.norm.weight": file})
-    with pytest.raises(PatchCompileError, match=f"The shard .*{file} is missing.*index.json names it"):
+    with pytest.raises(MaskLearnError, match=f"The shard .*{file} is missing.*index.json names it"):
         Checkpoint.open(path)
 
 
@@ -212,7 +210,7 @@ def test_index_that_names_what_is_no_file(make_model: ModelMaker, file: str) -> 
 def test_malformed_index(make_model: ModelMaker, content: bytes, said: str) -> None:
     path = make_model()
     (path / "model.safetensors.index.json").write_bytes(content)
-    with pytest.raises(PatchCompileError, match=rf"index\.json {said}"):
+    with pytest.raises(MaskLearnError, match=rf"index\.json {said}"):
         Checkpoint.open(path)
 
 
@@ -220,7 +218,7 @@ def test_config_that_is_nested_too_deeply_or_not_text(make_model: ModelMaker) ->
     path = make_model()
     for content in (b'{"a": ' * 200_000, b"\xff\xfe{}"):
         (path / "config.json").write_bytes(content)
-        with pytest.raises(PatchCompileError, match=r"config\.json is not JSON"):
+        with pytest.raises(MaskLearnError, match=r"config\.json is not JSON"):
             Checkpoint.open(path)
 
 
@@ -228,32 +226,30 @@ def test_truncated_shard(make_model: ModelMaker) -> None:
     path = make_model()
     weights = path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(PatchCompileError, match=r"truncated.*describes \d+ bytes"):
+    with pytest.raises(MaskLearnError, match=r"truncated.*describes \d+ bytes"):
         Checkpoint.open(path)
 
 
 def test_no_directory_no_config_no_weights(tmp_path: Path) -> None:
-    with pytest.raises(PatchCompileError, match="No model directory at"):
+    with pytest.raises(MaskLearnError, match="No model directory at"):
         Checkpoint.open(tmp_path / "nowhere")
-    with pytest.raises(PatchCompileError, match=r"has no config.json"):
+    with pytest.raises(MaskLearnError, match=r"has no config.json"):
         Checkpoint.open(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(PatchCompileError, match="is not JSON"):
+    with pytest.raises(MaskLearnError, match="is not JSON"):
         Checkpoint.open(tmp_path)
     (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(PatchCompileError, match="is not a JSON object"):
+    with pytest.raises(MaskLearnError, match="is not a JSON object"):
         Checkpoint.open(tmp_path)
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(PatchCompileError, match="has no weights"):
+    with pytest.raises(MaskLearnError, match="has no weights"):
         Checkpoint.open(tmp_path)
 
 
 def test_pickled_weights_are_not_read(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     torch.save({"w": torch.ones(1)}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(
-        PatchCompileError, match=r"pickled weights only \(pytorch_model.bin\).*save_pretrained"
-    ):
+    with pytest.raises(MaskLearnError, match=r"pickled weights only \(pytorch_model.bin\).*save_pretrained"):
         Checkpoint.open(tmp_path)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.compress import write_compressed
 from masklearn.model.coverage import covered_linears_of
@@ -118,10 +118,10 @@ def test_a_scale_that_the_models_type_does_not_hold_is_written_in_32_bits(make_m
 def test_models_that_the_format_does_not_hold_are_refused(make_model: Any, tmp_path: Path) -> None:
     grid = Grid(INT8, np.ones(4, np.float32))
     for kind, why in (("gpt2", "stored transposed"), ("mixtral", "experts are fused")):
-        with pytest.raises(PatchCompileError, match=f"no model of the type {kind}") as error:
+        with pytest.raises(MaskLearnError, match=f"no model of the type {kind}") as error:
             write_compressed(Checkpoint.open(make_model(kind)), {"any": grid}, tmp_path / "out")
         assert why in error.value.why
-    with pytest.raises(PatchCompileError, match="has no quantised linears"):
+    with pytest.raises(MaskLearnError, match="has no quantised linears"):
         write_compressed(Checkpoint.open(make_model()), {}, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.model.config_bounds import check_config
 from masklearn.model.config_shapes import describe_checkpoint
 from masklearn.model.coverage import covered_linears
@@ -38,7 +38,7 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("settings", "said"), FAULTS, ids=[said for _, said in FAULTS])
 def test_settings_that_no_model_has(settings: dict[str, Any], said: str) -> None:
-    with pytest.raises(PatchCompileError) as raised:
+    with pytest.raises(MaskLearnError) as raised:
         check_config(Path("config.json"), {"model_type": "llama", **settings})
     assert f"config.json describes a model with {said}" in str(raised.value)
 
@@ -57,7 +57,7 @@ def test_a_million_layers_are_refused_at_once(make_model: ModelMaker) -> None:
     (path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 10**6}))
     for opened in (covered_linears, lambda path: describe_checkpoint(path / "config.json")):
         with (
-            pytest.raises(PatchCompileError, match="num_hidden_layers = 1000000"),
+            pytest.raises(MaskLearnError, match="num_hidden_layers = 1000000"),
             at_most_calls(100_000),
         ):
             opened(path)
@@ -69,5 +69,5 @@ def test_a_model_type_that_names_no_architecture(make_model: ModelMaker, kind: A
     path = make_model()
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps(config | {"model_type": kind}))
-    with pytest.raises(PatchCompileError, match=r"is not covered|does not recognize this architecture"):
+    with pytest.raises(MaskLearnError, match=r"is not covered|does not recognize this architecture"):
         covered_linears(path)

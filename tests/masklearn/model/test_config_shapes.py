@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.model.architectures import ARCHITECTURES
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.config_shapes import describe_checkpoint
@@ -59,13 +59,13 @@ def test_a_folder_with_weights_is_opened_with_them(make_model: ModelMaker) -> No
     model = make_model()
     assert describe_checkpoint(model).files() == Checkpoint.open(model).files()
     (model / "model.safetensors").write_bytes(b"cut")
-    with pytest.raises(PatchCompileError):
+    with pytest.raises(MaskLearnError):
         describe_checkpoint(model)
 
 
 def test_an_unknown_architecture_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "mamba"}))
-    with pytest.raises(PatchCompileError, match="The architecture 'mamba'"):
+    with pytest.raises(MaskLearnError, match="The architecture 'mamba'"):
         describe_checkpoint(tmp_path)
-    with pytest.raises(PatchCompileError, match="No model directory"):
+    with pytest.raises(MaskLearnError, match="No model directory"):
         describe_checkpoint(tmp_path / "none")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.model.architectures import ARCHITECTURES
 from masklearn.model.coverage import Coverage, covered_linears
 from tests.conftest import ModelMaker
@@ -63,7 +63,7 @@ def test_a_missing_weight_is_named(make_model: ModelMaker, monkeypatch: pytest.M
     del weights["model.layers.0.mlp.up_proj.weight"]
     save_file(weights, path / "model.safetensors", {"format": "pt"})
     monkeypatch.setattr("masklearn.model.coverage.is_installed", lambda _: False)
-    with pytest.raises(PatchCompileError, match=r"has no model\.layers\.0\.mlp\.up_proj\.weight"):
+    with pytest.raises(MaskLearnError, match=r"has no model\.layers\.0\.mlp\.up_proj\.weight"):
         covered_linears(path)
 
 
@@ -73,5 +73,5 @@ def test_experts_need_the_packages_that_build_the_model(
     path = make_model("mixtral")
     monkeypatch.setattr("masklearn.model.coverage.is_installed", lambda _: False)
     monkeypatch.setattr("masklearn.base.extras.is_installed", lambda package: package != "torch")
-    with pytest.raises(PatchCompileError, match=r"mixtral needs packages .* torch.*'patch-compile\[build\]'"):
+    with pytest.raises(MaskLearnError, match=r"mixtral needs packages .* torch.*'patch-compile\[build\]'"):
         covered_linears(path)

@@ -6,8 +6,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
-from masklearn.base.errors import PatchCompileError
-from masklearn.learn import learn
+from masklearn.base.errors import MaskLearnError
+from masklearn.learning import learn
 from masklearn.masks.maskset import MaskSet
 from masklearn.model.architectures import ARCHITECTURES
 from masklearn.model.checkpoint import Checkpoint
@@ -50,7 +50,7 @@ def test_config_of_no_model(make_model: ModelMaker) -> None:
     path = make_model("gpt2")
     config = json.loads((path / "config.json").read_text()) | {"n_head": 5}
     (path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(PatchCompileError, match="transformers cannot build the model"):
+    with pytest.raises(MaskLearnError, match="transformers cannot build the model"):
         meta_model(Checkpoint.open(path))
 
 
@@ -87,7 +87,7 @@ def test_masks_reach_the_weights_of_every_layout(make_model: ModelMaker, model_t
 
 def test_masks_of_another_model(make_model: ModelMaker, tmp_path: Path) -> None:
     masks = learn(make_model(), LearnRecipe(method="magnitude", tile=(32, 32)), tmp_path).masks
-    with pytest.raises(PatchCompileError, match="another model"):
+    with pytest.raises(MaskLearnError, match="another model"):
         load_model(make_model(intermediate_size=64), masks)
-    with pytest.raises(PatchCompileError, match="another model"):
+    with pytest.raises(MaskLearnError, match="another model"):
         load_model(make_model(num_hidden_layers=2), masks)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.models import load_model, meta_model
 from masklearn.model.pretrained import (
@@ -58,12 +58,12 @@ def test_a_model_that_transformers_does_not_have_is_refused(
             load_config,
             lambda path: load_pretrained(AutoModelForCausalLM, path, torch.float32),
         ):
-            with pytest.raises(PatchCompileError) as raised:
+            with pytest.raises(MaskLearnError) as raised:
                 load(path)
             assert raised.value.what.endswith("config.json") and raised.value.why == OWN_CODE
             assert raised.value.fix.startswith("Use a model of an architecture that transformers has itself")
         for load in (load_model, lambda path: meta_model(Checkpoint.open(path))):
-            with pytest.raises(PatchCompileError, match=r"'own' of .* is not covered") as raised:
+            with pytest.raises(MaskLearnError, match=r"'own' of .* is not covered") as raised:
                 load(path)
             assert OWN_CODE in raised.value.why
 
@@ -73,7 +73,7 @@ def test_a_tokenizer_that_transformers_does_not_have_is_refused(
 ) -> None:
     path = make_model()
     claim_tokenizer(path)
-    with nothing_runs(path, monkeypatch), pytest.raises(PatchCompileError) as raised:
+    with nothing_runs(path, monkeypatch), pytest.raises(MaskLearnError) as raised:
         load_tokenizer(path)
     assert raised.value.what == f"{path} has no tokenizer that transformers can load"
     assert raised.value.why == OWN_CODE
@@ -84,12 +84,12 @@ def test_a_faulty_config_is_explained(make_model: ModelMaker) -> None:
     config = json.loads((path / "config.json").read_text())
     for content in (config | {"hidden_size": "wide"}, config | {"model_type": "nobody knows it"}):
         (path / "config.json").write_text(json.dumps(content))
-        with pytest.raises(PatchCompileError, match=r"transformers cannot build the model of .*config\.json"):
+        with pytest.raises(MaskLearnError, match=r"transformers cannot build the model of .*config\.json"):
             load_config(path)
 
 
 def test_a_folder_that_holds_no_model_is_explained(tmp_path: Path) -> None:
-    with pytest.raises(PatchCompileError, match="transformers cannot build the model of"):
+    with pytest.raises(MaskLearnError, match="transformers cannot build the model of"):
         load_pretrained(AutoModelForCausalLM, tmp_path, torch.float32)
 
 
@@ -108,7 +108,7 @@ def test_a_faulty_tokenizer_is_explained(make_model: ModelMaker, file: str, cont
     path = make_model()
     kept = json.loads((path / file).read_text())
     (path / file).write_text(json.dumps(kept | content if isinstance(content, dict) else content))
-    with pytest.raises(PatchCompileError, match="has no tokenizer that transformers can load"):
+    with pytest.raises(MaskLearnError, match="has no tokenizer that transformers can load"):
         load_tokenizer(path)
 
 
@@ -116,7 +116,7 @@ def test_a_faulty_tokenizer_is_explained(make_model: ModelMaker, file: str, cont
 def test_deep_nesting_is_explained(make_model: ModelMaker, file: str) -> None:
     path = make_model()
     (path / file).write_text("[" * 100_000)
-    with pytest.raises(PatchCompileError, match="transformers"):
+    with pytest.raises(MaskLearnError, match="transformers"):
         (load_config if file == "config.json" else load_tokenizer)(path)
 
 
@@ -124,7 +124,7 @@ def test_a_text_model_in_a_class_that_has_none_is_explained(make_model: ModelMak
     path = make_model()
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps(config | {"text_config": {}}))
-    with pytest.raises(PatchCompileError, match=r"'llama' has no text_config"):
+    with pytest.raises(MaskLearnError, match=r"'llama' has no text_config"):
         load_config(path)
 
 
@@ -132,12 +132,12 @@ def test_a_huge_tokenizer_is_not_read(make_model: ModelMaker) -> None:
     path = make_model()
     with (path / "tokenizer.json").open("r+b") as file:
         file.truncate(2**40)  # takes no space on the disk
-    with pytest.raises(PatchCompileError, match=r"tokenizer\.json has 1048576 MiB"):
+    with pytest.raises(MaskLearnError, match=r"tokenizer\.json has 1048576 MiB"):
         load_tokenizer(path)
 
 
 def test_an_adapter_is_not_loaded_in_place_of_the_weights(make_model: ModelMaker) -> None:
     path = make_model()
     (path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "/elsewhere"}))
-    with pytest.raises(PatchCompileError, match=r"adapter_config\.json lies beside the model's weights"):
+    with pytest.raises(MaskLearnError, match=r"adapter_config\.json lies beside the model's weights"):
         load_pretrained(AutoModelForCausalLM, path, torch.float32)

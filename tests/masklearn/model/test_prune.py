@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.masks.maskset import MaskSet
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears
@@ -117,7 +117,7 @@ def test_an_index_decides_neither_what_is_read_nor_what_is_overwritten(make_mode
         index = {"weight_map": dict.fromkeys(shard.keys(), file)}
     (source / "model.safetensors.index.json").write_text(json.dumps(index))
     masks = MaskSet({}, method="none", seed=0, base_model="x", base_sha256="", ratio_asked=0.0)
-    with pytest.raises(PatchCompileError, match=r"index\.json places .*victim\.safetensors"):
+    with pytest.raises(MaskLearnError, match=r"index\.json places .*victim\.safetensors"):
         write_pruned_checkpoint(Checkpoint.open(source), masks, tmp_path / "out" / "model")
     assert victim.read_bytes() == before
     assert not (tmp_path / "out").exists()

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.base.shard import TensorEntry
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.store import WeightStore
@@ -70,7 +70,7 @@ def test_values_that_do_not_fit_are_refused(make_model: ModelMaker, tmp_path: Pa
     store = WeightStore(tmp_path / "new")
     with pytest.raises(ValueError, match="the checkpoint has"):
         store.put(NAME, torch.zeros(3, 4), base.entry(NAME))
-    with pytest.raises(PatchCompileError, match=rf"New values of {NAME} are not finite in F16"):
+    with pytest.raises(MaskLearnError, match=rf"New values of {NAME} are not finite in F16"):
         store.put(NAME, torch.full(base.shape(NAME), 1e6), base.entry(NAME))
     assert NAME not in store
 

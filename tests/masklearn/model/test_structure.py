@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.model.architectures import ARCHITECTURES, architecture_of
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears
@@ -87,7 +87,7 @@ def test_conv1d_without_a_row_is_refused(make_model: ModelMaker, monkeypatch: py
     path = make_model("gpt2")
     others = {name: row for name, row in ARCHITECTURES.items() if name != "gpt2"}
     monkeypatch.setattr("masklearn.model.architectures.ARCHITECTURES", others)
-    with pytest.raises(PatchCompileError, match="Conv1D, which only types with a row may have"):
+    with pytest.raises(MaskLearnError, match="Conv1D, which only types with a row may have"):
         row_of(path)
 
 
@@ -105,11 +105,11 @@ REFUSED = {
 def test_what_differs_first_is_the_reason(name: str, tmp_path: Path) -> None:
     settings, why = REFUSED[name]
     AutoConfig.for_model(name, **settings).save_pretrained(tmp_path)
-    with pytest.raises(PatchCompileError, match=rf"'{name}' of .* is not covered.*{why}.*llama, mistral"):
+    with pytest.raises(MaskLearnError, match=rf"'{name}' of .* is not covered.*{why}.*llama, mistral"):
         architecture_of(Checkpoint.of_config(tmp_path))
 
 
 @pytest.mark.parametrize("name", RENAMED)
 def test_tensors_under_names_that_the_structure_does_not_show_are_named(name: str, tmp_path: Path) -> None:
-    with pytest.raises(PatchCompileError, match=r"has no model\.layers\.0\.\w+\..*no row .* other names"):
+    with pytest.raises(MaskLearnError, match=r"has no model\.layers\.0\.\w+\..*no row .* other names"):
         covered_linears(write_family(tmp_path / "model", name))

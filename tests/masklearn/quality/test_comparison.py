@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.model.as_linears import as_linears
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears_of
@@ -121,5 +121,5 @@ def test_an_activation_that_overflows_is_named(make_model: ModelMaker) -> None:
     for other in path.iterdir():
         (broken / other.name).write_bytes(other.read_bytes())
     save_file(tensors, broken / "model.safetensors", {"format": "pt"})
-    with pytest.raises(PatchCompileError, match="pruned model's block 1 gives NaN or infinity"):
+    with pytest.raises(MaskLearnError, match="pruned model's block 1 gives NaN or infinity"):
         compare_models(Checkpoint.open(path), Checkpoint.open(broken), [], WINDOWS, "cpu", silent)

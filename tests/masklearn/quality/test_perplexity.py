@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.model.architectures import ARCHITECTURES
 from masklearn.model.models import load_model
 from masklearn.model.pretrained import load_tokenizer
@@ -44,12 +44,12 @@ def test_progress_streams(make_model: ModelMaker) -> None:
 
 
 def test_an_encoder_has_no_perplexity(make_model: ModelMaker) -> None:
-    with pytest.raises(PatchCompileError, match="bert model has no perplexity"):
+    with pytest.raises(MaskLearnError, match="bert model has no perplexity"):
         perplexity(load_model(make_model("bert")), WINDOWS[:, :8])
 
 
 def test_windows_longer_than_learned_positions(make_model: ModelMaker) -> None:
-    with pytest.raises(PatchCompileError, match=r"Windows of 300 tokens.*reach 64 tokens"):
+    with pytest.raises(MaskLearnError, match=r"Windows of 300 tokens.*reach 64 tokens"):
         perplexity(load_model(make_model("gpt2")), WINDOWS)
 
 

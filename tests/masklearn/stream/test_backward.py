@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.model.architectures import ARCHITECTURES
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.linears import linear_modules
@@ -152,7 +152,7 @@ def test_no_space_for_the_inputs(make_model, tmp_path: Path, monkeypatch) -> Non
     monkeypatch.setattr(backward, "_KEPT_BYTES", 0)
     usage = hidden_states.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(hidden_states.shutil, "disk_usage", lambda _: usage._replace(free=1))
-    with pytest.raises(PatchCompileError, match="no space for the hidden states"):
+    with pytest.raises(MaskLearnError, match="no space for the hidden states"):
         next(stream_blocks_back(Checkpoint.open(make_model()), WINDOWS, "cpu", store=tmp_path))
 
 
@@ -184,7 +184,7 @@ def test_backward_is_once_a_window_and_leads_nowhere_forward(make_model: ModelMa
 
 
 def test_an_encoder_is_refused(make_model: ModelMaker) -> None:
-    with pytest.raises(PatchCompileError, match=r"no next-token loss.*encoder.*relative, raw or magnitude"):
+    with pytest.raises(MaskLearnError, match=r"no next-token loss.*encoder.*relative, raw or magnitude"):
         next(stream_blocks_back(Checkpoint.open(make_model("bert")), WINDOWS, "cpu"))
 
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.model.architectures import ARCHITECTURES
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.linears import linear_modules
@@ -75,7 +75,7 @@ def test_run_is_differentiable_where_the_caller_says_so(make_model: ModelMaker) 
 
 
 def test_an_encoder_has_no_language_model_head(make_model: ModelMaker) -> None:
-    with pytest.raises(PatchCompileError, match=r"no next-token loss.*encoder"):
+    with pytest.raises(MaskLearnError, match=r"no next-token loss.*encoder"):
         next(stream_blocks(Checkpoint.open(make_model("bert")), WINDOWS, "cpu", head=True))
 
 
@@ -83,7 +83,7 @@ def test_an_encoder_has_no_language_model_head(make_model: ModelMaker) -> None:
 def test_windows_longer_than_learned_positions(make_model, model_type: str, longest: int) -> None:
     checkpoint = Checkpoint.open(make_model(model_type))
     next(stream_blocks(checkpoint, np.full((1, longest), 5), "cpu"))
-    with pytest.raises(PatchCompileError, match=f"too long.*reach {longest} tokens.*`length` {longest}"):
+    with pytest.raises(MaskLearnError, match=f"too long.*reach {longest} tokens.*`length` {longest}"):
         next(stream_blocks(checkpoint, np.full((1, longest + 1), 5), "cpu"))
 
 
@@ -153,13 +153,13 @@ def test_faults_of_the_checkpoint_are_named(make_model: ModelMaker) -> None:
     ):
         changed = {k: v for k, v in (good | {name: fault}).items() if v is not None}
         save_file(changed, path / "model.safetensors", {"format": "pt"})
-        with pytest.raises(PatchCompileError, match=message):
+        with pytest.raises(MaskLearnError, match=message):
             list(stream_blocks(Checkpoint.open(path), WINDOWS))
 
 
 def test_foreign_tokens_and_devices(make_model: ModelMaker) -> None:
     checkpoint = Checkpoint.open(make_model())
-    with pytest.raises(PatchCompileError, match="gives token 40, the embedding has 40"):
+    with pytest.raises(MaskLearnError, match="gives token 40, the embedding has 40"):
         next(stream_blocks(checkpoint, WINDOWS * 0 + 40))
-    with pytest.raises(PatchCompileError, match="The device 'gpu' cannot be used"):
+    with pytest.raises(MaskLearnError, match="The device 'gpu' cannot be used"):
         next(stream_blocks(checkpoint, WINDOWS, "gpu"))

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.stream import hidden_states
 from masklearn.stream.hidden_states import HiddenStates
 
@@ -51,5 +51,5 @@ def test_the_file_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_a_full_disk_is_said_before_anything_is_written(tmp_path: Path, monkeypatch) -> None:
     usage = hidden_states.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(hidden_states.shutil, "disk_usage", lambda _: usage._replace(free=100))
-    with pytest.raises(PatchCompileError, match=r"no space for the hidden states.*fewer or shorter windows"):
+    with pytest.raises(MaskLearnError, match=r"no space for the hidden states.*fewer or shorter windows"):
         filled(3, tmp_path, on_disk=True)

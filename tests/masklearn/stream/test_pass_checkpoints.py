@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.stream.hidden_states import HiddenStates
 from masklearn.stream.pass_checkpoints import PassCheckpoints
 
@@ -63,5 +63,5 @@ def test_no_space_for_the_states_is_said_before_any_work(
     hidden, values = states()
     full = type("", (), {"free": 2 * values.nbytes - 1})
     monkeypatch.setattr("masklearn.stream.hidden_states.shutil.disk_usage", lambda _: full)
-    with pytest.raises(PatchCompileError, match="no space for the hidden states"):
+    with pytest.raises(MaskLearnError, match="no space for the hidden states"):
         opened(tmp_path / "pass").start(hidden, 2)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.stream.moments import input_moments
 from masklearn.stream.weighted_moments import weighted_moments
 
@@ -131,5 +131,5 @@ def test_a_large_moment_waits_on_the_disk(tmp_path: Path, monkeypatch: pytest.Mo
     assert store.is_dir() and not list(store.iterdir())
     assert torch.equal(kept(), expected)
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
-    with pytest.raises(PatchCompileError, match="no space for the moments of a linear's inputs"):
+    with pytest.raises(MaskLearnError, match="no space for the moments of a linear's inputs"):
         weighted_moments({"l": linear}, block, plain, [["l"]], store)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.pretrained import load_tokenizer
 from masklearn.recipe import LearnRecipe
@@ -67,7 +67,7 @@ def test_a_text_of_hardly_any_tokens_is_not_read_to_its_end(
     monkeypatch.setattr(files, "_CHUNK", 10)
     (tmp_path / "a.txt").write_text(content)
     with pytest.raises(
-        PatchCompileError, match=r"a\.txt holds hardly any words. Its first 1,\d\d0 characters are"
+        MaskLearnError, match=r"a\.txt holds hardly any words. Its first 1,\d\d0 characters are"
     ):
         first_windows(Words(), tmp_path / "a.txt", 50, 1)
 
@@ -84,7 +84,7 @@ def test_draw_is_without_replacement_in_order_and_by_seed() -> None:
 @pytest.mark.parametrize(("count", "need"), [(4, 12), (None, 3)])
 def test_text_that_is_too_short(count: int | None, need: int) -> None:
     text = "abcdefghijk" if count else "ab"
-    with pytest.raises(PatchCompileError, match=rf"too short.*need {need}; it has {len(text)}"):
+    with pytest.raises(MaskLearnError, match=rf"too short.*need {need}; it has {len(text)}"):
         token_windows(Letters(), text, 3, count)
 
 
@@ -110,7 +110,7 @@ def test_tokenizer_of_a_directory_without_one(make_model: ModelMaker) -> None:
     assert load_tokenizer(path)("the cat")["input_ids"] == [2, 3]
     for file in path.glob("tokenizer*"):
         file.unlink()
-    with pytest.raises(PatchCompileError, match="has no tokenizer"):
+    with pytest.raises(MaskLearnError, match="has no tokenizer"):
         load_tokenizer(path)
 
 
@@ -181,7 +181,7 @@ def test_no_more_of_a_text_is_read_than_the_windows_need(
     path.write_text('{"text": "the cat sat"}\n' * 200 + "broken")
     monkeypatch.setattr(calibrate, "_PIECE", 50)
     recipe = LearnRecipe(calib=str(path), windows=2, length=8)
-    with pytest.raises(PatchCompileError, match="line 201 is not JSON"):
+    with pytest.raises(MaskLearnError, match="line 201 is not JSON"):
         token_pool(checkpoint, recipe)
     monkeypatch.setitem(calibrate._DRAWN_FROM, SourceKind.FILE, 600)
     seen: list[tuple[str, int, int]] = []
@@ -215,9 +215,9 @@ def test_more_text_for_training_leaves_calibration_as_it_is(
 def test_texts_without_enough_words(tmp_path: Path, make_model: ModelMaker, text: str, said: str) -> None:
     (tmp_path / "a.txt").write_text(text)
     recipe = LearnRecipe(calib=str(tmp_path / "a.txt"), windows=4, length=8)
-    with pytest.raises(PatchCompileError, match=said):
+    with pytest.raises(MaskLearnError, match=said):
         token_pool(Checkpoint.open(make_model()), recipe)
-    with pytest.raises(PatchCompileError, match=said):
+    with pytest.raises(MaskLearnError, match=said):
         first_windows(load_tokenizer(make_model()), tmp_path / "a.txt", 8, 4)
 
 

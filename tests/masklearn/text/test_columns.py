@@ -1,7 +1,7 @@
 import pyarrow as pa
 import pytest
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.text.columns import Column, columns_of_record, columns_of_schema, text_column
 
 TURNS = [{"role": "user", "content": "hi"}]
@@ -33,7 +33,7 @@ def test_text_or_the_only_strings(record: dict[str, object], column: str) -> Non
     ],
 )
 def test_records_without_a_clear_text_are_refused(record: dict[str, object], said: str) -> None:
-    with pytest.raises(PatchCompileError, match=said):
+    with pytest.raises(MaskLearnError, match=said):
         text_column(columns_of_record(record), "here")
 
 
@@ -42,7 +42,7 @@ def test_a_column_that_is_named() -> None:
     assert text_column(columns, "here", "answer") == "answer"
     assert text_column(columns, "here", "maybe") == "maybe"
     for wanted, said in (("z", "no column 'z'.*q .string."), ("n", "holds no strings"), ("talk", "chats")):
-        with pytest.raises(PatchCompileError, match=said):
+        with pytest.raises(MaskLearnError, match=said):
             text_column(columns, "here", wanted)
 
 

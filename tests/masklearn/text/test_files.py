@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.text import files
 from masklearn.text.files import file_text
 
@@ -60,7 +60,7 @@ def test_a_file_of_blanks_is_not_read_to_its_end(
         write_lines(path, [{"text": "a"}, *[{"text": "  "}] * 60, {"text": "b"}])
     else:
         path.write_text("\n" * 60 + '[{"text": "a"}]')
-    with pytest.raises(PatchCompileError, match=rf"{path} is empty. More than 50 characters or rows"):
+    with pytest.raises(MaskLearnError, match=rf"{path} is empty. More than 50 characters or rows"):
         text_of(path)
 
 
@@ -73,7 +73,7 @@ def test_long_plain_text_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.M
 def test_only_the_text_column_of_a_parquet_file_is_read(tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": ["x", "y"], "b": ["1", "2"]}), tmp_path / "a.parquet")
     assert text_of(tmp_path / "a.parquet", "b") == "1\n\n2"
-    with pytest.raises(PatchCompileError, match="no column that is clearly its text"):
+    with pytest.raises(MaskLearnError, match="no column that is clearly its text"):
         text_of(tmp_path / "a.parquet")
 
 
@@ -103,7 +103,7 @@ def test_texts_beyond_the_bounds(
     pq.write_table(pa.table({"text": ["ab" * 99]}), tmp_path / "a.parquet")
     write_lines(tmp_path / "a.jsonl", [{"text": "ab" * 99}])
     (tmp_path / "a.json").write_text(json.dumps([{"text": "ab" * 99}]))
-    with pytest.raises(PatchCompileError, match=said):
+    with pytest.raises(MaskLearnError, match=said):
         text_of(tmp_path / name)
 
 
@@ -123,5 +123,5 @@ def test_texts_beyond_the_bounds(
 )
 def test_damaged_files(tmp_path: Path, name: str, content: bytes, said: str) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(PatchCompileError, match=said):
+    with pytest.raises(MaskLearnError, match=said):
         text_of(tmp_path / name)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.text import SourceKind, open_text, read_text
 
 CARD = """---
@@ -66,7 +66,7 @@ def test_a_name_on_the_hub_takes_the_same_way(dataset: Path, monkeypatch: pytest
     ],
 )
 def test_parts_that_a_dataset_does_not_have(dataset: Path, rest: str, said: str) -> None:
-    with pytest.raises(PatchCompileError, match=said):
+    with pytest.raises(MaskLearnError, match=said):
         read_text(f"{dataset}{rest}")
 
 
@@ -83,7 +83,7 @@ def test_chats_are_refused(tmp_path: Path) -> None:
     folder.mkdir()
     chat = {"id": "x", "messages": [{"role": "user", "content": "hi"}]}
     (folder / "train.jsonl").write_text(json.dumps(chat) + "\n")
-    with pytest.raises(PatchCompileError, match=r"are chats.*never applied silently"):
+    with pytest.raises(MaskLearnError, match=r"are chats.*never applied silently"):
         read_text(f"{folder}::train")
 
 
@@ -91,7 +91,7 @@ def test_damaged_files_of_a_dataset(tmp_path: Path) -> None:
     folder = tmp_path / "bad"
     folder.mkdir()
     (folder / "train.parquet").write_bytes(b"PAR1 no")
-    with pytest.raises(PatchCompileError, match=r"cannot be read.*Mend its files"):
+    with pytest.raises(MaskLearnError, match=r"cannot be read.*Mend its files"):
         read_text(f"{folder}::train")
 
 
@@ -100,7 +100,7 @@ def test_a_dataset_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    with pytest.raises(PatchCompileError, match=r"'nobody/nothing' cannot be read.*NAME\[:CONFIG\]"):
+    with pytest.raises(MaskLearnError, match=r"'nobody/nothing' cannot be read.*NAME\[:CONFIG\]"):
         read_text("nobody/nothing")
 
 

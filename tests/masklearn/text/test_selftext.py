@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.model.architectures import ARCHITECTURES
 from masklearn.text import selftext
 from masklearn.text.selftext import write_text
@@ -40,7 +40,7 @@ def test_the_text_is_the_models_own(make_model):
 
 def test_a_model_without_a_start_token(make_model):
     model = make_model(bos_token_id=None, eos_token_id=None)
-    with pytest.raises(PatchCompileError, match="no start token"):
+    with pytest.raises(MaskLearnError, match="no start token"):
         write_text(model, 1, 8, 0)
 
 
@@ -71,7 +71,7 @@ def test_an_encoder_cannot_write(tmp_path):
 
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
     BertModel(BertConfig(vocab_size=9, **sizes)).save_pretrained(tmp_path)
-    with pytest.raises(PatchCompileError, match=r"cannot write its own text.*encoder"):
+    with pytest.raises(MaskLearnError, match=r"cannot write its own text.*encoder"):
         write_text(tmp_path, 1, 8, 0)
 
 
@@ -102,7 +102,7 @@ def test_memory_decides_the_type_and_whether_it_can_write(make_model, dtypes, mo
         if free > weights:
             assert write_text(model, 1, 8, 0).shape == (1, 8)
     assert dtypes == [torch.float32, torch.bfloat16]
-    with pytest.raises(PatchCompileError, match=r"does not fit into memory.*Give text with `calib`"):
+    with pytest.raises(MaskLearnError, match=r"does not fit into memory.*Give text with `calib`"):
         write_text(model, 1, 8, 0)
 
 
@@ -121,7 +121,7 @@ def test_the_type_may_stand_in_the_text_part_alone(make_model, dtypes, monkeypat
 
 
 def test_a_device_that_is_not_there(make_model):
-    with pytest.raises(PatchCompileError, match="'nonsense' cannot be used"):
+    with pytest.raises(MaskLearnError, match="'nonsense' cannot be used"):
         write_text(make_model(), 1, 8, 0, device="nonsense")
 
 

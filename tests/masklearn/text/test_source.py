@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.text import SourceKind, open_text, read_text
 
 
@@ -45,7 +45,7 @@ def test_a_folder_of_one_kind(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_several_kinds(tmp_path: Path) -> None:
-    with pytest.raises(PatchCompileError, match=r"several kinds.*2 .txt, 1 .jsonl"):
+    with pytest.raises(MaskLearnError, match=r"several kinds.*2 .txt, 1 .jsonl"):
         open_text(write(tmp_path / "d", a_txt="a", b_txt="b", c_jsonl="{}"))
 
 
@@ -54,7 +54,7 @@ def test_a_folder_of_several_kinds(tmp_path: Path) -> None:
     ["nowhere.txt", "a/b/c", "./nowhere", "/nowhere", "~/nowhere", "no where", "x.jsonl:text", "", ":a"],
 )
 def test_what_looks_like_a_path_and_is_not_there(spec: str) -> None:
-    with pytest.raises(PatchCompileError, match=r"No text at .*There is no such file or folder"):
+    with pytest.raises(MaskLearnError, match=r"No text at .*There is no such file or folder"):
         open_text(spec)
 
 
@@ -84,15 +84,15 @@ def test_spellings_that_mean_nothing(tmp_path: Path) -> None:
         (f"{folder}/c.jsonl:", "FILE:COLUMN"),
         (f"{folder}/b.csv", "suffix is .csv"),
     ):
-        with pytest.raises(PatchCompileError, match=said):
+        with pytest.raises(MaskLearnError, match=said):
             open_text(spec)
 
 
 def test_texts_that_cannot_be_used(tmp_path: Path) -> None:
-    with pytest.raises(PatchCompileError, match="No text at"):
+    with pytest.raises(MaskLearnError, match="No text at"):
         read_text(tmp_path)
     (tmp_path / "x.txt").write_text(" \n\n")
-    with pytest.raises(PatchCompileError, match="is empty"):
+    with pytest.raises(MaskLearnError, match="is empty"):
         read_text(tmp_path / "x.txt")
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.text.calibrate import TokenPool
 from masklearn.training import loop
 from masklearn.training.loop import Schedule, TrainReport, train
@@ -151,7 +151,7 @@ def test_a_disk_that_does_not_take_the_state_is_told_in_words(tmp_path: Path, ta
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (taken, limits[1]))
     try:
-        with pytest.raises(PatchCompileError, match=r"state of the training in .*partial cannot be written"):
+        with pytest.raises(MaskLearnError, match=r"state of the training in .*partial cannot be written"):
             fit(tmp_path, schedule())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -164,7 +164,7 @@ def test_a_state_that_the_disk_does_not_give_back_is_told_in_words(tmp_path: Pat
     fit(tmp_path, schedule(), stop=5)
     (file,) = tmp_path.glob("checkpoint-*/optimizer.bin")
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(PatchCompileError, match=r"state of the training in .*checkpoint-\d+ cannot be read"):
+    with pytest.raises(MaskLearnError, match=r"state of the training in .*checkpoint-\d+ cannot be read"):
         fit(tmp_path, schedule())
 
 
@@ -224,7 +224,7 @@ def test_the_loss_that_is_no_number_stops_it(tmp_path: Path) -> None:
             return loss * (math.nan if len(self.seen) == 3 else 1.0), figures
 
     model = nn.Linear(LENGTH, LENGTH)
-    with pytest.raises(PatchCompileError, match=r"diverged at step 3.*nan.*`learning_rate` below 0\.05"):
+    with pytest.raises(MaskLearnError, match=r"diverged at step 3.*nan.*`learning_rate` below 0\.05"):
         train(model, Broken(model), pool(), schedule(), tmp_path, lambda *_: None, what="fitting")
 
 

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from masklearn.base.errors import PatchCompileError
-from masklearn.learn import learn_task
+from masklearn.base.errors import MaskLearnError
+from masklearn.learning import learn_task
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.record import RepairRecord
 from masklearn.model.architectures import ARCHITECTURES
@@ -212,7 +212,7 @@ def text_loss(run: Repaired) -> float:
 def test_labels_of_an_encoder_are_refused(make_model: ModelMaker, text_file: Path) -> None:
     """They are refused before learning, and by the loss itself."""
     path, recipe = make_model("bert"), recipe_of(text_file, label_weight=0.5)
-    with pytest.raises(PatchCompileError, match="An encoder has no labels"):
+    with pytest.raises(MaskLearnError, match="An encoder has no labels"):
         learn_task(task_of(path, recipe))
     with pytest.raises(ValueError, match="no labels"):
         Repaired(path, recipe)

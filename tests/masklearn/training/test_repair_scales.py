@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from masklearn.learn import Learned, learn
+from masklearn.learning import Learned, learn
 from masklearn.quant.grid import Grid, spread, storable
 from masklearn.quant.table import INT4, QUANTISED, WeightType
 from masklearn.recipe import LearnRecipe

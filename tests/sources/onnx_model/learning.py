@@ -8,7 +8,7 @@ from typing import Any
 import onnx_ir as ir
 
 from masklearn.asked_budget import by_ratio
-from masklearn.learn import find_masks
+from masklearn.learning import find_masks
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
 from masklearn.model.store import WeightStore

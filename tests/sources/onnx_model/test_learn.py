@@ -6,8 +6,8 @@ import onnx_ir as ir
 import pytest
 from onnx import helper
 
-from masklearn.base.errors import PatchCompileError
 from masklearn.masks.tiles import tile_weights
+from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.compare import answer, compare_answers
 from patch_compile.sources.onnx_model.find import find_onnx_linears
 from patch_compile.sources.onnx_model.read import read_onnx

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from masklearn.base.errors import PatchCompileError
 from masklearn.base.shard import dtype_code, write_shard
 from masklearn.model.checkpoint import Checkpoint
+from patch_compile.errors import PatchCompileError
 from tests.attacks.fuzz.mutations import change_json, change_safetensors
 from tests.attacks.fuzz.quantised import CONFIGS, TENSORS
 from tests.attacks.fuzz.reader import Reader, placed

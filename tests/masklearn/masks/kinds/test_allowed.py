@@ -2,7 +2,7 @@
 
 import pytest
 
-from masklearn.base.errors import PatchCompileError, UsageError
+from masklearn.base.errors import MaskLearnError, UsageError
 from masklearn.masks.kinds.allowed import (
     AUTO_KINDS,
     allowed_kinds,
@@ -52,13 +52,11 @@ def test_what_auto_leaves_out_is_said() -> None:
 
 
 def test_a_named_kind_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(
-        PatchCompileError, match=r"layers.0.q can't have tiles of kind 8:16.*they are 48 and 48"
-    ):
+    with pytest.raises(MaskLearnError, match=r"layers.0.q can't have tiles of kind 8:16.*they are 48 and 48"):
         allowed("8:16")
-    with pytest.raises(PatchCompileError, match=r"up can't have tiles of kind 8:16.*they are 64 and 32"):
+    with pytest.raises(MaskLearnError, match=r"up can't have tiles of kind 8:16.*they are 64 and 32"):
         allowed("mlp.*=8:16", (64, 32))
-    with pytest.raises(PatchCompileError, match="matches no linear"):
+    with pytest.raises(MaskLearnError, match="matches no linear"):
         allowed("attention=8:16")
 
 

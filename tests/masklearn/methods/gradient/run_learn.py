@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from masklearn.base.processes import leave, process_rank
-from masklearn.learn import learn
+from masklearn.learning import learn
 from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.methods import method_of
 from masklearn.recipe import LearnRecipe

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from masklearn.base.errors import PatchCompileError
-from masklearn.learn import learn
+from masklearn.base.errors import MaskLearnError
+from masklearn.learning import learn
 from masklearn.masks.budget import Budget
 from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.maskset import MaskSet
@@ -133,5 +133,5 @@ def test_the_text_is_that_of_training_and_the_record_has_no_path(
 def test_a_learning_rate_that_diverges_is_said(
     make_model: ModelMaker, text_file: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(PatchCompileError, match=r"diverged at step .*`learning_rate`"):
+    with pytest.raises(MaskLearnError, match=r"diverged at step .*`learning_rate`"):
         learn(make_model(), recipe(text_file, learning_rate=1e38, steps=4), tmp_path / "s")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from masklearn.base.errors import PatchCompileError
+from masklearn.base.errors import MaskLearnError
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.config_shapes import describe_checkpoint
 from masklearn.model.coverage import covered_linears_of
@@ -152,7 +152,7 @@ def test_what_compressed_tensors_has_beside_is_refused_by_name(
     path = make()
     compressed_tensors(path, scheme(4, 64))
     _edit_config(path, **changes)
-    with pytest.raises(PatchCompileError, match="is not read") as error:
+    with pytest.raises(MaskLearnError, match="is not read") as error:
         Checkpoint.open(path)
     assert place in error.value.what and "`weights` int4 or int8" in error.value.fix
 
@@ -170,7 +170,7 @@ def test_what_gptq_has_beside_is_refused_by_name(changes: dict[str, Any], place:
     path = make()
     gptq(path, 4, 64)
     _edit_config(path, **changes)
-    with pytest.raises(PatchCompileError, match=f"quantization_config.{place} .* not read"):
+    with pytest.raises(MaskLearnError, match=f"quantization_config.{place} .* not read"):
         Checkpoint.open(path)
 
 
@@ -180,7 +180,7 @@ def test_what_gptq_has_beside_is_refused_by_name(changes: dict[str, Any], place:
 def test_what_awq_has_beside_is_refused_by_name(changes: dict[str, Any], place: str, make: Any) -> None:
     path = make()
     awq(path, 64, **changes)
-    with pytest.raises(PatchCompileError, match=f"quantization_config.{place} .* not read"):
+    with pytest.raises(MaskLearnError, match=f"quantization_config.{place} .* not read"):
         Checkpoint.open(path)
 
 
@@ -196,7 +196,7 @@ def test_what_awq_has_beside_is_refused_by_name(changes: dict[str, Any], place: 
 def test_grids_that_no_mosaic_holds_are_refused(write: Write, why: str, make: Any) -> None:
     path = make()
     write(path)
-    with pytest.raises(PatchCompileError, match=r"scales? in .* is not read") as error:
+    with pytest.raises(MaskLearnError, match=r"scales? in .* is not read") as error:
         Checkpoint.open(path)
     assert why in error.value.why
 
@@ -239,7 +239,7 @@ def test_damaged_folders_are_one_error_when_they_are_opened(case: str, make: Any
     path = make()
     READ[name](path)
     _change(path, f"{_Q}.{part}", change)
-    with pytest.raises(PatchCompileError, match=verdict) as error:
+    with pytest.raises(MaskLearnError, match=verdict) as error:
         Checkpoint.open(path)
     assert _Q in error.value.what and str(path) in error.value.what and error.value.fix
 
@@ -261,7 +261,7 @@ def test_damaged_numbers_are_one_error_when_they_are_read(
     path = make()
     READ[name](path)
     _change(path, f"{_DOWN}.{part}", change)
-    with pytest.raises(PatchCompileError, match=verdict):
+    with pytest.raises(MaskLearnError, match=verdict):
         Checkpoint.open(path).read(f"{_DOWN}.weight")
 
 
@@ -270,7 +270,7 @@ def test_a_weight_that_is_stored_twice_is_refused(make: Any) -> None:
     gptq(path, 4, 64)
     file = path / "model.safetensors"
     save_file(load_file(file) | {f"{_Q}.weight": torch.zeros(128, 128)}, file)
-    with pytest.raises(PatchCompileError, match=r"q_proj\.weight .* is not valid"):
+    with pytest.raises(MaskLearnError, match=r"q_proj\.weight .* is not valid"):
         Checkpoint.open(path)
 
 
@@ -279,7 +279,7 @@ def test_a_config_without_quantised_tensors_is_refused(make: Any) -> None:
     file = path / "config.json"
     about = {"quant_method": "gptq", "bits": 4, "group_size": 64}
     file.write_text(json.dumps(json.loads(file.read_text()) | {"quantization_config": about}))
-    with pytest.raises(PatchCompileError, match=r"quantization_config .* is not valid"):
+    with pytest.raises(MaskLearnError, match=r"quantization_config .* is not valid"):
         Checkpoint.open(path)
 
 
@@ -325,7 +325,7 @@ def test_transposed_models_are_refused(make_model: Any) -> None:
     config = json.loads((path / "config.json").read_text())
     about = {"format": "naive-quantized", **{k: v for k, v in scheme(8, None).items() if k != "format"}}
     (path / "config.json").write_text(json.dumps(config | {"quantization_config": about}))
-    with pytest.raises(PatchCompileError, match="is a quantised model of the type gpt2"):
+    with pytest.raises(MaskLearnError, match="is a quantised model of the type gpt2"):
         covered_linears_of(Checkpoint.open(path))
 
 
@@ -333,8 +333,8 @@ def test_a_config_alone_does_not_tell_what_is_quantised(make: Any) -> None:
     path = make()
     gptq(path, 4, 64)
     (path / "model.safetensors").unlink()
-    with pytest.raises(PatchCompileError, match="describes a quantised model, and there are no weights"):
+    with pytest.raises(MaskLearnError, match="describes a quantised model, and there are no weights"):
         describe_checkpoint(path)
     _edit_config(path, bits=3)
-    with pytest.raises(PatchCompileError, match=r"quantization_config\.bits .* is not read"):
+    with pytest.raises(MaskLearnError, match=r"quantization_config\.bits .* is not read"):
         describe_checkpoint(path)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.asked_budget import by_ratio, is_decided
-from masklearn.base.errors import PatchCompileError, UsageError
+from masklearn.base.errors import MaskLearnError, UsageError
 from masklearn.base.progress import OnStep, silent, unsaid
 from masklearn.base.threads import settle_threads, threads_of_torch
 from masklearn.feed import CodeArrays, Feed
@@ -96,7 +96,7 @@ def learn(
     call with the same arguments resumes; progress: see `OnStep`; note: called with lines for the user; choose: chooses
     tiles by their scores, None for the recipe's ratio over all linears.
 
-    Raises PatchCompileError as `Checkpoint.open`, `covered_linears_of`, `token_pool` and `stream_blocks` do.
+    Raises MaskLearnError as `Checkpoint.open`, `covered_linears_of`, `token_pool` and `stream_blocks` do.
     """
     settle_threads()
     checkpoint = Checkpoint.open(model_dir)
@@ -147,7 +147,7 @@ def find_masks(
 
     store: receives new weights `[N, K]`, not yet masked, but rounded if the linear is quantised; decided: True if the budget
     leaves no choice of tiles. A method that solves patterns then does not score tiles. rounds: False keeps new weights in 16
-    bits where `choose` chose another type. Raises PatchCompileError if the feed can't meet a need of the method, and as
+    bits where `choose` chose another type. Raises MaskLearnError if the feed can't meet a need of the method, and as
     `quantised_types` does.
     """
     from masklearn.solvers.solve import round_without_inputs
@@ -229,7 +229,7 @@ def _codes(
 
 def _check_needs(method: Method, feed: Feed) -> None:
     if why := lacking(type(method), feed.why_not):
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"The method {method.name} can't run on this model",
             f"{why[1]} The method needs {why[0]}.",
             "Name another method.",
@@ -256,14 +256,14 @@ def _check_labels(task: Task) -> None:
 
 
 def _check_types(task: Task) -> None:
-    """Raises PatchCompileError, before any work, for types that do not fit their linears, and for a permutation of a
+    """Raises MaskLearnError, before any work, for types that do not fit their linears, and for a permutation of a
     quantised checkpoint, whose neighbours share scales."""
     from masklearn.stream.feed import CheckpointFeed
 
     types, given = CheckpointFeed(task).allowed_types, task.checkpoint.grids.types
     kept = [name for name, kinds in types.items() if given.get(name) in kinds]
     if kept and task.recipe.permute:
-        raise PatchCompileError(
+        raise MaskLearnError(
             f"{task.checkpoint.path} is quantised, and its channels can't be reordered",
             f"{kept[0]}, for example, keeps the scales that the checkpoint gives to neighbouring weights.",
             "Leave `permute` out, or give the checkpoint that it was quantised from.",
