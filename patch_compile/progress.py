@@ -18,6 +18,7 @@ from rich.table import Column
 from rich.text import Text
 
 from masklearn.base.printable import one_line
+from patch_compile.debug import STAGES, tell, tell_seconds
 from patch_compile.errors import SPELLING
 
 __all__ = ["Progress", "StageClock", "Update", "quiet_libraries"]
@@ -47,8 +48,11 @@ class Progress:
     def stage(self, name: str, ahead: Mapping[str, str] | None = None) -> Iterator[Update]:
         """Show a bar while the stage runs. A line with its seconds remains. ahead: see `StageClock`."""
         clock = StageClock(ahead or {})
-        with (self._bar if self.console.is_terminal else self._lines)(name, clock) as update:
+        shown = self._bar if self.console.is_terminal else self._lines
+        with tell_seconds(name), shown(name, clock) as update:
             yield update
+        for phase, seconds in clock.phases():
+            tell(STAGES, f"{name}: {phase} took {seconds:.2f} s")
         self.seconds[name] = round(clock.seconds, 1)
         self.console.print(f"{name}: {self.seconds[name]} s", markup=False)
 
@@ -163,6 +167,10 @@ class StageClock:
         if self._phase is None:
             return self.seconds
         return self._now() - (self._phase.updated if self._awaited else self._phase.begin)
+
+    def phases(self) -> Iterator[tuple[str, float]]:
+        """Yield the phases so far, each with the seconds from its begin to its last update."""
+        yield from ((name, phase.updated - phase.begin) for name, phase in self._phases.items())
 
     def update(self, what: str, done: int, total: int) -> bool:
         """See `Update`."""

@@ -31,6 +31,7 @@ from patch_compile.cli.plan import plan
 from patch_compile.cli.plugin import plugin
 from patch_compile.cli.run import run
 from patch_compile.cli.verify import verify
+from patch_compile.debug import STAGES, debug_level, tell_seconds
 from patch_compile.errors import SPELLING, PatchCompileError, UsageError
 from patch_compile.python_process import forbid_current_folder
 
@@ -68,9 +69,7 @@ class _Session:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="patch-compile")
-@click.option(
-    "--debug", is_flag=True, envvar="PATCH_COMPILE_DEBUG", help="Print the traceback of an internal error."
-)
+@click.option("--debug", is_flag=True, help="Print the traceback of an internal error.")
 @click.pass_obj
 def cli(session: _Session | None, debug: bool) -> None:
     """Compile a Hugging Face model into a TensorRT engine of dense and 2:4-sparse tiles (PATCH).
@@ -78,8 +77,9 @@ def cli(session: _Session | None, debug: bool) -> None:
     Every option can also be set in the environment, as PATCH_COMPILE_<COMMAND>_<OPTION>: PATCH_COMPILE_BUILD_EVAL stands
     for build --eval. An option that may be repeated takes several values with spaces between them, or one a line for texts.
     """
+    level = debug_level()
     if session is not None:
-        session.debug = debug
+        session.debug = debug or level >= STAGES
 
 
 for _command in _COMMANDS:
@@ -95,7 +95,8 @@ def main() -> None:
     session = _Session()
     SPELLING.set(_by_flags)
     try:
-        code = cli.main(standalone_mode=False, obj=session)
+        with tell_seconds(shlex.join(["patch-compile", *sys.argv[1:]])):
+            code = cli.main(standalone_mode=False, obj=session)
     except PatchCompileError as error:
         code = _complain(error)
     except click.exceptions.NoArgsIsHelpError as error:  # without a command the help text is shown

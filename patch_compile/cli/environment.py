@@ -8,6 +8,7 @@ from difflib import get_close_matches
 
 import click
 
+from patch_compile.debug import VARIABLE as DEBUG_VARIABLE
 from patch_compile.errors import UsageError
 from patch_compile.onnx_io.time_limit import VARIABLE
 from patch_compile.plugin.architectures import VARIABLE as ARCHS_VARIABLE
@@ -18,6 +19,7 @@ _PREFIX = "PATCH_COMPILE_"
 _OTHERS = {
     VARIABLE,
     ARCHS_VARIABLE,
+    DEBUG_VARIABLE,
     "PATCH_COMPILE_MODEL", "PATCH_COMPILE_TEXTS",  # the model and the texts of tests and samples
 }  # fmt: skip
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from patch_compile.debug import TENSORS, difference_lines, tell
 from patch_compile.onnx_io.arrays import load_array, save_array
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.own_process import run_model
@@ -72,6 +73,7 @@ def _compare(a: Outputs, b: Outputs, place: int) -> Difference:
     floating = True
     for run in range(b.runs):
         mine, reference = a.read(place, run), b.read(place, run)
+        tell(TENSORS, difference_lines(b.outputs[place], mine, reference))
         floating = reference.dtype.kind == "f"
         if mine.shape != reference.shape:  # for example a detector that found another number of boxes
             return Difference(b.outputs[place], np.inf, np.inf, floating)

@@ -10,6 +10,7 @@ from typing import Any
 
 import onnxruntime as ort
 
+from patch_compile.debug import TENSORS, tell, tensor_words
 from patch_compile.onnx_io.time_limit import time_exceeded, time_limit
 
 __all__ = ["SILENT", "LimitedSession"]
@@ -49,7 +50,11 @@ class LimitedSession(ort.InferenceSession):  # type: ignore[misc]
         if run_options is not None:
             return super().run(output_names, input_feed, run_options)
         with self.limited() as options:
-            return super().run(output_names, input_feed, options)
+            made = super().run(output_names, input_feed, options)
+        names = output_names or [output.name for output in self.get_outputs()]
+        tensors = (*input_feed.items(), *zip(names, made, strict=True))
+        tell(TENSORS, (f"{self._limited_path.name}: {tensor_words(*named)}" for named in tensors))
+        return made
 
     def run_with_iobinding(self, iobinding: Any, run_options: Any = None) -> None:
         """See `run`."""

@@ -1,11 +1,13 @@
 """Runs passes in order, and writes the graph after each of them for debugging."""
 
 import logging
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from masklearn.base.durable import whole_file
+from patch_compile.debug import GRAPHS, debug_level, tell
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["GraphPass", "PassDump", "run_passes"]
 
 _LOGGER = logging.getLogger(__name__)
+_DUMP = "patch_compile.dump"
 
 
 class GraphPass(Protocol):
@@ -45,7 +48,12 @@ class PassDump:
 
 
 def run_passes(model: "ir.Model", passes: Sequence[GraphPass], dump: PassDump | None = None) -> "ir.Model":
-    """Run `passes` in order and return the model. Each pass checks what it requires and ensures. dump: see `PassDump`."""
+    """Run `passes` in order and return the model. Each pass checks what it requires and ensures.
+
+    dump: see `PassDump`; None takes one in a folder that `debug.tell` names, if PATCH_COMPILE_DEBUG asks for graphs.
+    """
+    if dump is None and debug_level() >= GRAPHS:
+        dump = _debug_dump(model)
     if dump is not None:
         dump.start(model)
     for graph_pass in passes:
@@ -59,6 +67,16 @@ def run_passes(model: "ir.Model", passes: Sequence[GraphPass], dump: PassDump | 
         if dump is not None:
             dump.after(name, model)
     return model
+
+
+def _debug_dump(model: "ir.Model") -> PassDump:
+    """Returns the dump that the first passes on the model began, or a new one."""
+    if _DUMP not in model.meta:
+        folder = Path(tempfile.mkdtemp(prefix="patch-compile-graphs-"))
+        tell(GRAPHS, f"the graph after each pass is in {folder}")
+        model.meta[_DUMP] = PassDump(folder)
+    dump: PassDump = model.meta[_DUMP]
+    return dump
 
 
 def _write(model: "ir.Model", path: Path) -> None:

@@ -20,6 +20,7 @@ from patch_compile.artifacts.plan_of_model import (
     PlanOfModel,
     TargetSource,
 )
+from patch_compile.debug import LINEARS, tell
 from patch_compile.errors import PatchCompileError, SpeedError
 from patch_compile.hardware.cards import parse_architectures
 from patch_compile.hardware.gpu import local_gpu
@@ -31,6 +32,7 @@ from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import LinearPlan
 from patch_compile.planning.planner import plan_of
 from patch_compile.recipe import Recipe
+from patch_compile.report.prediction import decision_line
 from patch_compile.sources.base import Source
 from patch_compile.sources.kinds import Capability
 from patch_compile.sources.open import open_source
@@ -62,6 +64,7 @@ def plan(recipe: Recipe) -> PlanOfModel:
         source = with_assumed_types(source, costs)
     plans, gaining = _plans(source, costs)
     made = plan_of(plans, outline, costs)
+    tell(LINEARS, map(decision_line, made.linears))
     return PlanOfModel(
         **{name: getattr(made, name) for name in type(made).model_fields},
         model=str(recipe.model.resolve()),

@@ -36,6 +36,7 @@ from patch_compile.artifacts.proof import TokensProof
 from patch_compile.artifacts.report import REPORT_SCHEMA, DecoderReport, OutputsReport
 from patch_compile.artifacts.stage_files import remove, sha256_of
 from patch_compile.artifacts.workspace import Workspace, key_of
+from patch_compile.debug import LINEARS, tell
 from patch_compile.errors import PatchCompileError
 from patch_compile.pipeline.distributed import rank0
 from patch_compile.pipeline.prepare import Job
@@ -43,7 +44,7 @@ from patch_compile.planning.gains import TilesThatGain
 from patch_compile.planning.tiles_for_speed import TilesForSpeed
 from patch_compile.planning.types_for_speed import TypesForSpeed
 from patch_compile.progress import Progress
-from patch_compile.report.prediction import waste_line
+from patch_compile.report.prediction import decision_line, mask_line, waste_line
 from patch_compile.sources.inputs import beside_key
 from patch_compile.sources.kinds import Stage
 from patch_compile.sources.pruning import Pruning
@@ -126,6 +127,7 @@ class _Run:
         if pruning.masks.record.weights is not None or pruning.has_new_weights:
             pruning.masks.record.weights = source.fingerprint_of(self.pruned)
         pruning.masks.save(root / MASKS)
+        tell(LINEARS, (mask_line(name, mask) for name, mask in pruning.masks.items()))
 
     def _learned(self) -> Pruning:
         scratch, choose = self.workspace.scratch, self.job.chooser
@@ -146,6 +148,7 @@ class _Run:
             self.progress.note(line)
         compiled = source.write_hybrid(weights, masks, plan, root / ONNX, self.progress.stage, self.dump)
         source.write_beside(root / ONNX)
+        tell(LINEARS, (decision_line(linear.row()) for linear in compiled.values()))
         source.compiled_plan(compiled, self.job.costs).write(root / PLAN)
 
     def write_engine(self, root: Path) -> None:

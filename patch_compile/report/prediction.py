@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 
+from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.name_globs import kind_of, shared_path, short_kinds
 from masklearn.masks.record import SpeedRecord
 from masklearn.masks.tiles import spell_tile
@@ -32,9 +33,11 @@ __all__ = [
     "WHOLE_PHASES",
     "calibration_words",
     "choice_line",
+    "decision_line",
     "gain_line",
     "has_quantised",
     "lowering_words",
+    "mask_line",
     "node_words",
     "reason_lines",
     "reason_words",
@@ -95,6 +98,20 @@ def reason_words(reason: Reason) -> str:
 def lowering_words(row: LinearRow) -> str:
     """Returns the lowering of a linear, with the type of its weights if they are quantised."""
     return f"{row.lowering} {row.weights}" if weight_type(row.weights).quantised else row.lowering
+
+
+def mask_line(name: str, mask: LinearMask) -> str:
+    """Returns how many weights of a linear lie in tiles of each kind."""
+    kinds = ", ".join(f"{count} {kind.name}" for kind, count in mask.by_kind().items())
+    return f"{name} {list(mask.shape)} in tiles of {spell_tile(mask.tile)}: weights {kinds}"
+
+
+def decision_line(row: LinearRow) -> str:
+    """Returns how a linear is compiled and, if it is not `plugin`, why."""
+    slabs = {"dense": row.slabs.dense, "2:4": row.slabs.sparse, **row.slabs.others}
+    counted = ", ".join(f"{count} {kind}" for kind, count in slabs.items() if count)
+    why = f": {reason_words(row.reason)}" if row.reason else ""
+    return f"{row.name} {list(row.shape)}, {row.weights}, slabs {counted}: {row.lowering}{why}"
 
 
 def has_quantised(linears: Iterable[LinearRow]) -> bool:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from masklearn.base.durable import temporary_file
 from masklearn.masks.name_globs import depth_of
 from patch_compile.artifacts.verify_schema import FirstDifference
+from patch_compile.debug import TENSORS, tell
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.graph_inputs import load_graph
 from patch_compile.onnx_io.proto import load_proto
@@ -96,6 +97,9 @@ def _first(
             continue
         error = _error(mine, theirs)
         found = candidate.judged(error, dtype)
+        tell(
+            TENSORS, f"{candidate.tensor} of {candidate.node}: error {error:g}, tolerance {found.tolerance:g}"
+        )
         if error > found.tolerance:
             return found
     return None

@@ -71,11 +71,6 @@ def test_an_option_wins_over_its_variable(monkeypatch: pytest.MonkeyPatch) -> No
     } == (parsed("build", ["model", "--windows", "5", "--no-permute"]))
 
 
-def test_the_option_of_all_commands_has_a_variable_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATCH_COMPILE_DEBUG", "1")
-    assert cli.make_context("patch-compile", ["doctor"]).params == {"debug": True}
-
-
 def test_repeated_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATCH_COMPILE_BUILD_INCLUDE", "q_proj k_proj")
     assert parsed("build", ["model"])["include"] == ("q_proj", "k_proj")
