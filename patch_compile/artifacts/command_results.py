@@ -9,7 +9,7 @@ from masklearn.masks.kinds.table import DENSE
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.summary import TileSummary
 from patch_compile.artifacts.manifest import EvalText, ModelOrigin, Ratio
-from patch_compile.artifacts.plan import PlanSummary, Skipped, TileCount
+from patch_compile.artifacts.plan import Lowering, PlanSummary, Skipped, TileCount
 from patch_compile.artifacts.record import Record, VersionedRecord
 from patch_compile.artifacts.report import Kind, MaskMetadata, OnnxFile, PrunedModel
 
@@ -20,6 +20,7 @@ __all__ = [
     "LearnedAnswer",
     "LearnedBaselines",
     "MaskedLinear",
+    "ReducedLinear",
 ]
 
 
@@ -109,3 +110,25 @@ class ExportedAnswer(VersionedRecord):
     model_bytes: int
     notes: tuple[str, ...]
     seconds: dict[str, float]
+
+
+class ReducedLinear(VersionedRecord):
+    """Result of `debug reduce`.
+
+    path: the folder that was written; linears: all that its node computes; inputs, outputs: shapes by the tensor's name;
+    error: largest difference of hybrid and dense outputs over the largest dense one, None if it is not finite; tolerance:
+    part of it that rounding explains; command: runs the hybrid file.
+    """
+
+    SCHEMA: ClassVar[int] = 1
+
+    path: str
+    linear: str
+    lowering: Lowering
+    linears: tuple[str, ...]
+    inputs: dict[str, tuple[int, ...]]
+    outputs: dict[str, tuple[int, ...]]
+    error: float | None
+    tolerance: float
+    passed: bool
+    command: str

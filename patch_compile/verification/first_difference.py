@@ -31,7 +31,7 @@ from patch_compile.sources.rounding import rounding_tolerance
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["find_first_difference", "with_outputs"]
+__all__ = ["error_of", "find_first_difference", "tensors_of", "with_outputs"]
 
 
 @dataclass(frozen=True)
@@ -89,13 +89,13 @@ def _first(
     hybrid: Path, reference: Path, feed: Feed, candidates: Sequence[_Candidate], dtype: str
 ) -> FirstDifference | None:
     names = [candidate.tensor for candidate in candidates]
-    expected = _run(reference, names, feed)
-    for candidate, mine, theirs in zip(candidates, _run(hybrid, names, feed), expected, strict=True):
+    expected = tensors_of(reference, names, feed)
+    for candidate, mine, theirs in zip(candidates, tensors_of(hybrid, names, feed), expected, strict=True):
         if theirs.dtype.kind != "f":
             if not np.array_equal(mine, theirs):
                 return candidate.judged(math.inf, dtype)
             continue
-        error = _error(mine, theirs)
+        error = error_of(mine, theirs)
         found = candidate.judged(error, dtype)
         tell(
             TENSORS, f"{candidate.tensor} of {candidate.node}: error {error:g}, tolerance {found.tolerance:g}"
@@ -105,7 +105,8 @@ def _first(
     return None
 
 
-def _error(mine: NDArray[Any], theirs: NDArray[Any]) -> float:
+def error_of(mine: NDArray[Any], theirs: NDArray[Any]) -> float:
+    """Returns the largest |difference| / largest |reference|; infinity if only one of them is finite somewhere."""
     if mine.shape != theirs.shape:
         return math.inf
     a, b = mine.astype(np.float64), theirs.astype(np.float64)
@@ -116,15 +117,14 @@ def _error(mine: NDArray[Any], theirs: NDArray[Any]) -> float:
     return float(np.abs(a[finite] - b[finite]).max(initial=0.0)) / (scale or 1.0)
 
 
-def _run(path: Path, names: list[str], feed: Feed) -> list[NDArray[Any]]:
-    """Run the model once, and return the named tensors."""
-    from patch_compile.onnx_io.session import open_session
+def tensors_of(path: Path, names: Sequence[str], feed: Feed) -> list[NDArray[Any]]:
+    """Run the model once, and return the named tensors, which may be inputs too."""
+    from patch_compile.onnx_io.session import open_session, run_session
 
-    with with_outputs(path, names) as marked:
+    with with_outputs(path, [name for name in names if name not in feed]) as marked:
         session = open_session(marked)
-    wanted = {given.name for given in session.get_inputs()}
-    made: list[NDArray[Any]] = session.run(names, {name: feed[name] for name in wanted})
-    return made
+    wanted = {given.name: feed[given.name] for given in session.get_inputs()}
+    return list(run_session(session, path, wanted, names).values())
 
 
 @contextmanager

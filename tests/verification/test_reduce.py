@@ -1,0 +1,121 @@
+"""A reduced linear computes what it computes in the whole graph, and its own error is told."""
+
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from patch_compile.errors import PatchCompileError
+from patch_compile.verification.reduce import reduce_linear
+from tests.builds import TINY, build
+from tests.conftest import TEXT, write_model
+from tests.sources.onnx_model import graphs
+
+Q, GATE, DOWN = (f"model.layers.0.{name}" for name in ("self_attn.q_proj", "mlp.gate_proj", "mlp.down_proj"))
+LOWERING = "*=plugin,o_proj=split,layers.1.mlp.*=dense"
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A build of packed, split and dense linears."""
+    folder = tmp_path_factory.mktemp("built")
+    sizes = {"hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 2}
+    model = write_model(folder / "model", model_type="llama", **sizes)
+    (folder / "text.txt").write_text(TEXT)
+    text = str(folder / "text.txt")
+    settings: dict[str, Any] = {
+        "model": model,
+        "calib": text,
+        "eval_text": text,
+        "out": folder / "out",
+        "ratio": 0.4,
+    }
+    build(settings | TINY | {"lowering": LOWERING})
+    return folder / "out"
+
+
+def run(folder: Path, name: str) -> dict[str, Any]:
+    session = ort.InferenceSession(str(folder / name))
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(None, dict(np.load(folder / "inputs.npz"))), strict=True))
+
+
+@pytest.mark.parametrize(("linear", "inputs", "linears"), [
+    (Q, 1, (Q, Q.replace("q_proj", "k_proj"), Q.replace("q_proj", "v_proj"))),
+    (GATE, 1, (GATE, GATE.replace("gate", "up"))),
+    (DOWN, 2, (DOWN,)),  # the second is the residual
+    (Q.replace("q_proj", "o_proj"), 1, (Q.replace("q_proj", "o_proj"),)),
+])  # fmt: skip
+def test_a_reduced_linear_computes_what_the_whole_graph_does(
+    out: Path, tmp_path: Path, linear: str, inputs: int, linears: tuple[str, ...]
+) -> None:
+    found = reduce_linear(out, linear, tmp_path / "one")
+    assert len(found.inputs) == inputs and found.linears == linears
+    assert found.passed and found.error is not None and found.error <= found.tolerance
+    hybrid, dense = (run(tmp_path / "one", name) for name in ("hybrid.onnx", "dense.onnx"))
+    whole = np.load(tmp_path / "one" / "outputs.npz")
+    assert set(whole) == set(hybrid) == set(dense) == set(found.outputs)
+    for name in (
+        whole
+    ):  # ONNX Runtime may join the last operation with what follows in the whole graph, without its rounding
+        scale = np.abs(whole[name]).max()
+        assert np.abs(hybrid[name] - whole[name]).max() <= scale * np.finfo(np.float16).eps
+        assert np.abs(dense[name] - whole[name]).max() <= scale * found.tolerance
+    operators = {node.op_type for node in onnx.load(tmp_path / "one" / "dense.onnx").graph.node}
+    assert "PatchLinear" not in operators and "MatMul" in operators
+
+
+def test_a_part_of_an_onnx_file_holds_its_casts(tmp_path: Path) -> None:
+    """PatchLinear computes in 16 bits: tensors that both graphs share lie around the casts."""
+    model = graphs.export(graphs.mlp, tmp_path / "mlp.onnx", dynamo=False)
+    settings = {"model": model, "ratio": 0.5, "out": tmp_path / "out", "backend": "onnx", "tile": (64, 64)}
+    report = build(settings | {"method": "magnitude", "lowering": "plugin"})
+    found = reduce_linear(tmp_path / "out", report["linears"][0]["name"], tmp_path / "one")
+    assert found.passed
+    hybrid, whole = run(tmp_path / "one", "hybrid.onnx"), np.load(tmp_path / "one" / "outputs.npz")
+    assert {name: array.dtype for name, array in hybrid.items()} == dict.fromkeys(whole, np.float32)
+    assert all(np.allclose(hybrid[name], whole[name], rtol=1e-3, atol=1e-3) for name in whole)
+
+
+def test_the_printed_command_runs_the_linear(out: Path, tmp_path: Path) -> None:
+    found = reduce_linear(out, DOWN, tmp_path / "one")
+    done = subprocess.run(
+        [sys.executable, *shlex.split(found.command)[1:]], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0 and done.stdout.startswith("[array(")
+
+
+def test_the_error_of_a_broken_linear_is_told(out: Path, tmp_path: Path) -> None:
+    """A failed build leaves OUT.partial, without a manifest."""
+    failed = Path(shutil.copytree(out, tmp_path / "out.partial"))
+    (failed / "manifest.json").unlink()
+    data = failed / "onnx" / "model.onnx.data"
+    model = onnx.load(failed / "onnx" / "model.onnx", load_external_data=False)
+    (slabs,) = [tensor for tensor in model.graph.initializer if tensor.name == f"{DOWN}.sparse"]
+    place = {
+        entry.key: int(entry.value) for entry in slabs.external_data if entry.key in ("offset", "length")
+    }
+    content = bytearray(data.read_bytes())
+    content[place["offset"] : place["offset"] + 256] = bytes(256)
+    data.unlink()
+    data.write_bytes(content)
+    found = reduce_linear(tmp_path / "out", DOWN, tmp_path / "one")
+    assert not found.passed and found.error is not None and found.error > found.tolerance
+    assert reduce_linear(tmp_path / "out", GATE, tmp_path / "other").passed
+
+
+@pytest.mark.parametrize(("linear", "what"), [
+    ("model.layers.1.mlp.up_proj", "is compiled as an ordinary dense product"),
+    ("lm_head.nothing", "has no linear"),
+])  # fmt: skip
+def test_other_linears_are_refused(out: Path, tmp_path: Path, linear: str, what: str) -> None:
+    with pytest.raises(PatchCompileError, match=what):
+        reduce_linear(out, linear, tmp_path / "one")
+    assert not (tmp_path / "one").exists()
