@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from patch_compile.artifacts.layout import ENGINE
-from patch_compile.artifacts.verify_schema import ComparedRun, EngineCompared, EngineNotRun, NotRun
+from patch_compile.artifacts.verify_schema import EngineCompared, EngineNotRun, NotRun
 from patch_compile.errors import PatchCompileError
 from patch_compile.progress import Progress
 from patch_compile.runtime.decoder import Decoder, pad_left
 from patch_compile.runtime.locate import Runner, open_generator
 from patch_compile.sources.rounding import rounding_tolerance
-from patch_compile.verification.compiled import error_stats, worst_error
+from patch_compile.verification.compare_runs import compared_run, worst_error
 
 __all__ = ["built_right", "compare_decoders"]
 
@@ -59,45 +59,28 @@ def compare_decoders(
     Both compute in 16 bits but add in a different order, so the tolerance is twice that of rounding.
     """
     pairs = [pair for prompt in prompts for pair in _steps(engine, reference, prompt)]
-    scale = max(float(np.abs(pair.theirs).max()) for pair in pairs)
+    scale = max(float(np.abs(theirs).max()) for *_, theirs in pairs)
     single = rounding_tolerance(dtype, layers)
     tolerance = single.model_copy(update={"share": 2.0 * single.share, "rounding_models": 2})
-    runs = tuple(pair.run(scale) for pair in pairs)
+    runs = tuple(compared_run(*pair, scale) for pair in pairs)
     error = worst_error(runs)
     passed = error is not None and error <= tolerance.share
     return EngineCompared(engine=engine.name, passed=passed, error=error, tolerance=tolerance, runs=runs)
 
 
-class _Pair(NamedTuple):
-    """Logits of both models behind `past` tokens in the cache."""
-
-    tokens: int
-    past: int
-    mine: NDArray[Any]
-    theirs: NDArray[Any]
-
-    def run(self, scale: float) -> ComparedRun:
-        """Returns the row of the run, with errors as shares of `scale`."""
-        stats = error_stats(self.mine, self.theirs)
-        return ComparedRun(
-            phase="decode" if self.past else "prefill",
-            tokens=self.tokens,
-            past=self.past,
-            error=stats.max / scale if stats else None,
-            stats=stats,
-        )
-
-
-def _steps(engine: Decoder, reference: Decoder, prompt: NDArray[np.int64]) -> list[_Pair]:
+def _steps(
+    engine: Decoder, reference: Decoder, prompt: NDArray[np.int64]
+) -> list[tuple[int, int, NDArray[Any], NDArray[Any]]]:
+    """Returns tokens, tokens before them, and both models' logits of the prompt and of each decode step."""
     given = pad_left([[int(token) for token in prompt]])
     with (
         closing(engine.start(*given, _STEPS)) as mine,
         closing(reference.start(*given, _STEPS)) as theirs,
     ):
-        pairs = [_Pair(len(prompt), 0, mine.logits.copy(), theirs.logits.copy())]
+        pairs = [(len(prompt), 0, mine.logits.copy(), theirs.logits.copy())]
         for step in range(_STEPS):
             token = theirs.logits.argmax(-1).astype(np.int64)
             mine.step(token)
             theirs.step(token)
-            pairs.append(_Pair(1, len(prompt) + step, mine.logits.copy(), theirs.logits.copy()))
+            pairs.append((1, len(prompt) + step, mine.logits.copy(), theirs.logits.copy()))
     return pairs

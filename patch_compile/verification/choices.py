@@ -11,33 +11,14 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from patch_compile.onnx_io.proto import load_proto
-from patch_compile.verification.first_difference import with_outputs
-
-__all__ = ["Choices", "Followed", "following", "with_choices"]
+__all__ = ["Choices", "Followed", "following"]
 
 Choices = Mapping[str, NDArray[Any]]
 """Indices that one run of a graph has chosen, by the name of the output of TopK; in the order of the graph."""
-
-
-@contextmanager
-def with_choices(path: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
-    """Yield a file of the model at `path` whose outputs include the indices of every TopK, and the names of these outputs.
-
-    The file lies beside `path`, uses the same data file, and is removed at the end. Without a TopK, `path` itself is
-    yielded.
-    """
-    names = [node.output[1] for node in load_proto(path).graph.node if node.op_type == "TopK"]
-    if not names:
-        yield path, ()
-        return
-    with with_outputs(path, names) as shown:
-        yield shown, tuple(names)
 
 
 @dataclass

@@ -10,28 +10,24 @@ tensors in memory.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.base.durable import temporary_file
 from masklearn.masks.name_globs import depth_of
 from patch_compile.artifacts.verify_schema import FirstDifference
 from patch_compile.debug import TENSORS, tell
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.graph_inputs import load_graph
-from patch_compile.onnx_io.proto import load_proto
+from patch_compile.onnx_io.session import open_session, run_session
 from patch_compile.sources.rounding import rounding_tolerance
+from patch_compile.verification.graph_outputs import with_outputs
 
-if TYPE_CHECKING:
-    import onnx
-
-__all__ = ["error_of", "find_first_difference", "tensors_of", "with_outputs"]
+__all__ = ["error_of", "find_first_difference", "tensors_of"]
 
 
 @dataclass(frozen=True)
@@ -119,31 +115,7 @@ def error_of(mine: NDArray[Any], theirs: NDArray[Any]) -> float:
 
 def tensors_of(path: Path, names: Sequence[str], feed: Feed) -> list[NDArray[Any]]:
     """Run the model once, and return the named tensors, which may be inputs too."""
-    from patch_compile.onnx_io.session import open_session, run_session
-
     with with_outputs(path, [name for name in names if name not in feed]) as marked:
         session = open_session(marked)
     wanted = {given.name: feed[given.name] for given in session.get_inputs()}
     return list(run_session(session, path, wanted, names).values())
-
-
-@contextmanager
-def with_outputs(path: Path, names: list[str]) -> Iterator[Path]:
-    """Yield a copy of the model with more outputs. It lies beside the model, because it uses the same data file."""
-    import onnx
-
-    model = load_proto(path)
-    _declare(model, names)
-    with temporary_file(path) as beside:
-        onnx.save_model(model, str(beside))
-        yield beside
-
-
-def _declare(model: onnx.ModelProto, names: list[str]) -> None:
-    import onnx
-
-    there = {output.name for output in model.graph.output}
-    known = {value.name: value for value in model.graph.value_info}
-    for name in names:
-        if name not in there:
-            model.graph.output.append(known.get(name) or onnx.ValueInfoProto(name=name))

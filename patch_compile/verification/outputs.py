@@ -27,7 +27,7 @@ from patch_compile.progress import Progress
 from patch_compile.report.proof import tolerance_words
 from patch_compile.sources.base import OutputSource
 from patch_compile.sources.rounding import tolerance_of
-from patch_compile.verification.first_difference import with_outputs
+from patch_compile.verification.graph_outputs import with_outputs
 
 __all__ = ["compare_outputs"]
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 
 from masklearn import Predictions
 from patch_compile.artifacts.proof import (
+    Agreement,
     BuildPerplexity,
     OutputsProof,
     PredictionsDifference,
@@ -22,19 +25,30 @@ from patch_compile.artifacts.proof import (
     TextRunner,
     TextWindows,
     TokensProof,
+    Tolerance,
 )
-from patch_compile.onnx_io.arrays import load_array
+from patch_compile.errors import AccuracyError
+from patch_compile.onnx_io.arrays import load_array, save_array
+from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.runnable import runnable_onnx
-from patch_compile.progress import Progress
-from patch_compile.runtime.decoder import check_finite
+from patch_compile.progress import Progress, Update
+from patch_compile.report.proof import tolerance_words
+from patch_compile.runtime.decoder import check_finite, pad_left
+from patch_compile.runtime.onnx_decoder import OnnxDecoder
 from patch_compile.sources.base import OutputSource, Source
-from patch_compile.verification.agreement import judge_agreement, measured_tolerance, run_pruned
-from patch_compile.verification.all_logits import with_all_logits
-from patch_compile.verification.choices import with_choices
+from patch_compile.verification.compare_runs import (
+    GraphRuns,
+    PrunedRuns,
+    compare_runs,
+    feeds_of,
+    measured_tolerance,
+    run_graph,
+    run_pruned,
+)
+from patch_compile.verification.graph_outputs import with_all_logits, with_choices
 from patch_compile.verification.outputs import compare_outputs
-from patch_compile.verification.run_model import Probes, run_study
 
-__all__ = ["compare_logits", "prove"]
+__all__ = ["check_agreement", "compare_logits", "prove"]
 
 _PROBE_WINDOWS, _PROBE_TOKENS = 2, 96
 _SENTENCE_TOKENS = 40
@@ -61,19 +75,36 @@ def prove(
     return proof
 
 
+@dataclass(frozen=True)
+class _Probes:
+    """Questions for a model.
+
+    windows: held-out tokens `[count, length]`; prompt: token ids to continue, until `ended(new tokens)` is true or
+    `new_tokens` are generated.
+    """
+
+    windows: NDArray[np.int64]
+    prompt: list[int]
+    new_tokens: int
+    ended: Callable[[list[int]], bool]
+
+
+@dataclass(frozen=True)
+class _Study:
+    """Answers of a graph. logits: one file per window, fp32 `[length, vocabulary]`; continuation: new token ids."""
+
+    runs: GraphRuns
+    logits: list[Path]
+    continuation: list[int]
+
+
 def _prove_next_tokens(
     source: Source, hybrid_path: Path, pruned: Path, scratch: Path, progress: Progress
 ) -> TokensProof:
     r, tokenizer = source.recipe, source.tokenizer
     windows, text = source.evaluation(progress)
     prompt = tokenizer(r.prompt)["input_ids"]
-    questions = Probes(
-        windows,
-        windows[:_PROBE_WINDOWS, :_PROBE_TOKENS],
-        prompt,
-        _room(source, prompt),
-        partial(_ended, tokenizer),
-    )
+    probes = _Probes(windows, prompt, _room(source, prompt), partial(_ended, tokenizer))
     with progress.stage("dense reference"):
         dense_path = source.dense_onnx(scratch / "dense.onnx", logits="all", runnable=True)
     with (
@@ -81,22 +112,24 @@ def _prove_next_tokens(
         progress.stage("hybrid on ONNX Runtime") as update,
         with_choices(runnable_onnx(full, scratch)) as (graph, choices),
     ):
-        hybrid = run_study("hybrid", graph, questions, scratch, progress=update, choices=choices)
+        hybrid = _study("hybrid", graph, probes, scratch, update, choices=choices)
     with progress.stage("dense on ONNX Runtime") as update:
-        dense = run_study("dense", dense_path, questions, scratch, hybrid.runs.feeds, update)
+        dense = _study("dense", dense_path, probes, scratch, update, hybrid.runs.feeds)
     with progress.stage("pruned reference"):
-        checkpoint = run_pruned(source, pruned, hybrid.runs)
-    measure = partial(measured_tolerance, source, pruned, hybrid.runs, checkpoint.logits)
-    agreement = judge_agreement(hybrid, dense, checkpoint, r.dtype, measure)
+        reference = run_pruned(source, pruned, hybrid.runs)
+    measure = partial(measured_tolerance, source, pruned, hybrid.runs, reference)
     quality = compare_logits(dense.logits, hybrid.logits, windows)
-    perplexity, (windows_read, length) = quality.perplexity, windows.shape
     on = TextWindows(
-        name=text.name, windows=windows_read, length=length, dtype=r.dtype, runner=TextRunner.ONNX_RUNTIME
+        name=text.name,
+        windows=windows.shape[0],
+        length=windows.shape[1],
+        dtype=r.dtype,
+        runner=TextRunner.ONNX_RUNTIME,
     )
     return TokensProof(
         text=ProofText(eval=text),
-        perplexity=BuildPerplexity(dense=perplexity[0], hybrid=perplexity[1], on=on),
-        agreement=agreement,
+        perplexity=BuildPerplexity(dense=quality.perplexity[0], hybrid=quality.perplexity[1], on=on),
+        agreement=check_agreement(hybrid.runs, dense.runs, reference, r.dtype, measure),
         difference=PredictionsDifference(
             kl=quality.kl / quality.tokens,
             top1_agreement=quality.same_top1 / quality.tokens,
@@ -107,6 +140,77 @@ def _prove_next_tokens(
             hybrid=_text(tokenizer, hybrid.continuation),
         ),
     )
+
+
+def _study(
+    name: str,
+    path: Path,
+    probes: _Probes,
+    folder: Path,
+    progress: Update,
+    feeds: Sequence[Feed] | None = None,
+    *,
+    choices: Sequence[str] = (),
+) -> _Study:
+    """Ask one graph all questions in one session, so that two models are never in memory together.
+
+    Logits are written to `folder`. feeds: those of an earlier study, with which the answers are to be compared; choices:
+    names of the outputs that are choices of routers.
+    """
+    decoder = OnnxDecoder(path)
+    if feeds is None:
+        feeds = feeds_of(decoder, probes.windows[:_PROBE_WINDOWS, :_PROBE_TOKENS])
+    runs = run_graph(name, decoder, feeds, choices)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for number, window in enumerate(probes.windows):
+        logits, _ = decoder.step(window[None], decoder.empty_cache(1))
+        files.append(folder / f"{name}.{number}.npy")
+        save_array(files[-1], logits[0])
+        progress("window", number + 1, len(probes.windows))
+    return _Study(runs, files, _continued(decoder, probes))
+
+
+def _continued(decoder: OnnxDecoder, probes: _Probes) -> list[int]:
+    """Continue the prompt by the most likely tokens."""
+    tokens: list[int] = []
+    with closing(decoder.start(*pad_left([probes.prompt]), probes.new_tokens)) as decoding:
+        while True:
+            tokens.append(int(decoding.logits.argmax()))
+            if len(tokens) == probes.new_tokens or probes.ended(tokens):
+                return tokens
+            decoding.step(np.array(tokens[-1:], np.int64))
+
+
+def check_agreement(
+    hybrid: GraphRuns,
+    dense: GraphRuns,
+    reference: PrunedRuns,
+    dtype: str,
+    measure: Callable[[], Tolerance] | None = None,
+) -> Agreement:
+    """Compare the hybrid graph with the pruned checkpoint, and the dense graph too, which measures the effect of pruning.
+
+    Raises AccuracyError (exit code 3) if hybrid and checkpoint differ by more than rounding explains, and if a logit of
+    either is not finite. measure: see `compare_runs`.
+    """
+    found = compare_runs(hybrid, reference, dtype, measure)
+    if found.error is None:
+        raise AccuracyError(
+            "Logits of the hybrid ONNX or of the pruned checkpoint are not finite",
+            f"An activation of the pruned model exceeds what {dtype} holds.",
+            "Choose bf16 (--dtype bfloat16), or leave the linear before it dense with --exclude.",
+        )
+    if not found.passed:
+        raise AccuracyError(
+            f"The hybrid ONNX differs from the pruned checkpoint by {found.error:.2e} of the largest logit",
+            f"Rounding explains {found.tolerance.share:.2e}: {tolerance_words(found.tolerance)}.",
+            "This is a fault of the compiler: please report it with the model's config.json and the recipe.",
+        )
+    pairs = list(zip(dense.logits, reference.logits, strict=True))
+    scale = float(np.max([np.abs(exact).max() for _, exact in pairs]))
+    error = float(np.max([np.abs(logits - exact).max() for logits, exact in pairs])) / scale
+    return Agreement(error=found.error, tolerance=found.tolerance, dense_error=error, feeds=len(pairs))
 
 
 def _room(source: Source, prompt: list[int]) -> int:

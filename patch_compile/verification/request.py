@@ -1,7 +1,10 @@
-"""The settings of `patch-compile verify`: a frozen model of its flags that is validated once."""
+"""The settings of `patch-compile verify`, and limits on its figures, such as `ppl:+5%` or `top1:90%`."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -11,10 +14,123 @@ from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer
 from masklearn import Baseline, parse_baselines
 from masklearn.base.settings import Listed, Settings
 from patch_compile.artifacts.verify import Question
-from patch_compile.errors import UsageError
-from patch_compile.verification.fail_on import Limit, parse_limit
+from patch_compile.artifacts.verify_schema import (
+    FigureName,
+    LimitCheck,
+    PrunedOutputs,
+    PrunedTokens,
+    QualityLoss,
+)
+from patch_compile.errors import PatchCompileError, UsageError
+from patch_compile.report.verify import figure_words
 
-__all__ = ["ErrorStat", "VerifyRequest"]
+__all__ = ["FIGURES", "ErrorStat", "Figure", "Limit", "VerifyRequest", "check_figures", "parse_limit"]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure that can have a limit.
+
+    read: returns the figure from the answer to `question`; base: returns the value that `+x%` is relative to, None if
+    `+x%` makes no sense; at_least: True if more is better; decoders: True for models that predict next tokens, False for
+    other models.
+    """
+
+    name: FigureName
+    read: Callable[[QualityLoss], float | None]
+    base: Callable[[QualityLoss], float] | None = None
+    at_least: bool = False
+    decoders: bool = True
+    question: Question = Question.PRUNED
+
+
+def _of_tokens(read: Callable[[PrunedTokens], float]) -> Callable[[QualityLoss], float]:
+    def checked(answer: QualityLoss) -> float:
+        assert isinstance(answer, PrunedTokens)  # `check_figures` has refused other models
+        return read(answer)
+
+    return checked
+
+
+def _worst_output(answer: QualityLoss) -> float | None:
+    assert isinstance(answer, PrunedOutputs)  # `check_figures` has refused decoders
+    return answer.relative
+
+
+FIGURES = {
+    figure.name.value: figure
+    for figure in (
+        Figure(
+            FigureName.PPL,
+            _of_tokens(lambda one: one.perplexity.pruned),
+            _of_tokens(lambda one: one.perplexity.dense),
+        ),
+        Figure(FigureName.KL, _of_tokens(lambda one: one.kl)),
+        Figure(FigureName.TOP1, _of_tokens(lambda one: one.top1_agreement), at_least=True),
+        Figure(FigureName.LOGITS, _of_tokens(lambda one: one.logits.mean)),
+        Figure(FigureName.OUTPUT, _worst_output, decoders=False),
+    )
+}
+_SPEC = re.compile(r"(?P<name>[a-z0-9]+):(?P<plus>\+?)(?P<number>\d+(?:\.\d+)?(?:e-?\d+)?)(?P<percent>%?)")
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A limit on a figure. relative: True if `value` is a share of the dense model's figure that is added to it."""
+
+    figure: Figure
+    value: float
+    relative: bool
+    spelled: str
+
+    def __str__(self) -> str:
+        return self.spelled
+
+    def check(self, pruned: QualityLoss) -> LimitCheck:
+        """Compare the figure with the limit."""
+        value, allowed = self.figure.read(pruned), self.value
+        if self.relative:
+            assert self.figure.base is not None
+            allowed = self.figure.base(pruned) * (1.0 + self.value)
+        return LimitCheck(
+            figure=self.figure.name,
+            ask=self.spelled,
+            value=value,
+            limit=allowed,
+            at_least=self.figure.at_least,
+            passed=value is not None and (value >= allowed if self.figure.at_least else value <= allowed),
+        )
+
+
+def parse_limit(spelled: str) -> Limit:
+    """Parse `NAME:LIMIT`, such as `ppl:+5%` (over the dense model's), `ppl:12.5`, `kl:0.1` or `top1:90%`.
+
+    Raises ValueError for anything else.
+    """
+    found = _SPEC.fullmatch(spelled.strip())
+    if found is None or found["name"] not in FIGURES:
+        raise ValueError(
+            f"{spelled!r} is not NAME:LIMIT such as ppl:+5%, ppl:12.5 or top1:90%, with a name of {', '.join(FIGURES)}"
+        )
+    figure, percent = FIGURES[found["name"]], bool(found["percent"])
+    if found["plus"] and (figure.base is None or not percent):
+        raise ValueError(f"{spelled!r}: only ppl takes +x%, which is over the dense model's")
+    if percent and not found["plus"] and figure.name is FigureName.PPL:
+        raise ValueError(f"{spelled!r}: per cent of what? ppl:+{found['number']}% is over the dense model's")
+    value = float(found["number"]) * (0.01 if percent else 1.0)
+    return Limit(figure, value, bool(found["plus"]), spelled.strip())
+
+
+def check_figures(limits: tuple[Limit, ...], *, decoder: bool) -> None:
+    """Raise PatchCompileError for a limit on a figure that this kind of model does not have: such a limit would never
+    fail."""
+    for limit in limits:
+        if limit.figure.decoders != decoder:
+            raise PatchCompileError(
+                f"--fail-on {limit} can't be checked",
+                f"This model has no {figure_words(limit.figure.name)}.",
+                "Decoders have ppl, kl, top1 and logits; encoders and ONNX models have output.",
+            )
 
 
 class ErrorStat(StrEnum):

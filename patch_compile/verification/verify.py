@@ -2,24 +2,67 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from masklearn import BaselineRow, BesideBaselines, open_text
+from masklearn.masks.maskset import MaskSet
+from masklearn.model.input_snapshot import InputSnapshot
 from patch_compile.artifacts.folder import OutFolder, kept_for_writing
-from patch_compile.artifacts.layout import MASKS, MODEL, ONNX, REPORT, SCRATCH, VERIFY_FOLDER, VERIFY_NAME
-from patch_compile.artifacts.manifest import package_versions
-from patch_compile.artifacts.verify import Outcome, VerifyReport
-from patch_compile.artifacts.verify_schema import EngineCompared
+from patch_compile.artifacts.layout import (
+    ENGINE,
+    MASKS,
+    MODEL,
+    ONNX,
+    REPORT,
+    SCRATCH,
+    VERIFY_FOLDER,
+    VERIFY_NAME,
+)
+from patch_compile.artifacts.manifest import EvalText, package_versions
+from patch_compile.artifacts.overlap import TextOverlap
+from patch_compile.artifacts.plan import Plan
+from patch_compile.artifacts.proof import TextRunner, TextWindows
+from patch_compile.artifacts.report import read_report
+from patch_compile.artifacts.verify import Outcome, Question, VerifiedText, VerifyReport
+from patch_compile.artifacts.verify_schema import (
+    ComparedRun,
+    EngineCompared,
+    EngineNotRun,
+    NotRun,
+    OnnxCheck,
+    PrunedOutputs,
+    PrunedPerplexity,
+)
 from patch_compile.artifacts.workspace import key_of
 from patch_compile.errors import PatchCompileError
 from patch_compile.progress import Progress, quiet_libraries
 from patch_compile.recipe import Recipe
-from patch_compile.sources.open import open_source
-from patch_compile.verification.answers import Verification
-from patch_compile.verification.request import VerifyRequest
+from patch_compile.sources.base import OutputSource, Source
+from patch_compile.sources.inputs import files_of_model
+from patch_compile.sources.kinds import Capability
+from patch_compile.sources.open import check_unchanged, open_source
+from patch_compile.verification.request import VerifyRequest, check_figures
 
-__all__ = ["verify"]
+__all__ = ["Verification", "verify"]
+
+# Bytes per weight at the peak: transformers holds 16-bit weights while it converts them to fp32, and ONNX Runtime holds
+# its folded constants beside those of the file.
+_PEAK_BYTES = 6
+_PEAK_REST = 1 << 30  # bytes for the libraries, activations and logits
+
+Answers = Iterator[tuple[str, Any]]
+"""Names of fields of `VerifyReport`, and their values."""
 
 
 def verify(path: Path, request: VerifyRequest) -> VerifyReport:
@@ -43,10 +86,10 @@ def _verify(path: Path, request: VerifyRequest) -> VerifyReport:
     quiet_libraries([getattr(recipe, name) for name in source.texts])
     with out.replacing(VERIFY_FOLDER) as folder:
         (folder / SCRATCH).mkdir()
-        found = _result(request, Verification(out, source, request, folder, progress), progress)
+        found = Verification(out, source, request, folder, progress).report()
         found.write(folder / VERIFY_NAME)
         shutil.rmtree(folder / SCRATCH)
-    _record(out, request)
+    _record_answers(out, request)
     return found
 
 
@@ -67,21 +110,213 @@ def _recipe(out: OutFolder, request: VerifyRequest) -> Recipe:
     return Recipe.parse(Recipe.of_build(out.path).model_dump(exclude_none=True) | given)
 
 
-def _result(request: VerifyRequest, verification: Verification, progress: Progress) -> VerifyReport:
-    answers = verification.answers()
-    checks = tuple(limit.check(answers.pruned) for limit in request.fail_on if answers.pruned)
-    found = VerifyReport(
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions=package_versions(),
-        kind=verification.source.kind,
-        asked=verification.asked,
-        outcome=Outcome.NOT_CHECKED,
-        **vars(answers),
-        checks=checks,
-        notes=tuple(progress.notes),
-        seconds=progress.seconds,
-    )
-    return found.model_copy(update={"outcome": _outcome(found)})
+def _record_answers(out: OutFolder, request: VerifyRequest) -> None:
+    """Add the files to the manifest, and update the page, which shows the answers."""
+    from patch_compile.report.page import renew_page
+
+    out.record_folder(VERIFY_FOLDER, key_of(request.model_dump(mode="json")))
+    renew_page(out.path)
+
+
+@dataclass(frozen=True)
+class Verification:
+    """A verification: an open build, its source with the text of the request, and the folder that answers are written
+    to."""
+
+    out: OutFolder
+    source: Source
+    request: VerifyRequest
+    folder: Path
+    progress: Progress
+
+    def report(self) -> VerifyReport:
+        """Answer the request.
+
+        Raises PatchCompileError if the model has changed since the build or changes meanwhile, or cannot answer a question.
+        """
+        found = self._inputs
+        decoder = not self.source.why_not(Capability.NEXT_TOKENS)
+        if not decoder:
+            _refuse_what_it_lacks(self.request, self.source)
+        check_figures(self.request.fail_on, decoder=decoder)
+        check_unchanged(self.source, self.out)
+        if self._runs_as_a_whole(decoder=decoder) and not self.source.why_not(Capability.BLOCKS):
+            _check_memory(self.source.weights)  # a run block by block would need less
+        answers = dict(self._about_next_tokens() if decoder else self._about_outputs())
+        found.check()
+        pruned = answers.get("pruned")
+        report = VerifyReport(
+            date=datetime.now(UTC).isoformat(timespec="seconds"),
+            versions=package_versions(),
+            kind=self.source.kind,
+            asked=self._asked,
+            outcome=Outcome.NOT_CHECKED,
+            checks=tuple(limit.check(pruned) for limit in self.request.fail_on if pruned),
+            notes=tuple(self.progress.notes),
+            seconds=self.progress.seconds,
+            **answers,
+        )
+        return report.model_copy(update={"outcome": _outcome(report)})
+
+    @property
+    def _scratch(self) -> Path:
+        """Folder for files that are removed at the end."""
+        return self.folder / SCRATCH
+
+    @property
+    def _pruned(self) -> Path:
+        return self.out.path / self.source.pruned_file
+
+    @cached_property
+    def _inputs(self) -> InputSnapshot:
+        """The files of the model, and of the evaluation text, at the first access."""
+        text = self.source.recipe.eval_text if self.source.texts else None
+        texts = () if text is None else open_text(text).files
+        return InputSnapshot.of(lambda: (*files_of_model(self.source), *texts))
+
+    @cached_property
+    def _masks(self) -> MaskSet:
+        return MaskSet.load(self.out.path / MASKS)
+
+    @property
+    def _asked(self) -> tuple[Question, ...]:
+        """The questions that the user named. If none was named, all that this build has an answer to: a build without an
+        engine has nothing that could be built wrongly, and a graph without blocks no place of the error."""
+        if "only" in self.request.model_fields_set:
+            return self.request.only
+        lacking = {
+            Question.BUILT: not (self.out.path / ENGINE).is_file(),
+            Question.WHERE: bool(self.source.why_not(Capability.BLOCKS)),
+        }
+        return tuple(question for question in self.request.only if not lacking.get(question, False))
+
+    def _runs_as_a_whole(self, *, decoder: bool) -> bool:
+        """True if a request needs the whole model in memory, not block by block."""
+        r = self.request
+        return bool(
+            r.asks(Question.COMPILED) or r.tasks or r.prompt or (not decoder and r.asks(Question.PRUNED))
+        )
+
+    def _about_next_tokens(self) -> Answers:
+        request, out = self.request, self.out.path
+        windows, text = self.source.evaluation(self.progress)
+        _check_long_enough(windows, max(request.lengths) + 1)
+        yield "text", _record_of(windows, text)
+        yield from self._used()  # first, because a task or a prompt may be refused
+        if request.asks(Question.COMPILED):
+            from patch_compile.verification.compiled import compiled_right
+
+            place = (out, self.folder, windows, request, self._scratch, self.progress)
+            yield "compiled", compiled_right(self.source, self._masks, *place)
+        if request.asks(Question.PRUNED) or request.asks(Question.WHERE):
+            yield "overlap", self._overlap(windows)
+            yield from self._compared(windows, text.name)
+        if request.asks(Question.BUILT):
+            from patch_compile.verification.built import built_right
+
+            prompts = [windows[0, :length] for length in request.lengths]
+            dtype, layers = self.source.recipe.dtype, self.source.layers
+            yield "built", built_right(out, prompts, dtype, layers, self.progress, trust=request.trust)
+
+    def _about_outputs(self) -> Answers:
+        """Repeat the proof of the build. Also find where quality went, if its blocks can be run. The engine is not
+        run."""
+        asks = self.request.asks
+        if asks(Question.COMPILED) or asks(Question.PRUNED):
+            yield from self._proven()
+        if asks(Question.WHERE) and not self.source.why_not(Capability.BLOCKS):
+            windows, text = self.source.evaluation(self.progress)
+            yield from self._compared(windows, text.name)
+        if asks(Question.BUILT):
+            engine = (self.out.path / ENGINE).is_file()  # only engines of decoders have a runtime here
+            yield "built", EngineNotRun(reason=NotRun.NO_RUNTIME if engine else NotRun.NO_ENGINE)
+
+    def _used(self) -> Answers:
+        """Run both models on tasks and on the user's prompts."""
+        request = self.request
+        if request.tasks:
+            from patch_compile.verification.tasks.run import run_tasks
+
+            with self.progress.stage("tasks") as update:
+                yield "tasks", run_tasks(self.out, request, progress=update, note=self.progress.note)
+        if request.prompt:
+            from patch_compile.verification.generated import generated_diff
+
+            with self.progress.stage("prompts") as update:
+                yield "generated", generated_diff(self.out, request.prompt, request.new_tokens, update)
+
+    def _overlap(self, windows: NDArray[np.int64]) -> TextOverlap | None:
+        from patch_compile.report.overlap import overlap_words
+        from patch_compile.verification.overlap import check_overlap
+
+        with self.progress.stage("text seen before") as update:
+            found = check_overlap(self.out, windows, self.source.recipe.eval_text, update)
+        if found and (words := overlap_words(found)):
+            self.progress.note(words)
+        return found
+
+    def _proven(self) -> Answers:
+        from patch_compile.verification.outputs import compare_outputs
+
+        assert isinstance(self.source, OutputSource), "it is asked only of sources without next tokens"
+        plan = Plan.of(self.out.path)
+        place = (self.out.path / ONNX, self._pruned, plan.packed if plan else [])
+        proof, fault = compare_outputs(self.source, *place, self._scratch, self.progress)
+        agreement, asks = proof.agreement, self.request.asks
+        if proof.text:
+            yield "text", VerifiedText(**proof.text.eval.as_json())
+        if asks(Question.COMPILED):
+            yield (
+                "compiled",
+                OnnxCheck(
+                    passed=fault is None,
+                    error=agreement.error,
+                    tolerance=agreement.tolerance,
+                    output=agreement.output,
+                    runs=(ComparedRun(phase="whole", error=agreement.error),),
+                ),
+            )
+        if asks(Question.PRUNED):
+            yield "pruned", PrunedOutputs(outputs=proof.difference.outputs, inputs=proof.inputs)
+
+    def _compared(self, windows: NDArray[np.int64], text: str) -> Answers:
+        """Answer the questions about pruning: how much quality it cost, where it went, and the baselines."""
+        from patch_compile.verification.pruned import compare_checkpoints, predictions_answer, where_answer
+
+        request = self.request
+        found, changes = compare_checkpoints(
+            self.source, self._masks, self._pruned, windows, request, self._scratch, self.progress
+        )
+        if request.asks(Question.WHERE):
+            yield "where", where_answer(found, changes)
+        if found.predictions is None or found.logits is None or not request.asks(Question.PRUNED):
+            return
+        count, length = windows.shape
+        on = TextWindows(
+            name=text, windows=count, length=length, dtype="float32", runner=TextRunner.CHECKPOINTS
+        )
+        pruned = predictions_answer(found.predictions, found.logits, on)
+        yield "pruned", pruned
+        yield "baselines", self._baselines(pruned.perplexity, windows)
+
+    def _baselines(self, perplexity: PrunedPerplexity, windows: NDArray[np.int64]) -> BesideBaselines:
+        from masklearn import with_types_of
+        from patch_compile.verification.baselines import with_baselines
+
+        masks = self._masks
+        learning = with_types_of(masks, self.source.recipe.learning(masks))
+        report = read_report(self.out.path)
+        result = BaselineRow(
+            name=masks.method,
+            ratio=masks.ratio,
+            perplexity=perplexity.pruned,
+            # None if the build reused masks of an earlier run
+            seconds=report.seconds.get("masks") if report else None,
+            deployable=True,
+            bytes_per_weight=masks.packed_bytes_per_weight,
+        )
+        place = (windows, self._scratch, self.progress, self._inputs.check)
+        return with_baselines(self.source, learning, result, perplexity.dense, self.request.baselines, *place)
 
 
 def _outcome(found: VerifyReport) -> Outcome:
@@ -92,9 +327,53 @@ def _outcome(found: VerifyReport) -> Outcome:
     return Outcome.NOT_CHECKED if found.unanswered else Outcome.PASSED
 
 
-def _record(out: OutFolder, request: VerifyRequest) -> None:
-    """Add the files to the manifest, and update the page, which shows the answers."""
-    from patch_compile.report.page import renew_page
+def _record_of(windows: NDArray[np.int64], text: EvalText) -> VerifiedText:
+    """Returns name, path and size of a text, and the sha256 of its tokens in the format of calibration records."""
+    digest = hashlib.sha256(windows.astype("<i8").tobytes()).hexdigest()
+    count, length = windows.shape
+    return VerifiedText(
+        name=text.name,
+        path=text.path,
+        sha256=digest,
+        windows=count,
+        length=length,
+        tokens=count * length,
+    )
 
-    out.record_folder(VERIFY_FOLDER, key_of(request.model_dump(mode="json")))
-    renew_page(out.path)
+
+def _check_long_enough(windows: NDArray[np.int64], longest: int) -> None:
+    if windows.shape[1] < longest:
+        raise PatchCompileError(
+            f"A window of {windows.shape[1]} tokens is too short for a prefill of {longest - 1} and a step behind it",
+            "Inputs are taken from the evaluation text.",
+            f"Give --eval-length {longest} or more, or shorter --lengths.",
+        )
+
+
+def _check_memory(weights: int) -> None:
+    """Raise PatchCompileError unless ONNX Runtime and transformers can each hold this number of weights on this
+    machine."""
+    needed, free = _PEAK_BYTES * weights + _PEAK_REST, psutil.virtual_memory().available
+    if needed > free:
+        raise PatchCompileError(
+            "The model does not fit into memory to be run as a whole",
+            f"That takes some {needed / 1e9:.0f} GB, and {free / 1e9:.0f} GB are free.",
+            "Verify without it, block by block, with --only pruned,where; or on a machine with more memory.",
+        )
+
+
+def _refuse_what_it_lacks(request: VerifyRequest, source: Source) -> None:
+    """Raise PatchCompileError for flags that only work for models that predict next tokens."""
+    asked = {
+        "--sensitivity": request.sensitivity,
+        "--baselines": bool(request.baselines),
+        "--tasks": bool(request.tasks),
+        "--prompt": bool(request.prompt),
+    }
+    for flag, given in asked.items():
+        if given:
+            raise PatchCompileError(
+                f"{flag} does not go with {source.words}",
+                source.why_not(Capability.NEXT_TOKENS),
+                f"Drop {flag}.",
+            )

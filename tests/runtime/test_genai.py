@@ -15,7 +15,7 @@ from masklearn.model.companion_files import copy_tokenizer
 from patch_compile import open_generator
 from patch_compile.artifacts.layout import GENAI_CONFIG_NAME, ONNX_FOLDER
 from patch_compile.sources.checkpoint.genai import write_genai
-from patch_compile.verification.all_logits import with_all_logits
+from patch_compile.verification.graph_outputs import with_all_logits
 from tests.runtime.conftest import OutOf
 
 og = pytest.importorskip("onnxruntime_genai")

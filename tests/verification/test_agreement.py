@@ -1,23 +1,20 @@
 import numpy as np
 import pytest
-from polygraphy.comparator import IterationResult, RunResults
 
 from patch_compile.errors import AccuracyError
 from patch_compile.sources.rounding import rounding_tolerance
-from patch_compile.verification.agreement import PrunedRuns, judge_agreement
-from patch_compile.verification.run_model import ModelAnswers, ModelRuns
+from patch_compile.verification.compare_runs import GraphRuns, PrunedRuns
+from patch_compile.verification.proof import check_agreement
 
 
-def results(name, logits):
-    return RunResults([(name, [IterationResult(outputs={"logits": logits}, runner_name=name, runtime=0.1)])])
-
-
-def study(name, logits):
-    return ModelAnswers(ModelRuns([], results(name, logits), [], layers=30), [], [])
+def runs(name, logits):
+    ids = np.zeros(logits.shape[:2], np.int64)
+    feed = {"input_ids": ids, "attention_mask": ids}
+    return GraphRuns(name, [logits], [0.1], [feed], [{}], layers=30)
 
 
 def pruned(logits, lost=0.0):
-    return PrunedRuns(results("pruned checkpoint", logits), lost)
+    return PrunedRuns("pruned checkpoint", [logits], [0.1], lost)
 
 
 def test_rounding_passes_and_more_than_rounding_does_not():
@@ -25,16 +22,16 @@ def test_rounding_passes_and_more_than_rounding_does_not():
     exact = (rng.standard_normal((1, 5, 100)) * 10).astype(np.float32)
     scale = np.abs(exact).max()
     tolerance = rounding_tolerance("float16", 30).share
-    dense = study("dense", exact + 3)
+    dense = runs("dense", exact + 3)
     rounded = exact.copy()
     rounded[0, 2, 7] += 0.9 * tolerance * scale
-    agreement = judge_agreement(study("hybrid", rounded), dense, pruned(exact), "float16")
+    agreement = check_agreement(runs("hybrid", rounded), dense, pruned(exact), "float16")
     assert agreement.error == pytest.approx(0.9 * tolerance, rel=1e-3)
     assert agreement.dense_error == pytest.approx(3 / scale, rel=1e-3)
     wrong = exact.copy()
     wrong[0, 2, 7] -= 1.1 * tolerance * scale
     with pytest.raises(AccuracyError, match="differs from the pruned checkpoint") as caught:
-        judge_agreement(study("hybrid", wrong), dense, pruned(exact), "float16")
+        check_agreement(runs("hybrid", wrong), dense, pruned(exact), "float16")
     assert caught.value.exit_code == 3
 
 
@@ -43,7 +40,7 @@ def test_nan_is_never_agreement():
     broken = exact.copy()
     broken[0, 0, 0] = np.nan
     with pytest.raises(AccuracyError, match="are not finite"):
-        judge_agreement(study("hybrid", broken), study("dense", exact), pruned(exact), "float16")
+        check_agreement(runs("hybrid", broken), runs("dense", exact), pruned(exact), "float16")
 
 
 def test_tolerance_follows_type_and_depth():
@@ -56,8 +53,8 @@ def test_tolerance_follows_type_and_depth():
 def test_a_choice_that_loses_more_than_rounding_explains_is_a_fault():
     exact = np.linspace(-1, 1, 100, dtype=np.float32).reshape(1, 1, 100)
     tolerance = rounding_tolerance("float16", 30).share
-    right, dense = study("hybrid", exact), study("dense", exact)
-    near = judge_agreement(right, dense, pruned(exact, 0.9 * tolerance), "float16")
+    right, dense = runs("hybrid", exact), runs("dense", exact)
+    near = check_agreement(right, dense, pruned(exact, 0.9 * tolerance), "float16")
     assert near.error == pytest.approx(0.9 * tolerance)
     with pytest.raises(AccuracyError, match="differs from the pruned checkpoint"):
-        judge_agreement(right, dense, pruned(exact, 1.1 * tolerance), "float16")
+        check_agreement(right, dense, pruned(exact, 1.1 * tolerance), "float16")

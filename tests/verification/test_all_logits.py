@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 from patch_compile.runtime.onnx_decoder import OnnxDecoder
-from patch_compile.verification.all_logits import with_all_logits
+from patch_compile.verification.graph_outputs import with_all_logits
 from tests.builds import build
 from tests.onnx_export.tiny import Exports
 

@@ -3,7 +3,7 @@ import pytest
 from patch_compile.artifacts.proof import TextRunner, TextWindows
 from patch_compile.artifacts.verify_schema import LogitErrorStats, PrunedPerplexity, PrunedTokens
 from patch_compile.errors import PatchCompileError
-from patch_compile.verification.fail_on import check_figures, parse_limit
+from patch_compile.verification.request import check_figures, parse_limit
 
 PRUNED = PrunedTokens(
     perplexity=PrunedPerplexity(dense=10.0, pruned=10.6),

@@ -1,6 +1,5 @@
 """`patch-compile verify` on real tiny builds: sound builds pass, and faults are found and named."""
 
-import importlib
 import itertools
 import json
 import shutil
@@ -30,7 +29,7 @@ from patch_compile.report.terminal.verify import verified_parts
 from patch_compile.report.verify import run_words, unanswered_words
 from patch_compile.verification import baselines
 from patch_compile.verification.request import VerifyRequest
-from patch_compile.verification.verify import verify
+from patch_compile.verification.verify import Verification, verify
 from tests.builds import TINY, build
 from tests.conftest import TEXT, write_model
 from tests.inputs import changed
@@ -137,9 +136,7 @@ def test_out_stays_whole_and_polygraphy_reads_what_is_in_it(out):
 
 def test_an_interruption_at_any_step_of_keeping_the_answers_leaves_a_whole_build(out, monkeypatch):
     found = verify(out, asked(only="pruned"))
-    monkeypatch.setattr(
-        importlib.import_module("patch_compile.verification.verify"), "_result", lambda *_: found
-    )
+    monkeypatch.setattr(Verification, "report", lambda _: found)
     for step in range(1, 50):
         with monkeypatch.context() as cut:
             left = itertools.count(step, -1)

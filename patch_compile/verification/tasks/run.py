@@ -1,13 +1,21 @@
-"""Runs the same tasks of lm-evaluation-harness on the dense and on the pruned model."""
+"""Runs the same tasks of lm-evaluation-harness on the dense and on the pruned model, quiet and offline.
+
+A comparison must not depend on the present content of a hub.
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
+import io
+import logging
+import os
 import random
-from collections.abc import Callable, Mapping, Sequence
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,33 +25,30 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.recipe import Recipe
 from patch_compile.report.tasks import asked_words
 from patch_compile.verification.generated import check_continues_text
+from patch_compile.verification.request import VerifyRequest
 from patch_compile.verification.tasks.loading import in_task_folder, load_tasks
-from patch_compile.verification.tasks.models import Backend, Side, open_model
-from patch_compile.verification.tasks.offline import offline, quiet_harness
 from patch_compile.verification.tasks.rows import Unit, check_same_documents, rows_of
 
-__all__ = ["run_tasks"]
+__all__ = ["offline", "quiet_harness", "run_tasks"]
 
 Update = Callable[[str, int, int], object]
 _RESAMPLES = 1000  # bootstrap samples, for metrics whose standard error has no formula
+# Module, name of the switch in it, and environment variable that sets the switch if the module is not imported yet.
+_SWITCHES = (
+    ("huggingface_hub.constants", "HF_HUB_OFFLINE", "HF_HUB_OFFLINE"),
+    ("datasets.config", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"),
+    ("evaluate.config", "HF_EVALUATE_OFFLINE", "HF_EVALUATE_OFFLINE"),
+)
 
 
 def run_tasks(
-    out: OutFolder,
-    names: Sequence[str],
-    *,
-    backend: Backend,
-    limit: int | None,
-    include: Path | None,
-    progress: Update,
-    note: Callable[[str], object],
+    out: OutFolder, request: VerifyRequest, progress: Update, note: Callable[[str], object]
 ) -> TaskScores:
     """Returns the scores of the dense and the pruned model on the same documents.
 
-    names: see `load_tasks`; backend: `hf` runs the checkpoints in transformers, `onnx` the ONNX files in ONNX Runtime;
-    limit: number of documents of each task, from its beginning, None for all; include: a folder of the user's own tasks;
-    progress: called with the current step, but its output to stdout is lost while the harness runs; note: called with
-    remarks for the user.
+    request: names the tasks (see `load_tasks`), the backend (`hf` runs the checkpoints in transformers, `onnx` the ONNX
+    files in ONNX Runtime), the number of documents of each task and the folder of the user's own tasks. progress: called
+    with the current step, but its output to stdout is lost while the harness runs; note: called with remarks for the user.
 
     One model is in memory at a time, chat templates are not applied, and the network is not used. Raises
     PatchCompileError if the harness is missing, a task does not exist or cannot be run, or its data is not on this
@@ -53,20 +58,21 @@ def run_tasks(
 
     _check_harness()
     check_continues_text(out)
+    limit = request.task_limit
     with quiet_harness(), offline():
-        tasks = load_tasks(names, include)
+        tasks = load_tasks(request.tasks, request.task_folder)
         chat_template = bool(load_tokenizer(Recipe.of_build(out.path).model).chat_template)
         cut = _longer(tasks["tasks"], limit)
     for line in asked_words(chat_template=chat_template, limit=limit, cut=cut):
         note(line)
     with quiet_harness(), offline():
-        dense = _ask(out, "dense", tasks, backend, limit, include, progress)
-        pruned = _ask(out, "pruned", tasks, backend, limit, include, progress)
+        dense = _ask(out, "dense", tasks, request, progress)
+        pruned = _ask(out, "pruned", tasks, request, progress)
     check_same_documents(dense, pruned)
     units = {name: _units(task) for name, task in tasks["tasks"].items()}
     return TaskScores(
         harness=f"lm-eval {importlib.metadata.version('lm_eval')}",
-        backend=backend,
+        backend=request.task_backend,
         rows=rows_of(dense, pruned, units),
         chat_template=chat_template,
         limit=limit,
@@ -90,25 +96,25 @@ def _longer(tasks: Mapping[str, Any], limit: int | None) -> tuple[str, ...]:
 
 def _ask(
     out: OutFolder,
-    side: Side,
+    side: Literal["dense", "pruned"],
     tasks: dict[str, Any],
-    backend: Backend,
-    limit: int | None,
-    include: Path | None,
+    request: VerifyRequest,
     progress: Update,
 ) -> dict[str, Any]:
     """Returns the harness's results of one model, which is unloaded before this returns."""
     from lm_eval.evaluator import evaluate
 
-    seed = Recipe.of_build(out.path).seed
+    from patch_compile.verification.tasks.models import open_model
+
+    seed, limit = Recipe.of_build(out.path).seed, request.task_limit
 
     def update(what: str, done: int, total: int) -> None:
         progress(f"{side}: {what}", done, total)
 
     progress(f"{side}: loading", 0, 1)
-    with open_model(out, side, backend, seed, update) as model:
+    with open_model(out, side, request.task_backend, seed, update) as model:
         _seed(tasks["tasks"], seed)
-        with in_task_folder(include):
+        with in_task_folder(request.task_folder):
             found: dict[str, Any] = evaluate(model, tasks, limit=limit, bootstrap_iters=_RESAMPLES)
     return found
 
@@ -132,3 +138,63 @@ def _units(task: Any) -> dict[str, Unit]:
 
     units: dict[Any, Unit] = {mean: "", perplexity: "nats"}
     return {name: units[how] for name, how in task.aggregation().items() if how in units}
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """Block the network: libraries of hubs use only their caches, and host names cannot be looked up.
+
+    Tasks contain code, and some of them download files without the hub's libraries. They get an OSError.
+    """
+    with ExitStack() as undo:
+        for module, name, variable in _SWITCHES:
+            undo.enter_context(_set_in(os.environ, variable, "1"))
+            if module in sys.modules:
+                undo.enter_context(_set_in(vars(sys.modules[module]), name, True))
+        undo.enter_context(_set_in(vars(socket), "getaddrinfo", _refuse))
+        yield
+
+
+@contextmanager
+def quiet_harness() -> Iterator[None]:
+    """Suppress progress bars, warnings about a task's settings, and output to stdout, where the result is printed."""
+    from tqdm import tqdm
+
+    with ExitStack() as undo:
+        for name in ("lm_eval", "datasets", "evaluate"):
+            undo.enter_context(_level(logging.getLogger(name)))
+        begin = tqdm.__init__
+        undo.callback(setattr, tqdm, "__init__", begin)
+        undo.enter_context(redirect_stdout(io.StringIO()))
+        # A process pool for the bootstrap would be forked from a process with threads of ONNX Runtime.
+        undo.enter_context(_set_in(os.environ, "DISABLE_MULTIPROC", "1"))
+        tqdm.__init__ = lambda bar, *given, **how: begin(bar, *given, **how | {"disable": True})
+        yield
+
+
+@contextmanager
+def _level(logger: logging.Logger) -> Iterator[None]:
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+@contextmanager
+def _set_in(names: Any, name: str, value: Any) -> Iterator[None]:
+    """Set a value in a mapping, and restore the previous state at the end."""
+    there, before = name in names, names.get(name)
+    names[name] = value
+    try:
+        yield
+    finally:
+        if there:
+            names[name] = before
+        else:
+            del names[name]
+
+
+def _refuse(host: Any, *_: Any, **__: Any) -> Any:
+    raise OSError(f"{host} is not looked up: tasks are read from this machine alone")

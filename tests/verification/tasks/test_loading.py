@@ -10,7 +10,7 @@ import pytest
 
 from patch_compile.errors import PatchCompileError
 from patch_compile.verification.tasks.loading import load_tasks
-from patch_compile.verification.tasks.offline import offline, quiet_harness
+from patch_compile.verification.tasks.run import offline, quiet_harness
 from tests.verification.tasks.conftest import write_task
 
 

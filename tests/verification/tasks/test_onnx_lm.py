@@ -9,10 +9,10 @@ from lm_eval.api.instance import Instance
 
 from patch_compile.artifacts.folder import OutFolder
 from patch_compile.errors import PatchCompileError
-from patch_compile.verification.tasks import batching
+from patch_compile.verification.tasks import models
 from patch_compile.verification.tasks.loading import load_tasks
 from patch_compile.verification.tasks.models import open_model
-from patch_compile.verification.tasks.offline import offline, quiet_harness
+from patch_compile.verification.tasks.run import offline, quiet_harness
 from tests.builds import recipe_alone
 from tests.conftest import WORDS
 
@@ -91,7 +91,7 @@ def test_drawn_continuations_repeat(onnx: Any) -> None:
 def test_a_score_does_not_depend_on_its_company(onnx: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     requests = asked("loglikelihood", PAIRS)
     together = [likelihood for likelihood, _ in onnx.loglikelihood(requests)]
-    monkeypatch.setattr(batching, "_MOST", 1)
+    monkeypatch.setattr(models, "_MOST", 1)
     alone = [likelihood for likelihood, _ in onnx.loglikelihood(requests)]
     assert together == pytest.approx(alone, abs=0.02)
     backwards = [likelihood for likelihood, _ in onnx.loglikelihood(requests[::-1])]
@@ -99,9 +99,9 @@ def test_a_score_does_not_depend_on_its_company(onnx: Any, monkeypatch: pytest.M
 
 
 def test_memory_sets_the_batch() -> None:
-    assert batching.rows_at_once(20, 50_000) == 16
-    assert batching.rows_at_once(400, 50_000) == 3
-    assert batching.rows_at_once(8192, 150_000) == 1
+    assert models.rows_at_once(20, 50_000) == 16
+    assert models.rows_at_once(400, 50_000) == 3
+    assert models.rows_at_once(8192, 150_000) == 1
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from patch_compile.artifacts.folder import OutFolder
 from patch_compile.artifacts.tasks import TaskScores
 from patch_compile.errors import PatchCompileError
 from patch_compile.report.tasks import task_notes
-from patch_compile.verification.tasks import run_tasks
+from patch_compile.verification.request import VerifyRequest
+from patch_compile.verification.tasks.run import run_tasks
 from tests.builds import recipe_alone
 from tests.conftest import ModelMaker
 
@@ -18,13 +19,14 @@ ALL = ["choose", "follow", "roll", "write"]
 
 
 def ask(out: OutFolder, names: list[str], backend: Any = "onnx", **settings: Any) -> TaskScores:
-    given: dict[str, Any] = {"limit": None, "include": None, "note": lambda _: None}
-    return run_tasks(out, names, backend=backend, progress=lambda *_: None, **given | settings)
+    note = settings.pop("note", lambda _: None)
+    request = VerifyRequest.parse({"tasks": names, "task_backend": backend, **settings})
+    return run_tasks(out, request, lambda *_: None, note)
 
 
 @pytest.fixture(scope="session")
 def answers(tiny_out: OutFolder, task_folder: Path) -> dict[str, TaskScores]:
-    return {backend: ask(tiny_out, ALL, backend, include=task_folder) for backend in ("hf", "onnx")}
+    return {backend: ask(tiny_out, ALL, backend, task_folder=task_folder) for backend in ("hf", "onnx")}
 
 
 @pytest.mark.parametrize("backend", ["hf", "onnx"])
@@ -62,7 +64,7 @@ def test_a_limit_takes_the_first_documents(
     tiny_out: OutFolder, task_folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     told: list[str] = []
-    found = ask(tiny_out, ["choose", "builtin"], limit=3, include=task_folder, note=told.append)
+    found = ask(tiny_out, ["choose", "builtin"], task_limit=3, task_folder=task_folder, note=told.append)
     assert {row.samples for row in found.rows} == {3}
     cut = "tasks: the first 3 documents of choose, builtin-choice, builtin-continuation, not all"
     assert cut in told and cut in task_notes(found)
@@ -91,4 +93,4 @@ def test_masks_alone_have_no_onnx_file(tiny_out: OutFolder) -> None:
     learned.path.mkdir()
     (learned.path / "recipe.yaml").write_text((tiny_out.path / "recipe.yaml").read_text())
     with pytest.raises(PatchCompileError, match=r"holds no onnx/model.onnx.* --task-backend hf"):
-        ask(learned, ["builtin-choice"], limit=1)
+        ask(learned, ["builtin-choice"], task_limit=1)

@@ -1,9 +1,8 @@
-"""Makes decoders that give only the last position's logits give those of all positions, for perplexity and
-comparisons."""
+"""Copies of ONNX graphs that return more: logits of all positions, choices of routers, or any tensor."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ from patch_compile.onnx_io.tensor_names import LOGITS
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["with_all_logits"]
+__all__ = ["with_all_logits", "with_choices", "with_outputs"]
 
 _HEADS = ("MatMul", "Gemm", "PatchLinear")
 _SEQUENCE = "sequence"
@@ -28,16 +27,51 @@ def with_all_logits(path: Path) -> Iterator[Path]:
     The file is a copy of the graph without the Slice before the head. It uses the same data file, lies beside it, and is
     removed at the end. If the graph has no such Slice, `path` itself is yielded.
     """
-    import onnx
-
     model = load_proto(path)
     if not _drop_slice(model.graph):
         yield path
         return
-    # External data must lie in the folder of the graph.
-    with temporary_file(path) as beside:
-        onnx.save_model(model, str(beside))
-        yield beside
+    with _saved_beside(model, path) as copy:
+        yield copy
+
+
+@contextmanager
+def with_choices(path: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
+    """Yield a file of the model at `path` whose outputs include the indices of every TopK, and the names of these outputs.
+
+    The file lies beside `path`, uses the same data file, and is removed at the end. Without a TopK, `path` itself is
+    yielded.
+    """
+    names = [node.output[1] for node in load_proto(path).graph.node if node.op_type == "TopK"]
+    if not names:
+        yield path, ()
+        return
+    with with_outputs(path, names) as shown:
+        yield shown, tuple(names)
+
+
+@contextmanager
+def with_outputs(path: Path, names: Sequence[str]) -> Iterator[Path]:
+    """Yield a copy of the model with more outputs. It lies beside the model, because it uses the same data file."""
+    import onnx
+
+    model = load_proto(path)
+    there = {output.name for output in model.graph.output}
+    known = {value.name: value for value in model.graph.value_info}
+    for name in names:
+        if name not in there:
+            model.graph.output.append(known.get(name) or onnx.ValueInfoProto(name=name))
+    with _saved_beside(model, path) as copy:
+        yield copy
+
+
+@contextmanager
+def _saved_beside(model: onnx.ModelProto, path: Path) -> Iterator[Path]:
+    import onnx
+
+    with temporary_file(path) as copy:
+        onnx.save_model(model, str(copy))
+        yield copy
 
 
 def _drop_slice(graph: onnx.GraphProto) -> bool:
