@@ -3,10 +3,10 @@
 from datetime import UTC, datetime
 
 import torch
-from patch_compile.timing.machine import about_cpu
 
 from masklearn.base.device import usable_device
 from masklearn.model.precision import computes_in_bf16
+from patch_compile.timing.device import about_cpu
 
 __all__ = ["machine", "origin"]
 

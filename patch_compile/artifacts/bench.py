@@ -11,7 +11,6 @@ from pydantic import AliasChoices, Field
 from patch_compile.artifacts.layout import BENCH
 from patch_compile.artifacts.plan import Calibration, PhaseRow
 from patch_compile.artifacts.record import FileRecord, Record
-from patch_compile.hardware.nvml import SlowedBy
 
 __all__ = [
     "BenchReport",
@@ -23,6 +22,7 @@ __all__ = [
     "Contender",
     "Library",
     "Phase",
+    "SlowedBy",
     "Spread",
     "Timed",
     "TimedOn",
@@ -116,6 +116,15 @@ class TimedOn(Record):
     memory_bytes: int | None = None
 
 
+class SlowedBy(StrEnum):
+    """Reasons that hold a GPU's clocks down."""
+
+    POWER_LIMIT = "power-limit"
+    HARDWARE = "hardware"
+    TEMPERATURE = "temperature"
+    POWER_SUPPLY = "power-supply"
+
+
 class ClockSample(Record):
     """A GPU at one moment. slowed: the reasons that held its clocks down."""
 
@@ -123,7 +132,7 @@ class ClockSample(Record):
     memory_mhz: float
     watts: float
     celsius: float
-    slowed: tuple[SlowedBy, ...]
+    slowed: tuple[SlowedBy, ...] = ()
 
 
 class Spread(Record):

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
-__all__ = ["SLOWED_BY", "Nvml", "Sample", "SlowedBy", "open_nvml"]
+from patch_compile.artifacts.bench import ClockSample, SlowedBy
 
-
-class SlowedBy(StrEnum):
-    """Reasons that hold a GPU's clocks down."""
-
-    POWER_LIMIT = "power-limit"
-    HARDWARE = "hardware"
-    TEMPERATURE = "temperature"
-    POWER_SUPPLY = "power-supply"
+__all__ = ["SLOWED_BY", "Nvml", "open_nvml"]
 
 
 # Bits of nvmlDeviceGetCurrentClocksEventReasons, by pynvml's names. The bits for an idle GPU and for clocks that a
@@ -27,17 +18,6 @@ SLOWED_BY = {
     "nvmlClocksThrottleReasonHwThermalSlowdown": SlowedBy.TEMPERATURE,
     "nvmlClocksThrottleReasonHwPowerBrakeSlowdown": SlowedBy.POWER_SUPPLY,
 }
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One sample of the GPU's state. slowed: the reasons that keep the clocks down at the moment."""
-
-    sm_mhz: int
-    memory_mhz: int
-    watts: float
-    celsius: int
-    slowed: tuple[SlowedBy, ...] = ()
 
 
 class Nvml:
@@ -56,18 +36,17 @@ class Nvml:
         """Returns the bytes of free memory."""
         return int(self._nvml.nvmlDeviceGetMemoryInfo(self._handle).free)
 
-    def sample(self) -> Sample:
+    def sample(self) -> ClockSample:
         """Take a sample of the GPU's state."""
         nvml, gpu = self._nvml, self._handle
         reasons = nvml.nvmlDeviceGetCurrentClocksEventReasons(gpu)
-        return Sample(
-            nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM),
-            nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_MEM),
-            nvml.nvmlDeviceGetPowerUsage(gpu) / 1e3,
-            nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU),
-            tuple(
-                dict.fromkeys(reason for name, reason in SLOWED_BY.items() if reasons & getattr(nvml, name))
-            ),
+        slowed = dict.fromkeys(reason for name, reason in SLOWED_BY.items() if reasons & getattr(nvml, name))
+        return ClockSample(
+            sm_mhz=nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM),
+            memory_mhz=nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_MEM),
+            watts=nvml.nvmlDeviceGetPowerUsage(gpu) / 1e3,
+            celsius=nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU),
+            slowed=tuple(slowed),
         )
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from patch_compile.artifacts.bench import BenchReport, Clocks, Contender, Library, Phase, Spread
-from patch_compile.hardware.nvml import SlowedBy
+from patch_compile.artifacts.bench import BenchReport, Clocks, Contender, Library, Phase, SlowedBy, Spread
 
 __all__ = ["IN_PHASE", "LIBRARY_NAMES", "bench_notes", "clock_words", "timed_words"]
 

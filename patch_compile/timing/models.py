@@ -19,7 +19,15 @@ from masklearn.model.input_snapshot import InputSnapshot
 from patch_compile.artifacts.bench import Contender
 from patch_compile.artifacts.engine import EngineReport
 from patch_compile.artifacts.folder import OutFolder
-from patch_compile.artifacts.layout import BENCH_MODELS, ENGINE, ENGINE_NAME, MASKS, ONNX, ONNX_NAME
+from patch_compile.artifacts.layout import (
+    BENCH_MODELS,
+    ENGINE,
+    ENGINE_NAME,
+    ENGINE_REPORT_NAME,
+    MASKS,
+    ONNX,
+    ONNX_NAME,
+)
 from patch_compile.artifacts.place import check_free_space
 from patch_compile.artifacts.plan import Plan
 from patch_compile.artifacts.stage_files import sha256_of
@@ -31,9 +39,9 @@ from patch_compile.runtime import Runner
 from patch_compile.sources.base import Source
 from patch_compile.sources.inputs import files_of_model
 from patch_compile.sources.open import check_unchanged
-from patch_compile.timing.engines import build_contender
+from patch_compile.timing.device import engine_report
 
-__all__ = ["UniformMasks", "file_bytes", "model_files", "write_contender"]
+__all__ = ["UniformMasks", "build_contender", "file_bytes", "model_files", "write_contender"]
 
 
 class UniformMasks(Mapping[str, LinearMask]):
@@ -179,6 +187,49 @@ def write_contender(
         plan = source.plan(masks, costs, {})  # rounding is the build's own, so its weights have 16 bits
         source.write_hybrid(source.model, masks, plan, path, lambda _: nullcontext(update))
     return path
+
+
+def build_contender(
+    name: str, onnx: Path, out: OutFolder, r: Recipe, folder: Path, progress: Progress
+) -> Path:
+    """Build the engine of an ONNX file in `folder`, and return its path.
+
+    It takes the backend, targets, shapes and options of OUT's own engine.
+    """
+    from patch_compile.engine.build import build_engine
+    from patch_compile.engine.expectation import expectation_from_onnx
+    from patch_compile.engine.profiles import profiles_from_onnx
+    from patch_compile.hardware.cards import parse_architectures
+
+    built = engine_report(out)
+    expected, engine = expectation_from_onnx(onnx), folder / ENGINE_NAME
+    with progress.stage(f"{name} engine") as update:
+        report = build_engine(
+            onnx,
+            engine,
+            backend=built.backend,
+            targets=parse_architectures(",".join(built.targets)),
+            profiles=profiles_from_onnx(onnx, r.min_shapes, r.opt_shapes, r.max_shapes),
+            plugin=_plugin(out) if expected.patch_linears else None,
+            expected=expected,
+            options=r.engine_options(),
+            progress=update,
+        )
+    report.write(engine.with_name(ENGINE_REPORT_NAME))
+    return engine
+
+
+def _plugin(out: OutFolder) -> Path:
+    """Returns the library that was compiled here for the hybrid engine. If there is none, it is compiled now."""
+    from patch_compile.hardware.cards import parse_architectures
+    from patch_compile.plugin.architectures import archs_for
+    from patch_compile.plugin.build import build_plugin
+    from patch_compile.plugin.trust import matching_library
+
+    built = engine_report(out)
+    sms = [target.sm for target in parse_architectures(",".join(built.targets))]
+    found = matching_library(built.backend, built.plugin_version, sms)
+    return found or build_plugin(built.backend, archs=archs_for(sms)).path
 
 
 def _masks_file(out: OutFolder, r: Recipe) -> Path:

@@ -1,4 +1,4 @@
-"""Predictions of the planner for a build at the sizes that are timed."""
+"""Predictions of the planner for a build at the sizes that are timed, and the card that fits its times."""
 
 from __future__ import annotations
 
@@ -8,19 +8,25 @@ from statistics import fmean
 from typing import Any
 
 from masklearn.masks.kinds.table import KINDS, TWO_FOUR
-from patch_compile.artifacts.bench import Phase
+from patch_compile.artifacts.bench import BenchReport, Phase
 from patch_compile.artifacts.folder import OutFolder
 from patch_compile.artifacts.plan import Plan
+from patch_compile.errors import PatchCompileError
 from patch_compile.planning import predict
 from patch_compile.planning.cards import PlanCard, find_card
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import LinearPlan
+from patch_compile.planning.measured import MeasuredCard
+from patch_compile.planning.measured_fit import fit_assumptions
 from patch_compile.planning.outline import Outline
+from patch_compile.planning.roofline.assumptions import Assumptions
 from patch_compile.planning.workload import Workload
 from patch_compile.sources.base import Source
+from patch_compile.sources.kinds import Capability
+from patch_compile.timing.device import Place
 from patch_compile.timing.points import Point
 
-__all__ = ["PlannedModel", "costs_of_build", "planned_model"]
+__all__ = ["PlannedModel", "calibrate", "check_calibration", "costs_of_build", "planned_model"]
 
 
 @dataclass(frozen=True)
@@ -92,3 +98,59 @@ def costs_of_build(out: OutFolder) -> CostModel | None:
 def _costed(plan: LinearPlan, costs: CostModel) -> LinearPlan:
     cost = costs.of(plan.shape, plan.panel_rows, plan.slabs, weights=plan.weight_type)
     return replace(plan, predicted=cost)
+
+
+def check_calibration(place: Place, source: Source) -> None:
+    """Raises PatchCompileError, before anything is timed, if times on `place` can't calibrate a card."""
+    fix = "Leave `--calibrate` out."
+    if not place.library.on_gpu:
+        raise PatchCompileError(
+            "--calibrate does not go with ONNX Runtime",
+            "The planner predicts engines on a GPU, of which ONNX Runtime's times on a CPU say nothing.",
+            f"Run it where a GPU runs the engine. {fix[:-1]} otherwise.",
+        )
+    if why := source.why_not(Capability.PLAN):
+        raise PatchCompileError(f"--calibrate does not go with {source.words}", why, fix)
+    if place.card is None:
+        raise PatchCompileError(
+            f"There is no card to calibrate for {place.device.name}",
+            "The table of cards has no row for it or its architecture.",
+            fix,
+        )
+
+
+def calibrate(report: BenchReport, planned: PlannedModel, card: PlanCard, model: str) -> MeasuredCard:
+    """Fit the card to the dense and hybrid times of bench.json. Raises PatchCompileError if the fit fails.
+
+    card: the card of the GPU, from the table or from an earlier calibration. The fit starts afresh and does not build
+    on an earlier one.
+    """
+    rows, evened = report.rows, planned.evened()
+    points = [Point(row.phase, row.batch, row.tokens) for row in rows]
+    times = [timed.median_ms for row in rows for timed in (row.dense, row.hybrid) if timed]
+
+    def predict(assume: Assumptions) -> Sequence[float]:
+        as_assumed = replace(card, assume=assume, measured=None)
+        phases = zip(rows, (evened.at(point, as_assumed) for point in points), strict=True)
+        each = (((row.dense, phase.dense), (row.hybrid, phase.planned)) for row, phase in phases)
+        return [predicted for pairs in each for timed, predicted in pairs if timed]
+
+    during = report.clocks.during if report.clocks else None
+    clocks = {"sm_mhz": during.sm_mhz.median, "memory_mhz": during.memory_mhz.median} if during else None
+    sustained = during.sm_mhz.median / (1e3 * card.rated.clock) if during else None
+    fit = fit_assumptions(times, predict, sustained)
+    return MeasuredCard(
+        gpu=report.device.name,
+        card=card.name,
+        own=not card.stands_for,
+        clocks=clocks,
+        driver=report.device.driver,
+        backend=report.runner,
+        version=report.device.backend_version,
+        date=report.date,
+        model=model,
+        assumptions=fit.fitted,
+        left=fit.left,
+        times=len(times),
+        error={"before": fit.before, "after": fit.after},
+    )

@@ -25,19 +25,15 @@ from patch_compile.artifacts.manifest import package_versions
 from patch_compile.artifacts.plan import Calibration
 from patch_compile.artifacts.workspace import key_of
 from patch_compile.errors import PatchCompileError, sentence
-from patch_compile.hardware.nvml import Sample
 from patch_compile.progress import Progress, quiet_libraries
 from patch_compile.report.page import renew_page
 from patch_compile.sources.open import source_of
-from patch_compile.timing.calibrating import calibrate, check_calibration
-from patch_compile.timing.device import CpuDevice, GpuPlace, find_place
-from patch_compile.timing.machine import busy_share
-from patch_compile.timing.memory import check_memory
+from patch_compile.timing.device import Place, busy_share, choose_runner, find_place
 from patch_compile.timing.models import file_bytes, model_files
 from patch_compile.timing.points import MakeFeed, Point
-from patch_compile.timing.predicted import costs_of_build
+from patch_compile.timing.predicted import calibrate, check_calibration, costs_of_build
 from patch_compile.timing.request import BenchRequest
-from patch_compile.timing.timed_build import Subject, choose_runner
+from patch_compile.timing.timed_build import Subject, check_memory
 from patch_compile.timing.timing import TimedModel, TurnTimes, take_turns
 
 __all__ = ["Watch", "bench"]
@@ -46,10 +42,10 @@ __all__ = ["Watch", "bench"]
 class Watch:
     """Samples of the GPU's clocks before, during and after the timing. read: takes one sample."""
 
-    def __init__(self, read: Callable[[], Sample]) -> None:
+    def __init__(self, read: Callable[[], ClockSample]) -> None:
         self._read = read
         self._before = read()
-        self._during: list[Sample] = []
+        self._during: list[ClockSample] = []
 
     def look(self) -> None:
         """Take a sample while the GPU is busy, or just after."""
@@ -58,9 +54,9 @@ class Watch:
     def clocks(self) -> Clocks:
         """Returns a summary of all samples, and a last sample taken now."""
         return Clocks(
-            before=ClockSample(**vars(self._before)),
+            before=self._before,
             during=_ranges(self._during) if self._during else None,
-            after=ClockSample(**vars(self._read())),
+            after=self._read(),
             samples=len(self._during),
             slowed=tuple(dict.fromkeys(reason for sample in self._during for reason in sample.slowed)),
         )
@@ -104,7 +100,7 @@ def _bench(path: Path, asked: BenchRequest, force: bool) -> BenchReport:
 @dataclass(frozen=True)
 class _Contest:
     subject: Subject
-    place: CpuDevice | GpuPlace
+    place: Place
     progress: Progress
 
     def run(self, feeds: Mapping[Point, MakeFeed]) -> BenchReport:
@@ -208,12 +204,12 @@ def _check_new(out: OutFolder, force: bool) -> None:
     out.check_replaceable(BENCH_FOLDER)
 
 
-def _check_runs(subject: Subject, place: CpuDevice | GpuPlace, points: list[Point]) -> None:
+def _check_runs(subject: Subject, place: Place, points: list[Point]) -> None:
     """Raises PatchCompileError, before any model is made, if this machine can't run the models."""
     import psutil
 
     models = len(subject.asked.models)
-    if isinstance(place, GpuPlace):
+    if place.library.on_gpu:
         if place.nvml:
             check_memory(subject.engine_bytes(), place.nvml.free_bytes, models, "the GPU's memory")
         return
@@ -242,7 +238,7 @@ def _keep(out: OutFolder, subject: Subject, report: BenchReport) -> None:
         renew_page(out.path)
 
 
-def _ranges(samples: list[Sample]) -> ClockRanges:
+def _ranges(samples: list[ClockSample]) -> ClockRanges:
     def spread(name: str) -> Spread:
         values = [getattr(sample, name) for sample in samples]
         return Spread(min=min(values), median=median(values), max=max(values))

@@ -1,4 +1,4 @@
-"""The build that is timed: its source, its inputs, its sizes, and the choice of its runner."""
+"""The build that is timed: its source, its inputs, its sizes, and the memory that its models take together."""
 
 from __future__ import annotations
 
@@ -15,17 +15,22 @@ from patch_compile.artifacts.layout import ENGINE, ONNX
 from patch_compile.artifacts.plan import Plan
 from patch_compile.errors import PatchCompileError, sentence
 from patch_compile.onnx_io.graph_inputs import GraphInput, read_inputs
+from patch_compile.planning.roofline.rest import Model
 from patch_compile.progress import Progress
 from patch_compile.runtime import Runner
 from patch_compile.sources.base import OutputSource, Source
-from patch_compile.timing.engines import why_no_engine
-from patch_compile.timing.memory import Footprint, footprint_of_file
 from patch_compile.timing.models import file_bytes
 from patch_compile.timing.points import MakeFeed, Point, feed_of
 from patch_compile.timing.predicted import PlannedModel, planned_model
 from patch_compile.timing.request import BenchRequest
 
-__all__ = ["Subject", "choose_runner"]
+__all__ = ["Subject", "check_memory"]
+
+# ONNX Runtime's CPU kernels multiply in fp32: it keeps a widened copy of every 16-bit weight, and another one in its
+# kernel's order. Integer operations unpack packed weights when the model is loaded: SmolLM2-135M peaks at 3.2 GiB
+# there.
+_BYTES_PER_WEIGHT, _PACKED_BYTES_PER_WEIGHT = 8, 24
+_PROCESS = 300 << 20  # bytes of Python, ONNX Runtime and their libraries
 
 
 @dataclass(frozen=True)
@@ -63,9 +68,10 @@ class Subject:
         """Returns a rough upper bound of the bytes that all models take in ONNX Runtime."""
         models = len(self.asked.models)
         if self.planned is None:
-            return models * footprint_of_file(self._dense_bytes(ONNX))
+            # Known only by the size of the file: at least 16 bits a weight; activations come on top.
+            return models * (_PROCESS + _PACKED_BYTES_PER_WEIGHT // 2 * self._dense_bytes(ONNX))
         all_logits = self.source.recipe.logits == "all"
-        one = Footprint(self.source.weights, self.planned.outline.model, all_logits)
+        one = _Footprint(self.source.weights, self.planned.outline.model, all_logits)
         return sum(one.needs(points, packed=which is not Contender.DENSE) for which in self.asked.models)
 
     def engine_bytes(self) -> int:
@@ -91,26 +97,41 @@ class Subject:
         return {Point(Phase.WHOLE, first.shape[0] if first.ndim else 1, None): partial(dict, feed)}
 
 
-def choose_runner(out: OutFolder, asked: Runner | None, progress: Progress) -> Runner:
-    """Returns the runner: the one asked for, else the engine if this machine runs it, else ONNX Runtime.
+@dataclass(frozen=True)
+class _Footprint:
+    """Rough upper bound of the bytes of one model in ONNX Runtime on the CPU.
 
-    Raises PatchCompileError if the runner that was asked for can't be used, and if there is nothing to time.
+    weights: number of weights; all_logits: True if a decoder returns the logits of every position.
     """
-    if asked is not Runner.ONNX:
-        why_not = why_no_engine(out)
-        if why_not is None:
-            return Runner.ENGINE
-        if asked is Runner.ENGINE:
-            raise PatchCompileError(
-                f"The engine of {out.path} can't be timed here",
-                sentence(why_not),
-                "Time its ONNX file: `--runner onnx`.",
-            )
-        progress.note(f"in ONNX Runtime, not its engine: {why_not}")
-    if not (out.path / ONNX).is_file():
-        raise PatchCompileError(
-            f"There is nothing to time in {out.path}",
-            f"It holds no {ONNX}.",
-            "Build it: `patch-compile build MODEL_DIR`.",
-        )
-    return Runner.ONNX
+
+    weights: int
+    model: Model
+    all_logits: bool = False
+
+    def needs(self, points: Sequence[Point], *, packed: bool) -> int:
+        """Returns the bytes of the loaded model running the largest of `points`. packed: True if it has PatchLinears."""
+        running = max(map(self._running, points), default=0)
+        weight = _PACKED_BYTES_PER_WEIGHT if packed else _BYTES_PER_WEIGHT
+        return _PROCESS + weight * self.weights + running
+
+    def _running(self, point: Point) -> int:
+        """Returns the bytes of a run: cache in and out (fp16 and fp32), one block's activations, scores, logits (fp32)."""
+        m, tokens = self.model, point.tokens or 1
+        new, context = (1, tokens + 1) if point.phase is Phase.DECODE else (tokens, tokens)
+        cache = 2 * m.layers * m.kv * context * (2 + 2)
+        block = 4 * new * (8 * m.hidden + 3 * m.intermediate + 4 * m.q) + 8 * m.kv * context
+        scores = 8 * m.heads * new * context
+        logits = 8 * m.vocabulary * (new if self.all_logits else 1)
+        return point.batch * (cache + block + scores + logits)
+
+
+def check_memory(needed: int, available: int, models: int, where: str = "memory") -> None:
+    """Raises PatchCompileError if `models` models need more than the available memory. Both are in bytes."""
+    if needed <= available:
+        return
+    raise PatchCompileError(
+        f"{models} models do not fit into {where} together",
+        f"They need some {needed / 2**30:.1f} GiB, and {available / 2**30:.1f} GiB are free. All are loaded at once, "
+        "because they take turns: other work on the machine then affects all alike.",
+        "Time fewer models (`--against dense`, or `none`), smaller batches or fewer tokens.",
+    )

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from patch_compile.artifacts.bench import Phase, Timed
+from patch_compile.errors import PatchCompileError, sentence
+from patch_compile.onnx_io.session import CPU
+from patch_compile.python_process import ProcessEnded, PythonProcess
 from patch_compile.timing.points import MakeFeed
 
-__all__ = ["TimedModel", "TurnTimes", "take_turns"]
+__all__ = ["OnnxRunner", "OwnProcess", "TimedModel", "TurnTimes", "take_turns"]
+
+_NUMPY_OF = {
+    "tensor(float16)": np.float16,
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(bool)": np.bool_,
+}
 
 
 class TimedModel(Protocol):
@@ -28,6 +45,109 @@ class TimedModel(Protocol):
 
     def close(self) -> None:
         """Free everything that it holds."""
+
+
+class OnnxRunner:
+    """Times an ONNX file, see `TimedModel`. Raises PatchCompileError if ONNX Runtime can't load the file.
+
+    By default, the threads of a session spin after a run, and would take cores from the session that runs next. The
+    runner switches this off.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import onnxruntime as ort
+
+        from patch_compile.onnx_io.session_limits import SILENT, LimitedSession
+
+        options = ort.SessionOptions()
+        options.log_severity_level = SILENT
+        options.intra_op_num_threads = len(os.sched_getaffinity(0))
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        try:
+            self._session: Any = LimitedSession(path, options, (CPU,))
+        except Exception as error:  # onnxruntime raises a dozen unrelated classes of its own
+            raise PatchCompileError(
+                f"ONNX Runtime cannot load {path}",
+                sentence(str(error).splitlines()[0]),
+                "Build it again with the versions of this machine.",
+            ) from error
+        self._inputs = {one.name: one for one in self._session.get_inputs()}
+        self._binding: Any = None
+
+    def refuses(self, make: MakeFeed) -> str:  # noqa: ARG002
+        """See `TimedModel`. ONNX Runtime takes any size of a dynamic dimension, but not every type."""
+        kinds = {one.type for one in self._inputs.values()} - set(_NUMPY_OF)
+        return f"ONNX Runtime's CPU kernels do not take {', '.join(sorted(kinds))}" if kinds else ""
+
+    def prepare(self, make: MakeFeed, phase: Phase) -> None:  # noqa: ARG002
+        """See `TimedModel`."""
+        import onnxruntime as ort
+
+        self._binding = self._session.io_binding()
+        for name, array in make().items():
+            typed: NDArray[Any] = np.ascontiguousarray(
+                array.astype(_NUMPY_OF[self._inputs[name].type], copy=False)
+            )
+            self._binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(typed))
+        for output in self._session.get_outputs():
+            self._binding.bind_output(output.name, "cpu")
+
+    def run(self) -> float:
+        """See `TimedModel`."""
+        with self._session.limited() as limit:
+            start = time.perf_counter()
+            self._session.run_with_iobinding(self._binding, limit)
+            return (time.perf_counter() - start) * 1e3
+
+    def close(self) -> None:
+        """See `TimedModel`."""
+        self._binding = self._session = None
+
+
+class OwnProcess:
+    """A model in a process of its own, where `open_runner` loads it. Models take turns: one process works at a time.
+
+    Two engines can't always share a process: each may need its own PatchLinear plugin, and TensorRT takes only one of a
+    name. ONNX Runtime's sessions could, but would save no memory, since taking turns needs all of them loaded.
+
+    name: name of the model, in words. Raises PatchCompileError as `open_runner` does, and if the process ends.
+    """
+
+    def __init__(self, name: str, open_runner: Callable[[], TimedModel]) -> None:
+        self._name = f"the {name} model"
+        with self._errors():
+            self._process = PythonProcess(self._name, open_runner)
+
+    def refuses(self, make: MakeFeed) -> str:
+        """See `TimedModel`."""
+        return str(self._ask("refuses", make))
+
+    def prepare(self, make: MakeFeed, phase: Phase) -> None:
+        """See `TimedModel`."""
+        self._ask("prepare", make, phase)
+
+    def run(self) -> float:
+        """See `TimedModel`."""
+        return float(self._ask("run"))
+
+    def close(self) -> None:
+        """See `TimedModel`. It ends the process."""
+        self._process.close()
+
+    def _ask(self, method: str, *arguments: object) -> Any:
+        with self._errors():
+            return self._process.ask(method, *arguments)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except ProcessEnded as ended:
+            raise PatchCompileError(
+                f"The process that ran {self._name} ended",
+                f"Its exit code is {ended.code}. A machine without free memory ends processes with -9.",
+                "Time fewer models at once (`--against dense`), or smaller batches and prompts.",
+            ) from None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from patch_compile.timing.onnx_runner import OnnxRunner
 
 from patch_compile.artifacts.bench import Phase
 from patch_compile.errors import PatchCompileError, UsageError
@@ -17,6 +16,7 @@ from patch_compile.onnx_io.own_process import _OwnModel, check_runs, run_model
 from patch_compile.onnx_io.session import open_session, run_session
 from patch_compile.onnx_io.time_limit import VARIABLE
 from patch_compile.python_process import _send
+from patch_compile.timing.timing import OnnxRunner
 from tests.sources.onnx_model import graphs
 
 X = {"x": np.ones((2, 4), np.float32)}

@@ -1,7 +1,6 @@
 """Words on times: what was timed, and what makes the times doubtful."""
 
-from patch_compile.artifacts.bench import BenchReport, Clocks, Library, Spread
-from patch_compile.hardware.nvml import SlowedBy
+from patch_compile.artifacts.bench import BenchReport, Clocks, Library, SlowedBy, Spread
 from patch_compile.report.bench import bench_notes, clock_words, timed_words
 from tests.artifacts.benched import benched
 

@@ -2,14 +2,17 @@
 
 import pytest
 
-from patch_compile.artifacts.bench import Spread
+from patch_compile.artifacts.bench import ClockSample, SlowedBy, Spread
 from patch_compile.hardware import nvml
-from patch_compile.hardware.nvml import Sample, SlowedBy
 from patch_compile.timing.run import Watch
 
 
+def sample(sm: float, memory: float, watts: float, celsius: float, *slowed: SlowedBy) -> ClockSample:
+    return ClockSample(sm_mhz=sm, memory_mhz=memory, watts=watts, celsius=celsius, slowed=slowed)
+
+
 def watch(*samples):
-    every = iter([Sample(300, 405, 20.0, 30), *samples, Sample(1200, 9501, 90.0, 60)])
+    every = iter([sample(300, 405, 20.0, 30), *samples, sample(1200, 9501, 90.0, 60)])
     watching = Watch(lambda: next(every))
     for _ in samples:
         watching.look()
@@ -17,7 +20,7 @@ def watch(*samples):
 
 
 def test_clocks_are_summed_up():
-    clocks = watch(*(Sample(1700 + i, 9501, 200.0 + i, 60) for i in range(5))).clocks()
+    clocks = watch(*(sample(1700 + i, 9501, 200.0 + i, 60) for i in range(5))).clocks()
     assert clocks.before.sm_mhz == 300 and clocks.after.sm_mhz == 1200 and clocks.samples == 5
     assert clocks.during.sm_mhz == Spread(min=1700, median=1702, max=1704)
     assert clocks.during.watts.max == 204.0
@@ -25,8 +28,8 @@ def test_clocks_are_summed_up():
 
 
 def test_each_reason_that_held_clocks_down_is_recorded_once():
-    held = Sample(1620, 9501, 299, 80, (SlowedBy.POWER_LIMIT,))
-    assert watch(Sample(1800, 9501, 250, 70), held, held).clocks().slowed == (SlowedBy.POWER_LIMIT,)
+    held = sample(1620, 9501, 299, 80, SlowedBy.POWER_LIMIT)
+    assert watch(sample(1800, 9501, 250, 70), held, held).clocks().slowed == (SlowedBy.POWER_LIMIT,)
 
 
 def test_a_run_without_a_round_has_no_spread():

@@ -13,12 +13,11 @@ from typing import Any
 import onnx
 import pytest
 
-from patch_compile.artifacts.bench import BenchReport, Contender, Library, Spread, TimedOn
+from patch_compile.artifacts.bench import BenchReport, ClockSample, Contender, Library, Spread, TimedOn
 from patch_compile.artifacts.engine import EngineReport
 from patch_compile.artifacts.folder import OutFolder
 from patch_compile.errors import PatchCompileError
 from patch_compile.hardware.gpu import Gpu
-from patch_compile.hardware.nvml import Sample
 from patch_compile.planning.cards import PlanCard, card_of, card_of_gpu
 from patch_compile.planning.roofline.assumptions import ASSUMED
 from patch_compile.report.terminal.bench import benched_parts
@@ -26,7 +25,7 @@ from patch_compile.report.terminal.parts import show
 from patch_compile.runtime import Runner
 from patch_compile.sources.open import source_of
 from patch_compile.timing import models, run
-from patch_compile.timing.device import CpuDevice, GpuPlace
+from patch_compile.timing.device import Place
 from patch_compile.timing.engine_runner import EngineRunner
 from patch_compile.timing.request import BenchRequest
 from tests.artifacts.examples import engine_report
@@ -58,12 +57,12 @@ class Driver:
     def __init__(self, *clocks: int) -> None:
         self._clocks = list(clocks or (1800,))
 
-    def sample(self) -> Sample:
+    def sample(self) -> ClockSample:
         self._clocks.append(self._clocks.pop(0))
-        return Sample(self._clocks[0], 8000, 250.0, 65)
+        return ClockSample(sm_mhz=self._clocks[0], memory_mhz=8000, watts=250.0, celsius=65)
 
 
-class HostPlace(GpuPlace):
+class HostPlace(Place):
     """Opens the ONNX file that stands in for an engine; times come from `truth`, by model and point."""
 
     def open(self, model: str, file: Path) -> Any:
@@ -231,8 +230,8 @@ def test_places_can_be_sent_to_processes(tmp_path):
     about = TimedOn(name="x", backend_version="1")
     without_gpu = "--backend tensorrt can't be used here"
     for place, error in (
-        (CpuDevice(about), f"ONNX Runtime cannot load {tmp_path}/model"),
-        (GpuPlace(about, Library.TENSORRT, None, None), f"{without_gpu}|{tmp_path}/model"),
+        (Place(about, Library.ONNX_RUNTIME), f"ONNX Runtime cannot load {tmp_path}/model"),
+        (Place(about, Library.TENSORRT), f"{without_gpu}|{tmp_path}/model"),
     ):
         with pytest.raises(PatchCompileError, match=error):
             place.open("dense", tmp_path / "model")

@@ -5,13 +5,12 @@ from contextlib import closing
 from functools import partial
 
 import pytest
-from patch_compile.timing.onnx_runner import OnnxRunner
-from patch_compile.timing.own_process import OwnProcess
 
 from patch_compile.artifacts.bench import Phase
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.graph_inputs import read_inputs
 from patch_compile.timing.points import Point, feed_of
+from patch_compile.timing.timing import OnnxRunner, OwnProcess
 
 
 class Broken:
