@@ -6,7 +6,7 @@ TEXTS := .cache/texts
 # Where no CUDA compiler is installed, the plugin is built with the one from the package index.
 NVCC_EXTRA := $(shell command -v nvcc >/dev/null || test -x /usr/local/cuda/bin/nvcc || echo ,nvcc)
 
-.PHONY: demo test test-full durations chromium minilm families mutate tensorrt-versions edgellm fuzz torture lint format plugin wheels bench-compile bench-quality bench-memory bench-onnx-files reproduce docs docs-test screenshots release models audit lowest newest lock clean
+.PHONY: demo play test test-full durations chromium minilm families mutate tensorrt-versions edgellm fuzz torture lint format plugin wheels bench-compile bench-quality bench-memory bench-onnx-files reproduce docs docs-test screenshots release models audit lowest newest lock clean
 
 # The linears of this small model gain where a GPU reads long prompts and answers briefly, as in classifying or scoring text.
 # 12 steps of repair instead of the default's 64, and a plugin for one architecture: for a first look in minutes. The second
@@ -18,6 +18,10 @@ demo: .venv/installed models
 	  --prompt-tokens 512 --generated-tokens 1 --force
 	@echo; echo "LLaMA-2-7B on an A6000, from its config.json alone:"
 	@$(BIN)/patch-compile plan samples/configs/llama-2-7b --ratio 0.35 --target a6000
+
+# The whole chain on a tiny model in some 20 seconds, and where to put breakpoints.
+play: .venv/installed
+	$(BIN)/python -m tests.play
 
 # One thread in each of pytest's processes: more of them than cores wait for each other most of the time. They load torch
 # before patch-compile could tell MKL to compute the same with any number of threads.
