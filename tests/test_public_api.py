@@ -39,8 +39,8 @@ INNER = {
     # It draws with the axes, marks and colours of the program's pictures, at the bytes of the table of kinds, and predicts
     # the time of mosaics that have no file.
     "benchmarks/quality/frontier.py": (
-        "masklearn.masks.kinds", "masklearn.masks.tiles", "patch_compile.hardware", "patch_compile.planning",
-        "patch_compile.report",
+        "masklearn.masks.kinds", "masklearn.masks.tiles", "patch_compile.artifacts.plan", "patch_compile.hardware",
+        "patch_compile.planning", "patch_compile.report",
     ),
 }  # fmt: skip
 FILES = sorted(

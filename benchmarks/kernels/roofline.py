@@ -21,7 +21,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 from problems import SHAPES, TOKENS
 
 from benchmarks.page_part import renewed
-from patch_compile.artifacts.plan import Slower, Way
+from patch_compile.artifacts.plan import Slower, Way, WholeRow, Workload
 from patch_compile.hardware.cards import RatedCard, rated_cards
 from patch_compile.packing.fusion import FUSIONS, GATED, QKV
 from patch_compile.planning.cards import PlanCard
@@ -29,11 +29,10 @@ from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import LinearPlan
 from patch_compile.planning.outline import outline_of_llama
 from patch_compile.planning.planner import assumed_plans, settle_together
-from patch_compile.planning.predict import WholeModel, predict_whole
+from patch_compile.planning.predict import predict_whole
 from patch_compile.planning.roofline.assumptions import ASSUMED, Assumptions
 from patch_compile.planning.roofline.linear_roofline import Linear, Prediction, dense_path_time, predict
 from patch_compile.planning.roofline.rest import Model
-from patch_compile.planning.workload import Workload
 from patch_compile.plugin.toolchain import plugin_sources
 
 __all__ = [
@@ -180,7 +179,7 @@ def taken(slower: Slower | None) -> str:
 class Whole:
     """A model as `patch-compile plan` predicts it, and the slowest of its linears in prefill beside the dense one."""
 
-    times: WholeModel
+    times: WholeRow
     slower: Slower | None
 
     @property
@@ -203,7 +202,9 @@ def predict_model(
     """The planner's prediction for a model at a ratio; merged: the dense model multiplies linears of one input at once."""
     linears, outline = outline_of_llama(model, fuse)
     outline = outline if merged else replace(outline, groups=())
-    costs = CostModel(PlanCard(device, assume=assume), Workload(BATCH, PROMPT, GENERATED))
+    costs = CostModel(
+        PlanCard(device, assume=assume), Workload(batch=BATCH, prompt=PROMPT, generated=GENERATED)
+    )
     plans = assumed_plans(linears, tile, dict.fromkeys(linears, ratio), lowering, costs)
     plans = settle_together(plans, lowering, outline, costs)
     return Whole(predict_whole(plans.values(), outline, costs), _slowest(plans.values()))
@@ -232,7 +233,7 @@ def _whole_row(device: RatedCard, model: Model) -> list[str]:
     return [
         device.name,
         model.name,
-        f"{found[0].times.end_to_end.dense:.0f}",
+        f"{found[0].times.end_to_end.dense_ms:.0f}",
         *(f"{whole.speedup:.2f}" for whole in found),
         " / ".join(f"{whole.times.decode.speedup:.2f}" for whole in found),
         " / ".join(f"{x:.2f}" for x in published),
@@ -306,8 +307,7 @@ def _as_json(device: RatedCard) -> dict[str, Any]:
         for share, p in zip(SHARES, found, strict=True)
     ]
     models = [
-        {"device": d.name, "model": model.name, "ratio": ratio, "lowering": lowering}
-        | whole.times.row().as_json()
+        {"device": d.name, "model": model.name, "ratio": ratio, "lowering": lowering} | whole.times.as_json()
         for d in rated_cards()
         for model in MODELS.values()
         for lowering in ("plugin", "auto")

@@ -19,14 +19,14 @@ from roofline import MODELS, table
 from benchmarks.page_part import print_or_renew
 from masklearn.masks.kinds.table import KINDS
 from masklearn.quant.table import FLOAT16, INT4, INT8, WeightType
+from patch_compile.artifacts.plan import WholeRow, Workload
 from patch_compile.hardware.cards import card_named
 from patch_compile.planning.cards import card_of
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.outline import outline_of_llama
 from patch_compile.planning.planner import assumed_plans, settle_together
-from patch_compile.planning.predict import WholeModel, predict_whole
+from patch_compile.planning.predict import predict_whole
 from patch_compile.planning.roofline.schedule import CONFIGS
-from patch_compile.planning.workload import Workload
 from patch_compile.plugin.toolchain import plugin_sources
 
 __all__ = ["TYPES", "markdown", "predict_types"]
@@ -59,10 +59,10 @@ _DECODE = {INT8: "int8-decode-64", INT4: "int4-decode-64"}
 
 def predict_types(
     target: str, batch: int, weights: WeightType, ratio: float = _RATIO
-) -> tuple[WholeModel, int]:
+) -> tuple[WholeRow, int]:
     """Returns the planner's prediction for the model, and the bytes of its linears."""
     linears, outline = outline_of_llama(MODELS[_MODEL])
-    costs = CostModel(card_of(target), Workload(batch, _TOKENS, _TOKENS))
+    costs = CostModel(card_of(target), Workload(batch=batch, prompt=_TOKENS, generated=_TOKENS))
     ratios, types = dict.fromkeys(linears, ratio), dict.fromkeys(linears, weights)
     plans = assumed_plans(linears, _TILE, ratios, "auto", costs, None, types)
     plans = settle_together(plans, "auto", outline, costs)
@@ -102,10 +102,10 @@ def _rows() -> Iterator[list[str]]:
         for batch in _BATCHES:
             for weights in TYPES:
                 found, size = predict_types(target, batch, weights)
-                step = found.decode.planned / (_TOKENS - 1)
+                step = found.decode.planned_ms / (_TOKENS - 1)
                 row = [target, str(batch), str(weights), f"{size / 1e9:.2f}", f"{step:.2f}"]
                 row += [f"{found.decode.speedup:.2f}", f"{found.decode.limit:.2f}"]
-                row += [f"{found.decode.row().over_alike:.2f}"]
+                row += [f"{found.decode.over_alike:.2f}"]
                 yield [*row, f"{found.prefill.speedup:.2f}", f"{found.end_to_end.speedup:.2f}"]
 
 

@@ -30,6 +30,7 @@ from benchmarks.kernels.roofline import BATCH, GENERATED, MODELS, PROMPT, predic
 from masklearn.masks.kinds.base import BYTES_DENSE
 from masklearn.masks.kinds.table import DENSE, PRUNED, TWO_FOUR
 from masklearn.masks.tiles import grid_shape
+from patch_compile.artifacts.plan import Workload
 from patch_compile.hardware.cards import RatedCard, card_named
 from patch_compile.planning.cards import PlanCard
 from patch_compile.planning.cost import CostModel
@@ -38,7 +39,6 @@ from patch_compile.planning.outline import outline_of_llama
 from patch_compile.planning.planner import settle_together
 from patch_compile.planning.predict import predict_whole
 from patch_compile.planning.tile_map import unpatterned_mask
-from patch_compile.planning.workload import Workload
 from patch_compile.report.curve.curve import MARKERS, STAR
 from patch_compile.report.page.chart import Scale, linear_axis, loss_axis
 from patch_compile.report.page.labels import REACH, SIZE, Box, Point, place_labels
@@ -143,7 +143,7 @@ def _decode_ms_of(shares: tuple[tuple[str, float], ...]) -> float:
     card = card_named(_CARD)
     assert isinstance(card, RatedCard)
     linears, outline = outline_of_llama(MODELS[_MODEL])
-    costs = CostModel(PlanCard(card), Workload(BATCH, PROMPT, GENERATED))
+    costs = CostModel(PlanCard(card), Workload(batch=BATCH, prompt=PROMPT, generated=GENERATED))
     by_shape = {}
     for shape in {*linears.values()}:
         grid = grid_shape(shape, _TILE)
@@ -155,7 +155,7 @@ def _decode_ms_of(shares: tuple[tuple[str, float], ...]) -> float:
         by_shape[shape] = plan_linear("", unpatterned_mask(shape, _TILE, spread), costs=costs)
     plans = {name: by_shape[shape].named(name) for name, shape in linears.items()}
     whole = predict_whole(settle_together(plans, "plugin", outline, costs).values(), outline, costs)
-    return whole.decode.planned / (GENERATED - 1)
+    return whole.decode.planned_ms / (GENERATED - 1)
 
 
 def draw(rows: Sequence[Row]) -> str:

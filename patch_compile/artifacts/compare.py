@@ -12,7 +12,7 @@ from masklearn.masks.kinds.table import DENSE as DENSE_KIND
 from masklearn.masks.kinds.table import TWO_FOUR
 from patch_compile.artifacts.bench import Library, Phase
 from patch_compile.artifacts.manifest import ModelOrigin
-from patch_compile.artifacts.plan import CardRow, WorkloadRow
+from patch_compile.artifacts.plan import CardRow, Workload
 from patch_compile.artifacts.record import Record, VersionedRecord
 
 __all__ = [
@@ -84,7 +84,7 @@ class PredictedFor(Record):
     """Card and workload that speeds are predicted for."""
 
     card: CardRow
-    workload: WorkloadRow
+    workload: Workload
 
 
 class PredictedSpeeds(Record):

@@ -39,7 +39,7 @@ __all__ = [
     "Unpredicted",
     "Way",
     "WholeRow",
-    "WorkloadRow",
+    "Workload",
 ]
 
 Lowering = Literal["plugin", "split", "dense"]
@@ -253,12 +253,30 @@ class CardRow(Record):
         return name
 
 
-class WorkloadRow(Record):
+class Workload(Record):
     """`batch` sequences of `prompt` tokens each, then `generated` sampled tokens, the first of which the prompt gives."""
 
     batch: int
     prompt: int
     generated: int
+
+    def without_decode(self) -> Self:
+        """Returns the workload of an encoder, which generates nothing."""
+        return self.model_copy(update={"generated": 1})
+
+    @property
+    def steps(self) -> int:
+        """Returns the number of decode steps after the prompt."""
+        return self.generated - 1
+
+    @property
+    def prefill_tokens(self) -> int:
+        """Returns the rows of X of a linear for the prompt."""
+        return self.batch * self.prompt
+
+    def total(self, prefill: float, decode: float) -> float:
+        """Returns the time of the whole workload. prefill: time of the prompt; decode: time of one decode step."""
+        return prefill + self.steps * decode
 
     def __str__(self) -> str:
         if self.generated == 1:
@@ -279,6 +297,12 @@ class PhaseRow(Record):
     speedup: float
     limit: float
 
+    @classmethod
+    def of(cls, dense: float, planned: float, limit: float, alike: float | None = None) -> Self:
+        """Returns the row of a phase. A phase that does not occur has a speed-up of 1."""
+        speedup = dense / planned if planned else 1.0
+        return cls(dense_ms=dense, alike_ms=alike, planned_ms=planned, speedup=speedup, limit=limit)
+
     @property
     def over_alike(self) -> float:
         """Returns the speed-up over dense weights of the same types."""
@@ -293,6 +317,17 @@ class WholeRow(Record):
     prefill: PhaseRow
     decode: PhaseRow
     end_to_end: PhaseRow
+
+    @classmethod
+    def of(cls, prefill: PhaseRow, decode: PhaseRow) -> Self:
+        """Returns the times with the sum of both phases. Each phase has its own limit."""
+        dense, planned = prefill.dense_ms + decode.dense_ms, prefill.planned_ms + decode.planned_ms
+        least = prefill.dense_ms / prefill.limit + decode.dense_ms / decode.limit
+        both = (prefill.alike_ms, decode.alike_ms)
+        alike = None if None in both else sum(filter(None, both))
+        return cls(
+            prefill=prefill, decode=decode, end_to_end=PhaseRow.of(dense, planned, dense / least, alike)
+        )
 
 
 class Totals(Record):
@@ -313,7 +348,7 @@ class PlanSummary(Record):
     """Summary of a plan for the whole model. card, workload and whole are None without predictions."""
 
     card: CardRow | None = None
-    workload: WorkloadRow | None = None
+    workload: Workload | None = None
     totals: Totals
     whole: WholeRow | None = None
     unpredicted: Unpredicted | None = None

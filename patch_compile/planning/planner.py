@@ -168,9 +168,9 @@ def summarise_plan(plans: Mapping[str, LinearPlan], outline: Outline, costs: Cos
         return PlanSummary(totals=_totals(plans), unpredicted=Unpredicted.NO_CARD)
     return PlanSummary(
         card=costs.card.row(),
-        workload=costs.workload.row(),
+        workload=costs.workload,
         totals=_totals(plans),
-        whole=predict_whole(plans.values(), outline, costs).row(),
+        whole=predict_whole(plans.values(), outline, costs),
     )
 
 

@@ -13,7 +13,6 @@ a gain could pass its limits.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 
 from masklearn.masks.kinds.base import BYTES_DENSE
 from patch_compile.artifacts.plan import Bound, LinearTimes, PhaseRow, Times, WholeRow
@@ -24,62 +23,10 @@ from patch_compile.planning.products import InputGroup, cost_together, products_
 from patch_compile.planning.roofline.linear_roofline import speedup_limit
 from patch_compile.planning.roofline.rest import rest_of
 
-__all__ = ["PhaseTimes", "WholeModel", "predict_whole"]
+__all__ = ["predict_whole"]
 
 
-@dataclass(frozen=True)
-class PhaseTimes:
-    """Milliseconds of a phase of the workload, of the dense and of the planned model, and the limit of their ratio.
-
-    alike: of the dense model whose weights have the same types as those of the planned one; None if all have 16 bits.
-    """
-
-    dense: float
-    planned: float
-    limit: float
-    alike: float | None = None
-
-    @property
-    def speedup(self) -> float:
-        """Returns dense over planned time, 1 for a phase that does not occur."""
-        return self.dense / self.planned if self.planned else 1.0
-
-    def row(self) -> PhaseRow:
-        """Returns the phase's row of plan.json."""
-        return PhaseRow(
-            dense_ms=self.dense,
-            alike_ms=self.alike,
-            planned_ms=self.planned,
-            speedup=self.speedup,
-            limit=self.limit,
-        )
-
-
-@dataclass(frozen=True)
-class WholeModel:
-    """Predictions for the prompt, and for all decode steps after it."""
-
-    prefill: PhaseTimes
-    decode: PhaseTimes
-
-    @property
-    def end_to_end(self) -> PhaseTimes:
-        """Returns the sum of both phases. Each phase has its own limit."""
-        dense = self.prefill.dense + self.decode.dense
-        least = self.prefill.dense / self.prefill.limit + self.decode.dense / self.decode.limit
-        planned = self.prefill.planned + self.decode.planned
-        both = (self.prefill.alike, self.decode.alike)
-        alike = None if None in both else sum(filter(None, both))
-        return PhaseTimes(dense, planned, dense / least, alike)
-
-    def row(self) -> WholeRow:
-        """Returns the times as plan.json holds them."""
-        return WholeRow(
-            prefill=self.prefill.row(), decode=self.decode.row(), end_to_end=self.end_to_end.row()
-        )
-
-
-def predict_whole(plans: Collection[LinearPlan], outline: Outline, costs: CostModel) -> WholeModel:
+def predict_whole(plans: Collection[LinearPlan], outline: Outline, costs: CostModel) -> WholeRow:
     """Predict the prompt and all decode steps of a workload. Every plan must have its times.
 
     It counts `split` linears as dense: it can't predict TensorRT's choices for them.
@@ -95,16 +42,16 @@ def predict_whole(plans: Collection[LinearPlan], outline: Outline, costs: CostMo
     others = _costs([plan for plan in every if not plan.weight_type.quantised], outline.groups, costs)
     limits = _limits(plans)
 
-    def phase(of: Callable[[LinearTimes], Times], rest: float, runs: int, least: float = 0.0) -> PhaseTimes:
+    def phase(of: Callable[[LinearTimes], Times], rest: float, runs: int, least: float = 0.0) -> PhaseRow:
         # With many sequences the tensor cores limit decode too, and 2:4 may save them more than it saves bytes.
         limit = max(least, *(limits[of(cost).bound] for cost in dense))
         as_dense = rest + sum(of(cost).dense for cost in dense)
         as_planned = rest + sum(of(cost).dense for cost in planned) + sum(of(cost).hybrid for cost in hybrid)
         alike = rest + sum(of(cost).dense for cost in others) + sum(of(cost).unpruned for cost in typed)
         scale = runs / 1e3
-        return PhaseTimes(scale * as_dense, scale * as_planned, limit, scale * alike if quantised else None)
+        return PhaseRow.of(scale * as_dense, scale * as_planned, limit, scale * alike if quantised else None)
 
-    return WholeModel(
+    return WholeRow.of(
         phase(lambda cost: cost.prefill, prefill, 1, limits["tensor"]),
         phase(lambda cost: cost.decode, step, load.steps),
     )

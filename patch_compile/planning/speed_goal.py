@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from patch_compile.artifacts.plan import PhaseRow
 from patch_compile.errors import SpeedError
-
-if TYPE_CHECKING:
-    from patch_compile.planning.predict import PhaseTimes
 
 __all__ = ["SpeedGoal", "ratio_for", "unreachable"]
 
@@ -33,15 +30,15 @@ class SpeedGoal:
         """Returns the milliseconds that the workload may take. dense: those of the dense model."""
         return self.budget_ms if self.budget_ms is not None else dense / (self.speedup or 1.0)
 
-    def met(self, found: PhaseTimes) -> bool:
+    def met(self, found: PhaseRow) -> bool:
         """Returns True if the planned model is as fast as asked."""
-        return found.planned <= self.milliseconds(found.dense)
+        return found.planned_ms <= self.milliseconds(found.dense_ms)
 
     def __str__(self) -> str:
         return f"{self.budget_ms:g} ms" if self.budget_ms is not None else f"a speed-up of {self.speedup:g}"
 
 
-def ratio_for(goal: SpeedGoal, predict: Callable[[float], PhaseTimes]) -> float:
+def ratio_for(goal: SpeedGoal, predict: Callable[[float], PhaseRow]) -> float:
     """Returns the smallest ratio, to a thousandth, at which `predict` meets the goal.
 
     Raises SpeedError if no ratio up to 0.5 does.
@@ -57,11 +54,11 @@ def ratio_for(goal: SpeedGoal, predict: Callable[[float], PhaseTimes]) -> float:
     return (coarse if fine is None else fine) / 1000
 
 
-def unreachable(goal: SpeedGoal, best: PhaseTimes) -> SpeedError:
+def unreachable(goal: SpeedGoal, best: PhaseRow) -> SpeedError:
     """Returns the error for a goal that even the plan with the largest ratio does not meet."""
     return SpeedError(
         f"The goal of {goal} is out of reach",
-        f"At the largest ratio the workload is predicted to take {best.planned:.1f} ms, and {best.dense:.1f} ms with the "
-        f"dense model: a speed-up of {best.speedup:.2f}. No kernel can pass {best.limit:.2f}.",
+        f"At the largest ratio the workload is predicted to take {best.planned_ms:.1f} ms, and {best.dense_ms:.1f} ms with "
+        f"the dense model: a speed-up of {best.speedup:.2f}. No kernel can pass {best.limit:.2f}.",
         "Ask for less, give the linears smaller weights (--weights int8 or int4), or plan for another card or workload.",
     )

@@ -14,11 +14,12 @@ from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.record import SpeedRecord
 from masklearn.masks.select import NO_LOSSES, RoundingLosses, Scores, Selection, select
 from masklearn.quant.table import WeightType
+from patch_compile.artifacts.plan import PhaseRow
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import LinearPlan, plan_linears
 from patch_compile.planning.outline import Outline
 from patch_compile.planning.planner import settle_together
-from patch_compile.planning.predict import PhaseTimes, predict_whole
+from patch_compile.planning.predict import predict_whole
 from patch_compile.planning.savings import saved_per_weight
 from patch_compile.planning.speed_goal import SpeedGoal, unreachable
 from patch_compile.planning.tile_map import TileKinds
@@ -51,7 +52,7 @@ class SpeedTask:
     lowering: str
     kinds: Mapping[str, Kinds]
 
-    def end_to_end(self, plans: Mapping[str, LinearPlan]) -> PhaseTimes:
+    def end_to_end(self, plans: Mapping[str, LinearPlan]) -> PhaseRow:
         """Returns the predicted times of the whole workload with these plans of the linears."""
         return predict_whole(plans.values(), self.outline, self.costs).end_to_end
 
@@ -136,7 +137,7 @@ class TilesForSpeed:
             if kinds.any() and not plans[name].uses_zeros
         }
 
-    def _end_to_end(self, chosen: Selection) -> PhaseTimes:
+    def _end_to_end(self, chosen: Selection) -> PhaseRow:
         return self._task.end_to_end(self.plans(chosen.kinds))
 
     def plans(self, kinds: Grids) -> dict[str, LinearPlan]:

@@ -132,7 +132,7 @@ class TypesForSpeed:
 
     def _amount(self, areas: Grids) -> float:
         """Returns the microseconds that the model of dense 16-bit weights has to lose."""
-        dense = self._task.end_to_end(self._tiles({}).plans(_dense(areas))).dense
+        dense = self._task.end_to_end(self._tiles({}).plans(_dense(areas))).dense_ms
         return 1e3 * (dense - self._task.goal.milliseconds(dense))
 
     def _savings(self, areas: Grids) -> dict[WeightType, TypeSavings]:

@@ -38,13 +38,13 @@ if TYPE_CHECKING:
     from masklearn.model.checkpoint import Checkpoint
     from masklearn.model.coverage import Coverage
     from masklearn.quant.table import WeightType
+    from patch_compile.artifacts.plan import Workload
     from patch_compile.onnx_io.compare import Outputs
     from patch_compile.onnx_io.feeds import Feed
     from patch_compile.passes import PassDump
     from patch_compile.planning.cost import CostModel
     from patch_compile.planning.lowering import LinearPlan
     from patch_compile.planning.outline import Outline
-    from patch_compile.planning.workload import Workload
     from patch_compile.recipe import Recipe
 
 __all__ = ["Bars", "OutputSource", "Probe", "Source"]

@@ -10,17 +10,16 @@ from typing import Any
 from masklearn.masks.kinds.table import KINDS, TWO_FOUR
 from patch_compile.artifacts.bench import BenchReport, Phase
 from patch_compile.artifacts.folder import OutFolder
-from patch_compile.artifacts.plan import Plan
+from patch_compile.artifacts.plan import PhaseRow, Plan, Workload
 from patch_compile.errors import PatchCompileError
-from patch_compile.planning import predict
 from patch_compile.planning.cards import PlanCard, find_card
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import LinearPlan
 from patch_compile.planning.measured import MeasuredCard
 from patch_compile.planning.measured_fit import fit_assumptions
 from patch_compile.planning.outline import Outline
+from patch_compile.planning.predict import predict_whole
 from patch_compile.planning.roofline.assumptions import Assumptions
-from patch_compile.planning.workload import Workload
 from patch_compile.sources.base import Source
 from patch_compile.sources.kinds import Capability
 from patch_compile.timing.device import Place
@@ -36,13 +35,13 @@ class PlannedModel:
     plans: tuple[LinearPlan, ...]
     outline: Outline
 
-    def at(self, point: Point, card: PlanCard) -> predict.PhaseTimes:
+    def at(self, point: Point, card: PlanCard) -> PhaseRow:
         """Returns the predicted milliseconds of one dense and one hybrid run at a point."""
         steps = 1 if point.phase is Phase.DECODE else 0
-        costs = CostModel(card, Workload(point.batch, point.tokens or 1, 1 + steps))
+        costs = CostModel(card, Workload(batch=point.batch, prompt=point.tokens or 1, generated=1 + steps))
         plans = [_costed(plan, costs) for plan in self.plans]
         outline = replace(self.outline, others=tuple(_costed(plan, costs) for plan in self.outline.others))
-        whole = predict.predict_whole(plans, outline, costs)
+        whole = predict_whole(plans, outline, costs)
         return whole.decode if steps else whole.prefill
 
     def evened(self) -> PlannedModel:
@@ -92,7 +91,7 @@ def costs_of_build(out: OutFolder) -> CostModel | None:
     if plan is None or plan.card is None or plan.workload is None:
         return None
     card = find_card(plan.card.name)
-    return CostModel(card, Workload.of(plan.workload)) if card else None
+    return CostModel(card, plan.workload) if card else None
 
 
 def _costed(plan: LinearPlan, costs: CostModel) -> LinearPlan:
@@ -132,7 +131,7 @@ def calibrate(report: BenchReport, planned: PlannedModel, card: PlanCard, model:
     def predict(assume: Assumptions) -> Sequence[float]:
         as_assumed = replace(card, assume=assume, measured=None)
         phases = zip(rows, (evened.at(point, as_assumed) for point in points), strict=True)
-        each = (((row.dense, phase.dense), (row.hybrid, phase.planned)) for row, phase in phases)
+        each = (((row.dense, phase.dense_ms), (row.hybrid, phase.planned_ms)) for row, phase in phases)
         return [predicted for pairs in each for timed, predicted in pairs if timed]
 
     during = report.clocks.during if report.clocks else None

@@ -192,7 +192,7 @@ class _Contest:
             speedup=dense.median / hybrid.median if dense else None,
             speedup_p10_p90=dense.over(hybrid) if dense else None,
             limit=predicted.limit if predicted else None,
-            predicted=predicted.row() if predicted else None,
+            predicted=predicted,
         )
 
 

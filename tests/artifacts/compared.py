@@ -19,7 +19,7 @@ from patch_compile.artifacts.compare import (
     TimedSize,
 )
 from patch_compile.artifacts.manifest import ModelOrigin
-from patch_compile.artifacts.plan import CardRow, WorkloadRow
+from patch_compile.artifacts.plan import CardRow, Workload
 from patch_compile.report.pareto import Spot, beaten_by
 
 __all__ = ["compared"]
@@ -69,7 +69,7 @@ def compared(
         ),
         axis=ComparedAxis(against=against, phase=Phase.DECODE, dense=1.0),
         predicted_for=PredictedFor(
-            card=CardRow(name="A6000"), workload=WorkloadRow(batch=1, prompt=128, generated=128)
+            card=CardRow(name="A6000"), workload=Workload(batch=1, prompt=128, generated=128)
         ),
         measured=MeasuredSpeeds(place=place, sizes={Phase.PREFILL: size, Phase.DECODE: size}),
         builds=tuple(rows),

@@ -23,7 +23,7 @@ from patch_compile.artifacts.plan import (
     TileCount,
     Totals,
     WholeRow,
-    WorkloadRow,
+    Workload,
 )
 from patch_compile.artifacts.proof import (
     Agreement,
@@ -65,7 +65,7 @@ SKIPPED = (Skipped(name="lm_head", reason="the output head is left dense unless 
 EVAL = EvalText(name="eval.txt", path="/texts/eval.txt")
 PLAN = PlanSummary(
     card=CardRow(name="RTX 3090", stands_for="sm86"),
-    workload=WorkloadRow(batch=16, prompt=128, generated=128),
+    workload=Workload(batch=16, prompt=128, generated=128),
     totals=Totals(bytes_before=212_000_000, bytes_after=175_000_000),
     whole=WholeRow(
         prefill=PhaseRow(dense_ms=10.9, planned_ms=13.4, speedup=0.81, limit=1.67),

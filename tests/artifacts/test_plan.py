@@ -5,7 +5,7 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from patch_compile.artifacts.plan import CardRow, LinearRow, Plan, PlanSummary, Unpredicted, WorkloadRow
+from patch_compile.artifacts.plan import CardRow, LinearRow, Plan, PlanSummary, Unpredicted, Workload
 from patch_compile.errors import PatchCompileError
 
 ROW = {
@@ -116,7 +116,7 @@ def test_a_linear_has_a_node_or_a_reason_and_nothing_unknown(changed):
     "changed",
     [
         {"card": CardRow(name="A6000")},
-        {"workload": WorkloadRow(batch=1, prompt=1, generated=1)},
+        {"workload": Workload(batch=1, prompt=1, generated=1)},
         {"unpredicted": None},
     ],
 )

@@ -12,7 +12,7 @@ from masklearn.model.checkpoint import Checkpoint
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import INT8
 from patch_compile.api.results import Planned
-from patch_compile.artifacts.plan import Reason, ReasonKind, WorkloadRow
+from patch_compile.artifacts.plan import Reason, ReasonKind, Workload
 from patch_compile.artifacts.plan_of_model import Asked, OtherTypes, PlanOfModel, TargetSource
 from patch_compile.cli.plan import plan as plan_command
 from patch_compile.errors import PatchCompileError, SpeedError
@@ -168,7 +168,7 @@ def test_the_workload_changes_the_plan(small):
     prompts = planned_for(small, ratio=0.4, target="h100", prompt_tokens=2048, generated_tokens=2)
     assert {row.lowering for row in decode.linears} == {"plugin"}
     assert {row.lowering for row in prompts.linears} == {"dense"}
-    assert prompts.workload == WorkloadRow(batch=16, prompt=2048, generated=2)
+    assert prompts.workload == Workload(batch=16, prompt=2048, generated=2)
     assert str(prompts.workload) == "batch 16, 2048 prompt + 2 generated tokens"
 
 

@@ -2,15 +2,14 @@
 
 import pytest
 
-from patch_compile.artifacts.plan import Reason, ReasonKind, Way
+from patch_compile.artifacts.plan import Reason, ReasonKind, Way, Workload
 from patch_compile.planning.cards import card_of
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import plan_linear, plan_linears
 from patch_compile.planning.roofline.linear_roofline import Linear, predict
-from patch_compile.planning.workload import Workload
 from tests.planning.assumed import assumed_mask
 
-LOAD = Workload(16, 128, 128)
+LOAD = Workload(batch=16, prompt=128, generated=128)
 TILE = (128, 128)
 
 
@@ -77,7 +76,7 @@ def test_tiles_narrower_than_a_slab_are_nothing_for_the_plugin_but_split_has_no_
 
 @pytest.mark.parametrize(("prompt", "way", "speedup"), [(2048, Way.DENSE_PATH, 0.99), (32, Way.MMA_SP, 0.69)])
 def test_on_hopper_a_workload_of_prompts_stays_dense_and_the_reason_says_why(prompt, way, speedup):
-    prompts = planned((11008, 4096), 0.4, "h100", load=Workload(16, prompt, 2))
+    prompts = planned((11008, 4096), 0.4, "h100", load=Workload(batch=16, prompt=prompt, generated=2))
     assert prompts.lowering == "dense"
     assert (prompts.reason.kind, prompts.reason.card) == (ReasonKind.PROMPTS, "H100")
     assert prompts.reason.slower == prompts.predicted.prefill.slower
@@ -85,8 +84,14 @@ def test_on_hopper_a_workload_of_prompts_stays_dense_and_the_reason_says_why(pro
         way,
         pytest.approx(speedup, abs=0.01),
     )
-    assert planned((11008, 4096), 0.4, "h100", load=Workload(16, 128, 512)).lowering == "plugin"
-    assert planned((11008, 4096), 0.4, "a100", load=Workload(16, 2048, 2)).lowering == "plugin"
+    assert (
+        planned((11008, 4096), 0.4, "h100", load=Workload(batch=16, prompt=128, generated=512)).lowering
+        == "plugin"
+    )
+    assert (
+        planned((11008, 4096), 0.4, "a100", load=Workload(batch=16, prompt=2048, generated=2)).lowering
+        == "plugin"
+    )
 
 
 def test_without_a_card_auto_is_the_plugin_wherever_a_slab_is_sparse():

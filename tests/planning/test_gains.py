@@ -5,16 +5,16 @@ import pytest
 
 from masklearn.masks.budget import Budget
 from masklearn.masks.tiles import tile_weights
+from patch_compile.artifacts.plan import Workload
 from patch_compile.planning.cards import card_of
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.gains import GainBudget, TilesThatGain
 from patch_compile.planning.lowering import plan_linears
 from patch_compile.planning.planner import assumed_plans
 from patch_compile.planning.tile_map import unpatterned
-from patch_compile.planning.workload import Workload
 
 TILE = (128, 128)
-COSTS = CostModel(card_of("a6000"), Workload(16, 128, 128))
+COSTS = CostModel(card_of("a6000"), Workload(batch=16, prompt=128, generated=128))
 LINEARS = {"tiny": (256, 256), "up": (11008, 4096), "down": (4096, 11008), "o": (4096, 4096)}
 
 

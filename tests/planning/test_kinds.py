@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from masklearn.masks.kinds.table import BY_CODE, DENSE, KINDS, PRUNED, TWO_FOUR
+from patch_compile.artifacts.plan import Workload
 from patch_compile.planning.cards import card_of
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import plan_linear, plan_linears
@@ -16,13 +17,12 @@ from patch_compile.planning.roofline.rest import Model
 from patch_compile.planning.speed_goal import SpeedGoal
 from patch_compile.planning.tile_map import unpatterned
 from patch_compile.planning.tiles_for_speed import SpeedTask, TilesForSpeed
-from patch_compile.planning.workload import Workload
 from tests.planning.assumed import assumed_mask
 
 SHAPE, TILE = (4096, 4096), (128, 128)
 NAMES = ("2:4", "6:16", "8:16", "10:16", "12:16", "14:16")
 AUTO = tuple(PRUNED[name] for name in NAMES)
-COSTS = CostModel(card_of("a6000"), Workload(1, 16, 512))
+COSTS = CostModel(card_of("a6000"), Workload(batch=1, prompt=16, generated=512))
 
 
 def share_of(mask, kind):
@@ -66,7 +66,7 @@ def test_decode_takes_the_time_of_its_bytes(kind):
 def test_prompts_gain_by_2_4_alone():
     """n:16 is unpacked and multiplied in full."""
     kinds = {name: assumed_mask(SHAPE, TILE, 0.5, (PRUNED[name],)) for name in ("2:4", "8:16")}
-    costs = CostModel(card_of("a6000"), Workload(1, 4096, 1))
+    costs = CostModel(card_of("a6000"), Workload(batch=1, prompt=4096, generated=1))
     plans = plan_linears(kinds, "plugin", costs)
     assert plans["2:4"].predicted.prefill.hybrid < plans["2:4"].predicted.prefill.dense
     assert plans["8:16"].predicted.prefill.hybrid > plans["2:4"].predicted.prefill.hybrid
@@ -75,7 +75,7 @@ def test_prompts_gain_by_2_4_alone():
 def test_linears_of_other_kinds_are_open_to_auto():
     """A decode workload packs them, and a workload of long prompts leaves them dense."""
     kinds = {"x": (PRUNED["8:16"],)}
-    decode, prompts = COSTS, CostModel(card_of("a6000"), Workload(1, 4096, 1))
+    decode, prompts = COSTS, CostModel(card_of("a6000"), Workload(batch=1, prompt=4096, generated=1))
     lowerings = [
         assumed_plans({"x": SHAPE}, TILE, {"x": 0.5}, "auto", costs, kinds)["x"].lowering
         for costs in (decode, prompts)

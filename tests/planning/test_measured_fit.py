@@ -7,6 +7,7 @@ import pytest
 
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears_of
+from patch_compile.artifacts.plan import Workload
 from patch_compile.errors import PatchCompileError
 from patch_compile.planning.cards import card_of
 from patch_compile.planning.cost import CostModel
@@ -14,7 +15,6 @@ from patch_compile.planning.measured_fit import fit_assumptions
 from patch_compile.planning.outline import outline_of
 from patch_compile.planning.planner import assumed_plans
 from patch_compile.planning.roofline.assumptions import ASSUMED
-from patch_compile.planning.workload import Workload
 from patch_compile.timing.points import grid_of
 from patch_compile.timing.predicted import PlannedModel
 from tests.planning.llama import LLAMA_2_7B, write_hollow_llama
@@ -38,13 +38,13 @@ def predict_of(tmp_path_factory):
             (128, 128),
             dict.fromkeys(coverage.linears, 0.4),
             "plugin",
-            CostModel(card, Workload(1, 1, 1)),
+            CostModel(card, Workload(batch=1, prompt=1, generated=1)),
         )
         model = PlannedModel(tuple(plans.values()), outline_of(checkpoint, coverage)).evened()
 
         def predict(assume):
             phases = [model.at(point, replace(card, assume=assume)) for point in points]
-            return [time for phase in phases for time in (phase.dense, phase.planned)]
+            return [time for phase in phases for time in (phase.dense_ms, phase.planned_ms)]
 
         return predict
 

@@ -6,7 +6,7 @@ import pytest
 
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears_of
-from patch_compile.artifacts.plan import Unpredicted
+from patch_compile.artifacts.plan import Unpredicted, Workload
 from patch_compile.hardware.cards import rated_cards
 from patch_compile.packing.fusion import FUSIONS
 from patch_compile.planning.cards import card_of
@@ -17,11 +17,10 @@ from patch_compile.planning.predict import predict_whole
 from patch_compile.planning.roofline.assumptions import ASSUMED
 from patch_compile.planning.roofline.linear_roofline import DENSE_PATH, Linear, dense_time, predict
 from patch_compile.planning.roofline.rest import Model, gating_time, rest_of
-from patch_compile.planning.workload import Workload
 from patch_compile.report.prediction import remarks
 from tests.planning.llama import LLAMA_2_7B, write_hollow_llama
 
-LOAD = Workload(16, 128, 128)
+LOAD = Workload(batch=16, prompt=128, generated=128)
 LLAMA = Model(32, 4096, 11008, 32, 32, 128, 32000, name="LLaMA-2-7B")
 
 
@@ -71,12 +70,12 @@ def test_products_are_counted_as_they_are_compiled(llama, target, fuse, gating):
         strict=True,
     ):
         dense = rest + 32 * sum(dense_time(device, Linear(*shape, 0), tokens)[0] for shape in merged)
-        assert phase.dense == pytest.approx(runs * dense / 1e3)
+        assert phase.dense_ms == pytest.approx(runs * dense / 1e3)
         products = [predict(device, Linear(*shape, 1.0), tokens) for shape in (merged if fuse else apart)]
         planned = rest + 32 * sum(product.microseconds for product in products)
         if fuse and gating and products[2].config != DENSE_PATH:
             planned -= 32 * gating_time(device, wide, tokens)
-        assert phase.planned == pytest.approx(runs * planned / 1e3)
+        assert phase.planned_ms == pytest.approx(runs * planned / 1e3)
 
 
 def test_what_the_graph_says_counts_where_it_refuses_a_node(llama):
@@ -84,14 +83,16 @@ def test_what_the_graph_says_counts_where_it_refuses_a_node(llama):
     refused = llama[0].compiled(plans.values())
     assert refused.nodes == ()
     apart = predict_whole(plans.values(), refused, costs)
-    assert apart.decode.planned > found.decode.planned and apart.decode.dense == found.decode.dense
+    assert (
+        apart.decode.planned_ms > found.decode.planned_ms and apart.decode.dense_ms == found.decode.dense_ms
+    )
 
 
 @pytest.mark.parametrize(
     ("prompt", "words"), [(128, "the dense path reaches 0.8"), (16, "mma.sp reaches 0.")], ids=["many", "few"]
 )
 def test_on_hopper_the_remarks_say_which_way_the_prompt_goes_and_what_it_costs(llama, prompt, words):
-    found, plans, costs = whole(llama, 0.4, "h100", load=Workload(16, prompt, 128))
+    found, plans, costs = whole(llama, 0.4, "h100", load=Workload(batch=16, prompt=prompt, generated=128))
     assert found.prefill.speedup < 1 < found.decode.speedup
     plan = plan_of(plans, llama[0], costs)
     (remark,) = (line for line in remarks(plan.linears, plan) if line.startswith("prefill on H100: "))
@@ -100,7 +101,14 @@ def test_on_hopper_the_remarks_say_which_way_the_prompt_goes_and_what_it_costs(l
 
 @pytest.mark.parametrize("target", [card.name for card in rated_cards()])
 @pytest.mark.parametrize(
-    "load", [LOAD, Workload(1, 1, 2), Workload(1, 32, 64), Workload(300, 16, 16)], ids=str
+    "load",
+    [
+        LOAD,
+        Workload(batch=1, prompt=1, generated=2),
+        Workload(batch=1, prompt=32, generated=64),
+        Workload(batch=300, prompt=16, generated=16),
+    ],
+    ids=str,
 )
 def test_nothing_is_promised_beyond_the_limits(llama, target, load):
     for ratio in (0.1, 0.35, 0.5):
@@ -127,13 +135,13 @@ def test_what_is_not_covered_is_in_both_models(tmp_path):
         ratios = {name: 0.0 if "v_proj" in name else 0.4 for name in coverage.linears}
         plans = assumed_plans(coverage.linears, (128, 128), ratios, "plugin", costs)
         times.append(predict_whole(plans.values(), outline_of(checkpoint, coverage), costs).end_to_end)
-    assert times[0].dense == pytest.approx(times[1].dense)
-    assert times[0].planned == pytest.approx(times[1].planned)
+    assert times[0].dense_ms == pytest.approx(times[1].dense_ms)
+    assert times[0].planned_ms == pytest.approx(times[1].planned_ms)
 
 
 def test_an_encoder_has_no_decode_steps(llama):
     found, _, _ = whole(llama, 0.4, load=LOAD.without_decode())
-    assert found.decode.dense == found.decode.planned == 0 and found.decode.speedup == 1
+    assert found.decode.dense_ms == found.decode.planned_ms == 0 and found.decode.speedup == 1
     assert found.end_to_end.speedup == found.prefill.speedup
     assert str(LOAD.without_decode()) == "batch 16, 128 tokens"
 

@@ -7,7 +7,7 @@ import pytest
 from masklearn.model.architectures import ARCHITECTURES
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears_of
-from patch_compile.artifacts.plan import Node
+from patch_compile.artifacts.plan import Node, Workload
 from patch_compile.packing.fusion import FUSIONS
 from patch_compile.planning.cards import card_of
 from patch_compile.planning.cost import CostModel
@@ -15,11 +15,10 @@ from patch_compile.planning.outline import Outline, outline_of
 from patch_compile.planning.planner import assumed_plans, settle_together
 from patch_compile.planning.predict import predict_whole
 from patch_compile.planning.products import InputGroup, compiled_groups, fused_groups, groups_by_name
-from patch_compile.planning.workload import Workload
 from tests.onnx_export.tiny import ENCODERS, LAYERS, VARIANTS, save_tiny
 from tests.planning.llama import LLAMA_2_7B, write_hollow_llama
 
-LOAD = Workload(16, 128, 128)
+LOAD = Workload(batch=16, prompt=128, generated=128)
 # k and v alone are too small for a launch on an A6000
 SMALL = LLAMA_2_7B | {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 1, "num_attention_heads": 16,
                       "num_key_value_heads": 2}  # fmt: skip
@@ -70,7 +69,7 @@ def lowerings(plans, *ends):
 
 
 def end_to_end(plans, outline: Outline, costs: CostModel) -> float:
-    return predict_whole(plans.values(), outline, costs).end_to_end.planned
+    return predict_whole(plans.values(), outline, costs).end_to_end.planned_ms
 
 
 QKV = ("q_proj", "k_proj", "v_proj")

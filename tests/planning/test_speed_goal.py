@@ -1,17 +1,17 @@
 import pytest
 
+from patch_compile.artifacts.plan import PhaseRow
 from patch_compile.errors import SpeedError
-from patch_compile.planning.predict import PhaseTimes
 from patch_compile.planning.speed_goal import SpeedGoal, ratio_for
 
 
 def kernel_that_starts_to_pay_at(ratio, best=60.0):
     """Times of a hybrid model that falls from 110 ms at ratio 0 to `best` at 0.5, but at most the dense model's 100 ms."""
 
-    def predict(at: float) -> PhaseTimes:
+    def predict(at: float) -> PhaseRow:
         assert 0 <= at <= 0.5
         hybrid = 110 - (110 - best) * at / 0.5
-        return PhaseTimes(100.0, hybrid if at >= ratio else 100.0, 1 / (1 - at))
+        return PhaseRow.of(100.0, hybrid if at >= ratio else 100.0, 1 / (1 - at))
 
     return predict
 

@@ -5,7 +5,7 @@ import pytest
 
 from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.tiles import grid_shape, tile_weights
-from patch_compile.artifacts.plan import ReasonKind
+from patch_compile.artifacts.plan import ReasonKind, Workload
 from patch_compile.errors import SpeedError
 from patch_compile.planning.cards import card_of
 from patch_compile.planning.cost import CostModel
@@ -16,10 +16,9 @@ from patch_compile.planning.roofline.rest import Model
 from patch_compile.planning.speed_goal import SpeedGoal
 from patch_compile.planning.tile_map import unpatterned
 from patch_compile.planning.tiles_for_speed import SpeedTask, TilesForSpeed
-from patch_compile.planning.workload import Workload
 
 TILE = (128, 128)
-COSTS = CostModel(card_of("a6000"), Workload(16, 128, 128))
+COSTS = CostModel(card_of("a6000"), Workload(batch=16, prompt=128, generated=128))
 OUTLINE = Outline(Model(1, 4096, 11008, 32, 32, 128, 0, name="m"))
 LINEARS = {
     "q": (4096, 4096),
@@ -67,10 +66,10 @@ def test_the_model_is_as_fast_as_asked_and_hardly_faster(speedup, seed):
 
 def test_a_budget_of_milliseconds_is_met_too():
     _, dense = planned({name: np.zeros(grid_shape(shape, TILE), np.bool_) for name, shape in LINEARS.items()})
-    goal = SpeedGoal(budget_ms=dense.dense / 1.2)
+    goal = SpeedGoal(budget_ms=dense.dense_ms / 1.2)
     tiles, _, record = chosen(goal, *scored())
     by_speed, _, _ = chosen(SpeedGoal(speedup=1.2), *scored())
-    assert planned(tiles)[1].planned <= goal.milliseconds(dense.dense)
+    assert planned(tiles)[1].planned_ms <= goal.milliseconds(dense.dense_ms)
     assert all(np.array_equal(tiles[name], by_speed[name]) for name in LINEARS)
     assert record.goal.endswith(" ms")
 

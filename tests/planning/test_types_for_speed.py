@@ -9,6 +9,7 @@ from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.select import RoundingLoss
 from masklearn.masks.tiles import tile_weights
 from masklearn.quant.table import FLOAT16, INT4, INT8
+from patch_compile.artifacts.plan import Workload
 from patch_compile.errors import SpeedError
 from patch_compile.planning.cards import card_of
 from patch_compile.planning.cost import CostModel
@@ -22,10 +23,9 @@ from patch_compile.planning.speed_goal import SpeedGoal
 from patch_compile.planning.tile_map import unpatterned
 from patch_compile.planning.tiles_for_speed import SpeedTask, TilesForSpeed
 from patch_compile.planning.types_for_speed import TypesForSpeed
-from patch_compile.planning.workload import Workload
 
 TILE = (128, 128)
-COSTS = CostModel(card_of("a6000"), Workload(16, 16, 128))
+COSTS = CostModel(card_of("a6000"), Workload(batch=16, prompt=16, generated=128))
 LINEARS, OUTLINE = outline_of_llama(Model(2, 2048, 5632, 16, 16, 128, 0, name="m"))
 ALL = (FLOAT16, INT8, INT4)
 OPTIONS = dict.fromkeys(LINEARS, ALL)

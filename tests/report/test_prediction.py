@@ -18,7 +18,7 @@ from patch_compile.artifacts.plan import (
     Unpredicted,
     Way,
     WholeRow,
-    WorkloadRow,
+    Workload,
 )
 from patch_compile.report.prediction import choice_line, node_words, reason_lines, reason_words, speed_line
 
@@ -125,7 +125,7 @@ def test_a_speed_is_beside_its_limit():
     plan = PlanSummary(
         whole=WholeRow(prefill=phase, decode=phase, end_to_end=phase),
         card=CardRow(name="A6000"),
-        workload=WorkloadRow(batch=1, prompt=8, generated=1),
+        workload=Workload(batch=1, prompt=8, generated=1),
         totals=TOTALS,
     )
     assert speed_line(plan) == (

@@ -176,7 +176,7 @@ def truth_of(out: Path, assume: Any) -> Any:
 
     def told(model: str, phase: str, batch: int, tokens: int) -> float:
         found = planned.at(Point(Phase(phase), batch, tokens), card)
-        return {"dense": found.dense, "hybrid": found.planned, "uniform-2:4": found.planned}[model]
+        return {"dense": found.dense_ms, "hybrid": found.planned_ms, "uniform-2:4": found.planned_ms}[model]
 
     return told
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from patch_compile.artifacts.manifest import EvalText
+from patch_compile.artifacts.plan import Workload
 from patch_compile.artifacts.proof import TextWindows
 from patch_compile.artifacts.report import Kind
 from patch_compile.errors import PatchCompileError
@@ -19,7 +20,6 @@ from patch_compile.onnx_io.compare import Outputs, output_file
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.graph_inputs import read_inputs
 from patch_compile.onnx_io.tensor_names import ATTENTION_MASK, INPUT_IDS, TOKEN_TYPE_IDS
-from patch_compile.planning.workload import Workload
 from patch_compile.progress import Progress
 from patch_compile.sources.base import OutputSource, Probe
 from patch_compile.sources.checkpoint.as_compiled import load_as_compiled

@@ -23,11 +23,11 @@ from masklearn.model.pretrained import load_config, load_tokenizer
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import WeightType
 from patch_compile.artifacts.layout import MODEL
+from patch_compile.artifacts.plan import Workload
 from patch_compile.artifacts.report import Kind
 from patch_compile.errors import PatchCompileError
 from patch_compile.planning.lowering import LinearPlan
 from patch_compile.planning.outline import Outline, outline_of
-from patch_compile.planning.workload import Workload
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from patch_compile.sources.base import Bars, Source
@@ -125,7 +125,7 @@ class CheckpointSource(Source):
     @override
     def workload(self) -> Workload:
         r = self._recipe
-        return Workload(r.batch_size, r.prompt_tokens, r.generated_tokens)
+        return Workload(batch=r.batch_size, prompt=r.prompt_tokens, generated=r.generated_tokens)
 
     @property
     @override

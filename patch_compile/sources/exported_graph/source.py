@@ -12,7 +12,7 @@ import numpy as np
 from typing_extensions import override
 
 from masklearn.model.checkpoint import Checkpoint
-from patch_compile.artifacts.plan import Reason, ReasonKind
+from patch_compile.artifacts.plan import Reason, ReasonKind, Workload
 from patch_compile.artifacts.report import Kind
 from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.artifacts.workspace import key_of
@@ -20,7 +20,6 @@ from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.onnx_io.external import external_files
 from patch_compile.onnx_io.proto import refusing_invalid
 from patch_compile.planning.lowering import LinearPlan
-from patch_compile.planning.workload import Workload
 from patch_compile.recipe import GraphRecipe
 from patch_compile.sources.base import Bars
 from patch_compile.sources.checkpoint.source import CheckpointSource

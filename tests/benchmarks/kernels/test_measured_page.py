@@ -72,6 +72,6 @@ def test_the_predicted_decoder_is_the_planners(keep):
     keep(decoder_rows())
     part = measured_page.markdown()
     times = measured_page.predict_model(A6000.rated, measured_page.MODELS["LLaMA-2-7B"], 0.35).times
-    step = times.decode.planned / 127
-    assert f"| hybrid, ratio 0.35 | {times.prefill.planned:.2f} / 160.00 | {step:.3f} / 16.000 |" in part
+    step = times.decode.planned_ms / 127
+    assert f"| hybrid, ratio 0.35 | {times.prefill.planned_ms:.2f} / 160.00 | {step:.3f} / 16.000 |" in part
     assert "The rows do not calibrate the card" in part and "Products" not in part and "a slab" not in part

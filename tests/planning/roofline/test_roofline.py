@@ -132,17 +132,17 @@ def test_geforce_cards_sum_in_fp32_at_half_the_rate():
 def test_both_models_do_the_same_work_beside_the_linears():
     """At ratio 0 the hybrid model is the dense one but for the overhead of its linears, 4 products in each of 32 blocks."""
     at_zero = roofline.predict_model(DEVICES["A6000"], roofline.MODELS["LLaMA-2-7B"], 0.0, fuse=())
-    assert at_zero.times.decode.planned == at_zero.times.decode.dense  # nothing is 2:4, so all is dense
+    assert at_zero.times.decode.planned_ms == at_zero.times.decode.dense_ms  # nothing is 2:4, so all is dense
     found = whole("A6000", 0.0001)  # a tile of each large linear
-    assert 0 < found.times.decode.planned - found.times.decode.dense < 127 * 4 * 32 * 3e-3
-    assert whole("A6000", 0.35).times.end_to_end.dense == found.times.end_to_end.dense
+    assert 0 < found.times.decode.planned_ms - found.times.decode.dense_ms < 127 * 4 * 32 * 3e-3
+    assert whole("A6000", 0.35).times.end_to_end.dense_ms == found.times.end_to_end.dense_ms
 
 
 def test_what_attention_reads_is_in_the_end_to_end_time():
     """A middle step reads the KV cache of 16 sequences of 191.5 tokens, 2 * 32 * 4096 values of 2 bytes each."""
     kept = 16 * 191.5 * 2 * 32 * 4096 * 2
     slower, all_of_it = whole("A6000", 0.35, attention=0.5), whole("A6000", 0.35)
-    added = (slower.times.decode.dense - all_of_it.times.decode.dense) / 127
+    added = (slower.times.decode.dense_ms - all_of_it.times.decode.dense_ms) / 127
     assert added == pytest.approx(kept / (768e6 * 0.9), rel=0.01)
 
 

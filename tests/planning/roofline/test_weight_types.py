@@ -9,20 +9,19 @@ import pytest
 from benchmarks.page_part import renewed
 from masklearn.masks.kinds.table import DENSE, PRUNED
 from masklearn.quant.table import BFLOAT16, FLOAT16, INT4, INT8, WEIGHT_TYPES
-from patch_compile.artifacts.plan import LinearRow, ReasonKind
+from patch_compile.artifacts.plan import LinearRow, ReasonKind, WholeRow, Workload
 from patch_compile.hardware.cards import rated_cards
 from patch_compile.planning.cards import card_of
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import LinearPlan, plan_linear
 from patch_compile.planning.outline import outline_of_llama
 from patch_compile.planning.planner import assumed_plans, settle_together
-from patch_compile.planning.predict import WholeModel, predict_whole
+from patch_compile.planning.predict import predict_whole
 from patch_compile.planning.products import products_of
 from patch_compile.planning.roofline.launch_work import weight_bytes
 from patch_compile.planning.roofline.linear_roofline import DENSE_PATH, Linear, dense_time, predict
 from patch_compile.planning.roofline.rest import Model
 from patch_compile.planning.roofline.schedule import CONFIGS, slab_bytes
-from patch_compile.planning.workload import Workload
 from tests.planning.assumed import assumed_mask
 from tests.planning.roofline.test_roofline import PAGE
 from tests.plugins.host_kernel import BENCH
@@ -30,14 +29,14 @@ from tests.plugins.host_kernel import BENCH
 sys.path.insert(0, str(BENCH))
 weight_types = importlib.import_module("weight_types")
 
-LOAD = Workload(16, 128, 128)
+LOAD = Workload(batch=16, prompt=128, generated=128)
 TILE = (128, 128)
 SMALL = Model(2, 4096, 11008, 32, 32, 128, 32000, name="two blocks")
 LINEARS, OUTLINE = outline_of_llama(SMALL)
 A6000 = card_of("a6000").rated
 
 
-def whole(types, ratio, target="a6000", load=LOAD) -> tuple[WholeModel, dict[str, LinearPlan]]:
+def whole(types, ratio, target="a6000", load=LOAD) -> tuple[WholeRow, dict[str, LinearPlan]]:
     costs = CostModel(card_of(target), load)
     plans = assumed_plans(LINEARS, TILE, dict.fromkeys(LINEARS, ratio), "auto", costs, None, types)
     plans = settle_together(plans, "auto", OUTLINE, costs)
@@ -105,13 +104,17 @@ def test_many_tokens_take_the_dense_path_where_the_kernels_are_slower():
 
 
 @pytest.mark.parametrize("target", ["a6000", "a100-80", "h100"])
-@pytest.mark.parametrize("load", [LOAD, Workload(1, 1, 2), Workload(300, 16, 16)], ids=str)
+@pytest.mark.parametrize(
+    "load",
+    [LOAD, Workload(batch=1, prompt=1, generated=2), Workload(batch=300, prompt=16, generated=16)],
+    ids=str,
+)
 @pytest.mark.parametrize("weights", [INT8, INT4], ids=str)
 def test_no_plan_passes_its_limits(target, load, weights):
     for ratio in (0.0, 0.4, 0.5):
         found, plans = of_type(weights, ratio, target=target, load=load)
         for phase in (found.prefill, found.decode, found.end_to_end):
-            assert 0 < phase.speedup <= phase.limit and phase.alike is not None
+            assert 0 < phase.speedup <= phase.limit and phase.alike_ms is not None
         if load.batch <= 16:
             dense, sparse = (1.0, 0.625) if weights is INT8 else (0.53125, 0.40625)
             p = sum(2 * one.zeroed for one in plans.values()) / sum(n * k for n, k in LINEARS.values())
@@ -123,11 +126,13 @@ def test_the_dense_model_is_the_same_and_ratio_0_is_the_dense_model_of_the_type(
     usual, _ = of_type(FLOAT16)
     found, plans = of_type(weights)
     at_zero, unpruned = of_type(weights, 0.0)
-    assert usual.end_to_end.alike is None
-    assert found.decode.dense == usual.decode.dense and found.prefill.dense == usual.prefill.dense
-    assert at_zero.decode.planned == at_zero.decode.alike == pytest.approx(found.decode.alike, rel=1e-3)
-    assert found.decode.planned < found.decode.alike < found.decode.dense
-    assert found.decode.row().over_alike == pytest.approx(found.decode.alike / found.decode.planned)
+    assert usual.end_to_end.alike_ms is None
+    assert found.decode.dense_ms == usual.decode.dense_ms and found.prefill.dense_ms == usual.prefill.dense_ms
+    assert (
+        at_zero.decode.planned_ms == at_zero.decode.alike_ms == pytest.approx(found.decode.alike_ms, rel=1e-3)
+    )
+    assert found.decode.planned_ms < found.decode.alike_ms < found.decode.dense_ms
+    assert found.decode.over_alike == pytest.approx(found.decode.alike_ms / found.decode.planned_ms)
     assert all(plan.lowering == "plugin" and plan.uses_zeros for plan in plans.values())
     for plan in unpruned.values():
         assert (plan.lowering, plan.reason.kind, plan.sparse_slabs) == (
@@ -142,7 +147,7 @@ def test_linears_of_different_types_are_different_products_and_one_dense_product
     types = {name: INT4 if "v_proj" in name or "up_proj" in name else INT8 for name in LINEARS}
     types |= {name: FLOAT16 for name in LINEARS if "down_proj" in name}
     mixed, plans = whole(types, 0.4)
-    assert mixed.decode.dense == of_type(FLOAT16)[0].decode.dense
+    assert mixed.decode.dense_ms == of_type(FLOAT16)[0].decode.dense_ms
     found = {
         tuple(plan.name.rpartition(".")[2] for plan in product): gated
         for product, gated in products_of(plans.values(), OUTLINE.nodes)
@@ -151,7 +156,7 @@ def test_linears_of_different_types_are_different_products_and_one_dense_product
         ("q_proj", "k_proj"): False, ("v_proj",): False, ("gate_proj",): False, ("up_proj",): False,
         ("o_proj",): False, ("down_proj",): False,
     }  # fmt: skip
-    assert mixed.decode.alike == pytest.approx(whole(types, 0.0)[0].decode.planned, rel=1e-3)
+    assert mixed.decode.alike_ms == pytest.approx(whole(types, 0.0)[0].decode.planned_ms, rel=1e-3)
 
 
 def test_the_page_is_that_of_this_prediction():
