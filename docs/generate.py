@@ -1,5 +1,6 @@
-"""Write the pages of docs/reference that follow from the program (`make docs`): cli.md and licences.md."""
+"""Write what follows from the program (`make docs`): docs/reference/cli.md, licences.md and patch_compile/__init__.pyi."""
 
+import inspect
 import re
 import tomllib
 from collections.abc import Iterator
@@ -9,10 +10,18 @@ from pathlib import Path
 import click
 from packaging.requirements import Requirement
 
+import patch_compile
 from patch_compile.cli.app import cli
+from patch_compile.cli.command import HELP_ALL
 
 PAGE = Path(__file__).parent / "reference/cli.md"
+STUB = Path(patch_compile.__file__).with_suffix(".pyi")
 LICENCES = Path(__file__).parent / "reference/licences.md"
+_STUB_HEAD = """# Written by `make docs` from the options of the commands.
+from collections.abc import Callable, Sequence
+from os import PathLike
+from typing import Literal
+"""
 _LONGEST = 200  # characters; a longer entry is the text of a licence
 
 
@@ -22,8 +31,35 @@ def reference() -> str:
     for name, command in [("", cli), *sorted(cli.commands.items())]:
         title = f"patch-compile {name}".strip()
         context = click.Context(command, info_name=title, max_content_width=100, terminal_width=100)
+        context.meta[HELP_ALL] = True
         parts.append(f"## {title}\n\n```text\n{command.get_help(context)}\n```")
     return "\n\n".join(parts) + "\n"
+
+
+def stub() -> str:
+    """The types of `patch_compile` for editors and type checkers, which can't see what `takes` does."""
+    imports, functions, results = [], [], []
+    for name in patch_compile.__all__:
+        one = getattr(patch_compile, name)
+        if hasattr(one, "options"):
+            functions.append(f"def {name}{_spelled(inspect.signature(one))}: ...")
+            results += re.findall(r"-> (\w+)", functions[-1])
+        else:
+            imports.append(f"from {patch_compile._PLACE_OF[name]} import {name} as {name}")
+    listed = "".join(f"    {name},\n" for name in sorted(results))
+    imports.append(f"from patch_compile.api.results import (\n{listed})")
+    return "\n".join([_STUB_HEAD, *sorted(imports), "", *functions, ""])
+
+
+def _spelled(signature: inspect.Signature) -> str:
+    lines = [str(one) for one in signature.parameters.values()]
+    kinds = [one.kind for one in signature.parameters.values()]
+    if inspect.Parameter.KEYWORD_ONLY in kinds:
+        lines.insert(kinds.index(inspect.Parameter.KEYWORD_ONLY), "*")
+    inside = "".join(f"\n    {line}," for line in lines) + "\n" * bool(lines)
+    text = f"({inside}) -> {inspect.formatannotation(signature.return_annotation)}".replace("'", '"')
+    text = re.sub(r"\b(typing|collections\.abc|os|patch_compile\.api\.results)\.", "", text)
+    return re.sub(r"Optional\[(Literal\[[^]]+\])\]", r"\1 | None", text)
 
 
 def licences() -> str:
@@ -76,4 +112,5 @@ def _licence(package: str) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(reference())
+    STUB.write_text(stub())
     LICENCES.write_text(licences())

@@ -58,6 +58,15 @@ if TYPE_CHECKING:
     from masklearn.model.models import load_model as load_model
     from masklearn.model.pretrained import load_tokenizer as load_tokenizer
     from masklearn.model.store import WeightStore as WeightStore
+    from masklearn.options import LEARNING as LEARNING
+    from masklearn.options import REPAIR as REPAIR
+    from masklearn.options import BytesPerWeight as BytesPerWeight
+    from masklearn.options import Count as Count
+    from masklearn.options import Exclude as Exclude
+    from masklearn.options import Include as Include
+    from masklearn.options import LearnOptions as LearnOptions
+    from masklearn.options import Ratio as Ratio
+    from masklearn.options import Tile as Tile
     from masklearn.permute import reordered as reordered
     from masklearn.quality.comparison import Comparison as Comparison
     from masklearn.quality.comparison import compare_models as compare_models
@@ -72,13 +81,8 @@ if TYPE_CHECKING:
     from masklearn.quality.record import BesideBaselines as BesideBaselines
     from masklearn.quality.record import Unbounded as Unbounded
     from masklearn.quality.sensitivity import sensitivity as sensitivity
-    from masklearn.recipe import BytesPerWeight as BytesPerWeight
-    from masklearn.recipe import Kinds as Kinds
     from masklearn.recipe import LearnRecipe as LearnRecipe
     from masklearn.recipe import LearnSettings as LearnSettings
-    from masklearn.recipe import Pattern as Pattern
-    from masklearn.recipe import Ratio as Ratio
-    from masklearn.recipe import Tile as Tile
     from masklearn.solvers.solve import round_without_inputs as round_without_inputs
     from masklearn.stream.moments import second_moment as second_moment
     from masklearn.task import Task as Task
@@ -120,6 +124,7 @@ _HOMES = {
         "model.models": "load_model",
         "model.pretrained": "load_tokenizer",
         "model.store": "WeightStore",
+        "options": "BytesPerWeight Count Exclude Include LEARNING LearnOptions REPAIR Ratio Tile",
         "permute": "reordered",
         "quality.comparison": "Comparison compare_models",
         "quality.perplexity": "perplexity",
@@ -127,7 +132,7 @@ _HOMES = {
         "quality.range": "LARGEST OVERFLOWS float16_fit",
         "quality.record": "Baseline BaselineRow BesideBaselines Unbounded",
         "quality.sensitivity": "sensitivity",
-        "recipe": "BytesPerWeight Kinds LearnRecipe LearnSettings Pattern Ratio Tile",
+        "recipe": "LearnRecipe LearnSettings",
         "solvers.solve": "round_without_inputs",
         "stream.moments": "second_moment",
         "task": "Task",

@@ -1,114 +1,21 @@
 """Settings of mask learning. They are checked once, when a recipe is made."""
 
-from typing import Annotated, Any, Literal
-
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import ValidationInfo, field_validator
 
 from masklearn.base.errors import UsageError
 from masklearn.base.settings import Settings
-from masklearn.masks.budget import parse_ratio
-from masklearn.masks.kinds.allowed import only_two_four, parse_kinds
-from masklearn.masks.kinds.base import BYTES_DENSE
-from masklearn.masks.name_globs import parse_pattern
-from masklearn.masks.tiles import GROUP, parse_tile
-from masklearn.masks.weight_types import named_types, parse_weights
+from masklearn.masks.kinds.allowed import only_two_four
+from masklearn.masks.tiles import GROUP
+from masklearn.masks.weight_types import named_types
+from masklearn.options import BytesPerWeight, LearnOptions, Ratio
 from masklearn.quant.table import INT4
 from masklearn.traits import METHODS, Criterion, MethodTraits, Repair, Requires
 
-__all__ = [
-    "BytesPerWeight",
-    "Criterion",
-    "Kinds",
-    "LearnRecipe",
-    "LearnSettings",
-    "Pattern",
-    "Ratio",
-    "Repair",
-    "Tile",
-    "Weights",
-]
-
-_Positive = Annotated[int, Field(ge=1)]
-Pattern = Annotated[str, AfterValidator(parse_pattern)]
-
-# A ratio of zeroed weights, or ratios by pattern; "0.4" becomes 0.4.
-Ratio = Annotated[float | str, AfterValidator(parse_ratio)]
+__all__ = ["LearnRecipe", "LearnSettings"]
 
 
-def _tile(value: Any) -> Any:
-    return parse_tile(value) if isinstance(value, str) else value
-
-
-# (rows, columns), or text such as "128x128".
-Tile = Annotated[tuple[_Positive, _Positive], BeforeValidator(_tile)]
-
-
-def _known_method(name: str) -> str:
-    if name not in METHODS:
-        raise ValueError(f"The methods are {', '.join(METHODS)}.")
-    return name
-
-
-# Kinds of tiles, or kinds by pattern.
-Kinds = Annotated[str, AfterValidator(parse_kinds)]
-
-# A weight type, or types by pattern.
-Weights = Annotated[str, AfterValidator(parse_weights)]
-
-
-class LearnSettings(Settings):
-    """All settings of learning but the ratio, which a build may take from a masks file.
-
-    method: one of `METHODS`; per_layer: True if every linear has the ratio, False if all linears together have it; tile:
-    (rows, cols), cols a multiple of 4; kinds: kinds of tiles beside dense, see `masks.kinds.allowed`; weights: weight types,
-    see `masks.weight_types`, None for 16 bits everywhere; include, exclude: patterns of `masks.name_globs`; calib: a text of
-    `masklearn.text`, None for text that the model writes itself; windows: number of calibration windows; length: tokens per
-    window; seed: seed of all random draws; device: device of the model, None for CUDA if there is one; threads: number of
-    threads on a CPU, None for as many as torch takes. Results depend on it, by rounding, in bf16, in runs of an ONNX file,
-    and where `masklearn.base.threads.even_parts` is False.
-
-    criterion: see `Criterion`, None for the method's default; damping: of the Hessian, as a share of its mean diagonal;
-    permute: reorder hidden channels of feed-forward parts first (see `masklearn.permute`).
-
-    repair: see `Repair`, None for the method's default; repair_steps, repair_minutes: budget of the repair, the first to
-    end ends it; label_weight: weight of the cross-entropy of the text's own tokens, added to the divergence, in repair.
-
-    batch: windows per step of training; learning_rate: of training, None for the default; precision: of all training,
-    and of the forward passes of methods that solve weights; gradient_checkpointing: of all training; checkpoint_every:
-    steps between checkpoints of training.
-
-    prior, steps, distill_weight: settings of methods that train masks: the one-shot method or masks file to start from,
-    the number of steps, and the weight of the KL from the dense model, added to the language model's loss.
-    """
-
-    method: Annotated[str, AfterValidator(_known_method)] = "oneshot"
-    per_layer: bool = False
-    tile: Tile = (128, 128)
-    kinds: Kinds = "2:4"
-    weights: Weights | None = None
-    include: tuple[Pattern, ...] = ()
-    exclude: tuple[Pattern, ...] = ()
-    calib: str | None = None
-    windows: _Positive = 32
-    length: Annotated[int, Field(ge=2)] = 512
-    seed: Annotated[int, Field(ge=0)] = 0
-    device: str | None = None
-    threads: _Positive | None = None
-    criterion: Criterion | None = None
-    damping: Annotated[float, Field(gt=0.0, le=1.0)] = 0.01
-    permute: bool = False
-    repair: Repair | None = None
-    repair_steps: Annotated[int, Field(ge=0)] | None = None
-    repair_minutes: Annotated[float, Field(gt=0.0)] | None = None
-    batch: _Positive = 2
-    learning_rate: Annotated[float, Field(gt=0.0)] | None = None
-    label_weight: Annotated[float, Field(ge=0.0)] = 0.0
-    prior: str = "oneshot"
-    steps: _Positive = 200
-    distill_weight: Annotated[float, Field(ge=0.0)] = 1.0
-    checkpoint_every: _Positive = 50
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    gradient_checkpointing: bool = False
+class LearnSettings(Settings, LearnOptions):
+    """All settings of learning but the amount of pruning, checked together."""
 
     @property
     def traits(self) -> type[MethodTraits]:
@@ -170,9 +77,6 @@ class LearnSettings(Settings):
         if method is not None and METHODS[method].only_two_four and not only_two_four(kinds):
             raise ValueError(f"The method {method} learns 2:4 tiles only. oneshot learns all kinds.")
         return kinds
-
-
-BytesPerWeight = Annotated[float, Field(gt=0.0, le=BYTES_DENSE, allow_inf_nan=False)]
 
 
 class LearnRecipe(LearnSettings):

@@ -1,16 +1,16 @@
-"""The settings of a build: a frozen model with one field for each flag, validated once."""
+"""The settings of a build: a frozen model with checked together. `patch_compile.options` declares each of them."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import yaml
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationInfo
+from pydantic import field_serializer
 
-from masklearn import BytesPerWeight, LearnRecipe, LearnSettings, Ratio, Requires
+from masklearn import LearnRecipe, LearnSettings, Requires
 from masklearn.base.durable import whole_file
 from masklearn.base.threads import even_parts
 from masklearn.masks.budget import LARGEST_RATIO
@@ -18,11 +18,9 @@ from masklearn.masks.weight_types import leaves_choice, named_types, undecided
 from patch_compile.artifacts.layout import RECIPE
 from patch_compile.artifacts.recipe_file import read_recipe
 from patch_compile.engine.options import EngineOptions
-from patch_compile.engine.shape_text import read_shapes
 from patch_compile.errors import PatchCompileError, UsageError
-from patch_compile.hardware.cards import parse_targets
-from patch_compile.packing.fusion import FUSIONS, parse_fusions, spell_fusions
-from patch_compile.planning.lowering_patterns import parse_lowering
+from patch_compile.options import BuildOptions
+from patch_compile.packing.fusion import spell_fusions
 from patch_compile.planning.speed_goal import SpeedGoal
 
 if TYPE_CHECKING:
@@ -30,59 +28,13 @@ if TYPE_CHECKING:
 
 __all__ = ["GraphRecipe", "Recipe", "settings_from"]
 
-_Fusions = Annotated[tuple[str, ...], BeforeValidator(parse_fusions), PlainSerializer(spell_fusions)]
 
-
-def _shapes(spec: str, info: ValidationInfo) -> str:
-    for _ in read_shapes(spec, f"--{info.field_name}".replace("_", "-")):
-        pass
-    return spec
-
-
-_Shapes = Annotated[str, AfterValidator(_shapes)]
-
-
-def _targets(text: str) -> str:
-    parse_targets(text)
-    return text
-
-
-_Targets = Annotated[str, AfterValidator(_targets)]
-
-
-class Recipe(LearnSettings):
+class Recipe(LearnSettings, BuildOptions):
     """All settings of `patch-compile build`. `None` stands for a default that is determined when the build starts."""
 
-    model: Path
-    out: Path | None = None
-    ratio: Ratio | None = None
-    bytes_per_weight: BytesPerWeight | None = None
-    mask: Path | None = None
-    speedup: float | None = Field(None, gt=1.0, allow_inf_nan=False)
-    budget_ms: float | None = Field(None, gt=0.0, allow_inf_nan=False)
-    lowering: Annotated[str, AfterValidator(parse_lowering)] = "auto"
-    batch_size: int = Field(16, ge=1)
-    prompt_tokens: int = Field(128, ge=1)
-    generated_tokens: int = Field(128, ge=1)
-    dtype: Literal["float16", "bfloat16"] = "float16"
-    opset: int = Field(23, ge=20, le=23)
-    logits: Literal["last", "all"] = "last"
-    fuse: _Fusions = Field(default_factory=lambda: tuple(FUSIONS))
-    backend: Literal["tensorrt", "tensorrt-rtx", "onnx"] | None = None
-    target: _Targets | None = None
-    min_shapes: _Shapes | None = None
-    opt_shapes: _Shapes | None = None
-    max_shapes: _Shapes | None = None
-    optimization_level: int | None = Field(None, ge=0, le=5)
-    timing_cache: Path | None = None
-    weight_streaming: bool = False
-    version_compatible: bool = False
-    hardware_compatible: bool = False
-    embed_plugin: bool = False
-    eval_text: str | None = None
-    eval_windows: int = Field(8, ge=1)
-    eval_length: int = Field(1024, ge=2)
-    prompt: str = "The capital of France is"
+    @field_serializer("fuse")
+    def _spell_fusions(self, fusions: tuple[str, ...]) -> str:
+        return spell_fusions(fusions)
 
     @classmethod
     def parse(cls, settings: dict[str, Any]) -> Self:

@@ -122,10 +122,13 @@ def test_an_installed_wheel_builds_the_plugin(site, tmp_path):
     assert Path(result["path"]).is_file()
 
 
-def test_the_reference_page_is_current():
-    code = "import runpy; m = runpy.run_path('docs/generate.py'); print(m['PAGE'].read_text() == m['reference']())"
+def test_the_reference_page_and_the_stub_are_current():
+    code = (
+        "import runpy; m = runpy.run_path('docs/generate.py');"
+        "print(m['PAGE'].read_text() == m['reference'](), m['STUB'].read_text() == m['stub']())"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "True", "run `make docs`"
+    assert done.stdout.strip() == "True True", "run `make docs`"
 
 
 def test_the_page_of_licences_names_each_package():

@@ -5,18 +5,11 @@ import torch
 import yaml
 
 from masklearn.learning import LearnRecipe
-from patch_compile.cli.build import build
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.pipeline.prepare import prepare
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from patch_compile.sources.kinds import Stage
-
-
-def test_every_setting_has_a_flag_and_every_flag_a_setting():
-    flags = {parameter.name for parameter in build.params}
-    others = {"service", "edgellm_python", "recipe", "force", "resume", "verbose", "as_json", "help"}
-    assert flags - others == set(Recipe.model_fields)
 
 
 def test_learning_settings_are_those_of_masklearn():

@@ -2,26 +2,18 @@
 
 from typing import Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from masklearn.base.errors import HOW_TO_CORRECT, UsageError
 from masklearn.base.printable import shown
 
-__all__ = ["Listed", "Settings"]
-
-
-def _listed(value: Any) -> Any:
-    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
-
-
-Listed = BeforeValidator(_listed)
-"""Annotation of a tuple that may also be given as text with commas, as on the command line."""
+__all__ = ["Settings"]
 
 
 class Settings(BaseModel):
     """Settings of one command or function, by name."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     @classmethod
     def parse(cls, settings: dict[str, Any]) -> Self:

@@ -1,19 +1,24 @@
 """`build_plugin`: compile the TensorRT plugin that runs PatchLinear."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from patch_compile.api.results import BuiltPlugin
+from patch_compile.api.signature import takes
+from patch_compile.options import Option
 
 __all__ = ["build_plugin"]
 
 
+@takes()
 def build_plugin(
-    backend: Literal["tensorrt", "tensorrt-rtx"] | None = None, *, force: bool = False
-) -> BuiltPlugin:
+    backend: Annotated[Literal["tensorrt", "tensorrt-rtx"] | None, Option(
+        "TensorRT to build the plugin for.", unset="the one this machine has")] = None,
+    *,
+    force: Annotated[bool, Option("Build it even if the cache has it.")] = False,
+) -> BuiltPlugin:  # fmt: skip
     """Compile the TensorRT plugin that runs PatchLinear, or take it from the cache.
 
-    backend: None takes the backend that this machine has. force: compile even if the cache has the plugin. Raises
-    PatchCompileError that names the tool if one is missing.
+    Raises PatchCompileError that names the tool if one is missing.
     """
     from patch_compile.pipeline.plugin import build_plugin as run
 

@@ -2,26 +2,28 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from patch_compile.api.given import StrPath
 from patch_compile.api.results import Compared
+from patch_compile.api.signature import StrPath, takes
+from patch_compile.options import Argument, Option
 
 __all__ = ["compare"]
 
 
+@takes()
 def compare(
-    paths: Sequence[StrPath],
-    out: StrPath | None = None,
+    paths: Annotated[Sequence[StrPath], Argument("The folders of the builds.", "OUT…")],
+    out: Annotated[StrPath | None, Option(
+        "File for the curve (FILE.svg), or folder for the curve and the table as JSON.", "FOLDER|FILE",
+        unset="only print the table")] = None,
     *,
-    against: Literal["ratio", "bytes", "speed"] = "ratio",
-    force: bool = False,
-) -> Compared:
+    against: Annotated[Literal["ratio", "bytes", "speed"], Option(
+        "Quantity that quality is drawn over. Speed is measured if every OUT was timed on one GPU, else predicted.")] =
+        "ratio",
+    force: Annotated[bool, Option("Replace files that exist.")] = False,
+) -> Compared:  # fmt: skip
     """Compare quality, size and speed of builds of one model. Builds that no other build beats are Pareto points.
-
-    paths: the OUT folder of each build. out: a picture to draw (.svg), or a folder for the picture and the table as
-    JSON; None draws nothing. against: the quantity on the horizontal axis, against which quality is drawn; "speed" is
-    measured if all builds were timed on one GPU, else predicted. force: replace existing pictures.
 
     Raises UsageError for an invalid setting, and PatchCompileError with the reason for builds that cannot be compared.
     """

@@ -1,46 +1,43 @@
 """`compile`: write a checkpoint as hybrid ONNX under given masks."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
 from masklearn.base.extras import require_extra
-from patch_compile.api.given import Given, StrPath, takes_given
 from patch_compile.api.results import Compiled
+from patch_compile.api.signature import Given, StrPath, takes
+from patch_compile.artifacts.layout import MASKS, ONNX
+from patch_compile.options import FORCE, GRAPH, MODEL_DIR, RESUME, BuildOptions, Option
 
 __all__ = ["compile"]
 
+_SETTINGS = (
+    "dtype", "opset", "logits", "fuse", "lowering", "batch_size", "prompt_tokens", "generated_tokens", "include", "exclude",
+)  # fmt: skip
 
-@takes_given
+
+@takes(BuildOptions, _SETTINGS)
 def compile(
     given: Given,
-    model: StrPath,
-    out: StrPath,
+    model: Annotated[StrPath, MODEL_DIR],
+    out: Annotated[StrPath, Option(f"Folder to write: {ONNX}, and the plan of how each linear is compiled.", "OUT")],
     *,
-    mask: StrPath,
-    graph: StrPath | None = None,
-    dtype: Literal["float16", "bfloat16"] = "float16",
-    opset: int = 23,
-    logits: Literal["last", "all"] = "last",
-    fuse: str | Sequence[str] = "all",
-    lowering: str = "auto",
-    batch_size: int = 16,
-    prompt_tokens: int = 128,
-    generated_tokens: int = 128,
-    target: str | None = None,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    dump_passes: StrPath | None = None,
-    force: bool = False,
-    resume: bool = False,
-) -> Compiled:
+    mask: Annotated[StrPath, Option(f"Masks to apply ({MASKS}).", "FILE")],
+    graph: Annotated[StrPath | None, Option(
+        "Compile this ONNX file, which another program exported from MODEL_DIR or from the pruned model of the masks.",
+        "FILE", unset="the graph is exported here")] = None,
+    target: Annotated[str | None, Option(
+        "GPU that `lowering` auto predicts for: a card or an architecture.", "GPU[,GPU…]",
+        unset="local GPU, or sm86")] = None,
+    dump_passes: Annotated[StrPath | None, Option(
+        "Write the graph, without weights, after each pass.", "DIR", group=GRAPH)] = None,
+    force: Annotated[bool, FORCE] = False,
+    resume: Annotated[bool, RESUME] = False,
+) -> Compiled:  # fmt: skip
     """Write a checkpoint as hybrid ONNX under the masks of a file, without an engine or a proof.
 
-    The settings are those of `build` with the same names. out: the folder to write, with onnx/model.onnx and plan.json,
-    which tells how each linear is compiled. graph: an ONNX file that another program exported from the checkpoint, or from
-    the pruned checkpoint of the masks. Its linears are found by the numbers of their weights, and the rest stays as it is.
-    None exports the graph here. dump_passes: a folder that gets the graph, without weights, after each pass. force: replace
-    `out`. resume: continue from the files of a run that was killed.
+    The linears of `graph` are found by the numbers of their weights, and the rest of it stays as it is. OUT/plan.json tells
+    how each linear is compiled.
 
     Raises UsageError for an invalid setting, and PatchCompileError for a model or masks that cannot be compiled.
     """

@@ -1,10 +1,12 @@
 """`doctor`: find out what this machine can do, and how to fix what it lacks."""
 
 from patch_compile.api.results import Examined
+from patch_compile.api.signature import takes
 
 __all__ = ["doctor"]
 
 
+@takes()
 def doctor() -> Examined:
     """Report what this machine can do, and how to fix what it lacks. Nothing is built or downloaded."""
     from patch_compile.inspection.doctor import examine

@@ -1,28 +1,30 @@
 """`export`: write the pruned model of a build in a form that other programs read."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from masklearn.base.extras import require_extra
-from patch_compile.api.given import StrPath
 from patch_compile.api.results import Exported
+from patch_compile.api.signature import StrPath, takes
+from patch_compile.options import EDGELLM_PYTHON, Argument, Option
 
 __all__ = ["export"]
 
 
+@takes()
 def export(
-    path: StrPath,
+    path: Annotated[StrPath, Argument("The folder of `build` or `learn`.", "OUT")],
     *,
-    format: Literal["compressed-tensors", "edgellm"] = "compressed-tensors",
-    edgellm_python: StrPath | None = None,
-) -> Exported:
+    format: Annotated[Literal["compressed-tensors", "edgellm"], Option(
+        "compressed-tensors for transformers, edgellm for the builder of TensorRT Edge-LLM.")] = "compressed-tensors",
+    edgellm_python: Annotated[StrPath | None, EDGELLM_PYTHON] = None,
+) -> Exported:  # fmt: skip
     """Write the pruned model of OUT for other programs, in a folder of OUT with the name of the format.
 
-    path: OUT of `build` or `learn`. An earlier export is replaced. format "compressed-tensors": OUT/model with packed int8
-    and int4 weights, as transformers reads it. Pruned weights are integers 0 in it, because the format has no sparse form.
-    Every weight is read back and compared with OUT/model. format "edgellm": the ONNX folders that TensorRT Edge-LLM builds
-    from, as its own exporter writes them, with PatchLinear nodes. edgellm_python: the Python of the environment that the
-    exporter is installed in, None for this one.
+    An earlier export is replaced. "compressed-tensors" writes OUT/model with packed int8 and int4 weights, as transformers
+    reads it. Pruned weights are integers 0 in it, because the format has no sparse form. Every weight is read back and
+    compared with OUT/model. "edgellm" writes the ONNX folders that TensorRT Edge-LLM builds from, as its own exporter
+    writes them, with PatchLinear nodes.
 
     Raises UsageError for edgellm_python with another format. Raises PatchCompileError if OUT was changed or has no pruned
     checkpoint, for "compressed-tensors" if it has no quantised linears or a model that the format does not hold, and for

@@ -1,34 +1,26 @@
 """`import_mask`: convert published masks to a MaskSet."""
 
-from collections.abc import Sequence
+from typing import Annotated
 
 from masklearn.base.extras import require_extra
-from patch_compile.api.given import Given, StrPath, takes_given
 from patch_compile.api.results import ImportedMasks
+from patch_compile.api.signature import Given, StrPath, takes
+from patch_compile.artifacts.layout import MASKS
+from patch_compile.options import Argument, ImportOptions, Option
 
 __all__ = ["import_mask"]
 
 
-@takes_given
+@takes(ImportOptions)
 def import_mask(
     given: Given,
-    source: StrPath,
-    out: StrPath,
+    source: Annotated[StrPath, Argument(
+        "An .npz of MaskLLM or PATCH, or a folder of Hugging Face or compressed-tensors.", "SOURCE")],
+    out: Annotated[StrPath, Option(f"File to write ({MASKS}).", "FILE")],
     *,
-    model: StrPath,
-    format: str = "auto",
-    tile: tuple[int, int] | str | None = None,
-    kinds: str = "2:4",
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    force: bool = False,
-) -> ImportedMasks:
+    force: Annotated[bool, Option("Replace FILE if it exists.")] = False,
+) -> ImportedMasks:  # fmt: skip
     """Import masks for the linears of `model` and write them to the file `out`, for `build(model, mask=out)`.
-
-    source: an .npz of MaskLLM or PATCH, a pruned Hugging Face folder, or a folder of compressed-tensors. format: "auto"
-    detects it from the content. tile: (rows, columns) or "128x128"; None takes the largest tile that loses no sparsity.
-    kinds: kinds of tiles to look for, "2:4", "auto" or names; a tile gets the tightest one that holds it. include,
-    exclude: patterns of linears. force: replace `out`.
 
     Raises UsageError for an invalid setting, and PatchCompileError for masks that cannot be imported.
     """

@@ -1,40 +1,33 @@
 """`plan`: predict how a build would compile each linear, and its speed."""
 
-from collections.abc import Sequence
+from typing import Annotated
 
-from patch_compile.api.given import Given, StrPath, takes_given
 from patch_compile.api.results import Planned
+from patch_compile.api.signature import Given, StrPath, takes
+from patch_compile.options import MODEL_DIR, BuildOptions, Option
 
 __all__ = ["plan"]
 
+_SETTINGS = (
+    "ratio", "speedup", "budget_ms", "lowering", "batch_size", "prompt_tokens", "generated_tokens", "fuse", "tile", "kinds",
+    "weights", "include", "exclude",
+)  # fmt: skip
 
-@takes_given
+
+@takes(BuildOptions, _SETTINGS)
 def plan(
     given: Given,
-    model: StrPath,
+    model: Annotated[StrPath, MODEL_DIR],
     *,
-    ratio: float | str | None = None,
-    mask: StrPath | None = None,
-    speedup: float | None = None,
-    budget_ms: float | None = None,
-    lowering: str = "auto",
-    batch_size: int = 16,
-    prompt_tokens: int = 128,
-    generated_tokens: int = 128,
-    fuse: str | Sequence[str] = "all",
-    target: str | None = None,
-    tile: tuple[int, int] | str = (128, 128),
-    kinds: str = "2:4",
-    weights: str | None = None,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-) -> Planned:
+    mask: Annotated[StrPath | None, Option("Masks to plan for.", "FILE")] = None,
+    target: Annotated[str | None, Option(
+        "GPU to predict for: a card or an architecture, such as a6000 or sm86.", "GPU[,GPU…]", unset="local GPU, or sm86")]
+        = None,
+) -> Planned:  # fmt: skip
     """Predict what `build` would do with a checkpoint, without reading a weight.
 
-    The settings are those of `build` with the same names. weights: types of the linears' weights; None takes those of the
-    masks, and 16 bits without masks; "auto" takes for a speed those that are assumed to lose least. target: a card such as
-    "a6000", or an architecture; None takes the GPU of this machine, or sm86 without one. Without a mask the plan assumes
-    that every linear has the ratio, by tiles of the two kinds whose zeros are nearest to it.
+    Without a mask the plan assumes that every linear has the ratio, by tiles of the two kinds whose zeros are nearest to it.
+    Without `weights` it takes the types of the masks, or 16 bits.
 
     Raises UsageError for an invalid setting, SpeedError for a speed that cannot be reached, and PatchCompileError for a
     model or masks that cannot be compiled.

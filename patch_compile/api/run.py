@@ -2,47 +2,47 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
-from patch_compile.api.given import Given, StrPath, takes_given
 from patch_compile.api.results import Generated
+from patch_compile.api.signature import Given, StrPath, takes
+from patch_compile.options import RUNNER, TRUST, Argument, Option, Runner
 
 __all__ = ["run"]
 
 _SAMPLING = ("temperature", "top_k", "top_p", "repetition_penalty", "seed")
 
 
-@takes_given
+@takes()
 def run(
     given: Given,
-    path: StrPath,
-    prompts: Sequence[str],
+    path: Annotated[StrPath, Argument("OUT, an engine or an ONNX file.", "OUT")],
+    prompts: Annotated[Sequence[str], Argument("Texts to continue, as one batch.", "PROMPT…")],
     *,
-    runner: Literal["engine", "onnx"] | None = None,
-    plugin: StrPath | None = None,
-    trust: bool = False,
-    tokenizer: StrPath | None = None,
-    chat: bool = False,
-    new_tokens: int = 128,
-    temperature: float | None = None,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    repetition_penalty: float | None = None,
-    seed: int | None = None,
-    stop: Sequence[str] = (),
+    runner: Annotated[Runner | None, RUNNER] = None,
+    plugin: Annotated[StrPath | None, Option(
+        "Plugin library, for an engine that does not contain it.", "FILE", unset="the one compiled here")] = None,
+    trust: Annotated[bool, TRUST] = False,
+    tokenizer: Annotated[StrPath | None, Option("Folder of the tokenizer.", "DIR", unset="OUT/model")] = None,
+    chat: Annotated[bool, Option("Treat each prompt as a user's message, in the model's chat template.")] = False,
+    new_tokens: Annotated[int, Option("Largest number of tokens to generate.")] = 128,
+    temperature: Annotated[float | None, Option(
+        "Randomness of the draws; 0 takes the most likely token.", unset="as generation_config.json says, or 0")] = None,
+    top_k: Annotated[int | None, Option("Draw from this many of the most likely tokens.")] = None,
+    top_p: Annotated[float | None, Option("Draw from the most likely tokens that together have this probability.")] = None,
+    repetition_penalty: Annotated[float | None, Option("Above 1 makes tokens that have occurred less likely.")] = None,
+    seed: Annotated[int | None, Option("Seed of the draws.", unset="a new one each time")] = None,
+    stop: Annotated[Sequence[str], Option("End before this text; may be repeated.", "TEXT")] = (),
     say: Callable[[str], object] | None = None,
     show: Callable[[str], object] | None = None,
-) -> Generated:
+) -> Generated:  # fmt: skip
     """Continue prompts as one batch with a build: its engine on a GPU, else its ONNX file in ONNX Runtime.
 
-    path: OUT, an engine or an ONNX file. runner, plugin, trust, tokenizer: see `open_generator`. chat: format each prompt as
-    a user's message, with the model's chat template. new_tokens: maximum number of tokens to generate. temperature, top_k,
-    top_p, repetition_penalty: None takes the value of generation_config.json. seed: None draws differently each time.
-    stop: stop before any of these texts. say: called once, before generation, with a description of the runner. show:
-    called with the text of the first prompt, piece by piece.
+    say: called once, before generation, with a description of the runner. show: called with the text of the first prompt,
+    piece by piece. `open_generator` keeps the model loaded for several calls.
 
-    `open_generator` keeps the model loaded for several calls. Raises UsageError for an invalid setting, and
-    PatchCompileError with the reason if this machine cannot run anything in OUT.
+    Raises UsageError for an invalid setting, and PatchCompileError with the reason if this machine cannot run anything in
+    OUT.
     """
     from patch_compile.runtime.run import generate
 

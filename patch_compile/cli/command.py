@@ -1,77 +1,113 @@
-"""Makes commands of the library's functions. Parameters, types and defaults of the function become those of the
-command."""
+"""Makes commands of the library's functions. The function declares the options; here they become those of click."""
 
 from __future__ import annotations
 
 import inspect
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 import click
 
+from masklearn.base.option import Option
 from patch_compile.cli.environment import CommandWithVariables, Lines, name_variables
+from patch_compile.options import GROUPS, SHORTCUTS, Argument, flag_of, flags_of
 
 if TYPE_CHECKING:
     from patch_compile.api.result import Result
     from patch_compile.report.terminal.parts import Part
 
-__all__ = ["AS_JSON", "Option", "command", "print_result"]
+__all__ = ["AS_JSON", "HELP_ALL", "command", "print_result"]
 
 _PATH = click.Path(path_type=Path)
 _PLAIN: dict[Any, click.ParamType[Any]] = {int: click.INT, float: click.FLOAT, str: click.STRING}
+_SETTING = re.compile(r"`([a-z_]+)`")
+_WIDTH = 22  # columns of flags in front of their help
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+HELP_ALL = "patch_compile.help_all"
+"""Key of a context's `meta`, true for the help text with all options."""
 
 
-@dataclass(frozen=True)
-class Option:
-    """Additional facts about a parameter for the command line, beside its name, type and default.
+def _show_all(ctx: click.Context, _param: click.Parameter, asked: bool) -> None:
+    if asked and not ctx.resilient_parsing:
+        ctx.meta[HELP_ALL] = True
+        click.echo(ctx.get_help(), color=ctx.color)
+        ctx.exit()
 
-    flags: spelling on the command line, empty for its name; unset: description of the default if the default itself does
-    not show it; choices: the allowed names of a registry; spell: writes a default as text; shortcuts: flags that stand
-    for a value, with that value and their help.
+
+_SHOW_ALL = click.Option(
+    ["--help-all"], is_flag=True, is_eager=True, expose_value=False, callback=_show_all, help="Show all options and exit.",
+)  # fmt: skip
+
+
+class _Command(CommandWithVariables):
+    """A command whose `--help` shows the basic options, if it says which, and `--help-all` all of them by group.
+
+    basic: names of the basic options in their order, () to show all; groups: group of each option.
     """
 
-    help: str
-    metavar: str | None = None
-    unset: str = ""
-    flags: tuple[str, ...] = ()
-    choices: Sequence[str] = ()
-    spell: Callable[[Any], str] | None = None
-    shortcuts: Mapping[str, tuple[str, str]] | None = None
+    basic: Sequence[str] = ()
+    groups: Mapping[str, str] = {}
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Returns the parameters, with `--help-all` if there is more to show."""
+        return [*super().get_params(ctx), *([_SHOW_ALL] if self.basic else [])]
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the first paragraph, or all of them."""
+        whole, text = self.help, inspect.cleandoc(self.help or "")
+        self.help = text if self._shows_all(ctx) else text.partition("\n\n")[0]
+        super().format_help_text(ctx, formatter)
+        self.help = whole
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the basic options, or all of them by group."""
+        options = [one for one in self.get_params(ctx) if isinstance(one, click.Option)]
+        if not self.basic:
+            return super().format_options(ctx, formatter)
+        by_name = sorted(
+            (one for one in options if one.name in self.basic), key=lambda one: self.basic.index(one.name)
+        )
+        titled = {
+            "Basic": [*by_name, *(one for one in options if one in (self.get_help_option(ctx), _SHOW_ALL))]
+        }
+        if self._shows_all(ctx):
+            rest = [one for one in options if one not in titled["Basic"]]
+            for group in GROUPS:
+                titled[group or "Output"] = [one for one in rest if self.groups.get(one.name, "") == group]
+        for title, shown in titled.items():
+            if records := [record for one in shown if (record := one.get_help_record(ctx))]:
+                with formatter.section(title):
+                    formatter.write_dl(records, col_max=_WIDTH)
+        return None
+
+    def _shows_all(self, ctx: click.Context) -> bool:
+        return not self.basic or HELP_ALL in ctx.meta
 
 
 def command(
-    function: Callable[..., Any],
-    options: Mapping[str, Option],
-    arguments: Mapping[str, str] | None = None,
-    *,
-    summary: str,
-    name: str | None = None,
-    python_only: Sequence[str] = (),
+    function: Callable[..., Any], *, summary: str, name: str | None = None, basic: Sequence[str] = ()
 ) -> Callable[[Callable[..., None]], click.Command]:
     """Make a command of a function that calls the library and prints the result.
 
-    function: function of the library; options: options of its parameters; arguments: its parameters that have no flag,
-    with their metavar; summary: the command's line in the list of commands; python_only: its parameters that the command
-    line lacks. The decorated function gets only the parameters that the user wrote. Its own options come last, and its
-    docstring is the help text.
+    function: function of the library, made by `api.signature.takes`; its parameters without an `Option` are for Python
+    only; summary: the command's line in the list of commands; basic: names of the options that `--help` shows, () for
+    all. The decorated function gets only the parameters that the user wrote. Its own options come last, and its docstring
+    is the help text.
     """
-    arguments = arguments or {}
 
     def make(skin: Callable[..., None]) -> click.Command:
         named = name or function.__name__.replace("_", "-")
-        made = click.command(named, cls=CommandWithVariables, short_help=summary)(_only_given(skin))
-        own: list[click.Parameter] = []
-        for parameter in inspect.signature(function).parameters.values():
-            if parameter.name in arguments:
-                own.append(_argument(parameter, arguments[parameter.name]))
-            elif parameter.name not in python_only:
-                own += _options(parameter, options[parameter.name])
-        made.params[:0] = own
+        made = click.command(named, cls=_Command, short_help=summary)(_only_given(skin))
+        options: dict[str, Option] = function.options  # type: ignore[attr-defined]
+        declared = inspect.signature(function).parameters
+        made.params[:0] = [
+            one for key, option in options.items() for one in _params(declared[key], option, named)
+        ]
+        made.basic, made.groups = basic, {key: option.group for key, option in options.items()}
         name_variables(made)
         return made
 
@@ -98,39 +134,27 @@ def _only_given(skin: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
-def _argument(parameter: inspect.Parameter, metavar: str) -> click.Argument:
+def _params(parameter: inspect.Parameter, option: Option, command: str) -> list[click.Parameter]:
     kind, many = _type_of(parameter.annotation)
     required = parameter.default is inspect.Parameter.empty
-    return click.Argument(
-        [parameter.name], type=kind, metavar=metavar, nargs=-1 if many else 1, required=required
-    )
-
-
-def _options(parameter: inspect.Parameter, option: Option) -> list[click.Parameter]:
-    kind, many = _type_of(parameter.annotation)
-    flags = option.flags or ("--" + parameter.name.replace("_", "-"),)
-    about: dict[str, Any] = {"help": _help(option, parameter.default), "metavar": option.metavar}
-    if parameter.default is inspect.Parameter.empty:
-        about["required"] = True
-    else:
-        about["default"] = None  # the function has the defaults, which must not override a recipe file
+    name = parameter.name
+    if isinstance(option, Argument):
+        nargs = -1 if many else 1
+        return [click.Argument([name], type=kind, metavar=option.metavar, nargs=nargs, required=required)]
+    # The function has the defaults, which must not override a recipe file.
+    about: dict[str, Any] = {"required": True} if required else {"default": None}
     if option.choices:
-        kind = click.Choice(option.choices)
+        kind = click.Choice(tuple(option.choices))
     if many and kind is click.STRING and option.metavar == "TEXT":
         kind = Lines()
-    is_flag = kind is click.BOOL
-    made: list[click.Parameter] = [
-        click.Option([*flags, parameter.name], type=kind, is_flag=is_flag, multiple=many, **about)
-    ]
-    for flag, (value, words) in (option.shortcuts or {}).items():
-        made.append(click.Option([flag, parameter.name], flag_value=value, default=None, help=words))
-    return made
-
-
-def _help(option: Option, default: Any) -> str:
-    """Returns the help text, followed in brackets by the default."""
-    said = option.unset or (option.spell or _spelled)(default)
-    return f"{option.help} [{said}]" if said else option.help
+    words = _SETTING.sub(lambda match: flag_of(match[1], command), option.text(_spelled(parameter.default)))
+    about |= {"type": kind, "is_flag": kind is click.BOOL, "multiple": many, "help": words}
+    made = [click.Option([*flags_of(name, command), name], metavar=option.metavar, **about)]
+    if name in SHORTCUTS:
+        flag, value, words = SHORTCUTS[name]
+        words = _SETTING.sub(lambda match: flag_of(match[1], command), words)
+        made.append(click.Option([flag, name], flag_value=value, default=None, help=words))
+    return [*made]
 
 
 def _spelled(default: Any) -> str:

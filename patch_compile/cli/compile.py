@@ -7,27 +7,9 @@ from typing import Any
 import click
 
 import patch_compile.api.compile as api
-from patch_compile.artifacts.layout import MASKS, ONNX
-from patch_compile.cli.command import AS_JSON, Option, command, print_result
-from patch_compile.cli.options import OPTIONS
+from patch_compile.cli.command import AS_JSON, command, print_result
 
 __all__ = ["compile"]
-
-_OWN = {
-    "mask": Option(f"Masks to apply ({MASKS}).", "FILE"),
-    "graph": Option(
-        "Compile this ONNX file, which another program exported from MODEL_DIR or from the pruned model of the masks.",
-        "FILE",
-        "the graph is exported here",
-    ),
-    "out": Option(
-        f"Folder to write: {ONNX}, and the plan of how each linear is compiled.", "OUT", flags=("-o", "--out")
-    ),
-    "target": Option(
-        "GPU that `auto` predicts for: a card or an architecture.", "GPU[,GPU…]", "local GPU, or sm86"
-    ),
-    "dump_passes": Option("Write the graph, without weights, after each pass.", "DIR"),
-}
 
 
 def _print_passes(ctx: click.Context, _param: click.Parameter, given: bool) -> None:
@@ -43,9 +25,8 @@ def _print_passes(ctx: click.Context, _param: click.Parameter, given: bool) -> N
 
 @command(
     api.compile,
-    OPTIONS | _OWN,
-    {"model": "MODEL_DIR"},
     summary="Write hybrid ONNX under given masks, without an engine.",
+    basic=("out", "mask", "graph", "target", "lowering", "dtype", "resume", "force"),
 )
 @click.option(
     "--list-passes",

@@ -5,23 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import patch_compile.api.export as api
-from patch_compile.cli.command import AS_JSON, Option, command, print_result
-from patch_compile.cli.options import OPTIONS
+from patch_compile.cli.command import AS_JSON, command, print_result
 
 __all__ = ["export"]
 
-_OWN = {
-    "format": Option("compressed-tensors for transformers, edgellm for the builder of TensorRT Edge-LLM."),
-    "edgellm_python": OPTIONS["edgellm_python"],
-}
 
-
-@command(
-    api.export,
-    _OWN,
-    {"path": "OUT"},
-    summary="Write the pruned model of OUT for other programs.",
-)
+@command(api.export, summary="Write the pruned model of OUT for other programs.")
 @AS_JSON
 def export(as_json: bool, **given: Any) -> None:
     """Write the pruned model of OUT, the folder of `build` or `learn`, for other programs.

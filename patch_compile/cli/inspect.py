@@ -12,7 +12,7 @@ from patch_compile.cli.command import AS_JSON, command, print_result
 __all__ = ["inspect"]
 
 
-@command(api.inspect, {}, {"path": "PATH"}, summary="Identify, describe and check a file or folder.")
+@command(api.inspect, summary="Identify, describe and check a file or folder.")
 @click.option(
     "--all", "every", is_flag=True, help="Print a line for each tensor or linear. [a line for each kind]"
 )

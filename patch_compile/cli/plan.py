@@ -5,23 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import patch_compile.api.plan as api
-from patch_compile.cli.command import AS_JSON, Option, command, print_result
-from patch_compile.cli.options import OPTIONS
+from patch_compile.cli.command import AS_JSON, command, print_result
 
 __all__ = ["plan"]
 
-_OWN = {
-    "mask": Option("Masks to plan for.", "FILE"),
-    "target": Option(
-        "GPU to predict for: a card or an architecture, such as a6000 or sm86.",
-        "GPU[,GPU…]",
-        "local GPU, or sm86",
-    ),
-}
-
 
 @command(
-    api.plan, OPTIONS | _OWN, {"model": "MODEL_DIR"}, summary="Predict how `build` would compile each linear."
+    api.plan,
+    summary="Predict how `build` would compile each linear.",
+    basic=("ratio", "mask", "speedup", "budget_ms", "target", "weights", "kinds", "lowering", "as_json"),
 )
 @AS_JSON
 def plan(as_json: bool, **given: Any) -> None:

@@ -8,37 +8,12 @@ import click
 
 import patch_compile.api.run as api
 from masklearn.base.printable import one_line, printable
-from patch_compile.cli.command import AS_JSON, Option, command
-from patch_compile.cli.options import OPTIONS
+from patch_compile.cli.command import AS_JSON, command
 
 __all__ = ["run"]
 
-_OWN = {
-    "plugin": Option(
-        "Plugin library, for an engine that does not contain it.", "FILE", "the one compiled here"
-    ),
-    "tokenizer": Option("Folder of the tokenizer.", "DIR", "OUT/model"),
-    "chat": Option("Treat each prompt as a user's message, in the model's chat template."),
-    "new_tokens": Option("Largest number of tokens to generate."),
-    "temperature": Option(
-        "Randomness of the draws; 0 takes the most likely token.",
-        unset="as generation_config.json says, or 0",
-    ),
-    "top_k": Option("Draw from this many of the most likely tokens."),
-    "top_p": Option("Draw from the most likely tokens that together have this probability."),
-    "repetition_penalty": Option("Above 1 makes tokens that have occurred less likely."),
-    "seed": Option("Seed of the draws.", unset="a new one each time"),
-    "stop": Option("End before this text; may be repeated.", "TEXT"),
-}
 
-
-@command(
-    api.run,
-    OPTIONS | _OWN,
-    {"path": "OUT", "prompts": "PROMPT…"},
-    python_only=("say", "show"),
-    summary="Continue prompts with OUT.",
-)
+@command(api.run, summary="Continue prompts with OUT.")
 @AS_JSON
 def run(as_json: bool, **given: Any) -> None:
     """Continue prompts with OUT: its engine on a GPU, else its ONNX file in ONNX Runtime.

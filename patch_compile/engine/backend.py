@@ -37,6 +37,13 @@ _NO_DRIVER = "catchCudaError"
 _LOG = logging.getLogger("patch_compile.engine.tensorrt")
 
 
+class Runner(StrEnum):
+    """Way to run a model: its engine with TensorRT, or its ONNX file with ONNX Runtime."""
+
+    ENGINE = "engine"
+    ONNX = "onnx"
+
+
 class BackendName(StrEnum):
     """Library that turns the ONNX file into an engine; `onnx` stops at the ONNX file."""
 

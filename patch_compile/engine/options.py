@@ -1,19 +1,22 @@
-"""Build options beside shapes and targets, and the backends that lack some of them."""
-
-from __future__ import annotations
+"""Options of the engine's builder beside shapes and targets, and the backends that lack some of them."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from masklearn.base.durable import whole_file
+from masklearn.base.option import Option
 from patch_compile.engine.backend import Backend, BackendName
 from patch_compile.errors import PatchCompileError, UsageError
 
 if TYPE_CHECKING:
     import tensorrt
 
-__all__ = ["EngineOptions"]
+__all__ = ["ENGINE", "EngineOptions", "EngineSettings"]
+
+ENGINE = "Engine"
+_engine = partial(Option, group=ENGINE)
 
 # Backend → option that it lacks → (reason, fix) of the error.
 _MISSING = {
@@ -30,23 +33,26 @@ _MISSING = {
 }
 
 
-@dataclass(frozen=True)
-class EngineOptions:
-    """Options of an engine build; each has a default.
+# fmt: off
+@dataclass
+class EngineSettings:
+    """Options of the engine's builder, each declared once."""
 
-    optimization_level: effort of the builder, 0 … 5, None is the backend's default; timing_cache: file with measured
-    tactics, read if it exists and written after the build; weight_streaming: weights may stay in host memory while the
-    engine runs; version_compatible: later versions of the backend may run the engine; hardware_compatible: any GPU from
-    Ampere on may run it, at some cost in speed; embed_plugin: the engine contains the plugin library, so that it can be
-    deployed as a single file, and loading it then runs code of that file.
-    """
+    optimization_level: Annotated[int | None, _engine(
+        "Effort of the builder, 0 … 5.", unset="the backend's default", ge=0, le=5)] = None
+    timing_cache: Annotated[Path | None, _engine(
+        "File that keeps measured tactics for later builds (tensorrt).", "FILE")] = None
+    weight_streaming: Annotated[bool, _engine("Let weights stay in host memory at run time.")] = False
+    version_compatible: Annotated[bool, _engine("Let later versions of the backend run the engine.")] = False
+    hardware_compatible: Annotated[bool, _engine(
+        "Let any GPU from Ampere on run the engine (tensorrt; for tensorrt-rtx name several in `target`).")] = False
+    embed_plugin: Annotated[bool, _engine(
+        "Put the plugin into the engine, to deploy one file; see `trust` of run.")] = False
+# fmt: on
 
-    optimization_level: int | None = None
-    timing_cache: Path | None = None
-    weight_streaming: bool = False
-    version_compatible: bool = False
-    hardware_compatible: bool = False
-    embed_plugin: bool = False
+
+class EngineOptions(EngineSettings):
+    """Options of an engine build, which its backend checks and takes."""
 
     def check(self, name: BackendName) -> None:
         """Raise UsageError, naming the flag, for an option that the backend lacks."""
@@ -59,7 +65,7 @@ class EngineOptions:
             if (asked := getattr(self, option)) is not None and asked is not False:
                 raise UsageError(f"The backend {name} has no --{option.replace('_', '-')}", why, fix)
 
-    def apply(self, backend: Backend, config: tensorrt.IBuilderConfig) -> None:
+    def apply(self, backend: Backend, config: "tensorrt.IBuilderConfig") -> None:
         """Set the options on an IBuilderConfig.
 
         Raises PatchCompileError for a timing cache of another GPU or version.
@@ -84,7 +90,7 @@ class EngineOptions:
                     "Name a new file with --timing-cache.",
                 )
 
-    def keep_timings(self, config: tensorrt.IBuilderConfig) -> None:
+    def keep_timings(self, config: "tensorrt.IBuilderConfig") -> None:
         """Write the timings of a finished build to the timing cache, atomically."""
         if self.timing_cache is None:
             return

@@ -3,47 +3,23 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
-from typing import Annotated
 
-from pydantic import AfterValidator
-
-from masklearn import IMPORTERS, Kinds, Pattern, Tile
+from masklearn import IMPORTERS
 from masklearn.base.settings import Settings
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears_of
 from patch_compile.artifacts.command_results import ImportedAnswer, MaskedLinear
 from patch_compile.errors import PatchCompileError
+from patch_compile.options import AUTO, ImportOptions
 from patch_compile.pipeline.summary import skipped_of
 from patch_compile.progress import Progress
 from patch_compile.report.learned import mosaic_line
 
-__all__ = ["AUTO", "ImportRequest", "import_mask"]
-
-AUTO = "auto"
+__all__ = ["ImportRequest", "import_mask"]
 
 
-def _known_format(name: str) -> str:
-    if name not in (AUTO, *IMPORTERS):
-        raise ValueError(f"The formats are {', '.join((AUTO, *IMPORTERS))}.")
-    return name
-
-
-class ImportRequest(Settings):
-    """Settings of `import-mask`.
-
-    tile: None takes the largest tile that loses no sparsity; kinds: kinds of tiles that are looked for, of which a tile gets
-    the tightest; format: "auto" detects it from the content.
-    """
-
-    source: Path
-    out: Path
-    model: Path
-    format: Annotated[str, AfterValidator(_known_format)] = AUTO
-    tile: Tile | None = None
-    kinds: Kinds = "2:4"
-    include: tuple[Pattern, ...] = ()
-    exclude: tuple[Pattern, ...] = ()
+class ImportRequest(Settings, ImportOptions):
+    """Settings of `import-mask`."""
 
 
 def import_mask(request: ImportRequest, *, force: bool = False) -> ImportedAnswer:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from patch_compile.artifacts.layout import ENGINE, MODEL, ONNX, RECIPE
 from patch_compile.artifacts.recipe_file import read_recipe
-from patch_compile.engine.backend import load_backend
+from patch_compile.engine.backend import Runner, load_backend
 from patch_compile.errors import PatchCompileError, member
 from patch_compile.runtime.decoder import Decoder, Limits
 from patch_compile.runtime.engine_fit import EngineFacts, HostCode, engine_facts, host_code, why_not
@@ -20,13 +19,6 @@ from patch_compile.runtime.model_configs import ModelConfigs, read_model_configs
 from patch_compile.runtime.onnx_decoder import open_onnx
 
 __all__ = ["Runner", "open_generator"]
-
-
-class Runner(StrEnum):
-    """Way to run a model: its engine with TensorRT, or its ONNX file with ONNX Runtime."""
-
-    ENGINE = "engine"
-    ONNX = "onnx"
 
 
 def open_generator(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, model_validator
 
-from masklearn.base.settings import Listed, Settings
+from masklearn.base.settings import Settings
 from patch_compile.artifacts.bench import Contender
 from patch_compile.errors import PatchCompileError
-from patch_compile.runtime import Runner
+from patch_compile.options import BenchOptions, Runner
 from patch_compile.sources.kinds import Sequences
 from patch_compile.timing.points import Point, grid_of
 
@@ -29,31 +29,10 @@ def _against(value: Any) -> Any:
     return parse_against(value if isinstance(value, str) else ",".join(value) or _NONE)
 
 
-_MOST_RUNS = 1_000_000  # of each model at each size
-_Sizes = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1), Listed]
+class BenchRequest(Settings, BenchOptions):
+    """The settings of `bench`, checked together."""
 
-
-class BenchRequest(Settings):
-    """The settings of `bench`. None stands for the runner's default.
-
-    batch_size, prompt_tokens, past_tokens: sizes that are timed; iterations, warm_up: runs of each model at each size
-    that count, and runs before those; against: models that the hybrid model is compared with; keep: keeps these models
-    in OUT/bench/models; trust: see `open_generator`.
-    """
-
-    runner: Runner | None = None
-    batch_size: _Sizes | None = None
-    prompt_tokens: _Sizes | None = None
-    past_tokens: _Sizes | None = None
-    iterations: int | None = Field(None, ge=1, le=_MOST_RUNS)
-    warm_up: int | None = Field(None, ge=0, le=_MOST_RUNS)
-    against: Annotated[tuple[Contender, ...], BeforeValidator(_against)] = (
-        Contender.DENSE,
-        Contender.UNIFORM,
-    )
-    calibrate: bool = False
-    keep: bool = False
-    trust: bool = False
+    against: Annotated[tuple[Contender, ...], BeforeValidator(_against)]
 
     @model_validator(mode="after")
     def _check(self) -> Self:

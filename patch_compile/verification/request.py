@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import BeforeValidator, ConfigDict, PlainSerializer
 
 from masklearn import Baseline, parse_baselines
-from masklearn.base.settings import Listed, Settings
+from masklearn.base.option import listed
+from masklearn.base.settings import Settings
 from patch_compile.artifacts.verify import Question
 from patch_compile.artifacts.verify_schema import (
     FigureName,
@@ -22,9 +21,10 @@ from patch_compile.artifacts.verify_schema import (
     QualityLoss,
 )
 from patch_compile.errors import PatchCompileError, UsageError
+from patch_compile.options import VerifyOptions
 from patch_compile.report.verify import figure_words
 
-__all__ = ["FIGURES", "ErrorStat", "Figure", "Limit", "VerifyRequest", "check_figures", "parse_limit"]
+__all__ = ["FIGURES", "Figure", "Limit", "VerifyRequest", "check_figures", "parse_limit"]
 
 
 @dataclass(frozen=True)
@@ -133,16 +133,6 @@ def check_figures(limits: tuple[Limit, ...], *, decoder: bool) -> None:
             )
 
 
-class ErrorStat(StrEnum):
-    """Statistics of errors that can be compared with the tolerance, as Polygraphy names them."""
-
-    ELEMWISE = "elemwise"
-    MAX = "max"
-    MEAN = "mean"
-    MEDIAN = "median"
-    QUANTILE = "quantile"
-
-
 def _baselines(value: Any) -> Any:
     return parse_baselines(value) if isinstance(value, str) else value
 
@@ -155,31 +145,14 @@ def _spelled(limits: tuple[Limit, ...]) -> list[str]:
     return [str(limit) for limit in limits]
 
 
-class VerifyRequest(Settings):
-    """Settings of `verify`. Evaluation settings that are None are taken from the build."""
+class VerifyRequest(Settings, VerifyOptions):
+    """Settings of `verify`, checked together. Fields are those of `VerifyOptions`, three of them of narrower types."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
-    only: Annotated[tuple[Question, ...], Listed] = tuple(Question)
-    eval_text: str | None = None
-    eval_windows: int | None = Field(None, ge=1)
-    eval_length: int | None = Field(None, ge=2)
-    lengths: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Listed] = (1, 17, 96)
-    atol: float | None = Field(None, ge=0.0, allow_inf_nan=False)
-    rtol: float | None = Field(None, ge=0.0, allow_inf_nan=False)
-    check_error_stat: ErrorStat = ErrorStat.MAX
-    fail_on: Annotated[tuple[Limit, ...], BeforeValidator(_limits), PlainSerializer(_spelled)] = ()
-    sensitivity: bool = False
-    sensitivity_tokens: int = Field(512, ge=2)
-    baselines: Annotated[tuple[Baseline, ...], BeforeValidator(_baselines)] = ()
-    tasks: Annotated[tuple[str, ...], Listed] = ()
-    task_backend: Literal["hf", "onnx"] = "hf"
-    task_limit: int | None = Field(None, ge=1)
-    task_folder: Path | None = None
-    prompt: tuple[str, ...] = ()
-    new_tokens: int = Field(40, ge=1)
-    device: str | None = None
-    trust: bool = False
+    only: Annotated[tuple[Question, ...], BeforeValidator(listed)]
+    fail_on: Annotated[tuple[Limit, ...], BeforeValidator(_limits), PlainSerializer(_spelled)]  # type: ignore[assignment]
+    baselines: Annotated[tuple[Baseline, ...], BeforeValidator(_baselines)]
 
     @classmethod
     def parse(cls, settings: dict[str, Any]) -> Self:

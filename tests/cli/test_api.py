@@ -3,21 +3,24 @@
 import json
 import subprocess
 import sys
+from inspect import signature as inspect_signature
 from typing import Any
 
+import click
 import pytest
 from rich.console import Console
 
 from patch_compile.api.build import build
 from patch_compile.api.compare import compare
-from patch_compile.api.given import takes_given
 from patch_compile.api.inspect import inspect
 from patch_compile.api.learn import learn
 from patch_compile.api.plan import plan
 from patch_compile.api.results import Examined
 from patch_compile.api.run import run
+from patch_compile.api.signature import takes
 from patch_compile.api.verify import verify
 from patch_compile.artifacts.layout import MASKS, ONNX, RECIPE
+from patch_compile.cli.app import cli
 from patch_compile.errors import PatchCompileError, UsageError
 from tests.commands import run_here
 
@@ -115,14 +118,30 @@ def test_a_wrong_setting_is_a_usage_error(call, said):
 
 
 def test_what_the_caller_writes_is_told_apart_from_defaults():
-    @takes_given
+    @takes()
     def function(given, first, second=2, *, third=3):
         return given, first, second, third
 
     assert function(1) == ({"first": 1}, 1, 2, 3)
     assert function(1, 2, third=None) == ({"first": 1, "second": 2}, 1, 2, None)
-    with pytest.raises(TypeError, match="fourth"):
-        function(1, fourth=4)
+
+
+def test_a_wrong_argument_names_the_nearest():
+    with pytest.raises(TypeError, match=r"^build\(\) has no argument 'ratoi'\. Did you mean 'ratio'\?$"):
+        build("m", ratoi=0.4)
+    with pytest.raises(TypeError, match=r"^plan\(\) has no argument 'xyzzy'$"):
+        plan("m", xyzzy=1)
+
+
+def test_python_and_the_commands_have_the_same_options():
+    """A setting's declaration is the function's parameter and the command's option."""
+    learned = inspect_signature(learn).parameters
+    assert learned["windows"].default == 32 and learned["windows"].annotation is int
+    assert learned["tile"].default == "128x128" and learned["tile"].annotation == str | tuple[int, int]
+    assert "- `eval_text`: Held-out text for perplexity." in learn.__doc__
+    assert "see `trust` of run" in build.__doc__ and "see --trust of run" in str(
+        [one.help for one in cli.commands["build"].params if isinstance(one, click.Option)]
+    )
 
 
 def test_importing_the_library_is_light():

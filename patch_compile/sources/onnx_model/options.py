@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from masklearn import METHODS, Criterion, Magnitude, Repair, Requires, lacking
 from patch_compile.errors import UsageError
+from patch_compile.options import flag_of
 from patch_compile.recipe import Recipe
 from patch_compile.sources.onnx_model.feed import LACKS
 
@@ -32,7 +33,6 @@ _REFUSED: Mapping[str, str] = {
     "logits": "An ONNX file keeps its outputs.",
     "opset": "An ONNX file keeps its opset (20 where it is older).",
 }
-_FLAGS = {"eval_text": "eval"}  # settings whose flag has a different name
 
 
 def effective_recipe(recipe: Recipe, sixteen_bit: Literal["float16", "bfloat16"] | None) -> Recipe:
@@ -44,7 +44,7 @@ def effective_recipe(recipe: Recipe, sixteen_bit: Literal["float16", "bfloat16"]
     """
     for name, why in _REFUSED.items():
         if name in recipe.model_fields_set and getattr(recipe, name) != Recipe.model_fields[name].default:
-            raise _refused(f"--{_FLAGS.get(name, name).replace('_', '-')}", why)
+            raise _refused(flag_of(name), why)
     if recipe.repair is Repair.DISTILL:
         raise _refused("--repair distill", _NO_TRAINING)
     changed: dict[str, Any] = {"repair": Repair.NONE}

@@ -1,0 +1,125 @@
+"""The settings of learning, each declared once. `masklearn.recipe` checks them together."""
+
+from functools import partial
+from typing import Annotated, Any, Literal
+
+from masklearn.base.option import Bounds, Option
+from masklearn.masks.kinds.allowed import parse_kinds
+from masklearn.masks.kinds.base import BYTES_DENSE
+from masklearn.masks.name_globs import parse_pattern
+from masklearn.masks.weight_types import parse_weights
+from masklearn.traits import METHODS, Criterion, Repair, method_names
+
+__all__ = [
+    "LEARNING",
+    "REPAIR",
+    "BytesPerWeight",
+    "Count",
+    "Exclude",
+    "Include",
+    "LearnOptions",
+    "Ratio",
+    "Tile",
+]
+
+LEARNING, REPAIR = "Learning", "Repair"
+_learning, _repair = partial(Option, group=LEARNING), partial(Option, group=REPAIR)
+
+
+def _ratio(value: float | str) -> float | str:
+    from masklearn.masks.budget import parse_ratio  # imports NumPy
+
+    return parse_ratio(value)
+
+
+def _tile(value: Any) -> Any:
+    from masklearn.masks.tiles import parse_tile  # imports NumPy
+
+    return parse_tile(value) if isinstance(value, str) else value
+
+
+def _spelled(tile: tuple[int, int]) -> str:
+    return "{}x{}".format(*tile)
+
+
+def _known_method(name: str) -> str:
+    if name not in METHODS:
+        raise ValueError(f"The methods are {', '.join(METHODS)}.")
+    return name
+
+
+def _and(names: tuple[str, ...]) -> str:
+    return " and ".join((", ".join(names[:-1]), names[-1]))
+
+
+_RANKING = {name: method.criteria[0] for name, method in METHODS.items() if method.criteria}
+_UNREPAIRED = ", ".join(name for name, method in METHODS.items() if method.repair is Repair.NONE)
+_TRAINED = _and(method_names(trained=True))
+
+# fmt: off
+Count = Annotated[int, Bounds(ge=1)]
+Ratio = Annotated[float | str, Option("", check=_ratio)]
+BytesPerWeight = Annotated[float, Bounds(gt=0.0, le=BYTES_DENSE, finite=True)]
+Tile = Annotated[tuple[Count, Count], Option("", parse=_tile)]
+Pattern = Annotated[str, Option("", check=parse_pattern)]
+Include = Annotated[tuple[Pattern, ...], _learning(
+    "Cover only matching linears. A PATTERN, here and in other options, is a name or its end from a dot on (v_proj), a glob "
+    "of such (mlp.*), or re: and a regular expression for the whole name.", "PATTERN")]
+Exclude = Annotated[tuple[Pattern, ...], _learning("Leave matching linears dense.", "PATTERN")]
+
+
+class LearnOptions:
+    """Settings of learning but the amount of pruning, which a build may take from a masks file."""
+
+    method: Annotated[str, _learning("Method that learns the masks.", choices=METHODS, check=_known_method)] = "oneshot"
+    per_layer: Annotated[bool, _learning("Reach the ratio in every linear, not over all of them together.")] = False
+    tile: Annotated[Tile, _learning(
+        "Tile size; 128x* is 128 rows and all of K.", "ROWSxCOLS", spell=_spelled)] = (128, 128)
+    kinds: Annotated[str, _learning(
+        "Tile formats to choose from. 2:4 speeds up prompts and decoding. 4:16, 6:16 … 14:16 (that many of 16 weights stay) "
+        "lose less quality at the same size but speed up decoding only. auto picks what loses least. Also a list "
+        "(8:16,12:16), or PATTERN=LIST,….", "KINDS", check=parse_kinds)] = "2:4"
+    weights: Annotated[str | None, _learning(
+        "Type of the linears' weights: float16, bfloat16, int8 (a scale for each row), int4 (a scale for each row and 64 "
+        "columns), or PATTERN=TYPE,…. auto, or a list such as int8,int4, picks a type for each linear; it needs `speedup`, "
+        "`budget_ms` or `bytes_per_weight`. Activations keep 16 bits.", "TYPE", unset="the type of the graph",
+        check=parse_weights)] = None
+    include: Include = ()
+    exclude: Exclude = ()
+    calib: Annotated[str | None, _learning(
+        "Calibration text: a .txt, .jsonl or .parquet file, a folder or the name of a dataset; for FILE.onnx an .npz of "
+        "inputs.", "TEXT", unset="the model writes its own")] = None
+    windows: Annotated[int, _learning("Number of calibration windows.", ge=1)] = 32
+    length: Annotated[int, _learning("Tokens in a calibration window.", ge=2)] = 512
+    seed: Annotated[int, _learning("Seed of all random draws.", ge=0)] = 0
+    device: Annotated[str | None, _learning(
+        "Where the model runs while masks are learned.", "DEVICE", unset="cuda if there is one")] = None
+    threads: Annotated[int | None, _learning(
+        "CPU threads for learning. Rounding can depend on their number (docs/howto/learning.md); recipe.yaml records it "
+        "where it does.", unset="one for each core", ge=1)] = None
+    criterion: Annotated[Criterion | None, _learning(
+        f"Criterion by which {_and(tuple(_RANKING))} rank tiles.",
+        unset="; ".join(f"{criterion} for {name}" for name, criterion in _RANKING.items()))] = None
+    damping: Annotated[float, _learning(
+        "Damping of the Hessian, as a share of its mean diagonal.", gt=0.0, le=1.0)] = 0.01
+    permute: Annotated[bool, _learning(
+        "Reorder the hidden channels of feed-forward parts first, so that channels that are cheap to prune share tiles. The "
+        "model computes the same.", unset="no-permute")] = False
+    repair: Annotated[Repair | None, _repair(
+        "Train the surviving weights to the dense model's logits.", unset=f"distill; none for {_UNREPAIRED}")] = None
+    repair_steps: Annotated[int | None, _repair("Steps of repair.", unset="by model size", ge=0)] = None
+    repair_minutes: Annotated[float | None, _repair("Stop repair after this many minutes.", gt=0.0)] = None
+    batch: Annotated[int, _repair("Windows per training step.", ge=1)] = 2
+    learning_rate: Annotated[float | None, _repair("Learning rate of training.", unset="the method's own", gt=0.0)] = None
+    label_weight: Annotated[float, _repair(
+        "Weight of the loss on the text's own tokens in repair, beside the KL to the dense model. It lowers perplexity but "
+        "moves the model away from the dense one.", ge=0.0)] = 0.0
+    prior: Annotated[str, _learning(
+        f"Start of {_TRAINED}: a one-shot method or a masks file.", "METHOD|FILE")] = "oneshot"
+    steps: Annotated[int, _learning(f"Training steps of {_TRAINED}.", ge=1)] = 200
+    distill_weight: Annotated[float, _learning(
+        f"Weight of the KL to the dense logits, beside the loss of {_TRAINED}.", ge=0.0)] = 1.0
+    checkpoint_every: Annotated[int, _repair("Training steps between checkpoints.", ge=1)] = 50
+    precision: Annotated[Literal["auto", "fp32", "bf16"], _learning(
+        "Type that training and solving compute in; auto is bf16 where that is fast.")] = "auto"
+    gradient_checkpointing: Annotated[bool, _repair("Train in less memory and more time.")] = False

@@ -1,0 +1,122 @@
+"""Makes the signature of a function of the library from declared options, and passes on what its caller wrote."""
+
+import functools
+import inspect
+import os
+from collections.abc import Callable, Collection, Sequence
+from difflib import get_close_matches
+from enum import StrEnum
+from operator import or_
+from pathlib import Path
+from types import GenericAlias, UnionType
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from masklearn.base.option import Option
+
+__all__ = ["Given", "StrPath", "takes"]
+
+StrPath: TypeAlias = str | os.PathLike[str]
+Given: TypeAlias = dict[str, Any]
+_R = TypeVar("_R")
+_NEEDED = inspect.Parameter.empty
+
+
+def takes(
+    settings: type | None = None, only: Sequence[str] | None = None
+) -> Callable[[Callable[..., _R]], Callable[..., _R]]:
+    """Give a function the options that a class declares, as keyword arguments beside its own parameters.
+
+    settings: the class; only: names of the options that the function takes, None for all. A parameter of the function,
+    with the `Option` in its annotation, replaces the option of its name. The result has the signature for `help()`, the
+    options by name in `options`, and their texts in its docstring.
+
+    If the function has a parameter `given`, it gets all arguments there that the caller wrote and that are not None. A
+    default value alone does not show if the caller wrote it, and that matters in two cases. Some defaults depend on the
+    model: an ONNX file keeps its own type unless a type is given. A recipe file provides the arguments that the caller
+    leaves out, but never overrides those that the caller wrote.
+    """
+
+    def make(function: Callable[..., _R]) -> Callable[..., _R]:
+        written_by_hand = inspect.signature(function)
+        own = dict(written_by_hand.parameters)
+        with_given = own.pop("given", None) is not None
+        parameters = sorted([*_declared(settings, only, own), *own.values()], key=lambda one: one.kind)
+        options = {one.name: option for one in parameters if (option := _option(one.annotation))}
+        signature = written_by_hand.replace(
+            parameters=[_plain(one, options.get(one.name)) for one in parameters]
+        )
+
+        def call(*args: Any, **kwargs: Any) -> _R:
+            written = _bind(signature, function.__name__, args, kwargs)
+            mine = {name: value for name, value in written.items() if name in own}
+            if with_given:
+                mine["given"] = {name: value for name, value in written.items() if value is not None}
+            return function(**mine)
+
+        functools.update_wrapper(call, function)
+        del call.__wrapped__  # type: ignore[attr-defined]  # its signature is not what callers see
+        call.__signature__, call.options = signature, options  # type: ignore[attr-defined]
+        listed = "\n".join(f"- `{name}`: {option.text()}" for name, option in options.items())
+        call.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\n{listed}"
+        return call
+
+    return make
+
+
+def _declared(
+    settings: type | None, only: Sequence[str] | None, own: Collection[str]
+) -> list[inspect.Parameter]:
+    hints = {} if settings is None else get_type_hints(settings, include_extras=True)
+    return [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=getattr(settings, name, _NEEDED),
+            annotation=hints[name],
+        )
+        for name in (hints if only is None else only)
+        if name not in own
+    ]
+
+
+def _option(annotation: Any) -> Option | None:
+    declared = [one for one in getattr(annotation, "__metadata__", ()) if isinstance(one, Option)]
+    return declared[-1] if declared else None
+
+
+def _plain(parameter: inspect.Parameter, option: Option | None) -> inspect.Parameter:
+    """Returns a parameter with the type that callers may give, and its default as they would write it."""
+    default = parameter.default
+    if option is not None and option.spell is not None and default not in (None, _NEEDED):
+        default = option.spell(default)
+    default = str(default) if isinstance(default, StrEnum) else default
+    return parameter.replace(annotation=_accepted(parameter.annotation), default=default)
+
+
+def _accepted(hint: Any) -> Any:
+    """Returns the type that callers may give for a setting of a type: also text where it is parsed, and any sequence."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        parsed = any(isinstance(one, Option) and one.parse is not None for one in inner[1:])
+        return str | _accepted(inner[0]) if parsed else _accepted(inner[0])
+    if origin in (Union, UnionType):
+        return functools.reduce(or_, map(_accepted, inner))
+    if origin is tuple:
+        items = tuple(_accepted(one) for one in inner if one is not ...)
+        return GenericAlias(Sequence if ... in inner else tuple, items)
+    if hint is Path:
+        return StrPath
+    if isinstance(hint, type) and issubclass(hint, StrEnum):
+        return Literal[tuple(map(str, hint))]
+    return hint
+
+
+def _bind(
+    signature: inspect.Signature, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """Returns the arguments by name. Raises TypeError, with the nearest name, for one that there is not."""
+    for unknown in kwargs.keys() - signature.parameters.keys():
+        near = get_close_matches(unknown, signature.parameters, n=1)
+        hint = f". Did you mean {near[0]!r}?" if near else ""
+        raise TypeError(f"{name}() has no argument {unknown!r}{hint}")
+    return signature.bind(*args, **kwargs).arguments

@@ -1,0 +1,264 @@
+"""The options of the commands, each declared once.
+
+Those of learning are in `masklearn.options`, those of the engine's builder in `patch_compile.engine.options`, and those that
+only one command has and no recipe keeps are parameters of its function in `patch_compile.api`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+from masklearn import (
+    IMPORTERS,
+    LEARNING,
+    REPAIR,
+    BytesPerWeight,
+    Count,
+    Exclude,
+    Include,
+    LearnOptions,
+    Ratio,
+    Tile,
+)
+from masklearn.base.option import Option, listed
+from masklearn.masks.kinds.allowed import parse_kinds
+from patch_compile.engine.backend import Runner
+from patch_compile.engine.options import ENGINE, EngineSettings
+from patch_compile.engine.shape_text import read_shapes
+from patch_compile.hardware.cards import parse_targets
+from patch_compile.packing.fusion import FUSIONS, parse_fusions, spell_fusions
+from patch_compile.planning.lowering_patterns import parse_lowering
+
+__all__ = [
+    "AUTO", "EDGELLM_PYTHON", "EVALUATION", "FORCE", "GRAPH", "GROUPS", "MODEL_DIR", "RESUME", "RUNNER", "SHORTCUTS",
+    "TRUST", "Argument", "BenchOptions", "BuildOptions", "ErrorStat", "ImportOptions", "Option", "Runner", "VerifyOptions",
+    "flag_of", "flags_of",
+]  # fmt: skip
+
+WORKLOAD, GRAPH, EVALUATION = "Workload", "Graph", "Evaluation"
+GROUPS = (LEARNING, REPAIR, WORKLOAD, GRAPH, ENGINE, EVALUATION, "")  # in the order of `--help-all`
+AUTO = "auto"
+# Settings whose flag is not their name; a key may name the command. `--on/--off` can also be turned off.
+FLAGS = {
+    "out": ("-o", "--out"),
+    "bytes_per_weight": ("--bytes",),
+    "eval_text": ("--eval",),
+    "service": ("--for",),
+    "permute": ("--permute/--no-permute",),
+    "compare against": ("--x",),
+}
+# Flags that stand for a value of a setting, with their help.
+SHORTCUTS = {"fuse": ("--no-fuse", "none", "Give each linear a node of its own, as `fuse` none does.")}
+
+
+def flags_of(setting: str, command: str = "") -> tuple[str, ...]:
+    """Returns the flags of a setting on the command line, the longest last."""
+    return FLAGS.get(f"{command} {setting}", FLAGS.get(setting, ("--" + setting.replace("_", "-"),)))
+
+
+def flag_of(setting: str, command: str = "") -> str:
+    """Returns the flag that stands for a setting in texts."""
+    return flags_of(setting, command)[-1].partition("/")[0]
+
+
+class Argument(Option):
+    """A parameter that the command line takes without a flag."""
+
+
+class ErrorStat(StrEnum):
+    """Statistics of errors that can be compared with the tolerance, as Polygraphy names them."""
+
+    ELEMWISE = "elemwise"
+    MAX = "max"
+    MEAN = "mean"
+    MEDIAN = "median"
+    QUANTILE = "quantile"
+
+
+MODEL_DIR = Argument("A checkpoint folder of Hugging Face.", "MODEL_DIR")
+FORCE = Option("Replace OUT if it exists; refused if OUT holds files of yours.")
+RESUME = Option("Continue an interrupted run.")
+TRUST = Option(
+    "Run the compiled plugin that came with OUT, though this installation did not build it.", group=ENGINE
+)
+RUNNER = Option(
+    "Run the engine or the ONNX file.", unset="the engine, if this machine can run it", group=ENGINE
+)
+EDGELLM_PYTHON = Option(
+    "Python of the environment that Edge-LLM's exporter is installed in.", "PYTHON", unset="this one"
+)
+_learning, _workload = partial(Option, group=LEARNING), partial(Option, group=WORKLOAD)
+_graph, _engine = partial(Option, group=GRAPH), partial(Option, group=ENGINE)
+_evaluation = partial(Option, group=EVALUATION)
+
+
+def _shapes(setting: str) -> Callable[[str], str]:
+    def check(spec: str) -> str:
+        for _ in read_shapes(spec, flag_of(setting)):
+            pass
+        return spec
+
+    return check
+
+
+def _targets(text: str) -> str:
+    parse_targets(text)
+    return text
+
+
+def _known_format(name: str) -> str:
+    if name not in (AUTO, *IMPORTERS):
+        raise ValueError(f"The formats are {', '.join((AUTO, *IMPORTERS))}.")
+    return name
+
+
+# fmt: off
+class _GraphOptions(LearnOptions):
+    model: Path
+    out: Path | None = None
+    ratio: Annotated[Ratio | None, _learning(
+        "Share of weights set to zero, 0 to 0.5, or PATTERN=RATIO,…. Linears that would not get faster on "
+        "`target` are skipped and do not count.", "RATIO")] = None
+    bytes_per_weight: Annotated[BytesPerWeight | None, _learning(
+        "Target size instead of `ratio`: average bytes of a packed 16-bit weight, from 2 (dense) to 1.125 (every tile 2:4 "
+        "or 8:16). Use it to compare `kinds`. With `weights` auto a weight counts in its own type.", "B")] = None
+    mask: Annotated[Path | None, _learning("Use these masks; nothing is learned.", "FILE")] = None
+    speedup: Annotated[float | None, _workload(
+        "Prune just enough for the workload to be X times as fast as the dense model, by prediction.", "X",
+        gt=1.0, finite=True)] = None
+    budget_ms: Annotated[float | None, _workload(
+        "Prune just enough for the workload to take MS milliseconds, by prediction.", "MS", gt=0.0, finite=True)] = None
+    lowering: Annotated[str, _graph(
+        "How linears are compiled: auto (plugin where it is predicted faster, else dense), plugin, split or dense, or "
+        "PATTERN=LOWERING,…. Linears compiled dense are not pruned. With plugin, all linears are.", "LOWERING",
+        check=parse_lowering)] = "auto"
+    batch_size: Annotated[int, _workload("Sequences of the workload whose speed is predicted.", ge=1)] = 16
+    prompt_tokens: Annotated[int, _workload("Tokens of each prompt of the workload.", ge=1)] = 128
+    generated_tokens: Annotated[int, _workload("Tokens generated after each prompt.", ge=1)] = 128
+    dtype: Annotated[Literal["float16", "bfloat16"], _graph("Type of the graph and the engine.")] = "float16"
+    opset: Annotated[int, _graph(
+        "ONNX opset: 23 (Attention, RMSNormalization), or 20 (plain ops).", ge=20, le=23)] = 23
+    logits: Annotated[Literal["last", "all"], _graph(
+        "Positions whose logits a decoder returns. Generation needs only the last, which saves gigabytes on a long prompt."
+        )] = "last"
+    fuse: Annotated[tuple[str, ...], _graph(
+        "Operations that share a node with linears, where the graph allows it: all, none, or a comma-separated list of "
+        f"{', '.join(f'{name} ({kind.summary})' for name, kind in FUSIONS.items())}.", "KINDS",
+        parse=parse_fusions, spell=spell_fusions)] = tuple(FUSIONS)
+    backend: Annotated[Literal["tensorrt", "tensorrt-rtx", "onnx"] | None, _engine(
+        "TensorRT that builds the engine; onnx stops at the ONNX file.", unset="the one this machine has")] = None
+    target: Annotated[str | None, _engine(
+        "GPUs to build for: cards or architectures, such as a6000 or sm86,sm89.", "GPU[,GPU…]",
+        unset="local GPU, or sm86", check=_targets)] = None
+    min_shapes: Annotated[str | None, _engine(
+        "Smallest input shapes: as for trtexec, or batch=1,sequence=1.", "SPEC", check=_shapes("min_shapes"))] = None
+    opt_shapes: Annotated[str | None, _engine(
+        "Input shapes to tune the engine for.", "SPEC", check=_shapes("opt_shapes"))] = None
+    max_shapes: Annotated[str | None, _engine("Largest input shapes.", "SPEC", check=_shapes("max_shapes"))] = None
+
+
+class _EvalOptions:
+    eval_text: Annotated[str | None, _evaluation(
+        "Held-out text for perplexity.", "TEXT", unset="the model writes its own")] = None
+    eval_windows: Annotated[int, _evaluation("Number of windows of held-out text.", ge=1)] = 8
+    eval_length: Annotated[int, _evaluation("Tokens in a window of held-out text.", ge=2)] = 1024
+    prompt: Annotated[str, _evaluation(
+        "Prompt that the dense and the hybrid model each continue.", "TEXT")] = "The capital of France is"
+
+
+class BuildOptions(_EvalOptions, EngineSettings, _GraphOptions):
+    """What recipe.yaml keeps of a build."""
+
+
+@dataclass(kw_only=True)
+class VerifyOptions:
+    """Options of `verify`. None takes the build's."""
+
+    only: Annotated[tuple[str, ...], Option(
+        "Comma-separated list of questions to answer.", "QUESTIONS",
+        parse=listed)] = ("compiled", "pruned", "built", "where")
+    eval_text: Annotated[str | None, _evaluation("Held-out text.", "TEXT", unset="as in the build")] = None
+    eval_windows: Annotated[int | None, _evaluation(
+        "Number of windows of held-out text.", "N", unset="as in the build", ge=1)] = None
+    eval_length: Annotated[int | None, _evaluation(
+        "Tokens in a window of held-out text.", "N", unset="as in the build", ge=2)] = None
+    lengths: Annotated[tuple[Count, ...], _graph(
+        "Lengths in tokens of the prompts on which the hybrid ONNX and the checkpoint are compared.", "N,…",
+        parse=listed)] = (1, 17, 96)
+    atol: Annotated[float | None, _graph(
+        "Absolute tolerance of a logit.", unset="what rounding explains", ge=0.0, finite=True)] = None
+    rtol: Annotated[float | None, _graph("Relative tolerance of a logit.", unset="0", ge=0.0, finite=True)] = None
+    check_error_stat: Annotated[ErrorStat, _graph(
+        "Statistic of the error that must be within the tolerance.")] = ErrorStat.MAX
+    fail_on: Annotated[tuple[str, ...], _evaluation(
+        "Exit with code 3 if a limit is exceeded: ppl:+5% (over dense), ppl:12.5, kl:0.1, top1:90%, logits:0.5, "
+        "output:1e-2.", "NAME:LIMIT")] = ()
+    sensitivity: Annotated[bool, _evaluation(
+        "Also measure the loss with each linear pruned alone and with each restored alone; takes minutes.")] = False
+    sensitivity_tokens: Annotated[int, _evaluation(
+        "Tokens on which the sensitivity is measured.", "N", ge=2)] = 512
+    baselines: Annotated[tuple[str, ...], _evaluation(
+        "Also measure simpler ways to prune: all, or a comma-separated list of dense-rounded, uniform-2:4, uniform-8:16, "
+        "uniform-12:16, ffn-only, magnitude-tiles, random-tiles, unstructured. The user's cache keeps the results.", "NAMES",
+        unset="those in the cache", parse=listed)] = ()
+    tasks: Annotated[tuple[str, ...], _evaluation(
+        "Tasks of lm-evaluation-harness on local data; builtin is a small set that comes with patch-compile.", "NAMES",
+        parse=listed)] = ()
+    task_backend: Annotated[Literal["hf", "onnx"], _evaluation(
+        "Run the tasks with transformers (hf) or ONNX Runtime.")] = "hf"
+    task_limit: Annotated[int | None, _evaluation("Number of items of each task.", "N", unset="all", ge=1)] = None
+    task_folder: Annotated[Path | None, _evaluation("Folder with your own task files.", "DIR")] = None
+    prompt: Annotated[tuple[str, ...], _evaluation(
+        "Text that the dense and the hybrid model each continue; may be repeated.", "TEXT")] = ()
+    new_tokens: Annotated[int, _evaluation("Tokens of each continuation.", "N", ge=1)] = 40
+    device: Annotated[str | None, _evaluation(
+        "Where the checkpoints are compared.", "DEVICE", unset="cuda if there is one")] = None
+    trust: Annotated[bool, TRUST] = False
+
+
+_MOST_RUNS = 1_000_000  # of each model at each size
+_sizes = partial(Option, metavar="N[,N…]", parse=listed, min_length=1)
+
+
+@dataclass(kw_only=True)
+class BenchOptions:
+    """Options of `bench`. None stands for the runner's default."""
+
+    runner: Annotated[Runner | None, RUNNER] = None
+    batch_size: Annotated[tuple[Count, ...] | None, _sizes(
+        "Sequences in a batch.", unset="engine: 1,4,8,16; onnx: 1,4")] = None
+    prompt_tokens: Annotated[tuple[Count, ...] | None, _sizes(
+        "Tokens in a prompt.", unset="engine: 128,1024; onnx: 128")] = None
+    past_tokens: Annotated[tuple[Count, ...] | None, _sizes(
+        "Tokens before a decode step.", unset="as `prompt_tokens`")] = None
+    iterations: Annotated[int | None, Option(
+        "Timed runs of each model.", "N", unset="engine: 100; onnx: 10", ge=1, le=_MOST_RUNS)] = None
+    warm_up: Annotated[int | None, Option(
+        "Untimed runs of each model before them.", "N", unset="engine: 10; onnx: 2", ge=0, le=_MOST_RUNS)] = None
+    against: Annotated[tuple[str, ...], Option(
+        "Models to time beside the hybrid one: dense, uniform-2:4, both (comma-separated) or none.", "NAMES",
+        parse=listed)] = ("dense", "uniform-2:4")
+    calibrate: Annotated[bool, Option("Base later plans for this GPU on these times (engine).")] = False
+    keep: Annotated[bool, Option("Keep the dense and the uniform 2:4 model in OUT/bench/models.")] = False
+    trust: Annotated[bool, TRUST] = False
+
+
+class ImportOptions:
+    """Options of `import-mask`."""
+
+    source: Path
+    out: Path
+    model: Annotated[Path, Option("Model that the masks are for.", "MODEL_DIR")]
+    format: Annotated[str, Option(
+        f"Format of SOURCE: {'; '.join(f'{name}, {kind.summary}' for name, kind in IMPORTERS.items())}. auto detects it by "
+        "the content.", choices=(AUTO, *IMPORTERS), check=_known_format)] = AUTO
+    tile: Annotated[Tile | None, Option(
+        "Tile size.", "ROWSxCOLS", unset="the largest that loses no sparsity")] = None
+    kinds: Annotated[str, Option(
+        "Kinds of tiles to look for: 2:4, auto, a list such as 2:4,8:16, or PATTERN=LIST,…. A tile gets the tightest that "
+        "holds it.", "KINDS", check=parse_kinds)] = "2:4"
+    include: Include = ()
+    exclude: Exclude = ()
