@@ -152,7 +152,8 @@ def _predicted_decoder(key: Row, card: PlanCard) -> tuple[float, float]:
         return prompt / 1e3, step / 1e3
     times = predict_model(card.rated, _MODEL, key.get("ratio", RATIOS[0])).times
     prompt, steps = (
-        one.planned if key["linears"] == "hybrid" else one.dense for one in (times.prefill, times.decode)
+        one.planned_ms if key["linears"] == "hybrid" else one.dense_ms
+        for one in (times.prefill, times.decode)
     )
     return prompt, steps / (key["generated"] - 1)
 

@@ -168,7 +168,7 @@ def _decoder_seconds(card: RatedCard, ratio: float) -> float:
     """Seconds of the launches of a prompt and of the steps. Without a ratio the model is dense."""
     times = predict_model(card, MODELS["LLaMA-2-7B"], ratio or RATIOS[0]).times
     prompt, steps = (
-        phase.planned if ratio else phase.dense for phase in (times.prefill, times.decode)
+        phase.planned_ms if ratio else phase.dense_ms for phase in (times.prefill, times.decode)
     )  # milliseconds
     step = steps / GENERATED
     return (all_launches(1.0, 1, 1) * prompt + all_launches(1.0, 1, STEP_LAUNCHES) * step) / 1e3

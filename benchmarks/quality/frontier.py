@@ -134,7 +134,7 @@ def _decode_ms(ratio: float) -> float:
     card = card_named(_CARD)
     assert isinstance(card, RatedCard)
     times = predict_model(card, MODELS[_MODEL], round(ratio, 3)).times.decode
-    return (times.planned if ratio else times.dense) / (GENERATED - 1)
+    return (times.planned_ms if ratio else times.dense_ms) / (GENERATED - 1)
 
 
 @cache
