@@ -18,6 +18,7 @@ from patch_compile.artifacts.record import Record, VersionedRecord
 __all__ = [
     "DENSE",
     "Against",
+    "BuildFigures",
     "BuildRow",
     "CompareReport",
     "ComparedAxis",
@@ -141,14 +142,14 @@ class LeftOut(Record):
         return self.kind in (LeftOutKind.NOT_PREDICTED, LeftOutKind.PREDICTED_DIFFERENTLY)
 
 
-class BuildRow(Record):
-    """A build in the comparison.
+class BuildFigures(Record):
+    """Figures of a build.
 
-    name: short and unique among the builds; kinds: share of the covered weights in tiles of each kind that the build has,
-    by the kind's name, in the order of the table of kinds; bytes_per_weight: of a packed weight of its type, on average over
-    the covered weights; increase: of the perplexity over the dense model's, None for other measures; bytes: of the ONNX
-    file; predicted: None if predictions can't be compared; measured: speed-up by phase; at: value on the axis; beaten_by:
-    name of the build that beats it, None for a Pareto point.
+    name: short and unique among the builds; permuted, repaired: done to the weights beside pruning, which affects quality
+    as much as the method; kinds: share of the covered weights in tiles of each kind that the build has, by the kind's name,
+    in the order of the table of kinds; bytes_per_weight: of a packed weight of its type, on average over the covered
+    weights; increase: of the perplexity over the dense model's, None for other measures; bytes: of the ONNX file with its
+    data; predicted: None without predictions.
     """
 
     name: str
@@ -163,14 +164,23 @@ class BuildRow(Record):
     increase: float | None
     bytes: int
     predicted: PredictedSpeeds | None
-    measured: dict[Phase, float]
-    at: float
-    beaten_by: str | None
 
     @property
     def two_four_alone(self) -> bool:
         """True if the build has no other tiles than dense and 2:4 ones."""
         return self.kinds.keys() <= {DENSE_KIND.name, TWO_FOUR.name}
+
+
+class BuildRow(BuildFigures):
+    """A build in the comparison.
+
+    predicted: also None if predictions can't be compared; measured: speed-up by phase; at: value on the axis; beaten_by:
+    name of the build that beats it, None for a Pareto point.
+    """
+
+    measured: dict[Phase, float]
+    at: float
+    beaten_by: str | None
 
 
 class CompareReport(VersionedRecord):

@@ -3,85 +3,55 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from masklearn.masks.maskset import MaskSet
 from patch_compile.artifacts.bench import BenchReport
-from patch_compile.artifacts.compare import Measure, PredictedFor, PredictedSpeeds
+from patch_compile.artifacts.compare import (
+    BuildFigures,
+    Measure,
+    PredictedFor,
+    PredictedSpeeds,
+    QualityOfAll,
+)
 from patch_compile.artifacts.folder import OutFolder
 from patch_compile.artifacts.layout import MASKS, REPORT
+from patch_compile.artifacts.manifest import ModelOrigin
 from patch_compile.artifacts.plan import PlanSummary
 from patch_compile.artifacts.report import DecoderReport, Report, read_report
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.report.proof import given_words, text_words
 
-__all__ = ["ComparedBuild", "Quality", "read_builds"]
-
-
-@dataclass(frozen=True)
-class Quality:
-    """Quality of a build.
-
-    dense: value of the dense model; on: the text or the inputs, in words; source: where they come from, if the build
-    records it.
-    """
-
-    measure: Measure
-    value: float
-    dense: float
-    on: str
-    source: str | None
-
-    @property
-    def increase(self) -> float | None:
-        """Returns the increase of the perplexity over the dense model's, or None for a relative error, which has no base."""
-        return self.value / self.dense - 1 if self.measure is Measure.PERPLEXITY else None
+__all__ = ["ComparedBuild", "read_builds"]
 
 
 @dataclass(frozen=True)
 class ComparedBuild:
     """One OUT.
 
-    name: short and unique among the builds; permuted, repaired: done to the weights beside pruning, which affects quality
-    as much as the method; kinds: share of the covered weights in tiles of each kind, by its name; bytes_per_weight: of a
-    packed weight, on average; plan: the plan of report.json, for its predictions; bench: content of bench.json,
-    None if the build was not timed. Bytes are those of the ONNX file with its data, and of the dense model in the same
-    form.
+    quality: what it was judged by, with the dense model's value; dense_bytes: bytes of the dense model in the same form;
+    plan: the plan of report.json, for its predictions; bench: content of bench.json, None if the build was not timed.
     """
 
-    name: str
-    path: Path
-    model: str
-    sha256: str
-    method: str
-    permuted: bool
-    repaired: bool
-    ratio: float
-    kinds: Mapping[str, float]
-    bytes_per_weight: float
-    quality: Quality
-    nbytes: int
+    figures: BuildFigures
+    model: ModelOrigin
+    quality: QualityOfAll
     dense_bytes: int
     plan: PlanSummary
     bench: BenchReport | None
+
+    @property
+    def name(self) -> str:
+        """Returns the name of its figures."""
+        return self.figures.name
 
     @property
     def predicted_for(self) -> PredictedFor | None:
         """Returns the card and the workload of the predictions, or None if there are none."""
         card, workload = self.plan.card, self.plan.workload
         return PredictedFor(card=card, workload=workload) if card and workload else None
-
-    @property
-    def predicted(self) -> PredictedSpeeds | None:
-        """Returns the predicted speed-ups over the dense model."""
-        whole = self.plan.whole
-        if whole is None:
-            return None
-        return PredictedSpeeds(
-            prefill=whole.prefill.speedup, decode=whole.decode.speedup, end_to_end=whole.end_to_end.speedup
-        )
 
 
 def read_builds(paths: Sequence[Path]) -> list[ComparedBuild]:
@@ -114,31 +84,47 @@ def _read(path: Path, name: str) -> ComparedBuild:
             f"Build it: `patch-compile build --mask {MASKS}`.",
         )
     totals, nbytes, learned = report.plan.totals, report.onnx.bytes, report.learned
-    masks = MaskSet.load(out.path / MASKS)
+    masks, (value, quality) = MaskSet.load(out.path / MASKS), _quality(report)
+    perplexity = quality.measure is Measure.PERPLEXITY  # a relative error has no base
+    figures = BuildFigures(
+        name=name,
+        path=str(path),
+        method=report.method,
+        permuted=learned.permuted is not None,
+        repaired=learned.repair is not None,
+        ratio=report.ratio.reached,
+        kinds={kind.name: weights / masks.weights for kind, weights in masks.by_kind().items()},
+        bytes_per_weight=masks.packed_bytes_per_weight,
+        quality=value,
+        increase=value / quality.dense - 1 if perplexity else None,
+        bytes=nbytes,
+        predicted=_predicted(report.plan),
+    )
     return ComparedBuild(
-        name,
-        path,
-        report.model.path,
-        report.model.sha256,
-        report.method,
-        learned.permuted is not None,
-        learned.repair is not None,
-        report.ratio.reached,
-        {kind.name: weights / masks.weights for kind, weights in masks.by_kind().items()},
-        masks.packed_bytes_per_weight,
-        _quality(report),
-        nbytes,
+        figures,
+        report.model,
+        quality,
         nbytes + totals.bytes_before - totals.bytes_after,
         report.plan,
         BenchReport.of(out.path),
     )
 
 
-def _quality(report: Report) -> Quality:
-    text = report.text.eval.path if report.text else None
+def _predicted(plan: PlanSummary) -> PredictedSpeeds | None:
+    whole = plan.whole
+    if whole is None:
+        return None
+    return PredictedSpeeds(
+        prefill=whole.prefill.speedup, decode=whole.decode.speedup, end_to_end=whole.end_to_end.speedup
+    )
+
+
+def _quality(report: Report) -> tuple[float, QualityOfAll]:
+    """Returns the value of a build, and what it was judged by."""
     if isinstance(report, DecoderReport):
         found = report.perplexity
-        return Quality(Measure.PERPLEXITY, found.hybrid, found.dense, text_words(found.on), text)
+        on = QualityOfAll(measure=Measure.PERPLEXITY, on=text_words(found.on), dense=found.dense)
+        return found.hybrid, on
     relative = report.difference.relative
     value = math.inf if relative is None else relative
-    return Quality(Measure.OUTPUT_ERROR, value, 0.0, given_words(report.inputs), text)
+    return value, QualityOfAll(measure=Measure.OUTPUT_ERROR, on=given_words(report.inputs), dense=0.0)

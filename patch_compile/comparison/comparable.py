@@ -1,15 +1,28 @@
-"""Checks that builds can be compared, and which of their figures can."""
+"""Checks that builds can be compared, and finds the speeds that can.
+
+Measured speeds can be compared if they come from one GPU, at sizes that all builds were timed at.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
-from patch_compile.artifacts.compare import LeftOut, LeftOutKind, Measure, PredictedFor
+from patch_compile.artifacts.bench import BenchReport, Phase
+from patch_compile.artifacts.compare import (
+    LeftOut,
+    LeftOutKind,
+    Measure,
+    MeasuredSpeeds,
+    PredictedFor,
+    TimedPlace,
+    TimedSize,
+)
 from patch_compile.comparison.builds import ComparedBuild
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.report.compare import MEASURES
 
-__all__ = ["check_comparable", "why_not_predicted"]
+__all__ = ["Measured", "check_comparable", "measured_speeds", "why_not_predicted"]
 
 # Relative difference of dense perplexities: on one text they differ only by the machine's rounding.
 _SAME = 0.01
@@ -23,13 +36,13 @@ def check_comparable(builds: Sequence[ComparedBuild]) -> None:
     if len(builds) < 2:
         raise UsageError(
             "There is nothing to compare with",
-            f"{builds[0].path} is the only build given." if builds else "No build is given.",
+            f"{builds[0].figures.path} is the only build given." if builds else "No build is given.",
             "Give two or more: `patch-compile compare OUT1 OUT2`.",
         )
     _check_same(
         builds,
-        lambda build: build.sha256,
-        lambda build: build.model,
+        lambda build: build.model.sha256,
+        lambda build: build.model.path,
         "are builds of different models",
         "A perplexity says nothing beside that of another model.",
         "Compare builds of one model.",
@@ -92,3 +105,71 @@ def why_not_predicted(builds: Sequence[ComparedBuild]) -> LeftOut | None:
     kinds = tuple(found for found in asked if found)
     names = tuple(map(tuple, asked.values()))
     return LeftOut(kind=LeftOutKind.PREDICTED_DIFFERENTLY, builds=names, predicted_for=kinds)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Measured speed-ups.
+
+    speeds: speed-up by phase, and by the name of each build that was timed there; shared: the place, and the size of each
+    phase; left_out: times that can't be compared.
+    """
+
+    speeds: Mapping[Phase, Mapping[str, float]]
+    shared: MeasuredSpeeds
+    left_out: tuple[LeftOut, ...]
+
+    def of_all(self, phase: Phase, builds: Sequence[ComparedBuild]) -> bool:
+        """Returns True if every build was timed in a phase."""
+        return all(build.name in self.speeds.get(phase, {}) for build in builds)
+
+
+def measured_speeds(builds: Sequence[ComparedBuild]) -> Measured:
+    """Returns the speed-ups over the dense model of builds timed as engines on one GPU, at one size for each phase."""
+    timed = {build.name: build.bench for build in builds if build.bench is not None}
+    engines = {name: bench for name, bench in timed.items() if bench.runner.on_gpu}
+    left_out = []
+    if on_cpu := tuple(name for name in timed if name not in engines):
+        left_out.append(LeftOut(kind=LeftOutKind.TIMED_ON_CPU, builds=(on_cpu,)))
+    places: dict[TimedPlace, list[str]] = {}
+    for name, bench in engines.items():
+        places.setdefault(_place(bench), []).append(name)
+    if len(places) > 1:
+        names = tuple(map(tuple, places.values()))
+        left_out.append(LeftOut(kind=LeftOutKind.TIMED_ELSEWHERE, builds=names, places=tuple(places)))
+        return Measured({}, MeasuredSpeeds(place=None, sizes={}), tuple(left_out))
+    sizes = dict(_common(list(engines.values())))
+    if engines and not sizes:
+        left_out.append(LeftOut(kind=LeftOutKind.TIMED_AT_OTHER_SIZES, builds=(tuple(engines),)))
+    speeds = {
+        phase: {name: _speed(bench, phase, size) for name, bench in engines.items()}
+        for phase, size in sizes.items()
+    }
+    return Measured(speeds, MeasuredSpeeds(place=next(iter(places), None), sizes=sizes), tuple(left_out))
+
+
+def _place(bench: BenchReport) -> TimedPlace:
+    return TimedPlace(device=bench.device.name, library=bench.runner, version=bench.device.backend_version)
+
+
+def _common(benches: Sequence[BenchReport]) -> Iterator[tuple[Phase, TimedSize]]:
+    """Yield each phase, with the smallest size that all benchmarks have."""
+    for phase in Phase:
+        each = [{_size(bench, i) for i in _timed_in(bench, phase)} for bench in benches]
+        shared = set.intersection(*each) if each else set()
+        if shared:
+            yield phase, min(shared, key=lambda size: (size.batch, size.tokens or 0))
+
+
+def _timed_in(bench: BenchReport, phase: Phase) -> Iterator[int]:
+    """Yield the indices of the rows of a phase that have a speed-up."""
+    yield from (i for i, row in enumerate(bench.rows) if row.phase is phase and row.speedup)
+
+
+def _size(bench: BenchReport, row: int) -> TimedSize:
+    return TimedSize(batch=bench.rows[row].batch, tokens=bench.rows[row].tokens)
+
+
+def _speed(bench: BenchReport, phase: Phase, size: TimedSize) -> float:
+    found = (bench.rows[i].speedup for i in _timed_in(bench, phase) if _size(bench, i) == size)
+    return next(speedup for speedup in found if speedup)

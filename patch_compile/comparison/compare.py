@@ -13,13 +13,15 @@ from patch_compile.artifacts.compare import (
     BuildRow,
     ComparedAxis,
     CompareReport,
-    QualityOfAll,
 )
 from patch_compile.artifacts.durable import write_json
-from patch_compile.artifacts.manifest import ModelOrigin
 from patch_compile.comparison.builds import ComparedBuild, read_builds
-from patch_compile.comparison.comparable import check_comparable, why_not_predicted
-from patch_compile.comparison.measured import Measured, measured_speeds
+from patch_compile.comparison.comparable import (
+    Measured,
+    check_comparable,
+    measured_speeds,
+    why_not_predicted,
+)
 from patch_compile.errors import PatchCompileError, UsageError, sentence
 from patch_compile.report.compare import left_out_words
 from patch_compile.report.pareto import Spot, beaten_by
@@ -75,8 +77,8 @@ def _report(builds: Sequence[ComparedBuild], against: Against, files: Sequence[P
     beaten = _beaten(builds, placed)
     rows = [_row(build, measured, placed, beaten, predicted=not unpredicted) for build in builds]
     return CompareReport(
-        model=ModelOrigin(path=first.model, sha256=first.sha256),
-        quality=QualityOfAll(measure=first.quality.measure, on=first.quality.on, dense=first.quality.dense),
+        model=first.model,
+        quality=first.quality,
         axis=placed.axis,
         predicted_for=None if unpredicted else first.predicted_for,
         measured=measured.shared,
@@ -91,7 +93,7 @@ def _report(builds: Sequence[ComparedBuild], against: Against, files: Sequence[P
 
 def _beaten(builds: Sequence[ComparedBuild], placed: _BuildsOnAxis) -> dict[str, str | None]:
     """Returns the name of the build that beats each build, None for a Pareto point. The dense model takes part."""
-    spots = [Spot(b.name, placed.gain(placed.values[b.name]), b.quality.value) for b in builds]
+    spots = [Spot(b.name, placed.gain(placed.values[b.name]), b.figures.quality) for b in builds]
     return beaten_by([Spot(DENSE, placed.gain(placed.axis.dense), builds[0].quality.dense), *spots])
 
 
@@ -104,18 +106,7 @@ def _row(
     predicted: bool,
 ) -> BuildRow:
     return BuildRow(
-        name=build.name,
-        path=str(build.path),
-        method=build.method,
-        permuted=build.permuted,
-        repaired=build.repaired,
-        ratio=build.ratio,
-        kinds=dict(build.kinds),
-        bytes_per_weight=build.bytes_per_weight,
-        quality=build.quality.value,
-        increase=build.quality.increase,
-        bytes=build.nbytes,
-        predicted=build.predicted if predicted else None,
+        **dict(build.figures) | ({} if predicted else {"predicted": None}),
         measured={p: speeds[build.name] for p, speeds in measured.speeds.items() if build.name in speeds},
         at=placed.values[build.name],
         beaten_by=beaten[build.name],
@@ -157,9 +148,9 @@ def _write(files: Sequence[Path], report: CompareReport) -> None:
 def _place_on_axis(against: Against, builds: Sequence[ComparedBuild], measured: Measured) -> _BuildsOnAxis:
     """Returns the axis of a kind. Raises PatchCompileError for a speed that is not known for all builds."""
     if against is Against.RATIO:
-        return _on(against, 0.0, {build.name: build.ratio for build in builds})
+        return _on(against, 0.0, {build.name: build.figures.ratio for build in builds})
     if against is Against.BYTES:
-        values = {build.name: build.nbytes / 1e6 for build in builds}
+        values = {build.name: build.figures.bytes / 1e6 for build in builds}
         return _on(against, builds[0].dense_bytes / 1e6, values)
     for phase in _MEASURED:
         if measured.of_all(phase, builds):
@@ -170,7 +161,8 @@ def _place_on_axis(against: Against, builds: Sequence[ComparedBuild], measured: 
             sentence(left_out_words(why)),
             "Choose `--x ratio` or `--x bytes`, or time all: `patch-compile bench`.",
         )
-    speeds = {build.name: build.predicted.end_to_end for build in builds if build.predicted}
+    predicted = {build.name: build.figures.predicted for build in builds}
+    speeds = {name: found.end_to_end for name, found in predicted.items() if found}
     return _on(against, 1.0, speeds)
 
 
