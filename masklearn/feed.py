@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from masklearn.masks.kinds.allowed import allowed_kinds
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.weight_types import allowed_types, quantised_types
-from masklearn.model.quantised.grids import Grids
+from masklearn.model.quantised.base import Grids
 from masklearn.model.store import WeightStore
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import WeightType

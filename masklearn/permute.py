@@ -7,7 +7,7 @@ share tiles, as rows in up and gate and as columns in down, and these tiles are 
 checkpoint's order. docs/explanation/decisions/0009-permuted-channels.md describes the alternatives.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 from masklearn.base.processes import made_once
 from masklearn.base.shard import Shard, write_shard
 from masklearn.masks.record import PermutedRecord
+from masklearn.model.architectures import architecture_of
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears_of
 from masklearn.model.linears import read_linear, write_linear
-from masklearn.model.mlps import Mlp, mlps_of
+from masklearn.model.models import meta_model
+from masklearn.model.naming import linear_name
 from masklearn.model.store import WeightStore
 from masklearn.stream.blocks import Block, stream_blocks
 from masklearn.stream.hooks import watch_calls
@@ -29,7 +31,51 @@ from masklearn.stream.moments import squared_input_norms
 from masklearn.stream.pass_checkpoints import checkpoints_of
 from masklearn.task import Task
 
-__all__ = ["Permuted", "permute", "reordered"]
+__all__ = ["Mlp", "Permuted", "mlps_of", "permute", "reordered"]
+
+
+@dataclass(frozen=True)
+class Mlp:
+    """Feed-forward part `down(act(gate(x)) * up(x))` or `down(act(up(x)))` with an elementwise act.
+
+    up: checkpoint names of the linears whose rows are the hidden channels: gate and up, one fused linear (`[2 I, H]`: the
+    rows of gate, then those of up), or up alone; down: the linear whose columns they are, `[H, I]`; channels: I.
+    """
+
+    up: tuple[str, ...]
+    down: str
+    channels: int
+
+    @property
+    def linears(self) -> tuple[str, ...]:
+        """Checkpoint names of all linears of the part."""
+        return (*self.up, self.down)
+
+
+def mlps_of(checkpoint: Checkpoint, covered: Collection[str]) -> list[Mlp]:
+    """Returns the feed-forward parts whose linears are all covered, in the order of the model.
+
+    Each expert of a mixture is one part.
+    """
+    row, model = architecture_of(checkpoint), meta_model(checkpoint)
+    up, down = row.mlp
+    linears = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    found = []
+    for name, module in linears.items():
+        owner = name.removesuffix(down)
+        ups = [f"{owner}{one}" for one in up]
+        inside = name.startswith(f"{row.blocks}.") and name.endswith(f".{down}")
+        if not inside or not all(one in linears for one in ups):
+            continue
+        mlp = Mlp(
+            tuple(linear_name(checkpoint, one) for one in ups),
+            linear_name(checkpoint, name),
+            module.in_features,
+        )
+        if all(linear in covered for linear in mlp.linears):
+            found.append(mlp)
+    return found
+
 
 Orders = Mapping[str, NDArray[np.int32]]
 

@@ -24,7 +24,7 @@ from masklearn.masks.record import ImportRecord, MaskRecord
 from masklearn.masks.tiles import GROUP, WHOLE, grid_shape
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import Coverage
-from masklearn.model.orientation import from_stored
+from masklearn.model.naming import from_stored
 
 __all__ = ["import_masks"]
 

@@ -3,9 +3,9 @@
 import hashlib
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,17 +17,59 @@ from masklearn.base.errors import MaskLearnError
 from masklearn.base.folder_links import check_links
 from masklearn.base.shard import Shard, TensorEntry, numpy_dtype
 from masklearn.model.folder import CONFIG, INDEX, read_config, read_index, single_file
-from masklearn.model.input_snapshot import InputSnapshot
 from masklearn.model.known_architectures import ARCHITECTURES
-from masklearn.model.quantised.base import PackedWeight
-from masklearn.model.quantised.find import dense_config, find_packed
-from masklearn.model.quantised.grids import Grids
+from masklearn.model.quantised.base import Grids, PackedWeight, dense_config, find_packed
 from masklearn.model.store import WeightStore
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Checkpoint"]
+__all__ = ["Checkpoint", "InputSnapshot", "missing_tensor", "other_shape"]
+
+_State = tuple[int, int, int, int] | None
+
+
+@dataclass(frozen=True)
+class InputSnapshot:
+    """The state of files at one moment: size, both times of change, and inode; None for a file that is missing.
+
+    find: lists the files; it is called again by each check, to notice files that were added.
+    """
+
+    find: Callable[[], Iterable[Path]]
+    states: Mapping[Path, _State]
+
+    @classmethod
+    def of(cls, find: Callable[[], Iterable[Path]]) -> "InputSnapshot":
+        """Look at the files now. A file's state is taken before `find` looks for the next file."""
+        return cls(find, {path: _state(path) for path in find()})
+
+    def check(self) -> None:
+        """Raise MaskLearnError if a file is no longer as it was found, or was added."""
+        for path, found in self.states.items():
+            if _state(path) != found:
+                raise _changed(path, "changed")
+        for path in self.find():
+            if path not in self.states:
+                raise _changed(path, "added")
+
+
+def _changed(path: Path, how: str) -> MaskLearnError:
+    return MaskLearnError(
+        f"{path} was {how} while it was being read",
+        "A result made of its old and its new content would be neither.",
+        "Start again when the file is complete.",
+    )
+
+
+def _state(path: Path) -> _State:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    # A program can put st_mtime back, but not st_ctime.
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+
 
 _LARGEST_WEIGHT = 1e15  # the sum of 10^8 squares of such weights is finite in fp32
 
@@ -253,3 +295,21 @@ def _weight_files(path: Path) -> Iterator[Path]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def missing_tensor(checkpoint: Checkpoint, name: str) -> MaskLearnError:
+    """Returns the error of a tensor that is not in the checkpoint."""
+    return MaskLearnError(
+        f"{checkpoint.path} has no {name}",
+        "config.json describes a model that has it.",
+        "Fetch the checkpoint again.",
+    )
+
+
+def other_shape(checkpoint: Checkpoint, name: str, described: tuple[int, ...]) -> MaskLearnError:
+    """Returns the error of a tensor that is stored in another shape than the described one."""
+    return MaskLearnError(
+        f"{name} is {list(checkpoint.shape(name))} in {checkpoint.path}",
+        f"config.json makes it {list(described)}.",
+        "Use the config.json that belongs to the weights.",
+    )

@@ -1,7 +1,13 @@
-"""Describes a checkpoint by its config.json alone, for plans of models that are not downloaded yet."""
+"""Tells the linears of a model by its config and the table of architectures, and describes checkpoints that have no weights.
+
+Building the model with transformers gives the same linears and needs torch, which a plain installation leaves out. Tests
+compare the two for every architecture.
+"""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from masklearn.base.extras import is_installed, require_extra
 from masklearn.base.shard import Shard, TensorEntry
@@ -9,13 +15,122 @@ from masklearn.model.architectures import Architecture, architecture_of
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.folder import stated_dtype
 from masklearn.model.models import meta_model
-from masklearn.model.orientation import stored_shape
+from masklearn.model.naming import linear_name, stored_shape
 from masklearn.model.pretrained import load_config
-from masklearn.model.sizes import Sizes, sizes_of
 
-__all__ = ["describe_checkpoint", "listed_tensors"]
+__all__ = ["ListedLinear", "Sizes", "describe_checkpoint", "listed_linears", "sizes_of"]
 
-_Shape = tuple[int, ...]
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of a text model. intermediate: hidden channels of the feed-forward part of a block."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+
+    @property
+    def q(self) -> int:
+        """Output features of q_proj."""
+        return self.heads * self.head_dim
+
+    @property
+    def kv(self) -> int:
+        """Output features of k_proj and of v_proj."""
+        return self.kv_heads * self.head_dim
+
+
+def sizes_of(config: Any) -> Sizes:
+    """Returns the sizes of a text config of transformers."""
+    heads, hidden = config.num_attention_heads, config.hidden_size
+    # OPT says ffn_dim, DistilBERT hidden_dim; GPT-2 leaves n_inner empty for four times its width.
+    wide = _first(config, "intermediate_size", "ffn_dim", "hidden_dim", "n_inner") or 4 * hidden
+    return Sizes(
+        layers=config.num_hidden_layers,
+        hidden=hidden,
+        intermediate=wide,
+        heads=heads,
+        kv_heads=_first(config, "num_key_value_heads") or heads,
+        head_dim=_first(config, "head_dim") or hidden // heads,
+        vocabulary=config.vocab_size,
+    )
+
+
+def _first(config: Any, *names: str) -> int | None:
+    """Returns the first of these settings that the config has."""
+    return next((int(value) for name in names if (value := getattr(config, name, None))), None)
+
+
+class ListedLinear(NamedTuple):
+    """A linear of a model. module: its module name; shape: (N, K); tied: True if another module shares the weight."""
+
+    module: str
+    shape: tuple[int, int]
+    tied: bool
+
+
+def listed_linears(checkpoint: Checkpoint) -> dict[str, ListedLinear]:
+    """Returns all linears of the model by checkpoint name, in the order of the model.
+
+    Shapes are those of the shards, where they hold the weight: that they fit config.json is not checked here. Raises
+    MaskLearnError for an architecture whose linears are not in the table.
+    """
+    row = architecture_of(checkpoint)
+    if not row.linears:
+        require_extra("build", f"Finding the linears of the architecture {checkpoint.config['model_type']}")
+    optional = (*row.before, *(f"{module}.dense" for module in row.tail))
+    found = {}
+    for one in _by_table(checkpoint, row):
+        weight = f"{(name := linear_name(checkpoint, one.module))}.weight"
+        if weight in checkpoint:
+            n, k = stored_shape(
+                checkpoint, weight, checkpoint.shape(weight)
+            )  # a transpose is its own inverse
+            found[name] = one._replace(shape=(n, k))
+        elif one.module not in optional:
+            found[name] = one
+    return found
+
+
+def _by_table(checkpoint: Checkpoint, row: Architecture) -> Iterator[ListedLinear]:
+    config = load_config(checkpoint.path).get_text_config()
+    sizes = sizes_of(config)
+    square = (sizes.hidden, sizes.hidden)
+    for module in row.before:  # they are never covered, whatever their shape
+        yield ListedLinear(module, square, tied=False)
+    for block in range(sizes.layers):
+        for linear in row.linears:
+            yield ListedLinear(f"{row.blocks}.{block}.{linear}", _shape(row, linear, sizes), tied=False)
+    if row.encoder:
+        yield from (ListedLinear(f"{module}.dense", square, tied=False) for module in row.tail)
+    else:
+        yield ListedLinear(row.head, _embedding(config, sizes), bool(config.tie_word_embeddings))
+
+
+def _embedding(config: Any, sizes: Sizes) -> tuple[int, int]:
+    """Returns the shape of the embedding and of the head, which OPT may project."""
+    return sizes.vocabulary, _first(config, "word_embed_proj_dim") or sizes.hidden
+
+
+def _shape(row: Architecture, linear: str, sizes: Sizes) -> tuple[int, int]:
+    """Returns [N, K] of a linear of a block: one of the feed-forward part, q, k or v, one that makes all three, or the
+    output projection of attention."""
+    first, last = row.mlp
+    end = linear.rpartition(".")[2]
+    if linear.endswith(last) and "attn" not in linear and "attention" not in linear:
+        return sizes.hidden, sizes.intermediate
+    if any(linear.endswith(name) for name in first):
+        joined = 2 if end == "gate_up_proj" else 1
+        return joined * sizes.intermediate, sizes.hidden
+    if end in row.qkv:
+        return sizes.q if end == row.qkv[0] else sizes.kv, sizes.hidden
+    if end in ("qkv_proj", "c_attn", "query_key_value"):
+        return sizes.q + 2 * sizes.kv, sizes.hidden
+    return sizes.hidden, sizes.q
 
 
 def describe_checkpoint(model_dir: Path) -> Checkpoint:
@@ -38,49 +153,10 @@ def describe_checkpoint(model_dir: Path) -> Checkpoint:
     return Checkpoint(folder, bare.config, {"config.json": Shard(folder / "config.json", tensors, {})})
 
 
-def _tensors(bare: Checkpoint) -> Iterator[tuple[str, _Shape]]:
-    if not is_installed("torch"):
-        yield from listed_tensors(bare)
+def _tensors(bare: Checkpoint) -> Iterator[tuple[str, tuple[int, ...]]]:
+    if is_installed("torch"):
+        yield from ((name, tuple(one.shape)) for name, one in meta_model(bare).named_parameters())
         return
-    for name, weight in meta_model(bare).named_parameters():
-        yield name, tuple(weight.shape)
-
-
-def listed_tensors(bare: Checkpoint) -> Iterator[tuple[str, _Shape]]:
-    """Yield name and shape of the linears of the blocks, the embedding and the head, by the table of architectures.
-
-    Raises MaskLearnError for an architecture whose linears are not in the table.
-    """
-    row = architecture_of(bare)
-    if not row.linears:
-        require_extra("build", f"Finding the linears of the architecture {bare.config['model_type']}")
     config = load_config(bare.path).get_text_config()
-    sizes = sizes_of(config)
-    base = f"{row.base}." if row.base else ""
-    yield f"{base}embed_tokens.weight", (sizes.vocabulary, sizes.hidden)
-    for block in range(sizes.layers):
-        for linear in row.linears:
-            yield f"{row.blocks}.{block}.{linear}.weight", _shape(row, linear, sizes)
-    if row.head and not config.tie_word_embeddings:
-        yield f"{row.head}.weight", (sizes.vocabulary, sizes.hidden)
-
-
-def _shape(row: Architecture, linear: str, sizes: Sizes) -> _Shape:
-    """Returns [N, K] of a linear of a block: one of the feed-forward part, q, k or v, one that makes all three, or the
-    output projection of attention."""
-    first, last = row.mlp
-    end = linear.rpartition(".")[2]
-    if linear.endswith(last) and not _attends(linear):
-        return sizes.hidden, sizes.intermediate
-    if any(linear.endswith(name) for name in first):
-        joined = 2 if end == "gate_up_proj" else 1
-        return joined * sizes.intermediate, sizes.hidden
-    if end in row.qkv:
-        return sizes.q if end == row.qkv[0] else sizes.kv, sizes.hidden
-    if end in ("qkv_proj", "c_attn", "query_key_value"):
-        return sizes.q + 2 * sizes.kv, sizes.hidden
-    return sizes.hidden, sizes.q
-
-
-def _attends(linear: str) -> bool:
-    return "attn" in linear or "attention" in linear
+    yield f"{architecture_of(bare).embedding}.weight", _embedding(config, sizes_of(config))
+    yield from ((f"{one.module}.weight", one.shape) for one in listed_linears(bare).values() if not one.tied)

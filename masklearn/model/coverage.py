@@ -10,12 +10,10 @@ from masklearn.base.extras import is_installed
 from masklearn.masks.name_globs import check_patterns, matches
 from masklearn.masks.tiles import GROUP
 from masklearn.model.architectures import ARCHITECTURES, Architecture, architecture_of
-from masklearn.model.checkpoint import Checkpoint
-from masklearn.model.faults import missing_tensor, other_shape
-from masklearn.model.listed_linears import ListedLinear, listed_linears
+from masklearn.model.checkpoint import Checkpoint, missing_tensor, other_shape
+from masklearn.model.config_shapes import ListedLinear, listed_linears
 from masklearn.model.models import meta_model
-from masklearn.model.naming import checkpoint_name, linear_name, stored_name, tied_names
-from masklearn.model.orientation import stored_shape
+from masklearn.model.naming import checkpoint_name, linear_name, stored_name, stored_shape, tied_names
 
 __all__ = ["Coverage", "covered_linears", "covered_linears_of"]
 

@@ -1,15 +1,43 @@
-"""Reads config.json and the index of a model folder, and finds its shards."""
+"""Reads config.json, the index and the card of a model folder, finds its shards, and copies what lies beside them.
+
+A card is README.md. It begins with YAML between two lines of three dashes, by which hubs sort models
+("Model Cards", Hugging Face Hub documentation). Anybody may have written it: what is not as documented is left out.
+"""
 
 import json
-from collections.abc import Mapping
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from masklearn.base.errors import MaskLearnError
 from masklearn.base.folder_links import check_link
 from masklearn.base.json_text import json_type, read_json
+from masklearn.base.regular_file import require_file
+from masklearn.base.shard import restrict
+from masklearn.model.pretrained import TOKENIZER_FILES
 
-__all__ = ["CONFIG", "INDEX", "read_config", "read_index", "single_file", "stated_dtype", "write_index"]
+__all__ = [
+    "CARD",
+    "CONFIG",
+    "INDEX",
+    "CardFacts",
+    "copy_beside",
+    "copy_tokenizer",
+    "files_beside",
+    "hub_name",
+    "read_card",
+    "read_config",
+    "read_index",
+    "single_file",
+    "stated_dtype",
+    "write_index",
+]
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
@@ -124,3 +152,138 @@ def single_file(path: Path) -> str:
     raise MaskLearnError(
         f"{path} has no weights", f"Neither {_SINGLE} nor {INDEX} is there.", "Fetch the checkpoint again."
     )
+
+
+# Suffixes of weights. All other files of a model folder are small (configuration, tokenizer, chat template) and copied.
+_WEIGHTS = (".bin", ".pt", ".pth", ".gguf", ".onnx", ".data", ".h5", ".msgpack", ".ot", ".safetensors")
+
+
+def files_beside(model: Path) -> dict[str, Path]:
+    """Returns the files of a model folder that travel with its weights, by their paths in the folder.
+
+    These are all files but weights. Sub-folders count if they hold no weights or are modules of a sentence-transformers
+    model; hidden ones don't.
+    """
+    listed = [file for file in model.iterdir() if not file.name.endswith(_WEIGHTS)]
+    listed += [file for folder in _folders(model) for file in _below(folder)]
+    return {str(file.relative_to(model)): file for file in sorted(listed) if file.is_file()}
+
+
+def copy_beside(model: Path, out: Path) -> None:
+    """Copy `files_beside` into `out`, which is made if it is missing. No file has more permissions than its source."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name, file in files_beside(model).items():
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        _copy(file, out / name)
+
+
+def copy_tokenizer(model: Path, out: Path) -> bool:
+    """Copy the files of a model folder's tokenizer into the folder `out`, with no more permissions than they have.
+
+    Returns False if there are none.
+    """
+    files = [model / name for name in TOKENIZER_FILES if (model / name).is_file()]
+    for file in files:
+        _copy(file, out / file.name)
+    return bool(files)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file. Whoever may not read the source may not read the copy either."""
+    target.touch()
+    restrict(target, source)
+    shutil.copyfile(source, target)
+
+
+def _module_folders(listed: Path) -> set[str]:
+    try:
+        return {str(module["path"]) for module in read_json(listed)}
+    except (KeyError, TypeError, ValueError) as error:
+        raise MaskLearnError(
+            f"{listed} lists no modules",
+            f"{error}" if type(error) is ValueError else "It is a list of objects with a `path`.",
+            "Fetch the model again.",
+        ) from None
+
+
+def _folders(model: Path) -> Iterator[Path]:
+    """Yield the sub-folders whose files travel."""
+    # A file of sentence-transformers with the path of each module, "" for the model itself.
+    listed = model / "modules.json"
+    modules = _module_folders(listed) if listed.is_file() else set()
+    for folder in sorted(model.iterdir()):
+        if not folder.is_dir() or folder.name.startswith("."):
+            continue
+        if folder.name in modules or not any(file.name.endswith(_WEIGHTS) for file in folder.rglob("*")):
+            yield folder
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Yield the files in a folder and in its sub-folders that are not hidden: `check_links` looks into no others."""
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(place, name) for name in files)
+
+
+CARD = "README.md"
+_MOST_BYTES = 1 << 16  # cards of models with hundreds of evaluations have some 20,000 bytes of YAML
+_METADATA = re.compile(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*\r?$", re.DOTALL | re.MULTILINE)
+_WORD = re.compile(r"[\w.+-]{1,100}")
+_LINK = re.compile(r"https?://[!-~]{1,500}|[\w./-]{1,200}")
+_PART = r"[A-Za-z0-9][\w.-]{0,95}"
+_REPOSITORY = re.compile(f"{_PART}/{_PART}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """Licence and languages that a card gives. A field is empty if the card does not give it.
+
+    licence: an identifier such as `apache-2.0`; `other` has a name and a link.
+    """
+
+    licence: str = ""
+    licence_name: str = ""
+    licence_link: str = ""
+    languages: tuple[str, ...] = ()
+
+
+def read_card(model: Path) -> CardFacts:
+    """Returns what the card of a model folder says; nothing if there is no card, or none that is as documented."""
+    told = _metadata(model / CARD)
+    languages = told.get("language")
+    found = languages if isinstance(languages, list) else [languages]
+    return CardFacts(
+        _text(told.get("license"), _WORD),
+        _text(told.get("license_name"), _WORD),
+        _text(told.get("license_link"), _LINK),
+        tuple(filter(None, (_text(one, _WORD) for one in found[:200]))),
+    )
+
+
+def hub_name(model: Path, config: dict[str, Any]) -> str:
+    """Returns the name on a hub, `owner/model`, of a model folder that lies in the hub's cache or whose config.json names
+    it; empty if neither tells."""
+    for folder in (model, *model.parents):
+        if folder.name.startswith("models--"):
+            return _text(folder.name.removeprefix("models--").replace("--", "/", 1), _REPOSITORY)
+    return _text(config.get("_name_or_path"), _REPOSITORY)
+
+
+def _metadata(card: Path) -> dict[str, Any]:
+    try:
+        require_file(card)
+        with card.open("rb") as file:
+            text = file.read(_MOST_BYTES).decode("utf-8", errors="replace")
+    except OSError:
+        return {}
+    if (found := _METADATA.match(text)) is None:
+        return {}
+    try:
+        told = yaml.safe_load(found[1])
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def _text(value: object, allowed: re.Pattern[str]) -> str:
+    return value if isinstance(value, str) and allowed.fullmatch(value) else ""

@@ -3,11 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from masklearn.model.as_linears import as_linears, expert_weights, is_conv1d, is_experts
-from masklearn.model.checkpoint import Checkpoint
-from masklearn.model.faults import missing_tensor, other_shape
-from masklearn.model.naming import linear_name
-from masklearn.model.orientation import from_stored, stored_shape, to_stored
+from masklearn.model.checkpoint import Checkpoint, missing_tensor, other_shape
+from masklearn.model.modules import as_linears, expert_weights, is_conv1d, is_experts
+from masklearn.model.naming import from_stored, linear_name, stored_shape, to_stored
 from masklearn.model.store import WeightStore
 
 __all__ = [

@@ -35,7 +35,7 @@ def meta_model(checkpoint: Checkpoint) -> "PreTrainedModel":
     import torch
     from accelerate import init_empty_weights
 
-    from masklearn.model.as_linears import as_linears
+    from masklearn.model.modules import as_linears
 
     architecture = architecture_of(checkpoint)
     config = load_config(checkpoint.path)

@@ -1,8 +1,12 @@
-"""Translates names of modules and tensors of a model to names in its checkpoint. Reads no weights."""
+"""Translates names and layouts of a model's tensors to those of its checkpoint. Reads no weights.
+
+Checkpoints store the weight of a linear as `[N, K]`, except for GPT-2's `Conv1D`, which is `[K, N]`. Elsewhere weights,
+masks and tile maps are always `[N, K]`.
+"""
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from masklearn.model.architectures import architecture_of
 from masklearn.model.checkpoint import Checkpoint
@@ -10,7 +14,16 @@ from masklearn.model.checkpoint import Checkpoint
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["checkpoint_name", "linear_name", "stored_name", "tied_name", "tied_names"]
+__all__ = [
+    "checkpoint_name",
+    "from_stored",
+    "linear_name",
+    "stored_name",
+    "stored_shape",
+    "tied_name",
+    "tied_names",
+    "to_stored",
+]
 
 
 def checkpoint_name(checkpoint: Checkpoint, name: str) -> str:
@@ -62,3 +75,35 @@ def stored_name(checkpoint: Checkpoint, names: Sequence[str]) -> str:
     """
     stored = [checkpoint_name(checkpoint, name) for name in names]
     return next((name for name in stored if name in checkpoint), stored[0])
+
+
+class _Array(Protocol):
+    """Array of numpy or torch."""
+
+    @property
+    def ndim(self) -> int: ...
+
+    @property
+    def T(self) -> Any: ...
+
+
+Array = TypeVar("Array", bound=_Array)
+
+
+def from_stored(checkpoint: Checkpoint, name: str, stored: Array) -> Array:
+    """Returns a view `[N, K]` of the weight of a linear that has the checkpoint's orientation."""
+    return stored.T if _is_transposed(checkpoint, name, stored.ndim) else stored
+
+
+def to_stored(checkpoint: Checkpoint, name: str, values: Array) -> Array:
+    """Returns a view in the checkpoint's orientation of the weight `[N, K]` of a linear: the inverse of `from_stored`."""
+    return from_stored(checkpoint, name, values)  # a transpose is its own inverse
+
+
+def stored_shape(checkpoint: Checkpoint, name: str, shape: Sequence[int]) -> tuple[int, ...]:
+    """Returns a tensor's shape in the checkpoint; shape: its shape outside, `[N, K]` for the weight of a linear."""
+    return tuple(reversed(shape)) if _is_transposed(checkpoint, name, len(shape)) else tuple(shape)
+
+
+def _is_transposed(checkpoint: Checkpoint, name: str, ndim: int) -> bool:
+    return ndim == 2 and name.endswith(".weight") and name.startswith(checkpoint.conv1d)

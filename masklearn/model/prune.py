@@ -1,25 +1,36 @@
-"""Writes the pruned checkpoint: the files of the source with new values and zeroed weights, in the same dense layout."""
+"""Writes pruned checkpoints: the files of the source with new values and zeroed weights, in the same dense layout, or with
+quantised linears as a folder of compressed-tensors, in its format pack-quantized.
+
+Other programs, transformers among them, read such a folder. Pruned weights are integers 0 in it: pack-quantized has no
+sparse form, and the library reads none since 0.15.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.base.shard import write_shard
+from masklearn.base.errors import MaskLearnError
+from masklearn.base.progress import OnStep
+from masklearn.base.shard import numpy_dtype, write_shard
 from masklearn.masks.kinds.table import DENSE
 from masklearn.masks.maskset import MaskSet
+from masklearn.model.architectures import architecture_of
 from masklearn.model.checkpoint import Checkpoint
-from masklearn.model.companion_files import copy_beside
-from masklearn.model.folder import CONFIG, INDEX, write_index
-from masklearn.model.orientation import to_stored
+from masklearn.model.folder import CONFIG, INDEX, copy_beside, write_index
+from masklearn.model.models import meta_model
+from masklearn.model.naming import linear_name, to_stored
+from masklearn.model.quantised.formats.compressed_tensors import pack_integers
+from masklearn.quant.grid import Grid
+from masklearn.quant.table import QUANTISED
 
-__all__ = ["masked_weight", "write_pruned_checkpoint"]
+__all__ = ["masked_weight", "write_compressed", "write_pruned_checkpoint"]
 
 _SPARSITY = "sparsity_config"
 _NO_STRUCTURE = "unstructured"  # compressed-tensors' word for every mixture
@@ -118,3 +129,136 @@ def _sparsity_config(checkpoint: Checkpoint, masks: MaskSet) -> dict[str, Any] |
             "kinds": {kind.name: weights / masks.weights for kind, weights in shares.items()},
         },
     }
+
+
+_Spec = tuple[str, tuple[int, ...]]
+_FORMAT = "pack-quantized"
+
+
+def write_compressed(
+    checkpoint: Checkpoint, grids: Mapping[str, Grid], out: Path, progress: OnStep | None = None
+) -> None:
+    """Write the folder `out`, with one tensor in memory at a time.
+
+    checkpoint: a dense one, whose weights lie on their grids; grids: by linear (its name without `.weight`). Raises
+    MaskLearnError for a model that the format does not hold, and ValueError if a weight is not on its grid.
+    """
+    _check_model(checkpoint, grids)
+    copy_beside(checkpoint.path, out)
+    config = {**checkpoint.config, "quantization_config": _quantization_config(checkpoint, grids)}
+    (out / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    done, total, place, size = 0, len(checkpoint.names()), {}, 0
+    for file, shard in checkpoint.shards().items():
+        parts: dict[str, Callable[[], NDArray[Any]]] = {}
+        specs: dict[str, _Spec] = {}
+        for name in shard.tensors:
+            for part, spec, read in _parts(checkpoint, grids, name):
+                specs[part], parts[part], place[part] = spec, read, file
+                size += _bytes(spec)
+
+        def tensor(part: str, parts: dict[str, Callable[[], NDArray[Any]]] = parts) -> NDArray[Any]:
+            nonlocal done
+            if progress and not part.endswith(("_scale", "_shape")):
+                done += 1
+                progress("compressing", done, total)
+            return parts[part]()
+
+        write_shard(out / file, specs, tensor, shard.metadata, like=shard.path)
+    if (out / INDEX).is_file():
+        write_index(out, place, size)
+
+
+def _parts(
+    checkpoint: Checkpoint, grids: Mapping[str, Grid], name: str
+) -> Iterator[tuple[str, _Spec, Callable[[], NDArray[Any]]]]:
+    """Yield name, type with shape, and reader of the tensors that stand for one tensor."""
+    entry, linear = checkpoint.entry(name), name.removesuffix(".weight")
+    if linear not in grids or name == linear:
+        yield name, (entry.dtype, entry.shape), lambda: checkpoint.read(name)
+        return
+    grid, (n, k) = grids[linear], (entry.shape[0], entry.shape[1])
+    grid.check_shape((n, k))
+    bits, scales = grid.type.bits, grid.scales.reshape(n, -1)
+    code = _scale_code(entry.dtype, scales)
+    yield (
+        f"{name}_packed",
+        ("I32", (n, -(-k * bits // 32))),
+        lambda: pack_integers(grid.integers(checkpoint.read(name)), bits),
+    )
+    yield f"{name}_scale", (code, scales.shape), lambda: scales.astype(numpy_dtype(code))
+    yield f"{name}_shape", ("I64", (2,)), lambda: np.asarray([n, k], np.int64)
+
+
+def _scale_code(dtype: str, scales: NDArray[np.float32]) -> str:
+    """Returns the type of the scales: that of the weights if it holds them exactly."""
+    with np.errstate(over="ignore"):
+        held = scales.astype(numpy_dtype(dtype)).astype(np.float32)
+    return dtype if np.array_equal(held, scales) else "F32"
+
+
+def _bytes(spec: _Spec) -> int:
+    return math.prod(spec[1]) * numpy_dtype(spec[0]).itemsize
+
+
+def _quantization_config(checkpoint: Checkpoint, grids: Mapping[str, Grid]) -> dict[str, Any]:
+    """Returns the `quantization_config`: a group for each type of weights."""
+    modules = dict(_modules(checkpoint))
+    named: dict[str, list[str]] = {}
+    for linear, names in modules.items():
+        kind = grids[linear].type.name if linear in grids else ""
+        named.setdefault(kind, []).extend(names)
+    plain = named.pop("", [])
+    groups = {}
+    for i, (kind, names) in enumerate(sorted(named.items())):
+        span = QUANTISED[kind].span
+        weights = {
+            "num_bits": QUANTISED[kind].bits,
+            "type": "int",
+            "symmetric": True,
+            "dynamic": False,
+            "strategy": "channel" if span is None else "group",
+            "group_size": span,
+        }
+        groups[f"group_{i}"] = {
+            "targets": ["Linear"] if len(named) == 1 else names,
+            "weights": weights,
+            "input_activations": None,
+            "output_activations": None,
+            "format": _FORMAT,
+        }
+    return {
+        "quant_method": "compressed-tensors",
+        "quantization_status": "compressed",
+        "format": _FORMAT,
+        "config_groups": groups,
+        "ignore": plain,
+        "kv_cache_scheme": None,
+        "global_compression_ratio": None,
+    }
+
+
+def _modules(checkpoint: Checkpoint) -> Iterator[tuple[str, list[str]]]:
+    """Yield each linear of the model, and the names by which programs may look for it: its module's and its own."""
+    import torch
+
+    for module, one in meta_model(checkpoint).named_modules():
+        if isinstance(one, torch.nn.Linear):
+            linear = linear_name(checkpoint, module)
+            yield linear, list(dict.fromkeys((module, linear)))
+
+
+def _check_model(checkpoint: Checkpoint, grids: Mapping[str, Grid]) -> None:
+    if not grids:
+        raise MaskLearnError(
+            f"{checkpoint.path} has no quantised linears",
+            "All its weights have 16 bits or more, and a dense checkpoint holds these as they are.",
+            f"Use {checkpoint.path} itself, or learn with `weights` int4 or int8.",
+        )
+    row = architecture_of(checkpoint)
+    if row.conv1d or not row.linears:
+        why = "its weights are stored transposed" if row.conv1d else "its experts are fused in transformers"
+        raise MaskLearnError(
+            f"compressed-tensors holds no model of the type {checkpoint.config['model_type']}",
+            f"The library quantises the weights of nn.Linear alone, and {why}.",
+            f"Use the dense checkpoint {checkpoint.path}.",
+        )

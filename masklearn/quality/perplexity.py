@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from masklearn.base.errors import MaskLearnError
 from masklearn.model.architectures import architecture_of_config, check_window
-from masklearn.model.logit_rule import LogitRule
+from masklearn.model.modules import LogitRule
 from masklearn.stream.logits import perplexity_of, token_losses
 
 __all__ = ["Perplexity", "perplexity", "window_losses"]

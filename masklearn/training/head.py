@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from masklearn.model.logit_rule import LogitRule
+from masklearn.model.modules import LogitRule
 from masklearn.stream.logits import token_kl, token_nll
 
 __all__ = ["CHUNK", "Head", "Labels", "TargetDistribution", "Teacher", "head_loss"]

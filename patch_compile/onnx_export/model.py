@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from masklearn.model.architectures import architecture_of_config
 from masklearn.model.checkpoint import Checkpoint
-from masklearn.model.shrink import shortened, shrunk
+from masklearn.model.structure import shortened, shrunk
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_export.architectures import has_pooler, load_config, text_config
 

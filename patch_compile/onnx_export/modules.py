@@ -2,7 +2,7 @@
 
 Where a model keeps the weights of all experts in 3-D tensors, as gpt-oss does, each expert multiplies the tokens that are
 routed to it; their number is known only when the graph runs. Experts with a matrix each are linears, which compute in the
-same way (`masklearn.model.as_linears`).
+same way (`masklearn.model.modules`).
 """
 
 from functools import partial
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from masklearn.model.architectures import Architecture
-from masklearn.model.as_linears import as_linears, routed_sum
 from masklearn.model.models import auto_class
+from masklearn.model.modules import as_linears, routed_sum
 from masklearn.model.pretrained import build_model
 from patch_compile.onnx_export.attention import attention_implementation, exchanges_attention
 

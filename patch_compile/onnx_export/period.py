@@ -7,7 +7,7 @@ from torch import nn
 from masklearn.model.architectures import Architecture
 from masklearn.model.models import auto_class
 from masklearn.model.pretrained import build_model
-from masklearn.model.shrink import per_layer
+from masklearn.model.structure import per_layer
 from patch_compile.onnx_export.repeat import TRACED_BLOCKS
 
 __all__ = ["repetition"]

@@ -13,8 +13,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from masklearn.base.durable import whole_file
-from masklearn.model.naming import tied_name
-from masklearn.model.orientation import from_stored, stored_shape
+from masklearn.model.naming import from_stored, stored_shape, tied_name
 from patch_compile.errors import PatchCompileError
 
 if TYPE_CHECKING:

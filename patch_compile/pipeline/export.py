@@ -11,7 +11,7 @@ import numpy as np
 from masklearn.base.progress import OnStep
 from masklearn.masks.maskset import MaskSet
 from masklearn.model.checkpoint import Checkpoint
-from masklearn.model.compress import write_compressed
+from masklearn.model.prune import write_compressed
 from patch_compile.artifacts.command_results import ExportedAnswer
 from patch_compile.artifacts.folder import OutFolder, kept_for_writing
 from patch_compile.artifacts.layout import COMPRESSED_FOLDER, EDGELLM_FOLDER, MASKS, MODEL, PRUNED_ONNX

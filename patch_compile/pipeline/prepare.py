@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from masklearn.base.threads import settle_threads
 from masklearn.masks.budget import Budget
 from masklearn.masks.weight_types import allowed_types
-from masklearn.model.input_snapshot import InputSnapshot
+from masklearn.model.checkpoint import InputSnapshot
 from patch_compile.artifacts.place import check_apart, check_free_space, check_out
 from patch_compile.errors import PatchCompileError
 from patch_compile.pipeline.choose import Chooser, chooser_of

@@ -10,9 +10,9 @@ from typing import Any
 from masklearn.masks.name_globs import depth_of
 from masklearn.model.architectures import ARCHITECTURES, architecture_of
 from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.config_shapes import sizes_of
 from masklearn.model.coverage import Coverage
 from masklearn.model.pretrained import load_config
-from masklearn.model.sizes import sizes_of
 from patch_compile.packing.fusion import FUSIONS
 from patch_compile.planning.lowering import LinearPlan, uncovered
 from patch_compile.planning.products import InputGroup, compiled_groups, fused_groups, groups_by_name

@@ -15,7 +15,7 @@ from masklearn.base.durable import flush_tree
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.nm_codes import patterns_from_scores
-from masklearn.model.input_snapshot import InputSnapshot
+from masklearn.model.checkpoint import InputSnapshot
 from patch_compile.artifacts.bench import Contender
 from patch_compile.artifacts.engine import EngineReport
 from patch_compile.artifacts.folder import OutFolder

@@ -26,7 +26,7 @@ from masklearn import (
     run_baselines,
     which_apply,
 )
-from masklearn.model.input_snapshot import InputSnapshot
+from masklearn.model.checkpoint import InputSnapshot
 from patch_compile.artifacts.durable import write_json
 from patch_compile.artifacts.workspace import key_of
 from patch_compile.cache_folder import cache_folder

@@ -13,7 +13,7 @@ from masklearn.learning import Learned, learn
 from masklearn.masks.maskset import MaskSet
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.linears import read_linear
-from masklearn.model.orientation import from_stored
+from masklearn.model.naming import from_stored
 from masklearn.model.prune import write_pruned_checkpoint
 from masklearn.quality.record import Baseline
 from masklearn.recipe import LearnRecipe

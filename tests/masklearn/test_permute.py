@@ -17,11 +17,10 @@ from masklearn.model.architectures import ARCHITECTURES
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears
 from masklearn.model.linears import read_linear
-from masklearn.model.mlps import mlps_of
 from masklearn.model.models import auto_class
 from masklearn.model.prune import write_pruned_checkpoint
 from masklearn.model.store import WeightStore
-from masklearn.permute import permute, reordered
+from masklearn.permute import mlps_of, permute, reordered
 from masklearn.recipe import LearnRecipe
 from tests.conftest import ModelMaker
 from tests.masklearn.tasks import task_of

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from masklearn.model.input_snapshot import InputSnapshot
+from masklearn.model.checkpoint import InputSnapshot
 from masklearn.stream.pass_checkpoints import PassCheckpoints
 from patch_compile.errors import PatchCompileError
 from patch_compile.pipeline.learn import learn

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from transformers import AutoTokenizer
 
-from masklearn.model.companion_files import copy_tokenizer
+from masklearn.model.folder import copy_tokenizer
 from patch_compile import open_generator
 from patch_compile.artifacts.layout import GENAI_CONFIG_NAME, ONNX_FOLDER
 from patch_compile.sources.checkpoint.genai import write_genai

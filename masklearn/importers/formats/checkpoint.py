@@ -46,7 +46,7 @@ class PrunedCheckpoint(Importer):
         """Open the checkpoint. Masks read its weights one at a time."""
         from masklearn.importers.nonzero import nonzero
         from masklearn.model.checkpoint import Checkpoint
-        from masklearn.model.orientation import from_stored
+        from masklearn.model.naming import from_stored
 
         pruned = Checkpoint.open(source)
         for name in coverage.linears:

@@ -48,7 +48,7 @@ class CompressedTensors(Importer):
     def open(self, source: Path, checkpoint: Checkpoint, coverage: Coverage) -> Published:
         """Open the directory. Masks read one bitmask at a time and check it against the kept values."""
         from masklearn.model.checkpoint import Checkpoint
-        from masklearn.model.orientation import from_stored, stored_shape
+        from masklearn.model.naming import from_stored, stored_shape
 
         stored = Checkpoint.open(source, as_stored=True)
         _check_format(stored)

@@ -40,7 +40,7 @@ class MaskLlmFile(Importer):
     def open(self, source: Path, checkpoint: Checkpoint, coverage: Coverage) -> Published:
         """Open the archive. Masks are read one at a time."""
         from masklearn.importers.npz import MaskArchive
-        from masklearn.model.orientation import from_stored, stored_shape
+        from masklearn.model.naming import from_stored, stored_shape
 
         archive = MaskArchive(source)
         keys = _keys(archive, checkpoint)

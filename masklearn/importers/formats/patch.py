@@ -50,8 +50,7 @@ class Patch(Importer):
     def open(self, source: Path, checkpoint: Checkpoint, coverage: Coverage) -> Published:
         """Open the archive. All tiles must be 2:4 if the JSON text says so; otherwise tiles may be dense."""
         from masklearn.importers.npz import MaskArchive
-        from masklearn.model.naming import linear_name
-        from masklearn.model.orientation import from_stored, stored_shape
+        from masklearn.model.naming import from_stored, linear_name, stored_shape
 
         archive = MaskArchive(source)
         keys = {

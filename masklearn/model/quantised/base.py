@@ -1,7 +1,7 @@
 """Base class of the formats, and what they all come to: a weight that is stored as integers and scales."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from masklearn.base.errors import MaskLearnError
 from masklearn.base.printable import shown
 from masklearn.base.registry import Registry
-from masklearn.base.shard import numpy_dtype
-from masklearn.model.quantised.errors import damaged, refused
-from masklearn.model.quantised.stored import StoredTensors
+from masklearn.base.shard import Shard, TensorEntry, numpy_dtype
+from masklearn.model.folder import stated_dtype
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import INT4, INT8, WeightType
 
@@ -22,16 +22,116 @@ __all__ = [
     "QUANTISATIONS",
     "SCALES",
     "FormatSettings",
+    "Grids",
     "PackedWeight",
     "Quantisation",
+    "StoredTensors",
     "check_group_size",
     "check_groups",
+    "check_in_order",
     "check_said_groups",
+    "damaged",
+    "dense_config",
     "dense_dtype",
+    "find_packed",
     "nibbles",
     "parse_settings",
+    "refused",
     "signed",
 ]
+
+_FIX = (
+    "Use the checkpoint that it was quantised from, and let `weights` int4 or int8 quantise it; or one that is quantised in "
+    "a way that docs/howto/learning.md lists."
+)
+
+
+def damaged(folder: Path, name: str, why: str) -> MaskLearnError:
+    """Returns the error about a tensor or setting that no sound checkpoint has. name: that of the tensor or setting."""
+    return MaskLearnError(
+        f"{name} in {folder} is not valid", why, "Fetch the checkpoint again from a source that you trust."
+    )
+
+
+def refused(folder: Path, name: str, why: str) -> MaskLearnError:
+    """Returns the error about a way of quantising that is not read. name: that of the tensor or setting that says so."""
+    return MaskLearnError(f"{name} in {folder} is not read", why, _FIX)
+
+
+class StoredTensors:
+    """Tensors of a folder's shards by name, with checked reads.
+
+    folder: the model folder, for errors; shards: file name in the folder to header.
+    """
+
+    def __init__(self, folder: Path, shards: Mapping[str, Shard]) -> None:
+        self.folder = folder
+        self._shards = shards
+        self._file_of = {name: file for file, shard in shards.items() for name in shard.tensors}
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._file_of
+
+    def modules(self, last: str) -> Iterator[str]:
+        """Yield the names of all modules that have a tensor called `last`."""
+        end = f".{last}"
+        return (name.removesuffix(end) for name in self._file_of if name.endswith(end))
+
+    def file_of(self, name: str) -> str:
+        """Returns the name of the file in the folder that holds a tensor."""
+        return self._file_of[name]
+
+    def entry(self, name: str) -> TensorEntry:
+        """Returns a tensor's entry in the header."""
+        return self._shards[self._file_of[name]].tensors[name]
+
+    def read(self, name: str) -> NDArray[Any]:
+        """Read a tensor into memory."""
+        return self._shards[self._file_of[name]].read(name)
+
+    def need(self, name: str, dtypes: tuple[str, ...], shape: tuple[int | None, ...]) -> TensorEntry:
+        """Returns the entry of a tensor. shape: None for a length that is not known yet.
+
+        Raises MaskLearnError if it is missing or of another type or shape.
+        """
+        if name not in self:
+            raise damaged(self.folder, name, "It is missing, and the other tensors of its weight are there.")
+        entry = self.entry(name)
+        fits = len(entry.shape) == len(shape) and all(
+            length is None or length == found for length, found in zip(shape, entry.shape, strict=True)
+        )
+        if entry.dtype not in dtypes or not fits:
+            expected = f"{' or '.join(dtypes)} [{', '.join('…' if n is None else str(n) for n in shape)}]"
+            raise damaged(
+                self.folder, name, f"It is {entry.dtype} {list(entry.shape)}, and should be {expected}."
+            )
+        return entry
+
+    def scales(self, name: str) -> NDArray[np.float32]:
+        """Read scales as float32. Raises MaskLearnError if one is not finite."""
+        scales = self.read(name).astype(np.float32)
+        if not np.isfinite(scales).all():
+            raise damaged(self.folder, name, "A scale is not finite.")
+        return scales
+
+
+def check_in_order(stored: StoredTensors, name: str, columns: int, groups: int) -> None:
+    """Check that neighbours share their scales.
+
+    Raises MaskLearnError if the index is damaged, and for columns that were put into groups by their activations
+    (`desc_act`, act-order), of which no grid of a mosaic is made.
+    """
+    stored.need(name, ("I32", "I64"), (columns,))
+    index = stored.read(name)
+    if columns and not (int(index.min()) >= 0 and int(index.max()) < groups):
+        raise damaged(stored.folder, name, f"It names a group that is not one of {groups}.")
+    if not np.array_equal(index, np.arange(columns) // (columns // groups)):
+        raise refused(
+            stored.folder,
+            name,
+            "Its columns are grouped by their activations (desc_act, act-order); neighbours in order are read.",
+        )
+
 
 SCALES = ("F16", "BF16", "F32")
 """Types that scales may have."""
@@ -182,3 +282,70 @@ def nibbles(words: NDArray[np.int32]) -> NDArray[np.uint8]:
     """Returns the eight nibbles of each word, the lowest first, on a new last axis."""
     raw = np.ascontiguousarray(words).view(np.uint8).reshape(*words.shape, 4)
     return np.stack((raw & 15, raw >> 4), axis=-1).reshape(*words.shape, 8)
+
+
+_END = ".weight"
+
+
+class Grids(Mapping[str, Grid]):
+    """Grids by linear (its checkpoint name without `.weight`). Scales of a 7B model in int4 take 200 MB."""
+
+    def __init__(self, packed: Mapping[str, PackedWeight]) -> None:
+        """packed: quantised weights by their names in the dense checkpoint."""
+        self._packed = {name.removesuffix(_END): weight for name, weight in packed.items()}
+
+    @property
+    def types(self) -> dict[str, WeightType]:
+        """Types of the linears, which are known without reading scales."""
+        return {name: weight.type for name, weight in self._packed.items()}
+
+    def __getitem__(self, linear: str) -> Grid:
+        return self._packed[linear].grid()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._packed)
+
+    def __len__(self) -> int:
+        return len(self._packed)
+
+
+_KEYS = ("quantization_config", "compression_config")  # the second is that of early compressed-tensors
+
+
+def dense_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a config.json's object without what it says of quantisation."""
+    return {key: value for key, value in config.items() if key not in _KEYS}
+
+
+def find_packed(
+    folder: Path, config: Mapping[str, Any], shards: Mapping[str, Shard]
+) -> dict[str, PackedWeight]:
+    """Returns the quantised weights by their names in a dense checkpoint, none for a dense checkpoint.
+
+    config: the object in config.json; shards: file name in the folder to header; without any, only the config is checked.
+    Raises MaskLearnError for a checkpoint that is damaged, or quantised in a way that is not read.
+    """
+    key = next((key for key in _KEYS if config.get(key) is not None), None)
+    if key is None:
+        return {}
+    about = config[key]
+    if not isinstance(about, dict):
+        raise damaged(folder, f"{key} = {shown(about)}", "It is no object.")
+    method = about.get("quant_method", "compressed-tensors" if key == _KEYS[1] else None)
+    if not isinstance(method, str) or method not in QUANTISATIONS:
+        known = "; ".join(f"{name} ({one.summary})" for name, one in QUANTISATIONS.items())
+        raise refused(folder, f"{key}.quant_method = {shown(method)}", f"Read are {known}.")
+    kind = QUANTISATIONS[method]()
+    settings = kind.settings(folder, about)
+    if not shards:
+        return {}
+    stored = StoredTensors(folder, shards)
+    dtype = stated_dtype(config) or "F32"
+    packed = {weight.name: weight for weight in kind.weights(stored, settings, dtype)}
+    hidden = {part for weight in packed.values() for part in weight.parts}
+    for name in packed:
+        if name in stored and name not in hidden:
+            raise damaged(folder, name, "It is stored twice, as integers and as it is.")
+    if not packed:
+        raise damaged(folder, key, f"It says {method}, but no tensor is quantised so.")
+    return packed

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from masklearn.model.sizes import Sizes
+from masklearn.model.config_shapes import Sizes
 from patch_compile.hardware.cards import RatedCard
 from patch_compile.planning.roofline.assumptions import ASSUMED, Assumptions
 from patch_compile.planning.roofline.linear_roofline import Linear, dense_time, first_bytes, product_rate

@@ -10,8 +10,7 @@ import yaml
 
 from masklearn.base.json_text import read_json
 from masklearn.base.printable import one_line
-from masklearn.model.card import CardFacts, hub_name, read_card
-from masklearn.model.folder import CONFIG
+from masklearn.model.folder import CONFIG, CardFacts, hub_name, read_card
 from patch_compile.artifacts.layout import (
     COMPRESSED_FOLDER,
     ENGINE,

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from masklearn.model.companion_files import copy_tokenizer
+from masklearn.model.folder import copy_tokenizer
 from masklearn.model.pretrained import load_config, load_tokenizer
 from patch_compile.artifacts.durable import write_json
 from patch_compile.artifacts.layout import GENAI_CONFIG_NAME

@@ -16,9 +16,8 @@ from typing_extensions import override
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.tiles import GROUP
 from masklearn.model.checkpoint import Checkpoint
-from masklearn.model.companion_files import files_beside
 from masklearn.model.coverage import Coverage, covered_linears_of
-from masklearn.model.folder import CONFIG
+from masklearn.model.folder import CONFIG, files_beside
 from masklearn.model.pretrained import load_config, load_tokenizer
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import WeightType

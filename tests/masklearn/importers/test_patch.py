@@ -5,7 +5,7 @@ import torch
 from masklearn.base.errors import MaskLearnError
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears_of
-from masklearn.model.orientation import to_stored
+from masklearn.model.naming import to_stored
 from tests.masklearn.importers import sources
 from tests.masklearn.importers.conftest import Model, assert_same
 

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from masklearn.base.errors import MaskLearnError
 from masklearn.model.checkpoint import Checkpoint
-from masklearn.model.compress import write_compressed
 from masklearn.model.coverage import covered_linears_of
+from masklearn.model.prune import write_compressed
 from masklearn.quant.grid import Grid, storable
 from masklearn.quant.table import INT4, INT8, WeightType
 

@@ -5,7 +5,7 @@ import pytest
 
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.linears import read_linear
-from masklearn.model.orientation import from_stored, stored_shape, to_stored
+from masklearn.model.naming import from_stored, stored_shape, to_stored
 from tests.conftest import ModelMaker
 from tests.families import write_family
 

@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from masklearn.base.errors import MaskLearnError
-from masklearn.model.as_linears import as_linears
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears_of
 from masklearn.model.linears import read_linear
 from masklearn.model.models import load_model
+from masklearn.model.modules import as_linears
 from masklearn.quality.comparison import compare_models
 from tests.conftest import ModelMaker
 from tests.masklearn.quality.halving import WINDOWS, halved, silent

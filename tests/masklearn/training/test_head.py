@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from masklearn.model.logit_rule import LogitRule
+from masklearn.model.modules import LogitRule
 from masklearn.training import head
 from masklearn.training.head import Head, Labels, Teacher, head_loss
 

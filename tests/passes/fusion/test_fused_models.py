@@ -14,7 +14,7 @@ import torch
 
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.model.checkpoint import Checkpoint
-from masklearn.model.orientation import to_stored
+from masklearn.model.naming import to_stored
 from masklearn.model.prune import masked_weight
 from patch_compile.onnx_export import export_model
 from patch_compile.onnx_io.emulate_bfloat16 import EmulateBfloat16Pass

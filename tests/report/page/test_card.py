@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from masklearn.model.card import CardFacts, hub_name, read_card
+from masklearn.model.folder import CardFacts, hub_name, read_card
 from patch_compile.artifacts.folder import OutFolder
 from patch_compile.artifacts.layout import CARD, PAGE
 from patch_compile.report.page import renew_page

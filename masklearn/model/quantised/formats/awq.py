@@ -20,15 +20,15 @@ from masklearn.model.quantised.base import (
     FormatSettings,
     PackedWeight,
     Quantisation,
+    StoredTensors,
     check_group_size,
     check_said_groups,
     dense_dtype,
     nibbles,
     parse_settings,
+    refused,
     signed,
 )
-from masklearn.model.quantised.errors import refused
-from masklearn.model.quantised.stored import StoredTensors
 
 __all__ = ["Awq"]
 

@@ -20,15 +20,16 @@ from masklearn.model.quantised.base import (
     FormatSettings,
     PackedWeight,
     Quantisation,
+    StoredTensors,
     check_groups,
+    check_in_order,
+    damaged,
     dense_dtype,
     nibbles,
     parse_settings,
+    refused,
     signed,
 )
-from masklearn.model.quantised.errors import damaged, refused
-from masklearn.model.quantised.group_index import check_in_order
-from masklearn.model.quantised.stored import StoredTensors
 
 __all__ = ["CompressedIntegers", "pack_integers"]
 

@@ -21,16 +21,16 @@ from masklearn.model.quantised.base import (
     FormatSettings,
     PackedWeight,
     Quantisation,
+    StoredTensors,
     check_group_size,
+    check_in_order,
     check_said_groups,
     dense_dtype,
     nibbles,
     parse_settings,
+    refused,
     signed,
 )
-from masklearn.model.quantised.errors import refused
-from masklearn.model.quantised.group_index import check_in_order
-from masklearn.model.quantised.stored import StoredTensors
 
 __all__ = ["Gptq"]
 

@@ -1,7 +1,7 @@
-"""Replaces the modules of a model that hold linears in another form by `nn.Linear`s with weight [N, K].
+"""Modules of a model in forms that all other code handles: `nn.Linear`s with weight [N, K], and the rule behind the head.
 
-Two forms differ. `Conv1D` (GPT-2) keeps [K, N], in modules and in checkpoints. The experts of a mixture are one 3-D
-parameter in transformers 5, and one matrix per expert in checkpoints.
+Two forms of linears differ. `Conv1D` (GPT-2) keeps [K, N], in modules and in checkpoints. The experts of a mixture are one
+3-D parameter in transformers 5, and one matrix per expert in checkpoints.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["as_linears", "expert_weights", "is_conv1d", "is_experts", "routed_sum"]
+__all__ = ["LogitRule", "as_linears", "expert_weights", "is_conv1d", "is_experts", "routed_sum"]
 
 
 def as_linears(model: nn.Module) -> None:
@@ -119,3 +119,36 @@ class _Experts(nn.ModuleList):
         hooks on their linears are always called.
         """
         return routed_sum(hidden, top_k_index, top_k_weights, list(self))
+
+
+class LogitRule(nn.Module):
+    """Scales logits, as Cohere and Granite do, then caps them softly, as Gemma 2 does: cap · tanh(logits / cap).
+
+    cap: None for none.
+    """
+
+    def __init__(self, scale: float, cap: float | None) -> None:
+        super().__init__()
+        self.scale, self.cap = scale, cap
+
+    @classmethod
+    def of(cls, config: Any) -> "LogitRule | None":
+        """Returns the rule of a model's config, or None if the head's results are the logits."""
+        text = config.get_text_config()
+        cap = getattr(text, "final_logit_softcapping", None)
+        scale = (getattr(text, "logit_scale", None) or 1.0) / (getattr(text, "logits_scaling", None) or 1.0)
+        return (
+            None if cap is None and scale == 1.0 else cls(float(scale), None if cap is None else float(cap))
+        )
+
+    def forward(self, results: Tensor) -> Tensor:
+        """Returns the logits of a head's results, which may have any shape."""
+        scaled = results if self.scale == 1.0 else results * self.scale
+        return scaled if self.cap is None else torch.tanh(scaled / self.cap) * self.cap
+
+    def pull_back(self, gradient: Tensor, logits: Tensor) -> None:
+        """Turn the gradient of these logits, in place, into that of the head's results."""
+        if self.cap is not None:
+            gradient *= 1.0 - (logits / self.cap).square()
+        if self.scale != 1.0:
+            gradient *= self.scale
