@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from masklearn.base.threads import settle_threads
 
 if TYPE_CHECKING:
-    from masklearn.asked_budget import by_ratio as by_ratio
     from masklearn.base.errors import MaskLearnError as MaskLearnError
     from masklearn.base.errors import UsageError as UsageError
     from masklearn.base.shard import write_shard as write_shard
@@ -69,10 +68,10 @@ if TYPE_CHECKING:
     from masklearn.options import Tile as Tile
     from masklearn.permute import reordered as reordered
     from masklearn.quality.comparison import Comparison as Comparison
+    from masklearn.quality.comparison import LogitErrors as LogitErrors
+    from masklearn.quality.comparison import Predictions as Predictions
     from masklearn.quality.comparison import compare_models as compare_models
     from masklearn.quality.perplexity import perplexity as perplexity
-    from masklearn.quality.predictions import LogitErrors as LogitErrors
-    from masklearn.quality.predictions import Predictions as Predictions
     from masklearn.quality.range import LARGEST as LARGEST
     from masklearn.quality.range import OVERFLOWS as OVERFLOWS
     from masklearn.quality.range import float16_fit as float16_fit
@@ -86,6 +85,7 @@ if TYPE_CHECKING:
     from masklearn.solvers.solve import round_without_inputs as round_without_inputs
     from masklearn.stream.moments import second_moment as second_moment
     from masklearn.task import Task as Task
+    from masklearn.task import by_ratio as by_ratio
     from masklearn.text.calibrate import TokenPool as TokenPool
     from masklearn.text.calibrate import calibration_windows as calibration_windows
     from masklearn.text.calibrate import first_windows as first_windows
@@ -104,11 +104,10 @@ if TYPE_CHECKING:
 _HOMES = {
     name: module
     for module, names in {
-        "asked_budget": "by_ratio",
         "base.errors": "MaskLearnError UsageError",
         "base.shard": "write_shard",
-        "baselines": "baseline_settings beside_baselines compare_with_baselines learn_baseline measure parse_baselines"
-        " run_baselines which_apply with_types_of",
+        "baselines": "baseline_settings beside_baselines compare_with_baselines learn_baseline "
+        "measure parse_baselines run_baselines which_apply with_types_of",
         "feed": "Arrays Feed Fisher Group Replaced",
         "importers.base": "IMPORTERS",
         "importers.importing": "import_masks",
@@ -126,16 +125,15 @@ _HOMES = {
         "model.store": "WeightStore",
         "options": "BytesPerWeight Count Exclude Include LEARNING LearnOptions REPAIR Ratio Tile",
         "permute": "reordered",
-        "quality.comparison": "Comparison compare_models",
+        "quality.comparison": "Comparison LogitErrors Predictions compare_models",
         "quality.perplexity": "perplexity",
-        "quality.predictions": "LogitErrors Predictions",
         "quality.range": "LARGEST OVERFLOWS float16_fit",
         "quality.record": "Baseline BaselineRow BesideBaselines Unbounded",
         "quality.sensitivity": "sensitivity",
         "recipe": "LearnRecipe LearnSettings",
         "solvers.solve": "round_without_inputs",
         "stream.moments": "second_moment",
-        "task": "Task",
+        "task": "Task by_ratio",
         "text.calibrate": "TokenPool calibration_windows first_windows token_pool",
         "text.selftext": "write_text",
         "text.source": "SourceKind open_text",

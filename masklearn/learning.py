@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.asked_budget import by_ratio, is_decided
 from masklearn.base.errors import MaskLearnError, UsageError
 from masklearn.base.progress import OnStep, silent, unsaid
 from masklearn.base.threads import settle_threads, threads_of_torch
@@ -31,7 +30,7 @@ from masklearn.model.store import WeightStore
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import FLOAT16, WeightType
 from masklearn.recipe import LearnRecipe
-from masklearn.task import Task
+from masklearn.task import Task, by_ratio, is_decided
 from masklearn.traits import lacking
 
 __all__ = [

@@ -18,7 +18,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.base.regular_file import require_file
+from masklearn.base.safe_read import require_file
 
 __all__ = ["ArrayArchive", "PickledError"]
 

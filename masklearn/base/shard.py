@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from masklearn.base.durable import whole_file
 from masklearn.base.errors import MaskLearnError
-from masklearn.base.json_text import parse_json
 from masklearn.base.printable import shown
+from masklearn.base.safe_read import parse_json
 
 __all__ = ["Shard", "TensorEntry", "dtype_code", "numpy_dtype", "restrict", "write_shard"]
 

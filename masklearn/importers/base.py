@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from masklearn.base.errors import MaskLearnError
 from masklearn.base.registry import Registry
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import numpy as np
     from numpy.typing import NDArray
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from masklearn.model.coverage import Coverage
     from masklearn.quant.grid import Grid
 
-__all__ = ["IMPORTERS", "Importer", "Published", "check_known", "first_few"]
+__all__ = ["IMPORTERS", "Importer", "Published", "check_known", "detect_format", "first_few"]
 
 _NAMED = 3  # names that a line for the user lists
 
@@ -104,3 +103,62 @@ def first_few(names: Iterable[str]) -> str:
     listed = list(names)
     more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
     return ", ".join(listed[:_NAMED]) + more
+
+
+def detect_format(source: Path) -> tuple[str, str]:
+    """Returns the name of the format and the evidence for it.
+
+    General formats are considered only if no other format claims the source. Raises MaskLearnError if no format claims
+    it, several do, or the source can't be read.
+    """
+    if not source.exists():
+        raise MaskLearnError(
+            f"No masks at {source}",
+            "There is no such file or folder.",
+            "Give a local mask file, or a pruned Hugging Face directory; nothing is downloaded.",
+        )
+    unreadable: list[MaskLearnError] = []
+    for general in (False, True):
+        claimed = dict(_claims(source, unreadable, general=general))
+        if len(claimed) > 1:
+            raise _ambiguous(source, claimed)
+        if claimed:
+            return next(iter(claimed.items()))
+    raise unreadable[0] if unreadable else _unknown(source)
+
+
+def _claims(source: Path, unreadable: list[MaskLearnError], *, general: bool) -> Iterator[tuple[str, str]]:
+    """Yield formats that claim the source, with their evidence. Errors of reading it are added to `unreadable`."""
+    for name, kind in IMPORTERS.items():
+        if kind.general is not general:
+            continue
+        try:
+            shown = kind().detect(source)
+        except MaskLearnError as error:
+            unreadable.append(error)
+            continue
+        if shown is not None:
+            yield name, shown
+
+
+def _ambiguous(source: Path, claimed: dict[str, str]) -> MaskLearnError:
+    return MaskLearnError(
+        f"{source} may be of several formats",
+        f"It looks like {' and like '.join(f'{name} ({shown})' for name, shown in claimed.items())}.",
+        f"Say which with `format` {next(iter(claimed))}, for example.",
+    )
+
+
+def _unknown(source: Path) -> MaskLearnError:
+    if source.suffix == ".safetensors":
+        return MaskLearnError(
+            f"{source} is a single safetensors file",
+            "Weights are imported with the directory they lie in; a MaskSet needs no import.",
+            "Give the Hugging Face directory, or use a MaskSet as it is: build --mask FILE.",
+        )
+    known = "; ".join(f"{name}, {kind.summary}" for name, kind in IMPORTERS.items())
+    return MaskLearnError(
+        f"{source} is no mask file that can be imported",
+        f"It is none of these: {known}. Pickled files are not read.",
+        "Give mask.npz or mask_compressed.npz, or convert the pruned model with save_pretrained.",
+    )

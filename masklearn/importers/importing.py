@@ -9,12 +9,18 @@ from numpy.typing import NDArray
 
 from masklearn.base.errors import MaskLearnError
 from masklearn.base.progress import OnStep, silent, unsaid
-from masklearn.importers.base import IMPORTERS, Importer, Published, first_few
-from masklearn.importers.detect import detect_format
-from masklearn.importers.kind_search import KindSearch
-from masklearn.importers.mosaic import Mosaic, mosaic_of, zeros_per_group
-from masklearn.importers.nonzero import nonzero
-from masklearn.importers.tile_size import DEFAULT_TILE, TileSearch, TileSize, tile_of
+from masklearn.importers.base import IMPORTERS, Importer, Published, detect_format, first_few
+from masklearn.importers.inference import (
+    DEFAULT_TILE,
+    KindSearch,
+    Mosaic,
+    TileSearch,
+    TileSize,
+    mosaic_of,
+    nonzero,
+    tile_of,
+    zeros_per_group,
+)
 from masklearn.masks.kinds.allowed import allowed_kinds, left_out_of_auto, only_two_four
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import TWO_FOUR

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.base.errors import MaskLearnError
-from masklearn.base.json_text import parse_json
+from masklearn.base.safe_read import parse_json
 from masklearn.base.shard import Shard, write_shard
 from masklearn.masks.kinds.base import BYTES_DENSE, TileKind
 from masklearn.masks.kinds.table import BY_CODE

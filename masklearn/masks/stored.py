@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from masklearn.base.errors import MaskLearnError
-from masklearn.base.json_text import parse_json
+from masklearn.base.safe_read import parse_json
 from masklearn.base.shard import Shard
 from masklearn.masks.kinds.table import DENSE, FAMILIES, TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask, check_kinds, kinds_of_tiles

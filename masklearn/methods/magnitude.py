@@ -24,7 +24,7 @@ class Magnitude(Method):
 
     def candidates(self, feed: Feed) -> Iterator[tuple[str, Candidates]]:
         """Yield candidates per linear, with w² as the importance."""
-        from masklearn.methods.scores.importance import candidates_from_importance
+        from masklearn.methods.scores import candidates_from_importance
 
         for name, weight in feed.weights():
             yield name, candidates_from_importance(weight.square(), feed.recipe.tile, feed.kinds[name])

@@ -35,7 +35,7 @@ class SparseGpt(Method):
 
     def candidates(self, feed: Feed) -> Iterator[tuple[str, Candidates]]:
         """Yield candidates per linear, ranked by the recipe's criterion or the method's own."""
-        from masklearn.methods.scores.output_error import candidates_by_error
+        from masklearn.methods.scores import candidates_by_error
 
         criterion = self.criterion(feed.recipe, feed.why_not)
         assert criterion is not None

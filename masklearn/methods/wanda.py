@@ -30,7 +30,7 @@ class Wanda(Method):
 
     def candidates(self, feed: Feed) -> Iterator[tuple[str, Candidates]]:
         """Yield candidates per linear, with (|w|·‖x‖)² as the importance."""
-        from masklearn.methods.scores.importance import candidates_from_importance
+        from masklearn.methods.scores import candidates_from_importance
 
         for name, weight, norms in feed.norms():
             yield (

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.base.errors import MaskLearnError
-from masklearn.base.folder_links import check_links
+from masklearn.base.safe_read import check_links
 from masklearn.base.shard import Shard, TensorEntry, numpy_dtype
 from masklearn.model.folder import CONFIG, INDEX, read_config, read_index, single_file
 from masklearn.model.known_architectures import ARCHITECTURES

@@ -16,9 +16,7 @@ from typing import Any
 import yaml
 
 from masklearn.base.errors import MaskLearnError
-from masklearn.base.folder_links import check_link
-from masklearn.base.json_text import json_type, read_json
-from masklearn.base.regular_file import require_file
+from masklearn.base.safe_read import check_link, json_type, read_json, require_file
 from masklearn.base.shard import restrict
 from masklearn.model.pretrained import TOKENIZER_FILES
 

@@ -10,8 +10,8 @@ import json
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from masklearn.base.json_text import parse_json
 from masklearn.base.progress import without_bars
+from masklearn.base.safe_read import parse_json
 from masklearn.model.config_bounds import MOST_LAYERS
 from masklearn.model.known_architectures import Architecture, NotCoveredError
 from masklearn.model.pretrained import build_model

@@ -10,7 +10,7 @@ from torch import Tensor
 from masklearn.model.architectures import architecture_of
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.stream.blocks import stream_blocks
-from masklearn.stream.hooks import watch_calls
+from masklearn.stream.logits import watch_calls
 
 __all__ = ["LARGEST", "OVERFLOWS", "Float16Fit", "float16_fit"]
 

@@ -14,8 +14,7 @@ import torch
 
 from masklearn.base.threads import in_parallel
 from masklearn.feed import Group
-from masklearn.solvers.factors import cholesky, inverse_of_factor
-from masklearn.solvers.obs import with_damping
+from masklearn.solvers.obs import cholesky, inverse_of_factor, with_damping
 from masklearn.solvers.projection import Codes, Projection
 
 __all__ = ["solve_group", "solve_rows"]

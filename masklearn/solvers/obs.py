@@ -18,22 +18,93 @@ from masklearn.feed import Group
 from masklearn.masks.kinds.table import FAMILIES, TWO_FOUR
 from masklearn.masks.nm_codes import PATTERNS, patterns_from_scores
 from masklearn.masks.tiles import GROUP
-from masklearn.solvers.factors import upper_factor_of_inverse
 from masklearn.solvers.projection import Codes, Projection
 
 __all__ = [
     "Solved",
+    "cholesky",
     "inverse_factor",
+    "inverse_of_factor",
     "solve_each",
     "solve_group",
     "solve_linear",
     "solve_unstructured",
+    "upper_factor_of_inverse",
     "with_damping",
 ]
 
+_BLOCK = 128  # columns of the diagonal blocks, and between two updates of all later columns, the lazy batch of the paper
+_WIDE = 512  # columns that one product updates; a smaller number skips more of the upper triangle
+
+
+def cholesky(matrix: torch.Tensor) -> torch.Tensor | None:
+    """Returns the lower triangular L `[K, K]` with LLᵀ = `matrix`, or None if that is not positive definite.
+
+    matrix: symmetric, fp32 `[K, K]`; its upper triangle is not read.
+    """
+    if matrix.device.type != "cpu":
+        lower, failed = torch.linalg.cholesky_ex(matrix)
+        return None if int(failed) else lower
+    lower, size = matrix.tril(), len(matrix)
+    for start in range(0, size, _BLOCK):
+        end = min(start + _BLOCK, size)
+        with one_thread():
+            corner, failed = torch.linalg.cholesky_ex(lower[start:end, start:end])
+        if int(failed):
+            return None
+        lower[start:end, start:end] = corner
+        if end == size:
+            break
+        below = torch.linalg.solve_triangular(corner.T, lower[end:, start:end], upper=True, left=False)
+        lower[end:, start:end] = below
+        for left in range(end, size, _WIDE):
+            right = min(left + _WIDE, size)
+            lower[left:, left:right].addmm_(below[left - end :], below[left - end : right - end].T, alpha=-1)
+    return lower.tril_()
+
+
+def inverse_of_factor(lower: torch.Tensor) -> torch.Tensor:
+    """Returns (LLᵀ)⁻¹ `[K, K]`. `lower` is overwritten with L⁻¹."""
+    if lower.device.type != "cpu":
+        return torch.cholesky_inverse(lower)
+    inverse = torch.empty_like(lower)
+    _invert(lower)
+    for start in range(0, len(lower), _WIDE):
+        end = min(start + _WIDE, len(lower))
+        inverse[start:end, :end] = lower[start:, start:end].T @ lower[start:, :end]
+        inverse[:start, start:end] = inverse[start:end, :start].T
+    return inverse
+
+
+def upper_factor_of_inverse(matrix: torch.Tensor) -> torch.Tensor | None:
+    """Returns the upper triangular U `[K, K]` with `matrix`⁻¹ = UᵀU, or None if the matrix is not positive definite.
+
+    With rows and columns in reverse order, `matrix` = LLᵀ gives U = L⁻¹ in reverse order. The inverse is therefore neither
+    formed nor factored.
+    """
+    lower = cholesky(matrix.flip(0, 1))
+    if lower is None:
+        return None
+    if lower.device.type == "cpu":
+        _invert(lower)
+    else:
+        lower = torch.linalg.solve_triangular(lower, torch.eye(len(lower), device=lower.device), upper=False)
+    return lower.flip(0, 1) if bool(torch.isfinite(lower).all()) else None
+
+
+def _invert(lower: torch.Tensor) -> None:
+    """Overwrite L with L⁻¹, block row by block row."""
+    for start in range(0, len(lower), _BLOCK):
+        end = min(start + _BLOCK, len(lower))
+        with one_thread():
+            unit = torch.eye(end - start)
+            corner = torch.linalg.solve_triangular(lower[start:end, start:end], unit, upper=False)
+        lower[start:end, :start] = -(corner @ lower[start:end, :start]) @ lower[:start, :start]
+        lower[start:end, start:end] = corner
+
+
 _Found = TypeVar("_Found")
 
-_BLOCK = 128  # columns between two updates of all later columns, the lazy batch of the paper
 _MAX_DAMPING = 1.0
 _SIXTEEN = FAMILIES["n:16"]
 # Rows from which torch divides an operation on the 4 columns of a group among threads: it gives each 32768 elements.

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from masklearn.base.device import usable_device
 from masklearn.model.checkpoint import Checkpoint
-from masklearn.stream.block_parts import BlockModel, Part
-from masklearn.stream.blocks import Block, check_has_loss
+from masklearn.stream.blocks import Block, BlockModel, Part, check_has_loss
 from masklearn.stream.hidden_states import HiddenStates, check_space
 from masklearn.stream.logits import token_losses
 from masklearn.stream.pass_checkpoints import PassCheckpoints

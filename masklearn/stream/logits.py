@@ -1,10 +1,13 @@
-"""Computes logits, losses and divergences of language models, in chunks: the logits of a whole text take too much memory."""
+"""Hooks linears, and computes logits, losses and divergences in chunks: the logits of a whole text take too much memory."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 __all__ = [
     "HEAD_CHUNK",
@@ -13,7 +16,47 @@ __all__ = [
     "token_kl",
     "token_losses",
     "token_nll",
+    "watch_calls",
+    "watch_gradients",
 ]
+
+
+@contextmanager
+def watch_calls(
+    linears: Mapping[str, nn.Linear], see: Callable[[str, Tensor, Tensor], object]
+) -> Iterator[None]:
+    """Call `see(name, x, y)` with the input `[..., K]` and output `[..., N]` of every call of a linear."""
+
+    def seen(name: str, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        see(name, inputs[0], output)
+
+    with _removed(linear.register_forward_hook(partial(seen, name)) for name, linear in linears.items()):
+        yield
+
+
+@contextmanager
+def watch_gradients(linears: Mapping[str, nn.Linear], see: Callable[[str, Tensor], object]) -> Iterator[None]:
+    """Call `see(name, g)` with the gradient `[..., N]` of the output of every call of a linear."""
+
+    def seen(name: str, _: nn.Module, __: Any, gradients: tuple[Tensor, ...]) -> None:
+        see(name, gradients[0])
+
+    with _removed(
+        linear.register_full_backward_hook(partial(seen, name)) for name, linear in linears.items()
+    ):
+        yield
+
+
+@contextmanager
+def _removed(handles: Iterable[Any]) -> Iterator[None]:
+    registered: list[Any] = []
+    try:
+        registered.extend(handles)
+        yield
+    finally:
+        for handle in registered:
+            handle.remove()
+
 
 HEAD_CHUNK = 256  # tokens per chunk: the logits of 256 tokens over a vocabulary of 128k take 134 MB in fp32
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from masklearn.base.threads import total
-from masklearn.stream.hooks import watch_calls
+from masklearn.stream.logits import watch_calls
 
 __all__ = ["add_upper", "input_moments", "mirror", "output_energy", "second_moment", "squared_input_norms"]
 

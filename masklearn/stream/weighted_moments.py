@@ -25,7 +25,7 @@ import torch
 from masklearn.base.threads import total
 from masklearn.stream.blocks import Block
 from masklearn.stream.hidden_states import check_space
-from masklearn.stream.hooks import watch_calls
+from masklearn.stream.logits import watch_calls
 from masklearn.stream.moments import add_upper, mirror
 
 __all__ = ["weighted_moments"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from masklearn.base.errors import MaskLearnError
-from masklearn.base.json_text import json_type, parse_json
+from masklearn.base.safe_read import json_type, parse_json
 from masklearn.text.columns import columns_of_record, columns_of_schema, text_column
 
 __all__ = ["BETWEEN", "PLAIN", "RECORDS", "file_documents", "file_text", "record_texts"]

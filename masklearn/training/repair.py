@@ -2,15 +2,17 @@
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from accelerate import PartialState
+from torch import Tensor, nn
 
 from masklearn.base.device import available_memory, usable_device
 from masklearn.base.processes import process_count
+from masklearn.base.threads import total
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.record import RepairRecord
 from masklearn.masks.weight_types import quantised_types
@@ -21,14 +23,73 @@ from masklearn.model.store import WeightStore
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import INT4
 from masklearn.task import Task
-from masklearn.training.distillation import Distillation
-from masklearn.training.loop import TrainReport, train
-from masklearn.training.memory import MemorySettings, first_that_fits, memory_need
-from masklearn.training.model import training_model
-from masklearn.training.schedule import Schedule
+from masklearn.training.head import Head, Labels, TargetDistribution, Teacher, head_loss
+from masklearn.training.loop import Schedule, TrainReport, train
+from masklearn.training.model import MemorySettings, first_that_fits, last_hidden, memory_need, training_model
 from masklearn.training.student import Student, StudentOnGrids
 
-__all__ = ["default_steps", "repair", "repair_scales", "searched_grids"]
+__all__ = ["Distillation", "default_steps", "repair", "repair_scales", "searched_grids"]
+
+
+class Distillation:
+    """Objective of distillation: KL(teacher ‖ student) + `label_weight` · cross-entropy, means over all tokens.
+
+    The cross-entropy is that of the text's own next tokens. An encoder predicts no tokens: its loss is
+    ‖student − teacher‖² / ‖teacher‖² of the last hidden states.
+
+    trained: parameters of the student that train; teacher_bf16: True if the teacher's linears are in bf16.
+    Raises ValueError for a label weight with an encoder.
+    """
+
+    def __init__(
+        self,
+        teacher: Any,
+        trained: Sequence[nn.Parameter],
+        *,
+        encoder: bool,
+        teacher_bf16: bool,
+        label_weight: float = 0.0,
+    ) -> None:
+        if encoder and label_weight:
+            raise ValueError("an encoder has no labels")
+        self.figure = "error" if encoder else "kl"
+        self._label_weight = label_weight
+        self._teacher, self._trained = teacher, list(trained)
+        self._encoder, self._teacher_bf16 = encoder, teacher_bf16
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Returns one group of all trained parameters."""
+        return [{"params": self._trained}]
+
+    def loss(self, model: nn.Module, ids: Tensor) -> tuple[Tensor, Mapping[str, float]]:
+        """Returns the loss of token ids `[batch, length]`, and the distance from the teacher as a figure."""
+        target = self._target(ids)
+        hidden = last_hidden(model, ids)
+        if self._encoder:
+            error = total((hidden.float() - target).square()) / total(target.square())
+            return error, {self.figure: float(error.detach())}
+        used = ids.shape[1] - bool(self._label_weight)  # the last token of a window has no label
+        teacher = Teacher(target[:, :used].flatten(0, 1), Head.of(self._teacher))
+        targets: list[tuple[float, TargetDistribution]] = [(1.0, teacher)]
+        if self._label_weight:
+            targets.append((self._label_weight, Labels(ids[:, 1:].flatten())))
+        loss, losses = head_loss(hidden[:, :used].flatten(0, 1), Head.of(model), targets)
+        return loss, {self.figure: losses[0]}
+
+    def begin(self, step: int, fraction: float) -> None:
+        """Does nothing: the objective is the same at every step."""
+
+    def end(self, step: int) -> None:
+        """Does nothing: `FixedMask` keeps pruned weights 0."""
+
+    @torch.no_grad()
+    def _target(self, ids: Tensor) -> Tensor:
+        self._teacher.to(ids.device)
+        if not self._teacher_bf16:
+            return last_hidden(self._teacher, ids).float()
+        with torch.autocast(ids.device.type, torch.bfloat16):
+            return last_hidden(self._teacher, ids).float()
+
 
 # Measured on SmolLM2-135M in 80 steps: perplexity ends higher with 0.9e-4 and 6e-4 at ratio .25, and with 1.8e-4 at
 # .35. The divergence ends a little lower with the lower rates.

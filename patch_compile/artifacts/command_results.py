@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 from masklearn import BesideBaselines
 from masklearn.masks.kinds.table import DENSE
 from masklearn.masks.linear_mask import LinearMask
-from masklearn.masks.summary import TileSummary
+from masklearn.masks.record import TileSummary
 from patch_compile.artifacts.manifest import EvalText, ModelOrigin, Ratio
 from patch_compile.artifacts.plan import Lowering, PlanSummary, Skipped, TileCount
 from patch_compile.artifacts.record import Record, VersionedRecord

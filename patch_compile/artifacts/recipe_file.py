@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from masklearn.base.regular_file import require_file
+from masklearn.base.safe_read import require_file
 from patch_compile.artifacts.layout import RECIPE
 from patch_compile.errors import PatchCompileError
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from masklearn.base.json_text import json_type, read_json
+from masklearn.base.safe_read import json_type, read_json
 from patch_compile.artifacts.durable import write_json
 from patch_compile.artifacts.layout import MANIFEST, RECIPE
 from patch_compile.errors import PatchCompileError

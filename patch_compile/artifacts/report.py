@@ -8,8 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field, PlainSerializer, TypeAdapter
 
-from masklearn.masks.record import MaskRecord
-from masklearn.masks.summary import TileSummary
+from masklearn.masks.record import MaskRecord, TileSummary
 from patch_compile.artifacts.engine import BuiltEngine
 from patch_compile.artifacts.layout import REPORT
 from patch_compile.artifacts.manifest import ModelOrigin, Ratio

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator
 
 from masklearn.base.durable import is_temporary
-from masklearn.base.json_text import read_json
+from masklearn.base.safe_read import read_json
 from patch_compile.artifacts.durable import write_json
 from patch_compile.artifacts.layout import CARD, MANIFEST, PAGE, RECIPE, SCRATCH, STATE
 from patch_compile.artifacts.lock import LOCK

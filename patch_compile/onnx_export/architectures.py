@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from masklearn.base.json_text import read_json
+from masklearn.base.safe_read import read_json
 from masklearn.model import pretrained
 from masklearn.model.architectures import (
     ARCHITECTURES,

@@ -13,7 +13,7 @@ import onnx
 import onnx_ir as ir
 from onnx.external_data_helper import uses_external_data
 
-from masklearn.base.folder_links import leads_out
+from masklearn.base.safe_read import leads_out
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.proto import load_proto
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from masklearn.base.regular_file import require_file
+from masklearn.base.safe_read import require_file
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.constant_blowup import check_expansion
 

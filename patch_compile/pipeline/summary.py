@@ -35,7 +35,7 @@ def pruned_model(job: Job, masks: MaskSet, linears: Iterable[LinearRow]) -> Prun
 
 def masked_model(job: Job, masks: MaskSet, linears: Iterable[LinearRow]) -> MaskedModel:
     """Returns `pruned_model` with the places of the pruned tiles and the record of how the masks were learned."""
-    from masklearn.masks.summary import summarise_tiles
+    from masklearn.masks.record import summarise_tiles
 
     where = summarise_tiles({name: codes != DENSE.code for name, codes in masks.kind_maps().items()})
     return MaskedModel(**dict(pruned_model(job, masks, linears)), where_sparse=where, learned=masks.record)

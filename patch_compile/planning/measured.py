@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from masklearn.base.json_text import read_json
+from masklearn.base.safe_read import read_json
 from patch_compile.artifacts.durable import write_json
 from patch_compile.artifacts.plan import Calibration
 from patch_compile.artifacts.workspace import key_of

@@ -11,7 +11,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from masklearn.base.json_text import read_json
+from masklearn.base.safe_read import read_json
 from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.plugin.machines import this_machine
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from masklearn.base.json_text import read_json
+from masklearn.base.safe_read import read_json
 from masklearn.model.config_bounds import check_config
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.runtime.sampling import Sampling

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.masks.record import MaskRecord
-from masklearn.masks.summary import summarise_tiles
+from masklearn.masks.record import MaskRecord, summarise_tiles
 from patch_compile.artifacts.command_results import LearnedAnswer, MaskedLinear
 from patch_compile.artifacts.engine import BuiltEngine, EngineReport
 from patch_compile.artifacts.manifest import EvalText, ModelOrigin, Ratio

@@ -44,7 +44,7 @@ class PrunedCheckpoint(Importer):
 
     def open(self, source: Path, checkpoint: Checkpoint, coverage: Coverage) -> Published:
         """Open the checkpoint. Masks read its weights one at a time."""
-        from masklearn.importers.nonzero import nonzero
+        from masklearn.importers.inference import nonzero
         from masklearn.model.checkpoint import Checkpoint
         from masklearn.model.naming import from_stored
 

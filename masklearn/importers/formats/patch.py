@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from masklearn.base.errors import MaskLearnError
-from masklearn.base.json_text import json_type, parse_json
+from masklearn.base.safe_read import json_type, parse_json
 from masklearn.importers.base import IMPORTERS, Importer, Published, check_known
 
 if TYPE_CHECKING:

@@ -50,7 +50,7 @@ class GradientMethod(Method):
         import numpy as np
 
         from masklearn.masks.kinds.table import TWO_FOUR
-        from masklearn.methods.gradient.contest import solve_best
+        from masklearn.methods.gradient.prior import solve_best
 
         family = TWO_FOUR.name
         tiles = {name: grid == TWO_FOUR.code for name, grid in kinds.items()}

@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from masklearn.base.json_text import read_json
 from masklearn.base.printable import one_line
+from masklearn.base.safe_read import read_json
 from masklearn.model.folder import CONFIG, CardFacts, hub_name, read_card
 from patch_compile.artifacts.layout import (
     COMPRESSED_FOLDER,

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from rich.table import Table
 
 from masklearn.masks.name_globs import kind_of, short_kinds
-from masklearn.masks.summary import TileSummary
+from masklearn.masks.record import TileSummary
 from patch_compile.artifacts.command_results import (
     CompiledAnswer,
     ExportedAnswer,

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from masklearn.base import json_text
-from masklearn.base.json_text import json_type, parse_json, read_json
+from masklearn.base import safe_read
+from masklearn.base.safe_read import json_type, parse_json, read_json
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_configs_may_hold_infinity() -> None:
 
 
 def test_a_huge_file_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(json_text, "_MOST_BYTES", 4 << 20)
+    monkeypatch.setattr(safe_read, "_MOST_BYTES", 4 << 20)
     file = tmp_path / "a.json"
     with file.open("wb") as opened:
         opened.truncate(5 << 20)

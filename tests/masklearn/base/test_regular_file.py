@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from masklearn.base.json_text import read_json
 from masklearn.base.npz import ArrayArchive
+from masklearn.base.safe_read import read_json
 from patch_compile.artifacts.recipe_file import read_recipe
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.proto import load_proto

@@ -9,8 +9,7 @@ import torch
 
 from masklearn.base.errors import MaskLearnError
 from masklearn.importers import formats
-from masklearn.importers.base import IMPORTERS, Importer
-from masklearn.importers.detect import detect_format
+from masklearn.importers.base import IMPORTERS, Importer, detect_format
 from tests.masklearn.importers import sources
 from tests.masklearn.importers.conftest import Model
 

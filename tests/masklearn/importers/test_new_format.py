@@ -10,8 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from masklearn.base.errors import MaskLearnError
-from masklearn.importers.base import IMPORTERS, Importer, Published, check_known
-from masklearn.importers.detect import detect_format
+from masklearn.importers.base import IMPORTERS, Importer, Published, check_known, detect_format
 from masklearn.masks.maskset import MaskSet
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import Coverage

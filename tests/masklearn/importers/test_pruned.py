@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from masklearn.base.errors import MaskLearnError
-from masklearn.importers.nonzero import nonzero
+from masklearn.importers.inference import nonzero
 from masklearn.masks.kinds.table import FAMILIES, PRUNED, TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask, kept_per_group
 from masklearn.masks.maskset import MaskSet

@@ -3,9 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from masklearn.importers.kind_search import KindSearch
-from masklearn.importers.mosaic import mosaic_of
-from masklearn.importers.tile_size import DEFAULT_TILE, TileSearch, tile_of
+from masklearn.importers.inference import DEFAULT_TILE, KindSearch, TileSearch, mosaic_of, tile_of
 from masklearn.masks.kinds.table import PRUNED
 from masklearn.masks.tiles import expand_tiles
 from tests.masklearn.importers import sources

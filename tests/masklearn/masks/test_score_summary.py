@@ -15,7 +15,7 @@ from masklearn.masks.score_summary import summarise_scores
 from masklearn.masks.select import select, tile_savings
 from masklearn.masks.tiles import tile_weights
 from masklearn.methods import method_of
-from masklearn.methods.gradient import contest
+from masklearn.methods.gradient import prior
 from masklearn.recipe import LearnRecipe
 from masklearn.traits import Requires
 from tests.conftest import ModelMaker
@@ -178,7 +178,7 @@ def test_learned_masks_hold_it(
     make_model: ModelMaker, text_file: Path, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A contest that keeps the prior's tiles leaves none, so the learned ones, which come last, are made to win."""
-    monkeypatch.setattr(contest, "divergences", lambda dense, pruned, *_: [-i for i in range(len(pruned))])
+    monkeypatch.setattr(prior, "divergences", lambda dense, pruned, *_: [-i for i in range(len(pruned))])
     recipe = LearnRecipe(
         method=method, ratio=0.3, tile=TILE, calib=str(text_file), windows=4, length=16, repair="none", steps=4,
         device="cpu", prior="wanda", precision="fp32", learning_rate=0.1,

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from masklearn.masks.summary import KindShares, TileShares, summarise_tiles
+from masklearn.masks.record import KindShares, TileShares, summarise_tiles
 
 
 def maps(layers: int, **share_of_kind: float) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from masklearn.solvers.factors import cholesky, inverse_of_factor, upper_factor_of_inverse
+from masklearn.solvers.obs import cholesky, inverse_of_factor, upper_factor_of_inverse
 
 
 def hessian(size: int) -> torch.Tensor:
@@ -43,7 +43,7 @@ _DIGESTS = """
 from masklearn.base.threads import settle_threads, total
 settle_threads()
 import hashlib, torch
-from masklearn.solvers.factors import cholesky, inverse_of_factor, upper_factor_of_inverse
+from masklearn.solvers.obs import cholesky, inverse_of_factor, upper_factor_of_inverse
 x = torch.randn(900, 700, generator=torch.Generator().manual_seed(0))
 matrix = x.T @ x / 900 + 0.1 * torch.eye(700)
 for threads in (1, 2, 3, 4):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from masklearn.stream.hooks import watch_calls, watch_gradients
+from masklearn.stream.logits import watch_calls, watch_gradients
 
 
 def test_calls_are_seen_by_name_and_only_while_it_is_open() -> None:

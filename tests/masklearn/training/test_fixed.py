@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from masklearn.training.fixed import fix_masks
+from masklearn.training.student import fix_masks
 
 
 def masked_linear() -> tuple[nn.Linear, torch.Tensor]:

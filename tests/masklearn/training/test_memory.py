@@ -7,7 +7,7 @@ from torch import nn
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.models import meta_model
-from masklearn.training.memory import MemoryNeed, MemorySettings, first_that_fits, memory_need
+from masklearn.training.model import MemoryNeed, MemorySettings, first_that_fits, memory_need
 from tests.conftest import ModelMaker
 from tests.masklearn.training.masks import magnitude_masks
 

@@ -179,7 +179,7 @@ def test_without_memory_it_is_off_and_says_so(make_model: ModelMaker, text_file:
 
 
 def test_with_little_memory_adam_is_given_up_first(make_model: ModelMaker, text_file: Path) -> None:
-    from masklearn.training.memory import MemorySettings, memory_need
+    from masklearn.training.model import MemorySettings, memory_need
 
     path = make_model()
     need = memory_need(Checkpoint.open(path), magnitude_masks(Checkpoint.open(path)), 2 * 16)

@@ -13,7 +13,7 @@ from masklearn.quant.grid import Grid, spread, storable
 from masklearn.quant.table import INT4, QUANTISED, WeightType
 from masklearn.recipe import LearnRecipe
 from masklearn.training import repair as module
-from masklearn.training.fixed import fix_integers
+from masklearn.training.student import fix_integers
 from tests.conftest import ModelMaker
 
 SIZES = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}

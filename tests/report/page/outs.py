@@ -11,10 +11,9 @@ import yaml
 
 from masklearn.masks.budget import Budget
 from masklearn.masks.name_globs import depth_of
-from masklearn.masks.record import MaskRecord, TextRecord
+from masklearn.masks.record import MaskRecord, TextRecord, summarise_tiles
 from masklearn.masks.score_summary import summarise_scores
 from masklearn.masks.select import select
-from masklearn.masks.summary import summarise_tiles
 from masklearn.masks.tiles import sparse_groups, tile_weights
 from patch_compile.artifacts.bench import BenchReport
 from patch_compile.artifacts.manifest import Manifest, Ratio, Texts

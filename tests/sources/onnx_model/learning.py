@@ -7,13 +7,13 @@ from typing import Any
 
 import onnx_ir as ir
 
-from masklearn.asked_budget import by_ratio
 from masklearn.learning import find_masks
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
 from masklearn.model.store import WeightStore
 from masklearn.quant.grid import Grid
 from masklearn.recipe import LearnRecipe
+from masklearn.task import by_ratio
 from masklearn.traits import Requires
 from patch_compile.onnx_io.feeds import Feeds, input_dtypes, random_feeds
 from patch_compile.onnx_io.graph_inputs import read_inputs

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
-from masklearn.base.json_text import parse_json
+from masklearn.base.safe_read import parse_json
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.pretrained import load_tokenizer
 from patch_compile.inspection.folders import inspect_checkpoint

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from masklearn.base.json_text import parse_json
+from masklearn.base.safe_read import parse_json
 from patch_compile import Sampling
 from samples.serve_http.protocol import ChatRequest, CompletionRequest
 from tests.attacks.fuzz.mutations import change_json

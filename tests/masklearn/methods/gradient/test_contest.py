@@ -8,8 +8,7 @@ import pytest
 from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.record import TrainRecord
 from masklearn.masks.tiles import grid_shape
-from masklearn.methods.gradient.contest import held_out, report_path, solve_best
-from masklearn.methods.gradient.prior import Prior, prior_path, write_prior
+from masklearn.methods.gradient.prior import Prior, held_out, prior_path, report_path, solve_best, write_prior
 from masklearn.methods.patch_joint import PatchJoint
 from masklearn.methods.patch_tile import PatchTile
 from masklearn.model.store import WeightStore

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from masklearn.masks.nm_codes import KEPT_POSITIONS, PATTERNS
 from masklearn.masks.tiles import WHOLE, expand_tiles, grid_shape
-from masklearn.methods.gradient.hybrid import (
+from masklearn.methods.gradient.parametrization import (
     dense_share,
     gumbel,
     spread_tiles,

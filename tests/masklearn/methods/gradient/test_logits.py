@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from masklearn.masks.select import select
 from masklearn.masks.tiles import grid_shape, tile_weights
 from masklearn.methods.base import Candidate
-from masklearn.methods.gradient.logits import (
+from masklearn.methods.gradient.parametrization import (
     PRIOR_LOGIT,
     candidate_from_logits,
     first_pattern_logits,

@@ -10,9 +10,15 @@ from transformers import AutoModelForCausalLM
 from masklearn.masks.select import select
 from masklearn.masks.tiles import tile_weights
 from masklearn.methods.base import Candidate
-from masklearn.methods.gradient.logits import candidate_from_logits, first_pattern_logits, first_tile_logits
-from masklearn.methods.gradient.objective import DensityTarget, MaskObjective, density_excess, norm_kept
-from masklearn.methods.gradient.parametrization import Drawing, HybridMask, Sums
+from masklearn.methods.gradient.learner import DensityTarget, MaskObjective, density_excess, norm_kept
+from masklearn.methods.gradient.parametrization import (
+    Drawing,
+    HybridMask,
+    Sums,
+    candidate_from_logits,
+    first_pattern_logits,
+    first_tile_logits,
+)
 from masklearn.methods.gradient.settings import MaskSettings
 from masklearn.methods.maskllm import MaskLlm
 from masklearn.methods.patch_joint import PatchJoint

@@ -7,8 +7,7 @@ from torch.utils.checkpoint import checkpoint
 
 from masklearn.masks.nm_codes import PATTERNS
 from masklearn.masks.tiles import grid_shape, tile_weights
-from masklearn.methods.gradient.logits import first_pattern_logits
-from masklearn.methods.gradient.parametrization import Drawing, HybridMask
+from masklearn.methods.gradient.parametrization import Drawing, HybridMask, first_pattern_logits
 
 SHAPE, TILE = (6, 20), (4, 8)  # ragged in both directions
 

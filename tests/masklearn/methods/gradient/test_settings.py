@@ -1,6 +1,6 @@
 import pytest
 
-from masklearn.methods.gradient.logits import PRIOR_LOGIT
+from masklearn.methods.gradient.parametrization import PRIOR_LOGIT
 from masklearn.methods.gradient.settings import Span
 from masklearn.methods.maskllm import MaskLlm
 from masklearn.methods.patch_joint import PatchJoint

@@ -1,0 +1,296 @@
+"""Infers tile sizes and kinds of tiles from the weights that a published checkpoint or mask keeps."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.masks.kinds.base import BYTES_DENSE, TileKind
+from masklearn.masks.kinds.table import DENSE, TWO_FOUR, families_of
+from masklearn.masks.linear_mask import LinearMask, kept_per_group
+from masklearn.masks.tiles import GROUP, expand_tiles, tile_sums, tile_weights
+from masklearn.model.checkpoint import Checkpoint
+
+__all__ = [
+    "DEFAULT_TILE",
+    "LEAST",
+    "LOSS",
+    "KindSearch",
+    "Mosaic",
+    "TileSearch",
+    "TileSize",
+    "by_tightness",
+    "cell_sums",
+    "mosaic_of",
+    "nonzero",
+    "tile_of",
+    "tile_sizes",
+    "zeros_per_group",
+]
+
+# For each dtype the unsigned type of its size, and the bits of infinity. The bits of NaN are larger.
+_BITS: dict[str, tuple[type[np.unsignedinteger[Any]], int]] = {
+    "F16": (np.uint16, 0x7C00),
+    "BF16": (np.uint16, 0x7F80),
+    "F32": (np.uint32, 0x7F80_0000),
+    "F64": (np.uint64, 0x7FF0_0000_0000_0000),
+}
+
+
+def nonzero(checkpoint: Checkpoint, name: str) -> NDArray[np.bool_]:
+    """Returns a bool array in the checkpoint's layout, False for 0.0 and -0.0.
+
+    It compares bits without the sign, which needs no fp32 copy. Raises MaskLearnError if a weight is not finite.
+    """
+    word, infinity = _BITS[checkpoint.entry(name).dtype]
+    magnitude = checkpoint.read(name).view(word)
+    magnitude &= np.iinfo(word).max >> 1
+    if int(magnitude.max()) >= infinity:
+        checkpoint.read_finite(name)  # raises the error, with the number of weights that are not finite
+    found: NDArray[np.bool_] = magnitude != 0
+    return found
+
+
+_NEARLY = 0.9  # a dense tile with at least this share of 2:4 groups was probably 2:4 before later training
+_LARGE = 64  # least number of groups of such a tile; in smaller tiles it may be chance
+
+
+@dataclass(frozen=True, eq=False)
+class Mosaic:
+    """Hybrid mask of a published mask.
+
+    mask: the hybrid mask; zeros: number of zeros in the published mask; nearly: number of tiles that are dense because of a
+    few groups only.
+    """
+
+    mask: LinearMask
+    zeros: int
+    nearly: int
+
+    @property
+    def sparse(self) -> NDArray[np.bool_]:
+        """Groups of 4 in pruned tiles, bool `[N, K/4]`."""
+        return expand_tiles(self.mask.kinds != DENSE.code, self.mask.shape, self.mask.tile)
+
+    def dropped(self, kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Returns the zeros of the published mask `kept` that the hybrid mask does not have, bool `[N, K]`.
+
+        They are the zeros in dense tiles, and those of a group in a pruned tile beyond what its kind zeroes.
+        """
+        return self.mask.keep() & ~kept
+
+
+def mosaic_of(
+    kept: NDArray[np.bool_],
+    tile: tuple[int, int],
+    free: NDArray[np.bool_] | None = None,
+    kinds: Sequence[TileKind] = (TWO_FOUR,),
+) -> Mosaic:
+    """Returns the hybrid mask of a published mask `[N, K]`. A tile gets the tightest of the kinds that holds it.
+
+    A kind holds a tile if no group has more than `kind.kept` weights that are not zero: two of each 4 for 2:4. The tightest
+    one takes the fewest bytes, and of equal ones 2:4. A group with more zeros than its kind keeps first the weights that are
+    not zero, then free weights, then the lower position.
+
+    free: bool `[N, K]`, True for weights that are zero in the model, which can be kept without any effect.
+    """
+    preference = kept.view(np.uint8) if free is None else 2 * kept.view(np.uint8) + free.view(np.uint8)
+    shape = (kept.shape[0], kept.shape[1])
+    zeros = zeros_per_group(kept)
+    dense_groups = tile_sums(zeros < 2, tile)
+    chosen = np.full(dense_groups.shape, DENSE.code, np.uint8)
+    for kind in by_tightness(kinds):
+        chosen[_holds(kind, kept, tile)] = kind.code
+    codes = {
+        family.name: family.best(preference, kept_per_group(chosen, shape, tile, family.name))
+        for family in families_of(kinds)
+    }
+    mask = LinearMask.from_codes(shape, tile, chosen, codes)
+    groups = tile_weights(shape, tile) // GROUP
+    nearly = (
+        (chosen == DENSE.code)
+        & (dense_groups > 0)
+        & (dense_groups <= (1 - _NEARLY) * groups)
+        & (groups >= _LARGE)
+    )
+    return Mosaic(mask, int(zeros.sum(dtype=np.int64)), int(nearly.sum()))
+
+
+def by_tightness(kinds: Iterable[TileKind]) -> list[TileKind]:
+    """Returns the kinds from the one that takes most bytes to the tightest; of those that take equal bytes 2:4 is last."""
+    return sorted(kinds, key=lambda one: (-one.bytes_per_weight, -one.code))
+
+
+def _holds(kind: TileKind, kept: NDArray[np.bool_], tile: tuple[int, int]) -> NDArray[np.bool_]:
+    """Returns the tiles whose groups all keep at most what the kind keeps, bool `[grid]`."""
+    if kind is TWO_FOUR:
+        over = zeros_per_group(kept) < TWO_FOUR.group - TWO_FOUR.kept
+        return np.asarray(tile_sums(over, tile) == 0)
+    assert kind.family is not None
+    over = kind.family.groups(kept.view(np.uint8)).sum(-1, dtype=np.uint8) > kind.kept
+    # A tile has as many groups of 16 in a row as one with a quarter of its columns has groups of 4.
+    narrower = tile[0], tile[1] * GROUP // kind.group
+    return np.asarray(tile_sums(over, narrower) == 0)
+
+
+def zeros_per_group(kept: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Returns the number of pruned weights of each 4 consecutive k, uint8 `[N, K/4]`; kept: bool `[N, K]`."""
+    quarters = kept.view(np.uint8).reshape(kept.shape[0], -1, GROUP)
+    # The four columns are added, because a sum over an axis of length 4 is ten times slower.
+    zeros: NDArray[np.uint8] = GROUP - (
+        quarters[..., 0] + quarters[..., 1] + quarters[..., 2] + quarters[..., 3]
+    )
+    return zeros
+
+
+_Number = TypeVar("_Number", np.int64, np.float64)
+
+# (rows, columns); None stands for all rows or columns of a linear.
+TileSize = tuple[int | None, int | None]
+
+DEFAULT_TILE = (128, 128)
+
+_SIDES: tuple[int | None, ...] = (4, 8, 16, 32, 64, 96, 128, 192, 256, None)
+_WHOLE = 2**20  # stands for None where sizes are compared
+LOSS = 1e-3  # share of the evidence that a tile size may lose: zeros from before pruning look like evidence
+LEAST = 1e-2  # least share of all groups that must be evidence; less may be chance
+
+
+class TileSearch:
+    """Takes the masks of linears one by one and rules out tile sizes.
+
+    shapes: (N, K) of all linears to come; smallest: side of the smallest tile. Memory: one number per
+    `smallest` x `smallest` block of one linear.
+    """
+
+    def __init__(self, shapes: Iterable[tuple[int, int]], smallest: int) -> None:
+        self.smallest = smallest
+        self.groups = sum(rows * columns for rows, columns in shapes) // GROUP
+        self.evidence = 0
+        self.lost: dict[TileSize, int] = dict.fromkeys(tile_sizes(smallest), 0)
+
+    def add(self, kept: NDArray[np.bool_]) -> None:
+        """Count the evidence in a mask, bool `[N, K]`, True = kept, and how much of it each size would lose."""
+        zeros = zeros_per_group(kept)
+        cell = (self.smallest, self.smallest)
+        dense = tile_sums(zeros < 2, cell).astype(np.int64)
+        evidence = tile_sums((zeros >= 2) & (zeros < GROUP), cell).astype(np.int64) * (dense == 0)
+        total = int(evidence.sum())
+        self.evidence += total
+        if total == 0 or not dense.any():  # a fully dense or fully sparse linear fits every size
+            return
+        for size in list(self.lost):
+            self.lost[size] += total - self._explained(size, dense, evidence)
+            if self.lost[size] > LOSS * self.groups:
+                del self.lost[size]
+
+    def result(self) -> tuple[int | None, int | None] | None:
+        """Returns the tile size, 128x128 if every size fits, or None if there is too little evidence of 2:4 tiles."""
+        if self.evidence < LEAST * self.groups:
+            return None
+        fit = [size for size, lost in self.lost.items() if lost <= LOSS * self.evidence]
+        return DEFAULT_TILE if fit[0] == (None, None) else fit[0]
+
+    def _explained(self, size: TileSize, dense: NDArray[np.int64], evidence: NDArray[np.int64]) -> int:
+        rows, columns = (
+            length if side is None else side // self.smallest
+            for side, length in zip(size, dense.shape, strict=True)
+        )
+        return int(cell_sums(evidence, rows, columns)[cell_sums(dense, rows, columns) == 0].sum())
+
+
+def tile_of(size: TileSize, shape: tuple[int, int]) -> tuple[int, int]:
+    """Returns (rows, columns) of the tiles of a linear of shape (N, K)."""
+    return size[0] or shape[0], size[1] or shape[1]
+
+
+def tile_sizes(smallest: int) -> list[TileSize]:
+    """Returns all tile sizes by falling area, and of equal areas the one nearest to a square first."""
+
+    def order(size: TileSize) -> tuple[int, int]:
+        rows, columns = (side or _WHOLE for side in size)
+        return -rows * columns, abs(rows - columns)
+
+    sides = [side for side in _SIDES if side is None or side >= smallest]
+    return sorted(product(sides, sides), key=order)
+
+
+def cell_sums(cells: NDArray[_Number], rows: int, columns: int) -> NDArray[_Number]:
+    """Sum blocks of rows x columns cells; the last ones may be smaller."""
+    down = np.add.reduceat(cells, np.arange(0, cells.shape[0], rows), axis=0)
+    sums: NDArray[_Number] = np.add.reduceat(down, np.arange(0, cells.shape[1], columns), axis=1)
+    return sums
+
+
+class KindSearch:
+    """Takes the masks of linears one by one, and counts the bytes that their tiles save at each tile size.
+
+    kinds: kinds that the tiles of each linear may have; smallest: side of the smallest tile. Memory: one number per
+    `smallest` x `smallest` block of one linear.
+    """
+
+    def __init__(self, kinds: Mapping[str, Sequence[TileKind]], smallest: int) -> None:
+        self.kinds = kinds
+        self.smallest = smallest
+        self.weights = 0
+        self.saved: dict[TileSize, float] = dict.fromkeys(tile_sizes(smallest), 0.0)
+
+    def add(self, name: str, kept: NDArray[np.bool_]) -> None:
+        """Count the bytes that a linear's tiles save. kept: bool `[N, K]`, True = kept.
+
+        Groups of 4 without any weight count as nothing, because a dense tile may have dead rows.
+        """
+        cell = self.smallest, self.smallest
+        zeros = zeros_per_group(kept)
+        alive = tile_sums(zeros < GROUP, cell).astype(np.float64) * GROUP
+        most = {
+            kind.family.name: _most_kept(kind, kept, zeros, self.smallest)
+            for kind in self.kinds[name]
+            if kind.family
+        }
+        self.weights += kept.size
+        for size in self.saved:
+            rows, columns = (
+                length if side is None else side // self.smallest
+                for side, length in zip(size, alive.shape, strict=True)
+            )
+            held = np.zeros(cell_sums(alive, rows, columns).shape)
+            for kind in by_tightness(self.kinds[name]):
+                if size[1] is not None and not kind.fits(size[1]):
+                    continue
+                assert kind.family is not None
+                wider = columns * self.smallest // max(self.smallest, kind.span)
+                held[_maxima(most[kind.family.name], rows, max(wider, 1)) <= kind.kept] = (
+                    BYTES_DENSE - kind.bytes_per_weight
+                )
+            self.saved[size] += float((held * cell_sums(alive, rows, columns)).sum())
+
+    def result(self) -> TileSize | None:
+        """Returns the tile size, 128x128 if every size fits, or None if hardly any tile is pruned."""
+        most = max(self.saved.values())
+        if most < LEAST * self.weights:
+            return None
+        fit = [size for size, saved in self.saved.items() if saved >= most * (1 - LOSS)]
+        return DEFAULT_TILE if fit[0] == (None, None) else fit[0]
+
+
+def _most_kept(
+    kind: TileKind, kept: NDArray[np.bool_], zeros: NDArray[np.uint8], smallest: int
+) -> NDArray[np.uint8]:
+    """Returns the most weights that a group keeps, in each block of `smallest` rows and of as many columns or one span."""
+    if kind is TWO_FOUR:
+        groups, across = np.uint8(GROUP) - zeros, smallest // GROUP
+    else:
+        assert kind.family is not None
+        groups = kind.family.groups(kept.view(np.uint8)).sum(-1, dtype=np.uint8)
+        across = max(smallest, kind.span) // kind.group
+    return _maxima(groups, smallest, across)
+
+
+def _maxima(cells: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.uint8]:
+    down = np.maximum.reduceat(cells, np.arange(0, cells.shape[0], rows), axis=0)
+    most: NDArray[np.uint8] = np.maximum.reduceat(down, np.arange(0, cells.shape[1], columns), axis=1)
+    return most
