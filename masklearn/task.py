@@ -21,8 +21,7 @@ from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import Coverage
 from masklearn.quant.table import FLOAT16, WeightType
 from masklearn.recipe import LearnRecipe
-from masklearn.text.calibrate import TokenPool, token_pool
-from masklearn.text.windows import wanted_windows
+from masklearn.text.calibrate import TokenPool, token_pool, wanted_windows
 
 __all__ = ["Task", "by_ratio", "is_decided"]
 

@@ -19,8 +19,7 @@ from masklearn.base.progress import OnStep
 from masklearn.base.threads import total
 from masklearn.model.precision import computes_in_bf16
 from masklearn.recipe import LearnRecipe
-from masklearn.text.calibrate import TokenPool
-from masklearn.text.windows import too_many_passes
+from masklearn.text.calibrate import TokenPool, too_many_passes
 from masklearn.training.checkpoints import Checkpoints, History
 
 __all__ = ["Objective", "Schedule", "TrainReport", "train"]

@@ -2,7 +2,7 @@ import pyarrow as pa
 import pytest
 
 from masklearn.base.errors import MaskLearnError
-from masklearn.text.columns import Column, columns_of_record, columns_of_schema, text_column
+from masklearn.text.files import Column, columns_of_record, columns_of_schema, text_column
 
 TURNS = [{"role": "user", "content": "hi"}]
 

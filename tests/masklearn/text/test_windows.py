@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from masklearn.recipe import LearnRecipe
-from masklearn.text import windows
-from masklearn.text.windows import too_many_passes, wanted_windows
+from masklearn.text import calibrate
+from masklearn.text.calibrate import too_many_passes, wanted_windows
 
 
 def wanted(weights: int = 10**8, **settings: object) -> int:
@@ -30,7 +30,7 @@ def test_every_process_takes_windows_of_its_own(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_gpu_reaches_more_in_its_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(windows, "usable_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(calibrate, "usable_device", lambda _: torch.device("cuda"))
     assert wanted(repair_minutes=1) * 512 == pytest.approx(11.25e6, abs=512)
     assert wanted(10**9, repair_minutes=10) == wanted(repair_minutes=1)
     assert wanted(10**8, repair_minutes=30) * 512 == 2**26
