@@ -3,7 +3,7 @@
     python -m benchmarks.memory [--shape llama-2-7b] [--blocks 2] [--windows 32] [--length 512] [--limit 8] [--weights int4]
 
 Writes a checkpoint of seeded random weights with these blocks, and scores, chooses and solves it in a process of its
-own, without repair, whose memory `masklearn.training.memory` decides. Then extrapolates to all blocks: seconds grow with
+own, without repair, whose memory `masklearn.training.model` decides. Then extrapolates to all blocks: seconds grow with
 the blocks, and memory by all that is kept of a block until the tiles are chosen. The row is kept beside those of
 `benchmarks.quality.run` (`--state`), whose page shows it. Exit code 1 above `--limit` GiB.
 """

@@ -12,7 +12,6 @@ from masklearn.base.progress import OnStep, silent, unsaid
 from masklearn.importers.base import IMPORTERS, Importer, Published, detect_format, first_few
 from masklearn.importers.inference import (
     DEFAULT_TILE,
-    KindSearch,
     Mosaic,
     TileSearch,
     TileSize,
@@ -130,7 +129,7 @@ class _Import:
             self.note(f"tile: {_words(DEFAULT_TILE)} (every group is 2:4, so any size would do)")
             return DEFAULT_TILE
         plain = only_two_four(self.kinds)
-        size = self._by_two_four(mosaics) if plain else self._by_kinds(mosaics)
+        size = self._searched(mosaics)
         if size is None and plain and not self.published.uniform:
             raise self._no_tile()
         why = "loses no 2:4 area" if plain else "takes no more bytes than smaller ones"
@@ -142,23 +141,13 @@ class _Import:
         self.note(f"tile: {_words(size or DEFAULT_TILE)} ({why})")
         return size or DEFAULT_TILE
 
-    def _by_two_four(self, mosaics: Sequence[str]) -> TileSize | None:
-        search = TileSearch([self.coverage.linears[name] for name in mosaics], self.published.smallest)
-        for _, kept in self._searched(mosaics):
-            search.add(kept)
-        return search.result()
-
-    def _by_kinds(self, mosaics: Sequence[str]) -> TileSize | None:
+    def _searched(self, mosaics: Sequence[str]) -> TileSize | None:
         kinds = allowed_kinds(self.kinds, self.coverage.linears, (WHOLE, WHOLE))
-        search = KindSearch(kinds, self.published.smallest)
-        for name, kept in self._searched(mosaics):
-            search.add(name, kept)
-        return search.result()
-
-    def _searched(self, mosaics: Sequence[str]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+        search = TileSearch(kinds, self.published.smallest)
         for done, name in enumerate(mosaics, start=1):
-            yield name, self.published.read(name)
+            search.add(name, self.published.read(name))
             self.progress("finding the tile size", done, len(mosaics))
+        return search.result()
 
     def masks(self, size: TileSize) -> Iterator[tuple[str, LinearMask]]:
         """Yield the hybrid mask of every covered linear. Linears without a mask in the source are dense."""

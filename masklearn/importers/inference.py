@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,6 @@ __all__ = [
     "DEFAULT_TILE",
     "LEAST",
     "LOSS",
-    "KindSearch",
     "Mosaic",
     "TileSearch",
     "TileSize",
@@ -146,8 +145,6 @@ def zeros_per_group(kept: NDArray[np.bool_]) -> NDArray[np.uint8]:
     return zeros
 
 
-_Number = TypeVar("_Number", np.int64, np.float64)
-
 # (rows, columns); None stands for all rows or columns of a linear.
 TileSize = tuple[int | None, int | None]
 
@@ -155,51 +152,8 @@ DEFAULT_TILE = (128, 128)
 
 _SIDES: tuple[int | None, ...] = (4, 8, 16, 32, 64, 96, 128, 192, 256, None)
 _WHOLE = 2**20  # stands for None where sizes are compared
-LOSS = 1e-3  # share of the evidence that a tile size may lose: zeros from before pruning look like evidence
-LEAST = 1e-2  # least share of all groups that must be evidence; less may be chance
-
-
-class TileSearch:
-    """Takes the masks of linears one by one and rules out tile sizes.
-
-    shapes: (N, K) of all linears to come; smallest: side of the smallest tile. Memory: one number per
-    `smallest` x `smallest` block of one linear.
-    """
-
-    def __init__(self, shapes: Iterable[tuple[int, int]], smallest: int) -> None:
-        self.smallest = smallest
-        self.groups = sum(rows * columns for rows, columns in shapes) // GROUP
-        self.evidence = 0
-        self.lost: dict[TileSize, int] = dict.fromkeys(tile_sizes(smallest), 0)
-
-    def add(self, kept: NDArray[np.bool_]) -> None:
-        """Count the evidence in a mask, bool `[N, K]`, True = kept, and how much of it each size would lose."""
-        zeros = zeros_per_group(kept)
-        cell = (self.smallest, self.smallest)
-        dense = tile_sums(zeros < 2, cell).astype(np.int64)
-        evidence = tile_sums((zeros >= 2) & (zeros < GROUP), cell).astype(np.int64) * (dense == 0)
-        total = int(evidence.sum())
-        self.evidence += total
-        if total == 0 or not dense.any():  # a fully dense or fully sparse linear fits every size
-            return
-        for size in list(self.lost):
-            self.lost[size] += total - self._explained(size, dense, evidence)
-            if self.lost[size] > LOSS * self.groups:
-                del self.lost[size]
-
-    def result(self) -> tuple[int | None, int | None] | None:
-        """Returns the tile size, 128x128 if every size fits, or None if there is too little evidence of 2:4 tiles."""
-        if self.evidence < LEAST * self.groups:
-            return None
-        fit = [size for size, lost in self.lost.items() if lost <= LOSS * self.evidence]
-        return DEFAULT_TILE if fit[0] == (None, None) else fit[0]
-
-    def _explained(self, size: TileSize, dense: NDArray[np.int64], evidence: NDArray[np.int64]) -> int:
-        rows, columns = (
-            length if side is None else side // self.smallest
-            for side, length in zip(size, dense.shape, strict=True)
-        )
-        return int(cell_sums(evidence, rows, columns)[cell_sums(dense, rows, columns) == 0].sum())
+LOSS = 1e-3  # share of the saved bytes that a tile size may lose: zeros from before pruning look like tiles
+LEAST = 1e-2  # least share of the weights that must be pruned, as if 2:4; less may be chance
 
 
 def tile_of(size: TileSize, shape: tuple[int, int]) -> tuple[int, int]:
@@ -218,14 +172,14 @@ def tile_sizes(smallest: int) -> list[TileSize]:
     return sorted(product(sides, sides), key=order)
 
 
-def cell_sums(cells: NDArray[_Number], rows: int, columns: int) -> NDArray[_Number]:
+def cell_sums(cells: NDArray[np.float64], rows: int, columns: int) -> NDArray[np.float64]:
     """Sum blocks of rows x columns cells; the last ones may be smaller."""
     down = np.add.reduceat(cells, np.arange(0, cells.shape[0], rows), axis=0)
-    sums: NDArray[_Number] = np.add.reduceat(down, np.arange(0, cells.shape[1], columns), axis=1)
+    sums: NDArray[np.float64] = np.add.reduceat(down, np.arange(0, cells.shape[1], columns), axis=1)
     return sums
 
 
-class KindSearch:
+class TileSearch:
     """Takes the masks of linears one by one, and counts the bytes that their tiles save at each tile size.
 
     kinds: kinds that the tiles of each linear may have; smallest: side of the smallest tile. Memory: one number per
@@ -271,7 +225,7 @@ class KindSearch:
     def result(self) -> TileSize | None:
         """Returns the tile size, 128x128 if every size fits, or None if hardly any tile is pruned."""
         most = max(self.saved.values())
-        if most < LEAST * self.weights:
+        if most < LEAST * self.weights * (BYTES_DENSE - TWO_FOUR.bytes_per_weight):
             return None
         fit = [size for size, saved in self.saved.items() if saved >= most * (1 - LOSS)]
         return DEFAULT_TILE if fit[0] == (None, None) else fit[0]

@@ -3,17 +3,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from masklearn.importers.inference import DEFAULT_TILE, KindSearch, TileSearch, mosaic_of, tile_of
-from masklearn.masks.kinds.table import PRUNED
+from masklearn.importers.inference import DEFAULT_TILE, TileSearch, mosaic_of, tile_of
+from masklearn.masks.kinds.table import PRUNED, TWO_FOUR
 from masklearn.masks.tiles import expand_tiles
 from tests.masklearn.importers import sources
 from tests.mosaics import mosaic as random_mosaic
 
 
-def search(keeps, smallest: int = 16):
-    found = TileSearch([keep.shape for keep in keeps], smallest)
-    for keep in keeps:
-        found.add(keep)
+def search(keeps, smallest: int = 16, kinds=(TWO_FOUR,)):
+    found = TileSearch({str(i): kinds for i in range(len(keeps))}, smallest)
+    for i, keep in enumerate(keeps):
+        found.add(str(i), keep)
     return found.result()
 
 
@@ -52,15 +52,10 @@ def test_the_size_that_was_pruned_with_is_found(tile, smallest, natural, seed) -
 def test_the_size_of_tiles_of_several_kinds_is_found(tile, smallest, natural, seed) -> None:
     """At the size that is found tiles take as few bytes as at that of the pruning."""
     rng = np.random.default_rng(seed)
-    masks = [
-        random_mosaic(shape, tile, seed + i) for i, shape in enumerate([(256, 320), (192, 256), (576, 192)])
-    ]
+    masks = [random_mosaic(shape, tile, seed + i) for i, shape in enumerate(SHAPES)]
     keeps = [mask.keep() & (rng.random(mask.shape) >= natural) for mask in masks]
     kinds = tuple(PRUNED.values())
-    search = KindSearch({str(i): kinds for i in range(len(masks))}, smallest)
-    for i, keep in enumerate(keeps):
-        search.add(str(i), keep)
-    size = search.result()
+    size = search(keeps, smallest, kinds)
     assert size is not None
     found = [
         mosaic_of(keep, tile_of(size, mask.shape), kinds=kinds).mask
