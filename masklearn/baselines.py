@@ -50,20 +50,6 @@ from masklearn.recipe import LearnRecipe
 from masklearn.task import Task
 from masklearn.traits import Criterion, Repair
 
-__all__ = [
-    "Baseline",
-    "baseline_settings",
-    "beaten_by",
-    "beside_baselines",
-    "compare_with_baselines",
-    "learn_baseline",
-    "measure",
-    "parse_baselines",
-    "run_baselines",
-    "which_apply",
-    "with_types_of",
-]
-
 Windows = NDArray[np.int64]
 Note = Callable[[str], object]
 

@@ -25,8 +25,6 @@ from masklearn.traits import Requires
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Arrays", "CodeArrays", "Feed", "Fisher", "Group", "Replaced"]
-
 Arrays = Mapping[str, NDArray[Any]]
 """Named arrays of numpy: the form in which a feed keeps what a method finds for a linear."""
 CodeArrays = Mapping[str, NDArray[Any]]
@@ -83,7 +81,6 @@ class Feed(ABC):
 
     @property
     def chooses_types(self) -> bool:
-        """True if types of linears are to be chosen by what they lose and save."""
         return any(len(kinds) > 1 for kinds in self.allowed_types.values())
 
     def with_weights(self, weights: str) -> Self:

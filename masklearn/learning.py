@@ -33,16 +33,6 @@ from masklearn.recipe import LearnRecipe
 from masklearn.task import Task, by_ratio, is_decided
 from masklearn.traits import lacking
 
-__all__ = [
-    "FoundMasks",
-    "Learned",
-    "find_masks",
-    "learn",
-    "learn_task",
-    "repair_and_round",
-    "round_given",
-]
-
 Kinds = Mapping[str, NDArray[np.uint8]]
 
 

@@ -31,8 +31,6 @@ from masklearn.stream.moments import squared_input_norms
 from masklearn.stream.pass_checkpoints import checkpoints_of
 from masklearn.task import Task
 
-__all__ = ["Mlp", "Permuted", "mlps_of", "permute", "reordered"]
-
 
 @dataclass(frozen=True)
 class Mlp:
@@ -48,7 +46,6 @@ class Mlp:
 
     @property
     def linears(self) -> tuple[str, ...]:
-        """Checkpoint names of all linears of the part."""
         return (*self.up, self.down)
 
 
@@ -222,7 +219,6 @@ _Call = tuple[torch.Tensor, torch.Tensor]
 
 @torch.no_grad()
 def _calls(block: Block, linears: Mapping[str, torch.nn.Linear], window: torch.Tensor) -> dict[str, _Call]:
-    """Returns inputs and outputs of the linears for one window."""
     calls: dict[str, _Call] = {}
 
     def keep(name: str, x: torch.Tensor, output: torch.Tensor) -> None:

@@ -11,8 +11,6 @@ from masklearn.options import BytesPerWeight, LearnOptions, Ratio
 from masklearn.quant.table import INT4
 from masklearn.traits import METHODS, Criterion, MethodTraits, Repair, Requires
 
-__all__ = ["LearnRecipe", "LearnSettings"]
-
 
 class LearnSettings(Settings, LearnOptions):
     """All settings of learning but the amount of pruning, checked together."""

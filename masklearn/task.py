@@ -23,8 +23,6 @@ from masklearn.quant.table import FLOAT16, WeightType
 from masklearn.recipe import LearnRecipe
 from masklearn.text.calibrate import TokenPool, token_pool, wanted_windows
 
-__all__ = ["Task", "by_ratio", "is_decided"]
-
 
 def by_ratio(
     recipe: LearnRecipe,

@@ -8,18 +8,6 @@ from typing import ClassVar
 
 from masklearn.base.registry import Registry
 
-__all__ = [
-    "IMPORTANCE",
-    "METHODS",
-    "Criterion",
-    "MethodTraits",
-    "Repair",
-    "Requires",
-    "lacking",
-    "method_names",
-]
-
-
 IMPORTANCE = (
     "importance of the pruned weights, in units of the linear's mean per weight"  # unit of a tile's score
 )
@@ -46,14 +34,12 @@ class Criterion(StrEnum):
 
     @property
     def needs(self) -> frozenset[Requires]:
-        """Needs of ranking by this criterion."""
         if self in (Criterion.MAGNITUDE, Criterion.RANDOM):
             return frozenset()
         return frozenset({Requires.INPUTS, Requires.LOSS} if self is Criterion.FISHER else {Requires.INPUTS})
 
     @property
     def unit(self) -> str:
-        """Unit of a tile's score, in words."""
         return _UNITS[self]
 
 

@@ -9,8 +9,6 @@ from masklearn.base.processes import local_process_count
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["available_memory", "usable_device"]
-
 
 def usable_device(name: str | None) -> "torch.device":
     """Returns the device of this name; None stands for CUDA if there is one, else the CPU.

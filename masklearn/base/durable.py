@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["flush_folder", "flush_tree", "is_temporary", "temporary_file", "temporary_name", "whole_file"]
-
 # A few network and FUSE file systems can't flush folders.
 _NOT_FOR_FOLDERS = (errno.EINVAL, errno.EBADF, errno.ENOTSUP)
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.part(\.\w+)?")

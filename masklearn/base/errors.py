@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import TypeVar
 
-__all__ = ["HOW_TO_CORRECT", "MaskLearnError", "UsageError", "member"]
-
 HOW_TO_CORRECT = "Correct it: --help says what each option takes."
 _Name = TypeVar("_Name", bound=StrEnum)
 

@@ -9,8 +9,6 @@ from importlib.util import find_spec
 
 from masklearn.base.errors import MaskLearnError
 
-__all__ = ["EXTRAS", "is_installed", "missing_packages", "require_extra"]
-
 # Import names, by extra: PyTorch and the packages beside it are most of the bytes.
 EXTRAS: Mapping[str, Sequence[str]] = {
     "build": (
@@ -36,7 +34,6 @@ def is_installed(package: str) -> bool:
 
 
 def missing_packages(extra: str) -> list[str]:
-    """Returns the packages of an extra that are not installed."""
     return [package for package in EXTRAS[extra] if not is_installed(package)]
 
 

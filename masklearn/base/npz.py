@@ -20,8 +20,6 @@ from numpy.typing import NDArray
 
 from masklearn.base.safe_read import require_file
 
-__all__ = ["ArrayArchive", "PickledError"]
-
 _SUFFIX = ".npy"
 _NUMPY_FILE = b"\x93NUMPY"
 

@@ -11,8 +11,6 @@ import re
 import reprlib
 from typing import Any
 
-__all__ = ["json_printable", "one_line", "printable", "shown"]
-
 # C0 and C1 but tab and newline, invisible and reordering format characters (not the joiners of scripts and emoji),
 # separators of lines, and half surrogate pairs, which no terminal's encoding has.
 _UNSAFE = re.compile(

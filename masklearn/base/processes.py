@@ -7,8 +7,6 @@ from pathlib import Path
 
 from masklearn.base.errors import UsageError
 
-__all__ = ["is_main_process", "leave", "local_process_count", "made_once", "process_count", "process_rank"]
-
 _POLL = 0.2  # seconds
 # Environment variables of torchrun, which `accelerate launch` uses too, and of the MPI launchers that accelerate supports.
 _COUNTS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
@@ -34,7 +32,6 @@ def process_rank() -> int:
 
 
 def is_main_process() -> bool:
-    """Returns True in a single process, and in the first of several."""
     return process_rank() == 0
 
 

@@ -4,8 +4,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["OnStep", "silent", "unsaid", "without_bars"]
-
 # Called with (name of the work, units done, units in total), from the thread that does the work.
 OnStep = Callable[[str, int, int], object]
 

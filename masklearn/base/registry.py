@@ -7,8 +7,6 @@ import pkgutil
 from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any, ClassVar, Protocol, TypeVar, cast
 
-__all__ = ["Registry"]
-
 
 class _Named(Protocol):
     """Class with a `name`, which users type."""

@@ -17,8 +17,6 @@ from typing import Any, NoReturn
 
 from masklearn.base.errors import MaskLearnError
 
-__all__ = ["check_link", "check_links", "json_type", "leads_out", "parse_json", "read_json", "require_file"]
-
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a FIFO",

@@ -7,8 +7,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from masklearn.base.errors import HOW_TO_CORRECT, UsageError
 from masklearn.base.printable import shown
 
-__all__ = ["Settings"]
-
 
 class Settings(BaseModel):
     """Settings of one command or function, by name."""

@@ -20,8 +20,6 @@ from masklearn.base.errors import MaskLearnError
 from masklearn.base.printable import shown
 from masklearn.base.safe_read import parse_json
 
-__all__ = ["Shard", "TensorEntry", "dtype_code", "numpy_dtype", "restrict", "write_shard"]
-
 _BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16,
     "U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64,
@@ -146,7 +144,6 @@ def _nbytes(code: str, shape: tuple[int, ...]) -> int:
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int]:
-    """Returns the JSON header and the offset of the data."""
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(8)

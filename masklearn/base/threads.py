@@ -21,16 +21,6 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = [
-    "even_parts",
-    "in_parallel",
-    "one_thread",
-    "settle_threads",
-    "threads_of_torch",
-    "total",
-    "usable_cores",
-]
-
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 

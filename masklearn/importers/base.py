@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from masklearn.model.coverage import Coverage
     from masklearn.quant.grid import Grid
 
-__all__ = ["IMPORTERS", "Importer", "Published", "check_known", "detect_format", "first_few"]
-
 _NAMED = 3  # names that a line for the user lists
 
 

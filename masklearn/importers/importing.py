@@ -31,8 +31,6 @@ from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import Coverage
 from masklearn.model.naming import from_stored
 
-__all__ = ["import_masks"]
-
 Note = Callable[[str], object]
 
 
@@ -110,7 +108,6 @@ class _Import:
 
     @property
     def unmasked(self) -> list[str]:
-        """Covered linears without a mask in the source."""
         masked = set(self.published.names)
         return [name for name in self.coverage.linears if name not in masked]
 
@@ -254,7 +251,6 @@ class _Import:
 
 
 def _keeps_more(kinds: Sequence[TileKind]) -> str:
-    """Returns what some group of a tile does that none of the kinds holds, for an error."""
     if list(kinds) == [TWO_FOUR]:
         return "of 4 keeps more than two"
     return f"keeps more than {' and '.join(kind.name for kind in kinds) or 'no kind'} allow"

@@ -14,22 +14,6 @@ from masklearn.masks.linear_mask import LinearMask, kept_per_group
 from masklearn.masks.tiles import GROUP, expand_tiles, tile_sums, tile_weights
 from masklearn.model.checkpoint import Checkpoint
 
-__all__ = [
-    "DEFAULT_TILE",
-    "LEAST",
-    "LOSS",
-    "Mosaic",
-    "TileSearch",
-    "TileSize",
-    "by_tightness",
-    "cell_sums",
-    "mosaic_of",
-    "nonzero",
-    "tile_of",
-    "tile_sizes",
-    "zeros_per_group",
-]
-
 # For each dtype the unsigned type of its size, and the bits of infinity. The bits of NaN are larger.
 _BITS: dict[str, tuple[type[np.unsignedinteger[Any]], int]] = {
     "F16": (np.uint16, 0x7C00),

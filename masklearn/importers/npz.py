@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from masklearn.base.errors import MaskLearnError
 from masklearn.base.npz import ArrayArchive, PickledError
 
-__all__ = ["MaskArchive", "archive_names"]
-
 _WIDEST = 8  # bytes of an element of any type: an array of another type is refused by its name
 
 
@@ -36,7 +34,6 @@ class MaskArchive:
 
     @property
     def names(self) -> list[str]:
-        """Names of the arrays, in the order of the archive."""
         return self._arrays.names
 
     def read(self, name: str, most: int) -> NDArray[Any]:

@@ -17,17 +17,6 @@ from masklearn.masks.kinds.base import BYTES_DENSE, TileKind
 from masklearn.masks.name_globs import decide, kinds_of, parse_pairs
 from masklearn.masks.record import BudgetRecord
 
-__all__ = [
-    "BYTES",
-    "LARGEST_RATIO",
-    "WEIGHTS",
-    "Budget",
-    "Share",
-    "check_reachable",
-    "parse_ratio",
-    "rounded_up",
-]
-
 _ROUNDING = 1e-9
 LARGEST_RATIO = 0.5
 """Half of the weights are zeroed if every tile is 2:4."""
@@ -108,7 +97,6 @@ class Budget:
 
     @property
     def dense(self) -> frozenset[str]:
-        """Linears that stay dense whatever their ratio is."""
         return self.uncounted.union(name for name, _ in self.spared)
 
     def sparing(self, linears: Mapping[str, float]) -> "Budget":
@@ -174,7 +162,6 @@ class Budget:
         )
 
     def record(self) -> BudgetRecord:
-        """Returns the budget as a record for the mask file."""
         if self.amount is not None:
             return BudgetRecord(amount=self.amount, unit=self.unit)
         plain = len(self.ratios) == 1 and not self.ratios[0][0]

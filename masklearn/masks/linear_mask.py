@@ -12,15 +12,6 @@ from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import BY_CODE, DENSE, FAMILIES, PRUNED, TWO_FOUR
 from masklearn.masks.tiles import GROUP, check_tile, expand_tiles, grid_shape, sparse_groups, tile_weights
 
-__all__ = [
-    "LinearMask",
-    "check_kinds",
-    "kept_per_group",
-    "kinds_of_tiles",
-    "weights_by_kind",
-    "zeroed_weights",
-]
-
 _TWO_OF_FOUR, _OF_SIXTEEN = FAMILIES["2:4"], FAMILIES["n:16"]
 _NONE = np.zeros(0, np.uint16)
 _ALL = np.uint16(0xFFFF)  # code of n:16 that keeps all
@@ -132,7 +123,6 @@ class LinearMask:
 
     @property
     def weights(self) -> int:
-        """Number of the linear's weights, N·K."""
         return self.shape[0] * self.shape[1]
 
     @property

@@ -35,8 +35,6 @@ from masklearn.masks.stored import (
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import FLOAT16
 
-__all__ = ["MaskSet", "grids_of"]
-
 
 class MaskSet(Mapping[str, LinearMask]):
     """Hybrid masks by linear (its checkpoint name without `.weight`), with a record of how they were made.

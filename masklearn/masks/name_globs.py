@@ -19,20 +19,6 @@ from typing import TypeVar
 
 from masklearn.base.errors import MaskLearnError, UsageError
 
-__all__ = [
-    "check_patterns",
-    "decide",
-    "depth_of",
-    "entries",
-    "kind_of",
-    "kinds_of",
-    "matches",
-    "parse_pairs",
-    "parse_pattern",
-    "shared_path",
-    "short_kinds",
-]
-
 Value = TypeVar("Value")
 
 _NUMBER = re.compile(r"\.(\d+)(?=\.|$)")
@@ -47,7 +33,6 @@ def kind_of(name: str) -> str:
 
 
 def kinds_of(names: Iterable[str]) -> list[str]:
-    """Returns the kinds of the names in order, without duplicates."""
     return list(dict.fromkeys(map(kind_of, names)))
 
 

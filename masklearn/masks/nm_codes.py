@@ -5,8 +5,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["KEPT_POSITIONS", "PATTERNS", "patterns_from_scores", "removed_scores"]
-
 # In lexicographic order. A code 0..5 in a mask file is an index into this tuple.
 KEPT_POSITIONS: tuple[tuple[int, int], ...] = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
 

@@ -11,25 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from masklearn.masks.name_globs import depth_of, kind_of, short_kinds
 
-__all__ = [
-    "BudgetRecord",
-    "GainRecord",
-    "ImportRecord",
-    "KindShares",
-    "MaskRecord",
-    "PermutedRecord",
-    "RepairRecord",
-    "ScoreCounts",
-    "ScoreRecord",
-    "SpeedRecord",
-    "TextRecord",
-    "TileShares",
-    "TileSummary",
-    "TrainRecord",
-    "ZeroScores",
-    "summarise_tiles",
-]
-
 _BUCKETS = 10  # this many columns fit a terminal of 80 characters
 
 

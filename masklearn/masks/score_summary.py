@@ -13,8 +13,6 @@ from masklearn.masks.kinds.table import BY_CODE, DENSE, TWO_FOUR
 from masklearn.masks.record import ScoreCounts, ScoreRecord, ZeroScores
 from masklearn.masks.select import Scores, points_of, tile_savings
 
-__all__ = ["PER_BYTE", "PER_WEIGHT", "summarise_scores"]
-
 Grids = Mapping[str, NDArray[Any]]
 
 _BINS = 40

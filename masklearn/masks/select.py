@@ -21,23 +21,6 @@ from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from masklearn.quant.table import FLOAT16, WeightType
 
-__all__ = [
-    "NO_LOSSES",
-    "Choose",
-    "Fill",
-    "Grids",
-    "RoundingLoss",
-    "RoundingLosses",
-    "Scores",
-    "Selection",
-    "Steps",
-    "by_budget",
-    "points_of",
-    "select",
-    "steps_of",
-    "tile_savings",
-]
-
 Grids = Mapping[str, NDArray[Any]]
 
 Scores = Mapping[str, Any]

@@ -35,8 +35,6 @@ from masklearn.masks.select import (
 )
 from masklearn.quant.table import WeightType
 
-__all__ = ["NEAR", "Filled", "TypeChoices", "TypeSavings", "TypesForBytes", "least_loss", "rounding_cost"]
-
 OWN_BYTES = "bytes of their own weight types"
 
 Types = Mapping[str, WeightType]
@@ -167,7 +165,6 @@ class TypeChoices:
         return curves[types[names[0]]].at(price)[1]
 
     def _at(self, price: float) -> tuple[dict[str, WeightType], float]:
-        """Returns the best types at a price, and what is saved then."""
         if math.isinf(price):
             types = self.saving_most()
             return types, sum(self._saved(names, curves, types, price) for names, curves in self._groups)
@@ -196,7 +193,6 @@ class TypeChoices:
 
 
 def rounding_cost(types: Types, rounding: RoundingLosses) -> float:
-    """Returns the loss of rounding the linears to these types."""
     return sum(rounding[name].by_type.get(kind, 0.0) for name, kind in types.items() if name in rounding)
 
 
@@ -224,7 +220,6 @@ class TypesForBytes:
     def __call__(
         self, scores: Scores, areas: Grids, rounding: RoundingLosses = NO_LOSSES
     ) -> tuple[Selection, Budget]:
-        """Returns tile maps with types, and the saving of the tiles beside that of the types."""
         weights = {name: float(areas[name].sum()) for name in self._options}
         amount = sum((BYTES_DENSE - self._per_weight) * count for count in weights.values())
         kinds = dict.fromkeys(kind for own in self._options.values() for kind in own)

@@ -30,24 +30,6 @@ from masklearn.masks.tiles import check_tile, grid_shape, sparse_groups, tile_we
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import QUANTISED
 
-__all__ = [
-    "FORMAT",
-    "KINDS_OF_24",
-    "KINDS_OF_ALL",
-    "WITH_SCALES",
-    "Stored",
-    "damaged",
-    "encoded",
-    "encoded_tiles",
-    "finite_ratio",
-    "specs_of",
-    "stored_grid",
-    "stored_mask",
-    "stored_orders",
-    "stored_record",
-    "stored_version",
-]
-
 FORMAT = "patch-compile.masks"
 """Value of `format` in the metadata of a mask file."""
 KINDS_OF_24, KINDS_OF_ALL, WITH_SCALES = "1", "2", "3"

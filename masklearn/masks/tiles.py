@@ -6,22 +6,6 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "GROUP",
-    "WHOLE",
-    "check_tile",
-    "expand_tiles",
-    "grid_shape",
-    "parse_tile",
-    "sparse_groups",
-    "spell_tile",
-    "sum_columns",
-    "sum_rows",
-    "tile_sums",
-    "tile_weights",
-    "weights_of_tiles",
-]
-
 GROUP = 4  # consecutive k that share one 2:4 pattern
 WHOLE = 1 << 20  # more rows and columns than any linear has: one ragged tile covers all of them
 

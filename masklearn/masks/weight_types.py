@@ -21,16 +21,6 @@ from masklearn.masks.kinds.allowed import AUTO
 from masklearn.masks.name_globs import decide, entries, parse_pattern
 from masklearn.quant.table import FLOAT16, QUANTISED, WEIGHT_TYPES, WeightType, weight_type
 
-__all__ = [
-    "allowed_types",
-    "leaves_choice",
-    "named_types",
-    "parse_weights",
-    "quantised_types",
-    "spell_types",
-    "undecided",
-]
-
 _Pairs = list[tuple[str, tuple[str, ...]]]
 Types = tuple[WeightType, ...]
 
@@ -52,7 +42,6 @@ def named_types(text: str | None) -> Types:
 
 
 def leaves_choice(text: str | None) -> bool:
-    """True if the value lets types be chosen in some linears."""
     return text is not None and any(len(kinds) > 1 or AUTO in kinds for _, kinds in _pairs(text))
 
 

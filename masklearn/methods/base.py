@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from masklearn.quant.grid import Grid
     from masklearn.recipe import LearnSettings
 
-__all__ = ["Candidate", "Candidates", "Method", "Settled", "WithRounding", "method_of"]
-
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
@@ -95,7 +93,6 @@ class Method(MethodTraits, ABC):
         return settings.criterion or next(one for one in self.criteria if not one.needs & {*why_not})
 
     def score_unit(self, settings: LearnSettings, why_not: Collection[Requires]) -> str:
-        """Returns the unit of a tile's score, in words."""
         criterion = self.criterion(settings, why_not)
         return criterion.unit if criterion else self.unit
 

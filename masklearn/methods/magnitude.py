@@ -11,8 +11,6 @@ from masklearn.traits import IMPORTANCE, METHODS
 if TYPE_CHECKING:
     from masklearn.feed import Feed
 
-__all__ = ["Magnitude"]
-
 
 @METHODS.register
 class Magnitude(Method):
@@ -23,7 +21,6 @@ class Magnitude(Method):
     summary = "keeps the largest weights; needs no text"
 
     def candidates(self, feed: Feed) -> Iterator[tuple[str, Candidates]]:
-        """Yield candidates per linear, with w² as the importance."""
         from masklearn.methods.scores import candidates_from_importance
 
         for name, weight in feed.weights():

@@ -10,8 +10,6 @@ from masklearn.traits import METHODS, Criterion, Repair
 if TYPE_CHECKING:
     from masklearn.solvers.solve import Solver
 
-__all__ = ["OneShot"]
-
 
 @METHODS.register
 class OneShot(SparseGpt):
@@ -27,7 +25,6 @@ class OneShot(SparseGpt):
 
     @property
     def solver(self) -> Solver:
-        """ALPS's solver."""
         from masklearn.solvers import alps
 
         return alps.solve_group

@@ -4,8 +4,6 @@ from masklearn.methods.gradient.method import GradientMethod
 from masklearn.methods.gradient.settings import MaskSettings, Span
 from masklearn.traits import METHODS
 
-__all__ = ["PatchJoint"]
-
 
 @METHODS.register
 class PatchJoint(GradientMethod):

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from masklearn.model.store import WeightStore
     from masklearn.solvers.solve import Solver
 
-__all__ = ["SparseGpt"]
-
 
 @METHODS.register
 class SparseGpt(Method):
@@ -58,7 +56,6 @@ class SparseGpt(Method):
 
     @property
     def solver(self) -> Solver:
-        """SparseGPT's solver."""
         from masklearn.solvers import obs
 
         return obs.solve_group

@@ -11,8 +11,6 @@ from masklearn.traits import IMPORTANCE, METHODS, Requires
 if TYPE_CHECKING:
     from masklearn.feed import Feed
 
-__all__ = ["Wanda"]
-
 
 @METHODS.register
 class Wanda(Method):

@@ -10,21 +10,13 @@ from masklearn.base.errors import MaskLearnError
 from masklearn.base.extras import require_extra
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.config_bounds import check_config
-from masklearn.model.known_architectures import ARCHITECTURES, Architecture, NotCoveredError
+from masklearn.model.known_architectures import ARCHITECTURES as ARCHITECTURES
+from masklearn.model.known_architectures import Architecture as Architecture
+from masklearn.model.known_architectures import NotCoveredError
 from masklearn.model.pretrained import OWN_CODE, load_config
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
-
-__all__ = [
-    "ARCHITECTURES",
-    "Architecture",
-    "architecture_of",
-    "architecture_of_config",
-    "check_type",
-    "check_window",
-    "longest_window",
-]
 
 
 def architecture_of(checkpoint: Checkpoint) -> Architecture:

@@ -24,8 +24,6 @@ from masklearn.model.store import WeightStore
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Checkpoint", "InputSnapshot", "missing_tensor", "other_shape"]
-
 _State = tuple[int, int, int, int] | None
 
 

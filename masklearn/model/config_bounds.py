@@ -15,8 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from masklearn.base.errors import MaskLearnError
 from masklearn.base.printable import shown
 
-__all__ = ["MOST_LAYERS", "check_config"]
-
 _MOST_EXPERTS = 2**15  # in all layers; Kimi K2 has 23,000
 MOST_LAYERS = 1024  # Llama 3.1 405B has 126
 # Largest value of each setting. DeepSeek V3 has 256 experts a layer.

@@ -18,8 +18,6 @@ from masklearn.model.models import meta_model
 from masklearn.model.naming import linear_name, stored_shape
 from masklearn.model.pretrained import load_config
 
-__all__ = ["ListedLinear", "Sizes", "describe_checkpoint", "listed_linears", "sizes_of"]
-
 
 @dataclass(frozen=True)
 class Sizes:
@@ -35,12 +33,10 @@ class Sizes:
 
     @property
     def q(self) -> int:
-        """Output features of q_proj."""
         return self.heads * self.head_dim
 
     @property
     def kv(self) -> int:
-        """Output features of k_proj and of v_proj."""
         return self.kv_heads * self.head_dim
 
 
@@ -61,7 +57,6 @@ def sizes_of(config: Any) -> Sizes:
 
 
 def _first(config: Any, *names: str) -> int | None:
-    """Returns the first of these settings that the config has."""
     return next((int(value) for name in names if (value := getattr(config, name, None))), None)
 
 

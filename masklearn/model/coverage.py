@@ -15,8 +15,6 @@ from masklearn.model.config_shapes import ListedLinear, listed_linears
 from masklearn.model.models import meta_model
 from masklearn.model.naming import checkpoint_name, linear_name, stored_name, stored_shape, tied_names
 
-__all__ = ["Coverage", "covered_linears", "covered_linears_of"]
-
 _DTYPES = ("F16", "BF16", "F32")
 _ROUTED = re.compile(r"\.experts\.\d+\.")
 _FUSED = "it is a 3-D tensor of all experts, of which no linear can be masked by name"
@@ -84,7 +82,6 @@ def covered_linears_of(
 
 
 def _linears(checkpoint: Checkpoint) -> dict[str, ListedLinear]:
-    """Returns all linears of the model by checkpoint name, in the order of the model."""
     if not is_installed("torch"):
         return listed_linears(checkpoint)
     import torch
@@ -135,7 +132,6 @@ def _reason(
     include: Sequence[str],
     exclude: Sequence[str],
 ) -> str:
-    """Returns the reason why the linear stays dense, or an empty string if it is covered."""
     in_blocks = _within(linear.module, architecture.blocks)
     if linear.tied:
         return "its weight is tied to the embedding"

@@ -20,23 +20,6 @@ from masklearn.base.safe_read import check_link, json_type, read_json, require_f
 from masklearn.base.shard import restrict
 from masklearn.model.pretrained import TOKENIZER_FILES
 
-__all__ = [
-    "CARD",
-    "CONFIG",
-    "INDEX",
-    "CardFacts",
-    "copy_beside",
-    "copy_tokenizer",
-    "files_beside",
-    "hub_name",
-    "read_card",
-    "read_config",
-    "read_index",
-    "single_file",
-    "stated_dtype",
-    "write_index",
-]
-
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
@@ -115,7 +98,6 @@ def write_index(folder: Path, weight_map: Mapping[str, str], size: int) -> None:
 
 
 def _is_file_name(value: object) -> bool:
-    """Returns True for a printable name that, joined to a folder, stays in that folder."""
     if not isinstance(value, str) or value in ("", ".", ".."):
         return False
     return value.isprintable() and not set(value) & set("/\\")  # NUL is not printable

@@ -5,9 +5,6 @@ Other decoders need no row: `structure` finds the same names in the model that t
 
 from dataclasses import dataclass, replace
 
-__all__ = ["ARCHITECTURES", "Architecture", "NotCoveredError"]
-
-
 _LLAMA_ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
 
 

@@ -8,14 +8,6 @@ from masklearn.model.modules import as_linears, expert_weights, is_conv1d, is_ex
 from masklearn.model.naming import from_stored, linear_name, stored_shape, to_stored
 from masklearn.model.store import WeightStore
 
-__all__ = [
-    "linear_modules",
-    "linear_weights",
-    "read_linear",
-    "read_tensor",
-    "write_linear",
-]
-
 
 def linear_weights(model: nn.Module) -> dict[str, Tensor]:
     """Returns the weights [N, K] of all linears of a transformers model, by module name after `as_linears`.

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-__all__ = ["auto_class", "load_model", "meta_model"]
-
 
 def auto_class(architecture: Architecture) -> Any:
     """Returns the transformers class that loads the model: with its language-model head, or no head for an encoder."""

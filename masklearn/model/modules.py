@@ -10,8 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["LogitRule", "as_linears", "expert_weights", "is_conv1d", "is_experts", "routed_sum"]
-
 
 def as_linears(model: nn.Module) -> None:
     """Replace every `Conv1D` and every module of fused experts by `nn.Linear`s of the same weights, in place.

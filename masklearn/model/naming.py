@@ -14,17 +14,6 @@ from masklearn.model.checkpoint import Checkpoint
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = [
-    "checkpoint_name",
-    "from_stored",
-    "linear_name",
-    "stored_name",
-    "stored_shape",
-    "tied_name",
-    "tied_names",
-    "to_stored",
-]
-
 
 def checkpoint_name(checkpoint: Checkpoint, name: str) -> str:
     """Returns the checkpoint's name of a model's tensor: the first known spelling that it has, or `name` if it has none.

@@ -8,8 +8,6 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-__all__ = ["computes_in_bf16", "keep_attention_in_fp32"]
-
 _ATTENTION = "sdpa_fp32_on_cpu"
 
 

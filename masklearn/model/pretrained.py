@@ -17,17 +17,6 @@ from masklearn.base.extras import is_installed
 if TYPE_CHECKING:
     import torch
 
-__all__ = [
-    "OWN_CODE",
-    "TOKENIZER_FILES",
-    "build_model",
-    "cache_argument",
-    "load_config",
-    "load_pretrained",
-    "load_tokenizer",
-    "load_with",
-]
-
 OWN_CODE = (
     "Its own Python code (auto_map) would have to be run, and code that comes with a model is never run."
 )

@@ -30,8 +30,6 @@ from masklearn.model.quantised.formats.compressed_tensors import pack_integers
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import QUANTISED
 
-__all__ = ["masked_weight", "write_compressed", "write_pruned_checkpoint"]
-
 _SPARSITY = "sparsity_config"
 _NO_STRUCTURE = "unstructured"  # compressed-tensors' word for every mixture
 # GPTQ and AWQ write these beside config.json.
@@ -171,7 +169,6 @@ def write_compressed(
 def _parts(
     checkpoint: Checkpoint, grids: Mapping[str, Grid], name: str
 ) -> Iterator[tuple[str, _Spec, Callable[[], NDArray[Any]]]]:
-    """Yield name, type with shape, and reader of the tensors that stand for one tensor."""
     entry, linear = checkpoint.entry(name), name.removesuffix(".weight")
     if linear not in grids or name == linear:
         yield name, (entry.dtype, entry.shape), lambda: checkpoint.read(name)

@@ -15,8 +15,6 @@ from masklearn.base.shard import Shard, TensorEntry, write_shard
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["WeightStore"]
-
 _SUFFIX = ".safetensors"
 _LONGEST = 150  # bytes of a file name without its suffix; file systems take 255, and `whole_file` adds to it while it writes
 _CUT = "%-"  # no quoted name has it
@@ -43,7 +41,6 @@ class WeightStore:
         return self._file(name).is_file()
 
     def names(self) -> list[str]:
-        """Returns the names of all tensors, sorted."""
         own = {_name(file) for file in self.folder.glob(f"*{_SUFFIX}")}
         return sorted(own if self._below is None else own.union(self._below.names()))
 
@@ -84,7 +81,6 @@ class WeightStore:
 
 
 def _name(file: Path) -> str:
-    """Returns the name of the tensor in a file of a store."""
     stem = file.name.removesuffix(_SUFFIX)
     return next(iter(Shard.open(file).tensors)) if _CUT in stem else unquote(stem)
 

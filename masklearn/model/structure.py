@@ -19,8 +19,6 @@ from masklearn.model.pretrained import build_model
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["per_layer", "shortened", "shrunk", "structure_of"]
-
 _VOCABULARY = 64
 _WIDE = 96  # hidden channels of the feed-forward part
 _HEADS = 4
@@ -74,7 +72,6 @@ def per_layer(config: Any) -> dict[str, list[Any]]:
 
 
 def _first_of_each_kind(config: Any) -> int:
-    """Returns the number of first layers that hold every value that the lists of the config have."""
     needed = 1
     for values in per_layer(config).values():
         needed = max(needed, *(values.index(value) + 1 for value in values))

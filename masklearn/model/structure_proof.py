@@ -14,8 +14,6 @@ from masklearn.model.known_architectures import Architecture, NotCoveredError
 from masklearn.model.modules import LogitRule, as_linears, is_conv1d
 from masklearn.model.pretrained import cache_argument
 
-__all__ = ["find_groups", "prove"]
-
 _TOKENS = 12
 _CLOSE = 1e-4  # of the largest value: fp32 results of the same formulas in another order
 
@@ -215,7 +213,6 @@ def _positions(model: Any, row: Architecture) -> int | None:
 
 
 def _linears_of_every(blocks: Any) -> tuple[str, ...]:
-    """Returns the names of the linears of a block, () if blocks differ or have experts."""
     kinds = {
         tuple(name for name, one in block.named_modules() if isinstance(one, nn.Linear)) for block in blocks
     }
@@ -224,7 +221,6 @@ def _linears_of_every(blocks: Any) -> tuple[str, ...]:
 
 
 def _gates(blocks: Any) -> tuple[str, ...]:
-    """Returns the ends of the names of linears beside experts that choose among them or weigh them."""
     ends: dict[str, None] = {}
     for name, one in blocks.named_modules():
         owner, _, end = name.rpartition(".")

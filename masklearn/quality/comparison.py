@@ -27,8 +27,6 @@ from masklearn.stream.logits import (
     watch_calls,
 )
 
-__all__ = ["Comparison", "LogitErrors", "Predictions", "compare_models"]
-
 # Bins of the histogram of |error|, from 1e-12 to 1e6: with 128 per factor of ten the median is exact to 1 %.
 _DECADES, _BINS_A_DECADE = (-12, 6), 128
 _BINS = (_DECADES[1] - _DECADES[0]) * _BINS_A_DECADE
@@ -55,7 +53,6 @@ class Predictions:
 
     @property
     def perplexity(self) -> tuple[float, float]:
-        """Perplexities of the dense and the pruned model."""
         return perplexity_of(self.nll_dense, self.tokens), perplexity_of(self.nll_pruned, self.tokens)
 
 

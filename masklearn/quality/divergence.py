@@ -15,8 +15,6 @@ from masklearn.model.checkpoint import Checkpoint
 from masklearn.stream.blocks import Block, stream_blocks
 from masklearn.stream.logits import HEAD_CHUNK, log_probabilities, token_kl
 
-__all__ = ["divergences"]
-
 
 @torch.no_grad()
 def divergences(

@@ -14,8 +14,6 @@ from masklearn.model.architectures import architecture_of_config, check_window
 from masklearn.model.modules import LogitRule
 from masklearn.stream.logits import perplexity_of, token_losses
 
-__all__ = ["Perplexity", "perplexity", "window_losses"]
-
 
 @dataclass(frozen=True)
 class Perplexity:

@@ -12,8 +12,6 @@ from masklearn.model.checkpoint import Checkpoint
 from masklearn.stream.blocks import stream_blocks
 from masklearn.stream.logits import watch_calls
 
-__all__ = ["LARGEST", "OVERFLOWS", "Float16Fit", "float16_fit"]
-
 LARGEST = 65504  # of float16
 OVERFLOWS = 65520.0  # the smallest number that float16 rounds to infinity
 

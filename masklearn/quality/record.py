@@ -11,8 +11,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 from masklearn.masks.kinds.base import BYTES_DENSE
 from masklearn.masks.kinds.table import TWO_FOUR
 
-__all__ = ["Baseline", "BaselineRow", "BesideBaselines", "Unbounded"]
-
 Unbounded = Annotated[
     float,
     BeforeValidator(lambda value: math.inf if value is None else value),

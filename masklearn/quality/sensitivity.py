@@ -22,8 +22,6 @@ from masklearn.stream.blocks import Block, stream_blocks
 from masklearn.stream.hidden_states import HiddenStates
 from masklearn.stream.logits import token_losses
 
-__all__ = ["sensitivity"]
-
 
 @torch.no_grad()
 def sensitivity(
@@ -72,7 +70,6 @@ def sensitivity(
 
 
 def _branch(block: Block, name: str, other: Checkpoint, store: Path | None) -> HiddenStates:
-    """Returns the block's outputs with one linear of the other model."""
     with _swapped(block, name, other):
         hidden = HiddenStates(block.run(block.hidden[0]), len(block.hidden), store)
         for i in range(1, len(block.hidden)):
@@ -96,7 +93,6 @@ def _swapped(block: Block, name: str, other: Checkpoint) -> Iterator[None]:
 
 
 def _loss(head: Block, hidden: HiddenStates, windows: NDArray[np.int64]) -> float:
-    """Returns the summed loss of all windows in nats."""
     total = 0.0
     for states, window in zip(hidden, windows, strict=True):
         labels = torch.from_numpy(window[1:]).to(states.device)

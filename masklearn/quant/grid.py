@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from masklearn.quant.table import WeightType
 
-__all__ = ["LARGEST_STORABLE", "Grid", "spread", "storable", "stored_scales"]
-
 _SCALE_BITS = 8  # significant bits of a bfloat16
 _LEAST = np.float32(2.0**-24)  # the least number of float16 above 0; all its numbers are multiples of it
 LARGEST_STORABLE = 65280.0  # the largest number of float16 with so few significant bits

@@ -13,8 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-__all__ = ["BFLOAT16", "FLOAT16", "INT4", "INT8", "QUANTISED", "WEIGHT_TYPES", "WeightType", "weight_type"]
-
 
 @dataclass(frozen=True)
 class WeightType:
@@ -31,17 +29,14 @@ class WeightType:
 
     @property
     def quantised(self) -> bool:
-        """True for integers with scales."""
         return self.bits < 16
 
     @property
     def lowest(self) -> int:
-        """The lowest integer."""
         return -(1 << (self.bits - 1))
 
     @property
     def highest(self) -> int:
-        """The highest integer."""
         return (1 << (self.bits - 1)) - 1
 
     @property

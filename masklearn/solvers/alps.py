@@ -17,8 +17,6 @@ from masklearn.feed import Group
 from masklearn.solvers.obs import cholesky, inverse_of_factor, with_damping
 from masklearn.solvers.projection import Codes, Projection
 
-__all__ = ["solve_group", "solve_rows"]
-
 # ρ is in units of H's diagonal, which is scaled to 1. It grows from a value at which patterns change freely to one at
 # which they no longer change. Slower growth (0.1, 1.1 and 64 steps) leaves 2 % less error for many times the work.
 _FIRST_RHO, _RHO_GROWTH, _ADMM_STEPS = 0.15, 1.3, 12

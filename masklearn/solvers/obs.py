@@ -20,19 +20,6 @@ from masklearn.masks.nm_codes import PATTERNS, patterns_from_scores
 from masklearn.masks.tiles import GROUP
 from masklearn.solvers.projection import Codes, Projection
 
-__all__ = [
-    "Solved",
-    "cholesky",
-    "inverse_factor",
-    "inverse_of_factor",
-    "solve_each",
-    "solve_group",
-    "solve_linear",
-    "solve_unstructured",
-    "upper_factor_of_inverse",
-    "with_damping",
-]
-
 _BLOCK = 128  # columns of the diagonal blocks, and between two updates of all later columns, the lazy batch of the paper
 _WIDE = 512  # columns that one product updates; a smaller number skips more of the upper triangle
 

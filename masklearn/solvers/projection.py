@@ -15,8 +15,6 @@ from masklearn.masks.linear_mask import kept_per_group
 from masklearn.masks.nm_codes import PATTERNS, patterns_from_scores
 from masklearn.masks.tiles import GROUP, expand_tiles
 
-__all__ = ["Codes", "Projection"]
-
 _TWO_OF_FOUR, _OF_SIXTEEN = FAMILIES["2:4"], FAMILIES["n:16"]
 _Rows = torch.Tensor | slice
 
@@ -35,7 +33,6 @@ class Codes:
         return Codes(self.pattern[rows], None if self.mask16 is None else self.mask16[rows])
 
     def put(self, rows: _Rows, found: "Codes") -> None:
-        """Replace the codes of some rows."""
         self.pattern[rows] = found.pattern
         if self.mask16 is not None and found.mask16 is not None:
             self.mask16[rows] = found.mask16
@@ -92,7 +89,6 @@ class Projection:
 
     @classmethod
     def together(cls, parts: Sequence["Projection"]) -> "Projection":
-        """Returns the projection of all rows of the parts."""
         sparse = torch.cat([one.sparse for one in parts])
         if all(one.kept16 is None for one in parts):
             return cls(sparse)

@@ -35,8 +35,6 @@ from masklearn.quant.grid import LARGEST_STORABLE, Grid, stored_scales
 from masklearn.quant.table import INT4, WeightType
 from masklearn.solvers import obs
 
-__all__ = ["Rounded", "check_range", "losses_of_rows", "round_group", "round_nearest"]
-
 # Shares of the largest |w| that the highest integer may stand for. At 7/8 the lowest integer of int4 stands for all of it.
 _SHRINK = (1.0, 0.95, 0.9, 0.875, 0.8, 0.75, 0.7, 0.625, 0.55)
 _DAMPING = 0.1  # of the Hessian, at least, as a share of its mean diagonal
@@ -300,7 +298,6 @@ def _integers(values: torch.Tensor, scale: torch.Tensor, kind: WeightType) -> to
 
 
 def _stored(scale: torch.Tensor, kind: WeightType) -> torch.Tensor:
-    """Returns the nearest scales that are stored."""
     return torch.from_numpy(stored_scales(scale.cpu().numpy(), kind)).to(scale.device)
 
 

@@ -18,8 +18,6 @@ from masklearn.solvers import obs
 from masklearn.solvers.projection import Codes, Projection
 from masklearn.solvers.rounding import Rounded, check_range, round_group, round_nearest
 
-__all__ = ["SolvedLinears", "Solver", "round_weights", "round_without_inputs", "solve", "solve_unstructured"]
-
 _SCALES = "scales"
 
 
@@ -57,7 +55,6 @@ class _Asked:
         }
 
     def digest(self) -> str:
-        """Returns a hash of the kinds of tiles and the codes."""
         total = hashlib.sha256()
         for name, grid in sorted(self.kinds.items()):
             total.update(f"{name} {grid.shape}".encode() + grid.tobytes())

@@ -14,8 +14,6 @@ from masklearn.stream.hidden_states import HiddenStates, check_space
 from masklearn.stream.logits import token_losses
 from masklearn.stream.pass_checkpoints import PassCheckpoints
 
-__all__ = ["BackwardBlock", "stream_blocks_back"]
-
 _KEPT_BYTES = 1 << 30  # the inputs of all blocks stay in memory up to this size, and go to files above it
 
 
@@ -199,5 +197,4 @@ class _KeptInputs:
         self._inputs[block] = kept
 
     def take(self, block: int) -> HiddenStates:
-        """Returns the inputs of a block and forgets them."""
         return self._inputs.pop(block)

@@ -27,8 +27,6 @@ from masklearn.model.precision import keep_attention_in_fp32
 from masklearn.stream.hidden_states import HiddenStates
 from masklearn.stream.pass_checkpoints import PassCheckpoints
 
-__all__ = ["Block", "BlockModel", "Part", "check_has_loss", "stream_blocks"]
-
 
 class Part:
     """Modules that run one after the other and whose weights are in memory together. They have no weights until `load`."""
@@ -179,7 +177,6 @@ class BlockModel:
 
 
 def _front(base: nn.Module, row: Architecture) -> dict[str, nn.Module]:
-    """Returns the modules of the base model by name, without the blocks and the modules after them."""
     front: dict[str, nn.Module] = {}
 
     def collect(prefix: str, module: nn.Module) -> None:

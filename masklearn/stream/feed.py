@@ -22,8 +22,6 @@ from masklearn.stream.weighted_moments import weighted_moments
 from masklearn.task import Task
 from masklearn.traits import Requires
 
-__all__ = ["CheckpointFeed", "solving_folder"]
-
 _FISHER = "fisher"
 
 
@@ -96,7 +94,6 @@ class CheckpointFeed(Feed):
         return CheckpointFeed(self.task.with_recipe(recipe))
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Reads one weight at a time."""
         for done, name in enumerate(self.shapes, start=1):
             yield name, read_linear(self.task.checkpoint, name)
             self._scored(done)
@@ -192,7 +189,6 @@ class CheckpointFeed(Feed):
         return checkpoints.results
 
     def put(self, store: WeightStore, name: str, weight: torch.Tensor) -> None:
-        """Store the weight in the checkpoint's layout and type."""
         write_linear(store, self.task.checkpoint, name, weight)
 
     def _replace_block(

@@ -13,8 +13,6 @@ from torch import Tensor
 from masklearn.base.device import available_memory
 from masklearn.base.errors import MaskLearnError
 
-__all__ = ["HiddenStates", "check_space"]
-
 # Largest share of a device's or the host's free memory to take: blocks and Hessians need room too.
 _SHARE = 0.25
 
@@ -45,7 +43,6 @@ class HiddenStates(Sequence[Tensor]):
 
     @property
     def on_disk(self) -> bool:
-        """True if the hidden states are in a file."""
         return self._mapped is not None
 
     def __len__(self) -> int:

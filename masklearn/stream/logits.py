@@ -9,17 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = [
-    "HEAD_CHUNK",
-    "log_probabilities",
-    "perplexity_of",
-    "token_kl",
-    "token_losses",
-    "token_nll",
-    "watch_calls",
-    "watch_gradients",
-]
-
 
 @contextmanager
 def watch_calls(

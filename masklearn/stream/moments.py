@@ -7,8 +7,6 @@ import torch
 from masklearn.base.threads import total
 from masklearn.stream.logits import watch_calls
 
-__all__ = ["add_upper", "input_moments", "mirror", "output_energy", "second_moment", "squared_input_norms"]
-
 # Rows of XᵀX per product: a smaller number skips more of the lower triangle, a larger one multiplies faster.
 _BLOCK = 384
 
@@ -78,7 +76,6 @@ def add_upper(moment: torch.Tensor, rows: torch.Tensor) -> None:
 
 
 def mirror(moment: torch.Tensor) -> None:
-    """Copy the upper triangle to the lower one, block by block."""
     for start in range(0, moment.shape[0], _BLOCK):
         end = min(start + _BLOCK, moment.shape[0])
         moment[end:, start:end] = moment[start:end, end:].t()

@@ -22,8 +22,6 @@ from masklearn.feed import Arrays
 from masklearn.stream.hidden_states import HiddenStates, check_space
 from masklearn.task import Task
 
-__all__ = ["PassCheckpoints", "checkpoints_of"]
-
 _IDENTITY, _LINEARS = "identity", "linears"
 _COMPLETE = "complete"
 _CODES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -85,7 +83,6 @@ class PassCheckpoints:
         return self.done
 
     def add(self, linear: str, arrays: Arrays) -> None:
-        """Add the results of a linear of the current block."""
         self._added[linear] = arrays
 
     def finish(self, state: HiddenStates | None) -> None:
@@ -110,7 +107,6 @@ class PassCheckpoints:
         self._delete_states()
 
     def forget(self) -> None:
-        """Delete everything, so that the pass starts anew."""
         shutil.rmtree(self._folder, ignore_errors=True)
         self.results, self.done, self.complete = {}, 0, False
 
@@ -153,7 +149,6 @@ class PassCheckpoints:
         write_shard(self._results_file(self.done), specs, lambda key: arrays[key], about)
 
     def _write_state(self, block: int, state: HiddenStates) -> None:
-        """Write the state one window at a time, each in its own type."""
         self._folder.mkdir(parents=True, exist_ok=True)
         specs = {str(i): (_CODES[one.dtype], tuple(one.shape)) for i, one in enumerate(state)}
         write_shard(self._state_file(block), specs, lambda key: _bytes(state[int(key)]), {})

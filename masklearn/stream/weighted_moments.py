@@ -28,8 +28,6 @@ from masklearn.stream.hidden_states import check_space
 from masklearn.stream.logits import watch_calls
 from masklearn.stream.moments import add_upper, mirror
 
-__all__ = ["weighted_moments"]
-
 # Share of XᵀX, because sinks are few and leave the other directions to the damping. With a share of 0, 23.84 for down and
 # 23.24 for k.
 _UNWEIGHTED = 0.3
@@ -86,7 +84,6 @@ def _gradients(
 
 
 def _kept(moment: torch.Tensor, store: Path | None) -> Callable[[], torch.Tensor]:
-    """Returns a function that returns the matrix once."""
     if moment.device.type != "cpu" or moment.nbytes < _LARGE:
         return lambda: moment
     shape = moment.shape

@@ -23,16 +23,6 @@ from masklearn.recipe import LearnRecipe
 from masklearn.text import SourceKind, TextSource, open_text
 from masklearn.text.selftext import write_text
 
-__all__ = [
-    "TokenPool",
-    "calibration_windows",
-    "first_windows",
-    "pool_of",
-    "token_pool",
-    "too_many_passes",
-    "wanted_windows",
-]
-
 _LEAST = 4096  # windows: 2M tokens in windows of 512, more than a CPU trains on in five hours
 _MOST = 2**26  # tokens: their ids take half a GB
 # Estimated speed of a GPU (none has been timed), and operations per weight and token: 2 in the teacher, 6 in the student.

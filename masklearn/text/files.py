@@ -15,19 +15,6 @@ from masklearn.base.safe_read import json_type, parse_json
 if TYPE_CHECKING:
     import pyarrow
 
-__all__ = [
-    "BETWEEN",
-    "PLAIN",
-    "RECORDS",
-    "Column",
-    "columns_of_record",
-    "columns_of_schema",
-    "file_documents",
-    "file_text",
-    "record_texts",
-    "text_column",
-]
-
 _TEXT = "text"
 _CHAT_NAMES = ("messages", "conversations", "conversation")
 _SPEAKERS = ("role", "from")  # key of the speaker, in the two formats of chat datasets
@@ -66,12 +53,10 @@ def text_column(columns: Mapping[str, Column], where: str, wanted: str | None = 
 
 
 def columns_of_record(record: Mapping[str, Any]) -> dict[str, Column]:
-    """Returns the kinds of the columns of a record (a JSON object)."""
     return {name: _kind(value) for name, value in record.items()}
 
 
 def columns_of_schema(schema: "pyarrow.Schema") -> dict[str, Column]:
-    """Returns the kinds of the columns of an Arrow table."""
     return {field.name: _arrow_kind(field.type) for field in schema}
 
 
@@ -201,7 +186,6 @@ def _json_lines(path: Path, column: str | None) -> Iterator[str | None]:
 
 
 def _lines(path: Path, file: TextIO) -> Iterator[tuple[int, str]]:
-    """Yield the number of every line that is not blank, and the line."""
     blank = 0
     for number in count(1):
         line = file.readline(_LONGEST_LINE)

@@ -25,8 +25,6 @@ from masklearn.model.pretrained import cache_argument
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["write_text"]
-
 # Many short documents at a time: a step reads all weights and the whole KV cache, so 16 documents of 512 tokens take
 # several times as long as 64 documents of 128 tokens.
 _DOCUMENT = 128

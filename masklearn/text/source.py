@@ -22,8 +22,6 @@ from masklearn.text.files import (
     text_column,
 )
 
-__all__ = ["SPELLING", "SourceKind", "TextSource", "dataset_documents", "open_text", "read_text"]
-
 SPELLING = "NAME[:CONFIG][:SPLIT][:COLUMN], such as Salesforce/wikitext:wikitext-2-raw-v1 or NAME::test"
 _SPLIT = "train"
 
@@ -176,7 +174,6 @@ def read_text(spec: str | Path) -> str:
 
 
 def _existing(text: str) -> tuple[Path | None, str | None]:
-    """Returns the longest beginning of a spec that exists as a path, and the rest after its colon."""
     parts = text.split(":")
     for count in range(len(parts), 0, -1):
         path = Path(":".join(parts[:count]))

@@ -14,8 +14,6 @@ from safetensors import SafetensorError
 from masklearn.base.durable import flush_folder, flush_tree
 from masklearn.base.errors import MaskLearnError
 
-__all__ = ["Checkpoints", "History"]
-
 _FILE = "run.json"
 # Errors of the disk, in the words of torch and of safetensors. Their classes are those of other errors too.
 _OF_THE_DISK = ("inline_container", "PytorchStreamReader", "iostream error", "I/O error", "IoError")
@@ -31,7 +29,6 @@ class History:
 
     @property
     def steps(self) -> int:
-        """Number of steps so far."""
         return len(self.figures)
 
     def add(self, figures: Mapping[str, float], seconds: float) -> None:
@@ -40,7 +37,6 @@ class History:
         self.seconds = seconds
 
     def running(self) -> dict[str, float]:
-        """Returns each figure's mean over the latest steps."""
         return _means(self.figures[-_RUNNING:])
 
     def mean(self, share: float, *, last: bool = False) -> dict[str, float]:

@@ -14,8 +14,6 @@ from torch.autograd.function import once_differentiable
 from masklearn.model.modules import LogitRule
 from masklearn.stream.logits import token_kl, token_nll
 
-__all__ = ["CHUNK", "Head", "Labels", "TargetDistribution", "Teacher", "head_loss"]
-
 # Tokens per chunk. 128 is fastest on 2 cores: 25 MB of fp32 logits over a vocabulary of 49k stay in the cache.
 CHUNK = 128
 
@@ -32,7 +30,6 @@ class Head(NamedTuple):
 
     @classmethod
     def of(cls, model: Any) -> "Head":
-        """Returns the head of a transformers language model."""
         linear = model.get_output_embeddings()
         return cls(linear.weight, linear.bias, LogitRule.of(model.config))
 
@@ -74,7 +71,6 @@ class Labels:
         """Does nothing."""
 
     def loss(self, place: slice, log_student: Tensor) -> Tensor:
-        """Returns the summed negative log-likelihood."""
         self._chunk = self._labels[place, None]
         return token_nll(log_student, self._labels[place]).sum(dtype=torch.float64)
 
@@ -94,11 +90,9 @@ class Teacher:
         self._probabilities = hidden
 
     def prepare(self, dtype: torch.dtype) -> None:
-        """Cast the teacher's head to the matmul's type."""
         self._head = self._head.cast(dtype)
 
     def loss(self, place: slice, log_student: Tensor) -> Tensor:
-        """Returns the summed KL divergence."""
         log_teacher = self._head.logits(self._hidden[place]).log_softmax(dim=-1)
         self._probabilities = log_teacher.exp()
         return token_kl(log_teacher, log_student, self._probabilities).sum(dtype=torch.float64)
@@ -165,7 +159,6 @@ class _Gradients:
 
     @property
     def wanted(self) -> bool:
-        """True if any gradient is needed."""
         return not (self.hidden is None and self.weight is None and self.bias is None)
 
     def add(self, place: slice, logits: Tensor, hidden: Tensor, head: Head) -> None:

@@ -22,8 +22,6 @@ from masklearn.recipe import LearnRecipe
 from masklearn.text.calibrate import TokenPool, too_many_passes
 from masklearn.training.checkpoints import Checkpoints, History
 
-__all__ = ["Objective", "Schedule", "TrainReport", "train"]
-
 
 @dataclass(frozen=True)
 class Schedule:
@@ -77,7 +75,6 @@ _SMALLEST = 1e-3  # lower bound of a parameter's RMS in Adafactor
 
 
 def _optimizer_of(groups: list[dict[str, Any]], schedule: Schedule) -> torch.optim.Optimizer:
-    """Returns the schedule's optimizer, without weight decay, for an objective's parameter groups."""
     if schedule.optimizer == "adamw":
         # fused: one pass over the tensors of a weight instead of a dozen, which is 5 times faster on a CPU.
         return torch.optim.AdamW(

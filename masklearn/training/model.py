@@ -16,8 +16,6 @@ from masklearn.model.naming import stored_name, tied_names
 from masklearn.model.precision import keep_attention_in_fp32
 from masklearn.training.head import CHUNK
 
-__all__ = ["MemoryNeed", "MemorySettings", "first_that_fits", "last_hidden", "memory_need", "training_model"]
-
 
 def training_model(
     checkpoint: Checkpoint,

@@ -28,8 +28,6 @@ from masklearn.training.loop import Schedule, TrainReport, train
 from masklearn.training.model import MemorySettings, first_that_fits, last_hidden, memory_need, training_model
 from masklearn.training.student import Student, StudentOnGrids
 
-__all__ = ["Distillation", "default_steps", "repair", "repair_scales", "searched_grids"]
-
 
 class Distillation:
     """Objective of distillation: KL(teacher ‖ student) + `label_weight` · cross-entropy, means over all tokens.
@@ -58,7 +56,6 @@ class Distillation:
         self._encoder, self._teacher_bf16 = encoder, teacher_bf16
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Returns one group of all trained parameters."""
         return [{"params": self._trained}]
 
     def loss(self, model: nn.Module, ids: Tensor) -> tuple[Tensor, Mapping[str, float]]:
@@ -252,7 +249,6 @@ def default_steps(weights: int, tokens: int) -> int:
 
 
 def _schedule(task: Task, settings: MemorySettings, share: float, learning_rate: float) -> Schedule:
-    """Returns the schedule of a share of the repair's budget."""
     recipe, steps = task.recipe, task.recipe.repair_steps
     if steps is None and recipe.repair_minutes is None:
         weights = memory_need(task.checkpoint, {}, 0).weights

@@ -20,8 +20,6 @@ from masklearn.model.store import WeightStore
 from masklearn.quant.grid import Grid, stored_scales
 from masklearn.training.model import training_model
 
-__all__ = ["FixedIntegers", "FixedMask", "Student", "StudentOnGrids", "fix_integers", "fix_masks", "vectors"]
-
 
 class FixedIntegers(nn.Module):
     """Parametrization that makes a weight `[N, K]` of factors of its scales, `[N, spans of a row]`, which are 1 at first.
@@ -38,7 +36,6 @@ class FixedIntegers(nn.Module):
         self.register_buffer("scales", scales, persistent=False)
 
     def forward(self, factors: Tensor) -> Tensor:
-        """Returns the weight, in autocast's type if it is on."""
         kind = factors.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else factors.dtype
         weight: Tensor = _Scaled.apply(factors, self.integers, self.scales, dtype)  # type: ignore[no-untyped-call]
@@ -84,7 +81,6 @@ class FixedMask(nn.Module):
         self.register_buffer("keep", keep.to(torch.uint8), persistent=False)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Returns the weight, in autocast's type if it is on."""
         kind = weight.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
         masked: Tensor = _MaskedGradient.apply(weight, self.keep, dtype)  # type: ignore[no-untyped-call]
@@ -179,11 +175,9 @@ class Student:
     def _fixed(
         self, linears: Mapping[str, nn.Linear], masks: Mapping[str, LinearMask]
     ) -> Mapping[str, nn.Linear]:
-        """Parametrize the linears that train, and return them."""
         return fix_masks(linears, {name: torch.from_numpy(mask.keep()) for name, mask in masks.items()})
 
     def parameters(self) -> list[nn.Parameter]:
-        """Returns the parameters that train."""
         return [slot.parameter for slot in (*self._weights.values(), *self._vectors.values())]
 
     def teacher(self, linear_dtype: torch.dtype) -> Any:
@@ -206,7 +200,6 @@ class Student:
         return slot.whole()
 
     def _untrained(self, masked: set[int]) -> dict[str, nn.Parameter]:
-        """Returns the parameters by module name that do not train and have the dense model's values."""
         trained = masked | {id(slot.parameter) for slot in self._vectors.values()}
         new = self._checkpoint.new
         return {

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from masklearn.model.checkpoint import Checkpoint
     from masklearn.model.coverage import Coverage
 
-__all__ = ["PrunedCheckpoint"]
-
 _DTYPES = ("F16", "BF16", "F32", "F64")
 
 

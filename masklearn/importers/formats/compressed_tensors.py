@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from masklearn.model.checkpoint import Checkpoint
     from masklearn.model.coverage import Coverage
 
-__all__ = ["CompressedTensors"]
-
 _BITMASK = ".bitmask"
 _TWO_FOUR, _ANY = "sparse-24-bitmask", "sparse-bitmask"
 

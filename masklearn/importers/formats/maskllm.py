@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from masklearn.model.checkpoint import Checkpoint
     from masklearn.model.coverage import Coverage
 
-__all__ = ["MaskLlmFile"]
-
 
 @IMPORTERS.register
 class MaskLlmFile(Importer):
@@ -32,7 +30,6 @@ class MaskLlmFile(Importer):
     general = True
 
     def detect(self, source: Path) -> str | None:
-        """Claims every archive of arrays."""
         from masklearn.importers.npz import archive_names
 
         return None if archive_names(source) is None else "an archive of bits without shapes"

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from masklearn.model.checkpoint import Checkpoint
     from masklearn.model.coverage import Coverage
 
-__all__ = ["Patch"]
-
 _META, _SHAPE = "__meta__", ".__shape__"
 _UNIFORM = "2:4"  # `pattern` of masks whose tiles are all sparse; that of a mosaic is "Dense/2:4 tiles"
 _MOST_META = 2**20  # bytes

@@ -13,8 +13,6 @@ from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import PRUNED, TWO_FOUR, kind_named
 from masklearn.masks.name_globs import decide, entries, parse_pattern
 
-__all__ = ["AUTO", "AUTO_KINDS", "allowed_kinds", "left_out_of_auto", "only_two_four", "parse_kinds"]
-
 AUTO = "auto"
 
 # By the scores of SmolLM2-135M (64x64 tiles), at the bytes of 2:4 tiles with ratio .50, .45, .35 and .25, all of them

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["BYTES_DENSE", "Family", "TileKind", "is_numpy"]
-
 BYTES_DENSE = FLOAT16.bits / 8  # bytes of a 16-bit weight
 
 
@@ -84,7 +82,6 @@ class TileKind:
 
     @property
     def zeros(self) -> float:
-        """Zeroed weights / weights of a tile, exact in binary."""
         return (self.group - self.kept) / self.group
 
     @property

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["OfSixteen"]
-
 _STEPS, _HALVES, _LANES, _PAIR = 4, 2, 4, 2  # column = 16·step + 8·half + 2·lane + pair
 
 

@@ -14,8 +14,6 @@ from masklearn.masks.kinds.base import Family, TileKind
 from masklearn.masks.kinds.n16 import OfSixteen
 from masklearn.masks.kinds.two_four import TwoOfFour
 
-__all__ = ["BY_CODE", "DENSE", "FAMILIES", "KINDS", "PRUNED", "TWO_FOUR", "families_of", "kind_named"]
-
 _TWO_OF_FOUR, _OF_SIXTEEN = TwoOfFour(), OfSixteen()
 
 DENSE = TileKind("dense", 0, None, 1)
@@ -50,6 +48,5 @@ def kind_named(name: str) -> TileKind:
 
 
 def families_of(kinds: Iterable[TileKind]) -> tuple[Family, ...]:
-    """Returns the families of these kinds, in the table's order."""
     theirs = {kind.family for kind in kinds}
     return tuple(family for family in FAMILIES.values() if family in theirs)

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["TwoOfFour"]
-
 
 class TwoOfFour(Family):
     """A code is an index 0 … 5 into `patterns.PATTERNS`. A packed group holds two positions of 2 bits."""
@@ -39,7 +37,6 @@ class TwoOfFour(Family):
         return table[codes.int()].view(*codes.shape[:-1], codes.shape[-1] * self.group)
 
     def groups(self, values: Any) -> Any:
-        """Neighbouring columns are a group."""
         return values.reshape(*values.shape[:-1], values.shape[-1] // self.group, self.group)
 
     def check(self, codes: NDArray[Any], kept: NDArray[np.uint8]) -> None:  # noqa: ARG002

@@ -38,8 +38,6 @@ from masklearn.training.loop import Schedule, TrainReport, train
 from masklearn.training.model import last_hidden, training_model
 from masklearn.traits import METHODS
 
-__all__ = ["DensityTarget", "MaskObjective", "density_excess", "learn_by_gradient", "norm_kept"]
-
 
 @dataclass(frozen=True)
 class DensityTarget:
@@ -136,7 +134,6 @@ class MaskObjective:
 
     @torch.no_grad()
     def _dense(self, model: nn.Module, ids: Tensor) -> tuple[Tensor, Head | None]:
-        """Returns the dense model's last hidden states and its head."""
         self._drawing.masked = False
         try:
             return last_hidden(model, ids), None if self._encoder else Head.of(model)
@@ -295,7 +292,6 @@ def _whole(logits: Tensor | None) -> Tensor | None:
 
 
 def _norm(weights: list[Tensor]) -> float:
-    """Returns ‖W‖ over all weights together."""
     return math.sqrt(sum(float(weight.detach().square().sum(dtype=torch.float64)) for weight in weights))
 
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from masklearn.recipe import LearnSettings
     from masklearn.task import Task
 
-__all__ = ["GradientMethod"]
-
 
 class GradientMethod(Method):
     """Trains logits of tiles, of patterns or of both by gradient descent, starting from a prior."""

@@ -14,22 +14,6 @@ from masklearn.masks.nm_codes import PATTERNS
 from masklearn.masks.tiles import GROUP, grid_shape, tile_weights
 from masklearn.methods.base import Candidate
 
-__all__ = [
-    "PRIOR_LOGIT",
-    "Drawing",
-    "HybridMask",
-    "Sums",
-    "candidate_from_logits",
-    "dense_share",
-    "first_pattern_logits",
-    "first_tile_logits",
-    "gumbel",
-    "likeliest",
-    "spread_tiles",
-    "weight_of_codes",
-    "weight_of_logits",
-]
-
 # Prior strength 3 times σ 0.014, both from the papers (PATCH and MaskLLM).
 PRIOR_LOGIT = 3 * 0.014
 

@@ -32,8 +32,6 @@ from masklearn.task import Task
 from masklearn.text.calibrate import TokenPool
 from masklearn.traits import METHODS, method_names
 
-__all__ = ["Best", "Masks", "Prior", "held_out", "prior_path", "report_path", "solve_best", "write_prior"]
-
 
 class Prior(Mapping[str, Candidate]):
     """Candidates by linear. Each access reads one from the file."""
@@ -58,7 +56,6 @@ class Prior(Mapping[str, Candidate]):
 
 
 def prior_path(task: Task) -> Path:
-    """Returns the path of the task's prior."""
     return task.scratch / "train" / "prior.safetensors"
 
 
@@ -166,7 +163,6 @@ class Masks:
     patterns: Patterns | None
 
     def same_as(self, other: "Masks") -> bool:
-        """True if solving gives the same weights for both."""
         if (self.patterns is None) != (other.patterns is None):
             return False
         same = all(np.array_equal(grid, other.tiles[name]) for name, grid in self.tiles.items())
@@ -189,7 +185,6 @@ def held_out(pool: TokenPool) -> tuple[TokenPool, NDArray[np.int64]]:
 
 
 def report_path(task: Task) -> Path:
-    """Returns the path of the file with the figures of training."""
     return task.scratch / "train" / "report.json"
 
 

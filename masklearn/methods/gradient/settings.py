@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-__all__ = ["MaskSettings", "Span"]
-
 _HIGH_RATIO = 0.45  # from this ratio on, τ starts at the method's own value
 _TRAVEL = 0.1  # distance that a logit can move with rate 1e-4 in 2000 steps, the least of the papers
 
@@ -41,12 +39,10 @@ class MaskSettings:
 
     @property
     def learns_tiles(self) -> bool:
-        """True if tile logits train."""
         return self.tile_scale is not None
 
     @property
     def learns_patterns(self) -> bool:
-        """True if pattern logits train."""
         return self.pattern_scale is not None
 
     def temperature_for(self, ratio: float) -> Span:

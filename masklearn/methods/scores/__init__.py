@@ -99,7 +99,6 @@ def candidates_by_error(feed: Feed, criterion: Criterion) -> Iterator[tuple[str,
 
 
 def _types_to_score(feed: Feed, name: str) -> list[WeightType]:
-    """Returns the quantised types that a linear may have, if there is a choice."""
     allowed = feed.allowed_types[name]
     return [kind for kind in allowed if kind.quantised] if len(allowed) > 1 else []
 

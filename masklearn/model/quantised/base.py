@@ -18,28 +18,6 @@ from masklearn.model.folder import stated_dtype
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import INT4, INT8, WeightType
 
-__all__ = [
-    "QUANTISATIONS",
-    "SCALES",
-    "FormatSettings",
-    "Grids",
-    "PackedWeight",
-    "Quantisation",
-    "StoredTensors",
-    "check_group_size",
-    "check_groups",
-    "check_in_order",
-    "check_said_groups",
-    "damaged",
-    "dense_config",
-    "dense_dtype",
-    "find_packed",
-    "nibbles",
-    "parse_settings",
-    "refused",
-    "signed",
-]
-
 _FIX = (
     "Use the checkpoint that it was quantised from, and let `weights` int4 or int8 quantise it; or one that is quantised in "
     "a way that docs/howto/learning.md lists."
@@ -82,11 +60,9 @@ class StoredTensors:
         return self._file_of[name]
 
     def entry(self, name: str) -> TensorEntry:
-        """Returns a tensor's entry in the header."""
         return self._shards[self._file_of[name]].tensors[name]
 
     def read(self, name: str) -> NDArray[Any]:
-        """Read a tensor into memory."""
         return self._shards[self._file_of[name]].read(name)
 
     def need(self, name: str, dtypes: tuple[str, ...], shape: tuple[int | None, ...]) -> TensorEntry:

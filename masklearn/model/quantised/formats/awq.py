@@ -30,8 +30,6 @@ from masklearn.model.quantised.base import (
     signed,
 )
 
-__all__ = ["Awq"]
-
 _BITS = 4
 _ZERO = 8
 _IN_WORD = (0, 4, 1, 5, 2, 6, 3, 7)  # nibble of each of eight neighbours

@@ -31,8 +31,6 @@ from masklearn.model.quantised.base import (
     signed,
 )
 
-__all__ = ["CompressedIntegers", "pack_integers"]
-
 _FORMATS = ("pack-quantized", "int-quantized", "naive-quantized")
 _STRATEGIES = ("channel", "group", "tensor")
 _BITS = (4, 8)
@@ -109,7 +107,6 @@ def pack_integers(integers: NDArray[np.int8], bits: int) -> NDArray[np.int32]:
 
 
 def _faults(settings: _Settings) -> Iterator[tuple[str, str]]:
-    """Yield the settings that are not read, and why."""
     for name, group in settings.config_groups.items():
         place, weights = f"config_groups.{name}", group.weights
         for activations in ("input_activations", "output_activations"):
@@ -208,7 +205,6 @@ def _weight(
 
 
 def _layout(scheme: _Weights, shape: tuple[int, int]) -> tuple[int, int]:
-    """Returns rows and columns of a scheme's scales."""
     n, k = shape
     if scheme.strategy == "tensor":
         return 1, 1

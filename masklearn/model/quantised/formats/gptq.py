@@ -32,8 +32,6 @@ from masklearn.model.quantised.base import (
     signed,
 )
 
-__all__ = ["Gptq"]
-
 _BELOW = {"gptq": 1, "gptq_v2": 0}  # how much less than a zero point is stored
 
 
@@ -115,7 +113,6 @@ def _scales(stored: StoredTensors, module: str, bits: int, zero: int, n: int) ->
 
 
 def _fields(words: NDArray[np.int32], bits: int) -> NDArray[np.uint8]:
-    """Returns the fields of each word on a new last axis, the lowest first."""
     if bits == 4:
         return nibbles(words)
     return np.ascontiguousarray(words).view(np.uint8).reshape(*words.shape, 4)
