@@ -1,7 +1,8 @@
 """The two parts of the tests: `quick`, which `make test` runs, and the `rest`, which `make test-full` adds.
 
 A file of tests is quick if it took less than SLOW seconds by durations.txt, or is not there yet. In other files only tests
-with the mark `quick` are quick: one real run of each kind, so that `make test` enters every room.
+with the mark `quick` are quick: one real run of each kind, so that `make test` enters every room. Tests with the mark
+`sweep`, one more architecture each, are never quick.
 """
 
 import re
@@ -33,5 +34,6 @@ def of_part(part: str, items: Iterable[pytest.Item]) -> tuple[list[pytest.Item],
     for item in items:
         file = item.path.relative_to(_HERE.parent).as_posix()
         quick = file not in slow_files() or item.get_closest_marker("quick") is not None
+        quick = quick and item.get_closest_marker("sweep") is None
         own[quick != (part == "quick")].append(item)
     return own

@@ -20,7 +20,7 @@ def test_slow_files_are_known_by_their_seconds() -> None:
 
 def test_a_test_is_in_one_part() -> None:
     new, slow = item("tests/test_new.py"), item("tests/ptx/test_kernels.py")
-    marked = item("tests/ptx/test_kernels.py", "quick")
-    assert of_part("quick", (new, slow, marked)) == ([new, marked], [slow])
-    assert of_part("rest", (new, slow, marked)) == ([slow], [new, marked])
+    marked, swept = item("tests/ptx/test_kernels.py", "quick"), item("tests/test_new.py", "sweep")
+    assert of_part("quick", (new, slow, marked, swept)) == ([new, marked], [slow, swept])
+    assert of_part("rest", (new, slow, marked, swept)) == ([slow, swept], [new, marked])
     assert set(PARTS) == {"quick", "rest"}

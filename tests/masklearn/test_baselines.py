@@ -19,7 +19,7 @@ from masklearn.baselines import (
 )
 from masklearn.learning import learn
 from masklearn.masks.name_globs import matches
-from masklearn.model.architectures import ARCHITECTURES, architecture_of
+from masklearn.model.architectures import architecture_of
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears, covered_linears_of
 from masklearn.model.models import load_model
@@ -30,6 +30,7 @@ from masklearn.recipe import LearnRecipe
 from masklearn.task import Task
 from masklearn.text.calibrate import token_pool
 from tests.conftest import ModelMaker
+from tests.masklearn.architectures import every
 
 WINDOWS = np.random.default_rng(3).integers(0, 22, (3, 20))
 
@@ -136,7 +137,7 @@ def test_ffn_only_prunes_the_feed_forward_part_alone(
     assert notes == []
 
 
-@pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
+@pytest.mark.parametrize("model_type", every())
 def test_every_architecture_knows_its_feed_forward_part(make_model: ModelMaker, model_type: str) -> None:
     """Each block has linears in the feed-forward part and outside it, and attention is never in it."""
     path = make_model(model_type)

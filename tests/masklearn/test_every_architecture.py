@@ -17,6 +17,7 @@ from masklearn.model.models import auto_class
 from masklearn.model.prune import write_pruned_checkpoint
 from masklearn.recipe import LearnRecipe
 from masklearn.stream.weighted_moments import weighted_moments
+from tests.masklearn.architectures import every
 
 
 def learned(path: Path, text_file: Path, tmp_path: Path, **settings: Any) -> Learned:
@@ -27,7 +28,7 @@ def learned(path: Path, text_file: Path, tmp_path: Path, **settings: Any) -> Lea
 
 
 @pytest.mark.parametrize("method", ["magnitude", "wanda"])
-@pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
+@pytest.mark.parametrize("model_type", every())
 def test_masks_meet_the_ratio_and_the_model(make_model, text_file, tmp_path, model_type, method) -> None:
     path = make_model(model_type)
     masks = learned(path, text_file, tmp_path, method=method).masks
@@ -35,7 +36,7 @@ def test_masks_meet_the_ratio_and_the_model(make_model, text_file, tmp_path, mod
     assert abs(masks.ratio - 0.3) * masks.weights < 32 * 32
 
 
-@pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
+@pytest.mark.parametrize("model_type", every())
 def test_a_pruned_checkpoint_has_the_masked_weights(make_model, text_file, tmp_path, model_type: str) -> None:
     path = make_model(model_type, shard="60KB", dtype=torch.float16)
     result = learned(path, text_file, tmp_path, method="magnitude")
@@ -44,7 +45,7 @@ def test_a_pruned_checkpoint_has_the_masked_weights(make_model, text_file, tmp_p
     assert masked_weights(loader, path, tmp_path / "pruned", result) == result.masks.zeroed > 0
 
 
-@pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
+@pytest.mark.parametrize("model_type", every())
 def test_every_block_gives_its_tokens_weights(
     make_model, text_file, tmp_path, model_type, monkeypatch
 ) -> None:

@@ -23,6 +23,7 @@ from masklearn.model.store import WeightStore
 from masklearn.permute import mlps_of, permute, reordered
 from masklearn.recipe import LearnRecipe
 from tests.conftest import ModelMaker
+from tests.masklearn.architectures import every
 from tests.masklearn.tasks import task_of
 
 PARTS = {  # models with other than one part for each of three blocks
@@ -53,7 +54,7 @@ def no_masks() -> MaskSet:
     return MaskSet({}, method="none", seed=0, base_model="", base_sha256="", ratio_asked=0.0)
 
 
-@pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
+@pytest.mark.parametrize("model_type", every())
 def test_the_dense_model_computes_what_it_did(
     make_model: ModelMaker, text_file: Path, tmp_path: Path, model_type: str
 ) -> None:

@@ -13,12 +13,13 @@ from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears
 from masklearn.model.models import auto_class, meta_model
 from tests.conftest import ModelMaker
+from tests.masklearn.architectures import every
 
 FFN = {"gate_proj", "up_proj", "down_proj", "gate_up_proj", "w1", "w2", "w3", "c_fc", "fc1", "fc2", "lin1", "lin2",
        "dense_h_to_4h", "dense_4h_to_h"}  # fmt: skip
 
 
-@pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
+@pytest.mark.parametrize("model_type", every())
 def test_parts_are_those_of_the_model(make_model: ModelMaker, model_type: str) -> None:
     row = ARCHITECTURES[model_type]
     model = meta_model(Checkpoint.open(make_model(model_type)))
@@ -28,7 +29,7 @@ def test_parts_are_those_of_the_model(make_model: ModelMaker, model_type: str) -
     assert all(model.get_submodule(name) is not None for name in row.tail)
 
 
-@pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
+@pytest.mark.parametrize("model_type", every())
 def test_feed_forward_linears(make_model: ModelMaker, model_type: str) -> None:
     """Last names identify them, except in GPT-2 and BERT, whose attention has linears of the same names."""
     for name in covered_linears(make_model(model_type)).linears:

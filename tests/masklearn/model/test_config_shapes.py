@@ -14,13 +14,14 @@ from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.config_shapes import describe_checkpoint
 from masklearn.model.coverage import covered_linears_of
 from tests.conftest import ModelMaker
+from tests.masklearn.architectures import every
 
 
 def weights(checkpoint: Checkpoint) -> int:
     return sum(math.prod(checkpoint.shape(name)) for name in checkpoint.names())
 
 
-@pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
+@pytest.mark.parametrize("model_type", every())
 def test_the_config_tells_every_linear_and_weight(
     make_model: ModelMaker, tmp_path: Path, model_type: str
 ) -> None:
@@ -36,7 +37,7 @@ def test_the_config_tells_every_linear_and_weight(
     }
 
 
-@pytest.mark.parametrize("model_type", sorted(name for name, row in ARCHITECTURES.items() if row.linears))
+@pytest.mark.parametrize("model_type", every(name for name, row in ARCHITECTURES.items() if row.linears))
 def test_the_table_tells_the_same_linears_without_torch(
     make_model: ModelMaker, tmp_path: Path, model_type: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,7 @@ from masklearn.model.linears import (
 from masklearn.model.models import auto_class
 from masklearn.model.store import WeightStore
 from tests.conftest import ModelMaker
+from tests.masklearn.architectures import every
 
 IDS = torch.arange(2, 20)[None]
 
@@ -57,7 +58,7 @@ def test_an_expert_without_tokens_is_called(make_model: ModelMaker) -> None:
     assert sorted(rows) == [0, 0, 1, 1]
 
 
-@pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
+@pytest.mark.parametrize("model_type", every())
 def test_every_view_of_a_model_shows_the_weights_of_the_checkpoint(make_model, model_type: str) -> None:
     path = make_model(model_type)
     checkpoint, row = Checkpoint.open(path), ARCHITECTURES[model_type]

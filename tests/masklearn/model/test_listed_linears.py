@@ -9,6 +9,7 @@ from masklearn.base.errors import MaskLearnError
 from masklearn.model.architectures import ARCHITECTURES
 from masklearn.model.coverage import Coverage, covered_linears
 from tests.conftest import ModelMaker
+from tests.masklearn.architectures import every
 
 LISTED = sorted(kind for kind, row in ARCHITECTURES.items() if row.linears)
 
@@ -29,7 +30,7 @@ def check(listed: Coverage, built: Coverage) -> None:
 
 
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("model_type", LISTED)
+@pytest.mark.parametrize("model_type", every(LISTED))
 def test_every_architecture_of_the_table(
     make_model: ModelMaker, monkeypatch: pytest.MonkeyPatch, model_type: str, tied: bool
 ) -> None:

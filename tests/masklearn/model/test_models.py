@@ -16,10 +16,11 @@ from masklearn.model.linears import linear_modules, read_linear
 from masklearn.model.models import auto_class, load_model, meta_model
 from masklearn.recipe import LearnRecipe
 from tests.conftest import ModelMaker
+from tests.masklearn.architectures import every
 from tests.mosaics import random_mask
 
 
-@pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
+@pytest.mark.parametrize("model_type", every())
 def test_parameters_take_no_memory_and_buffers_are_those_of_the_model(
     make_model: ModelMaker, model_type: str
 ) -> None:
@@ -66,7 +67,7 @@ def test_masked_model_has_the_masks_zeros_and_no_others(make_model: ModelMaker, 
         assert torch.equal(tensor, expected)
 
 
-@pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
+@pytest.mark.parametrize("model_type", every())
 def test_masks_reach_the_weights_of_every_layout(make_model: ModelMaker, model_type: str) -> None:
     """Layouts include transposed weights, fused experts and names that differ from the module's."""
     path = make_model(model_type)

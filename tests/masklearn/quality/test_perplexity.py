@@ -6,21 +6,18 @@ import pytest
 import torch
 
 from masklearn.base.errors import MaskLearnError
-from masklearn.model.architectures import ARCHITECTURES
 from masklearn.model.models import load_model
 from masklearn.model.pretrained import load_tokenizer
 from masklearn.quality.perplexity import perplexity, window_losses
 from masklearn.text.calibrate import first_windows
 from tests.conftest import ModelMaker
+from tests.masklearn.architectures import LANGUAGE_MODELS, every
 
 # longer than one chunk of the head
 WINDOWS = np.random.default_rng(0).integers(0, 40, (3, 300))
 
 
-LANGUAGE_MODELS = sorted(name for name, row in ARCHITECTURES.items() if not row.encoder)
-
-
-@pytest.mark.parametrize("model_type", LANGUAGE_MODELS)
+@pytest.mark.parametrize("model_type", every(LANGUAGE_MODELS))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_loss_is_that_of_transformers(make_model: ModelMaker, model_type: str, dtype: torch.dtype) -> None:
     path = make_model(model_type, max_position_embeddings=512)

@@ -16,9 +16,9 @@ from masklearn.stream import backward, hidden_states, logits
 from masklearn.stream.backward import BackwardBlock, stream_blocks_back
 from masklearn.stream.blocks import Block
 from tests.conftest import ModelMaker
+from tests.masklearn.architectures import LANGUAGE_MODELS, every
 
 WINDOWS = np.random.default_rng(0).integers(0, 40, (3, 11))
-LANGUAGE_MODELS = sorted(name for name, row in ARCHITECTURES.items() if not row.encoder)
 
 
 def run_back(block: BackwardBlock) -> list[float]:
@@ -55,7 +55,7 @@ def whole_gradients(path: Path) -> tuple[list[float], dict[str, list[torch.Tenso
     return losses, seen
 
 
-@pytest.mark.parametrize("model_type", LANGUAGE_MODELS)
+@pytest.mark.parametrize("model_type", every(LANGUAGE_MODELS))
 def test_gradients_are_those_of_the_whole_model(make_model, monkeypatch, model_type: str) -> None:
     monkeypatch.setattr(logits, "HEAD_CHUNK", 4)  # shorter than a window
     path = make_model(model_type)

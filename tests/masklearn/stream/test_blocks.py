@@ -10,12 +10,12 @@ from masklearn.model.linears import linear_modules
 from masklearn.model.models import auto_class
 from masklearn.stream.blocks import stream_blocks
 from tests.conftest import ModelMaker
+from tests.masklearn.architectures import LANGUAGE_MODELS, every
 
 WINDOWS = np.random.default_rng(0).integers(0, 40, (3, 11))
-LANGUAGE_MODELS = sorted(name for name, row in ARCHITECTURES.items() if not row.encoder)
 
 
-@pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
+@pytest.mark.parametrize("model_type", every())
 @pytest.mark.parametrize("shard", ["5GB", "30KB"])
 def test_inputs_of_every_linear_are_those_of_the_whole_model(make_model, model_type, shard) -> None:
     """Windows of 11 tokens are longer than the tiny models' sliding windows."""
@@ -37,7 +37,7 @@ def test_inputs_of_every_linear_are_those_of_the_whole_model(make_model, model_t
         torch.testing.assert_close(seen[name], inputs, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("model_type", LANGUAGE_MODELS)
+@pytest.mark.parametrize("model_type", every(LANGUAGE_MODELS))
 def test_the_head_gives_the_logits_of_the_whole_model(make_model, model_type: str) -> None:
     path = make_model(model_type)
     whole = auto_class(ARCHITECTURES[model_type]).from_pretrained(path).eval()

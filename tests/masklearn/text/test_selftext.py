@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from masklearn.base.errors import MaskLearnError
-from masklearn.model.architectures import ARCHITECTURES
 from masklearn.text import selftext
 from masklearn.text.selftext import write_text
+from tests.masklearn.architectures import LANGUAGE_MODELS, every
 
 
 def test_windows_are_documents_after_a_start_token_and_follow_the_seed(make_model):
@@ -125,7 +125,7 @@ def test_a_device_that_is_not_there(make_model):
         write_text(make_model(), 1, 8, 0, device="nonsense")
 
 
-@pytest.mark.parametrize("model_type", [kind for kind, row in ARCHITECTURES.items() if not row.encoder])
+@pytest.mark.parametrize("model_type", every(LANGUAGE_MODELS))
 def test_every_causal_architecture_writes(make_model, model_type):
     text = write_text(make_model(model_type, bos_token_id=1), 2, 32, 0)
     assert text.shape == (2, 32)

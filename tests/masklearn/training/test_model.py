@@ -6,18 +6,18 @@ import pytest
 import torch
 from torch import nn
 
-from masklearn.model.architectures import ARCHITECTURES
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.models import load_model
 from masklearn.model.precision import computes_in_bf16
 from masklearn.model.store import WeightStore
 from masklearn.training.model import last_hidden, training_model
 from tests.conftest import ModelMaker
+from tests.masklearn.architectures import every
 
 IDS = torch.arange(2, 26).reshape(2, 12) % 20
 
 
-@pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
+@pytest.mark.parametrize("model_type", every())
 def test_it_is_the_model_of_transformers(make_model: ModelMaker, model_type: str) -> None:
     path = make_model(model_type)
     model = training_model(Checkpoint.open(path)).train()

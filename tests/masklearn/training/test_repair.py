@@ -30,6 +30,7 @@ from masklearn.training import loop
 from masklearn.training.model import training_model
 from masklearn.training.repair import default_steps, repair
 from tests.conftest import ModelMaker
+from tests.masklearn.architectures import every
 from tests.masklearn.tasks import task_of
 from tests.masklearn.training.masks import magnitude_masks
 
@@ -63,7 +64,7 @@ class Repaired:
         return {file.name: file.read_bytes() for file in sorted(self.store.folder.iterdir())}
 
 
-@pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
+@pytest.mark.parametrize("model_type", every())
 def test_it_comes_closer_and_prunes_exactly(make_model: ModelMaker, text_file: Path, model_type: str) -> None:
     path = make_model(model_type)
     run = Repaired(path, recipe_of(text_file, repair_steps=20))
