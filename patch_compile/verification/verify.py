@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from masklearn import BaselineRow, BesideBaselines, open_text
 from masklearn.masks.maskset import MaskSet
-from masklearn.model.input_snapshot import InputSnapshot
+from masklearn.model.checkpoint import InputSnapshot
 from patch_compile.artifacts.folder import OutFolder, kept_for_writing
 from patch_compile.artifacts.layout import (
     ENGINE,
