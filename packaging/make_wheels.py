@@ -22,11 +22,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from patch_compile.artifacts.stage_files import sha256_of
-from patch_compile.plugin.architectures import VARIABLE, wanted_archs
 from patch_compile.plugin.build import BACKENDS, build_plugin
-from patch_compile.plugin.machines import AARCH64, MACHINES, this_machine
 from patch_compile.plugin.prebuilt import DISTRIBUTION, LIBRARY_NAME, PACKAGE, PAYLOADS
-from patch_compile.plugin.toolchain import JETSONS
+from patch_compile.plugin.targets import AARCH64, JETSONS, MACHINES, VARIABLE, this_machine, wanted_archs
 
 ROOT = Path(__file__).parents[1]
 _PLATFORM = "platform_system == 'Linux' and ({})"

@@ -27,7 +27,7 @@ from masklearn.base.option import Option, listed
 from masklearn.masks.kinds.allowed import parse_kinds
 from patch_compile.engine.backend import Runner
 from patch_compile.engine.options import ENGINE, EngineSettings
-from patch_compile.engine.shape_text import read_shapes
+from patch_compile.engine.profiles import read_shapes
 from patch_compile.hardware.cards import parse_targets
 from patch_compile.packing.fusion import FUSIONS, parse_fusions, spell_fusions
 from patch_compile.planning.lowering_patterns import parse_lowering

@@ -30,6 +30,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "lowering": ("tests/passes/lowering/",),
     "onnx-model": ("tests/sources/onnx_model/",),
     "ptx": ("tests/ptx/test_kernels.py",),
+    "reduce": ("tests/verification/test_reduce.py",),
     "runtime": ("tests/runtime/",),
     "serve-http": ("tests/samples/serve_http/",),
     "tasks": ("tests/verification/tasks/",),

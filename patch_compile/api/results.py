@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from patch_compile.artifacts.plan_of_model import PlanOfModel
     from patch_compile.artifacts.report import Report
     from patch_compile.artifacts.verify import VerifyReport
-    from patch_compile.inspection.inspection import Inspection
+    from patch_compile.inspection import Inspection
     from patch_compile.report.terminal.parts import Part
     from patch_compile.runtime import Generator
     from patch_compile.runtime.run import Continuations

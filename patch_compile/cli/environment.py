@@ -11,7 +11,7 @@ import click
 from patch_compile.debug import VARIABLE as DEBUG_VARIABLE
 from patch_compile.errors import UsageError
 from patch_compile.onnx_io.time_limit import VARIABLE
-from patch_compile.plugin.architectures import VARIABLE as ARCHS_VARIABLE
+from patch_compile.plugin.targets import VARIABLE as ARCHS_VARIABLE
 
 __all__ = ["CommandWithVariables", "Lines", "name_variables"]
 

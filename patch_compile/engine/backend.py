@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import numpy as np
 
 from patch_compile.engine.soname import answer_to_unversioned_name
 from patch_compile.errors import PatchCompileError, UsageError
@@ -19,15 +21,22 @@ from patch_compile.hardware.gpu import local_gpu
 if TYPE_CHECKING:
     import tensorrt
 
-    from patch_compile.engine.tensorrt_api import TensorRtApi
-
     class PythonLogger(tensorrt.ILogger):
         """ILogger that also calls `heard(level, message)`, with a level of Python's `logging`, if `heard` is set."""
 
         heard: Callable[[int, str], None] | None
 
 
-__all__ = ["Backend", "BackendName", "available_backends", "default_backend", "load_backend"]
+__all__ = [
+    "Backend",
+    "BackendName",
+    "TensorRtApi",
+    "available_backends",
+    "default_backend",
+    "load_backend",
+    "numpy_of",
+    "sizes_of",
+]
 
 # Parts of messages that report intended behaviour: an empty packed tensor of a linear without dense or without sparse
 # slabs, int64 token ids, and a build that the user cancelled.
@@ -42,6 +51,54 @@ class Runner(StrEnum):
 
     ENGINE = "engine"
     ONNX = "onnx"
+
+
+class TensorRtApi(Protocol):
+    """The module `tensorrt` or `tensorrt_rtx`: constructors and enums that both have.
+
+    The module is chosen at run time, so a type checker can't see its members. A test compares the names below with the
+    installed module.
+    """
+
+    __version__: str
+    Builder: type[tensorrt.Builder]
+    BuilderFlag: type[tensorrt.BuilderFlag]
+    Dims: type[tensorrt.Dims]
+    HardwareCompatibilityLevel: type[tensorrt.HardwareCompatibilityLevel]
+    ILogger: type[tensorrt.ILogger]
+    IProgressMonitor: type[tensorrt.IProgressMonitor]
+    IStreamWriter: type[tensorrt.IStreamWriter]
+    LayerInformationFormat: type[tensorrt.LayerInformationFormat]
+    NetworkDefinitionCreationFlag: type[tensorrt.NetworkDefinitionCreationFlag]
+    OnnxParser: type[tensorrt.OnnxParser]
+    ProfilingVerbosity: type[tensorrt.ProfilingVerbosity]
+    Runtime: type[tensorrt.Runtime]
+
+    def get_plugin_registry(self) -> tensorrt.IPluginRegistry:
+        """Returns the plugin registry of the process."""
+
+
+def sizes_of(dims: tensorrt.Dims) -> tuple[int, ...]:
+    """Returns a shape as a tuple."""
+    return tuple(dims[axis] for axis in range(len(dims)))
+
+
+def numpy_of(dtype: tensorrt.DataType) -> np.dtype[Any]:
+    """Returns the type of the array that holds a tensor. Raises KeyError for a type that no input or output here has."""
+    import ml_dtypes
+
+    names: dict[str, Any] = {
+        "HALF": np.float16,
+        "BF16": ml_dtypes.bfloat16,
+        "FLOAT": np.float32,
+        "INT32": np.int32,
+        "INT64": np.int64,
+        "BOOL": np.bool_,
+        "INT8": np.int8,
+        "UINT8": np.uint8,
+    }
+    found: np.dtype[Any] = np.dtype(names[dtype.name])
+    return found
 
 
 class BackendName(StrEnum):

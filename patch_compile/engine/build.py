@@ -15,14 +15,12 @@ from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.engine.backend import Backend, BackendName, load_backend
 from patch_compile.engine.check import check_programs
 from patch_compile.engine.expectation import PlanExpectation
-from patch_compile.engine.monitor import Cancellation, OnBuildStep
-from patch_compile.engine.network import BuildJob, write_engine
+from patch_compile.engine.network import BuildJob, Cancellation, OnBuildStep, sparse_tactics, write_engine
 from patch_compile.engine.options import EngineOptions
 from patch_compile.engine.packed_index import check_indexes
 from patch_compile.engine.plan_program import PlanProgram, read_programs
 from patch_compile.engine.plugin_library import load_plugin
 from patch_compile.engine.profiles import Profile
-from patch_compile.engine.sparsity_log import sparse_tactics
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.hardware.cards import GpuArchitecture
 from patch_compile.onnx_io.graph_inputs import read_inputs

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from patch_compile.errors import PatchCompileError
+from patch_compile.packing.checks import check_version
 from patch_compile.packing.function import DOMAIN, INPUTS, NAME, tensor_names
 from patch_compile.packing.slab_kinds import ALWAYS, kinds_from_attribute, weights_from_attribute
-from patch_compile.packing.version import check_version
 from patch_compile.planning.split import PART
 
 if TYPE_CHECKING:

@@ -3,27 +3,135 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+import re
+import threading
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
+from patch_compile.artifacts.engine import SparseTactics
 from patch_compile.engine.backend import Backend, BackendName
-from patch_compile.engine.monitor import Cancellation, OnBuildStep, progress_monitor
 from patch_compile.engine.options import EngineOptions
 from patch_compile.engine.profiles import Profile
-from patch_compile.engine.sparsity_log import is_about_sparsity
 from patch_compile.errors import PatchCompileError
 from patch_compile.hardware.cards import GpuArchitecture
 
 if TYPE_CHECKING:
     import tensorrt
 
-    from patch_compile.engine.tensorrt_api import TensorRtApi
+    from patch_compile.engine.backend import TensorRtApi
 
-__all__ = ["BuildJob", "write_engine"]
+
+__all__ = [
+    "BuildJob",
+    "Cancellation",
+    "OnBuildStep",
+    "is_about_sparsity",
+    "progress_monitor",
+    "sparse_tactics",
+    "write_engine",
+]
 
 _READING = "Reading ONNX"
+
+# The flag SPARSE_WEIGHTS permits 2:4 tactics. TensorRT times them against the dense ones and keeps the faster, so a
+# successful build does not show that any was chosen. It logs each selection of tactics, at last that of the written engine:
+#
+#     (Sparsity) Found 12 layer(s) eligible to use sparse tactics: a, b, …             version 10, with or without names
+#     (Sparsity) Chose 3 layer(s) using sparse tactics: a, …
+#     (Sparsity) Layers eligible for sparse math: a, b, …                              version 8
+#     (Sparsity) TRT inference plan picked sparse implementation for layers: a, …
+#
+# Sources: NVIDIA/TensorRT issues 1403, 2169 and 4056 (version 8), and Model Optimizer's 2:4 INT8 example (10.14).
+_PREFIX = "(Sparsity)"
+_COUNTED = re.compile(r"\(Sparsity\) (Found|Chose) (\d+) layer\(s\)")
+_LISTED = re.compile(
+    r"\(Sparsity\) (Layers eligible for sparse math|TRT inference plan picked sparse implementation for layers):(.*)",
+    re.DOTALL,
+)
+_ELIGIBLE = ("Found", "Layers eligible for sparse math")
+
+OnBuildStep = Callable[[str, int, int], bool | None]
+"""`progress(phase, step, total)` is called from the build's thread. It cancels the build by returning False (not None)."""
+
+
+class Cancellation:
+    """Request to stop a build, made by the user, by the callback, or by an error (kept in `error`)."""
+
+    def __init__(self) -> None:
+        self._requested = threading.Event()
+        self.error: BaseException | None = None
+
+    @property
+    def requested(self) -> bool:
+        """True if the build should stop at its next step."""
+        return self._requested.is_set()
+
+    def request(self, error: BaseException | None = None) -> None:
+        """Ask the build to stop; of several errors the first is kept."""
+        self.error = self.error or error
+        self._requested.set()
+
+    def ask(self, progress: OnBuildStep | None, phase: str, step: int, total: int) -> bool:
+        """Report a step. Returns False if the build should stop.
+
+        Raises nothing: C++ calls this and can't unwind, so an exception would end the process. An error of `progress`
+        is kept in `error` instead.
+        """
+        if progress is None or self.requested:
+            return not self.requested
+        try:
+            if progress(phase, step, total) is False:
+                self.request()
+        except BaseException as error:
+            self.request(error)
+        return not self.requested
+
+
+def progress_monitor(
+    trt: TensorRtApi, progress: OnBuildStep | None, cancellation: Cancellation
+) -> tensorrt.IProgressMonitor:
+    """Returns an IProgressMonitor that reports to `progress` and stops the build if `cancellation` is requested."""
+    if TYPE_CHECKING:
+        from tensorrt import IProgressMonitor
+    else:
+        IProgressMonitor = trt.IProgressMonitor
+
+    class Monitor(IProgressMonitor):
+        def __init__(self) -> None:
+            IProgressMonitor.__init__(self)
+            self.totals: dict[str, int] = {}
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            del parent_phase
+            self.totals[phase_name] = num_steps
+            cancellation.ask(progress, phase_name, 0, num_steps)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            return cancellation.ask(progress, phase_name, step + 1, self.totals.get(phase_name, 0))
+
+        def phase_finish(self, phase_name: str) -> None:
+            self.totals.pop(phase_name, None)
+
+    return Monitor()
+
+
+def is_about_sparsity(message: str) -> bool:
+    """True for a log message that `sparse_tactics` reads."""
+    return _PREFIX in message
+
+
+def sparse_tactics(messages: Iterable[str]) -> SparseTactics:
+    """Returns the last counts in the log. Earlier releases log the names of the layers only, which are counted."""
+    counts: dict[bool, int] = {}
+    for message in messages:
+        counted, listed = _COUNTED.search(message), _LISTED.search(message)
+        if counted:
+            counts[counted[1] in _ELIGIBLE] = int(counted[2])
+        elif listed:
+            counts[listed[1] in _ELIGIBLE] = len([name for name in listed[2].split(",") if name.strip()])
+    return SparseTactics(eligible=counts.get(True), chosen=counts.get(False))
 
 
 @dataclass(frozen=True)

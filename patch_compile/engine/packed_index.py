@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patch_compile.errors import PatchCompileError
+from patch_compile.packing.checks import check_version
 from patch_compile.packing.format import KERNEL_ROWS
 from patch_compile.packing.function import DOMAIN, NAME, tensor_names
 from patch_compile.packing.index import index_fault, index_from_attribute
@@ -16,7 +17,6 @@ from patch_compile.packing.slab_kinds import (
     kinds_from_attribute,
     weights_from_attribute,
 )
-from patch_compile.packing.version import check_version
 
 if TYPE_CHECKING:
     import onnx

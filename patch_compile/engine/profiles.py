@@ -1,12 +1,15 @@
-"""Optimization profiles (ranges of input shapes), from specifications as in trtexec or from the graph alone."""
+"""Optimization profiles (ranges of input shapes), from specifications as in trtexec or from the graph alone.
+
+A specification has `input_ids:1x128` for an input, as trtexec does, or `batch=1` for a dimension.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from patch_compile.engine.shape_text import SpelledShape, read_shapes
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.onnx_io.graph_inputs import GraphInput, dim_names, read_inputs, resolve_dims
 
@@ -14,13 +17,53 @@ __all__ = [
     "Profile",
     "ShapeLimits",
     "ShapeRange",
+    "SpelledShape",
     "default_profiles",
     "parse_profile",
     "parse_shapes",
     "profiles_from_onnx",
+    "read_shapes",
 ]
 
 Shape = tuple[int, ...]
+
+_SHAPE = re.compile(r"\d+(?:x\d+)*")
+
+
+@dataclass(frozen=True)
+class SpelledShape:
+    """The sizes of an input, or the one size of a dimension."""
+
+    name: str
+    sizes: tuple[int, ...]
+    of_dimension: bool
+
+
+def read_shapes(spec: str, flag: str) -> Iterator[SpelledShape]:
+    """Yield what each part of the specification names. Raises UsageError for a part that is no shape."""
+    for part in filter(None, (part.strip() for part in spec.split(","))):
+        dimension, is_dimension, size = (piece.strip() for piece in part.partition("="))
+        if is_dimension and ":" not in size:
+            yield SpelledShape(dimension, (_size(dimension, size, flag),), of_dimension=True)
+            continue
+        name, _, shape = (piece.strip() for piece in part.rpartition(":"))
+        if not name or not _SHAPE.fullmatch(shape):
+            raise UsageError(
+                f"{flag}: {part!r} is no shape",
+                "An input is NAME:1x128, a dimension is NAME=128.",
+                "Separate them by commas: batch=1,sequence=128.",
+            )
+        yield SpelledShape(name, tuple(map(int, shape.split("x"))), of_dimension=False)
+
+
+def _size(dimension: str, size: str, flag: str) -> int:
+    if not dimension or not size.isdecimal():
+        raise UsageError(
+            f"{flag}: {size!r} is no size for the dimension {dimension!r}",
+            "A size is a whole number.",
+            f"Write {dimension or 'batch'}=128.",
+        )
+    return int(size)
 
 
 @dataclass(frozen=True)

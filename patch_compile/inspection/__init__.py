@@ -6,11 +6,13 @@ Each kind of file has a function from a path to an `Inspection`. `inspect_path` 
 from __future__ import annotations
 
 import codecs
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from patch_compile.artifacts.layout import MANIFEST, RECIPE
 from patch_compile.errors import PatchCompileError
-from patch_compile.inspection.inspection import Inspection
 
 __all__ = ["Inspection", "inspect_path"]
 
@@ -18,6 +20,33 @@ _ELF = b"\x7fELF"
 _CONFIG = "config.json"
 _ENGINES = (".engine", ".plan")
 _BEGINNING = 4096  # bytes that tell text from an engine
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Result of `inspect`.
+
+    kind: kind of the file or folder, in words; facts: name to value, in the order in which they are shown; rows: rows of a
+    table, all with the same keys; checked: the verified properties, in words; faults: the faults, empty if there are none.
+    """
+
+    path: Path
+    kind: str
+    facts: Mapping[str, Any]
+    rows: Sequence[Mapping[str, Any]] = ()
+    checked: str = ""
+    faults: Sequence[str] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns the result for JSON."""
+        return {
+            "path": str(self.path),
+            "kind": self.kind,
+            **self.facts,
+            "rows": [dict(row) for row in self.rows],
+            "checked": self.checked,
+            "faults": list(self.faults),
+        }
 
 
 def inspect_path(path: Path) -> Inspection:

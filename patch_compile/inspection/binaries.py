@@ -15,7 +15,7 @@ from patch_compile.engine.plan_program import (
     read_programs,
 )
 from patch_compile.errors import PatchCompileError
-from patch_compile.inspection.inspection import Inspection
+from patch_compile.inspection import Inspection
 from patch_compile.packing.function import tensor_names
 from patch_compile.packing.slab_kinds import ALWAYS
 from patch_compile.plugin.build import LIBRARY_NAME

@@ -16,7 +16,7 @@ from patch_compile.artifacts.layout import MANIFEST, ONNX
 from patch_compile.artifacts.manifest import Manifest
 from patch_compile.artifacts.own_files import foreign_files
 from patch_compile.errors import PatchCompileError
-from patch_compile.inspection.inspection import Inspection
+from patch_compile.inspection import Inspection
 
 __all__ = ["inspect_build", "inspect_checkpoint"]
 

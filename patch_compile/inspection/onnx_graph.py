@@ -14,14 +14,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import KINDS
 from masklearn.quant.table import INT8, QUANTISED, WeightType
-from patch_compile.inspection.inspection import Inspection
+from patch_compile.inspection import Inspection
 from patch_compile.onnx_io.proto import load_proto, model_of, refusing_invalid
+from patch_compile.packing.checks import version_fault
 from patch_compile.packing.format import KERNEL_ROWS, PackedLinear, SlabsOfSixteen, unpack
 from patch_compile.packing.function import DOMAIN, INPUTS, NAME, tensor_names
 from patch_compile.packing.index import index_from_attribute
 from patch_compile.packing.quantised import unpack_quantised
 from patch_compile.packing.slab_kinds import ALWAYS, SLAB_K, kinds_from_attribute, slab_words
-from patch_compile.packing.version import version_fault
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -11,7 +11,7 @@ from masklearn.masks.maskset import MaskSet
 from masklearn.masks.stored import FORMAT, KINDS_OF_24
 from masklearn.masks.tiles import spell_tile
 from patch_compile.errors import PatchCompileError
-from patch_compile.inspection.inspection import Inspection
+from patch_compile.inspection import Inspection
 
 __all__ = ["inspect_tensors"]
 

@@ -105,8 +105,12 @@ def _trace_repeated(config: Any, options: dict[str, Any]) -> "ir.Model | None":
 
     Warns and returns None if the blocks differ.
     """
-    from patch_compile.onnx_export.period import repetition
-    from patch_compile.onnx_export.repeat import TRACED_BLOCKS, NotRepeatableError, repeat_last_block
+    from patch_compile.onnx_export.repeat import (
+        TRACED_BLOCKS,
+        NotRepeatableError,
+        repeat_last_block,
+        repetition,
+    )
     from patch_compile.onnx_export.trace import trace_model
 
     architecture, layers = options["architecture"], config.num_hidden_layers

@@ -1,4 +1,6 @@
-"""Repeats one block of layers instead of tracing all of them: tracing takes a second per layer, copying almost none.
+"""Finds the block of layers that repeats, and copies it instead of tracing all layers.
+
+Tracing takes a second per layer, copying almost none.
 
 A block is one layer, or one period of a model that mixes kinds of layers (Gemma).
 
@@ -11,20 +13,72 @@ blocks then follow the same rule, because tracing runs the same Python for every
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from torch import nn
 
+from masklearn.model.architectures import Architecture
+from masklearn.model.models import auto_class
+from masklearn.model.pretrained import build_model
+from masklearn.model.structure import per_layer
 from patch_compile.onnx_export.names import SCOPE, scope_of
-from patch_compile.onnx_export.run_sizes import PairedSizes, moved_shape
 
-__all__ = ["TRACED_BLOCKS", "LayerNames", "NotRepeatableError", "repeat_last_block"]
+__all__ = [
+    "TRACED_BLOCKS",
+    "LayerNames",
+    "NotRepeatableError",
+    "PairedSizes",
+    "moved_shape",
+    "repeat_last_block",
+    "repetition",
+]
 
 TRACED_BLOCKS = 3
 """Periods of blocks that are traced. The first block differs: it also holds constants that later blocks share. The second is
 the pattern, and the third shows that the pattern repeats."""
 
 Values = dict[ir.Value, ir.Value]
+
+_SIZE = re.compile(r"\bu\d+(_\d+)?\b")
+
+
+class PairedSizes:
+    """Pairs the sizes of one block with those of another, each with one of the other's."""
+
+    def __init__(self) -> None:
+        self._pairs: dict[str, str] = {}
+        self._back: dict[str, str] = {}
+
+    def pair(self, a: ir.Shape | None, b: ir.Shape | None) -> bool:
+        """Returns True if two shapes are the same but for the names of sizes, and these fit the pairs so far."""
+        if a is None or b is None:
+            return a is b
+        return len(a) == len(b) and all(self._pair(str(x), str(y)) for x, y in zip(a, b, strict=True))
+
+    def _pair(self, a: str, b: str) -> bool:
+        names = zip(_names(a), _names(b), strict=False)
+        return _SIZE.sub("u", a) == _SIZE.sub("u", b) and all(
+            self._pairs.setdefault(x, y) == y and self._back.setdefault(y, x) == x for x, y in names
+        )
+
+
+def moved_shape(shape: ir.Shape | None, first: int) -> ir.Shape | None:
+    """Returns the shape of a value of the block that starts at layer `first`: its sizes have names of this block."""
+    if shape is None or not any(_names(str(dim)) for dim in shape):
+        return shape
+    return ir.Shape([_moved(dim, first) for dim in shape])
+
+
+def _moved(dim: int | ir.SymbolicDim, first: int) -> int | ir.SymbolicDim:
+    if isinstance(dim, int) or dim.value is None:
+        return dim
+    return ir.SymbolicDim(_SIZE.sub(lambda match: f"{match[0].partition('_')[0]}_{first}", dim.value))
+
+
+def _names(text: str) -> list[str]:
+    return [match[0] for match in _SIZE.finditer(text)]
 
 
 class LayerNames:
@@ -285,3 +339,56 @@ def _output_name(value: ir.Value, numbers: BlockLayers) -> str:
     assert value.name is not None
     numbered = value.is_graph_output() and numbers.names.is_numbered(value)
     return numbers.names.moved(value.name, numbers.period) if numbered else f"{value.name}.{numbers.first}"
+
+
+_PLAIN = (bool, int, float, str, type(None))
+
+
+def repetition(config: Any, architecture: Architecture) -> tuple[int, int]:
+    """Returns (first, period): from layer `first` on, each layer is of the kind of the one `period` layers before.
+
+    Layers are of one kind if their modules have the same classes, shapes and settings, and the lists of the config have the
+    same values for them. Of all such pairs the one with the smallest first + 3 · period is returned, since `export_model`
+    traces three periods.
+    """
+    kinds = _kinds(config, architecture)
+    layers = len(kinds)
+    pairs = ((first, period) for period in range(1, layers + 1) for first in range(layers))
+    fitting = (pair for pair in pairs if _repeats(kinds[pair[0] :], pair[1]))
+    return min(fitting, key=lambda pair: (pair[0] + TRACED_BLOCKS * pair[1], pair[1]))
+
+
+def _repeats(kinds: list[Any], period: int) -> bool:
+    return kinds[period:] == kinds[:-period]
+
+
+def _kinds(config: Any, architecture: Architecture) -> list[Any]:
+    """Returns a description of each layer. Those of layers of one kind are equal."""
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=True):
+        model = build_model(auto_class(architecture), config)
+    lists = per_layer(config).values()
+    blocks: Any = model.get_submodule(architecture.blocks)
+    return [(_signature(block, i), [str(values[i]) for values in lists]) for i, block in enumerate(blocks)]
+
+
+def _signature(block: nn.Module, layer: int) -> list[Any]:
+    return [
+        (
+            name,
+            type(module).__qualname__,
+            [(part, tuple(tensor.shape)) for part, tensor in module.named_parameters(recurse=False)],
+            [
+                (key, value)
+                for key, value in sorted(vars(module).items())
+                if isinstance(value, _PLAIN) and not _is_number_of(layer, key, value)
+            ],
+        )
+        for name, module in block.named_modules()
+    ]
+
+
+def _is_number_of(layer: int, key: str, value: Any) -> bool:
+    """True for the attribute by which a module knows its layer's number."""
+    return "layer" in key and not isinstance(value, bool) and value == layer

@@ -14,11 +14,16 @@ from torch import nn
 from masklearn.model.architectures import Architecture
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_export.attention import eager_masks
-from patch_compile.onnx_export.decoder import ExportDecoder, decoder_interface, kept_shapes
-from patch_compile.onnx_export.encoder import ExportEncoder, encoder_interface
-from patch_compile.onnx_export.interface import Interface
 from patch_compile.onnx_export.modules import build_fake_model, tied_names
 from patch_compile.onnx_export.names import TRACED
+from patch_compile.onnx_export.wrappers import (
+    ExportDecoder,
+    ExportEncoder,
+    Interface,
+    decoder_interface,
+    encoder_interface,
+    kept_shapes,
+)
 
 __all__ = ["trace_model"]
 

@@ -1,19 +1,29 @@
-"""Checks that a compiled linear is valid. A failure is a bug of this package, never the user's mistake."""
+"""Checks that a compiled linear is valid, and that a PatchLinear node has the version that this package reads.
+
+An InvariantError is a bug of this package, never the user's mistake.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.tiles import GROUP
-from patch_compile.errors import InvariantError
+from patch_compile.artifacts.layout import RECIPE
+from patch_compile.errors import InvariantError, PatchCompileError
 from patch_compile.packing.format import PackedLinear, count_wrong
+from patch_compile.packing.function import VERSION
 from patch_compile.packing.quantised import count_wrong_integers
 
-__all__ = ["check_packed", "check_two_four"]
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["check_packed", "check_two_four", "check_version", "version_fault"]
 
 
 def check_packed(
@@ -47,3 +57,35 @@ def check_two_four(name: str, part: NDArray[Any]) -> None:
     kept = (part.view(np.uint16) != 0).reshape(len(part), -1, GROUP).sum(axis=-1)
     if kept.max(initial=0) > 2:
         raise InvariantError(f"{name}: {int((kept > 2).sum())} groups of 4 along K keep more than 2 weights")
+
+
+_ATTRIBUTE = "plugin_version"
+
+
+def version_fault(version: object) -> str:
+    """Returns what is wrong with a node's `plugin_version`, in words; empty for the version that is read here.
+
+    version: None if the node has none, and then the model's own function computes it, whatever its version.
+    """
+    if version in (None, str(VERSION)):
+        return ""
+    return f"it is a PatchLinear of version {str(version)[:20]!r}, and {str(VERSION)!r} is read here: build it again"
+
+
+def check_version(path: Path, nodes: Iterable[onnx.NodeProto]) -> None:
+    """Raise PatchCompileError if a PatchLinear node was written for another version of the plugin."""
+    from onnx import helper
+
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.name != _ATTRIBUTE:
+                continue
+            value = helper.get_attribute_value(attribute)
+            version = value.decode(errors="replace") if isinstance(value, bytes) else value
+            if version_fault(version):
+                shown = str(version)[:20]
+                raise PatchCompileError(
+                    f"{path} holds PatchLinears of version {shown if shown.isalnum() else repr(shown)}",
+                    f"This patch-compile reads version {VERSION}.",
+                    f"Build the model again: `patch-compile build --recipe OUT/{RECIPE}`.",
+                )

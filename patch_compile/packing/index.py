@@ -7,6 +7,10 @@ hold k / 64 of each slab. First come the pointers of each kind of slabs, then th
 attribute `kinds`: dense and 2:4, which are always there, and the n:16 that are. The index is the attribute `index` of a
 PatchLinear node. The kernels follow it to addresses and check nothing: it is checked here, and by the plugin when it is
 created (plugins/kernels/index.h).
+
+Several linears that share X are packed as one. The panels of a gate and its up alternate: gate 0, up 0, gate 1, up 1, …
+Other linears (q, k and v) lie one below the other. Each linear keeps its own tile map, begins at a panel and is padded with
+zero rows to whole panels. The index is that of an ordinary linear with all these rows.
 """
 
 from __future__ import annotations
@@ -17,7 +21,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["csr_index", "index_fault", "index_from_attribute", "split_columns"]
+__all__ = [
+    "csr_index",
+    "gated_panels",
+    "index_fault",
+    "index_from_attribute",
+    "split_columns",
+    "stacked_panels",
+    "stacked_rows",
+]
 
 
 def csr_index(streams: NDArray[Any], kinds: int = 2) -> NDArray[np.int32]:
@@ -97,3 +109,20 @@ def _column_fault(kind: str, columns: NDArray[Any], along_k: int) -> str:
         return ""
     at = int(outside[0])
     return f"{kind} slab {at} lies at column {columns[at]}, and K has {along_k} columns of 64"
+
+
+def gated_panels(rows: int, panel_rows: int) -> list[NDArray[np.int64]]:
+    """Returns the panels of a gate and of its up. rows: of each of the two."""
+    panels = -(-rows // panel_rows)
+    return [np.arange(0, 2 * panels, 2), np.arange(1, 2 * panels, 2)]
+
+
+def stacked_panels(rows: Sequence[int], panel_rows: int) -> list[NDArray[np.int64]]:
+    """Returns the panels of each linear, one linear below the other. rows: of each linear."""
+    ends = np.cumsum([-(-n // panel_rows) for n in rows])
+    return np.split(np.arange(ends[-1]), ends[:-1])
+
+
+def stacked_rows(rows: Sequence[int], panel_rows: int) -> list[int]:
+    """Returns the output rows that each linear takes: whole panels, except for the last linear."""
+    return [-(-n // panel_rows) * panel_rows for n in rows[:-1]] + [rows[-1]]

@@ -224,8 +224,8 @@ def _plugin(
         source.chooses_types or source.weight_types(given)
     ):
         return None
-    from patch_compile.plugin.architectures import archs_for
     from patch_compile.plugin.build import build_plugin
+    from patch_compile.plugin.targets import archs_for
 
     archs = archs_for([target.sm for target in targets])
     with progress.stage("plugin"):

@@ -19,7 +19,6 @@ from pathlib import Path
 from masklearn.base.durable import flush_folder, flush_tree
 from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.errors import PatchCompileError, UsageError
-from patch_compile.plugin.architectures import ARCHS, wanted_archs
 from patch_compile.plugin.compiling import (
     COMPILE_FLAGS,
     KERNELS,
@@ -32,8 +31,8 @@ from patch_compile.plugin.compiling import (
 )
 from patch_compile.plugin.cross import Cross, cross_compile
 from patch_compile.plugin.identity import check_backend, read_identity
-from patch_compile.plugin.machines import MACHINES, this_machine
 from patch_compile.plugin.prebuilt import DISTRIBUTION, LIBRARY_NAME, prebuilt_library, why_no_prebuilt
+from patch_compile.plugin.targets import ARCHS, MACHINES, this_machine, wanted_archs
 from patch_compile.plugin.toolchain import (
     HEADER_PACKAGE,
     Tool,

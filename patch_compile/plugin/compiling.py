@@ -19,7 +19,7 @@ from masklearn.base.durable import whole_file
 from patch_compile.cache_folder import cache_folder
 from patch_compile.errors import PatchCompileError
 from patch_compile.plugin.cross import Cross
-from patch_compile.plugin.machines import X86, this_machine
+from patch_compile.plugin.targets import X86, this_machine
 from patch_compile.plugin.toolchain import Tool, code_flags, last_lines, plugin_sources, run_tool
 
 __all__ = [

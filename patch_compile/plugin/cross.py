@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from masklearn.base.durable import flush_tree
 from patch_compile.errors import PatchCompileError
-from patch_compile.plugin.machines import AARCH64, X86, this_machine
+from patch_compile.plugin.targets import AARCH64, X86, this_machine
 from patch_compile.plugin.toolchain import Log, Tool, download, run_tool
 
 __all__ = ["Cross", "cross_compile"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from patch_compile.errors import PatchCompileError
-from patch_compile.plugin.machines import X86, this_machine
+from patch_compile.plugin.targets import X86, this_machine
 
 __all__ = ["PluginIdentity", "check_backend", "read_identity"]
 

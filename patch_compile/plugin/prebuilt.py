@@ -13,7 +13,7 @@ from pathlib import Path
 
 from masklearn.base.safe_read import read_json
 from patch_compile.artifacts.stage_files import sha256_of
-from patch_compile.plugin.machines import this_machine
+from patch_compile.plugin.targets import this_machine
 
 __all__ = [
     "DISTRIBUTION",

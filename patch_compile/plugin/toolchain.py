@@ -21,13 +21,12 @@ from typing import NamedTuple
 
 from masklearn.base.durable import flush_tree
 from patch_compile.errors import PatchCompileError
-from patch_compile.plugin.machines import this_machine
+from patch_compile.plugin.targets import ptx_arch, this_machine
 from patch_compile.python_process import run_pip
 
 __all__ = [
     "HEADER_PACKAGE",
     "HEADER_SHA256",
-    "JETSONS",
     "Tool",
     "ToolchainItem",
     "code_flags",
@@ -41,7 +40,6 @@ __all__ = [
     "last_lines",
     "plugin_sources",
     "run_tool",
-    "runs_on",
 ]
 
 _MIN_NVCC = (12, 8)  # the first that compiles for sm_120; mma.sp::ordered_metadata came with 12.5
@@ -49,8 +47,6 @@ _MIN_HEADERS = (10, 0)  # the first with IPluginV3
 # Somebody else than NVIDIA publishes this package. Its headers are NVIDIA's, under Apache-2.0, and the hash pins them.
 HEADER_PACKAGE = "kernel-lens==2.0.1"
 HEADER_SHA256 = "07cc714e8b5e7f34b672f7c7fad93febe7c747be5837ba276b1527370134ffe0"
-JETSONS = (87,)
-"""Architectures of Jetsons that have sparse tensor cores: Orin. The plugin is compiled for them where one is the target."""
 _HOPPER_UNIT = "launch_warpgroup.cu"
 _HEADER_FOLDER = "kernel_lens/include/tensorrt/"
 _NVCC_FIX = (
@@ -113,23 +109,8 @@ def code_flags(unit: Path, archs: tuple[int, ...]) -> list[str]:
     if unit.name == _HOPPER_UNIT and 90 in archs:
         return ["-gencode=arch=compute_90a,code=sm_90a", "-DPATCH_SM90A"]
     flags = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in archs]
-    ptx = _ptx_arch(archs)
+    ptx = ptx_arch(archs)
     return [*flags, f"-gencode=arch=compute_{ptx},code=compute_{ptx}"]
-
-
-def runs_on(sm: int, archs: tuple[int, ...]) -> bool:
-    """Returns True if a GPU runs a plugin of these architectures. sm, archs: compute capabilities times ten.
-
-    A GPU runs machine code of its own major version and of no higher minor one, and compiles older PTX (CUDA C++ programming
-    guide, binary and PTX compatibility). Jetsons (`JETSONS`) run no machine code of other GPUs.
-    """
-    if _ptx_arch(archs) <= sm or sm in archs:
-        return True
-    return sm not in JETSONS and any(a <= sm < a // 10 * 10 + 10 for a in archs if a not in JETSONS)
-
-
-def _ptx_arch(archs: tuple[int, ...]) -> int:
-    return max((a for a in archs if a <= 90), default=max(archs))
 
 
 def plugin_sources() -> Path:

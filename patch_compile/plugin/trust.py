@@ -16,9 +16,8 @@ from patch_compile.cache_folder import cache_folder
 from patch_compile.errors import PatchCompileError
 from patch_compile.plugin.build import cached_plugins
 from patch_compile.plugin.identity import read_identity
-from patch_compile.plugin.machines import this_machine
 from patch_compile.plugin.prebuilt import prebuilt_plugins
-from patch_compile.plugin.toolchain import runs_on
+from patch_compile.plugin.targets import runs_on, this_machine
 
 __all__ = ["engine_made_here", "library_made_here", "matching_library", "remember_engine"]
 

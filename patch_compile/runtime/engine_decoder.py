@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patch_compile.engine.tensorrt_api import numpy_of, sizes_of
+from patch_compile.engine.backend import numpy_of, sizes_of
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.tensor_names import INPUT_IDS, LOGITS, PAST, PRESENT, TOKEN_INPUTS
 from patch_compile.runtime.decoder import Limits, Logits, Tokens, positions_of

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patch_compile.artifacts.bench import Phase
-from patch_compile.engine.tensorrt_api import numpy_of, sizes_of
+from patch_compile.engine.backend import numpy_of, sizes_of
 from patch_compile.errors import PatchCompileError, sentence
 from patch_compile.runtime.device import CudaDevice, Device
 from patch_compile.timing.points import Feed, MakeFeed

@@ -222,8 +222,8 @@ def build_contender(
 def _plugin(out: OutFolder) -> Path:
     """Returns the library that was compiled here for the hybrid engine. If there is none, it is compiled now."""
     from patch_compile.hardware.cards import parse_architectures
-    from patch_compile.plugin.architectures import archs_for
     from patch_compile.plugin.build import build_plugin
+    from patch_compile.plugin.targets import archs_for
     from patch_compile.plugin.trust import matching_library
 
     built = engine_report(out)

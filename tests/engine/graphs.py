@@ -14,7 +14,7 @@ from patch_compile.packing.function import (
     kinds_attribute,
     patch_linear_function,
 )
-from patch_compile.packing.joint import gated_panels
+from patch_compile.packing.index import gated_panels
 from patch_compile.packing.slab_kinds import ALWAYS
 from tests.mosaics import random_mask, random_weight
 

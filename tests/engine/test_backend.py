@@ -6,8 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from patch_compile.engine.backend import BackendName, available_backends, default_backend, load_backend
-from patch_compile.engine.tensorrt_api import TensorRtApi
+from patch_compile.engine.backend import (
+    BackendName,
+    TensorRtApi,
+    available_backends,
+    default_backend,
+    load_backend,
+)
 from patch_compile.errors import PatchCompileError
 from patch_compile.hardware.cards import ARCHITECTURES, parse_architectures
 

@@ -5,7 +5,7 @@ import pytest
 from patch_compile.engine.expectation import expectation_from_onnx
 from patch_compile.errors import PatchCompileError
 from patch_compile.packing.format import pack, pack_together
-from patch_compile.packing.joint import gated_panels
+from patch_compile.packing.index import gated_panels
 from patch_compile.planning.split import PART
 from tests.engine import graphs
 

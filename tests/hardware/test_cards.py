@@ -19,7 +19,7 @@ from patch_compile.hardware.cards import (
     rated_cards,
 )
 from patch_compile.hardware.gpu import Gpu, local_gpu
-from patch_compile.plugin.architectures import ARCHS
+from patch_compile.plugin.targets import ARCHS
 
 CMAKE = Path(__file__).resolve().parents[2] / "plugins" / "CMakeLists.txt"
 

@@ -22,8 +22,8 @@ from patch_compile.engine.profiles import profiles_from_onnx
 from patch_compile.errors import PatchCompileError
 from patch_compile.hardware.cards import parse_architectures
 from patch_compile.inspection import binaries, inspect_path
-from patch_compile.plugin.architectures import wanted_archs
 from patch_compile.plugin.build import build_plugin
+from patch_compile.plugin.targets import wanted_archs
 from patch_compile.report.terminal.inspect import found_parts
 from patch_compile.report.terminal.parts import show
 from tests.builds import build

@@ -9,8 +9,13 @@ import pytest
 
 from patch_compile.onnx_export import export_model
 from patch_compile.onnx_export.names import scope_of
-from patch_compile.onnx_export.repeat import LayerNames, NotRepeatableError, repeat_last_block
-from patch_compile.onnx_export.run_sizes import PairedSizes, moved_shape
+from patch_compile.onnx_export.repeat import (
+    LayerNames,
+    NotRepeatableError,
+    PairedSizes,
+    moved_shape,
+    repeat_last_block,
+)
 from patch_compile.passes import cleanup_passes, run_passes
 from tests.families import write_family
 from tests.onnx_export.tiny import Exports, save_tiny
@@ -160,7 +165,7 @@ def test_layers_that_differ_are_traced_whole(
     model_dir = save_tiny("gpt2", tmp_path, scale_attn_by_inverse_layer_idx=True)
     if not seen:
         monkeypatch.setattr(
-            "patch_compile.onnx_export.period.repetition", lambda config, architecture: (0, 1)
+            "patch_compile.onnx_export.repeat.repetition", lambda config, architecture: (0, 1)
         )
     with caplog.at_level(logging.WARNING):
         model = export_model(model_dir, dtype="float16")

@@ -8,6 +8,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
+from patch_compile.packing.checks import version_fault
 from patch_compile.packing.format import pack, pack_together
 from patch_compile.packing.function import (
     DOMAIN,
@@ -20,7 +21,7 @@ from patch_compile.packing.function import (
     patch_linear_function,
     tensor_names,
 )
-from patch_compile.packing.joint import gated_panels
+from patch_compile.packing.index import gated_panels
 from tests.mosaics import masked_by_hand, random_mask, random_weight
 
 pytestmark = pytest.mark.quick
@@ -205,3 +206,9 @@ def test_every_opset_of_ours_takes_the_function(opset):
     mask, _ = random_mask((64, 64), (64, 64), 1.0, 0)
     model = one_linear(pack(np.zeros((64, 64), np.uint16), mask, 64), np.float16, opset=opset)
     assert (run(model, np.ones((1, 1, 64), np.float16), np.float16) == 0).all()
+
+
+def test_a_node_without_a_version_is_the_functions_own():
+    assert version_fault(None) == version_fault(str(VERSION)) == ""
+    assert version_fault("3") == "it is a PatchLinear of version '3', and '2' is read here: build it again"
+    assert version_fault(VERSION) != "" and len(version_fault("x" * 10_000)) < 200

@@ -29,7 +29,7 @@ from patch_compile.packing.function import (
     patch_linear_function,
     tensor_names,
 )
-from patch_compile.packing.joint import gated_panels
+from patch_compile.packing.index import gated_panels
 from tests.mosaics import mosaic, random_weight
 
 TILES = [(64, 64), (128, 128), (100, 64), (32, 192), (4096, 4096)]

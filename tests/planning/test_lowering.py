@@ -3,7 +3,7 @@ import pytest
 
 from patch_compile.artifacts.plan import Node, Reason, ReasonKind
 from patch_compile.packing.format import pack, pack_together
-from patch_compile.packing.joint import gated_panels
+from patch_compile.packing.index import gated_panels
 from patch_compile.planning.lowering import LinearPlan, plan_linear
 from tests.mosaics import random_mask
 

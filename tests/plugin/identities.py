@@ -1,7 +1,7 @@
 """Identities of plugin libraries, for files that only look like one."""
 
 from patch_compile.packing.function import VERSION
-from patch_compile.plugin.machines import this_machine
+from patch_compile.plugin.targets import this_machine
 
 __all__ = ["identity_text"]
 

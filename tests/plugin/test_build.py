@@ -14,12 +14,11 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.packing.function import VERSION
 from patch_compile.plugin import build as plugin
 from patch_compile.plugin import compiling, toolchain
-from patch_compile.plugin.architectures import ARCHS, VARIABLE, wanted_archs
 from patch_compile.plugin.build import LIBRARY_NAME, build_plugin
 from patch_compile.plugin.compiling import kernel_objects, units
 from patch_compile.plugin.identity import check_backend, read_identity
-from patch_compile.plugin.machines import AARCH64, X86
-from patch_compile.plugin.toolchain import Tool, describe_toolchain, find_cxx, find_nvcc, runs_on
+from patch_compile.plugin.targets import AARCH64, ARCHS, VARIABLE, X86, runs_on, wanted_archs
+from patch_compile.plugin.toolchain import Tool, describe_toolchain, find_cxx, find_nvcc
 from tests.plugin.identities import identity_text
 
 TOOLS_MISSING = [item.what for item in describe_toolchain() if not item.found]

@@ -11,10 +11,10 @@ import pytest
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.plugin import compiling
 from patch_compile.plugin.build import PluginLibrary, _check_made, build_plugin
-from patch_compile.plugin.compiling import kernel_objects, plugin_cache
+from patch_compile.plugin.compiling import compile_units, kernel_objects, plugin_cache
 from patch_compile.plugin.cross import Cross, cross_compile
 from patch_compile.plugin.identity import check_backend, read_identity
-from patch_compile.plugin.machines import AARCH64, MACHINES, X86, this_machine
+from patch_compile.plugin.targets import AARCH64, MACHINES, X86, this_machine
 from patch_compile.plugin.toolchain import (
     Tool,
     describe_toolchain,
@@ -126,3 +126,16 @@ def test_a_file_is_really_compiled_for_the_other_machine(tmp_path: Path) -> None
     assert read_identity(made).machine == OTHER
     said = subprocess.run(["readelf", "-h", str(made)], capture_output=True, text=True, check=True).stdout
     assert {AARCH64: "AArch64", X86: "X86-64"}[OTHER] in said
+
+
+@pytest.mark.skipif(bool(TOOLS_MISSING), reason=f"to compile there is no {TOOLS_MISSING}")
+def test_no_file_of_the_current_folder_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """nvcc includes ./cuda_runtime.h, and lets its parts load ./libdl.so.2, wherever it works."""
+    (current := tmp_path / "current").mkdir()
+    (current / "cuda_runtime.h").write_text("#error from the current folder\n")
+    (current / "libdl.so.2").write_text("no library\n")
+    (current / "unit.cu").write_text("__global__ void nothing() {}\n")
+    (current / "made").mkdir()
+    monkeypatch.chdir(current)
+    (made,) = compile_units([Path("unit.cu")], Path("made"), (80,), find_nvcc().path, [])
+    assert made.read_bytes().startswith(b"\x7fELF")

@@ -13,7 +13,7 @@ from patch_compile.pipeline.prepare import _headers_line
 from patch_compile.pipeline.summary import headers_of
 from patch_compile.plugin import prebuilt
 from patch_compile.plugin.build import build_plugin
-from patch_compile.plugin.machines import this_machine
+from patch_compile.plugin.targets import this_machine
 from patch_compile.plugin.trust import library_made_here, matching_library
 from tests.plugin.identities import identity_text
 

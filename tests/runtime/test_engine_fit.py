@@ -18,8 +18,7 @@ from patch_compile.engine import backend as backends
 from patch_compile.engine.backend import load_backend
 from patch_compile.engine.build import build_engine
 from patch_compile.engine.expectation import expectation_from_onnx
-from patch_compile.engine.monitor import Cancellation
-from patch_compile.engine.network import BuildJob, write_engine
+from patch_compile.engine.network import BuildJob, Cancellation, write_engine
 from patch_compile.engine.options import EngineOptions
 from patch_compile.engine.profiles import profiles_from_onnx
 from patch_compile.errors import PatchCompileError

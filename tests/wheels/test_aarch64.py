@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from patch_compile.plugin.compiling import plugin_cache
-from patch_compile.plugin.machines import AARCH64
 from patch_compile.plugin.prebuilt import LIBRARY_NAME, PACKAGE
+from patch_compile.plugin.targets import AARCH64
 from patch_compile.plugin.toolchain import fetch_headers, find_cxx
 from tests.plugins.tidy import cuda_headers
 

@@ -15,8 +15,8 @@ import pytest
 
 from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.plugin.identity import read_identity
-from patch_compile.plugin.machines import MACHINES, this_machine
 from patch_compile.plugin.prebuilt import DISTRIBUTION, LIBRARY_NAME, PACKAGE
+from patch_compile.plugin.targets import MACHINES, this_machine
 from tests.builds import TINY
 from tests.conftest import TEXT, write_model
 

@@ -20,8 +20,7 @@ from patch_compile.errors import InvariantError
 from patch_compile.packing.checks import check_packed
 from patch_compile.packing.format import PackedLinear, codes_together, pack_together
 from patch_compile.packing.function import tensor_names
-from patch_compile.packing.index import csr_index
-from patch_compile.packing.joint import gated_panels, stacked_panels
+from patch_compile.packing.index import csr_index, gated_panels, stacked_panels
 from patch_compile.packing.quantised import pack_quantised
 from patch_compile.packing.slab_kinds import SLAB_K, kinds_among, numbers_of, slab_kinds, slab_words
 from patch_compile.passes.linear_node import LinearNode

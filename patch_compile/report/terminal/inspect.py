@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from masklearn.masks.name_globs import kind_of, short_kinds
-from patch_compile.inspection.inspection import Inspection
+from patch_compile.inspection import Inspection
 from patch_compile.report.terminal.folding import FoldingTable
 from patch_compile.report.terminal.parts import Part
 

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 import torch
 
-from patch_compile.plugin.architectures import wanted_archs
+from patch_compile.plugin.targets import wanted_archs
 from tests.plugins.dense_path_cases import MARKS
 from tests.plugins.dense_plugin import DensePlugin, compile_driver, compile_stand_in
 from tests.plugins.host_kernel import Device

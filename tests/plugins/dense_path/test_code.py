@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from patch_compile.plugin.architectures import ARCHS
+from patch_compile.plugin.targets import ARCHS
 from patch_compile.plugin.toolchain import describe_toolchain
 from tests.oracles.element_packing import KEPT
 from tests.plugins.dense_plugin import DensePlugin, compile_driver

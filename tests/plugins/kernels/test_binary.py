@@ -8,7 +8,7 @@ import pytest
 
 from masklearn.masks.kinds.table import KINDS, TWO_FOUR
 from patch_compile.planning.roofline import schedule
-from patch_compile.plugin.architectures import ARCHS
+from patch_compile.plugin.targets import ARCHS
 from tests.plugins.machine_code import NO_CODE, NVCC, WHY_NO_CODE, MachineCodeOf, cubin, machine_code
 
 sass, issue = (importlib.import_module(name) for name in ("sass", "issue"))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from masklearn.quant.table import INT4, INT8
-from patch_compile.packing.joint import gated_panels, stacked_panels
+from patch_compile.packing.index import gated_panels, stacked_panels
 from patch_compile.packing.quantised import pack_quantised
 from tests.oracles.element_packing import KEPT, OfSixteen, Packed
 from tests.packing.test_quantised import linear

@@ -1,4 +1,7 @@
-"""Architectures of GPUs that a plugin is compiled for: all, or those that a variable of the environment names."""
+"""What a plugin is compiled for: a kind of machine, as `uname -m` names it, and architectures of GPUs.
+
+The plugin has all architectures, or the ones that a variable of the environment names.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,33 @@ import os
 from collections.abc import Collection
 
 from patch_compile.errors import UsageError
-from patch_compile.plugin.toolchain import JETSONS, runs_on
 
-__all__ = ["ARCHS", "VARIABLE", "archs_for", "wanted_archs"]
+__all__ = [
+    "AARCH64",
+    "ARCHS",
+    "JETSONS",
+    "MACHINES",
+    "VARIABLE",
+    "X86",
+    "archs_for",
+    "ptx_arch",
+    "runs_on",
+    "this_machine",
+    "wanted_archs",
+]
 
+X86, AARCH64 = "x86_64", "aarch64"
+MACHINES = (X86, AARCH64)
 ARCHS = (80, 86, 89, 90, 120)
+JETSONS = (87,)
+"""Architectures of Jetsons that have sparse tensor cores: Orin. The plugin is compiled for them where one is the target."""
 VARIABLE = "PATCH_COMPILE_PLUGIN_ARCHS"
 """Variable that names the architectures to compile for, instead of all: `86` compiles for one GPU in less time."""
+
+
+def this_machine() -> str:
+    """Returns the kind of this machine."""
+    return os.uname().machine
 
 
 def wanted_archs() -> tuple[int, ...]:
@@ -51,3 +74,19 @@ def archs_for(sms: Collection[int]) -> tuple[int, ...]:
                 f"Add {sm} to it, or unset it.",
             )
     return archs
+
+
+def runs_on(sm: int, archs: tuple[int, ...]) -> bool:
+    """Returns True if a GPU runs a plugin of these architectures. sm, archs: compute capabilities times ten.
+
+    A GPU runs machine code of its own major version and of no higher minor one, and compiles older PTX (CUDA C++ programming
+    guide, binary and PTX compatibility). Jetsons (`JETSONS`) run no machine code of other GPUs.
+    """
+    if ptx_arch(archs) <= sm or sm in archs:
+        return True
+    return sm not in JETSONS and any(a <= sm < a // 10 * 10 + 10 for a in archs if a not in JETSONS)
+
+
+def ptx_arch(archs: tuple[int, ...]) -> int:
+    """Returns the architecture whose PTX a plugin of these architectures holds."""
+    return max((a for a in archs if a <= 90), default=max(archs))

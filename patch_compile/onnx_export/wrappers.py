@@ -1,17 +1,61 @@
-"""Wrapper that shows a decoder to torch.export: flat tensors in and out, explicit mask and cache."""
+"""Wrappers that show a model to torch.export, with the names and dimensions of their inputs and outputs.
+
+A decoder takes tokens and a cache as flat tensors, an encoder only tokens.
+"""
 
 import inspect
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from masklearn.model.pretrained import cache_argument
-from patch_compile.onnx_export.interface import Interface, token_dimensions
-from patch_compile.onnx_io.tensor_names import LOGITS, PAST, PRESENT, TOKEN_INPUTS
+from patch_compile.onnx_io.tensor_names import (
+    ATTENTION_MASK,
+    INPUT_IDS,
+    LOGITS,
+    PAST,
+    PRESENT,
+    TOKEN_INPUTS,
+    TOKEN_TYPE_IDS,
+)
 
-__all__ = ["ExportDecoder", "decoder_interface", "kept_shapes"]
+__all__ = [
+    "LARGEST",
+    "ExportDecoder",
+    "ExportEncoder",
+    "Interface",
+    "decoder_interface",
+    "encoder_interface",
+    "kept_shapes",
+    "token_dimensions",
+]
+
+LARGEST = 2**20  # upper bound of the dynamic dimensions, in tokens or rows
+
+
+@dataclass(frozen=True)
+class Interface:
+    """Inputs and outputs of a traced model, in order.
+
+    arguments: an example of each input; dynamic_shapes: argument of `torch.export` of this name, one entry per argument
+    of the traced module (a cache is one argument but many inputs); dimensions: (input, axis, name) of every dimension
+    that gets a name in the graph.
+    """
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    arguments: tuple[torch.Tensor, ...]
+    dynamic_shapes: tuple[Any, ...]
+    dimensions: tuple[tuple[int, int, str], ...]
+
+
+def token_dimensions(*names: str) -> tuple[Any, ...]:
+    """Returns a dynamic dimension of size 1 or more for each name."""
+    return tuple(torch.export.Dim(name, min=1, max=LARGEST) for name in names)
+
 
 # All sizes differ and are above 1: torch.export specializes 0 and 1, and merges dimensions of equal size.
 _BATCH, _SEQUENCE, _PAST = 2, 3, 5
@@ -144,3 +188,65 @@ def _cache_from(past: tuple[Tensor, ...]) -> Any:
         layer.dtype, layer.device, layer.is_initialized = key.dtype, key.device, True
         layers.append(layer)
     return Cache(layers=layers)
+
+
+class ExportEncoder(nn.Module):
+    """Wraps an encoder of transformers for tracing.
+
+    Inputs (int64, [batch, sequence]): `input_ids`, `attention_mask`, and `token_type_ids` if the model has more than one
+    token type. Outputs: `last_hidden_state` [batch, sequence, hidden], and `pooler_output` [batch, hidden] if the model
+    has a pooler.
+    """
+
+    def __init__(self, traced: nn.Module) -> None:
+        super().__init__()
+        self.traced = traced
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """Run the encoder. Every token reads all tokens whose `attention_mask` is 1."""
+        settings: dict[str, Tensor] = {}
+        if _has_sentences(self.traced.config):
+            settings["token_type_ids"] = (
+                token_type_ids if token_type_ids is not None else torch.zeros_like(input_ids)
+            )
+        if not _counts_tokens(self.traced):
+            # Without this the model reads them from a buffer, which would become a constant of the graph.
+            settings["position_ids"] = torch.arange(input_ids.shape[1]).expand_as(input_ids)
+        batch, sequence = input_ids.shape
+        # One row for each query: ONNX Runtime's Attention does not broadcast a mask over the queries.
+        mask = attention_mask[:, None, None, :].bool().expand(batch, 1, sequence, sequence)
+        output = self.traced(input_ids=input_ids, attention_mask=mask, **settings)
+        pooled = getattr(output, "pooler_output", None)
+        return (output.last_hidden_state,) if pooled is None else (output.last_hidden_state, pooled)
+
+
+def encoder_interface(config: Any, *, pooler: bool) -> Interface:
+    """Returns inputs and outputs of an encoder. pooler: it has an output `pooler_output`."""
+    names = [INPUT_IDS, ATTENTION_MASK]
+    if _sentence_kinds(config) > 1:
+        names.append(TOKEN_TYPE_IDS)
+    batch, sequence = token_dimensions("batch", "sequence")
+    # The sizes differ and are above 1: torch.export specializes 0 and 1, and merges dimensions of equal size.
+    tokens = torch.ones(2, 3, dtype=torch.int64)
+    return Interface(
+        inputs=tuple(names),
+        outputs=("last_hidden_state", "pooler_output") if pooler else ("last_hidden_state",),
+        arguments=tuple(tokens.clone() for _ in names),
+        dynamic_shapes=tuple({0: batch, 1: sequence} for _ in names),
+        dimensions=((0, 0, "batch"), (0, 1, "sequence")),
+    )
+
+
+def _sentence_kinds(config: Any) -> int:
+    return int(getattr(config, "type_vocab_size", 0))
+
+
+def _has_sentences(config: Any) -> bool:
+    return _sentence_kinds(config) > 0
+
+
+def _counts_tokens(model: Any) -> bool:
+    """True if positions count the tokens without padding (RoBERTa) instead of the places in the sequence."""
+    return hasattr(model.embeddings, "create_position_ids_from_input_ids")
