@@ -89,7 +89,7 @@ torture: .venv/installed
 FUZZ_SECONDS ?= 120
 fuzz: .venv/installed
 	$(BIN)/python -m pip install --quiet --editable '.[fuzz]'
-	$(BIN)/python -m tests.attacks.fuzz --seconds $(FUZZ_SECONDS)
+	$(BIN)/python -m tests.attacks fuzz --count $(FUZZ_SECONDS)
 
 # Types of TensorRT's Python API, for mypy alone: in the environment they would pass for an installed TensorRT. Five of
 # their signatures are no Python (a parameter called `in`, one without a default behind others with one), and the type

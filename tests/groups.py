@@ -26,7 +26,6 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "tests/plugins/tensorrt/test_tactics.py",
     ),
     "dockerfile": ("tests/test_dockerfile.py",),
-    "hostile": ("tests/attacks/hostile/test_hostile.py",),
     "lowering": ("tests/passes/lowering/",),
     "onnx-model": ("tests/sources/onnx_model/",),
     "ptx": ("tests/ptx/test_kernels.py",),

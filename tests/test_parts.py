@@ -1,9 +1,12 @@
-"""Each test is in one of the two parts, and the slow files are tests that exist."""
+"""Each test is in one of the two parts, and shares a process with those that share its fixtures."""
 
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from tests.groups import GROUPS, group_of
 from tests.parts import PARTS, of_part, slow_files
 
 ROOT = Path(__file__).parents[1]
@@ -13,9 +16,10 @@ def item(file: str, *marks: str) -> Any:
     return SimpleNamespace(path=ROOT / file, get_closest_marker=lambda name: name if name in marks else None)
 
 
-def test_slow_files_are_known_by_their_seconds() -> None:
+def test_slow_files_and_groups_exist() -> None:
     assert "tests/ptx/test_kernels.py" in slow_files() and "tests/test_parts.py" not in slow_files()
-    assert [file for file in slow_files() if not (ROOT / file).exists()] == []
+    places = [*slow_files(), *(one for beginnings in GROUPS.values() for one in beginnings)]
+    assert [place for place in places if not (ROOT / place).exists()] == []
 
 
 def test_a_test_is_in_one_part() -> None:
@@ -24,3 +28,17 @@ def test_a_test_is_in_one_part() -> None:
     assert of_part("quick", (new, slow, marked, swept)) == ([new, marked], [slow, swept])
     assert of_part("rest", (new, slow, marked, swept)) == ([slow, swept], [new, marked])
     assert set(PARTS) == {"quick", "rest"}
+
+
+@pytest.mark.parametrize(
+    ("test", "group"),
+    [
+        ("tests/runtime/test_generator.py::test_a[1]", "runtime"),
+        ("tests/onnx_export/test_model.py::test_a[llama-tied-yarn]", "export llama-tied-yarn"),
+        ("tests/onnx_export/test_rtx.py::test_a[llama-options1]", "export llama"),
+        ("tests/onnx_export/test_model.py::test_interface", "export llama"),
+        ("tests/pipeline/test_build.py::test_a[llama]", "tests/pipeline/test_build.py::test_a[llama]"),
+    ],
+)
+def test_a_group_is_its_folder_or_its_exported_model(test: str, group: str) -> None:
+    assert group_of(test) == group

@@ -1,65 +1,71 @@
-"""Attacks the program at full size, and writes what held and what broke to build/torture/RESULTS.jsonl.
+"""Attacks the program, prints rows as in docs/status/reliability.md, and adds them to build/torture/RESULTS.jsonl.
 
-    python -m tests.attacks                 # every kind of attack
+    python -m tests.attacks                 # every attack but `fuzz`, at full size
     python -m tests.attacks faults server   # some of them
     python -m tests.attacks --small faults  # the few attempts that `make test-full` makes too
-    python -m tests.attacks --page docs/status/reliability.md  # no attack: the results as a table of the page
+    python -m tests.attacks hostile --only "onnx: " FIFO  # inputs whose kind and name contain one of these words
+    python -m tests.attacks faults --only "oneshot with repair" --count 450 --seed 1  # so many of one scenario, drawn
+    python -m tests.attacks readers --only masks   # one reader
+    python -m tests.attacks mosaics --only 1003    # the problem of a seed
+    python -m tests.attacks fuzz --count 600       # readers under atheris, so many seconds each
 
-Each module of MODULES has a function `run(small: bool) -> list[Attack]`. The exit code is 1 if anything broke.
+The exit code is 1 if anything broke.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
+import multiprocessing
 import sys
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from tests.attacks.attack import RESULTS, Attack, write
-from tests.attacks.page import facts_of_run, renew_page
+from tests.attacks.attack import BUILD, run
 
-# By name on the command line. They run in this order.
-MODULES: dict[str, str] = {
-    "faults": "tests.attacks.faults.attacks",
-    "readers": "tests.attacks.readers",
-    "mosaics": "tests.attacks.mosaics",
+# Modules with a function `attack`, by name on the command line. They run in this order.
+MODULES = {
+    "faults": "tests.attacks.faults.sweep",
+    "readers": "tests.attacks.reader",
+    "mosaics": "tests.attacks.mosaic",
     "server": "tests.attacks.server",
-    "hostile": "tests.attacks.hostile.attack",
+    "hostile": "tests.attacks.hostile.cases",
     "plugin": "tests.attacks.plugin",
+    "fuzz": "tests.attacks.fuzz",
 }
 
 
-def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.attacks")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(MODULES)}; default: all")
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.attacks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(MODULES)}")
     parser.add_argument("--small", action="store_true", help="the few attempts that the tests make too")
-    parser.add_argument("--page", type=Path, help="only renew this page's table of the results")
-    given = parser.parse_args(arguments)
-    if given.page:
-        renew_page(given.page, RESULTS)
-        return 0
-    if unknown := set(given.names) - set(MODULES):
+    parser.add_argument("--only", nargs="+", metavar="WORD", help="a part of the attack")
+    parser.add_argument("--count", type=int, help="of attempts of `faults`, or seconds of `fuzz`")
+    parser.add_argument("--seed", type=int, help="of what is drawn")
+    parser.add_argument("--results", type=Path, default=BUILD / "RESULTS.jsonl", help="file to append to")
+    given = vars(parser.parse_args(arguments))
+    names, results = given.pop("names"), given.pop("results")
+    if unknown := set(names) - set(MODULES):
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
-    if not given.names:
-        RESULTS.unlink(missing_ok=True)
-    broken = 0
-    for name in given.names or MODULES:
-        started = time.monotonic()
-        attacks: list[Attack] = importlib.import_module(MODULES[name]).run(small=given.small)
-        seconds = time.monotonic() - started
-        write(attacks, RESULTS, facts_of_run(name, size="small" if given.small else "full", seconds=seconds))
-        broken += sum(len(one.broken) for one in attacks)
-        show(name, attacks, seconds)
-    return 1 if broken else 0
-
-
-def show(name: str, attacks: list[Attack], seconds: float) -> None:
-    """Print what held and what broke."""
-    print(f"{name} ({seconds:.0f} s)")
-    for one in attacks:
-        print(f"  {one.held:7,} of {one.tried:7,} held  {one.attack}", *one.broken, sep="\n    broken: ")
-    sys.stdout.flush()
+    results.parent.mkdir(parents=True, exist_ok=True)
+    options = {name: value for name, value in given.items() if value}
+    codes = []
+    print(
+        "| module | attack | size | tried | held | broken |\n| --- | --- | --- | --: | --: | --: |",
+        flush=True,
+    )
+    for name in names or [name for name in MODULES if name != "fuzz"]:
+        # In a process of its own: `hostile` forks, and may not have threads.
+        process = multiprocessing.get_context("spawn").Process(
+            target=run, args=(name, MODULES[name], options, results)
+        )
+        process.start()
+        process.join()
+        codes.append(process.exitcode)
+    return 1 if any(codes) else 0
 
 
 if __name__ == "__main__":

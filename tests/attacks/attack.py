@@ -1,46 +1,53 @@
-"""The result of one kind of attack, and the file that collects the results of a run of `make torture`."""
+"""Result of one kind of attack, and the folder where attacks keep what they make and what they find."""
 
 from __future__ import annotations
 
+import importlib
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parents[2] / "build/torture/RESULTS.jsonl"
+__all__ = ["BUILD", "Attack", "run"]
+
+BUILD = Path(__file__).parents[2] / "build/torture"
 
 
 @dataclass(frozen=True)
 class Attack:
     """Result of one kind of attack.
 
-    attack: what was tried, in words that a user of the program understands; tried: number of attempts; held: number of
-    attempts that ended as they should; broken: one line for each of the others, with what it takes to replay it.
+    words: what was tried, for users of the program; tried: number of attempts; broken: one line for each attempt that did
+    not end as it should, with what it takes to replay it.
     """
 
-    attack: str
+    words: str
     tried: int
-    held: int
-    broken: tuple[str, ...] = ()
+    broken: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        if self.tried < 1 or self.held + len(self.broken) != self.tried:
-            raise ValueError(
-                f"{self.attack}: {self.tried} tried are not {self.held} held and {len(self.broken)}"
-            )
-
-    @classmethod
-    def of(cls, attack: str, tried: int, broken: Iterable[str]) -> Attack:
-        """Returns the result of `tried` attempts, of which all but the `broken` held."""
-        lines = tuple(broken)
-        return cls(attack, tried, tried - len(lines), lines)
+        assert self.tried >= max(1, len(self.broken)), (
+            f"{self.words}: {len(self.broken)} of {self.tried} broken"
+        )
 
 
-def write(attacks: Iterable[Attack], path: Path, run: Mapping[str, Any] | None = None) -> None:
-    """Append one JSON object a line: {"attack": str, "tried": int, "held": int, "broken": [str, ...]}, and under "run" the
-    facts of the run if they are given."""
-    facts = {} if run is None else {"run": dict(run)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.writelines(json.dumps(asdict(one) | facts) + "\n" for one in attacks)
+def run(name: str, module: str, options: Mapping[str, Any], results: Path) -> None:
+    """Run the attack of a module, and end this process, with exit code 1 if anything broke."""
+    from benchmarks.machine import origin
+
+    began = time.monotonic()
+    found: list[Attack] = importlib.import_module(module).attack(**options)
+    size = "small" if options.get("small") else f"{options['count']:,}" if "count" in options else "full"
+    about = {"module": name, "size": size, "seconds": round(time.monotonic() - began), **origin()}
+    with results.open("a") as file:
+        for one in found:
+            tried, broken = one.tried, len(one.broken)
+            print(f"| {name} | {one.words} | {size} | {tried:,} | {tried - broken:,} | {broken:,} |")
+            line = about | {"attack": one.words, "tried": tried, "held": tried - broken, "broken": one.broken}
+            file.write(json.dumps(line) + "\n")
+    lines = [f"- {one.words}: {line}" for one in found for line in one.broken]
+    print(*lines, sep="\n", end="\n" * bool(lines), flush=True)
+    sys.exit(bool(lines))

@@ -25,13 +25,13 @@ _GROWTH = 0.05  # of the resident memory, over all requests after the first ones
 _JSON = {"content-type": "application/json"}
 
 
-def run(small: bool) -> list[Attack]:
+def attack(*, small: bool = False) -> list[Attack]:
     """Build a tiny model and attack its server."""
     with tempfile.TemporaryDirectory(prefix="torture-") as folder:
-        return attack(write_build(Path(folder)), Path(folder), small=small)
+        return attack_server(write_build(Path(folder)), Path(folder), small=small)
 
 
-def attack(out: Path, folder: Path, *, small: bool) -> list[Attack]:
+def attack_server(out: Path, folder: Path, *, small: bool) -> list[Attack]:
     """Attack a server of OUT. folder: for its log."""
     options = "--client-timeout", "5", "--max-batch", "16", "--queue", "64"
     with process(out, folder / "log", *options) as running:
@@ -47,7 +47,7 @@ def attack(out: Path, folder: Path, *, small: bool) -> list[Attack]:
         ]
     said = (folder / "log").read_text()
     broken = [line for line in said.splitlines() if line.startswith("Traceback")]
-    return [*attacks, Attack.of("the server's log shows no traceback", 1, broken[:1])]
+    return [*attacks, Attack("the server's log shows no traceback", 1, broken[:1])]
 
 
 def _extremes(running: Running, tries: int) -> Attack:
@@ -67,7 +67,7 @@ def _extremes(running: Running, tries: int) -> Attack:
                 )
             elif answer.status_code != 200 and set(answer.json()) != {"error"}:
                 broken.append(f"try {number}: {answer.text[:80]}")
-    return Attack.of("extreme values in a request are answered", tries, broken)
+    return Attack("extreme values in a request are answered", tries, broken)
 
 
 async def _ask(client: httpx.AsyncClient, **body: object) -> httpx.Response:
@@ -90,7 +90,7 @@ def _at_once(running: Running, number: int) -> Attack:
         if answer.status_code != 200 and not (answer.status_code == 429 and "retry-after" in answer.headers)
     ]
     told = ", ".join(f"{count} × {status}" for status, count in sorted(statuses.items()))
-    return Attack.of(f"{number} requests at once ({told})", number, broken)
+    return Attack(f"{number} requests at once ({told})", number, broken)
 
 
 def _beside_abuse(running: Running, each: int) -> Attack:
@@ -123,7 +123,7 @@ def _beside_abuse(running: Running, each: int) -> Attack:
         broken.append(str(error))
     for abuser in abusers:
         abuser.close()
-    return Attack.of(f"requests beside {len(abusers)} abusers, whose connections end", 5 * each + 1, broken)
+    return Attack(f"requests beside {len(abusers)} abusers, whose connections end", 5 * each + 1, broken)
 
 
 def _bodies(running: Running, number: int, size: int) -> Attack:
@@ -145,7 +145,7 @@ def _bodies(running: Running, number: int, size: int) -> Attack:
     grown = server.memory_info().rss - before
     if grown > 50e6:
         broken.append(f"resident memory grew by {grown / 1e6:.0f} MB")
-    return Attack.of(f"bodies of {size / 1e6:.0f} MB are refused", number + 1, broken)
+    return Attack(f"bodies of {size / 1e6:.0f} MB are refused", number + 1, broken)
 
 
 def _descriptors(running: Running, seconds: int) -> Attack:
@@ -174,7 +174,7 @@ def _descriptors(running: Running, seconds: int) -> Attack:
     if running.post({"prompt": "the cat", "max_tokens": 2}).status_code != 200:
         broken.append("no answer afterwards")
     about = f"no descriptors for {seconds} s: {share:.1%} of a core, {written / 1e3:.1f} kB of log"
-    return Attack.of(about, 3, broken)
+    return Attack(about, 3, broken)
 
 
 def _many(running: Running, number: int) -> Attack:
@@ -216,7 +216,7 @@ def _many(running: Running, number: int) -> Attack:
     if grown > _GROWTH:
         broken.append(f"resident memory grew by {grown:.1%} of {before / 1e6:.0f} MB")
     about = f"{number} requests, a third of whose clients leave; resident memory {grown:+.1%}"
-    return Attack.of(about, number + 1, broken)
+    return Attack(about, number + 1, broken)
 
 
 def _open(running: Running) -> int:

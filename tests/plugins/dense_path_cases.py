@@ -7,9 +7,8 @@ import pytest
 
 from patch_compile.plugin.toolchain import describe_toolchain
 from tests.oracles.element_packing import prune_2_of_4
-from tests.plugins.dense_plugin import DENSE_PATH
+from tests.plugins.dense_plugin import DENSE_PATH, Linear
 from tests.plugins.host_kernel import SlabCounts
-from tests.plugins.plugin_structures import Linear
 
 MISSING = [item.what for item in describe_toolchain() if not item.found]
 MARKS = [pytest.mark.skipif(bool(MISSING), reason=f"to compile the plugin there is no {MISSING}")]

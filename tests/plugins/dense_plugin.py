@@ -14,28 +14,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from patch_compile.packing.index import csr_index
 from patch_compile.plugin.toolchain import find_nvcc
-from tests.oracles.element_packing import Packed
+from tests.oracles.element_packing import KEPT, Packed
 from tests.plugins.compiled import compiled, tensorrt_headers
-from tests.plugins.host_kernel import PLUGINS, Device
+from tests.plugins.host_kernel import PLUGINS, SLAB_NAMES, Device, Slabs, device_index, set_slabs
 from tests.plugins.host_kernel import problem_of as problem_for
-from tests.plugins.mosaic_cases import Case
-from tests.plugins.plugin_structures import Activate, Linear, Tensors, Unpack, index_on_device, slab_tensors
+from tests.plugins.mosaic_cases import DTYPES, Case
 
 __all__ = [
-    "A100",
-    "DENSE_PATH",
-    "EAGER",
-    "H100",
-    "DensePlugin",
-    "Guarded",
-    "compile_driver",
-    "compile_stand_in",
-    "driver_sources",
-    "problem_of",
-]
+    "A100", "DENSE_PATH", "EAGER", "H100", "Activate", "DensePlugin", "Guarded", "Linear", "Tensors", "Unpack",
+    "compile_driver", "compile_stand_in", "driver_sources", "index_on_device", "problem_of", "slab_tensors",
+]  # fmt: skip
 
+# As in host_kernel.py, the structs come from the benchmark.
 _driver = importlib.import_module("plugin_driver")
+Tensors = _driver.Tensors
 A100 = Device(108, 163 << 10, 40 << 20, 153, 1024)
 H100 = Device(132, 227 << 10, 50 << 20, 183, 1269, 2048)
 # With one SM for the kernels and no limit for the library, small products take the dense path too.
@@ -44,13 +38,86 @@ DENSE_PATH = _driver.DENSE_PATH_TACTIC
 GUARD = 1 << 17  # bytes of guard before and after a tensor
 
 _HERE = Path(__file__).resolve().parent
-_FLAGS = (
-    "-std=c++17",
-    "-O1",
-    "-shared",
-    "-Xlinker=-Bsymbolic",  # PyTorch's CUDA must not take the place of the emulated one
-    "-Xcompiler=-fPIC,-fno-gnu-unique,-march=native,-Wall,-Wextra,-Werror",
-)
+# -Bsymbolic: PyTorch's CUDA must not take the place of the emulated one.
+_HOST_FLAGS = "-Xcompiler=-fPIC,-fno-gnu-unique,-march=native,-Wall,-Wextra,-Werror"
+_FLAGS = ("-std=c++17", "-O1", "-shared", "-Xlinker=-Bsymbolic", _HOST_FLAGS)
+
+
+class Linear(_driver.Linear):
+    """A linear of the driver, of a case or of numbers of slabs."""
+
+    @classmethod
+    def of(cls, case: Case) -> Linear:
+        about = {"bias": case.bias is not None, "residual": case.residual is not None}
+        scalar = DTYPES.index(case.dtype)
+        return cls.of_packed(case.packed, scalar, len(case.x), activation=case.activation, **about)
+
+    def some_index(self) -> NDArray[np.int32]:
+        """Return an index of as many slabs, kind by kind."""
+        panels = (1 + self.gated) * -(-self.out_features // self.panel_rows)
+        kinds = [kind for kind in range(len(KEPT)) if self.kinds >> kind & 1]
+        streams = np.repeat(np.arange(len(kinds)), [self.slabs.of[kind] for kind in kinds])
+        return csr_index(streams.reshape(panels, -1), len(kinds))
+
+
+def slab_tensors(packed: Packed) -> dict[str, NDArray[Any]]:
+    """Tensors of the slabs, by the names of SLAB_NAMES, and scales."""
+    scales = {} if packed.scales is None else {"scales": packed.scales}
+    return scales | {
+        name: tensor
+        for kind, own in packed.tensors.items()
+        for name, tensor in zip(SLAB_NAMES[kind], own, strict=True)
+        if tensor is not None
+    }
+
+
+class Unpack(ctypes.Structure):
+    """Mirror of `UnpackArguments` in kernels/dense_path.h."""
+
+    _fields_ = [
+        ("slabs", Slabs * len(KEPT)),
+        *((name, ctypes.c_void_p) for name in ("scales", "index", "weight")),
+        *((name, ctypes.c_int32) for name in ("kinds", "panel_rows", "sides", "all_panels", "first_panel")),
+        *((name, ctypes.c_int32) for name in ("panels", "columns", "weights", "scalar")),
+    ]
+
+    @classmethod
+    def of(
+        cls, packed: Packed, addresses: Mapping[str, int], first_panel: int, panels: int, scalar: int = 0
+    ) -> Unpack:
+        """Arguments that unpack some panels of Y. addresses: of the slabs' tensors, `index` and `weight`."""
+        sides, rows = 1 + packed.gated, packed.panel_rows
+        made = cls(
+            index=addresses["index"], weight=addresses["weight"], kinds=device_kinds(packed), panel_rows=rows,
+            sides=sides, all_panels=-(-packed.shape[0] // rows), first_panel=first_panel, panels=panels,
+            columns=-(-packed.shape[1] // 64), weights=packed.weights, scalar=scalar, scales=addresses.get("scales"),
+        )  # fmt: skip
+        set_slabs(made.slabs, rows, packed.counts, packed.weights)
+        for own, (values, extra) in zip(made.slabs, SLAB_NAMES, strict=True):
+            own.values, own.extra = addresses.get(values), addresses.get(extra)
+        return made
+
+
+def device_kinds(packed: Packed) -> int:
+    """Number of kinds in the index that a device gets."""
+    return len(KEPT) if packed.weights or any(packed.counts[2:]) else 2
+
+
+def index_on_device(packed: Packed) -> NDArray[np.int32]:
+    """The index that a device gets."""
+    return device_index(packed.index, packed.kinds, sum(packed.counts), device_kinds(packed))
+
+
+class Activate(ctypes.Structure):
+    """Mirror of `ActivateArguments` in kernels/dense_path.h."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("z", "bias", "residual", "y")),
+        *(
+            (n, ctypes.c_int32)
+            for n in ("tokens", "columns", "stride", "out_features", "gated", "activation")
+        ),
+    ]
 
 
 @dataclass

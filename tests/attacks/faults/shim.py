@@ -8,10 +8,13 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from enum import IntEnum
 from pathlib import Path
 
-__all__ = ["COMPILER", "Fault", "arm", "compiled"]
+from tests.attacks.attack import BUILD
+
+__all__ = ["COMPILER", "EXIT_CODES", "WORDS", "Fault", "arm", "compiled", "work_under"]
 
 COMPILER = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc") or shutil.which("clang")
 _SOURCE = Path(__file__).with_name("shim.c")
@@ -32,23 +35,29 @@ class Fault(IntEnum):
     TERMINATE = 8  # SIGTERM
     HANG_UP = 9  # SIGHUP
 
-    @property
-    def exit_codes(self) -> tuple[int, ...]:
-        """Exit codes with which a run may end; negative ones are signals."""
-        return _EXIT_CODES.get(self, (0, 1))
 
-
-_EXIT_CODES = {
-    Fault.KILL: (-signal.SIGKILL,),
-    Fault.TORN: (-signal.SIGKILL,),
-    Fault.POWER: (-signal.SIGKILL,),
+WORDS = {
+    Fault.KILL: "killed before a file operation",
+    Fault.FULL: "disk full from a file operation on",
+    Fault.EIO: "input/output error of one file operation",
+    Fault.TORN: "killed with a write half done",
+    Fault.POWER: "power cut: killed, and what was not flushed is lost",
+    Fault.EIO_READ: "input/output error of one file operation that reads",
+    Fault.INTERRUPT: "Ctrl-C at a file operation",
+    Fault.TERMINATE: "SIGTERM at a file operation",
+    Fault.HANG_UP: "SIGHUP at a file operation",
+}
+# With which a run may end; negative ones are signals.
+EXIT_CODES = {
+    **dict.fromkeys((Fault.FULL, Fault.EIO, Fault.EIO_READ), (0, 1)),
+    **dict.fromkeys((Fault.KILL, Fault.TORN, Fault.POWER), (-signal.SIGKILL,)),
     Fault.INTERRUPT: (0, 130),  # 0: the run was already at its end
     Fault.TERMINATE: (-signal.SIGTERM,),
     Fault.HANG_UP: (-signal.SIGHUP,),
 }
 
 
-def compiled(folder: Path) -> Path:
+def compiled(folder: Path = BUILD) -> Path:
     """Returns the library, which is compiled into `folder` unless it is there."""
     assert COMPILER is not None
     library = folder / f"shim-{hashlib.sha256(_SOURCE.read_bytes()).hexdigest()[:16]}.so"
@@ -66,3 +75,37 @@ def arm(folders: list[Path], fault: Fault, at: int, log: int) -> None:
     library.faults_arm(
         ":".join(map(str, folders)).encode(), ctypes.c_int(fault), ctypes.c_long(at), ctypes.c_int(log)
     )
+
+
+# Arms the shim for a folder, does something in it, and prints the error that this had.
+_SCRIPT = """
+import os, sys
+from pathlib import Path
+from tests.attacks.faults.shim import Fault, arm
+
+folder, fault, at, work = Path(sys.argv[1]), Fault[sys.argv[2]], int(sys.argv[3]), compile(sys.argv[4], "work", "exec")
+log = os.open(folder.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
+if "import" in sys.argv[4]:
+    import numpy, safetensors.numpy
+arm([folder], fault, at, log)
+try:
+    exec(work)
+except OSError as error:
+    print(error.errno)
+except Exception as error:
+    print(error)
+"""
+
+
+def work_under(fault: Fault, at: int, folder: Path, work: str) -> tuple[int, str, list[tuple[str, int]]]:
+    """Run a script in `folder`, where operation number `at` fails.
+
+    Returns the exit code, the error, and name and bytes of each operation that changes files.
+    """
+    folder.mkdir(exist_ok=True)
+    command = [sys.executable, "-c", _SCRIPT, str(folder), fault.name, str(at), work]
+    env = os.environ | {"LD_PRELOAD": str(compiled()), "PYTHONPATH": "."}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=600)
+    assert not done.stderr, done.stderr
+    lines = [line.split(" ", 4) for line in folder.with_suffix(".log").read_text().splitlines()]
+    return done.returncode, done.stdout.strip(), [(one[2], int(one[3])) for one in lines if one[0] in "cg"]

@@ -1,18 +1,31 @@
-"""Tries faults at the operations of a scenario, one run each, and resumes after each."""
+"""Every file operation of a build fails once in every way, or is the last of the process; then the build is resumed."""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import random
 import shutil
+import tempfile
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.attacks.faults.runs import Operation, Run, Runner
-from tests.attacks.faults.scenario import Place, Scenario, differences, litter
-from tests.attacks.faults.shim import Fault
+from patch_compile.engine.backend import BackendName
+from patch_compile.plugin.build import build_plugin
+from tests.attacks.attack import BUILD, Attack
+from tests.attacks.faults.runs import Operation, Run, Runner, runner
+from tests.attacks.faults.scenario import SCENARIOS, Place, Scenario, differences, litter
+from tests.attacks.faults.shim import EXIT_CODES, WORDS, Fault
 
-__all__ = ["Attempt", "Sweep", "attempts"]
+__all__ = ["attack"]
 
+_PLUGINS = BUILD / "plugin"  # compiled once, for the caches of all processes
+# Number of attempts; the other scenarios have all.
+_SAMPLED = {"TensorRT-RTX": 60, "magnitude over an earlier build": 150}
+_SMALL = 10
 _OF_A_CRASH = ("Traceback (most recent call last)", "Internal error", "hung:")
 
 
@@ -87,7 +100,7 @@ class Sweep:
     def _of_run(self, run: Run, fault: Fault) -> Iterator[str]:
         assert run.hit is not None
         yield from self._of_ours_alone(run)
-        if run.code not in fault.exit_codes:
+        if run.code not in EXIT_CODES[fault]:
             yield f"exit code {run.code}: {_first_line(run.stderr)}"
         if run.code < 0:
             return
@@ -134,13 +147,6 @@ class Sweep:
                 yield f"outside OUT: {one}"
 
 
-def attempts(sweep: Sweep, wanted: Sequence[tuple[Fault, int]]) -> Iterator[Attempt]:
-    """Yield the attempts of the wanted faults and operations, without those that are impossible."""
-    for fault, number in wanted:
-        if (attempt := sweep.attempt(fault, number)) is not None:
-            yield attempt
-
-
 def _of_words(run: Run) -> Iterator[str]:
     """A user reads what is wrong, why, and what to do, and no traceback."""
     yield from (
@@ -155,3 +161,66 @@ def _of_words(run: Run) -> Iterator[str]:
 def _first_line(stderr: str) -> str:
     lines = [line for line in stderr.splitlines() if line.startswith("error: ")] or stderr.splitlines()[-1:]
     return lines[0] if lines else "nothing on stderr"
+
+
+def _wanted(sweep: Sweep, count: int | None, seed: int) -> Sequence[tuple[Fault, int]]:
+    """Returns all faults at all operations, or `count` of them, drawn at random and spread over the run."""
+    changes = [one for one in sweep.operations if one.kind != "r"]
+    able = dict.fromkeys((Fault.KILL, Fault.EIO, Fault.POWER, Fault.INTERRUPT), changes)
+    able |= dict.fromkeys(
+        (Fault.TERMINATE, Fault.HANG_UP), changes[::10]
+    )  # they end the process as a kill does
+    able[Fault.FULL] = [one for one in changes if one.kind == "g"]
+    able[Fault.TORN] = [one for one in changes if one.name == "write"]
+    able[Fault.EIO_READ] = [one for one in sweep.operations if one.kind == "r"]
+    every = sorted((one.number / len(of), fault, one.number) for fault, of in able.items() for one in of)
+    if count is not None:
+        drawn = random.Random(seed)
+        step = len(every) / count
+        every = [every[int((i + drawn.random()) * step)] for i in range(count)]
+    return [(fault, number) for _, fault, number in every]
+
+
+def attack(
+    *, small: bool = False, only: Sequence[str] = (), count: int | None = None, seed: int = 0
+) -> list[Attack]:
+    """Returns the results by scenario and fault. small: some ten attempts of the fastest scenario.
+
+    only: names of scenarios; count: of attempts of each, drawn with this seed.
+    """
+    if small:
+        name = next(iter(SCENARIOS))
+        return _by_fault(name, _share(name, _SMALL, seed, 0, 1))
+    found = []
+    for name in only or SCENARIOS:
+        if SCENARIOS[name].engine:
+            build_plugin(BackendName.TENSORRT_RTX, cache_dir=_PLUGINS)
+        most = count or (None if only else _SAMPLED.get(name))
+        processes = os.cpu_count() or 1
+        with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+            shares = [pool.submit(_share, name, most, seed, i, processes) for i in range(processes)]
+            found += _by_fault(name, [attempt for share in shares for attempt in share.result()])
+    return found
+
+
+def _by_fault(name: str, tried: Sequence[Attempt]) -> list[Attack]:
+    by_fault = defaultdict(list)
+    for attempt in tried:
+        by_fault[attempt.fault].append(attempt)
+    return [
+        Attack(f"{WORDS[fault]} ({name})", len(of), tuple(str(one) for one in of if one.problems))
+        for fault, of in sorted(by_fault.items())
+    ]
+
+
+def _share(name: str, count: int | None, seed: int, process: int, processes: int) -> list[Attempt]:
+    """Returns the attempts of one process, in a folder of its own, without those that are impossible."""
+    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
+        here = Path(folder).resolve()
+        if SCENARIOS[name].engine:
+            shutil.copytree(_PLUGINS, here / "cache/patch-compile/plugin")
+        with runner(here / "runner", here / "cache") as made:
+            sweep = Sweep(SCENARIOS[name], made, here / "place")
+            wanted = _wanted(sweep, count, seed)[process::processes]
+            tried = [sweep.attempt(fault, number) for fault, number in wanted]
+            return [attempt for attempt in tried if attempt]

@@ -1,22 +1,32 @@
-"""The list of all hostile inputs, and the sample that `make test-full` takes of it."""
+"""The list of all hostile inputs, the sample that `make test-full` takes, and the attack that feeds them to commands."""
 
 from __future__ import annotations
 
+import gc
+import importlib
+import os
+import pkgutil
+import shutil
+import tempfile
+import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
+from tests.attacks.attack import BUILD, Attack
 from tests.attacks.hostile.archives import archive_cases
-from tests.attacks.hostile.case import Case, Sound, draw
-from tests.attacks.hostile.control import control_cases
+from tests.attacks.hostile.case import LEARN, ONNX_BUILD, Case, Sound, cases
 from tests.attacks.hostile.graphs import graph_cases
-from tests.attacks.hostile.hybrid import hybrid_cases
 from tests.attacks.hostile.models import model_cases
 from tests.attacks.hostile.options import word_cases
-from tests.attacks.hostile.outs import out_cases
+from tests.attacks.hostile.outs import BENCH, COMPARE, INSPECT, RUN, VERIFY, WRITES, out_cases
+from tests.attacks.hostile.sound import make_sound
 from tests.attacks.hostile.tensors import tensor_cases
 from tests.attacks.hostile.texts import text_cases
+from tests.attacks.sandbox import Running, Verdict, start
+from tests.attacks.values import draw
 
-__all__ = ["KINDS", "all_cases", "sample"]
+__all__ = ["KINDS", "all_cases", "attack", "sample"]
 
 # Kinds of inputs, in words for docs/status/reliability.md.
 KINDS = {
@@ -43,32 +53,116 @@ KINDS = {
     "environment": "environment variables",
 }
 _EACH = 3  # inputs of each kind in the sample
+_OF_MODELS = (
+    INSPECT,
+    f"{INSPECT}/model.safetensors",
+    "plan stranger --ratio 0.4",
+    f"learn stranger -o out {LEARN}",
+)
+_OF_FILES = (
+    "inspect stranger.safetensors",
+    "compile SOUND/model --mask stranger.safetensors -o out",
+    "inspect stranger.onnx",
+    ONNX_BUILD.format("stranger.onnx"),
+    f"learn SOUND/model -o out {LEARN} --calib stranger.txt --method wanda --windows 1 --length 16",
+)
+_IMPORTED_FIRST = (
+    "torch", "transformers", "transformers.models.llama.modeling_llama", "torch.onnx._internal.exporter._core", "onnx",
+    "onnx_ir", "onnxscript", "onnxruntime", "pyarrow.parquet", "datasets", "accelerate", "scipy.linalg", "tokenizers",
+    "numba",
+)  # fmt: skip
+
+
+def _controls(sound: Sound) -> Iterator[Case]:
+    """Inputs with nothing wrong: they show that the other cases fail for what is hostile in them."""
+
+    def copy(*files: tuple[str, str]):
+        return lambda sound, folder: [sound.copy(source, folder / to) for source, to in files]
+
+    files = ("masks.safetensors", "model.onnx", "text.txt")
+    copied = copy(*((file, f"stranger{Path(file).suffix}") for file in files))
+    of_builds = (INSPECT, RUN, COMPARE, VERIFY, BENCH)
+    yield from cases("control", _OF_MODELS, [("a model", copy(("model", "stranger")))], codes=(0,))
+    yield from cases("control", _OF_FILES, [("files", copied)], codes=(0,))
+    makes = [("a build", copy(("out", "stranger")))]
+    yield from cases("control", of_builds, makes, codes=(0,), writes=WRITES)
+
+
+_FAMILIES = (
+    _controls, tensor_cases, model_cases, archive_cases, graph_cases, text_cases, out_cases, word_cases,
+)  # fmt: skip
 
 
 def all_cases(sound: Sound) -> list[Case]:
     """Returns every input, always the same and in the same order. Raises AssertionError if two have one name."""
-    cases = list(_cases(sound))
-    twice = [name for name, count in Counter(map(str, cases)).items() if count > 1]
+    found = [case for family in _FAMILIES for case in family(sound)]
+    twice = [name for name, count in Counter(map(str, found)).items() if count > 1]
     assert not twice, twice
-    return cases
+    return found
 
 
-def sample(cases: Sequence[Case]) -> list[Case]:
+def sample(found: Sequence[Case]) -> list[Case]:
     """Returns some inputs of each kind, always the same."""
     taken = []
     for kind in KINDS:
-        of_kind = [case for case in cases if case.kind == kind]
+        of_kind = [case for case in found if case.kind == kind]
         taken += draw(f"sample/{kind}").sample(of_kind, min(_EACH, len(of_kind)))
     return taken
 
 
-def _cases(sound: Sound) -> Iterator[Case]:
-    yield from control_cases()
-    yield from tensor_cases()
-    yield from model_cases(sound)
-    yield from archive_cases()
-    yield from graph_cases()
-    yield from hybrid_cases()
-    yield from text_cases(sound)
-    yield from out_cases(sound)
-    yield from word_cases()
+def attack(*, small: bool = False, only: Sequence[str] = ()) -> list[Attack]:
+    """Returns one attack for each kind of input. It counts inputs; one that breaks any of its commands is broken.
+
+    only: words, of which one is in the kind and name of each input that is taken.
+    """
+    place = BUILD / "sound"
+    if not only:  # files of an older version of the program would be hostile themselves
+        shutil.rmtree(place, ignore_errors=True)
+    sound = make_sound(place)
+    taken = sample(all_cases(sound)) if small else all_cases(sound)
+    taken = [case for case in taken if not only or any(word in str(case) for word in only)]
+    _prepare()
+    broken: dict[str, dict[str, str]] = {}
+    for verdict in _verdicts(taken, sound, 1 if small else os.cpu_count() or 1):
+        if verdict.faults:
+            broken.setdefault(verdict.kind, {})[verdict.name] = f"{verdict} | {verdict.output[-600:]!r}"
+    count = Counter(case.kind for case in taken)
+    return [
+        Attack(words, count[kind], tuple(broken.get(kind, {}).values()))
+        for kind, words in KINDS.items()
+        if count[kind]
+    ]
+
+
+def _prepare() -> None:
+    """Import what commands import, so that no fork does it again."""
+    os.environ |= {
+        "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "",
+    }  # fmt: skip
+    for name in [*os.environ]:
+        if name.startswith("PATCH_COMPILE_") or name in ("COLUMNS", "FORCE_COLOR"):
+            del os.environ[name]
+    for name in _IMPORTED_FIRST:
+        importlib.import_module(name)
+    for package in ("masklearn", "patch_compile"):
+        for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
+    gc.freeze()  # no fork copies the memory of these modules to count what refers to it
+
+
+def _verdicts(taken: Iterable[Case], sound: Sound, jobs: int) -> Iterator[Verdict]:
+    """Yield the verdict of every command of every case, in the order in which they end."""
+    waiting = [(case, command) for case in taken for command in case.commands][::-1]
+    running: list[Running] = []
+    with tempfile.TemporaryDirectory(prefix="hostile-", ignore_cleanup_errors=True) as root:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                case, command = waiting.pop()
+                running.append(start(case, command, sound, Path(root) / f"{len(waiting)}"))
+            ended = [(one, verdict) for one in running if (verdict := one.poll())]
+            for one, verdict in ended:
+                running.remove(one)
+                yield verdict
+            if not ended:
+                time.sleep(0.01)

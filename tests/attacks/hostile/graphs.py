@@ -1,204 +1,191 @@
-"""Hostile ONNX files: damaged protobuf, graphs that are none, and graphs that lie."""
+"""Hostile ONNX files: damaged protobuf, graphs that are none, graphs that lie, and PatchLinear nodes that do."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import reduce
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
-from tests.attacks.hostile.case import Case, Sound, draw
-from tests.attacks.hostile.mutations import PLACES
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["FILE", "INSPECT", "Change", "graph_cases", "model_of"]
+from tests.attacks.hostile.case import ONNX_BUILD, Case, Make, Sound, alone, cases, places, written
+from tests.attacks.values import draw
 
-FILE = "stranger.onnx"
-INSPECT = f"inspect {FILE}"
-_BUILD = f"build {FILE} -o out --ratio 0.4 --method magnitude --tile 32x32 --backend onnx --lowering plugin"
-_PLAIN = (INSPECT, _BUILD)
-_SOLVE = (
-    f"{_BUILD.replace('magnitude', 'sparsegpt')} --calib inputs.npz",
-)  # it keeps new weights by the linears' names
-Change = Callable[[Any], Any]
+__all__ = ["graph_cases"]
+
+_FILE, _HYBRID = "stranger.onnx", "out/onnx/model.onnx"
+_INSPECT = f"inspect {_FILE}"
+_BUILD = ONNX_BUILD.format(_FILE)
+_SOLVE = f"{_BUILD.replace('magnitude', 'sparsegpt')} --calib inputs.npz"  # it keeps new weights by the linears' names
+_RUN = f"run {_FILE} 'the cat' --runner onnx --tokenizer SOUND/model --new-tokens 2"
+_Edit = Callable[[Any], Any]
+_Edits = Iterator[tuple[str, _Edit]]
 
 
-def model_of(change: Change, source: str = "model.onnx") -> Callable[[Sound, Path], None]:
-    """Returns a maker that changes the protobuf of a model. change: changes it in its place, or returns the file's bytes."""
+def _edited(edit: _Edit, source: str = "model.onnx") -> Make:
+    """Returns a maker of an edited model. edit: changes the protobuf in its place, or returns the file's bytes."""
 
     def make(sound: Sound, folder: Path) -> None:
-        import onnx
-
         model = onnx.load(sound.root / source, load_external_data=False)
-        model.doc_string = str((sound.root / source).parent)  # where a change finds the data of a tensor
-        found = change(model)
-        (folder / FILE).write_bytes(found if isinstance(found, bytes) else model.SerializeToString())
-        if source != "model.onnx":
-            sound.copy("out/onnx/model.onnx.data", folder / "model.onnx.data")
+        model.doc_string = str((sound.root / source).parent)  # where an edit finds the data of a tensor
+        found = edit(model)
+        (folder / _FILE).write_bytes(found if isinstance(found, bytes) else model.SerializeToString())
+        if source == _HYBRID:
+            sound.copy(f"{_HYBRID}.data", folder / "model.onnx.data")
 
     return make
 
 
-def _plain() -> Iterator[tuple[str, Change]]:
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
+def _set(fields: dict[str, Any]) -> _Edit:
+    """Returns an edit of fields, by their paths of names and numbers. None clears a field; "+" is a new item."""
 
-    def node(index: int, **fields: Any) -> Change:
-        def change(model: Any) -> None:
-            target = model.graph.node[index]
-            for name, value in fields.items():
-                if isinstance(value, list):
-                    del getattr(target, name)[:]
-                    getattr(target, name).extend(value)
-                else:
-                    setattr(target, name, value)
+    def set_one(message: Any, path: str, value: Any) -> None:
+        *above, last = path.split(".")
+        for step in above:
+            message = message.add() if step == "+" else _step(message, step)
+        if last == "+":
+            message.append(value)
+        elif last.isdigit():
+            message[int(last)].CopyFrom(value)
+        elif value is None:
+            message.ClearField(last)
+        elif isinstance(value, list):
+            del getattr(message, last)[:]
+            getattr(message, last).extend(value)
+        else:
+            setattr(message, last, value)
 
-        return change
+    return lambda model: [set_one(model, path, value) for path, value in fields.items()]
 
-    yield "no operator", node(0, op_type="")
-    yield "unknown operator", node(0, op_type="Stranger")
-    yield "unknown domain", node(0, domain="stranger", op_type="Stranger")
-    yield "no inputs", node(0, input=[])
-    yield "one input", node(0, input=["x"])
-    yield "many inputs", node(0, input=["x"] * 1000)
-    yield "no outputs", node(0, output=[])
-    yield "output twice", node(1, output=["a"])
-    yield "a circle of nodes", node(0, input=["y", "first"])
-    yield "a circle of one", node(1, input=["b"])
-    yield "unknown name", node(1, input=["stranger"])
-    yield "empty names", node(0, input=["", ""])
-    yield "a name with colours", node(0, name="\x1b[31mred\x07")
-    yield "a name of 1 MB", node(0, name="x" * 1_000_000)
-    yield "names twice", node(2, name="first_matmul")
-    yield (
-        "transB that is text",
-        lambda m: m.graph.node[2].attribute[0].CopyFrom(helper.make_attribute("transB", "x")),
-    )
-    yield "transB twice", lambda m: m.graph.node[2].attribute.append(m.graph.node[2].attribute[0])
-    yield (
-        "alpha nan",
-        lambda m: m.graph.node[2].attribute.append(helper.make_attribute("alpha", float("nan"))),
-    )
-    yield "an attribute without a type", lambda m: m.graph.node[2].attribute.add(name="alpha") and None
-    yield (
-        "an attribute of an unknown type",
-        lambda m: m.graph.node[2].attribute.append(onnx.AttributeProto.FromString(b"\x0a\x01z\xa0\x01\x63")),
-    )
 
-    def weight(**fields: Any) -> Change:
-        def change(model: Any) -> None:
-            target = model.graph.initializer[0]
-            for name, value in fields.items():
-                if isinstance(value, list):
-                    del target.dims[:]
-                    target.dims.extend(value)
-                else:
-                    setattr(target, name, value)
+def _step(message: Any, step: str) -> Any:
+    return message[int(step)] if step.isdigit() else getattr(message, step)
 
-        return change
 
-    for dims in (
-        [],
-        [64],
-        [64, 63],
-        [63, 64],
-        [-64, 64],
-        [0, 64],
-        [2**62, 4],
-        [2**32, 2**32],
-        [1] * 500,
-        [64, 64, 1],
-        [2**31, 2**33],
-    ):
-        yield f"a weight of {str(dims)[:24]}", weight(dims=dims)
-    for kind in (0, 2, 7, 8, 9, 10, 11, 14, 16, 17, 22, 99, -1):
-        yield f"a weight of type {kind}", weight(data_type=kind)
-    yield "a weight without data", weight(raw_data=b"")
-    yield "a weight cut", weight(raw_data=b"\0" * 100)
-    yield "a weight without a name", weight(name="")
-    yield "a weight of another name", weight(name="stranger")
-    for name, value in (("nan", float("nan")), ("inf", float("inf")), ("huge", 3e38), ("zero", 0.0)):
-        yield (
-            f"weights {name}",
-            lambda m, v=value: m.graph.initializer[0].CopyFrom(numpy_helper.from_array(_full(v), "first")),
+def _again(path: str) -> _Edit:
+    """Returns an edit that repeats the first item of a list."""
+
+    def edit(model: Any) -> None:
+        items = reduce(_step, path.split("."), model)
+        items.append(items[0])
+
+    return edit
+
+
+_ALPHA, _WEIGHT = "graph.node.2.attribute.+", "graph.initializer.0"
+_UNKNOWN_TYPE = onnx.AttributeProto.FromString(b"\x0a\x01z\xa0\x01\x63")
+_OF_NODES: dict[str, dict[str, Any]] = {
+    "no operator": {"graph.node.0.op_type": ""},
+    "unknown operator": {"graph.node.0.op_type": "Stranger"},
+    "unknown domain": {"graph.node.0.domain": "stranger", "graph.node.0.op_type": "Stranger"},
+    "no inputs": {"graph.node.0.input": []},
+    "one input": {"graph.node.0.input": ["x"]},
+    "many inputs": {"graph.node.0.input": ["x"] * 1000},
+    "no outputs": {"graph.node.0.output": []},
+    "output twice": {"graph.node.1.output": ["a"]},
+    "a circle of nodes": {"graph.node.0.input": ["y", "first"]},
+    "a circle of one": {"graph.node.1.input": ["b"]},
+    "unknown name": {"graph.node.1.input": ["stranger"]},
+    "empty names": {"graph.node.0.input": ["", ""]},
+    "a name with colours": {"graph.node.0.name": "\x1b[31mred\x07"},
+    "a name of 1 MB": {"graph.node.0.name": "x" * 1_000_000},
+    "names twice": {"graph.node.2.name": "first_matmul"},
+    "transB that is text": {"graph.node.2.attribute.0": helper.make_attribute("transB", "x")},
+}
+_OF_ATTRIBUTES: dict[str, dict[str, Any]] = {
+    "alpha nan": {_ALPHA: helper.make_attribute("alpha", nan)},
+    "an attribute without a type": {f"{_ALPHA}.name": "alpha"},
+    "an attribute of an unknown type": {_ALPHA: _UNKNOWN_TYPE},
+}
+_DIMS: tuple[list[int], ...] = (
+    [], [64], [64, 63], [63, 64], [-64, 64], [0, 64], [2**62, 4], [2**32, 2**32], [1] * 500, [64, 64, 1], [2**31, 2**33],
+)  # fmt: skip
+_OF_WEIGHTS: dict[str, dict[str, Any]] = {
+    **{f"a weight of {str(dims)[:24]}": {"graph.initializer.0.dims": dims} for dims in _DIMS},
+    **{
+        f"a weight of type {kind}": {"graph.initializer.0.data_type": kind}
+        for kind in (0, 2, 7, 8, 9, 10, 11, 14, 16, 17, 22, 99, -1)
+    },
+    "a weight without data": {"graph.initializer.0.raw_data": b""},
+    "a weight cut": {"graph.initializer.0.raw_data": b"\0" * 100},
+    "a weight without a name": {"graph.initializer.0.name": ""},
+    "a weight of another name": {"graph.initializer.0.name": "stranger"},
+    **{
+        f"weights {name}": {_WEIGHT: numpy_helper.from_array(np.full((64, 64), value, "f4"), "first")}
+        for name, value in {"nan": nan, "inf": inf, "huge": 3e38, "zero": 0.0}.items()
+    },
+}
+_LOCATIONS = (
+    "/etc/passwd", "../outside", "../../outside", "", "missing.data", "a\0b", "x" * 5000, "\x1b[31m", ".",
+)  # fmt: skip
+_EXTENTS = (
+    ("offset", "-1"), ("offset", str(2**63)), ("length", "-4"), ("length", str(2**62)), ("offset", "stranger"),
+    ("length", "1e9"),
+)  # fmt: skip
+_INPUT_DIMS: tuple[list[Any], ...] = (
+    [], [64], ["rows", 63], [-1, 64], [0, 64], [2**62, 64], ["rows"] * 300, ["\x1b[31m", 64], ["", ""],
+    ["x" * 100_000, 64],
+)  # fmt: skip
+
+
+def _info(name: str, shape: Any, kind: int = TensorProto.FLOAT) -> Any:
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+_OF_INPUTS: dict[str, dict[str, Any]] = {
+    **{f"input of {str(dims)[:24]!r}": {"graph.input.0": _info("x", dims)} for dims in _INPUT_DIMS},
+    "input without a type": {"graph.input.0.type": None},
+    "input of text": {"graph.input.0": _info("x", ["r", 64], TensorProto.STRING)},
+    "input of a sequence": {
+        "graph.input.0": helper.make_tensor_sequence_value_info("x", TensorProto.FLOAT, None)
+    },
+}
+_OF_MODELS: dict[str, dict[str, Any]] = {
+    "no input": {"graph.input": None},
+    "no output": {"graph.output": None},
+    "output of nothing": {"graph.output.+": _info("z", [1])},
+    "output of another shape": {"graph.output.0": _info("y", [3, 3])},
+    "no graph": {"graph": None},
+    "no node": {"graph.node": None},
+    **{
+        name: fields
+        for version in (0, -1, 1, 2, 999, 2**62)
+        for name, fields in (
+            (f"IR version {version}", {"ir_version": version}),
+            (f"opset {version}", {"opset_import.0.version": version}),
         )
-    yield "a weight twice", lambda m: m.graph.initializer.append(m.graph.initializer[0])
+    },
+    "no opset": {"opset_import": None},
+    "two opsets": {"opset_import.+": helper.make_opsetid("", 7)},
+    "metadata with colours": {
+        "metadata_props.+": onnx.StringStringEntryProto(key="\x1b[31m", value="\x1b]0;t\x07")
+    },
+    "a training step": {"training_info.+": onnx.TrainingInfoProto()},
+}
+
+
+def _plain() -> _Edits:
+    def of(table: dict[str, dict[str, Any]]) -> _Edits:
+        return ((name, _set(fields)) for name, fields in table.items())
+
+    yield from of(_OF_NODES)
+    yield "transB twice", _again("graph.node.2.attribute")
+    yield from of(_OF_ATTRIBUTES)
+    yield from of(_OF_WEIGHTS)
+    yield "a weight twice", _again("graph.initializer")
     yield "segments", lambda m: setattr(m.graph.initializer[0].segment, "begin", 7)
-    for place in (
-        "/etc/passwd",
-        "../outside",
-        "../../outside",
-        "",
-        "missing.data",
-        "a\0b",
-        "x" * 5000,
-        "\x1b[31m",
-        ".",
-    ):
-        yield f"data outside at {place[:14]!r}", lambda m, p=place: _external(m, location=p)
-    for name, value in (
-        ("offset", "-1"),
-        ("offset", str(2**63)),
-        ("length", "-4"),
-        ("length", str(2**62)),
-        ("offset", "stranger"),
-        ("length", "1e9"),
-    ):
-        yield f"data with {name} {value}", lambda m, n=name, v=value: _external(m, location=FILE, **{n: v})
-    yield "data in itself", lambda m: _external(m, location=FILE, offset="0", length="16384")
-
-    def shape(value: Any) -> Change:
-        return lambda m: m.graph.input[0].CopyFrom(
-            helper.make_tensor_value_info("x", TensorProto.FLOAT, value)
-        )
-
-    for dims in (
-        [],
-        [64],
-        ["rows", 63],
-        [-1, 64],
-        [0, 64],
-        [2**62, 64],
-        ["rows"] * 300,
-        ["\x1b[31m", 64],
-        ["", ""],
-        ["x" * 100_000, 64],
-    ):
-        yield f"input of {str(dims)[:24]!r}", shape(dims)
-    yield "input without a type", lambda m: m.graph.input[0].ClearField("type")
-    yield (
-        "input of text",
-        lambda m: m.graph.input[0].CopyFrom(
-            helper.make_tensor_value_info("x", TensorProto.STRING, ["r", 64])
-        ),
-    )
-    yield (
-        "input of a sequence",
-        lambda m: m.graph.input[0].CopyFrom(
-            helper.make_tensor_sequence_value_info("x", TensorProto.FLOAT, None)
-        ),
-    )
-    yield "input twice", lambda m: m.graph.input.append(m.graph.input[0])
-    yield "no input", lambda m: m.graph.ClearField("input")
-    yield "no output", lambda m: m.graph.ClearField("output")
-    yield (
-        "output of nothing",
-        lambda m: m.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, [1])),
-    )
-    yield (
-        "output of another shape",
-        lambda m: m.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, [3, 3])),
-    )
-    yield "no graph", lambda m: m.ClearField("graph")
-    yield "no node", lambda m: m.graph.ClearField("node")
-    for version in (0, -1, 1, 2, 999, 2**62):
-        yield f"IR version {version}", lambda m, v=version: setattr(m, "ir_version", v)
-        yield f"opset {version}", lambda m, v=version: setattr(m.opset_import[0], "version", v)
-    yield "no opset", lambda m: m.ClearField("opset_import")
-    yield "two opsets", lambda m: m.opset_import.append(helper.make_opsetid("", 7))
-    yield (
-        "metadata with colours",
-        lambda m: m.metadata_props.add(key="\x1b[31m", value="\x1b]0;t\x07") and None,
-    )
-    yield "a training step", lambda m: m.training_info.add() and None
+    for place in _LOCATIONS:
+        yield f"data outside at {place[:14]!r}", _external(location=place)
+    for name, value in _EXTENTS:
+        yield f"data with {name} {value}", _external(location=_FILE, **{name: value})
+    yield "data in itself", _external(location=_FILE, offset="0", length="16384")
+    yield from of(_OF_INPUTS)
+    yield "input twice", _again("graph.input")
+    yield from of(_OF_MODELS)
     for depth in (12, 40):
         yield f"functions nested {depth} deep", lambda m, d=depth: _functions(m, d)
     yield "a function that calls itself", lambda m: _functions(m, 1, own=True)
@@ -207,76 +194,59 @@ def _plain() -> Iterator[tuple[str, Change]]:
     yield "20,000 nodes", lambda m: _chain(m, 20_000)
 
 
-def _linears() -> Iterator[tuple[str, Change]]:
-    """Yield changes of the name of a linear."""
-    for name in ("a/b", "../../../../outside", "/outside", "..", "x" * 300, "\x1b[31m"):
-        yield f"a linear called {name[:20]!r}", lambda m, n=f"{name}.weight": _renamed(m, n)
+def _renamed(name: str) -> _Edit:
+    """Returns an edit of the name of a linear."""
+
+    def edit(model: Any) -> None:
+        weight = model.graph.initializer[0]
+        for node in model.graph.node:
+            node.input[:] = [name if one == weight.name else one for one in node.input]
+        weight.name = name
+
+    return edit
 
 
-def _renamed(model: Any, name: str) -> None:
-    weight = model.graph.initializer[0]
-    for node in model.graph.node:
-        node.input[:] = [name if one == weight.name else one for one in node.input]
-    weight.name = name
-
-
-def _with_inputs(make: Callable[[Sound, Path], None]) -> Callable[[Sound, Path], None]:
+def _with_inputs(make: Make) -> Make:
     def made(sound: Sound, folder: Path) -> None:
-        import numpy as np
-
         make(sound, folder)
         np.savez(folder / "inputs.npz", x=np.random.default_rng(0).standard_normal((2, 16, 64)).astype("f4"))
 
     return made
 
 
-def _full(value: float) -> Any:
-    import numpy as np
+def _external(**entries: str) -> _Edit:
+    def edit(model: Any) -> None:
+        target = model.graph.initializer[0]
+        target.ClearField("raw_data")
+        target.data_location = TensorProto.EXTERNAL
+        for key, value in entries.items():
+            target.external_data.add(key=key, value=value)
 
-    return np.full((64, 64), value, "f4")
-
-
-def _external(model: Any, **entries: str) -> None:
-    target = model.graph.initializer[0]
-    target.ClearField("raw_data")
-    target.data_location = 1
-    for key, value in entries.items():
-        target.external_data.add(key=key, value=value)
+    return edit
 
 
 def _functions(model: Any, depth: int, *, own: bool = False) -> None:
     """Each function calls the next one twice: 2**depth nodes where they are inlined."""
-    from onnx import helper
-
     imports = [helper.make_opsetid("", 20), helper.make_opsetid("stranger", 1)]
     model.opset_import.append(helper.make_opsetid("stranger", 1))
     for level in range(depth):
         inner = f"F{level}" if own else f"F{level + 1}"
         kind, domain = (inner, "stranger") if own or level < depth - 1 else ("Relu", "")
-        nodes = [
-            helper.make_node(kind, ["a"], ["b"], domain=domain),
-            helper.make_node(kind, ["b"], ["c"], domain=domain),
-        ]
+        nodes = [helper.make_node(kind, [x], [y], domain=domain) for x, y in ("ab", "bc")]
         model.functions.append(helper.make_function("stranger", f"F{level}", ["a"], ["c"], nodes, imports))
     model.graph.node[1].op_type, model.graph.node[1].domain = "F0", "stranger"
 
 
 def _branches(model: Any, depth: int) -> None:
-    from onnx import TensorProto, helper
+    model.graph.initializer.append(helper.make_tensor("flag", TensorProto.BOOL, [], [True]))
 
-    flag = helper.make_tensor("flag", TensorProto.BOOL, [], [True])
-    model.graph.initializer.append(flag)
-    graph = helper.make_graph(
-        [helper.make_node("Relu", ["a"], ["r"])], "g", [], [helper.make_tensor_value_info("r", 1, None)]
-    )
+    def relu(name: str, graph: str) -> Any:
+        return helper.make_graph([helper.make_node("Relu", ["a"], [name])], graph, [], [_info(name, None)])
+
+    graph = relu("r", "g")
     for level in range(depth):
-        other = helper.make_graph(
-            [helper.make_node("Relu", ["a"], ["e"])], "e", [], [helper.make_tensor_value_info("e", 1, None)]
-        )
-        inner = helper.make_node("If", ["flag"], [f"o{level}"], then_branch=graph, else_branch=other)
-        graph = helper.make_graph(
-            [inner], f"g{level}", [], [helper.make_tensor_value_info(f"o{level}", 1, None)]
-        )
+        inner = helper.make_node("If", ["flag"], [f"o{level}"], then_branch=graph, else_branch=relu("e", "e"))
+        graph = helper.make_graph([inner], f"g{level}", [], [_info(f"o{level}", None)])
     model.graph.node[1].CopyFrom(graph.node[0])
     model.graph.node[1].output[0] = "b"
 
@@ -298,71 +268,143 @@ def _nested_bytes(depth: int) -> bytes:
     return b"\x08\x0a" + field(7, graph)
 
 
-def _endless(model: Any) -> None:
-    """The linears' input is computed from constants by a loop of 2**62 turns."""
-    from onnx import TensorProto, helper
-
-    model.graph.initializer.extend(
-        [
-            helper.make_tensor("turns", TensorProto.INT64, [], [2**62]),
-            helper.make_tensor("go", TensorProto.BOOL, [], [True]),
-        ]
-    )
+def _endless(model: Any, value: str, kind: int, shape: Any, operator: str) -> None:
+    """A value goes through a loop of 2**62 turns, and is called `looped` from then on."""
+    model.graph.initializer.append(helper.make_tensor("turns", TensorProto.INT64, [], [2**62]))
+    model.graph.initializer.append(helper.make_tensor("go", TensorProto.BOOL, [], [True]))
+    nodes = [helper.make_node("Identity", ["c"], ["d"]), helper.make_node(operator, ["v"], ["w"])]
+    given = [_info("i", [], TensorProto.INT64), _info("c", [], TensorProto.BOOL), _info("v", shape, kind)]
     body = helper.make_graph(
-        [helper.make_node("Identity", ["c"], ["d"]), helper.make_node("Relu", ["v"], ["w"])],
-        "body",
-        [
-            helper.make_tensor_value_info("i", 7, []),
-            helper.make_tensor_value_info("c", 9, []),
-            helper.make_tensor_value_info("v", 1, [64, 64]),
-        ],
-        [helper.make_tensor_value_info("d", 9, []), helper.make_tensor_value_info("w", 1, [64, 64])],
+        nodes, "body", given, [_info("d", [], TensorProto.BOOL), _info("w", shape, kind)]
     )
-    model.graph.node.insert(0, helper.make_node("Loop", ["turns", "go", "second"], ["looped"], body=body))
-    model.graph.node[3].input[1] = "looped"
+    for node in model.graph.node:
+        node.input[:] = ["looped" if name == value else name for name in node.input]
+    model.graph.node.insert(0, helper.make_node("Loop", ["turns", "go", value], ["looped"], body=body))
 
 
 def _chain(model: Any, count: int) -> None:
-    from onnx import helper
-
     for number in range(count):
-        source = "b" if not number else f"r{number - 1}"
+        source = f"r{number - 1}" if number else "b"
         model.graph.node.insert(2 + number, helper.make_node("Relu", [source], [f"r{number}"]))
     model.graph.node[-1].input[0] = f"r{count - 1}"
 
 
-def _bytes() -> Iterator[Case]:
-    for number in range(30):
+def _damaged(number: int) -> Make:
+    def make(sound: Sound, folder: Path) -> None:
+        random, made = draw(f"onnx/{number}"), bytearray((sound.root / "model.onnx").read_bytes())
+        for _ in range(1 + number % 5):
+            value = random.randrange(256)
+            made[random.randrange(len(made)) if number % 2 else -random.randrange(1, 400)] = value
+        (folder / _FILE).write_bytes(made if number % 3 else made[: random.randrange(len(made))])
 
-        def make(sound: Sound, folder: Path, number: int = number) -> None:
-            random = draw(f"onnx/{number}")
-            made = bytearray((sound.root / "model.onnx").read_bytes())
-            for _ in range(1 + number % 5):
-                made[random.randrange(len(made)) if number % 2 else -random.randrange(1, 400)] = (
-                    random.randrange(256)
-                )
-            (folder / FILE).write_bytes(bytes(made if number % 3 else made[: random.randrange(len(made))]))
-
-        yield _case(f"damaged {number}", make)
-    for name, content in {
-        "a long length": b"\x3a\xff\xff\xff\xff\x0f", "a long number": b"\xff" * 100, "a group": b"\x3b" * 10_000,
-        "text": b"<html>stranger",
-    }.items():  # fmt: skip
-        yield _case(name, lambda sound, folder, c=content: (folder / FILE).write_bytes(c) and None)
-    for name, put in PLACES.items():
-        yield _case(name, lambda sound, folder, put=put: put(folder / FILE))
+    return make
 
 
-def _case(name: str, make: Callable[[Sound, Path], None], **settings: Any) -> Case:
-    """Returns a case whose complaints name the file or a weight in it."""
-    return Case("onnx", name, make, named=("stranger", "first", "second"), **{"commands": _PLAIN} | settings)
+_BYTES = {
+    "a long length": b"\x3a\xff\xff\xff\xff\x0f", "a long number": b"\xff" * 100, "a group": b"\x3b" * 10_000,
+    "text": b"<html>stranger",
+}  # fmt: skip
 
 
-def graph_cases() -> Iterator[Case]:
+def _of_patch(edit: Callable[[Any], Any]) -> _Edit:
+    """Returns an edit of the first PatchLinear."""
+    return lambda model: edit(next(node for node in model.graph.node if node.op_type == "PatchLinear"))
+
+
+def _attribute(name: str, value: Any) -> _Edit:
+    def edit(node: Any) -> None:
+        kept = [one for one in node.attribute if one.name != name]
+        del node.attribute[:]
+        node.attribute.extend(kept + ([] if value is None else [helper.make_attribute(name, value)]))
+
+    return _of_patch(edit)
+
+
+def _index(change: Callable[[list[int]], list[int]]) -> _Edit:
+    def edit(node: Any) -> None:
+        held = next(one for one in node.attribute if one.name == "index")
+        held.ints[:] = change(list(held.ints))
+
+    return _of_patch(edit)
+
+
+def _inputs(change: Callable[[list[str]], list[str]]) -> _Edit:
+    return _of_patch(lambda node: node.input.__setitem__(slice(None), change(list(node.input))))
+
+
+_INDICES: dict[str, Any] = {
+    "zero": [0] * 9, "huge": [2**63 - 1] * 9, "floats": [0.5, 1.5], "text": "0,1", "one": 7,
+    "texts": ["0", "1"], "least": [-(2**63)] * 9,
+}  # fmt: skip
+_ARRAYS: dict[str, Callable[[Any], Any]] = {
+    "zero": lambda a: np.zeros_like(a), "ones": lambda a: np.full_like(a, -1 if a.dtype.kind == "i" else 1),
+    "huge": lambda a: np.full_like(a, 2**31 - 1 if a.dtype.kind == "i" else 6e4),
+    "turned": lambda a: a[::-1].copy(),
+    "cut": lambda a: a[: len(a) // 2], "empty": lambda a: a[:0], "floats": lambda a: a.astype("f4"),
+    "flat": lambda a: a.ravel(),
+}  # fmt: skip
+
+
+def _hybrid() -> _Edits:
+    """Yield edits of a build's own ONNX file."""
+    for name in ("in_features", "out_features", "panel_rows"):
+        for value in (0, -1, 63, 7, 2**31, 2**62, 1.5, "x"):
+            yield f"{name} {value}", _attribute(name, value)
+        yield f"{name} gone", _attribute(name, None)
+    for name in ("plugin_namespace", "plugin_version"):
+        for value in ("stranger", "\x1b[31m", "x" * 100_000, 7):
+            yield f"{name} {str(value)[:8]!r}", _attribute(name, value)
+    yield "no attributes", _of_patch(lambda node: node.ClearField("attribute"))
+    yield "no inputs", _of_patch(lambda node: node.ClearField("input"))
+    yield "X alone", _inputs(lambda names: names[:1])
+    yield "inputs turned", _inputs(lambda names: names[::-1])
+    yield "the function is gone", _set({"functions": None})
+    yield "another function", _set({"functions.0.node.0.op_type": "Relu"})
+    yield "another version", _other_version
+    for name, value in _INDICES.items():
+        yield f"index {name}", _attribute("index", value)
+    yield "index turned", _index(lambda numbers: numbers[::-1])
+    yield "index cut", _index(lambda numbers: numbers[: len(numbers) // 2])
+    yield "index empty", _index(lambda numbers: [])
+    for value in ("dense", "dense,8:16", "x" * 100_000, 7):
+        yield f"kinds {str(value)[:8]!r}", _attribute("kinds", value)
+    for place, what in enumerate(("dense", "sparse", "meta"), start=1):
+        for name, change in _ARRAYS.items():
+            yield f"{what} {name}", lambda m, p=place, c=change: _tensor(m, p, c)
+
+
+def _other_version(model: Any) -> None:
+    for one in model.opset_import:
+        if one.domain == "patch":
+            one.version = 99
+
+
+def _tensor(model: Any, place: int, change: Callable[[Any], Any]) -> None:
+    """Change an initializer of a PatchLinear, whose data lie next to the model, and put it into the model."""
+    name = next(node for node in model.graph.node if node.op_type == "PatchLinear").input[place]
+    target = next(one for one in model.graph.initializer if one.name == name)
+    whole = numpy_helper.to_array(target, model.doc_string)
+    target.CopyFrom(numpy_helper.from_array(change(whole), name))
+
+
+def graph_cases(sound: Sound) -> Iterator[Case]:
     """Yield the cases of this file."""
-    yield from _bytes()
-    for name, change in _plain():
-        yield _case(name, model_of(change))
-    yield _case("a loop that never ends", model_of(_endless), env={"PATCH_COMPILE_ONNX_SECONDS": "8"})
-    for name, change in _linears():
-        yield _case(name, _with_inputs(model_of(change)), commands=_SOLVE)
+    named = {"named": ("stranger", "first", "second")}  # the file, or a weight in it
+    plain = (_INSPECT, _BUILD)
+    yield from cases(
+        "onnx", plain, ((f"damaged {number}", _damaged(number)) for number in range(30)), **named
+    )
+    makes = ((name, alone(_FILE, written(content))) for name, content in _BYTES.items())
+    yield from cases("onnx", plain, makes, **named)
+    yield from cases("onnx", plain, places(_FILE), **named)
+    yield from cases("onnx", plain, ((name, _edited(edit)) for name, edit in _plain()), **named)
+    endless = "a loop that never ends"  # of the linears' input, from constants, and of the ids of tokens
+    constant = _edited(lambda model: _endless(model, "second", TensorProto.FLOAT, [64, 64], "Relu"))
+    yield Case("onnx", endless, constant, plain, **named, env={"PATCH_COMPILE_ONNX_SECONDS": "8"})
+    names = ("a/b", "../../../../outside", "/outside", "..", "x" * 300, "\x1b[31m")
+    makes = ((f"a linear called {n[:20]!r}", _with_inputs(_edited(_renamed(f"{n}.weight")))) for n in names)
+    yield from cases("onnx", (_SOLVE,), makes, **named)
+    hybrid = ((name, _edited(edit, _HYBRID)) for name, edit in _hybrid())
+    yield from cases("hybrid onnx", lambda n, _: (_INSPECT,) if n % 3 else (_INSPECT, _RUN), hybrid)
+    ids = _edited(lambda model: _endless(model, "input_ids", TensorProto.INT64, None, "Abs"), _HYBRID)
+    yield Case("hybrid onnx", endless, ids, (_INSPECT, _RUN), env={"PATCH_COMPILE_ONNX_SECONDS": "5"})

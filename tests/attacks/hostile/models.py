@@ -7,258 +7,173 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.attacks.hostile.case import Case, Sound
-from tests.attacks.hostile.mutations import PLACES, TEXTS, VALUES, dump, swapped
-from tests.attacks.hostile.sound import LEARN
+from tests.attacks.hostile.case import (
+    LEARN,
+    WANDA,
+    Case,
+    Make,
+    Sound,
+    cases,
+    in_model,
+    places,
+    rewritten,
+    written,
+)
+from tests.attacks.values import CANARY, PLACES, TEXTS, VALUES, swapped
 
-__all__ = ["model_cases", "model_with"]
+__all__ = ["model_cases"]
 
-_LEARN = f"learn stranger -o out {LEARN}"
-_TOKENIZED = _LEARN.replace("magnitude", "wanda --windows 1 --length 16")
-_INDEX = "model.safetensors.index.json"
-_CODE = "import os\nopen(os.environ['HOSTILE_CANARY'], 'w')\nclass Stranger:\n    pass\n"
+_PLAN, _INSPECT, _LEARN = "plan stranger --ratio 0.4", "inspect stranger", f"learn stranger -o out {LEARN}"
+_TOKENIZED = f"learn stranger -o out {WANDA}"
+_CONFIG, _INDEX = "config.json", "model.safetensors.index.json"
+_CODE = written(CANARY.replace("; ", "\n") + "\nclass Stranger:\n    pass\n")
 # Sizes that a config may name: none of them is a reason to fill the memory or to run for minutes.
-_SIZES = {
+_SIZES: dict[str, tuple[float, ...]] = {
     "num_hidden_layers": (0, 10**6, 2**31), "hidden_size": (0, 2, 66, 10**9), "intermediate_size": (0, 10**12),
     "num_attention_heads": (0, 3, 10**6), "num_key_value_heads": (0, 3, 10**6), "vocab_size": (0, 1, 10**12),
     "max_position_embeddings": (0, 1, 2**40), "head_dim": (0, 1, 7, 10**9), "rms_norm_eps": (-1.0, 1e300),
 }  # fmt: skip
 _TYPES = (
-    "stranger",
-    "t5",
-    "clip",
-    "mamba",
-    "llava",
-    "gpt2",
-    "bert",
-    "qwen2_moe",
-    "gemma3",
-    "phi3",
-    "../llama",
-    "LLAMA",
-)
-
-
-def model_with(sound: Sound, folder: Path, **files: Any) -> Path:
-    """Copy the sound model, replace some of its files, and return its folder."""
-    return sound.copy("model", folder / "stranger")
-
-
-def _config(sound: Sound) -> Any:
-    return json.loads((sound.root / "model" / "config.json").read_text())
-
-
-def _json(file: str, value: Any) -> Callable[[Sound, Path], None]:
-    """Returns a maker that writes JSON in the place of a file. value: the JSON value, or a function of the sound one."""
-
-    def make(sound: Sound, folder: Path) -> None:
-        place = model_with(sound, folder) / file
-        place.write_text(
-            dump(value(json.loads(place.read_text())) if callable(value) else value), errors="surrogatepass"
-        )
-
-    return make
+    "stranger", "t5", "clip", "mamba", "llava", "gpt2", "bert", "qwen2_moe", "gemma3", "phi3", "../llama", "LLAMA",
+)  # fmt: skip
+_ADDED = (
+    "text_config", "quantization_config", "rope_scaling", "rope_parameters", "layer_types", "head_dim",
+    "pad_token_id", "sliding_window", "attn_implementation", "_attn_implementation", "torch_dtype",
+    "tie_word_embeddings", "transformers_version", "_name_or_path", "id2label", "num_labels", "is_encoder_decoder",
+)  # fmt: skip
+_OTHER_FILES = (
+    "special_tokens_map.json", "added_tokens.json", "vocab.json", "chat_template.jinja", "preprocessor_config.json",
+)  # fmt: skip
+_SHARDS = (
+    "/etc/passwd", "../outside", "../../outside", "", ".", "..", "sub/model.safetensors", "a\0b", "x" * 5000,
+    "\x1b[31m", _CONFIG, "missing.safetensors", "stranger\\x", "\ud800",
+)  # fmt: skip
+_LINKS = {
+    "/etc": "data", "/etc/passwd": "README.md", "..": "parent", ".": "self", "/proc/self/mem": "memory.json",
+    "/dev/zero": "z",
+}  # fmt: skip
+_AUTO = {
+    "AutoConfig": _CONFIG, "AutoModelForCausalLM": _CONFIG, "AutoModel": _CONFIG, "AutoTokenizer": "tokenizer_config.json",
+}  # fmt: skip
+_SPELLED: tuple[Any, ...] = (
+    "stranger.Stranger", "owner/stranger--stranger.Stranger", ["stranger.Stranger", None], "../x.Y", 7,
+)  # fmt: skip
+_MODULES = (
+    "modeling_llama.py", "__init__.py", "sitecustomize.py", "torch.py", "json.py", "conftest.py", "tokenization.py",
+)  # fmt: skip
+_PICKLES = (
+    "pytorch_model.bin", "model.pt", "optimizer.pt", "training_args.bin", "adapter_model.bin", "tokenizer.pkl",
+)  # fmt: skip
 
 
 def _set(**changed: Any) -> Callable[[Any], Any]:
     return lambda found: found | changed
 
 
-def _commands(number: int) -> tuple[str, ...]:
-    return ("plan stranger --ratio 0.4", "inspect stranger", _LEARN)[number % 3 : number % 3 + 1]
+def _in_turn(number: int, _name: str) -> tuple[str, ...]:
+    return ((_PLAN, _INSPECT, _LEARN)[number % 3],)
 
 
 def _configs(sound: Sound) -> Iterator[Case]:
-    for number, (name, value) in enumerate(swapped(_config(sound), 5, "config")):
-        yield Case("config", name, _json("config.json", value), _commands(number))
-    for name, values in _SIZES.items():
-        for value in values:
-            yield Case(
-                "config",
-                f"{name} is {value:g}",
-                _json("config.json", _set(**{name: value})),
-                ("plan stranger --ratio 0.4", _LEARN),
-            )
-    for kind in _TYPES:
-        yield Case(
-            "config",
-            f"model_type {kind}",
-            _json("config.json", _set(model_type=kind)),
-            ("plan stranger --ratio 0.4", _LEARN),
-        )
-    for key in ("text_config", "quantization_config", "rope_scaling", "rope_parameters", "layer_types", "head_dim",
-    "pad_token_id",
-                "sliding_window", "attn_implementation", "_attn_implementation", "torch_dtype", "tie_word_embeddings",
-                "transformers_version", "_name_or_path", "id2label", "num_labels", "is_encoder_decoder"):  # fmt: skip
-        for name in ("colours", "list", "-1", "escape", "deep", "many"):
-            yield Case(
-                "config",
-                f"{key} added as {name}",
-                _json("config.json", _set(**{key: VALUES[name]})),
-                _commands(len(key + name)),
-            )
-    for name, content in TEXTS.items():
-        yield Case(
-            "config", name, _text("config.json", content), ("plan stranger --ratio 0.4", "inspect stranger")
-        )
+    def config(change: Callable[[Any], Any]) -> Make:
+        return in_model(_CONFIG, rewritten(change))
 
-
-def _text(file: str, content: bytes) -> Callable[[Sound, Path], None]:
-    def make(sound: Sound, folder: Path) -> None:
-        (model_with(sound, folder) / file).write_bytes(content)
-
-    return make
-
-
-def _tokenizers(sound: Sound) -> Iterator[Case]:
-    for file, each in (("tokenizer.json", 1), ("tokenizer_config.json", 3), ("generation_config.json", 2)):
-        value = json.loads((sound.root / "model" / file).read_text())
-        for name, changed in swapped(value, each, file):
-            yield Case("tokenizer", f"{file} {name}", _json(file, changed), (_TOKENIZED,))
-        for name, content in TEXTS.items():
-            yield Case("tokenizer", f"{file} is {name}", _text(file, content), (_TOKENIZED,))
-    for name in (
-        "special_tokens_map.json",
-        "added_tokens.json",
-        "vocab.json",
-        "chat_template.jinja",
-        "preprocessor_config.json",
-    ):
-        for what in ("deep lists", "not UTF-8", "a list"):
-            yield Case("tokenizer", f"{name} is {what}", _text(name, TEXTS[what]), (_TOKENIZED,))
-    bomb = "{% for a in range(999999999) %}{{ a }}{% endfor %}"
-    yield Case(
-        "tokenizer",
-        "a template that never ends",
-        _json("tokenizer_config.json", _set(chat_template=bomb)),
-        (_TOKENIZED,),
+    changes = swapped(sound.json(f"model/{_CONFIG}"), 5, "config")
+    yield from cases(
+        "config", _in_turn, ((name, in_model(_CONFIG, written(value))) for name, value in changes)
     )
+    sizes = ((name, value) for name, values in _SIZES.items() for value in values)
+    makes = [(f"{name} is {value:g}", config(_set(**{name: value}))) for name, value in sizes]
+    makes += [(f"model_type {kind}", config(_set(model_type=kind))) for kind in _TYPES]
+    yield from cases("config", (_PLAN, _LEARN), makes)
+    for key in _ADDED:
+        for name in ("colours", "list", "-1", "escape", "deep", "many"):
+            make = config(_set(**{key: VALUES[name]}))
+            yield Case("config", f"{key} added as {name}", make, _in_turn(len(key + name), name))
+    yield from cases("config", (_PLAN, _INSPECT), _texts(_CONFIG))
+
+
+def _texts(file: str, prefix: str = "") -> Iterator[tuple[str, Make]]:
+    return ((f"{prefix}{name}", in_model(file, written(content))) for name, content in TEXTS.items())
+
+
+def _tokenizers(sound: Sound) -> Iterator[tuple[str, Make]]:
+    for file, each in (("tokenizer.json", 1), ("tokenizer_config.json", 3), ("generation_config.json", 2)):
+        for name, changed in swapped(sound.json(f"model/{file}"), each, file):
+            yield f"{file} {name}", in_model(file, written(changed))
+        yield from _texts(file, f"{file} is ")
+    for name in _OTHER_FILES:
+        for what in ("deep lists", "not UTF-8", "a list"):
+            yield f"{name} is {what}", in_model(name, written(TEXTS[what]))
+    bomb = _set(chat_template="{% for a in range(999999999) %}{{ a }}{% endfor %}")
+    yield "a template that never ends", in_model("tokenizer_config.json", rewritten(bomb))
 
 
 def _indices(sound: Sound) -> Iterator[Case]:
-    names = list(
-        json.loads((sound.root / "model" / "model.safetensors").read_bytes()[8:].split(b"}}", 1)[0] + b"}}")
+    header = (sound.root / "model" / "model.safetensors").read_bytes()[8:].split(b"}}", 1)[0] + b"}}"
+    names = list(json.loads(header))
+    shards = {name: "model.safetensors" for name in names if name != "__metadata__"}
+    values = [(f"a shard at {p[:12]!r}", {"weight_map": shards | {names[-1]: p}}) for p in _SHARDS]
+    values += swapped({"weight_map": {"a": "b"}, "metadata": {}}, 8, "index")
+    yield from cases(
+        "index", (_INSPECT, _LEARN), ((n, in_model(_INDEX, written(value))) for n, value in values)
     )
-    whole = {
-        "metadata": {"total_size": 1},
-        "weight_map": {name: "model.safetensors" for name in names if name != "__metadata__"},
-    }
-    places = ("/etc/passwd", "../outside", "../../outside", "", ".", "..", "sub/model.safetensors", "a\0b", "x" * 5000,
-    "\x1b[31m",
-              "config.json", "missing.safetensors", "stranger\\x", "\ud800")  # fmt: skip
-    for place in places:
-        value = {"weight_map": whole["weight_map"] | {names[-1]: place}}
-        yield Case("index", f"a shard at {place[:12]!r}", _json(_INDEX, value), ("inspect stranger", _LEARN))
-    for name, value in swapped({"weight_map": {"a": "b"}, "metadata": {}}, 8, "index"):
-        yield Case("index", name, _json(_INDEX, value), ("inspect stranger", _LEARN))
-    for name, content in TEXTS.items():
-        yield Case("index", name, _text(_INDEX, content), ("plan stranger --ratio 0.4", _LEARN))
+    yield from cases("index", (_PLAN, _LEARN), _texts(_INDEX))
 
 
 def _places() -> Iterator[Case]:
-    for file in ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", _INDEX):
-        for name, put in PLACES.items():
-            command = _TOKENIZED if file != "config.json" else _LEARN
-            yield Case("model folder", f"{file} is {name}", _put(file, put), (command, "inspect stranger"))
-    links = {
-        "/etc": "data",
-        "/etc/passwd": "README.md",
-        "..": "parent",
-        ".": "self",
-        "/proc/self/mem": "memory.json",
-        "/dev/zero": "z",
-    }
-    for target, name in links.items():
-        yield Case("model folder", f"a link to {target}", _link(name, target), (_LEARN,))
-    yield Case("model folder", "a FIFO beside", _put("extra.json", PLACES["a FIFO"]), (_LEARN,))
-    yield Case(
-        "model folder",
-        "a name with colours",
-        _put("\x1b[31mred.json", PLACES["zeros"]),
-        (_LEARN, "inspect stranger"),
+    kind = "model folder"
+    for file in (_CONFIG, "tokenizer.json", "tokenizer_config.json", "generation_config.json", _INDEX):
+        commands = (_LEARN if file == _CONFIG else _TOKENIZED, _INSPECT)
+        yield from cases(
+            kind, commands, ((f"{file} is {name}", make) for name, make in places(file, in_model))
+        )
+    links = (
+        (f"a link to {to}", in_model(name, lambda path, to=to: path.symlink_to(to)))
+        for to, name in _LINKS.items()
     )
-
-
-def _put(file: str, put: Callable[[Path], None]) -> Callable[[Sound, Path], None]:
-    def make(sound: Sound, folder: Path) -> None:
-        place = model_with(sound, folder) / file
-        place.unlink(missing_ok=True)
-        put(place)
-
-    return make
-
-
-def _link(name: str, target: str) -> Callable[[Sound, Path], None]:
-    return lambda sound, folder: (model_with(sound, folder) / name).symlink_to(target)
+    yield from cases(kind, (_LEARN,), links)
+    yield Case(kind, "a FIFO beside", in_model("extra.json", PLACES["a FIFO"]), (_LEARN,))
+    red = in_model("\x1b[31mred.json", PLACES["zeros"])
+    yield Case(kind, "a name with colours", red, (_LEARN, _INSPECT))
 
 
 def _codes() -> Iterator[Case]:
     """Model folders with Python code, which must never run."""
-    maps = {
-        "AutoConfig": "config.json", "AutoModelForCausalLM": "config.json", "AutoModel": "config.json",
-        "AutoTokenizer": "tokenizer_config.json",
-    }  # fmt: skip
-    for auto, file in maps.items():
-        for spelled in (
-            "stranger.Stranger",
-            "owner/stranger--stranger.Stranger",
-            ["stranger.Stranger", None],
-            "../x.Y",
-            7,
-        ):
+    for auto, file in _AUTO.items():
+        for spelled in _SPELLED:
             for own in (True, False):
                 changed = {"auto_map": {auto: spelled}, "trust_remote_code": True}
-                if own:
-                    changed |= (
-                        {"model_type": "stranger"}
-                        if file == "config.json"
-                        else {"tokenizer_class": "StrangerTokenizer"}
-                    )
-                yield Case(
-                    "code", f"{auto} {spelled}{' of its own' * own}", _coded(file, changed), (_TOKENIZED,)
+                kinds = (
+                    {"model_type": "stranger"}
+                    if file == _CONFIG
+                    else {"tokenizer_class": "StrangerTokenizer"}
                 )
-    for file in (
-        "modeling_llama.py",
-        "__init__.py",
-        "sitecustomize.py",
-        "torch.py",
-        "json.py",
-        "conftest.py",
-        "tokenization.py",
-    ):
-        yield Case("code", f"{file} beside", _text(file, _CODE.encode()), (_TOKENIZED,))
-        yield Case("code", f"{file} in the current folder", _here(file), (f"learn stranger -o out {LEARN}",))
-    for file in (
-        "pytorch_model.bin",
-        "model.pt",
-        "optimizer.pt",
-        "training_args.bin",
-        "adapter_model.bin",
-        "tokenizer.pkl",
-    ):
-        yield Case("code", f"{file} beside", _put(file, PLACES["a pickle of torch"]), (_TOKENIZED,))
+                make = _coded(file, changed | (kinds if own else {}))
+                yield Case("code", f"{auto} {spelled}{' of its own' * own}", make, (_TOKENIZED,))
+    for file in _MODULES:
+        yield Case("code", f"{file} beside", in_model(file, _CODE), (_TOKENIZED,))
+        yield Case("code", f"{file} in the current folder", _here(file), (_LEARN,))
+    for file in _PICKLES:
+        yield Case("code", f"{file} beside", in_model(file, PLACES["a pickle of torch"]), (_TOKENIZED,))
 
 
-def _coded(file: str, changed: dict[str, Any]) -> Callable[[Sound, Path], None]:
+def _coded(file: str, changed: dict[str, Any]) -> Make:
     def make(sound: Sound, folder: Path) -> None:
-        _json(file, lambda found: found | changed)(sound, folder)
-        (folder / "stranger" / "stranger.py").write_text(_CODE)
+        in_model(file, rewritten(_set(**changed)))(sound, folder)
+        _CODE(folder / "stranger" / "stranger.py")
 
     return make
 
 
-def _here(file: str) -> Callable[[Sound, Path], None]:
-    def make(sound: Sound, folder: Path) -> None:
-        model_with(sound, folder)
-        (folder / file).write_text(_CODE)
-
-    return make
+def _here(file: str) -> Make:
+    return lambda sound, folder: (sound.copy("model", folder / "stranger"), _CODE(folder / file))
 
 
 def model_cases(sound: Sound) -> Iterator[Case]:
     """Yield the cases of this file."""
     yield from _configs(sound)
-    yield from _tokenizers(sound)
+    yield from cases("tokenizer", (_TOKENIZED,), _tokenizers(sound))
     yield from _indices(sound)
     yield from _places()
     yield from _codes()

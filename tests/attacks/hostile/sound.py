@@ -11,23 +11,16 @@ from typing import Any
 from patch_compile.artifacts import layout
 from tests.attacks.hostile.case import Sound
 
-__all__ = ["BUILD", "LEARN", "make_sound"]
+__all__ = ["make_sound"]
 
-# Options that make a build of the tiny model as short as it can be.
-LEARN = (
-    "--ratio 0.4 --method magnitude --tile 32x32 --calib SOUND/text.txt "
-    "--eval SOUND/text.txt --eval-windows 1 --eval-length 16"
-)
-BUILD = f"{LEARN} --backend onnx --lowering plugin --prompt 'the cat sat'"
 _SIZES: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1}
 
 
 def make_sound(root: Path) -> Sound:
     """Make the files in `root`, in a process of its own, unless they are there."""
     if not (root / "out" / "report.html").is_file():
-        subprocess.run(
-            [sys.executable, "-m", "tests.attacks.hostile.sound", str(root)], check=True, capture_output=True
-        )
+        command = [sys.executable, "-m", "tests.attacks.hostile.sound", str(root)]
+        subprocess.run(command, check=True, capture_output=True)
     return Sound(root)
 
 

@@ -8,18 +8,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.attacks.hostile.case import Case, Sound, draw
-from tests.attacks.hostile.models import model_with
-from tests.attacks.hostile.mutations import PLACES, VALUES, dump, nested, swapped
-from tests.attacks.hostile.sound import LEARN
+import numpy as np
+
+from tests.attacks.hostile.case import LEARN, Case, Make, Sound, cases, in_model, places
+from tests.attacks.values import VALUES, Change, at, draw, dump, nested, swapped
 
 __all__ = ["tensor_cases"]
 
-_ROOM = "stranger/model.safetensors"
-_WEIGHT = "model.layers.0.self_attn.q_proj.weight"
+_FILE, _MASKS = "model.safetensors", "stranger.safetensors"
+_LINEAR = "model.layers.0.self_attn.q_proj"
+_WEIGHT = f"{_LINEAR}.weight"
 _LEARN = f"learn stranger -o out {LEARN}"
-_PLAN = "plan SOUND/model --mask stranger.safetensors"
-_COMPILE = "compile SOUND/model --mask stranger.safetensors -o out"
 _SHAPES: dict[str, Any] = {
     "negative": [-64, -64], "one negative": [-1, 4096], "huge": [2**62, 4], "wraps": [2**32, 2**32], "fraction": [64.5, 64],
     "infinite": [float("inf"), 1], "text": ["64", "64"], "bool": [True, 4096], "nested": [[64], [64]], "a number": 4096,
@@ -31,13 +30,21 @@ _OFFSETS: dict[str, Any] = {
     "three": [0, 1, 2], "text": ["0", "16384"], "null": None, "fraction": [0.5, 16384.5], "digits": ["@digits@", 1],
     "nan": [float("nan"), 1], "infinite": [0, float("inf")], "an object": {},
 }  # fmt: skip
+_TYPES: tuple[Any, ...] = (
+    "F64", "F16", "BF16", "I32", "I8", "U16", "F8_E4M3", "F4", "f32", "", "C64", "object", None, 4, [], {}, "x" * 10_000,
+)  # fmt: skip
+_LENGTHS = {"0": 0, "1": 1, "100 MB": 99_999_999, "2**31": 2**31, "2**63": 2**63, "2**64 - 1": 2**64 - 1}
 _EXTRA = {
     "budget": {"per_layer": False, "ratio": 0.4, "unit": "weights"},
     "skipped": {"lm_head": "left dense"},
     "text": {"source": "file", "name": "a.txt", "sha256": "0", "tokens": 1, "windows": 1, "length": 1},
 }
-_TYPES: tuple[Any, ...] = (
-    "F64", "F16", "BF16", "I32", "I8", "U16", "F8_E4M3", "F4", "f32", "", "C64", "object", None, 4, [], {}, "x" * 10_000,
+_METADATA = (
+    "base_model", "base_sha256", "extra", "format", "linears", "method", "ratio", "ratio_asked", "seed", "version",
+)  # fmt: skip
+_TILES = (
+    ([64, 64], [0, 0]), ([64, 64], [-32, 32]), ([10**9, 10**9], [32, 32]), ([64, 64], [1, 1]), ([64, 64], [33, 7]),
+    ([0, 0], [32, 32]), ([64, 66], [32, 32]), ([64, 64], [2**40, 2**40]), ([2**40, 4], [2**40, 4]),
 )  # fmt: skip
 
 
@@ -52,79 +59,52 @@ def _write(path: Path, header: Any, data: bytes) -> None:
     path.write_bytes(struct.pack("<Q", len(blob)) + blob + data)
 
 
-def _changed(
-    change: Callable[[dict[str, Any]], Any], place: str, source: str
-) -> Callable[[Sound, Path], None]:
-    """Returns a maker that changes the header. change: changes it in its place, or returns another."""
+def _header(change: Callable[[dict[str, Any]], Any]) -> Change:
+    """Returns a change of the header. change: changes it in its place, or returns another."""
 
-    def make(sound: Sound, folder: Path) -> None:
-        header, data = _read(sound.root / source)
+    def write(path: Path) -> None:
+        header, data = _read(path)
         other = change(header)
-        if "/" in place:
-            model_with(sound, folder)
-        _write(folder / place, header if other is None else other, data)
+        _write(path, header if other is None else other, data)
 
-    return make
+    return write
 
 
-def _bytes(change: Callable[[bytes], bytes]) -> Callable[[Sound, Path], None]:
-    def make(sound: Sound, folder: Path) -> None:
-        place = model_with(sound, folder) / "model.safetensors"
-        place.write_bytes(change(place.read_bytes()))
-
-    return make
+def _bytes(change: Callable[[bytes], bytes]) -> Change:
+    return lambda path: path.write_bytes(change(path.read_bytes()))
 
 
-def _set(field: str, value: Any) -> Callable[[dict[str, Any]], None]:
-    return lambda header: header[_WEIGHT].__setitem__(field, value)
+def _renamed(name: str) -> Callable[[dict[str, Any]], None]:
+    return lambda header: header.__setitem__(name, header.pop(_WEIGHT))
 
 
 def _headers() -> Iterator[tuple[str, Callable[[dict[str, Any]], Any]]]:
-    for field, values in (("shape", _SHAPES), ("data_offsets", _OFFSETS)):
-        for name, value in values.items():
-            yield f"{field} {name}", _set(field, value)
+    for name, value in _SHAPES.items():
+        yield f"shape {name}", at(_WEIGHT, "shape", to=value)
+    for name, value in _OFFSETS.items():
+        yield f"data_offsets {name}", at(_WEIGHT, "data_offsets", to=value)
     for value in _TYPES:
-        yield f"dtype {str(value)[:12]!r}", _set("dtype", value)
+        yield f"dtype {str(value)[:12]!r}", at(_WEIGHT, "dtype", to=value)
     for name in ("null", "list", "-1", "long text", "deep", "colours"):
-        yield f"entry {name}", lambda header, name=name: header.__setitem__(_WEIGHT, VALUES[name])
-        yield f"metadata {name}", lambda header, name=name: header.__setitem__("__metadata__", VALUES[name])
-        yield (
-            f"metadata of {name}",
-            lambda header, name=name: header.__setitem__("__metadata__", {"a": VALUES[name]}),
-        )
+        yield f"entry {name}", at(_WEIGHT, to=VALUES[name])
+        yield f"metadata {name}", at("__metadata__", to=VALUES[name])
+        yield f"metadata of {name}", at("__metadata__", to={"a": VALUES[name]})
     for name in ("", "\0", "../../x", "\x1b[31mred", "x" * 100_000, "\ud800", "a\nb", "__proto__"):
-        yield (
-            f"tensor called {name[:9]!r}",
-            lambda header, name=name: header.__setitem__(name, header.pop(_WEIGHT)),
-        )
-    yield "without a weight", lambda header: header.pop(_WEIGHT) and None
+        yield f"tensor called {name[:9]!r}", _renamed(name)
+    yield "without a weight", at(_WEIGHT)
     yield "no tensor", lambda header: {}
     yield "a list", lambda header: [header]
     yield "deep", lambda header: nested(900)
     yield "deeper", lambda header: b"[" * 1_000_000
     yield "a key twice", lambda header: dump(header).replace('"__metadata__"', f'"{_WEIGHT}"').encode()
     yield "a tensor twice", lambda header: header.__setitem__("stranger.weight", header[_WEIGHT])
-    yield (
-        "not UTF-8",
-        lambda header: dump(header).replace("q_proj", "\udcff").encode("utf-8", "surrogateescape"),
-    )
-    yield (
-        "200,000 entries",
-        lambda header: {
-            f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(200_000)
-        },
-    )
+    yield "not UTF-8", lambda h: dump(h).replace("q_proj", "\udcff").encode("utf-8", "surrogateescape")
+    empty = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    yield "200,000 entries", lambda header: {f"t{i}": empty for i in range(200_000)}
 
 
 def _lengths() -> Iterator[tuple[str, Callable[[bytes], bytes]]]:
-    for name, length in {
-        "0": 0,
-        "1": 1,
-        "100 MB": 99_999_999,
-        "2**31": 2**31,
-        "2**63": 2**63,
-        "2**64 - 1": 2**64 - 1,
-    }.items():
+    for name, length in _LENGTHS.items():
         yield f"header length {name}", lambda content, length=length: struct.pack("<Q", length) + content[8:]
     for end in (1, 7, 8, 9, 100, 1000, -1, -1000, -100_000):
         yield f"cut at {end}", lambda content, end=end: content[:end]
@@ -140,139 +120,97 @@ def _flip(content: bytes, number: int) -> bytes:
     return bytes(made)
 
 
-def _values(kind: str) -> Callable[[Sound, Path], None]:
-    """Weights whose numbers are hostile."""
+def _numbers(value: float, count: int | None = None) -> Change:
+    """Returns a change of a weight's numbers, all of them or the eighth."""
 
-    def make(sound: Sound, folder: Path) -> None:
-        import numpy as np
-
-        place = model_with(sound, folder) / "model.safetensors"
-        header, data = _read(place)
+    def write(path: Path) -> None:
+        header, data = _read(path)
         start, end = header[_WEIGHT]["data_offsets"]
         array = np.frombuffer(data[start:end], "<f4").copy()
-        fill = {"nan": np.nan, "inf": np.inf, "huge": 3e38, "tiny": 1e-44, "zero": 0.0, "one nan": None}[kind]
-        if fill is None:
-            array[7] = np.nan
-        else:
-            array[:] = fill
-        _write(place, header, data[:start] + array.tobytes() + data[end:])
+        array[slice(7, 8) if count else slice(None)] = value
+        _write(path, header, data[:start] + array.tobytes() + data[end:])
 
-    return make
+    return write
 
 
-def _mask_case(name: str, make: Callable[[Sound, Path], None]) -> Case:
-    uses = _COMPILE if draw(f"masks/{name}").random() < 0.15 else _PLAN  # an export takes seconds
-    return Case("masks", name, make, ("inspect stranger.safetensors", uses))
+def _mask(change: Change) -> Make:
+    return lambda sound, folder: change(sound.copy("masks.safetensors", folder / _MASKS))
 
 
-def _masks() -> Iterator[Case]:
-    """Change each field of the metadata, whose values are JSON, and each tensor."""
-    place, source = "stranger.safetensors", "masks.safetensors"
+def _linear(value: Any) -> Callable[[dict[str, Any]], None]:
+    """Returns a change of what the metadata say of one linear, wherever it is."""
 
-    def metadata(change: Callable[[dict[str, Any]], Any]) -> Callable[[Sound, Path], None]:
-        return _changed(lambda header: change(header["__metadata__"]), place, source)
-
-    for key in (
-        "base_model",
-        "base_sha256",
-        "extra",
-        "format",
-        "linears",
-        "method",
-        "ratio",
-        "ratio_asked",
-        "seed",
-        "version",
-    ):
-        for name in draw(f"metadata/{key}").sample(sorted(VALUES), 3):
-            yield _mask_case(
-                f"{key} = {name}",
-                metadata(lambda found, key=key, name=name: found.__setitem__(key, dump(VALUES[name]))),
-            )
-        yield _mask_case(f"{key} is no JSON", metadata(lambda found, key=key: found.__setitem__(key, "{")))
-        yield _mask_case(f"{key} is gone", metadata(lambda found, key=key: found.pop(key, None) and None))
-    name_of = "model.layers.0.self_attn.q_proj"
-    sample = {"shape": [64, 64], "tile": [32, 32]}
-    for where, changed in swapped(sample, 4, "masks/linear"):
-        yield _mask_case(
-            f"linear {where}", metadata(lambda found, changed=changed: _linear(found, name_of, changed))
-        )
-    for shape, tile in (
-        ([64, 64], [0, 0]), ([64, 64], [-32, 32]), ([10**9, 10**9], [32, 32]), ([64, 64], [1, 1]), ([64, 64], [33, 7]),
-        ([0, 0], [32, 32]), ([64, 66], [32, 32]), ([64, 64], [2**40, 2**40]), ([2**40, 4], [2**40, 4]),
-    ):  # fmt: skip
-        yield _mask_case(
-            f"linear {shape} in tiles {tile}",
-            metadata(lambda found, s=shape, t=tile: _linear(found, name_of, {"shape": s, "tile": t})),
-        )
-    for where, changed in swapped(_EXTRA, 2, "masks/extra"):
-        yield _mask_case(
-            f"extra {where}",
-            metadata(lambda found, changed=changed: found.__setitem__("extra", dump(changed))),
-        )
-    for suffix in (".tiles", ".pattern"):
-        for name, value in (("F32", ["F32", 4]), ("flat", ["U8", 1]), ("empty", ["U8", 0])):
-            yield _mask_case(f"{suffix} {name}", _tensor(suffix, *value))
-    for number in range(12):
-        yield _mask_case(f"flipped bytes {number}", _noisy(number))
-    for name, put in PLACES.items():
-        yield _mask_case(name, lambda sound, folder, put=put: put(folder / place))
-
-
-def _linear(metadata: dict[str, Any], name: str, value: Any) -> None:
-    """Replace what the metadata say of one linear, wherever it is."""
-    for key, text in metadata.items():
-        try:
-            found = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(found, dict) and name in found:
-            found[name] = value
-            metadata[key] = dump(found)
-
-
-def _tensor(suffix: str, code: str, size: int) -> Callable[[Sound, Path], None]:
     def change(header: dict[str, Any]) -> None:
-        name = next(name for name in header if name.endswith(suffix))
-        start, end = header[name]["data_offsets"]
-        header[name]["dtype"] = code
-        header[name]["shape"] = [(end - start) // size if size else 0]
+        for key, text in header["__metadata__"].items():
+            try:
+                found = json.loads(text)
+            except ValueError:
+                continue
+            if isinstance(found, dict) and _LINEAR in found:
+                header["__metadata__"][key] = dump(found | {_LINEAR: value})
 
-    return _changed(change, "stranger.safetensors", "masks.safetensors")
+    return change
 
 
-def _noisy(number: int) -> Callable[[Sound, Path], None]:
-    def make(sound: Sound, folder: Path) -> None:
+def _tensor(suffix: str, code: str, size: int) -> Callable[[dict[str, Any]], None]:
+    def change(header: dict[str, Any]) -> None:
+        own = next(own for name, own in header.items() if name.endswith(suffix))
+        start, end = own["data_offsets"]
+        own |= {"dtype": code, "shape": [(end - start) // size if size else 0]}
+
+    return change
+
+
+def _metadata() -> Iterator[tuple[str, Callable[[dict[str, Any]], None]]]:
+    """Yield changes of each field of the metadata, whose values are JSON, and of each tensor's entry."""
+    for key in _METADATA:
+        for name in draw(f"metadata/{key}").sample(sorted(VALUES), 3):
+            yield f"{key} = {name}", at("__metadata__", key, to=dump(VALUES[name]))
+        yield f"{key} is no JSON", at("__metadata__", key, to="{")
+        yield f"{key} is gone", at("__metadata__", key)
+    for where, changed in swapped({"shape": [64, 64], "tile": [32, 32]}, 4, "masks/linear"):
+        yield f"linear {where}", _linear(changed)
+    for shape, tile in _TILES:
+        yield f"linear {shape} in tiles {tile}", _linear({"shape": shape, "tile": tile})
+    for where, changed in swapped(_EXTRA, 2, "masks/extra"):
+        yield f"extra {where}", at("__metadata__", "extra", to=dump(changed))
+    for suffix in (".tiles", ".pattern"):
+        for name, code, size in (("F32", "F32", 4), ("flat", "U8", 1), ("empty", "U8", 0)):
+            yield f"{suffix} {name}", _tensor(suffix, code, size)
+
+
+def _noisy(number: int) -> Change:
+    def write(path: Path) -> None:
         random = draw(f"masks/{number}")
-        header, data = _read(sound.root / "masks.safetensors")
+        header, data = _read(path)
         made = bytearray(data)
         for _ in range(1 if number < 6 else len(made)):
             made[random.randrange(len(made))] = random.randrange(256)
-        _write(folder / "stranger.safetensors", header, bytes(made))
+        _write(path, header, bytes(made))
 
-    return make
+    return write
 
 
-def tensor_cases() -> Iterator[Case]:
+def _uses(number: int, name: str) -> tuple[str, ...]:
+    # an export takes seconds
+    compiles = draw(f"masks/{name}").random() < 0.15
+    use = f"compile SOUND/model --mask {_MASKS} -o out" if compiles else f"plan SOUND/model --mask {_MASKS}"
+    return f"inspect {_MASKS}", use
+
+
+def tensor_cases(sound: Sound) -> Iterator[Case]:
     """Yield the cases of this file."""
-    for number, (name, change) in enumerate(_headers()):
-        commands = ("inspect stranger", _LEARN) if number % 3 else (f"inspect {_ROOM}", _LEARN)
-        yield Case("safetensors", name, _changed(change, _ROOM, "model/model.safetensors"), commands)
-    for name, cut in _lengths():
-        yield Case("safetensors", name, _bytes(cut), (f"inspect {_ROOM}", "plan stranger --ratio 0.4"))
-    for kind in ("nan", "inf", "huge", "tiny", "zero", "one nan"):
-        yield Case("safetensors", f"numbers {kind}", _values(kind), (_LEARN,))
-    for name, put in PLACES.items():
-        yield Case(
-            "safetensors",
-            name,
-            lambda sound, folder, put=put: _put(sound, folder, put),
-            ("inspect stranger", _LEARN),
-        )
-    yield from _masks()
-
-
-def _put(sound: Sound, folder: Path, put: Callable[[Path], None]) -> None:
-    place = model_with(sound, folder) / "model.safetensors"
-    place.unlink()
-    put(place)
+    kind, inspect = "safetensors", f"inspect stranger/{_FILE}"
+    makes = ((name, in_model(_FILE, _header(change))) for name, change in _headers())
+    yield from cases(kind, lambda number, _: ("inspect stranger" if number % 3 else inspect, _LEARN), makes)
+    makes = ((name, in_model(_FILE, _bytes(change))) for name, change in _lengths())
+    yield from cases(kind, (inspect, "plan stranger --ratio 0.4"), makes)
+    numbers = {"nan": np.nan, "inf": np.inf, "huge": 3e38, "tiny": 1e-44, "zero": 0.0}
+    changes = {name: _numbers(value) for name, value in numbers.items()} | {"one nan": _numbers(np.nan, 1)}
+    yield from cases(
+        kind, (_LEARN,), ((f"numbers {name}", in_model(_FILE, c)) for name, c in changes.items())
+    )
+    yield from cases(kind, ("inspect stranger", _LEARN), places(_FILE, in_model))
+    yield from cases("masks", _uses, ((name, _mask(_header(change))) for name, change in _metadata()))
+    yield from cases("masks", _uses, ((f"flipped bytes {i}", _mask(_noisy(i))) for i in range(12)))
+    yield from cases("masks", _uses, places(_MASKS))

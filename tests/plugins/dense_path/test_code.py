@@ -8,10 +8,16 @@ import pytest
 from patch_compile.plugin.targets import ARCHS
 from patch_compile.plugin.toolchain import describe_toolchain
 from tests.oracles.element_packing import KEPT
-from tests.plugins.dense_plugin import DensePlugin, compile_driver
+from tests.plugins.dense_plugin import (
+    Activate,
+    DensePlugin,
+    Unpack,
+    compile_driver,
+    index_on_device,
+    slab_tensors,
+)
 from tests.plugins.machine_code import CUOBJDUMP, NO_CODE, WHY_NO_CODE, cubin, kernel_object, ptx_text
 from tests.plugins.mosaic_cases import ACTIVATIONS, DTYPES, make_case
-from tests.plugins.plugin_structures import Activate, Unpack, index_on_device, slab_tensors
 from tests.ptx.kernel import SCALARS
 from tests.ptx.machine import Machine
 from tests.ptx.memory import Memory

@@ -5,10 +5,17 @@ import pytest
 
 from tests.oracles.element_packing import pack_gated, pack_slabs
 from tests.plugins.dense_path_cases import MARKS, PIECE, plain_rows, random_bits
-from tests.plugins.dense_plugin import DENSE_PATH, EAGER, DensePlugin, compile_driver, compile_stand_in
+from tests.plugins.dense_plugin import (
+    DENSE_PATH,
+    EAGER,
+    Activate,
+    DensePlugin,
+    Linear,
+    compile_driver,
+    compile_stand_in,
+)
 from tests.plugins.mosaic_cases import make_case
 from tests.plugins.mutations import broken_copy, named
-from tests.plugins.plugin_structures import Activate, Linear
 
 pytestmark = MARKS
 

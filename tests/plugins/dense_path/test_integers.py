@@ -10,9 +10,8 @@ from masklearn.quant.table import INT4, INT8
 from tests.oracles.element_packing import KEPT, prune
 from tests.oracles.integer_packing import pack_gated_integers, pack_integers, quantise
 from tests.plugins.dense_path_cases import FAILS, MARKS, large, run
-from tests.plugins.dense_plugin import A100, EAGER
+from tests.plugins.dense_plugin import A100, EAGER, Linear
 from tests.plugins.mosaic_cases import DTYPES, make_case
-from tests.plugins.plugin_structures import Linear
 
 pytestmark = MARKS
 

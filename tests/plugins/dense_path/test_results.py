@@ -11,9 +11,8 @@ from patch_compile.packing.format import pack
 from tests.mosaics import masked_by_hand, random_mask, random_weight, shapes, tile_sizes
 from tests.oracles.element_packing import KEPT, Packed, pack_gated, pack_slabs, prune
 from tests.plugins.dense_path_cases import MARKS, plain_rows, random_bits, run
-from tests.plugins.dense_plugin import DENSE_PATH, problem_of
+from tests.plugins.dense_plugin import DENSE_PATH, Linear, problem_of
 from tests.plugins.mosaic_cases import ACTIVATIONS, DTYPES, make_case, without_panels
-from tests.plugins.plugin_structures import Linear
 
 pytestmark = MARKS
 

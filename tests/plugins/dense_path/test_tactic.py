@@ -13,10 +13,9 @@ from patch_compile.planning.roofline.linear_roofline import DENSE_PATH as DENSE_
 from patch_compile.planning.roofline.linear_roofline import Linear as Linear24
 from patch_compile.planning.roofline.linear_roofline import dense_path_time, predict
 from tests.plugins.dense_path_cases import FAILS, MARKS, large, run
-from tests.plugins.dense_plugin import A100, DENSE_PATH, EAGER, H100
+from tests.plugins.dense_plugin import A100, DENSE_PATH, EAGER, H100, Linear
 from tests.plugins.host_kernel import Device, problem_of
 from tests.plugins.mosaic_cases import make_case
-from tests.plugins.plugin_structures import Linear
 
 pytestmark = MARKS
 

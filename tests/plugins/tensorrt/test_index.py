@@ -7,9 +7,9 @@ import pytest
 
 from patch_compile.packing.index import index_fault
 from tests.plugins.dense_path_cases import MARKS
+from tests.plugins.dense_plugin import Linear
 from tests.plugins.lying_index import LIES, lying
 from tests.plugins.mosaic_cases import make_case
-from tests.plugins.plugin_structures import Linear
 
 pytestmark = MARKS
 

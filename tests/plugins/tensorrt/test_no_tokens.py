@@ -5,10 +5,9 @@ import ctypes
 import pytest
 
 from tests.plugins.dense_path_cases import FAILS, MARKS, large
-from tests.plugins.dense_plugin import DENSE_PATH, EAGER, H100
+from tests.plugins.dense_plugin import DENSE_PATH, EAGER, H100, Linear
 from tests.plugins.host_kernel import Arguments, problem_of
 from tests.plugins.mosaic_cases import make_case
-from tests.plugins.plugin_structures import Linear
 
 pytestmark = MARKS
 

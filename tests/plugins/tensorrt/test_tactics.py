@@ -5,9 +5,8 @@ import ctypes
 import pytest
 
 from tests.plugins.dense_path_cases import MARKS, large
-from tests.plugins.dense_plugin import A100, DENSE_PATH, H100
+from tests.plugins.dense_plugin import A100, DENSE_PATH, H100, Linear, Tensors
 from tests.plugins.host_kernel import Device, problem_of
-from tests.plugins.plugin_structures import Linear, Tensors
 from tests.ptx.warpgroup_kernel import WARPGROUP_CONFIGS
 
 pytestmark = MARKS

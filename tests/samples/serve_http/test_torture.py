@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from tests.attacks.server import attack
+from tests.attacks.server import attack_server
 
 
 def test_the_server_holds(out: Path, tmp_path: Path) -> None:
-    found = attack(out, tmp_path, small=True)
+    found = attack_server(out, tmp_path, small=True)
     assert not [broken for one in found for broken in one.broken]
     assert sum(one.tried for one in found) > 150

@@ -17,23 +17,18 @@ from typing import Any
 import numpy as np
 import yaml
 
-from tests.attacks.fuzz.reader import Mutation
+from tests.attacks.values import VALUES, dump
 
 __all__ = [
-    "change_bytes",
-    "change_json",
-    "change_json_lines",
-    "change_npz",
-    "change_onnx",
-    "change_safetensors",
-    "change_words",
-    "change_yaml",
-]
+    "Mutation", "change_bytes", "change_json", "change_json_lines", "change_npz", "change_onnx", "change_safetensors",
+    "change_words", "change_yaml",
+]  # fmt: skip
 
+Mutation = Callable[[bytes, Random], bytes]
 _HOSTILE: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 3, 4, 64, 2**31, 2**31 - 1, -(2**31), 2**63 - 1, 2**63, 2**64, 10**30, 0.5, -0.0, 1e-320,
-    1e308, math.nan, math.inf, "", "a", "0", "-1", "1e999", "\0", "../x", "/etc/passwd", "é\U0001f600", "\x1b[31m", "\ud800",
-    "x" * 300, [], {}, [[]], [None], [0], [-1, 4], {"": None}, {"a": {}},
+    *(value for name, value in VALUES.items() if name != "long text"),
+    False, 1, 3, 4, 64, 2**31, 2**31 - 1, -(2**31), 2**63 - 1, 2**64, 10**30, -0.0, 1e-320, "a", "1e999", "é\U0001f600",
+    "x" * 300, [[]], [0], [-1, 4], {"a": {}},
 )  # fmt: skip
 _BYTES = (
     b"", b"\0", b"\xff", b"\xff\xfe", b"\xef\xbb\xbf", b"\xc3(", b"[" * 5000, b'{"a":' * 3000, b"9" * 5000, b"-", b"1e999",
@@ -45,8 +40,11 @@ _WORDS = (
     " ", "\0", "\n", "auto", "dense", "9" * 5000, "?", "..", "é", "none", "all", "1_0",
     "0x10", "+4", "a100", "[!", "(?i)", "|",
 )  # fmt: skip
+# Texts in a model, and names of operators.
+_TEXTS = (
+    "", "x", "W", "../x", "/etc/passwd", "data.bin", "?", "-1", "MatMul", "Gemm", "Loop", "patch", "é", "\0",
+)  # fmt: skip
 _MOST = 1 << 16  # bytes of a refitted data section
-_Change = Callable[[Any, Random], Any]
 
 
 def change_bytes(data: bytes, rng: Random) -> bytes:
@@ -88,7 +86,7 @@ def _or_bytes(structured: Mutation) -> Mutation:
 @_or_bytes
 def change_json(data: bytes, rng: Random) -> bytes:
     """Change some values, keys or items of a JSON text."""
-    return _spelled(_changed(json.loads(data), rng))
+    return dump(_changed(json.loads(data), rng)).encode()
 
 
 @_or_bytes
@@ -108,7 +106,7 @@ def change_json_lines(data: bytes, rng: Random) -> bytes:
         case 1:
             lines.pop(at)
         case _:
-            lines[at] = _spelled(_changed(json.loads(lines[at]), rng))
+            lines[at] = dump(_changed(json.loads(lines[at]), rng)).encode()
     return b"\n".join(lines)
 
 
@@ -141,7 +139,7 @@ def change_safetensors(data: bytes, rng: Random) -> bytes:
         header = _changed(header, rng)
     if rng.random() < 0.7:
         body = _refitted(header, body)
-    blob = _spelled(header)
+    blob = dump(header).encode()
     return struct.pack("<Q", len(blob)) + blob + body
 
 
@@ -213,9 +211,10 @@ def change_onnx(data: bytes, rng: Random) -> bytes:
         if field.is_repeated:
             _change_repeated(getattr(message, field.name), field, rng)
         elif field.message_type is not None:
-            message.ClearField(field.name) if rng.random() < 0.5 else getattr(
-                message, field.name
-            ).SetInParent()
+            if rng.random() < 0.5:
+                message.ClearField(field.name)
+            else:
+                getattr(message, field.name).SetInParent()
         else:
             setattr(message, field.name, _scalar(field, rng))
     return bytes(model.SerializeToString())
@@ -237,9 +236,8 @@ def _change_repeated(values: Any, field: Any, rng: Random) -> None:
         case 1 if kept:
             values.extend([copy.deepcopy(rng.choice(kept))])
         case 2:
-            values.extend(
-                [field.message_type._concrete_class() if field.message_type else _scalar(field, rng)]
-            )
+            new = field.message_type._concrete_class() if field.message_type else _scalar(field, rng)
+            values.extend([new])
         case _:
             rng.shuffle(kept)
             kept = [copy.deepcopy(one) for one in kept]
@@ -250,39 +248,15 @@ def _change_repeated(values: Any, field: Any, rng: Random) -> None:
 def _scalar(field: Any, rng: Random) -> Any:
     if field.enum_type is not None:
         return rng.choice(field.enum_type.values).number
-    kinds = {
-        "int": (0, 1, -1, 2, 3, 16, 24, 64, 2**31 - 1, -(2**31)),
-        "float": (0.0, math.nan, math.inf, -1e30),
-    }
-    texts = (
-        "",
-        "x",
-        "W",
-        "../x",
-        "/etc/passwd",
-        "data.bin",
-        "?",
-        "-1",
-        "MatMul",
-        "Gemm",
-        "Loop",
-        "patch",
-        "é",
-        "\0",
-    )
     if field.cpp_type in (field.CPPTYPE_FLOAT, field.CPPTYPE_DOUBLE):
-        return rng.choice(kinds["float"])
+        return rng.choice((0.0, math.nan, math.inf, -1e30))
     if field.cpp_type == field.CPPTYPE_STRING:
-        text = rng.choice(texts)
+        text = rng.choice(_TEXTS)
         return text.encode() if field.type == field.TYPE_BYTES else text
     if field.cpp_type in (field.CPPTYPE_INT64, field.CPPTYPE_UINT64) and rng.random() < 0.3:
         return 2**63 - 1
-    value = int(rng.choice(kinds["int"]))
+    value = rng.choice((0, 1, -1, 2, 3, 16, 24, 64, 2**31 - 1, -(2**31)))
     return abs(value) if field.cpp_type in (field.CPPTYPE_UINT64, field.CPPTYPE_UINT32) else value
-
-
-def _spelled(value: Any) -> bytes:
-    return json.dumps(value).encode()
 
 
 def _changed(value: Any, rng: Random) -> Any:
@@ -296,9 +270,8 @@ def _changed(value: Any, rng: Random) -> Any:
 def _changed_once(value: Any, rng: Random) -> Any:
     if isinstance(value, str) and value[:1] in ("{", "[") and rng.random() < 0.8:
         return json.dumps(_changed_once(json.loads(value), rng))
-    keys = (
-        list(value) if isinstance(value, dict) else list(range(len(value))) if isinstance(value, list) else []
-    )
+    keys = list(value) if isinstance(value, dict) else []
+    keys = list(range(len(value))) if isinstance(value, list) else keys
     if not keys or rng.random() < 0.08:
         return _other(value, rng)
     key = rng.choice(keys)
@@ -318,13 +291,7 @@ def _changed_once(value: Any, rng: Random) -> Any:
 
 def _other(value: Any, rng: Random) -> Any:
     if isinstance(value, int | float) and not isinstance(value, bool) and rng.random() < 0.5:
-        near: tuple[_Change, ...] = (
-            lambda v, _: v + 1,
-            lambda v, _: -v,
-            lambda v, _: v * 2,
-            lambda v, _: float(v),
-        )
-        return rng.choice(near)(value, rng)
+        return rng.choice((lambda v: v + 1, lambda v: -v, lambda v: v * 2, float))(value)
     if isinstance(value, str) and value and rng.random() < 0.4:
         return change_words(value.encode(), rng).decode(errors="replace")
     return copy.deepcopy(rng.choice(_HOSTILE))

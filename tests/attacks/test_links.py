@@ -3,7 +3,7 @@
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,46 +18,19 @@ pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs a C compiler")
 
 _RANDOM = re.compile("[0-9a-f]{16}")
 _BUILD = SCENARIOS["magnitude"].command()
-_POINT = (
-    "--runner",
-    "onnx",
-    "--batch-size",
-    "1",
-    "--prompt-tokens",
-    "8",
-    "--iterations",
-    "1",
-    "--warm-up",
-    "1",
-)
+_POINT = "--runner onnx --batch-size 1 --prompt-tokens 8 --iterations 1 --warm-up 1"
 _COMMANDS = {
     "build": [*_BUILD, "--force"],
     "resume": [*_BUILD, "--force", "--resume"],
-    "verify": ["verify", "out", "--only", "compiled", "--lengths", "1"],
-    "bench": ["bench", "out", *_POINT, "--against", "dense", "--keep", "--force"],
-    "import-mask": [
-        "import-mask",
-        "out/model",
-        "--model",
-        "model",
-        "-o",
-        "imported",
-        "--tile",
-        "32x32",
-        "--force",
-    ],
-    "compile": [
-        "compile",
-        "model",
-        "--mask",
-        "out/masks.safetensors",
-        "-o",
-        "new",
-        "--force",
-        "--dump-passes",
-        "dump",
-    ],
-    "compare": ["compare", "out", "second", "-o", "table", "--force"],
+} | {
+    words.split()[0]: words.split()
+    for words in (
+        "verify out --only compiled --lengths 1",
+        f"bench out {_POINT} --against dense --keep --force",
+        "import-mask out/model --model model -o imported --tile 32x32 --force",
+        "compile model --mask out/masks.safetensors -o new --force --dump-passes dump",
+        "compare out second -o table --force",
+    )
 }
 
 
@@ -80,9 +53,10 @@ def test_no_command_writes_through_a_link(traced: tuple[Place, Runner], name: st
     (tmp_path / "file").write_text("precious")
     precious = snapshot(tmp_path)
     for path, is_folder in paths.items():
-        for link in (_symbolic,) if is_folder else (_symbolic, os.link):
+        for link in (os.symlink,) if is_folder else (os.symlink, os.link):
             _reset(place)
-            _plant(place, path, lambda at, link=link, folder=is_folder: link(tmp_path / _kind(folder), at))
+            _clear(place, path)
+            link(tmp_path / ("folder" if is_folder else "file"), path)
             run.run(*_COMMANDS[name], folder=place.folder)
             assert snapshot(tmp_path) == precious, f"{link.__name__} at {path}"
 
@@ -114,8 +88,8 @@ def _reset(place: Place) -> None:
     shutil.copytree(place.out, place.folder / "second")
 
 
-def _plant(place: Place, path: Path, link: Callable[[Path], None]) -> None:
-    """Put a link at a path. Folders on the way are made, and an unfinished build gets the mark of one."""
+def _clear(place: Place, path: Path) -> None:
+    """Make room for a link. Folders on the way are made, and an unfinished build gets the mark of one."""
     if path.is_dir():
         shutil.rmtree(path)
     path.unlink(missing_ok=True)
@@ -123,12 +97,3 @@ def _plant(place: Place, path: Path, link: Callable[[Path], None]) -> None:
     top = place.folder / path.relative_to(place.folder).parts[0]
     if top.name.endswith(PARTIAL) and top in path.parents and path.name != STATE:
         write_json(top / STATE, {"made_by": "patch-compile", "stages": {}})
-    link(path)
-
-
-def _symbolic(target: Path, link: Path) -> None:
-    link.symlink_to(target)
-
-
-def _kind(is_folder: bool) -> str:
-    return "folder" if is_folder else "file"

@@ -18,6 +18,7 @@ import stat
 import sys
 import time
 import traceback
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from math import ceil
@@ -28,7 +29,7 @@ import psutil
 from tests.attacks.hostile.case import Case, Sound
 from tests.work import slowness
 
-__all__ = ["Running", "Verdict", "start"]
+__all__ = ["Running", "Verdict", "forked", "run_command", "start"]
 
 MEMORY = 1_500 << 20  # bytes of address space beyond what the imports take
 SECONDS = 20  # of the processor, times the slowness of the machine; and of a wait for nothing
@@ -47,14 +48,10 @@ class Verdict:
     kind: str
     name: str
     command: str
-    code: int | None
+    code: int
     seconds: float
     faults: tuple[str, ...]
     output: str
-
-    @property
-    def held(self) -> bool:
-        return not self.faults
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.name} | {self.command} | {self.code}, {self.seconds} s | {'; '.join(self.faults)}"
@@ -81,9 +78,13 @@ class Running:
         if not pid:
             os.killpg(self.pid, signal.SIGKILL)
             _, status, usage = os.wait4(self.pid, 0)
-        verdict = self._judge(status, usage.ru_utime + usage.ru_stime, late=late)
+        code = os.waitstatus_to_exitcode(status)
+        streams = ((self.box / name).read_text("utf-8", "backslashreplace") for name in ("stdout", "stderr"))
+        output = "".join(streams)
+        faults = (*self._of_end(code, output, late=late), *_of_output(output), *self._of_files())
+        seconds = round(usage.ru_utime + usage.ru_stime, 2)
         shutil.rmtree(self.box, ignore_errors=True)
-        return verdict
+        return Verdict(self.case.kind, self.case.name, self.command, code, seconds, faults, output[-3000:])
 
     def _waits_for_ever(self) -> bool:
         """Returns True if none of the command's processes has computed, or waited for processor or disk, for long.
@@ -102,45 +103,36 @@ class Running:
                 self.busy, self.used = now, used
         return now > self.busy + SECONDS
 
-    def _judge(self, status: int, seconds: float, *, late: bool) -> Verdict:
-        code = os.waitstatus_to_exitcode(status)
-        output = "".join(
-            (self.box / name).read_text("utf-8", "backslashreplace") for name in ("stdout", "stderr")
-        )
-        faults = []
+    def _of_end(self, code: int, output: str, *, late: bool) -> Iterator[str]:
         if code == _NOT_MADE:
-            faults.append("could not be made")
+            yield "could not be made"
         elif late:
-            faults.append("waits for ever")
-        elif code == -signal.SIGXCPU or code == -signal.SIGKILL:
-            faults.append(f"takes more than {SECONDS} s of the machine of the limits")
+            yield "waits for ever"
+        elif code in (-signal.SIGXCPU, -signal.SIGKILL):
+            yield f"takes more than {SECONDS} s of the machine of the limits"
         elif code < 0:
-            faults.append(f"dies of {signal.Signals(-code).name}")
+            yield f"dies of {signal.Signals(-code).name}"
         elif code not in self.case.codes:
-            faults.append(f"exits with {code}")
+            yield f"exits with {code}"
         elif code in (1, 2) and not any(name in output for name in self.case.named):
-            faults.append(f"complains without naming {self.case.named[0]}")
-        if "There is not enough memory" in output:
-            faults.append(f"needs more than {MEMORY >> 20} MiB")
-        if noise := _NOISE.search(output):
-            faults.append(f"prints {noise.group().strip()!r}")
-        if control := _CONTROLS.search(output):
-            faults.append(f"prints the control character {control.group()!r}")
+            yield f"complains without naming {self.case.named[0]}"
+
+    def _of_files(self) -> Iterator[str]:
         if (self.box / "canary").exists():
-            faults.append("runs code of the input")
+            yield "runs code of the input"
         file, after = self.box / "before", _listing(self.box, self.case.writes)
         before = json.loads(file.read_text()) if file.exists() else after
-        faults += [f"writes {name}" for name in sorted(after) if before.get(name) != after[name]]
-        faults += [f"removes {name}" for name in sorted(before.keys() - after.keys())]
-        return Verdict(
-            self.case.kind,
-            self.case.name,
-            self.command,
-            code,
-            round(seconds, 2),
-            tuple(faults),
-            output[-3000:],
-        )
+        yield from (f"writes {name}" for name in sorted(after) if before.get(name) != after[name])
+        yield from (f"removes {name}" for name in sorted(before.keys() - after.keys()))
+
+
+def _of_output(output: str) -> Iterator[str]:
+    if "There is not enough memory" in output:
+        yield f"needs more than {MEMORY >> 20} MiB"
+    if noise := _NOISE.search(output):
+        yield f"prints {noise.group().strip()!r}"
+    if control := _CONTROLS.search(output):
+        yield f"prints the control character {control.group()!r}"
 
 
 def start(case: Case, command: str, sound: Sound, box: Path) -> Running:
@@ -149,23 +141,11 @@ def start(case: Case, command: str, sound: Sound, box: Path) -> Running:
     for name in ("case", "home", "tmp"):
         (box / name).mkdir(parents=True)
     (box / "outside").write_text("This is not the stranger's.")
-    sys.stdout.flush()
-    sys.stderr.flush()
     slowness()  # measured before the fork, once
-    pid = os.fork()
-    if pid == 0:
-        _run(case, command, sound, box)
-    return Running(case, command, box, pid, time.monotonic())
 
-
-def _run(case: Case, command: str, sound: Sound, box: Path) -> None:
-    """Run the command in this process, which ends with it."""
-    code = _NOT_MADE
-    try:
-        faulthandler.disable()  # as it is in the command; pytest enables it
+    def run() -> int:
         os.setsid()
         os.chdir(box / "case")
-        _redirect(box)
         case.make(sound, box / "case")
         (box / "before").write_text(json.dumps(_listing(box, case.writes)))
         _limit()
@@ -174,10 +154,36 @@ def _run(case: Case, command: str, sound: Sound, box: Path) -> None:
             "HOME": f"{box}/home",
             "TMPDIR": f"{box}/tmp",
             "HOSTILE_CANARY": f"{box}/canary",
-            **case.env,
-        }
-        sys.argv = ["patch-compile", *shlex.split(command.replace("SOUND", str(sound.root)))]
-        code = _main()
+        } | case.env
+        try:
+            return run_command(shlex.split(command.replace("SOUND", str(sound.root))))
+        except BaseException:
+            traceback.print_exc()
+            return _ESCAPED
+
+    pid = forked(run, box / "stdout", box / "stderr", _NOT_MADE)
+    return Running(case, command, box, pid, time.monotonic())
+
+
+def forked(run: Callable[[], int], stdout: Path, stderr: Path, failed: int) -> int:
+    """Returns the id of a new process, which ends with the exit code of `run`, or with `failed` if that raises.
+
+    Its stdin is closed, and it writes stdout and stderr to files.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if pid := os.fork():
+        return pid
+    code = failed
+    try:
+        faulthandler.disable()  # as it is in the command; pytest enables it
+        new = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        for number, (path, flags) in enumerate(((os.devnull, os.O_RDONLY), (stdout, new), (stderr, new))):
+            os.dup2(os.open(path, flags, 0o600), number)
+        sys.stdin = open(0)  # noqa: SIM115
+        sys.stdout = open(1, "w", encoding="utf-8", buffering=1)  # noqa: SIM115
+        sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1)  # noqa: SIM115
+        code = run()
     except BaseException:
         traceback.print_exc()
     finally:
@@ -186,28 +192,16 @@ def _run(case: Case, command: str, sound: Sound, box: Path) -> None:
         os._exit(code)
 
 
-def _main() -> int:
+def run_command(arguments: Sequence[str]) -> int:
+    """Run `patch-compile` in this process. Returns its exit code."""
     from patch_compile.cli.app import main
 
+    sys.argv = ["patch-compile", *arguments]
     try:
         main()
     except SystemExit as end:
         return int(end.code or 0)
-    except BaseException:
-        traceback.print_exc()
-    return _ESCAPED
-
-
-def _redirect(box: Path) -> None:
-    """Close stdin, and write stdout and stderr to files."""
-    new = os.O_WRONLY | os.O_CREAT
-    for number, (path, flags) in enumerate(
-        ((os.devnull, os.O_RDONLY), (box / "stdout", new), (box / "stderr", new))
-    ):
-        os.dup2(os.open(path, flags, 0o600), number)
-    sys.stdin = open(0)  # noqa: SIM115
-    sys.stdout = open(1, "w", encoding="utf-8", buffering=1)  # noqa: SIM115
-    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1)  # noqa: SIM115
+    raise AssertionError("main ends by an exit code")
 
 
 def _limit() -> None:

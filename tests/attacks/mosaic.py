@@ -1,6 +1,6 @@
-"""Random mosaics through packing, the ONNX function's body and the kernels: `python -m tests.attacks.fuzz.mosaic SEED …`.
+"""Random mosaics through packing, the ONNX function's body and the kernels.
 
-`drawn` draws the problem of a seed. Each problem must pass these checks:
+`Mosaic.of` draws the problem of a seed. Each problem must pass these checks:
 
 1. Packing decodes to W∘M bit for bit, also from integers and scales, and a slab is of a kind exactly where all tiles that
    it touches are. An independent packer gives the same bytes, where the format leaves no choice.
@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -28,7 +27,8 @@ from patch_compile.errors import InvariantError
 from patch_compile.packing.checks import check_packed
 from patch_compile.packing.format import SlabsOfSixteen, unpack
 from patch_compile.packing.quantised import unpack_quantised
-from tests.attacks.fuzz.random_problem import Linear, Mosaic, columns_of_groups, padded
+from tests.attacks.attack import BUILD, Attack
+from tests.attacks.random_problem import Linear, Mosaic, columns_of_groups, padded
 from tests.oracles.element_packing import OfSixteen, Packed, pack_of_sixteen, pack_slabs
 from tests.oracles.integer_packing import Quantised, pack_integers
 from tests.packing.test_function import one_linear, run
@@ -42,20 +42,20 @@ from tests.plugins.host_kernel import (
 )
 from tests.plugins.mosaic_cases import ACTIVATIONS, DTYPES, Case, without_panels
 
-__all__ = ["CACHE", "faults", "host_kernels", "main"]
+__all__ = ["attack", "faults"]
 
-CACHE = Path(__file__).parents[3] / "build/fuzz"
+_SMALL, _FULL = 10, 3000
 
 
 def faults(seed: int, kernels: Sequence[HostKernel]) -> Iterator[str]:
     """Yield what is wrong with the problem of a seed, with the command that replays it.
 
-    kernels: as `host_kernels` returns them; none to run none.
+    kernels: for weights of 16 bits, and for integers; none to run none.
     """
     mosaic = Mosaic.of(seed)
     for check in (_packing, _function, partial(_kernels, kernels)):
         for fault in _found(check, mosaic):
-            yield f"{fault} ({mosaic}); replay: python -m tests.attacks.fuzz.mosaic {seed}"
+            yield f"{fault} ({mosaic}); replay: python -m tests.attacks mosaics --only {seed}"
 
 
 def _found(check: Callable[[Mosaic], Iterator[str]], mosaic: Mosaic) -> Iterator[str]:
@@ -272,23 +272,10 @@ def _kernels(kernels: Sequence[HostKernel], mosaic: Mosaic) -> Iterator[str]:
         yield f"{list(kernel.configs())[config]} gives other bits in another order of blocks or copies"
 
 
-def host_kernels(cache: Path = CACHE) -> list[HostKernel]:
-    """Returns the kernels of this machine's CPU for weights of 16 bits, and for integers, compiled into the folder; none
-    without a C++ compiler."""
-    cache.mkdir(parents=True, exist_ok=True)
-    return [compile_host_kernel(cache), compile_integer_kernel(cache)] if COMPILER else []
-
-
-def main(seeds: list[str], cache: Path = CACHE) -> int:
-    """Check the problems of some seeds. Returns the exit code: 1 for a fault."""
-    kernels, found = host_kernels(cache), 0
-    for seed in map(int, seeds):
-        print(f"{seed}: {Mosaic.of(seed)}")
-        for fault in faults(seed, kernels):
-            print(f"  {fault}")
-            found += 1
-    return 1 if found else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+def attack(*, small: bool = False, only: Sequence[str] = ()) -> list[Attack]:
+    """Compute the problems of seeds that the tests do not take. only: these seeds."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    kernels = [compile_host_kernel(BUILD), compile_integer_kernel(BUILD)] if COMPILER else []
+    seeds = [*map(int, only)] or range(1000, 1000 + (_SMALL if small else _FULL))
+    wrong = [" | ".join(found) for seed in seeds if (found := list(faults(seed, kernels)))]
+    return [Attack("random mosaics, packed and computed", len(seeds), tuple(wrong))]
