@@ -137,14 +137,12 @@ def _other_packer(
     """
     packed = mosaic.packed
     if packed.index.tolist() != _index(grid, packed.kinds):
-        yield "the independent packer has another index"
+        yield "the independent packer has other index"
     other = pack_slabs(panels.reshape(-1, panels.shape[2]), grid == TWO_FOUR.code, mosaic.panel_rows)
     if not np.array_equal(packed.dense, other.dense[grid[grid != TWO_FOUR.code] == DENSE.code]):
-        yield "the independent packer has another dense"
+        yield "the independent packer has other dense"
     if all((linear.pruned.reshape(-1, 4) != 0).sum(axis=1).min() >= 2 for linear in mosaic.linears):
-        for name in ("sparse", "meta"):
-            if not np.array_equal(getattr(packed, name), getattr(other, name)):
-                yield f"the independent packer has another {name}"
+        yield from _compared(("sparse", "meta"), packed, other)
     for one in packed.others:
         yield from _other_slabs(one, panels, kept, np.argwhere(grid == one.kind.code))
 
@@ -157,25 +155,19 @@ def _integer_packer(
     rows = len(grid) * mosaic.panel_rows
     whole = replace(packed, shape=(rows, packed.shape[1]))
     integers, scales = unpack_quantised(whole, mosaic.x.dtype)  # their values are compared with W∘M above
-    number = _number(mosaic)
-    other = pack_integers(Quantised(number, integers, scales), grid, mosaic.x.dtype)
-    if packed.index.tolist() != other.index.tolist():
-        yield "the independent packer has another index"
-    if not np.array_equal(packed.dense, other.dense):
-        yield "the independent packer has another dense"
-    if (packed.scales is None) != (other.scales is None) or (
-        packed.scales is not None and not np.array_equal(packed.scales, other.scales)
-    ):
-        yield "the independent packer has other scales"
+    other = pack_integers(Quantised(_number(mosaic), integers, scales), grid, mosaic.x.dtype)
+    yield from _compared(("index", "dense", "scales"), packed, other)
     if (integers.reshape(rows, -1)[kept.reshape(rows, -1)] == 0).any():
         return  # it may keep other zeros
-    for name in ("sparse", "meta"):
-        if not np.array_equal(getattr(packed, name), getattr(other, name)):
-            yield f"the independent packer has another {name}"
+    yield from _compared(("sparse", "meta"), packed, other)
     for one, theirs in zip(packed.others, other.others, strict=True):
-        for name in ("values", "masks"):
-            if not np.array_equal(getattr(one, name), getattr(theirs, name)):
-                yield f"the independent packer has other {name} of {one.kind}"
+        yield from _compared(("values", "masks"), one, theirs)
+
+
+def _compared(names: Sequence[str], ours: object, theirs: object) -> Iterator[str]:
+    for name in names:
+        if not np.array_equal(getattr(ours, name), getattr(theirs, name)):
+            yield f"the independent packer has other {name}"
 
 
 def _number(mosaic: Mosaic) -> int:

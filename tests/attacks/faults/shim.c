@@ -214,21 +214,18 @@ static int check_open(int folder, const char* name, int flags) {
     mode = va_arg(rest, mode_t);       \
     va_end(rest);                      \
   }
-#define OPEN(name)                                                                      \
-  int name(const char* path, int flags, ...) {                                          \
-    MODE return check_open(AT_FDCWD, path, flags) ? -1 : REAL(name)(path, flags, mode); \
-  }
-#define OPENAT(name)                                                                          \
-  int name(int folder, const char* path, int flags, ...) {                                    \
-    MODE return check_open(folder, path, flags) ? -1 : REAL(name)(folder, path, flags, mode); \
-  }
-OPEN(open)
-OPEN(open64)
-OPENAT(openat)
-OPENAT(openat64)
-
+// Offsets have 64 bits on the machines of these tests: a function and its variant for them are the same.
+#define SAME_64(name) extern __typeof__(name) name##64 __attribute__((alias(#name)));
+int open(const char* path, int flags, ...) {
+  MODE return check_open(AT_FDCWD, path, flags) ? -1 : REAL(open)(path, flags, mode);
+}
+int openat(int folder, const char* path, int flags, ...) {
+  MODE return check_open(folder, path, flags) ? -1 : REAL(openat)(folder, path, flags, mode);
+}
 int creat(const char* path, mode_t mode) { return open(path, O_CREAT | O_WRONLY | O_TRUNC, mode); }
-int creat64(const char* path, mode_t mode) { return open(path, O_CREAT | O_WRONLY | O_TRUNC, mode); }
+SAME_64(open)
+SAME_64(openat)
+SAME_64(creat)
 
 static int check_fopen(const char* name, const char* mode) {
   if (!armed) return 0;
@@ -242,9 +239,7 @@ static int check_fopen(const char* name, const char* mode) {
 FILE* fopen(const char* path, const char* mode) {
   return check_fopen(path, mode) ? NULL : REAL(fopen)(path, mode);
 }
-FILE* fopen64(const char* path, const char* mode) {
-  return check_fopen(path, mode) ? NULL : REAL(fopen64)(path, mode);
-}
+SAME_64(fopen)
 // Writes through a descriptor. A torn one writes half of its (first) bytes and ends the process.
 #define WRITE(fd, bytes, torn)                           \
   if (armed) {                                           \
@@ -258,32 +253,27 @@ FILE* fopen64(const char* path, const char* mode) {
     }                                                    \
     if (below_roots(path)) note_written(fd);             \
   }
-#define PWRITE(name)                                                         \
-  ssize_t name(int fd, const void* data, size_t size, off_t offset) {        \
-    WRITE(fd, (long)size, syscall(SYS_pwrite64, fd, data, size / 2, offset)) \
-    return REAL(name)(fd, data, size, offset);                               \
-  }
 #define WRITEV(name, ...)                                                \
   WRITE(fd, (long)(count ? parts[0].iov_len : 0),                        \
         syscall(SYS_write, fd, parts[0].iov_base, parts[0].iov_len / 2)) \
-  return REAL(name)(fd, parts, count, ##__VA_ARGS__);
+  return REAL(name)(fd, parts, count, ##__VA_ARGS__)
 ssize_t write(int fd, const void* data, size_t size) {
   WRITE(fd, (long)size, syscall(SYS_write, fd, data, size / 2))
   return REAL(write)(fd, data, size);
 }
-PWRITE(pwrite)
-PWRITE(pwrite64)
-ssize_t writev(int fd, const struct iovec* parts, int count){WRITEV(writev)} ssize_t
-    pwritev(int fd, const struct iovec* parts, int count, off_t offset){WRITEV(pwritev, offset)} ssize_t
-    pwritev64(int fd, const struct iovec* parts, int count, off64_t offset){WRITEV(pwritev64, offset)} ssize_t
-    sendfile(int fd, int from, off_t* offset, size_t size) {
+ssize_t pwrite(int fd, const void* data, size_t size, off_t offset) {
+  WRITE(fd, (long)size, syscall(SYS_pwrite64, fd, data, size / 2, offset))
+  return REAL(pwrite)(fd, data, size, offset);
+}
+ssize_t writev(int fd, const struct iovec* parts, int count) { WRITEV(writev); }
+ssize_t pwritev(int fd, const struct iovec* parts, int count, off_t offset) { WRITEV(pwritev, offset); }
+ssize_t sendfile(int fd, int from, off_t* offset, size_t size) {
   WRITE(fd, (long)size, syscall(SYS_sendfile, fd, from, offset, size / 2))
   return REAL(sendfile)(fd, from, offset, size);
 }
-ssize_t sendfile64(int fd, int from, off64_t* offset, size_t size) {
-  WRITE(fd, (long)size, syscall(SYS_sendfile, fd, from, offset, size / 2))
-  return REAL(sendfile64)(fd, from, offset, size);
-}
+SAME_64(pwrite)
+SAME_64(pwritev)
+SAME_64(sendfile)
 ssize_t copy_file_range(int from, off64_t* start, int fd, off64_t* offset, size_t size, unsigned flags) {
   WRITE(fd, (long)size, syscall(SYS_copy_file_range, from, start, fd, offset, size / 2, flags))
   return REAL(copy_file_range)(from, start, fd, offset, size, flags);
@@ -299,9 +289,7 @@ ssize_t read(int fd, void* data, size_t size) { READING(fd, (long)size) return R
 ssize_t pread(int fd, void* data, size_t size, off_t offset) {
   READING(fd, (long)size) return REAL(pread)(fd, data, size, offset);
 }
-ssize_t pread64(int fd, void* data, size_t size, off64_t offset) {
-  READING(fd, (long)size) return REAL(pread64)(fd, data, size, offset);
-}
+SAME_64(pread)
 ssize_t readv(int fd, const struct iovec* parts, int count) {
   READING(fd, 0) return REAL(readv)(fd, parts, count);
 }
@@ -343,15 +331,11 @@ int fdatasync(int fd) {
 int ftruncate(int fd, off_t size) {
   ON_FD(size ? GROW : CHANGE, "ftruncate", size) return REAL(ftruncate)(fd, size);
 }
-int ftruncate64(int fd, off64_t size) {
-  ON_FD(size ? GROW : CHANGE, "ftruncate", size) return REAL(ftruncate64)(fd, size);
-}
+SAME_64(ftruncate)
 int fallocate(int fd, int mode, off_t start, off_t size) {
   ON_FD(GROW, "fallocate", size) return REAL(fallocate)(fd, mode, start, size);
 }
-int fallocate64(int fd, int mode, off64_t start, off64_t size) {
-  ON_FD(GROW, "fallocate", size) return REAL(fallocate64)(fd, mode, start, size);
-}
+SAME_64(fallocate)
 int fchmod(int fd, mode_t mode) { ON_FD(CHANGE, "chmod", 0) return REAL(fchmod)(fd, mode); }
 int futimens(int fd, const struct timespec times[2]) {
   ON_FD(CHANGE, "utime", 0) return REAL(futimens)(fd, times);
@@ -377,10 +361,7 @@ void* mmap(void* where, size_t size, int protection, int flags, int fd, off_t of
   return check_mmap(protection, flags, fd, size) ? MAP_FAILED
                                                  : REAL(mmap)(where, size, protection, flags, fd, offset);
 }
-void* mmap64(void* where, size_t size, int protection, int flags, int fd, off64_t offset) {
-  return check_mmap(protection, flags, fd, size) ? MAP_FAILED
-                                                 : REAL(mmap64)(where, size, protection, flags, fd, offset);
-}
+SAME_64(mmap)
 
 #define ON_PATH(kind, name, folder, given) \
   if (armed) {                             \
@@ -433,9 +414,7 @@ int mkdirat(int a, const char* name, mode_t mode) {
 int truncate(const char* name, off_t size) {
   ON_PATH(size ? GROW : CHANGE, "truncate", AT_FDCWD, name) return REAL(truncate)(name, size);
 }
-int truncate64(const char* name, off64_t size) {
-  ON_PATH(size ? GROW : CHANGE, "truncate", AT_FDCWD, name) return REAL(truncate64)(name, size);
-}
+SAME_64(truncate)
 int chmod(const char* name, mode_t mode) {
   ON_PATH(CHANGE, "chmod", AT_FDCWD, name) return REAL(chmod)(name, mode);
 }

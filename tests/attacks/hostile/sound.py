@@ -39,19 +39,11 @@ def _make(root: Path) -> None:
         {**TINY, "model": model, "calib": str(text), "eval_text": str(text), "out": root / "out", "ratio": 0.4,
          "tile": (32, 32), "method": "magnitude", "eval_windows": 1, "eval_length": 16}
     )  # fmt: skip
-    bench(
-        root / "out",
-        runner="onnx",
-        batch_size=[1],
-        prompt_tokens=[8],
-        iterations=1,
-        warm_up=1,
-        against="none",
-    )
+    point = {"batch_size": [1], "prompt_tokens": [8], "iterations": 1, "warm_up": 1}
+    bench(root / "out", runner="onnx", against="none", **point)
     shutil.copyfile(root / "out" / "masks.safetensors", root / "masks.safetensors")
     _plant(root / "planted.so")
-    _verify(root / "out")
-    _add_engine(root / "out")
+    _complete(root / "out")
 
 
 def _plant(path: Path) -> None:
@@ -72,22 +64,19 @@ __attribute__((constructor)) static void run() {
     assert read_identity(path).backend == "tensorrt-rtx"
 
 
-def _verify(out: Path) -> None:
-    """Add a verification of a build, with an answer to every question."""
+def _complete(out: Path) -> None:
+    """Add a verification with an answer to every question, and what looks like an engine, to a build.
+
+    This machine may have no TensorRT, and no GPU to run an engine.
+    """
     from patch_compile.artifacts.folder import OutFolder
+    from tests.artifacts.examples import engine_report
     from tests.report.page.found import verified
     from tests.report.page.outs import Out
 
     (out / layout.VERIFY_FOLDER).mkdir()
     verified(Out(out.parent / "verified")).write(out / layout.VERIFY)
     OutFolder.open(out).record("verify", "0", [layout.VERIFY])
-
-
-def _add_engine(out: Path) -> None:
-    """Add what looks like an engine to a build: this machine may have no TensorRT, and no GPU to run one."""
-    from patch_compile.artifacts.folder import OutFolder
-    from tests.artifacts.examples import engine_report
-
     (out / layout.ENGINE_FOLDER).mkdir()
     (out / layout.ENGINE).write_bytes(b"header {\n  accelerators={sm86 }\n}\nmain {\n}\0")
     engine_report(patch_linears=7).write(out / layout.ENGINE_REPORT)
@@ -102,17 +91,14 @@ def _write_onnx(path: Path) -> None:
 
     random = np.random.default_rng(1)
     first, second = (random.standard_normal((64, 64)).astype("float32") for _ in range(2))
-    graph = helper.make_graph(
-        [
-            helper.make_node("MatMul", ["x", "first"], ["a"], name="first_matmul"),
-            helper.make_node("Relu", ["a"], ["b"], name="relu"),
-            helper.make_node("Gemm", ["b", "second"], ["y"], name="second_gemm", transB=1),
-        ],
-        "stranger",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", 64])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", 64])],
-        [numpy_helper.from_array(first, "first"), numpy_helper.from_array(second, "second")],
-    )
+    nodes = [
+        helper.make_node("MatMul", ["x", "first"], ["a"], name="first_matmul"),
+        helper.make_node("Relu", ["a"], ["b"], name="relu"),
+        helper.make_node("Gemm", ["b", "second"], ["y"], name="second_gemm", transB=1),
+    ]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", 64]) for name in "xy")
+    weights = [numpy_helper.from_array(first, "first"), numpy_helper.from_array(second, "second")]
+    graph = helper.make_graph(nodes, "stranger", [x], [y], weights)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
 
 

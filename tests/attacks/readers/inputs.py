@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from patch_compile.errors import PatchCompileError
 from masklearn.base.safe_read import parse_json
 from masklearn.base.shard import Shard, write_shard
 from masklearn.importers.importing import import_masks
@@ -27,6 +26,7 @@ from masklearn.text.files import file_text
 from masklearn.text.source import open_text
 from patch_compile import Sampling
 from patch_compile.engine.profiles import parse_profile
+from patch_compile.errors import PatchCompileError
 from patch_compile.hardware.cards import parse_targets
 from patch_compile.inspection.binaries import inspect_engine_file, inspect_plugin
 from patch_compile.inspection.folders import inspect_checkpoint
