@@ -49,5 +49,5 @@ ENV PATH=/opt/app/samples/serve_http:/opt/patch-compile/bin:$PATH HOME=/home/ubu
 USER 1000:1000
 WORKDIR /home/ubuntu
 EXPOSE 8000
-HEALTHCHECK --start-period=5m CMD ["/opt/app/packaging/healthcheck.sh", "http://127.0.0.1:8000/health/ready"]
+HEALTHCHECK --start-period=5m CMD ["/opt/app/packaging/healthcheck.sh", "http://127.0.0.1:8000/health"]
 CMD ["serve.sh", "/model", "--host", "0.0.0.0", "--port", "8000"]

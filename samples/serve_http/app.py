@@ -1,195 +1,205 @@
-"""Routes of the server, and the conversion of requests to jobs."""
+"""The service: routes, limits, and the way of a request from its body to its answer."""
 
 from __future__ import annotations
 
-import time
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import anyio
-from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
-from patch_compile import Generator, PatchCompileError
-from samples.serve_http.answer import Answer
-from samples.serve_http.api_error import ApiError, from_validation
-from samples.serve_http.body_limit import BodyLimit
-from samples.serve_http.logprobs import Logprobs
-from samples.serve_http.metrics import CountResponses
-from samples.serve_http.protocol import ChatRequest, CompletionRequest, GenerationRequest
-from samples.serve_http.replies import JsonObject, Reply, Usage
-from samples.serve_http.scheduler import Scheduler
-from samples.serve_http.settings import Settings
+from patch_compile import Continuation, Generator, PatchCompileError
+from samples.serve_http.batch import Batcher, Job
+from samples.serve_http.protocol import ApiError, ChatRequest, CompletionRequest, GenerationRequest, parse
+from samples.serve_http.replies import Reply, event
 
-__all__ = ["make_app"]
+__all__ = ["Service"]
 
-# OpenAI's default of max_tokens for completions. A chat has no such default.
-_COMPLETION_TOKENS = 16
-_LAST_TOKEN = 10.0  # seconds that a worker has for its current token when the server ends
-
-
-def make_app(generator: Generator, settings: Settings, scheduler: Scheduler) -> FastAPI:
-    """Returns the application. It starts and stops the workers of `scheduler`."""
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        scheduler.start()
-        yield
-        await anyio.to_thread.run_sync(scheduler.stop, _LAST_TOKEN)
-
-    # No documentation pages: they load scripts from other hosts.
-    app = FastAPI(title="patch-compile", lifespan=lifespan, docs_url=None, redoc_url=None)
-    intake = _Intake(generator, settings, scheduler)
-    created = int(time.time())
-    model = {"id": settings.model, "object": "model", "created": created, "owned_by": "patch-compile"}
-
-    @app.post("/v1/completions", response_model=None)
-    async def completions(body: CompletionRequest) -> Response:
-        return await intake.answer(body)
-
-    @app.post("/v1/chat/completions", response_model=None)
-    async def chat_completions(body: ChatRequest) -> Response:
-        return await intake.answer(body)
-
-    @app.get("/v1/models")
-    async def models() -> JsonObject:
-        return {"object": "list", "data": [model]}
-
-    @app.get("/v1/models/{name:path}")
-    async def one_model(name: str) -> JsonObject:
-        intake.check_model(name)
-        return model
-
-    @app.get("/health")
-    async def health() -> JSONResponse:
-        state = {"live": scheduler.alive, "ready": scheduler.alive and not scheduler.draining}
-        return JSONResponse(state | {"runs_on": generator.decoder.name}, 200 if state["ready"] else 503)
-
-    @app.get("/health/live")
-    async def live() -> JSONResponse:
-        return JSONResponse({"live": scheduler.alive}, 200 if scheduler.alive else 503)
-
-    @app.get("/health/ready")
-    async def ready() -> JSONResponse:
-        is_ready = scheduler.alive and not scheduler.draining
-        return JSONResponse({"ready": is_ready}, 200 if is_ready else 503)
-
-    @app.get("/metrics")
-    async def metrics() -> Response:
-        return Response(generate_latest(scheduler.metrics.registry), media_type=CONTENT_TYPE_LATEST)
-
-    _answer_errors(app)
-    paths = frozenset(app.openapi()["paths"])
-    # A request passes the middleware that is added last first.
-    app.add_middleware(BodyLimit, limit=settings.max_body)
-    app.add_middleware(CountResponses, counter=scheduler.metrics.responses, paths=paths)
-    return app
+_ROWS = 16  # sequences of a batch, unless the user or the engine says otherwise
+_COMPLETION_TOKENS = 16  # OpenAI's default of max_tokens for completions; a chat has no such default
+_DONE = b"data: [DONE]\n\n"
+_STREAM = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
 
 
-class _Intake:
-    """Checks requests and puts them into the queue."""
+@dataclass
+class Service:
+    """Serves a generator as `model`, within limits that `server.py` describes. Times are in seconds."""
 
-    def __init__(self, generator: Generator, settings: Settings, scheduler: Scheduler) -> None:
-        self._generator, self._settings, self._scheduler = generator, settings, scheduler
+    generator: Generator
+    model: str
+    queue: int
+    timeout: float
+    client_timeout: float
+    max_body: int
+    max_batch: int | None
+    max_prompt: int
+    max_new_tokens: int
+
+    def __post_init__(self) -> None:
+        taken = self.generator.decoder.limits.batch
+        rows = self.max_batch or taken or _ROWS
+        self._batcher = Batcher(self.generator, min(rows, taken or rows), self.queue, self.max_prompt)
         # One request at a time: encoding is CPU work, and a client with many texts must not occupy all threads.
-        self._encoding = anyio.CapacityLimiter(1)
-        self._vocabulary = len(generator.tokenizer)
+        self._encoding = asyncio.Lock()
 
-    async def answer(self, body: GenerationRequest) -> Response:
-        """Queue a request and return its answer.
+    def app(self) -> Starlette:
+        """Returns the application, which generates from its start to its end."""
 
-        Raises ApiError if the queue is full or the request is invalid. Only a valid request waits for a worker.
-        """
+        @asynccontextmanager
+        async def lifespan(_: Starlette) -> AsyncIterator[None]:
+            self._batching = asyncio.create_task(self._batcher.run())
+            yield
+            self._batching.cancel()
+
+        routes = [
+            Route("/v1/completions", partial(self._generate, CompletionRequest), methods=["POST"]),
+            Route("/v1/chat/completions", partial(self._generate, ChatRequest), methods=["POST"]),
+            Route("/v1/models", self._models),
+            Route("/v1/models/{name:path}", self._models),
+            Route("/health", self._health),
+        ]
+        handlers: Any = {HTTPException: _refused, Exception: _unexpected}
+        return Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
+
+    async def _models(self, request: Request) -> Response:
+        """The model of a name, or the list of all models, of which there is one."""
+        model = {"id": self.model, "object": "model", "created": 0, "owned_by": "patch-compile"}
+        if "name" in request.path_params:
+            self._check_model(request.path_params["name"])
+            return JSONResponse(model)
+        return JSONResponse({"object": "list", "data": [model]})
+
+    async def _health(self, _: Request) -> Response:
+        state = {"ready": not self._batching.done(), "runs_on": self.generator.decoder.name}
+        return JSONResponse(state | self._batcher.counts, 200 if state["ready"] else 503)
+
+    async def _generate(self, kind: type[GenerationRequest], request: Request) -> Response:
+        """Queue a request and return its answer. Only a valid request waits for the batch."""
+        deadline = asyncio.get_running_loop().time() + self.timeout
+        body = parse(kind, await self._read(request))
         if body.model is not None:
-            self.check_model(body.model)
-        rows, most = body.prompts * body.n, self._scheduler.rows
+            self._check_model(body.model)
+        rows, most = body.prompts * body.n, self._batcher.rows
         if rows > most:
-            message = (
-                f"{body.prompts} prompts with n={body.n} are {rows} sequences; at most {most} run at once."
-            )
-            raise ApiError(400, message, param=body.prompt_name if body.n == 1 else "n")
-        job = self._scheduler.admit()
+            said = f"{body.prompts} prompts with n={body.n} are {rows} sequences; at most {most} run at once."
+            raise ApiError(400, said, body.prompt_name if body.n == 1 else "n")
+        self._batcher.check_room()
         try:
-            prompts = await anyio.to_thread.run_sync(partial(self._encode, body), limiter=self._encoding)
-            request = self._generator.request(
+            async with self._encoding:
+                prompts = await asyncio.to_thread(body.encode, self.generator)
+        except PatchCompileError as error:
+            raise ApiError(400, str(error), body.prompt_name) from None
+        job = self._batcher.submit(self._within_limits(body, prompts, rows))
+        reply = Reply(body, self.model, rows, sum(map(len, prompts)), self.generator.tokenizer)
+        return _Answer(self._batcher, job, reply, deadline, stream=body.stream)
+
+    async def _read(self, request: Request) -> bytes:
+        """Returns the body. Raises ApiError if it is too large, which its header may say first, or comes too slowly."""
+        body, limit = bytearray(), self.max_body
+        too_large = ApiError(413, f"The body is larger than the limit of {limit}.", code="body_too_large")
+        if int(request.headers.get("content-length", 0)) > limit:
+            raise too_large
+        try:
+            async with asyncio.timeout(self.client_timeout):
+                async for part in request.stream():
+                    body += part
+                    if len(body) > limit:
+                        raise too_large
+        except (TimeoutError, ClientDisconnect):
+            raise ApiError(408, f"The body did not arrive within {self.client_timeout:g} s.") from None
+        return bytes(body)
+
+    def _check_model(self, name: str) -> None:
+        if name != self.model:
+            said = f"The model {name} does not exist; this server has {self.model}."
+            raise ApiError(404, said, "model", "model_not_found")
+
+    def _within_limits(self, body: GenerationRequest, prompts: list[list[int]], rows: int) -> Continuation:
+        longest, asked, most = max(map(len, prompts)), body.asked_tokens, self.max_new_tokens
+        if asked is not None and asked > most:
+            raise ApiError(400, f"{asked} new tokens are more than the limit of {most}.", "max_tokens")
+        code = "context_length_exceeded"
+        if rows * longest > self.max_prompt:
+            said = f"{rows} sequences of {longest} tokens are more than {self.max_prompt}, which are read at once."
+            raise ApiError(400, said, body.prompt_name, code)
+        total = self.generator.decoder.limits.total
+        default = most if isinstance(body, ChatRequest) else min(_COMPLETION_TOKENS, most)
+        room = default if total is None else total - longest
+        try:
+            return self.generator.request(
                 [prompt for prompt in prompts for _ in range(body.n)],
-                body.sampling(self._generator.sampling),
-                new_tokens=self._new_tokens(body, max(map(len, prompts)), rows),
+                body.sampling(self.generator.sampling),
+                new_tokens=asked or max(1, min(default, room)),
                 stop=body.stop,
                 logprobs=body.asked_logprobs,
             )
-            self._scheduler.enqueue(job, request)
-        except BaseException:
-            self._scheduler.end(job)
-            raise
-        options = body.stream_options
-        show_usage = options is not None and options.include_usage
-        chat = isinstance(body, ChatRequest)
-        logprobs = None if body.asked_logprobs is None else Logprobs(self._generator.tokenizer, chat=chat)
-        reply = Reply(chat, self._settings.model, rows, show_usage, logprobs)
-        usage = Usage(sum(map(len, prompts)))
-        return Answer(self._scheduler, job, reply, usage, stream=body.stream)
-
-    def check_model(self, name: str) -> None:
-        """Raise ApiError 404 for another model than the server's."""
-        if name != self._settings.model:
-            message = f"The model {name} does not exist; this server has {self._settings.model}."
-            raise ApiError(404, message, param="model", code="model_not_found")
-
-    def _encode(self, body: GenerationRequest) -> list[list[int]]:
-        try:
-            prompts = body.encode(self._generator)
         except PatchCompileError as error:
-            raise ApiError(400, str(error), param=body.prompt_name) from None
-        wrong = next((i for prompt in prompts for i in prompt if not 0 <= i < self._vocabulary), None)
-        if wrong is not None:
-            message = f"{wrong} is not a token id; the vocabulary has {self._vocabulary} tokens."
-            raise ApiError(400, message, param=body.prompt_name)
-        return prompts
+            raise ApiError(400, str(error), body.prompt_name, code) from None
 
-    def _new_tokens(self, body: GenerationRequest, longest: int, rows: int) -> int:
-        limits, most, asked = self._generator.decoder.limits, self._settings.max_new_tokens, body.asked_tokens
-        if asked is not None and asked > most:
-            raise ApiError(400, f"{asked} new tokens are more than the limit of {most}.", param="max_tokens")
-        default = most if isinstance(body, ChatRequest) else min(_COMPLETION_TOKENS, most)
-        if rows * longest > self._settings.max_prompt:
-            message = (
-                f"{rows} sequences of {longest} tokens are more than the {self._settings.max_prompt} tokens of prompt that "
-                "this server reads at once."
-            )
-            raise ApiError(400, message, param=body.prompt_name, code="context_length_exceeded")
-        room = default if limits.total is None else limits.total - longest
-        new_tokens = asked or max(1, min(default, room))
+
+class _Answer(Response):
+    """The response to a job, which ends when its client leaves.
+
+    A stream's headers are sent with its first token, so that an error before that still gets its own status.
+    """
+
+    def __init__(self, batcher: Batcher, job: Job, reply: Reply, deadline: float, *, stream: bool) -> None:
+        super().__init__()
+        self._batcher, self._job, self._reply, self._stream = batcher, job, reply, stream
+        self._pieces = job.pieces(deadline)
+        self._began = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the request, as ASGI defines it."""
+        watch = asyncio.create_task(_until_gone(receive, self._job))
         try:
-            limits.check(rows, longest, new_tokens)
-        except PatchCompileError as error:
-            code = "context_length_exceeded"
-            raise ApiError(400, str(error), param=body.prompt_name, code=code) from None
-        return new_tokens
+            if self._stream:
+                await self._send_stream(send)
+            else:
+                await JSONResponse(await self._reply.whole(self._pieces))(scope, receive, send)
+        except ApiError as error:
+            if self._began:
+                await _send(send, event(error.body()) + _DONE, last=True)
+            else:
+                await _response(error)(scope, receive, send)
+        finally:
+            watch.cancel()
+            self._batcher.leave(self._job)
+
+    async def _send_stream(self, send: Send) -> None:
+        async for data in self._reply.events(self._pieces):
+            if not self._began:
+                self._began = True
+                await send({"type": "http.response.start", "status": 200, "headers": _STREAM})
+            await _send(send, data)
+        await _send(send, _DONE, last=True)
 
 
-def _answer_errors(app: FastAPI) -> None:
-    """Make the application answer all errors in OpenAI's format."""
+async def _until_gone(receive: Receive, job: Job) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    job.end()  # what is sent to a client that has left, uvicorn drops
 
-    async def known(_: Request, error: Any) -> Response:
-        response: Response = error.response()
-        return response
 
-    async def invalid(_: Request, error: Any) -> Response:
-        return from_validation(error).response()
+async def _send(send: Send, body: bytes, *, last: bool = False) -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": not last})
 
-    async def of_http(_: Request, error: Any) -> Response:
-        return ApiError(error.status_code, str(error.detail), headers=error.headers).response()
 
-    async def unexpected(_: Request, error: Exception) -> Response:
-        return ApiError(500, f"{type(error).__name__}: {error}").response()
+def _response(error: ApiError) -> Response:
+    return JSONResponse(error.body(), error.status_code, error.headers)
 
-    app.add_exception_handler(ApiError, known)
-    app.add_exception_handler(RequestValidationError, invalid)
-    app.add_exception_handler(HTTPException, of_http)
-    app.add_exception_handler(Exception, unexpected)
+
+async def _refused(_: Request, error: HTTPException) -> Response:
+    return _response(error if isinstance(error, ApiError) else ApiError(error.status_code, error.detail))
+
+
+async def _unexpected(_: Request, error: Exception) -> Response:
+    return _response(ApiError(500, repr(error)))

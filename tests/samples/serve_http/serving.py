@@ -1,7 +1,5 @@
 """Starts the server in a thread, or by serve.sh."""
 
-import re
-import signal
 import socket
 import subprocess
 import threading
@@ -16,16 +14,23 @@ import openai
 
 from patch_compile.runtime import Generator
 from samples.serve_http import server as module
-from samples.serve_http.app import make_app
-from samples.serve_http.scheduler import Scheduler
-from samples.serve_http.server import Server, make_config
-from samples.serve_http.settings import Settings
+from samples.serve_http.app import Service
+from samples.serve_http.server import make_server
 from tests.work import until
 
 SERVE = Path(module.__file__).with_name("serve.sh")
-
-
 LONG = 12000  # tokens, about ten seconds, so that a request can be ended before it is complete
+# Nothing ends by a clock.
+PATIENT = {
+    "model": "tiny",
+    "queue": 64,
+    "timeout": 3600,
+    "client_timeout": 3600,
+    "max_body": 1 << 20,
+    "max_batch": None,
+    "max_prompt": 4096,
+    "max_new_tokens": 4096,
+}
 
 
 @dataclass
@@ -55,24 +60,21 @@ class Running:
     def post(self, body: Any, path: str = "completions") -> httpx.Response:
         return httpx.post(f"{self.url}/v1/{path}", json=body, timeout=600)
 
-    def metric(self, name: str) -> float:
-        text = self.get("metrics").text
-        found = re.search(rf"^patch_compile_{re.escape(name)} (\S+)$", text, re.MULTILINE)
-        assert found, f"{name} is not in\n{text}"
-        return float(found[1])
+    def count(self, name: str) -> int:
+        """A number of /health: `running`, `waiting` or `generated_tokens`."""
+        return int(self.get("health").json()[name])
 
-    def wait_for(self, name: str, value: float) -> None:
-        until(lambda: self.metric(name) == value, lambda: f"{name} is {self.metric(name)}, and not {value}")
+    def wait_for(self, name: str, value: int) -> None:
+        until(lambda: self.count(name) == value, lambda: f"{name} is {self.count(name)}, and not {value}")
 
 
 @contextmanager
-def serving(generator: Generator, **settings: Any) -> Iterator[Running]:
-    """Run the server in a thread with a test's settings; it drains at the end. Nothing else ends by a clock."""
-    patient = {"model": "tiny", "grace": 0, "timeout": 3600, "client_timeout": 3600}
-    limits = Settings.model_validate(patient | settings)
-    scheduler = Scheduler(generator, limits)
+def serving(
+    generator: Generator, *, connections: int = 512, grace: int = 0, **limits: Any
+) -> Iterator[Running]:
+    """Run the server in a thread with a test's limits. At the end it shuts down."""
     listener = socket.create_server(("127.0.0.1", 0))
-    server = Server(make_config(make_app(generator, limits, scheduler), limits), scheduler)
+    server = make_server(Service(generator, **PATIENT | limits), grace, connections)
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -81,7 +83,7 @@ def serving(generator: Generator, **settings: Any) -> Iterator[Running]:
     try:
         yield Running(url)
     finally:
-        server.handle_exit(signal.SIGTERM, None)
+        server.should_exit = True
         thread.join(600)
         assert not thread.is_alive()
 

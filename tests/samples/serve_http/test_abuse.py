@@ -1,27 +1,21 @@
-"""Clients that are slow, leave, read nothing, are too many, or send extreme values."""
+"""Clients that are slow, read nothing, are too many, or send extreme values."""
 
-import asyncio
 import json
-import logging
-import os
-import resource
 import socket
 import threading
-import time
 import tracemalloc
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from types import FrameType
 
 import httpx
+import psutil
 import pytest
 
 from patch_compile.runtime import Generator
-from samples.serve_http import server as module
-from samples.serve_http.server import Server
 from tests.samples.serve_http.raw import EXTREMES, HEAD, connected, read_until, request, to_the_end
-from tests.samples.serve_http.serving import LONG, Running, alone, serving
+from tests.samples.serve_http.serving import Running, serving
 from tests.work import until
 
 
@@ -93,12 +87,9 @@ def test_prompts_that_need_too_much_memory(generator: Generator) -> None:
             answer = running.post(body)
             assert answer.status_code == 400
             assert answer.json()["error"]["code"] == "context_length_exceeded"
-        threads = [threading.Thread(target=running.post, args=({"prompt": "the " * 60},)) for _ in range(6)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(600)
-        assert running.metric('generations_total{outcome="finished"}') == 6
+        with ThreadPoolExecutor(6) as threads:
+            answers = list(threads.map(running.post, [{"prompt": "the " * 60}] * 6))
+        assert [answer.status_code for answer in answers] == [200] * 6
 
 
 def drip(client: socket.socket) -> None:
@@ -117,21 +108,24 @@ def drip(client: socket.socket) -> None:
 @pytest.mark.parametrize(
     ("sent", "answer"),
     [
-        (b"", b" 408 "),
-        (b"POST /v1/completions HTTP/1.1\r\nX-Slow: ", b" 408 "),
+        (b"", b""),
+        (b"POST /v1/completions HTTP/1.1\r\nX-Slow: ", b""),
         (HEAD + b"Content-Length: 100000\r\n\r\n", b" 408 "),
         (HEAD + b"Content-Length: 100000000\r\n\r\n", b" 413 "),  # what follows is read, for a while
         (request() + b"GET /health HTTP/1.1\r\nX-Slow: ", b" 200 "),
     ],
     ids=["silent", "headers", "body", "refused body", "second request"],
 )
-def test_a_request_that_does_not_arrive(generator: Generator, sent: bytes, answer: bytes) -> None:
+def test_slow_requests_lose_their_connection(generator: Generator, sent: bytes, answer: bytes) -> None:
     """Each byte in time does not help: the time is that of the whole request."""
     with serving(generator, client_timeout=1) as running, connected(running) as client:
         client.sendall(sent)
+        got = client.recv(1 << 16) if answer else b""
         if sent:
             drip(client)
-        assert answer in client.recv(1 << 16).partition(b"\r\n")[0]
+        else:
+            assert not to_the_end(client)
+        assert answer in got.partition(b"\r\n")[0]
 
 
 def test_a_body_is_refused_before_it_is_read(generator: Generator) -> None:
@@ -141,120 +135,34 @@ def test_a_body_is_refused_before_it_is_read(generator: Generator) -> None:
         assert got.startswith(b"HTTP/1.1 413 ")
 
 
-@pytest.mark.parametrize("version", [b"1.1", b"1.0"])
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_client_that_ends_its_side_gets_its_answer(
-    generator: Generator, stream: bool, version: bytes
-) -> None:
-    """It waits for a worker first, so that the server asks whether it is still there."""
-    expected = alone(generator, "the cat", 8)
-    with serving(generator, max_batch=1, max_new_tokens=LONG) as running, connected(running) as client:
-        busy = threading.Thread(target=running.post, args=({"prompt": "dog", "max_tokens": 600},))
-        busy.start()
-        running.wait_for("running", 1)
-        client.sendall(request(stream=stream).replace(b"HTTP/1.1", b"HTTP/" + version))
-        client.shutdown(socket.SHUT_WR)
-        got = to_the_end(client)
-        busy.join(600)
-        assert running.metric('generations_total{outcome="finished"}') == 2
-    questions, _, answer = got.partition(b" 200 OK\r\n")
-    assert (b"100" in questions) is (version == b"1.1")
-    events = [json.loads(line[6:]) for line in answer.split(b"\n") if line.startswith(b"data: {")]
-    whole = [json.loads(answer.partition(b"\r\n\r\n")[2])] if not stream else events
-    assert "".join(one["choices"][0]["text"] for one in whole) == expected
+def _open(client: tuple[str, int]) -> bool:
+    """True if the server, which is this process, has a connection to this client."""
+    return any(one.raddr == client for one in psutil.Process().net_connections("tcp"))
 
 
-def test_a_client_that_reads_nothing_is_left(generator: Generator) -> None:
-    """Its connection is ended, though it is open and its generation is long done, and so is a large answer's."""
-    name = "tiny" * 1000  # every chunk contains the name, 10 MB in all
-    with serving(generator, client_timeout=1, model=name) as running, connected(running) as client:
+def test_silent_readers_lose_their_connection(generator: Generator) -> None:
+    """Their answers are generated; the connection is aborted before all of a stream is sent."""
+    model = "tiny" * 1000  # every chunk contains the name, 10 MB in all
+    with serving(generator, client_timeout=1, model=model) as running, connected(running) as client:
         client.sendall(request(prompt=["the cat"] * 16, max_tokens=160, stream=True))
-        running.wait_for('generations_total{outcome="disconnected"}', 1)
-        assert not to_the_end(client).endswith(b"\r\n0\r\n\r\n")  # the end of a whole stream
+        running.wait_for("generated_tokens", 16 * 160)
+        name = client.getsockname()
+        until(lambda: not _open(name), "the connection is still open")
+        with suppress(ConnectionResetError):
+            assert not to_the_end(client).endswith(b"\r\n0\r\n\r\n")  # the end of a whole stream
 
 
 def test_a_flood_of_headers(generator: Generator) -> None:
     with serving(generator) as running, connected(running) as client:
         client.sendall(HEAD + b"".join(b"X-%d: flood\r\n" % i for i in range(5000)))
-        assert read_until(client, b'"type":"invalid_request_error"').startswith(b"HTTP/1.1 400 ")
+        assert client.recv(100).startswith(b"HTTP/1.1 400 ")
 
 
 def test_too_many_connections(generator: Generator) -> None:
     with serving(generator, connections=3) as running:
         idle = [socket.create_connection(running.address) for _ in range(3)]
-        with connected(running) as client:
-            got = to_the_end(client)
-        assert (
-            got.startswith(b"HTTP/1.1 503 ") and b"retry-after: 1" in got and b"too_many_connections" in got
-        )
-        for one in idle:
-            one.close()
+        until(lambda: running.get("health").status_code == 503, "a fourth connection is served")
+        for client in idle:
+            client.close()
+        until(lambda: running.get("health").status_code == 200, "the places of the others are not free")
         assert running.post({"prompt": "the cat", "max_tokens": 1}).status_code == 200
-
-
-@contextmanager
-def without_descriptors(running: Running) -> Iterator[list[socket.socket]]:
-    """Clients that connect to the server while this process, which both are, can open no file."""
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    clients = [socket.socket() for _ in range(40)]
-    taken: list[int] = []
-    highest = max(int(file.name) for file in Path("/proc/self/fd").iterdir())
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, before[1]))
-        with suppress(OSError):
-            while True:
-                taken.append(os.dup(0))
-        for client in clients:
-            client.connect(running.address)
-        yield clients
-    finally:
-        for one in taken:
-            os.close(one)
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
-
-
-@pytest.fixture
-def reports(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """Keeps the failures that the event loop tells the server: one for each connection that it tries to accept."""
-    found: list[object] = []
-    report = Server._report
-
-    def noted(server: Server, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
-        found.append(context)
-        report(server, loop, context)
-
-    monkeypatch.setattr(Server, "_report", noted)
-    return found
-
-
-def test_no_descriptor_is_left(
-    generator: Generator,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
-    reports: list[object],
-) -> None:
-    """The server says so once, though it tries again, and then serves."""
-    monkeypatch.setattr(module, "_QUIET", 3600.0)
-    with serving(generator) as running:
-        with without_descriptors(running) as clients:
-            clients[0].sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
-            until(lambda: len(reports) > module._ACCEPTS, "the server does not try again")
-        said = [one for one in caplog.records if one.levelno >= logging.ERROR]
-        assert len(said) == 1 and "no connection can be accepted" in said[0].message and not said[0].exc_info
-        clients[0].settimeout(600)
-        assert clients[0].recv(100).startswith(b"HTTP/1.1 200")
-        for client in clients:
-            client.close()
-
-
-def test_the_server_waits_for_a_descriptor_without_being_busy(
-    generator: Generator, monkeypatch: pytest.MonkeyPatch, reports: list[object]
-) -> None:
-    """Between two rounds of tries, here an hour, it tries nothing."""
-    monkeypatch.setattr(asyncio.constants, "ACCEPT_RETRY_DELAY", 3600)
-    with serving(generator) as running, without_descriptors(running) as clients:
-        until(lambda: len(reports) >= module._ACCEPTS, "the server does not try")
-        time.sleep(1)
-        assert len(reports) == module._ACCEPTS
-        for client in clients:
-            client.close()

@@ -170,14 +170,12 @@ def test_sampling(generator: Generator) -> None:
         assert text(temperature=2, top_p=0.5, seed=3) == [alone(generator, "the cat", 12, sampling=narrow)]
 
 
-def test_health_and_metrics(tiny: Running) -> None:
+def test_health(tiny: Running) -> None:
     health = tiny.get("health")
-    assert health.status_code == 200 and health.json()["live"] and health.json()["ready"]
-    assert health.json()["runs_on"].startswith("ONNX Runtime")
-    before = tiny.metric("generated_tokens_total"), tiny.metric("first_token_seconds_count")
+    assert health.status_code == 200 and health.json()["runs_on"].startswith("ONNX Runtime")
+    before = tiny.count("generated_tokens")
     assert tiny.post({"prompt": "the", "max_tokens": 5}).status_code == 200
-    after = tiny.metric("generated_tokens_total"), tiny.metric("first_token_seconds_count")
-    assert after == (before[0] + 5, before[1] + 1)
+    assert tiny.count("generated_tokens") == before + 5
 
 
 @pytest.mark.parametrize(

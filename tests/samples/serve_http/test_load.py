@@ -19,8 +19,7 @@ from tests.samples.serve_http.raw import connected, request
 from tests.samples.serve_http.serving import LONG, Running, alone, in_background, serving
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_200_at_once_are_as_each_alone(generator: Generator, workers: int) -> None:
+def test_200_at_once_are_as_each_alone(generator: Generator) -> None:
     """Every third request is a stream, every fifth a batch of two."""
     asked = [
         (" ".join(WORDS[(i * j) % len(WORDS)] for j in range(1, 2 + i % 9)), 3 + i % 11) for i in range(200)
@@ -44,10 +43,9 @@ def test_200_at_once_are_as_each_alone(generator: Generator, workers: int) -> No
         async with running.async_client as client:
             return list(await asyncio.gather(*(ask(client, i) for i in range(200))))
 
-    with serving(generator, workers=workers, queue=200) as running:
+    with serving(generator, queue=200) as running:
         assert asyncio.run(all_at_once(running)) == expected
-        assert running.metric('generations_total{outcome="finished"}') == 200
-        assert running.metric("waiting") == running.metric("running") == 0
+        assert running.count("waiting") == running.count("running") == 0
 
 
 def test_a_full_queue(generator: Generator) -> None:
@@ -62,7 +60,6 @@ def test_a_full_queue(generator: Generator) -> None:
             if answer.status_code == 429:
                 assert int(answer.headers["retry-after"]) >= 1
                 assert answer.json()["error"]["type"] == "rate_limit_error"
-        assert running.metric('responses_total{path="/v1/completions",status="429"}') == statuses.count(429)
         with ThreadPoolExecutor(3) as threads:
             again = threads.map(running.post, [body] * 3)
             assert [answer.status_code for answer in again] == [200] * 3
@@ -82,16 +79,13 @@ def test_clients_that_leave(generator: Generator) -> None:
                 client.sendall(request(max_tokens=LONG))
                 running.wait_for("waiting", 1)
             running.wait_for("waiting", 0)
-            assert running.metric("running") == 1
+            assert running.count("running") == 1
         running.wait_for("running", 0)
-        assert running.metric("generated_tokens_total") < LONG / 2
         with connected(running) as client:
             client.sendall(request(max_tokens=LONG))
             running.wait_for("running", 1)
         running.wait_for("running", 0)
-        assert running.metric("generated_tokens_total") < LONG / 2
-        assert running.metric('generations_total{outcome="disconnected"}') == 3
-        assert running.metric('responses_total{path="/v1/completions",status="499"}') == 2
+        assert running.count("generated_tokens") < LONG / 2
         assert running.post({"prompt": "dog", "max_tokens": 2}).status_code == 200
 
 
@@ -107,13 +101,8 @@ def test_a_client_that_does_not_read_holds_up_nobody(generator: Generator) -> No
             head = f"Host: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
             lazy.sendall(b"POST /v1/completions HTTP/1.1\r\n" + head.encode() + body)
             assert running.post({"prompt": "dog", "max_tokens": 2}).status_code == 200
-            assert running.metric("running") == 0
-            assert running.metric("generated_tokens_total") == 16 * 160 + 2
-            assert (
-                running.metric('generations_total{outcome="finished"}') == 1
-            )  # the client that does not read gets no answer
-        running.wait_for('generations_total{outcome="finished"}', 1)
-        running.wait_for('generations_total{outcome="disconnected"}', 1)
+            running.wait_for("running", 0)
+            assert running.count("generated_tokens") == 16 * 160 + 2
 
 
 def test_a_request_that_takes_too_long(generator: Generator) -> None:
@@ -128,8 +117,7 @@ def test_a_request_that_takes_too_long(generator: Generator) -> None:
         assert waiting.result().status_code == 504
         assert waiting.result().json()["error"]["type"] == "timeout_error"
         running.wait_for("running", 0)
-        assert running.metric('generations_total{outcome="timeout"}') == 2
-        with running.client as client, pytest.raises(openai.APIError, match="longer than 2 s"):
+        with running.client as client, pytest.raises(openai.APIError, match="took too long"):
             list(client.completions.create(model="tiny", prompt="the cat", max_tokens=LONG, stream=True))
 
 
@@ -150,11 +138,11 @@ def test_requests_share_a_batch(generator: Generator) -> None:
                     client.sendall(request(max_tokens=LONG, n=2))
                     running.wait_for("running", 2)
                 running.wait_for("running", 1)
-            three, _ = in_background(lambda: running.post({"prompt": "the", "max_tokens": 1, "n": 3}))
+            three, answer = in_background(lambda: running.post({"prompt": "the", "max_tokens": 1, "n": 3}))
             running.wait_for("waiting", 1)
         three.join(600)
+        assert answer[0].status_code == 200
         running.wait_for("running", 0)
-        assert running.metric('generations_total{outcome="finished"}') == 2
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +176,6 @@ def test_a_generation_that_fails(broken: tuple[Generator, str]) -> None:
         whole = running.post({"prompt": "the cat sat", "max_tokens": 3})
         assert (whole.status_code, whole.json()["error"]["type"]) == (500, "server_error")
         assert running.post({"prompt": "the cat sat", "max_tokens": 1}).status_code == 200
-        assert running.metric('generations_total{outcome="failed"}') == 3
         # It fails alone: the other requests of its batch go on.
         with ThreadPoolExecutor(3) as threads:
             prompts = ["the cat sat", "dog", "the cat sat"]
