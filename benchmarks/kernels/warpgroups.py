@@ -1,36 +1,25 @@
-"""Predicts the kernel for Hopper, which no GPU has run and which is off by default, beside a dense product.
-
-    python benchmarks/kernels/warpgroups.py [--page docs/explanation/performance.md]
+"""Predicts the kernel for Hopper, which no GPU has run and which is off by default, for predicted_seconds.py.
 
 A slab takes as long as the slowest of its products at the rate of wgmma, its bytes through shared memory, and the bytes
 of its slot from L2; waits for barriers and the latency of products count as nothing. The dense product and the rates of the
-card are those of the roofline. `--page` renews the part of a page that this program writes.
+card are those of the roofline.
 """
 
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
-
-from benchmarks.page_part import print_or_renew
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR
-from patch_compile.hardware.cards import RatedCard, card_named
+from patch_compile.hardware.cards import RatedCard
 from patch_compile.packing.slab_kinds import SLAB_K
 from patch_compile.planning.roofline.assumptions import ASSUMED, Assumptions
 from patch_compile.planning.roofline.launch_work import rates_of, weight_bytes
-from patch_compile.planning.roofline.linear_roofline import Linear, dense_time, first_bytes, l2_trip, predict
+from patch_compile.planning.roofline.linear_roofline import Linear, first_bytes, l2_trip
 from patch_compile.plugin.toolchain import plugin_sources
 
-__all__ = ["CONFIGS", "Config", "markdown", "slab_clocks", "warpgroup_time"]
+__all__ = ["CONFIGS", "Config", "slab_clocks", "warpgroup_time"]
 
-SHARES = (0.0, 0.5, 0.7, 0.9, 1.0)
-_SHAPES = ((4096, 4096), (11008, 4096), (4096, 11008))
-_TOKENS = (512, 1024, 2048, 4096, 8192)
 _WARPGROUP_ROWS = 64
 _LINE = re.compile(
     r'\{"([\w-]+)", Kernel::kWarpgroup(s|Pairs),\s*' + r",\s*".join([r"(\d+)"] * 6) + r",\s*(true|false),"
@@ -100,40 +89,3 @@ def warpgroup_time(
     out = 2 * config.tokens * (config.panel_rows + 8) * 2 / rates.shared / rates.clocks
     each = (2 * assume.l2_latency + assume.dram_latency) / rates.clocks + out + l2_trip(card, assume)
     return first_bytes(card, assume) + max(moved / rates.bytes, rounds * (panel / rates.clocks + each))
-
-
-def markdown() -> str:
-    """The part that docs/explanation/performance.md shows."""
-    card = card_named("H100")
-    assert isinstance(card, RatedCard)
-    wide = [config for config in CONFIGS if config.panel_rows == 128]
-    lines = [
-        "| a slab, clocks of an SM | tensor cores | shared memory | L2 |",
-        "| --- | --- | --- | --- |",
-    ]
-    for config in wide:
-        for name, sparse in (("dense", False), ("2:4", True)):
-            clocks = slab_clocks(card, config, sparse)
-            cells = (f"{clocks[of]:.0f}" for of in ("tensor", "shared", "l2"))
-            lines.append("| " + " | ".join([f"{config.name}, {name}", *cells]) + " |")
-    header = ["shape", "tokens", *(f"p = {share:g}" for share in SHARES)]
-    header += ["hopper-128, p = 0.7", "without them, p = 0.7"]
-    lines += ["", "| " + " | ".join(header) + " |", "| " + " | ".join(["---"] * len(header)) + " |"]
-    alone, pair = (next(c for c in wide if c.cluster == blocks) for blocks in (1, 2))
-    for n, k in _SHAPES:
-        for tokens in _TOKENS:
-            dense, _ = dense_time(card, Linear(n, k, 0.0), tokens)
-            ratios = [dense / warpgroup_time(card, pair, Linear(n, k, share), tokens) for share in SHARES]
-            ratios.append(dense / warpgroup_time(card, alone, Linear(n, k, 0.7), tokens))
-            ratios.append(predict(card, Linear(n, k, 0.7), tokens).speedup)
-            lines.append(f"| {n}×{k} | {tokens} | " + " | ".join(f"{r:.2f}" for r in ratios) + " |")
-    return "\n".join(lines)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print the tables, or renew their part of a page."""
-    return print_or_renew(argv, __doc__, "wgmma", markdown)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

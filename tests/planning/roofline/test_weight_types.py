@@ -1,13 +1,9 @@
 """Quantised weights in the roofline and in plans: their bytes, their limits, and what they are compared with."""
 
-import importlib
-import sys
 from dataclasses import replace
 
 import pytest
 
-from benchmarks.page_part import renewed
-from masklearn.masks.kinds.table import DENSE, PRUNED
 from masklearn.quant.table import BFLOAT16, FLOAT16, INT4, INT8, WEIGHT_TYPES
 from patch_compile.artifacts.plan import LinearRow, ReasonKind, WholeRow, Workload
 from patch_compile.hardware.cards import rated_cards
@@ -23,11 +19,6 @@ from patch_compile.planning.roofline.linear_roofline import DENSE_PATH, Linear, 
 from patch_compile.planning.roofline.rest import Model
 from patch_compile.planning.roofline.schedule import CONFIGS, slab_bytes
 from tests.planning.assumed import assumed_mask
-from tests.planning.roofline.test_roofline import PAGE
-from tests.plugins.host_kernel import BENCH
-
-sys.path.insert(0, str(BENCH))
-weight_types = importlib.import_module("weight_types")
 
 LOAD = Workload(batch=16, prompt=128, generated=128)
 TILE = (128, 128)
@@ -157,20 +148,6 @@ def test_linears_of_different_types_are_different_products_and_one_dense_product
         ("o_proj",): False, ("down_proj",): False,
     }  # fmt: skip
     assert mixed.decode.alike_ms == pytest.approx(whole(types, 0.0)[0].decode.planned_ms, rel=1e-3)
-
-
-def test_the_page_is_that_of_this_prediction():
-    """When this fails, run `make docs`."""
-    page = PAGE.read_text()
-    assert renewed(page, "weight-types", weight_types.markdown()) == page
-
-
-def test_the_bytes_of_the_page_are_those_of_the_packed_slabs():
-    for line in weight_types.bytes_table().splitlines()[2:]:
-        name, *taken = (cell.strip() for cell in line.strip("|").split("|"))
-        code = DENSE.code if name == DENSE.name else PRUNED[name].code
-        for cell, weights in zip(taken, weight_types.TYPES, strict=True):
-            assert float(cell) == pytest.approx(slab_bytes(64, code, weights) / 64**2, abs=5e-5)
 
 
 @pytest.mark.parametrize("asked", ["dense", "auto"])
