@@ -26,7 +26,7 @@ _PLACES = {
     f"patch_compile.api.{name}": (name,)
     for name in (
         "bench", "build", "build_plugin", "compare", "compile", "doctor", "export", "import_mask", "inspect", "learn",
-        "plan", "run", "verify",
+        "plan", "reduce_linear", "run", "verify",
     )
 }  # fmt: skip
 _PLACE_OF = {name: place for place, names in _PLACES.items() for name in names}

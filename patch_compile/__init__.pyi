@@ -17,6 +17,7 @@ from patch_compile.api.results import (
     Inspected,
     LearnedMasks,
     Planned,
+    Reduced,
     Verified,
 )
 from patch_compile.errors import PatchCompileError as PatchCompileError
@@ -233,6 +234,12 @@ def plan(
     mask: str | PathLike[str] | None = None,
     target: str | None = None,
 ) -> Planned: ...
+def reduce_linear(
+    path: str | PathLike[str],
+    *,
+    linear: str,
+    out: str | PathLike[str] | None = None,
+) -> Reduced: ...
 def run(
     path: str | PathLike[str],
     prompts: Sequence[str],

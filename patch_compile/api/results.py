@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         ExportedAnswer,
         ImportedAnswer,
         LearnedAnswer,
+        ReducedLinear,
     )
     from patch_compile.artifacts.compare import CompareReport
     from patch_compile.artifacts.plan import Plan
@@ -43,6 +44,7 @@ __all__ = [
     "Inspected",
     "LearnedMasks",
     "Planned",
+    "Reduced",
     "Verified",
 ]
 
@@ -293,6 +295,28 @@ class ImportedMasks(Result):
         from patch_compile.report.terminal.console import import_parts
 
         return import_parts(self.report)
+
+
+@dataclass(frozen=True, repr=False)
+class Reduced(Result):
+    """One linear of a build as a model of its own."""
+
+    report: ReducedLinear
+
+    @property
+    def path(self) -> Path:
+        """The folder that was written."""
+        return Path(self.report.path)
+
+    def summary(self) -> str:
+        """Returns the folder and the error in one line."""
+        return f"{self.path}, error {self.report.error}"
+
+    def parts(self) -> Iterator[Part]:
+        """Yield what `patch-compile debug reduce` prints."""
+        from patch_compile.report.terminal.console import reduced_parts
+
+        return reduced_parts(self.report)
 
 
 @dataclass(frozen=True, repr=False)

@@ -29,6 +29,7 @@ from patch_compile.cli.inspect import inspect
 from patch_compile.cli.learn import learn
 from patch_compile.cli.plan import plan
 from patch_compile.cli.plugin import plugin
+from patch_compile.cli.reduce_linear import reduce_linear
 from patch_compile.cli.run import run
 from patch_compile.cli.verify import verify
 from patch_compile.debug import STAGES, debug_level, tell_seconds
@@ -52,6 +53,7 @@ _COMMANDS = (
     learn,
     plan,
     plugin,
+    reduce_linear,
     run,
     verify,
 )
@@ -67,7 +69,20 @@ class _Session:
     debug: bool = False
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """Commands, whose names may have two words."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Returns the name and the command that arguments begin with, and the other arguments."""
+        words = " ".join(args[:2])
+        if words in self.commands:
+            return words, self.commands[words], args[2:]
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="patch-compile")
 @click.option("--debug", is_flag=True, help="Print the traceback of an internal error.")
 @click.pass_obj

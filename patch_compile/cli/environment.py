@@ -74,4 +74,4 @@ def _options(command: click.Command) -> Iterator[click.Option]:
 
 def _variable(command: str, flags: Sequence[str]) -> str:
     flag = max(flags, key=len)  # --out, not -o
-    return f"{_PREFIX}{command}_{flag.lstrip('-')}".replace("-", "_").upper()
+    return f"{_PREFIX}{command}_{flag.lstrip('-')}".replace("-", "_").replace(" ", "_").upper()

@@ -25,6 +25,7 @@ COMMANDS = {
     "build": ("model.onnx -o new --ratio 0.4 --method magnitude --tile 32x32 --backend onnx", 0),
     "compare": ("built twin", 0),
     "compile": ("model --mask built/masks.safetensors -o compiled --lowering plugin", 0),
+    "debug reduce": ("built --linear model.layers.0.self_attn.q_proj -o reduced", 0),
     "doctor": ("", 0),
     "export": ("built --format edgellm --edgellm-python exporter/python", 0),
     "import-mask": ("built/model --model model -o imported.safetensors", 0),
@@ -88,7 +89,11 @@ def test_a_plain_python_would_run_the_code(folder: Path, marks: Path) -> None:
 def test_a_command_runs_no_code_of_the_folder(folder: Path, marks: Path, command: str) -> None:
     arguments, code = COMMANDS[command]
     done = subprocess.run(
-        [PROGRAM, command, *arguments.split()], cwd=folder, capture_output=True, text=True, timeout=600
+        [PROGRAM, *command.split(), *arguments.split()],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
     assert done.returncode == code, done.stderr
     assert marked(marks) == set()

@@ -88,5 +88,5 @@ def test_baselines_are_listed_as_they_are_called(module: str, unlisted: set[Base
 def test_every_command_has_its_whole_line_in_the_list() -> None:
     context = click.Context(cli, terminal_width=80)
     lines = cli.get_help(context).partition("Commands:\n")[2].splitlines()
-    assert {line.split()[0] for line in lines} == set(cli.commands)
+    assert {line[2:].partition("  ")[0] for line in lines} == set(cli.commands)
     assert [line for line in lines if not line.endswith(".") or line.endswith("...")] == []

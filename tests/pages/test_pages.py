@@ -197,8 +197,9 @@ def check_words(words: list[str], where: str) -> None:
 def check_options(rest: list[str], where: str) -> None:
     if not rest or rest[0].startswith("-"):
         return
-    assert rest[0] in cli.commands, f"{where}: there is no command {rest[0]}"
-    options = {flag for param in cli.commands[rest[0]].params if isinstance(param, click.Option)
+    command = next((words for words in (" ".join(rest[:2]), rest[0]) if words in cli.commands), None)
+    assert command is not None, f"{where}: there is no command {rest[0]}"
+    options = {flag for param in cli.commands[command].params if isinstance(param, click.Option)
                for flag in (*param.opts, *param.secondary_opts)} | {"--help"}  # fmt: skip
     used = {word.partition("=")[0] for word in rest[1:] if re.match(r"--?[a-z]", word)}
     assert used <= options, f"{where}: {used - options}"

@@ -15,6 +15,7 @@ import pytest
 from patch_compile.errors import PatchCompileError
 from patch_compile.verification.reduce import reduce_linear
 from tests.builds import TINY, build
+from tests.commands import run_here
 from tests.conftest import TEXT, write_model
 from tests.sources.onnx_model import graphs
 
@@ -85,10 +86,12 @@ def test_a_part_of_an_onnx_file_holds_its_casts(tmp_path: Path) -> None:
 
 
 def test_the_printed_command_runs_the_linear(out: Path, tmp_path: Path) -> None:
-    found = reduce_linear(out, DOWN, tmp_path / "one")
-    done = subprocess.run(
-        [sys.executable, *shlex.split(found.command)[1:]], capture_output=True, text=True, cwd=tmp_path
-    )
+    printed = run_here("debug", "reduce", out, "--linear", DOWN, "-o", tmp_path / "one")
+    error, files, command = printed.stdout.splitlines()
+    assert printed.returncode == 0 and error.startswith(f"{DOWN}, plugin: error ") and files.endswith("/one")
+    assert error.endswith("; rounding explains it")
+    words = shlex.split(command.removeprefix("run it: "))
+    done = subprocess.run([sys.executable, *words[1:]], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0 and done.stdout.startswith("[array(")
 
 

@@ -18,6 +18,7 @@ from patch_compile.artifacts.command_results import (
     ImportedAnswer,
     LearnedAnswer,
     MaskedLinear,
+    ReducedLinear,
 )
 from patch_compile.artifacts.layout import MASKS, MODEL, PAGE
 from patch_compile.artifacts.plan import CardRow, Gaining, LinearRow, Skipped
@@ -49,6 +50,7 @@ __all__ = [
     "masks_parts",
     "output_lines",
     "plugin_parts",
+    "reduced_parts",
 ]
 
 Row = Mapping[str, Any]
@@ -111,6 +113,17 @@ def exported_parts(answer: ExportedAnswer) -> Iterator[Part]:
     smaller = f"{answer.bytes / 1e6:.1f} MB, {answer.model_bytes / 1e6:.1f} MB in {MODEL}"
     yield f"linears: {linears}"
     yield f"{answer.format}: {answer.path} ({smaller})"
+
+
+def reduced_parts(found: ReducedLinear) -> Iterator[Part]:
+    """Yield the result of `debug reduce`: the error of the linear, the folder, and a command that runs it."""
+    error = "not finite" if found.error is None else f"{found.error:.2e} of the largest output"
+    verdict = (
+        "rounding explains it" if found.passed else f"rounding explains {found.tolerance:.2e}: it is wrong"
+    )
+    yield f"{' + '.join(found.linears)}, {found.lowering}: error {error}; {verdict}"
+    yield f"hybrid.onnx, dense.onnx, inputs.npz, outputs.npz: {found.path}"
+    yield f"run it: {found.command}"
 
 
 def plugin_parts(result: Row) -> Iterator[Part]:
