@@ -10,8 +10,6 @@ from enum import StrEnum
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-import numpy as np
-
 from patch_compile.engine.soname import answer_to_unversioned_name
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.hardware import cards
@@ -19,6 +17,7 @@ from patch_compile.hardware.cards import GpuArchitecture, local_architecture
 from patch_compile.hardware.gpu import local_gpu
 
 if TYPE_CHECKING:
+    import numpy as np
     import tensorrt
 
     class PythonLogger(tensorrt.ILogger):
@@ -86,6 +85,7 @@ def sizes_of(dims: tensorrt.Dims) -> tuple[int, ...]:
 def numpy_of(dtype: tensorrt.DataType) -> np.dtype[Any]:
     """Returns the type of the array that holds a tensor. Raises KeyError for a type that no input or output here has."""
     import ml_dtypes
+    import numpy as np
 
     names: dict[str, Any] = {
         "HALF": np.float16,

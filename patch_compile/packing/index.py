@@ -28,7 +28,6 @@ __all__ = [
     "index_from_attribute",
     "split_columns",
     "stacked_panels",
-    "stacked_rows",
 ]
 
 
@@ -121,8 +120,3 @@ def stacked_panels(rows: Sequence[int], panel_rows: int) -> list[NDArray[np.int6
     """Returns the panels of each linear, one linear below the other. rows: of each linear."""
     ends = np.cumsum([-(-n // panel_rows) for n in rows])
     return np.split(np.arange(ends[-1]), ends[:-1])
-
-
-def stacked_rows(rows: Sequence[int], panel_rows: int) -> list[int]:
-    """Returns the output rows that each linear takes: whole panels, except for the last linear."""
-    return [-(-n // panel_rows) * panel_rows for n in rows[:-1]] + [rows[-1]]

@@ -26,6 +26,7 @@ __all__ = [
     "numbers_of",
     "slab_kinds",
     "slab_words",
+    "stacked_rows",
     "value_words",
     "weights_from_attribute",
 ]
@@ -118,3 +119,8 @@ def _if_equal(codes: NDArray[np.uint8], tile: int, size: int, step: int, axis: i
         same = (touched == first).all(axis=axis)
         cells.append(np.where(same, first.squeeze(axis), np.uint8(_MIXED)))
     return np.stack(cells, axis=axis)
+
+
+def stacked_rows(rows: Sequence[int], panel_rows: int) -> list[int]:
+    """Returns the output rows that each linear takes: whole panels, except for the last linear."""
+    return [-(-n // panel_rows) * panel_rows for n in rows[:-1]] + [rows[-1]]

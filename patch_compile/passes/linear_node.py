@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from masklearn.masks.name_globs import shared_path
 from patch_compile.onnx_io.proto import STANDARD_DOMAINS
 from patch_compile.packing.function import Epilogue
-from patch_compile.packing.index import stacked_rows
+from patch_compile.packing.slab_kinds import stacked_rows
 
 if TYPE_CHECKING:
     import onnx_ir as ir

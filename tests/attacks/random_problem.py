@@ -23,8 +23,9 @@ from masklearn.quant.grid import Grid, spread, storable
 from masklearn.quant.table import INT4, INT8, WeightType
 from patch_compile.packing.format import KERNEL_ROWS, PackedLinear, choose_panel_rows, pack_together
 from patch_compile.packing.function import GATED_PANEL_ROWS, Epilogue
-from patch_compile.packing.index import gated_panels, stacked_panels, stacked_rows
+from patch_compile.packing.index import gated_panels, stacked_panels
 from patch_compile.packing.quantised import Quantised, pack_quantised
+from patch_compile.packing.slab_kinds import stacked_rows
 from tests.mosaics import KEPT
 from tests.plugins.mosaic_cases import ACTIVATIONS, answer
 

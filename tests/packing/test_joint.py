@@ -9,8 +9,8 @@ from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from patch_compile.errors import InvariantError
 from patch_compile.packing.checks import check_packed
 from patch_compile.packing.format import pack, pack_together, unpack
-from patch_compile.packing.index import gated_panels, stacked_panels, stacked_rows
-from patch_compile.packing.slab_kinds import ALWAYS
+from patch_compile.packing.index import gated_panels, stacked_panels
+from patch_compile.packing.slab_kinds import ALWAYS, stacked_rows
 from tests.mosaics import masked_by_hand, random_mask, random_weight, shapes, tile_sizes
 
 shares = st.sampled_from([0.0, 0.4, 1.0])

@@ -13,8 +13,9 @@ from patch_compile.errors import InvariantError
 from patch_compile.packing.checks import check_packed
 from patch_compile.packing.format import choose_panel_rows
 from patch_compile.packing.function import Epilogue
-from patch_compile.packing.index import gated_panels, stacked_panels, stacked_rows
+from patch_compile.packing.index import gated_panels, stacked_panels
 from patch_compile.packing.quantised import Quantised, pack_quantised, unpack_quantised
+from patch_compile.packing.slab_kinds import stacked_rows
 from tests.mosaics import mosaic, random_grid, random_mask
 from tests.packing.test_function import HALF_ULP, activated, one_linear, run
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from patch_compile.packing.format import NARROW_PANEL
-from patch_compile.packing.index import stacked_rows
+from patch_compile.packing.slab_kinds import stacked_rows
 from patch_compile.passes.fusion.fuse_qkv import split_rows
 from patch_compile.passes.linear_node import LinearNode, readers, refuse, take_over
 from patch_compile.planning.lowering import LinearPlan
