@@ -6,7 +6,7 @@ TEXTS := .cache/texts
 # Where no CUDA compiler is installed, the plugin is built with the one from the package index.
 NVCC_EXTRA := $(shell command -v nvcc >/dev/null || test -x /usr/local/cuda/bin/nvcc || echo ,nvcc)
 
-.PHONY: demo play test test-full durations chromium minilm families mutate tensorrt-versions edgellm fuzz torture lint format plugin wheels bench-compile bench-quality bench-memory bench-onnx-files reproduce docs docs-test screenshots release models audit lowest newest lock clean
+.PHONY: demo play test test-full durations golden chromium minilm families mutate tensorrt-versions edgellm fuzz torture lint format plugin wheels bench-compile bench-quality bench-memory bench-onnx-files reproduce docs docs-test screenshots release models audit lowest newest lock clean
 
 # The linears of this small model gain where a GPU reads long prompts and answers briefly, as in classifying or scoring text.
 # 12 steps of repair instead of the default's 64, and a plugin for one architecture: for a first look in minutes. The second
@@ -42,6 +42,10 @@ minilm: .venv/installed
 durations: .venv/installed models chromium minilm
 	$(PYTEST) --junitxml=build/durations.xml
 	$(BIN)/python -m tests.durations build/durations.xml
+
+# What commands print and what the page says is compared with tests/report/golden; this writes it anew, to be read before a commit.
+golden:
+	GOLDEN=write $(BIN)/pytest -q -n0 tests/report/test_golden.py
 
 # report.html is tested in a Chromium: Debian's, where none is found and it may be installed; else those tests are skipped.
 chromium: .venv/installed

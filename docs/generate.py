@@ -46,7 +46,7 @@ def stub() -> str:
             results += re.findall(r"-> (\w+)", functions[-1])
         else:
             imports.append(f"from {patch_compile._PLACE_OF[name]} import {name} as {name}")
-    listed = "".join(f"    {name},\n" for name in sorted(results))
+    listed = "".join(f"    {name},\n" for name in sorted({*results}))
     imports.append(f"from patch_compile.api.results import (\n{listed})")
     return "\n".join([_STUB_HEAD, *sorted(imports), "", *functions, ""])
 

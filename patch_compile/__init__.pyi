@@ -5,19 +5,15 @@ from typing import Literal
 
 from masklearn import MaskSet as MaskSet
 from patch_compile.api.results import (
-    Benched,
-    BuiltPlugin,
     Compared,
     Compiled,
-    Examined,
-    Exported,
     FinishedBuild,
     Generated,
     ImportedMasks,
     Inspected,
     LearnedMasks,
     Planned,
-    Reduced,
+    Result,
     Verified,
 )
 from patch_compile.errors import PatchCompileError as PatchCompileError
@@ -46,7 +42,7 @@ def bench(
     keep: bool = False,
     trust: bool = False,
     force: bool = False,
-) -> Benched: ...
+) -> Result: ...
 def build(
     model: str | PathLike[str] | None = None,
     out: str | PathLike[str] | None = None,
@@ -117,7 +113,7 @@ def build_plugin(
     backend: Literal["tensorrt", "tensorrt-rtx"] | None = None,
     *,
     force: bool = False,
-) -> BuiltPlugin: ...
+) -> Result: ...
 def compare(
     paths: Sequence[str | PathLike[str]],
     out: str | PathLike[str] | None = None,
@@ -146,13 +142,13 @@ def compile(
     force: bool = False,
     resume: bool = False,
 ) -> Compiled: ...
-def doctor() -> Examined: ...
+def doctor() -> Result: ...
 def export(
     path: str | PathLike[str],
     *,
     format: Literal["compressed-tensors", "edgellm"] = "compressed-tensors",
     edgellm_python: str | PathLike[str] | None = None,
-) -> Exported: ...
+) -> Result: ...
 def import_mask(
     source: str | PathLike[str],
     out: str | PathLike[str],
@@ -239,7 +235,7 @@ def reduce_linear(
     *,
     linear: str,
     out: str | PathLike[str] | None = None,
-) -> Reduced: ...
+) -> Result: ...
 def run(
     path: str | PathLike[str],
     prompts: Sequence[str],

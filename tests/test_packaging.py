@@ -44,10 +44,6 @@ def test_the_wheel_holds_both_packages_and_the_plugins_sources(wheel):
     assert "patch_compile/_plugins/kernels/sass.json" in names
     templates = {f.name for f in (ROOT / "patch_compile" / "report" / "page" / "templates").iterdir()}
     assert {"page.html", "page.css", "page.js"} <= templates
-    assert {
-        "patch_compile/report/curve/templates/curve.svg",
-        "patch_compile/report/curve/templates/curve.css",
-    } <= names
     assert {f"patch_compile/report/page/templates/{name}" for name in templates} <= names
     for folder in ("kernels", "dense_path", "tensorrt"):
         sources = {

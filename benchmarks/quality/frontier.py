@@ -19,7 +19,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from html import escape
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -39,11 +38,24 @@ from patch_compile.planning.outline import outline_of_llama
 from patch_compile.planning.planner import settle_together
 from patch_compile.planning.predict import predict_whole
 from patch_compile.planning.tile_map import unpatterned_mask
-from patch_compile.report.curve.curve import MARKERS, STAR
-from patch_compile.report.page.chart import Scale, linear_axis, loss_axis
-from patch_compile.report.page.labels import REACH, SIZE, Box, Point, place_labels
 from patch_compile.report.page.rendering import asset, themed
-from patch_compile.report.page.text_width import text_width
+from patch_compile.report.svg import (
+    MARKERS,
+    REACH,
+    SIZE,
+    Box,
+    Point,
+    Scale,
+    frame,
+    linear_axis,
+    loss_axis,
+    mark,
+    named,
+    place_labels,
+    polyline,
+    tag,
+    text_width,
+)
 
 __all__ = ["SERIES", "Spot", "bytes_of", "draw", "kinds_of", "main", "spots"]
 
@@ -69,11 +81,12 @@ SERIES = {
     ),
 }
 _LABELLED = "oneshot, no repair"
-_OUTLINES = MARKERS | {"star": STAR, "bow tie": "M-5.6 -6L5.6 6V-6L-5.6 6Z"}
+_OUTLINES = MARKERS | {"bow tie": "M-5.6 -6L5.6 6V-6L-5.6 6Z"}
 _TIMED = (
     f"predicted ms of a decode step of {_MODEL} with as many tiles of each kind: less to the right\n{_CARD}, batch {BATCH}, "
     f"{PROMPT} + {GENERATED} tokens"
 )
+_TAKEN = "bytes of a packed 16-bit weight, on average: fewer to the right"
 _WIDTH, _PANEL, _EDGE, _LINE = 720, 280, 20, 18  # pixels; _PANEL: height of a pair of axes
 
 
@@ -163,35 +176,30 @@ def draw(rows: Sequence[Row]) -> str:
     found = spots(rows)
     if not found:
         raise ValueError(f"no row is of a method that is drawn: {', '.join(SERIES)}")
-    legend, height = _legend(found)
-    parts = [legend]
+    from markupsafe import Markup
+
+    parts, height = _legend(found)
     losses = [loss for spot in found for loss in spot.losses]
-    left = _EDGE + 34
+    left, right = _EDGE + 34, _WIDTH - _EDGE
+    taken = [(spot, spot.taken) for spot in found]
     timed = [(spot, spot.ms) for spot in found]
-    for values, words in (
-        (
-            [(spot, spot.taken) for spot in found],
-            "bytes of a packed 16-bit weight, on average: fewer to the right",
-        ),
-        (timed, _TIMED),
-    ):
-        top = height + 2 * _LINE
-        y, y_ticks = loss_axis(losses, top + _PANEL, top)
-        x, x_ticks = linear_axis([value for _, value in values], 0.07, _WIDTH - _EDGE, left)
-        lines = [
-            (_EDGE, top - 8, said_of(rows[0])),
-            ((left + _WIDTH - _EDGE) / 2, top + _PANEL + 2 * _LINE, words),
-        ]
-        parts += [_frame(left, top, x_ticks, y_ticks), *_texts(lines), _panel(values, x, y, left, top)]
-        height = top + _PANEL + (2.6 + words.count("\n")) * _LINE
-    style = themed(asset("chart.css") + asset("curve.css", "patch_compile.report.curve"))
+    for values, words in ((taken, _TAKEN), (timed, _TIMED)):
+        inside = Box(left, height + 2 * _LINE, right, height + 2 * _LINE + _PANEL)
+        y, y_ticks = loss_axis(losses, inside.bottom, inside.top)
+        x, x_ticks = linear_axis([value for _, value in values], 0.07, inside.right, inside.left)
+        parts += [frame(inside, x_ticks, y_ticks), *_texts(said_of(rows[0]), "what", _EDGE, inside.top - 8)]
+        parts += _texts(words, "label what", (left + right) / 2, inside.bottom + 2 * _LINE)
+        parts += _panel(values, x, y, inside)
+        height = inside.bottom + (2.6 + words.count("\n")) * _LINE
     what = "Perplexity against bytes of a weight, and against predicted time of a decode step"
-    size = f'width="{_WIDTH}" height="{height:.0f}" viewBox="0 0 {_WIDTH} {height:.0f}"'
-    return "\n".join([
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" {size} role="img" aria-labelledby="what">',
-        f'<title id="what">{what}</title>', f"<style>\n{style}\n</style>",
-        '<rect class="paper" width="100%" height="100%"/>', *parts, "</svg>", "",
-    ])  # fmt: skip
+    style, paper = (
+        Markup(themed(asset("chart.css"))),
+        tag("rect", class_="paper", width="100%", height="100%"),
+    )
+    size = {"width": _WIDTH, "height": round(height), "viewBox": f"0 0 {_WIDTH} {height:.0f}"}
+    about = (tag("title", what, id="what"), tag("style", style), paper)
+    named_by = {"xmlns": "http://www.w3.org/2000/svg", "role": "img", "aria_labelledby": "what"}
+    return tag("svg", *about, *parts, class_="chart", **size, **named_by)
 
 
 def said_of(row: Row) -> str:
@@ -201,14 +209,12 @@ def said_of(row: Row) -> str:
     return f"perplexity of {under['model']} on {on} (lower is better)"
 
 
-def _texts(lines: Sequence[tuple[float, float, str]]) -> Iterator[str]:
-    """Yield texts at places, the later ones centred."""
-    for i, (x, y, words) in enumerate(lines):
-        for j, line in enumerate(words.split("\n")):
-            yield f'<text class="{"label " * (i > 0)}what" x="{x}" y="{y + j * 16:.1f}">{escape(line)}</text>'
+def _texts(words: str, class_: str, x: float, y: float) -> Iterator[str]:
+    for i, line in enumerate(words.split("\n")):
+        yield tag("text", line, class_=class_, x=x, y=round(y + i * 16, 1))
 
 
-def _legend(found: Sequence[Spot]) -> tuple[str, float]:
+def _legend(found: Sequence[Spot]) -> tuple[list[str], float]:
     """Returns the legend, and the pixel below it."""
     there = Counter(SERIES[spot.method] for spot in found)
     x, y, parts = float(_EDGE), float(_EDGE), []
@@ -218,68 +224,40 @@ def _legend(found: Sequence[Spot]) -> tuple[str, float]:
             x, y = float(_EDGE), y + _LINE
         if count > 1:
             parts.append(_line([(x - 2, y), (x + 18, y)], colour, dash))
-        parts.append(_mark(outline, colour, (x + 8, y)))
-        parts.append(f'<text class="what" x="{x + 22:.1f}" y="{y + 4:.1f}">{escape(words)}</text>')
+        parts.append(mark(_OUTLINES[outline], f"c{colour}", (x + 8, y)))
+        parts += _texts(words, "what", round(x + 22, 1), y + 4)
         x += width + _LINE
-    return "\n".join(parts), y
+    return parts, y
 
 
-def _frame(
-    left: float,
-    top: float,
-    x_ticks: Sequence[tuple[float, str]],
-    y_ticks: Sequence[tuple[float, str]],
-) -> str:
-    right, base = _WIDTH - _EDGE, top + _PANEL
-    lines = [f'<line x1="{left}" x2="{right}" y1="{y}" y2="{y}"/>' for y, _ in y_ticks]
-    beside = [f'<text x="{left - 8}" y="{y}" dy=".35em">{text}</text>' for y, text in y_ticks]
-    below = [f'<text x="{x}" y="{base + 18:.1f}">{text}</text>' for x, text in x_ticks]
-    return "\n".join([
-        f'<g class="grid">{"".join(lines)}</g>', f'<g class="ticks y">{"".join(beside)}</g>',
-        f'<g class="ticks x">{"".join(below)}</g>',
-        f'<line class="axis" x1="{left}" x2="{right}" y1="{base:.1f}" y2="{base:.1f}"/>',
-    ])  # fmt: skip
-
-
-def _panel(values: Sequence[tuple[Spot, float]], x: Scale, y: Scale, left: float, top: float) -> str:
-    """Returns lines, ranges of seeds, marks and labels. A mark's title says its numbers."""
-    parts, lines, labels = [], [], []
+def _panel(values: Sequence[tuple[Spot, float]], x: Scale, y: Scale, inside: Box) -> Iterator[str]:
+    """Yield lines, ranges of seeds, marks and labels. A mark's title says its numbers."""
+    lines, labels = [], []
     for series in dict.fromkeys(SERIES[spot.method] for spot, _ in values):
         _, _, colour, dash = series
         own = sorted((x(value), y(spot.loss)) for spot, value in values if SERIES[spot.method] == series)
         if len(own) > 1:
             lines.append(own)
-            parts.append(_line(own, colour, dash))
+            yield _line(own, colour, dash)
     for spot, value in values:
         words, outline, colour, _ = SERIES[spot.method]
         point = x(value), y(spot.loss)
         if len(spot.losses) > 1:
-            parts.append(_range(point[0], y(spot.losses[0]), y(spot.losses[-1]), colour))
+            yield _range(point[0], y(spot.losses[0]), y(spot.losses[-1]), colour)
         said = f"{words}{', ' * bool(spot.label)}{spot.label}: perplexity {spot.loss:.2f}, {value:.4g}"
-        parts.append(_mark(outline, colour, point, said))
+        yield mark(_OUTLINES[outline], f"c{colour}", point, said)
         labels.append((spot.label, point))
-    inside = Box(left, top, _WIDTH - _EDGE, top + _PANEL)
-    for label in place_labels([one for one in labels if one[0]], inside, lines):
-        parts.append(f'<text class="name" x="{label.x}" y="{label.y}">{label.text}</text>')
-    return "\n".join(parts)
-
-
-def _mark(outline: str, colour: int, at: Point, words: str = "") -> str:
-    title = f"<title>{escape(words)}</title>" if words else ""
-    place = f"translate({at[0]:.1f} {at[1]:.1f})"
-    return f'<path class="mark c{colour}" transform="{place}" d="{_OUTLINES[outline]}">{title}</path>'
+    yield named(place_labels([one for one in labels if one[0]], inside, lines))
 
 
 def _range(x: float, low: float, high: float, colour: int) -> str:
     """A thin line with ends, beside which a mark is large."""
     path = f"M{x} {low}V{high}" + "".join(f"M{x - 4:.1f} {y}h8" for y in (low, high))
-    return f'<path class="mark c{colour}" style="fill:none;stroke-width:1" d="{path}"/>'
+    return tag("path", class_=f"mark c{colour}", style="fill:none;stroke-width:1", d=path)
 
 
 def _line(points: Sequence[Point], colour: int, dash: str) -> str:
-    path = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-    dashed = f' stroke-dasharray="{dash}"' if dash else ""
-    return f'<path class="mark c{colour}" style="fill:none"{dashed} d="M{path}"/>'
+    return polyline(points, f"mark c{colour}", style="fill:none", stroke_dasharray=dash or None)
 
 
 def of_one_protocol(rows: Sequence[Row]) -> list[Row]:

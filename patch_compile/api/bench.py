@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 from masklearn.base.extras import require_extra
-from patch_compile.api.results import Benched
+from patch_compile.api.results import Result
 from patch_compile.api.signature import Given, StrPath, takes
 from patch_compile.options import Argument, BenchOptions, Option
 
@@ -17,7 +17,7 @@ def bench(
     path: Annotated[StrPath, Argument("The folder of a build.", "OUT")],
     *,
     force: Annotated[bool, Option("Replace the times of an earlier run.")] = False,
-) -> Benched:  # fmt: skip
+) -> Result:  # fmt: skip
     """Time prompts and decode steps of a build, of the dense model and of a uniform 2:4 model, in alternation.
 
     Times are in milliseconds. They are written to OUT/bench/bench.json and shown in OUT/report.html. Raises UsageError
@@ -29,4 +29,4 @@ def bench(
     from patch_compile.timing.run import bench as run
 
     settings = {name: value for name, value in given.items() if name not in ("path", "force")}
-    return Benched(run(Path(path), BenchRequest.parse(settings), force=force), Path(path))
+    return Result(run(Path(path), BenchRequest.parse(settings), force=force), Path(path))

@@ -63,8 +63,10 @@ def build(
                 "It names the environment of Edge-LLM's exporter.",
                 "Give both, or leave it out.",
             )
-        return FinishedBuild(run(parsed, force=force, resume=resume))
+        report = run(parsed, force=force, resume=resume)
+        return FinishedBuild(report, Path(report.path).parent)
     from patch_compile.pipeline.for_edgellm import build_for_edgellm
 
     python = None if edgellm_python is None else Path(edgellm_python)
-    return FinishedBuild(build_for_edgellm(parsed, python, force=force, resume=resume))
+    report = build_for_edgellm(parsed, python, force=force, resume=resume)
+    return FinishedBuild(report, Path(report.path).parent)

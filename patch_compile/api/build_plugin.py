@@ -1,8 +1,9 @@
 """`build_plugin`: compile the TensorRT plugin that runs PatchLinear."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
-from patch_compile.api.results import BuiltPlugin
+from patch_compile.api.results import Result
 from patch_compile.api.signature import takes
 from patch_compile.options import Option
 
@@ -15,11 +16,12 @@ def build_plugin(
         "TensorRT to build the plugin for.", unset="the one this machine has")] = None,
     *,
     force: Annotated[bool, Option("Build it even if the cache has it.")] = False,
-) -> BuiltPlugin:  # fmt: skip
+) -> Result:  # fmt: skip
     """Compile the TensorRT plugin that runs PatchLinear, or take it from the cache.
 
     Raises PatchCompileError that names the tool if one is missing.
     """
     from patch_compile.pipeline.plugin import build_plugin as run
 
-    return BuiltPlugin(run(backend, force=force))
+    report = run(backend, force=force)
+    return Result(report, Path(report["path"]))

@@ -49,4 +49,5 @@ def compile(
     dump = None if dump_passes is None else Path(dump_passes)
     settings["backend"] = "onnx"
     recipe = Recipe.parse(settings) if graph is None else GraphRecipe.parse(settings | {"graph": graph})
-    return Compiled(compile_model(recipe, dump_passes=dump, force=force, resume=resume))
+    report = compile_model(recipe, dump_passes=dump, force=force, resume=resume)
+    return Compiled(report, Path(report.path))

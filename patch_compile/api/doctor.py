@@ -1,14 +1,14 @@
 """`doctor`: find out what this machine can do, and how to fix what it lacks."""
 
-from patch_compile.api.results import Examined
+from patch_compile.api.results import Result
 from patch_compile.api.signature import takes
 
 __all__ = ["doctor"]
 
 
 @takes()
-def doctor() -> Examined:
+def doctor() -> Result:
     """Report what this machine can do, and how to fix what it lacks. Nothing is built or downloaded."""
     from patch_compile.inspection.doctor import examine
 
-    return Examined(examine())
+    return Result(examine())

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from masklearn.base.extras import require_extra
-from patch_compile.api.results import Exported
+from patch_compile.api.results import Result
 from patch_compile.api.signature import StrPath, takes
 from patch_compile.options import EDGELLM_PYTHON, Argument, Option
 
@@ -18,7 +18,7 @@ def export(
     format: Annotated[Literal["compressed-tensors", "edgellm"], Option(
         "compressed-tensors for transformers, edgellm for the builder of TensorRT Edge-LLM.")] = "compressed-tensors",
     edgellm_python: Annotated[StrPath | None, EDGELLM_PYTHON] = None,
-) -> Exported:  # fmt: skip
+) -> Result:  # fmt: skip
     """Write the pruned model of OUT for other programs, in a folder of OUT with the name of the format.
 
     An earlier export is replaced. "compressed-tensors" writes OUT/model with packed int8 and int4 weights, as transformers
@@ -38,11 +38,13 @@ def export(
     if format == "edgellm":
         from patch_compile.pipeline.edgellm import find_exporter
 
-        return Exported(export_edgellm(Path(path), find_exporter(python, Path(path))))
+        report = export_edgellm(Path(path), find_exporter(python, Path(path)))
+        return Result(report, Path(report.path))
     if python is not None:
         raise UsageError(
             f"--edgellm-python does not go with --format {format}",
             "It names the environment of Edge-LLM's exporter.",
             "Give --format edgellm, or leave it out.",
         )
-    return Exported(export_checkpoint(Path(path), format))
+    report = export_checkpoint(Path(path), format)
+    return Result(report, Path(report.path))

@@ -1,5 +1,6 @@
 """`import_mask`: convert published masks to a MaskSet."""
 
+from pathlib import Path
 from typing import Annotated
 
 from masklearn.base.extras import require_extra
@@ -29,4 +30,5 @@ def import_mask(
     from patch_compile.pipeline.import_masks import import_mask as run
 
     settings = {name: value for name, value in given.items() if name != "force"}
-    return ImportedMasks(run(ImportRequest.parse(settings), force=force))
+    report = run(ImportRequest.parse(settings), force=force)
+    return ImportedMasks(report, Path(report.path))

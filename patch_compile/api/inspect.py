@@ -22,4 +22,4 @@ def inspect(
     """
     from patch_compile.inspection import inspect_path
 
-    return Inspected(inspect_path(Path(path)))
+    return Inspected(inspect_path(Path(path)), Path(path))

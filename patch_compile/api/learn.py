@@ -1,6 +1,7 @@
 """`learn`: learn hybrid masks, and the weights that belong to them, without compiling."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 from masklearn import LearnOptions
@@ -49,4 +50,4 @@ def learn(
     settings = {name: given[name] for name in Recipe.model_fields if name in given}
     names = baselines if isinstance(baselines, str) else ",".join(baselines) or None
     report = run(Recipe.parse(settings), names, force=force, resume=resume)
-    return None if report is None else LearnedMasks(report)
+    return None if report is None else LearnedMasks(report, Path(report.path))

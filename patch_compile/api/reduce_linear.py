@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 from masklearn.base.extras import require_extra
-from patch_compile.api.results import Reduced
+from patch_compile.api.results import Result
 from patch_compile.api.signature import StrPath, takes
 from patch_compile.options import Argument, Option
 
@@ -19,7 +19,7 @@ def reduce_linear(
     *,
     linear: Annotated[str, Option("Name of the linear, as in plan.json.", "NAME")],
     out: Annotated[StrPath | None, Option("Folder to write.", unset="./NAME")] = None,
-) -> Reduced:
+) -> Result:
     """Write one linear of a build as an ONNX model of its own, with its weights, and with the inputs that it had.
 
     hybrid.onnx is the linear as it was compiled, with the other linears of its node; dense.onnx has ordinary products with
@@ -32,4 +32,5 @@ def reduce_linear(
     require_extra("build", "`patch-compile debug reduce`")
     from patch_compile.verification.reduce import reduce_linear as run
 
-    return Reduced(run(Path(path), linear, Path(linear if out is None else out)))
+    report = run(Path(path), linear, Path(linear if out is None else out))
+    return Result(report, Path(report.path))

@@ -58,6 +58,11 @@ class Library(StrEnum):
     TENSORRT_RTX = "tensorrt-rtx"
 
     @property
+    def words(self) -> str:
+        names = {Library.ONNX_RUNTIME: "ONNX Runtime", Library.TENSORRT: "TensorRT"}
+        return names.get(self, "TensorRT-RTX")
+
+    @property
     def on_gpu(self) -> bool:
         """True if it runs engines on a GPU."""
         return self is not Library.ONNX_RUNTIME

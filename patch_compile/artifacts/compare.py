@@ -40,7 +40,11 @@ class Measure(StrEnum):
     """Measures of quality; lower is better."""
 
     PERPLEXITY = "perplexity"
-    OUTPUT_ERROR = "output-error"  # relative error of the outputs
+    OUTPUT_ERROR = "output-error"
+
+    @property
+    def words(self) -> str:
+        return "perplexity" if self is Measure.PERPLEXITY else "relative error of the outputs"
 
 
 class Against(StrEnum):
@@ -87,6 +91,9 @@ class PredictedFor(Record):
     card: CardRow
     workload: Workload
 
+    def __str__(self) -> str:
+        return f"{self.card}, {self.workload}"
+
 
 class PredictedSpeeds(Record):
     """Predicted speed-ups over the dense model."""
@@ -103,12 +110,18 @@ class TimedPlace(Record):
     library: Library
     version: str
 
+    def __str__(self) -> str:
+        return f"{self.device}, {self.library.words} {self.version}"
+
 
 class TimedSize(Record):
     """Size that a phase was timed at. tokens: None for a model without token sequences."""
 
     batch: int
     tokens: int | None
+
+    def __str__(self) -> str:
+        return f"batch {self.batch}" + ("" if self.tokens is None else f", {self.tokens} tokens")
 
 
 class MeasuredSpeeds(Record):

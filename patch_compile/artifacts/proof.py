@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field
 
 from masklearn import Unbounded
 from patch_compile.artifacts.manifest import EvalText
-from patch_compile.artifacts.record import Record
+from patch_compile.artifacts.record import Record, Unit, shown
 
 __all__ = [
     "Agreement",
@@ -81,6 +81,10 @@ class TextRunner(StrEnum):
     ONNX_RUNTIME = "onnxruntime"  # the ONNX files, in their own type
     CHECKPOINTS = "checkpoints"  # the checkpoints, block by block in fp32
 
+    @property
+    def words(self) -> str:
+        return "ONNX Runtime" if self is TextRunner.ONNX_RUNTIME else "both checkpoints"
+
 
 class TextWindows(Record):
     """Windows of held-out text. runner: None for an encoder, whose models run on them in several ways."""
@@ -92,6 +96,11 @@ class TextWindows(Record):
     dtype: str
     runner: TextRunner | None = None
 
+    def __str__(self) -> str:
+        windows = f"{self.windows} window{'s' * (self.windows != 1)} × {self.length} tokens"
+        words = f"{self.name}, {windows}, {'fp32' if self.dtype == 'float32' else self.dtype}"
+        return words if self.runner is None else f"{words}, {self.runner.words}"
+
 
 class InputsFile(Record):
     """Inputs of a graph from a file."""
@@ -99,6 +108,9 @@ class InputsFile(Record):
     kind: Literal["file"] = "file"
     name: str
     runs: int
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.runs} runs)"
 
 
 class RandomInputs(Record):
@@ -109,12 +121,20 @@ class RandomInputs(Record):
     seed: int
     shapes: dict[str, tuple[int, ...]]
 
+    def __str__(self) -> str:
+        shapes = [f"{name} {'×'.join(map(str, shape)) or 'scalar'}" for name, shape in self.shapes.items()]
+        about = f"{self.runs} runs, seed {self.seed}; {', '.join(shapes)}; floats normal, integers 0 or 1"
+        return f"random inputs ({about})"
+
 
 class ComparedInputs(Record):
     """Inputs on which outputs were compared. compared: number of runs, of those that `given` describes."""
 
     given: Annotated[TextWindows | InputsFile | RandomInputs, Field(discriminator="kind")]
     compared: int
+
+    def __str__(self) -> str:
+        return f"{self.compared} run{'s' * (self.compared != 1)} of {self.given}"
 
 
 class Agreement(Record):
@@ -170,8 +190,8 @@ class PredictionsDifference(Record):
     """Difference of the hybrid model's predictions from the dense model's: KL in nats per token, and share of positions
     with the same most likely token."""
 
-    kl: float
-    top1_agreement: float
+    kl: Annotated[float, shown("KL to dense", Unit.NATS)]
+    top1_agreement: Annotated[float, shown("same next token as dense", Unit.SHARE)]
 
 
 class BuildPerplexity(Record):

@@ -42,6 +42,11 @@ class Outcome(StrEnum):
     FAILED = "failed"
     NOT_CHECKED = "not-checked"  # no check failed, and a question that was asked has no answer
 
+    @property
+    def words(self) -> str:
+        """Returns the verdict in capitals."""
+        return self.value.replace("-", " ").upper()
+
 
 class VerifiedText(EvalText):
     """The text that was read. The other fields are None where no windows of tokens were compared.

@@ -63,6 +63,13 @@ class ComparedRun(Record):
     error: Finite
     stats: ErrorStats | None = None
 
+    def __str__(self) -> str:
+        if self.phase == "whole":
+            return "whole run"
+        count = self.past if self.phase == "decode" else self.tokens
+        tokens = f"{count} token{'s' * (count != 1)}"
+        return f"decode, behind {tokens}" if self.phase == "decode" else f"prefill, {tokens}"
+
 
 class FirstDifference(Record):
     """The first wrong tensor.
@@ -210,6 +217,17 @@ class FigureName(StrEnum):
     TOP1 = "top1"
     LOGITS = "logits"
     OUTPUT = "output"
+
+    @property
+    def words(self) -> str:
+        """Returns the meaning of the figure."""
+        return {
+            FigureName.PPL: "perplexity",
+            FigureName.KL: "KL to the dense model, nats per token",
+            FigureName.TOP1: "share of positions with the dense model's next token",
+            FigureName.LOGITS: "mean error of a logit, in logits",
+            FigureName.OUTPUT: "largest relative error of an output",
+        }[self]
 
 
 class LimitCheck(Record):

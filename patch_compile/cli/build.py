@@ -46,4 +46,4 @@ def build(verbose: bool, as_json: bool, **given: Any) -> None:
         for line in error.details if verbose else ():
             error.add_note(line)
         raise
-    print_result(built, as_json=as_json, parts=built.parts(every=verbose))
+    print_result(built, as_json=as_json, every=verbose)

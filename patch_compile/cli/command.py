@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
@@ -17,8 +17,7 @@ from patch_compile.cli.environment import CommandWithVariables, Lines, name_vari
 from patch_compile.options import GROUPS, SHORTCUTS, Argument, flag_of, flags_of
 
 if TYPE_CHECKING:
-    from patch_compile.api.result import Result
-    from patch_compile.report.terminal.parts import Part
+    from patch_compile.api.results import Result
 
 __all__ = ["AS_JSON", "HELP_ALL", "command", "print_result"]
 
@@ -114,14 +113,14 @@ def command(
     return make
 
 
-def print_result(result: Result, *, as_json: bool, parts: Iterable[Part] | None = None) -> None:
-    """Print a result to stdout. parts: printed instead of the result's own parts."""
+def print_result(result: Result, *, as_json: bool, every: bool = False) -> None:
+    """Print a result to stdout. every: see `Result.sections`."""
     if as_json:
         click.echo(result.json())
         return
-    from patch_compile.report.terminal.parts import show
+    from patch_compile.report.terminal import show
 
-    show(result.parts() if parts is None else parts)
+    show(result.sections(every=every))
 
 
 def _only_given(skin: Callable[..., None]) -> Callable[..., None]:

@@ -24,6 +24,6 @@ def inspect(every: bool, as_json: bool, **given: Any) -> None:
     it is damaged.
     """
     found = api.inspect(**given)
-    print_result(found, as_json=as_json, parts=found.parts(every=every))
+    print_result(found, as_json=as_json, every=every)
     if found.faults:
         raise click.exceptions.Exit(1)

@@ -20,7 +20,7 @@ def run(as_json: bool, **given: Any) -> None:
 
     The name of the runner goes to stderr, and the text to stdout while it is generated. Several prompts form one batch.
     """
-    from patch_compile.report.terminal.run import times_line
+    from patch_compile.report.inspect import times_line
 
     alone = len(given["prompts"]) == 1 and not as_json
     generated = api.run(

@@ -22,7 +22,6 @@ from patch_compile.artifacts.manifest import ModelOrigin
 from patch_compile.artifacts.plan import PlanSummary
 from patch_compile.artifacts.report import DecoderReport, Report, read_report
 from patch_compile.errors import PatchCompileError, UsageError
-from patch_compile.report.proof import given_words, text_words
 
 __all__ = ["ComparedBuild", "read_builds"]
 
@@ -123,8 +122,8 @@ def _quality(report: Report) -> tuple[float, QualityOfAll]:
     """Returns the value of a build, and what it was judged by."""
     if isinstance(report, DecoderReport):
         found = report.perplexity
-        on = QualityOfAll(measure=Measure.PERPLEXITY, on=text_words(found.on), dense=found.dense)
+        on = QualityOfAll(measure=Measure.PERPLEXITY, on=str(found.on), dense=found.dense)
         return found.hybrid, on
     relative = report.difference.relative
     value = math.inf if relative is None else relative
-    return value, QualityOfAll(measure=Measure.OUTPUT_ERROR, on=given_words(report.inputs), dense=0.0)
+    return value, QualityOfAll(measure=Measure.OUTPUT_ERROR, on=str(report.inputs.given), dense=0.0)

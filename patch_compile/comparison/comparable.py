@@ -20,7 +20,6 @@ from patch_compile.artifacts.compare import (
 )
 from patch_compile.comparison.builds import ComparedBuild
 from patch_compile.errors import PatchCompileError, UsageError
-from patch_compile.report.compare import MEASURES
 
 __all__ = ["Measured", "check_comparable", "measured_speeds", "why_not_predicted"]
 
@@ -59,7 +58,7 @@ def check_comparable(builds: Sequence[ComparedBuild]) -> None:
 
 
 def _judged(build: ComparedBuild) -> str:
-    return f"{MEASURES[build.quality.measure]} on {build.quality.on}"
+    return f"{build.quality.measure.words} on {build.quality.on}"
 
 
 def _check_same(

@@ -20,7 +20,7 @@ from patch_compile.onnx_io.graph_inputs import GraphInput, dim_names, resolve_di
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["Feed", "Feeds", "feeds_from_npz", "input_dtypes", "inputs_words", "random_feeds"]
+__all__ = ["Feed", "Feeds", "feeds_from_npz", "input_dtypes", "random_feeds"]
 
 Feed = Mapping[str, NDArray[Any]]
 _BATCH = 8  # samples per feed if the batch of the graph is dynamic
@@ -38,8 +38,8 @@ class Feeds(Sequence[Feed]):
 
     @property
     def words(self) -> str:
-        """Returns `inputs_words` of them, which a MaskSet records."""
-        return inputs_words(self.origin)
+        """Returns a description of them, which a MaskSet records."""
+        return str(self.origin)
 
     def __getitem__(self, index: Any) -> Any:
         return self.feeds[index]
@@ -114,15 +114,6 @@ def random_feeds(
         for _ in range(_RANDOM_FEEDS)
     )
     return Feeds(feeds, RandomInputs(runs=_RANDOM_FEEDS, seed=seed, shapes=shapes))
-
-
-def inputs_words(origin: InputsFile | RandomInputs) -> str:
-    """Returns a description of inputs."""
-    if isinstance(origin, InputsFile):
-        return f"{origin.name} ({origin.runs} runs)"
-    shapes = [f"{name} {'×'.join(map(str, shape)) or 'scalar'}" for name, shape in origin.shapes.items()]
-    about = f"{origin.runs} runs, seed {origin.seed}; {', '.join(shapes)}; floats normal, integers 0 or 1"
-    return f"random inputs ({about})"
 
 
 def input_dtypes(path: Path, model: ir.Model) -> dict[str, np.dtype[Any]]:

@@ -1,10 +1,12 @@
-"""Puts a comparison of builds into words: the axis, the places of times, and the speeds that are left out."""
+"""Sections of a comparison of builds: a row for each, and the speeds that are left out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
+from pathlib import Path
 
+from masklearn.masks.kinds.base import BYTES_DENSE
 from masklearn.masks.kinds.table import DENSE, KINDS, families_of
 from patch_compile.artifacts.compare import (
     Against,
@@ -14,24 +16,105 @@ from patch_compile.artifacts.compare import (
     LeftOut,
     LeftOutKind,
     Measure,
-    PredictedFor,
-    TimedPlace,
-    TimedSize,
 )
-from patch_compile.report.bench import LIBRARY_NAMES
+from patch_compile.report.section import Column, Section, Table
 
-__all__ = [
-    "MEASURES",
-    "axis_label",
-    "axis_words",
-    "left_out_words",
-    "method_words",
-    "place_words",
-    "predicted_for_words",
-    "size_words",
-]
+__all__ = ["axis_label", "axis_words", "compared", "left_out_words", "method_words"]
 
-MEASURES = {Measure.PERPLEXITY: "perplexity", Measure.OUTPUT_ERROR: "relative error of the outputs"}
+_PREDICTED = {"all": "end_to_end", "prefill": "prefill", "decode": "decode"}
+_ALIKE = "kinds of tiles take different bytes at one ratio; `--x bytes` compares builds by what they take"
+
+
+def compared(report: CompareReport) -> Iterator[Section]:
+    """Yield the result of `compare`."""
+    quality = report.quality
+    title = f"{Path(report.model.path).stem}: {quality.measure.words} on {quality.on}"
+    tables = [_table(report)]
+    mixed = not all(row.two_four_alone for row in report.builds)
+    if mixed:
+        tables.append(_kinds(report))
+    notes = [_ALIKE] if mixed and report.axis.against is Against.RATIO else []
+    yield Section(title, tables=tables, lines=[*notes, *_lines(report)])
+
+
+def _table(report: CompareReport) -> Table:
+    """Returns a table, dense first, without columns that are empty for all builds."""
+    phases, perplexity = list(report.measured.sizes), report.quality.measure is Measure.PERPLEXITY
+    predicted = [Column(title, "predicted") for title in _PREDICTED]
+    measured = [Column(phase, "measured") for phase in phases]
+    headings: list[Column | str] = [
+        Column("build", words=True), Column("method", words=True), "ratio", "perplexity" if perplexity else "error",
+        "more", "MB", *predicted, *measured, "Pareto",
+    ]  # fmt: skip
+    speeds = ["1.00" if report.predicted_for else ""] * len(predicted) + ["1.00"] * len(measured)
+    first = [
+        "dense",
+        "",
+        "0.000",
+        _figure(report.quality.dense),
+        "",
+        _megabytes(report.dense_bytes),
+        *speeds,
+        "",
+    ]
+    rows = [
+        [
+            row.name,
+            method_words(row),
+            f"{row.ratio:.3f}",
+            _figure(row.quality),
+            "" if row.increase is None else f"{row.increase:+.1%}",
+            _megabytes(row.bytes),
+            *(f"{getattr(row.predicted, name):.2f}" if row.predicted else "" for name in _PREDICTED.values()),
+            *(f"{row.measured[phase]:.2f}" if phase in row.measured else "" for phase in phases),
+            "" if row.beaten_by else "yes",
+        ]
+        for row in report.builds
+    ]
+    return Table(headings, [first, *rows]).without_empty()
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f}"
+
+
+def _kinds(report: CompareReport) -> Table:
+    """Returns the shares of the kinds of tiles, and the bytes that a weight takes with them."""
+    found = {DENSE.name}.union(*(row.kinds for row in report.builds))
+    kinds = [kind.name for kind in KINDS if kind.name in found]
+    rows = [[DENSE.name, "100.0", *[""] * len(kinds[1:]), f"{BYTES_DENSE:.3f}"]]
+    for row in report.builds:
+        shares = [f"{100 * row.kinds[name]:.1f}" if name in row.kinds else "" for name in kinds]
+        rows.append([row.name, *shares, f"{row.bytes_per_weight:.3f}"])
+    return Table([Column("tiles, % of the weights", words=True), *kinds, "bytes a weight"], rows)
+
+
+def _figure(value: float) -> str:
+    return f"{value:.2f}" if value >= 10 else f"{value:.3f}"
+
+
+def _lines(report: CompareReport) -> Iterator[str]:
+    what, against = report.quality.measure.words, axis_words(report.axis)
+    yield f"Pareto points, {what} against {against}: {', '.join(report.pareto) or 'none, the dense model beats them all'}"
+    found = {row.name: (row.quality, row.at) for row in report.builds}
+    dense = report.quality.dense, report.axis.dense
+    for row in report.builds:
+        if other := row.beaten_by:
+            (loss, gain), (less, more) = found[row.name], found.get(other, dense)
+            yield (
+                f"{row.name} is beaten by {other}: {what} {_figure(loss)} against {_figure(less)}, {against} "
+                f"{gain:.2f} against {more:.2f}"
+            )
+    if report.predicted_for:
+        yield f"predicted: speed-up over dense on {report.predicted_for}"
+    if place := report.measured.place:
+        for phase, size in report.measured.sizes.items():
+            yield f"measured: {phase} at {size} on {place}"
+    for left_out in report.left_out:
+        kind = "predicted" if left_out.predicted else "measured"
+        yield f"{kind} speeds are left out: {left_out_words(left_out)}"
+    if report.files:
+        yield f"written: {', '.join(report.files)}"
 
 
 def axis_words(axis: ComparedAxis) -> str:
@@ -52,10 +135,9 @@ def axis_label(report: CompareReport) -> str:
     if axis.against is Against.BYTES:
         return "ONNX file, MB: fewer to the right"
     if axis.phase and measured.place:
-        size = size_words(measured.sizes[axis.phase])
-        return f"measured speed-up, {axis.phase}, {size}\n{place_words(measured.place)}"
-    where = f"\n{predicted_for_words(report.predicted_for)}" if report.predicted_for else ""
-    return f"predicted speed-up, end to end{where}"
+        return f"measured speed-up, {axis.phase}, {measured.sizes[axis.phase]}\n{measured.place}"
+    on = f"\n{report.predicted_for}" if report.predicted_for else ""
+    return f"predicted speed-up, end to end{on}"
 
 
 def method_words(build: BuildRow) -> str:
@@ -63,21 +145,6 @@ def method_words(build: BuildRow) -> str:
     families = families_of(kind for kind in KINDS if kind is not DENSE and kind.name in build.kinds)
     tiles = [] if build.two_four_alone else [" and ".join(family.name for family in families)]
     return ", ".join([build.method, *tiles, *["permuted"] * build.permuted, *["repaired"] * build.repaired])
-
-
-def size_words(size: TimedSize) -> str:
-    """Returns batch and tokens."""
-    return f"batch {size.batch}" + ("" if size.tokens is None else f", {size.tokens} tokens")
-
-
-def place_words(place: TimedPlace) -> str:
-    """Returns the device and the library that times come from."""
-    return f"{place.device}, {LIBRARY_NAMES[place.library]} {place.version}"
-
-
-def predicted_for_words(found: PredictedFor) -> str:
-    """Returns the card and the workload that speeds are predicted for."""
-    return f"{found.card}, {found.workload}"
 
 
 def left_out_words(left_out: LeftOut) -> str:
@@ -88,17 +155,16 @@ def left_out_words(left_out: LeftOut) -> str:
             why = "no card of the table was known, or no checkpoint"
             return f"nothing is predicted for {all_names}: {why}"
         case LeftOutKind.PREDICTED_DIFFERENTLY:
-            said = _by(left_out, map(predicted_for_words, left_out.predicted_for))
-            return f"speeds were predicted for different cards or workloads ({said}): build with the same --target and sizes"
+            told = _by(left_out, left_out.predicted_for)
+            return f"speeds were predicted for different cards or workloads ({told}): build with the same --target and sizes"
         case LeftOutKind.TIMED_ON_CPU:
             return f"times of {all_names} are ONNX Runtime's on a CPU, which say nothing about a GPU"
         case LeftOutKind.TIMED_ELSEWHERE:
-            said = _by(left_out, map(place_words, left_out.places))
-            return f"times were measured in different places ({said})"
+            return f"times were measured in different places ({_by(left_out, left_out.places)})"
         case LeftOutKind.TIMED_AT_OTHER_SIZES:
             return f"{all_names} were timed at different sizes: patch-compile bench them with the same ones"
 
 
-def _by(left_out: LeftOut, kinds: Iterator[str]) -> str:
+def _by(left_out: LeftOut, kinds: Iterable[object]) -> str:
     pairs = zip(left_out.builds, kinds, strict=True)
     return "; ".join(f"{', '.join(names)}: {kind}" for names, kind in pairs)

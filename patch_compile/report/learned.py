@@ -10,7 +10,7 @@ from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import BudgetRecord, MaskRecord, PermutedRecord, RepairRecord, TrainRecord
 from masklearn.masks.score_summary import PER_BYTE, PER_WEIGHT
 from masklearn.masks.stored import KINDS_OF_24
-from patch_compile.report.weight_types import learned_types, types_line
+from patch_compile.report.linears import learned_types, types_line
 
 __all__ = ["learned_lines", "mosaic_line", "score_words"]
 

@@ -30,7 +30,6 @@ from patch_compile.planning.measured import FITTED
 from patch_compile.planning.roofline.assumptions import ASSUMED, Assumptions
 
 __all__ = [
-    "WHOLE_PHASES",
     "calibration_words",
     "choice_line",
     "decision_line",
@@ -42,14 +41,9 @@ __all__ = [
     "reason_lines",
     "reason_words",
     "remarks",
-    "slower_words",
-    "speed_line",
     "waste_line",
 ]
 
-# Rows of a table of the whole model: fields of `WholeRow`, and what they are called.
-WHOLE_PHASES = {"prefill": "prefill", "decode": "decode, all steps", "end_to_end": "end to end"}
-_PHASES = {"end_to_end": "end to end", "prefill": "prefill", "decode": "decode"}
 _ACTIVATIONS = {"": "", "gelu": "GELU", "gelu_tanh": "GELU (tanh)", "silu": "SiLU"}
 _SLOWER = {
     Way.DENSE_PATH: "the dense path reaches {:.2f} of dense",
@@ -75,7 +69,7 @@ _SPLIT = "split linears count as dense: how fast TensorRT's own 2:4 tactics are 
 def reason_words(reason: Reason) -> str:
     """Returns the reason why a linear is not `plugin`, in words that fit all linears alike."""
     on = f"on {reason.card}"
-    slower = slower_words(reason.slower) if reason.slower else ""
+    slower = _slower_words(reason.slower) if reason.slower else ""
     tile = spell_tile(reason.tile) if reason.tile else ""
     return {
         ReasonKind.NOT_COVERED: "it is not covered",
@@ -119,7 +113,7 @@ def has_quantised(linears: Iterable[LinearRow]) -> bool:
     return any(weight_type(row.weights).quantised for row in linears)
 
 
-def slower_words(slower: Slower) -> str:
+def _slower_words(slower: Slower) -> str:
     """Returns in words the slowdown of a hybrid product that a card's tensor cores cause."""
     return _SLOWER[slower.way].format(slower.speedup)
 
@@ -150,15 +144,6 @@ def reason_lines(linears: Iterable[LinearRow]) -> Iterator[str]:
     for (lowering, reason), kinds in found.items():
         many = ", ".join(f"{kind} ×{count}" for kind, count in kinds.items())
         yield f"{lowering}: {many}: {reason_words(reason)}"
-
-
-def speed_line(plan: PlanSummary) -> str:
-    """Returns the speed of the whole model and its limits, empty without predictions."""
-    if plan.whole is None:
-        return ""
-    phases = {words: getattr(plan.whole, phase) for phase, words in _PHASES.items()}
-    speeds = (f"{words} {phase.speedup:.2f} (limit {phase.limit:.2f})" for words, phase in phases.items())
-    return f"predicted speed-up on {plan.card}, {plan.workload}: {', '.join(speeds)}"
 
 
 def remarks(linears: Sequence[LinearRow], plan: PlanSummary) -> list[str]:
@@ -270,7 +255,7 @@ def _slower_prefill(linears: Iterable[LinearRow], card: str) -> Iterator[str]:
         if slower and (slower.way not in worst or slower.speedup < worst[slower.way].speedup):
             worst[slower.way] = slower
     if worst:
-        ways = ", ".join(slower_words(worst[way]) for way in sorted(worst, reverse=True))
+        ways = ", ".join(_slower_words(worst[way]) for way in sorted(worst, reverse=True))
         yield (
             f"prefill on {card}: {ways}: an engine holds each linear once, packed; for many tokens it is unpacked before "
             "a dense product (the dense path), for fewer mma.sp multiplies it as it is; decode steps have to make up for "

@@ -1,112 +1,289 @@
-"""Puts the answers of `verify` into words."""
+"""Sections on the three questions about a build: compiled right, pruned how much, built right? And their verdict."""
 
 from __future__ import annotations
 
-from patch_compile.artifacts.verify import Outcome, Question, VerifyReport
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from patch_compile.artifacts.engine import BuiltEngine, EngineDetails
+from patch_compile.artifacts.layout import VERIFY_FOLDER
+from patch_compile.artifacts.proof import (
+    Agreement,
+    ComparedInputs,
+    OutputsDifference,
+    TextWindows,
+    Tolerance,
+    ToleranceOrigin,
+)
+from patch_compile.artifacts.report import DecoderReport, Kind, OutputsReport
+from patch_compile.artifacts.verify import Question, VerifyReport
 from patch_compile.artifacts.verify_schema import (
     ComparedRun,
+    EngineCompared,
     EngineNotRun,
-    ErrorAttribution,
-    FigureName,
-    FirstDifference,
     LimitCheck,
     NotRun,
+    OnnxCheck,
+    PrunedOutputs,
+    PrunedTokens,
 )
+from patch_compile.report.number_format import (
+    bytes_of,
+    change,
+    found_error,
+    joined,
+    number,
+    percent,
+    perplexity,
+    seconds,
+    spelled,
+)
+from patch_compile.report.quality import baselines, generated, tasks, where
+from patch_compile.report.section import Column, Fact, Section, Table, facts
+from patch_compile.sources.rounding import DEVIATIONS, UNIT_ROUNDOFF
 
 __all__ = [
-    "figure_words",
-    "first_difference_words",
+    "built",
+    "compiled",
     "limit_words",
-    "not_run_words",
-    "outcome_words",
-    "run_words",
+    "pruned",
+    "sparsity_words",
+    "tolerance_words",
     "unanswered_words",
-    "where_words",
+    "verified",
 ]
 
-_OUTCOMES = {
-    Outcome.PASSED: "PASSED",
-    Outcome.FAILED: "FAILED",
-    Outcome.NOT_CHECKED: "NOT CHECKED",
+_OUTPUTS = 6  # outputs that are shown; a decoder has two for each layer's cache
+_MEASURED = {
+    ToleranceOrigin.ROUNDED_LINEARS: "what rounding X and Y of the same linears does to the pruned model",
+    ToleranceOrigin.SIXTEEN_BITS: "twice what computing in 16 bits instead of fp32 does to the pruned model",
 }
+_NO_TENSOR = (
+    "none: the same graph with dense linears differs as much, so the fault is in the export, or in that limit"
+)
 _UNANSWERED = {
     Question.COMPILED: "whether it was compiled right",
     Question.PRUNED: "how much was pruned away",
     Question.BUILT: "whether the engine was built right",
     Question.WHERE: "where the error arises",
 }
-_FIGURES = {
-    FigureName.PPL: "perplexity",
-    FigureName.KL: "KL to the dense model, nats per token",
-    FigureName.TOP1: "share of positions with the dense model's next token",
-    FigureName.LOGITS: "mean error of a logit, in logits",
-    FigureName.OUTPUT: "largest relative error of an output",
+_NOT_RUN = {
+    NotRun.NO_ENGINE: "there is no engine: it was built with the backend onnx",
+    NotRun.NO_RUNTIME: "engines of encoders and of ONNX files are compared with Polygraphy: samples/trtexec.md",
 }
-_WHERE = (
-    "error: how far pruning moves the output of the linear, as a share of that output, on the dense model's inputs; share: "
-    "its part in the squared errors of all linears"
-)
-_WHERE_TRIED = (
-    "; alone: change of the loss in nats per token if this linear alone is pruned; restored: if it alone is dense again; "
-    "both over {tokens} tokens"
-)
 
 
-def outcome_words(outcome: Outcome) -> str:
-    """Returns the verdict in capitals."""
-    return _OUTCOMES[outcome]
+def verified(found: VerifyReport, out: Path) -> Iterator[Section]:
+    """Yield the result of `verify` of a build in `out`."""
+    yield from (compiled(found.compiled, found.kind), pruned(found.pruned), built(found.built))
+    yield from (
+        where(found.where),
+        baselines(found.baselines),
+        tasks(found.tasks),
+        generated(found.generated),
+    )
+    yield Section("Limits" * bool(found.checks), facts=[_check(one) for one in found.checks])
+    unknown = f": {unanswered_words(found)}" if found.unanswered else ""
+    took = seconds(sum(found.seconds.values()))
+    files = f"answers, inputs and outputs: {out / VERIFY_FOLDER}"
+    yield Section(found.outcome.words, answer=f"in {took}{unknown}", lines=[files])
+
+
+def compiled(found: OnnxCheck | Agreement | None, kind: Kind) -> Section:
+    """Returns the question whether the ONNX file computes the same as the pruned model, with its answer."""
+    about = (
+        f"The hybrid ONNX against the {_pruned_model(kind)}, on the same inputs: only rounding may part them."
+    )
+    asked = Section("Compiled right?", about=about)
+    of = "logit" if kind is Kind.DECODER else "output"
+    if found is None:
+        return replace(asked, answer="not asked", mark="open")
+    if isinstance(found, Agreement):
+        errors = [*_error_facts(found.error, found.tolerance, of), ("checked by", "the build")]
+        return replace(asked, answer="yes", mark="yes", facts=errors)
+    errors = [*_error_facts(found.error, found.tolerance, of), *([] if found.passed else _place(found))]
+    return replace(
+        _judged(asked, passed=found.passed, runs=found.runs), facts=[*errors, ("checked by", "verify")]
+    )
+
+
+def _place(found: OnnxCheck) -> Iterator[Fact]:
+    first = found.first_difference
+    if found.output:
+        yield "differs most", found.output
+    elif first is None:
+        yield "first difference", _NO_TENSOR
+    else:
+        made = f"the linear {first.linear}" if first.linear else f"the node {first.node} ({first.op})"
+        yield (
+            "first difference",
+            (
+                f"{first.tensor}, made by {made}: {found_error(first.error)} of its largest value, where rounding explains "
+                f"{number(first.tolerance)}"
+            ),
+        )
+
+
+def pruned(found: PrunedTokens | PrunedOutputs | DecoderReport | OutputsReport | None) -> Section:
+    """Returns the question how far pruning moved the model, as `verify` or the build answers it."""
+    about = "The pruned model against the dense one: what pruning cost, however well it is compiled."
+    asked = Section("Pruned how much?", about=about)
+    match found:
+        case None:
+            return replace(asked, answer="not asked", mark="open")
+        case PrunedTokens(perplexity=ppl, logits=logits):
+            spread = joined([f"{one.title} {spelled(one.value, one.unit)}" for one in logits.shown_fields()])
+            more = ("logit errors", f"{spread}; logits reach {number(logits.scale)}")
+            return _tokens(asked, ppl.dense, ppl.pruned, [*facts(found), more], found.on)
+        case DecoderReport(perplexity=ppl):
+            more = ("largest logit error", f"{percent(found.agreement.dense_error, 1)} of the largest logit")
+            return _tokens(asked, ppl.dense, ppl.hybrid, [*facts(found.difference), more], ppl.on)
+        case PrunedOutputs():
+            return _outputs(asked, found, found.inputs)
+        case OutputsReport():
+            return _outputs(asked, found.difference, found.inputs)
+
+
+def _tokens(asked: Section, dense: float, after: float, figures: list[Fact], on: TextWindows) -> Section:
+    both = ("perplexity", f"{perplexity(dense)} dense, {perplexity(after)} pruned")
+    return replace(
+        asked, answer=f"{change(after, dense)} perplexity", facts=[both, *figures, ("measured on", str(on))]
+    )
+
+
+def _outputs(asked: Section, difference: OutputsDifference, inputs: ComparedInputs) -> Section:
+    told = [
+        (one.output, f"{_share(one.relative)} {'of its norm' if one.floating else 'of elements differ'}")
+        for one in difference.outputs[:_OUTPUTS]
+    ]
+    if others := difference.outputs[_OUTPUTS:]:
+        most = OutputsDifference(outputs=others).relative
+        told.append((f"{len(others)} more outputs", f"{_share(most)} at most"))
+    return replace(
+        asked,
+        answer=f"{_share(difference.relative)} output error",
+        facts=[*told, ("measured on", str(inputs))],
+    )
+
+
+def _share(relative: float | None) -> str:
+    return "not finite" if relative is None else percent(relative, 1)
+
+
+def built(found: EngineCompared | EngineNotRun | None, engine: BuiltEngine | None = None) -> Section:
+    """Returns the question whether the engine computes the same as the ONNX file, with its answer."""
+    about = "The engine against the hybrid ONNX: what the builder's kernels do to the numbers."
+    asked = Section("Built right?", about=about)
+    about_engine = list(_engine(engine)) if engine else []
+    if isinstance(found, EngineCompared):
+        errors = _error_facts(found.error, found.tolerance, "output")
+        return replace(_judged(asked, passed=found.passed, runs=found.runs), facts=[*errors, *about_engine])
+    why = "not asked"
+    if found:
+        why = _NOT_RUN.get(found.reason) or found.error or "this machine cannot run it"
+    elif engine:
+        why = "an engine runs on a GPU alone; there, patch-compile verify compares it"
+    return replace(asked, answer="not checked", mark="open", facts=[*about_engine, ("why", why)])
+
+
+def _engine(engine: BuiltEngine) -> Iterator[Fact]:
+    yield "engine", f"{bytes_of(engine.bytes)}, {engine.backend} {engine.version}"
+    yield "targets", joined(engine.targets)
+    if words := sparsity_words(engine):
+        yield "2:4 products", words
+
+
+def sparsity_words(engine: EngineDetails) -> str:
+    """Returns one sentence, empty for an engine without 2:4 weights that TensorRT's own tactics could run."""
+    parts, tactics = engine.sparse_parts, engine.sparse_tactics
+    if tactics is None:
+        return (
+            f"TensorRT-RTX has no 2:4 tactics of its own: the {parts} 2:4 products of split linears run densely; only "
+            "--lowering plugin is sparse there"
+        ) * bool(parts)
+    eligible, chosen = tactics.eligible, tactics.chosen
+    if eligible is None or chosen is None:
+        return f"TensorRT logged nothing about 2:4 tactics; whether the {parts} 2:4 products run 2:4 is not known"
+    if eligible == 0:
+        return f"TensorRT found no weight 2:4, so the {parts} 2:4 products of the graph run densely"
+    if chosen == 0:
+        return (
+            f"TensorRT chose no 2:4 tactic for any of {eligible} eligible layers: it timed the dense ones as "
+            "faster, so split brings no speed here; --lowering plugin is the other way"
+        )
+    return f"TensorRT chose 2:4 tactics for {chosen} of {eligible} eligible layers"
+
+
+def _judged(asked: Section, *, passed: bool, runs: Iterable[ComparedRun]) -> Section:
+    folded = [Section("Run by run", tables=[table])] if (table := _runs(runs)).rows else []
+    return replace(asked, answer="yes" if passed else "NO", mark="yes" if passed else "no", folded=folded)
+
+
+def _runs(runs: Iterable[ComparedRun]) -> Table:
+    """Returns the runs that have statistics of their own, or values that are not finite."""
+    keys = ("max", "mean", "median", "rms")
+    rows = [
+        [
+            str(run),
+            found_error(run.error),
+            *(number(getattr(run.stats, key)) if run.stats else "–" for key in keys),
+        ]
+        for run in runs
+        if run.stats or run.error is None
+    ]
+    caption = "Largest error as a share of the largest value, then statistics of |difference| in the outputs' own unit"
+    return Table([Column("run", words=True), "error", *keys], rows, caption)
+
+
+def _error_facts(error: float | None, tolerance: Tolerance, of: str) -> list[Fact]:
+    return [
+        ("largest error", f"{found_error(error)}{f' of the largest {of}' if error is not None else ''}"),
+        ("allowed", number(tolerance.share)),
+        ("derivation", tolerance_words(tolerance)),
+    ]
+
+
+def tolerance_words(tolerance: Tolerance) -> str:
+    """Returns the derivation of a tolerance."""
+    if asked := tolerance.asked:
+        flags = f"--atol {asked.atol:g} --rtol {asked.rtol:g} --check-error-stat {asked.statistic}"
+        return f"as asked: {flags}, in logits"
+    words = _MEASURED.get(tolerance.origin) or _derived(tolerance)
+    return words if tolerance.rounding_models == 1 else f"{tolerance.rounding_models} × {words}: both round"
+
+
+def _derived(tolerance: Tolerance) -> str:
+    assert tolerance.dtype is not None  # a derived tolerance has a type
+    layers = "" if tolerance.layers is None else f" in {tolerance.layers} layers"
+    roundoff = f"u = {UNIT_ROUNDOFF[tolerance.dtype]:.2e} for {tolerance.dtype}"
+    return f"{DEVIATIONS:g}·u·√n, {roundoff}, n = {tolerance.roundings} roundings{layers}"
+
+
+def _pruned_model(kind: Kind) -> str:
+    """Returns the name of the pruned model that the hybrid ONNX is compared with."""
+    return "pruned ONNX" if kind is Kind.ONNX else "pruned checkpoint"
+
+
+def _check(check: LimitCheck) -> Fact:
+    return check.ask, f"{'holds' if check.passed else 'FAILS'}: {limit_words(check)}"
+
+
+def limit_words(check: LimitCheck) -> str:
+    """Returns a figure and its limit."""
+    value = "not finite" if check.value is None else f"{check.value:.4g}"
+    side = "at least" if check.at_least else "at most"
+    return f"{check.figure.words} is {value}, {side} {check.limit:.4g} is asked"
 
 
 def unanswered_words(found: VerifyReport) -> str:
     """Returns the questions that have no answer as a clause, empty if there are none."""
-    built, unanswered = found.built, set(found.unanswered)
-    parts = []
-    if isinstance(built, EngineNotRun) and built.reason is NotRun.NO_ENGINE and Question.BUILT in unanswered:
+    unanswered, parts = set(found.unanswered), []
+    no_engine = isinstance(found.built, EngineNotRun) and found.built.reason is NotRun.NO_ENGINE
+    if no_engine and Question.BUILT in unanswered:
         unanswered.remove(Question.BUILT)
         parts = ["there is no engine to check"]
     if unanswered:
-        open_questions = " and ".join(
-            words for question, words in _UNANSWERED.items() if question in unanswered
-        )
-        parts.append(f"it is not known {open_questions}")
+        questions = " and ".join(words for question, words in _UNANSWERED.items() if question in unanswered)
+        parts.append(f"it is not known {questions}")
     return ", and ".join(parts)
-
-
-def figure_words(figure: FigureName) -> str:
-    """Returns the meaning of a figure."""
-    return _FIGURES[figure]
-
-
-def limit_words(check: LimitCheck) -> str:
-    """Returns a figure beside its limit."""
-    value = "not finite" if check.value is None else f"{check.value:.4g}"
-    side = "at least" if check.at_least else "at most"
-    return f"{figure_words(check.figure)} is {value}, {side} {check.limit:.4g} is asked"
-
-
-def run_words(run: ComparedRun) -> str:
-    """Returns the phase of a run and its number of tokens."""
-    if run.phase == "whole":
-        return "whole run"
-    count = run.past if run.phase == "decode" else run.tokens
-    tokens = f"{count} token{'s' * (count != 1)}"
-    return f"decode, behind {tokens}" if run.phase == "decode" else f"prefill, {tokens}"
-
-
-def not_run_words(answer: EngineNotRun) -> str:
-    """Returns the reason why an engine was not run."""
-    if answer.reason is NotRun.NO_ENGINE:
-        return "there is no engine: it was built with the backend onnx"
-    if answer.reason is NotRun.NO_RUNTIME:
-        return "engines of encoders and of ONNX files are compared with Polygraphy: samples/trtexec.md"
-    return answer.error or "this machine cannot run it"
-
-
-def first_difference_words(first: FirstDifference) -> str:
-    """Returns the place of the first wrong tensor."""
-    return f"the linear {first.linear}" if first.linear else f"the node {first.node} ({first.op})"
-
-
-def where_words(where: ErrorAttribution) -> str:
-    """Returns an explanation of the figures of linears."""
-    return _WHERE if where.tokens is None else _WHERE + _WHERE_TRIED.format(tokens=where.tokens)

@@ -24,7 +24,7 @@ from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.onnx_io.session import open_session, run_session
 from patch_compile.packing.function import NAME
 from patch_compile.progress import Progress
-from patch_compile.report.proof import tolerance_words
+from patch_compile.report.verify import tolerance_words
 from patch_compile.sources.base import OutputSource
 from patch_compile.sources.rounding import tolerance_of
 from patch_compile.verification.graph_outputs import with_outputs

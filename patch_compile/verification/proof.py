@@ -32,7 +32,7 @@ from patch_compile.onnx_io.arrays import load_array, save_array
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.progress import Progress, Update
-from patch_compile.report.proof import tolerance_words
+from patch_compile.report.verify import tolerance_words
 from patch_compile.runtime.decoder import check_finite, pad_left
 from patch_compile.runtime.onnx_decoder import OnnxDecoder
 from patch_compile.sources.base import OutputSource, Source

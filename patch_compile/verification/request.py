@@ -22,7 +22,6 @@ from patch_compile.artifacts.verify_schema import (
 )
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.options import VerifyOptions
-from patch_compile.report.verify import figure_words
 
 __all__ = ["FIGURES", "Figure", "Limit", "VerifyRequest", "check_figures", "parse_limit"]
 
@@ -128,7 +127,7 @@ def check_figures(limits: tuple[Limit, ...], *, decoder: bool) -> None:
         if limit.figure.decoders != decoder:
             raise PatchCompileError(
                 f"--fail-on {limit} can't be checked",
-                f"This model has no {figure_words(limit.figure.name)}.",
+                f"This model has no {limit.figure.name.words}.",
                 "Decoders have ppl, kl, top1 and logits; encoders and ONNX models have output.",
             )
 

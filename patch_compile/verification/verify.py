@@ -246,7 +246,7 @@ class Verification:
                 yield "generated", generated_diff(self.out, request.prompt, request.new_tokens, update)
 
     def _overlap(self, windows: NDArray[np.int64]) -> TextOverlap | None:
-        from patch_compile.report.overlap import overlap_words
+        from patch_compile.report.quality import overlap_words
         from patch_compile.verification.overlap import check_overlap
 
         with self.progress.stage("text seen before") as update:

@@ -15,7 +15,7 @@ from patch_compile.api.compare import compare
 from patch_compile.api.inspect import inspect
 from patch_compile.api.learn import learn
 from patch_compile.api.plan import plan
-from patch_compile.api.results import Examined
+from patch_compile.api.results import Result
 from patch_compile.api.run import run
 from patch_compile.api.signature import takes
 from patch_compile.api.verify import verify
@@ -165,7 +165,7 @@ def test_a_result_is_shown_in_a_terminal_and_in_a_notebook(make_model, capsys, m
 
 
 def test_brackets_and_angles_are_text(capsys):
-    result = Examined({"findings": [], "can": ["build [red]for <sm86>"], "cannot": []})
+    result = Result({"findings": [], "can": ["build [red]for <sm86>"], "cannot": []})
     Console(width=80).print(result)
     assert "can build [red]for <sm86>" in capsys.readouterr().out
     assert "can build [red]for &lt;sm86&gt;" in result._repr_html_()

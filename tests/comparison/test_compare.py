@@ -25,8 +25,8 @@ from patch_compile.cli.compare import compare as compare_command
 from patch_compile.comparison import Against, compare
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.report.compare import axis_label, method_words
-from patch_compile.report.terminal.compare import compared_parts
-from patch_compile.report.terminal.parts import show
+from patch_compile.report.result import sections_of
+from patch_compile.report.terminal import show
 from tests.artifacts.benched import benched
 from tests.builds import TINY, build
 from tests.conftest import TEXT, write_model
@@ -96,7 +96,7 @@ def test_pareto_points_are_those_that_none_beats_and_the_others_say_by_what(outs
     result = compare(outs)
     assert result.pareto == ("r0.1", "r0.5")
     assert [row.beaten_by for row in result.builds] == [None, "r0.5", None]
-    show(compared_parts(result))
+    show(sections_of(result))
     said = capsys.readouterr().out
     assert "Pareto points, perplexity against ratio: r0.1, r0.5" in said
     assert "r0.3 is beaten by r0.5: perplexity 14.00 against 13.00, ratio 0.30 against 0.50" in said
@@ -117,7 +117,7 @@ def test_a_build_that_is_slower_and_worse_is_beaten_by_the_dense_model(outs, cap
         perplexity(out, 12.0)
     result = compare(outs, against=Against.SPEED)  # such small linears are predicted slower than dense ones
     assert result.pareto == () and {row.beaten_by for row in result.builds} == {DENSE}
-    show(compared_parts(result))
+    show(sections_of(result))
     assert "none, the dense model beats them all" in capsys.readouterr().out
 
 
@@ -145,7 +145,7 @@ def test_speeds_that_were_measured_on_one_gpu_are_the_axis(outs, capsys):
     assert axis_label(result) == (
         "measured speed-up, decode, batch 1, 128 tokens\nNVIDIA RTX A6000, TensorRT 11.0"
     )
-    show(compared_parts(result))
+    show(sections_of(result))
     said = capsys.readouterr().out
     assert "Pareto points, perplexity against measured speed-up of decode: " in said
     assert "measured: decode at batch 1, 128 tokens on NVIDIA RTX A6000, TensorRT 11.0" in said
@@ -161,8 +161,8 @@ def test_times_of_different_places_are_left_out_with_the_reason(outs, other, sai
     rewrite(outs[1], "bench/bench.json", **other.as_json())
     result = compare(outs)
     assert "r0.3" not in {row.name for row in result.builds if row.measured}
-    show(compared_parts(result))
-    assert f"note: measured speeds are left out: times {said}" in capsys.readouterr().out
+    show(sections_of(result))
+    assert f"measured speeds are left out: times {said}" in capsys.readouterr().out
 
 
 def test_predictions_for_different_cards_are_left_out_with_the_reason(outs, capsys):
@@ -173,7 +173,7 @@ def test_predictions_for_different_cards_are_left_out_with_the_reason(outs, caps
     assert all(row.predicted is None for row in result.builds) and result.predicted_for is None
     (left_out,) = result.left_out
     assert left_out.kind is LeftOutKind.PREDICTED_DIFFERENTLY
-    show(compared_parts(result))
+    show(sections_of(result))
     said = capsys.readouterr().out
     assert "predicted speeds are left out: speeds were predicted for different cards or workloads" in said
     assert "r0.1: H100" in said and "r0.3, r0.5: A6000" in said
@@ -279,7 +279,7 @@ def test_an_encoder_is_compared_by_the_error_of_its_outputs(tmp_path, text_file,
     assert result.quality.measure is Measure.OUTPUT_ERROR and result.quality.dense == 0
     assert result.pareto == ("r0.1", "r0.5")
     assert [row.increase for row in result.builds] == [None, None]
-    show(compared_parts(result))
+    show(sections_of(result))
     assert "bert: relative error of the outputs on" in capsys.readouterr().out
 
 
@@ -303,15 +303,15 @@ def test_builds_with_other_kinds_are_compared_by_bytes_and_shares(root, tmp_path
     # They differ in the picture.
     assert [method_words(row) for row in result.builds] == ["wanda", "wanda, n:16"]
     assert sum(mixed.kinds.values()) == pytest.approx(1.0) and 1.125 < mixed.bytes_per_weight < 2.0
-    show(compared_parts(result))
+    show(sections_of(result))
     said = capsys.readouterr().out
     rows = {line.split()[0]: line.split()[1:] for line in said.rpartition("tiles,")[2].splitlines()[2:5]}
     assert rows["dense"] == ["100.0", "2.000"] and rows["r0.5"] == ["100.0", "1.125"]
     shares = [f"{100 * n:.1f}" for n in mixed.kinds.values()]
     assert rows["mixed"] == [*shares, f"{mixed.bytes_per_weight:.3f}"]
     assert "compares builds by what they take" not in said
-    show(compared_parts(compare([root / "r0.5", tmp_path / "mixed"])))
-    assert "note: kinds of tiles take different bytes at one ratio; `--x bytes`" in capsys.readouterr().out
+    show(sections_of(compare([root / "r0.5", tmp_path / "mixed"])))
+    assert "kinds of tiles take different bytes at one ratio; `--x bytes`" in capsys.readouterr().out
 
 
 def test_builds_of_2_4_alone_have_no_table_of_kinds(root, capsys):
@@ -321,5 +321,5 @@ def test_builds_of_2_4_alone_have_no_table_of_kinds(root, capsys):
         "dense": pytest.approx(0.8, abs=0.05),
         "2:4": pytest.approx(0.2, abs=0.05),
     }
-    show(compared_parts(result))
+    show(sections_of(result))
     assert "bytes a weight" not in capsys.readouterr().out

@@ -6,8 +6,8 @@ import pytest
 
 from patch_compile.inspection.doctor import examine
 from patch_compile.plugin.build import build_plugin
-from patch_compile.report.terminal.inspect import examined_parts
-from patch_compile.report.terminal.parts import show
+from patch_compile.report.result import sections_of
+from patch_compile.report.terminal import show
 from tests.commands import run
 
 
@@ -21,7 +21,7 @@ def test_it_runs_and_names_a_remedy_for_each_lack():
     result = json.loads(done.stdout)
     assert all(one["found"] or one["fix"] for one in result["findings"])
     assert "learn masks and compile to ONNX" in result["can"]
-    show(examined_parts(result))
+    show(sections_of(result))
 
 
 def test_a_compiler_that_is_missing(monkeypatch, tmp_path, capsys):
@@ -32,7 +32,7 @@ def test_a_compiler_that_is_missing(monkeypatch, tmp_path, capsys):
     assert not nvcc["found"] and "CUDACXX" in nvcc["fix"]
     assert not plugin["found"] and "patch-compile plugin" in plugin["fix"]
     assert any(line.startswith("build engines") for line in result["cannot"])
-    show(examined_parts(result))
+    show(sections_of(result))
     assert "--  nvcc" in capsys.readouterr().out
 
 

@@ -24,8 +24,8 @@ from patch_compile.hardware.cards import parse_architectures
 from patch_compile.inspection import binaries, inspect_path
 from patch_compile.plugin.build import build_plugin
 from patch_compile.plugin.targets import wanted_archs
-from patch_compile.report.terminal.inspect import found_parts
-from patch_compile.report.terminal.parts import show
+from patch_compile.report.result import sections_of
+from patch_compile.report.terminal import show
 from tests.builds import build
 from tests.commands import run_here
 from tests.engine import graphs
@@ -97,10 +97,10 @@ def test_masks(masks, capsys):
     assert found.kind == "masks" and not found.faults
     assert found.facts["seed"] == 7 and found.facts["linears"] == 3
     assert found.facts["ratio"] == pytest.approx(MaskSet.load(masks).ratio, abs=1e-4)
-    show(found_parts(found, every=False))
+    show(sections_of(found, every=False))
     folded = capsys.readouterr().out
     assert "128×192" in folded and "checked: every tile map" in folded and "layers.1.proj" not in folded
-    show(found_parts(found, every=True))
+    show(sections_of(found, every=True))
     assert "layers.1.proj" in capsys.readouterr().out
 
 

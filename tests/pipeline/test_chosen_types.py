@@ -11,9 +11,8 @@ from patch_compile.inspection.onnx_graph import inspect_onnx
 from patch_compile.pipeline.learn import learn
 from patch_compile.pipeline.plan import plan
 from patch_compile.recipe import Recipe
-from patch_compile.report.terminal.console import build_parts
-from patch_compile.report.terminal.parts import show
-from patch_compile.report.terminal.plan import plan_parts
+from patch_compile.report.result import sections_of
+from patch_compile.report.terminal import show
 from patch_compile.sources.checkpoint.source import CheckpointSource
 from patch_compile.verification.request import VerifyRequest
 from patch_compile.verification.verify import verify
@@ -43,7 +42,7 @@ def test_a_speed_chooses_types_that_are_compiled_and_proven(settings, make_model
     assert not found.faults and {row["weights"] for row in found.rows} <= {*rows.values()}
     assert report["agreement"]["error"] <= report["agreement"]["tolerance"]["share"]
     assert report["learned"]["speed"]["rounding"] > 0
-    show(build_parts(read_report(out)))
+    show(sections_of(read_report(out)))
     assert "weight types chosen for a speed-up of 1.2 on L4" in capsys.readouterr().out
     recipe = Recipe.of_build(out)
     assert recipe.weights == "auto" and recipe.speedup == 1.2
@@ -84,7 +83,7 @@ def test_a_plan_tells_by_what_losses_it_chose_types(settings, make_model, capsys
     for weights, told in (("int8,int4", True), ("int8", False)):
         planned = plan(Recipe.parse(asked(settings, model, speedup=1.02, weights=weights)))
         assert planned.weights == "int8" and planned.assumes_losses == told
-        show(plan_parts(planned))
+        show(sections_of(planned))
         assert (note in " ".join(capsys.readouterr().out.split())) == told
 
 

@@ -19,8 +19,8 @@ from patch_compile.errors import PatchCompileError, SpeedError
 from patch_compile.hardware.gpu import local_gpu
 from patch_compile.pipeline.plan import plan
 from patch_compile.recipe import Recipe
-from patch_compile.report.terminal.parts import show
-from patch_compile.report.terminal.plan import plan_parts
+from patch_compile.report.result import sections_of
+from patch_compile.report.terminal import show
 from tests.planning.assumed import assumed_mask
 from tests.planning.llama import LLAMA_2_7B, write_hollow_llama
 
@@ -79,37 +79,11 @@ def test_the_whole_is_beside_its_limits(planned):
     assert planned["totals"]["bytes_after"] == sum(row["bytes_after"] for row in planned["linears"])
 
 
-def test_a_person_reads_it_in_100_columns(planned, model_dir, monkeypatch, capsys):
-    monkeypatch.setattr("patch_compile.report.terminal.parts._PIPE_WIDTH", 100)
-    monkeypatch.delenv("COLUMNS", raising=False)  # pytest's workers have it
-    show(plan_parts(planned_for(model_dir, ratio=0.4)))
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "predicted on A6000; batch 16, 128 prompt + 128 generated tokens"
-    table = [line.rstrip() for line in lines[1 : lines.index(next(x for x in lines if x.startswith("µs:")))]]
-    assert all(len(line) <= 100 for line in table)
-    assert not any("…" in line for line in table)
-    (row,) = (line.split() for line in table if "gate_proj" in line)
-    assert row[:5] == ["gate_proj", "32", "11008×4096", "0.80", "plugin"] and len(row) == 13
-    assert [line.split()[0] for line in table if "plugin" in line] == [
-        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"
-    ]  # fmt: skip
-    whole = planned["whole"]["end_to_end"]
-    (last,) = (line.split() for line in lines if "end to end" in line)
-    assert last[-2:] == [f"{whole['speedup']:.2f}", f"{whole['limit']:.2f}"]
-    assert (
-        "note: these speeds are predicted by a roofline (docs/explanation/performance.md), not measured"
-        in lines
-    )
-    assert "ratio: 0.4000 (asked: ratio 0.4)" in lines
-    assert any(line.startswith("note: no masks are given") and "--mask FILE" in line for line in lines)
-    assert not any(line.startswith("note: target:") for line in lines)  # it was asked for
-
-
 def test_a_target_that_nobody_asked_for_is_said(small, capsys):
     found = plan(Recipe.parse({"model": small, "ratio": 0.4}))
-    show(plan_parts(found))
+    show(sections_of(found))
     assert found.target_source is (TargetSource.LOCAL_GPU if local_gpu() else TargetSource.DEFAULT)
-    assert f"note: target: {found.target} (" in capsys.readouterr().out
+    assert f"target: {found.target} (" in capsys.readouterr().out
 
 
 def test_its_json_is_read_back_as_what_it_is(small, tmp_path):
@@ -132,7 +106,7 @@ def test_real_tile_maps_are_planned_as_they_are(small, tmp_path, capsys):
         reason = Reason(kind=ReasonKind.NO_SPARSE_TILE) if "v_proj" in row.name else None
         assert (row.lowering, row.reason) == ("dense" if reason else "plugin", reason)
     assert found.asked == Asked(mask=str(tmp_path / "masks.safetensors"))
-    show(plan_parts(found))
+    show(sections_of(found))
     said = capsys.readouterr().out
     assert f"(asked: masks of {tmp_path / 'masks.safetensors'})" in said and "no masks are given" not in said
     with pytest.raises(PatchCompileError, match="made for another model"):
@@ -157,7 +131,7 @@ def test_a_speed_is_answered_with_the_ratio_that_it_takes(small, capsys):
     assert planned_for(small, ratio=round(found.ratio - 0.01, 3)).whole.end_to_end.speedup < 1.3
     budget = found.whole.end_to_end.dense_ms / 1.3
     assert planned_for(small, budget_ms=budget).ratio == found.ratio
-    show(plan_parts(found))
+    show(sections_of(found))
     assert "(asked: a speed-up of 1.3)" in capsys.readouterr().out
     with pytest.raises(SpeedError, match="out of reach"):
         planned_for(small, speedup=1.9)
@@ -185,7 +159,7 @@ def test_linears_that_do_not_gain_have_no_ratio_and_the_plan_says_over_which_it_
     assert found.gaining.gaining == len(gaining) < 14
     assert found.gaining.ratio == pytest.approx(0.4, abs=2e-3)
     assert found.ratio == pytest.approx(found.gaining.ratio_of_covered) and found.ratio < 0.4
-    show(plan_parts(found))
+    show(sections_of(found))
     said = capsys.readouterr().out
     over = f"the ratio is {found.gaining.ratio:.4f} over these and {found.ratio:.4f} over all 14"
     assert f"{len(gaining)} of 14 covered linears gain by pruning on A6000: {over}" in said
@@ -214,17 +188,17 @@ def test_a_model_that_does_not_fit_is_promised_no_speed(planned, tmp_path, capsy
     assert memory.cache == 2 * 2 * 80 * 8 * 128 * 16 * 256
     assert not memory.fits and memory.cards == 2
     assert Planned(found).speedup is None and "does not fit" in Planned(found).summary()
-    show(plan_parts(found))
+    show(sections_of(found))
     said = capsys.readouterr().out
     assert "does not fit: weights 90." in said and "2 such cards would hold it" in said
     assert "end to end" not in said and "whole model" not in said
     assert planned["memory"]["card"] == 48 * 10**9 > planned["memory"]["weights"] + planned["memory"]["cache"]
     larger = planned_for(tmp_path, ratio=0.4, target="h200")
-    show(plan_parts(larger))
+    show(sections_of(larger))
     said = capsys.readouterr().out
     assert larger.memory.fits and "end to end" in said and "of 141 GB on H200" in said
     beside = planned_for(tmp_path, ratio=0.4, target="h200", batch_size=64)
-    show(plan_parts(beside))
+    show(sections_of(beside))
     assert "; the dense model does not fit" in capsys.readouterr().out
 
 
@@ -237,17 +211,17 @@ def test_a_target_that_the_backend_of_this_machine_cannot_build_for_is_said(smal
         pytest.fail(f"this machine builds with {name}")
     found = planned_for(small, ratio=0.4, target="h100")
     assert found.builder is not None and not found.builder.builds and found.builder.target == "sm90"
-    show(plan_parts(found))
+    show(sections_of(found))
     assert (
         f"tensorrt-rtx {found.builder.version}, the backend of this machine, can't build an engine for sm90"
         in (capsys.readouterr().out)
     )
-    show(plan_parts(planned_for(small, ratio=0.4)))
+    show(sections_of(planned_for(small, ratio=0.4)))
     assert "can't build an engine" not in capsys.readouterr().out
 
 
 def test_linears_that_no_pattern_fits_are_named(small, capsys):
-    show(plan_parts(planned_for(small, ratio="mlp.*=0.5,v_proj=0")))
+    show(sections_of(planned_for(small, ratio="mlp.*=0.5,v_proj=0")))
     said = capsys.readouterr().out
     assert (
         "no pattern of the ratio fits model.layers.*.self_attn.q_proj, model.layers.*.self_attn.k_proj, "
@@ -289,10 +263,7 @@ def test_a_target_without_a_data_sheet_has_no_plan(small, unrated_sm120):
         planned_for(small, ratio=0.4, target="sm120")
 
 
-def test_types_of_weights_are_side_by_side(small, capsys, monkeypatch):
-    """A row for each type, the same as a plan of its own, in 80 columns."""
-    monkeypatch.setattr("patch_compile.report.terminal.parts._PIPE_WIDTH", 80)
-    monkeypatch.delenv("COLUMNS", raising=False)
+def test_each_type_of_weights_has_its_plan(small):
     found = planned_for(small, ratio=0.4, weights="int8")
     assert found.weights == "int8" and {row.weights for row in found.linears} == {"int8"}
     rows = {row.weights: row for row in found.types}
@@ -302,18 +273,6 @@ def test_types_of_weights_are_side_by_side(small, capsys, monkeypatch):
         alone = planned_for(small, ratio=0.4, weights=weights)
         assert (row.whole, row.linears_bytes) == (alone.whole, alone.totals.bytes_after)
         assert (row.ratio, row.model_bytes) == (alone.ratio, alone.memory.weights)
-    show(plan_parts(found))
-    lines = capsys.readouterr().out.splitlines()
-    assert all(len(line) <= 80 for line in lines if not line[:1].isalpha() and not line.startswith("*"))
-    (line,) = (line.split() for line in lines if line.split()[:2] == ["int8", "*"])
-    decode, whole = rows["int8"].whole.decode, rows["int8"].whole.end_to_end
-    assert line[6:] == [
-        f"{x:.2f}" for phase in (decode, whole) for x in (phase.speedup, phase.over_alike, phase.limit)
-    ]
-    assert any(
-        line.split()[:5] == ["gate_proj", "2", "11008×4096", "0.80", "plugin"] and "int8" in line
-        for line in lines
-    )
 
 
 def test_weights_by_pattern_have_a_row_of_their_own(small):
@@ -335,7 +294,7 @@ def test_types_that_do_not_fit_are_left_out_with_the_reason(tmp_path, capsys):
     found = planned_for(write_hollow_llama(tmp_path / "narrow", narrow), ratio=0.4)
     unfit = {row.weights: row.unfit for row in found.types}
     assert unfit == {"float16": None, "int8": None, "int4": "model.layers.0.mlp.down_proj"}
-    show(plan_parts(found))
+    show(sections_of(found))
     assert "weights of int4 are left out: K of model.layers.0.mlp.down_proj" in capsys.readouterr().out
     with pytest.raises(PatchCompileError, match="down_proj can't have int4 weights"):
         planned_for(tmp_path / "narrow", ratio=0.4, weights="int4")
@@ -346,9 +305,8 @@ def test_a_speed_takes_another_ratio_with_other_weights(small, capsys):
     rows = {row.weights: row for row in found.types}
     assert rows["int8"].ratio > rows["int4"].ratio == 0.0
     assert rows["float16"] == OtherTypes(weights="float16")
-    show(plan_parts(found))
+    show(sections_of(found))
     said = capsys.readouterr().out
-    assert "ratio" in next(line for line in said.splitlines() if "linears model" in line)
     assert "weights of float16 are left out: with them a speed-up of 1.7 is out of reach" in said
 
 
@@ -356,14 +314,15 @@ def test_types_of_a_model_that_does_not_fit_in_16_bits(small, capsys):
     """64 sequences of 7200 tokens take 15.1 of 16 GB, and weights 1.05 or 0.7."""
     load = {"batch_size": 64, "prompt_tokens": 7072}
     found = planned_for(small, ratio=0.4, target="rtx 5080", **load)
-    show(plan_parts(found))
+    show(sections_of(found))
     said = capsys.readouterr().out
     assert not found.memory.fits and "with weights of float16 the model does not fit on RTX 5080" in said
-    figures = {
-        line.split()[0]: line.split()[-8:] for line in said.splitlines() if line[1:4] in ("flo", "int")
+    dashes = {
+        name: sum(line.count("–") for line in said.splitlines() if name in line)
+        for name in ("float16", "int4")
     }
-    assert figures["float16"] == ["–"] * 8 and "–" not in figures["int4"]
-    show(plan_parts(planned_for(small, ratio=0.4, target="rtx 5080", **load | {"batch_size": 68})))
+    assert dashes == {"float16": 8, "int4": 0}
+    show(sections_of(planned_for(small, ratio=0.4, target="rtx 5080", **load | {"batch_size": 68})))
     assert "speed-up" not in capsys.readouterr().out
 
 

@@ -1,38 +1,19 @@
-"""Types of weights in words, and the share of a loss that rounding has."""
+"""Types of weights in words."""
 
 from collections import Counter
 
 import numpy as np
 
 from masklearn.masks.maskset import MaskSet
-from masklearn.quality.record import BaselineRow, BesideBaselines
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import INT8
 from patch_compile.planning.lowering import plan_linear
 from patch_compile.report.learned import mosaic_line
+from patch_compile.report.linears import compiled_types, types_line
 from patch_compile.report.prediction import lowering_words, reason_lines
-from patch_compile.report.weight_types import compiled_types, loss_lines, types_line
 from tests.planning.assumed import assumed_mask
 
 TILE = (128, 128)
-
-
-def row(name: str, perplexity: float) -> BaselineRow:
-    return BaselineRow(name=name, ratio=0.4, perplexity=perplexity, seconds=None, deployable=True)
-
-
-def said(*rows: BaselineRow) -> list[str]:
-    found = BesideBaselines(rows=rows, beaten_by=(), windows=8, length=1024, dtype="float32")
-    return list(loss_lines(found))
-
-
-def test_a_loss_is_split_where_dense_weights_of_the_type_were_measured() -> None:
-    build, dense, rounded = row("oneshot", 30.0), row("dense", 22.0), row("dense-rounded", 22.5)
-    assert said(build, dense, rounded) == [
-        "loss: dense 22.00; rounding its weights alone +0.50, to 22.50; pruning on top +7.50, to 30.00"
-    ]
-    assert said(build, dense) == said(build, rounded) == []
-    assert said(row("oneshot", float("inf")), dense, rounded) == []
 
 
 def test_masks_say_their_types_and_bytes() -> None:

@@ -17,8 +17,8 @@ from patch_compile.cli.bench import bench as bench_command
 from patch_compile.errors import PatchCompileError
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
-from patch_compile.report.terminal.bench import benched_parts
-from patch_compile.report.terminal.parts import show
+from patch_compile.report.result import sections_of
+from patch_compile.report.terminal import show
 from patch_compile.sources.open import source_of
 from patch_compile.timing.models import UniformMasks, write_contender
 from patch_compile.timing.request import BenchRequest
@@ -53,9 +53,9 @@ def test_three_models_are_timed_and_the_build_stays_whole(out_of, capsys):
     assert after - before == {"bench/bench.json", "report.html"} - before
     assert {"bench/bench.json", "report.html"} <= set(OutFolder.open(out).manifest.files)
     assert "says nothing about a GPU" in (out / "report.html").read_text()
-    show(benched_parts(result, "OUT/bench/bench.json"))
+    show(sections_of(result, out))
     said = capsys.readouterr().out
-    assert "It says nothing about a GPU" in said and "note: uniform 2:4: every tile" in said
+    assert "It says nothing about a GPU" in said and "uniform 2:4: every tile" in said
     assert "predicted" not in said
 
 
@@ -158,7 +158,7 @@ def test_hybrid_alone_needs_no_original(out_of):
         out, BenchRequest(batch_size=(1,), prompt_tokens=(8,), past_tokens=(8,), against=(), **QUICK)
     )
     assert result.rows[0].dense is None and result.rows[0].speedup is None
-    show(benched_parts(result, ""))
+    show(sections_of(result))
 
 
 @pytest.mark.parametrize(("asked", "what", "fix"), [

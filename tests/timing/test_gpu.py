@@ -20,8 +20,8 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.hardware.gpu import Gpu
 from patch_compile.planning.cards import PlanCard, card_of, card_of_gpu
 from patch_compile.planning.roofline.assumptions import ASSUMED
-from patch_compile.report.terminal.bench import benched_parts
-from patch_compile.report.terminal.parts import show
+from patch_compile.report.result import sections_of
+from patch_compile.report.terminal import show
 from patch_compile.runtime import Runner
 from patch_compile.sources.open import source_of
 from patch_compile.timing import models, run
@@ -128,16 +128,16 @@ def test_engines_are_timed_with_clocks_limits_and_predictions(gpu, capsys):
     assert result.clocks.during.sm_mhz == Spread(min=1790, median=1795, max=1800)
     assert not (out / "bench/models").exists()
     OutFolder.open(out)
-    show(benched_parts(result, "bench.json"))
+    show(sections_of(result, Path("out")))
     said = capsys.readouterr().out
-    assert "while it ran: SM clock 1790 … 1800 MHz, memory 8000 MHz, 250 W, 65 °C" in said
+    assert "While it ran: SM clock 1790 … 1800 MHz, memory 8000 MHz, 250 W, 65 °C" in said
     assert "predicted" in said and "limit" in said
     assert "by the GPU's clock" in said and "clock moved" not in said
 
 
 def test_clocks_that_moved_are_warned_of(gpu, capsys):
-    show(benched_parts(run.bench(gpu(constant, Driver(1800, 1500)), SMALL), "bench.json"))
-    assert "note: the SM clock moved by" in capsys.readouterr().out
+    show(sections_of(run.bench(gpu(constant, Driver(1800, 1500)), SMALL), Path("out")))
+    assert "the SM clock moved by" in capsys.readouterr().out
 
 
 def test_sizes_beyond_the_profiles_are_left_out_unless_they_were_asked_for(gpu):
@@ -199,9 +199,9 @@ def test_calibration_finds_what_the_card_does_and_plans_go_by_it(gpu, no_measure
     assert result.calibration.path == str(file)
     assert BenchReport.of(out).calibration == result.calibration
     assert card_of("a6000").assume.launch == pytest.approx(2.5, rel=0.02)
-    show(benched_parts(result, "bench.json"))
+    show(sections_of(result, Path("out")))
     said = capsys.readouterr().out
-    assert "calibrated: predictions of a roofline" in said
+    assert "predictions of a roofline" in said
 
 
 def test_a_calibration_that_is_nonsense_leaves_the_times_and_no_card(gpu, no_measured_cards):

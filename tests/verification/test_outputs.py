@@ -7,8 +7,8 @@ import pytest
 
 from patch_compile.artifacts.report import read_report
 from patch_compile.errors import AccuracyError, PatchCompileError
-from patch_compile.report.terminal.console import build_parts
-from patch_compile.report.terminal.parts import show
+from patch_compile.report.result import sections_of
+from patch_compile.report.terminal import show
 from patch_compile.sources.checkpoint.encoder import EncoderSource
 from tests.builds import TINY, build
 
@@ -35,8 +35,8 @@ def test_the_report_compares_hidden_states(
     assert {"perplexity", "generated"}.isdisjoint(report)
     assert any("positions of the model reach" in note for note in report["notes"])
     assert any("that of the calibration" in note for note in report["notes"])
-    show(build_parts(read_report(settings["out"])))
-    assert "hybrid and pruned checkpoint differ by" in capsys.readouterr().out
+    show(sections_of(read_report(settings["out"])))
+    assert "Compiled right? ✓ yes" in capsys.readouterr().out
 
 
 def test_an_encoder_that_was_not_compiled_right_fails(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from patch_compile.artifacts.folder import OutFolder
 from patch_compile.artifacts.overlap import OverlapUnknown
-from patch_compile.report.overlap import overlap_words, shared_words
+from patch_compile.report.quality import overlap_words, shared_words
 from patch_compile.verification.overlap import check_overlap, overlap
 from tests.builds import build
 from tests.conftest import WORDS

@@ -23,10 +23,8 @@ from patch_compile.artifacts.verify import Outcome, Question, VerifyReport
 from patch_compile.artifacts.verify_schema import EngineNotRun, NotRun
 from patch_compile.cli.verify import verify as command
 from patch_compile.errors import NOT_CHECKED, PatchCompileError
-from patch_compile.report.proof import tolerance_words
-from patch_compile.report.terminal.parts import show
-from patch_compile.report.terminal.verify import verified_parts
-from patch_compile.report.verify import run_words, unanswered_words
+from patch_compile.report.terminal import show
+from patch_compile.report.verify import tolerance_words, unanswered_words, verified
 from patch_compile.verification import baselines
 from patch_compile.verification.request import VerifyRequest
 from patch_compile.verification.verify import Verification, verify
@@ -81,7 +79,7 @@ def test_each_question_has_its_own_answer(built, out, capsys):
     compiled, pruned, where = found.compiled, found.pruned, found.where
     assert compiled.passed and 0 < compiled.error <= compiled.tolerance.share
     names = ["prefill, 1 token", "decode, behind 1 token", "prefill, 7 tokens", "decode, behind 7 tokens"]
-    assert [run_words(run) for run in compiled.runs] == names
+    assert [str(run) for run in compiled.runs] == names
     assert found.built == EngineNotRun(reason=NotRun.NO_ENGINE)
     assert Question.BUILT not in found.asked and VerifyReport.of(out) == found
 
@@ -102,9 +100,9 @@ def test_each_question_has_its_own_answer(built, out, capsys):
     assert [row.block for row in where.blocks] == [0, 1]
     assert {row.name for row in found.baselines.rows} == {"wanda", "dense"}
 
-    show(verified_parts(found, Path("some")))
+    show(verified(found, Path("some")))
     shown = capsys.readouterr().out
-    assert "compiled right: yes" in shown and "built right: not known here" in shown and "PASSED" in shown
+    assert "Compiled right? ✓ yes" in shown and "Built right? ○ not checked" in shown and "PASSED" in shown
     assert "answers, inputs and outputs: some/verify" in shown
 
 
@@ -249,8 +247,8 @@ def test_a_question_without_an_answer_is_not_passed(out):
     """The build has no engine, and there is no GPU: nothing was checked."""
     result = CliRunner().invoke(command, [str(out), "--only", "built", "--lengths", "1"])
     assert result.exit_code == NOT_CHECKED == 5
-    last = result.stdout.splitlines()[-1]
-    assert last.startswith("NOT CHECKED in ") and ": there is no engine to check; " in last
+    verdict = result.stdout.splitlines()[-2]
+    assert verdict.startswith("NOT CHECKED in ") and verdict.endswith(": there is no engine to check")
     assert "PASSED" not in result.stdout
     found = VerifyReport.of(out)
     assert found.outcome is Outcome.NOT_CHECKED and found.unanswered == (Question.BUILT,)

@@ -23,10 +23,10 @@ from patch_compile.artifacts.layout import (
     RECIPE,
 )
 from patch_compile.artifacts.report import Kind
-from patch_compile.report.page.key_figures import key_figures
-from patch_compile.report.page.number_format import percent
+from patch_compile.report.linears import compiled_types, types_words
+from patch_compile.report.number_format import percent
 from patch_compile.report.page.page_data import Sources
-from patch_compile.report.weight_types import compiled_types, types_words
+from patch_compile.report.page.verdict import key_figures
 
 __all__ = ["model_card"]
 

@@ -8,14 +8,12 @@ from difflib import SequenceMatcher
 from typing import Any
 
 from patch_compile.artifacts.proof import Sentence
-from patch_compile.artifacts.tasks import TaskScores
 from patch_compile.artifacts.verify_schema import GeneratedText
 from patch_compile.report.page.page_data import Sources
-from patch_compile.report.tasks import metric_words, task_notes
+from patch_compile.report.quality import tasks as task_scores
 
 __all__ = ["differing_words", "said"]
 
-_BACKENDS = {"hf": "transformers", "onnx": "ONNX Runtime"}
 _WORDS = re.compile(r"\s*\S+|\s+$")  # a word with the space before it
 
 
@@ -24,9 +22,9 @@ def said(sources: Sources) -> dict[str, Any] | None:
 
     A text is {prompt, same, dense, pruned}. The last two are lists of (words, True if they differ) in order.
     """
-    tasks = sources.verify.tasks if sources.verify else None
+    tasks = task_scores(sources.verify.tasks if sources.verify else None)
     texts = [_text(*one) for one in _generated(sources)]
-    return {"tasks": _tasks(tasks) if tasks else None, "texts": texts} if tasks or texts else None
+    return {"tasks": tasks, "texts": texts} if tasks.title or texts else None
 
 
 def differing_words(before: str, after: str) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]]]:
@@ -69,8 +67,3 @@ def _text(one: Sentence | GeneratedText, after: str) -> dict[str, Any]:
         "same": one.dense == after,
         "tokens": tokens,
     }
-
-
-def _tasks(tasks: TaskScores) -> dict[str, Any]:
-    rows = [(metric_words(row), row) for row in tasks.rows]
-    return {"rows": rows, "how": f"{tasks.harness} on {_BACKENDS[tasks.backend]}", "notes": task_notes(tasks)}

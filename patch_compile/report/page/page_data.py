@@ -21,8 +21,7 @@ from patch_compile.artifacts.report import DecoderReport, Kind, Report, read_rep
 from patch_compile.artifacts.verify import VerifyReport
 from patch_compile.artifacts.verify_schema import ErrorAttribution, PrunedOutputs, PrunedTokens
 from patch_compile.errors import PatchCompileError
-from patch_compile.report.page.number_format import joined
-from patch_compile.report.proof import text_words
+from patch_compile.report.number_format import joined
 
 __all__ = ["Perplexities", "Row", "Sources"]
 
@@ -150,11 +149,11 @@ class Sources:
     def perplexity(self) -> Perplexities | None:
         """Returns what `verify` measured if it did so, else what the build did; None for an encoder."""
         if found := self.predictions:
-            return Perplexities(found.perplexity.dense, found.perplexity.pruned, text_words(found.on))
+            return Perplexities(found.perplexity.dense, found.perplexity.pruned, str(found.on))
         if not isinstance(self.report, DecoderReport):
             return None
         built = self.report.perplexity
-        return Perplexities(built.dense, built.hybrid, text_words(built.on))
+        return Perplexities(built.dense, built.hybrid, str(built.on))
 
     @property
     def outputs(self) -> tuple[OutputsDifference, ComparedInputs] | None:

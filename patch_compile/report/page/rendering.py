@@ -1,4 +1,4 @@
-"""Renders the templates of the page, and of pictures that share its charts and its colours."""
+"""Finds the templates of the page, and the colours that pictures share with it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from patch_compile.report.page.number_format import FILTERS
+from patch_compile.report.number_format import kind_class, percent
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -17,24 +17,24 @@ _PACKAGE = "patch_compile.report.page"
 _VARIABLE = re.compile(r"--([\w-]+):\s*([^;]+);")
 
 
-def environment(*packages: str) -> Environment:
-    """Returns the environment of the page's templates, and of those of other packages that build on them."""
-    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+def environment() -> Environment:
+    """Returns the environment of the page's templates."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
     found = Environment(
-        loader=ChoiceLoader([PackageLoader(package) for package in (*packages, _PACKAGE)]),
+        loader=PackageLoader(_PACKAGE),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters.update(FILTERS)
+    found.filters.update(percent=percent, kind_class=kind_class)
     return found
 
 
-def asset(name: str, package: str = _PACKAGE) -> str:
-    """Returns the text of a stylesheet or script among the templates of a package."""
-    return (files(package) / "templates" / name).read_text("utf-8")
+def asset(name: str) -> str:
+    """Returns the text of a stylesheet or script among the templates."""
+    return (files(_PACKAGE) / "templates" / name).read_text("utf-8")
 
 
 def themes() -> dict[str, dict[str, str]]:

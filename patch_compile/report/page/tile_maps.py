@@ -21,7 +21,7 @@ from masklearn.masks.kinds.table import DENSE, PRUNED, TWO_FOUR
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.name_globs import depth_of, kind_of, short_kinds
 from masklearn.masks.tiles import spell_tile, tile_weights
-from patch_compile.report.page.number_format import percent, shape_of
+from patch_compile.report.number_format import percent, shape_of
 
 __all__ = ["TileMap", "tile_maps", "tile_path"]
 

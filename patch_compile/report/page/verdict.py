@@ -1,4 +1,4 @@
-"""The top of the page: the build, its quality, its speed, and warnings."""
+"""The top of the page: three lights, the build in a sentence, warnings, and key figures to compare builds by."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from patch_compile.artifacts.bench import BenchReport, BenchRow, Library
+from masklearn.masks.kinds.base import BYTES_DENSE
+from patch_compile.artifacts.bench import Library, Phase
 from patch_compile.artifacts.report import Kind, OutputsReport
 from patch_compile.artifacts.verify import Outcome, VerifyReport
 from patch_compile.artifacts.verify_schema import EngineCompared
-from patch_compile.report.baselines import beaten_lines
-from patch_compile.report.bench import IN_PHASE, LIBRARY_NAMES
-from patch_compile.report.output_error import output_warnings
-from patch_compile.report.page.number_format import (
+from patch_compile.planning.roofline.linear_roofline import speedup_limit
+from patch_compile.report.bench import IN_PHASE
+from patch_compile.report.linears import compiled_types, types_words
+from patch_compile.report.number_format import (
+    bytes_of,
     change,
     found_error,
     joined,
@@ -22,10 +24,212 @@ from patch_compile.report.page.number_format import (
     perplexity,
     times,
 )
-from patch_compile.report.page.page_data import Sources
+from patch_compile.report.page.page_data import Perplexities, Sources
+from patch_compile.report.quality import beaten_lines, output_warnings
 from patch_compile.report.verify import limit_words, unanswered_words
 
-__all__ = ["Notice", "Verdict", "verdict"]
+__all__ = ["KeyFigure", "Light", "Notice", "Verdict", "key_figures", "lights", "verdict"]
+
+_ASKED = ("Right?", "How much lost?", "How fast?")
+# Loss of quality up to which the light is green, and up to which it is yellow, without a limit of the user's.
+_PERPLEXITY = (0.05, 0.20)  # increase over the dense model
+_OUTPUT = (0.02, 0.10)  # relative error of an output
+_FASTER = 1.05  # speed-up from which the light is green
+
+Colour = Literal["green", "yellow", "red", "grey"]
+
+
+@dataclass(frozen=True)
+class Light:
+    """One light. answer: a word or a figure; why: the facts that decided the colour, in sentences."""
+
+    asked: str
+    colour: Colour
+    answer: str
+    why: str
+
+
+def lights(sources: Sources) -> list[Light]:
+    """Returns the lights, with the results of `verify` and `bench` if they ran."""
+    return [
+        Light(asked, *found)
+        for asked, found in zip(_ASKED, (_right(sources), _lost(sources), _fast(sources)), strict=True)
+    ]
+
+
+def _right(sources: Sources) -> tuple[Colour, str, str]:
+    verify, built = sources.verify, sources.report.engine is not None
+    engine = verify.built if verify and isinstance(verify.built, EngineCompared) else None
+    if verify and verify.compiled and not verify.compiled.passed:
+        return "red", "No", "The ONNX file computes something else than the pruned model."
+    if engine and not engine.passed:
+        return "red", "No", "The engine computes something else than the ONNX file."
+    if built and not engine:
+        why = "The ONNX file computes what the pruned model computes. The engine was not run yet."
+        return "yellow", "Not all checked", why
+    what = "ONNX file and engine compute" if built else "The ONNX file computes"
+    return "green", "Yes", f"{what} what the pruned model computes, up to rounding."
+
+
+def _lost(sources: Sources) -> tuple[Colour, str, str]:
+    if (found := sources.perplexity) is not None:
+        answer, increase = f"{change(found.pruned, found.dense)} perplexity", found.pruned / found.dense - 1
+        colour, limit = _judged(sources, increase, _PERPLEXITY)
+        return colour, answer, f"{_from_to(found)}{limit}"
+    assert sources.outputs is not None  # a model has perplexities or outputs
+    worst = sources.outputs[0].worst
+    share = float("inf") if worst.relative is None else worst.relative
+    colour, limit = _judged(sources, share, _OUTPUT)
+    answer = "not finite" if worst.relative is None else f"{percent(worst.relative, 1)} output error"
+    return colour, answer, f"The output that moves most is {worst.output}.{limit}"
+
+
+def _from_to(found: Perplexities) -> str:
+    return f"Perplexity on held-out text: {perplexity(found.dense)} dense, {perplexity(found.pruned)} pruned."
+
+
+def _judged(sources: Sources, loss: float, limits: tuple[float, float]) -> tuple[Colour, str]:
+    """Returns the colour of a loss, and what it is held to: the user's limits if there are any."""
+    checks = sources.verify.checks if sources.verify else ()
+    if failed := [check.ask for check in checks if not check.passed]:
+        return "red", f" It is beyond the limit {joined(failed)}."
+    rivals = sources.baselines.beaten_by if sources.baselines else ()
+    simpler = f" A simpler way of pruning loses less: {joined(rivals)}." if rivals else ""
+    if checks:
+        asked = joined([check.ask for check in checks])
+        return "yellow" if rivals else "green", f" It keeps the limit {asked}.{simpler}"
+    green, yellow = limits
+    held = f" Green up to {percent(green)}, red above {percent(yellow)}."
+    if not loss <= yellow:
+        return "red", held + simpler
+    return "green" if loss <= green and not rivals else "yellow", held + simpler
+
+
+def _fast(sources: Sources) -> tuple[Colour, str, str]:
+    if measured := sources.measured_first:
+        found = {phase: speedup for phase, (_, speedup) in measured.items()}
+        assert sources.bench is not None
+        low, high = min(found.values()), max(found.values())
+        answer = times(low) if len(found) == 1 else f"{times(low)} to {times(high)}"
+        in_order = [phase for phase in (Phase.PREFILL, Phase.DECODE, Phase.WHOLE) if phase in found]
+        each = joined([f"{times(found[phase])} {IN_PHASE[phase]}" for phase in in_order])
+        why = f"Measured on {sources.bench.device.name} against the dense engine: {each}."
+        return _speed_colour(low, high), answer, why
+    whole, card = sources.whole, sources.plan.card
+    if whole is None or card is None:
+        return "grey", "Not known", "No speed is predicted for this model and target, and none was measured."
+    each_phase = {phase: getattr(whole, phase).speedup for phase in sources.phases}
+    slower = [
+        f"{IN_PHASE[phase]} ({times(speedup)})" for phase, speedup in each_phase.items() if speedup < 1.0
+    ]
+    but = f" Slower {joined(slower)}." if slower else ""
+    colour = _speed_colour(min(each_phase.values()), whole.end_to_end.speedup)
+    return (
+        colour,
+        f"{times(whole.end_to_end.speedup)} predicted",
+        f"Predicted for {card.name}, not measured.{but}",
+    )
+
+
+def _speed_colour(low: float, high: float) -> Colour:
+    """Returns the colour of speed-ups over the dense model. high: the one that counts if phases differ."""
+    if high < 1.0:
+        return "red"
+    return "green" if low >= 1.0 and high >= _FASTER else "yellow"
+
+
+_PHASES = {"prefill": "Prefill", "decode": "Decode", "end_to_end": "End to end"}
+# The limit of the dense product in each phase.
+_BOUND = {"prefill": "tensor", "decode": "bytes"}
+
+
+@dataclass(frozen=True)
+class KeyFigure:
+    """A figure. about: lines below the value."""
+
+    label: str
+    value: str
+    about: list[str]
+
+
+def key_figures(sources: Sources) -> list[KeyFigure]:
+    """Returns the figures of ratio, quality, size, and speed with its limits."""
+    return [
+        *_ratio_figure(sources),
+        *_quality_figure(sources),
+        *_size_figure(sources),
+        *_speed_figures(sources),
+    ]
+
+
+def _ratio_figure(sources: Sources) -> Iterator[KeyFigure]:
+    ratio, speed = sources.report.ratio, sources.report.learned.speed
+    asked = f"found for {speed.goal}" if speed else f"{percent(ratio.asked, 1)} asked"
+    about = [asked, _in_tiles(sources), f"method {sources.report.method}"]
+    yield KeyFigure("Weights zeroed", percent(ratio.reached, 1), about)
+
+
+def _quality_figure(sources: Sources) -> Iterator[KeyFigure]:
+    found = sources.perplexity
+    if found is not None:
+        about = [
+            f"dense {perplexity(found.dense)}, {change(found.pruned, found.dense)}",
+            found.how,
+        ]
+        yield KeyFigure("Perplexity", perplexity(found.pruned), about)
+        return
+    assert sources.outputs is not None  # a model has perplexities or outputs
+    worst = sources.outputs[0].worst
+    if worst.floating:
+        about = [f"of {worst.output}, relative, against the dense model"]
+        yield KeyFigure("Output error", percent(worst.relative, 1), about)
+
+
+def _size_figure(sources: Sources) -> Iterator[KeyFigure]:
+    totals, engine = sources.plan.totals, sources.report.engine
+    before, after = totals.bytes_before, totals.bytes_after
+    file = f"engine {bytes_of(engine.bytes)}" if engine else f"ONNX {bytes_of(sources.report.onnx.bytes)}"
+    types = types_words(compiled_types(sources.linears))
+    about = [f"dense {bytes_of(before)}, {change(after, before)}", f"whole {file}", *filter(None, [types])]
+    yield KeyFigure("Covered weights", bytes_of(after), about)
+
+
+def _speed_figures(sources: Sources) -> Iterator[KeyFigure]:
+    whole, card = sources.whole, sources.plan.card
+    measured = sources.measured_first
+    phases: tuple[str, ...] = (Phase.WHOLE,) if Phase.WHOLE in measured else sources.phases
+    for phase in phases:
+        label = f"{_PHASES[phase]} speed" if len(phases) > 1 else "Speed"
+        limit = getattr(whole, phase).limit if whole else _limit_of(sources, phase)
+        beside = [f"limit {times(limit)}"] if limit else []
+        if phase in measured:
+            row, speedup = measured[phase]
+            predicted = [f"predicted {times(row.predicted.speedup)}"] if row.predicted else []
+            beside = [f"limit {times(row.limit)}"] if row.limit else beside
+            about = [f"measured, batch {row.batch}", *predicted, *beside]
+            yield KeyFigure(label, times(speedup), about)
+        elif whole and card:
+            about = [f"predicted, {card.name}", *beside]
+            yield KeyFigure(label, times(getattr(whole, phase).speedup), about)
+        elif beside:
+            about = [
+                "neither predicted nor measured",
+                f"with {_in_tiles(sources)}",
+            ]
+            yield KeyFigure(label, f"≤ {times(limit)}", about)
+
+
+def _limit_of(sources: Sources, phase: str) -> float:
+    """Returns the limit of a phase without predictions, 0 for a phase without a limit of its own."""
+    if phase not in _BOUND:
+        return 0.0
+    if _BOUND[phase] == "bytes":
+        return BYTES_DENSE / sources.masks.packed_bytes_per_weight
+    return speedup_limit(sources.share, _BOUND[phase])
+
+
+def _in_tiles(sources: Sources) -> str:
+    return f"{percent(sources.pruned_share)} of weights in {sources.pruned_kinds} tiles"
 
 
 @dataclass(frozen=True)
@@ -43,10 +247,11 @@ class Notice:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The verdict. lead: the build and its quality; speed: sentences on its speed; warnings: the most important first."""
+    """The verdict. lead: a sentence on the build; warnings: the most important first."""
 
-    lead: list[str]
-    speed: list[str]
+    lead: str
+    lights: list[Light]
+    figures: list[KeyFigure]
     warnings: list[Notice]
 
 
@@ -54,7 +259,7 @@ def verdict(sources: Sources) -> Verdict:
     """Returns the verdict on a build, with the results of `verify` and `bench`."""
     order = {"fault": 0, "caution": 1, "next": 2}
     warnings = sorted(_warnings(sources), key=lambda one: order[one.level])
-    return Verdict([_built(sources), _cost(sources)], list(_speed(sources)), warnings)
+    return Verdict(_built(sources), lights(sources), key_figures(sources), warnings)
 
 
 def _built(sources: Sources) -> str:
@@ -64,67 +269,11 @@ def _built(sources: Sources) -> str:
     linears = f"its {many} covered linears" if many > 1 else "its covered linear"
     form = "an ONNX file; no engine was built"
     if engine:
-        form = f"a {LIBRARY_NAMES[Library(engine.backend)]} engine for {joined(engine.targets)}"
+        form = f"a {Library(engine.backend).words} engine for {joined(engine.targets)}"
     return (
         f"{ratio} of the weights in {linears} are zeroed, for {percent(share)} of them lie in {sources.pruned_kinds} "
         f"tiles; the model is compiled to {form}."
     )
-
-
-def _cost(sources: Sources) -> str:
-    found = sources.perplexity
-    if found is None:
-        return _outputs_cost(sources)
-    dense, pruned = found.dense, found.pruned
-    up = "rises" if pruned >= dense else "falls"
-    by = change(pruned, dense)
-    return f"Perplexity {up} from {perplexity(dense)} to {perplexity(pruned)} ({by})."
-
-
-def _outputs_cost(sources: Sources) -> str:
-    assert sources.outputs is not None  # a model has perplexities or outputs
-    difference, _ = sources.outputs
-    worst, floating = difference.worst, [one for one in difference.outputs if one.floating]
-    by = "a value that is not finite" if worst.relative is None else percent(worst.relative, 1)
-    if not floating:
-        return f"{by} of an output's elements differ from the original's."
-    which = "Its output" if len(floating) == 1 else "The output that moves most,"
-    return f"{which} {worst.output!r} differs from the dense model's by {by} of its norm."
-
-
-def _speed(sources: Sources) -> Iterator[str]:
-    if sources.measured and sources.bench:
-        yield _measured(sources.measured_first, sources.bench)
-    whole, plan = sources.whole, sources.plan
-    if whole is None:
-        if not sources.measured:
-            yield "No speed is predicted, and none was measured."
-        return
-    one = whole.end_to_end
-    but = "" if sources.measured else ", not measured,"
-    yield (
-        f"It is predicted{but} to run {_compared(one.speedup)} end to end on {plan.card} "
-        f"({plan.workload}); at this ratio no plan there can pass {times(one.limit)}."
-    )
-
-
-def _compared(speedup: float) -> str:
-    if speedup >= 1.0:
-        return f"{times(speedup)} as fast as the dense model"
-    return f"slower than the dense model, at {times(speedup)} its speed,"
-
-
-def _measured(phases: dict[str, tuple[BenchRow, float]], bench: BenchReport) -> str:
-    parts = [
-        f"{times(speedup)} {IN_PHASE[phase]}{_limit(row)} with batch {row.batch}"
-        for phase, (row, speedup) in sorted(phases.items(), reverse=True)
-    ]
-    runner = LIBRARY_NAMES[bench.runner]
-    return f"Measured on {bench.device.name} with {runner}: {joined(parts)} against the dense engine."
-
-
-def _limit(row: BenchRow) -> str:
-    return f" (limit {times(row.limit)})" if row.limit else ""
 
 
 def _warnings(sources: Sources) -> Iterator[Notice]:

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from masklearn.base.durable import whole_file
 from patch_compile.artifacts.folder import OutFolder
 from patch_compile.artifacts.layout import CARD, PAGE
+from patch_compile.artifacts.verify_schema import ErrorAttribution
 from patch_compile.artifacts.workspace import key_of
+from patch_compile.report.bench import bench_notes, times_table
+from patch_compile.report.build import predicted
 from patch_compile.report.page.card import model_card
-from patch_compile.report.page.depth_chart import depth_chart
-from patch_compile.report.page.frontier import frontier
+from patch_compile.report.page.charts import depth_chart, frontier, scores
 from patch_compile.report.page.generations import said
-from patch_compile.report.page.key_figures import key_figures
 from patch_compile.report.page.page_data import Sources
-from patch_compile.report.page.questions import questions
 from patch_compile.report.page.rendering import asset, environment
-from patch_compile.report.page.score_chart import score_chart
-from patch_compile.report.page.sections import baseline_rows, lost_where, origin, plan_table, speed
+from patch_compile.report.page.sections import origin, plan
 from patch_compile.report.page.tile_maps import tile_maps
 from patch_compile.report.page.verdict import verdict
-from patch_compile.report.page.verdict_lights import lights
+from patch_compile.report.quality import baselines, where
+from patch_compile.report.section import Section
+from patch_compile.report.verify import built, compiled, pruned
 
 __all__ = ["rendered", "renew_page", "write_page"]
 
@@ -68,22 +70,46 @@ def rendered(sources: Sources) -> str:
     return environment().get_template("page.html").render(style=style, script=script, **_parts(sources))
 
 
+def _questions(sources: Sources) -> list[Section]:
+    """Returns the three questions. Where `verify` has no answer, the build's own counts."""
+    verify, report = sources.verify, sources.report
+    return [
+        compiled((verify.compiled if verify else None) or report.agreement, report.kind),
+        pruned((verify.pruned if verify else None) or report),
+        built(verify.built if verify else None, report.engine),
+    ]
+
+
+def _speed(sources: Sources) -> Section:
+    """Returns the predicted times, and those that were measured."""
+    found, bench = predicted(sources.report), sources.bench
+    if bench is None:
+        return found
+    return replace(
+        found,
+        tables=[*found.tables, times_table(bench)],
+        lines=[*found.lines, *bench_notes(bench)],
+    )
+
+
+def _where(found: ErrorAttribution | None) -> Section:
+    section, chart = where(found), depth_chart(found.blocks) if found else None
+    return replace(section, chart=chart[0], about=chart[1]) if section.title and chart else section
+
+
 def _parts(sources: Sources) -> dict[str, Any]:
     """Returns the content of the sections, None or empty for sections without content."""
     return {
         "name": sources.name,
-        "lights": lights(sources),
         "verdict": verdict(sources),
-        "figures": key_figures(sources),
-        "questions": questions(sources),
+        "questions": _questions(sources),
         "frontier": frontier(sources),
-        "baselines": baseline_rows(sources),
-        "speed": speed(sources),
+        "baselines": baselines(sources.baselines),
+        "speed": _speed(sources),
         "maps": tile_maps(sources.masks),
-        "scores": score_chart(sources.masks),
-        "depth": depth_chart(sources.where),
-        "lost": lost_where(sources.where),
-        "plan": plan_table(sources),
+        "scores": scores(sources.masks),
+        "where": _where(sources.where),
+        "plan": plan(sources),
         "said": said(sources),
         "origin": origin(sources),
     }

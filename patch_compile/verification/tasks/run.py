@@ -23,7 +23,7 @@ from patch_compile.artifacts.folder import OutFolder
 from patch_compile.artifacts.tasks import TaskScores
 from patch_compile.errors import PatchCompileError
 from patch_compile.recipe import Recipe
-from patch_compile.report.tasks import asked_words
+from patch_compile.report.quality import asked_words
 from patch_compile.verification.generated import check_continues_text
 from patch_compile.verification.request import VerifyRequest
 from patch_compile.verification.tasks.loading import in_task_folder, load_tasks

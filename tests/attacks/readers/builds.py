@@ -25,9 +25,7 @@ from patch_compile.inspection.folders import inspect_build
 from patch_compile.planning.measured import measured_cards
 from patch_compile.recipe import Recipe
 from patch_compile.report.page import write_page
-from patch_compile.report.terminal.bench import benched_parts
-from patch_compile.report.terminal.compare import compared_parts
-from patch_compile.report.terminal.verify import verified_parts
+from patch_compile.report.result import sections_of
 from tests.artifacts.benched import benched
 from tests.attacks.mutations import change_json, change_yaml
 from tests.attacks.reader import placed, reader
@@ -106,7 +104,7 @@ def _page_verify(data: bytes, folder: Path) -> None:
     write_page(out)
     found = VerifyReport.of(out)
     assert found is not None
-    list(verified_parts(found, out))
+    list(sections_of(found, out))
 
 
 @reader("page-bench", change_json, cost=4)
@@ -116,7 +114,7 @@ def _page_bench(data: bytes, folder: Path) -> None:
     write_page(out)
     found = BenchReport.of(out)
     assert found is not None
-    list(benched_parts(found, str(out)))
+    list(sections_of(found, out))
 
 
 @reader("page-recipe", change_yaml, cost=4)
@@ -137,4 +135,4 @@ def _compared(data: bytes, folder: Path) -> None:
         (out / MANIFEST).write_text(json.dumps(manifest))
     for against in Against:
         found = compare([first, second], folder / "picture.svg", against, force=True)
-        list(compared_parts(found))
+        list(sections_of(found))

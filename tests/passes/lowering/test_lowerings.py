@@ -15,7 +15,7 @@ from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.passes.write import write_dense, write_hybrid
 from patch_compile.planning.lowering import plan_linears
 from patch_compile.planning.split import PART, SplitCost
-from patch_compile.report.sparse_products import sparsity_words
+from patch_compile.report.verify import sparsity_words
 from tests.mosaics import random_mask
 from tests.onnx_export.conftest import exports  # noqa: F401  (the session's exported graphs)
 from tests.onnx_export.tiny import LAYERS, OrtDecoder, tolerance

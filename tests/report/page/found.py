@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from masklearn.quality.record import BaselineRow, BesideBaselines
+from masklearn import BaselineRow, BesideBaselines
 from patch_compile.artifacts.proof import TextRunner, TextWindows
 from patch_compile.artifacts.report import Kind
 from patch_compile.artifacts.tasks import TaskDifference, TaskRow, TaskScores

@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from patch_compile.artifacts.bench import Library
 from patch_compile.report.page import write_page
-from patch_compile.report.page.text_width import text_width
+from patch_compile.report.svg import text_width
 from tests.artifacts.benched import benched
 from tests.report.page.contrast import contrast
 from tests.report.page.found import verified
@@ -186,13 +185,6 @@ def test_the_page_is_never_wider_than_the_window(report: Path, open_page: Any, w
     assert box["x"] >= 0 and box["x"] + box["width"] <= width
 
 
-@pytest.fixture(scope="module")
-def on_cpu(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Page of a build that was timed on a CPU, with predictions for a GPU."""
-    out = Out(tmp_path_factory.mktemp("cpu") / "out")
-    return write_page(out.write(verified(out), benched(Library.ONNX_RUNTIME)))
-
-
 def test_on_a_phone_the_speed_up_and_the_chart_are_in_sight(report: Path, open_page: Any) -> None:
     """No table has to be scrolled for its most important column."""
     page = open_page(report, width=390)
@@ -216,14 +208,6 @@ def test_the_lights_are_the_first_that_is_seen(report: Path, open_page: Any, wid
     assert lamps[0] == lamps[2] != lamps[1]
     assert page.locator(".lamp").all_text_contents() == ["!", "✕", "!"]  # colour alone tells not everybody
     assert "red:" in lights.nth(1).text_content()
-
-
-def test_a_time_of_a_cpu_is_not_bold(report: Path, on_cpu: Path, open_page: Any) -> None:
-    weights = "all => [...new Set(all.map(one => getComputedStyle(one).fontWeight))]"
-    for path, expected in ((report, ["600"]), (on_cpu, ["400"])):
-        measured = open_page(path).locator("#speed table").nth(1).locator("tbody td:nth-child(2)")
-        assert measured.count() == 3 and measured.evaluate_all(weights) == expected
-    assert open_page(on_cpu).locator("#speed table").first.locator("td.strong").count() == 3
 
 
 def test_no_question_is_split_over_pages(report: Path, open_page: Any) -> None:

@@ -1,67 +1,58 @@
+"""Charts of the page, read from their SVG: bars of scores, errors by depth, quality against size."""
+
 import re
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
+import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import ScoreCounts
-from patch_compile.artifacts.verify_schema import BlockError, ErrorAttribution
-from patch_compile.report.page import write_page
-from patch_compile.report.page.chart import (
-    Scale,
-    decades,
-    number_ticks,
-    percent_ticks,
-    round_ticks,
-    ticks_within,
-)
-from patch_compile.report.page.depth_chart import depth_chart
-from patch_compile.report.page.rendering import asset, themed, themes
-from patch_compile.report.page.score_chart import score_chart
-from patch_compile.report.page.text_width import lines_within, text_width
-from tests.report.page.contrast import contrast
+from masklearn.quant.grid import Grid
+from masklearn.quant.table import INT8
+from patch_compile.artifacts.verify_schema import BlockError
+from patch_compile.report.page.charts import depth_chart, frontier, scores
+from patch_compile.report.page.page_data import Sources
+from patch_compile.report.section import Section
+from patch_compile.report.svg import MARKERS
+from tests.report.page.found import baselines, verified
 from tests.report.page.outs import Out, llama_shapes
 
-
-@given(st.floats(1e-6, 1e6))
-def test_ticks_reach_the_highest_value_and_are_few(high: float) -> None:
-    ticks = round_ticks(high)
-    assert ticks[0] == 0.0 and ticks[-1] >= high * 0.999
-    assert 2 <= len(ticks) <= 6
+KINDS = {"two-four": "2:4", "of-16-6": "6:16", "of-16-8": "8:16", "of-16-12": "12:16", "dense": "dense"}
 
 
-@given(st.floats(1e-4, 1.0))
-def test_words_of_ticks_are_their_values(high: float) -> None:
-    ticks = round_ticks(high)
-    words = percent_ticks(ticks, Scale(0.0, ticks[-1], 200, 0))
-    assert [float(text.rstrip("%")) for _, text in words] == pytest.approx([100 * tick for tick in ticks])
+def drawn(section: Section) -> ElementTree.Element:
+    assert section.chart
+    return ElementTree.fromstring(section.chart)
 
 
-@given(st.floats(-1e4, 1e4), st.floats(1e-2, 1e4))
-def test_ticks_lie_within_their_ends_and_say_their_values(low: float, span: float) -> None:
-    ticks = ticks_within(low, low + span)
-    assert 2 <= len(ticks) <= 6
-    assert all(low - 1e-6 * span <= tick <= low + span * (1 + 1e-6) for tick in ticks)
-    words = [text for _, text in number_ticks(ticks, Scale(low, low + span, 0, 100))]
-    said = [float(text.replace("−", "-").replace(",", "")) for text in words]
-    assert said == pytest.approx(ticks, abs=1e-6 * span)
+def bars(section: Section) -> list[tuple[float, float, list[tuple[str, float, float]]]]:
+    """Left edge, right edge, and (kind, top, height) of the parts of each bar."""
+    found = []
+    for bar in drawn(section).findall("g[@class='bars']/g"):
+        rects = bar.findall("rect")
+        left, width = float(rects[0].get("x", 0)), float(rects[0].get("width", 0))
+        parts = [
+            (KINDS[one.get("class", "")], float(one.get("y", 0)), float(one.get("height", 0)))
+            for one in rects
+        ]
+        found.append((left, left + width, parts))
+    return found
 
 
-@given(st.floats(1e-12, 1e3), st.floats(1.01, 1e9))
-def test_decades_lie_in_the_axis(low: float, ratio: float) -> None:
-    ticks = list(decades(low, low * ratio))
-    assert all(low <= tick <= low * ratio for tick in ticks)
-    assert len(ticks) <= 10
-    assert ticks or ratio < 10
-
-
-def test_an_axis_ends_where_it_should() -> None:
-    axis = Scale(1e-9, 1e-7, 50, 250, log=True)
-    assert [axis(value) for value in (1e-9, 1e-8, 1e-7)] == [50, 150, 250]
-    assert Scale(3, 3, 0, 10)(3) == 0  # an axis of one value
+def check_parts(section: Section, kinds: list[str]) -> None:
+    """The parts of a bar stand on each other, in the order of the key, and the lowest stands on the axis."""
+    base = float(drawn(section).find("line[@class='axis']").get("y1"))
+    for _, _, parts in bars(section):
+        places = [kinds.index(kind) for kind, _, _ in parts]
+        assert places == sorted(set(places))
+        below = base
+        for _, top, height in parts:
+            assert top + height == pytest.approx(below, abs=0.11)
+            below = top
+        assert below >= 0
 
 
 def masks_of(out: Out) -> MaskSet:
@@ -69,57 +60,33 @@ def masks_of(out: Out) -> MaskSet:
 
 
 def test_bars_are_2_4_before_the_cut_and_dense_behind_it(tmp_path: Path) -> None:
-    chart = score_chart(masks_of(Out(tmp_path, llama_shapes(4, 512, 512, 1024), 0.3)))
-    assert chart is not None
-    cut = chart["cut"]["x"]
-    assert chart["kinds"] == ["2:4"] and not chart["several"]
-    for bar in chart["bars"]:
-        there = [kind for kind, _, _ in bar["parts"]]
-        assert "2:4" not in there or bar["x"] <= cut
-        assert "dense" not in there or bar["x"] + bar["width"] + 1 >= cut
-    _check_parts(chart)
-
-
-def _check_parts(chart: dict[str, Any]) -> None:
-    """The parts of a bar stand on each other, in the order of the key, and the lowest stands on the axis."""
-    order = [*chart["kinds"], "dense"]
-    for bar in chart["bars"]:
-        places = [order.index(kind) for kind, _, _ in bar["parts"]]
-        assert places == sorted(set(places))
-        below = chart["base"]
-        for _, y, height in bar["parts"]:
-            assert y + height == pytest.approx(below, abs=0.11)
-            below = y
-        assert below >= chart["top"]
+    section = scores(masks_of(Out(tmp_path, llama_shapes(4, 512, 512, 1024), 0.3)))
+    cut = float(drawn(section).find("g[@class='cut']/line").get("x1"))
+    for left, right, parts in bars(section):
+        there = [kind for kind, _, _ in parts]
+        assert "2:4" not in there or left <= cut
+        assert "dense" not in there or right + 1 >= cut
+    check_parts(section, ["2:4", "dense"])
 
 
 def test_bars_have_a_part_for_each_kind_of_tile(tmp_path: Path) -> None:
     out = Out(tmp_path, llama_shapes(4, 512, 512, 1024), 0.3)
     assert out.record.scores is not None
+    sparse = out.record.scores.sparse
     halves = {
-        kind: ScoreCounts(
-            weights=[n // part for n in out.record.scores.sparse.weights],
-            tiles=out.record.scores.sparse.tiles,
-        )
+        kind: ScoreCounts(weights=[n // part for n in sparse.weights], tiles=sparse.tiles)
         for kind, part in (("12:16", 3), ("8:16", 2), ("6:16", 4))
     }
     none = ScoreCounts(weights=[0] * 40, tiles=[0] * 40)
     out.record.scores = out.record.scores.model_copy(update={"others": halves, "sparse": none})
-    masks = masks_of(out)
-    assert masks.record.scores == out.record.scores
-    chart = score_chart(masks)
-    assert chart is not None and chart["several"]
-    assert chart["kinds"] == ["6:16", "8:16", "12:16"]  # what prunes most is lowest
-    _check_parts(chart)
-    assert max(len(bar["parts"]) for bar in chart["bars"]) >= 3
-    said = ["6:16", "8:16", "12:16", "dense"]
+    section = scores(masks_of(out))
+    said = ["6:16", "8:16", "12:16", "dense"]  # what prunes most is lowest
+    check_parts(section, said)
+    assert max(len(parts) for _, _, parts in bars(section)) >= 3
     assert (
-        re.findall(r"[\d,]+ tiles are ([\w:]+)", chart["summary"]) == said
-        and "the cut lies at" in chart["summary"]
+        re.findall(r"[\d,]+ tiles are ([\w:]+)", section.about) == said and "the cut lies at" in section.about
     )
-    assert any(re.findall(r"\d+ tiles ([\w:]+)", bar["words"]) == said[:3] for bar in chart["bars"])
-    page = write_page(tmp_path).read_text(encoding="utf-8")
-    assert "a pruned tile in its own kind, a dense one in the kind that would cost least" in page
+    assert "a pruned tile in its own kind" in section.about
 
 
 def test_several_cuts_are_not_drawn(tmp_path: Path) -> None:
@@ -127,47 +94,85 @@ def test_several_cuts_are_not_drawn(tmp_path: Path) -> None:
     assert out.record.scores is not None
     changed = {"cut": None, "ranked": "by score per zeroed weight, in 2 groups"}
     out.record.scores = out.record.scores.model_copy(update=changed)
-    chart = score_chart(masks_of(out))
-    assert chart is not None and chart["cut"] is None
+    assert drawn(scores(masks_of(out))).find("g[@class='cut']") is None
 
 
 def test_no_scores_no_chart(tmp_path: Path) -> None:
     out = Out(tmp_path, llama_shapes(2, 256, 256, 512), 0.3)
     out.record.scores = None
-    assert score_chart(masks_of(out)) is None
+    assert scores(masks_of(out)) == Section()
 
 
 def test_depth_needs_two_blocks() -> None:
-    def where(blocks: int) -> ErrorAttribution:
-        errors = (BlockError(block=i, error=0.1 * i) for i in range(blocks))
-        return ErrorAttribution(linears=(), blocks=tuple(errors))
-
-    assert depth_chart(None) is None
-    assert depth_chart(where(1)) is None
-    chart = depth_chart(where(40))
-    assert chart is not None
-    assert len(chart["points"]) == 40 and len(chart["x_ticks"]) <= 12
-    heights = [point["y"] for point in chart["points"]]
-    assert heights == sorted(heights, reverse=True)
+    blocks = [BlockError(block=i, error=0.1 * i) for i in range(40)]
+    assert depth_chart([]) is None and depth_chart(blocks[:1]) is None
+    found = depth_chart(blocks)
+    assert found is not None
+    chart = ElementTree.fromstring(found[0])
+    heights = [float(dot.get("cy", 0)) for dot in chart.findall("g[@class='points']/circle")]
+    assert len(heights) == 40 and heights == sorted(heights, reverse=True)
 
 
-def test_colours_of_charts_stand_out_on_paper_in_light_dark_and_print() -> None:
-    assert set(themes()) == {"screen", "(prefers-color-scheme: dark)", "print"}
-    for theme in themes().values():
-        series = [theme[f"series-{i}"] for i in range(1, 7)]
-        assert len(set(series)) == 6
-        assert all(contrast(colour, theme["paper"]) >= 3 for colour in series)
-        assert all(contrast(theme[ink], theme["paper"]) >= 4.5 for ink in ("ink", "muted"))
+@pytest.fixture
+def out(tmp_path: Path) -> Out:
+    return Out(tmp_path / "out", llama_shapes(2, 256, 128, 384))
 
 
-def test_rules_of_a_picture_have_no_variables() -> None:
-    rules = themed(asset("chart.css"))
-    assert "var(" not in rules
-    assert all(theme["muted"] in rules for theme in themes().values())
+def marks(section: Section) -> dict[str, ElementTree.Element]:
+    found = drawn(section).findall("g[@class='spots']/path")
+    return {str(mark.findtext("title")).split(":")[0].replace("uniform-2", "uniform"): mark for mark in found}
 
 
-def test_text_is_broken_where_it_fits() -> None:
-    lines = lines_within("one two three four five\nsix", 12, 80)
-    assert lines[-1] == "six" and " ".join(lines) == "one two three four five six"
-    assert all(text_width(line, 12) <= 80 for line in lines)
-    assert lines_within("averyverylongword", 12, 10) == ["averyverylongword"]
+def place(mark: ElementTree.Element) -> list[float]:
+    return [float(part) for part in re.findall(r"[\d.]+", mark.get("transform", ""))]
+
+
+def charted(out: Out, *found: Any) -> Section:
+    return frontier(Sources.read(out.write(*found)))
+
+
+def test_a_build_alone_is_drawn_beside_the_dense_model(out: Out) -> None:
+    found = marks(charted(out))
+    assert set(found) == {"dense", "this build"}
+    (x, y), (dense_x, dense_y) = place(found["this build"]), place(found["dense"])
+    assert x > dense_x and y < dense_y  # smaller is further right, and a higher perplexity further up
+
+
+def test_baselines_lie_where_their_tiles_put_them(out: Out) -> None:
+    """At a quarter of zeros 12:16 takes 1.625 bytes a weight, and 2:4 tiles 1.5625."""
+    uniform = next(row for row in baselines().rows if row.name == "uniform-2:4")
+    mixed = uniform.model_copy(update={"name": "mixed", "ratio": 0.25, "bytes_per_weight": 1.625})
+    rows = {"rows": (*baselines().rows, mixed)}
+    section = charted(
+        out, verified(out).model_copy(update={"baselines": baselines().model_copy(update=rows)})
+    )
+    found = marks(section)
+    assert "unstructured" not in found  # no kernel makes it smaller
+    before = out.report["plan"]["totals"]["bytes_before"]
+    assert found["uniform"].findtext("title") == f"uniform-2:4: 41.30, {before * 0.5625 / 1e6:.2f} MB"
+    assert f"{before * 1.625 / 2 / 1e6:.2f} MB" in str(found["mixed"].findtext("title"))
+    beaten = {name for name, mark in found.items() if "beaten" in mark.get("class", "")}
+    assert {"random-tiles", "this build"} <= beaten and "ffn-only" not in beaten
+    assert "The baseline ffn-only is no larger than this build and loses less." in section.about
+
+
+def test_an_unbeaten_build_is_named(out: Out) -> None:
+    rows = tuple(row for row in baselines().rows if row.name != "ffn-only")
+    found = verified(out).model_copy(update={"baselines": baselines().model_copy(update={"rows": rows})})
+    assert "No baseline that was measured is as small" in charted(out, found).about
+
+
+def test_a_loss_that_is_not_finite_has_no_place(out: Out) -> None:
+    out.report["perplexity"]["hybrid"] = None  # JSON has no infinity
+    assert charted(out) == Section()
+
+
+def test_types_of_weights_differ_in_shape(out: Out) -> None:
+    """Print shows shapes too."""
+    sources = Sources.read(out.write(verified(out)))
+    name, mask = next(iter(sources.masks.items()))
+    sources.masks.grids[name] = Grid(INT8, np.ones(mask.shape[0], np.float32))
+    section = frontier(sources)
+    circles = {name for name, mark in marks(section).items() if mark.get("d") == MARKERS["circle"]}
+    assert circles == {"dense"}
+    assert f"{len(sources.masks) - 1} 16-bit, 1 int8" in section.lines[0]

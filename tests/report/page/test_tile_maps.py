@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from masklearn.masks.kinds.table import DENSE, KINDS, PRUNED
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.tiles import WHOLE
-from patch_compile.report.page.number_format import kind_class
+from patch_compile.report.number_format import kind_class
 from patch_compile.report.page.rendering import asset
 from patch_compile.report.page.tile_maps import tile_maps, tile_path
 from tests.mosaics import mosaic

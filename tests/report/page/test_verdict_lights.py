@@ -9,7 +9,7 @@ from patch_compile.artifacts.bench import Library
 from patch_compile.artifacts.verify import VerifyReport
 from patch_compile.artifacts.verify_schema import EngineCompared, PrunedPerplexity
 from patch_compile.report.page.page_data import Sources
-from patch_compile.report.page.verdict_lights import Light, lights
+from patch_compile.report.page.verdict import Light, lights
 from tests.artifacts.benched import benched
 from tests.artifacts.examples import TOLERANCE
 from tests.report.page.found import baselines, compiled, verified

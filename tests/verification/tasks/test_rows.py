@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from patch_compile.artifacts.tasks import TaskRow, TaskScores
-from patch_compile.report.tasks import task_notes
+from patch_compile.report.quality import tasks
 from patch_compile.verification.tasks.rows import check_same_documents, rows_of
 
 UNITS = {"quiz": {"acc": "", "perplexity": "nats"}}
@@ -48,7 +48,7 @@ RIGHT, WRONG = [1.0], [0.0]
 
 def distinguished(dense: Any, pruned: Any, units: Any) -> list[str]:
     rows = rows_of(dense, pruned, units)
-    return task_notes(TaskScores(harness="lm-eval", backend="hf", rows=rows, chat_template=False))
+    return list(tasks(TaskScores(harness="lm-eval", backend="hf", rows=rows, chat_template=False)).lines)
 
 
 def test_rows_have_what_is_known() -> None:

@@ -9,7 +9,7 @@ import pytest
 from patch_compile.artifacts.folder import OutFolder
 from patch_compile.artifacts.tasks import TaskScores
 from patch_compile.errors import PatchCompileError
-from patch_compile.report.tasks import task_notes
+from patch_compile.report.quality import tasks
 from patch_compile.verification.request import VerifyRequest
 from patch_compile.verification.tasks.run import run_tasks
 from tests.builds import recipe_alone
@@ -55,7 +55,7 @@ def test_the_backends_agree_to_rounding(answers: dict[str, TaskScores]) -> None:
 
 
 def test_what_is_to_be_known_of_the_rows_is_said(answers: dict[str, TaskScores]) -> None:
-    notes = task_notes(answers["onnx"])
+    notes = tasks(answers["onnx"]).lines
     assert notes[0] == "tasks: asked as plain text; the model has a chat template, which is not applied"
     assert any(n.startswith("choose, acc: ") and n.endswith(" 12 items") for n in notes)
 
@@ -67,7 +67,7 @@ def test_a_limit_takes_the_first_documents(
     found = ask(tiny_out, ["choose", "builtin"], task_limit=3, task_folder=task_folder, note=told.append)
     assert {row.samples for row in found.rows} == {3}
     cut = "tasks: the first 3 documents of choose, builtin-choice, builtin-continuation, not all"
-    assert cut in told and cut in task_notes(found)
+    assert cut in told and cut in tasks(found).lines
     assert capfd.readouterr() == ("", "")
 
 

@@ -10,8 +10,8 @@
   const valueOf = (row, column) => {
     const cell = row.cells[column];
     if (!cell) return "";
-    const text = cell.dataset.v ?? cell.textContent.trim();
-    return text !== "" && !isNaN(text) ? Number(text) : text;
+    const text = cell.textContent.trim(), factors = text.replaceAll(",", "").split("×");  // a shape counts as its weights
+    return text !== "" && !factors.some(isNaN) ? factors.reduce((product, one) => product * one, 1) : text;
   };
   const compare = (a, b) => {
     if ((a === "") !== (b === "")) return a === "" ? Infinity : -Infinity;

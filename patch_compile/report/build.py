@@ -1,0 +1,160 @@
+"""Sections of what `build`, `learn`, `compile`, `import-mask`, `export` and `plugin` made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from patch_compile.artifacts.command_results import (
+    CompiledAnswer,
+    ExportedAnswer,
+    ImportedAnswer,
+    LearnedAnswer,
+    ReducedLinear,
+)
+from patch_compile.artifacts.layout import MASKS, MODEL, PAGE
+from patch_compile.artifacts.plan import CardRow, Gaining
+from patch_compile.artifacts.report import DecoderReport, MaskedModel, OutputsReport, Report
+from patch_compile.report.linears import (
+    compiled_types,
+    fused_words,
+    linears_table,
+    map_of_tiles,
+    masks_table,
+    skipped_counts,
+    skipped_lines,
+    split_lines,
+    types_line,
+)
+from patch_compile.report.number_format import bytes_of
+from patch_compile.report.plan import whole_table
+from patch_compile.report.prediction import choice_line, gain_line, reason_lines, remarks
+from patch_compile.report.quality import baselines, output_warnings
+from patch_compile.report.section import Section
+from patch_compile.report.verify import built, compiled, pruned
+
+__all__ = ["compiled_model", "exported", "finished", "imported", "learned", "plugin", "predicted", "reduced"]
+
+_NOT_COMPILED = "`build` decides for its target how each linear is compiled"
+
+
+def finished(report: Report, *, every: bool = False) -> Iterator[Section]:
+    """Yield the result of a build: linears, the proof, and the written files.
+
+    every: name all nodes that stay dense, instead of counting those that do so for the same reason.
+    """
+    left = skipped_lines(report.skipped) if every else skipped_counts(report.skipped)
+    how = (
+        *left,
+        *reason_lines(report.linears),
+        *split_lines(report.linears),
+        types_line(compiled_types(report.linears)),
+    )
+    yield Section(tables=[linears_table(report.linears)])
+    yield map_of_tiles(report.where_sparse)
+    choice = choice_line(report.learned.speed)
+    fused = f"fused into their linears: {fused_words(report.linears)}"
+    yield Section(lines=list(filter(None, (*how, *_ratio_lines(report), choice, fused))))
+    yield compiled(report.agreement, report.kind)
+    yield pruned(report)
+    yield built(None, report.engine) if report.engine else Section()
+    yield predicted(report)
+    if isinstance(report, OutputsReport):
+        yield Section(lines=[f"warning: {line}" for line in output_warnings(report)])
+    yield from _files(report)
+
+
+def predicted(report: Report) -> Section:
+    """Returns the predicted speed of the whole model, and remarks on the prediction."""
+    plan, whole = report.plan, report.plan.whole
+    lines = remarks(report.linears, plan)
+    if whole is None:
+        return Section("Speed", id="speed", lines=lines)
+    phases = ("prefill", "decode", "end_to_end") if whole.decode.dense_ms > 0.0 else ("prefill",)
+    caption = f"Predicted, not measured: {plan.card}; {plan.workload}"
+    return Section("Speed", id="speed", tables=[whole_table(whole, phases, caption)], lines=lines)
+
+
+def _files(report: Report) -> Iterator[Section]:
+    if isinstance(report, DecoderReport):
+        said = report.generated
+        both = [("dense", f"{said.prompt}{said.dense}"), ("pruned", f"{said.prompt}{said.hybrid}")]
+        yield Section("What the models say", facts=both)
+    file = report.engine or report.onnx
+    what = "engine" if report.engine else "onnx"
+    made = (
+        what,
+        f"{file.path}, {bytes_of(file.bytes)}{'' if report.engine else ' (no engine: backend onnx)'}",
+    )
+    yield Section("Files", facts=[made, ("report", str(Path(report.path).parent / PAGE))])
+
+
+def learned(answer: LearnedAnswer) -> Iterator[Section]:
+    """Yield the result of `learn`."""
+    yield Section(tables=[masks_table(answer.linears)])
+    yield map_of_tiles(answer.where_sparse)
+    files = f"masks: {answer.path}/{MASKS}, pruned model: {answer.path}/{MODEL}; {_NOT_COMPILED}"
+    yield Section(lines=[*skipped_lines(answer.skipped), *_ratio_lines(answer), files])
+    yield baselines(answer.baselines)
+
+
+def compiled_model(answer: CompiledAnswer) -> Iterator[Section]:
+    """Yield the result of `compile`."""
+    yield Section(
+        tables=[linears_table(answer.linears)],
+        lines=[
+            *skipped_lines(answer.skipped),
+            *reason_lines(answer.linears),
+            *split_lines(answer.linears),
+            f"ratio: {answer.ratio.reached:.4f}, method {answer.method}",
+            f"fused into their linears: {fused_words(answer.linears)}",
+            f"onnx: {answer.onnx.path}, {bytes_of(answer.onnx.bytes)}",
+        ],
+    )
+
+
+def imported(answer: ImportedAnswer) -> Iterator[Section]:
+    """Yield the result of `import-mask`."""
+    ratio = f"ratio: {answer.ratio:.4f}, zeros {answer.zeros:.4f}, format {answer.format}"
+    lines = [*skipped_lines(answer.skipped), ratio, f"masks: {answer.path}; {_NOT_COMPILED}"]
+    yield Section(tables=[masks_table(answer.linears)], lines=lines)
+
+
+def exported(answer: ExportedAnswer) -> Iterator[Section]:
+    """Yield the result of `export`: the linears by type, and the folder with its size."""
+    linears = ", ".join(f"{count} {kind}" for kind, count in answer.linears.items())
+    sizes = f"{bytes_of(answer.bytes)}, {bytes_of(answer.model_bytes)} in {MODEL}"
+    yield Section(lines=[f"linears: {linears}", f"{answer.format}: {answer.path} ({sizes})"])
+
+
+def reduced(found: ReducedLinear) -> Iterator[Section]:
+    """Yield the result of `debug reduce`: the error of the linear, the folder, and a command that runs it."""
+    error = "not finite" if found.error is None else f"{found.error:.2e} of the largest output"
+    verdict = (
+        "rounding explains it" if found.passed else f"rounding explains {found.tolerance:.2e}: it is wrong"
+    )
+    lines = [
+        f"{' + '.join(found.linears)}, {found.lowering}: error {error}; {verdict}",
+        f"hybrid.onnx, dense.onnx, inputs.npz, outputs.npz: {found.path}",
+        f"run it: {found.command}",
+    ]
+    yield Section(lines=lines)
+
+
+def plugin(result: Mapping[str, Any]) -> Iterator[Section]:
+    """Yield the result of `plugin`: the path of the library."""
+    archs = ", ".join(f"sm{arch}" for arch in result["archs"])
+    yield Section(lines=[f"plugin for {result['backend']}, {archs}: {result['path']}"])
+
+
+def _ratio_lines(found: MaskedModel | LearnedAnswer) -> Iterator[str]:
+    """Yield the ratio that was reached and what was asked for, and the linears that it counts over if these are not all."""
+    speed, gains, budget = found.learned.speed, found.learned.gains, found.learned.budget
+    asked = budget.ratio if gains and budget else f"{found.ratio.asked:g}"
+    words = f"for {speed.goal}" if speed else f"asked {asked}"
+    yield f"ratio: {found.ratio.reached:.4f} ({words}), method {found.method}"
+    if gains:
+        counts = gains.model_dump(exclude={"card"})
+        gaining = Gaining(**counts, ratio_of_covered=found.ratio.reached)
+        yield from filter(None, [gain_line(gaining, CardRow(name=gains.card) if gains.card else None)])

@@ -1,0 +1,110 @@
+"""Sections of what `inspect` and `doctor` found, and of what `run` generated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from masklearn.masks.name_globs import kind_of, short_kinds
+from patch_compile.inspection import Inspection
+from patch_compile.report.number_format import bytes_of
+from patch_compile.report.section import Column, Section, Table
+from patch_compile.runtime.run import Continuations
+
+__all__ = ["examined", "generated", "inspected", "times_line"]
+
+_LISTED = 12  # entries of a list or mapping that are shown on a line
+
+
+def inspected(found: Inspection, *, every: bool = False) -> Iterator[Section]:
+    """Yield facts, the table, and the checks. every: gives each row a line; rows of a kind otherwise share one."""
+    rows = found.rows if every else list(_folded(found.rows))
+    checked = [f"checked: {found.checked}"] if found.checked and not found.faults else []
+    yield Section(
+        f"{found.path}: {found.kind}",
+        facts=[(name, _spelled(value, name)) for name, value in found.facts.items()],
+        tables=[_table(rows)] if rows else [],
+        lines=[*(f"broken: {fault}" for fault in found.faults), *checked],
+    )
+
+
+def examined(result: Mapping[str, Any]) -> Iterator[Section]:
+    """Yield what is there, what is missing with its fix, and what this machine can do."""
+    found: list[tuple[str, str]] = []
+    for one in result["findings"]:
+        found.append((f"{'ok' if one['found'] else '--'}  {one['what']}", one["about"]))
+        if one["fix"]:
+            found.append(("", f"→ {one['fix']}"))
+    can = (f"{word} {line}" for word in ("can", "cannot") for line in result[word])
+    yield Section(facts=found, lines=list(can))
+
+
+def generated(found: Continuations) -> Iterator[Section]:
+    """Yield each text under its prompt, and the times."""
+    for prompt, one in zip(found.prompts, found.completions, strict=True):
+        yield Section(text=f"{prompt}\n→ {one.text}\n\n")
+    yield Section(lines=[times_line(found)])
+
+
+def times_line(found: Continuations) -> str:
+    """Returns the time to the first token, and the time of a step between tokens, in words."""
+    tokens = sum(len(one.tokens) for one in found.completions)
+    first = f"{tokens} tokens in {found.all:.2f} s, the first after {found.first_token * 1e3:.0f} ms"
+    step = found.ms_per_step
+    return first if step is None else f"{first}, then {step:.1f} ms a step"
+
+
+def _folded(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield a row for each kind: `up_proj` for all blocks, their number, and ranges of numbers."""
+    if not rows:
+        return
+    name = next(iter(rows[0]))
+    kinds: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        kinds.setdefault(kind_of(str(row[name])), []).append(row)
+    if len(kinds) == len(rows):
+        yield from map(dict, rows)
+        return
+    short = short_kinds(kinds)
+    for kind, alike in kinds.items():
+        yield {name: short[kind], "count": len(alike)} | {
+            key: _range(alike, key) for key in alike[0] if key != name
+        }
+
+
+def _range(rows: Sequence[Mapping[str, Any]], key: str) -> Any:
+    values = [row[key] for row in rows]
+    if all(value == values[0] for value in values):
+        return values[0]
+    if all(isinstance(value, (int, float)) for value in values):
+        return f"{_spelled(min(values), key)} … {_spelled(max(values), key)}"
+    return ", ".join(dict.fromkeys(_spelled(value, key) for value in values))
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    first, *others = rows[0]
+    cells = [[_spelled(value, key) for key, value in row.items()] for row in rows]
+    return Table([Column(first, words=True), *others], cells)
+
+
+def _spelled(value: Any, name: str) -> str:
+    """Returns a value in words, bytes in MB."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int) and name.endswith("bytes"):
+        return bytes_of(value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    if name == "shape":
+        return "×".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    if isinstance(value, Mapping):
+        value = [
+            f"{key or 'ai.onnx'}{':' * isinstance(one, str)} {_spelled(one, str(key))}"
+            for key, one in value.items()
+        ]
+    if isinstance(value, (list, tuple)):
+        shown = ", ".join(map(str, value[:_LISTED])) or "none"
+        return f"{shown} and {len(value) - _LISTED} more" if len(value) > _LISTED else shown
+    return str(value)

@@ -1,0 +1,284 @@
+"""Sections on quality: where the error arises, baselines, tasks, generated texts, and text that learning has seen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+from masklearn import Baseline, BaselineRow, BesideBaselines
+from patch_compile.artifacts.overlap import RUN_TOKENS, OverlapUnknown, SharedRuns, TextOverlap
+from patch_compile.artifacts.report import Kind, OutputsReport
+from patch_compile.artifacts.tasks import TaskRow, TaskScores
+from patch_compile.artifacts.verify_schema import ErrorAttribution, GeneratedText
+from patch_compile.report.number_format import change, count, number, percent, perplexity, seconds
+from patch_compile.report.section import Column, Section, Table, table_of
+
+__all__ = [
+    "asked_words",
+    "baselines",
+    "beaten_lines",
+    "generated",
+    "output_warnings",
+    "overlap_words",
+    "shared_words",
+    "tasks",
+    "where",
+]
+
+_LISTED = 12  # linears that are shown
+_MUCH = 0.5  # relative error of an output; unrelated outputs of one size are 1.4 apart
+_VAGUE = 0.1  # share of the largest output that rounding may move
+_PHRASES = 0.01  # independent texts share up to this part of a window
+_WHERE = (
+    "Error: how far pruning moves the output of the linear, as a share of that output, on the dense model's inputs; share: "
+    "its part in the squared errors of all linears"
+)
+_TRIED = (
+    "; alone: change of the loss in nats per token if only this linear is pruned; restored: if only it is dense again; "
+    "both over {tokens} tokens"
+)
+_ABOUT: dict[str, str] = {
+    Baseline.DENSE: "the model as it is",
+    Baseline.ROUNDED: "nothing pruned: what rounding alone costs",
+    Baseline.UNIFORM: "every tile 2:4",
+    Baseline.UNIFORM_8_16: "every tile 8:16",
+    Baseline.UNIFORM_12_16: "every tile 12:16",
+    Baseline.FFN_ONLY: "2:4 in the feed-forward part alone",
+    Baseline.MAGNITUDE_TILES: "tiles ranked by mean |w|",
+    Baseline.RANDOM_TILES: "tiles drawn at random",
+    Baseline.UNSTRUCTURED: "no structure: a reference that no kernel runs",
+}
+_BACKENDS = {"hf": "transformers", "onnx": "ONNX Runtime"}
+_UNKNOWN = {
+    OverlapUnknown.GIVEN_MASKS: "the masks come from {about}",
+    OverlapUnknown.NO_TEXT: "the build names no text",
+    OverlapUnknown.ON_HUB: "the masks were learned on {about}, which is not on this machine",
+    OverlapUnknown.UNREADABLE: "{about}",
+    OverlapUnknown.CHANGED: "{about} has changed since the masks were learned, by its sha256",
+    OverlapUnknown.SHORT_WINDOWS: f"windows are shorter than {RUN_TOKENS} tokens",
+}
+
+
+def where(found: ErrorAttribution | None) -> Section:
+    """Returns the linears with the largest shares of the error, and the growth of the error with depth."""
+    if found is None or not found.linears:
+        return Section()
+    rows = sorted(found.linears, key=lambda row: row.share, reverse=True)[:_LISTED]
+    listed = percent(sum(row.share for row in rows))
+    caption = (
+        f"The {len(rows)} of {len(found.linears)} linears that most of the error comes from: {listed} of the squared "
+        "errors of all"
+    )
+    lines = [_WHERE + ("" if found.tokens is None else _TRIED.format(tokens=found.tokens)) + "."]
+    if blocks := found.blocks:
+        some = [blocks[i] for i in sorted({*range(0, len(blocks), -(-len(blocks) // 8)), len(blocks) - 1})]
+        depth = ", ".join(f"{row.block}: {percent(row.error, 1)}" for row in some)
+        lines.append(f"Relative error of the output of blocks: {depth}.")
+    return Section("Where the error arises", id="error", tables=[table_of(rows, caption)], lines=lines)
+
+
+def baselines(found: BesideBaselines | None) -> Section:
+    """Returns the result, its baselines below, and those that beat it."""
+    if found is None:
+        return Section()
+    dense = next((row.perplexity for row in found.rows if row.name == Baseline.DENSE), None)
+    headings: list[Column | str] = [
+        Column("model", words=True),
+        "perplexity",
+        "against dense",
+        "ratio",
+        "bytes of a weight",
+        "time to learn",
+    ]
+    rows = [
+        [
+            row.name,
+            perplexity(row.perplexity),
+            change(row.perplexity, dense) if dense else "",
+            percent(row.ratio, 1),
+            f"{row.bytes_per_weight:.3f}" if row.bytes_per_weight and row.deployable else "",
+            seconds(row.seconds) if row.seconds else "",
+            "this result" if row is found.result else _ABOUT.get(row.name, ""),
+        ]
+        for row in found.rows
+    ]
+    table = Table([*headings, Column("what it is", words=True)], rows)
+    on = f"Perplexity on {found.windows} windows of {found.length} tokens, {found.dtype}; "
+    how = "baselines are the same model pruned in simpler ways, with SparseGPT's weights and without repair."
+    lines = [on + how, *_losses(found), *beaten_lines(found)]
+    return Section("Baselines", id="baselines", tables=[table.without_empty()], lines=lines)
+
+
+def _losses(found: BesideBaselines) -> Iterator[str]:
+    """Yield how much of the loss is rounding's and how much pruning's, if dense weights of the same types were measured."""
+    values = {row.name: row.perplexity for row in found.rows[1:]}
+    dense, rounded, result = values.get(Baseline.DENSE), values.get(Baseline.ROUNDED), found.result.perplexity
+    if dense is None or rounded is None or not all(map(math.isfinite, (dense, rounded, result))):
+        return
+    yield (
+        f"loss: dense {dense:.2f}; rounding its weights alone {rounded - dense:+.2f}, to {rounded:.2f}; pruning on top "
+        f"{result - rounded:+.2f}, to {result:.2f}"
+    )
+
+
+def beaten_lines(found: BesideBaselines) -> Iterator[str]:
+    """Yield a line for each baseline that beats the result."""
+    for row in found.rows[1:]:
+        if row.name in found.beaten_by:
+            yield _beaten(found.result, row)
+
+
+def _beaten(result: BaselineRow, row: BaselineRow) -> str:
+    if row.name != Baseline.FFN_ONLY:
+        known = result.bytes_per_weight is not None and row.bytes_per_weight is not None
+        return f"{result.name} is worse than {row.name} " + (
+            f"and takes as many bytes or more ({result.bytes_per_weight:.3f} a weight against {row.bytes_per_weight:.3f})"
+            if known
+            else "at no higher ratio"
+        )
+    return (
+        f"{result.name} at ratio {result.ratio:.3f} is worse than FFN-only 2:4 at {row.ratio:.3f} (perplexity "
+        f"{result.perplexity:.2f} against {row.perplexity:.2f}): prune the feed-forward part alone instead, or repair longer"
+    )
+
+
+def tasks(found: TaskScores | None) -> Section:
+    """Returns the scores of both models on tasks."""
+    if found is None:
+        return Section()
+    headings: list[Column | str] = [
+        Column("task", words=True),
+        Column("metric", words=True),
+        "dense",
+        "pruned",
+        "difference",
+        "samples",
+    ]
+    rows = [
+        [
+            row.task,
+            _metric(row),
+            _score(row.dense, row.dense_stderr),
+            _score(row.pruned, row.pruned_stderr),
+            ""
+            if row.pruned is None or row.dense is None
+            else f"{'+' * (row.pruned > row.dense)}{number(row.pruned - row.dense)}",
+            count(row.samples),
+        ]
+        for row in found.rows
+    ]
+    caption = f"{found.harness} on {_BACKENDS[found.backend]}; ± is one standard error"
+    asked = asked_words(chat_template=found.chat_template, limit=found.limit, cut=found.cut)
+    lines = [*asked, *filter(None, map(_difference, found.rows))]
+    return Section("Tasks", id="tasks", tables=[Table(headings, rows, caption)], lines=lines)
+
+
+def _metric(row: TaskRow) -> str:
+    return row.metric if row.filter is None else f"{row.metric} ({row.filter})"
+
+
+def _score(value: float | None, error: float | None) -> str:
+    if value is None:
+        return "not finite"
+    return number(value) if error is None else f"{number(value)} ± {number(error, 2)}"
+
+
+def asked_words(*, chat_template: bool, limit: int | None, cut: Sequence[str]) -> Iterator[str]:
+    """Yield remarks on the way in which the tasks were asked. The arguments are fields of `TaskScores`."""
+    if chat_template:
+        yield "tasks: asked as plain text; the model has a chat template, which is not applied"
+    if cut:
+        yield f"tasks: the first {limit} documents of {', '.join(cut)}, not all"
+
+
+def _difference(row: TaskRow) -> str:
+    """Returns a remark on two scores that are less than two standard errors apart, or an empty string."""
+    found = row.difference
+    if found is None:
+        return ""
+    name, items = f"{row.task}, {_metric(row)}", f"at {row.samples} items"
+    if found.value == found.error == 0:
+        return f"{name}: dense and pruned model are the same on every one of {row.samples} items"
+    unit = f" {found.unit}" if found.unit else ""
+    by = f"{abs(found.value):.3g}{unit}{' per item' if found.per_item else ''}"
+    size = f"{name}: dense and pruned model differ by {by}"
+    if abs(found.value) <= found.error:
+        return f"{size}, within the standard error of {found.error:.3g}: not distinguishable {items}"
+    if abs(found.value) < 2 * found.error:
+        errors = abs(found.value) / found.error
+        return f"{size}, {errors:.1f} standard errors: hardly distinguishable {items}"
+    return ""
+
+
+def generated(texts: Iterable[GeneratedText]) -> Section:
+    """Returns the continuations of both models, for a terminal; the page marks where they part."""
+    told = [
+        (name, text)
+        for one in texts
+        for name, text in (
+            ("prompt", one.prompt),
+            ("dense", repr(one.dense)),
+            ("pruned", repr(one.pruned)),
+            ("same", f"the first {one.same_tokens} of {one.tokens} tokens"),
+        )
+    ]
+    return Section("What the models say" * bool(told), facts=told)
+
+
+def output_warnings(report: OutputsReport) -> Iterator[str]:
+    """Yield warnings about outputs that pruning has moved far, and about those that show little of the compiled model."""
+    worst = report.difference.worst
+    if worst.floating and (worst.relative is None or worst.relative >= _MUCH):
+        far = "beyond what is finite" if worst.relative is None else f"by {worst.relative:.0%} of its norm"
+        yield f"Pruning moved the output {worst.output!r} {far}. {_how_to_lose_less(report)}"
+    allowed = report.agreement.tolerance.share
+    if allowed > _VAGUE:
+        yield (
+            f"On the inputs that outputs are compared on, rounding alone moves them by {allowed:.0%} of the largest, so "
+            "that it hardly shows whether the model was compiled right. Give real inputs with --calib."
+        )
+
+
+def _how_to_lose_less(report: OutputsReport) -> str:
+    less = "prune less (--ratio), or leave the linears dense that matter most (--exclude)."
+    if report.kind is Kind.ONNX and not report.learned.inputs:
+        return (
+            "The masks were chosen without inputs, and outputs may be compared on inputs unlike real ones: give real "
+            f"inputs with --calib inputs.npz, and no --method; or {less}"
+        )
+    return f"To lose less, {less}"
+
+
+def overlap_words(found: TextOverlap) -> str:
+    """Returns a sentence about evaluation text that was seen in learning, or about the reason why that is not known.
+
+    It is empty for another text that shares nothing.
+    """
+    if found.unknown is not None:
+        why = _UNKNOWN[found.unknown].format(about=found.about)
+        return f"whether the masks were learned on the evaluation text is not known: {why}"
+    assert found.shared is not None
+    told = shared_words(found.shared) if found.shared.shared else ""
+    if not found.same_text:
+        return told
+    told = told or f"no {found.shared.n} tokens in a row of its windows are in those that were drawn for them"
+    return f"the evaluation text is the one that the masks were learned on, by its sha256; {told}"
+
+
+def shared_words(found: SharedRuns) -> str:
+    """Returns the shared part of a text in one sentence."""
+    if not found.shared:
+        return f"no {found.n} tokens in a row of the evaluation text are in the text that the masks were learned on"
+    share, worst = (
+        "less than 0.1 %" if part < 0.001 else f"{100 * part:.1f} %"
+        for part in (found.share, found.worst_share)
+    )
+    so = (
+        "perplexity on it looks better than on new text"
+        if found.worst_share > _PHRASES
+        else "phrases, no more"
+    )
+    return (
+        f"{share} of the evaluation text was seen when the masks were learned, by runs of {found.n} tokens; of its window "
+        f"{found.worst} {worst}: {so}"
+    )
