@@ -1,4 +1,5 @@
 import math
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import masklearn
 from masklearn.base.errors import MaskLearnError
 from masklearn.learning import learn
 from masklearn.masks.budget import Budget
@@ -257,3 +259,15 @@ def test_sample_model(sample_model: Path, sample_texts: Path, tmp_path: Path) ->
     assert len(masks) == 210
     assert masks["model.layers.7.self_attn.q_proj"].tiles.shape == (5, 5)
     assert abs(masks.ratio - 0.4) * masks.weights < 128 * 128
+
+
+def test_the_example_of_the_package_runs(
+    make_model: ModelMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert masklearn.__doc__
+    _, _, rest = masklearn.__doc__.partition("\n\n")
+    code, _, _ = rest.partition("\n\nImporting")
+    code = textwrap.dedent(code).replace("models/smollm2-135m", str(make_model()))
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    assert MaskSet.load(tmp_path / "masks.safetensors").ratio == pytest.approx(0.4, abs=0.01)

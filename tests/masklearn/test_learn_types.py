@@ -1,20 +1,25 @@
 """Learning with weight types that are chosen by what they lose and save."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from masklearn.base.errors import MaskLearnError
 from masklearn.baselines import compare_with_baselines
-from masklearn.learning import learn
+from masklearn.learning import Learned, learn
 from masklearn.masks.maskset import MaskSet
+from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.prune import write_pruned_checkpoint
 from masklearn.quality.record import Baseline
-from masklearn.quant.table import FLOAT16
+from masklearn.quant.grid import Grid
+from masklearn.quant.table import FLOAT16, INT4, INT8
 from masklearn.recipe import LearnRecipe
 from tests.conftest import ModelMaker
+from tests.masklearn.model.quantised.writers import compressed_tensors, gptq, scheme
 
 SIZES = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1}
 
@@ -84,3 +89,96 @@ def test_what_can_choose_no_types_is_refused_before_any_work(
     with pytest.raises(MaskLearnError, match=why):
         learn(make_model(**SIZES), recipe(text_file, **settings), tmp_path / "s")
     assert not (tmp_path / "s").exists()
+
+
+ONE_BLOCK = {"hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 1}
+WRITE: dict[str, Callable[[Path], Any]] = {
+    "int4": lambda path: compressed_tensors(path, scheme(4, 64)),
+    "int8": lambda path: gptq(path, 8, -1),
+}
+
+
+def learned(path: Path, text: Path, scratch: Path, **settings: Any) -> Learned:
+    given = {"tile": (32, 64), "calib": str(text), "windows": 4, "length": 16, "repair": "none", "ratio": 0.3}
+    return learn(path, LearnRecipe.parse(given | settings), scratch)
+
+
+def pruned_integers(found: Learned, folder: Path) -> dict[str, Any]:
+    """Integers of the written checkpoint by linear. Pruned ones are 0."""
+    write_pruned_checkpoint(found.checkpoint, found.masks, folder)
+    pruned = Checkpoint.open(folder)
+    integers = {
+        name: grid.integers(pruned.read(f"{name}.weight")) for name, grid in found.masks.grids.items()
+    }
+    assert all(not one[~found.masks[name].keep()].any() for name, one in integers.items())
+    return integers
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("int4", {"method": "oneshot"}),
+        ("int4", {"method": "magnitude"}),
+        ("int8", {"method": "sparsegpt", "repair": "distill", "repair_steps": 2, "batch": 1}),
+        ("int8", {"method": "patch-joint", "steps": 2, "batch": 1, "prior": "magnitude"}),
+    ],
+)
+def test_scales_are_kept(
+    make_model: ModelMaker, text_file: Path, tmp_path: Path, kind: str, settings: dict[str, Any]
+) -> None:
+    path = make_model(dtype=torch.float16, **ONE_BLOCK)
+    WRITE[kind](path)
+    given = Checkpoint.open(path)
+    found = learned(path, text_file, tmp_path / "s", **settings)
+    integers = pruned_integers(found, tmp_path / "pruned")
+    assert set(integers) == set(found.masks) and found.masks.ratio > 0.25
+    changed = 0
+    for name, grid in found.masks.grids.items():
+        assert grid.type is given.grids[name].type
+        np.testing.assert_array_equal(grid.scales, given.grids[name].scales)
+        before = given.grids[name].integers(given.read(f"{name}.weight")) * found.masks[name].keep()
+        changed += int((before != integers[name]).sum())
+    assert (changed == 0) == (settings["method"] == "magnitude")
+
+
+def test_without_pruning_every_integer_is_kept(
+    make_model: ModelMaker, text_file: Path, tmp_path: Path
+) -> None:
+    path = make_model(dtype=torch.bfloat16, **ONE_BLOCK)
+    expected = WRITE["int4"](path)
+    found = learned(path, text_file, tmp_path / "s", ratio=0.0, method="sparsegpt")
+    integers = pruned_integers(found, tmp_path / "pruned")
+    for name, one in expected.items():
+        np.testing.assert_array_equal(integers[name], one.numpy())
+
+
+def test_other_types_can_be_asked_for(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
+    path = make_model(dtype=torch.float16, **ONE_BLOCK)
+    WRITE["int4"](path)
+    weights = "v_proj=int8,o_proj=float16"
+    masks = learned(path, text_file, tmp_path / "s", weights=weights, method="wanda").masks
+    grids: dict[str, Grid] = {name.rpartition(".")[2]: grid for name, grid in masks.grids.items()}
+    assert "o_proj" not in grids and grids["v_proj"].type is INT8
+    given = Checkpoint.open(path).grids
+    for name, grid in masks.grids.items():
+        if not name.endswith("v_proj"):
+            assert grid.type is INT4
+            np.testing.assert_array_equal(grid.scales, given[name].scales)
+    assert not learned(path, text_file, tmp_path / "t", weights="float16", method="wanda").masks.grids
+
+
+def test_channels_that_share_scales_are_not_reordered(
+    make_model: ModelMaker, text_file: Path, tmp_path: Path
+) -> None:
+    path = make_model(dtype=torch.float16, **ONE_BLOCK)
+    WRITE["int4"](path)
+    with pytest.raises(MaskLearnError, match="its channels can't be reordered"):
+        learned(path, text_file, tmp_path / "s", permute=True)
+
+
+def test_the_model_writes_its_own_text(make_model: ModelMaker, tmp_path: Path) -> None:
+    path = make_model(dtype=torch.float16, **ONE_BLOCK)
+    WRITE["int4"](path)
+    given = {"tile": (32, 64), "windows": 2, "length": 16, "repair": "none", "ratio": 0.3, "method": "wanda"}
+    masks = learn(path, LearnRecipe.parse(given), tmp_path / "s").masks
+    assert masks.grids and masks.record.text is not None and masks.record.text.source == "self"

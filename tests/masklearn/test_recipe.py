@@ -1,8 +1,15 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
+import masklearn.methods
 from masklearn.base.errors import UsageError
+from masklearn.methods import Method, method_of
 from masklearn.recipe import LearnRecipe
+from masklearn.traits import METHODS, Criterion, Repair, Requires, lacking, method_names
 
 
 def test_defaults_and_strings_from_the_command_line() -> None:
@@ -37,3 +44,58 @@ def test_frozen() -> None:
 def test_wrong_settings_are_named(settings: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         LearnRecipe.parse(settings)
+
+
+DOCS = Path(__file__).parents[2] / "docs/howto/learning.md"
+
+
+def test_every_method_is_a_file_that_the_documentation_names() -> None:
+    files = {file.stem for file in Path(masklearn.methods.__path__[0]).glob("*.py")}
+    assert files - {"__init__", "base"} == {name.replace("-", "_") for name in METHODS}
+    for name, kind in METHODS.items():
+        assert issubclass(kind, Method) and kind.name == name
+        assert kind.summary and kind.__module__ == f"masklearn.methods.{name.replace('-', '_')}"
+        assert f"`{name}`" in DOCS.read_text(), f"docs/howto/learning.md has no line on {name}"
+
+
+def test_the_list_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from masklearn.traits import METHODS\n"
+        "print(*[kind.summary for kind in METHODS.values()], 'MODULES', *sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0] for name in done.stdout.split("MODULES")[1].split()}
+    assert not loaded & {"torch", "numpy", "pydantic", "transformers"}
+
+
+def test_what_is_known_of_the_methods() -> None:
+    assert method_names(trained=True) == ("maskllm", "patch-joint", "patch-tile")
+    assert {name for name, kind in METHODS.items() if kind.solves} == {"oneshot", "sparsegpt"}
+    assert {name for name, kind in METHODS.items() if kind.repair is Repair.NONE} == {
+        "magnitude", "sparsegpt", "wanda",
+    }  # fmt: skip
+    assert METHODS["oneshot"].criteria[0] is Criterion.FISHER
+    assert METHODS["sparsegpt"].criteria[0] is Criterion.RELATIVE
+    assert not METHODS["magnitude"].needs and METHODS["wanda"].needs == {Requires.INPUTS}
+
+
+@pytest.mark.parametrize(
+    ("method", "why_not", "found"),
+    [
+        ("oneshot", {Requires.LOSS: "it has none"}, None),
+        ("oneshot", {Requires.INPUTS: "none are given"}, (Requires.INPUTS, "none are given")),
+        ("maskllm", {Requires.TRAINING: "it can't"}, (Requires.TRAINING, "it can't")),
+        ("magnitude", dict.fromkeys(Requires, "nothing"), None),
+    ],
+)
+def test_what_a_model_lacks_is_named(method: str, why_not: dict[Requires, str], found: object) -> None:
+    assert lacking(METHODS[method], why_not) == found
+
+
+def test_a_criterion_that_can_not_be_had_is_not_a_default() -> None:
+    oneshot, settings = method_of("oneshot"), LearnRecipe()
+    assert oneshot.criterion(settings, ()) is Criterion.FISHER
+    assert oneshot.criterion(settings, {Requires.LOSS}) is Criterion.RELATIVE
+    assert oneshot.criterion(settings, {Requires.LOSS, Requires.INPUTS}) is Criterion.MAGNITUDE
+    assert oneshot.criterion(LearnRecipe(criterion="raw"), {Requires.INPUTS}) is Criterion.RAW
+    assert method_of("wanda").criterion(settings, ()) is None

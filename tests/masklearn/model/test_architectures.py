@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,15 @@ from transformers import AutoModelForCausalLM
 
 from masklearn.base.errors import MaskLearnError
 from masklearn.masks.name_globs import matches
-from masklearn.model.architectures import ARCHITECTURES, architecture_of, longest_window
+from masklearn.model.architectures import architecture_of, longest_window
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears
+from masklearn.model.known_architectures import ARCHITECTURES
 from masklearn.model.models import auto_class, meta_model
 from tests.conftest import ModelMaker
+from tests.families import FAMILIES, MIXTURES, RENAMED, UNEXPORTABLE
 from tests.masklearn.architectures import every
+from tests.masklearn.model.test_structure import REFUSED
 
 FFN = {"gate_proj", "up_proj", "down_proj", "gate_up_proj", "w1", "w2", "w3", "c_fc", "fc1", "fc2", "lin1", "lin2",
        "dense_h_to_4h", "dense_4h_to_h"}  # fmt: skip
@@ -76,3 +80,28 @@ def test_fused_experts_are_refused_in_words(make_model: ModelMaker, tmp_path: Pa
         MaskLearnError, match=r"experts of .* are fused.*0.mlp.experts.gate_up_proj is a 3-D tensor"
     ):
         covered_linears(path)
+
+
+PAGE = (Path(__file__).parents[3] / "docs/reference/architectures.md").read_text()
+
+
+def named(title: str) -> set[str]:
+    """Types that a section names."""
+    part = PAGE.split(f"## {title}\n")[1].split("\n## ")[0]
+    return {name for name in re.findall(r"`([\w-]+)`", part) if not name.startswith("--")}
+
+
+def test_every_row_is_listed() -> None:
+    listed = PAGE.split("known_architectures.py`:\n\n")[1].split("\n\n")[0]
+    assert re.findall(r"`([\w-]+)`", listed) == list(ARCHITECTURES)
+
+
+def test_every_tested_family_is_listed() -> None:
+    families = set(FAMILIES) - set(UNEXPORTABLE)
+    listed = PAGE.split("(`make families`):\n\n")[1].split("\n\n")[0]
+    assert re.findall(r"`([\w-]+)`", listed) == sorted(families)
+    assert set(MIXTURES) - set(UNEXPORTABLE) <= named("Mixtures of experts")
+
+
+def test_every_refusal_that_is_tested_is_listed() -> None:
+    assert named("Refused") >= {*REFUSED, *RENAMED, *UNEXPORTABLE} - {"vit"}

@@ -1,15 +1,22 @@
 import json
 import os
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from compressed_tensors.config import SparsityCompressionConfig
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from masklearn.base.errors import MaskLearnError
 from masklearn.masks.maskset import MaskSet
 from masklearn.model.checkpoint import Checkpoint
-from masklearn.model.coverage import covered_linears
-from masklearn.model.prune import masked_weight, write_pruned_checkpoint
+from masklearn.model.coverage import covered_linears, covered_linears_of
+from masklearn.model.prune import masked_weight, write_compressed, write_pruned_checkpoint
+from masklearn.quant.grid import Grid, storable
+from masklearn.quant.table import INT4, INT8, WeightType
 from tests.mosaics import random_mask
 
 
@@ -121,3 +128,182 @@ def test_an_index_decides_neither_what_is_read_nor_what_is_overwritten(make_mode
         write_pruned_checkpoint(Checkpoint.open(source), masks, tmp_path / "out" / "model")
     assert victim.read_bytes() == before
     assert not (tmp_path / "out").exists()
+
+
+TILE = (32, 32)
+
+
+def write(source, out, masks):
+    """Write the pruned model, and return the block."""
+    found = MaskSet(masks, method="random", seed=0, base_model="x", base_sha256="", ratio_asked=0.25)
+    write_pruned_checkpoint(Checkpoint.open(source), found, out)
+    config = json.loads((out / "config.json").read_text())
+    return found, config.get("sparsity_config")
+
+
+def zeros(folder):
+    """Returns zeros and all weights of a folder."""
+    checkpoint = Checkpoint.open(folder)
+    arrays = [checkpoint.read(name) for name in checkpoint.names()]
+    return sum(int((array == 0).sum()) for array in arrays), sum(array.size for array in arrays)
+
+
+def test_a_mosaic_is_described_by_what_it_is(make_model, tmp_path):
+    source = make_model()
+    linears = covered_linears(source).linears
+    dense = next(iter(linears))
+    masks = {
+        name: random_mask(shape, TILE, 0.0 if name == dense else 0.5, i)[0]
+        for i, (name, shape) in enumerate(linears.items())
+    }
+    found, block = write(source, tmp_path / "out", masks)
+    read = SparsityCompressionConfig.load_from_registry(block["format"], **block)
+    assert read.format == "dense" and read.sparsity_structure == "unstructured"
+    assert read.targets == [name for name in found if masks[name].tiles.any()]
+    assert dense not in read.targets and read.targets
+    zeroed, weights = zeros(tmp_path / "out")
+    assert found.zeroed == zeroed and read.global_sparsity == pytest.approx(zeroed / weights)
+    mosaic = block["mosaic"]
+    assert mosaic["ratio"] == found.ratio and mosaic["tiles"] == {"32x32": len(linears)}
+    assert set(mosaic["kinds"]) == {"dense", "2:4"} and sum(mosaic["kinds"].values()) == pytest.approx(1)
+    assert mosaic["kinds"]["2:4"] == pytest.approx(2 * found.ratio)
+
+
+def test_one_kind_of_tiles_is_a_structure(make_model, tmp_path):
+    source = make_model()
+    masks = {
+        name: random_mask(shape, TILE, 1.0, 0)[0] for name, shape in covered_linears(source).linears.items()
+    }
+    _, block = write(source, tmp_path / "out", masks)
+    assert block["sparsity_structure"] == "2:4" and block["mosaic"]["kinds"] == {"2:4": 1.0}
+
+
+def test_a_model_that_is_pruned_again_has_its_last_block(make_model, tmp_path):
+    source = make_model()
+    linears = covered_linears(source).linears
+    half = {name: random_mask(shape, TILE, 0.5, i)[0] for i, (name, shape) in enumerate(linears.items())}
+    _, first = write(source, tmp_path / "half", half)
+    whole = {name: random_mask(shape, TILE, 1.0, 0)[0] for name, shape in linears.items()}
+    _, second = write(tmp_path / "half", tmp_path / "whole", whole)
+    assert first["sparsity_structure"] == "unstructured" and second["sparsity_structure"] == "2:4"
+    none = {name: random_mask(shape, TILE, 0.0, 0)[0] for name, shape in linears.items()}
+    _, third = write(tmp_path / "half", tmp_path / "none", none)
+    assert third is None and np.isclose(first["mosaic"]["ratio"], 0.25, atol=0.1)
+
+
+def on_grids(folder: Path, kind: Any) -> dict[str, Grid]:
+    """Round the covered linears of a folder to grids, with every other weight 0 and every other row's scales negative.
+
+    kind: the type of a linear.
+    """
+    checkpoint, grids = Checkpoint.open(folder), {}
+    files = {file: load_file(folder / file) for file in checkpoint.shards()}
+    for linear in covered_linears_of(checkpoint).linears:
+        of: WeightType | None = kind(linear)
+        if of is None:
+            continue
+        weight = checkpoint.read(f"{linear}.weight").astype(np.float32)
+        weight[:, 1::2] = 0
+        parts = weight.reshape(len(weight), -1, of.span or weight.shape[1])
+        scales = storable((np.abs(parts).max(-1) / of.highest).astype(np.float32))
+        scales[1::2] *= -1
+        grids[linear] = grid = Grid(of, scales if of.span else scales[:, 0])
+        integers = np.rint(parts / scales[..., None]).reshape(weight.shape).astype(np.int8)
+        values = torch.from_numpy(grid.values(integers, np.dtype(np.float32)))
+        for tensors in files.values():
+            if f"{linear}.weight" in tensors:
+                tensors[f"{linear}.weight"] = values.to(tensors[f"{linear}.weight"].dtype)
+    for file, tensors in files.items():
+        save_file(tensors, folder / file, {"format": "pt"})
+    return grids
+
+
+KINDS: dict[str, Any] = {
+    "int8": lambda _: INT8,
+    "int4": lambda linear: None if linear.endswith("v_proj") else INT4,
+    "mixed": lambda linear: INT4 if ".mlp." in linear else INT8,
+}
+
+
+@pytest.mark.parametrize(
+    ("kinds", "dtype"),
+    [("int4", torch.float16), ("int8", torch.bfloat16), ("mixed", torch.bfloat16)],
+    ids=str,
+)
+def test_transformers_loads_the_very_weights(kinds: str, dtype: torch.dtype, make_model: Any) -> None:
+    from transformers import AutoModelForCausalLM
+
+    path: Path = make_model(dtype=dtype, hidden_size=128, intermediate_size=256, num_hidden_layers=1)
+    out = path.with_name("compressed")
+    write_compressed(Checkpoint.open(path), on_grids(path, KINDS[kinds]), out)
+    expected = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).state_dict()
+    model = AutoModelForCausalLM.from_pretrained(out, dtype=dtype)
+    model(torch.tensor([[1, 2, 3]]))  # the library unpacks the weights in the first pass
+    found = model.state_dict()
+    assert all(torch.equal(found[name], weight) for name, weight in expected.items())
+
+
+@pytest.mark.parametrize("shard", ["5GB", "60KB"])
+def test_we_read_the_very_weights_and_grids(make_model: Any, shard: str) -> None:
+    path: Path = make_model(
+        shard=shard, dtype=torch.bfloat16, hidden_size=128, intermediate_size=256, num_hidden_layers=1
+    )
+    grids, out = on_grids(path, KINDS["mixed"]), path.with_name("compressed")
+    dense = Checkpoint.open(path)
+    steps: list[tuple[str, int, int]] = []
+    write_compressed(dense, grids, out, lambda *step: steps.append(step))
+    read, stored = Checkpoint.open(out), Checkpoint.open(out, as_stored=True)
+    assert read.names() == dense.names() and list(read.shards()) == list(dense.shards())
+    assert (len(read.shards()) > 1) == (shard != "5GB")
+    for name in dense.names():
+        np.testing.assert_array_equal(read.read(name), dense.read(name))
+    assert set(read.grids) == set(grids)
+    for linear, grid in grids.items():
+        assert read.grids[linear].type is grid.type
+        np.testing.assert_array_equal(read.grids[linear].scales, grid.scales)
+    assert steps[-1][1:] == (len(dense.names()), len(dense.names()))
+    assert (out / "tokenizer.json").is_file() and stored.bytes() < dense.bytes()
+    if shard != "5GB":
+        index = json.loads((out / "model.safetensors.index.json").read_text())
+        assert set(index["weight_map"]) == set(stored.names())
+        assert index["metadata"]["total_size"] == stored.bytes()
+
+
+def test_a_scale_that_the_models_type_does_not_hold_is_written_in_32_bits(make_model: Any) -> None:
+    from transformers import AutoModelForCausalLM, CompressedTensorsConfig
+
+    path: Path = make_model(dtype=torch.float16, hidden_size=128, intermediate_size=256, num_hidden_layers=1)
+    checkpoint = Checkpoint.open(path)
+    name = "model.layers.0.self_attn.q_proj"
+    grid = Grid(INT8, np.full(128, 0.0123456, np.float32))
+    values = grid.values(np.arange(128 * 128).reshape(128, 128).astype(np.int8), np.dtype(np.float16))
+    tensors = load_file(path / "model.safetensors") | {f"{name}.weight": torch.from_numpy(values)}
+    save_file(tensors, path / "model.safetensors", {"format": "pt"})
+    out = path.with_name("compressed")
+    write_compressed(checkpoint, {name: grid}, out)
+    stored = Checkpoint.open(out, as_stored=True)
+    assert stored.entry(f"{name}.weight_scale").dtype == "F32"
+    loaded = AutoModelForCausalLM.from_pretrained(
+        out, dtype=torch.float16, quantization_config=CompressedTensorsConfig(dequantize=True)
+    )
+    assert torch.equal(loaded.state_dict()[f"{name}.weight"], torch.from_numpy(values))
+
+
+def test_models_that_the_format_does_not_hold_are_refused(make_model: Any, tmp_path: Path) -> None:
+    grid = Grid(INT8, np.ones(4, np.float32))
+    for kind, why in (("gpt2", "stored transposed"), ("mixtral", "experts are fused")):
+        with pytest.raises(MaskLearnError, match=f"no model of the type {kind}") as error:
+            write_compressed(Checkpoint.open(make_model(kind)), {"any": grid}, tmp_path / "out")
+        assert why in error.value.why
+    with pytest.raises(MaskLearnError, match="has no quantised linears"):
+        write_compressed(Checkpoint.open(make_model()), {}, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_weight_off_its_grid_is_a_fault(make_model: Any, tmp_path: Path) -> None:
+    path: Path = make_model(hidden_size=128, intermediate_size=256, num_hidden_layers=1)
+    grids = on_grids(path, KINDS["int8"])
+    name = next(iter(grids))
+    wrong = grids | {name: Grid(INT8, grids[name].scales * np.float32(1.5))}
+    with pytest.raises(ValueError, match="is not on the grid of int8"):
+        write_compressed(Checkpoint.open(path), wrong, tmp_path / "out")

@@ -1,6 +1,15 @@
-import torch
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
+import torch
+from torch import nn
+
+from masklearn.base.errors import MaskLearnError
 from masklearn.stream.moments import input_moments
+from masklearn.stream.weighted_moments import weighted_moments
 
 
 class Shared(torch.nn.Module):
@@ -36,3 +45,127 @@ def test_moments_of_wide_inputs_are_whole_and_symmetric() -> None:
     tokens = torch.cat(windows).flatten(0, 1)
     torch.testing.assert_close(moment, tokens.t() @ tokens, rtol=1e-4, atol=1e-4)
     assert torch.equal(moment, moment.t())
+
+
+TOKENS, WIDE = 12, 512  # outputs of a token, over which one draw of signs averages
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(3)
+
+
+class Windows:
+    """Stands for a block: holds the inputs of all windows and the function that runs one."""
+
+    def __init__(self, hidden: Sequence[torch.Tensor], run: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self.hidden, self.run = hidden, run
+
+
+def moments_of(
+    linears: dict[str, nn.Linear], groups: list[list[str]], block: Any
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Weighted and plain moments of linears."""
+    with torch.no_grad():
+        plain = input_moments(linears, lambda: [block.run(x) for x in block.hidden])
+    weighted = weighted_moments(linears, block, plain, groups)
+    return {name: moment() for name, moment in weighted.items()}, plain
+
+
+def mixed(weights: torch.Tensor, plain: torch.Tensor) -> torch.Tensor:
+    """The documented moment of tokens that are unit vectors."""
+    return torch.diag(0.7 * weights / weights.mean()) + 0.3 * plain
+
+
+def test_a_token_counts_by_the_attention_that_it_gets_and_by_the_size_of_those_that_give_it() -> None:
+    """Most attention goes to the first token, and the last token's output is huge."""
+    v, sizes = nn.Linear(TOKENS, WIDE, bias=False), torch.ones(TOKENS, 1)
+    attention = torch.eye(TOKENS) * 0.3
+    attention[:, 0] = 0.7
+    sizes[-1] = 100.0
+    x = torch.eye(TOKENS)[None]
+    block = Windows([x], lambda x: attention @ v(x) + sizes)
+    weighted, plain = moments_of({"v": v}, [["v"]], block)
+    size = block.run(x)[0].square().mean(dim=1).sqrt()
+    expected = (attention / size[:, None]).square().sum(dim=0).detach()
+    assert expected[0] > 4 * expected[1] > 1000 * expected[-1]
+    torch.testing.assert_close(weighted["v"], mixed(expected, plain["v"]), rtol=0.2, atol=1e-6)
+
+
+def test_linears_of_one_input_have_one_moment_of_what_they_do_together() -> None:
+    q, k, gain = nn.Linear(TOKENS, WIDE), nn.Linear(TOKENS, WIDE), torch.rand(TOKENS, 1) * 10
+    block = Windows([torch.eye(TOKENS)[None]] * 2, lambda x: (q(x) * gain + k(x)) / (gain**2 + 1).sqrt())
+    weighted, plain = moments_of({"q": q, "k": k}, [["q", "k"]], block)
+    assert list(weighted) == ["q"]
+    size = block.run(block.hidden[0])[0].square().mean(dim=1)
+    torch.testing.assert_close(weighted["q"], mixed(1 / size, plain["q"] / 2) * 2, rtol=0.1, atol=1e-6)
+
+
+def test_experts_get_some_tokens_in_some_windows() -> None:
+    """The second expert is called for other tokens each time, twice in one window and never in another."""
+    experts = {name: nn.Linear(TOKENS, WIDE, bias=False) for name in "ab"}
+    parts = iter([[range(5)], [], [range(5, 8), range(8, 12)]] * 2)
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        z = experts["a"](x)
+        for part in next(parts):
+            z = z.index_add(1, torch.tensor(part), 3 * experts["b"](x[:, list(part)]))
+        return z / z.detach().square().mean(dim=-1, keepdim=True).sqrt()
+
+    block = Windows([torch.eye(TOKENS)[None]] * 3, run)
+    weighted, plain = moments_of(experts, [["a"], ["b"]], block)
+    assert torch.equal(plain["b"], torch.eye(TOKENS))
+    assert bool((weighted["b"].diagonal() > 0.5).all())
+    torch.testing.assert_close(weighted["b"].trace(), torch.tensor(float(TOKENS)))
+    assert bool((weighted["a"].diagonal() > 0.5).all())
+
+
+def test_a_group_on_which_nothing_depends_is_left_out() -> None:
+    used, unused = nn.Linear(TOKENS, WIDE), nn.Linear(TOKENS, WIDE)
+    block = Windows([torch.eye(TOKENS)[None]], lambda x: used(x) + 0 * unused(x))
+    weighted, _ = moments_of({"used": used, "unused": unused}, [["used"], ["unused"]], block)
+    assert list(weighted) == ["used"]
+
+
+def test_moments_are_symmetric_and_the_same_again() -> None:
+    """The width is more than a block of the sum."""
+    one = nn.Linear(400, 16)
+    hidden = [torch.randn(1, 6, 400) for _ in range(2)]
+    first, second = (
+        moments_of({"l": one}, [["l"]], Windows(hidden, lambda x: torch.tanh(one(x))))[0]["l"]
+        for _ in range(2)
+    )
+    assert torch.equal(first, first.T)
+    assert torch.equal(first, second)
+    assert not one._forward_hooks
+
+
+def test_bytes_do_not_depend_on_the_number_of_threads() -> None:
+    wide, narrow = nn.Linear(256, 768), nn.Linear(768, 256)
+    block = Windows(
+        [torch.randn(1, 512, 256) for _ in range(2)], lambda x: x + narrow(nn.functional.silu(wide(x)))
+    )
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            found.append(moments_of({"a": wide, "b": narrow}, [["a"], ["b"]], block)[0])
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(found[0][name], found[1][name]) for name in "ab")
+
+
+def test_a_large_moment_waits_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file has no name. Without room for it the error says so."""
+    linear, x = nn.Linear(TOKENS, WIDE), torch.randn(1, TOKENS, TOKENS)
+    block: Any = Windows([x], linear)
+    plain = {"l": x[0].T @ x[0]}
+    expected = weighted_moments({"l": linear}, block, plain, [["l"]])["l"]()
+    monkeypatch.setattr("masklearn.stream.weighted_moments._LARGE", 1)
+    store = tmp_path / "store"
+    kept = weighted_moments({"l": linear}, block, plain, [["l"]], store)["l"]
+    assert store.is_dir() and not list(store.iterdir())
+    assert torch.equal(kept(), expected)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
+    with pytest.raises(MaskLearnError, match="no space for the moments of a linear's inputs"):
+        weighted_moments({"l": linear}, block, plain, [["l"]], store)

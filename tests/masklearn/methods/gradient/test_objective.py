@@ -12,6 +12,7 @@ from masklearn.masks.tiles import tile_weights
 from masklearn.methods.base import Candidate
 from masklearn.methods.gradient.learner import DensityTarget, MaskObjective, density_excess, norm_kept
 from masklearn.methods.gradient.parametrization import (
+    PRIOR_LOGIT,
     Drawing,
     HybridMask,
     Sums,
@@ -19,7 +20,7 @@ from masklearn.methods.gradient.parametrization import (
     first_pattern_logits,
     first_tile_logits,
 )
-from masklearn.methods.gradient.settings import MaskSettings
+from masklearn.methods.gradient.settings import MaskSettings, Span
 from masklearn.methods.maskllm import MaskLlm
 from masklearn.methods.patch_joint import PatchJoint
 from masklearn.methods.patch_tile import PatchTile
@@ -169,3 +170,31 @@ def test_patterns_follow_the_inputs() -> None:
     fit(mask, weight, live, MASKLLM, 0.5 * 256)
     ended = candidate_from_logits(mask.pattern_logits.detach(), None, prior, (4, 8))
     assert (ended.pattern == 1).mean() > 0.9  # keeps 0 and 2
+
+
+def test_schedules_begin_and_end_where_the_papers_do() -> None:
+    assert (JOINT.tile_scale.at(0.0), JOINT.tile_scale.at(1.0)) == (25.0, 350.0)
+    assert (JOINT.pattern_scale.at(0.0), JOINT.pattern_scale.at(1.0)) == (100.0, 500.0)
+    assert (TILE.tile_scale.at(0.0), TILE.tile_scale.at(1.0)) == (100.0, 500.0)
+    assert (MASKLLM.temperature.at(0.0), MASKLLM.temperature.at(1.0)) == (4.0, 0.05)
+
+
+@pytest.mark.parametrize("ratio, first", [(0.5, 4.0), (0.45, 4.0), (0.449, 2.0), (0.25, 2.0)])
+def test_temperature_starts_lower_below_45(ratio: float, first: float) -> None:
+    span = JOINT.temperature_for(ratio)
+    assert (span.at(0.0), span.at(1.0)) == (first, 0.05)
+    assert TILE.temperature_for(ratio) == Span(2.0, 0.05)
+
+
+def test_half_way_is_half_way_and_nothing_leaves_the_span() -> None:
+    span = Span(25.0, 350.0)
+    assert span.at(0.5) == 187.5
+    assert (span.at(-0.1), span.at(1.7)) == (25.0, 350.0)
+
+
+def test_tile_logits_can_cross_from_one_prior_value_to_the_other() -> None:
+    """Adam moves a logit by up to rate·steps/2 under cosine decay; at 2000 steps the rates equal the papers'."""
+    assert (JOINT.tile_rate(2000), TILE.tile_rate(2000)) == (1e-3, 1e-4)
+    for steps in (1, 10, 200, 1000):
+        assert TILE.tile_rate(steps) * steps / 2 == pytest.approx(0.1)
+        assert JOINT.tile_rate(steps) * steps / 2 >= 2 * PRIOR_LOGIT

@@ -1,15 +1,34 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 
-from masklearn.masks.nm_codes import PATTERNS
-from masklearn.masks.tiles import grid_shape, tile_weights
-from masklearn.methods.gradient.parametrization import Drawing, HybridMask, first_pattern_logits
+from masklearn.masks.nm_codes import KEPT_POSITIONS, PATTERNS
+from masklearn.masks.select import select
+from masklearn.masks.tiles import WHOLE, expand_tiles, grid_shape, tile_weights
+from masklearn.methods.base import Candidate
+from masklearn.methods.gradient.parametrization import (
+    PRIOR_LOGIT,
+    Drawing,
+    HybridMask,
+    candidate_from_logits,
+    dense_share,
+    first_pattern_logits,
+    first_tile_logits,
+    gumbel,
+    likeliest,
+    spread_tiles,
+    weight_of_codes,
+    weight_of_logits,
+)
 
-SHAPE, TILE = (6, 20), (4, 8)  # ragged in both directions
+SHAPE, RAGGED = (6, 20), (4, 8)  # ragged in both directions
 
 
 def masked_linear(
@@ -22,8 +41,8 @@ def masked_linear(
         drawing,
         place,
         SHAPE,
-        TILE,
-        tile_logits=torch.randn(grid_shape(SHAPE, TILE)) * 0.05 if tiles else None,
+        RAGGED,
+        tile_logits=torch.randn(grid_shape(SHAPE, RAGGED)) * 0.05 if tiles else None,
         pattern_logits=first_pattern_logits(codes) if patterns else None,
         codes=None if patterns else codes,
     )
@@ -69,12 +88,12 @@ def test_hard_draws_follow_the_logits_and_ragged_tiles_count_by_their_weights() 
     sums = drawing.record[0]
     sparse = mask.tile_logits.detach().numpy() < 0
     assert 0 < sparse.sum() < sparse.size
-    areas = tile_weights(SHAPE, TILE)
+    areas = tile_weights(SHAPE, RAGGED)
     assert float(sums.sparse.detach()) == areas[sparse].sum() == 2 * int((~keep).sum())
     torch.testing.assert_close(sums.energy, linear.weight.square().sum())
     codes = mask.pattern_logits.argmax(dim=1).numpy()
     for n, g in np.ndindex(*codes.shape):
-        kept = PATTERNS[codes[n, g]] if sparse[n // TILE[0], 4 * g // TILE[1]] else np.ones(4, bool)
+        kept = PATTERNS[codes[n, g]] if sparse[n // RAGGED[0], 4 * g // RAGGED[1]] else np.ones(4, bool)
         np.testing.assert_array_equal(keep[n, 4 * g : 4 * g + 4].numpy(), kept)
 
 
@@ -112,3 +131,187 @@ def test_gradient_checkpointing_draws_the_same_mask_again(patterns: bool) -> Non
     for expected, found in zip(plain, again, strict=True):
         torch.testing.assert_close(found, expected)
     assert drawing.record is None
+
+
+TILE = (3, 8)
+
+
+@settings(max_examples=40)
+@given(
+    shapes=st.lists(st.tuples(st.integers(1, 10), st.integers(1, 7)), min_size=1, max_size=4),
+    ratio=st.floats(0.0, 0.5),
+    seed=st.integers(0, 1000),
+)
+def test_untrained_logits_give_the_prior_back(shapes: list[tuple[int, int]], ratio: float, seed: int) -> None:
+    """Neither a tile map nor a pattern changes, with ragged tiles too."""
+    draw = np.random.default_rng(seed)
+    sizes = {str(i): (n, 4 * g) for i, (n, g) in enumerate(shapes)}
+    areas = {name: tile_weights(size, TILE) for name, size in sizes.items()}
+    prior = {
+        name: Candidate(
+            draw.integers(0, 6, (n, k // 4), dtype=np.uint8),
+            draw.random(grid_shape((n, k), TILE)).astype(np.float32),
+        )
+        for name, (n, k) in sizes.items()
+    }
+    scores = {name: candidate.score for name, candidate in prior.items()}
+    tiles = select(scores, areas, ratio)
+    logits = first_tile_logits(scores, tiles, areas)
+    ended = {
+        name: candidate_from_logits(
+            first_pattern_logits(torch.from_numpy(prior[name].pattern)), logits[name], prior[name], TILE
+        )
+        for name in sizes
+    }
+    again = select({name: candidate.score for name, candidate in ended.items()}, areas, ratio)
+    for name in sizes:
+        np.testing.assert_array_equal(again[name], tiles[name])
+        np.testing.assert_array_equal(ended[name].pattern, prior[name].pattern)
+
+
+def test_pattern_logits_are_the_overlap_with_the_prior() -> None:
+    """Pattern 01 shares both positions with itself, none with 23, and one with the other four."""
+    found = first_pattern_logits(torch.tensor([[0]], dtype=torch.uint8)).flatten() / PRIOR_LOGIT
+    torch.testing.assert_close(found, torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0, -1.0]))
+
+
+def test_scores_rank_tiles_by_logit_whatever_their_size() -> None:
+    logits = torch.tensor([[0.03, -0.2, 0.01], [0.5, -0.3, 0.0]])
+    score = candidate_from_logits(
+        None, logits, Candidate(np.zeros((5, 5), np.uint8), np.zeros(1, np.float32)), TILE
+    ).score
+    per_weight = score / tile_weights((5, 20), TILE)
+    np.testing.assert_array_equal(per_weight.ravel().argsort(), logits.numpy().ravel().argsort())
+    assert (score > 0).all()
+
+
+def test_of_equal_logits_the_lowest_code_wins() -> None:
+    logits = torch.tensor([[0.0, 1, 1, 0, 1, 0], [2, 2, 2, 2, 2, 2], [0, 0, 0, 0, 0, 3]]).view(3, 6, 1)
+    assert likeliest(logits).flatten().tolist() == [1, 0, 5]
+    assert likeliest(logits).dtype is torch.uint8
+    random = torch.randn(7, 6, 9, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(likeliest(random).long(), random.argmax(dim=1))
+
+
+@pytest.mark.parametrize("trained", ["patterns", "tiles"])
+def test_what_was_not_trained_is_the_priors(trained: str, tmp_path: Path) -> None:
+    prior = Candidate(np.full((3, 4), 5, np.uint8), np.full((1, 2), 7, np.float32))
+    patterns = first_pattern_logits(torch.zeros(3, 4, dtype=torch.uint8)) if trained == "patterns" else None
+    tiles = torch.zeros(1, 2) if trained == "tiles" else None
+    ended = candidate_from_logits(patterns, tiles, prior, TILE)
+    assert (ended.pattern == (0 if trained == "patterns" else 5)).all()
+    np.testing.assert_array_equal(ended.score == 7, trained == "patterns")
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def plain_mask(dense: Tensor, logits: Tensor, noise: Tensor, scale: float, temperature: float) -> Tensor:
+    """M of PATCH by its equations, group by group: `[N, K/4, 4]`."""
+    shares = ((logits * scale + noise) / temperature).softmax(dim=1)
+    rows = []
+    for n, g in np.ndindex(*dense.shape):
+        pattern = sum(shares[n, code, g] * torch.tensor(PATTERNS[code]).to(shares) for code in range(6))
+        rows.append(dense[n, g] + (1 - dense[n, g]) * pattern)
+    return torch.stack(rows).view(*dense.shape, 4)
+
+
+def drawn(rows: int, groups: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    draw = generator(seed)
+    weight = torch.randn(rows, 4 * groups, generator=draw)
+    dense = torch.rand(rows, groups, generator=draw)
+    logits = torch.randn(rows, 6, groups, generator=draw) * 0.01
+    return weight, dense, logits, gumbel(logits.shape, logits.device, draw)
+
+
+@settings(max_examples=25)
+@given(
+    rows=st.integers(1, 5),
+    groups=st.integers(1, 6),
+    seed=st.integers(0, 99),
+    temperature=st.sampled_from([4.0, 0.7]),
+)
+def test_values_and_gradients_are_those_of_the_equations(
+    rows: int, groups: int, seed: int, temperature: float
+) -> None:
+    """The equations are computed in float64, because in fp32 their own gradients are less exact than ours."""
+    drawn_values = drawn(rows, groups, seed)
+    into = torch.randn(drawn_values[0].shape, generator=generator(seed + 1))
+    results = []
+    for plain in (True, False):
+        weight, dense, logits, noise = (t.double() if plain else t for t in drawn_values)
+        d, p = dense.clone().requires_grad_(), logits.clone().requires_grad_()
+        if plain:
+            masked = weight * plain_mask(d, p, noise, 90.0, temperature).view(weight.shape)
+            energy = masked.square().sum()
+        else:
+            masked, energy = weight_of_logits(weight, d, p, noise.clone(), 90.0, temperature)
+        loss = (masked * into).sum() + 0.3 * energy
+        results.append((masked, energy, *torch.autograd.grad(loss, (d, p))))
+    for expected, found in zip(*results, strict=True):
+        torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_fixed_patterns_equal_logits_that_leave_no_choice() -> None:
+    weight, dense, logits, _ = drawn(6, 5, 3)
+    codes = logits.argmax(dim=1).to(torch.uint8)
+    hard = torch.nn.functional.one_hot(codes.long(), 6).transpose(1, 2).float()
+    d1, d2 = dense.clone().requires_grad_(), dense.clone().requires_grad_()
+    masked, energy = weight_of_codes(weight, d1, codes)
+    expected, expected_energy = weight_of_logits(weight, d2, hard, torch.zeros_like(hard), 1000.0, 1.0)
+    torch.testing.assert_close(masked, expected)
+    torch.testing.assert_close(energy, expected_energy)
+    ours = torch.autograd.grad((masked**3).sum() + energy, d1)
+    torch.testing.assert_close(ours, torch.autograd.grad((expected**3).sum() + expected_energy, d2))
+
+
+def test_a_hard_mask_is_exactly_one_of_six_patterns() -> None:
+    """τ and κ are those of the last step, and logits are as far apart as training drives them."""
+    logits = torch.zeros(8, 6, 10)
+    choice = torch.randint(6, (8, 10), generator=generator(1))
+    logits.scatter_(1, choice.unsqueeze(1), 0.3)
+    noise = gumbel(logits.shape, logits.device, generator(2))
+    mask, _ = weight_of_logits(torch.ones(8, 40), torch.zeros(8, 10), logits, noise, 500.0, 0.05)
+    for n, g in np.ndindex(8, 10):
+        assert mask[n, 4 * g : 4 * g + 4].nonzero().flatten().tolist() == list(
+            KEPT_POSITIONS[int(choice[n, g])]
+        )
+        assert mask[n, 4 * g : 4 * g + 4].sum() == 2.0
+
+
+@pytest.mark.parametrize(
+    "shape, tile", [((5, 24), (2, 8)), ((4, 8), (4, 8)), ((7, 20), (16, 12)), ((7, 20), (2, WHOLE))]
+)
+def test_tiles_spread_as_their_map_expands(shape: tuple[int, int], tile: tuple[int, int]) -> None:
+    grid = torch.rand(grid_shape(shape, tile), generator=generator())
+    expected = expand_tiles(grid.numpy() > 0.5, shape, tile)
+    np.testing.assert_array_equal(spread_tiles(grid, shape, tile).numpy() > 0.5, expected)
+
+
+def test_dense_share_is_drawn_as_gumbel_softmax_over_two() -> None:
+    """Both have the same distribution: quantiles of 200,000 draws each agree."""
+    logit, scale, temperature = 0.02, 30.0, 2.0
+    ours = dense_share(torch.full((200_000,), logit), scale, temperature, generator(4))
+    pairs = torch.tensor([0.0, logit * scale]) + gumbel(torch.Size((200_000, 2)), ours.device, generator(5))
+    plain = (pairs / temperature).softmax(dim=1)[:, 1]
+    levels = torch.linspace(0.05, 0.95, 10)
+    torch.testing.assert_close(ours.quantile(levels), plain.quantile(levels), atol=5e-3, rtol=0)
+
+
+def test_gumbel_draws_have_its_mean_and_variance() -> None:
+    draws = gumbel(torch.Size((400_000,)), torch.device("cpu"), generator(6))
+    assert draws.isfinite().all()
+    assert float(draws.mean()) == pytest.approx(np.euler_gamma, abs=0.01)
+    assert float(draws.var()) == pytest.approx(np.pi**2 / 6, rel=0.01)
+
+
+def test_bfloat16_weights_keep_their_dtype_and_autocast_does_not_touch_the_mask() -> None:
+    weight, dense, logits, noise = drawn(4, 6, 8)
+    expected, _ = weight_of_logits(weight, dense, logits, noise.clone(), 90.0, 2.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        masked, _ = weight_of_logits(weight, dense, logits, noise.clone(), 90.0, 2.0)
+        small, _ = weight_of_logits(weight.bfloat16(), dense, logits, noise.clone(), 90.0, 2.0)
+    assert torch.equal(masked, expected)
+    assert small.dtype is torch.bfloat16
+    torch.testing.assert_close(small.float(), expected, rtol=2e-2, atol=1e-3)

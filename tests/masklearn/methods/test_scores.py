@@ -3,26 +3,57 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from masklearn.masks.kinds.table import TWO_FOUR
-from masklearn.masks.nm_codes import KEPT_POSITIONS
+from masklearn.masks.nm_codes import KEPT_POSITIONS, PATTERNS
 from masklearn.methods import Candidate, method_of
 from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.coverage import covered_linears
 from masklearn.recipe import LearnRecipe
 from masklearn.stream.feed import CheckpointFeed
 from masklearn.text.calibrate import calibration_windows
 from tests.conftest import ModelMaker
 from tests.masklearn.tasks import task_of
 
+RECIPE = LearnRecipe(method="magnitude", tile=(32, 32))
+
+
+def run(method: str, path: Path, recipe: LearnRecipe) -> dict[str, Candidate]:
+    found = method_of(method).candidates(CheckpointFeed(task_of(path, recipe)))
+    return {name: candidates[TWO_FOUR] for name, candidates in found}
+
+
+def test_keeps_the_larger_and_scores_what_goes_in_units_of_the_mean(make_model: ModelMaker) -> None:
+    path = make_model(dtype=torch.float16)
+    candidates = run("magnitude", path, RECIPE)
+    assert list(candidates) == list(covered_linears(path).linears)
+    for name, candidate in candidates.items():
+        weight = Checkpoint.open(path).torch(f"{name}.weight").double().numpy()
+        magnitudes = np.sort(np.abs(weight).reshape(weight.shape[0], -1, 4), axis=-1)
+        kept = np.where(PATTERNS[candidate.pattern], np.abs(weight).reshape(weight.shape[0], -1, 4), 0).sum(
+            -1
+        )
+        np.testing.assert_allclose(kept, magnitudes[..., 2:].sum(-1))
+        lost = (magnitudes[..., :2] ** 2).sum(-1)
+        np.testing.assert_allclose(candidate.score[0, 0], lost[:32, :8].sum() / (weight**2).mean(), rtol=1e-5)
+        np.testing.assert_allclose(candidate.score.sum(), lost.sum() / (weight**2).mean(), rtol=1e-5)
+
+
+def test_a_linear_of_zeros_costs_nothing(make_model: ModelMaker) -> None:
+    path = make_model()
+    tensors = load_file(path / "model.safetensors")
+    tensors["model.layers.0.self_attn.q_proj.weight"].zero_()
+    save_file(tensors, path / "model.safetensors", {"format": "pt"})
+    candidate = run("magnitude", path, RECIPE)["model.layers.0.self_attn.q_proj"]
+    assert not candidate.score.any()
+    assert not candidate.pattern.any()  # ties keep the first two
+
+
 TILE = (32, 32)
 # test_blocks compares the inputs of every architecture; here is one of each layout of names and weights.
 _LAYOUTS = ("llama", "mistral", "qwen2", "qwen3")
-
-
-def run(path: Path, recipe: LearnRecipe) -> dict[str, Candidate]:
-    found = method_of("wanda").candidates(CheckpointFeed(task_of(path, recipe)))
-    return {name: candidates[TWO_FOUR] for name, candidates in found}
 
 
 def whole_model(path: Path, recipe: LearnRecipe) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -56,7 +87,7 @@ def pruned(weight: np.ndarray, inputs: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def test_block_by_block_equals_the_whole_model(make_model, text_file: Path, model_type: str) -> None:
     path = make_model(model_type, shard="30KB", dtype=torch.bfloat16)
     recipe = LearnRecipe(tile=TILE, calib=str(text_file), windows=6, length=20, device="cpu", include=("*",))
-    candidates, expected = run(path, recipe), whole_model(path, recipe)
+    candidates, expected = run("wanda", path, recipe), whole_model(path, recipe)
     assert sorted(candidates) == sorted(expected)
     for name, (codes, cost) in expected.items():
         np.testing.assert_array_equal(candidates[name].pattern, codes)
@@ -66,6 +97,6 @@ def test_block_by_block_equals_the_whole_model(make_model, text_file: Path, mode
 def test_head_alone_is_scored_from_its_own_inputs(make_model: ModelMaker, text_file: Path) -> None:
     path = make_model()
     recipe = LearnRecipe(tile=TILE, calib=str(text_file), windows=2, length=20, include=("lm_head",))
-    candidates, expected = run(path, recipe), whole_model(path, recipe)
+    candidates, expected = run("wanda", path, recipe), whole_model(path, recipe)
     assert list(candidates) == ["lm_head"]
     np.testing.assert_array_equal(candidates["lm_head"].pattern, expected["lm_head"][0])

@@ -1,0 +1,296 @@
+"""The table of kinds, and masks of one linear that have several of them."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from masklearn.base.errors import MaskLearnError, UsageError
+from masklearn.masks.kinds.allowed import (
+    AUTO_KINDS,
+    allowed_kinds,
+    left_out_of_auto,
+    only_two_four,
+    parse_kinds,
+)
+from masklearn.masks.kinds.table import BY_CODE, DENSE, FAMILIES, KINDS, PRUNED, TWO_FOUR, kind_named
+from masklearn.masks.linear_mask import LinearMask
+from masklearn.masks.nm_codes import KEPT_POSITIONS, PATTERNS, patterns_from_scores, removed_scores
+from masklearn.recipe import LearnRecipe
+
+
+def test_codes_and_names_are_those_of_files_and_the_command_line() -> None:
+    """Mask files hold the codes, so no later table may give one another meaning."""
+    assert {kind.code: kind.name for kind in KINDS} == {
+        0: "dense", 1: "2:4", 2: "8:16", 3: "12:16", 4: "10:16", 5: "14:16", 6: "6:16", 7: "4:16"
+    }  # fmt: skip
+
+
+def test_bytes_and_zeros() -> None:
+    found = {kind.name: (kind.bytes_per_weight, kind.zeros) for kind in KINDS}
+    assert found["dense"] == (2.0, 0.0)
+    assert found["2:4"] == found["8:16"] == (1.125, 0.5)
+    assert found["12:16"] == (1.625, 0.25)
+    assert found["10:16"] == (1.375, 0.375)
+
+
+def test_a_kind_fits_where_its_groups_divide_the_columns() -> None:
+    assert TWO_FOUR.fits(4)
+    assert PRUNED["8:16"].fits(128)
+    assert not PRUNED["8:16"].fits(48)
+
+
+def test_an_unknown_kind_is_named_beside_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"no kind '9:16'\. The kinds are 2:4, 8:16, 12:16"):
+        kind_named("9:16")
+
+
+def mixed(rng: np.random.Generator, shape: tuple[int, int] = (24, 192)) -> LinearMask:
+    kinds = rng.choice([0, 1, 2, 3, 4], (2, 3)).astype(np.uint8)
+    kinds[0] = 1, 2, 3  # each family in one linear
+    scores = rng.random(shape)
+    kept = np.full((2, 3), 16, np.uint8)
+    for code in (2, 3, 4):
+        kept[kinds == code] = BY_CODE[code].kept
+    groups = np.repeat(np.repeat(kept, 4, axis=1), 16, axis=0)[:24]
+    codes = {"2:4": FAMILIES["2:4"].best(scores, 2), "n:16": FAMILIES["n:16"].best(scores, groups)}
+    return LinearMask.from_codes(shape, (16, 64), kinds, codes)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_mask_of_several_kinds_keeps_what_each_tile_keeps(seed: int) -> None:
+    mask = mixed(np.random.default_rng(seed))
+    keep = mask.keep()
+    for i, j in np.ndindex(mask.kinds.shape):
+        kind = BY_CODE[int(mask.kinds[i, j])]
+        tile = keep[16 * i : 16 * i + 16, 64 * j : 64 * j + 64]
+        if kind.family is None:
+            assert tile.all()
+        else:
+            assert (kind.family.groups(tile).sum(-1) == kind.kept).all()
+    assert mask.zeroed == int((~keep).sum())
+    assert sum(mask.by_kind().values()) == mask.weights
+    assert (mask.tiles == (mask.kinds == TWO_FOUR.code)).all()
+
+
+def test_a_mask_of_dense_and_2_4_tiles_has_no_others() -> None:
+    kinds = np.array([[0, 1]], np.uint8)
+    mask = LinearMask.from_codes((4, 16), (4, 8), kinds, {"2:4": np.zeros((4, 4), np.uint8)})
+    assert mask.others is None
+    assert mask.kinds.tolist() == [[DENSE.code, TWO_FOUR.code]]
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"others": np.array([[2]], np.uint8)}, "groups are n:16"),
+        ({"others": np.array([[9]], np.uint8)}, "kind 9 is not in the table"),
+        ({"others": np.array([[1]], np.uint8)}, "among the kinds that are not"),
+        ({"others": np.array([[2, 2]], np.uint8)}, "for"),
+        ({"shape": (2, 32), "others": np.array([[2]], np.uint8)}, "multiples of 64"),
+        ({"mask16": np.zeros(3, np.uint16)}, "0 groups are n:16"),
+        ({"others": np.array([[2]], np.uint8), "mask16": np.full(8, 7, np.uint16)}, "keeps 3 weights"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(changed: dict[str, object], why: str) -> None:
+    given = {
+        "shape": (2, 64),
+        "tile": (2, 64),
+        "tiles": np.zeros((1, 1), np.bool_),
+        "pattern": np.zeros(0, np.uint8),
+    }
+    with pytest.raises(ValueError, match=why):
+        LinearMask(**(given | changed))  # type: ignore[arg-type]
+
+
+SHAPES = {"layers.0.mlp.up": (96, 64), "layers.0.mlp.down": (64, 192), "layers.0.q": (64, 48)}
+
+
+def allowed(text: str, tile: tuple[int, int] = (64, 64)) -> dict[str, str]:
+    return {
+        name.rpartition(".")[2]: " ".join(map(str, kinds))
+        for name, kinds in allowed_kinds(text, SHAPES, tile).items()
+    }
+
+
+def test_the_default_is_2_4_everywhere() -> None:
+    assert allowed(LearnRecipe().kinds) == {"up": "2:4", "down": "2:4", "q": "2:4"}
+
+
+def test_patterns_decide_and_what_follows_one_belongs_to_it() -> None:
+    text = "mlp.*=8:16,12:16,q=2:4"
+    assert allowed(text) == {"up": "8:16 12:16", "down": "8:16 12:16", "q": "2:4"}
+    assert allowed("mlp.up=10:16") == {"up": "10:16", "down": "2:4", "q": "2:4"}
+    assert allowed("re:.*(up|down)=8:16") == {"up": "8:16", "down": "8:16", "q": "2:4"}
+    assert allowed("12:16,q=2:4") == {"up": "12:16", "down": "12:16", "q": "2:4"}
+
+
+def test_auto_leaves_out_what_does_not_fit() -> None:
+    every = " ".join(map(str, AUTO_KINDS))
+    assert allowed("auto") == {"up": every, "down": every, "q": "2:4"}
+    assert allowed("auto", (64, 32)) == {"up": "2:4", "down": "2:4", "q": "2:4"}
+    assert allowed("auto", (64, 1 << 20)) == {"up": every, "down": every, "q": "2:4"}
+
+
+def test_what_auto_leaves_out_is_said() -> None:
+    (line,) = left_out_of_auto("auto", SHAPES, (64, 64))
+    assert line.startswith(
+        "kinds: auto leaves 6:16, 8:16, 10:16, 12:16, 14:16 out in 1 of 3 linears, such as layers.0.q:"
+    )
+    assert "in 3 of 3 linears" in next(left_out_of_auto("auto", SHAPES, (64, 32)))
+    for text in ("2:4", "mlp.*=auto", "mlp.*=8:16"):
+        assert not list(left_out_of_auto(text, SHAPES, (64, 64)))
+
+
+def test_a_named_kind_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(MaskLearnError, match=r"layers.0.q can't have tiles of kind 8:16.*they are 48 and 48"):
+        allowed("8:16")
+    with pytest.raises(MaskLearnError, match=r"up can't have tiles of kind 8:16.*they are 64 and 32"):
+        allowed("mlp.*=8:16", (64, 32))
+    with pytest.raises(MaskLearnError, match="matches no linear"):
+        allowed("attention=8:16")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("9:16", "no kind '9:16'"),
+        ("", "no kind ''"),
+        ("dense", "no kind 'dense'"),
+        ("8:16,8:16", "names a kind twice"),
+        ("auto,8:16", "It stands alone"),
+        ("=8:16", "no pattern in front"),
+        ("mlp.*=", "no kind ''"),
+        ("re:(=8:16", "not a regular expression"),
+    ],
+)
+def test_misspelled_kinds_are_refused(text: str, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        LearnRecipe.parse({"kinds": text})
+
+
+@pytest.mark.parametrize("text", ["2:4", "auto", "8:16,12:16", "mlp.*=8:16,12:16,q=2:4", "8:16,q=2:4"])
+def test_a_value_is_spelled_one_way(text: str) -> None:
+    assert parse_kinds(text) == text == parse_kinds(f" {text.replace(',', ' , ').replace('=', ' = ')} ")
+    assert only_two_four(text) == (text == "2:4")
+
+
+@pytest.mark.parametrize("method", ["patch-joint", "patch-tile", "maskllm"])
+def test_a_method_that_trains_learns_2_4_only(method: str) -> None:
+    with pytest.raises(UsageError, match=f"The method {method} learns 2:4 tiles only"):
+        LearnRecipe.parse({"method": method, "kinds": "auto"})
+    assert LearnRecipe.parse({"method": method, "kinds": "2:4"}).kinds == "2:4"
+
+
+SIXTEEN = FAMILIES["n:16"]
+KEPT = st.sampled_from([4, 6, 8, 10, 12, 14])
+# few distinct values, so that ties are common
+SCORES = arrays(np.float32, st.tuples(st.integers(1, 3), st.integers(1, 2).map(lambda slabs: 64 * slabs)),
+                elements=st.integers(-2, 2).map(float))  # fmt: skip
+
+
+def columns_of(group: int) -> list[int]:
+    """Columns of a group as the kernel's picture has them: those of lane t in four steps of 16."""
+    slab, t = divmod(group, 4)
+    return [
+        64 * slab + 16 * step + column
+        for step in range(4)
+        for column in (2 * t, 2 * t + 1, 2 * t + 8, 2 * t + 9)
+    ]
+
+
+def test_a_group_is_what_a_lane_holds() -> None:
+    row = np.arange(192)
+    assert SIXTEEN.groups(row).tolist() == [columns_of(group) for group in range(12)]
+
+
+@settings(max_examples=40)
+@given(SCORES, KEPT)
+def test_the_best_are_kept_and_ties_go_to_the_lower_position(scores: np.ndarray, kept: int) -> None:
+    codes = SIXTEEN.best(scores, kept)
+    keep = SIXTEEN.keep(codes)
+    for row in range(len(scores)):
+        for group in range(scores.shape[1] // 16):
+            columns = columns_of(group)
+            ranked = sorted(range(16), key=lambda i: (-scores[row, columns[i]], i))[:kept]
+            assert np.flatnonzero(keep[row, columns]).tolist() == sorted(ranked)
+            assert codes[row, group] == sum(1 << i for i in ranked)
+
+
+@settings(max_examples=40)
+@given(SCORES, st.data())
+def test_torch_gives_the_same_codes_and_groups_may_keep_different_numbers(
+    scores: np.ndarray, data: st.DataObject
+) -> None:
+    shape = (scores.shape[0], scores.shape[1] // 16)
+    kept = data.draw(arrays(np.uint8, shape, elements=st.sampled_from([4, 8, 12, 16])))
+    codes = SIXTEEN.best(scores, kept)
+    ours = SIXTEEN.best(torch.from_numpy(scores), torch.from_numpy(kept))
+    assert codes.dtype == np.uint16
+    np.testing.assert_array_equal(ours.numpy(), codes)
+    np.testing.assert_array_equal(SIXTEEN.keep(ours).numpy(), SIXTEEN.keep(codes))
+    np.testing.assert_array_equal(SIXTEEN.groups(SIXTEEN.keep(codes)).sum(-1), kept)
+    SIXTEEN.check(codes.ravel(), kept.ravel())
+
+
+def test_a_code_with_another_count_is_refused() -> None:
+    with pytest.raises(ValueError, match="keeps 3 weights in a tile that keeps 8"):
+        SIXTEEN.check(np.array([0xFF, 0b111], np.uint16), np.array([8, 8], np.uint8))
+
+
+# few distinct values, so that ties are common
+SCORES_OF_FOURS = arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(1, 5).map(lambda g: 4 * g)),
+                elements=st.integers(-2, 2).map(float))  # fmt: skip
+
+
+def slow_code(group: tuple[float, ...]) -> int:
+    """Pattern by sorting scores, ties to the lower index."""
+    order = sorted(range(4), key=lambda i: (-group[i], i))
+    return KEPT_POSITIONS.index((min(order[:2]), max(order[:2])))
+
+
+def test_six_patterns_in_lexicographic_order() -> None:
+    kept = [tuple(np.flatnonzero(pattern).tolist()) for pattern in PATTERNS]
+    assert kept == [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)] == list(KEPT_POSITIONS)
+    assert PATTERNS.shape == (6, 4)
+
+
+def test_every_order_and_tie_of_four() -> None:
+    groups = list(itertools.product(range(4), repeat=4))
+    scores = np.asarray(groups, np.float32).reshape(1, -1)
+    codes = patterns_from_scores(scores)
+    assert codes.dtype == np.uint8
+    assert codes[0].tolist() == [slow_code(group) for group in groups]
+
+
+def test_all_equal_keeps_the_first_two() -> None:
+    assert patterns_from_scores(np.zeros((2, 8), np.float32)).tolist() == [[0, 0], [0, 0]]
+
+
+@given(SCORES_OF_FOURS)
+def test_torch_agrees_with_numpy(scores: np.ndarray) -> None:
+    codes = patterns_from_scores(torch.from_numpy(scores))
+    assert codes.dtype == torch.uint8
+    np.testing.assert_array_equal(codes.numpy(), patterns_from_scores(scores))
+    np.testing.assert_array_equal(removed_scores(torch.from_numpy(scores)).numpy(), removed_scores(scores))
+
+
+@given(SCORES_OF_FOURS)
+def test_removed_is_what_the_pattern_drops(scores: np.ndarray) -> None:
+    dropped = np.where(PATTERNS[patterns_from_scores(scores)], 0.0, scores.reshape(scores.shape[0], -1, 4))
+    np.testing.assert_array_equal(removed_scores(scores), dropped.sum(axis=-1))
+
+
+def test_removed_does_not_cancel_beside_a_huge_score() -> None:
+    scores = np.asarray([[1e20, 1e-3, 2e-3, 4e-3]], np.float32)
+    np.testing.assert_allclose(removed_scores(scores), [[3e-3]], rtol=1e-6)
+
+
+@given(arrays(np.uint8, st.tuples(st.integers(1, 4), st.integers(1, 6)), elements=st.integers(0, 5)))
+def test_a_mask_as_scores_gives_its_patterns_back(codes: np.ndarray) -> None:
+    keep = PATTERNS[codes].reshape(codes.shape[0], -1)
+    np.testing.assert_array_equal(patterns_from_scores(keep.astype(np.uint8)), codes)
