@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import torch
 
 from masklearn.base.device import usable_device
-from masklearn.model.precision import computes_in_bf16
+from masklearn.model.modules import computes_in_bf16
 from patch_compile.timing.device import about_cpu
 
 __all__ = ["machine", "origin"]

@@ -123,7 +123,7 @@ _HOMES = {
         "model.models": "load_model",
         "model.pretrained": "load_tokenizer",
         "model.store": "WeightStore",
-        "options": "BytesPerWeight Count Exclude Include LEARNING LearnOptions REPAIR Ratio Tile",
+        "options": "LEARNING REPAIR BytesPerWeight Count Exclude Include LearnOptions Ratio Tile",
         "permute": "reordered",
         "quality.comparison": "Comparison LogitErrors Predictions compare_models",
         "quality.perplexity": "perplexity",

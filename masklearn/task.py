@@ -141,7 +141,7 @@ class Task:
     @property
     def bf16(self) -> bool:
         """True if linears compute in bf16 while blocks are streamed and models trained; see `computes_in_bf16`."""
-        from masklearn.model.precision import computes_in_bf16
+        from masklearn.model.modules import computes_in_bf16
 
         return computes_in_bf16(self.recipe.precision, usable_device(self.recipe.device))
 

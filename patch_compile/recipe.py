@@ -149,7 +149,7 @@ class Recipe(LearnSettings, BuildOptions):
         import torch
 
         from masklearn.base.device import usable_device
-        from masklearn.model.precision import computes_in_bf16
+        from masklearn.model.modules import computes_in_bf16
 
         device = usable_device(self.device)
         if device.type != "cpu":

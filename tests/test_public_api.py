@@ -30,7 +30,7 @@ INNER = {
     "benchmarks/compile.py": ("patch_compile.engine", "patch_compile.hardware", "patch_compile.packing"),
     # A row names the machine as the program itself sees it: device, bf16 units, CPU.
     "benchmarks/machine.py": (
-        "masklearn.model.precision", "masklearn.base.device", "patch_compile.timing.device",
+        "masklearn.model.modules", "masklearn.base.device", "patch_compile.timing.device",
     ),
     # Random models are learned on random tokens, which no text of the public API gives.
     "benchmarks/checkpoints.py": ("masklearn.text",),

@@ -41,7 +41,7 @@ def test_a_saved_recipe_gives_the_same_settings(tmp_path):
 def test_the_number_of_threads_is_recorded_where_results_depend_on_it(
     tmp_path, monkeypatch, bf16, method, length, threads, depends
 ):
-    monkeypatch.setattr("masklearn.model.precision.computes_in_bf16", lambda *_: bf16)
+    monkeypatch.setattr("masklearn.model.modules.computes_in_bf16", lambda *_: bf16)
     monkeypatch.setattr("torch.get_num_threads", lambda: threads)
     settings = {"model": tmp_path, "ratio": 0.3, "device": "cpu", "method": method, "length": length}
     recipe = Recipe.parse(settings | {"repair": "none"})

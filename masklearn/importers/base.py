@@ -152,7 +152,7 @@ def _unknown(source: Path) -> MaskLearnError:
         return MaskLearnError(
             f"{source} is a single safetensors file",
             "Weights are imported with the directory they lie in; a MaskSet needs no import.",
-            "Give the Hugging Face directory, or use a MaskSet as it is: build --mask FILE.",
+            "Give the Hugging Face directory, or a MaskSet as it is, as the `mask` of build.",
         )
     known = "; ".join(f"{name}, {kind.summary}" for name, kind in IMPORTERS.items())
     return MaskLearnError(

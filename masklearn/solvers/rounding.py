@@ -1,7 +1,7 @@
 """Rounds a linear's weights to integers with scales, under a fixed mask and on the Hessian of its inputs.
 
 Every step lessens the squared output error tr (W − Q) H (W − Q)ᵀ of a weight Q = integers · scales. H is XᵀX, or XᵀDX if
-the tokens have weights (`masklearn.stream.weighted_moments`):
+the tokens have weights (`masklearn.stream.moments`):
 
 1. GPTQ (arXiv 2210.17323): columns are rounded in order, and what a column loses goes to the columns after it. A pruned
    column is rounded to 0. A scale is searched when its first column is reached, on the weights as they are then.

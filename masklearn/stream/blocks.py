@@ -21,9 +21,8 @@ from masklearn.model.architectures import Architecture, architecture_of, check_w
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.linears import read_tensor
 from masklearn.model.models import meta_model
-from masklearn.model.modules import LogitRule
+from masklearn.model.modules import LogitRule, keep_attention_in_fp32
 from masklearn.model.naming import linear_name, stored_name, tied_names
-from masklearn.model.precision import keep_attention_in_fp32
 from masklearn.stream.hidden_states import HiddenStates
 from masklearn.stream.pass_checkpoints import PassCheckpoints
 

@@ -16,9 +16,8 @@ from masklearn.model.store import WeightStore
 from masklearn.stream.backward import stream_blocks_back
 from masklearn.stream.blocks import Block, stream_blocks
 from masklearn.stream.logits import watch_gradients
-from masklearn.stream.moments import input_moments, output_energy, squared_input_norms
+from masklearn.stream.moments import input_moments, output_energy, squared_input_norms, weighted_moments
 from masklearn.stream.pass_checkpoints import PassCheckpoints, checkpoints_of
-from masklearn.stream.weighted_moments import weighted_moments
 from masklearn.task import Task
 from masklearn.traits import Requires
 

@@ -1,10 +1,31 @@
-"""Computes second moments XᵀX of the inputs of a block's linears: the Hessians of their squared output errors."""
+"""Computes second moments of the inputs of a block's linears: XᵀX, the Hessians of their squared output errors, and moments
+in which a token counts by what an error at it does to the output of its block.
 
-from collections.abc import Callable, Mapping
+The squared output error of a linear counts all tokens alike. That is far from what a model makes of them: heads give most of
+their attention to the first token (attention sinks, arXiv 2309.17453), so an error of its value reaches every other token,
+while an error of its huge hidden state is small beside it. Weights that are rounded on weighted moments lose less.
+Tried by hand on 2026-11-28: SmolLM2-135M with one kind of linear in int4, none pruned, 16 windows; perplexity of the first
+4 windows of WikiText-2, 23.08 without rounding:
 
+    moments of     v      k      q     gate   up     down   o
+    XᵀX            27.13  23.43  23.19 23.48  23.51  24.04  23.33
+    weighted       23.34  23.15  23.13 23.32  23.54  23.78  23.27
+
+The trial of q left out the division by the size of z. Pruning to 2:4 by ALPS changes by less than 0.35 either way by
+weighted moments, so it keeps XᵀX.
+"""
+
+import math
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
 import torch
 
 from masklearn.base.threads import total
+from masklearn.stream.blocks import Block
+from masklearn.stream.hidden_states import check_space
 from masklearn.stream.logits import watch_calls
 
 # Rows of XᵀX per product: a smaller number skips more of the lower triangle, a larger one multiplies faster.
@@ -84,3 +105,94 @@ def mirror(moment: torch.Tensor) -> None:
 def output_energy(weight: torch.Tensor, moment: torch.Tensor) -> float:
     """Returns ‖XWᵀ‖² over all tokens, from W `[N, K]` and XᵀX `[K, K]`."""
     return float(total((weight @ moment).mul_(weight)))
+
+
+# Share of XᵀX, because sinks are few and leave the other directions to the damping. With a share of 0, 23.84 for down and
+# 23.24 for k.
+_UNWEIGHTED = 0.3
+
+_LARGE = 256 << 20  # bytes: a K of more than 8192
+
+_Call = tuple[str, torch.Tensor, torch.Tensor]  # of a linear: its name, x and y
+
+
+def weighted_moments(
+    linears: Mapping[str, torch.nn.Linear],
+    block: Block,
+    moments: Mapping[str, torch.Tensor],
+    groups: Sequence[Sequence[str]],
+    store: Path | None = None,
+) -> dict[str, Callable[[], torch.Tensor]]:
+    """Returns functions that return XᵀDX, fp32 `[K, K]`, of groups of linears that share inputs X, by the name of the first.
+
+    D is diagonal and holds a weight per token, 1 on average. The share `_UNWEIGHTED` of it is the same for all tokens. The
+    rest is in proportion to ‖∂(r·z)/∂y‖², where y are the outputs of the group's linears at the token, z is the block's
+    output, and r holds for each number of z a random sign over the root mean square of z at its token. The expectation over
+    r is the squared change of z, in units of z, by a small error of y (Gauss-Newton).
+
+    moments: XᵀX `[K, K]` by linear; store: folder for large matrices, which stay on the disk until the function is called,
+    because linears are pruned before they are rounded, and that takes much memory too; None for the system's temporary
+    folder. A group is left out if z does not depend on it. Raises MaskLearnError if there is no room on the disk.
+    """
+    leaders = {name: names[0] for names in groups for name in names}
+    sums = {names[0]: _Sum(moments[names[0]]) for names in groups}
+    seen: list[_Call] = []
+    with watch_calls({name: linears[name] for name in leaders}, lambda *call: seen.append(call)):
+        for i, hidden in enumerate(block.hidden):
+            seen.clear()
+            gradients = _gradients(block, hidden, seen, torch.Generator().manual_seed(i))
+            inputs: dict[tuple[str, int], tuple[torch.Tensor, list[torch.Tensor]]] = {}
+            for (name, x, _), gradient in zip(seen, gradients, strict=True):
+                inputs.setdefault((leaders[name], id(x)), (x, []))[1].append(gradient)
+            for (leader, _), (x, found) in inputs.items():
+                weights = torch.stack([one.flatten(0, -2).float().square().sum(dim=1) for one in found])
+                sums[leader].add(x.detach().flatten(0, -2).float(), weights.sum(dim=0))
+    return {leader: _kept(one.result(), store) for leader, one in sums.items() if 0.0 < one.weight < math.inf}
+
+
+def _gradients(
+    block: Block, hidden: torch.Tensor, seen: Sequence[_Call], random: torch.Generator
+) -> Sequence[torch.Tensor]:
+    """Run a window. Returns the gradient of r·z with respect to each y that is `seen` meanwhile."""
+    with torch.enable_grad():
+        z = block.run(hidden.detach().requires_grad_())
+        signs = torch.randint(0, 2, z.shape, generator=random).mul_(2).sub_(1).to(z)
+        size = z.detach().float().square().mean(dim=-1, keepdim=True).sqrt()
+        r = (signs / size.clamp_min(torch.finfo(torch.float32).tiny)).to(z.dtype)
+        return torch.autograd.grad(z, [y for _, _, y in seen], r, materialize_grads=True)
+
+
+def _kept(moment: torch.Tensor, store: Path | None) -> Callable[[], torch.Tensor]:
+    if moment.device.type != "cpu" or moment.nbytes < _LARGE:
+        return lambda: moment
+    shape = moment.shape
+    check_space(moment.nbytes, store, "moments of a linear's inputs", "Make room.")
+    file = tempfile.TemporaryFile(dir=store, prefix="moment-")  # noqa: SIM115 (`read` closes it)
+    moment.numpy().tofile(file)
+
+    def read() -> torch.Tensor:
+        with file:
+            file.seek(0)
+            return torch.from_numpy(np.fromfile(file, np.float32)).view(shape)
+
+    return read
+
+
+class _Sum:
+    """Sum of the squares of weighted rows. plain: that of the same rows without weights; weight: sum of the weights."""
+
+    def __init__(self, plain: torch.Tensor) -> None:
+        self.weight = 0.0
+        self._plain, self._moment, self._rows = plain, torch.zeros_like(plain), 0
+
+    def add(self, rows: torch.Tensor, weights: torch.Tensor) -> None:
+        """Add rows `[tokens, K]` with their weights `[tokens]`."""
+        add_upper(self._moment, rows * weights.sqrt()[:, None])
+        self.weight += float(total(weights))
+        self._rows += len(rows)
+
+    def result(self) -> torch.Tensor:
+        """Returns the sum for an average weight of 1, mixed with `plain`."""
+        mirror(self._moment)
+        scale = (1.0 - _UNWEIGHTED) * self._rows / self.weight
+        return self._moment.mul_(scale).add_(self._plain, alpha=_UNWEIGHTED)

@@ -122,7 +122,7 @@ def _errors_of_the_disk(done: str, folder: Path) -> Iterator[None]:
         raise MaskLearnError(
             f"The state of the training in {folder} cannot be {done}",
             f"{why}.",
-            "Check the disk: its free space, and its health. `--resume` continues from the last state that is whole.",
+            "Check the disk: its free space, and its health. `resume` continues from the last state that is whole.",
         ) from error
 
 

@@ -17,7 +17,7 @@ from masklearn.base.device import usable_device
 from masklearn.base.errors import MaskLearnError
 from masklearn.base.progress import OnStep
 from masklearn.base.threads import total
-from masklearn.model.precision import computes_in_bf16
+from masklearn.model.modules import computes_in_bf16
 from masklearn.recipe import LearnRecipe
 from masklearn.text.calibrate import TokenPool, too_many_passes
 from masklearn.training.checkpoints import Checkpoints, History

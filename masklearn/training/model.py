@@ -12,8 +12,8 @@ from masklearn.model.architectures import architecture_of, architecture_of_confi
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.linears import read_tensor
 from masklearn.model.models import meta_model
+from masklearn.model.modules import keep_attention_in_fp32
 from masklearn.model.naming import stored_name, tied_names
-from masklearn.model.precision import keep_attention_in_fp32
 from masklearn.training.head import CHUNK
 
 

@@ -18,7 +18,7 @@ from masklearn.masks.record import RepairRecord
 from masklearn.masks.weight_types import quantised_types
 from masklearn.model.architectures import architecture_of
 from masklearn.model.checkpoint import Checkpoint
-from masklearn.model.precision import computes_in_bf16
+from masklearn.model.modules import computes_in_bf16
 from masklearn.model.store import WeightStore
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import INT4

@@ -16,7 +16,7 @@ from masklearn.model.linears import linear_modules
 from masklearn.model.models import auto_class
 from masklearn.model.prune import write_pruned_checkpoint
 from masklearn.recipe import LearnRecipe
-from masklearn.stream.weighted_moments import weighted_moments
+from masklearn.stream.moments import weighted_moments
 from tests.masklearn.architectures import every
 
 

@@ -23,7 +23,7 @@ from masklearn.methods.base import Candidate, method_of
 from masklearn.methods.gradient.settings import MaskSettings
 from masklearn.model.linears import read_linear
 from masklearn.model.store import WeightStore
-from masklearn.quality.divergence import divergences
+from masklearn.quality.comparison import divergences
 from masklearn.quant.grid import Grid
 from masklearn.solvers import alps
 from masklearn.solvers.solve import round_weights, solve

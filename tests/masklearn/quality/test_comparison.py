@@ -13,8 +13,7 @@ from masklearn.model.coverage import covered_linears_of
 from masklearn.model.linears import read_linear
 from masklearn.model.models import load_model
 from masklearn.model.modules import as_linears
-from masklearn.quality.comparison import compare_models
-from masklearn.quality.divergence import divergences
+from masklearn.quality.comparison import compare_models, divergences
 from tests.conftest import ModelMaker
 from tests.masklearn.quality.halving import WINDOWS, halved, silent
 

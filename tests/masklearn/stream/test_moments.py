@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from masklearn.base.errors import MaskLearnError
-from masklearn.stream.moments import input_moments
-from masklearn.stream.weighted_moments import weighted_moments
+from masklearn.stream.moments import input_moments, weighted_moments
 
 
 class Shared(torch.nn.Module):
@@ -161,7 +160,7 @@ def test_a_large_moment_waits_on_the_disk(tmp_path: Path, monkeypatch: pytest.Mo
     block: Any = Windows([x], linear)
     plain = {"l": x[0].T @ x[0]}
     expected = weighted_moments({"l": linear}, block, plain, [["l"]])["l"]()
-    monkeypatch.setattr("masklearn.stream.weighted_moments._LARGE", 1)
+    monkeypatch.setattr("masklearn.stream.moments._LARGE", 1)
     store = tmp_path / "store"
     kept = weighted_moments({"l": linear}, block, plain, [["l"]], store)["l"]
     assert store.is_dir() and not list(store.iterdir())

@@ -10,7 +10,7 @@ from torch import nn
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.models import load_model, meta_model
-from masklearn.model.precision import computes_in_bf16
+from masklearn.model.modules import computes_in_bf16
 from masklearn.model.store import WeightStore
 from masklearn.training.model import (
     MemoryNeed,
