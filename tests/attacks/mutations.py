@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from tests.attacks.values import VALUES, dump
+from tests.attacks.values import VALUES, dump, safetensors_of, safetensors_parts
 
 __all__ = [
     "Mutation", "change_bytes", "change_json", "change_json_lines", "change_npz", "change_onnx", "change_safetensors",
@@ -131,16 +131,14 @@ def change_words(data: bytes, rng: Random) -> bytes:
 @_or_bytes
 def change_safetensors(data: bytes, rng: Random) -> bytes:
     """Change the header, with a length that fits it, and often with data that fit it as well."""
-    length = struct.unpack("<Q", data[:8])[0]
-    header, body = json.loads(data[8 : 8 + length]), data[8 + length :]
+    header, body = safetensors_parts(data)
     if rng.random() < 0.3:
         body = change_bytes(body, rng)[: len(body)].ljust(len(body), b"\0")
     else:
         header = _changed(header, rng)
     if rng.random() < 0.7:
         body = _refitted(header, body)
-    blob = dump(header).encode()
-    return struct.pack("<Q", len(blob)) + blob + body
+    return safetensors_of(header, body)
 
 
 def _refitted(header: dict[str, Any], body: bytes) -> bytes:

@@ -7,12 +7,16 @@ import io
 import json
 import os
 import random
+import struct
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CANARY", "GONE", "PLACES", "TEXTS", "VALUES", "Change", "at", "draw", "dump", "nested", "swapped"]
+__all__ = [
+    "CANARY", "GONE", "PLACES", "TEXTS", "VALUES", "Change", "at", "damaged", "draw", "dump", "nested", "safetensors_of",
+    "safetensors_parts", "swapped",
+]  # fmt: skip
 
 Change = Callable[[Path], object]  # of the file at a path
 CANARY = "import os; open(os.environ['HOSTILE_CANARY'], 'w')"  # code that shows that it ran
@@ -23,6 +27,27 @@ _MANY_DIGITS = "@digits@"  # a number of more digits than Python makes an int of
 def draw(name: str) -> random.Random:
     """Returns the generator of random choices that belongs to a name: always the same."""
     return random.Random(f"hostile/{name}")
+
+
+def damaged(content: bytes, seed: str, times: int, where: slice = slice(None), *, cut: bool = False) -> bytes:
+    """Returns bytes of which some are others, at random places, and that end early if they are cut."""
+    rng, made = draw(seed), bytearray(content)
+    places = range(len(made))[where]
+    for _ in range(times):
+        made[rng.choice(places)] = rng.randrange(256)
+    return bytes(made[: rng.randrange(len(made))] if cut else made)
+
+
+def safetensors_parts(content: bytes) -> tuple[Any, bytes]:
+    """Returns the header of a safetensors file, and the data behind it."""
+    (length,) = struct.unpack("<Q", content[:8])
+    return json.loads(content[8 : 8 + length]), content[8 + length :]
+
+
+def safetensors_of(header: Any, data: bytes) -> bytes:
+    """Returns a safetensors file. header: bytes, or a JSON value."""
+    blob = header if isinstance(header, bytes) else dump(header).encode()
+    return struct.pack("<Q", len(blob)) + blob + data
 
 
 def nested(depth: int) -> Any:

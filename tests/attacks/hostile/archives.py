@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tests.attacks.hostile.case import ONNX_BUILD, WANDA, Case, Sound, alone, cases, places
-from tests.attacks.values import Change, draw
+from tests.attacks.values import Change, damaged, draw
 
 __all__ = ["archive_cases"]
 
@@ -146,14 +146,9 @@ def _saved(name: str, array: Any) -> Change:
 
 
 def _damaged(number: int, whole: Change) -> Change:
-    """Returns a change to a file of which four bytes are others, and which is cut if the number is even."""
-
     def write(path: Path) -> None:
         whole(path)
-        random, made = draw(f"npz/{number}"), bytearray(path.read_bytes())
-        for _ in range(4):
-            made[random.randrange(len(made))] = random.randrange(256)
-        path.write_bytes(made if number % 2 else made[: random.randrange(len(made))])
+        path.write_bytes(damaged(path.read_bytes(), f"npz/{number}", 4, cut=number % 2 == 0))
 
     return write
 

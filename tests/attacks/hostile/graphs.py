@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.attacks.hostile.case import ONNX_BUILD, Case, Make, Sound, alone, cases, places, written
-from tests.attacks.values import draw
+from tests.attacks.values import damaged
 
 __all__ = ["graph_cases"]
 
@@ -43,12 +43,16 @@ def _edited(edit: _Edit, source: str = "model.onnx") -> Make:
 def _set(fields: dict[str, Any]) -> _Edit:
     """Returns an edit of fields, by their paths of names and numbers. None clears a field; "+" is a new item."""
 
-    def set_one(message: Any, path: str, value: Any) -> None:
+    def step(message: Any, name: str) -> Any:
+        if name == "+":
+            return message.add()
+        return message[int(name)] if name.isdigit() else getattr(message, name)
+
+    def set_one(model: Any, path: str, value: Any) -> None:
         *above, last = path.split(".")
-        for step in above:
-            message = message.add() if step == "+" else _step(message, step)
+        message = reduce(step, above, model)
         if last == "+":
-            message.append(value)
+            message.append(message[0] if value is _AGAIN else value)
         elif last.isdigit():
             message[int(last)].CopyFrom(value)
         elif value is None:
@@ -62,23 +66,37 @@ def _set(fields: dict[str, Any]) -> _Edit:
     return lambda model: [set_one(model, path, value) for path, value in fields.items()]
 
 
-def _step(message: Any, step: str) -> Any:
-    return message[int(step)] if step.isdigit() else getattr(message, step)
+def _info(name: str, shape: Any, kind: int = TensorProto.FLOAT) -> Any:
+    return helper.make_tensor_value_info(name, kind, shape)
 
 
-def _again(path: str) -> _Edit:
-    """Returns an edit that repeats the first item of a list."""
-
-    def edit(model: Any) -> None:
-        items = reduce(_step, path.split("."), model)
-        items.append(items[0])
-
-    return edit
+def _outside(**entries: str) -> dict[str, Any]:
+    """Returns fields by which the data of a weight lie outside of the file."""
+    where = [onnx.StringStringEntryProto(key=key, value=value) for key, value in entries.items()]
+    return {f"{_W}.raw_data": None, f"{_W}.data_location": TensorProto.EXTERNAL, f"{_W}.external_data": where}
 
 
-_ALPHA, _WEIGHT = "graph.node.2.attribute.+", "graph.initializer.0"
-_UNKNOWN_TYPE = onnx.AttributeProto.FromString(b"\x0a\x01z\xa0\x01\x63")
-_OF_NODES: dict[str, dict[str, Any]] = {
+_AGAIN = object()  # the first item
+_W, _ATTRIBUTE = "graph.initializer.0", "graph.node.2.attribute"
+_DIMS: tuple[list[int], ...] = (
+    [], [64], [64, 63], [63, 64], [-64, 64], [0, 64], [2**62, 4], [2**32, 2**32], [1] * 500, [64, 64, 1], [2**31, 2**33],
+)  # fmt: skip
+_TYPES = (0, 2, 7, 8, 9, 10, 11, 14, 16, 17, 22, 99, -1)
+_NUMBERS = {"nan": nan, "inf": inf, "huge": 3e38, "zero": 0.0}
+_LOCATIONS = (
+    "/etc/passwd", "../outside", "../../outside", "", "missing.data", "a\0b", "x" * 5000, "\x1b[31m", ".",
+)  # fmt: skip
+_EXTENTS = (
+    ("offset", "-1"), ("offset", str(2**63)), ("length", "-4"), ("length", str(2**62)), ("offset", "stranger"),
+    ("length", "1e9"),
+)  # fmt: skip
+_INPUT_DIMS: tuple[list[Any], ...] = (
+    [], [64], ["rows", 63], [-1, 64], [0, 64], [2**62, 64], ["rows"] * 300, ["\x1b[31m", 64], ["", ""],
+    ["x" * 100_000, 64],
+)  # fmt: skip
+_VERSIONS = {"IR version": "ir_version", "opset": "opset_import.0.version"}
+_SEQUENCE = helper.make_tensor_sequence_value_info("x", TensorProto.FLOAT, None)
+_FIELDS: dict[str, dict[str, Any]] = {
     "no operator": {"graph.node.0.op_type": ""},
     "unknown operator": {"graph.node.0.op_type": "Stranger"},
     "unknown domain": {"graph.node.0.domain": "stranger", "graph.node.0.op_type": "Stranger"},
@@ -94,57 +112,33 @@ _OF_NODES: dict[str, dict[str, Any]] = {
     "a name with colours": {"graph.node.0.name": "\x1b[31mred\x07"},
     "a name of 1 MB": {"graph.node.0.name": "x" * 1_000_000},
     "names twice": {"graph.node.2.name": "first_matmul"},
-    "transB that is text": {"graph.node.2.attribute.0": helper.make_attribute("transB", "x")},
-}
-_OF_ATTRIBUTES: dict[str, dict[str, Any]] = {
-    "alpha nan": {_ALPHA: helper.make_attribute("alpha", nan)},
-    "an attribute without a type": {f"{_ALPHA}.name": "alpha"},
-    "an attribute of an unknown type": {_ALPHA: _UNKNOWN_TYPE},
-}
-_DIMS: tuple[list[int], ...] = (
-    [], [64], [64, 63], [63, 64], [-64, 64], [0, 64], [2**62, 4], [2**32, 2**32], [1] * 500, [64, 64, 1], [2**31, 2**33],
-)  # fmt: skip
-_OF_WEIGHTS: dict[str, dict[str, Any]] = {
-    **{f"a weight of {str(dims)[:24]}": {"graph.initializer.0.dims": dims} for dims in _DIMS},
-    **{
-        f"a weight of type {kind}": {"graph.initializer.0.data_type": kind}
-        for kind in (0, 2, 7, 8, 9, 10, 11, 14, 16, 17, 22, 99, -1)
+    "transB that is text": {f"{_ATTRIBUTE}.0": helper.make_attribute("transB", "x")},
+    "transB twice": {f"{_ATTRIBUTE}.+": _AGAIN},
+    "alpha nan": {f"{_ATTRIBUTE}.+": helper.make_attribute("alpha", nan)},
+    "an attribute without a type": {f"{_ATTRIBUTE}.+.name": "alpha"},
+    "an attribute of an unknown type": {
+        f"{_ATTRIBUTE}.+": onnx.AttributeProto.FromString(b"\x0a\x01z\xa0\x01\x63")
     },
-    "a weight without data": {"graph.initializer.0.raw_data": b""},
-    "a weight cut": {"graph.initializer.0.raw_data": b"\0" * 100},
-    "a weight without a name": {"graph.initializer.0.name": ""},
-    "a weight of another name": {"graph.initializer.0.name": "stranger"},
+    **{f"a weight of {str(dims)[:24]}": {f"{_W}.dims": dims} for dims in _DIMS},
+    **{f"a weight of type {kind}": {f"{_W}.data_type": kind} for kind in _TYPES},
+    "a weight without data": {f"{_W}.raw_data": b""},
+    "a weight cut": {f"{_W}.raw_data": b"\0" * 100},
+    "a weight without a name": {f"{_W}.name": ""},
+    "a weight of another name": {f"{_W}.name": "stranger"},
     **{
-        f"weights {name}": {_WEIGHT: numpy_helper.from_array(np.full((64, 64), value, "f4"), "first")}
-        for name, value in {"nan": nan, "inf": inf, "huge": 3e38, "zero": 0.0}.items()
+        f"weights {name}": {_W: numpy_helper.from_array(np.full((64, 64), value, "f4"), "first")}
+        for name, value in _NUMBERS.items()
     },
-}
-_LOCATIONS = (
-    "/etc/passwd", "../outside", "../../outside", "", "missing.data", "a\0b", "x" * 5000, "\x1b[31m", ".",
-)  # fmt: skip
-_EXTENTS = (
-    ("offset", "-1"), ("offset", str(2**63)), ("length", "-4"), ("length", str(2**62)), ("offset", "stranger"),
-    ("length", "1e9"),
-)  # fmt: skip
-_INPUT_DIMS: tuple[list[Any], ...] = (
-    [], [64], ["rows", 63], [-1, 64], [0, 64], [2**62, 64], ["rows"] * 300, ["\x1b[31m", 64], ["", ""],
-    ["x" * 100_000, 64],
-)  # fmt: skip
-
-
-def _info(name: str, shape: Any, kind: int = TensorProto.FLOAT) -> Any:
-    return helper.make_tensor_value_info(name, kind, shape)
-
-
-_OF_INPUTS: dict[str, dict[str, Any]] = {
+    "a weight twice": {"graph.initializer.+": _AGAIN},
+    "segments": {f"{_W}.segment.begin": 7},
+    **{f"data outside at {place[:14]!r}": _outside(location=place) for place in _LOCATIONS},
+    **{f"data with {name} {value}": _outside(location=_FILE, **{name: value}) for name, value in _EXTENTS},
+    "data in itself": _outside(location=_FILE, offset="0", length="16384"),
     **{f"input of {str(dims)[:24]!r}": {"graph.input.0": _info("x", dims)} for dims in _INPUT_DIMS},
     "input without a type": {"graph.input.0.type": None},
     "input of text": {"graph.input.0": _info("x", ["r", 64], TensorProto.STRING)},
-    "input of a sequence": {
-        "graph.input.0": helper.make_tensor_sequence_value_info("x", TensorProto.FLOAT, None)
-    },
-}
-_OF_MODELS: dict[str, dict[str, Any]] = {
+    "input of a sequence": {"graph.input.0": _SEQUENCE},
+    "input twice": {"graph.input.+": _AGAIN},
     "no input": {"graph.input": None},
     "no output": {"graph.output": None},
     "output of nothing": {"graph.output.+": _info("z", [1])},
@@ -152,40 +146,19 @@ _OF_MODELS: dict[str, dict[str, Any]] = {
     "no graph": {"graph": None},
     "no node": {"graph.node": None},
     **{
-        name: fields
+        f"{name} {version}": {path: version}
         for version in (0, -1, 1, 2, 999, 2**62)
-        for name, fields in (
-            (f"IR version {version}", {"ir_version": version}),
-            (f"opset {version}", {"opset_import.0.version": version}),
-        )
+        for name, path in _VERSIONS.items()
     },
     "no opset": {"opset_import": None},
     "two opsets": {"opset_import.+": helper.make_opsetid("", 7)},
-    "metadata with colours": {
-        "metadata_props.+": onnx.StringStringEntryProto(key="\x1b[31m", value="\x1b]0;t\x07")
-    },
+    "metadata with colours": {"metadata_props.+.key": "\x1b[31m", "metadata_props.0.value": "\x1b]0;t\x07"},
     "a training step": {"training_info.+": onnx.TrainingInfoProto()},
 }
 
 
 def _plain() -> _Edits:
-    def of(table: dict[str, dict[str, Any]]) -> _Edits:
-        return ((name, _set(fields)) for name, fields in table.items())
-
-    yield from of(_OF_NODES)
-    yield "transB twice", _again("graph.node.2.attribute")
-    yield from of(_OF_ATTRIBUTES)
-    yield from of(_OF_WEIGHTS)
-    yield "a weight twice", _again("graph.initializer")
-    yield "segments", lambda m: setattr(m.graph.initializer[0].segment, "begin", 7)
-    for place in _LOCATIONS:
-        yield f"data outside at {place[:14]!r}", _external(location=place)
-    for name, value in _EXTENTS:
-        yield f"data with {name} {value}", _external(location=_FILE, **{name: value})
-    yield "data in itself", _external(location=_FILE, offset="0", length="16384")
-    yield from of(_OF_INPUTS)
-    yield "input twice", _again("graph.input")
-    yield from of(_OF_MODELS)
+    yield from ((name, _set(fields)) for name, fields in _FIELDS.items())
     for depth in (12, 40):
         yield f"functions nested {depth} deep", lambda m, d=depth: _functions(m, d)
     yield "a function that calls itself", lambda m: _functions(m, 1, own=True)
@@ -212,17 +185,6 @@ def _with_inputs(make: Make) -> Make:
         np.savez(folder / "inputs.npz", x=np.random.default_rng(0).standard_normal((2, 16, 64)).astype("f4"))
 
     return made
-
-
-def _external(**entries: str) -> _Edit:
-    def edit(model: Any) -> None:
-        target = model.graph.initializer[0]
-        target.ClearField("raw_data")
-        target.data_location = TensorProto.EXTERNAL
-        for key, value in entries.items():
-            target.external_data.add(key=key, value=value)
-
-    return edit
 
 
 def _functions(model: Any, depth: int, *, own: bool = False) -> None:
@@ -291,11 +253,12 @@ def _chain(model: Any, count: int) -> None:
 
 def _damaged(number: int) -> Make:
     def make(sound: Sound, folder: Path) -> None:
-        random, made = draw(f"onnx/{number}"), bytearray((sound.root / "model.onnx").read_bytes())
-        for _ in range(1 + number % 5):
-            value = random.randrange(256)
-            made[random.randrange(len(made)) if number % 2 else -random.randrange(1, 400)] = value
-        (folder / _FILE).write_bytes(made if number % 3 else made[: random.randrange(len(made))])
+        content, where = (
+            (sound.root / "model.onnx").read_bytes(),
+            slice(None) if number % 2 else slice(-400, None),
+        )
+        made = damaged(content, f"onnx/{number}", 1 + number % 5, where, cut=number % 3 == 0)
+        (folder / _FILE).write_bytes(made)
 
     return make
 

@@ -5,13 +5,23 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tests.attacks.hostile.case import LEARN, Case, Make, Sound, cases, in_model, places
-from tests.attacks.values import VALUES, Change, at, draw, dump, nested, swapped
+from tests.attacks.values import (
+    VALUES,
+    Change,
+    at,
+    damaged,
+    draw,
+    dump,
+    nested,
+    safetensors_of,
+    safetensors_parts,
+    swapped,
+)
 
 __all__ = ["tensor_cases"]
 
@@ -48,26 +58,19 @@ _TILES = (
 )  # fmt: skip
 
 
-def _read(path: Path) -> tuple[dict[str, Any], bytes]:
-    content = path.read_bytes()
-    (length,) = struct.unpack("<Q", content[:8])
-    return json.loads(content[8 : 8 + length]), content[8 + length :]
-
-
-def _write(path: Path, header: Any, data: bytes) -> None:
-    blob = header if isinstance(header, bytes) else dump(header).encode("utf-8", "surrogatepass")
-    path.write_bytes(struct.pack("<Q", len(blob)) + blob + data)
+def _parts(change: Callable[[Any, bytes], tuple[Any, bytes]]) -> Change:
+    """Returns a change of the header and the data."""
+    return _bytes(lambda content: safetensors_of(*change(*safetensors_parts(content))))
 
 
 def _header(change: Callable[[dict[str, Any]], Any]) -> Change:
     """Returns a change of the header. change: changes it in its place, or returns another."""
 
-    def write(path: Path) -> None:
-        header, data = _read(path)
+    def changed(header: Any, data: bytes) -> tuple[Any, bytes]:
         other = change(header)
-        _write(path, header if other is None else other, data)
+        return header if other is None else other, data
 
-    return write
+    return _parts(changed)
 
 
 def _bytes(change: Callable[[bytes], bytes]) -> Change:
@@ -109,28 +112,23 @@ def _lengths() -> Iterator[tuple[str, Callable[[bytes], bytes]]]:
     for end in (1, 7, 8, 9, 100, 1000, -1, -1000, -100_000):
         yield f"cut at {end}", lambda content, end=end: content[:end]
     yield "bytes behind", lambda content: content + bytes(100)
-    for number in range(16):  # bits of the header
-        yield f"flipped bits {number}", lambda content, number=number: _flip(content, number)
+    for number in range(16):  # of the header
+        yield (
+            f"flipped bits {number}",
+            lambda content, i=number: damaged(content, f"flip/{i}", 3, slice(1500)),
+        )
 
 
-def _flip(content: bytes, number: int) -> bytes:
-    random, made = draw(f"flip/{number}"), bytearray(content)
-    for _ in range(3):
-        made[random.randrange(1500)] ^= 1 << random.randrange(8)
-    return bytes(made)
+def _numbers(value: float, where: slice = slice(None)) -> Change:
+    """Returns a change of a weight's numbers."""
 
-
-def _numbers(value: float, count: int | None = None) -> Change:
-    """Returns a change of a weight's numbers, all of them or the eighth."""
-
-    def write(path: Path) -> None:
-        header, data = _read(path)
+    def changed(header: Any, data: bytes) -> tuple[Any, bytes]:
         start, end = header[_WEIGHT]["data_offsets"]
         array = np.frombuffer(data[start:end], "<f4").copy()
-        array[slice(7, 8) if count else slice(None)] = value
-        _write(path, header, data[:start] + array.tobytes() + data[end:])
+        array[where] = value
+        return header, data[:start] + array.tobytes() + data[end:]
 
-    return write
+    return _parts(changed)
 
 
 def _mask(change: Change) -> Make:
@@ -180,15 +178,10 @@ def _metadata() -> Iterator[tuple[str, Callable[[dict[str, Any]], None]]]:
 
 
 def _noisy(number: int) -> Change:
-    def write(path: Path) -> None:
-        random = draw(f"masks/{number}")
-        header, data = _read(path)
-        made = bytearray(data)
-        for _ in range(1 if number < 6 else len(made)):
-            made[random.randrange(len(made))] = random.randrange(256)
-        _write(path, header, bytes(made))
+    def changed(header: Any, data: bytes) -> tuple[Any, bytes]:
+        return header, damaged(data, f"masks/{number}", 1 if number < 6 else len(data))
 
-    return write
+    return _parts(changed)
 
 
 def _uses(number: int, name: str) -> tuple[str, ...]:
@@ -206,7 +199,9 @@ def tensor_cases(sound: Sound) -> Iterator[Case]:
     makes = ((name, in_model(_FILE, _bytes(change))) for name, change in _lengths())
     yield from cases(kind, (inspect, "plan stranger --ratio 0.4"), makes)
     numbers = {"nan": np.nan, "inf": np.inf, "huge": 3e38, "tiny": 1e-44, "zero": 0.0}
-    changes = {name: _numbers(value) for name, value in numbers.items()} | {"one nan": _numbers(np.nan, 1)}
+    changes = {name: _numbers(value) for name, value in numbers.items()} | {
+        "one nan": _numbers(np.nan, slice(7, 8))
+    }
     yield from cases(
         kind, (_LEARN,), ((f"numbers {name}", in_model(_FILE, c)) for name, c in changes.items())
     )
