@@ -12,8 +12,8 @@ from typing import Any
 from tests.attacks.values import PLACES, Change, dump
 
 __all__ = [
-    "BUILD", "LEARN", "ONNX_BUILD", "WANDA", "Case", "Make", "Sound", "alone", "cases", "in_model", "places", "rewritten",
-    "written",
+    "BUILD", "LEARN", "ONNX_BUILD", "WANDA", "Case", "Make", "Sound", "alone", "cases", "contents", "in_model", "places",
+    "rewritten", "written",
 ]  # fmt: skip
 
 # Options that make a build of the tiny model as short as it can be.
@@ -87,9 +87,19 @@ def alone(file: str, change: Change) -> Make:
     return lambda sound, folder: change(folder / file)
 
 
-def places(file: str, make: Callable[[str, Change], Make] = alone) -> Iterator[tuple[str, Make]]:
+_MakerOf = Callable[[str, Change], Make]
+
+
+def contents(
+    file: str, values: Iterable[tuple[str, Any]], make: _MakerOf = alone, before: str = ""
+) -> Iterator[tuple[str, Make]]:
+    """Yield a maker for each content of a file. before: beginning of all names."""
+    return ((f"{before}{name}", make(file, written(value))) for name, value in values)
+
+
+def places(file: str, make: _MakerOf = alone, before: str = "") -> Iterator[tuple[str, Make]]:
     """Yield a maker for each thing that may stand in the place of a file."""
-    return ((name, make(file, put)) for name, put in PLACES.items())
+    return ((f"{before}{name}", make(file, put)) for name, put in PLACES.items())
 
 
 def in_model(file: str, change: Change) -> Make:

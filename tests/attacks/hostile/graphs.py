@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.attacks.hostile.case import ONNX_BUILD, Case, Make, Sound, alone, cases, places, written
+from tests.attacks.hostile.case import ONNX_BUILD, Case, Make, Sound, cases, contents, places
 from tests.attacks.values import damaged
 
 __all__ = ["graph_cases"]
@@ -357,8 +357,7 @@ def graph_cases(sound: Sound) -> Iterator[Case]:
     yield from cases(
         "onnx", plain, ((f"damaged {number}", _damaged(number)) for number in range(30)), **named
     )
-    makes = ((name, alone(_FILE, written(content))) for name, content in _BYTES.items())
-    yield from cases("onnx", plain, makes, **named)
+    yield from cases("onnx", plain, contents(_FILE, _BYTES.items()), **named)
     yield from cases("onnx", plain, places(_FILE), **named)
     yield from cases("onnx", plain, ((name, _edited(edit)) for name, edit in _plain()), **named)
     endless = "a loop that never ends"  # of the linears' input, from constants, and of the ids of tokens

@@ -14,6 +14,7 @@ from tests.attacks.hostile.case import (
     Make,
     Sound,
     cases,
+    contents,
     in_model,
     places,
     rewritten,
@@ -79,9 +80,7 @@ def _configs(sound: Sound) -> Iterator[Case]:
         return in_model(_CONFIG, rewritten(change))
 
     changes = swapped(sound.json(f"model/{_CONFIG}"), 5, "config")
-    yield from cases(
-        "config", _in_turn, ((name, in_model(_CONFIG, written(value))) for name, value in changes)
-    )
+    yield from cases("config", _in_turn, contents(_CONFIG, changes, in_model))
     sizes = ((name, value) for name, values in _SIZES.items() for value in values)
     makes = [(f"{name} is {value:g}", config(_set(**{name: value}))) for name, value in sizes]
     makes += [(f"model_type {kind}", config(_set(model_type=kind))) for kind in _TYPES]
@@ -90,21 +89,16 @@ def _configs(sound: Sound) -> Iterator[Case]:
         for name in ("colours", "list", "-1", "escape", "deep", "many"):
             make = config(_set(**{key: VALUES[name]}))
             yield Case("config", f"{key} added as {name}", make, _in_turn(len(key + name), name))
-    yield from cases("config", (_PLAN, _INSPECT), _texts(_CONFIG))
-
-
-def _texts(file: str, prefix: str = "") -> Iterator[tuple[str, Make]]:
-    return ((f"{prefix}{name}", in_model(file, written(content))) for name, content in TEXTS.items())
+    yield from cases("config", (_PLAN, _INSPECT), contents(_CONFIG, TEXTS.items(), in_model))
 
 
 def _tokenizers(sound: Sound) -> Iterator[tuple[str, Make]]:
     for file, each in (("tokenizer.json", 1), ("tokenizer_config.json", 3), ("generation_config.json", 2)):
-        for name, changed in swapped(sound.json(f"model/{file}"), each, file):
-            yield f"{file} {name}", in_model(file, written(changed))
-        yield from _texts(file, f"{file} is ")
-    for name in _OTHER_FILES:
-        for what in ("deep lists", "not UTF-8", "a list"):
-            yield f"{name} is {what}", in_model(name, written(TEXTS[what]))
+        yield from contents(file, swapped(sound.json(f"model/{file}"), each, file), in_model, f"{file} ")
+        yield from contents(file, TEXTS.items(), in_model, f"{file} is ")
+    some = [(name, TEXTS[name]) for name in ("deep lists", "not UTF-8", "a list")]
+    for file in _OTHER_FILES:
+        yield from contents(file, some, in_model, f"{file} is ")
     bomb = _set(chat_template="{% for a in range(999999999) %}{{ a }}{% endfor %}")
     yield "a template that never ends", in_model("tokenizer_config.json", rewritten(bomb))
 
@@ -115,24 +109,18 @@ def _indices(sound: Sound) -> Iterator[Case]:
     shards = {name: "model.safetensors" for name in names if name != "__metadata__"}
     values = [(f"a shard at {p[:12]!r}", {"weight_map": shards | {names[-1]: p}}) for p in _SHARDS]
     values += swapped({"weight_map": {"a": "b"}, "metadata": {}}, 8, "index")
-    yield from cases(
-        "index", (_INSPECT, _LEARN), ((n, in_model(_INDEX, written(value))) for n, value in values)
-    )
-    yield from cases("index", (_PLAN, _LEARN), _texts(_INDEX))
+    yield from cases("index", (_INSPECT, _LEARN), contents(_INDEX, values, in_model))
+    yield from cases("index", (_PLAN, _LEARN), contents(_INDEX, TEXTS.items(), in_model))
 
 
 def _places() -> Iterator[Case]:
     kind = "model folder"
     for file in (_CONFIG, "tokenizer.json", "tokenizer_config.json", "generation_config.json", _INDEX):
         commands = (_LEARN if file == _CONFIG else _TOKENIZED, _INSPECT)
-        yield from cases(
-            kind, commands, ((f"{file} is {name}", make) for name, make in places(file, in_model))
-        )
-    links = (
-        (f"a link to {to}", in_model(name, lambda path, to=to: path.symlink_to(to)))
-        for to, name in _LINKS.items()
-    )
-    yield from cases(kind, (_LEARN,), links)
+        yield from cases(kind, commands, places(file, in_model, f"{file} is "))
+    for to, name in _LINKS.items():
+        link = in_model(name, lambda path, to=to: path.symlink_to(to))
+        yield Case(kind, f"a link to {to}", link, (_LEARN,))
     yield Case(kind, "a FIFO beside", in_model("extra.json", PLACES["a FIFO"]), (_LEARN,))
     red = in_model("\x1b[31mred.json", PLACES["zeros"])
     yield Case(kind, "a name with colours", red, (_LEARN, _INSPECT))

@@ -5,13 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from patch_compile.artifacts import layout
-from tests.attacks.hostile.case import BUILD, LEARN, Case, Make, Sound, cases, places, rewritten, written
+from tests.attacks.hostile.case import (
+    BUILD,
+    LEARN,
+    Case,
+    Make,
+    Sound,
+    cases,
+    contents,
+    places,
+    rewritten,
+    written,
+)
 from tests.attacks.hostile.texts import yaml_text
 from tests.attacks.values import PLACES, TEXTS, VALUES, Change, at, draw, swapped
 
@@ -102,16 +114,12 @@ def _cases(kind: str, commands: Any, makes: Any) -> Iterator[Case]:
 
 def _fields(sound: Sound) -> Iterator[Case]:
     for file, (readers, each, most) in _FILES.items():
-        rehash = file != layout.MANIFEST
+        make, put = partial(_in_out, rehash=file != layout.MANIFEST), partial(_in_out, rehash=False)
         changes = list(swapped(sound.json(f"out/{file}"), each, file))
         taken = draw(f"outs/{file}").sample(changes, min(most, len(changes)))
-        values = [(f"{file} {name}", value) for name, value in taken]
-        texts = [(f"{file} is {name}", content) for name, content in TEXTS.items()]
-        for contents in (values, texts):
-            makes = ((name, _in_out(file, written(content), rehash=rehash)) for name, content in contents)
-            yield from _cases("OUT", readers, makes)
-        puts = ((f"{file}: {name}", _in_out(file, put, rehash=False)) for name, put in PLACES.items())
-        yield from _cases("OUT", readers, puts)
+        yield from _cases("OUT", readers, contents(file, taken, make, f"{file} "))
+        yield from _cases("OUT", readers, contents(file, TEXTS.items(), make, f"{file} is "))
+        yield from _cases("OUT", readers, places(file, put, f"{file}: "))
 
 
 def _named(place: str, *, stage: bool) -> Callable[[Any], None]:
@@ -171,8 +179,8 @@ def _planted(sound: Sound) -> Iterator[Case]:
     for name, content in (_ENGINES | {"a library": library}).items():
         make, inspects = _in_out(layout.ENGINE, written(content)), (_INSPECT_ENGINE, INSPECT)
         yield from _cases("engines", inspects, ((f"{name}, {command}", make) for command in inspects))
-    makes = places(layout.ENGINE, lambda file, put: _in_out(file, put, rehash=False))
-    yield from _cases("engines", (_INSPECT_ENGINE,), makes)
+    puts = places(layout.ENGINE, partial(_in_out, rehash=False))
+    yield from _cases("engines", (_INSPECT_ENGINE,), puts)
 
 
 def _states() -> Iterator[tuple[str, Make]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from tests.attacks.hostile.case import WANDA, Case, Make, Sound, alone, cases, places, written
+from tests.attacks.hostile.case import WANDA, Case, Make, Sound, alone, cases, contents, places, written
 from tests.attacks.values import CANARY, TEXTS, draw, swapped
 
 __all__ = ["text_cases", "yaml_text"]
@@ -72,16 +72,13 @@ def _reads(file: str) -> str:
 
 
 def _texts() -> Iterator[Case]:
-    def texts(file: str, contents: dict[str, bytes], prefix: str = "") -> Iterator[Case]:
-        makes = ((f"{prefix}{name}", alone(file, written(content))) for name, content in contents.items())
-        return cases("texts", (_reads(file),), makes)
-
-    yield from texts("stranger.txt", _PLAIN)
+    yield from cases("texts", (_reads("stranger.txt"),), contents("stranger.txt", _PLAIN.items()))
     for suffix in ("jsonl", "json"):
-        yield from texts(f"stranger.{suffix}", _LINES | TEXTS, f"{suffix} ")
+        file, values = f"stranger.{suffix}", (_LINES | TEXTS).items()
+        yield from cases("texts", (_reads(file),), contents(file, values, before=f"{suffix} "))
     for suffix in ("txt", "jsonl", "json", "md"):
-        makes = ((f"{suffix} {name}", make) for name, make in places(f"stranger.{suffix}"))
-        yield from cases("texts", (_reads(f"stranger.{suffix}"),), makes)
+        file = f"stranger.{suffix}"
+        yield from cases("texts", (_reads(file),), places(file, before=f"{suffix} "))
     for name in _SPECS:
         yield Case("texts", f"called {name}", alone("stranger.exe", written(b"cat")), (_reads(name),))
     makes = ((f"folder with {name}", _folder(files)) for name, files in _FOLDERS.items())
@@ -106,9 +103,8 @@ def _recipes(sound: Sound) -> Iterator[Case]:
         return (_RECIPE if draw(f"recipes/{name}").random() < 0.2 else f"{_RECIPE} --eval stranger.txt",)
 
     yield from cases(kind, command, ((name, _beside(value)) for name, value in swapped(whole, 3, "recipe")))
-    contents = _YAML | {f"it is {name}": content for name, content in TEXTS.items()}
-    makes = ((name, alone(file, written(content))) for name, content in contents.items())
-    yield from cases(kind, (_RECIPE,), makes)
+    yield from cases(kind, (_RECIPE,), contents(file, _YAML.items()))
+    yield from cases(kind, (_RECIPE,), contents(file, TEXTS.items(), before="it is "))
     yield from cases(kind, (_RECIPE,), places(file))
 
 
