@@ -12,6 +12,7 @@ Importing this package is fast: the modules behind a name are imported when the 
 """
 
 import importlib
+from functools import cache
 from typing import Any
 
 from masklearn.base.threads import settle_threads
@@ -57,12 +58,13 @@ _HOMES = {
     for name in names.split()
 }  # the module of each name; `__init__.pyi` has them for type checkers
 __all__ = sorted(_HOMES)
+_settle_once = cache(settle_threads)
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    settle_threads()
+    _settle_once()
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
