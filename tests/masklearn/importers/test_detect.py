@@ -58,7 +58,7 @@ def test_what_cannot_be_imported(dense: Model, tmp_path: Path) -> None:
         (tmp_path / "p.pkl", "Pickled files are not read"),
         (tmp_path / "mask.pt", r"data\.pkl in .* is pickled"),
         (tmp_path / "empty", r"has no config\.json"),
-        (dense.checkpoint.path / "model.safetensors", "single safetensors file.*build --mask"),
+        (dense.checkpoint.path / "model.safetensors", "single safetensors file.*`mask` of build"),
     ):
         with pytest.raises(MaskLearnError, match=said):
             detect_format(source)
