@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from masklearn.base.safe_read import require_file
 from patch_compile.errors import PatchCompileError
-from patch_compile.onnx_io.constant_blowup import check_expansion
 
 if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
 
-__all__ = ["STANDARD_DOMAINS", "load_proto", "model_of", "refusing_invalid"]
+__all__ = ["STANDARD_DOMAINS", "load_proto", "model_of", "nested_nodes", "refusing_invalid"]
 
 STANDARD_DOMAINS = ("", "ai.onnx")
 """The two spellings of the domain of ONNX's own operators."""
 
 _SAYS_NOTHING = re.compile(r"\W*|-\d+")  # dimension names of exporters that know no name: `?`, `-1`
+_MOST_NODES = 2**19  # a compiled decoder of 126 layers has some 60,000 with its PatchLinear functions
+_MOST_DEPTH = 64  # calls of functions inside each other; passes recurse once for each
+_Key = tuple[str, str, str]
 
 
 def load_proto(path: Path) -> onnx.ModelProto:
     """Load a file without its external data. Dimensions of unknown size, which exporters spell `-1` or `?`, become
     dimensions without size and name: one name for several of them would mean that they are equal.
 
-    Raises PatchCompileError if it is no ONNX model, and as `check_expansion` does.
+    Raises PatchCompileError if it is no ONNX model, and as `_check_expansion` does.
     """
     import onnx
 
@@ -53,7 +55,7 @@ def load_proto(path: Path) -> onnx.ModelProto:
         raise PatchCompileError(
             f"{path} is not an ONNX model", f"A {garbled} in it is not UTF-8.", "Fetch the file again."
         )
-    check_expansion(path, proto)
+    _check_expansion(path, proto)
     _clear_unknown_sizes(proto.graph)
     return proto
 
@@ -132,3 +134,48 @@ def _values(graph: onnx.GraphProto) -> Iterator[onnx.ValueInfoProto]:
         for attribute in node.attribute:
             for subgraph in (attribute.g, *attribute.graphs):
                 yield from _values(subgraph)
+
+
+def nested_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """Yield every node, each followed by the nodes of its subgraphs."""
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                yield from nested_nodes(graph.node)
+
+
+def _check_expansion(path: Path, proto: onnx.ModelProto) -> None:
+    """Raise PatchCompileError for functions that call themselves, or that expand to more nodes than any model has.
+
+    It counts before anything inlines. Functions that call functions grow exponentially: 25 of them, each calling the next
+    one twice, are 33 million nodes.
+    """
+    functions = {(f.domain, f.name, f.overload): f for f in proto.functions}
+    sizes: dict[_Key, int] = {}
+
+    def size_of(nodes: Iterable[onnx.NodeProto], callers: tuple[_Key, ...]) -> int:
+        total = 0
+        for node in nested_nodes(nodes):
+            key = (node.domain, node.op_type, node.overload)
+            total += function_size(key, callers) if key in functions else 1
+            if total > _MOST_NODES:
+                raise _refused(path, f"Its functions expand to more than {_MOST_NODES:,} nodes.")
+        return total
+
+    def function_size(key: _Key, callers: tuple[_Key, ...]) -> int:
+        if key in callers:
+            raise _refused(path, f"Its function {key[1]!r} calls itself.")
+        if len(callers) >= _MOST_DEPTH:
+            raise _refused(path, f"Its functions call each other more than {_MOST_DEPTH} deep.")
+        if key not in sizes:
+            sizes[key] = size_of(functions[key].node, (*callers, key))
+        return sizes[key]
+
+    size_of(proto.graph.node, ())
+
+
+def _refused(path: Path, why: str) -> PatchCompileError:
+    return PatchCompileError(
+        f"{path} can't be inlined", why, "Export the model again, without nested functions."
+    )

@@ -4,6 +4,7 @@ Peak memory depends on the largest tensor, not on the size of the model.
 """
 
 import os
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -19,7 +20,7 @@ from patch_compile.errors import PatchCompileError
 if TYPE_CHECKING:
     from masklearn.model.checkpoint import Checkpoint
 
-__all__ = ["bind_weights", "cast_weight", "read_weight", "write_onnx"]
+__all__ = ["bind_weights", "cast_weight", "lazy_initializer", "lazy_tensor", "read_weight", "write_onnx"]
 
 # TensorRT and ONNX Runtime map the file. They need not copy a tensor that begins at a page.
 _ALIGNMENT = 4096
@@ -42,11 +43,8 @@ def bind_weights(model: ir.Model, checkpoint: "Checkpoint", dtype: ir.DataType) 
         if value.dtype != dtype:
             raise ValueError(f"{value.name} is {value.dtype} in a graph of {dtype}")
         source = _source_name(value, checkpoint)
-        value.const_value = ir.LazyTensor(
-            partial(_read, checkpoint, source, value.name, dtype),
-            dtype=dtype,
-            shape=value.shape,
-            name=value.name,
+        value.const_value = lazy_tensor(
+            value.name, value.shape.numpy(), dtype, partial(read_weight, checkpoint, source, dtype)
         )
 
 
@@ -70,10 +68,6 @@ def _source_name(value: ir.Value, checkpoint: "Checkpoint") -> str:
             "Fetch the model again.",
         )
     return name
-
-
-def _read(checkpoint: "Checkpoint", source: str, name: str, dtype: ir.DataType) -> ir.TensorProtocol:
-    return ir.Tensor(read_weight(checkpoint, source, dtype), dtype=dtype, name=name)
 
 
 def read_weight(checkpoint: "Checkpoint", name: str, dtype: ir.DataType | None) -> NDArray[Any]:
@@ -121,6 +115,23 @@ def _largest(dtype: ir.DataType) -> float:
     import ml_dtypes
 
     return float(ml_dtypes.finfo(dtype.numpy()).max)
+
+
+def lazy_tensor(
+    name: str, shape: Sequence[int], dtype: ir.DataType, make: Callable[[], NDArray[Any]]
+) -> ir.LazyTensor:
+    """Returns a tensor whose values `make` returns. It is called at each use."""
+    return ir.LazyTensor(
+        lambda: ir.Tensor(make(), dtype=dtype, name=name), dtype=dtype, shape=ir.Shape(shape), name=name
+    )
+
+
+def lazy_initializer(
+    name: str, shape: Sequence[int], dtype: ir.DataType, make: Callable[[], NDArray[Any]]
+) -> ir.Value:
+    """Returns a value that holds `lazy_tensor`, for a graph to register."""
+    tensor = lazy_tensor(name, shape, dtype, make)
+    return ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype), const_value=tensor)
 
 
 def write_onnx(model: ir.Model, path: Path) -> None:

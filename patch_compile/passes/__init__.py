@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NoReturn
 
@@ -22,7 +22,15 @@ if TYPE_CHECKING:
     from patch_compile.planning.lowering import LinearPlan
     from patch_compile.planning.split import SplitCost
 
-__all__ = ["LoweringPasses", "PassDump", "cleanup_passes", "describe_passes", "lowering_passes", "run_passes"]
+__all__ = [
+    "GraphPass",
+    "LoweringPasses",
+    "PassDump",
+    "cleanup_passes",
+    "describe_passes",
+    "lowering_passes",
+    "run_passes",
+]
 
 
 def cleanup_passes() -> list[ir.passes.PassBase]:
@@ -88,12 +96,13 @@ def lowering_passes(
     fuse: Collection[str] | None = None,
     split_cost: SplitCost | None = None,
     grids: Mapping[str, Grid] | None = None,
+    stacking: Sequence[GraphPass] = (),
 ) -> LoweringPasses:
     """Returns the passes that compile each covered linear as planned, for a graph without weights.
 
     read: returns the values of a tensor (`<linear>.weight` or a bias) in `dtype`, called when they are written; fuse: names
     of the fusions to apply, None for all; split_cost: see `SplitLinearsPass`; grids: those of the quantised linears, whose
-    weights `read` returns in a type in which they are exact.
+    weights `read` returns in a type in which they are exact; stacking: passes behind the fusions.
     """
     from patch_compile.passes.fusion.base import fusion_passes
     from patch_compile.passes.lowering.gather_linears import GatherLinearsPass
@@ -102,7 +111,7 @@ def lowering_passes(
     from patch_compile.passes.lowering.split_linears import SplitLinearsPass
 
     return LoweringPasses(
-        [GatherLinearsPass(plan, dtype), *fusion_passes(FUSIONS if fuse is None else fuse, plan)],
+        [GatherLinearsPass(plan, dtype), *fusion_passes(FUSIONS if fuse is None else fuse, plan), *stacking],
         PackLinearsPass(plan, masks, read, dtype, grids),
         SplitLinearsPass(plan, masks, read, dtype, split_cost),
         MaskLinearsPass(plan, masks, read, dtype),

@@ -1,149 +1,332 @@
-"""Finds the linears of a graph, so that a pass can replace them one by one."""
+"""Finds the linears of an ONNX graph of any origin, and the reasons why its other products stay dense."""
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from masklearn.masks.tiles import GROUP
+from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.proto import STANDARD_DOMAINS
+from patch_compile.passes.linears import (
+    SUFFIX,
+    FoundLinears,
+    Linear,
+    Refusal,
+    linear_name,
+    node_name,
+    reserved_names,
+)
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["LinearSite", "find_linears", "is_bias"]
+__all__ = ["PASSED_ON", "find_linears", "linears_of_file", "lowerable_linears"]
 
-_LOGGER = logging.getLogger(__name__)
-_SUFFIX = ".weight"
+_FLOATS = ("FLOAT", "FLOAT16", "BFLOAT16")
+# fmt: off
+_INTEGER_PRODUCTS = frozenset((
+    "MatMulInteger", "QLinearMatMul", "ConvInteger", "QLinearConv", "MatMulIntegerToFloat", "DynamicQuantizeMatMul",
+    "MatMulNBits", "MatMulBnb4", "QGemm", "QAttention",
+))
+_FUSED = frozenset(("FusedMatMul", "FusedGemm", "FusedConv", "Attention", "GemmFastGelu"))  # of com.microsoft
+_RECURRENT = frozenset(("LSTM", "GRU", "RNN"))
+# fmt: on
+PASSED_ON = ("Identity", "Cast", "Transpose")
+"""Operators that may stand between a constant and the product that reads it."""
+_COMPUTED = "its weight is computed at run time"
+_QUANTIZING = ("DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear")
 
 
 @dataclass(frozen=True)
-class LinearSite:
-    """One `Y = X Wᵀ + b` in the graph.
+class _Product:
+    """Result of the matchers: a constant weight in the layout that the product reads, [N, K], or [K, N] if transposed."""
 
-    nodes: compute `output` from `x`; no other node reads the values between them. They include the Transpose of the
-    weight only if no other node reads it. product: the MatMul or Gemm. shared: True if the weight has other readers, as
-    that of a tied head has.
+    weight: _StoredConstant
+    transposed: bool
+    shape: tuple[int, int]
+    bias: ir.Value | None = None
+    spatial: int = 0
+
+
+def find_linears(model: ir.Model) -> FoundLinears:
+    """Find every linear of the main graph.
+
+    1. MatMul(X, W) with W [K, N]. If only an Add of N constants reads its output, that is the bias.
+    2. Gemm(X, W, b) with alpha = beta = 1 and X not transposed.
+    3. Conv(X, W, b) with W [N, K, 1, …], stride 1, one group and no padding.
+
+    W may be behind Transpose, Cast and Identity. `skipped` lists products that look like a linear but are none: the
+    weight is not constant or has other readers (one mask could not serve both), K is not a multiple of 4, or the node is
+    in a subgraph.
+
+    Raises PatchCompileError for a quantized model (Q/DQ before a weight, integer products).
     """
-
-    name: str
-    nodes: tuple[ir.Node, ...]
-    product: ir.Node
-    weight: ir.Value  # initializer [N, K], named `<name>.weight`
-    bias: ir.Value | None  # initializer [N]
-    output: ir.Value  # [..., N]
-    shared: bool
-
-    @property
-    def x(self) -> ir.Value:
-        """Input [..., K]. Read from the graph at each call, because a pass may have replaced the node that makes it."""
-        x = self.product.inputs[0]
-        assert x is not None
-        return x
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(N, K): out_features, in_features."""
-        shape = self.weight.shape
-        assert shape is not None
-        n, k = shape
-        assert isinstance(n, int) and isinstance(k, int)
-        return n, k
+    found, reserved = FoundLinears(), reserved_names(model.graph)
+    for node, owner in _nodes(model.graph):
+        if node.op_type in _INTEGER_PRODUCTS:
+            raise _quantized(node, "It multiplies integers")
+        if node.domain == "com.microsoft" and node.op_type in _FUSED:
+            found.add(node, Refusal("an optimizer fused it: give the model before ONNX Runtime's optimizer"))
+        elif node.domain in STANDARD_DOMAINS and node.op_type in _RECURRENT:
+            found.add(node, Refusal("a recurrent operator holds its weights in itself"))
+        elif node.domain in STANDARD_DOMAINS and node.op_type in _MATCHERS:
+            found.add(node, _linear(node, owner, reserved | found.linears.keys()))
+    return found
 
 
-def find_linears(model: ir.Model) -> dict[str, LinearSite]:
-    """Returns every linear by name, in graph order.
-
-    1. MatMul(x, Transpose(W)) is a linear if W is an initializer [N, K] named `<name>.weight`.
-    2. Gemm(x, W, b) is one if transB = 1, transA = 0 and alpha = beta = 1.
-    3. After either, Add of an initializer [N] is the bias, if no other node reads the product.
-    A weight used by two linears is left out, with a warning: one replacement can't serve both.
-    """
-    sites: dict[str, LinearSite] = {}
-    repeated: set[str] = set()
-    for node in model.graph:
-        site = _site(node)
-        if site is None:
-            continue
-        if site.name in sites:
-            repeated.add(site.name)
-        sites[site.name] = site
-    for name in repeated:
-        _LOGGER.warning("%s.weight is multiplied at two places and stays dense", name)
-        del sites[name]
-    return sites
+def linears_of_file(path: Path, model: ir.Model) -> FoundLinears:
+    """Returns `find_linears` of the model at `path`. Raises PatchCompileError if it has none."""
+    found = find_linears(model)
+    if not found.linears:
+        raise PatchCompileError(
+            f"{path} has no linear to prune",
+            _counted(found.skipped.values()) or "It holds no MatMul, Gemm or Conv.",
+            "Give a model with a MatMul, Gemm or 1×1 Conv of constant weight, K a multiple of 4."
+            + (" --verbose names each node." if found.skipped else ""),
+            [f"{name}: {reason}" for name, reason in found.skipped.items()],
+        )
+    return found
 
 
-def _site(node: ir.Node) -> LinearSite | None:
-    if node.domain not in STANDARD_DOMAINS:
-        return None
-    if node.op_type == "MatMul":
-        return _from_matmul(node)
-    if node.op_type == "Gemm":
-        return _from_gemm(node)
+def lowerable_linears(model: ir.Model) -> dict[str, Linear]:
+    """Returns the linears that lowering passes can replace, by the names of their weights, in graph order."""
+    ready = [linear for linear in find_linears(model).linears.values() if linear.lowerable]
+    names = [str(linear.weight.name).removesuffix(SUFFIX) for linear in ready]
+    return {name: replace(linear, name=name) for name, linear in zip(names, ready, strict=True)}
+
+
+def _nodes(graph: ir.Graph, owner: str = "") -> Iterator[tuple[ir.Node, str]]:
+    """Yield every node, with a description of the node whose subgraph contains it."""
+    import onnx_ir as ir
+
+    for node in graph:
+        yield node, owner
+        for attribute in node.attributes.values():
+            graphs = [attribute.as_graph()] if attribute.type == ir.AttributeType.GRAPH else []
+            if attribute.type == ir.AttributeType.GRAPHS:
+                graphs = [*attribute.as_graphs()]
+            for subgraph in graphs:
+                yield from _nodes(subgraph, f"the {attribute.name} of {node.op_type} {node_name(node)!r}")
+
+
+def _linear(node: ir.Node, owner: str, taken: Container[str]) -> Linear | Refusal:
+    product = _MATCHERS[node.op_type](node)
+    if isinstance(product, Refusal):
+        return product
+    reason = _why_dense(node, owner, product)
+    if reason:
+        return reason
+    nodes: tuple[ir.Node, ...] = (node,)
+    bias = product.bias
+    if node.op_type == "MatMul" and (added := _added_bias(node, product.shape[0])):
+        nodes, bias = (node, added[0]), added[1]
+    weight, dtype = product.weight.initializer, product.weight.dtype
+    assert dtype is not None
+    name = linear_name(weight, node, taken)
+    return Linear(name, nodes, weight, product.transposed, product.shape, dtype, bias, product.spatial)
+
+
+def _why_dense(node: ir.Node, owner: str, product: _Product) -> Refusal | None:
+    """Returns the reason why a product with a constant weight stays dense; None if it does not."""
+    weight, dtype, x = product.weight, product.weight.dtype, node.inputs[0]
+    stored = weight.initializer.dtype
+    assert stored is not None
+    if stored.is_integer():
+        raise _quantized(node, f"Its weight is {stored.name.lower()}")
+    if dtype is None or dtype.name not in _FLOATS:
+        return Refusal(f"it computes in {dtype.name.lower() if dtype is not None else 'an unknown type'}")
+    if owner:
+        words = "it lies in {}, and only the main graph is compiled"
+        return Refusal(words.format(owner), words.format("a subgraph"))
+    if weight.reader:
+        words = "its weight is also read by {}: one packed form can't serve both"
+        return Refusal(words.format(weight.reader), words.format("another node"))
+    if min(product.shape) < 1:
+        return Refusal(f"its weight {list(product.shape)} is empty", "its weight is empty")
+    if product.shape[1] % GROUP:
+        return Refusal(
+            f"K = {product.shape[1]} is not a multiple of {GROUP}", f"K is not a multiple of {GROUP}"
+        )
+    if x is None or x.is_initializer():
+        return Refusal("its X is a constant")
+    if x.shape is not None and len(x.shape) < 2:
+        return Refusal("its X is a vector")
     return None
 
 
-def _is_weight(value: ir.Value | None) -> bool:
-    return (
-        value is not None
-        and value.is_initializer()
-        and value.name is not None
-        and value.name.endswith(_SUFFIX)
-        and value.shape is not None
-        and len(value.shape) == 2
-    )
+def _matmul(node: ir.Node) -> _Product | Refusal:
+    weight = _stored_constant(node.inputs[1], node)
+    if isinstance(weight, Refusal):
+        if not isinstance(_stored_constant(node.inputs[0], node), Refusal):
+            return Refusal("its constant is the left factor")
+        second = node.inputs[1]
+        computed = second is not None and second.producer() is not None
+        return Refusal("both factors are computed at run time") if computed else weight
+    return _matrix(weight, transposed=not weight.transposed)
 
 
-def _from_matmul(node: ir.Node) -> LinearSite | None:
-    x, transposed = node.inputs
-    transpose = transposed.producer() if transposed is not None else None
-    if x is None or transpose is None or transpose.op_type != "Transpose":
-        return None
-    perm = transpose.attributes.get("perm")
-    weight = transpose.inputs[0]
-    if not _is_weight(weight) or (perm is not None and tuple(perm.as_ints()) != (1, 0)):
-        return None
-    assert weight is not None
-    own = len(transpose.outputs[0].uses()) == 1
-    return _with_bias((transpose, node) if own else (node,), node, weight, None, transpose if own else node)
-
-
-def _from_gemm(node: ir.Node) -> LinearSite | None:
-    x, weight = node.inputs[0], node.inputs[1]
+def _gemm(node: ir.Node) -> _Product | Refusal:
+    weight = _stored_constant(node.inputs[1], node)
+    if isinstance(weight, Refusal):
+        return weight
     attributes = {name: attribute.value for name, attribute in node.attributes.items()}
-    plain = (
-        attributes.get("transB", 0) == 1
-        and attributes.get("transA", 0) == 0
-        and attributes.get("alpha", 1.0) == 1.0
-        and attributes.get("beta", 1.0) == 1.0
-    )
-    if x is None or not plain or not _is_weight(weight):
+    if attributes.get("transA", 0):
+        return Refusal("its X is transposed (transA)")
+    if (attributes.get("alpha", 1.0), attributes.get("beta", 1.0)) != (1.0, 1.0):
+        return Refusal("its alpha or beta is not 1")
+    product = _matrix(weight, transposed=weight.transposed == bool(attributes.get("transB", 0)))
+    return product if isinstance(product, Refusal) else _with_bias(node, product)
+
+
+def _conv(node: ir.Node) -> _Product | Refusal:
+    weight = _stored_constant(node.inputs[1], node)
+    if isinstance(weight, Refusal):
+        return weight
+    assert weight.initializer.shape is not None
+    n, k, *kernel = (int(size) for size in weight.initializer.shape.numpy())
+    attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+    if any(size != 1 for size in kernel):
+        size = f"a {'×'.join(map(str, kernel))} convolution"
+        return Refusal(
+            f"{size if len(kernel) > 1 else f'a convolution of {kernel[0]} points'} is no linear",
+            "a convolution of more than one point is no linear",
+        )
+    if attributes.get("group", 1) != 1:
+        return Refusal(
+            f"a convolution in {attributes['group']} groups is no linear",
+            "a convolution in groups is no linear",
+        )
+    if any(step != 1 for step in attributes.get("strides", ())):
+        stride = "×".join(map(str, attributes["strides"]))
+        return Refusal(
+            f"a convolution of stride {stride} skips inputs", "a convolution with a stride skips inputs"
+        )
+    if any(attributes.get("pads", ())):
+        return Refusal("a 1×1 convolution with padding makes more outputs than inputs")
+    return _with_bias(node, _Product(weight, False, (n, k), spatial=len(kernel)))
+
+
+def _matrix(weight: _StoredConstant, *, transposed: bool) -> _Product | Refusal:
+    assert weight.initializer.shape is not None
+    stored = [int(size) for size in weight.initializer.shape.numpy()]
+    if len(stored) != 2:
+        return Refusal(f"its weight has {len(stored)} axes")
+    n, k = reversed(stored) if transposed else stored
+    return _Product(weight, transposed, (n, k))
+
+
+def _with_bias(node: ir.Node, product: _Product) -> _Product | Refusal:
+    value = node.inputs[2] if len(node.inputs) > 2 else None
+    if value is None:
+        return product
+    bias = _constant_bias(value, node, product.shape[0])
+    if bias is None:
+        return Refusal(
+            f"its bias is not a constant of {product.shape[0]} elements",
+            "its bias is not a constant of N elements",
+        )
+    return replace(product, bias=bias)
+
+
+def _constant_bias(value: ir.Value | None, node: ir.Node, size: int) -> ir.Value | None:
+    found = _stored_constant(value, node)
+    if isinstance(found, Refusal) or found.transposed or found.initializer.shape is None:
         return None
-    assert weight is not None
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
-    if bias is not None and not is_bias(bias, weight):
-        return None
-    return _with_bias((node,), node, weight, bias, node)
+    shape = found.initializer.shape.numpy()
+    return found.initializer if shape[-1:] == (size,) and all(axis == 1 for axis in shape[:-1]) else None
 
 
-def is_bias(value: ir.Value | None, weight: ir.Value) -> bool:
-    """True if a value is an initializer [N]. weight: [N, K]."""
-    if value is None or not value.is_initializer() or value.shape is None or weight.shape is None:
-        return False
-    return len(value.shape) == 1 and value.shape[0] == weight.shape[0]
-
-
-def _with_bias(
-    nodes: tuple[ir.Node, ...], product: ir.Node, weight: ir.Value, bias: ir.Value | None, reader: ir.Node
-) -> LinearSite:
-    assert weight.name is not None
-    output = nodes[-1].outputs[0]
+def _added_bias(node: ir.Node, size: int) -> tuple[ir.Node, ir.Value] | None:
+    """Returns the Add that alone reads a product and adds a bias, and the bias; None if there is no such Add."""
+    output = node.outputs[0]
     readers = [use.node for use in output.uses()]
-    if bias is None and len(readers) == 1 and not output.is_graph_output():
-        add = readers[0]
-        other = next((v for v in add.inputs if v is not output), None) if add.op_type == "Add" else None
-        if other is not None and is_bias(other, weight):
-            nodes, bias, output = (*nodes, add), other, add.outputs[0]
-    shared = any(use.node is not reader for use in weight.uses()) or reader not in nodes
-    return LinearSite(weight.name.removesuffix(_SUFFIX), nodes, product, weight, bias, output, shared)
+    if output.is_graph_output() or len(readers) != 1 or readers[0].op_type != "Add":
+        return None
+    (add,) = readers
+    if add.domain not in STANDARD_DOMAINS or add.graph is not node.graph:
+        return None
+    other = add.inputs[1] if add.inputs[0] is output else add.inputs[0]
+    bias = None if other is output else _constant_bias(other, add, size)
+    return None if bias is None else (add, bias)
+
+
+def _counted(reasons: Iterable[Refusal]) -> str:
+    counts = Counter(reason.kind for reason in reasons).most_common()
+    counted = "; ".join(f"{count} × {kind}" for kind, count in counts)
+    return counted and f"{counted}."
+
+
+_MATCHERS: dict[str, Callable[[ir.Node], _Product | Refusal]] = {
+    "MatMul": _matmul,
+    "Gemm": _gemm,
+    "Conv": _conv,
+}
+
+
+@dataclass(frozen=True)
+class _StoredConstant:
+    """An initializer, and the path from it to its reader.
+
+    transposed: True if the reader sees its two axes swapped; dtype: the type that the reader sees, None if unknown; reader:
+    description of another node that reads it too, or empty.
+    """
+
+    initializer: ir.Value
+    transposed: bool
+    dtype: ir.DataType | None
+    reader: str
+
+
+def _stored_constant(value: ir.Value | None, node: ir.Node) -> _StoredConstant | Refusal:
+    """Returns the constant that `node` reads as `value`, or the reason why it is no constant, in words.
+
+    Raises PatchCompileError for a quantized constant: pruning would change the scale that the rest needs.
+    """
+    transposed, cast, reader, read = False, False, "", value
+    while value is not None and (producer := value.producer()) is not None:
+        reader = reader or _other_reader(value, node)
+        kind = producer.op_type
+        if kind in _QUANTIZING:
+            raise _quantized(node, f"{kind} {node_name(producer)!r} makes its weight")
+        if producer.domain not in STANDARD_DOMAINS or kind not in PASSED_ON:
+            return Refusal(f"{_COMPUTED}, by {kind} {node_name(producer)!r}", _COMPUTED)
+        if kind == "Transpose":
+            perm = producer.attributes.get("perm")
+            if perm is not None and tuple(perm.as_ints()) != (1, 0):
+                words = f"its weight goes through Transpose {node_name(producer)!r} of axes {list(perm.as_ints())}"
+                return Refusal(words, "its weight goes through a Transpose of more than two axes")
+            transposed = not transposed
+        cast = cast or kind == "Cast"
+        node, value = producer, producer.inputs[0]
+    if value is None or not value.is_initializer():
+        if value is None:
+            return Refusal("it has no weight")
+        return Refusal(
+            f"its weight is the input {value.name!r} of the graph", "its weight is an input of the graph"
+        )
+    dtype = read.dtype if read is not None and (cast or read.dtype is not None) else value.dtype
+    return _StoredConstant(value, transposed, dtype, reader or _other_reader(value, node))
+
+
+def _quantized(node: ir.Node, why: str) -> PatchCompileError:
+    """Returns the error for a model with integer weights."""
+    return PatchCompileError(
+        f"The model is quantized: {node.op_type} {node_name(node)!r}",
+        f"{why}, and PatchLinear holds fp16 or bf16.",
+        "Give the model as it was before it was quantized.",
+    )
+
+
+def _other_reader(value: ir.Value, node: ir.Node) -> str:
+    """Returns a description of another reader of a value than `node`: the first node that does more than pass it on."""
+    if value.is_graph_output():
+        return "an output of the graph"
+    for other in (use.node for use in value.uses() if use.node is not node):
+        while other.op_type in PASSED_ON and (after := [use.node for use in other.outputs[0].uses()]):
+            other = after[0]
+        return f"{other.op_type} {node_name(other)!r}"
+    return ""

@@ -1,8 +1,8 @@
-"""Compiles a checkpoint and a MaskSet to ONNX: export, cleanup, lowering, and writing. Weights are read when written."""
+"""Compiles masked linears to ONNX, of a checkpoint or of a graph that exists. Weights are read when they are written."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,15 +12,26 @@ from masklearn.base.progress import OnStep, silent
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import grids_of
 from masklearn.model.checkpoint import Checkpoint
+from patch_compile.packing.fusion import FUSIONS
 from patch_compile.planning.lowering import LinearPlan
 from patch_compile.planning.split import SplitCost
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from patch_compile.passes import PassDump
+    from patch_compile.passes import GraphPass, PassDump
+    from patch_compile.passes.linears import Linear
+    from patch_compile.passes.lowering.packed_initializers import ReadTensor
 
-__all__ = ["export_graph", "write_dense", "write_hybrid"]
+__all__ = [
+    "export_graph",
+    "reader_of",
+    "reads_activation",
+    "write_dense",
+    "write_hybrid",
+    "write_lowered",
+    "write_onnx_hybrid",
+]
 
 Dtype = Literal["float16", "bfloat16"]
 LogitsOf = Literal["all", "last"]
@@ -76,24 +87,127 @@ def write_hybrid(
 
     Returns the plan with the node, the epilogue and the split that the graph led to for each linear.
     """
-    from patch_compile.onnx_io.write import bind_weights, read_weight, write_onnx
+    from patch_compile.onnx_io.write import bind_weights
+
+    kind = _ir_dtype(dtype)
+    bind_weights(graph, checkpoint, kind)
+    read = reader_of(checkpoint, plan, kind)
+    return write_lowered(
+        graph, masks, plan, read, kind, path, step, fuse=fuse, split_cost=split_cost, dump=dump
+    )
+
+
+def write_onnx_hybrid(
+    model: ir.Model,
+    linears: Mapping[str, Linear],
+    masks: Mapping[str, LinearMask],
+    plan: Mapping[str, LinearPlan],
+    dtype: ir.DataType,
+    path: Path,
+    step: OnStep,
+    *,
+    fuse: Collection[str],
+    dump: PassDump | None = None,
+) -> dict[str, LinearPlan]:
+    """Write a pruned model with its linears as planned. A linear with the lowering `dense` keeps its node.
+
+    Returns the plan with the decisions of the graph, as `write_hybrid` does.
+    """
+    from onnx_ir.passes import common
+
+    from patch_compile.passes.lowering.normalize_linears import NormalizeLinearsPass
+    from patch_compile.passes.lowering.separate_transposes import SeparateTransposesPass
+    from patch_compile.passes.lowering.sink_casts import SinkCastsPass
+
+    lowered = {name: linear for name, linear in plan.items() if linear.lowering != "dense"}
+    normalize = NormalizeLinearsPass({name: linears[name] for name in linears if name in lowered}, dtype)
+    sinking = [SinkCastsPass(dtype)] if reads_activation(fuse) else []
+    made = write_lowered(
+        model,
+        masks,
+        lowered,
+        lambda name: normalize.weights[name].numpy(),
+        dtype,
+        path,
+        step,
+        fuse=fuse,
+        dump=dump,
+        before=[normalize, *sinking, common.RemoveUnusedNodesPass()],
+        after=[SeparateTransposesPass(), common.RemoveUnusedNodesPass(), common.RemoveUnusedOpsetsPass()],
+    )
+    return {**plan, **made}
+
+
+def write_lowered(
+    model: ir.Model,
+    masks: Mapping[str, LinearMask],
+    plan: Mapping[str, LinearPlan],
+    read: ReadTensor,
+    dtype: ir.DataType,
+    path: Path,
+    step: OnStep | None = None,
+    *,
+    fuse: Collection[str] | None = None,
+    split_cost: SplitCost | None = None,
+    dump: PassDump | None = None,
+    before: Sequence[GraphPass] = (),
+    stacking: Sequence[GraphPass] = (),
+    after: Sequence[GraphPass] = (),
+) -> dict[str, LinearPlan]:
+    """Lower the linears of any graph as planned, and write it to `path` (+ .data) with one tensor in memory at a time.
+
+    read: see `lowering_passes`; step, fuse, split_cost: see `write_hybrid`; before: passes that give the planned linears the
+    form that the lowering passes take (`Linear.lowerable`); stacking: passes after the fusions; after: the last passes.
+    """
+    from patch_compile.onnx_io.write import write_onnx
     from patch_compile.passes import lowering_passes, run_passes
-    from patch_compile.passes.lowering.counted_reads import counted_reads
+
+    lowering = lowering_passes(
+        plan,
+        masks,
+        _counted_reads(read, plan, step or silent),
+        dtype,
+        fuse=fuse,
+        split_cost=split_cost,
+        grids=grids_of(masks),
+        stacking=stacking,
+    )
+    write_onnx(run_passes(model, [*before, *lowering.in_order, *after], dump), path)
+    return lowering.plan
+
+
+def reader_of(checkpoint: Checkpoint, plan: Mapping[str, LinearPlan], dtype: ir.DataType) -> ReadTensor:
+    """Returns a function that reads a tensor of a checkpoint by name, in the type that it is packed from."""
+    from patch_compile.onnx_io.write import read_weight
 
     def read(name: str) -> NDArray[Any]:
         linear = name.removesuffix(".weight")
         # A quantised weight is on its grid in the checkpoint's own type.
         own = linear in plan and plan[linear].weight_type.quantised
-        return read_weight(checkpoint, name, None if own else _ir_dtype(dtype))
+        return read_weight(checkpoint, name, None if own else dtype)
 
-    counted = counted_reads(read, plan, step or silent)
-    lowering = lowering_passes(
-        plan, masks, counted, _ir_dtype(dtype), fuse=fuse, split_cost=split_cost, grids=grids_of(masks)
-    )
-    run_passes(graph, lowering.in_order, dump)
-    bind_weights(graph, checkpoint, _ir_dtype(dtype))
-    write_onnx(graph, path)
-    return lowering.plan
+    return read
+
+
+def reads_activation(fuse: Collection[str]) -> bool:
+    """True if one of these fusions looks for an activation after a linear."""
+    return any(FUSIONS[name].reads_activation for name in fuse)
+
+
+def _counted_reads(read: ReadTensor, linears: Collection[str], step: OnStep) -> ReadTensor:
+    """Returns `read`, which now reports each `<linear>.weight` of these linears before it reads it, which happens when it is
+    written."""
+    done = 0
+
+    def counted(name: str) -> NDArray[Any]:
+        nonlocal done
+        linear = name.removesuffix(".weight")
+        if linear != name and linear in linears:
+            done += 1
+            step(linear, done, len(linears))
+        return read(name)
+
+    return counted
 
 
 def _ir_dtype(dtype: Dtype) -> ir.DataType:

@@ -11,7 +11,7 @@ from patch_compile.engine.plan_program import PLUGIN, read_programs
 from patch_compile.engine.profiles import profiles_from_onnx
 from patch_compile.hardware.cards import parse_architectures
 from patch_compile.packing.fusion import FUSIONS
-from patch_compile.passes.find_linears import find_linears
+from patch_compile.passes.find_linears import lowerable_linears
 from patch_compile.passes.write import export_graph, write_hybrid
 from patch_compile.planning.lowering import plan_linears
 from tests.mosaics import random_mask
@@ -29,7 +29,7 @@ def test_no_kernel_is_added(variant, width, rtx, plugin, tmp_path):
     sizes = SIZES if variant == "bert" else SIZES | {"head_dim": width}
     source = save_tiny(variant, tmp_path / "model", **sizes)
     graph = export_graph(source, dtype="float16", opset=23)
-    blocks = {n: site for n, site in find_linears(graph).items() if "layer" in n}
+    blocks = {n: site for n, site in lowerable_linears(graph).items() if "layer" in n}
     masks = {n: random_mask(site.shape, (64, 64), 0.9, i)[0] for i, (n, site) in enumerate(blocks.items())}
     plan, counts = plan_linears(masks), []
     for name, fuse in (("apart", [f for f in FUSIONS if f != "qkv"]), ("together", tuple(FUSIONS))):

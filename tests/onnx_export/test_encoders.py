@@ -15,7 +15,7 @@ from masklearn.model.checkpoint import Checkpoint
 from patch_compile.onnx_export import export_model
 from patch_compile.onnx_io.write import bind_weights, write_onnx
 from patch_compile.passes import cleanup_passes, run_passes
-from patch_compile.passes.find_linears import find_linears
+from patch_compile.passes.find_linears import lowerable_linears
 from tests.onnx_export.tiny import ENCODERS, LAYERS, Exports, tolerance
 
 PADDING = 1  # the tiny models' padding token; RoBERTa needs 1, because its positions count all other tokens
@@ -94,7 +94,7 @@ def test_a_pooler_that_the_checkpoint_lacks_is_not_made_up(exports: Exports, tmp
 @pytest.mark.skipif(not (MINILM / "config.json").exists(), reason=f"the sample model is not at {MINILM}")
 def test_minilm_runs_as_in_transformers(tmp_path: Path) -> None:
     model = run_passes(export_model(MINILM, dtype="float16"), cleanup_passes())
-    assert len(find_linears(model)) == 6 * 6 + 1
+    assert len(lowerable_linears(model)) == 6 * 6 + 1
     bind_weights(model, Checkpoint.open(MINILM), ir.DataType.FLOAT16)
     write_onnx(model, tmp_path / "model.onnx")
     check(Encoder(tmp_path / "model.onnx", MINILM), 6)

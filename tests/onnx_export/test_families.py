@@ -16,7 +16,7 @@ from patch_compile.onnx_export import export_model
 from patch_compile.onnx_export.model import check_traceable
 from patch_compile.onnx_io.write import bind_weights, write_onnx
 from patch_compile.passes import cleanup_passes, run_passes
-from patch_compile.passes.find_linears import find_linears
+from patch_compile.passes.find_linears import lowerable_linears
 from patch_compile.verification.choices import following
 from tests.families import FAMILIES, IN_EVERY_RUN, MIXTURES, UNEXPORTABLE, write_family
 from tests.onnx_export.test_model import U16, run_greedily
@@ -42,7 +42,7 @@ def test_logits_equal_those_of_transformers(
 def check_logits(path: Path, tmp_path: Path, layers: int, *, mixture: bool) -> None:
     checkpoint = Checkpoint.open(path)
     model = run_passes(export_model(path, dtype="float16"), cleanup_passes())
-    assert set(covered_linears_of(checkpoint).linears) <= set(find_linears(model))
+    assert set(covered_linears_of(checkpoint).linears) <= set(lowerable_linears(model))
     bind_weights(model, checkpoint, ir.DataType.FLOAT16)
     assert bool(show_choices(model)) == mixture
     write_onnx(model, tmp_path / "model.onnx")

@@ -16,7 +16,7 @@ from patch_compile.onnx_export import export_model
 from patch_compile.onnx_io.emulate_bfloat16 import EmulateBfloat16Pass
 from patch_compile.onnx_io.write import bind_weights, write_onnx
 from patch_compile.passes import cleanup_passes, run_passes
-from patch_compile.passes.find_linears import find_linears
+from patch_compile.passes.find_linears import lowerable_linears
 from tests.onnx_export.tiny import LAYERS, VARIANTS, Exports, OrtDecoder, Reference, save_gemma3, tolerance
 
 U16 = 2.0**-11
@@ -148,7 +148,7 @@ def test_the_text_part_of_a_model_of_images_and_text(tmp_path: Path) -> None:
     path = save_gemma3(tmp_path / "model")
     model = run_passes(export_model(path, dtype="float16"), cleanup_passes())
     checkpoint = Checkpoint.open(path)
-    linears = find_linears(model)
+    linears = lowerable_linears(model)
     assert set(covered_linears_of(checkpoint).linears) <= set(linears)
     assert not [name for name in model.graph.initializers if "vision" in name]
     bind_weights(model, checkpoint, ir.DataType.FLOAT16)

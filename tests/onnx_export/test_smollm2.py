@@ -8,7 +8,7 @@ from masklearn.model.checkpoint import Checkpoint
 from patch_compile.onnx_export import export_model
 from patch_compile.onnx_io.write import bind_weights, write_onnx
 from patch_compile.passes import cleanup_passes, run_passes
-from patch_compile.passes.find_linears import find_linears
+from patch_compile.passes.find_linears import lowerable_linears
 from tests.onnx_export.tiny import OrtDecoder, Reference, tolerance
 
 MODEL = Path(__file__).parents[2] / ".cache" / "models" / "smollm2-135m"
@@ -20,9 +20,7 @@ pytestmark = [
 
 def test_smollm2_runs_as_in_transformers(tmp_path: Path) -> None:
     model = run_passes(export_model(MODEL, dtype="float16"), cleanup_passes())
-    linears = find_linears(model)
-    assert len(linears) == 30 * 7 + 1
-    assert [site.name for site in linears.values() if site.shared] == ["model.embed_tokens"]
+    assert len(lowerable_linears(model)) == 30 * 7  # the head reads the weight of the embedding
     bind_weights(model, Checkpoint.open(MODEL), ir.DataType.FLOAT16)
     write_onnx(model, tmp_path / "model.onnx")
     decoder, reference = OrtDecoder(tmp_path / "model.onnx"), Reference(MODEL)

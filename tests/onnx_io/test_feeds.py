@@ -12,7 +12,7 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io import feeds
 from patch_compile.onnx_io.feeds import feeds_from_npz, input_dtypes, random_feeds
 from patch_compile.onnx_io.graph_inputs import GraphInput
-from patch_compile.sources.onnx_model.read import read_onnx
+from patch_compile.onnx_io.read import read_onnx
 from tests.sources.onnx_model import graphs
 
 FILE = Path("model.onnx")

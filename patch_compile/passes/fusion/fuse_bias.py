@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from patch_compile.packing.fusion import FUSIONS
-from patch_compile.passes.find_linears import is_bias
 from patch_compile.passes.fusion.base import EpiloguePass
 from patch_compile.passes.linear_node import LinearNode, reader, refuse, replace, why_open
 
@@ -28,10 +27,14 @@ class FuseBiasPass(EpiloguePass):
         linear, output = LinearNode.read(node), node.outputs[0]
         add = reader(output, "Add")
         bias = next((v for v in add.inputs if v is not output), None) if add is not None else None
-        if add is None or bias is None or not is_bias(bias, linear.weights[0]):
+        if add is None or bias is None or not _is_bias(bias, linear.shapes[0][0]):
             return False
         if why := why_open(output, [add]):
             refuse(linear.name, f"the bias {bias.name}", why)
             return False
         replace([node], add, LinearNode(linear.x, linear.weights, (bias,)))
         return True
+
+
+def _is_bias(value: ir.Value, size: int) -> bool:
+    return value.is_initializer() and value.shape is not None and tuple(value.shape) == (size,)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from patch_compile.packing.function import GATED_PANEL_ROWS
 from patch_compile.packing.fusion import FUSIONS, GATED
 from patch_compile.passes.activations import Activation, find_activation
-from patch_compile.passes.find_linears import find_linears
+from patch_compile.passes.find_linears import lowerable_linears
 from patch_compile.passes.fusion.base import EpiloguePass
 from patch_compile.passes.linear_node import LinearNode, reader, refuse, replace, why_open
 
@@ -41,7 +41,7 @@ class FuseGatedPass(EpiloguePass):
 
     def run(self, model: ir.Model) -> bool:
         """Fuse the Linears in the graph's order. Returns True if any was fused."""
-        self._unpacked = {site.output: name for name, site in find_linears(model).items()}
+        self._unpacked = {linear.output: name for name, linear in lowerable_linears(model).items()}
         return super().run(model)
 
     def fuse(self, node: ir.Node) -> bool:

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 import onnx_ir as ir
 from onnx_ir import passes
 
-from patch_compile.passes.find_linears import LinearSite, find_linears
+from patch_compile.passes.find_linears import lowerable_linears
 from patch_compile.passes.linear_node import LinearNode, linear_nodes, take_over
+from patch_compile.passes.linears import Linear
 from patch_compile.planning.lowering import LinearPlan
 
-__all__ = ["GatherLinearsPass"]
+__all__ = ["GatherLinearsPass", "check_planned"]
 
 
 class GatherLinearsPass(passes.InPlacePass):
@@ -28,22 +29,14 @@ class GatherLinearsPass(passes.InPlacePass):
 
     def requires(self, model: ir.Model) -> None:
         """Every planned linear is in the graph, with the planned shape and type."""
-        sites = find_linears(model)
-        for name, plan in self._plan.items():
-            weight = sites[name].weight if name in sites else None
-            if weight is None:
-                raise passes.PreconditionError(f"the graph has no linear {name}")
-            if weight.shape != plan.shape or weight.dtype != self._dtype:
-                raise passes.PreconditionError(
-                    f"{name} is {weight.dtype} {weight.shape}, planned {self._dtype} {plan.shape}"
-                )
+        check_planned(model, {name: plan.shape for name, plan in self._plan.items()}, self._dtype)
 
     def call(self, model: ir.Model) -> passes.PassResult:
         """Rewrite the graph. `modified` is False if no linear is planned as `plugin`."""
         planned = {name for name, plan in self._plan.items() if plan.lowering == "plugin"}
-        for name, site in find_linears(model).items():
+        for name, linear in lowerable_linears(model).items():
             if name in planned:
-                _rewrite(model.graph, site)
+                _rewrite(model.graph, linear)
         return passes.PassResult(model, modified=bool(planned))
 
     def ensures(self, model: ir.Model) -> None:
@@ -54,15 +47,28 @@ class GatherLinearsPass(passes.InPlacePass):
             raise passes.PostconditionError(f"gathered are {found}, planned {planned}")
 
 
-def _rewrite(graph: ir.Graph, site: LinearSite) -> None:
-    product, node = site.product, LinearNode(site.x, (site.weight,)).node()
+def check_planned(model: ir.Model, shapes: Mapping[str, tuple[int, int]], dtype: ir.DataType) -> None:
+    """Raise PreconditionError if a linear is not in the graph with this (N, K) and in this type."""
+    found = lowerable_linears(model)
+    for name, shape in shapes.items():
+        if name not in found:
+            raise passes.PreconditionError(f"the graph has no linear {name} whose weight nothing else reads")
+        linear = found[name]
+        if linear.shape != shape or linear.dtype != dtype:
+            raise passes.PreconditionError(
+                f"{name} is {linear.dtype} {linear.shape}, planned {dtype} {shape}"
+            )
+
+
+def _rewrite(graph: ir.Graph, linear: Linear) -> None:
+    product, node, path = linear.product, LinearNode(linear.x, (linear.weight,)).node(), linear.path
     made, before = node.outputs[0], product.outputs[0]
     graph.insert_before(product, node)
-    if site.bias is not None and site.bias in product.inputs:
-        made.name, made.shape, made.type = f"{site.name}/product", before.shape, before.type
-        add = ir.node("Add", [made, site.bias], name=f"{site.name}/bias")
+    if linear.bias is not None and linear.bias in product.inputs:
+        made.name, made.shape, made.type = f"{linear.name}/product", before.shape, before.type
+        add = ir.node("Add", [made, linear.bias], name=f"{linear.name}/bias")
         graph.insert_before(product, add)
         made = add.outputs[0]
     take_over(before, made)
-    # The site's nodes include no Transpose that others read. They may include the Add of the bias, which stays.
-    graph.remove([node for node in site.nodes if node is product or node.op_type == "Transpose"], safe=True)
+    # The Add of a bias after the product stays.
+    graph.remove([product, *path], safe=True)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import onnx_ir as ir
+from numpy.typing import NDArray
 from onnx_ir import passes
 
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.model.prune import masked_weight
-from patch_compile.passes.find_linears import find_linears
+from patch_compile.onnx_io.write import lazy_tensor
+from patch_compile.passes.find_linears import lowerable_linears
+from patch_compile.passes.lowering.gather_linears import check_planned
 from patch_compile.passes.lowering.packed_initializers import ReadTensor
 from patch_compile.planning.lowering import LinearPlan
 
@@ -29,31 +33,21 @@ class MaskLinearsPass(passes.InPlacePass):
     ) -> None:
         """read: returns the values `[N, K]` of a weight, by name, in the graph's 16-bit type."""
         super().__init__()
-        self._planned = [name for name, linear in plan.items() if linear.lowering == "dense"]
+        self._planned = {name: linear.shape for name, linear in plan.items() if linear.lowering == "dense"}
         self._masks = masks
         self._read = read
         self._dtype = dtype
 
     def requires(self, model: ir.Model) -> None:
         """Every linear planned as `dense` is in the graph, and nothing else reads its weight."""
-        sites = find_linears(model)
-        for name in self._planned:
-            if name not in sites:
-                raise passes.PreconditionError(f"the graph has no linear {name}")
-            if sites[name].shared:
-                raise passes.PreconditionError(f"the weight of {name} has another reader")
+        check_planned(model, self._planned, self._dtype)
 
     def call(self, model: ir.Model) -> passes.PassResult:
         """Give the weights their masked values. `modified` is False if no linear is planned as `dense`."""
-        for name, site in find_linears(model).items():
+        for name, linear in lowerable_linears(model).items():
             if name in self._planned:
-                site.weight.const_value = ir.LazyTensor(
-                    partial(self._masked, name),
-                    dtype=self._dtype,
-                    shape=ir.Shape(site.shape),
-                    name=site.weight.name,
-                    cache=False,
-                )
+                tensor = lazy_tensor(f"{name}.weight", linear.shape, self._dtype, partial(self._masked, name))
+                linear.weight.const_value = tensor
         return passes.PassResult(model, modified=bool(self._planned))
 
     def ensures(self, model: ir.Model) -> None:
@@ -62,6 +56,5 @@ class MaskLinearsPass(passes.InPlacePass):
             if model.graph.initializers[f"{name}.weight"].const_value is None:
                 raise passes.PostconditionError(f"the weight of {name} is not masked")
 
-    def _masked(self, name: str) -> ir.TensorProtocol:
-        weight = masked_weight(self._read(f"{name}.weight"), self._masks[name].keep())
-        return ir.Tensor(weight, dtype=self._dtype, name=f"{name}.weight")
+    def _masked(self, name: str) -> NDArray[Any]:
+        return masked_weight(self._read(f"{name}.weight"), self._masks[name].keep())

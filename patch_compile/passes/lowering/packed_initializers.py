@@ -17,6 +17,7 @@ from masklearn.masks.linear_mask import LinearMask
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import INT8, WeightType
 from patch_compile.errors import InvariantError
+from patch_compile.onnx_io.write import lazy_initializer
 from patch_compile.packing.checks import check_packed
 from patch_compile.packing.format import PackedLinear, codes_together, pack_together
 from patch_compile.packing.function import tensor_names
@@ -117,11 +118,11 @@ def packed_initializers(
         return packed
 
     once = _PackedOnce(pack, len(shapes))
-    tensors: list[ir.TensorProtocol] = [
-        _lazy(f"{name}.{part}", partial(once.take, number, kind), kind, shape)
+    values = [
+        lazy_initializer(f"{name}.{part}", shape, kind, partial(once.take, number, kind))
         for number, (part, kind, shape) in enumerate(shapes)
     ]
-    return [_value(tensor) for tensor in tensors], index, kinds
+    return values, index, kinds
 
 
 def _shapes(
@@ -151,29 +152,14 @@ def joint_bias(linear: LinearNode, read: ReadTensor, dtype: ir.DataType) -> ir.V
     names = [str(bias.name) for bias in linear.biases]
     sizes = [n for n, _ in linear.shapes] if linear.gated else linear.rows
 
-    def make() -> ir.TensorProtocol:
+    def make() -> NDArray[Any]:
         whole = np.zeros(sum(sizes), dtype.numpy())
         for name, start in zip(names, np.cumsum([0, *sizes[:-1]]), strict=True):
             values = read(name)
             whole[start : start + len(values)] = values
-        return ir.Tensor(whole, dtype=dtype)
+        return whole
 
-    return _value(_lazy(f"{linear.name}.bias", make, dtype, (sum(sizes),)))
-
-
-def _lazy(
-    name: str, make: Callable[[], ir.TensorProtocol], dtype: ir.DataType, shape: tuple[int, ...]
-) -> ir.LazyTensor:
-    return ir.LazyTensor(make, dtype=dtype, shape=ir.Shape(shape), name=name, cache=False)
-
-
-def _value(tensor: ir.TensorProtocol) -> ir.Value:
-    return ir.Value(
-        name=tensor.name,
-        shape=ir.Shape(tensor.shape.numpy()),
-        type=ir.TensorType(tensor.dtype),
-        const_value=tensor,
-    )
+    return lazy_initializer(f"{linear.name}.bias", (sum(sizes),), dtype, make)
 
 
 class _PackedOnce:
@@ -184,11 +170,11 @@ class _PackedOnce:
         self._packed: PackedLinear | None = None
         self._taken: set[int] = set()
 
-    def take(self, number: int, dtype: ir.DataType) -> ir.TensorProtocol:
+    def take(self, number: int, dtype: ir.DataType) -> NDArray[Any]:
         if self._packed is None:
             self._packed = self._make()
-        array = self._packed.tensors[number]
+        array: NDArray[Any] = self._packed.tensors[number].view(dtype.numpy())
         self._taken.add(number)
         if len(self._taken) == self._tensors:
             self._packed, self._taken = None, set()
-        return ir.Tensor(array.view(dtype.numpy()), dtype=dtype)
+        return array

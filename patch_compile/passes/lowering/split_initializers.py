@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.model.prune import masked_weight
+from patch_compile.onnx_io.write import lazy_initializer
 from patch_compile.packing.checks import check_two_four
 from patch_compile.passes.lowering.packed_initializers import ReadTensor
 from patch_compile.planning.split import Split
@@ -42,11 +43,8 @@ def split_initializers(
     made = {}
     for part, (rows, k) in cuts.items():
         name = f"{linear}.split.{part}"
-        shape = ir.Shape((len(rows), len(k), *(1, 1) * (part.kind == "sparse")))
-        tensor = ir.LazyTensor(
-            partial(_make, once, name, part, rows, k, dtype), dtype=dtype, shape=shape, name=name, cache=False
-        )
-        made[part] = ir.Value(name=name, shape=shape, type=ir.TensorType(dtype), const_value=tensor)
+        shape = (len(rows), len(k), *(1, 1) * (part.kind == "sparse"))
+        made[part] = lazy_initializer(name, shape, dtype, partial(_make, once, name, part, rows, k))
     return made
 
 
@@ -66,13 +64,12 @@ def _make(
     part: SplitPart,
     rows: NDArray[np.int64],
     k: NDArray[np.int64],
-    dtype: ir.DataType,
-) -> ir.TensorProtocol:
+) -> NDArray[Any]:
     values = once.take(part)[np.ix_(rows, k)]
     if part.kind == "sparse":
         check_two_four(name, values)
         values = values[:, :, None, None]
-    return ir.Tensor(values, dtype=dtype, name=name)
+    return values
 
 
 class _MaskedOnce:

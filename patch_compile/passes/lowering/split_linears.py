@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 from onnx_ir import passes
 
 from masklearn.masks.linear_mask import LinearMask
-from patch_compile.passes.find_linears import LinearSite, find_linears
+from patch_compile.passes.find_linears import lowerable_linears
+from patch_compile.passes.linear_node import take_over
+from patch_compile.passes.linears import Linear
+from patch_compile.passes.lowering.gather_linears import check_planned
 from patch_compile.passes.lowering.packed_initializers import ReadTensor
 from patch_compile.passes.lowering.split_initializers import SplitPart, split_initializers
 from patch_compile.planning.lowering import LinearPlan
@@ -54,25 +57,17 @@ class SplitLinearsPass(passes.InPlacePass):
         """Every linear planned as `split` is in the graph, with the planned shape and type, and has 16-bit weights."""
         for name in self._quantised:
             raise passes.PreconditionError(f"{name} has quantised weights, which no ordinary product keeps")
-        sites = find_linears(model)
-        for name, shape in self._planned.items():
-            if name not in sites:
-                raise passes.PreconditionError(f"the graph has no linear {name}")
-            weight = sites[name].weight
-            if sites[name].shape != shape or weight.dtype != self._dtype:
-                raise passes.PreconditionError(
-                    f"{name} is {weight.dtype} {sites[name].shape}, planned {self._dtype} {shape}"
-                )
+        check_planned(model, self._planned, self._dtype)
 
     def call(self, model: ir.Model) -> passes.PassResult:
         """Rewrite the graph. `modified` is False if no linear is planned as `split`."""
-        sites = find_linears(model)
+        found = lowerable_linears(model)
         for name in self._planned:
             mask = self._masks[name]
             split = plan_split(mask.tiles, mask.shape, mask.tile, self._cost)
             check_split(name, split, mask.tiles)
             self.splits[name] = split
-            _rewrite(model.graph, sites[name], split, self._initializers(name, split))
+            _rewrite(model.graph, found[name], split, self._initializers(name, split))
         return passes.PassResult(model, modified=bool(self._planned))
 
     def ensures(self, model: ir.Model) -> None:
@@ -95,25 +90,28 @@ def _linear_of(node: ir.Node) -> str:
     return str(node.name).rpartition("/split/")[0]
 
 
-def _rewrite(graph: ir.Graph, site: LinearSite, split: Split, weights: Mapping[SplitPart, ir.Value]) -> None:
+def _rewrite(graph: ir.Graph, linear: Linear, split: Split, weights: Mapping[SplitPart, ir.Value]) -> None:
     """Replace the nodes of a linear by the products of its split. weights: those of the products."""
-    last = site.output.producer()
+    last = linear.output.producer()
     assert last is not None
     for value in weights.values():
         graph.register_initializer(value)
-    into = _Nodes(graph, last, site)
-    tokens = into.add("Reshape", [site.x, into.ints("rows", [-1, split.shape[1]])], "rows")
+    into = _Nodes(graph, last, linear)
+    tokens = into.add("Reshape", [linear.x, into.ints("rows", [-1, split.shape[1]])], "rows")
     groups = [_group(into, tokens, split, group, i, weights) for i, group in enumerate(split.groups)]
     y = groups[0] if len(groups) == 1 else into.add("Concat", groups, "groups", {"axis": 1})
     if split.row_order is not None:
         y = into.add("Gather", [y, into.ints("order", split.row_order)], "order", {"axis": 1})
-    leading = into.add("Shape", [site.x], "leading", {"end": -1}, ir.DataType.INT64)
+    leading = into.add("Shape", [linear.x], "leading", {"end": -1}, ir.DataType.INT64)
     whole = [leading, into.ints("out_features", [split.shape[0]])]
     shape = into.add("Concat", whole, "shape", {"axis": 0}, ir.DataType.INT64)
     y = into.add("Reshape", [y, shape], "output")
-    if site.bias is not None:
-        y = into.add("Add", [y, site.bias], "bias")
-    _take_over(graph, site, y)
+    if linear.bias is not None:
+        y = into.add("Add", [y, linear.bias], "bias")
+    path = linear.path
+    take_over(linear.output, y)
+    graph.remove([*linear.nodes, *path], safe=True)
+    graph.initializers.pop(str(linear.weight.name))
 
 
 def _group(
@@ -146,7 +144,7 @@ class _Nodes:
 
     graph: ir.Graph
     last: ir.Node
-    site: LinearSite
+    linear: Linear
 
     def add(
         self,
@@ -158,20 +156,18 @@ class _Nodes:
         part: str | None = None,
     ) -> ir.Value:
         """Insert a node and return its output, of the linear's type unless `dtype` is given."""
-        name = f"{self.site.name}/split/{what}"
+        name = f"{self.linear.name}/split/{what}"
         node = ir.node(op_type, inputs, attributes or {}, name=name)
         if part is not None:
             node.metadata_props[PART] = part
         self.graph.insert_before(self.last, node)
         made = node.outputs[0]
-        kind = dtype or self.site.weight.dtype
-        assert kind is not None
-        made.name, made.type = f"{name}:0", ir.TensorType(kind)
+        made.name, made.type = f"{name}:0", ir.TensorType(dtype or self.linear.dtype)
         return made
 
     def ints(self, what: str, values: Sequence[int] | NDArray[np.int64]) -> ir.Value:
         """Returns the int64 initializer `<linear>.split.<what>`, made at the first call for this `what`."""
-        name = f"{self.site.name}.split.{what}"
+        name = f"{self.linear.name}.split.{what}"
         if name not in self.graph.initializers:
             array = np.asarray(values, np.int64)
             kind, shape = ir.TensorType(ir.DataType.INT64), ir.Shape(array.shape)
@@ -187,12 +183,3 @@ class _Nodes:
             bounds = [self.ints(f"{part}.{end}", [at]) for end, at in (("from", k[0]), ("to", k[-1] + 1))]
             return self.add("Slice", [x, *bounds, self.ints("columns", [1])], f"{part}/columns")
         return self.add("Gather", [x, self.ints(f"{part}.columns", k)], f"{part}/columns", {"axis": 1})
-
-
-def _take_over(graph: ir.Graph, site: LinearSite, y: ir.Value) -> None:
-    """Replace the site's output by `y`, which takes over its name, and remove the site's nodes."""
-    y.name, y.shape, y.type = site.output.name, site.output.shape, site.output.type
-    ir.convenience.replace_all_uses_with(site.output, y, replace_graph_outputs=True)
-    graph.remove(site.nodes, safe=True)
-    if site.weight.name is not None and not site.weight.uses():
-        graph.initializers.pop(site.weight.name)

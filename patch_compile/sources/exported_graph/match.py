@@ -1,43 +1,135 @@
-"""Tells which linears of a checkpoint the products of an exported graph compute."""
+"""Tells which linears of a checkpoint the products of an exported graph compute, by the numbers of their weights.
+
+One weight is in memory at a time.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
+from masklearn.model.prune import masked_weight
 from patch_compile.artifacts.plan import ReasonKind
 from patch_compile.onnx_io.torch_scopes import torch_scopes
-from patch_compile.sources.exported_graph.digests import KnownWeight, Origin, WeightIndex
-from patch_compile.sources.onnx_model.constants import PASSED_ON
-from patch_compile.sources.onnx_model.linears import FoundLinears, OnnxLinear
+from patch_compile.onnx_io.write import cast_weight, lazy_tensor, read_weight
+from patch_compile.passes.find_linears import PASSED_ON
+from patch_compile.passes.linears import FoundLinears, Linear
+from patch_compile.passes.lowering.substitute_linears import LinearRows, Product
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["HeldWeights", "LinearRows", "Matches", "Product", "match_linears"]
+    from masklearn.masks.linear_mask import LinearMask
+    from masklearn.model.checkpoint import Checkpoint
 
-IndexOf = Callable[["ir.DataType"], WeightIndex]
+__all__ = ["HeldWeights", "Matches", "Origin", "WeightIndex", "mask_in_place", "masked_of", "match_linears"]
+
 _PRODUCTS = ("MatMul", "Gemm")
 _MATRIX_TYPES = ("FLOAT", "FLOAT16", "BFLOAT16")
 
 
+class Origin(StrEnum):
+    """The model whose numbers a weight of the graph has."""
+
+    MODEL = "model"  # the model as it was given
+    PRUNED = "pruned"  # the same under its masks, or the pruned model that belongs to the masks
+
+
 @dataclass(frozen=True)
-class LinearRows:
-    """Rows `start … start + rows` of a product's weight, which are the weight of one linear of the checkpoint."""
+class KnownWeight:
+    """A weight `[rows, K]` of a checkpoint in the type of the graph. digest: sha256 of all of its bytes, row by row."""
 
     name: str
-    start: int
     rows: int
+    digest: bytes
+    origin: Origin
 
-    @property
-    def slice(self) -> slice:
-        return slice(self.start, self.start + self.rows)
+
+class WeightIndex:
+    """Weights of a checkpoint by K and their first row, in one type."""
+
+    def __init__(self, known: Mapping[tuple[int, bytes], list[KnownWeight]]) -> None:
+        self._known = known
+        self._widths = {k for k, _ in known}
+
+    @classmethod
+    def of(
+        cls,
+        names: Mapping[str, tuple[int, int]],
+        model: Checkpoint,
+        pruned: Checkpoint,
+        masks: Mapping[str, LinearMask],
+        dtype: ir.DataType,
+    ) -> WeightIndex:
+        """Read each linear of `names` once. pruned: the checkpoint whose weights the masks prune; may be the model itself.
+
+        Raises PatchCompileError for a weight that does not fit `dtype`.
+        """
+        known: dict[tuple[int, bytes], list[KnownWeight]] = {}
+        for name in names:
+            for origin, weight in _forms(name, model, pruned, masks, dtype):
+                found = KnownWeight(name, len(weight), _digest(weight), origin)
+                same = known.setdefault((weight.shape[1], _digest(weight[:1])), [])
+                # Without zeros to set, the model and its pruned form have one digest.
+                if all((one.name, one.digest) != (name, found.digest) for one in same):
+                    same.append(found)
+        return cls(known)
+
+    def may_hold(self, k: int) -> bool:
+        """True if some weight has K columns."""
+        return k in self._widths
+
+    def rows_of(self, weight: NDArray[Any]) -> list[tuple[KnownWeight, ...]]:
+        """Returns the weights that are stacked in `weight` `[N, K]`, each with all others that have the same numbers.
+
+        The result is empty if any row belongs to no weight.
+        """
+        found: list[tuple[KnownWeight, ...]] = []
+        start = 0
+        while start < len(weight):
+            first = self._known.get((weight.shape[1], _digest(weight[start : start + 1])), [])
+            for rows in sorted({one.rows for one in first if start + one.rows <= len(weight)}, reverse=True):
+                digest = _digest(weight[start : start + rows])
+                if same := tuple(one for one in first if one.rows == rows and one.digest == digest):
+                    found.append(same)
+                    start += rows
+                    break
+            else:
+                return []
+        return found
+
+
+def _forms(
+    name: str,
+    model: Checkpoint,
+    pruned: Checkpoint,
+    masks: Mapping[str, LinearMask],
+    dtype: ir.DataType,
+) -> Iterator[tuple[Origin, NDArray[Any]]]:
+    """Yield the weight `[N, K]` of a linear as an exporter may have found it."""
+    tensor = f"{name}.weight"
+    weight = read_weight(model, tensor, dtype)
+    yield Origin.MODEL, weight
+    if pruned is not model:
+        weight = read_weight(pruned, tensor, dtype)
+    if name in masks:
+        yield Origin.PRUNED, masked_weight(weight, masks[name].keep())
+
+
+def _digest(weight: NDArray[Any]) -> bytes:
+    return hashlib.sha256(np.ascontiguousarray(weight).view(np.uint8).data).digest()
+
+
+IndexOf = Callable[["ir.DataType"], WeightIndex]
 
 
 @dataclass(frozen=True)
@@ -48,22 +140,10 @@ class HeldWeights:
     transposed: bool
     parts: tuple[LinearRows, ...]
 
-
-@dataclass(frozen=True)
-class Product:
-    """A product of the graph with the linears that it computes, one below the other in its weight."""
-
-    linear: OnnxLinear
-    parts: tuple[LinearRows, ...]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(part.name for part in self.parts)
-
-    @property
-    def stored(self) -> HeldWeights:
-        """Returns the initializer of its weight."""
-        return HeldWeights(self.linear.weight, self.linear.transposed, self.parts)
+    @classmethod
+    def of(cls, product: Product) -> HeldWeights:
+        """Returns the initializer of a product's weight."""
+        return cls(product.linear.weight, product.linear.transposed, product.parts)
 
 
 @dataclass
@@ -84,10 +164,11 @@ class Matches:
     @property
     def found(self) -> set[str]:
         """Names of the linears that are in the graph."""
-        return {part.name for stored in self._stored() for part in stored.parts}
+        return {part.name for stored in self.stored() for part in stored.parts}
 
-    def _stored(self) -> Iterator[HeldWeights]:
-        yield from (product.stored for product in self.products)
+    def stored(self) -> Iterator[HeldWeights]:
+        """Yield all initializers that hold weights of the checkpoint."""
+        yield from (HeldWeights.of(product) for product in self.products)
         yield from self.in_place
 
 
@@ -120,7 +201,7 @@ def match_linears(
     times = Counter(name for product in products for name in product.names)
     for product in products:
         if any(times[name] > 1 for name in product.names):
-            _keep_in_place(matches, product.stored, covered)
+            _keep_in_place(matches, HeldWeights.of(product), covered)
         else:
             matches.products.append(product)
     _find_shared(graph, {linear.weight for linear in found.linears.values()}, matches, covered, index_of)
@@ -213,7 +294,7 @@ def _tokens(name: str) -> list[str]:
     return [*numbered, *(part for part in parts if not part.isdigit())]
 
 
-def _words(linear: OnnxLinear) -> list[str]:
+def _words(linear: Linear) -> list[str]:
     """Returns all that the graph says about the place of a product in the model."""
     product = linear.nodes[0]
     return [str(linear.weight.name), str(product.name), linear.name, *torch_scopes(product)]
@@ -225,3 +306,29 @@ def _readers(value: ir.Value) -> Iterator[str]:
             yield from _readers(use.node.outputs[0])
         else:
             yield use.node.op_type
+
+
+def masked_of(checkpoint: Checkpoint, name: str, masks: Mapping[str, LinearMask]) -> NDArray[Any]:
+    """Returns W∘M of a linear, in the checkpoint's type; W if it has no mask."""
+    weight = read_weight(checkpoint, f"{name}.weight", None)
+    return masked_weight(weight, masks[name].keep()) if name in masks else weight
+
+
+def mask_in_place(stored: HeldWeights, checkpoint: Checkpoint, masks: Mapping[str, LinearMask]) -> None:
+    """Give an initializer the masked weights of its linears. They are read when it is written."""
+    before, dtype = stored.value.const_value, stored.value.dtype
+    parts = [part for part in stored.parts if part.name in masks]
+    if before is None or dtype is None or not parts:
+        return
+
+    def make() -> NDArray[Any]:
+        array = np.array(before.numpy())
+        rows = array.T if stored.transposed else array  # a view
+        for part in parts:
+            rows[part.slice] = cast_weight(
+                f"{part.name}.weight", masked_of(checkpoint, part.name, masks), dtype
+            )
+        return array
+
+    name, shape = str(stored.value.name), before.shape.numpy()
+    stored.value.const_value = lazy_tensor(name, shape, dtype, make)

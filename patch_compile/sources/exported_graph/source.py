@@ -6,9 +6,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from typing_extensions import override
 
 from masklearn.model.checkpoint import Checkpoint
@@ -19,24 +20,30 @@ from patch_compile.artifacts.workspace import key_of
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.onnx_io.external import external_files
 from patch_compile.onnx_io.proto import refusing_invalid
+from patch_compile.onnx_io.read import OLDEST_OPSET, read_as_exported
+from patch_compile.packing.fusion import QKV
+from patch_compile.passes.find_linears import linears_of_file
+from patch_compile.passes.linears import FoundLinears
 from patch_compile.planning.lowering import LinearPlan
 from patch_compile.recipe import GraphRecipe
 from patch_compile.sources.base import Bars
 from patch_compile.sources.checkpoint.source import CheckpointSource
-from patch_compile.sources.exported_graph.digests import Origin, WeightIndex
-from patch_compile.sources.exported_graph.match import Matches, match_linears
+from patch_compile.sources.exported_graph.match import (
+    Matches,
+    Origin,
+    WeightIndex,
+    mask_in_place,
+    masked_of,
+    match_linears,
+)
 from patch_compile.sources.kinds import Capability, Stage
-from patch_compile.sources.onnx_model.find import find_onnx_linears
-from patch_compile.sources.onnx_model.linears import FoundLinears
-from patch_compile.sources.onnx_model.opsets import OLDEST_OPSET
-from patch_compile.sources.onnx_model.read import read_as_exported
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from masklearn.masks.linear_mask import LinearMask
     from masklearn.quant.table import WeightType
-    from patch_compile.passes import PassDump
+    from patch_compile.passes import GraphPass, PassDump
     from patch_compile.planning.cost import CostModel
 
 __all__ = ["ExportedDecoder", "ExportedEncoder", "ExportedSource"]
@@ -130,27 +137,57 @@ class ExportedSource(CheckpointSource):
         bars: Bars,
         dump: PassDump | None = None,
     ) -> dict[str, LinearPlan]:
-        """Write the graph with weights that are read one linear at a time."""
-        import onnx_ir as ir
+        """Write the graph with masked weights, and PatchLinear nodes as planned. Other nodes, and all inputs and outputs,
+        stay as they are."""
+        from patch_compile.passes.lowering.separate_transposes import SeparateTransposesPass
+        from patch_compile.passes.lowering.stack_joined import StackJoinedPass
+        from patch_compile.passes.lowering.substitute_linears import SubstituteLinearsPass
+        from patch_compile.passes.write import reader_of, write_lowered
 
-        from patch_compile.sources.exported_graph.write import write_graph
+        lowered = {name: one for name, one in plan.items() if one.lowering != "dense"}
+        dtype, fuse, checkpoint = self._dtype, self.recipe.fuse, Checkpoint.open(weights)
+        held = reader_of(checkpoint, lowered, dtype)
 
-        r = self.recipe
+        def read(name: str) -> NDArray[Any]:
+            if name in put.biases:
+                return put.biases[name].numpy()
+            linear = name.removesuffix(".weight")
+            return held(name) if linear in lowered else masked_of(checkpoint, linear, masks)
+
+        put = SubstituteLinearsPass(self._matches.products, lowered, read, dtype)
+        for stored in self._matches.stored():
+            if not lowered.keys() & {part.name for part in stored.parts}:
+                mask_in_place(stored, checkpoint, masks)
         with bars("pack") as update:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            dtype, checkpoint = ir.DataType[r.dtype.upper()], Checkpoint.open(weights)
-            return write_graph(
+            made = write_lowered(
                 self._model,
-                self._matches,
-                checkpoint,
                 masks,
-                plan,
+                lowered,
+                read,
                 dtype,
                 path,
                 update,
-                fuse=r.fuse,
+                fuse=fuse,
                 dump=dump,
+                before=[put, *self._sinking(dtype, fuse)],
+                stacking=[StackJoinedPass(put.joined, lowered)] if QKV in fuse else [],
+                after=[SeparateTransposesPass()],
             )
+        return {**plan, **made}
+
+    def _sinking(self, dtype: ir.DataType, fuse: Collection[str]) -> list[GraphPass]:
+        """Returns the passes that move activations to the type of packed weights, for a graph of another type."""
+        from onnx_ir.passes import common
+
+        from patch_compile.passes.lowering.sink_casts import SinkCastsPass
+        from patch_compile.passes.write import reads_activation
+
+        narrowed = any(product.linear.dtype != dtype for product in self._matches.products)
+        return (
+            [SinkCastsPass(dtype), common.RemoveUnusedNodesPass()]
+            if narrowed and reads_activation(fuse)
+            else []
+        )
 
     @override
     def dense_onnx(
@@ -164,6 +201,12 @@ class ExportedSource(CheckpointSource):
         """Returns bytes: at most the graph's own size."""
         return sum(file.stat().st_size for file in self._graph_files)
 
+    @property
+    def _dtype(self) -> ir.DataType:
+        import onnx_ir as ir
+
+        return ir.DataType[self.recipe.dtype.upper()]
+
     @cached_property
     def _model(self) -> ir.Model:
         with refusing_invalid(self.graph):
@@ -171,7 +214,7 @@ class ExportedSource(CheckpointSource):
 
     @cached_property
     def _found(self) -> FoundLinears:
-        return find_onnx_linears(self.graph, self._model)
+        return linears_of_file(self.graph, self._model)
 
     @cached_property
     def _graph_files(self) -> tuple[Path, ...]:

@@ -4,34 +4,55 @@ inputs."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from masklearn import Magnitude
+from masklearn import METHODS, Criterion, Magnitude, Repair, Requires, lacking
 from masklearn.masks.name_globs import check_patterns, kinds_of, matches
 from masklearn.model.coverage import Coverage
 from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.engine.profiles import parse_profile
-from patch_compile.errors import PatchCompileError
+from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.onnx_io.external import external_files
 from patch_compile.onnx_io.feeds import Feeds, feeds_from_npz, input_dtypes, random_feeds
 from patch_compile.onnx_io.graph_inputs import GraphInput, read_inputs
 from patch_compile.onnx_io.proto import refusing_invalid
+from patch_compile.onnx_io.read import read_onnx
+from patch_compile.options import flag_of
+from patch_compile.passes.find_linears import linears_of_file
+from patch_compile.passes.linears import FoundLinears, Linear
 from patch_compile.recipe import Recipe
-from patch_compile.sources.onnx_model.find import find_onnx_linears
-from patch_compile.sources.onnx_model.linears import FoundLinears, OnnxLinear
-from patch_compile.sources.onnx_model.options import effective_recipe
-from patch_compile.sources.onnx_model.read import read_onnx
+from patch_compile.sources.onnx_model.feed import LACKS
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["OnnxFacts", "examine", "fingerprint_of"]
+__all__ = ["OnnxFacts", "effective_recipe", "examine", "fingerprint_of"]
 
 _SHOWN = 8  # kinds of linears that an error names
+_NO_TEXT = "An ONNX file is calibrated on inputs, not on text."
+_NO_TRAINING = LACKS[Requires.TRAINING]
+_NO_TOKENS = "An ONNX file is compared on its inputs, not on text."
+_NO_BLOCKS = "Channels are permuted in the feed-forward parts of a checkpoint's blocks, which an ONNX file does not name."
+_NO_SPEED = "Speed is predicted for decoders and encoders of checkpoints."
+_REFUSED: Mapping[str, str] = {
+    **dict.fromkeys(("windows", "length"), _NO_TEXT),
+    **dict.fromkeys(
+        ("repair_steps", "repair_minutes", "batch", "learning_rate", "prior", "steps"), _NO_TRAINING
+    ),
+    **dict.fromkeys(
+        ("label_weight", "distill_weight", "checkpoint_every", "precision", "gradient_checkpointing"),
+        _NO_TRAINING,
+    ),
+    **dict.fromkeys(("eval_text", "eval_windows", "eval_length", "prompt"), _NO_TOKENS),
+    **dict.fromkeys(("speedup", "budget_ms", "batch_size", "prompt_tokens", "generated_tokens"), _NO_SPEED),
+    "permute": _NO_BLOCKS,
+    "logits": "An ONNX file keeps its outputs.",
+    "opset": "An ONNX file keeps its opset (20 where it is older).",
+}
 
 
 @dataclass(frozen=True)
@@ -63,10 +84,10 @@ class OnnxFacts:
         """sha256 over the sha256 of the file and of its data files."""
         return fingerprint_of(self.files)
 
-    def read(self, path: Path) -> tuple[ir.Model, dict[str, OnnxLinear]]:
+    def read(self, path: Path) -> tuple[ir.Model, dict[str, Linear]]:
         """Read the file or its pruned form, and return the model with its covered linears."""
         model = read_onnx(path)
-        found = find_onnx_linears(path, model).linears
+        found = linears_of_file(path, model).linears
         return model, {name: found[name] for name in self.coverage.linears}
 
 
@@ -88,7 +109,7 @@ def examine(asked: Recipe) -> OnnxFacts:
 def _examined(asked: Recipe) -> OnnxFacts:
     path = asked.model
     model = read_onnx(path)
-    found = find_onnx_linears(path, model)
+    found = linears_of_file(path, model)
     recipe = effective_recipe(asked, _sixteen_bit(found))
     coverage = _covered(found, recipe.include, recipe.exclude)
     recipe, feeds, notes = _feeds(recipe, read_inputs(path), input_dtypes(path, model))
@@ -176,3 +197,60 @@ def _why(recipe: Recipe) -> str:
     if recipe.calib is None:
         return "since no --calib is given" if recipe.method == Magnitude.name else "asked for"
     return "on the inputs of --calib"
+
+
+def effective_recipe(recipe: Recipe, sixteen_bit: Literal["float16", "bfloat16"] | None) -> Recipe:
+    """Returns the recipe with the defaults of an ONNX file: its own 16-bit type, oneshot with --calib, else
+    magnitude, and the number of threads if the method looks at inputs.
+
+    sixteen_bit: type of the model's linears, None if they are fp32. Raises UsageError for a setting that has no meaning
+    here, and for a method that needs inputs if none are given.
+    """
+    for name, why in _REFUSED.items():
+        if name in recipe.model_fields_set and getattr(recipe, name) != Recipe.model_fields[name].default:
+            raise _refused(flag_of(name), why)
+    if recipe.repair is Repair.DISTILL:
+        raise _refused("--repair distill", _NO_TRAINING)
+    changed: dict[str, Any] = {"repair": Repair.NONE}
+    if "method" not in recipe.model_fields_set and recipe.mask is None:
+        changed["method"] = Magnitude.name if recipe.calib is None else Recipe.model_fields["method"].default
+    if "dtype" not in recipe.model_fields_set and sixteen_bit is not None:
+        changed["dtype"] = sixteen_bit
+    recipe = recipe.model_copy(update=changed)
+    if recipe.mask is None:
+        _check_method(recipe)
+        if Requires.INPUTS in recipe.traits.needs and recipe.threads is None:
+            import torch
+
+            # ONNX Runtime rounds some reductions by the number of its threads, so recipe.yaml records it.
+            recipe = recipe.model_copy(update={"threads": torch.get_num_threads()})
+    return recipe
+
+
+def _check_method(recipe: Recipe) -> None:
+    if why := lacking(recipe.traits, LACKS):
+        fit = ", ".join(name for name, kind in METHODS.items() if not lacking(kind, LACKS))
+        raise _refused(f"--method {recipe.method}", f"{why[1]} It takes {fit}.")
+    if Requires.INPUTS in recipe.traits.needs and recipe.calib is None:
+        raise UsageError(
+            f"--method {recipe.method} needs inputs",
+            "It looks at what reaches the linears of an ONNX file.",
+            f"Give --calib inputs.npz, or --method {Magnitude.name}.",
+        )
+    if recipe.criterion is not None:
+        _check_criterion(recipe.criterion, recipe)
+
+
+def _check_criterion(criterion: Criterion, recipe: Recipe) -> None:
+    fit = [one for one in recipe.traits.criteria if not one.needs & LACKS.keys()]
+    if criterion in fit:
+        return
+    why = f"The method {recipe.method} ranks tiles in one way only."
+    if criterion in recipe.traits.criteria:
+        why_not = next(LACKS[need] for need in criterion.needs if need in LACKS)
+        why = f"{why_not} Its tiles are ranked by {', '.join(fit)}."
+    raise _refused(f"--criterion {criterion}", why)
+
+
+def _refused(flag: str, why: str) -> UsageError:
+    return UsageError(f"{flag} does not go with an ONNX file", why, "Leave it out.")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from numpy.typing import NDArray
 from typing_extensions import override
 
 from masklearn import FoundMasks, LearnRecipe, Requires, by_ratio, find_masks, method_of
@@ -20,13 +21,11 @@ from masklearn.masks.tiles import weights_of_tiles
 from masklearn.model.prune import masked_weight
 from masklearn.model.store import WeightStore
 from patch_compile.onnx_io.runnable import runnable_onnx
-from patch_compile.onnx_io.write import write_onnx
+from patch_compile.onnx_io.write import lazy_tensor, write_onnx
+from patch_compile.passes.linears import Linear
 from patch_compile.progress import Progress, Update
 from patch_compile.sources.onnx_model.facts import OnnxFacts
-from patch_compile.sources.onnx_model.feed import LACKS, OnnxFeed
-from patch_compile.sources.onnx_model.linears import OnnxLinear
-from patch_compile.sources.onnx_model.moments import Moments, gather_moments, write_probe
-from patch_compile.sources.onnx_model.weights import put_weight, read_rounded
+from patch_compile.sources.onnx_model.feed import LACKS, Moments, OnnxFeed, gather_moments, write_probe
 from patch_compile.sources.pruning import Pruning
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ class OnnxPruning(Pruning):
 
     masks: MaskSet
     model: ir.Model
-    linears: Mapping[str, OnnxLinear]
+    linears: Mapping[str, Linear]
     dtype: ir.DataType
     store: WeightStore | None = None
 
@@ -61,7 +60,7 @@ class OnnxPruning(Pruning):
 
 def write_pruned(
     model: ir.Model,
-    linears: Mapping[str, OnnxLinear],
+    linears: Mapping[str, Linear],
     masks: Mapping[str, LinearMask],
     store: WeightStore | None,
     dtype: ir.DataType,
@@ -73,24 +72,19 @@ def write_pruned(
     Weights of linears with pruned tiles or new values are rounded to `dtype`, the type that they are packed in, and stored
     in their original type. Other weights stay unchanged, bit for bit. store: new values `[N, K]` by linear, before masking.
     """
-    import onnx_ir as ir
-
     sparse = [name for name in linears if masks[name].kinds.any() or (store and name in store)]
     for done, name in enumerate(sparse, start=1):
         linear, tensor = linears[name], linears[name].weight.const_value
         assert tensor is not None
 
-        def make(name: str = name, done: int = done, tensor: ir.TensorProtocol = tensor) -> ir.TensorProtocol:
+        def make(name: str = name, done: int = done, tensor: ir.TensorProtocol = tensor) -> NDArray[Any]:
             progress(name, done, len(sparse))
-            stored = (
-                store.read(name) if store and name in store else read_rounded(linears[name], tensor, dtype)
-            )
-            return put_weight(linears[name], masked_weight(stored, masks[name].keep()))
+            new = store is not None and name in store
+            weight = store.read(name) if store and new else linears[name].rounded(tensor, dtype)
+            return linears[name].to_stored(masked_weight(weight, masks[name].keep()))
 
-        shape = ir.Shape(tensor.shape.numpy())
-        linear.weight.const_value = ir.LazyTensor(
-            make, dtype=tensor.dtype, shape=shape, name=linear.weight.name, cache=False
-        )
+        shape = tensor.shape.numpy()
+        linear.weight.const_value = lazy_tensor(str(linear.weight.name), shape, tensor.dtype, make)
     write_onnx(model, path)
 
 
@@ -130,7 +124,7 @@ def _learned(facts: OnnxFacts, scratch: Path, progress: Progress, choose: Choose
 
 
 def _moments(
-    model: Any, linears: Mapping[str, OnnxLinear], facts: OnnxFacts, progress: Progress, scratch: Path
+    model: Any, linears: Mapping[str, Linear], facts: OnnxFacts, progress: Progress, scratch: Path
 ) -> Moments:
     with progress.stage("inputs of linears") as update:
         probe = scratch / "probe.onnx"

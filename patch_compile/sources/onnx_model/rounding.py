@@ -1,26 +1,32 @@
-"""Measures the effect of rounding on the outputs of a pruned ONNX model. The hybrid model may differ by as much."""
+"""Measures the effect of 16 bits on an ONNX model: the rounding of its outputs, by which the hybrid model may differ from
+the pruned one, and the range of its linears' inputs and outputs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
 from patch_compile.artifacts.proof import ToleranceOrigin
+from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.compare import Outputs, answer, compare_answers
 from patch_compile.onnx_io.feeds import Feed
+from patch_compile.onnx_io.own_process import run_in_turns
 from patch_compile.onnx_io.proto import load_proto
 from patch_compile.onnx_io.runnable import runnable_onnx
+from patch_compile.passes.linears import Linear
 from patch_compile.sources.onnx_model.facts import OnnxFacts
-from patch_compile.sources.onnx_model.linears import OnnxLinear
+from patch_compile.sources.onnx_model.feed import write_probe
 from patch_compile.sources.rounding import Rounding
 
-__all__ = ["RoundLinearsPass", "WidenPass", "measured_rounding"]
+__all__ = ["RoundLinearsPass", "WidenPass", "check_float16", "measured_rounding"]
 
 _FLOAT = ir.DataType.FLOAT
 _NARROW = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+_TOGETHER = 16  # tensors in memory
+_ROUNDINGS = 3  # X, b and Y of a PatchLinear between Casts
 _TYPE_ATTRIBUTES = ("to", "dtype")  # attributes of Cast, and of operators that create values of a given type
 
 
@@ -42,9 +48,6 @@ class WidenPass(ir.passes.InPlacePass):
             for value in node.outputs:
                 _widen_value(value)
         return ir.passes.PassResult(model, modified=True)
-
-
-_ROUNDINGS = 3  # X, b and Y of a PatchLinear between Casts
 
 
 def measured_rounding(
@@ -98,7 +101,7 @@ class RoundLinearsPass(ir.passes.InPlacePass):
     A PatchLinear between Casts adds exactly these roundings, and one of its bias.
     """
 
-    def __init__(self, linears: Mapping[str, OnnxLinear], dtype: ir.DataType) -> None:
+    def __init__(self, linears: Mapping[str, Linear], dtype: ir.DataType) -> None:
         """linears: of the model that the pass is called with; dtype: FLOAT16 or BFLOAT16."""
         super().__init__()
         self._linears = linears
@@ -153,3 +156,37 @@ def _widen_attributes(node: ir.Node) -> None:
             node.attributes[name] = ir.AttrTensor(name, ir.Tensor(array))
         elif name in _TYPE_ATTRIBUTES and attribute.value in [int(dtype) for dtype in _NARROW]:
             node.attributes[name] = ir.AttrInt64(name, int(_FLOAT))
+
+
+def check_float16(facts: OnnxFacts, names: Collection[str], scratch: Path) -> None:
+    """Raise PatchCompileError if an fp32 linear has an input or output, on the first of the file's inputs, that float16
+    does not hold. Values that fp32 does not hold either are no matter of float16.
+
+    names: the linears that may be compiled to float16; scratch: an existing folder for a copy of the model.
+    """
+    from masklearn import LARGEST, OVERFLOWS
+
+    model, linears = facts.read(facts.recipe.model)
+    wide = {name: linears[name] for name in names if linears[name].dtype == ir.DataType.FLOAT}
+    if facts.dtype != ir.DataType.FLOAT16 or not wide:
+        return
+    probe = scratch / "range.onnx"
+    write_probe(model, wide, probe, with_outputs=True)
+    places = {
+        str(value.name): (what, name)
+        for name, linear in reversed(wide.items())  # an input of several linears is called that of the first
+        for what, value in (("input", linear.x), ("output", linear.output))
+    }
+    ordered = [str(value.name) for linear in wide.values() for value in (linear.x, linear.output)]
+    tensors = list(dict.fromkeys(ordered))
+    turns = [tensors[start : start + _TOGETHER] for start in range(0, len(tensors), _TOGETHER)]
+    for found in run_in_turns(runnable_onnx(probe, scratch), facts.feeds[0], turns):
+        for tensor, values in found.items():
+            largest = float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
+            if largest >= OVERFLOWS:
+                what, linear = places[tensor]
+                raise PatchCompileError(
+                    f"{facts.recipe.model.stem} does not compute in float16",
+                    f"In the dense model the {what} of {linear} reaches {largest:.6g}, and float16 ends at {LARGEST}.",
+                    f"Choose bf16 (--dtype bfloat16), or leave the linear dense with --exclude '{linear}'.",
+                )

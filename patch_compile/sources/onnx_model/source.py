@@ -22,6 +22,7 @@ from patch_compile.onnx_io.external import external_files
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.graph_inputs import dim_names, read_inputs
 from patch_compile.onnx_io.runnable import holds_bfloat16, runnable_onnx
+from patch_compile.passes.linears import Linear
 from patch_compile.planning.gains import ALL_SPARSE
 from patch_compile.planning.lowering import LinearPlan
 from patch_compile.progress import Progress
@@ -29,7 +30,6 @@ from patch_compile.recipe import Recipe
 from patch_compile.sources.base import Bars, OutputSource, Probe
 from patch_compile.sources.kinds import Capability, Stage
 from patch_compile.sources.onnx_model.facts import OnnxFacts, examine, fingerprint_of
-from patch_compile.sources.onnx_model.linears import OnnxLinear
 from patch_compile.sources.pruning import Pruning, types_to_round
 from patch_compile.sources.rounding import Rounding
 
@@ -174,7 +174,7 @@ class OnnxSource(OutputSource):
     @override
     def learn(self, scratch: Path, progress: Progress, choose: Choose | None) -> Pruning:
         from patch_compile.sources.onnx_model.pruning import learn_pruning
-        from patch_compile.sources.onnx_model.range import check_float16
+        from patch_compile.sources.onnx_model.rounding import check_float16
 
         with progress.stage("range of float16"):
             folder = scratch / "range"
@@ -198,12 +198,10 @@ class OnnxSource(OutputSource):
 
     @override
     def weight(self, name: str) -> NDArray[np.float32]:
-        from patch_compile.sources.onnx_model.weights import read_weight
-
-        return read_weight(self._linears[name], self._facts.dtype)
+        return self._linears[name].checked_weight(self._facts.dtype)
 
     @cached_property
-    def _linears(self) -> dict[str, OnnxLinear]:
+    def _linears(self) -> dict[str, Linear]:
         return self._facts.read(self.model)[1]
 
     @override
@@ -216,7 +214,7 @@ class OnnxSource(OutputSource):
         bars: Bars,
         dump: PassDump | None = None,
     ) -> dict[str, LinearPlan]:
-        from patch_compile.sources.onnx_model.hybrid import write_onnx_hybrid
+        from patch_compile.passes.write import write_onnx_hybrid
 
         model, linears = self._facts.read(weights)
         with bars("pack") as update:

@@ -10,7 +10,7 @@ import pytest
 
 from patch_compile.packing.fusion import FUSIONS
 from patch_compile.passes import lowering_passes, run_passes
-from patch_compile.passes.find_linears import find_linears
+from patch_compile.passes.find_linears import lowerable_linears
 from patch_compile.planning.lowering import LinearPlan, plan_linears
 from tests.graphs import graph_of, outputs
 from tests.mosaics import masked_by_hand, random_mask
@@ -73,12 +73,12 @@ def model_with(body: str, results: tuple[str, ...] = ("y",)) -> ir.Model:
 
 def plan_of(model: ir.Model, dense: tuple[str, ...] = ()) -> dict[str, LinearPlan]:
     """The plan of the graph's linears; those of `dense` have no 2:4 tile."""
-    return plan_linears({n: mask for n, (mask, _) in masks(dense).items() if n in find_linears(model)})
+    return plan_linears({n: mask for n, (mask, _) in masks(dense).items() if n in lowerable_linears(model)})
 
 
 def packed(model: ir.Model, dense: tuple[str, ...] = (), fuse: Collection[str] = EPILOGUES) -> dict[str, str]:
     """Pack the linears in place; returns the overload of each PatchLinear by its name."""
-    found = {name: mask for name, (mask, _) in masks(dense).items() if name in find_linears(model)}
+    found = {name: mask for name, (mask, _) in masks(dense).items() if name in lowerable_linears(model)}
     run_passes(
         model, lowering_passes(plan_linears(found), found, values().__getitem__, HALF, fuse=fuse).in_order
     )

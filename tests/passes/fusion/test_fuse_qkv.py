@@ -14,7 +14,7 @@ from patch_compile.artifacts.plan import Node
 from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.packing.fusion import FUSIONS
 from patch_compile.passes import lowering_passes, run_passes
-from patch_compile.passes.find_linears import find_linears
+from patch_compile.passes.find_linears import lowerable_linears
 from patch_compile.passes.write import export_graph, write_hybrid
 from patch_compile.planning.lowering import plan_linears
 from tests.graphs import graph_of, outputs
@@ -119,7 +119,7 @@ def feed_of(model: ir.Model) -> dict[str, np.ndarray]:
 
 def packed(model: ir.Model, dense: tuple[str, ...] = (), fuse: tuple[str, ...] = tuple(FUSIONS)):
     """Pack the linears in place and return the compiled plan."""
-    found = {name: mask for name, (mask, _) in masks(dense).items() if name in find_linears(model)}
+    found = {name: mask for name, (mask, _) in masks(dense).items() if name in lowerable_linears(model)}
     lowering = lowering_passes(plan_linears(found), found, weights().__getitem__, HALF, fuse=fuse)
     run_passes(model, lowering.in_order)
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
@@ -207,7 +207,9 @@ def test_what_is_refused_and_why(body, results, nodes, reason, caplog):
 
 def test_the_plan_keeps_what_each_is_and_counts_bytes_once():
     model = model_with(Q + KEY + V, *OUT.split())
-    before = plan_linears({name: mask for name, (mask, _) in masks().items() if name in find_linears(model)})
+    before = plan_linears(
+        {name: mask for name, (mask, _) in masks().items() if name in lowerable_linears(model)}
+    )
     plan = packed(model)
     stored = sum(
         value.const_value.nbytes for name, value in model.graph.initializers.items() if "l.0.q+k+v." in name
@@ -243,7 +245,7 @@ def test_a_model_with_grouped_queries_says_what_it_said(variant, dtype, tmp_path
     """k and v are not whole panels, the three masks differ, and k stays dense in one block."""
     source = save_tiny(variant, tmp_path / "model", **SIZES)
     graph = export_graph(source, dtype=dtype, opset=23)
-    sites = {name: site for name, site in find_linears(graph).items() if name != "lm_head"}
+    sites = {name: site for name, site in lowerable_linears(graph).items() if name != "lm_head"}
     shares = {"model.layers.1.self_attn.k_proj": 0.0}
     found = {
         n: random_mask(s.shape, (32, 64), shares.get(n, 1.0), i)[0] for i, (n, s) in enumerate(sites.items())

@@ -21,7 +21,7 @@ from patch_compile.onnx_io.emulate_bfloat16 import EmulateBfloat16Pass
 from patch_compile.onnx_io.write import write_onnx
 from patch_compile.packing.fusion import FUSIONS
 from patch_compile.passes import cleanup_passes, lowering_passes, run_passes
-from patch_compile.passes.find_linears import find_linears
+from patch_compile.passes.find_linears import lowerable_linears
 from patch_compile.passes.write import write_hybrid
 from patch_compile.planning.lowering import plan_linears
 from tests.onnx_export.tiny import LAYERS, OrtDecoder, save_tiny, tolerance
@@ -37,8 +37,8 @@ def masks_of(model: ir.Model) -> dict[str, LinearMask]:
         "model.decoder.project_in",
         "model.decoder.project_out",
     )  # linears outside the blocks
-    found = find_linears(model).items()
-    sites = {name: site for name, site in found if name not in outside and not site.shared}
+    found = lowerable_linears(model).items()
+    sites = {name: site for name, site in found if name not in outside}
     return {name: _mask(site.shape, seed) for seed, (name, site) in enumerate(sites.items())}
 
 
@@ -126,7 +126,7 @@ def packed(model: ir.Model, path: Path, fuse: tuple[str, ...]) -> Fused:
     for name, mask in masks.items():
         bits = masked_weight(tensors[f"{name}.weight"].view(np.uint16), mask.keep())
         tensors[f"{name}.weight"] = bits.view(tensors[f"{name}.weight"].dtype)
-    dtype = next(site.weight.dtype for site in find_linears(copy).values())
+    dtype = next(site.weight.dtype for site in lowerable_linears(copy).values())
     assert dtype is not None
     lowering = lowering_passes(plan_linears(masks), masks, tensors.__getitem__, dtype, fuse=fuse)
     run_passes(copy, lowering.in_order)

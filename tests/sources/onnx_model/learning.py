@@ -17,14 +17,13 @@ from masklearn.task import by_ratio
 from masklearn.traits import Requires
 from patch_compile.onnx_io.feeds import Feeds, input_dtypes, random_feeds
 from patch_compile.onnx_io.graph_inputs import read_inputs
+from patch_compile.onnx_io.read import read_onnx
 from patch_compile.packing.fusion import FUSIONS
+from patch_compile.passes.find_linears import linears_of_file
+from patch_compile.passes.write import write_onnx_hybrid
 from patch_compile.planning.lowering import LinearPlan, plan_linears
-from patch_compile.sources.onnx_model.feed import OnnxFeed
-from patch_compile.sources.onnx_model.find import find_onnx_linears
-from patch_compile.sources.onnx_model.hybrid import write_onnx_hybrid
-from patch_compile.sources.onnx_model.moments import gather_moments, write_probe
+from patch_compile.sources.onnx_model.feed import OnnxFeed, gather_moments, write_probe
 from patch_compile.sources.onnx_model.pruning import write_pruned
-from patch_compile.sources.onnx_model.read import read_onnx
 
 __all__ = ["Learned", "learn", "quiet", "write_hybrid"]
 
@@ -47,7 +46,7 @@ def quiet(*_: object) -> None:
 def learn(path: Path, folder: Path, *, dtype: str = "FLOAT16", **settings: Any) -> Learned:
     """Learn masks of `path` on random inputs and write its pruned model."""
     model = read_onnx(path)
-    linears = find_onnx_linears(path, model).linears
+    linears = linears_of_file(path, model).linears
     feeds = random_feeds(path, read_inputs(path), input_dtypes(path, model), {}, seed=1)
     recipe = LearnRecipe(**{"ratio": 0.4, "tile": (64, 64), "method": "oneshot"} | settings)
     moments = None
@@ -64,7 +63,7 @@ def learn(path: Path, folder: Path, *, dtype: str = "FLOAT16", **settings: Any) 
 def write_hybrid(learned: Learned, path: Path, **options: Any) -> dict[str, LinearPlan]:
     """Write the hybrid of a pruned model."""
     model = read_onnx(learned.pruned)
-    linears = find_onnx_linears(learned.pruned, model).linears
+    linears = linears_of_file(learned.pruned, model).linears
     about: dict[str, Any] = {
         "method": "oneshot",
         "seed": 0,

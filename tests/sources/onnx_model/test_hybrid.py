@@ -8,10 +8,10 @@ from onnx import TensorProto, helper
 
 from patch_compile.artifacts.plan import Node
 from patch_compile.onnx_io.compare import answer, compare_answers
+from patch_compile.onnx_io.read import read_onnx
 from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.onnx_io.write import write_onnx
-from patch_compile.sources.onnx_model.find import find_onnx_linears
-from patch_compile.sources.onnx_model.read import read_onnx
+from patch_compile.passes.find_linears import linears_of_file
 from patch_compile.sources.onnx_model.rounding import RoundLinearsPass, WidenPass
 from tests.sources.onnx_model import graphs
 from tests.sources.onnx_model.learning import learn, write_hybrid
@@ -216,7 +216,7 @@ class TestReferences:
         path = exported("encoder", True)
         learned = learn(path, tmp_path)
         model = read_onnx(path)
-        linears = find_onnx_linears(path, model).linears
+        linears = linears_of_file(path, model).linears
         write_onnx(RoundLinearsPass(linears, learned.dtype)(model).model, tmp_path / "rounded.onnx")
         reference = answer(path, learned.feeds, tmp_path / "a")
         (moved,) = compare_answers(

@@ -9,8 +9,8 @@ from onnx import helper
 from masklearn.masks.tiles import tile_weights
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.compare import answer, compare_answers
-from patch_compile.sources.onnx_model.find import find_onnx_linears
-from patch_compile.sources.onnx_model.read import read_onnx
+from patch_compile.onnx_io.read import read_onnx
+from patch_compile.passes.find_linears import linears_of_file
 from tests.sources.onnx_model import graphs
 from tests.sources.onnx_model.learning import learn
 
@@ -18,7 +18,7 @@ METHODS = ("magnitude", "wanda", "sparsegpt", "oneshot")
 
 
 def weights(path):
-    linears = find_onnx_linears(path, read_onnx(path)).linears
+    linears = linears_of_file(path, read_onnx(path)).linears
     return {n: linear.from_stored(linear.weight.const_value.numpy()) for n, linear in linears.items()}
 
 

@@ -10,17 +10,17 @@ from patch_compile.artifacts.proof import InputsFile
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.feeds import Feeds, input_dtypes, random_feeds
 from patch_compile.onnx_io.graph_inputs import read_inputs
+from patch_compile.onnx_io.read import read_onnx
 from patch_compile.onnx_io.session import open_session
-from patch_compile.sources.onnx_model import moments as subject
-from patch_compile.sources.onnx_model.find import find_onnx_linears
-from patch_compile.sources.onnx_model.moments import gather_moments, write_probe
-from patch_compile.sources.onnx_model.read import read_onnx
+from patch_compile.passes.find_linears import linears_of_file
+from patch_compile.sources.onnx_model import feed as subject
+from patch_compile.sources.onnx_model.feed import gather_moments, write_probe
 from tests.sources.onnx_model import graphs
 
 
 def gather(path, folder, feeds=None, threads=None):
     model = read_onnx(path)
-    linears = find_onnx_linears(path, model).linears
+    linears = linears_of_file(path, model).linears
     feeds = feeds or random_feeds(path, read_inputs(path), input_dtypes(path, model), {}, seed=0)
     write_probe(model, linears, folder / "probe.onnx")
     assert [value.name for value in model.graph.outputs] == ["y"]  # unchanged

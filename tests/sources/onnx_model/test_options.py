@@ -5,7 +5,7 @@ import torch
 
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.recipe import Recipe
-from patch_compile.sources.onnx_model.options import effective_recipe
+from patch_compile.sources.onnx_model.facts import effective_recipe
 
 
 def recipe(sixteen_bit=None, **settings):

@@ -11,9 +11,9 @@ from onnx import TensorProto, helper
 
 from patch_compile.errors import PatchCompileError
 from patch_compile.inspection import inspect_path
+from patch_compile.onnx_io.read import read_onnx
 from patch_compile.onnx_io.write import write_onnx
-from patch_compile.sources.onnx_model.find import find_onnx_linears
-from patch_compile.sources.onnx_model.read import read_onnx
+from patch_compile.passes.find_linears import linears_of_file
 from tests.sources.onnx_model import graphs
 
 X = np.random.default_rng(0).standard_normal((4, 64)).astype(np.float32)
@@ -88,7 +88,7 @@ def test_the_standard_domain_may_be_spelled_out(tmp_path):
     )
     model = read_onnx(path)
     assert model.graph.opset_imports[""] == 20
-    assert list(find_onnx_linears(path, model).linears) == ["fc"]
+    assert list(linears_of_file(path, model).linears) == ["fc"]
 
 
 def test_a_function_of_the_model_is_inlined(tmp_path):
@@ -101,7 +101,7 @@ def test_a_function_of_the_model_is_inlined(tmp_path):
         imports=[helper.make_opsetid("acme", 1)],
         functions=[function],
     )
-    (linear,) = find_onnx_linears(path, read_onnx(path)).linears.values()
+    (linear,) = linears_of_file(path, read_onnx(path)).linears.values()
     assert linear.shape == (32, 64)
 
 
@@ -195,7 +195,7 @@ def test_an_empty_weight_stays_dense(tmp_path, shape):
     weight = helper.make_tensor("w", TensorProto.FLOAT, shape, [])
     path = graphs.save(tmp_path / "m.onnx", nodes, [weight])
     with pytest.raises(PatchCompileError, match="its weight is empty"):
-        find_onnx_linears(path, read_onnx(path))
+        linears_of_file(path, read_onnx(path))
 
 
 class TestExternalData:
@@ -273,14 +273,14 @@ def test_weights_that_are_inputs_too_are_constants(tmp_path):
     path = product(tmp_path / "m.onnx", inputs=[given], ir_version=3, opset=8)
     model = read_onnx(path)
     assert [value.name for value in model.graph.inputs] == ["x"]
-    assert list(find_onnx_linears(path, model).linears) == ["fc"]
+    assert list(linears_of_file(path, model).linears) == ["fc"]
 
 
 def test_weights_in_constant_nodes(tmp_path):
     nodes = [helper.make_node("Constant", [], ["w"], value=graphs.tensor("w", 64, 64))]
     nodes.append(helper.make_node("MatMul", ["x", "w"], ["y"], "fc"))
     path = graphs.save(tmp_path / "m.onnx", nodes)
-    assert list(find_onnx_linears(path, read_onnx(path)).linears) == ["fc"]
+    assert list(linears_of_file(path, read_onnx(path)).linears) == ["fc"]
 
 
 def test_weights_of_four_bits_are_refused(tmp_path):

@@ -2,21 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from patch_compile.onnx_io.proto import STANDARD_DOMAINS
-from patch_compile.onnx_io.write import cast_weight
-from patch_compile.passes.find_linears import find_linears
+from patch_compile.onnx_io.write import cast_weight, lazy_initializer
+from patch_compile.passes.find_linears import lowerable_linears
 from patch_compile.passes.linear_node import take_over
+from patch_compile.passes.linears import Linear
+from patch_compile.passes.lowering.normalize_linears import insert_node, make_room, narrow_x
 from patch_compile.passes.lowering.packed_initializers import ReadTensor
-from patch_compile.sources.exported_graph.match import LinearRows, Product
-from patch_compile.sources.onnx_model.rewrite import insert_node, make_room
 
-__all__ = ["SubstituteLinearsPass"]
+__all__ = ["LinearRows", "Product", "SubstituteLinearsPass"]
+
+
+@dataclass(frozen=True)
+class LinearRows:
+    """Rows `start … start + rows` of a product's weight, which are the weight of one linear of the checkpoint."""
+
+    name: str
+    start: int
+    rows: int
+
+    @property
+    def slice(self) -> slice:
+        return slice(self.start, self.start + self.rows)
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product of the graph with the linears that it computes, one below the other in its weight."""
+
+    linear: Linear
+    parts: tuple[LinearRows, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(part.name for part in self.parts)
 
 
 class SubstituteLinearsPass(ir.passes.InPlacePass):
@@ -56,10 +83,9 @@ class SubstituteLinearsPass(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=bool(self._products))
 
     def ensures(self, model: ir.Model) -> None:
-        """Raise PostconditionError if the lowering passes cannot find a linear, or find it with a shared weight."""
-        sites = find_linears(model)
+        """Raise PostconditionError if the lowering passes cannot find a linear."""
         expected = {name for product in self._products for name in product.names} & {*self._lowered}
-        lost = [name for name in sorted(expected) if name not in sites or sites[name].shared]
+        lost = sorted(expected - lowerable_linears(model).keys())
         if lost:
             raise ir.passes.PostconditionError(f"linears are lost: {lost[:3]}")
 
@@ -70,7 +96,7 @@ class SubstituteLinearsPass(ir.passes.InPlacePass):
         own_bias = len(linear.nodes) > 1 and len(product.parts) == 1
         nodes = linear.nodes[:1] if own_bias else linear.nodes
         bias = None if own_bias else linear.bias
-        constants = [*_makers(linear.nodes[0].inputs[1]), *(_makers(bias) if bias is not None else ())]
+        constants = linear.path
         outputs = [self._one(graph, product, part, nodes[-1], bias) for part in product.parts]
         before = nodes[-1].outputs[0]
         split = _split_of(before, [part.rows for part in product.parts])
@@ -108,7 +134,7 @@ class SubstituteLinearsPass(ir.passes.InPlacePass):
         dtype = self._dtype if packed else linear.dtype
         put = partial(insert_node, graph, place)
         if packed:
-            x = self._narrow(graph, product)
+            x = narrow_x(graph, linear, product.names[0], dtype, self._narrowed)
             weight = self._weight(graph, part, (part.rows, linear.shape[1]), dtype)
             right = put("Transpose", [weight], f"{part.name}/transpose", dtype, perm=(1, 0))
         else:
@@ -120,54 +146,31 @@ class SubstituteLinearsPass(ir.passes.InPlacePass):
             y.shape = _rows(linear.output.shape, part.rows)
         return y
 
-    def _narrow(self, graph: ir.Graph, product: Product) -> ir.Value:
-        """Returns X in the packed type. The Cast is before the first product that reads X, so that all can read it."""
-        x, dtype = product.linear.x, self._dtype
-        if product.linear.dtype == dtype:
-            return x
-        if x not in self._narrowed:
-            name = f"{product.parts[0].name}/narrow"
-            narrow = insert_node(graph, product.linear.nodes[0], "Cast", [x], name, dtype, to=int(dtype))
-            narrow.shape = x.shape
-            self._narrowed[x] = narrow
-        return self._narrowed[x]
-
     def _weight(
         self, graph: ir.Graph, part: LinearRows, shape: tuple[int, int], dtype: ir.DataType
     ) -> ir.Value:
         name, transposed = f"{part.name}.weight", part.name not in self._lowered
 
-        def make() -> ir.TensorProtocol:
+        def make() -> NDArray[Any]:
             weight = self._read(name)
-            stored = weight.T if transposed else weight
-            return ir.Tensor(cast_weight(name, stored, dtype), dtype=dtype, name=name)
+            return cast_weight(name, weight.T if transposed else weight, dtype)
 
-        return _initializer(graph, name, shape, dtype, make)
+        value = lazy_initializer(name, shape, dtype, make)
+        graph.register_initializer(value)
+        return value
 
     def _bias(self, graph: ir.Graph, part: LinearRows, bias: ir.Value, dtype: ir.DataType) -> ir.Value:
         stored, name = bias.const_value, f"{part.name}.bias"
         assert stored is not None
 
-        def make() -> ir.TensorProtocol:
-            return ir.Tensor(
-                cast_weight(str(bias.name), stored.numpy().reshape(-1)[part.slice], dtype),
-                dtype=dtype,
-                name=name,
-            )
+        def make() -> NDArray[Any]:
+            return cast_weight(str(bias.name), stored.numpy().reshape(-1)[part.slice], dtype)
 
-        value = _initializer(graph, name, (part.rows,), dtype, make)
+        value = lazy_initializer(name, (part.rows,), dtype, make)
+        graph.register_initializer(value)
         assert value.const_value is not None
         self.biases[name] = value.const_value
         return value
-
-
-def _initializer(
-    graph: ir.Graph, name: str, shape: tuple[int, ...], dtype: ir.DataType, make: Any
-) -> ir.Value:
-    tensor = ir.LazyTensor(make, dtype=dtype, shape=ir.Shape(shape), name=name, cache=False)
-    value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value
 
 
 def _cast(graph: ir.Graph, place: ir.Node, value: ir.Value, dtype: ir.DataType) -> ir.Value:
@@ -181,13 +184,6 @@ def _cast(graph: ir.Graph, place: ir.Node, value: ir.Value, dtype: ir.DataType) 
 
 def _rows(shape: ir.Shape | None, rows: int) -> ir.Shape | None:
     return None if shape is None else ir.Shape([*shape[:-1], rows])
-
-
-def _makers(value: ir.Value | None) -> Iterator[ir.Node]:
-    """Yield the nodes between a constant and its reader, the last one first."""
-    while value is not None and (maker := value.producer()) is not None:
-        yield maker
-        value = maker.inputs[0]
 
 
 def _split_of(output: ir.Value, rows: Sequence[int]) -> ir.Node | None:

@@ -1,0 +1,3 @@
+from tests.sources.onnx_model.conftest import exported
+
+__all__ = ["exported"]
