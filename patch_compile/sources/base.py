@@ -87,13 +87,6 @@ class Source(ABC):
     def recipe(self) -> Recipe:
         """The settings, completed with the defaults of this kind of source."""
 
-    def with_other(self, *, kinds: str | None = None, weights: str | None = None) -> Self:  # noqa: ARG002
-        """Returns the same model with other kinds of tiles or types of weights in its recipe.
-
-        What is known of the model is not read again. Raises PatchCompileError if the source can't.
-        """
-        raise self._refusal(Capability.PLAN)
-
     @property
     @abstractmethod
     def name(self) -> str:
@@ -214,21 +207,6 @@ class Source(ABC):
 
     # Masks, and ONNX files.
 
-    @abstractmethod
-    def learn(self, scratch: Path, progress: Progress, choose: Choose | None) -> Pruning:
-        """Learn masks and, with some methods, new weights. choose: see `masklearn.learn`."""
-
-    @abstractmethod
-    def take_given(self, scratch: Path, progress: Progress) -> Pruning:
-        """Returns the given masks with the weights that belong to them, rounded if the recipe asks for it.
-
-        Raises PatchCompileError as `types_to_round` does.
-        """
-
-    @abstractmethod
-    def weight(self, name: str) -> NDArray[np.float32]:
-        """Returns the weight `[N, K]` of a linear of the dense model."""
-
     @property
     def given_types(self) -> Mapping[str, WeightType]:
         """Types of the linears of a model that is quantised already. They keep them unless others are requested."""
@@ -301,21 +279,47 @@ class Source(ABC):
         """Write the files beside OUT's ONNX file with which other programs run it; for most kinds of models there are
         none."""
 
-    @abstractmethod
+    # Abilities that some sources lack. Each method raises PatchCompileError with the reason if the source does.
+
+    def with_other(self, *, kinds: str | None = None, weights: str | None = None) -> Self:  # noqa: ARG002
+        """Returns the same model with other kinds of tiles or types of weights in its recipe.
+
+        What is known of the model is not read again.
+        """
+        raise self._refusal(Capability.PLAN)
+
+    def learn(self, scratch: Path, progress: Progress, choose: Choose | None) -> Pruning:  # noqa: ARG002
+        """Learn masks and, with some methods, new weights. choose: see `masklearn.learn`."""
+        raise self._refusal(Capability.LEARN)
+
+    def take_given(self, scratch: Path, progress: Progress) -> Pruning:  # noqa: ARG002
+        """Returns the given masks with the weights that belong to them, rounded if the recipe asks for it.
+
+        Also raises PatchCompileError as `types_to_round` does.
+        """
+        raise self._refusal(Capability.LEARN)
+
+    def weight(self, name: str) -> NDArray[np.float32]:  # noqa: ARG002
+        """Returns the weight `[N, K]` of a linear of the dense model."""
+        raise self._refusal(Capability.LEARN)
+
     def dense_onnx(
-        self, path: Path, *, logits: Literal["all", "last"] | None = None, runnable: bool = False
+        self,
+        path: Path,  # noqa: ARG002
+        *,
+        logits: Literal["all", "last"] | None = None,  # noqa: ARG002
+        runnable: bool = False,  # noqa: ARG002
     ) -> Path:
         """Returns the dense model as an ONNX file, either written to `path` or the source's own file.
 
         logits: the positions of a decoder that get logits, None as the recipe says; runnable: make a file that ONNX
         Runtime can run.
         """
-
-    # Only for sources that run block by block or predict next tokens.
+        raise self._refusal(Capability.LEARN)
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """The model as masklearn runs it block by block. Raises PatchCompileError if it has no blocks."""
+        """The model as masklearn runs it block by block."""
         raise self._refusal(Capability.BLOCKS)
 
     def evaluation(self, progress: Progress) -> tuple[NDArray[np.int64], EvalText]:  # noqa: ARG002

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from patch_compile.artifacts.manifest import EvalText
-from patch_compile.artifacts.plan import Workload
 from patch_compile.artifacts.proof import TextWindows
 from patch_compile.artifacts.report import Kind
 from patch_compile.errors import PatchCompileError
@@ -41,12 +40,6 @@ class EncoderSource(CheckpointSource, OutputSource):
     why_lacking: ClassVar[Mapping[Capability, str]] = {
         Capability.NEXT_TOKENS: "{model} is an encoder: it reads text and predicts none."
     }
-
-    @property
-    @override
-    def workload(self) -> Workload:
-        """The workload without decode steps, because an encoder generates nothing."""
-        return super().workload.without_decode()
 
     @override
     def check(self, stages: Collection[Stage]) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from copy import copy
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -16,23 +15,16 @@ from typing_extensions import override
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.tiles import GROUP
 from masklearn.model.checkpoint import Checkpoint
-from masklearn.model.coverage import Coverage, covered_linears_of
-from masklearn.model.folder import CONFIG, files_beside
 from masklearn.model.pretrained import load_config, load_tokenizer
-from masklearn.quant.grid import Grid
-from masklearn.quant.table import WeightType
-from patch_compile.artifacts.layout import MODEL
-from patch_compile.artifacts.plan import Workload
 from patch_compile.artifacts.report import Kind
 from patch_compile.errors import PatchCompileError
 from patch_compile.planning.lowering import LinearPlan
-from patch_compile.planning.outline import Outline, outline_of
 from patch_compile.progress import Progress
-from patch_compile.recipe import Recipe
-from patch_compile.sources.base import Bars, Source
+from patch_compile.sources.base import Bars
 from patch_compile.sources.checkpoint.pruning import CheckpointPruning, learn_checkpoint
+from patch_compile.sources.checkpoint_model import CheckpointModel
 from patch_compile.sources.kinds import Capability, Sequences, Stage
-from patch_compile.sources.pruning import GivenMasks, Pruning, types_to_round
+from patch_compile.sources.pruning import Pruning, types_to_round
 
 if TYPE_CHECKING:
     from masklearn.masks.select import Choose
@@ -45,24 +37,8 @@ _RANGE_TOKENS = 64  # the largest activations of language models are at the firs
 _PACKED_SHARE = 1.1  # packed weights and engine are no larger than this share of the 16-bit weights
 
 
-class CheckpointSource(Source):
-    """Common part of all checkpoints: weights by name, linears in blocks, text, and an exported graph."""
-
-    texts = ("calib", "eval_text")
-    pruned_file = MODEL
-    pruned_words = "pruned checkpoint"
-    to_report = "the model's config.json"
-
-    def __init__(self, recipe: Recipe, checkpoint: Checkpoint) -> None:
-        super().__init__(recipe.model)
-        self._recipe, self._checkpoint = recipe, checkpoint
-        self._notes: tuple[str, ...] = ()
-
-    @property
-    @override
-    def recipe(self) -> Recipe:
-        """The settings without changes: a checkpoint has no defaults of its own."""
-        return self._recipe
+class CheckpointSource(CheckpointModel):
+    """Common part of decoders and encoders: linears in blocks, text, and a graph that is exported from the checkpoint."""
 
     @override
     def with_other(self, *, kinds: str | None = None, weights: str | None = None) -> Self:
@@ -74,57 +50,8 @@ class CheckpointSource(Source):
 
     @property
     @override
-    def name(self) -> str:
-        """Name of the folder, after resolving links."""
-        return self.model.resolve().name
-
-    @property
-    @override
-    def notes(self) -> Sequence[str]:
-        return self._notes
-
-    @property
-    @override
-    def files(self) -> Sequence[Path]:
-        return (self.model / CONFIG, *self._checkpoint.files())
-
-    @property
-    @override
     def checkpoint(self) -> Checkpoint:
         return self._checkpoint
-
-    @cached_property
-    @override
-    def coverage(self) -> Coverage:
-        return covered_linears_of(self._checkpoint, self._recipe.include, self._recipe.exclude)
-
-    @cached_property
-    @override
-    def fingerprint(self) -> str:
-        return self._checkpoint.fingerprint()
-
-    @override
-    def fingerprint_of(self, pruned: Path) -> str:
-        return Checkpoint.open(pruned).fingerprint()
-
-    @override
-    def files_of(self, pruned: Path) -> Sequence[Path]:
-        return (pruned / CONFIG, *Checkpoint.open(pruned).files())
-
-    @override
-    def files_beside(self, model: Path) -> Mapping[str, Path]:
-        return files_beside(model)
-
-    @cached_property
-    @override
-    def outline(self) -> Outline:
-        return outline_of(self._checkpoint, self.coverage, self._recipe.fuse)
-
-    @property
-    @override
-    def workload(self) -> Workload:
-        r = self._recipe
-        return Workload(batch=r.batch_size, prompt=r.prompt_tokens, generated=r.generated_tokens)
 
     @property
     @override
@@ -138,13 +65,6 @@ class CheckpointSource(Source):
     def graph_dtype(self) -> str:
         return self._recipe.dtype
 
-    @cached_property
-    @override
-    def calibration_hash(self) -> str | None:
-        from masklearn import open_text
-
-        return None if self._recipe.calib is None else open_text(self._recipe.calib).fingerprint()
-
     @property
     @override
     def layers(self) -> int:
@@ -154,11 +74,6 @@ class CheckpointSource(Source):
     @override
     def tokenizer(self) -> Any:
         return load_tokenizer(self.model)
-
-    @property
-    @override
-    def weights(self) -> int:
-        return sum(math.prod(self._checkpoint.shape(name)) for name in self._checkpoint.names())
 
     @override
     def check(self, stages: Collection[Stage]) -> None:
@@ -176,36 +91,6 @@ class CheckpointSource(Source):
         for text in (self._recipe.calib, self._recipe.eval_text):
             if text is not None:
                 open_text(text)
-
-    def _check_scales(self) -> None:
-        from patch_compile.passes.lowering.quantised_weights import check_scales
-
-        for name, grid in self._kept_grids():
-            check_scales(name, grid, self._recipe.dtype)
-
-    @property
-    @override
-    def given_types(self) -> Mapping[str, WeightType]:
-        return self._checkpoint.grids.types
-
-    @cached_property
-    @override
-    def given(self) -> GivenMasks:
-        """Masks of a quantised checkpoint's own weights get its grids: pruned weights are on them too."""
-        found = super().given
-        if self._recipe.weights is None and not found.masks.grids and found.weights == self.model:
-            names = [name for name in found.masks if name in self._checkpoint.grids]
-            found.masks.grids.update((name, self._checkpoint.grids[name]) for name in names)
-        return found
-
-    def _kept_grids(self) -> Iterator[tuple[str, Grid]]:
-        """Yield the grids that are known before anything is learned."""
-        grids = self._checkpoint.grids
-        masks = self.given.masks.grids if self._recipe.mask is not None else {}
-        yield from masks.items()
-        for name, kinds in self.allowed_types.items():
-            if self.given_types.get(name) in kinds and name not in masks:
-                yield name, grids[name]
 
     def _check_float16(self) -> None:
         """Raise PatchCompileError if float16 does not hold the dense model's activations, and note the weights that it

@@ -6,14 +6,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
 from masklearn.model.checkpoint import Checkpoint
-from patch_compile.artifacts.plan import Reason, ReasonKind, Workload
+from patch_compile.artifacts.plan import Reason, ReasonKind
 from patch_compile.artifacts.report import Kind
 from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.artifacts.workspace import key_of
@@ -27,7 +27,7 @@ from patch_compile.passes.linears import FoundLinears
 from patch_compile.planning.lowering import LinearPlan
 from patch_compile.recipe import GraphRecipe
 from patch_compile.sources.base import Bars
-from patch_compile.sources.checkpoint.source import CheckpointSource
+from patch_compile.sources.checkpoint_model import CheckpointModel
 from patch_compile.sources.exported_graph.match import (
     Matches,
     Origin,
@@ -55,7 +55,7 @@ _KEPT = {
 }
 
 
-class ExportedSource(CheckpointSource):
+class ExportedSource(CheckpointModel):
     """A checkpoint whose graph comes from a file. It can be compiled alone."""
 
     why_lacking: ClassVar[Mapping[Capability, str]] = {
@@ -190,13 +190,6 @@ class ExportedSource(CheckpointSource):
         )
 
     @override
-    def dense_onnx(
-        self, path: Path, *, logits: Literal["all", "last"] | None = None, runnable: bool = False
-    ) -> Path:
-        """Returns the graph itself."""
-        return self.graph
-
-    @override
     def space(self, stages: Collection[Stage]) -> int:
         """Returns bytes: at most the graph's own size."""
         return sum(file.stat().st_size for file in self._graph_files)
@@ -296,12 +289,6 @@ class ExportedEncoder(ExportedSource):
 
     kind = Kind.ENCODER
     words = "an encoder"
-
-    @property
-    @override
-    def workload(self) -> Workload:
-        """The workload without decode steps, because an encoder generates nothing."""
-        return super().workload.without_decode()
 
 
 _NOTES = {
