@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.naming import checkpoint_name
-from patch_compile.onnx_io.torch_scopes import torch_scopes
+from patch_compile.onnx_io.tensor_names import torch_scopes
 
 __all__ = ["SCOPE", "TRACED", "name_as_in", "name_by_scope", "scope_of"]
 

@@ -1,21 +1,21 @@
-"""Compares the outputs of two ONNX models, holding one output of each in memory at a time."""
+"""Outputs of ONNX models in files, and their comparison, with one output of each model in memory at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from patch_compile.debug import TENSORS, difference_lines, tell
-from patch_compile.onnx_io.arrays import load_array, save_array
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.own_process import run_model
 
-__all__ = ["Difference", "Outputs", "answer", "compare_answers", "output_file"]
+__all__ = ["Difference", "Outputs", "answer", "compare_answers", "load_array", "output_file", "save_array"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,27 @@ class Difference:
     largest: float
     relative: float
     floating: bool
+
+
+def load_array(path: Path) -> NDArray[Any]:
+    """Read a .npy file. Raises OSError if the disk does not give all of it.
+
+    `np.load` hands the file to a C stream, and takes a read that fails for the end of the file. It can't do so with an
+    object that has nothing but `read`.
+    """
+    with path.open("rb") as file:
+        array: NDArray[Any] = np.lib.format.read_array(SimpleNamespace(read=file.read), allow_pickle=False)
+    return array
+
+
+def save_array(path: Path, array: NDArray[Any]) -> None:
+    """Write an array to a .npy file. Raises OSError if the disk does not take all of it.
+
+    `np.save` does not: it hands the array to a C stream, and ignores that closing the stream, which writes the last
+    kilobytes, fails. It can't do so with an object that has nothing but `write`.
+    """
+    with path.open("wb") as file:
+        np.lib.format.write_array(SimpleNamespace(write=file.write), array, allow_pickle=False)
 
 
 def output_file(folder: Path, output: int, run: int) -> Path:

@@ -7,6 +7,7 @@ runs this copy instead. Builds still compile and contain the bf16 graph.
 import numpy as np
 import onnx_ir as ir
 
+from patch_compile.onnx_io.write import widen
 from patch_compile.packing.function import DOMAIN
 
 __all__ = ["EmulateBfloat16Pass"]
@@ -47,7 +48,7 @@ class EmulateBfloat16Pass(ir.passes.FunctionalPass):
         graph = copy.graph
         for value in list(graph.initializers.values()):
             if value.dtype == _BF16 and not _is_packed(value):
-                _widen_initializer(value)
+                widen(value)
         for value in graph.inputs:
             _set_float(value)
         for node in list(graph):
@@ -69,18 +70,6 @@ def _is_packed(value: ir.Value) -> bool:
 def _set_float(value: ir.Value) -> None:
     if value.dtype == _BF16:
         value.type = ir.TensorType(_FLOAT)
-
-
-def _widen_initializer(value: ir.Value) -> None:
-    tensor = value.const_value
-    if tensor is not None:
-        value.const_value = ir.LazyTensor(
-            lambda: ir.Tensor(tensor.numpy().astype(np.float32), dtype=_FLOAT, name=value.name),
-            dtype=_FLOAT,
-            shape=ir.Shape(tensor.shape.numpy()),
-            name=value.name,
-        )
-    value.type = ir.TensorType(_FLOAT)
 
 
 def _widen_node(graph: ir.Graph, node: ir.Node) -> None:

@@ -11,33 +11,17 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
+from numpy.typing import NDArray
 from onnx.external_data_helper import uses_external_data
 
 from masklearn.base.safe_read import leads_out
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.proto import load_proto
+from patch_compile.onnx_io.write import lazy_tensor
 
-__all__ = ["MappedTensor", "external_files", "map_external_data"]
+__all__ = ["external_files", "map_external_data"]
 
 _SMALL = 64  # elements; shapes and scalars are read at once, because passes need their values
-
-
-class MappedTensor(ir.LazyTensor):
-    """A tensor in an external file. It is read at each use and not kept.
-
-    ir.ExternalTensor refuses files behind symbolic links (all files of a hub cache) and hard links (made by rebuilds).
-    """
-
-    def __init__(
-        self, file: Path, offset: int, dtype: ir.DataType, shape: tuple[int, ...], name: str
-    ) -> None:
-        super().__init__(
-            partial(_read, file, offset, dtype, shape, name),
-            dtype=dtype,
-            shape=ir.Shape(shape),
-            name=name,
-            cache=False,
-        )
 
 
 def map_external_data(path: Path, model: ir.Model) -> None:
@@ -80,8 +64,12 @@ def _tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
                 waiting += value if isinstance(value, Sequence) else [value]
 
 
-def _mapped(path: Path, name: str, tensor: ir.ExternalTensor) -> MappedTensor:
-    """Returns a tensor of the model at `path`, after checks of its file. Errors: see `map_external_data`."""
+def _mapped(path: Path, name: str, tensor: ir.ExternalTensor) -> ir.LazyTensor:
+    """Returns a tensor of the model at `path`, after checks of its file. It is read at each use and not kept.
+
+    ir.ExternalTensor refuses files behind symbolic links (all files of a hub cache) and hard links (made by rebuilds).
+    Errors: see `map_external_data`.
+    """
     location = Path(tensor.location)
     if location.is_absolute() or ".." in location.parts:
         raise PatchCompileError(
@@ -103,7 +91,8 @@ def _mapped(path: Path, name: str, tensor: ir.ExternalTensor) -> MappedTensor:
             f"Put {location} where the model expects it, or fetch the model again with its data.",
         )
     _check_length(file, name, tensor)
-    return MappedTensor(file, tensor.offset or 0, tensor.dtype, tuple(tensor.shape.numpy()), name)
+    shape, dtype = tuple(tensor.shape.numpy()), tensor.dtype
+    return lazy_tensor(name, shape, dtype, partial(_read, file, tensor.offset or 0, dtype.numpy(), shape))
 
 
 def _check_length(file: Path, name: str, tensor: ir.ExternalTensor) -> None:
@@ -129,10 +118,8 @@ def _check_length(file: Path, name: str, tensor: ir.ExternalTensor) -> None:
         )
 
 
-def _read(
-    file: Path, offset: int, dtype: ir.DataType, shape: tuple[int, ...], name: str
-) -> ir.TensorProtocol:
-    size = math.prod(shape) * dtype.numpy().itemsize
+def _read(file: Path, offset: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    size = math.prod(shape) * dtype.itemsize
     # Mapping 0 bytes is an error.
     raw = np.memmap(file, np.uint8, "r", offset, size) if size else np.empty(0, np.uint8)
-    return ir.Tensor(raw.view(dtype.numpy()).reshape(shape), dtype=dtype, name=name)
+    return raw.view(dtype).reshape(shape)

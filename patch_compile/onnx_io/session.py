@@ -23,11 +23,14 @@ _PLACES = re.compile(
 GPU, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 
 
-def open_session(path: Path, providers: tuple[str, ...] = (CPU,), threads: int | None = None) -> Any:
+def open_session(
+    path: Path, providers: tuple[str, ...] = (CPU,), threads: int | None = None, *, spinning: bool = True
+) -> Any:
     """Open an ONNX Runtime session with a time limit for each run. It logs nothing: its warnings concern constant folding.
 
     threads: number of threads of an operator on a CPU, None for one per core. Some operators, such as a ReduceMean over
-    neither the first nor the last axis, round by their number.
+    neither the first nor the last axis, round by their number. spinning: False to keep the session's threads from spinning
+    after a run, which takes cores from other sessions.
 
     Raises PatchCompileError if the file can't be loaded.
     """
@@ -38,6 +41,8 @@ def open_session(path: Path, providers: tuple[str, ...] = (CPU,), threads: int |
     options = ort.SessionOptions()
     options.log_severity_level = SILENT
     options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+    if not spinning:
+        options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
         return LimitedSession(path, options, providers)
     except Exception as error:  # onnxruntime raises a dozen unrelated classes of its own

@@ -1,6 +1,13 @@
-"""Names of a model's inputs and outputs, as Optimum and onnxruntime-genai give them to ONNX graphs of language models."""
+"""Names that exporters give: inputs and outputs of language models as Optimum and onnxruntime-genai have them, and the
+modules around a node as torch's exporter has them."""
 
 from __future__ import annotations
+
+import ast
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 __all__ = [
     "ATTENTION_MASK",
@@ -11,6 +18,7 @@ __all__ = [
     "PRESENT",
     "TOKEN_INPUTS",
     "TOKEN_TYPE_IDS",
+    "torch_scopes",
 ]
 
 INPUT_IDS = "input_ids"
@@ -24,3 +32,15 @@ PAST = "past_key_values."
 PRESENT = "present."
 
 LOGITS = "logits"
+
+_KEY = "pkg.torch.onnx.name_scopes"  # of a text such as "['', 'layers.1', 'layers.1.linear2', 'linear_7']"
+
+
+def torch_scopes(node: ir.Node) -> list[str]:
+    """Returns the paths of the modules around a node, from outside to inside, and the node's own name; empty if torch's
+    exporter did not write them."""
+    try:
+        scopes = ast.literal_eval(node.metadata_props.get(_KEY, "[]"))
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return []  # another program's text under the same key
+    return [str(scope) for scope in scopes] if isinstance(scopes, list) else []

@@ -20,7 +20,15 @@ from patch_compile.errors import PatchCompileError
 if TYPE_CHECKING:
     from masklearn.model.checkpoint import Checkpoint
 
-__all__ = ["bind_weights", "cast_weight", "lazy_initializer", "lazy_tensor", "read_weight", "write_onnx"]
+__all__ = [
+    "bind_weights",
+    "cast_weight",
+    "lazy_initializer",
+    "lazy_tensor",
+    "read_weight",
+    "widen",
+    "write_onnx",
+]
 
 # TensorRT and ONNX Runtime map the file. They need not copy a tensor that begins at a page.
 _ALIGNMENT = 4096
@@ -132,6 +140,16 @@ def lazy_initializer(
     """Returns a value that holds `lazy_tensor`, for a graph to register."""
     tensor = lazy_tensor(name, shape, dtype, make)
     return ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype), const_value=tensor)
+
+
+def widen(value: ir.Value) -> None:
+    """Give a value the type fp32, and a constant too, whose numbers are converted at each use."""
+    value.type = ir.TensorType(ir.DataType.FLOAT)
+    if (tensor := value.const_value) is not None:
+        name, shape = str(value.name), tensor.shape.numpy()
+        value.const_value = lazy_tensor(
+            name, shape, ir.DataType.FLOAT, lambda: tensor.numpy().astype(np.float32)
+        )
 
 
 def write_onnx(model: ir.Model, path: Path) -> None:

@@ -7,7 +7,7 @@ belong to a gate and its up (`gated`), or to linears that share X, whose rows `s
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ACTIVATIONS",
     "LinearNode",
+    "insert_node",
     "linear_nodes",
     "reader",
     "readers",
@@ -137,6 +138,27 @@ class LinearNode:
 def linear_nodes(graph: ir.Graph) -> Iterator[ir.Node]:
     """Yields the Linear nodes of a graph in order. The graph may change meanwhile; nodes removed by then are skipped."""
     return (node for node in list(graph) if _is_linear(node) and node.graph is graph)
+
+
+def insert_node(
+    graph: ir.Graph,
+    place: ir.Node,
+    op_type: str,
+    inputs: Sequence[ir.Value],
+    name: str,
+    dtype: ir.DataType,
+    *,
+    behind: bool = False,
+    **attributes: int | Sequence[int],
+) -> ir.Value:
+    """Insert a node before `place`, or behind it, and return its output, which has the node's name."""
+    import onnx_ir as ir
+
+    node = ir.node(op_type, list(inputs), attributes=attributes, name=name)
+    output = node.outputs[0]
+    output.name, output.type = name, ir.TensorType(dtype)
+    (graph.insert_after if behind else graph.insert_before)(place, node)
+    return output
 
 
 def take_over(value: ir.Value, made: ir.Value) -> None:

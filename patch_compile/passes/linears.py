@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from masklearn.masks.kinds.table import KINDS
 from masklearn.quant.table import INT8
 from patch_compile.errors import PatchCompileError
-from patch_compile.onnx_io.torch_scopes import torch_scopes
+from patch_compile.onnx_io.tensor_names import torch_scopes
 from patch_compile.packing.function import tensor_names
 
 if TYPE_CHECKING:

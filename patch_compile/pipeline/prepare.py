@@ -22,9 +22,8 @@ from patch_compile.plugin.prebuilt import DISTRIBUTION
 from patch_compile.progress import Progress, quiet_libraries
 from patch_compile.recipe import Recipe
 from patch_compile.sources.base import Source
-from patch_compile.sources.inputs import inputs_of
 from patch_compile.sources.kinds import Capability, Stage
-from patch_compile.sources.open import open_source
+from patch_compile.sources.open import inputs_of, open_source
 
 if TYPE_CHECKING:
     from patch_compile.hardware.cards import GpuArchitecture

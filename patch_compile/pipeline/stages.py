@@ -45,8 +45,8 @@ from patch_compile.planning.tiles_for_speed import TilesForSpeed
 from patch_compile.planning.types_for_speed import TypesForSpeed
 from patch_compile.progress import Progress
 from patch_compile.report.prediction import decision_line, mask_line, waste_line
-from patch_compile.sources.inputs import beside_key
 from patch_compile.sources.kinds import Stage
+from patch_compile.sources.open import beside_key
 from patch_compile.sources.pruning import Pruning
 
 if TYPE_CHECKING:

@@ -108,7 +108,7 @@ class CheckpointModel(Source):
         return sum(math.prod(self._checkpoint.shape(name)) for name in self._checkpoint.names())
 
     def _check_scales(self) -> None:
-        from patch_compile.passes.lowering.quantised_weights import check_scales
+        from patch_compile.passes.lowering.packed_initializers import check_scales
 
         for name, grid in self._kept_grids():
             check_scales(name, grid, self._recipe.dtype)

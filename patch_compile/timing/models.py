@@ -37,8 +37,7 @@ from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from patch_compile.runtime import Runner
 from patch_compile.sources.base import Source
-from patch_compile.sources.inputs import files_of_model
-from patch_compile.sources.open import check_unchanged
+from patch_compile.sources.open import check_unchanged, files_of_model
 from patch_compile.timing.device import engine_report
 
 __all__ = ["UniformMasks", "build_contender", "file_bytes", "model_files", "write_contender"]

@@ -32,7 +32,7 @@ from patch_compile.artifacts.workspace import key_of
 from patch_compile.cache_folder import cache_folder
 from patch_compile.progress import Progress
 from patch_compile.sources.base import Source
-from patch_compile.sources.inputs import beside_key
+from patch_compile.sources.open import beside_key
 
 __all__ = ["baselines_cache", "with_baselines"]
 

@@ -28,7 +28,7 @@ from patch_compile.artifacts.proof import (
     Tolerance,
 )
 from patch_compile.errors import AccuracyError
-from patch_compile.onnx_io.arrays import load_array, save_array
+from patch_compile.onnx_io.compare import load_array, save_array
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.progress import Progress, Update

@@ -49,9 +49,8 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.progress import Progress, quiet_libraries
 from patch_compile.recipe import Recipe
 from patch_compile.sources.base import OutputSource, Source
-from patch_compile.sources.inputs import files_of_model
 from patch_compile.sources.kinds import Capability
-from patch_compile.sources.open import check_unchanged, open_source
+from patch_compile.sources.open import check_unchanged, files_of_model, open_source
 from patch_compile.verification.request import VerifyRequest, check_figures
 
 __all__ = ["Verification", "verify"]

@@ -8,6 +8,7 @@ from onnx import TensorProto, helper
 
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.read import read_onnx
+from patch_compile.onnx_io.tensor_names import torch_scopes
 from patch_compile.passes.find_linears import linears_of_file, lowerable_linears
 from tests.graphs import graph_of
 from tests.sources.onnx_model import graphs
@@ -423,3 +424,18 @@ def test_lowerable_linears_have_the_names_of_their_weights(tmp_path):
     assert list(linears_of_file(tmp_path / "m.onnx", model).linears) == ["fc", "fc_2"]
     assert [linear.product.name for linear in lowerable_linears(model).values()] == ["product"]
     assert list(lowerable_linears(model)) == ["fc"]
+
+
+@pytest.mark.parametrize(
+    ("text", "scopes"),
+    [
+        (None, []),
+        ("['', 'layers.1', 'linear_7']", ["", "layers.1", "linear_7"]),
+        *((text, []) for text in ("layers.1", "layers.1/", "{[]: 1}", "7", "(" * 5000)),
+    ],
+)
+def test_only_lists_are_scopes(text, scopes):
+    node = ir.node("MatMul", [])
+    if text is not None:
+        node.metadata_props["pkg.torch.onnx.name_scopes"] = text
+    assert torch_scopes(node) == scopes

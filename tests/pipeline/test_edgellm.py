@@ -22,7 +22,7 @@ from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.pipeline.edgellm import _TRIED, EdgeLlmExporter, find_exporter
 from patch_compile.pipeline.learn import learn
 from patch_compile.recipe import Recipe
-from patch_compile.sources.checkpoint.as_compiled import load_as_compiled
+from patch_compile.sources.checkpoint.references import load_as_compiled
 from tests.pipeline.edgellm import PagedModel
 
 # The three lengths differ, and the longest decodes beside the shortest.

@@ -1,20 +1,24 @@
-"""Base classes of fusions, which are graph passes. Most of them handle one Linear after the other."""
+"""Base classes of fusions, which are graph passes, and the activations that they look for. Most fusions handle one Linear
+after the other."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from patch_compile.packing.fusion import FUSIONS, Fusion
-from patch_compile.passes.linear_node import linear_nodes
+from patch_compile.passes.linear_node import linear_nodes, reader, why_open
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from patch_compile.planning.lowering import LinearPlan
 
-__all__ = ["EpiloguePass", "FusionPass", "fusion_passes"]
+__all__ = ["Activation", "EpiloguePass", "FusionPass", "find_activation", "fusion_passes"]
+
+_GELU = {"none": "gelu", "tanh": "gelu_tanh"}  # kind by the attribute `approximate`
 
 
 class FusionPass(Fusion, ABC):
@@ -57,3 +61,46 @@ def fusion_passes(names: Collection[str], plan: Mapping[str, LinearPlan]) -> lis
                 raise TypeError(f"{kind} can't run: it is no FusionPass")
             found.append(kind(plan))
     return found
+
+
+@dataclass(frozen=True)
+class Activation:
+    """Activation of a value.
+
+    kind: its name in PatchLinear; nodes: nodes that compute it, the last one its output; open: the reason why it can't be
+    fused, because another node reads a value in between, else empty.
+    """
+
+    kind: str
+    nodes: tuple[ir.Node, ...]
+    open: str
+
+    @property
+    def output(self) -> ir.Value:
+        """Output of the activation, [..., N]."""
+        return self.nodes[-1].outputs[0]
+
+
+def find_activation(x: ir.Value) -> Activation | None:
+    """Returns the activation of `x`, or None: GELU (exact or by tanh) as Gelu(x), or SiLU as Mul(x, Sigmoid(x))."""
+    kind, nodes = _silu(x) or _gelu(x) or ("", ())
+    if not nodes:
+        return None
+    between = [x, *(node.outputs[0] for node in nodes[:-1])]
+    return Activation(kind, nodes, next(filter(None, (why_open(value, nodes) for value in between)), ""))
+
+
+def _gelu(x: ir.Value) -> tuple[str, tuple[ir.Node, ...]] | None:
+    gelu = reader(x, "Gelu")
+    if gelu is None:
+        return None
+    approximate = gelu.attributes.get("approximate")
+    return _GELU[approximate.as_string() if approximate else "none"], (gelu,)
+
+
+def _silu(x: ir.Value) -> tuple[str, tuple[ir.Node, ...]] | None:
+    sigmoid = reader(x, "Sigmoid")
+    product = reader(sigmoid.outputs[0], "Mul") if sigmoid else None
+    if sigmoid is None or product is None or {*product.inputs} != {x, sigmoid.outputs[0]}:
+        return None
+    return "silu", (sigmoid, product)

@@ -6,8 +6,7 @@ from dataclasses import replace as changed
 from typing import TYPE_CHECKING
 
 from patch_compile.packing.fusion import FUSIONS
-from patch_compile.passes.activations import find_activation
-from patch_compile.passes.fusion.base import EpiloguePass
+from patch_compile.passes.fusion.base import EpiloguePass, find_activation
 from patch_compile.passes.linear_node import ACTIVATIONS, LinearNode, refuse, replace
 
 if TYPE_CHECKING:

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 from patch_compile.packing.function import GATED_PANEL_ROWS
 from patch_compile.packing.fusion import FUSIONS, GATED
-from patch_compile.passes.activations import Activation, find_activation
 from patch_compile.passes.find_linears import lowerable_linears
-from patch_compile.passes.fusion.base import EpiloguePass
+from patch_compile.passes.fusion.base import Activation, EpiloguePass, find_activation
 from patch_compile.passes.linear_node import LinearNode, reader, refuse, replace, why_open
 
 if TYPE_CHECKING:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 
 import onnx_ir as ir
 
 from patch_compile.onnx_io.write import cast_weight, lazy_initializer
 from patch_compile.passes.find_linears import lowerable_linears
-from patch_compile.passes.linear_node import take_over
+from patch_compile.passes.linear_node import insert_node, take_over
 from patch_compile.passes.linears import Linear, owners_of
 
-__all__ = ["NormalizeLinearsPass", "insert_node", "make_room", "narrow_x"]
+__all__ = ["NormalizeLinearsPass", "make_room", "narrow_x"]
 
 
 class NormalizeLinearsPass(ir.passes.InPlacePass):
@@ -116,23 +116,6 @@ def make_room(graph: ir.Graph, linears: set[str]) -> None:
         value.name = f"{value.name}/before"
         if stored:
             graph.register_initializer(value)
-
-
-def insert_node(
-    graph: ir.Graph,
-    place: ir.Node,
-    op_type: str,
-    inputs: Sequence[ir.Value],
-    name: str,
-    dtype: ir.DataType,
-    **attributes: int | Sequence[int],
-) -> ir.Value:
-    """Insert a node before `place`, and return its output."""
-    node = ir.node(op_type, list(inputs), attributes=attributes, name=name)
-    output = node.outputs[0]
-    output.name, output.type = name, ir.TensorType(dtype)
-    graph.insert_before(place, node)
-    return output
 
 
 def _features_last(linear: Linear) -> tuple[int, ...]:

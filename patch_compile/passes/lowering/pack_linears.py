@@ -28,10 +28,10 @@ from patch_compile.passes.linear_node import LinearNode, linear_nodes, take_over
 from patch_compile.passes.lowering.packed_initializers import (
     LinearsToPack,
     ReadTensor,
+    check_grid,
     joint_bias,
     packed_initializers,
 )
-from patch_compile.passes.lowering.quantised_weights import check_grid
 from patch_compile.planning.lowering import LinearPlan
 
 __all__ = ["PackLinearsPass"]

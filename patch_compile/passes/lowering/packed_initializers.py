@@ -1,4 +1,5 @@
-"""Constants of a PatchLinear node, packed when they are written and not before."""
+"""Constants of a PatchLinear node, packed when they are written and not before. Weights of int8 and int4 are packed as
+integers."""
 
 from __future__ import annotations
 
@@ -14,21 +15,21 @@ from numpy.typing import NDArray
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import DENSE
 from masklearn.masks.linear_mask import LinearMask
+from masklearn.model.prune import masked_weight
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import INT8, WeightType
-from patch_compile.errors import InvariantError
+from patch_compile.errors import InvariantError, PatchCompileError
 from patch_compile.onnx_io.write import lazy_initializer
 from patch_compile.packing.checks import check_packed
 from patch_compile.packing.format import PackedLinear, codes_together, pack_together
 from patch_compile.packing.function import tensor_names
 from patch_compile.packing.index import csr_index, gated_panels, stacked_panels
-from patch_compile.packing.quantised import pack_quantised
+from patch_compile.packing.quantised import Quantised, pack_quantised
 from patch_compile.packing.slab_kinds import SLAB_K, kinds_among, numbers_of, slab_kinds, slab_words
 from patch_compile.passes.linear_node import LinearNode
-from patch_compile.passes.lowering.quantised_weights import packed_mask, quantised
 from patch_compile.planning.lowering import LinearPlan
 
-__all__ = ["LinearsToPack", "ReadTensor", "joint_bias", "packed_initializers"]
+__all__ = ["LinearsToPack", "ReadTensor", "check_grid", "check_scales", "joint_bias", "packed_initializers"]
 
 ReadTensor = Callable[[str], NDArray[Any]]
 
@@ -67,7 +68,7 @@ class LinearsToPack:
 
     def slab_kinds(self) -> NDArray[np.uint8]:
         """Returns the code of each slab's kind, `[panels, slabs]`."""
-        masks = [packed_mask(plan, self.masks[plan.name]) for plan in self.plans]
+        masks = [_packed_mask(plan, self.masks[plan.name]) for plan in self.plans]
         return codes_together([slab_kinds(mask, self.panel_rows) for mask in masks], self.panels)
 
     def pack(self) -> PackedLinear:
@@ -87,7 +88,7 @@ class LinearsToPack:
     def _pack_integers(self) -> PackedLinear:
         dtype = self.dtype.numpy()
         parts = [
-            quantised(plan, self.read(f"{plan.name}.weight"), self.masks[plan.name], self.grids[plan.name])
+            _quantised(plan, self.read(f"{plan.name}.weight"), self.masks[plan.name], self.grids[plan.name])
             for plan in self.plans
         ]
         packed = pack_quantised([one for one, _ in parts], self.panels, dtype)
@@ -178,3 +179,55 @@ class _PackedOnce:
         if len(self._taken) == self._tensors:
             self._packed, self._taken = None, set()
         return array
+
+
+def check_grid(name: str, grid: Grid, shape: tuple[int, int], dtype: ir.DataType) -> None:
+    """Raise PatchCompileError if a linear's scales do not fit its shape `[N, K]`, or the graph's 16-bit type."""
+    try:
+        grid.check_shape(shape)
+    except ValueError as error:
+        raise PatchCompileError(
+            f"{name} can't have {grid.type} weights",
+            f"{str(error)[:1].upper()}{str(error)[1:]}.",
+            "Give the masks of this model, or learn them with int8 weights for this linear: "
+            f"--weights '{name}=int8'.",
+        ) from error
+    check_scales(name, grid, dtype.name.lower())
+
+
+def check_scales(name: str, grid: Grid, dtype: str) -> None:
+    """Raise PatchCompileError if a graph of this type, float16 or bfloat16, does not hold a linear's scales."""
+    if not grid.fits(dtype):
+        other = "bfloat16" if dtype == "float16" else "float16"
+        raise PatchCompileError(
+            f"The {grid.type} scales of {name} are no numbers of {dtype}",
+            f"They are those of a quantised checkpoint in {other}, and this graph would round them.",
+            f"Give --dtype {other}.",
+        )
+
+
+def _packed_mask(plan: LinearPlan, mask: LinearMask) -> LinearMask:
+    """Returns the mask that slabs get their kinds from: without pruned tiles if the plan stores quantised slabs densely."""
+    if plan.uses_zeros or not plan.weight_type.quantised:
+        return mask
+    return LinearMask(mask.shape, mask.tile, np.zeros_like(mask.tiles), np.zeros(0, np.uint8))
+
+
+def _quantised(
+    plan: LinearPlan, weight: NDArray[Any], mask: LinearMask, grid: Grid
+) -> tuple[Quantised, NDArray[Any]]:
+    """Returns the integers of a weight `[N, K]`, and the weight that is packed: masked, if its pruned tiles are dense slabs.
+
+    Raises PatchCompileError if a weight that the mask keeps is not on the grid.
+    """
+    stored = _packed_mask(plan, mask)
+    if stored is not mask:
+        weight = masked_weight(weight, mask.keep())
+    try:
+        return Quantised.of(weight, stored, grid), weight
+    except ValueError as error:
+        raise PatchCompileError(
+            f"The weights of {plan.name} are not those that its masks were written with",
+            f"{str(error)[:1].upper()}{str(error)[1:]}.",
+            "Use the masks and the model that were written together, as they were written, or learn the masks again.",
+        ) from error

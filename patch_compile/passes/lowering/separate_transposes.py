@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from patch_compile.onnx_io.proto import STANDARD_DOMAINS
 from patch_compile.packing.function import DOMAIN
+from patch_compile.passes.linear_node import insert_node
 
 __all__ = ["SeparateTransposesPass"]
 
@@ -64,11 +65,13 @@ def _is_fused(permutation: tuple[int, ...]) -> bool:
 def _cast_twice(graph: ir.Graph, x: ir.Value) -> ir.Value:
     producer = x.producer()
     assert producer is not None
-    place = producer
-    for dtype, name in ((_FLOAT, f"{x.name}/separated_wide"), (_FLOAT16, f"{x.name}/separated")):
-        cast = ir.node("Cast", [x], attributes={"to": int(dtype)}, name=name)
-        made = cast.outputs[0]
-        made.name, made.type, made.shape = name, ir.TensorType(dtype), x.shape
-        graph.insert_after(place, cast)
-        place, x = cast, made
-    return x
+    wide = insert_node(
+        graph, producer, "Cast", [x], f"{x.name}/separated_wide", _FLOAT, behind=True, to=int(_FLOAT)
+    )
+    cast = wide.producer()
+    assert cast is not None
+    made = insert_node(
+        graph, cast, "Cast", [wide], f"{x.name}/separated", _FLOAT16, behind=True, to=int(_FLOAT16)
+    )
+    wide.shape = made.shape = x.shape
+    return made

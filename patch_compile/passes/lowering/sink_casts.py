@@ -5,10 +5,11 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from patch_compile.onnx_io.proto import STANDARD_DOMAINS
+from patch_compile.passes.linear_node import insert_node
 
 __all__ = ["SinkCastsPass"]
 
-_ACTIVATIONS = frozenset(("Gelu", "Sigmoid", "Mul"))  # parts of GELU, SiLU and the product of gate and up
+_ACTIVATIONS = ("Gelu", "Sigmoid", "Mul")  # parts of GELU, SiLU and the product of gate and up
 
 
 class SinkCastsPass(ir.passes.InPlacePass):
@@ -35,20 +36,19 @@ class SinkCastsPass(ir.passes.InPlacePass):
         inputs = [self._narrow(value) for value in node.inputs]
         narrow = [value for value in inputs if value is not None]
         graph, before = node.graph, node.outputs[0]
-        if not _is_activation(node) or len(narrow) < len(inputs) or not self._ends_narrow(before):
+        if not _is_a(node, *_ACTIVATIONS) or len(narrow) < len(inputs) or not self._ends_narrow(before):
             return False
         assert graph is not None and before.dtype is not None
         sunk = ir.Node(node.domain, node.op_type, narrow, list(node.attributes.values()), name=node.name)
-        result = sunk.outputs[0]
+        result, dtype = sunk.outputs[0], before.dtype
         result.name, result.type, result.shape = (
             f"{before.name}/narrow",
             ir.TensorType(self._dtype),
             before.shape,
         )
-        wide = ir.node("Cast", [result], attributes={"to": int(before.dtype)}, name=f"{before.name}/wide")
-        wide.outputs[0].name, wide.outputs[0].type = f"{before.name}/wide", before.type
-        graph.insert_before(node, [sunk, wide])
-        ir.convenience.replace_all_uses_with(before, wide.outputs[0])
+        graph.insert_before(node, sunk)
+        wide = insert_node(graph, node, "Cast", [result], f"{before.name}/wide", dtype, to=int(dtype))
+        ir.convenience.replace_all_uses_with(before, wide)
         graph.remove(node, safe=True)
         return True
 
@@ -65,21 +65,11 @@ class SinkCastsPass(ir.passes.InPlacePass):
     def _narrow(self, value: ir.Value | None) -> ir.Value | None:
         """Returns the 16-bit value that a value was cast from; None for any other value."""
         cast = value.producer() if value is not None else None
-        if (
-            cast is None
-            or cast.op_type != "Cast"
-            or cast.domain not in STANDARD_DOMAINS
-            or cast.inputs[0] is None
-        ):
-            return None
-        return cast.inputs[0] if cast.inputs[0].dtype == self._dtype else None
+        before = cast.inputs[0] if cast is not None and _is_a(cast, "Cast") else None
+        return before if before is not None and before.dtype == self._dtype else None
 
     def _narrows(self, node: ir.Node) -> bool:
-        return (
-            node.op_type == "Cast"
-            and node.domain in STANDARD_DOMAINS
-            and node.outputs[0].dtype == self._dtype
-        )
+        return _is_a(node, "Cast") and node.outputs[0].dtype == self._dtype
 
     def _ends_narrow(self, value: ir.Value) -> bool:
         """Returns True if a value has readers and all of them need it only in the 16-bit type."""
@@ -89,7 +79,7 @@ class SinkCastsPass(ir.passes.InPlacePass):
 
     def _passes_on(self, node: ir.Node, value: ir.Value) -> bool:
         """Returns True if a reader is also an activation, whose other inputs have the 16-bit type or will have it."""
-        if not _is_activation(node) or not self._ends_narrow(node.outputs[0]):
+        if not _is_a(node, *_ACTIVATIONS) or not self._ends_narrow(node.outputs[0]):
             return False
         return all(other is value or self._comes_narrow(other) for other in node.inputs)
 
@@ -97,8 +87,10 @@ class SinkCastsPass(ir.passes.InPlacePass):
         if self._narrow(value) is not None:
             return True
         maker = value.producer() if value is not None else None
-        return maker is not None and _is_activation(maker) and all(map(self._comes_narrow, maker.inputs))
+        return (
+            maker is not None and _is_a(maker, *_ACTIVATIONS) and all(map(self._comes_narrow, maker.inputs))
+        )
 
 
-def _is_activation(node: ir.Node) -> bool:
-    return node.op_type in _ACTIVATIONS and node.domain in STANDARD_DOMAINS
+def _is_a(node: ir.Node, *op_types: str) -> bool:
+    return node.op_type in op_types and node.domain in STANDARD_DOMAINS

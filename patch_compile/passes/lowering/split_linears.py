@@ -1,10 +1,12 @@
-"""Rewrites linears into a few dense and 2:4 products of standard ops that TensorRT can't merge."""
+"""Rewrites linears into a few dense and 2:4 products of standard ops that TensorRT can't merge. Their weights are parts of
+the masked weight, cut when they are written and not before."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -12,12 +14,14 @@ from numpy.typing import NDArray
 from onnx_ir import passes
 
 from masklearn.masks.linear_mask import LinearMask
+from masklearn.model.prune import masked_weight
+from patch_compile.onnx_io.write import lazy_initializer
+from patch_compile.packing.checks import check_two_four
 from patch_compile.passes.find_linears import lowerable_linears
 from patch_compile.passes.linear_node import take_over
 from patch_compile.passes.linears import Linear
 from patch_compile.passes.lowering.gather_linears import check_planned
 from patch_compile.passes.lowering.packed_initializers import ReadTensor
-from patch_compile.passes.lowering.split_initializers import SplitPart, split_initializers
 from patch_compile.planning.lowering import LinearPlan
 from patch_compile.planning.split import PART, Split, SplitCost, SplitGroup, check_split, plan_split
 
@@ -82,15 +86,15 @@ class SplitLinearsPass(passes.InPlacePass):
             if f"{name}.weight" in model.graph.initializers:
                 raise passes.PostconditionError(f"the weight of {name} stays beside its parts")
 
-    def _initializers(self, name: str, split: Split) -> dict[SplitPart, ir.Value]:
-        return split_initializers(name, split, self._masks[name], self._read, self._dtype)
+    def _initializers(self, name: str, split: Split) -> dict[_Part, ir.Value]:
+        return _initializers(name, split, self._masks[name], self._read, self._dtype)
 
 
 def _linear_of(node: ir.Node) -> str:
     return str(node.name).rpartition("/split/")[0]
 
 
-def _rewrite(graph: ir.Graph, linear: Linear, split: Split, weights: Mapping[SplitPart, ir.Value]) -> None:
+def _rewrite(graph: ir.Graph, linear: Linear, split: Split, weights: Mapping[_Part, ir.Value]) -> None:
     """Replace the nodes of a linear by the products of its split. weights: those of the products."""
     last = linear.output.producer()
     assert last is not None
@@ -120,11 +124,11 @@ def _group(
     split: Split,
     group: SplitGroup,
     number: int,
-    weights: Mapping[SplitPart, ir.Value],
+    weights: Mapping[_Part, ir.Value],
 ) -> ir.Value:
     """Adds the nodes of a group. Returns [tokens, rows of the group]: its dense part, its 2:4 part, or their sum."""
     parts = []
-    dense, sparse = SplitPart(number, "dense"), SplitPart(number, "sparse")
+    dense, sparse = _Part(number, "dense"), _Part(number, "sparse")
     if dense in weights:
         x = into.columns(tokens, split.dense_k(group), split.shape[1], f"{dense}")
         transposed = into.add("Transpose", [weights[dense]], f"{dense}/transpose", {"perm": [1, 0]})
@@ -183,3 +187,75 @@ class _Nodes:
             bounds = [self.ints(f"{part}.{end}", [at]) for end, at in (("from", k[0]), ("to", k[-1] + 1))]
             return self.add("Slice", [x, *bounds, self.ints("columns", [1])], f"{part}/columns")
         return self.add("Gather", [x, self.ints(f"{part}.columns", k)], f"{part}/columns", {"axis": 1})
+
+
+class _Part(NamedTuple):
+    """One product of a split linear: the number of its group, and its kind."""
+
+    group: int
+    kind: Literal["dense", "sparse"]
+
+    def __str__(self) -> str:
+        """Returns its form in the names of nodes and weights: `0/sparse`."""
+        return f"{self.group}/{self.kind}"
+
+
+def _initializers(
+    linear: str, split: Split, mask: LinearMask, read: ReadTensor, dtype: ir.DataType
+) -> dict[_Part, ir.Value]:
+    """Returns the weight of each part that is not empty: dense `[rows, K_d]`, 2:4 `[rows, K_s, 1, 1]`.
+
+    The linear's weight is read and masked when the first part is written, and freed after the last. The written values
+    of 2:4 parts are checked for 2:4 along K.
+    """
+    cuts = {part: cut for part, cut in _cuts(split).items() if len(cut[1])}
+    once = _MaskedOnce(linear, mask, read, len(cuts))
+    made = {}
+    for part, (rows, k) in cuts.items():
+        name = f"{linear}.split.{part}"
+        shape = (len(rows), len(k), *(1, 1) * (part.kind == "sparse"))
+        made[part] = lazy_initializer(name, shape, dtype, partial(_make, once, name, part, rows, k))
+    return made
+
+
+def _cuts(split: Split) -> dict[_Part, tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Returns rows and k of each part."""
+    cuts = {}
+    for number, group in enumerate(split.groups):
+        rows = split.rows(group)
+        cuts[_Part(number, "dense")] = rows, split.dense_k(group)
+        cuts[_Part(number, "sparse")] = rows, split.sparse_k(group)
+    return cuts
+
+
+def _make(
+    once: _MaskedOnce,
+    name: str,
+    part: _Part,
+    rows: NDArray[np.int64],
+    k: NDArray[np.int64],
+) -> NDArray[Any]:
+    values = once.take(part)[np.ix_(rows, k)]
+    if part.kind == "sparse":
+        check_two_four(name, values)
+        values = values[:, :, None, None]
+    return values
+
+
+class _MaskedOnce:
+    """Reads and masks the weight of a linear when its first part is written, and frees it after the last."""
+
+    def __init__(self, linear: str, mask: LinearMask, read: ReadTensor, parts: int) -> None:
+        self._linear, self._mask, self._read, self._parts = linear, mask, read, parts
+        self._weight: NDArray[Any] | None = None
+        self._taken: set[_Part] = set()
+
+    def take(self, part: _Part) -> NDArray[Any]:
+        """Returns `W∘M: [N, K]`."""
+        weight = self._weight
+        if weight is None:
+            weight = self._weight = masked_weight(self._read(f"{self._linear}.weight"), self._mask.keep())
+        self._taken.add(part)
+        if len(self._taken) == self._parts:
+            self._weight, self._taken = None, set()
+        return weight

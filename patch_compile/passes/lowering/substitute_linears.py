@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from patch_compile.onnx_io.proto import STANDARD_DOMAINS
 from patch_compile.onnx_io.write import cast_weight, lazy_initializer
 from patch_compile.passes.find_linears import lowerable_linears
-from patch_compile.passes.linear_node import take_over
+from patch_compile.passes.linear_node import insert_node, take_over
 from patch_compile.passes.linears import Linear
-from patch_compile.passes.lowering.normalize_linears import insert_node, make_room, narrow_x
+from patch_compile.passes.lowering.normalize_linears import make_room, narrow_x
 from patch_compile.passes.lowering.packed_initializers import ReadTensor
 
 __all__ = ["LinearRows", "Product", "SubstituteLinearsPass"]

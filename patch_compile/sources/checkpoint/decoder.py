@@ -18,8 +18,7 @@ from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.tensor_names import PAST
 from patch_compile.progress import Progress
 from patch_compile.runtime.model_configs import read_model_configs
-from patch_compile.sources.checkpoint.as_compiled import load_as_compiled
-from patch_compile.sources.checkpoint.held_out import evaluation_windows
+from patch_compile.sources.checkpoint.references import evaluation_windows, load_as_compiled
 from patch_compile.sources.checkpoint.source import CheckpointSource
 from patch_compile.sources.kinds import Stage
 

@@ -14,15 +14,13 @@ from patch_compile.artifacts.manifest import EvalText
 from patch_compile.artifacts.proof import TextWindows
 from patch_compile.artifacts.report import Kind
 from patch_compile.errors import PatchCompileError
-from patch_compile.onnx_io.arrays import save_array
-from patch_compile.onnx_io.compare import Outputs, output_file
+from patch_compile.onnx_io.compare import Outputs, output_file, save_array
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.graph_inputs import read_inputs
 from patch_compile.onnx_io.tensor_names import ATTENTION_MASK, INPUT_IDS, TOKEN_TYPE_IDS
 from patch_compile.progress import Progress
 from patch_compile.sources.base import OutputSource, Probe
-from patch_compile.sources.checkpoint.as_compiled import load_as_compiled
-from patch_compile.sources.checkpoint.held_out import encoder_windows
+from patch_compile.sources.checkpoint.references import encoder_windows, load_as_compiled
 from patch_compile.sources.checkpoint.source import CheckpointSource
 from patch_compile.sources.kinds import Capability, Stage
 from patch_compile.sources.rounding import Rounding, roundings_of

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from copy import copy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -13,15 +14,16 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from masklearn.masks.linear_mask import LinearMask
+from masklearn.masks.maskset import MaskSet
 from masklearn.masks.tiles import GROUP
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.pretrained import load_config, load_tokenizer
 from patch_compile.artifacts.report import Kind
 from patch_compile.errors import PatchCompileError
 from patch_compile.planning.lowering import LinearPlan
-from patch_compile.progress import Progress
+from patch_compile.progress import Progress, Update
+from patch_compile.recipe import Recipe
 from patch_compile.sources.base import Bars
-from patch_compile.sources.checkpoint.pruning import CheckpointPruning, learn_checkpoint
 from patch_compile.sources.checkpoint_model import CheckpointModel
 from patch_compile.sources.kinds import Capability, Sequences, Stage
 from patch_compile.sources.pruning import Pruning, types_to_round
@@ -35,6 +37,25 @@ __all__ = ["CheckpointSource"]
 _STATE_BYTES = 12  # fp32 weight and the two moments of AdamW
 _RANGE_TOKENS = 64  # the largest activations of language models are at the first tokens of a text
 _PACKED_SHARE = 1.1  # packed weights and engine are no larger than this share of the 16-bit weights
+
+
+@dataclass(frozen=True)
+class CheckpointPruning(Pruning):
+    """Masks of a checkpoint. checkpoint: the weights that belong to the masks, before masking."""
+
+    masks: MaskSet
+    checkpoint: Checkpoint
+
+    @property
+    @override
+    def has_new_weights(self) -> bool:
+        return self.checkpoint.new is not None and bool(self.checkpoint.new.names())
+
+    @override
+    def write(self, path: Path, update: Update) -> None:
+        from masklearn.model.prune import write_pruned_checkpoint
+
+        write_pruned_checkpoint(self.checkpoint, self.masks, path, update)
 
 
 class CheckpointSource(CheckpointModel):
@@ -123,7 +144,7 @@ class CheckpointSource(CheckpointModel):
 
     @override
     def learn(self, scratch: Path, progress: Progress, choose: Choose | None) -> Pruning:
-        return learn_checkpoint(self._recipe, scratch, progress, choose, loss=self.kind is Kind.DECODER)
+        return _learn(self._recipe, scratch, progress, choose, loss=self.kind is Kind.DECODER)
 
     @override
     def take_given(self, scratch: Path, progress: Progress) -> Pruning:
@@ -203,3 +224,26 @@ class CheckpointSource(CheckpointModel):
     def _stored(self) -> int:
         """Bytes of the files, or of the tensors where those of a quantised checkpoint take more as dense ones."""
         return max(sum(file.stat().st_size for file in self._checkpoint.files()), self._checkpoint.bytes())
+
+
+def _learn(
+    recipe: Recipe, scratch: Path, progress: Progress, choose: Choose | None, *, loss: bool
+) -> CheckpointPruning:
+    """Learn masks on text. Prints notes about the calibration text and about permuted channels.
+
+    loss: True if the model has a next-token loss.
+    """
+    from masklearn import learn
+
+    reads_text = bool(recipe.traits.needs) or recipe.repairs or recipe.permute
+    if recipe.calib is None and reads_text:
+        progress.note("calibration text: the model writes its own (no --calib given)")
+    settings = recipe.learning()
+    with progress.stage("masks", ahead=settings.phases(loss=loss)) as update:
+        learned = learn(recipe.model, settings, scratch, update, progress.note, choose)
+    if permuted := learned.masks.record.permuted:
+        progress.note(
+            f"permuted: the hidden channels of {permuted.parts} feed-forward parts; their dense outputs differ by"
+            f" {permuted.dense_error:g} of their norm at most"
+        )
+    return CheckpointPruning(learned.masks, learned.checkpoint)

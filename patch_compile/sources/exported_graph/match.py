@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from masklearn.model.prune import masked_weight
 from patch_compile.artifacts.plan import ReasonKind
-from patch_compile.onnx_io.torch_scopes import torch_scopes
+from patch_compile.onnx_io.tensor_names import torch_scopes
 from patch_compile.onnx_io.write import cast_weight, lazy_tensor, read_weight
 from patch_compile.passes.find_linears import PASSED_ON
 from patch_compile.passes.linears import FoundLinears, Linear

@@ -24,7 +24,7 @@ from masklearn.base.device import available_memory, usable_device
 from masklearn.base.shard import TensorEntry
 from masklearn.model.store import WeightStore
 from patch_compile.errors import PatchCompileError
-from patch_compile.onnx_io.arrays import load_array, save_array
+from patch_compile.onnx_io.compare import load_array, save_array
 from patch_compile.onnx_io.feeds import Feeds
 from patch_compile.onnx_io.own_process import run_model
 from patch_compile.passes.linears import Linear

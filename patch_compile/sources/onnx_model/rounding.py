@@ -16,6 +16,8 @@ from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.own_process import run_in_turns
 from patch_compile.onnx_io.proto import load_proto
 from patch_compile.onnx_io.runnable import runnable_onnx
+from patch_compile.onnx_io.write import widen, write_onnx
+from patch_compile.passes.linear_node import insert_node
 from patch_compile.passes.linears import Linear
 from patch_compile.sources.onnx_model.facts import OnnxFacts
 from patch_compile.sources.onnx_model.feed import write_probe
@@ -41,12 +43,13 @@ class WidenPass(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Widen inputs, initializers and nodes."""
-        for value in (*model.graph.inputs, *model.graph.initializers.values()):
-            _widen_value(value)
+        values = [*model.graph.inputs, *model.graph.initializers.values()]
         for node in ir.traversal.RecursiveGraphIterator(model.graph):
             _widen_attributes(node)
-            for value in node.outputs:
-                _widen_value(value)
+            values += node.outputs
+        for value in values:
+            if value.dtype in _NARROW:
+                widen(value)
         return ir.passes.PassResult(model, modified=True)
 
 
@@ -86,8 +89,6 @@ def _sixteen_bit_results(path: Path) -> int:
 def _error(model: ir.Model, feeds: Sequence[Feed], reference: Outputs, scratch: Path) -> float:
     """Returns the distance of a changed form of the pruned model from the pruned model. Values that are not finite count
     as 0."""
-    from patch_compile.onnx_io.write import write_onnx
-
     changed = scratch / "changed.onnx"
     write_onnx(model, changed)
     answers = answer(runnable_onnx(changed, scratch), feeds, scratch / "changed")
@@ -123,30 +124,16 @@ class RoundLinearsPass(ir.passes.InPlacePass):
 
     def _rounded(self, value: ir.Value, place: ir.Node, name: str, *, behind: bool = False) -> ir.Value:
         wide = value.dtype
-        assert wide is not None and place.graph is not None
-        narrow = ir.node("Cast", [value], attributes={"to": int(self._dtype)}, name=f"{name}/narrow")
-        back = ir.node("Cast", narrow.outputs, attributes={"to": int(wide)}, name=f"{name}/wide")
-        for node, dtype in ((narrow, self._dtype), (back, wide)):
-            node.outputs[0].name, node.outputs[0].type = str(node.name), ir.TensorType(dtype)
-            node.outputs[0].shape = value.shape
-        insert = place.graph.insert_after if behind else place.graph.insert_before
-        insert(place, [narrow, back])
-        return back.outputs[0]
-
-
-def _widen_value(value: ir.Value) -> None:
-    if value.dtype not in _NARROW:
-        return
-    value.type = ir.TensorType(_FLOAT)
-    tensor = value.const_value
-    if tensor is not None:
-        value.const_value = ir.LazyTensor(
-            lambda: ir.Tensor(tensor.numpy().astype(np.float32), name=value.name),
-            dtype=_FLOAT,
-            shape=ir.Shape(tensor.shape.numpy()),
-            name=value.name,
-            cache=False,
-        )
+        graph = place.graph
+        assert wide is not None and graph is not None
+        for end, dtype in (("narrow", self._dtype), ("wide", wide)):
+            made = insert_node(
+                graph, place, "Cast", [value], f"{name}/{end}", dtype, behind=behind, to=int(dtype)
+            )
+            made.shape = value.shape
+            maker, value = made.producer(), made
+            place = maker if behind and maker is not None else place
+        return value
 
 
 def _widen_attributes(node: ir.Node) -> None:

@@ -112,9 +112,9 @@ def test_two_four_holds_in_what_is_written(tmp_path):
 
 def test_a_part_that_is_not_two_four_stops_the_write(tmp_path, monkeypatch):
     """The check reads the written values, so a fault in masking can't escape it."""
-    from patch_compile.passes.lowering import split_initializers
+    from patch_compile.passes.lowering import split_linears
 
-    monkeypatch.setattr(split_initializers, "masked_weight", lambda weight, keep: weight)
+    monkeypatch.setattr(split_linears, "masked_weight", lambda weight, keep: weight)
     mask, _ = random_mask((64, 64), (32, 32), 1.0, 0)
     model = linear("matmul", (64, 64), "float16")
     split(model, mask, random_weight((64, 64), np.float16, 0))
