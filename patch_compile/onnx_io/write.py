@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Generic, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from masklearn.model.checkpoint import Checkpoint
 
 __all__ = [
+    "MadeOnce",
     "bind_weights",
     "cast_weight",
     "lazy_initializer",
@@ -29,6 +30,8 @@ __all__ = [
     "widen",
     "write_onnx",
 ]
+
+Made = TypeVar("Made")
 
 # TensorRT and ONNX Runtime map the file. They need not copy a tensor that begins at a page.
 _ALIGNMENT = 4096
@@ -123,6 +126,23 @@ def _largest(dtype: ir.DataType) -> float:
     import ml_dtypes
 
     return float(ml_dtypes.finfo(dtype.numpy()).max)
+
+
+class MadeOnce(Generic[Made]):
+    """Makes what several lazy tensors are cut from when the first of them is written, and frees it after the last."""
+
+    def __init__(self, make: Callable[[], Made], tensors: int) -> None:
+        self._make, self._tensors = make, tensors
+        self._made: Made | None = None
+        self._taken: set[object] = set()
+
+    def take(self, tensor: object) -> Made:
+        """Returns it for a tensor, which is any key."""
+        made = self._make() if self._made is None else self._made
+        self._taken.add(tensor)
+        last = len(self._taken) == self._tensors
+        self._made, self._taken = (None, set()) if last else (made, self._taken)
+        return made
 
 
 def lazy_tensor(

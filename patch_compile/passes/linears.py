@@ -115,7 +115,7 @@ class Linear:
         from patch_compile.onnx_io.write import cast_weight
 
         assert self.weight.const_value is not None
-        stored = self._from_stored(self.weight.const_value)
+        stored = self.from_stored(self.weight.const_value)
         if not bool(np.isfinite(stored.astype(np.float32)).all()):
             raise PatchCompileError(
                 f"{self.weight.name} holds NaN or infinity",
@@ -129,7 +129,7 @@ class Linear:
         """Returns W `[N, K]` in the 16-bit type that it is packed in. tensor: present or earlier content of `weight`."""
         from patch_compile.onnx_io.write import cast_weight
 
-        return cast_weight(str(self.weight.name), self._from_stored(tensor), dtype)
+        return cast_weight(str(self.weight.name), self.from_stored(tensor), dtype)
 
     def to_stored(self, weight: NDArray[Any]) -> NDArray[Any]:
         """Returns the content of `weight`, in its type and layout, for W `[N, K]`."""
@@ -138,7 +138,8 @@ class Linear:
         array = weight.astype(np.float32).astype(self.weight.dtype.numpy())
         return np.ascontiguousarray(array.T) if self.transposed else array.reshape(self.weight.shape.numpy())
 
-    def _from_stored(self, tensor: ir.TensorProtocol) -> NDArray[Any]:
+    def from_stored(self, tensor: ir.TensorProtocol) -> NDArray[Any]:
+        """Returns W `[N, K]` from the content of `weight`."""
         stored = tensor.numpy()
         return np.ascontiguousarray(stored.T if self.transposed else stored.reshape(self.shape))
 

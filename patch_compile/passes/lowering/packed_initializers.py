@@ -19,7 +19,7 @@ from masklearn.model.prune import masked_weight
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import INT8, WeightType
 from patch_compile.errors import InvariantError, PatchCompileError
-from patch_compile.onnx_io.write import lazy_initializer
+from patch_compile.onnx_io.write import MadeOnce, lazy_initializer
 from patch_compile.packing.checks import check_packed
 from patch_compile.packing.format import PackedLinear, codes_together, pack_together
 from patch_compile.packing.function import tensor_names
@@ -118,9 +118,13 @@ def packed_initializers(
             raise InvariantError(f"{name}: the index announced and the index packed differ")
         return packed
 
-    once = _PackedOnce(pack, len(shapes))
+    once = MadeOnce(pack, len(shapes))
+
+    def take(number: int, kind: ir.DataType) -> NDArray[Any]:
+        return once.take(number).tensors[number].view(kind.numpy())
+
     values = [
-        lazy_initializer(f"{name}.{part}", shape, kind, partial(once.take, number, kind))
+        lazy_initializer(f"{name}.{part}", shape, kind, partial(take, number, kind))
         for number, (part, kind, shape) in enumerate(shapes)
     ]
     return values, index, kinds
@@ -161,24 +165,6 @@ def joint_bias(linear: LinearNode, read: ReadTensor, dtype: ir.DataType) -> ir.V
         return whole
 
     return lazy_initializer(f"{linear.name}.bias", (sum(sizes),), dtype, make)
-
-
-class _PackedOnce:
-    """Packs the weights of a node when the first of its tensors is written, and frees them after the last."""
-
-    def __init__(self, make: Callable[[], PackedLinear], tensors: int) -> None:
-        self._make, self._tensors = make, tensors
-        self._packed: PackedLinear | None = None
-        self._taken: set[int] = set()
-
-    def take(self, number: int, dtype: ir.DataType) -> NDArray[Any]:
-        if self._packed is None:
-            self._packed = self._make()
-        array: NDArray[Any] = self._packed.tensors[number].view(dtype.numpy())
-        self._taken.add(number)
-        if len(self._taken) == self._tensors:
-            self._packed, self._taken = None, set()
-        return array
 
 
 def check_grid(name: str, grid: Grid, shape: tuple[int, int], dtype: ir.DataType) -> None:

@@ -15,7 +15,7 @@ from onnx_ir import passes
 
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.model.prune import masked_weight
-from patch_compile.onnx_io.write import lazy_initializer
+from patch_compile.onnx_io.write import MadeOnce, lazy_initializer
 from patch_compile.packing.checks import check_two_four
 from patch_compile.passes.find_linears import lowerable_linears
 from patch_compile.passes.linear_node import take_over
@@ -209,7 +209,7 @@ def _initializers(
     of 2:4 parts are checked for 2:4 along K.
     """
     cuts = {part: cut for part, cut in _cuts(split).items() if len(cut[1])}
-    once = _MaskedOnce(linear, mask, read, len(cuts))
+    once = MadeOnce(lambda: masked_weight(read(f"{linear}.weight"), mask.keep()), len(cuts))
     made = {}
     for part, (rows, k) in cuts.items():
         name = f"{linear}.split.{part}"
@@ -229,7 +229,7 @@ def _cuts(split: Split) -> dict[_Part, tuple[NDArray[np.int64], NDArray[np.int64
 
 
 def _make(
-    once: _MaskedOnce,
+    once: MadeOnce[NDArray[Any]],
     name: str,
     part: _Part,
     rows: NDArray[np.int64],
@@ -240,22 +240,3 @@ def _make(
         check_two_four(name, values)
         values = values[:, :, None, None]
     return values
-
-
-class _MaskedOnce:
-    """Reads and masks the weight of a linear when its first part is written, and frees it after the last."""
-
-    def __init__(self, linear: str, mask: LinearMask, read: ReadTensor, parts: int) -> None:
-        self._linear, self._mask, self._read, self._parts = linear, mask, read, parts
-        self._weight: NDArray[Any] | None = None
-        self._taken: set[_Part] = set()
-
-    def take(self, part: _Part) -> NDArray[Any]:
-        """Returns `W∘M: [N, K]`."""
-        weight = self._weight
-        if weight is None:
-            weight = self._weight = masked_weight(self._read(f"{self._linear}.weight"), self._mask.keep())
-        self._taken.add(part)
-        if len(self._taken) == self._parts:
-            self._weight, self._taken = None, set()
-        return weight

@@ -19,7 +19,7 @@ METHODS = ("magnitude", "wanda", "sparsegpt", "oneshot")
 
 def weights(path):
     linears = linears_of_file(path, read_onnx(path)).linears
-    return {n: linear.from_stored(linear.weight.const_value.numpy()) for n, linear in linears.items()}
+    return {n: linear.from_stored(linear.weight.const_value) for n, linear in linears.items()}
 
 
 def error(learned, path, folder):
