@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patch_compile.artifacts.bench import Phase, Timed
-from patch_compile.errors import PatchCompileError, sentence
-from patch_compile.onnx_io.session import CPU
+from patch_compile.errors import PatchCompileError
+from patch_compile.onnx_io.session import open_session
 from patch_compile.python_process import ProcessEnded, PythonProcess
 from patch_compile.timing.points import MakeFeed
 
@@ -55,22 +54,7 @@ class OnnxRunner:
     """
 
     def __init__(self, path: Path) -> None:
-        import onnxruntime as ort
-
-        from patch_compile.onnx_io.session_limits import SILENT, LimitedSession
-
-        options = ort.SessionOptions()
-        options.log_severity_level = SILENT
-        options.intra_op_num_threads = len(os.sched_getaffinity(0))
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        try:
-            self._session: Any = LimitedSession(path, options, (CPU,))
-        except Exception as error:  # onnxruntime raises a dozen unrelated classes of its own
-            raise PatchCompileError(
-                f"ONNX Runtime cannot load {path}",
-                sentence(str(error).splitlines()[0]),
-                "Build it again with the versions of this machine.",
-            ) from error
+        self._session: Any = open_session(path, spinning=False)
         self._inputs = {one.name: one for one in self._session.get_inputs()}
         self._binding: Any = None
 
