@@ -1,57 +1,53 @@
-// RAII classes for memory, streams and events of the CUDA runtime.
+// Memory, streams and events of the CUDA runtime that free themselves.
 #pragma once
 #include <cuda_runtime_api.h>
 
-#include <cstddef>
 #include <memory>
+#include <stdexcept>
+#include <string>
 
 namespace patch_runner {
 
-// Throws a RunError that names `call` unless `status` is success.
-void check(cudaError_t status, const char* call);
+inline void check(cudaError_t status, const std::string& call) {
+  if (status != cudaSuccess) throw std::runtime_error(call + " failed: " + cudaGetErrorString(status));
+}
 
-struct DeviceFree {
-  void operator()(void* memory) const noexcept;
+template <auto Free>
+struct FreeWith {
+  template <class T>
+  void operator()(T* handle) const noexcept {
+    Free(handle);
+  }
 };
-struct PinnedFree {
-  void operator()(void* memory) const noexcept;
-};
-using DeviceBuffer = std::unique_ptr<void, DeviceFree>;
-template <class T>
-using PinnedBuffer =
-    std::unique_ptr<T[], PinnedFree>;  // pinned: copies from and to pageable memory are not asynchronous
+using DeviceMemory = std::unique_ptr<void, FreeWith<cudaFree>>;
+using PinnedMemory = std::unique_ptr<void, FreeWith<cudaFreeHost>>;
+using Stream = std::unique_ptr<CUstream_st, FreeWith<cudaStreamDestroy>>;
+using Event = std::unique_ptr<CUevent_st, FreeWith<cudaEventDestroy>>;
 
-DeviceBuffer device_buffer(size_t bytes);
-PinnedBuffer<char> pinned_bytes(size_t bytes);
-PinnedBuffer<int64_t> pinned_integers(size_t count);
+inline DeviceMemory device_memory(size_t bytes) {
+  void* memory = nullptr;
+  check(cudaMalloc(&memory, bytes), "cudaMalloc of " + std::to_string(bytes) + " bytes");
+  return DeviceMemory(memory);
+}
 
-class Stream {
- public:
-  Stream();
-  ~Stream();
-  Stream(const Stream&) = delete;
-  Stream& operator=(const Stream&) = delete;
+// Pinned: copies from and to other memory of the host are not asynchronous.
+inline PinnedMemory pinned_memory(size_t bytes) {
+  void* memory = nullptr;
+  check(cudaMallocHost(&memory, bytes), "cudaMallocHost of " + std::to_string(bytes) + " bytes");
+  return PinnedMemory(memory);
+}
 
-  void synchronize() const;
-  operator cudaStream_t() const { return stream_; }
+// Not the default stream, on which TensorRT would synchronise the device.
+inline Stream new_stream() {
+  cudaStream_t stream = nullptr;
+  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+  return Stream(stream);
+}
 
- private:
-  cudaStream_t stream_ = nullptr;
-};
-
-class Event {
- public:
-  Event();
-  ~Event();
-  Event(const Event&) = delete;
-  Event& operator=(const Event&) = delete;
-
-  void record(cudaStream_t stream) const;
-  // The stream must have reached both events.
-  float milliseconds_since(const Event& earlier) const;
-
- private:
-  cudaEvent_t event_ = nullptr;
-};
+inline Event new_event() {
+  cudaEvent_t event = nullptr;
+  check(cudaEventCreate(&event), "cudaEventCreate");
+  return Event(event);
+}
 
 }  // namespace patch_runner

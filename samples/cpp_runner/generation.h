@@ -1,49 +1,71 @@
-// Tokens of a batch during generation, and the engine's inputs for each step.
+// Greedy generation with an engine.
 //
 // Shorter prompts are padded on the left, so that every row ends with its last token and all rows append at
 // the same slot of the cache.  The mask hides the padding, and positions do not count it:
 //
 //   prompts 5,6,7 and 8     ids  5 6 7    mask  1 1 1    positions  0 1 2
 //                                0 0 8          0 0 1               0 0 0
+//
+// The KV cache has two sets of buffers.  In each step the engine writes the whole cache again, with the new
+// tokens appended, and its output must not overlap its input.  So a step reads one set and writes the other,
+// and then the two change places.
 #pragma once
-#include <cstdint>
 #include <optional>
 #include <vector>
 
+#include "cuda.h"
+#include "engine.h"
+
 namespace patch_runner {
 
+using Ids = std::vector<int64_t>;
+
+struct Request {
+  std::vector<Ids> prompts;
+  int64_t new_tokens = 32;
+  std::optional<int64_t> eos;
+};
+
+// Milliseconds of the prefill and of each decode step.
+struct Times {
+  float prefill = 0;
+  std::vector<float> steps;
+};
+
+// One generation, with all memory that it needs.
 class Generation {
  public:
-  Generation(const std::vector<std::vector<int64_t>>& prompts, int64_t new_tokens,
-             std::optional<int64_t> eos);
-  // Not copyable: a copy would lose the reserved capacity that accept() relies on.
-  Generation(const Generation&) = delete;
-  Generation& operator=(const Generation&) = delete;
+  // Throws a std::runtime_error if the engine does not take the request.
+  Generation(const Engine& engine, const Request& request);
 
-  int64_t batch() const { return static_cast<int64_t>(rows_.size()); }
-  int64_t prompt() const { return prompt_; }          // tokens of the longest prompt
-  int64_t new_tokens() const { return new_tokens_; }  // most new tokens per row
-  int64_t sequence() const { return steps_ == 0 ? prompt_ : 1; }
-  int64_t total() const { return prompt_ + steps_; }  // tokens in the cache after the next step
-  bool done() const;
-
-  // Writes the inputs of the next step: ids and positions [batch, sequence], mask [batch, total].
-  void write_inputs(int64_t* ids, int64_t* positions, int64_t* mask) const;
-  // Appends the next token of every row.  Allocates nothing.
-  void accept(const std::vector<int64_t>& next);
-
-  const std::vector<int64_t>& continuation(int64_t row) const { return rows_[row].generated; }
+  Times run();                                            // once
+  const std::vector<Ids>& rows() const { return rows_; }  // the new tokens of each prompt
 
  private:
-  struct Row {
-    std::vector<int64_t> prompt, generated;
-    int64_t padding;
-    bool ended;
-  };
+  int64_t batch() const { return static_cast<int64_t>(request_.prompts.size()); }
+  void allocate();
+  void select(Profile profile);
+  float step();
+  bool done() const;
+  void write_inputs();
+  void set_shapes();
+  void set_addresses();
+  void accept();
+  void upload(const DeviceMemory& to, const PinnedMemory& from, int64_t columns) const;
+  nvinfer1::Dims shape(const char* tensor) const { return context_->getTensorShape(tensor); }
 
-  std::vector<Row> rows_;
-  int64_t prompt_ = 0, new_tokens_, steps_ = 0;
-  std::optional<int64_t> eos_;
+  const Engine& engine_;
+  const Request& request_;
+  const int64_t prompt_;         // tokens of the longest prompt
+  int64_t sequence_, past_ = 0;  // new and old tokens of the current step
+  std::vector<Ids> rows_;
+  Stream stream_ = new_stream();
+  Event begin_ = new_event(), end_ = new_event();
+  std::vector<size_t> offsets_;  // of each tensor in a set of the cache
+  DeviceMemory past_set_, present_set_, ids_, positions_, mask_, logits_;
+  PinnedMemory host_ids_, host_positions_, host_mask_, host_logits_;
+  // The last member, so that it is destroyed before the memory that it uses.
+  std::unique_ptr<nvinfer1::IExecutionContext> context_;
 };
 
 }  // namespace patch_runner

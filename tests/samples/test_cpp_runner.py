@@ -19,7 +19,7 @@ from patch_compile.plugin.toolchain import fetch_headers, find_cxx, find_headers
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "samples" / "cpp_runner"
 SEARCHED = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-CMAKE, NINJA, CTEST = (shutil.which(tool, path=SEARCHED) for tool in ("cmake", "ninja", "ctest"))
+CMAKE, NINJA = (shutil.which(tool, path=SEARCHED) for tool in ("cmake", "ninja"))
 MODEL = {"layers": 2, "heads": 2, "head_dim": 4, "vocab": 61, "batch": 2, "prompt": 8, "past": 16}
 
 
@@ -101,9 +101,8 @@ def built(tmp_path_factory, headers):
     cache.mkdir(parents=True)
     (cache / "headers-0123456789abcdef").symlink_to(headers)
     lines = documented("build/runner-tests")
-    assert [line.split()[0] for line in lines] == ["cmake", "cmake", "ctest"]
-    run_documented(lines[:2], folder, XDG_CACHE_HOME=str(folder / "cache"))
-    run_documented(lines[2:], folder)
+    assert [line.split()[0] for line in lines] == ["cmake", "cmake"]
+    run_documented(lines, folder, XDG_CACHE_HOME=str(folder / "cache"))
     return folder / "build/runner-tests"
 
 
@@ -182,11 +181,6 @@ def refused(done, *words):
     return done.stderr
 
 
-def test_the_parts_without_cuda_and_tensorrt(built):
-    done = subprocess.run([CTEST, "--test-dir", built, "--output-on-failure"], capture_output=True, text=True)
-    assert done.returncode == 0 and "100% tests passed" in done.stdout, done.stdout
-
-
 @pytest.mark.parametrize("last", [0, 1])
 @pytest.mark.parametrize("cache", ["half", "bfloat16"])
 @pytest.mark.parametrize("logits", ["half", "bfloat16", "float"])
@@ -222,9 +216,7 @@ def test_a_full_cache_is_allowed_and_one_token_more_is_not(run):
     assert run(*ids(prompt), "--new-tokens=10").stdout == printed(continued(prompt, 10))
     refused(
         run(*ids(prompt), "--new-tokens=11"),
-        "8 prompt tokens and 11 new tokens need a cache of 17",
-        "profile 1 (decode)",
-        "1 to 16",
+        "attention_mask would be [1, 18], and profile 1 (decode) of the engine takes [1, 2] to [2, 17]",
     )
 
 
@@ -232,16 +224,14 @@ def test_prints_times_of_a_second_generation(run):
     """The stand-in's clock advances a millisecond for each token in the cache."""
     done = run(*ids([1, 2, 3], [4]), "--new-tokens=11", "--time")
     rows = printed(continued([1, 2, 3], 11), continued([4], 11))
-    assert done.stdout == (
-        f"{rows}prefill 3.000 ms (batch 2, 3 tokens)\ndecode  8.000 ms median, 12.000 ms p90 (10 steps)\n"
-    )
+    assert done.stdout == (f"{rows}prefill 3.000 ms\ndecode  8.000 ms median, 12.000 ms p90 (10 steps)\n")
     assert "decode" not in run(*ids([1]), "--new-tokens=1", "--time").stdout
 
 
 def test_what_the_profiles_do_not_hold_is_refused_before_it_runs(run):
     never = {"STAND_IN_FAIL": "createExecutionContext:1"}
-    refused(run(*ids(range(9)), **never), "the prompt has 9 tokens", "profile 0 (prefill)", "1 to 8")
-    refused(run(*ids([1], [2], [3]), **never), "there are 3 prompts", "profile 0 (prefill)", "1 to 2")
+    refused(run(*ids(range(9)), **never), "input_ids would be [1, 9], and profile 0 (prefill)", "to [2, 8]")
+    refused(run(*ids([1], [2], [3]), **never), "input_ids would be [3, 1]", "[1, 1] to [2, 8]")
     refused(run(*ids([1, 61]), **never), "token 61 is not in the engine's vocabulary of 61")
 
 
@@ -251,12 +241,12 @@ def test_what_the_profiles_do_not_hold_is_refused_before_it_runs(run):
         ("drop past_key_values.1.value", "input past_key_values.1.value is missing"),
         ("drop present.0.key", "output present.0.key is missing"),
         ("drop position_ids", "input position_ids is missing"),
-        ("retype input_ids int32", "input input_ids is another type, not int64"),
-        ("retype logits int64", "output logits is int64, not fp16 or bf16 or fp32"),
-        ("rerank past_key_values.0.key 3", "input past_key_values.0.key has 3 dimensions, not 4"),
-        ("widen present.1.key 4", "output present.1.key differs from input past_key_values.1.key"),
+        ("retype input_ids int32", "input input_ids has another type"),
+        ("retype logits int64", "output logits has another type"),
+        ("rerank past_key_values.0.key 3", "input past_key_values.0.key has another rank"),
+        ("retype present.1.key bfloat16", "output present.1.key has another type"),
         ("add token_type_ids", "input token_type_ids is not known"),
-        ("profiles 1", "it has 1 optimisation profile, not 2"),
+        ("profiles 1", "it has no profile for decode steps"),
     ],
 )
 def test_an_engine_that_is_no_such_decoder_is_refused(run, change, said):
@@ -267,7 +257,7 @@ def test_an_output_of_another_shape_is_refused(run):
     """The engine knows the output's shape only after the inputs' shapes are set."""
     refused(
         run(*ids([1, 2, 3]), "--new-tokens=2", engine="widen present.1.key -1"),
-        "output present.1.key is [1, -1, 3, 4] after a prompt, not [1, 2, 3, 4]",
+        "output present.1.key is [1, -1, 3, 4], not [1, 2, 3, 4]",
     )
 
 
@@ -278,7 +268,7 @@ def test_a_file_that_is_no_engine_is_refused(run, built, tmp_path):
         return subprocess.run([program, path, "--ids=1"], capture_output=True, text=True)
 
     (tmp_path / "text.engine").write_text("not an engine")
-    refused(start(tmp_path / "text.engine"), "TensorRT: bad magic number", "text.engine can't be loaded")
+    refused(start(tmp_path / "text.engine"), "TensorRT: bad magic number", "text.engine (if it contains")
     (tmp_path / "empty.engine").touch()
     refused(start(tmp_path / "empty.engine"), "can't be read: it is empty")
     refused(start(tmp_path / "missing.engine"), "can't be read: No such file or directory")
@@ -288,7 +278,7 @@ def test_the_plugin_comes_from_the_engine_or_from_the_library_that_is_named(run,
     outside = "plugin beside"
     said = printed(continued([1, 2], 2))
     options = [*ids([1, 2]), "--new-tokens=2"]
-    shutil.copy(built / "patch_runner_test", tmp_path / "library.so")  # any ELF file
+    shutil.copy(built / "patch_runner_stand_in", tmp_path / "library.so")  # any ELF file
     assert run(*options).stdout == said
     for path in ("library.so", tmp_path / "library.so"):
         assert run(*options, "--plugin", path, engine=outside).stdout == said
@@ -296,7 +286,7 @@ def test_the_plugin_comes_from_the_engine_or_from_the_library_that_is_named(run,
     refused(run(*options, engine=outside), "no creator of PatchLinear", "--plugin libpatch_linear.so")
     refused(run(*options, "--plugin=gone.so", engine=outside), "the plugin gone.so does not exist")
     (tmp_path / "text.so").write_text("text")
-    refused(run(*options, "--plugin=text.so"), "TensorRT: not a library", "text.so can't be loaded")
+    refused(run(*options, "--plugin=text.so"), "TensorRT: not a library", "loading the plugin text.so failed")
 
 
 def test_another_version_of_the_library_is_refused(run):
@@ -305,10 +295,9 @@ def test_another_version_of_the_library_is_refused(run):
 
 CALLS = [
     "createInferRuntime:1", "createExecutionContext:1", "setOptimizationProfileAsync:1",
-    "setOptimizationProfileAsync:3", "setInputShape:1", "setInputShape:12", "setTensorAddress:12", "enqueueV3:1",
-    "enqueueV3:2", "cudaMalloc:1", "cudaMalloc:2", "cudaMalloc:6", "cudaMallocHost:1", "cudaMallocHost:4",
-    "cudaMemcpyAsync:1", "cudaMemcpyAsync:5", "cudaMemcpy2DAsync:2", "cudaStreamCreateWithFlags:1",
-    "cudaStreamSynchronize:2", "cudaEventCreate:2", "cudaEventRecord:1", "cudaEventRecord:4",
+    "setOptimizationProfileAsync:2", "setInputShape:1", "setInputShape:12", "setTensorAddress:12", "enqueueV3:2",
+    "cudaMalloc:1", "cudaMalloc:6", "cudaMallocHost:4", "cudaMemcpyAsync:5", "cudaMemcpy2DAsync:2",
+    "cudaStreamCreateWithFlags:1", "cudaStreamSynchronize:2", "cudaEventCreate:2", "cudaEventRecord:4",
     "cudaEventElapsedTime:1",
 ]  # fmt: skip
 
@@ -321,10 +310,17 @@ def test_a_call_that_fails_ends_the_program_and_leaves_nothing(run, call):
 
 
 def test_the_command_line(run, built):
-    done = run("--beams=4", *ids([1]))
-    assert (
-        done.returncode == 2 and "no option --beams" in done.stderr and "patch_runner ENGINE" in done.stderr
-    )
+    for arguments, said in (
+        (["--beams=4", *ids([1])], "no option --beams"),
+        (["--ids"], "--ids needs a value"),
+        (["--ids=1,,2"], "--ids: '' is not a number"),
+        (["--ids=-1"], "'-1' is not a number"),
+        ([], "no prompt is given"),
+        (["b.engine", *ids([1])], "'b.engine' is a second one"),
+        (["--new-tokens", 0, *ids([1])], "at least 1"),
+    ):
+        done = run(*arguments)
+        assert done.returncode == 2 and said in done.stderr and "patch_runner ENGINE" in done.stderr
     done = subprocess.run([built / "patch_runner_stand_in", "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.startswith("patch_runner ENGINE --ids 1,2,3")
 

@@ -1,13 +1,16 @@
-// The TensorRT functions that the runner calls, on the CPU.  They check names, shapes and addresses against
-// TensorRT's documentation, and compute the decoder of stand_in_decoder.cpp.
+// The TensorRT functions that the runner calls, on the CPU.  They check shapes, addresses and memory, and
+// compute a decoder.  An engine is a text: sizes and changes of that decoder.
 #include <NvInferRuntime.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <map>
+#include <sstream>
+#include <vector>
 
-#include "partial.h"
 #include "stand_in.h"
 
 namespace {
@@ -16,15 +19,43 @@ using namespace nvinfer1;
 using namespace stand_in;
 using Sizes = std::vector<int64_t>;
 
+struct Tensor {
+  DataType type;
+  bool is_input;
+  Sizes dims;                             // -1: dynamic
+  std::vector<Sizes> min = {}, max = {};  // shapes, by profile
+};
+
+// The decoder: its next token depends on the ids, positions and order of all tokens that a row can see.
+struct Model {
+  std::map<std::string, int64_t> sizes;
+  std::vector<std::string> names;
+  std::map<std::string, Tensor> tensors;
+  bool embedded = true;  // the engine contains the plugin
+} model;
 ILogger* logger;
-Model model;
 bool host_code_allowed = false, plugin_loaded = false;
+int profile = 0, runs[2];
+std::map<std::string, Sizes> shapes;
+std::map<std::string, void*> addresses;
 
 bool complain(const std::string& message) {
   logger->log(ILogger::Severity::kERROR, message.c_str());
   return false;
 }
-
+DataType type_of(const std::string& name) {
+  return name == "int64"      ? DataType::kINT64
+         : name == "half"     ? DataType::kHALF
+         : name == "bfloat16" ? DataType::kBF16
+         : name == "float"    ? DataType::kFLOAT
+                              : DataType::kINT32;
+}
+size_t bytes_of(DataType type) { return type == DataType::kINT64 ? 8 : type == DataType::kFLOAT ? 4 : 2; }
+size_t bytes_of(const std::string& name) {
+  size_t out = bytes_of(model.tensors[name].type);
+  for (const int64_t size : shapes[name]) out *= size;
+  return out;
+}
 Dims dims_of(const Sizes& sizes) {
   Dims dims{};
   dims.nbDims = static_cast<int32_t>(sizes.size());
@@ -32,145 +63,211 @@ Dims dims_of(const Sizes& sizes) {
   return dims;
 }
 
-DataType type_of(const std::string& name) {
-  if (name == "int64") return DataType::kINT64;
-  if (name == "half") return DataType::kHALF;
-  if (name == "bfloat16") return DataType::kBF16;
-  return name == "float" ? DataType::kFLOAT : DataType::kINT32;
+void add(const std::string& name, Tensor tensor) {
+  model.names.push_back(name);
+  model.tensors[name] = std::move(tensor);
 }
 
-// ---- IExecutionContext
-
-int profile = 0;
-int runs[8];  // number of runs, by profile
-Shapes shapes;
-Addresses addresses;
-int64_t allocations_before = -1;  // number at the last step of the decode profile
-
-bool set_profile(apiv::VExecutionContext*, int32_t index, cudaStream_t) {
-  const Inside in;
-  if (fails("setOptimizationProfileAsync") || index < 0 || index >= model.sizes["profiles"])
-    return complain("no such profile");
-  profile = index;
-  shapes.clear();
-  allocations_before = -1;
+// Reads lines such as "layers 2", "type half" and "drop NAME".  Returns false if the text is no engine.
+bool read_engine(const std::string& text) {
+  std::istringstream lines(text);
+  std::string line, cache = "half", logits = "half";
+  if (!std::getline(lines, line) || line != "stand-in engine") return false;
+  model = {{{"layers", 2},
+            {"heads", 2},
+            {"head_dim", 4},
+            {"vocab", 61},
+            {"batch", 2},
+            {"past", 16},
+            {"prompt", 8},
+            {"profiles", 2},
+            {"last", 0}},
+           {},
+           {},
+           true};
+  std::vector<std::string> changes;
+  while (std::getline(lines, line)) {
+    std::istringstream words(line);
+    std::string name, value;
+    words >> name >> value;
+    if (name == "type")
+      cache = value;
+    else if (name == "logits")
+      logits = value;
+    else if (name == "plugin")
+      model.embedded = value == "embedded";
+    else if (model.sizes.count(name))
+      model.sizes[name] = std::stoll(value);
+    else
+      changes.push_back(line);
+  }
+  const auto& s = model.sizes;
+  const int64_t batch = s.at("batch"), prompt = s.at("prompt"), most = s.at("past");
+  const int64_t heads = s.at("heads"), dim = s.at("head_dim");
+  const Tensor ids{DataType::kINT64, true, {-1, -1}, {{1, 1}, {1, 1}}, {{batch, prompt}, {batch, 1}}};
+  add("input_ids", ids), add("position_ids", ids);
+  add("attention_mask",
+      {DataType::kINT64, true, {-1, -1}, {{1, 1}, {1, 2}}, {{batch, prompt}, {batch, most + 1}}});
+  add("logits", {type_of(logits), false, {-1, s.at("last") ? 1 : -1, s.at("vocab")}});
+  for (int64_t layer = 0; layer < s.at("layers"); ++layer)
+    for (const char* part : {".key", ".value"}) {
+      const std::string suffix = std::to_string(layer) + part;
+      add("past_key_values." + suffix, {type_of(cache),
+                                        true,
+                                        {-1, heads, -1, dim},
+                                        {{1, heads, 0, dim}, {1, heads, 1, dim}},
+                                        {{batch, heads, 0, dim}, {batch, heads, most, dim}}});
+      add("present." + suffix, {type_of(cache), false, {-1, heads, -1, dim}});
+    }
+  for (const std::string& change : changes) {
+    std::istringstream words(change);
+    std::string word, name, value;
+    words >> word >> name >> value;
+    if (word == "add") add(name, ids);
+    if (word == "retype") model.tensors[name].type = type_of(value);
+    if (word == "rerank") model.tensors[name].dims.resize(std::stoull(value), -1);
+    if (word == "widen") model.tensors[name].dims[1] = std::stoll(value);
+    if (word == "drop") model.names.erase(std::find(model.names.begin(), model.names.end(), name));
+  }
   return true;
 }
 
+// Values are small integers, which fp16 and bf16 hold exactly.
+int64_t read(const std::string& name, int64_t i) {
+  const void* values = addresses[name];
+  if (model.tensors[name].type == DataType::kHALF) {
+    const auto value = static_cast<float>(static_cast<const _Float16*>(values)[i]);
+    return std::isfinite(value) ? static_cast<int64_t>(value) : 99991;  // NaN: memory that was never written
+  }
+  const uint32_t wide = static_cast<uint32_t>(static_cast<const uint16_t*>(values)[i]) << 16;
+  float value;
+  std::memcpy(&value, &wide, 4);
+  return std::isfinite(value) ? static_cast<int64_t>(value) : 99991;
+}
+void write(const std::string& name, int64_t i, float value) {
+  void* values = addresses[name];
+  const DataType type = model.tensors[name].type;
+  if (type == DataType::kFLOAT) {
+    static_cast<float*>(values)[i] = value;
+  } else if (type == DataType::kHALF) {
+    static_cast<_Float16*>(values)[i] = static_cast<_Float16>(value);
+  } else {
+    uint32_t wide;
+    std::memcpy(&wide, &value, 4);
+    static_cast<uint16_t*>(values)[i] = static_cast<uint16_t>(wide >> 16);
+  }
+}
+
+// present = past, followed by the new tokens: keys are made from their ids, values from their positions.
+void append(int64_t layer, const std::string& part, bool key) {
+  const Sizes past = shapes["past_key_values." + part];
+  const int64_t old = past[2], total = old + shapes["input_ids"][1], dim = past[3];
+  const auto* tokens = static_cast<const int64_t*>(addresses[key ? "input_ids" : "position_ids"]);
+  for (int64_t b = 0; b < past[0]; ++b)
+    for (int64_t h = 0; h < past[1]; ++h)
+      for (int64_t slot = 0; slot < total; ++slot)
+        for (int64_t d = 0; d < dim; ++d) {
+          const int64_t plane = b * past[1] + h;
+          const int64_t value =
+              slot < old ? read("past_key_values." + part, (plane * old + slot) * dim + d)
+                         : (tokens[b * (total - old) + slot - old] + 3 * layer + 5 * h + 7 * d) % 128;
+          write("present." + part, (plane * total + slot) * dim + d, static_cast<float>(value));
+        }
+}
+
+int64_t next_token(int64_t row, int64_t query) {
+  const Sizes past = shapes["past_key_values.0.key"];
+  const int64_t total = past[2] + shapes["input_ids"][1];
+  const auto* mask = static_cast<const int64_t*>(addresses["attention_mask"]);
+  int64_t hash = 7;
+  for (int64_t slot = 0; slot <= query; ++slot) {
+    if (slot < query && mask[row * total + slot] != 1) continue;
+    for (int64_t layer = 0; layer < model.sizes["layers"]; ++layer)
+      for (const char* part : {".key", ".value"})
+        for (int64_t h = 0; h < past[1]; ++h)
+          for (int64_t d = 0; d < past[3]; ++d)
+            hash = (hash * 31 + read("present." + std::to_string(layer) + part,
+                                     ((row * past[1] + h) * total + slot) * past[3] + d)) %
+                   1000003;
+  }
+  return hash % model.sizes["vocab"];
+}
+
+void compute() {
+  for (int64_t layer = 0; layer < model.sizes["layers"]; ++layer)
+    for (const bool key : {true, false})
+      append(layer, std::to_string(layer) + (key ? ".key" : ".value"), key);
+  const int64_t total = shapes["attention_mask"][1], positions = shapes["logits"][1],
+                vocab = model.sizes["vocab"];
+  for (int64_t row = 0; row < shapes["logits"][0]; ++row)
+    for (int64_t p = 0; p < positions; ++p) {
+      const int64_t next = next_token(row, total - positions + p);
+      for (int64_t v = 0; v < vocab; ++v)
+        write("logits", (row * positions + p) * vocab + v, static_cast<float>(v == next ? 8 : v * 5 % 7));
+    }
+  const bool first = ++runs[profile] == 1;  // in each profile, as slow as in a real engine
+  advance_clock(static_cast<float>(total) + (first ? 100 : 0));
+}
+
+// ---- TensorRT's interfaces
+
+Sizes output_shape(const std::string& name) {
+  Sizes out = model.tensors[name].dims;
+  if (!shapes.count("input_ids") || !shapes.count("past_key_values.0.key")) return out;
+  out[0] = shapes["input_ids"][0];
+  if (name != "logits")
+    out[2] = shapes["past_key_values.0.key"][2] + shapes["input_ids"][1];
+  else if (out[1] < 0)
+    out[1] = shapes["input_ids"][1];
+  return out;
+}
+
 bool set_shape(apiv::VExecutionContext*, const char* name, const Dims& dims) {
-  const Inside in;
-  const Tensor* tensor = model.find(name);
-  if (fails("setInputShape") || !tensor || !tensor->is_input) return complain("no such input");
+  const Tensor& tensor = model.tensors[name];
   const Sizes asked(dims.d, dims.d + dims.nbDims);
-  if (asked.size() != tensor->dims.size()) return complain(std::string(name) + ": wrong rank");
+  if (fails("setInputShape") || asked.size() != tensor.dims.size()) return complain("no such shape");
   for (size_t i = 0; i < asked.size(); ++i)
-    if (asked[i] < tensor->min[profile][i] || asked[i] > tensor->max[profile][i])
+    if (asked[i] < tensor.min[profile][i] || asked[i] > tensor.max[profile][i])
       return complain(std::string(name) + ": outside the profile");
   shapes[name] = asked;
   return true;
 }
 
-// Returns an output's shape, with -1 for dimensions that depend on an input whose shape is not set.
-Sizes output_shape(const Tensor& tensor) {
-  Sizes out = tensor.dims;
-  const auto ids = shapes.find("input_ids"), past = shapes.find("past_key_values.0.key");
-  if (ids == shapes.end() || past == shapes.end()) return out;
-  out[0] = ids->second[0];
-  if (tensor.name == "logits") {
-    if (out[1] < 0) out[1] = ids->second[1];
-  } else {
-    out[2] = past->second[2] + ids->second[1];
-  }
-  return out;
-}
-
-Dims tensor_shape(apiv::VExecutionContext*, const char* name) {
-  const Inside in;
-  const Tensor* tensor = model.find(name);
-  if (!tensor) return Dims{-1, {}};
-  if (!tensor->is_input) return dims_of(output_shape(*tensor));
-  return dims_of(shapes.count(name) ? shapes[name] : tensor->dims);
-}
-
-bool set_address(apiv::VExecutionContext*, const char* name, void* address) {
-  const Inside in;
-  if (fails("setTensorAddress") || !model.find(name)) return complain("no such tensor");
-  addresses[name] = address;
-  return true;
-}
-
-size_t bytes(const Tensor& tensor, const Sizes& shape) {
-  size_t out = bytes_of(tensor.type);
-  for (const int64_t size : shape) out *= size;
-  return out;
-}
-
-bool check_memory(const Tensor& tensor) {
-  const auto* address = static_cast<const char*>(addresses[tensor.name]);
-  if (!address) return complain(tensor.name + ": no address");
-  if (reinterpret_cast<uintptr_t>(address) % 256) return complain(tensor.name + ": not aligned to 256 bytes");
-  if (!on_device(address, bytes(tensor, shapes[tensor.name])))
-    return complain(tensor.name + ": too little memory");
-  return true;
-}
-
-bool check_overlaps() {
-  for (const Tensor& a : model.tensors)
-    for (const Tensor& b : model.tensors) {
-      if (a.is_input || &a == &b) continue;
-      const auto *begin_a = static_cast<const char*>(addresses[a.name]),
-                 *begin_b = static_cast<const char*>(addresses[b.name]);
-      if (begin_a < begin_b + bytes(b, shapes[b.name]) && begin_b < begin_a + bytes(a, shapes[a.name]))
-        return complain(a.name + " is written where " + b.name + " lies");
-    }
-  return true;
-}
-
-bool check_sizes() {
-  const Sizes& ids = shapes["input_ids"];
-  const Sizes& past = shapes["past_key_values.0.key"];
-  if (shapes["position_ids"] != ids) return complain("position_ids: not the shape of input_ids");
-  if (shapes["attention_mask"] != Sizes{ids[0], past[2] + ids[1]})
-    return complain("attention_mask: wrong size");
-  for (const Tensor& tensor : model.tensors)
-    if (tensor.is_input && tensor.name.rfind("past", 0) == 0 && shapes[tensor.name] != past)
-      return complain(tensor.name + ": not the shape of the others");
-  return past[0] == ids[0] || complain("the cache has another batch");
-}
-
-bool enqueue_step(apiv::VExecutionContext*, cudaStream_t stream) {
-  const Inside in;
+bool enqueue_step(apiv::VExecutionContext*, cudaStream_t) {
   if (fails("enqueueV3")) return complain("told to fail");
-  for (const Tensor& tensor : model.tensors) {
-    if (tensor.is_input && !shapes.count(tensor.name)) return complain(tensor.name + ": no shape is set");
-    if (!tensor.is_input) shapes[tensor.name] = output_shape(tensor);
+  for (const std::string& name : model.names) {
+    if (!model.tensors[name].is_input) shapes[name] = output_shape(name);
+    const auto* begin = static_cast<const char*>(addresses[name]);
+    if (reinterpret_cast<uintptr_t>(begin) % 256 || !covered(begin, bytes_of(name)))
+      return complain(name + ": too little memory, or not aligned to 256 bytes");
   }
-  if (!check_sizes()) return false;
-  for (const Tensor& tensor : model.tensors)
-    if (!check_memory(tensor)) return false;
-  if (!check_overlaps()) return false;
-  if (profile == 1) {
-    if (allocations_before >= 0 && allocations() != allocations_before)
-      return complain("memory was allocated between two steps");
-    allocations_before = allocations();
-  }
-  // The first run in each profile is slow, as in a real engine.
-  const float first = ++runs[profile] == 1 ? 100 : 0;
-  enqueue(stream, [shapes = shapes, addresses = addresses, first] {
-    run(model, shapes, addresses);
-    advance_clock(first + static_cast<float>(shapes.at("attention_mask")[1]));
-  });
+  for (const std::string& a : model.names)
+    for (const std::string& b : model.names) {
+      const auto *out = static_cast<const char*>(addresses[a]),
+                 *other = static_cast<const char*>(addresses[b]);
+      if (a != b && !model.tensors[a].is_input && out < other + bytes_of(b) && other < out + bytes_of(a))
+        return complain(a + " is written where " + b + " lies");
+    }
+  enqueue(compute);
   return true;
 }
 
 class Context : public IExecutionContext {
  public:
   Context() {
-    table_.set(&apiv::VExecutionContext::setOptimizationProfileAsync, set_profile);
-    table_.set(&apiv::VExecutionContext::setInputShape, set_shape);
-    table_.set(&apiv::VExecutionContext::getTensorShape, tensor_shape);
-    table_.set(&apiv::VExecutionContext::setTensorAddress, set_address);
-    table_.set(&apiv::VExecutionContext::enqueueV3, enqueue_step);
+    using V = apiv::VExecutionContext;
+    table_.set(&V::setOptimizationProfileAsync, [](V*, int32_t index, cudaStream_t) {
+      profile = index;
+      shapes.clear();
+      return !fails("setOptimizationProfileAsync") || complain("no such profile");
+    });
+    table_.set(&V::setInputShape, set_shape);
+    table_.set(&V::getTensorShape, [](V*, const char* name) { return dims_of(output_shape(name)); });
+    table_.set(&V::setTensorAddress, [](V*, const char* name, void* address) {
+      addresses[name] = address;
+      return !fails("setTensorAddress") || complain("no such address");
+    });
+    table_.set(&V::enqueueV3, enqueue_step);
     mImpl = table_.get();
   }
 
@@ -178,90 +275,69 @@ class Context : public IExecutionContext {
   Partial<apiv::VExecutionContext> table_;
 };
 
-// ---- ICudaEngine
-
-using VEngine = apiv::VCudaEngine;
-
-Dims profile_shape(VEngine*, const char* name, int32_t index, OptProfileSelector select) {
-  const Tensor* tensor = model.find(name);
-  if (!tensor || !tensor->is_input || index < 0 || index >= model.sizes["profiles"]) return Dims{-1, {}};
-  return dims_of(select == OptProfileSelector::kMIN ? tensor->min[index] : tensor->max[index]);
-}
-
 class FakeEngine : public ICudaEngine {
  public:
   FakeEngine() {
-    table_.set(&VEngine::getNbIOTensors,
-               [](VEngine*) -> int32_t { return static_cast<int32_t>(model.tensors.size()); });
-    table_.set(&VEngine::getIOTensorName, [](VEngine*, int32_t i) { return model.tensors[i].name.c_str(); });
-    table_.set(&VEngine::getTensorIOMode, [](VEngine*, const char* name) {
-      return model.find(name)->is_input ? TensorIOMode::kINPUT : TensorIOMode::kOUTPUT;
+    using V = apiv::VCudaEngine;
+    table_.set(&V::getNbIOTensors, [](V*) { return static_cast<int32_t>(model.names.size()); });
+    table_.set(&V::getIOTensorName, [](V*, int32_t i) { return model.names[i].c_str(); });
+    table_.set(&V::getTensorIOMode, [](V*, const char* name) {
+      return model.tensors[name].is_input ? TensorIOMode::kINPUT : TensorIOMode::kOUTPUT;
     });
-    table_.set(&VEngine::getTensorDataType,
-               [](VEngine*, const char* name) { return type_of(model.find(name)->type); });
-    table_.set(&VEngine::getTensorShape,
-               [](VEngine*, const char* name) { return dims_of(model.find(name)->dims); });
-    table_.set(&VEngine::getNbOptimizationProfiles,
-               [](VEngine*) { return static_cast<int32_t>(model.sizes["profiles"]); });
-    table_.set(&VEngine::getProfileShape, profile_shape);
-    table_.set(&VEngine::createExecutionContext,
-               [](VEngine*, ExecutionContextAllocationStrategy) -> IExecutionContext* {
-                 const Inside in;
-                 return fails("createExecutionContext") ? nullptr : new Context;
-               });
+    table_.set(&V::getTensorDataType, [](V*, const char* name) { return model.tensors[name].type; });
+    table_.set(&V::getTensorShape, [](V*, const char* name) { return dims_of(model.tensors[name].dims); });
+    table_.set(&V::getNbOptimizationProfiles,
+               [](V*) { return static_cast<int32_t>(model.sizes["profiles"]); });
+    table_.set(&V::getProfileShape, [](V*, const char* name, int32_t index, OptProfileSelector select) {
+      const Tensor& tensor = model.tensors[name];
+      return dims_of(select == OptProfileSelector::kMIN ? tensor.min[index] : tensor.max[index]);
+    });
+    table_.set(&V::createExecutionContext, [](V*, ExecutionContextAllocationStrategy) -> IExecutionContext* {
+      return fails("createExecutionContext") ? nullptr : new Context;
+    });
     mImpl = table_.get();
   }
 
  private:
-  Partial<VEngine> table_;
+  Partial<apiv::VCudaEngine> table_;
 };
-
-// ---- IRuntime and its registry
 
 void* load_library(IPluginRegistry*, const char* path) {
   std::FILE* file = std::fopen(path, "rb");
   char magic[4] = {};
-  const bool is_library = file && std::fread(magic, 1, 4, file) == 4 &&
-                          !std::memcmp(magic,
-                                       "\x7f"
-                                       "ELF",
-                                       4);
+  plugin_loaded =
+      path[0] == '/' && file && std::fread(magic, 1, 4, file) == 4 && !std::memcmp(magic + 1, "ELF", 3);
   if (file) std::fclose(file);
-  if (path[0] != '/' || !is_library) return complain("not a library"), nullptr;
-  plugin_loaded = true;
-  return &plugin_loaded;
+  if (!plugin_loaded) complain("not a library");
+  return plugin_loaded ? &plugin_loaded : nullptr;
 }
 
 ICudaEngine* deserialize(apiv::VRuntime*, const void* data, size_t size) {
-  const Inside in;
-  if (!model.read(std::string(static_cast<const char*>(data), size)))
+  if (!read_engine(std::string(static_cast<const char*>(data), size)))
     return complain("bad magic number"), nullptr;
   // TensorRT-RTX 1.7.1 does this; full TensorRT may keep the first creator.
-  if (model.carries_plugin && plugin_loaded)
+  if (model.embedded && plugin_loaded)
     return complain("plugin creator of PatchLinear exists already"), nullptr;
-  if (model.carries_plugin && !host_code_allowed) return complain("host code is not allowed"), nullptr;
-  if (!model.carries_plugin && !plugin_loaded)
-    return complain("no creator of PatchLinear, version 2"), nullptr;
+  if (model.embedded && !host_code_allowed) return complain("host code is not allowed"), nullptr;
+  if (!model.embedded && !plugin_loaded) return complain("no creator of PatchLinear, version 2"), nullptr;
   return new FakeEngine;
 }
 
 class Runtime : public IRuntime {
  public:
   Runtime() {
-    registry_.set(&IPluginRegistry::loadLibrary, load_library);
-    table_.set<ICudaEngine*, const void*, size_t>(&apiv::VRuntime::deserializeCudaEngine, deserialize);
-    table_.set(&apiv::VRuntime::setEngineHostCodeAllowed,
-               [](apiv::VRuntime*, bool allowed) { host_code_allowed = allowed; });
-    table_.set(&apiv::VRuntime::getPluginRegistry,
-               [](apiv::VRuntime*) -> IPluginRegistry& { return *registry_.get(); });
+    using V = apiv::VRuntime;
+    static Partial<IPluginRegistry> registry;
+    registry.set(&IPluginRegistry::loadLibrary, load_library);
+    table_.set<ICudaEngine*, const void*, size_t>(&V::deserializeCudaEngine, deserialize);
+    table_.set(&V::setEngineHostCodeAllowed, [](V*, bool allowed) { host_code_allowed = allowed; });
+    table_.set(&V::getPluginRegistry, [](V*) -> IPluginRegistry& { return *registry.get(); });
     mImpl = table_.get();
   }
 
  private:
-  static Partial<IPluginRegistry> registry_;
   Partial<apiv::VRuntime> table_;
 };
-Partial<IPluginRegistry> Runtime::registry_;
 
 }  // namespace
 
@@ -273,10 +349,8 @@ int32_t getInferLibVersion() noexcept {
 }
 
 void* createInferRuntime_INTERNAL(void* log, int32_t) noexcept {
-  const Inside in;
-  if (fails("createInferRuntime")) return nullptr;
   logger = static_cast<ILogger*>(log);
-  return static_cast<IRuntime*>(new Runtime);
+  return fails("createInferRuntime") ? nullptr : static_cast<IRuntime*>(new Runtime);
 }
 
 }  // extern "C"
