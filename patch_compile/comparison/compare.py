@@ -23,8 +23,7 @@ from patch_compile.comparison.comparable import (
     why_not_predicted,
 )
 from patch_compile.errors import PatchCompileError, UsageError, sentence
-from patch_compile.report.compare import left_out_words
-from patch_compile.report.pareto import Spot, beaten_by
+from patch_compile.report.compare import Spot, beaten_by, left_out_words
 
 __all__ = ["compare"]
 

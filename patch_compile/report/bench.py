@@ -20,8 +20,6 @@ from patch_compile.report.number_format import bytes_of, milliseconds, percent, 
 from patch_compile.report.prediction import calibration_words
 from patch_compile.report.section import Column, Section, Table
 
-__all__ = ["IN_PHASE", "bench_notes", "benched", "clock_words", "times_table"]
-
 # Phases of predicted and of measured times, within a sentence about a speed.
 IN_PHASE: dict[str, str] = {
     "end_to_end": "end to end",
@@ -44,7 +42,6 @@ _SLOWED = {
 
 
 def benched(report: BenchReport, out: Path) -> Iterator[Section]:
-    """Yield the result of `bench` of a build in `out`."""
     yield Section("Measured times", tables=[times_table(report)], lines=list(bench_notes(report)))
     if calibration := report.calibration:
         left = [f"left as assumed: {name}: {why}" for name, why in calibration.measured.left.items()]
@@ -95,7 +92,6 @@ def _median(timed: Timed | None) -> str:
 
 
 def _timed_words(report: BenchReport) -> str:
-    """Returns the form of the models, and the place that they were timed in."""
     device, library = report.device, report.runner.words
     if not report.runner.on_gpu:
         return (
@@ -111,7 +107,6 @@ def _timed_words(report: BenchReport) -> str:
 
 
 def bench_notes(report: BenchReport) -> Iterator[str]:
-    """Yield remarks on the models and on the reliability of their times."""
     if noise := sum(low <= 1 <= high for row in report.rows for low, high in [row.speedup_p10_p90 or (0, 0)]):
         yield (
             f"in {noise} of {len(report.rows)} rows no difference between dense and hybrid shows beyond the noise: the "
@@ -143,7 +138,6 @@ def clock_words(clocks: Clocks | None) -> Iterator[str]:
 
 
 def _clock_warnings(clocks: Clocks) -> Iterator[str]:
-    """Yield warnings about clocks that make the times doubtful."""
     if during := clocks.during:
         for what, lock, seen in (
             ("SM", "--lock-gpu-clocks", during.sm_mhz),

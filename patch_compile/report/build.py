@@ -34,8 +34,6 @@ from patch_compile.report.quality import baselines, output_warnings
 from patch_compile.report.section import Section
 from patch_compile.report.verify import built, compiled, pruned
 
-__all__ = ["compiled_model", "exported", "finished", "imported", "learned", "plugin", "predicted", "reduced"]
-
 _NOT_COMPILED = "`build` decides for its target how each linear is compiled"
 
 
@@ -66,7 +64,6 @@ def finished(report: Report, *, every: bool = False) -> Iterator[Section]:
 
 
 def predicted(report: Report) -> Section:
-    """Returns the predicted speed of the whole model, and remarks on the prediction."""
     plan, whole = report.plan, report.plan.whole
     lines = remarks(report.linears, plan)
     if whole is None:
@@ -91,7 +88,6 @@ def _files(report: Report) -> Iterator[Section]:
 
 
 def learned(answer: LearnedAnswer) -> Iterator[Section]:
-    """Yield the result of `learn`."""
     yield Section(tables=[masks_table(answer.linears)])
     yield map_of_tiles(answer.where_sparse)
     files = f"masks: {answer.path}/{MASKS}, pruned model: {answer.path}/{MODEL}; {_NOT_COMPILED}"
@@ -100,7 +96,6 @@ def learned(answer: LearnedAnswer) -> Iterator[Section]:
 
 
 def compiled_model(answer: CompiledAnswer) -> Iterator[Section]:
-    """Yield the result of `compile`."""
     yield Section(
         tables=[linears_table(answer.linears)],
         lines=[
@@ -115,7 +110,6 @@ def compiled_model(answer: CompiledAnswer) -> Iterator[Section]:
 
 
 def imported(answer: ImportedAnswer) -> Iterator[Section]:
-    """Yield the result of `import-mask`."""
     ratio = f"ratio: {answer.ratio:.4f}, zeros {answer.zeros:.4f}, format {answer.format}"
     lines = [*skipped_lines(answer.skipped), ratio, f"masks: {answer.path}; {_NOT_COMPILED}"]
     yield Section(tables=[masks_table(answer.linears)], lines=lines)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -19,14 +20,11 @@ from patch_compile.artifacts.compare import (
 )
 from patch_compile.report.section import Column, Section, Table
 
-__all__ = ["axis_label", "axis_words", "compared", "left_out_words", "method_words"]
-
 _PREDICTED = {"all": "end_to_end", "prefill": "prefill", "decode": "decode"}
 _ALIKE = "kinds of tiles take different bytes at one ratio; `--x bytes` compares builds by what they take"
 
 
 def compared(report: CompareReport) -> Iterator[Section]:
-    """Yield the result of `compare`."""
     quality = report.quality
     title = f"{Path(report.model.path).stem}: {quality.measure.words} on {quality.on}"
     tables = [_table(report)]
@@ -79,7 +77,6 @@ def _megabytes(size: int) -> str:
 
 
 def _kinds(report: CompareReport) -> Table:
-    """Returns the shares of the kinds of tiles, and the bytes that a weight takes with them."""
     found = {DENSE.name}.union(*(row.kinds for row in report.builds))
     kinds = [kind.name for kind in KINDS if kind.name in found]
     rows = [[DENSE.name, "100.0", *[""] * len(kinds[1:]), f"{BYTES_DENSE:.3f}"]]
@@ -148,7 +145,6 @@ def method_words(build: BuildRow) -> str:
 
 
 def left_out_words(left_out: LeftOut) -> str:
-    """Returns the reason why speeds can't be compared."""
     all_names = ", ".join(chain.from_iterable(left_out.builds))
     match left_out.kind:
         case LeftOutKind.NOT_PREDICTED:
@@ -168,3 +164,29 @@ def left_out_words(left_out: LeftOut) -> str:
 def _by(left_out: LeftOut, kinds: Iterable[object]) -> str:
     pairs = zip(left_out.builds, kinds, strict=True)
     return "; ".join(f"{', '.join(names)}: {kind}" for names, kind in pairs)
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A build as a point in the picture. gain: more is better; loss: less is better."""
+
+    name: str
+    gain: float
+    loss: float
+
+    def beats(self, other: Spot) -> bool:
+        """Returns True if it is at least as good in both coordinates, and better in one."""
+        at_least = self.gain >= other.gain and self.loss <= other.loss
+        return at_least and (self.gain > other.gain or self.loss < other.loss)
+
+
+def beaten_by(spots: Sequence[Spot]) -> dict[str, str | None]:
+    """Returns the build that beats each build, by name, or None for a Pareto point.
+
+    If several builds beat one, it names the one with the smallest loss.
+    """
+    found: dict[str, str | None] = {}
+    for spot in spots:
+        better = [other for other in spots if other.beats(spot)]
+        found[spot.name] = min(better, key=lambda one: (one.loss, -one.gain)).name if better else None
+    return found

@@ -34,8 +34,6 @@ from patch_compile.report.svg import (
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-__all__ = ["curve", "draw"]
-
 _WIDTH, _PLOT, _EDGE, _LINE = (
     720,
     340,
@@ -58,7 +56,6 @@ def draw(report: CompareReport, file: Path) -> None:
 
 
 def curve(report: CompareReport) -> Markup:
-    """Returns the picture as SVG."""
     quality, what = report.quality, report.quality.measure.words
     titles = lines_within(
         _shown(f"{Path(report.model.path).stem}: {what} on {quality.on}"), _TITLE, _WIDTH - 2 * _EDGE

@@ -11,8 +11,6 @@ from patch_compile.report.number_format import bytes_of
 from patch_compile.report.section import Column, Section, Table
 from patch_compile.runtime.run import Continuations
 
-__all__ = ["examined", "generated", "inspected", "times_line"]
-
 _LISTED = 12  # entries of a list or mapping that are shown on a line
 
 
@@ -40,7 +38,6 @@ def examined(result: Mapping[str, Any]) -> Iterator[Section]:
 
 
 def generated(found: Continuations) -> Iterator[Section]:
-    """Yield each text under its prompt, and the times."""
     for prompt, one in zip(found.prompts, found.completions, strict=True):
         yield Section(text=f"{prompt}\n→ {one.text}\n\n")
     yield Section(lines=[times_line(found)])

@@ -12,8 +12,6 @@ from masklearn.masks.score_summary import PER_BYTE, PER_WEIGHT
 from masklearn.masks.stored import KINDS_OF_24
 from patch_compile.report.linears import learned_types, types_line
 
-__all__ = ["learned_lines", "mosaic_line", "score_words"]
-
 _PER = {PER_WEIGHT: "for each weight that is zeroed", PER_BYTE: "for each byte that is saved"}
 _SCORES = {
     Criterion.FISHER.unit: "estimated harm to the model’s predictions",

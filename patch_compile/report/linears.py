@@ -19,21 +19,6 @@ from patch_compile.report.number_format import shape_of
 from patch_compile.report.prediction import lowering_words, node_words
 from patch_compile.report.section import Column, Section, Table
 
-__all__ = [
-    "compiled_types",
-    "fused_words",
-    "has_other_kinds",
-    "learned_types",
-    "linears_table",
-    "map_of_tiles",
-    "masks_table",
-    "skipped_counts",
-    "skipped_lines",
-    "split_lines",
-    "types_line",
-    "types_words",
-]
-
 _Linear = TypeVar("_Linear", LinearRow, MaskedLinear)
 _SIXTEEN = "16-bit"
 _REASONS = 6  # reasons why nodes stay dense that are shown without --verbose
@@ -120,7 +105,6 @@ def _share(rows: Sequence[LinearRow]) -> str:
 
 
 def has_other_kinds(linears: Sequence[LinearRow]) -> bool:
-    """True if a linear has slabs of other kinds than dense and 2:4."""
     return any(row.slabs.others for row in linears)
 
 
@@ -159,7 +143,6 @@ def _shaded(share: float | None) -> str:
 
 
 def skipped_lines(skipped: Iterable[Skipped]) -> Iterator[str]:
-    """Yield a line for each linear that stays dense."""
     yield from (f"left dense: {row.name}: {row.reason}" for row in skipped)
 
 
@@ -176,7 +159,6 @@ def skipped_counts(skipped: Iterable[Skipped]) -> Iterator[str]:
 
 
 def fused_words(linears: Iterable[LinearRow]) -> str:
-    """Returns the epilogues of nodes, with the number of nodes that have each."""
     nodes = dict.fromkeys(row.node for row in linears if row.node)
     counts = Counter(node_words(node, node.linears[0]) for node in nodes)
     return ", ".join(f"{words} ×{count}" for words, count in counts.items() if words) or "nothing"

@@ -9,24 +9,6 @@ from typing import Any
 from masklearn.masks.kinds.table import PRUNED, TWO_FOUR
 from patch_compile.artifacts.record import Unit
 
-__all__ = [
-    "bytes_of",
-    "change",
-    "count",
-    "found_error",
-    "joined",
-    "kind_class",
-    "milliseconds",
-    "number",
-    "percent",
-    "perplexity",
-    "seconds",
-    "sha",
-    "shape_of",
-    "spelled",
-    "times",
-]
-
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _HASH = 12  # characters of a sha256 that distinguish files
 
@@ -46,7 +28,6 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def found_error(error: float | None) -> str:
-    """Returns an error that a comparison measured. JSON has None for one that is not finite."""
     return "not finite" if error is None else number(error)
 
 
@@ -75,7 +56,6 @@ def perplexity(value: float) -> str:
 
 
 def times(factor: float) -> str:
-    """Returns a speed-up: 1.23×."""
     return f"{factor:.2f}×"
 
 
@@ -93,7 +73,6 @@ def bytes_of(size: float) -> str:
 
 
 def count(value: int) -> str:
-    """Returns a number with commas at thousands."""
     return f"{value:,}"
 
 
@@ -106,12 +85,10 @@ def seconds(value: float) -> str:
 
 
 def shape_of(shape: Sequence[int]) -> str:
-    """Returns [N, K] as N×K."""
     return "×".join(map(str, shape))
 
 
 def sha(digest: str | None) -> str:
-    """Returns the first characters of a hash."""
     return digest[:_HASH] if digest else "–"
 
 

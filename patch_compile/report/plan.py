@@ -20,8 +20,6 @@ from patch_compile.report.number_format import milliseconds, times
 from patch_compile.report.prediction import gain_line, has_quantised, reason_lines, remarks
 from patch_compile.report.section import Column, Section, Table
 
-__all__ = ["planned", "whole_table"]
-
 # Rows of a table of the whole model: fields of `WholeRow`, and what they are called.
 _PHASES = {"prefill": "prefill", "decode": "decode, all steps", "end_to_end": "end to end"}
 _TARGETS = {
@@ -43,7 +41,6 @@ _TYPES = (
 
 
 def planned(result: PlanOfModel) -> Iterator[Section]:
-    """Yield the result of `plan`: linears by kind, reasons, the whole model, and the assumptions behind it."""
     fits = result.memory.fits
     yield Section(
         f"predicted on {result.card}; {result.workload}",

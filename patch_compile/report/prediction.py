@@ -29,21 +29,6 @@ from patch_compile.packing.slab_kinds import SLAB_K
 from patch_compile.planning.measured import FITTED
 from patch_compile.planning.roofline.assumptions import ASSUMED, Assumptions
 
-__all__ = [
-    "calibration_words",
-    "choice_line",
-    "decision_line",
-    "gain_line",
-    "has_quantised",
-    "lowering_words",
-    "mask_line",
-    "node_words",
-    "reason_lines",
-    "reason_words",
-    "remarks",
-    "waste_line",
-]
-
 _ACTIVATIONS = {"": "", "gelu": "GELU", "gelu_tanh": "GELU (tanh)", "silu": "SiLU"}
 _SLOWER = {
     Way.DENSE_PATH: "the dense path reaches {:.2f} of dense",
@@ -67,7 +52,6 @@ _SPLIT = "split linears count as dense: how fast TensorRT's own 2:4 tactics are 
 
 
 def reason_words(reason: Reason) -> str:
-    """Returns the reason why a linear is not `plugin`, in words that fit all linears alike."""
     on = f"on {reason.card}"
     slower = _slower_words(reason.slower) if reason.slower else ""
     tile = spell_tile(reason.tile) if reason.tile else ""
@@ -90,7 +74,6 @@ def reason_words(reason: Reason) -> str:
 
 
 def lowering_words(row: LinearRow) -> str:
-    """Returns the lowering of a linear, with the type of its weights if they are quantised."""
     return f"{row.lowering} {row.weights}" if weight_type(row.weights).quantised else row.lowering
 
 
@@ -109,7 +92,6 @@ def decision_line(row: LinearRow) -> str:
 
 
 def has_quantised(linears: Iterable[LinearRow]) -> bool:
-    """True if a linear has quantised weights."""
     return any(weight_type(row.weights).quantised for row in linears)
 
 
@@ -147,7 +129,6 @@ def reason_lines(linears: Iterable[LinearRow]) -> Iterator[str]:
 
 
 def remarks(linears: Sequence[LinearRow], plan: PlanSummary) -> list[str]:
-    """Returns remarks on the predictions, and on everything that they leave out."""
     if plan.whole is None or plan.card is None:
         return [_UNPREDICTED[plan.unpredicted]] if plan.unpredicted else []
     calibration = plan.card.calibration

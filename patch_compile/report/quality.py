@@ -13,18 +13,6 @@ from patch_compile.artifacts.verify_schema import ErrorAttribution, GeneratedTex
 from patch_compile.report.number_format import change, count, number, percent, perplexity, seconds
 from patch_compile.report.section import Column, Section, Table, table_of
 
-__all__ = [
-    "asked_words",
-    "baselines",
-    "beaten_lines",
-    "generated",
-    "output_warnings",
-    "overlap_words",
-    "shared_words",
-    "tasks",
-    "where",
-]
-
 _LISTED = 12  # linears that are shown
 _MUCH = 0.5  # relative error of an output; unrelated outputs of one size are 1.4 apart
 _VAGUE = 0.1  # share of the largest output that rounding may move
@@ -60,7 +48,6 @@ _UNKNOWN = {
 
 
 def where(found: ErrorAttribution | None) -> Section:
-    """Returns the linears with the largest shares of the error, and the growth of the error with depth."""
     if found is None or not found.linears:
         return Section()
     rows = sorted(found.linears, key=lambda row: row.share, reverse=True)[:_LISTED]
@@ -78,7 +65,6 @@ def where(found: ErrorAttribution | None) -> Section:
 
 
 def baselines(found: BesideBaselines | None) -> Section:
-    """Returns the result, its baselines below, and those that beat it."""
     if found is None:
         return Section()
     dense = next((row.perplexity for row in found.rows if row.name == Baseline.DENSE), None)
@@ -122,7 +108,6 @@ def _losses(found: BesideBaselines) -> Iterator[str]:
 
 
 def beaten_lines(found: BesideBaselines) -> Iterator[str]:
-    """Yield a line for each baseline that beats the result."""
     for row in found.rows[1:]:
         if row.name in found.beaten_by:
             yield _beaten(found.result, row)
@@ -143,7 +128,6 @@ def _beaten(result: BaselineRow, row: BaselineRow) -> str:
 
 
 def tasks(found: TaskScores | None) -> Section:
-    """Returns the scores of both models on tasks."""
     if found is None:
         return Section()
     headings: list[Column | str] = [
@@ -211,7 +195,6 @@ def _difference(row: TaskRow) -> str:
 
 
 def generated(texts: Iterable[GeneratedText]) -> Section:
-    """Returns the continuations of both models, for a terminal; the page marks where they part."""
     told = [
         (name, text)
         for one in texts
@@ -266,7 +249,6 @@ def overlap_words(found: TextOverlap) -> str:
 
 
 def shared_words(found: SharedRuns) -> str:
-    """Returns the shared part of a text in one sentence."""
     if not found.shared:
         return f"no {found.n} tokens in a row of the evaluation text are in the text that the masks were learned on"
     share, worst = (

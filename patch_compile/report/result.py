@@ -29,8 +29,6 @@ from patch_compile.report.section import Section
 from patch_compile.report.verify import verified
 from patch_compile.runtime.run import Continuations
 
-__all__ = ["sections_of", "summary_of"]
-
 
 def sections_of(report: Any, path: Path = Path(), *, every: bool = False) -> Iterator[Section]:
     """Returns what a command prints. path: what it worked on or wrote; every: name all linears, nodes and tensors."""
@@ -65,7 +63,6 @@ def sections_of(report: Any, path: Path = Path(), *, every: bool = False) -> Ite
 
 
 def summary_of(report: Any, path: Path) -> str:
-    """Returns a description of a result in one line."""
     match report:
         case DecoderReport(ratio=ratio) | OutputsReport(ratio=ratio):
             ppl = report.perplexity if isinstance(report, DecoderReport) else None

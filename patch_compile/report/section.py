@@ -10,8 +10,6 @@ from typing import Any, Literal, TypeAlias
 from patch_compile.artifacts.record import Record
 from patch_compile.report.number_format import spelled
 
-__all__ = ["Column", "Fact", "Section", "Table", "facts", "table_of"]
-
 Fact: TypeAlias = tuple[str, str]
 Mark: TypeAlias = Literal["", "yes", "no", "open"]
 _SIGNS: dict[Mark, str] = {"": "", "yes": "✓ ", "no": "✕ ", "open": "○ "}
@@ -37,7 +35,6 @@ class Table:
 
     @property
     def columns(self) -> list[Column]:
-        """Returns the columns."""
         return [Column(one) if isinstance(one, str) else one for one in self.headings]
 
     @property
@@ -83,7 +80,6 @@ class Section:
 
     @property
     def answered(self) -> str:
-        """Returns the answer with the sign of its mark."""
         return _SIGNS[self.mark] + self.answer
 
 

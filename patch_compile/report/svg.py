@@ -13,32 +13,6 @@ from patch_compile.report.number_format import number, percent
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-__all__ = [
-    "MARKERS",
-    "REACH",
-    "SIZE",
-    "Box",
-    "Label",
-    "Point",
-    "Scale",
-    "Ticks",
-    "decades",
-    "frame",
-    "linear_axis",
-    "lines_within",
-    "loss_axis",
-    "mark",
-    "named",
-    "percent_ticks",
-    "picture",
-    "place_labels",
-    "polyline",
-    "round_ticks",
-    "tag",
-    "text_width",
-    "ticks_within",
-]
-
 Point: TypeAlias = tuple[float, float]
 Ticks: TypeAlias = Sequence[tuple[float, str]]
 SIZE = 12  # of the font, in pixels
@@ -100,13 +74,11 @@ def tag(name: str, *content: object, **attributes: object) -> Markup:
 
 
 def picture(width: float, height: float, summary: str, *parts: object) -> Markup:
-    """Returns a chart for the page, which says its summary to those who can't see it."""
     size = f"0 0 {width} {height}"
     return tag("svg", *parts, class_="chart", viewBox=size, role="img", aria_label=summary)
 
 
 def frame(inside: Box, x_ticks: Ticks, y_ticks: Ticks, below: str = "") -> Markup:
-    """Returns the axes of a chart. below: the label of the horizontal axis."""
     left, right, base = inside.left, inside.right, inside.bottom
     lines = [tag("line", x1=left, x2=right, y1=y, y2=y) for y, _ in y_ticks]
     beside = [tag("text", words, x=left - 8, y=y, dy=".35em") for y, words in y_ticks]
@@ -122,7 +94,6 @@ def frame(inside: Box, x_ticks: Ticks, y_ticks: Ticks, below: str = "") -> Marku
 
 
 def polyline(points: Sequence[Point], class_: str, **attributes: object) -> Markup:
-    """Returns a line through points."""
     path = "M" + "L".join(f"{x:g} {y:g}" for x, y in points)
     return tag("path", class_=class_, d=path, **attributes)
 
@@ -178,7 +149,6 @@ def ticks_within(low: float, high: float) -> list[float]:
 
 
 def _step(span: float, about: int) -> float:
-    """Returns the smallest round step of which `about` cover the span."""
     power = 10.0 ** math.floor(math.log10(span / about))
     return next(one * power for one in _STEPS if one * power * about >= span * 0.999)
 
@@ -190,7 +160,6 @@ def percent_ticks(ticks: Sequence[float], axis: Scale) -> Ticks:
 
 
 def _digits(step: float) -> int:
-    """Returns the decimal places that a step of a chart's axis needs."""
     return next(digits for digits in range(20) if abs(round(step, digits) - step) < 1e-6 * step)
 
 
@@ -254,7 +223,6 @@ class Box:
 
     @classmethod
     def around(cls, point: Point, reach: float) -> Box:
-        """Returns the square around a point."""
         x, y = point
         return cls(x - reach, y - reach, x + reach, y + reach)
 

@@ -15,8 +15,6 @@ from rich.text import Text
 from masklearn.base.printable import one_line, printable
 from patch_compile.report.section import Column, Section, Table
 
-__all__ = ["Sections", "show"]
-
 _PIPE_WIDTH = 120  # a pipe has no width of its own
 _LABEL = 26  # columns that names of facts may take before their values stop to line up
 _NAME = 3  # names of rows may take a third of the width before they are broken
@@ -36,7 +34,6 @@ class Sections:
             yield from console.render(Text(part) if isinstance(part, str) else part, plain)
 
     def html(self) -> str:
-        """Returns the sections as HTML, in a fixed width."""
         console = Console(file=io.StringIO(), record=True, width=_PIPE_WIDTH, force_jupyter=False)
         console.print(self)
         return console.export_html(inline_styles=True, code_format=f'<pre style="{_STYLE}">{{code}}</pre>')

@@ -43,17 +43,6 @@ from patch_compile.report.quality import baselines, generated, tasks, where
 from patch_compile.report.section import Column, Fact, Section, Table, facts
 from patch_compile.sources.rounding import DEVIATIONS, UNIT_ROUNDOFF
 
-__all__ = [
-    "built",
-    "compiled",
-    "limit_words",
-    "pruned",
-    "sparsity_words",
-    "tolerance_words",
-    "unanswered_words",
-    "verified",
-]
-
 _OUTPUTS = 6  # outputs that are shown; a decoder has two for each layer's cache
 _MEASURED = {
     ToleranceOrigin.ROUNDED_LINEARS: "what rounding X and Y of the same linears does to the pruned model",
@@ -75,7 +64,6 @@ _NOT_RUN = {
 
 
 def verified(found: VerifyReport, out: Path) -> Iterator[Section]:
-    """Yield the result of `verify` of a build in `out`."""
     yield from (compiled(found.compiled, found.kind), pruned(found.pruned), built(found.built))
     yield from (
         where(found.where),
@@ -245,7 +233,6 @@ def _error_facts(error: float | None, tolerance: Tolerance, of: str) -> list[Fac
 
 
 def tolerance_words(tolerance: Tolerance) -> str:
-    """Returns the derivation of a tolerance."""
     if asked := tolerance.asked:
         flags = f"--atol {asked.atol:g} --rtol {asked.rtol:g} --check-error-stat {asked.statistic}"
         return f"as asked: {flags}, in logits"
@@ -261,7 +248,6 @@ def _derived(tolerance: Tolerance) -> str:
 
 
 def _pruned_model(kind: Kind) -> str:
-    """Returns the name of the pruned model that the hybrid ONNX is compared with."""
     return "pruned ONNX" if kind is Kind.ONNX else "pruned checkpoint"
 
 
@@ -270,7 +256,6 @@ def _check(check: LimitCheck) -> Fact:
 
 
 def limit_words(check: LimitCheck) -> str:
-    """Returns a figure and its limit."""
     value = "not finite" if check.value is None else f"{check.value:.4g}"
     side = "at least" if check.at_least else "at most"
     return f"{check.figure.words} is {value}, {side} {check.limit:.4g} is asked"

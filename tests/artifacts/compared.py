@@ -20,7 +20,7 @@ from patch_compile.artifacts.compare import (
 )
 from patch_compile.artifacts.manifest import ModelOrigin
 from patch_compile.artifacts.plan import CardRow, Workload
-from patch_compile.report.pareto import Spot, beaten_by
+from patch_compile.report.compare import Spot, beaten_by
 
 __all__ = ["compared"]
 

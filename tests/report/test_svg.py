@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from patch_compile.report.compare import Spot, beaten_by
 from patch_compile.report.page.rendering import asset, themed, themes
-from patch_compile.report.pareto import Spot, beaten_by
 from patch_compile.report.svg import (
     REACH,
     Box,

@@ -28,8 +28,6 @@ from patch_compile.report.number_format import percent
 from patch_compile.report.page.page_data import Sources
 from patch_compile.report.page.verdict import key_figures
 
-__all__ = ["model_card"]
-
 _PAPER = "[PATCH, arXiv 2509.23410](https://arxiv.org/abs/2509.23410)"
 
 
@@ -45,18 +43,17 @@ def model_card(sources: Sources, out: Path) -> str:
 
 
 def _metadata(sources: Sources, facts: CardFacts, base: str) -> dict[str, Any]:
-    """Returns the metadata; what is not known is left out."""
     licence = {
         "license": facts.licence,
         "license_name": facts.licence_name,
         "license_link": facts.licence_link,
     }
-    decoder = sources.kind is Kind.DECODER
+    decoder = sources.report.kind is Kind.DECODER
     return {
         **({"base_model": base} if base else {}),
         **{name: value for name, value in licence.items() if value},
         **({"language": list(facts.languages)} if facts.languages else {}),
-        "library_name": "onnx" if sources.kind is Kind.ONNX else "transformers",
+        "library_name": "onnx" if sources.report.kind is Kind.ONNX else "transformers",
         **({"pipeline_tag": "text-generation"} if decoder else {}),
         "tags": ["patch-compile", "sparse", *_kind_tags(sources), "onnx", "tensorrt"],
     }
@@ -71,11 +68,11 @@ def _about(sources: Sources, facts: CardFacts, base: str) -> Iterator[str]:
     yield f"# {name}, {percent(sources.report.ratio.reached, 1)} of the covered weights zeroed"
     yield ""
     yield (
-        f"The weights of {len(sources.linears)} linear layers of {name} are mosaics of dense tiles and tiles in which "
-        f"weights are zeroed by a pattern ({_PAPER}): {percent(sources.pruned_share)} of the weights lie in "
+        f"The weights of {len(sources.report.linears)} linear layers of {name} are mosaics of dense tiles and tiles in "
+        f"which weights are zeroed by a pattern ({_PAPER}): {percent(sources.pruned_share)} of the weights lie in "
         f"{sources.pruned_kinds} tiles. The masks were learned by the method {_code(sources.report.method)}."
     )
-    if types := types_words(compiled_types(sources.linears)):
+    if types := types_words(compiled_types(sources.report.linears)):
         yield f"Types of the weights: {types}."
     yield ""
     yield f"Licence of the base model, from which this one is derived: {_licence(facts)}."
@@ -104,7 +101,7 @@ def _figures(sources: Sources) -> Iterator[str]:
 def _running(sources: Sources) -> Iterator[str]:
     yield "## Running it"
     yield ""
-    if sources.kind is Kind.DECODER:
+    if sources.report.kind is Kind.DECODER:
         yield "In this folder:"
         yield ""
         yield '    patch-compile run . "Once upon a time"        # TensorRT where it can, else ONNX Runtime'
@@ -116,7 +113,7 @@ def _running(sources: Sources) -> Iterator[str]:
         yield "```"
     else:
         yield f"{_code(ONNX)} runs with ONNX Runtime as it is, and with TensorRT through the plugin of patch-compile."
-        if sources.kind is Kind.ENCODER:
+        if sources.report.kind is Kind.ENCODER:
             loads = f'AutoModel.from_pretrained("{MODEL}", trust_remote_code=False)'
             yield f"`transformers.{loads}` loads the pruned checkpoint."
     yield ""
@@ -134,7 +131,7 @@ def _python() -> Iterator[str]:
 
 
 def _files(sources: Sources) -> Iterator[str]:
-    pruned = PRUNED_ONNX if sources.kind is Kind.ONNX else f"{MODEL}/"
+    pruned = PRUNED_ONNX if sources.report.kind is Kind.ONNX else f"{MODEL}/"
     about = {
         pruned: "the pruned model, zeros stored: it runs wherever the base model does",
         MASKS: "which weights are zeroed, by tile",

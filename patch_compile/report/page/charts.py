@@ -15,6 +15,7 @@ from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import ScoreCounts, ScoreRecord
 from patch_compile.artifacts.verify_schema import BlockError
 from patch_compile.planning.roofline.linear_roofline import speedup_limit
+from patch_compile.report.compare import Spot, beaten_by
 from patch_compile.report.learned import score_words
 from patch_compile.report.linears import learned_types, types_words
 from patch_compile.report.number_format import (
@@ -27,7 +28,6 @@ from patch_compile.report.number_format import (
     perplexity,
 )
 from patch_compile.report.page.page_data import Sources
-from patch_compile.report.pareto import Spot, beaten_by
 from patch_compile.report.section import Section
 from patch_compile.report.svg import (
     MARKERS,
@@ -50,8 +50,6 @@ from patch_compile.report.svg import (
 
 if TYPE_CHECKING:
     from markupsafe import Markup
-
-__all__ = ["depth_chart", "frontier", "scores"]
 
 _INSIDE, _WIDTH, _HEIGHT = Box(56, 16, 708, 220), 720, 274  # of most charts, in pixels
 _NARROW, _NARROW_WIDTH, _NARROW_HEIGHT = Box(56, 16, 468, 260), 480, 314  # so that a phone shows it whole
@@ -260,7 +258,7 @@ def _scatter(
 
 def _spots(sources: Sources) -> Iterator[_Spot]:
     """Yield the dense model, the build, and the baselines that a kernel runs, all evaluated alike."""
-    totals, found = sources.plan.totals, sources.baselines
+    totals, found = sources.report.plan.totals, sources.baselines
     before, after = totals.bytes_before, totals.bytes_after
     if found is not None:
         dense = next((row for row in found.rows if row.name == Baseline.DENSE), None)
@@ -275,7 +273,7 @@ def _spots(sources: Sources) -> Iterator[_Spot]:
         yield _Spot(_THIS, "build", after, built.pruned)
         return
     assert sources.outputs is not None  # a model has perplexities or outputs
-    worst = sources.outputs[0].worst.relative
+    worst = sources.outputs.worst.relative
     yield _Spot(_DENSE, "dense", before, 0.0)
     yield _Spot(_THIS, "build", after, math.inf if worst is None else worst)
 

@@ -14,16 +14,14 @@ from patch_compile.artifacts.bench import BenchReport, BenchRow
 from patch_compile.artifacts.folder import OutFolder
 from patch_compile.artifacts.layout import MASKS, RECIPE, REPORT
 from patch_compile.artifacts.manifest import Manifest
-from patch_compile.artifacts.plan import LinearRow, PlanSummary, WholeRow
-from patch_compile.artifacts.proof import ComparedInputs, OutputsDifference, Sentence
+from patch_compile.artifacts.plan import WholeRow
+from patch_compile.artifacts.proof import OutputsDifference
 from patch_compile.artifacts.recipe_file import read_recipe
 from patch_compile.artifacts.report import DecoderReport, Kind, Report, read_report
 from patch_compile.artifacts.verify import VerifyReport
-from patch_compile.artifacts.verify_schema import ErrorAttribution, PrunedOutputs, PrunedTokens
+from patch_compile.artifacts.verify_schema import PrunedOutputs, PrunedTokens
 from patch_compile.errors import PatchCompileError
 from patch_compile.report.number_format import joined
-
-__all__ = ["Perplexities", "Row", "Sources"]
 
 Row = Mapping[str, Any]
 
@@ -81,13 +79,7 @@ class Sources:
         )
 
     @property
-    def kind(self) -> Kind:
-        """Returns the kind of model that was built."""
-        return self.report.kind
-
-    @property
     def name(self) -> str:
-        """Returns the name of the model for readers."""
         return Path(self.report.model.path).name
 
     @property
@@ -102,23 +94,11 @@ class Sources:
 
     @property
     def pruned_kinds(self) -> str:
-        """Returns the kinds of tiles that are pruned, in words."""
         return joined([kind.name for kind in self.masks.by_kind() if kind != DENSE] or [TWO_FOUR.name])
 
     @property
-    def linears(self) -> tuple[LinearRow, ...]:
-        """Returns the covered linears as they were compiled."""
-        return self.report.linears
-
-    @property
-    def plan(self) -> PlanSummary:
-        """Returns the plan's summary of the whole model."""
-        return self.report.plan
-
-    @property
     def whole(self) -> WholeRow | None:
-        """Returns the predicted times of the whole model, or None without predictions."""
-        return self.plan.whole
+        return self.report.plan.whole
 
     @property
     def phases(self) -> tuple[str, ...]:
@@ -126,22 +106,15 @@ class Sources:
 
         An encoder, and an ONNX file of an unknown model, runs once and generates nothing.
         """
-        steps = self.whole.decode.dense_ms > 0.0 if self.whole else self.kind is Kind.DECODER
+        steps = self.whole.decode.dense_ms > 0.0 if self.whole else self.report.kind is Kind.DECODER
         return ("prefill", "decode", "end_to_end") if steps else ("prefill",)
 
     @property
-    def where(self) -> ErrorAttribution | None:
-        """Returns the answer of `verify` on where the error arose, None if it was not asked."""
-        return self.verify.where if self.verify else None
-
-    @property
     def baselines(self) -> BesideBaselines | None:
-        """Returns the baselines of `verify`, or None if it made no comparison with any."""
         return self.verify.baselines if self.verify else None
 
     @property
     def predictions(self) -> PrunedTokens | None:
-        """Returns the effect of pruning on predictions that `verify` measured, None without it and for an encoder."""
         found = self.verify.pruned if self.verify else None
         return found if isinstance(found, PrunedTokens) else None
 
@@ -156,19 +129,13 @@ class Sources:
         return Perplexities(built.dense, built.hybrid, str(built.on))
 
     @property
-    def outputs(self) -> tuple[OutputsDifference, ComparedInputs] | None:
-        """Returns the differences of outputs that `verify` measured, else those of the build; None for a decoder."""
+    def outputs(self) -> OutputsDifference | None:
         if isinstance(self.report, DecoderReport):
             return None
         found = self.verify.pruned if self.verify else None
         if isinstance(found, PrunedOutputs):
-            return found, found.inputs
-        return self.report.difference, self.report.inputs
-
-    @property
-    def sentence(self) -> Sentence | None:
-        """Returns the sentence that the models of a decoder wrote at the build."""
-        return self.report.generated if isinstance(self.report, DecoderReport) else None
+            return found
+        return self.report.difference
 
     @property
     def measured(self) -> list[tuple[BenchRow, float]]:
@@ -182,7 +149,6 @@ class Sources:
 
     @property
     def measured_first(self) -> dict[str, tuple[BenchRow, float]]:
-        """Returns the first of the measured rows of each phase."""
         return {row.phase: (row, speedup) for row, speedup in reversed(self.measured)}
 
 

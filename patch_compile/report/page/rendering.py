@@ -11,14 +11,11 @@ from patch_compile.report.number_format import kind_class, percent
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-__all__ = ["asset", "environment", "themed", "themes"]
-
 _PACKAGE = "patch_compile.report.page"
 _VARIABLE = re.compile(r"--([\w-]+):\s*([^;]+);")
 
 
 def environment() -> Environment:
-    """Returns the environment of the page's templates."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     found = Environment(
@@ -33,7 +30,6 @@ def environment() -> Environment:
 
 
 def asset(name: str) -> str:
-    """Returns the text of a stylesheet or script among the templates."""
     return (files(_PACKAGE) / "templates" / name).read_text("utf-8")
 
 

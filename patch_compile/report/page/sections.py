@@ -1,34 +1,39 @@
-"""Sections that only the page has: every linear, and how the build was made."""
+"""Sections that only the page has: every linear, what the models say with differing words marked, and the origin."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
+from difflib import SequenceMatcher
+from typing import Any
 
 from masklearn.masks.name_globs import depth_of, kind_of, short_kinds
 from patch_compile.artifacts.layout import CARD, PAGE, RECIPE
 from patch_compile.artifacts.plan import LinearRow
+from patch_compile.artifacts.proof import Sentence
+from patch_compile.artifacts.report import DecoderReport
+from patch_compile.artifacts.verify_schema import GeneratedText
 from patch_compile.report.learned import learned_lines
 from patch_compile.report.linears import skipped_lines, split_lines
 from patch_compile.report.number_format import milliseconds, seconds, sha, shape_of
 from patch_compile.report.page.page_data import Row, Sources
 from patch_compile.report.prediction import lowering_words, node_words, reason_lines, reason_words
+from patch_compile.report.quality import tasks as task_scores
 from patch_compile.report.section import Column, Fact, Section, Table
 
-__all__ = ["origin", "plan"]
-
+_WORDS = re.compile(r"\s*\S+|\s+$")  # a word with the space before it
 _PHASES = {"prefill": "prefill, µs", "decode": "decode step, µs"}
 _TIMES = {"dense": "dense", "hybrid": "hybrid", "2:4": "sparse"}
 
 
 def plan(sources: Sources) -> Section:
-    """Returns every linear, and the reasons and splits by kind."""
-    linears = sorted(sources.linears, key=lambda row: _depth(row.name))  # by name, 10 comes before 2
+    linears = sorted(sources.report.linears, key=lambda row: _depth(row.name))  # by name, 10 comes before 2
     short = short_kinds(dict.fromkeys(kind_of(row.name) for row in linears))
     known = any(row.predicted for row in linears)
     phases = [phase for phase in _PHASES if phase in sources.phases and known]
     rows = [[row.name, short[kind_of(row.name)], *_cells(row, phases)] for row in linears]
-    totals = sources.plan.totals
+    totals = sources.report.plan.totals
     headings: list[Column | str] = [
         Column("linear", words=True), Column("kind", words=True), "depth", "shape", "p", Column("lowering", words=True),
         *(Column(name, _PHASES[phase]) for phase in phases for name in _TIMES), Column("before", "MB"),
@@ -89,7 +94,6 @@ def origin(sources: Sources) -> Section:
 
 
 def _texts(sources: Sources) -> Iterator[Fact]:
-    """Yield the texts that were read, each with its purpose."""
     text = sources.manifest.text
     for used, record in (("calibration", text.calib), ("evaluation", text.eval)):
         if record:
@@ -120,3 +124,55 @@ def _seconds(sources: Sources) -> Iterator[list[str]]:
     verify = sources.verify.seconds if sources.verify else {}
     for step, taken in (("build", sources.report.seconds), ("verify", verify)):
         yield from ([step, stage, seconds(value)] for stage, value in taken.items())
+
+
+def said(sources: Sources) -> dict[str, Any] | None:
+    """Returns {tasks, texts}, or None if there is neither.
+
+    A text is {prompt, same, dense, pruned}. The last two are lists of (words, True if they differ) in order.
+    """
+    tasks = task_scores(sources.verify.tasks if sources.verify else None)
+    texts = [_text(*one) for one in _generated(sources)]
+    return {"tasks": tasks, "texts": texts} if tasks.title or texts else None
+
+
+def differing_words(before: str, after: str) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]]]:
+    """Returns both texts as runs of words, with True for runs that the other text does not have in that place.
+
+    The runs of a text joined are the text.
+    """
+    a, b = _WORDS.findall(before), _WORDS.findall(after)
+    left: list[tuple[str, bool]] = []
+    right: list[tuple[str, bool]] = []
+    for what, i, j, k, m in SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
+        if i < j:
+            left.append(("".join(a[i:j]), what != "equal"))
+        if k < m:
+            right.append(("".join(b[k:m]), what != "equal"))
+    return left, right
+
+
+def _generated(sources: Sources) -> Iterator[tuple[Sentence | GeneratedText, str]]:
+    """Yield the generated texts of `verify`, and that of the build unless `verify` was given its prompt too, each with
+    the pruned model's continuation."""
+    of_verify = sources.verify.generated if sources.verify else ()
+    built = sources.report.generated if isinstance(sources.report, DecoderReport) else None
+    if built and built.prompt not in [one.prompt for one in of_verify]:
+        yield built, built.hybrid
+    yield from ((one, one.pruned) for one in of_verify)
+
+
+def _text(one: Sentence | GeneratedText, after: str) -> dict[str, Any]:
+    dense, pruned = differing_words(one.dense, after)
+    tokens = (
+        f"the first {one.same_tokens} of {one.tokens} tokens are the same"
+        if isinstance(one, GeneratedText)
+        else ""
+    )
+    return {
+        "prompt": one.prompt,
+        "dense": dense,
+        "pruned": pruned,
+        "same": one.dense == after,
+        "tokens": tokens,
+    }

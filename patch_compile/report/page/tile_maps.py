@@ -23,8 +23,6 @@ from masklearn.masks.name_globs import depth_of, kind_of, short_kinds
 from masklearn.masks.tiles import spell_tile, tile_weights
 from patch_compile.report.number_format import percent, shape_of
 
-__all__ = ["TileMap", "tile_maps", "tile_path"]
-
 _TALLEST, _FLATTEST = 2.5, 0.2  # largest and smallest height over width of a map that is drawn to scale
 _HEIGHT = 2.0  # height of the tallest map, in widths of a column
 

@@ -28,8 +28,6 @@ from patch_compile.report.page.page_data import Perplexities, Sources
 from patch_compile.report.quality import beaten_lines, output_warnings
 from patch_compile.report.verify import limit_words, unanswered_words
 
-__all__ = ["KeyFigure", "Light", "Notice", "Verdict", "key_figures", "lights", "verdict"]
-
 _ASKED = ("Right?", "How much lost?", "How fast?")
 # Loss of quality up to which the light is green, and up to which it is yellow, without a limit of the user's.
 _PERPLEXITY = (0.05, 0.20)  # increase over the dense model
@@ -50,7 +48,6 @@ class Light:
 
 
 def lights(sources: Sources) -> list[Light]:
-    """Returns the lights, with the results of `verify` and `bench` if they ran."""
     return [
         Light(asked, *found)
         for asked, found in zip(_ASKED, (_right(sources), _lost(sources), _fast(sources)), strict=True)
@@ -77,7 +74,7 @@ def _lost(sources: Sources) -> tuple[Colour, str, str]:
         colour, limit = _judged(sources, increase, _PERPLEXITY)
         return colour, answer, f"{_from_to(found)}{limit}"
     assert sources.outputs is not None  # a model has perplexities or outputs
-    worst = sources.outputs[0].worst
+    worst = sources.outputs.worst
     share = float("inf") if worst.relative is None else worst.relative
     colour, limit = _judged(sources, share, _OUTPUT)
     answer = "not finite" if worst.relative is None else f"{percent(worst.relative, 1)} output error"
@@ -115,7 +112,7 @@ def _fast(sources: Sources) -> tuple[Colour, str, str]:
         each = joined([f"{times(found[phase])} {IN_PHASE[phase]}" for phase in in_order])
         why = f"Measured on {sources.bench.device.name} against the dense engine: {each}."
         return _speed_colour(low, high), answer, why
-    whole, card = sources.whole, sources.plan.card
+    whole, card = sources.whole, sources.report.plan.card
     if whole is None or card is None:
         return "grey", "Not known", "No speed is predicted for this model and target, and none was measured."
     each_phase = {phase: getattr(whole, phase).speedup for phase in sources.phases}
@@ -153,7 +150,6 @@ class KeyFigure:
 
 
 def key_figures(sources: Sources) -> list[KeyFigure]:
-    """Returns the figures of ratio, quality, size, and speed with its limits."""
     return [
         *_ratio_figure(sources),
         *_quality_figure(sources),
@@ -179,23 +175,23 @@ def _quality_figure(sources: Sources) -> Iterator[KeyFigure]:
         yield KeyFigure("Perplexity", perplexity(found.pruned), about)
         return
     assert sources.outputs is not None  # a model has perplexities or outputs
-    worst = sources.outputs[0].worst
+    worst = sources.outputs.worst
     if worst.floating:
         about = [f"of {worst.output}, relative, against the dense model"]
         yield KeyFigure("Output error", percent(worst.relative, 1), about)
 
 
 def _size_figure(sources: Sources) -> Iterator[KeyFigure]:
-    totals, engine = sources.plan.totals, sources.report.engine
+    totals, engine = sources.report.plan.totals, sources.report.engine
     before, after = totals.bytes_before, totals.bytes_after
     file = f"engine {bytes_of(engine.bytes)}" if engine else f"ONNX {bytes_of(sources.report.onnx.bytes)}"
-    types = types_words(compiled_types(sources.linears))
+    types = types_words(compiled_types(sources.report.linears))
     about = [f"dense {bytes_of(before)}, {change(after, before)}", f"whole {file}", *filter(None, [types])]
     yield KeyFigure("Covered weights", bytes_of(after), about)
 
 
 def _speed_figures(sources: Sources) -> Iterator[KeyFigure]:
-    whole, card = sources.whole, sources.plan.card
+    whole, card = sources.whole, sources.report.plan.card
     measured = sources.measured_first
     phases: tuple[str, ...] = (Phase.WHOLE,) if Phase.WHOLE in measured else sources.phases
     for phase in phases:
@@ -220,7 +216,6 @@ def _speed_figures(sources: Sources) -> Iterator[KeyFigure]:
 
 
 def _limit_of(sources: Sources, phase: str) -> float:
-    """Returns the limit of a phase without predictions, 0 for a phase without a limit of its own."""
     if phase not in _BOUND:
         return 0.0
     if _BOUND[phase] == "bytes":
@@ -256,7 +251,6 @@ class Verdict:
 
 
 def verdict(sources: Sources) -> Verdict:
-    """Returns the verdict on a build, with the results of `verify` and `bench`."""
     order = {"fault": 0, "caution": 1, "next": 2}
     warnings = sorted(_warnings(sources), key=lambda one: order[one.level])
     return Verdict(_built(sources), lights(sources), key_figures(sources), warnings)
@@ -285,7 +279,7 @@ def _warnings(sources: Sources) -> Iterator[Notice]:
     for reason in sources.unread:
         yield Notice("caution", f"A verification is not shown here: {reason}")
     if verify is None:
-        more = _OF_DECODERS if sources.kind is Kind.DECODER else ""
+        more = _OF_DECODERS if sources.report.kind is Kind.DECODER else ""
         yield Notice(
             "next",
             f"Beyond what the build itself checks, nothing is verified yet{more}. To find out:",
@@ -313,7 +307,7 @@ def _of_ratio(sources: Sources) -> Iterator[Notice]:
 
 
 def _of_speed(sources: Sources) -> Iterator[Notice]:
-    whole, card = sources.whole, sources.plan.card
+    whole, card = sources.whole, sources.report.plan.card
     if whole is not None and card is not None:
         slower = [phase for phase in sources.phases if getattr(whole, phase).speedup < 1.0]
         if slower:

@@ -15,17 +15,14 @@ from patch_compile.report.bench import bench_notes, times_table
 from patch_compile.report.build import predicted
 from patch_compile.report.page.card import model_card
 from patch_compile.report.page.charts import depth_chart, frontier, scores
-from patch_compile.report.page.generations import said
 from patch_compile.report.page.page_data import Sources
 from patch_compile.report.page.rendering import asset, environment
-from patch_compile.report.page.sections import origin, plan
+from patch_compile.report.page.sections import origin, plan, said
 from patch_compile.report.page.tile_maps import tile_maps
 from patch_compile.report.page.verdict import verdict
 from patch_compile.report.quality import baselines, where
 from patch_compile.report.section import Section
 from patch_compile.report.verify import built, compiled, pruned
-
-__all__ = ["rendered", "renew_page", "write_page"]
 
 _STAGE = "page"
 _STYLES = ("theme.css", "page.css", "chart.css")
@@ -63,7 +60,6 @@ def _write(path: Path, text: str) -> None:
 
 
 def rendered(sources: Sources) -> str:
-    """Returns the page of a build, as HTML."""
     from markupsafe import Markup
 
     style, script = Markup("\n".join(map(asset, _STYLES))), Markup(asset("page.js"))
@@ -71,7 +67,6 @@ def rendered(sources: Sources) -> str:
 
 
 def _questions(sources: Sources) -> list[Section]:
-    """Returns the three questions. Where `verify` has no answer, the build's own counts."""
     verify, report = sources.verify, sources.report
     return [
         compiled((verify.compiled if verify else None) or report.agreement, report.kind),
@@ -81,7 +76,6 @@ def _questions(sources: Sources) -> list[Section]:
 
 
 def _speed(sources: Sources) -> Section:
-    """Returns the predicted times, and those that were measured."""
     found, bench = predicted(sources.report), sources.bench
     if bench is None:
         return found
@@ -108,7 +102,7 @@ def _parts(sources: Sources) -> dict[str, Any]:
         "speed": _speed(sources),
         "maps": tile_maps(sources.masks),
         "scores": scores(sources.masks),
-        "where": _where(sources.where),
+        "where": _where(sources.verify.where if sources.verify else None),
         "plan": plan(sources),
         "said": said(sources),
         "origin": origin(sources),

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patch_compile.report.page.generations import differing_words
+from patch_compile.report.page.sections import differing_words
 
 TEXTS = st.text(st.sampled_from("ab \n"), max_size=40)
 
