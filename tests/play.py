@@ -81,7 +81,7 @@ def play(folder: Path) -> float:
 
     plan = plan_linears(masks, "plugin")
     name, linear = next(iter(plan.items()))
-    said = f"{name} is {linear.lowering}, with {linear.sparse_slabs} slabs of 2:4 and {linear.dense_slabs} dense ones"
+    said = f"{name} is {linear.lowering}, with {linear.slabs.sparse} slabs of 2:4 and {linear.slabs.dense} dense ones"
     stages.tell("plan", said, plan_linear)
 
     graph = export_graph(model, dtype=DTYPE, opset=23)

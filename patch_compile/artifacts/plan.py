@@ -11,6 +11,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from masklearn.quant.table import FLOAT16, weight_type
 from patch_compile.artifacts.layout import PLAN
 from patch_compile.artifacts.record import FileRecord, Record
@@ -164,6 +165,21 @@ class Slabs(Record):
     dense: int
     sparse: int
     others: Mapping[str, int] = {}
+
+    @property
+    def by_kind(self) -> dict[str, int]:
+        """Returns the number of slabs of each kind by its name."""
+        return {DENSE.name: self.dense, TWO_FOUR.name: self.sparse, **self.others}
+
+    @property
+    def any_pruned(self) -> bool:
+        """True if a slab is not dense, or may be: of a kind that only siblings have there are none."""
+        return bool(self.sparse or self.others)
+
+    @property
+    def all_dense(self) -> Slabs:
+        """Returns as many slabs, all dense."""
+        return Slabs(dense=sum(self.by_kind.values()), sparse=0)
 
 
 class SplitRow(Record):

@@ -154,10 +154,11 @@ class Agreement(Record):
 
 
 class OutputDifference(Record):
-    """Difference of the hybrid model from the dense one in one output, over all runs.
+    """Difference of a model from a reference in one output, over all runs.
 
-    largest: largest |difference| / largest value; relative: ‖difference‖₂ / ‖value‖₂. For outputs that are no
-    floating-point numbers both are the share of unequal elements.
+    largest: largest |difference| / largest value; relative: ‖difference‖₂ / ‖value‖₂. Both are None if the shapes differ,
+    if an element is finite in only one of the models, or if no element of a run is finite, which compares nothing. For
+    outputs that are no floating-point numbers both are the share of unequal elements.
     """
 
     output: str

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from patch_compile.artifacts.proof import OutputDifference
 from patch_compile.debug import TENSORS, difference_lines, tell
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.own_process import run_model
 
-__all__ = ["Difference", "Outputs", "answer", "compare_answers", "load_array", "output_file", "save_array"]
+__all__ = ["Outputs", "answer", "compare_answers", "load_array", "output_file", "save_array"]
 
 
 @dataclass(frozen=True)
@@ -29,21 +30,6 @@ class Outputs:
     def read(self, output: int, run: int) -> NDArray[Any]:
         """Returns one output of one run."""
         return load_array(output_file(self.folder, output, run))
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Difference between a and the reference b in one output, over all runs.
-
-    largest: largest |a - b| / largest |b|; relative: ‖a - b‖₂ / ‖b‖₂. Both are infinite if the shapes differ, if an
-    element is finite in only one of a and b, or if no element of a run is finite, which compares nothing. For outputs that
-    are not floating-point, both are the share of unequal elements. floating: True for a floating-point output.
-    """
-
-    output: str
-    largest: float
-    relative: float
-    floating: bool
 
 
 def load_array(path: Path) -> NDArray[Any]:
@@ -83,12 +69,12 @@ def answer(path: Path, feeds: Sequence[Feed], folder: Path) -> Outputs:
     return Outputs(folder, names, len(feeds))
 
 
-def compare_answers(a: Outputs, b: Outputs) -> list[Difference]:
+def compare_answers(a: Outputs, b: Outputs) -> list[OutputDifference]:
     """Compare `a` with the reference `b`. Returns one difference per output."""
     return [_compare(a, b, place) for place in range(len(b.outputs))]
 
 
-def _compare(a: Outputs, b: Outputs, place: int) -> Difference:
+def _compare(a: Outputs, b: Outputs, place: int) -> OutputDifference:
     """Returns the difference in one output. place: its number."""
     largest = scale = error = energy = 0.0
     floating = True
@@ -97,20 +83,25 @@ def _compare(a: Outputs, b: Outputs, place: int) -> Difference:
         tell(TENSORS, difference_lines(b.outputs[place], mine, reference))
         floating = reference.dtype.kind == "f"
         if mine.shape != reference.shape:  # for example a detector that found another number of boxes
-            return Difference(b.outputs[place], np.inf, np.inf, floating)
+            largest = error = np.inf
+            break
         if not floating:
             unequal = (mine != reference).astype(np.float64)
             error, energy = error + unequal.sum(), energy + unequal.size
             continue
         finite = np.isfinite(reference)
         if not np.array_equal(np.isfinite(mine), finite) or (finite.size and not finite.any()):
-            return Difference(b.outputs[place], np.inf, np.inf, floating)
+            largest = error = np.inf
+            break
         reference = reference[finite].astype(np.float64)
         apart = np.abs(mine[finite] - reference)
         largest = max(largest, float(apart.max(initial=0.0)))
         scale = max(scale, float(np.abs(reference).max(initial=0.0)))
         error, energy = error + float(np.square(apart).sum()), energy + float(np.square(reference).sum())
-    if not floating:
-        share = error / (energy or 1.0)
-        return Difference(b.outputs[place], share, share, floating)
-    return Difference(b.outputs[place], largest / (scale or 1.0), (error / (energy or 1.0)) ** 0.5, floating)
+    relative = error / (energy or 1.0)
+    return OutputDifference(
+        output=b.outputs[place],
+        largest=largest / (scale or 1.0) if floating else relative,
+        relative=relative**0.5 if floating else relative,
+        floating=floating,
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 from patch_compile.packing.fusion import FUSIONS
@@ -83,8 +83,11 @@ class LoweringPasses:
     @property
     def plan(self) -> dict[str, LinearPlan]:
         """Plan as compiled, after the passes have run: with nodes, panels, and the parts of split linears."""
-        splits = self.splitting.splits
-        return {name: replace(one, split=splits.get(name)) for name, one in self.packing.plan.items()}
+        splits = {name: split.row() for name, split in self.splitting.splits.items()}
+        return {
+            name: one.model_copy(update={"split": splits.get(name)})
+            for name, one in self.packing.plan.items()
+        }
 
 
 def lowering_passes(

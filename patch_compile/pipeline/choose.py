@@ -131,7 +131,7 @@ def _check_gain(source: Source, gains: GainBudget, row: Gaining, costs: CostMode
         plans = source.plan_at(dict.fromkeys(names, ALL_SPARSE), costs)
         when = "Even with all tiles 2:4"
     where = f" on {costs.card.name} with {costs.workload}" if costs else ""
-    reasons = "; ".join(reason_lines([plan.row() for plan in plans.values()]))
+    reasons = "; ".join(reason_lines(plans.values()))
     raise PatchCompileError(
         f"No linear of {source.name} gains by pruning{where}",
         f"{when} each would be compiled dense, and pruning would lose quality for nothing ({reasons}).",

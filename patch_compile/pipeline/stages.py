@@ -144,11 +144,11 @@ class _Run:
         source, masks = self.job.source, self.masks
         weights = self.pruned if Stage.MASKS in self.job.stages else source.given.weights
         plan = source.plan(masks, self.job.costs, source.weight_types(masks))
-        if line := waste_line([linear.row() for linear in plan.values()]):
+        if line := waste_line(list(plan.values())):
             self.progress.note(line)
         compiled = source.write_hybrid(weights, masks, plan, root / ONNX, self.progress.stage, self.dump)
         source.write_beside(root / ONNX)
-        tell(LINEARS, (decision_line(linear.row()) for linear in compiled.values()))
+        tell(LINEARS, map(decision_line, compiled.values()))
         source.compiled_plan(compiled, self.job.costs).write(root / PLAN)
 
     def write_engine(self, root: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from typing import Any
 
 from masklearn.masks.kinds.base import BYTES_DENSE
 from masklearn.masks.kinds.table import DENSE, PRUNED, TWO_FOUR
@@ -24,42 +24,20 @@ from patch_compile.packing.format import choose_panel_rows
 from patch_compile.packing.slab_kinds import SLAB_K, kinds_among, slab_kinds
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering_patterns import Asked, asked_lowerings
-from patch_compile.planning.split import Split
 from patch_compile.planning.tile_map import TileKinds
 
 __all__ = ["LinearPlan", "lowerings_of", "plan_linear", "plan_linears", "uncovered"]
 
-Others = tuple[tuple[str, int], ...]
+Shape = tuple[int, int]
 
 
-@dataclass(frozen=True)
-class LinearPlan:
-    """The plan of one linear. shape: `[N, K]`; bytes are those of the 16-bit weight and of its packed tensors.
+class LinearPlan(LinearRow):
+    """The row of a linear while it is planned.
 
-    reason: the reason why it is not `plugin`, or has quantised weights and dense slabs alone; else None. node: the
-    PatchLinear node of a `plugin` linear, which gate and up share, and also q, k and v. Until the graph is known, a node
-    has its linear's name and no other linear. predicted: times of the linear on its own, None if the card is unknown.
-    split: the products of a linear lowered as `split`, once they are chosen. others: numbers of slabs of further kinds, by
-    the kind's name, in the table's order.
-    weights: name of the weight type. A linear of int8 or int4 is always `plugin`, because no other lowering keeps such
-    weights packed; if `dense` is asked for, or is faster, or none of its slabs is pruned, all of its slabs are dense.
+    Until the graph is known, the node of a `plugin` linear has its linear's name and no other linear. A linear of int8 or
+    int4 is always `plugin`, because no other lowering keeps such weights packed; if `dense` is asked for, or is faster, or
+    none of its slabs is pruned, all of its slabs are dense.
     """
-
-    name: str
-    shape: tuple[int, int]
-    pruned_tiles: int
-    tiles: int
-    zeroed: int
-    lowering: Lowering
-    reason: Reason | None
-    panel_rows: int
-    dense_slabs: int
-    sparse_slabs: int
-    node: Node
-    predicted: LinearTimes | None = None
-    split: Split | None = None
-    others: Others = ()
-    weights: str = FLOAT16.name
 
     @property
     def weight_type(self) -> WeightType:
@@ -69,14 +47,7 @@ class LinearPlan:
     @property
     def uses_zeros(self) -> bool:
         """True if zeroed weights save time or bytes in this lowering."""
-        return self.lowering == "split" or (
-            self.lowering == "plugin" and bool(self.sparse_slabs or self.others)
-        )
-
-    @property
-    def slabs(self) -> dict[str, int]:
-        """Number of slabs by the name of their kind."""
-        return {DENSE.name: self.dense_slabs, TWO_FOUR.name: self.sparse_slabs, **dict(self.others)}
+        return self.lowering == "split" or (self.lowering == "plugin" and self.slabs.any_pruned)
 
     @property
     def halved(self) -> float:
@@ -94,21 +65,22 @@ class LinearPlan:
         )
 
     @property
-    def _weights_of_others(self) -> Others:
+    def _weights_of_others(self) -> tuple[tuple[str, int], ...]:
         """Numbers of weights in slabs of n:16, with the padding, by the name of their kind."""
-        return tuple((kind, count * self.panel_rows * SLAB_K) for kind, count in self.others)
+        return tuple((kind, count * self.panel_rows * SLAB_K) for kind, count in self.slabs.others.items())
 
-    @property
-    def bytes_before(self) -> int:
-        """Returns the bytes of the dense 16-bit weight."""
-        return int(self.shape[0] * self.shape[1] * BYTES_DENSE)
+    def changed(self, **fields: Any) -> LinearPlan:
+        """Returns the plan with other values of some fields, and the node and the bytes that follow."""
+        plan = self.model_copy(update=fields)
+        node = (plan.node or _alone(plan.name)) if plan.lowering == "plugin" else None
+        plan = plan.model_copy(update={"node": node})
+        return plan.model_copy(update={"bytes_after": plan._bytes_after()})
 
-    @property
-    def bytes_after(self) -> int:
+    def _bytes_after(self) -> int:
         """Returns the bytes of the constants that the compiled linear reads, with padding and index."""
-        if self.lowering != "plugin":
+        if self.node is None:
             return self.bytes_before
-        slab, stored = self.panel_rows * SLAB_K, self.slabs
+        slab, stored = self.panel_rows * SLAB_K, self.slabs.by_kind
         panels = -(-self.shape[0] // self.panel_rows)
         # A row of pointers for each kind, with an end, which the linears of a node share.
         pointers = len(stored) * (panels + (self.node.linears[0] == self.name))
@@ -119,61 +91,21 @@ class LinearPlan:
         scales = self.weight_type.row_bytes * panels * self.panel_rows
         return packed + scales + 4 * (pointers + sum(stored.values()))
 
-    def row(self) -> LinearRow:
-        """Returns the linear's row of plan.json and report.json."""
-        return LinearRow(
-            name=self.name,
-            shape=self.shape,
-            zeroed=self.zeroed,
-            tiles=TileCount(sparse=self.pruned_tiles, all=self.tiles),
-            lowering=self.lowering,
-            reason=self.reason,
-            node=self.node if self.lowering == "plugin" else None,
-            weights=self.weights,
-            panel_rows=self.panel_rows,
-            slabs=Slabs(dense=self.dense_slabs, sparse=self.sparse_slabs, others=dict(self.others)),
-            bytes_before=self.bytes_before,
-            bytes_after=self.bytes_after,
-            predicted=self.predicted,
-            split=self.split.row() if self.split else None,
-        )
-
     def in_16_bits(self) -> LinearPlan:
         """Returns the plan of the linear of the original model, as far as its dense product needs it."""
-        return replace(self, weights=FLOAT16.name) if self.weight_type.quantised else self
+        return self.model_copy(update={"weights": FLOAT16.name}) if self.weight_type.quantised else self
 
     def named(self, name: str) -> LinearPlan:
         """Returns the plan of another linear with the same lowering, before the graph is known."""
-        return replace(self, name=name, node=_alone(name))
-
-    @classmethod
-    def of(cls, row: LinearRow) -> LinearPlan:
-        """Returns the plan that a row describes, without its times and its split."""
-        return cls(
-            row.name,
-            row.shape,
-            row.tiles.sparse,
-            row.tiles.all,
-            row.zeroed,
-            row.lowering,
-            row.reason,
-            row.panel_rows,
-            row.slabs.dense,
-            row.slabs.sparse,
-            row.node or _alone(row.name),
-            others=tuple(row.slabs.others.items()),
-            weights=row.weights,
-        )
+        return self.model_copy(update={"name": name, "node": self.node and _alone(name)})
 
     def fused(self, mask: LinearMask, node: Node, panel_rows: int | None = None) -> LinearPlan:
         """Returns the plan with the node that the graph gave it. panel_rows: None keeps the panels."""
         rows = panel_rows or self.panel_rows
-        dense, sparse, others = _count_slabs(mask, rows)
+        slabs = _count_slabs(mask, rows)
         if self.weight_type.quantised and not self.uses_zeros:
-            dense, sparse, others = _all_dense(dense, sparse, others)
-        return replace(
-            self, node=node, panel_rows=rows, dense_slabs=dense, sparse_slabs=sparse, others=others
-        )
+            slabs = slabs.all_dense
+        return self.changed(node=node, panel_rows=rows, slabs=slabs)
 
 
 def plan_linears(
@@ -224,38 +156,53 @@ def plan_linear(
     that would be `dense` is `plugin` with dense slabs.
     """
     panel_rows = choose_panel_rows(mask.shape, mask.tile, mask.by_kind(), quantised=weights.quantised)
-    dense, sparse, others = _count_slabs(mask, panel_rows)
-    slabs = {DENSE.name: dense, TWO_FOUR.name: sparse, **dict(others)}
-    predicted = costs.of(mask.shape, panel_rows, slabs, weights=weights) if costs else None
-    chosen, reason = _choose(asked, _unfit(asked, mask, sparse > 0 or bool(others)), costs, predicted)
+    slabs = _count_slabs(mask, panel_rows)
+
+    def times() -> LinearTimes | None:
+        return costs.of(mask.shape, panel_rows, slabs.by_kind, weights=weights) if costs else None
+
+    predicted = times()
+    chosen, reason = _choose(asked, _unfit(asked, mask, slabs.any_pruned), costs, predicted)
     if weights.quantised and chosen == "dense":
-        chosen, (dense, sparse, others) = "plugin", _all_dense(dense, sparse, others)
-        slabs = {DENSE.name: dense}
-        predicted = costs.of(mask.shape, panel_rows, slabs, weights=weights) if costs else None
-    return LinearPlan(
-        name=name,
-        shape=mask.shape,
-        pruned_tiles=int((mask.kinds != DENSE.code).sum()),
-        tiles=mask.kinds.size,
-        zeroed=mask.zeroed,
-        lowering=chosen,
-        reason=reason,
-        panel_rows=panel_rows,
-        dense_slabs=dense,
-        sparse_slabs=sparse,
-        node=_alone(name),
-        predicted=predicted,
-        others=others,
-        weights=weights.name,
-    )
+        chosen, slabs = "plugin", slabs.all_dense
+        predicted = times()
+    tiles = TileCount(sparse=int((mask.kinds != DENSE.code).sum()), all=mask.kinds.size)
+    given = {"zeroed": mask.zeroed, "tiles": tiles, "panel_rows": panel_rows, "slabs": slabs}
+    return _plan(name, mask.shape, chosen, reason, predicted=predicted, weights=weights.name, **given)
 
 
-def uncovered(name: str, shape: tuple[int, int]) -> LinearPlan:
+def uncovered(name: str, shape: Shape) -> LinearPlan:
     """Returns the plan of a linear without a mask, which stays as it is."""
     rows = choose_panel_rows(shape, shape)
-    slabs = -(-shape[0] // rows) * -(-shape[1] // SLAB_K)
-    reason = Reason(kind=ReasonKind.NOT_COVERED)
-    return LinearPlan(name, shape, 0, 1, 0, "dense", reason, rows, slabs, 0, _alone(name))
+    slabs = Slabs(dense=-(-shape[0] // rows) * -(-shape[1] // SLAB_K), sparse=0)
+    tiles, reason = TileCount(sparse=0, all=1), Reason(kind=ReasonKind.NOT_COVERED)
+    return _plan(name, shape, "dense", reason, zeroed=0, tiles=tiles, panel_rows=rows, slabs=slabs)
+
+
+def _plan(
+    name: str,
+    shape: Shape,
+    lowering: Lowering,
+    reason: Reason | None,
+    *,
+    predicted: LinearTimes | None = None,
+    **given: Any,
+) -> LinearPlan:
+    """Returns a plan before the graph is known."""
+    nbytes = int(shape[0] * shape[1] * BYTES_DENSE)
+    plan = LinearPlan(
+        name=name,
+        shape=shape,
+        lowering=lowering,
+        reason=reason,
+        node=_alone(name) if lowering == "plugin" else None,
+        bytes_before=nbytes,
+        bytes_after=nbytes,
+        predicted=predicted,
+        split=None,
+        **given,
+    )
+    return plan.changed()
 
 
 def _alone(name: str) -> Node:
@@ -280,16 +227,10 @@ def _choose(
     return ("dense", slower) if slower else ("plugin", None)
 
 
-def _all_dense(dense: int, sparse: int, others: Others) -> tuple[int, int, Others]:
-    """Returns the numbers of slabs if all of them are dense."""
-    return dense + sparse + sum(count for _, count in others), 0, ()
-
-
-def _count_slabs(mask: LinearMask | TileKinds, panel_rows: int) -> tuple[int, int, Others]:
-    """Returns the numbers of dense and of 2:4 slabs, and those of further kinds by name."""
+def _count_slabs(mask: LinearMask | TileKinds, panel_rows: int) -> Slabs:
     codes = slab_kinds(mask, panel_rows)
     dense, sparse, *others = ((kind.name, int((codes == kind.code).sum())) for kind in kinds_among([codes]))
-    return dense[1], sparse[1], tuple(others)
+    return Slabs(dense=dense[1], sparse=sparse[1], others=dict(others))
 
 
 def _unfit(asked: Asked, mask: LinearMask | TileKinds, any_pruned_slab: bool) -> Reason | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from itertools import product
 
@@ -13,7 +12,7 @@ from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from masklearn.masks.tiles import grid_shape
 from masklearn.quant.table import FLOAT16, WeightType
-from patch_compile.artifacts.plan import Plan, PlanSummary, Reason, ReasonKind, Totals, Unpredicted
+from patch_compile.artifacts.plan import LinearRow, Plan, PlanSummary, Reason, ReasonKind, Totals, Unpredicted
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import LinearPlan, lowerings_of, plan_linear
 from patch_compile.planning.lowering_patterns import AUTO, Asked, asked_lowerings
@@ -118,7 +117,7 @@ def settle_together(
 
 def _is_open(plan: LinearPlan) -> bool:
     """Returns True if predicted time alone decided the lowering. Quantised weights have only one lowering."""
-    if plan.predicted is None or not (plan.sparse_slabs or plan.others) or plan.weight_type.quantised:
+    if plan.predicted is None or not plan.slabs.any_pruned or plan.weight_type.quantised:
         return False
     return plan.reason is None or plan.reason.kind.by_time
 
@@ -134,8 +133,8 @@ def _choices(
             return (plan,)
         others = tuple(name for name in names if name != plan.name.rpartition(".")[2])
         alone = Reason(kind=ReasonKind.DENSE_PRODUCT, card=costs.card.name, product=others)
-        dense = replace(plan, lowering="dense", reason=costs.why_dense(plan.predicted) or alone)
-        return dense, replace(plan, lowering="plugin", reason=None)
+        dense = plan.changed(lowering="dense", reason=costs.why_dense(plan.predicted) or alone)
+        return dense, plan.changed(lowering="plugin", reason=None)
 
     return product(*map(ways, members))
 
@@ -176,7 +175,7 @@ def summarise_plan(plans: Mapping[str, LinearPlan], outline: Outline, costs: Cos
 
 def _plan(plans: Mapping[str, LinearPlan], summary: PlanSummary) -> Plan:
     parts = {name: getattr(summary, name) for name in PlanSummary.model_fields}
-    return Plan(linears=tuple(plan.row() for plan in plans.values()), **parts)
+    return Plan(linears=tuple(LinearRow(**dict(plan)) for plan in plans.values()), **parts)
 
 
 def _totals(plans: Mapping[str, LinearPlan]) -> Totals:

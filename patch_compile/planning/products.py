@@ -50,7 +50,7 @@ def fused_groups(found: Collection[InputGroup], fuse: Collection[str]) -> tuple[
 
 def compiled_groups(plans: Collection[LinearPlan]) -> tuple[InputGroup, ...]:
     """Returns the groups that share a node, once the graph is known."""
-    nodes = dict.fromkeys(plan.node for plan in plans if plan.lowering == "plugin")
+    nodes = dict.fromkeys(plan.node for plan in plans if plan.node)
     return tuple(InputGroup(node.linears, node.gated) for node in nodes if len(node.linears) > 1)
 
 
@@ -76,10 +76,10 @@ def cost_together(product: Sequence[LinearPlan], gated: bool, costs: CostModel) 
         return product[0].predicted
     slabs: Counter[str] = Counter()
     for plan in product:
-        slabs.update(plan.slabs)
+        slabs.update(plan.slabs.by_kind)
     weights = product[0].weight_type
     # The kernels for n:16 and for quantised weights have panels of 64 rows alone.
-    wide = gated and not weights.quantised and not any(plan.others for plan in product)
+    wide = gated and not weights.quantised and not any(plan.slabs.others for plan in product)
     rows = _GATED_ROWS if wide else min(plan.panel_rows for plan in product)
     shape = (sum(plan.shape[0] for plan in product), product[0].shape[1])
     return costs.of(shape, rows, slabs, gated=gated, weights=weights)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
 from math import prod
 
 from patch_compile.planning.cost import CostModel
@@ -60,4 +59,4 @@ def plans_for_speed(
 
 
 def _without_sparse_slabs(plan: LinearPlan) -> LinearPlan:
-    return replace(plan, dense_slabs=sum(plan.slabs.values()), sparse_slabs=0, others=(), predicted=None)
+    return plan.model_copy(update={"slabs": plan.slabs.all_dense, "predicted": None})

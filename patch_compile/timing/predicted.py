@@ -10,7 +10,7 @@ from typing import Any
 from masklearn.masks.kinds.table import KINDS, TWO_FOUR
 from patch_compile.artifacts.bench import BenchReport, Phase
 from patch_compile.artifacts.folder import OutFolder
-from patch_compile.artifacts.plan import PhaseRow, Plan, Workload
+from patch_compile.artifacts.plan import PhaseRow, Plan, Slabs, Workload
 from patch_compile.errors import PatchCompileError
 from patch_compile.planning.cards import PlanCard, find_card
 from patch_compile.planning.cost import CostModel
@@ -56,9 +56,10 @@ class PlannedModel:
 
         def even(plan: LinearPlan) -> LinearPlan:
             pruned = dict(means[_key(plan)])
-            dense = sum(plan.slabs.values()) - sum(pruned.values())
+            dense = sum(plan.slabs.by_kind.values()) - sum(pruned.values())
             sparse = pruned.pop(TWO_FOUR.name)
-            return replace(plan, dense_slabs=dense, sparse_slabs=sparse, others=tuple(pruned.items()))
+            slabs = Slabs(dense=dense, sparse=sparse, others=pruned)
+            return plan.model_copy(update={"slabs": slabs})
 
         return PlannedModel(tuple(map(even, self.plans)), self.outline)
 
@@ -69,8 +70,8 @@ def _key(plan: LinearPlan) -> tuple[Any, ...]:
 
 def _mean_slabs(plans: Sequence[LinearPlan]) -> dict[str, int]:
     """Returns the mean numbers of slabs of each kind that prunes, 2:4 first."""
-    kinds = [TWO_FOUR.name, *(kind.name for kind in KINDS if any(kind.name in dict(p.others) for p in plans))]
-    return {kind: round(fmean(plan.slabs.get(kind, 0) for plan in plans)) for kind in kinds}
+    kinds = [TWO_FOUR.name, *(kind.name for kind in KINDS if any(kind.name in p.slabs.others for p in plans))]
+    return {kind: round(fmean(plan.slabs.by_kind.get(kind, 0) for plan in plans)) for kind in kinds}
 
 
 def planned_model(out: OutFolder, source: Source) -> PlannedModel | None:
@@ -81,7 +82,7 @@ def planned_model(out: OutFolder, source: Source) -> PlannedModel | None:
     if source.outline is None:
         return None
     plan = Plan.of(out.path)
-    plans = tuple(map(LinearPlan.of, plan.linears)) if plan else ()
+    plans = tuple(LinearPlan(**dict(row)) for row in plan.linears) if plan else ()
     return PlannedModel(plans, source.outline.compiled(plans))
 
 
@@ -95,8 +96,8 @@ def costs_of_build(out: OutFolder) -> CostModel | None:
 
 
 def _costed(plan: LinearPlan, costs: CostModel) -> LinearPlan:
-    cost = costs.of(plan.shape, plan.panel_rows, plan.slabs, weights=plan.weight_type)
-    return replace(plan, predicted=cost)
+    cost = costs.of(plan.shape, plan.panel_rows, plan.slabs.by_kind, weights=plan.weight_type)
+    return plan.model_copy(update={"predicted": cost})
 
 
 def check_calibration(place: Place, source: Source) -> None:

@@ -17,7 +17,7 @@ from patch_compile.artifacts.proof import (
     Tolerance,
 )
 from patch_compile.errors import AccuracyError
-from patch_compile.onnx_io.compare import Difference, Outputs, answer, compare_answers
+from patch_compile.onnx_io.compare import Outputs, answer, compare_answers
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.graph_inputs import load_graph
 from patch_compile.onnx_io.runnable import runnable_onnx
@@ -55,7 +55,7 @@ def compare_outputs(
     tolerance = tolerance_of(source.recipe.dtype, rounding)
     # Any rounding may flip outputs that are no floating-point numbers, such as an argmax.
     judged = [one for one in compare_answers(answers["hybrid"], reference) if one.floating]
-    worst = max(judged, key=lambda one: one.largest, default=None)
+    worst = max(judged, key=lambda one: np.inf if one.largest is None else one.largest, default=None)
     lost = compare_answers(answers["hybrid"], answers["dense"])
     feeds = len(probe.feeds)
     proof = OutputsProof(
@@ -67,7 +67,7 @@ def compare_outputs(
             output=worst.output if worst else None,
             feeds=feeds,
         ),
-        difference=OutputsDifference(outputs=tuple(OutputDifference(**vars(one)) for one in lost)),
+        difference=OutputsDifference(outputs=tuple(lost)),
     )
     return proof, _fault(
         source, worst, tolerance, lambda: _first_overflow(runnable_onnx(hybrid, scratch), probe.feeds)
@@ -75,18 +75,23 @@ def compare_outputs(
 
 
 def _fault(
-    source: OutputSource, worst: Difference | None, tolerance: Tolerance, overflow: Callable[[], str | None]
+    source: OutputSource,
+    worst: OutputDifference | None,
+    tolerance: Tolerance,
+    overflow: Callable[[], str | None],
 ) -> AccuracyError | None:
     """Returns the error of a hybrid model that is wrong; overflow: finds what of which linear its type does not hold."""
-    if worst is None or worst.largest <= tolerance.share:
+    if worst is None:
         return None
-    if not np.isfinite(worst.largest):
+    if worst.largest is None:
         place = overflow() or "an input or output of a linear"
         return AccuracyError(
             f"{worst.output!r} of the hybrid is not finite where that of the pruned model is",
             f"{place[0].upper()}{place[1:]} exceeds what {source.recipe.dtype} holds.",
             "Choose bf16 (--dtype bfloat16), or leave the linear dense with --exclude.",
         )
+    if worst.largest <= tolerance.share:
+        return None
     return AccuracyError(
         f"{worst.output!r} of the hybrid differs from that of the pruned model by {worst.largest:.2e} of its largest value",
         f"Rounding explains {tolerance.share:.2e}: {tolerance_words(tolerance)}.",

@@ -21,13 +21,12 @@ def test_a_large_linear_is_the_plugins_and_has_the_times_of_the_roofline():
     plan = planned((11008, 4096), 0.4)
     assert (plan.lowering, plan.reason) == ("plugin", None)
     device = card_of("a6000").rated
-    slabs = plan.sparse_slabs / (plan.sparse_slabs + plan.dense_slabs)
+    slabs = plan.slabs.sparse / (plan.slabs.sparse + plan.slabs.dense)
     for times, tokens in ((plan.predicted.prefill, 16 * 128), (plan.predicted.decode, 16)):
         expected = predict(device, Linear(11008, 4096, slabs), tokens)
         assert (times.dense, times.hybrid) == (expected.dense_microseconds, expected.microseconds)
         assert times.sparse == predict(device, Linear(11008, 4096, 1.0), tokens).microseconds
         assert times.sparse < times.hybrid < times.dense
-    assert plan.row().predicted is plan.predicted
 
 
 @pytest.mark.parametrize(
@@ -41,7 +40,7 @@ def test_a_large_linear_is_the_plugins_and_has_the_times_of_the_roofline():
 def test_where_the_plugin_gains_nothing_auto_is_dense_and_says_why(shape, ratio, reason):
     plan = planned(shape, ratio)
     assert (plan.lowering, plan.reason) == ("dense", reason)
-    assert plan.row().reason == reason and plan.bytes_after == plan.bytes_before
+    assert plan.reason == reason and plan.bytes_after == plan.bytes_before
 
 
 def test_auto_is_the_faster_of_the_two_for_the_workload():
@@ -98,4 +97,4 @@ def test_without_a_card_auto_is_the_plugin_wherever_a_slab_is_sparse():
     masks = {"small": assumed_mask((576, 576), TILE, 0.4), "empty": assumed_mask((576, 576), TILE, 0.0)}
     plans = plan_linears(masks, "auto")
     assert [plan.lowering for plan in plans.values()] == ["plugin", "dense"]
-    assert plans["small"].row().predicted is None
+    assert plans["small"].predicted is None

@@ -56,7 +56,7 @@ def test_decode_takes_the_time_of_its_bytes(kind):
     """On a card whose DRAM is slow for its SMs, a kind is as fast as its bytes, to the launch and the kernel's ends."""
     tiles = {"x": np.full((32, 32), kind.code, np.uint8)}
     (plan,) = plan_linears(unpatterned({"x": SHAPE}, TILE, tiles), "plugin", COSTS).values()
-    assert plan.slabs[kind.name] == (64 if kind is not TWO_FOUR else 32) * 64
+    assert plan.slabs.by_kind[kind.name] == (64 if kind is not TWO_FOUR else 32) * 64
     times = plan.predicted.decode
     share = plan.bytes_after / plan.bytes_before
     assert share == pytest.approx(kind.bytes_per_weight / 2, rel=0.01)

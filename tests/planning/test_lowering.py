@@ -4,7 +4,7 @@ import pytest
 from patch_compile.artifacts.plan import Node, Reason, ReasonKind
 from patch_compile.packing.format import pack, pack_together
 from patch_compile.packing.index import gated_panels
-from patch_compile.planning.lowering import LinearPlan, plan_linear
+from patch_compile.planning.lowering import plan_linear
 from tests.mosaics import random_mask
 
 
@@ -16,7 +16,7 @@ def test_the_plan_announces_what_packing_gives(shape, share):
     packed = pack(np.zeros(shape, np.uint16), mask, plan.panel_rows)
     assert plan.lowering == "plugin"
     assert plan.reason is None
-    assert (plan.dense_slabs, plan.sparse_slabs) == (len(packed.dense), len(packed.sparse))
+    assert (plan.slabs.dense, plan.slabs.sparse) == (len(packed.dense), len(packed.sparse))
     assert plan.bytes_after == packed.nbytes
     assert plan.bytes_before == 2 * shape[0] * shape[1]
     assert plan.zeroed == mask.zeroed
@@ -34,8 +34,8 @@ def test_gate_and_up_together_announce_what_their_node_holds(shape, shares):
     parts = [(np.zeros(shape, np.uint16), mask) for mask in masks]
     packed = pack_together(parts, 64, gated_panels(shape[0], 64))
     assert sum(plan.bytes_after for plan in plans) == packed.nbytes
-    assert sum(plan.dense_slabs for plan in plans) == len(packed.dense)
-    assert {(plan.panel_rows, plan.row().node) for plan in plans} == {(64, node)}
+    assert sum(plan.slabs.dense for plan in plans) == len(packed.dense)
+    assert {(plan.panel_rows, plan.node) for plan in plans} == {(64, node)}
 
 
 def test_a_residual_keeps_the_panels():
@@ -43,21 +43,22 @@ def test_a_residual_keeps_the_panels():
     plan = plan_linear("x", mask)
     assert plan.panel_rows == 128
     node = Node(name="x", linears=("x",), residual=True)
-    assert plan.fused(mask, node).row() == plan.row().model_copy(update={"node": node})
+    assert plan.fused(mask, node) == plan.model_copy(update={"node": node})
 
 
-def test_a_row_tells_the_plan_again():
+def test_a_lowering_decides_node_and_bytes():
     mask, _ = random_mask((512, 512), (128, 128), 0.5, 0)
-    for asked in ("plugin", "dense"):
-        plan = plan_linear("x", mask, asked)
-        assert LinearPlan.of(plan.row()) == plan
+    plan, dense = (plan_linear("x", mask, asked) for asked in ("plugin", "dense"))
+    changed = plan.changed(lowering="dense", reason=dense.reason)
+    assert changed == dense and dense.node is None and dense.bytes_after == dense.bytes_before
+    assert dense.changed(lowering="plugin", reason=None) == plan
 
 
 def test_a_linear_without_sparse_tiles_stays_dense_with_its_reason():
     mask, _ = random_mask((128, 128), (64, 64), 0.0, 0)
     plan = plan_linear("x", mask)
     assert (plan.lowering, plan.reason) == ("dense", Reason(kind=ReasonKind.NO_SPARSE_TILE))
-    assert plan.row().node is None
+    assert plan.node is None
     assert plan.bytes_after == plan.bytes_before
 
 
@@ -70,7 +71,7 @@ def test_tiles_too_small_for_a_slab_are_said():
     half = LinearMask.from_candidate((64, 32), tiles, np.zeros((128, 32), np.uint8))
     plan = plan_linear("x", half)
     assert plan.lowering == "dense"
-    assert plan.reason == plan.row().reason == Reason(kind=ReasonKind.SMALL_TILES, tile=(64, 32))
+    assert plan.reason == Reason(kind=ReasonKind.SMALL_TILES, tile=(64, 32))
 
 
 def other_kinds():
@@ -87,10 +88,8 @@ def other_kinds():
 def test_slabs_of_every_kind_are_counted(asked):
     mask = other_kinds()
     plan = plan_linear("x", mask, asked)
-    assert (plan.lowering, plan.slabs) == ("plugin", {"dense": 1, "2:4": 2, "8:16": 1})
-    assert plan.row().slabs.others == {"8:16": 1}
+    assert (plan.lowering, plan.slabs.by_kind) == ("plugin", {"dense": 1, "2:4": 2, "8:16": 1})
     assert plan.bytes_after == pack(np.zeros((128, 128), np.uint16), mask, plan.panel_rows).nbytes
-    assert LinearPlan.of(plan.row()) == plan
 
 
 @pytest.mark.parametrize("asked", ["dense", "split"])

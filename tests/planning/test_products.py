@@ -1,7 +1,5 @@
 """Linears of one input that become one product, by names and by the graph, and their lowerings by `auto`."""
 
-from dataclasses import replace
-
 import pytest
 
 from masklearn.model.architectures import ARCHITECTURES
@@ -91,7 +89,7 @@ def test_no_other_choice_is_faster(small, ratio, fuse):
     for group in outline.groups:
         for bits in range(2 ** len(group.linears)):
             other = {
-                name: replace(settled[name], lowering="plugin" if bits >> i & 1 else "dense")
+                name: settled[name].changed(lowering="plugin" if bits >> i & 1 else "dense")
                 for i, name in enumerate(group.linears)
             }
             assert end_to_end(settled | other, outline, costs) >= fastest * (1 - 1e-12)
@@ -121,6 +119,6 @@ def test_the_graph_says_what_shares_a_node(small):
     plans, *_ = small("plugin")
     names = [name for name in plans if name.endswith(("gate_proj", "up_proj"))]
     node = Node(name="gate+up", linears=tuple(names), activation="silu", gated=True)
-    fused = {name: replace(plans[name], node=node) for name in names}
+    fused = {name: plans[name].changed(node=node) for name in names}
     assert compiled_groups((plans | fused).values()) == (InputGroup(tuple(names), gated=True),)
     assert compiled_groups(plans.values()) == ()

@@ -61,7 +61,7 @@ def test_the_model_is_as_fast_as_asked_and_hardly_faster(speedup, seed):
     # a schedule may save a whole wave of tiles at once
     assert found.speedup < speedup * 1.01
     assert record.tiles == sum(int(grid.sum()) for grid in tiles.values())
-    assert not any(plan.lowering == "dense" and plan.pruned_tiles for plan in plans.values())
+    assert not any(plan.lowering == "dense" and plan.tiles.sparse for plan in plans.values())
 
 
 def test_a_budget_of_milliseconds_is_met_too():

@@ -32,9 +32,9 @@ def test_masks_say_their_types_and_bytes() -> None:
 
 def test_compiled_linears_say_their_types() -> None:
     mask = assumed_mask((4096, 4096), TILE, 0.4)
-    usual = plan_linear("a.x", mask).row()
-    int8 = plan_linear("b.x", mask, weights=INT8).row()
-    dense = plan_linear("c.y", mask, "dense", weights=INT8).row()
+    usual = plan_linear("a.x", mask)
+    int8 = plan_linear("b.x", mask, weights=INT8)
+    dense = plan_linear("c.y", mask, "dense", weights=INT8)
     assert [lowering_words(one) for one in (usual, int8, dense)] == ["plugin", "plugin int8", "plugin int8"]
     assert compiled_types([usual]) == Counter() and types_line(compiled_types([usual])) == ""
     assert types_line(compiled_types([usual, int8, dense])) == "weights: 2 int8, 1 16-bit"

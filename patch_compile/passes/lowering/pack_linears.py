@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -112,7 +111,11 @@ class PackLinearsPass(passes.InPlacePass):
         nodes = Counter(
             str(node.name) for node in model.graph if (node.domain, node.op_type) == (DOMAIN, NAME)
         )
-        planned = {name: plan.node.name for name, plan in self.plan.items() if plan.lowering == "plugin"}
+        planned = {
+            name: plan.node.name
+            for name, plan in self.plan.items()
+            if plan.node and plan.lowering == "plugin"
+        }
         if nodes != Counter({*planned.values()}):
             raise passes.PostconditionError("PatchLinear nodes and planned linears differ")
         left = [name for name in planned if f"{name}.weight" in model.graph.initializers]
@@ -132,9 +135,10 @@ class PackLinearsPass(passes.InPlacePass):
         to_pack = LinearsToPack(linear, plans, self._masks, self._read, self._dtype, self._grids)
         made, index, kinds = packed_initializers(to_pack)
         for plan in plans:
-            others = tuple((kind.name, plan.slabs.get(kind.name, 0)) for kind in kinds[len(ALWAYS) :])
+            others = {kind.name: plan.slabs.others.get(kind.name, 0) for kind in kinds[len(ALWAYS) :]}
             # A kind that only its siblings have counts too, with 0 slabs: it has a row of pointers in the index.
-            self.plan[plan.name] = replace(plan, others=others)
+            counted = plan.slabs.model_copy(update={"others": others})
+            self.plan[plan.name] = plan.changed(slabs=counted)
         slabs, biases = list(made), list(linear.biases)
         if len(biases) > 1:
             biases = [joint_bias(linear, self._read, self._dtype)]

@@ -136,7 +136,7 @@ def _shapes(
     """Returns name, type and shape of each tensor, in their order."""
     rows, weights = to_pack.panel_rows, to_pack.weights
     dtype = to_pack.dtype if weights is None else ir.DataType.INT32
-    count = {kind: sum(plan.slabs.get(kind.name, 0) for plan in to_pack.plans) for kind in kinds}
+    count = {kind: sum(plan.slabs.by_kind.get(kind.name, 0) for plan in to_pack.plans) for kind in kinds}
     found: list[tuple[ir.DataType, tuple[int, ...]]] = []
     for kind in kinds:
         values = rows * SLAB_K * kind.kept // kind.group

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -124,7 +123,7 @@ class ExportedSource(CheckpointModel):
         """Choose lowerings as for any checkpoint; linears that the graph does not have alone stay dense."""
         plans = super().plan(masks, costs, weights)
         for name, why in self._matches.refused.items():
-            plans[name] = replace(plans[name].in_16_bits(), lowering="dense", reason=Reason(kind=why))
+            plans[name] = plans[name].in_16_bits().changed(lowering="dense", reason=Reason(kind=why))
         return plans
 
     @override

@@ -219,8 +219,8 @@ def test_the_plan_keeps_what_each_is_and_counts_bytes_once():
     index = 4 * len(node.attributes["index"].value)
     assert sum(one.bytes_after for one in plan.values()) == stored - parts + index
     for name, one in plan.items():
-        assert (one.pruned_tiles, one.zeroed, one.shape) == (
-            before[name].pruned_tiles,
+        assert (one.tiles, one.zeroed, one.shape) == (
+            before[name].tiles,
             before[name].zeroed,
             before[name].shape,
         )

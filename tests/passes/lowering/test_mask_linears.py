@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -17,7 +15,7 @@ def masking(lowering="dense", name="a"):
     """The pass for one linear, the values of its weight, and the expected values."""
     mask, pattern = random_mask(SHAPE, (8, 8), 0.5, 0)
     weight = random_weight(SHAPE, np.float16, 0)
-    plan = {name: replace(plan_linear(name, mask), lowering=lowering)}
+    plan = {name: plan_linear(name, mask).changed(lowering=lowering)}
     read = {f"{name}.weight": weight}.__getitem__
     return MaskLinearsPass(plan, {name: mask}, read, ir.DataType.FLOAT16), masked_by_hand(
         weight, mask, pattern

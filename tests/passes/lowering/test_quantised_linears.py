@@ -1,7 +1,6 @@
 """Linears of int8 and int4 weights in a whole model, next to linears of 16 bits."""
 
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -93,7 +92,7 @@ def test_a_model_of_three_types_gives_the_logits_of_its_values(exports, dtype, t
     }
     # `dense` is asked for o_proj: its pruned weights are zeros of dense slabs.
     asked = plan["model.layers.1.self_attn.o_proj"]
-    assert asked.slabs == {"dense": 1, "2:4": 0} and asked.lowering == "plugin"
+    assert asked.slabs.by_kind == {"dense": 1, "2:4": 0} and asked.lowering == "plugin"
     assert masks["model.layers.1.self_attn.o_proj"].tiles.any()
     expected = logits(tmp_path / "d.onnx")
     roundoff = {"float16": 2.0**-11, "bfloat16": 2.0**-8}[dtype]
@@ -168,7 +167,7 @@ def test_scales_of_another_16_bit_type_are_refused(exports, tmp_path):  # noqa: 
 def test_a_split_of_quantised_weights_is_refused(exports, tmp_path):  # noqa: F811
     source, masks = quantised_model(exports.model_dir("llama"), tmp_path / "source")
     plan = plan_of(masks)
-    plan |= {name: replace(one, lowering="split") for name, one in plan.items() if name.endswith("q_proj")}
+    plan |= {name: one.changed(lowering="split") for name, one in plan.items() if name.endswith("q_proj")}
     with pytest.raises(ir.passes.PreconditionError, match=r"q_proj has quantised weights"):
         write_hybrid(exports.graph("llama"), source, masks, plan, tmp_path / "m.onnx", "float16")
 

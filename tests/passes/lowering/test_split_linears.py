@@ -1,7 +1,6 @@
 """A split linear computes the same as its masked weight; test_lowerings.py tests whole models."""
 
 from collections import Counter
-from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
@@ -27,7 +26,7 @@ DTYPES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
 def split(model, mask, weight, cost=FREE):
     """Run the pass and return it with its findings."""
-    plan = {"a": replace(plan_linear("a", mask), lowering="split")}
+    plan = {"a": plan_linear("a", mask).changed(lowering="split")}
     dtype = ir.DataType[weight.dtype.name.upper()]
     splitting = SplitLinearsPass(plan, {"a": mask}, {"a.weight": weight}.__getitem__, dtype, cost)
     splitting(model)
@@ -131,7 +130,7 @@ def test_a_weight_is_read_once_and_only_when_written(tmp_path):
         read.append(name)
         return random_weight((64, 64), np.float16, 0)
 
-    plan = {"a": replace(plan_linear("a", mask), lowering="split")}
+    plan = {"a": plan_linear("a", mask).changed(lowering="split")}
     splitting = SplitLinearsPass(plan, {"a": mask}, weight, ir.DataType.FLOAT16, FREE)
     assert splitting(model).modified and not read
     assert splitting.splits["a"].products > 2
@@ -145,7 +144,7 @@ class TestRequiresAndEnsures:
         return random_mask((64, 64), (32, 32), 0.5, 0)[0]
 
     def splitting(self, mask, name="a", dtype=ir.DataType.FLOAT16):
-        plan = {name: replace(plan_linear(name, mask), lowering="split")}
+        plan = {name: plan_linear(name, mask).changed(lowering="split")}
         return SplitLinearsPass(plan, {name: mask}, lambda _: None, dtype)
 
     def test_a_linear_that_is_not_in_the_graph(self, mask):
@@ -168,6 +167,6 @@ class TestRequiresAndEnsures:
 
     def test_linears_of_other_lowerings_are_left_alone(self, mask):
         model = linear("matmul", (64, 64), "float16")
-        plan = {"a": replace(plan_linear("a", mask), lowering="dense")}
+        plan = {"a": plan_linear("a", mask).changed(lowering="dense")}
         assert not SplitLinearsPass(plan, {"a": mask}, lambda _: None, ir.DataType.FLOAT16)(model).modified
         assert [node.op_type for node in model.graph] == ["Transpose", "MatMul"]

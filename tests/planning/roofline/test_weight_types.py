@@ -1,11 +1,9 @@
 """Quantised weights in the roofline and in plans: their bytes, their limits, and what they are compared with."""
 
-from dataclasses import replace
-
 import pytest
 
 from masklearn.quant.table import BFLOAT16, FLOAT16, INT4, INT8, WEIGHT_TYPES
-from patch_compile.artifacts.plan import LinearRow, ReasonKind, WholeRow, Workload
+from patch_compile.artifacts.plan import ReasonKind, WholeRow, Workload
 from patch_compile.hardware.cards import rated_cards
 from patch_compile.planning.cards import card_of
 from patch_compile.planning.cost import CostModel
@@ -59,12 +57,10 @@ def test_bytes_of_a_plan_are_those_of_its_tensors():
     for weights, taken in ((INT8, 64 * 64 * 0.625), (INT4, 64 * 64 * 0.40625)):
         plan = plan_linear("x", assumed_mask((1000, 512), TILE, 0.5), "plugin", weights=weights)
         panels, slabs = 16, 16 * 8
-        assert (plan.panel_rows, plan.sparse_slabs) == (64, slabs)
+        assert (plan.panel_rows, plan.slabs.sparse) == (64, slabs)
         scales = 4 * panels * 64 if weights is INT8 else 0
         assert plan.bytes_after == slabs * taken + scales + 4 * (2 * (panels + 1) + slabs)
-        assert LinearPlan.of(LinearRow.model_validate(plan.row().model_dump())) == replace(
-            plan, predicted=None
-        )
+        assert LinearPlan.model_validate(plan.model_dump()) == plan
 
 
 def test_each_type_has_kernels_of_its_own():
@@ -126,7 +122,7 @@ def test_the_dense_model_is_the_same_and_ratio_0_is_the_dense_model_of_the_type(
     assert found.decode.over_alike == pytest.approx(found.decode.alike_ms / found.decode.planned_ms)
     assert all(plan.lowering == "plugin" and plan.uses_zeros for plan in plans.values())
     for plan in unpruned.values():
-        assert (plan.lowering, plan.reason.kind, plan.sparse_slabs) == (
+        assert (plan.lowering, plan.reason.kind, plan.slabs.sparse) == (
             "plugin",
             ReasonKind.NO_SPARSE_TILE,
             0,
@@ -156,10 +152,10 @@ def test_dense_quantised_weights_are_a_node_of_dense_slabs(asked):
     costs = CostModel(card_of("a6000"), LOAD)
     mask = assumed_mask((4096, 4096), TILE, 0.4)
     plan = plan_linear("x", mask, asked, costs, INT8)
-    assert plan.lowering == "plugin" and plan.row().weights == "int8"
+    assert plan.lowering == "plugin" and plan.weights == "int8"
     if asked == "dense":
         assert (plan.reason.kind, plan.uses_zeros) == (ReasonKind.ASKED, False)
-        assert (plan.dense_slabs, plan.sparse_slabs) == (64 * 64, 0)
+        assert (plan.slabs.dense, plan.slabs.sparse) == (64 * 64, 0)
         assert plan.fused(mask, plan.node) == plan
         assert plan.predicted.decode.hybrid == plan.predicted.decode.alike
     else:

@@ -65,7 +65,7 @@ def test_what_is_not_packed_stays_as_it_is(exported, tmp_path, ratio):
 def test_other_lowerings(exported, tmp_path, lowering):
     hybrid, plan, error = compiled(exported("encoder", True), tmp_path, lowering=lowering, ratio=0.3)
     assert not nodes_of(hybrid, "PatchLinear")
-    assert {one.lowering for one in plan.values() if one.pruned_tiles} == {lowering}
+    assert {one.lowering for one in plan.values() if one.tiles.sparse} == {lowering}
     assert error < 0.01
 
 
