@@ -40,7 +40,8 @@ def run(name: str, module: str, options: Mapping[str, Any], results: Path) -> No
 
     began = time.monotonic()
     found: list[Attack] = importlib.import_module(module).attack(**options)
-    size = "small" if options.get("small") else f"{options['count']:,}" if "count" in options else "full"
+    size = "small" if options.get("small") else "part" if "only" in options else "full"
+    size = f"{options['count']:,}" if "count" in options else size
     about = {"module": name, "size": size, "seconds": round(time.monotonic() - began), **origin()}
     with results.open("a") as file:
         for one in found:

@@ -110,7 +110,7 @@ def _crash_of(error: BaseException) -> Crash:
 
 def placed(folder: Path, name: str, data: bytes) -> Path:
     """Write the bytes to a file of the folder, which is made, and return its path."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / name
     path.write_bytes(data)
     return path

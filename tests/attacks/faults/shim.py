@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.attacks.attack import BUILD
 
-__all__ = ["COMPILER", "EXIT_CODES", "WORDS", "Fault", "arm", "compiled", "work_under"]
+__all__ = ["COMPILER", "Fault", "arm", "compiled", "work_under"]
 
 COMPILER = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc") or shutil.which("clang")
 _SOURCE = Path(__file__).with_name("shim.c")
@@ -22,39 +22,31 @@ _FLAGS = ("-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror")
 
 
 class Fault(IntEnum):
-    """Fault that the shim injects at an operation. The numbers are those of `shim.c`."""
+    """Fault that the shim injects at an operation: its number in `shim.c`, words for users, and exit codes.
 
-    NONE = 0
-    KILL = 1  # SIGKILL before it
-    FULL = 2  # ENOSPC: it and every later one that needs room fails
-    EIO = 3  # it fails, later ones do not
-    TORN = 4  # half of its bytes are written, then SIGKILL
-    POWER = 5  # SIGKILL before it, and files lose half of their bytes if these were not flushed
-    EIO_READ = 6  # it is the nth one that reads, and fails
-    INTERRUPT = 7  # SIGINT, as from Ctrl-C, before it
-    TERMINATE = 8  # SIGTERM
-    HANG_UP = 9  # SIGHUP
+    A run may end with these exit codes; negative ones are signals.
+    """
 
+    words: str
+    exit_codes: tuple[int, ...]
 
-WORDS = {
-    Fault.KILL: "killed before a file operation",
-    Fault.FULL: "disk full from a file operation on",
-    Fault.EIO: "input/output error of one file operation",
-    Fault.TORN: "killed with a write half done",
-    Fault.POWER: "power cut: killed, and what was not flushed is lost",
-    Fault.EIO_READ: "input/output error of one file operation that reads",
-    Fault.INTERRUPT: "Ctrl-C at a file operation",
-    Fault.TERMINATE: "SIGTERM at a file operation",
-    Fault.HANG_UP: "SIGHUP at a file operation",
-}
-# With which a run may end; negative ones are signals.
-EXIT_CODES = {
-    **dict.fromkeys((Fault.FULL, Fault.EIO, Fault.EIO_READ), (0, 1)),
-    **dict.fromkeys((Fault.KILL, Fault.TORN, Fault.POWER), (-signal.SIGKILL,)),
-    Fault.INTERRUPT: (0, 130),  # 0: the run was already at its end
-    Fault.TERMINATE: (-signal.SIGTERM,),
-    Fault.HANG_UP: (-signal.SIGHUP,),
-}
+    def __new__(cls, number: int, words: str, *exit_codes: int) -> Fault:
+        made = int.__new__(cls, number)
+        made._value_, made.words, made.exit_codes = number, words, exit_codes
+        return made
+
+    NONE = 0, "no fault", 0
+    KILL = 1, "killed before a file operation", -signal.SIGKILL
+    FULL = 2, "disk full from a file operation on", 0, 1  # every later one that needs room fails too
+    EIO = 3, "input/output error of one file operation", 0, 1
+    TORN = 4, "killed with a write half done", -signal.SIGKILL
+    # Files lose half of their bytes if these were not flushed.
+    POWER = 5, "power cut: killed, and what was not flushed is lost", -signal.SIGKILL
+    # Operations that read have numbers of their own.
+    EIO_READ = 6, "input/output error of one file operation that reads", 0, 1
+    INTERRUPT = 7, "Ctrl-C at a file operation", 0, 130  # 0: the run was already at its end
+    TERMINATE = 8, "SIGTERM at a file operation", -signal.SIGTERM
+    HANG_UP = 9, "SIGHUP at a file operation", -signal.SIGHUP
 
 
 def compiled(folder: Path = BUILD) -> Path:

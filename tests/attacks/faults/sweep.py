@@ -18,7 +18,7 @@ from patch_compile.plugin.build import build_plugin
 from tests.attacks.attack import BUILD, Attack
 from tests.attacks.faults.runs import Operation, Run, Runner, runner
 from tests.attacks.faults.scenario import SCENARIOS, Place, Scenario, differences, litter
-from tests.attacks.faults.shim import EXIT_CODES, WORDS, Fault
+from tests.attacks.faults.shim import Fault
 
 __all__ = ["attack"]
 
@@ -100,7 +100,7 @@ class Sweep:
     def _of_run(self, run: Run, fault: Fault) -> Iterator[str]:
         assert run.hit is not None
         yield from self._of_ours_alone(run)
-        if run.code not in EXIT_CODES[fault]:
+        if run.code not in fault.exit_codes:
             yield f"exit code {run.code}: {_first_line(run.stderr)}"
         if run.code < 0:
             return
@@ -208,7 +208,7 @@ def _by_fault(name: str, tried: Sequence[Attempt]) -> list[Attack]:
     for attempt in tried:
         by_fault[attempt.fault].append(attempt)
     return [
-        Attack(f"{WORDS[fault]} ({name})", len(of), tuple(str(one) for one in of if one.problems))
+        Attack(f"{fault.words} ({name})", len(of), tuple(str(one) for one in of if one.problems))
         for fault, of in sorted(by_fault.items())
     ]
 
