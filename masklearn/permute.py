@@ -26,9 +26,9 @@ from masklearn.model.models import meta_model
 from masklearn.model.naming import linear_name
 from masklearn.model.store import WeightStore
 from masklearn.stream.blocks import Block, stream_blocks
+from masklearn.stream.hidden_states import checkpoints_of
 from masklearn.stream.logits import watch_calls
 from masklearn.stream.moments import squared_input_norms
-from masklearn.stream.pass_checkpoints import checkpoints_of
 from masklearn.task import Task
 
 

@@ -30,7 +30,7 @@ ALLOWED = {
     "patch_compile/artifacts/recipe_file.py": {"yaml.safe_load"},
     "patch_compile/onnx_io/proto.py": {"onnx.load"},
     "masklearn/methods/gradient/prior.py": {"json.loads"},
-    "masklearn/stream/pass_checkpoints.py": {"json.loads"},
+    "masklearn/stream/hidden_states.py": {"json.loads"},
     "masklearn/training/checkpoints.py": {"json.loads"},
     "patch_compile/engine/inspector.py": {"json.loads"},
     "patch_compile/python_process.py": {"pickle.load"},  # between two processes of this program

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from masklearn.base.device import usable_device
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.stream.blocks import Block, BlockModel, Part, check_has_loss
-from masklearn.stream.hidden_states import HiddenStates, check_space
+from masklearn.stream.hidden_states import HiddenStates, PassCheckpoints, check_space
 from masklearn.stream.logits import token_losses
-from masklearn.stream.pass_checkpoints import PassCheckpoints
 
 _KEPT_BYTES = 1 << 30  # the inputs of all blocks stay in memory up to this size, and go to files above it
 

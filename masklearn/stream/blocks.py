@@ -23,8 +23,7 @@ from masklearn.model.linears import read_tensor
 from masklearn.model.models import meta_model
 from masklearn.model.modules import LogitRule, keep_attention_in_fp32
 from masklearn.model.naming import linear_name, stored_name, tied_names
-from masklearn.stream.hidden_states import HiddenStates
-from masklearn.stream.pass_checkpoints import PassCheckpoints
+from masklearn.stream.hidden_states import HiddenStates, PassCheckpoints
 
 
 class Part:

@@ -15,9 +15,9 @@ from masklearn.model.linears import read_linear, write_linear
 from masklearn.model.store import WeightStore
 from masklearn.stream.backward import stream_blocks_back
 from masklearn.stream.blocks import Block, stream_blocks
+from masklearn.stream.hidden_states import PassCheckpoints, checkpoints_of
 from masklearn.stream.logits import watch_gradients
 from masklearn.stream.moments import input_moments, output_energy, squared_input_norms, weighted_moments
-from masklearn.stream.pass_checkpoints import PassCheckpoints, checkpoints_of
 from masklearn.task import Task
 from masklearn.traits import Requires
 

@@ -9,7 +9,7 @@ import pytest
 
 from masklearn.learning import Learned, learn
 from masklearn.recipe import LearnRecipe
-from masklearn.stream import blocks, pass_checkpoints
+from masklearn.stream import blocks, hidden_states
 from tests.conftest import ModelMaker
 
 _SETTINGS: dict[str, Any] = {"tile": (32, 32), "windows": 4, "length": 16, "repair": "none", "ratio": 0.4}
@@ -33,7 +33,7 @@ def same(one: Learned, other: Learned, folder: Path) -> bool:
 @pytest.fixture
 def cut_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, str], None]:
     """cut_at(n, when) interrupts before, in the middle of or after the n-th write of a checkpoint from now on."""
-    real = pass_checkpoints.write_shard
+    real = hidden_states.write_shard
 
     def cut(number: int, when: str) -> None:
         left = number
@@ -50,7 +50,7 @@ def cut_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, str], None]:
                 real(path, *arguments)
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(pass_checkpoints, "write_shard", write)
+        monkeypatch.setattr(hidden_states, "write_shard", write)
 
     return cut
 

@@ -12,7 +12,7 @@ import pytest
 from tests.commands import run_here
 
 _SCRIPT = Path(__file__).with_name("run_killed.py")
-_END_OF_BLOCK = "masklearn.stream.pass_checkpoints.PassCheckpoints.finish"
+_END_OF_BLOCK = "masklearn.stream.hidden_states.PassCheckpoints.finish"
 _WEIGHT = "masklearn.stream.feed.write_linear"
 _GRADIENT = "masklearn.stream.backward.BackwardBlock.backward"
 _NORMS = "masklearn.stream.feed.squared_input_norms"

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from masklearn.model.checkpoint import InputSnapshot
-from masklearn.stream.pass_checkpoints import PassCheckpoints
+from masklearn.stream.hidden_states import PassCheckpoints
 from patch_compile.errors import PatchCompileError
 from patch_compile.pipeline.learn import learn
 from patch_compile.pipeline.stages import _Run

@@ -1,11 +1,12 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from masklearn.base.errors import MaskLearnError
 from masklearn.stream import hidden_states
-from masklearn.stream.hidden_states import HiddenStates
+from masklearn.stream.hidden_states import HiddenStates, PassCheckpoints
 
 
 def filled(count: int, store: Path | None = None, **where: bool) -> tuple[HiddenStates, list[torch.Tensor]]:
@@ -53,3 +54,61 @@ def test_a_full_disk_is_said_before_anything_is_written(tmp_path: Path, monkeypa
     monkeypatch.setattr(hidden_states.shutil, "disk_usage", lambda _: usage._replace(free=100))
     with pytest.raises(MaskLearnError, match=r"no space for the hidden states.*fewer or shorter windows"):
         filled(3, tmp_path, on_disk=True)
+
+
+def opened(folder: Path, identity: str = "one", notes: list[str] | None = None) -> PassCheckpoints:
+    said = [] if notes is None else notes
+    return PassCheckpoints(folder, {"of": identity}, "scoring", said.append, lambda: None)
+
+
+def states(dtype: torch.dtype = torch.float32, *, on_disk: bool = False) -> tuple[HiddenStates, torch.Tensor]:
+    values = torch.randn(3, 1, 5, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
+    hidden = HiddenStates(values[0], 3, on_disk=on_disk)
+    for i in (1, 2):
+        hidden[i] = values[i]
+    return hidden, values
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_results_and_state_come_back_as_they_were(tmp_path: Path, dtype: torch.dtype, on_disk: bool) -> None:
+    hidden, values = states(dtype, on_disk=on_disk)
+    first = opened(tmp_path / "pass")
+    assert first.start(hidden, 2) == 0
+    found = {"a": np.arange(6, dtype=np.uint8).reshape(2, 3), "b": np.array([0.1, np.pi])}
+    first.add("layers.0.q_proj", found)
+    first.add("layers.0.k_proj", {})
+    first.finish(hidden)
+    for i in range(3):
+        hidden[i] = torch.zeros_like(values[i])
+    notes: list[str] = []
+    second = opened(tmp_path / "pass", notes=notes)
+    assert second.start(hidden, 2) == 1
+    assert notes == ["scoring resumes at block 2 of 2"]
+    assert all(torch.equal(one, values[i]) and one.dtype == dtype for i, one in enumerate(hidden))
+    assert list(second.results) == ["layers.0.q_proj", "layers.0.k_proj"]
+    for key, array in found.items():
+        again = second.results["layers.0.q_proj"][key]
+        assert np.array_equal(again, array) and again.dtype == array.dtype
+    second.finish(None)
+    assert opened(tmp_path / "pass").complete
+    assert not list((tmp_path / "pass").glob("state-*"))
+
+
+def test_another_pass_deletes_the_files(tmp_path: Path) -> None:
+    hidden, _ = states()
+    one = opened(tmp_path / "pass")
+    one.start(hidden, 2)
+    one.finish(hidden)
+    other = opened(tmp_path / "pass", "other")
+    assert other.done == 0 and not other.results and not (tmp_path / "pass").exists()
+
+
+def test_no_space_for_the_states_is_said_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden, values = states()
+    full = type("", (), {"free": 2 * values.nbytes - 1})
+    monkeypatch.setattr("masklearn.stream.hidden_states.shutil.disk_usage", lambda _: full)
+    with pytest.raises(MaskLearnError, match="no space for the hidden states"):
+        opened(tmp_path / "pass").start(hidden, 2)
