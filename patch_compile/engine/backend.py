@@ -78,7 +78,6 @@ class TensorRtApi(Protocol):
 
 
 def sizes_of(dims: tensorrt.Dims) -> tuple[int, ...]:
-    """Returns a shape as a tuple."""
     return tuple(dims[axis] for axis in range(len(dims)))
 
 

@@ -96,7 +96,6 @@ def expectation_from_onnx(onnx_path: Path) -> PlanExpectation:
 
 
 def _types_of_x(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> set[str]:
-    """Returns the types of the nodes' X, as far as the file tells them."""
     read = {node.input[0] for node in nodes}
     values = (value for value in (*graph.input, *graph.value_info) if value.name in read)
     return {_dtype(value.type.tensor_type.elem_type) for value in values}

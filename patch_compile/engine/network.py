@@ -179,7 +179,9 @@ def _write_engine(
     if not cancellation.ask(progress, _READING, 0, 1):
         return
     builder = trt.Builder(job.backend.logger)
-    network = builder.create_network(_network_flags(trt))
+    # A version that has strong typing only may lack the flag.
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    network = builder.create_network(0 if flag is None else 1 << int(flag))
     parser = trt.OnnxParser(network, job.backend.logger)
     _parse(job, parser, errors)
     if not cancellation.ask(progress, _READING, 1, 1):
@@ -196,12 +198,6 @@ def _write_engine(
         )
     if built:
         job.options.keep_timings(config)
-
-
-def _network_flags(trt: TensorRtApi) -> int:
-    # A version that has strong typing only may lack the flag.
-    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-    return 0 if flag is None else 1 << int(flag)
 
 
 def _parse(job: BuildJob, parser: tensorrt.OnnxParser, errors: list[str]) -> None:

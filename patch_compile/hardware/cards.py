@@ -274,12 +274,10 @@ _ARCHITECTURE = re.compile(r"^(?:sm|compute)?(\d{2,3})$")
 
 
 def architecture_of(sm: int) -> GpuArchitecture:
-    """Returns the architecture of a compute capability that is in the table."""
     return next(row for row in ARCHITECTURES if row.sm == sm)
 
 
 def rated_cards() -> tuple[RatedCard, ...]:
-    """Returns the cards that have predictions."""
     return tuple(card for card in CARDS if isinstance(card, RatedCard))
 
 
@@ -332,11 +330,9 @@ def _target(name: str) -> Target:
 
 
 def _known() -> str:
-    return "; ".join(_with_cards(row) for row in ARCHITECTURES)
-
-
-def _with_cards(row: GpuArchitecture) -> str:
-    return f"{row.name} ({', '.join(card.name for card in CARDS if card.sm == row.sm)})"
+    return "; ".join(
+        f"{row.name} ({', '.join(card.name for card in CARDS if card.sm == row.sm)})" for row in ARCHITECTURES
+    )
 
 
 def _plain(name: str) -> str:

@@ -28,12 +28,10 @@ class Nvml:
 
     @property
     def driver(self) -> str:
-        """Returns the driver's version."""
         return str(self._nvml.nvmlSystemGetDriverVersion())
 
     @property
     def free_bytes(self) -> int:
-        """Returns the bytes of free memory."""
         return int(self._nvml.nvmlDeviceGetMemoryInfo(self._handle).free)
 
     def sample(self) -> ClockSample:

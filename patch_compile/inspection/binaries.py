@@ -19,7 +19,7 @@ from patch_compile.inspection import Inspection
 from patch_compile.packing.function import tensor_names
 from patch_compile.packing.slab_kinds import ALWAYS
 from patch_compile.plugin.build import LIBRARY_NAME
-from patch_compile.plugin.identity import PluginIdentity, read_identity
+from patch_compile.plugin.identity import PluginIdentity, identity_in, read_identity
 
 __all__ = ["inspect_engine_file", "inspect_plugin"]
 
@@ -42,7 +42,7 @@ def inspect_engine_file(path: Path) -> Inspection:
     on the GPU that it was built for; the only code that runs is a plugin that was compiled here. Raises PatchCompileError
     for a file that is neither, and for an engine of TensorRT that this machine can't open or that needs other code.
     """
-    embedded = _embedded(path)
+    embedded = identity_in(path)
     programs = read_programs(path) if path.stat().st_size else ()
     backend = "tensorrt-rtx" if programs else "tensorrt"
     if not programs:
@@ -124,13 +124,6 @@ def _by_inspector(path: Path) -> tuple[PlanProgram, ...]:
     if code.plugin is not None:
         load_plugin(backend, code.plugin)
     return inspect_engine(backend, path, (target.name,) if target else (), host_code=code.carried)
-
-
-def _embedded(path: Path) -> PluginIdentity | None:
-    try:
-        return read_identity(path)
-    except PatchCompileError:
-        return None
 
 
 def _beside(path: Path) -> dict[str, Any] | None:

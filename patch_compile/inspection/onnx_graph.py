@@ -174,7 +174,6 @@ def _weights_of(found: _Attributes | None, constants: dict[str, NDArray[Any]]) -
 
 
 def _firsts(found: _Attributes | None) -> Iterator[tuple[TileKind, str]]:
-    """Yield each kind of slabs with the name of the tensor of its values."""
     kinds = found.kinds if found else ALWAYS
     roles = tensor_names(kinds)
     yield from zip(kinds, (roles[0], *roles[1::2]), strict=True)

@@ -70,7 +70,6 @@ def _fake_parameters(model: nn.Module, dtype: torch.dtype) -> None:
 
 
 def _experts_implementation() -> str:
-    """Register the implementation with transformers and return its name."""
     from transformers.integrations.moe import ExpertsInterface
 
     ExpertsInterface.register(_ROUTED, _routed)

@@ -11,7 +11,7 @@ blocks then follow the same rule, because tracing runs the same Python for every
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -197,12 +197,9 @@ def _same_operation(a: ir.Node, b: ir.Node, sizes: PairedSizes) -> bool:
         and len(a.inputs) == len(b.inputs)
         and [v.type for v in a.outputs] == [v.type for v in b.outputs]
         and all(sizes.pair(x.shape, y.shape) for x, y in zip(a.outputs, b.outputs, strict=True))
-        and _same_attributes(a.attributes, b.attributes)
+        and a.attributes.keys() == b.attributes.keys()
+        and all(_same_attribute(a.attributes[name], b.attributes[name]) for name in a.attributes)
     )
-
-
-def _same_attributes(a: Mapping[str, ir.Attr], b: Mapping[str, ir.Attr]) -> bool:
-    return a.keys() == b.keys() and all(_same_attribute(a[name], b[name]) for name in a)
 
 
 def _same_attribute(a: ir.Attr, b: ir.Attr) -> bool:
@@ -354,12 +351,8 @@ def repetition(config: Any, architecture: Architecture) -> tuple[int, int]:
     kinds = _kinds(config, architecture)
     layers = len(kinds)
     pairs = ((first, period) for period in range(1, layers + 1) for first in range(layers))
-    fitting = (pair for pair in pairs if _repeats(kinds[pair[0] :], pair[1]))
+    fitting = (pair for pair in pairs if kinds[sum(pair) :] == kinds[pair[0] : -pair[1]])
     return min(fitting, key=lambda pair: (pair[0] + TRACED_BLOCKS * pair[1], pair[1]))
-
-
-def _repeats(kinds: list[Any], period: int) -> bool:
-    return kinds[period:] == kinds[:-period]
 
 
 def _kinds(config: Any, architecture: Architecture) -> list[Any]:

@@ -59,7 +59,11 @@ def trace_model(
             interface = decoder_interface(config, dtype, kept_shapes(model) if own else None)
     with eager_masks(), _explained(config.model_type, known=not architecture.own_masks):
         traced = _export(wrapper, interface, opset)
-    _name_interface(traced, interface)
+    graph = traced.graph
+    for value, name in zip(
+        (*graph.inputs, *graph.outputs), (*interface.inputs, *interface.outputs), strict=True
+    ):
+        value.name = name
     _name_dimensions(traced, interface)
     _name_weights(traced, tied_names(model))
     return traced
@@ -121,13 +125,6 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def _name_interface(model: ir.Model, interface: Interface) -> None:
-    for value, name in zip(model.graph.inputs, interface.inputs, strict=True):
-        value.name = name
-    for value, name in zip(model.graph.outputs, interface.outputs, strict=True):
-        value.name = name
 
 
 def _name_dimensions(model: ir.Model, interface: Interface) -> None:

@@ -207,11 +207,12 @@ class ExportEncoder(nn.Module):
     ) -> tuple[Tensor, ...]:
         """Run the encoder. Every token reads all tokens whose `attention_mask` is 1."""
         settings: dict[str, Tensor] = {}
-        if _has_sentences(self.traced.config):
+        if _sentence_kinds(self.traced.config):
             settings["token_type_ids"] = (
                 token_type_ids if token_type_ids is not None else torch.zeros_like(input_ids)
             )
-        if not _counts_tokens(self.traced):
+        # RoBERTa's positions count the tokens without padding instead of the places in the sequence.
+        if not hasattr(self.traced.embeddings, "create_position_ids_from_input_ids"):
             # Without this the model reads them from a buffer, which would become a constant of the graph.
             settings["position_ids"] = torch.arange(input_ids.shape[1]).expand_as(input_ids)
         batch, sequence = input_ids.shape
@@ -241,12 +242,3 @@ def encoder_interface(config: Any, *, pooler: bool) -> Interface:
 
 def _sentence_kinds(config: Any) -> int:
     return int(getattr(config, "type_vocab_size", 0))
-
-
-def _has_sentences(config: Any) -> bool:
-    return _sentence_kinds(config) > 0
-
-
-def _counts_tokens(model: Any) -> bool:
-    """True if positions count the tokens without padding (RoBERTa) instead of the places in the sequence."""
-    return hasattr(model.embeddings, "create_position_ids_from_input_ids")

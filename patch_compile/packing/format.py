@@ -90,7 +90,6 @@ class PackedLinear:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all packed tensors."""
         return self.index.nbytes + sum(tensor.nbytes for tensor in self.tensors)
 
     @property
@@ -107,7 +106,6 @@ class PackedLinear:
 
     @property
     def stored(self) -> dict[str, int]:
-        """Number of stored slabs by the name of their kind."""
         counts = (len(self.dense), len(self.sparse), *(len(one.values) for one in self.others))
         return {kind.name: count for kind, count in zip(self.kinds, counts, strict=True)}
 

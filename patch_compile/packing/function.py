@@ -309,7 +309,6 @@ def _of_always(
 def _product(
     weights: WeightType | None, prefixes: Sequence[str], *, gated: bool, bfloat16: bool
 ) -> list[str]:
-    """Returns the lines from `weight` to `product`."""
     if weights is None:
         return ["weight_f32 = Cast <to = 1> (weight)", "product = MatMul (X_f32, weight_f32)"]
     widened = "weight_of_integers = Cast <to = 1> (weight)"

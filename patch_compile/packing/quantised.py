@@ -186,7 +186,6 @@ def _stored_scales(packed: PackedLinear, dtype: np.dtype[Any]) -> NDArray[np.flo
 
 
 def _slabs(packed: PackedLinear) -> list[tuple[Any, NDArray[Any]]]:
-    """Returns each kind with its slabs."""
     stored = (packed.dense, packed.sparse, *(one.values for one in packed.others))
     return list(zip(packed.kinds, stored, strict=True))
 

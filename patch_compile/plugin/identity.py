@@ -10,7 +10,7 @@ from pathlib import Path
 from patch_compile.errors import PatchCompileError
 from patch_compile.plugin.targets import X86, this_machine
 
-__all__ = ["PluginIdentity", "check_backend", "read_identity"]
+__all__ = ["PluginIdentity", "check_backend", "identity_in", "read_identity"]
 
 # Libraries that do not name a machine are older than the name, and for x86-64.
 _IDENTITY = re.compile(
@@ -54,6 +54,14 @@ def read_identity(path: Path) -> PluginIdentity:
         )
     arch_list = tuple(int(arch) // 10 for arch in archs.split(","))
     return PluginIdentity(int(version), backend, cuda, arch_list, headers, machine)
+
+
+def identity_in(path: Path) -> PluginIdentity | None:
+    """Returns the identity in a file, such as an engine that carries its plugin, or None."""
+    try:
+        return read_identity(path)
+    except PatchCompileError:
+        return None
 
 
 def check_backend(path: Path, backend: str) -> PluginIdentity:

@@ -34,7 +34,6 @@ VARIABLE = "PATCH_COMPILE_PLUGIN_ARCHS"
 
 
 def this_machine() -> str:
-    """Returns the kind of this machine."""
     return os.uname().machine
 
 

@@ -13,9 +13,8 @@ from pathlib import Path
 
 from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.cache_folder import cache_folder
-from patch_compile.errors import PatchCompileError
 from patch_compile.plugin.build import cached_plugins
-from patch_compile.plugin.identity import read_identity
+from patch_compile.plugin.identity import identity_in
 from patch_compile.plugin.prebuilt import prebuilt_plugins
 from patch_compile.plugin.targets import runs_on, this_machine
 
@@ -52,7 +51,6 @@ def remember_engine(engine: Path) -> None:
 
 
 def engine_made_here(engine: Path) -> bool:
-    """Returns True for an engine that was remembered."""
     return _mark(engine).is_file()
 
 
@@ -61,9 +59,8 @@ def _mark(engine: Path) -> Path:
 
 
 def _matches(path: Path, backend: str, version: int | None, sms: Collection[int]) -> bool:
-    try:
-        identity = read_identity(path)
-    except PatchCompileError:
+    identity = identity_in(path)
+    if identity is None:
         return False
     runs = identity.machine == this_machine() and all(runs_on(sm, identity.archs) for sm in sms)
     return identity.backend == backend and version in (None, identity.version) and runs

@@ -116,7 +116,6 @@ class Continuation:
 
     @property
     def ended(self) -> bool:
-        """True when every row has ended."""
         return not self._running
 
     def choose(self, logits: Logits) -> tuple[Tokens, list[Piece]]:

@@ -60,13 +60,11 @@ class CudaDevice:
         self.stream: int = int(self._call("cudaStreamCreate"))
 
     def allocate(self, nbytes: int) -> int:
-        """See `Device`."""
         address = int(self._call("cudaMalloc", max(1, nbytes)))
         self._call("cudaMemsetAsync", address, 0, max(1, nbytes), self.stream)
         return address
 
     def free(self, address: int) -> None:
-        """See `Device`."""
         self.wait()
         self._call("cudaFree", address)
 
@@ -77,14 +75,12 @@ class CudaDevice:
         self._call("cudaMemcpyAsync", address, array.ctypes.data, array.nbytes, kind, self.stream)
 
     def read(self, rows: Rows, array: NDArray[Any]) -> None:
-        """See `Device`."""
         width = array.nbytes // len(array)
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._copy((array.ctypes.data, width), rows, width, len(array), kind)
         self.wait()
 
     def copy(self, to: Rows, source: Rows, width: int, count: int) -> None:
-        """See `Device`."""
         self._copy(to, source, width, count, self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToDevice)
 
     def wait(self) -> None:

@@ -271,11 +271,9 @@ class EngineDecoding:
         self.logits = decoder.prefill(self._cache, ids, mask)
 
     def step(self, tokens: Tokens) -> None:
-        """See `Decoding`."""
         self.logits = self._decoder.continue_by(self._cache, tokens)
 
     def close(self) -> None:
-        """See `Decoding`."""
         if self._open:
             self._open = False
             self._decoder.release()

@@ -13,7 +13,7 @@ from patch_compile.engine.plan_program import ANY_TARGET, PLUGIN, read_programs
 from patch_compile.errors import PatchCompileError
 from patch_compile.hardware.gpu import Gpu, local_gpu
 from patch_compile.plugin.build import LIBRARY_NAME
-from patch_compile.plugin.identity import PluginIdentity, read_identity
+from patch_compile.plugin.identity import PluginIdentity, identity_in, read_identity
 from patch_compile.plugin.trust import engine_made_here, library_made_here, matching_library
 
 __all__ = ["EngineFacts", "HostCode", "engine_facts", "host_code", "why_not"]
@@ -43,7 +43,7 @@ class EngineFacts:
 
 def engine_facts(path: Path) -> EngineFacts:
     """Returns the facts about an engine without loading TensorRT. Raises PatchCompileError if engine.json can't be read."""
-    carried, about = _carried(path), _described(path)
+    carried, about = identity_in(path), _described(path)
     version = carried.version if carried else None
     if about is None:
         programs = read_programs(path) if path.stat().st_size else ()
@@ -188,13 +188,6 @@ def _is_by(facts: EngineFacts, version: str) -> bool:
         return True
     built, here = (tuple(map(int, re.findall(r"\d+", text))) for text in (facts.version or "", version))
     return facts.version_compatible and built[:1] == here[:1] and here >= built
-
-
-def _carried(engine: Path) -> PluginIdentity | None:
-    try:
-        return read_identity(engine)
-    except PatchCompileError:
-        return None
 
 
 def _described(engine: Path) -> EngineReport | None:

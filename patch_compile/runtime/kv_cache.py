@@ -110,7 +110,6 @@ class KvCache:
             self._grow(self._read, self.mask)
 
     def close(self) -> None:
-        """Free the buffers."""
         for address in (*self._read.values(), *self._written.values()):
             self._device.free(address)
         self._read, self._written = {}, {}

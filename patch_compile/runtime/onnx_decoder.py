@@ -112,12 +112,10 @@ class OnnxDecoding:
         self.logits = self._run(ids)
 
     def step(self, tokens: Tokens) -> None:
-        """See `Decoding`."""
         self._mask = np.concatenate([self._mask, np.ones((len(tokens), 1), np.int64)], axis=1)
         self.logits = self._run(tokens[:, None])
 
     def close(self) -> None:
-        """See `Decoding`."""
         self._cache = {}
 
     def join(self, other: OnnxDecoding) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from patch_compile.errors import HOW_TO_CORRECT, PatchCompileError, UsageError
 from patch_compile.runtime.continuation import Piece
 from patch_compile.runtime.decoder import LogitsError
-from patch_compile.runtime.generator import Completion, Generator
+from patch_compile.runtime.generator import Completion
 from patch_compile.runtime.locate import open_generator
 from patch_compile.runtime.sampling import Sampling
 
@@ -69,7 +69,10 @@ def generate(
     generator = open_generator(path, runner=runner, plugin=plugin, trust=trust, tokenizer=tokenizer)
     if say:
         say(generator.about)
-    ids = [_encode(generator, prompt, chat) for prompt in prompts]
+    ids = [
+        generator.encode_chat([{"role": "user", "content": prompt}]) if chat else generator.encode(prompt)
+        for prompt in prompts
+    ]
     settings = replace(generator.sampling, **(sampling or {}))
     came: list[float] = []
 
@@ -101,7 +104,3 @@ def _check(new_tokens: int, sampling: dict[str, Any]) -> None:
         raise UsageError(
             f"The setting new_tokens = {new_tokens} is not valid", "It is 1 or more.", HOW_TO_CORRECT
         )
-
-
-def _encode(generator: Generator, prompt: str, chat: bool) -> list[int]:
-    return generator.encode_chat([{"role": "user", "content": prompt}]) if chat else generator.encode(prompt)
