@@ -15,7 +15,7 @@ from patch_compile.artifacts.layout import ENGINE, ENGINE_REPORT, ONNX, RECIPE
 from patch_compile.engine.backend import load_backend
 from patch_compile.errors import PatchCompileError, sentence
 from patch_compile.hardware.gpu import Gpu, local_gpu
-from patch_compile.hardware.gpu import Nvml, open_nvml
+from patch_compile.hardware.nvml import Nvml, open_nvml
 from patch_compile.planning.cards import PlanCard, card_of_gpu
 from patch_compile.progress import Progress
 from patch_compile.runtime import Runner

@@ -1,6 +1,7 @@
 """Every option of every command can be set in the environment, and a misspelled variable is named."""
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def flag_of(option: click.Option) -> str:
 
 
 def named(name: str, option: click.Option) -> str:
-    return f"PATCH_COMPILE_{name}_{flag_of(option)[2:]}".upper().replace("-", "_")
+    return re.sub("[- ]", "_", f"PATCH_COMPILE_{name}_{flag_of(option)[2:]}").upper()
 
 
 def value_of(option: click.Option) -> str:
