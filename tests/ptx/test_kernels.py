@@ -184,21 +184,13 @@ SELECTOR = r"(mma\.sp[^;]*), ([01]);"
 MUTATIONS: dict[str, tuple[str, Replacement]] = {
     "selectors exchanged": (SELECTOR, lambda m: f"{m[1]}, {1 - int(m[2])};"),
     "always the first selector": (SELECTOR, r"\1, 0;"),
-    "a of mma in another order": (
-        r"(mma\.sync[^;{]*\{[^}]*\}, \{[^,]*),([^,]*),([^,]*),", r"\1,\3,\2,",
-    ),
-    "a of mma.sp in another order": (
-        r"(mma\.sp[^;{]*\{[^}]*\}, \{[^,]*),([^,]*),([^,]*),", r"\1,\3,\2,",
-    ),
+    "a of mma in another order": (r"(mma\.sync[^;{]*\{[^}]*\}, \{[^,]*),([^,]*),([^,]*),", r"\1,\3,\2,"),
+    "a of mma.sp in another order": (r"(mma\.sp[^;{]*\{[^}]*\}, \{[^,]*),([^,]*),([^,]*),", r"\1,\3,\2,"),
     "b of mma exchanged": (r"(mma\.sync[^;{]*\{[^}]*\}, \{[^}]*\}, \{)([^,]*),([^}]*)", r"\1\3,\2"),
-    "b of mma.sp in another order": (
-        r"(mma\.sp[^;{]*\{[^}]*\}, \{[^}]*\}, \{[^,]*),([^,]*),([^,]*),", r"\1,\3,\2,",
-    ),
+    "b of mma.sp in another order": (r"(mma\.sp[^;{]*\{[^}]*\}, \{[^}]*\}, \{[^,]*),([^,]*),([^,]*),", r"\1,\3,\2,"),
     "b of mma.sp is a": (r"(mma\.sp[^;{]*\{[^}]*\}, )(\{[^}]*\}), \{[^}]*\}", r"\1\2, \2"),
-    "sums begin anew": (
-        r"(mma\.[^;{]*\{[^}]*\}, \{[^}]*\}, \{[^}]*\}, )\{[^}]*\}",
-        r"\1{0f00000000,0f00000000,0f00000000,0f00000000}",
-    ),
+    "sums begin anew": (r"(mma\.[^;{]*\{[^}]*\}, \{[^}]*\}, \{[^}]*\}, )\{[^}]*\}",
+        r"\1{0f00000000,0f00000000,0f00000000,0f00000000}"),
     "sums in another order": (r"(mma\.[^;{]*\{)([^,]*),([^,]*),", r"\1\3,\2,"),
     "the other 16-bit type": (r"f32\.f16\.f16\.f32", "f32.bf16.bf16.f32"),
     "matrices in another order": (r"(ldmatrix[^{]*\{)([^,]*),([^,]*),", r"\1\3,\2,"),

@@ -173,14 +173,10 @@ def test_random_maps(
 Replacement = str | Callable[[re.Match[str]], str]
 # name: (nvcc's text, text with the bug)
 MUTATIONS: dict[str, tuple[str, Replacement]] = {
-    "selectors exchanged": (
-        r"(wgmma\.mma_async\.sp[^;]*\}, \{[^}]*\}, %rd\d+, %r\d+, )([01]),",
-        lambda m: f"{m[1]}{1 - int(m[2])},",
-    ),
+    "selectors exchanged": (r"(wgmma\.mma_async\.sp[^;]*\}, \{[^}]*\}, %rd\d+, %r\d+, )([01]),",
+        lambda m: f"{m[1]}{1 - int(m[2])},"),
     "a in another order": (r"(wgmma\.mma_async\.sync[^;{]*\{[^}]*\}, \{)([^,]*),([^,]*),", r"\1\3,\2,"),
-    "a of 2:4 products in another order": (
-        r"(wgmma\.mma_async\.sp[^;{]*\{[^}]*\}, \{)([^,]*),([^,]*),", r"\1\3,\2,",
-    ),
+    "a of 2:4 products in another order": (r"(wgmma\.mma_async\.sp[^;{]*\{[^}]*\}, \{)([^,]*),([^,]*),", r"\1\3,\2,"),
     "sums in another order": (r"(wgmma\.mma_async[^;{]*\{)([^,]*),([^,]*),", r"\1\3,\2,"),
     "sums begin anew": (r"setp\.ne\.b32 %p1, 1, 0", "setp.ne.b32 %p1, 0, 0"),
     "a negated product": (r"%p1, 1, 1, 0;", "%p1, -1, 1, 0;"),
@@ -189,32 +185,19 @@ MUTATIONS: dict[str, tuple[str, Replacement]] = {
     "a fence before products is missing": (r"wgmma\.fence\.sync\.aligned;", ""),
     "products are not committed": (r"wgmma\.commit_group\.sync\.aligned;", ""),
     "no products are waited for": (r"wgmma\.wait_group\.sync\.aligned 1;", ""),
-    "one group of products too many is under way": (
-        r"wgmma\.wait_group\.sync\.aligned 1;", "wgmma.wait_group.sync.aligned 2;",
-    ),
-    "the last products are not waited for": (
-        r"wgmma\.wait_group\.sync\.aligned 0;", "wgmma.wait_group.sync.aligned 1;",
-    ),
+    "one group of products too many is under way": (r"wgmma\.wait_group\.sync\.aligned 1;",
+        "wgmma.wait_group.sync.aligned 2;"),
+    "the last products are not waited for": (r"wgmma\.wait_group\.sync\.aligned 0;", "wgmma.wait_group.sync.aligned 1;"),
     "no proxy fence": (r"fence\.proxy\.async\.shared::cta;", ""),
-    "one wait for X too few": (
-        r"cp\.async\.wait_group (\d);", lambda m: f"cp.async.wait_group {int(m[1]) + 1};",
-    ),
+    "one wait for X too few": (r"cp\.async\.wait_group (\d);", lambda m: f"cp.async.wait_group {int(m[1]) + 1};"),
     "copies of X are not committed": (r"cp\.async\.commit_group;", ""),
-    "bytes of the slab are not expected": (
-        r"mbarrier\.arrive\.expect_tx\.shared::cta\.b64 _, (\[%r\d+\]), %r\d+;",
-        r"mbarrier.arrive.shared::cta.b64 _, \1;",
-    ),
-    "one arrival too many": (
-        r"(mbarrier\.arrive\.shared::cta\.b64 _, \[%r\d+\];)", r"\1 \1",
-    ),
+    "bytes of the slab are not expected": (r"mbarrier\.arrive\.expect_tx\.shared::cta\.b64 _, (\[%r\d+\]), %r\d+;",
+        r"mbarrier.arrive.shared::cta.b64 _, \1;"),
+    "one arrival too many": (r"(mbarrier\.arrive\.shared::cta\.b64 _, \[%r\d+\];)", r"\1 \1"),
     "no arrivals": (r"mbarrier\.arrive\.shared::cta\.b64 _, \[%r\d+\];", ""),
     "a lane gives a slot back that others still read": (r"bar\.warp\.sync\s+-1;", ""),
-    "no waits at barriers": (
-        r"mbarrier\.try_wait\.parity\.shared::cta\.b64 (%p\d+), [^;]*;", r"setp.eq.u32 \1, 0, 0;",
-    ),
-    "the same phase for ever": (
-        r"(mbarrier\.try_wait\.parity\.shared::cta\.b64 %p\d+, \[%r\d+\]), %r\d+;", r"\1, 0;",
-    ),
+    "no waits at barriers": (r"mbarrier\.try_wait\.parity\.shared::cta\.b64 (%p\d+), [^;]*;", r"setp.eq.u32 \1, 0, 0;"),
+    "the same phase for ever": (r"(mbarrier\.try_wait\.parity\.shared::cta\.b64 %p\d+, \[%r\d+\]), %r\d+;", r"\1, 0;"),
     "the slab is copied twice": (r"(cp\.async\.bulk[^;]*;)", r"\1 \1"),
     "the slab counts at no barrier": (r"(cp\.async\.bulk[^;]*), \[%r\d+\];", r"\1, [1024];"),
     "reads 8 bytes of what is not there": (r"(cp\.async\.ca[^;]*, 8), %r\d+;", r"\1;"),

@@ -23,16 +23,8 @@ UNPACK, ACTIVATE = "kernels/unpack_kernel.cuh", "kernels/activate_kernel.cuh"
 PATH, PRODUCT, PIECES = "dense_path/dense_path.cpp", "dense_path/dense_product.cpp", "dense_path/pieces.h"
 # name: (file, correct text, text with the bug)
 MUTATIONS = {
-    "the other row of a fragment": (
-        UNPACK,
-        "chunk % 2 * 2 + row / 8 % 2;",
-        "chunk % 2 * 2 + 1 - row / 8 % 2;",
-    ),
-    "columns of a fragment exchanged": (
-        UNPACK,
-        "chunk % 2 * 2 + row / 8 % 2;",
-        "2 - chunk % 2 * 2 + row / 8 % 2;",
-    ),
+    "the other row of a fragment": (UNPACK, "chunk % 2 * 2 + row / 8 % 2;", "chunk % 2 * 2 + 1 - row / 8 % 2;"),
+    "columns of a fragment exchanged": (UNPACK, "chunk % 2 * 2 + row / 8 % 2;", "2 - chunk % 2 * 2 + row / 8 % 2;"),
     "another row block": (UNPACK, "chunk / 2 * (Rows / 16) + row / 16", "chunk / 2 * (Rows / 16) + row / 32"),
     "both kept values at one place": (UNPACK, "(nibble >> 2 & 3) * 16", "(nibble & 3) * 16"),
     "metadata of the row above": (UNPACK, ">> (16 * half + chunk", ">> (chunk"),
@@ -40,82 +32,42 @@ MUTATIONS = {
     "the first k32 for both": (UNPACK, "chunk / 4 * (Rows / 16)", "0 * (Rows / 16)"),
     "the first lane for both": (UNPACK, "lane + kept % 2 * 2", "lane"),
     "kept values of the first half": (UNPACK, "kept / 2 * 2 + half", "half"),
-    "no barrier after clearing": (
-        UNPACK,
-        "static_cast<uint32_t>(kNoSlab));\n  sync_block();",
-        "static_cast<uint32_t>(kNoSlab));",
-    ),
+    "no barrier after clearing": (UNPACK, "static_cast<uint32_t>(kNoSlab));\n  sync_block();",
+        "static_cast<uint32_t>(kNoSlab));"),
     "no barrier before the places are read": (UNPACK, "  }\n  sync_block();\n", "  }\n"),
     "columns that are not there": (UNPACK, "first + s < a.columns", "first + s < a.columns + 1"),
-    "places of columns before": (
-        UNPACK,
-        "column < kUnpackSlabs)",
-        "static_cast<int32_t>(column) < kUnpackSlabs)",
-    ),
+    "places of columns before": (UNPACK, "column < kUnpackSlabs)", "static_cast<int32_t>(column) < kUnpackSlabs)"),
     "dropped slabs not cleared": (UNPACK, "w[0] = w[1] = w[2] = w[3] = 0;", "w[0] = w[1] = w[2] = w[3] = 1;"),
     "2:4 slabs counted with the dense ones": (UNPACK, "number = slab - own.before;", "number = slab;"),
     "gate and up over each other": (UNPACK, "side * a.panels + panel", "side + panel"),
     "the first panels for every piece": (UNPACK, "a.first_panel * a.sides + panel", "panel"),
-    "the first rows left out": (
-        UNPACK,
-        "j = 0; j < kEach; ++j)\n    store",
-        "j = 1; j < kEach; ++j)\n    store",
-    ),
+    "the first rows left out": (UNPACK, "j = 0; j < kEach; ++j)\n    store", "j = 1; j < kEach; ++j)\n    store"),
     "the gate's bias for the up": (ACTIVATE, "a.bias + a.out_features + column", "a.bias + column"),
     "the gate for the up": (ACTIVATE, "add_eight<T>(up, z + a.stride)", "add_eight<T>(up, z)"),
     "the gate left open": (ACTIVATE, "v[i] *= up[i]", "v[i] = up[i]"),
     "columns behind the piece": (ACTIVATE, "  if (column >= a.columns) return;\n", ""),
     "the first token's residual for all": (ACTIVATE, "a.residual + at", "a.residual + column"),
-    "the residual before the activation": (
-        ACTIVATE,
-        "  activate_eight(v, a.activation);",
-        "  if (a.residual) add_eight<T>(v, a.residual + column);\n  activate_eight(v, a.activation);",
-    ),
-    "halves of a pair exchanged": (
-        ACTIVATE,
-        "T::narrow(v[2 * i], v[2 * i + 1])",
-        "T::narrow(v[2 * i + 1], v[2 * i])",
-    ),
+    "the residual before the activation": (ACTIVATE, "  activate_eight(v, a.activation);",
+        "  if (a.residual) add_eight<T>(v, a.residual + column);\n  activate_eight(v, a.activation);"),
+    "halves of a pair exchanged": (ACTIVATE, "T::narrow(v[2 * i], v[2 * i + 1])", "T::narrow(v[2 * i + 1], v[2 * i])"),
     "rows of W without their padding": (PATH, "int64_t{slab_columns(p)} * kSlabColumns", "p.in_features"),
     "the first features' bias for all": (PATH, "a.bias ? a.bias + first", "a.bias ? a.bias"),
-    "the first features' residual for all": (
-        PATH,
-        "a.residual ? a.residual + first",
-        "a.residual ? a.residual",
-    ),
+    "the first features' residual for all": (PATH, "a.residual ? a.residual + first", "a.residual ? a.residual"),
     "every piece to the first features": (PATH, "plain ? a.y + first", "plain ? a.y"),
-    "the last piece as large as the others": (
-        PATH,
-        "(last ? last_ : whole_)",
-        "(last && pieces_.count == 1 ? last_ : whole_)",
-    ),
-    "cuBLASLt's workspace over the products": (
-        PATH,
-        "workspace + piece_bytes(problem_, epilogue_, pieces_.panels)",
-        "workspace + piece_weight_bytes(problem_, pieces_.panels)",
-    ),
+    "the last piece as large as the others": (PATH, "(last ? last_ : whole_)",
+        "(last && pieces_.count == 1 ? last_ : whole_)"),
+    "cuBLASLt's workspace over the products": (PATH, "workspace + piece_bytes(problem_, epilogue_, pieces_.panels)",
+        "workspace + piece_weight_bytes(problem_, pieces_.panels)"),
     "the up where the gate's features end": (PATH, "activate.stride = rows", "activate.stride = rows - 8"),
-    "the same panels unpacked for every piece": (
-        PATH,
-        "unpack.first_panel = first_panel",
-        "unpack.first_panel = 0",
-    ),
+    "the same panels unpacked for every piece": (PATH, "unpack.first_panel = first_panel", "unpack.first_panel = 0"),
     "no residual": (PRODUCT, "shape_.residual ? 1 : 0", "0"),
     "the residual is what Y holds": (PRODUCT, "shape_.residual ? p.residual : p.d", "p.d"),
     "the bias of the heuristic's": (PRODUCT, "(kBiasPointer, p.bias)", "(kBiasPointer, p.weight)"),
     "W not transposed": (PRODUCT, "  calls.then(name, set(kTransposeA, kTranspose));\n", ""),
-    "sums in the order of arrival": (
-        PRODUCT,
-        "  calls.then(name, prefer(kReductionSchemes, kReductionInOrder));\n",
-        "",
-    ),
+    "sums in the order of arrival": (PRODUCT, "  calls.then(name, prefer(kReductionSchemes, kReductionInOrder));\n", ""),
     "cuBLASLt's own alignments": (PRODUCT, "{kAlignmentB, kAlignmentC, kAlignmentD}", "{kAlignmentB}"),
-    "a workspace too small": (
-        PIECES,
-        "std::min(whole, std::max(kPieceBytes, least))",
-        "std::min(whole, least)",
-    ),
-}
+    "a workspace too small": (PIECES, "std::min(whole, std::max(kPieceBytes, least))", "std::min(whole, least)"),
+}  # fmt: skip
 # Every run of the tests takes one bug per file; `make mutate` takes all.
 OFTEN = ("as it is", "both kept values at one place", "the first features' bias for all")
 

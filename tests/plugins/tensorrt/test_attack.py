@@ -18,30 +18,21 @@ MUTATIONS = {
     "a name that is null": (CREATOR, "if (!f.name) return", "if (false) return"),
     "a name of negative length": (CREATOR, "f.length < 0 || f.length > kLongestName", "false"),
     "fields that are not there": (CREATOR, "fields.nbFields > 0 && !fields.fields", "false"),
-    "a value that is not aligned": (
-        CREATOR,
-        "std::memcpy(value, f.data, sizeof(*value));",
-        "*value = *static_cast<const int32_t*>(f.data);",
-    ),
+    "a value that is not aligned": (CREATOR, "std::memcpy(value, f.data, sizeof(*value));",
+        "*value = *static_cast<const int32_t*>(f.data);"),
     "costs of 64 bits": ("kernels/schedule.h", "using Cost = __int128;", "using Cost = int64_t;"),
     "a cut beyond 64 bits": ("kernels/schedule.h", "!can_be_cut(p, c)", "false"),
-    "a rank that is none": (
-        INPUTS,
-        "return d.nbDims >= 0 && d.nbDims <= nvinfer1::Dims::MAX_DIMS;",
-        "return static_cast<void>(d), true;",
-    ),
+    "a rank that is none": (INPUTS, "return d.nbDims >= 0 && d.nbDims <= nvinfer1::Dims::MAX_DIMS;",
+        "return static_cast<void>(d), true;"),
     "tokens that overflow": (INPUTS, "x.d[i] > kMostTokens / tokens", "false"),
     "any number of inputs": (PLUGIN, "if (takes(inputs) && outputs == 1) return 0;", "return 0;"),
     "an index of any size": ("kernels/index.h", "if (size != count * pointers + slabs)", "if (false)"),
     "columns beyond K": ("kernels/index.h", "if (*column < 0 || *column >= columns)", "if (false)"),
     "pointers that fall": ("kernels/index.h", "if (own[p + 1] < own[p])", "if (false)"),
     "any number of slabs": ("kernels/index.h", "if (stored != slabs)", "if (false)"),
-    "an index that is not aligned": (
-        CREATOR,
-        "std::memcpy(index->data(), f.data, f.length * sizeof(int32_t));",
-        "for (int32_t j = 0; j < f.length; ++j) (*index)[j] = static_cast<const int32_t*>(f.data)[j];",
-    ),
-}
+    "an index that is not aligned": (CREATOR, "std::memcpy(index->data(), f.data, f.length * sizeof(int32_t));",
+        "for (int32_t j = 0; j < f.length; ++j) (*index)[j] = static_cast<const int32_t*>(f.data)[j];"),
+}  # fmt: skip
 
 
 def test_nothing_that_an_engine_may_say_is_a_fault(library_cache):
