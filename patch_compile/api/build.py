@@ -4,7 +4,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Literal
 
-from masklearn.base.extras import require_extra
 from patch_compile.api.results import FinishedBuild
 from patch_compile.api.signature import Given, StrPath, takes
 from patch_compile.artifacts.layout import RECIPE
@@ -13,7 +12,7 @@ from patch_compile.options import EDGELLM_PYTHON, RESUME, Argument, BuildOptions
 __all__ = ["build"]
 
 
-@takes(BuildOptions)
+@takes(BuildOptions, extra="build")
 def build(
     given: Given,
     model: Annotated[StrPath | None, Argument(
@@ -31,17 +30,22 @@ def build(
     )] = False,
     resume: Annotated[bool, RESUME] = False,
 ) -> FinishedBuild:  # fmt: skip
-    """Turn a model into an engine whose linears are mosaics of dense and 2:4 tiles, in the folder `out`.
+    """Learn masks, compile the model and build the engine.
 
-    One of `ratio`, `bytes_per_weight`, `mask`, `speedup` and `budget_ms` sets the amount of pruning. The speed is that of
-    a workload: `batch_size` prompts of `prompt_tokens`, each continued by `generated_tokens`. With a `service` no engine is
-    built here, unless a backend is given.
+    MODEL_DIR becomes OUT: an engine whose linears are mosaics of dense and 2:4 tiles, and the loss of quality, measured. One
+    of `ratio`, `bytes_per_weight`, `mask`, `speedup` and `budget_ms` sets the amount of pruning. The speed is that of a
+    workload: `batch_size` prompts of `prompt_tokens`, each continued by `generated_tokens`. With `service` no engine is
+    built here, unless `backend` is given.
+
+    FILE.onnx is any ONNX model. Its linears are MatMul, Gemm and 1×1 Conv with constant weights. `calib` is then an .npz
+    with one array per graph input. An array with one axis more than the input holds one run per index of its first axis;
+    otherwise its first axis counts samples. A scalar input takes one number for all runs. The methods oneshot, sparsegpt
+    and wanda need such inputs; without them masks are learned by magnitude.
 
     Raises UsageError for an invalid setting, AccuracyError if the ONNX file does not compute the same as the pruned
     model, SpeedError for a speed that cannot be reached, and PatchCompileError for any other problem with files or the
     machine.
     """
-    require_extra("build", "`patch-compile build`")
     from patch_compile.errors import UsageError
     from patch_compile.pipeline.build import build as run
     from patch_compile.recipe import Recipe, settings_from

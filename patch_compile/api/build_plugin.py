@@ -17,7 +17,9 @@ def build_plugin(
     *,
     force: Annotated[bool, Option("Build it even if the cache has it.")] = False,
 ) -> Result:  # fmt: skip
-    """Compile the TensorRT plugin that runs PatchLinear, or take it from the cache.
+    """Build the TensorRT plugin that runs PatchLinear.
+
+    The cache is asked first. The tools that built the plugin are listed.
 
     Raises PatchCompileError that names the tool if one is missing.
     """

@@ -23,7 +23,9 @@ def compare(
         "ratio",
     force: Annotated[bool, Option("Replace files that exist.")] = False,
 ) -> Compared:  # fmt: skip
-    """Compare quality, size and speed of builds of one model. Builds that no other build beats are Pareto points.
+    """Compare quality, size and speed of builds of one model.
+
+    Builds that no other build beats are Pareto points.
 
     Raises UsageError for an invalid setting, and PatchCompileError with the reason for builds that cannot be compared.
     """

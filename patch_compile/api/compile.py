@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Annotated
 
-from masklearn.base.extras import require_extra
 from patch_compile.api.results import Compiled
 from patch_compile.api.signature import Given, StrPath, takes
 from patch_compile.artifacts.layout import MASKS, ONNX
@@ -16,7 +15,7 @@ _SETTINGS = (
 )  # fmt: skip
 
 
-@takes(BuildOptions, _SETTINGS)
+@takes(BuildOptions, _SETTINGS, extra="build")
 def compile(
     given: Given,
     model: Annotated[StrPath, MODEL_DIR],
@@ -34,14 +33,16 @@ def compile(
     force: Annotated[bool, FORCE] = False,
     resume: Annotated[bool, RESUME] = False,
 ) -> Compiled:  # fmt: skip
-    """Write a checkpoint as hybrid ONNX under the masks of a file, without an engine or a proof.
+    """Write hybrid ONNX under given masks, without an engine.
 
-    The linears of `graph` are found by the numbers of their weights, and the rest of it stays as it is. OUT/plan.json tells
-    how each linear is compiled.
+    ONNX Runtime can run the result. OUT/plan.json tells how each linear is compiled. `build --mask FILE` also makes an
+    engine and measures the loss of quality. `include` and `exclude` must be the same as when the masks were learned.
+
+    `graph` takes what Edge-LLM, optimum, GenAI's model builder or torch.onnx exported. Its linears are found by their
+    numbers, one by one or joined in one product. Its other nodes, its inputs and its outputs stay as they are.
 
     Raises UsageError for an invalid setting, and PatchCompileError for a model or masks that cannot be compiled.
     """
-    require_extra("build", "`patch-compile compile`")
     from patch_compile.pipeline.compile import compile_model
     from patch_compile.recipe import GraphRecipe, Recipe
 

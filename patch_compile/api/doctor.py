@@ -8,7 +8,10 @@ __all__ = ["doctor"]
 
 @takes()
 def doctor() -> Result:
-    """Report what this machine can do, and how to fix what it lacks. Nothing is built or downloaded."""
+    """Report what this machine can do and what it lacks.
+
+    It says how to fix what is missing. Nothing is built or downloaded.
+    """
     from patch_compile.inspection.doctor import examine
 
     return Result(examine())

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from masklearn.base.extras import require_extra
 from patch_compile.api.results import Result
 from patch_compile.api.signature import StrPath, takes
 from patch_compile.options import EDGELLM_PYTHON, Argument, Option
@@ -11,7 +10,7 @@ from patch_compile.options import EDGELLM_PYTHON, Argument, Option
 __all__ = ["export"]
 
 
-@takes()
+@takes(extra="build")
 def export(
     path: Annotated[StrPath, Argument("The folder of `build` or `learn`.", "OUT")],
     *,
@@ -19,18 +18,19 @@ def export(
         "compressed-tensors for transformers, edgellm for the builder of TensorRT Edge-LLM.")] = "compressed-tensors",
     edgellm_python: Annotated[StrPath | None, EDGELLM_PYTHON] = None,
 ) -> Result:  # fmt: skip
-    """Write the pruned model of OUT for other programs, in a folder of OUT with the name of the format.
+    """Write the pruned model of OUT for other programs.
 
-    An earlier export is replaced. "compressed-tensors" writes OUT/model with packed int8 and int4 weights, as transformers
-    reads it. Pruned weights are integers 0 in it, because the format has no sparse form. Every weight is read back and
-    compared with OUT/model. "edgellm" writes the ONNX folders that TensorRT Edge-LLM builds from, as its own exporter
-    writes them, with PatchLinear nodes.
+    OUT is the folder of `build` or `learn`. compressed-tensors packs int8 and int4 weights into OUT/compressed-tensors,
+    which transformers reads. Pruned weights are zeros in it, because the format has no sparse form. Every weight is read
+    back and compared with OUT/model.
+
+    edgellm runs the exporter of TensorRT Edge-LLM on OUT/model, puts PatchLinear into its graph, and writes OUT/edgellm,
+    from which Edge-LLM builds its engine. An earlier export is replaced.
 
     Raises UsageError for edgellm_python with another format. Raises PatchCompileError if OUT was changed or has no pruned
     checkpoint, for "compressed-tensors" if it has no quantised linears or a model that the format does not hold, and for
     "edgellm" if the exporter is not installed or fails.
     """
-    require_extra("build", "`patch-compile export`")
     from patch_compile.errors import UsageError
     from patch_compile.pipeline.export import export_checkpoint, export_edgellm
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Annotated
 
-from masklearn.base.extras import require_extra
 from patch_compile.api.results import ImportedMasks
 from patch_compile.api.signature import Given, StrPath, takes
 from patch_compile.artifacts.layout import MASKS
@@ -12,7 +11,7 @@ from patch_compile.options import Argument, ImportOptions, Option
 __all__ = ["import_mask"]
 
 
-@takes(ImportOptions)
+@takes(ImportOptions, extra="build")
 def import_mask(
     given: Given,
     source: Annotated[StrPath, Argument(
@@ -21,11 +20,12 @@ def import_mask(
     *,
     force: Annotated[bool, Option("Replace FILE if it exists.")] = False,
 ) -> ImportedMasks:  # fmt: skip
-    """Import masks for the linears of `model` and write them to the file `out`, for `build(model, mask=out)`.
+    """Import published masks for `build --mask`.
+
+    SOURCE becomes FILE, for `build MODEL_DIR --mask FILE`.
 
     Raises UsageError for an invalid setting, and PatchCompileError for masks that cannot be imported.
     """
-    require_extra("build", "`patch-compile import-mask`")
     from patch_compile.pipeline.import_masks import ImportRequest
     from patch_compile.pipeline.import_masks import import_mask as run
 

@@ -15,10 +15,9 @@ def inspect(
     path: Annotated[StrPath, Argument(
         "An engine, an ONNX file, masks or other safetensors, the plugin, a model, or OUT.", "PATH")],
 ) -> Inspected:  # fmt: skip
-    """Identify a file or folder, describe its content and check that it is intact.
+    """Identify, describe and check a file or folder.
 
-    `faults` of the result lists the damage. Raises PatchCompileError if the path is none of these, is missing, or cannot be
-    read.
+    The content is checked to be intact. If it is damaged, `faults` of the result says how, and the command exits with 1.
     """
     from patch_compile.inspection import inspect_path
 

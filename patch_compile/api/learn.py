@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated
 
 from masklearn import LearnOptions
-from masklearn.base.extras import require_extra
 from patch_compile.api.results import LearnedMasks
 from patch_compile.api.signature import Given, StrPath, takes
 from patch_compile.options import EVALUATION, FORCE, MODEL_DIR, RESUME, BuildOptions, Option
@@ -18,7 +17,7 @@ _SETTINGS = (
 )  # fmt: skip
 
 
-@takes(BuildOptions, _SETTINGS)
+@takes(BuildOptions, _SETTINGS, extra="build")
 def learn(
     given: Given,
     model: Annotated[StrPath, MODEL_DIR],
@@ -35,15 +34,16 @@ def learn(
     force: Annotated[bool, FORCE] = False,
     resume: Annotated[bool, RESUME] = False,
 ) -> LearnedMasks | None:  # fmt: skip
-    """Learn the hybrid masks of a checkpoint and write them, with the pruned model, to the folder `out`.
+    """Learn hybrid masks and weights, without compiling.
 
-    `build(model, mask=out/"masks.safetensors")` compiles the result. If several processes run this together (`accelerate
-    launch`, torchrun), the first process gets the result and the others get None.
+    `build MODEL_DIR --mask OUT/masks.safetensors` compiles the result. Without `target` all covered linears are pruned, also
+    those that `build` then compiles dense. Training runs in several processes under
+    `accelerate launch --no_python patch-compile learn …` or `torchrun --no-python patch-compile learn …`; the first process
+    has the result.
 
     Raises UsageError for an invalid setting, SpeedError for a speed that cannot be reached, and PatchCompileError for any
     other problem with files or the machine.
     """
-    require_extra("build", "`patch-compile learn`")
     from patch_compile.pipeline.learn import learn as run
     from patch_compile.recipe import Recipe
 

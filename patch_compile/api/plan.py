@@ -24,10 +24,11 @@ def plan(
         "GPU to predict for: a card or an architecture, such as a6000 or sm86.", "GPU[,GPU…]", unset="local GPU, or sm86")]
         = None,
 ) -> Planned:  # fmt: skip
-    """Predict what `build` would do with a checkpoint, without reading a weight.
+    """Predict how `build` would compile each linear.
 
-    Without a mask the plan assumes that every linear has the ratio, by tiles of the two kinds whose zeros are nearest to it.
-    Without `weights` it takes the types of the masks, or 16 bits.
+    The speed is predicted too. No weight is read: config.json alone will do. Without `mask` the plan assumes that each
+    linear has the ratio of `ratio`, or the ratio that reaches `speedup` or `budget_ms`, by tiles of the two kinds whose
+    zeros are nearest to it. Without `weights` it takes the types of the masks, or 16 bits.
 
     Raises UsageError for an invalid setting, SpeedError for a speed that cannot be reached, and PatchCompileError for a
     model or masks that cannot be compiled.

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Annotated
 
-from masklearn.base.extras import require_extra
 from patch_compile.api.results import Result
 from patch_compile.api.signature import StrPath, takes
 from patch_compile.options import Argument, Option
@@ -11,7 +10,7 @@ from patch_compile.options import Argument, Option
 __all__ = ["reduce_linear"]
 
 
-@takes()
+@takes(extra="build")
 def reduce_linear(
     path: Annotated[
         StrPath, Argument("The folder of a build, or of one that failed after its ONNX file.", "OUT")
@@ -20,16 +19,15 @@ def reduce_linear(
     linear: Annotated[str, Option("Name of the linear, as in plan.json.", "NAME")],
     out: Annotated[StrPath | None, Option("Folder to write.", unset="./NAME")] = None,
 ) -> Result:
-    """Write one linear of a build as an ONNX model of its own, with its weights, and with the inputs that it had.
+    """Write one linear of OUT as a model of its own.
 
-    hybrid.onnx is the linear as it was compiled, with the other linears of its node; dense.onnx has ordinary products with
-    the same zeros. inputs.npz has inputs of both, recorded in a run of the build's ONNX file on inputs of the proof, and
-    outputs.npz the outputs of that run. The result tells the error of this linear. A bfloat16 build is written as float32
+    hybrid.onnx is the linear as it was compiled, with its weights and the other linears of its node; dense.onnx has ordinary
+    products with the same zeros. inputs.npz and outputs.npz were recorded in a run of the build's ONNX file on inputs of the
+    proof. The error of this linear is printed, and a command that runs hybrid.onnx. A bfloat16 build is written as float32
     copies that round like it, which ONNX Runtime can run.
 
     Raises PatchCompileError if the folder holds no ONNX file, or if the linear is missing or an ordinary dense product.
     """
-    require_extra("build", "`patch-compile debug reduce`")
     from patch_compile.verification.reduce import reduce_linear as run
 
     report = run(Path(path), linear, Path(linear if out is None else out))

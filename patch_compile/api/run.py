@@ -36,13 +36,14 @@ def run(
     say: Callable[[str], object] | None = None,
     show: Callable[[str], object] | None = None,
 ) -> Generated:  # fmt: skip
-    """Continue prompts as one batch with a build: its engine on a GPU, else its ONNX file in ONNX Runtime.
+    """Continue prompts with OUT.
 
-    say: called once, before generation, with a description of the runner. show: called with the text of the first prompt,
-    piece by piece. `open_generator` keeps the model loaded for several calls.
+    Its engine runs on a GPU, else its ONNX file in ONNX Runtime. The command prints the name of the runner on stderr, and
+    the text on stdout while it is generated. Several prompts form one batch.
 
     Raises UsageError for an invalid setting, and PatchCompileError with the reason if this machine cannot run anything in
-    OUT.
+    OUT. `say` is called once before generation, with a description of the runner, and `show` with the text of the first
+    prompt, piece by piece. `open_generator` keeps the model loaded for several calls.
     """
     from patch_compile.runtime.run import generate
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import GenericAlias, UnionType
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from masklearn.base.extras import require_extra
 from masklearn.base.option import Option
 
 __all__ = ["Given", "StrPath", "takes"]
@@ -22,13 +23,14 @@ _NEEDED = inspect.Parameter.empty
 
 
 def takes(
-    settings: type | None = None, only: Sequence[str] | None = None
+    settings: type | None = None, only: Sequence[str] | None = None, *, extra: str = ""
 ) -> Callable[[Callable[..., _R]], Callable[..., _R]]:
     """Give a function the options that a class declares, as keyword arguments beside its own parameters.
 
-    settings: the class; only: names of the options that the function takes, None for all. A parameter of the function,
-    with the `Option` in its annotation, replaces the option of its name. The result has the signature for `help()`, the
-    options by name in `options`, and their texts in its docstring.
+    settings: the class; only: names of the options that the function takes, None for all; extra: the extra
+    whose packages it needs. A parameter of the function, with the `Option` in its annotation, replaces the option of its
+    name. The result has the signature for `help()`, the options by name in `options`, its own docstring in `text`, and in
+    its docstring also the texts of the options.
 
     If the function has a parameter `given`, it gets all arguments there that the caller wrote and that are not None. A
     default value alone does not show if the caller wrote it, and that matters in two cases. Some defaults depend on the
@@ -48,6 +50,8 @@ def takes(
 
         def call(*args: Any, **kwargs: Any) -> _R:
             written = _bind(signature, function.__name__, args, kwargs)
+            if extra:
+                require_extra(extra, f"`patch-compile {function.__name__.replace('_', '-')}`")
             mine = {name: value for name, value in written.items() if name in own}
             if with_given:
                 mine["given"] = {name: value for name, value in written.items() if value is not None}
@@ -56,8 +60,9 @@ def takes(
         functools.update_wrapper(call, function)
         del call.__wrapped__  # type: ignore[attr-defined]  # its signature is not what callers see
         call.__signature__, call.options = signature, options  # type: ignore[attr-defined]
-        listed = "\n".join(f"- `{name}`: {option.text()}" for name, option in options.items())
-        call.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\n{listed}"
+        call.text = inspect.cleandoc(function.__doc__ or "")  # type: ignore[attr-defined]
+        listed = [f"- `{name}`: {option.text()}" for name, option in options.items()]
+        call.__doc__ = "\n".join([call.text, "", *listed])  # type: ignore[attr-defined]
         return call
 
     return make

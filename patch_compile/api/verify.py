@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Annotated
 
-from masklearn.base.extras import require_extra
 from patch_compile.api.results import Verified
 from patch_compile.api.signature import Given, StrPath, takes
 from patch_compile.options import Argument, VerifyOptions
@@ -11,19 +10,22 @@ from patch_compile.options import Argument, VerifyOptions
 __all__ = ["verify"]
 
 
-@takes(VerifyOptions)
+@takes(VerifyOptions, extra="build")
 def verify(given: Given, path: Annotated[StrPath, Argument("The folder of a build.", "OUT")]) -> Verified:
-    """Answer independent questions about a finished build and write the answers to OUT/verify.
+    """Check OUT, and measure where pruning lost quality.
 
-    compiled: does the hybrid ONNX compute the same as the pruned checkpoint, up to rounding? pruned: how far is the
-    pruned model from the dense model? built: does the engine compute the same as the ONNX file (needs a GPU)? where:
-    which linears lost the quality?
+    Questions are answered separately; without `only`, all are asked that the build has an answer to. Compiled: does the
+    hybrid ONNX compute the same as the pruned checkpoint, up to rounding? Pruned: how far is the pruned checkpoint from
+    the dense model? Built: does the engine compute the same as the ONNX file (needs a GPU)? Where: which linears lost the
+    quality? Answers, inputs and outputs are written to OUT/verify, and shown in OUT/report.html.
 
-    A failed check is no error: `passed` of the result is then False. It is also False if a question of `only` could not be
-    answered; without `only`, all questions are asked that the build has an answer to. Raises UsageError for an invalid
-    setting, and PatchCompileError if a file of OUT was changed, or the dense model is missing or does not fit into memory.
+    PASSED means that every question asked has an answer and no check failed; `passed` of the result says so. The exit code
+    is 3 if a check fails, and 5 (NOT CHECKED) if none fails but a question has no answer, such as that about an engine
+    without a GPU to run it: leave such a question out with `only`.
+
+    Raises UsageError for an invalid setting, and PatchCompileError if a file of OUT was changed, or the dense model is
+    missing or does not fit into memory.
     """
-    require_extra("build", "`patch-compile verify`")
     from patch_compile.verification.request import VerifyRequest
     from patch_compile.verification.verify import verify as run
 

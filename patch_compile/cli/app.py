@@ -18,20 +18,7 @@ import click
 
 from masklearn.base.printable import one_line, printable
 from masklearn.base.threads import settle_threads
-from patch_compile.cli.bench import bench
-from patch_compile.cli.build import build
-from patch_compile.cli.compare import compare
-from patch_compile.cli.compile import compile
-from patch_compile.cli.doctor import doctor
-from patch_compile.cli.export import export
-from patch_compile.cli.import_mask import import_mask
-from patch_compile.cli.inspect import inspect
-from patch_compile.cli.learn import learn
-from patch_compile.cli.plan import plan
-from patch_compile.cli.plugin import plugin
-from patch_compile.cli.reduce_linear import reduce_linear
-from patch_compile.cli.run import run
-from patch_compile.cli.verify import verify
+from patch_compile.cli.commands import COMMANDS
 from patch_compile.debug import STAGES, debug_level, tell_seconds
 from patch_compile.errors import SPELLING, PatchCompileError, UsageError
 from patch_compile.python_process import forbid_current_folder
@@ -41,22 +28,6 @@ __all__ = ["cli", "main"]
 _format_warning = warnings.formatwarning
 INTERRUPTED = 130
 INTERNAL = 70  # EX_SOFTWARE of sysexits.h
-_COMMANDS = (
-    bench,
-    build,
-    compare,
-    compile,
-    doctor,
-    export,
-    import_mask,
-    inspect,
-    learn,
-    plan,
-    plugin,
-    reduce_linear,
-    run,
-    verify,
-)
 
 
 _SETTING = re.compile(r"`([a-z_]+)`")
@@ -97,7 +68,7 @@ def cli(session: _Session | None, debug: bool) -> None:
         session.debug = debug or level >= STAGES
 
 
-for _command in _COMMANDS:
+for _command in COMMANDS:
     cli.add_command(_command)
 
 
@@ -184,7 +155,7 @@ def _by_flags(text: str) -> str:
     """Returns a text in which settings that masklearn names, such as `eval_text`, are named as options: --eval."""
     flags = {
         parameter.name: max(parameter.opts, key=len)
-        for one in _COMMANDS
+        for one in COMMANDS
         for parameter in one.params
         if isinstance(parameter, click.Option)
     }

@@ -19,13 +19,12 @@ from patch_compile.options import GROUPS, SHORTCUTS, Argument, flag_of, flags_of
 if TYPE_CHECKING:
     from patch_compile.api.results import Result
 
-__all__ = ["AS_JSON", "HELP_ALL", "command", "print_result"]
+__all__ = ["HELP_ALL", "command", "print_result", "printing"]
 
 _PATH = click.Path(path_type=Path)
 _PLAIN: dict[Any, click.ParamType[Any]] = {int: click.INT, float: click.FLOAT, str: click.STRING}
 _SETTING = re.compile(r"`([a-z_]+)`")
 _WIDTH = 22  # columns of flags in front of their help
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 HELP_ALL = "patch_compile.help_all"
 """Key of a context's `meta`, true for the help text with all options."""
 
@@ -57,8 +56,8 @@ class _Command(CommandWithVariables):
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the first paragraph, or all of them."""
-        whole, text = self.help, inspect.cleandoc(self.help or "")
-        self.help = text if self._shows_all(ctx) else text.partition("\n\n")[0]
+        whole = self.help or ""
+        self.help = whole if self._shows_all(ctx) else whole.partition("\n\n")[0]
         super().format_help_text(ctx, formatter)
         self.help = whole
 
@@ -88,29 +87,43 @@ class _Command(CommandWithVariables):
 
 
 def command(
-    function: Callable[..., Any], *, summary: str, name: str | None = None, basic: Sequence[str] = ()
+    function: Callable[..., Any], *, name: str = "", basic: str = ""
 ) -> Callable[[Callable[..., None]], click.Command]:
     """Make a command of a function that calls the library and prints the result.
 
-    function: function of the library, made by `api.signature.takes`; its parameters without an `Option` are for Python
-    only; summary: the command's line in the list of commands; basic: names of the options that `--help` shows, () for
-    all. The decorated function gets only the parameters that the user wrote. Its own options come last, and its docstring
-    is the help text.
+    function: function of the library, made by `api.signature.takes`. Its docstring is the help text, but for what it
+    raises, and its parameters with an `Option` are the options. basic: names of the options that `--help` shows, "" for
+    all. The decorated function gets `as_json` and the parameters that the user wrote. Its own options come last.
     """
 
     def make(skin: Callable[..., None]) -> click.Command:
         named = name or function.__name__.replace("_", "-")
-        made = click.command(named, cls=_Command, short_help=summary)(_only_given(skin))
         options: dict[str, Option] = function.options  # type: ignore[attr-defined]
         declared = inspect.signature(function).parameters
-        made.params[:0] = [
-            one for key, option in options.items() for one in _params(declared[key], option, named)
-        ]
-        made.basic, made.groups = basic, {key: option.group for key, option in options.items()}
+        summary, *rest = (function.text or "").split("\n\n")  # type: ignore[attr-defined]
+        words = "\n\n".join([summary, *(one for one in rest if not one.startswith("Raises"))])
+        words = re.sub(
+            "`([a-z_]+)`", lambda match: flag_of(match[1], named) if match[1] in options else match[0], words
+        )
+        made = click.command(named, cls=_Command, short_help=summary, help=words)(_only_given(skin))
+        made.params[:0] = [one for key in options for one in _params(declared[key], options[key], named)]
+        made.params.append(
+            click.Option(["--json", "as_json"], is_flag=True, help="Print the result as JSON.")
+        )
+        made.basic, made.groups = basic.split(), {key: option.group for key, option in options.items()}
         name_variables(made)
         return made
 
     return make
+
+
+def printing(function: Callable[..., Result], *, name: str = "", basic: str = "") -> click.Command:
+    """Make a command that prints the result of a function of the library."""
+
+    def skin(as_json: bool, **given: Any) -> None:
+        print_result(function(**given), as_json=as_json)
+
+    return command(function, name=name, basic=basic)(skin)
 
 
 def print_result(result: Result, *, as_json: bool, every: bool = False) -> None:
@@ -127,7 +140,6 @@ def _only_given(skin: Callable[..., None]) -> Callable[..., None]:
     def call(**values: Any) -> None:
         skin(**{name: value for name, value in values.items() if value not in (None, ())})
 
-    call.__doc__ = skin.__doc__
     if hasattr(skin, "__click_params__"):  # options that click.option has added
         call.__click_params__ = skin.__click_params__  # type: ignore[attr-defined]
     return call

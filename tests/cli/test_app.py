@@ -110,7 +110,7 @@ def test_plugin_says_what_is_missing_before_it_fails(tmp_path):
 
 def broken(monkeypatch, error, *options):
     """The output of a command whose work raises `error`."""
-    monkeypatch.setattr(sys.modules["patch_compile.api.doctor"], "doctor", Mock(side_effect=error))
+    monkeypatch.setattr("patch_compile.inspection.doctor.examine", Mock(side_effect=error))
     monkeypatch.setattr(sys, "argv", ["patch-compile", *options, "doctor"])
     with pytest.raises(SystemExit) as end:
         app.main()

@@ -21,7 +21,7 @@ from patch_compile.artifacts.compare import (
 from patch_compile.artifacts.durable import write_json
 from patch_compile.artifacts.folder import OutFolder
 from patch_compile.artifacts.proof import BuildPerplexity, TextRunner, TextWindows
-from patch_compile.cli.compare import compare as compare_command
+from patch_compile.cli.app import cli
 from patch_compile.comparison import Against, compare
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.report.compare import axis_label, method_words
@@ -285,9 +285,11 @@ def test_an_encoder_is_compared_by_the_error_of_its_outputs(tmp_path, text_file,
 
 def test_the_command(root):
     outs = [str(root / f"r{ratio}") for ratio in RATIOS]
-    done = CliRunner().invoke(compare_command, [*outs, "--x", "bytes", "--json"], catch_exceptions=False)
+    done = CliRunner().invoke(
+        cli.commands["compare"], [*outs, "--x", "bytes", "--json"], catch_exceptions=False
+    )
     assert done.exit_code == 0 and json.loads(done.stdout)["axis"]["against"] == "bytes"
-    assert CliRunner().invoke(compare_command, []).exit_code == 2
+    assert CliRunner().invoke(cli.commands["compare"], []).exit_code == 2
 
 
 def test_builds_with_other_kinds_are_compared_by_bytes_and_shares(root, tmp_path, capsys, monkeypatch):

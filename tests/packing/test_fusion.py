@@ -1,6 +1,6 @@
 import pytest
 
-from patch_compile.cli.build import build
+from patch_compile.cli.app import cli
 from patch_compile.errors import PatchCompileError
 from patch_compile.packing.fusion import FUSIONS, parse_fusions, spell_fusions
 from patch_compile.recipe import Recipe
@@ -56,5 +56,7 @@ def test_a_recipe_keeps_them(tmp_path, fuse):
 def test_flags(arguments, environment, given, monkeypatch):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    context = build.make_context("build", ["m", *arguments], auto_envvar_prefix="PATCH_COMPILE_BUILD")
+    context = cli.commands["build"].make_context(
+        "build", ["m", *arguments], auto_envvar_prefix="PATCH_COMPILE_BUILD"
+    )
     assert context.params["fuse"] == given

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from masklearn.masks.maskset import MaskSet
 from patch_compile.artifacts.stage_files import sha256_of
-from patch_compile.cli.build import build as build_command
+from patch_compile.cli.app import cli
 from patch_compile.errors import AccuracyError, PatchCompileError
 from patch_compile.pipeline.learn import learn
 from patch_compile.pipeline.prepare import prepare
@@ -267,7 +267,7 @@ def test_a_person_sees_table_perplexity_and_sentences(settings):
         "-o",
         str(settings["out"]),
     ]
-    result = CliRunner().invoke(build_command, flags, catch_exceptions=False)
+    result = CliRunner().invoke(cli.commands["build"], flags, catch_exceptions=False)
     assert result.exit_code == 0
     for piece in (
         "down_proj",

@@ -14,7 +14,7 @@ from masklearn.quant.table import INT8
 from patch_compile.api.results import Planned
 from patch_compile.artifacts.plan import Reason, ReasonKind, Workload
 from patch_compile.artifacts.plan_of_model import Asked, OtherTypes, PlanOfModel, TargetSource
-from patch_compile.cli.plan import plan as plan_command
+from patch_compile.cli.app import cli
 from patch_compile.errors import PatchCompileError, SpeedError
 from patch_compile.hardware.gpu import local_gpu
 from patch_compile.pipeline.plan import plan
@@ -40,7 +40,7 @@ def small(tmp_path_factory):
 @pytest.fixture(scope="module")
 def planned(model_dir):
     flags = [str(model_dir), "--ratio", "0.4", "--target", "a6000", "--json"]
-    result = CliRunner().invoke(plan_command, flags, catch_exceptions=False)
+    result = CliRunner().invoke(cli.commands["plan"], flags, catch_exceptions=False)
     assert result.exit_code == 0
     return json.loads(result.stdout)
 

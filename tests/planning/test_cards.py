@@ -5,7 +5,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from patch_compile.cli.plan import plan as plan_command
+from patch_compile.cli.app import cli
 from patch_compile.engine.backend import load_backend
 from patch_compile.errors import PatchCompileError
 from patch_compile.hardware import cards
@@ -117,7 +117,7 @@ class TestAnotherRow:
         found = plan(Recipe.parse({"model": model, "ratio": 0.4, "target": target}))
         assert str(found.card) == words and found.whole.end_to_end.speedup > 1
         flags = [str(model), "--ratio", "0.4", "--target", target, "--json"]
-        said = CliRunner().invoke(plan_command, flags, catch_exceptions=False).stdout
+        said = CliRunner().invoke(cli.commands["plan"], flags, catch_exceptions=False).stdout
         assert json.loads(said) == found.as_json()
 
     @pytest.mark.rtx

@@ -5,7 +5,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from patch_compile.cli.plan import plan as plan_command
+from patch_compile.cli.app import cli
 from patch_compile.errors import PatchCompileError
 from patch_compile.hardware.gpu import Gpu
 from patch_compile.planning.cards import card_of, card_of_gpu
@@ -101,8 +101,8 @@ def model(tmp_path):
 def planned(model):
     """Returns the text and the JSON of a plan for an A6000."""
     flags = [str(model), "--ratio", "0.4", "--target", "a6000"]
-    said = CliRunner().invoke(plan_command, flags, catch_exceptions=False).stdout
-    found = CliRunner().invoke(plan_command, [*flags, "--json"], catch_exceptions=False).stdout
+    said = CliRunner().invoke(cli.commands["plan"], flags, catch_exceptions=False).stdout
+    found = CliRunner().invoke(cli.commands["plan"], [*flags, "--json"], catch_exceptions=False).stdout
     return said, json.loads(found)
 
 

@@ -13,7 +13,7 @@ from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.linears import read_linear
 from patch_compile.artifacts.bench import BenchReport, Contender, Library, Phase
 from patch_compile.artifacts.folder import OutFolder
-from patch_compile.cli.bench import bench as bench_command
+from patch_compile.cli.app import cli
 from patch_compile.errors import PatchCompileError
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
@@ -216,6 +216,6 @@ def test_the_command(out_of):
     out = out_of("llama")
     sizes = ["--batch-size", "1", "--prompt-tokens", "8", "--past-tokens", "8"]
     flags = [*sizes, "--iterations", "2", "--warm-up", "0", "--against", "dense", "--json"]
-    done = CliRunner().invoke(bench_command, [str(out), *flags], catch_exceptions=False)
+    done = CliRunner().invoke(cli.commands["bench"], [str(out), *flags], catch_exceptions=False)
     assert done.exit_code == 0
     assert json.loads(done.stdout)["rows"][1]["phase"] == "decode"

@@ -21,7 +21,7 @@ from patch_compile.artifacts.folder import OutFolder
 from patch_compile.artifacts.report import Kind
 from patch_compile.artifacts.verify import Outcome, Question, VerifyReport
 from patch_compile.artifacts.verify_schema import EngineNotRun, NotRun
-from patch_compile.cli.verify import verify as command
+from patch_compile.cli.app import cli
 from patch_compile.errors import NOT_CHECKED, PatchCompileError
 from patch_compile.report.terminal import show
 from patch_compile.report.verify import tolerance_words, unanswered_words, verified
@@ -234,18 +234,18 @@ def test_a_permuted_build_is_compared_in_its_own_order(settings):
 
 def test_limits_that_do_not_hold_exit_with_three(out):
     arguments = [str(out), "--lengths", "1", "--only", "pruned", "--fail-on", "ppl:+0.1%"]
-    result = CliRunner().invoke(command, [*arguments, "--json"])
+    result = CliRunner().invoke(cli.commands["verify"], [*arguments, "--json"])
     assert result.exit_code == 3
     check = json.loads(result.stdout)["checks"][0]
     assert not check["passed"] and check["value"] > check["limit"]
-    result = CliRunner().invoke(command, [*arguments[:-1], "kl:1000"])
+    result = CliRunner().invoke(cli.commands["verify"], [*arguments[:-1], "kl:1000"])
     assert result.exit_code == 0
     assert "kl:1000 holds" in result.stdout
 
 
 def test_a_question_without_an_answer_is_not_passed(out):
     """The build has no engine, and there is no GPU: nothing was checked."""
-    result = CliRunner().invoke(command, [str(out), "--only", "built", "--lengths", "1"])
+    result = CliRunner().invoke(cli.commands["verify"], [str(out), "--only", "built", "--lengths", "1"])
     assert result.exit_code == NOT_CHECKED == 5
     verdict = result.stdout.splitlines()[-2]
     assert verdict.startswith("NOT CHECKED in ") and verdict.endswith(": there is no engine to check")
@@ -253,7 +253,9 @@ def test_a_question_without_an_answer_is_not_passed(out):
     found = VerifyReport.of(out)
     assert found.outcome is Outcome.NOT_CHECKED and found.unanswered == (Question.BUILT,)
     assert "Not everything was checked: there is no engine to check." in (out / "report.html").read_text()
-    result = CliRunner().invoke(command, [str(out), "--only", "built,compiled", "--lengths", "1", "--json"])
+    result = CliRunner().invoke(
+        cli.commands["verify"], [str(out), "--only", "built,compiled", "--lengths", "1", "--json"]
+    )
     assert result.exit_code == NOT_CHECKED and json.loads(result.stdout)["outcome"] == "not-checked"
 
 
@@ -270,7 +272,8 @@ def test_an_engine_that_was_not_run_is_no_pass(out):
 
 def test_a_failed_check_weighs_more_than_an_open_question(out):
     result = CliRunner().invoke(
-        command, [str(out), "--lengths", "1", "--only", "pruned,built", "--fail-on", "ppl:+0.1%"]
+        cli.commands["verify"],
+        [str(out), "--lengths", "1", "--only", "pruned,built", "--fail-on", "ppl:+0.1%"],
     )
     assert result.exit_code == 3 and "FAILED in " in result.stdout
 

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from masklearn.masks.maskset import MaskSet
 from patch_compile.artifacts.stage_files import sha256_of
-from patch_compile.cli.build import build as build_command
+from patch_compile.cli.app import cli
 from patch_compile.errors import AccuracyError, PatchCompileError
 from patch_compile.recipe import Recipe
 from patch_compile.sources import rounding as tolerance
@@ -294,7 +294,7 @@ def test_engines(exported, tmp_path, calib, model, dtype):
 
 class TestCommand:
     def invoke(self, *arguments):
-        return CliRunner().invoke(build_command, [str(argument) for argument in arguments])
+        return CliRunner().invoke(cli.commands["build"], [str(argument) for argument in arguments])
 
     def test_the_report_is_printed(self, exported, tmp_path):
         path = exported("conv_net", False)

@@ -1,0 +1,112 @@
+"""The commands, each a thin skin over the function of the library that has its name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+import patch_compile as library
+from masklearn.base.printable import one_line, printable
+from patch_compile.cli.command import command, print_result, printing
+from patch_compile.errors import NOT_CHECKED, AccuracyError, PatchCompileError
+
+__all__ = ["COMMANDS"]
+
+
+@command(library.build, basic="out ratio target calib eval_text weights kinds backend resume force recipe")
+@click.option("--verbose", is_flag=True, help="Name every node that stays dense, also in an error. [counts]")
+def _build(verbose: bool, as_json: bool, **given: Any) -> None:
+    try:
+        built = library.build(**given)
+    except PatchCompileError as error:
+        for line in error.details if verbose else ():
+            error.add_note(line)
+        raise
+    print_result(built, as_json=as_json, every=verbose)
+
+
+def _print_passes(ctx: click.Context, _param: click.Parameter, given: bool) -> None:
+    """List the passes, and exit. MODEL_DIR is not required for this."""
+    if not given or ctx.resilient_parsing:
+        return
+    from patch_compile.passes import describe_passes
+
+    for number, (name, what) in enumerate(describe_passes(), start=1):
+        click.echo(f"{number:2} {name}: {what}")
+    ctx.exit()
+
+
+@command(library.compile, basic="out mask graph target lowering dtype resume force")
+@click.option(
+    "--list-passes", is_flag=True, is_eager=True, expose_value=False, callback=_print_passes,
+    help="List the passes in their order, and exit.",
+)  # fmt: skip
+def _compile(as_json: bool, **given: Any) -> None:
+    print_result(library.compile(**given), as_json=as_json)
+
+
+@command(library.inspect)
+@click.option(
+    "--all", "every", is_flag=True, help="Print a line for each tensor or linear. [a line for each kind]"
+)
+def _inspect(every: bool, as_json: bool, **given: Any) -> None:
+    found = library.inspect(**given)
+    print_result(found, as_json=as_json, every=every)
+    if found.faults:
+        raise click.exceptions.Exit(1)
+
+
+@command(library.learn, basic="out ratio target calib weights kinds resume force")
+def _learn(as_json: bool, **given: Any) -> None:
+    learned = library.learn(**given)
+    if learned is not None:  # only the first of several processes has the result
+        print_result(learned, as_json=as_json)
+
+
+@command(library.run)
+def _run(as_json: bool, **given: Any) -> None:
+    from patch_compile.report.inspect import times_line
+
+    alone = len(given["prompts"]) == 1 and not as_json
+    generated = library.run(
+        **given,
+        say=lambda about: click.echo(one_line(f"runs on {about}"), err=True),
+        show=(lambda text: click.echo(printable(text), nl=False)) if alone else None,
+    )
+    if as_json:
+        click.echo(generated.json())
+        return
+    pairs = zip(given["prompts"], generated.texts, strict=True)
+    click.echo("" if alone else "\n\n".join(printable(f"{prompt}\n→ {text}") for prompt, text in pairs))
+    click.echo(times_line(generated.report), err=True)
+
+
+@command(library.verify, basic="only eval_text baselines tasks prompt fail_on as_json")
+def _verify(as_json: bool, **given: Any) -> None:
+    # Imported here, because it imports NumPy and pydantic, which `--help` need not wait for.
+    from patch_compile.artifacts.verify import Outcome
+
+    found = library.verify(**given)
+    print_result(found, as_json=as_json)
+    codes = {Outcome.FAILED: AccuracyError.exit_code, Outcome.NOT_CHECKED: NOT_CHECKED}
+    if code := codes.get(found.report.outcome):
+        raise click.exceptions.Exit(code)
+
+
+COMMANDS = (
+    printing(library.bench),
+    _build,
+    printing(library.compare),
+    _compile,
+    printing(library.doctor),
+    printing(library.export),
+    printing(library.import_mask),
+    _inspect,
+    _learn,
+    printing(library.plan, basic="ratio mask speedup budget_ms target weights kinds lowering as_json"),
+    printing(library.build_plugin, name="plugin"),
+    printing(library.reduce_linear, name="debug reduce"),
+    _run,
+    _verify,
+)
