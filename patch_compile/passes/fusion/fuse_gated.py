@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from patch_compile.packing.function import GATED_PANEL_ROWS
 from patch_compile.packing.fusion import FUSIONS, GATED
-from patch_compile.passes.find_linears import lowerable_linears
 from patch_compile.passes.fusion.base import Activation, EpiloguePass, find_activation
 from patch_compile.passes.linear_node import LinearNode, reader, refuse, replace, why_open
 
@@ -40,6 +39,8 @@ class FuseGatedPass(EpiloguePass):
 
     def run(self, model: ir.Model) -> bool:
         """Fuse the Linears in the graph's order. Returns True if any was fused."""
+        from patch_compile.passes.find_linears import lowerable_linears  # NumPy
+
         self._unpacked = {linear.output: name for name, linear in lowerable_linears(model).items()}
         return super().run(model)
 
