@@ -79,7 +79,7 @@ class Timed(Record):
     @property
     def spread(self) -> float:
         """Range of the middle 80 % of the runs, over the median."""
-        return (self.p90_ms - self.p10_ms) / self.median_ms
+        return (self.p90_ms - self.p10_ms) / self.median_ms if self.median_ms else 0.0
 
 
 class BenchRow(Record):

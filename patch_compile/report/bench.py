@@ -65,7 +65,7 @@ def times_table(report: BenchReport) -> Table:
     ]
     rows = [[row.phase, *_cells(row)] for row in report.rows]
     clocks = ", ".join(clock_words(report.clocks))
-    runs = report.rows[0].hybrid.runs
+    runs = next((row.hybrid.runs for row in report.rows), 0)
     caption = (
         f"Measured on {report.device.name}: {_timed_words(report)}. Medians of {runs} runs; p10 … p90: the middle 80 % of "
         "the hybrid model's runs, or of the rounds; spread: its range over the median, of the worst model."
@@ -82,7 +82,11 @@ def _cells(row: BenchRow) -> Iterator[str]:
     yield _median(row.uniform)
     yield percent(max(timed.spread for which in Contender if (timed := row.of(which))))
     yield "{:.2f} … {:.2f}".format(*row.speedup_p10_p90) if row.speedup_p10_p90 else ""
-    yield times(row.dense.median_ms / row.uniform.median_ms) if row.dense and row.uniform else ""
+    yield (
+        times(row.dense.median_ms / row.uniform.median_ms)
+        if row.dense and row.uniform and row.uniform.median_ms
+        else ""
+    )
     yield times(row.predicted.speedup) if row.predicted else ""
     yield times(row.limit) if row.limit else ""
 

@@ -47,7 +47,7 @@ class Table:
 
     def without_empty(self) -> Table:
         """Returns the table without columns that are empty in all rows."""
-        kept = [i for i, _ in enumerate(self.headings) if any(row[i] for row in self.rows)]
+        kept = [i for i, _ in enumerate(self.headings) if not self.rows or any(row[i] for row in self.rows)]
         rows = [[row[i] for i in kept] for row in self.rows]
         return replace(self, headings=[self.headings[i] for i in kept], rows=rows)
 

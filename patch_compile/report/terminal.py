@@ -78,6 +78,8 @@ def _section(one: Section, width: int) -> Iterator[str | RichTable]:
 def _tables(table: Table, width: int) -> Iterator[RichTable]:
     """Yield a table, or several that repeat the names of the rows, so that no number is cut."""
     columns = table.columns
+    if not columns:
+        return
     rows = [list(map(one_line, row)) for row in (*table.rows, *([table.sums] if table.sums else []))]
     longest = [
         max(map(cell_len, (one_line(column.title), *(row[i] for row in rows))))
