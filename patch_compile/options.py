@@ -30,7 +30,7 @@ from patch_compile.engine.options import ENGINE, EngineSettings
 from patch_compile.engine.profiles import read_shapes
 from patch_compile.hardware.cards import parse_targets
 from patch_compile.packing.fusion import FUSIONS, parse_fusions, spell_fusions
-from patch_compile.planning.lowering_patterns import parse_lowering
+from patch_compile.planning.lowering import parse_lowering
 
 __all__ = [
     "AUTO", "EDGELLM_PYTHON", "EVALUATION", "FORCE", "GRAPH", "GROUPS", "MODEL_DIR", "RESUME", "RUNNER", "SHORTCUTS",

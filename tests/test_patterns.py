@@ -8,7 +8,7 @@ import pytest
 from masklearn.masks.budget import Budget
 from masklearn.model.coverage import covered_linears
 from patch_compile.errors import PatchCompileError
-from patch_compile.planning.lowering_patterns import asked_lowerings
+from patch_compile.planning.lowering import asked_lowerings
 from patch_compile.recipe import Recipe
 from tests.conftest import ModelMaker
 

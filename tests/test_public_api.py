@@ -22,7 +22,8 @@ INNER = {
     # plan's rows, `masks.kinds` the table of kinds, and `weights` that of weight types.
     "benchmarks/kernels/": (
         "masklearn.base.durable", "masklearn.masks.kinds", "masklearn.quant", "patch_compile.hardware",
-        "patch_compile.artifacts.plan", "patch_compile.packing", "patch_compile.planning", "patch_compile.plugin",
+        "patch_compile.artifacts.plan", "patch_compile.artifacts.prediction",
+        "patch_compile.packing", "patch_compile.planning", "patch_compile.plugin",
     ),
     # It starts pip as the program does, so that nothing of the current folder runs.
     "samples/packages.py": ("patch_compile.python_process",),
@@ -39,7 +40,7 @@ INNER = {
     # It draws with the axes, marks and colours of the program's pictures, at the bytes of the table of kinds, and predicts
     # the time of mosaics that have no file.
     "benchmarks/quality/frontier.py": (
-        "masklearn.masks.kinds", "masklearn.masks.tiles", "patch_compile.artifacts.plan", "patch_compile.hardware",
+        "masklearn.masks.kinds", "masklearn.masks.tiles", "patch_compile.artifacts.prediction", "patch_compile.hardware",
         "patch_compile.planning", "patch_compile.report",
     ),
 }  # fmt: skip

@@ -18,7 +18,8 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
 from benchmarks.page_part import print_or_renew
-from patch_compile.artifacts.plan import Slower, Way, WholeRow, Workload
+from patch_compile.artifacts.plan import Slower, Way
+from patch_compile.artifacts.prediction import WholeRow, Workload
 from patch_compile.hardware.cards import RatedCard, rated_cards
 from patch_compile.planning.cards import PlanCard
 from patch_compile.planning.cost import CostModel

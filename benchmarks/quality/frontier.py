@@ -29,7 +29,7 @@ from benchmarks.kernels.roofline import BATCH, GENERATED, MODELS, PROMPT, predic
 from masklearn.masks.kinds.base import BYTES_DENSE
 from masklearn.masks.kinds.table import DENSE, PRUNED, TWO_FOUR
 from masklearn.masks.tiles import grid_shape
-from patch_compile.artifacts.plan import Workload
+from patch_compile.artifacts.prediction import Workload
 from patch_compile.hardware.cards import RatedCard, card_named
 from patch_compile.planning.cards import PlanCard
 from patch_compile.planning.cost import CostModel

@@ -9,7 +9,7 @@ from typing import ClassVar
 from pydantic import AliasChoices, Field
 
 from patch_compile.artifacts.layout import BENCH
-from patch_compile.artifacts.plan import Calibration, PhaseRow
+from patch_compile.artifacts.prediction import Calibration, PhaseRow
 from patch_compile.artifacts.record import FileRecord, Record
 
 __all__ = [

@@ -12,7 +12,7 @@ from masklearn.masks.kinds.table import DENSE as DENSE_KIND
 from masklearn.masks.kinds.table import TWO_FOUR
 from patch_compile.artifacts.bench import Library, Phase
 from patch_compile.artifacts.manifest import ModelOrigin
-from patch_compile.artifacts.plan import CardRow, Workload
+from patch_compile.artifacts.prediction import CardRow, Workload
 from patch_compile.artifacts.record import Record, VersionedRecord
 
 __all__ = [

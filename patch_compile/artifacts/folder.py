@@ -12,8 +12,14 @@ from masklearn.base.durable import flush_tree, temporary_name
 from patch_compile.artifacts.layout import MANIFEST, RECIPE
 from patch_compile.artifacts.lock import FolderLock
 from patch_compile.artifacts.manifest import Manifest
-from patch_compile.artifacts.own_files import check_links, check_own, links_in, remove_temporaries
-from patch_compile.artifacts.stage_files import remove, sha256_of
+from patch_compile.artifacts.stage_files import (
+    check_links,
+    check_own,
+    links_in,
+    remove,
+    remove_temporaries,
+    sha256_of,
+)
 from patch_compile.artifacts.state import StageRecord
 from patch_compile.errors import PatchCompileError
 

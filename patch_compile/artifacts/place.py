@@ -12,7 +12,7 @@ from masklearn.base.processes import process_count
 from patch_compile.artifacts.layout import MANIFEST, PARTIAL, STATE
 from patch_compile.artifacts.lock import lock_holder
 from patch_compile.artifacts.manifest import Manifest
-from patch_compile.artifacts.own_files import check_own
+from patch_compile.artifacts.stage_files import check_own
 from patch_compile.artifacts.state import WorkspaceState, holds_nothing, is_workspace
 from patch_compile.errors import PatchCompileError
 

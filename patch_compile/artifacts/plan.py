@@ -9,23 +9,21 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from masklearn.quant.table import FLOAT16, weight_type
 from patch_compile.artifacts.layout import PLAN
+from patch_compile.artifacts.prediction import CardRow, WholeRow, Workload
 from patch_compile.artifacts.record import FileRecord, Record
 
 __all__ = [
     "Bound",
-    "Calibration",
-    "CardRow",
     "Gaining",
     "LinearRow",
     "LinearTimes",
     "Lowering",
     "Node",
-    "PhaseRow",
     "Plan",
     "PlanSummary",
     "Reason",
@@ -39,8 +37,6 @@ __all__ = [
     "Totals",
     "Unpredicted",
     "Way",
-    "WholeRow",
-    "Workload",
 ]
 
 Lowering = Literal["plugin", "split", "dense"]
@@ -173,7 +169,7 @@ class Slabs(Record):
 
     @property
     def any_pruned(self) -> bool:
-        """True if a slab is not dense, or may be: of a kind that only siblings have there are none."""
+        """True if slabs of a kind that prunes are counted, even if only linears of the same node have some."""
         return bool(self.sparse or self.others)
 
     @property
@@ -223,127 +219,6 @@ class LinearRow(Record):
     def saved_bytes(self) -> int:
         """Returns the bytes that packing saves."""
         return self.bytes_before - self.bytes_after
-
-
-class Calibration(Record):
-    """Assumptions of the roofline that best predict the times that were measured on a GPU.
-
-    gpu: its name; card: the row of the table of cards; own: True if the row is this GPU's own, False if it stands for
-    it. clocks: medians in MHz, None if they were not recorded. assumptions: those of `Assumptions` that the fit
-    changed. left: assumptions that these times do not determine, and why. times: number of times; error: median
-    relative error of the predictions, before and after the fit. shipped: True if it came with patch-compile, False if it
-    was measured on this machine.
-    """
-
-    gpu: str
-    card: str
-    own: bool
-    clocks: dict[str, float] | None
-    driver: str | None
-    backend: str
-    version: str
-    date: str
-    model: str
-    assumptions: dict[str, float]
-    left: dict[str, str]
-    times: int = Field(ge=2)
-    error: dict[str, float]
-    shipped: bool = False
-
-    def __hash__(self) -> int:  # dicts have no hash, and plans are cached by their card
-        return hash(self.model_dump_json())
-
-
-class CardRow(Record):
-    """The card that a plan is predicted for. stands_for: the target without a data sheet of its own, or ""."""
-
-    name: str
-    stands_for: str = ""
-    calibration: Calibration | None = None
-
-    def __str__(self) -> str:
-        name = f"{self.name}, which stands for {self.stands_for}" if self.stands_for else self.name
-        if found := self.calibration:
-            whose = "patch-compile's " if found.shipped else ""
-            return f"{name} (calibrated by {whose}times measured on {found.gpu} on {found.date[:10]})"
-        return name
-
-
-class Workload(Record):
-    """`batch` sequences of `prompt` tokens each, then `generated` sampled tokens, the first of which the prompt gives."""
-
-    batch: int
-    prompt: int
-    generated: int
-
-    def without_decode(self) -> Self:
-        """Returns the workload of an encoder, which generates nothing."""
-        return self.model_copy(update={"generated": 1})
-
-    @property
-    def steps(self) -> int:
-        """Returns the number of decode steps after the prompt."""
-        return self.generated - 1
-
-    @property
-    def prefill_tokens(self) -> int:
-        """Returns the rows of X of a linear for the prompt."""
-        return self.batch * self.prompt
-
-    def total(self, prefill: float, decode: float) -> float:
-        """Returns the time of the whole workload. prefill: time of the prompt; decode: time of one decode step."""
-        return prefill + self.steps * decode
-
-    def __str__(self) -> str:
-        if self.generated == 1:
-            return f"batch {self.batch}, {self.prompt} tokens"
-        return f"batch {self.batch}, {self.prompt} prompt + {self.generated} generated tokens"
-
-
-class PhaseRow(Record):
-    """Predicted milliseconds of a phase, the ratio of dense to planned time, and the limit of any plan at this ratio.
-
-    dense_ms: with dense 16-bit weights; alike_ms: with dense weights of the same types as the plan's, None if those have 16
-    bits.
-    """
-
-    dense_ms: float
-    alike_ms: float | None = None
-    planned_ms: float
-    speedup: float
-    limit: float
-
-    @classmethod
-    def of(cls, dense: float, planned: float, limit: float, alike: float | None = None) -> Self:
-        """Returns the row of a phase. A phase that does not occur has a speed-up of 1."""
-        speedup = dense / planned if planned else 1.0
-        return cls(dense_ms=dense, alike_ms=alike, planned_ms=planned, speedup=speedup, limit=limit)
-
-    @property
-    def over_alike(self) -> float:
-        """Returns the speed-up over dense weights of the same types."""
-        if self.alike_ms is None:
-            return self.speedup
-        return self.alike_ms / self.planned_ms if self.planned_ms else 1.0
-
-
-class WholeRow(Record):
-    """Predicted times of the whole model: all prompts, all decode steps after them, and both."""
-
-    prefill: PhaseRow
-    decode: PhaseRow
-    end_to_end: PhaseRow
-
-    @classmethod
-    def of(cls, prefill: PhaseRow, decode: PhaseRow) -> Self:
-        """Returns the times with the sum of both phases. Each phase has its own limit."""
-        dense, planned = prefill.dense_ms + decode.dense_ms, prefill.planned_ms + decode.planned_ms
-        least = prefill.dense_ms / prefill.limit + decode.dense_ms / decode.limit
-        both = (prefill.alike_ms, decode.alike_ms)
-        alike = None if None in both else sum(filter(None, both))
-        return cls(
-            prefill=prefill, decode=decode, end_to_end=PhaseRow.of(dense, planned, dense / least, alike)
-        )
 
 
 class Totals(Record):

@@ -8,7 +8,8 @@ from typing import ClassVar
 from pydantic import Field
 
 from masklearn.quant.table import FLOAT16
-from patch_compile.artifacts.plan import Gaining, Plan, Skipped, WholeRow
+from patch_compile.artifacts.plan import Gaining, Plan, Skipped
+from patch_compile.artifacts.prediction import WholeRow
 from patch_compile.artifacts.record import Record
 
 __all__ = ["Asked", "Builder", "Memory", "OtherKinds", "OtherTypes", "PlanOfModel", "TargetSource"]

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from masklearn.base.durable import whole_file
 from masklearn.base.safe_read import json_type, read_json
-from patch_compile.artifacts.durable import write_json
 from patch_compile.artifacts.layout import MANIFEST, RECIPE
 from patch_compile.errors import PatchCompileError
 
-__all__ = ["FileRecord", "Record", "Shown", "Unit", "VersionedRecord", "shown"]
+__all__ = ["FileRecord", "Record", "Shown", "Unit", "VersionedRecord", "shown", "write_json"]
 
 _VERSION = "schema"
 _Found = TypeVar("_Found")
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write JSON to a temporary file, flush it, and rename it to `path` when it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as part:
+        part.write_text(json.dumps(value, indent=1, sort_keys=False) + "\n")
 
 
 class Unit(StrEnum):

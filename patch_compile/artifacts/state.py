@@ -12,9 +12,9 @@ from pydantic import AfterValidator
 
 from masklearn.base.durable import is_temporary
 from masklearn.base.safe_read import read_json
-from patch_compile.artifacts.durable import write_json
 from patch_compile.artifacts.layout import CARD, MANIFEST, PAGE, RECIPE, SCRATCH, STATE
 from patch_compile.artifacts.lock import LOCK
+from patch_compile.artifacts.record import write_json
 from patch_compile.errors import PatchCompileError
 
 __all__ = [

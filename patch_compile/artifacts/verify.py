@@ -9,10 +9,8 @@ from typing import ClassVar
 from masklearn import BesideBaselines
 from patch_compile.artifacts.layout import VERIFY
 from patch_compile.artifacts.manifest import EvalText
-from patch_compile.artifacts.overlap import TextOverlap
 from patch_compile.artifacts.record import FileRecord
 from patch_compile.artifacts.report import Kind
-from patch_compile.artifacts.tasks import TaskScores
 from patch_compile.artifacts.verify_schema import (
     EngineCheck,
     EngineCompared,
@@ -21,6 +19,8 @@ from patch_compile.artifacts.verify_schema import (
     LimitCheck,
     OnnxCheck,
     QualityLoss,
+    TaskScores,
+    TextOverlap,
 )
 
 __all__ = ["Outcome", "Question", "VerifiedText", "VerifyReport"]

@@ -12,6 +12,7 @@ from patch_compile.artifacts.proof import ComparedInputs, Finite, OutputsDiffere
 from patch_compile.artifacts.record import Record, Unit, shown
 
 __all__ = [
+    "RUN_TOKENS",
     "BlockError",
     "ComparedRun",
     "EngineCheck",
@@ -27,11 +28,19 @@ __all__ = [
     "LogitErrorStats",
     "NotRun",
     "OnnxCheck",
+    "OverlapUnknown",
     "PrunedOutputs",
     "PrunedPerplexity",
     "PrunedTokens",
     "QualityLoss",
+    "SharedRuns",
+    "TaskDifference",
+    "TaskRow",
+    "TaskScores",
+    "TextOverlap",
 ]
+
+RUN_TOKENS = 13  # length of the runs by which texts are compared
 
 
 class ErrorStats(Record):
@@ -239,3 +248,92 @@ class LimitCheck(Record):
     limit: float
     at_least: bool
     passed: bool
+
+
+class OverlapUnknown(StrEnum):
+    """Reasons why it is not known whether a text was seen."""
+
+    GIVEN_MASKS = "given-masks"  # the masks come from a file
+    NO_TEXT = "no-text"  # the build names no text
+    ON_HUB = "on-hub"  # the text is not on this machine
+    UNREADABLE = "unreadable"
+    CHANGED = "changed"  # the text has another sha256 now
+    SHORT_WINDOWS = "short-windows"  # windows are shorter than a run
+
+
+class SharedRuns(Record):
+    """Runs of `n` tokens that are both in evaluation windows and in calibration windows.
+
+    runs: number of runs in the evaluation windows; shared: number of them that are in a calibration window; worst: index
+    of the evaluation window that shares most, None without runs; worst_share: its share, 0 … 1.
+    """
+
+    n: int
+    runs: int
+    shared: int
+    worst: int | None
+    worst_share: float
+
+    @property
+    def share(self) -> float:
+        """Share of the runs, 0 … 1."""
+        return self.shared / self.runs if self.runs else 0.0
+
+
+class TextOverlap(Record):
+    """Overlap of the evaluation text with the text that the masks were learned on.
+
+    same_text: True if they are the same text by their sha256; shared: None if unknown; about: name of the text or of the
+    masks' file, or the error that reading the text raised.
+    """
+
+    same_text: bool = False
+    shared: SharedRuns | None = None
+    unknown: OverlapUnknown | None = None
+    about: str = ""
+
+
+class TaskDifference(Record):
+    """Difference of the pruned model's score from the dense model's, with its standard error.
+
+    per_item: True for the mean difference per item (a paired comparison), in `unit`; else the difference of the two
+    scores, with the combined error of both.
+    """
+
+    value: float
+    error: float
+    per_item: bool
+    unit: Literal["", "nats"] = ""
+
+
+class TaskRow(Record):
+    """Scores of one metric of a task or group, None if not finite. Standard errors are None if unknown.
+
+    filter: the harness's filter of answers, None for none; samples: number of items; difference: None without an error.
+    """
+
+    task: str
+    metric: str
+    filter: str | None
+    dense: float | None
+    pruned: float | None
+    dense_stderr: float | None
+    pruned_stderr: float | None
+    samples: int
+    difference: TaskDifference | None
+
+
+class TaskScores(Record):
+    """Scores of all tasks.
+
+    harness: name and version of the harness; backend: `hf` for transformers, `onnx` for ONNX Runtime; chat_template: True
+    if the model has a chat template, which is not applied; limit: number of items of each task, None for all; cut: tasks
+    that have more items than that.
+    """
+
+    harness: str
+    backend: Literal["hf", "onnx"]
+    rows: tuple[TaskRow, ...]
+    chat_template: bool
+    limit: int | None = None
+    cut: tuple[str, ...] = ()

@@ -21,7 +21,6 @@ from masklearn.base.durable import flush_folder, flush_tree
 from patch_compile.artifacts.layout import MANIFEST, SCRATCH, STATE
 from patch_compile.artifacts.lock import LOCK, FolderLock
 from patch_compile.artifacts.manifest import Manifest
-from patch_compile.artifacts.own_files import foreign_files
 from patch_compile.artifacts.place import (
     RUNNING,
     check_out,
@@ -31,7 +30,15 @@ from patch_compile.artifacts.place import (
     partial_of,
     place_of,
 )
-from patch_compile.artifacts.stage_files import files_under, intact, link, remove, sha256_of, sweep
+from patch_compile.artifacts.stage_files import (
+    files_under,
+    foreign_files,
+    intact,
+    link,
+    remove,
+    sha256_of,
+    sweep,
+)
 from patch_compile.artifacts.state import StageRecord, WorkspaceState
 from patch_compile.errors import PatchCompileError
 

@@ -14,7 +14,7 @@ from patch_compile.artifacts.compare import (
     ComparedAxis,
     CompareReport,
 )
-from patch_compile.artifacts.durable import write_json
+from patch_compile.artifacts.record import write_json
 from patch_compile.comparison.builds import ComparedBuild, read_builds
 from patch_compile.comparison.comparable import (
     Measured,

@@ -14,7 +14,7 @@ from masklearn.model.coverage import covered_linears_of
 from patch_compile.artifacts.folder import faulty_files
 from patch_compile.artifacts.layout import MANIFEST, ONNX
 from patch_compile.artifacts.manifest import Manifest
-from patch_compile.artifacts.own_files import foreign_files
+from patch_compile.artifacts.stage_files import foreign_files
 from patch_compile.errors import PatchCompileError
 from patch_compile.inspection import Inspection
 

@@ -10,9 +10,8 @@ from masklearn.masks.kinds.allowed import allowed_kinds
 from masklearn.masks.weight_types import spell_types
 from patch_compile.errors import PatchCompileError
 from patch_compile.planning.gains import ALL_SPARSE, GainBudget, TilesThatGain
-from patch_compile.planning.lowering_patterns import AUTO, asked_lowerings
-from patch_compile.planning.savings import plans_for_speed
-from patch_compile.planning.tiles_for_speed import SpeedTask, TilesForSpeed
+from patch_compile.planning.lowering import AUTO, asked_lowerings
+from patch_compile.planning.tiles_for_speed import SpeedTask, TilesForSpeed, plans_for_speed
 from patch_compile.planning.types_for_speed import TypesForSpeed
 from patch_compile.report.prediction import gain_line, reason_lines
 

@@ -16,8 +16,7 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.pipeline.choose import Chooser, chooser_of
 from patch_compile.planning.cards import DEFAULT_TARGET, card_of, card_of_gpu, find_card
 from patch_compile.planning.cost import CostModel
-from patch_compile.planning.lowering import lowerings_of
-from patch_compile.planning.lowering_patterns import asked_lowerings
+from patch_compile.planning.lowering import asked_lowerings, lowerings_of
 from patch_compile.plugin.prebuilt import DISTRIBUTION
 from patch_compile.progress import Progress, quiet_libraries
 from patch_compile.recipe import Recipe

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from patch_compile.artifacts.plan import CardRow
+from patch_compile.artifacts.prediction import CardRow
 from patch_compile.errors import PatchCompileError
 from patch_compile.hardware.cards import (
     RatedCard,

@@ -8,7 +8,8 @@ from functools import cache
 
 from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
 from masklearn.quant.table import FLOAT16, WeightType
-from patch_compile.artifacts.plan import LinearTimes, Reason, ReasonKind, Times, Workload
+from patch_compile.artifacts.plan import LinearTimes, Reason, ReasonKind, Times
+from patch_compile.artifacts.prediction import Workload
 from patch_compile.hardware.cards import RatedCard
 from patch_compile.planning.cards import PlanCard
 from patch_compile.planning.roofline.assumptions import Assumptions

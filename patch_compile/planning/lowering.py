@@ -1,13 +1,18 @@
-"""Chooses the lowering of each linear, with the reason if it is not `plugin`."""
+"""Chooses the lowering of each linear, with the reason if it is not `plugin`.
+
+`--lowering` is `auto`, `plugin`, `split` or `dense`, or `PATTERN=LOWERING,…` such as `mlp.*=plugin,v_proj=dense`, with the
+patterns of `masklearn.masks.name_globs`. The last pattern that matches a linear decides. Linears without a match are `auto`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 from masklearn.masks.kinds.base import BYTES_DENSE
 from masklearn.masks.kinds.table import DENSE, PRUNED, TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask
+from masklearn.masks.name_globs import decide, parse_pairs
 from masklearn.quant.table import FLOAT16, WeightType, weight_type
 from patch_compile.artifacts.plan import (
     LinearRow,
@@ -23,12 +28,23 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.packing.format import choose_panel_rows
 from patch_compile.packing.slab_kinds import SLAB_K, kinds_among, slab_kinds
 from patch_compile.planning.cost import CostModel
-from patch_compile.planning.lowering_patterns import Asked, asked_lowerings
 from patch_compile.planning.tile_map import TileKinds
 
-__all__ = ["LinearPlan", "lowerings_of", "plan_linear", "plan_linears", "uncovered"]
+__all__ = [
+    "AUTO",
+    "Asked",
+    "LinearPlan",
+    "asked_lowerings",
+    "lowerings_of",
+    "parse_lowering",
+    "plan_linear",
+    "plan_linears",
+    "uncovered",
+]
 
 Shape = tuple[int, int]
+Asked = Literal["auto", "plugin", "split", "dense"]
+AUTO: Asked = "auto"
 
 
 class LinearPlan(LinearRow):
@@ -106,6 +122,35 @@ class LinearPlan(LinearRow):
         if self.weight_type.quantised and not self.uses_zeros:
             slabs = slabs.all_dense
         return self.changed(node=node, panel_rows=rows, slabs=slabs)
+
+
+def parse_lowering(text: str) -> str:
+    """Returns the text if it is valid. Raises ValueError with a one-line message if it is not."""
+    _pairs(text)
+    return text
+
+
+def asked_lowerings(text: str, names: Sequence[str]) -> dict[str, Asked]:
+    """Returns the lowering that is asked of each linear.
+
+    Raises PatchCompileError for a pattern that matches no linear, or that later patterns override everywhere.
+    """
+    decided = decide(_pairs(text), names, "--lowering")
+    return {name: AUTO if decision is None else decision[1] for name, decision in decided.items()}
+
+
+def _pairs(text: str) -> list[tuple[str, Asked]]:
+    """Returns (pattern, lowering) pairs in their order. A lone lowering for all linears has the pattern ""."""
+    if text.strip() and "=" not in text and "," not in text:
+        return [("", _lowering(text.strip()))]
+    return [(pattern, _lowering(spelled)) for pattern, spelled in parse_pairs(text, "LOWERING")]
+
+
+def _lowering(spelled: str) -> Asked:
+    for known in get_args(Asked):
+        if spelled == known:
+            return known  # type: ignore[no-any-return]
+    raise ValueError(f"{spelled!r} is no lowering. It is one of {', '.join(get_args(Asked))}.")
 
 
 def plan_linears(

@@ -17,8 +17,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from masklearn.base.safe_read import read_json
-from patch_compile.artifacts.durable import write_json
-from patch_compile.artifacts.plan import Calibration
+from patch_compile.artifacts.prediction import Calibration
+from patch_compile.artifacts.record import write_json
 from patch_compile.artifacts.workspace import key_of
 from patch_compile.cache_folder import cache_folder
 from patch_compile.errors import PatchCompileError

@@ -14,8 +14,14 @@ from masklearn.masks.tiles import grid_shape
 from masklearn.quant.table import FLOAT16, WeightType
 from patch_compile.artifacts.plan import LinearRow, Plan, PlanSummary, Reason, ReasonKind, Totals, Unpredicted
 from patch_compile.planning.cost import CostModel
-from patch_compile.planning.lowering import LinearPlan, lowerings_of, plan_linear
-from patch_compile.planning.lowering_patterns import AUTO, Asked, asked_lowerings
+from patch_compile.planning.lowering import (
+    AUTO,
+    Asked,
+    LinearPlan,
+    asked_lowerings,
+    lowerings_of,
+    plan_linear,
+)
 from patch_compile.planning.outline import Outline
 from patch_compile.planning.predict import predict_whole
 from patch_compile.planning.products import InputGroup, cost_together, products_of

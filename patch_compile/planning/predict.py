@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from masklearn.masks.kinds.base import BYTES_DENSE
-from patch_compile.artifacts.plan import Bound, LinearTimes, PhaseRow, Times, WholeRow
+from patch_compile.artifacts.plan import Bound, LinearTimes, Times
+from patch_compile.artifacts.prediction import PhaseRow, WholeRow
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import LinearPlan
 from patch_compile.planning.outline import Outline

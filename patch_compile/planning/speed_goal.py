@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from patch_compile.artifacts.plan import PhaseRow
+from patch_compile.artifacts.prediction import PhaseRow
 from patch_compile.errors import SpeedError
 
 __all__ = ["SpeedGoal", "ratio_for", "unreachable"]

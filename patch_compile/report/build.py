@@ -14,7 +14,8 @@ from patch_compile.artifacts.command_results import (
     ReducedLinear,
 )
 from patch_compile.artifacts.layout import MASKS, MODEL, PAGE
-from patch_compile.artifacts.plan import CardRow, Gaining
+from patch_compile.artifacts.plan import Gaining
+from patch_compile.artifacts.prediction import CardRow
 from patch_compile.artifacts.report import DecoderReport, MaskedModel, OutputsReport, Report
 from patch_compile.report.linears import (
     compiled_types,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 
 from masklearn.masks.budget import Budget
-from patch_compile.artifacts.plan import LinearRow, PhaseRow, WholeRow
+from patch_compile.artifacts.plan import LinearRow
 from patch_compile.artifacts.plan_of_model import (
     Asked,
     Builder,
@@ -14,6 +14,7 @@ from patch_compile.artifacts.plan_of_model import (
     PlanOfModel,
     TargetSource,
 )
+from patch_compile.artifacts.prediction import PhaseRow, WholeRow
 from patch_compile.planning.speed_goal import SpeedGoal
 from patch_compile.report.linears import has_other_kinds, linears_table, skipped_lines
 from patch_compile.report.number_format import milliseconds, times

@@ -12,8 +12,6 @@ from masklearn.masks.record import SpeedRecord
 from masklearn.masks.tiles import spell_tile
 from masklearn.quant.table import weight_type
 from patch_compile.artifacts.plan import (
-    Calibration,
-    CardRow,
     Gaining,
     LinearRow,
     Node,
@@ -23,8 +21,8 @@ from patch_compile.artifacts.plan import (
     Slower,
     Unpredicted,
     Way,
-    WholeRow,
 )
+from patch_compile.artifacts.prediction import Calibration, CardRow, WholeRow
 from patch_compile.packing.slab_kinds import SLAB_K
 from patch_compile.planning.measured import FITTED
 from patch_compile.planning.roofline.assumptions import ASSUMED, Assumptions

@@ -6,10 +6,17 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from masklearn import Baseline, BaselineRow, BesideBaselines
-from patch_compile.artifacts.overlap import RUN_TOKENS, OverlapUnknown, SharedRuns, TextOverlap
 from patch_compile.artifacts.report import Kind, OutputsReport
-from patch_compile.artifacts.tasks import TaskRow, TaskScores
-from patch_compile.artifacts.verify_schema import ErrorAttribution, GeneratedText
+from patch_compile.artifacts.verify_schema import (
+    RUN_TOKENS,
+    ErrorAttribution,
+    GeneratedText,
+    OverlapUnknown,
+    SharedRuns,
+    TaskRow,
+    TaskScores,
+    TextOverlap,
+)
 from patch_compile.report.number_format import change, count, number, percent, perplexity, seconds
 from patch_compile.report.section import Column, Section, Table, table_of
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from masklearn.model.checkpoint import Checkpoint
     from masklearn.model.coverage import Coverage
     from masklearn.quant.table import WeightType
-    from patch_compile.artifacts.plan import Workload
+    from patch_compile.artifacts.prediction import Workload
     from patch_compile.onnx_io.compare import Outputs
     from patch_compile.onnx_io.feeds import Feed
     from patch_compile.passes import PassDump

@@ -15,7 +15,7 @@ from masklearn.model.folder import CONFIG, files_beside
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import WeightType
 from patch_compile.artifacts.layout import MODEL
-from patch_compile.artifacts.plan import Workload
+from patch_compile.artifacts.prediction import Workload
 from patch_compile.artifacts.report import Kind
 from patch_compile.planning.outline import Outline, outline_of
 from patch_compile.recipe import Recipe

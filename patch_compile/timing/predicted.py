@@ -10,7 +10,8 @@ from typing import Any
 from masklearn.masks.kinds.table import KINDS, TWO_FOUR
 from patch_compile.artifacts.bench import BenchReport, Phase
 from patch_compile.artifacts.folder import OutFolder
-from patch_compile.artifacts.plan import PhaseRow, Plan, Slabs, Workload
+from patch_compile.artifacts.plan import Plan, Slabs
+from patch_compile.artifacts.prediction import PhaseRow, Workload
 from patch_compile.errors import PatchCompileError
 from patch_compile.planning.cards import PlanCard, find_card
 from patch_compile.planning.cost import CostModel

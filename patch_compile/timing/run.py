@@ -22,7 +22,7 @@ from patch_compile.artifacts.bench import (
 from patch_compile.artifacts.folder import OutFolder, kept_for_writing
 from patch_compile.artifacts.layout import BENCH, BENCH_FOLDER, BENCH_MODELS, REPORT
 from patch_compile.artifacts.manifest import package_versions
-from patch_compile.artifacts.plan import Calibration
+from patch_compile.artifacts.prediction import Calibration
 from patch_compile.artifacts.workspace import key_of
 from patch_compile.errors import PatchCompileError, sentence
 from patch_compile.progress import Progress, quiet_libraries

@@ -27,7 +27,7 @@ from masklearn import (
     which_apply,
 )
 from masklearn.model.checkpoint import InputSnapshot
-from patch_compile.artifacts.durable import write_json
+from patch_compile.artifacts.record import write_json
 from patch_compile.artifacts.workspace import key_of
 from patch_compile.cache_folder import cache_folder
 from patch_compile.progress import Progress

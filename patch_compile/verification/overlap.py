@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from masklearn import SourceKind, TokenPool, open_text, token_pool
 from masklearn.model.checkpoint import Checkpoint
 from patch_compile.artifacts.folder import OutFolder
-from patch_compile.artifacts.overlap import RUN_TOKENS, OverlapUnknown, SharedRuns, TextOverlap
+from patch_compile.artifacts.verify_schema import RUN_TOKENS, OverlapUnknown, SharedRuns, TextOverlap
 from patch_compile.errors import PatchCompileError
 from patch_compile.recipe import Recipe
 

@@ -30,7 +30,6 @@ from patch_compile.artifacts.layout import (
     VERIFY_NAME,
 )
 from patch_compile.artifacts.manifest import EvalText, package_versions
-from patch_compile.artifacts.overlap import TextOverlap
 from patch_compile.artifacts.plan import Plan
 from patch_compile.artifacts.proof import TextRunner, TextWindows
 from patch_compile.artifacts.report import read_report
@@ -43,6 +42,7 @@ from patch_compile.artifacts.verify_schema import (
     OnnxCheck,
     PrunedOutputs,
     PrunedPerplexity,
+    TextOverlap,
 )
 from patch_compile.artifacts.workspace import key_of
 from patch_compile.errors import PatchCompileError

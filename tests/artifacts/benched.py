@@ -13,7 +13,7 @@ from patch_compile.artifacts.bench import (
     Timed,
     TimedOn,
 )
-from patch_compile.artifacts.plan import PhaseRow
+from patch_compile.artifacts.prediction import PhaseRow
 
 
 def benched(library: Library = Library.TENSORRT) -> BenchReport:

@@ -19,7 +19,7 @@ from patch_compile.artifacts.compare import (
     TimedSize,
 )
 from patch_compile.artifacts.manifest import ModelOrigin
-from patch_compile.artifacts.plan import CardRow, Workload
+from patch_compile.artifacts.prediction import CardRow, Workload
 from patch_compile.report.compare import Spot, beaten_by
 
 __all__ = ["compared"]

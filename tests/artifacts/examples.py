@@ -11,19 +11,8 @@ from masklearn.masks.record import MaskRecord, summarise_tiles
 from patch_compile.artifacts.command_results import LearnedAnswer, MaskedLinear
 from patch_compile.artifacts.engine import BuiltEngine, EngineReport
 from patch_compile.artifacts.manifest import EvalText, ModelOrigin, Ratio
-from patch_compile.artifacts.plan import (
-    CardRow,
-    LinearRow,
-    Node,
-    PhaseRow,
-    PlanSummary,
-    Skipped,
-    Slabs,
-    TileCount,
-    Totals,
-    WholeRow,
-    Workload,
-)
+from patch_compile.artifacts.plan import LinearRow, Node, PlanSummary, Skipped, Slabs, TileCount, Totals
+from patch_compile.artifacts.prediction import CardRow, PhaseRow, WholeRow, Workload
 from patch_compile.artifacts.proof import (
     Agreement,
     BuildPerplexity,

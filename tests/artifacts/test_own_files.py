@@ -6,12 +6,12 @@ import os
 import pytest
 
 from masklearn.base.durable import is_temporary, temporary_file, temporary_name, whole_file
-from patch_compile.artifacts.durable import write_json
 from patch_compile.artifacts.folder import OutFolder, kept_for_writing
 from patch_compile.artifacts.layout import MANIFEST, SCRATCH, STATE
 from patch_compile.artifacts.lock import LOCK, FolderLock, lock_holder
-from patch_compile.artifacts.own_files import foreign_files, remove_temporaries
 from patch_compile.artifacts.place import check_apart
+from patch_compile.artifacts.record import write_json
+from patch_compile.artifacts.stage_files import foreign_files, remove_temporaries
 from patch_compile.artifacts.workspace import Workspace
 from patch_compile.errors import PatchCompileError
 from tests.artifacts.stages import finish, writer

@@ -5,7 +5,8 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from patch_compile.artifacts.plan import CardRow, LinearRow, Plan, PlanSummary, Unpredicted, Workload
+from patch_compile.artifacts.plan import LinearRow, Plan, PlanSummary, Unpredicted
+from patch_compile.artifacts.prediction import CardRow, Workload
 from patch_compile.errors import PatchCompileError
 
 ROW = {

@@ -4,8 +4,8 @@ import json
 import pytest
 
 from masklearn.base.durable import temporary_name
-from patch_compile.artifacts.durable import write_json
 from patch_compile.artifacts.layout import MANIFEST
+from patch_compile.artifacts.record import write_json
 from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.artifacts.workspace import Workspace, key_of
 from patch_compile.errors import PatchCompileError

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from patch_compile.artifacts.durable import write_json
 from patch_compile.artifacts.layout import PARTIAL, STATE
+from patch_compile.artifacts.record import write_json
 from tests.attacks.faults.runs import Runner, runner
 from tests.attacks.faults.scenario import SCENARIOS, Place, snapshot
 from tests.attacks.faults.shim import COMPILER

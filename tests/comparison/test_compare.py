@@ -18,9 +18,9 @@ from patch_compile.artifacts.compare import (
     TimedPlace,
     TimedSize,
 )
-from patch_compile.artifacts.durable import write_json
 from patch_compile.artifacts.folder import OutFolder
 from patch_compile.artifacts.proof import BuildPerplexity, TextRunner, TextWindows
+from patch_compile.artifacts.record import write_json
 from patch_compile.cli.app import cli
 from patch_compile.comparison import Against, compare
 from patch_compile.errors import PatchCompileError, UsageError

@@ -2,7 +2,8 @@
 
 import pytest
 
-from patch_compile.artifacts.plan import Reason, ReasonKind, Way, Workload
+from patch_compile.artifacts.plan import Reason, ReasonKind, Way
+from patch_compile.artifacts.prediction import Workload
 from patch_compile.planning.cards import card_of
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import plan_linear, plan_linears

@@ -5,7 +5,7 @@ import pytest
 
 from masklearn.masks.budget import Budget
 from masklearn.masks.tiles import tile_weights
-from patch_compile.artifacts.plan import Workload
+from patch_compile.artifacts.prediction import Workload
 from patch_compile.planning.cards import card_of
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.gains import GainBudget, TilesThatGain

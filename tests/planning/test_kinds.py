@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from masklearn.masks.kinds.table import BY_CODE, DENSE, KINDS, PRUNED, TWO_FOUR
-from patch_compile.artifacts.plan import Workload
+from patch_compile.artifacts.prediction import Workload
 from patch_compile.planning.cards import card_of
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import plan_linear, plan_linears

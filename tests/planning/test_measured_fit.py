@@ -7,7 +7,7 @@ import pytest
 
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears_of
-from patch_compile.artifacts.plan import Workload
+from patch_compile.artifacts.prediction import Workload
 from patch_compile.errors import PatchCompileError
 from patch_compile.planning.cards import card_of
 from patch_compile.planning.cost import CostModel

@@ -6,7 +6,8 @@ import pytest
 
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears_of
-from patch_compile.artifacts.plan import Unpredicted, Workload
+from patch_compile.artifacts.plan import Unpredicted
+from patch_compile.artifacts.prediction import Workload
 from patch_compile.hardware.cards import rated_cards
 from patch_compile.packing.fusion import FUSIONS
 from patch_compile.planning.cards import card_of

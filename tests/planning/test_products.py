@@ -5,7 +5,8 @@ import pytest
 from masklearn.model.architectures import ARCHITECTURES
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears_of
-from patch_compile.artifacts.plan import Node, Workload
+from patch_compile.artifacts.plan import Node
+from patch_compile.artifacts.prediction import Workload
 from patch_compile.packing.fusion import FUSIONS
 from patch_compile.planning.cards import card_of
 from patch_compile.planning.cost import CostModel

@@ -1,6 +1,6 @@
 import pytest
 
-from patch_compile.artifacts.plan import PhaseRow
+from patch_compile.artifacts.prediction import PhaseRow
 from patch_compile.errors import SpeedError
 from patch_compile.planning.speed_goal import SpeedGoal, ratio_for
 

@@ -5,7 +5,8 @@ import pytest
 
 from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.tiles import grid_shape, tile_weights
-from patch_compile.artifacts.plan import ReasonKind, Workload
+from patch_compile.artifacts.plan import ReasonKind
+from patch_compile.artifacts.prediction import Workload
 from patch_compile.errors import SpeedError
 from patch_compile.planning.cards import card_of
 from patch_compile.planning.cost import CostModel

@@ -9,7 +9,7 @@ from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.select import RoundingLoss
 from masklearn.masks.tiles import tile_weights
 from masklearn.quant.table import FLOAT16, INT4, INT8
-from patch_compile.artifacts.plan import Workload
+from patch_compile.artifacts.prediction import Workload
 from patch_compile.errors import SpeedError
 from patch_compile.planning.cards import card_of
 from patch_compile.planning.cost import CostModel
@@ -18,10 +18,9 @@ from patch_compile.planning.outline import outline_of_llama
 from patch_compile.planning.planner import settle_together
 from patch_compile.planning.predict import predict_whole
 from patch_compile.planning.roofline.rest import Model
-from patch_compile.planning.savings import plans_for_speed
 from patch_compile.planning.speed_goal import SpeedGoal
 from patch_compile.planning.tile_map import unpatterned
-from patch_compile.planning.tiles_for_speed import SpeedTask, TilesForSpeed
+from patch_compile.planning.tiles_for_speed import SpeedTask, TilesForSpeed, plans_for_speed
 from patch_compile.planning.types_for_speed import TypesForSpeed
 
 TILE = (128, 128)

@@ -14,8 +14,8 @@ import pytest
 from google.protobuf import text_format
 from onnx import TensorProto, helper
 
-from patch_compile.artifacts.durable import write_json
 from patch_compile.artifacts.engine import BuiltEngine
+from patch_compile.artifacts.record import write_json
 from patch_compile.errors import PatchCompileError
 from samples.packages import Package, fetch
 from samples.triton_server.make_repository import config, main, make_repository

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patch_compile.artifacts.folder import OutFolder
-from patch_compile.artifacts.overlap import OverlapUnknown
+from patch_compile.artifacts.verify_schema import OverlapUnknown
 from patch_compile.report.quality import overlap_words, shared_words
 from patch_compile.verification.overlap import check_overlap, overlap
 from tests.builds import build

@@ -14,7 +14,7 @@ from patch_compile.artifacts.bench import BenchReport, BenchRow
 from patch_compile.artifacts.folder import OutFolder
 from patch_compile.artifacts.layout import MASKS, RECIPE, REPORT
 from patch_compile.artifacts.manifest import Manifest
-from patch_compile.artifacts.plan import WholeRow
+from patch_compile.artifacts.prediction import WholeRow
 from patch_compile.artifacts.proof import OutputsDifference
 from patch_compile.artifacts.recipe_file import read_recipe
 from patch_compile.artifacts.report import DecoderReport, Kind, Report, read_report

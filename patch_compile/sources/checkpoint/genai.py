@@ -12,8 +12,8 @@ from typing import Any
 
 from masklearn.model.folder import copy_tokenizer
 from masklearn.model.pretrained import load_config, load_tokenizer
-from patch_compile.artifacts.durable import write_json
 from patch_compile.artifacts.layout import GENAI_CONFIG_NAME
+from patch_compile.artifacts.record import write_json
 from patch_compile.onnx_export.wrappers import LARGEST
 from patch_compile.onnx_io.graph_inputs import Dim, read_inputs
 from patch_compile.onnx_io.tensor_names import LOGITS, PAST, PRESENT

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from patch_compile.artifacts.tasks import TaskDifference, TaskRow
+from patch_compile.artifacts.verify_schema import TaskDifference, TaskRow
 
 __all__ = ["Unit", "check_same_documents", "rows_of"]
 

@@ -34,7 +34,7 @@ from patch_compile.inspection.tensors import inspect_tensors
 from patch_compile.onnx_io.feeds import feeds_from_npz
 from patch_compile.onnx_io.graph_inputs import GraphInput
 from patch_compile.pipeline.plan import plan
-from patch_compile.planning.lowering_patterns import asked_lowerings
+from patch_compile.planning.lowering import asked_lowerings
 from patch_compile.recipe import Recipe
 from patch_compile.runtime.engine_fit import engine_facts
 from patch_compile.runtime.model_configs import read_model_configs

@@ -3,7 +3,8 @@
 import pytest
 
 from masklearn.quant.table import BFLOAT16, FLOAT16, INT4, INT8, WEIGHT_TYPES
-from patch_compile.artifacts.plan import ReasonKind, WholeRow, Workload
+from patch_compile.artifacts.plan import ReasonKind
+from patch_compile.artifacts.prediction import WholeRow, Workload
 from patch_compile.hardware.cards import rated_cards
 from patch_compile.planning.cards import card_of
 from patch_compile.planning.cost import CostModel

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from patch_compile.artifacts.folder import OutFolder
-from patch_compile.artifacts.tasks import TaskScores
+from patch_compile.artifacts.verify_schema import TaskScores
 from patch_compile.errors import PatchCompileError
 from patch_compile.report.quality import tasks
 from patch_compile.verification.request import VerifyRequest
