@@ -23,20 +23,19 @@ class SharedBatch:
     def __init__(self, decoder: Decoder, rows: int) -> None:
         self._decoder, self._most = decoder, rows
         self._decoding: Decoding | None = None
-        # Each request and its first row, in the order of the rows.
-        self._places: list[tuple[Continuation, int]] = []
+        self._requests: list[Continuation] = []  # in the order of their rows
         self._left: set[Continuation] = set()  # ended requests whose rows are still in the batch
         self._tokens: Tokens = np.zeros(0, np.int64)
 
     @property
     def empty(self) -> bool:
         """True if no request is being continued."""
-        return all(one in self._left for one, _ in self._places)
+        return self._left.issuperset(self._requests)
 
     @property
     def rows(self) -> int:
         """Number of rows of the batch."""
-        return sum(len(one.prompts) for one, _ in self._places)
+        return sum(len(one.prompts) for one in self._requests)
 
     def takes(self, new: Sequence[Continuation]) -> bool:
         """True if these requests can join together now. A request that is within the limits joins an empty batch."""
@@ -57,20 +56,14 @@ class SharedBatch:
             decoding.close()
         else:
             self._decoding = decoding
-        first = self.rows
-        for one in new:
-            self._places.append((one, first))
-            first += len(one.prompts)
+        self._requests += new
 
     def choose(self) -> Iterator[tuple[Continuation, list[Piece] | PatchCompileError]]:
         """Yield the next pieces of each request. A request whose logits are not finite gets the error, and leaves."""
         assert self._decoding is not None
         logits = self._decoding.logits
         self._tokens = np.zeros(len(logits), np.int64)
-        for one, first in self._places:
-            if one in self._left:
-                continue
-            rows = slice(first, first + len(one.prompts))
+        for one, rows in self._going_on():
             try:
                 self._tokens[rows], pieces = one.choose(logits[rows])
             except PatchCompileError as error:
@@ -99,17 +92,22 @@ class SharedBatch:
         """End all requests and release the memory."""
         if self._decoding is not None:
             self._decoding.close()
-        self._decoding, self._places, self._left = None, [], set()
+        self._decoding, self._requests, self._left = None, [], set()
+
+    def _going_on(self) -> Iterator[tuple[Continuation, slice]]:
+        """Yield each request that has not left, and its rows."""
+        first = 0
+        for one in self._requests:
+            rows = slice(first, first + len(one.prompts))
+            first = rows.stop
+            if one not in self._left:
+                yield one, rows
 
     def _drop_left(self, decoding: JoinableDecoding) -> None:
-        kept = [(one, first) for one, first in self._places if one not in self._left]
-        rows = [row for one, first in kept for row in range(first, first + len(one.prompts))]
+        kept = list(self._going_on())
+        rows = [row for _, of_one in kept for row in range(of_one.start, of_one.stop)]
         decoding.keep(rows)
-        self._tokens, self._places, self._left = self._tokens[rows], [], set()
-        first = 0
-        for one, _ in kept:
-            self._places.append((one, first))
-            first += len(one.prompts)
+        self._tokens, self._requests, self._left = self._tokens[rows], [one for one, _ in kept], set()
 
     def _fits(self, new: Sequence[Continuation]) -> bool:
         inside = 0 if self.empty else self.rows
