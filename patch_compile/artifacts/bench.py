@@ -199,10 +199,8 @@ class BenchReport(FileRecord):
 
     @property
     def models(self) -> tuple[Contender, ...]:
-        """Returns the models that were timed."""
         return tuple(which for which in Contender if any(row.of(which) for row in self.rows))
 
     @classmethod
     def made_by(cls, out: Path) -> str:
-        """Returns the command that times the build again."""
         return f"patch-compile bench {out} --force"

@@ -71,7 +71,6 @@ class EngineReport(FileRecord, EngineDetails):
 
     @property
     def details(self) -> EngineDetails:
-        """Returns the description without the file names."""
         return EngineDetails(**{name: getattr(self, name) for name in EngineDetails.model_fields})
 
 

@@ -217,7 +217,6 @@ class LinearRow(Record):
 
     @property
     def saved_bytes(self) -> int:
-        """Returns the bytes that packing saves."""
         return self.bytes_before - self.bytes_after
 
 
@@ -263,7 +262,6 @@ class Plan(FileRecord, PlanSummary):
 
     @property
     def summary(self) -> PlanSummary:
-        """Returns the plan without its linears."""
         return PlanSummary(**{name: getattr(self, name) for name in PlanSummary.model_fields})
 
     @property
@@ -273,7 +271,6 @@ class Plan(FileRecord, PlanSummary):
 
     @property
     def saved_bytes(self) -> int:
-        """Returns the bytes that packing saves."""
         return sum(row.saved_bytes for row in self.linears)
 
 

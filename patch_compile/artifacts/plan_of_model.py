@@ -37,7 +37,6 @@ class Memory(Record):
 
     @property
     def needed(self) -> int:
-        """Returns the bytes of the planned model."""
         return self.weights + self.cache
 
     @property

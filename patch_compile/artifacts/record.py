@@ -74,7 +74,6 @@ class Record(BaseModel):
                 yield Shown(name, field.title, unit, getattr(self, name))
 
     def as_json(self) -> dict[str, Any]:
-        """Returns the record as JSON values."""
         return self.model_dump(mode="json", by_alias=True)
 
 
@@ -141,5 +140,4 @@ class FileRecord(VersionedRecord):
 
     @classmethod
     def made_by(cls, out: Path) -> str:
-        """Returns the command that writes the file anew."""
         return f"patch-compile build --recipe {out / RECIPE} -o {out} --force"

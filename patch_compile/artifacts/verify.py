@@ -107,5 +107,4 @@ class VerifyReport(FileRecord):
 
     @classmethod
     def made_by(cls, out: Path) -> str:
-        """Returns the command that verifies the build again."""
         return f"patch-compile verify {out}"

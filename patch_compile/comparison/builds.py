@@ -43,7 +43,6 @@ class ComparedBuild:
 
     @property
     def name(self) -> str:
-        """Returns the name of its figures."""
         return self.figures.name
 
     @property

@@ -119,7 +119,6 @@ class Measured:
     left_out: tuple[LeftOut, ...]
 
     def of_all(self, phase: Phase, builds: Sequence[ComparedBuild]) -> bool:
-        """Returns True if every build was timed in a phase."""
         return all(build.name in self.speeds.get(phase, {}) for build in builds)
 
 

@@ -43,7 +43,6 @@ class PlanCard:
         return self.rated.name
 
     def row(self) -> CardRow:
-        """Returns the card's row of plan.json."""
         return CardRow(name=self.name, stands_for=self.stands_for, calibration=self.measured)
 
     def __str__(self) -> str:

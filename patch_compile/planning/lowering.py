@@ -57,7 +57,6 @@ class LinearPlan(LinearRow):
 
     @property
     def weight_type(self) -> WeightType:
-        """Returns the row of the table of weight types."""
         return weight_type(self.weights)
 
     @property

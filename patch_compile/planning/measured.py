@@ -76,7 +76,6 @@ def file_stem(name: str) -> str:
 
 
 def measured_folder() -> Path:
-    """Returns the folder of calibrations."""
     return cache_folder("measured")
 
 

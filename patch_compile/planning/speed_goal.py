@@ -31,7 +31,6 @@ class SpeedGoal:
         return self.budget_ms if self.budget_ms is not None else dense / (self.speedup or 1.0)
 
     def met(self, found: PhaseRow) -> bool:
-        """Returns True if the planned model is as fast as asked."""
         return found.planned_ms <= self.milliseconds(found.dense_ms)
 
     def __str__(self) -> str:

@@ -117,7 +117,6 @@ class Split:
         return sum(len(self.rows(group)) * len(self.sparse_k(group)) for group in self.groups)
 
     def row(self) -> SplitRow:
-        """Returns the split for the linear's row of plan.json."""
         return SplitRow(groups=len(self.groups), products=self.products, sparse_weights=self.sparse_weights)
 
     def predicted_us(self, cost: SplitCost) -> float:

@@ -53,7 +53,6 @@ class Subject:
 
     @property
     def name(self) -> str:
-        """Returns the name of the model."""
         return Path(self.out.manifest.model.path).stem
 
     def feeds(self, runner: Runner) -> dict[Point, MakeFeed]:

@@ -162,7 +162,6 @@ class VerifyRequest(Settings, VerifyOptions):
         return request
 
     def asks(self, question: Question) -> bool:
-        """Returns True if a question is to be answered."""
         return question in self.only
 
     def _check_limits(self) -> None:

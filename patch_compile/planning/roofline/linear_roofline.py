@@ -84,7 +84,6 @@ class Prediction:
 
     @property
     def speedup(self) -> float:
-        """Returns dense over hybrid time."""
         return self.dense_microseconds / self.microseconds
 
 

@@ -63,7 +63,6 @@ class Config:
 
     @property
     def warps(self) -> int:
-        """Returns the warps of a block."""
         return self.feature_warps * self.token_warps
 
     @property
@@ -174,7 +173,6 @@ class Problem:
         return _ceil_div(self.tokens, config.tokens)
 
     def tiles(self, config: Config) -> int:
-        """Returns the number of tiles of Y."""
         return self.panels * self.token_tiles(config)
 
     def total_cost(self, config: Config) -> int:
