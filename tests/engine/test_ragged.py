@@ -10,8 +10,7 @@ from patch_compile.engine.expectation import expectation_from_onnx
 from patch_compile.engine.plan_program import PLUGIN, read_programs
 from patch_compile.engine.profiles import profiles_from_onnx
 from patch_compile.hardware.cards import parse_architectures
-from tests.sources.exported_graph.files import saved
-from tests.sources.exported_graph.graphs import Exporter, weights_of
+from tests.sources.exported_graph.graphs import Exporter, saved, weights_of
 from tests.sources.exported_graph.test_compile import HIDDEN, SIZES, masks_of
 
 pytestmark = pytest.mark.rtx

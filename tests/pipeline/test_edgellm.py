@@ -33,8 +33,7 @@ STAND_IN = """
 import sys
 from pathlib import Path
 import numpy as np
-from tests.sources.exported_graph.graphs import Exporter, weights_of
-from tests.sources.exported_graph.files import saved
+from tests.sources.exported_graph.graphs import Exporter, saved, weights_of
 
 def main():
     model, folder = map(Path, sys.argv[1:])

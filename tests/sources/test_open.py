@@ -9,7 +9,7 @@ import pytest
 from patch_compile.artifacts.report import Kind
 from patch_compile.errors import PatchCompileError
 from patch_compile.progress import Progress
-from patch_compile.recipe import Recipe
+from patch_compile.recipe import GraphRecipe, Recipe
 from patch_compile.sources.base import Source
 from patch_compile.sources.kinds import Capability
 from patch_compile.sources.open import open_source
@@ -76,3 +76,19 @@ def test_commands_that_take_directories_alone(
     source_of(Kind.ENCODER).require(command)
     with pytest.raises(PatchCompileError, match=f"{command} takes a model directory, not .*model.onnx"):
         source_of(Kind.ONNX).require(command)
+
+
+def test_a_graph_of_another_program_is_only_compiled(make_model: ModelMaker, tmp_path: Path) -> None:
+    settings = {"model": make_model("llama"), "graph": tmp_path / "g.onnx", "mask": tmp_path / "masks"}
+    source = open_source(GraphRecipe.parse(settings))
+    assert {ability for ability in Capability if not source.why_not(ability)} == {Capability.COMPILE}
+    asked: tuple[Callable[[], Any], ...] = (
+        lambda: source.learn(tmp_path, Progress(), None),
+        lambda: source.take_given(tmp_path, Progress()),
+        lambda: source.weight("model.layers.0.mlp.up_proj"),
+        lambda: source.dense_onnx(tmp_path / "dense.onnx"),
+        lambda: source.with_other(weights="int8"),
+    )
+    for ask in asked:
+        with pytest.raises(PatchCompileError, match="is compiled as it is, and nothing is learned"):
+            ask()

@@ -4,9 +4,8 @@ import pytest
 
 from patch_compile.passes.lowering.mask_linears import MaskLinearsPass
 from patch_compile.planning.lowering import plan_linear
-from tests.graphs import graph_of
+from tests.graphs import graph_of, linear
 from tests.mosaics import masked_by_hand, random_mask, random_weight
-from tests.passes.lowering.one_linear import linear
 
 SHAPE = (24, 16)
 

@@ -17,8 +17,8 @@ from patch_compile.onnx_io.write import write_onnx
 from patch_compile.passes.lowering.split_linears import SplitLinearsPass
 from patch_compile.planning.lowering import plan_linear
 from patch_compile.planning.split import PART, SplitCost
+from tests.graphs import FORMS, linear
 from tests.mosaics import masked_by_hand, random_mask, random_weight
-from tests.passes.lowering.one_linear import FORMS, linear
 
 FREE = SplitCost(launch=1e-6, column=0)  # every 2:4 tile is worth a product
 DTYPES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}

@@ -12,9 +12,18 @@ from onnx import TensorProto, helper, numpy_helper
 
 from masklearn.model.checkpoint import Checkpoint
 
-__all__ = ["Exporter", "weights_of"]
+__all__ = ["Exporter", "saved", "weights_of"]
 
 _TYPES = {"float16": TensorProto.FLOAT16, "float32": TensorProto.FLOAT, "bfloat16": TensorProto.BFLOAT16}
+
+
+def saved(proto: onnx.ModelProto, path: Path) -> Path:
+    """Write a graph with its weights in a data file, as exporters do.
+
+    Small constants stay in the graph: ONNX Runtime looks for shapes there.
+    """
+    onnx.save_model(proto, path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=64)
+    return path
 
 
 def weights_of(model: Path) -> dict[str, NDArray[np.float32]]:

@@ -14,8 +14,7 @@ from masklearn.model.coverage import covered_linears
 from patch_compile.artifacts.plan import ReasonKind
 from patch_compile.errors import PatchCompileError, UsageError
 from tests.mosaics import random_mask
-from tests.sources.exported_graph.files import saved
-from tests.sources.exported_graph.graphs import Exporter, weights_of
+from tests.sources.exported_graph.graphs import Exporter, saved, weights_of
 
 pytestmark = pytest.mark.quick
 

@@ -11,8 +11,7 @@ import pytest
 from onnx import numpy_helper
 
 import patch_compile
-from tests.sources.exported_graph.files import saved
-from tests.sources.exported_graph.graphs import weights_of
+from tests.sources.exported_graph.graphs import saved, weights_of
 from tests.sources.exported_graph.test_compile import SIZES, masked, masks_of
 
 pytestmark = pytest.mark.skipif(
