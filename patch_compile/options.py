@@ -27,10 +27,7 @@ from masklearn.base.option import Option, listed
 from masklearn.masks.kinds.allowed import parse_kinds
 from patch_compile.engine.backend import Runner
 from patch_compile.engine.options import ENGINE, EngineSettings
-from patch_compile.engine.profiles import read_shapes
-from patch_compile.hardware.cards import parse_targets
 from patch_compile.packing.fusion import FUSIONS, parse_fusions, spell_fusions
-from patch_compile.planning.lowering import parse_lowering
 
 __all__ = [
     "AUTO", "EDGELLM_PYTHON", "EVALUATION", "FORCE", "GRAPH", "GROUPS", "MODEL_DIR", "RESUME", "RUNNER", "SHORTCUTS",
@@ -95,8 +92,11 @@ _graph, _engine = partial(Option, group=GRAPH), partial(Option, group=ENGINE)
 _evaluation = partial(Option, group=EVALUATION)
 
 
+# Checks import what they need when they run: `--help` imports this module.
 def _shapes(setting: str) -> Callable[[str], str]:
     def check(spec: str) -> str:
+        from patch_compile.engine.profiles import read_shapes
+
         for _ in read_shapes(spec, flag_of(setting)):
             pass
         return spec
@@ -105,8 +105,16 @@ def _shapes(setting: str) -> Callable[[str], str]:
 
 
 def _targets(text: str) -> str:
+    from patch_compile.hardware.cards import parse_targets
+
     parse_targets(text)
     return text
+
+
+def _lowering(text: str) -> str:
+    from patch_compile.planning.lowering import parse_lowering
+
+    return parse_lowering(text)
 
 
 def _known_format(name: str) -> str:
@@ -134,7 +142,7 @@ class _GraphOptions(LearnOptions):
     lowering: Annotated[str, _graph(
         "How linears are compiled: auto (plugin where it is predicted faster, else dense), plugin, split or dense, or "
         "PATTERN=LOWERING,…. Linears compiled dense are not pruned. With plugin, all linears are.", "LOWERING",
-        check=parse_lowering)] = "auto"
+        check=_lowering)] = "auto"
     batch_size: Annotated[int, _workload("Sequences of the workload whose speed is predicted.", ge=1)] = 16
     prompt_tokens: Annotated[int, _workload("Tokens of each prompt of the workload.", ge=1)] = 128
     generated_tokens: Annotated[int, _workload("Tokens generated after each prompt.", ge=1)] = 128
