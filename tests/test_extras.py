@@ -91,7 +91,7 @@ def test_doctor_names_what_is_left_out() -> None:
         ("export", "OUT"),
     ],
 )
-def test_a_command_without_its_packages_says_how_to_get_them(words: tuple[str, ...], tmp_path: Path) -> None:
+def test_missing_packages_name_their_install(words: tuple[str, ...], tmp_path: Path) -> None:
     words = tuple(str(tmp_path) if word.isupper() else word for word in words)
     finished = run_plain(*words)
     assert finished.returncode == 1, finished.stderr

@@ -116,7 +116,7 @@ COMMANDS: dict[str, Callable[[Recipe], Any]] = {
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_does_its_work_without_the_models_code(
+def test_commands_run_without_model_code(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     claim_config(settings["model"])
@@ -125,7 +125,7 @@ def test_a_command_does_its_work_without_the_models_code(
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_refuses_a_model_that_is_its_code_alone(
+def test_code_only_models_are_refused(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     claim_config(settings["model"], model_type="own")
@@ -134,16 +134,14 @@ def test_a_command_refuses_a_model_that_is_its_code_alone(
     assert OWN_CODE in raised.value.why
 
 
-def test_learning_refuses_a_tokenizer_that_is_its_code_alone(
-    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_code_only_tokenizers_are_refused(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     claim_tokenizer(settings["model"])
     with nothing_runs(settings["model"], monkeypatch), pytest.raises(PatchCompileError) as raised:
         learn(Recipe.parse(settings), force=False, resume=False)
     assert raised.value.why == OWN_CODE
 
 
-def test_build_verify_and_run_do_without_the_models_code(
+def test_build_verify_run_need_no_model_code(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """build works and OUT keeps the folder's code. Then tokenizers of OUT and of the source are replaced by such code."""

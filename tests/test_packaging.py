@@ -38,7 +38,7 @@ def wheel(tmp_path_factory):
     return next(folder.glob("*.whl"))
 
 
-def test_the_wheel_holds_both_packages_and_the_plugins_sources(wheel):
+def test_wheels_hold_packages_and_plugin_sources(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"patch_compile/cli/app.py", "masklearn/masks/maskset.py", "patch_compile/py.typed"} <= names
     assert "patch_compile/_plugins/kernels/sass.json" in names

@@ -40,5 +40,5 @@ def test_a_test_is_in_one_part() -> None:
         ("tests/pipeline/test_build.py::test_a[llama]", "tests/pipeline/test_build.py::test_a[llama]"),
     ],
 )
-def test_a_group_is_its_folder_or_its_exported_model(test: str, group: str) -> None:
+def test_groups_are_folders_or_exported_models(test: str, group: str) -> None:
     assert group_of(test) == group

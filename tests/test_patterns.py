@@ -60,7 +60,7 @@ def names_of(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_a_pattern_fits_the_same_linears_in_every_option(make_model: ModelMaker, option: str) -> None:
+def test_patterns_match_alike_in_all_options(make_model: ModelMaker, option: str) -> None:
     path, fitting = make_model(), OPTIONS[option]
     for pattern, name, expected in TABLE:
         if name is None:
@@ -77,7 +77,7 @@ def assert_refused(fitting: Callable[[Path, str], set[str]], path: Path, option:
     assert "its end from any dot on (v_proj)" in caught.value.fix
 
 
-def test_an_invalid_expression_is_refused_alike_wherever_it_is_given() -> None:
+def test_invalid_expressions_are_refused_alike() -> None:
     settings = {"include": ("re:(",), "exclude": ("re:(",), "ratio": "re:(=0.5", "lowering": "re:(=dense"}
     said = set()
     for name, value in settings.items():

@@ -9,9 +9,7 @@ import pytest
 from tests.play import ROOT, place, play
 
 
-def test_the_chain_runs_and_names_lines_to_stop_at(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_chain_names_breakpoints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert play(tmp_path) < 1e-2
     said = capsys.readouterr().out
     stages = re.findall(r"^(\S.*), \d+\.\d s: ", said, re.MULTILINE)

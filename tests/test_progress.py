@@ -44,7 +44,7 @@ def test_each_phase_has_its_own_clock(now: Now) -> None:
     assert clock.phase_seconds == 23
 
 
-def test_what_is_left_is_measured_from_the_phase_and_counts_down(now: Now) -> None:
+def test_remaining_time_counts_down_by_phase(now: Now) -> None:
     clock = StageClock(now=now)
     clock.update("reading text", 100, 100)
     now.time += 10
@@ -59,7 +59,7 @@ def test_what_is_left_is_measured_from_the_phase_and_counts_down(now: Now) -> No
     assert clock.left() == (80 * 3, False)  # the first block took 10 s, and the second one 30 s
 
 
-def test_a_resumed_phase_is_measured_from_where_it_resumed(now: Now) -> None:
+def test_resumed_phases_are_measured_from_resumption(now: Now) -> None:
     clock = StageClock(now=now)
     now.time += 2
     clock.update("repair: kl 0.5", 501, 1000)
@@ -68,7 +68,7 @@ def test_a_resumed_phase_is_measured_from_where_it_resumed(now: Now) -> None:
     assert clock.left() == (2 * 498, False)
 
 
-def test_phases_that_are_to_come_make_it_the_least_time(now: Now) -> None:
+def test_coming_phases_bound_the_time(now: Now) -> None:
     clock = StageClock({"scoring": "", "solving": "scoring"}, now)
     now.time += 5
     clock.update("scoring", 5, 10)
@@ -87,7 +87,7 @@ def test_phases_that_are_to_come_make_it_the_least_time(now: Now) -> None:
     assert clock.line() == "solving, output error 0.01, 1 of 10, 0:00:30 so far, about 0:04:30 left"
 
 
-def test_steps_with_names_of_their_own_are_one_phase(now: Now) -> None:
+def test_named_steps_make_a_phase(now: Now) -> None:
     clock = StageClock(now=now)
     for done, tensor in enumerate(("model.embed", "model.layers.0.q_proj", "lm_head"), start=1):
         now.time += 2
@@ -112,9 +112,7 @@ def test_phases_that_alternate_keep_their_clocks(now: Now) -> None:
     {"method": "oneshot", "criterion": "raw", "repair": "none"},
     {"method": "magnitude"}, {"method": "sparsegpt"}, {"method": "patch-tile"},
 ], ids=lambda settings: "-".join(settings.values()))  # fmt: skip
-def test_the_phases_that_a_recipe_names_are_those_that_come(
-    settings: dict[str, str], make_model, text_file, tmp_path
-) -> None:
+def test_recipes_name_the_coming_phases(settings: dict[str, str], make_model, text_file, tmp_path) -> None:
     model = settings.get("model", "llama")
     from masklearn.learning import learn
 
@@ -130,7 +128,7 @@ def test_the_phases_that_a_recipe_names_are_those_that_come(
     assert METHODS[recipe.method].solves == ("solving" in phases)
 
 
-def test_a_pipe_gets_a_line_while_a_stage_runs() -> None:
+def test_pipes_get_lines_during_stages() -> None:
     said, threads = io.StringIO(), threading.active_count()
     progress = Progress(Console(file=said, width=20), every=0.05)
     with progress.stage("masks") as update:
@@ -149,7 +147,7 @@ def test_a_line_comes_no_more_often_than_asked() -> None:
     assert said.getvalue().count("\n") == 1
 
 
-def test_a_stage_that_says_nothing_still_shows_that_it_runs() -> None:
+def test_silent_stages_show_life() -> None:
     said = io.StringIO()
     with Progress(Console(file=said), every=0.05).stage("pruned reference"):
         until(lambda: "\n" in said.getvalue(), "nothing is said")
@@ -166,7 +164,7 @@ def test_an_error_ends_the_lines() -> None:
 
 
 @pytest.mark.parametrize("width", [60, 80])
-def test_the_bar_of_a_terminal_has_both_clocks_in_its_width(width: int) -> None:
+def test_bars_fit_both_clocks(width: int) -> None:
     said = io.StringIO()
     console = Console(file=said, force_terminal=True, width=width, color_system=None)
     with Progress(console).stage("masks", ahead={"scoring": "", "solving": "scoring"}) as update:

@@ -38,7 +38,7 @@ def test_a_saved_recipe_gives_the_same_settings(tmp_path):
         (False, "magnitude", 300, 5, False),
     ],
 )
-def test_the_number_of_threads_is_recorded_where_results_depend_on_it(
+def test_thread_counts_are_recorded_where_they_matter(
     tmp_path, monkeypatch, bf16, method, length, threads, depends
 ):
     monkeypatch.setattr("masklearn.model.modules.computes_in_bf16", lambda *_: bf16)
@@ -54,7 +54,7 @@ def test_the_number_of_threads_is_recorded_where_results_depend_on_it(
     assert Recipe.load(tmp_path / "recipe.yaml")["threads"] == 7
 
 
-def test_saved_paths_do_not_depend_on_the_folder_one_is_in(tmp_path, monkeypatch):
+def test_saved_paths_ignore_the_current_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Recipe.parse({"model": Path("m"), "ratio": 0.3}).save(tmp_path / "recipe.yaml")
     assert yaml.safe_load((tmp_path / "recipe.yaml").read_text())["model"] == str(tmp_path / "m")
@@ -99,7 +99,7 @@ def test_the_recipe_of_a_build_writes_nowhere_else(tmp_path):
     assert Recipe.of_build(tmp_path).timing_cache is None
 
 
-def test_a_recipe_of_a_build_that_is_none_is_no_error_of_usage(tmp_path):
+def test_broken_build_recipes_are_no_usage_error(tmp_path):
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"model": "m", "ratio": 9}))
     with pytest.raises(
         PatchCompileError, match=r"recipe\.yaml holds settings that no build has.*ratio = 9"
@@ -114,7 +114,7 @@ def test_a_huge_recipe_is_not_read(tmp_path):
         Recipe.load(tmp_path / "recipe.yaml")
 
 
-def test_what_no_plan_takes_is_refused_before_the_model_is_opened(tmp_path):
+def test_unplannable_options_are_refused_early(tmp_path):
     settings = {"model": tmp_path / "nowhere", "out": tmp_path / "out", "bytes_per_weight": 1.4}
     recipe = Recipe.parse(settings)
     for job in (recipe, recipe.model_copy(update={"target": "a6000"})):
@@ -139,7 +139,7 @@ def test_bytes_are_an_amount_of_pruning(tmp_path):
 
 
 @pytest.mark.parametrize("threads", [2, 4, 8, 16])
-def test_torch_divides_silu_evenly_among_a_power_of_two_of_threads(threads):
+def test_torch_splits_silu_evenly_over_threads(threads):
     """`Recipe` records no threads for this reason. With 5 or 7 threads torch 2.13's results differ."""
     x, before = torch.linspace(-9, 9, 512 * 1536), torch.get_num_threads()
     found = []

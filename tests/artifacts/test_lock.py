@@ -62,7 +62,7 @@ def out(tmp_path):
 
 
 @pytest.mark.parametrize("flags", [{}, {"force": True}, {"resume": True}, {"force": True, "resume": True}])
-def test_a_second_build_into_one_out_is_refused_and_harms_nothing(tmp_path, flags):
+def test_a_second_build_into_out_is_refused(tmp_path, flags):
     with other_process(BUILD, tmp_path / "out") as process:
         with pytest.raises(PatchCompileError) as refused:
             Workspace(tmp_path / "out", **flags)
@@ -78,7 +78,7 @@ def test_a_second_build_into_one_out_is_refused_and_harms_nothing(tmp_path, flag
 
 
 @pytest.mark.parametrize("spelled", [".", "./out", "..", "link", "folder/../out", "there/out"])
-def test_a_second_build_is_refused_however_out_is_spelled(tmp_path, monkeypatch, spelled):
+def test_spelling_of_out_does_not_matter(tmp_path, monkeypatch, spelled):
     """The first build replaces an earlier one, so that links to it and the current folder are there."""
     out = tmp_path / "out"
     workspace = Workspace(out)
@@ -98,7 +98,7 @@ def test_a_second_build_is_refused_however_out_is_spelled(tmp_path, monkeypatch,
     assert (tmp_path / "out.partial" / "a").read_text() == "1"
 
 
-def test_a_build_beside_which_a_second_one_was_refused_is_published_right(tmp_path):
+def test_a_refused_second_build_harms_nothing(tmp_path):
     first = Workspace(tmp_path / "out")
     first.run("one", "key", ["a"], writer("1"))
     env = os.environ | {"PYTHONPATH": "."}
@@ -118,7 +118,7 @@ def test_a_second_build_of_this_process_is_refused(tmp_path):
     Workspace(tmp_path / "out", resume=True)
 
 
-def test_verify_and_bench_do_not_write_into_a_build_that_is_being_replaced(out):
+def test_verify_and_bench_respect_replacements(out):
     with other_process(BUILD, out) as process:
         for command in (lambda: verify(out, VerifyRequest()), lambda: bench(out, BenchRequest())):
             with pytest.raises(PatchCompileError) as refused:
@@ -131,7 +131,7 @@ def test_verify_and_bench_do_not_write_into_a_build_that_is_being_replaced(out):
     assert {path.name for path in out.iterdir()} == {"a", MANIFEST}
 
 
-def test_a_build_does_not_replace_what_is_written_into(out, tmp_path):
+def test_builds_replace_nothing_in_use(out, tmp_path):
     with other_process(WRITE, out) as process:
         for flags in ({"force": True}, {"force": True, "resume": True}):
             with pytest.raises(
@@ -150,7 +150,7 @@ def test_a_refused_build_leaves_no_folder(out, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_the_lock_goes_with_the_build_to_its_place(tmp_path):
+def test_the_lock_moves_with_the_build(tmp_path):
     """No other process writes into OUT until the page is written."""
     workspace = Workspace(tmp_path / "out")
     (workspace.root / MANIFEST).write_text('{"stages": {}}')
@@ -163,7 +163,7 @@ def test_the_lock_goes_with_the_build_to_its_place(tmp_path):
     assert [path.name for path in out.iterdir()] == [MANIFEST]
 
 
-def test_a_lock_whose_file_was_removed_in_between_is_taken_anew(tmp_path):
+def test_removed_locks_are_taken_anew(tmp_path):
     first = FolderLock(tmp_path)
     (tmp_path / LOCK).unlink()
     second = FolderLock(tmp_path)

@@ -165,7 +165,7 @@ def test_interrupted_later_step_leaves_no_foreign_files(tmp_path):
     assert out.record_folder("verify", "key").manifest.unfinished == {}
 
 
-def test_a_kill_in_a_stage_that_runs_again_leaves_no_foreign_files(tmp_path):
+def test_kills_in_rerun_stages_leave_no_leftovers(tmp_path):
     first = Workspace(tmp_path / "out")
     first.run("one", "1", ["a"], writer("1"))
     with pytest.raises(KeyboardInterrupt):

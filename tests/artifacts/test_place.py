@@ -34,7 +34,7 @@ def here(tmp_path, monkeypatch):
     "spelled", ["", ".", "./", "..", "../", "../..", "a/..", "a/../..", "/", "//", "../build"]
 )
 @pytest.mark.parametrize("flags", [{}, {"force": True}, {"resume": True}])
-def test_the_current_folder_and_those_above_it_are_refused(here, spelled, flags):
+def test_current_folder_and_parents_are_refused(here, spelled, flags):
     before = tree(here)
     with pytest.raises(PatchCompileError, match="is the current folder, or holds it") as refused:
         Workspace(Path(spelled), **flags)
@@ -106,7 +106,7 @@ def test_links_and_dots_on_the_way_are_followed(tmp_path, monkeypatch):
         ("nul\0", "null"),
     ],
 )
-def test_what_the_file_system_can_not_name_is_refused(tmp_path, monkeypatch, spelled, said):
+def test_unnameable_outs_are_refused(tmp_path, monkeypatch, spelled, said):
     monkeypatch.chdir(tmp_path)
     Path("file").write_text("mine")
     with pytest.raises(PatchCompileError, match=said):
@@ -114,14 +114,14 @@ def test_what_the_file_system_can_not_name_is_refused(tmp_path, monkeypatch, spe
     assert tree(tmp_path) == {"file": "mine"}
 
 
-def test_a_long_name_that_is_allowed_can_be_replaced(tmp_path):
+def test_long_names_can_be_replaced(tmp_path):
     name = "x" * 228
     build_at(tmp_path / name, "1")
     build_at(tmp_path / name, "2", force=True)
     assert (tmp_path / name / "a" / "file.txt").read_text() == "2"
 
 
-def test_a_folder_with_a_manifest_of_another_program_is_not_replaced(tmp_path):
+def test_other_programs_folders_are_not_replaced(tmp_path):
     (tmp_path / "extension").mkdir()
     (tmp_path / "extension" / "manifest.json").write_text('{"manifest_version": 3}')
     with pytest.raises(PatchCompileError, match="not made by patch-compile"):

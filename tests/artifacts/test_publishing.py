@@ -84,7 +84,7 @@ def test_folders_beside_out_are_never_touched(tmp_path):
     assert text_of(out) == "2"
 
 
-def test_a_kill_before_any_step_of_publishing_loses_nothing(tmp_path):
+def test_kills_while_publishing_lose_nothing(tmp_path):
     """The process dies before the first operation, before the second, and so on to the last."""
     between = 0
     for deadly in range(1, 200):
@@ -116,9 +116,7 @@ def test_a_kill_before_any_step_of_publishing_loses_nothing(tmp_path):
     assert between >= 1
 
 
-def test_force_after_a_kill_between_the_renames_keeps_the_old_build_until_the_new_one_is_whole(
-    tmp_path, monkeypatch
-):
+def test_force_keeps_old_builds_until_done(tmp_path, monkeypatch):
     out = tmp_path / "out"
     left_between_the_renames(out, monkeypatch)
     anew = Workspace(out, force=True)
@@ -129,7 +127,7 @@ def test_force_after_a_kill_between_the_renames_keeps_the_old_build_until_the_ne
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_build_put_at_out_since_a_kill_is_not_mixed_up_with_the_old_one(tmp_path, monkeypatch):
+def test_foreign_builds_at_out_stay_apart(tmp_path, monkeypatch):
     out = tmp_path / "out"
     left_between_the_renames(out, monkeypatch)
     finish(build(tmp_path / "other", "mine"))
@@ -152,7 +150,7 @@ def left_between_the_renames(out, monkeypatch):
     assert not out.exists()
 
 
-def test_a_kill_after_the_second_rename_is_resumed_from(tmp_path):
+def test_kills_after_the_second_rename_resume(tmp_path):
     """OUT is whole then, but holds what only publishing needed. Without --resume it is an OUT like any other."""
     out = tmp_path / "out"
     workspace = build(out, "1")
@@ -184,7 +182,7 @@ def failing(numbers, error):
 
 @pytest.mark.parametrize("number", [1, 2])
 @pytest.mark.parametrize("error", [OSError(errno.EBUSY, "Device or resource busy"), KeyboardInterrupt()])
-def test_a_rename_that_fails_is_undone_and_nothing_is_learned_again(tmp_path, monkeypatch, number, error):
+def test_failed_renames_are_undone(tmp_path, monkeypatch, number, error):
     names, out = neighbours(tmp_path), tmp_path / "out"
     finish(build(out, "old"))
     workspace = build(out, "new", force=True)
@@ -205,7 +203,7 @@ def test_a_rename_that_fails_is_undone_and_nothing_is_learned_again(tmp_path, mo
 
 
 @pytest.mark.parametrize("name", ["folder", "file", "build"])
-def test_what_appears_at_out_during_a_build_is_not_replaced_unasked(tmp_path, name):
+def test_late_arrivals_at_out_stay(tmp_path, name):
     out = tmp_path / "out"
     workspace = build(out, "1")
     seal(workspace)
@@ -221,7 +219,7 @@ def test_what_appears_at_out_during_a_build_is_not_replaced_unasked(tmp_path, na
     assert text_of(tmp_path / "out.partial") == "1"
 
 
-def test_what_can_not_be_removed_is_said_and_the_new_build_is_whole(tmp_path, monkeypatch):
+def test_unremovable_leftovers_are_named(tmp_path, monkeypatch):
     """The old build's files can't be removed now, but the next --force removes them."""
     out = tmp_path / "out"
     finish(build(out, "old"))
@@ -240,7 +238,7 @@ def test_what_can_not_be_removed_is_said_and_the_new_build_is_whole(tmp_path, mo
     assert {path.name for path in out.iterdir()} == {"a", MANIFEST}
 
 
-def test_everything_is_flushed_to_the_disk_before_it_is_renamed(tmp_path, monkeypatch):
+def test_files_are_flushed_before_renames(tmp_path, monkeypatch):
     done, fsync, rename = [], os.fsync, os.rename
 
     def flush(descriptor):

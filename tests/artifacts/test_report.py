@@ -59,7 +59,7 @@ def test_a_comparison_of_no_output_is_refused() -> None:
         OutputsDifference(outputs=())
 
 
-def test_a_report_that_is_read_is_written_as_it_was(out: Path, tmp_path: Path) -> None:
+def test_reports_round_trip(out: Path, tmp_path: Path) -> None:
     report = read_report(out)
     assert report is not None
     report.write(tmp_path / "again.json")

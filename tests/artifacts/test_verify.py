@@ -44,7 +44,7 @@ def test_another_version_or_content_is_refused_by_name(out: Path, changed: dict[
     assert raised.value.fix == f"Make it again: patch-compile verify {out}."
 
 
-def test_a_question_is_open_until_it_has_an_answer(out: Path) -> None:
+def test_questions_stay_open_until_answered(out: Path) -> None:
     found = VerifyReport.read(out / "verify/verify.json")
     assert found.built == EngineNotRun(
         reason=NotRun.NOT_HERE, error="an engine for sm86 runs on such a GPU alone"

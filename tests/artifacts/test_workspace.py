@@ -38,7 +38,7 @@ def test_resume_runs_only_what_is_not_finished(tmp_path):
     assert (finish(again) / "a" / "file.txt").read_text() == "2"
 
 
-def test_a_stage_that_a_later_run_lacks_is_not_published(tmp_path):
+def test_dropped_stages_are_not_published(tmp_path):
     first = Workspace(tmp_path / "out")
     first.run("masks", "1", ["a"], writer("masks"))
     first.run("engine", "1", ["b"], lambda root: (root / "b").write_text("engine") and None)
@@ -80,7 +80,7 @@ def test_force_replaces_out_and_keeps_what_is_unchanged(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
-def test_force_never_removes_a_folder_that_is_not_a_build(tmp_path):
+def test_force_removes_only_builds(tmp_path):
     (tmp_path / "precious").mkdir()
     with pytest.raises(PatchCompileError, match="not made by patch-compile"):
         Workspace(tmp_path / "precious", force=True)
@@ -157,7 +157,7 @@ class TestAFolderThatIsNotOurs:
             "[" * 99999,
         ],
     )
-    def test_is_refused_with_a_state_file_of_another_program(self, theirs, tmp_path, state):
+    def test_other_programs_state_files_are_refused(self, theirs, tmp_path, state):
         (theirs / "state.json").write_text(state)
         for flags in ({"force": True}, {"resume": True}):
             with pytest.raises(PatchCompileError, match="cannot be read"):
@@ -165,7 +165,7 @@ class TestAFolderThatIsNotOurs:
         assert (theirs / "thesis.tex").read_text() == "years"
         assert (theirs / "state.json").read_text() == state
 
-    def test_is_refused_when_it_is_a_link_or_a_file(self, tmp_path):
+    def test_links_and_files_at_out_are_refused(self, tmp_path):
         (tmp_path / "elsewhere").mkdir()
         (tmp_path / "out.partial").symlink_to("elsewhere")
         (tmp_path / "other.partial").write_text("mine")
@@ -176,7 +176,7 @@ class TestAFolderThatIsNotOurs:
         assert (tmp_path / "other.partial").read_text() == "mine"
 
 
-def test_a_run_that_was_killed_in_its_first_stage_is_known_as_ours(tmp_path):
+def test_early_kills_leave_a_known_run(tmp_path):
     first = Workspace(tmp_path / "out")
     (first.scratch / "checkpoint-2").write_text("trained")
     first.release()
@@ -187,7 +187,7 @@ def test_a_run_that_was_killed_in_its_first_stage_is_known_as_ours(tmp_path):
     assert not list(anew.scratch.iterdir())
 
 
-def test_an_unfinished_build_of_an_earlier_version_is_continued(tmp_path):
+def test_earlier_versions_builds_are_continued(tmp_path):
     first = Workspace(tmp_path / "out")
     first.run("one", "key", ["a"], writer("1"))
     first.release()
@@ -238,7 +238,7 @@ def test_litter_of_a_killed_run_is_not_published(tmp_path):
 @pytest.mark.parametrize("how", ["removed", "replaced"])
 @pytest.mark.parametrize("when", ["in a stage", "at its end", "between stages", "before the end"])
 @pytest.mark.parametrize("finished", [True, False])
-def test_an_unfinished_build_that_is_removed_in_mid_build_is_one_clear_error(tmp_path, how, when, finished):
+def test_builds_removed_midway_fail_clearly(tmp_path, how, when, finished):
     def removing(root):
         root.rename(tmp_path / "gone")
         if how == "replaced":
@@ -269,7 +269,7 @@ def test_an_unfinished_build_that_is_removed_in_mid_build_is_one_clear_error(tmp
         assert not (build.root / "state.json").exists()
 
 
-def test_a_file_that_is_removed_in_mid_build_is_not_published_missing(tmp_path):
+def test_files_removed_midway_stop_publishing(tmp_path):
     build = Workspace(tmp_path / "out")
     build.run("one", "key", ["a"], writer("1"))
     (build.root / "a" / "file.txt").unlink()
@@ -281,7 +281,7 @@ def test_a_file_that_is_removed_in_mid_build_is_not_published_missing(tmp_path):
     assert (finish(again) / "a" / "file.txt").read_text() == "1"
 
 
-def test_an_out_that_is_removed_while_it_is_replaced_is_built_all_the_same(tmp_path):
+def test_removing_out_midway_does_no_harm(tmp_path):
     build = Workspace(tmp_path / "out")
     build.run("one", "old", ["a"], writer("old"))
     finish(build)

@@ -7,7 +7,7 @@ from tests.attacks.faults.sweep import attack
 
 
 @pytest.mark.skipif(COMPILER is None, reason="needs a C compiler")
-def test_a_build_survives_faults_at_operations_of_every_stage():
+def test_builds_survive_faults_in_every_stage():
     found = attack(small=True)
     assert sum(one.tried for one in found) >= 8 and len(found) >= 3
     assert [line for one in found for line in one.broken] == []

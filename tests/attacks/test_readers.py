@@ -43,7 +43,7 @@ def test_mutations_are_accepted_or_refused_in_words(name, tmp_path):
     assert sum(changed) > len(changed) // 2
 
 
-def test_every_reader_has_a_corpus_and_every_corpus_a_reader():
+def test_readers_and_corpora_match():
     assert {folder.name for folder in CORPUS.iterdir()} == set(READERS)
     assert all(map(accepted, READERS))
 

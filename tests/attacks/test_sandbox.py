@@ -70,5 +70,5 @@ def test_a_fault_is_seen(monkeypatch, tmp_path, fault):
     assert any(one.startswith(fault) for one in found) if fault else found == (), found
 
 
-def test_an_input_that_can_not_be_made_is_a_fault(tmp_path):
+def test_unmakeable_inputs_are_faults(tmp_path):
     assert "could not be made" in _faults(lambda sound, place: _raise(), tmp_path)

@@ -45,7 +45,7 @@ def test_native_writers_can_fail(tmp_path, work):
     assert code == -signal.SIGKILL and 0.4 < written.read_bytes().count(1) / operations[at - 1][1] < 0.6
 
 
-def test_a_full_disk_stays_full_but_files_can_be_removed(tmp_path):
+def test_full_disks_allow_removal(tmp_path):
     work = """
 for name in "ab":
     try:

@@ -29,7 +29,7 @@ def test_the_checkpoint_loads_in_transformers(tmp_path: Path, shapes: dict[str, 
     assert abs(float(weights["lm_head.weight"].float().std()) - 0.02) < 0.002
 
 
-def test_a_measured_row_and_what_all_blocks_would_take(
+def test_measured_rows_scale_to_all_blocks(
     tmp_path: Path, shapes: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     state = tmp_path / "state.json"

@@ -54,7 +54,7 @@ def test_a_file_is_built_and_another_refused(tmp_path):
     assert refused.startswith("| pack 1 | m.onnx | hand | 20 |  |  |  | ")
 
 
-def test_the_files_are_many_and_those_installed_are_there():
+def test_installed_files_are_listed():
     wheels = [(wheel.package.name, file.path) for wheel in WHEELS for file in wheel.files]
     assert len(set(wheels)) == len(wheels) >= 19
     assert all(installed_file(name, file).is_file() for name, files in INSTALLED.items() for file in files)

@@ -117,7 +117,7 @@ def test_a_wrong_setting_is_a_usage_error(call, said):
     assert refused.value.exit_code == 2 and refused.value.fix
 
 
-def test_what_the_caller_writes_is_told_apart_from_defaults():
+def test_given_arguments_differ_from_defaults():
     @takes()
     def function(given, first, second=2, *, third=3):
         return given, first, second, third
@@ -150,7 +150,7 @@ def test_importing_the_library_is_light():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
 
 
-def test_a_result_is_shown_in_a_terminal_and_in_a_notebook(make_model, capsys, monkeypatch):
+def test_results_show_in_terminal_and_notebook(make_model, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")  # whatever pytest was started with
     planned = plan(make_model(), ratio=0.4, target="a6000")
     shown = run_here("plan", planned.report.model, "--ratio", 0.4, "--target", "a6000").stdout

@@ -71,7 +71,7 @@ def test_help_imports_nothing_heavy(arguments):
         (["frobnicate"], 2, "frobnicate"),
     ],
 )
-def test_mistakes_have_a_clear_error_and_the_right_exit_code(arguments, code, said, tmp_path):
+def test_mistakes_have_the_right_exit_code(arguments, code, said, tmp_path):
     done = run(*arguments, cwd=tmp_path)
     assert done.returncode == code
     assert said in done.stderr
@@ -117,7 +117,7 @@ def broken(monkeypatch, error, *options):
     return end.value.code
 
 
-def test_an_internal_error_is_admitted_and_has_its_own_exit_code(monkeypatch, capsys):
+def test_internal_errors_have_their_exit_code(monkeypatch, capsys):
     assert broken(monkeypatch, ZeroDivisionError("division by zero")) == 70
     said = capsys.readouterr().err
     assert said.startswith("error: Internal error: ZeroDivisionError: division by zero\n")
@@ -154,7 +154,7 @@ def test_settings_are_named_as_options(monkeypatch, capsys):
     assert "give a longer --calib\n" in said and "  baseline: --label-weight\n" in said
 
 
-def test_an_error_of_the_operating_system_is_told_in_words(monkeypatch, capsys):
+def test_system_errors_are_told_in_words(monkeypatch, capsys):
     assert broken(monkeypatch, OSError(errno.ENOSPC, "No space left on device", "out/plan.json")) == 1
     said = capsys.readouterr().err
     assert "error: The operating system refuses out/plan.json\n  why: No space left on device." in said
@@ -163,7 +163,7 @@ def test_an_error_of_the_operating_system_is_told_in_words(monkeypatch, capsys):
     assert "not enough memory" in capsys.readouterr().err
 
 
-def test_a_terminal_obeys_no_line_of_a_library_s_log(monkeypatch, capsys):
+def test_library_logs_cannot_control_the_terminal(monkeypatch, capsys):
     logger = logging.getLogger("a library with a handler of its own")
     monkeypatch.setattr(logger, "handlers", [logging.StreamHandler(sys.stderr)])
     broken(monkeypatch, ValueError("x"))  # it runs main, which sets up the logs

@@ -99,9 +99,7 @@ def test_a_command_runs_no_code_of_the_folder(folder: Path, marks: Path, command
     assert marked(marks) == set()
 
 
-def test_processes_of_the_library_run_no_code_of_the_folder(
-    folder: Path, marks: Path, tmp_path: Path
-) -> None:
+def test_child_processes_run_no_folder_code(folder: Path, marks: Path, tmp_path: Path) -> None:
     """Python lets the caller itself import from the current folder, which here is another one at its start."""
     code = """
 import os, sys

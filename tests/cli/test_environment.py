@@ -84,21 +84,19 @@ def test_repeated_values(monkeypatch: pytest.MonkeyPatch) -> None:
     ("PATCH_COMPILE_BUILD_EVAL_TEXT", "Correct it to PATCH_COMPILE_BUILD_EVAL"),
     ("PATCH_COMPILE_XYZZY", "Unset it."),
 ])  # fmt: skip
-def test_a_misspelled_variable_is_named_before_anything_is_done(
-    variable: str, fix: str, tmp_path: Path
-) -> None:
+def test_misspelled_variables_are_named_first(variable: str, fix: str, tmp_path: Path) -> None:
     done = run("build", "nowhere", cwd=tmp_path, env=os.environ | {variable: "0.4"})
     assert done.returncode == 2
     assert f"The environment variable {variable} names no option" in done.stderr
     assert fix in done.stderr
 
 
-def test_a_misspelled_variable_is_named_when_its_option_is_missing(tmp_path: Path) -> None:
+def test_misspelled_variables_explain_missing_options(tmp_path: Path) -> None:
     env = os.environ | {"PATCH_COMPILE_COMPILE_MASKS": "m"}
     assert "Correct it to PATCH_COMPILE_COMPILE_MASK," in run("compile", "m", cwd=tmp_path, env=env).stderr
 
 
-def test_help_and_the_variables_of_tests_are_no_mistake(tmp_path: Path) -> None:
+def test_known_variables_are_no_mistake(tmp_path: Path) -> None:
     env = os.environ | {"PATCH_COMPILE_BUILD_RATOI": "0.4"}
     assert run("build", "--help", cwd=tmp_path, env=env).returncode == 0
     env = os.environ | {"PATCH_COMPILE_MODEL": "m", "PATCH_COMPILE_TEXTS": "t"}

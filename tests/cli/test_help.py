@@ -85,7 +85,7 @@ def test_baselines_are_listed_as_they_are_called(module: str, unlisted: set[Base
     assert listed.split(", ") == [name for name in Baseline if name not in unlisted]
 
 
-def test_every_command_has_its_whole_line_in_the_list() -> None:
+def test_command_summaries_fit_their_line() -> None:
     context = click.Context(cli, terminal_width=80)
     lines = cli.get_help(context).partition("Commands:\n")[2].splitlines()
     assert {line[2:].partition("  ")[0] for line in lines} == set(cli.commands)

@@ -89,7 +89,7 @@ def test_the_table_says_what_the_builds_say(root):
     assert result.measured == MeasuredSpeeds(place=None, sizes={}) and result.files == ()
 
 
-def test_pareto_points_are_those_that_none_beats_and_the_others_say_by_what(outs, capsys):
+def test_beaten_builds_name_their_victor(outs, capsys):
     """The middle build is worse than the last, which prunes more."""
     for out, value in zip(outs, (11.0, 14.0, 13.0), strict=True):
         perplexity(out, value)
@@ -103,7 +103,7 @@ def test_pareto_points_are_those_that_none_beats_and_the_others_say_by_what(outs
     assert "+40.0%" in said
 
 
-def test_a_ratio_that_is_a_tile_more_is_no_gain(outs):
+def test_a_tile_more_is_no_gain(outs):
     """Ratios are exact to one tile, so the worse of two builds with the same displayed ratio is beaten."""
     for out, value in zip(outs, (11.0, 14.0, 12.0), strict=True):
         perplexity(out, value)
@@ -112,7 +112,7 @@ def test_a_ratio_that_is_a_tile_more_is_no_gain(outs):
     assert compare(outs).pareto == ("r0.1", "r0.5")
 
 
-def test_a_build_that_is_slower_and_worse_is_beaten_by_the_dense_model(outs, capsys):
+def test_dense_models_beat_slower_worse_builds(outs, capsys):
     for out in outs:
         perplexity(out, 12.0)
     result = compare(outs, against=Against.SPEED)  # such small linears are predicted slower than dense ones
@@ -132,7 +132,7 @@ def timed(
     return report.model_copy(update={"runner": library, "device": device, "rows": rows})
 
 
-def test_speeds_that_were_measured_on_one_gpu_are_the_axis(outs, capsys):
+def test_speeds_measured_alike_are_the_axis(outs, capsys):
     for out, speed in zip(outs, (1.05, 1.2, 1.4), strict=True):
         rewrite(out, "bench/bench.json", **timed(speed).as_json())
     result = compare(outs, against=Against.SPEED)
@@ -156,7 +156,7 @@ def test_speeds_that_were_measured_on_one_gpu_are_the_axis(outs, capsys):
      "were measured in different places (r0.1: NVIDIA RTX A6000, TensorRT 11.0; r0.3: NVIDIA H100, TensorRT 11.0)"),
     (timed(1.3, library=Library.ONNX_RUNTIME), "of r0.3 are ONNX Runtime's on a CPU"),
 ])  # fmt: skip
-def test_times_of_different_places_are_left_out_with_the_reason(outs, other, said, capsys):
+def test_differing_places_drop_times(outs, other, said, capsys):
     rewrite(outs[0], "bench/bench.json", **timed(1.1).as_json())
     rewrite(outs[1], "bench/bench.json", **other.as_json())
     result = compare(outs)
@@ -165,7 +165,7 @@ def test_times_of_different_places_are_left_out_with_the_reason(outs, other, sai
     assert f"measured speeds are left out: times {said}" in capsys.readouterr().out
 
 
-def test_predictions_for_different_cards_are_left_out_with_the_reason(outs, capsys):
+def test_differing_cards_drop_predictions(outs, capsys):
     plan = json.loads((outs[0] / "report.json").read_text())["plan"]
     plan["card"]["name"] = "H100"
     rewrite(outs[0], "report.json", plan=plan)
@@ -245,7 +245,7 @@ def test_perplexities_on_different_text_are_refused(outs, root, tmp_path):
     assert "2 windows × 24 tokens" in caught.value.why and "2 windows × 16 tokens" in caught.value.why
 
 
-def test_texts_of_one_name_are_told_apart_by_the_dense_model(outs):
+def test_dense_results_tell_texts_apart(outs):
     for out, dense in zip(outs, (10.0, 10.01, 10.2), strict=True):
         perplexity(out, 12.0, dense)
     with pytest.raises(PatchCompileError, match=r"r0\.1 and r0\.5 were judged on different text") as caught:
@@ -259,7 +259,7 @@ def test_a_build_that_is_not_whole_is_refused(outs):
         compare(outs)
 
 
-def test_an_encoder_is_compared_by_the_error_of_its_outputs(tmp_path, text_file, capsys):
+def test_encoders_compare_by_output_error(tmp_path, text_file, capsys):
     model = write_model(
         tmp_path / "bert", "bert", hidden_size=128, intermediate_size=192, num_hidden_layers=2
     )
@@ -292,7 +292,7 @@ def test_the_command(root):
     assert CliRunner().invoke(cli.commands["compare"], []).exit_code == 2
 
 
-def test_builds_with_other_kinds_are_compared_by_bytes_and_shares(root, tmp_path, capsys, monkeypatch):
+def test_other_kinds_compare_by_bytes(root, tmp_path, capsys, monkeypatch):
     """At ratio .5 all tiles are 2:4. With 8:16 and 12:16 some tiles take more bytes."""
     monkeypatch.setenv("COLUMNS", "80")
     settings(root, 0.4, out=tmp_path / "mixed", kinds="8:16,12:16")
@@ -316,7 +316,7 @@ def test_builds_with_other_kinds_are_compared_by_bytes_and_shares(root, tmp_path
     assert "kinds of tiles take different bytes at one ratio; `--x bytes`" in capsys.readouterr().out
 
 
-def test_builds_of_2_4_alone_have_no_table_of_kinds(root, capsys):
+def test_2_4_builds_need_no_kinds_table(root, capsys):
     result = compare([root / "r0.1", root / "r0.5"])
     assert result.builds[1].kinds == {"2:4": 1.0}
     assert result.builds[0].kinds == {

@@ -13,7 +13,7 @@ REASON = re.compile(r"^#   ([\w-]+) +(\d[\d.]*) +\S", re.M)
 PINNED = re.compile(r"^([\w.-]+)==([\w.+]+)[^\n]*\\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", re.M)
 
 
-def test_every_package_that_users_get_has_a_lowest_version():
+def test_user_packages_have_lowest_versions():
     for extra, requirements in project().items():
         for one in requirements:
             if extra != "dev":

@@ -45,7 +45,7 @@ def test_as_planned():
     assert "'k' 0 times" in problems((program(Q, GEMM),), targets=["sm86"])
 
 
-def test_a_profile_may_be_in_parts_and_a_part_for_any_gpu():
+def test_profiles_may_come_in_parts():
     parts = (program(Q), program(K), program(GEMM, targets=("*",)))
     check_programs(parts, EXPECTED, targets=["sm86"])
     assert "'k' 0 times" in problems((parts[0], parts[2]), targets=["sm86"])
@@ -120,14 +120,14 @@ def test_a_part_of_a_split_that_was_merged(layer, names):
     assert f"{names}: it is computed densely" in problems((program(layer, *rest),), SPLIT)
 
 
-def test_two_four_parts_may_be_merged_and_so_may_dense_ones():
+def test_parts_of_a_kind_may_merge():
     merged = product("s0+s1", nodes=("s0", "s1")), product("x", nodes=("d0", "head"))
     check_programs((program(*merged),), SPLIT)
     mixed = product("s0+s1", nodes=("s0", "s1", "d0")), product("x", nodes=("head",))
     assert "merged s0, s1, the 2:4 part of a split, with d0" in problems((program(*mixed),), SPLIT)
 
 
-def test_a_part_of_a_split_that_is_not_there():
+def test_missing_split_parts_are_refused():
     first, second = (program(*(product(name, profile) for name in ("s0", "s1"))) for profile in (0, 1))
     check_programs((first, second), SPLIT, profiles=2)
     assert problems((first, program(product("s1", 1))), SPLIT, profiles=2) == (

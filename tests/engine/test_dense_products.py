@@ -19,7 +19,7 @@ SIZES = {"hidden_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2,
 KERNEL = re.compile(rb'^\s*(?:fully_connected|function|runtime_fusion)=\{ name=("[^"]*"|\S+)', re.MULTILINE)
 
 
-def test_a_dense_decoder_has_the_kernels_that_are_predicted(rtx, tmp_path):
+def test_dense_decoders_have_the_predicted_kernels(rtx, tmp_path):
     source = save_tiny("llama", tmp_path / "model", num_hidden_layers=LAYERS, **SIZES)
     path, engine = tmp_path / "dense.onnx", tmp_path / "dense.engine"
     write_dense(export_graph(source, dtype="float16", opset=23), Checkpoint.open(source), path, "float16")

@@ -36,7 +36,7 @@ def test_names_bytes_and_type(tmp_path, dtype):
     assert expected.packed_bytes == sum(expected.patch_linears.values())
 
 
-def test_gate_and_up_are_one_linear_with_the_bytes_of_both(tmp_path):
+def test_gate_and_up_count_both_bytes(tmp_path):
     expected = expectation_from_onnx(graphs.write_mlp(tmp_path / "m.onnx"))
     assert list(expected.patch_linears) == ["mlp.gate_proj+up_proj", "mlp.down_proj"]
     masks = [

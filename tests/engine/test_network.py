@@ -41,7 +41,7 @@ def test_counts(lines, expected):
     assert sparse_tactics(lines) == tactics(*expected)
 
 
-def test_the_last_selection_of_tactics_is_the_one_that_is_written():
+def test_the_last_tactic_selection_is_written():
     first = [line.replace("196", "7").replace("140", "5") for line in (FOUND, CHOSE)]
     assert sparse_tactics([*first, FOUND, CHOSE]) == tactics(196, 140)
 

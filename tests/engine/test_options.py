@@ -48,7 +48,7 @@ def test_rtx_builds_with_what_it_has(tmp_path: Path, rtx: Any, plugin: Path, opt
         ("onnx", {"optimization_level": 0}, "builds no engine"),
     ],
 )
-def test_what_a_backend_lacks_is_refused_by_its_flag(backend: str, option: dict[str, Any], why: str) -> None:
+def test_backends_refuse_flags_they_lack(backend: str, option: dict[str, Any], why: str) -> None:
     flag = "--" + next(iter(option)).replace("_", "-")
     with pytest.raises(PatchCompileError, match=f"{backend} has no {flag}") as refused:
         EngineOptions(**option).check(BackendName(backend))

@@ -33,7 +33,7 @@ def test_a_true_index_is_taken(tmp_path, external):
 
 @pytest.mark.parametrize("place", [0, 1, 3, -1])
 @pytest.mark.parametrize("value", [-1, 77, 2**31 - 1, -(2**31)])
-def test_a_lie_is_refused_with_the_name_of_the_linear(tmp_path, place, value):
+def test_false_metadata_names_its_linear(tmp_path, place, value):
     path = graphs.write_chain(tmp_path / "m.onnx")
     with_index(path, lambda index: index.__setitem__(place, value))
     with pytest.raises(PatchCompileError, match=r"'layers\.1\.proj' of .* is damaged") as refused:
@@ -51,7 +51,7 @@ def test_a_number_beyond_32_bits_is_refused(tmp_path, value):
 
 
 @pytest.mark.parametrize("check", [check_indexes, expectation_from_onnx])
-def test_a_node_of_another_version_is_refused_with_the_command_that_builds_it_again(tmp_path, check):
+def test_foreign_node_versions_say_rebuild(tmp_path, check):
     path = graphs.write_chain(tmp_path / "m.onnx")
     model = onnx.load(path)
     for node in model.graph.node[:2]:

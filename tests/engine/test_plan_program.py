@@ -53,7 +53,7 @@ def test_a_program_for_each_profile(tmp_path):
     assert [(p.layers[0].name, p.layers[0].profile) for p in programs] == [("/q/proj", 0), ("/q/proj", 1)]
 
 
-def test_a_layer_made_late_has_the_profile_of_its_inputs():
+def test_late_layers_have_their_inputs_profile():
     """RTX 1.7.1 writes a 1×1 convolution that it computes as a product like this, in the second profile."""
     inputs = ("__mye433592dconst", "__mye33622o_proj/split/0/sparse [profile 1]_alpha")
     layer = PlanLayer.named(
@@ -67,7 +67,7 @@ def test_engine_without_a_program(tmp_path):
     assert write(tmp_path / "e", "header {") == ()
 
 
-def test_text_that_ends_with_the_file_and_crosses_pages(tmp_path):
+def test_text_may_cross_pages_and_end(tmp_path):
     path = tmp_path / "e"
     path.write_bytes(b"\xff" * (mmap.PAGESIZE - 5) + TEXT.encode())
     assert len(read_programs(path)[0].layers) == 2

@@ -12,7 +12,7 @@ from patch_compile.errors import PatchCompileError
 ROOT = Path(__file__).parents[2]
 
 
-def test_library_answers_to_its_name_and_pulls_in_what_it_needs(tmp_path):
+def test_libraries_answer_to_their_soname(tmp_path):
     path = tmp_path / "anything.so"
     path.write_bytes(
         name_only_library("libnamed_by_test.so", "libm.so.6", 62 if os.uname().machine == "x86_64" else 183)

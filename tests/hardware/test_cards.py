@@ -47,7 +47,7 @@ def test_architectures_of_what_is_named(text, names):
 
 
 @pytest.mark.parametrize("text", ["sm61", "1080ti", "sm86,foo", "86x", "rtx", "sm"])
-def test_an_unknown_target_is_one_error_that_lists_the_table(text):
+def test_unknown_targets_list_the_table(text):
     with pytest.raises(PatchCompileError, match=r"There is no target") as caught:
         parse_targets(text)
     assert f"'{text.split(',')[-1]}'" in caught.value.what

@@ -15,7 +15,7 @@ def by_name(result):
     return {one["what"]: one for one in result["findings"]}
 
 
-def test_it_runs_and_names_a_remedy_for_each_lack():
+def test_every_lack_names_a_remedy():
     done = run("doctor", "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)

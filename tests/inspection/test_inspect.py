@@ -40,7 +40,7 @@ def masks(tmp_path):
     return path
 
 
-def test_an_engine_that_does_not_fit_the_memory_is_named(tmp_path):
+def test_oversized_engines_are_named(tmp_path):
     path = tmp_path / "huge.engine"
     path.touch()
     os.truncate(path, 1 << 42)
@@ -162,7 +162,7 @@ def test_gate_and_up(tmp_path):
     assert rows["mlp.down_proj"]["epilogue"] == "residual"
 
 
-def test_packed_bytes_are_those_of_all_constants_but_a_bias():
+def test_packed_bytes_exclude_only_the_bias():
     """As in the program of an int8 linear with slabs of 8:16, whose constants RTX renames, and which has no 2:4 slab."""
     tensors = {
         "x": PlanTensor("float16", (None, 192), None),

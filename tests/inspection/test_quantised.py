@@ -109,7 +109,7 @@ def test_damage_is_named(tmp_path, fault):
     assert re.search(why, found), found
 
 
-def test_an_unknown_type_is_refused_before_an_engine_is_built(tmp_path):
+def test_unknown_types_are_refused_unbuilt(tmp_path):
     path, _ = written(tmp_path / "m.onnx", INT8, with_attribute("weights", "int2"))
     with pytest.raises(
         PatchCompileError, match="Its weights are 'int2', none of float16, bfloat16, int8, int4"

@@ -197,7 +197,7 @@ def test_compare_puts_the_result_first(make_model: ModelMaker, text_file: Path, 
     assert (compared.windows, compared.length, compared.dtype) == (3, 20, "float32")
 
 
-def test_a_baseline_beats_a_result_of_no_higher_ratio() -> None:
+def test_a_baseline_beats_results_of_lower_ratio() -> None:
     ffn = row("ffn-only", 0.375, 80.0)
     assert beaten_by(row("wanda", 0.35, 90.0), [row("dense", 0.0, 22.0), ffn]) == ("ffn-only",)
     assert beaten_by(row("wanda", 0.45, 90.0), [ffn]) == ()  # a higher ratio excuses it
@@ -205,7 +205,7 @@ def test_a_baseline_beats_a_result_of_no_higher_ratio() -> None:
     assert beaten_by(row("wanda", 0.3753, 90.0), [ffn]) == ("ffn-only",)  # equal ratios, to one tile
 
 
-def test_a_baseline_of_other_kinds_beats_by_its_bytes() -> None:
+def test_baselines_of_other_kinds_compare_by_bytes() -> None:
     """At a quarter of zeros 12:16 takes 1.625 bytes a weight, and dense and 2:4 tiles 1.5625."""
 
     def taking(name: str, ratio: float, value: float, taken: float) -> BaselineRow:
@@ -241,7 +241,7 @@ def test_an_encoder_has_no_perplexity(make_model: ModelMaker, text_file: Path, t
         run_baselines(make_model("bert"), recipe(text_file), [Baseline.DENSE], WINDOWS, tmp_path)
 
 
-def test_a_model_in_half_precision_is_measured_as_it_is_stored(
+def test_half_precision_models_are_measured_as_stored(
     make_model: ModelMaker, text_file: Path, tmp_path: Path
 ) -> None:
     path = make_model(dtype=torch.bfloat16)

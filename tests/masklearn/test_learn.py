@@ -173,7 +173,7 @@ def divergence(dense: Path, pruned: Path, text_file: Path) -> float:
     return float((logits[0] - logits[1]).square().mean())
 
 
-def test_an_output_head_that_is_included_is_ranked_too(make_model, text_file: Path, tmp_path: Path) -> None:
+def test_an_included_head_is_ranked(make_model, text_file: Path, tmp_path: Path) -> None:
     """Its tiles are chosen by their scores among those of all linears."""
     ranked: dict[str, Any] = {}
 
@@ -200,7 +200,7 @@ def test_every_criterion_ranks_differently(make_model, text_file: Path, tmp_path
     assert any(not np.array_equal(masks[name].tiles, others[name].tiles) for name in masks)
 
 
-def test_fisher_ranks_by_the_loss_that_a_tile_costs(make_model, text_file: Path, tmp_path: Path) -> None:
+def test_fisher_ranks_tiles_by_lost_loss(make_model, text_file: Path, tmp_path: Path) -> None:
     """Tiles of a linear whose output is not used cost nothing and go first."""
     path = make_model()
     tensors = load_file(path / "model.safetensors")
@@ -215,9 +215,7 @@ def test_fisher_ranks_by_the_loss_that_a_tile_costs(make_model, text_file: Path,
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.5])
-def test_tiles_are_not_scored_where_the_ratio_leaves_no_choice(
-    make_model, text_file, tmp_path, ratio
-) -> None:
+def test_forced_ratios_skip_scoring(make_model, text_file, tmp_path, ratio) -> None:
     said: set[str] = set()
     settings = recipe(text_file, method="sparsegpt", ratio=ratio)
     masks = learn(make_model(), settings, tmp_path / "s", progress=lambda what, *_: said.add(what[:7])).masks
@@ -225,7 +223,7 @@ def test_tiles_are_not_scored_where_the_ratio_leaves_no_choice(
     assert "solving" in said and "scoring" not in said
 
 
-def test_a_run_that_goes_on_repairs_from_the_solved_weights(make_model, text_file, tmp_path: Path) -> None:
+def test_resumed_runs_repair_from_solved_weights(make_model, text_file, tmp_path: Path) -> None:
     """A run that is interrupted between its repair and writing its result gives the same weights when resumed."""
     path, settings = make_model(), recipe(text_file, repair="distill", repair_steps=3, batch=1)
     results = [learn(path, settings, tmp_path / "s").checkpoint for _ in range(2)]

@@ -85,7 +85,7 @@ def test_bytes_are_not_exceeded(make_model: ModelMaker, text_file: Path, tmp_pat
     assert masks.ratio_asked == masks.ratio
 
 
-def test_what_cannot_be_reached_is_refused_before_any_work(
+def test_unreachable_goals_are_refused_before_work(
     make_model: ModelMaker, text_file: Path, tmp_path: Path
 ) -> None:
     path = make_model(**SIZES)
@@ -107,7 +107,7 @@ def test_what_cannot_be_reached_is_refused_before_any_work(
     assert not (tmp_path / "s").exists()
 
 
-def test_an_interrupted_run_with_kinds_ends_in_the_same_masks(
+def test_interrupted_runs_with_kinds_end_alike(
     make_model: ModelMaker, text_file: Path, tmp_path: Path
 ) -> None:
     """The scores of every kind and the codes of both families are resumed from files."""

@@ -83,7 +83,7 @@ def test_repair_comes_between_the_choice_and_the_rounding(
         ({"bytes_per_weight": 0.3}, "0.3 bytes per weight cannot be reached with these types"),
     ],
 )
-def test_what_can_choose_no_types_is_refused_before_any_work(
+def test_untyped_methods_refuse_auto_types(
     make_model: ModelMaker, text_file: Path, tmp_path: Path, settings: dict[str, Any], why: str
 ) -> None:
     with pytest.raises(MaskLearnError, match=why):

@@ -105,7 +105,7 @@ def test_permuted_and_repaired_weights_stay_on_the_grid(
     assert record.kl_last < record.kl_first
 
 
-def test_16_bits_by_name_are_what_no_type_gives(
+def test_naming_16_bits_equals_naming_no_type(
     make_model: ModelMaker, text_file: Path, tmp_path: Path
 ) -> None:
     path = make_model(**SIZES)
@@ -119,9 +119,7 @@ def test_16_bits_by_name_are_what_no_type_gives(
             assert (tmp_path / f"model-{at}" / file.name).read_bytes() == file.read_bytes()
 
 
-def test_types_that_do_not_fit_are_refused_before_any_work(
-    make_model: ModelMaker, text_file: Path, tmp_path: Path
-) -> None:
+def test_unfit_types_are_refused_before_work(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
     path = make_model(hidden_size=64, intermediate_size=96)
     for weights, why in (
         ("int4", r"down_proj can't have int4 weights"),
@@ -132,7 +130,7 @@ def test_types_that_do_not_fit_are_refused_before_any_work(
     assert not (tmp_path / "s").exists()
 
 
-def test_interrupted_while_solving_it_ends_in_the_same_bytes(
+def test_interrupted_solving_ends_in_the_same_bytes(
     make_model: ModelMaker, text_file: Path, tmp_path: Path
 ) -> None:
     """The scales are resumed from files, too."""
@@ -162,7 +160,7 @@ def test_masks_that_train_are_rounded_on_their_inputs(
     check(learned, tmp_path, dict.fromkeys(map(_last, learned.masks), "int4"))
 
 
-def test_solving_loses_less_by_rounding_than_the_nearest_integers(
+def test_solved_rounding_beats_nearest_rounding(
     make_model: ModelMaker, text_file: Path, tmp_path: Path
 ) -> None:
     """`magnitude` rounds to the nearest integers, `sparsegpt` on the Hessian. Nothing is pruned."""
@@ -177,7 +175,7 @@ def test_solving_loses_less_by_rounding_than_the_nearest_integers(
     assert lost["magnitude"] < lost["sparsegpt"]  # nearer, but not better: see solvers/test_rounding.py
 
 
-def test_a_dense_model_of_the_same_type_stands_beside_the_result(
+def test_results_include_a_dense_model_of_their_type(
     make_model: ModelMaker, text_file: Path, tmp_path: Path
 ) -> None:
     path = make_model(**SIZES)

@@ -71,9 +71,7 @@ def test_the_dense_model_computes_what_it_did(
 
 
 @pytest.mark.parametrize("model_type", ["llama", "phi3", "gpt2", "opt"])
-def test_rows_biases_and_columns_go_where_the_order_says(
-    make_model: ModelMaker, text_file: Path, model_type: str
-) -> None:
+def test_an_order_moves_rows_biases_columns(make_model: ModelMaker, text_file: Path, model_type: str) -> None:
     """Values move bit for bit, in fp16 too."""
     path = make_model(model_type, dtype=torch.float16)
     task = task_of(path, recipe(text_file))
@@ -92,7 +90,7 @@ def test_rows_biases_and_columns_go_where_the_order_says(
                 assert torch.equal(new, old[order])
 
 
-def test_channels_are_sorted_by_what_they_add_to_the_output(make_model: ModelMaker, text_file: Path) -> None:
+def test_channels_are_sorted_by_output_contribution(make_model: ModelMaker, text_file: Path) -> None:
     """The contribution of each channel is measured on the model itself."""
     path = make_model(num_hidden_layers=1)
     task = task_of(path, recipe(text_file))
@@ -108,9 +106,7 @@ def test_channels_are_sorted_by_what_they_add_to_the_output(make_model: ModelMak
     assert list(order) == list(np.argsort(shares))
 
 
-def test_a_part_whose_linears_are_not_all_covered_keeps_its_order(
-    make_model: ModelMaker, text_file: Path
-) -> None:
+def test_partly_covered_parts_keep_their_order(make_model: ModelMaker, text_file: Path) -> None:
     path = make_model()
     given = recipe(text_file, exclude=("model.layers.1.mlp.down_proj",))
     assert list(permute(task_of(path, given)).orders) == [f"model.layers.{i}.mlp.down_proj" for i in (0, 2)]
@@ -194,7 +190,7 @@ def test_what_is_learned_is_the_permuted_model_pruned(
 
 
 @pytest.mark.parametrize("permuted", [True, False])
-def test_scattered_channels_that_nothing_reads_are_pruned_for_nothing(
+def test_unread_channels_are_pruned_for_nothing(
     make_model: ModelMaker, text_file: Path, tmp_path: Path, permuted: bool
 ) -> None:
     """Half of the hidden channels reach no output. Gathered, they fill whole tiles, and pruning them changes nothing.
@@ -230,7 +226,7 @@ def test_repair_starts_from_the_permuted_model(
     assert learned.masks.record.repair.kl_first < 1e-6
 
 
-def test_orders_come_back_from_the_file_and_are_checked(tmp_path: Path) -> None:
+def test_orders_survive_the_file_and_are_checked(tmp_path: Path) -> None:
     masks = no_masks()
     masks.orders["a.down"] = np.array([2, 0, 1], np.int32)
     masks.save(tmp_path / "masks.safetensors")
@@ -254,7 +250,7 @@ def test_masks_in_another_order_are_no_prior(make_model: ModelMaker, text_file: 
 
 
 @pytest.mark.parametrize("model_type", ["llama", "phi3", "gpt2", "opt", "mixtral"])
-def test_the_dense_model_can_be_put_in_the_order_of_its_masks(
+def test_dense_models_take_their_masks_order(
     make_model: ModelMaker, text_file: Path, tmp_path: Path, model_type: str
 ) -> None:
     """The orders alone suffice to make the permuted model."""

@@ -49,7 +49,7 @@ def test_wrong_settings_are_named(settings: dict[str, object], message: str) -> 
 DOCS = Path(__file__).parents[2] / "docs/howto/learning.md"
 
 
-def test_every_method_is_a_file_that_the_documentation_names() -> None:
+def test_documentation_names_every_method_file() -> None:
     files = {file.stem for file in Path(masklearn.methods.__path__[0]).glob("*.py")}
     assert files - {"__init__", "base"} == {name.replace("-", "_") for name in METHODS}
     for name, kind in METHODS.items():
@@ -92,7 +92,7 @@ def test_what_a_model_lacks_is_named(method: str, why_not: dict[Requires, str], 
     assert lacking(METHODS[method], why_not) == found
 
 
-def test_a_criterion_that_can_not_be_had_is_not_a_default() -> None:
+def test_an_unavailable_criterion_is_no_default() -> None:
     oneshot, settings = method_of("oneshot"), LearnRecipe()
     assert oneshot.criterion(settings, ()) is Criterion.FISHER
     assert oneshot.criterion(settings, {Requires.LOSS}) is Criterion.RELATIVE

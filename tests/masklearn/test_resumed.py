@@ -64,7 +64,7 @@ def cut_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, str], None]:
         ("wanda", "after", True),
     ],
 )
-def test_cut_at_every_write_it_ends_in_the_same_bytes(
+def test_a_cut_at_any_write_changes_nothing(
     make_model: ModelMaker,
     text_file: Path,
     tmp_path: Path,
@@ -169,7 +169,7 @@ def test_damaged_files_start_the_pass_anew(
     assert same(learn(model, recipe, tmp_path / "whole"), found, tmp_path)
 
 
-def test_text_that_the_model_wrote_is_not_written_again(
+def test_self_written_text_is_reused(
     make_model: ModelMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, recipe = make_model(), LearnRecipe(method="wanda", **_SETTINGS)

@@ -16,14 +16,14 @@ def write(path: Path, **settings: Any) -> Path:
     return path
 
 
-def test_an_unknown_architecture_is_refused_with_the_covered_ones(tmp_path: Path) -> None:
+def test_unknown_architectures_list_the_covered(tmp_path: Path) -> None:
     with pytest.raises(
         PatchCompileError, match=r"'t5'.*not covered.*llama, mistral, qwen2, qwen3.*gpt2.*bert"
     ):
         load_config(write(tmp_path, model_type="t5"))
 
 
-def test_a_checkpoint_of_the_base_model_alone_has_no_head(exports: Exports, tmp_path: Path) -> None:
+def test_base_model_checkpoints_have_no_head(exports: Exports, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     whole = exports.model_dir("llama")
@@ -42,14 +42,12 @@ def test_a_checkpoint_of_the_base_model_alone_has_no_head(exports: Exports, tmp_
         ("falcon", "alibi"),
     ],
 )
-def test_a_setting_that_makes_it_another_model_is_refused(
-    model_type: str, setting: str, tmp_path: Path
-) -> None:
+def test_model_changing_settings_are_refused(model_type: str, setting: str, tmp_path: Path) -> None:
     with pytest.raises(PatchCompileError, match=f"not covered with {setting} = true"):
         load_config(write(tmp_path, model_type=model_type, **{setting: True}))
 
 
-def test_rope_of_one_kind_of_layer_alone_is_refused_too(tmp_path: Path) -> None:
+def test_partial_rope_is_refused(tmp_path: Path) -> None:
     rope = {
         "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
         "full_attention": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0},
@@ -58,7 +56,7 @@ def test_rope_of_one_kind_of_layer_alone_is_refused_too(tmp_path: Path) -> None:
         load_config(write(tmp_path, model_type="gemma3_text", rope_parameters=rope))
 
 
-def test_the_graph_of_a_quantised_checkpoint_is_that_of_its_dense_model(tmp_path: Path) -> None:
+def test_quantised_checkpoints_export_the_dense_graph(tmp_path: Path) -> None:
     config = {"model_type": "llama", "quantization_config": {"quant_method": "gptq", "bits": 4}}
     assert not hasattr(load_config(write(tmp_path, **config)), "quantization_config")
 

@@ -80,7 +80,7 @@ def test_hidden_states_equal_those_of_transformers(
     assert ("Attention" in ops) is not bool(options)
 
 
-def test_a_pooler_that_the_checkpoint_lacks_is_not_made_up(exports: Exports, tmp_path: Path) -> None:
+def test_missing_poolers_are_not_invented(exports: Exports, tmp_path: Path) -> None:
     """A checkpoint trained with another head has a prefix and no pooler."""
     AutoModelForMaskedLM.from_pretrained(exports.model_dir("bert")).save_pretrained(tmp_path)
     graph = export_model(tmp_path, dtype="float16").graph

@@ -71,7 +71,7 @@ def choices_of(decoder: OrtDecoder, rows: int, row: int, pad: int) -> dict[str, 
 
 
 @pytest.mark.parametrize("name", UNEXPORTABLE)
-def test_what_torch_cannot_export_is_told_before_any_work(name: str, tmp_path: Path) -> None:
+def test_unexportable_models_are_refused_before_work(name: str, tmp_path: Path) -> None:
     path = write_family(tmp_path / "model", name)
     with pytest.raises(
         PatchCompileError, match=rf"'{name}' can't be exported.*torch.onnx stops.*{UNEXPORTABLE[name]}"

@@ -32,7 +32,7 @@ def expected(mask: np.ndarray, sequence: int, window: int | None) -> np.ndarray:
 
 @pytest.mark.parametrize(("variant", "window"), [("llama", None), ("mistral-window", 6)])
 @pytest.mark.parametrize(("sequence", "past"), [(9, 0), (1, 8), (3, 7)])
-def test_a_token_reads_itself_and_the_real_tokens_before_it(
+def test_tokens_read_real_tokens_before_them(
     variant: str, window: int | None, sequence: int, past: int, exports: Exports
 ) -> None:
     """Padding reads only itself, because a softmax over nothing would be 0 / 0."""

@@ -89,9 +89,7 @@ def test_the_tolerance_tells_a_wrong_mask(exports: Exports, tmp_path: Path) -> N
     assert np.abs(decoder.start(ids, np.ones_like(mask))[0, 5:] - expected).max() > 3 * limit
 
 
-def test_bfloat16_rounds_as_bfloat16_does_and_gives_the_last_logits_alone(
-    exports: Exports, tmp_path: Path
-) -> None:
+def test_bfloat16_graphs_round_as_bfloat16(exports: Exports, tmp_path: Path) -> None:
     model = exports.bound("llama", dtype="bfloat16", logits="last")
     assert {v.dtype for v in (*model.graph.inputs[3:], *model.graph.outputs)} == {ir.DataType.BFLOAT16}
     write_onnx(EmulateBfloat16Pass()(model).model, tmp_path / "model.onnx")
@@ -108,7 +106,7 @@ def test_bfloat16_rounds_as_bfloat16_does_and_gives_the_last_logits_alone(
     "variant",
     ["llama", "llama-tied-yarn", "qwen2-mixed", "qwen3", "gemma3_text", "opt", "gpt_neox", "bert"],
 )
-def test_weights_are_the_checkpoints_by_name_shape_and_nothing_else(variant: str, exports: Exports) -> None:
+def test_weights_keep_names_and_shapes(variant: str, exports: Exports) -> None:
     model = exports.graph(variant)
     with safe_open(exports.model_dir(variant) / "model.safetensors", "np") as file:
         saved = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
@@ -144,7 +142,7 @@ def test_names_are_those_that_the_checkpoint_has(exports: Exports, tmp_path: Pat
     assert not [name for name in named if name.startswith(("transformer.", "lm_head"))]
 
 
-def test_the_text_part_of_a_model_of_images_and_text(tmp_path: Path) -> None:
+def test_text_parts_of_multimodal_models_export(tmp_path: Path) -> None:
     path = save_gemma3(tmp_path / "model")
     model = run_passes(export_model(path, dtype="float16"), cleanup_passes())
     checkpoint = Checkpoint.open(path)
@@ -173,7 +171,7 @@ def test_interface(exports: Exports) -> None:
     assert {v.dtype for v in model.graph.inputs[:3]} == {ir.DataType.INT64}
 
 
-def test_nodes_are_named_after_modules_and_hold_no_paths(exports: Exports) -> None:
+def test_node_names_are_modules_without_paths(exports: Exports) -> None:
     model = exports.graph("llama")
     names = {node.name for node in model.graph}
     assert len(names) == len(model.graph)

@@ -54,7 +54,7 @@ def numbered(lines: list[str]) -> list[str]:
     ]
 
 
-def test_sizes_of_two_blocks_are_paired_one_to_one() -> None:
+def test_block_sizes_are_paired_uniquely() -> None:
     sizes = PairedSizes()
     assert sizes.pair(ir.Shape(["u0", 64]), ir.Shape(["u8", 64]))
     assert sizes.pair(ir.Shape(["2*u0 + u1"]), ir.Shape(["2*u8 + u9"]))
@@ -130,7 +130,7 @@ def add_numbers_to_layers(model: ir.Model, numbers: Sequence[float]) -> None:
         attention.replace_input_with(0, add.outputs[0])
 
 
-def test_numbers_that_all_layers_hold_are_shared_by_repeated_layers(exports: Exports) -> None:
+def test_repeated_layers_share_equal_numbers(exports: Exports) -> None:
     model = traced(exports)
     add_numbers_to_layers(model, [2.0, 1.0, 1.0, 1.0])
     repeat_last_block(model, 4, 6)
@@ -146,7 +146,7 @@ def test_a_different_number_is_found(exports: Exports) -> None:
         repeat_last_block(model, 4, 8)
 
 
-def test_a_period_of_layers_is_repeated_as_one_block(tmp_path: Path) -> None:
+def test_layer_periods_repeat_as_a_block(tmp_path: Path) -> None:
     """Layers form four periods of two kinds, and one more layer that makes no whole period."""
     kinds = ["sliding_attention", "full_attention"] * 4 + ["sliding_attention"]
     settings = {"num_hidden_layers": len(kinds), "layer_types": kinds, "max_window_layers": 0}
@@ -175,7 +175,7 @@ def test_layers_that_differ_are_traced_whole(
 
 
 @pytest.mark.parametrize("variant", ["qwen2-mixed"])
-def test_models_that_mix_kinds_of_layers_are_traced_whole(variant: str, exports: Exports) -> None:
+def test_mixed_layers_are_traced_whole(variant: str, exports: Exports) -> None:
     model = exports.graph(variant)
     masks = [n.inputs[3].name for n in model.graph if n.op_type == "Attention" and n.inputs[3] is not None]
     assert masks[0] == masks[1] != masks[2] == masks[3]

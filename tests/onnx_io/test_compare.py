@@ -37,7 +37,7 @@ def test_what_cannot_be_compared_has_no_difference(tmp_path, mine, reference):
     assert compared(tmp_path, [np.array(mine)], [np.array(reference)]).largest is None
 
 
-def test_values_that_are_not_finite_in_both_are_passed_over(tmp_path):
+def test_values_infinite_in_both_are_skipped(tmp_path):
     mine, reference = np.array([np.nan, np.inf, 2.0]), np.array([np.nan, np.inf, 1.0])
     assert compared(tmp_path, [mine], [reference]).largest == 1.0
 
@@ -58,7 +58,7 @@ def test_what_is_saved_is_read_back(tmp_path, array):
 
 @pytest.mark.skipif(COMPILER is None, reason="needs a C compiler")
 @pytest.mark.parametrize("fault", [Fault.EIO, Fault.FULL])
-def test_bytes_that_the_disk_does_not_take_are_an_error(tmp_path, fault):
+def test_unwritable_bytes_are_an_error(tmp_path, fault):
     work = 'import patch_compile.onnx_io.compare as a, numpy; a.save_array(folder / "a.npy", numpy.ones(1000, "u1"))'
     _, _, operations = work_under(Fault.NONE, 0, tmp_path / "whole", work)
     written = [i for i, (name, _) in enumerate(operations, 1) if name == "write"]
@@ -68,7 +68,7 @@ def test_bytes_that_the_disk_does_not_take_are_an_error(tmp_path, fault):
 
 
 @pytest.mark.skipif(COMPILER is None, reason="needs a C compiler")
-def test_bytes_that_the_disk_does_not_give_are_an_error(tmp_path):
+def test_unreadable_bytes_are_an_error(tmp_path):
     work = 'import patch_compile.onnx_io.compare as a; a.load_array(folder / "a.npy")'
     for at in (1, 2, 3):  # to open it, its beginning, its content
         (tmp_path / f"at-{at}").mkdir()

@@ -27,7 +27,7 @@ def test_every_result_is_rounded_to_bfloat16_exactly_once() -> None:
     assert not np.array_equal(y, scaled * t.T)
 
 
-def test_the_original_stays_bfloat16_and_is_refused_by_onnx_runtime() -> None:
+def test_emulation_leaves_the_bfloat16_original() -> None:
     model, _ = model_with_weight()
     EmulateBfloat16Pass()(model)
     assert model.graph.initializers["w"].dtype == ir.DataType.BFLOAT16

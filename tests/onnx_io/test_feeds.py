@@ -45,7 +45,7 @@ def test_an_axis_more_counts_runs(load):
     assert feeds.words == "inputs.npz (5 runs)"
 
 
-def test_samples_are_fed_eight_at_a_time_where_the_batch_is_open(load):
+def test_open_batches_take_eight_samples(load):
     given = arrays((19, 7), (19, 3, 4))
     feeds = load(given)
     assert [feed["image"].shape[0] for feed in feeds] == [8, 8, 3]
@@ -139,7 +139,7 @@ def test_pickled_objects_are_not_loaded(tmp_path):
         feeds_from_npz(path, OPEN, DTYPES)
 
 
-def test_arrays_that_would_fill_the_memory_are_not_read(tmp_path, monkeypatch):
+def test_oversized_arrays_are_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr(feeds, "_MOST_BYTES", 2**20)
     path = tmp_path / "inputs.npz"
     image = np.zeros((100, 1, 3, 4, 1000), np.float32)
@@ -179,7 +179,7 @@ class TestRandom:
         assert "ids 3×5" in feeds.words
 
 
-def test_an_input_of_text_is_refused_with_the_file_named(tmp_path):
+def test_text_inputs_are_refused_by_file(tmp_path):
     nodes = [helper.make_node("Shape", ["t"], ["s"]), helper.make_node("Identity", ["x"], ["y"])]
     path = graphs.save(tmp_path / "m.onnx", nodes, x=("batch", 4))
     model = onnx.load(path)

@@ -34,7 +34,7 @@ def test_outputs_by_name_and_inputs_among_them(doubled):
     assert second["x"].tolist() == (-X["x"]).tolist() and not second["y"].any()
 
 
-def test_errors_of_the_process_are_those_of_the_caller(doubled):
+def test_process_errors_reach_the_caller(doubled):
     with pytest.raises(PatchCompileError, match=r"cannot run m\.onnx on the inputs") as error:
         list(run_model(doubled, [{"x": np.ones((2, 5), np.float32)}]))
     assert "x [2, 5]" in error.value.why
@@ -62,7 +62,7 @@ def test_a_crash_is_an_error(doubled, number, says):
     assert error.value.fix == "Do this." or number == signal.SIGKILL
 
 
-def test_a_process_that_stops_within_its_answer_is_ended(doubled):
+def test_stalled_processes_are_ended(doubled):
     """The answer is larger than what a pipe holds."""
     with closing(_OwnModel(doubled, "")) as model:
         process = model._process
@@ -118,7 +118,7 @@ def timed(path):
     return runner.run()
 
 
-def test_a_run_in_this_process_that_never_ends_is_ended(endless, monkeypatch):
+def test_endless_runs_are_ended(endless, monkeypatch):
     session = open_session(endless)
     binding = session.io_binding()
     binding.bind_cpu_input("x", X["x"])

@@ -199,7 +199,7 @@ def test_an_empty_weight_stays_dense(tmp_path, shape):
 
 
 class TestExternalData:
-    def test_is_read_from_beside_the_model_and_behind_links(self, tmp_path):
+    def test_external_data_may_lie_behind_links(self, tmp_path):
         (tmp_path / "blobs").mkdir()
         path = product(tmp_path / "blobs" / "m.onnx", external=True)
         snapshot = tmp_path / "snapshots" / "main"

@@ -73,7 +73,7 @@ def test_bfloat16_is_written_bit_for_bit(tmp_path: Path) -> None:
     assert raw == weight.tobytes()
 
 
-def test_one_tensor_is_in_memory_at_a_time_and_each_is_asked_once(tmp_path: Path) -> None:
+def test_tensors_are_held_singly(tmp_path: Path) -> None:
     alive: list[weakref.ref[np.ndarray]] = []
     most = 0
 
@@ -158,14 +158,14 @@ def test_a_checkpoint_that_does_not_fit_is_refused(
 
 
 @pytest.mark.parametrize("source", [np.float32, ml_dtypes.bfloat16])
-def test_overflow_of_fp16_names_the_weight_and_offers_bf16(source: type) -> None:
+def test_fp16_overflow_names_weight_and_remedy(source: type) -> None:
     weight = np.array([1.0, -70000.0], source)
     with pytest.raises(PatchCompileError, match=r"a\.weight does not fit float16: .*-?7.*bfloat16"):
         cast_weight("a.weight", weight, F16)
     assert cast_weight("a.weight", weight, BF16).dtype == ml_dtypes.bfloat16
 
 
-def test_the_largest_fp16_is_no_overflow_and_what_rounds_up_to_it_is() -> None:
+def test_overflow_begins_after_rounding() -> None:
     assert cast_weight("w", np.array([65504.0, 65519.0], np.float32), F16).tolist() == [65504.0, 65504.0]
     with pytest.raises(PatchCompileError, match="does not fit"):
         cast_weight("w", np.array([65520.0], np.float32), F16)

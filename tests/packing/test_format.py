@@ -28,9 +28,7 @@ def test_unpack_gives_the_masked_weight_bit_for_bit(shape, tile, share, panel_ro
 
 @settings(max_examples=60)
 @given(shapes, tile_sizes, st.sampled_from([0.0, 0.4, 1.0]), st.sampled_from([64, 128]), st.integers(0, 9))
-def test_a_slab_is_sparse_exactly_when_all_its_weights_lie_in_sparse_tiles(
-    shape, tile, share, panel_rows, seed
-):
+def test_sparse_slabs_lie_in_sparse_tiles(shape, tile, share, panel_rows, seed):
     mask, _ = random_mask(shape, tile, share, seed)
     packed = pack(np.zeros(shape, np.uint16), mask, panel_rows)
     grid = packed.places()[0] == ALWAYS.index(TWO_FOUR)
@@ -110,7 +108,7 @@ def test_damage_is_found():
     [(slice(-1, None), -2), (slice(-1, None), 2), (slice(0, 3), 2)],
     ids=["a negative column", "a column behind K", "pointers that begin behind 0"],
 )
-def test_an_index_that_points_outside_the_slabs_is_found(places, added):
+def test_indices_outside_the_slabs_are_found(places, added):
     """K has two slabs: to numpy, column -2 is column 0."""
     mask, _ = random_mask((128, 128), (64, 64), 0.5, 1)
     packed = pack(random_weight((128, 128), np.float16, 1).view(np.uint16), mask, 64)

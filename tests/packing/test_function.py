@@ -136,7 +136,7 @@ def activated(kind, z):
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("epilogue", EPILOGUES, ids=lambda e: e.overload or "none")
-def test_every_epilogue_is_computed_in_fp32_and_rounded_once(dtype, share, epilogue):
+def test_epilogues_round_once_from_fp32(dtype, share, epilogue):
     shape, halves = (200, 132), 1 + epilogue.gated
     rng = np.random.default_rng(7)
     masks = [random_mask(shape, (64, 64), share, seed) for seed in range(halves)]
@@ -208,7 +208,7 @@ def test_every_opset_of_ours_takes_the_function(opset):
     assert (run(model, np.ones((1, 1, 64), np.float16), np.float16) == 0).all()
 
 
-def test_a_node_without_a_version_is_the_functions_own():
+def test_nodes_without_version_use_the_functions():
     assert version_fault(None) == version_fault(str(VERSION)) == ""
     assert version_fault("3") == "it is a PatchLinear of version '3', and '2' is read here: build it again"
     assert version_fault(VERSION) != "" and len(version_fault("x" * 10_000)) < 200

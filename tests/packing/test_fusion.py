@@ -25,7 +25,7 @@ def test_what_is_spelled_is_read(text, fusions):
 
 
 @pytest.mark.parametrize("text", ["qkv,gelu", "", "all,qkv", "none,bias", 3, {"qkv": True}])
-def test_a_kind_that_is_none_is_refused_with_the_list(text):
+def test_unknown_kinds_list_the_known(text):
     with pytest.raises(PatchCompileError, match=r"setting fuse = .* is not valid") as error:
         Recipe.parse({"model": "m", "ratio": 0.3, "fuse": text})
     assert "some of bias, gated, activation, residual, qkv" in error.value.why

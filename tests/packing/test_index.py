@@ -56,7 +56,7 @@ def test_the_fault_says_which_slab(place, value, said):
     assert fault(given) == f"the index is wrong: {said}"
 
 
-def test_its_size_and_type_are_those_of_the_slabs():
+def test_size_and_type_match_the_slabs():
     given = packed()
     for index in (given.index[:-1], given.index.astype(np.int64), given.index[None]):
         said = index_fault(index, GRID.shape, {"dense": 5, "2:4": 7})

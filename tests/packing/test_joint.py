@@ -69,7 +69,7 @@ def test_others_lie_one_below_the_other(rows, groups, tile, panel_rows, seed):
     assert taken[-1] == rows[-1] and starts == [sum(taken[:i]) for i in range(len(rows))]
 
 
-def test_a_slab_is_2_4_where_its_own_half_is():
+def test_a_slab_is_sparse_by_its_half():
     """Gate and up have separate panels because a slab of both would be 2:4 only where both are."""
     both = together(linears([(128, 128)] * 2, (64, 64), (1.0, 0.0), 0), 64, gated_panels(128, 64))
     assert both.places()[0].tolist() == [[ALWAYS.index(TWO_FOUR)] * 2, [ALWAYS.index(DENSE)] * 2] * 2

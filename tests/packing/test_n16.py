@@ -75,7 +75,7 @@ def test_unpack_gives_the_masked_weight_bit_for_bit(shape, tile, panel_rows, see
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in (DENSE, TWO_FOUR)], ids=str)
-def test_a_lane_finds_its_values_in_planes_and_bytes_are_those_of_the_table(kind):
+def test_lanes_find_values_in_planes(kind):
     """By mosaic.md: whole planes of 8 values of the low and the high rows, then 4 and 2 of both."""
     mask = mosaic((128, 128), (128, 128), 3, [kind])
     weight = np.random.default_rng(0).integers(1, 2**16, (128, 128)).astype(np.uint16)

@@ -68,7 +68,7 @@ def test_int8_takes_every_k_that_16_bits_take(rows, columns, seed):
 
 @types
 @dtypes
-def test_integers_are_those_of_the_grid_in_every_type_of_checkpoint(weights, dtype):
+def test_integers_match_the_grid_in_all_types(weights, dtype):
     """Every integer, subnormal scales, and a scale of 0. fp32 takes another path than 16 bits."""
     shape = (64, 256)
     integers, grid = random_grid(shape, weights, 5)
@@ -101,7 +101,7 @@ def test_integers_are_those_of_the_grid_in_every_type_of_checkpoint(weights, dty
     ],
     ids=lambda epilogue: epilogue.overload or "plain",
 )
-def test_the_body_multiplies_by_the_values_of_the_grid(weights, dtype, epilogue):
+def test_the_body_multiplies_grid_values(weights, dtype, epilogue):
     shape = (150, 320)
     made = [linear(shape, weights, dtype, 11 + seed)[2] for seed in range(1 + epilogue.gated)]
     panels = gated_panels(shape[0], 64) if epilogue.gated else stacked_panels(shape[:1], 64)
@@ -181,7 +181,7 @@ def test_a_weight_off_its_grid_is_refused(weights):
         Quantised.of(weight, one.mask, one.grid)
 
 
-def test_what_a_mask_prunes_need_not_be_on_the_grid():
+def test_pruned_weights_may_leave_the_grid():
     weight, _, one = linear((64, 128), INT8, HALF, 7, (TWO_FOUR, *KINDS[2:4]))
     weight[~one.mask.keep()] = 0.123
     np.testing.assert_array_equal(

@@ -72,7 +72,7 @@ class TestExported:
         ([("Transpose", ["w"], {}), ("Transpose", ["w1"], {}), ("MatMul", ["x", "w2"], {})], (K, N), True),
     ],
 )  # fmt: skip
-def test_weights_are_read_as_n_by_k_however_they_are_stored(tmp_path, nodes, stored, transposed):
+def test_weights_are_read_as_n_by_k(tmp_path, nodes, stored, transposed):
     weight = graphs.tensor("w", *stored)
     made = [
         helper.make_node(op, inputs, [f"w{i}" if i < len(nodes) else "y"], f"n{i}", **attributes)
@@ -87,7 +87,7 @@ def test_weights_are_read_as_n_by_k_however_they_are_stored(tmp_path, nodes, sto
     assert np.array_equal(linear.to_stored(read), array)
 
 
-def test_a_weight_stored_in_half_the_bits_and_cast(tmp_path):
+def test_cast_half_weights_are_found(tmp_path):
     nodes = [
         helper.make_node("Cast", ["w"], ["wide"], to=1),
         helper.make_node("MatMul", ["x", "wide"], ["y"], "fc"),
@@ -97,7 +97,7 @@ def test_a_weight_stored_in_half_the_bits_and_cast(tmp_path):
     assert (linear.dtype.name, linear.weight.dtype.name) == ("FLOAT", "FLOAT16")
 
 
-def test_a_name_that_an_output_of_the_graph_stands_in_the_way_of(tmp_path):
+def test_clashing_output_names_are_avoided(tmp_path):
     """A graph output can't be renamed, so the linear is."""
     nodes = [helper.make_node("MatMul", ["x", "fc.weight"], ["fc.bias"], "product")]
     path = graphs.save(tmp_path / "m.onnx", [*nodes, helper.make_node("Relu", ["fc.bias"], ["y"])],

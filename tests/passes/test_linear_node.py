@@ -50,7 +50,7 @@ def test_a_node_is_read_as_it_was_made():
         assert LinearNode.read(made.node()) == made
 
 
-def test_rows_of_linears_that_share_x_begin_at_whole_panels():
+def test_shared_linears_begin_at_whole_panels():
     weights = tuple(weight(name, rows) for name, rows in zip("qkv", (130, 64, 70), strict=True))
     assert LinearNode(ir.Value(name="x"), weights, panel_rows=64).rows == [192, 64, 70]
 

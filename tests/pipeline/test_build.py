@@ -52,7 +52,7 @@ def nodes_of(report):
     return {row["node"]["name"] for row in report["linears"] if row["lowering"] == "plugin"}
 
 
-def test_without_fusion_every_linear_is_a_node_of_its_own(settings):
+def test_no_fusion_means_single_nodes(settings):
     fused = build(settings)
     report = build(settings | {"fuse": False}, force=True)
     assert "masks" not in report["seconds"]  # only later stages ran again
@@ -104,7 +104,7 @@ def test_an_interrupted_build_goes_on_where_it_stopped(settings, monkeypatch):
     assert set(manifest["stages"]) == {"masks", "onnx", "proof", "page"}
 
 
-def test_learn_does_not_publish_what_an_interrupted_build_compiled(settings, monkeypatch):
+def test_learn_publishes_no_compiled_leftovers(settings, monkeypatch):
     monkeypatch.setattr("patch_compile.verification.proof.prove", interrupt)
     with pytest.raises(KeyboardInterrupt):
         build(settings)
@@ -116,7 +116,7 @@ def test_learn_does_not_publish_what_an_interrupted_build_compiled(settings, mon
 
 
 @pytest.mark.rtx
-def test_resuming_with_another_backend_does_not_publish_the_engine(settings, monkeypatch):
+def test_other_backends_publish_no_old_engine(settings, monkeypatch):
     with_engine = {"backend": "tensorrt-rtx", "target": "sm86", "max_shapes": "batch=2,sequence=32,past=0"}
     with monkeypatch.context() as interrupted:
         interrupted.setattr("patch_compile.verification.proof.prove", interrupt)
@@ -220,7 +220,7 @@ def test_an_engine_is_built_without_a_gpu(settings):
     assert any(f"TensorRT's headers, version {headers['version']}" in note for note in report["notes"])
 
 
-def test_full_tensorrt_without_a_gpu_says_what_works_here(settings):
+def test_tensorrt_without_gpu_names_alternatives(settings):
     from patch_compile.hardware.gpu import local_gpu
 
     if local_gpu() is not None:
@@ -316,7 +316,7 @@ def no_tensorrt(monkeypatch):
     backend._import.cache_clear()
 
 
-def test_a_target_without_a_tensorrt_asks_before_the_work(settings, monkeypatch, no_tensorrt):
+def test_missing_tensorrt_is_reported_before_work(settings, monkeypatch, no_tensorrt):
     def no_work(*_args):
         raise AssertionError("no stage may begin")
 
@@ -330,7 +330,7 @@ def test_a_target_without_a_tensorrt_asks_before_the_work(settings, monkeypatch,
         assert job.backend == "onnx" and not job.targets
 
 
-def test_what_would_stop_the_build_later_stops_it_before_any_work(settings, monkeypatch):
+def test_late_failures_are_found_before_work(settings, monkeypatch):
     import shutil
     from collections import namedtuple
 

@@ -44,7 +44,7 @@ def build_for(asked, seed=0):
     return plans, predict_whole(plans.values(), source.outline, costs).end_to_end
 
 
-def test_linears_that_gain_only_together_reach_a_speed_in_plan_and_build(model):
+def test_joint_gains_reach_a_speed(model):
     most = plan(recipe(model, ratio=0.5)).whole.end_to_end.speedup
     assert most > 1.01
     alone = {row.name: row.predicted for row in plan(recipe(model, ratio=0.5)).linears}
@@ -60,7 +60,7 @@ def test_linears_that_gain_only_together_reach_a_speed_in_plan_and_build(model):
             assert not any(one.lowering == "dense" and one.zeroed for one in plans.values())
 
 
-def test_a_speed_out_of_reach_is_the_same_error_in_both(model):
+def test_plan_and_build_refuse_speeds_alike(model):
     asked = recipe(model, speedup=1.5)
     with pytest.raises(SpeedError) as planned:
         plan(asked)

@@ -30,7 +30,7 @@ def types_of(masks):
     return {name: str(masks.grids[name].type) if name in masks.grids else "float16" for name in masks}
 
 
-def test_a_speed_chooses_types_that_are_compiled_and_proven(settings, make_model, capsys):
+def test_a_speed_chooses_proven_types(settings, make_model, capsys):
     report = build(asked(settings, narrow_model(make_model), speedup=1.2))
     out = settings["out"]
     check_out(out, report, "model/model.safetensors")
@@ -48,9 +48,7 @@ def test_a_speed_chooses_types_that_are_compiled_and_proven(settings, make_model
     assert recipe.weights == "auto" and recipe.speedup == 1.2
 
 
-def test_baselines_beside_chosen_types_have_these_and_the_ratio_that_was_reached(
-    settings, make_model, tmp_path, monkeypatch
-):
+def test_baselines_take_chosen_types_and_ratio(settings, make_model, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # of baselines
     build(asked(settings, narrow_model(make_model), speedup=1.2))
     masks = MaskSet.load(settings["out"] / "masks.safetensors")
@@ -62,7 +60,7 @@ def test_baselines_beside_chosen_types_have_these_and_the_ratio_that_was_reached
     assert rows["magnitude-tiles"].bytes_per_weight <= rows["dense-rounded"].bytes_per_weight < 2.0
 
 
-def test_learn_takes_a_speed_and_a_plan_takes_more_int4_for_more(settings, make_model):
+def test_more_speed_takes_more_int4(settings, make_model):
     """The plan of each speed is what is checked before anything is learned."""
     model, fours = narrow_model(make_model), []
     for speedup in (1.1, 1.15, 1.2):
@@ -76,7 +74,7 @@ def test_learn_takes_a_speed_and_a_plan_takes_more_int4_for_more(settings, make_
     assert [row.ratio for row in answer.baselines.rows] == [pytest.approx(answer.ratio.reached, abs=0.02)] * 2
 
 
-def test_a_plan_tells_by_what_losses_it_chose_types(settings, make_model, capsys):
+def test_plans_name_the_losses_behind_types(settings, make_model, capsys):
     """It tells so even if all linears get one type."""
     model = narrow_model(make_model)
     note = "weight types are chosen here as if rounding cost what it cost SmolLM2-135M"
@@ -87,7 +85,7 @@ def test_a_plan_tells_by_what_losses_it_chose_types(settings, make_model, capsys
         assert (note in " ".join(capsys.readouterr().out.split())) == told
 
 
-def test_types_that_no_speed_reaches_are_refused_before_any_work(settings, make_model, monkeypatch):
+def test_unreachable_types_are_refused_before_work(settings, make_model, monkeypatch):
     monkeypatch.setattr(CheckpointSource, "learn", None)  # must not be called
     with pytest.raises(SpeedError, match=r"The goal of a speed-up of 9 is out of reach"):
         build(asked(settings, narrow_model(make_model), speedup=9))

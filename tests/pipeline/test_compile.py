@@ -81,7 +81,7 @@ def test_out_and_dump(recipe, tmp_path, capsys):
     assert str(out / "onnx" / "model.onnx") in printed
 
 
-def test_weights_are_masked_and_read_one_linear_at_a_time(recipe, mask, tmp_path, monkeypatch):
+def test_weights_are_read_linear_by_linear(recipe, mask, tmp_path, monkeypatch):
     seen = []
     write = stages.write_hybrid
 

@@ -80,7 +80,7 @@ def out(settings):
         ("docs/status/what-has-run.md", r"TensorRT Edge-LLM ([\d.]+):"),
     ],
 )
-def test_the_newest_tried_version_is_the_one_that_is_installed_and_told(file: str, words: str) -> None:
+def test_the_newest_tried_version_is_installed(file: str, words: str) -> None:
     text = " ".join((Path(__file__).parents[2] / file).read_text().split())
     found = re.findall(words, text)
     assert found and {"".join(one) for one in found} == {_TRIED[-1]}
@@ -98,7 +98,7 @@ def test_the_folder_is_the_exporters_with_patch_linears(out, tmp_path):
     assert {f"edgellm/{name}" for name in files} <= set(OutFolder.open(out).manifest.files)
 
 
-def test_weight_types_that_learning_chose_come_with_the_masks(settings, tmp_path):
+def test_chosen_types_come_with_the_masks(settings, tmp_path):
     chosen = {name: value for name, value in settings.items() if name != "ratio"}
     learn(Recipe.parse(chosen | {"bytes_per_weight": 1.0, "weights": "auto", "method": "sparsegpt"}), None)
     out = settings["out"]
@@ -124,7 +124,7 @@ def test_what_a_failed_exporter_said_is_told(out, tmp_path):
     OutFolder.open(out)
 
 
-def test_a_build_for_edgellm_goes_on_to_its_folder(settings, tmp_path):
+def test_an_edgellm_build_reaches_its_folder(settings, tmp_path):
     """By a stand-in, since the real exporter needs an environment of gigabytes; the next test of this name has it."""
     theirs = built_for_edgellm(settings, stand_in(tmp_path))
     assert sum(node.op_type == "Strange" for node in theirs) == 1
@@ -153,7 +153,7 @@ def test_without_the_exporter_the_two_commands_are_told(tmp_path):
         assert "--mask OUT/masks.safetensors --graph EXPORTED/llm/model.onnx" in caught.value.fix
 
 
-def test_a_build_for_edgellm_is_refused_before_any_work(settings, tmp_path):
+def test_bad_edgellm_builds_are_refused_before_work(settings, tmp_path):
     chosen = {name: settings[name] for name in ("ratio", "out", "method")}
     with pytest.raises(PatchCompileError, match="exporter is not installed"):
         patch_compile.build(settings["model"], **chosen, service="edgellm")
@@ -175,7 +175,7 @@ def edgellm() -> EdgeLlmExporter:
 
 
 @pytest.mark.edgellm
-def test_a_build_by_the_real_exporter_goes_on_to_its_folder(edgellm, settings):
+def test_the_real_exporter_reaches_its_folder(edgellm, settings):
     # The exporter refuses a model without a chat template.
     (settings["model"] / "chat_template.jinja").write_text("{{ messages[0].content }}")
     theirs = built_for_edgellm(settings, edgellm.python)
@@ -184,7 +184,7 @@ def test_a_build_by_the_real_exporter_goes_on_to_its_folder(edgellm, settings):
 
 @pytest.mark.edgellm
 @pytest.mark.model
-def test_smollm2_computes_in_edge_llms_graph_what_transformers_computes(edgellm, sample_model, tmp_path):
+def test_edge_llms_smollm2_equals_transformers(edgellm, sample_model, tmp_path):
     """Three sequences of different lengths, prefill and decode, in pages, with an AttentionPlugin of the tests."""
     out = tmp_path / "out"
     settings = {

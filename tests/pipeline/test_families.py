@@ -31,9 +31,7 @@ def test_a_family_builds_and_agrees_with_transformers(
     assert masks.zeroed > 0 and not any(".experts." in linear for linear in masks)
 
 
-def test_experts_that_rounding_decides_between_do_not_look_like_a_fault(
-    settings: dict[str, Any], tmp_path: Path
-) -> None:
+def test_rounded_expert_choices_are_no_fault(settings: dict[str, Any], tmp_path: Path) -> None:
     """Rounding of two numbers decides which experts the graph runs. The proof runs the same, and judges their outputs."""
     model = write_family(tmp_path / "model", "mixtral", num_hidden_layers=2)
     weights = load_file(model / "model.safetensors")
@@ -58,9 +56,7 @@ def test_experts_that_rounding_decides_between_do_not_look_like_a_fault(
     assert compiled is not None and compiled.passed and compiled.tolerance.origin == "roundings"
 
 
-def test_a_model_that_is_not_as_the_others_is_refused_before_any_work(
-    settings: dict[str, Any], tmp_path: Path
-) -> None:
+def test_mismatched_models_are_refused_before_work(settings: dict[str, Any], tmp_path: Path) -> None:
     from transformers import AutoConfig
 
     AutoConfig.for_model("modernbert-decoder", hidden_size=64, num_attention_heads=4).save_pretrained(

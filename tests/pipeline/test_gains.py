@@ -38,9 +38,7 @@ def test_where_no_linear_gains_the_user_is_asked(settings, monkeypatch):
         {"lowering": "up_proj=dense,q_proj=plugin"},
     ],
 )
-def test_no_linear_that_is_compiled_dense_has_a_zero_that_its_checkpoint_did_not_have(
-    settings, make_model, change, capsys
-):
+def test_dense_linears_gain_no_zeros(settings, make_model, change, capsys):
     model = narrow_model(make_model)
     small = {"model": model, "method": "magnitude", "lowering": "auto", "target": "l4", "tile": (128, 128)}
     report = build(settings | small | change)
@@ -58,7 +56,7 @@ def test_no_linear_that_is_compiled_dense_has_a_zero_that_its_checkpoint_did_not
     assert f"{gains['gaining']} of 7 covered linears gain by pruning on L4" in capsys.readouterr().out
 
 
-def test_a_method_that_trains_masks_leaves_linears_whole_that_do_not_gain(settings, make_model):
+def test_trained_masks_spare_linears_without_gain(settings, make_model):
     model = narrow_model(make_model)
     small = {"model": model, "method": "patch-tile", "prior": "magnitude", "steps": 2, "repair": "none", "lowering": "auto",
              "target": "l4", "tile": (128, 128), "batch": 1}  # fmt: skip
@@ -70,7 +68,7 @@ def test_a_method_that_trains_masks_leaves_linears_whole_that_do_not_gain(settin
     assert 0 < report["learned"]["gains"]["gaining"] < 7
 
 
-def test_auto_leaves_small_linears_dense_and_the_report_says_what_that_gains(settings, capsys):
+def test_auto_reports_small_dense_linears(settings, capsys):
     """With tiny linears the engine is only as fast as the dense one, and the report must not call that a success."""
     learned = settings | {"out": settings["out"].with_name("learned"), "method": "magnitude"}
     learn(Recipe.parse(learned))
@@ -99,7 +97,7 @@ def test_a_text_for_calibration_is_hashed_once(settings, monkeypatch):
     assert hashed == ["text.txt"]
 
 
-def test_another_workload_lowering_or_card_compiles_again_with_the_same_masks(settings):
+def test_other_workloads_reuse_the_masks(settings):
     def keys(**change):
         recipe = Recipe.parse(settings | change)
         return keys_of(prepare(recipe, Progress(), force=False, resume=False))
@@ -126,7 +124,7 @@ def test_a_speed_chooses_the_tiles(settings, make_model, capsys):
     assert "(for a speed-up of 1.06), method magnitude" in said and "(the linear program), a gap of" in said
 
 
-def test_a_target_without_a_card_is_built_for_without_predictions_but_has_no_speed(settings, unrated_sm120):
+def test_targets_without_cards_get_no_predictions(settings, unrated_sm120):
     job = prepare(Recipe.parse(settings | {"target": "sm120"}), Progress(), force=False, resume=False)
     assert job.costs is None
     asked = {k: v for k, v in settings.items() if k != "ratio"} | {"target": "sm120", "speedup": 1.3}
@@ -134,7 +132,7 @@ def test_a_target_without_a_card_is_built_for_without_predictions_but_has_no_spe
         prepare(Recipe.parse(asked), Progress(), force=False, resume=False)
 
 
-def test_a_speed_out_of_reach_is_refused_before_any_work(settings, monkeypatch):
+def test_unreachable_speeds_are_refused_before_work(settings, monkeypatch):
     monkeypatch.setattr(CheckpointSource, "learn", None)  # must not be called
     with pytest.raises(SpeedError, match="out of reach"):
         build({k: v for k, v in settings.items() if k != "ratio"} | {"speedup": 1.3})

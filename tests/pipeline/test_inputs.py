@@ -75,9 +75,7 @@ def stopped(*_: Any, **__: Any) -> None:
     raise KeyboardInterrupt
 
 
-def test_learning_again_after_a_change_equals_a_clean_run(
-    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_relearning_equals_a_clean_run(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before, cut = tmp_path / "before", tmp_path / "cut"
     learned(inputs, before)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -151,7 +149,7 @@ def test_every_file_enters_the_key_of_a_graph(inputs: Path, masks: Path, tmp_pat
                 assert file.is_relative_to(masks.parent) and str(file.parent) in str(error), file
 
 
-def test_every_file_is_watched_while_a_graph_is_written(inputs: Path, masks: Path, tmp_path: Path) -> None:
+def test_files_are_watched_during_writing(inputs: Path, masks: Path, tmp_path: Path) -> None:
     recipe = asked(inputs, tmp_path / "out", ratio=None, mask=masks)
     for file in [*files_below(inputs), *files_below(masks.parent / "model"), masks]:
         job = prepared(recipe, Stage.ONNX)
@@ -168,7 +166,7 @@ def test_the_masks_that_training_starts_from_are_watched(inputs: Path, masks: Pa
 
 
 @pytest.mark.parametrize("name", ["model/tokenizer.json", "model/generation_config.json", "eval.txt"])
-def test_building_again_after_a_change_equals_a_clean_run(
+def test_rebuilding_equals_a_clean_run(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     out, clean = tmp_path / "out", tmp_path / "clean"

@@ -50,7 +50,7 @@ def test_masks_of_several_kinds_are_packed_and_proven(settings: dict[str, Any], 
     assert times and all(time.hybrid > 0 for time in times)
 
 
-def test_baselines_beside_given_masks_have_their_kinds_and_bytes(
+def test_baselines_take_given_masks_bytes(
     settings: dict[str, Any], make_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tiles of 4:16 zero more than --ratio takes."""

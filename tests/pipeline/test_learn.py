@@ -95,9 +95,7 @@ def test_learn_compares_with_baselines(settings, tmp_path, capsys):
         learn(recipe, "the rest", force=True, resume=False)
 
 
-def test_learning_for_a_target_leaves_linears_whole_and_baselines_prune_the_same(
-    settings, make_model, tmp_path
-):
+def test_baselines_spare_the_same_linears(settings, make_model, tmp_path):
     model, out = narrow_model(make_model), tmp_path / "learned"
     small = settings | {
         "model": model,
@@ -119,9 +117,7 @@ def test_learning_for_a_target_leaves_linears_whole_and_baselines_prune_the_same
     assert not any("compiled dense" in note for note in report["notes"])
 
 
-def test_learning_without_a_target_prunes_everywhere_and_the_build_says_what_is_for_nothing(
-    settings, make_model, tmp_path
-):
+def test_untargeted_masks_prune_everywhere(settings, make_model, tmp_path):
     model, out = narrow_model(make_model), tmp_path / "learned"
     small = settings | {"model": model, "method": "magnitude", "tile": (128, 128), "lowering": "auto"}
     learned = learn(Recipe.parse(small | {"out": out}), force=False, resume=False)
@@ -197,7 +193,7 @@ def test_interrupted_training_keeps_its_checkpoints(settings, monkeypatch):
     assert report["learned"]["repair"]["steps"] == 6
 
 
-def test_masks_are_learned_again_when_the_file_they_start_from_has_changed(settings, tmp_path):
+def test_a_changed_prior_relearns_masks(settings, tmp_path):
     prior = tmp_path / "prior" / "masks.safetensors"
 
     def learned(**changes):
@@ -219,7 +215,7 @@ def test_masks_are_learned_again_when_the_file_they_start_from_has_changed(setti
     assert "masks" not in learned(tile=(32, 32), **trained).seconds
 
 
-def test_a_disk_without_room_for_learning_is_said_before_any_work(settings, tmp_path, monkeypatch):
+def test_missing_room_is_reported_before_learning(settings, tmp_path, monkeypatch):
     """A recipe that solves and repairs needs room for pruned, solved and repaired weights and two checkpoints, for a byte
     per pattern of scores and of the solve, and for the fp32 hidden states of its 2 blocks, the head and two gradients."""
     recipe = Recipe.parse(settings | {"method": "oneshot", "repair_steps": 1, "out": tmp_path / "learned"})

@@ -47,7 +47,7 @@ EDGES = {
 }
 
 
-def test_a_model_that_amplifies_roundings_is_compared_within_their_measured_effect(
+def test_amplified_roundings_widen_the_tolerance(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change(settings["model"], "proj.weight", alternating)

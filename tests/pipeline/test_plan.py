@@ -59,7 +59,7 @@ def test_no_weight_is_read(planned, model_dir, monkeypatch):
     assert (model_dir / "model.safetensors").stat().st_size > 13e9
 
 
-def test_every_linear_has_shape_share_lowering_times_and_bytes(planned):
+def test_plan_rows_are_complete(planned):
     assert len(planned["linears"]) == 7 * 32
     for row in planned["linears"]:
         n, k = row["shape"]
@@ -87,7 +87,7 @@ def test_a_target_that_nobody_asked_for_is_said(small, capsys):
     assert f"target: {found.target} (" in capsys.readouterr().out
 
 
-def test_its_json_is_read_back_as_what_it_is(small, tmp_path):
+def test_plan_json_round_trips(small, tmp_path):
     found = planned_for(small, ratio=0.4)
     found.write(tmp_path / "plan.json")
     assert PlanOfModel.read(tmp_path / "plan.json") == found
@@ -126,7 +126,7 @@ def test_ratios_and_lowerings_by_pattern(small):
     assert kinds["gate_proj"].lowering == "plugin"
 
 
-def test_a_speed_is_answered_with_the_ratio_that_it_takes(small, capsys):
+def test_a_speed_names_its_ratio(small, capsys):
     found = planned_for(small, speedup=1.3)
     assert found.whole.end_to_end.speedup == pytest.approx(1.3, abs=0.005)
     assert planned_for(small, ratio=round(found.ratio - 0.01, 3)).whole.end_to_end.speedup < 1.3
@@ -147,7 +147,7 @@ def test_the_workload_changes_the_plan(small):
     assert str(prompts.workload) == "batch 16, 2048 prompt + 2 generated tokens"
 
 
-def test_linears_that_do_not_gain_have_no_ratio_and_the_plan_says_over_which_it_counts(capsys, tmp_path):
+def test_plans_name_the_counted_linears(capsys, tmp_path):
     narrow = LLAMA_2_7B | {"num_hidden_layers": 2, "hidden_size": 768, "num_attention_heads": 16, "num_key_value_heads": 2,
                            "intermediate_size": 8192}  # fmt: skip
     found = planned_for(write_hollow_llama(tmp_path / "narrow", narrow), ratio=0.4)
@@ -169,7 +169,7 @@ def test_linears_that_do_not_gain_have_no_ratio_and_the_plan_says_over_which_it_
     assert found.whole.end_to_end.speedup > everywhere.whole.end_to_end.speedup
 
 
-def test_a_model_that_is_not_downloaded_is_planned_from_its_config(planned, model_dir, tmp_path):
+def test_a_config_suffices_for_a_plan(planned, model_dir, tmp_path):
     shutil.copy(model_dir / "config.json", tmp_path / "config.json")
     for model in (tmp_path, tmp_path / "config.json"):
         assert planned_for(model, ratio=0.4).as_json() | {"model": planned["model"]} == planned
@@ -179,7 +179,7 @@ LLAMA_2_70B = LLAMA_2_7B | {"hidden_size": 8192, "intermediate_size": 28672, "nu
                             "num_attention_heads": 64, "num_key_value_heads": 8}  # fmt: skip
 
 
-def test_a_model_that_does_not_fit_is_promised_no_speed(planned, tmp_path, capsys):
+def test_oversized_models_get_no_speed(planned, tmp_path, capsys):
     (tmp_path / "config.json").write_text(json.dumps(LLAMA_2_70B))
     found = planned_for(tmp_path, ratio=0.4)
     memory = found.memory
@@ -204,7 +204,7 @@ def test_a_model_that_does_not_fit_is_promised_no_speed(planned, tmp_path, capsy
 
 
 @pytest.mark.rtx
-def test_a_target_that_the_backend_of_this_machine_cannot_build_for_is_said(small, capsys):
+def test_unbuildable_targets_are_named(small, capsys):
     from patch_compile.engine.backend import default_backend
 
     name, _ = default_backend()
@@ -259,7 +259,7 @@ def test_mistakes_are_refused_in_words(small, settings, said):
     assert said in caught.value.what
 
 
-def test_a_target_without_a_data_sheet_has_no_plan(small, unrated_sm120):
+def test_targets_without_sheets_have_no_plan(small, unrated_sm120):
     with pytest.raises(PatchCompileError, match="No speed is predicted for the target 'sm120'"):
         planned_for(small, ratio=0.4, target="sm120")
 
@@ -276,7 +276,7 @@ def test_each_type_of_weights_has_its_plan(small):
         assert (row.ratio, row.model_bytes) == (alone.ratio, alone.memory.weights)
 
 
-def test_weights_by_pattern_have_a_row_of_their_own(small):
+def test_patterned_weights_have_their_own_row(small):
     found = planned_for(small, ratio=0.4, weights="int8,mlp.*=int4,o_proj=float16")
     kinds = {row.name.rpartition(".")[2]: row.weights for row in found.linears}
     assert kinds == {
@@ -290,7 +290,7 @@ def test_weights_by_pattern_have_a_row_of_their_own(small):
     assert planned_for(small, ratio=0.4, weights="bfloat16").types[0].weights == "bfloat16"
 
 
-def test_types_that_do_not_fit_are_left_out_with_the_reason(tmp_path, capsys):
+def test_unfit_types_are_left_out_with_reasons(tmp_path, capsys):
     narrow = LLAMA_2_7B | {"num_hidden_layers": 1, "intermediate_size": 10016}
     found = planned_for(write_hollow_llama(tmp_path / "narrow", narrow), ratio=0.4)
     unfit = {row.weights: row.unfit for row in found.types}
@@ -311,7 +311,7 @@ def test_a_speed_takes_another_ratio_with_other_weights(small, capsys):
     assert "weights of float16 are left out: with them a speed-up of 1.7 is out of reach" in said
 
 
-def test_types_of_a_model_that_does_not_fit_in_16_bits(small, capsys):
+def test_types_may_make_a_model_fit(small, capsys):
     """64 sequences of 7200 tokens take 15.1 of 16 GB, and weights 1.05 or 0.7."""
     load = {"batch_size": 64, "prompt_tokens": 7072}
     found = planned_for(small, ratio=0.4, target="rtx 5080", **load)

@@ -33,9 +33,7 @@ def mask(settings: dict[str, Any], tmp_path: Path) -> Path:
     return file
 
 
-def test_an_architecture_that_is_not_exported_can_still_be_learned(
-    settings: dict[str, Any], tmp_path: Path
-) -> None:
+def test_learning_needs_no_export(settings: dict[str, Any], tmp_path: Path) -> None:
     complex_numbers = settings | {
         "model": write_family(tmp_path / "model", "deepseek_v2", num_hidden_layers=2)
     }
@@ -44,7 +42,7 @@ def test_an_architecture_that_is_not_exported_can_still_be_learned(
         prepared(complex_numbers)
 
 
-def test_an_engine_is_no_stage_of_a_build_that_stops_at_onnx(settings: dict[str, Any]) -> None:
+def test_onnx_builds_have_no_engine_stage(settings: dict[str, Any]) -> None:
     job = prepared(settings)
     assert job.stages == {Stage.MASKS, Stage.ONNX, Stage.PROOF}
     assert (job.backend, job.targets, job.plugin) == ("onnx", (), None)
@@ -57,21 +55,21 @@ def test_an_encoder_needs_text_for_its_proof_alone(settings: dict[str, Any], mak
         prepared(silent)
 
 
-def test_patterns_that_fit_nothing_are_refused_before_any_work(settings: dict[str, Any]) -> None:
+def test_useless_patterns_are_refused_before_work(settings: dict[str, Any]) -> None:
     for change in ({"ratio": "nothing=0.3"}, {"lowering": "nothing=dense"}):
         with pytest.raises(PatchCompileError, match="'nothing'"):
             prepared(settings | change)
     assert prepared(settings | {"lowering": "nothing=dense"}, Stage.MASKS)  # nothing is lowered
 
 
-def test_quantised_weights_that_are_to_be_split_are_refused_before_any_work(settings: dict[str, Any]) -> None:
+def test_splitting_quantised_weights_is_refused(settings: dict[str, Any]) -> None:
     split = settings | {"weights": "v_proj=int8", "lowering": "v_proj=split"}
     with pytest.raises(PatchCompileError, match="v_proj has int8 weights and can't be lowered as split"):
         prepared(split)
     assert prepared(split | {"weights": "v_proj=float16"})
 
 
-def test_a_plugin_that_a_target_does_not_run_is_refused_before_it_is_compiled(
+def test_unrunnable_plugins_are_refused_uncompiled(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("tensorrt_rtx")
@@ -107,9 +105,7 @@ def test_each_stage_asks_for_its_own_space(settings: dict[str, Any], mask: Path)
 @pytest.mark.parametrize(
     ("prompt", "said"), [("", "The prompt is empty"), ("the cat " * 5000, "which are too many")]
 )
-def test_a_prompt_that_cannot_be_continued_is_refused_before_any_work(
-    settings: dict[str, Any], prompt: str, said: str
-) -> None:
+def test_endless_prompts_are_refused_before_work(settings: dict[str, Any], prompt: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         prepared(settings | {"prompt": prompt})
     assert prepared(settings | {"prompt": prompt}, Stage.MASKS)  # which continues nothing

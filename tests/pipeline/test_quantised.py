@@ -56,7 +56,7 @@ def test_from_gptq_to_compressed_tensors(quantised: dict[str, Any]) -> None:
         assert torch.equal(found[name], weight), name
 
 
-def test_scales_of_another_16_bit_type_are_refused_before_any_work(quantised: dict[str, Any]) -> None:
+def test_foreign_scale_types_are_refused_before_work(quantised: dict[str, Any]) -> None:
     compressed_tensors(quantised["model"], scheme(4, 64))
     with pytest.raises(PatchCompileError, match=r"int4 scales of .* are no numbers of bfloat16") as error:
         build(quantised | {"dtype": "bfloat16"})
@@ -74,9 +74,7 @@ def test_a_build_without_quantised_linears_is_refused(settings: dict[str, Any], 
     assert sorted((tmp_path / "l").rglob("*")) == before
 
 
-def test_given_masks_and_plans_keep_the_types_of_a_quantised_checkpoint(
-    quantised: dict[str, Any], tmp_path: Path
-) -> None:
+def test_given_masks_keep_quantised_types(quantised: dict[str, Any], tmp_path: Path) -> None:
     dense = run("learn", quantised["model"], "-o", tmp_path / "l", "--ratio", "0.4", "--method", "magnitude")
     assert dense.exit_code == 0, dense.output
     masks = tmp_path / "l" / "masks.safetensors"

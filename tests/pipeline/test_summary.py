@@ -22,7 +22,7 @@ def test_headers_of_an_installed_tensorrt() -> None:
 
 
 @pytest.mark.parametrize("word", [HEADER_PACKAGE, "a package of a third party", "sha256", "TENSORRT_ROOT"])
-def test_headers_of_a_third_party_are_pinned_and_said(word: str) -> None:
+def test_third_party_headers_are_pinned(word: str) -> None:
     found = headers_of(library(HEADER_PACKAGE))
     assert (found.package, found.sha256, found.folder) == (HEADER_PACKAGE, HEADER_SHA256, None)
     assert word in _headers_line(library(HEADER_PACKAGE))

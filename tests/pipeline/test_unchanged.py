@@ -72,7 +72,7 @@ def linked(file):
 
 
 @pytest.mark.parametrize("change", [rewritten, replaced, linked])
-def test_a_change_with_the_time_put_back_is_seen(tmp_path, change):
+def test_changes_with_old_times_are_seen(tmp_path, change):
     file = tmp_path / "a"
     file.write_bytes(b"1234")
     found, stat = InputSnapshot.of(lambda: [file]), file.stat()

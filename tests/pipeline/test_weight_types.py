@@ -16,9 +16,7 @@ from tests.builds import build, check_out
         ("int4,v_proj=float16,down_proj=int8", {"int4", "int8", "float16"}, torch.float32),
     ],
 )
-def test_a_build_packs_integers_and_computes_as_transformers_does(
-    settings, make_model, weights, types, checkpoint
-):
+def test_integer_builds_compute_as_transformers(settings, make_model, weights, types, checkpoint):
     """The proof compares the graph in float16 with the values of the grids, which a checkpoint in bfloat16 holds less
     exactly."""
     model = make_model(hidden_size=128, intermediate_size=192, num_hidden_layers=2, dtype=checkpoint)

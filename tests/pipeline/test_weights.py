@@ -59,7 +59,7 @@ def test_given_masks_are_rounded_once(settings: dict[str, Any], tmp_path: Path) 
         ("fc1=int8", PatchCompileError, "'fc1' of `weights` matches no linear"),
     ],
 )
-def test_types_that_do_not_fit_are_refused_before_any_work(
+def test_unfit_types_are_refused_before_work(
     settings: dict[str, Any], weights: str, error: type[Exception], why: str
 ) -> None:
     with pytest.raises(error, match=why):

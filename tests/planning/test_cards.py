@@ -43,13 +43,13 @@ from tests.planning.llama import LLAMA_2_7B, write_hollow_llama
         ("sm120,h100", "RTX 5090", "RTX 5090, which stands for sm120, h100"),
     ],
 )
-def test_a_target_is_predicted_for_its_card_or_the_first_of_its_architecture(target, name, words):
+def test_targets_fall_back_to_their_architectures_card(target, name, words):
     card = card_of(target)
     assert (card.name, str(card)) == (name, words)
 
 
 @pytest.mark.parametrize("target", ["nonsense", "a6000,nonsense"])
-def test_an_unknown_target_is_refused_as_a_build_refuses_it(target):
+def test_unknown_targets_are_refused(target):
     with pytest.raises(PatchCompileError, match="There is no target 'nonsense'") as caught:
         find_card(target)
     with pytest.raises(PatchCompileError) as of_a_build:
@@ -57,7 +57,7 @@ def test_an_unknown_target_is_refused_as_a_build_refuses_it(target):
     assert str(caught.value) == str(of_a_build.value)
 
 
-def test_a_known_architecture_without_a_data_sheet_is_told_from_an_unknown_one(unrated_sm120):
+def test_architectures_without_sheets_are_known(unrated_sm120):
     """A build continues without predictions, but a plan is impossible."""
     assert find_card("sm120") is None and find_card("rtx 5090") is None
     with pytest.raises(PatchCompileError, match="No speed is predicted for the target 'sm120'") as caught:

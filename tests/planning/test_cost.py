@@ -18,7 +18,7 @@ def planned(shape, ratio, target="a6000", asked="auto", load=LOAD, tile=TILE):
     return plan_linear("x", assumed_mask(shape, tile, ratio), asked, CostModel(card_of(target), load))
 
 
-def test_a_large_linear_is_the_plugins_and_has_the_times_of_the_roofline():
+def test_large_linears_have_roofline_times():
     plan = planned((11008, 4096), 0.4)
     assert (plan.lowering, plan.reason) == ("plugin", None)
     device = card_of("a6000").rated
@@ -38,13 +38,13 @@ def test_a_large_linear_is_the_plugins_and_has_the_times_of_the_roofline():
         ((4096, 4096), 0.0, Reason(kind=ReasonKind.NO_SPARSE_TILE)),
     ],
 )
-def test_where_the_plugin_gains_nothing_auto_is_dense_and_says_why(shape, ratio, reason):
+def test_auto_is_dense_where_nothing_gains(shape, ratio, reason):
     plan = planned(shape, ratio)
     assert (plan.lowering, plan.reason) == ("dense", reason)
     assert plan.reason == reason and plan.bytes_after == plan.bytes_before
 
 
-def test_auto_is_the_faster_of_the_two_for_the_workload():
+def test_auto_takes_the_faster_lowering():
     for ratio in (0.02, 0.05, 0.1, 0.2, 0.3, 0.5):
         for shape in ((1024, 4096), (4096, 1024), (4096, 4096)):
             for target in ("a6000", "a100", "l4", "h100"):
@@ -66,7 +66,7 @@ def test_what_is_asked_for_wins_over_the_prediction():
     assert planned((11008, 4096), 0.0, asked="split").reason.kind is ReasonKind.NO_SPARSE_TILE
 
 
-def test_tiles_narrower_than_a_slab_are_nothing_for_the_plugin_but_split_has_no_slabs():
+def test_narrow_tiles_need_split():
     for asked, lowering in (("plugin", "dense"), ("auto", "dense"), ("split", "split")):
         plan = planned((256, 256), 0.1, asked=asked, tile=(128, 4))
         assert plan.lowering == lowering and plan.reason
@@ -75,7 +75,7 @@ def test_tiles_narrower_than_a_slab_are_nothing_for_the_plugin_but_split_has_no_
 
 
 @pytest.mark.parametrize(("prompt", "way", "speedup"), [(2048, Way.DENSE_PATH, 0.99), (32, Way.MMA_SP, 0.69)])
-def test_on_hopper_a_workload_of_prompts_stays_dense_and_the_reason_says_why(prompt, way, speedup):
+def test_prompts_stay_dense_on_hopper(prompt, way, speedup):
     prompts = planned((11008, 4096), 0.4, "h100", load=Workload(batch=16, prompt=prompt, generated=2))
     assert prompts.lowering == "dense"
     assert (prompts.reason.kind, prompts.reason.card) == (ReasonKind.PROMPTS, "H100")
@@ -94,7 +94,7 @@ def test_on_hopper_a_workload_of_prompts_stays_dense_and_the_reason_says_why(pro
     )
 
 
-def test_without_a_card_auto_is_the_plugin_wherever_a_slab_is_sparse():
+def test_auto_without_card_is_the_plugin():
     masks = {"small": assumed_mask((576, 576), TILE, 0.4), "empty": assumed_mask((576, 576), TILE, 0.0)}
     plans = plan_linears(masks, "auto")
     assert [plan.lowering for plan in plans.values()] == ["plugin", "dense"]

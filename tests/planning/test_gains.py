@@ -36,7 +36,7 @@ def zeroed(linears, tiles, *names):
     return sum(int(tiles[name].sum()) for name in names) * 128 * 128 / 2
 
 
-def test_the_ratio_counts_over_the_linears_that_can_gain():
+def test_ratios_count_over_gaining_linears():
     gains, _, tiles, filled, (_, areas) = chosen(LINEARS, Budget.of(0.3))
     assert gains.counted.keys() == {"up", "down", "o"} and gains.asked == 4
     weights = sum(n * k for name, (n, k) in LINEARS.items() if name != "tiny")
@@ -44,7 +44,7 @@ def test_the_ratio_counts_over_the_linears_that_can_gain():
     assert filled.ratio(areas) * (weights + 256 * 256) == pytest.approx(0.3 * weights)
 
 
-def test_a_linear_with_too_few_tiles_is_left_whole_and_the_others_keep_theirs():
+def test_linears_with_few_tiles_stay_whole():
     everywhere = chosen(LINEARS, Budget.of(0.3), o=1.0)[2]
     gains, choose, tiles, filled, (scores, areas) = chosen(LINEARS, Budget.of(0.3), o=30.0)
     assert everywhere["o"].any() and not tiles["o"].any()
@@ -53,7 +53,7 @@ def test_a_linear_with_too_few_tiles_is_left_whole_and_the_others_keep_theirs():
     assert not again["o"].any()  # left whole once, it stays whole
 
 
-def test_small_linears_share_a_ratio_that_would_round_to_nothing_in_each():
+def test_small_linears_share_a_ratio():
     linears = {f"l{i}": (128, 128) for i in range(10)}
     gains, _, tiles, *_ = chosen(linears, Budget.of(0.2), None)
     even = gains.settled_evenly(lambda ratios: assumed_plans(linears, TILE, ratios, "auto", None))

@@ -40,13 +40,13 @@ def test_a_ratio_assumes_the_two_nearest_kinds(ratio):
     assert TWO_FOUR not in there  # 8:16 has its bytes, and loses less
 
 
-def test_with_2_4_alone_it_is_the_mask_of_before():
+def test_only_2_4_gives_the_plain_mask():
     mask = assumed_mask(SHAPE, TILE, 0.35)
     assert {*np.unique(mask.kinds)} == {DENSE.code, TWO_FOUR.code}
     assert share_of(mask, TWO_FOUR) == pytest.approx(0.7, abs=1e-3)
 
 
-def test_a_ratio_beyond_the_kinds_takes_all_tiles_of_the_last():
+def test_excess_ratios_take_all_tiles():
     mask = assumed_mask(SHAPE, TILE, 0.5, (PRUNED["12:16"],))
     assert share_of(mask, PRUNED["12:16"]) == 1.0
 
@@ -92,7 +92,7 @@ def tiles_for(goal, linears, kinds):
 
 
 @pytest.mark.parametrize("kinds", [(TWO_FOUR,), AUTO], ids=["2:4", "auto"])
-def test_tiles_for_a_speed_reach_it_with_the_least_loss(kinds):
+def test_tiles_reach_a_speed_at_least_loss(kinds):
     """Scores grow faster than the bytes saved, as real ones do: with more kinds to choose from they are lower."""
     linears = {"a": SHAPE, "b": (11008, 4096)}
     goal = SpeedGoal(speedup=1.25)
@@ -121,7 +121,7 @@ def _cost_of_two_four(goal, linears, areas, size):
     return choose.record.cost
 
 
-def test_a_plan_needs_the_tiles_of_a_mask_and_no_patterns():
+def test_plans_need_only_the_tiles():
     kinds = tuple(PRUNED[name] for name in ("2:4", "8:16", "12:16"))
     for shape, ratio in (((1000, 512), 0.2), ((300, 640), 0.35), ((256, 256), 0.5)):
         tiles, mask = (one(shape, (128, 128), ratio, kinds) for one in (assumed_tiles, assumed_mask))

@@ -29,7 +29,7 @@ def test_the_plan_announces_what_packing_gives(shape, share):
 
 @pytest.mark.parametrize("shape", [(512, 576), (300, 100)])
 @pytest.mark.parametrize("shares", [(0.4, 1.0), (1.0, 0.6)])
-def test_gate_and_up_together_announce_what_their_node_holds(shape, shares):
+def test_gate_and_up_share_their_nodes_numbers(shape, shares):
     masks = [random_mask(shape, (128, 128), share, 2)[0] for share in shares]
     node = Node(name="gate+up", linears=("gate", "up"), activation="silu", gated=True)
     plans = [
@@ -58,7 +58,7 @@ def test_a_lowering_decides_node_and_bytes():
     assert dense.changed(lowering="plugin", reason=None) == plan
 
 
-def test_a_linear_without_sparse_tiles_stays_dense_with_its_reason():
+def test_linears_without_sparse_tiles_stay_dense():
     mask, _ = random_mask((128, 128), (64, 64), 0.0, 0)
     plan = plan_linear("x", mask)
     assert (plan.lowering, plan.reason) == ("dense", Reason(kind=ReasonKind.NO_SPARSE_TILE))
@@ -115,7 +115,7 @@ def test_lowerings_without_slabs_take_every_kind(asked):
         ("re:.*(?=up_proj).*=plugin", ["auto", "plugin"] * 2),
     ],
 )
-def test_the_last_pattern_that_fits_decides_and_the_rest_is_auto(text, expected):
+def test_the_last_matching_lowering_decides(text, expected):
     assert parse_lowering(text) == text
     assert list(asked_lowerings(text, NAMES).values()) == expected
 
@@ -142,13 +142,13 @@ def test_what_is_misspelled_is_said(text, said):
         Recipe.parse({"model": "m", "ratio": 0.4, "lowering": text})
 
 
-def test_a_pattern_that_fits_no_linear_is_refused_with_what_there_is():
+def test_unmatched_patterns_list_the_linears():
     with pytest.raises(PatchCompileError, match="matches no linear") as caught:
         asked_lowerings("*=plugin,q_proj=dense", NAMES)
     assert "model.layers.*.mlp.up_proj" in caught.value.why
 
 
-def test_a_pattern_that_later_ones_overrule_everywhere_is_refused():
+def test_overruled_patterns_are_refused():
     with pytest.raises(PatchCompileError, match="decides for no linear") as caught:
         asked_lowerings("layers.1.*=split,*=plugin", NAMES)
     assert "'layers.1.*'" in caught.value.what and "general pattern before" in caught.value.fix

@@ -41,7 +41,7 @@ def card(gpu: Gpu = A6000, **changed) -> MeasuredCard:
     return MeasuredCard(**(about | changed))
 
 
-def test_the_card_of_this_gpu_and_of_its_name_is_the_one_that_was_measured():
+def test_measured_cards_match_gpu_and_name():
     card().save()
     for found in (card_of_gpu(A6000), card_of("a6000"), card_of("RTX A6000")):
         assert (found.assume.bandwidth, found.assume.tensor) == (0.7, 0.6)
@@ -59,7 +59,7 @@ def test_a_calibration_of_another_gpu_is_not_applied():
     assert card_of("a6000").assume.bandwidth == card_of_gpu(A6000).assume.bandwidth == 0.7
 
 
-def test_the_newest_counts_and_one_of_the_same_state_is_replaced(folder):
+def test_the_newest_calibration_counts(folder):
     card().save()
     card(assumptions={"bandwidth": 0.75}, date="2026-11-26").save()
     assert len(list(folder.iterdir())) == 1 and card_of("a6000").assume.bandwidth == 0.75
@@ -67,7 +67,7 @@ def test_the_newest_counts_and_one_of_the_same_state_is_replaced(folder):
     assert len(list(folder.iterdir())) == 2 and card_of("a6000").assume.bandwidth == 0.75
 
 
-def test_a_card_of_the_package_is_second_to_the_users():
+def test_user_calibrations_precede_the_packages():
     card(assumptions={"bandwidth": 0.8, "turn": 1.5}, date="2026-12-24").ship("a6000")
     found = card_of("a6000")
     assert (found.assume.bandwidth, found.assume.turn) == (0.8, 1.5) and found.measured.shipped
@@ -120,7 +120,7 @@ def test_a_plan_shows_what_it_goes_by(model):
         assert least < slower < 1.7  # 1/.60 and .90/.70 by the part that each bounds
 
 
-def test_a_plan_says_that_its_card_is_the_packages(model):
+def test_plans_name_the_packages_calibration(model):
     card(assumptions=FITTED | {"turn": 1.5}).ship("a6000")
     said, found = planned(model)
     shown = (

@@ -70,7 +70,7 @@ def test_noise_moves_them_a_little(predict_of):
     assert 0 < fit.after < 0.05
 
 
-def test_what_decode_steps_do_not_tell_is_left_and_said(predict_of):
+def test_undetermined_assumptions_are_named(predict_of):
     decode = grid_of((1, 4), (), (128, 1024))
     predict = predict_of(decode)
     fit = fit_assumptions(predict(replace(ASSUMED, bandwidth=0.7)), predict)
@@ -78,14 +78,14 @@ def test_what_decode_steps_do_not_tell_is_left_and_said(predict_of):
     assert fit.left["tensor"] == "these times hardly depend on it" and fit.assume.tensor == ASSUMED.tensor
 
 
-def test_the_clock_that_was_measured_is_taken_as_it_is(predict_of):
+def test_measured_clocks_are_not_fitted(predict_of):
     predict = predict_of()
     fit = fit_assumptions(predict(replace(ASSUMED, clock=0.8)), predict, clock=0.8)
     assert fit.fitted["clock"] == fit.assume.clock == 0.8
     assert fit.fitted["tensor"] == pytest.approx(ASSUMED.tensor, rel=0.01) and fit.before < 0.001
 
 
-def test_two_assumptions_that_do_the_same_are_not_told_apart():
+def test_equivalent_assumptions_are_not_separated():
     def predict(assume):
         return [1 / (assume.bandwidth * assume.tensor), 2 / (assume.bandwidth * assume.tensor)]
 

@@ -40,7 +40,7 @@ def whole(llama, ratio, target="a6000", lowering="plugin", load=LOAD):
     return predict_whole(plans.values(), outline, costs), plans, costs
 
 
-def test_a_checkpoint_is_outlined_from_its_config_and_headers(llama):
+def test_headers_suffice_for_an_outline(llama):
     outline, linears = llama
     assert replace(outline.model, name=LLAMA.name) == LLAMA
     assert outline.others == () and len(linears) == 32 * 7
@@ -79,7 +79,7 @@ def test_products_are_counted_as_they_are_compiled(llama, target, fuse, gating):
         assert phase.planned_ms == pytest.approx(runs * planned / 1e3)
 
 
-def test_what_the_graph_says_counts_where_it_refuses_a_node(llama):
+def test_the_graph_may_refuse_a_node(llama):
     found, plans, costs = whole(llama, 0.5)
     refused = llama[0].compiled(plans.values())
     assert refused.nodes == ()
@@ -92,7 +92,7 @@ def test_what_the_graph_says_counts_where_it_refuses_a_node(llama):
 @pytest.mark.parametrize(
     ("prompt", "words"), [(128, "the dense path reaches 0.8"), (16, "mma.sp reaches 0.")], ids=["many", "few"]
 )
-def test_on_hopper_the_remarks_say_which_way_the_prompt_goes_and_what_it_costs(llama, prompt, words):
+def test_hopper_remarks_name_the_prompts_way(llama, prompt, words):
     found, plans, costs = whole(llama, 0.4, "h100", load=Workload(batch=16, prompt=prompt, generated=128))
     assert found.prefill.speedup < 1 < found.decode.speedup
     plan = plan_of(plans, llama[0], costs)
@@ -165,7 +165,7 @@ def test_remarks_say_what_the_figures_do_not(llama, tmp_path):
     assert "every linear is dense" in said(small, 0.4, lowering="auto")
 
 
-def test_without_a_card_nothing_is_predicted_and_that_is_said(llama):
+def test_without_a_card_nothing_is_predicted(llama):
     _, plans, _ = whole(llama, 0.4)
     found = plan_of(plans, llama[0], None)
     assert found.whole is None and found.unpredicted is Unpredicted.NO_CARD

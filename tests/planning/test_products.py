@@ -74,7 +74,7 @@ def end_to_end(plans, outline: Outline, costs: CostModel) -> float:
 QKV = ("q_proj", "k_proj", "v_proj")
 
 
-def test_linears_too_small_alone_are_packed_together_where_that_pays(small):
+def test_small_linears_are_packed_together(small):
     alone, together, outline, costs = small()
     assert lowerings(alone, *QKV) == ["plugin", "dense", "dense"]
     assert lowerings(together, *QKV) == ["plugin"] * 3
@@ -110,7 +110,7 @@ def test_without_a_card_nothing_is_settled(small):
     assert settle_together(plans, "auto", outline, None) == plans
 
 
-def test_a_linear_that_is_not_covered_is_dense_beside_the_others(small):
+def test_uncovered_linears_are_dense(small):
     _, settled, outline, _ = small(exclude=("*v_proj",))
     assert [plan.name.rpartition(".")[2] for plan in outline.others] == ["v_proj"]
     assert not lowerings(settled, "v_proj") and len(outline.groups[0].linears) == 3

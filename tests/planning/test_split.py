@@ -42,7 +42,7 @@ def test_one_kind_of_tile_is_one_product(cell, columns):
     assert (found.products, found.row_order) == (1, None)
 
 
-def test_a_cheap_launch_uses_every_sparse_tile_and_a_dear_one_is_spared():
+def test_dear_launches_are_spared():
     mask, _ = random_mask((2048, 2048), (128, 128), 0.6, 3)
     counts = []
     for launch in (1e-6, 0.1, 0.2, 5.0):
@@ -53,7 +53,7 @@ def test_a_cheap_launch_uses_every_sparse_tile_and_a_dear_one_is_spared():
     assert counts[-1] == (1, 0)
 
 
-def test_full_height_tiles_are_one_product_of_each_kind():
+def test_full_height_tiles_make_two_products():
     """Rows in order cost nothing more; rows out of order cost reordering Y."""
     gathered = np.arange(32)[:, None] < 18
     scattered = np.random.default_rng(0).permutation(gathered)
@@ -77,7 +77,7 @@ def test_rows_stay_in_order_where_that_costs_nothing():
     np.testing.assert_array_equal(made[order], np.arange(512))
 
 
-def test_putting_rows_in_order_is_part_of_the_price():
+def test_reordering_rows_is_priced():
     rows = ["□", "■", "□", "■"]
     assert len(split(*rows, cost=SplitCost(launch=1e-6, column=0)).groups) == 2
     dear = split(*rows, cost=SplitCost(launch=1e-6, column=1.0))
@@ -123,7 +123,7 @@ def brute_force(grid, shape, tile, cost):
     seed=st.integers(0, 999),
 )
 @settings(max_examples=60)
-def test_groups_partition_the_rows_and_are_never_worse_than_dense(shape, share, launch, seed):
+def test_row_groups_never_lose_to_dense(shape, share, launch, seed):
     mask, _ = random_mask(shape, (8, 8), share, seed)
     cost = SplitCost(launch, column=launch / 100)
     found = plan_split(mask.tiles, shape, mask.tile, cost)

@@ -54,7 +54,7 @@ def planned(tiles, lowering="auto"):
 
 @pytest.mark.parametrize("speedup", [1.02, 1.1, 1.2, 1.3])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_the_model_is_as_fast_as_asked_and_hardly_faster(speedup, seed):
+def test_asked_speeds_are_met_closely(speedup, seed):
     goal = SpeedGoal(speedup=speedup)
     tiles, _, record = chosen(goal, *scored(seed))
     plans, found = planned(tiles)
@@ -75,7 +75,7 @@ def test_a_budget_of_milliseconds_is_met_too():
     assert record.goal.endswith(" ms")
 
 
-def test_the_loss_is_within_a_tile_of_the_linear_program():
+def test_loss_is_within_a_tile_of_optimal():
     scores, areas = scored()
     tiles, budget, record = chosen(SpeedGoal(speedup=1.2), scores, areas)
     lost = sum(float(scores[name][tiles[name]].sum()) for name in LINEARS)
@@ -86,7 +86,7 @@ def test_the_loss_is_within_a_tile_of_the_linear_program():
     assert (budget.unit, budget.amount) == ("µs", pytest.approx(record.saved_us, rel=1e-2))
 
 
-def test_no_choice_at_random_with_the_same_speed_loses_less():
+def test_random_choices_never_lose_less():
     scores, areas = scored()
     tiles, _, record = chosen(SpeedGoal(speedup=1.15), scores, areas)
     rng = np.random.default_rng(0)
@@ -99,13 +99,13 @@ def test_no_choice_at_random_with_the_same_speed_loses_less():
         assert sum(float(scores[name][other[name]].sum()) for name in LINEARS) > record.cost
 
 
-def test_what_counts_is_loss_per_microsecond_and_linears_that_gain_nothing_lose_nothing():
+def test_loss_per_microsecond_decides():
     tiles, _, _ = chosen(SpeedGoal(speedup=1.1), *scored(tiny=1e-9, q=100.0))
     assert not tiles["tiny"].any()  # although its tiles are by far the cheapest
     assert not tiles["q"].any() and tiles["up"].any() and tiles["down"].any()
 
 
-def test_a_linear_with_too_few_tiles_to_pay_for_its_launch_is_left_whole():
+def test_too_few_tiles_do_not_pay():
     """Three tiles of q are free, but they would save less than the kernel adds."""
     scores, areas = scored(q=100.0)
     scores["q"][0, :3] = 1e-9
@@ -122,12 +122,12 @@ def test_lowerings_that_are_asked_for_bound_the_choice():
     assert planned(tiles, "up=dense,q=split")[1].speedup >= 1.1
 
 
-def test_even_where_the_plugin_is_asked_for_a_linear_that_it_slows_down_stays_whole():
+def test_slowed_linears_stay_whole_under_plugin():
     tiles, _, _ = chosen(SpeedGoal(speedup=1.1), *scored(tiny=1e-9), lowering="plugin")
     assert not tiles["tiny"].any() and planned(tiles, "plugin")[1].speedup >= 1.1
 
 
-def test_a_speed_beyond_all_tiles_is_refused_with_what_there_is():
+def test_unreachable_speeds_name_the_reachable():
     with pytest.raises(SpeedError, match=r"The goal of a speed-up of 1\.9 is out of reach") as caught:
         chosen(SpeedGoal(speedup=1.9), *scored())
     assert caught.value.exit_code == 4 and "No kernel can pass" in caught.value.why

@@ -63,7 +63,7 @@ def by_speed():
     return {speedup: chosen(speedup) for speedup in (1.1, 1.7, 2.3)}
 
 
-def test_the_model_is_as_fast_as_asked_and_hardly_faster(by_speed):
+def test_asked_speeds_are_met_closely(by_speed):
     for speedup, (tiles, budget, record) in by_speed.items():
         found = planned(tiles, tiles.types)
         assert found.speedup >= speedup
@@ -108,14 +108,14 @@ def test_one_type_for_all_loses_more(by_speed, kind):
     assert compared
 
 
-def test_what_a_linear_may_not_have_it_does_not_get():
+def test_forbidden_types_are_not_chosen():
     fixed = OPTIONS | {name: (INT8,) for name in LINEARS if name.endswith("down_proj")}
     fixed |= {name: (FLOAT16, INT8) for name in LINEARS if "layers.0" in name and name not in FIRST}
     tiles, _, _ = chosen(1.8, fixed)
     assert all(tiles.types[name] in kinds for name, kinds in fixed.items())
 
 
-def test_a_speed_beyond_all_types_and_tiles_is_refused():
+def test_speeds_beyond_all_types_are_refused():
     with pytest.raises(SpeedError, match=r"The goal of a speed-up of 9 is out of reach"):
         chosen(9.0)
 

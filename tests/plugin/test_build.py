@@ -67,7 +67,7 @@ def test_a_second_build_comes_from_the_cache():
 
 
 @needs_tools
-def test_a_plugin_of_another_backend_is_refused_by_name():
+def test_other_backends_plugins_are_refused():
     library = build_plugin("tensorrt-rtx").path
     assert check_backend(library, "tensorrt-rtx").backend == "tensorrt-rtx"
     with pytest.raises(PatchCompileError, match="built for tensorrt-rtx, and this run uses tensorrt"):
@@ -103,7 +103,7 @@ def _python(code: str) -> str:
 
 
 @needs_tools
-def test_the_plugin_for_the_other_backend_has_the_same_kernels():
+def test_both_backends_share_the_kernels():
     library = build_plugin("tensorrt-rtx")
     cache = library.path.parents[1]
     objects = kernel_objects(cache, library.archs, find_nvcc(), find_cxx())
@@ -113,9 +113,7 @@ def test_the_plugin_for_the_other_backend_has_the_same_kernels():
     assert {file: file.stat().st_mtime_ns for file in objects} == before
 
 
-def test_kernels_are_compiled_again_where_their_object_is_missing_and_where_they_changed(
-    tmp_path, monkeypatch
-):
+def test_only_missing_or_changed_kernels_recompile(tmp_path, monkeypatch):
     compiled: list[str] = []
 
     def compile_(sources, folder, archs, nvcc, flags):
@@ -213,7 +211,7 @@ def test_a_variable_names_the_architectures(monkeypatch, tmp_path):
         ((80,), {80, 86, 87, 89, 90, 100, 120}),  # PTX for Orin
     ],
 )
-def test_a_gpu_runs_machine_code_of_its_major_version_and_older_ptx(archs, on):
+def test_gpus_run_own_majors_and_older_ptx(archs, on):
     assert {sm for sm in (75, 80, 86, 87, 89, 90, 100, 120) if runs_on(sm, archs)} == on
 
 
@@ -267,7 +265,7 @@ def test_the_fingerprint_follows_everything_that_goes_in(tmp_path, monkeypatch):
     assert len(set(prints)) == len(prints)
 
 
-def test_without_nvcc_the_error_says_how_to_get_one(tmp_path, monkeypatch):
+def test_missing_nvcc_says_how_to_install(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDACXX", str(tmp_path / "nvcc"))
     with pytest.raises(PatchCompileError, match=r"nvcc is not found.*patch-compile\[nvcc\]"):
         build_plugin("tensorrt", cache_dir=tmp_path)
@@ -282,7 +280,7 @@ def test_an_old_nvcc_is_refused(tmp_path, monkeypatch):
         build_plugin("tensorrt", cache_dir=tmp_path)
 
 
-def test_an_old_nvcc_on_path_does_not_hide_a_new_one(tmp_path, monkeypatch):
+def test_an_old_nvcc_hides_no_new_nvcc(tmp_path, monkeypatch):
     for name, version in (("old", "11.8"), ("new", "13.1")):
         (tmp_path / name / "bin").mkdir(parents=True)
         executable(tmp_path / name / "bin" / "nvcc", f"echo 'tools, release {version}, V{version}.7'")
@@ -347,7 +345,7 @@ def test_headers_that_do_not_fit_are_refused(tmp_path, monkeypatch, major, macro
         plugin.find_headers("tensorrt")
 
 
-def test_headers_that_can_not_be_fetched_leave_nothing_behind(tmp_path, monkeypatch):
+def test_failed_header_downloads_leave_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     with pytest.raises(PatchCompileError, match=r"(?s)headers could not be fetched.*TENSORRT_ROOT"):

@@ -40,7 +40,7 @@ def toolkit(folder: Path, target: str | None) -> Tool:
     return Tool(nvcc, "12.9.86")
 
 
-def test_a_toolkits_own_libraries_for_the_machine_are_taken(tmp_path: Path) -> None:
+def test_toolkit_libraries_of_the_machine_are_taken(tmp_path: Path) -> None:
     cxx = Tool(Path("g++-for-it"), "14")
     nvcc = toolkit(tmp_path, {AARCH64: "sbsa-linux", X86: "x86_64-linux"}[OTHER])
     cross = cross_compile(OTHER, nvcc, cxx, tmp_path, print)
@@ -55,7 +55,7 @@ def test_an_unknown_release_of_cuda_is_named(tmp_path: Path) -> None:
         cross_compile(OTHER, toolkit(tmp_path, None), Tool(Path("g++"), "14"), tmp_path, print)
 
 
-def test_a_missing_compiler_and_an_unknown_machine_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_compilers_and_unknown_machines_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setenv("NVCC_CCBIN", "g++-of-this-machine")
     monkeypatch.delenv(f"NVCC_CCBIN_{OTHER.upper()}", raising=False)
@@ -69,9 +69,7 @@ def test_a_missing_compiler_and_an_unknown_machine_are_named(monkeypatch: pytest
         build_plugin("tensorrt", machine="sparc")
 
 
-def test_kernels_for_another_machine_have_a_key_of_their_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_machines_have_separate_kernel_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiling, "compile_units", lambda *_: [])
     about = (tmp_path, (80,), Tool(Path("nvcc"), "13.0"), Tool(Path("g++"), "14"))
     folders = {
@@ -81,7 +79,7 @@ def test_kernels_for_another_machine_have_a_key_of_their_own(
 
 
 @pytest.mark.parametrize("machine", ["", f" machine={OTHER}", f" machine={this_machine()}"])
-def test_a_library_for_another_machine_is_refused_before_it_is_loaded(tmp_path: Path, machine: str) -> None:
+def test_foreign_libraries_are_refused_unloaded(tmp_path: Path, machine: str) -> None:
     (library := tmp_path / "library.so").write_text(f"{IDENTITY}{machine}\0")
     assert read_identity(library).machine == (machine.rpartition("=")[2] or X86)
     if read_identity(library).machine == this_machine():
@@ -112,7 +110,7 @@ def test_a_new_library_is_what_was_asked_for(
 
 @pytest.mark.skipif(bool(TOOLS_MISSING), reason=f"to compile the plugin there is no {TOOLS_MISSING}")
 @pytest.mark.skipif(shutil.which(f"{OTHER}-linux-gnu-g++") is None, reason=f"there is no g++ for {OTHER}")
-def test_a_file_is_really_compiled_for_the_other_machine(tmp_path: Path) -> None:
+def test_cross_compiling_makes_foreign_files(tmp_path: Path) -> None:
     """`make wheels` compiles all of them; here the one that says for which machine it is."""
     nvcc, cxx = find_nvcc(), find_cxx(OTHER)
     if not nvcc.version.startswith("13.0."):

@@ -68,7 +68,7 @@ def test_a_jetson_gets_code_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
         archs_for([87])
 
 
-def test_architectures_that_a_gpu_does_not_run_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unrunnable_architectures_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "86,89")
     assert archs_for([]) == archs_for([89, 120]) == (86, 89)
     with pytest.raises(UsageError, match=f"sm80 does not run the plugin that {VARIABLE} asks for"):

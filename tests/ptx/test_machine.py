@@ -262,7 +262,7 @@ def test_a_barrier_tells_all_votes() -> None:
     assert set(got.tolist()) == {1063}
 
 
-def test_a_shuffle_reads_the_lane_that_five_bits_name() -> None:
+def test_shuffles_take_five_bits_of_lane() -> None:
     body = """
         xor.b32 %r1, %r0, 5; or.b32 %r2, %r1, 96; mul.lo.s32 %r3, %r0, 10;
         shfl.sync.idx.b32 %r4|%p1, %r3, %r2, 31, -1; selp.u32 %r5, 1, 0, %p1; add.s32 %r4, %r4, %r5;

@@ -259,7 +259,7 @@ def noticed(kernel: WarpgroupKernel) -> bool:
     return False
 
 
-def test_the_battery_is_silent_about_the_kernel_as_it_is(kernel: WarpgroupKernel) -> None:
+def test_the_unchanged_kernel_passes_all_checks(kernel: WarpgroupKernel) -> None:
     assert not noticed(kernel)
 
 

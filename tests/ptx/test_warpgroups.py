@@ -249,7 +249,7 @@ def test_faults(name: str) -> None:
         execute(body, tensors)
 
 
-def test_a_proxy_fence_of_the_writer_shows_its_copies_to_products() -> None:
+def test_proxy_fences_show_copies_to_products() -> None:
     tensors, expected = problem("f16", None)
     body = CP_ASYNC + "fence.proxy.async.shared::cta; bar.sync 0;" + LOAD + descriptor() + FENCE
     got = sums(execute(body + product("f16", None) + FINISH + STORE, tensors))
@@ -257,7 +257,7 @@ def test_a_proxy_fence_of_the_writer_shows_its_copies_to_products() -> None:
 
 
 @pytest.mark.parametrize("arrive", [ARRIVE, ARRIVE_ELSEWHERE])
-def test_a_thread_arrives_for_its_warp_after_a_barrier_of_the_warp(arrive: str) -> None:
+def test_threads_arrive_for_their_warp(arrive: str) -> None:
     tensors, _ = problem("f16", None)
     execute(BARRIER + "ld.shared.u32 %r2, [%r1]; bar.warp.sync -1;" + arrive + WAIT, tensors)
 

@@ -31,7 +31,7 @@ def test_numbers(value: float | None, text: str) -> None:
     assert number(value) == text
 
 
-def test_a_tick_at_a_power_of_ten_is_that_power() -> None:
+def test_power_of_ten_ticks_are_exact() -> None:
     assert (number(1e-9, 1), number(2e-9, 1), number(1e7, 1)) == ("10⁻⁹", "2 × 10⁻⁹", "10⁷")
 
 

@@ -43,7 +43,7 @@ def test_reasons_are_counted_by_kind():
     ]
 
 
-def test_every_kind_of_reason_has_words_of_its_own():
+def test_every_reason_has_its_words():
     """Clauses, for a line goes on before and after them."""
     words = [reason_words(Reason(kind=kind)) for kind in ReasonKind]
     assert len(set(words)) == len(words)

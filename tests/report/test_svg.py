@@ -81,7 +81,7 @@ def test_a_name_covers_nothing_and_stays_inside(step: int) -> None:
 
 
 @given(st.lists(points, min_size=1, max_size=4))
-def test_few_names_never_cover_a_marker_or_each_other(found: list[tuple[float, float]]) -> None:
+def test_names_cover_nothing(found: list[tuple[float, float]]) -> None:
     labels = place_labels([(f"r{i}", point) for i, point in enumerate(found)], INSIDE, [])
     boxes = [label.box for label in labels]
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
@@ -89,7 +89,7 @@ def test_few_names_never_cover_a_marker_or_each_other(found: list[tuple[float, f
     assert all(INSIDE.holds(box) for box in boxes)
 
 
-def test_a_name_that_is_not_beside_its_marker_has_a_line_to_it() -> None:
+def test_distant_names_have_lines() -> None:
     labels = place_labels([(f"r{i}", (300.0, 200.0)) for i in range(12)], INSIDE, [])
     assert labels[0].leader is None
     leaders = [label.leader for label in labels if label.leader]
@@ -110,7 +110,7 @@ def test_a_leader_passes_no_other_marker() -> None:
     ((0, 0), (5, 5), False),
     ((0, 10), (20, 10), False), ((0, 15), (15, 30), False), ((10, 0), (10, 20), False), ((11, 0), (11, 20), True),
 ])  # fmt: skip
-def test_a_box_is_crossed_by_what_passes_through_its_inside(first, last, crossed) -> None:
+def test_boxes_are_crossed_by_inner_lines(first, last, crossed) -> None:
     assert Box(10, 0, 20, 10).is_crossed(first, last) is crossed
 
 
@@ -125,7 +125,7 @@ def test_equal_builds_beat_neither_one_another():
     assert beaten_by(spots) == {"a": None, "b": None, "c": "a", "d": "a", "e": None}
 
 
-def test_colours_of_charts_stand_out_on_paper_in_light_dark_and_print() -> None:
+def test_chart_colours_have_contrast_everywhere() -> None:
     assert set(themes()) == {"screen", "(prefers-color-scheme: dark)", "print"}
     for theme in themes().values():
         series = [theme[f"series-{i}"] for i in range(1, 7)]

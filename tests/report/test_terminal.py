@@ -29,7 +29,7 @@ def printed(section: Section, width: int) -> str:
 
 
 @given(tables, st.sampled_from([40, 60, 80]))
-def test_every_number_is_whole_and_no_line_too_long(rows, width):
+def test_numbers_are_whole_and_lines_fit(rows, width):
     names = [f"model.layers.{i}.self_attn.q_proj" for i in range(len(rows))]
     columns = [Column(f"n{i}", over="ms" * (i % 3 > 0)) for i in range(len(rows[0]))]
     table = Table(

@@ -77,7 +77,7 @@ def test_buffers_and_graph_serve_the_next_text(out_of: OutOf) -> None:
     assert device.held != held
 
 
-def test_a_graph_of_a_buffer_that_was_moved_is_not_taken(out_of: OutOf) -> None:
+def test_graphs_of_moved_buffers_are_dropped(out_of: OutOf) -> None:
     """The last text has as many slots as the recorded one before it, but its prompt needs more room."""
     engine, onnx = decoder_of(out_of), OnnxDecoder(out_of("llama") / "onnx/model.onnx")
     device: Any = engine.device
@@ -108,7 +108,7 @@ def test_the_last_token_that_a_profile_takes(out_of: OutOf) -> None:
 
 
 @pytest.mark.parametrize("half", ["engine", "onnx"])
-def test_more_than_the_limits_is_refused_before_anything_runs(out_of: OutOf, half: str) -> None:
+def test_excess_is_refused_before_running(out_of: OutOf, half: str) -> None:
     """The error names the request and the limit, on an engine by its profiles and on ONNX Runtime alike."""
     whole = open_generator(out_of("llama"), runner="onnx")
     engine = decoder_of(out_of)
@@ -147,7 +147,7 @@ def test_one_profile_for_both_phases(out_of: OutOf) -> None:
     assert device.replayed > 20
 
 
-def test_what_was_allocated_is_given_back_when_memory_ends(out_of: OutOf) -> None:
+def test_failed_allocations_free_the_others(out_of: OutOf) -> None:
     engine = decoder_of(out_of)
     device: Any = engine.device
     allocate, left = device.allocate, iter(range(3))

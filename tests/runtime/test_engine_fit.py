@@ -259,7 +259,7 @@ def test_a_strangers_constructor_does_not_run(out: Path, elsewhere: Path, card: 
     assert marker.exists(), "the library does what this test is about"
 
 
-def test_what_was_written_about_another_engine_is_not_taken(out: Path) -> None:
+def test_another_engines_notes_are_ignored(out: Path) -> None:
     """engine.json describes one engine, not a second one in the folder."""
     second = Path(shutil.copy(out / "bare/model.engine", out / "engine/second.engine"))
     described(out, targets=["sm86"])

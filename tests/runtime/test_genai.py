@@ -75,7 +75,7 @@ def generated_together(folder: Path, prompts: list[list[int]], padding: int) -> 
     return [[int(token) for token in generator.get_sequence(row)][longest:] for row in range(len(prompts))]
 
 
-def test_the_settings_of_sampling_and_the_ends_of_a_text(out_of: OutOf, tmp_path: Path) -> None:
+def test_sampling_settings_and_text_ends_hold(out_of: OutOf, tmp_path: Path) -> None:
     out = out_of("llama")
     model = shutil.copytree(out / "model", tmp_path / "model")
     file = shutil.copytree(out / ONNX_FOLDER, tmp_path / ONNX_FOLDER) / "model.onnx"

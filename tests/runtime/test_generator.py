@@ -102,7 +102,7 @@ def test_a_row_that_ends_leaves_the_others(generator: Generator) -> None:
     assert stopped.text.split() == words[: words.index(words[2])] and stopped.finish == Finish.STOP
 
 
-def test_closing_the_stream_ends_it_and_threads_do_not_meet(generator: Generator) -> None:
+def test_closing_ends_the_stream(generator: Generator) -> None:
     alone = generator.generate(PROMPTS[:1], new_tokens=10, ignore_end=True)[0].tokens
     stream = generator.stream(PROMPTS[1:2], new_tokens=40)
     next(stream)
@@ -188,7 +188,7 @@ def test_a_conversation(generator: Generator) -> None:
             generator.encode_chat([{"role": "user", "content": "low"}])
 
 
-def test_what_is_too_much_is_said_with_both_numbers(generator: Generator) -> None:
+def test_excess_names_both_numbers(generator: Generator) -> None:
     assert generator.decoder.limits.total == 96
     with pytest.raises(PatchCompileError, match="6 tokens of prompt and 91 new ones are more than 96"):
         generator.generate(PROMPTS[:1], new_tokens=91)

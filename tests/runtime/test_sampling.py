@@ -54,7 +54,7 @@ def test_only_the_likely_ones(settings: dict[str, Any], kept: list[int]) -> None
     assert np.abs(shares(tokens)[kept] - expected).max() < 0.05
 
 
-def test_a_seed_repeats_and_a_row_does_not_see_the_others() -> None:
+def test_seeds_repeat_row_by_row() -> None:
     sampling = Sampling(temperature=1.0, seed=3)
     both, again = draws(sampling, 50), draws(sampling, 50)
     assert (both == again).all()

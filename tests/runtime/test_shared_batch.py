@@ -65,7 +65,7 @@ def test_what_the_batch_holds_stays_small(generator: Generator) -> None:
     assert batch.rows == 0
 
 
-def test_a_decoder_that_does_not_join_shares_a_batch_from_its_beginning(
+def test_plain_decoders_share_batches_from_the_start(
     generator: Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As an engine, whose cache keeps the shape of its batch. Its limits hold for the batch as a whole."""

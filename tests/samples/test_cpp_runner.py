@@ -211,7 +211,7 @@ def test_the_end_token_ends_its_row(run):
     assert run(*ids(rows[1]), "--new-tokens=9", f"--eos={first}").stdout == printed([first])
 
 
-def test_a_full_cache_is_allowed_and_one_token_more_is_not(run):
+def test_only_a_full_cache_is_allowed(run):
     prompt = [*range(8)]
     assert run(*ids(prompt), "--new-tokens=10").stdout == printed(continued(prompt, 10))
     refused(
@@ -228,7 +228,7 @@ def test_prints_times_of_a_second_generation(run):
     assert "decode" not in run(*ids([1]), "--new-tokens=1", "--time").stdout
 
 
-def test_what_the_profiles_do_not_hold_is_refused_before_it_runs(run):
+def test_shapes_outside_profiles_are_refused(run):
     never = {"STAND_IN_FAIL": "createExecutionContext:1"}
     refused(run(*ids(range(9)), **never), "input_ids would be [1, 9], and profile 0 (prefill)", "to [2, 8]")
     refused(run(*ids([1], [2], [3]), **never), "input_ids would be [3, 1]", "[1, 1] to [2, 8]")
@@ -249,7 +249,7 @@ def test_what_the_profiles_do_not_hold_is_refused_before_it_runs(run):
         ("profiles 1", "it has no profile for decode steps"),
     ],
 )
-def test_an_engine_that_is_no_such_decoder_is_refused(run, change, said):
+def test_other_engines_are_refused(run, change, said):
     refused(run(*ids([1]), engine=change), "not a decoder as patch-compile builds it", said)
 
 
@@ -274,7 +274,7 @@ def test_a_file_that_is_no_engine_is_refused(run, built, tmp_path):
     refused(start(tmp_path / "missing.engine"), "can't be read: No such file or directory")
 
 
-def test_the_plugin_comes_from_the_engine_or_from_the_library_that_is_named(run, built, tmp_path):
+def test_plugins_come_from_engine_or_library(run, built, tmp_path):
     outside = "plugin beside"
     said = printed(continued([1, 2], 2))
     options = [*ids([1, 2]), "--new-tokens=2"]
@@ -303,7 +303,7 @@ CALLS = [
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_call_that_fails_ends_the_program_and_leaves_nothing(run, call):
+def test_failed_calls_leave_nothing(run, call):
     """The stand-in exits with a code of its own when memory, streams or events are not freed."""
     said = refused(run(*ids([1, 2]), "--new-tokens=4", STAND_IN_FAIL=call))
     assert re.search(rf"patch_runner: {call.partition(':')[0]}\b.* failed", said), said

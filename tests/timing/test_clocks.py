@@ -27,7 +27,7 @@ def test_clocks_are_summed_up():
     assert clocks.slowed == ()
 
 
-def test_each_reason_that_held_clocks_down_is_recorded_once():
+def test_clock_limits_are_recorded_once():
     held = sample(1620, 9501, 299, 80, SlowedBy.POWER_LIMIT)
     assert watch(sample(1800, 9501, 250, 70), held, held).clocks().slowed == (SlowedBy.POWER_LIMIT,)
 

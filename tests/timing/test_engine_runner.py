@@ -41,7 +41,7 @@ def make_at(onnx, point):
 
 
 @pytest.mark.parametrize("point", [Point(Phase.PREFILL, 3, 20), Point(Phase.DECODE, 3, 20)], ids=str)
-def test_the_engine_computes_what_onnx_runtime_does_on_the_same_inputs(onnx, runner, point):
+def test_engines_equal_onnx_runtime(onnx, runner, point):
     make = make_at(onnx, point)
     assert runner.refuses(make) == ""
     runner.prepare(make, point.phase)
@@ -55,7 +55,7 @@ def test_the_engine_computes_what_onnx_runtime_does_on_the_same_inputs(onnx, run
     assert np.abs(rows - expected[:, -1:]).max() < 0.01 * np.abs(expected).max()
 
 
-def test_a_decode_step_is_a_graph_and_a_prompt_is_not(onnx, runner):
+def test_only_decode_steps_use_graphs(onnx, runner):
     device = runner._device
     runner.prepare(make_at(onnx, Point(Phase.PREFILL, 1, 8)), Phase.PREFILL)
     runner.run()
@@ -79,7 +79,7 @@ def test_memory_is_given_back(onnx, runner):
 @pytest.mark.parametrize(
     "point", [Point(Phase.PREFILL, 5, 8), Point(Phase.PREFILL, 1, 33), Point(Phase.DECODE, 1, 49)], ids=str
 )
-def test_shapes_beyond_the_profiles_are_refused_with_what_they_hold(onnx, runner, point):
+def test_shapes_beyond_profiles_are_refused(onnx, runner, point):
     make = make_at(onnx, point)
     assert "profile 0: input_ids 1×1 … 4×32; profile 1: input_ids 1×1 … 4×1" in runner.refuses(make)
     with pytest.raises(PatchCompileError, match="does not take these shapes"):

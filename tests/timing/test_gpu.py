@@ -140,7 +140,7 @@ def test_clocks_that_moved_are_warned_of(gpu, capsys):
     assert "the SM clock moved by" in capsys.readouterr().out
 
 
-def test_sizes_beyond_the_profiles_are_left_out_unless_they_were_asked_for(gpu):
+def test_unasked_sizes_beyond_profiles_are_skipped(gpu):
     out = gpu(constant)
     with pytest.raises(
         PatchCompileError, match="The point prefill, batch 5, 8 tokens can't be timed"
@@ -155,7 +155,7 @@ def test_sizes_beyond_the_profiles_are_left_out_unless_they_were_asked_for(gpu):
     )
 
 
-def test_engines_that_do_not_fit_onto_the_gpu_are_refused(gpu):
+def test_oversized_engines_are_refused(gpu):
     driver = Driver()
     driver.free_bytes = 1000
     with pytest.raises(PatchCompileError, match="3 models do not fit into the GPU's memory together"):
@@ -181,7 +181,7 @@ def truth_of(out: Path, assume: Any) -> Any:
     return told
 
 
-def test_calibration_finds_what_the_card_does_and_plans_go_by_it(gpu, no_measured_cards, capsys):
+def test_plans_follow_calibration(gpu, no_measured_cards, capsys):
     """The time between kernels dominates in such a tiny model, and the calibration finds it."""
     from dataclasses import replace
 
@@ -204,7 +204,7 @@ def test_calibration_finds_what_the_card_does_and_plans_go_by_it(gpu, no_measure
     assert "predictions of a roofline" in said
 
 
-def test_a_calibration_that_is_nonsense_leaves_the_times_and_no_card(gpu, no_measured_cards):
+def test_nonsense_calibrations_save_no_card(gpu, no_measured_cards):
     out = gpu(lambda *_: 500.0, Driver())
     with pytest.raises(PatchCompileError, match="fit no"):
         run.bench(out, BenchRequest(**{**vars(SMALL), "calibrate": True}))
@@ -212,7 +212,7 @@ def test_a_calibration_that_is_nonsense_leaves_the_times_and_no_card(gpu, no_mea
     assert BenchReport.of(out).rows
 
 
-def test_a_gpu_that_is_not_in_the_table_is_timed_but_not_calibrated(gpu, monkeypatch):
+def test_unknown_gpus_are_not_calibrated(gpu, monkeypatch):
     out = gpu(constant)
     about = TimedOn(name="NVIDIA GeForce RTX 5090", backend_version="11.0")
     place = HostPlace(about, Library.TENSORRT, None, None)
@@ -238,7 +238,7 @@ def test_places_can_be_sent_to_processes(tmp_path):
 
 
 @pytest.mark.rtx
-def test_engines_of_all_three_are_built_for_the_same_profiles(settings, tmp_path):
+def test_all_engines_share_the_profiles(settings, tmp_path):
     """TensorRT-RTX builds the engines here; running them takes a GPU."""
     from patch_compile.progress import Progress
     from patch_compile.timing.models import model_files

@@ -44,7 +44,7 @@ def test_an_onnx_file_is_timed_in_another_process(built):
     assert process.returncode == 0
 
 
-def test_a_file_that_does_not_load_is_said_as_here(tmp_path):
+def test_unloadable_files_are_explained(tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"no model")
     with pytest.raises(PatchCompileError, match="ONNX Runtime cannot load") as caught:
         OwnProcess("hybrid", partial(OnnxRunner, tmp_path / "model.onnx"))
@@ -59,7 +59,7 @@ def test_a_bug_keeps_its_traceback():
     )
 
 
-def test_a_process_that_ends_is_told_with_its_exit_code():
+def test_ended_processes_tell_their_exit_code():
     with closing(OwnProcess("dense", Broken)) as runner, pytest.raises(PatchCompileError) as caught:
         runner.prepare(dict, Phase.DECODE)
     assert caught.value.what == "The process that ran the dense model ended" and "77" in caught.value.why

@@ -29,7 +29,7 @@ def test_sizes_that_nobody_gave_stay_within_the_positions():
     assert {p.batch for p in points} == {1, 4, 8, 16}
 
 
-def test_decode_steps_follow_the_prompts_that_were_asked_for():
+def test_decode_follows_the_asked_prompts():
     points = BenchRequest(prompt_tokens=(16, 64)).points(Runner.ONNX, Sequences(99, 64, decodes=True))
     tokens = {phase: [p.tokens for p in points if p.phase is phase and p.batch == 1] for phase in Phase}
     assert tokens[Phase.PREFILL] == [16, 64]
@@ -68,7 +68,7 @@ def test_against():
             parse_against(wrong)
 
 
-def test_inputs_are_what_a_decoder_expects_after_so_many_tokens():
+def test_inputs_match_the_decoders_past():
     inputs = [
         GraphInput("input_ids", ("batch", "sequence")),
         GraphInput("attention_mask", ("batch", "total")),

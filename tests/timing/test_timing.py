@@ -42,7 +42,7 @@ def turns(count: int, warm_up: int, names: str = "abc"):
     return found, log, seen
 
 
-def test_in_every_round_each_has_a_turn_of_two_runs_and_another_begins():
+def test_rounds_rotate_the_first_model():
     _, log, seen = turns(3, 1)
     assert log[:3] == [f"{name} prepared for decode" for name in "abc"]
     rounds = ["".join(log[3 + 6 * i : 9 + 6 * i]) for i in range(4)]

@@ -64,7 +64,7 @@ class Astray:
 
 
 @pytest.mark.parametrize("off", [0.1, np.nan])
-def test_an_engine_that_goes_astray_in_decode_does_not(out_of: OutOf, off: float) -> None:  # noqa: F811
+def test_engines_wrong_in_decode_fail(out_of: OutOf, off: float) -> None:  # noqa: F811
     decoder = OnnxDecoder(out_of("llama") / "onnx/model.onnx")
     found = compare_decoders(Astray(decoder, off, 3), decoder, PROMPTS, "float16", 2)
     assert not found.passed
@@ -85,7 +85,7 @@ def test_what_can_not_be_run_here_is_said(out_of: OutOf, tmp_path: Path) -> None
     assert found.error and "No engine" in found.error and "no GPU answers" in found.error
 
 
-def test_where_a_gpu_runs_it_the_engine_is_held_to_the_onnx_file(
+def test_gpus_hold_engines_to_onnx(
     out_of: OutOf,  # noqa: F811
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -13,7 +13,7 @@ def of(*indices: list[int]) -> np.ndarray:
     return np.array(indices, np.int64)
 
 
-def test_the_model_takes_the_choices_and_their_loss_is_found():
+def test_forced_choices_show_their_loss():
     with following({"a": of([0], [1]), "b": of([1, 0], [2, 0])}) as followed:
         first = torch.topk(SCORES, 1)
         assert followed.lost == 0 and first.indices.tolist() == [[0], [1]]
@@ -25,19 +25,19 @@ def test_the_model_takes_the_choices_and_their_loss_is_found():
 
 
 @pytest.mark.parametrize("wrong", [[0, 0], [0, 3], [-1, 0]], ids=["twice", "none such", "below zero"])
-def test_no_model_follows_experts_that_can_not_be_chosen(wrong: list[int]):
+def test_impossible_experts_are_not_followed(wrong: list[int]):
     with following({"a": of(wrong, [1, 2])}) as followed:
         assert torch.topk(SCORES, 2).values[0].tolist() == [4, 3]
     assert followed.lost == math.inf
 
 
-def test_an_expert_that_the_model_rules_out_is_infinitely_worse():
+def test_ruled_out_experts_lose_infinitely():
     with following({"a": of([1])}) as followed:
         torch.topk(torch.tensor([[1.0, -math.inf]]), 1)
     assert followed.lost == math.inf
 
 
-def test_a_model_must_choose_as_often_and_from_as_many_as_the_graph():
+def test_routing_must_match_the_graphs_shape():
     with pytest.raises(ValueError, match="more often"), following({"a": of([0], [1])}):
         pass
     with pytest.raises(ValueError, match="has not chosen"), following({"a": of([0], [1])}):

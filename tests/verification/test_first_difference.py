@@ -35,7 +35,7 @@ def chain(path: Path, wrong: int | None, value: float = 1.5) -> Path:
 
 
 @pytest.mark.parametrize("wrong", range(NODES))
-def test_the_first_that_is_wrong_is_named_wherever_it_is(tmp_path: Path, wrong: int) -> None:
+def test_the_first_difference_is_named(tmp_path: Path, wrong: int) -> None:
     files = chain(tmp_path / "hybrid.onnx", wrong, -5.0), chain(tmp_path / "reference.onnx", None)
     found = find_first_difference(*files, FEED, "float16")
     assert found is not None
@@ -49,7 +49,7 @@ def test_the_first_that_is_wrong_is_named_wherever_it_is(tmp_path: Path, wrong: 
     assert sorted(file.name for file in tmp_path.iterdir()) == ["hybrid.onnx", "reference.onnx"]
 
 
-def test_what_is_not_finite_is_wrong_and_json_can_hold_it(tmp_path: Path) -> None:
+def test_infinite_values_are_wrong_and_serialisable(tmp_path: Path) -> None:
     files = chain(tmp_path / "hybrid.onnx", 11, np.inf), chain(tmp_path / "reference.onnx", None)
     found = find_first_difference(*files, FEED, "float16")
     assert found is not None and found.tensor == "t11"

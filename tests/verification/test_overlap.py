@@ -89,7 +89,7 @@ def windows_of(settings: dict[str, Any], text: str) -> np.ndarray:
     return first_windows(load_tokenizer(settings["model"]), text, 24, 2)
 
 
-def test_a_build_knows_the_text_that_it_was_calibrated_on(settings: dict[str, Any], tmp_path: Path) -> None:
+def test_builds_know_their_calibration_text(settings: dict[str, Any], tmp_path: Path) -> None:
     build(settings)
     out = OutFolder.open(settings["out"])
     calib, other = settings["calib"], other_text(tmp_path)

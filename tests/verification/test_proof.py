@@ -53,7 +53,7 @@ def test_tolerance_follows_type_and_depth():
     assert rounding_tolerance("float16", 32).share > rounding_tolerance("float16", 8).share
 
 
-def test_a_choice_that_loses_more_than_rounding_explains_is_a_fault():
+def test_choices_beyond_rounding_are_faults():
     exact = np.linspace(-1, 1, 100, dtype=np.float32).reshape(1, 1, 100)
     tolerance = rounding_tolerance("float16", 30).share
     right, dense = runs("hybrid", exact), runs("dense", exact)
@@ -87,7 +87,7 @@ def test_figures_are_those_of_torch(tmp_path):
     assert quality.tokens == 16
 
 
-def test_logits_that_are_not_finite_are_the_users_news(tmp_path):
+def test_infinite_logits_are_reported(tmp_path):
     good, bad = np.zeros((3, 4), np.float32), np.full((3, 4), np.inf, np.float32)
     files = [saved(tmp_path, "good", good)], [saved(tmp_path, "bad", bad)]
     with pytest.raises(PatchCompileError, match="hybrid model's logits are not finite"):

@@ -54,7 +54,7 @@ def run(folder: Path, name: str) -> dict[str, Any]:
     (DOWN, 2, (DOWN,)),  # the second is the residual
     (Q.replace("q_proj", "o_proj"), 1, (Q.replace("q_proj", "o_proj"),)),
 ])  # fmt: skip
-def test_a_reduced_linear_computes_what_the_whole_graph_does(
+def test_reduced_linears_equal_the_graph(
     out: Path, tmp_path: Path, linear: str, inputs: int, linears: tuple[str, ...]
 ) -> None:
     found = reduce_linear(out, linear, tmp_path / "one")
@@ -73,7 +73,7 @@ def test_a_reduced_linear_computes_what_the_whole_graph_does(
     assert "PatchLinear" not in operators and "MatMul" in operators
 
 
-def test_a_part_of_an_onnx_file_holds_its_casts(tmp_path: Path) -> None:
+def test_onnx_parts_hold_their_casts(tmp_path: Path) -> None:
     """PatchLinear computes in 16 bits: tensors that both graphs share lie around the casts."""
     model = graphs.export(graphs.mlp, tmp_path / "mlp.onnx", dynamo=False)
     settings = {"model": model, "ratio": 0.5, "out": tmp_path / "out", "backend": "onnx", "tile": (64, 64)}

@@ -44,7 +44,7 @@ def test_what_is_no_limit_is_refused(spelled):
         parse_limit(spelled)
 
 
-def test_a_figure_that_a_model_lacks_does_not_pass_unseen():
+def test_missing_figures_do_not_pass():
     with pytest.raises(PatchCompileError, match="output:1 can't be checked"):
         check_figures((parse_limit("kl:1"), parse_limit("output:1")), decoder=True)
     with pytest.raises(PatchCompileError, match="ppl:12 can't be checked"):

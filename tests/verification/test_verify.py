@@ -113,7 +113,7 @@ def eval_windows(settings):
     return first_windows(load_tokenizer(settings["model"]), settings["eval_text"], 24, 2)
 
 
-def test_out_stays_whole_and_polygraphy_reads_what_is_in_it(out):
+def test_polygraphy_reads_kept_answers(out):
     verify(out, asked(only="compiled"))
     folder = OutFolder.open(out)  # every file must have the sha256 of the manifest
     assert {"verify/verify.json", "verify/inputs.json"} <= set(folder.manifest.files)
@@ -132,7 +132,7 @@ def test_out_stays_whole_and_polygraphy_reads_what_is_in_it(out):
     OutFolder.open(out)
 
 
-def test_an_interruption_at_any_step_of_keeping_the_answers_leaves_a_whole_build(out, monkeypatch):
+def test_interrupted_verifications_leave_builds_whole(out, monkeypatch):
     found = verify(out, asked(only="pruned"))
     monkeypatch.setattr(Verification, "report", lambda _: found)
     for step in range(1, 50):
@@ -164,7 +164,7 @@ def interrupted(function, left):
     return run
 
 
-def test_a_hybrid_that_is_compiled_wrongly_is_found_and_the_linear_named(out):
+def test_wrong_hybrids_name_the_linear(out):
     linear = "model.layers.1.self_attn.o_proj"
     break_packed(out, linear, 3.0)
     found = verify(out, asked())
@@ -214,7 +214,7 @@ def test_tolerances_are_polygraphys_own(out):
     assert loose.passed
 
 
-def test_sensitivity_adds_what_each_linear_does_to_the_loss(out):
+def test_sensitivity_lists_each_linears_loss(out):
     found = verify(out, asked(only="where", sensitivity=True, sensitivity_tokens=24))
     rows = found.where.linears
     assert all(row.alone is not None and row.restored is not None for row in rows)
@@ -222,7 +222,7 @@ def test_sensitivity_adds_what_each_linear_does_to_the_loss(out):
     assert found.where.tokens == 24
 
 
-def test_a_permuted_build_is_compared_in_its_own_order(settings):
+def test_permuted_builds_compare_in_order(settings):
     """Every channel would differ from the dense model on disk, which has another order."""
     build(settings | {"permute": True, "ratio": 0.2})
     found = verify(settings["out"], asked())
@@ -259,7 +259,7 @@ def test_a_question_without_an_answer_is_not_passed(out):
     assert result.exit_code == NOT_CHECKED and json.loads(result.stdout)["outcome"] == "not-checked"
 
 
-def test_an_engine_that_was_not_run_is_no_pass(out):
+def test_unrun_engines_do_not_pass(out):
     """Without --only, all is asked that the build has. An engine that this machine cannot run stays unchecked."""
     (out / "engine").mkdir()
     (out / "engine/model.engine").write_bytes(b"engine")
@@ -270,7 +270,7 @@ def test_an_engine_that_was_not_run_is_no_pass(out):
     assert verify(out, asked(only="compiled,pruned,where")).outcome is Outcome.PASSED
 
 
-def test_a_failed_check_weighs_more_than_an_open_question(out):
+def test_failed_checks_outweigh_open_questions(out):
     result = CliRunner().invoke(
         cli.commands["verify"],
         [str(out), "--lengths", "1", "--only", "pruned,built", "--fail-on", "ppl:+0.1%"],
@@ -321,7 +321,7 @@ def test_bf16_builds_are_compared_as_they_round(settings):
         (lambda out: (out / "plan.json").write_text("{}"), "plan.json is not the file that was written"),
     ],
 )
-def test_an_out_that_is_not_what_its_manifest_says_names_the_file(out, broken, message):
+def test_changed_outs_name_the_file(out, broken, message):
     broken(out)
     with pytest.raises(PatchCompileError) as caught:
         verify(out, asked())
@@ -358,7 +358,7 @@ def test_what_can_not_be_verified_is_refused(settings, monkeypatch, tmp_path):
         verify(out, asked())
 
 
-def test_baselines_are_made_once_and_shown_from_then_on(built, out):
+def test_baselines_are_made_once(built, out):
     """They come from the cache, because nothing that decides them has changed."""
     made = verify(out, asked(only="pruned", baselines="ffn-only,uniform-2:4"))
     names = [row.name for row in made.baselines.rows]
@@ -375,7 +375,7 @@ def test_baselines_are_made_once_and_shown_from_then_on(built, out):
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
-def test_no_answer_is_given_about_a_model_that_changes(built, out, monkeypatch, name):
+def test_changing_models_get_no_answer(built, out, monkeypatch, name):
     """A baseline that was learned meanwhile is not kept in the cache either."""
     file, real = built["model"] / name, baselines.run_baselines
 

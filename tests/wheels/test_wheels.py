@@ -89,7 +89,7 @@ def _archs(python: Path) -> tuple[int, ...]:
     return read_identity(library(python)).archs
 
 
-def test_there_is_a_wheel_for_every_machine_that_the_main_one_names() -> None:
+def test_every_named_machine_has_a_wheel() -> None:
     pinned = json.loads(zipfile.ZipFile(wheel("patch_compile")).read("patch_compile/plugin/payloads.json"))
     assert pinned
     for machine in pinned:

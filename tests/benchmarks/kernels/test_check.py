@@ -97,7 +97,7 @@ class DensePathOnTheCpu(KernelsOnTheCpu):
 
 
 @pytest.mark.skipif(bool(MISSING), reason=f"to compile the plugin there is no {MISSING}")
-def test_the_dense_path_is_checked_where_there_is_one(kernel, library_cache, tmp_path, monkeypatch):
+def test_existing_dense_paths_are_checked(kernel, library_cache, tmp_path, monkeypatch):
     monkeypatch.setenv("PATCH_CUBLASLT", str(compile_stand_in(library_cache)))
     plugin = DensePlugin(compile_driver(library_cache), tmp_path)
     hopper = Device(3, 227 << 10, 1 << 20, 100, 1024, 2048)
@@ -118,7 +118,7 @@ def test_a_wrong_answer_is_said(kernel, monkeypatch):
     )
 
 
-def test_a_launch_that_fails_is_a_fault_and_the_rest_is_checked(kernel):
+def test_failed_launches_stop_no_checks(kernel):
     class Broken(KernelsOnTheCpu):
         def launch(self, arguments, table, scalar, config, parts, stream):
             if self.configs()[config].name == "decode-64":

@@ -53,7 +53,7 @@ def stand_in(tmp_path, monkeypatch):
     return folder
 
 
-def test_no_failure_stops_a_stage_or_is_tried_again(stand_in, tmp_path, capfd):
+def test_failures_neither_stop_nor_repeat(stand_in, tmp_path, capfd):
     out = tmp_path / "deep" / "gpu.jsonl"
     assert run.main(["--out", str(out), "--minutes", "60"]) == 1  # a check failed
     written = rows.read_rows(out)
@@ -96,7 +96,7 @@ def test_rows_of_another_library_are_not_mixed(stand_in, tmp_path, capfd):
     assert "name another file" in capfd.readouterr().err
 
 
-def test_what_a_killed_run_tried_is_not_tried_again(tmp_path):
+def test_killed_attempts_are_not_repeated(tmp_path):
     before = rows.Rows(tmp_path / "gpu.jsonl", ABOUT)
     before.add("trying", {"stage": "sweep", "key": {"parts": 1}}, {})
     found = rows.Rows(tmp_path / "gpu.jsonl", ABOUT)

@@ -77,7 +77,7 @@ def test_slow_tensor_cores_are_no_slow_loop(tmp_path):
     assert found.assumptions["turn"] == pytest.approx(1, rel=0.03)
 
 
-def test_a_loop_that_no_card_can_run_is_refused(tmp_path, capsys):
+def test_unrunnable_loops_are_refused(tmp_path, capsys):
     slow = sweep_rows(replace(TRUE, turn=6.0))
     path = written_rows(tmp_path / "gpu.jsonl", product_rows(), slow, clock=MHZ / 0.9)
     assert fit.main([str(path)]) == 1

@@ -37,7 +37,7 @@ def test_only_a_chosen_stream_has_one_part(h100):
     assert len(parts) > 1000 and min(parts) > 1
 
 
-def test_a_product_of_few_slabs_is_timed_in_one_part():
+def test_few_slabs_are_timed_together():
     card = card_named("H100")
     kernels, device = predicted.PlannedKernels(card), predicted.Device(sms=card.sms)
     problem = predicted.problem_of(1, (640, 640), 64, (100, 0))

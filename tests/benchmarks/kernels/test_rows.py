@@ -7,7 +7,7 @@ rows = importlib.import_module("rows")
 ABOUT = {"gpu": "A", "kernels": "1"}
 
 
-def test_what_a_run_wrote_is_known_to_the_next(tmp_path):
+def test_runs_know_earlier_results(tmp_path):
     first = rows.Rows(tmp_path / "deep" / "gpu.jsonl", ABOUT)
     first.add("sweep", {"tokens": 1, "parts": 2}, {"seconds": 0.5})
     again = rows.Rows(tmp_path / "deep" / "gpu.jsonl", ABOUT)
@@ -17,7 +17,7 @@ def test_what_a_run_wrote_is_known_to_the_next(tmp_path):
     assert [row["seconds"] for row in again.of("sweep")] == [0.5]
 
 
-def test_a_line_that_a_crash_cut_off_is_measured_again(tmp_path):
+def test_cut_lines_are_measured_again(tmp_path):
     path = tmp_path / "gpu.jsonl"
     rows.Rows(path, ABOUT).add("sweep", {"tokens": 1}, {"seconds": 0.5})
     with path.open("a") as file:
@@ -27,7 +27,7 @@ def test_a_line_that_a_crash_cut_off_is_measured_again(tmp_path):
     assert [row["key"] for row in rows.read_rows(path)] == [{}, {"tokens": 1}, {"tokens": 2}]
 
 
-def test_rows_of_another_gpu_or_other_kernels_are_refused(tmp_path):
+def test_foreign_rows_are_refused(tmp_path):
     rows.Rows(tmp_path / "gpu.jsonl", ABOUT)
     with pytest.raises(ValueError, match="name another file"):
         rows.Rows(tmp_path / "gpu.jsonl", ABOUT | {"kernels": "2"})

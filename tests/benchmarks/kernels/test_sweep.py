@@ -36,7 +36,7 @@ def test_clocks_of_a_slab_are_found():
     assert fit["error"] < 1e-9 and fit["rows"] == 18
 
 
-def test_a_last_round_that_fills_few_sms_counts_as_a_round():
+def test_partial_rounds_count_whole():
     """86 panels and 1 to 16 token tiles are 0.86 to 13.76 blocks an SM."""
     rows = [
         row("tile", 128 * tiles, 1, dense, 5504 - dense)
@@ -68,7 +68,7 @@ def test_small_weights_have_more_copies_than_l2_holds():
         assert (copies - 1) * one >= 2 * l2 > (copies - 2) * one
 
 
-def test_a_sensor_that_a_gpu_lacks_is_left_out():
+def test_missing_sensors_are_left_out():
     lines = ["1500, 1200, 250.5, 60\n", "1700, 1200, [N/A], 61\n", "1600, 1200, 251.5, [N/A]\n", "\n"]
     assert gpu.sensor_medians(lines) == {"sm_mhz": 1600, "memory_mhz": 1200, "watts": 251, "celsius": 60.5}
     assert gpu.sensor_medians([]) == {}

@@ -41,7 +41,7 @@ ROWS = [
 ]
 
 
-def test_a_row_lies_at_its_bytes_and_at_the_time_of_its_kinds() -> None:
+def test_rows_lie_at_bytes_and_times() -> None:
     found = {(spot.method, spot.label): spot for spot in spots(ROWS)}
     assert len(found) == 5  # neither other methods nor other tile sizes
     assert {key: round(spot.taken, 6) for key, spot in found.items()} == {
@@ -63,7 +63,7 @@ def test_a_row_lies_at_its_bytes_and_at_the_time_of_its_kinds() -> None:
     )
 
 
-def test_2_4_alone_takes_the_bytes_of_its_ratio() -> None:
+def test_only_2_4_takes_its_ratios_bytes() -> None:
     assert [bytes_of({"reached": ratio}) for ratio in (0.0, 0.25, 0.5)] == [2.0, 1.5625, 1.125]
 
 
@@ -79,7 +79,7 @@ def test_every_row_is_in_both_pictures() -> None:
     assert "bytes of a packed 16-bit weight" in words and "predicted ms of a decode step" in words
 
 
-def test_the_order_of_rows_changes_nothing_and_series_differ_in_print() -> None:
+def test_row_order_changes_nothing() -> None:
     assert draw(ROWS) == draw(ROWS[::-1])
     looks = {words: outline for words, outline, _, _ in SERIES.values()}
     assert len(set(looks.values())) == len(looks)
@@ -95,9 +95,7 @@ def test_rows_of_another_protocol_are_not_drawn() -> None:
         draw([row("random tiles", 0.45, 74.0)])
 
 
-def test_the_picture_of_the_page_is_that_of_its_rows(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_picture_shows_the_pages_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`make docs` writes it. Predicted times are in it, so it changes with the planner."""
     assert main([str(DOCS / "quality.json"), "--check"]) == 0, capsys.readouterr().err
     assert "](quality.svg)" in (DOCS / "quality.md").read_text()
@@ -110,7 +108,7 @@ def test_the_picture_of_the_page_is_that_of_its_rows(
     assert main([str(tmp_path / "q.json")]) == main([str(tmp_path / "q.json"), "--check"]) == 0
 
 
-def test_the_page_shows_it_and_says_what_auto_is(tmp_path: Path) -> None:
+def test_the_page_explains_auto(tmp_path: Path) -> None:
     asked = arguments([str(tmp_path), "--calib", "c", "--eval", "e"])
     more = {"machine": "one", "date": "2026-11-27", "seconds": 1.0, "peak_gib": 1.0}
     rows = [found | more for found in ROWS]

@@ -39,7 +39,7 @@ def line(text: str, method: str, nth: int = 0) -> list[str]:
     return [cell.strip() for cell in found[nth].strip("|").split("|")]
 
 
-def test_every_entry_is_a_valid_recipe_and_every_baseline_is_there() -> None:
+def test_entries_are_valid_recipes() -> None:
     found = entries()
     for entry in found:
         LearnRecipe.parse(entry.settings)
@@ -65,7 +65,7 @@ def test_training_starts_from_a_row_of_the_table(command: list[str]) -> None:
     assert {name for _, name in starts} == {NO_REPAIR, NO_REPAIR + PERMUTED, AUTO}
 
 
-def test_only_what_depends_on_it_is_measured_for_another_tile_or_seed(command: list[str]) -> None:
+def test_only_dependent_rows_are_remeasured(command: list[str]) -> None:
     table = cells(arguments([*command, "--tile", "8x8", "--seeds", "2"]))
     others = {cell.entry.method for cell in table if cell.settings["tile"] == "8x8"}
     assert others == {NO_REPAIR, "oneshot, 8 min in all"}
@@ -74,7 +74,7 @@ def test_only_what_depends_on_it_is_measured_for_another_tile_or_seed(command: l
     assert {cell.settings["tile"] for cell in again} == {"16x16"}
 
 
-def test_rows_are_measured_in_processes_of_their_own_and_kept(
+def test_rows_are_measured_in_own_processes(
     command: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     only = ["--only", "dense", "unstr*"]
@@ -141,9 +141,7 @@ def test_a_key_holds_all_that_decides_a_row(command: list[str], tmp_path: Path) 
     assert not keys & {cell.key for cell in cells(arguments(command))}
 
 
-def test_a_limited_run_is_given_what_the_run_without_repair_left(
-    command: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_limited_runs_reuse_unrepaired_results(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     asked = arguments([*command, "--only", "oneshot, 8*", "--total", "8"])
     specs: list[dict[str, Any]] = []
 
@@ -177,9 +175,7 @@ def test_a_limited_run_is_given_what_the_run_without_repair_left(
     assert [spec["prior"] for spec in specs[20:]] == [priors[8]] * 2  # the row in 16 bits at .35
 
 
-def test_a_finished_row_stays_when_a_repair_needs_its_weights_again(
-    command: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_finished_rows_survive_later_repairs(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The new time may come from another machine. The repair's own row records the row it began with."""
     asked = arguments([*command, "--only", "oneshot, 8*", "--total", "8"])
     values = iter(range(10, 100))
@@ -205,9 +201,7 @@ def test_a_finished_row_stays_when_a_repair_needs_its_weights_again(
     assert after["seconds"] == 32.5 + 33.5
 
 
-def test_trained_masks_stand_beside_the_row_they_began_from(
-    command: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_trained_masks_follow_their_prior(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """patch-joint computes its prior itself: its seconds include the prior, its gain only the seconds beyond it."""
     asked = arguments([*command, "--only", "patch*"])
     specs = []
@@ -230,9 +224,7 @@ def test_trained_masks_stand_beside_the_row_they_began_from(
     assert shown == [PATCH, "0.35", "41.00", "39.00", "60", "", "20.0", "0.10"]
 
 
-def test_the_row_of_self_written_text_is_given_none(
-    command: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_self_written_rows_get_no_text(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     asked = arguments([*command, "--only", "*self-written*", "unstructured*"])
     texts = {}
 
@@ -246,7 +238,7 @@ def test_the_row_of_self_written_text_is_given_none(
     assert list(texts) == [command[2], None]
 
 
-def test_a_repair_that_goes_on_ends_where_the_whole_ends(command: list[str], tmp_path: Path) -> None:
+def test_resumed_repairs_end_alike(command: list[str], tmp_path: Path) -> None:
     recipe = {"method": "oneshot", "ratio": 0.3, "tile": [16, 16], "windows": 4, "length": 16}
     recipe |= {"calib": command[2], "repair_steps": 2}
     about = {"model": command[0], "baseline": None, "eval": command[4], "eval_windows": 2, "eval_length": 20}
@@ -260,7 +252,7 @@ def test_a_repair_that_goes_on_ends_where_the_whole_ends(command: list[str], tmp
     assert second["reached"] == whole["reached"]
 
 
-def test_a_run_that_fails_is_named_and_the_others_go_on(
+def test_failed_runs_stop_no_others(
     command: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     wrong = [*command, "--eval-windows", "9999", "--only", "dense"]
@@ -336,9 +328,7 @@ def test_rows_of_two_machines_are_told_apart(command: list[str]) -> None:
     assert "- machine: one, 2 cores; 2026-11-25 … 2026-11-27\n" in alone and "1.3, a" not in alone
 
 
-def test_other_tools_measured_by_the_same_protocol_are_on_the_page(
-    command: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_tools_are_on_the_page(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     asked = arguments([*command, "--only", "nothing"])
     state = State(asked.state)
     state.put("a", row("same", None, 5.0, protocol=protocol(asked)))

@@ -16,9 +16,7 @@ def test_memory_is_what_the_host_has_free(tmp_path: Path, monkeypatch: pytest.Mo
     assert available_memory(CPU, tmp_path) == pytest.approx(host.available, abs=0.2 * host.total)
 
 
-def test_the_control_group_and_its_processes_share_the_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cgroup_processes_share_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Covers versions 1 and 2 of Linux control groups. In version 2 a group without a limit has `max` in memory.max."""
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     (tmp_path / "memory.max").write_text("max\n")
@@ -32,7 +30,7 @@ def test_the_control_group_and_its_processes_share_the_memory(
     assert available_memory(CPU, tmp_path) == 800 // 4
 
 
-def test_a_device_is_refused_as_a_wrong_setting_or_as_a_lack_of_this_machine() -> None:
+def test_a_bad_device_and_a_missing_device_differ() -> None:
     assert usable_device("cpu") == torch.device("cpu")
     with pytest.raises(UsageError, match=r"'nonsense' cannot be used\. PyTorch has no device of this name"):
         usable_device("nonsense")

@@ -40,7 +40,7 @@ def test_no_processes_are_none(monkeypatch, name, read):
         read()
 
 
-def test_a_process_beyond_the_last_would_wait_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_beyond_the_last_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "7")
     with pytest.raises(UsageError, match="RANK is 7, and the launcher started 1"):
         process_rank()

@@ -32,7 +32,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         del sys.modules[module]
 
 
-def test_the_folder_is_read_when_it_is_asked_for_and_in_order(folder: str) -> None:
+def test_folders_are_read_lazily_in_order(folder: str) -> None:
     kinds = __import__(folder).KINDS
     assert "pieces.rook" not in sys.modules
     assert list(kinds) == ["rook", "bishop"]

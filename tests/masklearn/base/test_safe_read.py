@@ -43,7 +43,7 @@ def test_configs_may_hold_infinity() -> None:
     assert parse_json('{"a": Infinity}', finite=False) == {"a": float("inf")}
 
 
-def test_a_huge_file_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_huge_files_are_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(safe_read, "_MOST_BYTES", 4 << 20)
     file = tmp_path / "a.json"
     with file.open("wb") as opened:
@@ -72,7 +72,7 @@ def test_a_value_is_named_as_json_names_it(text: str, name: str) -> None:
 @pytest.mark.parametrize(
     "read", [read_json, ArrayArchive, load_proto, read_recipe], ids=lambda one: one.__name__
 )
-def test_no_reader_waits_for_a_fifo_or_reads_a_device(tmp_path: Path, read) -> None:
+def test_readers_refuse_fifos_and_devices(tmp_path: Path, read) -> None:
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "device").symlink_to("/dev/zero")
     for name, kind in (("fifo", "a FIFO"), ("device", "a device"), (".", "a folder")):

@@ -54,7 +54,7 @@ def test_equal_content_gives_equal_bytes(tmp_path: Path) -> None:
     assert write(tmp_path / "1").read_bytes() == write(tmp_path / "2").read_bytes()
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_beside(tmp_path: Path) -> None:
+def test_a_failed_write_keeps_only_the_old_file(tmp_path: Path) -> None:
     path = write(tmp_path / "x.safetensors")
     before = path.read_bytes()
     with pytest.raises(ValueError, match="2 bytes given, 12 announced"):

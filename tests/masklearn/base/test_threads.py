@@ -55,7 +55,7 @@ def test_threads_wait_asleep_unless_the_user_says_otherwise(
     assert "OMP_WAIT_POLICY = 'ACTIVE'" in said
 
 
-def test_no_more_threads_than_the_quota_of_the_control_group_allows(tmp_path: Path) -> None:
+def test_threads_stay_within_the_cgroup_quota(tmp_path: Path) -> None:
     cores = len(os.sched_getaffinity(0))
     assert usable_cores(tmp_path) == cores  # no control groups
     second, first = tmp_path / "cpu.max", tmp_path / "cpu"
@@ -77,7 +77,7 @@ def with_threads(count: int) -> int:
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_results_come_in_order_and_each_is_made_by_one_thread(count: int) -> None:
+def test_threaded_results_come_in_order(count: int) -> None:
     before, seen = with_threads(count), set()
 
     def work(item: int) -> int:

@@ -16,7 +16,7 @@ from tests.masklearn.importers.conftest import Model
 BITS = {"x": np.ones((4, 8), np.bool_)}
 
 
-def test_every_format_is_a_file_that_the_documentation_names() -> None:
+def test_documentation_names_every_format_file() -> None:
     files = {file.stem for file in Path(formats.__path__[0]).glob("*.py")} - {"__init__"}
     assert files == {name.replace("-", "_") for name in IMPORTERS}
     page = (Path(__file__).parents[3] / "docs/howto/learning.md").read_text()

@@ -31,7 +31,7 @@ def test_keys_may_be_spelled_otherwise_and_tiles_given(dense: Model, tmp_path, k
     assert_same(dense.import_from(source, tile=(16, 32), format="maskllm"), expected)
 
 
-def test_linears_without_a_mask_are_dense_and_others_are_left_out(make_dense, tmp_path) -> None:
+def test_linears_without_a_mask_are_dense(make_dense, tmp_path) -> None:
     dense = make_dense(exclude=("*.v_proj",))
     every = sources.uniform(make_dense().coverage)
     keeps = {name: mask.keep() for name, mask in every.items() if "o_proj" not in name}
@@ -54,7 +54,7 @@ def test_groups_that_keep_fewer_than_two(dense: Model, tmp_path) -> None:
     assert "kept: 3 weights that the source zeroes beyond two of a group of 4" in dense.notes
 
 
-def test_a_group_that_is_not_two_four_is_named(dense: Model, tmp_path) -> None:
+def test_a_group_that_breaks_2_4_is_named(dense: Model, tmp_path) -> None:
     keeps = {name: mask.keep() for name, mask in sources.uniform(dense.coverage).items()}
     name = "model.layers.1.mlp.up_proj"
     keeps[name][7, 20:24] = True

@@ -54,7 +54,7 @@ def source(dense: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return tmp_path / "masks.odd"
 
 
-def test_it_is_found_though_others_can_not_read_it(source: Path) -> None:
+def test_it_is_found_despite_unreadable_neighbours(source: Path) -> None:
     assert detect_format(source) == ("odd-ones", "it ends in .odd")
 
 

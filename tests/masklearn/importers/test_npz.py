@@ -42,7 +42,7 @@ def test_bits_after_the_last_weight(tmp_path) -> None:
         archive.read_bits("x", (1, 12))
 
 
-def test_a_member_that_would_fill_the_memory_is_not_read(tmp_path) -> None:
+def test_an_oversized_archive_member_is_not_read(tmp_path) -> None:
     archive = write(tmp_path, "x", sources.npy("|u1", (10**6,), bytes(10**6)))
     with pytest.raises(MaskLearnError, match="x takes 1000000 bytes, and at most 16 are read"):
         archive.read_bits("x", (4, 4))

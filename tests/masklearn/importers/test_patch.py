@@ -11,7 +11,7 @@ from tests.masklearn.importers.conftest import Model, assert_same
 
 
 @pytest.mark.parametrize("tile", [(4, 4), (8, 16), (16, 8), (16, 16), (32, 32)])
-def test_what_was_written_comes_back_with_its_tile_size(dense: Model, tmp_path, tile) -> None:
+def test_written_masks_come_back_with_tile_size(dense: Model, tmp_path, tile) -> None:
     expected = sources.mosaics(dense.coverage, tile)
     source = sources.write_npz(tmp_path / "mask.npz", sources.patch_members(dense.nonzero(expected)))
     masks = dense.import_from(source)
@@ -55,7 +55,7 @@ def test_a_uniform_mask_by_its_pattern(dense: Model, tmp_path) -> None:
         dense.import_from(sources.write_npz(tmp_path / "bad.npz", members))
 
 
-def test_a_group_that_is_not_two_four_is_named(dense: Model, tmp_path) -> None:
+def test_a_group_that_breaks_2_4_is_named(dense: Model, tmp_path) -> None:
     expected = sources.mosaics(dense.coverage, (16, 16))
     keeps = dense.nonzero(expected)
     name = "model.layers.2.self_attn.q_proj"

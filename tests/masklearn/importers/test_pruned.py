@@ -111,7 +111,7 @@ def test_damaged_sources(dense: Model, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_the_smallest_weights_are_no_zeros_and_infinity_is_refused(make_dense, dtype) -> None:
+def test_tiny_weights_survive_infinity_is_refused(make_dense, dtype) -> None:
     dense = make_dense(dtype=dtype)
     name = "model.layers.0.mlp.up_proj"
     weight = dense.checkpoint.torch(f"{name}.weight").clone()
@@ -150,7 +150,7 @@ def test_checkpoints_of_other_layouts(make_dense, tmp_path, model_type) -> None:
     assert_same(dense.import_from(tmp_path / "pruned"), expected)
 
 
-def test_a_tile_gets_the_tightest_kind_that_holds_it(make_dense, tmp_path) -> None:
+def test_each_tile_gets_its_tightest_kind(make_dense, tmp_path) -> None:
     dense = make_dense(hidden_size=64, intermediate_size=128)
     rng, keeps, kinds = np.random.default_rng(3), {}, {}
     for name, shape in dense.coverage.linears.items():
@@ -176,7 +176,7 @@ def test_a_tile_gets_the_tightest_kind_that_holds_it(make_dense, tmp_path) -> No
 
 
 @pytest.mark.parametrize("tile", [(16, 64), (64, 64), (32, 128), (64, 192)])
-def test_the_size_of_tiles_of_16_is_found_and_messages_say_the_kinds(make_dense, tmp_path, tile) -> None:
+def test_n16_tile_sizes_are_inferred(make_dense, tmp_path, tile) -> None:
     dense = make_dense(hidden_size=192, intermediate_size=384, num_hidden_layers=1)
     expected = {
         name: random_mosaic(shape, tile, seed)

@@ -49,7 +49,7 @@ def test_the_size_that_was_pruned_with_is_found(tile, smallest, natural, seed) -
     st.floats(0.0, 0.02),
     st.integers(0, 10**6),
 )
-def test_the_size_of_tiles_of_several_kinds_is_found(tile, smallest, natural, seed) -> None:
+def test_mixed_tile_sizes_are_inferred(tile, smallest, natural, seed) -> None:
     """At the size that is found tiles take as few bytes as at that of the pruning."""
     rng = np.random.default_rng(seed)
     masks = [random_mosaic(shape, tile, seed + i) for i, shape in enumerate(SHAPES)]
@@ -78,7 +78,7 @@ def test_tiles_of_the_whole_width_or_height(tile) -> None:
     assert tile_of(size, (256, 320)) == tile
 
 
-def test_any_size_fits_linears_that_are_all_dense_or_all_sparse() -> None:
+def test_uniform_linears_fit_any_tile_size() -> None:
     rng = np.random.default_rng(0)
     sparse = sources.mosaic(rng, (256, 256), (1000, 1000), 1.0).keep()
     assert search([sparse, np.ones((256, 256), np.bool_)]) == DEFAULT_TILE
@@ -96,7 +96,7 @@ def test_rows_that_are_all_zero_are_no_evidence() -> None:
     assert search([keep]) is None
 
 
-def test_a_few_tiles_that_look_sparse_by_chance_do_not_shrink_the_tile() -> None:
+def test_chance_sparsity_does_not_shrink_the_tile() -> None:
     mask = sources.mosaic(np.random.default_rng(0), (2048, 2048), (128, 128))
     keep = mask.keep()
     row, column = 128 * np.argwhere(~mask.tiles)[0]

@@ -47,14 +47,14 @@ def test_the_last_pattern_that_fits_decides(spelled: float | str, expected: list
     assert list(decisions(spelled).values()) == expected
 
 
-def test_a_pattern_fits_from_a_dot_on_and_not_in_the_middle_of_a_word() -> None:
+def test_patterns_match_from_a_dot_on() -> None:
     with pytest.raises(MaskLearnError, match=r"'proj' of `ratio` matches no linear.*\*\.mlp\.up_proj"):
         Budget.of("proj=0.5").by_linear(NAMES)
     with pytest.raises(MaskLearnError, match="'mlp' of `ratio` matches no linear"):
         Budget.of("mlp=0.5").by_linear(NAMES)
 
 
-def test_a_pattern_that_later_ones_hide_is_an_error() -> None:
+def test_a_pattern_hidden_by_later_patterns_is_refused() -> None:
     with pytest.raises(
         MaskLearnError, match=r"'mlp\.\*' of `ratio` decides for no linear.*general pattern before"
     ):
@@ -95,7 +95,7 @@ def test_what_parse_returns_parses_to_itself() -> None:
     assert parse_ratio(spelled) == spelled
 
 
-def test_shares_are_by_pattern_and_hold_every_linear_once() -> None:
+def test_pattern_shares_hold_each_linear_once() -> None:
     shares = Budget.of("*=0.25,mlp.*=0.5").shares(AREAS)
     assert [(share.spelled, len(share.names), share.saving) for share in shares] == [
         ("*", 6, 0.25 * 6 * 16),
@@ -117,7 +117,7 @@ def test_the_ratio_over_all_is_weighted_by_weights() -> None:
         Budget.saving(3.0, "us").ratio(AREAS)
 
 
-def test_linears_that_stay_dense_do_not_count_and_those_that_are_spared_give_their_part_to_none() -> None:
+def test_dense_linears_are_excluded_from_the_budget() -> None:
     budget = replace(Budget.of(0.4), uncounted=frozenset({"q"}))
     areas = {name: np.full((1, 4), 10) for name in ("q", "up", "down")}
     whole = budget.shares(areas)
@@ -197,7 +197,7 @@ def test_learned_masks_meet_the_ratio_in_every_linear(make_model: ModelMaker, tm
     masks.check_covers(covered_linears(path).linears)
 
 
-def test_a_pattern_without_a_linear_is_found_before_any_work(make_model: ModelMaker, tmp_path: Path) -> None:
+def test_unmatched_patterns_are_refused_before_work(make_model: ModelMaker, tmp_path: Path) -> None:
     recipe = LearnRecipe(ratio="mlpp.*=0.3", calib=str(tmp_path / "no such text"))
     with pytest.raises(MaskLearnError, match=r"'mlpp\.\*' of `ratio` matches no linear"):
         learn(make_model(), recipe, tmp_path / "s")

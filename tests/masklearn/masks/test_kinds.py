@@ -23,7 +23,7 @@ from masklearn.masks.nm_codes import KEPT_POSITIONS, PATTERNS, patterns_from_sco
 from masklearn.recipe import LearnRecipe
 
 
-def test_codes_and_names_are_those_of_files_and_the_command_line() -> None:
+def test_kind_codes_and_names_are_fixed() -> None:
     """Mask files hold the codes, so no later table may give one another meaning."""
     assert {kind.code: kind.name for kind in KINDS} == {
         0: "dense", 1: "2:4", 2: "8:16", 3: "12:16", 4: "10:16", 5: "14:16", 6: "6:16", 7: "4:16"
@@ -38,13 +38,13 @@ def test_bytes_and_zeros() -> None:
     assert found["10:16"] == (1.375, 0.375)
 
 
-def test_a_kind_fits_where_its_groups_divide_the_columns() -> None:
+def test_a_kind_needs_columns_its_groups_divide() -> None:
     assert TWO_FOUR.fits(4)
     assert PRUNED["8:16"].fits(128)
     assert not PRUNED["8:16"].fits(48)
 
 
-def test_an_unknown_kind_is_named_beside_the_known_ones() -> None:
+def test_an_unknown_kind_lists_known_kinds() -> None:
     with pytest.raises(ValueError, match=r"no kind '9:16'\. The kinds are 2:4, 8:16, 12:16"):
         kind_named("9:16")
 
@@ -62,7 +62,7 @@ def mixed(rng: np.random.Generator, shape: tuple[int, int] = (24, 192)) -> Linea
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_mask_of_several_kinds_keeps_what_each_tile_keeps(seed: int) -> None:
+def test_mixed_masks_keep_what_each_tile_keeps(seed: int) -> None:
     mask = mixed(np.random.default_rng(seed))
     keep = mask.keep()
     for i, j in np.ndindex(mask.kinds.shape):
@@ -77,7 +77,7 @@ def test_a_mask_of_several_kinds_keeps_what_each_tile_keeps(seed: int) -> None:
     assert (mask.tiles == (mask.kinds == TWO_FOUR.code)).all()
 
 
-def test_a_mask_of_dense_and_2_4_tiles_has_no_others() -> None:
+def test_a_2_4_mask_has_no_other_kinds() -> None:
     kinds = np.array([[0, 1]], np.uint8)
     mask = LinearMask.from_codes((4, 16), (4, 8), kinds, {"2:4": np.zeros((4, 4), np.uint8)})
     assert mask.others is None
@@ -121,7 +121,7 @@ def test_the_default_is_2_4_everywhere() -> None:
     assert allowed(LearnRecipe().kinds) == {"up": "2:4", "down": "2:4", "q": "2:4"}
 
 
-def test_patterns_decide_and_what_follows_one_belongs_to_it() -> None:
+def test_each_value_belongs_to_its_pattern() -> None:
     text = "mlp.*=8:16,12:16,q=2:4"
     assert allowed(text) == {"up": "8:16 12:16", "down": "8:16 12:16", "q": "2:4"}
     assert allowed("mlp.up=10:16") == {"up": "10:16", "down": "2:4", "q": "2:4"}
@@ -146,7 +146,7 @@ def test_what_auto_leaves_out_is_said() -> None:
         assert not list(left_out_of_auto(text, SHAPES, (64, 64)))
 
 
-def test_a_named_kind_that_does_not_fit_is_refused() -> None:
+def test_a_named_kind_must_fit() -> None:
     with pytest.raises(MaskLearnError, match=r"layers.0.q can't have tiles of kind 8:16.*they are 48 and 48"):
         allowed("8:16")
     with pytest.raises(MaskLearnError, match=r"up can't have tiles of kind 8:16.*they are 64 and 32"):
@@ -210,7 +210,7 @@ def test_a_group_is_what_a_lane_holds() -> None:
 
 @settings(max_examples=40)
 @given(SCORES, KEPT)
-def test_the_best_are_kept_and_ties_go_to_the_lower_position(scores: np.ndarray, kept: int) -> None:
+def test_ties_keep_the_lower_position(scores: np.ndarray, kept: int) -> None:
     codes = SIXTEEN.best(scores, kept)
     keep = SIXTEEN.keep(codes)
     for row in range(len(scores)):
@@ -223,9 +223,7 @@ def test_the_best_are_kept_and_ties_go_to_the_lower_position(scores: np.ndarray,
 
 @settings(max_examples=40)
 @given(SCORES, st.data())
-def test_torch_gives_the_same_codes_and_groups_may_keep_different_numbers(
-    scores: np.ndarray, data: st.DataObject
-) -> None:
+def test_torch_gives_the_same_codes(scores: np.ndarray, data: st.DataObject) -> None:
     shape = (scores.shape[0], scores.shape[1] // 16)
     kept = data.draw(arrays(np.uint8, shape, elements=st.sampled_from([4, 8, 12, 16])))
     codes = SIXTEEN.best(scores, kept)

@@ -101,7 +101,7 @@ def test_round_trip(tmp_path: Path, linears: list[Any], seed: int) -> None:
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "masks.safetensors").read_bytes()
 
 
-def test_a_loaded_set_can_be_saved_over_its_own_file(tmp_path: Path) -> None:
+def test_a_loaded_set_can_overwrite_its_file(tmp_path: Path) -> None:
     path = tmp_path / "masks.safetensors"
     MaskSet({"l": known_mask()}, **ORIGIN).save(path)
     before = path.read_bytes()
@@ -306,7 +306,7 @@ def test_grids_that_do_not_fit_are_named(
         MaskSet.load(path)
 
 
-def test_a_weight_type_in_an_older_version_is_refused(tmp_path: Path) -> None:
+def test_old_versions_refuse_weight_types(tmp_path: Path) -> None:
     path = tmp_path / "m"
     quantised_set().save(path)
     save_file(load_file(path), path, dict(Shard.open(path).metadata) | {"version": "2"})
@@ -314,7 +314,7 @@ def test_a_weight_type_in_an_older_version_is_refused(tmp_path: Path) -> None:
         MaskSet.load(path)
 
 
-def test_a_set_without_other_kinds_is_written_for_readers_of_version_1(tmp_path: Path) -> None:
+def test_2_4_masks_are_written_as_version_1(tmp_path: Path) -> None:
     """Also if a file of version 2 held it."""
     MaskSet({"a": mixed_mask(), "b": known_mask()}, **ORIGIN).save(tmp_path / "two")
     alone = MaskSet({"b": MaskSet.load(tmp_path / "two")["b"]}, **ORIGIN)
@@ -360,7 +360,7 @@ def test_faults_of_version_2(
         MaskSet.load(path)
 
 
-def test_a_code_that_keeps_another_number_is_found_when_read(tmp_path: Path) -> None:
+def test_codes_that_keep_a_wrong_number_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "m"
     MaskSet({"l": mixed_mask()}, **ORIGIN).save(path)
     content = load_file(path) | {"l.mask16": np.full(160, 1, np.uint16)}

@@ -59,11 +59,11 @@ def test_a_pattern_that_takes_for_ever_is_stopped(expression: str) -> None:
 
 
 @pytest.mark.parametrize("expression", ["(" * 5000 + ")" * 5000, "a{99999999999999}"])
-def test_an_expression_beyond_the_limits_of_re_is_refused(expression: str) -> None:
+def test_expressions_beyond_re_limits_are_refused(expression: str) -> None:
     with pytest.raises(ValueError, match="nested too deeply or counts too far"):
         parse_pattern(f"re:{expression}")
 
 
-def test_commas_in_an_expression_are_read_in_linear_time() -> None:
+def test_commas_are_parsed_in_linear_time() -> None:
     expression = "re:" + "," * 300_000
     assert list(parse_pairs(f"a=1,{expression}=0.3", "RATIO")) == [("a", "1"), (expression, "0.3")]

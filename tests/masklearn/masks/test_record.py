@@ -75,7 +75,7 @@ def file_with(path: Path, stored: Any) -> Path:
 
 
 @pytest.mark.parametrize("stored", [LEARNED, IMPORTED, SAVING, ONNX, {}])
-def test_files_of_version_1_are_read_and_written_as_they_are(tmp_path: Path, stored: dict[str, Any]) -> None:
+def test_version_1_files_stay_as_they_are(tmp_path: Path, stored: dict[str, Any]) -> None:
     path = file_with(tmp_path / "masks.safetensors", stored)
     before = path.read_bytes()
     masks = MaskSet.load(path)

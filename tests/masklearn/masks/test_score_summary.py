@@ -33,7 +33,7 @@ def scored(seed: int, spread: float = 2.0) -> tuple[dict[str, Any], dict[str, An
 
 
 @given(st.integers(0, 10_000), st.floats(0.05, 0.45), st.floats(0.0, 4.0))
-def test_every_tile_is_in_one_bin_and_the_cut_parts_them(seed: int, ratio: float, spread: float) -> None:
+def test_histogram_bins_partition_the_tiles(seed: int, ratio: float, spread: float) -> None:
     scores, areas = scored(seed, spread)
     budget = Budget.of(ratio)
     tiles = select(scores, areas, budget)
@@ -52,9 +52,7 @@ def test_every_tile_is_in_one_bin_and_the_cut_parts_them(seed: int, ratio: float
 
 
 @given(st.integers(0, 10_000), st.floats(0.1, 0.8), st.sampled_from([WEIGHTS, BYTES]))
-def test_with_several_kinds_every_tile_is_in_the_histogram_of_its_kind_once(
-    seed: int, share: float, unit: str
-) -> None:
+def test_each_tile_counts_in_one_histogram(seed: int, share: float, unit: str) -> None:
     """Scores that rise with what a kind prunes. The cut is found from the selection: no cheaper step was left."""
     base, areas = scored(seed)
     kinds, rng = [PRUNED[name] for name in ("2:4", "8:16", "12:16")], np.random.default_rng(seed)
@@ -91,7 +89,7 @@ def test_with_several_kinds_every_tile_is_in_the_histogram_of_its_kind_once(
                 assert more <= saved or (costs - cost) / (more - saved) >= summary.cut * (1 - 1e-9)
 
 
-def test_a_tile_counts_at_the_score_of_its_own_kind_and_a_dense_one_at_its_cheapest() -> None:
+def test_tiles_count_at_their_own_kinds_score() -> None:
     kinds = [PRUNED["2:4"], PRUNED["12:16"]]
     areas = {"a": np.full((1, 3), 64 * 64)}
     per_weight = {kinds[0]: np.array([[4.0, 8.0, 40.0]]), kinds[1]: np.array([[2.0, 2.0, 20.0]])}

@@ -32,7 +32,7 @@ def test_the_ends_are_exact(shapes, tile, seed) -> None:
 
 
 @given(st.lists(SHAPES, min_size=1, max_size=3), TILES, st.floats(0.0, 0.5), st.integers(0, 1000))
-def test_no_dense_tile_is_cheaper_per_weight_than_a_sparse_one(shapes, tile, ratio, seed) -> None:
+def test_sparse_tiles_are_the_cheapest_per_weight(shapes, tile, ratio, seed) -> None:
     scores, weights = problem(shapes, tile, seed)
     maps = select(scores, weights, ratio)
     cost = np.concatenate([(scores[name] / weights[name]).ravel() for name in maps])
@@ -47,7 +47,7 @@ def test_ragged_tile_ranks_by_cost_per_weight() -> None:
     assert maps["l"].tolist() == [[True, False]]
 
 
-def test_ties_go_to_the_first_linear_then_row_then_column() -> None:
+def test_ties_go_to_linear_row_column_order() -> None:
     weights = {name: tile_weights((16, 16), (8, 8)) for name in ("a", "b")}
     maps = select({name: np.ones((2, 2), np.float32) for name in weights}, weights, 3 / 16)
     assert maps["a"].tolist() == [[True, True], [True, False]]
@@ -71,13 +71,13 @@ def test_ratio_outside_is_refused(ratio: float) -> None:
         select({}, {}, ratio)
 
 
-def test_a_score_that_is_not_a_number_is_ours() -> None:
+def test_a_nan_score_is_an_internal_error() -> None:
     with pytest.raises(ValueError, match="score of l is not finite"):
         select({"l": np.asarray([[np.nan]])}, {"l": np.asarray([[16]])}, 0.2)
 
 
 @given(st.lists(SHAPES, min_size=1, max_size=4), TILES, st.floats(0.0, 0.5), st.integers(0, 1000))
-def test_a_ratio_is_met_to_a_quarter_of_the_largest_tile(shapes, tile, ratio, seed) -> None:
+def test_a_ratio_is_met_to_a_quarter_tile(shapes, tile, ratio, seed) -> None:
     scores, weights = problem(shapes, tile, seed)
     maps = select(scores, weights, ratio)
     zeroed = sum(int(weights[name][tiles].sum()) for name, tiles in maps.items()) / 2
@@ -100,7 +100,7 @@ SMALL = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 4)), min_size=1, ma
 
 @settings(max_examples=200)
 @given(SMALL, st.floats(0.0, 1.0))
-def test_a_saving_is_reached_at_near_the_least_cost(tiles, part: float) -> None:
+def test_a_saving_costs_nearly_the_least(tiles, part: float) -> None:
     """Compared with all subsets, the greedy cost is optimal for its saving, and the bound is below any solution."""
     cost, saves = (np.asarray(column, np.float64) for column in zip(*tiles, strict=True))
     asked = part * saves.sum()
@@ -158,7 +158,7 @@ def test_a_unit_without_costs_is_ours() -> None:
     st.floats(0.0, 0.5),
     st.integers(0, 9),
 )
-def test_each_pattern_is_a_global_problem_of_its_own(shapes, tile, first, second, seed) -> None:
+def test_each_pattern_has_its_own_ranking(shapes, tile, first, second, seed) -> None:
     scores, weights = problem(shapes, tile, seed)
     maps = select(scores, weights, Budget.of(f"*={first},l0={second}"))
     others = [name for name in scores if name != "l0"]
@@ -233,7 +233,7 @@ def test_no_choice_that_saves_as_much_costs_less(seed: int, per_weight: float) -
 
 @settings(max_examples=30)
 @given(st.integers(0, 1000), st.floats(0.0, 0.5))
-def test_a_ratio_counts_zeroed_weights_and_is_met_to_half_a_step(seed: int, ratio: float) -> None:
+def test_a_ratio_is_met_to_half_a_step(seed: int, ratio: float) -> None:
     areas, scores = of_kinds(seed, tiles=12)
     chosen = select(scores, areas, ratio)
     zeroed = sum(
@@ -253,7 +253,7 @@ def test_the_two_extremes() -> None:
     assert all({*kinds.ravel().tolist()} <= halves for kinds in select(scores, areas, 0.5).kinds.values())
 
 
-def test_kinds_may_differ_between_linears_and_costs_may_be_given() -> None:
+def test_linears_may_differ_in_kinds_and_costs() -> None:
     areas = {"a": np.full((1, 2), 1024), "b": np.full((1, 2), 1024)}
     scores = {"a": {TWO_FOUR: np.array([[1.0, 9.0]])}, "b": {EIGHT: np.array([[2.0, 8.0]])}}
     chosen = select(scores, areas, 0.25)
@@ -269,7 +269,7 @@ def test_kinds_may_differ_between_linears_and_costs_may_be_given() -> None:
     }  # fmt: skip
 
 
-def test_a_tile_steps_on_from_a_kind_that_keeps_more() -> None:
+def test_tiles_step_down_from_milder_kinds() -> None:
     """12:16 first, then 8:16; 10:16 lies above the line between them."""
     areas = {"a": np.full((1, 1), 1000)}
     scores = {"a": {TWELVE: np.array([[1.0]]), TEN: np.array([[7.0]]), EIGHT: np.array([[10.0]])}}
@@ -277,7 +277,7 @@ def test_a_tile_steps_on_from_a_kind_that_keeps_more() -> None:
     assert found == [0, TWELVE.code, TWELVE.code, EIGHT.code, EIGHT.code]
 
 
-def test_a_ratio_that_the_kinds_do_not_reach_is_refused() -> None:
+def test_ratios_beyond_the_kinds_are_refused() -> None:
     kinds = {"a": (TWELVE,), "b": (TWO_FOUR, TWELVE)}
     check_reachable(Budget.of(0.375), {"a": (64, 64), "b": (64, 64)}, kinds)
     with pytest.raises(

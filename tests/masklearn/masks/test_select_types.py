@@ -82,7 +82,7 @@ def test_no_other_choice_of_types_loses_much_less(seed: int, per_weight: float) 
     assert lost <= best * 1.1 + 1e-9
 
 
-def test_fewer_bytes_never_take_larger_types_and_lose_more() -> None:
+def test_fewer_bytes_never_lose_less() -> None:
     scores, areas, rounding = problem(0)
     bits, losses = [], []
     for per_weight in (2.0, 1.6, 1.3, 1.0, 0.8, 0.6, 0.45):

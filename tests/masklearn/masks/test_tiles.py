@@ -80,7 +80,7 @@ def test_text_that_is_no_tile_is_refused(text):
         parse_tile(text)
 
 
-def test_a_whole_tile_covers_any_linear_without_cutting_a_group():
+def test_a_whole_tile_cuts_no_group():
     assert WHOLE % GROUP == 0
     check_tile((300, 72), (128, WHOLE))
     assert grid_shape((300, 72), (128, WHOLE)) == (3, 1)

@@ -31,13 +31,13 @@ def test_one_type_is_for_all_linears() -> None:
     assert types("float16") == types(None) == {}
 
 
-def test_the_last_pattern_decides_and_the_first_type_is_for_the_rest() -> None:
+def test_the_last_matching_type_decides() -> None:
     assert types("mlp.*=int8,up_proj=int4") == {"up_proj": "int4", "down_proj": "int8"}
     assert types("int8,up_proj=int4,q_proj=float16") == {"up_proj": "int4", "down_proj": "int8"}
     assert types("re:.*(up,q)_proj|.*up_proj=int4") == {"up_proj": "int4"}
 
 
-def test_named_types_are_in_the_order_of_the_table() -> None:
+def test_named_types_keep_the_tables_order() -> None:
     assert named_types("int4,mlp.*=bfloat16,q_proj=int8,up_proj=int4") == (BFLOAT16, INT8, INT4)
     assert named_types(None) == ()
 
@@ -78,7 +78,7 @@ def test_a_pattern_that_fits_nothing_is_named() -> None:
         quantised_types("up_proj=int8,mlp.*=int4", SHAPES)
 
 
-def test_auto_lets_a_linear_have_what_fits_it_and_a_list_what_it_names() -> None:
+def test_auto_takes_what_fits_lists_are_exact() -> None:
     up, down, q = SHAPES
     assert allowed_types("auto", SHAPES) == {
         up: (FLOAT16, INT8, INT4),
@@ -103,7 +103,7 @@ def test_a_choice_that_nothing_makes_is_refused() -> None:
         allowed_types("int8,int4", SHAPES)
 
 
-def test_chosen_types_are_spelled_so_that_they_come_back() -> None:
+def test_chosen_types_survive_spelling() -> None:
     names = ["a.b", "x.a.b", "y.a.b", "c[0].d", "e"]
     shapes = dict.fromkeys(names, (64, 64))
     for types in (

@@ -102,7 +102,7 @@ def test_an_onnx_file_is_learned_by_it(tmp_path: Path) -> None:
     check(learn_onnx(path, tmp_path, method="first-two", tile=TILE).masks)
 
 
-def test_what_an_onnx_file_can_not_give_is_named(tmp_path: Path) -> None:
+def test_settings_without_onnx_support_are_named(tmp_path: Path) -> None:
     path = graphs.export(graphs.mlp, tmp_path / "m.onnx", dynamo=False)
     with pytest.raises(MaskLearnError, match=r"wanting can't run.*no gradients to train by.*needs training"):
         learn_onnx(path, tmp_path, method="wanting")

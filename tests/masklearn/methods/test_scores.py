@@ -25,7 +25,7 @@ def run(method: str, path: Path, recipe: LearnRecipe) -> dict[str, Candidate]:
     return {name: candidates[TWO_FOUR] for name, candidates in found}
 
 
-def test_keeps_the_larger_and_scores_what_goes_in_units_of_the_mean(make_model: ModelMaker) -> None:
+def test_pruned_magnitudes_are_scored_over_the_mean(make_model: ModelMaker) -> None:
     path = make_model(dtype=torch.float16)
     candidates = run("magnitude", path, RECIPE)
     assert list(candidates) == list(covered_linears(path).linears)

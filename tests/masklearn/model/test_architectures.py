@@ -43,7 +43,7 @@ def test_feed_forward_linears(make_model: ModelMaker, model_type: str) -> None:
         assert matches(name, *ARCHITECTURES[model_type].ffn) is expected, name
 
 
-def test_longest_window_is_the_last_that_the_model_takes(make_model: ModelMaker) -> None:
+def test_the_longest_window_fits_the_model(make_model: ModelMaker) -> None:
     for model_type, expected in (
         ("gpt2", 64),
         ("opt", 64),

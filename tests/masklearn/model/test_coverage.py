@@ -56,7 +56,7 @@ BLOCKS_OF = {
 
 
 @pytest.mark.parametrize("model_type", every(set(ARCHITECTURES) - {"qwen2_moe"}))
-def test_linears_of_every_architecture_under_the_names_of_its_checkpoint(make_model, model_type: str) -> None:
+def test_linears_have_their_checkpoints_names(make_model, model_type: str) -> None:
     path = make_model(model_type)
     checkpoint, coverage = Checkpoint.open(path), covered_linears(path)
     blocks = BLOCKS_OF.get(model_type, "model.layers")

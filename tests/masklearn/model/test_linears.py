@@ -59,7 +59,7 @@ def test_an_expert_without_tokens_is_called(make_model: ModelMaker) -> None:
 
 
 @pytest.mark.parametrize("model_type", every())
-def test_every_view_of_a_model_shows_the_weights_of_the_checkpoint(make_model, model_type: str) -> None:
+def test_all_views_show_the_checkpoints_weights(make_model, model_type: str) -> None:
     path = make_model(model_type)
     checkpoint, row = Checkpoint.open(path), ARCHITECTURES[model_type]
     whole = auto_class(row).from_pretrained(path)

@@ -21,9 +21,7 @@ from tests.mosaics import random_mask
 
 
 @pytest.mark.parametrize("model_type", every())
-def test_parameters_take_no_memory_and_buffers_are_those_of_the_model(
-    make_model: ModelMaker, model_type: str
-) -> None:
+def test_meta_parameters_take_no_memory(make_model: ModelMaker, model_type: str) -> None:
     path = make_model(model_type)
     model = meta_model(Checkpoint.open(path))
     assert all(parameter.is_meta for parameter in model.parameters())
@@ -55,7 +53,7 @@ def test_config_of_no_model(make_model: ModelMaker) -> None:
         meta_model(Checkpoint.open(path))
 
 
-def test_masked_model_has_the_masks_zeros_and_no_others(make_model: ModelMaker, tmp_path: Path) -> None:
+def test_a_masked_model_has_only_mask_zeros(make_model: ModelMaker, tmp_path: Path) -> None:
     path = make_model()
     masks = learn(path, LearnRecipe(method="magnitude", tile=(32, 32), ratio=0.3), tmp_path).masks
     dense = AutoModelForCausalLM.from_pretrained(path).state_dict()

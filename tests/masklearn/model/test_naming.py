@@ -23,7 +23,7 @@ def last_hidden(path: Path) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gpt2", "opt", "gpt_neox", "mixtral"])
-def test_a_checkpoint_of_the_base_model_has_no_prefix(make_model, tmp_path: Path, model_type: str) -> None:
+def test_base_model_checkpoints_have_no_prefix(make_model, tmp_path: Path, model_type: str) -> None:
     path, base = make_model(model_type), tmp_path / "base"
     AutoModelForCausalLM.from_pretrained(path).base_model.save_pretrained(base)
     named, bare = list(covered_linears(path).linears), list(covered_linears(base).linears)

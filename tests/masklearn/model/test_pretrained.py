@@ -30,7 +30,7 @@ def test_the_bait_is_live(make_model: ModelMaker, monkeypatch: pytest.MonkeyPatc
         AutoTokenizer.from_pretrained(path)
 
 
-def test_a_class_of_transformers_serves_where_there_is_one(
+def test_the_class_of_transformers_is_preferred(
     make_model: ModelMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = make_model()
@@ -48,7 +48,7 @@ def test_a_class_of_transformers_serves_where_there_is_one(
         assert load_tokenizer(path)("the cat")["input_ids"] == [2, 3]
 
 
-def test_a_model_that_transformers_does_not_have_is_refused(
+def test_models_unknown_to_transformers_are_refused(
     make_model: ModelMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = make_model()
@@ -68,7 +68,7 @@ def test_a_model_that_transformers_does_not_have_is_refused(
             assert OWN_CODE in raised.value.why
 
 
-def test_a_tokenizer_that_transformers_does_not_have_is_refused(
+def test_tokenizers_unknown_to_transformers_are_refused(
     make_model: ModelMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = make_model()
@@ -120,7 +120,7 @@ def test_deep_nesting_is_explained(make_model: ModelMaker, file: str) -> None:
         (load_config if file == "config.json" else load_tokenizer)(path)
 
 
-def test_a_text_model_in_a_class_that_has_none_is_explained(make_model: ModelMaker) -> None:
+def test_a_class_without_text_model_is_explained(make_model: ModelMaker) -> None:
     path = make_model()
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps(config | {"text_config": {}}))
@@ -136,7 +136,7 @@ def test_a_huge_tokenizer_is_not_read(make_model: ModelMaker) -> None:
         load_tokenizer(path)
 
 
-def test_an_adapter_is_not_loaded_in_place_of_the_weights(make_model: ModelMaker) -> None:
+def test_an_adapter_does_not_replace_the_weights(make_model: ModelMaker) -> None:
     path = make_model()
     (path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "/elsewhere"}))
     with pytest.raises(MaskLearnError, match=r"adapter_config\.json lies beside the model's weights"):

@@ -29,9 +29,7 @@ def test_pruned_weights_are_plus_zero():
 
 
 @pytest.mark.parametrize("shard", ["5GB", "20KB"])
-def test_the_pruned_checkpoint_loads_in_transformers_with_only_the_masked_weights_changed(
-    make_model, tmp_path, shard
-):
+def test_pruned_checkpoints_load_in_transformers(make_model, tmp_path, shard):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -70,7 +68,7 @@ def test_hidden_folders_of_sub_folders_are_not_copied(make_model, tmp_path):
     assert [file.name for file in (out / "extras").iterdir()] == ["notes"]
 
 
-def test_sub_folders_go_along_unless_they_are_exports_of_the_weights(make_model, tmp_path):
+def test_sub_folders_are_copied_except_exports(make_model, tmp_path):
     source = make_model()
     modules = [{"path": ""}, {"path": "1_Pooling"}, {"path": "2_Dense"}]
     contents = {
@@ -114,7 +112,7 @@ def test_no_copy_has_more_permissions_than_its_source(make_model, tmp_path):
 
 
 @pytest.mark.parametrize("spelling", ["absolute", "relative"])
-def test_an_index_decides_neither_what_is_read_nor_what_is_overwritten(make_model, tmp_path, spelling):
+def test_an_index_neither_reads_nor_overwrites_outside(make_model, tmp_path, spelling):
     """The shard is a valid one outside the folder, so only its name is wrong."""
     source, victim = make_model(), tmp_path / "victim.safetensors"
     (source / "model.safetensors").rename(victim)
@@ -178,7 +176,7 @@ def test_one_kind_of_tiles_is_a_structure(make_model, tmp_path):
     assert block["sparsity_structure"] == "2:4" and block["mosaic"]["kinds"] == {"2:4": 1.0}
 
 
-def test_a_model_that_is_pruned_again_has_its_last_block(make_model, tmp_path):
+def test_pruning_again_includes_the_last_block(make_model, tmp_path):
     source = make_model()
     linears = covered_linears(source).linears
     half = {name: random_mask(shape, TILE, 0.5, i)[0] for i, (name, shape) in enumerate(linears.items())}
@@ -269,7 +267,7 @@ def test_we_read_the_very_weights_and_grids(make_model: Any, shard: str) -> None
         assert index["metadata"]["total_size"] == stored.bytes()
 
 
-def test_a_scale_that_the_models_type_does_not_hold_is_written_in_32_bits(make_model: Any) -> None:
+def test_scales_beyond_16_bits_are_written_in_32(make_model: Any) -> None:
     from transformers import AutoModelForCausalLM, CompressedTensorsConfig
 
     path: Path = make_model(dtype=torch.float16, hidden_size=128, intermediate_size=256, num_hidden_layers=1)
@@ -289,7 +287,7 @@ def test_a_scale_that_the_models_type_does_not_hold_is_written_in_32_bits(make_m
     assert torch.equal(loaded.state_dict()[f"{name}.weight"], torch.from_numpy(values))
 
 
-def test_models_that_the_format_does_not_hold_are_refused(make_model: Any, tmp_path: Path) -> None:
+def test_models_beyond_the_format_are_refused(make_model: Any, tmp_path: Path) -> None:
     grid = Grid(INT8, np.ones(4, np.float32))
     for kind, why in (("gpt2", "stored transposed"), ("mixtral", "experts are fused")):
         with pytest.raises(MaskLearnError, match=f"no model of the type {kind}") as error:

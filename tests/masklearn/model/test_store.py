@@ -14,9 +14,7 @@ OTHER = "model.layers.0.mlp.up_proj.weight"
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_new_values_are_read_in_the_dtype_of_the_checkpoint(
-    make_model: ModelMaker, tmp_path: Path, dtype
-) -> None:
+def test_new_values_have_the_checkpoints_dtype(make_model: ModelMaker, tmp_path: Path, dtype) -> None:
     base = Checkpoint.open(make_model(dtype=dtype))
     store = WeightStore(tmp_path / "new")
     checkpoint = base.with_weights(store)
@@ -43,7 +41,7 @@ def two_stores(model: Path, folder: Path) -> tuple[WeightStore, WeightStore]:
     return store, below
 
 
-def test_a_store_reads_through_to_the_one_below_and_never_writes_there(make_model, tmp_path: Path) -> None:
+def test_a_store_never_writes_to_its_base(make_model, tmp_path: Path) -> None:
     store, below = two_stores(make_model(), tmp_path)
     assert store.names() == sorted([NAME, OTHER])
     assert not store.read(NAME).any()
@@ -56,7 +54,7 @@ def test_a_store_reads_through_to_the_one_below_and_never_writes_there(make_mode
     ["a/b", "../escaped", "/escaped", "..", "", "%2F", "x" * 300, "é" * 100, "x" * 149 + "/", "\0"],
     ids=range(10),
 )
-def test_a_name_of_any_form_is_a_file_in_the_folder(tmp_path: Path, name: str) -> None:
+def test_any_name_becomes_a_file_in_the_folder(tmp_path: Path, name: str) -> None:
     store, entry = WeightStore(tmp_path / "above" / "new"), TensorEntry("F32", (2, 4), 0, 0)
     for value, one in enumerate((name, f"{name}x")):
         store.put(one, torch.full(entry.shape, float(value)), entry)

@@ -32,7 +32,7 @@ def row_of(path: Path) -> Architecture:
         for name in (*FAMILIES, *sorted(set(MIXTURES) - set(ARCHITECTURES)))
     ],
 )
-def test_blocks_run_one_by_one_give_the_logits_of_transformers(name: str, tmp_path: Path) -> None:
+def test_streamed_blocks_give_transformers_logits(name: str, tmp_path: Path) -> None:
     path = write_family(tmp_path / "model", name)
     model = AutoModelForCausalLM.from_pretrained(path).eval()
     for block in stream_blocks(Checkpoint.open(path), WINDOWS, "cpu", head=True):
@@ -74,7 +74,7 @@ def test_what_the_structure_shows(name: str, found: dict[str, Any], tmp_path: Pa
 @pytest.mark.parametrize(
     "model_type", ["llama", "gemma2", "phi3", "gpt2", "gpt_neox", "qwen2_moe", "qwen3_moe"]
 )
-def test_rows_say_what_the_structure_of_their_models_shows(make_model: ModelMaker, model_type: str) -> None:
+def test_architecture_rows_equal_the_structure_found(make_model: ModelMaker, model_type: str) -> None:
     """Rows of the table, and what would be found without them."""
     shown, row = structure_of(AutoConfig.from_pretrained(make_model(model_type))), ARCHITECTURES[model_type]
     assert {end.lstrip(".") for end in shown.gates} == set(row.gates)
@@ -110,6 +110,6 @@ def test_what_differs_first_is_the_reason(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", RENAMED)
-def test_tensors_under_names_that_the_structure_does_not_show_are_named(name: str, tmp_path: Path) -> None:
+def test_tensors_without_place_are_named(name: str, tmp_path: Path) -> None:
     with pytest.raises(MaskLearnError, match=r"has no model\.layers\.0\.\w+\..*no row .* other names"):
         covered_linears(write_family(tmp_path / "model", name))

@@ -60,9 +60,7 @@ def whole(path: Path, pruned: Checkpoint) -> torch.nn.Module:
     return model
 
 
-def test_errors_of_linears_and_blocks_are_what_hooks_on_whole_models_see(
-    make_model: ModelMaker, tmp_path: Path
-) -> None:
+def test_streamed_errors_equal_hooked_errors(make_model: ModelMaker, tmp_path: Path) -> None:
     path = make_model("opt")  # OPT's linears have biases
     pruned = halved(path, tmp_path / "w")
     names = list(covered_linears_of(pruned).linears)

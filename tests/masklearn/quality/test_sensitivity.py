@@ -23,7 +23,7 @@ def mean_loss(model: torch.nn.Module) -> float:
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gpt2", "gemma3_text"])
-def test_it_is_the_loss_of_models_changed_in_one_linear(
+def test_sensitivity_is_the_loss_of_one_change(
     make_model: ModelMaker, tmp_path: Path, model_type: str
 ) -> None:
     path = make_model(model_type)

@@ -37,7 +37,7 @@ def test_integers_are_the_inverse_of_values(of: WeightType, dtype: np.dtype[Any]
 
 
 @pytest.mark.parametrize("of", QUANTISED.values(), ids=str)
-def test_weights_too_small_for_float16_come_back_as_the_same_weights(of: WeightType) -> None:
+def test_tiny_float16_weights_come_back_equal(of: WeightType) -> None:
     """Several integers may round to one weight: then any of them is right."""
     shape = (8, 64)
     made = Grid(of, np.full(of.scales_shape(shape), 2.0**-24 if of.span else 3e-9, np.float32))
@@ -66,7 +66,7 @@ def test_rows_of_zeros_have_scale_zero() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_negative_scales_turn_the_range_around_and_make_no_negative_zeros(dtype: np.dtype[Any]) -> None:
+def test_negative_scales_make_no_negative_zeros(dtype: np.dtype[Any]) -> None:
     made = Grid(INT4, np.full((1, 1), -0.5, np.float32))
     integers = np.zeros((1, 64), np.int8)
     integers[0, :2] = INT4.lowest, INT4.highest
@@ -117,7 +117,7 @@ def test_other_scales_are_refused(of: WeightType, scales: Any, message: str) -> 
         Grid(of, scales)
 
 
-def test_scales_of_one_16_bit_type_fit_graphs_of_that_type() -> None:
+def test_scales_fit_graphs_of_their_type() -> None:
     for scale, of16, brain in ((0.125, True, True), (1 + 2**-10, True, False), (2.0**-30, False, True)):
         made = Grid(INT4, np.full((2, 2), scale, np.float32))
         assert (made.fits("float16"), made.fits("bfloat16")) == (of16, brain)

@@ -83,7 +83,7 @@ def test_rows_do_not_depend_on_each_other():
         torch.testing.assert_close(own, values[part], rtol=1e-4, atol=1e-5)
 
 
-def test_rows_without_a_sparse_group_stay_bit_for_bit():
+def test_rows_without_sparse_groups_stay_unchanged():
     weight, hessian = problem(n=5, k=40)
     sparse = torch.zeros(5, 10, dtype=torch.bool)
     assert torch.equal(solve(weight, hessian, sparse)[0], weight)
@@ -144,7 +144,7 @@ print(hashlib.sha256(values.numpy().tobytes() + codes.pattern.numpy().tobytes())
 """
 
 
-def test_threads_neither_change_the_result_nor_wait_at_every_operation():
+def test_threads_do_not_change_results():
     found = {}
     for threads in ("1", "2"):
         env = os.environ | {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}

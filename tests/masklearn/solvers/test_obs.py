@@ -67,7 +67,7 @@ def test_agrees_with_elimination_by_an_explicit_inverse(given):
     assert not solved.loss[~sparse].any()
 
 
-def test_a_group_keeps_what_costs_most_when_its_turn_comes():
+def test_each_group_keeps_its_costliest_weights():
     weight, hessian = problem(k=8)
     upper = factor_of(hessian)
     first = (weight[:, :4] / upper.diagonal()[:4]).square()
@@ -132,7 +132,7 @@ def test_compensation_beats_zeroing_and_nothing_sparse_changes_nothing():
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.3, 1.0])
-def test_unstructured_prunes_the_ratio_of_every_batch_of_columns_and_agrees_with_elimination(ratio):
+def test_unstructured_pruning_agrees_with_elimination(ratio):
     weight, hessian = problem()
     new = solve_unstructured(weight, factor_of(hessian), ratio)
     zeros = new == 0
@@ -143,7 +143,7 @@ def test_unstructured_prunes_the_ratio_of_every_batch_of_columns_and_agrees_with
     torch.testing.assert_close(new.double(), expected, rtol=2e-3, atol=2e-3)
 
 
-def test_a_hessian_that_is_not_positive_definite_is_damped_more_and_said():
+def test_indefinite_hessians_are_damped_more_with_a_note():
     said = []
     hessian = torch.ones(8, 8) - 0.15 * torch.eye(8)  # smallest eigenvalue -0.15, mean diagonal 0.85
     upper = inverse_factor(hessian.clone(), 0.01, "model.q_proj", said.append)
@@ -185,7 +185,7 @@ def test_factors_and_inverses_are_those_of_lapack(size: int) -> None:
 
 
 @pytest.mark.parametrize("place", [0, 130, 299])
-def test_a_matrix_that_is_not_positive_definite_has_no_factor(place: int) -> None:
+def test_an_indefinite_matrix_has_no_factor(place: int) -> None:
     matrix = hessian(300)
     matrix[place, place] = -1.0
     assert cholesky(matrix) is None
@@ -209,7 +209,7 @@ for threads in (1, 2, 3, 4):
 
 
 @pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="this torch computes without MKL")
-def test_bytes_do_not_depend_on_the_number_of_threads() -> None:
+def test_thread_count_does_not_change_bytes() -> None:
     ours = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     env = ours | {"PYTHONPATH": str(Path.cwd())}
     done = subprocess.run(

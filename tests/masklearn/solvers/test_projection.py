@@ -38,7 +38,7 @@ def error(weight: torch.Tensor, values: torch.Tensor, hessian: torch.Tensor) -> 
     return float((change @ damped(hessian.double()) * change).sum())
 
 
-def test_alps_keeps_what_each_kind_keeps_and_beats_sparsegpt() -> None:
+def test_alps_beats_sparsegpt_for_every_kind() -> None:
     weight, hessian, allowed = mixed()
     values, codes = solve_rows(weight, hessian, 0.01, "linear", pytest.fail, allowed)
     check_kept(values)
@@ -51,7 +51,7 @@ def test_alps_keeps_what_each_kind_keeps_and_beats_sparsegpt() -> None:
     assert errors[1] < 0.97 * errors[0] and errors[2] < 0.98 * errors[1]
 
 
-def test_sparsegpt_chooses_codes_of_16_when_their_slab_begins_and_compensates_in_order() -> None:
+def test_sparsegpt_chooses_n16_codes_per_slab() -> None:
     """An elimination by an explicit inverse, one weight after another, gives the same weights and the same losses."""
     weight, hessian, allowed = mixed()
     solved = solve_linear(weight, inverse_factor(hessian.clone(), 0.01, "linear", pytest.fail), allowed)

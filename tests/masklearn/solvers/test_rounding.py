@@ -55,7 +55,7 @@ def test_integers_are_recovered_from_every_type_of_checkpoint(kind: WeightType, 
 
 
 @pytest.mark.parametrize("size", [1.0, 1e7])
-def test_scales_of_int8_are_numbers_of_16_bits_where_these_reach(size: float) -> None:
+def test_int8_scales_are_16_bit_where_possible(size: float) -> None:
     """Other programs keep scales in the type of the weights."""
     weight, hessian = problem(n=8, k=64)
     kept = mask(8, 64)
@@ -76,7 +76,7 @@ def test_it_loses_less_than_nearest_integers(kind: WeightType) -> None:
     assert error(pruned, best.values, hessian) < 0.6 * error(pruned, near.values, hessian)
 
 
-def test_scales_of_int4_take_the_sign_that_loses_less() -> None:
+def test_int4_scales_take_the_better_sign() -> None:
     """Weights from -3.5 to 4 lie on a grid whose lowest integer stands for 4."""
     _, hessian = problem(n=4, k=128)
     integers = torch.randint(-8, 8, (4, 128), generator=torch.Generator().manual_seed(1)).float()
@@ -143,7 +143,7 @@ def test_weights_beyond_the_scales_are_named() -> None:
     assert float(rounded(weight, hessian, kept, INT8).values[2, 7]) > 9e5
 
 
-def test_linears_of_a_group_keep_their_own_types_and_do_not_depend_on_each_other() -> None:
+def test_linears_of_a_group_keep_their_types() -> None:
     weight, hessian = problem(n=30, k=128)
     kept = mask(30, 128)
     names = {"a": slice(0, 8), "b": slice(8, 18), "c": slice(18, 30)}
@@ -158,7 +158,7 @@ def test_linears_of_a_group_keep_their_own_types_and_do_not_depend_on_each_other
 
 
 @pytest.mark.parametrize("kind", TYPES, ids=str)
-def test_bytes_do_not_depend_on_the_number_of_threads(kind: WeightType) -> None:
+def test_thread_count_does_not_change_bytes(kind: WeightType) -> None:
     weight, hessian = problem(n=1100, k=128)  # more than one part
     kept = mask(1100, 128)
     threads, found = torch.get_num_threads(), []

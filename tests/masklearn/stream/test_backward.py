@@ -80,7 +80,7 @@ def test_gradients_are_those_of_the_whole_model(make_model, monkeypatch, model_t
     assert checked == len(seen) >= 12
 
 
-def test_blocks_come_from_last_to_first_with_their_inputs(make_model: ModelMaker) -> None:
+def test_blocks_come_last_to_first(make_model: ModelMaker) -> None:
     checkpoint = Checkpoint.open(make_model())
     forward: list[tuple[str, list[torch.Tensor]]] = []
     back: list[tuple[str, list[torch.Tensor]]] = []
@@ -169,7 +169,7 @@ def test_windows_that_the_caller_leaves_out_are_run(make_model: ModelMaker) -> N
         previous = block
 
 
-def test_backward_is_once_a_window_and_leads_nowhere_forward(make_model: ModelMaker) -> None:
+def test_backward_runs_once_a_window(make_model: ModelMaker) -> None:
     stream = stream_blocks_back(Checkpoint.open(make_model()), WINDOWS, "cpu")
     head = next(stream)
     head.loss_backward(0, torch.from_numpy(WINDOWS[0]))

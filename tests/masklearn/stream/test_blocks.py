@@ -17,7 +17,7 @@ WINDOWS = np.random.default_rng(0).integers(0, 40, (3, 11))
 
 @pytest.mark.parametrize("model_type", every())
 @pytest.mark.parametrize("shard", ["5GB", "30KB"])
-def test_inputs_of_every_linear_are_those_of_the_whole_model(make_model, model_type, shard) -> None:
+def test_streamed_inputs_equal_the_whole_models(make_model, model_type, shard) -> None:
     """Windows of 11 tokens are longer than the tiny models' sliding windows."""
     path = make_model(model_type, shard=shard)
     checkpoint, row = Checkpoint.open(path), ARCHITECTURES[model_type]
@@ -38,7 +38,7 @@ def test_inputs_of_every_linear_are_those_of_the_whole_model(make_model, model_t
 
 
 @pytest.mark.parametrize("model_type", every(LANGUAGE_MODELS))
-def test_the_head_gives_the_logits_of_the_whole_model(make_model, model_type: str) -> None:
+def test_the_streamed_head_gives_equal_logits(make_model, model_type: str) -> None:
     path = make_model(model_type)
     whole = auto_class(ARCHITECTURES[model_type]).from_pretrained(path).eval()
     heads = []
@@ -53,7 +53,7 @@ def test_the_head_gives_the_logits_of_the_whole_model(make_model, model_type: st
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_tied_head_has_the_weights_of_the_embedding(make_model: ModelMaker, tied: bool) -> None:
+def test_a_tied_head_shares_the_embedding(make_model: ModelMaker, tied: bool) -> None:
     path = make_model("gpt2", tie_word_embeddings=tied)
     assert ("lm_head.weight" in Checkpoint.open(path)) is not tied
     whole = auto_class(ARCHITECTURES["gpt2"]).from_pretrained(path)

@@ -19,7 +19,7 @@ def filled(count: int, store: Path | None = None, **where: bool) -> tuple[Hidden
 
 
 @pytest.mark.parametrize("on_disk", [True, False])
-def test_what_is_put_in_comes_out_bit_for_bit(tmp_path: Path, on_disk: bool) -> None:
+def test_stored_arrays_come_back_equal(tmp_path: Path, on_disk: bool) -> None:
     states, windows = filled(4, tmp_path, on_disk=on_disk)
     assert states.on_disk is on_disk
     assert len(states) == 4
@@ -29,14 +29,14 @@ def test_what_is_put_in_comes_out_bit_for_bit(tmp_path: Path, on_disk: bool) -> 
     assert torch.equal(states[2], windows[0]) and torch.equal(states[3], windows[3])
 
 
-def test_a_window_that_was_read_does_not_change_with_the_file(tmp_path: Path) -> None:
+def test_read_windows_ignore_later_file_changes(tmp_path: Path) -> None:
     states, windows = filled(2, tmp_path, on_disk=True)
     read = states[1]
     states[1] = windows[0]
     assert torch.equal(read, windows[1])
 
 
-def test_they_go_to_a_file_when_a_quarter_of_the_memory_is_too_little(tmp_path: Path, monkeypatch) -> None:
+def test_large_states_go_to_a_file(tmp_path: Path, monkeypatch) -> None:
     size = 4 * 5 * 8 * 3
     for free, on_disk in ((4 * size, False), (4 * size - 1, True)):
         monkeypatch.setattr(hidden_states, "available_memory", lambda _, free=free: free)
@@ -49,7 +49,7 @@ def test_the_file_leaves_nothing_behind(tmp_path: Path) -> None:
     states.clear()
 
 
-def test_a_full_disk_is_said_before_anything_is_written(tmp_path: Path, monkeypatch) -> None:
+def test_a_full_disk_is_reported_before_writing(tmp_path: Path, monkeypatch) -> None:
     usage = hidden_states.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(hidden_states.shutil, "disk_usage", lambda _: usage._replace(free=100))
     with pytest.raises(MaskLearnError, match=r"no space for the hidden states.*fewer or shorter windows"):
@@ -104,9 +104,7 @@ def test_another_pass_deletes_the_files(tmp_path: Path) -> None:
     assert other.done == 0 and not other.results and not (tmp_path / "pass").exists()
 
 
-def test_no_space_for_the_states_is_said_before_any_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_space_is_reported_before_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hidden, values = states()
     full = type("", (), {"free": 2 * values.nbytes - 1})
     monkeypatch.setattr("masklearn.stream.hidden_states.shutil.disk_usage", lambda _: full)

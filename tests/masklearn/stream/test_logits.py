@@ -14,7 +14,7 @@ from masklearn.stream.logits import (
 )
 
 
-def test_calls_are_seen_by_name_and_only_while_it_is_open() -> None:
+def test_calls_are_recorded_only_while_open() -> None:
     linears = {"a": torch.nn.Linear(4, 3), "b": torch.nn.Linear(3, 2)}
     x, seen = torch.randn(5, 4), []
     with watch_calls(linears, lambda name, *call: seen.append((name, *call)) or 0):
@@ -63,7 +63,7 @@ def test_kl_is_that_of_exact_arithmetic() -> None:
     torch.testing.assert_close(token_kl(log_p, log_q, log_p.exp()).double(), exact, rtol=1e-5, atol=1e-6)
 
 
-def test_losses_by_chunk_are_the_likelihoods_of_the_labels() -> None:
+def test_chunked_losses_are_label_likelihoods() -> None:
     log_q, labels = random_logits(2).log_softmax(-1), torch.arange(TOKENS)
     chunks = list(token_losses(lambda hidden: 2.0 * hidden, log_q / 2.0, labels))
     assert [place.start for place, _ in chunks] == [0, 256]

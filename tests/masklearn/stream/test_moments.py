@@ -22,7 +22,7 @@ class Shared(torch.nn.Module):
         return self.o(self.q(x) + self.k(x))
 
 
-def test_moments_are_sums_over_all_tokens_and_shared_inputs_are_counted_once() -> None:
+def test_shared_inputs_count_once_in_moments() -> None:
     module = Shared()
     windows = [torch.randn(1, 5, 6) for _ in range(3)]
     inner = torch.cat([module.q(x) + module.k(x) for x in windows]).flatten(0, 1)
@@ -76,7 +76,7 @@ def mixed(weights: torch.Tensor, plain: torch.Tensor) -> torch.Tensor:
     return torch.diag(0.7 * weights / weights.mean()) + 0.3 * plain
 
 
-def test_a_token_counts_by_the_attention_that_it_gets_and_by_the_size_of_those_that_give_it() -> None:
+def test_tokens_count_by_received_attention_and_magnitude() -> None:
     """Most attention goes to the first token, and the last token's output is huge."""
     v, sizes = nn.Linear(TOKENS, WIDE, bias=False), torch.ones(TOKENS, 1)
     attention = torch.eye(TOKENS) * 0.3
@@ -91,7 +91,7 @@ def test_a_token_counts_by_the_attention_that_it_gets_and_by_the_size_of_those_t
     torch.testing.assert_close(weighted["v"], mixed(expected, plain["v"]), rtol=0.2, atol=1e-6)
 
 
-def test_linears_of_one_input_have_one_moment_of_what_they_do_together() -> None:
+def test_linears_of_one_input_share_moments() -> None:
     q, k, gain = nn.Linear(TOKENS, WIDE), nn.Linear(TOKENS, WIDE), torch.rand(TOKENS, 1) * 10
     block = Windows([torch.eye(TOKENS)[None]] * 2, lambda x: (q(x) * gain + k(x)) / (gain**2 + 1).sqrt())
     weighted, plain = moments_of({"q": q, "k": k}, [["q", "k"]], block)
@@ -119,7 +119,7 @@ def test_experts_get_some_tokens_in_some_windows() -> None:
     assert bool((weighted["a"].diagonal() > 0.5).all())
 
 
-def test_a_group_on_which_nothing_depends_is_left_out() -> None:
+def test_groups_without_dependents_are_left_out() -> None:
     used, unused = nn.Linear(TOKENS, WIDE), nn.Linear(TOKENS, WIDE)
     block = Windows([torch.eye(TOKENS)[None]], lambda x: used(x) + 0 * unused(x))
     weighted, _ = moments_of({"used": used, "unused": unused}, [["used"], ["unused"]], block)
@@ -139,7 +139,7 @@ def test_moments_are_symmetric_and_the_same_again() -> None:
     assert not one._forward_hooks
 
 
-def test_bytes_do_not_depend_on_the_number_of_threads() -> None:
+def test_thread_count_does_not_change_bytes() -> None:
     wide, narrow = nn.Linear(256, 768), nn.Linear(768, 256)
     block = Windows(
         [torch.randn(1, 512, 256) for _ in range(2)], lambda x: x + narrow(nn.functional.silu(wide(x)))

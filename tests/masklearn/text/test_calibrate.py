@@ -57,7 +57,7 @@ def test_first_windows_follow_the_text() -> None:
 
 
 @pytest.mark.parametrize("content", [" " * 4000, "\0" * 4000, "ab" + " " * 4000])
-def test_a_text_of_hardly_any_tokens_is_not_read_to_its_end(
+def test_nearly_empty_texts_are_not_read_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
 ) -> None:
     class Words:
@@ -75,7 +75,7 @@ def test_a_text_of_hardly_any_tokens_is_not_read_to_its_end(
         first_windows(Words(), tmp_path / "a.txt", 50, 1)
 
 
-def test_draw_is_without_replacement_in_order_and_by_seed() -> None:
+def test_draws_are_seeded_without_replacement() -> None:
     text = "abcdefghijklmnopqrstuvwxyz"
     draws = [token_windows(Letters(), text, 2, count=6, seed=seed)[:, 0].tolist() for seed in (0, 0, 1, 2)]
     assert draws[0] == draws[1]
@@ -94,9 +94,7 @@ def test_text_that_is_too_short(count: int | None, need: int) -> None:
 @pytest.mark.parametrize(
     ("piece", "text"), [(7, "ab\nabcd\nabc\n\nabcdefghijk"), (3, "abcdefgh"), (99, "ab")]
 )
-def test_a_long_text_is_tokenised_in_pieces_without_loss(
-    monkeypatch: pytest.MonkeyPatch, piece: int, text: str
-) -> None:
+def test_tokenising_in_pieces_loses_nothing(monkeypatch: pytest.MonkeyPatch, piece: int, text: str) -> None:
     class Marked(Letters):
         def __call__(self, text: str, add_special_tokens: bool, verbose: bool) -> dict[str, list[int]]:
             assert 0 < len(text) <= piece
@@ -176,7 +174,7 @@ def test_every_source_gives_the_same_windows(
     assert str(tmp_path) not in pool.record.name
 
 
-def test_no_more_of_a_text_is_read_than_the_windows_need(
+def test_only_needed_text_is_read(
     tmp_path: Path, make_model: ModelMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Reading stops behind the characters that windows are drawn from; the last record is unreadable."""
@@ -199,7 +197,7 @@ def test_no_more_of_a_text_is_read_than_the_windows_need(
     ]
 
 
-def test_more_text_for_training_leaves_calibration_as_it_is(
+def test_training_text_does_not_change_calibration(
     make_model: ModelMaker, text_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint = Checkpoint.open(make_model())
@@ -230,9 +228,7 @@ def numbered(total: int, count: int) -> TokenPool:
 
 
 @given(st.integers(1, 12), st.integers(0, 12), st.integers(1, 7), st.integers(0, 3))
-def test_batches_begin_with_fresh_windows_and_then_take_all(
-    count: int, more: int, size: int, seed: int
-) -> None:
+def test_batches_take_fresh_windows_first(count: int, more: int, size: int, seed: int) -> None:
     total = count + more
     batches = list(islice(numbered(total, count).batches(size, seed=seed), -(-(more + 3 * total) // size)))
     assert all(batch.shape == (size, 3) for batch in batches)
@@ -315,7 +311,7 @@ def test_ids_stay_below_half_a_gigabyte() -> None:
     assert 2**26 * np.dtype(np.int64).itemsize <= 2**29
 
 
-def test_four_passes_over_a_text_are_not_worth_a_word() -> None:
+def test_four_passes_bring_no_note() -> None:
     assert too_many_passes("repair", 400, 100, 512) is None
     told = too_many_passes("repair", 1200, 100, 512)
     assert told is not None

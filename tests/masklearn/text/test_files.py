@@ -49,9 +49,7 @@ def test_records_come_back_as_they_were_written(
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "array.json", "blanks.jsonl", "a.parquet"])
-def test_a_file_of_blanks_is_not_read_to_its_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_a_blank_file_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(files, "_MOST_BLANK", 50)
     path = tmp_path / name
     if path.suffix == ".parquet":
@@ -70,14 +68,14 @@ def test_long_plain_text_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.M
     assert list(file_text(tmp_path / "a.txt")) == ["abc", "déf", "gh"]
 
 
-def test_only_the_text_column_of_a_parquet_file_is_read(tmp_path: Path) -> None:
+def test_only_the_text_column_is_read(tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": ["x", "y"], "b": ["1", "2"]}), tmp_path / "a.parquet")
     assert text_of(tmp_path / "a.parquet", "b") == "1\n\n2"
     with pytest.raises(MaskLearnError, match="no column that is clearly its text"):
         text_of(tmp_path / "a.parquet")
 
 
-def test_a_text_that_a_parquet_file_repeats_is_in_memory_once(tmp_path: Path) -> None:
+def test_repeated_parquet_texts_are_held_once(tmp_path: Path) -> None:
     long = "a" * 2**22
     once = pa.DictionaryArray.from_arrays(pa.array([0] * 300), pa.array([long]))
     pq.write_table(pa.table({"text": once}), tmp_path / "a.parquet", compression="zstd", store_schema=False)

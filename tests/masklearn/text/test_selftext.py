@@ -9,7 +9,7 @@ from masklearn.text.selftext import write_text
 from tests.masklearn.architectures import LANGUAGE_MODELS, every
 
 
-def test_windows_are_documents_after_a_start_token_and_follow_the_seed(make_model):
+def test_windows_are_seeded_documents(make_model):
     model = make_model(max_position_embeddings=256, bos_token_id=1)
     seen = []
     text = write_text(model, 3, 100, 7, lambda *step: seen.append(step))
@@ -92,7 +92,7 @@ def number_of_weights(model):
     return sum(file.stat().st_size for file in model.glob("*.safetensors")) // 2
 
 
-def test_memory_decides_the_type_and_whether_it_can_write(make_model, dtypes, monkeypatch):
+def test_memory_decides_type_and_writability(make_model, dtypes, monkeypatch):
     import torch
 
     model = make_model(dtype=torch.bfloat16)
@@ -106,7 +106,7 @@ def test_memory_decides_the_type_and_whether_it_can_write(make_model, dtypes, mo
         write_text(model, 1, 8, 0)
 
 
-def test_the_type_may_stand_in_the_text_part_alone(make_model, dtypes, monkeypatch):
+def test_the_text_config_may_hold_the_type(make_model, dtypes, monkeypatch):
     import torch
 
     model = make_model("gemma3", dtype=torch.bfloat16, bos_token_id=1)

@@ -57,7 +57,7 @@ def test_a_folder_of_several_kinds(tmp_path: Path) -> None:
     "spec",
     ["nowhere.txt", "a/b/c", "./nowhere", "/nowhere", "~/nowhere", "no where", "x.jsonl:text", "", ":a"],
 )
-def test_what_looks_like_a_path_and_is_not_there(spec: str) -> None:
+def test_missing_paths_are_no_hub_names(spec: str) -> None:
     with pytest.raises(MaskLearnError, match=r"No text at .*There is no such file or folder"):
         open_text(spec)
 
@@ -159,7 +159,7 @@ def test_config_split_and_column(dataset: Path) -> None:
     assert {file.name for file in source.files} >= {"README.md", "test-00000.parquet"}
 
 
-def test_a_name_on_the_hub_takes_the_same_way(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_names_take_the_same_way(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the source of the files is replaced; the library streams them."""
     load, asked = datasets.load_dataset, []
 
@@ -187,7 +187,7 @@ def test_parts_that_a_dataset_does_not_have(dataset: Path, rest: str, said: str)
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
-def test_the_only_split_of_json_lines_whose_columns_are_not_declared(tmp_path: Path, split: str) -> None:
+def test_undeclared_json_columns_are_found(tmp_path: Path, split: str) -> None:
     folder = tmp_path / "lines"
     folder.mkdir()
     (folder / f"{split}.jsonl").write_text("".join(f'{{"body": "{text}", "n": 1}}\n' for text in "abc"))

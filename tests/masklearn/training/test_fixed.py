@@ -14,7 +14,7 @@ def masked_linear() -> tuple[nn.Linear, torch.Tensor]:
     return linear, keep
 
 
-def test_pruned_weights_are_zero_at_once_and_after_every_step() -> None:
+def test_pruned_weights_stay_zero_while_training() -> None:
     linear, keep = masked_linear()
     original = linear.parametrizations.weight.original
     optimizer = torch.optim.AdamW([original], lr=0.1, weight_decay=0.0, fused=True)
@@ -42,7 +42,7 @@ def test_gradients_are_the_masked_ones() -> None:
     assert bool((plain.grad[~keep] != 0).any())
 
 
-def test_under_autocast_the_weight_is_cast_once_and_trains_in_fp32() -> None:
+def test_autocast_weights_train_in_fp32() -> None:
     linear, keep = masked_linear()
     with torch.autocast("cpu", torch.bfloat16):
         assert linear.weight.dtype is torch.bfloat16

@@ -101,7 +101,7 @@ def test_a_frozen_head_gets_no_gradient() -> None:
     assert hidden.grad is not None and frozen.weight.grad is None
 
 
-def test_a_student_that_is_the_teacher_has_no_divergence_and_no_gradient() -> None:
+def test_a_perfect_student_has_no_gradient() -> None:
     hidden = hidden_states(1).float().detach().requires_grad_()
     same = Head(torch.randn(WORDS, HIDDEN, generator=torch.Generator().manual_seed(1)))
     loss = kl_divergence(hidden, same, hidden.detach(), same)

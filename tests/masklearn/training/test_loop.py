@@ -99,9 +99,7 @@ def test_it_learns_and_reports(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stop", [1, 4, 9, 10])
 @pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
-def test_interrupted_at_any_step_it_ends_in_the_same_parameters(
-    tmp_path: Path, stop: int, optimizer: str
-) -> None:
+def test_interrupted_steps_end_in_the_same_parameters(tmp_path: Path, stop: int, optimizer: str) -> None:
     settings = schedule(optimizer=optimizer)
     whole, _, expected, _ = fit(tmp_path / "whole", settings)
     fit(tmp_path / "cut", settings, stop=stop)
@@ -131,7 +129,7 @@ def test_a_checkpoint_of_another_run_is_discarded(tmp_path: Path, other: dict[st
     )
 
 
-def test_one_checkpoint_is_left_and_no_part_of_one(tmp_path: Path) -> None:
+def test_exactly_one_checkpoint_is_left(tmp_path: Path) -> None:
     fit(tmp_path, schedule())
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-00000010"]
 
@@ -146,7 +144,7 @@ def test_what_was_half_written_is_ignored(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("taken", [10, 600, 1500])
-def test_a_disk_that_does_not_take_the_state_is_told_in_words(tmp_path: Path, taken: int) -> None:
+def test_a_disk_that_refuses_the_state_is_explained(tmp_path: Path, taken: int) -> None:
     """No file may have more than `taken` bytes, which stops the writers in safetensors and in torch."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (taken, limits[1]))
@@ -160,7 +158,7 @@ def test_a_disk_that_does_not_take_the_state_is_told_in_words(tmp_path: Path, ta
     assert torch.equal(resumed.weight, whole.weight)
 
 
-def test_a_state_that_the_disk_does_not_give_back_is_told_in_words(tmp_path: Path) -> None:
+def test_an_unreadable_state_is_explained(tmp_path: Path) -> None:
     fit(tmp_path, schedule(), stop=5)
     (file,) = tmp_path.glob("checkpoint-*/optimizer.bin")
     file.write_bytes(file.read_bytes()[:-100])
@@ -266,7 +264,7 @@ def test_batches_are_those_of_the_pool(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("ticking")
 @pytest.mark.parametrize(("budget", "told"), [({"steps": 24}, 0), ({"steps": 30}, 1), ({"minutes": 0.1}, 1)])
-def test_text_that_is_gone_over_many_times_is_said(tmp_path: Path, budget: dict[str, Any], told: int) -> None:
+def test_many_passes_over_text_are_noted(tmp_path: Path, budget: dict[str, Any], told: int) -> None:
     """24 steps of two windows are four passes over 12 windows."""
     notes: list[str] = []
     model = nn.Linear(LENGTH, LENGTH, bias=False)

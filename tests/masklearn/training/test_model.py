@@ -53,7 +53,7 @@ def test_new_weights_count(make_model: ModelMaker, tmp_path: Path) -> None:
     assert bool((model.get_parameter(name) == 0.5).all())
 
 
-def test_given_parameters_are_shared_and_linears_may_be_bf16(make_model: ModelMaker) -> None:
+def test_given_parameters_are_shared(make_model: ModelMaker) -> None:
     checkpoint = Checkpoint.open(make_model())
     embedding = training_model(checkpoint).get_input_embeddings().weight
     model = training_model(checkpoint, {"model.embed_tokens.weight": embedding}, torch.bfloat16)
@@ -84,9 +84,7 @@ def test_precision_is_what_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize("units", [(), ("_is_avx512_bf16_supported",), ("_is_amx_tile_supported",)])
-def test_auto_takes_bf16_where_the_cpu_multiplies_in_it(
-    monkeypatch: pytest.MonkeyPatch, units: tuple[str, ...]
-) -> None:
+def test_auto_takes_bf16_on_cpus_with_bf16(monkeypatch: pytest.MonkeyPatch, units: tuple[str, ...]) -> None:
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.setattr(torch.cpu, name, lambda name=name: name in units)
     assert computes_in_bf16("auto", torch.device("cpu")) == bool(units)
@@ -110,7 +108,7 @@ def gib(settings: MemorySettings, *, bf16: bool) -> float:
     return SMOLLM2.bytes_for(settings, bf16=bf16) / 2**30
 
 
-def test_the_estimate_is_above_what_was_measured_and_not_far() -> None:
+def test_the_estimate_bounds_measured_memory_closely() -> None:
     assert 4.45 < gib(PLAIN, bf16=False) < 5.6
     half = replace(PLAIN, teacher_bf16=True)
     assert 3.85 < gib(half, bf16=True) < 4.8

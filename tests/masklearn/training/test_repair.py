@@ -91,7 +91,7 @@ def check_tensors(run: Repaired, masks: dict[str, LinearMask]) -> None:
         assert name.removesuffix(".weight") in masks or len(run.dense.shape(name)) == 1, name
 
 
-def test_norms_and_biases_train_embeddings_and_head_do_not(make_model: ModelMaker, text_file: Path) -> None:
+def test_norms_train_but_embeddings_do_not(make_model: ModelMaker, text_file: Path) -> None:
     run = Repaired(make_model("qwen2"), recipe_of(text_file))
     stored = set(run.store.names())
     for name in (
@@ -131,7 +131,7 @@ def test_a_covered_head_trains(make_model: ModelMaker, text_file: Path) -> None:
     )
 
 
-def test_it_starts_from_new_weights_towards_the_dense_model(make_model: ModelMaker, text_file: Path) -> None:
+def test_repair_starts_from_solved_weights(make_model: ModelMaker, text_file: Path) -> None:
     path = make_model()
     task = task_of(path, recipe_of(text_file, repair_steps=1))
     masks, store = magnitude_masks(task.checkpoint), WeightStore(task.scratch / "weights")
@@ -196,9 +196,7 @@ def test_with_little_memory_adam_is_given_up_first(make_model: ModelMaker, text_
     check_tensors(run, run.masks)
 
 
-def test_labels_bring_the_text_closer_and_the_dense_model_further(
-    make_model: ModelMaker, text_file: Path
-) -> None:
+def test_labels_trade_divergence_for_perplexity(make_model: ModelMaker, text_file: Path) -> None:
     path = make_model()
     plain, labelled = (
         Repaired(path, recipe_of(text_file, repair_steps=40, label_weight=weight)) for weight in (0.0, 1.0)
@@ -269,7 +267,7 @@ class Runs:
         assert not list((self.folder / name / "weights").iterdir())
 
 
-def test_killed_at_any_step_and_resumed_it_ends_in_the_same_bytes(
+def test_killed_and_resumed_ends_in_same_bytes(
     make_model: ModelMaker, text_file: Path, tmp_path: Path
 ) -> None:
     runs = Runs(make_model(), text_file, tmp_path, "alone", 1, checkpoint_every=4)
@@ -279,7 +277,7 @@ def test_killed_at_any_step_and_resumed_it_ends_in_the_same_bytes(
 
 
 @pytest.mark.parametrize(("kind", "model_type"), [("ddp", "bert"), ("fsdp", "llama")])
-def test_two_processes_do_what_one_does_with_twice_the_batch(
+def test_two_processes_equal_a_double_batch(
     make_model: ModelMaker, text_file: Path, tmp_path: Path, kind: str, model_type: str
 ) -> None:
     """DDP refuses a second step if a parameter that trains gets no gradient, as one of bert's pooler would.
@@ -370,7 +368,7 @@ def test_scales_train_and_integers_stay(
 
 
 @pytest.mark.parametrize(("weights", "repair"), [("int8", "distill"), ("int4", "none")])
-def test_scales_of_int8_alone_and_without_repair_do_not_train(
+def test_int8_scales_train_only_in_repair(
     make_model: ModelMaker, text_file: Path, tmp_path: Path, weights: str, repair: str
 ) -> None:
     one = learned(

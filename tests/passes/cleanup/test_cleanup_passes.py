@@ -82,7 +82,7 @@ def test_a_cast_like_another_value_says_its_type() -> None:
     assert np.array_equal(outputs(model, x=x)[0], outputs(graph_of(text), x=x)[0])
 
 
-def test_a_cast_like_a_value_of_unknown_type_stays() -> None:
+def test_casts_to_unknown_types_stay() -> None:
     model = graph_of("agraph (float[n] x, float16[n] z) => (y) { u = Neg (z) y = CastLike (x, u) }")
     assert not ResolveCastLikePass()(model).modified
 
@@ -146,7 +146,7 @@ def test_weights_are_not_folded_merged_or_read() -> None:
     assert model.graph.initializers["W"].const_value is None
 
 
-def test_a_large_constant_stays_a_node_and_is_not_computed_with() -> None:
+def test_large_constants_are_not_folded() -> None:
     model = graph_of("agraph (float[65] x) => (float[65] y) { y = Add (x, x) }")
     big = ir.node("Constant", [], attributes={"value": ir.tensor(np.ones(65, np.float32))}, name="big")
     negated = ir.node("Neg", [big.outputs[0]], name="negated")
@@ -156,7 +156,7 @@ def test_a_large_constant_stays_a_node_and_is_not_computed_with() -> None:
     assert ops(model) == ["Constant", "Neg", "Add"]
 
 
-def test_a_reshape_to_known_dimensions_is_said_as_constant() -> None:
+def test_known_reshapes_become_constant() -> None:
     text = """
         agraph (float[batch, sequence, 6] x) => (float[batch, sequence, 2, 3] y) {
             b = Shape <start = 0, end = 1> (x)
@@ -175,7 +175,7 @@ def test_a_reshape_to_known_dimensions_is_said_as_constant() -> None:
     assert np.array_equal(outputs(model, x=x)[0], outputs(graph_of(text), x=x)[0])
 
 
-def test_a_dimension_that_moved_is_minus_one_and_two_of_them_are_left_alone() -> None:
+def test_only_a_single_moved_dimension_becomes_minus_one() -> None:
     model = graph_of("""
         agraph (float[a, b, 4] x, int64[3] s, int64[2] t) => (float[4, b, a] y, float[a_times_b, c] z) {
             y = Reshape (x, s)
@@ -234,7 +234,7 @@ def test_operations_that_only_look_idle_stay() -> None:
     assert ops(model) == ["Cast", "Cast", "Mul", "Slice", "Transpose", "MatMul"]
 
 
-def test_an_idle_operation_before_an_output_keeps_the_outputs_name() -> None:
+def test_removed_operations_keep_output_names() -> None:
     model = graph_of("""
         agraph (float[2] x) => (float[2] y, float[2] z) {
             a = Neg (x)
@@ -248,7 +248,7 @@ def test_an_idle_operation_before_an_output_keeps_the_outputs_name() -> None:
     assert y.tolist() == [-1, -2] and z.tolist() == [1, 2]
 
 
-def test_equal_constants_become_one_and_types_are_told_apart() -> None:
+def test_equal_constants_of_a_type_merge() -> None:
     model = graph_of("""
         agraph (float[2, 3] x) => (float[1, 2, 3] y, int64[1] z) <int64[1] a = {0}, int64[1] b = {0}, int32[1] c = {0}> {
             y = Unsqueeze (x, a)

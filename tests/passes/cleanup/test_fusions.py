@@ -27,7 +27,7 @@ NORM = """
     }}"""
 
 
-def test_rms_norm_is_fused_with_its_epsilon_and_roundings() -> None:
+def test_rms_norm_keeps_epsilon_and_roundings() -> None:
     text = NORM.format(power="2.0", axis=-1)
     model = run_passes(graph_of(text), [FoldConstantsPass(), FuseRmsNormPass()])
     assert ops(model) == ["RMSNormalization"]
@@ -71,7 +71,7 @@ WIDE_NORM = """
     }"""
 
 
-def test_rms_norm_that_scales_in_fp32_is_fused_in_fp32() -> None:
+def test_fp32_rms_norm_is_fused_in_fp32() -> None:
     model = graph_of(WIDE_NORM)
     common.ShapeInferencePass()(model)  # torch's exports have types
     run_passes(model, [FoldConstantsPass(), FuseRmsNormPass()])
@@ -123,7 +123,7 @@ def rotary(opset: int = 23, **changes: object) -> ir.Model:
     return model
 
 
-def test_rotary_embedding_is_fused_on_half_of_the_tables() -> None:
+def test_rotary_embedding_takes_half_tables() -> None:
     model = run_passes(rotary(), cleanup_passes())
     assert sorted(ops(model)) == ["Cos", "Mul", "Mul", "RotaryEmbedding", "Sin"]
     rng = np.random.default_rng(0)
@@ -170,7 +170,7 @@ GELU = """
     }}"""
 
 
-def test_a_gelu_that_is_spelled_out_is_one_op() -> None:
+def test_spelled_out_gelu_becomes_one_op() -> None:
     text = GELU.format(scale=0.7978845608, base="x")
     model = run_passes(graph_of(text), [FoldConstantsPass(), FuseGeluPass()])
     assert ops(model) == ["Gelu"]

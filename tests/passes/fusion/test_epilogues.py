@@ -35,13 +35,13 @@ def test_the_bias_goes_into_the_node(body):
 
 
 @pytest.mark.parametrize("body", [A_BIAS, GEMM])
-def test_a_bias_outside_is_an_add_that_ends_the_epilogue(body):
+def test_an_outer_bias_ends_the_epilogue(body):
     others = [fusion for fusion in FUSIONS if fusion != "bias"]
     check_fused(f"{body} y = Gelu (h)", {"a": ""}, fuse=others)
     check_fused(f"{body} y = Gelu (h)", {"a": "bias_gelu"}, fuse=FUSIONS)
 
 
-def test_a_product_that_is_read_without_its_bias_keeps_it_outside(caplog):
+def test_products_read_without_bias_keep_it(caplog):
     model = model_with(f"{A_BIAS} y = Neg (h) z = Neg (p)", ("y", "z"))
     assert "a is not fused with the bias a.bias: Neg" in refusals(caplog, model, {"a": ""})
 

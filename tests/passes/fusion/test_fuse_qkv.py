@@ -145,7 +145,7 @@ Q, KEY, V = (product(f"l.0.{name}") for name in "qkv")
 OUT = "y_l_0_q y_l_0_k y_l_0_v"
 
 
-def test_linears_of_one_x_share_a_node_and_are_split_again():
+def test_linears_of_one_input_share_a_node():
     """All linears but the last are padded to whole panels of 64: 192, 72 and 40 rows."""
     model = check(Q + KEY + V, OUT, {"l.0.q+k+v"})
     (node,) = [node for node in model.graph if node.op_type == "PatchLinear"]
@@ -172,7 +172,7 @@ def test_biases_are_padded_as_the_rows_are():
     assert not [name for name in model.graph.initializers if name.endswith((".q.bias", ".k.bias", ".v.bias"))]
 
 
-def test_a_scale_and_a_cast_may_come_before_the_heads():
+def test_scales_and_casts_may_precede_heads():
     check(product("l.0.q", then="scaled") + KEY, "y_l_0_q y_l_0_k", {"l.0.q+k"})
 
 
@@ -205,7 +205,7 @@ def test_what_is_refused_and_why(body, results, nodes, reason, caplog):
     assert re.search(reason, caplog.text), caplog.text
 
 
-def test_the_plan_keeps_what_each_is_and_counts_bytes_once():
+def test_plans_count_shared_bytes_once():
     model = model_with(Q + KEY + V, *OUT.split())
     before = plan_linears(
         {name: mask for name, (mask, _) in masks().items() if name in lowerable_linears(model)}
@@ -241,7 +241,7 @@ def test_panels_are_as_high_as_the_lowest():
 
 
 @pytest.mark.parametrize(("variant", "dtype"), [("llama", "float16"), ("qwen2-mixed", "bfloat16")])
-def test_a_model_with_grouped_queries_says_what_it_said(variant, dtype, tmp_path):
+def test_grouped_queries_keep_their_logits(variant, dtype, tmp_path):
     """k and v are not whole panels, the three masks differ, and k stays dense in one block."""
     source = save_tiny(variant, tmp_path / "model", **SIZES)
     graph = export_graph(source, dtype=dtype, opset=23)

@@ -46,7 +46,7 @@ def operators(path: Path) -> list[str]:
 
 @pytest.mark.usefixtures("entered")
 @pytest.mark.parametrize(("fuse", "left"), [("all", 0), ("negations", 0), ("none", 2), ("bias,qkv", 2)])
-def test_a_build_runs_it_when_it_is_asked_for(tmp_path, fuse, left):
+def test_builds_run_it_on_request(tmp_path, fuse, left):
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["a"], "fc"),
         helper.make_node("Neg", ["a"], ["b"]),
@@ -69,7 +69,7 @@ def test_it_runs_in_its_place():
     check_fused(f"{A} n = Neg (h) m = Neg (n) y = Gelu (m)", {"a": "gelu"}, fuse=FUSIONS)
 
 
-def test_every_fusion_is_a_file_that_the_documentation_names():
+def test_documentation_names_every_fusion_file():
     page = (Path(__file__).parents[3] / "docs/howto/building.md").read_text()
     files = {file.stem for file in Path(folder.__path__[0]).glob("*.py")} - {"__init__", "base"}
     assert files == {f"fuse_{name}" for name in FUSIONS}

@@ -43,7 +43,7 @@ def test_a_linear_that_is_not_in_the_graph():
         masking(name="c")[0](linear("matmul", SHAPE, "float16"))
 
 
-def test_a_weight_with_another_reader_is_not_masked_for_both():
+def test_shared_weights_are_not_masked():
     model = graph_of("""
         agraph (float16[r, 16] x, float16[24, 16] a, int64[1] i) => (float16[r, 24] y, float16[1, 16] e) {
             w = Transpose <perm = [1, 0]> (a)

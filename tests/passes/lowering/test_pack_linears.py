@@ -28,7 +28,7 @@ def masks_for(model_dir, share=0.5):
 
 
 @pytest.mark.parametrize("variant", ["llama", "qwen2-mixed"])  # without and with biases
-def test_hybrid_and_masked_dense_model_give_the_same_logits(exports, variant, tmp_path):  # noqa: F811
+def test_hybrid_logits_equal_masked_dense(exports, variant, tmp_path):  # noqa: F811
     source = Checkpoint.open(exports.model_dir(variant))
     masks = masks_for(source.path)
     write_pruned_checkpoint(source, masks, tmp_path / "model")
@@ -64,7 +64,7 @@ def test_hybrid_and_masked_dense_model_give_the_same_logits(exports, variant, tm
     assert np.abs(a).max() > 0.1
 
 
-def test_a_linear_that_is_not_in_the_graph_is_refused(exports):  # noqa: F811
+def test_linears_missing_from_the_graph_are_refused(exports):  # noqa: F811
     plan = {
         "model.layers.9.mlp.up_proj": plan_linears({"x": random_mask((64, 64), (64, 64), 1.0, 0)[0]})["x"]
     }
@@ -99,7 +99,7 @@ def test_a_weight_that_packs_wrongly_stops_the_write(exports, tmp_path, monkeypa
     assert not list(tmp_path.iterdir())
 
 
-def test_a_linear_in_two_nodes_or_in_none_is_found(exports):  # noqa: F811
+def test_misassigned_linears_are_found(exports):  # noqa: F811
     masks = masks_for(exports.model_dir("llama"), 1.0)
     graph = exports.graph("llama")
     lowering = lowering_passes(plan_linears(masks), masks, lambda name: None, ir.DataType.FLOAT16)

@@ -65,7 +65,7 @@ def logits(path):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_a_model_of_three_types_gives_the_logits_of_its_values(exports, dtype, tmp_path):  # noqa: F811
+def test_three_types_give_their_values_logits(exports, dtype, tmp_path):  # noqa: F811
     source, masks = quantised_model(exports.model_dir("llama"), tmp_path / "source")
     write_pruned_checkpoint(source, masks, tmp_path / "model")
     write_dense(

@@ -87,7 +87,7 @@ def test_ragged_shapes(tmp_path, shape, tile, share, launch, seed):
     check(tmp_path / "m.onnx", "matmul+bias", shape, tile, share, "float16", SplitCost(launch), seed)
 
 
-def test_full_height_tiles_take_one_product_of_each_kind(tmp_path):
+def test_full_height_tiles_take_two_products(tmp_path):
     found, model, mask = check(tmp_path / "m.onnx", "matmul", (128, 96), (16, 1 << 20), 0.5, "float16")
     assert (found.products, found.sparse_weights) == (2, mask.sparse_weights)
     assert Counter(node.op_type for node in model.graph)["Gather"] == 1, "of the rows; X is read whole"
@@ -109,7 +109,7 @@ def test_two_four_holds_in_what_is_written(tmp_path):
         assert (np.count_nonzero(part.reshape(len(part), -1, 4), axis=-1) <= 2).all()
 
 
-def test_a_part_that_is_not_two_four_stops_the_write(tmp_path, monkeypatch):
+def test_parts_that_break_2_4_stop_writing(tmp_path, monkeypatch):
     """The check reads the written values, so a fault in masking can't escape it."""
     from patch_compile.passes.lowering import split_linears
 
@@ -122,7 +122,7 @@ def test_a_part_that_is_not_two_four_stops_the_write(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_weight_is_read_once_and_only_when_written(tmp_path):
+def test_weights_are_read_once_when_written(tmp_path):
     mask, _ = random_mask((64, 64), (16, 16), 0.5, 0)
     model, read = linear("matmul", (64, 64), "float16"), []
 

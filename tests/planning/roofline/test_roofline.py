@@ -106,7 +106,7 @@ def test_the_schedule_is_about_the_best_there_is(device):
 
 
 @pytest.mark.parametrize("device", AMPERE_AND_ADA, ids=lambda d: d.name)
-def test_without_sparse_slabs_only_the_kernels_own_overhead_is_lost(device):
+def test_dense_slabs_lose_only_overhead(device):
     """Bytes and products are equal, so only the index, sums of shared tiles and whole tiles cost more."""
     for shape in LARGE:
         decode = roofline.predict(device, roofline.Linear(*shape, 0.0), 16)
@@ -121,14 +121,14 @@ def test_without_sparse_slabs_only_the_kernels_own_overhead_is_lost(device):
         assert 0.95 < prefill.speedup * whole_tiles <= 1.0
 
 
-def test_geforce_cards_sum_in_fp32_at_half_the_rate():
+def test_geforce_cards_sum_at_half_rate():
     """With equal tensor cores, an SM does 512 multiply-adds a clock on an A6000, and 256 on a 3090 or 4090."""
     geforce = ("RTX 3090", "RTX 4090", "RTX 5080", "RTX 5090")
     for card in DEVICES.values():
         assert card.fma == pytest.approx(card.rates.fma / (2 if card.name in geforce else 1), rel=0.02)
 
 
-def test_both_models_do_the_same_work_beside_the_linears():
+def test_both_models_share_the_other_work():
     """At ratio 0 the hybrid model is the dense one but for the overhead of its linears, 4 products in each of 32 blocks."""
     at_zero = roofline.predict_model(DEVICES["A6000"], roofline.MODELS["LLaMA-2-7B"], 0.0, fuse=())
     assert at_zero.times.decode.planned_ms == at_zero.times.decode.dense_ms  # nothing is 2:4, so all is dense
@@ -137,7 +137,7 @@ def test_both_models_do_the_same_work_beside_the_linears():
     assert whole("A6000", 0.35).times.end_to_end.dense_ms == found.times.end_to_end.dense_ms
 
 
-def test_what_attention_reads_is_in_the_end_to_end_time():
+def test_attention_bytes_are_in_total_time():
     """A middle step reads the KV cache of 16 sequences of 191.5 tokens, 2 * 32 * 4096 values of 2 bytes each."""
     kept = 16 * 191.5 * 2 * 32 * 4096 * 2
     slower, all_of_it = whole("A6000", 0.35, attention=0.5), whole("A6000", 0.35)
@@ -146,7 +146,7 @@ def test_what_attention_reads_is_in_the_end_to_end_time():
 
 
 @pytest.mark.parametrize("device", HOPPER, ids=lambda d: d.name)
-def test_hopper_prefills_by_the_faster_of_both_ways_and_decodes_by_mma_sp(device):
+def test_hopper_prefills_by_the_faster_way(device):
     names = [c.name for c in schedule.CONFIGS]
     for shape, share, tokens in itertools.product(LARGE, roofline.SHARES, (512, 2048, 4096, 16384)):
         asked = roofline.Linear(*shape, share)
@@ -170,7 +170,7 @@ def test_hopper_prefills_by_the_faster_of_both_ways_and_decodes_by_mma_sp(device
 
 
 @pytest.mark.parametrize("device", HOPPER, ids=lambda d: d.name)
-def test_the_dense_path_costs_its_bytes_and_launches_beside_the_dense_product(device):
+def test_the_dense_path_adds_bytes_and_launches(device):
     """A 4096 x 4096 weight that is all 2:4 costs 1.125 bytes read and 2 written per weight, and one more kernel."""
     for tokens in (64, 4096):
         asked = roofline.Linear(4096, 4096, 1.0)
@@ -184,7 +184,7 @@ def test_the_dense_path_costs_its_bytes_and_launches_beside_the_dense_product(de
         )
 
 
-def test_16_bit_dense_and_2_4_slabs_take_the_dense_path_on_hopper_alone():
+def test_only_hopper_takes_the_16_bit_dense_path():
     for device, shape, share in itertools.product(AMPERE_AND_ADA, LARGE, (0.0, 0.9)):
         found = roofline.predict(device, roofline.Linear(*shape, share), 2048)
         assert found.slower is None and found.config != linear_roofline.DENSE_PATH
@@ -240,7 +240,7 @@ def test_the_schedule_is_that_of_the_plugin(kernel):
 
 
 @pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for schedule.h")
-def test_the_plugin_counts_on_the_rates_of_the_table(tmp_path):
+def test_the_plugin_uses_the_tables_rates(tmp_path):
     rows = [row for row in ARCHITECTURES if row.rates]
     calls = "".join(
         f'std::printf("%d\\n", static_cast<int>(patch::fma_per_clock({row.compute_capability[0]}, '
@@ -285,7 +285,7 @@ QWEN = {
 @pytest.mark.parametrize(
     ("target", "lowering"), [("A100-80", "plugin"), ("A100-80", "auto"), ("h100", "auto")]
 )
-def test_the_command_and_the_page_say_the_same_of_a_model(tmp_path, target, lowering):
+def test_command_and_page_predict_alike(tmp_path, target, lowering):
     """One predictor: the figures of the page are those of `patch-compile plan`."""
     model = write_hollow_llama(tmp_path / "qwen", QWEN)
     (row,) = (

@@ -46,7 +46,7 @@ def test_bytes_of_a_slab_of_64_rows(weights, dense, sparse, eight, fourteen):
     assert [slab_bytes(64, code, weights) for code in (0, 1, 2, 5)] == [dense, sparse, eight, fourteen]
 
 
-def test_the_index_and_the_scales_of_rows_count_too():
+def test_index_and_scales_count():
     n, k = 4096, 2048
     problems = {t: Linear(n, k, 0.5, 64, (), t).problem(16) for t in (INT8, INT4)}
     slabs, index = n * k // 64**2, 4 * (8 * (n // 64 + 1) + n * k // 64**2)
@@ -54,7 +54,7 @@ def test_the_index_and_the_scales_of_rows_count_too():
     assert weight_bytes(problems[INT4]) == slabs // 2 * (2176 + 1664) + index
 
 
-def test_bytes_of_a_plan_are_those_of_its_tensors():
+def test_plan_bytes_equal_tensor_bytes():
     for weights, taken in ((INT8, 64 * 64 * 0.625), (INT4, 64 * 64 * 0.40625)):
         plan = plan_linear("x", assumed_mask((1000, 512), TILE, 0.5), "plugin", weights=weights)
         panels, slabs = 16, 16 * 8
@@ -76,7 +76,7 @@ def test_each_type_has_kernels_of_its_own():
 
 
 @pytest.mark.parametrize("card", rated_cards(), ids=lambda card: card.name)
-def test_a_dense_product_has_16_bits_and_no_type_passes_its_bytes(card):
+def test_no_type_beats_its_bytes(card):
     for weights in WEIGHT_TYPES.values():
         for share, tokens in ((0.0, 1), (0.5, 16), (1.0, 16), (0.5, 4096)):
             shape = Linear(11008, 4096, share, 64, (), weights)
@@ -85,7 +85,7 @@ def test_a_dense_product_has_16_bits_and_no_type_passes_its_bytes(card):
             assert found.microseconds > weight_bytes(shape.problem(tokens)) / (card.bandwidth * 1e3)
 
 
-def test_many_tokens_take_the_dense_path_where_the_kernels_are_slower():
+def test_slow_kernels_yield_to_the_dense_path():
     """The kernels for integers are those for few tokens, and unpack a slab once for every 64 of them."""
     assert predict(A6000, Linear(11008, 4096, 0.0, 64, (), INT8), 4096).config == DENSE_PATH
     assert predict(A6000, Linear(11008, 4096, 0.0, 64), 4096).config != DENSE_PATH
@@ -110,7 +110,7 @@ def test_no_plan_passes_its_limits(target, load, weights):
 
 
 @pytest.mark.parametrize("weights", [INT8, INT4], ids=str)
-def test_the_dense_model_is_the_same_and_ratio_0_is_the_dense_model_of_the_type(weights):
+def test_ratio_0_is_the_types_dense_model(weights):
     usual, _ = of_type(FLOAT16)
     found, plans = of_type(weights)
     at_zero, unpruned = of_type(weights, 0.0)
@@ -131,7 +131,7 @@ def test_the_dense_model_is_the_same_and_ratio_0_is_the_dense_model_of_the_type(
         assert plan.predicted.decode.hybrid == plan.predicted.decode.alike
 
 
-def test_linears_of_different_types_are_different_products_and_one_dense_product():
+def test_types_split_products_but_not_dense():
     types = {name: INT4 if "v_proj" in name or "up_proj" in name else INT8 for name in LINEARS}
     types |= {name: FLOAT16 for name in LINEARS if "down_proj" in name}
     mixed, plans = whole(types, 0.4)
@@ -148,7 +148,7 @@ def test_linears_of_different_types_are_different_products_and_one_dense_product
 
 
 @pytest.mark.parametrize("asked", ["dense", "auto"])
-def test_dense_quantised_weights_are_a_node_of_dense_slabs(asked):
+def test_quantised_dense_weights_are_dense_slabs(asked):
     """If `dense` is asked for, its zeros save nothing, and that is said; `auto` is as fast as the faster of the two."""
     costs = CostModel(card_of("a6000"), LOAD)
     mask = assumed_mask((4096, 4096), TILE, 0.4)

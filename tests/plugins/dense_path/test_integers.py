@@ -72,7 +72,7 @@ def test_a_linear_of_all_kinds(load, driver, integers, gated):
 
 
 @types
-def test_many_tokens_take_the_dense_path_on_any_card_and_few_the_kernels(load, driver, integers):
+def test_many_tokens_take_the_dense_path(load, driver, integers):
     plugin = load(driver)
     plugin.device(A100)
     for share in (0.0, 0.8):
@@ -121,7 +121,7 @@ def test_types_of_inputs_are_checked(load, driver):
         plugin.lib.patch_plugin_delete(made)
 
 
-def test_weights_of_16_bits_have_the_type_of_x(load, driver):
+def test_16_bit_weights_have_xs_type(load, driver):
     plugin = load(driver)
     case = make_case(3, (130, 320), 64, seed=1)
     linear = Linear.of(case)
@@ -134,7 +134,7 @@ def test_weights_of_16_bits_have_the_type_of_x(load, driver):
         plugin.lib.patch_plugin_delete(made)
 
 
-def test_the_names_of_types_are_those_of_the_table():
+def test_type_names_equal_the_tables():
     from masklearn.quant.table import WEIGHT_TYPES
     from tests.plugins.host_kernel import PLUGINS
 

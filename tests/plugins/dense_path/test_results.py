@@ -136,7 +136,7 @@ def test_every_linear_by_the_dense_path(load, driver, small_driver, name, dtype)
         assert (pieces > 1) == (used is small_driver) and plugin.messages() == []
 
 
-def test_the_same_bits_again_and_on_the_stream_that_is_given(load, small_driver, cublaslt):
+def test_results_repeat_on_the_given_stream(load, small_driver, cublaslt):
     cublaslt.stand_in_stream.restype = ctypes.c_void_p
     case = make_case(150, (264, 328), 64, seed=1)
     first, second = (run(load(small_driver), case, stream=stream)[1] for stream in (0x1230, 0x4560))

@@ -20,7 +20,7 @@ from tests.plugins.mosaic_cases import make_case
 pytestmark = MARKS
 
 
-def test_it_is_offered_for_many_tokens_on_hopper_and_nowhere_else(load, driver):
+def test_only_hopper_offers_it_for_many_tokens(load, driver):
     plugin = load(driver)
 
     def offered(device, linear):
@@ -48,7 +48,7 @@ def test_it_is_offered_for_many_tokens_on_hopper_and_nowhere_else(load, driver):
     assert plugin.messages() == []
 
 
-def test_few_tokens_of_the_tactic_go_by_the_kernels(load, driver):
+def test_few_tokens_use_the_kernels(load, driver):
     plugin, many, few = load(driver), make_case(600, (264, 328), 64), make_case(3, (264, 328), 64)
     plugin.device(Device(1, 227 << 10, 50 << 20, 200, 1269, 1 << 30))  # few tokens are bound by bytes
     context = plugin.configured(Linear.of(many))
@@ -59,7 +59,7 @@ def test_few_tokens_of_the_tactic_go_by_the_kernels(load, driver):
         assert plugin.launched() == counts
 
 
-def test_a_plugin_of_an_engine_asks_for_the_same_workspace(load, driver):
+def test_engine_plugins_ask_for_equal_workspace(load, driver):
     """An engine creates its plugin with a tactic and never configures it."""
     plugin, linear = load(driver), large(4096)
     plugin.device(H100)
@@ -78,7 +78,7 @@ def test_other_tactics_never_take_it(load, driver, tactic):
     assert plugin.enqueue(context, case, 1 << 20)[0] == 0 and plugin.launched() == [1, 0, 0]
 
 
-def test_pointers_that_are_less_aligned_go_by_the_kernels(load, driver):
+def test_misaligned_pointers_use_the_kernels(load, driver):
     plugin, case = load(driver), make_case(150, (264, 328), 64)
     code, _ = run(plugin, case, offset=8)
     assert code == 0 and plugin.launched() == [1, 0, 0]
@@ -92,7 +92,7 @@ def test_an_unknown_tactic_is_refused(load, driver):
         assert f"no tactic {tactic}: " in error and error.endswith("; build it again")
 
 
-def test_without_cublaslt_one_warning_says_how_to_get_it(load, driver, tmp_path, library):
+def test_missing_cublaslt_warns_once(load, driver, tmp_path, library):
     plugin = load(driver, tmp_path / "libcublasLt.so.13")
     plugin.device(H100)
     for linear in (large(4096), large(8192)):
@@ -159,7 +159,7 @@ def test_a_library_of_another_kind_is_refused(load, driver):
         ("heuristic", "cublasLtMatmulAlgoGetHeuristic"),
     ],
 )
-def test_what_fails_beforehand_is_named_and_the_kernels_do_it(load, driver, cublaslt, function, call):
+def test_early_failures_fall_to_the_kernels(load, driver, cublaslt, function, call):
     plugin, case = load(driver), make_case(150, (264, 328), 64)
     context, alive = plugin.configured(Linear.of(case)), cublaslt.stand_in_alive()
     assert plugin.set_tactic(context, DENSE_PATH) == 0
@@ -228,7 +228,7 @@ def test_the_choice_follows_the_number_of_tokens(unpacker):
             assert taken == sorted(taken) and not taken[4] and taken[-1], (shape, share, taken)
 
 
-def test_it_is_offered_wherever_the_plan_counts_on_it(unpacker):
+def test_plans_count_only_on_offered_tactics(unpacker):
     """The plugin takes the dense path wherever the plan predicts that it is 3 % faster."""
     card = card_named("H100")
     assert isinstance(card, RatedCard)

@@ -46,7 +46,7 @@ def binary() -> MachineCodeOf:
     return cache(machine_code)
 
 
-def test_the_counts_are_made_for_the_architectures_of_the_plugin():
+def test_counts_cover_the_plugins_architectures():
     assert cubin.ARCHS == ARCHS
 
 
@@ -81,7 +81,7 @@ def test_no_loop_over_slabs_spills(binary, scalar, arch):
 
 
 @every_binary
-def test_registers_leave_room_for_the_blocks_a_stream_is_cut_for(binary, scalar, arch):
+def test_registers_allow_the_planned_blocks(binary, scalar, arch):
     for kernel in binary(scalar, arch).kernels:
         config = schedule.CONFIGS[kernel.config]
         warp = -(-kernel.registers * 32 // REGISTER_GRANULE) * REGISTER_GRANULE
@@ -89,7 +89,7 @@ def test_registers_leave_room_for_the_blocks_a_stream_is_cut_for(binary, scalar,
 
 
 @every_binary
-def test_every_kernel_multiplies_dense_and_sparse_slabs_on_tensor_cores(binary, scalar, arch):
+def test_all_kernels_use_tensor_cores(binary, scalar, arch):
     for number, code in binary(scalar, arch).code.items():
         opcodes = {i.opcode for i in code}
         for multiply in ("HMMA.16816.F32", "HMMA.SP.16832.F32"):
@@ -103,7 +103,7 @@ def test_every_kernel_multiplies_dense_and_sparse_slabs_on_tensor_cores(binary, 
 
 
 @every_binary
-def test_a_slab_costs_the_instructions_it_must_and_touches_no_local_memory(binary, scalar, arch):
+def test_slabs_cost_their_minimal_instructions(binary, scalar, arch):
     for number, code in binary(scalar, arch).code.items():
         c = schedule.CONFIGS[number]
         row_blocks, token_blocks = c.panel_rows // 16 // c.feature_warps, c.tokens // 8 // c.token_warps

@@ -114,7 +114,7 @@ def slabs_of(count, config):
 
 
 @cases
-def test_every_bit_of_every_kept_value_gets_to_its_place(host, count, config):
+def test_every_kept_bit_reaches_its_place(host, count, config):
     words, fragments = slabs_of(count, config)
     np.testing.assert_array_equal(host.run(CONFIGS[config][0], count, words, SLABS), fragments)
 

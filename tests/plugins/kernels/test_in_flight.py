@@ -27,7 +27,7 @@ def test_all_slots_but_one_are_under_way(kind, slab):
 
 
 @pytest.mark.parametrize("groups", [1, 2, 3])
-def test_a_loop_hides_the_turns_between_a_copy_and_its_wait(groups):
+def test_loops_hide_copies_behind_turns(groups):
     copy, group = instruction("LDGSTS.E.BYPASS.128", "[R0], [R2.64]"), instruction("LDGDEPBAR", writes=0)
     way = [copy, group, instruction("DEPBAR.LE", f"SB0, 0x{groups}"), *[HMMA] * 100, BARRIER]
     turn = 8 * 100 + TIMING.barrier

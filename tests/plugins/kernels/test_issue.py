@@ -80,12 +80,12 @@ def test_a_group_of_copies_is_waited_for():
     assert issue.cycles_per_slab(a_turn_later, 4, TIMING) < 8 * 100 + TIMING.barrier + 30
 
 
-def test_stalls_are_counted_from_the_barrier_around_the_loop():
+def test_stalls_count_from_the_loops_barrier():
     way = [instruction("IADD3", stall=4), HMMA, instruction("IADD3"), BARRIER, instruction("IADD3", stall=7)]
     assert issue.stalls_to_first_product(way) == 1 + 7 + 4
 
 
-def test_copies_that_a_slab_does_not_need_are_not_executed():
+def test_needless_copies_are_not_executed():
     config = replace(
         CONFIGS[0], tokens=16
     )  # 64 rows and 4 warps: a 2:4 slab takes 3 of a dense slab's 4 copies

@@ -51,7 +51,7 @@ def case_of(tokens, shape, seed):
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_a_decoder_of_its_own_is_all_that_a_kind_needs(kernel, config):
+def test_a_kind_needs_only_its_decoder(kernel, config):
     for tokens, shape, parts in (
         (5, (130, 324), 1),
         (5, (130, 328), 7),

@@ -234,7 +234,7 @@ def test_empty_panels(kernel, config):
         assert (y[:, ~keep] == emptied.bias[~keep]).all()
 
 
-def test_results_repeat_bit_for_bit_in_any_order_of_blocks(kernel):
+def test_block_order_does_not_change_results(kernel):
     case = make_case(33, (150, 900), 64, seed=8)
     runs = [
         check(kernel, case, "decode-64", DTYPES[0], parts=11, seed=seed, mode=mode)
@@ -244,7 +244,7 @@ def test_results_repeat_bit_for_bit_in_any_order_of_blocks(kernel):
     assert all((y == runs[0]).all() for y in runs)
 
 
-def test_rows_beyond_the_tokens_stay_untouched_by_a_nan(kernel):
+def test_nan_rows_beyond_tokens_stay_untouched(kernel):
     """A NaN in one token reaches that token's row of Y and no other."""
     case = make_case(20, (70, 132), 64, seed=2)
     case.x[7, 3] = 0x7E00

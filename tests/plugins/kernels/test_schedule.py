@@ -84,7 +84,7 @@ def test_tokens_choose_the_configuration(kernel, packing, device):
     assert chosen == ["gated-" * gated + f"{kind}-{panel_rows}" for kind in kinds]
 
 
-def test_what_needs_more_shared_memory_than_the_device_has_is_no_choice(kernel):
+def test_oversized_shared_memory_is_no_choice(kernel):
     wide = list(kernel.configs()).index("wide-128")
     asked, less = problem(8192, (4096, 4096), 128), Device(84, 95 << 10, 6 << 20, 201, 512)
     assert [kernel.schedule(asked, device, wide)[0] for device in (less, A6000, RTX_4090, A100, H100)] == [
@@ -99,7 +99,7 @@ def test_a_last_wave_that_would_idle_is_cut(kernel):
     assert list(kernel.configs())[config] == "broad-128" and parts == 108
 
 
-def test_token_tiles_of_a_large_weight_walk_over_it_together_where_l2_is_small(kernel):
+def test_small_l2_walks_token_tiles_together(kernel):
     """Else each reads W from DRAM again. 32 panels x 2 token tiles of 64 are 64 parts, though there are 84 SMs."""
     names = list(kernel.configs())
     asked = problem(128, (4096, 4096), 128)
@@ -109,7 +109,7 @@ def test_token_tiles_of_a_large_weight_walk_over_it_together_where_l2_is_small(k
     assert parts > 5 * 2
 
 
-def test_decode_fills_the_device_and_prefill_is_not_cut(kernel):
+def test_decode_is_cut_prefill_is_not(kernel):
     """4096 rows are 32 panels for 108 SMs."""
     _, parts = kernel.schedule(problem(1, (4096, 4096), 128), A100)
     assert parts >= 108
@@ -133,7 +133,7 @@ def test_a_benchmark_may_fix_the_configuration(kernel):
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("packing", PACKINGS)
-def test_no_tokens_have_a_schedule_and_need_no_workspace(kernel, packing, share):
+def test_zero_tokens_need_no_workspace(kernel, packing, share):
     """No tokens mean no tiles, whose number must not be divided by; a negative number is handled alike."""
     panel_rows, gated = packing
     configs = list(kernel.configs().values())
@@ -167,7 +167,7 @@ def starts_of(panels, tiles):
 
 
 @pytest.mark.parametrize("tiles", [1, 3])
-def test_every_slab_belongs_to_one_part_and_parts_are_equal(kernel, tiles):
+def test_parts_partition_the_slabs_equally(kernel, tiles):
     """The table of parts says what a walk over all units says: a part begins at the first slab that starts in it."""
     rng = np.random.default_rng(tiles)
     for panels in (
@@ -227,7 +227,7 @@ def stream_of(panels, tiles, parts, index):
     return made
 
 
-def test_the_largest_numbers_fit_into_a_word_of_the_table(kernel):
+def test_table_words_hold_the_largest_numbers(kernel):
     """2^26 - 1 tiles, 2^19 slabs of a tile, and the last of 2^18 columns."""
     last = (1 << 18) - 1
     index = np.array([0, 1 << 19, 0, 0, *[last] * (1 << 19)], np.int32)
@@ -239,14 +239,14 @@ def test_the_largest_numbers_fit_into_a_word_of_the_table(kernel):
     assert kernel.part(table, 383)[0] == -(-383 * many // 384)
 
 
-def test_a_stream_with_more_tiles_than_its_table_counts_is_not_chosen(kernel):
+def test_streams_beyond_their_table_are_skipped(kernel):
     names = list(kernel.configs())
     for tokens, fits in ((16 * ((1 << 26) - 1), True), (16 << 26, False)):
         asked = problem(tokens, (64, 64), 64)
         assert (kernel.schedule(asked, A100, names.index("decode-64"))[0] >= 0) == fits
 
 
-def test_slabs_before_a_place_are_those_that_start_there(kernel):
+def test_slab_offsets_count_earlier_slabs(kernel):
     for counts in [(0, 0), (3, 0), (0, 3), (4, 5), (1, 0, 2, 3, 0, 1, 1, 4), (0, 0, 0, 0, 0, 0, 0, 2)]:
         costs = np.repeat(COSTS[: len(counts)], counts)
         starts = np.cumsum([4, *costs])[:-1] if len(costs) else np.array([])

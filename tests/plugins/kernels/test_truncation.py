@@ -89,7 +89,7 @@ def test_sums_of_tensor_cores_lie_within_the_tolerance(tensor_core, architecture
     assert error[48] > 0.85 * (columns / step.products - 1) * step.error
 
 
-def test_a_rounding_for_each_product_is_too_small_a_tolerance(tensor_core):
+def test_product_roundings_exceed_the_tolerance(tensor_core):
     """(K + 32) 2^-24 bounds IEEE sums of K products; on Ampere and Ada a correct kernel can exceed it."""
     a, b = unlucky("f16", STEPS["Ampere"], 4096)
     lost = (a * b).sum() - float(tensor_core("Ampere", "f16")(a, b, 0))
@@ -116,9 +116,7 @@ def by_host(kernel, a, b, c):
 
 @pytest.mark.parametrize("how", ["random", "whole numbers", "unlucky"])
 @pytest.mark.parametrize(("architecture", "kind"), KINDS)
-def test_emulated_products_differ_from_tensor_cores_by_their_rounding(
-    tensor_core, kernel, architecture, kind, how
-):
+def test_emulation_differs_only_by_rounding(tensor_core, kernel, architecture, kind, how):
     """Whole numbers give the same bits. Where tensor cores cut off, the emulations round, and only the bound holds."""
     a, b, c = (np.asarray(v, np.float64) for v in products(kind, how))
     core = tensor_core(architecture, kind)(a[:, None], b.T[None], c)
@@ -149,7 +147,7 @@ def summed(core, weight, x, sparse):
 
 @pytest.mark.parametrize("slabs", [[0], [1], [0, 1, 1, 0, 1, 0]], ids=["dense", "2:4", "mosaic"])
 @pytest.mark.parametrize(("architecture", "kind"), KINDS)
-def test_kernels_sums_of_slabs_are_those_of_tensor_cores(tensor_core, kernel, architecture, kind, slabs):
+def test_slab_sums_equal_tensor_core_sums(tensor_core, kernel, architecture, kind, slabs):
     """A bias takes the sum's leading bits away, so the 16 bits of Y show the last bits of the fp32 sum."""
     rng, sparse, dtype = np.random.default_rng(len(slabs)), np.array(slabs, bool), BITS[kind]
     weight = rng.standard_normal((64, 64 * len(slabs)), np.float32).astype(dtype).astype(np.float32)

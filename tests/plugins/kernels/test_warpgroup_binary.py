@@ -79,7 +79,7 @@ def test_every_kernel_multiplies_both_kinds_by_warpgroups(built, scalar, config)
 
 
 @every_kernel
-def test_products_stay_in_flight_while_the_next_weights_are_loaded(built, scalar, config):
+def test_products_overlap_the_next_loads(built, scalar, config):
     """The loops over slabs wait for all but one group of products; only their ends wait for the last."""
     _, kernel = built(scalar, config)
     waits = [i.operands.split()[-1] for i in kernel.code if i.opcode == "WARPGROUP.DEPBAR.LE"]
@@ -88,7 +88,7 @@ def test_products_stay_in_flight_while_the_next_weights_are_loaded(built, scalar
 
 
 @every_kernel
-def test_slabs_come_by_bulk_copies_and_registers_change_hands(built, scalar, config):
+def test_slabs_come_by_bulk_copies(built, scalar, config):
     _, kernel = built(scalar, config)
     opcodes = [i.opcode for i in kernel.code]
     assert sum(o.startswith("UBLKCP") for o in opcodes) == 3  # dense; kept values and metadata

@@ -22,7 +22,7 @@ def problem(tokens, rows, gated, share, shape=(11008, 4096)):
 
 @pytest.mark.parametrize(("rows", "gated"), FITTING)
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.7, 1.0])
-def test_it_is_chosen_for_many_tokens_where_it_is_on(kernel, rows, gated, share):
+def test_many_tokens_choose_it_where_on(kernel, rows, gated, share):
     for tokens in (1, 16, 64, 4096, 16384):
         asked = problem(tokens, rows, gated, share)
         off, on = (kernel.schedule(asked, device) for device in (OFF, ON))

@@ -35,7 +35,7 @@ MUTATIONS = {
 }  # fmt: skip
 
 
-def test_nothing_that_an_engine_may_say_is_a_fault(library_cache):
+def test_every_engine_answer_is_handled(library_cache):
     program = compile_plugin_attack(library_cache, opt="-O0")  # half as long, and so few cases take seconds
     said, fault = attack_plugin(program, 1, CASES)
     assert fault == ""

@@ -59,7 +59,7 @@ def test_preloaded_with_tensorrt_it_registers(ours, tensorrt):
     assert registered(tensorrt, LD_PRELOAD=f"{ours} {tensorrt.name}")
 
 
-def test_preloaded_alone_it_finds_no_tensorrt_that_is_loaded_later(ours, tensorrt):
+def test_preloading_needs_tensorrt_first(ours, tensorrt):
     assert not registered(tensorrt, LD_PRELOAD=str(ours))
 
 

@@ -70,7 +70,7 @@ def test_tensors_of_other_numbers_of_slabs_are_refused(load, driver):
             )
 
 
-def test_copies_of_a_plugin_share_the_index_and_serialize_it(load, driver):
+def test_plugin_copies_share_their_index(load, driver):
     plugin, case = load(driver), make_case(7, (300, 324), 64)
     linear = Linear.of(case)
     made = plugin.new(linear)

@@ -86,7 +86,7 @@ def test_an_absurd_number_of_tokens_is_refused(load, driver, batch, tokens):
     assert error == f"1 more than 2^31 - 1 tokens in X of shape [{batch}, {tokens}, 4096]"
 
 
-def test_a_refused_number_of_tokens_is_not_launched_either(load, driver):
+def test_refused_token_counts_are_not_launched(load, driver):
     plugin, case = load(driver), make_case(3, (264, 328), 64)
     context = plugin.configured(Linear.of(case))
     assert plugin.shapes(context, Linear.of(case)) == 0
@@ -106,7 +106,7 @@ def test_a_profile_with_a_negative_maximum_is_refused(load, driver):
     assert error.startswith("1 the largest X of a profile has shape [1, -1, 4096], which has a negative")
 
 
-def test_a_profile_beyond_the_limit_is_taken_for_the_limit(load, driver):
+def test_profiles_are_clipped_to_the_limit(load, driver):
     """Dimensions that depend on data may have such loose bounds; each call's own number is checked."""
     plugin = load(driver)
     plugin.device(H100)

@@ -90,7 +90,7 @@ def test_engine_builds_ahead_of_time(session, variant):
 
 
 @pytest.mark.parametrize("variant", ["shape", "mixed", "residual-shape", "lie", "int8-no-scales"])
-def test_engine_with_tensors_that_do_not_fit_is_refused(session, variant):
+def test_engines_with_misfit_tensors_are_refused(session, variant):
     got = session("build", variant)
     assert not got["built"] and got["errors"]
     message = {

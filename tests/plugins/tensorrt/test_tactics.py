@@ -69,7 +69,7 @@ def test_no_timing_gives_a_prompt_a_decode_configuration(
 @pytest.mark.parametrize(
     ("opt", "offered"), [(1, [DENSE_PATH]), (256, [DENSE_PATH]), (MOST, [AUTO, DENSE_PATH])]
 )
-def test_the_dense_path_is_timed_only_where_it_is_taken(load, driver, opt, offered):
+def test_untaken_dense_paths_are_not_timed(load, driver, opt, offered):
     """Elsewhere its tactic does what the automatic one does, and noise would decide about prompts."""
     plugin, linear = load(driver), large(MOST)
     plugin.device(H100)
@@ -81,7 +81,7 @@ def test_the_dense_path_is_timed_only_where_it_is_taken(load, driver, opt, offer
     assert plugin.tactics(plugin.configured(large(256), timed=256)) == [AUTO]
 
 
-def test_an_engine_of_a_dense_path_still_decodes_with_the_kernels(load, driver, kernel):
+def test_dense_path_engines_decode_with_kernels(load, driver, kernel):
     plugin = load(driver)
     plugin.device(H100)
     engine = plugin.new(large(MOST))
@@ -91,7 +91,7 @@ def test_an_engine_of_a_dense_path_still_decodes_with_the_kernels(load, driver, 
     assert plugin.launched() == [2, 0, 0]
 
 
-def test_a_builder_without_a_gpu_offers_the_automatic_tactic(load, driver):
+def test_builders_without_gpu_offer_one_tactic(load, driver):
     plugin = load(driver)
     plugin.device(Device())
     for linear in (large(MOST), Linear.from_buffer_copy(large(1))):
@@ -102,7 +102,7 @@ def test_a_builder_without_a_gpu_offers_the_automatic_tactic(load, driver):
     ("shape", "rows", "gated", "name"),
     [((11008, 4096), 128, 0, "hopper-pair-128"), ((11008, 4096), 64, 1, "gated-hopper-64")],
 )
-def test_the_kernel_with_wgmma_serves_prompts_where_it_is_on(load, driver, kernel, shape, rows, gated, name):
+def test_wgmma_serves_prompts_where_on(load, driver, kernel, shape, rows, gated, name):
     """The dense path's tactic stays beside it, so that TensorRT times both; a cache of timings knows them apart."""
     plugin = load(driver)
     names = [*kernel.configs(), *(config.name for config in WARPGROUP_CONFIGS)]

@@ -105,6 +105,6 @@ def test_preloaded_with_tensorrt_it_registers(folder, library):
     assert said["registered"] == REGISTERED
 
 
-def test_the_plugin_of_the_other_backend_leaves_the_registry_alone(folder):
+def test_other_backends_plugins_leave_the_registry(folder):
     said, _ = session(folder, "dlopen", build_plugin("tensorrt-rtx").path)
     assert said["registered"] == []

@@ -115,7 +115,7 @@ def test_a_map_opens_large_and_closes(report: Path, open_page: Any) -> None:
     assert page.evaluate("document.activeElement.dataset.name") == "model.layers.3.mlp.up_proj"
 
 
-def test_a_map_opens_by_enter_and_zooms_by_keys_and_wheel(report: Path, open_page: Any) -> None:
+def test_maps_open_and_zoom_by_keys(report: Path, open_page: Any) -> None:
     page = open_page(report)
     page.locator("button.map").nth(9).press("Enter")
     stage = page.locator("#zoom-stage")
@@ -185,7 +185,7 @@ def test_the_page_is_never_wider_than_the_window(report: Path, open_page: Any, w
     assert box["x"] >= 0 and box["x"] + box["width"] <= width
 
 
-def test_on_a_phone_the_speed_up_and_the_chart_are_in_sight(report: Path, open_page: Any) -> None:
+def test_phones_show_speed_up_and_chart(report: Path, open_page: Any) -> None:
     """No table has to be scrolled for its most important column."""
     page = open_page(report, width=390)
     headers = page.locator("#speed th:nth-child(2)").filter(has_text="speed-up")
@@ -263,7 +263,7 @@ def test_everything_drawn_has_a_name(report: Path, open_page: Any) -> None:
     assert levels[0] == 1 and all(b - a <= 1 for a, b in pairwise(levels))
 
 
-def test_a_model_of_7b_weights_is_a_small_page(tmp_path: Path, open_page: Any) -> None:
+def test_7b_models_make_small_pages(tmp_path: Path, open_page: Any) -> None:
     """The model has LLaMA-2-7B's 32 layers; at ratio .25 tiles along a row alternate most often."""
     out = Out(tmp_path / "out", LLAMA_2_7B, ratio=0.25)
     path = write_page(out.write(verified(out), benched()))
@@ -273,7 +273,7 @@ def test_a_model_of_7b_weights_is_a_small_page(tmp_path: Path, open_page: Any) -
     assert page.evaluate("document.documentElement.scrollWidth") <= 1280
 
 
-def test_no_text_of_a_chart_is_wider_than_estimated(report: Path, open_page: Any) -> None:
+def test_chart_texts_fit_their_estimate(report: Path, open_page: Any) -> None:
     page = open_page(report)
     drawn = page.locator(".chart text").evaluate_all(
         "all => all.map(text => [text.textContent, text.getComputedTextLength()])"

@@ -35,7 +35,7 @@ def card_of(path: Path) -> tuple[dict[str, object], str]:
     return yaml.safe_load(head), text
 
 
-def test_the_card_says_where_the_model_is_from_and_what_it_costs(out: Out) -> None:
+def test_the_card_names_source_and_cost(out: Out) -> None:
     out.report["model"]["path"] = "/hub/models--Some-Owner--Model-1B/snapshots/0123"
     path = out.write()
     (path / "model").mkdir()
@@ -82,7 +82,7 @@ def test_the_card_is_renewed_with_the_page(out: Out) -> None:
     [b"", b"# no metadata", b"---\nlicense: [mit\n---\n", b"---\n- mit\n---\n", b"---\nlicense: mit", b"\xff\xfe",
      b"---\nlicense: {a: b}\nlanguage: 7\nlicense_link: 'javascript:x'\n---\n", b"---\n" + b"[" * 5000 + b"\n---\n"],
 )  # fmt: skip
-def test_a_card_that_is_not_as_documented_says_nothing(tmp_path: Path, content: bytes) -> None:
+def test_undocumented_cards_say_nothing(tmp_path: Path, content: bytes) -> None:
     (tmp_path / CARD).write_bytes(content)
     assert read_card(tmp_path) == CardFacts()
 

@@ -59,7 +59,7 @@ def masks_of(out: Out) -> MaskSet:
     return MaskSet.load(out.write() / "masks.safetensors")
 
 
-def test_bars_are_2_4_before_the_cut_and_dense_behind_it(tmp_path: Path) -> None:
+def test_bars_change_at_the_cut(tmp_path: Path) -> None:
     section = scores(masks_of(Out(tmp_path, llama_shapes(4, 512, 512, 1024), 0.3)))
     cut = float(drawn(section).find("g[@class='cut']/line").get("x1"))
     for left, right, parts in bars(section):
@@ -69,7 +69,7 @@ def test_bars_are_2_4_before_the_cut_and_dense_behind_it(tmp_path: Path) -> None
     check_parts(section, ["2:4", "dense"])
 
 
-def test_bars_have_a_part_for_each_kind_of_tile(tmp_path: Path) -> None:
+def test_bars_have_parts_by_kind(tmp_path: Path) -> None:
     out = Out(tmp_path, llama_shapes(4, 512, 512, 1024), 0.3)
     assert out.record.scores is not None
     sparse = out.record.scores.sparse
@@ -131,7 +131,7 @@ def charted(out: Out, *found: Any) -> Section:
     return frontier(Sources.read(out.write(*found)))
 
 
-def test_a_build_alone_is_drawn_beside_the_dense_model(out: Out) -> None:
+def test_single_builds_are_drawn_with_dense(out: Out) -> None:
     found = marks(charted(out))
     assert set(found) == {"dense", "this build"}
     (x, y), (dense_x, dense_y) = place(found["this build"]), place(found["dense"])
@@ -162,7 +162,7 @@ def test_an_unbeaten_build_is_named(out: Out) -> None:
     assert "No baseline that was measured is as small" in charted(out, found).about
 
 
-def test_a_loss_that_is_not_finite_has_no_place(out: Out) -> None:
+def test_infinite_losses_have_no_place(out: Out) -> None:
     out.report["perplexity"]["hybrid"] = None  # JSON has no infinity
     assert charted(out) == Section()
 

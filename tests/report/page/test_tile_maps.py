@@ -29,7 +29,7 @@ def drawn(path: str, shape: tuple[int, int]) -> np.ndarray:
 
 
 @given(arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 40))))
-def test_a_path_covers_each_2_4_tile_once_and_no_others(tiles: np.ndarray) -> None:
+def test_paths_cover_2_4_tiles_once(tiles: np.ndarray) -> None:
     assert np.array_equal(drawn(tile_path(tiles), tiles.shape), tiles)
 
 
@@ -63,7 +63,7 @@ def test_shares_are_of_weights_not_of_tiles(tmp_path: Path) -> None:
     assert "1 2:4 of 2 tiles" in one.about
 
 
-def test_a_tile_may_be_as_wide_as_its_linear(tmp_path: Path) -> None:
+def test_tiles_may_span_their_linear(tmp_path: Path) -> None:
     found = maps_of(tmp_path, {"layers.0.up": (512, 300)}, (128, WHOLE))
     (one,) = found["rows"][0]["cells"][0]
     assert one.size == (1.0, 4.0)

@@ -39,7 +39,7 @@ class TestRight:
     def engine(self, passed: bool) -> EngineCompared:
         return EngineCompared(engine="e", passed=passed, error=0.1, tolerance=TOLERANCE, runs=())
 
-    def test_an_engine_that_was_not_run_leaves_it_open(self, out: Out) -> None:
+    def test_unrun_engines_leave_the_question_open(self, out: Out) -> None:
         for found in ((), (verified(out),)):
             right, _, _ = lit(out, *found)
             assert (right.colour, right.answer) == ("yellow", "Not all checked")
@@ -95,7 +95,7 @@ class TestFast:
         assert fast.colour == "yellow" and "Slower in prefill (0.81×)." in fast.why
         assert self.predicted(out, end_to_end=0.97).colour == "red"
 
-    def test_what_was_measured_counts_and_a_cpu_does_not(self, out: Out) -> None:
+    def test_measured_gpu_times_count(self, out: Out) -> None:
         _, _, fast = lit(out, None, benched())
         assert (fast.colour, fast.answer) == ("yellow", "0.86× to 1.15×")
         assert "Measured on NVIDIA GeForce RTX 3090" in fast.why

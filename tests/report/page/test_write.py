@@ -62,7 +62,7 @@ class TestVerdict:
         assert "Measured slower than the dense engine for a whole run with batch 16: 0.86×." in said
         assert "measured, batch 16" in said and "neither predicted nor measured" not in said
 
-    def test_times_of_a_cpu_are_not_taken_for_those_of_a_gpu(self, out: Out) -> None:
+    def test_cpu_times_are_no_gpu_times(self, out: Out) -> None:
         said = words(write_page(out.write(verified(out), benched(Library.ONNX_RUNTIME))))
         assert "1.11× predicted" in said and "It says nothing about a GPU" in said
 

@@ -89,7 +89,7 @@ def test_clients_that_leave(generator: Generator) -> None:
         assert running.post({"prompt": "dog", "max_tokens": 2}).status_code == 200
 
 
-def test_a_client_that_does_not_read_holds_up_nobody(generator: Generator) -> None:
+def test_slow_readers_hold_up_nobody(generator: Generator) -> None:
     """Its stream fills the sockets' buffers, and the worker serves the next request."""
     name = "tiny" * 1000  # every chunk contains the name, 10 MB in all
     with serving(generator, queue=1, model=name) as running:

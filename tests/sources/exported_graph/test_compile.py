@@ -83,7 +83,7 @@ def nodes_of(path):
         ({"dtype": "float32"}, 2 * 4),
     ],
 )
-def test_it_computes_what_the_graph_computes_with_masked_weights(model, masks, tmp_path, form, nodes):
+def test_hybrids_equal_the_masked_graph(model, masks, tmp_path, form, nodes):
     settings = {key: form.pop(key) for key in ("fuse",) if key in form}
     weights = weights_of(model)
     dtype = form.get("dtype", "float16")
@@ -175,7 +175,7 @@ def test_bfloat16_is_the_graphs_own(model, masks, tmp_path):
         compiled(model, masks, graph, tmp_path / "other", dtype="float16")
 
 
-def test_settings_of_an_export_do_not_go_with_a_graph(model, masks, tmp_path):
+def test_graphs_refuse_export_settings(model, masks, tmp_path):
     graph = saved(Exporter(weights_of(model)).model(HIDDEN, 2), tmp_path / "exported.onnx")
     for settings in ({"opset": 20}, {"logits": "all"}):
         with pytest.raises(UsageError, match="does not go with --graph"):
@@ -227,9 +227,7 @@ def folded(proto):
         (folded, ReasonKind.NOT_IN_GRAPH, "in no product of the graph", False),
     ],
 )
-def test_linears_that_the_graph_does_not_have_alone_are_named(
-    model, masks, tmp_path, capsys, change, kind, words, is_masked
-):
+def test_shared_linears_are_named(model, masks, tmp_path, capsys, change, kind, words, is_masked):
     proto = Exporter(weights_of(model)).model(HIDDEN, 2)
     name = f"model.layers.{change(proto)}"
     reads = {node.output[0]: node.input[1] for node in proto.graph.node if node.op_type == "MatMul"}

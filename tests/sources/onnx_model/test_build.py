@@ -72,7 +72,7 @@ def test_out_holds_what_the_manifest_says(settings, calib):
     assert 0.01 < relative < 0.6
 
 
-def test_a_linear_that_is_compiled_dense_is_left_as_it_is(settings):
+def test_dense_linears_stay_as_they_are(settings):
     report = build(settings | {"lowering": "re:.*linear1.*=dense"})
     dense = {row["name"] for row in report["linears"] if row["lowering"] == "dense"}
     assert dense and len(dense) < len(report["linears"])
@@ -96,7 +96,7 @@ def test_the_recipe_reproduces_the_build(settings, tmp_path):
         assert sha256_of(settings["out"] / name) == sha256_of(tmp_path / "again" / name), name
 
 
-def test_only_what_would_come_out_different_is_run_again(settings):
+def test_only_changed_stages_run_again(settings):
     build(settings)
     report = build(settings | {"fuse": False}, force=True)
     assert "masks" not in report["seconds"] and "pack" in report["seconds"]
@@ -106,7 +106,7 @@ def test_only_what_would_come_out_different_is_run_again(settings):
     assert "masks" not in report["seconds"] and "pack" in report["seconds"]
 
 
-def test_masks_come_with_the_weights_that_were_solved_for_them(settings, tmp_path):
+def test_masks_come_with_solved_weights(settings, tmp_path):
     build(settings)
     out, given = settings["out"], {"mask": settings["out"] / "masks.safetensors", "ratio": None}
     build({k: v for k, v in (settings | given).items() if v is not None} | {"out": tmp_path / "again"})
@@ -192,7 +192,7 @@ def beyond_fp16(tmp_path):
     return {"model": path, "ratio": 0.5, "tile": (64, 64), "backend": "onnx", "out": tmp_path / "out"}
 
 
-def test_activations_above_the_range_of_fp16_are_told_before_masks_are_learned(beyond_fp16, monkeypatch):
+def test_fp16_overflow_is_found_before_learning(beyond_fp16, monkeypatch):
     with (
         monkeypatch.context() as patched,
         pytest.raises(PatchCompileError, match="does not compute") as error,
@@ -227,7 +227,7 @@ def test_the_first_linear_that_overflows_is_named(tmp_path):
     assert late.value.why == "The output of second exceeds what float16 holds."
 
 
-def test_a_model_whose_own_outputs_are_not_finite_is_refused_before_any_work(tmp_path):
+def test_infinite_models_are_refused_before_work(tmp_path):
     nodes = [
         helper.make_node("MatMul", ["x", "a"], ["p"], "first"),
         helper.make_node("MatMul", ["p", "b"], ["y"], "second"),
@@ -240,7 +240,7 @@ def test_a_model_whose_own_outputs_are_not_finite_is_refused_before_any_work(tmp
     assert not (tmp_path / "out.partial").exists()
 
 
-def test_a_hybrid_that_computes_something_else_is_not_published(settings, monkeypatch):
+def test_wrong_hybrids_are_not_published(settings, monkeypatch):
     """With a tolerance of zero, rounding alone is a difference."""
     monkeypatch.setattr(tolerance, "DEVIATIONS", 0.0)
     monkeypatch.setattr(rounding, "_error", lambda *_: 0.0)
@@ -249,7 +249,7 @@ def test_a_hybrid_that_computes_something_else_is_not_published(settings, monkey
     assert not settings["out"].exists()
 
 
-def test_sizes_that_the_model_does_not_take_are_told_before_any_work(tmp_path):
+def test_unfit_sizes_are_refused_before_work(tmp_path):
     """Random inputs are 16 long where the graph does not say how long; this one must be reshaped to rows of 64."""
     nodes = [
         helper.make_node("Reshape", ["x", "rows"], ["r"], "rows"),
@@ -307,7 +307,7 @@ class TestCommand:
         assert "left dense: /stem/Conv: a 3×3 convolution is no linear" in done.stdout
         assert "of its norm" in done.stdout
 
-    def test_what_stays_dense_is_counted_and_named_when_asked(self, exported, tmp_path):
+    def test_dense_nodes_are_counted_and_named(self, exported, tmp_path):
         path = exported("encoder", False)
         words = ["--ratio", "0.4", "--tile", "64x64", "--backend", "onnx", "-o", tmp_path / "out"]
         done = self.invoke(path, *words)
@@ -331,7 +331,7 @@ class TestCommand:
             assert "why: 1 × a convolution of more than one point is no linear." in said
             assert ("  conv: a convolution of 3 points is no linear" in said) == bool(more)
 
-    def test_outputs_far_from_those_of_the_dense_model_are_warned_of(self, exported, tmp_path, calib):
+    def test_far_outputs_bring_a_warning(self, exported, tmp_path, calib):
         """Random weights have no structure, so that half of them are a large part of the output."""
         words = ["--tile", "64x64", "--backend", "onnx", "-o", tmp_path / "out", "--force"]
         done = self.invoke(exported("mlp", False), "--ratio", "0.5", *words)

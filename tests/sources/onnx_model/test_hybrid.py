@@ -82,7 +82,7 @@ def test_casts_are_shared_and_left_out_between_linears(tmp_path):
     assert error < 3 * UNIT_ROUNDOFF["FLOAT16"] * 3
 
 
-def test_a_model_of_16_bits_gets_no_casts_and_its_epilogues_are_fused(tmp_path):
+def test_16_bit_models_get_no_casts(tmp_path):
     path = graphs.export(graphs.mlp, tmp_path / "m.onnx", dtype=torch.float16, dynamo=False)
     hybrid, plan, error = compiled(path, tmp_path)
     assert not nodes_of(hybrid, "Cast", "Gelu")
@@ -159,7 +159,7 @@ class TestActivationsOfAnFp32Model:
         ("split.rows", {"lowering": "split"}, "split"),
     ],
 )
-def test_the_names_of_an_exporter_may_clash_with_those_of_packed_tensors(tmp_path, clashing, options, kind):
+def test_clashing_tensor_names_are_avoided(tmp_path, clashing, options, kind):
     """`fc.bias` is a value other than fc's bias, and `fc.dense` is another node's constant."""
     nodes = [
         helper.make_node("Relu", ["x"], ["fc.bias"], "relu"),
@@ -212,7 +212,7 @@ def test_a_linear_that_a_subgraph_reads(tmp_path):
 class TestReferences:
     """Variants of the pruned model that measure the effect of rounding."""
 
-    def test_rounding_is_as_large_as_that_of_the_hybrid(self, exported, tmp_path):
+    def test_measured_rounding_covers_the_hybrids(self, exported, tmp_path):
         path = exported("encoder", True)
         learned = learn(path, tmp_path)
         model = read_onnx(path)

@@ -63,7 +63,7 @@ def test_every_file_enters_the_key_of_the_masks(inputs: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("name", ["4.bias", "inputs.npz"])
-def test_building_again_after_a_change_equals_a_clean_run(inputs: Path, tmp_path: Path, name: str) -> None:
+def test_rebuilding_equals_a_clean_run(inputs: Path, tmp_path: Path, name: str) -> None:
     out, clean = tmp_path / "out", tmp_path / "clean"
     build(asked(inputs, out))
     with changed(inputs / name):

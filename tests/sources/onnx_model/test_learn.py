@@ -39,7 +39,7 @@ def error(learned, path, folder):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("model", ["mlp", "conv_net", "encoder"])
-def test_the_pruned_model_holds_the_masks_and_nothing_else_changed(exported, tmp_path, model, method):
+def test_only_masked_weights_change(exported, tmp_path, model, method):
     path = exported(model, False)
     learned = learn(path, tmp_path, method=method)
     before, after = weights(path), weights(learned.pruned)
@@ -142,7 +142,7 @@ def test_weights_above_the_range_of_fp16(tmp_path):
     assert learn(path, tmp_path, method="magnitude", dtype="BFLOAT16", ratio=0.5).masks["fc"].tiles.all()
 
 
-def test_a_weight_keeps_the_type_it_is_stored_in(tmp_path):
+def test_weights_keep_their_stored_type(tmp_path):
     nodes = [
         helper.make_node("Cast", ["w"], ["wide"], to=1),
         helper.make_node("MatMul", ["x", "wide"], ["y"], "fc"),
@@ -154,7 +154,7 @@ def test_a_weight_keeps_the_type_it_is_stored_in(tmp_path):
 
 
 @pytest.mark.parametrize("criterion", ["raw", "magnitude", "random"])
-def test_tiles_may_be_ranked_by_what_a_file_can_tell(exported, tmp_path, criterion):
+def test_files_allow_some_criteria(exported, tmp_path, criterion):
     """The reference rankings of checkpoints work here too, since one method serves both."""
     path, maps = exported("mlp", True), {}
     for name in ("relative", criterion):
@@ -233,7 +233,7 @@ def test_linears_of_one_input_share_a_file(tmp_path):
     assert len(list((tmp_path / "moments").iterdir())) == 2
 
 
-def test_what_does_not_fit_in_memory_is_gathered_in_turns(tmp_path, monkeypatch):
+def test_large_moments_are_gathered_in_turns(tmp_path, monkeypatch):
     path = two_heads(tmp_path / "m.onnx")
     whole, feeds = gather(path, tmp_path)
     expected = {name: whole.read(name) for name in "qko"}
@@ -268,7 +268,7 @@ def test_a_model_that_does_not_take_the_inputs(tmp_path):
     assert "--calib" in error.value.fix
 
 
-def test_inputs_are_computed_with_the_given_number_of_threads(tmp_path):
+def test_inputs_use_the_given_threads(tmp_path):
     """ONNX Runtime divides a ReduceMean over an axis in the middle by the number of its threads, and rounds by that."""
     nodes = [
         helper.make_node("ReduceMean", ["x", "axis"], ["r"], "mean", keepdims=0),

@@ -18,7 +18,7 @@ def test_the_method_follows_from_the_inputs():
     assert recipe(calib="inputs.npz", method="wanda").method == "wanda"
 
 
-def test_the_number_of_threads_is_recorded_where_results_depend_on_it():
+def test_thread_counts_are_recorded_where_they_matter():
     assert recipe(calib="inputs.npz").threads == torch.get_num_threads()
     assert recipe(calib="inputs.npz", threads=7).threads == 7
     assert recipe().threads is None
@@ -29,7 +29,7 @@ def test_a_criterion_that_needs_no_loss_is_taken(criterion):
     assert recipe(calib="inputs.npz", criterion=criterion).criterion == criterion
 
 
-def test_refusals_say_what_is_lacking_and_what_is_taken():
+def test_refusals_name_lack_and_remedy():
     with pytest.raises(
         UsageError, match=r"no gradients to train by. It takes magnitude, oneshot, sparsegpt, wanda"
     ):
@@ -41,7 +41,7 @@ def test_refusals_say_what_is_lacking_and_what_is_taken():
 
 
 @pytest.mark.parametrize(("sixteen_bit", "expected"), [(None, "float16"), ("bfloat16", "bfloat16")])
-def test_the_type_follows_from_the_model_unless_it_is_given(sixteen_bit, expected):
+def test_the_models_type_is_the_default(sixteen_bit, expected):
     assert recipe(sixteen_bit).dtype == expected
     assert recipe(sixteen_bit, dtype="float16").dtype == "float16"
 

@@ -62,9 +62,7 @@ def test_no_code_of_the_current_folder_is_run(tmp_path: Path, monkeypatch: pytes
     assert not (tmp_path / "mark").exists()
 
 
-def test_data_that_is_not_here_is_refused_without_asking_the_network(
-    own: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_data_is_refused_offline(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
     monkeypatch.setattr(socket.socket, "connect", lambda self, address: asked.append(address))
     before = datasets.config.HF_HUB_OFFLINE, huggingface_hub.constants.HF_HUB_OFFLINE, socket.getaddrinfo
@@ -84,7 +82,7 @@ def test_data_that_is_not_here_is_refused_without_asking_the_network(
     assert socket.getaddrinfo is before[2]
 
 
-def test_code_of_a_task_does_not_reach_the_network_either(own: Path) -> None:
+def test_task_code_reaches_no_network(own: Path) -> None:
     code = "import socket\ndef fetch(**_):\n    socket.create_connection(('example.org', 80))\n"
     (own / "fetching.py").write_text(code)
     (own / "fetch.yaml").write_text(

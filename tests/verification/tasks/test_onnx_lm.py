@@ -53,7 +53,7 @@ def test_likelihoods(onnx: Any, hf: Any) -> None:
     assert len({round(likelihood, 3) for likelihood, _ in ours}) == len(PAIRS)
 
 
-def test_greedy_is_said_of_what_the_model_would_write(onnx: Any) -> None:
+def test_greedy_marks_the_models_own_choice(onnx: Any) -> None:
     """Only the word that the model would write is greedy. A random model also writes ids without a word."""
     said = 0
     for context in WORDS[:8]:
@@ -65,7 +65,7 @@ def test_greedy_is_said_of_what_the_model_would_write(onnx: Any) -> None:
     assert said
 
 
-def test_rolling_likelihoods_of_texts_longer_than_the_model_reaches(onnx: Any, hf: Any) -> None:
+def test_rolling_likelihoods_cover_long_texts(onnx: Any, hf: Any) -> None:
     requests = asked("loglikelihood_rolling", [("the cat sat on a mat",), ("big red dog ran far " * 20,)])
     with quiet_harness():
         expected = hf.loglikelihood_rolling(requests)

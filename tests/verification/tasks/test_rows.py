@@ -102,7 +102,7 @@ def test_a_figure_without_error_is_not_judged() -> None:
     assert not any("bits" in note for note in distinguished(dense, pruned, UNITS))
 
 
-def test_items_of_a_group_are_those_of_its_tasks() -> None:
+def test_groups_have_their_tasks_items() -> None:
     dense, pruned = results(RIGHT * 6 + WRONG * 4), results(RIGHT * 5 + WRONG * 5)
     for one in (dense, pruned):
         one["results"]["all"] = {"name": "all", "acc,none": 0.5, "acc_stderr,none": 0.1}

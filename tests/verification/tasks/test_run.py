@@ -54,7 +54,7 @@ def test_the_backends_agree_to_rounding(answers: dict[str, TaskScores]) -> None:
         assert (onnx.dense, onnx.pruned) == pytest.approx((hf.dense, hf.pruned), rel=0.01)
 
 
-def test_what_is_to_be_known_of_the_rows_is_said(answers: dict[str, TaskScores]) -> None:
+def test_rows_bring_their_notes(answers: dict[str, TaskScores]) -> None:
     notes = tasks(answers["onnx"]).lines
     assert notes[0] == "tasks: asked as plain text; the model has a chat template, which is not applied"
     assert any(n.startswith("choose, acc: ") and n.endswith(" 12 items") for n in notes)

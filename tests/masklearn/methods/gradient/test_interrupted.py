@@ -86,9 +86,7 @@ def assert_same(found: Arrays, expected: Arrays, tolerance: float = 0.0) -> None
         np.testing.assert_allclose(found[name], array, rtol=tolerance, err_msg=name)
 
 
-def test_killed_at_any_step_and_resumed_it_ends_in_the_same_masks(
-    make_model, text_file, tmp_path: Path
-) -> None:
+def test_killed_and_resumed_ends_in_same_masks(make_model, text_file, tmp_path: Path) -> None:
     model = make_model()
     task = make_task(model, text_file, tmp_path / "whole", **_SETTINGS)
     found = method_of(_SETTINGS["method"]).candidates(CheckpointFeed(task))
@@ -99,9 +97,7 @@ def test_killed_at_any_step_and_resumed_it_ends_in_the_same_masks(
     assert_same(found, expected)
 
 
-def test_so_do_several_processes_with_whole_models_and_with_shards(
-    make_model, text_file, tmp_path: Path
-) -> None:
+def test_several_processes_end_in_the_same_masks(make_model, text_file, tmp_path: Path) -> None:
     """All processes end with equal masks. Shards sum the gradient's norm in another order."""
     model = make_model()
     run = Run(model, text_file, tmp_path, "ddp")

@@ -120,9 +120,7 @@ def test_bfloat16_runs(make_model: ModelMaker, text_file: Path, tmp_path: Path) 
     assert np.isfinite(list(learned.masks.record.train.last.values())).all()
 
 
-def test_the_text_is_that_of_training_and_the_record_has_no_path(
-    make_model, text_file, tmp_path: Path
-) -> None:
+def test_records_hold_no_path(make_model, text_file, tmp_path: Path) -> None:
     model = make_model()
     learn(model, recipe(text_file, method="wanda"), tmp_path / "w").masks.save(tmp_path / "masks.safetensors")
     learned = learn(model, recipe(text_file, prior=str(tmp_path / "masks.safetensors")), tmp_path / "s")

@@ -33,7 +33,7 @@ def sums(sparse: float, energy: float = 1.0) -> Sums:
     return Sums(torch.tensor(sparse), torch.tensor(energy))
 
 
-def test_density_is_global_with_one_target_and_by_share_with_several() -> None:
+def test_density_targets_are_global_or_by_share() -> None:
     """40 of 100 and 60 of 300 weights lie in sparse tiles, so 20 and 30 are zeroed."""
     record = {0: sums(40.0), 1: sums(60.0)}
     together = [DensityTarget([0, 1], 400, 0.4 * 400)]
@@ -186,13 +186,13 @@ def test_temperature_starts_lower_below_45(ratio: float, first: float) -> None:
     assert TILE.temperature_for(ratio) == Span(2.0, 0.05)
 
 
-def test_half_way_is_half_way_and_nothing_leaves_the_span() -> None:
+def test_schedules_stay_within_their_span() -> None:
     span = Span(25.0, 350.0)
     assert span.at(0.5) == 187.5
     assert (span.at(-0.1), span.at(1.7)) == (25.0, 350.0)
 
 
-def test_tile_logits_can_cross_from_one_prior_value_to_the_other() -> None:
+def test_tile_logits_can_cross_prior_values() -> None:
     """Adam moves a logit by up to rate·steps/2 under cosine decay; at 2000 steps the rates equal the papers'."""
     assert (JOINT.tile_rate(2000), TILE.tile_rate(2000)) == (1e-3, 1e-4)
     for steps in (1, 10, 200, 1000):

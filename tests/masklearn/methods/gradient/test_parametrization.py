@@ -67,7 +67,7 @@ def test_dense_weights_when_the_mask_is_off() -> None:
     assert not torch.equal(linear.weight, linear.parametrizations.weight.original)
 
 
-def test_noise_depends_on_seed_rank_step_and_place_alone() -> None:
+def test_noise_depends_on_seed_rank_step_place() -> None:
     def weight(place: int = 0, **drawing: int) -> torch.Tensor:
         settings = {"seed": 1, "rank": 0, "step": 5} | drawing
         return masked_linear(Drawing(**settings), place=place).weight
@@ -80,7 +80,7 @@ def test_noise_depends_on_seed_rank_step_and_place_alone() -> None:
         assert not torch.equal(other, first)
 
 
-def test_hard_draws_follow_the_logits_and_ragged_tiles_count_by_their_weights() -> None:
+def test_hard_draws_follow_the_logits() -> None:
     drawing = Drawing(0, tile_scale=1e6, pattern_scale=1e6, temperature=0.05, record={})
     linear = masked_linear(drawing)
     mask: HybridMask = linear.parametrizations.weight[0]
@@ -266,7 +266,7 @@ def test_fixed_patterns_equal_logits_that_leave_no_choice() -> None:
     torch.testing.assert_close(ours, torch.autograd.grad((expected**3).sum() + expected_energy, d2))
 
 
-def test_a_hard_mask_is_exactly_one_of_six_patterns() -> None:
+def test_a_hard_mask_has_one_of_six_patterns() -> None:
     """τ and κ are those of the last step, and logits are as far apart as training drives them."""
     logits = torch.zeros(8, 6, 10)
     choice = torch.randint(6, (8, 10), generator=generator(1))
@@ -289,7 +289,7 @@ def test_tiles_spread_as_their_map_expands(shape: tuple[int, int], tile: tuple[i
     np.testing.assert_array_equal(spread_tiles(grid, shape, tile).numpy() > 0.5, expected)
 
 
-def test_dense_share_is_drawn_as_gumbel_softmax_over_two() -> None:
+def test_dense_shares_are_gumbel_softmax_draws() -> None:
     """Both have the same distribution: quantiles of 200,000 draws each agree."""
     logit, scale, temperature = 0.02, 30.0, 2.0
     ours = dense_share(torch.full((200_000,), logit), scale, temperature, generator(4))
@@ -306,7 +306,7 @@ def test_gumbel_draws_have_its_mean_and_variance() -> None:
     assert float(draws.var()) == pytest.approx(np.pi**2 / 6, rel=0.01)
 
 
-def test_bfloat16_weights_keep_their_dtype_and_autocast_does_not_touch_the_mask() -> None:
+def test_bfloat16_weights_keep_their_dtype_under_autocast() -> None:
     weight, dense, logits, noise = drawn(4, 6, 8)
     expected, _ = weight_of_logits(weight, dense, logits, noise.clone(), 90.0, 2.0)
     with torch.autocast("cpu", torch.bfloat16):

@@ -55,7 +55,7 @@ def test_a_method_is_kept_as_it_yields(make_model: ModelMaker, text_file: Path, 
         np.testing.assert_array_equal(prior[name].score, candidate.score)
 
 
-def test_a_masks_file_gives_its_tiles_and_patterns_back(make_model, text_file: Path, tmp_path: Path) -> None:
+def test_a_masks_file_restores_tiles_and_patterns(make_model, text_file: Path, tmp_path: Path) -> None:
     task = make_task(make_model(), text_file, tmp_path / "s", prior=str(tmp_path / "masks"))
     masks = masks_of(task)
     masks.save(tmp_path / "masks")

@@ -68,7 +68,7 @@ def _split(path: Path) -> None:
 @pytest.mark.parametrize(
     "write", [lambda path: compressed_tensors(path, scheme(4, 64)), lambda path: awq(path, 128)]
 )
-def test_masks_of_a_pruned_quantised_checkpoint_come_with_its_grids(make_model: Any, write: Any) -> None:
+def test_imported_quantised_masks_bring_their_grids(make_model: Any, write: Any) -> None:
     path: Path = make_model(dtype=torch.bfloat16, **_SIZES)
     file = path / "model.safetensors"
     tensors = load_file(file)

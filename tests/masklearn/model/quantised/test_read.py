@@ -98,7 +98,7 @@ def test_every_format_is_documented() -> None:
         assert f"| `{name}` |" in page and kind.summary
 
 
-def test_awq_as_the_converter_of_compressed_tensors_reads_it(make: Any) -> None:
+def test_awq_reads_as_compressed_tensors_converts_it(make: Any) -> None:
     from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
     from compressed_tensors.entrypoints.convert.converters.autoawq import AutoAWQConverter
 
@@ -146,9 +146,7 @@ def _group(**changes: Any) -> dict[str, Any]:
         (_group(weights={"strategy": "block"}), "weights.strategy"),
     ],
 )
-def test_what_compressed_tensors_has_beside_is_refused_by_name(
-    changes: dict[str, Any], place: str, make: Any
-) -> None:
+def test_unsupported_compressed_tensors_are_named(changes: dict[str, Any], place: str, make: Any) -> None:
     path = make()
     compressed_tensors(path, scheme(4, 64))
     _edit_config(path, **changes)
@@ -234,7 +232,7 @@ HOSTILE: dict[str, tuple[str, str, Callable[[torch.Tensor], torch.Tensor | None]
 
 
 @pytest.mark.parametrize("case", HOSTILE)
-def test_damaged_folders_are_one_error_when_they_are_opened(case: str, make: Any) -> None:
+def test_damaged_folders_are_one_error(case: str, make: Any) -> None:
     name, part, change, verdict = HOSTILE[case]
     path = make()
     READ[name](path)
@@ -255,9 +253,7 @@ def test_damaged_folders_are_one_error_when_they_are_opened(case: str, make: Any
         ("ct-int4-64", "weight_scale", lambda t: t.float() * 1.0001, "weight_scale .* not read"),
     ],
 )
-def test_damaged_numbers_are_one_error_when_they_are_read(
-    name: str, part: str, change: Any, verdict: str, make: Any
-) -> None:
+def test_damaged_numbers_are_one_error(name: str, part: str, change: Any, verdict: str, make: Any) -> None:
     path = make()
     READ[name](path)
     _change(path, f"{_DOWN}.{part}", change)
@@ -283,7 +279,7 @@ def test_a_config_without_quantised_tensors_is_refused(make: Any) -> None:
         Checkpoint.open(path)
 
 
-def test_zero_points_that_are_zero_and_an_index_in_order_are_read(make: Any) -> None:
+def test_trivial_zero_points_and_indices_are_read(make: Any) -> None:
     """Early versions of compressed-tensors stored both beside symmetric weights."""
     path = make()
     integers = compressed_tensors(path, scheme(4, 64))
@@ -302,7 +298,7 @@ def test_zero_points_that_are_zero_and_an_index_in_order_are_read(make: Any) -> 
     )
 
 
-def test_a_scale_of_float32_gives_values_of_the_models_type(make: Any) -> None:
+def test_float32_scales_give_values_of_model_type(make: Any) -> None:
     path = make(torch.bfloat16)
     integers = compressed_tensors(path, scheme(8, None))
     _change(path, f"{_Q}.weight_scale", lambda scale: scale.float() * 1.0001)
@@ -329,7 +325,7 @@ def test_transposed_models_are_refused(make_model: Any) -> None:
         covered_linears_of(Checkpoint.open(path))
 
 
-def test_a_config_alone_does_not_tell_what_is_quantised(make: Any) -> None:
+def test_a_config_does_not_name_quantised_tensors(make: Any) -> None:
     path = make()
     gptq(path, 4, 64)
     (path / "model.safetensors").unlink()
