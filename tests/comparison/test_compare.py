@@ -185,8 +185,8 @@ def test_differing_cards_drop_predictions(outs, capsys):
 def drawn(file: Path) -> tuple[list[ET.Element], list[str]]:
     """Marks and names of the builds in a picture."""
     picture = ET.fromstring(file.read_text("utf-8"))
-    marks = picture.findall(f"./{SVG}g[@class='marks']/{SVG}path")
-    return marks, [text.text or "" for text in picture.iterfind(f"./{SVG}g[@class='names']/{SVG}text")]
+    marks = [mark for mark in picture.iter(f"{SVG}path") if mark.find(f"{SVG}title") is not None]
+    return marks, [text.text or "" for text in picture.iterfind(f".//{SVG}text[@class='called']")]
 
 
 def test_the_curve_is_drawn_as_svg(outs, tmp_path):
