@@ -13,8 +13,6 @@ from masklearn import Checkpoint, LearnRecipe, Task, covered_linears_of, write_s
 from masklearn.text.calibrate import pool_of
 from masklearn.text.source import SourceKind
 
-__all__ = ["SHAPES", "random_task", "random_tokens", "write_checkpoint"]
-
 # Configurations of transformers.
 SHAPES: dict[str, dict[str, Any]] = {
     "llama-2-7b": {

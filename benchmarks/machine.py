@@ -8,8 +8,6 @@ from masklearn.base.device import usable_device
 from masklearn.model.modules import computes_in_bf16
 from patch_compile.timing.device import about_cpu
 
-__all__ = ["machine", "origin"]
-
 
 def origin() -> dict[str, str]:
     """Machine and day, which each row keeps because the rows of a page come from several machines."""

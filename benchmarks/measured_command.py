@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Watched", "watched"]
-
 _INTERVAL = 0.05  # seconds between two readings of the anonymous memory, whose peak the kernel does not keep
 
 

@@ -11,8 +11,6 @@ import torch
 from torch import nn
 from transformers import AutoModel, ViTConfig, ViTModel
 
-__all__ = ["export_minilm", "export_vit"]
-
 
 class _FirstOutput(nn.Module):
     """A model that returns its last hidden state alone."""

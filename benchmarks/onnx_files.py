@@ -28,8 +28,6 @@ import onnx
 from benchmarks.onnx_packages import INSTALLED, WHEELS, OnnxFile, installed_file, unpacked
 from samples.models import get_model
 
-__all__ = ["Case", "Row", "build_case", "cases", "main", "outcome_of", "table"]
-
 _SECONDS = 900  # limit of one build
 _HEADERS = (
     "package",

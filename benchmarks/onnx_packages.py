@@ -10,8 +10,6 @@ from pathlib import Path
 
 from samples.packages import Package, fetch
 
-__all__ = ["INSTALLED", "WHEELS", "OnnxFile", "Wheel", "installed_file", "unpacked"]
-
 _NONE = "has no linear to prune"
 _QUANTIZED = "The model is quantized"
 

@@ -4,8 +4,6 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-__all__ = ["print_or_renew", "renewed"]
-
 
 def print_or_renew(
     argv: Sequence[str] | None, description: str | None, name: str, part: Callable[[], str]

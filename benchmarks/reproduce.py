@@ -19,8 +19,6 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-__all__ = ["LEGITIMATE", "REPAIR", "SURROUNDINGS", "compare", "main", "run_build", "sort_out"]
-
 LEGITIMATE: Mapping[str, str] = {
     "report.json: seconds.*": "times",
     "report.json: path": "the place of OUT",

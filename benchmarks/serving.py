@@ -20,8 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-__all__ = ["Served", "main", "measure"]
-
 _PROMPT = "Write a short story about a {} who lives by the sea. Once upon a time"
 _HEROES = (
     "sailor",

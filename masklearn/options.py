@@ -10,18 +10,6 @@ from masklearn.masks.name_globs import parse_pattern
 from masklearn.masks.weight_types import parse_weights
 from masklearn.traits import METHODS, Criterion, Repair, method_names
 
-__all__ = [
-    "LEARNING",
-    "REPAIR",
-    "BytesPerWeight",
-    "Count",
-    "Exclude",
-    "Include",
-    "LearnOptions",
-    "Ratio",
-    "Tile",
-]
-
 LEARNING, REPAIR = "Learning", "Repair"
 _learning, _repair = partial(Option, group=LEARNING), partial(Option, group=REPAIR)
 

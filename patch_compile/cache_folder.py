@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["cache_folder"]
-
 
 def cache_folder(name: str) -> Path:
     """Returns `~/.cache/patch-compile/NAME`, or the same below XDG_CACHE_HOME. The folder may not exist."""

@@ -14,9 +14,6 @@ from typing import Any
 from masklearn.base.printable import one_line
 from patch_compile.errors import UsageError
 
-__all__ = ["GRAPHS", "LINEARS", "STAGES", "TENSORS", "VARIABLE", "debug_level", "difference_lines", "tell",
-           "tell_seconds", "tensor_words"]  # fmt: skip
-
 VARIABLE = "PATCH_COMPILE_DEBUG"
 STAGES, LINEARS, GRAPHS, TENSORS = 1, 2, 3, 4
 _BEGIN = time.monotonic()

@@ -29,12 +29,6 @@ from patch_compile.engine.backend import Runner
 from patch_compile.engine.options import ENGINE, EngineSettings
 from patch_compile.packing.fusion import FUSIONS, parse_fusions, spell_fusions
 
-__all__ = [
-    "AUTO", "EDGELLM_PYTHON", "EVALUATION", "FORCE", "GRAPH", "GROUPS", "MODEL_DIR", "RESUME", "RUNNER", "SHORTCUTS",
-    "TRUST", "Argument", "BenchOptions", "BuildOptions", "ErrorStat", "ImportOptions", "Option", "Runner", "VerifyOptions",
-    "flag_of", "flags_of",
-]  # fmt: skip
-
 WORKLOAD, GRAPH, EVALUATION = "Workload", "Graph", "Evaluation"
 GROUPS = (LEARNING, REPAIR, WORKLOAD, GRAPH, ENGINE, EVALUATION, "")  # in the order of `--help-all`
 AUTO = "auto"

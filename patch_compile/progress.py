@@ -21,8 +21,6 @@ from masklearn.base.printable import one_line
 from patch_compile.debug import STAGES, tell, tell_seconds
 from patch_compile.errors import SPELLING
 
-__all__ = ["Progress", "StageClock", "Update", "quiet_libraries"]
-
 Update = Callable[[str, int, int], bool]
 """`update(what, done, total)`: current step of a stage, and its progress in the stage's own unit. True to continue."""
 

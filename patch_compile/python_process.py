@@ -23,8 +23,6 @@ from typing import IO, Any
 
 from patch_compile.errors import PatchCompileError
 
-__all__ = ["ProcessEnded", "PythonProcess", "forbid_current_folder", "run_foreign_python", "run_pip"]
-
 _FORBIDS = "PYTHONSAFEPATH"  # Python 3.11 and newer read it
 _PATIENCE = 10.0  # seconds that a process has to end after its last answer
 

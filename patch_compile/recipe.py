@@ -26,8 +26,6 @@ from patch_compile.planning.speed_goal import SpeedGoal
 if TYPE_CHECKING:
     from masklearn.masks.maskset import MaskSet
 
-__all__ = ["GraphRecipe", "Recipe", "settings_from"]
-
 
 class Recipe(LearnSettings, BuildOptions):
     """All settings of `patch-compile build`. `None` stands for a default that is determined when the build starts."""

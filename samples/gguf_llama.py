@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from masklearn import write_shard
 from patch_compile import PatchCompileError
 
-__all__ = ["convert"]
-
 # Tensor of a block in GGUF (names of llama.cpp's gguf-py) → module of transformers.
 _BLOCK = {
     "attn_norm": "input_layernorm",

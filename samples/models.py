@@ -19,8 +19,6 @@ from patch_compile import PatchCompileError
 from samples.gguf_llama import convert
 from samples.packages import Package, fetch, sha256_of
 
-__all__ = ["SAMPLES", "Sample", "get_model", "main"]
-
 _MANIFEST = "sample.json"
 
 

@@ -10,8 +10,6 @@ from pathlib import Path
 from patch_compile import PatchCompileError
 from patch_compile.python_process import run_pip
 
-__all__ = ["Package", "fetch", "have_npm", "sha256_of"]
-
 
 @dataclass(frozen=True)
 class Package:

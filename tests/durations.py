@@ -10,8 +10,6 @@ from xml.etree import ElementTree
 
 from benchmarks.machine import origin
 
-__all__ = ["report"]
-
 _OUT = Path(__file__).with_name("durations.txt")
 _FILE, _TEST = 1.0, 3.0  # seconds from which a file and a test have a line
 

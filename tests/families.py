@@ -8,8 +8,6 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.conftest import tiny_tokenizer
 
-__all__ = ["FAMILIES", "IN_EVERY_RUN", "MIXTURES", "RENAMED", "UNEXPORTABLE", "write_family"]
-
 _SIZES: dict[str, Any] = {
     "vocab_size": 128,
     "hidden_size": 64,

@@ -4,8 +4,6 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 
-__all__ = ["FORMS", "graph_of", "linear", "ops", "outputs"]
-
 # Graphs of one linear, in every form that lowerings take.
 FORMS = {
     "matmul": "w = Transpose <perm = [1, 0]> (a) y = MatMul (x, w)",

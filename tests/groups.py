@@ -7,8 +7,6 @@ from xdist.scheduler import LoadGroupScheduling
 
 from tests.onnx_export.tiny import ENCODERS, VARIANTS
 
-__all__ = ["GROUPS", "Scheduling", "group_of"]
-
 # Beginnings of the tests' ids.
 GROUPS: dict[str, tuple[str, ...]] = {
     "bench": ("tests/timing/",),

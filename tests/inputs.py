@@ -14,8 +14,6 @@ import pytest
 from benchmarks.reproduce import LEGITIMATE, compare, sort_out
 from patch_compile.errors import PatchCompileError
 
-__all__ = ["assert_changes_are_named", "changed", "differences", "files_below"]
-
 _SWAPPED = {b"cat": b"dog", b"dog": b"cat", b"0.7": b"0.8"}
 
 

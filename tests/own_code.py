@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 
-__all__ = ["claim_config", "claim_tokenizer", "nothing_runs"]
-
 _CODE = """
 from pathlib import Path
 Path({mark!r}).write_text("run")

@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["PARTS", "SLOW", "of_part", "slow_files"]
-
 PARTS = ("quick", "rest")
 SLOW = 8.0  # seconds
 _HERE = Path(__file__).parent

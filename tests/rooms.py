@@ -10,8 +10,6 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["changes", "lines", "paragraph"]
-
 _SUFFIXES = (".py", ".cu", ".cuh", ".cpp", ".h", ".sh")
 _WIDTH = 120
 

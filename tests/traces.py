@@ -9,8 +9,6 @@ from typing import Any
 
 import onnx_ir as ir
 
-__all__ = ["Traces"]
-
 # fields of a config that do not reach the graph
 _OF_PLACE = ("_name_or_path", "transformers_version")
 

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from functools import cache
 from types import FrameType
 
-__all__ = ["at_most_calls", "slowness", "until"]
-
 _HANG = 600  # seconds, far more than anything takes that is waited for
 _REFERENCE = (
     0.5  # seconds of the processor that `slowness` takes on the machine for which limits in seconds were set

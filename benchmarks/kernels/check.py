@@ -19,22 +19,6 @@ from tests.oracles.element_packing import Packed, pack_gated, pack_slabs, prune
 from tests.oracles.fp32_sums import fp32_sum_error
 from tests.oracles.integer_packing import INT8, Quantised, pack_gated_integers, pack_integers, quantise
 
-__all__ = [
-    "TOKENS",
-    "Case",
-    "Outcome",
-    "check",
-    "check_row",
-    "epilogue_of_turn",
-    "names",
-    "outcomes",
-    "packed_slabs",
-    "quantised",
-    "random_weight",
-    "share_of_allowed_error",
-    "tensors_of",
-]
-
 _MANTISSA = {torch.float16: 11, torch.bfloat16: 8}  # significand bits
 _SMALLEST = {torch.float16: 2.0**-24, torch.bfloat16: 2.0**-133}  # spacing of the subnormals
 TOKENS = (1, 7, 16, 17, 64, 130, 300)

@@ -19,19 +19,6 @@ from typing import Any, NamedTuple, NoReturn, Protocol
 
 from rows import Row, Rows
 
-__all__ = [
-    "CANT_START",
-    "CONTEXT_IS_LOST",
-    "DONE",
-    "HANGS",
-    "TIME_IS_OVER",
-    "Patience",
-    "measure_rows",
-    "run_in_children",
-    "settle",
-    "stop_when_asked",
-]
-
 DONE, CANT_START, TIME_IS_OVER, CONTEXT_IS_LOST = 0, 1, 3, 4  # exit codes of a process that measures
 HANGS = "hangs"
 _STOPS = (signal.SIGTERM, signal.SIGINT)

@@ -11,21 +11,6 @@ from typing import NamedTuple
 
 from patch_compile.plugin.toolchain import cuda_folders, plugin_sources
 
-__all__ = [
-    "ARCHS",
-    "FLAGS",
-    "PLUGINS",
-    "SOURCES",
-    "Function",
-    "Instruction",
-    "Kernel",
-    "compile_all",
-    "find_cuobjdump",
-    "functions_of",
-    "kernels_in",
-    "ptx_of",
-]
-
 PLUGINS = plugin_sources()
 # Kernels of each type for the kinds of PATCH, for all kinds of slabs, and for those of integers.
 KERNELS = ("", "all_", "int8_", "int4_")

@@ -10,8 +10,6 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-__all__ = ["Cuda", "CudaError"]
-
 _OUT = ctypes.POINTER(c_void_p)
 _ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "cudaMalloc": (_OUT, c_size_t),

@@ -18,20 +18,6 @@ from kernels import Device, Kernels
 from rows import Row
 from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, silu
 
-__all__ = [
-    "GENERATED",
-    "LLAMA_2_7B",
-    "RATIOS",
-    "STEP_LAUNCHES",
-    "Decoder",
-    "DenseLinears",
-    "HybridLinears",
-    "NoLinears",
-    "Shape",
-    "decoder_rows",
-    "decoder_table",
-]
-
 
 @dataclass(frozen=True)
 class Shape:

@@ -17,8 +17,6 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
 
-__all__ = ["FIGURES", "TORCH", "main", "without_torch"]
-
 _SHARES = dict.fromkeys(map(str, (0.0, 0.5, 0.7, 0.8, 0.9, 1.0)), 1e-6)
 # What the tables of all stages show.
 FIGURES = {

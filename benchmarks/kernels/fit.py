@@ -43,20 +43,6 @@ from patch_compile.planning.roofline.linear_roofline import (
 )
 from patch_compile.planning.roofline.schedule import CONFIGS
 
-__all__ = [
-    "KEPT",
-    "Slab",
-    "calibration",
-    "card_of_rows",
-    "first",
-    "fit",
-    "keep",
-    "median_clocks",
-    "predicted_times",
-    "slabs",
-    "times_of",
-]
-
 KEPT = Path(__file__).resolve().with_name("measured")
 _BACKEND = "the kernels' benchmark"
 _NUMBERS = {config.name: number for number, config in enumerate(CONFIGS)}

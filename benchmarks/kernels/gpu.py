@@ -12,19 +12,6 @@ from threading import Thread
 
 import torch
 
-__all__ = [
-    "Call",
-    "MeasuredGpu",
-    "Sensors",
-    "all_launches",
-    "copies_beyond_l2",
-    "driver_version",
-    "graph_launches",
-    "sensor_medians",
-    "time_of",
-    "usable",
-]
-
 Call = Callable[[int], object]  # launches the copy of that number on the current stream
 
 _WARM_UPS, _REPLAYS = 3, 7

@@ -10,8 +10,6 @@ from gpu import Call, copies_beyond_l2
 from kernels import SLAB_NAMES, Arguments, Device, Kernels, Problem, problem_of, value_bytes
 from problems import Layout, random_layout, random_meta
 
-__all__ = ["ACTIVATIONS", "DENSE_PATH", "DTYPES", "Epilogue", "Hybrid", "random_hybrid"]
-
 DTYPES = (torch.float16, torch.bfloat16)  # index: `Scalar` in kernels/arguments.h
 ACTIVATIONS = ("", "gelu", "gelu_tanh", "silu")  # index: `Activation` in kernels/arguments.h
 

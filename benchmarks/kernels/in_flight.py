@@ -26,8 +26,6 @@ from patch_compile.hardware.cards import RatedCard, rated_cards
 from patch_compile.planning.roofline.schedule import CONFIGS, Config
 from patch_compile.plugin.toolchain import find_nvcc
 
-__all__ = ["bytes_a_cycle", "bytes_in_flight", "longest_latency", "slab_bytes"]
-
 _LONGEST = 8192  # cycles
 _ARCHS = (80, 90)  # those of cards whose DRAM is fast for their SMs
 

@@ -29,21 +29,6 @@ from patch_compile.hardware.cards import architecture_of
 from patch_compile.planning.roofline.schedule import CONFIGS, Config
 from patch_compile.plugin.toolchain import find_nvcc
 
-__all__ = [
-    "BUDGETS",
-    "Loop",
-    "Timing",
-    "blocks_of",
-    "budget_of",
-    "cycles_per_slab",
-    "executed",
-    "figures_of",
-    "loop_figures",
-    "slab_bytes",
-    "stalls_to_first_product",
-    "timing_of",
-]
-
 BUDGETS = Path(__file__).resolve().with_name("budgets.json")
 BUDGET_ARCHS = (80, 86)  # those of sm_89 are sm_86's; prefill on sm_90 takes the dense path
 

@@ -20,28 +20,6 @@ from patch_compile.planning.roofline.schedule import TABLE_WORDS
 from patch_compile.plugin.compiling import compile_units, kernel_objects, link, plugin_cache, units
 from patch_compile.plugin.toolchain import find_cxx, find_nvcc, plugin_sources
 
-__all__ = [
-    "LIBRARY",
-    "SLAB_NAMES",
-    "WEIGHTS",
-    "Arguments",
-    "Config",
-    "DensePath",
-    "Device",
-    "Kernels",
-    "PartTable",
-    "Problem",
-    "SlabCounts",
-    "Slabs",
-    "build_library",
-    "device_index",
-    "fingerprint",
-    "library_for",
-    "problem_of",
-    "set_slabs",
-    "value_bytes",
-]
-
 LIBRARY = "PATCH_BENCH_LIBRARY"
 """Environment variable: path of a library that was built beforehand."""
 

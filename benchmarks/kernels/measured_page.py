@@ -24,8 +24,6 @@ from patch_compile.planning.roofline.assumptions import ASSUMED, Assumptions
 from patch_compile.planning.roofline.linear_roofline import DENSE_PATH
 from patch_compile.planning.roofline.rest import rest_of
 
-__all__ = ["markdown"]
-
 _NOTHING = "Nothing has been measured yet."
 _MODEL = MODELS["LLaMA-2-7B"]
 _SHAPES = ((4096, 4096), (11008, 4096), (4096, 11008))

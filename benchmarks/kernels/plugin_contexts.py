@@ -16,8 +16,6 @@ from kernels import Config
 from numpy.typing import NDArray
 from plugin_driver import DENSE_PATH_TACTIC, Linear, PluginDriver, Tensors
 
-__all__ = ["Asked", "Context", "Engine", "Given", "Wrong", "open_context"]
-
 
 class Asked(NamedTuple):
     """A linear to drive. turn: number of its epilogue, as in check.py."""

@@ -17,8 +17,6 @@ from patch_compile.plugin.compiling import compile_units, kernel_objects, link, 
 from patch_compile.plugin.toolchain import fetch_headers, find_cxx, find_headers, find_nvcc, plugin_sources
 from tests.oracles.element_packing import Packed
 
-__all__ = ["DENSE_PATH_TACTIC", "SOURCES", "Linear", "PluginDriver", "Tensors", "build_driver"]
-
 DENSE_PATH_TACTIC = 1000
 """The number of `kDensePathTactic`."""
 SOURCES = ("tensorrt/patch_linear_plugin.cpp", "tensorrt/context_memory.cpp", "host/plugin_driver.cpp")

@@ -40,8 +40,6 @@ from plugin_driver import DENSE_PATH_TACTIC, PluginDriver, build_driver
 
 from masklearn.masks.kinds.table import KINDS
 
-__all__ = ["LINEARS", "drive", "main"]
-
 _DEADLINE = 120.0  # seconds of a linear's process; on an H100 it should take 10
 _DENSE_TOKENS = (512, 1024, 2048, 4096, 8192)  # the first that the dense path is taken for is driven
 _ROUNDS = 20  # launches of each of two contexts at once

@@ -35,8 +35,6 @@ from patch_compile.planning.roofline import schedule
 from patch_compile.planning.roofline.linear_roofline import Linear, dense_path_time, dense_time, predict
 from patch_compile.plugin.toolchain import plugin_sources
 
-__all__ = ["PredictedRow", "predicted_rows"]
-
 _WEIGHTS = (FLOAT16, *QUANTISED.values())
 _STREAMS = len(schedule.CONFIGS)  # configurations beyond these are for Hopper
 

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
 from masklearn.quant.table import FLOAT16, QUANTISED
 
-__all__ = ["SHAPES", "TOKENS", "Layout", "panel_rows", "random_layout", "random_meta"]
-
 # (out_features, in_features) of the models' linears, each once
 SHAPES: dict[str, tuple[tuple[int, int], ...]] = {
     "LLaMA-2-7B": ((4096, 4096), (11008, 4096), (4096, 11008)),

@@ -13,16 +13,6 @@ from kernels import Device, Kernels
 from problems import SHAPES, TOKENS, panel_rows
 from rows import Row
 
-__all__ = [
-    "EPILOGUE_SHARES",
-    "EPILOGUE_TOKENS",
-    "SHARES",
-    "epilogue_rows",
-    "epilogue_table",
-    "product_rows",
-    "table",
-]
-
 SHARES = (0.0, 0.5, 0.7, 0.8, 0.9, 1.0)
 EPILOGUE_SHARES, EPILOGUE_TOKENS = (0.0, 0.5, 0.9), (1, 16, 128, 2048)  # for products with an epilogue
 _SCALARS = {"float16": torch.float16, "bfloat16": torch.bfloat16}

@@ -28,20 +28,9 @@ from patch_compile.planning.outline import outline_of_llama
 from patch_compile.planning.planner import assumed_plans, settle_together
 from patch_compile.planning.predict import predict_whole
 from patch_compile.planning.roofline.assumptions import ASSUMED, Assumptions
-from patch_compile.planning.roofline.linear_roofline import Linear, dense_path_time, predict
+from patch_compile.planning.roofline.linear_roofline import Linear, predict
 from patch_compile.planning.roofline.rest import Model
 from patch_compile.plugin.toolchain import plugin_sources
-
-__all__ = [
-    "MODELS",
-    "PUBLISHED",
-    "Linear",
-    "Whole",
-    "dense_path_time",
-    "markdown",
-    "predict",
-    "predict_model",
-]
 
 SHARES = (0.0, 0.5, 0.7, 0.8, 0.9, 1.0)
 RATIOS = (0.25, 0.35, 0.45)

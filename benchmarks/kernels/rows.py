@@ -7,8 +7,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Row", "Rows", "measured", "read_rows"]
-
 Row = dict[str, Any]
 
 

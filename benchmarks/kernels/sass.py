@@ -25,8 +25,6 @@ from masklearn.quant.table import FLOAT16, INT4, INT8, WeightType
 from patch_compile.planning.roofline.schedule import CONFIGS, Config
 from patch_compile.plugin.toolchain import find_nvcc
 
-__all__ = ["JSON", "count_slab", "kinds_of", "loads_of", "loop_of", "sass_counts", "way_of"]
-
 JSON = Path(__file__).resolve().parents[2] / "plugins" / "kernels" / "sass.json"
 _COUNTED = ("HMMA.SP", "HMMA", "LDSM", "LDS.128", "LDS.64", "LDS", "LDGSTS")  # the first match counts
 _LEAVES = ("EXIT", "RET")

@@ -18,8 +18,6 @@ from kernels import WEIGHTS, Device, Kernels, Problem, problem_of
 from problems import random_layout
 from rows import Row
 
-__all__ = ["SHAPES", "SHARES", "TOKENS", "best_table", "slab_clocks", "sweep_rows"]
-
 SHAPES = ((4096, 4096), (11008, 4096), (4096, 11008), (4864, 896))
 TOKENS = (1, 16, 64, 256, 2048)
 SHARES = (0.0, 0.5, 1.0)

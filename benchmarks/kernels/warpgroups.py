@@ -18,8 +18,6 @@ from patch_compile.planning.roofline.launch_work import rates_of, weight_bytes
 from patch_compile.planning.roofline.linear_roofline import Linear, first_bytes, l2_trip
 from patch_compile.plugin.toolchain import plugin_sources
 
-__all__ = ["CONFIGS", "Config", "slab_clocks", "warpgroup_time"]
-
 _WARPGROUP_ROWS = 64
 _LINE = re.compile(
     r'\{"([\w-]+)", Kernel::kWarpgroup(s|Pairs),\s*' + r",\s*".join([r"(\d+)"] * 6) + r",\s*(true|false),"

@@ -7,19 +7,6 @@ from typing import Any
 from benchmarks.quality.frontier import bytes_of
 from masklearn import Baseline
 
-__all__ = [
-    "ALL_KINDS",
-    "AUTO",
-    "NOT_DEPLOYABLE",
-    "NO_REPAIR",
-    "OWN_TEXT",
-    "PATCH",
-    "PERMUTED",
-    "RATIOS",
-    "Entry",
-    "entries",
-]
-
 RATIOS = (0.45, 0.35, 0.25)
 _DISTILL = {"repair": "distill"}
 NO_REPAIR = "oneshot, no repair"

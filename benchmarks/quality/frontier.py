@@ -57,8 +57,6 @@ from patch_compile.report.svg import (
     text_width,
 )
 
-__all__ = ["SERIES", "Spot", "bytes_of", "draw", "kinds_of", "main", "spots"]
-
 Row = Mapping[str, Any]
 
 _CARD, _MODEL, _TILE = "A6000", "LLaMA-2-7B", (128, 128)

@@ -13,8 +13,6 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, Literal
 
-__all__ = ["Bounds", "Option", "listed"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:

@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Annotated
 
+from masklearn.base.option import Option
 from patch_compile.api.results import Result
 from patch_compile.api.signature import Given, StrPath, takes
-from patch_compile.options import Argument, BenchOptions, Option
-
-__all__ = ["bench"]
+from patch_compile.options import Argument, BenchOptions
 
 
 @takes(BenchOptions, extra="build")

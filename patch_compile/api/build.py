@@ -4,12 +4,11 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Literal
 
+from masklearn.base.option import Option
 from patch_compile.api.results import FinishedBuild
 from patch_compile.api.signature import Given, StrPath, takes
 from patch_compile.artifacts.layout import RECIPE
-from patch_compile.options import EDGELLM_PYTHON, RESUME, Argument, BuildOptions, Option
-
-__all__ = ["build"]
+from patch_compile.options import EDGELLM_PYTHON, RESUME, Argument, BuildOptions
 
 
 @takes(BuildOptions, extra="build")

@@ -3,11 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
+from masklearn.base.option import Option
 from patch_compile.api.results import Result
 from patch_compile.api.signature import takes
-from patch_compile.options import Option
-
-__all__ = ["build_plugin"]
 
 
 @takes()

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
+from masklearn.base.option import Option
 from patch_compile.api.results import Compared
 from patch_compile.api.signature import StrPath, takes
-from patch_compile.options import Argument, Option
-
-__all__ = ["compare"]
+from patch_compile.options import Argument
 
 
 @takes()

@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import Annotated
 
+from masklearn.base.option import Option
 from patch_compile.api.results import Compiled
 from patch_compile.api.signature import Given, StrPath, takes
 from patch_compile.artifacts.layout import MASKS, ONNX
-from patch_compile.options import FORCE, GRAPH, MODEL_DIR, RESUME, BuildOptions, Option
-
-__all__ = ["compile"]
+from patch_compile.options import FORCE, GRAPH, MODEL_DIR, RESUME, BuildOptions
 
 _SETTINGS = (
     "dtype", "opset", "logits", "fuse", "lowering", "batch_size", "prompt_tokens", "generated_tokens", "include", "exclude",

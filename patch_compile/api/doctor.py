@@ -3,8 +3,6 @@
 from patch_compile.api.results import Result
 from patch_compile.api.signature import takes
 
-__all__ = ["doctor"]
-
 
 @takes()
 def doctor() -> Result:

@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
+from masklearn.base.option import Option
 from patch_compile.api.results import Result
 from patch_compile.api.signature import StrPath, takes
-from patch_compile.options import EDGELLM_PYTHON, Argument, Option
-
-__all__ = ["export"]
+from patch_compile.options import EDGELLM_PYTHON, Argument
 
 
 @takes(extra="build")

@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import Annotated
 
+from masklearn.base.option import Option
 from patch_compile.api.results import ImportedMasks
 from patch_compile.api.signature import Given, StrPath, takes
 from patch_compile.artifacts.layout import MASKS
-from patch_compile.options import Argument, ImportOptions, Option
-
-__all__ = ["import_mask"]
+from patch_compile.options import Argument, ImportOptions
 
 
 @takes(ImportOptions, extra="build")

@@ -7,8 +7,6 @@ from patch_compile.api.results import Inspected
 from patch_compile.api.signature import StrPath, takes
 from patch_compile.options import Argument
 
-__all__ = ["inspect"]
-
 
 @takes()
 def inspect(

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Annotated
 
 from masklearn import LearnOptions
+from masklearn.base.option import Option
 from patch_compile.api.results import LearnedMasks
 from patch_compile.api.signature import Given, StrPath, takes
-from patch_compile.options import EVALUATION, FORCE, MODEL_DIR, RESUME, BuildOptions, Option
-
-__all__ = ["learn"]
+from patch_compile.options import EVALUATION, FORCE, MODEL_DIR, RESUME, BuildOptions
 
 _SETTINGS = (
     "ratio", "bytes_per_weight", *LearnOptions.__annotations__, "speedup", "budget_ms", "batch_size", "prompt_tokens",

@@ -2,11 +2,10 @@
 
 from typing import Annotated
 
+from masklearn.base.option import Option
 from patch_compile.api.results import Planned
 from patch_compile.api.signature import Given, StrPath, takes
-from patch_compile.options import MODEL_DIR, BuildOptions, Option
-
-__all__ = ["plan"]
+from patch_compile.options import MODEL_DIR, BuildOptions
 
 _SETTINGS = (
     "ratio", "speedup", "budget_ms", "lowering", "batch_size", "prompt_tokens", "generated_tokens", "fuse", "tile", "kinds",

@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Annotated
 
+from masklearn.base.option import Option
 from patch_compile.api.results import Result
 from patch_compile.api.signature import StrPath, takes
-from patch_compile.options import Argument, Option
-
-__all__ = ["reduce_linear"]
+from patch_compile.options import Argument
 
 
 @takes(extra="build")

@@ -24,19 +24,6 @@ if TYPE_CHECKING:
     from patch_compile.runtime import Generator
     from patch_compile.runtime.run import Continuations
 
-__all__ = [
-    "Compared",
-    "Compiled",
-    "FinishedBuild",
-    "Generated",
-    "ImportedMasks",
-    "Inspected",
-    "LearnedMasks",
-    "Planned",
-    "Result",
-    "Verified",
-]
-
 
 class _Record(Protocol):
     def as_json(self) -> dict[str, Any]:

@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
+from masklearn.base.option import Option
 from patch_compile.api.results import Generated
 from patch_compile.api.signature import Given, StrPath, takes
-from patch_compile.options import RUNNER, TRUST, Argument, Option, Runner
-
-__all__ = ["run"]
+from patch_compile.engine.backend import Runner
+from patch_compile.options import RUNNER, TRUST, Argument
 
 _SAMPLING = ("temperature", "top_k", "top_p", "repetition_penalty", "seed")
 

@@ -14,8 +14,6 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar, Union, get_args,
 from masklearn.base.extras import require_extra
 from masklearn.base.option import Option
 
-__all__ = ["Given", "StrPath", "takes"]
-
 StrPath: TypeAlias = str | os.PathLike[str]
 Given: TypeAlias = dict[str, Any]
 _R = TypeVar("_R")

@@ -7,8 +7,6 @@ from patch_compile.api.results import Verified
 from patch_compile.api.signature import Given, StrPath, takes
 from patch_compile.options import Argument, VerifyOptions
 
-__all__ = ["verify"]
-
 
 @takes(VerifyOptions, extra="build")
 def verify(given: Given, path: Annotated[StrPath, Argument("The folder of a build.", "OUT")]) -> Verified:

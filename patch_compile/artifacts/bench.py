@@ -12,22 +12,6 @@ from patch_compile.artifacts.layout import BENCH
 from patch_compile.artifacts.prediction import Calibration, PhaseRow
 from patch_compile.artifacts.record import FileRecord, Record
 
-__all__ = [
-    "BenchReport",
-    "BenchRow",
-    "Calibrated",
-    "ClockRanges",
-    "ClockSample",
-    "Clocks",
-    "Contender",
-    "Library",
-    "Phase",
-    "SlowedBy",
-    "Spread",
-    "Timed",
-    "TimedOn",
-]
-
 
 class Contender(StrEnum):
     """Models that are timed."""

@@ -13,16 +13,6 @@ from patch_compile.artifacts.plan import Lowering, PlanSummary, Skipped, TileCou
 from patch_compile.artifacts.record import Record, VersionedRecord
 from patch_compile.artifacts.report import Kind, MaskMetadata, OnnxFile, PrunedModel
 
-__all__ = [
-    "CompiledAnswer",
-    "ExportedAnswer",
-    "ImportedAnswer",
-    "LearnedAnswer",
-    "LearnedBaselines",
-    "MaskedLinear",
-    "ReducedLinear",
-]
-
 
 class LearnedBaselines(BesideBaselines):
     """Learned masks beside their baselines. text: the held-out text that all were evaluated on."""

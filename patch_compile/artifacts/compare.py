@@ -15,24 +15,6 @@ from patch_compile.artifacts.manifest import ModelOrigin
 from patch_compile.artifacts.prediction import CardRow, Workload
 from patch_compile.artifacts.record import Record, VersionedRecord
 
-__all__ = [
-    "DENSE",
-    "Against",
-    "BuildFigures",
-    "BuildRow",
-    "CompareReport",
-    "ComparedAxis",
-    "LeftOut",
-    "LeftOutKind",
-    "Measure",
-    "MeasuredSpeeds",
-    "PredictedFor",
-    "PredictedSpeeds",
-    "QualityOfAll",
-    "TimedPlace",
-    "TimedSize",
-]
-
 DENSE = "the dense model"  # its name among the builds
 
 

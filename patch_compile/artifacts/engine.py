@@ -7,8 +7,6 @@ from typing import ClassVar
 from patch_compile.artifacts.layout import ENGINE_REPORT
 from patch_compile.artifacts.record import FileRecord, Record
 
-__all__ = ["BuiltEngine", "EngineDetails", "EngineReport", "PluginHeaders", "SparseTactics"]
-
 
 class SparseTactics(Record):
     """Counts of layers with weights that TensorRT found to be 2:4, and that run 2:4, None if it logged neither."""

@@ -23,8 +23,6 @@ from patch_compile.artifacts.stage_files import (
 from patch_compile.artifacts.state import StageRecord
 from patch_compile.errors import PatchCompileError
 
-__all__ = ["OutFolder", "faulty_files", "kept_for_writing"]
-
 
 @dataclass(frozen=True)
 class OutFolder:

@@ -13,8 +13,6 @@ from typing import Self
 
 from patch_compile.errors import PatchCompileError
 
-__all__ = ["LOCK", "FolderLock", "lock_holder"]
-
 LOCK = ".patch-compile.lock"
 _OPEN = os.O_NOFOLLOW | os.O_NONBLOCK  # opening a FIFO would wait for its other end
 

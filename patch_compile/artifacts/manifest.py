@@ -18,8 +18,6 @@ from patch_compile.artifacts.record import FileRecord, Record
 from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.artifacts.state import PathInOut, StageRecord
 
-__all__ = ["EvalText", "Manifest", "ModelOrigin", "Ratio", "Texts", "package_versions", "write_manifest"]
-
 _PACKAGES = (
     "torch",
     "transformers",

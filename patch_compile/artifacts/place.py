@@ -16,18 +16,6 @@ from patch_compile.artifacts.stage_files import check_own
 from patch_compile.artifacts.state import WorkspaceState, holds_nothing, is_workspace
 from patch_compile.errors import PatchCompileError
 
-__all__ = [
-    "RUNNING",
-    "check_apart",
-    "check_free_space",
-    "check_out",
-    "check_replaceable",
-    "is_half_published",
-    "name_aside",
-    "partial_of",
-    "place_of",
-]
-
 RUNNING = "Another build is running"
 _NAME_MAX = 255  # bytes of a file name on every file system of Linux
 

@@ -17,28 +17,6 @@ from patch_compile.artifacts.layout import PLAN
 from patch_compile.artifacts.prediction import CardRow, WholeRow, Workload
 from patch_compile.artifacts.record import FileRecord, Record
 
-__all__ = [
-    "Bound",
-    "Gaining",
-    "LinearRow",
-    "LinearTimes",
-    "Lowering",
-    "Node",
-    "Plan",
-    "PlanSummary",
-    "Reason",
-    "ReasonKind",
-    "Skipped",
-    "Slabs",
-    "Slower",
-    "SplitRow",
-    "TileCount",
-    "Times",
-    "Totals",
-    "Unpredicted",
-    "Way",
-]
-
 Lowering = Literal["plugin", "split", "dense"]
 Bound = Literal["bytes", "tensor"]  # the limit of a dense product
 Shape = tuple[int, int]

@@ -12,8 +12,6 @@ from patch_compile.artifacts.plan import Gaining, Plan, Skipped
 from patch_compile.artifacts.prediction import WholeRow
 from patch_compile.artifacts.record import Record
 
-__all__ = ["Asked", "Builder", "Memory", "OtherKinds", "OtherTypes", "PlanOfModel", "TargetSource"]
-
 
 class Asked(Record):
     """The amount to prune that was asked for. Exactly one field is set."""

@@ -8,8 +8,6 @@ from pydantic import Field
 
 from patch_compile.artifacts.record import Record
 
-__all__ = ["Calibration", "CardRow", "PhaseRow", "WholeRow", "Workload"]
-
 
 class Calibration(Record):
     """Assumptions of the roofline that best predict the times that were measured on a GPU.

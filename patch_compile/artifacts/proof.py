@@ -12,27 +12,6 @@ from masklearn import Unbounded
 from patch_compile.artifacts.manifest import EvalText
 from patch_compile.artifacts.record import Record, Unit, shown
 
-__all__ = [
-    "Agreement",
-    "AskedTolerance",
-    "BuildPerplexity",
-    "ComparedInputs",
-    "Finite",
-    "InputsFile",
-    "OutputDifference",
-    "OutputsDifference",
-    "OutputsProof",
-    "PredictionsDifference",
-    "ProofText",
-    "RandomInputs",
-    "Sentence",
-    "TextRunner",
-    "TextWindows",
-    "TokensProof",
-    "Tolerance",
-    "ToleranceOrigin",
-]
-
 
 def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value

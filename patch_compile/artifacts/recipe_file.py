@@ -11,8 +11,6 @@ from masklearn.base.safe_read import require_file
 from patch_compile.artifacts.layout import RECIPE
 from patch_compile.errors import PatchCompileError
 
-__all__ = ["read_recipe"]
-
 _MOST_BYTES = 1 << 20  # the parser takes minutes for larger files
 
 

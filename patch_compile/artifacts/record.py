@@ -15,8 +15,6 @@ from masklearn.base.safe_read import json_type, read_json
 from patch_compile.artifacts.layout import MANIFEST, RECIPE
 from patch_compile.errors import PatchCompileError
 
-__all__ = ["FileRecord", "Record", "Shown", "Unit", "VersionedRecord", "shown", "write_json"]
-
 _VERSION = "schema"
 _Found = TypeVar("_Found")
 

@@ -16,20 +16,6 @@ from patch_compile.artifacts.plan import LinearRow, PlanSummary, Skipped
 from patch_compile.artifacts.proof import OutputsProof, TokensProof
 from patch_compile.artifacts.record import FileRecord, Record
 
-__all__ = [
-    "REPORT_SCHEMA",
-    "BuildReport",
-    "DecoderReport",
-    "Kind",
-    "MaskMetadata",
-    "MaskedModel",
-    "OnnxFile",
-    "OutputsReport",
-    "PrunedModel",
-    "Report",
-    "read_report",
-]
-
 REPORT_SCHEMA = 3  # 1 had no kind, and sentences in plan and engine; 2 had sentences in its proof
 
 

@@ -15,20 +15,6 @@ from masklearn.base.durable import is_temporary
 from patch_compile.artifacts.state import StageRecord
 from patch_compile.errors import PatchCompileError
 
-__all__ = [
-    "check_links",
-    "check_own",
-    "files_under",
-    "foreign_files",
-    "intact",
-    "link",
-    "links_in",
-    "remove",
-    "remove_temporaries",
-    "sha256_of",
-    "sweep",
-]
-
 _NAMED = 5  # files that an error names
 
 

@@ -17,14 +17,6 @@ from patch_compile.artifacts.lock import LOCK
 from patch_compile.artifacts.record import write_json
 from patch_compile.errors import PatchCompileError
 
-__all__ = [
-    "PathInOut",
-    "StageRecord",
-    "WorkspaceState",
-    "holds_nothing",
-    "is_workspace",
-]
-
 _MAKER = "patch-compile"
 _BESIDE_STAGES = frozenset(
     {STATE, LOCK, SCRATCH, RECIPE, MANIFEST, PAGE, CARD}

@@ -23,8 +23,6 @@ from patch_compile.artifacts.verify_schema import (
     TextOverlap,
 )
 
-__all__ = ["Outcome", "Question", "VerifiedText", "VerifyReport"]
-
 
 class Question(StrEnum):
     """Questions that a verification can answer independently."""

@@ -11,35 +11,6 @@ from masklearn import Unbounded
 from patch_compile.artifacts.proof import ComparedInputs, Finite, OutputsDifference, TextWindows, Tolerance
 from patch_compile.artifacts.record import Record, Unit, shown
 
-__all__ = [
-    "RUN_TOKENS",
-    "BlockError",
-    "ComparedRun",
-    "EngineCheck",
-    "EngineCompared",
-    "EngineNotRun",
-    "ErrorAttribution",
-    "ErrorStats",
-    "FigureName",
-    "FirstDifference",
-    "GeneratedText",
-    "LimitCheck",
-    "LinearError",
-    "LogitErrorStats",
-    "NotRun",
-    "OnnxCheck",
-    "OverlapUnknown",
-    "PrunedOutputs",
-    "PrunedPerplexity",
-    "PrunedTokens",
-    "QualityLoss",
-    "SharedRuns",
-    "TaskDifference",
-    "TaskRow",
-    "TaskScores",
-    "TextOverlap",
-]
-
 RUN_TOKENS = 13  # length of the runs by which texts are compared
 
 

@@ -42,8 +42,6 @@ from patch_compile.artifacts.stage_files import (
 from patch_compile.artifacts.state import StageRecord, WorkspaceState
 from patch_compile.errors import PatchCompileError
 
-__all__ = ["Workspace", "key_of"]
-
 
 class Workspace:
     """The unfinished OUT, which belongs to one process until `release` or the end of the process.

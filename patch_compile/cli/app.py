@@ -23,8 +23,6 @@ from patch_compile.debug import STAGES, debug_level, tell_seconds
 from patch_compile.errors import SPELLING, PatchCompileError, UsageError
 from patch_compile.python_process import forbid_current_folder
 
-__all__ = ["cli", "main"]
-
 _format_warning = warnings.formatwarning
 INTERRUPTED = 130
 INTERNAL = 70  # EX_SOFTWARE of sysexits.h

@@ -19,8 +19,6 @@ from patch_compile.options import GROUPS, SHORTCUTS, Argument, flag_of, flags_of
 if TYPE_CHECKING:
     from patch_compile.api.results import Result
 
-__all__ = ["HELP_ALL", "command", "print_result", "printing"]
-
 _PATH = click.Path(path_type=Path)
 _PLAIN: dict[Any, click.ParamType[Any]] = {int: click.INT, float: click.FLOAT, str: click.STRING}
 _SETTING = re.compile(r"`([a-z_]+)`")

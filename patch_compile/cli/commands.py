@@ -11,8 +11,6 @@ from masklearn.base.printable import one_line, printable
 from patch_compile.cli.command import command, print_result, printing
 from patch_compile.errors import NOT_CHECKED, AccuracyError, PatchCompileError
 
-__all__ = ["COMMANDS"]
-
 
 @command(library.build, basic="out ratio target calib eval_text weights kinds backend resume force recipe")
 @click.option("--verbose", is_flag=True, help="Name every node that stays dense, also in an error. [counts]")

@@ -13,8 +13,6 @@ from patch_compile.errors import UsageError
 from patch_compile.onnx_io.time_limit import VARIABLE
 from patch_compile.plugin.targets import VARIABLE as ARCHS_VARIABLE
 
-__all__ = ["CommandWithVariables", "Lines", "name_variables"]
-
 _PREFIX = "PATCH_COMPILE_"
 _OTHERS = {
     VARIABLE,

@@ -23,8 +23,6 @@ from patch_compile.artifacts.plan import PlanSummary
 from patch_compile.artifacts.report import DecoderReport, Report, read_report
 from patch_compile.errors import PatchCompileError, UsageError
 
-__all__ = ["ComparedBuild", "read_builds"]
-
 
 @dataclass(frozen=True)
 class ComparedBuild:

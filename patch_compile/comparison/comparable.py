@@ -21,8 +21,6 @@ from patch_compile.artifacts.compare import (
 from patch_compile.comparison.builds import ComparedBuild
 from patch_compile.errors import PatchCompileError, UsageError
 
-__all__ = ["Measured", "check_comparable", "measured_speeds", "why_not_predicted"]
-
 # Relative difference of dense perplexities: on one text they differ only by the machine's rounding.
 _SAME = 0.01
 

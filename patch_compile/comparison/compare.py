@@ -25,8 +25,6 @@ from patch_compile.comparison.comparable import (
 from patch_compile.errors import PatchCompileError, UsageError, sentence
 from patch_compile.report.compare import Spot, beaten_by, left_out_words
 
-__all__ = ["compare"]
-
 # In order of preference: the first phase that all builds were timed in.
 _MEASURED = (Phase.DECODE, Phase.PREFILL, Phase.WHOLE)
 

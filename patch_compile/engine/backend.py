@@ -26,17 +26,6 @@ if TYPE_CHECKING:
         heard: Callable[[int, str], None] | None
 
 
-__all__ = [
-    "Backend",
-    "BackendName",
-    "TensorRtApi",
-    "available_backends",
-    "default_backend",
-    "load_backend",
-    "numpy_of",
-    "sizes_of",
-]
-
 # Parts of messages that report intended behaviour: an empty packed tensor of a linear without dense or without sparse
 # slabs, int64 token ids, and a build that the user cancelled.
 _EXPECTED = ("Empty initializer", "Int64 binding", "BuildCanceled")

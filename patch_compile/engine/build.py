@@ -24,11 +24,9 @@ from patch_compile.engine.profiles import Profile
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.hardware.cards import GpuArchitecture
 from patch_compile.onnx_io.graph_inputs import read_inputs
-from patch_compile.plugin.build import LIBRARY_NAME
 from patch_compile.plugin.identity import read_identity
+from patch_compile.plugin.prebuilt import LIBRARY_NAME
 from patch_compile.plugin.trust import remember_engine
-
-__all__ = ["BuildCancelledError", "build_engine", "check_engine"]
 
 _Result = TypeVar("_Result")
 

@@ -12,8 +12,6 @@ from patch_compile.engine.expectation import PlanExpectation
 from patch_compile.engine.plan_program import ANY_TARGET, PLUGIN, PlanLayer, PlanProgram
 from patch_compile.errors import PatchCompileError
 
-__all__ = ["PlanMismatchError", "check_programs"]
-
 _DENSE, _SPARSE, _META = 1, 2, 3  # inputs of PatchLinear; X is input 0
 _SHOWN = 5
 

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from masklearn.quant.table import WeightType
 
-__all__ = ["PlanExpectation", "expectation_from_onnx"]
-
 _VALUES = INPUTS[1:3]
 _PRODUCTS = ("MatMul", "Gemm", "Conv")
 

@@ -16,8 +16,6 @@ from patch_compile.engine.backend import Backend
 from patch_compile.engine.plan_program import PLUGIN, PlanLayer, PlanProgram, PlanTensor
 from patch_compile.errors import PatchCompileError
 
-__all__ = ["inspect_engine", "program_from_json"]
-
 _DTYPES = (("bf16", "bfloat16"), ("bfloat16", "bfloat16"), ("fp16", "float16"), ("half", "float16"))
 _ITEM_BYTES = {"bfloat16": 2, "float16": 2, "int32": 4}
 

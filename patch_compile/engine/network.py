@@ -23,16 +23,6 @@ if TYPE_CHECKING:
     from patch_compile.engine.backend import TensorRtApi
 
 
-__all__ = [
-    "BuildJob",
-    "Cancellation",
-    "OnBuildStep",
-    "is_about_sparsity",
-    "progress_monitor",
-    "sparse_tactics",
-    "write_engine",
-]
-
 _READING = "Reading ONNX"
 
 # The flag SPARSE_WEIGHTS permits 2:4 tactics. TensorRT times them against the dense ones and keeps the faster, so a

@@ -13,8 +13,6 @@ from patch_compile.errors import PatchCompileError, UsageError
 if TYPE_CHECKING:
     import tensorrt
 
-__all__ = ["ENGINE", "EngineOptions", "EngineSettings"]
-
 ENGINE = "Engine"
 _engine = partial(Option, group=ENGINE)
 

@@ -21,8 +21,6 @@ from patch_compile.packing.slab_kinds import (
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["check_indexes"]
-
 
 def check_indexes(onnx_path: Path) -> None:
     """Read the index of every PatchLinear, an attribute, and no tensor.

@@ -17,8 +17,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ANY_TARGET", "PLUGIN", "PlanLayer", "PlanProgram", "PlanTensor", "read_programs"]
-
 PLUGIN = "custom_layer"
 ANY_TARGET = "*"
 _START = b"header {\n"

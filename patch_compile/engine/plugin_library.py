@@ -14,8 +14,6 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.packing.function import NAME, VERSION
 from patch_compile.plugin.identity import check_backend
 
-__all__ = ["VARIABLE", "load_plugin", "name_cublaslt"]
-
 VARIABLE = "PATCH_CUBLASLT"  # read by the plugin; a value that the user has set is kept
 # Paths of the library in the nvidia-cublas wheels of CUDA 13 and 12, below site-packages.
 _IN_WHEELS = ("nvidia/cu13/lib/libcublasLt.so.13", "nvidia/cublas/lib/libcublasLt.so.12")

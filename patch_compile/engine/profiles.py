@@ -13,18 +13,6 @@ from pathlib import Path
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.onnx_io.graph_inputs import GraphInput, dim_names, read_inputs, resolve_dims
 
-__all__ = [
-    "Profile",
-    "ShapeLimits",
-    "ShapeRange",
-    "SpelledShape",
-    "default_profiles",
-    "parse_profile",
-    "parse_shapes",
-    "profiles_from_onnx",
-    "read_shapes",
-]
-
 Shape = tuple[int, ...]
 
 _SHAPE = re.compile(r"\d+(?:x\d+)*")

@@ -18,8 +18,6 @@ from pathlib import Path
 
 from patch_compile.errors import PatchCompileError
 
-__all__ = ["answer_to_unversioned_name", "name_only_library"]
-
 # ELF-64 constants: System V ABI, chapters 4 and 5.
 _MACHINES = {"x86_64": 62, "aarch64": 183}
 _SHARED_OBJECT = 3

@@ -12,23 +12,6 @@ from dataclasses import dataclass
 from patch_compile.errors import UsageError
 from patch_compile.hardware.gpu import Gpu, local_gpu
 
-__all__ = [
-    "ARCHITECTURES",
-    "CARDS",
-    "Card",
-    "GpuArchitecture",
-    "RatedCard",
-    "SmRates",
-    "Target",
-    "architecture_of",
-    "architecture_of_gpu",
-    "card_named",
-    "local_architecture",
-    "parse_architectures",
-    "parse_targets",
-    "rated_cards",
-]
-
 
 @dataclass(frozen=True)
 class SmRates:

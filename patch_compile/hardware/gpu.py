@@ -5,8 +5,6 @@ from __future__ import annotations
 import ctypes
 from dataclasses import dataclass
 
-__all__ = ["DRIVER", "Gpu", "local_gpu"]
-
 DRIVER = "libcuda.so.1"
 _SUCCESS = 0
 # CUdevice_attribute in cuda.h, which is part of the driver's stable ABI.

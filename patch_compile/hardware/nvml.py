@@ -6,9 +6,6 @@ from typing import Any
 
 from patch_compile.artifacts.bench import ClockSample, SlowedBy
 
-__all__ = ["SLOWED_BY", "Nvml", "open_nvml"]
-
-
 # Bits of nvmlDeviceGetCurrentClocksEventReasons, by pynvml's names. The bits for an idle GPU and for clocks that a
 # person set are left out: they slow nothing that is timed.
 SLOWED_BY = {

@@ -18,10 +18,8 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.inspection import Inspection
 from patch_compile.packing.function import tensor_names
 from patch_compile.packing.slab_kinds import ALWAYS
-from patch_compile.plugin.build import LIBRARY_NAME
 from patch_compile.plugin.identity import PluginIdentity, identity_in, read_identity
-
-__all__ = ["inspect_engine_file", "inspect_plugin"]
+from patch_compile.plugin.prebuilt import LIBRARY_NAME
 
 _LEAST = len(tensor_names(ALWAYS))  # packed tensors that every PatchLinear has
 

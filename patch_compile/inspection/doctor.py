@@ -21,8 +21,6 @@ from patch_compile.plugin.build import BACKENDS, cached_plugins
 from patch_compile.plugin.prebuilt import DISTRIBUTION, prebuilt_library, why_no_prebuilt
 from patch_compile.plugin.toolchain import describe_toolchain
 
-__all__ = ["Finding", "examine"]
-
 _BUILD = "build packages"
 _PACKAGED = "compiled plugin"
 _LOW_DISK = 20e9  # bytes; enough for the files of a 1B model

@@ -18,8 +18,6 @@ from patch_compile.artifacts.stage_files import foreign_files
 from patch_compile.errors import PatchCompileError
 from patch_compile.inspection import Inspection
 
-__all__ = ["inspect_build", "inspect_checkpoint"]
-
 
 def inspect_build(path: Path) -> Inspection:
     """Inspect an OUT folder by its manifest. It hashes every file, and looks where the packed linears of its ONNX file say

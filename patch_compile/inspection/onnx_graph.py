@@ -26,8 +26,6 @@ from patch_compile.packing.slab_kinds import ALWAYS, SLAB_K, kinds_from_attribut
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["index_faults", "inspect_onnx"]
-
 _SIXTEEN_BITS = ("float16", "bfloat16")
 _BEFORE_SLABS = ("linear", "shape", "epilogue", "weights", "panel rows")
 

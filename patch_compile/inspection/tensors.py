@@ -13,8 +13,6 @@ from masklearn.masks.tiles import spell_tile
 from patch_compile.errors import PatchCompileError
 from patch_compile.inspection import Inspection
 
-__all__ = ["inspect_tensors"]
-
 
 def inspect_tensors(path: Path) -> Inspection:
     """Inspect a MaskSet by reading every pattern, or any other safetensors file by its header.

@@ -17,8 +17,6 @@ from masklearn.model.config_bounds import check_config
 from masklearn.model.naming import checkpoint_name
 from patch_compile.errors import PatchCompileError
 
-__all__ = ["COVERED_ARCHITECTURES", "check_exportable", "has_pooler", "load_config", "text_config"]
-
 # Values of `model_type` in config.json that have a row. Other decoders are covered by their structure.
 COVERED_ARCHITECTURES: tuple[str, ...] = tuple(ARCHITECTURES)
 

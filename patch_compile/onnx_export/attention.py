@@ -14,8 +14,6 @@ from torch import Tensor, nn
 
 from patch_compile.errors import PatchCompileError
 
-__all__ = ["attention_implementation", "eager_masks", "exchanges_attention"]
-
 _ONNX_ATTENTION = "patch_compile_onnx_attention"
 _PLAIN_ATTENTION = "patch_compile_plain_attention"
 _WITHOUT_EFFECT = ("position_ids", "cache_position")  # tensors that models pass on for other implementations

@@ -13,8 +13,6 @@ from patch_compile.onnx_export.architectures import has_pooler, load_config, tex
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["check_traceable", "export_model"]
-
 _LOGGER = logging.getLogger(__name__)
 
 _FUSED_OPSET = 23  # the first with Attention, RMSNormalization and RotaryEmbedding

@@ -17,8 +17,6 @@ from masklearn.model.modules import as_linears, routed_sum
 from masklearn.model.pretrained import build_model
 from patch_compile.onnx_export.attention import attention_implementation, exchanges_attention
 
-__all__ = ["build_fake_model", "tied_names"]
-
 _ROUTED = "patch_compile_routed_experts"
 
 

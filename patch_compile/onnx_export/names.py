@@ -9,8 +9,6 @@ from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.naming import checkpoint_name
 from patch_compile.onnx_io.tensor_names import torch_scopes
 
-__all__ = ["SCOPE", "TRACED", "name_as_in", "name_by_scope", "scope_of"]
-
 SCOPE = "patch_compile.scope"
 TRACED = "traced"  # attribute of ExportDecoder and ExportEncoder that holds the model of transformers
 _SLICE = re.compile(r"\.slice\([^)]*\)")  # torch's name of the list that a model makes by slicing its layers

@@ -25,16 +25,6 @@ from masklearn.model.pretrained import build_model
 from masklearn.model.structure import per_layer
 from patch_compile.onnx_export.names import SCOPE, scope_of
 
-__all__ = [
-    "TRACED_BLOCKS",
-    "LayerNames",
-    "NotRepeatableError",
-    "PairedSizes",
-    "moved_shape",
-    "repeat_last_block",
-    "repetition",
-]
-
 TRACED_BLOCKS = 3
 """Periods of blocks that are traced. The first block differs: it also holds constants that later blocks share. The second is
 the pattern, and the third shows that the pattern repeats."""

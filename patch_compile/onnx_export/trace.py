@@ -25,8 +25,6 @@ from patch_compile.onnx_export.wrappers import (
     kept_shapes,
 )
 
-__all__ = ["trace_model"]
-
 
 def trace_model(
     config: Any,

@@ -22,17 +22,6 @@ from patch_compile.onnx_io.tensor_names import (
     TOKEN_TYPE_IDS,
 )
 
-__all__ = [
-    "LARGEST",
-    "ExportDecoder",
-    "ExportEncoder",
-    "Interface",
-    "decoder_interface",
-    "encoder_interface",
-    "kept_shapes",
-    "token_dimensions",
-]
-
 LARGEST = 2**20  # upper bound of the dynamic dimensions, in tokens or rows
 
 

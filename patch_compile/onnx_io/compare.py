@@ -16,8 +16,6 @@ from patch_compile.debug import TENSORS, difference_lines, tell
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.own_process import run_model
 
-__all__ = ["Outputs", "answer", "compare_answers", "load_array", "output_file", "save_array"]
-
 
 @dataclass(frozen=True)
 class Outputs:

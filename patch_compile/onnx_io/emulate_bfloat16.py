@@ -10,8 +10,6 @@ import onnx_ir as ir
 from patch_compile.onnx_io.write import widen
 from patch_compile.packing.function import DOMAIN
 
-__all__ = ["EmulateBfloat16Pass"]
-
 _BF16 = ir.DataType.BFLOAT16
 _FLOAT = ir.DataType.FLOAT
 _ROUNDED = "patch_compile.rounded_to_bfloat16"  # key of a value that a rounding Cast made

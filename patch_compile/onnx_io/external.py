@@ -19,8 +19,6 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.proto import load_proto
 from patch_compile.onnx_io.write import lazy_tensor
 
-__all__ = ["external_files", "map_external_data"]
-
 _SMALL = 64  # elements; shapes and scalars are read at once, because passes need their values
 
 

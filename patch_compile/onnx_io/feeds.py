@@ -20,8 +20,6 @@ from patch_compile.onnx_io.graph_inputs import GraphInput, dim_names, resolve_di
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["Feed", "Feeds", "feeds_from_npz", "input_dtypes", "random_feeds"]
-
 Feed = Mapping[str, NDArray[Any]]
 _BATCH = 8  # samples per feed if the batch of the graph is dynamic
 _RANDOM_FEEDS = 4

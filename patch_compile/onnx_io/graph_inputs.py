@@ -14,8 +14,6 @@ from patch_compile.onnx_io.proto import load_proto
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Dim", "GraphInput", "dim_names", "load_graph", "read_inputs", "resolve_dims"]
-
 Dim = int | str
 _NAME = re.compile(r"[A-Za-z_][\w.]*")  # exporters number names behind a dot: p2o.DynamicDimension.0
 _OPERATORS = re.compile(r"[+*/(]|\s-\s")

@@ -19,8 +19,6 @@ from patch_compile.onnx_io.session import open_session, run_session
 from patch_compile.onnx_io.time_limit import MOST, VARIABLE, time_exceeded, time_limit
 from patch_compile.python_process import ProcessEnded, PythonProcess
 
-__all__ = ["check_runs", "run_in_turns", "run_model"]
-
 _OWN_FIX = (
     "Leave the linears dense that it crashes on (--exclude, or --include for the others), and please report it with the "
     "model and the recipe."

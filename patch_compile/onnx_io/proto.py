@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
 
-__all__ = ["STANDARD_DOMAINS", "load_proto", "model_of", "nested_nodes", "refusing_invalid"]
-
 STANDARD_DOMAINS = ("", "ai.onnx")
 """The two spellings of the domain of ONNX's own operators."""
 

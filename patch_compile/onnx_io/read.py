@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
 
-__all__ = ["OLDEST_OPSET", "read_as_exported", "read_onnx"]
-
 OLDEST_OPSET = 20  # opset of PatchLinear's function; older files are upgraded
 _STANDARD = "ai.onnx"  # another spelling of ""
 _RUNTIME_DOMAINS = ("com.microsoft",)  # operators that ONNX Runtime adds to the standard

@@ -15,8 +15,6 @@ from patch_compile.onnx_io.proto import load_proto
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["holds_bfloat16", "runnable_onnx"]
-
 
 def holds_bfloat16(path: Path) -> bool:
     """True if an input, weight or result of the file's graph is bfloat16. Reads no weights."""

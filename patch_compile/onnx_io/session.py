@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.feeds import Feed
 
-__all__ = ["CPU", "GPU", "errors_of_runs", "open_session", "run_session"]
-
 # `[ONNXRuntimeError] : 1 : FAIL : `, and `/onnxruntime_src/…/reshape_helper.h:91 onnxruntime::F::F(int, bool) `
 _PLACES = re.compile(
     r"\[ONNXRuntimeError\] : \d+ : \w+ : |/onnxruntime_src/\S+:\d+ [^()]*\([^()]*\)( const)? "

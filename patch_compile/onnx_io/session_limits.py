@@ -13,8 +13,6 @@ import onnxruntime as ort
 from patch_compile.debug import TENSORS, tell, tensor_words
 from patch_compile.onnx_io.time_limit import time_exceeded, time_limit
 
-__all__ = ["SILENT", "LimitedSession"]
-
 SILENT = 4  # log severity; errors are raised, so logging them too is not needed
 
 

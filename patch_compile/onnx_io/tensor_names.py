@@ -9,18 +9,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = [
-    "ATTENTION_MASK",
-    "INPUT_IDS",
-    "LOGITS",
-    "PAST",
-    "POSITION_IDS",
-    "PRESENT",
-    "TOKEN_INPUTS",
-    "TOKEN_TYPE_IDS",
-    "torch_scopes",
-]
-
 INPUT_IDS = "input_ids"
 ATTENTION_MASK = "attention_mask"
 POSITION_IDS = "position_ids"

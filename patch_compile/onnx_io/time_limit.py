@@ -7,8 +7,6 @@ from pathlib import Path
 
 from patch_compile.errors import PatchCompileError, UsageError
 
-__all__ = ["MOST", "VARIABLE", "time_exceeded", "time_limit"]
-
 VARIABLE = "PATCH_COMPILE_ONNX_SECONDS"  # environment variable that sets another limit
 _SECONDS = 900
 MOST = 10**6  # longest limit, 11 days

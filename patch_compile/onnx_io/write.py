@@ -20,17 +20,6 @@ from patch_compile.errors import PatchCompileError
 if TYPE_CHECKING:
     from masklearn.model.checkpoint import Checkpoint
 
-__all__ = [
-    "MadeOnce",
-    "bind_weights",
-    "cast_weight",
-    "lazy_initializer",
-    "lazy_tensor",
-    "read_weight",
-    "widen",
-    "write_onnx",
-]
-
 Made = TypeVar("Made")
 
 # TensorRT and ONNX Runtime map the file. They need not copy a tensor that begins at a page.

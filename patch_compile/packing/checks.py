@@ -23,8 +23,6 @@ from patch_compile.packing.quantised import count_wrong_integers
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["check_packed", "check_two_four", "check_version", "version_fault"]
-
 
 def check_packed(
     name: str,

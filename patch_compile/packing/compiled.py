@@ -6,8 +6,6 @@ import os
 from contextlib import chdir
 from pathlib import Path
 
-__all__ = ["compiled", "inlined"]
-
 # numba obeys a file .numba_config.yaml of the current folder. Who writes that file may name a folder of pickles, from which
 # numba loads machine code, and a file that numba overwrites. numba reads the file when it is imported and when it compiles.
 with chdir(Path(__file__).parent):

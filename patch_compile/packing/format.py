@@ -35,23 +35,6 @@ from masklearn.quant.table import WeightType
 from patch_compile.packing.index import csr_index, index_fault, split_columns
 from patch_compile.packing.slab_kinds import ALWAYS, SLAB_K, kinds_among, numbers_of, slab_kinds
 
-__all__ = [
-    "KERNEL_ROWS",
-    "NARROW_PANEL",
-    "SLAB_K",
-    "PackedLinear",
-    "Panel",
-    "SlabsOfSixteen",
-    "choose_panel_rows",
-    "codes_together",
-    "count_wrong",
-    "for_each_panel",
-    "pack",
-    "pack_together",
-    "unpack",
-    "unpack_panel",
-]
-
 _WIDE_PANEL, NARROW_PANEL = 128, 64
 KERNEL_ROWS = NARROW_PANEL
 """Rows of a panel with slabs of n:16, or of int8 or int4 weights: the kernels have no others."""

@@ -37,19 +37,6 @@ from patch_compile.packing.slab_kinds import ALWAYS
 if TYPE_CHECKING:
     import onnx
 
-__all__ = [
-    "DOMAIN",
-    "GATED_PANEL_ROWS",
-    "INPUTS",
-    "NAME",
-    "VERSION",
-    "Epilogue",
-    "kinds_attribute",
-    "overload_of",
-    "patch_linear_function",
-    "tensor_names",
-]
-
 DOMAIN = "patch"
 NAME = "PatchLinear"
 VERSION = 2

@@ -10,15 +10,6 @@ from collections.abc import Sequence
 
 from masklearn.quant.table import INT8, WeightType
 
-__all__ = [
-    "constant_lines",
-    "dense_integer_lines",
-    "integer_lines",
-    "of_rows_lines",
-    "of_slabs_lines",
-    "sparse_integer_lines",
-]
-
 # 0x80808080 as int32: from q + 128 to the two's complement of q, four bytes at a time.
 _FLIP = 0x80808080 - (1 << 32)
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from masklearn.quant.table import INT4, INT8, WeightType
 from patch_compile.packing.function_of_integers import integer_lines
 
-__all__ = ["of_sixteen_lines"]
-
 
 def of_sixteen_lines(prefix: str, kept: int, widen: str, weights: WeightType | None = None) -> list[str]:
     """Returns lines that compute `<prefix>_slabs` `[slabs, PR, 16, 4]` from `values_<prefix>` and `masks_<prefix>`.

@@ -7,8 +7,6 @@ from typing import ClassVar
 
 from masklearn.base.registry import Registry
 
-__all__ = ["FUSIONS", "GATED", "QKV", "Fusion", "parse_fusions", "spell_fusions"]
-
 _ALL, _NONE = "all", "none"
 # Fusions that compute several linears in one product. The plan depends on them.
 GATED, QKV = "gated", "qkv"

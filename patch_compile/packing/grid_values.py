@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from patch_compile.packing.compiled import compiled
 from patch_compile.packing.slabs import KEEP
 
-__all__ = ["count_other_values", "find_integers"]
-
 _MOST = np.float32(200)  # beyond the integers of every type: its product is another number than the weight
 
 

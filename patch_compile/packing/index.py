@@ -21,15 +21,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "csr_index",
-    "gated_panels",
-    "index_fault",
-    "index_from_attribute",
-    "split_columns",
-    "stacked_panels",
-]
-
 
 def csr_index(streams: NDArray[Any], kinds: int = 2) -> NDArray[np.int32]:
     """Returns the index of slabs. streams: number of each slab's kind in the list of kinds, `[panels, slabs]`, where True

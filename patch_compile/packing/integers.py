@@ -35,13 +35,6 @@ from masklearn.quant.table import INT8, WeightType
 from patch_compile.packing.compiled import compiled
 from patch_compile.packing.slab_kinds import SLAB_K, value_words
 
-__all__ = [
-    "narrowed",
-    "scale_words",
-    "scales_of_words",
-    "widened",
-]
-
 _LANES = 32
 _STEP = 64  # slabs that one thread takes at a time
 

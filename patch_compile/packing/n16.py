@@ -21,8 +21,6 @@ from masklearn.masks.kinds.table import FAMILIES
 from patch_compile.packing.compiled import compiled, inlined
 from patch_compile.packing.slab_kinds import SLAB_K
 
-__all__ = ["GROUP", "masked_of_sixteen", "pack_panel_of_sixteen", "unpack_panel_of_sixteen"]
-
 GROUP = FAMILIES["n:16"].group
 _GROUPS = SLAB_K // GROUP  # groups in a row of a slab
 

@@ -30,8 +30,6 @@ from patch_compile.packing.format import (
 )
 from patch_compile.packing.slab_kinds import value_words
 
-__all__ = ["Quantised", "as_sixteen_bits", "count_wrong_integers", "pack_quantised", "unpack_quantised"]
-
 
 @dataclass(frozen=True)
 class Quantised:

@@ -18,19 +18,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-__all__ = [
-    "ALWAYS",
-    "SLAB_K",
-    "kinds_among",
-    "kinds_from_attribute",
-    "numbers_of",
-    "slab_kinds",
-    "slab_words",
-    "stacked_rows",
-    "value_words",
-    "weights_from_attribute",
-]
-
 SLAB_K = 64
 ALWAYS: tuple[TileKind, ...] = (DENSE, TWO_FOUR)
 _MIXED = 255

@@ -14,16 +14,6 @@ from numpy.typing import NDArray
 from masklearn.masks.nm_codes import KEPT_POSITIONS, PATTERNS
 from patch_compile.packing.compiled import compiled, inlined
 
-__all__ = [
-    "BAD_METADATA",
-    "DENSE",
-    "KEEP",
-    "count_differences",
-    "pack_panel",
-    "panel_codes",
-    "unpack_panel",
-]
-
 DENSE = 6  # code of a group in a dense tile; the six 2:4 patterns have the codes 0..5
 BAD_METADATA = -1
 _GROUPS = 16  # groups in a row of a slab

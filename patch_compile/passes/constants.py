@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from numpy.typing import NDArray
 
-__all__ = ["SMALL", "constant_of", "same_known_shape", "scalar_of"]
-
 # In elements. Shapes, axes and scalars are far smaller, and weights of real models far larger.
 SMALL = 64
 

@@ -24,8 +24,6 @@ from patch_compile.passes.linears import (
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["PASSED_ON", "find_linears", "linears_of_file", "lowerable_linears"]
-
 _FLOATS = ("FLOAT", "FLOAT16", "BFLOAT16")
 # fmt: off
 _INTEGER_PRODUCTS = frozenset((

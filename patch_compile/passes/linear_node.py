@@ -21,19 +21,6 @@ if TYPE_CHECKING:
 
     from patch_compile.artifacts.plan import Node
 
-__all__ = [
-    "ACTIVATIONS",
-    "LinearNode",
-    "insert_node",
-    "linear_nodes",
-    "reader",
-    "readers",
-    "refuse",
-    "replace",
-    "take_over",
-    "why_open",
-]
-
 _LOGGER = logging.getLogger(__name__)
 _DOMAIN, _OP_TYPE = "patch.fusing", "Linear"
 _SUFFIX = ".weight"

@@ -20,18 +20,6 @@ from patch_compile.packing.function import tensor_names
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = [
-    "SUFFIX",
-    "FoundLinears",
-    "Linear",
-    "Refusal",
-    "linear_name",
-    "node_name",
-    "owners_of",
-    "reserved_names",
-    "unique",
-]
-
 SUFFIX = ".weight"
 _MADE = (SUFFIX, ".bias", *(f".{name}" for name in tensor_names(KINDS, INT8)))
 _SPLIT = re.compile(r"\.split\.")  # `<linear>.split.<what>`: see SplitLinearsPass

@@ -12,8 +12,6 @@ from patch_compile.debug import GRAPHS, debug_level, tell
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["GraphPass", "PassDump", "run_passes"]
-
 _LOGGER = logging.getLogger(__name__)
 _DUMP = "patch_compile.dump"
 

@@ -23,16 +23,6 @@ if TYPE_CHECKING:
     from patch_compile.passes.linears import Linear
     from patch_compile.passes.lowering.packed_initializers import ReadTensor
 
-__all__ = [
-    "export_graph",
-    "reader_of",
-    "reads_activation",
-    "write_dense",
-    "write_hybrid",
-    "write_lowered",
-    "write_onnx_hybrid",
-]
-
 Dtype = Literal["float16", "bfloat16"]
 LogitsOf = Literal["all", "last"]
 

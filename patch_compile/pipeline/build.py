@@ -12,8 +12,6 @@ from patch_compile.pipeline.stages import opened, run_stages
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 
-__all__ = ["build"]
-
 
 def build(recipe: Recipe, *, force: bool = False, resume: bool = False) -> Report:
     """Run the stages that have no valid result yet, and return the report. `resume` continues an interrupted build.

@@ -22,15 +22,6 @@ if TYPE_CHECKING:
     from patch_compile.planning.lowering import LinearPlan
     from patch_compile.sources.base import Source
 
-__all__ = [
-    "Chooser",
-    "chooser_of",
-    "gain_budget",
-    "plans_with_ratio",
-    "plans_with_speed",
-    "with_assumed_types",
-]
-
 Chooser = TilesForSpeed | TilesThatGain | TypesForSpeed
 
 

@@ -17,8 +17,6 @@ from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from patch_compile.sources.kinds import Stage
 
-__all__ = ["compile_model"]
-
 
 def compile_model(
     recipe: Recipe, *, dump_passes: Path | None = None, force: bool = False, resume: bool = False

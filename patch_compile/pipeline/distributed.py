@@ -15,8 +15,6 @@ from masklearn.base.processes import leave, process_count
 from patch_compile.artifacts.layout import MANIFEST
 from patch_compile.artifacts.workspace import Workspace, key_of
 
-__all__ = ["join", "rank0"]
-
 _POLL = 0.2  # seconds
 
 

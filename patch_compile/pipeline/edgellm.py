@@ -26,8 +26,6 @@ from patch_compile.sources.open import open_source
 if TYPE_CHECKING:
     from patch_compile.planning.lowering import LinearPlan
 
-__all__ = ["EdgeLlmExporter", "find_exporter", "write_edgellm"]
-
 _TRIED = ("0.11.0",)
 _PACKAGE = "tensorrt-edgellm"
 _ASKS_VERSION = f"import importlib.metadata; print(importlib.metadata.version({_PACKAGE!r}))"

@@ -23,8 +23,6 @@ from patch_compile.progress import Progress
 if TYPE_CHECKING:
     from patch_compile.pipeline.edgellm import EdgeLlmExporter
 
-__all__ = ["export_checkpoint", "export_edgellm"]
-
 _PLAIN = "not quantised"
 
 

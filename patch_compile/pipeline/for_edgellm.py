@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from patch_compile.artifacts.report import Report
     from patch_compile.recipe import Recipe
 
-__all__ = ["build_for_edgellm"]
-
 
 def build_for_edgellm(
     recipe: Recipe, python: Path | None, *, force: bool = False, resume: bool = False

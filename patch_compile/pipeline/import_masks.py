@@ -15,8 +15,6 @@ from patch_compile.pipeline.summary import skipped_of
 from patch_compile.progress import Progress
 from patch_compile.report.learned import mosaic_line
 
-__all__ = ["ImportRequest", "import_mask"]
-
 
 class ImportRequest(Settings, ImportOptions):
     """Settings of `import-mask`."""

@@ -20,8 +20,6 @@ from patch_compile.report.learned import mosaic_line
 from patch_compile.report.prediction import choice_line
 from patch_compile.sources.kinds import Stage
 
-__all__ = ["learn"]
-
 
 def learn(
     recipe: Recipe, baselines: str | None = None, *, force: bool = False, resume: bool = False

@@ -38,8 +38,6 @@ from patch_compile.sources.kinds import Capability
 from patch_compile.sources.open import open_source
 from patch_compile.sources.pruning import types_to_round
 
-__all__ = ["plan"]
-
 _ELEMENT = 2  # bytes of an fp16 or bf16 number
 
 

@@ -6,8 +6,6 @@ from typing import Any
 
 from patch_compile.progress import Progress
 
-__all__ = ["build_plugin"]
-
 
 def build_plugin(backend: str | None, *, force: bool) -> dict[str, Any]:
     """List the tools that the plugin needs and where they are, compile it, and return the summary that is printed."""

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from patch_compile.hardware.cards import GpuArchitecture
     from patch_compile.plugin.build import PluginLibrary
 
-__all__ = ["Job", "costs_of", "prepare"]
-
 _ALONE = {frozenset({Stage.MASKS}): Capability.LEARN, frozenset({Stage.ONNX}): Capability.COMPILE}
 
 

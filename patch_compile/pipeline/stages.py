@@ -52,8 +52,6 @@ from patch_compile.sources.pruning import Pruning
 if TYPE_CHECKING:
     from patch_compile.passes import PassDump
 
-__all__ = ["keys_of", "learning_folder", "opened", "run_stages"]
-
 
 def run_stages(job: Job, workspace: Workspace, progress: Progress, dump: PassDump | None = None) -> MaskSet:
     """Run the stages of a job that have no valid result yet, and return the masks.

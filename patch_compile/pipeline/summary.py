@@ -17,8 +17,6 @@ from patch_compile.pipeline.prepare import Job
 from patch_compile.plugin.build import PluginLibrary
 from patch_compile.plugin.toolchain import HEADER_SHA256
 
-__all__ = ["engine_of", "headers_of", "masked_model", "onnx_of", "pruned_model", "skipped_of"]
-
 
 def pruned_model(job: Job, masks: MaskSet, linears: Iterable[LinearRow]) -> PrunedModel:
     """Returns the description of the model and of its pruned linears."""

@@ -18,8 +18,6 @@ from patch_compile.hardware.gpu import Gpu
 from patch_compile.planning.measured import MeasuredCard, measured_cards
 from patch_compile.planning.roofline.assumptions import ASSUMED, Assumptions
 
-__all__ = ["DEFAULT_TARGET", "PlanCard", "card_of", "card_of_gpu", "find_card"]
-
 DEFAULT_TARGET = "sm86"  # used without a target and a GPU
 
 

@@ -16,8 +16,6 @@ from patch_compile.planning.roofline.assumptions import Assumptions
 from patch_compile.planning.roofline.linear_roofline import DENSE_PATH, Linear, Prediction, predict
 from patch_compile.planning.roofline.rest import gating_time
 
-__all__ = ["CostModel"]
-
 Shape = tuple[int, int]
 
 

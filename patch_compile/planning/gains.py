@@ -25,8 +25,6 @@ from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import LinearPlan
 from patch_compile.planning.tile_map import unpatterned
 
-__all__ = ["ALL_SPARSE", "GainBudget", "TilesThatGain"]
-
 Grids = Mapping[str, NDArray[Any]]
 Shape = tuple[int, int]
 Plans = Mapping[str, LinearPlan]

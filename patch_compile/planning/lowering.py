@@ -30,18 +30,6 @@ from patch_compile.packing.slab_kinds import SLAB_K, kinds_among, slab_kinds
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.tile_map import TileKinds
 
-__all__ = [
-    "AUTO",
-    "Asked",
-    "LinearPlan",
-    "asked_lowerings",
-    "lowerings_of",
-    "parse_lowering",
-    "plan_linear",
-    "plan_linears",
-    "uncovered",
-]
-
 Shape = tuple[int, int]
 Asked = Literal["auto", "plugin", "split", "dense"]
 AUTO: Asked = "auto"

@@ -24,16 +24,6 @@ from patch_compile.cache_folder import cache_folder
 from patch_compile.errors import PatchCompileError
 from patch_compile.planning.roofline.assumptions import ASSUMED, Assumptions
 
-__all__ = [
-    "FITTED",
-    "MOST",
-    "MeasuredCard",
-    "file_stem",
-    "measured_cards",
-    "measured_folder",
-    "shipped_folder",
-]
-
 MOST = 4.0  # bound of a fitted value over the assumed one, and of its inverse: no card is that far from its data sheet
 FITTED = {
     "bandwidth": "share of the data sheet's bandwidth",

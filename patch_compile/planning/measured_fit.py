@@ -12,8 +12,6 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.planning.measured import FITTED, MOST
 from patch_compile.planning.roofline.assumptions import ASSUMED, Assumptions
 
-__all__ = ["Fit", "fit_assumptions"]
-
 Predict = Callable[[Assumptions], Sequence[float]]
 _LEAST_EFFECT = 0.05  # smallest relative change of a time, for twice the assumption, that is not noise
 _LEAST_ANGLE = 0.05  # smallest sine of the angle between the effects of one assumption and of the others

@@ -18,8 +18,6 @@ from patch_compile.planning.lowering import LinearPlan, uncovered
 from patch_compile.planning.products import InputGroup, compiled_groups, fused_groups, groups_by_name
 from patch_compile.planning.roofline.rest import Model
 
-__all__ = ["Outline", "outline_of", "outline_of_llama"]
-
 _EXPERT = re.compile(r"\.experts\.(\d+)\.")
 
 

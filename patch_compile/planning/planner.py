@@ -27,15 +27,6 @@ from patch_compile.planning.predict import predict_whole
 from patch_compile.planning.products import InputGroup, cost_together, products_of
 from patch_compile.planning.tile_map import TileKinds
 
-__all__ = [
-    "assumed_plans",
-    "assumed_tiles",
-    "plan_of",
-    "settle_together",
-    "summarise_plan",
-    "unpredicted_plan",
-]
-
 Shape = tuple[int, int]
 Kinds = tuple[TileKind, ...]
 Plans = Mapping[str, LinearPlan]

@@ -24,8 +24,6 @@ from patch_compile.planning.products import InputGroup, cost_together, products_
 from patch_compile.planning.roofline.linear_roofline import speedup_limit
 from patch_compile.planning.roofline.rest import rest_of
 
-__all__ = ["predict_whole"]
-
 
 def predict_whole(plans: Collection[LinearPlan], outline: Outline, costs: CostModel) -> WholeRow:
     """Predict the prompt and all decode steps of a workload. Every plan must have its times.

@@ -13,15 +13,6 @@ from patch_compile.packing.fusion import GATED, QKV
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import LinearPlan
 
-__all__ = [
-    "InputGroup",
-    "compiled_groups",
-    "cost_together",
-    "fused_groups",
-    "groups_by_name",
-    "products_of",
-]
-
 _GATED_ROWS = 2 * GATED_PANEL_ROWS  # a panel of the gate and one of the up are one block of the kernel
 
 

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from patch_compile.artifacts.prediction import PhaseRow
 from patch_compile.errors import SpeedError
 
-__all__ = ["SpeedGoal", "ratio_for", "unreachable"]
-
 _STEPS = 500  # steps of the search up to ratio 0.5: thousandths
 _COARSE = 10  # steps that the coarse search takes at once
 

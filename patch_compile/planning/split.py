@@ -26,8 +26,6 @@ from numpy.typing import NDArray
 from patch_compile.artifacts.plan import SplitRow
 from patch_compile.errors import InvariantError
 
-__all__ = ["PART", "Split", "SplitCost", "SplitGroup", "plan_split"]
-
 PART = "patch_compile.part"
 """Key of an ONNX node's metadata: `dense` or `sparse` on the products of a split, for the check of the engine."""
 

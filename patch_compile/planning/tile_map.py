@@ -14,8 +14,6 @@ from masklearn.masks.kinds.table import BY_CODE, TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask, weights_by_kind, zeroed_weights
 from masklearn.masks.tiles import expand_tiles
 
-__all__ = ["TileKinds", "unpatterned", "unpatterned_mask"]
-
 Shape = tuple[int, int]
 
 

@@ -26,8 +26,6 @@ from patch_compile.planning.products import cost_together, products_of
 from patch_compile.planning.speed_goal import SpeedGoal, ratio_for, unreachable
 from patch_compile.planning.tile_map import TileKinds
 
-__all__ = ["SpeedTask", "TilesForSpeed", "plans_for_speed", "saved_per_weight"]
-
 Grids = Mapping[str, NDArray[Any]]
 Kinds = tuple[TileKind, ...]
 ByKind = dict[TileKind, NDArray[np.float64]]

@@ -27,8 +27,6 @@ from patch_compile.planning.lowering import LinearPlan
 from patch_compile.planning.products import cost_together, products_of
 from patch_compile.planning.tiles_for_speed import Grids, SpeedTask, TilesForSpeed
 
-__all__ = ["TypesForSpeed"]
-
 Types = dict[str, WeightType]
 
 # Loss of rounding a linear, as a share of what it loses with every tile 2:4, for plans, which know no scores. Measured with

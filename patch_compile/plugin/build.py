@@ -44,14 +44,6 @@ from patch_compile.plugin.toolchain import (
     plugin_sources,
 )
 
-__all__ = [
-    "BACKENDS",
-    "LIBRARY_NAME",
-    "PluginLibrary",
-    "build_plugin",
-    "cached_plugins",
-]
-
 BACKENDS = ("tensorrt", "tensorrt-rtx")
 _KEY_LENGTH = 24
 

@@ -22,17 +22,6 @@ from patch_compile.plugin.cross import Cross
 from patch_compile.plugin.targets import X86, this_machine
 from patch_compile.plugin.toolchain import Tool, code_flags, last_lines, plugin_sources, run_tool
 
-__all__ = [
-    "COMPILE_FLAGS",
-    "KERNELS",
-    "compile_units",
-    "kernel_objects",
-    "link",
-    "locked",
-    "plugin_cache",
-    "units",
-]
-
 COMPILE_FLAGS = ("-std=c++17", "-O3", "-DNDEBUG", "-Xcompiler", "-fPIC,-fvisibility=hidden")
 KERNELS = "kernels"
 """Folder of the sources that include nothing of the other folders, nor of TensorRT."""

@@ -18,8 +18,6 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.plugin.targets import AARCH64, X86, this_machine
 from patch_compile.plugin.toolchain import Log, Tool, download, run_tool
 
-__all__ = ["Cross", "cross_compile"]
-
 _TARGETS = {AARCH64: "sbsa-linux", X86: "x86_64-linux"}  # folders in a toolkit's `targets`
 _WHEELS = {  # by nvcc's release and the machine
     ("13.0", AARCH64): "nvidia-cuda-runtime==13.0.96 "

@@ -10,8 +10,6 @@ from pathlib import Path
 from patch_compile.errors import PatchCompileError
 from patch_compile.plugin.targets import X86, this_machine
 
-__all__ = ["PluginIdentity", "check_backend", "identity_in", "read_identity"]
-
 # Libraries that do not name a machine are older than the name, and for x86-64.
 _IDENTITY = re.compile(
     rb"patch-linear-plugin version=(\d{1,9}) backend=([a-z-]{1,32}) cuda=([\d.]{1,32}) "

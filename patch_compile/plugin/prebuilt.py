@@ -15,16 +15,6 @@ from masklearn.base.safe_read import read_json
 from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.plugin.targets import this_machine
 
-__all__ = [
-    "DISTRIBUTION",
-    "LIBRARY_NAME",
-    "PACKAGE",
-    "PAYLOADS",
-    "prebuilt_library",
-    "prebuilt_plugins",
-    "why_no_prebuilt",
-]
-
 DISTRIBUTION = "patch-compile-plugin"
 PACKAGE = "patch_compile_plugin"
 LIBRARY_NAME = "libpatch_linear.so"

@@ -10,20 +10,6 @@ from collections.abc import Collection
 
 from patch_compile.errors import UsageError
 
-__all__ = [
-    "AARCH64",
-    "ARCHS",
-    "JETSONS",
-    "MACHINES",
-    "VARIABLE",
-    "X86",
-    "archs_for",
-    "ptx_arch",
-    "runs_on",
-    "this_machine",
-    "wanted_archs",
-]
-
 X86, AARCH64 = "x86_64", "aarch64"
 MACHINES = (X86, AARCH64)
 ARCHS = (80, 86, 89, 90, 120)

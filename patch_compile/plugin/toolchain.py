@@ -24,24 +24,6 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.plugin.targets import ptx_arch, this_machine
 from patch_compile.python_process import run_pip
 
-__all__ = [
-    "HEADER_PACKAGE",
-    "HEADER_SHA256",
-    "Tool",
-    "ToolchainItem",
-    "code_flags",
-    "cuda_folders",
-    "describe_toolchain",
-    "download",
-    "fetch_headers",
-    "find_cxx",
-    "find_headers",
-    "find_nvcc",
-    "last_lines",
-    "plugin_sources",
-    "run_tool",
-]
-
 _MIN_NVCC = (12, 8)  # the first that compiles for sm_120; mma.sp::ordered_metadata came with 12.5
 _MIN_HEADERS = (10, 0)  # the first with IPluginV3
 # Somebody else than NVIDIA publishes this package. Its headers are NVIDIA's, under Apache-2.0, and the hash pins them.

@@ -18,8 +18,6 @@ from patch_compile.plugin.identity import identity_in
 from patch_compile.plugin.prebuilt import prebuilt_plugins
 from patch_compile.plugin.targets import runs_on, this_machine
 
-__all__ = ["engine_made_here", "library_made_here", "matching_library", "remember_engine"]
-
 
 def library_made_here(library: Path) -> Path | None:
     """Returns the known library with the same content, None if this installation has none such."""

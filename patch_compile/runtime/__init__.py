@@ -7,9 +7,10 @@
 This package does not need PyTorch.
 """
 
+from patch_compile.engine.backend import Runner
 from patch_compile.runtime.continuation import Continuation, Finish, Piece
 from patch_compile.runtime.generator import Completion, Generator
-from patch_compile.runtime.locate import Runner, open_generator
+from patch_compile.runtime.locate import open_generator
 from patch_compile.runtime.sampling import Sampling
 from patch_compile.runtime.shared_batch import SharedBatch
 

@@ -12,8 +12,6 @@ import numpy as np
 from patch_compile.runtime.decoder import Logits, Tokens
 from patch_compile.runtime.sampling import Sampler, Sampling
 
-__all__ = ["Continuation", "Finish", "Piece", "TextStream"]
-
 
 class TextStream:
     """Text of one continuation, which ends before the stop string that is complete first.

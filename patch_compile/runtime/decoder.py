@@ -11,19 +11,6 @@ from numpy.typing import NDArray
 
 from patch_compile.errors import PatchCompileError
 
-__all__ = [
-    "Decoder",
-    "Decoding",
-    "JoinableDecoding",
-    "Limits",
-    "Logits",
-    "LogitsError",
-    "Tokens",
-    "check_finite",
-    "pad_left",
-    "positions_of",
-]
-
 Tokens = NDArray[np.int64]
 Logits = NDArray[np.float32]
 

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 from patch_compile.errors import PatchCompileError
 
-__all__ = ["CudaDevice", "Device", "Rows"]
-
 Rows = tuple[int, int]  # address of the first row, bytes from one row to the next
 
 

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from patch_compile.engine.backend import Backend
     from patch_compile.runtime.engine_fit import HostCode
 
-__all__ = ["EngineDecoder", "load_engine", "open_engine"]
-
 _LOG = logging.getLogger(__name__)
 
 

@@ -12,11 +12,9 @@ from patch_compile.engine.backend import BackendName, load_backend
 from patch_compile.engine.plan_program import ANY_TARGET, PLUGIN, read_programs
 from patch_compile.errors import PatchCompileError
 from patch_compile.hardware.gpu import Gpu, local_gpu
-from patch_compile.plugin.build import LIBRARY_NAME
 from patch_compile.plugin.identity import PluginIdentity, identity_in, read_identity
+from patch_compile.plugin.prebuilt import LIBRARY_NAME
 from patch_compile.plugin.trust import engine_made_here, library_made_here, matching_library
-
-__all__ = ["EngineFacts", "HostCode", "engine_facts", "host_code", "why_not"]
 
 _AMPERE = (8, 0)
 

@@ -14,8 +14,6 @@ from patch_compile.runtime.decoder import Decoder, pad_left
 from patch_compile.runtime.sampling import Sampling
 from patch_compile.runtime.shared_batch import SharedBatch
 
-__all__ = ["Completion", "Generator"]
-
 Prompt = str | Sequence[int]
 
 

@@ -23,8 +23,6 @@ import numpy as np
 from patch_compile.runtime.decoder import Tokens
 from patch_compile.runtime.device import Device
 
-__all__ = ["SLOTS", "KvCache", "KvShape", "slots_for"]
-
 SLOTS = 128  # growth of P: each P needs a graph of its own
 
 

@@ -18,8 +18,6 @@ from patch_compile.runtime.generator import Generator
 from patch_compile.runtime.model_configs import ModelConfigs, read_model_configs
 from patch_compile.runtime.onnx_decoder import open_onnx
 
-__all__ = ["Runner", "open_generator"]
-
 
 def open_generator(
     path: str | Path,

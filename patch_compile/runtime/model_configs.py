@@ -13,8 +13,6 @@ from masklearn.model.config_bounds import check_config
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.runtime.sampling import Sampling
 
-__all__ = ["ModelConfigs", "read_model_configs"]
-
 
 class _Generation(BaseModel):
     """The settings of a generation_config.json that are used here. None stands for the default of `transformers`."""

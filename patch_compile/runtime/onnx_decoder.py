@@ -19,8 +19,6 @@ from patch_compile.onnx_io.session import CPU, GPU, errors_of_runs, open_session
 from patch_compile.onnx_io.tensor_names import LOGITS, PAST, PRESENT, TOKEN_INPUTS
 from patch_compile.runtime.decoder import Limits, Logits, Tokens, positions_of
 
-__all__ = ["Cache", "OnnxDecoder", "open_onnx"]
-
 Cache = dict[str, Any]
 _NUMPY_OF = {"tensor(float16)": np.float16, "tensor(float)": np.float32}
 

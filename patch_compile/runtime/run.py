@@ -15,8 +15,6 @@ from patch_compile.runtime.generator import Completion
 from patch_compile.runtime.locate import open_generator
 from patch_compile.runtime.sampling import Sampling
 
-__all__ = ["Continuations", "generate"]
-
 
 @dataclass(frozen=True)
 class Continuations:

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from patch_compile.errors import HOW_TO_CORRECT, UsageError
 from patch_compile.runtime.decoder import Logits, Tokens, check_finite
 
-__all__ = ["Sampler", "Sampling"]
-
 
 @dataclass(frozen=True)
 class Sampling:

@@ -14,8 +14,6 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.runtime.continuation import Continuation, Piece
 from patch_compile.runtime.decoder import Decoder, Decoding, JoinableDecoding, Tokens, pad_left
 
-__all__ = ["SharedBatch"]
-
 
 class SharedBatch:
     """A batch of requests. `join`, `choose` and `step` are called in turns, by one thread. rows: most rows at once."""

@@ -47,8 +47,6 @@ if TYPE_CHECKING:
     from patch_compile.planning.outline import Outline
     from patch_compile.recipe import Recipe
 
-__all__ = ["Bars", "OutputSource", "Probe", "Source"]
-
 Bars = Callable[[str], AbstractContextManager[Update]]
 """`bars(name)` opens a progress bar for a step of the work, like `Progress.stage`."""
 

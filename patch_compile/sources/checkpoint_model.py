@@ -22,8 +22,6 @@ from patch_compile.recipe import Recipe
 from patch_compile.sources.base import Source
 from patch_compile.sources.pruning import GivenMasks
 
-__all__ = ["CheckpointModel"]
-
 
 class CheckpointModel(Source):
     """A checkpoint that masks prune."""

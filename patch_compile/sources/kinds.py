@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["Capability", "Sequences", "Stage"]
-
 
 class Stage(StrEnum):
     """The stages of a build, in order. Each name is a key of the manifest."""

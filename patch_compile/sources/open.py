@@ -17,8 +17,6 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.recipe import GraphRecipe, Recipe
 from patch_compile.sources.base import Source
 
-__all__ = ["beside_key", "check_unchanged", "files_of_model", "inputs_of", "open_source", "source_of"]
-
 
 def open_source(recipe: Recipe, *, weights: bool = True) -> Source:
     """Open the source of the setting `model`: a file that ends in .onnx, or else a Hugging Face folder.

@@ -15,8 +15,6 @@ from patch_compile.artifacts.layout import MASKS
 from patch_compile.errors import PatchCompileError
 from patch_compile.progress import Update
 
-__all__ = ["GivenMasks", "Pruning", "given_masks", "types_to_round"]
-
 
 class Pruning(ABC):
     """Masks and the weights that belong to them, before they are written."""

@@ -7,8 +7,6 @@ from math import sqrt
 
 from patch_compile.artifacts.proof import Tolerance, ToleranceOrigin
 
-__all__ = ["DEVIATIONS", "UNIT_ROUNDOFF", "Rounding", "rounding_tolerance", "roundings_of", "tolerance_of"]
-
 UNIT_ROUNDOFF = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
 DEVIATIONS = 3.0
 # Number of roundings to 16 bits that one block adds to the residual stream, counted in the graph: norm, q, k, v, rotary,

@@ -23,8 +23,6 @@ from patch_compile.runtime.engine_fit import engine_facts, why_not
 from patch_compile.timing.engine_runner import open_engine_runner
 from patch_compile.timing.timing import OnnxRunner, OwnProcess
 
-__all__ = ["Place", "about_cpu", "busy_share", "choose_runner", "engine_report", "find_place"]
-
 
 @dataclass(frozen=True)
 class Place:

@@ -21,8 +21,6 @@ from patch_compile.timing.points import Feed, MakeFeed
 if TYPE_CHECKING:
     import tensorrt
 
-__all__ = ["EngineRunner", "TimedCudaDevice", "TimedDevice", "open_engine_runner"]
-
 _LOG = logging.getLogger(__name__)
 
 

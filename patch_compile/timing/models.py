@@ -40,8 +40,6 @@ from patch_compile.sources.base import Source
 from patch_compile.sources.open import check_unchanged, files_of_model
 from patch_compile.timing.device import engine_report
 
-__all__ = ["UniformMasks", "build_contender", "file_bytes", "model_files", "write_contender"]
-
 
 class UniformMasks(Mapping[str, LinearMask]):
     """Masks that are computed on access. All masks together would take a quarter of the weights' memory.

@@ -14,8 +14,6 @@ from patch_compile.artifacts.bench import Phase
 from patch_compile.onnx_io.graph_inputs import GraphInput, resolve_dims
 from patch_compile.onnx_io.tensor_names import INPUT_IDS, PAST, POSITION_IDS, TOKEN_TYPE_IDS
 
-__all__ = ["Feed", "MakeFeed", "Point", "feed_of", "grid_of"]
-
 Feed = Mapping[str, NDArray[Any]]
 MakeFeed = Callable[[], Feed]
 """Makes the inputs in the process that needs them: a long cache takes gigabytes, too much for a pipe."""

@@ -26,8 +26,6 @@ from patch_compile.sources.kinds import Capability
 from patch_compile.timing.device import Place
 from patch_compile.timing.points import Point
 
-__all__ = ["PlannedModel", "calibrate", "check_calibration", "costs_of_build", "planned_model"]
-
 
 @dataclass(frozen=True)
 class PlannedModel:

@@ -9,12 +9,11 @@ from pydantic import BeforeValidator, model_validator
 
 from masklearn.base.settings import Settings
 from patch_compile.artifacts.bench import Contender
+from patch_compile.engine.backend import Runner
 from patch_compile.errors import PatchCompileError
-from patch_compile.options import BenchOptions, Runner
+from patch_compile.options import BenchOptions
 from patch_compile.sources.kinds import Sequences
 from patch_compile.timing.points import Point, grid_of
-
-__all__ = ["BenchRequest", "parse_against"]
 
 # An engine's default profiles end at batch 8; a user's profiles may go further. A CPU takes seconds for work that takes
 # a GPU milliseconds.

@@ -36,8 +36,6 @@ from patch_compile.timing.request import BenchRequest
 from patch_compile.timing.timed_build import Subject, check_memory
 from patch_compile.timing.timing import TimedModel, TurnTimes, take_turns
 
-__all__ = ["Watch", "bench"]
-
 
 class Watch:
     """Samples of the GPU's clocks before, during and after the timing. read: takes one sample."""

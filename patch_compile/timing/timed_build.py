@@ -24,8 +24,6 @@ from patch_compile.timing.points import MakeFeed, Point, feed_of
 from patch_compile.timing.predicted import PlannedModel, planned_model
 from patch_compile.timing.request import BenchRequest
 
-__all__ = ["Subject", "check_memory"]
-
 # ONNX Runtime's CPU kernels multiply in fp32: it keeps a widened copy of every 16-bit weight, and another one in its
 # kernel's order. Integer operations unpack packed weights when the model is loaded: SmolLM2-135M peaks at 3.2 GiB
 # there.

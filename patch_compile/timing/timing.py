@@ -18,8 +18,6 @@ from patch_compile.onnx_io.session import open_session
 from patch_compile.python_process import ProcessEnded, PythonProcess
 from patch_compile.timing.points import MakeFeed
 
-__all__ = ["OnnxRunner", "OwnProcess", "TimedModel", "TurnTimes", "take_turns"]
-
 _NUMPY_OF = {
     "tensor(float16)": np.float16,
     "tensor(float)": np.float32,

@@ -34,8 +34,6 @@ from patch_compile.progress import Progress
 from patch_compile.sources.base import Source
 from patch_compile.sources.open import beside_key
 
-__all__ = ["baselines_cache", "with_baselines"]
-
 
 def with_baselines(
     source: Source,

@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 
 from patch_compile.artifacts.layout import ENGINE
 from patch_compile.artifacts.verify_schema import EngineCompared, EngineNotRun, NotRun
+from patch_compile.engine.backend import Runner
 from patch_compile.errors import PatchCompileError
 from patch_compile.progress import Progress
 from patch_compile.runtime.decoder import Decoder, pad_left
-from patch_compile.runtime.locate import Runner, open_generator
+from patch_compile.runtime.locate import open_generator
 from patch_compile.sources.rounding import rounding_tolerance
 from patch_compile.verification.compare_runs import compared_run, worst_error
-
-__all__ = ["built_right", "compare_decoders"]
 
 _STEPS = 4  # decode steps after each prompt
 

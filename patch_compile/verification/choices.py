@@ -15,8 +15,6 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-__all__ = ["Choices", "Followed", "following"]
-
 Choices = Mapping[str, NDArray[Any]]
 """Indices that one run of a graph has chosen, by the name of the output of TopK; in the order of the graph."""
 

@@ -26,20 +26,6 @@ from patch_compile.sources.base import Source
 from patch_compile.sources.rounding import rounding_tolerance, roundings_of, tolerance_of
 from patch_compile.verification.choices import Choices, Followed, following
 
-__all__ = [
-    "GraphRuns",
-    "PrunedRuns",
-    "Runs",
-    "compare_runs",
-    "compared_run",
-    "feeds_of",
-    "measured_tolerance",
-    "quiet_polygraphy",
-    "run_graph",
-    "run_pruned",
-    "worst_error",
-]
-
 Logits = NDArray[np.float32]
 
 

@@ -43,8 +43,6 @@ from patch_compile.verification.first_difference import find_first_difference
 from patch_compile.verification.graph_outputs import with_all_logits, with_choices
 from patch_compile.verification.request import VerifyRequest
 
-__all__ = ["compiled_right"]
-
 
 def compiled_right(
     source: Source,

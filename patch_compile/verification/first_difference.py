@@ -27,8 +27,6 @@ from patch_compile.onnx_io.session import open_session, run_session
 from patch_compile.sources.rounding import rounding_tolerance
 from patch_compile.verification.graph_outputs import with_outputs
 
-__all__ = ["error_of", "find_first_difference", "tensors_of"]
-
 
 @dataclass(frozen=True)
 class _Candidate:

@@ -20,8 +20,6 @@ from patch_compile.sources.open import source_of
 if TYPE_CHECKING:
     from patch_compile.runtime.generator import Completion, Generator
 
-__all__ = ["check_continues_text", "dense_onnx", "generated_diff"]
-
 Update = Callable[[str, int, int], object]
 
 
@@ -58,7 +56,8 @@ def generated_diff(
 def _continue(
     name: str, path: Path, model: Path, prompts: Sequence[str], new_tokens: int, progress: Update
 ) -> list[Completion]:
-    from patch_compile.runtime.locate import Runner, open_generator
+    from patch_compile.engine.backend import Runner
+    from patch_compile.runtime.locate import open_generator
     from patch_compile.runtime.sampling import Sampling
 
     generator = open_generator(path, runner=Runner.ONNX, tokenizer=model)

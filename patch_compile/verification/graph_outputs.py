@@ -14,8 +14,6 @@ from patch_compile.onnx_io.tensor_names import LOGITS
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["with_all_logits", "with_choices", "with_outputs"]
-
 _HEADS = ("MatMul", "Gemm", "PatchLinear")
 _SEQUENCE = "sequence"
 

@@ -29,8 +29,6 @@ from patch_compile.sources.base import OutputSource
 from patch_compile.sources.rounding import tolerance_of
 from patch_compile.verification.graph_outputs import with_outputs
 
-__all__ = ["compare_outputs"]
-
 _TOGETHER = 16  # tensors in memory
 
 

@@ -18,8 +18,6 @@ from patch_compile.artifacts.verify_schema import RUN_TOKENS, OverlapUnknown, Sh
 from patch_compile.errors import PatchCompileError
 from patch_compile.recipe import Recipe
 
-__all__ = ["check_overlap", "overlap"]
-
 Windows = NDArray[np.int64]
 
 

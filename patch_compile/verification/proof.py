@@ -48,8 +48,6 @@ from patch_compile.verification.compare_runs import (
 from patch_compile.verification.graph_outputs import with_all_logits, with_choices
 from patch_compile.verification.outputs import compare_outputs
 
-__all__ = ["check_agreement", "compare_logits", "prove"]
-
 _PROBE_WINDOWS, _PROBE_TOKENS = 2, 96
 _SENTENCE_TOKENS = 40
 

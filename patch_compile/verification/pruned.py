@@ -28,8 +28,6 @@ from patch_compile.progress import Progress
 from patch_compile.sources.base import Source
 from patch_compile.verification.request import VerifyRequest
 
-__all__ = ["Changes", "compare_checkpoints", "predictions_answer", "where_answer"]
-
 
 @dataclass(frozen=True)
 class Changes:

@@ -40,8 +40,6 @@ from patch_compile.verification.first_difference import error_of, tensors_of
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["reduce_linear"]
-
 _TOKENS = 95  # of a prompt, as in the proof of a build
 _RUN = (
     "import numpy, onnxruntime; print(onnxruntime.InferenceSession({!r}).run(None, dict(numpy.load({!r}))))"

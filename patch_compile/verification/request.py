@@ -23,8 +23,6 @@ from patch_compile.artifacts.verify_schema import (
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.options import VerifyOptions
 
-__all__ = ["FIGURES", "Figure", "Limit", "VerifyRequest", "check_figures", "parse_limit"]
-
 
 @dataclass(frozen=True)
 class Figure:

@@ -53,8 +53,6 @@ from patch_compile.sources.kinds import Capability
 from patch_compile.sources.open import check_unchanged, files_of_model, open_source
 from patch_compile.verification.request import VerifyRequest, check_figures
 
-__all__ = ["Verification", "verify"]
-
 # Bytes per weight at the peak: transformers holds 16-bit weights while it converts them to fp32, and ONNX Runtime holds
 # its folded constants beside those of the file.
 _PEAK_BYTES = 6

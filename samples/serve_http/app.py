@@ -21,8 +21,6 @@ from samples.serve_http.batch import Batcher, Job
 from samples.serve_http.protocol import ApiError, ChatRequest, CompletionRequest, GenerationRequest, parse
 from samples.serve_http.replies import Reply, event
 
-__all__ = ["Service"]
-
 _ROWS = 16  # sequences of a batch, unless the user or the engine says otherwise
 _COMPLETION_TOKENS = 16  # OpenAI's default of max_tokens for completions; a chat has no such default
 _DONE = b"data: [DONE]\n\n"

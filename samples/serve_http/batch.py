@@ -13,8 +13,6 @@ from collections.abc import AsyncIterator, Sequence
 from patch_compile import Continuation, Generator, PatchCompileError, Piece
 from samples.serve_http.protocol import ApiError
 
-__all__ = ["Batcher", "Job"]
-
 
 class Job:
     """A request that waits or is being continued. over: True once its client needs no more tokens."""

@@ -19,8 +19,6 @@ from starlette.exceptions import HTTPException
 
 from patch_compile import Generator, Sampling
 
-__all__ = ["ApiError", "ChatRequest", "CompletionRequest", "GenerationRequest", "parse"]
-
 _TYPES = {429: "rate_limit_error", 500: "server_error", 503: "server_error", 504: "timeout_error"}
 _NAMED = 8  # unsupported parameters that an error names
 _UNSUPPORTED = "unsupported_parameter"

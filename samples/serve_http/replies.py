@@ -12,8 +12,6 @@ from typing import Any
 from patch_compile import Finish, Piece
 from samples.serve_http.protocol import ChatRequest, GenerationRequest
 
-__all__ = ["Reply", "event"]
-
 JsonObject = dict[str, Any]
 _SPACE = "▁"  # begins a word in vocabularies of SentencePiece
 _PART = "\N{REPLACEMENT CHARACTER}"  # in the text of a token that is a part of a character

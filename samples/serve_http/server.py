@@ -18,8 +18,6 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from patch_compile import PatchCompileError, Runner, open_generator
 from samples.serve_http.app import Service
 
-__all__ = ["main", "make_server"]
-
 _PATH = click.Path(path_type=Path)
 _COUNT = click.IntRange(1)
 _SECONDS = click.FloatRange(0, min_open=True)

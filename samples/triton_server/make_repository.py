@@ -20,8 +20,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script,
 
 from patch_compile import PatchCompileError
 
-__all__ = ["config", "main", "make_repository"]
-
 _T = onnx.TensorProto
 # The table "Datatypes" of Triton's model_configuration.md.
 _TYPES = {

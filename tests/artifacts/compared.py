@@ -22,8 +22,6 @@ from patch_compile.artifacts.manifest import ModelOrigin
 from patch_compile.artifacts.prediction import CardRow, Workload
 from patch_compile.report.compare import Spot, beaten_by
 
-__all__ = ["compared"]
-
 
 def compared(
     losses: Sequence[float],

@@ -6,8 +6,6 @@ from patch_compile.artifacts.layout import MANIFEST
 from patch_compile.artifacts.manifest import Manifest, ModelOrigin, Ratio
 from patch_compile.artifacts.workspace import Workspace
 
-__all__ = ["finish", "manifest_of", "never", "seal", "writer"]
-
 
 def writer(text):
     def work(root: Path) -> None:

@@ -23,8 +23,6 @@ from random import Random
 from tests.attacks.attack import BUILD, Attack
 from tests.attacks.reader import CORPUS, attempt
 
-__all__ = ["attack"]
-
 _FOLDER = BUILD.with_name("fuzz")
 _LIMITS = (
     "-rss_limit_mb=2048", "-timeout=120", "-report_slow_units=120", "-max_len=65536", "-print_final_stats=1",

@@ -42,8 +42,6 @@ from tests.plugins.host_kernel import (
 )
 from tests.plugins.mosaic_cases import ACTIVATIONS, DTYPES, Case, without_panels
 
-__all__ = ["attack", "faults"]
-
 _SMALL, _FULL = 10, 3000
 
 

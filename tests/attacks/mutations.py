@@ -19,11 +19,6 @@ import yaml
 
 from tests.attacks.values import VALUES, dump, safetensors_of, safetensors_parts
 
-__all__ = [
-    "Mutation", "change_bytes", "change_json", "change_json_lines", "change_npz", "change_onnx", "change_safetensors",
-    "change_words", "change_yaml",
-]  # fmt: skip
-
 Mutation = Callable[[bytes, Random], bytes]
 _HOSTILE: tuple[Any, ...] = (
     *(value for name, value in VALUES.items() if name != "long text"),

@@ -5,8 +5,6 @@ from __future__ import annotations
 from tests.attacks.attack import BUILD, Attack
 from tests.plugins.sanitized import attack_plugin, compile_plugin_attack
 
-__all__ = ["attack"]
-
 _CHUNK = 10_000  # cases of one process
 
 

@@ -29,8 +29,6 @@ from patch_compile.packing.slab_kinds import stacked_rows
 from tests.mosaics import KEPT
 from tests.plugins.mosaic_cases import ACTIVATIONS, answer
 
-__all__ = ["Linear", "Mosaic", "columns_of_groups", "padded"]
-
 _MAPS = ("random", "one kind", "one kind", "rows", "columns", "one other", "one other")
 _TYPES = (np.float16, ml_dtypes.bfloat16)
 _TWO = (DENSE, TWO_FOUR)

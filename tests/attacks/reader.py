@@ -16,11 +16,6 @@ from tests.attacks.attack import BUILD, Attack
 from tests.attacks.mutations import Mutation
 from tests.work import slowness
 
-__all__ = [
-    "CORPUS", "FOUND", "READERS", "REFUSED", "Crash", "Reader", "accepted", "attack", "attempt", "mutants", "placed",
-    "reader",
-]  # fmt: skip
-
 CORPUS = Path(__file__).with_name("corpus")
 # Beginnings of names: inputs that once led to an error, and inputs that are refused. All others are accepted.
 FOUND, REFUSED = "found-", "refused-"

@@ -29,8 +29,6 @@ import psutil
 from tests.attacks.hostile.case import Case, Sound
 from tests.work import slowness
 
-__all__ = ["Running", "Verdict", "forked", "run_command", "start"]
-
 MEMORY = 1_500 << 20  # bytes of address space beyond what the imports take
 SECONDS = 20  # of the processor, times the slowness of the machine; and of a wait for nothing
 _LOOK = 0.5  # seconds between two looks at a command that may wait for ever

@@ -13,11 +13,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = [
-    "CANARY", "GONE", "PLACES", "TEXTS", "VALUES", "Change", "at", "damaged", "draw", "dump", "nested", "safetensors_of",
-    "safetensors_parts", "swapped",
-]  # fmt: skip
-
 Change = Callable[[Path], object]  # of the file at a path
 CANARY = "import os; open(os.environ['HOSTILE_CANARY'], 'w')"  # code that shows that it ran
 GONE = object()

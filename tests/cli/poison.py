@@ -4,8 +4,6 @@ import importlib.metadata
 import sys
 from pathlib import Path
 
-__all__ = ["MARKS", "NAMES", "marked", "poison"]
-
 MARKS = "POISONED"  # environment variable with the file of the marks
 
 _CODE = """

@@ -6,8 +6,6 @@ import onnx_ir as ir
 
 from tests.graphs import graph_of
 
-__all__ = ["model_with_weight"]
-
 TEXT = """
     agraph (float[3, 8] x, bfloat16[4, 8] w) => (bfloat16[4, 3] t, bfloat16[3, 4] y) {
         narrow = Cast <to = 16> (x)

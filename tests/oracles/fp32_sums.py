@@ -20,8 +20,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["STEPS", "Step", "fp32_sum_error"]
-
 _UNIT = 2.0**-24  # error of one rounding to nearest
 _SLAB = 64  # columns
 

@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 
 from tests.oracles.element_packing import KEPT, OfSixteen, Packed, pack_slabs
 
-__all__ = ["BIAS", "BITS", "INT4", "INT8", "Quantised", "pack_gated_integers", "pack_integers", "quantise"]
-
 INT8, INT4 = 1, 2
 """Numbers of the types in plugins/kernels/weights.h; 0 are 16 bits."""
 BITS, BIAS = {INT8: 8, INT4: 4}, {INT8: 128, INT4: 8}

@@ -19,8 +19,6 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper
 
-__all__ = ["PAGE", "PagedModel", "attention"]
-
 PAGE = 128  # tokens
 _DOMAIN, _OP_TYPE = "trt_edgellm", "AttentionPlugin"
 Feed = dict[str, NDArray[Any]]

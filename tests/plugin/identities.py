@@ -3,8 +3,6 @@
 from patch_compile.packing.function import VERSION
 from patch_compile.plugin.targets import this_machine
 
-__all__ = ["identity_text"]
-
 
 def identity_text(
     backend: str = "tensorrt-rtx",

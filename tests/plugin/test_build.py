@@ -14,9 +14,10 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.packing.function import VERSION
 from patch_compile.plugin import build as plugin
 from patch_compile.plugin import compiling, toolchain
-from patch_compile.plugin.build import LIBRARY_NAME, build_plugin
+from patch_compile.plugin.build import build_plugin
 from patch_compile.plugin.compiling import kernel_objects, units
 from patch_compile.plugin.identity import check_backend, read_identity
+from patch_compile.plugin.prebuilt import LIBRARY_NAME
 from patch_compile.plugin.targets import AARCH64, ARCHS, VARIABLE, X86, runs_on, wanted_archs
 from patch_compile.plugin.toolchain import Tool, describe_toolchain, find_cxx, find_nvcc
 from tests.plugin.identities import identity_text

@@ -7,7 +7,7 @@ import pytest
 
 from patch_compile.errors import UsageError
 from patch_compile.packing.function import VERSION
-from patch_compile.plugin.build import LIBRARY_NAME
+from patch_compile.plugin.prebuilt import LIBRARY_NAME
 from patch_compile.plugin.targets import ARCHS, VARIABLE, archs_for, this_machine
 from patch_compile.plugin.trust import matching_library
 from tests.plugin.identities import identity_text

@@ -12,8 +12,6 @@ from masklearn.base.durable import whole_file
 from patch_compile.plugin.compiling import locked, plugin_cache
 from patch_compile.plugin.toolchain import fetch_headers, find_headers
 
-__all__ = ["compiled", "tensorrt_headers"]
-
 
 def tensorrt_headers() -> Path:
     """Returns the folder of TensorRT's headers that the plugin is compiled with; they are downloaded once."""

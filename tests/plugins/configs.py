@@ -5,8 +5,6 @@ CONFIGS, and those that follow from it, are for weights of 16 bits; INTEGERS fol
 
 from tests.plugins.mosaic_cases import make_case
 
-__all__ = ["ALL", "CONFIGS", "GATED", "INTEGERS", "PLAIN", "STREAMS", "case_for"]
-
 CONFIGS = (
     "decode-64", "mid-64", "prefill-64", "decode-128", "mid-128", "prefill-128",
     "gated-decode-64", "gated-mid-64", "gated-prefill-64",

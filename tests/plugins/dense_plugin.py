@@ -22,11 +22,6 @@ from tests.plugins.host_kernel import PLUGINS, SLAB_NAMES, Device, Slabs, device
 from tests.plugins.host_kernel import problem_of as problem_for
 from tests.plugins.mosaic_cases import DTYPES, Case
 
-__all__ = [
-    "A100", "DENSE_PATH", "EAGER", "H100", "Activate", "DensePlugin", "Guarded", "Linear", "Tensors", "Unpack",
-    "compile_driver", "compile_stand_in", "driver_sources", "index_on_device", "problem_of", "slab_tensors",
-]  # fmt: skip
-
 # As in host_kernel.py, the structs come from the benchmark.
 _driver = importlib.import_module("plugin_driver")
 Tensors = _driver.Tensors

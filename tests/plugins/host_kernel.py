@@ -19,35 +19,6 @@ from numpy.typing import NDArray
 from tests.oracles.element_packing import KEPT, Packed
 from tests.plugins.compiled import compiled
 
-__all__ = [
-    "BENCH",
-    "COMPILER",
-    "HOST_FLAGS",
-    "PLUGINS",
-    "SLAB_NAMES",
-    "Arguments",
-    "Call",
-    "Config",
-    "CopyMode",
-    "Device",
-    "HostKernel",
-    "Launch",
-    "PartTable",
-    "Problem",
-    "SlabCounts",
-    "Slabs",
-    "Stats",
-    "StreamArguments",
-    "arguments_of",
-    "compile_host_kernel",
-    "compile_integer_kernel",
-    "device_index",
-    "host_library",
-    "problem_of",
-    "set_slabs",
-    "slab_costs",
-]
-
 PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
 BENCH = PLUGINS.parent / "benchmarks" / "kernels"
 # The structs come from the benchmark, so these tests pass the kernels exactly what a GPU gets.

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 from tests.oracles.element_packing import Packed
 
-__all__ = ["LIES", "lying"]
-
 Ints = NDArray[np.int64]
 _LEAST, _MOST = -(2**31), 2**31 - 1
 

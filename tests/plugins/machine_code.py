@@ -16,19 +16,6 @@ from tests.plugins.host_kernel import BENCH
 sys.path.insert(0, str(BENCH))
 cubin: Any = importlib.import_module("cubin")
 
-__all__ = [
-    "CUOBJDUMP",
-    "NO_CODE",
-    "NVCC",
-    "WHY_NO_CODE",
-    "MachineCode",
-    "MachineCodeOf",
-    "cubin",
-    "kernel_object",
-    "machine_code",
-    "ptx_text",
-]
-
 try:
     NVCC = find_nvcc()
     find_cxx()

@@ -14,8 +14,6 @@ from tests.oracles.element_packing import OfSixteen, Packed, pack_gated, pack_sl
 from tests.oracles.fp32_sums import fp32_sum_error
 from tests.oracles.integer_packing import INT8, pack_gated_integers, pack_integers, quantise
 
-__all__ = ["ACTIVATIONS", "DTYPES", "Case", "answer", "make_case", "without_panels"]
-
 DTYPES = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 _MANTISSA = {DTYPES[0]: 11, DTYPES[1]: 8}  # significand bits
 _SMALLEST = {DTYPES[0]: 2.0**-24, DTYPES[1]: 2.0**-133}  # spacing of the subnormals

@@ -11,8 +11,6 @@ from tests.plugins.compiled import compiled, tensorrt_headers
 from tests.plugins.dense_plugin import driver_sources
 from tests.plugins.host_kernel import PLUGINS
 
-__all__ = ["SANITIZERS", "attack_plugin", "compile_plugin_attack"]
-
 # bounds-strict: GCC else takes the last array of a struct, such as TensorRT's Dims, for one of any length.
 SANITIZERS = (
     "-fsanitize=address",

@@ -10,8 +10,6 @@ from tests.ptx.memory import Array
 from tests.ptx.parser import Operand, PtxFault
 from tests.ptx.state import Instructions, Mask, State, Step, compute, dtype_of, elementwise
 
-__all__ = ["ARITHMETIC"]
-
 ARITHMETIC = Instructions()
 
 Operands = tuple[Operand, ...]

@@ -12,8 +12,6 @@ from tests.ptx.memory import Array
 from tests.ptx.parser import Operand, PtxFault
 from tests.ptx.state import Instructions, State, Step, compute, dtype_of, elementwise
 
-__all__ = ["FLOATS"]
-
 FLOATS = Instructions()
 
 Operands = tuple[Operand, ...]

@@ -12,8 +12,6 @@ from tests.ptx.machine import Machine
 from tests.ptx.memory import Memory
 from tests.ptx.parser import parse_entry
 
-__all__ = ["BITS", "Tensors", "execute", "multiply"]
-
 Tensors = dict[str, NDArray[np.generic]]
 BITS = {"f16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
 

@@ -28,15 +28,6 @@ from tests.ptx.machine import Machine
 from tests.ptx.memory import Memory
 from tests.ptx.parser import PtxFault, entry_names, parse_entry
 
-__all__ = [
-    "INTEGER_SOURCES",
-    "SCALARS",
-    "PtxKernel",
-    "choose_vectors",
-    "compile_file",
-    "ptx_of_scalar",
-]
-
 SCALARS = ("Half", "BFloat16")  # index: Launch.scalar
 _SOURCES = (
     ("launch_half.cu", "launch_all_half.cu"),

@@ -25,8 +25,6 @@ from tests.ptx.transfers import TRANSFERS
 from tests.ptx.warpgroups import WARPGROUPS, WIDTH, Late, warpgroups_of
 from tests.ptx.wgmma import WGMMA
 
-__all__ = ["Machine"]
-
 Threads = NDArray[np.bool_]
 
 _BARRIER = re.compile(

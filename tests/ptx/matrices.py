@@ -16,8 +16,6 @@ from tests.ptx.memory import Array
 from tests.ptx.parser import Operand, PtxFault
 from tests.ptx.state import Instructions, Mask, State, Step
 
-__all__ = ["MATRICES"]
-
 MATRICES = Instructions()
 
 Operands = tuple[Operand, ...]

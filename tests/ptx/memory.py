@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 from tests.ptx.parser import PtxFault
 
-__all__ = ["POISON", "Array", "Memory"]
-
 Array = NDArray[Any]
 
 POISON = 0xFF  # a NaN in every floating type, and an address without any alignment

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-__all__ = ["Entry", "Instruction", "Operand", "PtxFault", "entry_names", "parse_entry"]
-
 Operand = str | tuple[str, ...]  # a register, immediate, symbol or [address]; a tuple is a {vector}
 
 

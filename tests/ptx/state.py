@@ -17,18 +17,6 @@ from numpy.typing import NDArray
 from tests.ptx.memory import POISON, Array, Memory
 from tests.ptx.parser import Entry, Instruction, Operand, PtxFault
 
-__all__ = [
-    "PARAMETERS",
-    "Copies",
-    "Instructions",
-    "Mask",
-    "State",
-    "Step",
-    "compute",
-    "dtype_of",
-    "elementwise",
-]
-
 Mask = NDArray[np.bool_] | bool
 Step = Callable[[Mask], None]
 

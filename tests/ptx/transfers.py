@@ -12,8 +12,6 @@ from tests.ptx.memory import Array, Memory
 from tests.ptx.parser import Operand, PtxFault
 from tests.ptx.state import PARAMETERS, Instructions, Mask, State, Step, dtype_of
 
-__all__ = ["TRANSFERS"]
-
 TRANSFERS = Instructions()
 
 Operands = tuple[Operand, ...]

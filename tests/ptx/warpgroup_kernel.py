@@ -18,8 +18,6 @@ from tests.ptx.memory import Memory
 from tests.ptx.parser import PtxFault, entry_names, parse_entry
 from tests.ptx.warpgroups import Late
 
-__all__ = ["WARPGROUP_CONFIGS", "WarpgroupKernel", "compile_warpgroups"]
-
 # Itanium mangling of patch_warpgroups<Half, 1>
 _ENTRY = re.compile(r"_ZN5patch\d+patch_warpgroupsINS_\d+(?P<scalar>[A-Z]\w*?)ELi(?P<config>\d+)E.*")
 

@@ -18,17 +18,6 @@ from tests.ptx.memory import POISON, Array
 from tests.ptx.parser import Operand, PtxFault
 from tests.ptx.state import Instructions, Mask, State, Step, compute
 
-__all__ = [
-    "WARPGROUPS",
-    "WIDTH",
-    "Late",
-    "Match",
-    "Operands",
-    "Product",
-    "Warpgroups",
-    "warpgroups_of",
-]
-
 WARPGROUPS = Instructions()
 WIDTH = 128  # threads of a warpgroup
 

@@ -13,8 +13,6 @@ from tests.ptx.parser import PtxFault
 from tests.ptx.state import Instructions, Mask, State, Step
 from tests.ptx.warpgroups import WIDTH, Match, Operands, Product, Warpgroups, warpgroups_of
 
-__all__ = ["WGMMA", "a_places", "metadata_places", "sum_places"]
-
 WGMMA = Instructions()
 
 _THREAD = np.arange(WIDTH)

@@ -25,8 +25,9 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.hardware.cards import parse_architectures
 from patch_compile.hardware.gpu import Gpu, local_gpu
 from patch_compile.packing.function import VERSION
-from patch_compile.plugin.build import LIBRARY_NAME, build_plugin
+from patch_compile.plugin.build import build_plugin
 from patch_compile.plugin.identity import read_identity
+from patch_compile.plugin.prebuilt import LIBRARY_NAME
 from patch_compile.runtime import engine_fit
 from patch_compile.runtime.engine_fit import HostCode, engine_facts, host_code, why_not
 from tests.commands import Done, run_here

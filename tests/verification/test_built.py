@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from patch_compile.artifacts.verify_schema import EngineCompared, EngineNotRun, NotRun
+from patch_compile.engine.backend import Runner
 from patch_compile.progress import Progress
 from patch_compile.runtime.decoder import Limits
 from patch_compile.runtime.engine_decoder import EngineDecoder
-from patch_compile.runtime.locate import Runner, open_generator
+from patch_compile.runtime.locate import open_generator
 from patch_compile.runtime.onnx_decoder import OnnxDecoder
 from patch_compile.verification import built
 from patch_compile.verification.built import built_right, compare_decoders

@@ -8,9 +8,10 @@ import pytest
 from masklearn.base.durable import is_temporary
 from patch_compile.artifacts.folder import OutFolder
 from patch_compile.artifacts.verify_schema import GeneratedText
+from patch_compile.engine.backend import Runner
 from patch_compile.errors import PatchCompileError
 from patch_compile.runtime import Completion, Finish
-from patch_compile.runtime.locate import Runner, open_generator
+from patch_compile.runtime.locate import open_generator
 from patch_compile.runtime.sampling import Sampling
 from patch_compile.verification.generated import _compared, dense_onnx, generated_diff
 from tests.builds import build, recipe_alone

@@ -4,8 +4,6 @@ import onnx_ir as ir
 
 from patch_compile.passes.constants import constant_of
 
-__all__ = ["DeduplicateConstantsPass"]
-
 
 class DeduplicateConstantsPass(ir.passes.InPlacePass):
     """Merge small constants of equal type, shape and bytes; weights are neither read nor merged.

@@ -5,8 +5,6 @@ import onnx_ir as ir
 
 from patch_compile.onnx_io.proto import STANDARD_DOMAINS
 
-__all__ = ["FixReshapesPass"]
-
 
 class FixReshapesPass(ir.passes.InPlacePass):
     """Replace a computed Reshape target by a constant, which leaves the arithmetic on sizes without readers.

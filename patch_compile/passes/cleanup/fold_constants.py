@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 from patch_compile.onnx_io.proto import STANDARD_DOMAINS
 from patch_compile.passes.constants import SMALL, constant_of
 
-__all__ = ["FoldConstantsPass"]
-
 Array = NDArray[Any]
 
 

@@ -9,8 +9,6 @@ from onnxscript.rewriter import pattern
 
 from patch_compile.passes.constants import constant_of
 
-__all__ = ["FuseGeluPass"]
-
 _OPSET = 20  # Gelu
 
 

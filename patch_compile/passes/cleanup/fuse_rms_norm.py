@@ -7,8 +7,6 @@ from onnxscript.rewriter import pattern
 
 from patch_compile.passes.constants import scalar_of
 
-__all__ = ["FuseRmsNormPass"]
-
 _OPSET = 23  # RMSNormalization
 
 

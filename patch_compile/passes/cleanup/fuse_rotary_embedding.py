@@ -4,8 +4,6 @@ import onnx_ir as ir
 
 from patch_compile.passes.constants import constant_of, scalar_of
 
-__all__ = ["FuseRotaryEmbeddingPass"]
-
 _OPSET = 23  # RotaryEmbedding
 _ELEMENTWISE = ("Cast", "Cos", "Mul", "Sin")
 

@@ -5,8 +5,6 @@ import onnx_ir as ir
 from patch_compile.onnx_io.proto import STANDARD_DOMAINS
 from patch_compile.passes.constants import constant_of, same_known_shape, scalar_of
 
-__all__ = ["RemoveNoopsPass"]
-
 
 class RemoveNoopsPass(ir.passes.InPlacePass):
     """Remove operations that have no effect according to their types and shapes.

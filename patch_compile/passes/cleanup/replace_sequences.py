@@ -7,8 +7,6 @@ import onnx_ir as ir
 from patch_compile.onnx_io.proto import STANDARD_DOMAINS
 from patch_compile.passes.constants import constant_of, scalar_of
 
-__all__ = ["ReplaceSequencesPass"]
-
 
 class ReplaceSequencesPass(ir.passes.InPlacePass):
     """Replace `SequenceAt(SplitToSequence(x, sizes), i)` by output i of `Split(x, sizes)`: TensorRT has no sequences.

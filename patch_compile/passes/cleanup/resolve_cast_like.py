@@ -4,8 +4,6 @@ import onnx_ir as ir
 
 from patch_compile.onnx_io.proto import STANDARD_DOMAINS
 
-__all__ = ["ResolveCastLikePass"]
-
 
 class ResolveCastLikePass(ir.passes.InPlacePass):
     """Replace `CastLike(x, y)` by `Cast(x, to=type of y)`, the only form of a cast that other passes look for.

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from patch_compile.planning.lowering import LinearPlan
 
-__all__ = ["Activation", "EpiloguePass", "FusionPass", "find_activation", "fusion_passes"]
-
 _GELU = {"none": "gelu", "tanh": "gelu_tanh"}  # kind by the attribute `approximate`
 
 

@@ -12,8 +12,6 @@ from patch_compile.passes.linear_node import ACTIVATIONS, LinearNode, refuse, re
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["FuseActivationPass"]
-
 
 @FUSIONS.register
 class FuseActivationPass(EpiloguePass):

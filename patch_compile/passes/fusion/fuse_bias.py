@@ -11,8 +11,6 @@ from patch_compile.passes.linear_node import LinearNode, reader, refuse, replace
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["FuseBiasPass"]
-
 
 @FUSIONS.register
 class FuseBiasPass(EpiloguePass):

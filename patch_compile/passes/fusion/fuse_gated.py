@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from patch_compile.planning.lowering import LinearPlan
 
-__all__ = ["FuseGatedPass"]
-
 
 @FUSIONS.register
 class FuseGatedPass(EpiloguePass):

@@ -14,8 +14,6 @@ from patch_compile.passes.linear_node import LinearNode, linear_nodes, readers, 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["FuseQkvPass", "split_rows"]
-
 _HEADS = ("Reshape", "Attention")  # operators that split [..., N] into heads
 _PASSED = ("Cast", "Mul", "Div")  # operators that may come before these: casts, and a scale of queries
 

@@ -13,8 +13,6 @@ from patch_compile.passes.linear_node import LinearNode, reader, readers, refuse
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["FuseResidualPass"]
-
 
 @FUSIONS.register
 class FuseResidualPass(EpiloguePass):

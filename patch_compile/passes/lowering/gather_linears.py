@@ -12,8 +12,6 @@ from patch_compile.passes.linear_node import LinearNode, linear_nodes, take_over
 from patch_compile.passes.linears import Linear
 from patch_compile.planning.lowering import LinearPlan
 
-__all__ = ["GatherLinearsPass", "check_planned"]
-
 
 class GatherLinearsPass(passes.InPlacePass):
     """`MatMul(X, Wᵀ)` -> `Linear(X, W)` for each linear planned as `plugin`: the input of all fusions and PackLinearsPass.

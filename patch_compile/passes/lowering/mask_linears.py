@@ -18,8 +18,6 @@ from patch_compile.passes.lowering.gather_linears import check_planned
 from patch_compile.passes.lowering.packed_initializers import ReadTensor
 from patch_compile.planning.lowering import LinearPlan
 
-__all__ = ["MaskLinearsPass"]
-
 
 class MaskLinearsPass(passes.InPlacePass):
     """`W` -> `W∘M` for each linear planned as `dense`; its MatMul or Gemm stays as it is. Weights are read when written."""

@@ -12,8 +12,6 @@ from patch_compile.passes.find_linears import lowerable_linears
 from patch_compile.passes.linear_node import insert_node, take_over
 from patch_compile.passes.linears import Linear, owners_of
 
-__all__ = ["NormalizeLinearsPass", "make_room", "narrow_x"]
-
 
 class NormalizeLinearsPass(ir.passes.InPlacePass):
     """MatMul, Gemm or 1×1 Conv -> `MatMul(X, Transpose(W))` (+ b), W an initializer [N, K] named `<linear>.weight`.

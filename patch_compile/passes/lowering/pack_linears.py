@@ -33,8 +33,6 @@ from patch_compile.passes.lowering.packed_initializers import (
 )
 from patch_compile.planning.lowering import LinearPlan
 
-__all__ = ["PackLinearsPass"]
-
 
 class PackLinearsPass(passes.InPlacePass):
     """`Y = Linear(X, W, …)` -> `Y = PatchLinear(X, dense, sparse, meta[, b])`: all linears planned as `plugin`.

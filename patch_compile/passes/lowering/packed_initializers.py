@@ -29,8 +29,6 @@ from patch_compile.packing.slab_kinds import SLAB_K, kinds_among, numbers_of, sl
 from patch_compile.passes.linear_node import LinearNode
 from patch_compile.planning.lowering import LinearPlan
 
-__all__ = ["LinearsToPack", "ReadTensor", "check_grid", "check_scales", "joint_bias", "packed_initializers"]
-
 ReadTensor = Callable[[str], NDArray[Any]]
 
 

@@ -10,8 +10,6 @@ from patch_compile.onnx_io.proto import STANDARD_DOMAINS
 from patch_compile.packing.function import DOMAIN
 from patch_compile.passes.linear_node import insert_node
 
-__all__ = ["SeparateTransposesPass"]
-
 _FLOAT16, _FLOAT = ir.DataType.FLOAT16, ir.DataType.FLOAT
 
 

@@ -7,8 +7,6 @@ import onnx_ir as ir
 from patch_compile.onnx_io.proto import STANDARD_DOMAINS
 from patch_compile.passes.linear_node import insert_node
 
-__all__ = ["SinkCastsPass"]
-
 _ACTIVATIONS = ("Gelu", "Sigmoid", "Mul")  # parts of GELU, SiLU and the product of gate and up
 
 

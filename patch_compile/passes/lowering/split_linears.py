@@ -25,8 +25,6 @@ from patch_compile.passes.lowering.packed_initializers import ReadTensor
 from patch_compile.planning.lowering import LinearPlan
 from patch_compile.planning.split import PART, Split, SplitCost, SplitGroup, check_split, plan_split
 
-__all__ = ["SplitLinearsPass"]
-
 
 class SplitLinearsPass(passes.InPlacePass):
     """`Y = X Wᵀ (+ b)` -> products of groups of rows, dense MatMul and 2:4 Conv, for each linear planned as `split`.

@@ -14,8 +14,6 @@ from patch_compile.planning.lowering import LinearPlan
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["StackJoinedPass"]
-
 
 class StackJoinedPass:
     """`Concat(Linear(X, A), Linear(X, B), …)` -> `Linear(X, A, B, …)`, of the Concats that SubstituteLinearsPass made.

@@ -18,8 +18,6 @@ from patch_compile.passes.linears import Linear
 from patch_compile.passes.lowering.normalize_linears import make_room, narrow_x
 from patch_compile.passes.lowering.packed_initializers import ReadTensor
 
-__all__ = ["LinearRows", "Product", "SubstituteLinearsPass"]
-
 
 @dataclass(frozen=True)
 class LinearRows:

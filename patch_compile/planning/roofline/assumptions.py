@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["ASSUMED", "Assumptions"]
-
 
 def _assumed(value: Any, what: str) -> Any:
     return field(default=value, metadata={"what": what})

@@ -21,8 +21,6 @@ from patch_compile.planning.roofline.assumptions import Assumptions
 from patch_compile.planning.roofline.schedule import TABLE_WORDS, Config, Problem
 from patch_compile.plugin.toolchain import plugin_sources
 
-__all__ = ["Rates", "Work", "rates_of", "simulated_clocks", "slab_limits", "weight_bytes", "work_of"]
-
 _LANE_BYTES = {
     "LDSM": 512,
     "LDS.128": 512,

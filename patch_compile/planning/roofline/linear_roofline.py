@@ -18,18 +18,6 @@ from patch_compile.planning.roofline.assumptions import ASSUMED, Assumptions
 from patch_compile.planning.roofline.launch_work import rates_of, weight_bytes, work_of
 from patch_compile.planning.roofline.schedule import CONFIGS, Problem, choose_schedule, limits_of
 
-__all__ = [
-    "DENSE_PATH",
-    "Linear",
-    "Prediction",
-    "dense_path_time",
-    "dense_time",
-    "first_bytes",
-    "predict",
-    "product_rate",
-    "speedup_limit",
-]
-
 DENSE_PATH = "dense path"  # stands for a configuration: W is unpacked, and cuBLASLt multiplies it
 _PIECE_BYTES = 64 << 20  # kPieceBytes of plugins/dense_path/pieces.h
 _TILE = 128  # rows and tokens of a tile of the dense product

@@ -12,8 +12,6 @@ from patch_compile.hardware.cards import RatedCard
 from patch_compile.planning.roofline.assumptions import ASSUMED, Assumptions
 from patch_compile.planning.roofline.linear_roofline import Linear, dense_time, first_bytes, product_rate
 
-__all__ = ["Model", "gating_time", "rest_of"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Model(Sizes):

@@ -18,18 +18,6 @@ from patch_compile.hardware.cards import RatedCard
 from patch_compile.packing.slab_kinds import ALWAYS, SLAB_K
 from patch_compile.plugin.toolchain import plugin_sources
 
-__all__ = [
-    "CONFIGS",
-    "PATCH_KINDS",
-    "TABLE_WORDS",
-    "Config",
-    "DeviceLimits",
-    "Problem",
-    "choose_schedule",
-    "limits_of",
-    "slab_cost",
-]
-
 # Number of kinds in the masks of PATCH (arXiv 2509.23410): dense and 2:4, the first of the table.
 PATCH_KINDS = len(ALWAYS)
 _TILE_COST = 4  # plugins/kernels/work.h

@@ -22,8 +22,6 @@ from patch_compile.sources.checkpoint.references import evaluation_windows, load
 from patch_compile.sources.checkpoint.source import CheckpointSource
 from patch_compile.sources.kinds import Stage
 
-__all__ = ["DecoderSource"]
-
 
 class DecoderSource(CheckpointSource):
     """A checkpoint with a language-model head. It has every ability of a source."""

@@ -25,8 +25,6 @@ from patch_compile.sources.checkpoint.source import CheckpointSource
 from patch_compile.sources.kinds import Capability, Stage
 from patch_compile.sources.rounding import Rounding, roundings_of
 
-__all__ = ["EncoderSource"]
-
 _ROWS = 2  # windows in a feed; the second half of the last window is padding
 
 

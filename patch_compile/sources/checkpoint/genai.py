@@ -20,8 +20,6 @@ from patch_compile.onnx_io.tensor_names import LOGITS, PAST, PRESENT
 from patch_compile.runtime.model_configs import ModelConfigs, read_model_configs
 from patch_compile.runtime.sampling import Sampling
 
-__all__ = ["write_genai"]
-
 _Inputs = Mapping[str, tuple[Dim, ...]]
 
 

@@ -23,8 +23,6 @@ from patch_compile.artifacts.manifest import EvalText
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 
-__all__ = ["encoder_windows", "evaluation_windows", "load_as_compiled"]
-
 _EVAL_SEED_OFFSET = 1  # text of the unchanged seed may be the calibration text
 
 

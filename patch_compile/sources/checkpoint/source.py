@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from masklearn.masks.select import Choose
     from patch_compile.passes import PassDump
 
-__all__ = ["CheckpointSource"]
-
 _STATE_BYTES = 12  # fp32 weight and the two moments of AdamW
 _RANGE_TOKENS = 64  # the largest activations of language models are at the first tokens of a text
 _PACKED_SHARE = 1.1  # packed weights and engine are no larger than this share of the 16-bit weights

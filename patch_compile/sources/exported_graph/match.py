@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from masklearn.masks.linear_mask import LinearMask
     from masklearn.model.checkpoint import Checkpoint
 
-__all__ = ["HeldWeights", "Matches", "Origin", "WeightIndex", "mask_in_place", "masked_of", "match_linears"]
-
 _PRODUCTS = ("MatMul", "Gemm")
 _MATRIX_TYPES = ("FLOAT", "FLOAT16", "BFLOAT16")
 

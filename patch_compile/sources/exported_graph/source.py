@@ -45,8 +45,6 @@ if TYPE_CHECKING:
     from patch_compile.passes import GraphPass, PassDump
     from patch_compile.planning.cost import CostModel
 
-__all__ = ["ExportedDecoder", "ExportedEncoder", "ExportedSource"]
-
 _ONLY_COMPILED = "The graph of another program is compiled as it is, and nothing is learned or proven by it."
 _KEPT = {
     "opset": f"An exported graph keeps its opset ({OLDEST_OPSET} where it is older).",

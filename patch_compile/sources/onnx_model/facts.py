@@ -30,8 +30,6 @@ from patch_compile.sources.onnx_model.feed import LACKS
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["OnnxFacts", "effective_recipe", "examine", "fingerprint_of"]
-
 _SHOWN = 8  # kinds of linears that an error names
 _NO_TEXT = "An ONNX file is calibrated on inputs, not on text."
 _NO_TRAINING = LACKS[Requires.TRAINING]

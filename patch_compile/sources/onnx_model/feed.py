@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     import torch
 
-__all__ = ["LACKS", "Moments", "OnnxFeed", "gather_moments", "write_probe"]
-
 LACKS: Mapping[Requires, str] = {
     Requires.LOSS: "An ONNX file has no loss.",
     Requires.TRAINING: "An ONNX file has no gradients to train by.",

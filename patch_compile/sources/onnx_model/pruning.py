@@ -31,8 +31,6 @@ from patch_compile.sources.pruning import Pruning
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["OnnxPruning", "learn_pruning", "round_pruning", "write_pruned"]
-
 
 @dataclass(frozen=True)
 class OnnxPruning(Pruning):

@@ -23,8 +23,6 @@ from patch_compile.sources.onnx_model.facts import OnnxFacts
 from patch_compile.sources.onnx_model.feed import write_probe
 from patch_compile.sources.rounding import Rounding
 
-__all__ = ["RoundLinearsPass", "WidenPass", "check_float16", "measured_rounding"]
-
 _FLOAT = ir.DataType.FLOAT
 _NARROW = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 _TOGETHER = 16  # tensors in memory

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from masklearn.masks.select import Choose
     from patch_compile.passes import PassDump
 
-__all__ = ["OnnxSource"]
-
 _RUNS = 8  # most runs of the inputs that models are compared on
 _MOMENT_BYTES = 4
 _NO_TOKENS = "An ONNX file does not tell prompts from decode steps, and speed is predicted for these."

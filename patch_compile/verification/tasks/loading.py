@@ -13,8 +13,6 @@ from patch_compile.errors import PatchCompileError
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
 
-__all__ = ["BUILTIN", "in_task_folder", "load_tasks"]
-
 BUILTIN = "builtin"
 _FOLDER = Path(__file__).parent / "builtin"
 _SUPPLY = (

@@ -21,17 +21,16 @@ from masklearn.model.models import load_model
 from masklearn.model.pretrained import load_config, load_tokenizer
 from patch_compile.artifacts.folder import OutFolder
 from patch_compile.artifacts.layout import MODEL, ONNX
+from patch_compile.engine.backend import Runner
 from patch_compile.errors import PatchCompileError
 from patch_compile.recipe import Recipe
 from patch_compile.runtime.decoder import Logits, check_finite
 from patch_compile.runtime.generator import Generator
-from patch_compile.runtime.locate import Runner, open_generator
+from patch_compile.runtime.locate import open_generator
 from patch_compile.runtime.onnx_decoder import OnnxDecoder
 from patch_compile.runtime.sampling import Sampling
 from patch_compile.verification.generated import dense_onnx
 from patch_compile.verification.graph_outputs import with_all_logits
-
-__all__ = ["HuggingFaceLM", "OnnxLM", "open_model", "rows_at_once"]
 
 Score = tuple[float, bool]
 Update = Callable[[str, int, int], object]

@@ -10,8 +10,6 @@ import numpy as np
 
 from patch_compile.artifacts.verify_schema import TaskDifference, TaskRow
 
-__all__ = ["Unit", "check_same_documents", "rows_of"]
-
 Unit = Literal["", "nats"]
 
 _Results = Mapping[str, Any]

@@ -29,8 +29,6 @@ from patch_compile.verification.request import VerifyRequest
 from patch_compile.verification.tasks.loading import in_task_folder, load_tasks
 from patch_compile.verification.tasks.rows import Unit, check_same_documents, rows_of
 
-__all__ = ["offline", "quiet_harness", "run_tasks"]
-
 Update = Callable[[str, int, int], object]
 _RESAMPLES = 1000  # bootstrap samples, for metrics whose standard error has no formula
 # Module, name of the switch in it, and environment variable that sets the switch if the module is not imported yet.

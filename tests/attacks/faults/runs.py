@@ -20,8 +20,6 @@ from typing import Any
 from tests.attacks.faults.shim import Fault, arm, compiled
 from tests.attacks.sandbox import forked, run_command
 
-__all__ = ["Operation", "Run", "Runner", "runner"]
-
 _REPOSITORY = Path(__file__).parents[3]
 _PATIENCE = 600.0  # seconds of a run: a net for what hangs
 

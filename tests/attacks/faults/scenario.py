@@ -21,8 +21,6 @@ from patch_compile.report.page.page_data import Sources
 from patch_compile.report.page.write import rendered
 from tests.conftest import TEXT, write_model
 
-__all__ = ["SCENARIOS", "Place", "Scenario", "differences", "litter", "snapshot"]
-
 _MODEL = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1}
 _BUILD = (
     *("--ratio", "0.4", "--tile", "32x32", "--windows", "2", "--length", "16", "--eval-windows", "1"),

@@ -14,8 +14,6 @@ from pathlib import Path
 
 from tests.attacks.attack import BUILD
 
-__all__ = ["COMPILER", "Fault", "arm", "compiled", "work_under"]
-
 COMPILER = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc") or shutil.which("clang")
 _SOURCE = Path(__file__).with_name("shim.c")
 _FLAGS = ("-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror")

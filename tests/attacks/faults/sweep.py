@@ -20,8 +20,6 @@ from tests.attacks.faults.runs import Operation, Run, Runner, runner
 from tests.attacks.faults.scenario import SCENARIOS, Place, Scenario, differences, litter
 from tests.attacks.faults.shim import Fault
 
-__all__ = ["attack"]
-
 _PLUGINS = BUILD / "plugin"  # compiled once, for the caches of all processes
 # Number of attempts; the other scenarios have all.
 _SAMPLED = {"TensorRT-RTX": 60, "magnitude over an earlier build": 150}

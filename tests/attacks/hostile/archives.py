@@ -13,8 +13,6 @@ import numpy as np
 from tests.attacks.hostile.case import ONNX_BUILD, WANDA, Case, Sound, alone, cases, places
 from tests.attacks.values import Change, damaged, draw
 
-__all__ = ["archive_cases"]
-
 _WEIGHT = "model.layers.0.self_attn.q_proj.weight"
 _IMPORT = ("import-mask stranger.npz --model SOUND/model -o masks-out.safetensors",)
 _BUILD = (ONNX_BUILD.format("SOUND/model.onnx").replace("magnitude", "wanda") + " --calib stranger.npz",)

@@ -11,11 +11,6 @@ from typing import Any
 
 from tests.attacks.values import PLACES, Change, dump
 
-__all__ = [
-    "BUILD", "LEARN", "ONNX_BUILD", "WANDA", "Case", "Make", "Sound", "alone", "cases", "contents", "in_model", "places",
-    "rewritten", "written",
-]  # fmt: skip
-
 # Options that make a build of the tiny model as short as it can be.
 LEARN = (
     "--ratio 0.4 --method magnitude --tile 32x32 --calib SOUND/text.txt "

@@ -26,8 +26,6 @@ from tests.attacks.hostile.texts import text_cases
 from tests.attacks.sandbox import Running, Verdict, start
 from tests.attacks.values import draw
 
-__all__ = ["KINDS", "all_cases", "attack", "sample"]
-
 # Kinds of inputs, in words for docs/status/reliability.md.
 KINDS = {
     "control": "inputs with nothing wrong in them, which every command accepts",

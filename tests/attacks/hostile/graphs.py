@@ -15,8 +15,6 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.attacks.hostile.case import ONNX_BUILD, Case, Make, Sound, cases, contents, places
 from tests.attacks.values import damaged
 
-__all__ = ["graph_cases"]
-
 _FILE, _HYBRID = "stranger.onnx", "out/onnx/model.onnx"
 _INSPECT = f"inspect {_FILE}"
 _BUILD = ONNX_BUILD.format(_FILE)

@@ -22,8 +22,6 @@ from tests.attacks.hostile.case import (
 )
 from tests.attacks.values import CANARY, PLACES, TEXTS, VALUES, swapped
 
-__all__ = ["model_cases"]
-
 _PLAN, _INSPECT, _LEARN = "plan stranger --ratio 0.4", "inspect stranger", f"learn stranger -o out {LEARN}"
 _TOKENIZED = f"learn stranger -o out {WANDA}"
 _CONFIG, _INDEX = "config.json", "model.safetensors.index.json"

@@ -9,8 +9,6 @@ from pathlib import Path
 from tests.attacks.hostile.case import BUILD, LEARN, Case, Sound
 from tests.attacks.hostile.outs import BENCH, RUN, VERIFY
 
-__all__ = ["word_cases"]
-
 _WORDS = {
     "empty": "", "blank": " ", "a dash": "-", "two dashes": "--", "negative": "-1", "zero": "0", "nan": "nan",
     "inf": "inf", "huge": "9" * 400,

@@ -27,8 +27,6 @@ from tests.attacks.hostile.case import (
 from tests.attacks.hostile.texts import yaml_text
 from tests.attacks.values import PLACES, TEXTS, VALUES, Change, at, draw, swapped
 
-__all__ = ["BENCH", "COMPARE", "INSPECT", "RUN", "VERIFY", "WRITES", "out_cases"]
-
 INSPECT = "inspect stranger"
 COMPARE = "compare stranger SOUND/out"
 RUN = "run stranger 'the cat' --runner onnx --new-tokens 2"

@@ -11,8 +11,6 @@ from typing import Any
 from patch_compile.artifacts import layout
 from tests.attacks.hostile.case import Sound
 
-__all__ = ["make_sound"]
-
 _SIZES: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1}
 
 

@@ -23,8 +23,6 @@ from tests.attacks.values import (
     swapped,
 )
 
-__all__ = ["tensor_cases"]
-
 _FILE, _MASKS = "model.safetensors", "stranger.safetensors"
 _LINEAR = "model.layers.0.self_attn.q_proj"
 _WEIGHT = f"{_LINEAR}.weight"

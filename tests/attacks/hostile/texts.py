@@ -11,8 +11,6 @@ import yaml
 from tests.attacks.hostile.case import WANDA, Case, Make, Sound, alone, cases, contents, places, written
 from tests.attacks.values import CANARY, TEXTS, draw, swapped
 
-__all__ = ["text_cases", "yaml_text"]
-
 _RECIPE = "build --recipe stranger.yaml -o out --force --backend onnx"
 _PLAIN = {
     "NULs": bytes(10_000), "blanks": b" \n\t" * 1000, "one word": b"cat", "not UTF-8": b"the cat \xff\xfe sat " * 100,

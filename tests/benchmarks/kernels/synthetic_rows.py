@@ -10,8 +10,6 @@ from patch_compile.planning.cards import PlanCard
 from patch_compile.planning.roofline.assumptions import ASSUMED
 from tests.plugins.host_kernel import BENCH
 
-__all__ = ["A6000", "ABOUT", "TRUE", "written_rows"]
-
 assert BENCH.is_dir()  # host_kernel has put it on the path
 fit, problems, products, sweep = map(importlib.import_module, ("fit", "problems", "products", "sweep"))
 

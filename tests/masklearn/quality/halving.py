@@ -9,8 +9,6 @@ from masklearn.model.coverage import covered_linears_of
 from masklearn.model.linears import read_linear, write_linear
 from masklearn.model.store import WeightStore
 
-__all__ = ["WINDOWS", "halved", "silent"]
-
 WINDOWS = np.random.default_rng(0).integers(2, 22, (3, 20))
 
 

@@ -2,8 +2,6 @@
 
 import torch
 
-__all__ = ["damped", "problem"]
-
 
 def problem(n=12, k=300, tokens=500, seed=0):
     """A weight and second moments of correlated inputs; K exceeds a lazy batch and is no multiple of it."""

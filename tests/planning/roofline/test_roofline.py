@@ -154,7 +154,7 @@ def test_hopper_prefills_by_the_faster_way(device):
         chosen = schedule.choose_schedule(asked.problem(tokens), schedule.limits_of(device))[0]
         ways = (
             roofline.predict(device, asked, tokens, chosen).microseconds,
-            roofline.dense_path_time(device, asked, tokens),
+            linear_roofline.dense_path_time(device, asked, tokens),
         )
         assert prefill.microseconds == min(ways) and prefill.speedup < 1
         by_kernels = prefill.config in names
@@ -175,7 +175,7 @@ def test_the_dense_path_adds_bytes_and_launches(device):
     for tokens in (64, 4096):
         asked = roofline.Linear(4096, 4096, 1.0)
         more = (
-            roofline.dense_path_time(device, asked, tokens)
+            linear_roofline.dense_path_time(device, asked, tokens)
             - linear_roofline.dense_time(device, asked, tokens)[0]
         )
         moved = 4096 * 4096 * 3.125 / (device.bandwidth * 1e3 * 0.9)

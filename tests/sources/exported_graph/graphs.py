@@ -12,8 +12,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 from masklearn.model.checkpoint import Checkpoint
 
-__all__ = ["Exporter", "saved", "weights_of"]
-
 _TYPES = {"float16": TensorProto.FLOAT16, "float32": TensorProto.FLOAT, "bfloat16": TensorProto.BFLOAT16}
 
 

@@ -13,8 +13,6 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-__all__ = ["conv_net", "encoder", "export", "mlp", "save", "tensor"]
-
 
 class _ConvNet(nn.Module):
     """A net with a 3×3 stem, two 1×1 convolutions and a head."""

@@ -25,8 +25,6 @@ from patch_compile.planning.lowering import LinearPlan, plan_linears
 from patch_compile.sources.onnx_model.feed import OnnxFeed, gather_moments, write_probe
 from patch_compile.sources.onnx_model.pruning import write_pruned
 
-__all__ = ["Learned", "learn", "quiet", "write_hybrid"]
-
 
 @dataclass(frozen=True)
 class Learned:

@@ -6,8 +6,6 @@ from typing import Any
 
 from datasets import Dataset
 
-__all__ = ["load"]
-
 
 def load(file: str, **_: Any) -> dict[str, Dataset]:
     """Returns the split `test` with one row for each line of a JSON-lines file. Other arguments of the harness are

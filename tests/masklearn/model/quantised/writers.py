@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-__all__ = ["awq", "awq_words", "compressed_tensors", "gptq", "quantised", "scheme", "searched"]
-
 Tensors = dict[str, Tensor]
 
 
