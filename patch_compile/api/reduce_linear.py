@@ -6,6 +6,7 @@ from typing import Annotated
 from masklearn.base.option import Option
 from patch_compile.api.results import Result
 from patch_compile.api.signature import StrPath, takes
+from patch_compile.artifacts.layout import PLAN
 from patch_compile.options import Argument
 
 
@@ -15,7 +16,7 @@ def reduce_linear(
         StrPath, Argument("The folder of a build, or of one that failed after its ONNX file.", "OUT")
     ],
     *,
-    linear: Annotated[str, Option("Name of the linear, as in plan.json.", "NAME")],
+    linear: Annotated[str, Option(f"Name of the linear, as in {PLAN}.", "NAME")],
     out: Annotated[StrPath | None, Option("Folder to write.", unset="./NAME")] = None,
 ) -> Result:
     """Write one linear of OUT as a model of its own.

@@ -4,42 +4,6 @@
 files below `BENCH_MODELS`, and `verify` fills a temporary folder, which it then renames to `VERIFY_FOLDER`.
 """
 
-__all__ = [
-    "BENCH",
-    "BENCH_FOLDER",
-    "BENCH_MODELS",
-    "CARD",
-    "COMPRESSED_FOLDER",
-    "EDGELLM_FOLDER",
-    "EDGELLM_ONNX",
-    "ENGINE",
-    "ENGINE_FOLDER",
-    "ENGINE_NAME",
-    "ENGINE_REPORT",
-    "ENGINE_REPORT_NAME",
-    "GENAI_CONFIG_NAME",
-    "MANIFEST",
-    "MASKS",
-    "MODEL",
-    "ONNX",
-    "ONNX_FOLDER",
-    "ONNX_NAME",
-    "PAGE",
-    "PARTIAL",
-    "PLAN",
-    "PRUNED_ONNX",
-    "RECIPE",
-    "REPORT",
-    "SCRATCH",
-    "STATE",
-    "VERIFY",
-    "VERIFY_CHECKPOINT_NAME",
-    "VERIFY_FOLDER",
-    "VERIFY_HYBRID_NAME",
-    "VERIFY_INPUTS_NAME",
-    "VERIFY_NAME",
-]
-
 MANIFEST = "manifest.json"
 RECIPE = "recipe.yaml"
 MASKS = "masks.safetensors"

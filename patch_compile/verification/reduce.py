@@ -114,7 +114,7 @@ def _row(out: Path, linear: str) -> LinearRow:
     raise PatchCompileError(
         f"{linear} is compiled as an ordinary dense product" if there else f"{out} has no linear {linear}",
         f"Linears that can be reduced: {packed}{', …' if len(plan.packed) > 3 else ''}.",
-        "Give --linear a name in plan.json whose lowering is plugin or split.",
+        f"Give --linear a name in {PLAN} whose lowering is plugin or split.",
     )
 
 

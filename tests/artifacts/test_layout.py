@@ -11,7 +11,7 @@ import patch_compile
 from patch_compile.artifacts import layout
 
 PACKAGE = Path(patch_compile.__file__).parent
-PATHS = {getattr(layout, name) for name in layout.__all__}
+PATHS = {value for name, value in vars(layout).items() if name.isupper()}
 # A name with a dot is a file's, and always a path. A word such as "model" is a path only behind a slash.
 FILES = {path for path in PATHS if "." in path}
 FOLDERS = PATHS - FILES

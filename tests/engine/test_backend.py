@@ -38,7 +38,7 @@ def test_onnx_is_always_there_and_comes_last():
 @pytest.mark.rtx
 def test_tensorrt_without_a_gpu_says_what_works():
     result = without_gpu(
-        "from patch_compile.engine.backend import *\n"
+        "from patch_compile.engine.backend import default_backend, load_backend\n"
         "from patch_compile.errors import PatchCompileError\n"
         "try:\n    load_backend('tensorrt')\n"
         "except PatchCompileError as error:\n    print(error.exit_code, error)\n"

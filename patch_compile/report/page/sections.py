@@ -84,7 +84,7 @@ def origin(sources: Sources) -> Section:
     words = [Column(title, words=True) for title in ("file", "sha256")]
     times = Table([Column("step", words=True), Column("stage", words=True), "time"], list(_seconds(sources)))
     folded = [
-        Section("recipe.yaml", text=sources.recipe_text),
+        Section(RECIPE, text=sources.recipe_text),
         Section("Versions", facts=list(manifest.versions.items())),
         Section("Notes", facts=list(_notes(sources))),
         Section("Time by stage", tables=[times]),
