@@ -80,7 +80,7 @@ class Runner:
 
     def close(self) -> None:
         self._process.stdin.close()
-        self._process.wait(timeout=_PATIENCE)
+        self._process.wait(timeout=600)
 
     def warm(self, *arguments: object, folder: Path) -> None:
         """Run undisturbed in the server itself, so that later runs find everything imported and traced."""
