@@ -1,10 +1,10 @@
 """Baselines to compare a learned result with: the model pruned in simpler ways, evaluated on the same text.
 
-Users can make all of them but the last with these settings (FFN stands for the model's patterns, `mlp.*` for most models):
+Users can make all baselines but the last with these settings (FFN stands for the model's patterns, `mlp.*` for most models):
 
     dense          the unpruned model
-    dense-rounded  --method sparsegpt --ratio 0        nothing pruned, in the result's weight types, if some are quantised:
-                                                       what rounding costs, of what the result loses
+    dense-rounded  --method sparsegpt --ratio 0        nothing pruned, if the result has quantised linears: the part of
+                                                       the result's loss that rounding causes
     uniform-2:4    --method sparsegpt --ratio 0.5
     uniform-8:16   --method sparsegpt --kinds 8:16 --ratio 0.5     as many bytes as uniform-2:4
     uniform-12:16  --method sparsegpt --kinds 12:16 --ratio 0.25
@@ -13,9 +13,9 @@ Users can make all of them but the last with these settings (FFN stands for the 
     random-tiles   --method sparsegpt --criterion random         at the result's own ratio
     unstructured   SparseGPT without structure, the result's ratio in every linear: a reference that is not deployable
 
-Baselines are not repaired. Their weights are SparseGPT's, in the result's weight types; those of `unstructured` have 16
-bits. `magnitude-tiles` and `random-tiles` have the result's kinds of tiles. The two of n:16 are left out, with a note, for
-models whose linears these kinds do not fit. PATCH (arXiv 2509.23410) and its reviews compare with the others.
+Baselines are not repaired. Their weights are SparseGPT's, in the result's weight types; weights of `unstructured` have 16
+bits. `magnitude-tiles` and `random-tiles` have the result's kinds of tiles. `uniform-8:16` and `uniform-12:16` are left out,
+with a note, for models whose linears n:16 does not fit. PATCH (arXiv 2509.23410) and its reviews compare with the others.
 """
 
 import shutil
@@ -60,7 +60,7 @@ class _Learned:
 
     ratio: Callable[[Checkpoint, Coverage], float | str] | None = None
     kinds: str | None = None
-    # Magnitude is the cheapest to compute, for baselines in which the ratio alone determines every tile.
+    # Magnitude is the cheapest criterion, for baselines in which only the ratio determines the tiles.
     criterion: Criterion = Criterion.MAGNITUDE
 
 
@@ -141,7 +141,7 @@ def compare_with_baselines(
     """Compare a result with baselines.
 
     pruned: folder of the result's pruned checkpoint; seconds: duration of learning it; windows: token ids
-    `[count, length]` of held-out text. The other arguments are those of `run_baselines`, whose errors it raises.
+    `[count, length]` of held-out text. For the other arguments and the errors see `run_baselines`.
     """
     value = _perplexity(pruned, windows, recipe, progress)
     result = _row(masks.method, masks.ratio, value, seconds, masks.packed_bytes_per_weight)
@@ -152,9 +152,9 @@ def compare_with_baselines(
 
 
 def with_types_of(masks: MaskSet, recipe: LearnRecipe) -> LearnRecipe:
-    """Returns the recipe with the types of weights that were chosen for a result, which its baselines share.
+    """Returns the recipe with the weight types that were chosen for a result. Its baselines use the same types.
 
-    With the types settled, bytes are those of 16-bit weights: as many as the result's tiles would take.
+    A recipe with settled types counts bytes of 16-bit weights: as many as the result's tiles would take.
     """
     if not leaves_choice(recipe.weights):
         return recipe
@@ -178,7 +178,7 @@ def _as_in(masks: MaskSet) -> Choose | None:
 def beside_baselines(
     result: BaselineRow, baselines: Sequence[BaselineRow], windows: Windows
 ) -> BesideBaselines:
-    """Returns the result beside baselines that were evaluated in fp32 on the same windows `[count, length]`."""
+    """Compare a result with its baselines. All were evaluated in fp32 on `windows` `[count, length]`."""
     count, length = windows.shape
     beaten = beaten_by(result, baselines)
     rows = (result, *baselines)
@@ -200,7 +200,7 @@ def run_baselines(
     windows: token ids `[count, length]`, on which models are evaluated in fp32 on the recipe's device; scratch: folder for
     one pruned checkpoint at a time, which is deleted. The calibration text is read once for all baselines.
 
-    Raises MaskLearnError as `learn` does, and for a model that predicts no next token.
+    Raises MaskLearnError as `learn` does, and for a model that does not predict tokens.
     """
     checkpoint = Checkpoint.open(model_dir)
     _check_causal(checkpoint)
@@ -234,7 +234,7 @@ def beaten_by(result: BaselineRow, baselines: Sequence[BaselineRow]) -> tuple[st
 
 
 def _baseline_row(name: Baseline, task: Task, windows: Windows) -> BaselineRow:
-    """Make one baseline in its own folder, measure it, and delete the folder."""
+    """Make a baseline in its own folder, measure it, and delete the folder."""
     folder = task.scratch / f"baseline-{name.name.lower()}"
     shutil.rmtree(folder, ignore_errors=True)  # an interrupted run leaves it
     if name is not Baseline.DENSE:

@@ -92,7 +92,7 @@ class Feed(ABC):
         return found
 
     def kept_grid(self, name: str) -> Grid | None:
-        """Returns the grid of a quantised linear that keeps the one it lies on; None if its scales are to be searched."""
+        """Returns the grid of a linear of a quantised checkpoint if it keeps that grid; None if its scales are searched."""
         keeps = name in self.types and self.given.types.get(name) is self.types[name]
         return self.given[name] if keeps else None
 
@@ -110,11 +110,11 @@ class Feed(ABC):
     ) -> Iterator[tuple[str, Arrays, Fisher | None]]:
         """Yield each linear's name, the arrays that `see` returns for it, and its Fisher information.
 
-        see: called with groups of linears and the second moments of their inputs in the dense model; returns arrays
-        for each linear, which are kept until the Fisher information is known, after all calls; windows: number of
-        calibration windows to use; key: name of what `see` computes; an interrupted call resumes only for the same one;
-        fisher: True to compute E[g²] `[N]` of each linear's outputs, where g is the gradient of the loss
-        with respect to an output, False for None.
+        see: called with groups of linears and the second moments of their inputs in the dense model; returns arrays for each
+        linear, which are kept until the Fisher information is known, after all calls; windows: number of calibration windows
+        to use; key: name of what `see` computes; an interrupted call resumes only if the key is the same; fisher: True to
+        compute E[g²] `[N]` of each linear's outputs, where g is the gradient of the loss with respect to an output, False
+        for None.
         """
 
     @abstractmethod
@@ -127,8 +127,8 @@ class Feed(ABC):
     ) -> dict[str, Arrays]:
         """Put the new weights `[N, K]` of every linear, which `solve` returns for its group, in `store`.
 
-        Returns the arrays that `solve` returns beside the weights. key: name of what `solve` computes; an interrupted
-        call resumes only for the same one; what: name of the phase for the user. A feed that runs the model again for it
+        Returns the other arrays that `solve` returns. key: name of what `solve` computes; an interrupted call resumes
+        only if the key is the same; what: name of the phase for the user. A feed that runs the model again for it
         uses the new weights for the inputs of later linears.
         """
 

@@ -96,7 +96,7 @@ def learn(
 
 
 def learn_task(task: Task) -> Learned:
-    """Do the work of `learn` for an existing task, such as one that shares its text with other tasks."""
+    """Do the work of `learn` for an existing task, e.g. a task that shares its text with other tasks."""
     from masklearn.permute import permute
     from masklearn.stream.feed import CheckpointFeed
 
@@ -203,7 +203,7 @@ def round_given(
 def _codes(
     feed: Feed, name: str, chosen: NDArray[np.uint8], patterns: Mapping[TileKind, NDArray[Any]]
 ) -> dict[str, NDArray[Any]]:
-    """Returns the codes of all groups by family, in each tile those of its kind; chosen: codes of kinds `[grid]`."""
+    """Returns the codes of all groups by family; each tile has codes of its kind. chosen: codes of kinds `[grid]`."""
     codes: dict[str, NDArray[Any]] = {}
     for kind, pattern in patterns.items():
         assert kind.family is not None
@@ -283,7 +283,7 @@ def _finish(task: Task, found: FoundMasks, solved: WeightStore) -> Learned:
 def repair_and_round(
     task: Task, masks: Mapping[str, LinearMask], solved: WeightStore
 ) -> tuple[Checkpoint, dict[str, Grid], RepairRecord]:
-    """Repair solved weights, round those of quantised linears on the inputs that reach them, and train their scales.
+    """Repair solved weights, round the weights of quantised linears on the inputs that reach them, and train their scales.
 
     Returns the checkpoint with the new weights, the grids, and the record of the repair.
     """
@@ -327,5 +327,5 @@ def _areas(shapes: Mapping[str, tuple[int, int]], recipe: LearnRecipe) -> dict[s
 
 
 def _reached(masks: Mapping[str, LinearMask]) -> float:
-    """Returns the reached ratio, which stands for the asked one if the budget is a saving."""
+    """Returns the reached ratio, for budgets that ask for a saving instead of a ratio."""
     return sum(mask.zeroed for mask in masks.values()) / sum(mask.weights for mask in masks.values())

@@ -100,13 +100,13 @@ class LearnOptions:
     batch: Annotated[int, _repair("Windows per training step.", ge=1)] = 2
     learning_rate: Annotated[float | None, _repair("Learning rate of training.", unset="the method's own", gt=0.0)] = None
     label_weight: Annotated[float, _repair(
-        "Weight of the loss on the text's own tokens in repair, beside the KL to the dense model. It lowers perplexity but "
-        "moves the model away from the dense one.", ge=0.0)] = 0.0
+        "Weight of the loss on the text's own tokens in repair, added to the KL to the dense model. It lowers perplexity "
+        "but moves the model away from the dense model.", ge=0.0)] = 0.0
     prior: Annotated[str, _learning(
         f"Start of {_TRAINED}: a one-shot method or a masks file.", "METHOD|FILE")] = "oneshot"
     steps: Annotated[int, _learning(f"Training steps of {_TRAINED}.", ge=1)] = 200
     distill_weight: Annotated[float, _learning(
-        f"Weight of the KL to the dense logits, beside the loss of {_TRAINED}.", ge=0.0)] = 1.0
+        f"Weight of the KL to the dense logits, added to the loss of {_TRAINED}.", ge=0.0)] = 1.0
     checkpoint_every: Annotated[int, _repair("Training steps between checkpoints.", ge=1)] = 50
     precision: Annotated[Literal["auto", "fp32", "bf16"], _learning(
         "Type that training and solving compute in; auto is bf16 where that is fast.")] = "auto"

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def usable_device(name: str | None) -> "torch.device":
-    """Returns the device of this name; None stands for CUDA if there is one, else the CPU.
+    """Returns the named device. None means CUDA if the machine has it, else the CPU.
 
     Raises UsageError for a name that PyTorch does not know, and MaskLearnError if this machine lacks the device.
     """

@@ -64,7 +64,7 @@ def is_temporary(name: str) -> bool:
 
 
 def flush_tree(folder: Path) -> None:
-    """Flush a folder with every file and folder in it. A file is flushed alone, and nothing is done if there is none."""
+    """Flush a file, or a folder with everything in it. Does nothing if the path does not exist."""
     for path in (*folder.rglob("*"), folder):
         if path.is_symlink():
             continue

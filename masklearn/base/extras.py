@@ -9,7 +9,7 @@ from importlib.util import find_spec
 
 from masklearn.base.errors import MaskLearnError
 
-# Import names, by extra: PyTorch and the packages beside it are most of the bytes.
+# Import names, by extra: PyTorch and the packages that it needs are most of the bytes.
 EXTRAS: Mapping[str, Sequence[str]] = {
     "build": (
         "accelerate",

@@ -36,7 +36,7 @@ class ArrayArchive:
     """An `.npz` file of arrays of numbers. All errors but OSError are ValueErrors, whose text is a sentence."""
 
     def __init__(self, path: Path) -> None:
-        """Raises OSError, and ValueError if the file is no archive of arrays."""
+        """Raises OSError, and ValueError if the file is not an archive of arrays."""
         self.path = path
         require_file(path)
         with path.open("rb") as file:
@@ -58,7 +58,7 @@ class ArrayArchive:
             return self._size(name, member)
 
     def read(self, name: str, most: int) -> NDArray[Any]:
-        """Read an array. most: the bytes that it may take. Raises ValueError for a larger one, before it is read."""
+        """Read an array. most: the bytes that it may take. Raises ValueError for a larger array, before reading it."""
         size = self.size(name)
         if size > most:
             raise ValueError(f"{name} takes {size} bytes, and at most {most} are read.")

@@ -37,11 +37,11 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Option(Bounds):
-    """Everything about a setting but its name, type and default.
+    """Description of a setting, without its name, type and default.
 
     help: what it does, for users; other settings are named as `ratio`, which a command line prints as a flag; metavar: a
-    word for its value; group: heading that it stands under; unset: words for a default that does not show by itself;
-    choices: the names that a text may be; parse: makes a value of text, if the type is not text; check: the last check of a
+    word for its value; group: heading that it stands under; unset: words for a default that does not explain itself;
+    choices: the valid texts; parse: converts text to a value, if the type is not text; check: the last check of a
     value, which it returns; spell: writes a value as text.
     """
 

@@ -1,7 +1,7 @@
 """Makes text of files that anybody may have written safe to print.
 
-A terminal obeys control characters: names in a file could clear the screen, hide a line, or write another one in its
-place. Characters that reorder text make it look like another text. Letters of every language stay as they are.
+A terminal obeys control characters: names in a file could clear the screen, hide a line, or write another line in
+its place. Characters that reorder text make it look like another text. Letters of every language stay as they are.
 """
 
 from __future__ import annotations

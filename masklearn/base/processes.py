@@ -1,4 +1,4 @@
-"""Lets the main one of several processes do work for all: it writes a file, and the others wait for that file."""
+"""Lets the main process do work for all processes: it writes a file, and the others wait for that file."""
 
 import os
 import time
@@ -16,7 +16,7 @@ _RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 def process_rank() -> int:
     """Returns the number of this process among those that a launcher started together, 0 for a single process.
 
-    Raises UsageError for variables of a launcher that are no such number.
+    Raises UsageError if a variable of the launcher is not a valid process number.
     """
     name = next((name for name in _RANKS if name in os.environ), None)
     if name is None:
@@ -38,7 +38,7 @@ def is_main_process() -> bool:
 def process_count() -> int:
     """Returns the number of processes that a launcher started together, 1 for a single process.
 
-    Raises UsageError for a variable of a launcher that is no such number.
+    Raises UsageError if the launcher's variable is not a valid number of processes.
     """
     return next((_number(name, 1) for name in _COUNTS if name in os.environ), 1)
 

@@ -109,7 +109,7 @@ def parse_json(text: str | bytes, *, finite: bool = True) -> Any:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
         return value
     except UnicodeEncodeError:
-        raise ValueError("A text in it has half of a surrogate pair, which is no character.") from None
+        raise ValueError("A text in it has half of a surrogate pair, which is not a character.") from None
     except RecursionError:
         raise ValueError("It is nested too deeply.") from None
     except UnicodeDecodeError as error:
@@ -136,4 +136,4 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number.")
+    raise ValueError(f"{name} is not a JSON number.")

@@ -15,7 +15,7 @@ class Settings(BaseModel):
 
     @classmethod
     def parse(cls, settings: dict[str, Any]) -> Self:
-        """Check settings. Raises UsageError for the first wrong one, with its name, its value and its valid values."""
+        """Check settings. Raises UsageError for the first wrong setting, with its name, its value and its valid values."""
         try:
             return cls(**settings)
         except ValidationError as error:

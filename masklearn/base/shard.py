@@ -47,7 +47,7 @@ def numpy_dtype(code: str) -> np.dtype[Any]:
 
 
 def dtype_code(dtype: np.dtype[Any]) -> str:
-    """Returns the safetensors code of one of numpy's own dtypes. Raises KeyError if there is none."""
+    """Returns the safetensors code of a numpy dtype. Raises KeyError if safetensors does not have the type."""
     return _OF_NUMPY[dtype]
 
 
@@ -81,7 +81,7 @@ class Shard:
         except (KeyError, TypeError, ValueError) as error:
             raise _corrupt(path, f"The header entry of {name!r} is malformed ({error!r}).") from error
         if not _is_text(metadata):
-            raise _corrupt(path, "Its __metadata__ is no mapping of text to text.")
+            raise _corrupt(path, "Its __metadata__ is not a mapping of text to text.")
         _check_every_byte(path, tensors.values(), base)
         return cls(path, tensors, metadata)
 
@@ -108,7 +108,7 @@ def write_shard(
     """Write a safetensors file with one tensor in memory at a time, flush it, and rename it to `path` when it is complete.
 
     tensors: name to (dtype code, shape), in the order of the file; data: called once per name in that order, returns the
-    tensor; like: a file whose permissions the new one does not exceed. The bytes of the file depend on the arguments only.
+    tensor; like: a file whose permissions the new file does not exceed. The bytes of the file depend on the arguments only.
     Raises ValueError if a tensor has another size.
     """
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
@@ -128,7 +128,7 @@ def write_shard(
 
 
 def restrict(new: Path, like: str | Path) -> None:
-    """Take from a new file the permissions that another one does not give. Its owner may always read and write it."""
+    """Remove permissions from a new file that `like` does not give. Its owner may always read and write it."""
     new.chmod(new.stat().st_mode & (Path(like).stat().st_mode | 0o600) & 0o777)
 
 

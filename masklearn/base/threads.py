@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
-# libgomp, which torch's wheels for Linux contain, reads the first one; LLVM's and Intel's OpenMP read both.
+# libgomp, which torch's wheels for Linux contain, reads the first variable; LLVM's and Intel's OpenMP read both.
 _SLEEP = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
 _WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 # Products of matrices and triangular solves are then the same bytes with any number of threads ("strict CNR mode" of the
@@ -53,7 +53,7 @@ def settle_threads() -> None:
 def usable_cores(root: Path = Path("/sys/fs/cgroup")) -> int:
     """Returns the number of cores that the process may use at a time, by its affinity and its control group's quota.
 
-    OpenMP knows the affinity alone. root: the folder of the control groups, of version 2 or 1.
+    OpenMP knows only the affinity. root: the folder of the control groups, of version 2 or 1.
     """
     cores = len(os.sched_getaffinity(0))
     try:
@@ -68,7 +68,7 @@ def usable_cores(root: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def one_thread() -> AbstractContextManager[None]:
-    """Let torch compute on the calling thread alone, for operations that are too small to be worth dividing."""
+    """Let torch compute only on the calling thread, for operations that are too small to be worth dividing."""
     return threads_of_torch(1)
 
 
@@ -86,7 +86,7 @@ def threads_of_torch(count: int | None) -> Iterator[None]:
 
 
 def even_parts(threads: int, length: int) -> bool:
-    """Returns True if torch's SiLU of the hidden states of a window has the same bytes as with one thread.
+    """Returns True if torch's SiLU of a window's hidden states gives the same bytes as with one thread.
 
     torch divides the numbers among the threads, or into parts of 32768 if these are fewer, and rounds the last numbers of a
     part by another function if they do not fill a vector. They fill it for a power of two of threads, windows of a multiple
@@ -104,7 +104,7 @@ def total(values: "Tensor") -> "Tensor":
 def in_parallel(work: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
     """Returns `work(item)` for each item. As many items are worked on at a time as torch has threads, each by one thread.
 
-    A thread that has finished an item takes the next one, so no thread waits for another before the end. The results do
+    A thread that has finished an item takes the next item, so threads wait for each other only at the end. The results do
     not depend on the number of threads.
     """
     import torch

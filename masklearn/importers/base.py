@@ -1,4 +1,4 @@
-"""Base class of importers. An importer detects its format, and reads the masks of a source one at a time."""
+"""Base class of importers. An importer detects its format, and reads one mask of a source at a time."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def check_known(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Sort the linears that a source masks into covered ones, in the order of the model, and others of the model.
 
-    Raises MaskLearnError if a linear is not in the model, or none is covered: the masks then belong to another model.
+    Raises MaskLearnError if a linear is not in the model, or no linear is covered: the masks belong to another model.
     """
     named = set(named)
     unknown = sorted(name for name in named - set(coverage.linears) if f"{name}.weight" not in checkpoint)
@@ -156,7 +156,7 @@ def _unknown(source: Path) -> MaskLearnError:
         )
     known = "; ".join(f"{name}, {kind.summary}" for name, kind in IMPORTERS.items())
     return MaskLearnError(
-        f"{source} is no mask file that can be imported",
+        f"{source} is not a mask file that can be imported",
         f"It is none of these: {known}. Pickled files are not read.",
         "Give mask.npz or mask_compressed.npz, or convert the pruned model with save_pretrained.",
     )

@@ -1,4 +1,4 @@
-"""Makes a MaskSet from published masks: finds the tile size and verifies every linear, with one in memory at a time."""
+"""Makes a MaskSet from published masks: finds the tile size and verifies every linear, one linear in memory at a time."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -47,7 +47,7 @@ def import_masks(
     """Import the masks of `source` for the covered linears of a model.
 
     format: a name of `IMPORTERS`, None to detect it; tile: (rows, columns), None to find the largest that fits; kinds: kinds
-    of tiles that are looked for, see `kinds.allowed`: a tile gets the tightest one that holds it; progress: see `OnStep`;
+    of tiles to look for, see `kinds.allowed`: a tile gets the tightest kind that holds it; progress: see `OnStep`;
     note: called with a line for each finding and decision. Memory: one weight, and the patterns.
 
     Raises MaskLearnError if the source is damaged, of another model or format, has no 2:4 tile, or violates 2:4 in a
@@ -89,7 +89,7 @@ def import_masks(
 class _Import:
     """State of one import.
 
-    zeros: number of zeros in the published masks; extra: number of their zeros that the hybrid masks do
+    zeros: number of zeros in the published masks; extra: number of published zeros that the hybrid masks do
     not have, though the model's weight is not zero; nearly: number of tiles, by linear, that are dense because of a few
     groups only.
     """
@@ -112,7 +112,7 @@ class _Import:
         return [name for name in self.coverage.linears if name not in masked]
 
     def say_coverage(self) -> None:
-        """Tell the user about linears that only one of source and coverage has."""
+        """Tell the user about linears that only the source or only the coverage has."""
         if self.unmasked:
             few = first_few(self.unmasked)
             self.note(f"dense: {len(self.unmasked)} covered linears that the source does not mask ({few})")
@@ -214,7 +214,7 @@ class _Import:
         """Count the zeros of the source that the hybrid mask does not have.
 
         lost: bool `[N, K]`, True for these zeros if the model's weight is not zero. Raises MaskLearnError if one is in a
-        dense tile. In a pruned tile they are zeros of a group beyond those of its kind, which a hybrid mask can't have.
+        dense tile. In a pruned tile, a group has more zeros than its kind, which a hybrid mask can't have.
         """
         dense = lost.reshape(lost.shape[0], -1, GROUP).any(axis=-1) & ~mosaic.sparse
         if bool(dense.any()):

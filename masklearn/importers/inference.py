@@ -61,7 +61,7 @@ class Mosaic:
     def dropped(self, kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Returns the zeros of the published mask `kept` that the hybrid mask does not have, bool `[N, K]`.
 
-        They are the zeros in dense tiles, and those of a group in a pruned tile beyond what its kind zeroes.
+        They are the zeros in dense tiles, and in pruned tiles the zeros of a group that exceed the number for its kind.
         """
         return self.mask.keep() & ~kept
 
@@ -72,11 +72,11 @@ def mosaic_of(
     free: NDArray[np.bool_] | None = None,
     kinds: Sequence[TileKind] = (TWO_FOUR,),
 ) -> Mosaic:
-    """Returns the hybrid mask of a published mask `[N, K]`. A tile gets the tightest of the kinds that holds it.
+    """Returns the hybrid mask of a published mask `[N, K]`. A tile gets the tightest kind that holds it.
 
     A kind holds a tile if no group has more than `kind.kept` weights that are not zero: two of each 4 for 2:4. The tightest
-    one takes the fewest bytes, and of equal ones 2:4. A group with more zeros than its kind keeps first the weights that are
-    not zero, then free weights, then the lower position.
+    kind takes the fewest bytes; 2:4 wins over another kind with equal bytes. A group with more zeros than its kind keeps
+    first the weights that are not zero, then free weights, then the lower position.
 
     free: bool `[N, K]`, True for weights that are zero in the model, which can be kept without any effect.
     """
@@ -103,7 +103,7 @@ def mosaic_of(
 
 
 def by_tightness(kinds: Iterable[TileKind]) -> list[TileKind]:
-    """Returns the kinds from the one that takes most bytes to the tightest; of those that take equal bytes 2:4 is last."""
+    """Returns the kinds by falling bytes, so that the tightest is last. Among kinds with equal bytes 2:4 is last."""
     return sorted(kinds, key=lambda one: (-one.bytes_per_weight, -one.code))
 
 
@@ -114,7 +114,7 @@ def _holds(kind: TileKind, kept: NDArray[np.bool_], tile: tuple[int, int]) -> ND
         return np.asarray(tile_sums(over, tile) == 0)
     assert kind.family is not None
     over = kind.family.groups(kept.view(np.uint8)).sum(-1, dtype=np.uint8) > kind.kept
-    # A tile has as many groups of 16 in a row as one with a quarter of its columns has groups of 4.
+    # A row of a tile has as many groups of 16 as a row of a quarter of the columns has groups of 4.
     narrower = tile[0], tile[1] * GROUP // kind.group
     return np.asarray(tile_sums(over, narrower) == 0)
 
@@ -146,7 +146,7 @@ def tile_of(size: TileSize, shape: tuple[int, int]) -> tuple[int, int]:
 
 
 def tile_sizes(smallest: int) -> list[TileSize]:
-    """Returns all tile sizes by falling area, and of equal areas the one nearest to a square first."""
+    """Returns all tile sizes by falling area; among equal areas, sizes nearer to a square come first."""
 
     def order(size: TileSize) -> tuple[int, int]:
         rows, columns = (side or _WHOLE for side in size)
@@ -157,14 +157,14 @@ def tile_sizes(smallest: int) -> list[TileSize]:
 
 
 def cell_sums(cells: NDArray[np.float64], rows: int, columns: int) -> NDArray[np.float64]:
-    """Sum blocks of rows x columns cells; the last ones may be smaller."""
+    """Sum blocks of rows x columns cells; the last blocks may be smaller."""
     down = np.add.reduceat(cells, np.arange(0, cells.shape[0], rows), axis=0)
     sums: NDArray[np.float64] = np.add.reduceat(down, np.arange(0, cells.shape[1], columns), axis=1)
     return sums
 
 
 class TileSearch:
-    """Takes the masks of linears one by one, and counts the bytes that their tiles save at each tile size.
+    """Takes one mask after another, and counts the bytes that its tiles save at each tile size.
 
     kinds: kinds that the tiles of each linear may have; smallest: side of the smallest tile. Memory: one number per
     `smallest` x `smallest` block of one linear.

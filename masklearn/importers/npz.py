@@ -19,7 +19,7 @@ class MaskArchive:
     """An `.npz` file of masks."""
 
     def __init__(self, path: Path) -> None:
-        """Raises MaskLearnError if there is no such file, or it is no archive of arrays."""
+        """Raises MaskLearnError if the file does not exist, or is not an archive of arrays."""
         self.path = path
         try:
             self._arrays = ArrayArchive(path)
@@ -85,5 +85,5 @@ class MaskArchive:
 
 
 def archive_names(source: Path) -> list[str] | None:
-    """Returns the names of an archive's arrays, or None if `source` is no archive. Raises as `MaskArchive` does."""
+    """Returns the names of an archive's arrays, or None if `source` is not an archive. Raises as `MaskArchive` does."""
     return MaskArchive(source).names if source.is_file() and zipfile.is_zipfile(source) else None

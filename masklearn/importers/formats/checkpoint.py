@@ -41,7 +41,7 @@ class PrunedCheckpoint(Importer):
         return "a Hugging Face directory, whose zeros are the mask"
 
     def open(self, source: Path, checkpoint: Checkpoint, coverage: Coverage) -> Published:
-        """Open the checkpoint. Masks read its weights one at a time."""
+        """Open the checkpoint. Each mask reads its weight when it is asked for."""
         from masklearn.importers.inference import nonzero
         from masklearn.model.checkpoint import Checkpoint
         from masklearn.model.naming import from_stored

@@ -44,7 +44,7 @@ class CompressedTensors(Importer):
         return next((f"it holds {name}" for name in names if name.endswith(_BITMASK)), None)
 
     def open(self, source: Path, checkpoint: Checkpoint, coverage: Coverage) -> Published:
-        """Open the directory. Masks read one bitmask at a time and check it against the kept values."""
+        """Open the directory. Each mask reads its bitmask when asked for, and checks it against the kept values."""
         from masklearn.model.checkpoint import Checkpoint
         from masklearn.model.naming import from_stored, stored_shape
 
@@ -74,7 +74,7 @@ class CompressedTensors(Importer):
 
 
 def _check_format(stored: Checkpoint) -> None:
-    """Raises MaskLearnError for another format. Its name is in one of two places of config.json, or missing."""
+    """Raises MaskLearnError for another format. config.json has its name in one of two places, or not at all."""
     from masklearn.model.config_bounds import check_config
 
     check_config(stored.path / "config.json", stored.config)
@@ -84,7 +84,7 @@ def _check_format(stored: Checkpoint) -> None:
         raise MaskLearnError(
             f"{stored.path} is compressed as {found!r}",
             f"Masks are imported from {_TWO_FOUR} and {_ANY}.",
-            "Give a checkpoint in one of these, or one that is not compressed.",
+            "Give a checkpoint in one of these formats, or an uncompressed checkpoint.",
         )
 
 
@@ -133,7 +133,7 @@ def _check_rows(stored: Checkpoint, prefix: str, kept: NDArray[np.bool_]) -> Non
             stored, prefix, f"Its values are not {int(counts.sum())}, as many as its bitmask keeps."
         )
     if not np.array_equal(stored.read(f"{prefix}.row_offsets").ravel(), np.cumsum(counts) - counts):
-        raise _faulty(stored, prefix, "Its row offsets are not those of its bitmask.")
+        raise _faulty(stored, prefix, "Its row offsets do not fit its bitmask.")
 
 
 def _faulty(stored: Checkpoint, prefix: str, why: str) -> MaskLearnError:

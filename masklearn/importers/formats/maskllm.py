@@ -26,7 +26,7 @@ class MaskLlmFile(Importer):
     """
 
     name = "maskllm"
-    summary = "an .npz of MaskLLM, bits alone"
+    summary = "an .npz of MaskLLM, only bits"
     general = True
 
     def detect(self, source: Path) -> str | None:
@@ -35,7 +35,7 @@ class MaskLlmFile(Importer):
         return None if archive_names(source) is None else "an archive of bits without shapes"
 
     def open(self, source: Path, checkpoint: Checkpoint, coverage: Coverage) -> Published:
-        """Open the archive. Masks are read one at a time."""
+        """Open the archive. Each mask is read when it is asked for."""
         from masklearn.importers.npz import MaskArchive
         from masklearn.model.naming import from_stored, stored_shape
 
@@ -51,7 +51,7 @@ class MaskLlmFile(Importer):
 
 
 def _keys(archive: MaskArchive, checkpoint: Checkpoint) -> dict[str, str]:
-    """Returns the keys of the archive by linear. Raises MaskLearnError if two keys mask one linear."""
+    """Returns the keys of the archive by linear. Raises MaskLearnError if two keys mask the same linear."""
     from masklearn.model.naming import linear_name
 
     keys: dict[str, str] = {}
@@ -59,7 +59,9 @@ def _keys(archive: MaskArchive, checkpoint: Checkpoint) -> dict[str, str]:
         name = linear_name(checkpoint, key.removesuffix(".mask").removesuffix(".weight"))
         if name in keys:
             raise MaskLearnError(
-                f"{archive.path} masks {name} twice", f"As {keys[name]} and as {key}.", "Remove one of them."
+                f"{archive.path} masks {name} twice",
+                f"As {keys[name]} and as {key}.",
+                "Remove one of the two keys.",
             )
         keys[name] = key
     return keys

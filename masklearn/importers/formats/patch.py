@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from masklearn.model.coverage import Coverage
 
 _META, _SHAPE = "__meta__", ".__shape__"
-_UNIFORM = "2:4"  # `pattern` of masks whose tiles are all sparse; that of a mosaic is "Dense/2:4 tiles"
+_UNIFORM = "2:4"  # `pattern` of masks whose tiles are all sparse; in a mosaic it is "Dense/2:4 tiles"
 _MOST_META = 2**20  # bytes
 
 
@@ -75,7 +75,7 @@ def _check_shape(archive: MaskArchive, key: str, shape: tuple[int, ...]) -> None
         raise MaskLearnError(
             f"{archive.path} gives no shape for {key}",
             f"There is no {key + _SHAPE}.",
-            "Give `format` maskllm if the archive is one of MaskLLM, whose shapes are those of the model.",
+            "Give `format` maskllm if MaskLLM wrote the archive; the shapes are then the model's.",
         )
     found = archive.read(key + _SHAPE, 64)
     if found.dtype.kind not in "iu" or found.ravel().tolist() != list(shape):
