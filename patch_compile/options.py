@@ -1,7 +1,7 @@
 """The options of the commands, each declared once.
 
-Those of learning are in `masklearn.options`, those of the engine's builder in `patch_compile.engine.options`, and those that
-only one command has and no recipe keeps are parameters of its function in `patch_compile.api`.
+`masklearn.options` has the options of learning, and `patch_compile.engine.options` the options of the engine's builder. An
+option that only one command has and no recipe keeps is a parameter of its function in `patch_compile.api`.
 """
 
 from collections.abc import Callable
@@ -42,7 +42,7 @@ FLAGS = {
     "compare against": ("--x",),
 }
 # Flags that stand for a value of a setting, with their help.
-SHORTCUTS = {"fuse": ("--no-fuse", "none", "Give each linear a node of its own, as `fuse` none does.")}
+SHORTCUTS = {"fuse": ("--no-fuse", "none", "Give each linear its own node, as `fuse` none does.")}
 
 
 def flags_of(setting: str, command: str = "") -> tuple[str, ...]:
@@ -69,7 +69,7 @@ class ErrorStat(StrEnum):
     QUANTILE = "quantile"
 
 
-MODEL_DIR = Argument("A checkpoint folder of Hugging Face.", "MODEL_DIR")
+MODEL_DIR = Argument("A Hugging Face checkpoint folder.", "MODEL_DIR")
 FORCE = Option("Replace OUT if it exists; refused if OUT holds files of yours.")
 RESUME = Option("Continue an interrupted run.")
 TRUST = Option(
@@ -147,7 +147,7 @@ class _GraphOptions(LearnOptions):
         "Positions whose logits a decoder returns. Generation needs only the last, which saves gigabytes on a long prompt."
         )] = "last"
     fuse: Annotated[tuple[str, ...], _graph(
-        "Operations that share a node with linears, where the graph allows it: all, none, or a comma-separated list of "
+        "Operations to fuse into the nodes of linears, where the graph allows it: all, none, or a comma-separated list of "
         f"{', '.join(f'{name} ({kind.summary})' for name, kind in FUSIONS.items())}.", "KINDS",
         parse=parse_fusions, spell=spell_fusions)] = tuple(FUSIONS)
     backend: Annotated[Literal["tensorrt", "tensorrt-rtx", "onnx"] | None, _engine(
@@ -177,7 +177,7 @@ class BuildOptions(_EvalOptions, EngineSettings, _GraphOptions):
 
 @dataclass(kw_only=True)
 class VerifyOptions:
-    """Options of `verify`. None takes the build's."""
+    """Options of `verify`. None stands for the value of the build."""
 
     only: Annotated[tuple[str, ...], Option(
         "Comma-separated list of questions to answer.", "QUESTIONS",
@@ -199,7 +199,8 @@ class VerifyOptions:
         "Exit with code 3 if a limit is exceeded: ppl:+5% (over dense), ppl:12.5, kl:0.1, top1:90%, logits:0.5, "
         "output:1e-2.", "NAME:LIMIT")] = ()
     sensitivity: Annotated[bool, _evaluation(
-        "Also measure the loss with each linear pruned alone and with each restored alone; takes minutes.")] = False
+        "For each linear, also measure the loss with only this linear pruned, and with only this linear dense; takes "
+        "minutes.")] = False
     sensitivity_tokens: Annotated[int, _evaluation(
         "Tokens on which the sensitivity is measured.", "N", ge=2)] = 512
     baselines: Annotated[tuple[str, ...], _evaluation(
@@ -241,7 +242,7 @@ class BenchOptions:
     warm_up: Annotated[int | None, Option(
         "Untimed runs of each model before them.", "N", unset="engine: 10; onnx: 2", ge=0, le=_MOST_RUNS)] = None
     against: Annotated[tuple[str, ...], Option(
-        "Models to time beside the hybrid one: dense, uniform-2:4, both (comma-separated) or none.", "NAMES",
+        "Models to time for comparison: dense, uniform-2:4, both (comma-separated) or none.", "NAMES",
         parse=listed)] = ("dense", "uniform-2:4")
     calibrate: Annotated[bool, Option("Base later plans for this GPU on these times (engine).")] = False
     keep: Annotated[bool, Option("Keep the dense and the uniform 2:4 model in OUT/bench/models.")] = False
@@ -260,7 +261,7 @@ class ImportOptions:
     tile: Annotated[Tile | None, Option(
         "Tile size.", "ROWSxCOLS", unset="the largest that loses no sparsity")] = None
     kinds: Annotated[str, Option(
-        "Kinds of tiles to look for: 2:4, auto, a list such as 2:4,8:16, or PATTERN=LIST,…. A tile gets the tightest that "
-        "holds it.", "KINDS", check=parse_kinds)] = "2:4"
+        "Kinds of tiles to look for: 2:4, auto, a list such as 2:4,8:16, or PATTERN=LIST,…. A tile gets the tightest kind "
+        "that holds it.", "KINDS", check=parse_kinds)] = "2:4"
     include: Include = ()
     exclude: Exclude = ()

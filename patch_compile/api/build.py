@@ -15,7 +15,7 @@ from patch_compile.options import EDGELLM_PYTHON, RESUME, Argument, BuildOptions
 def build(
     given: Given,
     model: Annotated[StrPath | None, Argument(
-        "A checkpoint folder of Hugging Face, or an ONNX file.", "MODEL_DIR|FILE.onnx")] = None,
+        "A Hugging Face checkpoint folder, or an ONNX file.", "MODEL_DIR|FILE.onnx")] = None,
     out: Annotated[StrPath | None, Option("Folder to write.", unset="./NAME-patch-RATIO")] = None,
     *,
     service: Annotated[Literal["edgellm"] | None, Option(
@@ -31,8 +31,8 @@ def build(
 ) -> FinishedBuild:  # fmt: skip
     """Learn masks, compile the model and build the engine.
 
-    MODEL_DIR becomes OUT: an engine whose linears are mosaics of dense and 2:4 tiles, and the loss of quality, measured. One
-    of `ratio`, `bytes_per_weight`, `mask`, `speedup` and `budget_ms` sets the amount of pruning. The speed is that of a
+    MODEL_DIR becomes OUT: an engine whose linears are mosaics of dense and 2:4 tiles, and the measured loss of quality. One
+    of `ratio`, `bytes_per_weight`, `mask`, `speedup` and `budget_ms` sets the amount of pruning. Speed is predicted for a
     workload: `batch_size` prompts of `prompt_tokens`, each continued by `generated_tokens`. With `service` no engine is
     built here, unless `backend` is given.
 

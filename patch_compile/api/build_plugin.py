@@ -17,9 +17,9 @@ def build_plugin(
 ) -> Result:  # fmt: skip
     """Build the TensorRT plugin that runs PatchLinear.
 
-    The cache is asked first. The tools that built the plugin are listed.
+    A plugin in the cache is not built again. The tools that built the plugin are listed.
 
-    Raises PatchCompileError that names the tool if one is missing.
+    Raises PatchCompileError with the name of a tool that is missing.
     """
     from patch_compile.pipeline.plugin import build_plugin as run
 

@@ -18,13 +18,13 @@ def compare(
         unset="only print the table")] = None,
     *,
     against: Annotated[Literal["ratio", "bytes", "speed"], Option(
-        "Quantity that quality is drawn over. Speed is measured if every OUT was timed on one GPU, else predicted.")] =
-        "ratio",
+        "Quantity that quality is plotted over. Speed is measured if every OUT was timed on the same GPU, else predicted.")]
+        = "ratio",
     force: Annotated[bool, Option("Replace files that exist.")] = False,
 ) -> Compared:  # fmt: skip
     """Compare quality, size and speed of builds of one model.
 
-    Builds that no other build beats are Pareto points.
+    Pareto points are the builds that no other build beats.
 
     Raises UsageError for an invalid setting, and PatchCompileError with the reason for builds that cannot be compared.
     """

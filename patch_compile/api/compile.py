@@ -37,8 +37,9 @@ def compile(
     ONNX Runtime can run the result. OUT/plan.json tells how each linear is compiled. `build --mask FILE` also makes an
     engine and measures the loss of quality. `include` and `exclude` must be the same as when the masks were learned.
 
-    `graph` takes what Edge-LLM, optimum, GenAI's model builder or torch.onnx exported. Its linears are found by their
-    numbers, one by one or joined in one product. Its other nodes, its inputs and its outputs stay as they are.
+    `graph` takes what Edge-LLM, optimum, GenAI's model builder or torch.onnx exported. Its linears are found by the values
+    of their weights, also where one product joins several linears. Its other nodes, its inputs and its outputs stay as they
+    are.
 
     Raises UsageError for an invalid setting, and PatchCompileError for a model or masks that cannot be compiled.
     """

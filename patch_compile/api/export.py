@@ -27,7 +27,7 @@ def export(
     from which Edge-LLM builds its engine. An earlier export is replaced.
 
     Raises UsageError for edgellm_python with another format. Raises PatchCompileError if OUT was changed or has no pruned
-    checkpoint, for "compressed-tensors" if it has no quantised linears or a model that the format does not hold, and for
+    checkpoint, for "compressed-tensors" if it has no quantised linears or a model that the format cannot hold, and for
     "edgellm" if the exporter is not installed or fails.
     """
     from patch_compile.errors import UsageError

@@ -15,7 +15,7 @@ def inspect(
 ) -> Inspected:  # fmt: skip
     """Identify, describe and check a file or folder.
 
-    The content is checked to be intact. If it is damaged, `faults` of the result says how, and the command exits with 1.
+    If the content is damaged, `faults` of the result says how, and the command exits with 1.
     """
     from patch_compile.inspection import inspect_path
 

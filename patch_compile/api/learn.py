@@ -23,12 +23,12 @@ def learn(
     out: Annotated[StrPath, Option("Folder to write: masks and the pruned model.", "OUT")],
     *,
     target: Annotated[str | None, Option(
-        "Leave linears whole that gain nothing by pruning on this GPU: a card or an architecture, such as a6000 or "
-        "sm86. `speedup` and `budget_ms` are predicted for it, else for the GPU of this machine, or sm86 without one.",
+        "Leave linears dense that would not get faster on this GPU: a card or an architecture, such as a6000 or sm86. "
+        "`speedup` and `budget_ms` are predicted for it, else for the GPU of this machine, or sm86 without a GPU.",
         "GPU[,GPU…]", unset="prune everywhere")] = None,
     baselines: Annotated[str | Sequence[str], Option(
         "Compare with simpler ways to prune: all, or a comma-separated list of dense, dense-rounded (nothing "
-        "pruned: what `weights` alone costs), uniform-2:4, uniform-8:16, uniform-12:16, ffn-only, magnitude-tiles, "
+        "pruned: the loss by `weights` only), uniform-2:4, uniform-8:16, uniform-12:16, ffn-only, magnitude-tiles, "
         "random-tiles, unstructured.", "NAMES", group=EVALUATION)] = (),
     force: Annotated[bool, FORCE] = False,
     resume: Annotated[bool, RESUME] = False,
@@ -36,7 +36,7 @@ def learn(
     """Learn hybrid masks and weights, without compiling.
 
     `build MODEL_DIR --mask OUT/masks.safetensors` compiles the result. Without `target` all covered linears are pruned, also
-    those that `build` then compiles dense. Training runs in several processes under
+    linears that `build` then compiles dense. Training runs in several processes under
     `accelerate launch --no_python patch-compile learn …` or `torchrun --no-python patch-compile learn …`; the first process
     has the result.
 

@@ -13,7 +13,7 @@ from patch_compile.options import Argument
 @takes(extra="build")
 def reduce_linear(
     path: Annotated[
-        StrPath, Argument("The folder of a build, or of one that failed after its ONNX file.", "OUT")
+        StrPath, Argument("The folder of a build, which may have failed after its ONNX file.", "OUT")
     ],
     *,
     linear: Annotated[str, Option(f"Name of the linear, as in {PLAN}.", "NAME")],
@@ -23,7 +23,7 @@ def reduce_linear(
 
     hybrid.onnx is the linear as it was compiled, with its weights and the other linears of its node; dense.onnx has ordinary
     products with the same zeros. inputs.npz and outputs.npz were recorded in a run of the build's ONNX file on inputs of the
-    proof. The error of this linear is printed, and a command that runs hybrid.onnx. A bfloat16 build is written as float32
+    proof. The error of this linear and a command that runs hybrid.onnx are printed. A bfloat16 build is written as float32
     copies that round like it, which ONNX Runtime can run.
 
     Raises PatchCompileError if the folder holds no ONNX file, or if the linear is missing or an ordinary dense product.

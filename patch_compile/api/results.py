@@ -41,13 +41,13 @@ class Result:
     path: Path = Path()
 
     def summary(self) -> str:
-        """Returns a description of the result in one line."""
+        """Returns a one-line description of the result."""
         from patch_compile.report.result import summary_of
 
         return summary_of(self.report, self.path)
 
     def sections(self, *, every: bool = False) -> Iterator[Section]:
-        """Yield what the command prints. every: name all linears, nodes and tensors, instead of counting those alike."""
+        """Yield what the command prints. every: name all linears, nodes and tensors, instead of counting equal entries."""
         from patch_compile.report.result import sections_of
 
         return sections_of(self.report, self.path, every=every)
@@ -81,7 +81,7 @@ class FinishedBuild(Result):
 
     @property
     def perplexity(self) -> float | None:
-        """Perplexity of the hybrid model; None for a model that predicts no next token."""
+        """Perplexity of the hybrid model; None for a model that does not predict next tokens."""
         from patch_compile.artifacts.report import DecoderReport
 
         return self.report.perplexity.hybrid if isinstance(self.report, DecoderReport) else None
@@ -107,7 +107,7 @@ class FinishedBuild(Result):
 
 
 class LearnedMasks(Result):
-    """Learned masks, and the pruned model beside them, in the folder `path`."""
+    """Learned masks and the pruned model, in the folder `path`."""
 
     report: LearnedAnswer
 

@@ -21,7 +21,7 @@ def run(
     *,
     runner: Annotated[Runner | None, RUNNER] = None,
     plugin: Annotated[StrPath | None, Option(
-        "Plugin library, for an engine that does not contain it.", "FILE", unset="the one compiled here")] = None,
+        "Plugin library, for an engine that does not contain it.", "FILE", unset="the plugin compiled here")] = None,
     trust: Annotated[bool, TRUST] = False,
     tokenizer: Annotated[StrPath | None, Option("Folder of the tokenizer.", "DIR", unset="OUT/model")] = None,
     chat: Annotated[bool, Option("Treat each prompt as a user's message, in the model's chat template.")] = False,
@@ -31,15 +31,15 @@ def run(
     top_k: Annotated[int | None, Option("Draw from this many of the most likely tokens.")] = None,
     top_p: Annotated[float | None, Option("Draw from the most likely tokens that together have this probability.")] = None,
     repetition_penalty: Annotated[float | None, Option("Above 1 makes tokens that have occurred less likely.")] = None,
-    seed: Annotated[int | None, Option("Seed of the draws.", unset="a new one each time")] = None,
+    seed: Annotated[int | None, Option("Seed of the draws.", unset="a new seed each time")] = None,
     stop: Annotated[Sequence[str], Option("End before this text; may be repeated.", "TEXT")] = (),
     say: Callable[[str], object] | None = None,
     show: Callable[[str], object] | None = None,
 ) -> Generated:  # fmt: skip
     """Continue prompts with OUT.
 
-    Its engine runs on a GPU, else its ONNX file in ONNX Runtime. The command prints the name of the runner on stderr, and
-    the text on stdout while it is generated. Several prompts form one batch.
+    The engine runs if the machine has a GPU, else the ONNX file runs in ONNX Runtime. The command prints the name of the
+    runner on stderr, and the text on stdout while it is generated. Several prompts form one batch.
 
     Raises UsageError for an invalid setting, and PatchCompileError with the reason if this machine cannot run anything in
     OUT. `say` is called once before generation, with a description of the runner, and `show` with the text of the first

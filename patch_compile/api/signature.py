@@ -23,17 +23,17 @@ _NEEDED = inspect.Parameter.empty
 def takes(
     settings: type | None = None, only: Sequence[str] | None = None, *, extra: str = ""
 ) -> Callable[[Callable[..., _R]], Callable[..., _R]]:
-    """Give a function the options that a class declares, as keyword arguments beside its own parameters.
+    """Give a function the options that a class declares, as keyword arguments next to its own parameters.
 
     settings: the class; only: names of the options that the function takes, None for all; extra: the extra
     whose packages it needs. A parameter of the function, with the `Option` in its annotation, replaces the option of its
     name. The result has the signature for `help()`, the options by name in `options`, its own docstring in `text`, and in
     its docstring also the texts of the options.
 
-    If the function has a parameter `given`, it gets all arguments there that the caller wrote and that are not None. A
-    default value alone does not show if the caller wrote it, and that matters in two cases. Some defaults depend on the
-    model: an ONNX file keeps its own type unless a type is given. A recipe file provides the arguments that the caller
-    leaves out, but never overrides those that the caller wrote.
+    If the function has a parameter `given`, it gets all arguments there that the caller wrote and that are not None. A value
+    equal to the default does not show whether the caller wrote it, and that matters in two cases. Some defaults depend on
+    the model: an ONNX file keeps its own type unless a type is given. A recipe file provides the arguments that the caller
+    leaves out, but never overrides an argument that the caller wrote.
     """
 
     def make(function: Callable[..., _R]) -> Callable[..., _R]:
@@ -117,7 +117,7 @@ def _accepted(hint: Any) -> Any:
 def _bind(
     signature: inspect.Signature, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> dict[str, Any]:
-    """Returns the arguments by name. Raises TypeError, with the nearest name, for one that there is not."""
+    """Returns the arguments by name. Raises TypeError for an unknown name, with the nearest known name."""
     for unknown in kwargs.keys() - signature.parameters.keys():
         near = get_close_matches(unknown, signature.parameters, n=1)
         hint = f". Did you mean {near[0]!r}?" if near else ""

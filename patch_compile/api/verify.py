@@ -12,14 +12,14 @@ from patch_compile.options import Argument, VerifyOptions
 def verify(given: Given, path: Annotated[StrPath, Argument("The folder of a build.", "OUT")]) -> Verified:
     """Check OUT, and measure where pruning lost quality.
 
-    Questions are answered separately; without `only`, all are asked that the build has an answer to. Compiled: does the
+    Questions are answered separately; without `only`, all questions are asked that the build can answer. Compiled: does the
     hybrid ONNX compute the same as the pruned checkpoint, up to rounding? Pruned: how far is the pruned checkpoint from
     the dense model? Built: does the engine compute the same as the ONNX file (needs a GPU)? Where: which linears lost the
     quality? Answers, inputs and outputs are written to OUT/verify, and shown in OUT/report.html.
 
     PASSED means that every question asked has an answer and no check failed; `passed` of the result says so. The exit code
-    is 3 if a check fails, and 5 (NOT CHECKED) if none fails but a question has no answer, such as that about an engine
-    without a GPU to run it: leave such a question out with `only`.
+    is 3 if a check fails, and 5 (NOT CHECKED) if none fails but a question has no answer, such as Built on a machine
+    without a GPU: leave such a question out with `only`.
 
     Raises UsageError for an invalid setting, and PatchCompileError if a file of OUT was changed, or the dense model is
     missing or does not fit into memory.

@@ -59,7 +59,7 @@ def cli(session: _Session | None, debug: bool) -> None:
     """Compile a Hugging Face model into a TensorRT engine of dense and 2:4-sparse tiles (PATCH).
 
     Every option can also be set in the environment, as PATCH_COMPILE_<COMMAND>_<OPTION>: PATCH_COMPILE_BUILD_EVAL stands
-    for build --eval. An option that may be repeated takes several values with spaces between them, or one a line for texts.
+    for build --eval. An option that may be repeated takes several values, separated by spaces; texts take one line each.
     """
     level = debug_level()
     if session is not None:
@@ -161,12 +161,12 @@ def _by_flags(text: str) -> str:
 
 
 def _indented(text: str) -> str:
-    """Returns a printable text. Its further lines, such as those of a compiler, can't be taken for lines of ours."""
+    """Returns printable text with its further lines indented, so that a compiler's output cannot look like our lines."""
     return printable(text).replace("\n", "\n    ")
 
 
 class _PrintableRecord(logging.LogRecord):
-    """A log record without terminal escapes. All loggers make it, also those of libraries with a handler of their own."""
+    """A log record without terminal escapes. All loggers make it, also loggers of libraries with their own handlers."""
 
     def getMessage(self) -> str:
         """Returns the message without characters that a terminal would obey."""
@@ -184,10 +184,10 @@ class _PrintableFormatter(logging.Formatter):
 def _format_logs() -> None:
     """Let no log line or warning reach the terminal with characters that it would obey.
 
-    transformers has a handler of its own, and its warnings quote a model's configuration.
+    transformers has its own handler, and its warnings quote a model's configuration.
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    if logging.lastResort is not None:  # the handler of loggers that have none
+    if logging.lastResort is not None:  # the handler of loggers without a handler
         logging.lastResort.setFormatter(_PrintableFormatter())
     logging.setLogRecordFactory(_PrintableRecord)
     warnings.formatwarning = lambda *given, **more: printable(_format_warning(*given, **more))

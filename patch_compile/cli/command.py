@@ -1,4 +1,4 @@
-"""Makes commands of the library's functions. The function declares the options; here they become those of click."""
+"""Makes click commands from the library's functions, which declare the options."""
 
 from __future__ import annotations
 
@@ -89,9 +89,9 @@ def command(
 ) -> Callable[[Callable[..., None]], click.Command]:
     """Make a command of a function that calls the library and prints the result.
 
-    function: function of the library, made by `api.signature.takes`. Its docstring is the help text, but for what it
-    raises, and its parameters with an `Option` are the options. basic: names of the options that `--help` shows, "" for
-    all. The decorated function gets `as_json` and the parameters that the user wrote. Its own options come last.
+    function: function of the library, made by `api.signature.takes`. Its docstring without the paragraph on exceptions is
+    the help text, and its parameters with an `Option` are the options. basic: names of the options that `--help` shows, ""
+    for all. The decorated function gets `as_json` and the parameters that the user wrote. Its own options come last.
     """
 
     def make(skin: Callable[..., None]) -> click.Command:

@@ -1,4 +1,4 @@
-"""The commands, each a thin skin over the function of the library that has its name."""
+"""The commands. Each one calls the library function of its name and prints the result."""
 
 from __future__ import annotations
 

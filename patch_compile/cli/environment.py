@@ -23,7 +23,7 @@ _OTHERS = {
 
 
 class Lines(click.types.StringParamType):
-    """Text that may be given several times. In a variable, each line is one of them: a prompt has spaces."""
+    """Text that may be given several times. In a variable, each line is one text, because a prompt has spaces."""
 
     envvar_list_splitter = "\n"
 
