@@ -119,7 +119,7 @@ _LIBRARIES = {
 
 
 class Backend:
-    """TensorRT or TensorRT-RTX. `load_backend` returns one.
+    """TensorRT or TensorRT-RTX, as `load_backend` returns it.
 
     name: the library's name; trt: its Python module (both libraries have the same API); version: the module's version.
     """
@@ -184,7 +184,7 @@ def available_backends() -> tuple[BackendName, ...]:
 
 
 def default_backend() -> tuple[BackendName, str]:
-    """Returns the backend to use when the user names none, and the reason in one line."""
+    """Returns the backend to use if the user names no backend, and the reason in one line."""
     against = {name: _reason_against(name) for name in _LIBRARIES}
     for name, reason in against.items():
         if reason is None:
@@ -205,7 +205,7 @@ def load_backend(name: str) -> Backend:
         raise UsageError(
             f"The backend {name} builds no engine",
             "It stops at the ONNX file.",
-            f"Choose another one: --backend {' or '.join(_LIBRARIES)}.",
+            f"Choose another backend: --backend {' or '.join(_LIBRARIES)}.",
         )
     reason = _reason_against(key)
     if reason is not None:

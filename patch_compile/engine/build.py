@@ -1,4 +1,4 @@
-"""Engine stage: builds and checks an engine from an ONNX file with PatchLinear nodes, and copies the plugin beside it."""
+"""Engine stage: builds and checks an engine from an ONNX file with PatchLinear nodes, and copies the plugin next to it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def build_engine(
     options: EngineOptions | None = None,
     progress: OnBuildStep | None = None,
 ) -> EngineReport:
-    """Build, check and write an engine, and copy the plugin beside it as `libpatch_linear.so`.
+    """Build, check and write an engine, and copy the plugin next to it as `libpatch_linear.so`.
 
     With the option `embed_plugin` the engine contains the plugin too.
 
@@ -139,14 +139,14 @@ def _check_job(job: BuildJob, expected: PlanExpectation) -> None:
         if given.is_dynamic and not job.profiles:
             raise PatchCompileError(
                 f"There are no shapes for the input {given.spelled()}",
-                "Its size is not fixed, and the engine is tuned for one.",
+                "Its size is not fixed, and the engine is tuned for a given size.",
                 "Give --opt-shapes.",
             )
         for profile in job.profiles:
             if given.is_dynamic and given.name not in profile.shapes:
                 raise PatchCompileError(
                     f"The profile {profile.name!r} has no shape for {given.spelled()}",
-                    "Every input whose size is not fixed needs one.",
+                    "Every input whose size is not fixed needs a shape.",
                     "Name it in --opt-shapes.",
                 )
 

@@ -117,7 +117,7 @@ def _wrong_constants(layer: PlanLayer, program: PlanProgram, expected: PlanExpec
     sizes = [tensor.nbytes for tensor in tensors if tensor is not None and tensor.nbytes is not None]
     wanted = expected.patch_linears[layer.name]
     if len(sizes) != count:
-        yield f"{layer.name!r} reads packed tensors that are no constants"
+        yield f"{layer.name!r} reads packed tensors that are not constants"
     elif sum(sizes) != wanted:
         yield f"{layer.name!r} holds {sum(sizes)} bytes of packed weights, not {wanted}"
     stored = "int32" if layer.name in expected.quantised else expected.dtype

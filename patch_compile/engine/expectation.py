@@ -54,7 +54,7 @@ class PlanExpectation:
 def expectation_from_onnx(onnx_path: Path) -> PlanExpectation:
     """Returns the expectation of an ONNX file.
 
-    Raises PatchCompileError for a file that is no model, and for PatchLinear nodes of another version, that share a name,
+    Raises PatchCompileError for a file that is not a model, and for PatchLinear nodes of another version, that share a name,
     that have packed tensors which are not initializers, or that differ in type.
     """
     from patch_compile.onnx_io.graph_inputs import load_graph
@@ -131,7 +131,7 @@ def _constants(node: onnx.NodeProto, stored: Mapping[str, onnx.TensorProto]) -> 
         if name not in stored:
             raise PatchCompileError(
                 f"{role} of the PatchLinear {node.name!r} is not a constant",
-                f"{name!r} is no initializer of the graph.",
+                f"{name!r} is not an initializer of the graph.",
                 "Compile the model again.",
             )
     return names

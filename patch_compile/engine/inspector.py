@@ -25,7 +25,8 @@ def inspect_engine(
 ) -> tuple[PlanProgram, ...]:
     """Returns the layers of an engine, as one program. The engine must be built with detailed profiling verbosity.
 
-    host_code: run the code of the plugin inside the engine, if there is one; TensorRT then needs it to load the engine.
+    host_code: run the code of the plugin inside the engine, if the engine contains a plugin; TensorRT then needs it to load
+    the engine.
 
     Raises PatchCompileError when the engine does not load.
     """

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
 _READING = "Reading ONNX"
 
-# The flag SPARSE_WEIGHTS permits 2:4 tactics. TensorRT times them against the dense ones and keeps the faster, so a
-# successful build does not show that any was chosen. It logs each selection of tactics, at last that of the written engine:
+# The flag SPARSE_WEIGHTS permits 2:4 tactics. TensorRT times them against the dense tactics and keeps the faster, so a
+# successful build does not show that a 2:4 tactic was chosen. It logs each selection of tactics; the last log is of the
+# written engine:
 #
 #     (Sparsity) Found 12 layer(s) eligible to use sparse tactics: a, b, …             version 10, with or without names
 #     (Sparsity) Chose 3 layer(s) using sparse tactics: a, …
@@ -255,7 +256,7 @@ def _serialize(
         out.write(plan)
         return True
 
-    base: Any = trt.IStreamWriter  # Any: the signature of `write` in the stub is not the real one
+    base: Any = trt.IStreamWriter  # Any: the stub's signature of `write` is wrong
 
     class Writer(base):  # type: ignore[misc]  # the base class is Any
         """Writes the engine as it is made: `build_serialized_network` would hold a copy of all of it in memory."""

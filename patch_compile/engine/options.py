@@ -1,4 +1,4 @@
-"""Options of the engine's builder beside shapes and targets, and the backends that lack some of them."""
+"""Options of the engine's builder other than shapes and targets, and the backends that lack some of them."""
 
 from dataclasses import dataclass
 from functools import partial

@@ -45,7 +45,7 @@ def check_indexes(onnx_path: Path) -> None:
 def _fault(
     node: onnx.NodeProto, stored: Mapping[str, onnx.TensorProto], attributes: Mapping[str, Any]
 ) -> str:
-    """Returns what is wrong with the index of a node, in words; empty if nothing is."""
+    """Returns the fault in a node's index, in words; empty if the index is right."""
     try:
         kinds = kinds_from_attribute(_text(attributes.get("kinds")))
         weights = weights_from_attribute(_text(attributes.get("weights")))
@@ -57,13 +57,13 @@ def _fault(
     roles = tensor_names(kinds, weights)
     tensors = [stored.get(name) for name in node.input[1 : 1 + len(roles)]]
     if len(tensors) < len(roles) or None in tensors:
-        return "its packed tensors are no constants of the graph"
+        return "its packed tensors are not constants of the graph"
     grid = _grid(attributes)
     if grid is None or not all(tensor is not None and tensor.dims for tensor in tensors):
         return "its attributes or the shapes of its packed tensors are none"
     rows = [int(tensor.dims[0]) for tensor in tensors if tensor is not None]
-    # Behind the one tensor of dense slabs each kind has two, of values and of what tells their places. The scales of int8
-    # come last.
+    # Behind the one tensor of dense slabs each kind has two tensors: values, and data that tells their places. The scales of
+    # int8 come last.
     counts = dict(
         zip((kind.name for kind in kinds), [rows[0], *rows[1 : 2 * len(kinds) - 1 : 2]], strict=True)
     )

@@ -23,7 +23,7 @@ _START = b"header {\n"
 _TARGETS = re.compile(r"^\s*accelerators=\{([^}]*)\}", re.MULTILINE)
 _TENSOR = re.compile(r"^\s*tensor=\{ (.*) \}$", re.MULTILINE)
 _LAYER = re.compile(r'^\s*(\w+)=\{ name="([^"]*)" (.*)\}$', re.MULTILINE)
-# Numbers are bounded: a text of thousands of digits is no number to Python, and none of TensorRT.
+# Numbers are bounded: Python does not parse thousands of digits as a number, and TensorRT does not write so many.
 _PROFILE = re.compile(r"(.*) \[profile ([0-9]{1,9})\]")
 _OF_PROFILE = re.compile(r" \[profile ([0-9]{1,9})\]")
 _SIZE = re.compile(r"[0-9]{1,18}")

@@ -28,7 +28,7 @@ class SpelledShape:
 
 
 def read_shapes(spec: str, flag: str) -> Iterator[SpelledShape]:
-    """Yield what each part of the specification names. Raises UsageError for a part that is no shape."""
+    """Yield what each part of the specification names. Raises UsageError for a part that is not a shape."""
     for part in filter(None, (part.strip() for part in spec.split(","))):
         dimension, is_dimension, size = (piece.strip() for piece in part.partition("="))
         if is_dimension and ":" not in size:
@@ -37,7 +37,7 @@ def read_shapes(spec: str, flag: str) -> Iterator[SpelledShape]:
         name, _, shape = (piece.strip() for piece in part.rpartition(":"))
         if not name or not _SHAPE.fullmatch(shape):
             raise UsageError(
-                f"{flag}: {part!r} is no shape",
+                f"{flag}: {part!r} is not a shape",
                 "An input is NAME:1x128, a dimension is NAME=128.",
                 "Separate them by commas: batch=1,sequence=128.",
             )
@@ -47,7 +47,7 @@ def read_shapes(spec: str, flag: str) -> Iterator[SpelledShape]:
 def _size(dimension: str, size: str, flag: str) -> int:
     if not dimension or not size.isdecimal():
         raise UsageError(
-            f"{flag}: {size!r} is no size for the dimension {dimension!r}",
+            f"{flag}: {size!r} is not a size for the dimension {dimension!r}",
             "A size is a whole number.",
             f"Write {dimension or 'batch'}=128.",
         )
@@ -101,7 +101,7 @@ def parse_profile(
 ) -> Profile:
     """Returns the profile of --min-shapes, --opt-shapes and --max-shapes (see `parse_shapes`).
 
-    Defaults are those of trtexec: min and max default to opt, opt defaults to max, and a single given one sets all three.
+    Defaults as in trtexec: min and max default to opt, opt defaults to max, and a single given specification sets all three.
     Raises PatchCompileError naming the input and the dimension.
     """
     given = {"min": min_shapes, "opt": opt_shapes, "max": max_shapes}
@@ -142,8 +142,8 @@ def default_profiles(
     """Returns default profiles for a graph with the dimensions `batch`, `sequence` and, in a decoder, `past`.
 
     A decoder gets two profiles, because its phases need different kernels: prefill (sequence 1…, past 0) and decode
-    (sequence 1, past 1…). Another graph gets one, and a graph without dynamic inputs gets none.
-    Raises PatchCompileError for a dimension whose size it does not know.
+    (sequence 1, past 1…). Another graph gets one profile, and a graph without dynamic inputs gets none. Raises
+    PatchCompileError for a dimension whose size it does not know.
     """
     most = limits or ShapeLimits()
     names = dim_names(inputs)
@@ -182,7 +182,7 @@ def _known_dim(dim: str, inputs: tuple[GraphInput, ...], flag: str) -> str:
         raise PatchCompileError(
             f"{flag}: the graph has no dimension {dim!r}",
             f"Its dimensions are {', '.join(known) or 'all static'}.",
-            "Name one of them, or an input.",
+            "Name one of these, or an input.",
         )
     return dim
 

@@ -75,7 +75,7 @@ def name_only_library(soname: str, needed: str, machine: int) -> bytes:
         _segment(_PT_GNU_STACK, 0, 0, 16),  # without it the loader would ask for an executable stack
         b"".join(struct.pack("<QQ", *entry) for entry in dynamic),
         bytes(_SYMBOL),
-        struct.pack("<IIII", 1, 1, 0, 0),  # one bucket, one (null) symbol
+        struct.pack("<IIII", 1, 1, 0, 0),  # one bucket, one null symbol
         strings,
     )
     return b"".join(parts)

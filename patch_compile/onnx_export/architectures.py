@@ -27,7 +27,7 @@ _LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 _OTHER_MODELS = {
     "is_decoder": "It reads from left to right, with a cache, as no encoder does.",
     "add_cross_attention": "Its layers read the output of another model.",
-    "use_bidirectional_attention": "Its tokens read those that follow, so there is no next one to predict.",
+    "use_bidirectional_attention": "Its tokens read the tokens that follow, so it has no next token to predict.",
     # transformers 5.24: FalconModel puts ALiBi into the mask, and FalconAttention adds it to the scores again.
     "alibi": "The attention from which its graph is traced counts ALiBi twice, and the one that transformers runs once.",
 }
@@ -36,7 +36,7 @@ _OTHER_MODELS = {
 def load_config(model_dir: Path) -> Any:
     """Read `model_dir/config.json` as a transformers config.
 
-    Raises PatchCompileError if there is no readable config and for a model that the exporter does not cover.
+    Raises PatchCompileError if the config is missing or unreadable, and for a model that the exporter does not cover.
     """
     raw = _read_config(model_dir)
     check_type(model_dir, raw)
@@ -63,7 +63,7 @@ def check_exportable(checkpoint: Checkpoint) -> None:
     if not row.encoder and not tied and checkpoint_name(checkpoint, f"{row.head}.weight") not in checkpoint:
         raise PatchCompileError(
             f"{checkpoint.path} holds no output head",
-            f"{row.head}.weight is in none of its files, as in a checkpoint of the base model alone.",
+            f"{row.head}.weight is in none of its files, as in a checkpoint of only the base model.",
             "Load it with AutoModelForCausalLM and call save_pretrained.",
         )
 
@@ -87,7 +87,7 @@ def _read_config(model_dir: Path) -> dict[str, Any]:
     if not isinstance(raw, dict) or not isinstance(raw.get("model_type"), str):
         raise PatchCompileError(
             f"{path} names no model_type",
-            "Transformers writes one in every config.",
+            "Transformers writes a model_type into every config.",
             "Download the model again.",
         )
     return raw
@@ -112,7 +112,7 @@ def _refuse_unsupported(config: Any, model_dir: Path) -> None:
 
 
 def _rope_types(config: Any) -> set[str]:
-    """Returns the RoPE types: a config has one for all layers, or one for each kind of layer (Gemma 3)."""
+    """Returns the RoPE types: a config has one type for all layers, or one for each kind of layer (Gemma 3)."""
     parameters = getattr(config, "rope_parameters", None) or {}
     kinds = [kind for kind in parameters.values() if isinstance(kind, dict)] or [parameters]
     return {kind.get("rope_type", "default") for kind in kinds}

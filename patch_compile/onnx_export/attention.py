@@ -1,4 +1,4 @@
-"""Attention for the exporter: one ONNX op, or MatMul and Softmax if that op can't be used.
+"""Attention for the exporter: a single ONNX op, or MatMul and Softmax if that op can't be used.
 
 Models that make their own masks ask the implementation for them. Ours makes masks without branches on data, which can't be
 traced.
@@ -20,7 +20,7 @@ _WITHOUT_EFFECT = ("position_ids", "cache_position")  # tensors that models pass
 
 
 def attention_implementation(*, plain_ops: bool) -> str:
-    """Register both implementations with transformers and return the name of the one to use."""
+    """Register both implementations with transformers and return the name of the implementation to use."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
     for name, attention in ((_ONNX_ATTENTION, _onnx_attention), (_PLAIN_ATTENTION, _plain_attention)):
@@ -30,7 +30,7 @@ def attention_implementation(*, plain_ops: bool) -> str:
 
 
 def exchanges_attention(model_class: type) -> bool:
-    """True if models of this class of transformers run the attention that their config names, not one of their own."""
+    """True if models of this class of transformers run the attention that their config names, not their own."""
     return hasattr(sys.modules[model_class.__module__], "ALL_ATTENTION_FUNCTIONS")
 
 
@@ -90,12 +90,12 @@ def _onnx_attention(
     s_aux: Tensor | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Attention as one ONNX op (opset 23), which handles grouped query heads itself.
+    """Attention as a single ONNX op (opset 23), which handles grouped query heads itself.
 
     The op's attribute `softcap` is not used. Opset 23 as first published caps the scores after the mask, so a hidden
     token gets the weight exp(-softcap) instead of 0. It was corrected without a new opset (onnx/onnx#7865), so the result
-    depends on the version of the runtime. A model with a softcap gets plain operators instead, as does one with values of
-    another size than its keys, for which torch gets the op's shape wrong.
+    depends on the version of the runtime. A model with a softcap therefore gets plain operators, and so does a model whose
+    values and keys differ in size, for which torch gets the op's shape wrong.
     """
     if softcap is not None or s_aux is not None or value.shape[-1] != query.shape[-1]:
         return _plain_attention(module, query, key, value, attention_mask, scaling, softcap, s_aux, **others)
@@ -149,6 +149,6 @@ def _check_known(module: nn.Module, others: dict[str, Any]) -> None:
     if unknown:
         raise PatchCompileError(
             f"The attention of {type(module).__name__} can't be exported",
-            f"It reads {unknown[0]}, and the exporter knows keys, values, a mask and attention sinks (s_aux) alone.",
-            "Use a model of another architecture, or export this one yourself and give the ONNX file.",
+            f"It reads {unknown[0]}, and the exporter knows only keys, values, a mask and attention sinks (s_aux).",
+            "Use a model of another architecture, or export this model yourself and give the ONNX file.",
         )

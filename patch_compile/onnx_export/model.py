@@ -99,7 +99,7 @@ def check_traceable(model_dir: Path) -> None:
 
 
 def _trace_repeated(config: Any, options: dict[str, Any]) -> "ir.Model | None":
-    """Trace three blocks and repeat the last one. Returns None if there are too few layers.
+    """Trace three blocks and repeat the last. Returns None if there are too few layers.
 
     Warns and returns None if the blocks differ.
     """
@@ -113,7 +113,7 @@ def _trace_repeated(config: Any, options: dict[str, Any]) -> "ir.Model | None":
 
     architecture, layers = options["architecture"], config.num_hidden_layers
     first, period = repetition(config, architecture)
-    # Layers of other kinds at the start and those beyond the last whole period are traced too, before the repeated ones.
+    # Layers of other kinds at the start and layers beyond the last whole period are traced too, before the repeated layers.
     traced = first + (layers - first) % period + TRACED_BLOCKS * period
     if traced >= layers:
         return None

@@ -38,7 +38,7 @@ def build_fake_model(
         settings["experts_implementation"] = _experts_implementation()
     with init_empty_weights(include_buffers=False):
         model = build_model(auto, config, dtype=torch.float32, **settings)
-    model.tie_weights()  # init_empty_weights moves each parameter to the meta device, which unties tied ones
+    model.tie_weights()  # init_empty_weights moves each parameter to the meta device, which unties tied parameters
     as_linears(model)
     with fake_mode:
         _fake_parameters(model, dtype)

@@ -1,4 +1,4 @@
-"""Gives nodes, values and weights names that a reader recognises: those of the modules and of the checkpoint."""
+"""Gives nodes, values and weights names that a reader recognises: the names of the modules and of the checkpoint."""
 
 import re
 from collections import Counter

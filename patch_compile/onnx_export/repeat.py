@@ -35,7 +35,7 @@ _SIZE = re.compile(r"\bu\d+(_\d+)?\b")
 
 
 class PairedSizes:
-    """Pairs the sizes of one block with those of another, each with one of the other's."""
+    """Pairs each size of one block with a size of another block."""
 
     def __init__(self) -> None:
         self._pairs: dict[str, str] = {}
@@ -84,7 +84,7 @@ class LayerNames:
         return int(match[1]) if match else None
 
     def is_numbered(self, value: ir.Value) -> bool:
-        """True if the value belongs to one layer by its name."""
+        """True if the value belongs to one layer, judged by its name."""
         return value.name is not None and self._numbered.match(value.name) is not None
 
     def moved(self, name: str, by: int) -> str:
@@ -101,7 +101,7 @@ class BlockLayers:
     names: LayerNames
 
     def __str__(self) -> str:
-        """Names the layers of this block and of the next one, for an error message."""
+        """Names the layers of this block and of the next block, for an error message."""
         ends = (range(n, n + self.period) for n in (self.first, self.first + self.period))
         names = (str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in ends)
         return f"layers {' and '.join(names)}"
@@ -234,8 +234,8 @@ def _same_source(
 def _is_size(value: ir.Value, earlier: set[ir.Value]) -> bool:
     """True for a constant, and for a number that a block computes from constants and from sizes of what it reads.
 
-    torch computes such a number once, in the first block that has a use for it: the number of tokens times that of the
-    experts of each, for example.
+    torch computes such a number once, in the first block that uses it: the number of tokens times the number of experts of
+    each token, for example.
     """
     producer = value.producer()
     if producer is not None and producer.op_type == "Constant":
@@ -258,7 +258,7 @@ def _copy_block(
 ) -> tuple[list[ir.Node], Values]:
     """Append a copy of `block` as the layers `numbers`. Returns its nodes, and its value for each value of `block`.
 
-    following: maps the values of the block before `block` to those of `block`.
+    following: maps the values of the block before `block` to the values of `block`.
     """
     copies: list[ir.Node] = []
     moved = Values()
@@ -332,10 +332,10 @@ _PLAIN = (bool, int, float, str, type(None))
 
 
 def repetition(config: Any, architecture: Architecture) -> tuple[int, int]:
-    """Returns (first, period): from layer `first` on, each layer is of the kind of the one `period` layers before.
+    """Returns (first, period): from layer `first` on, each layer is of the same kind as the layer `period` layers before.
 
     Layers are of one kind if their modules have the same classes, shapes and settings, and the lists of the config have the
-    same values for them. Of all such pairs the one with the smallest first + 3 · period is returned, since `export_model`
+    same values for them. Of all such pairs, the pair with the smallest first + 3 · period is returned, since `export_model`
     traces three periods.
     """
     kinds = _kinds(config, architecture)
@@ -346,7 +346,7 @@ def repetition(config: Any, architecture: Architecture) -> tuple[int, int]:
 
 
 def _kinds(config: Any, architecture: Architecture) -> list[Any]:
-    """Returns a description of each layer. Those of layers of one kind are equal."""
+    """Returns a description of each layer. Layers of one kind have equal descriptions."""
     from accelerate import init_empty_weights
 
     with init_empty_weights(include_buffers=True):

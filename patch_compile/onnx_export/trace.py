@@ -39,7 +39,7 @@ def trace_model(
     """Trace every layer of `config` once and name inputs, outputs, dimensions and weights.
 
     Weights become initializers with their names in transformers, with type and shape, and with `const_value` None.
-    pooler: trace an encoder's pooler too, if it has one.
+    pooler: trace the encoder's pooler too, if it exists.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
@@ -68,7 +68,7 @@ def trace_model(
 
 
 def _keep_pooler(model: Any, *, keep: bool) -> bool:
-    """Remove the model's pooler unless `keep`. Returns True if the model has one afterwards."""
+    """Remove the model's pooler unless `keep`. Returns True if the model has a pooler afterwards."""
     if getattr(model, "pooler", None) is None:
         return False
     if not keep:

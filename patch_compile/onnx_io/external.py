@@ -73,14 +73,14 @@ def _mapped(path: Path, name: str, tensor: ir.ExternalTensor) -> ir.LazyTensor:
         raise PatchCompileError(
             f"{name} of {path} lies outside the model's folder",
             f"Its data are in {location}, and ONNX allows files below the model's folder only.",
-            "Save the model again with its data beside it.",
+            "Save the model again with its data next to it.",
         )
     file = path.parent / location
     if target := leads_out(path.parent, file):
         raise PatchCompileError(
             f"{name} of {path} lies outside the model's folder",
             f"Its data are in {location}, a link to {target}.",
-            "Put a copy of the data beside the model.",
+            "Put a copy of the data next to the model.",
         )
     if not file.is_file():
         raise PatchCompileError(

@@ -55,8 +55,8 @@ def feeds_from_npz(path: Path, inputs: Sequence[GraphInput], dtypes: Mapping[str
 
     The array of a scalar input may also be a scalar, which all runs get.
 
-    Raises PatchCompileError, naming the array, if one is missing, unknown, or has a shape or type that the input does not
-    take.
+    Raises PatchCompileError, naming the array, if an array is missing, unknown, or has a shape or type that the input does
+    not take.
     """
     arrays = _load(path, inputs)
     given = {i.name: _typed(path, i, arrays[i.name], dtypes[i.name]) for i in inputs}
@@ -115,7 +115,7 @@ def random_feeds(
 
 
 def input_dtypes(path: Path, model: ir.Model) -> dict[str, np.dtype[Any]]:
-    """Returns the numpy type of each graph input. Raises PatchCompileError for an input that is no tensor of numbers."""
+    """Returns the numpy type of each graph input. Raises PatchCompileError for an input that is not a tensor of numbers."""
     import onnx_ir as ir
 
     dtypes = {}
@@ -123,9 +123,9 @@ def input_dtypes(path: Path, model: ir.Model) -> dict[str, np.dtype[Any]]:
         dtype = value.dtype if isinstance(value.type, ir.TensorType) else None
         if dtype is None or dtype in (ir.DataType.STRING, ir.DataType.UNDEFINED):
             raise PatchCompileError(
-                f"The input {value.name!r} of {path} is no tensor of numbers",
+                f"The input {value.name!r} of {path} is not a tensor of numbers",
                 f"It is {value.type}.",
-                "TensorRT takes tensors alone: export the model without it.",
+                "TensorRT takes only tensors: export the model without it.",
             )
         dtypes[str(value.name)] = np.dtype(dtype.numpy())
     return dtypes
@@ -223,7 +223,7 @@ def _check_shape(path: Path, i: GraphInput, array: NDArray[Any]) -> None:
         raise PatchCompileError(
             f"{i.name!r} of {path} has a shape that the graph does not take",
             f"A run feeds {list(array.shape)}, the input is {i.spelled()}.",
-            f"Give --calib an array {i.name} with these axes alone, or behind one that counts runs.",
+            f"Give --calib an array {i.name} with only these axes, or with one more axis before them that counts runs.",
         )
 
 

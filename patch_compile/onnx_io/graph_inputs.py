@@ -48,7 +48,7 @@ def read_inputs(onnx_path: Path) -> tuple[GraphInput, ...]:
 
 
 def load_graph(onnx_path: Path) -> onnx.GraphProto:
-    """Returns the graph of an ONNX file, without external data. Raises PatchCompileError if it is no ONNX model."""
+    """Returns the graph of an ONNX file, without external data. Raises PatchCompileError if it is not an ONNX model."""
     return load_proto(onnx_path).graph
 
 
@@ -102,7 +102,7 @@ def _evaluate(given: GraphInput, axis: int, symbol: str, sizes: Mapping[str, int
 
 
 def _names_in(symbol: str) -> list[str]:
-    """Returns the names in a formula such as `past + sequence`. A symbol without operators is one name, of any
+    """Returns the names in a formula such as `past + sequence`. A symbol without operators is a single name, of any
     characters."""
     return _NAME.findall(symbol) if _OPERATORS.search(symbol) else [symbol]
 

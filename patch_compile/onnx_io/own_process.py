@@ -32,7 +32,7 @@ def run_model(
     """Yield the outputs of each run by name.
 
     outputs: names of the outputs to return, which may also be inputs of the graph; None means all outputs; threads: number
-    of threads of an operator, None for one per core.
+    of threads of an operator, None for one thread per core.
 
     Raises PatchCompileError if the model can't be loaded, does not run on a feed, takes longer than `time_limit` for either,
     or makes ONNX Runtime crash.
@@ -73,7 +73,7 @@ class _Model:
 
 
 class _OwnModel:
-    """A model and its process, seen from this one. fix: what helps if it crashes; threads: see `open_session`."""
+    """A model and its process, seen from the parent process. fix: advice if it crashes; threads: see `open_session`."""
 
     def __init__(self, path: Path, fix: str, threads: int | None = None) -> None:
         self._path, self._fix, self._limit = path, fix, time_limit()

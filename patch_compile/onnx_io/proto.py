@@ -26,9 +26,9 @@ _Key = tuple[str, str, str]
 
 def load_proto(path: Path) -> onnx.ModelProto:
     """Load a file without its external data. Dimensions of unknown size, which exporters spell `-1` or `?`, become
-    dimensions without size and name: one name for several of them would mean that they are equal.
+    dimensions without size and name: a shared name would mean that they are equal.
 
-    Raises PatchCompileError if it is no ONNX model, and as `_check_expansion` does.
+    Raises PatchCompileError if it is not an ONNX model, and as `_check_expansion` does.
     """
     import onnx
 
@@ -71,7 +71,7 @@ def model_of(path: Path, proto: onnx.ModelProto) -> ir.Model:
         raise PatchCompileError(
             f"{path} can't be taken apart",
             f"{str(cause).partition('. ')[0].rstrip('.')}.",
-            "TensorRT takes graphs of tensors alone: export the model without maps, and without post-processing.",
+            "TensorRT takes only graphs of tensors: export the model without maps, and without post-processing.",
         ) from error
 
 
@@ -79,8 +79,8 @@ def model_of(path: Path, proto: onnx.ModelProto) -> ir.Model:
 def refusing_invalid(path: Path) -> Iterator[None]:
     """Raise PatchCompileError for a file that leads to an error in the block, if ONNX's own checker refuses it too.
 
-    The checker alone would refuse files that run, of old exporters; so it is asked only after an error. An error about a
-    file that it finds valid is a fault of this program, and is raised as it is.
+    The checker refuses some files of old exporters that run, so it is asked only after an error. An error about a file that
+    it finds valid is a fault of this program, and is raised as it is.
     """
     try:
         yield
@@ -146,8 +146,8 @@ def nested_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
 def _check_expansion(path: Path, proto: onnx.ModelProto) -> None:
     """Raise PatchCompileError for functions that call themselves, or that expand to more nodes than any model has.
 
-    It counts before anything inlines. Functions that call functions grow exponentially: 25 of them, each calling the next
-    one twice, are 33 million nodes.
+    It counts before anything inlines. Functions that call functions grow exponentially: 25 functions, each calling the next
+    twice, are 33 million nodes.
     """
     functions = {(f.domain, f.name, f.overload): f for f in proto.functions}
     sizes: dict[_Key, int] = {}

@@ -30,7 +30,7 @@ def read_onnx(path: Path) -> ir.Model:
     3. Initializers that are also inputs of the graph (IR version 3 requires this) become constants.
     4. Shapes and types are inferred.
 
-    Raises PatchCompileError for a file that is no model, has a version that the installed onnx does not know, has missing
+    Raises PatchCompileError for a file that is not a model, has a version that the installed onnx does not know, has missing
     or short data, or is already compiled.
     """
     from onnx_ir.passes import common
@@ -65,7 +65,7 @@ def read_onnx(path: Path) -> ir.Model:
 
 
 def read_as_exported(path: Path) -> ir.Model:
-    """Returns the model at `path` with the nodes that its exporter wrote, also those of unknown domains. Tensors stay in
+    """Returns the model at `path` with the nodes that its exporter wrote, also nodes of unknown domains. Tensors stay in
     their files.
 
     Types and shapes are inferred where the file lacks them. Two kinds of files are changed: an opset before 20 is upgraded,
@@ -100,8 +100,8 @@ def _inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _check_sizes(path: Path, model: ir.Model) -> None:
-    """Raise PatchCompileError for a tensor whose bytes are not those of its type and shape. ONNX Runtime finds them too, but
-    it does not run files of bfloat16."""
+    """Raise PatchCompileError for a tensor whose number of bytes does not fit its type and shape. ONNX Runtime finds it too,
+    but it does not run files of bfloat16."""
     import onnx_ir as ir
 
     for name, value in model.graph.initializers.items():
@@ -206,7 +206,7 @@ def _too_new(path: Path, what: str, newest: int) -> PatchCompileError:
     return PatchCompileError(
         f"{path} has {what}",
         f"The package onnx {onnx.__version__} knows versions up to {newest}.",
-        "Export the model at an older one, or install a newer onnx and onnxruntime.",
+        "Export the model at an older version, or install a newer onnx and onnxruntime.",
     )
 
 

@@ -26,9 +26,9 @@ def open_session(
 ) -> Any:
     """Open an ONNX Runtime session with a time limit for each run. It logs nothing: its warnings concern constant folding.
 
-    threads: number of threads of an operator on a CPU, None for one per core. Some operators, such as a ReduceMean over
-    neither the first nor the last axis, round by their number. spinning: False to keep the session's threads from spinning
-    after a run, which takes cores from other sessions.
+    threads: number of threads of an operator on a CPU, None for one thread per core. Some operators, such as a ReduceMean
+    over neither the first nor the last axis, round by their number. spinning: False to keep the session's threads from
+    spinning after a run, which takes cores from other sessions.
 
     Raises PatchCompileError if the file can't be loaded.
     """

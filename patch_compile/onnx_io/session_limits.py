@@ -44,7 +44,7 @@ class LimitedSession(ort.InferenceSession):  # type: ignore[misc]
             timer.cancel()
 
     def run(self, output_names: Any, input_feed: Any, run_options: Any = None) -> Any:
-        """See `InferenceSession`. run_options: those of `limited`; None limits this run."""
+        """See `InferenceSession`. run_options: the options that `limited` yields; None limits this run."""
         if run_options is not None:
             return super().run(output_names, input_feed, run_options)
         with self.limited() as options:

@@ -13,7 +13,7 @@ INPUT_IDS = "input_ids"
 ATTENTION_MASK = "attention_mask"
 POSITION_IDS = "position_ids"
 TOKEN_TYPE_IDS = "token_type_ids"
-TOKEN_INPUTS = (INPUT_IDS, ATTENTION_MASK, POSITION_IDS)  # of a decoder, beside its cache
+TOKEN_INPUTS = (INPUT_IDS, ATTENTION_MASK, POSITION_IDS)  # inputs of a decoder in addition to its cache
 
 # Beginnings of the names of a decoder's cache, as it goes in and as it comes out: `{PAST}{layer}.key` and `.value`.
 PAST = "past_key_values."

@@ -1,4 +1,4 @@
-"""Compiles the PatchLinear plugin on the user's machine, and reads the identity of a compiled one.
+"""Compiles the PatchLinear plugin on the user's machine, and reads the identity of a compiled plugin.
 
 Compiling needs nvcc 12.8 or newer (from a CUDA toolkit or the `nvidia-cuda-nvcc` wheels), a C++ compiler, and TensorRT's
 headers (from an installation, else the Apache-2.0 headers of 10.14 in a pinned package). It does not need cmake, because
@@ -58,8 +58,8 @@ class PluginLibrary:
     """Compiled plugin, with the tools that compiled it.
 
     archs: compute capabilities times ten; nvcc, headers: None for the library of patch-compile-plugin; headers_package:
-    package that the headers were downloaded from, None for those of an installed TensorRT; fingerprint: key of the library
-    in the cache, or the beginning of its sha256; machine: that loads the library, as `uname -m` names it.
+    package that the headers were downloaded from, None for the headers of an installed TensorRT; fingerprint: key of the
+    library in the cache, or the beginning of its sha256; machine: that loads the library, as `uname -m` names it.
     """
 
     path: Path
@@ -90,10 +90,10 @@ def build_plugin(
     The key of the cache covers the content of sources and headers, the compilers, `archs`, backend and flags. Several
     processes may call this at the same time.
 
-    archs: compute capabilities times ten, None for those of PATCH_COMPILE_PLUGIN_ARCHS, or all of ARCHS; cache_dir: the
-    cache, None for `~/.cache/patch-compile/plugin` (or below XDG_CACHE_HOME); force: compile even if the cache has the
-    library; prebuilt: False never takes that of patch-compile-plugin; machine: one of MACHINES that loads the library, None
-    for this one; log: called with messages.
+    archs: compute capabilities times ten, None for the value of PATCH_COMPILE_PLUGIN_ARCHS or, without it, for ARCHS;
+    cache_dir: the cache, None for `~/.cache/patch-compile/plugin` (or below XDG_CACHE_HOME); force: compile even if the
+    cache has the library; prebuilt: False never takes the library of patch-compile-plugin; machine: one of MACHINES, which
+    loads the library, None for this machine; log: called with messages.
 
     Raises UsageError for an unknown backend or machine, and PatchCompileError if nvcc, the C++ compiler or the headers are
     missing or unsuitable, or nvcc fails.
@@ -122,7 +122,7 @@ def build_plugin(
             )
             _compile(library, nvcc, cxx, cross, force)
         else:
-            os.utime(library.path)  # `matching_library` takes the one that was used last
+            os.utime(library.path)  # `matching_library` takes the library that was used last
     return library
 
 

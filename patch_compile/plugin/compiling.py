@@ -1,7 +1,7 @@
 """Runs nvcc: sources of the plugin become objects, and objects a library.
 
 The kernels take almost all of the time and know nothing of TensorRT. Their objects are kept, so that the plugin for the
-other backend, or with other host code, is made of the same ones.
+other backend, or with other host code, is made of the same objects.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def kernel_objects(
     """Compile the kernels for `archs`, or take their objects from the cache. Several processes may do so at once.
 
     cache: folder of the cache; archs: compute capabilities times ten; cross: how to compile for another machine, None for
-    this one; flags: more flags for nvcc; names: of the sources, None for all; force: compile even what the cache has.
+    this machine; flags: more flags for nvcc; names: of the sources, None for all; force: compile even what the cache has.
     Returns the objects. Raises PatchCompileError if nvcc fails.
     """
     sources = plugin_sources() / KERNELS
@@ -104,10 +104,10 @@ def link(
 
 
 def run_nvcc(nvcc: Path, arguments: Sequence[str], what: str) -> None:
-    """Run nvcc. what: name of what it makes, for the message. Raises PatchCompileError if it fails."""
+    """Run nvcc. what: name of the file that it makes, for the message. Raises PatchCompileError if it fails."""
     done = run_tool([str(nvcc), *arguments])
     if done.returncode:
-        fix = "If nvcc refuses the C++ compiler, set NVCC_CCBIN to an older one."
+        fix = "If nvcc refuses the C++ compiler, set NVCC_CCBIN to an older compiler."
         raise PatchCompileError(f"nvcc could not build {what}", last_lines(done.stderr or done.stdout), fix)
 
 

@@ -1,7 +1,8 @@
 """Lets nvcc compile for a machine of another kind: with a C++ compiler and a CUDA runtime for that machine.
 
-The compiler is a package of the distribution (Debian: g++-aarch64-linux-gnu). The runtime is that of a CUDA toolkit which
-has one for that machine, else that of NVIDIA's wheel, pinned by its hash. CUDA's headers are the same for all machines.
+The compiler is a package of the distribution (Debian: g++-aarch64-linux-gnu). The CUDA runtime comes from a CUDA toolkit
+that has a runtime for that machine, else from NVIDIA's wheel, pinned by its hash. CUDA's headers are the same for all
+machines.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _LIBRARIES = ("libcudart_static.a", "libcudadevrt.a")
 
 
 class Cross(NamedTuple):
-    """More flags for nvcc, to compile and to link for a machine. There are none for this one."""
+    """More flags for nvcc, to compile and to link for a machine; empty for this machine."""
 
     machine: str
     compiling: tuple[str, ...] = ()
@@ -37,7 +38,7 @@ class Cross(NamedTuple):
 def cross_compile(machine: str, nvcc: Tool, cxx: Tool, cache: Path, log: Log) -> Cross:
     """Returns how nvcc compiles for a machine. cxx: C++ compiler for that machine; cache: folder for what is downloaded.
 
-    Raises PatchCompileError if there is no CUDA runtime for it.
+    Raises PatchCompileError if no CUDA runtime for the machine is found.
     """
     if machine == this_machine():
         return Cross(machine)

@@ -36,16 +36,18 @@ class PluginIdentity:
 def read_identity(path: Path) -> PluginIdentity:
     """Read the identity of the plugin library at `path` without loading it.
 
-    Raises PatchCompileError if the file is missing or no PatchLinear plugin.
+    Raises PatchCompileError if the file is missing or is not a PatchLinear plugin.
     """
     fix = "Build it with `patch-compile plugin`."
     if not path.is_file() or path.stat().st_size == 0:
-        raise PatchCompileError(f"{path} is no plugin library", "There is no such file, or it is empty.", fix)
+        raise PatchCompileError(
+            f"{path} is not a plugin library", "There is no such file, or it is empty.", fix
+        )
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         match = _IDENTITY.search(content)
         if match is None:
             raise PatchCompileError(
-                f"{path} is no PatchLinear plugin", "Its identity string is missing.", fix
+                f"{path} is not a PatchLinear plugin", "Its identity string is missing.", fix
             )
         version, backend, cuda, archs, headers, machine = (
             group.decode() for group in match.groups(default=X86.encode())

@@ -1,7 +1,7 @@
 """Finds the compiled plugin that the package patch-compile-plugin brings, for machines without a compiler.
 
-A library is a program, so it is run only if it is the one that this release was made with: a release of patch-compile holds
-the sha256 of each library (`payloads.json`), which `make wheels` writes. A checkout holds none, and takes none.
+A library is a program, so it is run only if this release was made with it: a release of patch-compile holds the sha256 of
+each library (`payloads.json`), which `make wheels` writes. A checkout holds none, and takes none.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def why_no_prebuilt(backend: str) -> str:
     if (library := _installed(backend)) is None or prebuilt_library(backend):
         return ""
     if backend not in _pinned():
-        return f"this patch-compile is no release that was made with {DISTRIBUTION}, and names no sha256 of its library"
+        return f"this patch-compile was not released together with {DISTRIBUTION}, and names no sha256 of its library"
     return f"{library} is not the library that this release of patch-compile was made with: its sha256 is another one"
 
 

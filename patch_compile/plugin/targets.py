@@ -1,6 +1,6 @@
 """What a plugin is compiled for: a kind of machine, as `uname -m` names it, and architectures of GPUs.
 
-The plugin has all architectures, or the ones that a variable of the environment names.
+The plugin has all architectures, or only those that an environment variable names.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ X86, AARCH64 = "x86_64", "aarch64"
 MACHINES = (X86, AARCH64)
 ARCHS = (80, 86, 89, 90, 120)
 JETSONS = (87,)
-"""Architectures of Jetsons that have sparse tensor cores: Orin. The plugin is compiled for them where one is the target."""
+"""Architectures of Jetsons that have sparse tensor cores: Orin. The plugin is compiled for them if a Jetson is a target."""
 VARIABLE = "PATCH_COMPILE_PLUGIN_ARCHS"
 """Variable that names the architectures to compile for, instead of all: `86` compiles for one GPU in less time."""
 
@@ -26,7 +26,7 @@ def this_machine() -> str:
 def wanted_archs() -> tuple[int, ...]:
     """Returns the architectures that a plugin is compiled for unless the caller names others.
 
-    Raises UsageError for a value of the variable that is no list of numbers.
+    Raises UsageError if the variable's value is not a list of numbers.
     """
     said = os.environ.get(VARIABLE, "")
     try:
@@ -45,8 +45,8 @@ def wanted_archs() -> tuple[int, ...]:
 def archs_for(sms: Collection[int]) -> tuple[int, ...]:
     """Returns the architectures to compile a plugin for. GPUs of these compute capabilities, times ten, run it.
 
-    They are those of `wanted_archs`; unless the user names some, Jetsons among the GPUs are added.
-    Raises UsageError if PATCH_COMPILE_PLUGIN_ARCHS names architectures that one of the GPUs does not run.
+    They are the result of `wanted_archs`; unless the user names architectures, Jetsons among the GPUs are added. Raises
+    UsageError if PATCH_COMPILE_PLUGIN_ARCHS names architectures that one of the GPUs does not run.
     """
     archs = wanted_archs()
     if not os.environ.get(VARIABLE):
@@ -64,8 +64,8 @@ def archs_for(sms: Collection[int]) -> tuple[int, ...]:
 def runs_on(sm: int, archs: tuple[int, ...]) -> bool:
     """Returns True if a GPU runs a plugin of these architectures. sm, archs: compute capabilities times ten.
 
-    A GPU runs machine code of its own major version and of no higher minor one, and compiles older PTX (CUDA C++ programming
-    guide, binary and PTX compatibility). Jetsons (`JETSONS`) run no machine code of other GPUs.
+    A GPU runs machine code of its own major version with the same or a lower minor version, and compiles older PTX (CUDA C++
+    programming guide, binary and PTX compatibility). Jetsons (`JETSONS`) run no machine code of other GPUs.
     """
     if ptx_arch(archs) <= sm or sm in archs:
         return True

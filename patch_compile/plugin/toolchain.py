@@ -86,7 +86,7 @@ def code_flags(unit: Path, archs: tuple[int, ...]) -> list[str]:
     """Returns nvcc's flags for the machine code of one file of the plugin, and for PTX, which other GPUs run.
 
     The PTX is of the newest architecture up to 90: sm_100 does not run the PTX of sm_120. The kernels for Hopper are
-    compiled for sm_90a alone, without PTX: no other GPU has their instructions.
+    compiled only for sm_90a, without PTX: no other GPU has their instructions.
     """
     if unit.name == _HOPPER_UNIT and 90 in archs:
         return ["-gencode=arch=compute_90a,code=sm_90a", "-DPATCH_SM90A"]
@@ -105,12 +105,13 @@ def plugin_sources() -> Path:
         if (folder / "kernels" / "slabs.cuh").is_file():
             return folder
     raise PatchCompileError(
-        "The plugin's sources are missing", f"They are not beside {here}.", "Install patch-compile again."
+        "The plugin's sources are missing", f"They are not next to {here}.", "Install patch-compile again."
     )
 
 
 def cuda_folders() -> Iterator[Path]:
-    """Yield folders that may contain CUDA's programs: those on PATH, a toolkit's, and that of the nvidia-cuda-* wheels."""
+    """Yield folders that may contain CUDA's programs: those on PATH, a toolkit's, and the folder of the nvidia-cuda-*
+    wheels."""
     yield from map(Path, filter(None, os.environ.get("PATH", "").split(os.pathsep)))
     for variable in ("CUDA_HOME", "CUDA_PATH"):
         if os.environ.get(variable):
@@ -125,7 +126,7 @@ def cuda_folders() -> Iterator[Path]:
 
 
 def find_nvcc() -> Tool:
-    """Returns the nvcc of CUDACXX if it is set, else the first one on this machine that is new enough.
+    """Returns the nvcc of CUDACXX if it is set, else the first nvcc on this machine that is new enough.
 
     Raises PatchCompileError if there is none.
     """
@@ -152,15 +153,15 @@ def find_nvcc() -> Tool:
 def _nvcc_version(path: Path) -> str:
     match = re.search(r"release \d+\.\d+, V([\d.]+)", _output([str(path), "--version"]))
     if match is None:
-        raise PatchCompileError(f"{path} is no nvcc", "`--version` does not name a CUDA release.", _NVCC_FIX)
+        raise PatchCompileError(f"{path} is not nvcc", "`--version` does not name a CUDA release.", _NVCC_FIX)
     return match[1]
 
 
 def find_cxx(machine: str | None = None) -> Tool:
     """Returns the C++ compiler of NVCC_CCBIN if it is set, else g++.
 
-    machine: that it compiles for, None for this one. For another machine the variable is named after it, such as
-    NVCC_CCBIN_AARCH64, and the default is that machine's g++. Raises PatchCompileError if the compiler is missing.
+    machine: the machine that it compiles for, None for this machine. For another machine the variable is named after it,
+    such as NVCC_CCBIN_AARCH64, and the default is that machine's g++. Raises PatchCompileError if the compiler is missing.
     """
     variable, compiler, package = "NVCC_CCBIN", "g++", "g++"
     if machine not in (None, this_machine()):

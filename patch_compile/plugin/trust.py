@@ -1,6 +1,6 @@
 """Tells compiled code that this installation made from code that came with somebody's files.
 
-A plugin library, and an engine with a plugin inside, are programs: loading one runs its maker's code. What this user's
+A plugin library, and an engine with a plugin inside, are programs: loading them runs their maker's code. What this user's
 installation compiled itself is known by its content. Libraries lie in the cache of `build_plugin`, or in the package
 patch-compile-plugin, whose libraries' SHA-256 are in the release; of engines with a plugin inside, the cache keeps the
 SHA-256.

@@ -91,8 +91,8 @@ class Continuation:
     """The rows of one request, in a batch of its own or of several requests.
 
     prompts: token ids of each row; new_tokens: most tokens per row; stop: strings that end a row; end: ids that end a
-    row; logprobs: number of most likely tokens whose log probability each piece has beside its own, None for neither;
-    tokenizer: a fast tokenizer of transformers.
+    row; logprobs: number of most likely tokens whose log probabilities each piece has in addition to its own, None for no
+    log probabilities; tokenizer: a fast tokenizer of transformers.
     """
 
     def __init__(

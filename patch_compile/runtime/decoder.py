@@ -21,7 +21,7 @@ class LogitsError(PatchCompileError):
 
 @dataclass(frozen=True)
 class Limits:
-    """Largest inputs of a decoder; None is no limit.
+    """Largest inputs of a decoder; None means unlimited.
 
     batch: sequences in a batch; prompt: tokens in a prompt; total: tokens of a prompt and its continuation; total_why:
     the reason for `total`, a clause that ends before the number.
@@ -62,7 +62,7 @@ class Decoding(Protocol):
         """Logits `[batch, vocabulary]` of the token that follows each sequence."""
 
     def step(self, tokens: Tokens) -> None:
-        """Append a token to each sequence and compute the `logits` of the next one. tokens: `[batch]`."""
+        """Append a token to each sequence and compute the `logits` of the next token. tokens: `[batch]`."""
 
     def close(self) -> None:
         """Release its memory. It can't be used after this."""
@@ -92,7 +92,7 @@ class Decoder(Protocol):
 
     @property
     def concurrent(self) -> bool:
-        """True if several batches may be continued at once; otherwise `start` waits until the last one is closed."""
+        """True if several batches may be continued at once; otherwise `start` waits until the last batch is closed."""
 
     @property
     def joins(self) -> bool:
@@ -123,7 +123,7 @@ def positions_of(mask: Tokens, new: int) -> Tokens:
 
 
 def check_finite(logits: NDArray[Any], model: str = "The model") -> None:
-    """Raise LogitsError, whose sentence begins with `model`, if one of the logits is not finite."""
+    """Raise LogitsError, whose sentence begins with `model`, if a logit is not finite."""
     if not np.isfinite(logits).all():
         raise LogitsError(
             f"{model}'s logits are not finite",

@@ -90,7 +90,7 @@ class EngineDecoder:
 
     device: holds its buffers and runs it; limits, window: see `open_engine`; keep: object to hold as long as the engine.
 
-    Raises PatchCompileError for an engine that is no decoder, and for one that lacks a profile for prefill or decode.
+    Raises PatchCompileError if the engine is not a decoder, or lacks a profile for prefill or decode.
     """
 
     concurrent = False
@@ -111,7 +111,7 @@ class EngineDecoder:
         missing = [one for one in (*TOKEN_INPUTS, LOGITS) if one not in names]
         if missing or not past:
             raise PatchCompileError(
-                "The engine is no decoder that can generate",
+                "The engine is not a decoder that can generate",
                 f"It lacks {', '.join(missing) or PAST + '*'}.",
                 "Build it from a causal language model.",
             )
@@ -139,20 +139,20 @@ class EngineDecoder:
         self._busy.release()
 
     def cache_for(self, batch: int, tokens: int) -> KvCache:
-        """Returns buffers for `batch` sequences of at most `tokens` tokens; reuses the last ones if they fit."""
+        """Returns buffers for `batch` sequences of at most `tokens` tokens; reuses the last buffers if they fit."""
         # A window longer than all slots contains every token, in whichever slot it lies.
         padded = self._window is None or slots_for(tokens) < self._window
         if not padded and self._decode.least_past > 1:
             raise PatchCompileError(
                 f"The engine wants a past of {self._decode.least_past} tokens at least",
-                "Its profile says so, and a model with a sliding window can't be given empty ones.",
+                "Its profile says so, and a model with a sliding window can't be given an empty past.",
                 "Build with --min-shapes past=1,…",
             )
         old = self._cache
         if old is not None and (old.batch, old.padded) == (batch, padded) and old.capacity >= tokens:
             return old
         if old is not None:
-            old.close()  # before allocating the new one: a large cache may not fit twice
+            old.close()  # before the new cache is allocated: a large cache may not fit twice
         self._cache, self._graph = None, (None, None)
         d = self._decode
         self._cache = KvCache(
@@ -173,7 +173,7 @@ class EngineDecoder:
         return logits
 
     def continue_by(self, cache: KvCache, tokens: Tokens) -> Logits:
-        """Append a token `[batch]` to each sequence. Returns the logits `[batch, vocabulary]` of the next one."""
+        """Append a token `[batch]` to each sequence. Returns the logits `[batch, vocabulary]` of the next token."""
         cache.make_room()
         context = self._context(self._decode.profile)
         mask = np.concatenate([cache.mask, np.ones((len(tokens), 1), np.int64)], axis=1)
@@ -234,7 +234,7 @@ class EngineDecoder:
             )
 
     def _replay(self, context: tensorrt.IExecutionContext) -> None:
-        """Run a step of the same shape as the last one, as a CUDA graph.
+        """Run a step of the same shape as the last step, as a CUDA graph.
 
         The first step of a shape runs without a graph, because TensorRT requires one run before a capture. The second
         records the graph. The graph's key is the number of slots and the generation of the buffers. That is enough: the
@@ -260,7 +260,7 @@ class EngineDecoder:
 
 
 class EngineDecoding:
-    """A batch that is being continued on the engine, the only one at a time."""
+    """A batch that is being continued on the engine. Only one exists at a time."""
 
     def __init__(self, decoder: EngineDecoder, ids: Tokens, mask: Tokens, new_tokens: int) -> None:
         self._decoder = decoder
@@ -300,7 +300,7 @@ class _Buffers:
 def _phases(engine: tensorrt.ICudaEngine, past: str) -> tuple[_Phase, _Phase]:
     """Returns the profiles for prefill and for decode: those that take the longest prompt and the longest past.
 
-    past: name of one past tensor. Raises PatchCompileError when one is missing.
+    past: name of one past tensor. Raises PatchCompileError if a profile is missing.
     """
     found = []
     for profile in range(engine.num_optimization_profiles):
@@ -316,8 +316,8 @@ def _phases(engine: tensorrt.ICudaEngine, past: str) -> tuple[_Phase, _Phase]:
         )
         raise PatchCompileError(
             f"The engine has no profile to {what}",
-            "Its profiles are those of --min-shapes, --opt-shapes and --max-shapes.",
-            "Build without them: the defaults have one for prompts and one for what follows.",
+            "Its profiles were given with --min-shapes, --opt-shapes and --max-shapes.",
+            "Build without them: the defaults have a profile for prompts and a profile for the tokens after them.",
         )
     return prefill, replace(decode, least_past=max(1, decode.least_past))
 

@@ -21,7 +21,7 @@ _AMPERE = (8, 0)
 
 @dataclass(frozen=True)
 class EngineFacts:
-    """Facts about an engine, from engine.json beside it, or from the engine itself if it stands alone.
+    """Facts about an engine, from the engine.json next to it, or from the engine itself if there is no engine.json.
 
     backend, version: the library that built it, version None if unknown; targets: empty if unknown or if it runs on any
     GPU; carried: the plugin embedded in it; plugin_version: version of the plugin that it was built with, None if unknown
@@ -95,12 +95,12 @@ class HostCode:
 def host_code(facts: EngineFacts, given: Path | None = None, *, trust: bool = False) -> HostCode:
     """Returns the code to run for an engine: only what this installation made, or what the user vouches for.
 
-    given: a library that the user named. Without it, the library of this installation's cache is taken that equals the one
-    beside the engine, else one of the same backend and version that this machine's GPU runs. trust: run the library beside
-    the engine, or the one inside it, whoever made it.
+    given: a library that the user named. Without it, the cache of this installation is searched for a library that equals
+    the library next to the engine, else for a library of the same backend and version that this machine's GPU runs. trust:
+    run the library next to or inside the engine, whoever made it.
 
-    Raises PatchCompileError when the code was not made here, when there is none, when its version is not the one that the
-    engine was built with (the message names both), and when the user named a library for an engine that carries its own.
+    Raises PatchCompileError if the code was not made here, if there is no code, if its version differs from the version that
+    the engine was built with (the message names both), or if the user named a library for an engine that carries its own.
     """
     if given is None and facts.carried:
         if not (trust or engine_made_here(facts.path)):
@@ -125,9 +125,9 @@ def _library(facts: EngineFacts, trust: bool) -> Path:
     built = f", version {facts.plugin_version}," if facts.plugin_version else ""
     raise PatchCompileError(
         f"{facts.path} needs the PatchLinear plugin{built} and there is none",
-        f"None is in it, no {LIBRARY_NAME} is beside it, and none was built here"
+        f"It contains no plugin, no {LIBRARY_NAME} is next to it, and none was built here"
         + (f" for {', '.join(f'sm{sm}' for sm in sms)}." if sms else "."),
-        f"Build it: `patch-compile plugin --backend {facts.backend}`, or name one with --plugin.",
+        f"Build it: `patch-compile plugin --backend {facts.backend}`, or name a library with --plugin.",
     )
 
 

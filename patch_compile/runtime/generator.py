@@ -28,7 +28,7 @@ class Completion:
 
 
 class Generator:
-    """Continues prompts. Several threads may use one Generator.
+    """Continues prompts. Several threads may share a Generator.
 
     decoder: see `Decoder`; tokenizer: a fast tokenizer of transformers; end_tokens: ids that end a text; sampling:
     default of the calls; note: added to the decoder's name in `about`.
@@ -51,13 +51,13 @@ class Generator:
     def encode(self, prompt: Prompt) -> list[int]:
         """Returns the token ids of a text, with the tokenizer's special tokens. Ids are returned as they are.
 
-        Raises PatchCompileError for an empty prompt, for ids outside the vocabulary and for text that is no valid Unicode.
+        Raises PatchCompileError for an empty prompt, for ids outside the vocabulary and for text that is not valid Unicode.
         """
         try:
             ids = list(self.tokenizer(prompt).input_ids) if isinstance(prompt, str) else list(prompt)
         except TypeError:  # the tokenizer's error for half a surrogate pair
             raise UsageError(
-                "The prompt is no text", "It can't be written as UTF-8.", "Give it in UTF-8."
+                "The prompt is not text", "It can't be written as UTF-8.", "Give it in UTF-8."
             ) from None
         if not ids:
             raise UsageError("The prompt is empty", "There is nothing to continue.", "Give some text.")

@@ -1,7 +1,8 @@
 """KV cache of an engine, in buffers whose addresses stay the same over many steps.
 
-The engine reads a past of P slots and writes a present of P + new slots into other buffers. The cache therefore has two
-sets of buffers, one read and one written. There are two ways to get the new token into the past of the next step:
+The engine reads a past of P slots and writes a present of P + new slots into other buffers. The cache therefore has two sets
+of buffers: a step reads one set and writes the other. There are two ways to get the new token into the past of the next
+step:
 
     padded    P stays the same for many steps. Slots without a token are masked. After a step the last slot of the
               present is copied to the first empty slot of the past. Shapes and addresses stay the same, so the step can

@@ -30,7 +30,7 @@ def open_generator(
     """Load a build, ready to generate. `about` of the returned generator says what runs it, and why.
 
     path: OUT, an engine or an ONNX file; runner: None takes the engine if this machine can run it, else the ONNX file;
-    plugin: library to use instead of the one that was compiled here; trust: run the plugin that came with the engine,
+    plugin: library to use instead of the library that was compiled here; trust: run the plugin that came with the engine,
     whoever compiled it; tokenizer: folder of a model, default OUT/model.
 
     Raises PatchCompileError with the reason when this machine can't run any of it.
@@ -43,7 +43,7 @@ def open_generator(
     if model is None:
         raise PatchCompileError(
             f"{path} comes without a tokenizer",
-            f"There is no model folder beside it, and no {RECIPE} that names one.",
+            f"No model folder is next to it, and no {RECIPE} names a model folder.",
             "Give the model's folder with --tokenizer.",
         )
     configs = read_model_configs(model)
@@ -135,7 +135,7 @@ def _tokenizer(model: Path) -> Any:
     tokenizer = load_tokenizer(model)
     if not getattr(tokenizer, "is_fast", False):
         raise PatchCompileError(
-            f"The tokenizer of {model} is not a fast one",
+            f"The tokenizer of {model} is not a fast tokenizer",
             "Text is made piece by piece from a tokenizer.json.",
             "Convert it: `transformers.AutoTokenizer.from_pretrained(…, use_fast=True).save_pretrained(…)`.",
         )

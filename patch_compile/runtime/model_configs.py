@@ -57,7 +57,7 @@ class ModelConfigs:
     def end_tokens(self, tokenizer: Any) -> tuple[int, ...]:
         """Returns the ids that end a text. The model's configs come first and may name several, then the tokenizer.
 
-        tokenizer: None takes the configs alone.
+        tokenizer: None uses only the configs.
         """
         told = getattr(tokenizer, "eos_token_id", None)
         for found in (self.generation.eos_token_id, self.config.get("eos_token_id"), told):
@@ -74,9 +74,9 @@ class ModelConfigs:
 
 
 def read_model_configs(model: Path) -> ModelConfigs:
-    """Returns the configs of a model folder. A missing file counts as an empty one.
+    """Returns the configs of a model folder. A missing file counts as an empty file.
 
-    Raises PatchCompileError for a file that is no JSON object or has settings that no model has.
+    Raises PatchCompileError for a file that is not a JSON object or has settings that no model has.
     """
     config_file, generation_file = model / "config.json", model / "generation_config.json"
     config = _json(config_file)
@@ -121,7 +121,7 @@ def _json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise PatchCompileError(f"{path} is not JSON", str(error), "Fetch the model again.") from None
     if not isinstance(found, dict):
-        raise _faulty(path, "It is no JSON object.")
+        raise _faulty(path, "It is not a JSON object.")
     return found
 
 

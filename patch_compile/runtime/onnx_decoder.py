@@ -49,7 +49,7 @@ def open_onnx(path: Path, limits: Limits) -> tuple[OnnxDecoder, str]:
 class OnnxDecoder:
     """An ONNX file of a decoder with inputs `input_ids`, `attention_mask`, `position_ids` and `past_key_values.*`.
 
-    Raises PatchCompileError when the file can't be loaded, or is no such decoder.
+    Raises PatchCompileError if the file can't be loaded or is not such a decoder.
     """
 
     concurrent = True
@@ -167,7 +167,7 @@ def _check_decoder(path: Path, inputs: dict[str, Any], outputs: list[str]) -> No
     missing = [name for name in TOKEN_INPUTS if name not in inputs]
     if missing or not past or LOGITS not in outputs:
         raise PatchCompileError(
-            f"{path} is no decoder that can generate",
+            f"{path} is not a decoder that can generate",
             f"It lacks {', '.join(missing) or (f'{PAST}*' if not past else f'the output {LOGITS}')}.",
             "Give a model that `patch-compile build` made of a causal language model.",
         )

@@ -21,7 +21,7 @@ class Continuations:
     """The continuations of prompts, with their times.
 
     runner: description of what ran the model; first_token, all: seconds to the first and to the last token; ms_per_step:
-    milliseconds of a step, None if there was one token only.
+    milliseconds of a step, None if there was only one token.
     """
 
     runner: str
@@ -96,7 +96,7 @@ def generate(
 
 
 def _check(new_tokens: int, sampling: dict[str, Any]) -> None:
-    """Raise UsageError for settings that no model takes, before one is loaded."""
+    """Raise UsageError for settings that no model takes, before a model is loaded."""
     Sampling(**sampling)
     if new_tokens < 1:
         raise UsageError(

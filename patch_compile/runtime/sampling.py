@@ -14,7 +14,7 @@ from patch_compile.runtime.decoder import Logits, Tokens, check_finite
 
 @dataclass(frozen=True)
 class Sampling:
-    """Settings for the choice of the next token. The defaults choose the most likely one.
+    """Settings for the choice of the next token. The defaults choose the most likely token.
 
     temperature: 0 chooses the most likely token; above 0 a token is drawn. top_k: draw from the k most likely tokens, 0
     from all. top_p: draw from the fewest of those that together hold this probability (nucleus sampling, Holtzman et

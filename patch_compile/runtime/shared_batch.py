@@ -1,7 +1,7 @@
 """Continues several requests as one batch.
 
 Reading the weights takes most of the time of a decode step, and one step reads them once for all rows. A decoder that
-`joins` lets requests come and go between steps. With another one, only requests that begin together share a batch.
+`joins` lets requests come and go between steps. With other decoders, only requests that begin together share a batch.
 """
 
 from __future__ import annotations

@@ -248,7 +248,7 @@ class TestFailures:
     def test_missing_plugin(self, tmp_path, chain, build, out):
         with pytest.raises(PatchCompileError, match="No plugin is given"):
             build(chain, plugin=None)
-        with pytest.raises(PatchCompileError, match=r"none\.so is no plugin library"):
+        with pytest.raises(PatchCompileError, match=r"none\.so is not a plugin library"):
             build(chain, plugin=tmp_path / "none.so")
         assert_nothing_left(out)
 

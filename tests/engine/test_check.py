@@ -80,9 +80,9 @@ def test_linear_swallowed_by_a_product():
 
 def test_weights_that_are_computed():
     computed = plugin("q", inputs=("x", "dense", "x", "meta"))
-    assert problems((program(computed, K),)) == "'q' reads packed tensors that are no constants"
+    assert problems((program(computed, K),)) == "'q' reads packed tensors that are not constants"
     short = plugin("q", inputs=("x", "dense"))
-    assert problems((program(short, K),)) == "'q' reads packed tensors that are no constants"
+    assert problems((program(short, K),)) == "'q' reads packed tensors that are not constants"
 
 
 def test_bytes():

@@ -255,7 +255,7 @@ def test_a_model(make_model):
     [
         ("x.engine", b"nothing of the kind", "[Nn]o engine of TensorRT-RTX"),
         ("empty.engine", b"", "[Nn]o engine of TensorRT-RTX"),
-        ("x.so", b"\x7fELF and nothing else", "no PatchLinear plugin"),
+        ("x.so", b"\x7fELF and nothing else", "not a PatchLinear plugin"),
         ("x.onnx", b"nothing", "not an ONNX model"),
         ("x.safetensors", b"nothing", "x.safetensors"),
         ("x.json", b"{}", "is text"),

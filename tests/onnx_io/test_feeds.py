@@ -185,5 +185,5 @@ def test_text_inputs_are_refused_by_file(tmp_path):
     model = onnx.load(path)
     model.graph.input.append(helper.make_tensor_value_info("t", TensorProto.STRING, [4]))
     onnx.save(model, path)
-    with pytest.raises(PatchCompileError, match=rf"The input 't' of {path} is no tensor of numbers"):
+    with pytest.raises(PatchCompileError, match=rf"The input 't' of {path} is not a tensor of numbers"):
         input_dtypes(path, read_onnx(path))

@@ -159,10 +159,10 @@ def test_a_plugin_that_is_missing(out: Path, card: Card, elsewhere: Path) -> Non
     card(BLACKWELL)
     said = refused(out / "bare/model.engine", "--tokenizer", out / "model")
     assert "needs the PatchLinear plugin and there is none" in said
-    assert f"no {LIBRARY_NAME} is beside it, and none was built here for sm120." in said
+    assert f"no {LIBRARY_NAME} is next to it, and none was built here for sm120." in said
     assert "patch-compile plugin" in said
     said = refused(out / "bare/model.engine", "--tokenizer", out / "model", "--plugin", out / "gone.so")
-    assert "gone.so is no plugin library" in said
+    assert "gone.so is not a plugin library" in said
     # The build's record knows the version that the engine has lost.
     shutil.copy(out / "bare/model.engine", out / "engine/model.engine")
     (out / "engine" / LIBRARY_NAME).unlink()

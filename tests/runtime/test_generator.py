@@ -155,7 +155,7 @@ def test_settings_of_the_models_authors(out_of: OutOf, tmp_path: Path) -> None:
         ("generation_config.json", {"do_sample": True, "top_k": 1.5}, "top_k: Input should be"),
         ("generation_config.json", {"do_sample": True, "top_p": float("nan")}, "The setting top_p = nan"),
         ("generation_config.json", {"eos_token_id": {"a": 1}}, "eos_token_id: Input should be"),
-        ("generation_config.json", [1], "It is no JSON object"),
+        ("generation_config.json", [1], "It is not a JSON object"),
         ("config.json", {"max_position_embeddings": "many"}, "max_position_embeddings = many"),
         ("config.json", {"text_config": 4}, "text_config = 4"),
     ],

@@ -55,14 +55,14 @@ class Sources:
 
     @classmethod
     def read(cls, out: Path, *, place: Path | None = None) -> Sources:
-        """Read OUT. place: see `renew_page`. Raises PatchCompileError if it is no finished build, or a file of it is
+        """Read OUT. place: see `renew_page`. Raises PatchCompileError if OUT is not a finished build or one of its files is
         damaged."""
         folder = OutFolder.open(out, check=False)
         verify, unread = _shown(out)
         report = read_report(out)
         if report is None or not (out / RECIPE).is_file():
             raise PatchCompileError(
-                f"{out} is no whole build",
+                f"{out} is not a whole build",
                 f"It holds no {REPORT if report is None else RECIPE}.",
                 "Build it: `patch-compile build MODEL_DIR`.",
             )
@@ -139,7 +139,7 @@ class Sources:
 
     @property
     def measured(self) -> list[tuple[BenchRow, float]]:
-        """Returns the benchmark's rows of an engine on a GPU against the dense one, each with its speed-up.
+        """Returns the benchmark's rows that compare an engine on a GPU with the dense engine, each with its speed-up.
 
         It is empty if only ONNX Runtime was timed.
         """
