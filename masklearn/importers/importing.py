@@ -230,7 +230,7 @@ class _Import:
 
     @property
     def _sought(self) -> str:
-        return "2:4" if only_two_four(self.kinds) else f"of one of the kinds {self.kinds}"
+        return "2:4" if only_two_four(self.kinds) else f"of the kinds {self.kinds}"
 
     def _no_tile(self) -> MaskLearnError:
         if only_two_four(self.kinds):
@@ -243,7 +243,7 @@ class _Import:
             )
         return MaskLearnError(
             f"{self.source} holds no tiles of the kinds {self.kinds}",
-            "Nowhere do all groups of a tile keep as few weights as one of these kinds does. A group of n:16 is 16 weights "
+            "In every tile some groups keep more weights than these kinds allow. A group of n:16 is 16 weights "
             "that lie strided in 64 columns of a row, not 16 neighbours.",
             "Give masks or a checkpoint pruned so; a smaller `tile` finds smaller tiles, of 64 columns or a multiple for "
             "n:16.",

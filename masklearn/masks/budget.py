@@ -1,4 +1,4 @@
-"""Budget of the pruning: one ratio for all linears together or for each, ratios by pattern, or a saving in another unit.
+"""Budget of pruning: a ratio for all linears together or for each linear, ratios by pattern, or a saving in another unit.
 
 `ratio` takes `0.4`, or `PATTERN=RATIO,PATTERN=RATIO,…` such as `mlp.*=0.5,v_proj=0`, with the patterns of
 `masklearn.masks.name_globs`. **The last pattern that fits a linear determines its ratio**, so general patterns come first:
@@ -21,12 +21,12 @@ _ROUNDING = 1e-9
 LARGEST_RATIO = 0.5
 """Half of the weights are zeroed if every tile is 2:4."""
 WEIGHTS, BYTES = "weights", "bytes"
-"""Units of a budget for which `select` knows what each tile saves. Bytes are those of 16-bit weights in packed slabs."""
+"""Units of a budget for which `select` knows what each tile saves. Bytes are counted for 16-bit weights in packed slabs."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """Linears whose tiles compete for one part of the budget: those that cost least for what they save are pruned.
+    """Linears whose tiles compete for one part of the budget: the tiles with the least cost per saving are pruned.
 
     spelled: the pattern or linear of this share, empty for all linears; names: the linears; saving: amount to save in
     them, in the budget's unit; at_least: True to reach or exceed it, False to meet it as nearly as tiles allow.
@@ -42,12 +42,12 @@ class Share:
 class Budget:
     """Amount that `select` has to save. `Budget.of` and `Budget.saving` make one.
 
-    ratios: (pattern, ratio) in the user's order; the last one that fits a linear determines its ratio, and the empty
+    ratios: (pattern, ratio) in the user's order; the last pattern that fits a linear determines its ratio, and the empty
     pattern fits all; per_layer: True if each linear reaches its ratio, False if the linears of a pattern reach it
     together; amount: saving over all linears in `unit`, instead of ratios.
 
-    uncounted: linears that stay dense, and over which no ratio counts; spared: linears that stay dense, with the weights
-    that they were to save, which no other linear saves in their place.
+    uncounted: linears that stay dense and do not count in any ratio; spared: linears that stay dense, with the weights
+    that they were to save; no other linear saves these instead.
     """
 
     ratios: tuple[tuple[str, float], ...] = ()
@@ -91,7 +91,7 @@ class Budget:
     def by_linear(self, names: Sequence[str]) -> dict[str, tuple[str, float] | None]:
         """Returns the last (pattern, ratio) that fits each linear, or None if no pattern fits.
 
-        Raises MaskLearnError for a pattern that fits no linear, or that is never the last one to fit.
+        Raises MaskLearnError for a pattern that fits no linear, or that is never the last pattern to fit.
         """
         return decide(self.ratios, names, "`ratio`")
 
@@ -109,7 +109,7 @@ class Budget:
         return {name: ratio for name, ratio in decided.items() if ratio and name not in self.uncounted}
 
     def shares(self, areas: Mapping[str, NDArray[np.int64]]) -> list[Share]:
-        """Returns the shares of the budget. Each linear is in exactly one; areas: weights of each tile by linear.
+        """Returns the shares of the budget. Each linear is in exactly one share; areas: weights of each tile by linear.
 
         A ratio has to save ratio x weights of its linears. Raises MaskLearnError as `by_linear` does.
         """
@@ -203,7 +203,7 @@ def check_reachable(
 
 
 def rounded_up(per_weight: float) -> str:
-    """Returns the least bytes per weight for an error. They are rounded up, so that a user may ask for what it says."""
+    """Returns the least bytes per weight, for an error, rounded up so that a user may ask for the printed number."""
     return f"{math.ceil(per_weight * 1e4) / 1e4:g}"
 
 

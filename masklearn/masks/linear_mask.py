@@ -1,4 +1,4 @@
-"""Hybrid mask of one linear."""
+"""Hybrid mask of a linear."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,11 +19,11 @@ _ALL = np.uint16(0xFFFF)  # code of n:16 that keeps all
 
 @dataclass(frozen=True, eq=False)
 class LinearMask:
-    """Kinds of a linear's tiles, and which weights are kept in every group of those that are pruned.
+    """Kinds of a linear's tiles, and which weights every group of its pruned tiles keeps.
 
     shape: (N, K); tile: (rows, cols), cols % 4 == 0; tiles: bool `[ceil(N/rows), ceil(K/cols)]`, True =
     2:4; pattern: uint8 codes 0..5 `[n]`, one per group of 4 in the 2:4 tiles, row-major over the
-    `[N, K/4]` grid of groups; others: uint8 codes of kinds `[grid]` of tiles that are not 2:4, None if all of these are
+    `[N, K/4]` grid of groups; others: uint8 codes of kinds `[grid]` of tiles that are not 2:4, None if these tiles are all
     dense; mask16: uint16 `[m]`, one per group of 16 in the n:16 tiles, row-major over the `[N, K/16]` grid of groups (see
     `kinds.n16`). Raises ValueError if these do not fit together.
     """
@@ -141,8 +141,7 @@ class LinearMask:
 
 
 def kinds_of_tiles(tiles: NDArray[np.bool_], others: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
-    """Returns the codes of the kinds of all tiles, `[grid]`. tiles: those of 2:4; others: codes of the others, see
-    `LinearMask`."""
+    """Returns the codes of the kinds of all tiles, `[grid]`. For the arguments see `LinearMask`."""
     return tiles.astype(np.uint8) if others is None else others + tiles
 
 

@@ -99,7 +99,7 @@ class MaskSet(Mapping[str, LinearMask]):
 
     @property
     def bytes_per_weight(self) -> float:
-        """Bytes of a covered weight of 16 bits in packed slabs, on average; those of a dense weight for an empty set."""
+        """Average bytes of a covered 16-bit weight in packed slabs; for an empty set, bytes of a dense weight."""
         found = self.by_kind()
         total = sum(found.values())
         return sum(kind.bytes_per_weight * n for kind, n in found.items()) / total if total else BYTES_DENSE

@@ -5,8 +5,8 @@ A pattern is either a glob that fits the whole name or its end after any dot (`v
 `weights` and `lowering` in `PATTERN=VALUE,PATTERN=VALUE,…`, where the last pattern that fits a linear determines its
 value.
 
-A pattern may come from a stranger's recipe, and some expressions take for ever. Matching one with a name is stopped after a
-second, in the main thread, which alone gets signals.
+A pattern may come from a stranger's recipe, and some expressions take for ever. Matching is stopped after a second, in the
+main thread: only that thread gets signals.
 """
 
 import re
@@ -59,7 +59,7 @@ def shared_path(a: str, b: str) -> str:
 
 
 def matches(name: str, *patterns: str) -> bool:
-    """True if one of the patterns fits the name. The patterns must be valid."""
+    """True if any pattern fits the name. The patterns must be valid."""
     return any(_fits(name, pattern) for pattern in patterns)
 
 
@@ -111,9 +111,9 @@ def parse_pairs(text: str, value: str) -> Iterator[tuple[str, str]]:
 def decide(
     pairs: Sequence[tuple[str, Value]], names: Sequence[str], option: str
 ) -> dict[str, tuple[str, Value] | None]:
-    """Returns the last (pattern, value) that fits each name, or None if none does. The empty pattern fits every name.
+    """Returns the last (pattern, value) that fits each name, or None if no pattern fits. The empty pattern fits every name.
 
-    Raises MaskLearnError for a pattern that fits no name, or that is never the last one to fit.
+    Raises MaskLearnError for a pattern that fits no name, or that is never the last pattern to fit.
     """
     check_patterns((pattern for pattern, _ in pairs if pattern), names, option)
     decided: dict[str, tuple[str, Value] | None] = dict.fromkeys(names)
@@ -141,7 +141,7 @@ def _fits(name: str, pattern: str) -> bool:
 def _bounded(name: str, pattern: str) -> Iterator[None]:
     """Raise MaskLearnError in the body after a second of the process's time; `re` looks for signals while it matches.
 
-    Outside the main thread, which alone may handle signals, the body is not bounded.
+    Outside the main thread the body is not bounded, because only the main thread may handle signals.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

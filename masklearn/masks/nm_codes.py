@@ -1,4 +1,4 @@
-"""The six 2:4 patterns, and the rule that chooses one by scores."""
+"""The six 2:4 patterns, and the rule that chooses a pattern by scores."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ def removed_scores(scores: Any) -> Any:
     groups: Any = scores.reshape(*scores.shape[:-1], scores.shape[-1] // 4, 4)
     a, b, c, d = (groups[..., i] for i in range(4))
     # A sorting network finds the two lowest of four. The sum of all four minus the two highest would lose the low ones
-    # to rounding if one score is much larger than the others.
+    # to rounding if a score is much larger than the others.
     low_ab, high_ab = _low_high(a, b)
     low_cd, high_cd = _low_high(c, d)
     lowest, other = _low_high(low_ab, low_cd)

@@ -30,7 +30,7 @@ class TileShares(_Part):
 
 
 class KindShares(TileShares):
-    """Shares of one kind of linear. kind: the shortest end of its name that no other kind has; name: the whole name."""
+    """Shares of a kind of linear. kind: the shortest end of its name that no other kind has; name: the whole name."""
 
     kind: str
     name: str
@@ -173,7 +173,7 @@ class ScoreCounts(_Part):
 
 
 class ZeroScores(_Part):
-    """Number of tiles whose score is 0. sparse: pruned ones."""
+    """Number of tiles whose score is 0. sparse: number of pruned tiles among them."""
 
     dense: int
     sparse: int
@@ -196,8 +196,8 @@ class SpeedRecord(_Part):
     """Choice of tiles for a speed.
 
     saved_us: predicted microseconds that the `tiles` 2:4 tiles save; cost: sum of their scores; bound: lower bound on the
-    cost of any choice that saves as much; gap: relative distance of `cost` from `bound`; rounding: what the chosen weight
-    types lose beside that, None if no types were chosen.
+    cost of any choice that saves as much; gap: relative distance of `cost` from `bound`; rounding: additional cost
+    of the chosen weight types, None if no types were chosen.
     """
 
     goal: str
@@ -268,7 +268,7 @@ class MaskRecord(BaseModel):
     def of_metadata(cls, stored: Mapping[str, Any]) -> MaskRecord:
         """Read the record of a mask file, in which the fields of an import are on the top level.
 
-        Raises ValueError if it is no record.
+        Raises ValueError if it is not a record.
         """
         imported = {name: stored[name] for name in ImportRecord.model_fields if name in stored}
         parts = {name: value for name, value in stored.items() if name not in imported}

@@ -26,15 +26,15 @@ def summarise_scores(
 ) -> ScoreRecord | None:
     """Returns a histogram of score per saving, or None if all tiles are of one kind, or no score is above 0.
 
-    Every tile is in it once: a pruned tile with the score of its own kind, and a dense one with that of the kind that would
-    cost least. The saving is the budget's, bytes or zeroed weights; for a budget in another unit it is zeroed weights.
+    Every tile is in it once: a pruned tile with the score of its own kind, and a dense tile with the score of the kind that
+    would cost least. The saving is the budget's, bytes or zeroed weights; for a budget in another unit it is zeroed weights.
     Linears that the budget leaves dense, or whose tiles may have no other kind, are left out. A bin includes its lower edge;
-    the last bin includes both edges. With 2:4 alone the histogram takes less than 4 kB in JSON.
+    the last bin includes both edges. With only 2:4 the histogram takes less than 4 kB in JSON.
 
     scores, areas: numbers by linear, as `select` takes them; kinds: codes of the chosen kinds `[grid]` by linear; unit: unit
     of a score, in words. zero (of the result): number of tiles whose score is 0, which are in no bin; cut: the highest price
     that was paid, None if tiles were not ranked by this saving over all linears together. A tile that was taken to its kind
-    from a less tight one, or from dense, cost at most this much for each unit that the change saved. ranked: the ranking, in
+    from dense or a less tight kind cost at most this much for each unit that the change saved. ranked: the ranking, in
     words.
     """
     points = {name: points_of(grids) for name, grids in scores.items() if name not in budget.dense}
@@ -76,7 +76,7 @@ class _Tiles:
     """Tiles of one linear, all `[tiles]`.
 
     value: score per saving; codes: codes of their kinds; price: cost per saving of the change that took a tile to its kind,
-    -inf for dense ones.
+    -inf for dense tiles.
     """
 
     area: NDArray[np.int64]
@@ -95,7 +95,8 @@ def _tiles(
     for kind in scores:
         here = codes == kind.code
         value = np.where(here, cost[kind] / saving[kind], value)
-        # The last step of the hull is the steepest way to this kind from one that saves less: others lie above the hull.
+        # The last step of the hull is the steepest way to this kind from a kind that saves less: other ways lie above the
+        # hull.
         steps = [cost[kind] / saving[kind]]
         for other in scores:
             if tile_savings(other, np.ones(1), unit) < tile_savings(kind, np.ones(1), unit):
@@ -105,7 +106,7 @@ def _tiles(
 
 
 def _edges(low: float, high: float) -> NDArray[np.float64]:
-    """Returns edges of bins of equal width on a logarithmic scale, or of one bin if all scores are equal."""
+    """Returns edges of bins of equal width on a logarithmic scale, or of a single bin if all scores are equal."""
     if high <= low * (1 + 10.0 ** (1 - _DIGITS)):
         return np.array([low, high if high > low else np.nextafter(high, np.inf)])
     inner = np.geomspace(low, high, _BINS + 1)[1:-1]

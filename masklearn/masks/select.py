@@ -1,10 +1,10 @@
 """Selects the kind of every tile, by scores and a budget: least cost, exact to less than one step, deterministic.
 
-Every tile has a few points (saving, cost), one for each kind that it may have, and dense at (0, 0). Their lower convex hull
-is a chain of steps of falling efficiency: each replaces the tile's kind by one that saves more. The steps of all tiles,
-sorted by cost per unit saved, are taken until the budget is met. This is the multiple-choice knapsack, and interpolation of
-the last step gives its linear program (Sinha and Zoltners, Operations Research 27, 1979). With 2:4 alone a tile has one
-step.
+Every tile has a few points (saving, cost): a point for each kind that it may have, and dense at (0, 0). Their lower convex
+hull is a chain of steps of falling efficiency: each step replaces the tile's kind by a kind that saves more. The steps of
+all tiles, sorted by cost per unit saved, are taken until the budget is met. This is the multiple-choice knapsack, and
+interpolation of the last step gives its linear program (Sinha and Zoltners, Operations Research 27, 1979). With only 2:4 a
+tile has one step.
 """
 
 from collections.abc import Iterator, Mapping
@@ -24,15 +24,15 @@ from masklearn.quant.table import FLOAT16, WeightType
 Grids = Mapping[str, NDArray[Any]]
 
 Scores = Mapping[str, Any]
-"""Numbers of tiles by linear: a grid `[grid]` for 2:4, or grids by `TileKind`, one for each kind that the tiles may have."""
+"""Numbers of tiles by linear: a grid `[grid]` for 2:4, or a grid for each `TileKind` that the tiles may have."""
 
 
 @dataclass(frozen=True)
 class RoundingLoss:
     """Loss of quality if all weights of a linear are rounded, in the unit of the tiles' scores.
 
-    by_type: of each quantised type that the linear may have; inputs: name of the first linear with the same inputs. Linears
-    of one input are packed together, and so get one type.
+    by_type: loss with each quantised type that the linear may have; inputs: name of the first linear with the same inputs.
+    Linears with the same input are packed together, and so get the same type.
     """
 
     by_type: Mapping[WeightType, float]
@@ -110,8 +110,8 @@ class Choose(Protocol):
     ) -> tuple[Selection, Budget]:
         """Returns tile maps and the budget that they fill.
 
-        scores, areas: those of `select`; rounding: losses of linears whose types are to be chosen. It may be called for
-        several sets of scores. A linear that its budget leaves dense once stays so in later calls.
+        scores, areas: see `select`; rounding: losses of linears whose types are to be chosen. It may be called for several
+        sets of scores. A linear that its budget leaves dense once stays dense in later calls.
         """
 
 
@@ -151,8 +151,8 @@ def select(scores: Scores, areas: Grids, budget: Budget | float, costs: Scores |
 
     Each share of the budget is solved separately. A ratio is met as nearly as a number of steps in that order can:
     |reached - asked| is at most half of one step's saving, with 2:4 a quarter of a tile's weights. 0 and 0.5 are met
-    exactly. A saving (`Budget.saving`) is reached or exceeded by less than one step. Among equal steps the one of the first
-    linear in `scores` is taken, then the one in the lowest row, then the one in the lowest column.
+    exactly. A saving (`Budget.saving`) is reached or exceeded by less than one step. Equal steps are taken in the order of
+    the linears in `scores`, then by row, then by column.
 
     Raises MaskLearnError for a ratio outside 0 ... 0.5, patterns that do not fit, or a saving that all tiles together
     do not reach, and ValueError for a score or a cost that is not finite, or a unit without costs.
@@ -180,7 +180,7 @@ _Points = dict[TileKind, NDArray[Any]]
 
 
 def points_of(grids: Any) -> _Points:
-    """Returns the grids of a linear's tiles by kind. A grid alone is that of 2:4."""
+    """Returns the grids of a linear's tiles by kind. A single grid is for 2:4."""
     return dict(grids) if isinstance(grids, Mapping) else {TWO_FOUR: np.asarray(grids)}
 
 
@@ -210,7 +210,7 @@ def _fill(
     count = _count(saved, share, unit)
     total = sum(kinds[name].size for name in share.names)
     chosen = np.full(total, DENSE.code, np.uint8)
-    # Steps of a tile are in their own order, so the last one that is taken stands. numpy assigns in order.
+    # Steps of a tile are in their own order, so the last step taken stands. numpy assigns in order.
     chosen[steps.tile[:count]] = steps.kind[:count]
     _put_back(chosen, share, kinds)
     cost = np.concatenate(([0.0], np.cumsum(steps.cost)))
@@ -220,13 +220,13 @@ def _fill(
 
 
 def steps_of(losses: list[_Points], savings: list[_Points]) -> Steps:
-    """Returns the steps of all tiles of some linears, sorted by cost per unit saved. Equal ones keep the order of tiles."""
+    """Returns the steps of all tiles of some linears, sorted by cost per unit saved. Equal steps keep the order of tiles."""
     kinds = list(dict.fromkeys(kind for points in losses for kind in points))
     cost, saving = _flat(losses, kinds), _flat(savings, kinds)
     at_cost, at_saving = np.zeros(cost.shape[1]), np.zeros(cost.shape[1])
     slope = np.full(cost.shape[1], -np.inf)
     tiles, codes, costs, saved, slopes = [], [], [], [], []
-    for _ in kinds:  # from the current point of each tile to the next one of its hull
+    for _ in kinds:  # from the current point of each tile to the next point of its hull
         ahead = saving - at_saving
         with np.errstate(divide="ignore", invalid="ignore"):
             slopes_to = np.where(ahead > 0.0, (cost - at_cost) / ahead, np.inf)

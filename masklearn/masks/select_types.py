@@ -1,11 +1,11 @@
 """Chooses the weight type of each linear together with the kinds of its tiles: least loss for a saving.
 
-The loss is that of the pruned tiles, which `select` knows, and that of rounding all weights of a linear. At a price, a loss
-that one unit of the saving may cost, the choice of each linear is its own: every tile has the kind, and the linear the type,
-for which loss − price · saving is least. A higher price never saves less, so bisection finds the price at which the whole
-model saves what it has to (Lagrange's relaxation of the nested multiple-choice knapsack). Types jump where tiles go in small
-steps: so the types of a few prices around that one are tried, `select` fills each of them exactly with tiles, and the one
-with the least loss is taken.
+The loss sums the scores of the pruned tiles, which `select` knows, and the loss of rounding all weights of a linear. The
+price is the loss that a unit of the saving may cost. At a given price each linear chooses independently: every tile gets the
+kind, and the linear the type, with the least loss − price · saving. A higher price never saves less, so bisection finds the
+price at which the whole model saves enough (Lagrange's relaxation of the nested multiple-choice knapsack). Types change the
+saving in jumps, tiles in small steps: so the types of a few prices around the found price are tried, `select` fills the
+budget exactly with tiles for each, and the choice with the least loss is taken.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ _ROUNDING = 1e-12  # relative rounding error that sums of bytes in fp64 may have
 
 @dataclass(frozen=True)
 class TypeSavings:
-    """Savings if linears have one type.
+    """Savings if all linears have the same type.
 
-    dense: what a linear's dense weights of this type save over dense weights of 16 bits, by linear; tiles: what each tile
-    saves besides if it is pruned, `[grid]` by linear and kind.
+    dense: saving of a linear's dense weights of this type over dense weights of 16 bits, by linear; tiles: additional saving
+    of each tile if it is pruned, `[grid]` by linear and kind.
     """
 
     dense: Mapping[str, float]
@@ -70,7 +70,7 @@ class Filled:
 
 @dataclass(frozen=True)
 class _Curve:
-    """Least loss of a group of linears with one type, and what it saves, after each step of its tiles; `[steps + 1]`.
+    """Least loss of a group of linears with the same type, and its saving, after each step of its tiles; `[steps + 1]`.
 
     slopes: loss per unit saved of each step, rising.
     """
@@ -94,9 +94,9 @@ class TypeChoices:
         rounding: RoundingLosses,
         savings: Mapping[WeightType, TypeSavings],
     ) -> None:
-        """options: types that each linear may have; scores: those of `select`; savings: for each of the types.
+        """options: types that each linear may have; scores: see `select`; savings: for each type.
 
-        Linears of one input that may have the same types are a group, and get one type.
+        Linears with the same input and the same options are a group, and get the same type.
         """
         members: dict[tuple[str, tuple[WeightType, ...]], list[str]] = {}
         for name, kinds in options.items():
@@ -125,9 +125,9 @@ class TypeChoices:
         }
 
     def _around(self, amount: float) -> Iterator[dict[str, WeightType]]:
-        """Yield the types at the highest price at which less is saved, and the first types from there on that save enough.
+        """Yield the types at the highest price that saves less than the amount, and the first types that save enough.
 
-        From the former, groups change one by one to their types at the next price: many may change at the same price.
+        To find these, groups change one after another to their types at the next price: many may change at the same price.
         """
         low = high = 1.0
         for _ in range(_FAR):
@@ -250,10 +250,10 @@ def least_loss(
     rounding: RoundingLosses,
     fill: Callable[[dict[str, WeightType]], Filled | None],
 ) -> Filled | None:
-    """Returns the choice of types with the least loss, None if none fills the budget.
+    """Returns the choice of types with the least loss, None if no choice fills the budget.
 
-    fill: returns None for types with which no tiles do. It is not asked about types whose rounding alone loses more than a
-    choice that was found.
+    fill: returns None if no tiles fill the budget with these types. It is not called for types whose rounding loses more
+    than the best choice so far.
     """
     best: Filled | None = None
     for types in sorted(tried, key=lambda one: rounding_cost(one, rounding)):

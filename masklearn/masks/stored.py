@@ -1,4 +1,4 @@
-"""Masks in their file: its metadata, and the tensors of one linear, in all versions of the format.
+"""Mask files: metadata, and the tensors of a linear, in all versions of the format.
 
 | version | tensors of a linear |
 |---|---|
@@ -7,7 +7,8 @@
 | 3 | as 2; `.scales` fp32 of a quantised linear, `[N]` for int8 and `[N, K/64]` for int4, see `quant.grid` |
 
 `.pattern` is uint8, one nibble (0 … 5) per group of 4 in the 2:4 tiles, row-major, low nibble first. A set without
-quantised linears is written in version 2, and one without n:16 tiles too in version 1, so that earlier releases read it.
+quantised linears is written in version 2, and if it has no n:16 tiles either, in version 1, so that earlier releases read
+it.
 """
 
 import math
@@ -87,7 +88,7 @@ def encoded_tiles(mask: LinearMask | Stored, kind: str) -> NDArray[np.uint8]:
 
 
 def stored_mask(shard: Shard, name: str, about: Mapping[str, Any], version: str) -> Stored:
-    """Check one linear's metadata against its tensors. Raises ValueError if they do not fit together."""
+    """Check a linear's metadata against its tensors. Raises ValueError if they do not fit together."""
     size, tile = (about["shape"][0], about["shape"][1]), (about["tile"][0], about["tile"][1])
     check_tile(size, tile)
     stored = (_tiles if version == KINDS_OF_24 else _kinds)(shard, name, size, tile)
@@ -143,7 +144,7 @@ def _from_nibbles(packed: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
 
 
 def finite_ratio(text: str) -> float:
-    """Returns the ratio that was asked for. Raises ValueError if it is no finite number."""
+    """Returns the ratio that was asked for. Raises ValueError if it is not a finite number."""
     number = float(text)
     if not math.isfinite(number):
         raise ValueError(f"ratio_asked is {number}")
@@ -174,12 +175,12 @@ def stored_grid(shard: Shard, name: str, about: Mapping[str, Any], version: str)
 
 
 def stored_orders(shard: Shard) -> dict[str, NDArray[np.int32]]:
-    """Read the orders of hidden channels. Raises ValueError for one that is no permutation."""
+    """Read the orders of hidden channels. Raises ValueError if an order is not a permutation."""
     names = [tensor for tensor in shard.tensors if tensor.endswith(".order")]
     orders = {name.removesuffix(".order"): shard.read(name) for name in names}
     for name, order in orders.items():
         if order.dtype != np.int32 or not np.array_equal(np.sort(order), np.arange(len(order))):
-            raise ValueError(f"{name}.order is no permutation")
+            raise ValueError(f"{name}.order is not a permutation")
     return orders
 
 

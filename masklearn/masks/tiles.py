@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-GROUP = 4  # consecutive k that share one 2:4 pattern
-WHOLE = 1 << 20  # more rows and columns than any linear has: one ragged tile covers all of them
+GROUP = 4  # consecutive k that share a 2:4 pattern
+WHOLE = 1 << 20  # more rows and columns than any linear has: a single ragged tile covers them all
 
 Shape = tuple[int, int]
 _T = TypeVar("_T", bound=np.generic)
@@ -16,7 +16,7 @@ _T = TypeVar("_T", bound=np.generic)
 def parse_tile(text: str) -> tuple[int, int]:
     """Returns (rows, columns) of a tile size such as `128x128` or `128x*`, where `*` stands for `WHOLE`.
 
-    Raises a ValueError of one line if it is no tile.
+    Raises a ValueError of one line if the text is not a tile size.
     """
     parts = text.lower().split("x")
     sizes = [
@@ -24,7 +24,7 @@ def parse_tile(text: str) -> tuple[int, int]:
     ]
     if len(sizes) != 2 or not all(sizes) or sizes[1] % GROUP:
         raise ValueError(
-            f"{text!r} is no tile. A tile is ROWSxCOLS with COLS a multiple of 4, such as 128x128, or 128x* for all columns."
+            f"{text!r} is not a tile. A tile is ROWSxCOLS with COLS a multiple of 4, e.g. 128x128, or 128x* for all columns."
         )
     return sizes[0], sizes[1]
 

@@ -1,11 +1,11 @@
 """Weight types that a user asks for: the value of `weights`, and what it means for each linear.
 
 It is a type such as `int8`, or `PATTERN=TYPE,PATTERN=TYPE,…` such as `mlp.*=int4,v_proj=float16`, with the patterns of
-`masklearn.masks.name_globs`. A type in front of all patterns is for the linears that none of them fits, which else keep the
-type that a quantised checkpoint gives them, or have 16 bits. The last pattern that fits a linear decides.
+`masklearn.masks.name_globs`. A type in front of all patterns is for the linears that no pattern fits, which otherwise keep
+the type that a quantised checkpoint gives them, or have 16 bits. The last pattern that fits a linear decides.
 
-In the place of a type there may be several, as in `int8,int4` or `mlp.*=int8,int4,v_proj=int8`: what stands between two
-patterns belongs to the first. `auto` is all types that fit a linear. Then learning chooses one for each linear
+There may be several types in place of a type, as in `int8,int4` or `mlp.*=int8,int4,v_proj=int8`: types between two
+patterns belong to the first. `auto` means all types that fit a linear. Learning then chooses a type for each linear
 (`masklearn.masks.select_types`).
 """
 
@@ -33,8 +33,8 @@ def parse_weights(text: str) -> str:
 
 
 def named_types(text: str | None) -> Types:
-    """Returns the types that the value names, in the table's order; text: None for no value. `auto` names those of
-    integers: 16 bits are what is there already."""
+    """Returns the types that the value names, in the table's order; text: None for no value. `auto` names only the
+    integer types."""
     named = {kind for _, kinds in _pairs(text) for kind in kinds} if text else set()
     if AUTO in named:
         named.update(QUANTISED)
@@ -50,7 +50,7 @@ def allowed_types(
     shapes: Mapping[str, tuple[int, int]],
     given: Mapping[str, WeightType] = MappingProxyType({}),
 ) -> dict[str, Types]:
-    """Returns the types that each linear may have: one, unless the value leaves a choice.
+    """Returns the types that each linear may have: a single type, unless the value leaves a choice.
 
     text: None for no value; shapes: (N, K) by linear; given: types of linears that a quantised checkpoint has, which they
     keep unless the value names others. `auto` leaves out types whose spans do not divide K. Raises MaskLearnError for a
@@ -76,7 +76,7 @@ def quantised_types(
 ) -> dict[str, WeightType]:
     """Returns the types of the linears that are quantised. The others have 16 bits.
 
-    The arguments are those of `allowed_types`, whose errors are raised. Raises UsageError if the value leaves a choice.
+    For the arguments and errors see `allowed_types`. Also raises UsageError if the value leaves a choice.
     """
     allowed = allowed_types(text, shapes, given)
     if any(len(kinds) > 1 for kinds in allowed.values()):
@@ -99,7 +99,7 @@ def spell_types(types: Mapping[str, WeightType]) -> str:
     if not types:
         return FLOAT16.name
     ((commonest, _),) = Counter(types.values()).most_common(1)
-    # A name may be the end of a longer one, which then has to come later.
+    # A name may be the end of a longer name, which then has to come later.
     rest = sorted((name for name in types if types[name] is not commonest), key=len)
     own = {name: types[name] for name in rest}
     for name in types.keys() - own.keys():
@@ -137,11 +137,11 @@ def _pairs(text: str) -> _Pairs:
 
 
 def _check_list(kinds: tuple[str, ...]) -> None:
-    """Raises a ValueError of one line for types between which there is nothing to choose."""
+    """Raises a ValueError of one line for a faulty list of types."""
     spelled = ",".join(kinds)
     if len(set(kinds)) < len(kinds):
         raise ValueError(f"{spelled} names a type twice.")
     if AUTO in kinds and len(kinds) > 1:
-        raise ValueError(f"{spelled} names {AUTO} beside types. It stands alone.")
+        raise ValueError(f"{spelled} names {AUTO} and other types. Give only one of the two.")
     if sum(kind != AUTO and not weight_type(kind).quantised for kind in kinds) > 1:
-        raise ValueError(f"{spelled} names two types of 16 bits, and a graph has but one.")
+        raise ValueError(f"{spelled} names two types of 16 bits, and a graph has only one.")

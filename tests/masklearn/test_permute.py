@@ -233,7 +233,7 @@ def test_orders_survive_the_file_and_are_checked(tmp_path: Path) -> None:
     assert np.array_equal(MaskSet.load(tmp_path / "masks.safetensors").orders["a.down"], [2, 0, 1])
     masks.orders["a.down"] = np.array([2, 0, 2], np.int32)
     masks.save(tmp_path / "masks.safetensors")
-    with pytest.raises(MaskLearnError, match=r"a\.down\.order is no permutation"):
+    with pytest.raises(MaskLearnError, match=r"a\.down\.order is not a permutation"):
         MaskSet.load(tmp_path / "masks.safetensors")
 
 

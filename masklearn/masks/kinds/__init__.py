@@ -1,1 +1,1 @@
-"""Kinds of tiles: what may be kept of the weights of a tile. `table` lists them, with one file for each family."""
+"""Kinds of tiles: which weights of a tile may be kept. `table` lists the kinds; each family has a file."""

@@ -1,8 +1,8 @@
 """Kinds of tiles that a user allows: the value of `kinds`, and what it means for each linear.
 
 It is `2:4`, `auto`, a list such as `8:16,12:16`, or `PATTERN=LIST,PATTERN=LIST,…` such as `mlp.*=8:16,12:16,v_proj=2:4`.
-The patterns are those of `masklearn.masks.name_globs`; what stands between two patterns belongs to the first. A list in
-front of all patterns is for the linears that none of them fits, which else are 2:4. The last pattern that fits a linear
+For patterns see `masklearn.masks.name_globs`; kinds between two patterns belong to the first. A list in front of all
+patterns is for the linears that no pattern fits, which otherwise are 2:4. The last pattern that fits a linear
 decides. A tile may always stay dense.
 """
 
@@ -66,7 +66,7 @@ def left_out_of_auto(
 ) -> Iterator[str]:
     """Yield lines for the user about kinds that `auto` leaves out, because their groups do not fit.
 
-    The arguments are those of `allowed_kinds`.
+    For the arguments see `allowed_kinds`.
     """
     decided, found = decide(_pairs(text), list(shapes), "`kinds`"), allowed_kinds(text, shapes, tile)
     linears: dict[tuple[TileKind, ...], list[str]] = {}
@@ -77,7 +77,7 @@ def left_out_of_auto(
     for missing, names in linears.items():
         yield (
             f"kinds: auto leaves {', '.join(kind.name for kind in missing)} out in {len(names)} of {len(shapes)} linears, "
-            f"such as {names[0]}: K or the columns of a tile are no multiple of {max(kind.span for kind in missing)}"
+            f"such as {names[0]}: K or the columns of a tile are not a multiple of {max(kind.span for kind in missing)}"
         )
 
 
@@ -111,5 +111,5 @@ def _pairs(text: str) -> _Pairs:
         if len(set(kinds)) < len(kinds):
             raise ValueError(f"{','.join(kinds)} names a kind twice.")
         if AUTO in kinds and len(kinds) > 1:
-            raise ValueError(f"{','.join(kinds)} names {AUTO} beside kinds. It stands alone.")
+            raise ValueError(f"{','.join(kinds)} names {AUTO} and other kinds. Give only one of the two.")
     return pairs

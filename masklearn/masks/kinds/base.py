@@ -1,4 +1,4 @@
-"""Families of kinds of tiles, and a kind: one row of the table of kinds."""
+"""Families of kinds of tiles, and a kind: a row of the table of kinds."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Family(ABC):
 
     name: name in errors and of the codes in a mask file; group: weights of one row that share one code; span: consecutive
     columns whose groups lie among them, so that K and the columns of a tile are multiples of it; code_bits: bits that a
-    group's code takes beside its kept weights in packed slabs; stored: name of the numpy type of a code.
+    group's code takes in packed slabs, in addition to its kept weights; stored: name of the numpy type of a code.
     """
 
     name: ClassVar[str]
@@ -41,7 +41,7 @@ class Family(ABC):
         """Returns codes `[..., K/group]` that keep the `kept` weights of each group with the highest scores.
 
         scores: `[..., K]`, without NaN, K a multiple of `span`; kept: a number, or integers that broadcast to
-        `[..., K/group]`. Of equal scores the one whose position in the group is lower is kept.
+        `[..., K/group]`. Among equal scores, lower positions in the group are kept.
         """
 
     @abstractmethod
@@ -54,7 +54,7 @@ class Family(ABC):
 
     @abstractmethod
     def check(self, codes: NDArray[Any], kept: NDArray[np.uint8]) -> None:
-        """Raises ValueError unless every code is one that keeps `kept` weights; both `[n]`."""
+        """Raises ValueError unless every code keeps `kept` weights; both `[n]`."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ a slab of 64 columns, four steps, these are 16 weights. They are the group, so t
     group t, positions     0  1  2  3        4  5  6  7        8  9 10 11       12 13 14 15
              columns       2t 2t+1 2t+8 2t+9   …+16              …+32              …+48
 
-The four groups of a slab are those of t = 0 … 3. In the bits of a group's code, bit p stands for position p, 1 for kept.
+The four groups of a slab have t = 0 … 3. In the bits of a group's code, bit p stands for position p, 1 for kept.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class OfSixteen(Family):
     def best(self, scores: Any, kept: Any) -> Any:
         """Ranks the 16 scores of each group by comparing every two, so that the tie rule holds on every machine."""
         planes = _planes(scores)  # [16, ..., K/16]: each operation is on long rows, not on short groups
-        ranks = _zeros_like(planes)  # number of scores of the group that go before this one
+        ranks = _zeros_like(planes)  # number of scores of the group that go before this score
         for i in range(self.group - 1):
             wins = (planes[i] >= planes[i + 1 :]).view(ranks.dtype)
             ranks[i + 1 :] += wins

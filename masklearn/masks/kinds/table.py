@@ -19,7 +19,7 @@ _TWO_OF_FOUR, _OF_SIXTEEN = TwoOfFour(), OfSixteen()
 DENSE = TileKind("dense", 0, None, 1)
 TWO_FOUR = TileKind("2:4", 1, _TWO_OF_FOUR, 2)
 
-# Codes are in mask files: a new kind takes the next free one, and none changes.
+# Codes are in mask files: a new kind takes the next free code, and codes never change.
 KINDS: tuple[TileKind, ...] = (
     DENSE,
     TWO_FOUR,
@@ -40,7 +40,7 @@ BY_CODE: Mapping[int, TileKind] = MappingProxyType({kind.code: kind for kind in 
 
 
 def kind_named(name: str) -> TileKind:
-    """Returns the kind that prunes and has this name. Raises a ValueError of one line if there is none."""
+    """Returns the pruning kind with this name. Raises a ValueError of one line for another name."""
     try:
         return PRUNED[name]
     except KeyError:

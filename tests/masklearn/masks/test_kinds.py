@@ -162,7 +162,7 @@ def test_a_named_kind_must_fit() -> None:
         ("", "no kind ''"),
         ("dense", "no kind 'dense'"),
         ("8:16,8:16", "names a kind twice"),
-        ("auto,8:16", "It stands alone"),
+        ("auto,8:16", "Give only one of the two"),
         ("=8:16", "no pattern in front"),
         ("mlp.*=", "no kind ''"),
         ("re:(=8:16", "not a regular expression"),

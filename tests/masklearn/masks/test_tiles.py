@@ -76,7 +76,7 @@ def test_a_tile_is_spelled_as_rows_x_columns(text, tile):
     "text", ["128", "128x", "x128", "0x128", "128x0", "128x6", "1x4x4", "-1x4", "ax4", "**x4", "²x4"]
 )
 def test_text_that_is_no_tile_is_refused(text):
-    with pytest.raises(ValueError, match=r"is no tile\. A tile is ROWSxCOLS"):
+    with pytest.raises(ValueError, match=r"is not a tile\. A tile is ROWSxCOLS"):
         parse_tile(text)
 
 

@@ -50,9 +50,9 @@ def test_a_value_is_spelled_in_one_way() -> None:
     ("text", "why"),
     [
         ("int3", "There is no weight type 'int3'. The types are float16, bfloat16, int8, int4."),
-        ("mlp.*=auto,int8", "auto,int8 names auto beside types. It stands alone."),
+        ("mlp.*=auto,int8", "auto,int8 names auto and other types. Give only one of the two."),
         ("int8,int8", "int8,int8 names a type twice"),
-        ("float16,int8,bfloat16", "names two types of 16 bits, and a graph has but one"),
+        ("float16,int8,bfloat16", "names two types of 16 bits, and a graph has only one"),
         ("=int8", "has no pattern in front of the ="),
         ("", "There is no weight type ''"),
         ("mlp.*=", "There is no weight type ''"),
