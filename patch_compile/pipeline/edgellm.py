@@ -48,7 +48,7 @@ class EdgeLlmExporter:
 
     @property
     def note(self) -> str:
-        """Returns a warning about a version that was never tried; empty for the tried ones."""
+        """Returns a warning about a version that was never tried, else ""."""
         if self.version in _TRIED:
             return ""
         return f"warning: {_PACKAGE} {self.version} was never tried with patch-compile; tried are {', '.join(_TRIED)}"
@@ -61,7 +61,7 @@ class EdgeLlmExporter:
             raise PatchCompileError(
                 f"Edge-LLM's exporter {self.version} wrote no {EDGELLM_ONNX} for {model}",
                 f"It ended with code {done.returncode}. It said: {' | '.join(map(str.strip, said)) or 'nothing'}.",
-                f"Run it alone to see all: {self.python.parent / f'{_PACKAGE}-export'} {model} FOLDER.",
+                f"Run it yourself to see all: {self.python.parent / f'{_PACKAGE}-export'} {model} FOLDER.",
             )
 
 
@@ -75,11 +75,11 @@ def find_exporter(python: Path | None, out: Path) -> EdgeLlmExporter:
         done = run_foreign_python(asked, _ASKS_VERSION, seconds=_PATIENCE)
         why = "" if done.returncode == 0 else f"{asked} has no package {_PACKAGE}."
     except (OSError, subprocess.TimeoutExpired) as error:
-        why = f"{asked} is no Python that runs: {error}."
+        why = f"{asked} does not run as Python: {error}."
     if why:
         raise PatchCompileError(
             "TensorRT Edge-LLM's exporter is not installed",
-            f"{why} It pins its own versions of torch and transformers, so it needs an environment of its own.",
+            f"{why} It pins its own versions of torch and transformers, so it needs its own environment.",
             f"`python3 -m venv edgellm && edgellm/bin/pip install '{_PACKAGE}[export]'`, then give --edgellm-python "
             f"edgellm/bin/python. Or run the two steps elsewhere: `{_PACKAGE}-export {out / MODEL} EXPORTED`, and "
             f"`patch-compile compile {out / MODEL} --mask {out / MASKS} --graph EXPORTED/{EDGELLM_ONNX} -o COMPILED`.",
@@ -92,7 +92,7 @@ def write_edgellm(
 ) -> dict[str, LinearPlan]:
     """Export OUT/model by Edge-LLM's exporter into `folder`, and put PatchLinear into the graph of its language model.
 
-    All other files are the exporter's. Lowerings are those that OUT's recipe asks for. Returns the plan of each linear.
+    All other files are the exporter's. OUT's recipe chooses the lowerings. Returns the plan of each linear.
     Raises PatchCompileError if the exporter fails, and if its graph holds none of the linears.
     """
     if exporter.note:

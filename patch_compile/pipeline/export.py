@@ -29,7 +29,7 @@ _PLAIN = "not quantised"
 def export_checkpoint(path: Path, format: str) -> ExportedAnswer:
     """Write OUT/compressed-tensors, and return the result that is printed.
 
-    Raises PatchCompileError if OUT has no quantised linears or was changed, for a model that the format does not hold, and
+    Raises PatchCompileError if OUT has no quantised linears or was changed, for a model that the format cannot hold, and
     if another process writes into OUT.
     """
     with kept_for_writing(path):
@@ -107,7 +107,7 @@ def _check_same(folder: Path, model: Checkpoint, update: OnStep) -> Checkpoint:
         raise ValueError(f"{folder} stands for other tensors than {model.path}")
     for done, name in enumerate(names, start=1):
         if not np.array_equal(written.read(name), model.read(name)):
-            raise ValueError(f"{name} in {folder} is not that of {model.path}")
+            raise ValueError(f"{name} in {folder} differs from {name} in {model.path}")
         update(name, done, len(names))
     return Checkpoint.open(folder, as_stored=True)
 
@@ -118,6 +118,6 @@ def _note_wide_scales(stored: Checkpoint, progress: Progress) -> None:
     )
     if wide:
         progress.note(
-            f"scales: those of {wide} linears are numbers of 32 bits; transformers keeps them with "
-            "CompressedTensorsConfig(dequantize=True) alone, and else rounds them to the type that it loads"
+            f"scales: {wide} linears have 32-bit scales; transformers keeps them only with "
+            "CompressedTensorsConfig(dequantize=True), and else rounds them to the type that it loads"
         )

@@ -20,8 +20,8 @@ def build_for_edgellm(
 ) -> Report:
     """Build, write OUT/edgellm, and return the report.
 
-    python: the interpreter of the environment that has Edge-LLM's exporter, None for this one. Raises
-    UsageError for an ONNX file, and PatchCompileError without the exporter, both before any work.
+    python: the interpreter of the environment that has Edge-LLM's exporter, None for this interpreter. Raises UsageError
+    for an ONNX file, and PatchCompileError without the exporter, both before any work.
     """
     if recipe.model.suffix == ".onnx":
         raise UsageError(

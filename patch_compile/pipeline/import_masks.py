@@ -54,7 +54,7 @@ def import_mask(request: ImportRequest, *, force: bool = False) -> ImportedAnswe
 
 
 def _command(request: ImportRequest, format: str) -> str:
-    """Returns the command that compiles with the masks, and a remark about the weights that it takes."""
+    """Returns the command that compiles with the masks, with a remark about where its weights come from."""
     pruned = IMPORTERS[format].in_weights
     model = request.source if pruned else request.model
     words = ["patch-compile", "build", str(model), "--mask", str(request.out)]
@@ -62,8 +62,8 @@ def _command(request: ImportRequest, format: str) -> str:
     words += [word for pattern in request.exclude for word in ("--exclude", pattern)]
     command = shlex.join(words)
     if pruned:
-        return f"{command} (the pruned weights are those of {model})"
-    return f"{command} (masks only were imported: the weights are those of {model})"
+        return f"{command} (the pruned weights come from {model})"
+    return f"{command} (only masks were imported: the weights come from {model})"
 
 
 def _check_out(request: ImportRequest, *, force: bool) -> None:

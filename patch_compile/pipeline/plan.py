@@ -83,7 +83,7 @@ def plan(recipe: Recipe) -> PlanOfModel:
 
 
 def _in_asked_type(recipe: Recipe) -> Recipe:
-    """Returns the recipe with the 16-bit type that its weights name as that of the graph: both take the same time."""
+    """Returns the recipe with its graph in the 16-bit type that `weights` names: both 16-bit types take the same time."""
     named = [kind.name for kind in named_types(recipe.weights) if not kind.quantised]
     return recipe.model_copy(update={"dtype": named[0]}) if named else recipe
 
@@ -96,7 +96,7 @@ def _other_kinds(source: Source, costs: CostModel) -> OtherKinds | None:
     assert other.outline is not None
     try:
         plans, _ = _plans(other, costs)
-    except PatchCompileError:  # SpeedError is one
+    except PatchCompileError:  # also SpeedError
         return None
     made = plan_of(plans, other.outline, costs)
     if made.whole is None:
@@ -175,7 +175,7 @@ def _plans(
 ) -> tuple[dict[str, LinearPlan], Gaining | None]:
     """Plan for the given masks, for the requested speed, or for the ratio over the linears that gain.
 
-    of_masks: False takes the requested types of weights even if those of the given masks are rounded to others.
+    of_masks: False takes the requested types of weights even if the weights of the given masks are rounded to other types.
     """
     r = source.recipe
     if r.mask is not None:

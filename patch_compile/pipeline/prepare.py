@@ -99,8 +99,8 @@ def _masks_of_another(source: Source) -> Iterator[str]:
     if file is None or source.given.masks.base_sha256 == source.fingerprint:
         return
     yield (
-        f"warning: the masks {file} were made for other weights than those of {source.model}: for the model "
-        f"{source.given.masks.base_model or 'of an unknown name'}, whose sha256 is another one; "
+        f"warning: the masks {file} were not made for the weights of {source.model} but for the model "
+        f"{source.given.masks.base_model or 'of an unknown name'}, which has another sha256; "
         "they may zero weights that this model needs"
     )
 

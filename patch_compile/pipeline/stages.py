@@ -208,7 +208,7 @@ def keys_of(job: Job, dump: PassDump | None = None) -> dict[Stage, str]:
     """
     r, masks = job.recipe, _masks_key(job)
     dumped = None if dump is None else time.time_ns()
-    # With the name of genai_config.json, the key differs from that of builds before this file, which lack it.
+    # With the name of genai_config.json, the key differs from the key of older builds, which lack this file.
     graph = (r.dtype, r.opset, r.logits, r.fuse, r.lowering, GENAI_CONFIG_NAME)
     onnx = key_of(masks, *graph, job.source.graph_key, repr(job.costs), dumped, Plan.SCHEMA)
     shapes = [r.min_shapes, r.opt_shapes, r.max_shapes, repr(r.engine_options())]
@@ -226,7 +226,7 @@ def _masks_key(job: Job) -> str:
     learned = r.model_dump(mode="json", include=set(LearnRecipe.model_fields) - {"calib", "threads"})
     files = [source.calibration_hash, sha256_of(Path(r.prior)) if Path(r.prior).is_file() else None]
     # Predicted costs choose the tiles for a speed, and the linears that gain.
-    fuse = r.fuse if job.costs else None  # it changes costs alone
+    fuse = r.fuse if job.costs else None  # it changes only costs
     predicted = [str(r.goal), r.lowering, fuse, repr(job.costs)] if job.chooser else None
     version = importlib.metadata.version("patch-compile")
     model = [source.fingerprint, beside_key(source, given=True)]
@@ -247,7 +247,7 @@ def opened(job: Job, progress: Progress, *, force: bool, resume: bool) -> Iterat
         yield workspace
     except BaseException as error:
         if not workspace.discard_if_empty() and isinstance(error, KeyboardInterrupt | PatchCompileError):
-            progress.note(f"what is finished is kept in {workspace.root}; --resume continues from there")
+            progress.note(f"finished stages are kept in {workspace.root}; --resume continues from there")
         raise
     finally:
         workspace.release()

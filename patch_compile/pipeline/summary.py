@@ -51,7 +51,7 @@ def onnx_of(job: Job, root: Path) -> OnnxFile:
 
 
 def engine_of(job: Job, root: Path) -> BuiltEngine | None:
-    """Returns the description of the engine, None without one. root: the folder that becomes OUT."""
+    """Returns the description of the engine, None without an engine. root: the folder that becomes OUT."""
     report = root / ENGINE_REPORT
     if not report.is_file():
         return None

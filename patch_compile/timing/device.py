@@ -43,16 +43,16 @@ class Place:
         return Runner.ENGINE if self.library.on_gpu else Runner.ONNX
 
     def open(self, model: str, file: Path) -> OwnProcess:
-        """Load a model in a process of its own."""
+        """Load a model in its own process."""
         if self.library.on_gpu:
             return OwnProcess(model, partial(open_engine_runner, file, trust=self.trust))
         return OwnProcess(model, partial(OnnxRunner, file))
 
 
 def choose_runner(out: OutFolder, asked: Runner | None, progress: Progress) -> Runner:
-    """Returns the runner: the one asked for, else the engine if this machine runs it, else ONNX Runtime.
+    """Returns the requested runner, else the engine if this machine runs it, else ONNX Runtime.
 
-    Raises PatchCompileError if the runner that was asked for can't be used, and if there is nothing to time.
+    Raises PatchCompileError if the requested runner can't be used, and if there is nothing to time.
     """
     if asked is not Runner.ONNX:
         why_not = _why_no_engine(out)

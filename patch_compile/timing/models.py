@@ -1,4 +1,4 @@
-"""Files of the models that are timed. All but the hybrid one are made for the benchmark, and removed afterwards."""
+"""Files of the timed models. All models but the hybrid model are made for the benchmark, and removed afterwards."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def model_files(
     found = InputSnapshot.of(lambda: _inputs(out, source) if set(which) - {Contender.HYBRID} else ())
     try:
         if set(which) - {Contender.HYBRID}:
-            check_unchanged(source, out, "; or time the hybrid model alone: --against none")
+            check_unchanged(source, out, "; or time only the hybrid model: --against none")
             check_free_space(out.path / BENCH_MODELS, _needed(out, which, runner))
         yield {one: _file_of(one, runner, out, source, costs, progress, made, found) for one in which}
     finally:
@@ -169,9 +169,9 @@ def write_contender(
     folder: Path,
     progress: Progress,
 ) -> Path:
-    """Write the ONNX file of a model that the hybrid one is timed against, and return its path.
+    """Write the ONNX file of a model that the hybrid model is timed against, and return its path.
 
-    Each gets a folder of its own below `folder`. If the source of the build is an ONNX file, that file is the dense
+    Each model gets its own folder below `folder`. If the source of the build is an ONNX file, that file is the dense
     model. costs: the cost model that OUT was planned by; lowering `auto` needs it.
     """
     path = folder / which.folder / ONNX_NAME

@@ -112,7 +112,7 @@ def check_calibration(place: Place, source: Source) -> None:
         raise PatchCompileError(f"--calibrate does not go with {source.words}", why, fix)
     if place.card is None:
         raise PatchCompileError(
-            f"There is no card to calibrate for {place.device.name}",
+            f"{place.device.name} has no card to calibrate",
             "The table of cards has no row for it or its architecture.",
             fix,
         )
@@ -121,8 +121,8 @@ def check_calibration(place: Place, source: Source) -> None:
 def calibrate(report: BenchReport, planned: PlannedModel, card: PlanCard, model: str) -> MeasuredCard:
     """Fit the card to the dense and hybrid times of bench.json. Raises PatchCompileError if the fit fails.
 
-    card: the card of the GPU, from the table or from an earlier calibration. The fit starts afresh and does not build
-    on an earlier one.
+    card: the card of the GPU, from the table or from an earlier calibration. The fit does not start from an
+    earlier fit.
     """
     rows, evened = report.rows, planned.evened()
     points = [Point(row.phase, row.batch, row.tokens) for row in rows]

@@ -88,7 +88,7 @@ def _fitting(sizes: Sequence[int], most: int | None) -> tuple[int, ...]:
 def parse_against(text: str) -> tuple[Contender, ...]:
     """Parse comma-separated names of models; `none` stands for no model.
 
-    Raises ValueError, naming the known ones, for any other name.
+    Raises ValueError with the known names for any other name.
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
     if names == [_NONE]:

@@ -24,7 +24,7 @@ from patch_compile.timing.points import MakeFeed, Point, feed_of
 from patch_compile.timing.predicted import PlannedModel, planned_model
 from patch_compile.timing.request import BenchRequest
 
-# ONNX Runtime's CPU kernels multiply in fp32: it keeps a widened copy of every 16-bit weight, and another one in its
+# ONNX Runtime's CPU kernels multiply in fp32: it keeps a widened copy of every 16-bit weight, and another copy in its
 # kernel's order. Integer operations unpack packed weights when the model is loaded: SmolLM2-135M peaks at 3.2 GiB
 # there.
 _BYTES_PER_WEIGHT, _PACKED_BYTES_PER_WEIGHT = 8, 24
@@ -46,7 +46,7 @@ class Subject:
 
     @cached_property
     def inputs(self) -> Sequence[GraphInput]:
-        """Returns the inputs of the hybrid ONNX file. The other models have equal ones."""
+        """Returns the inputs of the hybrid ONNX file. The other models have equal inputs."""
         return read_inputs(self.out.path / ONNX)
 
     @property
@@ -72,7 +72,7 @@ class Subject:
         return sum(one.needs(points, packed=which is not Contender.DENSE) for which in self.asked.models)
 
     def engine_bytes(self) -> int:
-        """Returns a rough upper bound of the bytes of all engines' weights. No engine is larger than the dense one."""
+        """Returns a rough upper bound of the bytes of all engines' weights. No engine is larger than the dense engine."""
         return len(self.asked.models) * self._dense_bytes(ENGINE)
 
     def _dense_bytes(self, hybrid: str) -> int:

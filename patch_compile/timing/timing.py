@@ -87,9 +87,9 @@ class OnnxRunner:
 
 
 class OwnProcess:
-    """A model in a process of its own, where `open_runner` loads it. Models take turns: one process works at a time.
+    """A model in its own process, where `open_runner` loads it. Models take turns: one process works at a time.
 
-    Two engines can't always share a process: each may need its own PatchLinear plugin, and TensorRT takes only one of a
+    Two engines can't always share a process: each may need its own PatchLinear plugin, and TensorRT takes only one of each
     name. ONNX Runtime's sessions could, but would save no memory, since taking turns needs all of them loaded.
 
     name: name of the model, in words. Raises PatchCompileError as `open_runner` does, and if the process ends.
@@ -170,8 +170,8 @@ def take_turns(
 ) -> dict[str, TurnTimes]:
     """Time each runner `iterations` times on the same inputs, after `warm_up` runs that do not count.
 
-    Every runner has one turn in a round. Each round begins with another runner, so none always follows the same one. In
-    a turn a model runs twice, and the second run counts: during the first, the caches are still full of another model's
+    Every runner has one turn in a round. Each round begins with another runner, so no runner always follows the same runner.
+    In a turn a model runs twice, and the second run counts: during the first, the caches are still full of another model's
     data, which never happens in use. after_round: called after each timed round, as soon as its last run is done.
     """
     for runner in runners.values():

@@ -46,7 +46,7 @@ def with_baselines(
     progress: Progress,
     check: Callable[[], object],
 ) -> BesideBaselines:
-    """Returns the result beside the dense model and all requested or cached baselines.
+    """Returns a table of the result, the dense model and all requested or cached baselines.
 
     result: row of the result; dense: perplexity of the dense model on `windows` `[count, length]`; check: raises an error
     if a file of the model was changed meanwhile.

@@ -55,7 +55,7 @@ def compare_decoders(
     """Compare the last position's logits of each prompt and of some decode steps. Both models are fed the reference's
     tokens.
 
-    Both compute in 16 bits but add in a different order, so the tolerance is twice that of rounding.
+    Both compute in 16 bits but add in a different order, so the tolerance is twice the error of rounding.
     """
     pairs = [pair for prompt in prompts for pair in _steps(engine, reference, prompt)]
     scale = max(float(np.abs(theirs).max()) for *_, theirs in pairs)

@@ -23,7 +23,7 @@ Choices = Mapping[str, NDArray[Any]]
 class Followed:
     """Judges the choices that a model followed.
 
-    lost: how much lower than the best experts the chosen ones score, as a share of the largest score; the worst of all
+    lost: how much lower than the best experts the chosen experts score, as a share of the largest score; the worst of all
     tokens and routers. Infinite if an expert is chosen twice or does not exist.
     """
 
@@ -35,7 +35,7 @@ def following(choices: Choices) -> Iterator[Followed]:
     """Let the calls of `torch.topk` within the context give the indices of `choices`, one after the other.
 
     Raises ValueError if the model does not choose as often as the graph, or from other tensors. Without choices, `topk` is
-    left alone.
+    not changed.
     """
     from torch.overrides import TorchFunctionMode
 

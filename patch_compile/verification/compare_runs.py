@@ -123,9 +123,10 @@ def compare_runs(
 ) -> OnnxCheck:
     """Compare runs of the same feeds.
 
-    The tolerance is that of rounding to `dtype`, as a share of the largest logit. Choices of routers may lose no more than
-    rounding explains. measure: measures the tolerance if the derived tolerance is exceeded, see `measured_tolerance`. asked:
-    replaces the tolerance. statistic: the statistic of a run's errors that must keep the tolerance, as Polygraphy names it.
+    The tolerance is the error of rounding to `dtype`, as a share of the largest logit. Choices of routers may lose no more
+    than rounding explains. measure: measures the tolerance if the derived tolerance is exceeded, see
+    `measured_tolerance`. asked: replaces the tolerance. statistic: the statistic of a run's errors that must keep the
+    tolerance, as Polygraphy names it.
     """
     scale = float(np.max([np.abs(logits).max() for logits in reference.logits]))
     runs = []
@@ -184,7 +185,7 @@ def compared_run(
 
 
 def worst_error(runs: Iterable[ComparedRun]) -> float | None:
-    """Returns the largest error, None if one is not finite."""
+    """Returns the largest error, None if any error is not finite."""
     errors = [run.error for run in runs]
     return None if None in errors else max(error for error in errors if error is not None)
 

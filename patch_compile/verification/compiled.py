@@ -57,7 +57,7 @@ def compiled_right(
     """Returns the answer. Inputs and outputs are written to the existing folder `folder`.
 
     windows: token ids `[count, length]`, at least one token longer than the longest of the request's lengths. --atol and
-    --rtol are in units of logits, like those of Polygraphy.
+    --rtol are in units of logits, as in Polygraphy.
     """
     pruned, statistic = out / source.pruned_file, request.check_error_stat
     asked = None

@@ -1,9 +1,9 @@
 """Finds the first wrong tensor of the hybrid graph by comparing it with the same graph with dense linears.
 
 The reference holds the weights of the pruned checkpoint and comes from the same export and passes, with every linear
-lowered as `dense`. Tensors of the same name must therefore agree to rounding, and the first one that does not shows the
+lowered as `dense`. Tensors of the same name must therefore agree to rounding, and the first tensor that does not shows the
 faulty node. ONNX Runtime returns any tensor that is declared as an output. The search first compares √N tensors spread
-evenly over the graph, then the √N tensors before the first wrong one. It loads either model twice and holds only √N
+evenly over the graph, then the √N tensors before the first wrong tensor. It loads either model twice and holds only √N
 tensors in memory.
 """
 
@@ -48,9 +48,9 @@ class _Candidate:
 
 
 def find_first_difference(hybrid: Path, reference: Path, feed: Feed, dtype: str) -> FirstDifference | None:
-    """Returns the first tensor of `hybrid`, in graph order, that differs from that of `reference` by more than rounding.
+    """Returns the first tensor of `hybrid`, in graph order, that differs from `reference` by more than rounding.
 
-    Returns None if there is none: the fault is then in the export, which both graphs share. ONNX Runtime must be able to
+    Returns None if no tensor differs: the fault is then in the export, which both graphs share. ONNX Runtime must be able to
     run both files.
     """
     candidates = _shared(hybrid, reference)

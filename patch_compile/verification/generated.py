@@ -29,11 +29,11 @@ def generated_diff(
     """Continue each prompt with both models, greedily.
 
     Both models are ONNX files of the same type in ONNX Runtime, so that differences come from pruning and not from
-    arithmetic. `same_tokens` counts a token that ends the text. Each prompt is a batch of its own, and one model is in
-    memory at a time.
+    arithmetic. `same_tokens` counts a token that ends the text. Each prompt is its own batch, and one model is in memory
+    at a time.
 
-    Raises PatchCompileError if the model cannot continue text, if there is no prompt or no ONNX file, and if a prompt is
-    empty or longer than the model's positions.
+    Raises PatchCompileError if the model cannot continue text, without a prompt or an ONNX file, and if a prompt is empty
+    or longer than the model's positions.
     """
     check_continues_text(out)
     if not prompts:
@@ -43,7 +43,7 @@ def generated_diff(
     if not (out.path / ONNX).is_file():
         raise PatchCompileError(
             f"{out.path} holds no {ONNX}",
-            "`learn` writes masks and the pruned checkpoint alone.",
+            "`learn` writes only masks and the pruned checkpoint.",
             f"Build with it: `patch-compile build {Recipe.of_build(out.path).model} --mask {out.path / MASKS}`.",
         )
     pruned = _continue("hybrid", out.path / ONNX, out.path / MODEL, prompts, new_tokens, progress)
@@ -70,7 +70,7 @@ def _continue(
 
 
 def _check_room(generator: Generator, prompts: Sequence[str], new_tokens: int) -> None:
-    """Check the length of all prompts before the first one is continued."""
+    """Check the length of all prompts before the first prompt is continued."""
     for prompt in prompts:
         generator.decoder.limits.check(1, len(generator.encode(prompt)), new_tokens)
 

@@ -22,7 +22,7 @@ _SEQUENCE = "sequence"
 def with_all_logits(path: Path) -> Iterator[Path]:
     """Yield a file of the decoder at `path` that gives logits of all positions, `[batch, sequence, vocab]`.
 
-    The file is a copy of the graph without the Slice before the head. It uses the same data file, lies beside it, and is
+    The file is a copy of the graph without the Slice before the head. It uses the same data file, lies next to it, and is
     removed at the end. If the graph has no such Slice, `path` itself is yielded.
     """
     model = load_proto(path)
@@ -37,7 +37,7 @@ def with_all_logits(path: Path) -> Iterator[Path]:
 def with_choices(path: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
     """Yield a file of the model at `path` whose outputs include the indices of every TopK, and the names of these outputs.
 
-    The file lies beside `path`, uses the same data file, and is removed at the end. Without a TopK, `path` itself is
+    The file lies next to `path`, uses the same data file, and is removed at the end. Without a TopK, `path` itself is
     yielded.
     """
     names = [node.output[1] for node in load_proto(path).graph.node if node.op_type == "TopK"]
@@ -50,7 +50,7 @@ def with_choices(path: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
 
 @contextmanager
 def with_outputs(path: Path, names: Sequence[str]) -> Iterator[Path]:
-    """Yield a copy of the model with more outputs. It lies beside the model, because it uses the same data file."""
+    """Yield a copy of the model with more outputs. It lies next to the model, because it uses the same data file."""
     import onnx
 
     model = load_proto(path)

@@ -51,7 +51,7 @@ def compare_outputs(
     with progress.stage("rounding"):
         rounding = source.rounding(pruned, hybrid, packed, probe, reference, scratch)
     tolerance = tolerance_of(source.recipe.dtype, rounding)
-    # Any rounding may flip outputs that are no floating-point numbers, such as an argmax.
+    # Any rounding may flip outputs that are not floating-point numbers, such as an argmax.
     judged = [one for one in compare_answers(answers["hybrid"], reference) if one.floating]
     worst = max(judged, key=lambda one: np.inf if one.largest is None else one.largest, default=None)
     lost = compare_answers(answers["hybrid"], answers["dense"])
@@ -84,14 +84,14 @@ def _fault(
     if worst.largest is None:
         place = overflow() or "an input or output of a linear"
         return AccuracyError(
-            f"{worst.output!r} of the hybrid is not finite where that of the pruned model is",
+            f"{worst.output!r} of the hybrid is not finite where the pruned model's is",
             f"{place[0].upper()}{place[1:]} exceeds what {source.recipe.dtype} holds.",
             "Choose bf16 (--dtype bfloat16), or leave the linear dense with --exclude.",
         )
     if worst.largest <= tolerance.share:
         return None
     return AccuracyError(
-        f"{worst.output!r} of the hybrid differs from that of the pruned model by {worst.largest:.2e} of its largest value",
+        f"{worst.output!r} of the hybrid differs from the pruned model's by {worst.largest:.2e} of its largest value",
         f"Rounding explains {tolerance.share:.2e}: {tolerance_words(tolerance)}.",
         f"This is a fault of the compiler: please report it with {source.to_report} and the recipe.",
     )

@@ -24,7 +24,7 @@ Windows = NDArray[np.int64]
 def overlap(calib_windows: Windows, eval_windows: Windows, n: int = RUN_TOKENS) -> SharedRuns:
     """Compare token windows `[count, length]`. A run lies within one window.
 
-    The comparison is exact and uses no hashes. Equal runs get equal numbers and different runs different ones; the number
+    The comparison is exact and uses no hashes. Equal runs get equal numbers and different runs different numbers; the number
     of a longer run comes from the pair of shorter runs that it consists of (Karp, Miller, Rosenberg 1972). Windows
     shorter than a run share nothing.
     """
@@ -105,7 +105,7 @@ def _numbered(calib: Windows, evaluated: Windows, n: int) -> tuple[Windows, Wind
 
 
 def _pairs(first: Windows, second: Windows, step: int) -> tuple[Windows, Windows]:
-    """Combine each run with the one `step` later into one number, which is different for different pairs."""
+    """Combine each run with the run `step` later into one number, which is different for different pairs."""
     base = int(max(first.max(), second.max())) + 1
     return first[:, :-step] * base + first[:, step:], second[:, :-step] * base + second[:, step:]
 

@@ -152,7 +152,7 @@ def _study(
 ) -> _Study:
     """Ask one graph all questions in one session, so that two models are never in memory together.
 
-    Logits are written to `folder`. feeds: those of an earlier study, with which the answers are to be compared; choices:
+    Logits are written to `folder`. feeds: feeds of an earlier study to compare the answers with; choices:
     names of the outputs that are choices of routers.
     """
     decoder = OnnxDecoder(path)
@@ -230,7 +230,7 @@ def _text(tokenizer: Any, tokens: list[int]) -> str:
 def compare_logits(dense: list[Path], hybrid: list[Path], windows: NDArray[np.int64]) -> Predictions:
     """Compare the logits of two models. Each has one file `[length, vocabulary]` per window of tokens `[count, length]`.
 
-    Raises LogitsError that names the model if logits are not finite.
+    Raises LogitsError with the name of the model if logits are not finite.
     """
     found = Predictions()
     for dense_file, hybrid_file, window in zip(dense, hybrid, windows, strict=True):

@@ -1,4 +1,4 @@
-"""Measures the effect of pruning: compares the pruned checkpoint with the dense one, block by block, in fp32."""
+"""Measures the effect of pruning: compares the pruned with the dense checkpoint, block by block, in fp32."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from patch_compile.verification.request import VerifyRequest
 class Changes:
     """Changes of the loss in nats per token.
 
-    by_linear: change with the linear pruned alone, and with the linear restored alone; tokens: number of tokens they are
-    measured on.
+    by_linear: change with only this linear pruned, and with only this linear dense again; tokens: number of tokens they
+    are measured on.
     """
 
     by_linear: Mapping[str, tuple[float, float]]
@@ -50,8 +50,8 @@ def compare_checkpoints(
     scratch: Path,
     progress: Progress,
 ) -> tuple[Comparison, Changes | None]:
-    """Compare the two models on `windows`. With `--sensitivity` also measure the loss for each linear pruned or restored
-    alone."""
+    """Compare the two models on `windows`. With `--sensitivity` also measure the loss for each linear with only this
+    linear pruned, and with only this linear dense again."""
     dense, other = source.checkpoint, Checkpoint.open(pruned)
     if masks.orders:
         dense = reordered(dense, masks.orders, WeightStore(scratch / "reordered"))

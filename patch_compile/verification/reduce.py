@@ -49,7 +49,7 @@ _RUN = (
 def reduce_linear(out: Path, linear: str, folder: Path) -> ReducedLinear:
     """Write `hybrid.onnx`, `dense.onnx`, `inputs.npz` and `outputs.npz` of one linear to the new folder `folder`.
 
-    out: OUT, or what a failed build left of it. Inputs and outputs are those of the linear in a run of the hybrid graph on
+    out: OUT, or what a failed build left of it. Inputs and outputs of the linear come from a run of the hybrid graph on
     inputs of the proof. Files of a bfloat16 build are float32 copies that round like it, which ONNX Runtime can run.
 
     Raises PatchCompileError if the build has no such linear, or computes it as an ordinary dense product.
@@ -102,7 +102,7 @@ def _row(out: Path, linear: str) -> LinearRow:
     plan = Plan.of(out)
     if plan is None or not (out / ONNX).is_file():
         raise PatchCompileError(
-            f"{out} is no build with a graph",
+            f"{out} is not a build with a graph",
             f"It holds no {ONNX} or no {PLAN}.",
             "Give the folder of a build.",
         )
@@ -134,7 +134,7 @@ def _source(out: Path) -> Source:
 
 
 def _feed(source: Source, hybrid: Path, progress: Progress) -> Feed:
-    """Returns inputs of the whole graph: those of the first run of the build's proof."""
+    """Returns the inputs of the whole graph in the first run of the build's proof."""
     if isinstance(source, OutputSource):
         return source.probe(hybrid, progress).feeds[0]
     windows, _ = source.evaluation(progress)
@@ -176,7 +176,7 @@ class _Part:
             nodes += grown
 
     def write(self, path: Path, place: Path) -> None:
-        """Write the part of the graph at `path` as a model of its own, with its weights."""
+        """Write the part of the graph at `path` as its own model, with its weights."""
         import onnx_ir as ir
 
         from patch_compile.onnx_io.external import map_external_data

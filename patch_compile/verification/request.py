@@ -143,7 +143,7 @@ def _spelled(limits: tuple[Limit, ...]) -> list[str]:
 
 
 class VerifyRequest(Settings, VerifyOptions):
-    """Settings of `verify`, checked together. Fields are those of `VerifyOptions`, three of them of narrower types."""
+    """Settings of `verify`, checked together. Three of the fields of `VerifyOptions` have narrower types here."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
@@ -167,7 +167,7 @@ class VerifyRequest(Settings, VerifyOptions):
         for limit in self.fail_on:
             if limit.figure.question not in self.only:
                 raise UsageError(
-                    f"--fail-on {limit} asks for what is left out",
+                    f"--fail-on {limit} needs a question that is left out",
                     f"It is a figure of the question {str(limit.figure.question)!r}, and --only is {','.join(self.only)}.",
                     "Ask that question too, or drop the limit.",
                 )

@@ -54,7 +54,7 @@ from patch_compile.sources.open import check_unchanged, files_of_model, open_sou
 from patch_compile.verification.request import VerifyRequest, check_figures
 
 # Bytes per weight at the peak: transformers holds 16-bit weights while it converts them to fp32, and ONNX Runtime holds
-# its folded constants beside those of the file.
+# its folded constants next to the constants of the file.
 _PEAK_BYTES = 6
 _PEAK_REST = 1 << 30  # bytes for the libraries, activations and logits
 
@@ -66,8 +66,8 @@ def verify(path: Path, request: VerifyRequest) -> VerifyReport:
     """Answer the request about OUT, write OUT/verify, and return its verify.json.
 
     Raises PatchCompileError if a file of OUT was changed, the dense model is missing, the text is too short, the model
-    does not fit into memory for a question, or another process writes into OUT. A failed check is no error: it is the
-    `outcome`.
+    does not fit into memory for a question, or another process writes into OUT. A failed check raises nothing: it is
+    the `outcome`.
     """
     with kept_for_writing(path):
         return _verify(path, request)
@@ -95,7 +95,7 @@ def _check_whole(out: OutFolder) -> None:
     for name in (REPORT, ONNX, MODEL):
         if not (out.path / name).exists():
             raise PatchCompileError(
-                f"{out.path} is no whole build",
+                f"{out.path} is not a whole build",
                 f"It holds no {name}.",
                 f"Build it: `patch-compile build MODEL_DIR --mask {out.path / MASKS}`.",
             )

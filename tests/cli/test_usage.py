@@ -152,7 +152,7 @@ def test_a_value_that_can_never_be_valid(command, flag, value, tmp_path, monkeyp
         (["plan", "m", "--ratio", "0.4", "--mask", "f"], "Both a ratio and a mask"),
         (
             ["verify", "m", "--only", "built", "--fail-on", "ppl:+5%"],
-            "--fail-on ppl:+5% asks for what is left out",
+            "--fail-on ppl:+5% needs a question that is left out",
         ),
         (["compile", "m", "-o", "out"], "'--mask' is missing"),
         (["run", "m"], "'PROMPT…' is missing"),

@@ -218,7 +218,7 @@ def test_unknown_gpus_are_not_calibrated(gpu, monkeypatch):
     place = HostPlace(about, Library.TENSORRT, None, None)
     object.__setattr__(place, "truth", constant)
     monkeypatch.setattr(run, "find_place", lambda *_, **__: place)
-    with pytest.raises(PatchCompileError, match="no card to calibrate for NVIDIA GeForce RTX 5090"):
+    with pytest.raises(PatchCompileError, match="NVIDIA GeForce RTX 5090 has no card to calibrate"):
         run.bench(out, BenchRequest(calibrate=True))
     result = run.bench(out, SMALL)
     assert result.rows[0].limit is None and result.clocks is None

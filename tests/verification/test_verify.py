@@ -339,7 +339,7 @@ def test_what_can_not_be_verified_is_refused(settings, monkeypatch, tmp_path):
         verify(out, asked(eval_windows=1000))
     with pytest.raises(PatchCompileError, match="output:1 can't be checked"):
         verify(out, asked(fail_on=("output:1",)))
-    with pytest.raises(PatchCompileError, match="asks for what is left out"):
+    with pytest.raises(PatchCompileError, match="needs a question that is left out"):
         asked(only="compiled", fail_on=("ppl:12",))
     with monkeypatch.context() as patched:
         patched.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 10_000_000})())

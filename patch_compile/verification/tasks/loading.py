@@ -50,7 +50,7 @@ def load_tasks(names: Sequence[str], include: Path | None) -> dict[str, Any]:
 
 
 def in_task_folder(include: Path | None) -> AbstractContextManager[None]:
-    """Change to the folder of the user's tasks, or of the built-in ones, while code of the harness runs.
+    """Change to the folder of the user's tasks, or of the built-in tasks, while code of the harness runs.
 
     That code looks into the current folder: `evaluate.load("bleu")` runs bleu/bleu.py there, and a dataset may be a folder.
     """
@@ -124,6 +124,6 @@ def _check_can_run(name: str, task: Any) -> None:
     if getattr(task, "MULTIMODAL", False):
         raise PatchCompileError(
             f"Task {name!r} asks about images or sound",
-            "The models here read text alone.",
+            "The models here read only text.",
             "Leave it out.",
         )

@@ -74,7 +74,7 @@ def _onnx_file(out: OutFolder, side: Side) -> AbstractContextManager[Path]:
     if not (out.path / ONNX).is_file():
         raise PatchCompileError(
             f"{out.path} holds no {ONNX}",
-            "`learn` writes masks and the pruned checkpoint alone.",
+            "`learn` writes only masks and the pruned checkpoint.",
             "Ask the checkpoint with --task-backend hf.",
         )
     return with_all_logits(out.path / ONNX)

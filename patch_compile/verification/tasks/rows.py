@@ -22,7 +22,7 @@ def rows_of(
     """Returns one row for each metric of each task or group.
 
     Both models got the same items. For a metric that is a mean over items, or perplexity, which is based on the mean of
-    their log-likelihoods, the error of the difference is that of the mean difference per item (a paired comparison). It
+    their log-likelihoods, the error of the difference is the error of the mean difference per item (a paired comparison). It
     is smaller than the combined error of the two scores, which is used for other metrics. units: units of the paired
     metrics, for each task.
     """

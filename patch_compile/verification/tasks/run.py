@@ -195,4 +195,4 @@ def _set_in(names: Any, name: str, value: Any) -> Iterator[None]:
 
 
 def _refuse(host: Any, *_: Any, **__: Any) -> Any:
-    raise OSError(f"{host} is not looked up: tasks are read from this machine alone")
+    raise OSError(f"{host} is not looked up: tasks are read only from this machine")

@@ -244,7 +244,7 @@ def test_wrong_hybrids_are_not_published(settings, monkeypatch):
     """With a tolerance of zero, rounding alone is a difference."""
     monkeypatch.setattr(tolerance, "DEVIATIONS", 0.0)
     monkeypatch.setattr(rounding, "_error", lambda *_: 0.0)
-    with pytest.raises(AccuracyError, match="differs from that of the pruned model by"):
+    with pytest.raises(AccuracyError, match="differs from the pruned model's by"):
         build(settings)
     assert not settings["out"].exists()
 
