@@ -47,7 +47,7 @@ def check_packed(
     except ValueError as error:
         raise InvariantError(f"{name}: {error}") from error
     if wrong:
-        raise InvariantError(f"{name}: {wrong} weights decode to other bits than those of the masked weight")
+        raise InvariantError(f"{name}: {wrong} weights decode to other bits than the masked weight has")
 
 
 def check_two_four(name: str, part: NDArray[Any]) -> None:
@@ -61,7 +61,7 @@ _ATTRIBUTE = "plugin_version"
 
 
 def version_fault(version: object) -> str:
-    """Returns what is wrong with a node's `plugin_version`, in words; empty for the version that is read here.
+    """Returns the fault in a node's `plugin_version`, in words; empty for the version that is read here.
 
     version: None if the node has none, and then the model's own function computes it, whatever its version.
     """

@@ -6,14 +6,14 @@ group of four) or as n:16 (n kept values and a mask per group of 16) if all its 
 slab is stored densely, with pruned weights as +0.
 
 The values of a slab are in the order in which the lanes of a warp hold them as operand A of the tensor-core
-instruction, so that a lane's fragment is one 16-byte load. With lane = 4 g + t:
+instruction, so that a lane's fragment is a single 16-byte load. With lane = 4 g + t:
 
     dense  [k16: 4][row block: PR/16][g: 8][t: 4][k half: 2][row half: 2][pair: 2]    mma.m16n8k16
     sparse [k32: 2][row block: PR/16][g: 8][t: 4][k half: 2][row half: 2][pair: 2]    mma.sp.m16n8k32, kept values
     meta   [row block: PR/16][g: 8][t: 4]   low half word: row g, high: row g + 8; 16 columns each, a nibble a group
 
-(PTX ISA 9.7.14.5.8 and 9.7.14.6.2.2, figures 120-122.) A pair of neighbouring 16-bit values moves as one 32-bit word.
-`n16` describes slabs of n:16, and `integers` slabs of int8 and int4 weights, which `quantised` packs.
+(PTX ISA 9.7.14.5.8 and 9.7.14.6.2.2, figures 120-122.) A pair of neighbouring 16-bit values moves as a 32-bit word. `n16`
+describes slabs of n:16, and `integers` slabs of int8 and int4 weights, which `quantised` packs.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class PackedLinear:
     `packing/index.py`, of P = ceil(N/PR) panels; others: slabs of the n:16 that are there, in the order of the index.
 
     weights: int8 or int4, None for 16-bit values. Dense and sparse slabs of integers are int32 words `[slabs, words]`, see
-    `packing/integers.py`; scales: fp32 `[P·PR]`, of int8 alone.
+    `packing/integers.py`; scales: fp32 `[P·PR]`, only of int8.
     """
 
     shape: tuple[int, int]
@@ -121,8 +121,8 @@ def choose_panel_rows(
 ) -> int:
     """Returns the panel height of a linear: 128 rows, or 64 if 128 would split tiles or add over 5 % of padding.
 
-    With a tile height that is no multiple of 128, panels of 128 rows could be half sparse and would be stored densely. The
-    kernels for n:16 and for integers have panels of 64 rows. kinds: of the linear's tiles; quantised: True for int8 and
+    With a tile height that is not a multiple of 128, panels of 128 rows could be half sparse and would be stored densely.
+    The kernels for n:16 and for integers have panels of 64 rows. kinds: of the linear's tiles; quantised: True for int8 and
     int4 weights.
     """
     rows = shape[0]
@@ -149,7 +149,7 @@ def pack_together(
     panel_rows: int,
     panels: Sequence[NDArray[np.int64]],
 ) -> PackedLinear:
-    """Pack linears of equal K as one linear `[all panels · panel_rows, K]`.
+    """Pack linears of equal K as a single linear `[all panels · panel_rows, K]`.
 
     linears: weight and mask of each; panels: for each linear, the panels of the whole that hold it, in order.
 
@@ -231,7 +231,7 @@ def unpack(packed: PackedLinear) -> NDArray[np.uint16]:
 def count_wrong(
     packed: PackedLinear, weight: NDArray[np.uint16], mask: LinearMask, panels: NDArray[np.int64]
 ) -> int:
-    """Returns the number of weights of a linear whose decoded bits differ from those of `W∘M`.
+    """Returns the number of weights of a linear whose decoded bits differ from `W∘M`.
 
     panels: panels of `packed` that hold the linear. Raises ValueError for an invalid index or metadata.
     """
@@ -252,7 +252,7 @@ def count_wrong(
 def unpack_panel(
     packed: PackedLinear, numbers: NDArray[np.uint8], slots: NDArray[np.int64], words: NDArray[np.uint32]
 ) -> None:
-    """Fill `words` `[rows, K/2]` with the 16-bit values of a panel; numbers, slots: those of `places`, of its slabs.
+    """Fill `words` `[rows, K/2]` with the 16-bit values of a panel; numbers, slots: see `places`, for the panel's slabs.
 
     Raises ValueError for invalid metadata.
     """

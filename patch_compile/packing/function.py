@@ -11,9 +11,9 @@ The epilogue, which follows the product, is in fp32 too and rounds once, at the 
     Y = activation(z_gate) · z_up + residual          gated: N rows of the gate and N of the up, panel by panel
 
 A function has no optional inputs, so each combination of an epilogue and of kinds of slabs is an overload with its own body.
-The text of the decoding is the same in all, except that a gated one separates the panels of gate and up, and that each n:16
-that is there adds its own.
-TensorRT runs the plugin of the same name instead of the function, because each node has the attribute `plugin_namespace`.
+All overloads decode by the same text, except that a gated overload separates the panels of gate and up, and that each n:16
+kind adds its own lines. TensorRT runs the plugin of the same name instead of the function, because each node has the
+attribute `plugin_namespace`.
 """
 
 from __future__ import annotations
@@ -230,8 +230,7 @@ def tensor_names(kinds: Sequence[TileKind], weights: WeightType | None = None) -
 
 
 def overload_of(epilogue: Epilogue, kinds: Sequence[TileKind], weights: WeightType | None = None) -> str:
-    """Returns the name of the function's overload: that of the epilogue, behind int8 or int4 and the n:16 that are there:
-    `int8_n8_n12_bias`."""
+    """Returns the name of the function overload, from weight type, n:16 kinds and epilogue: `int8_n8_n12_bias`."""
     name = weights.name if weights is not None else ""
     return "_".join(filter(None, (name, *map(_prefix, kinds[len(ALWAYS) :]), epilogue.overload)))
 

@@ -17,7 +17,8 @@ _FLIP = 0x80808080 - (1 << 32)
 def integer_lines(p: str, tensor: str, weights: WeightType, words: int) -> list[str]:
     """Returns lines that compute `<p>_moved`, the integers of each slab in their stored order, int8 `[slabs, values]`.
 
-    With int4 they compute `<p>_scales` too, fp32 `[slabs, PR]`; words: those of a slab's integers, per row of its panel.
+    With int4 they compute `<p>_scales` too, fp32 `[slabs, PR]`. words: number of words of a slab's integers, per row of its
+    panel.
     """
     lines, values = [], words * 32 // weights.bits
     if weights is INT8:

@@ -10,7 +10,7 @@ def of_sixteen_lines(prefix: str, kept: int, widen: str, weights: WeightType | N
     """Returns lines that compute `<prefix>_slabs` `[slabs, PR, 16, 4]` from `values_<prefix>` and `masks_<prefix>`.
 
     A mask's set bits are the places of the kept values, in their order: NonZero gives the places of all groups at once, and
-    one ScatterElements puts all values there. widen: the operator that makes values of a type that ONNX Runtime moves;
+    a single ScatterElements puts all values there. widen: the operator that makes values of a type that ONNX Runtime moves;
     weights: int8 or int4, None for 16-bit values.
     """
     p = prefix

@@ -43,7 +43,7 @@ def parse_fusions(text: object) -> tuple[str, ...]:
     if unknown := [name for name in names if name not in FUSIONS]:
         known = ", ".join(FUSIONS)
         raise ValueError(
-            f"{unknown[0]!r} is no fusion. It takes {_ALL}, {_NONE}, or some of {known} with commas between."
+            f"{unknown[0]!r} is not a fusion. It takes {_ALL}, {_NONE}, or some of {known} with commas between."
         )
     return tuple(fusion for fusion in FUSIONS if fusion in names)
 

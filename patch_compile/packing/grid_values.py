@@ -38,9 +38,9 @@ def count_other_values(
     codes: NDArray[np.uint8],
     dtype: np.dtype[Any],
 ) -> int:
-    """Returns the number of weights whose integer and scale stand for other bits than those of the masked weight.
+    """Returns the number of weights whose integer and scale stand for other bits than the masked weight has.
 
-    Arguments are those of `find_integers`. Zeros of both signs are equal.
+    Takes the arguments of `find_integers`. Zeros of both signs are equal.
     """
     return int(_count(integers, scales, bits.view(np.uint32), codes, dtype == np.float16))
 
@@ -107,7 +107,7 @@ def _mask(words: NDArray[np.uint32], codes: NDArray[np.uint8], kept: NDArray[np.
 
 @compiled
 def _widen(kept: NDArray[np.uint16], half: bool, raw: NDArray[np.uint32]) -> None:
-    """Fill the bits of fp32 numbers: those of the weights, or with float16 of the weights times 2^-112."""
+    """Fill the fp32 bits of the weights, or, with float16, of the weights times 2^-112."""
     if half:
         for column in range(kept.shape[0]):
             wide = np.uint32(kept[column])

@@ -8,9 +8,9 @@ attribute `kinds`: dense and 2:4, which are always there, and the n:16 that are.
 PatchLinear node. The kernels follow it to addresses and check nothing: it is checked here, and by the plugin when it is
 created (plugins/kernels/index.h).
 
-Several linears that share X are packed as one. The panels of a gate and its up alternate: gate 0, up 0, gate 1, up 1, …
-Other linears (q, k and v) lie one below the other. Each linear keeps its own tile map, begins at a panel and is padded with
-zero rows to whole panels. The index is that of an ordinary linear with all these rows.
+Several linears that share X are packed together. The panels of a gate and its up alternate: gate 0, up 0, gate 1, up 1, …
+Other linears (q, k and v) are stacked. Each linear keeps its own tile map, begins at a panel and is padded with zero rows to
+whole panels. The index is the same as for an ordinary linear with all these rows.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def index_from_attribute(values: object) -> NDArray[Any]:
 
 
 def index_fault(index: NDArray[Any], grid: tuple[int, int], stored: Mapping[str, int]) -> str:
-    """Returns what is wrong with an index, in words; empty if it leads to every slab of the weight exactly once.
+    """Returns the fault in an index, in words; empty if it leads to every slab of the weight exactly once.
 
     grid: panels and slabs along K of the weight; stored: numbers of slabs that are stored, by kind, in the order of the
     kinds.

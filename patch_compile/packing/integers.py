@@ -15,8 +15,9 @@ here, which gives a lane all of its integers of a load side by side. With PR = p
                          if n % 4 == 2  [row block][lane][rank: 2][row half: 2]
     int4 scales          behind the nibbles, a word [row block][g: 8]: row g in the low half, row g + 8 in the high half
 
-A byte holds q + 128 and a nibble q + 8, the first byte or nibble in the lowest bits of a word. What pads or is pruned is 0.
-Scales of int4 are raw bits of the graph's 16-bit type. Metadata of 2:4 and masks of n:16 are those of 16-bit weights.
+A byte holds q + 128 and a nibble q + 8, the first byte or nibble in the lowest bits of a word. Padding and pruned weights
+are 0. Scales of int4 are raw bits of the graph's 16-bit type. Metadata of 2:4 and masks of n:16 are the same as for 16-bit
+weights.
 """
 
 from __future__ import annotations

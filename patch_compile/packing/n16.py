@@ -2,7 +2,7 @@
 
 `masklearn.masks.kinds.n16` says which 16 weights of a row are a group. A lane (4 g + t) of a row block of 16 rows
 holds group t of the rows g ("low") and g + 8 ("high"): n values of each, in the order of their positions, and two codes.
-PR = panel_rows; planes lie one behind the other, so that each load of a lane is aligned and lanes load side by side:
+PR = panel_rows; planes lie one after another, so that each load of a lane is aligned and lanes load side by side:
 
     values  n // 8 times   [row half: 2][row block: PR/16][lane: 32][8]
             if n % 8 >= 4  [row block: PR/16][lane: 32][row half: 2][4]

@@ -1,7 +1,7 @@
 """Packs int8 and int4 weights and their scales into the tensors of PatchLinear, and unpacks them exactly.
 
 A weight of the graph's 16-bit type T is T(q·s): an integer q times its scale s, rounded once. Slabs hold q; the scales of
-int4 lie in the slabs, those of int8 are a tensor of their own, `[panels · PR]` in the order of packed rows. Panels have 64
+int4 lie in the slabs, the scales of int8 are a separate tensor, `[panels · PR]` in the order of packed rows. Panels have 64
 rows. `integers` describes the slabs.
 """
 
@@ -194,9 +194,9 @@ def _narrowed(
     scales: NDArray[np.float32] | None,
     bits: NDArray[np.uint16] | None,
 ) -> PackedLinear:
-    """Returns a packed linear of integers from that of the integers as 16-bit values.
+    """Returns the packed linear of integers, from the packed linear that holds them as 16-bit values.
 
-    scales: those of int8; bits: those of int4, `[panels, PR, slabs]`.
+    scales: the scales of int8; bits: the bits of int4 scales, `[panels, PR, slabs]`.
     """
     from patch_compile.packing.integers import narrowed, scale_words
 

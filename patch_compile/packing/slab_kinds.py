@@ -44,7 +44,8 @@ def slab_kinds(mask: Tiled, panel_rows: int) -> NDArray[np.uint8]:
 
 
 def kinds_among(codes: Iterable[NDArray[np.uint8]]) -> tuple[TileKind, ...]:
-    """Returns the kinds of slabs with tensors of their own, in their order. codes: of the slabs of linears packed as one."""
+    """Returns the kinds of slabs with tensors of their own, in their order. codes: of the slabs of linears packed
+    together."""
     import numpy as np
 
     there = {int(code) for one in codes for code in np.unique(one)}

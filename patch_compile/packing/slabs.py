@@ -1,7 +1,7 @@
 """Inner loops of packing, compiled by numba: a panel of a linear to its slabs, and back.
 
-`patch_compile.packing.format` describes the layout of a slab. Two neighbouring 16-bit values are one 32-bit word here. A
-group of four values is two words, and a lane's fragment is four words: [k half: 2][row half: 2].
+`patch_compile.packing.format` describes the layout of a slab. Two neighbouring 16-bit values are a 32-bit word here. A group
+of four values is two words, and a lane's fragment is four words: [k half: 2][row half: 2].
 """
 
 from __future__ import annotations

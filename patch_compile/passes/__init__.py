@@ -34,7 +34,7 @@ __all__ = [
 
 
 def cleanup_passes() -> list[ir.passes.PassBase]:
-    """Returns the passes, in order, that turn an exported graph into one that TensorRT parses. None reads weights."""
+    """Returns the passes, in order, that turn an exported graph into a graph that TensorRT parses. They read no weights."""
     from onnx_ir.passes import common
 
     from patch_compile.passes.cleanup.deduplicate_constants import DeduplicateConstantsPass
@@ -104,8 +104,8 @@ def lowering_passes(
     """Returns the passes that compile each covered linear as planned, for a graph without weights.
 
     read: returns the values of a tensor (`<linear>.weight` or a bias) in `dtype`, called when they are written; fuse: names
-    of the fusions to apply, None for all; split_cost: see `SplitLinearsPass`; grids: those of the quantised linears, whose
-    weights `read` returns in a type in which they are exact; stacking: passes behind the fusions.
+    of the fusions to apply, None for all; split_cost: see `SplitLinearsPass`; grids: the grids of the quantised linears,
+    whose weights `read` returns in a type in which they are exact; stacking: passes behind the fusions.
     """
     from patch_compile.passes.fusion.base import fusion_passes
     from patch_compile.passes.lowering.gather_linears import GatherLinearsPass

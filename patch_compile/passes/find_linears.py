@@ -190,13 +190,13 @@ def _conv(node: ir.Node) -> _Product | Refusal:
     if any(size != 1 for size in kernel):
         size = f"a {'×'.join(map(str, kernel))} convolution"
         return Refusal(
-            f"{size if len(kernel) > 1 else f'a convolution of {kernel[0]} points'} is no linear",
-            "a convolution of more than one point is no linear",
+            f"{size if len(kernel) > 1 else f'a convolution of {kernel[0]} points'} is not a linear",
+            "a convolution of more than one point is not a linear",
         )
     if attributes.get("group", 1) != 1:
         return Refusal(
-            f"a convolution in {attributes['group']} groups is no linear",
-            "a convolution in groups is no linear",
+            f"a convolution in {attributes['group']} groups is not a linear",
+            "a convolution in groups is not a linear",
         )
     if any(step != 1 for step in attributes.get("strides", ())):
         stride = "×".join(map(str, attributes["strides"]))
@@ -239,7 +239,8 @@ def _constant_bias(value: ir.Value | None, node: ir.Node, size: int) -> ir.Value
 
 
 def _added_bias(node: ir.Node, size: int) -> tuple[ir.Node, ir.Value] | None:
-    """Returns the Add that alone reads a product and adds a bias, and the bias; None if there is no such Add."""
+    """Returns the Add that adds a bias to a product and is the product's only reader, and the bias; None if there is no such
+    Add."""
     output = node.outputs[0]
     readers = [use.node for use in output.uses()]
     if output.is_graph_output() or len(readers) != 1 or readers[0].op_type != "Add":
@@ -280,7 +281,7 @@ class _StoredConstant:
 
 
 def _stored_constant(value: ir.Value | None, node: ir.Node) -> _StoredConstant | Refusal:
-    """Returns the constant that `node` reads as `value`, or the reason why it is no constant, in words.
+    """Returns the constant that `node` reads as `value`, or the reason why it is not a constant, in words.
 
     Raises PatchCompileError for a quantized constant: pruning would change the scale that the rest needs.
     """

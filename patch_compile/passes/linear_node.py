@@ -1,7 +1,7 @@
 """Temporary node for fusions: linears with unpacked weights and all that is fused to them, until they are packed.
 
 `Y = Linear(X, weight, …[, bias, …][, residual])` has a domain of its own and is never written to a file. Several weights
-belong to a gate and its up (`gated`), or to linears that share X, whose rows `stacked_rows` puts one below the other.
+belong to a gate and its up (`gated`), or to linears that share X, whose rows `stacked_rows` stacks.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ ACTIVATIONS = {"gelu": "GELU", "gelu_tanh": "GELU (tanh)", "silu": "SiLU"}
 class LinearNode:
     """Computation of one future PatchLinear.
 
-    weights: initializers [N, K], named `<linear>.weight`; biases: initializers [N], one per linear or none; residual: has
-    the shape of Y; panel_rows: None takes the plan's.
+    weights: initializers [N, K], named `<linear>.weight`; biases: initializers [N], for each linear or for none; residual:
+    has the shape of Y; panel_rows: None takes the plan's.
     """
 
     x: ir.Value
@@ -97,7 +97,8 @@ class LinearNode:
 
     @property
     def rows(self) -> list[int]:
-        """Output rows that each linear takes. A gate and its up make one entry, since Y has the rows of one of them."""
+        """Output rows that each linear takes. A gate and its up make one entry, since Y has as many rows as either of
+        them."""
         rows = [n for n, _ in self.shapes]
         return rows[:1] if self.gated else stacked_rows(rows, self.panel_rows or 1)
 
@@ -182,7 +183,7 @@ def reader(value: ir.Value, op_type: str) -> ir.Node | None:
 
 
 def why_open(value: ir.Value, allowed: Collection[ir.Node]) -> str:
-    """Returns the reason why a value is needed beside its `allowed` readers, "" if it is not needed."""
+    """Returns the reason why a value is needed outside its `allowed` readers, "" if it is not."""
     if value.is_graph_output():
         return "what is between is an output of the graph"
     others = [node for node in readers(value) if node not in allowed]

@@ -26,7 +26,8 @@ _SPLIT = re.compile(r"\.split\.")  # `<linear>.split.<what>`: see SplitLinearsPa
 
 
 class Refusal(str):
-    """Reason why a node is no linear, in words. kind: the same without what differs from node to node, to be counted."""
+    """Reason why a node is not a linear, in words. kind: the reason without the parts that differ from node to node, to be
+    counted."""
 
     __slots__ = ("kind",)
     kind: str
@@ -75,7 +76,7 @@ class Linear:
 
     @property
     def path(self) -> tuple[ir.Node, ...]:
-        """The nodes between the initializer and the product, the last one first: Transpose, Cast and Identity."""
+        """The nodes between the initializer and the product, the last node first: Transpose, Cast and Identity."""
         path: list[ir.Node] = []
         value = self.product.inputs[1]
         while value is not None and (node := value.producer()) is not None:
@@ -122,7 +123,7 @@ class Linear:
     def to_stored(self, weight: NDArray[Any]) -> NDArray[Any]:
         """Returns the content of `weight`, in its type and layout, for W `[N, K]`."""
         assert self.weight.dtype is not None and self.weight.shape is not None
-        # numpy cannot convert its own 16-bit type to one of ml_dtypes directly; fp32 holds both exactly.
+        # numpy cannot convert its own 16-bit type directly to a 16-bit type of ml_dtypes; fp32 holds both exactly.
         array = weight.astype(np.float32).astype(self.weight.dtype.numpy())
         return np.ascontiguousarray(array.T) if self.transposed else array.reshape(self.weight.shape.numpy())
 

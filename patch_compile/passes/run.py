@@ -24,7 +24,7 @@ class GraphPass(Protocol):
 
 
 class PassDump:
-    """Writes a graph as text, without weights, before the first pass and after each one, so that a diff shows its effect.
+    """Writes a graph as text, without weights, before the first pass and after each pass, so that a diff shows its effect.
 
     The files are `00_start.txt`, `01_<Pass>.txt` and so on in `folder`. Later runs on the same model continue the count.
     """
@@ -48,7 +48,7 @@ class PassDump:
 def run_passes(model: "ir.Model", passes: Sequence[GraphPass], dump: PassDump | None = None) -> "ir.Model":
     """Run `passes` in order and return the model. Each pass checks what it requires and ensures.
 
-    dump: see `PassDump`; None takes one in a folder that `debug.tell` names, if PATCH_COMPILE_DEBUG asks for graphs.
+    dump: see `PassDump`; None dumps into a folder that `debug.tell` names, if PATCH_COMPILE_DEBUG asks for graphs.
     """
     if dump is None and debug_level() >= GRAPHS:
         dump = _debug_dump(model)
@@ -68,7 +68,7 @@ def run_passes(model: "ir.Model", passes: Sequence[GraphPass], dump: PassDump | 
 
 
 def _debug_dump(model: "ir.Model") -> PassDump:
-    """Returns the dump that the first passes on the model began, or a new one."""
+    """Returns the dump that the first passes on the model began, or a new dump."""
     if _DUMP not in model.meta:
         folder = Path(tempfile.mkdtemp(prefix="patch-compile-graphs-"))
         tell(GRAPHS, f"the graph after each pass is in {folder}")

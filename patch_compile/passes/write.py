@@ -32,7 +32,7 @@ def export_graph(
 ) -> ir.Model:
     """Returns the cleaned-up graph of a model directory, without weights. Opsets before 23 use plain operators only.
 
-    logits: positions that get logits; serving needs those of the last one only. Encoders ignore it.
+    logits: positions that get logits; serving needs only the logits of the last position. Encoders ignore it.
     """
     from patch_compile.onnx_export.model import export_model
     from patch_compile.passes import cleanup_passes, run_passes
@@ -44,7 +44,7 @@ def export_graph(
 def write_dense(
     graph: ir.Model, checkpoint: Checkpoint, path: Path, dtype: Dtype, *, runnable: bool = False
 ) -> None:
-    """Write the graph with the unmasked weights of the checkpoint. External data lie beside `path`.
+    """Write the graph with the unmasked weights of the checkpoint. External data lie next to `path`.
 
     runnable: write a version that ONNX Runtime can run (see `onnx_io.runnable`) instead of the graph itself.
     """
@@ -180,7 +180,7 @@ def reader_of(checkpoint: Checkpoint, plan: Mapping[str, LinearPlan], dtype: ir.
 
 
 def reads_activation(fuse: Collection[str]) -> bool:
-    """True if one of these fusions looks for an activation after a linear."""
+    """True if any of these fusions looks for an activation after a linear."""
     return any(FUSIONS[name].reads_activation for name in fuse)
 
 

@@ -31,7 +31,7 @@ _UNIFORM = (
     "uniform 2:4: every tile of every covered linear, by magnitude, compiled as the hybrid model was; which weights are "
     "kept makes no difference to time"
 )
-_BUSY = 0.25  # share of the cores; less work beside the models hardly shows
+_BUSY = 0.25  # share of the cores; less other work hardly shows
 _STEADY = 0.03  # share of the median clock; a larger movement shows in the times
 _SLOWED = {
     SlowedBy.POWER_LIMIT: "its power limit",

@@ -144,7 +144,7 @@ def plugin(result: Mapping[str, Any]) -> Iterator[Section]:
 
 
 def _ratio_lines(found: MaskedModel | LearnedAnswer) -> Iterator[str]:
-    """Yield the ratio that was reached and what was asked for, and the linears that it counts over if these are not all."""
+    """Yield the reached ratio, the request, and the linears that the ratio counts over unless it counts over all."""
     speed, gains, budget = found.learned.speed, found.learned.gains, found.learned.budget
     asked = budget.ratio if gains and budget else f"{found.ratio.asked:g}"
     words = f"for {speed.goal}" if speed else f"asked {asked}"

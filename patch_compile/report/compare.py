@@ -21,7 +21,7 @@ from patch_compile.artifacts.compare import (
 from patch_compile.report.section import Column, Section, Table
 
 _PREDICTED = {"all": "end_to_end", "prefill": "prefill", "decode": "decode"}
-_ALIKE = "kinds of tiles take different bytes at one ratio; `--x bytes` compares builds by what they take"
+_ALIKE = "kinds of tiles take different bytes at one ratio; `--x bytes` compares builds by their bytes"
 
 
 def compared(report: CompareReport) -> Iterator[Section]:
@@ -138,7 +138,7 @@ def axis_label(report: CompareReport) -> str:
 
 
 def method_words(build: BuildRow) -> str:
-    """Returns the method, the families of pruned tiles unless all are 2:4, and what was done to weights beside pruning."""
+    """Returns the method, the families of pruned tiles unless all are 2:4, and changes of the weights other than pruning."""
     families = families_of(kind for kind in KINDS if kind is not DENSE and kind.name in build.kinds)
     tiles = [] if build.two_four_alone else [" and ".join(family.name for family in families)]
     return ", ".join([build.method, *tiles, *["permuted"] * build.permuted, *["repaired"] * build.repaired])
@@ -158,7 +158,7 @@ def left_out_words(left_out: LeftOut) -> str:
         case LeftOutKind.TIMED_ELSEWHERE:
             return f"times were measured in different places ({_by(left_out, left_out.places)})"
         case LeftOutKind.TIMED_AT_OTHER_SIZES:
-            return f"{all_names} were timed at different sizes: patch-compile bench them with the same ones"
+            return f"{all_names} were timed at different sizes: run patch-compile bench with the same sizes"
 
 
 def _by(left_out: LeftOut, kinds: Iterable[object]) -> str:
@@ -175,7 +175,7 @@ class Spot:
     loss: float
 
     def beats(self, other: Spot) -> bool:
-        """Returns True if it is at least as good in both coordinates, and better in one."""
+        """Returns True if it is at least as good in both coordinates, and better in at least one."""
         at_least = self.gain >= other.gain and self.loss <= other.loss
         return at_least and (self.gain > other.gain or self.loss < other.loss)
 
@@ -183,7 +183,7 @@ class Spot:
 def beaten_by(spots: Sequence[Spot]) -> dict[str, str | None]:
     """Returns the build that beats each build, by name, or None for a Pareto point.
 
-    If several builds beat one, it names the one with the smallest loss.
+    If several builds beat a build, it names the build with the smallest loss.
     """
     found: dict[str, str | None] = {}
     for spot in spots:

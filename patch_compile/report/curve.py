@@ -135,7 +135,7 @@ def _label(name: str, loss: float) -> str:
 
 
 def _shown(text: str) -> str:
-    """Returns text with a sign in place of what can't be printed, such as bytes of a path that are no UTF-8."""
+    """Returns text with a sign in place of characters that can't be printed, such as bytes of a path that are not UTF-8."""
     return "".join(
         char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text
     )
@@ -150,7 +150,7 @@ def _style(builds: Sequence[BuildRow]) -> dict[str, tuple[str, int]]:
 
 
 def _marks(report: CompareReport, points: Mapping[str, Point]) -> Iterator[Markup]:
-    """Yield the marks, those of Pareto points last: each hides what it beats."""
+    """Yield the marks, Pareto points last: each mark hides the points that it beats."""
     style, axis = _style(report.builds), report.axis
     dense = _words(report, "dense", report.quality.dense, axis.dense)
     yield mark(MARKERS["star"], "star", points[DENSE], dense)

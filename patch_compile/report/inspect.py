@@ -15,7 +15,7 @@ _LISTED = 12  # entries of a list or mapping that are shown on a line
 
 
 def inspected(found: Inspection, *, every: bool = False) -> Iterator[Section]:
-    """Yield facts, the table, and the checks. every: gives each row a line; rows of a kind otherwise share one."""
+    """Yield facts, the table, and the checks. every: gives each row a line; otherwise rows of a kind share a line."""
     rows = found.rows if every else list(_folded(found.rows))
     checked = [f"checked: {found.checked}"] if found.checked and not found.faults else []
     yield Section(
@@ -27,7 +27,7 @@ def inspected(found: Inspection, *, every: bool = False) -> Iterator[Section]:
 
 
 def examined(result: Mapping[str, Any]) -> Iterator[Section]:
-    """Yield what is there, what is missing with its fix, and what this machine can do."""
+    """Yield the installed parts, the missing parts with their fixes, and the abilities of this machine."""
     found: list[tuple[str, str]] = []
     for one in result["findings"]:
         found.append((f"{'ok' if one['found'] else '--'}  {one['what']}", one["about"]))

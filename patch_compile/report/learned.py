@@ -24,7 +24,7 @@ _SCORES = {
 
 
 def learned_lines(record: MaskRecord) -> Iterator[tuple[str, str]]:
-    """Yield the steps of learning: a name, and what was done."""
+    """Yield the steps of learning: a name and a description."""
     if record.budget:
         yield "asked for", _budget(record.budget)
     if record.permuted:
@@ -50,7 +50,8 @@ def mosaic_line(masks: MaskSet) -> str:
 
 
 def score_words(unit: str) -> str:
-    """Returns the meaning of a score. unit: that of a `ScoreRecord`; a unit of an unknown method is returned as it is."""
+    """Returns the meaning of a score. unit: the unit of a `ScoreRecord`; a unit of an unknown method is returned
+    unchanged."""
     for end, per in _PER.items():
         if (words := _SCORES.get(unit.removesuffix(end))) and unit.endswith(end):
             return f"{words}, {per}"

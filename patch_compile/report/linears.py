@@ -147,7 +147,7 @@ def skipped_lines(skipped: Iterable[Skipped]) -> Iterator[str]:
 
 
 def skipped_counts(skipped: Iterable[Skipped]) -> Iterator[str]:
-    """Yield a line for each of the most frequent reasons, and one for the rest."""
+    """Yield a line for each of the most frequent reasons, and a line for the rest."""
     reasons: dict[str, list[str]] = {}
     for row in skipped:
         reasons.setdefault(row.reason, []).append(row.name)

@@ -32,7 +32,7 @@ def found_error(error: float | None) -> str:
 
 
 def percent(share: float | None, digits: int = 0) -> str:
-    """Returns 40% for 0.4. A share too small for the digits keeps two significant ones."""
+    """Returns 40% for 0.4. A share too small for the digits keeps two significant digits."""
     if share is None:
         return "–"
     if share and abs(share) * 100 < 10.0**-digits:

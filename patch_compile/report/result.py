@@ -31,7 +31,8 @@ from patch_compile.runtime.run import Continuations
 
 
 def sections_of(report: Any, path: Path = Path(), *, every: bool = False) -> Iterator[Section]:
-    """Returns what a command prints. path: what it worked on or wrote; every: name all linears, nodes and tensors."""
+    """Returns what a command prints. path: the file or folder that it read or wrote; every: name all linears, nodes and
+    tensors."""
     match report:
         case DecoderReport() | OutputsReport():
             return finished(report, every=every)

@@ -26,7 +26,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table. Its first column names the rows; a heading alone stands for a column of numbers. sums: the last row."""
+    """A table. Its first column names the rows; a string as a heading stands for a column of numbers. sums: the last row."""
 
     headings: Sequence[Column | str]
     rows: Sequence[Sequence[str]]
@@ -56,8 +56,8 @@ class Table:
 class Section:
     """A part of a result.
 
-    answer, mark: the answer if the title is a question; about: an explanation for the page; facts: what, and its value;
-    lines: sentences on what is above them; chart: a picture for the page, as SVG; text: what is shown as it is written;
+    answer, mark: the answer if the title is a question; about: an explanation for the page; facts: names and values; lines:
+    sentences about the facts and tables above them; chart: a picture for the page, as SVG; text: shown exactly as written;
     folded: sections that the page shows on demand; id: the name by which links find it on the page.
     """
 

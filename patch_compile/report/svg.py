@@ -99,7 +99,7 @@ def polyline(points: Sequence[Point], class_: str, **attributes: object) -> Mark
 
 
 def mark(outline: str, class_: str, at: Point, words: str = "") -> Markup:
-    """Returns a mark. outline: of `MARKERS`; words: what it says when it is pointed at."""
+    """Returns a mark. outline: of `MARKERS`; words: text shown when the pointer is on it."""
     title = [tag("title", words)] if words else []
     return tag(
         "path", *title, class_=f"mark {class_}", transform=f"translate({at[0]:g} {at[1]:g})", d=outline
@@ -252,7 +252,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Label:
-    """A placed label. x, y: where its baseline begins; leader: a line to its marker, if it is not beside it."""
+    """A placed label. x, y: where its baseline begins; leader: a line to its marker, if the marker is farther away."""
 
     text: str
     x: float

@@ -18,7 +18,7 @@ from patch_compile.report.section import Column, Section, Table
 _PIPE_WIDTH = 120  # a pipe has no width of its own
 _LABEL = 26  # columns that names of facts may take before their values stop to line up
 _NAME = 3  # names of rows may take a third of the width before they are broken
-_WORDS = 24  # columns that words need; longer ones are broken
+_WORDS = 24  # columns that words need; longer words are broken
 _STYLE = "white-space:pre;overflow-x:auto;line-height:normal;font-family:Menlo,'DejaVu Sans Mono',monospace"
 
 
@@ -29,7 +29,7 @@ class Sections:
         self._sections = tuple(sections)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        plain = options.update(markup=False, highlight=False)  # brackets in names and paths are no markup
+        plain = options.update(markup=False, highlight=False)  # brackets in names and paths are not markup
         for part in _parts(self._sections, options.max_width):
             yield from console.render(Text(part) if isinstance(part, str) else part, plain)
 

@@ -171,7 +171,7 @@ def built(found: EngineCompared | EngineNotRun | None, engine: BuiltEngine | Non
     if found:
         why = _NOT_RUN.get(found.reason) or found.error or "this machine cannot run it"
     elif engine:
-        why = "an engine runs on a GPU alone; there, patch-compile verify compares it"
+        why = "an engine runs only on a GPU; there, patch-compile verify compares it"
     return replace(asked, answer="not checked", mark="open", facts=[*about_engine, ("why", why)])
 
 

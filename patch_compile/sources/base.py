@@ -221,8 +221,8 @@ class Source(ABC):
         return any(len(kinds) > 1 for kinds in self.allowed_types.values())
 
     def weight_types(self, masks: MaskSet | None = None) -> dict[str, WeightType]:
-        """Returns the types of the quantised linears: those of the masks, or if these are not quantised the requested
-        ones. Raises UsageError without masks if types are still to be chosen."""
+        """Returns the types of the quantised linears: the types in the masks, or the requested types if the masks are not
+        quantised. Raises UsageError without masks if types are still to be chosen."""
         if masks is not None and (masks.grids or self.chooses_types):
             return {name: grid.type for name, grid in masks.grids.items()}
         return quantised_types(self.recipe.weights, self.coverage.linears, self.given_types)
@@ -235,7 +235,7 @@ class Source(ABC):
     ) -> dict[str, LinearPlan]:
         """Choose the lowering of each linear, as requested or by predicted speed.
 
-        weights: types of the quantised linears, None for the requested ones.
+        weights: types of the quantised linears, None for the requested types.
         """
         types = self.weight_types() if weights is None else weights
         return self._settled(plan_linears(masks, self.recipe.lowering, costs, types), costs)
@@ -274,8 +274,8 @@ class Source(ABC):
         """
 
     def write_beside(self, onnx: Path) -> None:  # noqa: B027
-        """Write the files beside OUT's ONNX file with which other programs run it; for most kinds of models there are
-        none."""
+        """Write the files next to OUT's ONNX file that other programs need to run it; most kinds of models need no such
+        files."""
 
     # Abilities that some sources lack. Each method raises PatchCompileError with the reason if the source does.
 

@@ -21,7 +21,7 @@ class Capability(StrEnum):
     LEARN = "learn"
     COMPILE = "compile"
     PLAN = "plan"
-    BLOCKS = "blocks"  # its blocks can be run one by one on text, dense and pruned
+    BLOCKS = "blocks"  # its blocks can be run one after another on text, dense and pruned
     NEXT_TOKENS = "next tokens"  # it predicts next tokens: it has a perplexity, and continues text
 
 

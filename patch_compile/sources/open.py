@@ -1,5 +1,5 @@
-"""Opens the source at a path, or the source of a finished build, and names all files that a build depends on: what is read
-or copied, and what its keys have to cover."""
+"""Opens the source at a path, or the source of a finished build, and names all files that a build depends on: the files that
+it reads or copies, and that its keys have to cover."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from patch_compile.sources.base import Source
 def open_source(recipe: Recipe, *, weights: bool = True) -> Source:
     """Open the source of the setting `model`: a file that ends in .onnx, or else a Hugging Face folder.
 
-    weights: False to open a folder by its config.json alone if it has no weights.
-    A `GraphRecipe` names the graph that goes with the folder.
+    weights: False to open a folder by only its config.json if it has no weights. A `GraphRecipe` names the graph that goes
+    with the folder.
 
     Raises PatchCompileError for a folder without a checkpoint, or with a checkpoint of an unknown architecture.
     """
@@ -86,9 +86,9 @@ def files_of_model(source: Source) -> Iterator[Path]:
 
 
 def beside_key(source: Source, *, given: bool = False) -> str:
-    """Returns a hash of the names and bytes of the files beside the model.
+    """Returns a hash of the names and bytes of the files next to the model.
 
-    given: True to cover the files beside the new weights that given masks bring, too.
+    given: True to cover the files next to the new weights of given masks, too.
     """
     folders = [source.model, *filter(None, [_given_weights(source) if given else None])]
     return key_of(

@@ -49,8 +49,8 @@ def given_masks(
     """Read masks for the covered linears of a model.
 
     pruned_file: path of a pruned model, relative to the folder of its masks; fingerprint_of: returns the sha256 of a
-    model. Raises PatchCompileError if the masks cover other linears, or if they were learned together with new weights
-    that are no longer beside them.
+    model. Raises PatchCompileError if the masks cover other linears, or if they were learned together with new weights that
+    are no longer next to them.
     """
     masks = MaskSet.load(file)
     masks.check_covers(linears)
@@ -62,7 +62,7 @@ def given_masks(
         raise PatchCompileError(
             f"{file} was learned together with new weights",
             f"They belong into {weights}, where nothing is.",
-            f"Keep {MASKS} beside the folder it was written with, or learn again with --repair none "
+            f"Keep {MASKS} next to the folder it was written with, or learn again with --repair none "
             "--method wanda and without --permute, which keeps the weights.",
         )
     if fingerprint_of(weights) != digest:

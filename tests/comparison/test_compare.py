@@ -311,7 +311,7 @@ def test_other_kinds_compare_by_bytes(root, tmp_path, capsys, monkeypatch):
     assert rows["dense"] == ["100.0", "2.000"] and rows["r0.5"] == ["100.0", "1.125"]
     shares = [f"{100 * n:.1f}" for n in mixed.kinds.values()]
     assert rows["mixed"] == [*shares, f"{mixed.bytes_per_weight:.3f}"]
-    assert "compares builds by what they take" not in said
+    assert "compares builds by their bytes" not in said
     show(sections_of(compare([root / "r0.5", tmp_path / "mixed"])))
     assert "kinds of tiles take different bytes at one ratio; `--x bytes`" in capsys.readouterr().out
 

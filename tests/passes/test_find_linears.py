@@ -43,7 +43,7 @@ class TestExported:
         found = find(exported("conv_net", dynamo))
         shapes = {name: (linear.shape, linear.spatial) for name, linear in found.linears.items()}
         assert shapes == {"widen": ((128, 64), 2), "narrow": ((64, 128), 2), "head": ((12, 64), 0)}
-        assert list(found.skipped.values()) == ["a 3×3 convolution is no linear"]
+        assert list(found.skipped.values()) == ["a 3×3 convolution is not a linear"]
 
     def test_encoder(self, exported, dynamo):
         """Weights that an exporter transposed and renamed get the names of their modules."""
@@ -166,9 +166,9 @@ def test_products_that_are_no_linears(tmp_path, case):
 @pytest.mark.parametrize(
     ("kernel", "attributes", "reason"),
     [
-        ((N, K, 3, 3), {}, "a 3×3 convolution is no linear"),
+        ((N, K, 3, 3), {}, "a 3×3 convolution is not a linear"),
         ((N, K, 1, 1), {"strides": [2, 2]}, "a convolution of stride 2×2 skips inputs"),
-        ((N, K // 2, 1, 1), {"group": 2}, "a convolution in 2 groups is no linear"),
+        ((N, K // 2, 1, 1), {"group": 2}, "a convolution in 2 groups is not a linear"),
         ((N, K, 1), {"pads": [1, 0]}, "a 1×1 convolution with padding makes more outputs than inputs"),
     ],
 )
@@ -333,7 +333,7 @@ def test_reasons_are_counted_by_kind(tmp_path):
     with pytest.raises(PatchCompileError, match="has no linear to prune") as error:
         find(graphs.save(tmp_path / "m.onnx", nodes, weights, x=(8, 8, 8, 8)))
     assert error.value.why == (
-        "50 × its weight is computed at run time; 2 × a convolution of more than one point is no linear."
+        "50 × its weight is computed at run time; 2 × a convolution of more than one point is not a linear."
     )
     assert len(error.value.details) == 52
     assert "gemm7: its weight is computed at run time, by Abs 'abs7'" in error.value.details

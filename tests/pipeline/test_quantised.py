@@ -58,7 +58,7 @@ def test_from_gptq_to_compressed_tensors(quantised: dict[str, Any]) -> None:
 
 def test_foreign_scale_types_are_refused_before_work(quantised: dict[str, Any]) -> None:
     compressed_tensors(quantised["model"], scheme(4, 64))
-    with pytest.raises(PatchCompileError, match=r"int4 scales of .* are no numbers of bfloat16") as error:
+    with pytest.raises(PatchCompileError, match=r"int4 scales of .* are not numbers of bfloat16") as error:
         build(quantised | {"dtype": "bfloat16"})
     assert error.value.fix == "Give --dtype float16."
     assert not Path(quantised["out"]).exists()

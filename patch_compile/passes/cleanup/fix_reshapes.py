@@ -11,7 +11,7 @@ class FixReshapesPass(ir.passes.InPlacePass):
 
     1. A known output dimension is written as its size.
     2. A symbolic output dimension that equals the input's dimension at the same axis is written as 0 (copy).
-    3. One other symbolic output dimension is written as -1. With more than one, the node stays as it is.
+    3. A single other symbolic output dimension is written as -1. With several, the node stays unchanged.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:

@@ -1,4 +1,4 @@
-"""Fuses the tanh approximation of GELU into one op."""
+"""Fuses the tanh approximation of GELU into a single op."""
 
 import math
 from typing import Any
@@ -45,8 +45,8 @@ def _is_scalar(value: ir.Value, number: float) -> bool:
 class FuseGeluPass(ir.passes.InPlacePass):
     """Replace the operations of transformers' gelu_new by `Gelu`, which does not round each step to 16 bits.
 
-    1. The opset must be 20 or later; under an earlier one the graph stays as it is.
-    2. The constants must be those of the tanh approximation (Hendrycks & Gimpel, arXiv 1606.08415).
+    1. The opset must be 20 or later; under an earlier opset the graph stays unchanged.
+    2. The constants must match the tanh approximation (Hendrycks & Gimpel, arXiv 1606.08415).
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:

@@ -1,4 +1,4 @@
-"""Fuses root mean square normalization into one op."""
+"""Fuses root mean square normalization into a single op."""
 
 from typing import Any
 
@@ -51,7 +51,7 @@ def _normalized(op: Any, x: Any, two: Any, axes: Any, epsilon: Any) -> Any:
 def _check(x: ir.Value, weight: ir.Value, two: ir.Value, axes: ir.Value, epsilon: ir.Value) -> Any:
     result = pattern.MatchResult()
     if scalar_of(two) != 2:
-        return result.fail("the mean is not one of squares", two)
+        return result.fail("the mean is not a mean of squares", two)
     if scalar_of(axes) != -1:
         return result.fail("the mean is not over the last axis", axes)
     if scalar_of(epsilon) is None:
@@ -68,7 +68,7 @@ def _rms_normalization(op: Any, x: Any, weight: Any, epsilon: ir.Value) -> Any:
 class FuseRmsNormPass(ir.passes.InPlacePass):
     """Replace the root mean square normalization of transformers by `RMSNormalization`.
 
-    1. The opset must be 23 or later; under an earlier one the graph stays as it is.
+    1. The opset must be 23 or later; under an earlier opset the graph stays unchanged.
     2. The mean must be over the last axis, epsilon a constant and the weight a vector of the input's type.
     3. The scaling may follow the rounding to 16 bits (Llama) or precede it (Gemma).
     """

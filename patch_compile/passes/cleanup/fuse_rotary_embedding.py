@@ -1,4 +1,4 @@
-"""Fuses rotary position embedding into one op."""
+"""Fuses rotary position embedding into a single op."""
 
 import onnx_ir as ir
 
@@ -11,9 +11,9 @@ _ELEMENTWISE = ("Cast", "Cos", "Mul", "Sin")
 class FuseRotaryEmbeddingPass(ir.passes.InPlacePass):
     """Replace `x·cos + rotate_half(x)·sin` by `RotaryEmbedding(x, cos, sin)`.
 
-    1. The opset must be 23 or later; under an earlier one the graph stays as it is.
+    1. The opset must be 23 or later; under an earlier opset the graph stays unchanged.
     2. x must be [batch, heads, sequence, head_dim], and rotate_half(x) = Concat(-x[d/2:], x[:d/2]).
-    3. cos and sin must be elementwise functions of Concat(f, f). The op takes one half of each, computed on f.
+    3. cos and sin must be elementwise functions of Concat(f, f). The op takes half of each, computed on f.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:

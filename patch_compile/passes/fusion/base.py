@@ -1,5 +1,5 @@
-"""Base classes of fusions, which are graph passes, and the activations that they look for. Most fusions handle one Linear
-after the other."""
+"""Base classes of fusions, which are graph passes, and the activations that they look for. Most fusions handle one Linear at
+a time."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class EpiloguePass(FusionPass):
 
     @abstractmethod
     def fuse(self, node: ir.Node) -> bool:
-        """Replace a Linear and the operations after it by one Linear. Returns False if that is not possible."""
+        """Replace a Linear and the operations after it by a single Linear. Returns False if that is not possible."""
 
 
 def fusion_passes(names: Collection[str], plan: Mapping[str, LinearPlan]) -> list[FusionPass]:
@@ -56,7 +56,7 @@ def fusion_passes(names: Collection[str], plan: Mapping[str, LinearPlan]) -> lis
     for name, kind in FUSIONS.items():
         if name in names:
             if not issubclass(kind, FusionPass):
-                raise TypeError(f"{kind} can't run: it is no FusionPass")
+                raise TypeError(f"{kind} can't run: it is not a FusionPass")
             found.append(kind(plan))
     return found
 
@@ -65,8 +65,8 @@ def fusion_passes(names: Collection[str], plan: Mapping[str, LinearPlan]) -> lis
 class Activation:
     """Activation of a value.
 
-    kind: its name in PatchLinear; nodes: nodes that compute it, the last one its output; open: the reason why it can't be
-    fused, because another node reads a value in between, else empty.
+    kind: its name in PatchLinear; nodes: nodes that compute it, the last of which gives its output; open: the reason why it
+    can't be fused, because another node reads a value in between, else empty.
     """
 
     kind: str

@@ -68,10 +68,10 @@ class FuseGatedPass(EpiloguePass):
         return True
 
     def _why_no_pair(self, gate: LinearNode, up: LinearNode | None, up_output: ir.Value | None) -> str:
-        """Returns the reason why two factors are no gate and up of one node; empty if they are."""
+        """Returns the reason why two factors can't be gate and up of one node; empty if they can."""
         if up is None:
             unpacked = self._unpacked.get(up_output)
-            return f"{unpacked} is not packed" if unpacked else "the other factor is no linear"
+            return f"{unpacked} is not packed" if unpacked else "the other factor is not a linear"
         if up.gated:
             return "the other factor is gated itself"
         if gate.x is not up.x:
@@ -82,7 +82,7 @@ class FuseGatedPass(EpiloguePass):
             return f"only one of it and {up.name} has a bias"
         types = [self._plan[linear.name].weights for linear in (gate, up)]
         if types[0] != types[1]:
-            return f"its weights are {types[0]}, those of {up.name} {types[1]}"
+            return f"its weights are {types[0]}, the weights of {up.name} {types[1]}"
         return ""
 
 

@@ -1,4 +1,4 @@
-"""Fuses the linears for queries, keys and values of one X into one product."""
+"""Fuses the linears for queries, keys and values of one X into a single product."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class FuseQkvPass(FusionPass):
     """`Linear(X, q), Linear(X, k), Linear(X, v)` -> `Split(Linear(X, q, k, v))`, of any two or more of a block.
 
     1. The linears are found by the graph: they read the same X, and only Reshape or Attention, which split into heads, read
-       their outputs. All or none of them have a bias, their weights have one type, and none has an activation or a residual.
-       A linear that is not packed is not fused.
+       their outputs. All or none of them have a bias, their weights have the same type, and none has an activation or a
+       residual. A linear that is not packed is not fused.
     2. Each linear starts at a new panel, so it keeps its tile map and its slabs. The rows that pad its last panel are zero,
        and no node reads their part of the Split. Panels are as high as the lowest panels of the linears.
     3. The parts of the Split keep the names of the linears' outputs. The Split copies Y unless TensorRT lets its readers

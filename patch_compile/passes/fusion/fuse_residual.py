@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @FUSIONS.register
 class FuseResidualPass(EpiloguePass):
-    """`Add(Linear(X, W), residual)` -> `Linear(X, W, residual)`, behind its activation where it has one.
+    """`Add(Linear(X, W), residual)` -> `Linear(X, W, residual)`, behind its activation if it has an activation.
 
     The residual must have the same type and provably (by the graph's symbolic dimensions) the same shape, and be no
     constant, because the plugin does not broadcast. No other node may read the values in between.
@@ -33,7 +33,7 @@ class FuseResidualPass(EpiloguePass):
         if add is None:
             if not linear.activation:
                 followers = ", ".join(node.op_type for node in readers(output)) or "nothing"
-                refuse(linear.name, "what follows", f"{followers} is no epilogue")
+                refuse(linear.name, "what follows", f"{followers} is not an epilogue")
             return False
         residual = add.inputs[1 if add.inputs[0] is output else 0]
         why = _why_none(linear, output, add, residual)

@@ -38,8 +38,8 @@ class PackLinearsPass(passes.InPlacePass):
     """`Y = Linear(X, W, …)` -> `Y = PatchLinear(X, dense, sparse, meta[, b])`: all linears planned as `plugin`.
 
     1. Packed initializers `<node>.dense|sparse|meta|…` and the attribute `index` replace the weights, and one bias replaces
-       those of several linears; see `packed_initializers`.
-    2. The model gets one function body for each combination of an epilogue, of kinds of slabs and of a weight type.
+       the biases of several linears; see `packed_initializers`.
+    2. The model gets a function body for each combination of an epilogue, of kinds of slabs and of a weight type.
     3. Weights of int8 and int4 are packed as the integers of their grid.
     """
 
@@ -52,7 +52,7 @@ class PackLinearsPass(passes.InPlacePass):
         grids: Mapping[str, Grid] | None = None,
     ) -> None:
         """read: returns the values of a tensor (`<linear>.weight`, a bias), by name, in the graph's 16-bit type; for a
-        quantised weight, in a type in which it is exact. grids: those of the quantised linears.
+        quantised weight, in a type in which it is exact. grids: the grids of the quantised linears.
         """
         super().__init__()
         self._grids = grids or {}
@@ -62,8 +62,8 @@ class PackLinearsPass(passes.InPlacePass):
         self._dtype = dtype
 
     def requires(self, model: ir.Model) -> None:
-        """Each planned linear is in exactly one Linear node, as after GatherLinearsPass. Linears of a node have one weight
-        type, and the quantised ones a grid of it.
+        """Each planned linear is in exactly one Linear node, as after GatherLinearsPass. Linears of a node have the same
+        weight type, and quantised linears a grid of this type.
         """
         found = sorted(name for node in linear_nodes(model.graph) for name in LinearNode.read(node).linears)
         planned = sorted(name for name, plan in self.plan.items() if plan.lowering == "plugin")
@@ -118,7 +118,7 @@ class PackLinearsPass(passes.InPlacePass):
             raise passes.PostconditionError("PatchLinear nodes and planned linears differ")
         left = [name for name in planned if f"{name}.weight" in model.graph.initializers]
         if left:
-            raise passes.PostconditionError(f"weights stay beside their packed form: {left[:3]}")
+            raise passes.PostconditionError(f"weights remain in addition to their packed form: {left[:3]}")
 
     def _integers(self, linear: LinearNode) -> WeightType | None:
         """Returns int8 or int4, None for 16-bit weights."""

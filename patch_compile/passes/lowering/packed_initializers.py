@@ -70,7 +70,7 @@ class LinearsToPack:
         return codes_together([slab_kinds(mask, self.panel_rows) for mask in masks], self.panels)
 
     def pack(self) -> PackedLinear:
-        """Read the weights, pack them, and compare what was packed with them.
+        """Read the weights, pack them, and compare the packed form with the weights.
 
         Raises PatchCompileError for weights that are not on their grids.
         """
@@ -184,8 +184,8 @@ def check_scales(name: str, grid: Grid, dtype: str) -> None:
     if not grid.fits(dtype):
         other = "bfloat16" if dtype == "float16" else "float16"
         raise PatchCompileError(
-            f"The {grid.type} scales of {name} are no numbers of {dtype}",
-            f"They are those of a quantised checkpoint in {other}, and this graph would round them.",
+            f"The {grid.type} scales of {name} are not numbers of {dtype}",
+            f"They come from a quantised checkpoint in {other}, and this graph would round them.",
             f"Give --dtype {other}.",
         )
 

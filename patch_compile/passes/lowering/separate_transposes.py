@@ -36,8 +36,8 @@ class SeparateTransposesPass(ir.passes.InPlacePass):
 
 
 def _permutations(x: ir.Value) -> Iterator[tuple[int, ...]]:
-    """Yield the permutations of axes before a value: that of the last Transpose, those of the last two together, and so
-    on. ONNX Runtime joins Transposes, also with a Cast between them."""
+    """Yield the permutations of axes before a value: by the last Transpose, by the last two together, and so on. ONNX
+    Runtime joins Transposes, also with a Cast between them."""
     whole: tuple[int, ...] | None = None
     node = x.producer()
     while node is not None and node.domain in STANDARD_DOMAINS and node.op_type in ("Transpose", "Cast"):
@@ -54,7 +54,7 @@ def _permutations(x: ir.Value) -> Iterator[tuple[int, ...]]:
 
 
 def _is_fused(permutation: tuple[int, ...]) -> bool:
-    """True if ONNX Runtime fuses a Transpose of this permutation with a MatMul as one over batches."""
+    """True if ONNX Runtime fuses a Transpose of this permutation with a MatMul as a product over batches."""
     rank = len(permutation)
     between = tuple(range(1, rank - 1))
     return rank > 2 and permutation in ((*between, 0, rank - 1), (*between, rank - 1, 0))

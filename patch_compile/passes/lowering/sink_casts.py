@@ -30,7 +30,8 @@ class SinkCastsPass(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=count > 0)
 
     def _sink(self, node: ir.Node) -> bool:
-        """Replace an activation by one in the 16-bit type, with a Cast of its result back. Returns False if it stays."""
+        """Replace an activation by the same activation in the 16-bit type, with a Cast of its result back. Returns False if
+        it stays."""
         inputs = [self._narrow(value) for value in node.inputs]
         narrow = [value for value in inputs if value is not None]
         graph, before = node.graph, node.outputs[0]

@@ -82,7 +82,7 @@ class SplitLinearsPass(passes.InPlacePass):
                     f"{name} is computed by {found.count(name)} products, not {wanted}"
                 )
             if f"{name}.weight" in model.graph.initializers:
-                raise passes.PostconditionError(f"the weight of {name} stays beside its parts")
+                raise passes.PostconditionError(f"the weight of {name} remains in addition to its parts")
 
     def _initializers(self, name: str, split: Split) -> dict[_Part, ir.Value]:
         return _initializers(name, split, self._masks[name], self._read, self._dtype)
@@ -93,7 +93,7 @@ def _linear_of(node: ir.Node) -> str:
 
 
 def _rewrite(graph: ir.Graph, linear: Linear, split: Split, weights: Mapping[_Part, ir.Value]) -> None:
-    """Replace the nodes of a linear by the products of its split. weights: those of the products."""
+    """Replace the nodes of a linear by the products of its split. weights: the weights of the products."""
     last = linear.output.producer()
     assert last is not None
     for value in weights.values():

@@ -1,4 +1,4 @@
-"""Puts linears that an exporter had joined in one product back into one node, now packed."""
+"""Puts linears that an exporter had joined in one product back into a single node, now packed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class StackJoinedPass:
     """`Concat(Linear(X, A), Linear(X, B), …)` -> `Linear(X, A, B, …)`, of the Concats that SubstituteLinearsPass made.
 
-    1. All of them are packed, have one X and one weight type and no epilogue but a bias, and no other node reads them.
+    1. All of them are packed, share X and the weight type and have no epilogue but a bias, and no other node reads them.
     2. Each linear starts at a new panel. Panels are as low as needed to leave no row of padding between linears; if none is
        low enough, the padding is cut out by a Split and a Concat.
     """
@@ -36,7 +36,7 @@ class StackJoinedPass:
         return PassResult(model, modified=any(done))
 
     def _stack(self, graph: ir.Graph, concat: ir.Node) -> bool:
-        """Replace a Concat and its linears by one node. Returns False if that is not possible."""
+        """Replace a Concat and its linears by a single node. Returns False if that is not possible."""
         nodes = [node for value in concat.inputs if value is not None and (node := value.producer())]
         linears = [linear for value in concat.inputs if (linear := LinearNode.of(value)) is not None]
         if why := self._why_apart(concat, linears):

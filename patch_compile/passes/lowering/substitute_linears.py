@@ -34,7 +34,7 @@ class LinearRows:
 
 @dataclass(frozen=True)
 class Product:
-    """A product of the graph with the linears that it computes, one below the other in its weight."""
+    """A product of the graph with the linears that it computes, which are stacked in its weight."""
 
     linear: Linear
     parts: tuple[LinearRows, ...]
@@ -48,8 +48,8 @@ class SubstituteLinearsPass(ir.passes.InPlacePass):
     """MatMul or Gemm of an exporter -> `MatMul(X, Transpose(W))` (+ b), W an initializer [N, K] named `<linear>.weight`.
 
     1. Products without a linear that is lowered keep their nodes.
-    2. A product of several linears becomes one product for each, and a Concat of their outputs. The bias after it is divided
-       with it. The Concat is left out if a Split into the same linears is its only reader.
+    2. A product of several linears becomes a product for each linear, and a Concat of their outputs. The bias after it is
+       divided with it. The Concat is left out if a Split into the same linears is its only reader.
     3. A linear of such a product that is not lowered becomes a MatMul with its own weight.
     4. If X has another type than the packed weights, X is cast to their type, and Y back.
     """
@@ -88,7 +88,7 @@ class SubstituteLinearsPass(ir.passes.InPlacePass):
             raise ir.passes.PostconditionError(f"linears are lost: {lost[:3]}")
 
     def _rewrite(self, graph: ir.Graph, product: Product) -> None:
-        """Replace a product by one for each of its linears, see the rules of the class."""
+        """Replace a product by a product for each of its linears, see the rules of the class."""
         linear = product.linear
         # The Add after a single linear stays as it is: passes that fuse it know where it lies.
         own_bias = len(linear.nodes) > 1 and len(product.parts) == 1
@@ -185,7 +185,8 @@ def _rows(shape: ir.Shape | None, rows: int) -> ir.Shape | None:
 
 
 def _split_of(output: ir.Value, rows: Sequence[int]) -> ir.Node | None:
-    """Returns the Split that alone reads a value and divides its last axis into these rows; None if there is none."""
+    """Returns the Split that divides a value's last axis into these rows and is its only reader; None if there is no such
+    Split."""
     readers = [use.node for use in output.uses()]
     if output.is_graph_output() or len(readers) != 1 or len(rows) < 2:
         return None

@@ -1,4 +1,4 @@
-"""report.html: the description, quality and speed of a build, on one page that needs no other file."""
+"""report.html: the description, quality and speed of a build, on a page that needs no other file."""
 
 from patch_compile.report.page.write import renew_page, write_page
 

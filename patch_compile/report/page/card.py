@@ -81,7 +81,7 @@ def _about(sources: Sources, facts: CardFacts, base: str) -> Iterator[str]:
 
 def _licence(facts: CardFacts) -> str:
     if not facts.licence:
-        return "unknown (no card with one lay beside its weights)"
+        return "unknown (no model card with a licence lay next to its weights)"
     named = _code(facts.licence_name or facts.licence)
     return f"{named} ({facts.licence_link})" if facts.licence_link else named
 
@@ -137,7 +137,7 @@ def _files(sources: Sources) -> Iterator[str]:
         MASKS: "which weights are zeroed, by tile",
         ONNX: "the packed model: linears are `PatchLinear` functions of standard operators",
         **(
-            {ENGINE: "the TensorRT engine, a program: run those of makers whom you trust"}
+            {ENGINE: "the TensorRT engine, a program: run only engines of makers whom you trust"}
             if sources.report.engine
             else {}
         ),

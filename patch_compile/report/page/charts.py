@@ -290,4 +290,4 @@ def _frontier_summary(others: int, better: str | None) -> str:
         return f"The {which} is no larger than this build and loses less."
     if others:
         return "No baseline that was measured is as small as this build and loses less."
-    return "No other way of pruning was measured beside this build and the dense model."
+    return "No other way of pruning was measured, only this build and the dense model."

@@ -153,8 +153,8 @@ def differing_words(before: str, after: str) -> tuple[list[tuple[str, bool]], li
 
 
 def _generated(sources: Sources) -> Iterator[tuple[Sentence | GeneratedText, str]]:
-    """Yield the generated texts of `verify`, and that of the build unless `verify` was given its prompt too, each with
-    the pruned model's continuation."""
+    """Yield the generated texts of `verify`, and the build's text unless `verify` was given its prompt too, each with the
+    pruned model's continuation."""
     of_verify = sources.verify.generated if sources.verify else ()
     built = sources.report.generated if isinstance(sources.report, DecoderReport) else None
     if built and built.prompt not in [one.prompt for one in of_verify]:

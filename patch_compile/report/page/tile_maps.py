@@ -1,10 +1,10 @@
 """Draws tile maps in a grid, with a row for each kind of linear and a column for each block.
 
-A cell has one SVG path for each kind of pruned tiles that it has. Neighbouring tiles of a kind are one rectangle,
-`M4 7h3v1h-3z`, so that the maps of a model of 7B weights take about a megabyte. The view box cuts off the tiles that the
-last row or column cuts off. Lines as wide as a tile would be shorter, but browsers draw lines thinner than a pixel too pale,
-and areas right. 2:4 has a hue of its own, and n:16 another one that is the paler the more weights it keeps: print and
-colour-blind readers see the lightness.
+A cell has an SVG path for each of its kinds of pruned tiles. Neighbouring tiles of a kind are one rectangle, `M4 7h3v1h-3z`,
+so that the maps of a model of 7B weights take about a megabyte. The view box cuts off the tiles that the last row or column
+cuts off. Lines as wide as a tile would be shorter, but browsers draw lines thinner than a pixel too pale, and areas right.
+2:4 has a hue of its own; n:16 has another hue, which is the paler the more weights it keeps: print and colour-blind readers
+see the lightness.
 """
 
 from __future__ import annotations

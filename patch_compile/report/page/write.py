@@ -32,8 +32,8 @@ def write_page(out: Path) -> Path:
     """Write OUT/report.html and return its path. The file is renamed into place when it is complete.
 
     Its sources are report.json, manifest.json, recipe.yaml and masks.safetensors, and verify/verify.json and
-    bench/bench.json if they exist. Equal files give equal pages. Raises PatchCompileError if OUT is no build or its
-    masks are damaged.
+    bench/bench.json if they exist. Equal files give equal pages. Raises PatchCompileError if OUT is not a build or its masks
+    are damaged.
     """
     page = out / PAGE
     _write(page, rendered(Sources.read(out)))

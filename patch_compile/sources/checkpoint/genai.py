@@ -1,7 +1,7 @@
-"""Writes what onnxruntime-genai needs beside a decoder's ONNX file: genai_config.json and the tokenizer's files.
+"""Writes the files that onnxruntime-genai needs next to a decoder's ONNX file: genai_config.json and the tokenizer's files.
 
-The format is that of onnxruntime-genai 0.18 (its page "Config reference"). The model has the type `decoder`, its generic
-one: everything that differs between architectures is in the graph, masks of sliding windows too.
+The format is described by onnxruntime-genai 0.18 (its page "Config reference"). The model has the generic type `decoder`:
+everything that differs between architectures is in the graph, masks of sliding windows too.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _Inputs = Mapping[str, tuple[Dim, ...]]
 
 
 def write_genai(model: Path, onnx: Path) -> None:
-    """Make the folder of an ONNX file one that onnxruntime-genai loads. It knows one size of caches for all layers: a model
-    with several gets no genai_config.json.
+    """Make the folder of an ONNX file loadable by onnxruntime-genai. It has a single cache size for all layers, so a model
+    with several sizes gets no genai_config.json.
 
     model: the model folder; onnx: a decoder with the inputs and outputs of `export.decoder.decoder_interface`. Raises
     PatchCompileError if the tokenizer has to be asked for the end of a text and can't be loaded.

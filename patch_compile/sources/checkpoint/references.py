@@ -75,9 +75,10 @@ def load_as_compiled(
 ) -> Any:
     """Returns the model of transformers with weights as in a graph of this type, and arithmetic in fp32 or in the type.
 
-    Weights are rounded to the type, but for those of int8, which a graph multiplies as they are and scales afterwards. The
+    Weights are rounded to the type, except int8 weights, which a graph multiplies as they are and scales afterwards. The
     checkpoint holds quantised weights rounded to its own type, which may be coarser: they are computed anew from their
-    integers. masks: the file with their scales, read if none lies beside the pruned model; None if there is none.
+    integers. masks: the file with their scales, read if there is none next to the pruned model; None if there is no such
+    file.
     """
     import torch
 

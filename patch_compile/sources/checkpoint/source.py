@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _STATE_BYTES = 12  # fp32 weight and the two moments of AdamW
 _RANGE_TOKENS = 64  # the largest activations of language models are at the first tokens of a text
-_PACKED_SHARE = 1.1  # packed weights and engine are no larger than this share of the 16-bit weights
+_PACKED_SHARE = 1.1  # packed weights and engine are at most this share of the 16-bit weights
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class CheckpointSource(CheckpointModel):
 
     @override
     def with_other(self, *, kinds: str | None = None, weights: str | None = None) -> Self:
-        """Returns a copy, which keeps what is known of coverage and outline: these depend on neither."""
+        """Returns a copy that keeps the known coverage and outline, which depend on neither option."""
         found = copy(self)
         given = {"kinds": kinds, "weights": weights}
         found._recipe = self._recipe.model_copy(update={name: text for name, text in given.items() if text})
@@ -209,7 +209,7 @@ class CheckpointSource(CheckpointModel):
     def _pass_bytes(self) -> int:
         """Returns bytes of the patterns that scoring and solving find, and of the hidden states between blocks.
 
-        The states are those of two blocks, or of all blocks while the sensitivity of the loss is computed.
+        States of two blocks are counted, or of all blocks while the sensitivity of the loss is computed.
         """
         r = self._recipe
         if not r.traits.needs:
@@ -220,7 +220,7 @@ class CheckpointSource(CheckpointModel):
 
     @property
     def _stored(self) -> int:
-        """Bytes of the files, or of the tensors where those of a quantised checkpoint take more as dense ones."""
+        """Bytes of the files, or of the tensors if a quantised checkpoint's tensors take more once they are dense."""
         return max(sum(file.stat().st_size for file in self._checkpoint.files()), self._checkpoint.bytes())
 
 

@@ -77,7 +77,7 @@ class WeightIndex:
             for origin, weight in _forms(name, model, pruned, masks, dtype):
                 found = KnownWeight(name, len(weight), _digest(weight), origin)
                 same = known.setdefault((weight.shape[1], _digest(weight[:1])), [])
-                # Without zeros to set, the model and its pruned form have one digest.
+                # Without zeros to set, the model and its pruned form have the same digest.
                 if all((one.name, one.digest) != (name, found.digest) for one in same):
                     same.append(found)
         return cls(known)
@@ -148,9 +148,9 @@ class HeldWeights:
 class Matches:
     """Result of the search.
 
-    products: those that can be compiled, in graph order; in_place: initializers that more than one product reads, whose
-    values alone are masked; refused: linears that are not compiled, with the reason; origins: number of weights by the model
-    whose numbers they have; like_shaped: number of weights that have a linear's shape and other numbers.
+    products: products that can be compiled, in graph order; in_place: initializers that more than one product reads, of
+    which only the values are masked; refused: linears that are not compiled, with the reason; origins: number of weights by
+    the model whose numbers they have; like_shaped: number of weights that have a linear's shape and other numbers.
     """
 
     products: list[Product] = field(default_factory=list)
@@ -179,9 +179,10 @@ def match_linears(
 ) -> Matches:
     """Find linears of a checkpoint in a graph.
 
-    1. A product's weight, in either layout, must be one linear's weight or several below each other, bit for bit.
+    1. A product's weight, in either layout, must be the weight of one linear or of several linears below each other, bit for
+       bit.
     2. Where several linears have the same numbers, the names in the graph decide; if they don't, none of these is taken.
-    3. A linear with two products, of one initializer or of two, keeps them, and its weight is masked in place.
+    3. A linear with two products, which read one or two initializers, keeps them, and its weight is masked in place.
 
     linears: all linears of the checkpoint with (N, K); covered: those with a mask; index_of: weights in a type of the graph.
     """
@@ -276,7 +277,7 @@ def _parts(
 
 
 def _chosen(same: Sequence[KnownWeight], words: Sequence[str]) -> KnownWeight | None:
-    """Returns the one of several equal weights whose name is nearest to the words, None if two are equally near."""
+    """Of several equal weights, returns the weight whose name is nearest to the words, None if two are equally near."""
     if len({one.name for one in same}) == 1:
         return same[0]
     tokens = {token for word in words for token in _tokens(word)}
@@ -286,7 +287,7 @@ def _chosen(same: Sequence[KnownWeight], words: Sequence[str]) -> KnownWeight | 
 
 
 def _tokens(name: str) -> list[str]:
-    """Returns the parts of a path, with the number of a layer beside what it numbers: `layers.3` and `q_proj`."""
+    """Returns the parts of a path, with the number of a layer kept after its word: `layers.3` and `q_proj`."""
     parts = [part for part in re.split(r"[./]", name) if part]
     numbered = [f"{a}.{b}" for a, b in pairwise(parts) if b.isdigit()]
     return [*numbered, *(part for part in parts if not part.isdigit())]

@@ -53,7 +53,7 @@ _KEPT = {
 
 
 class ExportedSource(CheckpointModel):
-    """A checkpoint whose graph comes from a file. It can be compiled alone."""
+    """A checkpoint whose graph comes from a file. It can only be compiled."""
 
     why_lacking: ClassVar[Mapping[Capability, str]] = {
         ability: _ONLY_COMPILED for ability in Capability if ability is not Capability.COMPILE
@@ -84,8 +84,8 @@ class ExportedSource(CheckpointModel):
 
     @override
     def check(self, stages: Collection[Stage]) -> None:
-        """Find the linears of the masks in the graph. Raises PatchCompileError if none is there, and for a graph whose other
-        weights are not those that belong to the masks."""
+        """Find the linears of the masks in the graph. Raises PatchCompileError if the graph has none of them, or if its
+        other weights do not belong to the masks."""
         self._checkpoint.check_unchanged()
         self.check_masks()
         self._check_scales()
@@ -96,7 +96,7 @@ class ExportedSource(CheckpointModel):
     @property
     @override
     def notes(self) -> Sequence[str]:
-        """Lines about the linears that were found, and one for each reason why some were not."""
+        """Lines about the linears that were found, and a line for each reason why some were not."""
         matches = self._matches
         masked = [name for name in self.coverage.linears if name in matches.found]
         count = f"{len(masked)} of {len(self.coverage.linears)} linears with masks"
@@ -118,7 +118,8 @@ class ExportedSource(CheckpointModel):
         costs: CostModel | None,
         weights: Mapping[str, WeightType] | None = None,
     ) -> dict[str, LinearPlan]:
-        """Choose lowerings as for any checkpoint; linears that the graph does not have alone stay dense."""
+        """Choose lowerings as for any checkpoint; linears that the graph does not hold as products of their own stay
+        dense."""
         plans = super().plan(masks, costs, weights)
         for name, why in self._matches.refused.items():
             plans[name] = plans[name].in_16_bits().changed(lowering="dense", reason=Reason(kind=why))
@@ -245,7 +246,7 @@ class ExportedSource(CheckpointModel):
 
     def _check_rest(self) -> None:
         """Raise PatchCompileError if masks came with new weights, some outside the masked linears, and the graph has the old
-        ones."""
+        weights."""
         weights = self.given.weights
         if weights == self.model or not self._matches.origins[Origin.MODEL]:
             return

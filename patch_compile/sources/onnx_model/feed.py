@@ -1,8 +1,8 @@
 """Feeds the linears of an ONNX model to the methods of `masklearn`, with their weights and the second moments of their
 inputs.
 
-The moments are always those of the dense model, for scores and for new weights. For a checkpoint they come from inputs
-that passed through the blocks already pruned.
+The moments always come from the dense model, for scores and for new weights. For a checkpoint they come from inputs that
+passed through the blocks already pruned.
 
 `oneshot`, ranked by error relative to the output's energy, is the default because it lost least. Measured on SmolLM2-135M
 as an fp16 ONNX file, every third block at ratio .35 in tiles of 64×64, 16 windows of 256 tokens; perplexity on 8 other
@@ -93,7 +93,7 @@ def gather_moments(
     """Run the model of `write_probe`, and sum XᵀX of every linear in fp64, for as many linears at a time as fit into
     memory.
 
-    threads: number of ONNX Runtime's threads, None for one per core. The sums may depend on it, by rounding.
+    threads: number of ONNX Runtime's threads, None for one thread per core. The sums may depend on it, by rounding.
 
     Raises PatchCompileError if the model does not run on the feeds, or if an X is not finite.
     """
@@ -129,8 +129,8 @@ def _moment(linear: Linear, x: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _groups(leaders: Mapping[str, Linear]) -> list[dict[str, Linear]]:
-    """Returns groups of linears whose sums fit into memory together, in graph order. A linear that does not fit is
-    alone."""
+    """Returns groups of linears whose sums fit into memory together, in graph order. A linear that does not fit gets a group
+    of its own."""
     room = available_memory(usable_device("cpu")) // _SHARE
     groups: list[dict[str, Linear]] = [{}]
     used = 0

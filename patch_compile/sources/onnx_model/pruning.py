@@ -89,7 +89,7 @@ def write_pruned(
 def learn_pruning(
     facts: OnnxFacts, scratch: Path, progress: Progress, choose: Choose | None = None
 ) -> OnnxPruning:
-    """Learn masks of the file's linears, from their inputs when the model runs on the given inputs, or from weights alone.
+    """Learn masks of the file's linears, from their inputs when the model runs on the given inputs, or only from weights.
 
     choose: chooses tiles by their scores, None for the recipe's ratio over all linears.
     """

@@ -1,5 +1,5 @@
 """Measures the effect of 16 bits on an ONNX model: the rounding of its outputs, by which the hybrid model may differ from
-the pruned one, and the range of its linears' inputs and outputs."""
+the pruned model, and the range of its linears' inputs and outputs."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def _widen_attributes(node: ir.Node) -> None:
 
 def check_float16(facts: OnnxFacts, names: Collection[str], scratch: Path) -> None:
     """Raise PatchCompileError if an fp32 linear has an input or output, on the first of the file's inputs, that float16
-    does not hold. Values that fp32 does not hold either are no matter of float16.
+    does not hold. Values that fp32 does not hold either are ignored.
 
     names: the linears that may be compiled to float16; scratch: an existing folder for a copy of the model.
     """
@@ -159,7 +159,7 @@ def check_float16(facts: OnnxFacts, names: Collection[str], scratch: Path) -> No
     write_probe(model, wide, probe, with_outputs=True)
     places = {
         str(value.name): (what, name)
-        for name, linear in reversed(wide.items())  # an input of several linears is called that of the first
+        for name, linear in reversed(wide.items())  # an input of several linears is named after the first
         for what, value in (("input", linear.x), ("output", linear.output))
     }
     ordered = [str(value.name) for linear in wide.values() for value in (linear.x, linear.output)]

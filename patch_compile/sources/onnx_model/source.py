@@ -141,13 +141,13 @@ class OnnxSource(OutputSource):
                 raise PatchCompileError(
                     f"The output {name!r} of {self.model} is not finite",
                     "All of its values are NaN or infinite on the first of the inputs, before anything is pruned: the "
-                    "weights are damaged, or the model's own type does not hold what it computes.",
+                    "weights are damaged, or the model's own type does not hold the values that it computes.",
                     f"{self._how_to_feed()} Or export the model in fp32.",
                 )
 
     def _how_to_feed(self) -> str:
         if self.recipe.calib is not None:
-            return f"Give other inputs than those of {self.recipe.calib} with --calib."
+            return f"Give other inputs than {self.recipe.calib} with --calib."
         fix = "Give inputs that the model takes with --calib inputs.npz"
         if sizes := ",".join(f"{name}=SIZE" for name in dim_names(read_inputs(self.model))):
             fix += f", or sizes that it takes with --opt-shapes {sizes}"
@@ -225,7 +225,8 @@ class OnnxSource(OutputSource):
     def dense_onnx(
         self, path: Path, *, logits: Literal["all", "last"] | None = None, runnable: bool = False
     ) -> Path:
-        """Returns the file itself, or if `runnable` and it holds bfloat16 a copy beside `path` that ONNX Runtime can run."""
+        """Returns the file itself, or if `runnable` and it holds bfloat16 a copy next to `path` that ONNX Runtime can
+        run."""
         return runnable_onnx(self.model, path.parent) if runnable else self.model
 
     @override

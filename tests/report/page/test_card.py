@@ -56,7 +56,7 @@ def test_the_card_names_source_and_cost(out: Out) -> None:
 def test_what_is_not_known_is_not_said(out: Out) -> None:
     about, text = card_of(out.write())
     assert not {"base_model", "license", "language"} & {*about}
-    assert "unknown (no card" in text and "# `smollm2-135m`" in text and "`engine/" not in text
+    assert "unknown (no model card" in text and "# `smollm2-135m`" in text and "`engine/" not in text
 
 
 def test_names_of_others_are_text(out: Out) -> None:

@@ -304,7 +304,7 @@ class TestCommand:
         assert done.exit_code == 0, done.exception
         assert "(asked 0.4), method magnitude" in done.stdout
         assert "Compiled right? ✓ yes" in done.stdout
-        assert "left dense: /stem/Conv: a 3×3 convolution is no linear" in done.stdout
+        assert "left dense: /stem/Conv: a 3×3 convolution is not a linear" in done.stdout
         assert "of its norm" in done.stdout
 
     def test_dense_nodes_are_counted_and_named(self, exported, tmp_path):
@@ -328,8 +328,8 @@ class TestCommand:
             with pytest.raises(SystemExit):
                 main()
             said = capsys.readouterr().err
-            assert "why: 1 × a convolution of more than one point is no linear." in said
-            assert ("  conv: a convolution of 3 points is no linear" in said) == bool(more)
+            assert "why: 1 × a convolution of more than one point is not a linear." in said
+            assert ("  conv: a convolution of 3 points is not a linear" in said) == bool(more)
 
     def test_far_outputs_bring_a_warning(self, exported, tmp_path, calib):
         """Random weights have no structure, so that half of them are a large part of the output."""
