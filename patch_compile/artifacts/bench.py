@@ -125,7 +125,7 @@ class ClockSample(Record):
 
 
 class Spread(Record):
-    """Range and median of the samples of one quantity."""
+    """Range and median of one quantity's samples."""
 
     min: float
     median: float

@@ -15,7 +15,7 @@ from patch_compile.artifacts.report import Kind, MaskMetadata, OnnxFile, PrunedM
 
 
 class LearnedBaselines(BesideBaselines):
-    """Learned masks beside their baselines. text: the held-out text that all were evaluated on."""
+    """Learned masks and their baselines. text: the held-out text that all were evaluated on."""
 
     text: EvalText
 
@@ -105,9 +105,9 @@ class ExportedAnswer(VersionedRecord):
 class ReducedLinear(VersionedRecord):
     """Result of `debug reduce`.
 
-    path: the folder that was written; linears: all that its node computes; inputs, outputs: shapes by the tensor's name;
-    error: largest difference of hybrid and dense outputs over the largest dense one, None if it is not finite; tolerance:
-    part of it that rounding explains; command: runs the hybrid file.
+    path: the folder that was written; linears: all linears of its node; inputs, outputs: shapes by the tensor's name;
+    error: largest difference of hybrid and dense outputs over the largest dense output, None if it is not finite; tolerance:
+    part of the error that rounding explains; command: runs the hybrid file.
     """
 
     SCHEMA: ClassVar[int] = 1

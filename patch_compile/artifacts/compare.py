@@ -1,4 +1,4 @@
-"""The result of `compare`: builds of one model beside each other, as `--json` prints it and compare.json holds it.
+"""The result of `compare` for builds of one model, as `--json` prints it and compare.json holds it.
 
 It holds no sentences. `patch_compile.report.compare` puts it into words.
 """
@@ -50,7 +50,7 @@ class Against(StrEnum):
 class ComparedAxis(Record):
     """The axis that quality is drawn against: ratio, megabytes or speed-up.
 
-    phase: phase of measured speeds, None for predicted ones end to end, and for other axes; dense: value of the dense
+    phase: phase of measured speeds, None for predicted end-to-end speeds and for other axes; dense: value of the dense
     model.
     """
 
@@ -133,14 +133,14 @@ class LeftOut(Record):
 
     @property
     def predicted(self) -> bool:
-        """True for predicted speeds, False for measured ones."""
+        """True for predicted speeds, False for measured speeds."""
         return self.kind in (LeftOutKind.NOT_PREDICTED, LeftOutKind.PREDICTED_DIFFERENTLY)
 
 
 class BuildFigures(Record):
     """Figures of a build.
 
-    name: short and unique among the builds; permuted, repaired: done to the weights beside pruning, which affects quality
+    name: short and unique among the builds; permuted, repaired: done to the weights besides pruning, which affects quality
     as much as the method; kinds: share of the covered weights in tiles of each kind that the build has, by the kind's name,
     in the order of the table of kinds; bytes_per_weight: of a packed weight of its type, on average over the covered
     weights; increase: of the perplexity over the dense model's, None for other measures; bytes: of the ONNX file with its
@@ -162,7 +162,7 @@ class BuildFigures(Record):
 
     @property
     def two_four_alone(self) -> bool:
-        """True if the build has no other tiles than dense and 2:4 ones."""
+        """True if all tiles of the build are dense or 2:4."""
         return self.kinds.keys() <= {DENSE_KIND.name, TWO_FOUR.name}
 
 

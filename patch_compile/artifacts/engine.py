@@ -18,8 +18,8 @@ class SparseTactics(Record):
 class PluginHeaders(Record):
     """TensorRT's headers that a plugin was compiled with.
 
-    package, sha256: the pinned package of a third party that they were downloaded from, None for those of an installed
-    TensorRT, which are in `folder`. A plugin that was compiled elsewhere, of patch-compile-plugin, has the version alone.
+    package, sha256: the pinned package of a third party that they were downloaded from, None for headers of an installed
+    TensorRT, which are in `folder`. For a plugin that came compiled in patch-compile-plugin, only the version is set.
     """
 
     version: str
@@ -29,13 +29,13 @@ class PluginHeaders(Record):
 
 
 class EngineDetails(Record):
-    """Description of a built engine. Bytes are those of the file, and of the packed tensors.
+    """Description of a built engine, with the bytes of its file and of its packed tensors.
 
     version: version of the library that built it. patch_linears: number of PatchLinear nodes; sparse_parts: number of
     2:4 products of split linears; sparse_tactics: TensorRT's choices for them and for other 2:4 weights, None without
     such weights and for a library without such tactics. plugin_version, plugin_sha256: version and content of the plugin
-    that it was built with, None without one; plugin_embedded: True if the engine contains it; plugin_headers: None if they
-    are unknown. The two fields that follow are those of `EngineOptions`.
+    that it was built with, None without a plugin; plugin_embedded: True if the engine contains it; plugin_headers: None if
+    they are unknown. The two fields that follow come from `EngineOptions`.
     """
 
     backend: str
@@ -58,7 +58,7 @@ class EngineDetails(Record):
 
 
 class EngineReport(FileRecord, EngineDetails):
-    """engine.json. file: name of the engine beside it; plugin: name of the plugin library beside it, None without one."""
+    """engine.json. file, plugin: names of the engine and the plugin library in its folder; plugin: None without a plugin."""
 
     SCHEMA: ClassVar[int] = 2  # 1 had no version, paths in the unfinished OUT, and a sentence on 2:4 tactics
     WHAT: ClassVar[str] = "the description of an engine"

@@ -35,7 +35,7 @@ class OutFolder:
     def open(cls, path: Path, *, check: bool = True) -> OutFolder:
         """Open a finished build.
 
-        Raises PatchCompileError if `path` is no finished build, or, with `check`, if a file has changed since it was
+        Raises PatchCompileError if `path` is not a finished build, or, with `check`, if a file has changed since it was
         written.
         """
         _check_is_build(path)
@@ -64,7 +64,7 @@ class OutFolder:
     def replacing(self, name: str) -> Iterator[Path]:
         """Yield a new folder, which replaces the folder `name` of OUT once the block ends.
 
-        The manifest forgets the files of the old folder, and the caller records the new ones. An interruption leaves the
+        The manifest forgets the files of the old folder, and the caller records the new files. An interruption leaves the
         old folder. The caller must hold OUT exclusively, as for `record`. Raises PatchCompileError if the old folder holds
         files of the user.
         """
@@ -104,7 +104,8 @@ class OutFolder:
 def kept_for_writing(path: Path) -> Iterator[None]:
     """Lock a finished build for this process, which writes into it, until the block ends.
 
-    Raises PatchCompileError if `path` is no finished build or holds links, or another process writes into it or replaces it.
+    Raises PatchCompileError if `path` is not a finished build or holds links, or another process writes into it or replaces
+    it.
     """
     _check_is_build(path)
     check_links(path)

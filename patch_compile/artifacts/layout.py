@@ -12,7 +12,7 @@ PLAN = "plan.json"
 ONNX_NAME = "model.onnx"
 ONNX_FOLDER = "onnx"
 ONNX = f"{ONNX_FOLDER}/{ONNX_NAME}"
-# For onnxruntime-genai, with the tokenizer beside a decoder's ONNX file.
+# For onnxruntime-genai, with the tokenizer in the folder of a decoder's ONNX file.
 GENAI_CONFIG_NAME = "genai_config.json"
 PRUNED_ONNX = f"{MODEL}/{ONNX_NAME}"  # in builds from an ONNX file
 ENGINE_NAME = "model.engine"

@@ -20,8 +20,8 @@ _OPEN = os.O_NOFOLLOW | os.O_NONBLOCK  # opening a FIFO would wait for its other
 class FolderLock:
     """An flock on a file in the folder. The kernel drops it when the process ends, for whatever reason.
 
-    The file holds the process id. Raises PatchCompileError, naming that process, if another one has the lock; two locks of
-    one process exclude each other too. `release` removes the file. Set `folder` anew when the folder is renamed.
+    The file holds the process id. Raises PatchCompileError with the id if another process has the lock; two locks of one
+    process exclude each other too. `release` removes the file. Set `folder` anew when the folder is renamed.
 
     refusal: `what` of the error, None for the default.
     """
@@ -50,7 +50,7 @@ class FolderLock:
         self.release()
 
     def holds(self) -> bool:
-        """Returns True if the folder is still the one that was locked, and not removed or replaced meanwhile."""
+        """Returns True if the locked folder was not removed or replaced meanwhile."""
         return self._descriptor is not None and _is_file_of(self._descriptor, self.folder / LOCK)
 
     def release(self) -> None:

@@ -40,7 +40,7 @@ class ModelOrigin(Record):
 
 
 class Ratio(Record):
-    """Zeroed weights / weights of the covered linears: the ratio asked for, and the one that whole tiles reach."""
+    """Zeroed weights / weights of the covered linears: the requested ratio, and the ratio that whole tiles reach."""
 
     asked: float
     reached: float

@@ -44,12 +44,12 @@ def place_of(out: Path) -> Path:
 
 
 def partial_of(place: Path) -> Path:
-    """Returns the folder, beside OUT, in which OUT is built."""
+    """Returns the folder, next to OUT, in which OUT is built."""
     return place.with_name(place.name + PARTIAL)
 
 
 def name_aside(place: Path) -> Path:
-    """Returns a new name, beside OUT, for the build that a new one replaces."""
+    """Returns a new name, next to OUT, for the build that a new build replaces."""
     return place.with_name(f".{place.name}.replaced-{secrets.token_hex(8)}")
 
 
@@ -67,12 +67,12 @@ def check_out(out: Path, *, force: bool, resume: bool, held: bool = False) -> No
     if not is_workspace(root):
         raise PatchCompileError(
             f"{root} was not made by patch-compile",
-            f"{place.name} is built there, and what is there holds no {STATE} of a build.",
+            f"{place.name} is built there, and the folder there holds no {STATE} of a build.",
             "Move it away, or choose another -o.",
         )
     if not (force or resume):
         _check_unfinished(place, root, held=held)
-    # Of several processes only the one with the lock checks: it writes there meanwhile.
+    # Of several processes, only the process with the lock checks: it writes there meanwhile.
     if held or process_count() == 1:
         done = f"{root.name} would be cleared to build {place.name}"
         check_own(root, WorkspaceState.read(root).own_paths, done=done)
@@ -129,7 +129,7 @@ def check_replaceable(place: Path, *, force: bool) -> None:
         resume = " (with --resume, to continue its unfinished one)" if partial_of(place).exists() else ""
         raise PatchCompileError(
             f"{place} exists",
-            "A build does not overwrite an earlier one unasked.",
+            "A build does not overwrite an earlier build unasked.",
             f"Use --force to replace it{resume}, or another -o.",
         )
     if not (place / MANIFEST).is_file():
@@ -182,11 +182,11 @@ def _check_movable(out: Path, place: Path, here: Path) -> None:
     above = next(parent for parent in place.parents if os.path.lexists(parent))
     if not above.is_dir():
         raise PatchCompileError(
-            f"A build can't be put at {out}", f"{above} is no folder.", "Choose another -o."
+            f"A build can't be put at {out}", f"{above} is not a folder.", "Choose another -o."
         )
     if len(os.fsencode(name_aside(place).name)) > _NAME_MAX:
         raise PatchCompileError(
             f"The name of OUT is too long: {place.name[:40]}…",
-            "Names beside it, which a build makes of it, would have more than 255 bytes.",
+            "Names of temporary folders, which a build makes from it, would have more than 255 bytes.",
             "Choose a shorter -o.",
         )

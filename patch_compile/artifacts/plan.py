@@ -30,7 +30,7 @@ class Way(StrEnum):
 
 
 class Slower(Record):
-    """A hybrid product that is slower than the dense one, because our kernels can't use the tensor cores' full rate.
+    """A hybrid product that is slower than the dense product, because our kernels can't use the tensor cores' full rate.
 
     speedup: dense over hybrid time, below 1.
     """
@@ -45,20 +45,22 @@ class ReasonKind(StrEnum):
     NOT_COVERED = "not-covered"
     ASKED = "asked"  # --lowering asks for another lowering
     NO_SPARSE_TILE = "no-sparse-tile"
-    SMALL_TILES = "small-tiles"  # no slab lies in 2:4 tiles alone
+    SMALL_TILES = "small-tiles"  # no slab lies only in 2:4 tiles
     SMALL_LINEAR = "small-linear"  # even with all tiles 2:4 it is predicted no faster than dense
-    LITTLE_SPARSE = "little-sparse"  # with all tiles 2:4 it would be faster, with those of its mask it is not
+    LITTLE_SPARSE = (
+        "little-sparse"  # with all tiles 2:4 it would be faster, with the tiles of its mask it is not
+    )
     PROMPTS = "prompts"  # prompts lose more time than decode steps gain
     DENSE_PRODUCT = "dense-product"  # one dense product with other linears of its input is faster
     # The next four are reasons for linears of a graph that another program exported.
     NOT_IN_GRAPH = "not-in-graph"  # no weight of the graph has its numbers
     READ_TWICE = "read-twice"  # more than one product reads its weight
-    READ_OTHERWISE = "read-otherwise"  # an operation that is no product reads its weight too
+    READ_OTHERWISE = "read-otherwise"  # an operation other than a product reads its weight too
     ALIKE = "alike"  # another linear has the same numbers, and the graph's names do not tell them apart
 
     @property
     def by_time(self) -> bool:
-        """True if predicted times alone decided."""
+        """True if only predicted times decided."""
         return self in _BY_TIME
 
 
@@ -103,7 +105,7 @@ class Times(Record):
 
     dense: with 16-bit weights; alike: the same with quantised weights of the linear's type, all its slabs dense; None for
     16-bit weights. bound: the limit of the dense product. slower: set if the card's tensor cores make the hybrid product
-    the slower one.
+    slower than the dense product.
     """
 
     dense: float
@@ -134,7 +136,7 @@ class TileCount(Record):
 
 
 class Slabs(Record):
-    """Numbers of slabs of a packed weight. sparse: those of 2:4; others: by the name of another kind."""
+    """Numbers of slabs of a packed weight. sparse: 2:4 slabs; others: by the name of another kind."""
 
     dense: int
     sparse: int
@@ -165,9 +167,9 @@ class SplitRow(Record):
 
 
 class LinearRow(Record):
-    """Lowering of one linear `[N, K]`. Bytes are those of the 16-bit weight, and of the constants that replace it.
+    """Lowering of one linear `[N, K]`, with the bytes of its 16-bit weight and of the constants that replace it.
 
-    reason: set if the lowering is not `plugin`, or if quantised weights have dense slabs alone; node: set if it is `plugin`;
+    reason: set if the lowering is not `plugin`, or if quantised weights have only dense slabs; node: set if it is `plugin`;
     weights: name of the weights' type. predicted: None if the card is unknown.
     """
 

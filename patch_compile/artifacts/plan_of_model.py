@@ -14,7 +14,7 @@ from patch_compile.artifacts.record import Record
 
 
 class Asked(Record):
-    """The amount to prune that was asked for. Exactly one field is set."""
+    """The requested amount of pruning. Exactly one field is set."""
 
     ratio: float | str | None = None
     mask: str | None = None
@@ -90,8 +90,8 @@ class OtherKinds(Record):
 class OtherTypes(Record):
     """The plan of the same request with other types of weights.
 
-    weights: a value of `--weights`; planned: True for the types of the plan itself. Bytes are those of the covered linears
-    and of all weights of the model. whole: None if the goal of speed is out of reach, or if `unfit` is set: the name of a
+    weights: a value of `--weights`; planned: True for the types of the plan itself. Bytes count the covered linears, and all
+    weights of the model. whole: None if the goal of speed is out of reach, or if `unfit` is set: the name of a
     linear whose weights can't have this type.
     """
 
@@ -107,9 +107,9 @@ class OtherTypes(Record):
 class PlanOfModel(Plan):
     """Result of `patch-compile plan` for a model.
 
-    target: the one asked for, or the GPU's name; builder: None if no target was asked for, or this machine builds no
+    target: the requested target, or the GPU's name; builder: None if no target was asked for, or this machine builds no
     engines; ratio: of all covered weights; gaining: None for given masks, and if every lowering was asked for by name;
-    kinds: those that tiles may have; other: None for given masks, and if other kinds don't reach what was asked for.
+    kinds: kinds that tiles may have; other: None for given masks, and if other kinds don't reach what was asked for.
     weights: types that the linears have, a value of `--weights`; assumes_losses: True if the types were chosen, by losses
     that were measured on another model; types: the same request with one type for all linears.
     """

@@ -18,7 +18,7 @@ def _finite(value: Any) -> Any:
 
 
 Finite = Annotated[float | None, BeforeValidator(_finite)]
-"""A number, None for one that is not finite: JSON has neither NaN nor infinity."""
+"""A number, None if it is not finite: JSON has neither NaN nor infinity."""
 
 
 class ToleranceOrigin(StrEnum):
@@ -41,8 +41,9 @@ class AskedTolerance(Record):
 class Tolerance(Record):
     """Allowed difference of outputs, as a share of the largest value.
 
-    dtype, roundings: those of the graph, None for ASKED; layers: number of layers that have these roundings, None if
-    they were counted in the graph; rounding_models: number of compared models that round, each by this much.
+    dtype, roundings: type and number of roundings of the graph, None for ASKED; layers: number of layers that have these
+    roundings, None if they were counted in the graph; rounding_models: number of compared models that round, each by this
+    much.
     """
 
     share: float
@@ -137,7 +138,7 @@ class OutputDifference(Record):
 
     largest: largest |difference| / largest value; relative: ‖difference‖₂ / ‖value‖₂. Both are None if the shapes differ,
     if an element is finite in only one of the models, or if no element of a run is finite, which compares nothing. For
-    outputs that are no floating-point numbers both are the share of unequal elements.
+    outputs that are not floating-point numbers both are the share of unequal elements.
     """
 
     output: str
@@ -147,13 +148,13 @@ class OutputDifference(Record):
 
 
 class OutputsDifference(Record):
-    """Differences of all outputs, of which every model has one."""
+    """Differences of all outputs; every model has at least one output."""
 
     outputs: Annotated[tuple[OutputDifference, ...], Field(min_length=1)]
 
     @property
     def worst(self) -> OutputDifference:
-        """Returns the output that differs most, a floating-point one if there is any."""
+        """Returns the output that differs most, a floating-point output if there is any."""
         floating = [one for one in self.outputs if one.floating]
         return max(
             floating or self.outputs, key=lambda one: math.inf if one.relative is None else one.relative
@@ -161,7 +162,7 @@ class OutputsDifference(Record):
 
     @property
     def relative(self) -> float | None:
-        """Returns the largest relative difference, None if one is not finite."""
+        """Returns the largest relative difference, None if any difference is not finite."""
         found = [one.relative for one in self.outputs if one.relative is not None]
         return max(found) if len(found) == len(self.outputs) else None
 

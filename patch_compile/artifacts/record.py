@@ -92,7 +92,7 @@ class FileRecord(VersionedRecord):
     PLACE: ClassVar[str]
 
     def write(self, path: Path) -> None:
-        """Write the file under another name beside `path`, and rename it when it is complete."""
+        """Write the file under another name in the folder of `path`, and rename it when it is complete."""
         write_json(path, self.as_json())
 
     @classmethod

@@ -40,7 +40,7 @@ MaskMetadata = Annotated[
 
 
 class PrunedModel(Record):
-    """A pruned model. linears: the covered ones, as they are compiled, or as a compiler without a card would do it."""
+    """A pruned model. linears: the covered linears, as they are compiled, or as a compiler without a card would do it."""
 
     kind: Kind
     model: ModelOrigin

@@ -88,7 +88,7 @@ def check_own(folder: Path, own: Collection[str], *, done: str, inside: str = ""
 
 
 def check_links(folder: Path) -> None:
-    """Raise PatchCompileError if the folder holds a symbolic link: what is written through it would land elsewhere."""
+    """Raise PatchCompileError if the folder holds a symbolic link: files written through it would land elsewhere."""
     if links := list(links_in(folder)):
         raise PatchCompileError(
             f"{folder} holds links: {_listed(links)}",

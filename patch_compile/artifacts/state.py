@@ -25,7 +25,7 @@ _REPLACED = re.compile(r"\.[^/]+\.replaced-[0-9a-f]{16}")
 
 
 def _path_in_out(name: str) -> str:
-    """Returns the name of a file in OUT, as a manifest has it. Raises ValueError for one that leads out of OUT."""
+    """Returns the name of a file in OUT, as a manifest has it. Raises ValueError for a name that leads out of OUT."""
     path = PurePosixPath(name)
     if path.is_absolute() or not path.parts or ".." in path.parts:
         raise ValueError(f"It names a file outside its folder: {name!r}.")
@@ -47,7 +47,7 @@ class StageRecord:
 class WorkspaceState:
     """Content of state.json.
 
-    replaces: name beside OUT to which publishing moves the build that it replaces; unfinished: paths in the folder of files
+    replaces: name next to OUT to which publishing moves the build that it replaces; unfinished: paths in the folder of files
     and folders that a run had begun to write or to remove.
     """
 
@@ -69,7 +69,9 @@ class WorkspaceState:
                 path, f"patch-compile did not write it: it has no stages and no made_by: {_MAKER}"
             )
         if replaces is not None and not (isinstance(replaces, str) and _REPLACED.fullmatch(replaces)):
-            raise _unreadable(path, f"{replaces!r} is no name that a build gives to one that it replaces")
+            raise _unreadable(
+                path, f"{replaces!r} is not a name that a build gives to the build that it replaces"
+            )
         unfinished = content.get("unfinished", [])
         if not (isinstance(unfinished, list) and all(isinstance(name, str) for name in unfinished)):
             raise _unreadable(path, "unfinished is not a list of paths")
@@ -77,7 +79,7 @@ class WorkspaceState:
         return cls(records, replaces, unfinished)
 
     def write(self, folder: Path) -> None:
-        """Write state.json. If the process is killed, the old file or the new one is there."""
+        """Write state.json. If the process is killed, the old file or the new file is there."""
         replaces = {} if self.replaces is None else {"replaces": self.replaces}
         unfinished = {"unfinished": self.unfinished} if self.unfinished else {}
         stages = {name: {"key": r.key, "files": r.files} for name, r in self.records.items()}
@@ -139,7 +141,7 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise _unreadable(path, str(error)) from None
     if not isinstance(content, dict):
-        raise _unreadable(path, "It is no JSON object.")
+        raise _unreadable(path, "It is not a JSON object.")
     return content
 
 

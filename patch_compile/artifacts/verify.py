@@ -49,7 +49,7 @@ class Outcome(StrEnum):
 class VerifiedText(EvalText):
     """The text that was read. The other fields are None where no windows of tokens were compared.
 
-    sha256: that of the tokens.
+    sha256: hash of the tokens.
     """
 
     sha256: str | None = None

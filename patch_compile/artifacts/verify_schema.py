@@ -120,7 +120,7 @@ class NotRun(StrEnum):
     """Reasons why an engine was not run."""
 
     NO_ENGINE = "no-engine"  # built with the backend onnx
-    NO_RUNTIME = "no-runtime"  # there is no runtime here for engines of encoders and of ONNX files
+    NO_RUNTIME = "no-runtime"  # patch-compile has no runtime for engines of encoders and of ONNX files
     NOT_HERE = "not-here"  # this machine cannot run it
 
 
@@ -150,7 +150,7 @@ class LinearError(Record):
     """Error of one linear: ‖X(W − W′)ᵀ‖ / ‖XWᵀ‖, X the input of the linear in the dense model.
 
     share: of the sum of squared errors of all linears, each relative to its own output; alone, restored: change of the
-    loss in nats per token with this linear alone pruned, and with it alone dense again, None if not measured.
+    loss in nats per token with only this linear pruned, and with only this linear dense again, None if not measured.
     """
 
     name: Annotated[str, shown("linear")]
@@ -180,7 +180,7 @@ class ErrorAttribution(Record):
 
 class GeneratedText(Record):
     """Continuations of a prompt. same_tokens: number of equal tokens before the first difference; tokens: number of
-    tokens of the longer one."""
+    tokens of the longer text."""
 
     prompt: str
     dense: str

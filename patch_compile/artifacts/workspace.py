@@ -1,4 +1,4 @@
-"""Builds in `OUT.partial` beside OUT, and renames it to OUT when everything in it is complete.
+"""Builds in `OUT.partial` next to OUT, and renames it to OUT when everything in it is complete.
 
 A stage writes its files into `OUT.partial`. Its key (a hash of all its inputs) and the sha256 of its files are then
 recorded in `OUT.partial/state.json`. A stage with unchanged key and files does not run again: after an interruption,
@@ -150,7 +150,7 @@ class Workspace:
         self._check_complete()
         with _publishing_errors(
             f"{self.out} can't be put in place",
-            "Mend that and run it again with --resume, which continues from what is kept.",
+            "Fix that and run it again with --resume, which keeps the finished stages.",
         ):
             shutil.rmtree(self.scratch)
             flush_tree(self.root)
@@ -164,11 +164,11 @@ class Workspace:
 
     def discard_if_empty(self) -> bool:
         """Remove the folder unless it holds a finished stage or training state. Returns True if the folder is gone."""
-        # state.json alone records the name of a build that could not be put back.
+        # Only state.json records the name of a build that could not be put back.
         aside = self._state.replaces
         if self.records or (aside and (self.out.parent / aside).exists()):
             return not self.root.exists()
-        if not self._locks[self.root].holds():  # what is there now is not ours
+        if not self._locks[self.root].holds():  # the folder there now is not ours
             return not self.root.exists()
         if any(self.scratch.rglob("*checkpoint*")) or foreign_files(self.root, self._state.own_paths):
             return False
@@ -187,7 +187,7 @@ class Workspace:
 
     @contextmanager
     def _removal_said(self) -> Iterator[None]:
-        """Replace an error that follows from the removal of the folder by one that says so."""
+        """Replace an error that follows from the removal of the folder by an error that says so."""
         try:
             yield
         except Exception:
@@ -200,7 +200,7 @@ class Workspace:
             raise PatchCompileError(
                 f"{self.root} was removed or replaced during the build",
                 "The unfinished build was in it.",
-                "Start again, and leave that folder alone until the build is done.",
+                "Start again, and do not touch that folder until the build is done.",
             )
 
     def _check_complete(self) -> None:
@@ -258,7 +258,7 @@ def key_of(*parts: object) -> str:
 
 
 def _put_back(state: WorkspaceState, out: Path) -> bool:
-    """Undo the first rename of an interrupted publication that lacks the second. Returns True if it undid one."""
+    """Undo the first rename of an interrupted publication that lacks the second. Returns True if it undid a rename."""
     aside = None if state.replaces is None else out.with_name(state.replaces)
     if aside is None or not aside.is_dir():
         return False

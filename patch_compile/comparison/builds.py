@@ -28,8 +28,8 @@ from patch_compile.errors import PatchCompileError, UsageError
 class ComparedBuild:
     """One OUT.
 
-    quality: what it was judged by, with the dense model's value; dense_bytes: bytes of the dense model in the same form;
-    plan: the plan of report.json, for its predictions; bench: content of bench.json, None if the build was not timed.
+    quality: the measure of its quality, with the dense model's value; dense_bytes: bytes of the dense model in the same
+    form; plan: the plan of report.json, for its predictions; bench: content of bench.json, None if the build was not timed.
     """
 
     figures: BuildFigures
@@ -53,7 +53,8 @@ class ComparedBuild:
 def read_builds(paths: Sequence[Path]) -> list[ComparedBuild]:
     """Read builds, in the order given, and verify every file.
 
-    Raises UsageError for a path that is given twice, and PatchCompileError for one that is no build, or a damaged one.
+    Raises UsageError for a path that is given twice, and PatchCompileError for a path that is not a build, or a damaged
+    build.
     """
     return [_read(path, name) for path, name in zip(paths, _names(paths), strict=True)]
 
@@ -116,7 +117,7 @@ def _predicted(plan: PlanSummary) -> PredictedSpeeds | None:
 
 
 def _quality(report: Report) -> tuple[float, QualityOfAll]:
-    """Returns the value of a build, and what it was judged by."""
+    """Returns the quality of a build, and the measure of it."""
     if isinstance(report, DecoderReport):
         found = report.perplexity
         on = QualityOfAll(measure=Measure.PERPLEXITY, on=str(found.on), dense=found.dense)

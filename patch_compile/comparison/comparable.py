@@ -41,7 +41,7 @@ def check_comparable(builds: Sequence[ComparedBuild]) -> None:
         lambda build: build.model.sha256,
         lambda build: build.model.path,
         "are builds of different models",
-        "A perplexity says nothing beside that of another model.",
+        "Perplexities of different models cannot be compared.",
         "Compare builds of one model.",
     )
     _check_same(
@@ -78,7 +78,7 @@ def _check_same(
 
 
 def _check_dense(builds: Sequence[ComparedBuild]) -> None:
-    """Raises PatchCompileError if dense perplexities differ: the builds then had different texts of one name."""
+    """Raises PatchCompileError if dense perplexities differ: the builds then had different texts of the same name."""
     first = builds[0]
     for build in builds if first.quality.measure is Measure.PERPLEXITY else ():
         if abs(build.quality.dense / first.quality.dense - 1) > _SAME:

@@ -118,7 +118,7 @@ def _files(out: Path | None, force: bool) -> list[Path]:
         files = [out]
     elif out.suffix in _NOT_DRAWN:
         raise UsageError(
-            f"{out} is no kind of picture that is drawn",
+            f"{out} is not a kind of picture that is drawn",
             f"It ends with {out.suffix}.",
             "Name an `.svg` file, or a folder.",
         )
@@ -154,7 +154,7 @@ def _place_on_axis(against: Against, builds: Sequence[ComparedBuild], measured: 
             return _on(against, 1.0, measured.speeds[phase], phase)
     if why := why_not_predicted(builds):
         raise PatchCompileError(
-            "There is no speed that all builds have",
+            "The builds have no speed in common",
             sentence(left_out_words(why)),
             "Choose `--x ratio` or `--x bytes`, or time all: `patch-compile bench`.",
         )

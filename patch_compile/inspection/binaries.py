@@ -113,7 +113,7 @@ def _by_inspector(path: Path) -> tuple[PlanProgram, ...]:
         backend = load_backend("tensorrt")
     except PatchCompileError as error:
         raise PatchCompileError(
-            f"{path} is no engine of TensorRT-RTX",
+            f"{path} is not an engine of TensorRT-RTX",
             f"{error.why} Nothing else can be told without the library that made it.",
             "Inspect an engine of TensorRT on the machine that built it.",
         ) from None

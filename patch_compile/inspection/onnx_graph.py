@@ -33,17 +33,16 @@ _BEFORE_SLABS = ("linear", "shape", "epilogue", "weights", "panel rows")
 def inspect_onnx(path: Path) -> Inspection:
     """Inspect an ONNX file. It maps packed tensors into memory and decodes one node at a time.
 
-    Raises PatchCompileError if the file is no model, or its external data are missing or too short.
+    Raises PatchCompileError if the file is not a model, or its external data are missing or too short.
     """
     with refusing_invalid(path):
         return _inspected(path)
 
 
 def index_faults(path: Path) -> list[str]:
-    """Returns what is wrong with the attributes, shapes and indices of an ONNX file's PatchLinears, in words.
+    """Returns the faults in the attributes, shapes and indices of an ONNX file's PatchLinears, in words.
 
-    Unlike `inspect_onnx` it decodes no slab: of packed tensors it reads nothing. Raises PatchCompileError as
-    `inspect_onnx` does.
+    Unlike `inspect_onnx` it reads no packed tensors. Raises PatchCompileError as `inspect_onnx` does.
     """
     with refusing_invalid(path):
         _, _, faults = _patch_linears(path, decode=False)
@@ -165,7 +164,7 @@ def _patch_linear(node: ir.Node, *, decode: bool) -> tuple[dict[str, Any], str]:
 
 
 def _weights_of(found: _Attributes | None, constants: dict[str, NDArray[Any]]) -> str | None:
-    """Returns the type of a node's weights; files of earlier releases tell it by their tensors alone."""
+    """Returns the type of a node's weights; files of earlier releases tell it only by their tensors."""
     if found and found.weights:
         return found.weights
     return str(constants["dense"].dtype) if constants else None
@@ -183,7 +182,7 @@ def _why_other_version(node: ir.Node) -> str:
 
 
 def _constants(node: ir.Node, about: _Attributes) -> tuple[dict[str, NDArray[Any]], str]:
-    """Returns the packed tensors and the index by name, or what is missing."""
+    """Returns the packed tensors and the index by name, or the fault of the node."""
     if why := _why_other_version(node):
         return {}, why
     found = {}
@@ -259,7 +258,7 @@ def _packed(constants: dict[str, NDArray[Any]], about: _Attributes, rows: int) -
 
 
 def _why_other_widths(constants: dict[str, NDArray[Any]], about: _Attributes) -> str:
-    """Returns the fault of a tensor whose rows are no slabs of its kind, or of two of a kind with other numbers of rows."""
+    """Returns the fault of a tensor with rows of wrong width, or of a kind's two tensors with different numbers of rows."""
     for kind, role in _firsts(about):
         width = about.panel_rows * SLAB_K * kind.kept // kind.group
         if about.integers:
@@ -288,8 +287,7 @@ def _why_other_integers(constants: dict[str, NDArray[Any]], about: _Attributes, 
 
 
 def _decoded(packed: PackedLinear, dtype: np.dtype[Any] | None) -> tuple[NDArray[Any], str]:
-    """Returns the bits of all weights, or their integers, and what is wrong with the scales. dtype: type of X, None for
-    unknown."""
+    """Returns the bits of all weights, or their integers, and the fault of the scales. dtype: type of X, None if unknown."""
     if packed.weights is None:
         return unpack(packed), ""
     integers, scales = unpack_quantised(packed, np.dtype(np.float16) if dtype is None else dtype)

@@ -98,8 +98,8 @@ def test_links_and_dots_on_the_way_are_followed(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("spelled", "said"),
     [
-        ("file/out", "file is no folder"),
-        ("file/deep/out", "file is no folder"),
+        ("file/out", "file is not a folder"),
+        ("file/deep/out", "file is not a folder"),
         ("x" * 230, "too long"),
         ("x" * 300, "File name too long"),
         ("\N{SNOWMAN}" * 80, "too long"),
