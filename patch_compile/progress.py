@@ -206,7 +206,7 @@ class StageClock:
         return next(iter(self._ahead), "") if phase and phase.done >= phase.total else ""
 
     def _find(self, what: str, done: int, total: int, now: float) -> _Phase:
-        """Returns the phase of an update: the current one, one that goes on, or a new one.
+        """Returns the phase of an update: the current phase, an earlier phase that goes on, or a new phase.
 
         A step may have another name each time. A new phase begins where the phase before ended, for its first update comes
         after its first unit.
@@ -248,7 +248,7 @@ def _span(seconds: float) -> str:
 
 
 def quiet_libraries(texts: Iterable[str | None] = ()) -> None:
-    """Silence progress bars and warnings of libraries, which a user would take for those of patch-compile.
+    """Silence progress bars and warnings of libraries, which a user would take for output of patch-compile.
 
     Hubs are blocked unless one of the texts is a dataset on a hub.
     """

@@ -77,7 +77,7 @@ class Recipe(LearnSettings, BuildOptions):
         return SpeedGoal(self.speedup, self.budget_ms) if asked else None
 
     def check_plannable(self) -> None:
-        """Raises UsageError for a goal in bytes. No plan takes one: it counts linears that are compiled dense, too."""
+        """Raises UsageError for a goal in bytes, which plans do not take: it also counts linears that are compiled dense."""
         if self.bytes_per_weight is not None:
             raise UsageError(
                 "--bytes goes with neither compiling nor a target",
@@ -86,7 +86,7 @@ class Recipe(LearnSettings, BuildOptions):
             )
 
     def check_weights(self) -> None:
-        """Raises UsageError for a 16-bit weight type that is not the graph's, which has only one."""
+        """Raises UsageError for a 16-bit weight type other than the graph's, which has only one."""
         for kind in named_types(self.weights):
             if not kind.quantised and kind.name != self.dtype:
                 raise UsageError(
@@ -102,7 +102,7 @@ class Recipe(LearnSettings, BuildOptions):
     def learning(self, result: MaskSet | None = None) -> LearnRecipe:
         """Returns the settings for learning masks.
 
-        result: masks of this recipe, for baselines beside them. Their ratio counts if none was asked for, as with given
+        result: masks of this recipe, to compare baselines with. Their ratio counts if none was asked for, as with given
         masks or a speed; beyond what --ratio takes, their bytes. Given masks also have their own kinds of tiles.
         """
         found = LearnRecipe.parse(self.model_dump(include=set(LearnRecipe.model_fields), exclude_none=True))

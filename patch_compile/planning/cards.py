@@ -25,9 +25,9 @@ DEFAULT_TARGET = "sm86"  # used without a target and a GPU
 class PlanCard:
     """A card with a data sheet, which predictions are made for.
 
-    stands_for: the target without a data sheet of its own that the card stands for, or "". assume: assumptions of the
+    stands_for: the target without its own data sheet that the card stands for, or "". assume: assumptions of the
     predictions. measured: the calibration of this very GPU, by `bench --calibrate` or from this package, which then gives
-    the assumptions; None without one.
+    the assumptions; None without a calibration.
     """
 
     rated: RatedCard
@@ -48,10 +48,10 @@ class PlanCard:
 
 
 def find_card(target: str) -> PlanCard | None:
-    """Returns the card of the first of comma-separated targets that has predictions, or None if none has.
+    """Returns the card of the first of comma-separated targets that has predictions, or None if no target has.
 
-    A target without a data sheet (an architecture, or a card) is predicted by the first card of its architecture that
-    has one. Raises PatchCompileError for a target that is not in the table.
+    A target without a data sheet (an architecture, or a card) is predicted by the first card of its architecture with a
+    data sheet. Raises PatchCompileError for a target that is not in the table.
     """
     targets = parse_targets(target)
     card = next(filter(None, map(_of_target, targets)), None)
@@ -73,7 +73,7 @@ def card_of(target: str) -> PlanCard:
 
 
 def card_of_gpu(gpu: Gpu) -> PlanCard | None:
-    """Returns the card of this machine's GPU, else the one that stands for its architecture.
+    """Returns the card of this machine's GPU, else the card that stands for its architecture.
 
     Returns None if neither has a data sheet.
     """
@@ -85,10 +85,10 @@ def card_of_gpu(gpu: Gpu) -> PlanCard | None:
 
 
 def _as_measured(card: PlanCard, gpu: str | None = None) -> PlanCard:
-    """Returns the card with its calibration, if there is one.
+    """Returns the card, with its calibration if it has been calibrated.
 
-    It is the newest of this machine, else the one of this package: of the GPU named `gpu`, or if None of any GPU that the
-    card's row describes.
+    The newest calibration of this machine counts, else the calibration in this package: of the GPU named `gpu`, or if None
+    of any GPU that the card's row describes.
     """
 
     def fits(found: MeasuredCard) -> bool:

@@ -62,7 +62,7 @@ class CostModel:
         return self.workload.total(times.prefill.hybrid, times.decode.hybrid)
 
     def unpruned(self, times: LinearTimes) -> float:
-        """Returns the microseconds of the dense linear with weights of its own type in the whole workload."""
+        """Returns the microseconds of the dense linear with weights of its type in the whole workload."""
         return self.workload.total(times.prefill.unpruned, times.decode.unpruned)
 
     def sparse(self, times: LinearTimes) -> float:
@@ -91,7 +91,7 @@ def _times(card: RatedCard, linear: Linear, tokens: int, assume: Assumptions, ga
     gating = gating_time(card, linear.out_features // 2, tokens, assume) if counted else 0.0
 
     def less_gating(product: Prediction) -> float:
-        # On the dense path the epilogue is a kernel of its own, as in the dense model.
+        # On the dense path the epilogue is a separate kernel, as in the dense model.
         return product.microseconds - (0.0 if product.config == DENSE_PATH else gating)
 
     alike = None

@@ -1,10 +1,11 @@
-"""Leaves linears whole in which pruning gains nothing on a target, so that no weight is zeroed for nothing.
+"""Leaves linears dense that would not get faster on a target, so that no weight is zeroed for nothing.
 
 The planner decides which linears gain, by the rule that lowers them:
 
 1. A linear can gain if it is not lowered to `dense` with the most 2:4 tiles that it may have: all of its tiles, or with
-   `--per-layer` those of its own ratio. The ratio counts over these linears alone, and tiles are chosen among theirs.
-2. A linear that gets too few 2:4 tiles to gain is left whole. The chosen tiles of the others stay.
+   `--per-layer` the share of tiles that reaches its ratio. The ratio counts over only these linears, and only their tiles
+   are chosen.
+2. A linear that gets too few 2:4 tiles to gain is left dense. The chosen tiles of the others stay.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ class TilesThatGain:
         areas: Grids,
         rounding: RoundingLosses = NO_LOSSES,  # noqa: ARG002
     ) -> tuple[Selection, Budget]:
-        """Returns tile maps and the budget that they fill. scores: the cost of each tile, by kind or of 2:4 alone."""
+        """Returns tile maps and the budget that they fill. scores: the cost of each tile, by kind, or only of 2:4."""
 
         def plan_for(budget: Budget) -> Plans:
             kinds = select(scores, areas, budget).kinds

@@ -137,7 +137,7 @@ def _lowering(spelled: str) -> Asked:
     for known in get_args(Asked):
         if spelled == known:
             return known  # type: ignore[no-any-return]
-    raise ValueError(f"{spelled!r} is no lowering. It is one of {', '.join(get_args(Asked))}.")
+    raise ValueError(f"{spelled!r} is not a lowering. The lowerings are {', '.join(get_args(Asked))}.")
 
 
 def plan_linears(

@@ -1,7 +1,7 @@
 """Calibrated cards: results of `bench --calibrate` on a GPU, kept on this machine for later plans, and cards that come with
 this package.
 
-There is one file for each combination of GPU, clocks, driver and backend, in `~/.cache/patch-compile/measured`, or
+Each combination of GPU, clocks, driver and backend has one file, in `~/.cache/patch-compile/measured`, or
 below XDG_CACHE_HOME. A plan takes the newest file of exactly the GPU that it is for. Without one it takes the card of that
 GPU that comes with this package: `benchmarks/kernels/fit.py --keep` writes it.
 """
@@ -24,10 +24,10 @@ from patch_compile.cache_folder import cache_folder
 from patch_compile.errors import PatchCompileError
 from patch_compile.planning.roofline.assumptions import ASSUMED, Assumptions
 
-MOST = 4.0  # bound of a fitted value over the assumed one, and of its inverse: no card is that far from its data sheet
+MOST = 4.0  # bound of a fitted value over the assumed value, and of its inverse: no card is that far from its data sheet
 FITTED = {
     "bandwidth": "share of the data sheet's bandwidth",
-    "tensor": "tensor rate over that of the table of cards",
+    "tensor": "tensor rate over the rate in the table of cards",
     "hybrid": "of these, what the hybrid kernels reach",
     "launch": "µs between kernels",
 }
@@ -43,15 +43,15 @@ class MeasuredCard(Calibration):
         return replace(ASSUMED, **self.assumptions)  # type: ignore[arg-type]  # `_check` has looked at their names
 
     def save(self, folder: Path | None = None) -> Path:
-        """Write the calibration, in place of one of the same GPU, clocks, driver and backend.
+        """Write the calibration, in place of an earlier calibration of the same GPU, clocks, driver and backend.
 
-        folder: None takes the one in which plans look for calibrations.
+        folder: None takes the folder in which plans look for calibrations.
         """
         key = key_of(self.gpu, self.clocks, self.driver, self.backend, self.version)[:8]
         return self._write((folder or measured_folder()) / f"{file_stem(self.gpu)}-{key}.json")
 
     def ship(self, stem: str) -> Path:
-        """Write the calibration into this package, in place of one of the same name."""
+        """Write the calibration into this package, in place of a calibration of the same name."""
         shipped = self.model_copy(update={"shipped": True})
         return shipped._write(shipped_folder() / f"{stem}.json")
 
@@ -75,7 +75,7 @@ def shipped_folder() -> Path:
 
 
 def measured_cards() -> Iterator[MeasuredCard]:
-    """Yield the calibrations of this machine, the newest first, and then those of this package.
+    """Yield the calibrations of this machine, the newest first, and then the calibrations of this package.
 
     Raises PatchCompileError for an invalid file.
     """
@@ -94,7 +94,7 @@ def _read(path: Path) -> MeasuredCard:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise PatchCompileError(
-            f"{path} is no calibration of a card",
+            f"{path} is not a calibration of a card",
             why,
             "Remove it and calibrate again: `patch-compile bench OUT --calibrate`.",
         ) from None
@@ -102,7 +102,7 @@ def _read(path: Path) -> MeasuredCard:
 
 
 def _check(card: MeasuredCard) -> None:
-    """Raises ValueError for unknown assumptions, and for values farther from the assumed ones than a card can be."""
+    """Raises ValueError for unknown assumptions, and for values farther from the assumed values than a card can be."""
     for name, value in card.assumptions.items():
         assumed = getattr(ASSUMED, name, None)
         if not isinstance(assumed, float) or not assumed / MOST <= value <= assumed * MOST:

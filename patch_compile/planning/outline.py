@@ -1,4 +1,4 @@
-"""The work of a whole model beside its covered linears, from config.json and the headers of the shards."""
+"""The work of a whole model besides its covered linears, from config.json and the headers of the shards."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Outline:
     """Outline of a model. model: its sizes; others: linears of the blocks that are not covered, which stay dense.
 
     groups: linears of one input, which the dense model computes as one product, because TensorRT merges them itself.
-    nodes: those of them that share a PatchLinear node if they are packed.
+    nodes: the groups whose linears share a PatchLinear node if they are packed.
     """
 
     model: Model
@@ -69,7 +69,7 @@ def _runs(name: str, chosen: int | None) -> bool:
     """Returns True for a linear that the plan counts: any but a routed expert whose number is `chosen` or more.
 
     chosen: the number of experts that a token chooses, None without experts. The first `chosen` experts of a block stand for
-    those of every token. The tokens of a prompt may choose others too; the bytes of these are left out.
+    the experts of every token. The tokens of a prompt may choose others too; the bytes of these are left out.
     """
     expert = _EXPERT.search(name)
     return expert is None or chosen is None or int(expert[1]) < chosen

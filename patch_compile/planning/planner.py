@@ -60,7 +60,7 @@ def assumed_plans(
 def assumed_tiles(shape: Shape, tile: Shape, ratio: float, kinds: Kinds = (TWO_FOUR,)) -> TileKinds:
     """Returns the tiles of a linear `[N, K]` with this ratio, to one tile, or all tiles of the kind that zeroes most.
 
-    Its tiles have two kinds, of which dense may be one: those whose shares of zeros are nearest below and above the ratio.
+    Its tiles have the two kinds, dense included, whose shares of zeros are nearest below and above the ratio.
     No other choice is better if all tiles lose equally. Of kinds with equal zeros it takes the last in the table, which
     loses less.
     """
@@ -93,9 +93,9 @@ def settle_together(
 ) -> dict[str, LinearPlan]:
     """Returns the plans with the fastest choice of `plugin` and `dense` for linears of one input that `auto` left open.
 
-    Dense linears of one input are one product, and packed ones are one node if the outline says so. Each saves
-    launches, so linears that are faster packed alone may not be so here, and the other way round. lowering: a value of
-    `--lowering`.
+    Dense linears of one input are one product, and packed linears are one node if the outline says so. Both save
+    launches, so a linear that would be faster packed on its own may not be so here, and the other way round. lowering: a
+    value of `--lowering`.
     """
     settled = dict(plans)
     if costs is None:
@@ -113,7 +113,7 @@ def settle_together(
 
 
 def _is_open(plan: LinearPlan) -> bool:
-    """Returns True if predicted time alone decided the lowering. Quantised weights have only one lowering."""
+    """Returns True if only the predicted time decided the lowering. Quantised weights have only one lowering."""
     if plan.predicted is None or not plan.slabs.any_pruned or plan.weight_type.quantised:
         return False
     return plan.reason is None or plan.reason.kind.by_time
@@ -122,7 +122,7 @@ def _is_open(plan: LinearPlan) -> bool:
 def _choices(
     members: Sequence[LinearPlan], free: set[str], costs: CostModel
 ) -> Iterator[tuple[LinearPlan, ...]]:
-    """Yield the members with every choice of `dense` or `plugin` for the free ones. free: their names."""
+    """Yield the members with every choice of `dense` or `plugin` for the free members. free: their names."""
     names = [plan.name.rpartition(".")[2] for plan in members]
 
     def ways(plan: LinearPlan) -> Sequence[LinearPlan]:

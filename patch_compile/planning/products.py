@@ -13,7 +13,7 @@ from patch_compile.packing.fusion import GATED, QKV
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import LinearPlan
 
-_GATED_ROWS = 2 * GATED_PANEL_ROWS  # a panel of the gate and one of the up are one block of the kernel
+_GATED_ROWS = 2 * GATED_PANEL_ROWS  # a panel of the gate and a panel of the up are one block of the kernel
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def compiled_groups(plans: Collection[LinearPlan]) -> tuple[InputGroup, ...]:
 def products_of(
     plans: Collection[LinearPlan], groups: Collection[InputGroup]
 ) -> Iterator[tuple[tuple[LinearPlan, ...], bool]]:
-    """Yield the linears of each product, and True if they are gate and up. A linear in no group is alone.
+    """Yield the linears of each product, and True if they are gate and up. A linear in no group is its own product.
 
     Linears with weights of different types are in different products.
     """
@@ -69,7 +69,7 @@ def cost_together(product: Sequence[LinearPlan], gated: bool, costs: CostModel) 
     for plan in product:
         slabs.update(plan.slabs.by_kind)
     weights = product[0].weight_type
-    # The kernels for n:16 and for quantised weights have panels of 64 rows alone.
+    # The kernels for n:16 and for quantised weights have only panels of 64 rows.
     wide = gated and not weights.quantised and not any(plan.slabs.others for plan in product)
     rows = _GATED_ROWS if wide else min(plan.panel_rows for plan in product)
     shape = (sum(plan.shape[0] for plan in product), product[0].shape[1])

@@ -25,7 +25,7 @@ class SpeedGoal:
         return f"{self.budget_ms:g}ms" if self.budget_ms is not None else f"{self.speedup:g}x"
 
     def milliseconds(self, dense: float) -> float:
-        """Returns the milliseconds that the workload may take. dense: those of the dense model."""
+        """Returns the milliseconds that the workload may take. dense: milliseconds of the dense model."""
         return self.budget_ms if self.budget_ms is not None else dense / (self.speedup or 1.0)
 
     def met(self, found: PhaseRow) -> bool:

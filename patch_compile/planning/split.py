@@ -40,8 +40,8 @@ class SplitCost:
 
     launch: of any kernel: a product, a gather of columns of X, a sum of two parts, the gather that puts rows in order.
     dense, sparse: per weight. column: of moving a column of X or Y. The defaults are for 2048 tokens on an RTX A6000
-    (155 TFLOP/s fp16, of which 70 % is reached, and 768 GB/s). They take the 2:4 products to be 1.3 times as fast as
-    the dense ones, which TensorRT's own reach. They are not measured here.
+    (155 TFLOP/s fp16, of which 70 % is reached, and 768 GB/s). They assume 2:4 products 1.3 times as fast as dense
+    products, which TensorRT's own kernels reach; this was not measured here.
     """
 
     launch: float = 5.0
@@ -216,7 +216,7 @@ def check_split(name: str, split: Split, tiles: NDArray[np.bool_]) -> None:
     """
     rows = sorted(row for group in split.groups for row in group.rows)
     if rows != [*range(len(tiles))]:
-        raise InvariantError(f"{name}: its {len(tiles)} tile rows and those of its groups differ: {rows}")
+        raise InvariantError(f"{name}: its {len(tiles)} tile rows and the rows of its groups differ: {rows}")
     for group in split.groups:
         if not tiles[np.ix_(group.rows, group.sparse_columns)].all():
             raise InvariantError(f"{name}: dense tiles lie in the 2:4 part of the tile rows {group.rows}")

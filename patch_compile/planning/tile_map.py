@@ -1,4 +1,4 @@
-"""Masks made from tile maps alone, for plans, which depend only on the numbers of slabs."""
+"""Masks made only from tile maps, for plans, which depend only on the numbers of slabs."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ _HALVINGS = 16
 class SpeedTask:
     """A model, and the speed that it has to reach on a card.
 
-    linears: the covered ones, name to `[N, K]`; lowering: a value of `--lowering`; kinds: those that the tiles of each
+    linears: the covered linears, name to `[N, K]`; lowering: a value of `--lowering`; kinds: kinds that the tiles of each
     linear may have.
     """
 
@@ -80,7 +80,7 @@ class TilesForSpeed:
         areas: Grids,
         rounding: RoundingLosses = NO_LOSSES,  # noqa: ARG002
     ) -> tuple[Selection, Budget]:
-        """Returns tile maps and the saving that they reach. scores: the cost of each tile, by kind or of 2:4 alone.
+        """Returns tile maps and the saving that they reach. scores: the cost of each tile, by kind, or only of 2:4.
 
         Raises SpeedError if no saving is enough.
         """
@@ -109,10 +109,10 @@ class TilesForSpeed:
         return saved
 
     def _least(self, scores: Scores, areas: Grids, saved: Mapping[str, ByKind]) -> float:
-        """Returns the smallest saving that is enough. Raises SpeedError if that of all tiles is not."""
+        """Returns the smallest saving that is enough. Raises SpeedError if pruning all tiles is not enough."""
         most = (np.max([*by_kind.values()], axis=0).sum() for by_kind in saved.values() if by_kind)
         low, high = 0.0, float(sum(most))
-        if self._weights and self._enough(low, scores, areas, saved):  # by the types of the weights alone
+        if self._weights and self._enough(low, scores, areas, saved):  # only by the types of the weights
             return low
         best = self._end_to_end(select(scores, areas, Budget.saving(high, _UNIT), saved))
         if not self._task.goal.met(best):
@@ -153,7 +153,7 @@ class TilesForSpeed:
     def _recorded(self, chosen: Selection) -> SpeedRecord:
         """Returns the record of the choice. Cost and bound have the unit of the scores.
 
-        The bound is that of the linear program, which may cut tiles.
+        The bound comes from the linear program, which may cut tiles.
         """
         (fill,) = chosen.fills
         return SpeedRecord(

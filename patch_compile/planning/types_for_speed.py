@@ -54,10 +54,10 @@ class TypesForSpeed:
     def __call__(
         self, scores: Scores, areas: Grids, rounding: RoundingLosses = NO_LOSSES
     ) -> tuple[Selection, Budget]:
-        """Returns tile maps with types, and the saving that the tiles reach beside that of the types.
+        """Returns tile maps with types, and the saving that the tiles reach in addition to the types.
 
-        scores: the cost of each tile, by kind or of 2:4 alone; rounding: that of the types. Raises SpeedError if no choice
-        is fast enough.
+        scores: the cost of each tile, by kind, or only of 2:4; rounding: the cost of the types. Raises SpeedError if no
+        choice is fast enough.
         """
         records: dict[tuple[str, ...], SpeedRecord] = {}
 
@@ -134,7 +134,7 @@ class TypesForSpeed:
         return 1e3 * (dense - self._task.goal.milliseconds(dense))
 
     def _savings(self, areas: Grids) -> dict[WeightType, TypeSavings]:
-        """Returns what each type saves. A linear that may not have it has another one there, whose figures nobody reads."""
+        """Returns what each type saves. Nobody reads the figures of a linear that may not have the type."""
         whole = self._microseconds({}, areas)
         found = {}
         for kind in dict.fromkeys(kind for own in self._options.values() for kind in own):

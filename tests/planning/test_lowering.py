@@ -123,8 +123,8 @@ def test_the_last_matching_lowering_decides(text, expected):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("fast", "'fast' is no lowering"),
-        ("mlp.*=fast", "'fast' is no lowering. It is one of auto, plugin, split, dense."),
+        ("fast", "'fast' is not a lowering"),
+        ("mlp.*=fast", "'fast' is not a lowering. The lowerings are auto, plugin, split, dense."),
         ("", "'' is not PATTERN=LOWERING"),
         ("plugin,", "'plugin' is not PATTERN=LOWERING"),
         ("mlp.*=plugin,", "'' is not PATTERN=LOWERING"),

@@ -88,7 +88,7 @@ def test_user_calibrations_precede_the_packages():
 def test_a_file_that_is_no_calibration_is_named(spoil):
     path = card().save()
     path.write_text(spoil(json.loads(path.read_text())))
-    with pytest.raises(PatchCompileError, match="is no calibration of a card") as caught:
+    with pytest.raises(PatchCompileError, match="is not a calibration of a card") as caught:
         card_of("a6000")
     assert str(path) in caught.value.what and caught.value.why and "Remove it" in caught.value.fix
 

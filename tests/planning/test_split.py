@@ -162,7 +162,7 @@ class TestCheckSplit:
 
     @pytest.mark.parametrize("rows", [((0,),), ((0, 1), (1,)), ((0,), (2,))])
     def test_rows_that_are_no_partition(self, rows):
-        with pytest.raises(InvariantError, match="layer: its 2 tile rows and those of its groups differ"):
+        with pytest.raises(InvariantError, match="layer: its 2 tile rows and the rows of its groups differ"):
             self.check(*(SplitGroup(r, ()) for r in rows))
 
     def test_dense_tile_in_a_sparse_part(self):
