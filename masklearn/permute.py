@@ -36,8 +36,8 @@ from masklearn.task import Task
 class Mlp:
     """Feed-forward part `down(act(gate(x)) * up(x))` or `down(act(up(x)))` with an elementwise act.
 
-    up: checkpoint names of the linears whose rows are the hidden channels: gate and up, one fused linear (`[2 I, H]`: the
-    rows of gate, then those of up), or up alone; down: the linear whose columns they are, `[H, I]`; channels: I.
+    up: checkpoint names of the linears whose rows are the hidden channels: gate and up, a fused linear (`[2 I, H]`: the
+    rows of gate, then the rows of up), or only up; down: the linear whose columns they are, `[H, I]`; channels: I.
     """
 
     up: tuple[str, ...]
@@ -52,7 +52,7 @@ class Mlp:
 def mlps_of(checkpoint: Checkpoint, covered: Collection[str]) -> list[Mlp]:
     """Returns the feed-forward parts whose linears are all covered, in the order of the model.
 
-    Each expert of a mixture is one part.
+    Each expert of a mixture is a part.
     """
     row, model = architecture_of(checkpoint), meta_model(checkpoint)
     up, down = row.mlp
@@ -87,7 +87,7 @@ _ROUNDING = 8.0  # allowed rounding error, in units of the expected error of a s
 class Permuted:
     """Model with permuted hidden channels.
 
-    checkpoint: the model with the permuted weights as its new ones; orders: by down linear, int32 `[channels]`: channel i
+    checkpoint: the model with the permuted weights as its new weights; orders: by down linear, int32 `[channels]`: channel i
     is channel `order[i]` of the checkpoint on the disk; record: record for the mask file.
     """
 
@@ -99,7 +99,7 @@ class Permuted:
 def permute(task: Task) -> Permuted:
     """Sort the hidden channels of every feed-forward part whose linears are all covered.
 
-    It runs one forward pass over calibration windows, with one block in memory. One of several processes writes the new
+    It runs one forward pass over calibration windows, with one block in memory. The main process writes the new
     weights to files in the scratch folder, and an interrupted run resumes in its block. The output of every part is compared
     before and after.
 
@@ -136,7 +136,7 @@ def reordered(checkpoint: Checkpoint, orders: Orders, store: WeightStore) -> Che
 
 
 def _rows(order: torch.Tensor, out_features: int, channels: int) -> torch.Tensor:
-    """Returns the order of the rows of gate and up. If one linear holds both, each half has the order of the channels."""
+    """Returns the order of the rows of gate and up. If they are fused, each half has the order of the channels."""
     return torch.cat([order + start for start in range(0, out_features, channels)])
 
 

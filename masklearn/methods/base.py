@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """Proposal to give tiles of one linear one kind, from which `select` chooses.
+    """Proposal for `select` to give tiles of a linear a kind.
 
     pattern: codes of every group, `[N, K/group]` in the type of the kind's family: uint8 `[N, K/4]` for 2:4. It may be empty
     for other kinds if the method `solves`. score: fp32 `[grid]`, cost of giving each tile this kind, comparable across kinds
@@ -36,7 +36,7 @@ class Candidate:
 
 
 Candidates = Mapping["TileKind", Candidate]
-"""Proposals for one linear, by kind."""
+"""Proposals for a linear, by kind."""
 
 
 class WithRounding(dict["TileKind", Candidate]):
@@ -67,7 +67,7 @@ class Method(MethodTraits, ABC):
 
     @abstractmethod
     def candidates(self, feed: Feed) -> Iterator[tuple[str, Candidates]]:
-        """Yield each linear's name and its candidates, one for each kind of `feed.kinds`, once per linear of the feed."""
+        """Yield each linear's name and its candidates: a candidate for each kind of `feed.kinds`."""
 
     def settle(
         self,
@@ -86,7 +86,7 @@ class Method(MethodTraits, ABC):
     def criterion(self, settings: LearnSettings, why_not: Collection[Requires]) -> Criterion | None:
         """Returns the criterion that ranks tiles, None for a method without criteria.
 
-        It is the setting's, or else the first one of the method that needs nothing of `lacks`.
+        It is the setting's, or else the first criterion of the method that does not need anything in `why_not`.
         """
         if not self.criteria:
             return None
@@ -101,5 +101,5 @@ def method_of(name: str) -> Method:
     """Returns the method of this name. Raises KeyError if there is none."""
     kind = METHODS[name]
     if not issubclass(kind, Method):
-        raise TypeError(f"{kind} can't run: it is no Method")
+        raise TypeError(f"{kind} can't run: it is not a Method")
     return kind()

@@ -10,7 +10,7 @@ class MaskLlm(GradientMethod):
     """Learns patterns only. At ratios below .5 the tile scores of the prior choose the tiles."""
 
     name = "maskllm"
-    summary = "trains patterns alone, every tile 2:4 (MaskLLM)"
+    summary = "trains only patterns, every tile 2:4 (MaskLLM)"
     # Settings of the patterns of `patch-joint`. The density is constant, so λ₁ is 0.
     settings = MaskSettings(
         tile_scale=None,

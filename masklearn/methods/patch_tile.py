@@ -10,7 +10,7 @@ class PatchTile(GradientMethod):
     """Learns tiles only, with a fifth of the memory of `patch-joint`."""
 
     name = "patch-tile"
-    summary = "trains tiles alone, with the prior's patterns (PATCH)"
+    summary = "trains only tiles, with the prior's patterns (PATCH)"
     settings = MaskSettings(
         tile_scale=Span(100.0, 500.0),
         pattern_scale=None,

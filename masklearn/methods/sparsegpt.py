@@ -22,7 +22,7 @@ class SparseGpt(Method):
     """Scores tiles with the inputs of the dense model, then solves patterns and weights for the final tiles.
 
     The final tiles are unknown until every block is scored. The activations of a fully 2:4 model are further from the
-    final model's than those of the dense model, so the scores use the dense ones.
+    final model's than the dense model's activations, so the scores use the dense model.
     """
 
     name = "sparsegpt"
@@ -48,7 +48,7 @@ class SparseGpt(Method):
         codes: dict[str, CodeArrays],  # noqa: ARG002
         store: WeightStore,
     ) -> Settled:
-        """Choose patterns and solve weights for the tiles, and round those of quantised linears."""
+        """Choose patterns and solve weights for the tiles, and round quantised linears."""
         from masklearn.solvers.solve import solve
 
         solved = solve(feed, kinds, store, self.solver)

@@ -17,7 +17,7 @@ class Wanda(Method):
     """Ranks tiles by their weights and the norms of their inputs in the dense model.
 
     The final tiles are unknown until every block is scored, and the inputs from fully 2:4 blocks are further from the
-    final model's than those of the dense model. For uncorrelated features the sum of (|w|·‖x‖)² over a tile is the squared
+    final model's than the dense model's inputs. For uncorrelated features the sum of (|w|·‖x‖)² over a tile is the squared
     output error of pruning, so these values are summed.
     """
 

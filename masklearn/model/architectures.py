@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def architecture_of(checkpoint: Checkpoint) -> Architecture:
     """Returns the architecture of a checkpoint.
 
-    Raises MaskLearnError if it is not covered, also for a quantised checkpoint alone, and as `check_config` does.
+    Raises MaskLearnError if it is not covered or not covered for quantised checkpoints, and as `check_config` does.
     """
     model_type = check_type(checkpoint.path, checkpoint.config)
     check_config(checkpoint.path / "config.json", checkpoint.config)
@@ -32,7 +32,7 @@ def architecture_of(checkpoint: Checkpoint) -> Architecture:
     if checkpoint.quantised and row.conv1d:
         raise MaskLearnError(
             f"{checkpoint.path} is a quantised model of the type {model_type}",
-            "Such a model stores its weights transposed, and quantised ones are read as [N, K] alone.",
+            "Such a model stores its weights transposed, and quantised weights are only read as [N, K].",
             "Use the checkpoint that it was quantised from.",
         )
     return row
@@ -80,7 +80,7 @@ def _not_covered(path: Path, model_type: object, why: str) -> MaskLearnError:
         f"The architecture {model_type!r} of {path} is not covered",
         f"{why} Covered are the model types {', '.join(ARCHITECTURES)}, and every other decoder of transformers whose "
         "blocks run one after the other.",
-        "Use a model of one of these types.",
+        "Use a model of a covered type.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Reads a Hugging Face model directory by tensor name, one tensor at a time."""
+"""Reads the tensors of a Hugging Face model directory, one tensor at a time."""
 
 import hashlib
 import math
@@ -78,8 +78,8 @@ class Checkpoint:
     Opening verifies every header and reads no weights. Symbolic links (a hub cache consists of them) are resolved, so
     `files` returns real paths.
 
-    A quantised checkpoint (`checkpoint.quantised`) looks like the dense one that it stands for: each quantised weight is one
-    tensor of dequantised values, the integers and scales are none, and `config` has no `quantization_config`.
+    A quantised checkpoint (`checkpoint.quantised`) looks like the equivalent dense checkpoint: each quantised weight is a
+    tensor of dequantised values, integers and scales do not appear, and `config` has no `quantization_config`.
 
     conv1d: beginnings of the names of tensors that may be the [K, N] weights of `Conv1D`. Only types in the table of
     architectures have them, so that no model is built to read a weight.
@@ -145,16 +145,16 @@ class Checkpoint:
         if dense_config(config) != config:
             find_packed(path, config, {})
             raise MaskLearnError(
-                f"{path / CONFIG} describes a quantised model, and there are no weights",
+                f"{path / CONFIG} describes a quantised model, and the folder has no weights",
                 "The headers of its *.safetensors tell which linears are quantised.",
-                "Put the files beside it, or take quantization_config out of it and give `weights`.",
+                "Put the weights next to it, or take quantization_config out of it and give `weights`.",
             )
         return cls(path, config, {})
 
     def with_weights(self, new: WeightStore) -> "Checkpoint":
         """Returns this checkpoint with the values of `new` for all tensors that it holds now or later.
 
-        Files, headers and `fingerprint` stay those of the directory.
+        Files, headers and `fingerprint` do not change.
         """
         other = Checkpoint(self.path, self.config, self._shards, new, self._packed, self._found)
         if "_fingerprint" in self.__dict__:
@@ -225,7 +225,7 @@ class Checkpoint:
                 if bad
                 else f"{name} holds weights beyond ±{_LARGEST_WEIGHT:g}",
                 f"{many if bad else 'Their squares are not finite in fp32'}, in {self.shard_of(name)}.",
-                "The checkpoint is damaged or was saved from a diverged run: use another one.",
+                "The checkpoint is damaged or was saved from a diverged run: use another checkpoint.",
             )
         return weight
 
@@ -305,7 +305,7 @@ def missing_tensor(checkpoint: Checkpoint, name: str) -> MaskLearnError:
 
 
 def other_shape(checkpoint: Checkpoint, name: str, described: tuple[int, ...]) -> MaskLearnError:
-    """Returns the error of a tensor that is stored in another shape than the described one."""
+    """Returns the error for a tensor whose stored shape differs from the described shape."""
     return MaskLearnError(
         f"{name} is {list(checkpoint.shape(name))} in {checkpoint.path}",
         f"config.json makes it {list(described)}.",

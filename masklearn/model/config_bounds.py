@@ -39,7 +39,7 @@ _Token = int | list[int] | None
 
 
 class _Typed(BaseModel):
-    """Settings that are read here. None stands for one that is absent or null."""
+    """Settings that are read here. None means absent or null."""
 
     model_config = ConfigDict(extra="allow", strict=True, protected_namespaces=())
 
@@ -79,7 +79,7 @@ def check_config(file: Path, content: Mapping[str, Any]) -> None:
         _Config.model_validate(dict(content))
     except ValidationError as error:
         first = error.errors()[0]
-        # pydantic adds the member of a union to the path, such as `int`, which is no name of a setting.
+        # pydantic adds the member of a union to the path, such as `int`, which is not the name of a setting.
         place = ".".join(str(part) for part in first["loc"] if part in content or "_" in str(part))
         raise _refused(file, f"{place} = {shown(first['input'])}", f"{first['msg']}.") from error
     for part in (content, content.get("text_config") or {}):

@@ -71,8 +71,8 @@ class ListedLinear(NamedTuple):
 def listed_linears(checkpoint: Checkpoint) -> dict[str, ListedLinear]:
     """Returns all linears of the model by checkpoint name, in the order of the model.
 
-    Shapes are those of the shards, where they hold the weight: that they fit config.json is not checked here. Raises
-    MaskLearnError for an architecture whose linears are not in the table.
+    Shapes come from the shards if these hold the weight, without a check that they fit config.json. Raises MaskLearnError
+    for an architecture whose linears are not in the table.
     """
     row = architecture_of(checkpoint)
     if not row.linears:
@@ -112,8 +112,8 @@ def _embedding(config: Any, sizes: Sizes) -> tuple[int, int]:
 
 
 def _shape(row: Architecture, linear: str, sizes: Sizes) -> tuple[int, int]:
-    """Returns [N, K] of a linear of a block: one of the feed-forward part, q, k or v, one that makes all three, or the
-    output projection of attention."""
+    """Returns [N, K] of a linear of a block: a linear of the feed-forward part, q, k, v, a linear that makes all three, or
+    the output projection of attention."""
     first, last = row.mlp
     end = linear.rpartition(".")[2]
     if linear.endswith(last) and "attn" not in linear and "attention" not in linear:

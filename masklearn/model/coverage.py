@@ -44,7 +44,7 @@ def covered_linears_of(
 ) -> Coverage:
     """Returns the covered linears of an open checkpoint.
 
-    With `include`, the linears that match one of its patterns are covered, also an output head. Without it, all linears
+    With `include`, the linears that match any of its patterns are covered, also an output head. Without it, all linears
     of the blocks are covered, but no output head, pooler, routed expert or gate of experts. `exclude` wins over
     `include`. Both take patterns of `masklearn.masks.name_globs` for checkpoint names. Linears with a weight that is tied to
     another module, with a K that is not a multiple of 4, before the blocks, or outside the text model are never covered.
@@ -107,7 +107,7 @@ def _check_names(checkpoint: Checkpoint, names: Mapping[str, Sequence[str]]) -> 
             raise MaskLearnError(
                 f"{checkpoint.path} has no {name}",
                 f"The type {checkpoint.config['model_type']} has no row in the table of architectures, which could give its "
-                "tensors other names than those of its modules.",
+                "tensors other names than its modules.",
                 "Load it with transformers 5 and call save_pretrained. If the names stay, use a model of another type.",
             )
 

@@ -1,7 +1,7 @@
-"""Reads config.json, the index and the card of a model folder, finds its shards, and copies what lies beside them.
+"""Reads config.json, the index and the card of a model folder, finds its shards, and lists the files that travel with them.
 
 A card is README.md. It begins with YAML between two lines of three dashes, by which hubs sort models
-("Model Cards", Hugging Face Hub documentation). Anybody may have written it: what is not as documented is left out.
+("Model Cards", Hugging Face Hub documentation). Anybody may have written it: parts that are not as documented are left out.
 """
 
 import json
@@ -48,7 +48,7 @@ def read_config(path: Path) -> dict[str, Any]:
 def stated_dtype(config: Mapping[str, Any]) -> str | None:
     """Returns the safetensors code of the type that config.json gives to the model's weights, None if it gives none.
 
-    It may stand in the config of the text part alone.
+    It may stand only in the config of the text part.
     """
     text = config.get("text_config")
     parts = (config, text if isinstance(text, dict) else {})
@@ -119,7 +119,7 @@ def _check_present(index: Path, weight_map: dict[str, str]) -> None:
 
 
 def single_file(path: Path) -> str:
-    """Returns the name of the one shard of a folder without an index. Raises MaskLearnError if there is none."""
+    """Returns the name of the only shard of a folder without an index. Raises MaskLearnError if the folder has no shard."""
     if (path / _SINGLE).is_file():
         return _SINGLE
     pickled = sorted(file.name for pattern in _PICKLED for file in path.glob(pattern))
@@ -142,7 +142,7 @@ def files_beside(model: Path) -> dict[str, Path]:
     """Returns the files of a model folder that travel with its weights, by their paths in the folder.
 
     These are all files but weights. Sub-folders count if they hold no weights or are modules of a sentence-transformers
-    model; hidden ones don't.
+    model; hidden folders don't.
     """
     listed = [file for file in model.iterdir() if not file.name.endswith(_WEIGHTS)]
     listed += [file for folder in _folders(model) for file in _below(folder)]
@@ -228,7 +228,7 @@ class CardFacts:
 
 
 def read_card(model: Path) -> CardFacts:
-    """Returns what the card of a model folder says; nothing if there is no card, or none that is as documented."""
+    """Returns the facts in the card of a model folder; no facts if it has no card, or the card is not as documented."""
     told = _metadata(model / CARD)
     languages = told.get("language")
     found = languages if isinstance(languages, list) else [languages]

@@ -13,21 +13,19 @@ class Architecture:
     """Module names of a transformers model whose blocks run one after the other.
 
     base: the model below the head ("" for the whole model); embedding: of the tokens; blocks: the ModuleList of blocks;
-    tail: modules after the blocks in order, some of which a model may lack; head: the output head, one of the tail, whose
-    weight may be the embedding's.
-    prefixes: prefixes of names; checkpoints may have any of them in place of the first one, which module names have;
-    spellings: (regular expression, replacement) pairs that turn module names into those of other checkpoints.
-    linears: names of all linears of a block in the order of the model, relative to the block; () if only building the model
-    finds them, as with experts; before: linears before the blocks, which a model may lack.
-    conv1d: True if linears of the blocks are `Conv1D`, whose tensor is [K, N]; gates: ends of the names of linears that
-    route tokens to experts.
-    encoder: True if the model predicts no next tokens; positions: None for rotary embeddings, else position embeddings
-    are learned and a window has at most `max_position_embeddings` - positions tokens.
-    ffn: patterns of `masks.name_globs` for the linears of the feed-forward part, in all spellings of the checkpoints.
-    mlp: names of the linears that make the hidden channels of the feed-forward part (gate and up) and of the linear that
-    takes them in (down), relative to the module that holds them, see `mlps`; qkv: names of the q, k and v linears in the
-    same way, () if one linear makes all three.
-    own_masks: True if an exported model makes its masks of attention itself, as `structure` can't tell which it needs.
+    tail: modules after the blocks in order, some of which a model may lack; head: the output head, a module of the tail,
+    whose weight may be the embedding's. prefixes: prefixes of names; module names have the first; checkpoints may have any
+    other in its place; spellings: (regular expression, replacement) pairs that turn module names into names of other
+    checkpoints. linears: names of all linears of a block in the order of the model, relative to the block; () if only
+    building the model finds them, as with experts; before: linears before the blocks, which a model may lack. conv1d: True
+    if linears of the blocks are `Conv1D`, whose tensor is [K, N]; gates: ends of the names of linears that route tokens to
+    experts. encoder: True if the model predicts no next tokens; positions: None for rotary embeddings, else position
+    embeddings are learned and a window has at most `max_position_embeddings` - positions tokens. ffn: patterns of
+    `masks.name_globs` for the linears of the feed-forward part, in all spellings of the checkpoints. mlp: names of the
+    linears that make the hidden channels of the feed-forward part (gate and up) and of the linear that takes them in (down),
+    relative to the module that holds them, see `mlps`; qkv: names of the q, k and v linears in the same way, () if one
+    linear makes all three. own_masks: True if an exported model makes its masks of attention itself, as `structure` can't
+    tell which it needs.
     """
 
     base: str = "model"
@@ -55,7 +53,7 @@ class Architecture:
 
 
 class NotCoveredError(Exception):
-    """A model without a row is not as the covered ones are. The message is a sentence that names what differs first."""
+    """A model without a row differs from the covered models. The message is a sentence that names the first difference."""
 
     @classmethod
     def of(cls, what: str, error: Exception) -> "NotCoveredError":
@@ -147,7 +145,7 @@ _BERT = Architecture(
 # RoBERTa numbers positions from the padding token's id + 1 on, which is 2.
 _ROBERTA = replace(_BERT, prefixes=("", "roberta."), positions=2)
 
-# Keys are `model_type` of config.json. Tests run each one with a tiny random model.
+# Keys are `model_type` of config.json. Tests run each architecture with a tiny random model.
 ARCHITECTURES: dict[str, Architecture] = {
     "llama": _LLAMA,
     "mistral": _LLAMA,

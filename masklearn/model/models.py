@@ -39,7 +39,7 @@ def meta_model(checkpoint: Checkpoint) -> "PreTrainedModel":
     config = load_config(checkpoint.path)
     with init_empty_weights(include_buffers=False):
         model = build_model(auto_class(architecture), config, dtype=torch.float32)
-    model.tie_weights()  # `init_empty_weights` moves parameters one by one, which unties tied ones
+    model.tie_weights()  # `init_empty_weights` moves parameters singly, which unties tied parameters
     as_linears(model)
     if architecture.encoder and checkpoint.names():
         _drop_absent(model, architecture, checkpoint)
@@ -72,7 +72,7 @@ def load_model(
 
 
 def _loaded(model_class: Any, checkpoint: Checkpoint, dtype: "torch.dtype") -> Any:
-    """Load the weights with transformers; those of a quantised checkpoint as their dequantised values."""
+    """Load the weights with transformers; weights of a quantised checkpoint as their dequantised values."""
     if not checkpoint.quantised:
         return load_pretrained(model_class, checkpoint.path, dtype)
     tensors = {name: checkpoint.torch(name) for name in checkpoint.names()}

@@ -1,8 +1,8 @@
 """Modules of a model in forms that all other code handles: `nn.Linear`s with weight [N, K], the rule behind the head, and
 the precision in which they compute.
 
-Two forms of linears differ. `Conv1D` (GPT-2) keeps [K, N], in modules and in checkpoints. The experts of a mixture are one
-3-D parameter in transformers 5, and one matrix per expert in checkpoints.
+Two forms of linears differ. `Conv1D` (GPT-2) keeps [K, N], in modules and in checkpoints. The experts of a mixture are a
+single 3-D parameter in transformers 5, and a matrix per expert in checkpoints.
 """
 
 from collections.abc import Callable, Sequence
@@ -149,7 +149,7 @@ class LogitRule(nn.Module):
         return scaled if self.cap is None else torch.tanh(scaled / self.cap) * self.cap
 
     def pull_back(self, gradient: Tensor, logits: Tensor) -> None:
-        """Turn the gradient of these logits, in place, into that of the head's results."""
+        """Turn the gradient with respect to these logits, in place, into the gradient with respect to the head's results."""
         if self.cap is not None:
             gradient *= 1.0 - (logits / self.cap).square()
         if self.scale != 1.0:

@@ -1,4 +1,4 @@
-"""Translates names and layouts of a model's tensors to those of its checkpoint. Reads no weights.
+"""Translates names and layouts of a model's tensors to names and layouts in its checkpoint. Does not read weights.
 
 Checkpoints store the weight of a linear as `[N, K]`, except for GPT-2's `Conv1D`, which is `[K, N]`. Elsewhere weights,
 masks and tile maps are always `[N, K]`.
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def checkpoint_name(checkpoint: Checkpoint, name: str) -> str:
-    """Returns the checkpoint's name of a model's tensor: the first known spelling that it has, or `name` if it has none.
+    """Returns the checkpoint's name of a model's tensor: the first known spelling that the checkpoint has, or else `name`.
 
-    Checkpoints leave out the prefix of the base model (GPT-2), add one (BERT below a head), or have names that
+    Checkpoints leave out the prefix of the base model (GPT-2), add a prefix (BERT below a head), or have names that
     transformers has changed since (Mixtral, GPT-NeoX).
     """
     row = architecture_of(checkpoint)

@@ -1,7 +1,7 @@
 """Loads config, tokenizer and model of a folder with transformers, without running the folder's code.
 
 A folder may contain Python code (`auto_map`), and transformers asks on stdin by default whether to run it. The functions
-of this module never run it: they use transformers' own class if there is one, and refuse the folder otherwise.
+of this module never run it: they use transformers' own class if it has a class for the model, else refuse the folder.
 """
 
 import inspect
@@ -26,7 +26,7 @@ if not is_installed("torch"):  # configs and tokenizers need none, and transform
 
 
 def load_config(model_dir: str | Path) -> Any:
-    """Returns the transformers config of a local model directory, without what it says of quantisation: `Checkpoint` reads
+    """Returns the transformers config of a local model directory, without its settings of quantisation: `Checkpoint` reads
     quantised weights. Raises MaskLearnError if transformers can't read it."""
     from transformers import AutoConfig
 
@@ -45,7 +45,7 @@ def load_tokenizer(model_dir: str | Path) -> Any:
     from transformers import AutoTokenizer
 
     _check_tokenizer_sizes(Path(model_dir))
-    fix = "Put the tokenizer's files (tokenizer.json, tokenizer_config.json) beside the weights."
+    fix = "Put the tokenizer's files (tokenizer.json, tokenizer_config.json) next to the weights."
     with _explained(f"{model_dir} has no tokenizer that transformers can load", fix):
         tokenizer = AutoTokenizer.from_pretrained(
             str(model_dir), local_files_only=True, trust_remote_code=False
@@ -69,11 +69,11 @@ def load_pretrained(model_class: Any, model_dir: str | Path, dtype: "torch.dtype
     """Returns the model of a local directory with its weights in `dtype`.
 
     model_class: an auto class of transformers. Raises MaskLearnError if transformers can't load the model, or would
-    load another one.
+    load another model.
     """
     if (adapter := Path(model_dir) / "adapter_config.json").is_file():
         raise MaskLearnError(
-            f"{adapter} lies beside the model's weights",
+            f"{adapter} lies next to the model's weights",
             "With the package peft, transformers loads the model that it names in place of these weights.",
             "Merge the adapter into the weights, or move the file away.",
         )
@@ -122,7 +122,7 @@ TOKENIZER_FILES = (
 )  # fmt: skip
 _MOST_BYTES = 256 << 20  # tokenizer.json of a vocabulary of 256 k tokens has about 35 MB
 _PROBE = "a word, 12 and \u2603"
-# Libraries in Rust, such as tokenizers, raise it. It derives from BaseException alone.
+# Libraries in Rust, such as tokenizers, raise it. It derives only from BaseException.
 _PANIC = "PanicException"
 _FETCH = "Fetch the checkpoint again, or update transformers."
 
@@ -135,8 +135,8 @@ def _no_model(model_dir: str | Path) -> str:
 def _explained(what: str, fix: str) -> Iterator[None]:
     """Raise transformers' errors about a faulty folder as MaskLearnError.
 
-    They are of all types, because transformers, torch and tokenizers check little of what they read. Memory that does not
-    suffice is no fault of the folder.
+    They are of all types, because transformers, torch and tokenizers check little of what they read. Too little memory is
+    not the folder's fault, and is not explained.
     """
     try:
         yield
@@ -146,6 +146,6 @@ def _explained(what: str, fix: str) -> Iterator[None]:
         if not isinstance(error, Exception) and type(error).__name__ != _PANIC:
             raise
         if "trust_remote_code" in str(error):  # transformers was not allowed to run the folder's code
-            fix = "Use a model of an architecture that transformers has itself, or save this one as such a model."
+            fix = "Use a model of an architecture that transformers has itself, or save this model as such a model."
             raise MaskLearnError(what, OWN_CODE, fix) from error
         raise MaskLearnError(what, f"{type(error).__name__}: {error}", fix) from error

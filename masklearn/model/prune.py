@@ -32,7 +32,7 @@ from masklearn.quant.table import QUANTISED
 
 _SPARSITY = "sparsity_config"
 _NO_STRUCTURE = "unstructured"  # compressed-tensors' word for every mixture
-# GPTQ and AWQ write these beside config.json.
+# GPTQ and AWQ write these files next to config.json.
 _OF_QUANTISATION = ("quantize_config.json", "quant_config.json")
 
 
@@ -50,8 +50,8 @@ def write_pruned_checkpoint(
     """Write the Hugging Face folder `out` with the same shards and tensor names. One tensor is in memory at a time.
 
     config.json gets a description of the zeros (`sparsity_config`). Tensors with new values (`Checkpoint.with_weights`) are
-    written with these. A quantised checkpoint is written as the dense one that it stands for: its values, and nothing that
-    speaks of quantisation. Sub-folders are copied if they hold no weights (chat templates) or are modules of a
+    written with the new values. A quantised checkpoint is written as the equivalent dense checkpoint: its values, without
+    settings of quantisation. Sub-folders are copied if they hold no weights (chat templates) or are modules of a
     sentence-transformers model; exports to other formats are not copied. No file has more permissions than its source.
 
     progress: called with a tensor's name, the number of tensors so far and the number of all tensors.
@@ -102,13 +102,13 @@ def _describe_dense(checkpoint: Checkpoint, out: Path) -> None:
 def _sparsity_config(checkpoint: Checkpoint, masks: MaskSet) -> dict[str, Any] | None:
     """Returns the block of a checkpoint that is pruned by these masks; None if they prune nothing.
 
-    Its fields are those of compressed-tensors' `SparsityCompressionConfig`. The format is `dense`: zeros are stored, so that
+    It has the fields of compressed-tensors' `SparsityCompressionConfig`. The format is `dense`: zeros are stored, so that
     every program loads the weights as they are.
 
     targets: the linears that have zeroed tiles; global_sparsity: zeroed weights / all weights of the model;
-    sparsity_structure: the kind of the tiles if all tiles of the targets are of one kind. compressed-tensors has no word for
-    a mosaic, so `mosaic`, which it ignores, holds the ratio over the covered linears, their tile sizes (rows x columns, with
-    the number of linears) and the share of their weights in tiles of each kind.
+    sparsity_structure: the kind of the tiles if all tiles of the targets have the same kind. compressed-tensors has no word
+    for a mosaic, so `mosaic`, which it ignores, holds the ratio over the covered linears, their tile sizes (rows x columns,
+    with the number of linears) and the share of their weights in tiles of each kind.
     """
     if not masks.zeroed:
         return None
@@ -138,7 +138,7 @@ def write_compressed(
 ) -> None:
     """Write the folder `out`, with one tensor in memory at a time.
 
-    checkpoint: a dense one, whose weights lie on their grids; grids: by linear (its name without `.weight`). Raises
+    checkpoint: a dense checkpoint, whose weights lie on their grids; grids: by linear (its name without `.weight`). Raises
     MaskLearnError for a model that the format does not hold, and ValueError if a weight is not on its grid.
     """
     _check_model(checkpoint, grids)
@@ -187,7 +187,7 @@ def _parts(
 
 
 def _scale_code(dtype: str, scales: NDArray[np.float32]) -> str:
-    """Returns the type of the scales: that of the weights if it holds them exactly."""
+    """Returns the type of the scales: the type of the weights if it holds the scales exactly."""
     with np.errstate(over="ignore"):
         held = scales.astype(numpy_dtype(dtype)).astype(np.float32)
     return dtype if np.array_equal(held, scales) else "F32"
@@ -256,6 +256,6 @@ def _check_model(checkpoint: Checkpoint, grids: Mapping[str, Grid]) -> None:
         why = "its weights are stored transposed" if row.conv1d else "its experts are fused in transformers"
         raise MaskLearnError(
             f"compressed-tensors holds no model of the type {checkpoint.config['model_type']}",
-            f"The library quantises the weights of nn.Linear alone, and {why}.",
+            f"The library only quantises the weights of nn.Linear, and {why}.",
             f"Use the dense checkpoint {checkpoint.path}.",
         )

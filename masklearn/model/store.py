@@ -1,4 +1,4 @@
-"""Stores new values of a checkpoint's tensors, one file per tensor, so that the model need not fit in memory."""
+"""Stores new values of a checkpoint's tensors, a file per tensor, so that the model need not fit in memory."""
 
 import hashlib
 import shutil
@@ -23,7 +23,7 @@ _CUT = "%-"  # no quoted name has it
 class WeightStore:
     """Folder of tensors by checkpoint name, in the dtypes and shapes of the checkpoint.
 
-    below: another store for tensors that are not in this one; it is only read.
+    below: another store for tensors that are not in this store; it is only read.
     """
 
     def __init__(self, folder: Path, below: "WeightStore | None" = None) -> None:
@@ -37,7 +37,7 @@ class WeightStore:
         return self._below is not None and name in self._below
 
     def has_own(self, name: str) -> bool:
-        """Returns True if this store holds the tensor itself, not only the one below it."""
+        """Returns True if this store itself holds the tensor, not only the store below it."""
         return self._file(name).is_file()
 
     def names(self) -> list[str]:
@@ -51,7 +51,7 @@ class WeightStore:
         return Shard.open(self._file(name)).read(name)
 
     def copy_to(self, folder: Path) -> None:
-        """Copy all tensors, also those of `below`, into a folder for a store without one below it."""
+        """Copy all tensors, also those of `below`, into a folder for a store without `below`."""
         if self._below is not None:
             self._below.copy_to(folder)
         shutil.copytree(self.folder, folder, dirs_exist_ok=True)

@@ -1,6 +1,6 @@
 """Finds the parts of a decoder that has no row in the table, in the model that transformers builds from its config.
 
-What the names promise is then proven on numbers, with a small random model of the same config: its blocks run one after
+The parts found by name are then checked numerically, with a small random model of the same config: its blocks run one after
 the other and read nothing of the text but hidden states, its last modules and head give its logits, and its experts and
 linears keep their results as `nn.Linear`s. The first thing that differs is the reason for refusing the architecture.
 """
@@ -34,7 +34,7 @@ _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 def shrunk(config: Any) -> Any:
     """Returns a copy with the first layers, few heads, and a small vocabulary.
 
-    The layers are four, or more if it takes more to have one of each kind that the config lists. The size of a head stays,
+    It has four layers, or more if it takes more to include each kind that the config lists. The size of a head stays,
     and as many query heads share a key.
     """
     small = shortened(config, min(config.num_hidden_layers, max(_LAYERS, _first_of_each_kind(config))))
@@ -107,7 +107,7 @@ _OF_PLACE = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transfor
 def structure_of(config: Any) -> Architecture:
     """Returns the architecture of a transformers config, found in its model and proven. Needs torch.
 
-    Raises NotCoveredError if the model is no decoder whose blocks run one after the other.
+    Raises NotCoveredError if the model is not a decoder whose blocks run one after the other.
     """
     config_class: Any = type(config)
     found = _known(config_class, json.dumps(_settings(config), sort_keys=True, default=str))
@@ -142,7 +142,7 @@ def _check_kind(config: Any) -> None:
     if getattr(config, "is_encoder_decoder", False):
         raise NotCoveredError("It is an encoder with a decoder, whose blocks do not run one after the other.")
     if config.get_text_config() is not config:
-        raise NotCoveredError("It reads more than text; of such models gemma3 alone is covered.")
+        raise NotCoveredError("It reads more than text; of such models only gemma3 is covered.")
     layers = getattr(config, "num_hidden_layers", None)
     if not isinstance(layers, int) or not 1 <= layers <= MOST_LAYERS:
         raise NotCoveredError(f"Its num_hidden_layers is {layers}, not a number of 1 to {MOST_LAYERS}.")
@@ -167,7 +167,7 @@ def _small_model(config: Any) -> Any:
                 raise NotCoveredError(f"Its smallest model has {weights} weights, which are too many to run.")
             model = build_model(AutoModelForCausalLM, small, dtype=torch.float32).eval()
             with torch.no_grad():
-                # Norms start at 1 and biases at 0, which would hide that one is missing.
+                # Norms start at 1 and biases at 0, which would hide that a parameter is missing.
                 for parameter in model.parameters():
                     parameter.add_(torch.randn_like(parameter) * 0.05)
             return model

@@ -102,7 +102,7 @@ def _calls(model: Any, blocks: Any, ids: Tensor) -> list[_Call]:
 
 
 def _behind(model: Any, row: Architecture, ids: Tensor) -> list[str]:
-    """Returns the names of the modules beside the blocks that run after the last of them, in that order."""
+    """Returns the names of the base model's modules that run after the last block, in that order."""
     owner, (_, _, child) = model.get_submodule(row.base), row.blocks.rpartition(".")
     ran: list[str] = []
     beside = {f"{row.base}.{name}".lstrip("."): one for name, one in owner.named_children() if name != child}
@@ -125,7 +125,7 @@ def _check_order(calls: list[_Call]) -> None:
 
 
 def _check_blocks_alone(blocks: Any, calls: list[_Call], other: list[_Call]) -> None:
-    """Check that blocks give the other text's results with the arguments of the first one, apart from hidden states."""
+    """Check that blocks give the other text's results with the first text's arguments, apart from hidden states."""
     for i, (block, call, expected) in enumerate(zip(blocks, calls, other, strict=True)):
         output = block(expected.hidden, **call.others)
         output = output if isinstance(output, Tensor) else output[0]
@@ -156,7 +156,7 @@ def _check_tail(model: Any, row: Architecture, hidden: Tensor, logits: Tensor) -
 
 
 def _check_base(model: Any, row: Architecture, ids: Tensor, logits: Tensor) -> None:
-    """Check that the base models, ours and transformers', end before the head alone."""
+    """Check that only the head follows the base models, ours and transformers'."""
     rule = LogitRule.of(model.config) or nn.Identity()
     for base in (model.get_submodule(row.base), model.base_model):
         hidden = getattr(base(input_ids=ids, use_cache=False), "last_hidden_state", None)
@@ -198,7 +198,7 @@ def _close(a: Tensor, b: Tensor) -> bool:
 
 
 def _positions(model: Any, row: Architecture) -> int | None:
-    """Returns `Architecture.positions`: learned positions are an embedding beside that of the tokens."""
+    """Returns `Architecture.positions`: learned positions are an embedding other than the tokens'."""
     longest = getattr(model.config, "max_position_embeddings", None)
     tables = [
         module.num_embeddings
@@ -237,11 +237,11 @@ Inputs = Sequence[tuple[Tensor, Mapping[str, Any]]]
 
 
 def find_groups(blocks: Any, inputs: Inputs) -> dict[str, Any]:
-    """Returns the fields ffn, mlp and qkv of `Architecture`, empty ones for what is not found.
+    """Returns the fields ffn, mlp and qkv of `Architecture`; a field is empty if it is not found.
 
-    blocks: of a small model; inputs: hidden states and other arguments of each block. q, k and v are three linears of one
-    module with one input. Hidden channels can be permuted: rows of the linears that make them, with columns of the one
-    that takes them in, do not change the block's output. That is tried.
+    blocks: of a small model; inputs: hidden states and other arguments of each block. q, k and v are three linears of a
+    module with the same input. The feed-forward part is found by a trial: permuting its hidden channels (rows of the linears
+    that make them, and columns of the linear that takes them in) does not change the block's output.
     """
     qkv: tuple[str, ...] = ()
     mlp: tuple[tuple[str, ...], str] = ((), "")
@@ -264,8 +264,8 @@ def find_groups(blocks: Any, inputs: Inputs) -> dict[str, Any]:
 def _run(
     block: Any, hidden: Tensor, others: Mapping[str, Any]
 ) -> tuple[Tensor, list[tuple[str, tuple[str, ...]]], list[str]]:
-    """Returns the block's output, the linears of each module that read one input, in the order of the model, and the names
-    of all linears in the order in which they ran."""
+    """Returns the block's output, the linears of each module that read the same input, in the order of the model, and the
+    names of all linears in the order in which they ran."""
     linears = {name: one for name, one in block.named_modules() if isinstance(one, nn.Linear)}
     read: dict[str, Tensor] = {}
     handles = [

@@ -97,7 +97,7 @@ class Comparison:
 
     linears: ‖X(W − W')ᵀ‖² and ‖XWᵀ‖² by name, where X are the linear's inputs in the dense model and W' is the pruned
     weight; blocks: ‖h' − h‖ / ‖h‖ of each block's outputs h in the dense model and h' in the pruned one; predictions,
-    logits: None for an encoder, which predicts no next token.
+    logits: None for an encoder, which does not predict tokens.
     """
 
     linears: Mapping[str, tuple[float, float]]
@@ -116,7 +116,7 @@ def compare_models(
     progress: OnStep,
     store: Path | None = None,
 ) -> Comparison:
-    """Run both models in fp32 over `windows` `[count, length]`, with one block of each in memory.
+    """Run both models in fp32 over `windows` `[count, length]`, with a block of each in memory.
 
     pruned: must have its masks applied and its channels in the dense model's order; linears: names of the linears to
     compare; store: folder for hidden states that do not fit in memory.
@@ -214,7 +214,7 @@ def divergences(
 ) -> list[float]:
     """Returns, for each pruned checkpoint, the mean KL(dense ‖ pruned) of the next token over `windows`, in nats.
 
-    For encoders, which predict no tokens, it is ‖h' − h‖² / ‖h‖² of the last hidden states h of the dense and h' of the
+    For encoders, which do not predict tokens, it is ‖h' − h‖² / ‖h‖² of the last hidden states h of the dense and h' of the
     pruned model. Masks must have been applied to the weights. Memory: a block and a head of each of two models, and
     twice the hidden states of all windows; hidden states that do not fit go to the folder `store`.
 

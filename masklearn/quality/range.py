@@ -1,4 +1,4 @@
-"""Finds out, by one short pass over the dense model, if float16 holds its activations and weights."""
+"""Finds out, by a short pass over the dense model, if float16 holds its activations and weights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

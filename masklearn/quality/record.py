@@ -19,7 +19,7 @@ Unbounded = Annotated[
 """A number that may be infinite, such as a perplexity that overflowed. JSON, which has no infinity, holds null for it."""
 
 
-_TILE = 1e-3  # of a ratio: one tile's share of a small model's weights
+_TILE = 1e-3  # of a ratio: a tile's share of a small model's weights
 _BYTES_OF_RATIO = (BYTES_DENSE - TWO_FOUR.bytes_per_weight) / TWO_FOUR.zeros
 
 
@@ -44,7 +44,7 @@ class _Part(BaseModel):
 class BaselineRow(_Part):
     """A pruned model in the comparison.
 
-    ratio: the reached one; seconds: duration of learning without evaluation, None if it is unknown; deployable: False if
+    ratio: the reached ratio; seconds: duration of learning without evaluation, None if it is unknown; deployable: False if
     no kernel runs such a model; bytes_per_weight: of a packed weight of its type, on average over the covered weights, None
     in files of earlier releases.
     """
@@ -63,8 +63,8 @@ class BaselineRow(_Part):
     def no_larger_than(self, other: BaselineRow) -> bool:
         """True if this row takes no more bytes. Kinds of tiles reach the same bytes at different ratios.
 
-        If one of the rows does not say its bytes, True if this one has no lower ratio. Differences that one tile of a small
-        model makes do not count.
+        If a row does not say its bytes, True if this row's ratio is not lower. Differences as small as a tile of a small
+        model do not count.
         """
         if self.bytes_per_weight is None or other.bytes_per_weight is None:
             return other.ratio <= self.ratio + _TILE
@@ -72,7 +72,7 @@ class BaselineRow(_Part):
 
 
 class BesideBaselines(_Part):
-    """A result beside its baselines.
+    """A result and its baselines.
 
     rows: the result first; beaten_by: names of the deployable baselines that beat it; windows, length: number of windows
     of held-out text, and tokens in each; dtype: the type of the arithmetic.

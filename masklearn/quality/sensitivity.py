@@ -1,8 +1,8 @@
 """Measures how the loss changes if one linear at a time takes its weight from another model.
 
-With the dense model as `base` and the pruned one as `other`, this is the cost of pruning that linear alone. With the two
-exchanged, it is the gain of restoring that linear alone. One pass over the blocks measures all linears, and reads each
-block once: the hidden states of a variant run beside the base's from the block on in which the variant differs.
+With the dense model as `base` and the pruned model as `other`, this is the cost of pruning only that linear. With the two
+exchanged, it is the gain of restoring only that linear. A single pass over the blocks measures all linears, and reads each
+block once: from the block that has the changed linear on, a variant's hidden states run in addition to the base's.
 """
 
 from collections.abc import Collection, Iterator

@@ -23,12 +23,12 @@ _CHUNK = 1 << 22  # weights whose numbers in fp32 are in memory at a time
 class Grid:
     """Grid of a linear `[N, K]`.
 
-    type: a quantised one; scales: fp32, finite, `[N]` for int8 and `[N, K/64]` for int4, whose scales are
-    all exact in float16, or all in bfloat16. Those that are searched are exact in both (see `storable`); those of a
-    quantised checkpoint are numbers of its own type (see `fits`). Raises ValueError for others.
+    type: a quantised type; scales: fp32, finite, `[N]` for int8 and `[N, K/64]` for int4. The scales of int4 are
+    all exact in float16, or all in bfloat16. Searched scales are exact in both (see `storable`); scales of a quantised
+    checkpoint are numbers of its own type (see `fits`). Raises ValueError for others.
 
     A negative scale turns the range of its weights around: there is one more integer below 0 than above it, so the largest
-    weight of a span loses least if it is the lowest integer. A weight of the integer 0 is +0 under it too.
+    weight of a span loses least if it is the lowest integer. The integer 0 is the weight +0 under a negative scale too.
     """
 
     type: WeightType
@@ -46,7 +46,7 @@ class Grid:
             raise ValueError(f"the scales of {self.type} are numbers of neither float16 nor bfloat16")
 
     def fits(self, dtype: str) -> bool:
-        """Returns True if a graph of this type, float16 or bfloat16, holds the scales exactly. It holds those of int8 in
+        """Returns True if a graph of this type, float16 or bfloat16, holds the scales exactly. It holds int8 scales in
         fp32."""
         if self.type.span is None:
             return True
@@ -57,7 +57,7 @@ class Grid:
         return np.array_equal(held.astype(np.float32), self.scales)
 
     def check_shape(self, shape: tuple[int, int]) -> None:
-        """Raises ValueError unless the scales are those of a weight `[N, K]`."""
+        """Raises ValueError unless the scales fit a weight `[N, K]`."""
         needed = self.type.scales_shape(shape)
         if self.scales.shape != needed:
             raise ValueError(f"scales {list(self.scales.shape)}, a weight {list(shape)} needs {list(needed)}")
@@ -121,9 +121,9 @@ def storable(scales: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def stored_scales(scales: NDArray[np.float32], kind: WeightType) -> NDArray[np.float32]:
-    """Returns the nearest scales that are stored of searched ones. Those that are not 0 do not become 0.
+    """Returns the nearest storable scales of searched scales. Scales that are not 0 do not become 0.
 
-    A scale of int8 may be any number of fp32. It is one of 16 bits where these reach, because other programs read
+    A scale of int8 may be any fp32 number. It gets 16 bits where their range suffices, because other programs read
     compressed-tensors with scales in the type of the weights.
     """
     stored = storable(scales)

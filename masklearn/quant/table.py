@@ -87,7 +87,7 @@ QUANTISED: Mapping[str, WeightType] = MappingProxyType(
 
 
 def weight_type(name: str) -> WeightType:
-    """Returns the type with this name. Raises a ValueError of one line if there is none."""
+    """Returns the type with this name. Raises a ValueError of one line for another name."""
     try:
         return WEIGHT_TYPES[name]
     except KeyError:

@@ -52,7 +52,8 @@ class DensityTarget:
 
 
 def density_excess(targets: Sequence[DensityTarget], record: Mapping[int, Sums]) -> Tensor:
-    """Returns the mean of |density − target| over the targets, weighted by their weights. For one target it is PATCH's term.
+    """Returns the mean of |density − target| over the targets, weighted by their weights. For a single target it is PATCH's
+    term.
 
     A 2:4 tile keeps half of its weights, whatever its patterns.
     """

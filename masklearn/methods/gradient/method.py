@@ -43,8 +43,7 @@ class GradientMethod(Method):
         codes: dict[str, CodeArrays],
         store: WeightStore,
     ) -> Settled:
-        """Solve weights for the learned masks and for the prior's, keep the better ones, and round those of quantised
-        linears."""
+        """Solve weights for the learned and the prior's masks, keep the better result, and round quantised linears."""
         import numpy as np
 
         from masklearn.masks.kinds.table import TWO_FOUR
@@ -73,6 +72,6 @@ def _task_of(feed: Feed) -> Task:
 
     if not isinstance(feed, CheckpointFeed):
         raise TypeError(
-            f"{type(feed).__name__} gives no model to train in, and does not say that it lacks one"
+            f"{type(feed).__name__} does not give a model to train in, and does not say that it lacks the model"
         )
     return feed.task

@@ -73,7 +73,7 @@ def candidate_from_logits(
 
 
 def likeliest(pattern_logits: Tensor) -> Tensor:
-    """Returns the argmax over the six patterns, uint8 `[N, K/4]`, and the lowest code of equal ones.
+    """Returns the argmax over the six patterns, uint8 `[N, K/4]`; the lowest code if logits are equal.
 
     torch's argmax does not specify the result for equal values.
     """
@@ -184,7 +184,7 @@ def _masked(weight: Tensor, dense: Tensor, pattern: Tensor) -> tuple[Tensor, Ten
 
 
 def _by_mask(weight: Tensor, dense: Tensor, pattern: Tensor, gradients: tuple[Tensor, ...]) -> Tensor:
-    """Returns the gradient of the loss with respect to M; gradients: those of `W ⊙ M` and of `Σ (W ⊙ M)²`."""
+    """Returns the gradient of the loss with respect to M; gradients: with respect to `W ⊙ M` and `Σ (W ⊙ M)²`."""
     by_masked, by_energy = gradients
     planes = _planes(weight)
     by_mask = _mask(dense, pattern).mul_(planes).mul_(2.0 * by_energy)
@@ -226,7 +226,7 @@ def _open_uniform(shape: torch.Size, device: torch.device, generator: torch.Gene
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums over one drawn mask, as scalars with gradients.
+    """Sums over a drawn mask, as scalars with gradients.
 
     sparse: weights in sparse tiles, `Σ a·(1 − M_tile)` with the weights a of a tile; energy: `Σ (W ⊙ M)²`.
     """
@@ -255,13 +255,13 @@ class Drawing:
     record: dict[int, Sums] | None = field(default=None, repr=False)
 
     def generator(self, place: int, device: torch.device) -> torch.Generator:
-        """Returns the generator of one mask's noise in this step; place: the mask's number."""
+        """Returns the generator of a mask's noise in this step; place: the mask's number."""
         state = np.random.SeedSequence([self.seed, self.rank, self.step, place]).generate_state(1, np.uint64)
         return torch.Generator(device).manual_seed(int(state[0] >> np.uint64(1)))
 
 
 class HybridMask(nn.Module):
-    """Parametrization of one weight `[N, K]`, for `torch.nn.utils.parametrize`.
+    """Parametrization of a weight `[N, K]`, for `torch.nn.utils.parametrize`.
 
     tile_logits: `[grid]`, a higher logit is more likely dense; None if every tile is 2:4. pattern_logits: `[N, 6, K/4]`;
     None if the patterns do not train and are `codes`, uint8 `[N, K/4]`.

@@ -34,7 +34,7 @@ from masklearn.traits import METHODS, method_names
 
 
 class Prior(Mapping[str, Candidate]):
-    """Candidates by linear. Each access reads one from the file."""
+    """Candidates by linear. Each access reads a candidate from the file."""
 
     def __init__(self, path: Path) -> None:
         self._shard = Shard.open(path)
@@ -89,12 +89,12 @@ def _candidates(task: Task) -> Iterator[tuple[str, Candidate]]:
     raise MaskLearnError(
         f"There is no prior {prior!r}",
         f"Mask learning starts from one of {', '.join(one_shot)}, or from a masks file.",
-        "Name one of these, or give the path of a masks.safetensors.",
+        "Name a method, or give the path of a masks.safetensors.",
     )
 
 
 def _of_masks(task: Task, masks: MaskSet) -> Iterator[tuple[str, Candidate]]:
-    """Yield candidates from the masks of a file. A 2:4 tile scores 0, and a dense one the number of its weights.
+    """Yield candidates from the masks of a file. A 2:4 tile scores 0, and a dense tile the number of its weights.
 
     The file has no patterns for dense tiles, so these keep the two largest |w| of each group.
     """
@@ -173,8 +173,8 @@ class Masks:
 def held_out(pool: TokenPool) -> tuple[TokenPool, NDArray[np.int64]]:
     """Split the last windows off the pool. Returns the pool for training, and the held-out windows `[count, length]`.
 
-    The held-out windows are ones that calibration does not use, if there are any. A pool of one window is returned as
-    both.
+    The held-out windows are windows that calibration does not use, if there are any. A pool with a single window is
+    returned as both.
     """
     total = len(pool.windows)
     count = min(_HELD_OUT, max(1, total // 8))
@@ -202,7 +202,7 @@ class Best:
 def solve_best(
     task: Task, settings: MaskSettings, tiles: Tiles, patterns: Patterns, store: WeightStore
 ) -> Best:
-    """Solve weights for the learned masks and for the prior's, keep the better ones, and round those of quantised linears.
+    """Solve weights for the learned and the prior's masks, keep the better result, and round quantised linears.
 
     tiles, patterns: the learned masks; store: receives the new weights. One of several processes does the work, in a folder
     that all of them share.

@@ -21,7 +21,7 @@ class Span:
 
 @dataclass(frozen=True)
 class MaskSettings:
-    """Settings of one method (PATCH, arXiv 2509.23410; MaskLLM, arXiv 2409.17481).
+    """Settings of a method (PATCH, arXiv 2509.23410; MaskLLM, arXiv 2409.17481).
 
     tile_scale, pattern_scale: κ of the tile and the pattern logits, None if these do not train; temperature: τ of both;
     density_weight: λ₁; norm_weight: λ₂; learning_rate, warmup, betas: see `Schedule`. The papers train for 2000 steps of
@@ -51,7 +51,7 @@ class MaskSettings:
         return self.temperature if ratio >= _HIGH_RATIO else Span(min(first, 2.0), self.temperature.last)
 
     def tile_rate(self, steps: int) -> float:
-        """Returns the learning rate of the tile logits: the method's, or a higher one if there are too few steps for it.
+        """Returns the learning rate of the tile logits: the method's, or a higher rate if there are too few steps for it.
 
         Adam with cosine decay moves a logit by at most rate·steps/2, and the prior's two values are 0.084 apart, so a low
         rate could not change a tile in few steps. Pattern logits keep the method's rate. Their gradients come from four

@@ -1,4 +1,4 @@
-"""Tile scores of the one-shot methods, from one pass over a model."""
+"""Tile scores of the one-shot methods, from a single pass over a model."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -111,9 +111,9 @@ def _weighted(losses: NDArray[np.floating], rows: NDArray[np.float64] | None) ->
 def _row_weights(fisher: NDArray[np.float64], *, by_output: bool) -> NDArray[np.float64]:
     """Returns the cost of an error in each row, `[N, 1]`, from E[g²] `[N]` of the outputs.
 
-    In a checkpoint's own order the rows of a tile are unrelated, and one number per linear ranks tiles as well as one per
-    output does (SmolLM2-135M, ratio .35: perplexity 58.0 and 58.1). After a permutation the rows of a tile are similar,
-    and one number per linear would lose most of the gain of permuting, so `by_output` is True then.
+    In a checkpoint's own order the rows of a tile are unrelated, and a number per linear ranks tiles as well as a number
+    per output does (SmolLM2-135M, ratio .35: perplexity 58.0 and 58.1). After a permutation the rows of a tile are similar,
+    and a number per linear would lose most of the gain of permuting, so `by_output` is True then.
     """
     return fisher[:, None] if by_output else np.full((len(fisher), 1), fisher.mean())
 

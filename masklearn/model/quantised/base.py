@@ -19,20 +19,20 @@ from masklearn.quant.grid import Grid
 from masklearn.quant.table import INT4, INT8, WeightType
 
 _FIX = (
-    "Use the checkpoint that it was quantised from, and let `weights` int4 or int8 quantise it; or one that is quantised in "
-    "a way that docs/howto/learning.md lists."
+    "Use the checkpoint that it was quantised from, and let `weights` int4 or int8 quantise it; or a checkpoint that is "
+    "quantised in a way that docs/howto/learning.md lists."
 )
 
 
 def damaged(folder: Path, name: str, why: str) -> MaskLearnError:
-    """Returns the error about a tensor or setting that no sound checkpoint has. name: that of the tensor or setting."""
+    """Returns the error about a tensor or setting that no sound checkpoint has. name: of the tensor or setting."""
     return MaskLearnError(
         f"{name} in {folder} is not valid", why, "Fetch the checkpoint again from a source that you trust."
     )
 
 
 def refused(folder: Path, name: str, why: str) -> MaskLearnError:
-    """Returns the error about a way of quantising that is not read. name: that of the tensor or setting that says so."""
+    """Returns the error about quantisation that is not supported. name: of the tensor or setting that shows it."""
     return MaskLearnError(f"{name} in {folder} is not read", why, _FIX)
 
 
@@ -100,7 +100,7 @@ def check_in_order(stored: StoredTensors, name: str, columns: int, groups: int) 
     stored.need(name, ("I32", "I64"), (columns,))
     index = stored.read(name)
     if columns and not (int(index.min()) >= 0 and int(index.max()) < groups):
-        raise damaged(stored.folder, name, f"It names a group that is not one of {groups}.")
+        raise damaged(stored.folder, name, f"It names a group that is not among its {groups}.")
     if not np.array_equal(index, np.arange(columns) // (columns // groups)):
         raise refused(
             stored.folder,
@@ -166,7 +166,7 @@ class FormatSettings(BaseModel):
 class Quantisation(ABC):
     """A format of quantised checkpoints.
 
-    name: value of `quant_method` in config.json; summary: what is read of it, in one line.
+    name: value of `quant_method` in config.json; summary: the supported part of the format, in one line.
     """
 
     name: ClassVar[str]
@@ -193,7 +193,7 @@ _Settings = TypeVar("_Settings", bound=FormatSettings)
 
 
 def parse_settings(kind: type[_Settings], folder: Path, config: Mapping[str, Any]) -> _Settings:
-    """Check the types of a format's settings. Raises MaskLearnError for the first wrong one."""
+    """Check the types of a format's settings. Raises MaskLearnError for the first wrong setting."""
     try:
         return kind.model_validate(dict(config))
     except ValidationError as error:
@@ -203,9 +203,9 @@ def parse_settings(kind: type[_Settings], folder: Path, config: Mapping[str, Any
 
 
 def check_groups(folder: Path, name: str, shape: tuple[int, int], bits: int, groups: int) -> None:
-    """Raises MaskLearnError if a weight's grid is none that a mosaic holds.
+    """Raises MaskLearnError if a mosaic can't hold a weight's grid.
 
-    name: that of the scales; shape: [N, K]; groups: number of scales of a row. An int8 grid has a scale for each row, an
+    name: of the scales; shape: [N, K]; groups: number of scales of a row. An int8 grid has a scale for each row, an
     int4 grid for each 64 columns of a row.
     """
     n, k = shape
@@ -224,7 +224,7 @@ def check_groups(folder: Path, name: str, shape: tuple[int, int], bits: int, gro
 
 
 def check_group_size(folder: Path, size: int) -> None:
-    """Raises MaskLearnError for a `group_size` that is neither -1, one group for a whole row, nor positive."""
+    """Raises MaskLearnError for a `group_size` that is neither -1 (a whole row is a group) nor positive."""
     if size != -1 and size < 1:
         raise damaged(folder, "quantization_config.group_size", f"It is {size}.")
 
@@ -285,11 +285,11 @@ class Grids(Mapping[str, Grid]):
         return len(self._packed)
 
 
-_KEYS = ("quantization_config", "compression_config")  # the second is that of early compressed-tensors
+_KEYS = ("quantization_config", "compression_config")  # early compressed-tensors writes the second
 
 
 def dense_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a config.json's object without what it says of quantisation."""
+    """Returns the object of a config.json without the settings of quantisation."""
     return {key: value for key, value in config.items() if key not in _KEYS}
 
 
@@ -306,7 +306,7 @@ def find_packed(
         return {}
     about = config[key]
     if not isinstance(about, dict):
-        raise damaged(folder, f"{key} = {shown(about)}", "It is no object.")
+        raise damaged(folder, f"{key} = {shown(about)}", "It is not an object.")
     method = about.get("quant_method", "compressed-tensors" if key == _KEYS[1] else None)
     if not isinstance(method, str) or method not in QUANTISATIONS:
         known = "; ".join(f"{name} ({one.summary})" for name, one in QUANTISATIONS.items())

@@ -139,5 +139,5 @@ def test_a_huge_tokenizer_is_not_read(make_model: ModelMaker) -> None:
 def test_an_adapter_does_not_replace_the_weights(make_model: ModelMaker) -> None:
     path = make_model()
     (path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "/elsewhere"}))
-    with pytest.raises(MaskLearnError, match=r"adapter_config\.json lies beside the model's weights"):
+    with pytest.raises(MaskLearnError, match=r"adapter_config\.json lies next to the model's weights"):
         load_pretrained(AutoModelForCausalLM, path, torch.float32)

@@ -1,1 +1,1 @@
-"""Formats of quantised checkpoints, one file each. A class registers itself in `masklearn.model.quantised.base`."""
+"""Formats of quantised checkpoints, a file for each. A class registers itself in `masklearn.model.quantised.base`."""

@@ -65,11 +65,11 @@ class CompressedIntegers(Quantisation):
     `targets` say."""
 
     name = "compressed-tensors"
-    summary = "pack-quantized, int-quantized or naive-quantized, symmetric, weights alone"
+    summary = "pack-quantized, int-quantized or naive-quantized, symmetric, only weights"
 
     def settings(self, folder: Path, config: Mapping[str, Any]) -> _Settings:
         """Check formats, groups and everything else that changes what the model computes."""
-        if not config.get("config_groups"):  # a sparse format alone, or a scheme of the KV cache
+        if not config.get("config_groups"):  # only a sparse format, or a scheme of the KV cache
             raise refused(
                 folder,
                 "quantization_config",
@@ -137,7 +137,7 @@ def _faults(settings: _Settings) -> Iterator[tuple[str, str]]:
         yield "transform_config", "Activations are rotated before they meet the weights."
     sparse = (settings.sparsity_config or {}).get("format", "dense")
     if sparse != "dense":
-        yield "sparsity_config.format", f"It is {sparse}, with integers inside; dense ones are read."
+        yield "sparsity_config.format", f"It is {sparse}, with integers inside; only dense weights are read."
 
 
 def _packed(stored: StoredTensors, module: str, schemes: Sequence[_Weights], dtype: str) -> PackedWeight:

@@ -329,7 +329,7 @@ def test_a_config_does_not_name_quantised_tensors(make: Any) -> None:
     path = make()
     gptq(path, 4, 64)
     (path / "model.safetensors").unlink()
-    with pytest.raises(MaskLearnError, match="describes a quantised model, and there are no weights"):
+    with pytest.raises(MaskLearnError, match="describes a quantised model, and the folder has no weights"):
         describe_checkpoint(path)
     _edit_config(path, bits=3)
     with pytest.raises(MaskLearnError, match=r"quantization_config\.bits .* is not read"):
