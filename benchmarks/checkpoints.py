@@ -46,7 +46,7 @@ _STD = 0.02
 
 
 def write_checkpoint(folder: Path, config: dict[str, Any], seed: int = 0) -> None:
-    """Write a llama checkpoint of normal fp16 weights: one shard per block, one for the rest."""
+    """Write a llama checkpoint of normal fp16 weights: a shard per block, and a shard for the rest."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config))
     hidden, inner, words = config["hidden_size"], config["intermediate_size"], config["vocab_size"]

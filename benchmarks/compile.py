@@ -1,4 +1,4 @@
-"""Measures time and memory of compiling a large checkpoint to hybrid ONNX and to an engine, beside `cp` of its files.
+"""Measures time and memory of compiling a large checkpoint to hybrid ONNX and to an engine, compared with `cp` of its files.
 
     python -m benchmarks.compile [--shape llama-2-7b] [--ratio 0.4] [--engine] [--page docs/explanation/performance.md]
 
@@ -121,9 +121,11 @@ def compile_figures(model: Path, masks: Path, out: Path, scratch: Path) -> list[
         Measurement("the same over `cp`", pack / median(copies), "", 4.0),
         Measurement("the same, of checkpoint", size / pack, "GB/s"),
         Measurement("`cp`, of checkpoint", size / median(copies), "GB/s"),
-        Measurement("packing and checking alone, from memory", packing_rate(masks), "GB/s", 0.5, least=True),
+        Measurement("only packing and checking, from memory", packing_rate(masks), "GB/s", 0.5, least=True),
         Measurement(
-            "the whole command, with the hashes of what it read and wrote", run.seconds + synced, "s"
+            "the whole command, with the hashes of the files that it read and wrote",
+            run.seconds + synced,
+            "s",
         ),
         Measurement("peak resident memory", run.peak_gib, "GiB", 1.5),
     ]

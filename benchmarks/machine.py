@@ -15,7 +15,7 @@ def origin() -> dict[str, str]:
 
 
 def machine() -> str:
-    """Processor with its vector instructions and bf16 units, cores and memory; the GPU when there is one.
+    """Processor with its vector instructions and bf16 units, cores and memory; the GPU if there is a GPU.
 
     Seconds on different machines can't be compared: a step of SmolLM2-135M's repair takes 3.0 s on two cores of a Xeon
     with AMX, 5.9 s on two of an EPYC with AVX512-BF16 and 10.6 s on two that show only AVX2.

@@ -4,7 +4,7 @@
 
 Writes a checkpoint of seeded random weights with these blocks, and scores, chooses and solves it in a process of its
 own, without repair, whose memory `masklearn.training.model` decides. Then extrapolates to all blocks: seconds grow with
-the blocks, and memory by all that is kept of a block until the tiles are chosen. The row is kept beside those of
+the blocks, and memory by everything that is kept of a block until the tiles are chosen. The row is kept next to the rows of
 `benchmarks.quality.run` (`--state`), whose page shows it. Exit code 1 above `--limit` GiB.
 """
 

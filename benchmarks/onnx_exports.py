@@ -13,7 +13,7 @@ from transformers import AutoModel, ViTConfig, ViTModel
 
 
 class _FirstOutput(nn.Module):
-    """A model that returns its last hidden state alone."""
+    """A model that returns only its last hidden state."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

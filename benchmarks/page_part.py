@@ -10,7 +10,7 @@ def print_or_renew(
 ) -> int:
     """Run a program that prints the part of this name, or with `--page FILE` renews it there. Returns its exit code.
 
-    argv: the arguments, None for those of this process; description: for `--help`.
+    argv: the arguments, None for the arguments of this process; description: for `--help`.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -2,8 +2,8 @@
 
     python -m benchmarks.reproduce [--work DIR] MODEL [options of patch-compile build]
 
-The second build is of the first one's recipe.yaml, and has another number of threads, another working folder, name of OUT,
-seed of Python's hashes, time zone, locale and umask. Prints which files are equal, and what is legitimately different with
+The second build uses the recipe.yaml of the first, and has another number of threads, another working folder, name of OUT,
+seed of Python's hashes, time zone, locale and umask. Prints which files are equal, and which files legitimately differ, with
 the reason. Exit code 1 if anything else differs.
 """
 
@@ -104,7 +104,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", type=Path)
-    parser.add_argument("--work", type=Path, help="folder for both builds (default: a temporary one)")
+    parser.add_argument("--work", type=Path, help="folder for both builds (default: a temporary folder)")
     known, rest = parser.parse_known_args()
     rest = [str(Path(one).resolve()) if Path(one).is_file() else one for one in rest]
     with tempfile.TemporaryDirectory() as temporary:

@@ -3,7 +3,7 @@
     python -m benchmarks.serving OUT [--clients 16] [--new-tokens 32] [--runner onnx]
 
 Starts `samples/serve_http` with the build in OUT, once with `--max-batch 1` and once with `--max-batch` of the clients.
-Each client sends one completion of its own prompt, all at the same time, after one that warms the server up. Prints
+Each client sends one completion of its own prompt, all at the same time, after a completion that warms the server up. Prints
 tokens per second of all clients together, and the median of the seconds that a client waited for its answer.
 """
 
@@ -75,7 +75,7 @@ def measure(url: str, model: str, clients: int, new_tokens: int, rows: int) -> S
 
 @contextmanager
 def _server(out: Path, runner: str | None, rows: int) -> Iterator[tuple[str, str]]:
-    """Start the server; yields its URL and what it says about itself."""
+    """Start the server; yields its URL and its description of itself."""
     command = [sys.executable, "-m", "samples.serve_http.server", str(out), "--port", "0", "--model", "model"]
     command += ["--max-batch", str(rows), "--timeout", "3600", *(["--runner", runner] if runner else [])]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, stderr=subprocess.DEVNULL)

@@ -74,7 +74,7 @@ SAMPLES = {
 
 
 def get_model(name: str, directory: Path) -> bool:
-    """Make sample `name` in `directory`, or check the one that is there. Returns True if it was made now.
+    """Make sample `name` in `directory`, or check the existing sample. Returns True if it was made now.
 
     Raises PatchCompileError if the package can't be fetched, if a hash differs, or if `directory` holds other files.
     """

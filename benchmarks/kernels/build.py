@@ -3,7 +3,7 @@
     python benchmarks/kernels/build.py --arch sm_90 -o build/gpu
 
 There, PATCH_BENCH_LIBRARY=build/gpu/libpatch_plugin_driver.so lets run.py, launch_once.py and plugin_on_gpu.py take it. That
-machine needs neither nvcc nor the internet. This one needs nvcc, but no GPU.
+machine needs neither nvcc nor the internet. This machine needs nvcc, but no GPU.
 """
 
 from __future__ import annotations

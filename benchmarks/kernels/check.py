@@ -44,7 +44,7 @@ class Case(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """Outcome of a case. worst: its error over the allowed one, or in words why it has none."""
+    """Outcome of a case. worst: its error over the allowed error, or in words why it has no error."""
 
     case: Case
     worst: float | str
@@ -66,7 +66,7 @@ class Outcome(NamedTuple):
 
 
 def names(kernels: Kernels, device: Device) -> list[str]:
-    """Names of what can be checked on this device: configurations that fit it, and the dense path where it has one.
+    """Names of the cases that can be checked on this device: configurations that fit it, and its dense path if it has one.
 
     Kernels for Hopper come last, as they are the likeliest to crash or hang.
     """
@@ -153,7 +153,7 @@ def _dense_path_cases() -> Iterator[Case]:
 def _worst_error(
     kernels: Kernels, device: Device, case: Case, place: str, tokens: Sequence[int]
 ) -> float | str:
-    """Largest error in units of the error that fp32 sums and one rounding allow, or why there is none."""
+    """Largest error in units of the error that fp32 sums and one rounding allow, or why there is no error."""
     rng = np.random.default_rng(abs(case.config))
     halves = [random_weight(rng, case) for _ in range(1 + case.about.gated)]
     if case.about.weights:
@@ -207,7 +207,8 @@ def packed_slabs(halves: Sequence[tuple[torch.Tensor, NDArray[np.int64]]], case:
 def quantised(
     halves: Sequence[tuple[torch.Tensor, NDArray[np.int64]]], case: Case, rng: np.random.Generator
 ) -> tuple[Packed, list[torch.Tensor]]:
-    """The weights rounded to integers, packed, and what the kernels multiply by: those of int8 are not rounded again."""
+    """The weights rounded to integers, packed, and the values that the kernels multiply by: int8 weights are not rounded
+    again."""
     made = [quantise(weight.float().numpy(), case.about.weights, rng) for weight, _ in halves]
     dtype = np.dtype(np.float16) if case.dtype == torch.float16 else None
     slabs = np.stack([tiles for _, tiles in halves])

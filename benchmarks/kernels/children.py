@@ -1,4 +1,4 @@
-"""Measures rows in processes that may crash or hang, and goes on behind the row at which one did.
+"""Measures rows in processes that may crash or hang, and goes on behind the row at which a process did.
 
 A process that measures writes a row "trying" before each measurement, and the row itself after it. The process that
 started it watches the file, kills it when no row comes for too long, says why the row that it tried has no figures, and
@@ -27,7 +27,7 @@ _GRACE = 5.0  # seconds for a process to note that it was stopped
 
 
 class Patience(NamedTuple):
-    """Seconds for which a process may write no row: until its first row is measured, and for each further one."""
+    """Seconds for which a process may write no row: until its first row is measured, and for each further row."""
 
     first: float = 120.0
     further: float = 60.0
@@ -84,10 +84,10 @@ def settle(rows: Rows, why: str, *, fatal: bool) -> None:
 
 
 def stop_when_asked() -> None:
-    """Let SIGTERM and Ctrl-C end this process in order: what it measures then is tried again by the next run."""
+    """Let SIGTERM and Ctrl-C end this process in order: the next run repeats the row that it is measuring."""
 
     def stop(number: int, _: object) -> NoReturn:
-        for one in _STOPS:  # both the terminal or `timeout` and the process before this one may ask
+        for one in _STOPS:  # both the terminal or `timeout` and the parent process may ask
             signal.signal(one, signal.SIG_IGN)
         sys.exit(128 + number)
 
@@ -98,10 +98,10 @@ def stop_when_asked() -> None:
 def run_in_children(
     stage: str, command: Sequence[str], rows: Rows, patience: Patience, deadline: float
 ) -> int:
-    """Start processes that measure until one says DONE. Returns DONE, TIME_IS_OVER or CANT_START.
+    """Start processes that measure until a process says DONE. Returns DONE, TIME_IS_OVER or CANT_START.
 
-    command: measures the missing rows of the stage with `measure_rows`, and exits with what it returned. Each process
-    that ends otherwise has given at least one row; the first that has not ends the stage.
+    command: measures the missing rows of the stage with `measure_rows`, and exits with the code that it returned. Each
+    process that ends otherwise has given at least one row; the first process without a row ends the stage.
     """
     while time.monotonic() <= deadline:
         before = rows.count()
@@ -123,7 +123,7 @@ def _child(command: Sequence[str], path: Path, patience: Patience) -> tuple[int 
         process = subprocess.Popen(command, stderr=said)
         try:
             code = _watched(process, path, patience)
-        except BaseException:  # this process is stopped, and the other one with it
+        except BaseException:  # this process is stopped, and its child with it
             process.terminate()
             with suppress(subprocess.TimeoutExpired):
                 process.wait(_GRACE)

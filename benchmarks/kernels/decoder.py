@@ -1,8 +1,8 @@
 """A LLaMA-shaped decoder of random weights, dense by cuBLAS and hybrid by the kernels: tokens a second, end to end.
 
-Both models share everything but the linears: norms, rotary embedding, attention over a static cache. A decode step is
-one CUDA graph, as in an engine. The hybrid linears are an operator of `torch.library`: q, k and v are one product, gate
-and up one gated product, and o and down add the residual themselves, as PatchLinear nodes do.
+Both models share everything but the linears: norms, rotary embedding, attention over a static cache. A decode step is a CUDA
+graph, as in an engine. The hybrid linears are an operator of `torch.library`: q, k and v are a single product, gate and up a
+single gated product, and o and down add the residual themselves, as PatchLinear nodes do.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Shape:
 
     @property
     def linears(self) -> dict[str, tuple[int, int]]:
-        """(out_features, in_features) of a layer's products. gate_up has those of gate and up alike."""
+        """(out_features, in_features) of a layer's products. gate_up has the sizes of gate and of up, which are equal."""
         return {
             "qkv": (3 * self.hidden, self.hidden),
             "o": (self.hidden, self.hidden),
@@ -203,7 +203,7 @@ def decoder_rows(
 ) -> Iterator[tuple[Row, Callable[[], Row]]]:
     """Yield rows: seconds of the prompt and of a decode step, and tokens a second.
 
-    The key "linears" is "dense", "hybrid" with a "ratio", or "none" for the rest alone.
+    The key "linears" is "dense", "hybrid" with a "ratio", or "none" for everything but the linears.
     """
     sizes = {"batch": BATCH, "prompt": PROMPT, "generated": GENERATED}
     yield {"linears": "none", **sizes}, lambda: _measured(shape, lambda: NoLinears(shape, BATCH * PROMPT))
@@ -237,7 +237,7 @@ def _times(decoder: Decoder) -> Row:
 
 
 def decoder_table(rows: list[Row]) -> str:
-    """Tokens a second, and speed-ups over the dense model: of all, of the prompt, of a step, and of its linears alone."""
+    """Tokens a second, and speed-ups over the dense model: of all, of the prompt, of a step, and of only its linears."""
     lines = [
         "| linears | prompt ms | decode step ms | tokens/s | speed-up | prompt | step | linears of a step |"
     ]

@@ -113,10 +113,10 @@ def _print(rows: Sequence[Row], found: MeasuredCard) -> None:
 
 
 def keep(rows: Sequence[Row]) -> list[Row]:
-    """Write the rows to a file of their card in `KEPT`, in place of earlier ones of this GPU, and return them.
+    """Write the rows to a file of their card in `KEPT`, in place of earlier rows of this GPU, and return them.
 
     The row of the machine gets the date, and the medians of the clocks in place of each row's sensors. Raises ValueError
-    if the file has rows of another GPU, or if the table of cards has no row for this one.
+    if the file has rows of another GPU, or if the table of cards has no row for this GPU.
     """
     path, gpu = KEPT / f"{_stem(rows)}.jsonl", first(rows, "machine")["about"]["gpu"]
     if path.exists() and (other := first(read_rows(path), "machine")["about"]["gpu"]) != gpu:
@@ -139,7 +139,7 @@ def _without_sensors(rows: Sequence[Row]) -> Iterator[Row]:
 def calibration(rows: Sequence[Row]) -> MeasuredCard:
     """The calibration of the GPU that these rows are from.
 
-    Raises PatchCompileError if they do not determine one, ValueError if they are of no card of the table.
+    Raises PatchCompileError if they do not determine a calibration, ValueError if the table does not have their card.
     """
     card, about = card_of_rows(rows), first(rows, "machine")["about"]
     found, count = fit(rows, card)
@@ -288,7 +288,7 @@ def _stem(rows: Sequence[Row]) -> str:
 
 
 def first(rows: Sequence[Row], stage: str) -> Row:
-    """The first row of a stage. Raises ValueError without one."""
+    """The first row of a stage. Raises ValueError if there is no such row."""
     for row in rows:
         if row["stage"] == stage:
             return row

@@ -23,7 +23,7 @@ _SAMPLE_MS = 200
 
 
 def copies_beyond_l2(l2: int, one: int) -> int:
-    """Number of copies of `one` byte count that together fill L2 twice, and one more."""
+    """Number of copies of `one` bytes that together fill L2 twice, plus one."""
     return 1 + -(-2 * l2 // max(one, 1))
 
 
@@ -85,8 +85,8 @@ def all_launches(first: float, copies: int, launches: int = 0) -> int:
 def time_of(calls: Sequence[Call], launches: int = 0, *, captured: bool = True) -> float:
     """Median seconds of one call, over replays of a CUDA graph that walks through the copies.
 
-    calls: one for each copy; or one that takes the number of the copy. launches: calls in the graph; 0 lets
-    `graph_launches` decide. captured: False launches them one by one instead, for calls that no graph takes.
+    calls: a call for each copy, or a single call that takes the number of the copy. launches: calls in the graph; 0 lets
+    `graph_launches` decide. captured: False launches them without a graph, for calls that no graph takes.
     """
     stream = torch.cuda.Stream()
     first = _warmed(calls, stream)
@@ -177,13 +177,13 @@ class Sensors:
             self._lines.append(line)
 
     def since_last(self) -> dict[str, float]:
-        """Medians of what was read since the last call; a sensor that the GPU lacks is left out."""
+        """Medians of the readings since the last call; a sensor that the GPU lacks is left out."""
         lines, self._lines = self._lines, []
         return sensor_medians(lines)
 
 
 def sensor_medians(lines: Sequence[str]) -> dict[str, float]:
-    """Medians of nvidia-smi's lines by name; a cell that is no number, such as [N/A], is left out."""
+    """Medians of nvidia-smi's lines by name; a cell that is not a number, such as [N/A], is left out."""
     columns: dict[str, list[float]] = {}
     for line in lines:
         for name, cell in zip(_NAMES, line.split(","), strict=False):

@@ -117,8 +117,8 @@ def random_hybrid(
 ) -> Hybrid:
     """Random weights for timing, with `share` of the slabs 2:4. gated: twice as many weights.
 
-    l2: bytes of L2, which the copies of the weight exceed; 0 makes one copy. scale: their standard deviation. weights:
-    number of their type; those of integers have any bits.
+    l2: bytes of L2, which the copies of the weight exceed; 0 makes one copy. scale: standard deviation of the weights.
+    weights: number of their type; integer weights have random bits.
     """
     packed_rows = 2 * -(-shape[0] // rows) * rows if gated else shape[0]
     layout = random_layout((packed_rows, shape[1]), rows, share, weights=weights)
@@ -135,7 +135,7 @@ def random_hybrid(
         "sparse": sparse,
         "meta": torch.from_numpy(random_meta(layout)).cuda(),
         "index": torch.from_numpy(layout.index).cuda(),
-        "scales": torch.full((packed_rows + rows,), scale / 128, device="cuda"),  # used by int8 alone
+        "scales": torch.full((packed_rows + rows,), scale / 128, device="cuda"),  # used only by int8
     }
     copies = copies_beyond_l2(l2, layout.weight_bytes) if l2 else 1
     return Hybrid(kernels, shape, layout, tensors, gated=gated, copies=copies)

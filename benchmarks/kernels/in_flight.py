@@ -3,9 +3,9 @@
     python benchmarks/kernels/in_flight.py [--arch 80] [--arch 90]
 
 An SM gets its share of the bandwidth only while it has  bandwidth x latency  bytes under way. When a turn of the ring waits
-for the next slab, the slabs of all other slots but one are under way. The longest latency with which the simulated loop
+for the next slab, the slabs of all other slots except one are under way. The longest latency with which the simulated loop
 (issue.py) still takes a slab in the time that DRAM needs for it says the same of the whole loop, its products included.
-Neither knows how much longer a busy DRAM takes than an idle one. Needs nvcc and cuobjdump.
+Neither method knows how much longer a busy DRAM takes than an idle DRAM. Needs nvcc and cuobjdump.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from patch_compile.planning.roofline.schedule import CONFIGS, Config
 from patch_compile.plugin.toolchain import find_nvcc
 
 _LONGEST = 8192  # cycles
-_ARCHS = (80, 90)  # those of cards whose DRAM is fast for their SMs
+_ARCHS = (80, 90)  # of cards whose DRAM is fast for their SMs
 
 
 def bytes_in_flight(config: Config, kind: str, blocks: int) -> int:

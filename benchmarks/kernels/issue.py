@@ -3,7 +3,7 @@
     python benchmarks/kernels/issue.py [--arch 80] [--budgets benchmarks/kernels/budgets.json]
 
 It reads what ptxas writes into an instruction's control word (cycles to stall, scoreboards to set and to wait for), and
-models in-order issue by four schedulers, the rate of the tensor cores, one queue for all accesses of shared memory,
+models in-order issue by four schedulers, the rate of the tensor cores, a single queue for all accesses of shared memory,
 barriers, and the groups of cp.async. It has no instruction cache, no register banks and no DRAM. Nothing is calibrated on a
 GPU: figures serve to compare two versions of a loop, within some 10 %, and promise nothing. Needs nvcc and cuobjdump.
 """
@@ -30,7 +30,7 @@ from patch_compile.planning.roofline.schedule import CONFIGS, Config
 from patch_compile.plugin.toolchain import find_nvcc
 
 BUDGETS = Path(__file__).resolve().with_name("budgets.json")
-BUDGET_ARCHS = (80, 86)  # those of sm_89 are sm_86's; prefill on sm_90 takes the dense path
+BUDGET_ARCHS = (80, 86)  # the budgets of sm_86 hold for sm_89; prefill on sm_90 takes the dense path
 
 CODES = {kind.name: kind.code for kind in KINDS}
 _SCHEDULERS = 4
@@ -172,8 +172,8 @@ def cycles_per_slab(
 ) -> float:
     """Returns the cycles that an SM takes for a slab of one block, in the steady state.
 
-    way: instructions of one turn, with one barrier. warps: of a block. blocks: resident on the SM. If two warps could
-    issue at the same cycle, the older one does.
+    way: instructions of one turn of the loop, with one barrier. warps: of a block. blocks: resident on the SM. If two warps
+    could issue at the same cycle, the older warp does.
     """
     return _Sm(way, warps, blocks, timing, turns).run()
 
@@ -220,14 +220,14 @@ def loop_figures(
 
 
 def slab_bytes(config: Config, kind: str) -> int:
-    """Returns the bytes of a slab of W, which come from DRAM; those of X come from L2."""
+    """Returns the bytes of a slab of W, which come from DRAM; the bytes of X come from L2."""
     return config.slab_bytes(CODES[kind])
 
 
 def executed(way: Sequence[Instruction], config: Config, size: int) -> list[Instruction]:
-    """Marks the copies that a slab of W of `size` bytes does not need, and those of X by 8 bytes, as not executed.
+    """Marks the copies that a slab of W of `size` bytes does not need, and copies of X by 8 bytes, as not executed.
 
-    Copies of X have the predicate that fills with zeros as an operand, those of W have none and come in order.
+    Copies of X have the predicate that fills with zeros as an operand; copies of W do not have it and come in order.
     """
     needed = -(-size // (512 * config.warps))
     found, copies = [], 0

@@ -156,12 +156,12 @@ class Config(NamedTuple):
 
     @property
     def for_hopper(self) -> bool:
-        """True if the kernel multiplies by wgmma. Such a kernel may hang where another one gives a wrong result."""
+        """True if the kernel multiplies by wgmma. Such a kernel may hang where another kernel gives a wrong result."""
         return "hopper" in self.name
 
 
 def library_for(arch: str) -> Path:
-    """Returns the library that LIBRARY names, or the one of these sources, built once and kept beside the plugins.
+    """Returns the library that LIBRARY names, or the library of these sources, built once and kept next to the plugins.
 
     arch: of the GPU, such as sm_86. Raises PatchCompileError if there is no such file, or nvcc fails.
     """

@@ -1,4 +1,4 @@
-"""Launches one hybrid product a few times, for a profiler: the kernel is the one that the plugin chooses.
+"""Launches one hybrid product a few times, for a profiler, with the kernel that the plugin chooses.
 
 python benchmarks/kernels/launch_once.py TOKENS [--shape 11008x4096] [--share 0.9] [--weights int4] [--config NAME]
 """

@@ -1,4 +1,4 @@
-"""Compares the times that run.py measured with the predicted ones, for each card of benchmarks/kernels/measured.
+"""Compares the times that run.py measured with the predicted times, for each card of benchmarks/kernels/measured.
 
     python benchmarks/kernels/measured_page.py [--page docs/explanation/performance.md]
 

@@ -1,4 +1,5 @@
-"""Plugins as TensorRT holds them: an engine's, and those of contexts, which have a stream and device memory."""
+"""Plugins as TensorRT holds them: the plugin of an engine, and the plugins of contexts, which have a stream and device
+memory."""
 
 from __future__ import annotations
 

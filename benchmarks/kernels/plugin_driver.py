@@ -143,9 +143,9 @@ class PluginDriver:
 def build_driver(folder: Path, *archs: str, lines: bool = True) -> Path:
     """Compile the plugin's class, its C interface, the dense path and the kernels into `folder`; returns the library.
 
-    The library has the benchmark's functions too, so PATCH_BENCH_LIBRARY may name it: to a GPU without a network, only one
-    travels. archs: such as sm_86; lines: with the numbers of source lines, which make it several times larger. Raises
-    PatchCompileError without nvcc or TensorRT's headers.
+    The library has the benchmark's functions too, so PATCH_BENCH_LIBRARY may name it: a GPU without a network then needs
+    only this library. archs: such as sm_86; lines: with the numbers of source lines, which make it several times larger.
+    Raises PatchCompileError without nvcc or TensorRT's headers.
     """
     nvcc, sms, cache = find_nvcc(), tuple(int(arch.removeprefix("sm_")) for arch in archs), plugin_cache()
     cache.mkdir(parents=True, exist_ok=True)

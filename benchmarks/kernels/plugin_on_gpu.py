@@ -11,7 +11,7 @@ with float64:
   together     two contexts on two streams at once
   contexts     the same in a second CUDA context, then again in the first
 
-Each linear is driven with the plugin's kernels and, where this GPU has one, with its dense path, in a process of its own
+Each linear is driven with the plugin's kernels and, if this GPU has a dense path, with that too, in a process of its own
 that ends after two minutes. Prints a line for each step. Exit code 1 when a result is wrong or a process did not end well.
 """
 
@@ -134,7 +134,7 @@ def _beside(run: Run) -> float:
 
 
 def _beside_capture(captured: Context, cuda: Cuda, thread: Executor, act: Callable[[], Any]) -> float:
-    """Act while another thread captures; then replay what it captured, and use what was made."""
+    """Act while another thread captures; then replay the captured graph, and use the result of the action."""
     thread.submit(cuda.begin_capture, captured.stream).result()
     made = act()
     thread.submit(captured.enqueue).result()
@@ -176,7 +176,7 @@ def _contexts(run: Run) -> float:
         return max(worst, first.error())
 
 
-# "beside" comes first: the dense path then makes its handle of cuBLASLt beside a capture.
+# "beside" comes first: the dense path then makes its handle of cuBLASLt during a capture.
 _STEPS = {
     "beside": _beside, "shapes": _shapes, "graphs": _graphs, "together": _together, "contexts": _contexts
 }  # fmt: skip
@@ -194,7 +194,8 @@ def drive(
     replays: int,
     dense_tokens: Sequence[int] = _DENSE_TOKENS,
 ) -> Iterator[tuple[str, float | None]]:
-    """Drive a linear; yields each step and its largest error in units of the allowed error, None for what is left out.
+    """Drive a linear; yields each step and its largest error in units of the allowed error, None for a step that is left
+    out.
 
     many: tokens of a prompt; replays: launches of a graph; dense_tokens: the dense path is driven with the first number that
     it is taken for. Raises Wrong for a wrong answer, and CudaError.

@@ -89,7 +89,7 @@ def _planned(problem: Problem) -> schedule.Problem:
 
 
 def predicted_rows(card: RatedCard) -> Iterator[PredictedRow]:
-    """Yield every row that run.py would measure on a card, except those of the stage "check"."""
+    """Yield every row that run.py would measure on a card, except rows of the stage "check"."""
     kernels: Any = PlannedKernels(card)
     device = kernels.device()
     gpu: Any = SimpleNamespace(l2=device.l2_bytes)

@@ -1,4 +1,4 @@
-"""Times hybrid products beside cuBLAS and cuSPARSELt: every shape of the models, plain and with an epilogue."""
+"""Times hybrid products against cuBLAS and cuSPARSELt: every shape of the models, plain and with an epilogue."""
 
 from __future__ import annotations
 

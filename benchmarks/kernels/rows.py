@@ -46,7 +46,7 @@ class Rows:
         return len(self._known)
 
     def add(self, stage: str, key: Row, figures: Row) -> None:
-        """Write a row at once, so that a crash of a later one loses nothing. Raises ValueError for NaN or infinity."""
+        """Write a row at once, so that a crash at a later row loses nothing. Raises ValueError for NaN or infinity."""
         row = {"stage": stage, "key": key, **figures}
         try:
             line = json.dumps(row, allow_nan=False) + "\n"

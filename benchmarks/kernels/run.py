@@ -1,19 +1,19 @@
-"""Checks the hybrid kernels on this machine's GPU, then times them beside cuBLAS and cuSPARSELt.
+"""Checks the hybrid kernels on this machine's GPU, then times them against cuBLAS and cuSPARSELt.
 
     python benchmarks/kernels/run.py [--out gpu.jsonl] [--minutes 9] [--stages check,sweep,...]
 
 Needs nvcc, PyTorch with CUDA and numpy. Builds the kernels as a shared library and goes through the stages in order:
 
-  check      every configuration against float64; a wrong one is named, a useless one is left out of the sweep
+  check      every configuration against float64; wrong configurations are named, useless ones are left out of the sweep
   sweep      every configuration with several numbers of parts, for 1 to 2048 tokens
-  products   shares of 2:4 slabs beside cuBLAS on the dense weight and cuSPARSELt
-  epilogues  gated products and products with a residual, beside the several kernels of a dense model
+  products   shares of 2:4 slabs against cuBLAS on the dense weight and cuSPARSELt
+  epilogues  gated products and products with a residual, against the several kernels of a dense model
   decoder    a LLaMA-2-7B of random weights, dense and hybrid: tokens a second
 
 Weights rotate through more memory than L2 holds; a time is the median of CUDA-graph replays. Rows are written as they
 come, with clocks and power; a second run with the same file goes on where the first ended. Each stage runs in a process
-of its own: what crashes or hangs gets a row that says so, and the stage goes on behind it. Prints tables of ratios.
-Exit code 1 when a check fails or a stage can't start. What to do with the file: benchmarks/kernels/fit.py.
+of its own: a crash or hang gets a row that says so, and the stage goes on behind it. Prints tables of ratios. Exit code 1
+when a check fails or a stage can't start. What to do with the file: benchmarks/kernels/fit.py.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked = _arguments(argv)
     asked.until = asked.until or time.monotonic() + 60 * asked.minutes  # building the library counts
     if not torch.cuda.is_available():
-        print("error: PyTorch sees no GPU; this benchmark runs on one", file=sys.stderr)
+        print("error: PyTorch sees no GPU; this benchmark needs a GPU", file=sys.stderr)
         return 1
     found = torch.cuda.get_device_properties(0)
     try:
@@ -144,7 +144,7 @@ def _command(stage: str, asked: argparse.Namespace) -> list[str]:
 
 
 def _measure(rows: Rows, asked: argparse.Namespace) -> int:
-    """Measure the missing rows of a stage in this process, which ends with the one that has started it."""
+    """Measure the missing rows of a stage in this process, which ends with its parent."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     kernels = Kernels(Path(os.environ[LIBRARY]))
     with Sensors.running() as sensors:
@@ -173,7 +173,7 @@ def _rows_of(kernels: Kernels, gpu: Any, rows: Rows, asked: argparse.Namespace) 
 
 
 def _chosen(kernels: Kernels, asked: Sequence[str]) -> list[str]:
-    """Names of what this device can run, or those asked for. Exits if it can't run one of them."""
+    """Names of the configurations that this device can run, or of the requested ones. Exits if it can't run all of them."""
     found = names(kernels, kernels.device())
     if unknown := set(asked) - set(found):
         sys.exit(f"error: there is no {', '.join(sorted(unknown))} here; there are {', '.join(found)}")

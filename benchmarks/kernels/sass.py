@@ -60,7 +60,7 @@ def loads_of(kind: str, weights: WeightType = FLOAT16) -> dict[str, int]:
 
 
 def count_slab(code: Sequence[Instruction], kind: str, weights: WeightType = FLOAT16) -> dict[str, int]:
-    """Instructions of one warp for one slab of `kind`, by opcode, with those that a predicate turns off."""
+    """Instructions of one warp for one slab of `kind`, by opcode, including instructions that a predicate turns off."""
     counts = Counter(_class_of(i) for i in way_of(code, kind, weights))
     return {name: counts[name] for name in (*_COUNTED, "other")}
 
@@ -72,7 +72,7 @@ def _class_of(i: Instruction) -> str:
 
 
 def loop_of(code: Sequence[Instruction], kind: str, weights: WeightType = FLOAT16) -> Sequence[Instruction]:
-    """The loop that multiplies slabs of a kind. Raises ValueError if there is none, or more than one."""
+    """The loop that multiplies slabs of a kind. Raises ValueError unless there is exactly one."""
     at = {i.address: n for n, i in enumerate(code)}
     loops = []
     for end, i in enumerate(code):
@@ -148,7 +148,7 @@ def _followers(loop: Sequence[Instruction], at: dict[int, int], n: int) -> list[
 def sass_counts(arch: int, nvcc: Path, cuobjdump: Path, folder: Path) -> dict[str, dict[str, object]]:
     """Registers, instructions and cycles per slab of the fp16 kernel of every configuration that the roofline knows.
 
-    cycles: by kind, of an SM with the architecture's full tensor rate, and of one with a GeForce card's half.
+    cycles: by kind, of an SM with the architecture's full tensor rate, and of an SM with a GeForce card's half rate.
     """
     from issue import loop_figures  # which finds the loops by this module
 

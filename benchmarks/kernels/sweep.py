@@ -98,8 +98,8 @@ def _parts(kernels: Kernels, problem: Problem, device: Device, number: int) -> l
     """Numbers of parts worth a row: the plugin's choice, half the SMs, the SMs, and what the kernels take at most.
 
     A stream in one part runs on one SM, for up to a hundred times the time. It gets a row only where the plugin chooses
-    it, or where there is not a slab for every SM. A decode kernel is cut for one block an SM. Where two fit, they have
-    twice the bytes in flight (in_flight.py), which may be faster.
+    it, or where there is not a slab for every SM. A decode kernel is cut for one block per SM. Where two blocks fit, they
+    have twice the bytes in flight (in_flight.py), which may be faster.
     """
     most, about = kernels.max_parts(problem, device, number), kernels.configs()[number]
     chosen = kernels.schedule(problem, device, number)[1]
@@ -117,7 +117,7 @@ def _parts(kernels: Kernels, problem: Problem, device: Device, number: int) -> l
 
 
 def best_table(rows: Sequence[Row]) -> str:
-    """The fastest configuration for each shape, share and tokens, beside the one that the plugin chooses, in Markdown."""
+    """The fastest configuration for each shape, share and tokens, next to the plugin's choice, in Markdown."""
     groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in rows:
         key = row["key"]
@@ -127,7 +127,7 @@ def best_table(rows: Sequence[Row]) -> str:
     lines.append("| " + " | ".join(["---"] * 9) + " |")
     for (n, k, weights, share, tokens), found in groups.items():
         best = min(found, key=lambda row: row["seconds"])
-        # Panels of both heights have a choice of their own; the faster one counts.
+        # Panels of both heights have a choice of their own; the faster choice counts.
         chosen = min((row for row in found if row["chosen"]), key=lambda row: row["seconds"], default=None)
         cells = [f"{n}×{k}", weights, f"{share:g}", str(tokens), _named(best), f"{1e6 * best['seconds']:.1f}"]
         if chosen is None:
@@ -167,7 +167,7 @@ def slab_clocks(rows: Sequence[Row], sms: int, mhz: float, tokens_of: dict[str, 
             continue
         matrix = np.array([(1.0, dense, sparse) for dense, sparse, _ in points])
         clocks = np.array([c for *_, c in points])
-        # Each row counts by its relative miss, so that large products do not decide alone.
+        # Each row counts by its relative miss, so that large products do not dominate.
         solution = np.linalg.lstsq(matrix / clocks[:, None], np.ones(len(points)), rcond=None)[0]
         misses = np.abs(matrix @ solution / clocks - 1)
         launch, dense, sparse = map(float, solution)

@@ -2,7 +2,7 @@
 
 A slab takes as long as the slowest of its products at the rate of wgmma, its bytes through shared memory, and the bytes
 of its slot from L2; waits for barriers and the latency of products count as nothing. The dense product and the rates of the
-card are those of the roofline.
+card come from the roofline.
 """
 
 from __future__ import annotations

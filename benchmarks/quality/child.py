@@ -39,7 +39,7 @@ def run(spec: dict[str, Any]) -> dict[str, Any]:
 
     spec: model, recipe (settings of `LearnRecipe`), baseline or None, scratch, eval, eval_windows, eval_length; keep:
     folder that receives masks and solved weights; prior: such a folder of an earlier run, from which only the repair is
-    done. The result equals that of a whole run.
+    done. The result equals the result of a whole run.
     """
     recipe, scratch = LearnRecipe.parse(spec["recipe"]), Path(spec["scratch"])
     checkpoint = Checkpoint.open(spec["model"])

@@ -17,7 +17,7 @@ AUTO = NO_REPAIR + ALL_KINDS
 _PATCH_STEPS = 60  # half an hour on 2 cores, prior and solves included
 PATCH = f"patch-joint, {_PATCH_STEPS} steps, no repair"
 _LABELS = {"label_weight": 0.25}
-_ONE_RATIO = 0.35  # ratio of rows that are measured at one ratio only
+_ONE_RATIO = 0.35  # ratio of rows that are measured at a single ratio
 NOT_DEPLOYABLE = "not deployable"
 
 
@@ -105,7 +105,7 @@ def entries(totals: Sequence[float] = (8.0,), repairs: Sequence[float] = (30.0,)
 
 
 def _quantised_entries(totals: Sequence[float]) -> list[Entry]:
-    """Returns the cells of int8 and int4, at one ratio."""
+    """Returns the cells of int8 and int4, at a single ratio."""
     found: list[Entry] = []
     for weights in ("int8", "int4"):
         mark = f", {weights}"

@@ -2,12 +2,12 @@
 
     python -m benchmarks.quality.frontier [docs/explanation/quality.json] [--check]
 
-It takes the rows that `benchmarks.quality.run` measured, of the protocol that most rows have, and writes the picture beside
-them; `--check` only says if the picture is that of the rows. The page's command draws it too.
+It takes the rows that `benchmarks.quality.run` measured, of the protocol that most rows have, and writes the picture next to
+them; `--check` only says if the picture shows the rows. The page's command draws it too.
 
-A row lies where its bytes put it: those of its own masks, or of 2:4 tiles at its ratio for rows that were measured when
-there was no other kind. Times are those that the planner predicts for a large model with the same shares of kinds, for
-the model that was measured is too small to gain.
+A row lies where its bytes put it: the bytes of its own masks, or of 2:4 tiles at its ratio for rows that were measured when
+there was no other kind. Times are the planner's predictions for a large model with the same shares of kinds, because the
+measured model is too small to gain.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def spots(rows: Sequence[Row]) -> list[Spot]:
 def _spot(method: str, rows: Sequence[Row]) -> Spot:
     first = rows[0]
     usual = kinds_of(first) <= {DENSE.name, TWO_FOUR.name}
-    # Rows of one ratio lie above each other, so one series says the ratios of all.
+    # Rows of one ratio lie above each other, so a single series names the ratios of all.
     label = f"ratio {first['ratio']:.2f}" if method == _LABELLED else ""
     if first["ratio"] is None and not usual:
         label = ",".join(sorted(kinds_of(first)))
@@ -201,7 +201,7 @@ def draw(rows: Sequence[Row]) -> str:
 
 
 def said_of(row: Row) -> str:
-    """Returns the name of the vertical axis: what was measured, on which text."""
+    """Returns the name of the vertical axis: the measured quantity and the text."""
     under = row["under"]
     on = f"{under['eval']}, first {under['eval_windows']} windows × {under['eval_length']} tokens"
     return f"perplexity of {under['model']} on {on} (lower is better)"
@@ -249,7 +249,7 @@ def _panel(values: Sequence[tuple[Spot, float]], x: Scale, y: Scale, inside: Box
 
 
 def _range(x: float, low: float, high: float, colour: int) -> str:
-    """A thin line with ends, beside which a mark is large."""
+    """A thin line with ends, much thinner than a mark."""
     path = f"M{x} {low}V{high}" + "".join(f"M{x - 4:.1f} {y}h8" for y in (low, high))
     return tag("path", class_=f"mark c{colour}", style="fill:none;stroke-width:1", d=path)
 
@@ -267,13 +267,13 @@ def of_one_protocol(rows: Sequence[Row]) -> list[Row]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write or check the picture. Returns the exit code: 1 if the picture that is there is another one."""
+    """Write or check the picture. Returns the exit code: 1 if the existing picture differs."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality.frontier", description=__doc__)
     parser.add_argument("state", type=Path, nargs="?", default=Path("docs/explanation/quality.json"))
     parser.add_argument(
         "--check",
         action="store_true",
-        help="write nothing; exit with 1 if the picture is not that of the rows",
+        help="write nothing; exit with 1 if the picture does not show the rows",
     )
     asked = parser.parse_args(argv)
     rows = json.loads(asked.state.read_text(encoding="utf-8"))

@@ -14,7 +14,7 @@ Row = Mapping[str, Any]
 _OWN = "own ratio"
 _PACKAGES = ("torch", "transformers", "accelerate", "numpy")
 _BUDGETS = (5, 10, 45)  # minutes
-_WHAT = """A row is a process of its own: its memory is its own, and its seconds are those of learning (text, scores,
+_WHAT = """A row is a process of its own: its memory is its own, and its seconds cover learning (text, scores,
 solve, training) without evaluation; a repair goes on from what the row without repair left, and its time and memory
 count as its own. Seconds depend on what else the machine does. Perplexity is exp of the mean negative
 log-likelihood; the evaluation text is never calibrated or trained on. Repair "with labels" learns the calibration
@@ -22,8 +22,8 @@ text's own tokens as well, which lowers perplexity while the divergence from the
 such rows are not to be compared with the others."""
 _PICTURE = """Marks are rows of the tables below, at the median of their seeds; a thin line is the range of the seeds.
 Times are predicted, not measured, and for a large model whose linears have the same shares of kinds:
-the model of the tables is too small to gain. Rows with tiles whose time is not predicted are in the upper picture alone.
-Made by `python -m benchmarks.quality.frontier`; with `--check` it says if the picture is that of the rows."""
+the model of the tables is too small to gain. Rows with tiles whose time is not predicted are only in the upper picture.
+Made by `python -m benchmarks.quality.frontier`; with `--check` it says if the picture shows the rows."""
 _KINDS = """`kinds auto`: tiles of all kinds, in as many bytes as dense and 2:4 tiles take at the ratio of the column
 ([learning.md](../howto/learning.md#kinds-of-tiles)); another share of the weights is zeroed.
 Rows with `int8` or `int4` have weights of that type, and the tiles of a 16-bit row."""
@@ -33,7 +33,7 @@ take."""
 
 
 def page(rows: Sequence[Row], asked: argparse.Namespace, large: Sequence[Row] = (), picture: str = "") -> str:
-    """The whole page; asked: the command line; large: rows of `benchmarks.memory`; picture: the file beside it, if any."""
+    """The whole page; asked: the command line; large: rows of `benchmarks.memory`; picture: the file next to it, if any."""
     machines = _machines([*rows, *large])
     parts = [_heading([*rows, *large], asked, machines)]
     if picture:

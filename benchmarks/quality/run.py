@@ -2,9 +2,9 @@
 
     python -m benchmarks.quality.run MODEL_DIR --calib TEXT --eval TEXT [--tile 64x64 --tile 128x128] [--seeds 3]
 
-Finished rows are kept in a JSON file beside the page (`--state`), keyed by everything that decides them except the
-program's version, so that an interrupted sweep can continue; `--fresh` measures them again. The whole table is printed
-and written to docs/explanation/quality.md. `--only 'oneshot*'` and `--ratio 0.45` measure matching rows only.
+Finished rows are kept in a JSON file next to the page (`--state`), keyed by everything that decides them except the
+program's version, so that an interrupted sweep can continue; `--fresh` measures them again. The whole table is printed and
+written to docs/explanation/quality.md. `--only 'oneshot*'` and `--ratio 0.45` measure matching rows only.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from benchmarks.quality.frontier import SERIES, draw
 from benchmarks.quality.page import page
 from masklearn import LearnRecipe
 
-_ROW = "row.json"  # lies beside the masks and weights of the row
+_ROW = "row.json"  # lies next to the masks and weights of the row
 _SPARE_MINUTES = 0.4  # a repair's start and end, which do not count as its minutes
 # The pass after a repair that rounds weights, and with int4 the start and end of training their scales. Measured on
 # SmolLM2-135M with int4 and 16 windows: 125 and 20 seconds.
@@ -50,7 +50,7 @@ class State:
             self.rows = json.loads(path.read_text(encoding="utf-8"))
 
     def put(self, key: str, row: dict[str, Any]) -> None:
-        """Keep a finished row, beside those that another process has written meanwhile."""
+        """Keep a finished row, and the rows that another process has written meanwhile."""
         self.rows[key] = row
         kept = json.loads(self.path.read_text(encoding="utf-8")) if self.path.is_file() else {}
         part = self.path.with_name(f".{self.path.name}.part")
@@ -259,7 +259,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--total", type=float, nargs="*", default=[8.0], help="minutes in all, repair included"
     )
-    parser.add_argument("--minutes", type=float, nargs="*", default=[30.0], help="minutes of repair alone")
+    parser.add_argument("--minutes", type=float, nargs="*", default=[30.0], help="minutes of repair only")
     parser.add_argument("--only", nargs="*", default=["*"], metavar="GLOB", help="rows by their name")
     parser.add_argument("--ratio", type=float, nargs="*", help="rows by their ratio [all]")
     parser.add_argument("--out", type=Path, default=Path("docs/explanation/quality.md"))

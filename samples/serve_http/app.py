@@ -68,7 +68,7 @@ class Service:
         return Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
 
     async def _models(self, request: Request) -> Response:
-        """The model of a name, or the list of all models, of which there is one."""
+        """The model of a name, or the list of all models, which has one entry."""
         model = {"id": self.model, "object": "model", "created": 0, "owned_by": "patch-compile"}
         if "name" in request.path_params:
             self._check_model(request.path_params["name"])
@@ -184,7 +184,7 @@ class _Answer(Response):
 async def _until_gone(receive: Receive, job: Job) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-    job.end()  # what is sent to a client that has left, uvicorn drops
+    job.end()  # uvicorn drops answers to a client that has left
 
 
 async def _send(send: Send, body: bytes, *, last: bool = False) -> None:

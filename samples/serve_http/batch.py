@@ -1,4 +1,4 @@
-"""Continues the requests of all clients in one shared batch.
+"""Continues the requests of all clients in a shared batch.
 
 If the decoder allows it, requests join and leave the batch while it runs; else those that begin together share it.
 """
@@ -127,7 +127,7 @@ class Batcher:
         return tokens <= self._max_prompt and self._batch.takes([job.request for job in jobs])
 
     def _turn(self, new: Sequence[Job]) -> list[tuple[Continuation, list[Piece] | PatchCompileError]]:
-        """Returns the next token of each row, the first one for the rows of new jobs."""
+        """Returns the next token of each row, the first token for the rows of new jobs."""
         self._batch.step()
         if new:
             self._batch.join([job.request for job in new])

@@ -120,7 +120,8 @@ class _Generation(_Body):
         return self.max_completion_tokens or self.max_tokens
 
     def sampling(self, default: Sampling) -> Sampling:
-        """Returns the client's settings. `default` (from the model's generation_config.json) supplies the missing ones."""
+        """Returns the client's settings. `default` (from the model's generation_config.json) supplies the missing
+        settings."""
         names = "temperature", "top_p", "top_k", "repetition_penalty", "presence_penalty", "frequency_penalty"
         given = {name: value for name in names if (value := getattr(self, name)) is not None}
         # OpenAI's API allows negative seeds, numpy does not.

@@ -51,7 +51,7 @@ class Reply:
         return self._head | {"object": kind, "choices": choices, "usage": self._usage()}
 
     async def events(self, pieces: AsyncIterator[Piece]) -> AsyncIterator[bytes]:
-        """Yield the events of a stream, the first one with the first token. Those of a chat begin with the role."""
+        """Yield the events of a stream, the first event with the first token. The events of a chat begin with the role."""
         async for piece in pieces:
             if self._chat and not self._new_tokens:
                 for row in range(self._rows):

@@ -68,7 +68,7 @@ class Connection(H11Protocol):
 @click.command(context_settings={"show_default": True})
 @click.argument("out", type=_PATH)
 @click.option("--host", default="127.0.0.1", help="Address to listen on. There is no authentication.")
-@click.option("--port", default=8000, help="Port to listen on; 0 takes a free one.")
+@click.option("--port", default=8000, help="Port to listen on; 0 takes a free port.")
 @click.option("--model", help="Name of the model in the API.  [default: name of OUT's folder]")
 @click.option("--queue", default=64, type=click.IntRange(0), help="Requests that may wait; others get 429.")
 @click.option("--timeout", default=300.0, type=_SECONDS, help="Seconds for one request, with its wait.")
@@ -84,7 +84,7 @@ class Connection(H11Protocol):
 @click.option(
     "--runner", type=click.Choice([r.value for r in Runner]), help="Run the engine or the ONNX file."
 )
-@click.option("--plugin", type=_PATH, help="Plugin library.  [default: the one compiled here]")
+@click.option("--plugin", type=_PATH, help="Plugin library.  [default: the library compiled here]")
 @click.option("--trust", is_flag=True, help="Run the compiled plugin that came with OUT.")
 @click.option("--tokenizer", type=_PATH, help="Folder of the tokenizer.  [default: OUT/model]")
 def main(out: Path, host: str, port: int, model: str | None, **options: Any) -> None:

@@ -77,7 +77,7 @@ def config(name: str, graph: onnx.GraphProto, platform: str, profiles: int = 0) 
 
     max_batch_size is 0, so that a request sets every axis: Triton can't batch requests that differ in length, each with
     its own cache. profiles: number of the engine's profiles. They are listed, because Triton otherwise knows only the
-    first; it chooses the one that fits a request.
+    first; it chooses the profile that fits a request.
     """
     stored = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in stored]
@@ -116,7 +116,7 @@ def _element_types(model: onnx.ModelProto) -> set[int]:
 
 
 def _engine(out: Path) -> dict[str, Any]:
-    """Returns the engine's backend, version and profiles from report.json, {} if there is no engine."""
+    """Returns the engine's backend, version and profiles from report.json, {} without an engine."""
     report = out / "report.json"
     if not report.is_file():  # `compile` writes none
         return {}
@@ -144,7 +144,7 @@ def _against_engine(out: Path, engine: dict[str, Any]) -> str | None:
 
 
 def _write_all(repository: Path, wanted: Iterable[tuple[str, str, Callable[[Path], None]]]) -> list[Path]:
-    """Write each model atomically, because a Triton that polls the repository must not see half of one."""
+    """Write each model atomically, because a Triton that polls the repository must not see half a model."""
     wanted = list(wanted)
     for name, _, _ in wanted:
         if (repository / name).exists():
@@ -153,7 +153,7 @@ def _write_all(repository: Path, wanted: Iterable[tuple[str, str, Callable[[Path
             )
     repository.mkdir(parents=True, exist_ok=True)
     written = []
-    # Not inside the repository, where Triton would take it for a model, but beside it, so that files can be linked.
+    # Not inside the repository, where Triton would take it for a model, but next to it, so that files can be linked.
     with tempfile.TemporaryDirectory(dir=repository.resolve().parent, prefix=".triton-") as scratch:
         for name, text, place in wanted:
             version = Path(scratch) / name / "1"
@@ -177,14 +177,14 @@ def _copy_onnx(onnx_file: Path, version: Path) -> None:
     Not hard links: onnx refuses external data with more than one hard link, so that OUT could not be loaded either.
     """
     (version / "model.onnx").mkdir(parents=True)
-    for file in onnx_file.parent.glob(f"{onnx_file.name}*"):  # other programs' files lie beside it
+    for file in onnx_file.parent.glob(f"{onnx_file.name}*"):  # other programs' files lie next to it
         shutil.copy2(file, version / "model.onnx")
 
 
 def _link(source: Path, target: Path) -> None:
     try:
         os.link(source.resolve(), target)
-    except OSError:  # another file system, or one without hard links
+    except OSError:  # another file system, or a file system without hard links
         shutil.copyfile(source, target)
 
 

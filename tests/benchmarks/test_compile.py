@@ -38,7 +38,7 @@ def test_it_compiles_builds_and_writes_the_page(
     assert compile.main(command) == 1
     assert {f.what for f in figures if not f.met} <= {
         "the same over `cp`",
-        "packing and checking alone, from memory",
+        "only packing and checking, from memory",
         "export",
     }
     assert all(f.value > 0 for f in figures if f.what != "other files left by it")
