@@ -55,7 +55,7 @@ def by_ratio(
 
 
 def is_decided(recipe: LearnRecipe, linears: Mapping[str, tuple[int, int]]) -> bool:
-    """True if the ratio alone determines every tile's kind: all are dense, or all have the one kind that is allowed."""
+    """True if the ratio alone determines every tile's kind: all are dense, or all have the only allowed kind."""
     if recipe.bytes_per_weight is not None or isinstance(recipe.ratio, str):
         return False
     kinds = {*allowed_kinds(recipe.kinds, linears, recipe.tile).values()}
@@ -146,7 +146,7 @@ class Task:
         return computes_in_bf16(self.recipe.precision, usable_device(self.recipe.device))
 
     def of(self, checkpoint: Checkpoint) -> "Task":
-        """Returns a copy with another checkpoint, such as one with new weights. It keeps text that was read."""
+        """Returns a copy with another checkpoint, e.g. the same with new weights. It keeps text that was read."""
         return self._changed(checkpoint=checkpoint)
 
     def in_folder(self, scratch: Path, progress: OnStep) -> "Task":

@@ -88,7 +88,7 @@ METHODS: Registry[MethodTraits] = Registry("masklearn.methods")
 
 
 def method_names(*, trained: bool | None = None) -> tuple[str, ...]:
-    """Returns the names of methods; trained: True for those that train masks, False for one-shot ones, None for all."""
+    """Returns the names of methods; trained: True for methods that train masks, False for one-shot methods, None for all."""
     return tuple(name for name, kind in METHODS.items() if trained in (None, kind.trains()))
 
 

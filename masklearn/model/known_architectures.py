@@ -14,18 +14,20 @@ class Architecture:
 
     base: the model below the head ("" for the whole model); embedding: of the tokens; blocks: the ModuleList of blocks;
     tail: modules after the blocks in order, some of which a model may lack; head: the output head, a module of the tail,
-    whose weight may be the embedding's. prefixes: prefixes of names; module names have the first; checkpoints may have any
-    other in its place; spellings: (regular expression, replacement) pairs that turn module names into names of other
-    checkpoints. linears: names of all linears of a block in the order of the model, relative to the block; () if only
-    building the model finds them, as with experts; before: linears before the blocks, which a model may lack. conv1d: True
-    if linears of the blocks are `Conv1D`, whose tensor is [K, N]; gates: ends of the names of linears that route tokens to
-    experts. encoder: True if the model predicts no next tokens; positions: None for rotary embeddings, else position
-    embeddings are learned and a window has at most `max_position_embeddings` - positions tokens. ffn: patterns of
-    `masks.name_globs` for the linears of the feed-forward part, in all spellings of the checkpoints. mlp: names of the
-    linears that make the hidden channels of the feed-forward part (gate and up) and of the linear that takes them in (down),
-    relative to the module that holds them, see `mlps`; qkv: names of the q, k and v linears in the same way, () if one
-    linear makes all three. own_masks: True if an exported model makes its masks of attention itself, as `structure` can't
-    tell which it needs.
+    whose weight may be the embedding's.
+    prefixes: prefixes of names; module names have the first, and checkpoints may have any other in its place;
+    spellings: (regular expression, replacement) pairs that turn module names into names of other checkpoints.
+    linears: names of all linears of a block in the order of the model, relative to the block; () if only building the model
+    finds them, as with experts; before: linears before the blocks, which a model may lack.
+    conv1d: True if linears of the blocks are `Conv1D`, whose tensor is [K, N]; gates: ends of the names of linears that
+    route tokens to experts.
+    encoder: True if the model does not predict tokens; positions: None for rotary embeddings, else position embeddings
+    are learned and a window has at most `max_position_embeddings` - positions tokens.
+    ffn: patterns of `masks.name_globs` for the linears of the feed-forward part, in all spellings of the checkpoints.
+    mlp: names of the linears that make the hidden channels of the feed-forward part (gate and up) and of the linear that
+    takes them in (down), relative to the module that holds them, see `mlps`; qkv: names of the q, k and v linears in the
+    same way, () if one linear makes all three.
+    own_masks: True if an exported model makes its attention masks itself, as `structure` can't tell which masks it needs.
     """
 
     base: str = "model"

@@ -21,7 +21,7 @@ from masklearn.masks.tiles import GROUP
 from masklearn.solvers.projection import Codes, Projection
 
 _BLOCK = 128  # columns of the diagonal blocks, and between two updates of all later columns, the lazy batch of the paper
-_WIDE = 512  # columns that one product updates; a smaller number skips more of the upper triangle
+_WIDE = 512  # columns that a product updates; a smaller number skips more of the upper triangle
 
 
 def cholesky(matrix: torch.Tensor) -> torch.Tensor | None:
@@ -129,7 +129,7 @@ def with_damping(
         raise MaskLearnError(
             f"The inputs of {name} are not finite",
             "NaN, infinity or values too large for fp32 reach it on the calibration text.",
-            "The checkpoint is damaged, or its layers before this one overflow: use another one.",
+            "The checkpoint is damaged, or its layers before this linear overflow: use another checkpoint.",
         )
     added = 0.0
     while damping <= _MAX_DAMPING:
@@ -166,7 +166,7 @@ def solve_group(
     damping: float,
     note: Callable[[str], object],
 ) -> dict[str, tuple[torch.Tensor, Codes]]:
-    """Solve the linears of a group one by one, with one factor for all; see `solve.Solver`."""
+    """Solve the linears of a group one after another, with the same factor; see `solve.Solver`."""
     if not any(bool(one.pruned_rows.any()) for one in allowed.values()):  # nothing to prune
         codes = given or {name: allowed[name].codes(one.abs()) for name, one in group.weights.items()}
         return {name: (weight, codes[name]) for name, weight in group.weights.items()}
@@ -187,8 +187,8 @@ def solve_linear(
     """Prune `weight` `[N, K]` as its tiles allow, and compensate in all later weights of the row.
 
     factor: result of `inverse_factor`; allowed: the masks that the tiles allow, None for 2:4 everywhere; given: codes to
-    use, None to choose the cheapest ones: of a group of 4 when its columns are reached, and of a group of 16 when the first
-    of the 64 columns is reached among which its own lie.
+    use, None to choose the cheapest codes: of a group of 4 when its columns are reached, and of a group of 16 when the first
+    column of its slab of 64 is reached.
     """
     if allowed is None:
         shape = (weight.shape[0], weight.shape[1])
@@ -203,8 +203,8 @@ def solve_each(
 ) -> Iterator[tuple[int, Solved]]:
     """Yield the number of each linear of the same inputs, and the result of `solve_linear` for it, in any order.
 
-    Small linears are solved as one matrix, because most of their time goes into starting operations. Those with n:16 tiles
-    are solved apart from the others, which need fewer operations.
+    Small linears are solved as one matrix, because most of their time goes into starting operations. Linears with n:16
+    tiles are solved apart from the others, which need fewer operations.
     """
     for batch in _batches(linears):
         weights, allowed = zip(*(linears[i] for i in batch), strict=True)
@@ -218,7 +218,7 @@ def solve_each(
 
 
 def _batches(linears: Sequence[tuple[torch.Tensor, Projection]]) -> Iterator[list[int]]:
-    """Yield the numbers of linears whose rows together are few enough for one thread."""
+    """Yield the numbers of linears whose rows together are few enough for a thread."""
     for sixteen in (False, True):
         batch: list[int] = []
         rows = 0

@@ -7,16 +7,16 @@ the tokens have weights (`masklearn.stream.moments`):
    column is rounded to 0. A scale is searched when its first column is reached, on the weights as they are then.
 2. Descent (QuantEase, arXiv 2309.01885): each weight is rounded anew, with all others as they are. It moves kept weights
    only, so unlike step 1 it loses nothing by the columns that must end at 0.
-3. int4: each scale becomes the best one for its integers, and the descent runs once more, twice in turns.
+3. int4: each scale becomes the best scale for its integers, and the descent runs once more, twice in turns.
 
 The Hessian of 8,192 tokens fits these tokens, so it gets more damping here than the values are solved with. Measured on
-the first rows of 7 linears of a block of SmolLM2-135M (block 3, 70 % of the tiles 2:4 after ALPS, 16 windows, XᵀX) as the
-error that int4 adds to that of pruning, on 16 other windows: with scales of both signs .90 of that with positive ones. With
-damping of .1 of the mean diagonal, in the place of .01, .57, because the descent then also takes back part of what ALPS
-fitted to the tokens; where the pruned values themselves are the target, .95. With another turn of scales and descent .53.
-Columns in the order of their inputs' energy gain another hundredth, and are not worth the code. Scales that are searched by
-the error of the column alone, in the place of its cost with feedback, lose up to 3 % more. Values that are fitted once more
-to the rounded ones have nothing to move, because every value is on the grid: ALPS runs once, before.
+the first rows of 7 linears of a block of SmolLM2-135M (block 3, 70 % of the tiles 2:4 after ALPS, 16 windows, XᵀX), on 16
+other windows, is the error that int4 adds to the error of pruning, relative to positive scales only. Scales of both signs:
+.90. Damping of .1 of the mean diagonal instead of .01: .57, because the descent then also takes back part of ALPS's fit to
+the tokens; .95 if the pruned values themselves are the target. Another turn of scales and descent: .53. Columns in the order
+of their inputs' energy gain another hundredth, and are not worth the code. Scales that are searched by the error of only the
+column, instead of its cost with feedback, lose up to 3 % more. ALPS runs once, before: after rounding every value is on the
+grid, so another fit could not move values.
 """
 
 import itertools
@@ -40,7 +40,7 @@ _SHRINK = (1.0, 0.95, 0.9, 0.875, 0.8, 0.75, 0.7, 0.625, 0.55)
 _DAMPING = 0.1  # of the Hessian, at least, as a share of its mean diagonal
 _TURNS = 2  # of fitting scales and descent
 _BLOCK = 64  # columns between two updates of all others; the span of a scale of int4
-_ROWS = 512  # rows of one part; parts are solved in parallel
+_ROWS = 512  # rows of a part; parts are solved in parallel
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,14 +96,14 @@ def round_group(
 
 
 def losses_of_rows(weight: torch.Tensor, factor: torch.Tensor, kind: WeightType) -> torch.Tensor:
-    """Returns the squared output error of rounding each row by step 1 alone, `[N]`, summed over the tokens of the Hessian.
+    """Returns the squared output error of rounding each row only by step 1, `[N]`, summed over the tokens of the Hessian.
 
     weight: `[N, K]`; factor: result of `obs.inverse_factor`.
     """
 
     def part(start: int) -> torch.Tensor:
         rows = weight[start : start + _ROWS].clone()
-        # Step 1 needs no Hessian beside its factor.
+        # Step 1 needs only the factor of the Hessian.
         return _Part(rows, rows, torch.ones_like(rows), factor, factor, kind, None).gptq()
 
     starts = range(0, len(weight), _ROWS)
@@ -128,7 +128,7 @@ def round_nearest(
 ) -> Rounded:
     """Round each kept weight to the nearest number of the grid whose scales lose least of it, without a Hessian.
 
-    weight: `[N, K]`; kept: mask of kept weights `[N, K]`; grid: the one to use, None to search its scales.
+    weight: `[N, K]`; kept: mask of kept weights `[N, K]`; grid: grid to use, None to search its scales.
     """
     columns, scales = (weight.float() * kept).t().contiguous(), []
     span = kind.span or len(columns)
@@ -247,7 +247,7 @@ class _Part:
         return scale, torch.where(scale != 0, scale.reciprocal(), 0.0)
 
     def _nearest(self, wanted: torch.Tensor, column: int) -> torch.Tensor:
-        """Round numbers of steps in place, to the integers of a column. Returns these; pruned ones are 0."""
+        """Round numbers of steps in place, to the integers of a column. Returns these; pruned weights are 0."""
         found = wanted.round_().clamp_(self._kind.lowest, self._kind.highest).mul_(self._kept[column])
         self.integers[column] = found
         return found
@@ -279,7 +279,7 @@ def _search(columns: torch.Tensor, cost: torch.Tensor, kind: WeightType) -> torc
     largest weight gets -8, which takes a negative scale if that weight is positive. -128 and 127 of int8 are too close for
     that to matter.
 
-    columns: weights `[columns, N]` of one span; cost: of a squared error in each column, `[columns, 1]`.
+    columns: weights `[columns, N]` of a span; cost: of a squared error in each column, `[columns, 1]`.
     """
     top = columns.abs().amax(dim=0)
     best, least = torch.zeros_like(top), torch.full_like(top, torch.inf)

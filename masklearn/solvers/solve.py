@@ -1,5 +1,5 @@
-"""Solves surviving weights for the final masks, group by group of linears that share their inputs, and rounds those of
-quantised linears."""
+"""Solves surviving weights for the final masks, group by group of linears that share their inputs, and rounds quantised
+linears."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -85,7 +85,7 @@ def solve(
     solver: Solver,
     codes: Mapping[str, CodeArrays] | None = None,
 ) -> SolvedLinears:
-    """Solve the weights of all linears for given kinds of tiles, and round those of quantised linears.
+    """Solve the weights of all linears for given kinds of tiles, and round quantised linears.
 
     kinds: codes of the kinds `[grid]` by linear; store: receives the new weights; codes: codes of groups to use, None to let
     the solver choose them. Raises MaskLearnError as `obs.with_damping`, `rounding.round_group` and the feed do.

@@ -1,7 +1,7 @@
-"""Runs a model block by block over calibration windows, with the weights of one block in memory.
+"""Runs a model block by block over calibration windows, with the weights of a block in memory.
 
-Blocks are taken apart without weights: modules, arguments, and the input of the first. The weights of a block are read when
-it is needed and released afterwards.
+Blocks are taken apart without weights: modules, arguments, and the input of the first block. The weights of a block are read
+when it is needed and released afterwards.
 """
 
 import inspect
@@ -32,7 +32,7 @@ class Part:
     def __init__(
         self, model: "BlockModel", modules: Mapping[str, nn.Module], call: Mapping[str, Any]
     ) -> None:
-        """modules: the modules by name; call: keyword arguments of the first one besides the hidden states."""
+        """modules: the modules by name; call: keyword arguments of the first module besides the hidden states."""
         self.module = next(iter(modules.values())) if len(modules) == 1 else nn.Sequential(*modules.values())
         self.call = call
         self._model = model
@@ -104,7 +104,7 @@ class BlockModel:
         self.tail = self._tail(model)
 
     def needed(self, only: Collection[str] | None, *, head: bool) -> list[Part]:
-        """Returns the parts that must run: up to the last one with a linear of `only`.
+        """Returns the parts that must run: up to the last part with a linear of `only`.
 
         None stands for all blocks without the tail. With `head` they are all blocks and the tail, whatever `only` is.
         """
@@ -197,7 +197,7 @@ def _check_windows(checkpoint: Checkpoint, row: Architecture, base: Any, windows
         raise MaskLearnError(
             f"The tokenizer of {checkpoint.path} does not belong to the model",
             f"It gives token {int(windows.max())}, the embedding has {vocabulary}.",
-            "Put the model's own tokenizer beside its weights.",
+            "Put the model's own tokenizer next to its weights.",
         )
     check_window(row, base.config, windows.shape[1])
 
@@ -211,7 +211,7 @@ def _first_input(
 ) -> Tensor:
     """Returns the input of the first block for a window. The first window also runs through all recorders.
 
-    The keyword arguments that are recorded for the first window hold for all: all windows have one length and no
+    The keyword arguments that are recorded for the first window hold for all windows: they have the same length and no
     padding, so masks and positions are the same.
     """
     first = recorders[0].hidden is None
@@ -325,12 +325,12 @@ def stream_blocks(
 ) -> Iterator[Block]:
     """Yield the model's blocks in order, each with its weights read from the checkpoint in fp32.
 
-    The current block is advanced (unless the caller did so) and its memory freed when the caller asks for the next one.
+    The current block is advanced (unless the caller did so) and its memory freed when the caller asks for the next block.
     Memory: one block (at first the embedding) and the hidden states of all windows (see `HiddenStates`).
 
     windows: token ids `[count, length]`; device: None for CUDA if there is one, else the CPU; only: names of the
     linears that the caller needs, None for all blocks: blocks after the last of these linears do not run, and the final
-    norm and output head follow as a last block if they hold one of them; head: yield that last block in any case;
+    norm and output head follow as a last block if they hold any of these linears; head: yield that last block in any case;
     store: folder for hidden states that do not fit in memory, None for the system's temporary folder; bf16: run linears
     in bf16 under autocast; checkpoints: saved after each block, and an interrupted pass resumes from them: blocks that
     they hold are not yielded.

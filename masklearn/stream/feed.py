@@ -218,7 +218,7 @@ class CheckpointFeed(Feed):
 
 
 def solving_folder(store: WeightStore) -> Path:
-    """Returns the folder, beside the store's, of the checkpoints with which `CheckpointFeed.replace` fills the store."""
+    """Returns the folder, next to the store's, of the checkpoints with which `CheckpointFeed.replace` fills the store."""
     return store.folder.with_name(f"{store.folder.name}-blocks")
 
 

@@ -30,7 +30,7 @@ _SHARE = 0.25
 
 
 class HiddenStates(Sequence[Tensor]):
-    """Sequence of one tensor per window, all of the same shape and type. Assigning an item replaces it.
+    """Sequence of a tensor per window, all of the same shape and type. Assigning an item replaces it.
 
     They are kept on the device if they take at most a quarter of its free memory, else on the host if they take at most
     a quarter of its free memory, else in a file. All three keep full precision, so that results do not depend on the
@@ -135,10 +135,11 @@ class PassCheckpoints:
     """Results of the finished blocks of a pass, and the state with which its next block begins: a tensor per window.
 
     After a block, first the state of the next block is written, then the file of this block's results, and then the
-    state of this block is deleted. A kill at any moment therefore leaves whole blocks and the state of the next one, and the
-    bytes of the result are those of a pass that was not interrupted.
+    state of this block is deleted. A kill at any moment therefore leaves whole blocks and the next block's state, and the
+    result has the same bytes as without an interruption.
 
-    results: arrays by linear, of all finished blocks; done: number of finished blocks; complete: True if none is left.
+    results: arrays by linear, of all finished blocks; done: number of finished blocks; complete: True if all blocks are
+    finished.
     """
 
     def __init__(
@@ -171,7 +172,7 @@ class PassCheckpoints:
     def start(self, state: HiddenStates, blocks: int) -> int:
         """Begin a pass over `blocks` blocks, or resume it. Returns the number of finished blocks.
 
-        state: of the first block; it is overwritten with that of the next block. Raises MaskLearnError if the disk has
+        state: of the first block; it is overwritten with the next block's state. Raises MaskLearnError if the disk has
         no room for the states.
         """
         if self.complete:

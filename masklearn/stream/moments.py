@@ -1,11 +1,11 @@
 """Computes second moments of the inputs of a block's linears: XᵀX, the Hessians of their squared output errors, and moments
-in which a token counts by what an error at it does to the output of its block.
+that weight each token by the effect of its errors on the block's output.
 
-The squared output error of a linear counts all tokens alike. That is far from what a model makes of them: heads give most of
-their attention to the first token (attention sinks, arXiv 2309.17453), so an error of its value reaches every other token,
-while an error of its huge hidden state is small beside it. Weights that are rounded on weighted moments lose less.
-Tried by hand on 2026-11-28: SmolLM2-135M with one kind of linear in int4, none pruned, 16 windows; perplexity of the first
-4 windows of WikiText-2, 23.08 without rounding:
+The squared output error of a linear weights all tokens alike. In a model their effects differ: heads give most of their
+attention to the first token (attention sinks, arXiv 2309.17453), so an error of its value reaches every other token, while
+an error of its huge hidden state is relatively small. Weights that are rounded on weighted moments lose less. Tried by hand
+on 2026-11-28: SmolLM2-135M with a single kind of linear in int4, none pruned, 16 windows; perplexity of the first 4 windows
+of WikiText-2, 23.08 without rounding:
 
     moments of     v      k      q     gate   up     down   o
     XᵀX            27.13  23.43  23.19 23.48  23.51  24.04  23.33
@@ -28,7 +28,7 @@ from masklearn.stream.blocks import Block
 from masklearn.stream.hidden_states import check_space
 from masklearn.stream.logits import watch_calls
 
-# Rows of XᵀX per product: a smaller number skips more of the lower triangle, a larger one multiplies faster.
+# Rows of XᵀX per product: a smaller number skips more of the lower triangle, a larger number multiplies faster.
 _BLOCK = 384
 
 
@@ -37,7 +37,7 @@ def input_moments(
 ) -> dict[str, torch.Tensor]:
     """Returns XᵀX, fp32 `[K, K]`, of each linear by name, over all tokens that `run` sends through it.
 
-    Linears with the same input tensor (q, k and v; gate and up) share one matrix object.
+    Linears with the same input tensor (q, k and v; gate and up) share a matrix object.
     """
     leaders: dict[str, str] = {}
     moments: dict[str, torch.Tensor] = {}
@@ -179,7 +179,7 @@ def _kept(moment: torch.Tensor, store: Path | None) -> Callable[[], torch.Tensor
 
 
 class _Sum:
-    """Sum of the squares of weighted rows. plain: that of the same rows without weights; weight: sum of the weights."""
+    """Sum of the squares of weighted rows. plain: the same sum without weights; weight: sum of the weights."""
 
     def __init__(self, plain: torch.Tensor) -> None:
         self.weight = 0.0

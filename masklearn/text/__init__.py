@@ -1,4 +1,4 @@
-"""Reads text for calibration and evaluation from files, folders and datasets, as one stream of characters."""
+"""Reads text for calibration and evaluation from files, folders and datasets, as a stream of characters."""
 
 from masklearn.text.source import SourceKind, TextSource, open_text, read_text
 

@@ -233,7 +233,7 @@ def _read_ids(
             break
     if blank:
         raise MaskLearnError(
-            f"The text at {source.spec} is empty", "It holds blanks alone.", "Give a text with words in it."
+            f"The text at {source.spec} is empty", "It holds only blanks.", "Give a text with words in it."
         )
     return np.concatenate(parts), alone or found
 
@@ -246,7 +246,7 @@ def _token_ids(tokenizer: Any, pieces: Iterator[str]) -> Iterator[NDArray[np.int
 
 
 def _tokenised_together(pieces: Iterator[str]) -> Iterator[str]:
-    """Cut a text at ends of lines into pieces to tokenise one by one: tokenisers use some 170 bytes per character."""
+    """Cut a text at ends of lines into pieces to tokenise separately: tokenisers use some 170 bytes per character."""
     held: list[str] = []
     size = 0
     for piece in pieces:

@@ -120,7 +120,7 @@ _ROWS = 256  # rows of a Parquet file in memory at a time
 _LARGEST_ARRAY = 2**28  # bytes; a JSON array is parsed as a whole, and may take 20 times its text in memory
 _LARGEST_GROUP = 2**31  # bytes of a row group, and the format's largest page
 _LONGEST_LINE = 2**26  # characters; a line of JSON is parsed as a whole
-# Blank characters and rows one after another. A file of them would be read to its end, however large.
+# Consecutive blank characters and rows. A file of blanks would be read to its end, however large.
 _MOST_BLANK = 2**22
 
 
@@ -151,7 +151,7 @@ def file_documents(path: Path, column: str | None = None) -> Iterator[str]:
 def record_texts(
     records: Iterable[tuple[str, Mapping[str, Any]]], where: str, column: str | None
 ) -> Iterator[str | None]:
-    """Yield the text of every record, or None if it has none. The first record determines the column.
+    """Yield the text of every record, or None if it has no text. The first record determines the column.
 
     records: pairs (place, record) in order; where: name of the text for errors; column: None to find it.
     Raises MaskLearnError with the place if a text is no string.
@@ -216,8 +216,8 @@ def _json(path: Path, column: str | None) -> Iterator[str | None]:
     if path.stat().st_size > _LARGEST_ARRAY:
         raise MaskLearnError(
             f"{path} is one JSON array of {path.stat().st_size / 2**30:.1f} GiB",
-            "An array is parsed as a whole; this one is too large for that.",
-            "Convert it to JSON lines (.jsonl), which are read one by one.",
+            "An array is parsed as a whole, and this array is too large for that.",
+            "Convert it to JSON lines (.jsonl), which are read one at a time.",
         )
     with _utf8(path):
         content = path.read_text(encoding="utf-8-sig")
@@ -257,7 +257,7 @@ def _check_groups(path: Path, metadata: Any) -> None:
             raise MaskLearnError(
                 f"{path} has {size / 2**30:.1f} GiB in row group {group}",
                 f"At most {_LARGEST_GROUP >> 30} GiB of a row group are read.",
-                "Write the file again with smaller row groups, or with the text alone.",
+                "Write the file again with smaller row groups, or with only the text.",
             )
 
 
@@ -281,7 +281,7 @@ def _object(place: str, value: Any) -> Mapping[str, Any]:
 def _blank(path: Path) -> MaskLearnError:
     return MaskLearnError(
         f"{path} is empty",
-        f"More than {_MOST_BLANK:,} characters or rows of it are blank, one after another.",
+        f"More than {_MOST_BLANK:,} characters or rows in a row are blank.",
         "Give a file of documents.",
     )
 

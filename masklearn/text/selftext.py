@@ -47,8 +47,8 @@ def write_text(
     A window holds documents of up to 128 tokens, each with a start token. The whole model is loaded: in fp32 on a CPU, or
     in the checkpoint's own type on a GPU and if fp32 does not fit. device: None for CUDA if there is one.
 
-    Raises MaskLearnError if the device can't be used, or if the model does not fit, is no causal language model, or
-    names no start token.
+    Raises MaskLearnError if the device can't be used, or if the model does not fit, is not a causal language model, or
+    does not name a start token.
     """
     import torch
 
@@ -128,6 +128,6 @@ def _start_token(config: Any, model_dir: Path) -> int:
             return token
     raise MaskLearnError(
         f"{model_dir} names no start token",
-        "Without one the model cannot write its own text.",
+        "Without a start token the model cannot write its own text.",
         "Give text with `calib` and `eval_text`.",
     )

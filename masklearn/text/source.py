@@ -31,7 +31,7 @@ def dataset_documents(
 ) -> Iterator[str]:
     """Yield the documents of a dataset in the order of the split, without blank ones.
 
-    name: a dataset on the hub, or a local folder with the layout of one; split: None for `train` or the only split;
+    name: a dataset on the hub, or a local folder with the layout of a dataset; split: None for `train` or the only split;
     column: None to find it. Raises MaskLearnError if the dataset can't be reached or has no such config, split or
     column.
     """
@@ -152,7 +152,7 @@ def open_text(spec: str | Path) -> TextSource:
     `:[CONFIG][:SPLIT][:COLUMN]` is a local dataset. Any other spec is a dataset on the hub,
     `NAME[:CONFIG][:SPLIT][:COLUMN]`, unless it looks like a path.
 
-    Raises MaskLearnError if there is no such text, or the spec is misspelled.
+    Raises MaskLearnError if the text does not exist, or the spec is misspelled.
     """
     text = str(spec)
     path, rest = _existing(text)
@@ -168,7 +168,7 @@ def read_text(spec: str | Path) -> str:
     text = "".join(open_text(spec).pieces())
     if not text.strip():
         raise MaskLearnError(
-            f"The text at {spec} is empty", "It holds blanks alone.", "Give a text with words in it."
+            f"The text at {spec} is empty", "It holds only blanks.", "Give a text with words in it."
         )
     return text
 
@@ -194,15 +194,15 @@ def _file(path: Path, column: str | None) -> TextSource:
     suffix = path.suffix.lower()
     if suffix not in (*PLAIN, *RECORDS):
         raise MaskLearnError(
-            f"{path} is no text that can be read",
+            f"{path} is not a text that can be read",
             f"Its suffix is {suffix}; files of {', '.join(_SUFFIXES)} can be.",
-            "Convert it to one of these.",
+            "Convert it to one of these formats.",
         )
     if column is not None and (suffix in PLAIN or not column or ":" in column):
         raise MaskLearnError(
             f"{path} has no column {column!r}",
             "Plain text has no columns." if suffix in PLAIN else "A file is spelled FILE or FILE:COLUMN.",
-            f"Give {path} alone, or one of {', '.join(RECORDS)} with its column.",
+            f"Give only {path}, or a file of {', '.join(RECORDS)} with its column.",
         )
     end = f":{column}" if column else ""
     return TextSource(SourceKind.FILE, path.name + end, f"{path.resolve()}{end}", (path,), column=column)
@@ -223,7 +223,7 @@ def _folder(path: Path) -> TextSource:
         raise MaskLearnError(
             f"The texts in {path} are of several kinds",
             f"It has {', '.join(f'{len(files)} {suffix}' for suffix, files in found.items())}.",
-            "Give one file, or a folder that holds one kind.",
+            "Give a file, or a folder with files of one kind.",
         )
     files = tuple(next(iter(found.values())))
     return TextSource(SourceKind.FOLDER, path.resolve().name, str(path.resolve()), files)
@@ -251,7 +251,7 @@ def _hub(text: str) -> TextSource:
 
 
 def _parts(spec: str, rest: str) -> tuple[str | None, str | None, str | None]:
-    """Returns CONFIG, SPLIT and COLUMN of `CONFIG:SPLIT:COLUMN`, None for an empty one."""
+    """Returns CONFIG, SPLIT and COLUMN of `CONFIG:SPLIT:COLUMN`, None for an empty part."""
     parts = rest.split(":")
     if len(parts) > 3:
         raise MaskLearnError(

@@ -15,7 +15,7 @@ from masklearn.base.durable import flush_folder, flush_tree
 from masklearn.base.errors import MaskLearnError
 
 _FILE = "run.json"
-# Errors of the disk, in the words of torch and of safetensors. Their classes are those of other errors too.
+# Errors of the disk, in the words of torch and of safetensors. Other errors have the same classes.
 _OF_THE_DISK = ("inline_container", "PytorchStreamReader", "iostream error", "I/O error", "IoError")
 _RUNNING = 10  # the figures of a progress line are means over this many steps
 

@@ -157,7 +157,7 @@ def train(
     folder: holds the newest checkpoint. Interrupted training resumes from it and, with a budget in steps, ends in the same
     parameters bit for bit. A checkpoint of other initial values, another text or another schedule is deleted.
     progress: called after each step with `what` and the running loss; it counts steps, or seconds if the budget has
-    minutes. note: called with a line if the run passes over its text too many times; with a budget in steps alone it is
+    minutes. note: called with a line if the run passes over its text too many times; with a budget only in steps it is
     called before training, else after it.
 
     Raises MaskLearnError if the loss or the gradient is not finite, the device can't be used, or FSDP of version 1 is
@@ -196,7 +196,7 @@ class _Step(nn.Module):
         self.model = model
         self._objective = objective
         self._bf16 = bf16
-        # Accelerate shards the modules of these classes one by one.
+        # Accelerate shards each module of these classes separately.
         self._no_split_modules = getattr(model, "_no_split_modules", None)
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Mapping[str, float]]:
@@ -224,7 +224,7 @@ class _Run:
         self.shown: tuple[str, ...] = ("loss",)
 
     def step(self, number: int, used: float, windows: Tensor) -> dict[str, float]:
-        """Take one step of the optimizer. Returns its figures as means over all processes."""
+        """Take a step of the optimizer. Returns its figures as means over all processes."""
         self._objective.begin(number, used)
         for group in self._optimizer.param_groups:
             group["lr"] = group["initial_lr"] * self._schedule.factor(number, used)

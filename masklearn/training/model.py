@@ -61,7 +61,7 @@ def last_hidden(model: Any, ids: Tensor) -> Tensor:
 
 
 def _read(checkpoint: Checkpoint, names: list[str], shape: torch.Size, dtype: torch.dtype) -> nn.Parameter:
-    """Read a parameter; `names` are all of its names, of which the checkpoint has one or more."""
+    """Read a parameter; `names` are all of its names, of which the checkpoint has at least one."""
     return nn.Parameter(read_tensor(checkpoint, stored_name(checkpoint, names), shape).to(dtype))
 
 

@@ -32,7 +32,7 @@ from masklearn.training.student import Student, StudentOnGrids
 class Distillation:
     """Objective of distillation: KL(teacher ‖ student) + `label_weight` · cross-entropy, means over all tokens.
 
-    The cross-entropy is that of the text's own next tokens. An encoder predicts no tokens: its loss is
+    The cross-entropy is of the text's own next tokens. An encoder does not predict tokens: its loss is
     ‖student − teacher‖² / ‖teacher‖² of the last hidden states.
 
     trained: parameters of the student that train; teacher_bf16: True if the teacher's linears are in bf16.
@@ -93,7 +93,7 @@ class Distillation:
 _LEARNING_RATE = 3e-4
 _LEARNING_RATE_OF_SCALES = 3e-3  # of their factors, which are about 1; for norms and biases too
 _SHARE_OF_SCALES = 1 / 3  # of the budget, if weights are rounded to int4
-# Batches that did not train the scales. Trained scales must lose less on them than rounded ones, or they are not kept.
+# Batches that did not train the scales. Trained scales are only kept if they lose less on them than the scales of rounding.
 _CHECKED = 4
 _BETAS = (0.9, 0.95)
 _WARMUP = 5
@@ -105,11 +105,11 @@ _WEIGHTS = 135_000_000
 def repair(
     task: Task, masks: Mapping[str, LinearMask], store: WeightStore, available: int | None = None
 ) -> RepairRecord:
-    """Distil the dense model into the masked one, and put the trained tensors in `store`.
+    """Distil the dense model into the masked model, and put the trained tensors in `store`.
 
     The student starts from `task.checkpoint` with its new weights (`Student` says which parameters train). The teacher is
-    the model of the same directory. The budget is the recipe's, or `default_steps` if it has none, less what
-    `repair_scales` takes. An interrupted run resumes from `task.scratch / "repair"`.
+    the model of the same directory. The budget is the recipe's, or else `default_steps`, less the share of
+    `repair_scales`. An interrupted run resumes from `task.scratch / "repair"`.
 
     available: bytes of memory that repair may use, None for all free memory; `task.note` is told of every setting that
     does not fit into it.
@@ -146,8 +146,8 @@ def repair_scales(
     KL to the dense model falls from .603 to .521, and to .531 with the learning rate 1e-3.
 
     task: of the rounded checkpoint; grids: of its quantised linears; store: receives the trained tensors; record: of the
-    repair. Returns the grids that the weights in `store` lie on, none if these lose more than the rounded ones on text that
-    was not trained on; and the record with the figures. Raises as `repair` does.
+    repair. Returns the grids that the weights in `store` lie on, no grids if these weights lose more than the rounded
+    weights on text that was not trained on; and the record with the figures. Raises as `repair` does.
     """
     trained = {name: grids[name] for name in searched_grids(task)}
     if record.method == "none" or not trained:
@@ -178,7 +178,8 @@ def repair_scales(
 
 
 def searched_grids(task: Task) -> list[str]:
-    """Returns the linears whose scales `repair_scales` trains: all that do not keep a checkpoint's, if one of them is int4.
+    """Returns the linears whose scales `repair_scales` trains: all that do not keep a checkpoint's scales, if any of them is
+    int4.
 
     Rounding to int8 costs so little that the whole budget is better spent before it.
     """
@@ -189,7 +190,7 @@ def searched_grids(task: Task) -> list[str]:
 
 
 class _Run:
-    """Distillation into one student. figure: name of its distance from the dense model."""
+    """Distillation into a student. figure: name of its distance from the dense model."""
 
     def __init__(self, task: Task, student: Student, settings: MemorySettings, schedule: Schedule) -> None:
         self._task, self._student, self.schedule = task, student, schedule

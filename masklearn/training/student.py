@@ -185,7 +185,7 @@ class Student:
         return training_model(Checkpoint.open(self._checkpoint.path), self._frozen, linear_dtype)
 
     def save(self, store: WeightStore) -> None:
-        """Put the trained parameters in the store. Every process must call this; only the main one writes."""
+        """Put the trained parameters in the store. Every process must call this; only the main process writes."""
         for name, slot in self._weights.items():
             values = self._values(name, slot)
             if is_main_process():
@@ -213,7 +213,7 @@ class Student:
 class StudentOnGrids(Student):
     """Masked model whose rounded weights keep their integers. Their scales train, and the norms and biases.
 
-    grids: of the linears whose scales train; `save` puts the trained ones in their place, rounded to what is stored.
+    grids: of the linears whose scales train; `save` replaces them by the trained scales, rounded to storable numbers.
     """
 
     def __init__(
