@@ -266,7 +266,7 @@ def _finish(task: Task, found: FoundMasks, solved: WeightStore) -> Learned:
     all-MiniLM-L6-v2 before scales trained (2:4 tiles of 64x64 at ratio .45, 16 windows of 128 tokens, 40 steps of 4
     windows; relative error of the hidden states on other text): .247 in 16 bits and .266 in int4 without repair; .230
     repaired in 16 bits, and .246 when rounded after that. Repair that trains through the rounding (straight-through, scales
-    fixed) ends at .252 from the rounded values, at .285 from the unrounded ones.
+    fixed) ends at .252 from the rounded values, at .285 from the unrounded values.
     """
     record = MaskRecord(skipped=dict(task.coverage.skipped), budget=found.budget.record())
     if found.train is not None:

@@ -55,7 +55,7 @@ def by_ratio(
 
 
 def is_decided(recipe: LearnRecipe, linears: Mapping[str, tuple[int, int]]) -> bool:
-    """True if the ratio alone determines every tile's kind: all are dense, or all have the only allowed kind."""
+    """True if the ratio determines every tile's kind: all are dense, or all have the only allowed kind."""
     if recipe.bytes_per_weight is not None or isinstance(recipe.ratio, str):
         return False
     kinds = {*allowed_kinds(recipe.kinds, linears, recipe.tile).values()}

@@ -49,7 +49,7 @@ class ArrayArchive:
         if others := [name for name in members if not name.endswith(_SUFFIX)]:
             raise PickledError(others[0])
         if len({*members}) < len(members):
-            raise ValueError("It holds two arrays of one name.")
+            raise ValueError("It holds two arrays with the same name.")
         self.names = [name.removesuffix(_SUFFIX) for name in members]
 
     def size(self, name: str) -> int:

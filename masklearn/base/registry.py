@@ -19,7 +19,7 @@ _Entered = TypeVar("_Entered", bound=_Named)
 
 
 class Registry(MutableMapping[str, type[_Kind]]):
-    """Classes of one kind by name. A module registers its class with `@REGISTRY.register`.
+    """Classes of a kind by name. A module registers its class with `@REGISTRY.register`.
 
     The first access imports all modules of the folder, but not the modules of its subfolders. A new class therefore needs no
     line in any other file. Recipes are checked against registries and `--help` lists them, so a registry is in a lower

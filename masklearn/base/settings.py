@@ -9,7 +9,7 @@ from masklearn.base.printable import shown
 
 
 class Settings(BaseModel):
-    """Settings of one command or function, by name."""
+    """Settings of a command or function, by name."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 

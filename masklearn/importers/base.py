@@ -78,7 +78,7 @@ IMPORTERS: Registry[Importer] = Registry("masklearn.importers.formats")
 def check_known(
     source: Path, named: Iterable[str], checkpoint: Checkpoint, coverage: Coverage
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Sort the linears that a source masks into covered ones, in the order of the model, and others of the model.
+    """Split the linears that a source masks into covered linears, in the order of the model, and others of the model.
 
     Raises MaskLearnError if a linear is not in the model, or no linear is covered: the masks belong to another model.
     """

@@ -87,7 +87,7 @@ def import_masks(
 
 @dataclass
 class _Import:
-    """State of one import.
+    """State of an import.
 
     zeros: number of zeros in the published masks; extra: number of published zeros that the hybrid masks do
     not have, though the model's weight is not zero; nearly: number of tiles, by linear, that are dense because of a few
@@ -129,7 +129,7 @@ class _Import:
         size = self._searched(mosaics)
         if size is None and plain and not self.published.uniform:
             raise self._no_tile()
-        why = "loses no 2:4 area" if plain else "takes no more bytes than smaller ones"
+        why = "loses no 2:4 area" if plain else "takes no more bytes than smaller tiles"
         why = (
             f"the largest that {why}"
             if size or plain
@@ -213,8 +213,8 @@ class _Import:
     ) -> None:
         """Count the zeros of the source that the hybrid mask does not have.
 
-        lost: bool `[N, K]`, True for these zeros if the model's weight is not zero. Raises MaskLearnError if one is in a
-        dense tile. In a pruned tile, a group has more zeros than its kind, which a hybrid mask can't have.
+        lost: bool `[N, K]`, True for these zeros if the model's weight is not zero. Raises MaskLearnError if such a zero is
+        in a dense tile. In a pruned tile, a group has more zeros than its kind, which a hybrid mask can't have.
         """
         dense = lost.reshape(lost.shape[0], -1, GROUP).any(axis=-1) & ~mosaic.sparse
         if bool(dense.any()):
@@ -224,7 +224,7 @@ class _Import:
                 f"The mask of {name} in {self.source} zeroes weights where it is not {self._sought}",
                 f"It zeroes weights of row {row}, {_place(group)}, which the model has; but in the {rows}x{columns} "
                 f"tile around them some group {_keeps_more(kinds)}.",
-                "Leave out `tile` or give a smaller one; give the very model that the masks were made for.",
+                "Leave out `tile` or give a smaller tile; give the very model that the masks were made for.",
             )
         self.extra += int(lost.sum())
 

@@ -26,7 +26,7 @@ WEIGHTS, BYTES = "weights", "bytes"
 
 @dataclass(frozen=True)
 class Share:
-    """Linears whose tiles compete for one part of the budget: the tiles with the least cost per saving are pruned.
+    """Linears whose tiles compete for a part of the budget: the tiles with the least cost per saving are pruned.
 
     spelled: the pattern or linear of this share, empty for all linears; names: the linears; saving: amount to save in
     them, in the budget's unit; at_least: True to reach or exceed it, False to meet it as nearly as tiles allow.

@@ -123,7 +123,7 @@ def decide(
         if pair[0] and pair not in decided.values():
             raise MaskLearnError(
                 f"The pattern {pair[0]!r} of {option} decides for no linear",
-                "Later patterns fit all linears that it fits, and the last one decides.",
+                "Later patterns fit all linears that it fits, and the last pattern decides.",
                 "Write the general pattern before the particular one.",
             )
     return decided

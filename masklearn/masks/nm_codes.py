@@ -33,8 +33,8 @@ def removed_scores(scores: Any) -> Any:
     """Returns the sum of the two scores of each group that `patterns_from_scores` prunes: `[..., K]` to `[..., K/4]`."""
     groups: Any = scores.reshape(*scores.shape[:-1], scores.shape[-1] // 4, 4)
     a, b, c, d = (groups[..., i] for i in range(4))
-    # A sorting network finds the two lowest of four. The sum of all four minus the two highest would lose the low ones
-    # to rounding if a score is much larger than the others.
+    # A sorting network finds the two lowest of four. The sum of all four minus the two highest would lose the low
+    # scores to rounding if a score is much larger than the others.
     low_ab, high_ab = _low_high(a, b)
     low_cd, high_cd = _low_high(c, d)
     lowest, other = _low_high(low_ab, low_cd)

@@ -50,7 +50,7 @@ _ROUNDING = 1e-12  # relative rounding error that sums of savings in fp64 may ha
 
 @dataclass(frozen=True)
 class Fill:
-    """Result of selecting tiles for one share of the budget.
+    """Result of selecting tiles for a share of the budget.
 
     saved: total saving, in the budget's unit; tiles: number of pruned tiles; cost: sum of their scores, the least of any
     choice that saves as much, even with fractions of tiles; bound: least cost of saving exactly the share's amount with
@@ -204,7 +204,7 @@ def _fill(
     kinds: dict[str, NDArray[np.uint8]],
     unit: str,
 ) -> Fill:
-    """Take the steps of one share that cost least, and write the kinds of its tiles into `kinds`."""
+    """Take the steps of a share that cost least, and write the kinds of its tiles into `kinds`."""
     steps = steps_of([losses[name] for name in share.names], [savings[name] for name in share.names])
     saved = np.concatenate(([0.0], np.cumsum(steps.saving)))
     count = _count(saved, share, unit)

@@ -1,4 +1,4 @@
-"""Weight types that a user asks for: the value of `weights`, and what it means for each linear.
+"""Weight types that a user asks for: the value of `weights`, and the types that it gives each linear.
 
 It is a type such as `int8`, or `PATTERN=TYPE,PATTERN=TYPE,…` such as `mlp.*=int4,v_proj=float16`, with the patterns of
 `masklearn.masks.name_globs`. A type in front of all patterns is for the linears that no pattern fits, which otherwise keep

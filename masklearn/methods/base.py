@@ -53,7 +53,7 @@ class Settled:
 
     kinds: codes of the kinds of tiles, uint8 `[grid]` by linear; codes: codes of all groups by linear, for the families of
     its kinds; train: record of a method that trains, else None; grids: grids of the quantised linears, if the method rounds
-    what it solves.
+    the solved weights.
     """
 
     kinds: Mapping[str, NDArray[np.uint8]]

@@ -43,7 +43,7 @@ class InputSnapshot:
         return cls(find, {path: _state(path) for path in find()})
 
     def check(self) -> None:
-        """Raise MaskLearnError if a file is no longer as it was found, or was added."""
+        """Raise MaskLearnError if a file changed since it was found, or was added."""
         for path, found in self.states.items():
             if _state(path) != found:
                 raise _changed(path, "changed")
@@ -177,7 +177,7 @@ class Checkpoint:
     def grids(self) -> Grids:
         """Grids of the quantised weights by linear (the name without `.weight`), each read when it is asked for.
 
-        Empty for a dense checkpoint. Reading one raises MaskLearnError if a scale is not valid.
+        Empty for a dense checkpoint. Reading a grid raises MaskLearnError if a scale is not valid.
         """
         return Grids(self._packed)
 

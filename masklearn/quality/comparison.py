@@ -1,4 +1,4 @@
-"""Compares a pruned model with the dense one on the same text, block by block and by their predictions."""
+"""Compares a pruned model with the dense model on the same text, block by block and by their predictions."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -96,7 +96,7 @@ class Comparison:
     """Differences between a dense and a pruned model.
 
     linears: ‖X(W − W')ᵀ‖² and ‖XWᵀ‖² by name, where X are the linear's inputs in the dense model and W' is the pruned
-    weight; blocks: ‖h' − h‖ / ‖h‖ of each block's outputs h in the dense model and h' in the pruned one; predictions,
+    weight; blocks: ‖h' − h‖ / ‖h‖ of each block's outputs h in the dense model and h' in the pruned model; predictions,
     logits: None for an encoder, which does not predict tokens.
     """
 
@@ -116,7 +116,7 @@ def compare_models(
     progress: OnStep,
     store: Path | None = None,
 ) -> Comparison:
-    """Run both models in fp32 over `windows` `[count, length]`, with a block of each in memory.
+    """Run both models in fp32 over `windows` `[count, length]`, with one block of each in memory.
 
     pruned: must have its masks applied and its channels in the dense model's order; linears: names of the linears to
     compare; store: folder for hidden states that do not fit in memory.

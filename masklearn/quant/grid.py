@@ -113,7 +113,7 @@ def storable(scales: NDArray[np.float32]) -> NDArray[np.float32]:
     """
     sizes = np.abs(scales)
     exponent = np.frexp(np.minimum(sizes, np.float32(LARGEST_STORABLE)))[1]
-    # From one such number to the next.
+    # From a storable number to the next.
     step = np.maximum(np.ldexp(np.float32(1), exponent - _SCALE_BITS), _LEAST)
     rounded = np.clip(np.rint(sizes / step) * step, _LEAST, np.float32(LARGEST_STORABLE))
     found: NDArray[np.float32] = (np.sign(scales) * rounded).astype(np.float32)

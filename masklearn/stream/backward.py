@@ -1,4 +1,4 @@
-"""Runs a model forward and then backward, block by block, with the weights of a block in memory."""
+"""Runs a model forward and then backward, block by block, with the weights of one block in memory."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

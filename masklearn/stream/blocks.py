@@ -1,4 +1,4 @@
-"""Runs a model block by block over calibration windows, with the weights of a block in memory.
+"""Runs a model block by block over calibration windows, with the weights of one block in memory.
 
 Blocks are taken apart without weights: modules, arguments, and the input of the first block. The weights of a block are read
 when it is needed and released afterwards.

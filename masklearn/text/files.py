@@ -137,7 +137,7 @@ def file_text(path: Path, column: str | None = None) -> Iterator[str]:
 
 
 def file_documents(path: Path, column: str | None = None) -> Iterator[str]:
-    """Yield the documents of a file of records in order, without blank ones. Raises MaskLearnError as `file_text`."""
+    """Yield the documents of a file of records in order, without blank documents. Raises MaskLearnError as `file_text`."""
     read = {".parquet": _parquet, ".json": _json}.get(path.suffix.lower(), _json_lines)
     blank = 0
     for text in read(path, column):
@@ -154,7 +154,7 @@ def record_texts(
     """Yield the text of every record, or None if it has no text. The first record determines the column.
 
     records: pairs (place, record) in order; where: name of the text for errors; column: None to find it.
-    Raises MaskLearnError with the place if a text is no string.
+    Raises MaskLearnError with the place if a text is not a string.
     """
     records = iter(records)
     first = next(records, None)
@@ -195,7 +195,7 @@ def _lines(path: Path, file: TextIO) -> Iterator[tuple[int, str]]:
             raise MaskLearnError(
                 f"{path}, line {number} has more than {_LONGEST_LINE:,} characters",
                 "A line is one document, and is parsed as a whole.",
-                "Write shorter documents, one a line.",
+                "Write shorter documents, each on its line.",
             )
         if not line.isspace():
             blank = 0
@@ -215,7 +215,7 @@ def _json(path: Path, column: str | None) -> Iterator[str | None]:
         return
     if path.stat().st_size > _LARGEST_ARRAY:
         raise MaskLearnError(
-            f"{path} is one JSON array of {path.stat().st_size / 2**30:.1f} GiB",
+            f"{path} is a JSON array of {path.stat().st_size / 2**30:.1f} GiB",
             "An array is parsed as a whole, and this array is too large for that.",
             "Convert it to JSON lines (.jsonl), which are read one at a time.",
         )
@@ -281,7 +281,7 @@ def _object(place: str, value: Any) -> Mapping[str, Any]:
 def _blank(path: Path) -> MaskLearnError:
     return MaskLearnError(
         f"{path} is empty",
-        f"More than {_MOST_BLANK:,} characters or rows in a row are blank.",
+        f"More than {_MOST_BLANK:,} consecutive characters or rows of it are blank.",
         "Give a file of documents.",
     )
 

@@ -29,7 +29,7 @@ _SPLIT = "train"
 def dataset_documents(
     name: str | Path, config: str | None, split: str | None, column: str | None
 ) -> Iterator[str]:
-    """Yield the documents of a dataset in the order of the split, without blank ones.
+    """Yield the documents of a dataset in the order of the split, without blank documents.
 
     name: a dataset on the hub, or a local folder with the layout of a dataset; split: None for `train` or the only split;
     column: None to find it. Raises MaskLearnError if the dataset can't be reached or has no such config, split or
@@ -211,7 +211,7 @@ def _file(path: Path, column: str | None) -> TextSource:
 def _folder(path: Path) -> TextSource:
     kinds = {suffix: sorted(path.glob(f"*{suffix}")) for suffix in _SUFFIXES if suffix != ".md"}
     found = {suffix: files for suffix, files in kinds.items() if files}
-    if len(found) > 1:  # a .json beside other texts is a description of them
+    if len(found) > 1:  # a .json next to other texts describes them
         found.pop(".json", None)
     if not found:
         raise MaskLearnError(

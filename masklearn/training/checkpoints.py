@@ -48,7 +48,7 @@ class History:
 class Checkpoints:
     """Keeps the newest state of a run in `folder/checkpoint-N`.
 
-    A checkpoint is written to another folder and renamed when it is complete; then the previous one is deleted.
+    A checkpoint is written to another folder and renamed when it is complete; then the previous checkpoint is deleted.
     identity: fingerprint, of types that JSON can hold, that a checkpoint must match; others are deleted.
     """
 

@@ -27,11 +27,11 @@ from masklearn.training.checkpoints import Checkpoints, History
 class Schedule:
     """Settings of a training run.
 
-    steps, minutes: the budget; at least one is given, and the first to end ends the run; batch: windows per step in each
-    process; decay: curve of the learning rate, which is 0 at the end of the budget; warmup: number of steps in which the
-    learning rate rises; betas: of AdamW; checkpoint_every: steps between checkpoints; clip: upper bound of the
-    gradient's norm, None for no bound; precision: of linears, see `computes_in_bf16`; device: None for CUDA if there
-    is one, else the CPU. Raises ValueError without a budget.
+    steps, minutes: the budget; at least one of both is given, and the first to end ends the run; batch: windows per step in
+    each process; decay: curve of the learning rate, which is 0 at the end of the budget; warmup: number of steps in which
+    the learning rate rises; betas: of AdamW; checkpoint_every: steps between checkpoints; clip: upper bound of the
+    gradient's norm, None for no bound; precision: of linears, see `computes_in_bf16`; device: None for CUDA if there is one,
+    else the CPU. Raises ValueError without a budget.
     """
 
     steps: int | None

@@ -70,7 +70,7 @@ class FixedMask(nn.Module):
     norm that is clipped nor the optimizer's moments. A mask in the forward pass would give the same result at the cost of
     another product per weight and step.
 
-    keep: 1 for kept positions, 0 for pruned ones, in the weight's shape.
+    keep: 1 for kept positions, 0 for pruned positions, in the weight's shape.
     """
 
     keep: Tensor

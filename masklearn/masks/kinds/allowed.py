@@ -1,4 +1,4 @@
-"""Kinds of tiles that a user allows: the value of `kinds`, and what it means for each linear.
+"""Kinds of tiles that a user allows: the value of `kinds`, and the kinds that it gives each linear.
 
 It is `2:4`, `auto`, a list such as `8:16,12:16`, or `PATTERN=LIST,PATTERN=LIST,…` such as `mlp.*=8:16,12:16,v_proj=2:4`.
 For patterns see `masklearn.masks.name_globs`; kinds between two patterns belong to the first. A list in front of all

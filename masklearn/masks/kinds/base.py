@@ -25,7 +25,7 @@ class Family(ABC):
 
     Arrays are of numpy or torch, and results are of the same library and on the same device.
 
-    name: name in errors and of the codes in a mask file; group: weights of one row that share one code; span: consecutive
+    name: name in errors and of the codes in a mask file; group: weights of a row that share a code; span: consecutive
     columns whose groups lie among them, so that K and the columns of a tile are multiples of it; code_bits: bits that a
     group's code takes in packed slabs, in addition to its kept weights; stored: name of the numpy type of a code.
     """

@@ -84,7 +84,7 @@ class StoredTensors:
         return entry
 
     def scales(self, name: str) -> NDArray[np.float32]:
-        """Read scales as float32. Raises MaskLearnError if one is not finite."""
+        """Read scales as float32. Raises MaskLearnError if a scale is not finite."""
         scales = self.read(name).astype(np.float32)
         if not np.isfinite(scales).all():
             raise damaged(self.folder, name, "A scale is not finite.")

@@ -186,7 +186,7 @@ def test_n16_tile_sizes_are_inferred(make_dense, tmp_path, tile) -> None:
     source = sources.write_pruned(tmp_path / "pruned", dense.checkpoint, keeps)
     masks = dense.import_from(source, kinds=",".join(PRUNED))
     assert (
-        f"tile: {tile[0]}x{tile[1]} (the largest that takes no more bytes than smaller ones)" in dense.notes
+        f"tile: {tile[0]}x{tile[1]} (the largest that takes no more bytes than smaller tiles)" in dense.notes
     )
     for name, mask in expected.items():
         np.testing.assert_array_equal(masks[name].keep(), keeps[name])

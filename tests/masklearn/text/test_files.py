@@ -91,7 +91,7 @@ def test_repeated_parquet_texts_are_held_once(tmp_path: Path) -> None:
     [
         ("_LARGEST_GROUP", "a.parquet", "GiB in row group 0. At most .* of a row group are read"),
         ("_LONGEST_LINE", "a.jsonl", "line 1 has more than 16 characters"),
-        ("_LARGEST_ARRAY", "a.json", "is one JSON array of .*Convert it to JSON lines"),
+        ("_LARGEST_ARRAY", "a.json", "is a JSON array of .*Convert it to JSON lines"),
     ],
 )
 def test_texts_beyond_the_bounds(

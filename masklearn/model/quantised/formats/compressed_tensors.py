@@ -120,7 +120,10 @@ def _faults(settings: _Settings) -> Iterator[tuple[str, str]]:
                 f"It is {weights.type} with {weights.num_bits} bits; int with 4 or 8 is read.",
             )
         if not weights.symmetric:
-            yield f"{place}.weights.symmetric", "The weights have zero points; symmetric ones are read."
+            yield (
+                f"{place}.weights.symmetric",
+                "The weights have zero points; only symmetric weights are read.",
+            )
         if weights.strategy not in _STRATEGIES:
             yield (
                 f"{place}.weights.strategy",
@@ -228,7 +231,7 @@ def _integers(stored: StoredTensors, name: str, shape: tuple[int, int], bits: in
 
 def _scales(stored: StoredTensors, name: str, zero: str, n: int) -> NDArray[np.float32]:
     if zero in stored and stored.read(zero).astype(np.float32).any():
-        raise refused(stored.folder, zero, "The weights have zero points; symmetric ones are read.")
+        raise refused(stored.folder, zero, "The weights have zero points; only symmetric weights are read.")
     scales = stored.scales(name)
     scales = scales.reshape(scales.shape[0], -1)
     return np.repeat(scales, n, axis=0) if scales.shape[0] < n else scales

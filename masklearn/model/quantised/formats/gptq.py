@@ -57,7 +57,9 @@ class Gptq(Quantisation):
         if settings.bits not in (4, 8):
             raise refused(folder, f"{at}.bits", f"It is {settings.bits}; 4 and 8 are read.")
         if not settings.sym:
-            raise refused(folder, f"{at}.sym", "The weights have zero points; symmetric ones are read.")
+            raise refused(
+                folder, f"{at}.sym", "The weights have zero points; only symmetric weights are read."
+            )
         check_group_size(folder, settings.group_size)
         if (settings.checkpoint_format or "gptq") not in _BELOW:
             why = f"It is {settings.checkpoint_format}; {' and '.join(_BELOW)} are read."
