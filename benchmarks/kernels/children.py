@@ -23,7 +23,7 @@ DONE, CANT_START, TIME_IS_OVER, CONTEXT_IS_LOST = 0, 1, 3, 4  # exit codes of a 
 HANGS = "hangs"
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 _LOOK = 0.2  # seconds between two looks at the file
-_GRACE = 5.0  # seconds for a process to note that it was stopped
+_GRACE = 5.0  # seconds for a process to note its stop
 
 
 class Patience(NamedTuple):

@@ -85,7 +85,7 @@ class DenseLinears:
 
 
 class NoLinears:
-    """Linears that launch nothing: what remains is the time of the rest, equal in both models."""
+    """Linears that launch nothing, which leaves the time of everything else, equal in both models."""
 
     def __init__(self, shape: Shape, rows: int, place: str = "cuda") -> None:
         self._outputs = {
@@ -132,7 +132,7 @@ class HybridLinears:
         return _hybrid_linear(x, residual, number, self._widths[name], activation)
 
 
-_REGISTERED: list[tuple[Kernels, Device, Hybrid]] = []  # what the operator's numbers stand for
+_REGISTERED: list[tuple[Kernels, Device, Hybrid]] = []  # linears by the number that the operator takes
 
 
 def _register(kernels: Kernels, device: Device, weight: Hybrid) -> int:

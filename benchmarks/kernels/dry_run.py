@@ -28,7 +28,7 @@ FIGURES = {
 
 
 class Anything:
-    """Stands in for what the benchmark takes from PyTorch when it is imported. To import PyTorch takes seconds."""
+    """Stands in for the names that the benchmark imports from PyTorch, whose import takes seconds."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

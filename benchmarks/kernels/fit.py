@@ -212,7 +212,7 @@ def _turn(found: Sequence[Slab]) -> tuple[float, str]:
 
 
 def slabs(rows: Sequence[Row], assume: Assumptions) -> list[Slab]:
-    """Clocks of a slab by configuration and kind, from those rows of the sweep that neither DRAM nor the launch limits.
+    """Clocks of a slab by configuration and kind, from rows of the sweep that neither DRAM nor the launch limits.
 
     Empty without recorded clocks.
     """

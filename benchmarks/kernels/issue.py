@@ -2,10 +2,10 @@
 
     python benchmarks/kernels/issue.py [--arch 80] [--budgets benchmarks/kernels/budgets.json]
 
-It reads what ptxas writes into an instruction's control word (cycles to stall, scoreboards to set and to wait for), and
-models in-order issue by four schedulers, the rate of the tensor cores, a single queue for all accesses of shared memory,
-barriers, and the groups of cp.async. It has no instruction cache, no register banks and no DRAM. Nothing is calibrated on a
-GPU: figures serve to compare two versions of a loop, within some 10 %, and promise nothing. Needs nvcc and cuobjdump.
+It reads an instruction's control word as ptxas wrote it (cycles to stall, scoreboards to set and to wait for), and models
+in-order issue by four schedulers, the rate of the tensor cores, a single queue for all accesses of shared memory, barriers,
+and the groups of cp.async. It has no instruction cache, no register banks and no DRAM. Nothing is calibrated on a GPU:
+figures serve to compare two versions of a loop, within some 10 %, and promise nothing. Needs nvcc and cuobjdump.
 """
 
 from __future__ import annotations

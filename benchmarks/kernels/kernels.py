@@ -151,7 +151,7 @@ class Config(NamedTuple):
     gated: bool
     shared_bytes: int
     tokens: int
-    kinds: int = 2  # of slabs that it multiplies, the first so many of the table
+    kinds: int = 2  # number of kinds of slabs that it multiplies, from the start of the table
     weights: int = 0  # number of their type
 
     @property

@@ -101,7 +101,7 @@ class PluginDriver:
         return ctypes.c_void_p(self.lib.patch_plugin_new(ctypes.byref(linear), address, size))
 
     def attach(self, plugin: ctypes.c_void_p) -> ctypes.c_void_p:
-        """Return the plugin of a new context; null if there is no memory for it."""
+        """Return the plugin of a new context; null if memory is short."""
         return ctypes.c_void_p(self.lib.patch_plugin_attach(plugin))
 
     def delete(self, *plugins: ctypes.c_void_p) -> None:

@@ -56,7 +56,8 @@ LINEARS = (
 
 
 class Run(NamedTuple):
-    """Arguments of a step. captured: what another thread captures; many: tokens of a prompt; replays: of a graph."""
+    """Arguments of a step. captured: the context that another thread captures; many: tokens of a prompt; replays: of a
+    graph."""
 
     engine: Engine
     captured: Engine

@@ -189,7 +189,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def epilogue_table(rows: Sequence[Row]) -> str:
-    """Speed-ups of the one hybrid kernel over the dense model's kernels, in Markdown."""
+    """Speed-ups of the single hybrid kernel over the dense model's kernels, in Markdown."""
     header = ["shape", "tokens", "after the product", *(f"p = {share:g}" for share in EPILOGUE_SHARES)]
     lines = ["| " + " | ".join(header) + " |", "| " + " | ".join(["---"] * len(header)) + " |"]
     for row in rows:

@@ -13,8 +13,8 @@ Row = dict[str, Any]
 class Rows:
     """Appends rows to a file. Rows that an earlier run has written are not measured again.
 
-    about: what the rows hold for, such as the GPU's name and the kernels' fingerprint. Raises ValueError if the file
-    has rows of something else.
+    about: the setup that the rows are valid for, such as the GPU's name and the kernels' fingerprint. Raises ValueError if
+    the file has rows of something else.
     """
 
     def __init__(self, path: Path, about: Row) -> None:
@@ -57,7 +57,7 @@ class Rows:
             file.write(line)
 
     def of(self, stage: str) -> list[Row]:
-        """All measured rows of a stage, in the order in which they were measured."""
+        """All measured rows of a stage, in the order of measurement."""
         return measured(self._known.values(), stage)
 
     def failed(self, stage: str) -> list[Row]:

@@ -124,7 +124,7 @@ def _names(text: str) -> list[str]:
 
 
 def _run(rows: Rows, asked: argparse.Namespace) -> int:
-    """Run the stages, each in processes of its own, and print what the file has then."""
+    """Run the stages, each in processes of its own, and print the rows of the file."""
     settle(rows, "its process ended before it did", fatal=False)
     unstarted = False
     for stage in asked.stages:

@@ -95,7 +95,7 @@ def _rows_of(
 
 
 def _parts(kernels: Kernels, problem: Problem, device: Device, number: int) -> list[int]:
-    """Numbers of parts worth a row: the plugin's choice, half the SMs, the SMs, and what the kernels take at most.
+    """Numbers of parts worth a row: the plugin's choice, half the SMs, the SMs, and the most that the kernels take.
 
     A stream in one part runs on one SM, for up to a hundred times the time. It gets a row only where the plugin chooses
     it, or where there is not a slab for every SM. A decode kernel is cut for one block per SM. Where two blocks fit, they

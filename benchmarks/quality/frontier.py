@@ -1,4 +1,5 @@
-"""Draws what a packed weight's bytes, and a decode step's time, buy in perplexity, for docs/explanation/quality.md.
+"""Draws perplexity against the bytes of a packed weight and against the time of a decode step, for
+docs/explanation/quality.md.
 
     python -m benchmarks.quality.frontier [docs/explanation/quality.json] [--check]
 
@@ -170,7 +171,8 @@ def _decode_ms_of(shares: tuple[tuple[str, float], ...]) -> float:
 
 
 def draw(rows: Sequence[Row]) -> str:
-    """Returns the picture as SVG. Equal rows give equal text. Raises ValueError if no row is of a method that it shows."""
+    """Returns the picture as SVG. Equal rows give equal text. Raises ValueError if no row has a method that the picture
+    shows."""
     found = spots(rows)
     if not found:
         raise ValueError(f"no row is of a method that is drawn: {', '.join(SERIES)}")

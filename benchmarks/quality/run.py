@@ -235,7 +235,7 @@ def _prior(asked: argparse.Namespace, cell: Cell, state: State) -> dict[str, Any
 
 
 def _left_for_repair(total: float, used: float, after: float) -> float:
-    """Minutes of a limit that remain after scoring and solving; after: those that rounding takes after the repair."""
+    """Minutes of a limit that remain after scoring and solving; after: minutes that rounding takes after the repair."""
     left = total - used - _SPARE_MINUTES - after
     if left <= 0:
         raise RunFailed(f"without repair it already took {used + after:.1f} minutes")

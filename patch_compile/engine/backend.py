@@ -133,13 +133,13 @@ class Backend:
     def logger(self) -> PythonLogger:
         """ILogger that forwards to Python's `logging`.
 
-        There is one per process, because TensorRT keeps the first logger that it is given.
+        There is one per process, because TensorRT keeps the first logger that it gets.
         """
         return _python_logger(self.trt)
 
     @property
     def compute_capabilities(self) -> Mapping[str, Any]:
-        """Members of RTX's enum `ComputeCapability` by name (`SM86`): the architectures that it builds for ahead of time.
+        """Members of RTX's enum `ComputeCapability` by name (`SM86`): the architectures that RTX builds for ahead of time.
 
         Full TensorRT has no such enum.
         """
@@ -153,7 +153,7 @@ class Backend:
         return not _LIBRARIES[self.name].needs_gpu
 
     def targets(self) -> tuple[GpuArchitecture, ...]:
-        """Targets that it can build for: the library's own list if it builds ahead of time, else the local GPU."""
+        """Targets of its builds: the library's own list if it builds ahead of time, else the local GPU."""
         if not self.builds_ahead:
             local = local_architecture()
             return () if local is None else (local,)

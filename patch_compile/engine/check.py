@@ -23,7 +23,7 @@ class PlanMismatchError(PatchCompileError):
         shown = "; ".join(problems[:_SHOWN])
         more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         super().__init__(
-            "The engine is not what was planned",
+            "The engine differs from the plan",
             f"Its check found: {shown}{more}.",
             "Please report this with the ONNX file.",
         )
@@ -36,7 +36,7 @@ def check_programs(
     profiles: int = 1,
     targets: Iterable[str] = (),
 ) -> None:
-    """Raise PlanMismatchError if the programs of an engine do not run what its ONNX file holds.
+    """Raise PlanMismatchError if the programs of an engine do not run the nodes of its ONNX file.
 
     Each of the `profiles` must run every PatchLinear once, as a plugin of the node's name, with packed tensors of the
     expected bytes and type. No other layer may contain a PatchLinear. Each profile must run every 2:4 part of a split,

@@ -259,7 +259,7 @@ def _serialize(
     base: Any = trt.IStreamWriter  # Any: the stub's signature of `write` is wrong
 
     class Writer(base):  # type: ignore[misc]  # the base class is Any
-        """Writes the engine as it is made: `build_serialized_network` would hold a copy of all of it in memory."""
+        """Writes the engine while it is made: `build_serialized_network` would hold a whole copy in memory."""
 
         def __init__(self) -> None:
             base.__init__(self)

@@ -62,8 +62,8 @@ def _fault(
     if grid is None or not all(tensor is not None and tensor.dims for tensor in tensors):
         return "its attributes or the shapes of its packed tensors are none"
     rows = [int(tensor.dims[0]) for tensor in tensors if tensor is not None]
-    # Behind the one tensor of dense slabs each kind has two tensors: values, and data that tells their places. The scales of
-    # int8 come last.
+    # After the single tensor of dense slabs each kind has two tensors: values, and data that tells their places. The scales
+    # of int8 come last.
     counts = dict(
         zip((kind.name for kind in kinds), [rows[0], *rows[1 : 2 * len(kinds) - 1 : 2]], strict=True)
     )

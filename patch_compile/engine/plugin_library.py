@@ -35,7 +35,7 @@ def load_plugin(backend: Backend, path: Path) -> None:
     if backend.name in _loaded or _registered(backend):
         raise PatchCompileError(
             "Another PatchLinear plugin is already loaded in this process",
-            f"TensorRT keeps the first of a name, so {path} would not be the one that is used.",
+            f"TensorRT keeps the first of a name, so {path} would not be used.",
             "Build in a fresh process, without preloading a plugin.",
         )
     _load(backend, path)

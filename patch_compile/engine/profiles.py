@@ -1,4 +1,4 @@
-"""Optimization profiles (ranges of input shapes), from specifications as in trtexec or from the graph alone.
+"""Optimization profiles (ranges of input shapes), from specifications as in trtexec or, without any, from the graph.
 
 A specification has `input_ids:1x128` for an input, as trtexec does, or `batch=1` for a dimension.
 """
@@ -20,7 +20,7 @@ _SHAPE = re.compile(r"\d+(?:x\d+)*")
 
 @dataclass(frozen=True)
 class SpelledShape:
-    """The sizes of an input, or the one size of a dimension."""
+    """The sizes of an input, or the single size of a dimension."""
 
     name: str
     sizes: tuple[int, ...]
@@ -28,7 +28,8 @@ class SpelledShape:
 
 
 def read_shapes(spec: str, flag: str) -> Iterator[SpelledShape]:
-    """Yield what each part of the specification names. Raises UsageError for a part that is not a shape."""
+    """Yield the shape or size that each part of the specification names. Raises UsageError for a part that is not a
+    shape."""
     for part in filter(None, (part.strip() for part in spec.split(","))):
         dimension, is_dimension, size = (piece.strip() for piece in part.partition("="))
         if is_dimension and ":" not in size:
@@ -86,7 +87,7 @@ def profiles_from_onnx(
     opt_shapes: str | None = None,
     max_shapes: str | None = None,
 ) -> tuple[Profile, ...]:
-    """Returns the one profile of the specifications, or the default profiles of the graph if none is given.
+    """Returns the single profile of the specifications, or the graph's default profiles without specifications.
 
     Raises PatchCompileError naming the input and the dimension.
     """

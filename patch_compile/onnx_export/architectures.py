@@ -29,7 +29,7 @@ _OTHER_MODELS = {
     "add_cross_attention": "Its layers read the output of another model.",
     "use_bidirectional_attention": "Its tokens read the tokens that follow, so it has no next token to predict.",
     # transformers 5.24: FalconModel puts ALiBi into the mask, and FalconAttention adds it to the scores again.
-    "alibi": "The attention from which its graph is traced counts ALiBi twice, and the one that transformers runs once.",
+    "alibi": "The attention that its graph is traced from counts ALiBi twice, other than the attention of transformers.",
 }
 
 

@@ -42,7 +42,7 @@ class PairedSizes:
         self._back: dict[str, str] = {}
 
     def pair(self, a: ir.Shape | None, b: ir.Shape | None) -> bool:
-        """Returns True if two shapes are the same but for the names of sizes, and these fit the pairs so far."""
+        """Returns True if two shapes are the same except for the names of sizes, and the names fit the pairs so far."""
         if a is None or b is None:
             return a is b
         return len(a) == len(b) and all(self._pair(str(x), str(y)) for x, y in zip(a, b, strict=True))
@@ -373,5 +373,5 @@ def _signature(block: nn.Module, layer: int) -> list[Any]:
 
 
 def _is_number_of(layer: int, key: str, value: Any) -> bool:
-    """True for the attribute by which a module knows its layer's number."""
+    """True for the attribute that holds the number of a module's layer."""
     return "layer" in key and not isinstance(value, bool) and value == layer

@@ -91,7 +91,7 @@ def _export(wrapper: nn.Module, interface: Interface, opset: int) -> ir.Model:
 
 @contextlib.contextmanager
 def _explained(model_type: str, *, known: bool) -> Iterator[None]:
-    """Raise what stops torch as PatchCompileError, with the first cause, unless the type is known to be exportable."""
+    """Raise an error of torch as PatchCompileError, with its first cause, unless the type is known to be exportable."""
     try:
         yield
     except PatchCompileError:

@@ -31,7 +31,7 @@ _MOVES = frozenset(
 
 
 class EmulateBfloat16Pass(ir.passes.FunctionalPass):
-    """Make a copy of a model in which every bf16 value is fp32, rounded to bf16 after the operation that computes it.
+    """Make a copy of a model where every bf16 value is fp32, rounded to bf16 after the operation that computes it.
 
     1. bf16 inputs, outputs and values become fp32. bf16 weights become fp32 too, exactly, when they are read.
     2. After each operation that computes a bf16 value (and does not only move it), Casts to bf16 and back round it once,

@@ -55,8 +55,8 @@ def run_in_turns(path: Path, feed: Feed, turns: Sequence[Sequence[str]]) -> Iter
 def check_runs(path: Path, feed: Feed, fix: str) -> dict[str, NDArray[Any]]:
     """Run a model that was given by the user, and return its outputs by name.
 
-    fix: what helps if it does not run on the feed. Raises PatchCompileError if ONNX Runtime refuses the model,
-    crashes on it, or does not run it.
+    fix: advice if it does not run on the feed. Raises PatchCompileError if ONNX Runtime refuses the model, crashes on it, or
+    does not run it.
     """
     with closing(_OwnModel(path, _GIVEN_FIX)) as model:
         return model.run(feed, None, fix)
@@ -82,7 +82,7 @@ class _OwnModel:
             self._process = PythonProcess(str(path), partial(_Model, path, threads), self._limit, **most)
 
     def run(self, feed: Feed, outputs: Sequence[str] | None, fix: str = "") -> dict[str, NDArray[Any]]:
-        """Run it once. fix: what helps if it does not run on the feed."""
+        """Run it once. fix: advice if it does not run on the feed."""
         with self._errors(fix):
             made: dict[str, NDArray[Any]] = self._process.ask("run", feed, outputs)
         return made

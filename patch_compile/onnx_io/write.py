@@ -118,7 +118,8 @@ def _largest(dtype: ir.DataType) -> float:
 
 
 class MadeOnce(Generic[Made]):
-    """Makes what several lazy tensors are cut from when the first of them is written, and frees it after the last."""
+    """Makes the array that several lazy tensors are cut from when the first tensor is written, and frees it after the
+    last."""
 
     def __init__(self, make: Callable[[], Made], tensors: int) -> None:
         self._make, self._tensors = make, tensors

@@ -55,7 +55,7 @@ class PackedLinear:
     """Packed tensors of one linear; 16-bit values are raw bits.
 
     dense: uint16 `[nD, PR·64]`; sparse: uint16 `[nS, PR·32]`; meta: int32 `[nS, PR·2]`; index: int32 as in
-    `packing/index.py`, of P = ceil(N/PR) panels; others: slabs of the n:16 that are there, in the order of the index.
+    `packing/index.py`, of P = ceil(N/PR) panels; others: slabs of the weight's n:16 kinds, in the order of the index.
 
     weights: int8 or int4, None for 16-bit values. Dense and sparse slabs of integers are int32 words `[slabs, words]`, see
     `packing/integers.py`; scales: fp32 `[P·PR]`, only of int8.

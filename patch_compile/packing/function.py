@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 DOMAIN = "patch"
 NAME = "PatchLinear"
 VERSION = 2
-INPUTS = ("X", "dense", "sparse", "meta")  # those that every node has; see `tensor_names`
+INPUTS = ("X", "dense", "sparse", "meta")  # inputs of every node; see `tensor_names`
 GATED_PANEL_ROWS = 64  # see FuseGatedPass
 
 # Value of the attribute `activation` -> lines that compute fp32 a from fp32 z.

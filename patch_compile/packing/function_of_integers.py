@@ -1,4 +1,4 @@
-"""The lines of PatchLinear's function body that decode int8 and int4 weights; see `integers` for what slabs hold.
+"""The lines of PatchLinear's function body that decode int8 and int4 weights; see `integers` for the content of slabs.
 
 Integers stay int8 until they are multiplied, because ONNX Runtime keeps all intermediates while it folds constants. int8: X
 is multiplied by the integers, and the product by the scale of its row. int4: the weight is T(q·s), rounded once.
@@ -58,8 +58,7 @@ def integer_lines(p: str, tensor: str, weights: WeightType, words: int) -> list[
 
 
 def constant_lines(weights: WeightType, *, bfloat16: bool) -> list[str]:
-    """Returns lines for what all slabs of int4 need: the integers in a byte, and the numbers with each
-    sign and exponent."""
+    """Returns lines that all slabs of int4 need: the integers in a byte, and the numbers with each sign and exponent."""
     if weights is INT8:
         return []
     signed = [nibble - 8 for nibble in range(16)]

@@ -1,4 +1,4 @@
-"""The lines of PatchLinear's function body that decode slabs of n:16; see `n16` for what they hold."""
+"""The lines of PatchLinear's function body that decode slabs of n:16; see `n16` for their content."""
 
 from __future__ import annotations
 

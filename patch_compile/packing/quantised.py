@@ -167,7 +167,7 @@ def _scales_by_panel(
 
 
 def _stored_scales(packed: PackedLinear, dtype: np.dtype[Any]) -> NDArray[np.float32]:
-    """Returns the scales as they are stored, `[panels, scales of a row, PR]`."""
+    """Returns the scales in stored order, `[panels, scales of a row, PR]`."""
     from patch_compile.packing.integers import scales_of_words
 
     assert packed.weights is not None

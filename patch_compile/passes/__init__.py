@@ -1,4 +1,4 @@
-"""Graph passes, one per file, and the order in which an exported graph goes through them."""
+"""Graph passes, one per file, and their order for an exported graph."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class LoweringPasses:
 
     @property
     def in_order(self) -> list[GraphPass]:
-        """All passes in the order in which they run."""
+        """All passes, in the order of their runs."""
         return [*self.fusing, self.packing, self.splitting, self.masking]
 
     @property
@@ -105,7 +105,7 @@ def lowering_passes(
 
     read: returns the values of a tensor (`<linear>.weight` or a bias) in `dtype`, called when they are written; fuse: names
     of the fusions to apply, None for all; split_cost: see `SplitLinearsPass`; grids: the grids of the quantised linears,
-    whose weights `read` returns in a type in which they are exact; stacking: passes behind the fusions.
+    whose weights `read` returns in a type that holds them exactly; stacking: passes behind the fusions.
     """
     from patch_compile.passes.fusion.base import fusion_passes
     from patch_compile.passes.lowering.gather_linears import GatherLinearsPass

@@ -99,7 +99,7 @@ class Linear:
     def checked_weight(self, dtype: ir.DataType) -> NDArray[np.float32]:
         """Returns the stored W `[N, K]` in fp32.
 
-        Raises PatchCompileError if it is not finite, or does not fit `dtype`, the 16-bit type that it is packed in.
+        Raises PatchCompileError if it is not finite, or does not fit `dtype`, the 16-bit type of its packed form.
         """
         from patch_compile.onnx_io.write import cast_weight
 
@@ -115,7 +115,7 @@ class Linear:
         return stored.astype(np.float32)
 
     def rounded(self, tensor: ir.TensorProtocol, dtype: ir.DataType) -> NDArray[Any]:
-        """Returns W `[N, K]` in the 16-bit type that it is packed in. tensor: present or earlier content of `weight`."""
+        """Returns W `[N, K]` in the 16-bit type of its packed form. tensor: present or earlier content of `weight`."""
         from patch_compile.onnx_io.write import cast_weight
 
         return cast_weight(str(self.weight.name), self.from_stored(tensor), dtype)

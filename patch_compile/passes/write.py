@@ -70,10 +70,10 @@ def write_hybrid(
 ) -> dict[str, LinearPlan]:
     """Rewrite the covered linears as planned and write the graph with the masked weights of the checkpoint.
 
-    The checkpoint may be pruned already or not: each lowering masks the weights that it writes, and checks them. Masks that
-    are a MaskSet bring the grids of quantised linears.
-    step: called with (name of a linear, linears written, linears in all); fuse: names of the fusions to apply where the
-    graph allows it, None for all; split_cost: cost that the groups of a split minimise.
+    The checkpoint may or may not be pruned: each lowering masks the weights that it writes, and checks them. Masks that are
+    a MaskSet bring the grids of quantised linears. step: called with (name of a linear, linears written, linears in all);
+    fuse: names of the fusions to apply where the graph allows it, None for all; split_cost: cost that the groups of a split
+    minimise.
 
     Returns the plan with the node, the epilogue and the split that the graph led to for each linear.
     """
@@ -167,7 +167,7 @@ def write_lowered(
 
 
 def reader_of(checkpoint: Checkpoint, plan: Mapping[str, LinearPlan], dtype: ir.DataType) -> ReadTensor:
-    """Returns a function that reads a tensor of a checkpoint by name, in the type that it is packed from."""
+    """Returns a function that reads a tensor of a checkpoint by name, in the type that packing takes."""
     from patch_compile.onnx_io.write import read_weight
 
     def read(name: str) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""Reads what a compiled plugin says of itself, without loading it."""
+"""Reads the identity of a compiled plugin without loading it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _IDENTITY = re.compile(
 class PluginIdentity:
     """Identity that a plugin library contains as text.
 
-    version: of the plugin; backend: library that it registers itself with; cuda: version of nvcc; archs: compute
+    version: of the plugin; backend: library that the plugin registers with; cuda: version of nvcc; archs: compute
     capabilities times ten; headers: version of TensorRT's headers; machine: that loads the library, as `uname -m` names it.
     """
 

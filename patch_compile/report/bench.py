@@ -1,4 +1,4 @@
-"""Sections of what `bench` timed, and of what makes its times doubtful."""
+"""Sections of the times that `bench` measured, and of reasons to doubt them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sections of what `build`, `learn`, `compile`, `import-mask`, `export` and `plugin` made."""
+"""Sections of the results of `build`, `learn`, `compile`, `import-mask`, `export` and `plugin`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _NOT_COMPILED = "`build` decides for its target how each linear is compiled"
 def finished(report: Report, *, every: bool = False) -> Iterator[Section]:
     """Yield the result of a build: linears, the proof, and the written files.
 
-    every: name all nodes that stay dense, instead of counting those that do so for the same reason.
+    every: name all nodes that stay dense, instead of counting them by reason.
     """
     left = skipped_lines(report.skipped) if every else skipped_counts(report.skipped)
     how = (

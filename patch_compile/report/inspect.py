@@ -1,4 +1,4 @@
-"""Sections of what `inspect` and `doctor` found, and of what `run` generated."""
+"""Sections of the findings of `inspect` and `doctor`, and of the texts that `run` generated."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def linears_table(linears: Sequence[LinearRow], *, timed: bool = False) -> Table
 
 
 def masks_table(linears: Sequence[MaskedLinear]) -> Table:
-    """Returns a row for each kind of linear, without what only a build knows."""
+    """Returns a row for each kind of linear, without the figures that only a build knows."""
     rows = [
         [kind, str(len(alike)), shape, *_ratio_and_tiles(alike)]
         for (kind, shape, _), alike in _by_kind(linears).items()

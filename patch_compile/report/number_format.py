@@ -93,7 +93,7 @@ def sha(digest: str | None) -> str:
 
 
 def spelled(value: Any, unit: Unit, *, bare: bool = False) -> str:
-    """Returns a value of a record in its unit; words as they are. bare: without the name of the unit."""
+    """Returns a value of a record in its unit; words unchanged. bare: without the name of the unit."""
     if isinstance(value, str):
         return value
     words = _UNITS.get(unit, number)(value)

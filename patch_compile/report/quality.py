@@ -175,7 +175,7 @@ def _score(value: float | None, error: float | None) -> str:
 
 
 def asked_words(*, chat_template: bool, limit: int | None, cut: Sequence[str]) -> Iterator[str]:
-    """Yield remarks on the way in which the tasks were asked. The arguments are fields of `TaskScores`."""
+    """Yield remarks on how the tasks were asked. The arguments are fields of `TaskScores`."""
     if chat_template:
         yield "tasks: asked as plain text; the model has a chat template, which is not applied"
     if cut:
@@ -216,7 +216,7 @@ def generated(texts: Iterable[GeneratedText]) -> Section:
 
 
 def output_warnings(report: OutputsReport) -> Iterator[str]:
-    """Yield warnings about outputs that pruning has moved far, and about those that show little of the compiled model."""
+    """Yield warnings about outputs that pruning has moved far, and about outputs that show little of the compiled model."""
     worst = report.difference.worst
     if worst.floating and (worst.relative is None or worst.relative >= _MUCH):
         far = "beyond what is finite" if worst.relative is None else f"by {worst.relative:.0%} of its norm"

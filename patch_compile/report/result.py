@@ -31,8 +31,8 @@ from patch_compile.runtime.run import Continuations
 
 
 def sections_of(report: Any, path: Path = Path(), *, every: bool = False) -> Iterator[Section]:
-    """Returns what a command prints. path: the file or folder that it read or wrote; every: name all linears, nodes and
-    tensors."""
+    """Returns the sections that a command prints. path: the file or folder that it read or wrote; every: name all linears,
+    nodes and tensors."""
     match report:
         case DecoderReport() | OutputsReport():
             return finished(report, every=every)

@@ -58,7 +58,7 @@ class Section:
 
     answer, mark: the answer if the title is a question; about: an explanation for the page; facts: names and values; lines:
     sentences about the facts and tables above them; chart: a picture for the page, as SVG; text: shown exactly as written;
-    folded: sections that the page shows on demand; id: the name by which links find it on the page.
+    folded: sections that the page shows on demand; id: the target of links to it on the page.
     """
 
     title: str = ""

@@ -107,7 +107,7 @@ def mark(outline: str, class_: str, at: Point, words: str = "") -> Markup:
 
 
 def named(labels: Iterable[Label], **classes: str) -> Markup:
-    """Returns labels, with a line to the mark of those that lie away from it. classes: of some texts."""
+    """Returns labels; a label that lies away from its mark has a line to it. classes: CSS classes of some texts."""
     parts = []
     for label in labels:
         if label.leader:
@@ -183,7 +183,7 @@ def loss_axis(losses: Sequence[float], first: float, last: float) -> tuple[Scale
 
 
 def linear_axis(values: Sequence[float], margin: float, first: float, last: float) -> tuple[Scale, Ticks]:
-    """Returns an axis with a margin beside the values, without ticks below 0 if no value is."""
+    """Returns an axis with a margin on both sides of the values, without ticks below 0 if no value is negative."""
     low, high = min(values), max(values)
     wider = margin * (high - low or abs(high) or 1.0)
     axis = Scale(low - wider, high + wider, first, last)

@@ -14,7 +14,7 @@ from patch_compile.runtime.sampling import Sampler, Sampling
 
 
 class TextStream:
-    """Text of one continuation, which ends before the stop string that is complete first.
+    """Text of a continuation, which ends before the first complete stop string.
 
     Text that may be the beginning of a stop string is held back. `ended` is True once a stop string is complete.
     """
@@ -41,7 +41,7 @@ class TextStream:
         return self._release(len(self._held) - self._overlap())
 
     def finish(self) -> str:
-        """Returns the text that is still held back, when there are no more tokens."""
+        """Returns the text that is still held back after the last token."""
         return self._release(len(self._held))
 
     def _overlap(self) -> int:

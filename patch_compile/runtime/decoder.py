@@ -88,7 +88,7 @@ class Decoder(Protocol):
 
     @property
     def limits(self) -> Limits:
-        """Largest batch and sequence that it accepts."""
+        """Largest accepted batch and sequence."""
 
     @property
     def concurrent(self) -> bool:

@@ -94,7 +94,7 @@ class EngineDecoder:
     """
 
     concurrent = False
-    joins = False  # its cache has the shape of the batch that it began with
+    joins = False  # its cache has the shape of its first batch
 
     def __init__(
         self,
@@ -298,7 +298,7 @@ class _Buffers:
 
 
 def _phases(engine: tensorrt.ICudaEngine, past: str) -> tuple[_Phase, _Phase]:
-    """Returns the profiles for prefill and for decode: those that take the longest prompt and the longest past.
+    """Returns the profiles for prefill and for decode: the profile for the longest prompt and for the longest past.
 
     past: name of one past tensor. Raises PatchCompileError if a profile is missing.
     """

@@ -24,8 +24,8 @@ class EngineFacts:
     """Facts about an engine, from the engine.json next to it, or from the engine itself if there is no engine.json.
 
     backend, version: the library that built it, version None if unknown; targets: empty if unknown or if it runs on any
-    GPU; carried: the plugin embedded in it; plugin_version: version of the plugin that it was built with, None if unknown
-    or without plugin.
+    GPU; carried: the plugin embedded in it; plugin_version: version of the plugin at its build, None if unknown or without
+    plugin.
     """
 
     path: Path
@@ -93,7 +93,7 @@ class HostCode:
 
 
 def host_code(facts: EngineFacts, given: Path | None = None, *, trust: bool = False) -> HostCode:
-    """Returns the code to run for an engine: only what this installation made, or what the user vouches for.
+    """Returns the code to run for an engine: only code that this installation made or that the user vouches for.
 
     given: a library that the user named. Without it, the cache of this installation is searched for a library that equals
     the library next to the engine, else for a library of the same backend and version that this machine's GPU runs. trust:

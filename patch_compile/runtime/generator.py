@@ -49,7 +49,7 @@ class Generator:
         self.sampling = sampling or Sampling()
 
     def encode(self, prompt: Prompt) -> list[int]:
-        """Returns the token ids of a text, with the tokenizer's special tokens. Ids are returned as they are.
+        """Returns the token ids of a text, with the tokenizer's special tokens. Ids are returned unchanged.
 
         Raises PatchCompileError for an empty prompt, for ids outside the vocabulary and for text that is not valid Unicode.
         """
@@ -141,7 +141,7 @@ class Generator:
         return Continuation(ids, self.tokenizer, sampling or self.sampling, new_tokens, stop, end, logprobs)
 
     def shared_batch(self, rows: int) -> SharedBatch:
-        """Returns a batch in which several requests are continued together. rows: most rows at once."""
+        """Returns a batch that continues several requests together. rows: most rows at once."""
         return SharedBatch(self.decoder, rows)
 
     def generate(

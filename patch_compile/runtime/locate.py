@@ -1,4 +1,4 @@
-"""Chooses what to run from an OUT folder on this machine: its engine or its ONNX file."""
+"""Chooses which file of an OUT folder to run on this machine: its engine or its ONNX file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def open_generator(
     trust: bool = False,
     tokenizer: str | Path | None = None,
 ) -> Generator:
-    """Load a build, ready to generate. `about` of the returned generator says what runs it, and why.
+    """Load a build, ready to generate. `about` of the returned generator names the runtime and the reason for it.
 
     path: OUT, an engine or an ONNX file; runner: None takes the engine if this machine can run it, else the ONNX file;
     plugin: library to use instead of the library that was compiled here; trust: run the plugin that came with the engine,

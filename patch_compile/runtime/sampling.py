@@ -17,10 +17,10 @@ class Sampling:
     """Settings for the choice of the next token. The defaults choose the most likely token.
 
     temperature: 0 chooses the most likely token; above 0 a token is drawn. top_k: draw from the k most likely tokens, 0
-    from all. top_p: draw from the fewest of those that together hold this probability (nucleus sampling, Holtzman et
-    al. 2020, section 3.1). repetition_penalty: divides positive logits, and multiplies negative ones, of tokens that the
-    sequence contains already (CTRL, Keskar et al. 2019, section 4.1). presence_penalty, frequency_penalty: subtracted
-    from the logit of each new token of the sequence, once and for each time that it was chosen (OpenAI's API). seed: None
+    from all. top_p: draw from the fewest tokens that together have this probability (nucleus sampling, Holtzman et al. 2020,
+    section 3.1). repetition_penalty: divides positive logits, and multiplies negative ones, of tokens that the sequence
+    contains already (CTRL, Keskar et al. 2019, section 4.1). presence_penalty, frequency_penalty: subtracted from the logit
+    of each new token of the sequence, once and for each time that it was chosen, respectively (OpenAI's API). seed: None
     draws differently each time.
 
     Raises UsageError, naming the field, for a value out of range.

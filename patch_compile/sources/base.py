@@ -1,7 +1,7 @@
 """Interface of a source: the model that a build starts from, and everything that a command asks of it.
 
 Each kind of source is a class in its own package, and `sources.open` chooses the kind. `build`, `verify` and `bench` use
-only this interface. A source gives the reason for each thing that it cannot do (`lacks`).
+only this interface. A source gives the reason for each capability that it lacks (`lacks`).
 """
 
 from __future__ import annotations
@@ -114,7 +114,8 @@ class Source(ABC):
         """Returns the files that `fingerprint_of` covers."""
 
     def files_beside(self, model: Path) -> Mapping[str, Path]:  # noqa: ARG002
-        """Returns all other files that are read or copied with the model or a pruned model, by name, as they are now."""
+        """Returns all other files that are read or copied with the model or a pruned model, by name, in their present
+        state."""
         return {}
 
     @property
@@ -252,8 +253,7 @@ class Source(ABC):
         return settle_together(plans, self.recipe.lowering, self.outline, costs) if self.outline else plans
 
     def compiled_plan(self, compiled: Mapping[str, LinearPlan], costs: CostModel | None) -> Plan:
-        """Returns the content of plan.json: the linears as they are compiled, and the predicted speed of the whole
-        model."""
+        """Returns the content of plan.json: how each linear is compiled, and the predicted speed of the whole model."""
         if self.outline is None:
             return unpredicted_plan(compiled, Unpredicted.NO_CHECKPOINT)
         return plan_of(compiled, self.outline.compiled(compiled.values()), costs)

@@ -63,7 +63,7 @@ def check_unchanged(source: Source, out: OutFolder, otherwise: str = "") -> None
 
 
 def inputs_of(source: Source, recipe: Recipe) -> Iterator[Path]:
-    """Yield all files that a build reads or copies, as they are now. A file that names others comes before these.
+    """Yield all files that a build reads or copies, in their present state. A file that names other files comes before them.
 
     recipe: the settings as they were asked for; the source may have to read the model to complete them. A timing cache is
     left out: the engine's builder writes to it.
@@ -80,7 +80,7 @@ def inputs_of(source: Source, recipe: Recipe) -> Iterator[Path]:
 
 
 def files_of_model(source: Source) -> Iterator[Path]:
-    """Yield the files of the model of a source, as they are now."""
+    """Yield the files of a source's model, in their present state."""
     yield from source.files
     yield from source.files_beside(source.model).values()
 

@@ -24,7 +24,7 @@ class Pruning(ABC):
     @property
     @abstractmethod
     def has_new_weights(self) -> bool:
-        """True if the surviving weights differ from those of the source."""
+        """True if the surviving weights differ from the source's weights."""
 
     @abstractmethod
     def write(self, path: Path, update: Update) -> None:

@@ -6,7 +6,7 @@ from patch_compile import open_generator
 
 
 def main(out: str, prompt: str) -> None:
-    """Print the continuation as it is generated."""
+    """Print the continuation while it is generated."""
     generator = open_generator(out)
     print(f"runs on {generator.about}", file=sys.stderr)
     for piece in generator.stream([prompt], new_tokens=20):

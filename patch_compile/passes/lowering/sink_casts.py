@@ -25,7 +25,7 @@ class SinkCastsPass(ir.passes.InPlacePass):
         self._dtype = dtype
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Sweep once in graph order, in which each result comes before its readers."""
+        """Sweep once in graph order, where each result comes before its readers."""
         count = sum(self._sink(node) or self._leave_out(node) for node in list(model.graph))
         return ir.passes.PassResult(model, modified=count > 0)
 

@@ -90,7 +90,7 @@ class SubstituteLinearsPass(ir.passes.InPlacePass):
     def _rewrite(self, graph: ir.Graph, product: Product) -> None:
         """Replace a product by a product for each of its linears, see the rules of the class."""
         linear = product.linear
-        # The Add after a single linear stays as it is: passes that fuse it know where it lies.
+        # The Add after a single linear stays unchanged: passes that fuse it know where it lies.
         own_bias = len(linear.nodes) > 1 and len(product.parts) == 1
         nodes = linear.nodes[:1] if own_bias else linear.nodes
         bias = None if own_bias else linear.bias

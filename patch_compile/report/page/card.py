@@ -1,4 +1,4 @@
-"""Writes the model card of a build, OUT/README.md: what hubs show of it, and what a reader needs to run it."""
+"""Writes the model card of a build, OUT/README.md: the metadata that hubs show, and all that a reader needs to run it."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def _files(sources: Sources) -> Iterator[str]:
 
 
 def _code(text: str) -> str:
-    """Returns a text that Markdown shows as it is."""
+    """Returns the text, escaped so that Markdown shows it unchanged."""
     return f"`{one_line(text).replace('`', chr(39))}`"
 
 

@@ -28,7 +28,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Perplexities:
-    """Perplexities of the dense and the pruned model. how: the text, and the way in which they were measured."""
+    """Perplexities of the dense and the pruned model. how: the text, and how they were measured."""
 
     dense: float
     pruned: float
@@ -120,7 +120,7 @@ class Sources:
 
     @property
     def perplexity(self) -> Perplexities | None:
-        """Returns what `verify` measured if it did so, else what the build did; None for an encoder."""
+        """Returns the measurements of `verify` if there are any, else of the build; None for an encoder."""
         if found := self.predictions:
             return Perplexities(found.perplexity.dense, found.perplexity.pruned, str(found.on))
         if not isinstance(self.report, DecoderReport):

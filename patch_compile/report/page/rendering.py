@@ -44,7 +44,7 @@ def themes() -> dict[str, dict[str, str]]:
 def themed(rules: str) -> str:
     """Returns rules for each medium with values in place of variables.
 
-    A picture is also opened by viewers that know no `var()`; those that know no media queries show it light.
+    Viewers without `var()` open a picture too; viewers without media queries show it light.
     """
     light, *others = [
         (medium, re.sub(r"var\(--([\w-]+)\)", lambda match, now=values: now[match[1]], rules))  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Sections that only the page has: every linear, what the models say with differing words marked, and the origin."""
+"""Sections that only the page has: every linear, the models' texts with differing words marked, and the origin."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class DecoderSource(CheckpointSource):
 
     @override
     def write_beside(self, onnx: Path) -> None:
-        """Write what onnxruntime-genai needs."""
+        """Write the files that onnxruntime-genai needs."""
         from patch_compile.sources.checkpoint.genai import write_genai
 
         write_genai(self.model, onnx)

@@ -184,7 +184,7 @@ class OnnxFeed(Feed):
         *,
         fisher: bool = False,
     ) -> Iterator[tuple[str, Arrays, Fisher | None]]:
-        """Yield what `see` finds for each linear, which is a group of its own and sees all given inputs."""
+        """Yield the result of `see` for each linear, which is a group of its own and sees all given inputs."""
         if fisher:
             raise ValueError(LACKS[Requires.LOSS])
         for name, weight in self.weights():
@@ -222,5 +222,5 @@ class OnnxFeed(Feed):
     def _moment(self, name: str) -> torch.Tensor:
         import torch
 
-        assert self._moments is not None  # it is among what the feed lacks
+        assert self._moments is not None  # otherwise the feed says that it lacks moments
         return torch.from_numpy(self._moments.read(name)).to(self._device)

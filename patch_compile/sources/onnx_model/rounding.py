@@ -64,7 +64,7 @@ def measured_rounding(
 
     A graph may amplify roundings by any factor, so the effect is measured. If PatchLinear is between Casts, X and Y of
     the same linears are rounded in the pruned model, which is fp32. A model of 16-bit types is compared with itself in
-    fp32; hybrid and pruned model may each be that far from the fp32 model, in different directions.
+    fp32; hybrid and pruned model may each differ from the fp32 model by that error, in different directions.
 
     packed: names of the linears that are compiled; reference: outputs of the pruned model for the feeds.
     """
