@@ -20,7 +20,7 @@ _BEGIN = time.monotonic()
 
 
 def debug_level() -> int:
-    """Returns the level of the environment. Raises UsageError if it is none."""
+    """Returns the level of the environment. Raises UsageError if it is not a level."""
     given = os.environ.get(VARIABLE) or "0"
     if given not in ("0", "1", "2", "3", "4"):
         raise UsageError(

@@ -129,7 +129,7 @@ class _Phase:
 class StageClock:
     """Time that a stage takes, and time that is left, measured phase by phase.
 
-    The work of a stage comes in phases, such as reading text and solving, with units of their own. ahead: names of
+    The work of a stage comes in phases, such as reading text and solving, with their own units. ahead: names of
     phases that are known to come, in their order, each with the phase that it takes at least as long as, or "". Their
     time is not known before they begin: until the last of them has begun, only the least time that is left is known.
     """
@@ -184,7 +184,7 @@ class StageClock:
         return True
 
     def left(self) -> tuple[float, bool] | None:
-        """Returns the seconds that are left of the stage, and True if they are the least; None while nothing is known."""
+        """Returns the seconds left of the stage, and True if this is a lower bound; None while nothing is known."""
         phase = self._phase
         if phase is None or not phase.done:
             return None

@@ -1,4 +1,4 @@
-"""The settings of a build: a frozen model with checked together. `patch_compile.options` declares each of them."""
+"""The settings of a build: a frozen model that checks them together. `patch_compile.options` declares each of them."""
 
 from __future__ import annotations
 
@@ -141,8 +141,8 @@ class Recipe(LearnSettings, BuildOptions):
     def _depends_on_threads(self) -> bool:
         """Returns True if the result of learning depends on the number of threads.
 
-        In bf16 oneDNN divides a product among them for the CPU's matrix unit, and only leaving that unit idle would stop it.
-        In fp32 torch divides SiLU among them (`masklearn.base.threads.even_parts`).
+        In bf16 oneDNN divides a product among threads for the CPU's matrix unit, and only leaving that unit idle would stop it.
+        In fp32 torch divides SiLU among threads (`masklearn.base.threads.even_parts`).
         """
         import torch
 

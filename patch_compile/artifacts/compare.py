@@ -38,7 +38,7 @@ class Against(StrEnum):
 
     @property
     def digits(self) -> int:
-        """Decimal places that count: those that the table shows."""
+        """Decimal places that the table shows."""
         return {Against.RATIO: 3, Against.BYTES: 1, Against.SPEED: 2}[self]
 
     @property
@@ -182,7 +182,7 @@ class CompareReport(VersionedRecord):
     """Result of `compare`.
 
     dense_bytes: bytes of the dense model in the form of the builds; dense_beaten_by: as for a build; pareto: names of the
-    builds that none beats; files: those that were written.
+    builds that no other build beats; files: the written files.
     """
 
     SCHEMA: ClassVar[int] = 3  # 1 had sentences for axes, places and notes; 2 had no kinds of tiles

@@ -51,7 +51,7 @@ class OutFolder:
         return cls(path, manifest)
 
     def record(self, stage: str, key: str, names: list[str]) -> OutFolder:
-        """Record the files of a later step in the manifest, in place of those that the step had before.
+        """Record the files of a later step in the manifest, in place of its earlier files.
 
         The caller must hold the folder exclusively, by `kept_for_writing` or as the build that has just published it.
         """

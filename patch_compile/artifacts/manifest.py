@@ -54,7 +54,7 @@ class EvalText(Record):
 
 
 class Texts(Record):
-    """Texts that a run read: those to learn the masks from, and those to evaluate on."""
+    """Texts that a run read, to learn the masks from and to evaluate on."""
 
     calib: TextRecord | None = None
     eval: EvalText | None = None
@@ -88,7 +88,7 @@ class Manifest(FileRecord):
         return frozenset({MANIFEST, STATE, LOCK}).union(self.files, *written, *self.unfinished.values())
 
     def with_stage(self, name: str, stage: StageRecord) -> Self:
-        """Returns the manifest with a stage that ran later, or again. Its files replace those that it had before."""
+        """Returns the manifest with a stage that ran later, or again. Its files replace its earlier files."""
         files = dict(sorted((self._files_without(name) | stage.files).items()))
         unfinished = {one: paths for one, paths in self.unfinished.items() if one != name}
         return self.model_copy(

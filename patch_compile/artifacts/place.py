@@ -126,7 +126,7 @@ def check_replaceable(place: Path, *, force: bool) -> None:
     if not os.path.lexists(place):
         return
     if not force:
-        resume = " (with --resume, to continue its unfinished one)" if partial_of(place).exists() else ""
+        resume = " (with --resume, to continue its unfinished build)" if partial_of(place).exists() else ""
         raise PatchCompileError(
             f"{place} exists",
             "A build does not overwrite an earlier build unasked.",

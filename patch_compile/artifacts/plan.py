@@ -129,7 +129,7 @@ class LinearTimes(Record):
 
 
 class TileCount(Record):
-    """Numbers of tiles of a mask. sparse: those that are pruned."""
+    """Numbers of tiles of a mask. sparse: pruned tiles."""
 
     sparse: int
     all: int
@@ -257,8 +257,9 @@ class Plan(FileRecord, PlanSummary):
 class Gaining(Record):
     """The linears that gain by pruning on the target. A ratio counts over these.
 
-    covered: number of covered linears; asked: number of those with a ratio above 0; gaining: number of those that gain;
-    ratio: zeroed weights over the weights of these; ratio_of_covered: over the weights of all covered linears.
+    covered: number of covered linears; asked: number of linears with a ratio above 0; gaining: number of linears that gain;
+    ratio: zeroed weights over the weights of the linears that gain; ratio_of_covered: over the weights of all covered
+    linears.
     """
 
     covered: int

@@ -91,8 +91,8 @@ class OtherTypes(Record):
     """The plan of the same request with other types of weights.
 
     weights: a value of `--weights`; planned: True for the types of the plan itself. Bytes count the covered linears, and all
-    weights of the model. whole: None if the goal of speed is out of reach, or if `unfit` is set: the name of a
-    linear whose weights can't have this type.
+    weights of the model. whole: None if the goal of speed is out of reach, or if `unfit` is set: the name of a linear whose
+    weights can't have this type.
     """
 
     weights: str

@@ -12,11 +12,11 @@ from patch_compile.artifacts.record import Record
 class Calibration(Record):
     """Assumptions of the roofline that best predict the times that were measured on a GPU.
 
-    gpu: its name; card: the row of the table of cards; own: True if the row is this GPU's own, False if it stands for
-    it. clocks: medians in MHz, None if they were not recorded. assumptions: the fields of `Assumptions` that the
-    fit changed. left: assumptions that these times do not determine, and why. times: number of times; error: median
-    relative error of the predictions, before and after the fit. shipped: True if it came with patch-compile, False if it
-    was measured on this machine.
+    gpu: its name; card: the row of the table of cards; own: True if the row is this GPU's own, False if it stands for it.
+    clocks: medians in MHz, None if they were not recorded. assumptions: the fields of `Assumptions` that the fit changed.
+    left: assumptions that these times do not determine, and why. times: number of times; error: median relative error of the
+    predictions, before and after the fit. shipped: True if it came with patch-compile, False if it was measured on this
+    machine.
     """
 
     gpu: str

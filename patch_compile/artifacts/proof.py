@@ -108,7 +108,7 @@ class RandomInputs(Record):
 
 
 class ComparedInputs(Record):
-    """Inputs on which outputs were compared. compared: number of runs, of those that `given` describes."""
+    """Inputs on which outputs were compared. compared: number of the runs in `given` that were compared."""
 
     given: Annotated[TextWindows | InputsFile | RandomInputs, Field(discriminator="kind")]
     compared: int
@@ -118,11 +118,11 @@ class ComparedInputs(Record):
 
 
 class Agreement(Record):
-    """Agreement of the hybrid model with the pruned one.
+    """Agreement of the hybrid model with the pruned model.
 
     error: largest |difference| of an output / its largest value, over all inputs; or what the hybrid model's choice of
     experts loses in the pruned model's scores / the largest score, if that is more; output: the output that has it, None
-    for logits; dense_error: error of the dense model against the pruned one, None if only outputs are compared; feeds:
+    for logits; dense_error: error of the dense model against the pruned model, None if only outputs are compared; feeds:
     number of inputs.
     """
 

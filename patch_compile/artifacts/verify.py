@@ -59,10 +59,10 @@ class VerifiedText(EvalText):
 
 
 class VerifyReport(FileRecord):
-    """verify.json. Answers to questions that were not asked, or that the model has none for, are None.
+    """verify.json. Answers to questions that were not asked, or that the model cannot answer, are None.
 
     asked: the questions that the user named, or all that the build has an answer to; overlap: evaluation text that was
-    seen in learning, None if that was not looked for.
+    seen in learning, None if this was not checked.
     """
 
     SCHEMA: ClassVar[int] = 2  # 1 had sentences, and `passed` for a question without an answer

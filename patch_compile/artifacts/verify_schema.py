@@ -255,7 +255,7 @@ class TextOverlap(Record):
     """Overlap of the evaluation text with the text that the masks were learned on.
 
     same_text: True if they are the same text by their sha256; shared: None if unknown; about: name of the text or of the
-    masks' file, or the error that reading the text raised.
+    masks' file, or the error in reading the text.
     """
 
     same_text: bool = False

@@ -61,7 +61,7 @@ def _check_variables(ctx: click.Context) -> None:
             )
             raise UsageError(
                 f"The environment variable {name} names no option",
-                f"Variables that begin with {_PREFIX} stand for options, and no command has this one.",
+                f"Variables that begin with {_PREFIX} stand for options, and no command has this option.",
                 f"Correct it to {_PREFIX}{near[0]}, or unset it." if near else "Unset it.",
             )
 

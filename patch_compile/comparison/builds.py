@@ -77,7 +77,7 @@ def _read(path: Path, name: str) -> ComparedBuild:
     if report is None:
         raise PatchCompileError(
             f"{path} holds no {REPORT}",
-            "Learn and compile prove nothing, so there is no quality to compare.",
+            "`learn` and `compile` measure no quality to compare.",
             f"Build it: `patch-compile build --mask {MASKS}`.",
         )
     totals, nbytes, learned = report.plan.totals, report.onnx.bytes, report.learned

@@ -84,8 +84,8 @@ def _check_dense(builds: Sequence[ComparedBuild]) -> None:
         if abs(build.quality.dense / first.quality.dense - 1) > _SAME:
             raise PatchCompileError(
                 f"{first.name} and {build.name} were judged on different text",
-                f"The dense model, which is the same, has a perplexity of {first.quality.dense:.2f} in one and of "
-                f"{build.quality.dense:.2f} in the other.",
+                f"Their dense models are the same, but have perplexities of {first.quality.dense:.2f} and "
+                f"{build.quality.dense:.2f}.",
                 "Build them again with the same `--eval` and `--seed`. Masks are kept.",
             )
 

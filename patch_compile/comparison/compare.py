@@ -39,7 +39,7 @@ class _BuildsOnAxis:
     def gain(self, value: float) -> float:
         """Returns the gain of a value: more is better.
 
-        Values are rounded, so that those that differ by a tile, or by less than the table shows, have equal gains.
+        Values are rounded, so that values that differ by a tile, or by less than the table shows, have equal gains.
         """
         return round(self.axis.against.sign * value, self.axis.against.digits)
 

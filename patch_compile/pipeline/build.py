@@ -16,15 +16,15 @@ from patch_compile.recipe import Recipe
 def build(recipe: Recipe, *, force: bool = False, resume: bool = False) -> Report:
     """Run the stages that have no valid result yet, and return the report. `resume` continues an interrupted build.
 
-    Raises PatchCompileError if the model cannot be built, and AccuracyError if the hybrid model computes something else
-    than the pruned model.
+    Raises PatchCompileError if the model cannot be built, and AccuracyError if the hybrid model does not compute the
+    same as the pruned model.
     """
     from patch_compile.report.page import renew_page
 
     if process_count() > 1:
         raise PatchCompileError(
             "A build runs in one process",
-            "Only learning is shared out.",
+            "Only learning can run in several processes.",
             f"Launch `patch-compile learn`, then `patch-compile build --mask OUT/{MASKS}`.",
         )
     progress = Progress()

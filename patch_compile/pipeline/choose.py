@@ -65,14 +65,14 @@ def gain_budget(source: Source, costs: CostModel | None) -> GainBudget | None:
 def plans_with_ratio(
     source: Source, gains: GainBudget, costs: CostModel | None
 ) -> tuple[dict[str, LinearPlan], Gaining]:
-    """Returns the plans with the ratio spread evenly over the linears that gain, and the number of these."""
+    """Returns the plans with the ratio spread evenly over the linears that gain, and the counts of these linears."""
     evenly = gains.settled_evenly(lambda ratios: source.plan_at(ratios, costs))
     plans = source.plan_at(evenly.evenly, costs)
     return plans, evenly.row({name: plan.zeroed for name, plan in plans.items()}, evenly.counted)
 
 
 def plans_with_speed(source: Source, costs: CostModel) -> dict[str, LinearPlan]:
-    """Returns the plans with the smallest ratio that reaches the requested speed. Raises SpeedError if none does."""
+    """Returns the plans with the smallest ratio that reaches the requested speed. Raises SpeedError if no ratio does."""
     goal, outline = source.recipe.goal, source.outline
     assert goal is not None and outline is not None
     return plans_for_speed(
@@ -125,6 +125,6 @@ def _check_gain(source: Source, gains: GainBudget, row: Gaining, costs: CostMode
     raise PatchCompileError(
         f"No linear of {source.name} gains by pruning{where}",
         f"{when} each would be compiled dense, and pruning would lose quality for nothing ({reasons}).",
-        "Say what you want: another --ratio, --target or workload (--batch-size, --prompt-tokens, --generated-tokens), or "
+        "Choose another --ratio, --target or workload (--batch-size, --prompt-tokens, --generated-tokens), or "
         "--lowering plugin, which prunes everywhere and packs all that is pruned.",
     )

@@ -1,4 +1,4 @@
-"""Builds OUT for TensorRT Edge-LLM: with the folder from which Edge-LLM's own builder makes the engine."""
+"""Builds OUT with the folder from which TensorRT Edge-LLM's own builder makes the engine."""
 
 from __future__ import annotations
 

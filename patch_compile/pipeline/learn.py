@@ -1,4 +1,4 @@
-"""The command `learn`: learns the masks and the pruned model of a model, in one process or several."""
+"""The command `learn`: learns masks and the pruned model, in one process or several."""
 
 from __future__ import annotations
 

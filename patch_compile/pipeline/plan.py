@@ -43,7 +43,7 @@ _ELEMENT = 2  # bytes of an fp16 or bf16 number
 
 def plan(recipe: Recipe) -> PlanOfModel:
     """Predict the result of `build` with this recipe. Reads the config, the headers and, if given, the masks, but no
-    weights. The config alone is enough.
+    weights. Only the config is needed.
 
     Raises PatchCompileError for a target that is not in the table of cards and for the models and masks that `build`
     refuses, and SpeedError for a speed that cannot be reached.

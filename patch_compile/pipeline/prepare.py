@@ -141,7 +141,7 @@ def _choose_engine(source: Source, progress: Progress) -> tuple[str, tuple[GpuAr
 
 
 def _choose_backend(recipe: Recipe, progress: Progress) -> str:
-    """Returns the requested backend, or the best one that this machine has.
+    """Returns the requested backend, or the best backend that this machine has.
 
     Raises PatchCompileError if the backend cannot be used here or lacks a requested option of the engine, and if a target
     is given but no library here builds engines.

@@ -56,8 +56,8 @@ if TYPE_CHECKING:
 def run_stages(job: Job, workspace: Workspace, progress: Progress, dump: PassDump | None = None) -> MaskSet:
     """Run the stages of a job that have no valid result yet, and return the masks.
 
-    Results of other stages, which an interrupted run of another command or for another backend left, are removed: they
-    would be published with this job's, which they need not belong to.
+    Removes results of other stages, which an interrupted run of another command or for another backend left: they may not
+    belong to this job's results, and would be published with them.
 
     dump: receives the graph after each pass; None for no dump.
     """

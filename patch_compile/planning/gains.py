@@ -59,7 +59,7 @@ class GainBudget:
 
     @property
     def counted(self) -> dict[str, float]:
-        """Returns the linears that can gain and were not left whole, with their ratios."""
+        """Returns the linears that can gain and were not left dense, with their ratios."""
         counted = self.budget.counted(list(self.linears))
         return {name: ratio for name, ratio in counted.items() if name not in self.budget.dense}
 
@@ -75,7 +75,7 @@ class GainBudget:
         return budget
 
     def settled_evenly(self, plan_at: Callable[[Mapping[str, float]], Plans]) -> GainBudget:
-        """Returns this with the budget that follows if the ratio is spread evenly, as a plan without scores assumes."""
+        """Returns the budget for a ratio that is spread evenly over the linears, as a plan without scores assumes."""
         weights = self._weights
         return replace(self, budget=self.settled(lambda budget: plan_at(budget.evenly(weights))))
 
@@ -101,7 +101,7 @@ class GainBudget:
 
 
 class TilesThatGain:
-    """Chooses tiles for a ratio over the linears that can gain. A linear that was left whole once stays whole."""
+    """Chooses tiles for a ratio over the linears that can gain. A linear that was left dense once stays dense."""
 
     def __init__(self, gains: GainBudget, tile: Shape, plan: PlanMasks) -> None:
         """plan: plans masks as they are compiled."""

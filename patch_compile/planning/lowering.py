@@ -118,7 +118,7 @@ def parse_lowering(text: str) -> str:
 
 
 def asked_lowerings(text: str, names: Sequence[str]) -> dict[str, Asked]:
-    """Returns the lowering that is asked of each linear.
+    """Returns the requested lowering of each linear.
 
     Raises PatchCompileError for a pattern that matches no linear, or that later patterns override everywhere.
     """
@@ -160,7 +160,7 @@ def plan_linears(
 
 
 def lowerings_of(text: str, names: Sequence[str], weights: Mapping[str, WeightType]) -> dict[str, Asked]:
-    """Returns the lowering that is asked of each linear. text: a value of `--lowering`.
+    """Returns the requested lowering of each linear. text: a value of `--lowering`.
 
     Raises PatchCompileError for a pattern that matches no linear, and if quantised weights are to be split.
     """

@@ -2,8 +2,8 @@
 this package.
 
 Each combination of GPU, clocks, driver and backend has one file, in `~/.cache/patch-compile/measured`, or
-below XDG_CACHE_HOME. A plan takes the newest file of exactly the GPU that it is for. Without one it takes the card of that
-GPU that comes with this package: `benchmarks/kernels/fit.py --keep` writes it.
+below XDG_CACHE_HOME. A plan takes the newest file of exactly the GPU that it is for. Without a file it takes the
+calibration of that GPU that comes with this package: `benchmarks/kernels/fit.py --keep` writes it.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def assumed_plans(
 ) -> dict[str, LinearPlan]:
     """Returns the plan of every linear `[N, K]` at its ratio.
 
-    lowering: a value of `--lowering`; kinds: those that each linear's tiles may have, None for 2:4; weights: types of the
+    lowering: a value of `--lowering`; kinds: kinds that each linear's tiles may have, None for 2:4; weights: types of the
     linears' weights, None for 16 bits. Raises PatchCompileError as `lowerings_of` does.
     """
     types = weights or {}
@@ -60,9 +60,8 @@ def assumed_plans(
 def assumed_tiles(shape: Shape, tile: Shape, ratio: float, kinds: Kinds = (TWO_FOUR,)) -> TileKinds:
     """Returns the tiles of a linear `[N, K]` with this ratio, to one tile, or all tiles of the kind that zeroes most.
 
-    Its tiles have the two kinds, dense included, whose shares of zeros are nearest below and above the ratio.
-    No other choice is better if all tiles lose equally. Of kinds with equal zeros it takes the last in the table, which
-    loses less.
+    Its tiles have the two kinds, dense included, whose shares of zeros are nearest below and above the ratio. No other
+    choice is better if all tiles lose equally. Of kinds with equal zeros it takes the last in the table, which loses less.
     """
     grid = grid_shape(shape, tile)
     steps = sorted({kind.zeros: kind for kind in (DENSE, *sorted(kinds, key=lambda one: one.code))}.items())

@@ -84,7 +84,7 @@ def find_place(out: OutFolder, runner: Runner, progress: Progress, *, trust: boo
     gpu = local_gpu()
     if gpu is None:
         raise PatchCompileError(
-            "No GPU answers", "An engine runs on one.", "Time its ONNX file: `--runner onnx`."
+            "No GPU answers", "Engines run only on a GPU.", "Time its ONNX file: `--runner onnx`."
         )
     nvml, why = open_nvml()
     if nvml is None:

@@ -135,7 +135,7 @@ class EngineRunner:
             context = self._engine.create_execution_context()
             if context is None or not context.set_optimization_profile_async(profile, self._device.stream):
                 raise PatchCompileError(
-                    "The engine has no memory to run in",
+                    "The GPU has too little free memory to run the engine",
                     "All engines that are compared are held at once.",
                     "Compare fewer models (`--against dense`), or smaller batches and prompts.",
                 )

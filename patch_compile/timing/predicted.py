@@ -121,8 +121,7 @@ def check_calibration(place: Place, source: Source) -> None:
 def calibrate(report: BenchReport, planned: PlannedModel, card: PlanCard, model: str) -> MeasuredCard:
     """Fit the card to the dense and hybrid times of bench.json. Raises PatchCompileError if the fit fails.
 
-    card: the card of the GPU, from the table or from an earlier calibration. The fit does not start from an
-    earlier fit.
+    card: the card of the GPU, from the table or from an earlier calibration. The fit does not start from an earlier fit.
     """
     rows, evened = report.rows, planned.evened()
     points = [Point(row.phase, row.batch, row.tokens) for row in rows]

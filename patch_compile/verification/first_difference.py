@@ -100,7 +100,7 @@ def _first(
 
 
 def error_of(mine: NDArray[Any], theirs: NDArray[Any]) -> float:
-    """Returns the largest |difference| / largest |reference|; infinity if only one of them is finite somewhere."""
+    """Returns the largest |difference| / largest |reference|; infinity if an element is finite in only one tensor."""
     if mine.shape != theirs.shape:
         return math.inf
     a, b = mine.astype(np.float64), theirs.astype(np.float64)

@@ -37,9 +37,7 @@ def generated_diff(
     """
     check_continues_text(out)
     if not prompts:
-        raise PatchCompileError(
-            "There is nothing to continue", "No prompt is given.", "Give one with --prompt TEXT."
-        )
+        raise PatchCompileError("There is nothing to continue", "No prompt is given.", "Give --prompt TEXT.")
     if not (out.path / ONNX).is_file():
         raise PatchCompileError(
             f"{out.path} holds no {ONNX}",
@@ -90,9 +88,7 @@ def _compared(prompt: str, dense: Completion, pruned: Completion) -> GeneratedTe
 def check_continues_text(out: OutFolder) -> None:
     """Raise PatchCompileError for a build whose model predicts no next tokens or has no tokenizer."""
     if why := source_of(out).why_not(Capability.NEXT_TOKENS):
-        raise PatchCompileError(
-            f"{out.path} can't be asked to continue text", why, "Leave out --tasks and --prompt."
-        )
+        raise PatchCompileError(f"{out.path} can't continue text", why, "Leave out --tasks and --prompt.")
 
 
 @contextmanager

@@ -78,7 +78,7 @@ def _fault(
     tolerance: Tolerance,
     overflow: Callable[[], str | None],
 ) -> AccuracyError | None:
-    """Returns the error of a hybrid model that is wrong; overflow: finds what of which linear its type does not hold."""
+    """Returns the error of a hybrid model that is wrong; overflow: names a linear's input or output that is not finite."""
     if worst is None:
         return None
     if worst.largest is None:

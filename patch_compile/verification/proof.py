@@ -152,8 +152,8 @@ def _study(
 ) -> _Study:
     """Ask one graph all questions in one session, so that two models are never in memory together.
 
-    Logits are written to `folder`. feeds: feeds of an earlier study to compare the answers with; choices:
-    names of the outputs that are choices of routers.
+    Logits are written to `folder`. feeds: feeds of an earlier study to compare the answers with; choices: names of the
+    outputs that are choices of routers.
     """
     decoder = OnnxDecoder(path)
     if feeds is None:

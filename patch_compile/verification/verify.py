@@ -65,9 +65,9 @@ Answers = Iterator[tuple[str, Any]]
 def verify(path: Path, request: VerifyRequest) -> VerifyReport:
     """Answer the request about OUT, write OUT/verify, and return its verify.json.
 
-    Raises PatchCompileError if a file of OUT was changed, the dense model is missing, the text is too short, the model
-    does not fit into memory for a question, or another process writes into OUT. A failed check raises nothing: it is
-    the `outcome`.
+    Raises PatchCompileError if a file of OUT was changed, the dense model is missing, the text is too short, the model does
+    not fit into memory for a question, or another process writes into OUT. A failed check raises nothing: it is the
+    `outcome`.
     """
     with kept_for_writing(path):
         return _verify(path, request)
@@ -177,8 +177,8 @@ class Verification:
 
     @property
     def _asked(self) -> tuple[Question, ...]:
-        """The questions that the user named. If none was named, all that this build has an answer to: a build without an
-        engine has nothing that could be built wrongly, and a graph without blocks no place of the error."""
+        """The questions that the user named, else all that this build can answer: not `built` without an engine, and not
+        `where` for a graph without blocks."""
         if "only" in self.request.model_fields_set:
             return self.request.only
         lacking = {

@@ -118,7 +118,7 @@ def _check_can_run(name: str, task: Any) -> None:
     if getattr(task, "UNSAFE_CODE", False):
         raise PatchCompileError(
             f"Task {name!r} runs code that the model writes",
-            "That is not done on this machine.",
+            "patch-compile does not run such code on this machine.",
             "Run it with lm-evaluation-harness itself, on OUT/model, where its code may do no harm.",
         )
     if getattr(task, "MULTIMODAL", False):

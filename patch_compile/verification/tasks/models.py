@@ -163,8 +163,8 @@ class OnnxLM(TemplateLM):  # type: ignore[misc]
         if found is None:
             raise PatchCompileError(
                 "The tokenizer has no token that begins or ends a text",
-                "Tasks need one to stand before a text that nothing else stands before.",
-                "Name one in tokenizer_config.json: bos_token or eos_token.",
+                "Tasks put such a token in front of a text that has no context.",
+                "Name bos_token or eos_token in tokenizer_config.json.",
             )
         return found
 
