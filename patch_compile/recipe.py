@@ -133,7 +133,7 @@ class Recipe(LearnSettings, BuildOptions):
             import torch
 
             settings.setdefault("threads", torch.get_num_threads())
-        # A setting that was added here stands where it stands in the recipe of a run of this file.
+        # Settings that were added here come in the order in which a run of this file would write them.
         in_order = {name: settings[name] for name in type(self).model_fields if name in settings}
         with whole_file(path) as part:
             part.write_text(yaml.safe_dump(in_order, sort_keys=False))
@@ -141,7 +141,7 @@ class Recipe(LearnSettings, BuildOptions):
     def _depends_on_threads(self) -> bool:
         """Returns True if the result of learning depends on the number of threads.
 
-        In bf16 oneDNN divides a product among threads for the CPU's matrix unit, and only leaving that unit idle would stop it.
+        In bf16 oneDNN divides a product among threads for the CPU's matrix unit, and stops only if that unit is left idle.
         In fp32 torch divides SiLU among threads (`masklearn.base.threads.even_parts`).
         """
         import torch

@@ -53,10 +53,10 @@ class ReasonKind(StrEnum):
     PROMPTS = "prompts"  # prompts lose more time than decode steps gain
     DENSE_PRODUCT = "dense-product"  # one dense product with other linears of its input is faster
     # The next four are reasons for linears of a graph that another program exported.
-    NOT_IN_GRAPH = "not-in-graph"  # no weight of the graph has its numbers
+    NOT_IN_GRAPH = "not-in-graph"  # no weight of the graph has its values
     READ_TWICE = "read-twice"  # more than one product reads its weight
     READ_OTHERWISE = "read-otherwise"  # an operation other than a product reads its weight too
-    ALIKE = "alike"  # another linear has the same numbers, and the graph's names do not tell them apart
+    ALIKE = "alike"  # another linear has the same values, and the graph's names do not tell them apart
 
     @property
     def by_time(self) -> bool:

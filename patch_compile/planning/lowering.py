@@ -250,7 +250,7 @@ def _choose(
         return asked, Reason(kind=ReasonKind.ASKED)
     slower = costs.why_dense(predicted) if asked == "auto" and costs and predicted else None
     if unfit:
-        # Learning leaves a linear whole if it would not gain even with all tiles 2:4. Then that is the reason.
+        # Learning leaves a linear dense if it would not gain even with all tiles 2:4. Then that is the reason.
         whole = unfit.kind is ReasonKind.NO_SPARSE_TILE
         never = whole and slower is not None and slower.kind is not ReasonKind.LITTLE_SPARSE
         return "dense", slower if never else unfit

@@ -65,7 +65,7 @@ def with_baselines(
             )
         check()
         texts.check()
-        for row in made:  # a baseline that does not fit the model has none
+        for row in made:  # a baseline that does not fit the model has no row
             rows[Baseline(row.name)] = row
             write_json(cache / f"{keys[Baseline(row.name)]}.json", row.model_dump())
     plain = BaselineRow(name=Baseline.DENSE, ratio=0.0, perplexity=dense, seconds=0.0, deployable=True)

@@ -250,7 +250,7 @@ def test_dense_results_tell_texts_apart(outs):
         perplexity(out, 12.0, dense)
     with pytest.raises(PatchCompileError, match=r"r0\.1 and r0\.5 were judged on different text") as caught:
         compare(outs)
-    assert "10.00 in one and of 10.20" in caught.value.why
+    assert "perplexities of 10.00 and 10.20" in caught.value.why
 
 
 def test_a_build_that_is_not_whole_is_refused(outs):
