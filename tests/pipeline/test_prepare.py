@@ -125,4 +125,4 @@ def test_masks_of_another_checkpoint_are_warned_of(settings: dict[str, Any], mas
         prepare(Recipe.parse(chosen), progress, stages=[Stage.ONNX], force=False, resume=False)
         said[file] = [note for note in progress.notes if note.startswith("warning: the masks")]
     assert len(said[mask]) == 1 and said[own] == []
-    assert str(mask) in said[mask][0] and "made for other weights" in said[mask][0]
+    assert str(mask) in said[mask][0] and "not made for the weights of" in said[mask][0]

@@ -50,7 +50,7 @@ def test_linears_with_few_tiles_stay_whole():
     assert everywhere["o"].any() and not tiles["o"].any()
     assert "o" in gains.counted and "o" in filled.dense
     again, _ = choose({name: grid[::-1] for name, grid in scores.items()} | {"o": scores["o"] * 1e-9}, areas)
-    assert not again["o"].any()  # left whole once, it stays whole
+    assert not again["o"].any()  # left dense once, it stays dense
 
 
 def test_small_linears_share_a_ratio():
