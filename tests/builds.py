@@ -59,7 +59,7 @@ def narrow_model(make_model: Any) -> Path:
         hidden_size=384, intermediate_size=1536, num_hidden_layers=1, num_attention_heads=6
     )
     file = model / "model.safetensors"
-    # The weights of a small random model are too large for this one.
+    # The weights of a small random model are too large for this model.
     save_file({name: w * 0.1 if w.ndim == 2 else w for name, w in load_file(file).items()}, file)
     return model
 

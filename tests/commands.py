@@ -1,4 +1,4 @@
-"""Runs `patch-compile`: as a process of its own, or in this one without the seconds that importing torch takes."""
+"""Runs `patch-compile`: as a process of its own, or in this process, which saves the seconds that importing torch takes."""
 
 import contextlib
 import io

@@ -113,7 +113,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """Leave what is loaded by now out of garbage collections: every training asks for one, which would take a second."""
+    """Leave loaded objects out of garbage collections: every training collects garbage, which would take a second."""
     gc.collect()
     gc.freeze()
 
@@ -163,7 +163,7 @@ def write_model(
 ) -> Path:
     """Write a random model with its tokenizer to `path`."""
     sizes = SIZES | EXTRA[model_type] | settings
-    if model_type == "gemma3":  # a text model beside a vision tower
+    if model_type == "gemma3":  # a text model with a vision tower
         sizes = {"text_config": sizes, "vision_config": _VISION, "mm_tokens_per_image": 4}
     torch.manual_seed(1)
     model = auto_class(ARCHITECTURES[model_type]).from_config(AutoConfig.for_model(model_type, **sizes))

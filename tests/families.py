@@ -34,7 +34,7 @@ _LATENT: dict[str, Any] = {
     "head_dim": 8,
 }
 _EXPERTS: dict[str, Any] = {"num_experts_per_tok": 2, "moe_intermediate_size": 32}
-# Settings beside the sizes. A name may have a variant behind a colon.
+# Settings in addition to the sizes. A name may have a variant behind a colon.
 FAMILIES: dict[str, dict[str, Any]] = {
     "apertus": _GROUPED,
     "arcee": _GROUPED,

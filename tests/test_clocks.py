@@ -1,4 +1,4 @@
-"""No test depends on how fast the machine is: none reads a clock, and what it waits for may take ten minutes."""
+"""No test depends on how fast the machine is: none reads a clock, and every wait allows ten minutes."""
 
 import ast
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ def faults(source: str) -> Iterator[str]:
 
 
 def reads_a_clock(node: ast.AST) -> bool:
-    """True for `time.monotonic` and the like, and for an import of one."""
+    """True for `time.monotonic` and the like, and for an import of such a name."""
     if isinstance(node, ast.ImportFrom):
         return node.module in MODULES and bool(CLOCKS & {alias.name for alias in node.names})
     return isinstance(node, ast.Attribute) and node.attr in CLOCKS and named(node.value) in MODULES
@@ -40,7 +40,7 @@ def named(node: ast.expr) -> str:
 
 
 def hurries(node: ast.AST) -> bool:
-    """True for a call with a time-out that is no number from 600 on, and for a request without one."""
+    """True for a call whose time-out is not a number from 600 on, and for a request without a time-out."""
     if not isinstance(node, ast.Call) or named(node.func) == SERVER:
         return False
     given = [word.value for word in node.keywords if word.arg == "timeout"]

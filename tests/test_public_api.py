@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = {"masklearn": masklearn, "patch_compile": patch_compile}
 INNER = {
     # The kernels' programs predict, pack and compile what they time, and keep whole libraries. `out.plan` has the types of a
-    # plan's rows, `masks.kinds` the table of kinds, and `weights` that of weight types.
+    # plan's rows, `masks.kinds` the table of kinds, and `weights` the table of weight types.
     "benchmarks/kernels/": (
         "masklearn.base.durable", "masklearn.masks.kinds", "masklearn.quant", "patch_compile.hardware",
         "patch_compile.artifacts.plan", "patch_compile.artifacts.prediction",

@@ -1,4 +1,4 @@
-"""Every reader of data that anybody may have written goes through the bounded ones."""
+"""Every reader of data that anybody may have written uses the bounded readers."""
 
 import ast
 from collections.abc import Iterator

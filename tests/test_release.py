@@ -1,4 +1,4 @@
-"""Version, changelog and citation agree, and a release that does not is told what is missing."""
+"""Version, changelog and citation agree, and a release where they do not names what is missing."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A manifest names files of OUT alone, whoever wrote it."""
+"""A manifest names only files of OUT, whoever wrote it."""
 
 import json
 from pathlib import Path

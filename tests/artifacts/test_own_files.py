@@ -156,7 +156,7 @@ def test_interrupted_later_step_leaves_no_foreign_files(tmp_path):
         put(folder, "verify.json")
     out.record_folder("verify", "key")
     out = OutFolder.open(out.path)
-    out.forget("verify", "verify")  # and now it is killed: old files, and new ones that nothing lists
+    out.forget("verify", "verify")  # and now it is killed: old files, and new files that nothing lists
     put(out.path, "verify/new.json")
     out = OutFolder.open(out.path)
     assert foreign_files(out.path, out.manifest.own_paths) == []

@@ -63,7 +63,7 @@ def text_of(out):
 
 
 def neighbours(tmp_path):
-    """A user's folders beside OUT, with names that a build might choose."""
+    """A user's folders next to OUT, with names that a build might choose."""
     for name in ("out.old", "out.bak", ".out.replaced-0123456789abcdef", "out.partial.old"):
         (tmp_path / name).mkdir()
         (tmp_path / name / MANIFEST).write_text(name)

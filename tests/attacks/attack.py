@@ -19,7 +19,7 @@ class Attack:
     """Result of one kind of attack.
 
     words: what was tried, for users of the program; tried: number of attempts; broken: one line for each attempt that did
-    not end as it should, with what it takes to replay it.
+    not end as it should, with the arguments that replay it.
     """
 
     words: str

@@ -63,7 +63,7 @@ def _fuzz(name: str, seconds: int) -> Attack:
 
 
 def _child(arguments: list[str]) -> None:
-    """Run one reader until libFuzzer ends the process. arguments: reader, folder for crashes, those of libFuzzer."""
+    """Run one reader until libFuzzer ends the process. arguments: reader, folder for crashes, arguments of libFuzzer."""
     import atheris
 
     name, crashes, *options = arguments
@@ -77,7 +77,7 @@ def _child(arguments: list[str]) -> None:
         from tests.attacks.readers import READERS
 
         reader, folder, found = READERS[name], Path(made), Path(crashes)
-        for file in reader.corpus():  # imports parts of the program, which is no part of an input's time
+        for file in reader.corpus():  # imports parts of the program, which must not count as an input's time
             attempt(reader, file.read_bytes(), folder)
 
         def one(data: bytes) -> None:

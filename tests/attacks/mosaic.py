@@ -46,7 +46,7 @@ _SMALL, _FULL = 10, 3000
 
 
 def faults(seed: int, kernels: Sequence[HostKernel]) -> Iterator[str]:
-    """Yield what is wrong with the problem of a seed, with the command that replays it.
+    """Yield the errors in the problem of a seed, with the command that replays it.
 
     kernels: for weights of 16 bits, and for integers; none to run none.
     """
@@ -131,7 +131,7 @@ def _other_packer(
 ) -> Iterator[str]:
     """Compare with the independent packer. It may choose other positions for kept zeros of 2:4, but not for other values.
 
-    panels, kept: bits of W∘M, and what is not pruned, `[panels, rows, K]`; grid: codes of the slabs' kinds.
+    panels, kept: bits of W∘M, and which weights are kept, `[panels, rows, K]`; grid: codes of the slabs' kinds.
     """
     packed = mosaic.packed
     if packed.index.tolist() != _index(grid, packed.kinds):

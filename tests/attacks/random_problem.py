@@ -1,7 +1,7 @@
-"""Draws the problems of the mosaic fuzzer. What is in them is computed here without the code that they test.
+"""Draws the problems of the mosaic fuzzer, and computes their content without the code that they test.
 
-A seed decides everything: shapes that are no multiples of tiles, panels or slabs; maps of two to four kinds of tiles, with
-rows and columns of one kind, or a single tile of another; linears alone, a gate with its up, or q, k and v; the epilogue;
+A seed decides everything: shapes that are not multiples of tiles, panels or slabs; maps of two to four kinds of tiles, with
+rows and columns of one kind, or a single tile of another; single linears, a gate with its up, or q, k and v; the epilogue;
 values, among them zeros of both signs and subnormals; the type of the weights: of 16 bits, or integers with scales.
 """
 
@@ -40,9 +40,9 @@ _WITH_OTHERS = 0.5  # of the problems have other kinds of tiles than dense and 2
 class Linear:
     """One linear of a problem.
 
-    weight: before pruning `[N, K]`; tile: rows and columns; codes: those of the table of kinds, by tile; pattern: a number
-    of `KEPT` for each 4 neighbours `[N, K/4]`; kept16: False for weights `[N, K]` that a group of 16 prunes, which n:16
-    tiles alone do; grid: of quantised weights, and integers: these, before pruning.
+    weight: before pruning `[N, K]`; tile: rows and columns; codes: kind of each tile, by the table of kinds; pattern: a
+    number of `KEPT` for each 4 neighbours `[N, K/4]`; kept16: False for weights `[N, K]` that a group of 16 prunes, which only
+    n:16 tiles do; grid: of quantised weights; integers: quantised weights before pruning.
     """
 
     weight: NDArray[Any]
@@ -92,7 +92,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class Mosaic:
-    """One problem. `panels`: those of each linear in the whole; weights: int8 or int4, None for 16 bits."""
+    """One problem. `panels`: the panels of each linear in the whole; weights: int8 or int4, None for 16 bits."""
 
     seed: int
     fusion: str
@@ -263,7 +263,7 @@ def _linear(
 def _draw_groups(rng: np.random.Generator, codes: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Returns a mask `[N, K]` that keeps, of each group of 16, as many random weights as the kind of its tile does.
 
-    codes: those of each weight's kind, `[N, K]`; groups of other kinds keep all.
+    codes: kind of each weight, `[N, K]`; groups of other kinds keep all.
     """
     places = columns_of_groups(codes.shape[1])
     number_of = {kind.code: kind.kept for kind in _OTHERS}

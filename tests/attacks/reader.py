@@ -75,7 +75,7 @@ class Crash:
 
 
 def attempt(reader: Reader, data: bytes, folder: Path) -> Crash | None:
-    """Read the bytes. Returns what is wrong: an error that escaped, or more than 10 seconds of the processor
+    """Read the bytes. Returns the fault: an error that escaped, or more than 10 seconds of the processor
     of the machine of the limits.
 
     Returns None if the bytes were accepted or refused in words.
@@ -85,7 +85,7 @@ def attempt(reader: Reader, data: bytes, folder: Path) -> Crash | None:
         reader.read(data, folder)
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # a panic in Rust is no Exception
+    except BaseException as error:  # a panic in Rust is not an Exception
         if not isinstance(error, PatchCompileError) and type(error) not in reader.refuses:
             return _crash_of(error)
     used = time.process_time() - began
@@ -112,7 +112,7 @@ def placed(folder: Path, name: str, data: bytes) -> Path:
 
 
 def mutants(reader: Reader, count: int) -> Iterator[tuple[int, bytes, bool]]:
-    """Yield seed, mutated input, and whether it differs from the input of the corpus. The first ones are always the same."""
+    """Yield seed, mutated input, and whether it differs from the corpus. The first inputs are always the same."""
     corpus = [file.read_bytes() for file in reader.corpus()]
     for seed in range(count // reader.cost):
         rng = Random(f"{reader.name}-{seed}")

@@ -1,7 +1,7 @@
 """Runs one command on one hostile input in a process of its own with limits, and judges what it did.
 
-The process is a fork of this one, in which everything that commands import is imported already: a command takes a fraction
-of a second. It must not have started any thread.
+The process is a fork of this process, in which everything that commands import is imported already: a command takes a
+fraction of a second. This process must not have started any thread.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _OUTPUTS = ("out", ".out", "masks-out", ".masks-out")
 
 @dataclass(frozen=True)
 class Verdict:
-    """Result of one command. faults: what is wrong with it, empty if it held."""
+    """Result of one command. faults: rules that it broke, empty if it held."""
 
     kind: str
     name: str

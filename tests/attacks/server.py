@@ -21,7 +21,7 @@ from tests.samples.serve_http.serving import Running, process
 from tests.samples.serve_http.tiny import write_build
 from tests.work import slowness, until
 
-_GROWTH = 0.05  # of the resident memory, over all requests after the first ones
+_GROWTH = 0.05  # of the resident memory, over all requests after the first
 _JSON = {"content-type": "application/json"}
 
 

@@ -1,4 +1,4 @@
-"""Some file operations of a build fail or are its last, one at a time; `make torture` does so with every one."""
+"""Some file operations of a build fail or are its last, one at a time; `make torture` does so with every operation."""
 
 import pytest
 

@@ -89,7 +89,7 @@ def _reset(place: Place) -> None:
 
 
 def _clear(place: Place, path: Path) -> None:
-    """Make room for a link. Folders on the way are made, and an unfinished build gets the mark of one."""
+    """Make room for a link. Folders on the way are made, and an unfinished build gets its mark."""
     if path.is_dir():
         shutil.rmtree(path)
     path.unlink(missing_ok=True)

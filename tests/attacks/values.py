@@ -1,4 +1,4 @@
-"""What is hostile in any format: values of another type or size, texts that are none, and what is no file."""
+"""Values that are hostile in any format: of another type or size, invalid texts, and paths that are not files."""
 
 from __future__ import annotations
 

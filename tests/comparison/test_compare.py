@@ -115,7 +115,9 @@ def test_a_tile_more_is_no_gain(outs):
 def test_dense_models_beat_slower_worse_builds(outs, capsys):
     for out in outs:
         perplexity(out, 12.0)
-    result = compare(outs, against=Against.SPEED)  # such small linears are predicted slower than dense ones
+    result = compare(
+        outs, against=Against.SPEED
+    )  # such small linears are predicted slower than dense linears
     assert result.pareto == () and {row.beaten_by for row in result.builds} == {DENSE}
     show(sections_of(result))
     assert "none, the dense model beats them all" in capsys.readouterr().out

@@ -15,14 +15,14 @@ TESTED = ("build", "rtx", "serve")  # extras whose lowest versions a machine wit
 
 
 def project() -> dict[str, list[Requirement]]:
-    """Returns the requirements by extra; those of the project itself under ""."""
+    """Returns the requirements by extra; the project's own requirements under ""."""
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     lines = {"": declared["dependencies"], **declared["optional-dependencies"]}
     return {extra: [Requirement(line) for line in given] for extra, given in lines.items()}
 
 
 def floor(requirement: Requirement) -> str:
-    """Returns the lowest version. Raises ValueError for a requirement without one."""
+    """Returns the lowest version. Raises ValueError for a requirement without a lowest version."""
     versions = [one.version for one in requirement.specifier if one.operator == ">="]
     if len(versions) != 1:
         raise ValueError(f"{requirement} needs one lowest version, as in `{requirement.name}>=1.2`")

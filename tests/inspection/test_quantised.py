@@ -1,4 +1,4 @@
-"""`inspect` shows PatchLinears with int8 and int4 weights, and names what is damaged in them."""
+"""`inspect` shows PatchLinears with int8 and int4 weights, and names damaged parts of them."""
 
 import re
 

@@ -25,7 +25,7 @@ def task_of(
     progress: OnStep = lambda *_: None,
     note: Callable[[str], object] = _unexpected,
 ) -> Task:
-    """A task with scratch beside the model. A note is a failure by default, since a note tells that something is amiss."""
+    """A task with its scratch folder next to the model. By default a note is a failure: it says that something is amiss."""
     checkpoint = Checkpoint.open(model_dir)
     coverage = covered_linears_of(checkpoint, recipe.include, recipe.exclude)
     scratch = scratch or Path(mkdtemp(dir=model_dir.parent))

@@ -68,7 +68,7 @@ def test_every_block_gives_its_tokens_weights(
     ("model_type", "loader"), [("gpt2", AutoModelForCausalLM), ("bert", AutoModelForMaskedLM)]
 )
 def test_a_checkpoint_with_other_names(make_model, text_file, tmp_path, model_type, loader) -> None:
-    """GPT-2 has no prefix, as its authors publish it; BERT has one, below a head."""
+    """GPT-2 has no prefix, as its authors publish it; BERT has a prefix, below a head."""
     source, path = make_model(model_type, tie_word_embeddings=True), tmp_path / "other"
     whole = loader.from_pretrained(source)
     (whole.base_model if model_type == "gpt2" else whole).save_pretrained(path)

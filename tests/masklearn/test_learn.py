@@ -174,7 +174,7 @@ def divergence(dense: Path, pruned: Path, text_file: Path) -> float:
 
 
 def test_an_included_head_is_ranked(make_model, text_file: Path, tmp_path: Path) -> None:
-    """Its tiles are chosen by their scores among those of all linears."""
+    """Its tiles are chosen by their scores among the tiles of all linears."""
     ranked: dict[str, Any] = {}
 
     def choose(scores: Any, areas: Any) -> Any:

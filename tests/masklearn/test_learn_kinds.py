@@ -1,4 +1,4 @@
-"""Learning with kinds of tiles beside 2:4, from the weights of a model to its pruned checkpoint."""
+"""Learning with other kinds of tiles than 2:4, from the weights of a model to its pruned checkpoint."""
 
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ def test_every_method_mixes_kinds(
 
 
 def test_one_kind_everywhere_needs_no_scores(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
-    """Repair keeps what is pruned at 0."""
+    """Repair keeps pruned weights at 0."""
     settings = {"kinds": "12:16", "ratio": 0.25, "repair": "distill", "repair_steps": 2}
     learned = learn(make_model(**SIZES), recipe(text_file, **settings), tmp_path / "s")
     check(learned, tmp_path)

@@ -104,7 +104,7 @@ def learned(path: Path, text: Path, scratch: Path, **settings: Any) -> Learned:
 
 
 def pruned_integers(found: Learned, folder: Path) -> dict[str, Any]:
-    """Integers of the written checkpoint by linear. Pruned ones are 0."""
+    """Integers of the written checkpoint by linear. Pruned weights are 0."""
     write_pruned_checkpoint(found.checkpoint, found.masks, folder)
     pruned = Checkpoint.open(folder)
     integers = {

@@ -28,7 +28,7 @@ def recipe(text_file: Path, **settings: Any) -> LearnRecipe:
 
 
 def check(learned: Learned, folder: Path, types: dict[str, str]) -> dict[str, np.ndarray]:
-    """The pruned model's weights are those of the grids in the mask file. Returns the integers by linear.
+    """The pruned model's weights lie on the grids in the mask file. Returns the integers by linear.
 
     types: type by the last part of a linear's name, int8 for others, "" for 16 bits.
     """

@@ -32,7 +32,7 @@ PARTS = {  # models with other than one part for each of three blocks
     "qwen3_moe": 3 * 4,
 }
 
-# Routed experts are covered by name alone.
+# Routed experts are covered only if they are named.
 _ALL = {"include": (r"re:.*(_proj|\.w\d)",)}
 
 
@@ -124,7 +124,7 @@ def test_nothing_to_permute_is_said(make_model: ModelMaker, text_file: Path) -> 
 def test_outputs_that_differ_stop_it(
     make_model: ModelMaker, text_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The outputs differ when channels are not free to change places: up is permuted alone, then all but the biases."""
+    """The outputs differ when channels are not free to change places: only up is permuted, then all but the biases."""
     right = module._permute_linears
     path = make_model("gpt2")
 
@@ -162,7 +162,7 @@ def test_a_run_that_goes_on_permutes_once(
 def test_what_is_learned_is_the_permuted_model_pruned(
     make_model: ModelMaker, text_file: Path, tmp_path: Path, method: str
 ) -> None:
-    """Dense linears and biases are permuted too: without a 2:4 tile the written model equals the dense one."""
+    """Dense linears and biases are permuted too: without a 2:4 tile the written model equals the dense model."""
     path = make_model("opt")
     settings = {"method": method, "steps": 2, "batch": 1, "prior": "magnitude", "checkpoint_every": 2}
     for ratio in (0.0, 0.3):
@@ -253,7 +253,7 @@ def test_masks_in_another_order_are_no_prior(make_model: ModelMaker, text_file: 
 def test_dense_models_take_their_masks_order(
     make_model: ModelMaker, text_file: Path, tmp_path: Path, model_type: str
 ) -> None:
-    """The orders alone suffice to make the permuted model."""
+    """The orders suffice to make the permuted model."""
     path = make_model(model_type)
     made = permute(task_of(path, recipe(text_file, **(_ALL if model_type in PARTS else {}))))
     found = reordered(Checkpoint.open(path), made.orders, WeightStore(tmp_path / "again"))

@@ -35,7 +35,7 @@ MINILM = Path(__file__).parents[2] / ".cache" / "models" / "minilm"
 
 
 class Encoder:
-    """An exported encoder beside transformers' model in fp32, whose weights are rounded like the graph's."""
+    """An exported encoder and transformers' model in fp32, whose weights are rounded like the graph's."""
 
     def __init__(self, path: Path, model_dir: Path) -> None:
         self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

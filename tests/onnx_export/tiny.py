@@ -1,4 +1,4 @@
-"""Tiny random checkpoints of every covered architecture, and their exports on ONNX Runtime beside transformers."""
+"""Tiny random checkpoints of every covered architecture, and their exports on ONNX Runtime, compared with transformers."""
 
 from collections.abc import Sequence
 from pathlib import Path

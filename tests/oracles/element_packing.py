@@ -1,7 +1,7 @@
 """An independent packer that writes the format element by element, with the names of the PTX ISA's figures.
 
-It shares no code with `patch_compile.packing.format`, so the kernels are held to the written format and not to one
-program's reading of it. It needs only numpy.
+It shares no code with `patch_compile.packing.format`, so the kernels are tested against the written format and not against
+one program's reading of it. It needs only numpy.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class OfSixteen:
 class Packed:
     """The packed tensors and the shape of the weight; 16-bit values are raw bits.
 
-    weights: 0 for those, else the type of integers (`integer_packing`), whose slabs are words; scales: of int8.
-    gated: the shape is that of gate and up alike, and their panels alternate. others: slabs of n:16, by their code.
+    weights: 0 for 16 bits, else the type of integers (`integer_packing`), whose slabs are words; scales: of int8.
+    gated: gate and up both have the shape, and their panels alternate. others: slabs of n:16, by their code.
     """
 
     shape: tuple[int, int]
@@ -144,7 +144,7 @@ def pack_of_sixteen(
 ) -> tuple[NDArray[np.uint16], NDArray[np.int32]]:
     """Pack a slab [rows, 64] that keeps `count` of the 16 weights of a row that a lane has.
 
-    kept: None keeps what is not zero, and first of what is zero. Returns values [rows * 4 * count], masks [rows * 2].
+    kept: None keeps nonzero weights, and then the first zeros. Returns values [rows * 4 * count], masks [rows * 2].
     """
     blocks = len(slab) // 16
     lanes, halves = np.arange(32)[:, None], np.arange(2)[None, :]

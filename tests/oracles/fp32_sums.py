@@ -6,14 +6,14 @@ the result is cut off to fp32 (Xie et al. 2025, arXiv 2511.10909, whose model ag
 Khattak and Mikaitis 2025, arXiv 2512.07004; tests/plugins/kernels/test_truncation.py holds STEPS to that model). With S, the
 sum of magnitudes:
 
-- A cut-off term loses less than 2^-bits of the largest one, which is at most S and is cut off itself only if it is
+- A cut-off term loses less than 2^-bits of the largest term, which is at most S and is cut off itself only if it is
   smaller than a product (products of fp16 and bf16 have at most 22 bits). So a step loses less than products * 2^-bits * S.
 - Cutting off to fp32 loses less than 2^-23 * S.
 
 So 8 columns cost up to 10 units of 2^-24 on Ampere and Ada, and 16 cost as much on Hopper and Blackwell, where rounding to
 nearest would cost one unit a column. A sum of like signs can come near, because all its errors point to zero: of 4096 random
-ones the model loses 844 units on Ampere and 439 on Hopper, where rounding to nearest errs by 55 at most. Neither model has
-mma.sp. Its kept products are half of the columns, so they may take twice as many steps as those of mma.
+products the model loses 844 units on Ampere and 439 on Hopper, where rounding to nearest errs by 55 at most. Neither model
+has mma.sp. Its kept products are half of the columns, so they may take twice as many steps as the products of mma.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ STEPS = {
 def fp32_sum_error(columns: int) -> float:
     """Returns the largest error of X Wᵀ + bias, before it is rounded to 16 bits, as a share of |X| |W|ᵀ + |bias|.
 
-    columns: K. The error is that of every architecture, to first order. Blocks that share a tile add up their sums in fp32,
+    columns: K. The bound holds on every architecture, to first order. Blocks that share a tile add up their sums in fp32,
     at most one for each slab and one more; the bias is another addition.
     """
     steps = max(-(-columns // step.products) * step.error for step in STEPS.values())

@@ -1,7 +1,7 @@
-"""An independent packer of integers, which says of each one which bits of a slab are its own.
+"""An independent packer of integers, which says which bits of a slab belong to each integer.
 
 As `element_packing`, it shares no code with `patch_compile.packing`. Slabs have 64 rows. A place is the number of a byte
-(int8) or of 4 bits (int4) of a slab, from the lowest ones of its first word on.
+(int8) or of 4 bits (int4) of a slab, from the lowest bits of its first word on.
 """
 
 from __future__ import annotations
@@ -19,9 +19,7 @@ INT8, INT4 = 1, 2
 """Numbers of the types in plugins/kernels/weights.h; 0 are 16 bits."""
 BITS, BIAS = {INT8: 8, INT4: 4}, {INT8: 128, INT4: 8}
 _ROWS, _COLUMNS, _BLOCKS = 64, 64, 4
-_ALIVE = (
-    1000  # added to integers that are not 0, which makes them bits that are no zero for the packer of masks
-)
+_ALIVE = 1000  # added to integers that are not 0, so that the packer of masks sees no zero in their bits
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class Quantised:
 def quantise(weight: NDArray[np.float32], kind: int, rng: np.random.Generator) -> Quantised:
     """Round weights to a grid; zeros stay zeros. Some of the others become the lowest integer or the highest.
 
-    Scales have both signs. Those of int4 have few significant bits, as fp16 and bf16 both hold them.
+    Scales have both signs. Scales of int4 have few significant bits, so that fp16 and bf16 both hold them.
     """
     rows, columns = weight.shape
     slabs = -(-columns // 64)
@@ -127,7 +125,7 @@ def pack_gated_integers(sides: list[Quantised], grids: NDArray[Any], dtype: np.d
 def _in_places(slab: NDArray[np.int32], kind: int, type_: int) -> NDArray[np.uint32]:
     """Stored numbers of a slab [64, 64], by their places."""
     if kind > 0:
-        # [row, column] of the positions of a group: those of a lane, or four neighbours.
+        # [row, column] of the positions of a group: the positions of a lane, or four neighbours.
         columns = np.array(
             [[16 * step + 2 * t + i for step in range(4) for i in (0, 1, 8, 9)] for t in range(4)]
             if kind > 1
@@ -135,7 +133,7 @@ def _in_places(slab: NDArray[np.int32], kind: int, type_: int) -> NDArray[np.uin
         )
         groups = slab[:, columns]
         kept = columns.shape[1] * KEPT[kind] // 16
-        # What is not 0 is kept, and first of what is.
+        # Nonzero weights are kept, then the first zeros.
         taken = np.sort((groups == 0).argsort(-1, kind="stable")[..., :kept], -1)
         numbers = np.take_along_axis(groups, taken, -1).reshape(_ROWS, -1)
     else:
@@ -147,7 +145,7 @@ def _in_places(slab: NDArray[np.int32], kind: int, type_: int) -> NDArray[np.uin
 
 @cache
 def _places(kind: int, type_: int) -> NDArray[np.int64]:
-    """Places of the kept integers of a slab: [row, column] of dense ones and 2:4, [row, t and rank] of n:16."""
+    """Places of the kept integers of a slab: [row, column] of dense and 2:4 slabs, [row, t and rank] of n:16 slabs."""
     each = 4 * KEPT[kind]
     found = [
         [

@@ -32,7 +32,7 @@ def test_an_index_of_this_package_is_true(share):
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("lie", LIES)
 def test_every_lie_is_named(lie, seed):
-    """An index of other columns may be true after all: those of a panel may come in any order."""
+    """An index with permuted columns may be valid: the columns of a panel may come in any order."""
     told = lying(packed(), lie, seed)
     same = np.array_equal(told.index, packed().index)
     assert ("the index is wrong: " in fault(told)) != same or lie == "columns: unsorted"

@@ -1,4 +1,4 @@
-"""Slabs of n:16 beside dense and 2:4 ones: packed, unpacked, and computed by the function's body in ONNX Runtime."""
+"""Slabs of n:16 among dense and 2:4 slabs: packed, unpacked, and computed by the function's body in ONNX Runtime."""
 
 import ml_dtypes
 import numpy as np
@@ -36,7 +36,7 @@ TILES = [(64, 64), (128, 128), (100, 64), (32, 192), (4096, 4096)]
 
 
 def masked(weight, mask):
-    """W∘M by the definition of a group in mosaic.md, element by element."""
+    """W∘M by the definition of a group of 16 (decision 14), element by element."""
     out = weight.copy()
     codes = mask.masks_of_sixteen()
     for n, k in np.ndindex(weight.shape):
@@ -76,7 +76,7 @@ def test_unpack_gives_the_masked_weight_bit_for_bit(shape, tile, panel_rows, see
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in (DENSE, TWO_FOUR)], ids=str)
 def test_lanes_find_values_in_planes(kind):
-    """By mosaic.md: whole planes of 8 values of the low and the high rows, then 4 and 2 of both."""
+    """By the format in `packing/n16.py`: whole planes of 8 values of the low and the high rows, then 4 and 2 of both."""
     mask = mosaic((128, 128), (128, 128), 3, [kind])
     weight = np.random.default_rng(0).integers(1, 2**16, (128, 128)).astype(np.uint16)
     packed = pack(weight, mask, 128)

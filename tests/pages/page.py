@@ -54,7 +54,7 @@ def _parts(words: list[str]) -> Iterator[list[str]]:
 
 
 def pages() -> list[Path]:
-    """Every page of the documentation but those of samples that have tests of their own."""
+    """Every page of the documentation, except pages of samples that have tests of their own."""
     docs = sorted((ROOT / "docs").rglob("*.md"))
     return [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")), *docs]
 

@@ -1,4 +1,4 @@
-"""Figures that pages repeat are those of quality.json, and of performance.md's tables of predictions.
+"""Figures that pages repeat agree with quality.json and with performance.md's tables of predictions.
 
 quality.md follows from quality.json, and performance.md from the planner; other tests compare them. Here the pages that
 people write are compared with both.

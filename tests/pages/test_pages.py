@@ -141,7 +141,7 @@ def begins_behind_a_build(found: list[Block]) -> bool:
 
 
 def expanded(words: list[str]) -> list[list[str]]:
-    """The calls of patch-compile that a command comes to: its own, or those of `make demo`."""
+    """The calls of patch-compile that a command makes: the command itself, or the calls of `make demo`."""
     if words[0] == "patch-compile":
         return [words]
     if is_ours(words):

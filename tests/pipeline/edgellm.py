@@ -2,9 +2,9 @@
 
 The graph has one input of ragged tokens: the rows of all sequences, one sequence below the other, each padded to the longest
 (`query_start_offsets` counts the padding, `query_lengths` does not). Keys and values lie in one pool of pages of 128 tokens
-for each layer, `[2, pages, 128, heads, head_dim]`; `kv_page_table [sequences, 2, pages]` holds the pages of a sequence,
-those of values counted on behind those of keys. This is what Edge-LLM 0.11 documents in its exporter and checks in its own
-tests.
+for each layer, `[2, pages, 128, heads, head_dim]`; `kv_page_table [sequences, 2, pages]` holds the pages of a sequence;
+the numbers of value pages continue after the key pages. Edge-LLM 0.11 documents this in its
+exporter and checks it in its own tests.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def attention(
     """
     heads, kv_heads, dim = facts["num_q_heads"], facts["num_kv_heads"], facts["head_size"]
     whole = qkv.reshape(len(qkv), heads + 2 * kv_heads, dim)
-    flat = pool.reshape(-1, *pool.shape[2:])  # pages of keys, then those of values
+    flat = pool.reshape(-1, *pool.shape[2:])  # pages of keys, then pages of values
     out = np.zeros((len(qkv), heads, dim), np.float32)
     for sequence, length in enumerate(feed["query_lengths"]):
         first, past = feed["query_start_offsets"][sequence], int(feed["past_lengths"][sequence])
@@ -159,7 +159,7 @@ def _cut(proto: onnx.ModelProto, plugins: Sequence[onnx.NodeProto]) -> None:
     gone = {name for node in plugins for name in node.output[1:]}
     for number, node in enumerate(plugins):
         graph.node.remove(node)
-        # Symbolic dimensions must not be those of other inputs, which have more or fewer rows in parts of the run.
+        # Symbolic dimensions must differ from dimensions of other inputs, which have more or fewer rows in parts of the run.
         shape = [f"rows_{number}", None, None]
         graph.input.append(helper.make_tensor_value_info(node.output[0], half, shape))
         graph.output.append(helper.make_tensor_value_info(node.input[0], half, [f"rows_{number}", None]))

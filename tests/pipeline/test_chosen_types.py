@@ -61,7 +61,7 @@ def test_baselines_take_chosen_types_and_ratio(settings, make_model, tmp_path, m
 
 
 def test_more_speed_takes_more_int4(settings, make_model):
-    """The plan of each speed is what is checked before anything is learned."""
+    """Each speed's plan is checked before anything is learned."""
     model, fours = narrow_model(make_model), []
     for speedup in (1.1, 1.15, 1.2):
         planned = plan(Recipe.parse(asked(settings, model, speedup=speedup)))

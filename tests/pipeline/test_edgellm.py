@@ -25,7 +25,7 @@ from patch_compile.recipe import Recipe
 from patch_compile.sources.checkpoint.references import load_as_compiled
 from tests.pipeline.edgellm import PagedModel
 
-# The three lengths differ, and the longest decodes beside the shortest.
+# The three lengths differ, and the longest decodes together with the shortest.
 PROMPTS = ["The capital of France is", "Water", "Once upon a time there was a small house in a forest, and"]
 FOLLOWING = [" Paris, and many", " is a liquid that", " an old man lived"]
 # A stand-in for the exporter: it writes the folder that Edge-LLM documents, with a graph of the tests' own.
@@ -242,7 +242,7 @@ def check_numbers(out: Path, folder: Path) -> None:
 
 
 def check_the_rest(before: Path, after: Path, linears: int) -> None:
-    """All nodes but products and what is fused to them, all inputs and all outputs are byte for byte those of the export."""
+    """All nodes except products and operations fused to them, all inputs and all outputs equal the export byte for byte."""
     one, other = (onnx.load(path, load_external_data=False).graph for path in (before, after))
     bytes_of = [
         [node.SerializeToString(deterministic=True) for node in graph.node if node.domain != "patch"]

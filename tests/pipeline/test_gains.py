@@ -69,7 +69,7 @@ def test_trained_masks_spare_linears_without_gain(settings, make_model):
 
 
 def test_auto_reports_small_dense_linears(settings, capsys):
-    """With tiny linears the engine is only as fast as the dense one, and the report must not call that a success."""
+    """With tiny linears the engine is only as fast as the dense engine, and the report must not call that a success."""
     learned = settings | {"out": settings["out"].with_name("learned"), "method": "magnitude"}
     learn(Recipe.parse(learned))
     given = {k: v for k, v in settings.items() if k != "ratio"} | {

@@ -32,7 +32,7 @@ _BESIDE = {
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a model of two shards, all kinds of files beside its weights, and texts."""
+    """A folder with a model of two shards, all kinds of other files of a model, and texts."""
     folder = tmp_path_factory.mktemp("inputs")
     sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1}
     model = write_model(folder / "model", "llama", "120KB", **sizes)
@@ -136,7 +136,7 @@ def test_a_file_added_in_mid_build_is_named(
 
 
 def test_every_file_enters_the_key_of_a_graph(inputs: Path, masks: Path, tmp_path: Path) -> None:
-    """Masks that bring new weights bring the files beside these, too. Weights that changed are refused."""
+    """Masks that bring new weights bring the other files of their folder, too. Weights that changed are refused."""
     recipe = asked(inputs, tmp_path / "out", ratio=None, mask=masks, calib=None, eval_text=None)
     files = [*files_below(inputs / "model"), *files_below(masks.parent / "model"), masks]
     first = keys_of(prepared(recipe, Stage.ONNX))[Stage.ONNX]

@@ -145,8 +145,8 @@ LAUNCHERS = {
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_several_processes_learn_and_one_writes(settings, tmp_path, launcher):
-    """By torchrun, the second run finds the masks unchanged, and the third learns new ones. accelerate runs once, since both
-    launchers tell a process its place in the same variables.
+    """By torchrun, the second run finds the masks unchanged, and the third learns new masks. accelerate runs once, since
+    both launchers tell a process its place in the same variables.
     """
     model, out = str(settings["model"]), tmp_path / "out"
     learn = (

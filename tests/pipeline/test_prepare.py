@@ -112,7 +112,7 @@ def test_endless_prompts_are_refused_before_work(settings: dict[str, Any], promp
 
 
 def test_masks_of_another_checkpoint_are_warned_of(settings: dict[str, Any], mask: Path) -> None:
-    """The names and shapes of the linears are those of the model, so that nothing else would say so."""
+    """The linears have the names and shapes of the model, so no other check would notice."""
     masks = MaskSet.load(mask)
     base = Checkpoint.open(settings["model"]).fingerprint()
     own = mask.with_name("own.safetensors")

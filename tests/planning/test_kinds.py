@@ -1,4 +1,4 @@
-"""Plans of tiles of several kinds: what a ratio assumes, what is predicted, and tiles chosen for a speed."""
+"""Plans of tiles of several kinds: what a ratio assumes, predicted times, and tiles chosen for a speed."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def tiles_for(goal, linears, kinds):
 
 @pytest.mark.parametrize("kinds", [(TWO_FOUR,), AUTO], ids=["2:4", "auto"])
 def test_tiles_reach_a_speed_at_least_loss(kinds):
-    """Scores grow faster than the bytes saved, as real ones do: with more kinds to choose from they are lower."""
+    """Scores grow faster than the bytes saved, as real scores do: with more kinds to choose from they are lower."""
     linears = {"a": SHAPE, "b": (11008, 4096)}
     goal = SpeedGoal(speedup=1.25)
     choose = tiles_for(goal, linears, kinds)

@@ -18,7 +18,7 @@ from tests.onnx_export.tiny import ENCODERS, LAYERS, VARIANTS, save_tiny
 from tests.planning.llama import LLAMA_2_7B, write_hollow_llama
 
 LOAD = Workload(batch=16, prompt=128, generated=128)
-# k and v alone are too small for a launch on an A6000
+# k and v on their own are too small for a launch on an A6000
 SMALL = LLAMA_2_7B | {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 1, "num_attention_heads": 16,
                       "num_key_value_heads": 2}  # fmt: skip
 FUSED_ALREADY = ("gpt2", "gpt_neox", "phi3")

@@ -11,7 +11,7 @@ def identity_text(
     version: int = VERSION,
     machine: str | None = this_machine(),
 ) -> bytes:
-    """Returns the identity of a library. machine: None for one that names none, as older libraries do."""
+    """Returns the identity of a library. machine: None for a library that does not name its machine, as older libraries."""
     named = f" machine={machine}" if machine else ""
     about = f"version={version} backend={backend} cuda=13.0 archs={archs} headers=10.14{named}"
     return f"patch-linear-plugin {about}\0".encode()

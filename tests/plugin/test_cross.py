@@ -111,7 +111,7 @@ def test_a_new_library_is_what_was_asked_for(
 @pytest.mark.skipif(bool(TOOLS_MISSING), reason=f"to compile the plugin there is no {TOOLS_MISSING}")
 @pytest.mark.skipif(shutil.which(f"{OTHER}-linux-gnu-g++") is None, reason=f"there is no g++ for {OTHER}")
 def test_cross_compiling_makes_foreign_files(tmp_path: Path) -> None:
-    """`make wheels` compiles all of them; here the one that says for which machine it is."""
+    """`make wheels` compiles all sources; this test compiles build_info.cu, which names the machine."""
     nvcc, cxx = find_nvcc(), find_cxx(OTHER)
     if not nvcc.version.startswith("13.0."):
         pytest.skip(f"the CUDA runtime for {OTHER} is pinned for CUDA 13.0, and this is {nvcc.version}")

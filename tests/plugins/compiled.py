@@ -23,7 +23,7 @@ def tensorrt_headers() -> Path:
 def compiled(cache: Path, command: Sequence[str], version: str, sources: Iterable[Path], name: str) -> Path:
     """Run a compiler, or take the result of the same command, version and content of the sources from `cache`.
 
-    name: of the result, with its suffix. Paths in the command are no part of the key.
+    name: of the result, with its suffix. Paths in the command are not part of the key.
     """
     about = " ".join(part for part in command if os.sep not in part) + version
     digest = hashlib.sha256(about.encode())

@@ -28,7 +28,7 @@ def cublaslt(library):
 
 @pytest.fixture
 def load(monkeypatch, tmp_path, library):
-    """Loads a driver with the cuBLASLt at a path, as if the plugin were alone in its process."""
+    """Loads a driver with the cuBLASLt at a path, as if only the plugin were in its process."""
 
     def loaded(driver, path=library):
         monkeypatch.setenv("PATCH_CUBLASLT", str(path))

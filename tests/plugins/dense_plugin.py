@@ -131,7 +131,7 @@ class Guarded:
         return cls(array, around)
 
     def intact(self) -> bool:
-        """True when nothing was written beside the array."""
+        """True when nothing was written outside the array."""
         start = self.array.ctypes.data - self.around.ctypes.data
         return bool(
             (self.around[:start] == 0xA5).all() and (self.around[start + self.array.nbytes :] == 0xA5).all()

@@ -38,7 +38,7 @@ HOST_FLAGS: tuple[str, ...] = (
 HOST_FLAGS += ("-fno-gnu-unique",) if COMPILER and Path(COMPILER).name.startswith("g") else ()
 
 
-# Bits of the configurations of a library: a compiler takes half a minute for those of 16-bit weights.
+# Bits of the configurations of a library: a compiler takes half a minute for the configurations of 16-bit weights.
 _SIXTEEN_BITS, _INTEGERS = "PATCH_HOST_CONFIGS=0x0001ffff", "PATCH_HOST_CONFIGS=0x01fe0000"
 
 
@@ -106,7 +106,7 @@ class Config(NamedTuple):
 @dataclass
 class Launch:
     """One launch. config: index into the table; scalar: 0 is fp16, 1 is bf16; parts: at most so many parts of a stream;
-    offsets: bytes, by tensor, from a multiple of 256 to its first one.
+    offsets: bytes, by tensor, from a multiple of 256 to its first byte.
     """
 
     config: int

@@ -27,7 +27,7 @@ def _sigmoid(z: NDArray[np.float64]) -> NDArray[np.float64]:
     return 1 / (1 + np.exp(-z))
 
 
-# The order is that of `Activation` in plugins/kernels/arguments.h.
+# In the order of `Activation` in plugins/kernels/arguments.h.
 ACTIVATIONS = {
     "": lambda z: z,
     "gelu": lambda z: 0.5 * z * (1 + _erf(z / math.sqrt(2))),

@@ -50,7 +50,7 @@ def ptx_of_scalar(scalar: int) -> str:
 
 
 def compile_file(folder: Path, source: Path, plugins: Path, flags: tuple[str, ...]) -> str:
-    """PTX of a source that is no part of the plugin for compute_80, compiled or taken from `folder`.
+    """PTX for compute_80 of a source outside the plugin, compiled or taken from `folder`.
 
     Raises PatchCompileError when there is no nvcc.
     """

@@ -58,7 +58,7 @@ class Memory:
         self.bytes[:] = POISON
 
     def load(self, address: Array, dtype: np.dtype[Any], count: int = 1, *, constant: bool = False) -> Array:
-        """Load values [n, count] from n addresses; constant: the memory must be one that the kernel never writes (.nc)."""
+        """Load values [n, count] from n addresses; constant: the kernel must never write this memory (.nc)."""
         width = dtype.itemsize * count
         offset = self._offset(address, width, _READ)
         if constant and (self.access[offset] & _WRITE).any():

@@ -64,7 +64,7 @@ kernels = pytest.mark.parametrize(
 def test_all_kinds_and_every_instruction(
     ptx: dict[tuple[str, int], PtxKernel], kernel: HostKernel, config: str, scalar: int
 ) -> None:
-    """K has more slabs than the ring has slots, of all kinds, of dense ones and of 2:4; N, K and M are ragged."""
+    """K has more slabs than the ring has slots, of all kinds, only dense or only 2:4; N, K and M are ragged."""
     assert sorted(ptx[config[:4], scalar].entries(scalar)) == [
         n for n, name in enumerate(ALL) if name[:4] == config[:4]
     ]

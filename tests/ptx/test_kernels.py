@@ -142,7 +142,7 @@ def test_more_panels_than_a_warp_has_lanes(ptx: PtxKernel, kernel: HostKernel, c
 
 @pytest.mark.parametrize("config", ["decode-64", "gated-decode-64"])
 def test_pointers_that_are_no_parameters(ptx: PtxKernel, kernel: HostKernel, config: str) -> None:
-    """An index with so many panels that its pointers do not fit beside the table of parts."""
+    """An index with so many panels that its pointers and the table of parts do not both fit."""
     case = case_for(kernel, config, 3, (480 * 64 - 3, 64), seed=5)
     launch = Launch(CONFIGS.index(config), parts=30)
     index = kernel.index(case.packed, launch.config)

@@ -29,7 +29,7 @@ WIDE, NARROW, PAIR = (
     next(i for i in CONFIGS if WARPGROUP_CONFIGS[i].name == name)
     for name in ("hopper-128", "hopper-64", "hopper-pair-128")
 )
-# What is asm in ptx.cuh and warpgroup_ptx.cuh.
+# Instructions that are asm in ptx.cuh and warpgroup_ptx.cuh.
 ASM = re.compile(
     r"wgmma|mbarrier|fence|setmaxnreg|movmatrix|cp\.async|cvt\.(?:rn\.b?f16x2|f32\.f16)|ex2|rcp|bar\.(?:warp\.)?sync"
 )

@@ -1,7 +1,7 @@
 """PTX's products of warpgroups on sm_90a (PTX ISA, 9.7.15).
 
-Registers of A, sums and metadata of a warp: figures of 9.7.15.5.1.1 and 9.7.15.6.3, which are those of mma.m16n8k16 and
-of mma.sp.m16n8k32 for the 16 rows from 16 * (warp of the warpgroup).
+Registers of A, sums and metadata of a warp: figures of 9.7.15.5.1.1 and 9.7.15.6.3, the same as for mma.m16n8k16 and
+mma.sp.m16n8k32, for the 16 rows from 16 * (warp of the warpgroup).
 """
 
 from __future__ import annotations

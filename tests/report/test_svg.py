@@ -97,7 +97,7 @@ def test_distant_names_have_lines() -> None:
 
 
 def test_a_leader_passes_no_other_marker() -> None:
-    """Lines cross the places beside the marker, so its name goes above, or below if a marker is in the way."""
+    """Lines cross the places left and right of the marker, so its name goes above, or below if a marker is in the way."""
     lines = [[(56.0, y), (700.0, y)] for y in (188.0, 200.0, 212.0)]
     free, _ = place_labels([("r0.3", (300.0, 200.0)), ("far", (600.0, 100.0))], INSIDE, lines)
     assert free.leader == ((300.0, 200.0), (310.0, 183.0))

@@ -1,4 +1,4 @@
-"""Tiny builds, each made once: a model with full attention, and one whose window is shorter than its text."""
+"""Tiny builds, each made once: a model with full attention, and a model whose window is shorter than its text."""
 
 from collections.abc import Callable
 from pathlib import Path

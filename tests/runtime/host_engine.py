@@ -99,7 +99,7 @@ _OF_ONNX = {
 
 
 class HostEngine:
-    """ICudaEngine with the calls that the runtime makes. profiles: sizes (min, opt, max) of each one's dimensions."""
+    """ICudaEngine with the calls that the runtime makes. profiles: sizes (min, opt, max) of the dimensions, by profile."""
 
     def __init__(self, onnx: Path, device: HostDevice, profiles: list[dict[str, Shape]]) -> None:
         self.session = ort.InferenceSession(str(onnx), providers=["CPUExecutionProvider"])

@@ -122,7 +122,7 @@ def test_an_engine_for_another_gpu(out: Path, card: Card) -> None:
     assert done.returncode == 0 and done.stdout.strip() and f"not its engine: {why}" in done.stderr
     said = refused(out, "--runner", "engine")
     assert f"why: The reason: {why}.\n  fix: Run its ONNX file: --runner onnx." in said
-    # An engine alone, without its build's record, names its GPU itself.
+    # An engine without its build's record names its GPU itself.
     said = refused(out / "bare/model.engine", "--tokenizer", out / "model")
     assert why in said
 
@@ -170,7 +170,7 @@ def test_a_plugin_that_is_missing(out: Path, card: Card, elsewhere: Path) -> Non
 
 
 def test_a_plugin_of_another_version(out: Path, card: Card, elsewhere: Path) -> None:
-    """The error names both numbers, for a plugin that is named and for one beside an engine that carries none."""
+    """The error names both numbers, for a named plugin and for a plugin next to an engine that does not embed it."""
     card(BLACKWELL)
     beside = out / "engine" / LIBRARY_NAME
     other = of_version(beside, VERSION + 1, out / "other.so")
@@ -194,7 +194,7 @@ def test_a_plugin_beside_the_one_that_is_carried(out: Path, card: Card) -> None:
 
 
 def test_code_that_was_built_here_runs(out: Path) -> None:
-    """An engine without a plugin gets the library of this user's cache, not the file beside it."""
+    """An engine without a plugin gets the library of this user's cache, not the file in its folder."""
     carrying, bare = (engine_facts(out / name / "model.engine") for name in ("engine", "bare"))
     assert host_code(carrying) == HostCode(None, carried=True)
     assert host_code(dataclasses.replace(bare, needs_plugin=False)) == HostCode()
@@ -206,7 +206,7 @@ def test_code_that_was_built_here_runs(out: Path) -> None:
 
 
 def test_code_of_a_stranger_does_not_run(out: Path, elsewhere: Path, card: Card) -> None:
-    """Neither the library beside an engine nor the one inside it is touched, until the user trusts them."""
+    """Neither the library in an engine's folder nor the library inside the engine is touched until the user trusts them."""
     card(BLACKWELL)
     carrying, bare = (engine_facts(out / name / "model.engine") for name in ("engine", "bare"))
     with pytest.raises(PatchCompileError, match=r"contains a plugin that was not built here.*add --trust"):
@@ -236,7 +236,7 @@ def test_a_changed_engine_or_library_is_a_strangers(out: Path) -> None:
 
 
 def test_a_strangers_constructor_does_not_run(out: Path, elsewhere: Path, card: Card, tmp_path: Path) -> None:
-    """A library with a constructor lies beside the engine: `run`, `verify`, `bench` and `inspect` leave it alone."""
+    """A library with a constructor is in the engine's folder: `run`, `verify`, `bench` and `inspect` do not load it."""
     card(BLACKWELL)
     marker, source = tmp_path / "ran", tmp_path / "evil.c"
     identity = re.search(rb"patch-linear-plugin version=[^\0]+", (out / "engine" / LIBRARY_NAME).read_bytes())

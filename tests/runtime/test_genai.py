@@ -119,7 +119,7 @@ def test_caches_of_several_sizes_get_no_config(out_of: OutOf, tmp_path: Path) ->
 
 @pytest.mark.model
 def test_genai_reads_the_tokenizer(out_of: OutOf, sample_model: Path, tmp_path: Path) -> None:
-    """The tiny models' tokenizer is of a kind that onnxruntime-genai does not read, that of the sample model is."""
+    """onnxruntime-genai cannot read the tiny models' kind of tokenizer, but the sample model's."""
     folder = shutil.copytree(out_of("llama") / ONNX_FOLDER, tmp_path / ONNX_FOLDER)
     assert copy_tokenizer(sample_model, folder)
     tokenizer = og.Tokenizer(og.Model(str(folder)))

@@ -46,7 +46,7 @@ def rightly_chosen(
 @pytest.mark.quick
 @pytest.mark.parametrize("kind", ["llama", "mistral"])
 def test_a_batch_says_what_the_checkpoint_says(out_of: OutOf, kind: str) -> None:
-    """Prompts of several lengths run together, and each gives the text that it gives alone."""
+    """Prompts of several lengths run together, and each gives the same text as on its own."""
     generator = open_generator(out_of(kind))
     together = generator.generate(PROMPTS, new_tokens=20, ignore_end=True)
     for prompt, one in zip(PROMPTS, together, strict=True):

@@ -1,4 +1,4 @@
-"""Requests that share a batch say what each says alone, whenever they come and go."""
+"""Requests that share a batch get the same text as on their own, whenever they come and go."""
 
 from collections import defaultdict
 from collections.abc import Sequence

@@ -17,7 +17,7 @@ ARTICLES["empty"] = {"extract": ""}
 
 
 class Registry:
-    """Serves small packages like the real ones, and counts fetches."""
+    """Serves small packages like the real packages, and counts fetches."""
 
     def __init__(self) -> None:
         self.fetched: list[str] = []

@@ -23,7 +23,7 @@ KV_HEADS, HEAD_DIM = 3, 64  # of SmolLM2-135M, and of the small model here
 BLOCKS = 2
 
 # From `--help` in NVIDIA/TensorRT, samples/common/sampleOptions.cpp, commit 6e50a4cc (TensorRT 11), and for two flags of
-# TensorRT 10 from 10.5: Build, Inference, Reporting and System Options, without those of DLA and safety.
+# TensorRT 10 from 10.5: Build, Inference, Reporting and System Options, without options of DLA and safety.
 TRTEXEC = """
     --onnx --minShapes --optShapes --maxShapes --profile --inputIOFormats --outputIOFormats --memPoolSize
     --profilingVerbosity --avgTiming --refit --stripWeights --stripAllWeights --versionCompatible --vc
@@ -132,7 +132,7 @@ def page(request):
             hidden_size=192, intermediate_size=256, num_hidden_layers=BLOCKS, head_dim=HEAD_DIM,
             num_attention_heads=2 * KV_HEADS, num_key_value_heads=KV_HEADS,
         )  # fmt: skip
-        # The weights change with the masks, so that a comparison with other weights than the pruned ones would fail.
+        # The weights change with the masks, so that a comparison with other weights than the pruned weights would fail.
         build(settings | {"model": model, "method": "sparsegpt"})
         (tmp_path / "work").mkdir()
         _built.update(OUT=str(settings["out"]), MODEL=str(model), WORK=str(tmp_path / "work"))

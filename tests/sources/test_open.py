@@ -1,4 +1,4 @@
-"""A path opens as the right kind of source, and each kind says what it can't do."""
+"""A path opens as the right kind of source, and each kind refuses what it can't do."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""The command on a GPU that is simulated: ONNX Runtime computes engines in host memory, and the clock is told its times.
+"""The command on a simulated GPU: ONNX Runtime computes engines in host memory, and a fake clock gives the times.
 
-Real are the flow from OUT to bench.json, the runner's profiles, buffers and graphs, the prediction beside each time, and
+Real are the flow from OUT to bench.json, the runner's profiles, buffers and graphs, the prediction of each time, and
 the calibration. Stand-ins replace TensorRT, CUDA and NVML.
 """
 

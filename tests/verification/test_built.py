@@ -1,4 +1,4 @@
-"""The question whether an engine was built right, on an engine and a GPU in host memory beside ONNX Runtime."""
+"""The question whether an engine was built right, on an engine and a GPU in host memory, compared with ONNX Runtime."""
 
 from pathlib import Path
 from types import SimpleNamespace

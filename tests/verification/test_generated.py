@@ -1,4 +1,4 @@
-"""Texts of the dense and the hybrid model are those of `run`, and are compared token by token."""
+"""Texts of the dense and the hybrid model equal the output of `run`, and are compared token by token."""
 
 from pathlib import Path
 from typing import Any

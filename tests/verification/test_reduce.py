@@ -1,4 +1,4 @@
-"""A reduced linear computes what it computes in the whole graph, and its own error is told."""
+"""A reduced linear computes the same as in the whole graph, and its own error is reported."""
 
 import shlex
 import shutil

@@ -64,7 +64,7 @@ SCENARIOS: Mapping[str, Scenario] = {
 
 
 class Place:
-    """A user's folder: a model, a text, the build in `out`, and folders beside it that no command may touch."""
+    """A user's folder: a model, a text, the build in `out`, and folders next to `out` that no command may touch."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self._earlier = folder / "work", folder / "earlier"
@@ -82,7 +82,7 @@ class Place:
         return self.folder / "out"
 
     def keep_earlier(self) -> None:
-        """Let `reset` put what is at OUT now there again."""
+        """Let `reset` restore the present content of OUT."""
         self.out.rename(self._earlier)
 
     def reset(self) -> None:
@@ -111,7 +111,7 @@ class Place:
 
 
 def snapshot(folder: Path) -> dict[str, str]:
-    """Returns what is at each path: the sha256 of a file, "folder", or the target of a link."""
+    """Returns the content of each path: the sha256 of a file, "folder", or the target of a link."""
     found = {}
     for path in sorted(folder.rglob("*")):
         if path.is_symlink():
@@ -129,10 +129,10 @@ def litter(folder: Path) -> list[str]:
 
 
 def differences(out: Path, reference: Path, *, engine: bool = False) -> list[str]:
-    """Returns in what a build differs from an undisturbed one.
+    """Returns the differences between a build and an undisturbed build.
 
-    Seconds may differ, and notes, which say what was resumed. engine: the bytes of the engine may differ too. Of the page
-    it is checked that it is the one of its sources, and of the manifest that it has the hashes of the files.
+    Seconds may differ, and notes, which say what was resumed. engine: the bytes of the engine may differ too. The page
+    must follow from its sources, and the manifest must have the hashes of the files.
     """
     if not (out / MANIFEST).is_file():
         return ["there is no build"]

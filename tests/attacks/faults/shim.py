@@ -22,7 +22,7 @@ _FLAGS = ("-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror")
 class Fault(IntEnum):
     """Fault that the shim injects at an operation: its number in `shim.c`, words for users, and exit codes.
 
-    A run may end with these exit codes; negative ones are signals.
+    A run may end with these exit codes; negative codes are signals.
     """
 
     words: str
@@ -35,7 +35,7 @@ class Fault(IntEnum):
 
     NONE = 0, "no fault", 0
     KILL = 1, "killed before a file operation", -signal.SIGKILL
-    FULL = 2, "disk full from a file operation on", 0, 1  # every later one that needs room fails too
+    FULL = 2, "disk full from a file operation on", 0, 1  # every later operation that needs room fails too
     EIO = 3, "input/output error of one file operation", 0, 1
     TORN = 4, "killed with a write half done", -signal.SIGKILL
     # Files lose half of their bytes if these were not flushed.

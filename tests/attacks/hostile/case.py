@@ -25,7 +25,7 @@ Make = Callable[["Sound", Path], object]
 
 @dataclass(frozen=True)
 class Sound:
-    """Files that are as they should be, which hostile ones are made from.
+    """Sound files, from which hostile files are made.
 
     root: folder of a checkpoint (`model`), its masks (`masks.safetensors`), a text (`text.txt`), an ONNX model
     (`model.onnx`) and a finished build of the checkpoint (`out`).

@@ -72,7 +72,7 @@ _IMPORTED_FIRST = (
 
 
 def _controls(sound: Sound) -> Iterator[Case]:
-    """Inputs with nothing wrong: they show that the other cases fail for what is hostile in them."""
+    """Inputs with nothing wrong: they show that the other cases fail only for their hostile part."""
 
     def copy(*files: tuple[str, str]):
         return lambda sound, folder: [sound.copy(source, folder / to) for source, to in files]
@@ -109,9 +109,9 @@ def sample(found: Sequence[Case]) -> list[Case]:
 
 
 def attack(*, small: bool = False, only: Sequence[str] = ()) -> list[Attack]:
-    """Returns one attack for each kind of input. It counts inputs; one that breaks any of its commands is broken.
+    """Returns one attack for each kind of input. It counts inputs; an input that breaks any of its commands is broken.
 
-    only: words, of which one is in the kind and name of each input that is taken.
+    only: take the inputs whose kind and name contain one of these words.
     """
     place = BUILD / "sound"
     if not only:  # files of an older version of the program would be hostile themselves

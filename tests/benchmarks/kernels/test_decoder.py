@@ -1,4 +1,4 @@
-"""The benchmark's decoder on the CPU: hybrid linears on host fibers give the logits of the dense ones."""
+"""The benchmark's decoder on the CPU: hybrid linears on host fibers give the logits of dense linears."""
 
 import importlib
 

@@ -37,7 +37,7 @@ def script(tmp_path, name, *arguments, code=0):
 
 
 def started(tmp_path, file):
-    """The tool's own arguments, and those of the program that it starts."""
+    """The tool's own arguments, and the arguments of the program that it starts."""
     lines = (tmp_path / file).read_text().splitlines()
     place = lines.index("python3")
     return lines[:place], lines[place + 1], lines[place + 2 :]

@@ -50,7 +50,7 @@ def test_the_size_that_was_pruned_with_is_found(tile, smallest, natural, seed) -
     st.integers(0, 10**6),
 )
 def test_mixed_tile_sizes_are_inferred(tile, smallest, natural, seed) -> None:
-    """At the size that is found tiles take as few bytes as at that of the pruning."""
+    """Tiles of the found size take as few bytes as tiles of the size that was pruned with."""
     rng = np.random.default_rng(seed)
     masks = [random_mosaic(shape, tile, seed + i) for i, shape in enumerate(SHAPES)]
     keeps = [mask.keep() & (rng.random(mask.shape) >= natural) for mask in masks]

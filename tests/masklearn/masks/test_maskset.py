@@ -243,7 +243,7 @@ def test_version_2_holds_other_kinds(tmp_path: Path) -> None:
 
 
 def quantised_set() -> MaskSet:
-    """Two linears with grids, one of each type, beside one without."""
+    """Two linears with grids, one of each type, and a linear without a grid."""
     scales = storable(np.linspace(0.01, 3, 24 * 3, dtype=np.float32).reshape(24, 3))
     grids = {"a": Grid(INT4, scales), "b": Grid(INT8, np.linspace(0, 1, 6, dtype=np.float32))}
     return MaskSet({"a": mixed_mask(), "b": known_mask(), "c": known_mask()}, **ORIGIN, grids=grids)

@@ -23,7 +23,7 @@ from masklearn.masks.record import (
     summarise_tiles,
 )
 
-# Metadata of version 1 files: false settings are left out, and facts of an import stand beside the rest.
+# Metadata of version 1 files: false settings are left out, and facts of an import are fields like the rest.
 LEARNED = {
     "budget": {"per_layer": False, "ratio": 0.4, "unit": "weights"},
     "repair": {

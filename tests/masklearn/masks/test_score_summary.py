@@ -175,7 +175,7 @@ def test_the_unit_is_that_of_the_method(settings: dict[str, Any], encoder: bool,
 def test_learned_masks_hold_it(
     make_model: ModelMaker, text_file: Path, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A contest that keeps the prior's tiles leaves none, so the learned ones, which come last, are made to win."""
+    """The learned tiles, which come last, are made to win the contest with the prior's."""
     monkeypatch.setattr(prior, "divergences", lambda dense, pruned, *_: [-i for i in range(len(pruned))])
     recipe = LearnRecipe(
         method=method, ratio=0.3, tile=TILE, calib=str(text_file), windows=4, length=16, repair="none", steps=4,

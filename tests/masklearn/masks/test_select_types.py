@@ -112,7 +112,7 @@ def test_bytes_below_all_types_and_kinds_are_refused() -> None:
 
 @pytest.mark.parametrize("rows", [64, 960, 3648, 4672])
 def test_the_least_bytes_are_reached(rows: int) -> None:
-    """They are no dyadic number, so sums of them round."""
+    """They are not dyadic numbers, so sums of them round."""
     shapes = {"a": (rows, 128), "b": (128, 192)}
     options = {"a": (FLOAT16, INT8, INT4), "b": (FLOAT16,)}
     areas = {name: tile_weights(shape, TILE) for name, shape in shapes.items()}

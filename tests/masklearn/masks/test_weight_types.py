@@ -1,4 +1,4 @@
-"""The value of `weights`, and what it means for each linear."""
+"""The value of `weights`, and its meaning for each linear."""
 
 import re
 
@@ -82,7 +82,7 @@ def test_auto_takes_what_fits_lists_are_exact() -> None:
     up, down, q = SHAPES
     assert allowed_types("auto", SHAPES) == {
         up: (FLOAT16, INT8, INT4),
-        down: (FLOAT16, INT8),  # K is no multiple of 64
+        down: (FLOAT16, INT8),  # K is not a multiple of 64
         q: (FLOAT16, INT8, INT4),
     }
     mixed = allowed_types("int4,int8,down_proj=float16,int8,q_proj=int4", SHAPES)

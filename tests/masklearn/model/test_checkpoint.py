@@ -45,7 +45,7 @@ def test_links_that_lead_out_of_the_folder(
     (model / name).symlink_to(to)
     with pytest.raises(MaskLearnError, match=f"{name} is a link out of its folder"):
         Checkpoint.open(model)
-    Checkpoint.of_config(model)  # it reads config.json alone
+    Checkpoint.of_config(model)  # it reads only config.json
 
 
 def test_a_config_may_link_out_of_its_folder(make_model: ModelMaker, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A checkpoint that is described by its config alone has the linears and the weights of the downloaded one."""
+"""A checkpoint described only by its config has the linears and the weights of the downloaded checkpoint."""
 
 import json
 import math

@@ -31,7 +31,7 @@ def test_new_values_have_the_checkpoints_dtype(make_model: ModelMaker, tmp_path:
 
 
 def two_stores(model: Path, folder: Path) -> tuple[WeightStore, WeightStore]:
-    """A store that holds zeros for NAME, and the one below it, which holds ones for NAME and OTHER."""
+    """A store that holds zeros for NAME, and the store below it, which holds ones for NAME and OTHER."""
     base = Checkpoint.open(model)
     below = WeightStore(folder / "below")
     store = WeightStore(folder / "above", below)

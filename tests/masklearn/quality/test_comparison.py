@@ -1,4 +1,4 @@
-"""Comparing two models gives the figures that each of them has alone."""
+"""Comparing two models gives the same figures as measuring each on its own."""
 
 from pathlib import Path
 

@@ -119,7 +119,7 @@ def test_an_indefinite_hessian_is_damped_more_and_said(given):
     codes = Codes(torch.zeros(5, 10, dtype=torch.uint8)) if given else None
     hessian = torch.eye(40)
     hessian[0, 1] = hessian[1, 0] = 1.3
-    hessian[0, 2] = hessian[2, 0] = 0.5  # pruned weights are correlated with kept ones
+    hessian[0, 2] = hessian[2, 0] = 0.5  # pruned weights are correlated with kept weights
     said = []
     sparse = Projection(torch.ones(5, 10, dtype=torch.bool))
     values, _ = solve_rows(weight, hessian, 0.01, "linear", said.append, sparse, codes)

@@ -81,7 +81,7 @@ def test_each_group_keeps_its_costliest_weights():
 
 @pytest.mark.parametrize("most", [1, 25, 10**6], ids=["alone", "two at a time", "all at once"])
 def test_linears_that_are_solved_as_one_matrix(most, monkeypatch):
-    """Mosaics of 2:4 alone, of n:16 alone and of all kinds, in linears of different height."""
+    """Mosaics of only 2:4, of only n:16 and of all kinds, in linears of different height."""
     monkeypatch.setattr(obs, "_DIVIDED_ROWS", most)
     weight, hessian = problem(k=128)
     upper = factor_of(hessian)

@@ -39,7 +39,7 @@ def error(weight: torch.Tensor, values: torch.Tensor, hessian: torch.Tensor) -> 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
 def test_integers_are_recovered_from_every_type_of_checkpoint(kind: WeightType, dtype: torch.dtype) -> None:
     weight, hessian = problem(n=40, k=192)
-    weight *= torch.logspace(-7.5, 1, 40)[:, None]  # the smallest are no normal numbers of float16
+    weight *= torch.logspace(-7.5, 1, 40)[:, None]  # the smallest are not normal numbers of float16
     weight = weight.to(dtype).float()
     kept = mask(40, 192)
     for one in (rounded(weight, hessian, kept, kind), round_nearest(weight, kept, kind)):

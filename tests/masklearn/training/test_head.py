@@ -1,4 +1,4 @@
-"""Values and gradients of the chunked losses equal those of the plain formulas."""
+"""The chunked losses and their gradients equal the plain formulas."""
 
 import pytest
 import torch

@@ -227,7 +227,7 @@ def test_the_loss_that_is_no_number_stops_it(tmp_path: Path) -> None:
 
 
 def test_gradients_are_clipped(tmp_path: Path) -> None:
-    """The norm is that of all gradients together, as the optimizer gets them."""
+    """The norm is taken over all gradients together, as the optimizer gets them."""
     norms: dict[float | None, list[float]] = {None: [], 1e-3: []}
     for clip, seen in norms.items():
         model = nn.Linear(LENGTH, LENGTH)

@@ -72,7 +72,7 @@ def model_with(body: str, results: tuple[str, ...] = ("y",)) -> ir.Model:
 
 
 def plan_of(model: ir.Model, dense: tuple[str, ...] = ()) -> dict[str, LinearPlan]:
-    """The plan of the graph's linears; those of `dense` have no 2:4 tile."""
+    """The plan of the graph's linears; linears in `dense` have no 2:4 tile."""
     return plan_linears({n: mask for n, (mask, _) in masks(dense).items() if n in lowerable_linears(model)})
 
 

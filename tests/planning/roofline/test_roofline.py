@@ -286,7 +286,7 @@ QWEN = {
     ("target", "lowering"), [("A100-80", "plugin"), ("A100-80", "auto"), ("h100", "auto")]
 )
 def test_command_and_page_predict_alike(tmp_path, target, lowering):
-    """One predictor: the figures of the page are those of `patch-compile plan`."""
+    """One predictor: the page has the figures of `patch-compile plan`."""
     model = write_hollow_llama(tmp_path / "qwen", QWEN)
     (row,) = (
         [cell.strip() for cell in line.split("|")[1:-1]]
@@ -312,7 +312,7 @@ def test_the_readme_says_what_the_predictor_says():
     )
     kept = [
         1 - 0.4375 * 2 * ratio for ratio in roofline.RATIOS
-    ]  # bytes of a mosaic over those of a dense weight
+    ]  # bytes of a mosaic over bytes of a dense weight
     assert size == [f"{100 * share:.0f} %" for share in kept]
     assert most == [f"{1 / share:.2f}×" for share in kept]
     assert predicted == [f"{whole('A6000', ratio).speedup:.2f}×" for ratio in roofline.RATIOS]

@@ -36,7 +36,7 @@ def values_of(one, dtype):
 @types
 @pytest.mark.parametrize("kind", range(len(KEPT)))
 def test_unpacking_gives_the_values_of_the_grid(load, driver, kind, integers):
-    """A kind with some dense slabs, bit for bit; a panel alone, too."""
+    """A kind with some dense slabs, bit for bit; a single panel, too."""
     plugin, rng, dtype = load(driver), np.random.default_rng(kind), DTYPES[kind % 2]
     codes = np.where(rng.random((3, 5)) < 0.7, kind, 0)
     one = weight_of(integers, codes, rng, 320)
@@ -105,7 +105,7 @@ def type_of(plugin, made):
 
 
 def test_types_of_inputs_are_checked(load, driver):
-    """Tensors of 16-bit weights beside the attribute of integers, and the reverse; a message says what is wrong."""
+    """Tensors of 16-bit weights with the attribute of integers, and the reverse; a message names the fault."""
     plugin = load(driver)
     plugin.device(EAGER)
     cases = {integers: make_case(3, (130, 320), 64, integers=integers, seed=1) for integers in (0, 1, 2)}

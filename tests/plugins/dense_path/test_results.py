@@ -50,7 +50,7 @@ def test_unpacking_puts_the_gate_before_the_up(load, driver):
 
 @pytest.mark.parametrize("kind", range(2, len(KEPT)))
 def test_unpacking_slabs_of_sixteen(load, driver, kind):
-    """A kind alone with dense slabs, whose index names these kinds; values are the packer's, bit for bit."""
+    """Only one kind and dense slabs, in an index that names these kinds; values are the packer's, bit for bit."""
     plugin, rng = load(driver), np.random.default_rng(kind)
     codes = np.where(rng.random((3, 5)) < 0.6, kind, 0)
     weight = rng.standard_normal((192, 320), np.float32)

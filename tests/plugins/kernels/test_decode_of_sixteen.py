@@ -35,7 +35,7 @@ class _Arguments(ctypes.Structure):
 
 
 def codes_of(count: int, rng: np.random.Generator, rows: int) -> NDArray[np.uint16]:
-    """Masks [rows, 4] of `count` bits: random ones, and in the first rows the lowest, the highest and alternating bits."""
+    """Masks [rows, 4] of `count` bits: random bits, and in the first rows the lowest, the highest and alternating bits."""
     order = rng.random((rows, 4, 16)).argsort(-1)
     codes = ((order < count) << np.arange(16)).sum(-1).astype(np.uint16)
     low = (1 << count) - 1

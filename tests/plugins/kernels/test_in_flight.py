@@ -33,4 +33,4 @@ def test_loops_hide_copies_behind_turns(groups):
     turn = 8 * 100 + TIMING.barrier
     hidden = in_flight.longest_latency(way, DECODE, TIMING, 1, turn)
     assert groups * turn - 30 <= hidden <= groups * 1.02 * turn + 30
-    assert in_flight.longest_latency(way, DECODE, TIMING, 1, turn / 2) == 0  # products alone take longer
+    assert in_flight.longest_latency(way, DECODE, TIMING, 1, turn / 2) == 0  # the products take longer

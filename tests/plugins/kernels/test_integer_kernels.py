@@ -1,4 +1,4 @@
-"""Kernels for weights of integers, run by host fibers: every kind of slab, alone and mixed, and broken decoders."""
+"""Kernels for weights of integers, run by host fibers: every kind of slab, by itself and mixed, and broken decoders."""
 
 import numpy as np
 import pytest
@@ -192,7 +192,7 @@ MUTATIONS = {
     "a copy too few": (COPIES, "(G::kSlabBytes + kRound - 1) / kRound", "G::kSlabBytes / kRound"),
 }  # fmt: skip
 OFTEN = ()
-# Warps with two row blocks of both types, one of them with a gate; and one that loads two steps ahead.
+# Warps with two row blocks of both types, one of them with a gate; and a warp that loads two steps ahead.
 COMPILED = ("int8-gated-mid-64", "int4-mid-64", "int4-decode-64")
 
 

@@ -39,7 +39,7 @@ def test_rates_are_those_of_the_table_of_cards():
     ("warps", "blocks", "expected"), [(4, 1, 8 * 64), (8, 1, 2 * 8 * 64), (4, 2, 8 * 64)]
 )
 def test_products_alone_take_the_tensor_cores_time(warps, blocks, expected):
-    """One warp per scheduler multiplies a slab in 8 cycles a product; a second block hides the first one's barrier."""
+    """One warp per scheduler multiplies a slab in 8 cycles a product; a second block hides the barrier of the first."""
     cycles = issue.cycles_per_slab([BARRIER, *[HMMA] * 64], warps, TIMING, blocks)
     assert expected <= cycles <= expected + (TIMING.barrier + 2 if blocks == 1 else 10)
 

@@ -36,7 +36,7 @@ def kernel(tmp_path_factory, library_cache):
 
 
 def case_of(tokens, shape, seed):
-    """Tiles of 8-bit weights among 2:4 tiles of 16-bit ones; the 8 bits are the upper halves of fp16 values."""
+    """Tiles of 8-bit weights among 2:4 tiles of 16-bit weights; the 8 bits are the upper halves of fp16 values."""
     rng, dtype = np.random.default_rng(seed), DTYPES[0]
     sparse = rng.random((-(-shape[0] // 64), -(-shape[1] // 64))) < 0.5
     inside = np.repeat(np.repeat(sparse, 64, 0), 64, 1)[: shape[0], : shape[1]]

@@ -45,7 +45,7 @@ def test_every_number_of_tokens(kernel, config, dtype):
     panel_rows = kernel.configs()[config][0]
     for tokens in (
         TOKENS if dtype == DTYPES[0] else TOKENS[::4]
-    ):  # types differ in conversions and products alone
+    ):  # types differ only in conversions and products
         rng = np.random.default_rng(tokens)
         shape = int(rng.integers(1, 2 * panel_rows + 40)), 4 * int(rng.integers(1, 100))
         bias, share = bool(tokens % 3), float(rng.random())
@@ -82,7 +82,7 @@ def test_all_dense_and_all_sparse(kernel, config, share):
 @pytest.mark.parametrize("kind", range(2, len(KEPT)), ids=lambda kind: f"{KEPT[kind]}:16")
 @pytest.mark.parametrize("config", [name for name in CONFIGS if name.startswith("all-")])
 def test_a_kind_alone(kernel, config, kind):
-    """With all slabs of it, and among dense ones."""
+    """With all slabs of the kind, and among dense slabs."""
     for share, parts in ((1.0, 1), (1.0, 5), (0.6, 3)):
         dtype = DTYPES[kind % 2]
         case = case_for(kernel, config, 19, (130, 520), dtype=dtype, share=share, only=kind, seed=kind)
@@ -177,7 +177,7 @@ def test_activations_far_out(kernel, activation):
 
 
 def test_gate_and_up_keep_their_own_tiles(kernel):
-    """The gate has dense slabs and the up 2:4 ones, and the reverse."""
+    """The gate has dense slabs and the up 2:4 slabs, and the reverse."""
     for share in ((0.0, 1.0), (1.0, 0.0)):
         gate, up = (make_case(9, (70, 260), 64, share=s, bias=False, seed=4) for s in share)
         packed = interleaved(gate.packed, up.packed)

@@ -34,7 +34,7 @@ def battery(kernel):
 
 
 def test_the_kernels_are_without_a_fault(library_cache):
-    """Python is no sanitized program, so the sanitizer's library is loaded before it, and leaks are not looked for."""
+    """Python is not a sanitized program, so the sanitizer's library is loaded before it, and leaks are not looked for."""
     assert COMPILER is not None
     options = ("-O0", "-g1", "-fno-omit-frame-pointer", *SANITIZERS)
     bits = sum(1 << ALL.index(name) for name in NAMES)

@@ -1,4 +1,4 @@
-"""Sums of the emulations beside those of tensor cores, which mmasim computes bit for bit (arXiv 2511.10909).
+"""Sums of the emulations compared with sums of tensor cores, which mmasim computes bit for bit (arXiv 2511.10909).
 
 The emulations of the proof round to nearest, tensor cores cut off (see tests/oracles/fp32_sums.py). So a check that passes
 on the CPU says little of a GPU unless the tolerance covers both. These tests hold it to the model of the hardware.
@@ -78,7 +78,7 @@ def test_steps_are_those_of_the_model(tensor_core, architecture, kind):
 @pytest.mark.parametrize(("architecture", "kind"), KINDS)
 @pytest.mark.parametrize("columns", [16, 256, 4096])
 def test_sums_of_tensor_cores_lie_within_the_tolerance(tensor_core, architecture, kind, columns):
-    """Random products of mixed signs, of like signs and of many magnitudes, and the unlucky ones, which take nearly all."""
+    """Random products of mixed signs, of like signs and of many magnitudes, and unlucky products, which take nearly all of it."""
     rng, core, step = np.random.default_rng(columns), tensor_core(architecture, kind), STEPS[architecture]
     a, b = rng.standard_normal((2, 64, columns)).astype(BITS[kind]).astype(np.float64)
     a[16:32], b[16:32] = np.abs(a[16:32]), np.abs(b[16:32])

@@ -50,7 +50,7 @@ def built(request, tmp_path_factory):
 
 @every_kernel
 def test_nothing_spills_and_no_products_are_serialized(built, scalar, config):
-    """Registers are those of a block of 384 threads; setmaxnreg moves them from the warps that copy to the others.
+    """The kernel has the registers of a block of 384 threads; setmaxnreg moves them from the warps that copy to the others.
 
     ptxas says so where it serializes products or ignores a setmaxnreg.
     """

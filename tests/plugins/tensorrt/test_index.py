@@ -27,7 +27,7 @@ def refused(plugin, linear, index):
 
 @pytest.mark.parametrize(("panel_rows", "gated"), [(64, False), (64, True), (128, False)])
 def test_the_plugin_refuses_what_the_compiler_refuses(load, driver, panel_rows, gated):
-    """About every kind of lie, about all slabs, the dense ones or the 2:4 ones."""
+    """About every kind of lie, about all slabs, the dense slabs or the 2:4 slabs."""
     plugin, packed = load(driver), make_case(1, (300, 324), panel_rows, gated=gated).packed
     linear = Linear.of(make_case(1, (300, 324), panel_rows, gated=gated))
     grid = (1 + gated) * -(-300 // panel_rows), 6

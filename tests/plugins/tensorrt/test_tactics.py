@@ -19,7 +19,7 @@ SHAPES = [((4096, 4096), 128, 0), ((11008, 4096), 64, 1), ((896, 896), 64, 0)]
 
 
 def timed_by(plugin, builder, linear, winner):
-    """Stand in for TensorRT's timing: run every tactic that is offered, and set the one that comes `winner`th."""
+    """Stand in for TensorRT's timing: run every tactic that is offered, and set the `winner`th."""
     offered = plugin.tactics(builder)
     for tactic in offered:
         timed = ctypes.c_void_p(plugin.lib.patch_plugin_clone(builder))
@@ -103,7 +103,7 @@ def test_builders_without_gpu_offer_one_tactic(load, driver):
     [((11008, 4096), 128, 0, "hopper-pair-128"), ((11008, 4096), 64, 1, "gated-hopper-64")],
 )
 def test_wgmma_serves_prompts_where_on(load, driver, kernel, shape, rows, gated, name):
-    """The dense path's tactic stays beside it, so that TensorRT times both; a cache of timings knows them apart."""
+    """The dense path's tactic is offered too, so that TensorRT times both; a cache of timings knows them apart."""
     plugin = load(driver)
     names = [*kernel.configs(), *(config.name for config in WARPGROUP_CONFIGS)]
     for on in (0, 1):

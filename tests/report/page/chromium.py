@@ -19,7 +19,7 @@ ARGUMENTS = [
 
 
 def find_chromium() -> str | None:
-    """Path of a Chromium on PATH, or of the one that Playwright installed."""
+    """Path of a Chromium on PATH, or of Playwright's Chromium."""
     found = next(filter(None, map(shutil.which, NAMES)), None)
     return found or next(map(str, _of_playwright()), None)
 

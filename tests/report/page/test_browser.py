@@ -206,7 +206,11 @@ def test_the_lights_are_the_first_that_is_seen(report: Path, open_page: Any, wid
     assert last["y"] + last["height"] < page.locator(".lead").bounding_box()["y"] < 900
     lamps = page.locator(".lamp").evaluate_all("all => all.map(one => getComputedStyle(one).backgroundColor)")
     assert lamps[0] == lamps[2] != lamps[1]
-    assert page.locator(".lamp").all_text_contents() == ["!", "✕", "!"]  # colour alone tells not everybody
+    assert page.locator(".lamp").all_text_contents() == [
+        "!",
+        "✕",
+        "!",
+    ]  # not everybody sees a difference in colour
     assert "red:" in lights.nth(1).text_content()
 
 

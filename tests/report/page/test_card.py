@@ -1,4 +1,4 @@
-"""The model card: metadata for hubs, the report's figures, and commands that run what is there."""
+"""The model card: metadata for hubs, the report's figures, and commands that run the build."""
 
 from pathlib import Path
 

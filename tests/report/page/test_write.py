@@ -1,4 +1,4 @@
-"""What is on the page and in which order; golden files hold its text, and test_browser.py tests its looks."""
+"""Content of the page and its order; golden files hold its text, and test_browser.py tests its looks."""
 
 import json
 import re

@@ -117,7 +117,7 @@ def drip(client: socket.socket) -> None:
     ids=["silent", "headers", "body", "refused body", "second request"],
 )
 def test_slow_requests_lose_their_connection(generator: Generator, sent: bytes, answer: bytes) -> None:
-    """Each byte in time does not help: the time is that of the whole request."""
+    """Sending each byte in time does not help: the limit is on the whole request."""
     with serving(generator, client_timeout=1) as running, connected(running) as client:
         client.sendall(sent)
         got = client.recv(1 << 16) if answer else b""

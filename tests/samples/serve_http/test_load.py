@@ -176,7 +176,7 @@ def test_a_generation_that_fails(broken: tuple[Generator, str]) -> None:
         whole = running.post({"prompt": "the cat sat", "max_tokens": 3})
         assert (whole.status_code, whole.json()["error"]["type"]) == (500, "server_error")
         assert running.post({"prompt": "the cat sat", "max_tokens": 1}).status_code == 200
-        # It fails alone: the other requests of its batch go on.
+        # Only this request fails: the other requests of its batch go on.
         with ThreadPoolExecutor(3) as threads:
             prompts = ["the cat sat", "dog", "the cat sat"]
             answers = list(threads.map(lambda p: running.post({"prompt": p, "max_tokens": 40}), prompts))

@@ -41,7 +41,7 @@ TOOL: Any = {"type": "function", "function": {"name": "weather", "parameters": {
         ({"prompt": "the", "n": True}, "n", "invalid_value"),
         ({"prompt": "the", "stop": ["a", "b", "c", "d", "e"]}, "stop", "invalid_value"),
         ({"prompt": ["the", 3]}, "prompt", "invalid_value"),
-        ({"prompt": "the \ud800"}, None, "invalid_value"),  # half of a surrogate pair is no JSON text
+        ({"prompt": "the \ud800"}, None, "invalid_value"),  # half of a surrogate pair is not JSON text
         ({}, "prompt", "missing_required_parameter"),
         ({"prompt": ""}, "prompt", None),
         ({"prompt": []}, "prompt", "invalid_value"),

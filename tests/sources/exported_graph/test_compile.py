@@ -104,7 +104,7 @@ def test_hybrids_equal_the_masked_graph(model, masks, tmp_path, form, nodes):
 
 
 def test_all_else_stays_byte_for_byte(model, masks, tmp_path):
-    """Only the products and what is fused to them is replaced; operators of unknown domains stay."""
+    """Only the products and operations fused to them are replaced; operators of unknown domains stay."""
     graph = saved(Exporter(weights_of(model), custom=True).model(HIDDEN, 2), tmp_path / "exported.onnx")
     compiled(model, masks, graph, tmp_path / "out")
     before, after = (onnx.load(path, load_external_data=False) for path in (graph, made_in(tmp_path)))

@@ -1,4 +1,4 @@
-"""ONNX files by both of torch's exporters, and hand-made ones for odd cases."""
+"""ONNX files by both of torch's exporters, and hand-made files for odd cases."""
 
 from __future__ import annotations
 

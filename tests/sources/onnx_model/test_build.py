@@ -222,7 +222,7 @@ def test_the_first_linear_that_overflows_is_named(tmp_path):
     assert error.value.why.startswith("In the dense model the output of second reaches ")
     x = np.random.default_rng(0).standard_normal((2, 3, 64)) * [[[1e-4]], [[1]]]
     np.savez(tmp_path / "inputs.npz", x=x.astype(np.float32))
-    with pytest.raises(AccuracyError) as late:  # the first input alone is looked at before masks are learned
+    with pytest.raises(AccuracyError) as late:  # only the first input is looked at before masks are learned
         build(given | {"calib": str(tmp_path / "inputs.npz")})
     assert late.value.why == "The output of second exceeds what float16 holds."
 
@@ -241,7 +241,7 @@ def test_infinite_models_are_refused_before_work(tmp_path):
 
 
 def test_wrong_hybrids_are_not_published(settings, monkeypatch):
-    """With a tolerance of zero, rounding alone is a difference."""
+    """With a tolerance of zero, mere rounding is a difference."""
     monkeypatch.setattr(tolerance, "DEVIATIONS", 0.0)
     monkeypatch.setattr(rounding, "_error", lambda *_: 0.0)
     with pytest.raises(AccuracyError, match="differs from the pruned model's by"):

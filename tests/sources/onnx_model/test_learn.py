@@ -88,7 +88,7 @@ def test_inputs_pay_and_solving_pays_more(exported, tmp_path):
 
 
 def test_tiles_of_little_output_are_pruned_first(tmp_path):
-    """Two linears have equal weights, but the first one's bias leaves the second hardly any input."""
+    """Two linears have equal weights, but the bias of the first leaves the second hardly any input."""
     same = graphs.tensor("w", 64, 64, scale=1.0)
     other = onnx.TensorProto()
     other.CopyFrom(same)
@@ -215,7 +215,7 @@ def test_equal_what_torch_computes(exported, tmp_path, model):
 
 
 def two_heads(path):
-    """A graph with two linears of its input and one of the first one's output."""
+    """A graph with two linears that read its input and a third that reads the output of the first."""
     nodes = [
         helper.make_node("MatMul", ["x", "a"], ["p"], "q"),
         helper.make_node("MatMul", ["x", "b"], ["r"], "k"),

@@ -1,4 +1,4 @@
-"""Tasks come from this machine only; missing ones are refused by name, with a fix."""
+"""Tasks come from this machine only; missing tasks are refused by name, with a fix."""
 
 import socket
 from pathlib import Path

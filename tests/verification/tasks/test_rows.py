@@ -81,7 +81,7 @@ def test_a_difference_within_its_error_is_not_distinguishable() -> None:
 
 
 def test_the_same_items_tell_more_than_the_rows() -> None:
-    """4 of 100 items turned wrong. That is twice the error of the pairs, but half of that of the rows, each 0.05."""
+    """4 of 100 items turned wrong. That is twice the error of the pairs, but half of the error of the rows, 0.05 each."""
     dense, pruned = results(RIGHT * 50 + WRONG * 50), results(RIGHT * 46 + WRONG * 54)
     assert distinguished(dense, pruned, UNITS) == []
     (unpaired,) = distinguished(dense, pruned, {})

@@ -267,7 +267,7 @@ def test_fixed_patterns_equal_logits_that_leave_no_choice() -> None:
 
 
 def test_a_hard_mask_has_one_of_six_patterns() -> None:
-    """τ and κ are those of the last step, and logits are as far apart as training drives them."""
+    """τ and κ have the values of the last step, and logits are as far apart as training drives them."""
     logits = torch.zeros(8, 6, 10)
     choice = torch.randint(6, (8, 10), generator=generator(1))
     logits.scatter_(1, choice.unsqueeze(1), 0.3)

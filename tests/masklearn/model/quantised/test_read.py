@@ -1,4 +1,4 @@
-"""Quantised checkpoints read as the dense ones that they stand for, and their grids."""
+"""Quantised checkpoints are read as dense checkpoints of the same values, with their grids."""
 
 import json
 from collections.abc import Callable
@@ -280,7 +280,7 @@ def test_a_config_without_quantised_tensors_is_refused(make: Any) -> None:
 
 
 def test_trivial_zero_points_and_indices_are_read(make: Any) -> None:
-    """Early versions of compressed-tensors stored both beside symmetric weights."""
+    """Early versions of compressed-tensors stored both with symmetric weights."""
     path = make()
     integers = compressed_tensors(path, scheme(4, 64))
     file = path / "model.safetensors"

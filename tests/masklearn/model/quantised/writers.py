@@ -14,7 +14,7 @@ Tensors = dict[str, Tensor]
 
 
 def searched(weight: Tensor, bits: int, groups: int) -> tuple[Tensor, Tensor]:
-    """Returns integers [N, K] and scales [N, groups] of the weight's type, by the largest weight of a group. Those of every
+    """Returns integers [N, K] and scales [N, groups] of the weight's type, by the largest weight of a group. Scales of every
     other row are negative, as some programs write them to use the lowest integer."""
     n, k = weight.shape
     most = weight.float().reshape(n, groups, -1).abs().amax(-1)
