@@ -41,8 +41,8 @@ class Linear:
     """One linear of a problem.
 
     weight: before pruning `[N, K]`; tile: rows and columns; codes: kind of each tile, by the table of kinds; pattern: a
-    number of `KEPT` for each 4 neighbours `[N, K/4]`; kept16: False for weights `[N, K]` that a group of 16 prunes, which only
-    n:16 tiles do; grid: of quantised weights; integers: quantised weights before pruning.
+    number of `KEPT` for each 4 neighbours `[N, K/4]`; kept16: False for weights `[N, K]` that a group of 16 prunes, only in
+    n:16 tiles; grid: of quantised weights; integers: quantised weights before pruning.
     """
 
     weight: NDArray[Any]

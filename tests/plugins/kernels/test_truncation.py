@@ -78,7 +78,7 @@ def test_steps_are_those_of_the_model(tensor_core, architecture, kind):
 @pytest.mark.parametrize(("architecture", "kind"), KINDS)
 @pytest.mark.parametrize("columns", [16, 256, 4096])
 def test_sums_of_tensor_cores_lie_within_the_tolerance(tensor_core, architecture, kind, columns):
-    """Random products of mixed signs, of like signs and of many magnitudes, and unlucky products, which take nearly all of it."""
+    """Random products of mixed signs, of like signs and of many magnitudes, and unlucky products, which nearly reach it."""
     rng, core, step = np.random.default_rng(columns), tensor_core(architecture, kind), STEPS[architecture]
     a, b = rng.standard_normal((2, 64, columns)).astype(BITS[kind]).astype(np.float64)
     a[16:32], b[16:32] = np.abs(a[16:32]), np.abs(b[16:32])
