@@ -227,8 +227,8 @@ def _fits(name: Baseline, task: Task) -> bool:
 
 
 def beaten_by(result: BaselineRow, baselines: Sequence[BaselineRow]) -> tuple[str, ...]:
-    """Returns the names of the deployable baselines that beat the result. The dense model is not pruned and counts as
-    none."""
+    """Returns the names of the deployable baselines that beat the result. The dense model is not pruned and is never
+    among them."""
     rivals = (row for row in baselines if row.deployable and row.name != Baseline.DENSE)
     return tuple(row.name for row in rivals if row.beats(result))
 

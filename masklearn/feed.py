@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
 
 Arrays = Mapping[str, NDArray[Any]]
-"""Named arrays of numpy: the form in which a feed keeps what a method finds for a linear."""
+"""Named arrays of numpy: the form in which a feed keeps a method's results for a linear."""
 CodeArrays = Mapping[str, NDArray[Any]]
 """Codes of all groups of a linear, `[N, K/group]`, by name of the kind's family."""
 Replaced = tuple["torch.Tensor", Arrays]
@@ -38,10 +38,10 @@ Fisher = NDArray[np.float64]
 class Group:
     """Linears that share their inputs X.
 
-    weights: W `[N, K]` by name, fp32; moment: XᵀX `[K, K]`, fp32; samples: number of tokens (or runs of an ONNX file) in
-    X, the same for every linear of a model; weighted: returns XᵀDX `[K, K]`, fp32, in which a token counts by what an error
-    at it does to the block's output (see `stream.weighted_moments`). It may be called once, and the caller may overwrite the
-    matrix; None if rounding is to take XᵀX.
+    weights: W `[N, K]` by name, fp32; moment: XᵀX `[K, K]`, fp32; samples: number of tokens (or runs of an ONNX file) in X,
+    the same for every linear of a model; weighted: returns XᵀDX `[K, K]`, fp32, which weights each token by the effect of
+    its errors on the block's output (see `stream.moments.weighted_moments`). It may be called once, and the caller may
+    overwrite the matrix; None if rounding is to take XᵀX.
     """
 
     weights: Mapping[str, torch.Tensor]
@@ -54,7 +54,7 @@ class Feed(ABC):
     """Gives the covered linears of a model to a method, in the model's order and with few of them in memory.
 
     A feed also reports progress. recipe: the settings; shapes: (N, K) by linear; note: called with lines for the user;
-    lacks: needs of methods that this model can't meet, each with the reason as a sentence; given: grids that the weights
+    why_not: needs of methods that this model can't meet, each with the reason as a sentence; given: grids that the weights
     of a quantised model lie on.
     """
 

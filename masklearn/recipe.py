@@ -41,7 +41,7 @@ class LearnSettings(Settings, LearnOptions):
         return {name: longer_than.get(name, "") for name, comes in phases.items() if comes}
 
     def check_choice(self) -> None:
-        """Raises UsageError for weight types that are to be chosen by a method whose scores know no rounding."""
+        """Raises UsageError for weight types that are to be chosen by a method whose scores do not include rounding."""
         ranks = self.criterion is None or Requires.INPUTS in self.criterion.needs
         if self.traits.trains() or not self.traits.solves or not ranks:
             by = f"`method` {self.method}" + (f" `criterion` {self.criterion}" if self.criterion else "")

@@ -12,7 +12,7 @@ class MaskLearnError(Exception):
     """Error in the user's input or environment: what happened, why, and how to fix it.
 
     what: one sentence without a final period; why, fix: whole sentences, or the unchanged message of another program;
-    details: lines that are too many for a sentence. The command line prints the first three parts without a traceback, the
+    details: further lines. The command line prints the first three parts without a traceback, the
     details with --verbose, and exits with `exit_code`. Settings are named in backticks, such as `calib`, which the command
     line shows as options. `patch_compile` raises this class too, under the name `PatchCompileError`.
     """

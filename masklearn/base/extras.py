@@ -1,4 +1,4 @@
-"""Packages that a plain installation leaves out, because running and inspecting builds needs none of them.
+"""Packages that a plain installation leaves out, because running and inspecting builds does not need them.
 
 `pyproject.toml` declares the same packages as extras, and a test compares the two.
 """

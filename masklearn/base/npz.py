@@ -25,7 +25,7 @@ _NUMPY_FILE = b"\x93NUMPY"
 
 
 class PickledError(ValueError):
-    """A member of an archive is pickled or no array. name: the member."""
+    """A member of an archive is pickled or not an array. name: the member."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"{name} is pickled or no array.")

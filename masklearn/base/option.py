@@ -27,7 +27,7 @@ class Bounds:
     __is_annotated_types_grouped_metadata__: ClassVar[Literal[True]] = True
 
     def __iter__(self) -> Iterator[Any]:
-        """Yields what pydantic checks; pydantic calls this because of the attribute above."""
+        """Yields the constraints for pydantic, which calls this because of the attribute above."""
         from pydantic import Field
 
         limits: dict[str, Any] = {"ge": self.ge, "gt": self.gt, "le": self.le, "min_length": self.min_length}
@@ -39,7 +39,7 @@ class Bounds:
 class Option(Bounds):
     """Description of a setting, without its name, type and default.
 
-    help: what it does, for users; other settings are named as `ratio`, which a command line prints as a flag; metavar: a
+    help: its effect, for users; other settings are named as `ratio`, which a command line prints as a flag; metavar: a
     word for its value; group: heading that it stands under; unset: words for a default that does not explain itself;
     choices: the valid texts; parse: converts text to a value, if the type is not text; check: the last check of a
     value, which it returns; spell: writes a value as text.
@@ -61,7 +61,7 @@ class Option(Bounds):
         return f"{self.help} [{said}]" if said else self.help
 
     def __iter__(self) -> Iterator[Any]:
-        """Yields what pydantic checks."""
+        """Yields the constraints for pydantic."""
         from pydantic import AfterValidator, BeforeValidator
 
         yield from super().__iter__()

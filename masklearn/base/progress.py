@@ -1,4 +1,4 @@
-"""Callbacks that receive the progress of work and lines for the user: their type, and two that discard what they get."""
+"""Callbacks that receive the progress of work and lines for the user: their types, and two callbacks that do nothing."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

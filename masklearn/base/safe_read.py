@@ -1,4 +1,4 @@
-"""Reads what anybody may have written: regular files only, links that stay in their folder, and bounded JSON.
+"""Reads files that anybody may have written: regular files only, links that stay in their folder, and bounded JSON.
 
 Opening a FIFO waits forever, and a device never ends. A link in a folder that somebody else made may point to any file of
 this machine, whose bytes would then be copied into a build. A hub cache consists of links too:
@@ -36,7 +36,7 @@ def require_file(path: Path) -> os.stat_result:
 
 
 def leads_out(folder: Path, file: Path) -> str:
-    """Returns where a path below a folder leads if that is outside it, else "".
+    """Returns the target of a path below a folder if the target is outside the folder, else "".
 
     The blobs of the hub cache that the folder lies in count as inside.
     """
@@ -119,7 +119,7 @@ def parse_json(text: str | bytes, *, finite: bool = True) -> Any:
 
 
 def json_type(value: Any) -> str:
-    """Returns what JSON calls a value that `parse_json` returned, with its article (RFC 8259, section 3)."""
+    """Returns the JSON type of a value from `parse_json`, with its article (RFC 8259, section 3)."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     names = {dict: "an object", list: "an array", str: "a string", int: "a number", float: "a number"}

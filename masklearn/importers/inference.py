@@ -108,7 +108,7 @@ def by_tightness(kinds: Iterable[TileKind]) -> list[TileKind]:
 
 
 def _holds(kind: TileKind, kept: NDArray[np.bool_], tile: tuple[int, int]) -> NDArray[np.bool_]:
-    """Returns the tiles whose groups all keep at most what the kind keeps, bool `[grid]`."""
+    """Returns the tiles whose groups all keep at most as many weights as the kind, bool `[grid]`."""
     if kind is TWO_FOUR:
         over = zeros_per_group(kept) < TWO_FOUR.group - TWO_FOUR.kept
         return np.asarray(tile_sums(over, tile) == 0)

@@ -21,7 +21,8 @@ _ROUNDING = 1e-9
 LARGEST_RATIO = 0.5
 """Half of the weights are zeroed if every tile is 2:4."""
 WEIGHTS, BYTES = "weights", "bytes"
-"""Units of a budget for which `select` knows what each tile saves. Bytes are counted for 16-bit weights in packed slabs."""
+"""Units of a budget for which `select` knows the saving of each tile. Bytes are counted for 16-bit weights in packed
+slabs."""
 
 
 @dataclass(frozen=True)

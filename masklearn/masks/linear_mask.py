@@ -132,7 +132,8 @@ class LinearMask:
 
     @property
     def zeroed(self) -> int:
-        """Number of weights zeroed by pattern: half of those in 2:4 tiles, for example, whatever other weights are zero."""
+        """Number of weights zeroed by pattern: half of the weights in 2:4 tiles, for example, whatever other weights are
+        zero."""
         return zeroed_weights(self.kinds, self.shape, self.tile)
 
     def by_kind(self) -> dict[TileKind, int]:

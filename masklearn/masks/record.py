@@ -213,8 +213,9 @@ class SpeedRecord(_Part):
 class GainRecord(_Part):
     """Linears that gain by pruning on a target. The others have no 2:4 tile.
 
-    card: the card of the predictions, None without predictions; covered: number of covered linears; asked: number of those
-    with a ratio above 0; gaining: number of those that gain; ratio: zeroed weights over the weights of these.
+    card: the card of the predictions, None without predictions; covered: number of covered linears; asked: number of
+    covered linears with a ratio above 0; gaining: number of linears that gain; ratio: zeroed weights over the weights of the
+    linears that gain.
     """
 
     card: str | None

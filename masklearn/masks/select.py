@@ -131,12 +131,12 @@ def by_budget(budget: Budget) -> Choose:
 def tile_savings(
     kind: TileKind, areas: NDArray[Any], unit: str, weights: WeightType = FLOAT16
 ) -> NDArray[np.float64]:
-    """Returns what tiles of these areas save of a unit if they have this kind: zeroed weights or bytes.
+    """Returns the saving of tiles of these areas if they have this kind, in zeroed weights or bytes.
 
     weights: type of the weights, on which bytes depend. Raises ValueError for another unit.
     """
     if unit not in (WEIGHTS, BYTES):
-        raise ValueError(f"a saving of {unit} needs what each tile saves of it")
+        raise ValueError(f"a budget in {unit} needs the saving of each tile")
     per_weight = kind.zeros if unit == WEIGHTS else DENSE.bytes_of(weights) - kind.bytes_of(weights)
     return areas * per_weight
 
@@ -165,7 +165,7 @@ def select(scores: Scores, areas: Grids, budget: Budget | float, costs: Scores |
             for name, by_kind in losses.items()
         }
         if not savings and budget.unit not in (WEIGHTS, BYTES):
-            raise ValueError(f"a saving of {budget.unit} needs what each tile saves of it")
+            raise ValueError(f"a budget in {budget.unit} needs the saving of each tile")
     else:
         savings = {name: points_of(costs[name]) for name in losses}
     _check_finite("score", losses)

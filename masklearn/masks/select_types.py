@@ -39,7 +39,7 @@ OWN_BYTES = "bytes of their own weight types"
 
 Types = Mapping[str, WeightType]
 Options = Mapping[str, tuple[WeightType, ...]]
-# Shares of the saving whose types are tried. What tiles save is not quite proportional to their number.
+# Shares of the saving whose types are tried. The saving of tiles is not quite proportional to their number.
 NEAR = (0.95, 1.0, 1.05)
 _HALVINGS = 60
 _FAR = 400  # steps by a factor of 8 to reach any price that fp64 holds
@@ -85,7 +85,7 @@ class _Curve:
 
 
 class TypeChoices:
-    """The types that groups of linears may have, with all that is lost and saved by each."""
+    """The types that groups of linears may have, with the loss and the saving of each."""
 
     def __init__(
         self,
@@ -204,7 +204,7 @@ class TypesForBytes:
         self._per_weight, self._options, self._shapes = per_weight, options, shapes
 
     def check(self, kinds: Mapping[str, tuple[TileKind, ...]]) -> None:
-        """Raises UsageError for bytes that no choice reaches. kinds: those that the tiles of each linear may have."""
+        """Raises UsageError for bytes that no choice reaches. kinds: kinds that the tiles of each linear may have."""
         weights = {name: math.prod(shape) for name, shape in self._shapes.items()}
         least = sum(
             count * min(kind.bytes_of(one) for one in self._options[name] for kind in (DENSE, *kinds[name]))

@@ -203,5 +203,5 @@ def stored_version(path: Path, shard: Shard) -> str:
 
 
 def damaged(path: Path, why: str) -> MaskLearnError:
-    """Returns the error of a file that does not hold what its metadata say."""
+    """Returns the error for a file that contradicts its metadata."""
     return MaskLearnError(f"{path} is damaged", why, "Learn the masks again or restore the file.")

@@ -40,7 +40,7 @@ Candidates = Mapping["TileKind", Candidate]
 
 
 class WithRounding(dict["TileKind", Candidate]):
-    """Candidates of a linear whose weight type is to be chosen. rounding: what the types lose, in the unit of the scores."""
+    """Candidates of a linear whose weight type is to be chosen. rounding: loss by type, in the unit of the scores."""
 
     def __init__(self, candidates: Candidates, rounding: RoundingLoss) -> None:
         super().__init__(candidates)

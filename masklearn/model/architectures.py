@@ -1,4 +1,4 @@
-"""Finds the architecture of a model: its row in the table, or what its structure shows."""
+"""Finds the architecture of a model: its row in the table, or a row inferred from its structure."""
 
 import json
 from collections.abc import Mapping

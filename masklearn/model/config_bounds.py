@@ -71,7 +71,7 @@ class _Config(_Sized):  # type: ignore[misc, valid-type]  # mypy knows no class 
 
 
 def check_config(file: Path, content: Mapping[str, Any]) -> None:
-    """Raises MaskLearnError for a setting of the wrong type, and for a model that is larger than any is.
+    """Raises MaskLearnError for a setting of the wrong type, and for a model that is larger than any published model.
 
     file: the config.json, for errors; content: its object.
     """

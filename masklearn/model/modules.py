@@ -22,7 +22,7 @@ def as_linears(model: nn.Module) -> None:
     outputs, but `save_pretrained` no longer writes the files that transformers would write.
 
     Numbers that a checkpoint holds as buffers, such as the bias by which DeepSeek V3 chooses experts, become parameters
-    that do not train: what reads and writes parameters then handles them too.
+    that do not train: code that reads and writes parameters then handles them too.
     """
     for module in list(model.modules()):
         _hold_buffers_as_parameters(module)

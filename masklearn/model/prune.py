@@ -91,7 +91,7 @@ def _write_config(checkpoint: Checkpoint, masks: MaskSet, out: Path) -> None:
 
 
 def _describe_dense(checkpoint: Checkpoint, out: Path) -> None:
-    """Take what speaks of quantisation out of the copies, and write the index of the dense values."""
+    """Remove settings of quantisation from the copies, and write the index of the dense values."""
     for name in _OF_QUANTISATION:
         (out / name).unlink(missing_ok=True)
     if (out / INDEX).is_file():

@@ -1,4 +1,4 @@
-"""Proves on numbers that a small decoder is what its names promise, and finds what only running it tells."""
+"""Checks a small random decoder numerically against the structure inferred from module names, and completes its row."""
 
 import inspect
 import re
@@ -28,9 +28,9 @@ class _Call(NamedTuple):
 
 @torch.no_grad()
 def prove(model: Any, row: Architecture) -> Architecture:
-    """Returns the row with what running the model showed. It changes the model in place.
+    """Returns the row, completed by running the model. It changes the model in place.
 
-    model: random, fp32; row: the names of its parts. Raises NotCoveredError with the first thing that is not as promised.
+    model: random, fp32; row: the names of its parts. Raises NotCoveredError with the first difference from the row.
     """
     ids = torch.randint(
         1, model.config.vocab_size, (2, 1, _TOKENS), generator=torch.Generator().manual_seed(0)
@@ -289,7 +289,7 @@ def _hidden_of(output: Any) -> Tensor:
 
 
 def _down(block: nn.Module, owner: str, names: tuple[str, ...], ran: list[str]) -> str:
-    """Returns the linear of a module that ran later and can take in what these make, "" if none has the width."""
+    """Returns the linear of a module that ran later and fits the width of these linears' outputs, "" if no linear does."""
     module: Any = block.get_submodule(owner)
     makes = {module.get_submodule(name).out_features for name in names}
     if len(names) > 2 or len(makes) > 1:

@@ -1,4 +1,4 @@
-"""The grid of a quantised linear: its weight type and scales. A weight of it is an integer times a scale, rounded once."""
+"""The grid of a quantised linear: its weight type and scales. Its weights are integers times scales, rounded once."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def with_damping(
 ) -> _Found:
     """Call `attempt` with H + λ·mean(diag H)·I for growing λ, and return its first result that is not None.
 
-    λ starts at `damping` and grows tenfold after each failure, which `note` is told. `hessian` is overwritten. Raises
+    λ starts at `damping` and grows tenfold after each failure; `note` gets a line about it. `hessian` is overwritten. Raises
     MaskLearnError with the linear's name if H is not finite or λ = 1 does not suffice.
     """
     diagonal = hessian.diagonal()

@@ -21,7 +21,7 @@ _Rows = torch.Tensor | slice
 
 @dataclass(frozen=True, eq=False)
 class Codes:
-    """Codes of all groups of a linear, also of those in tiles of other kinds, which mean nothing.
+    """Codes of all groups of a linear. Codes of groups in tiles of other kinds have no meaning.
 
     pattern: uint8 `[N, K/4]` of 2:4; mask16: int32 `[N, K/16]` of n:16, None if no tile is n:16.
     """
@@ -55,7 +55,7 @@ class Codes:
 
     @classmethod
     def together(cls, parts: Sequence["Codes"]) -> "Codes":
-        """Returns the codes of all rows of the parts, which all have n:16 tiles or none of which has."""
+        """Returns the codes of all rows of the parts, which either all have n:16 tiles or all do not."""
         sixteen = [one.mask16 for one in parts if one.mask16 is not None]
         return cls(torch.cat([one.pattern for one in parts]), torch.cat(sixteen) if sixteen else None)
 

@@ -9,12 +9,12 @@ the tokens have weights (`masklearn.stream.moments`):
    only, so unlike step 1 it loses nothing by the columns that must end at 0.
 3. int4: each scale becomes the best scale for its integers, and the descent runs once more, twice in turns.
 
-The Hessian of 8,192 tokens fits these tokens, so it gets more damping here than the values are solved with. Measured on
-the first rows of 7 linears of a block of SmolLM2-135M (block 3, 70 % of the tiles 2:4 after ALPS, 16 windows, XᵀX), on 16
-other windows, is the error that int4 adds to the error of pruning, relative to positive scales only. Scales of both signs:
-.90. Damping of .1 of the mean diagonal instead of .01: .57, because the descent then also takes back part of ALPS's fit to
-the tokens; .95 if the pruned values themselves are the target. Another turn of scales and descent: .53. Columns in the order
-of their inputs' energy gain another hundredth, and are not worth the code. Scales that are searched by the error of only the
+The Hessian of 8,192 tokens fits these tokens, so it gets more damping here than the values are solved with. The figures
+below are the error that int4 adds to the error of pruning, relative to positive scales only, on 16 other windows (first rows
+of 7 linears of block 3 of SmolLM2-135M, 70 % of the tiles 2:4 after ALPS, 16 windows, XᵀX). Scales of both signs: .90.
+Damping of .1 of the mean diagonal instead of .01: .57, because the descent then also takes back part of ALPS's fit to the
+tokens; .95 if the pruned values themselves are the target. Another turn of scales and descent: .53. Columns in the order of
+their inputs' energy gain another hundredth, and are not worth the code. Scales that are searched by the error of only the
 column, instead of its cost with feedback, lose up to 3 % more. ALPS runs once, before: after rounding every value is on the
 grid, so another fit could not move values.
 """
@@ -63,7 +63,7 @@ def round_group(
 
     found: values to round `[N, K]`, 0 where pruned, and masks of kept weights `[N, K]`, by name; types: quantised types of
     the linears to round; damping, note: arguments of `obs.with_damping`, whose errors are raised (`_DAMPING` is the least);
-    grids: grids of those that keep their scales, which are searched for all others. Raises MaskLearnError also as
+    grids: grids of linears that keep their scales; scales of all others are searched. Raises MaskLearnError also as
     `check_range` does.
     """
     rounded: dict[str, Rounded] = {}
@@ -151,7 +151,7 @@ def _round_rows(
     kind: WeightType,
     scales: torch.Tensor | None,
 ) -> Rounded:
-    """Round rows of linears; scales: those to keep `[N, K/span]`, None to search them."""
+    """Round rows of linears; scales: scales to keep `[N, K/span]`, None to search them."""
 
     def part(start: int) -> Rounded:
         rows = slice(start, start + _ROWS)
@@ -200,8 +200,8 @@ class _Part:
             self.scales.copy_(given.t())
 
     def gptq(self) -> torch.Tensor:
-        """Round the columns in order. Overwrites the values that it starts from. Returns the squared output error `[N]` by
-        what the columns lost."""
+        """Round the columns in order. Overwrites the values that it starts from. Returns the squared output error `[N]`,
+        summed from the losses of the columns."""
         columns, factor, count = self._values, self._factor, len(self._values)
         pivots = factor.diagonal()
         cost = pivots.reciprocal().square()[:, None]  # of an error in each column, by the columns after it

@@ -113,7 +113,7 @@ def solve(
 
 
 def round_weights(feed: Feed, masks: Mapping[str, LinearMask], store: WeightStore) -> dict[str, Grid]:
-    """Round the weights of quantised linears under their masks, on the inputs that reach them when those before are rounded.
+    """Round the weights of quantised linears under their masks, on their inputs after earlier linears are rounded.
 
     store: receives the new weights. Returns the grids. Raises MaskLearnError as `solve` does.
     """

@@ -106,7 +106,7 @@ class BlockModel:
     def needed(self, only: Collection[str] | None, *, head: bool) -> list[Part]:
         """Returns the parts that must run: up to the last part with a linear of `only`.
 
-        None stands for all blocks without the tail. With `head` they are all blocks and the tail, whatever `only` is.
+        None stands for all blocks without the tail. With `head`, all blocks and the tail must run, whatever `only` is.
         """
         parts = [*self.blocks, *([self.tail] if self.tail else [])]
         if head:

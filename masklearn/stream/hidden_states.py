@@ -154,7 +154,7 @@ class PassCheckpoints:
     ) -> None:
         """folder: of this pass only; identity: fingerprint, of types that JSON can hold, of everything that the results
         depend on: files of another pass are deleted. what: name of the pass for the user; note: called with a line when
-        the pass resumes; check: called before a block is saved, raises an error if what the results depend on was changed
+        the pass resumes; check: called before a block is saved, raises an error if inputs of the results were changed
         meanwhile; keep_states: True to keep the states of all blocks until `close`, for a pass back through them.
         """
         self._folder, self._what, self._note, self._keeps = folder, what, note, keep_states

@@ -70,7 +70,8 @@ _PIECE = 1_000_000  # characters
 # Windows are drawn from this many characters at the beginning of a text. More is read only if they give too few windows.
 # A dataset is downloaded while it is read, so the number is smaller for it.
 _DRAWN_FROM = {SourceKind.FILE: 64_000_000, SourceKind.FOLDER: 64_000_000, SourceKind.DATASET: 16_000_000}
-# A text of fewer tokens in so many characters is none: a file of zeros or blanks would be read to its end, however large.
+# A text with fewer tokens in so many characters is refused: a file of zeros or blanks would be read to its end, however
+# large.
 _FEW_TOKENS, _OF_CHARACTERS = 16_000, 16_000_000
 # Windows that the model writes for training besides those for calibration. Writing takes half as long as training on
 # the text (SmolLM2-135M on 2 cores: 2.6 s and 4.8 s per window of 512 tokens).
@@ -131,7 +132,7 @@ def token_pool(
 
     training: number of windows for training besides the `recipe.windows` for calibration. A short text has fewer, and the
     model writes at most 64 of them itself. keep: file in which text that the model writes is kept, so that a later call
-    with the same arguments reads it there; None to keep none.
+    with the same arguments reads it there; None to keep no text.
 
     Raises MaskLearnError if the text is missing, too short or empty, or the model can't write.
     """

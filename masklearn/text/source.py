@@ -183,7 +183,7 @@ def _existing(text: str) -> tuple[Path | None, str | None]:
 
 
 def _exists(path: Path) -> bool:
-    """Returns False also for what can be no path: a name that is too long, and the home of an unknown user."""
+    """Also returns False for an impossible path: a name that is too long, or the home of an unknown user."""
     try:
         return path.expanduser().exists()
     except (OSError, RuntimeError):

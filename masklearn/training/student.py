@@ -196,7 +196,7 @@ class Student:
                 store.put(name, values, self._checkpoint.entry(name))
 
     def _values(self, name: str, slot: _Slot) -> Tensor:  # noqa: ARG002
-        """Returns the weight of a linear; slot: of what trained in its place."""
+        """Returns the weight of a linear; slot: of the parameter that trained in its place."""
         return slot.whole()
 
     def _untrained(self, masked: set[int]) -> dict[str, nn.Parameter]:

@@ -90,8 +90,8 @@ def _check_fits(
                 f"{name} can't have tiles of kind {kind}",
                 f"Groups of {kind} lie in {kind.span} columns, so K and the columns of a tile are multiples of {kind.span}; "
                 f"here they are {columns} and {min(tile[1], columns)}.",
-                f"Give {name.rpartition('.')[2]}=2:4 behind a comma, another `tile`, or `kinds` auto, which leaves out what "
-                "does not fit.",
+                f"Give {name.rpartition('.')[2]}=2:4 behind a comma, another `tile`, or `kinds` auto, which leaves out "
+                "kinds that do not fit.",
             )
 
 

@@ -1,4 +1,4 @@
-"""Base class of the formats, and what they all come to: a weight that is stored as integers and scales."""
+"""Base class of the formats, and their common result: a weight that is stored as integers and scales."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -95,7 +95,7 @@ def check_in_order(stored: StoredTensors, name: str, columns: int, groups: int) 
     """Check that neighbours share their scales.
 
     Raises MaskLearnError if the index is damaged, and for columns that were put into groups by their activations
-    (`desc_act`, act-order), of which no grid of a mosaic is made.
+    (`desc_act`, act-order), which no grid of a mosaic can represent.
     """
     stored.need(name, ("I32", "I64"), (columns,))
     index = stored.read(name)
@@ -119,7 +119,7 @@ class PackedWeight:
 
     folder: the model folder, for errors; name: its name in a dense checkpoint; dtype: safetensors code of its values;
     bits: 4 or 8, of an integer; parts: the stored tensors, the integers first and the scales second; file: the file that
-    holds the integers; integers: reads them, int8 [N, K]; scales: reads them, float32 [N, groups], of which each is for
+    holds the integers; integers: reads them, int8 [N, K]; scales: reads them, float32 [N, groups], each for
     K / groups neighbours in a row.
     """
 
@@ -148,7 +148,7 @@ class PackedWeight:
         try:
             return Grid(kind, np.ascontiguousarray(spread))
         except ValueError as error:
-            raise refused(self.folder, self.parts[1], f"It holds what a mosaic does not: {error}.") from error
+            raise refused(self.folder, self.parts[1], f"A mosaic can't hold it: {error}.") from error
 
     def values(self) -> NDArray[Any]:
         """Read the weight, in its dtype. Raises MaskLearnError as `grid` does, and if an integer is not valid."""
@@ -181,7 +181,7 @@ class Quantisation(ABC):
 
     @abstractmethod
     def weights(self, stored: StoredTensors, settings: Any, dtype: str) -> Sequence[PackedWeight]:
-        """Find the quantised weights, by the headers and small tensors. settings: those that `settings` returned.
+        """Find the quantised weights, by the headers and small tensors. settings: result of `settings`.
 
         dtype: safetensors code of the model's dense weights. Raises MaskLearnError as `settings` does.
         """

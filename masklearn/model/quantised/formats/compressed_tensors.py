@@ -1,7 +1,7 @@
 """Reads weights that compressed-tensors quantised: its formats pack-quantized, int-quantized and naive-quantized.
 
 A weight [N, K] of a module `X` is stored as `X.weight_packed` int32 [N, ceil(K·bits/32)] (the lowest bits first, each value
-plus 2^(bits-1)) with `X.weight_shape`, or as `X.weight` int8 [N, K]. Beside it lie `X.weight_scale` [N, 1] or [N, K/group],
+plus 2^(bits-1)) with `X.weight_shape`, or as `X.weight` int8 [N, K]. With it come `X.weight_scale` [N, 1] or [N, K/group],
 and in files of early versions `X.weight_zero_point`, which is 0. See compressed_tensors/compressors in
 https://github.com/vllm-project/compressed-tensors.
 """
@@ -68,7 +68,7 @@ class CompressedIntegers(Quantisation):
     summary = "pack-quantized, int-quantized or naive-quantized, symmetric, only weights"
 
     def settings(self, folder: Path, config: Mapping[str, Any]) -> _Settings:
-        """Check formats, groups and everything else that changes what the model computes."""
+        """Check formats, groups and everything else that changes the model's results."""
         if not config.get("config_groups"):  # only a sparse format, or a scheme of the KV cache
             raise refused(
                 folder,
@@ -179,7 +179,7 @@ def _weight(
     dtype: str,
     parts: tuple[str, ...],
 ) -> PackedWeight:
-    """Returns a weight whose integers are in `parts`. schemes: those that the integers may have."""
+    """Returns a weight whose integers are in `parts`. schemes: possible schemes of the integers."""
     name = f"{module}.weight_scale"
     entry = stored.need(name, SCALES, (None,) * len(stored.entry(name).shape) if name in stored else ())
     n, k = shape
