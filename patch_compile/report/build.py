@@ -60,7 +60,7 @@ def finished(report: Report, *, every: bool = False) -> Iterator[Section]:
     yield built(None, report.engine) if report.engine else Section()
     yield predicted(report)
     if isinstance(report, OutputsReport):
-        yield Section(lines=[f"warning: {line}" for line in output_warnings(report)])
+        yield Section(lines=[f"warning: {line[:1].lower()}{line[1:]}" for line in output_warnings(report)])
     yield from _files(report)
 
 
