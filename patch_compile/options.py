@@ -79,7 +79,7 @@ RUNNER = Option(
     "Run the engine or the ONNX file.", unset="the engine, if this machine can run it", group=ENGINE
 )
 EDGELLM_PYTHON = Option(
-    "Python of the environment that Edge-LLM's exporter is installed in.", "PYTHON", unset="this one"
+    "Python interpreter of the environment with Edge-LLM's exporter.", "PYTHON", unset="this interpreter"
 )
 _learning, _workload = partial(Option, group=LEARNING), partial(Option, group=WORKLOAD)
 _graph, _engine = partial(Option, group=GRAPH), partial(Option, group=ENGINE)
@@ -151,12 +151,12 @@ class _GraphOptions(LearnOptions):
         f"{', '.join(f'{name} ({kind.summary})' for name, kind in FUSIONS.items())}.", "KINDS",
         parse=parse_fusions, spell=spell_fusions)] = tuple(FUSIONS)
     backend: Annotated[Literal["tensorrt", "tensorrt-rtx", "onnx"] | None, _engine(
-        "TensorRT that builds the engine; onnx stops at the ONNX file.", unset="the one this machine has")] = None
+        "TensorRT that builds the engine; onnx stops at the ONNX file.", unset="the best that this machine has")] = None
     target: Annotated[str | None, _engine(
         "GPUs to build for: cards or architectures, such as a6000 or sm86,sm89.", "GPU[,GPU…]",
         unset="local GPU, or sm86", check=_targets)] = None
     min_shapes: Annotated[str | None, _engine(
-        "Smallest input shapes: as for trtexec, or batch=1,sequence=1.", "SPEC", check=_shapes("min_shapes"))] = None
+        "Smallest input shapes, spelled as for trtexec or as batch=1,sequence=1.", "SPEC", check=_shapes("min_shapes"))] = None
     opt_shapes: Annotated[str | None, _engine(
         "Input shapes to tune the engine for.", "SPEC", check=_shapes("opt_shapes"))] = None
     max_shapes: Annotated[str | None, _engine("Largest input shapes.", "SPEC", check=_shapes("max_shapes"))] = None

@@ -19,8 +19,8 @@ def build(
     out: Annotated[StrPath | None, Option("Folder to write.", unset="./NAME-patch-RATIO")] = None,
     *,
     service: Annotated[Literal["edgellm"] | None, Option(
-        "Also write what this service builds from: OUT/edgellm for TensorRT Edge-LLM, whose own builder makes the "
-        "engine.", "SERVICE")] = None,
+        "Also write the folder that this service builds its engine from: OUT/edgellm for TensorRT Edge-LLM.", "SERVICE")]
+        = None,
     edgellm_python: Annotated[StrPath | None, EDGELLM_PYTHON] = None,
     recipe: Annotated[StrPath | None, Option(
         f"Settings of an earlier build (OUT/{RECIPE}); options given here override them.", "FILE")] = None,

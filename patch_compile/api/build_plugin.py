@@ -11,7 +11,7 @@ from patch_compile.api.signature import takes
 @takes()
 def build_plugin(
     backend: Annotated[Literal["tensorrt", "tensorrt-rtx"] | None, Option(
-        "TensorRT to build the plugin for.", unset="the one this machine has")] = None,
+        "TensorRT to build the plugin for.", unset="the best that this machine has")] = None,
     *,
     force: Annotated[bool, Option("Build it even if the cache has it.")] = False,
 ) -> Result:  # fmt: skip

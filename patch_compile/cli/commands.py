@@ -13,7 +13,9 @@ from patch_compile.errors import NOT_CHECKED, AccuracyError, PatchCompileError
 
 
 @command(library.build, basic="out ratio target calib eval_text weights kinds backend resume force recipe")
-@click.option("--verbose", is_flag=True, help="Name every node that stays dense, also in an error. [counts]")
+@click.option(
+    "--verbose", is_flag=True, help="List every node that stays dense, also in an error. [only counts]"
+)
 def _build(verbose: bool, as_json: bool, **given: Any) -> None:
     try:
         built = library.build(**given)

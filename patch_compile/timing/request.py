@@ -81,7 +81,7 @@ class BenchRequest(Settings, BenchOptions):
 
 
 def _fitting(sizes: Sequence[int], most: int | None) -> tuple[int, ...]:
-    """Returns the sizes that are at most `most`."""
+    """Returns the sizes without repeats, larger ones cut to `most`."""
     return tuple(dict.fromkeys(size if most is None else min(size, most) for size in sizes))
 
 
