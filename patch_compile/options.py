@@ -137,7 +137,7 @@ class _GraphOptions(LearnOptions):
         "How linears are compiled: auto (plugin where it is predicted faster, else dense), plugin, split or dense, or "
         "PATTERN=LOWERING,…. Linears compiled dense are not pruned. With plugin, all linears are.", "LOWERING",
         check=_lowering)] = "auto"
-    batch_size: Annotated[int, _workload("Sequences of the workload whose speed is predicted.", ge=1)] = 16
+    batch_size: Annotated[int, _workload("Number of sequences in the workload, for which speed is predicted.", ge=1)] = 16
     prompt_tokens: Annotated[int, _workload("Tokens of each prompt of the workload.", ge=1)] = 128
     generated_tokens: Annotated[int, _workload("Tokens generated after each prompt.", ge=1)] = 128
     dtype: Annotated[Literal["float16", "bfloat16"], _graph("Type of the graph and the engine.")] = "float16"
@@ -156,7 +156,8 @@ class _GraphOptions(LearnOptions):
         "GPUs to build for: cards or architectures, such as a6000 or sm86,sm89.", "GPU[,GPU…]",
         unset="local GPU, or sm86", check=_targets)] = None
     min_shapes: Annotated[str | None, _engine(
-        "Smallest input shapes, spelled as for trtexec or as batch=1,sequence=1.", "SPEC", check=_shapes("min_shapes"))] = None
+        "Smallest input shapes, spelled as for trtexec or as batch=1,sequence=1.", "SPEC",
+        check=_shapes("min_shapes"))] = None
     opt_shapes: Annotated[str | None, _engine(
         "Input shapes to tune the engine for.", "SPEC", check=_shapes("opt_shapes"))] = None
     max_shapes: Annotated[str | None, _engine("Largest input shapes.", "SPEC", check=_shapes("max_shapes"))] = None
