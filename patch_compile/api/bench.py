@@ -16,7 +16,7 @@ def bench(
     *,
     force: Annotated[bool, Option("Replace the times of an earlier run.")] = False,
 ) -> Result:  # fmt: skip
-    """Compare the speed of OUT's model with the dense model and a uniform 2:4 model.
+    """Compare OUT's speed with the dense and a uniform 2:4 model.
 
     Prompts and decode steps of the three models are timed in alternation. A GPU runs their engines, and its clocks are
     reported with the times. Without a GPU their ONNX files run in ONNX Runtime on the CPU; such times say nothing about a
