@@ -1,4 +1,4 @@
-"""Builds from ONNX files that other people exported, and prints how each came out.
+"""Builds from ONNX files that other people exported, and prints the outcome of each build.
 
     python -m benchmarks.onnx_files [--only PATTERN] [--ratio 0.3] [--cache .cache/onnx-files]
 
@@ -44,7 +44,7 @@ _HEADERS = (
 
 @dataclass(frozen=True)
 class Case:
-    """A file to build. package: name and version of where it comes from."""
+    """A file to build. package: name and version of its package."""
 
     package: str
     path: Path
@@ -93,7 +93,7 @@ def _exported(name: str, exporter: str, cache: Path) -> Path:
 
 
 def build_case(case: Case, out: Path, ratio: float) -> Row:
-    """Build a file in a process of its own and judge how that ended."""
+    """Build a file in a process of its own and judge the outcome."""
     shapes = ("--opt-shapes", case.file.shapes) if case.file.shapes else ()
     # fmt: off
     command = [

@@ -237,7 +237,7 @@ def tensors_of(packed: Packed, index: NDArray[np.int32], place: str) -> dict[str
 
 
 def epilogue_of_turn(case: Case, x: torch.Tensor, turn: int) -> Epilogue:
-    """An epilogue whose bias, residual and activation vary with `turn`; turn 0 has none of them."""
+    """An epilogue whose bias, residual and activation vary with `turn`; turn 0 has no epilogue."""
     n = case.shape[0]
 
     def random(*shape: int) -> torch.Tensor:

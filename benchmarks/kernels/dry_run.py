@@ -40,7 +40,7 @@ class Anything:
 
 
 class AnyModule(ModuleType, Anything):
-    """A module of it."""
+    """A module of the stand-in."""
 
     __path__ = ()  # it is a package
 
@@ -61,7 +61,7 @@ def without_torch(program: str) -> Any:
 
 
 def _without_gpu(run: Any) -> None:
-    """Let run.py take the kernels from the planner's copy of their table, and no measurement."""
+    """Let run.py take the kernels from the planner's copy of their table, and measure nothing."""
     from predicted_seconds import PlannedKernels
 
     from patch_compile.hardware.cards import card_named

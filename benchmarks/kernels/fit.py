@@ -266,7 +266,7 @@ def predicted_times(row: Row, card: PlanCard, assume: Assumptions) -> list[float
 
 
 def median_clocks(rows: Sequence[Row]) -> dict[str, float] | None:
-    """Medians of the clocks over all rows, which kept rows store. None where nvidia-smi was not there."""
+    """Medians of the clocks over all rows, which kept rows store. None without nvidia-smi."""
     if "clocks" in (machine := first(rows, "machine")):
         kept: dict[str, float] | None = machine["clocks"]
         return kept

@@ -29,7 +29,7 @@ def copies_beyond_l2(l2: int, one: int) -> int:
 
 @dataclass(frozen=True)
 class MeasuredGpu:
-    """Rates of the device. All are measured, none is taken from a data sheet.
+    """Rates of the device. All are measured, not taken from a data sheet.
 
     copies: bytes per second of a copy, read and written; reads: bytes per second of a sum, which only reads; flops: fp16
     operations per second of cuBLAS on a large square; l2: bytes of L2; sms: number of SMs.

@@ -1,4 +1,4 @@
-"""A packed linear in device memory, with so many copies that no launch finds its weight in L2."""
+"""A packed linear in device memory, with enough copies that no launch finds its weight in L2."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ class Engine:
         return Given(x, check.epilogue_of_turn(self._case, x, self.asked.turn))
 
     def linear(self, given: Given) -> Linear:
-        """Return the linear as the plugin is told of it."""
+        """Return the linear in the form that the plugin takes."""
         epilogue = given.epilogue
         return Linear.of_packed(
             self.packed, DTYPES.index(self.asked.dtype), len(given.x), bias=epilogue.bias is not None,

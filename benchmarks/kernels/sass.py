@@ -93,7 +93,7 @@ def _inside(one: tuple[int, int], other: tuple[int, int]) -> bool:
 
 
 def _multiplies(loop: Sequence[Instruction], kind: str, weights: WeightType) -> bool:
-    """True if a loop has the products of a kind. Those by mma are told apart by the loads of a row block."""
+    """True if a loop has the products of a kind. Products by mma are told apart by the loads of a row block."""
     opcodes = Counter(_class_of(i) for i in loop)
     if kind == TWO_FOUR.name or not opcodes["HMMA"]:
         return kind == TWO_FOUR.name and opcodes["HMMA.SP"] > 0

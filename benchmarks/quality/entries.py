@@ -48,7 +48,7 @@ class Entry:
 
 
 def entries(totals: Sequence[float] = (8.0,), repairs: Sequence[float] = (30.0,)) -> list[Entry]:
-    """Returns all cells of one tile size in the order of measuring; those asked for most come first."""
+    """Returns all cells of one tile size in the order of measuring; the most requested cells come first."""
     found = [
         Entry("dense", None, baseline=Baseline.DENSE),
         Entry("sparsegpt 2:4", None, {"method": "sparsegpt", "ratio": 0.5}, spread=True),

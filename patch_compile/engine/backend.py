@@ -71,7 +71,7 @@ def sizes_of(dims: tensorrt.Dims) -> tuple[int, ...]:
 
 
 def numpy_of(dtype: tensorrt.DataType) -> np.dtype[Any]:
-    """Returns the type of the array that holds a tensor. Raises KeyError for a type that no input or output here has."""
+    """Returns the numpy type of a tensor. Raises KeyError for a type that inputs and outputs never have here."""
     import ml_dtypes
     import numpy as np
 

@@ -60,7 +60,7 @@ class Cancellation:
         return self._requested.is_set()
 
     def request(self, error: BaseException | None = None) -> None:
-        """Ask the build to stop; of several errors the first is kept."""
+        """Ask the build to stop. The first of several errors is kept."""
         self.error = self.error or error
         self._requested.set()
 

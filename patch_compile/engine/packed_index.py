@@ -1,4 +1,4 @@
-"""Checks the index of every PatchLinear of an ONNX file before an engine is built, as the plugin does again."""
+"""Checks the index of every PatchLinear of an ONNX file before an engine is built. The plugin repeats the check."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def check_indexes(onnx_path: Path) -> None:
-    """Read the index of every PatchLinear, an attribute, and no tensor.
+    """Check the index of every PatchLinear. The index is an attribute; no tensor is read.
 
     Raises PatchCompileError that names the first node whose index does not fit its slabs.
     """

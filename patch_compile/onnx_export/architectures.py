@@ -1,4 +1,4 @@
-"""Architectures that the exporter covers, and the reasons for refusing others."""
+"""Architectures that the exporter covers, and the reasons why others are refused."""
 
 from pathlib import Path
 from typing import Any

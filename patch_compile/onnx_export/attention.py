@@ -36,7 +36,7 @@ def exchanges_attention(model_class: type) -> bool:
 
 @contextmanager
 def eager_masks() -> Iterator[None]:
-    """Give our masks to models with an attention of their own, as numbers that they add to the scores."""
+    """Give our masks to models with their own attention, as numbers that they add to the scores."""
     from transformers import AttentionMaskInterface
 
     before = AttentionMaskInterface._global_mapping["eager"]
@@ -142,7 +142,7 @@ def _plain_attention(
 
 
 def _check_known(module: nn.Module, others: dict[str, Any]) -> None:
-    """Raise PatchCompileError for a tensor that changes attention in a way that is not known here."""
+    """Raise PatchCompileError for a tensor that changes attention in an unknown way."""
     unknown = [
         name for name, value in others.items() if isinstance(value, Tensor) and name not in _WITHOUT_EFFECT
     ]

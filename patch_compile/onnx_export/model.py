@@ -76,7 +76,8 @@ def export_model(
 
 
 def check_traceable(model_dir: Path) -> None:
-    """Raise PatchCompileError if torch can't export a decoder that has no row. A small model of its config is traced.
+    """Raise PatchCompileError if torch can't export a decoder that the table of architectures lacks. A small model of its
+    config is traced.
 
     That takes seconds, and learning masks takes hours.
     """

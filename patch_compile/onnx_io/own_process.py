@@ -1,5 +1,5 @@
-"""Runs ONNX models in a process of its own: if ONNX Runtime crashes on a model or never ends, that is an error and not the
-end of the program.
+"""Runs ONNX models in a process of its own: if ONNX Runtime crashes on a model or never ends, this is an error and does not
+end the program.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class _OwnModel:
         return made
 
     def close(self) -> None:
-        """End the process at once: it holds nothing that would have to be saved."""
+        """End the process at once: it has nothing to save."""
         self._process.close(0)
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""Loads an ONNX file as a protobuf message, without its external data and without dimensions that say nothing."""
+"""Loads an ONNX file as a protobuf message, without its external data and without meaningless names of dimensions."""
 
 from __future__ import annotations
 

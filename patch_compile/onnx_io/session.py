@@ -81,7 +81,7 @@ def run_session(
 
 @contextmanager
 def errors_of_runs(path: Path) -> Iterator[None]:
-    """Raise an error of ONNX Runtime as a PatchCompileError about the model, whose inputs are ours and right.
+    """Raise an error of ONNX Runtime as a PatchCompileError that blames the model, since its inputs are known to be right.
 
     path: of the session's model.
     """

@@ -13,7 +13,7 @@ MOST = 10**6  # longest limit, 11 days
 
 
 def time_limit() -> float:
-    """Returns the limit in seconds. Raises UsageError if the variable holds none."""
+    """Returns the limit in seconds. Raises UsageError if the variable holds no valid limit."""
     given = os.environ.get(VARIABLE)
     if not given:
         return _SECONDS
@@ -31,7 +31,7 @@ def time_limit() -> float:
 
 
 def time_exceeded(path: Path, seconds: float) -> PatchCompileError:
-    """Returns the error of a model for which the seconds were not enough."""
+    """Returns the error for a model that took longer than the limit."""
     return PatchCompileError(
         f"ONNX Runtime takes more than {seconds:g} s to load {path}, or to run it once",
         "A loop that never ends does that, and a large model on a slow machine.",

@@ -127,7 +127,7 @@ class MadeOnce(Generic[Made]):
         self._taken: set[object] = set()
 
     def take(self, tensor: object) -> Made:
-        """Returns it for a tensor, which is any key."""
+        """Returns the array for a tensor, which any key identifies."""
         made = self._make() if self._made is None else self._made
         self._taken.add(tensor)
         last = len(self._taken) == self._tensors
@@ -138,7 +138,7 @@ class MadeOnce(Generic[Made]):
 def lazy_tensor(
     name: str, shape: Sequence[int], dtype: ir.DataType, make: Callable[[], NDArray[Any]]
 ) -> ir.LazyTensor:
-    """Returns a tensor whose values `make` returns. It is called at each use."""
+    """Returns a tensor whose values come from `make`, which is called at each use."""
     return ir.LazyTensor(
         lambda: ir.Tensor(make(), dtype=dtype, name=name), dtype=dtype, shape=ir.Shape(shape), name=name
     )
@@ -153,7 +153,7 @@ def lazy_initializer(
 
 
 def widen(value: ir.Value) -> None:
-    """Give a value the type fp32, and a constant too, whose numbers are converted at each use."""
+    """Give a value the type fp32. The numbers of a constant are converted at each use."""
     value.type = ir.TensorType(ir.DataType.FLOAT)
     if (tensor := value.const_value) is not None:
         name, shape = str(value.name), tensor.shape.numpy()

@@ -214,7 +214,8 @@ class Epilogue:
 
     @property
     def attributes(self) -> dict[str, int | str]:
-        """Attributes of the node's epilogue, all of them: TensorRT's parser warns of each that is left at its default."""
+        """All attributes of the node's epilogue: TensorRT's parser warns of each attribute that is missing, even with a
+        default."""
         return {"activation": self.activation, "gated": int(self.gated), "residual": int(self.residual)}
 
 
@@ -243,7 +244,7 @@ def patch_linear_function(
     kinds: Sequence[TileKind] = ALWAYS,
     weights: WeightType | None = None,
 ) -> onnx.FunctionProto:
-    """Returns the function for nodes with this epilogue and slabs of these kinds, as the overload `overload_of` them.
+    """Returns the function for nodes with this epilogue and slabs of these kinds, as the overload that `overload_of` names.
 
     X: T `[..., K]`, T = fp16 or bf16 → Y: T `[..., N]`; bias: T `[N]`, or `[2 N]` if gated (gate, then up); residual: T,
     shape of Y. Accumulates in fp32 and rounds once, at the end.

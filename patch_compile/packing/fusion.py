@@ -1,4 +1,4 @@
-"""Fusions: operations that a linear's node may compute besides its product. `--fuse` chooses them."""
+"""Fusions: operations that a linear's node may compute in addition to its product. `--fuse` chooses them."""
 
 from __future__ import annotations
 

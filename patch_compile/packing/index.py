@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 def csr_index(streams: NDArray[Any], kinds: int = 2) -> NDArray[np.int32]:
     """Returns the index of slabs. streams: number of each slab's kind in the list of kinds, `[panels, slabs]`, where True
-    is 2:4; kinds: how many the list has."""
+    is 2:4; kinds: length of the list."""
     pointers, columns = [], []
     for number in range(kinds):
         chosen = streams == number
@@ -102,12 +102,12 @@ def _column_fault(kind: str, columns: NDArray[Any], along_k: int) -> str:
 
 
 def gated_panels(rows: int, panel_rows: int) -> list[NDArray[np.int64]]:
-    """Returns the panels of a gate and of its up. rows: of each of the two."""
+    """Returns the panels of a gate and of its up. rows: of gate and of up, each."""
     panels = -(-rows // panel_rows)
     return [np.arange(0, 2 * panels, 2), np.arange(1, 2 * panels, 2)]
 
 
 def stacked_panels(rows: Sequence[int], panel_rows: int) -> list[NDArray[np.int64]]:
-    """Returns the panels of each linear, one linear below the other. rows: of each linear."""
+    """Returns the panels of each linear; the linears are stacked. rows: of each linear."""
     ends = np.cumsum([-(-n // panel_rows) for n in rows])
     return np.split(np.arange(ends[-1]), ends[:-1])

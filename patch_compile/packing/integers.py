@@ -60,7 +60,7 @@ def narrowed(
 def widened(
     stored: NDArray[np.int32], kind: TileKind, weights: WeightType, panel_rows: int
 ) -> NDArray[np.uint16]:
-    """Returns the integers of slabs as 16-bit values in the order of these: the inverse of `narrowed`."""
+    """Returns the integers of slabs as 16-bit values, in the order of 16-bit slabs: the inverse of `narrowed`."""
     order, raw = _order(kind, weights, panel_rows), np.ascontiguousarray(stored).view(np.uint8)
     wide = np.empty((len(stored), len(order)), np.uint16)
     loop = _from_bytes if weights is INT8 else _from_nibbles

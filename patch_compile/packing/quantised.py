@@ -113,7 +113,7 @@ def as_sixteen_bits(packed: PackedLinear) -> PackedLinear:
 def count_wrong_integers(
     packed: PackedLinear, values: NDArray[Any], mask: LinearMask, panels: NDArray[np.int64]
 ) -> int:
-    """Returns the number of weights of a linear that decode to another T(q·s) than the masked weight.
+    """Returns the number of weights of a linear whose decoded T(q·s) differs from the masked weight.
 
     values: the weight in T, `[N, K]`, masked or not; panels: panels of `packed` that hold the linear. Zeros of both signs
     are equal. Raises ValueError for an invalid index or metadata.

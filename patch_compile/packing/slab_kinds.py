@@ -71,7 +71,7 @@ def value_words(kind: TileKind, weights: WeightType, panel_rows: int) -> int:
 
 
 def slab_words(kind: TileKind, weights: WeightType, panel_rows: int) -> int:
-    """Returns the int32 words of a slab of integers, with the scales that lie in it."""
+    """Returns the int32 words of a slab of integers, including its scales."""
     return value_words(kind, weights, panel_rows) + panel_rows * weights.scale_bits // 32
 
 

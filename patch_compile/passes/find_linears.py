@@ -321,7 +321,7 @@ def _quantized(node: ir.Node, why: str) -> PatchCompileError:
 
 
 def _other_reader(value: ir.Value, node: ir.Node) -> str:
-    """Returns a description of another reader of a value than `node`: the first node that does more than pass it on."""
+    """Returns a description of the first node, other than `node`, that reads a value and does more than pass it on."""
     if value.is_graph_output():
         return "an output of the graph"
     for other in (use.node for use in value.uses() if use.node is not node):

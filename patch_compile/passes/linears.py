@@ -141,7 +141,7 @@ class FoundLinears:
     skipped: dict[str, Refusal] = field(default_factory=dict)
 
     def add(self, node: ir.Node, found: Linear | Refusal) -> None:
-        """Add a linear, or the reason why a node is none."""
+        """Add a linear, or the reason why a node is not a linear."""
         if isinstance(found, Refusal):
             self.skipped[unique(node_name(node), self.skipped)] = found
         else:

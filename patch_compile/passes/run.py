@@ -1,4 +1,4 @@
-"""Runs passes in order, and writes the graph after each of them for debugging."""
+"""Runs passes in order, and writes the graph after each pass for debugging."""
 
 import logging
 import tempfile
@@ -20,7 +20,7 @@ class GraphPass(Protocol):
     """A pass of onnx_ir, or a fusion: called with a model, it says whether it changed it."""
 
     def __call__(self, model: "ir.Model", /) -> "ir.passes.PassResult":
-        """Change the model in place, or give another."""
+        """Change the model in place, or return another model."""
 
 
 class PassDump:

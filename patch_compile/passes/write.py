@@ -1,4 +1,4 @@
-"""Compiles masked linears to ONNX, of a checkpoint or of a graph that exists. Weights are read when they are written."""
+"""Compiles the masked linears of a checkpoint or of an existing graph to ONNX. Weights are read when they are written."""
 
 from __future__ import annotations
 
@@ -185,8 +185,8 @@ def reads_activation(fuse: Collection[str]) -> bool:
 
 
 def _counted_reads(read: ReadTensor, linears: Collection[str], step: OnStep) -> ReadTensor:
-    """Returns `read`, which now reports each `<linear>.weight` of these linears before it reads it, which happens when it is
-    written."""
+    """Returns a function that reads like `read`, and first reports each `<linear>.weight` of these linears. Weights are read
+    when they are written."""
     done = 0
 
     def counted(name: str) -> NDArray[Any]:

@@ -84,8 +84,8 @@ def build_plugin(
     machine: str | None = None,
     log: Log = _LOGGER.info,
 ) -> PluginLibrary:
-    """Returns the plugin for `backend` ("tensorrt" or "tensorrt-rtx"): of the package patch-compile-plugin if that is
-    installed and this release's, else compiled here, or from the cache.
+    """Returns the plugin for `backend` ("tensorrt" or "tensorrt-rtx"): from the package patch-compile-plugin if it is
+    installed in this release's version, else from the cache, else compiled here.
 
     The key of the cache covers the content of sources and headers, the compilers, `archs`, backend and flags. Several
     processes may call this at the same time.
@@ -209,7 +209,7 @@ def _compile(library: PluginLibrary, nvcc: Tool, cxx: Tool, cross: Cross, force:
 
 
 def _check_made(fresh: Path, library: PluginLibrary) -> None:
-    """Raise PatchCompileError if a new library is of another backend, or for another machine, than was asked for."""
+    """Raise PatchCompileError if a new library has another backend or machine than requested."""
     made = read_identity(fresh)
     if made.backend != library.backend:
         raise PatchCompileError(
@@ -220,7 +220,7 @@ def _check_made(fresh: Path, library: PluginLibrary) -> None:
     if made.machine != library.machine:
         raise PatchCompileError(
             f"The plugin was compiled for {made.machine}, not for {library.machine}",
-            "The variable NVCC_CCBIN, or that for the other machine, names a C++ compiler of another machine.",
+            "The variable NVCC_CCBIN, or its form for the other machine, names a C++ compiler of another machine.",
             "Correct it, or unset it.",
         )
 

@@ -22,7 +22,8 @@ PAYLOADS = Path(__file__).with_name("payloads.json")  # sha256 by machine and ba
 
 
 def prebuilt_library(backend: str) -> Path | None:
-    """Returns the library of the installed package for a backend; None if there is none, or another than the release's."""
+    """Returns the library of the installed package for a backend; None if there is none or it differs from the release's
+    library."""
     library = _installed(backend)
     pinned = _pinned().get(backend)
     if library is None or pinned is None or _digest(library, library.stat().st_mtime_ns) != pinned:
@@ -36,7 +37,7 @@ def prebuilt_plugins() -> Iterator[Path]:
 
 
 def why_no_prebuilt(backend: str) -> str:
-    """Returns the reason, a clause, why an installed library for a backend is not taken; empty if there is none."""
+    """Returns the reason, as a clause, why an installed library for a backend is not taken; empty if there is no reason."""
     if (library := _installed(backend)) is None or prebuilt_library(backend):
         return ""
     if backend not in _pinned():

@@ -1,4 +1,4 @@
-"""What a plugin is compiled for: a kind of machine, as `uname -m` names it, and architectures of GPUs.
+"""Targets of a compiled plugin: a kind of machine, as `uname -m` names it, and architectures of GPUs.
 
 The plugin has all architectures, or only those that an environment variable names.
 """

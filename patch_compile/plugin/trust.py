@@ -20,7 +20,7 @@ from patch_compile.plugin.targets import runs_on, this_machine
 
 
 def library_made_here(library: Path) -> Path | None:
-    """Returns the known library with the same content, None if this installation has none such."""
+    """Returns the known library with the same content, None if this installation has no such library."""
     size = library.stat().st_size
     same = [known for known in _known() if known.stat().st_size == size]
     content = sha256_of(library) if same else ""
@@ -28,7 +28,7 @@ def library_made_here(library: Path) -> Path | None:
 
 
 def matching_library(backend: str, version: int | None, sms: Collection[int]) -> Path | None:
-    """Returns the library for a backend that this installation received last, or that was used last; None if there is none.
+    """Returns the library for a backend that this installation received or used last; None if there is none.
 
     version: of the plugin, None for any; sms: compute capabilities, times ten, of GPUs that run the library. One for
     another kind of machine is never taken.

@@ -112,7 +112,7 @@ def host_code(facts: EngineFacts, given: Path | None = None, *, trust: bool = Fa
 
 
 def _library(facts: EngineFacts, trust: bool) -> Path:
-    """Returns the library for an engine that carries none."""
+    """Returns the library for an engine that carries no plugin."""
     beside = facts.path.parent / LIBRARY_NAME
     is_there = beside.is_file()
     if is_there and (known := library_made_here(beside) or (beside if trust else None)):

@@ -151,7 +151,7 @@ class Generator:
         each: Callable[[Piece], object] = lambda _: None,
         **settings: Any,
     ) -> list[Completion]:
-        """Returns a whole continuation for each prompt. each: called with every piece; all else: see `stream`."""
+        """Returns a whole continuation for each prompt. each: called with every piece; other parameters: see `stream`."""
         ids = [self.encode(prompt) for prompt in prompts]
         texts, tokens = [""] * len(ids), [list[int]() for _ in ids]
         finish = [Finish.LENGTH] * len(ids)

@@ -134,5 +134,5 @@ class KvCache:
 
 
 def slots_for(tokens: int) -> int:
-    """Returns the number of slots of a padded past for so many tokens."""
+    """Returns the number of slots of a padded past for this number of tokens."""
     return -(-tokens // SLOTS) * SLOTS

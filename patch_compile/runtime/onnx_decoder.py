@@ -156,7 +156,7 @@ def _values(held: Any) -> NDArray[Any]:
 
 
 def _padded(values: NDArray[Any], width: int, axis: int) -> NDArray[Any]:
-    """Returns the values with zeros in front, so that the axis has `width` of them."""
+    """Returns the values with zeros in front, so that the axis has the size `width`."""
     before = [(0, 0)] * values.ndim
     before[axis] = (width - values.shape[axis], 0)
     return np.pad(values, before)

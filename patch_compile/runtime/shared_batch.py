@@ -36,7 +36,7 @@ class SharedBatch:
         return sum(len(one.prompts) for one in self._requests)
 
     def takes(self, new: Sequence[Continuation]) -> bool:
-        """True if these requests can join together now. A request that is within the limits joins an empty batch."""
+        """True if these requests can join together now. A request within the limits can always join an empty batch."""
         if self.empty:
             return len(new) == 1 or self._fits(new)
         return isinstance(self._decoding, JoinableDecoding) and self._fits(new)

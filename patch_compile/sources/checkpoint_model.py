@@ -1,4 +1,4 @@
-"""A Hugging Face checkpoint as a source, whatever makes its graph: its linears, its files, and masks for them."""
+"""A Hugging Face checkpoint as a source, however its graph is made: its linears, its files, and masks for them."""
 
 from __future__ import annotations
 

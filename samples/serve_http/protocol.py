@@ -1,4 +1,4 @@
-"""What clients may send: OpenAI's parameters that this server supports, and the errors for everything else."""
+"""Requests of clients: OpenAI's parameters that this server supports, and the errors for everything else."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ class CompletionRequest(_Generation):
 
     @property
     def asked_logprobs(self) -> int | None:
-        """Number of most likely tokens whose log probabilities are asked for; None if no log probability is."""
+        """Number of most likely tokens whose log probabilities are asked for; None for no log probabilities."""
         return self.logprobs
 
     def encode(self, generator: Generator) -> list[list[int]]:

@@ -24,7 +24,7 @@ _SECONDS = click.FloatRange(0, min_open=True)
 
 
 class Connection(H11Protocol):
-    """uvicorn's HTTP/1.1, but who lets the server wait for a request, or does not read, loses the connection.
+    """uvicorn's HTTP/1.1, but a client that lets the server wait for a request, or does not read, loses the connection.
 
     patience: seconds that the server waits.
     """

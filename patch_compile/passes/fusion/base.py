@@ -38,7 +38,7 @@ class FusionPass(Fusion, ABC):
 
 
 class EpiloguePass(FusionPass):
-    """Fusion that takes each Linear by itself and fuses it with operations that follow it."""
+    """Fusion that handles each Linear separately and fuses the operations after it into it."""
 
     def run(self, model: ir.Model) -> bool:
         """Fuse the Linears in the graph's order. Returns True if any was fused."""

@@ -1,5 +1,4 @@
-"""Constants of a PatchLinear node, packed when they are written and not before. Weights of int8 and int4 are packed as
-integers."""
+"""Constants of a PatchLinear node, packed only when they are written. Weights of int8 and int4 are packed as integers."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """Rewrites linears into a few dense and 2:4 products of standard ops that TensorRT can't merge. Their weights are parts of
-the masked weight, cut when they are written and not before."""
+the masked weight, cut only when they are written."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def _decoder(config: Any, file: str, inputs: _Inputs) -> dict[str, Any]:
 
 
 def _sampling(sampling: Sampling) -> dict[str, Any]:
-    """Returns the settings with which the model is sampled unless a program names others."""
+    """Returns the model's default settings for sampling."""
     drawn = {"temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p}
     return {
         "do_sample": sampling.temperature > 0,

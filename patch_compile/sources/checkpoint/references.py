@@ -1,5 +1,5 @@
-"""What proves checkpoints: held-out text as windows of tokens, and the pruned model with the weights that the compiled graph
-computes with."""
+"""References that prove a compiled checkpoint: held-out text as windows of tokens, and the pruned model with the weights
+that the compiled graph computes with."""
 
 from __future__ import annotations
 
