@@ -327,7 +327,7 @@ def _named(progress: OnStep, name: str) -> OnStep:
 def _check_causal(checkpoint: Checkpoint) -> None:
     if architecture_of(checkpoint).encoder:
         raise MaskLearnError(
-            f"{checkpoint.path} predicts no next token",
+            f"{checkpoint.path} does not predict tokens",
             "Baselines are compared by perplexity, which an encoder does not have.",
             "Learn without baselines.",
         )

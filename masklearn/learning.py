@@ -240,7 +240,9 @@ def _check_labels(task: Task) -> None:
     """Raises UsageError, before any work, for a label weight with an encoder, which does not predict tokens."""
     if task.recipe.repairs and task.recipe.label_weight and architecture_of(task.checkpoint).encoder:
         raise UsageError(
-            "An encoder has no labels to repair on", "It predicts no next token.", "Leave `label_weight` out."
+            "An encoder has no labels to repair on",
+            "It does not predict tokens.",
+            "Leave `label_weight` out.",
         )
 
 

@@ -65,8 +65,8 @@ class LearnOptions:
         "Tile size; 128x* is 128 rows and all of K.", "ROWSxCOLS", spell=_spelled)] = (128, 128)
     kinds: Annotated[str, _learning(
         "Tile formats to choose from. 2:4 speeds up prompts and decoding. 4:16, 6:16 … 14:16 (that many of 16 weights stay) "
-        "lose less quality at the same size but speed up decoding only. auto picks what loses least. Also a list "
-        "(8:16,12:16), or PATTERN=LIST,….", "KINDS", check=parse_kinds)] = "2:4"
+        "lose less quality at the same size but speed up decoding only. auto picks the formats with the least "
+        "loss. Also a list (8:16,12:16), or PATTERN=LIST,….", "KINDS", check=parse_kinds)] = "2:4"
     weights: Annotated[str | None, _learning(
         "Type of the linears' weights: float16, bfloat16, int8 (a scale for each row), int4 (a scale for each row and 64 "
         "columns), or PATTERN=TYPE,…. auto, or a list such as int8,int4, picks a type for each linear; it needs `speedup`, "

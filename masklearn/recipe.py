@@ -47,7 +47,7 @@ class LearnSettings(Settings, LearnOptions):
             by = f"`method` {self.method}" + (f" `criterion` {self.criterion}" if self.criterion else "")
             raise UsageError(
                 f"{by} can't choose among the types of `weights` {self.weights}",
-                "What rounding loses is an output error, and here tiles are ranked by something else.",
+                "The loss of rounding is an output error, and here tiles are ranked by another criterion.",
                 "Take `method` oneshot or sparsegpt, ranked by fisher, relative or raw; or name one type, such as int8.",
             )
 

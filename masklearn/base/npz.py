@@ -28,7 +28,7 @@ class PickledError(ValueError):
     """A member of an archive is pickled or not an array. name: the member."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"{name} is pickled or no array.")
+        super().__init__(f"{name} is pickled or not an array.")
         self.name = name
 
 

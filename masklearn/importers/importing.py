@@ -170,7 +170,9 @@ class _Import:
         self.note(f"ratio: {ratio:.4f} by pattern; {self.zeros / weights:.4f} of the weights are zero")
         if self.extra:
             beyond = (
-                "two of a group of 4" if only_two_four(self.kinds) else "what the kind of their tile zeroes"
+                "two of a group of 4"
+                if only_two_four(self.kinds)
+                else "the number for the kind of their tile"
             )
             self.note(f"kept: {self.extra} weights that the source zeroes beyond {beyond}")
         if self.nearly:
@@ -245,8 +247,8 @@ class _Import:
             f"{self.source} holds no tiles of the kinds {self.kinds}",
             "In every tile some groups keep more weights than these kinds allow. A group of n:16 is 16 weights "
             "that lie strided in 64 columns of a row, not 16 neighbours.",
-            "Give masks or a checkpoint pruned so; a smaller `tile` finds smaller tiles, of 64 columns or a multiple for "
-            "n:16.",
+            "Give masks or a checkpoint pruned to these kinds; a smaller `tile` finds smaller tiles, of 64 columns or a "
+            "multiple for n:16.",
         )
 
 

@@ -73,7 +73,7 @@ class MaskArchive:
 
     def _refused(self, name: str) -> MaskLearnError:
         return MaskLearnError(
-            f"{name} in {self.path} is pickled, or no array",
+            f"{name} in {self.path} is pickled, or not an array",
             "A pickle runs code when it is read, so only arrays of numbers are.",
             "Write the archive with np.savez_compressed and arrays of uint8.",
         )

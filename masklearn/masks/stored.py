@@ -164,7 +164,7 @@ def stored_record(path: Path, stored: str) -> MaskRecord:
 def stored_grid(shard: Shard, name: str, about: Mapping[str, Any], version: str) -> Grid:
     """Read the grid of a quantised linear. Raises KeyError or ValueError if the file does not hold one."""
     if version != WITH_SCALES:
-        raise ValueError(f"{name} has a weight type, which version {version} has not")
+        raise ValueError(f"{name} has a weight type, which version {version} does not have")
     if about["weights"] not in QUANTISED:
         raise ValueError(f"{name} has the weight type {about['weights']!r}, none of {', '.join(QUANTISED)}")
     weights, tensor = QUANTISED[about["weights"]], f"{name}.scales"

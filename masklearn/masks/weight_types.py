@@ -87,7 +87,7 @@ def quantised_types(
 def undecided(text: str | None) -> UsageError:
     """Returns the error for a value that leaves a choice where nothing can choose."""
     return UsageError(
-        f"`weights` {text} leaves a choice of types, and nothing says how to make it",
+        f"`weights` {text} leaves a choice of types, and no setting decides it",
         "Types are chosen for a speed or for bytes, at the least loss of quality.",
         "Give `speedup`, `budget_ms` or, in `learn`, `bytes_per_weight`; or name one type for each linear, such as "
         "`weights` int8.",
@@ -114,7 +114,7 @@ def _check_fits(name: str, kinds: Types, columns: int) -> None:
         if not kind.fits(columns):
             raise MaskLearnError(
                 f"{name} can't have {kind} weights",
-                f"{kind} has a scale for every {kind.span} columns, and K is {columns}, no multiple of {kind.span}.",
+                f"{kind} has a scale for every {kind.span} columns, and K is {columns}, not a multiple of {kind.span}.",
                 f"Give {name.rpartition('.')[2]}=int8 behind a comma: int8 has one scale for a whole row.",
             )
 

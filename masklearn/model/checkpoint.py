@@ -55,7 +55,7 @@ class InputSnapshot:
 def _changed(path: Path, how: str) -> MaskLearnError:
     return MaskLearnError(
         f"{path} was {how} while it was being read",
-        "A result made of its old and its new content would be neither.",
+        "A result would mix its old and its new content.",
         "Start again when the file is complete.",
     )
 

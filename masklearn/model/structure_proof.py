@@ -183,7 +183,7 @@ def _check_cache(model: Any, ids: Tensor, logits: Tensor) -> None:
             raise NotCoveredError.of("It does not continue a text with keys and values", error) from error
     kept = [getattr(layer, "keys", None) for layer in cache.layers]
     if len(kept) != model.config.num_hidden_layers or any(k is None or k.ndim != 4 for k in kept):
-        raise NotCoveredError("It keeps something else than keys and values of each block.")
+        raise NotCoveredError("It keeps something other than keys and values of each block.")
     if not _close(torch.cat(parts, dim=1), logits):
         raise NotCoveredError(
             "Its logits differ when a text is read in two parts, with keys and values of the first."

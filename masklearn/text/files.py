@@ -47,7 +47,7 @@ def text_column(columns: Mapping[str, Column], where: str, wanted: str | None = 
         return strings[0]
     raise MaskLearnError(
         f"{where} has no column that is clearly its text",
-        f"None is named {_TEXT!r}, and {len(strings)} hold strings. Columns: {_listed(columns)}.",
+        f"No column is named {_TEXT!r}, and {len(strings)} hold strings. Columns: {_listed(columns)}.",
         "Name the column at the end: FILE:COLUMN, or NAME:CONFIG:SPLIT:COLUMN for a dataset.",
     )
 
@@ -79,7 +79,7 @@ def _checked(columns: Mapping[str, Column], where: str, wanted: str) -> str:
 def _chat(where: str, column: str) -> MaskLearnError:
     return MaskLearnError(
         f"The records of {where} are chats (column {column!r})",
-        "How a chat becomes text is the model's chat template, which is never applied silently.",
+        "The model's chat template makes text of chats; it is never applied silently.",
         "Render them with the tokenizer's apply_chat_template and give the result as .txt or as `text` in .jsonl.",
     )
 

@@ -257,7 +257,7 @@ def _parts(spec: str, rest: str) -> tuple[str | None, str | None, str | None]:
         raise MaskLearnError(
             f"{spec} has too many colons",
             f"A dataset is spelled {SPELLING}.",
-            "Leave out what stands behind COLUMN.",
+            "Leave out everything after COLUMN.",
         )
     config, split, column = (part or None for part in (*parts, "", "")[:3])
     return config, split, column

@@ -74,7 +74,7 @@ def test_repair_comes_between_the_choice_and_the_rounding(
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
-        ({"ratio": 0.3}, "`weights` auto leaves a choice of types, and nothing says how to make it"),
+        ({"ratio": 0.3}, "`weights` auto leaves a choice of types, and no setting decides it"),
         ({"bytes_per_weight": 0.9, "method": "wanda"}, "`method` wanda can't choose among the types"),
         (
             {"bytes_per_weight": 0.9, "criterion": "random"},

@@ -95,7 +95,7 @@ def test_unreachable_types_are_refused_before_work(settings, make_model, monkeyp
 @pytest.mark.parametrize(
     ("given", "why"),
     [
-        ({"ratio": 0.4}, "`weights` auto leaves a choice of types, and nothing says how to make it"),
+        ({"ratio": 0.4}, "`weights` auto leaves a choice of types, and no setting decides it"),
         ({"mask": "masks.safetensors"}, "--weights auto does not go with a mask"),
         ({"speedup": 1.2, "method": "magnitude"}, "`method` magnitude can't choose among the types"),
         (

@@ -310,7 +310,7 @@ def test_old_versions_refuse_weight_types(tmp_path: Path) -> None:
     path = tmp_path / "m"
     quantised_set().save(path)
     save_file(load_file(path), path, dict(Shard.open(path).metadata) | {"version": "2"})
-    with pytest.raises(MaskLearnError, match="a weight type, which version 2 has not"):
+    with pytest.raises(MaskLearnError, match="a weight type, which version 2 does not have"):
         MaskSet.load(path)
 
 

@@ -67,7 +67,7 @@ def test_another_text_is_refused(text: str, why: str) -> None:
 def test_int4_needs_whole_spans() -> None:
     with pytest.raises(MaskLearnError, match=r"mlp.down_proj can't have int4 weights") as refused:
         quantised_types("int4", SHAPES)
-    assert "K is 96, no multiple of 64" in str(refused.value) and "down_proj=int8" in str(refused.value)
+    assert "K is 96, not a multiple of 64" in str(refused.value) and "down_proj=int8" in str(refused.value)
     assert types("int4,down_proj=int8")["down_proj"] == "int8"
 
 
