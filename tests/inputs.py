@@ -23,7 +23,7 @@ def files_below(folder: Path) -> list[Path]:
 
 @contextmanager
 def changed(file: Path) -> Iterator[None]:
-    """Change a file inside this context into another valid one, and put its time of change back as `rsync -t` does."""
+    """Change a file inside this context into another valid file, and restore its time of change as `rsync -t` does."""
     before, found = file.read_bytes(), file.stat()
     _change(file, before)
     assert file.read_bytes() != before
@@ -51,7 +51,7 @@ def assert_changes_are_named(inputs: Path, source: Any, build: Callable[[], obje
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """Returns the differences of two OUT folders but for times and places."""
+    """Returns the differences of two OUT folders, except times and places."""
     return sort_out([each for _, found in compare(one, other) for each in found], LEGITIMATE)[1]
 
 

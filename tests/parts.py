@@ -1,8 +1,8 @@
 """The two parts of the tests: `quick`, which `make test` runs, and the `rest`, which `make test-full` adds.
 
-A file of tests is quick if it took less than SLOW seconds by durations.txt, or is not there yet. In other files only tests
-with the mark `quick` are quick: one real run of each kind, so that `make test` enters every room. Tests with the mark
-`sweep`, one more architecture each, are never quick.
+A file of tests is quick if it took less than SLOW seconds by durations.txt, or is not in durations.txt yet. In other files
+only tests with the mark `quick` are quick: one real run of each kind, so that `make test` enters every room. Tests with
+the mark `sweep`, one more architecture each, are never quick.
 """
 
 import re

@@ -47,7 +47,7 @@ def place(function: Callable[..., Any]) -> str:
 
 
 class Stages:
-    """Prints each stage: its name, its seconds, what came out, and the functions that do it."""
+    """Prints each stage: its name, its seconds, its results, and the functions that do it."""
 
     def __init__(self) -> None:
         self._since = time.perf_counter()

@@ -57,7 +57,7 @@ def hurries(node: ast.AST) -> bool:
 
 
 def sources(*, shared: bool) -> dict[str, str]:
-    """Sources of the files of tests, or of those that they share, by file."""
+    """Sources of the files of tests, or of the files that they share, by file."""
     files = [file for file in TESTS.rglob("*.py") if file.name.startswith("test_") is not shared]
     return {str(file.relative_to(TESTS)): file.read_text(encoding="utf-8") for file in files}
 

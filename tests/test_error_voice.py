@@ -1,6 +1,6 @@
 """Errors speak with one voice: `what` is a sentence without a period, `why` and `fix` are whole sentences.
 
-Texts that are written where an error is made are checked; those that come from elsewhere are not.
+Texts that are written where an error is made are checked; texts from elsewhere are not.
 """
 
 import ast

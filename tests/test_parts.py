@@ -1,4 +1,4 @@
-"""Each test is in one of the two parts, and shares a process with those that share its fixtures."""
+"""Each test is in one of the two parts, and shares a process with tests that share its fixtures."""
 
 from pathlib import Path
 from types import SimpleNamespace

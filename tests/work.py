@@ -15,7 +15,7 @@ _REFERENCE = (
 
 
 def until(happened: Callable[[], bool], what: str | Callable[[], str]) -> None:
-    """Wait until something has happened. Fails after ten minutes and says `what` did not happen."""
+    """Wait until something has happened. Fails after ten minutes and says that `what` did not happen."""
     end = time.monotonic() + _HANG
     while not happened():
         assert time.monotonic() < end, what if isinstance(what, str) else what()

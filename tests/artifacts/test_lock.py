@@ -1,4 +1,4 @@
-"""Only one process at a time works on an unfinished build, or writes into or replaces a finished one."""
+"""Only one process at a time works on an unfinished build, or writes into or replaces a finished build."""
 
 import contextlib
 import os
@@ -79,7 +79,7 @@ def test_a_second_build_into_out_is_refused(tmp_path, flags):
 
 @pytest.mark.parametrize("spelled", [".", "./out", "..", "link", "folder/../out", "there/out"])
 def test_spelling_of_out_does_not_matter(tmp_path, monkeypatch, spelled):
-    """The first build replaces an earlier one, so that links to it and the current folder are there."""
+    """The first build replaces an earlier build, to which links and the current folder lead."""
     out = tmp_path / "out"
     workspace = Workspace(out)
     workspace.run("one", "old", ["a"], writer("old"))

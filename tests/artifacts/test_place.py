@@ -1,4 +1,4 @@
-"""Spellings of OUT: the folder they mean, and those that are refused."""
+"""Spellings of OUT: the folder they mean, and refused spellings."""
 
 import os
 from pathlib import Path

@@ -151,7 +151,7 @@ def left_between_the_renames(out, monkeypatch):
 
 
 def test_kills_after_the_second_rename_resume(tmp_path):
-    """OUT is whole then, but holds what only publishing needed. Without --resume it is an OUT like any other."""
+    """OUT is complete then, but holds files that only publishing needed. Without --resume it is an OUT like any other."""
     out = tmp_path / "out"
     workspace = build(out, "1")
     state = (workspace.root / STATE).read_bytes()

@@ -92,7 +92,7 @@ def _packing(mosaic: Mosaic) -> Iterator[str]:
 
 
 def _decoded(mosaic: Mosaic) -> NDArray[np.uint16]:
-    """Returns the bits of the weights that the packed tensors stand for."""
+    """Returns the bits of the weights that the packed tensors encode."""
     if mosaic.weights is None:
         return unpack(mosaic.packed)
     integers, scales = unpack_quantised(mosaic.packed, mosaic.x.dtype)

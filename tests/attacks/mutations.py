@@ -1,4 +1,4 @@
-"""Seeded changes of inputs, by format, so that what changes is a field and not a check sum or a length."""
+"""Seeded changes of inputs, by format, so that fields change and not check sums or lengths."""
 
 from __future__ import annotations
 
@@ -253,7 +253,7 @@ def _scalar(field: Any, rng: Random) -> Any:
 
 
 def _changed(value: Any, rng: Random) -> Any:
-    """Change one to three places of a tree of mappings and lists. A text that is JSON is a part of the tree."""
+    """Change one to three places of a tree of mappings and lists. JSON texts are parts of the tree."""
     value = copy.deepcopy(value)
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         value = _changed_once(value, rng)

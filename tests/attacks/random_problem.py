@@ -275,7 +275,7 @@ def _draw_groups(rng: np.random.Generator, codes: NDArray[np.uint8]) -> NDArray[
 
 
 def columns_of_groups(columns: int) -> NDArray[np.int64]:
-    """Returns the columns of each group of 16, `[K/16, 16]`: those that lane t holds of a slab of 64, in their order."""
+    """Returns the columns of each group of 16, `[K/16, 16]`: the columns that lane t holds of a slab of 64, in order."""
     places = [
         [
             64 * slab + 16 * step + 8 * half + 2 * t + pair

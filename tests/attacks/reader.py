@@ -1,4 +1,4 @@
-"""A reader of foreign bytes, and the one rule that all of them are held to: they accept, or they refuse in words."""
+"""A reader of foreign bytes, and the rule for all of them: they accept, or they refuse in words."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def mutants(reader: Reader, count: int) -> Iterator[tuple[int, bytes, bool]]:
 
 
 def attack(*, small: bool = False, only: Sequence[str] = ()) -> list[Attack]:
-    """Read mutations of each reader's corpus; those that break it are kept in build/torture. only: names of readers."""
+    """Read mutations of each reader's corpus; mutations that break it are kept in build/torture. only: names of readers."""
     from tests.attacks.readers import READERS
 
     logging.disable(logging.ERROR)

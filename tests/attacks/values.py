@@ -25,7 +25,7 @@ def draw(name: str) -> random.Random:
 
 
 def damaged(content: bytes, seed: str, times: int, where: slice = slice(None), *, cut: bool = False) -> bytes:
-    """Returns bytes of which some are others, at random places, and that end early if they are cut."""
+    """Returns the bytes with some of them changed at random places, and cut short if `cut`."""
     rng, made = draw(seed), bytearray(content)
     places = range(len(made))[where]
     for _ in range(times):

@@ -100,7 +100,7 @@ def test_a_command_runs_no_code_of_the_folder(folder: Path, marks: Path, command
 
 
 def test_child_processes_run_no_folder_code(folder: Path, marks: Path, tmp_path: Path) -> None:
-    """Python lets the caller itself import from the current folder, which here is another one at its start."""
+    """Python lets the caller itself import from the current folder, which here is another folder at its start."""
     code = """
 import os, sys
 from patch_compile import PatchCompileError, bench, build, build_plugin, export

@@ -104,7 +104,7 @@ def test_beaten_builds_name_their_victor(outs, capsys):
 
 
 def test_a_tile_more_is_no_gain(outs):
-    """Ratios are exact to one tile, so the worse of two builds with the same displayed ratio is beaten."""
+    """Ratios are exact to one tile, so of two builds with the same displayed ratio the worse is beaten."""
     for out, value in zip(outs, (11.0, 14.0, 12.0), strict=True):
         perplexity(out, value)
     for out, reached in zip(outs[1:], (0.30004, 0.29998), strict=True):

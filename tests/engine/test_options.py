@@ -65,7 +65,7 @@ def test_a_build_is_refused_before_anything_is_learned(settings: dict[str, Any],
 
 
 class _Config:
-    """The part of IBuilderConfig that keeps timings; its cache accepts data with the prefix of its own."""
+    """The part of IBuilderConfig that keeps timings; its cache accepts data with its own prefix."""
 
     def create_timing_cache(self, known: bytes) -> bytes:
         return known

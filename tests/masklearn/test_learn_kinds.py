@@ -24,7 +24,7 @@ def recipe(text_file: Path, **settings: Any) -> LearnRecipe:
 
 
 def check(learned: Learned, folder: Path) -> None:
-    """Every tile of the pruned model keeps what its kind keeps, and the set survives its file."""
+    """Every tile of the pruned model keeps as many weights as its kind says, and the set survives its file."""
     masks = learned.masks
     write_pruned_checkpoint(learned.checkpoint, masks, folder / "model")
     pruned = Checkpoint.open(folder / "model")

@@ -1,4 +1,4 @@
-"""Learning with weight types that are chosen by what they lose and save."""
+"""Learning with weight types that are chosen by their loss and saving."""
 
 from collections.abc import Callable
 from pathlib import Path

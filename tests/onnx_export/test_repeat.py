@@ -46,7 +46,7 @@ def test_experts_are_repeated_as_they_are_traced(tmp_path: Path, caplog: pytest.
 
 
 def numbered(lines: list[str]) -> list[str]:
-    """Number the sizes that only a run tells in the order in which they are met."""
+    """Number the sizes that are known only in a run, in the order in which they occur."""
     numbers: dict[str, str] = {}
     return [
         re.sub(r"\bu\d+(_\d+)?\b", lambda found: numbers.setdefault(found[0], f"n{len(numbers)}"), line)

@@ -37,7 +37,7 @@ EPILOGUES = [
 
 
 def one_linear(packed, dtype, bias=None, opset=23, epilogue=None, out_features=None):
-    """A graph of one node with inputs X and, when the epilogue adds one, `residual`."""
+    """A graph of one node with inputs X and, if the epilogue adds it, `residual`."""
     epilogue = epilogue or Epilogue(bias=bias is not None)
     element = ELEMENT[dtype]
     rows = out_features or packed.shape[0]

@@ -1,7 +1,7 @@
 """Finds the commands and snippets of a page of documentation.
 
-A block is a fence of three backticks with a language, or lines indented by four columns after an empty line. Indented
-blocks of commands are those whose first word is a program. `<!-- run: RULE -->` in the line before a block says how a test
+A block is a fence of three backticks with a language, or lines indented by four columns after an empty line. An
+indented block is of commands if its first word is a program. `<!-- run: RULE -->` in the line before a block says how a test
 treats it:
 
 | rule | |
@@ -105,7 +105,7 @@ def links(text: str) -> Iterator[str]:
 
 
 def commands_in_prose(text: str) -> Iterator[str]:
-    """Yields the calls of patch-compile that stand in a sentence, without `…`; those with brackets are grammar."""
+    """Yields the calls of patch-compile in sentences, without `…`; calls with brackets are grammar."""
     prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
     for found in re.findall(r"`(patch-compile [^`]*)`", re.sub(r"\s*\n\s*", " ", prose)):
         if not re.search(r"[\[\]<>]", found):

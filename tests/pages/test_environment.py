@@ -1,4 +1,4 @@
-"""The page of environment variables names all that the code reads or sets."""
+"""The page of environment variables names all variables that the code reads or sets."""
 
 import re
 from pathlib import Path

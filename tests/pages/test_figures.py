@@ -44,7 +44,7 @@ def perplexity(method: str, ratio: float | None = None) -> str:
 
 
 def table_row(page: str, *cells: str) -> list[str]:
-    """Cells of the one row of a page's tables that begins with these."""
+    """The other cells of the only row of a page's tables that begins with these cells."""
     found = [
         row
         for line in (ROOT / page).read_text().splitlines()

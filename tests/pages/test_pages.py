@@ -1,4 +1,4 @@
-"""Links of all pages lead somewhere; commands and snippets run, and what cannot run here is checked word by word."""
+"""Links of all pages lead somewhere; commands and snippets run, or are checked word by word if they cannot run here."""
 
 import json
 import re
@@ -114,7 +114,7 @@ RUNNING = [name for name in sorted(PAGES) if any(map(runs, blocks(PAGES[name].re
     "name", [name if name in ALWAYS else pytest.param(name, marks=pytest.mark.pages) for name in RUNNING]
 )
 def test_commands_and_snippets_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They run in the order of the page, in one folder, as they are written but for the sizes of what they learn on."""
+    """They run in the order of the page, in one folder, as they are written, except the sizes of the models and texts."""
     found = [block for block in blocks(PAGES[name].read_text()) if runs(block)]
     with placed(tmp_path, monkeypatch) as folder:
         if begins_behind_a_build(found):

@@ -1,4 +1,4 @@
-"""The site builds without a warning; pages made from code say what the code says, and links lead to places on the site."""
+"""The site builds without a warning; pages made from code agree with the code, and links lead to places on the site."""
 
 import importlib
 import os

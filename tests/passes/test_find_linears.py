@@ -1,4 +1,4 @@
-"""Finding the linears among the nodes, with reasons for nodes that are none."""
+"""Finding the linears among the nodes, with reasons for nodes that are not linears."""
 
 import numpy as np
 import onnx

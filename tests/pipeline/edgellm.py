@@ -154,7 +154,7 @@ class PagedModel:
 
 
 def _cut(proto: onnx.ModelProto, plugins: Sequence[onnx.NodeProto]) -> None:
-    """Make what the plugins read outputs of the graph, and what they compute inputs."""
+    """Make the plugins' inputs outputs of the graph, and their outputs inputs."""
     graph, half = proto.graph, onnx.TensorProto.FLOAT16
     gone = {name for node in plugins for name in node.output[1:]}
     for number, node in enumerate(plugins):

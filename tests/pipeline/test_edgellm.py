@@ -125,7 +125,7 @@ def test_what_a_failed_exporter_said_is_told(out, tmp_path):
 
 
 def test_an_edgellm_build_reaches_its_folder(settings, tmp_path):
-    """By a stand-in, since the real exporter needs an environment of gigabytes; the next test of this name has it."""
+    """By a stand-in, since the real exporter needs an environment of gigabytes; `make edgellm` tests the real exporter."""
     theirs = built_for_edgellm(settings, stand_in(tmp_path))
     assert sum(node.op_type == "Strange" for node in theirs) == 1
 

@@ -32,7 +32,7 @@ def test_a_family_builds_and_agrees_with_transformers(
 
 
 def test_rounded_expert_choices_are_no_fault(settings: dict[str, Any], tmp_path: Path) -> None:
-    """Rounding of two numbers decides which experts the graph runs. The proof runs the same, and judges their outputs."""
+    """Rounding of two numbers decides which experts the graph runs. The proof runs the same experts and judges them."""
     model = write_family(tmp_path / "model", "mixtral", num_hidden_layers=2)
     weights = load_file(model / "model.safetensors")
     first = "model.layers.0."

@@ -1,4 +1,4 @@
-"""Two builds of the same are the same bytes, in whatever surroundings, but for times and the place of OUT."""
+"""Two builds of the same inputs give the same bytes, in whatever surroundings, except times and the place of OUT."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A model or a text that changes in the middle of a build stops it, and nothing is recorded of the stage."""
+"""A model or a text that changes in the middle of a build stops the build, and nothing is recorded of the stage."""
 
 import os
 import shutil

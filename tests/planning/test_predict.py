@@ -53,7 +53,7 @@ def test_headers_suffice_for_an_outline(llama):
 @pytest.mark.parametrize("gating", [False, True])
 def test_products_are_counted_as_they_are_compiled(llama, target, fuse, gating):
     """The dense model, as TensorRT builds it, merges linears of one input by itself; the planned one as far as they share a
-    node. What SiLU·mul in a node saves is counted where it is asked for."""
+    node. The saving of SiLU·mul in a node is counted where it is asked for."""
     outline, linears = llama
     outline = replace(outline, nodes=outline.nodes if fuse else ())
     _, plans, costs = whole((outline, linears), 0.5, target)

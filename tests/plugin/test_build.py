@@ -77,7 +77,7 @@ def test_other_backends_plugins_are_refused():
 
 @needs_tools
 def test_two_processes_at_once_compile_once(tmp_path, monkeypatch):
-    """In the place of nvcc a program takes its time, and its output is a library that the real one made."""
+    """Instead of nvcc a slow program runs, and its output is a library that the real nvcc made."""
     library = build_plugin("tensorrt-rtx")
     (tmp_path / "cache").mkdir()
     for headers in library.path.parents[1].glob("headers-*"):

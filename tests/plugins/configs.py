@@ -1,6 +1,6 @@
 """Names of the kernels' configurations, by kind, and problems that fit them.
 
-CONFIGS, and those that follow from it, are for weights of 16 bits; INTEGERS follow them in the table.
+CONFIGS, and the names that follow from it, are for weights of 16 bits; INTEGERS follow them in the table.
 """
 
 from tests.plugins.mosaic_cases import make_case

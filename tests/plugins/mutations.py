@@ -14,7 +14,7 @@ Mutation = tuple[str, str, str]  # file, correct text, text with the bug
 
 
 def named(mutations: Mapping[str, Mutation], often: Collection[str]) -> list[Any]:
-    """Test parameters: every mutation's name and the unchanged sources; only `make mutate` runs those not in `often`."""
+    """Test parameters: every mutation's name and the unchanged sources; only `make mutate` runs mutations not in `often`."""
     assert set(often) <= {AS_IT_IS, *mutations}
     return [
         pytest.param(name, marks=[] if name in often else pytest.mark.mutation)

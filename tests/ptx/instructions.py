@@ -17,7 +17,7 @@ BITS = {"f16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
 
 
 def execute(body: str, tensors: Tensors, threads: int = 32, shared: int = 0, blocks: int = 1) -> Memory:
-    """Run a kernel whose pointers %rd0, %rd1, ... are the tensors; those whose name begins with out are writable."""
+    """Run a kernel whose pointers %rd0, %rd1, ... are the tensors; tensors whose name begins with out are writable."""
     loads = "\n".join(f"ld.param.u64 %rd{i}, [k_param_0+{8 * i}];" for i in range(len(tensors)))
     text = f"""
         .version 8.5 .target sm_80 .address_size 64

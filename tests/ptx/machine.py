@@ -182,7 +182,7 @@ class Machine:
         self._advance(position, self.ready.pop(position))
 
     def _turn(self) -> int:
-        """The position to go on from. Where there are mbarriers, any that no other thread of its warps is behind."""
+        """The position to go on from. With mbarriers: any position that no other thread of its warps is behind."""
         first = min(self.ready)
         if self.state.warpgroups is None or len(self.ready) == 1:
             return first
@@ -259,7 +259,7 @@ class Machine:
         return leave
 
     def _whole_warps(self, position: int, threads: Threads) -> Threads:
-        """Threads whose warp, or warpgroup, has arrived in full; the others wait for the rest of it."""
+        """Threads whose warp, or warpgroup, has arrived in full; the others wait for the rest of their warp."""
         here, width = threads | self.parked.pop(position, False), self.together[position]
         whole = np.repeat(here.reshape(-1, width).all(1), width)
         if (here & ~whole).any():

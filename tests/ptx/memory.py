@@ -36,7 +36,7 @@ class Memory:
 
     @classmethod
     def holding(cls, tensors: Mapping[str, Array], writable: Iterable[str]) -> Memory:
-        """Global memory that holds the tensors with guards between them; those not in `writable` are constant."""
+        """Global memory that holds the tensors with guards between them; tensors not in `writable` are constant."""
         places, end = {}, _GUARD
         for name, tensor in tensors.items():
             places[name] = slice(end, end + tensor.nbytes)

@@ -279,7 +279,7 @@ def _order(state: State, match: Match, operands: Operands) -> Step:
 
 @WARPGROUPS.define(r"bar\.warp\.sync")
 def _meet(state: State, match: Match, operands: Operands) -> Step:
-    """From now on what any lane of the warp does comes after all their reads."""
+    """From now on all actions of any lane of the warp come after all their reads."""
     lanes, shared = state.source(operands[0], "b32"), warpgroups_of(state)
 
     def step(mask: Mask) -> None:

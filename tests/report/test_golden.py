@@ -1,4 +1,4 @@
-"""What each command prints and what the page says, compared with golden files; `make golden` writes them anew."""
+"""The output of each command and the text of the page, compared with golden files; `make golden` writes them anew."""
 
 import os
 import re
@@ -139,7 +139,7 @@ BLOCKS = "section|article|p|h1|h2|h3|li|dt|tr|caption|summary|pre|header|title|d
 
 
 def page_text(path: Path) -> str:
-    """What a reader of the page sees, a line for each block, with the texts of charts."""
+    """The text that a reader of the page sees, a line for each block, with the texts of charts."""
     source = re.sub(r"<(style|script).*?</\1>", "", path.read_text(), flags=re.S)
     source = re.sub(rf"\s*<({BLOCKS})\b", r"\n<\1", re.sub(r"\s+", " ", source))
     source = re.sub(r"</?(td|th|dd)\b", r" <\1", source)

@@ -78,7 +78,7 @@ def test_buffers_and_graph_serve_the_next_text(out_of: OutOf) -> None:
 
 
 def test_graphs_of_moved_buffers_are_dropped(out_of: OutOf) -> None:
-    """The last text has as many slots as the recorded one before it, but its prompt needs more room."""
+    """The last text has as many slots as the recorded text before it, but its prompt needs more room."""
     engine, onnx = decoder_of(out_of), OnnxDecoder(out_of("llama") / "onnx/model.onnx")
     device: Any = engine.device
     for length, steps in ((3, 13), (3, 3)):

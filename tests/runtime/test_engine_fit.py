@@ -40,7 +40,7 @@ Card = Callable[[Gpu], None]
 
 @pytest.fixture(scope="session")
 def engine_out(out_of: OutOf, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """OUT with an engine for sm120 that carries the plugin, and another without it in `bare`, both built here."""
+    """OUT with an engine for sm120 that embeds the plugin, and an engine without it in `bare`, both built here."""
     out = tmp_path_factory.mktemp("engine") / "out"
     shutil.copytree(out_of("llama"), out)
     rtx, plugin = load_backend("tensorrt-rtx"), build_plugin("tensorrt-rtx").path
@@ -223,7 +223,7 @@ def test_code_of_a_stranger_does_not_run(out: Path, elsewhere: Path, card: Card)
 
 
 def test_a_changed_engine_or_library_is_a_strangers(out: Path) -> None:
-    """One changed byte makes it another file; the library that was compiled here is used in place of a changed one."""
+    """One changed byte makes it another file; the library that was compiled here is used instead of a changed library."""
     engine = out / "engine/model.engine"
     with engine.open("ab") as file:
         file.write(b"\0")

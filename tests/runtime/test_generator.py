@@ -35,7 +35,7 @@ def rightly_chosen(
     dtype: torch.dtype = torch.float16,
     tolerance: float = 0.01,
 ) -> bool:
-    """True when each new token is the checkpoint's most likely one, up to rounding."""
+    """True when each new token is the checkpoint's most likely token, up to rounding."""
     with torch.no_grad():
         loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).float()
         logits = loaded(torch.tensor([prompt + new])).logits[0, len(prompt) - 1 : -1]

@@ -46,7 +46,7 @@ def test_requests_come_and_go(generator: Generator) -> None:
 
 
 def test_what_the_batch_holds_stays_small(generator: Generator) -> None:
-    """Rows that have left are dropped, and so is the padding that only they needed."""
+    """Rows that have ended are dropped, and so is the padding that only they needed."""
     long = generator.request([PROMPTS[-1]], new_tokens=3)
     short = generator.request(["the"], new_tokens=20)
     batch = generator.shared_batch(2)

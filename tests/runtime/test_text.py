@@ -63,7 +63,7 @@ def test_the_first_whole_stop_wins_whatever_the_pieces(tokenizer: Any) -> None:
 
 
 def test_a_long_stop_string_takes_little_work(tokenizer: Any) -> None:
-    """Only as much of it is compared as there is text that may begin it."""
+    """Only as much of the stop string is compared as the text may contain."""
     stream = TextStream(tokenizer, [1], ["Hello " * 100_000])
     tokens = tokenizer("Hello Hello world " * 50).input_ids
     with at_most_calls(1000 * len(tokens)):

@@ -91,7 +91,7 @@ def test_changing_sources_keep_no_model(out_of, monkeypatch):
 
 
 def test_reference_models_are_what_they_claim(out_of, tmp_path):
-    """The dense file has the checkpoint's weights; the uniform one has only PatchLinears without dense slabs."""
+    """The dense file has the checkpoint's weights; the uniform file has only PatchLinears without dense slabs."""
     out = OutFolder.open(out_of("llama"))
     source, checkpoint = source_of(out), Checkpoint.open(Recipe.of_build(out.path).model)
     others = [which for which in Contender if which is not Contender.HYBRID]

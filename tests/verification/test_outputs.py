@@ -42,7 +42,7 @@ def test_the_report_compares_hidden_states(
 def test_an_encoder_that_was_not_compiled_right_fails(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Comparing the hybrid with the dense model instead of the pruned one must fail."""
+    """Comparing the hybrid with the dense model instead of the pruned model must fail."""
     run = EncoderSource.pruned_outputs
 
     def run_dense(source: EncoderSource, pruned: Path, *rest: Any) -> Any:

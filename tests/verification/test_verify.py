@@ -260,7 +260,7 @@ def test_a_question_without_an_answer_is_not_passed(out):
 
 
 def test_unrun_engines_do_not_pass(out):
-    """Without --only, all is asked that the build has. An engine that this machine cannot run stays unchecked."""
+    """Without --only, every question that applies is asked. An engine that this machine cannot run stays unchecked."""
     (out / "engine").mkdir()
     (out / "engine/model.engine").write_bytes(b"engine")
     found = verify(out, asked())

@@ -97,7 +97,7 @@ def test_every_named_machine_has_a_wheel() -> None:
 
 
 def test_the_two_belong_together(machine: str, tmp_path: Path) -> None:
-    """The main wheel has the sha256 of each library, and its extra asks for this version of the other."""
+    """The main wheel has the sha256 of each library, and its extra asks for this version of the plugin's wheel."""
     main, plugin = zipfile.ZipFile(wheel("patch_compile")), zipfile.ZipFile(wheel(PACKAGE, machine))
     pinned = json.loads(main.read("patch_compile/plugin/payloads.json"))[machine]
     libraries = {name.split("/")[1]: name for name in plugin.namelist() if name.endswith(LIBRARY_NAME)}

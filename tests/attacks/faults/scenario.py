@@ -101,7 +101,7 @@ class Place:
         return {path.name for path in set(self.folder.iterdir()) - self._theirs}
 
     def state(self) -> str:
-        """Returns a hash of everything that a next run finds. It does not depend on random names."""
+        """Returns a hash of everything that the next run finds. It does not depend on random names."""
         found = {
             re.sub(r"[0-9a-f]{16}", "", name): content
             for name, content in snapshot(self.folder).items()

@@ -76,7 +76,7 @@ class Sweep:
         return run
 
     def attempt(self, fault: Fault, number: int) -> Attempt | None:
-        """Run with the fault at an operation, and resume. Returns None if the operation is none that can have the fault."""
+        """Run with the fault at an operation, and resume. Returns None if the operation cannot have the fault."""
         self._reset()
         run = self._run(fault, number)
         if run.hit is None or (run.hit.number != number):
@@ -212,7 +212,7 @@ def _by_fault(name: str, tried: Sequence[Attempt]) -> list[Attack]:
 
 
 def _share(name: str, count: int | None, seed: int, process: int, processes: int) -> list[Attempt]:
-    """Returns the attempts of one process, in a folder of its own, without those that are impossible."""
+    """Returns the attempts of one process, in a folder of its own, without impossible attempts."""
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         here = Path(folder).resolve()
         if SCENARIOS[name].engine:

@@ -1,4 +1,4 @@
-"""One hostile input, the commands that it is fed to, and how it is made from files that are as they should be."""
+"""One hostile input, the commands that it is fed to, and how it is made from sound files."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def contents(
 
 
 def places(file: str, make: _MakerOf = alone, before: str = "") -> Iterator[tuple[str, Make]]:
-    """Yield a maker for each thing that may stand in the place of a file."""
+    """Yield a maker for each thing that may replace a file."""
     return ((f"{before}{name}", make(file, put)) for name, put in PLACES.items())
 
 

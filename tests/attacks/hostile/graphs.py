@@ -1,4 +1,4 @@
-"""Hostile ONNX files: damaged protobuf, graphs that are none, graphs that lie, and PatchLinear nodes that do."""
+"""Hostile ONNX files: damaged protobuf, invalid graphs, graphs that lie, and PatchLinear nodes that lie."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def _rehash(out: Path) -> None:
 
 
 def _cases(kind: str, commands: Any, makes: Any) -> Iterator[Case]:
-    """Yield cases. commands: one command, of which each case takes the next."""
+    """Yield cases. commands: the cases take them in turn."""
 
     def in_turn(number: int, _name: str) -> tuple[str, ...]:
         return (commands[number % len(commands)],)

@@ -134,7 +134,7 @@ def _mask(change: Change) -> Make:
 
 
 def _linear(value: Any) -> Callable[[dict[str, Any]], None]:
-    """Returns a change of what the metadata say of one linear, wherever it is."""
+    """Returns a change that puts the value into each record of one linear in the metadata."""
 
     def change(header: dict[str, Any]) -> None:
         for key, text in header["__metadata__"].items():

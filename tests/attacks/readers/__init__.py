@@ -1,4 +1,4 @@
-"""All readers of bytes that others may have written. A new one is a function with the mark `@reader`, and gets a corpus."""
+"""All readers of bytes that others may have written. A reader is a function with the mark `@reader`, and gets a corpus."""
 
 from tests.attacks.reader import READERS
 from tests.attacks.readers import builds, inputs

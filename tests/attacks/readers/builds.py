@@ -1,4 +1,4 @@
-"""Readers of the files of OUT, which may come from somebody else or from a disk that failed, and of what shows them.
+"""Readers of the files of OUT, which may come from somebody else or from a disk that failed, and of their views.
 
 A record that is valid may still hold numbers that no build has: a dense model of perplexity 0, a phase of 0 ms, no linear.
 """

@@ -1,4 +1,4 @@
-"""Readers of models, masks, ONNX files, texts, engines, requests, and of what users spell."""
+"""Readers of models, masks, ONNX files, texts, engines, requests, and of values that users spell."""
 
 from __future__ import annotations
 
@@ -230,7 +230,7 @@ def _parquet(data: bytes, folder: Path) -> None:
 
 @reader("text-name", change_words)
 def _named(data: bytes, folder: Path) -> None:
-    """Find the text that a user names, below a folder of some; what could lie elsewhere on the disk is not looked for."""
+    """Find the text that a user names, below a folder with some texts; the rest of the disk is not searched."""
     spec = data.decode(errors="surrogateescape")
     if spec.startswith(("/", "~")) or ".." in spec:
         return

@@ -60,7 +60,7 @@ def sweep_rows(true=TRUE):
 
 
 def decoder_rows():
-    """A dense step of 20 ms, a hybrid one of 16, and one of 2 without linears."""
+    """A dense step of 20 ms, a hybrid step of 16, and a step of 2 without linears."""
     load = {"batch": 16, "prompt": 128, "generated": 128}
     for name, step in (("none", 0.002), ("dense", 0.02), ("hybrid", 0.016)):
         key = {"linears": name, **({"ratio": 0.35} if name == "hybrid" else {}), **load}
@@ -69,7 +69,7 @@ def decoder_rows():
 
 
 def other_rows():
-    """Rows of a crash: of what began, and of why it has no figures."""
+    """Rows of a crash: the measurement that began, and why it has no figures."""
     key = {"config": "mid-64"}
     yield {"stage": "trying", "key": {"stage": "check", "key": key}}
     yield {"stage": "check", "key": key, "failed": "hangs", "fatal": True}

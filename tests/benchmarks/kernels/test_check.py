@@ -67,7 +67,7 @@ class KernelsOnTheCpu:
 
 
 def test_right_kernels_pass(kernel):
-    """Both kinds of kernel, a gated one and one for all kinds of slabs run here; other tests run all configurations."""
+    """Kernels of both kinds, a gated kernel and a kernel for all slabs run here; other tests run all configurations."""
     kernels = KernelsOnTheCpu(kernel, "gated-decode-64", "prefill-128", "all-decode-64")
     assert bench_check.check(kernels, DEVICE, "cpu", tokens=(5, 7, 17)) == []
     assert kernels.launches == (2 * 12 + 8) * 3 * 2  # two launches for each number of tokens

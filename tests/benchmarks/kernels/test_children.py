@@ -33,7 +33,7 @@ QUIET = SimpleNamespace(since_last=dict)
 
 @pytest.fixture
 def stand_in(tmp_path, monkeypatch):
-    """`run.main` whose stages run in processes of stand-ins. Its clock goes on only while one of them hangs."""
+    """`run.main` whose stages run in processes of stand-ins. Its clock goes on only while a process hangs."""
     folder = tmp_path / "stand-in"
     folder.mkdir()
     monkeypatch.setenv("STAND_IN", str(folder))
@@ -172,7 +172,7 @@ children.measure_rows("check", items if not (folder / "hangs 2").exists() else [
 
 
 def test_the_first_row_may_take_longer_than_others(tmp_path):
-    """In each row the clock goes 20 seconds on: less than the first one may take, more than the second."""
+    """In each row the clock goes 20 seconds on: less than the first row may take, more than the second."""
     looks = [0, 0, 0]
 
     def clock():

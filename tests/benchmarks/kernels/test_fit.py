@@ -1,4 +1,4 @@
-"""The fit finds what made synthetic rows, and writes a calibration that plans take."""
+"""The fit finds the assumptions behind synthetic rows, and writes a calibration that plans take."""
 
 import json
 from contextlib import suppress

@@ -119,7 +119,7 @@ def test_a_stage_that_it_lacks_is_named(capsys):
 
 
 def test_numpy_and_pytorch_are_all_that_it_imports():
-    """It is for machines that have nothing else of what patch-compile needs."""
+    """The benchmark is for machines that have nothing else that patch-compile needs."""
     needs = tomllib.loads((BENCH.parents[1] / "pyproject.toml").read_text())["project"]["dependencies"]
     of_pytorch = {"jinja2", "typing_extensions"}  # which PyTorch itself needs
     names = {re.match(r"[\w-]+", need)[0] for need in needs} - {"numpy", "torch", *of_pytorch}

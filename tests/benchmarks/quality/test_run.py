@@ -176,7 +176,7 @@ def test_limited_runs_reuse_unrepaired_results(command: list[str], monkeypatch: 
 
 
 def test_finished_rows_survive_later_repairs(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The new time may come from another machine. The repair's own row records the row it began with."""
+    """The new time may come from another machine. The repair's row records the row that it began with."""
     asked = arguments([*command, "--only", "oneshot, 8*", "--total", "8"])
     values = iter(range(10, 100))
 

@@ -22,7 +22,7 @@ def test_written_masks_come_back_with_tile_size(dense: Model, tmp_path, tile) ->
 
 
 def test_zeros_of_the_model_itself_are_no_violation(make_dense, tmp_path) -> None:
-    """Published masks are `weight != 0`, so some groups keep three, one or none."""
+    """Published masks are `weight != 0`, so some groups keep three weights, one or none."""
     dense = make_dense()
     rng = np.random.default_rng(3)
     tensors = sources.raw_tensors(dense.checkpoint)

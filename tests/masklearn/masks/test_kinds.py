@@ -194,7 +194,7 @@ SCORES = arrays(np.float32, st.tuples(st.integers(1, 3), st.integers(1, 2).map(l
 
 
 def columns_of(group: int) -> list[int]:
-    """Columns of a group as the kernel's picture has them: those of lane t in four steps of 16."""
+    """Columns of a group as in the kernel's picture: the columns of lane t in four steps of 16."""
     slab, t = divmod(group, 4)
     return [
         64 * slab + 16 * step + column

@@ -53,7 +53,7 @@ def test_histogram_bins_partition_the_tiles(seed: int, ratio: float, spread: flo
 
 @given(st.integers(0, 10_000), st.floats(0.1, 0.8), st.sampled_from([WEIGHTS, BYTES]))
 def test_each_tile_counts_in_one_histogram(seed: int, share: float, unit: str) -> None:
-    """Scores that rise with what a kind prunes. The cut is found from the selection: no cheaper step was left."""
+    """Scores that rise with the share that a kind prunes. The cut is found from the selection: no cheaper step was left."""
     base, areas = scored(seed)
     kinds, rng = [PRUNED[name] for name in ("2:4", "8:16", "12:16")], np.random.default_rng(seed)
     scores = {

@@ -204,7 +204,7 @@ def of_kinds(seed: int, tiles: int = 6):
 
 
 def every_choice(areas, scores, unit):
-    """(saving, cost) of every way to give each tile one kind or none."""
+    """(saving, cost) of every way to give each tile a kind or none."""
     tiles = [(name, at) for name, grid in areas.items() for at in np.ndindex(grid.shape)]
     options = [
         [(0.0, 0.0)]

@@ -113,7 +113,7 @@ def test_no_copy_has_more_permissions_than_its_source(make_model, tmp_path):
 
 @pytest.mark.parametrize("spelling", ["absolute", "relative"])
 def test_an_index_neither_reads_nor_overwrites_outside(make_model, tmp_path, spelling):
-    """The shard is a valid one outside the folder, so only its name is wrong."""
+    """The shard is a valid file outside the folder, so only its name is wrong."""
     source, victim = make_model(), tmp_path / "victim.safetensors"
     (source / "model.safetensors").rename(victim)
     before = victim.read_bytes()

@@ -1,4 +1,4 @@
-"""Decoders without a row: what their structure shows is what transformers computes, or the refusal says what differs."""
+"""Decoders without a row: their structure gives what transformers computes, or the refusal names the difference."""
 
 from pathlib import Path
 from typing import Any

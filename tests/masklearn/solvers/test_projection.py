@@ -76,7 +76,7 @@ def test_sparsegpt_chooses_n16_codes_per_slab() -> None:
 
 
 def test_at_equal_zeros_a_larger_group_loses_less() -> None:
-    """8:16 may keep what 2:4 may not, so both solvers leave less error with it."""
+    """8:16 can keep weights that 2:4 cannot, so both solvers leave less error with it."""
     weight, hessian = problem(n=64, k=256, tokens=600)
     factor = inverse_factor(hessian.clone(), 0.01, "linear", pytest.fail)
     for kind, other in ((PRUNED["8:16"], TWO_FOUR), (PRUNED["10:16"], PRUNED["8:16"])):

@@ -7,7 +7,7 @@ from tests.masklearn.tasks import task_of
 
 
 def test_groups_that_are_rounded_get_weighted_moments(make_model: ModelMaker, text_file: object) -> None:
-    """Other groups have none. The output head has none either: errors at all of its tokens count alike."""
+    """Other groups have no weighted moments. Nor has the output head: errors at all of its tokens count alike."""
     recipe = LearnRecipe(
         ratio=0.0,
         method="sparsegpt",

@@ -37,7 +37,7 @@ def test_shared_inputs_count_once_in_moments() -> None:
 
 
 def test_moments_of_wide_inputs_are_whole_and_symmetric() -> None:
-    """Inputs are wider than a block of the sum, and no multiple of it."""
+    """Inputs are wider than a block of the sum, and not a multiple of it."""
     linear = torch.nn.Linear(900, 4)
     windows = [torch.randn(1, 7, 900) for _ in range(3)]
     moment = input_moments({"linear": linear}, lambda: [linear(x) for x in windows])["linear"]

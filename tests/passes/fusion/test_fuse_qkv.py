@@ -1,4 +1,4 @@
-"""Linears of one X that share a node, those that don't with the reasons, and a model with grouped queries."""
+"""Linears of one X that share a node, reasons why others do not, and a model with grouped queries."""
 
 import logging
 import re

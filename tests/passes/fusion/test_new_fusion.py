@@ -1,4 +1,4 @@
-"""A fusion that is nothing but a class runs in a build like any other."""
+"""A fusion needs only a class to run in a build like any other."""
 
 import subprocess
 import sys

@@ -129,7 +129,7 @@ def test_geforce_cards_sum_at_half_rate():
 
 
 def test_both_models_share_the_other_work():
-    """At ratio 0 the hybrid model is the dense one but for the overhead of its linears, 4 products in each of 32 blocks."""
+    """At ratio 0 the hybrid model is the dense model plus the overhead of its linears, 4 products in each of 32 blocks."""
     at_zero = roofline.predict_model(DEVICES["A6000"], roofline.MODELS["LLaMA-2-7B"], 0.0, fuse=())
     assert at_zero.times.decode.planned_ms == at_zero.times.decode.dense_ms  # nothing is 2:4, so all is dense
     found = whole("A6000", 0.0001)  # a tile of each large linear

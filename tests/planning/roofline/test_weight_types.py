@@ -1,4 +1,4 @@
-"""Quantised weights in the roofline and in plans: their bytes, their limits, and what they are compared with."""
+"""Quantised weights in the roofline and in plans: their bytes, their limits, and their baselines."""
 
 import pytest
 
@@ -86,7 +86,7 @@ def test_no_type_beats_its_bytes(card):
 
 
 def test_slow_kernels_yield_to_the_dense_path():
-    """The kernels for integers are those for few tokens, and unpack a slab once for every 64 of them."""
+    """The kernels for integers are kernels for few tokens, and unpack a slab once for every 64 tokens."""
     assert predict(A6000, Linear(11008, 4096, 0.0, 64, (), INT8), 4096).config == DENSE_PATH
     assert predict(A6000, Linear(11008, 4096, 0.0, 64), 4096).config != DENSE_PATH
 
@@ -149,7 +149,7 @@ def test_types_split_products_but_not_dense():
 
 @pytest.mark.parametrize("asked", ["dense", "auto"])
 def test_quantised_dense_weights_are_dense_slabs(asked):
-    """If `dense` is asked for, its zeros save nothing, and that is said; `auto` is as fast as the faster of the two."""
+    """If `dense` is asked for, its zeros save nothing, and the plan says so; `auto` is as fast as the faster of the two."""
     costs = CostModel(card_of("a6000"), LOAD)
     mask = assumed_mask((4096, 4096), TILE, 0.4)
     plan = plan_linear("x", mask, asked, costs, INT8)

@@ -1,6 +1,6 @@
 """The kernels for all kinds of slabs with bugs in the decoder of n:16, which the emulation must notice.
 
-That they multiply mosaics of all kinds is shown where the others are: in test_results.py, and as PTX in tests/ptx.
+Other tests show that they multiply mosaics of all kinds: in test_results.py, and as PTX in tests/ptx.
 """
 
 import pytest

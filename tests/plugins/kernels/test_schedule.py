@@ -168,7 +168,7 @@ def starts_of(panels, tiles):
 
 @pytest.mark.parametrize("tiles", [1, 3])
 def test_parts_partition_the_slabs_equally(kernel, tiles):
-    """The table of parts says what a walk over all units says: a part begins at the first slab that starts in it."""
+    """The table of parts agrees with a walk over all units: a part begins at the first slab that starts in it."""
     rng = np.random.default_rng(tiles)
     for panels in (
         [(0, 0)],

@@ -1,4 +1,4 @@
-"""The plugin refuses an index that lies when it is created: no kernel ever follows one."""
+"""The plugin refuses an index that lies when it is created: no kernel ever follows such an index."""
 
 import ctypes
 

@@ -45,7 +45,7 @@ def configuration(plugin, context, linear):
 def test_no_timing_gives_a_prompt_a_decode_configuration(
     load, driver, kernel, shape, rows, gated, winner, opt
 ):
-    """Nor does decode get one for prompts: each shape runs what the schedule chooses for it, whatever won at opt."""
+    """Nor does decode get a kernel for prompts: each shape runs the schedule's choice for it, whatever won at opt."""
     plugin, configs = load(driver), kernel.configs()
     for device in (A100, Device(84, 99 << 10, 6 << 20, 201, 512)):
         plugin.device(device)
@@ -70,7 +70,7 @@ def test_no_timing_gives_a_prompt_a_decode_configuration(
     ("opt", "offered"), [(1, [DENSE_PATH]), (256, [DENSE_PATH]), (MOST, [AUTO, DENSE_PATH])]
 )
 def test_untaken_dense_paths_are_not_timed(load, driver, opt, offered):
-    """Elsewhere its tactic does what the automatic one does, and noise would decide about prompts."""
+    """Elsewhere its tactic does the same as the automatic tactic, and noise would decide about prompts."""
     plugin, linear = load(driver), large(MOST)
     plugin.device(H100)
     builder = plugin.configured(linear, timed=opt)

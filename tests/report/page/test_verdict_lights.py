@@ -1,4 +1,4 @@
-"""The lights at the top: what they ask, and what decides their colour."""
+"""The lights at the top: their questions, and the reasons for their colours."""
 
 from pathlib import Path
 from typing import Any

@@ -163,7 +163,7 @@ def broken(
 
 
 def test_a_generation_that_fails(broken: tuple[Generator, str]) -> None:
-    """A failure at the first token gives an error status, a later one an error event. The worker survives."""
+    """A failure at the first token gives an error status, a later failure an error event. The worker survives."""
     broken_generator, word = broken
     with serving(broken_generator) as running, running.client as client:
         with pytest.raises(openai.InternalServerError, match="logits are not finite") as caught:

@@ -118,7 +118,7 @@ def test_what_it_can_not_generate_is_refused(onnx: Any, settings: dict[str, Any]
 
 @pytest.mark.model
 def test_the_sample_model_scores_the_same_on_both(sample_model: Path, tmp_path: Path) -> None:
-    """Here the dense model is scored; `run_tasks` scores the pruned one likewise."""
+    """Here the dense model is scored; `run_tasks` scores the pruned model likewise."""
     from lm_eval.evaluator import evaluate
 
     out = recipe_alone(tmp_path / "out", sample_model)

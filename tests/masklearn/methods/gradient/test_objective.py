@@ -110,7 +110,7 @@ def test_nothing_is_recorded_outside_of_the_loss(make_model: ModelMaker) -> None
 
 
 def fit(mask: HybridMask, weight: Tensor, live: Tensor, settings: MaskSettings, zeroed: float) -> None:
-    """Fit the masked weight to the dense one by linear regression, with inputs in the live features only."""
+    """Fit the masked weight to the dense weight by linear regression, with inputs in the live features only."""
     draw, steps = torch.Generator().manual_seed(0), 150
     linear = nn.Linear(*reversed(weight.shape), bias=False).requires_grad_(False)
     linear.weight.copy_(weight)

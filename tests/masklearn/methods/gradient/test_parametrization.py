@@ -170,7 +170,7 @@ def test_untrained_logits_give_the_prior_back(shapes: list[tuple[int, int]], rat
 
 
 def test_pattern_logits_are_the_overlap_with_the_prior() -> None:
-    """Pattern 01 shares both positions with itself, none with 23, and one with the other four."""
+    """Pattern 01 shares both positions with itself, none with 23, and one position with the other four patterns."""
     found = first_pattern_logits(torch.tensor([[0]], dtype=torch.uint8)).flatten() / PRIOR_LOGIT
     torch.testing.assert_close(found, torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0, -1.0]))
 
