@@ -141,7 +141,7 @@ def test_bytes_of_no_tensor_or_of_two(tmp_path: Path, spans: list[tuple[int, int
 
 @pytest.mark.parametrize("metadata", ["text", ["a"], {"a": 1}])
 def test_metadata_that_are_no_texts(tmp_path: Path, metadata: object) -> None:
-    with pytest.raises(MaskLearnError, match="no mapping of text to text"):
+    with pytest.raises(MaskLearnError, match="not a mapping of text to text"):
         Shard.open(header_file(tmp_path / "x.safetensors", {"__metadata__": metadata}, b""))
 
 

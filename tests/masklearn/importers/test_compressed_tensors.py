@@ -79,7 +79,7 @@ def test_damaged_tensors(dense: Model, tmp_path) -> None:
         ({"compressed": plain["compressed"]}, r"values are not \[72, 24\]"),
         ({"compressed": None}, r"values are not \[72, 24\]"),
         (plain | {"compressed": ("F32", (4,), bytes(16))}, "as many as its bitmask keeps"),
-        (plain | {"row_offsets": ("I64", (72,), bytes(8 * 72))}, "row offsets are not those"),
+        (plain | {"row_offsets": ("I64", (72,), bytes(8 * 72))}, "row offsets do not fit"),
         ({"bitmask": None, "shape": None}, f"neither {UP}.weight nor {UP}.bitmask"),
     ):
         changes = {f"{UP}.{kind}": tensor for kind, tensor in change.items()}

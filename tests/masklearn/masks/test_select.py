@@ -147,7 +147,7 @@ def test_a_saving_that_only_rounding_misses_is_reached() -> None:
 
 
 def test_a_unit_without_costs_is_ours() -> None:
-    with pytest.raises(ValueError, match="what each tile saves"):
+    with pytest.raises(ValueError, match="the saving of each tile"):
         select({"l": np.ones((1, 1))}, {"l": np.ones((1, 1))}, Budget.saving(1.0, "us"))
 
 
