@@ -28,7 +28,7 @@ _ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "cudaGraphExecDestroy": (c_void_p,),
 }
 _TO_DEVICE, _TO_HOST = 1, 2  # of cudaMemcpyKind
-_GLOBAL = 0  # cudaStreamCaptureModeGlobal: other threads may not make calls that could wait either
+_GLOBAL = 0  # cudaStreamCaptureModeGlobal: other threads may not make calls that could wait
 
 
 class CudaError(RuntimeError):

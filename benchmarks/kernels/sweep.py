@@ -21,7 +21,7 @@ from rows import Row
 SHAPES = ((4096, 4096), (11008, 4096), (4096, 11008), (4864, 896))
 TOKENS = (1, 16, 64, 256, 2048)
 SHARES = (0.0, 0.5, 1.0)
-_MOST_WASTE = 8  # a configuration for more than so many times the tokens is not worth its time
+_MOST_WASTE = 8  # a configuration for more than this multiple of the tokens is not worth its time
 
 
 def sweep_rows(

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 STANDARD_DOMAINS = ("", "ai.onnx")
 """The two spellings of the domain of ONNX's own operators."""
 
-_SAYS_NOTHING = re.compile(r"\W*|-\d+")  # dimension names of exporters that know no name: `?`, `-1`
+_SAYS_NOTHING = re.compile(
+    r"\W*|-\d+"
+)  # dimension names of exporters for dimensions without a name: `?`, `-1`
 _MOST_NODES = 2**19  # a compiled decoder of 126 layers has some 60,000 with its PatchLinear functions
 _MOST_DEPTH = 64  # calls of functions inside each other; passes recurse once for each
 _Key = tuple[str, str, str]

@@ -26,7 +26,7 @@ from patch_compile.python_process import run_pip
 
 _MIN_NVCC = (12, 8)  # the first that compiles for sm_120; mma.sp::ordered_metadata came with 12.5
 _MIN_HEADERS = (10, 0)  # the first with IPluginV3
-# Somebody else than NVIDIA publishes this package. Its headers are NVIDIA's, under Apache-2.0, and the hash pins them.
+# This package is not published by NVIDIA. Its headers are NVIDIA's, under Apache-2.0, and the hash pins them.
 HEADER_PACKAGE = "kernel-lens==2.0.1"
 HEADER_SHA256 = "07cc714e8b5e7f34b672f7c7fad93febe7c747be5837ba276b1527370134ffe0"
 _HOPPER_UNIT = "launch_warpgroup.cu"

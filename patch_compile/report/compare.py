@@ -128,7 +128,7 @@ def axis_label(report: CompareReport) -> str:
     """Returns the label of the axis in a picture, with the place and size of speeds on a second line."""
     axis, measured = report.axis, report.measured
     if axis.against is Against.RATIO:
-        return "ratio: zeroed weights, of those in covered linears"
+        return "ratio: share of zeroed weights in covered linears"
     if axis.against is Against.BYTES:
         return "ONNX file, MB: fewer to the right"
     if axis.phase and measured.place:

@@ -17,7 +17,7 @@ _SCORES = {
     Criterion.FISHER.unit: "estimated harm to the model’s predictions",
     Criterion.RELATIVE.unit: "share of the linear’s output that is lost",
     Criterion.RAW.unit: "squared error of the linear’s output",
-    Criterion.MAGNITUDE.unit: "size of the tile’s weights, relative to those of its linear",
+    Criterion.MAGNITUDE.unit: "size of the tile’s weights, relative to the weights of its linear",
     Criterion.RANDOM.unit: "a random number",
     IMPORTANCE: "importance that is lost, relative to the linear’s mean",
 }
@@ -72,8 +72,8 @@ def _budget(budget: BudgetRecord) -> str:
 
 def _permuted(permuted: PermutedRecord) -> str:
     return (
-        f"{permuted.channels:,} hidden channels of {permuted.parts} feed-forward parts, so that weak ones share tiles; that "
-        f"alone changes a part’s output by {permuted.dense_error:.1e} of its norm"
+        f"{permuted.channels:,} hidden channels of {permuted.parts} feed-forward parts, so that weak channels share tiles; "
+        f"this by itself changes a part’s output by {permuted.dense_error:.1e} of its norm"
     )
 
 

@@ -174,7 +174,7 @@ def split_lines(linears: Iterable[LinearRow]) -> Iterator[str]:
     share = used / (2 * sum(row.zeroed for row, _ in rows))
     yield (
         f"split: {len(rows)} linears in {groups} groups and {products} products; {share:.0%} of the weights in 2:4 "
-        "tiles are in 2:4 products, the others in dense ones"
+        "tiles are in 2:4 products, the others in dense products"
     )
 
 
@@ -205,6 +205,6 @@ def types_line(counts: Counter[str], taken: float | None = None) -> str:
     size = (
         ""
         if taken is None
-        else f"; a packed weight takes {taken:.3f} bytes on average, 2 as a dense one of 16 bits"
+        else f"; a packed weight takes {taken:.3f} bytes on average, a dense 16-bit weight 2"
     )
     return f"weights: {types_words(counts)}{size}"

@@ -34,11 +34,11 @@ _TRIED = (
 )
 _ABOUT: dict[str, str] = {
     Baseline.DENSE: "the model as it is",
-    Baseline.ROUNDED: "nothing pruned: what rounding alone costs",
+    Baseline.ROUNDED: "nothing pruned: the cost of rounding alone",
     Baseline.UNIFORM: "every tile 2:4",
     Baseline.UNIFORM_8_16: "every tile 8:16",
     Baseline.UNIFORM_12_16: "every tile 12:16",
-    Baseline.FFN_ONLY: "2:4 in the feed-forward part alone",
+    Baseline.FFN_ONLY: "2:4 only in the feed-forward part",
     Baseline.MAGNITUDE_TILES: "tiles ranked by mean |w|",
     Baseline.RANDOM_TILES: "tiles drawn at random",
     Baseline.UNSTRUCTURED: "no structure: a reference that no kernel runs",
@@ -95,7 +95,7 @@ def baselines(found: BesideBaselines | None) -> Section:
         ]
         for row in found.rows
     ]
-    table = Table([*headings, Column("what it is", words=True)], rows)
+    table = Table([*headings, Column("description", words=True)], rows)
     on = f"Perplexity on {found.windows} windows of {found.length} tokens, {found.dtype}; "
     how = "baselines are the same model pruned in simpler ways, with SparseGPT's weights and without repair."
     lines = [on + how, *_losses(found), *beaten_lines(found)]
@@ -130,7 +130,7 @@ def _beaten(result: BaselineRow, row: BaselineRow) -> str:
         )
     return (
         f"{result.name} at ratio {result.ratio:.3f} is worse than FFN-only 2:4 at {row.ratio:.3f} (perplexity "
-        f"{result.perplexity:.2f} against {row.perplexity:.2f}): prune the feed-forward part alone instead, or repair longer"
+        f"{result.perplexity:.2f} against {row.perplexity:.2f}): prune only the feed-forward part instead, or repair longer"
     )
 
 
@@ -233,7 +233,7 @@ def _how_to_lose_less(report: OutputsReport) -> str:
     less = "prune less (--ratio), or leave the linears dense that matter most (--exclude)."
     if report.kind is Kind.ONNX and not report.learned.inputs:
         return (
-            "The masks were chosen without inputs, and outputs may be compared on inputs unlike real ones: give real "
+            "The masks were chosen without inputs, and outputs may be compared on unrealistic inputs: give real "
             f"inputs with --calib inputs.npz, and no --method; or {less}"
         )
     return f"To lose less, {less}"
@@ -252,7 +252,7 @@ def overlap_words(found: TextOverlap) -> str:
     if not found.same_text:
         return told
     told = told or f"no {found.shared.n} tokens in a row of its windows are in those that were drawn for them"
-    return f"the evaluation text is the one that the masks were learned on, by its sha256; {told}"
+    return f"the masks were learned on the evaluation text, by its sha256; {told}"
 
 
 def shared_words(found: SharedRuns) -> str:

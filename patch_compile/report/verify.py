@@ -45,8 +45,8 @@ from patch_compile.sources.rounding import DEVIATIONS, UNIT_ROUNDOFF
 
 _OUTPUTS = 6  # outputs that are shown; a decoder has two for each layer's cache
 _MEASURED = {
-    ToleranceOrigin.ROUNDED_LINEARS: "what rounding X and Y of the same linears does to the pruned model",
-    ToleranceOrigin.SIXTEEN_BITS: "twice what computing in 16 bits instead of fp32 does to the pruned model",
+    ToleranceOrigin.ROUNDED_LINEARS: "the effect of rounding X and Y of the same linears on the pruned model",
+    ToleranceOrigin.SIXTEEN_BITS: "twice the effect of 16 bits instead of fp32 on the pruned model",
 }
 _NO_TENSOR = (
     "none: the same graph with dense linears differs as much, so the fault is in the export, or in that limit"
@@ -115,7 +115,7 @@ def _place(found: OnnxCheck) -> Iterator[Fact]:
 
 def pruned(found: PrunedTokens | PrunedOutputs | DecoderReport | OutputsReport | None) -> Section:
     """Returns the question how far pruning moved the model, as `verify` or the build answers it."""
-    about = "The pruned model against the dense one: what pruning cost, however well it is compiled."
+    about = "The pruned model against the dense model: the cost of pruning, however well it is compiled."
     asked = Section("Pruned how much?", about=about)
     match found:
         case None:
@@ -161,7 +161,7 @@ def _share(relative: float | None) -> str:
 
 def built(found: EngineCompared | EngineNotRun | None, engine: BuiltEngine | None = None) -> Section:
     """Returns the question whether the engine computes the same as the ONNX file, with its answer."""
-    about = "The engine against the hybrid ONNX: what the builder's kernels do to the numbers."
+    about = "The engine against the hybrid ONNX: the effect of the builder's kernels on the numbers."
     asked = Section("Built right?", about=about)
     about_engine = list(_engine(engine)) if engine else []
     if isinstance(found, EngineCompared):
@@ -197,7 +197,7 @@ def sparsity_words(engine: EngineDetails) -> str:
         return f"TensorRT found no weight 2:4, so the {parts} 2:4 products of the graph run densely"
     if chosen == 0:
         return (
-            f"TensorRT chose no 2:4 tactic for any of {eligible} eligible layers: it timed the dense ones as "
+            f"TensorRT chose no 2:4 tactic for any of {eligible} eligible layers: it timed dense tactics as "
             "faster, so split brings no speed here; --lowering plugin is the other way"
         )
     return f"TensorRT chose 2:4 tactics for {chosen} of {eligible} eligible layers"

@@ -68,7 +68,7 @@ def given_masks(
     if fingerprint_of(weights) != digest:
         raise PatchCompileError(
             f"{weights} does not hold the weights that {file.name} was learned with",
-            "Its sha256 is another one.",
+            "It has another sha256.",
             "Use the two as they were written.",
         )
     return GivenMasks(masks, weights)
@@ -92,7 +92,7 @@ def types_to_round(
     for name in masks if has else ():
         if asked.get(name) != has.get(name):
             raise PatchCompileError(
-                f"{file} has {has.get(name, '16-bit')} weights for {name}, not {asked.get(name, '16-bit')} ones",
+                f"{file} has {has.get(name, '16-bit')} weights for {name}, not {asked.get(name, '16-bit')} weights",
                 "Weights that were rounded once are not rounded again: they would lose twice.",
                 "Leave --weights out, or learn masks with it.",
             )

@@ -22,8 +22,8 @@ def test_masks_say_their_types_and_bytes() -> None:
     assert mosaic_line(MaskSet(masks, **about)) == ""
     grid = Grid(INT8, np.ones(256, np.float32))
     assert mosaic_line(MaskSet(masks, **about, grids={"a": grid})) == (
-        "tiles: 100.0% 2:4 (of the weights); weights: 1 int8, 1 16-bit; a packed weight takes 0.875 bytes on average, 2 as "
-        "a dense one of 16 bits"
+        "tiles: 100.0% 2:4 (of the weights); weights: 1 int8, 1 16-bit; a packed weight takes 0.875 bytes on average, a "
+        "dense 16-bit weight 2"
     )
     assert "weights: int8; a packed weight takes 0.625 bytes" in mosaic_line(
         MaskSet(masks, **about, grids={"a": grid, "b": grid})

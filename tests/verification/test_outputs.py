@@ -34,7 +34,7 @@ def test_the_report_compares_hidden_states(
     assert (given["windows"], given["length"], given["dtype"]) == (2, 64, "float16")
     assert {"perplexity", "generated"}.isdisjoint(report)
     assert any("positions of the model reach" in note for note in report["notes"])
-    assert any("that of the calibration" in note for note in report["notes"])
+    assert any("the calibration text" in note for note in report["notes"])
     show(sections_of(read_report(settings["out"])))
     assert "Compiled right? ✓ yes" in capsys.readouterr().out
 

@@ -99,7 +99,7 @@ def test_builds_know_their_calibration_text(settings: dict[str, Any], tmp_path: 
         return overlap_words(found) if found else ""
 
     seen = told(windows_of(settings, calib), calib)
-    assert seen.startswith("the evaluation text is the one that the masks were learned on, by its sha256; ")
+    assert seen.startswith("the masks were learned on the evaluation text, by its sha256; ")
     assert " of the evaluation text was seen when the masks were learned" in seen
     assert told(windows_of(settings, other), other) == ""
     unseen = np.arange(48).reshape(2, 24)  # windows of the text that were not drawn

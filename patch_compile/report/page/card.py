@@ -75,7 +75,7 @@ def _about(sources: Sources, facts: CardFacts, base: str) -> Iterator[str]:
     if types := types_words(compiled_types(sources.report.linears)):
         yield f"Types of the weights: {types}."
     yield ""
-    yield f"Licence of the base model, from which this one is derived: {_licence(facts)}."
+    yield f"Licence of the base model, from which this model is derived: {_licence(facts)}."
     yield ""
 
 

@@ -73,7 +73,7 @@ def depth_chart(blocks: Sequence[BlockError]) -> tuple[Markup, str] | None:
     worst = max(blocks, key=lambda row: row.error)
     x_ticks = [(x(row.block), str(row.block)) for row in blocks[:: max(1, -(-len(blocks) // _LABELS))]]
     summary = (
-        f"The output of block {first.block} is off by {percent(first.error, 1)}, that of block {last.block} by "
+        f"The output of block {first.block} is off by {percent(first.error, 1)}, the output of block {last.block} by "
         f"{percent(last.error, 1)}; the largest is {percent(worst.error, 1)} at block {worst.block}."
     )
     axes = frame(_INSIDE, x_ticks, percent_ticks(ticks, y), "block")
@@ -95,8 +95,8 @@ def scores(masks: MaskSet) -> Section:
     costs = "turning a tile " + kinds[0] + " costs, by the method’s own measure."
     if several:
         costs = (
-            "pruning a tile costs, by the method’s own measure: a pruned tile in its own kind, a dense one in the kind that "
-            "would cost least."
+            "pruning a tile costs, by the method’s own measure: a pruned tile in its own kind, a dense tile in the kind "
+            "that would cost least."
         )
     tighter = " No step of a tile to a tighter kind costs more than the cut." * (several and cut)
     summary = _score_summary(found, counts)
@@ -287,7 +287,7 @@ def _size(row: BaselineRow, before: int) -> float:
 def _frontier_summary(others: int, better: str | None) -> str:
     if better:
         which = "dense model" if better == _DENSE else f"baseline {better}"
-        return f"The {which} is no larger than this build and loses less."
+        return f"The {which} is not larger than this build and loses less."
     if others:
         return "No baseline that was measured is as small as this build and loses less."
     return "No other way of pruning was measured, only this build and the dense model."

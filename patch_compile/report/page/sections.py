@@ -37,7 +37,7 @@ def plan(sources: Sources) -> Section:
     headings: list[Column | str] = [
         Column("linear", words=True), Column("kind", words=True), "depth", "shape", "p", Column("lowering", words=True),
         *(Column(name, _PHASES[phase]) for phase in phases for name in _TIMES), Column("before", "MB"),
-        Column("after", "MB"), Column("reason, or what is fused", words=True),
+        Column("after", "MB"), Column("reason, or fused operations", words=True),
     ]  # fmt: skip
     sizes = [f"{size / 1e6:.2f}" for size in (totals.bytes_before, totals.bytes_after)]
     empty = [""] * (len(phases) * len(_TIMES))

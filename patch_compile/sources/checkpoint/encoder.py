@@ -39,7 +39,7 @@ class EncoderSource(CheckpointSource, OutputSource):
 
     @override
     def check(self, stages: Collection[Stage]) -> None:
-        """Also raise PatchCompileError without any text: the proof needs text, and an encoder cannot write it."""
+        """Also raise PatchCompileError if no text is given: the proof needs text, and an encoder cannot write it."""
         super().check(stages)
         if Stage.PROOF in stages and self.recipe.eval_text is None and self.recipe.calib is None:
             raise PatchCompileError(

@@ -35,7 +35,7 @@ def evaluation_windows(r: Recipe, tokenizer: Any, progress: Progress) -> tuple[N
     if r.eval_text is not None:
         return _windows_of(r.eval_text, r, tokenizer, length)
     progress.note(
-        "evaluation text: the dense model writes its own (no --eval given); perplexity on it is not that on real text"
+        "evaluation text: the dense model writes its own (no --eval given); its perplexity differs from that on real text"
     )
     with progress.stage("evaluation text") as update:
         windows = write_text(r.model, r.eval_windows, length, r.seed + _EVAL_SEED_OFFSET, update)
@@ -48,9 +48,7 @@ def encoder_windows(r: Recipe, tokenizer: Any, progress: Progress) -> tuple[NDAr
     text = r.eval_text or r.calib
     assert text is not None  # `EncoderSource.check` has refused it
     if r.eval_text is None:
-        progress.note(
-            "evaluation text: that of the calibration (no --eval given, and an encoder writes none)"
-        )
+        progress.note("evaluation text: the calibration text (no --eval given, and an encoder writes none)")
     return _windows_of(text, r, tokenizer, _reachable_length(r, progress))
 
 

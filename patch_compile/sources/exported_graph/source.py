@@ -100,7 +100,7 @@ class ExportedSource(CheckpointModel):
         matches = self._matches
         masked = [name for name in self.coverage.linears if name in matches.found]
         count = f"{len(masked)} of {len(self.coverage.linears)} linears with masks"
-        lines = [f"graph: {count} are in {self.graph}, whose weights are those of {self._origin_words()}"]
+        lines = [f"graph: {count} are in {self.graph}, with the weights of {self._origin_words()}"]
         for kind in dict.fromkeys(matches.refused.values()):
             names = [name for name, why in matches.refused.items() if why is kind]
             lines.append(f"warning: {_NOTES[kind]}: {', '.join(names)}")

@@ -170,7 +170,7 @@ def _feeds(
         if any(shapes) or not any(i.is_dynamic for i in inputs):
             return recipe, feeds, ()
         shaped = recipe.model_copy(update=_shapes_of(feeds, inputs))
-        return shaped, feeds, (f"shapes: those of {calib.name} (none given)",)
+        return shaped, feeds, (f"shapes: from {calib.name} (none given)",)
     sizes = {}
     if any(shapes):
         low, opt, high = shapes

@@ -153,7 +153,7 @@ def test_baselines_lie_where_their_tiles_put_them(out: Out) -> None:
     assert f"{before * 1.625 / 2 / 1e6:.2f} MB" in str(found["mixed"].findtext("title"))
     beaten = {name for name, mark in found.items() if "beaten" in mark.get("class", "")}
     assert {"random-tiles", "this build"} <= beaten and "ffn-only" not in beaten
-    assert "The baseline ffn-only is no larger than this build and loses less." in section.about
+    assert "The baseline ffn-only is not larger than this build and loses less." in section.about
 
 
 def test_an_unbeaten_build_is_named(out: Out) -> None:

@@ -289,7 +289,7 @@ def test_engines(exported, tmp_path, calib, model, dtype):
     assert report["engine"]["patch_linears"] == len(packed) >= 2
     assert report["engine"]["dtype"] == dtype
     assert (tmp_path / "out" / "engine" / "model.engine").stat().st_size == report["engine"]["bytes"]
-    assert any(note.startswith("shapes: those of inputs.npz") for note in report["notes"])
+    assert any(note.startswith("shapes: from inputs.npz") for note in report["notes"])
 
 
 class TestCommand:
