@@ -95,7 +95,7 @@ MIXTURES: dict[str, dict[str, Any]] = {
 # Those that differ most, which `make test-full` exports: ALiBi and an attention of its own; values of another size than
 # keys, with experts; attention sinks, with experts in 3-D tensors. It builds two more: tests/pipeline/test_families.py.
 IN_EVERY_RUN = ("bloom", "deepseek_v3", "gpt_oss")
-# What torch says of those that it does not export: complex numbers, and a table of masks that bounds the positions.
+# Torch's reasons for families that it does not export: complex numbers, and a table of masks that bounds the positions.
 UNEXPORTABLE = {
     "deepseek_v2": "complex-valued",
     "gpt_neo": "Constraints violated",

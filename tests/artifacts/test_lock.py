@@ -91,7 +91,7 @@ def test_spelling_of_out_does_not_matter(tmp_path, monkeypatch, spelled):
         monkeypatch.chdir(out if spelled == "." else out / "a" if spelled == ".." else tmp_path)
         with pytest.raises(PatchCompileError) as refused:
             Workspace(Path(spelled), force=True)
-        # The current folder and those above it are refused for what they are.
+        # The current folder and the folders above it are refused as such.
         said = "OUT can't be" if spelled.startswith("..") or spelled == "." else f"(pid {process.pid})"
         assert said in refused.value.what
     assert (out / "a" / "file.txt").read_text() == "old"

@@ -121,7 +121,7 @@ def test_the_documented_build_links_to_the_sdk(tmp_path, headers):
     run_documented(lines, tmp_path, TENSORRT_ROOT=str(sdk))
     program, _, *options = run.split()
     done = subprocess.run([tmp_path / program, tmp_path / "none", *options], capture_output=True, text=True)
-    # The program has called the library, which is not the version of those headers.
+    # The program has called the library, whose version is not the version of the headers.
     assert (
         done.returncode == 1
         and "built for version 10 of TensorRT, and the library is version 1" in done.stderr

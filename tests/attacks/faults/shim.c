@@ -348,7 +348,7 @@ int posix_fallocate(int fd, off_t start, off_t size) {
   return verdict ? errno : REAL(posix_fallocate)(fd, start, size);
 }
 
-// Bytes that reach a file through memory are seen at mmap and msync alone.
+// Bytes that reach a file through memory are seen only at mmap and msync.
 static int check_mmap(int protection, int flags, int fd, size_t size) {
   if (!armed || fd < 0 || !(flags & MAP_SHARED) || !(protection & PROT_WRITE)) return 0;
   char path[PATH_MAX];

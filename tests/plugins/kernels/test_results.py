@@ -182,7 +182,7 @@ def test_gate_and_up_keep_their_own_tiles(kernel):
         gate, up = (make_case(9, (70, 260), 64, share=s, bias=False, seed=4) for s in share)
         packed = interleaved(gate.packed, up.packed)
         z = [c.expected for c in (gate, up)]
-        for name in GATED:  # those for all kinds take an index without slabs of the others too
+        for name in GATED:  # kernels for all kinds take an index without slabs of other kinds too
             launch = Launch(CONFIGS.index(name), parts=3)
             y = kernel.run(packed, gate.x, None, launch, activation=0).view(np.float16)
             assert np.allclose(y, z[0] * z[1], rtol=2e-3, atol=1e-4)
