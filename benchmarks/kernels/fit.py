@@ -277,7 +277,7 @@ def median_clocks(rows: Sequence[Row]) -> dict[str, float] | None:
 
 
 def _date(rows: Sequence[Row]) -> str:
-    """When the rows were kept, else now."""
+    """Time when the rows were kept, else the present time."""
     found: str = first(rows, "machine").get("date") or datetime.now(UTC).isoformat(timespec="seconds")
     return found
 

@@ -5,7 +5,7 @@
 Needs PyTorch and numpy, and nvcc unless PATCH_BENCH_LIBRARY names a library that build.py built. Every result is compared
 with float64:
 
-  beside       a context is made and prepared, and one ends, while another thread captures a graph
+  beside       a context is made and prepared, and another ends, while another thread captures a graph
   shapes       1, many and 1 tokens in one context
   graphs       captured, replayed many times with changing X; the same bits from moved buffers
   together     two contexts on two streams at once

@@ -50,7 +50,7 @@ def _write_emulated(proto: onnx.ModelProto, path: Path, copy: Path) -> None:
         import onnx_ir as ir
     except ImportError as error:
         raise PatchCompileError(
-            f"{path} is of bfloat16, which ONNX Runtime can't run as it is",
+            f"{path} is of bfloat16, which ONNX Runtime can't run directly",
             f"The copy that it can run is made with a package that is missing here: {error.name}.",
             "Install it: `pip install onnx-ir`. Or build with --dtype float16, or run the engine on a GPU.",
         ) from None

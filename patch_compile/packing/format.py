@@ -163,7 +163,7 @@ def pack_together(
             raise ValueError(f"weight {weight.shape} and mask {mask.shape} differ")
         if mask.shape[1] != linears[0][1].shape[1]:
             raise ValueError(
-                f"linears of K = {linears[0][1].shape[1]} and {mask.shape[1]} can't be packed as one"
+                f"linears of K = {linears[0][1].shape[1]} and {mask.shape[1]} can't be packed together"
             )
     codes = codes_together([slab_kinds(mask, panel_rows) for _, mask in linears], panels)
     kinds = kinds_among([codes])

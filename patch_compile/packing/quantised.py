@@ -60,7 +60,7 @@ class Quantised:
 def pack_quantised(
     linears: Sequence[Quantised], panels: Sequence[NDArray[np.int64]], dtype: np.dtype[Any]
 ) -> PackedLinear:
-    """Pack linears of equal K and weight type as one linear `[all panels · 64, K]`.
+    """Pack linears of equal K and weight type as a single linear `[all panels · 64, K]`.
 
     panels: for each linear, the panels of the whole that hold it, in order; dtype: the graph's 16-bit type.
 
@@ -68,7 +68,7 @@ def pack_quantised(
     """
     weights = linears[0].grid.type
     if other := next((one.grid.type for one in linears if one.grid.type is not weights), None):
-        raise ValueError(f"linears of {weights} and {other} can't be packed as one")
+        raise ValueError(f"linears of {weights} and {other} can't be packed together")
     parts = [(one.integers.view(np.uint16), one.mask) for one in linears]
     wide = pack_together(parts, KERNEL_ROWS, panels)
     rows = _scales_by_panel(linears, panels)

@@ -185,9 +185,9 @@ def reader(value: ir.Value, op_type: str) -> ir.Node | None:
 def why_open(value: ir.Value, allowed: Collection[ir.Node]) -> str:
     """Returns the reason why a value is needed outside its `allowed` readers, "" if it is not."""
     if value.is_graph_output():
-        return "what is between is an output of the graph"
+        return "a value in between is an output of the graph"
     others = [node for node in readers(value) if node not in allowed]
-    return f"{others[0].op_type} {others[0].name!r} reads what is between too" if others else ""
+    return f"{others[0].op_type} {others[0].name!r} reads a value in between too" if others else ""
 
 
 def _is_linear(node: ir.Node) -> bool:

@@ -24,7 +24,7 @@ from patch_compile.plugin.toolchain import Tool, code_flags, last_lines, plugin_
 
 COMPILE_FLAGS = ("-std=c++17", "-O3", "-DNDEBUG", "-Xcompiler", "-fPIC,-fvisibility=hidden")
 KERNELS = "kernels"
-"""Folder of the sources that include nothing of the other folders, nor of TensorRT."""
+"""Folder of the sources that include nothing from the other folders or from TensorRT."""
 
 
 def plugin_cache() -> Path:

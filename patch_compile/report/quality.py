@@ -219,7 +219,9 @@ def output_warnings(report: OutputsReport) -> Iterator[str]:
     """Yield warnings about outputs that pruning has moved far, and about outputs that show little of the compiled model."""
     worst = report.difference.worst
     if worst.floating and (worst.relative is None or worst.relative >= _MUCH):
-        far = "beyond what is finite" if worst.relative is None else f"by {worst.relative:.0%} of its norm"
+        far = (
+            "beyond all finite numbers" if worst.relative is None else f"by {worst.relative:.0%} of its norm"
+        )
         yield f"Pruning moved the output {worst.output!r} {far}. {_how_to_lose_less(report)}"
     allowed = report.agreement.tolerance.share
     if allowed > _VAGUE:

@@ -193,7 +193,7 @@ def test_pruned_weights_may_leave_the_grid():
 def test_what_can_not_be_packed_is_refused():
     one = linear((64, 128), INT8, HALF, 1)[2]
     other = linear((64, 128), INT4, HALF, 1)[2]
-    with pytest.raises(ValueError, match="linears of int8 and int4 can't be packed as one"):
+    with pytest.raises(ValueError, match="linears of int8 and int4 can't be packed together"):
         pack_quantised([one, other], gated_panels(64, 64), HALF)
     with pytest.raises(ValueError, match="int4 needs K to be a multiple of 64, it is 100"):
         Quantised.of(np.zeros((64, 100), np.float16), random_mask((64, 100), (64, 4), 0.5, 1)[0], other.grid)

@@ -88,5 +88,5 @@ def test_a_graph_of_another_program_is_only_compiled(make_model: ModelMaker, tmp
         lambda: source.with_other(weights="int8"),
     )
     for ask in asked:
-        with pytest.raises(PatchCompileError, match="is compiled as it is, and nothing is learned"):
+        with pytest.raises(PatchCompileError, match="is compiled unchanged, and nothing is learned"):
             ask()

@@ -48,9 +48,9 @@ def _why_none(linear: LinearNode, output: ir.Value, add: ir.Node, residual: ir.V
     if residual is None or residual is output:
         return "it adds the linear to itself"
     if residual.is_initializer() or constant_of(residual) is not None:
-        return "what is added is a constant"
+        return "the addend is a constant"
     if residual.dtype != linear.weights[0].dtype:
-        return f"what is added is {residual.dtype}"
+        return f"the addend is {residual.dtype}"
     if not same_known_shape(residual.shape, output.shape):
-        return f"what is added is {residual.shape}, not known to be {output.shape}"
+        return f"the addend is {residual.shape}, not known to be {output.shape}"
     return why_open(output, [add])

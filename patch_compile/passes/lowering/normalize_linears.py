@@ -88,7 +88,8 @@ class NormalizeLinearsPass(ir.passes.InPlacePass):
 def narrow_x(
     graph: ir.Graph, linear: Linear, name: str, dtype: ir.DataType, narrowed: dict[ir.Value, ir.Value]
 ) -> ir.Value:
-    """Returns X in the packed type. The Cast is before the first linear that reads X, so that the others can read it too.
+    """Returns X in the packed type. The Cast is placed before the first linear that reads X, so that the others can read its
+    result too.
 
     name: the linear's; narrowed: X in the packed type by X, to which the Cast is added.
     """

@@ -112,7 +112,7 @@ def _running(sources: Sources) -> Iterator[str]:
         yield from _python()
         yield "```"
     else:
-        yield f"{_code(ONNX)} runs with ONNX Runtime as it is, and with TensorRT through the plugin of patch-compile."
+        yield f"{_code(ONNX)} runs unchanged with ONNX Runtime, and with TensorRT through the plugin of patch-compile."
         if sources.report.kind is Kind.ENCODER:
             loads = f'AutoModel.from_pretrained("{MODEL}", trust_remote_code=False)'
             yield f"`transformers.{loads}` loads the pruned checkpoint."

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from patch_compile.passes import GraphPass, PassDump
     from patch_compile.planning.cost import CostModel
 
-_ONLY_COMPILED = "The graph of another program is compiled as it is, and nothing is learned or proven by it."
+_ONLY_COMPILED = "The graph of another program is compiled unchanged, and nothing is learned or proven by it."
 _KEPT = {
     "opset": f"An exported graph keeps its opset ({OLDEST_OPSET} where it is older).",
     "logits": "An exported graph keeps its outputs.",
@@ -290,8 +290,8 @@ class ExportedEncoder(ExportedSource):
 
 
 _NOTES = {
-    ReasonKind.NOT_IN_GRAPH: "linears whose numbers are in no product of the graph, which keep what the graph has",
+    ReasonKind.NOT_IN_GRAPH: "linears whose numbers are in no product of the graph, which keep the graph's weights",
     ReasonKind.READ_TWICE: "linears with more than one product in the graph, which are masked and not packed",
-    ReasonKind.READ_OTHERWISE: "linears whose weight the graph also reads as something else, which keep what it has",
-    ReasonKind.ALIKE: "linears with the numbers of others, which no name tells apart, and which keep what the graph has",
+    ReasonKind.READ_OTHERWISE: "linears whose weight the graph also reads as something else, which keep the graph's weights",
+    ReasonKind.ALIKE: "linears with the numbers of others, which no name tells apart, and which keep the graph's weights",
 }

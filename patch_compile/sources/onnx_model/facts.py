@@ -232,7 +232,7 @@ def _check_method(recipe: Recipe) -> None:
     if Requires.INPUTS in recipe.traits.needs and recipe.calib is None:
         raise UsageError(
             f"--method {recipe.method} needs inputs",
-            "It looks at what reaches the linears of an ONNX file.",
+            "It looks at the inputs of the linears of an ONNX file.",
             f"Give --calib inputs.npz, or --method {Magnitude.name}.",
         )
     if recipe.criterion is not None:

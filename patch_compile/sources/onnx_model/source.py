@@ -52,7 +52,7 @@ class OnnxSource(OutputSource):
     pruned_words = "pruned ONNX"
     to_report = "the ONNX file"
     why_lacking: ClassVar[Mapping[Capability, str]] = {
-        Capability.LEARN: "An ONNX file is pruned by what reaches its linears, as part of its build.",
+        Capability.LEARN: "An ONNX file is pruned by the inputs of its linears, as part of its build.",
         Capability.COMPILE: "An ONNX file is pruned and compiled by its build.",
         Capability.PLAN: _NO_TOKENS,
         Capability.BLOCKS: "An ONNX file does not name the blocks of its model.",
