@@ -65,6 +65,16 @@ class Connection(H11Protocol):
             self.transport.abort()
 
 
+class Server(uvicorn.Server):
+    """uvicorn, but requests that it cancels after the grace period write their answers before the event loop ends."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop listening, and wait for the last answers; a second Ctrl-C doesn't wait."""
+        await super().shutdown(sockets)
+        while self.server_state.tasks and not self.force_exit:
+            await asyncio.sleep(0.01)
+
+
 @click.command(context_settings={"show_default": True})
 @click.argument("out", type=_PATH)
 @click.option("--host", default="127.0.0.1", help="Address to listen on. There is no authentication.")
@@ -121,7 +131,7 @@ def make_server(service: Service, grace: int, connections: int) -> uvicorn.Serve
         limit_concurrency=connections + 1,
         timeout_graceful_shutdown=grace,
     )
-    return uvicorn.Server(config)
+    return Server(config)
 
 
 def _bind(host: str, port: int) -> socket.socket:
