@@ -198,7 +198,7 @@ def default_backend() -> tuple[BackendName, str]:
 def load_backend(name: str) -> Backend:
     """Returns the backend called `tensorrt` or `tensorrt-rtx`.
 
-    Raises PatchCompileError when its library is missing or needs a GPU that is not there.
+    Raises PatchCompileError if its library is missing or needs a GPU that this machine lacks.
     """
     key = BackendName(name)
     if key not in _LIBRARIES:

@@ -1,6 +1,7 @@
 """Checks a built engine against its ONNX file.
 
-Every PatchLinear must be there with its bytes and type, and no 2:4 part of a split may be merged with a dense product.
+The engine must contain every PatchLinear with its bytes and type, and no 2:4 part of a split may be merged with a dense
+product.
 """
 
 from __future__ import annotations

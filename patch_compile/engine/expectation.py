@@ -30,13 +30,11 @@ class PlanExpectation:
 
     patch_linears: name of each PatchLinear node → bytes of its packed tensors (dense, sparse, meta, and values and masks of
     further kinds of slabs).
-    dtype: type that they compute in, `float16` or `bfloat16`; None in a graph without PatchLinear, and if the file does not
-    tell it.
-    sparse_parts: names of the products of split linears whose weights are 2:4. Each must be in the engine. TensorRT may
-    merge it with other sparse parts only: merged with a dense product, it would be computed densely.
-    products: names of all other matrix products of the graph.
-    packed_inputs: number of the packed tensors of each node that has more than dense, sparse and meta.
-    quantised: names of the nodes whose slabs are int32 words of integers.
+    dtype: type that the nodes compute in, `float16` or `bfloat16`; None in a graph without PatchLinear, and if the file does
+    not tell it. sparse_parts: names of the products of split linears whose weights are 2:4. Each must be in the engine.
+    TensorRT may merge it with other sparse parts only: merged with a dense product, it would be computed densely. products:
+    names of all other matrix products of the graph. packed_inputs: number of the packed tensors of each node that has more
+    than dense, sparse and meta. quantised: names of the nodes whose slabs are int32 words of integers.
     """
 
     patch_linears: Mapping[str, int]

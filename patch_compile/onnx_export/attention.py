@@ -1,7 +1,7 @@
 """Attention for the exporter: a single ONNX op, or MatMul and Softmax if that op can't be used.
 
-Models that make their own masks ask the implementation for them. Ours makes masks without branches on data, which can't be
-traced.
+Models that make their own masks ask the implementation for them. Our implementation makes masks without branches on data,
+because such branches can't be traced.
 """
 
 import sys

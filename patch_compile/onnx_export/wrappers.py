@@ -117,7 +117,7 @@ class ExportDecoder(nn.Module):
 def kept_shapes(model: Any) -> list[tuple[int, ...]]:
     """Returns the shapes [2, heads, 5, size] of keys and values that each layer keeps of 2 texts of 5 tokens.
 
-    model: a model with fake parameters, which is run in their mode.
+    model: a model with fake parameters, which is run in the mode of these parameters.
     """
     from transformers import DynamicCache
 

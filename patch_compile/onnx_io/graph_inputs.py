@@ -40,7 +40,7 @@ class GraphInput:
 def read_inputs(onnx_path: Path) -> tuple[GraphInput, ...]:
     """Returns the inputs of an ONNX file that are not initializers. Does not read external data.
 
-    Raises PatchCompileError if the file is missing or no ONNX model, or if an input has no shape.
+    Raises PatchCompileError if the file is missing or is not an ONNX model, or if an input has no shape.
     """
     graph = load_graph(onnx_path)
     stored = {tensor.name for tensor in graph.initializer}

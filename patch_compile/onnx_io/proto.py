@@ -82,7 +82,7 @@ def refusing_invalid(path: Path) -> Iterator[None]:
     """Raise PatchCompileError for a file that leads to an error in the block, if ONNX's own checker refuses it too.
 
     The checker refuses some files of old exporters that run, so it is asked only after an error. An error about a file that
-    it finds valid is a fault of this program, and is raised as it is.
+    it finds valid is a fault of this program, and is raised unchanged.
     """
     try:
         yield
@@ -148,8 +148,8 @@ def nested_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
 def _check_expansion(path: Path, proto: onnx.ModelProto) -> None:
     """Raise PatchCompileError for functions that call themselves, or that expand to more nodes than any model has.
 
-    It counts before anything inlines. Functions that call functions grow exponentially: 25 functions, each calling the next
-    twice, are 33 million nodes.
+    Nodes are counted before functions are inlined. Functions that call functions grow exponentially: 25 functions, each
+    calling the next twice, are 33 million nodes.
     """
     functions = {(f.domain, f.name, f.overload): f for f in proto.functions}
     sizes: dict[_Key, int] = {}

@@ -63,7 +63,7 @@ _ATTRIBUTE = "plugin_version"
 def version_fault(version: object) -> str:
     """Returns the fault in a node's `plugin_version`, in words; empty for the version that is read here.
 
-    version: None if the node has none, and then the model's own function computes it, whatever its version.
+    version: None if the node has no version; then the model's own function computes it, in any version.
     """
     if version in (None, str(VERSION)):
         return ""

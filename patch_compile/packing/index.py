@@ -4,8 +4,8 @@
 
 Panel p owns the rows `dense_ptr[p] … dense_ptr[p + 1] - 1` of `dense`, and likewise of `sparse`; `dense_k` and `sparse_k`
 hold k / 64 of each slab. First come the pointers of each kind of slabs, then the columns of each kind, in the order of the
-attribute `kinds`: dense and 2:4, which are always there, and the n:16 that are. The index is the attribute `index` of a
-PatchLinear node. The kernels follow it to addresses and check nothing: it is checked here, and by the plugin when it is
+attribute `kinds`: dense and 2:4 in every index, then the n:16 kinds of the weight. The index is the attribute `index` of
+a PatchLinear node. The kernels follow it to addresses and check nothing: it is checked here, and by the plugin when it is
 created (plugins/kernels/index.h).
 
 Several linears that share X are packed together. The panels of a gate and its up alternate: gate 0, up 0, gate 1, up 1, …

@@ -1,7 +1,7 @@
 """The order of int8 and int4 weights in the int32 words of a slab, and the loops that move them, compiled by numba.
 
-The integers q of a slab are first packed as if they were 16-bit values (`format`, `n16`), and then put in the order
-here, which gives a lane all of its integers of a load side by side. With PR = panel_rows and lane = 4 g + t:
+The integers q of a slab are first packed as if they were 16-bit values (`format`, `n16`), and then put in the order below,
+which gives a lane all integers of a load side by side. With PR = panel_rows and lane = 4 g + t:
 
     int8 dense  bytes    [k32: 2][row block: PR/16][lane: 32][k16: 2][k half: 2][row half: 2][pair: 2]
     int8 2:4    bytes    [row block][lane][k32: 2][k half: 2][row half: 2][pair: 2]
@@ -45,8 +45,8 @@ def narrowed(
 ) -> NDArray[np.int32]:
     """Returns slabs as int32 words.
 
-    wide: integers as 16-bit values in the order of these, `[slabs, values]`; scales: words behind the integers of each
-    slab, `[slabs, words]`, none for int8.
+    wide: integers as 16-bit values, in the order of 16-bit slabs, `[slabs, values]`; scales: words behind the integers of
+    each slab, `[slabs, words]`, none for int8.
     """
     words = value_words(kind, weights, panel_rows)
     found = np.empty((len(wide), words + scales.shape[1]), np.uint32)

@@ -1,7 +1,7 @@
 """Chooses the kind of every slab of a linear: the kind of its tiles, or dense.
 
-A slab that touches tiles of different kinds is stored densely, which is always valid. Tensors of a PatchLinear are those
-of dense and of 2:4 slabs, and of each further kind that the linear has, in the order of the table of kinds.
+A slab that touches tiles of different kinds is stored densely, which is always valid. A PatchLinear has tensors of dense and
+of 2:4 slabs, and of each further kind that the linear has, in the order of the table of kinds.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def pack_panel(
     """Write the slabs of a panel. Rows and columns beyond N and K become zero.
 
     words: the panel's rows of the weight, `[rows, K/2]`; codes: `[rows, K/4]`; numbers: for each slab along K 0 if it is
-    stored densely, 1 if as 2:4, and others are left to others; slots: row of each slab in `dense`, or in `sparse` and
+    stored densely, 1 if as 2:4; slabs with other numbers are skipped; slots: row of each slab in `dense`, or in `sparse` and
     `meta`. These rows must be zero before.
     """
     panel_rows, rows, groups = dense.shape[1] // 32, codes.shape[0], codes.shape[1]

@@ -57,9 +57,9 @@ def find_linears(model: ir.Model) -> FoundLinears:
     2. Gemm(X, W, b) with alpha = beta = 1 and X not transposed.
     3. Conv(X, W, b) with W [N, K, 1, …], stride 1, one group and no padding.
 
-    W may be behind Transpose, Cast and Identity. `skipped` lists products that look like a linear but are none: the
-    weight is not constant or has other readers (one mask could not serve both), K is not a multiple of 4, or the node is
-    in a subgraph.
+    W may be behind Transpose, Cast and Identity. `skipped` lists products that look like a linear but are not: the weight is
+    not constant or has other readers (one mask could not serve both), K is not a multiple of 4, or the node is in a
+    subgraph.
 
     Raises PatchCompileError for a quantized model (Q/DQ before a weight, integer products).
     """

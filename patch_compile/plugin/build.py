@@ -59,7 +59,8 @@ class PluginLibrary:
 
     archs: compute capabilities times ten; nvcc, headers: None for the library of patch-compile-plugin; headers_package:
     package that the headers were downloaded from, None for the headers of an installed TensorRT; fingerprint: key of the
-    library in the cache, or the beginning of its sha256; machine: that loads the library, as `uname -m` names it.
+    library in the cache, or the beginning of its sha256; machine: kind of machine that loads the library, as `uname -m`
+    names it.
     """
 
     path: Path
@@ -90,10 +91,10 @@ def build_plugin(
     The key of the cache covers the content of sources and headers, the compilers, `archs`, backend and flags. Several
     processes may call this at the same time.
 
-    archs: compute capabilities times ten, None for the value of PATCH_COMPILE_PLUGIN_ARCHS or, without it, for ARCHS;
-    cache_dir: the cache, None for `~/.cache/patch-compile/plugin` (or below XDG_CACHE_HOME); force: compile even if the
-    cache has the library; prebuilt: False never takes the library of patch-compile-plugin; machine: one of MACHINES, which
-    loads the library, None for this machine; log: called with messages.
+    archs: compute capabilities times ten, None for the value of PATCH_COMPILE_PLUGIN_ARCHS or, without it, ARCHS; cache_dir:
+    the cache, None for `~/.cache/patch-compile/plugin` (or below XDG_CACHE_HOME); force: compile even if the cache has the
+    library; prebuilt: False never takes the library of patch-compile-plugin; machine: one of MACHINES, which loads the
+    library, None for this machine; log: called with messages.
 
     Raises UsageError for an unknown backend or machine, and PatchCompileError if nvcc, the C++ compiler or the headers are
     missing or unsuitable, or nvcc fails.

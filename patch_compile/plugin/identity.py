@@ -22,7 +22,8 @@ class PluginIdentity:
     """Identity that a plugin library contains as text.
 
     version: of the plugin; backend: library that the plugin registers with; cuda: version of nvcc; archs: compute
-    capabilities times ten; headers: version of TensorRT's headers; machine: that loads the library, as `uname -m` names it.
+    capabilities times ten; headers: version of TensorRT's headers; machine: kind of machine that loads the library, as
+    `uname -m` names it.
     """
 
     version: int

@@ -1,7 +1,7 @@
 """Finds the compiled plugin that the package patch-compile-plugin brings, for machines without a compiler.
 
 A library is a program, so it is run only if this release was made with it: a release of patch-compile holds the sha256 of
-each library (`payloads.json`), which `make wheels` writes. A checkout holds none, and takes none.
+each library (`payloads.json`), which `make wheels` writes. A checkout has no such file and takes no library.
 """
 
 from __future__ import annotations

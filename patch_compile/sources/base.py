@@ -282,7 +282,7 @@ class Source(ABC):
     def with_other(self, *, kinds: str | None = None, weights: str | None = None) -> Self:  # noqa: ARG002
         """Returns the same model with other kinds of tiles or types of weights in its recipe.
 
-        What is known of the model is not read again.
+        Known facts about the model are not read again.
         """
         raise self._refusal(Capability.PLAN)
 
@@ -310,7 +310,7 @@ class Source(ABC):
     ) -> Path:
         """Returns the dense model as an ONNX file, either written to `path` or the source's own file.
 
-        logits: the positions of a decoder that get logits, None as the recipe says; runnable: make a file that ONNX
+        logits: the positions of a decoder that get logits, None for the recipe's positions; runnable: make a file that ONNX
         Runtime can run.
         """
         raise self._refusal(Capability.LEARN)

@@ -65,8 +65,8 @@ def check_unchanged(source: Source, out: OutFolder, otherwise: str = "") -> None
 def inputs_of(source: Source, recipe: Recipe) -> Iterator[Path]:
     """Yield all files that a build reads or copies, in their present state. A file that names other files comes before them.
 
-    recipe: the settings as they were asked for; the source may have to read the model to complete them. A timing cache is
-    left out: the engine's builder writes to it.
+    recipe: the requested settings; the source may have to read the model to complete them. A timing cache is left out: the
+    engine's builder writes to it.
     """
     named = (recipe.model, getattr(recipe, "graph", None), recipe.mask, recipe.calib, recipe.prior)
     yield from (Path(name) for name in named if name is not None and Path(name).is_file())

@@ -82,8 +82,9 @@ def types_to_round(
 ) -> dict[str, WeightType]:
     """Returns the types of the linears to round for given masks. It is empty if the masks' own weights are rounded already.
 
-    weights: the asked types, None for the masks' own; file: of the masks; given: types of the linears of a quantised
-    checkpoint, whose weights belong to the masks. Raises PatchCompileError if the masks' own weights have other types.
+    weights: the requested types, None for the masks' own types; file: of the masks; given: types of the linears of a
+    quantised checkpoint, whose weights belong to the masks. Raises PatchCompileError if the masks' own weights have other
+    types.
     """
     asked = quantised_types(weights, masks.shapes(), given)
     has = {name: grid.type for name, grid in masks.grids.items()}

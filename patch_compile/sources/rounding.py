@@ -18,8 +18,8 @@ _PER_BLOCK = 15
 class Rounding:
     """Roundings to 16 bits on the way to the outputs of a graph.
 
-    count: their number; layers: number of layers that have them, None if they were counted in the graph; measured: error
-    that such roundings caused in the pruned model, as a share of the largest value, 0 if it was not measured; by: the
+    count: number of roundings; layers: number of layers with roundings, None if they were counted in the graph; measured:
+    error that such roundings caused in the pruned model, as a share of the largest value, 0 if it was not measured; by: the
     kind of measurement.
     """
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class FuseResidualPass(EpiloguePass):
     """`Add(Linear(X, W), residual)` -> `Linear(X, W, residual)`, behind its activation if it has an activation.
 
-    The residual must have the same type and provably (by the graph's symbolic dimensions) the same shape, and be no
+    The residual must have the same type and provably (by the graph's symbolic dimensions) the same shape, and must not be a
     constant, because the plugin does not broadcast. No other node may read the values in between.
     """
 

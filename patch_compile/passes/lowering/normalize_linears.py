@@ -91,7 +91,7 @@ def narrow_x(
     """Returns X in the packed type. The Cast is placed before the first linear that reads X, so that the others can read its
     result too.
 
-    name: the linear's; narrowed: X in the packed type by X, to which the Cast is added.
+    name: of the linear; narrowed: maps each X to its Cast in the packed type; a new Cast is added to it.
     """
     x = linear.x
     if linear.dtype == dtype:

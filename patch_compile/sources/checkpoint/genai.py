@@ -27,8 +27,8 @@ def write_genai(model: Path, onnx: Path) -> None:
     """Make the folder of an ONNX file loadable by onnxruntime-genai. It has a single cache size for all layers, so a model
     with several sizes gets no genai_config.json.
 
-    model: the model folder; onnx: a decoder with the inputs and outputs of `export.decoder.decoder_interface`. Raises
-    PatchCompileError if the tokenizer has to be asked for the end of a text and can't be loaded.
+    model: the model folder; onnx: a decoder with the inputs and outputs of `onnx_export.wrappers.decoder_interface`. Raises
+    PatchCompileError if only the tokenizer can tell the end of a text and it can't be loaded.
     """
     inputs = {given.name: given.dims for given in read_inputs(onnx)}
     caches = [dims for name, dims in inputs.items() if name.startswith(PAST)]
@@ -68,7 +68,7 @@ def _genai_config(
 def _decoder(config: Any, file: str, inputs: _Inputs) -> dict[str, Any]:
     """Returns the section about the graph. Sizes of the cache are read from its inputs.
 
-    config: the transformers config of the text model, some of which name a size otherwise.
+    config: the transformers config of the text model; some configs have another name for a size.
     """
     _, kv_heads, _, head_size = inputs[f"{PAST}0.key"]
     sizes = {name: getattr(config, name, None) for name in ("hidden_size", "num_attention_heads")}

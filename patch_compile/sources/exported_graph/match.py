@@ -181,7 +181,8 @@ def match_linears(
 
     1. A product's weight, in either layout, must be the weight of one linear or of several linears below each other, bit for
        bit.
-    2. Where several linears have the same numbers, the names in the graph decide; if they don't, none of these is taken.
+    2. Where several linears have the same numbers, the names in the graph decide; if they can't, none of these linears is
+       matched.
     3. A linear with two products, which read one or two initializers, keeps them, and its weight is masked in place.
 
     linears: all linears of the checkpoint with (N, K); covered: those with a mask; index_of: weights in a type of the graph.
