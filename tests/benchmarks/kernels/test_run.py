@@ -105,7 +105,7 @@ def test_without_a_gpu_it_says_so():
         pytest.skip("there is a GPU here")
     done = subprocess.run([sys.executable, BENCH / "run.py"], capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr.strip() == "error: PyTorch sees no GPU; this benchmark runs on one"
+    assert done.stderr.strip() == "error: PyTorch sees no GPU; this benchmark needs a GPU"
 
 
 def test_a_stage_that_it_lacks_is_named(capsys):
