@@ -338,5 +338,5 @@ def test_masks_have_the_types_of_their_grids(small, tmp_path):
     found = planned_for(small, mask=tmp_path / "masks.safetensors")
     assert {row.name for row in found.linears if row.weights == "int8"} == {*grids}
     assert [row.weights for row in found.types] == ["float16,int8", "float16", "int8", "int4"]
-    with pytest.raises(PatchCompileError, match="not int4 ones"):
+    with pytest.raises(PatchCompileError, match="not int4 weights"):
         planned_for(small, mask=tmp_path / "masks.safetensors", weights="int4")

@@ -42,7 +42,7 @@ def test_given_masks_are_rounded_once(settings: dict[str, Any], tmp_path: Path) 
         pruning = source.take_given(tmp_path / "scratch", Progress())
         assert pruning.masks.grids and not pruning.has_new_weights
     for weights, why in (
-        ("int4", "int8 weights for .*, not int4 ones"),
+        ("int4", "int8 weights for .*, not int4 weights"),
         ("float16", "not 16-bit ones"),
         ("int8", "int4 weights for .*down_proj, not int8 ones"),
     ):
