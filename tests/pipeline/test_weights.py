@@ -43,8 +43,8 @@ def test_given_masks_are_rounded_once(settings: dict[str, Any], tmp_path: Path) 
         assert pruning.masks.grids and not pruning.has_new_weights
     for weights, why in (
         ("int4", "int8 weights for .*, not int4 weights"),
-        ("float16", "not 16-bit ones"),
-        ("int8", "int4 weights for .*down_proj, not int8 ones"),
+        ("float16", "not 16-bit weights"),
+        ("int8", "int4 weights for .*down_proj, not int8 weights"),
     ):
         source = open_source(Recipe.parse(rounded | {"weights": weights}))
         with pytest.raises(PatchCompileError, match=why):
