@@ -58,7 +58,9 @@ def test_a_blank_file_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.Monk
         write_lines(path, [{"text": "a"}, *[{"text": "  "}] * 60, {"text": "b"}])
     else:
         path.write_text("\n" * 60 + '[{"text": "a"}]')
-    with pytest.raises(MaskLearnError, match=rf"{path} is empty. More than 50 consecutive characters or rows"):
+    with pytest.raises(
+        MaskLearnError, match=rf"{path} is empty. More than 50 consecutive characters or rows"
+    ):
         text_of(path)
 
 
