@@ -1,5 +1,7 @@
-"""What a run tells on stderr about itself, by PATCH_COMPILE_DEBUG: 1 its stages with their seconds, 2 also the decision
-about each linear, 3 also the graph after each pass, 4 also tensors. 0, the default, tells nothing.
+"""Prints what a command does on stderr, if PATCH_COMPILE_DEBUG asks for it.
+
+1 prints stages with their seconds, 2 also the decision about each linear, 3 also the graph after each pass, 4 also tensors.
+0, the default, prints nothing.
 """
 
 from __future__ import annotations

@@ -173,7 +173,7 @@ class _EvalOptions:
 
 
 class BuildOptions(_EvalOptions, EngineSettings, _GraphOptions):
-    """What recipe.yaml keeps of a build."""
+    """Options of a build that recipe.yaml records."""
 
 
 @dataclass(kw_only=True)

@@ -9,7 +9,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("masklearn", "patch_compile", "benchmarks", "samples")
-ERRORS = ("MaskLearnError", "PatchCompileError", "UsageError", "AccuracyError", "SpeedError")
+ERRORS = {
+    "MaskLearnError", "PatchCompileError", "UsageError", "AccuracyError", "SpeedError", "LogitsError", "PlanMismatchError",
+    "BuildCancelledError",
+}  # fmt: skip
 LOWER_CASE_NAMES = r"(nvcc|cuda-python|patch-compile|transformers)\b|g\+\+"
 
 
@@ -31,6 +34,12 @@ def faults(text, part):
         yield "begins with a small letter"
     if text.endswith(".") if part == "what" else not text.endswith((".", "…", "{}")):
         yield "ends with a period" if part == "what" else "ends without a period"
+
+
+def test_every_error_class_is_checked():
+    sources = (path.read_text() for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+    derived = [re.findall(r"^class (\w+)\((\w+)\):", source, re.MULTILINE) for source in sources]
+    assert {name for found in derived for name, base in found if base in ERRORS} <= ERRORS
 
 
 def test_every_error_is_written_as_sentences():

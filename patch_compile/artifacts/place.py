@@ -72,7 +72,7 @@ def check_out(out: Path, *, force: bool, resume: bool, held: bool = False) -> No
         )
     if not (force or resume):
         _check_unfinished(place, root, held=held)
-    # Of several processes, only the process with the lock checks: it writes there meanwhile.
+    # The process with the lock writes there meanwhile, so no other process checks.
     if held or process_count() == 1:
         done = f"{root.name} would be cleared to build {place.name}"
         check_own(root, WorkspaceState.read(root).own_paths, done=done)

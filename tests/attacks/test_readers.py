@@ -20,7 +20,7 @@ def quiet(caplog):
 
 @pytest.mark.parametrize("name", READERS)
 def test_the_corpus_is_read(name, tmp_path):
-    """What the program's writers wrote is accepted, so that mutations begin behind the first check."""
+    """Readers accept files of the program's own writers, so mutations get past the first check."""
     reader = READERS[name]
     for file in accepted(name):
         reader.read(file.read_bytes(), tmp_path)

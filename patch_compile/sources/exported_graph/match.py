@@ -278,7 +278,7 @@ def _parts(
 
 
 def _chosen(same: Sequence[KnownWeight], words: Sequence[str]) -> KnownWeight | None:
-    """Of several equal weights, returns the weight whose name is nearest to the words, None if two are equally near."""
+    """Returns the weight, among equal weights, whose name is nearest to the words; None if two are equally near."""
     if len({one.name for one in same}) == 1:
         return same[0]
     tokens = {token for word in words for token in _tokens(word)}
