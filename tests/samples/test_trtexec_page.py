@@ -193,12 +193,12 @@ def test_polygraphy_converts_with_the_plugin(page):
     """The engine has two profiles, and its linears are plugin layers."""
     said = passes(without_gpu()["RTX"], page)
     for fact in (
-        "targets: sm86",
-        "programs: 2",
-        "PatchLinear: 8",
-        f"plugin beside: version {VERSION}, backend: tensorrt-rtx",
+        r"targets +sm86",
+        r"programs +2",
+        r"PatchLinear +8",
+        rf"plugin beside +version {VERSION}, backend: tensorrt-rtx",
     ):
-        assert fact in said, said
+        assert re.search(fact, said), said
 
 
 def test_flags_are_documented():
