@@ -357,7 +357,7 @@ def test_failed_header_downloads_leave_nothing(tmp_path, monkeypatch):
 def test_a_file_that_is_no_plugin_is_refused(tmp_path):
     (tmp_path / "other.so").write_bytes(b"\x7fELF and so on")
     for path in (tmp_path / "other.so", tmp_path / "missing.so"):
-        with pytest.raises(PatchCompileError, match="is not a PatchLinear plugin|missing.so"):
+        with pytest.raises(PatchCompileError, match="is not a"):
             read_identity(path)
 
 
