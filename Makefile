@@ -159,6 +159,7 @@ docs: .venv/docs
 	$(BIN)/python docs/generate.py
 	$(BIN)/python docs/draw.py
 	$(BIN)/python benchmarks/kernels/roofline.py --page docs/explanation/performance.md
+	$(BIN)/python -m benchmarks.published --page docs/explanation/predictions.md
 	$(BIN)/python benchmarks/kernels/measured_page.py --page docs/explanation/performance.md
 	$(BIN)/python -m benchmarks.quality.frontier
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

@@ -20,7 +20,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 from benchmarks.page_part import print_or_renew
 from patch_compile.artifacts.plan import Slower, Way
 from patch_compile.artifacts.prediction import WholeRow, Workload
-from patch_compile.hardware.cards import RatedCard, rated_cards
+from patch_compile.hardware.cards import RatedCard, Share, rated_cards
 from patch_compile.planning.cards import PlanCard
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import LinearPlan
@@ -70,7 +70,8 @@ def device_table() -> str:
         "GB",
         "GB/s",
         "fp16 TFLOP/s",
-        "cuBLAS's share",
+        "cuBLASLt's share",
+        "2:4 over dense",
         "by mma.sync",
         "SMs",
         "GHz",
@@ -81,7 +82,11 @@ def device_table() -> str:
 
 
 def _device_row(d: RatedCard) -> list[str]:
-    shares = f"{d.tensor:.0%}", f"{d.rates.mma:.0%}"
+    fitted = (
+        f"{share.value:.2f}, {share.origin}"
+        for share in (d.tensor, Share(2 * d.sparse.value, d.sparse.origin))
+    )
+    shares = *fitted, f"{d.rates.mma:.0%}"
     numbers = [d.sm, d.memory, d.bandwidth, d.dense, *shares, d.sms, f"{d.clock:.3f}", d.l2]
     return [d.name, *map(str, numbers), d.source]
 

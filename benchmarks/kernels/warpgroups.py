@@ -15,7 +15,8 @@ from patch_compile.hardware.cards import RatedCard
 from patch_compile.packing.slab_kinds import SLAB_K
 from patch_compile.planning.roofline.assumptions import ASSUMED, Assumptions
 from patch_compile.planning.roofline.launch_work import rates_of, weight_bytes
-from patch_compile.planning.roofline.linear_roofline import Linear, first_bytes, l2_trip
+from patch_compile.planning.roofline.library_product import first_bytes, l2_trip
+from patch_compile.planning.roofline.linear_roofline import Linear
 from patch_compile.plugin.toolchain import plugin_sources
 
 _WARPGROUP_ROWS = 64
@@ -62,7 +63,7 @@ def slab_clocks(
     rates = rates_of(card, assume)
     weights = config.panel_rows * (72 if sparse else 2 * SLAB_K)
     x = config.tokens * 2 * SLAB_K
-    fma = card.fma * card.tensor * assume.tensor * (2 if sparse else 1)
+    fma = card.fma * card.tensor.value * assume.tensor * (2 if sparse else 1)
     read = weights * config.token_warps + x * config.panel_rows // _WARPGROUP_ROWS
     return {
         "tensor": config.panel_rows * config.tokens * SLAB_K / fma,

@@ -104,6 +104,13 @@ class OtherTypes(Record):
     unfit: str | None = None
 
 
+class RegimePoint(Record):
+    """Predicted speed-up of the whole model for a prompt of so many tokens."""
+
+    tokens: int
+    speedup: float
+
+
 class PlanOfModel(Plan):
     """Result of `patch-compile plan` for a model.
 
@@ -111,7 +118,8 @@ class PlanOfModel(Plan):
     engines; ratio: of all covered weights; gaining: None for given masks, and if every lowering was asked for by name;
     kinds: kinds that tiles may have; other: None for given masks, and if other kinds don't reach what was asked for.
     weights: types that the linears have, a value of `--weights`; assumes_losses: True if the types were chosen, by losses
-    that were measured on another model; types: the same request with one type for all linears.
+    that were measured on another model; types: the same request with one type for all linears; regime: the speed-up over
+    the tokens of a prompt.
     """
 
     WHAT: ClassVar[str] = "a plan of a model"
@@ -129,4 +137,5 @@ class PlanOfModel(Plan):
     assumes_losses: bool = False
     types: tuple[OtherTypes, ...] = ()
     gaining: Gaining | None = None
+    regime: tuple[RegimePoint, ...] = ()
     skipped: tuple[Skipped, ...]

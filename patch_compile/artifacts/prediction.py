@@ -88,20 +88,41 @@ class PhaseRow(Record):
     """Predicted milliseconds of a phase, the ratio of dense to planned time, and the limit of any plan at this ratio.
 
     dense_ms: with dense 16-bit weights; alike_ms: with dense weights of the same types as the plan's, None if those have 16
-    bits.
+    bits. low, high: ends of the speed-up's error bar (docs/explanation/predictions.md), None in files of earlier versions.
     """
 
     dense_ms: float
     alike_ms: float | None = None
     planned_ms: float
     speedup: float
+    low: float | None = None
+    high: float | None = None
     limit: float
 
     @classmethod
-    def of(cls, dense: float, planned: float, limit: float, alike: float | None = None) -> Self:
-        """Returns the row of a phase. A phase that does not occur has a speed-up of 1."""
+    def of(
+        cls,
+        dense: float,
+        planned: float,
+        limit: float,
+        alike: float | None = None,
+        gains: tuple[float, float] = (1.0, 1.0),
+    ) -> Self:
+        """Returns the row of a phase. A phase that does not occur has a speed-up of 1.
+
+        gains: ends of measured over predicted gain; no end passes the limit, unless the prediction itself does.
+        """
         speedup = dense / planned if planned else 1.0
-        return cls(dense_ms=dense, alike_ms=alike, planned_ms=planned, speedup=speedup, limit=limit)
+        ends = (speedup, *(min(limit, 1 + (speedup - 1) * share) for share in gains))
+        return cls(
+            dense_ms=dense,
+            alike_ms=alike,
+            planned_ms=planned,
+            speedup=speedup,
+            low=min(ends),
+            high=max(ends),
+            limit=limit,
+        )
 
     @property
     def over_alike(self) -> float:
@@ -121,10 +142,21 @@ class WholeRow(Record):
     @classmethod
     def of(cls, prefill: PhaseRow, decode: PhaseRow) -> Self:
         """Returns the times with the sum of both phases. Each phase has its own limit."""
-        dense, planned = prefill.dense_ms + decode.dense_ms, prefill.planned_ms + decode.planned_ms
-        least = prefill.dense_ms / prefill.limit + decode.dense_ms / decode.limit
-        both = (prefill.alike_ms, decode.alike_ms)
-        alike = None if None in both else sum(filter(None, both))
-        return cls(
-            prefill=prefill, decode=decode, end_to_end=PhaseRow.of(dense, planned, dense / least, alike)
+        phases = (prefill, decode)
+        dense, planned = sum(phase.dense_ms for phase in phases), sum(phase.planned_ms for phase in phases)
+        alike = [phase.alike_ms for phase in phases if phase.alike_ms is not None]
+
+        def speedup(name: str) -> float:
+            times: list[float] = [phase.dense_ms / getattr(phase, name) for phase in phases]
+            return dense / sum(times)
+
+        both = PhaseRow(
+            dense_ms=dense,
+            alike_ms=sum(alike) if len(alike) == len(phases) else None,
+            planned_ms=planned,
+            speedup=dense / planned,
+            low=speedup("low"),
+            high=speedup("high"),
+            limit=speedup("limit"),
         )
+        return cls(prefill=prefill, decode=decode, end_to_end=both)

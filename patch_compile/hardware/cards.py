@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from enum import StrEnum
 
 from patch_compile.errors import UsageError
 from patch_compile.hardware.gpu import Gpu, local_gpu
@@ -73,13 +74,35 @@ class Card:
     aliases: tuple[str, ...] = ()
 
 
+class Origin(StrEnum):
+    """Where a figure of a card comes from that its data sheet lacks. The value is what a person is shown."""
+
+    OTHERS = "measured by others"
+    FIT = "fitted to published times"
+    ASSUMED = "assumed"
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of a rate, and where it comes from."""
+
+    value: float
+    origin: Origin
+
+
+# Assumed for cards that nobody published times of: the medians of the fits. Power limits the tensor cores, except on GeForce
+# cards, which sum in fp32 at half the rate: there the RTX 4090 stands for all.
+_TENSOR, _SPARSE, _GEFORCE = (Share(value, Origin.ASSUMED) for value in (0.72, 0.85, 1.0))
+
+
 @dataclass(frozen=True, kw_only=True)
-class RatedCard(Card):
-    """A GPU with predictions, described by its data sheet.
+class SheetCard(Card):
+    """A GPU whose data sheet is known. Products of NVIDIA's libraries are predicted for it.
 
     memory: GB. bandwidth: GB/s. dense: TFLOP/s of fp16 products with fp32 sums, without sparsity. clock: GHz. l2: MB.
-    l2_sourced: bytes of L2 a clock, all SMs together, None if no source gives them. tensor: share of `dense` that cuBLAS
-    reaches, measured by others; 0.85 is assumed where no source is known.
+    l2_sourced: bytes of L2 a clock, all SMs together, None if no source gives them. tensor: share of `dense` that cuBLASLt
+    reaches; sparse: rate that cuSPARSELt's 2:4 products reach, over twice cuBLASLt's. The shares are fitted by
+    `python -m benchmarks.published --fit`, or taken from a card of the same kind.
     """
 
     memory: int
@@ -89,8 +112,19 @@ class RatedCard(Card):
     clock: float
     l2: int
     l2_sourced: int | None = None
-    tensor: float = 0.85
+    tensor: Share = _TENSOR
+    sparse: Share = _SPARSE
     source: str
+
+    @property
+    def fma(self) -> float:
+        """Returns the dense fp16 multiply-adds an SM and clock, by its data sheet."""
+        return self.dense * 1e3 / (2 * self.sms * self.clock)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RatedCard(SheetCard):
+    """A GPU with predictions of the plugin's kernels, which know its architecture."""
 
     @property
     def rates(self) -> SmRates:
@@ -103,11 +137,6 @@ class RatedCard(Card):
     def l2_bytes(self) -> int:
         """Returns the bytes of L2 a clock, all SMs together."""
         return self.l2_sourced or self.sms * self.rates.l2_bytes
-
-    @property
-    def fma(self) -> float:
-        """Returns the dense fp16 multiply-adds an SM and clock, by its data sheet."""
-        return self.dense * 1e3 / (2 * self.sms * self.clock)
 
     @property
     def is_geforce(self) -> bool:
@@ -132,7 +161,9 @@ ARCHITECTURES: tuple[GpuArchitecture, ...] = (
     GpuArchitecture(87),
     GpuArchitecture(89, SmRates((100, 99), 512)),
     GpuArchitecture(90, SmRates((228, 227), 2048, mma=0.62)),
+    GpuArchitecture(100),
     GpuArchitecture(120, SmRates((100, 99), 512)),
+    GpuArchitecture(121),
 )
 
 _A100 = "NVIDIA A100 Tensor Core GPU Architecture (2020)"
@@ -144,10 +175,15 @@ _L4 = "NVIDIA L4 datasheet (2023)"
 _H100 = "NVIDIA H100 Tensor Core GPU Architecture (2022)"
 _H200 = "NVIDIA H200 Tensor Core GPU datasheet (2023)"
 _BLACKWELL = "NVIDIA RTX Blackwell GPU Architecture V1.1 (2025)"
-_MATMUL = (
-    "table 'Maximum Achievable Matmul FLOPS' in S. Bekman, Machine Learning Engineering (PyTorch 2.5 to 2.7)"
+_H100_PCIE = "NVIDIA H100 PCIe GPU product brief (2022)"
+_A40 = "NVIDIA A40 datasheet (2021)"
+_B200 = "NVIDIA Blackwell Architecture Technical Brief (2024), B200 in HGX"
+_GB10 = (
+    "NVIDIA DGX Spark datasheet (2025), which gives 1 PFLOP/s of sparse fp4: an eighth is assumed for fp16"
 )
 _BLACKWELL_PRO = "NVIDIA RTX PRO Blackwell GPU Architecture V1.0 (2025)"
+_A100_SXM = Share(0.75, Origin.FIT)
+_H100_TENSOR, _H100_SPARSE = Share(0.76, Origin.FIT), Share(0.75, Origin.ASSUMED)  # 2:4: as the H100 PCIe
 # The L2 of A100 and H100 gives 5120 bytes a clock (A100's paper; as many GB/s over the clock in doi
 # 10.1016/j.ultsonch.2023.106546, table 3). Tensor cores of GeForce cards sum in fp32 at half their rate: the papers'
 # "with FP32 Accumulate". Source of the cards' architectures: NVIDIA, "CUDA GPU compute capability"
@@ -155,16 +191,16 @@ _BLACKWELL_PRO = "NVIDIA RTX PRO Blackwell GPU Architecture V1.0 (2025)"
 CARDS: tuple[Card, ...] = (
     RatedCard(
         "A100-40", 80, ("A100 40GB", "A100-SXM4-40GB", "A100-PCIE-40GB"), memory=40, bandwidth=1555, dense=312.0, sms=108,
-        clock=1.410, l2=40, l2_sourced=5120, tensor=0.87, source=f"{_A100}; {_MATMUL}",
+        clock=1.410, l2=40, l2_sourced=5120, tensor=_A100_SXM, source=_A100,
     ),
     RatedCard(
         "A100-80", 80, ("A100 80GB", "A100-SXM4-80GB"), memory=80, bandwidth=2039, dense=312.0, sms=108, clock=1.410, l2=40,
-        l2_sourced=5120, tensor=0.87, source=f"{_A100_80}; {_MATMUL}",
+        l2_sourced=5120, tensor=_A100_SXM, source=_A100_80,
     ),
     Card("A100", 80),
     RatedCard(
         "A100-80 PCIe", 80, ("A100 80GB PCIe",), memory=80, bandwidth=1935, dense=312.0, sms=108, clock=1.410, l2=40,
-        l2_sourced=5120, tensor=0.81, source=f"{_A100_80}; {_MATMUL}",
+        l2_sourced=5120, tensor=Share(0.71, Origin.FIT), sparse=Share(0.86, Origin.FIT), source=_A100_80,
     ),
     Card("A30", 80),
     Card("A800", 80),
@@ -176,13 +212,16 @@ CARDS: tuple[Card, ...] = (
     Card("A4500", 86),
     Card("A4000", 86),
     Card("A2000", 86, ("A2000 12GB",)),
-    Card("A40", 86),
+    RatedCard(
+        "A40", 86, memory=48, bandwidth=696, dense=149.7, sms=84, clock=1.740, l2=6, source=f"{_A40}; {_GA102}"
+    ),
     Card("A16", 86),
     Card("A10", 86),
     Card("A10G", 86),
     Card("A2", 86),
     RatedCard(
-        "RTX 3090", 86, memory=24, bandwidth=936, dense=71.2, sms=82, clock=1.695, l2=6, source=_GA102
+        "RTX 3090", 86, memory=24, bandwidth=936, dense=71.2, sms=82, clock=1.695, l2=6, tensor=_GEFORCE, sparse=_GEFORCE,
+        source=_GA102
     ),
     Card("Jetson AGX Orin", 87, ("Orin",)),
     Card("Jetson Orin NX", 87),
@@ -196,7 +235,8 @@ CARDS: tuple[Card, ...] = (
     Card("RTX 3060", 86),
     Card("RTX 3050", 86),
     RatedCard(
-        "RTX 4090", 89, memory=24, bandwidth=1008, dense=165.2, sms=128, clock=2.520, l2=72, source=_ADA
+        "RTX 4090", 89, memory=24, bandwidth=1008, dense=165.2, sms=128, clock=2.520, l2=72,
+        tensor=Share(0.97, Origin.FIT), sparse=Share(1.0, Origin.FIT), source=_ADA
     ),
     Card("RTX 4080 Super", 89),
     Card("RTX 4080", 89),
@@ -220,22 +260,31 @@ CARDS: tuple[Card, ...] = (
     Card("L40", 89),
     RatedCard(
         "H100", 90, ("H100 80GB HBM3",), memory=80, bandwidth=3350, dense=989.4, sms=132, clock=1.830, l2=50,
-        l2_sourced=5120, tensor=0.80, source=f"{_H100}; {_MATMUL}",
+        l2_sourced=5120, tensor=_H100_TENSOR, sparse=_H100_SPARSE, source=_H100,
     ),
     RatedCard(
         "H200", 90, memory=141, bandwidth=4800, dense=989.4, sms=132, clock=1.830, l2=50, l2_sourced=5120,
-        tensor=0.80, source=f"{_H200}; {_H100}; {_MATMUL}, for the H100",
+        tensor=_H100_TENSOR, sparse=_H100_SPARSE, source=f"{_H200}; {_H100}",
     ),
-    Card("H100 PCIe", 90),
+    RatedCard(
+        "H100 PCIe", 90, memory=80, bandwidth=2039, dense=756.0, sms=114, clock=1.755, l2=50, l2_sourced=5120,
+        tensor=Share(0.62, Origin.FIT), sparse=Share(0.75, Origin.FIT), source=f"{_H100_PCIE}; {_H100}",
+    ),
     Card("H100 NVL", 90),
     Card("H800", 90),
     Card("GH200", 90, ("GH200 480GB",)),
+    SheetCard(
+        "B200", 100, memory=180, bandwidth=8000, dense=2250.0, sms=148, clock=1.965, l2=126,
+        tensor=Share(0.69, Origin.FIT), sparse=Share(0.85, Origin.FIT), source=_B200,
+    ),
     RatedCard(
-        "RTX 5090", 120, memory=32, bandwidth=1792, dense=209.5, sms=170, clock=2.407, l2=96, tensor=1.0,
+        "RTX 5090", 120, memory=32, bandwidth=1792, dense=209.5, sms=170, clock=2.407, l2=96,
+        tensor=Share(1.0, Origin.OTHERS), sparse=_GEFORCE,
         source=f"{_BLACKWELL}; 224 TFLOP/s by PyTorch 2.8, github.com/zzc0721/torch-performance-test-data, pull request 15",
     ),
     RatedCard(
-        "RTX 5080", 120, memory=16, bandwidth=960, dense=112.6, sms=84, clock=2.617, l2=64, source=_BLACKWELL
+        "RTX 5080", 120, memory=16, bandwidth=960, dense=112.6, sms=84, clock=2.617, l2=64, tensor=_GEFORCE,
+        sparse=_GEFORCE, source=_BLACKWELL,
     ),
     Card("RTX 5070 Ti", 120),
     Card("RTX 5070", 120),
@@ -250,6 +299,11 @@ CARDS: tuple[Card, ...] = (
     Card("RTX PRO 5000", 120, ("RTX PRO 5000 Blackwell",)),
     Card("RTX PRO 4500", 120, ("RTX PRO 4500 Blackwell",)),
     Card("RTX PRO 4000", 120, ("RTX PRO 4000 Blackwell",)),
+    SheetCard(
+        "GB10", 121, ("DGX Spark",), memory=128, bandwidth=273, dense=125.0, sms=48, clock=2.418, l2=24,
+        tensor=Share(0.74, Origin.OTHERS),
+        source=f"{_GB10}; 92 TFLOP/s by PyTorch 2.10, github.com/huggingface/kernels, pull request 283",
+    ),
 )  # fmt: skip
 
 _BRANDS = re.compile(r"^(?:nvidia|geforce|tesla|quadro|rtx)+")

@@ -31,6 +31,7 @@ from patch_compile.planning.cards import DEFAULT_TARGET, PlanCard, card_of, card
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import LinearPlan
 from patch_compile.planning.planner import plan_of
+from patch_compile.planning.regime import regime
 from patch_compile.recipe import Recipe
 from patch_compile.report.prediction import decision_line
 from patch_compile.sources.base import Source
@@ -78,6 +79,7 @@ def plan(recipe: Recipe) -> PlanOfModel:
         assumes_losses=chooses,
         types=tuple(_types(plans, source, recipe, made, costs)),
         gaining=gaining,
+        regime=regime(plans.values(), outline, costs),
         skipped=skipped_of(source.coverage),
     )
 

@@ -21,6 +21,7 @@ from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import LinearPlan
 from patch_compile.planning.outline import Outline
 from patch_compile.planning.products import InputGroup, cost_together, products_of
+from patch_compile.planning.roofline.gains import gain_ends
 from patch_compile.planning.roofline.linear_roofline import speedup_limit
 from patch_compile.planning.roofline.rest import rest_of
 
@@ -41,18 +42,23 @@ def predict_whole(plans: Collection[LinearPlan], outline: Outline, costs: CostMo
     others = _costs([plan for plan in every if not plan.weight_type.quantised], outline.groups, costs)
     limits = _limits(plans)
 
-    def phase(of: Callable[[LinearTimes], Times], rest: float, runs: int, least: float = 0.0) -> PhaseRow:
+    def phase(
+        of: Callable[[LinearTimes], Times], rest: float, runs: int, tokens: int, least: float = 0.0
+    ) -> PhaseRow:
         # With many sequences the tensor cores limit decode too, and 2:4 may save them more than it saves bytes.
         limit = max(least, *(limits[of(cost).bound] for cost in dense))
         as_dense = rest + sum(of(cost).dense for cost in dense)
         as_planned = rest + sum(of(cost).dense for cost in planned) + sum(of(cost).hybrid for cost in hybrid)
         alike = rest + sum(of(cost).dense for cost in others) + sum(of(cost).unpruned for cost in typed)
         scale = runs / 1e3
-        return PhaseRow.of(scale * as_dense, scale * as_planned, limit, scale * alike if quantised else None)
+        typed_ms = scale * alike if quantised else None
+        return PhaseRow.of(
+            scale * as_dense, scale * as_planned, limit, typed_ms, gain_ends(card.name, tokens)
+        )
 
     return WholeRow.of(
-        phase(lambda cost: cost.prefill, prefill, 1, limits["tensor"]),
-        phase(lambda cost: cost.decode, step, load.steps),
+        phase(lambda cost: cost.prefill, prefill, 1, load.prefill_tokens, limits["tensor"]),
+        phase(lambda cost: cost.decode, step, load.steps, load.batch),
     )
 
 

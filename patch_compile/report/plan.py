@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from itertools import groupby
 
 from masklearn.masks.budget import Budget
 from patch_compile.artifacts.plan import LinearRow
@@ -12,13 +13,14 @@ from patch_compile.artifacts.plan_of_model import (
     Memory,
     OtherTypes,
     PlanOfModel,
+    RegimePoint,
     TargetSource,
 )
 from patch_compile.artifacts.prediction import PhaseRow, WholeRow
 from patch_compile.planning.speed_goal import SpeedGoal
 from patch_compile.report.linears import has_other_kinds, linears_table, skipped_lines
 from patch_compile.report.number_format import milliseconds, times
-from patch_compile.report.prediction import gain_line, has_quantised, reason_lines, remarks
+from patch_compile.report.prediction import gain_line, has_quantised, predicted_times, reason_lines, remarks
 from patch_compile.report.section import Column, Section, Table
 
 # Rows of a table of the whole model: fields of `WholeRow`, and what they are called.
@@ -27,6 +29,8 @@ _TARGETS = {
     TargetSource.LOCAL_GPU: "target: {} (the GPU of this machine)",
     TargetSource.DEFAULT: "target: {} (no GPU here)",
 }
+_BARS = "▁▂▃▄▅▆▇█"
+_PAYS = 1.05  # speed-up from which pruning is worth its loss of quality
 _NO_MASKS = (
     "no masks are given, so each linear that gains is taken to have the ratio asked for it; learning chooses tiles over "
     "these together and spreads them unevenly (--mask FILE plans for real tile maps)"
@@ -52,6 +56,8 @@ def planned(result: PlanOfModel) -> Iterator[Section]:
         tables=[whole_table(result.whole)] if result.whole and fits else [],
         lines=[_memory_line(result.memory, result.card.name)] if result.card else [],
     )
+    if result.regime and fits:
+        yield Section(lines=list(regime_lines(result.regime)))
     yield _types(result)
     yield Section(lines=list(filter(None, _lines(result))))
 
@@ -62,7 +68,7 @@ def whole_table(whole: WholeRow, phases: Collection[str] = tuple(_PHASES), capti
     for phase in phases:
         row: PhaseRow = getattr(whole, phase)
         spelled = (
-            times(row.speedup),
+            predicted_times(row),
             times(row.limit),
             milliseconds(row.dense_ms),
             milliseconds(row.planned_ms),
@@ -70,6 +76,21 @@ def whole_table(whole: WholeRow, phases: Collection[str] = tuple(_PHASES), capti
         rows.append([_PHASES[phase], *spelled])
     headings: list[Column | str] = ["speed-up", "limit at this ratio", "dense, ms", "planned, ms"]
     return Table([Column("whole model", words=True), *headings], rows, caption)
+
+
+def regime_lines(points: Sequence[RegimePoint]) -> Iterator[str]:
+    """Yield the predicted speed-up over the tokens of a prompt, as a picture, and where it pays."""
+    speeds = [point.speedup for point in points]
+    low, high = min(speeds), max(speeds)
+    top = len(_BARS) - 1
+    picture = "".join(
+        _BARS[round((speed - low) / (high - low) * top) if high > low else top] for speed in speeds
+    )
+    first, last = points[0].tokens, points[-1].tokens
+    yield f"prompts of {first} to {last} tokens: {picture}  predicted {times(low)} to {times(high)}"
+    runs = [list(run) for pays, run in groupby(points, lambda point: point.speedup >= _PAYS) if pays]
+    where = " and ".join(f"{run[0].tokens} to {run[-1].tokens}" for run in runs)
+    yield f"pruning gains {_PAYS - 1:.0%} or more with {where or 'no number of'} tokens"
 
 
 def _legend(linears: Sequence[LinearRow]) -> str:

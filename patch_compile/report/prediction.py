@@ -22,10 +22,11 @@ from patch_compile.artifacts.plan import (
     Unpredicted,
     Way,
 )
-from patch_compile.artifacts.prediction import Calibration, CardRow, WholeRow
+from patch_compile.artifacts.prediction import Calibration, CardRow, PhaseRow, WholeRow
 from patch_compile.packing.slab_kinds import SLAB_K
 from patch_compile.planning.measured import FITTED
 from patch_compile.planning.roofline.assumptions import ASSUMED, Assumptions
+from patch_compile.report.number_format import times
 
 _ACTIVATIONS = {"": "", "gelu": "GELU", "gelu_tanh": "GELU (tanh)", "silu": "SiLU"}
 _SLOWER = {
@@ -41,12 +42,25 @@ _UNPREDICTED = {
         f"speed is predicted for checkpoints alone: a linear is plugin wherever a {SLAB_K}-wide slab of it is 2:4"
     ),
 }
-_NOT_MEASURED = "these speeds are predicted by a roofline (docs/explanation/performance.md), not measured"
+_NOT_MEASURED = (
+    "these speeds are predicted by a roofline (docs/explanation/performance.md), not measured; brackets hold what eight of "
+    "ten published measurements of 2:4 products would make of them (docs/explanation/predictions.md)"
+)
 _AS_COMPILED = (
-    "linears of one input count as one product where they share a node, and in the dense model, for TensorRT merges those "
-    "itself; that the node of a gate and its up saves a kernel for SiLU·mul comes on top"
+    "linears of one input count as one product where they share a node, and in the dense model, where TensorRT merges them; "
+    "fusing gate and up also saves the kernel for SiLU·mul; this is not counted"
 )
 _SPLIT = "split linears count as dense: how fast TensorRT's own 2:4 tactics are is not predicted"
+
+
+def predicted_times(row: PhaseRow) -> str:
+    """Returns a predicted speed-up with its error bar: 1.34× (1.22–1.41)."""
+    return times(row.speedup) + error_bar(row)
+
+
+def error_bar(row: PhaseRow) -> str:
+    """Returns the ends of a speed-up's error bar, empty for a file of an earlier version."""
+    return "" if row.low is None or row.high is None else f" ({row.low:.2f}–{row.high:.2f})"
 
 
 def reason_words(reason: Reason) -> str:

@@ -69,7 +69,8 @@ def test_architectures_without_sheets_are_known(unrated_sm120):
     ("name", "capability", "words"),
     [
         ("NVIDIA RTX A6000", (8, 6), "A6000"),
-        ("NVIDIA A40", (8, 6), "A6000, which stands for NVIDIA A40"),
+        ("NVIDIA A40", (8, 6), "A40"),
+        ("NVIDIA A10", (8, 6), "A6000, which stands for NVIDIA A10"),
         ("NVIDIA A100-SXM4-80GB", (8, 0), "A100-80"),
         ("NVIDIA H200", (9, 0), "H200"),
         ("NVIDIA H100 80GB HBM3", (9, 0), "H100"),

@@ -14,7 +14,7 @@ def _assumed(value: Any, what: str) -> Any:
 class Assumptions:
     """Values that no data sheet gives. They hold for hybrid and dense products unless `what` says otherwise."""
 
-    bandwidth: float = _assumed(0.90, "share of DRAM bandwidth, and of L2's, that a product reaches")
+    bandwidth: float = _assumed(0.84, "share of DRAM bandwidth, and of L2's, that a product reaches")
     tensor: float = _assumed(1.0, "tensor rate over that which cuBLAS reaches by the table of cards")
     units: float = _assumed(0.85, "share of the rates of shared memory and issue slots")
     hybrid: float = _assumed(1.0, "of these shares, what the hybrid kernels reach")
@@ -28,13 +28,12 @@ class Assumptions:
     loaded: float = _assumed(3.0, "DRAM latency under full load, over the idle one")
     l2_rate: float = _assumed(1.0, "L2's bandwidth over that in the table of cards")
     l2_kept: float = _assumed(0.5, "share of L2 that holds what is read a second time")
-    sparse: float = _assumed(1.0, "rate of mma.sp over twice that of mma.sync")
+    sparse: float = _assumed(1.0, "rate of 2:4 products over the rate in the table of cards")
     attention: float = _assumed(1.0, "of a product's shares, what attention reaches")
     gating: bool = _assumed(
         False,
         "what the node of a gate and its up saves by doing SiLU·mul itself is counted: it is no gain of 2:4",
     )
-    waves: bool = _assumed(False, "the dense product is rounded up to whole 128×128 tiles for every SM")
 
 
 ASSUMED = Assumptions()

@@ -69,13 +69,13 @@ class Rates:
 def rates_of(card: RatedCard, assume: Assumptions) -> Rates:
     """Returns the rates that hybrid kernels reach on a card."""
     bandwidth, units = assume.bandwidth * assume.hybrid, assume.units * assume.hybrid
-    fma = card.fma * card.rates.mma * card.tensor * assume.tensor * assume.hybrid
+    fma = card.fma * card.rates.mma * card.tensor.value * assume.tensor * assume.hybrid
     l2 = card.l2_bytes / card.sms * bandwidth * assume.l2_rate
     return Rates(
         card.bandwidth * 1e3 * bandwidth,
         card.clock * 1e3 * assume.clock,
         fma,
-        fma * card.rates.sparse * assume.sparse,
+        fma * card.rates.sparse * card.sparse.value * assume.sparse,
         _SHARED_BYTES * units,
         l2,
         _SCHEDULERS * units,

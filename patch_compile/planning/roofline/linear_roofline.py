@@ -1,7 +1,7 @@
 """Predicts microseconds of one linear.
 
 The roof is the slowest of bytes, tensor cores, shared memory, L2 and issue slots; the kernels' other work comes on top.
-The dense product gets the same shares of the card.
+The dense product is cuBLASLt's.
 """
 
 from __future__ import annotations
@@ -16,12 +16,17 @@ from patch_compile.hardware.cards import RatedCard
 from patch_compile.packing.slab_kinds import SLAB_K
 from patch_compile.planning.roofline.assumptions import ASSUMED, Assumptions
 from patch_compile.planning.roofline.launch_work import rates_of, weight_bytes, work_of
+from patch_compile.planning.roofline.library_product import (
+    Weights,
+    first_bytes,
+    library_time,
+    product_time,
+    sparse_products,
+)
 from patch_compile.planning.roofline.schedule import CONFIGS, Problem, choose_schedule, limits_of
 
 DENSE_PATH = "dense path"  # stands for a configuration: W is unpacked, and cuBLASLt multiplies it
 _PIECE_BYTES = 64 << 20  # kPieceBytes of plugins/dense_path/pieces.h
-_TILE = 128  # rows and tokens of a tile of the dense product
-_SMALLEST_TILE = 64  # of a dense product that is not split along K
 
 
 @dataclass(frozen=True)
@@ -84,44 +89,11 @@ def speedup_limit(share: float, bound: str) -> float:
     return 1 / (1 - saved * share)
 
 
-def first_bytes(card: RatedCard, assume: Assumptions) -> float:
-    """Returns the microseconds from the end of the previous kernel to the first bytes from DRAM."""
-    return assume.launch + assume.dram_latency / rates_of(card, assume).clocks
-
-
 def dense_time(
     card: RatedCard, shape: Linear, tokens: int, assume: Assumptions = ASSUMED
 ) -> tuple[float, Bound]:
-    """Returns the microseconds of the dense product, and its bound.
-
-    It runs at its roof, apart from its edges: one launch, one trip to DRAM, and the end, in which Y is stored. A product
-    with fewer 64×64 tiles than the card has SMs is split along K; its parts are stored, counted and added up, which takes
-    three more trips to L2, as in the hybrid kernels.
-    """
-    n, k = shape.out_features, shape.in_features
-    moved = 2 * (n * k + tokens * (n + k)) / (card.bandwidth * 1e3 * assume.bandwidth)
-    product = 2 * tokens * n * k / product_rate(card, assume)
-    tiles = -(-n // _TILE) * -(-tokens // _TILE)
-    if assume.waves and tokens >= _TILE:
-        product *= -(-tiles // card.sms) * card.sms / tiles
-    smallest = -(-n // _SMALLEST_TILE) * -(-tokens // _SMALLEST_TILE)
-    edges = first_bytes(card, assume) + _trips_at_end(smallest < card.sms) * l2_trip(card, assume)
-    return edges + max(moved, product), "bytes" if moved > product else "tensor"
-
-
-def product_rate(card: RatedCard, assume: Assumptions) -> float:
-    """Returns the operations a microsecond that a dense product reaches."""
-    return card.dense * 1e6 * card.tensor * assume.tensor * assume.clock
-
-
-def l2_trip(card: RatedCard, assume: Assumptions) -> float:
-    """Returns the microseconds of a trip to L2."""
-    return assume.l2_latency / rates_of(card, assume).clocks
-
-
-def _trips_at_end(split: bool) -> int:
-    """Returns the trips to L2 after the last product: Y is stored; before that, parts of a split product are added up."""
-    return 4 if split else 1
+    """Returns the microseconds of the dense product with 16-bit weights, and its bound."""
+    return library_time(card, (shape.out_features, shape.in_features), tokens, assume)
 
 
 def dense_path_time(card: RatedCard, shape: Linear, tokens: int, assume: Assumptions = ASSUMED) -> float:
@@ -169,28 +141,61 @@ def _by_kernels(
     card: RatedCard, shape: Linear, tokens: int, config: int | None, assume: Assumptions
 ) -> Prediction:
     """Predict a hybrid linear that the kernels compute, without the dense path. Arguments and errors: see `predict`."""
-    problem, rates = shape.problem(tokens), rates_of(card, assume)
+    problem = shape.problem(tokens)
+    launch = _launch_of(card, problem, config, assume)
+    dense, dense_bound = dense_time(card, shape, tokens, assume)
+    total = max(launch.microseconds, _at_best(card, shape, tokens, assume))
+    least = max(
+        (weight_bytes(problem) + 2 * tokens * (shape.in_features + shape.out_features))
+        / (card.bandwidth * 1e3),
+        2 * tokens * shape.out_features * shape.in_features * (1 - shape.share / 2) / (card.dense * 1e6),
+    )
+    slower = _slower_than_wgmma(card, dense / total, launch.bound)
+    return Prediction(
+        total, launch.bound, dense, dense_bound, least / total, launch.config, launch.parts, slower
+    )
+
+
+def _at_best(card: RatedCard, shape: Linear, tokens: int, assume: Assumptions) -> float:
+    """Returns the microseconds that the best library would take for the bytes and products of a hybrid linear.
+
+    No kernel of ours is assumed to beat cuBLASLt, whose published times have edges that the work of our kernels lacks.
+    """
+    weights = shape.out_features * shape.in_features
+    if not weights:
+        return 0.0
+    each = Weights(
+        weight_bytes(shape.problem(tokens)) / weights,
+        1 - shape.share * (1 - sparse_products(card, assume)),
+    )
+    return product_time(card, (shape.out_features, shape.in_features), tokens, assume, each)[0]
+
+
+@dataclass(frozen=True)
+class _Launch:
+    """A launch of the kernels: its microseconds by their own work, what bounds them, and its configuration."""
+
+    microseconds: float
+    bound: str
+    config: str
+    parts: int
+
+
+def _launch_of(card: RatedCard, problem: Problem, config: int | None, assume: Assumptions) -> _Launch:
+    rates = rates_of(card, assume)
     number, parts = choose_schedule(problem, limits_of(card), config)
     if number < 0:
-        raise ValueError(f"no configuration {config} for panels of {shape.panel_rows} rows")
+        raise ValueError(f"no configuration {config} for panels of {problem.panel_rows} rows")
     chosen = CONFIGS[number]
     work = work_of(card, chosen, problem, parts, assume)
     loaded = assume.loaded * assume.dram_latency / rates.clocks  # Little's law: bytes in flight over latency
     moved = work.bytes * max(1 / rates.bytes, loaded / work.inflight)
     computed = sum(work.clocks.values()) / rates.clocks
     fixed = first_bytes(card, assume) + work.edges
-    dense, dense_bound = dense_time(card, shape, tokens, assume)
-    total = fixed + max(moved, computed)
     bound = "bytes" if moved >= computed else max(work.clocks, key=lambda name: work.clocks[name])
     if fixed > max(moved, computed):
         bound = "launch"
-    least = max(
-        (weight_bytes(problem) + 2 * tokens * (shape.in_features + shape.out_features))
-        / (card.bandwidth * 1e3),
-        2 * tokens * shape.out_features * shape.in_features * (1 - shape.share / 2) / (card.dense * 1e6),
-    )
-    slower = _slower_than_wgmma(card, dense / total, bound)
-    return Prediction(total, bound, dense, dense_bound, least / total, chosen.name, parts, slower)
+    return _Launch(fixed + max(moved, computed), bound, chosen.name, parts)
 
 
 def _slower_than_wgmma(card: RatedCard, speedup: float, bound: str) -> Slower | None:

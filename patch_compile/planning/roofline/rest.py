@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from masklearn.model.config_shapes import Sizes
 from patch_compile.hardware.cards import RatedCard
 from patch_compile.planning.roofline.assumptions import ASSUMED, Assumptions
-from patch_compile.planning.roofline.linear_roofline import Linear, dense_time, first_bytes, product_rate
+from patch_compile.planning.roofline.library_product import first_bytes, library_time, product_rate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ def _rest(card: RatedCard, model: Model, tokens: int, logits: int, assume: Assum
     norm = _kernel(card, 8 * tokens * model.hidden, assume)
     rotary = _kernel(card, 4 * tokens * (model.q + 2 * model.kv), assume)
     gating = gating_time(card, model.intermediate, tokens, assume)
-    head = dense_time(card, Linear(model.vocabulary, model.hidden, 0), logits, assume)[0]
+    head = library_time(card, (model.vocabulary, model.hidden), logits, assume)[0]
     embedding = _kernel(card, 4 * tokens * model.hidden, assume)
     sampling = _kernel(card, 2 * logits * model.vocabulary, assume)
     return model.layers * (2 * norm + rotary + gating) + norm + head + embedding + sampling

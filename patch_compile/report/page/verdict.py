@@ -25,6 +25,7 @@ from patch_compile.report.number_format import (
     times,
 )
 from patch_compile.report.page.page_data import Perplexities, Sources
+from patch_compile.report.prediction import error_bar, predicted_times
 from patch_compile.report.quality import beaten_lines, output_warnings
 from patch_compile.report.verify import limit_words, unanswered_words
 
@@ -123,7 +124,7 @@ def _fast(sources: Sources) -> tuple[Colour, str, str]:
     colour = _speed_colour(min(each_phase.values()), whole.end_to_end.speedup)
     return (
         colour,
-        f"{times(whole.end_to_end.speedup)} predicted",
+        f"{predicted_times(whole.end_to_end)} predicted",
         f"Predicted for {card.name}, not measured.{but}",
     )
 
@@ -205,8 +206,9 @@ def _speed_figures(sources: Sources) -> Iterator[KeyFigure]:
             about = [f"measured, batch {row.batch}", *predicted, *beside]
             yield KeyFigure(label, times(speedup), about)
         elif whole and card:
-            about = [f"predicted, {card.name}", *beside]
-            yield KeyFigure(label, times(getattr(whole, phase).speedup), about)
+            row = getattr(whole, phase)
+            about = [f"predicted{error_bar(row)}, {card.name}", *beside]
+            yield KeyFigure(label, times(row.speedup), about)
         elif beside:
             about = [
                 "neither predicted nor measured",

@@ -1,0 +1,326 @@
+"""Compares predicted times of products with times that others published.
+
+    python -m benchmarks.published [FILE.csv …] [--json | --fit | --gains | --page docs/explanation/predictions.md]
+
+Without files it takes the files beside this program. The README there describes the columns. It prints predicted over
+measured for dense and 2:4 products and for the speed-up by 2:4: the number of products, the median, p10 and p90. With the
+files beside this program it takes every second shape, which the table of cards was not fitted to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.optimize import least_squares
+
+from benchmarks.page_part import renewed
+from patch_compile.errors import PatchCompileError
+from patch_compile.hardware.cards import CARDS, Origin, Share, SheetCard, card_named
+from patch_compile.planning.roofline.assumptions import ASSUMED
+from patch_compile.planning.roofline.gains import MOST_TOKENS
+from patch_compile.planning.roofline.library_product import library_time
+
+HERE = Path(__file__).parent
+_RANGES = ((16, "1-16"), (256, "32-256"), (2048, "512-2048"), (None, "4096-"))
+_PCIE = {"A100": "A100-80 PCIe", "H100": "H100 PCIe"}
+_SXM = {"A100": "A100-80", "H100": "H100"}
+_TYPES = ("fp16", "bf16")  # that have predictions
+_ASSUMED = ("A6000", "RTX 3090")  # cards with assumed shares, of both kinds
+_L2_TOKENS = 256  # up to here, weights that stay in L2 between repeats make times that no model sees
+_LEAST_PRODUCTS = 20  # of a card and a range of tokens; with fewer, all cards stand for it
+_LEAST_GAIN = 0.2  # predicted gains below it say nothing about a share of them
+LAUNCH = 5.0  # µs that a launch outside a CUDA graph takes beyond `Assumptions.launch`; fitted
+
+
+@dataclass(frozen=True)
+class Product:
+    """A measured product. dense, sparse: microseconds with dense and with 2:4 weights, None if not measured."""
+
+    card: SheetCard
+    dtype: str
+    tokens: int
+    shape: tuple[int, int]
+    dense: float | None
+    sparse: float | None
+
+    def predicted(self, *, sparse: bool, **changes: Any) -> float:
+        """Returns the predicted microseconds under changed assumptions."""
+        assume = replace(ASSUMED, **changes)
+        return LAUNCH + library_time(self.card, self.shape, self.tokens, assume, sparse=sparse)[0]
+
+    @property
+    def in_l2(self) -> bool:
+        """Returns True if its weights may stay in L2 between repeats."""
+        return self.tokens <= _L2_TOKENS and 2 * self.shape[0] * self.shape[1] <= self.card.l2 << 20
+
+
+def read(path: Path, skipped: dict[str, int]) -> Iterator[Product]:
+    """Yield the products of a file. It counts in `skipped` rows of cards and types without predictions.
+
+    Raises PatchCompileError, with file and line, for a row that is not valid.
+    """
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = csv.DictReader(file)
+        launched = "linear" in (rows.fieldnames or ())
+        needed = {
+            "card",
+            "M",
+            "N",
+            "K",
+            *(("min_us",) if launched else ("dtype", "dense_us", "sparse_2_4_us")),
+        }
+        if missing := sorted(needed - set(rows.fieldnames or ())):
+            raise _invalid(path, 1, f"It lacks the columns {', '.join(missing)}.")
+        for row in rows:
+            try:
+                found = _product(row, launched, skipped)
+            except (TypeError, ValueError) as error:
+                raise _invalid(path, rows.line_num, str(error)) from None
+            if found is not None:
+                yield found
+
+
+def _invalid(path: Path, line: int, why: str) -> PatchCompileError:
+    return PatchCompileError(f"{path}:{line} is no row of times", why, "See benchmarks/published/README.md.")
+
+
+def _product(row: Mapping[str, Any], launched: bool, skipped: dict[str, int]) -> Product | None:
+    if None in row or None in row.values():
+        raise ValueError("It has more or fewer cells than the first line.")
+    tokens, n, k = (_positive(row, name, int) for name in "MNK")
+    dense = _positive(row, "min_us" if launched else "dense_us", float)
+    sparse = None if launched else _positive(row, "sparse_2_4_us", float)
+    if tokens is None or n is None or k is None:
+        raise ValueError("M, N and K are needed.")
+    dtype = "fp16" if launched else row["dtype"]
+    card = card_named((_SXM if launched else _PCIE).get(row["card"], row["card"]))
+    if not isinstance(card, SheetCard) or dtype not in _TYPES:
+        name = row["card"] if not isinstance(card, SheetCard) else f"{row['card']} {dtype}"
+        skipped[name] = skipped.get(name, 0) + 1
+        return None
+    return Product(card, dtype, tokens, (n, k), dense, sparse)
+
+
+def _positive(row: Mapping[str, Any], name: str, kind: type[Any]) -> Any:
+    if not row[name]:
+        return None
+    value = kind(row[name])
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name} is {row[name]}, not a positive number.")
+    return value
+
+
+def compare(products: Iterable[Product], **changes: Any) -> dict[tuple[str, str, str, str], list[float]]:
+    """Returns predicted over measured by (card, type, range of tokens, "dense", "2:4" or "speedup")."""
+    found: dict[tuple[str, str, str, str], list[float]] = defaultdict(list)
+    for one in products:
+        if one.in_l2:
+            continue
+        tokens = next(name for most, name in _RANGES if most is None or one.tokens <= most)
+        ratios = {
+            what: one.predicted(sparse=sparse, **changes) / measured
+            for what, sparse, measured in (("dense", False, one.dense), ("2:4", True, one.sparse))
+            if measured
+        }
+        if len(ratios) == 2:
+            ratios["speedup"] = ratios["dense"] / ratios["2:4"]
+        for what, ratio in ratios.items():
+            found[one.card.name, one.dtype, tokens, what].append(ratio)
+    return found
+
+
+def summarise(found: Mapping[tuple[str, str, str, str], Sequence[float]]) -> list[dict[str, Any]]:
+    """Returns a row for each group: number, median, p10 and p90."""
+    names = ("card", "dtype", "tokens", "what")
+    rows = []
+    for key, ratios in found.items():
+        p10, median, p90 = (round(float(value), 3) for value in np.percentile(ratios, (10, 50, 90)))
+        rows.append(
+            dict(zip(names, key, strict=True))
+            | {"number": len(ratios), "median": median, "p10": p10, "p90": p90}
+        )
+    return rows
+
+
+def fitted(products: Sequence[Product]) -> tuple[list[Product], list[Product]]:
+    """Returns the products of every second shape of each card and type, which fits take, and the others."""
+    shapes: dict[tuple[str, str], set[tuple[int, int]]] = defaultdict(set)
+    for one in products:
+        shapes[one.card.name, one.dtype].add(one.shape)
+    order = {key: sorted(found) for key, found in shapes.items()}
+    own = [order[one.card.name, one.dtype].index(one.shape) % 2 == 0 for one in products]
+    pairs = list(zip(products, own, strict=True))
+    return [one for one, is_own in pairs if is_own], [one for one, is_own in pairs if not is_own]
+
+
+def fit(products: Sequence[Product]) -> dict[str, Any]:
+    """Fit the shares of the cards, and what all cards share: bandwidth, and a launch.
+
+    Least squares of logarithms, where outliers count linearly.
+    """
+    cards = sorted({one.card.name for one in products})
+    rows = [
+        (one, sparse, measured)
+        for one in products
+        for sparse, measured in ((False, one.dense), (True, one.sparse))
+        if measured and not one.in_l2
+    ]
+    start = [ASSUMED.bandwidth, LAUNCH, *(share for _ in cards for share in (0.8, 0.9))]
+
+    def misses(values: Any) -> Any:
+        (bandwidth, launch), shares = values[:2], values[2:].reshape(-1, 2)
+        assume = replace(ASSUMED, bandwidth=float(bandwidth))
+        named = {
+            name: tuple(Share(float(value), Origin.FIT) for value in pair)
+            for name, pair in zip(cards, shares, strict=True)
+        }
+        logs = []
+        for one, sparse, measured in rows:
+            tensor, rate = named[one.card.name]
+            card = replace(one.card, tensor=tensor, sparse=rate)
+            logs.append(
+                np.log(
+                    (launch + library_time(card, one.shape, one.tokens, assume, sparse=sparse)[0]) / measured
+                )
+            )
+        return np.array(logs)
+
+    bounds = ([0.6, 0.0, *[0.3] * (2 * len(cards))], [1.0, 10.0, *[1.2] * (2 * len(cards))])
+    found = least_squares(misses, start, bounds=bounds, loss="soft_l1", f_scale=0.1, diff_step=1e-3).x
+    shares = np.round(found[2:].reshape(-1, 2), 3).tolist()
+    return dict(zip(("bandwidth", "launch"), np.round(found[:2], 3).tolist(), strict=True)) | {
+        name: {"tensor": tensor, "sparse": sparse}
+        for name, (tensor, sparse) in zip(cards, shares, strict=True)
+    }
+
+
+def gains(products: Iterable[Product]) -> dict[str, dict[int | None, tuple[float, float]]]:
+    """Returns the table of `patch_compile/planning/roofline/gains.py`."""
+    found: dict[tuple[str, int | None], list[float]] = defaultdict(list)
+    for one in products:
+        if one.in_l2 or not one.dense or not one.sparse:
+            continue
+        most = next(most for most in MOST_TOKENS if most is None or one.tokens <= most)
+        for name, card in ((one.card.name, one.card), ("", unseen(one.card))):
+            product = replace(one, card=card)
+            gain = product.predicted(sparse=False) / product.predicted(sparse=True) - 1
+            if gain >= _LEAST_GAIN:
+                found[name, most].append((one.dense / one.sparse - 1) / gain)
+    table: dict[str, dict[int | None, tuple[float, float]]] = defaultdict(dict)
+    for (name, most), shares in found.items():
+        if len(shares) >= _LEAST_PRODUCTS:
+            low, high = np.percentile(shares, (10, 90))
+            table[name][most] = round(float(low), 2), round(float(high), 2)
+    return dict(table)
+
+
+def unseen(card: SheetCard) -> SheetCard:
+    """Returns the card with the shares that are assumed for cards that nobody measured."""
+    twin = next(
+        one for one in CARDS if isinstance(one, SheetCard) and one.name == _ASSUMED[card.name == "RTX 4090"]
+    )
+    return replace(card, tensor=twin.tensor, sparse=twin.sparse)
+
+
+def page(products: Sequence[Product]) -> str:
+    """Returns a table of the products in Markdown, with fp16 and bf16 together."""
+    both = (("", products), (", unseen", [replace(one, card=unseen(one.card)) for one in products]))
+    cells: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for suffix, some in both:
+        for (card, _, tokens, what), ratios in compare(some).items():
+            cells[card, tokens][what + suffix] += ratios
+    order = [name for _, name in _RANGES]
+    heads = ("dense", "2:4", "speedup", "dense, unseen", "speedup, unseen")
+    lines = ["| card | tokens | " + " | ".join(heads) + " |", "| --- " * (len(heads) + 2) + "|"]
+    for (card, tokens), found in sorted(
+        cells.items(), key=lambda cell: (cell[0][0], order.index(cell[0][1]))
+    ):
+        lines.append(f"| {card} | {tokens} | " + " | ".join(_cell(found[name]) for name in heads) + " |")
+    return "\n".join(lines)
+
+
+def _cell(ratios: Sequence[float]) -> str:
+    if not ratios:
+        return "–"
+    p10, median, p90 = np.percentile(ratios, (10, 50, 90))
+    return f"{median:.2f} ({p10:.2f}…{p90:.2f}; {len(ratios)})"
+
+
+def draw(products: Iterable[Product], path: Path) -> None:
+    """Draw predicted against measured microseconds, dense and 2:4, with an axis of logarithms for each."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    from matplotlib import pyplot as plt
+
+    mpl.rcParams["svg.hashsalt"] = "predictions"
+    points: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for one in products:
+        for sparse, measured in ((False, one.dense), (True, one.sparse)):
+            if measured and not one.in_l2:
+                points[one.card.name].append((measured, one.predicted(sparse=sparse)))
+    figure, axes = plt.subplots(figsize=(6.4, 6))
+    for marker, (name, found) in zip("osD^vP", sorted(points.items()), strict=False):
+        xs, ys = zip(*found, strict=True)
+        axes.scatter(xs, ys, s=14, marker=marker, alpha=0.6, label=name, linewidths=0)
+    ends = (8, 2e5)
+    axes.plot(ends, ends, color="grey", linewidth=0.8)
+    axes.set(xscale="log", yscale="log", xlim=ends, ylim=ends, xlabel="measured µs", ylabel="predicted µs")
+    axes.legend()
+    figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
+
+
+def main() -> None:
+    """Print the comparison or the fit."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.published", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("files", nargs="*", type=Path, metavar="FILE.csv")
+    parser.add_argument("--json", action="store_true", help="print a list of rows")
+    parser.add_argument(
+        "--fit", action="store_true", help="fit the table of cards to every second shape, and print it"
+    )
+    parser.add_argument("--gains", action="store_true", help="print the table of planning/roofline/gains.py")
+    parser.add_argument("--page", type=Path, help="renew the table of this page, and the picture beside it")
+    given = parser.parse_args()
+    skipped: dict[str, int] = {}
+    try:
+        products = [one for path in given.files or sorted(HERE.glob("*.csv")) for one in read(path, skipped)]
+    except (PatchCompileError, OSError, UnicodeDecodeError, csv.Error) as error:
+        sys.exit(str(error))
+    for name, number in skipped.items():
+        print(f"{name}: {number} rows skipped, nothing is predicted for it", file=sys.stderr)
+    train, held_out = fitted(products)
+    if given.fit:
+        print(json.dumps(fit(train), indent=1))
+        return
+    if given.gains:
+        print(gains(held_out))
+        return
+    if given.page:
+        given.page.write_text(renewed(given.page.read_text(), "predictions", page(held_out)))
+        draw(held_out, given.page.with_suffix(".svg"))
+        return
+    rows = summarise(compare(products if given.files else held_out))
+    if given.json:
+        print(json.dumps(rows, indent=1))
+        return
+    print(f"{'card':14} {'type':5} {'tokens':9} {'what':8} {'number':>6} {'median':>7} {'p10':>6} {'p90':>6}")
+    for row in rows:
+        print(
+            f"{row['card']:14} {row['dtype']:5} {row['tokens']:9} {row['what']:8} {row['number']:6} "
+            f"{row['median']:7.2f} {row['p10']:6.2f} {row['p90']:6.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

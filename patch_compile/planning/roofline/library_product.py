@@ -1,0 +1,133 @@
+"""Predicts microseconds of products by NVIDIA's libraries: dense by cuBLASLt, 2:4 by cuSPARSELt.
+
+A library cuts Y into tiles, and K into parts where tiles are few. It is assumed to take the fastest cut. `python -m
+benchmarks.published` compares these times with published measurements.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+from masklearn.masks.kinds.base import BYTES_DENSE
+from masklearn.masks.kinds.table import TWO_FOUR
+from patch_compile.artifacts.plan import Bound
+from patch_compile.hardware.cards import SheetCard
+from patch_compile.planning.roofline.assumptions import ASSUMED, Assumptions
+
+# (tokens, features) of a tile of Y. cuSPARSELt's kernels for 16-bit types take at most 128 tokens: more would contradict
+# the published times of wide outputs on Ampere and Ada (see `library_time`).
+_TILES = tuple(
+    (tokens, features)
+    for tokens in (16, 32, 64, 128, 256)
+    for features in (32, 64, 128, 256)
+    if 1024 <= tokens * features <= 1 << 15
+)
+_SPARSE_TOKENS = 128
+_PARTS = (1, 2, 4, 8)  # of K
+_LEAST_PART = 256  # columns of K
+_WAITED = 0.25  # share of bytes or products that wait for the other where waves read W again
+_MANY_WAVES = 4  # from here on, blocks of several waves overlap and the last wave counts by half
+
+
+def first_bytes(card: SheetCard, assume: Assumptions) -> float:
+    """Returns the microseconds from the end of the previous kernel to the first bytes from DRAM."""
+    return assume.launch + assume.dram_latency / _clocks(card, assume)
+
+
+def l2_trip(card: SheetCard, assume: Assumptions) -> float:
+    """Returns the microseconds of a trip to L2."""
+    return assume.l2_latency / _clocks(card, assume)
+
+
+def _clocks(card: SheetCard, assume: Assumptions) -> float:
+    """Returns the clocks of a microsecond."""
+    return card.clock * 1e3 * assume.clock
+
+
+def product_rate(card: SheetCard, assume: Assumptions) -> float:
+    """Returns the operations a microsecond that a library's dense product reaches."""
+    return card.dense * 1e6 * card.tensor.value * assume.tensor * assume.clock
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights of a product: bytes of a weight, and products over those of dense weights, in time.
+
+    by_waves: on a card whose L2 is smaller than them, each wave of blocks reads them again.
+    """
+
+    bytes: float = BYTES_DENSE
+    products: float = 1.0
+    by_waves: bool = False
+
+
+@cache
+def library_time(
+    card: SheetCard,
+    shape: tuple[int, int],
+    tokens: int,
+    assume: Assumptions = ASSUMED,
+    *,
+    sparse: bool = False,
+) -> tuple[float, Bound]:
+    """Returns the microseconds of Y = X Wᵀ with 16-bit W [N, K] = shape, and what bounds them.
+
+    sparse: all of W is 2:4. A launch in a CUDA graph is assumed.
+    """
+    if not sparse:
+        return product_time(card, shape, tokens, assume, Weights())
+    # On Ampere and Ada, blocks of cuSPARSELt walk along the features first. This is why outputs of 16,384 and more features
+    # gain little there.
+    weights = Weights(TWO_FOUR.bytes_per_weight, sparse_products(card, assume), by_waves=card.sm < 90)
+    return product_time(card, shape, tokens, assume, weights)
+
+
+def sparse_products(card: SheetCard, assume: Assumptions) -> float:
+    """Returns the time of 2:4 products over dense ones."""
+    return 1 / (2 * card.sparse.value * assume.sparse)
+
+
+@cache
+def product_time(
+    card: SheetCard, shape: tuple[int, int], tokens: int, assume: Assumptions, weights: Weights
+) -> tuple[float, Bound]:
+    """Returns the microseconds of the fastest cut of a product, and what bounds them."""
+    moved, product, waited = min(
+        (_cut(card, shape, tokens, assume, weights, tile, parts) for tile in _TILES for parts in _PARTS),
+        key=lambda cut: max(cut[:2]) + cut[2],
+    )
+    edges = first_bytes(card, assume) + l2_trip(card, assume)
+    return edges + max(moved, product) + waited, "bytes" if moved > product else "tensor"
+
+
+def _cut(
+    card: SheetCard,
+    shape: tuple[int, int],
+    tokens: int,
+    assume: Assumptions,
+    weights: Weights,
+    tile: tuple[int, int],
+    parts: int,
+) -> tuple[float, float, float]:
+    """Returns the microseconds of bytes and of products under a cut, and those in which they don't overlap.
+
+    All are infinite if a library has no such cut.
+    """
+    (n, k), (high, wide) = shape, tile
+    rows, columns = (max(1, -(-size // side)) for size, side in ((tokens, high), (n, wide)))
+    blocks = rows * columns * parts
+    if (weights.by_waves and high > _SPARSE_TOKENS) or (
+        parts > 1 and (blocks > 2 * card.sms or k < parts * _LEAST_PART)
+    ):
+        return (float("inf"),) * 3
+    each = 2 * high * wide * k / parts / (product_rate(card, assume) / card.sms) * weights.products
+    waves = blocks / card.sms
+    product = each * (-(-blocks // card.sms) if waves <= _MANY_WAVES else waves + 0.5)
+    size = weights.bytes * n * k
+    reads = 1
+    if weights.by_waves and size > card.l2 << 20:
+        reads = -(-rows // max(1, card.sms // columns))
+    outputs = 2 * tokens * n * (1 if parts == 1 else 1 + parts)
+    moved = (reads * size + 2 * tokens * k + outputs) / (card.bandwidth * 1e3 * assume.bandwidth)
+    return moved, product, min(moved, product) * _WAITED if reads > 1 else 0.0

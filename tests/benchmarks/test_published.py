@@ -1,0 +1,120 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.published.__main__ import HERE, LAUNCH, compare, fitted, gains, page, read, summarise
+from patch_compile.errors import PatchCompileError
+from patch_compile.hardware.cards import card_named
+from patch_compile.planning.roofline.gains import GAINS
+from patch_compile.planning.roofline.library_product import library_time
+
+PAGE = Path(__file__).parents[2] / "docs/explanation/predictions.md"
+HEADER = "card,dtype,M,N,K,dense_us,sparse_2_4_us"
+
+
+def times(tmp_path, *lines, header=HEADER):
+    path = tmp_path / "times.csv"
+    path.write_text("\n".join([header, *lines]) + "\n")
+    return path
+
+
+def test_times_as_predicted_have_ratios_of_one(tmp_path):
+    card, shape = card_named("A100-80 PCIe"), (8192, 4096)
+    dense, sparse = (LAUNCH + library_time(card, shape, 4096, sparse=kind)[0] for kind in (False, True))
+    path = times(tmp_path, f"A100,fp16,4096,8192,4096,{dense},{sparse / 2}")
+    rows = {row["what"]: row for row in summarise(compare(read(path, {})))}
+    assert rows["dense"] == {
+        "card": "A100-80 PCIe", "dtype": "fp16", "tokens": "4096-", "what": "dense",
+        "number": 1, "median": 1.0, "p10": 1.0, "p90": 1.0,
+    }  # fmt: skip
+    assert rows["2:4"]["median"] == 2.0 and rows["speedup"]["median"] == 0.5
+
+
+def test_columns_tell_pcie_cards_from_sxm_cards(tmp_path):
+    pcie = read(times(tmp_path, "H100,bf16,512,4096,4096,50,"), {})
+    assert [(one.card.name, one.sparse) for one in pcie] == [("H100 PCIe", None)]
+    sxm = times(
+        tmp_path, "H100,mlp_up_proj,512,22016,4096,50,51", header="card,linear,M,N,K,min_us,median_us"
+    )
+    assert [one.card.name for one in read(sxm, {})] == ["H100"]
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ("A100,fp16,64,64,64,fast,1", "fast"),
+        ("A100,fp16,64,64,64,-1,1", "dense_us is -1"),
+        ("A100,fp16,64,64,64,nan,1", "dense_us is nan"),
+        ("A100,fp16,64,,64,1,1", "M, N and K"),
+        ("A100,fp16,64", "cells"),
+        ("A100,fp16,64,64,64,1,1,1", "cells"),
+    ],
+)
+def test_a_bad_row_is_named_by_line(tmp_path, row, why):
+    path = times(tmp_path, "A100,fp16,64,64,64,1,1", row)
+    with pytest.raises(PatchCompileError) as caught:
+        list(read(path, {}))
+    assert f"{path}:3" in str(caught.value) and why in str(caught.value)
+
+
+def test_a_missing_column_is_named(tmp_path):
+    with pytest.raises(PatchCompileError, match="sparse_2_4_us"):
+        list(read(times(tmp_path, header="card,dtype,M,N,K,dense_us"), {}))
+
+
+def test_the_program_skips_cards_it_lacks(tmp_path):
+    path = times(
+        tmp_path,
+        "V100,fp16,512,4096,4096,50,40",
+        "A100,fp4,512,4096,4096,50,40",
+        "A100,fp16,512,4096,4096,99,70",
+    )
+    found = subprocess.run(
+        [sys.executable, "-m", "benchmarks.published", path, "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "V100: 1 rows" in found.stderr and "A100 fp4: 1 rows" in found.stderr
+    assert [row["what"] for row in json.loads(found.stdout)] == ["dense", "2:4", "speedup"]
+
+
+def test_weights_that_stay_in_l2_do_not_count(tmp_path):
+    rows = ("A100,fp16,256,4096,4096,9,9", "A100,fp16,512,4096,4096,9,9", "A100,fp16,256,16384,4096,9,9")
+    groups = compare(read(times(tmp_path, *rows), {}))
+    assert {key[2]: len(ratios) for key, ratios in groups.items()} == {"512-2048": 1, "32-256": 1}
+
+
+def held_out():
+    return fitted([one for path in sorted(HERE.glob("*.csv")) for one in read(path, {})])[1]
+
+
+def test_the_error_bars_are_current():
+    assert gains(held_out()) == GAINS
+
+
+def test_the_page_of_predictions_is_current():
+    assert page(held_out()) in PAGE.read_text()
+
+
+def test_held_out_shapes_are_in_no_fit():
+    products = [one for path in HERE.glob("*.csv") for one in read(path, {})]
+    own, held_out = fitted(products)
+    assert len(own) + len(held_out) == len(products) and min(len(own), len(held_out)) > len(products) / 4
+    assert not {(one.card.name, one.shape) for one in own} & {(one.card.name, one.shape) for one in held_out}
+
+
+@pytest.mark.parametrize(("name", "narrow"), [("A100-80 PCIe", 4096), ("RTX 4090", 16384)])
+def test_wide_outputs_gain_little_on_old_cards(name, narrow):
+    """A 2:4 product whose blocks fill all SMs along the features reads W once for each wave, if L2 doesn't hold W."""
+
+    def speedup(features):
+        return (
+            library_time(card_named(name), (features, 3584), 8192)[0]
+            / library_time(card_named(name), (features, 3584), 8192, sparse=True)[0]
+        )
+
+    assert speedup(narrow) > 1.5 and speedup(narrow) > 1.25 * speedup(37888)
