@@ -129,10 +129,12 @@ class _GraphOptions(LearnOptions):
         "or 8:16). Use it to compare `kinds`. With `weights` auto a weight counts in its own type.", "B")] = None
     mask: Annotated[Path | None, _learning("Use these masks; nothing is learned.", "FILE")] = None
     speedup: Annotated[float | None, _workload(
-        "Prune just enough for the workload to be X times as fast as the dense model, by prediction.", "X",
+        "Prune just enough for the workload to be X times as fast as the dense model, by the predicted value, not an end "
+        "of its error bar.", "X",
         gt=1.0, finite=True)] = None
     budget_ms: Annotated[float | None, _workload(
-        "Prune just enough for the workload to take MS milliseconds, by prediction.", "MS", gt=0.0, finite=True)] = None
+        "Prune just enough for the workload to take MS milliseconds, by the predicted value, not an end of its error bar.",
+        "MS", gt=0.0, finite=True)] = None
     lowering: Annotated[str, _graph(
         "How linears are compiled: auto (plugin where it is predicted faster, else dense), plugin, split or dense, or "
         "PATTERN=LOWERING,…. Linears compiled dense are not pruned. With plugin, all linears are.", "LOWERING",

@@ -18,6 +18,7 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
 from benchmarks.page_part import print_or_renew
+from masklearn.quant.table import FLOAT16, INT4, INT8, WeightType
 from patch_compile.artifacts.plan import Slower, Way
 from patch_compile.artifacts.prediction import WholeRow, Workload
 from patch_compile.hardware.cards import RatedCard, Share, rated_cards
@@ -47,6 +48,11 @@ MODELS = {
 }
 _SLOWER = {Way.DENSE_PATH: "dense path, {:.2f} of dense", Way.MMA_SP: "mma.sp, {:.2f} of wgmma"}
 _WHOLE = "As `patch-compile plan --lowering plugin` says it, and for the last column with `--lowering auto`, the default."
+_TYPES = (
+    "LLaMA-2-7B, ratio 0.4, 128 + 128 tokens, `--lowering auto`. How much faster a decode step is than with dense 16-bit "
+    "weights, its limit by bytes, and how much faster than with dense weights of the same type; then how much faster prompts"
+    " and the whole workload are than with dense 16-bit weights."
+)
 _PAGE_DEVICES = ("A100-80", "A6000", "RTX 4090", "H100")
 _PAGE_SHAPES = ((4096, 4096), (11008, 4096))
 _PAGE_TOKENS = (1, 16, 64, 128, 512, 2048, 4096)
@@ -119,14 +125,17 @@ def predict_model(
     tile: tuple[int, int] = (128, 128),
     fuse: Collection[str] | None = None,
     merged: bool = True,
+    batch: int = BATCH,
+    weights: WeightType = FLOAT16,
 ) -> Whole:
     """The planner's prediction for a model at a ratio; merged: the dense model multiplies linears of one input at once."""
     linears, outline = outline_of_llama(model, fuse)
     outline = outline if merged else replace(outline, groups=())
     costs = CostModel(
-        PlanCard(device, assume=assume), Workload(batch=BATCH, prompt=PROMPT, generated=GENERATED)
+        PlanCard(device, assume=assume), Workload(batch=batch, prompt=PROMPT, generated=GENERATED)
     )
-    plans = assumed_plans(linears, tile, dict.fromkeys(linears, ratio), lowering, costs)
+    ratios, types = dict.fromkeys(linears, ratio), dict.fromkeys(linears, weights)
+    plans = assumed_plans(linears, tile, ratios, lowering, costs, None, types)
     plans = settle_together(plans, lowering, outline, costs)
     return Whole(predict_whole(plans.values(), outline, costs), _slowest(plans.values()))
 
@@ -163,6 +172,39 @@ def _whole_row(device: RatedCard, model: Model) -> list[str]:
     ]
 
 
+def types_table(devices: Iterable[RatedCard]) -> str:
+    """Weights of 16 bits, int8 and int4 side by side."""
+    header = [
+        "device",
+        "batch",
+        "weights",
+        "decode step, ms",
+        "over dense",
+        "limit",
+        "over dense of the type",
+    ]
+    rows = (
+        _types_row(device, batch, weights)
+        for device in devices
+        for batch in (1, 16)
+        for weights in (FLOAT16, INT8, INT4)
+    )
+    return table([*header, "prefill", "whole workload"], rows)
+
+
+def _types_row(device: RatedCard, batch: int, weights: WeightType) -> list[str]:
+    found = predict_model(device, MODELS["LLaMA-2-7B"], 0.4, "auto", batch=batch, weights=weights).times
+    step = found.decode
+    speeds = (step.speedup, step.limit, step.over_alike, found.prefill.speedup, found.end_to_end.speedup)
+    return [
+        device.name,
+        str(batch),
+        str(weights),
+        f"{step.planned_ms / (GENERATED - 1):.2f}",
+        *(f"{speed:.2f}" for speed in speeds),
+    ]
+
+
 def assumption_table() -> str:
     """Every assumption by its name."""
     rows = ([f.name, str(f.default), f.metadata["what"]] for f in fields(Assumptions))
@@ -179,6 +221,9 @@ def markdown() -> str:
         _WHOLE,
         end_to_end_table(rated_cards(), [MODELS["LLaMA-2-7B"]]),
         end_to_end_table(devices, [MODELS["LLaMA-3.1-8B"], MODELS["Qwen2.5-0.5B"]]),
+        "### Types of weights",
+        _TYPES,
+        types_table(devices),
         "### Linears",
     ]
     for device in devices:

@@ -23,7 +23,8 @@ import numpy as np
 from scipy.optimize import least_squares
 
 from benchmarks.page_part import renewed
-from patch_compile.errors import PatchCompileError
+from benchmarks.published.whole_models import fit_other_kernel, whole_models_table
+from patch_compile import PatchCompileError
 from patch_compile.hardware.cards import CARDS, Origin, Share, SheetCard, card_named
 from patch_compile.planning.roofline.assumptions import ASSUMED
 from patch_compile.planning.roofline.gains import MOST_TOKENS
@@ -290,7 +291,7 @@ def main() -> None:
         "--fit", action="store_true", help="fit the table of cards to every second shape, and print it"
     )
     parser.add_argument("--gains", action="store_true", help="print the table of planning/roofline/gains.py")
-    parser.add_argument("--page", type=Path, help="renew the table of this page, and the picture beside it")
+    parser.add_argument("--page", type=Path, help="renew the tables of this page, and its picture")
     given = parser.parse_args()
     skipped: dict[str, int] = {}
     try:
@@ -301,13 +302,14 @@ def main() -> None:
         print(f"{name}: {number} rows skipped, nothing is predicted for it", file=sys.stderr)
     train, held_out = fitted(products)
     if given.fit:
-        print(json.dumps(fit(train), indent=1))
+        print(json.dumps(fit(train) | {"other_kernel": round(fit_other_kernel(), 1)}, indent=1))
         return
     if given.gains:
         print(gains(held_out))
         return
     if given.page:
-        given.page.write_text(renewed(given.page.read_text(), "predictions", page(held_out)))
+        text = renewed(given.page.read_text(), "predictions", page(held_out))
+        given.page.write_text(renewed(text, "whole models", whole_models_table()))
         draw(held_out, given.page.with_suffix(".svg"))
         return
     rows = summarise(compare(products if given.files else held_out))

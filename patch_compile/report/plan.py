@@ -74,7 +74,7 @@ def whole_table(whole: WholeRow, phases: Collection[str] = tuple(_PHASES), capti
             milliseconds(row.planned_ms),
         )
         rows.append([_PHASES[phase], *spelled])
-    headings: list[Column | str] = ["speed-up", "limit at this ratio", "dense, ms", "planned, ms"]
+    headings: list[Column | str] = ["speed-up", "limit", "dense, ms", "planned, ms"]
     return Table([Column("whole model", words=True), *headings], rows, caption)
 
 
@@ -87,9 +87,11 @@ def regime_lines(points: Sequence[RegimePoint]) -> Iterator[str]:
         _BARS[round((speed - low) / (high - low) * top) if high > low else top] for speed in speeds
     )
     first, last = points[0].tokens, points[-1].tokens
-    yield f"prompts of {first} to {last} tokens: {picture}  predicted {times(low)} to {times(high)}"
+    yield f"a prompt of {first} to {last} tokens: {picture}  predicted {times(low)} to {times(high)}"
     runs = [list(run) for pays, run in groupby(points, lambda point: point.speedup >= _PAYS) if pays]
-    where = " and ".join(f"{run[0].tokens} to {run[-1].tokens}" for run in runs)
+    where = " and ".join(
+        f"{run[0].tokens} to {run[-1].tokens}" if len(run) > 1 else str(run[0].tokens) for run in runs
+    )
     yield f"pruning gains {_PAYS - 1:.0%} or more with {where or 'no number of'} tokens"
 
 

@@ -43,8 +43,8 @@ _UNPREDICTED = {
     ),
 }
 _NOT_MEASURED = (
-    "these speeds are predicted by a roofline (docs/explanation/performance.md), not measured; brackets hold what eight of "
-    "ten published measurements of 2:4 products would make of them (docs/explanation/predictions.md)"
+    "these speeds are predicted by a roofline (docs/explanation/performance.md), not measured; with the gains that others "
+    "measured for 2:4 products, eight of ten would lie in the brackets (docs/explanation/predictions.md)"
 )
 _AS_COMPILED = (
     "linears of one input count as one product where they share a node, and in the dense model, where TensorRT merges them; "

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.published.__main__ import HERE, LAUNCH, compare, fitted, gains, page, read, summarise
+from benchmarks.published.whole_models import fit_other_kernel, whole_models_table
 from patch_compile.errors import PatchCompileError
 from patch_compile.hardware.cards import card_named
+from patch_compile.planning.roofline.assumptions import ASSUMED
 from patch_compile.planning.roofline.gains import GAINS
 from patch_compile.planning.roofline.library_product import library_time
 
@@ -97,7 +99,11 @@ def test_the_error_bars_are_current():
 
 
 def test_the_page_of_predictions_is_current():
-    assert page(held_out()) in PAGE.read_text()
+    assert page(held_out()) in PAGE.read_text() and whole_models_table() in PAGE.read_text()
+
+
+def test_the_other_kernels_time_is_fitted():
+    assert pytest.approx(fit_other_kernel(), abs=0.05) == ASSUMED.other_kernel
 
 
 def test_held_out_shapes_are_in_no_fit():

@@ -74,7 +74,7 @@ def test_narrow_tiles_need_split():
     assert planned((256, 256), 0.1, tile=(128, 4)).reason == expected
 
 
-@pytest.mark.parametrize(("prompt", "way", "speedup"), [(2048, Way.DENSE_PATH, 0.99), (32, Way.MMA_SP, 0.78)])
+@pytest.mark.parametrize(("prompt", "way", "speedup"), [(2048, Way.DENSE_PATH, 0.99), (32, Way.MMA_SP, 0.69)])
 def test_prompts_stay_dense_on_hopper(prompt, way, speedup):
     prompts = planned((11008, 4096), 0.4, "h100", load=Workload(batch=16, prompt=prompt, generated=2))
     assert prompts.lowering == "dense"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from masklearn.model.config_shapes import Sizes
-from patch_compile.hardware.cards import RatedCard
+from patch_compile.hardware.cards import SheetCard
 from patch_compile.planning.roofline.assumptions import ASSUMED, Assumptions
 from patch_compile.planning.roofline.library_product import first_bytes, library_time, product_rate
 
@@ -21,7 +21,7 @@ class Model(Sizes):
 
 
 def rest_of(
-    card: RatedCard, model: Model, batch: int, prompt: int, generated: int, assume: Assumptions = ASSUMED
+    card: SheetCard, model: Model, batch: int, prompt: int, generated: int, assume: Assumptions = ASSUMED
 ) -> tuple[float, float]:
     """Returns the microseconds of all but the linears of the blocks: for the prompt, and for a step after it."""
     prefill = _rest(card, model, batch * prompt, batch, assume)
@@ -34,19 +34,24 @@ def rest_of(
     )
 
 
-def gating_time(card: RatedCard, intermediate: int, tokens: int, assume: Assumptions = ASSUMED) -> float:
+def gating_time(card: SheetCard, intermediate: int, tokens: int, assume: Assumptions = ASSUMED) -> float:
     """Returns the microseconds of SiLU·mul, or another activation of a gate times its up, as a kernel of its own."""
     return _kernel(card, 6 * tokens * intermediate, assume)
 
 
-def _kernel(card: RatedCard, moved: float, assume: Assumptions, flops: float = 0, part: float = 1) -> float:
+def kernels_of_a_step(model: Model) -> int:
+    """Returns the number of kernels that are no linears: attention and those of `_rest`."""
+    return 5 * model.layers + 3
+
+
+def _kernel(card: SheetCard, moved: float, assume: Assumptions, flops: float = 0, part: float = 1) -> float:
     """Returns the microseconds of a kernel that reaches `part` of a product's share of the card."""
     at_bandwidth = moved / (card.bandwidth * 1e3 * assume.bandwidth * part)
     at_rate = flops / (product_rate(card, assume) * part)
-    return first_bytes(card, assume) + max(at_bandwidth, at_rate)
+    return first_bytes(card, assume) + assume.other_kernel + max(at_bandwidth, at_rate)
 
 
-def _rest(card: RatedCard, model: Model, tokens: int, logits: int, assume: Assumptions) -> float:
+def _rest(card: SheetCard, model: Model, tokens: int, logits: int, assume: Assumptions) -> float:
     """Returns the microseconds without linears and attention.
 
     Per block: two norms that add the residual, rotary embedding with the write to the cache, and SiLU·mul. Then: the
@@ -61,14 +66,14 @@ def _rest(card: RatedCard, model: Model, tokens: int, logits: int, assume: Assum
     return model.layers * (2 * norm + rotary + gating) + norm + head + embedding + sampling
 
 
-def _prefill_attention(card: RatedCard, model: Model, batch: int, prompt: int, assume: Assumptions) -> float:
+def _prefill_attention(card: SheetCard, model: Model, batch: int, prompt: int, assume: Assumptions) -> float:
     """Returns the microseconds of a block's attention. It is causal: half of Q Kᵀ and of P V is computed."""
     moved = 4 * batch * prompt * (model.q + model.kv)
     return _kernel(card, moved, assume, 2 * batch * prompt**2 * model.q, assume.attention)
 
 
 def _decode_attention(
-    card: RatedCard, model: Model, batch: int, context: float, assume: Assumptions
+    card: SheetCard, model: Model, batch: int, context: float, assume: Assumptions
 ) -> float:
     """Returns the microseconds of a block's attention in a step, which reads the KV cache once."""
     return _kernel(card, 4 * batch * context * model.kv, assume, 0, assume.attention)

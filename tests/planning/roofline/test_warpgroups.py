@@ -34,7 +34,7 @@ def test_a_slab_by_hand():
     assert (
         dense["tensor"]
         == pytest.approx(2 * sparse["tensor"])
-        == pytest.approx(128 * 256 * 64 / (2048 * 0.8), rel=1e-3)
+        == pytest.approx(128 * 256 * 64 / (2048 * card.tensor.value), rel=1e-3)
     )
     assert dense["shared"] == pytest.approx((3 * 32768 + 2 * 16384) / (128 * 0.85))
     assert sparse["shared"] == pytest.approx((3 * 32768 + 2 * 9216) / (128 * 0.85))
