@@ -42,15 +42,15 @@ class Result:
 
     def summary(self) -> str:
         """Returns a one-line description of the result."""
-        from patch_compile.report.result import summary_of
+        from patch_compile.report.result import told
 
-        return summary_of(self.report, self.path)
+        return told(self.report, self.path)[0]
 
     def sections(self, *, every: bool = False) -> Iterator[Section]:
         """Yield what the command prints. every: name all linears, nodes and tensors, instead of counting equal entries."""
-        from patch_compile.report.result import sections_of
+        from patch_compile.report.result import told
 
-        return sections_of(self.report, self.path, every=every)
+        return told(self.report, self.path, every=every)[1]
 
     def json(self) -> str:
         """Returns the report as the JSON text that `--json` prints."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import AliasChoices, Field
 
 from patch_compile.artifacts.layout import BENCH
 from patch_compile.artifacts.prediction import Calibration, PhaseRow
-from patch_compile.artifacts.record import FileRecord, Record
+from patch_compile.artifacts.record import FileRecord, Record, Unit, shown
 
 
 class Contender(StrEnum):
@@ -60,6 +60,9 @@ class Timed(Record):
     p90_ms: float
     runs: int
 
+    def __float__(self) -> float:
+        return self.median_ms
+
     @property
     def spread(self) -> float:
         """Range of the middle 80 % of the runs, over the median."""
@@ -72,17 +75,17 @@ class BenchRow(Record):
     tokens: tokens of each prompt, or before the decode step; None for a whole run. speedup: dense over hybrid time.
     """
 
-    phase: Phase
-    batch: int
-    tokens: int | None
-    dense: Timed | None
-    hybrid: Timed
-    uniform: Timed | None = Field(
+    phase: Annotated[Phase, shown("phase", Unit.WORDS)]
+    batch: Annotated[int, shown("batch")]
+    tokens: Annotated[int | None, shown("tokens")]
+    dense: Annotated[Timed | None, shown(Contender.DENSE, Unit.MILLISECONDS)]
+    hybrid: Annotated[Timed, shown(Contender.HYBRID, Unit.MILLISECONDS)]
+    uniform: Annotated[Timed | None, shown(Contender.UNIFORM, Unit.MILLISECONDS)] = Field(
         validation_alias=AliasChoices("uniform-2:4", "uniform"), serialization_alias="uniform-2:4"
     )
-    speedup: float | None
+    speedup: Annotated[float | None, shown("speed-up", Unit.TIMES)]
     speedup_p10_p90: tuple[float, float] | None
-    limit: float | None
+    limit: Annotated[float | None, shown("limit", Unit.TIMES)]
     predicted: PhaseRow | None
 
     def of(self, which: Contender) -> Timed | None:
@@ -131,14 +134,18 @@ class Spread(Record):
     median: float
     max: float
 
+    def __str__(self) -> str:
+        low, high = f"{self.min:.0f}", f"{self.max:.0f}"
+        return low if low == high else f"{low} … {high}"
+
 
 class ClockRanges(Record):
     """Ranges of clocks, power and temperature during the timing."""
 
-    sm_mhz: Spread
-    memory_mhz: Spread
-    watts: Spread
-    celsius: Spread
+    sm_mhz: Annotated[Spread, shown("SM clock", Unit.MEGAHERTZ)]
+    memory_mhz: Annotated[Spread, shown("memory clock", Unit.MEGAHERTZ)]
+    watts: Annotated[Spread, shown("power", Unit.WATTS)]
+    celsius: Annotated[Spread, shown("temperature", Unit.CELSIUS)]
 
 
 class Clocks(Record):

@@ -6,14 +6,14 @@ It holds no sentences. `patch_compile.report.compare` puts it into words.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from masklearn.masks.kinds.table import DENSE as DENSE_KIND
 from masklearn.masks.kinds.table import TWO_FOUR
 from patch_compile.artifacts.bench import Library, Phase
 from patch_compile.artifacts.manifest import ModelOrigin
 from patch_compile.artifacts.prediction import CardRow, Workload
-from patch_compile.artifacts.record import Record, VersionedRecord
+from patch_compile.artifacts.record import Record, Unit, VersionedRecord, shown
 
 DENSE = "the dense model"  # its name among the builds
 
@@ -80,9 +80,9 @@ class PredictedFor(Record):
 class PredictedSpeeds(Record):
     """Predicted speed-ups over the dense model."""
 
-    prefill: float
-    decode: float
-    end_to_end: float
+    prefill: Annotated[float, shown("prefill", Unit.TIMES)]
+    decode: Annotated[float, shown("decode", Unit.TIMES)]
+    end_to_end: Annotated[float, shown("end to end", Unit.TIMES)]
 
 
 class TimedPlace(Record):
@@ -147,17 +147,17 @@ class BuildFigures(Record):
     data; predicted: None without predictions.
     """
 
-    name: str
+    name: Annotated[str, shown("build", Unit.WORDS)]
     path: str
     method: str
     permuted: bool
     repaired: bool
-    ratio: float
+    ratio: Annotated[float, shown("ratio", Unit.RATIO)]
     kinds: dict[str, float]
-    bytes_per_weight: float
+    bytes_per_weight: Annotated[float, shown("bytes of a weight", Unit.RATIO)]
     quality: float
-    increase: float | None
-    bytes: int
+    increase: Annotated[float | None, shown("against dense", Unit.CHANGE)]
+    bytes: Annotated[int, shown("MB", Unit.MEGABYTES)]
     predicted: PredictedSpeeds | None
 
     @property

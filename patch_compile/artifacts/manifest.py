@@ -6,7 +6,7 @@ import importlib.metadata
 import platform
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import Field
 
@@ -14,7 +14,7 @@ from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import TextRecord
 from patch_compile.artifacts.layout import MANIFEST, RECIPE, STATE
 from patch_compile.artifacts.lock import LOCK
-from patch_compile.artifacts.record import FileRecord, Record
+from patch_compile.artifacts.record import FileRecord, Record, Unit, shown
 from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.artifacts.state import PathInOut, StageRecord
 
@@ -35,8 +35,8 @@ _PACKAGES = (
 class ModelOrigin(Record):
     """The model that a run started from."""
 
-    path: str
-    sha256: str
+    path: Annotated[str, shown("model", Unit.WORDS)]
+    sha256: Annotated[str, shown("sha256", Unit.WORDS)]
 
 
 class Ratio(Record):
@@ -74,7 +74,7 @@ class Manifest(FileRecord):
     model: ModelOrigin
     ratio: Ratio
     method: str
-    seed: int
+    seed: Annotated[int, shown("seed")]
     text: Texts = Field(default_factory=Texts)
     versions: dict[str, str]
     files: dict[PathInOut, str]

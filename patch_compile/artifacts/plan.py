@@ -5,9 +5,9 @@ It holds no sentences. `patch_compile.report.prediction` puts it into words.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import model_validator
 
@@ -15,7 +15,7 @@ from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from masklearn.quant.table import FLOAT16, weight_type
 from patch_compile.artifacts.layout import PLAN
 from patch_compile.artifacts.prediction import CardRow, WholeRow, Workload
-from patch_compile.artifacts.record import FileRecord, Record
+from patch_compile.artifacts.record import FileRecord, Record, Unit, shown
 
 Lowering = Literal["plugin", "split", "dense"]
 Bound = Literal["bytes", "tensor"]  # the limit of a dense product
@@ -108,10 +108,10 @@ class Times(Record):
     slower than the dense product.
     """
 
-    dense: float
+    dense: Annotated[float, shown("dense", Unit.MICROSECONDS)]
     alike: float | None = None
-    hybrid: float
-    sparse: float
+    hybrid: Annotated[float, shown("hybrid", Unit.MICROSECONDS)]
+    sparse: Annotated[float, shown("2:4", Unit.MICROSECONDS)]
     bound: Bound
     slower: Slower | None = None
 
@@ -124,8 +124,8 @@ class Times(Record):
 class LinearTimes(Record):
     """Predicted times of one linear on its own: for all prompts, and in one decode step."""
 
-    prefill: Times
-    decode: Times
+    prefill: Annotated[Times, shown("prefill", Unit.MICROSECONDS)]
+    decode: Annotated[Times, shown("decode step", Unit.MICROSECONDS)]
 
 
 class TileCount(Record):
@@ -201,10 +201,15 @@ class LinearRow(Record):
 
 
 class Totals(Record):
-    """Bytes of all covered linears."""
+    """Bytes of linears."""
 
-    bytes_before: int
-    bytes_after: int
+    bytes_before: Annotated[int, shown("before", Unit.MEGABYTES)]
+    bytes_after: Annotated[int, shown("after", Unit.MEGABYTES)]
+
+    @classmethod
+    def of(cls, rows: Sequence[LinearRow]) -> Self:
+        before, after = sum(row.bytes_before for row in rows), sum(row.bytes_after for row in rows)
+        return cls(bytes_before=before, bytes_after=after)
 
 
 class Unpredicted(StrEnum):

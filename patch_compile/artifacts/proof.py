@@ -46,7 +46,7 @@ class Tolerance(Record):
     much.
     """
 
-    share: float
+    share: Annotated[float, shown("allowed")]
     origin: ToleranceOrigin
     dtype: Annotated[str, Field(pattern="^(float16|bfloat16)$")] | None = None
     roundings: int | None = None
@@ -178,17 +178,21 @@ class PredictionsDifference(Record):
 class BuildPerplexity(Record):
     """Perplexities of the two ONNX files."""
 
-    dense: Unbounded
-    hybrid: Unbounded
+    dense: Annotated[Unbounded, shown("dense", Unit.PERPLEXITY)]
+    hybrid: Annotated[Unbounded, shown("pruned", Unit.PERPLEXITY)]
     on: TextWindows
 
 
 class Sentence(Record):
     """A prompt, and the sentence that each model continues it by."""
 
-    prompt: str
-    dense: str
-    hybrid: str
+    prompt: Annotated[str, shown("prompt", Unit.WORDS)]
+    dense: Annotated[str, shown("dense", Unit.QUOTE)]
+    hybrid: Annotated[str, shown("pruned", Unit.QUOTE)]
+
+    @property
+    def pruned(self) -> str:
+        return self.hybrid
 
 
 class ProofText(Record):

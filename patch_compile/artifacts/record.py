@@ -30,14 +30,19 @@ class Unit(StrEnum):
     """Units of the fields that people are shown. A unit also decides how its numbers are spelled."""
 
     NUMBER = ""
+    WORDS = "words"
+    QUOTE = "quote"  # generated text, of which spaces show too
+    RATIO = "ratio"
     SHARE = "share"  # 0.4 is 40 %
-    RELATIVE = "relative"  # an error relative to the value
+    CHANGE = "change"  # 0.4 is +40 %
     PERPLEXITY = "perplexity"
     NATS = "nats per token"
     COUNT = "count"
     TOKENS = "tokens"
     TIMES = "×"  # a speed-up
     BYTES = "bytes"
+    MEGABYTES = "MB"  # of a number of bytes
+    MICROSECONDS = "µs"
     MILLISECONDS = "ms"
     SECONDS = "s"
     MEGAHERTZ = "MHz"
@@ -46,12 +51,11 @@ class Unit(StrEnum):
 
 
 class Shown(NamedTuple):
-    """A field of a record for readers. title: its label; value: None if it is unknown."""
+    """A field for readers. title: its label."""
 
     name: str
     title: str
     unit: Unit
-    value: Any
 
 
 def shown(title: str, unit: Unit = Unit.NUMBER) -> Any:
@@ -64,12 +68,12 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
-    def shown_fields(self) -> Iterator[Shown]:
+    @classmethod
+    def shown_fields(cls) -> Iterator[Shown]:
         """Yield the fields that people are shown, in their order."""
-        for name, field in type(self).model_fields.items():
+        for name, field in cls.model_fields.items():
             if field.title and isinstance(field.json_schema_extra, dict):
-                unit = Unit(str(field.json_schema_extra["unit"]))
-                yield Shown(name, field.title, unit, getattr(self, name))
+                yield Shown(name, field.title, Unit(str(field.json_schema_extra["unit"])))
 
     def as_json(self) -> dict[str, Any]:
         return self.model_dump(mode="json", by_alias=True)

@@ -153,10 +153,10 @@ class LinearError(Record):
     loss in nats per token with only this linear pruned, and with only this linear dense again, None if not measured.
     """
 
-    name: Annotated[str, shown("linear")]
+    name: Annotated[str, shown("linear", Unit.WORDS)]
     block: int | None
     kind: str
-    error: Annotated[float, shown("error", Unit.RELATIVE)]
+    error: Annotated[float, shown("error", Unit.SHARE)]
     share: Annotated[float, shown("share", Unit.SHARE)]
     alone: Annotated[float | None, shown("alone", Unit.NATS)] = None
     restored: Annotated[float | None, shown("restored", Unit.NATS)] = None
@@ -182,9 +182,9 @@ class GeneratedText(Record):
     """Continuations of a prompt. same_tokens: number of equal tokens before the first difference; tokens: number of
     tokens of the longer text."""
 
-    prompt: str
-    dense: str
-    pruned: str
+    prompt: Annotated[str, shown("prompt", Unit.WORDS)]
+    dense: Annotated[str, shown("dense", Unit.QUOTE)]
+    pruned: Annotated[str, shown("pruned", Unit.QUOTE)]
     same_tokens: int
     tokens: int
 
@@ -283,14 +283,14 @@ class TaskRow(Record):
     filter: the harness's filter of answers, None for none; samples: number of items; difference: None without an error.
     """
 
-    task: str
+    task: Annotated[str, shown("task", Unit.WORDS)]
     metric: str
     filter: str | None
     dense: float | None
     pruned: float | None
     dense_stderr: float | None
     pruned_stderr: float | None
-    samples: int
+    samples: Annotated[int, shown("samples", Unit.COUNT)]
     difference: TaskDifference | None
 
 

@@ -8,17 +8,17 @@ from pathlib import Path
 from patch_compile.artifacts.bench import (
     BenchReport,
     BenchRow,
+    ClockRanges,
     Clocks,
     Contender,
     Phase,
     SlowedBy,
-    Spread,
-    Timed,
 )
 from patch_compile.artifacts.layout import BENCH
-from patch_compile.report.number_format import bytes_of, milliseconds, percent, times
+from patch_compile.artifacts.record import Unit
+from patch_compile.report.number_format import bytes_of, milliseconds, percent, spelled, times
 from patch_compile.report.prediction import calibration_words
-from patch_compile.report.section import Column, Section, Table
+from patch_compile.report.section import Column, Columns, Section, Table, columns_of, facts, table_of
 
 # Phases of predicted and of measured times, within a sentence about a speed.
 IN_PHASE: dict[str, str] = {
@@ -28,10 +28,12 @@ IN_PHASE: dict[str, str] = {
     Phase.WHOLE: "for a whole run",
 }
 _UNIFORM = (
-    "uniform 2:4: every tile of every covered linear, by magnitude, compiled as the hybrid model was; which weights are "
-    "kept makes no difference to time"
+    f"{Contender.UNIFORM}: every tile of every covered linear, by magnitude, compiled as the hybrid model was; which "
+    "weights are kept makes no difference to time"
 )
 _BUSY = 0.25  # share of the cores; less other work hardly shows
+_GAIN = "speed-up"
+_LOCKS = {"sm_mhz": "--lock-gpu-clocks", "memory_mhz": "--lock-memory-clocks"}
 _STEADY = 0.03  # share of the median clock; a larger movement shows in the times
 _SLOWED = {
     SlowedBy.POWER_LIMIT: "its power limit",
@@ -52,47 +54,44 @@ def benched(report: BenchReport, out: Path) -> Iterator[Section]:
 
 def times_table(report: BenchReport) -> Table:
     """Returns the times of each model at each size, the speed-up over dense, and the prediction if the card is known."""
-    models = [Column(name, "ms") for name in ("dense", "hybrid", "p10 … p90", "uniform 2:4")]
-    gains = [Column(name, "speed-up") for name in ("p10 … p90", "uniform 2:4", "predicted", "limit")]
-    headings: list[Column | str] = [
-        Column("phase", words=True),
-        "speed-up",
-        "batch",
-        "tokens",
-        *models,
-        "spread",
-        *gains,
-    ]
-    rows = [[row.phase, *_cells(row)] for row in report.rows]
-    clocks = ", ".join(clock_words(report.clocks))
+    during = report.clocks and report.clocks.during
+    clocks = ", ".join(map(" ".join, facts(during))) if during else ""
     runs = next((row.hybrid.runs for row in report.rows), 0)
     caption = (
         f"Measured on {report.device.name}: {_timed_words(report)}. Medians of {runs} runs; p10 … p90: the middle 80 % of "
         "the hybrid model's runs, or of the rounds; spread: its range over the median, of the worst model."
         + (f" While it ran: {clocks}." if clocks else "")
     )
-    return Table(headings, rows, caption).without_empty()
+    return table_of(report.rows, _COLUMNS, caption)
 
 
-def _cells(row: BenchRow) -> Iterator[str]:
-    yield times(row.speedup) if row.speedup else ""
-    yield from (str(row.batch), "" if row.tokens is None else str(row.tokens))
-    yield from (_median(row.dense), _median(row.hybrid))
-    yield f"{milliseconds(row.hybrid.p10_ms)} … {milliseconds(row.hybrid.p90_ms)}"
-    yield _median(row.uniform)
-    yield percent(max(timed.spread for which in Contender if (timed := row.of(which))))
-    yield "{:.2f} … {:.2f}".format(*row.speedup_p10_p90) if row.speedup_p10_p90 else ""
-    yield (
-        times(row.dense.median_ms / row.uniform.median_ms)
-        if row.dense and row.uniform and row.uniform.median_ms
-        else ""
-    )
-    yield times(row.predicted.speedup) if row.predicted else ""
-    yield times(row.limit) if row.limit else ""
+def _hybrid_range(row: BenchRow) -> str:
+    return f"{milliseconds(row.hybrid.p10_ms)} … {milliseconds(row.hybrid.p90_ms)}"
 
 
-def _median(timed: Timed | None) -> str:
-    return milliseconds(timed.median_ms) if timed else ""
+def _spread(row: BenchRow) -> str:
+    return percent(max(timed.spread for which in Contender if (timed := row.of(which))))
+
+
+def _uniform_speedup(row: BenchRow) -> str:
+    if row.dense is None or row.uniform is None or not row.uniform.median_ms:
+        return ""
+    return times(row.dense.median_ms / row.uniform.median_ms)
+
+
+_COLUMNS: Columns = {
+    **columns_of(BenchRow, "phase", "speedup", "batch", "tokens"),
+    **columns_of(BenchRow, "dense", "hybrid", over=Unit.MILLISECONDS),
+    Column("p10 … p90", Unit.MILLISECONDS): _hybrid_range,
+    **columns_of(BenchRow, "uniform", over=Unit.MILLISECONDS),
+    "spread": _spread,
+    Column("p10 … p90", _GAIN): lambda row: (
+        "{:.2f} … {:.2f}".format(*row.speedup_p10_p90) if row.speedup_p10_p90 else ""
+    ),
+    Column(Contender.UNIFORM, _GAIN): _uniform_speedup,
+    Column("predicted", _GAIN): lambda row: times(row.predicted.speedup) if row.predicted else "",
+    **columns_of(BenchRow, "limit", over=_GAIN),
+}
 
 
 def _timed_words(report: BenchReport) -> str:
@@ -130,34 +129,15 @@ def bench_notes(report: BenchReport) -> Iterator[str]:
         yield from _clock_warnings(report.clocks)
 
 
-def clock_words(clocks: Clocks | None) -> Iterator[str]:
-    """Yield the range of each of a GPU's figures during the timing, such as `SM clock 1695 MHz`."""
-    if clocks is None or clocks.during is None:
-        return
-    during = clocks.during
-    yield f"SM clock {_range(during.sm_mhz)} MHz"
-    yield f"memory {_range(during.memory_mhz)} MHz"
-    yield f"{_range(during.watts)} W"
-    yield f"{_range(during.celsius)} °C"
-
-
 def _clock_warnings(clocks: Clocks) -> Iterator[str]:
-    if during := clocks.during:
-        for what, lock, seen in (
-            ("SM", "--lock-gpu-clocks", during.sm_mhz),
-            ("memory", "--lock-memory-clocks", during.memory_mhz),
-        ):
-            moved = (seen.max - seen.min) / seen.median
-            if moved > _STEADY:
-                yield (
-                    f"the {what} clock moved by {moved:.0%} while times were taken ({_range(seen)} MHz); the models took "
-                    f"turns, so their ratios hold better than the times: lock it with nvidia-smi {lock}"
-                )
+    for one in ClockRanges.shown_fields() if clocks.during else ():
+        seen = getattr(clocks.during, one.name)
+        moved = (seen.max - seen.min) / seen.median
+        if one.name in _LOCKS and moved > _STEADY:
+            yield (
+                f"the {one.title} moved by {moved:.0%} while times were taken ({spelled(seen, one.unit)}); the models took "
+                f"turns, so their ratios hold better than the times: lock it with nvidia-smi {_LOCKS[one.name]}"
+            )
     if clocks.slowed:
         reasons = ", ".join(dict.fromkeys(_SLOWED[one] for one in clocks.slowed))
         yield f"the GPU's clocks were held down while times were taken, by {reasons}"
-
-
-def _range(seen: Spread) -> str:
-    low, high = f"{seen.min:.0f}", f"{seen.max:.0f}"
-    return low if low == high else f"{low} … {high}"

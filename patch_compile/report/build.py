@@ -32,7 +32,7 @@ from patch_compile.report.number_format import bytes_of
 from patch_compile.report.plan import whole_table
 from patch_compile.report.prediction import choice_line, gain_line, reason_lines, remarks
 from patch_compile.report.quality import baselines, output_warnings
-from patch_compile.report.section import Section
+from patch_compile.report.section import Section, facts
 from patch_compile.report.verify import built, compiled, pruned
 
 _NOT_COMPILED = "`build` decides for its target how each linear is compiled"
@@ -76,9 +76,7 @@ def predicted(report: Report) -> Section:
 
 def _files(report: Report) -> Iterator[Section]:
     if isinstance(report, DecoderReport):
-        said = report.generated
-        both = [("dense", f"{said.prompt}{said.dense}"), ("pruned", f"{said.prompt}{said.hybrid}")]
-        yield Section("What the models say", facts=both)
+        yield Section("What the models say", facts=list(facts(report.generated)))
     file = report.engine or report.onnx
     what = "engine" if report.engine else "onnx"
     made = (

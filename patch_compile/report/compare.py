@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 from masklearn.masks.kinds.base import BYTES_DENSE
 from masklearn.masks.kinds.table import DENSE, KINDS, families_of
@@ -17,10 +20,11 @@ from patch_compile.artifacts.compare import (
     LeftOut,
     LeftOutKind,
     Measure,
+    PredictedSpeeds,
 )
-from patch_compile.report.section import Column, Section, Table
+from patch_compile.report.number_format import times
+from patch_compile.report.section import Column, Columns, Section, Table, columns_of, table_of
 
-_PREDICTED = {"all": "end_to_end", "prefill": "prefill", "decode": "decode"}
 _ALIKE = "kinds of tiles take different bytes at one ratio; `--x bytes` compares builds by their bytes"
 
 
@@ -36,54 +40,55 @@ def compared(report: CompareReport) -> Iterator[Section]:
 
 
 def _table(report: CompareReport) -> Table:
-    """Returns a table, dense first, without columns that are empty for all builds."""
-    phases, perplexity = list(report.measured.sizes), report.quality.measure is Measure.PERPLEXITY
-    predicted = [Column(title, "predicted") for title in _PREDICTED]
-    measured = [Column(phase, "measured") for phase in phases]
-    headings: list[Column | str] = [
-        Column("build", words=True), Column("method", words=True), "ratio", "perplexity" if perplexity else "error",
-        "more", "MB", *predicted, *measured, "Pareto",
-    ]  # fmt: skip
-    speeds = ["1.00" if report.predicted_for else ""] * len(predicted) + ["1.00"] * len(measured)
-    first = [
-        "dense",
-        "",
-        "0.000",
-        _figure(report.quality.dense),
-        "",
-        _megabytes(report.dense_bytes),
-        *speeds,
-        "",
-    ]
-    rows = [
-        [
-            row.name,
-            method_words(row),
-            f"{row.ratio:.3f}",
-            _figure(row.quality),
-            "" if row.increase is None else f"{row.increase:+.1%}",
-            _megabytes(row.bytes),
-            *(f"{getattr(row.predicted, name):.2f}" if row.predicted else "" for name in _PREDICTED.values()),
-            *(f"{row.measured[phase]:.2f}" if phase in row.measured else "" for phase in phases),
-            "" if row.beaten_by else "yes",
-        ]
-        for row in report.builds
-    ]
-    return Table(headings, [first, *rows]).without_empty()
+    """Returns a table, dense first."""
+    columns: Columns = {
+        **columns_of(BuildRow, "name"),
+        Column("method", words=True): method_words,
+        **columns_of(BuildRow, "ratio"),
+        "perplexity" if report.quality.measure is Measure.PERPLEXITY else "error": lambda row: _figure(
+            row.quality
+        ),
+        **columns_of(BuildRow, "increase", "bytes"),
+        **columns_of(PredictedSpeeds, over="predicted", of=attrgetter("predicted")),
+        **_columns(report.measured.sizes, attrgetter("measured"), times, "measured"),
+        "Pareto": lambda row: "" if row.beaten_by else "yes",
+    }
+    return table_of([_dense(report), *report.builds], columns)
 
 
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.1f}"
+def _dense(report: CompareReport) -> BuildRow:
+    speeds = PredictedSpeeds(prefill=1.0, decode=1.0, end_to_end=1.0)
+    return BuildRow(
+        name="dense", path="", method="", permuted=False, repaired=False, ratio=0.0, kinds={DENSE.name: 1.0},
+        bytes_per_weight=BYTES_DENSE, quality=report.quality.dense, increase=None, bytes=report.dense_bytes,
+        predicted=speeds if report.predicted_for else None, measured=dict.fromkeys(report.measured.sizes, 1.0),
+        at=report.axis.dense, beaten_by=report.dense_beaten_by,
+    )  # fmt: skip
 
 
 def _kinds(report: CompareReport) -> Table:
-    found = {DENSE.name}.union(*(row.kinds for row in report.builds))
-    kinds = [kind.name for kind in KINDS if kind.name in found]
-    rows = [[DENSE.name, "100.0", *[""] * len(kinds[1:]), f"{BYTES_DENSE:.3f}"]]
-    for row in report.builds:
-        shares = [f"{100 * row.kinds[name]:.1f}" if name in row.kinds else "" for name in kinds]
-        rows.append([row.name, *shares, f"{row.bytes_per_weight:.3f}"])
-    return Table([Column("tiles, % of the weights", words=True), *kinds, "bytes a weight"], rows)
+    rows = [_dense(report), *report.builds]
+    kinds = [kind.name for kind in KINDS if any(kind.name in row.kinds for row in rows)]
+    columns: Columns = {
+        Column("weights by kind of tile", words=True): attrgetter("name"),
+        **_columns(kinds, attrgetter("kinds"), "{:.1%}".format),
+        **columns_of(BuildRow, "bytes_per_weight"),
+    }
+    return table_of(rows, columns)
+
+
+def _columns(
+    keys: Iterable[str],
+    of: Callable[[BuildRow], Mapping[str, Any]],
+    spell: Callable[[Any], str],
+    over: str = "",
+) -> Columns:
+    """Returns columns of a row's mapping, empty for rows without the key."""
+
+    def cell(key: str, row: BuildRow) -> str:
+        return spell(of(row)[key]) if key in of(row) else ""
+
+    return {Column(key, over): partial(cell, key) for key in keys}
 
 
 def _figure(value: float) -> str:

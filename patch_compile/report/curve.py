@@ -34,12 +34,8 @@ from patch_compile.report.svg import (
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-_WIDTH, _PLOT, _EDGE, _LINE = (
-    720,
-    340,
-    20,
-    18,
-)  # of the picture, its axes, a margin and a line of text, in pixels
+# Of the picture, its axes, a margin and a line of text, in pixels.
+_WIDTH, _PLOT, _EDGE, _LINE = 720, 340, 20, 18
 _TITLE = 14 * 1.15  # of the font, in pixels, and as much wider as bold is
 _X_MARGIN = 0.14
 _COLOURS = 6  # of theme.css
@@ -80,11 +76,10 @@ def curve(report: CompareReport) -> Markup:
     names += [(_label(one.name, one.quality), points[one.name]) for one in report.builds]
     words = lines_within(_shown(axis_label(report)), SIZE, inside.right - inside.left)
     height = inside.bottom + 2 * _LINE + _LINE * len(words) + _EDGE / 2
+    unbeaten_words = ", ".join(report.pareto) or "none"
     return _document(
         " ".join(titles),
-        _shown(
-            f"{what} against {axis_words(report.axis)}; Pareto points: {', '.join(report.pareto) or 'none'}."
-        ),
+        _shown(f"{what} against {axis_words(report.axis)}; Pareto points: {unbeaten_words}."),
         height,
         *_texts(titles, "title", _EDGE, _EDGE + _LINE / 2),
         *legend,
@@ -103,20 +98,10 @@ def _document(title: str, summary: str, height: float, *parts: object) -> Markup
 
     about = (tag("title", title, id="title"), tag("desc", summary, id="summary"))
     style = tag("style", Markup(themed(asset("chart.css"))))
-    size = {"width": _WIDTH, "height": height, "viewBox": f"0 0 {_WIDTH} {height}"}
     paper = tag("rect", class_="paper", width="100%", height="100%")
-    named_by = {"role": "img", "aria_labelledby": "title summary"}
-    return tag(
-        "svg",
-        *about,
-        style,
-        paper,
-        *parts,
-        xmlns="http://www.w3.org/2000/svg",
-        class_="chart",
-        **size,
-        **named_by,
-    )
+    size = {"width": _WIDTH, "height": height, "viewBox": f"0 0 {_WIDTH} {height}"}
+    named_by = {"xmlns": "http://www.w3.org/2000/svg", "role": "img", "aria_labelledby": "title summary"}
+    return tag("svg", *about, style, paper, *parts, class_="chart", **size, **named_by)
 
 
 def _texts(lines: Sequence[str], class_: str, x: float, y: float) -> Iterator[Markup]:

@@ -4,27 +4,43 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from functools import partial
+from operator import attrgetter
 from statistics import fmean
-from typing import TypeVar
+from typing import Any, NamedTuple
 
-from masklearn.masks.kinds.table import TWO_FOUR
+from masklearn.masks.kinds.table import DENSE
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.name_globs import kind_of, short_kinds
 from masklearn.masks.record import TileSummary
 from masklearn.quant.table import weight_type
 from patch_compile.artifacts.command_results import MaskedLinear
-from patch_compile.artifacts.plan import LinearRow, Skipped
-from patch_compile.report.number_format import shape_of
+from patch_compile.artifacts.plan import LinearRow, LinearTimes, Skipped, Times, Totals
+from patch_compile.artifacts.record import Shown, Unit
+from patch_compile.report.number_format import shape_of, spelled
 from patch_compile.report.prediction import lowering_words, node_words
-from patch_compile.report.section import Column, Section, Table
+from patch_compile.report.section import Column, Columns, Section, Table, columns_of, table_of
 
-_Linear = TypeVar("_Linear", LinearRow, MaskedLinear)
 _SIXTEEN = "16-bit"
 _REASONS = 6  # reasons why nodes stay dense that are shown without --verbose
 _SHADES = " ░▒▓█"  # none, and quarters: a map is readable without colour
-_TIMES = {"dense": "dense", "hybrid": "hybrid", "2:4": "sparse"}
-_PHASES = ("prefill", "decode")
+
+
+class Linears(NamedTuple):
+    """Linears that share a row of a table. shape: empty for linears of several shapes, which have no times in common."""
+
+    name: str
+    shape: str
+    lowering: str
+    linears: Sequence[Any]  # of LinearRow, or of MaskedLinear
+
+
+NAME: Columns = {Column("linear", words=True): attrgetter("name")}
+SHAPE: Columns = {"shape": attrgetter("shape")}
+LOWERING: Columns = {Column("lowering", words=True): attrgetter("lowering")}
+SIZES = columns_of(Totals, over=Unit.MEGABYTES, of=lambda row: Totals.of(row.linears))
+_COUNT: Columns = {"count": lambda row: str(len(row.linears))}
 
 
 def linears_table(linears: Sequence[LinearRow], *, timed: bool = False) -> Table:
@@ -32,93 +48,95 @@ def linears_table(linears: Sequence[LinearRow], *, timed: bool = False) -> Table
 
     timed: with the means of the row's predicted times, for a plan without tiles.
     """
-    tiles = ["tiles" if has_other_kinds(linears) else "p"] if timed else ["ratio", "pruned tiles"]
-    over = [Column(name, f"{phase}, µs") for phase in _PHASES for name in _TIMES] if timed else []
-    sizes = [Column(name, "MB") for name in ("before", "after")]
-    shares = (lambda rows: [_share(rows)]) if timed else _ratio_and_tiles
-    rows = [
-        [
-            kind,
-            str(len(alike)),
-            shape,
-            *shares(alike),
-            lowering,
-            *(_times(alike) if timed else ()),
-            *_megabytes(alike),
-        ]
-        for (kind, shape, lowering), alike in _by_kind(linears).items()
-    ]
-    sums = ["all", str(len(linears)), "", *shares(linears), "", *[""] * len(over), *_megabytes(linears)]
-    headings: list[Column | str] = [
-        Column("linear", words=True),
-        "count",
-        "shape",
-        *tiles,
-        "lowering",
-        *over,
-        *sizes,
-    ]
-    return Table(headings, rows, sums=sums)
+    tiles, times = (share_columns(linears), time_columns()) if timed else (_RATIO, {})
+    columns = {**NAME, **_COUNT, **SHAPE, **tiles, **LOWERING, **times, **SIZES}
+    return table_of_linears(_by_kind(linears), columns)
 
 
 def masks_table(linears: Sequence[MaskedLinear]) -> Table:
     """Returns a row for each kind of linear, without the figures that only a build knows."""
-    rows = [
-        [kind, str(len(alike)), shape, *_ratio_and_tiles(alike)]
-        for (kind, shape, _), alike in _by_kind(linears).items()
-    ]
-    headings: list[Column | str] = [Column("linear", words=True), "count", "shape", "ratio", "pruned tiles"]
-    return Table(headings, rows, sums=["all", str(len(linears)), "", *_ratio_and_tiles(linears)])
+    return table_of_linears(_by_kind(linears), {**NAME, **_COUNT, **SHAPE, **_RATIO})
 
 
-def _by_kind(linears: Sequence[_Linear]) -> dict[tuple[str, str, str], list[_Linear]]:
+def table_of_linears(rows: Sequence[Linears], columns: Columns, caption: str = "") -> Table:
+    """Returns a table whose last row counts all linears."""
+    return table_of(
+        rows, columns, caption, Linears("all", "", "", [one for row in rows for one in row.linears])
+    )
+
+
+def _by_kind(linears: Sequence[LinearRow] | Sequence[MaskedLinear]) -> list[Linears]:
     """Group linears by kind, shape, and lowering with the type of quantised weights. A kind is the shortest end of the name
     that distinguishes it."""
     short = short_kinds(dict.fromkeys(kind_of(row.name) for row in linears))
-    kinds: dict[tuple[str, str, str], list[_Linear]] = {}
+    kinds: dict[tuple[str, str, str], list[LinearRow | MaskedLinear]] = {}
     for row in linears:
         lowering = lowering_words(row) if isinstance(row, LinearRow) else ""
         kinds.setdefault((short[kind_of(row.name)], shape_of(row.shape), lowering), []).append(row)
     order = list(short.values())
-    return dict(sorted(kinds.items(), key=lambda kind: order.index(kind[0][0])))
+    return sorted(
+        (Linears(*kind, rows) for kind, rows in kinds.items()), key=lambda row: order.index(row.name)
+    )
 
 
-def _weights(rows: Sequence[LinearRow | MaskedLinear]) -> int:
-    return sum(row.shape[0] * row.shape[1] for row in rows)
+def _weights(row: Linears) -> int:
+    return sum(math.prod(one.shape) for one in row.linears)
 
 
-def _ratio_and_tiles(rows: Sequence[LinearRow | MaskedLinear]) -> list[str]:
-    weights, zeroed = _weights(rows), sum(row.zeroed for row in rows)
-    sparse, tiles = sum(row.tiles.sparse for row in rows), sum(row.tiles.all for row in rows)
-    return [f"{zeroed / weights:.3f}" if weights else "", f"{sparse}/{tiles}"]
+def _ratio(row: Linears) -> str:
+    weights = _weights(row)
+    return spelled(sum(one.zeroed for one in row.linears) / weights, Unit.RATIO) if weights else ""
 
 
-def _share(rows: Sequence[LinearRow]) -> str:
-    """Returns the share of weights in pruned tiles, by kind if some are not 2:4."""
-    if has_other_kinds(rows):
-        counts: Counter[str] = Counter()
-        for row in rows:
-            counts.update({TWO_FOUR.name: row.slabs.sparse, **row.slabs.others})
-        total = sum(row.slabs.dense for row in rows) + counts.total()
-        return " ".join(f"{kind} {count / total:.2f}" for kind, count in counts.items() if count)
-    return f"{2 * sum(row.zeroed for row in rows) / _weights(rows):.2f}"
+def _pruned_tiles(row: Linears) -> str:
+    return f"{sum(one.tiles.sparse for one in row.linears)}/{sum(one.tiles.all for one in row.linears)}"
+
+
+_RATIO: Columns = {"ratio": _ratio, "pruned tiles": _pruned_tiles}
+
+
+def share_columns(linears: Sequence[LinearRow]) -> Columns:
+    """Returns the column of the share of weights in pruned tiles, by kind if some are not 2:4."""
+    return {"tiles": _shares} if has_other_kinds(linears) else {"p": _share}
+
+
+def share_legend(linears: Sequence[LinearRow]) -> str:
+    return "tiles: share of slabs by kind" if has_other_kinds(linears) else "p: share of weights in 2:4 tiles"
+
+
+def _shares(row: Linears) -> str:
+    counts: Counter[str] = Counter()
+    for one in row.linears:
+        counts.update(one.slabs.by_kind)
+    return " ".join(
+        f"{kind} {n / counts.total():.2f}" for kind, n in counts.items() if n and kind != DENSE.name
+    )
+
+
+def _share(row: Linears) -> str:
+    weights = _weights(row)
+    return f"{2 * sum(one.zeroed for one in row.linears) / weights:.2f}" if weights else ""
 
 
 def has_other_kinds(linears: Sequence[LinearRow]) -> bool:
     return any(row.slabs.others for row in linears)
 
 
-def _times(rows: Sequence[LinearRow]) -> Iterator[str]:
-    predicted = [row.predicted for row in rows if row.predicted]
-    for phase in _PHASES:
-        for name in _TIMES.values():
-            mean = fmean(getattr(getattr(one, phase), name) for one in predicted)
-            yield f"{mean:.0f}" if mean >= 1000 else f"{mean:.1f}"
+def time_columns(phases: Collection[str] = ("prefill", "decode")) -> Columns:
+    """Returns the columns of predicted times, empty where none are known."""
+    return {
+        Column(one.title, f"{phase.title}, {phase.unit}"): partial(_time, phase.name, one)
+        for phase in LinearTimes.shown_fields()
+        if phase.name in phases
+        for one in Times.shown_fields()
+    }
 
 
-def _megabytes(rows: Sequence[LinearRow]) -> list[str]:
-    sizes = sum(row.bytes_before for row in rows), sum(row.bytes_after for row in rows)
-    return [f"{size / 1e6:.1f}" for size in sizes]
+def _time(phase: str, one: Shown, row: Linears) -> str:
+    times = (
+        [getattr(linear.predicted, phase) for linear in row.linears if linear.predicted] if row.shape else []
+    )
+    return spelled(fmean(getattr(each, one.name) for each in times), one.unit, bare=True) if times else ""
 
 
 def map_of_tiles(found: TileSummary) -> Section:

@@ -94,8 +94,8 @@ def sha(digest: str | None) -> str:
 
 def spelled(value: Any, unit: Unit, *, bare: bool = False) -> str:
     """Returns a value of a record in its unit; words unchanged. bare: without the name of the unit."""
-    if isinstance(value, str):
-        return value
+    if unit is Unit.WORDS or (unit is Unit.NUMBER and isinstance(value, int)):
+        return str(value)
     words = _UNITS.get(unit, number)(value)
     return f"{words} {unit.value}" if unit in _NAMED and not bare else words
 
@@ -115,14 +115,21 @@ def kind_class(kind: str) -> str:
 
 
 _UNITS: dict[Unit, Callable[[Any], str]] = {
+    Unit.QUOTE: repr,
+    Unit.RATIO: lambda ratio: f"{ratio:.3f}",
+    Unit.CHANGE: lambda share: change(1.0 + share, 1.0),
     Unit.SHARE: lambda share: percent(share, 1),
-    Unit.RELATIVE: lambda share: percent(share, 1),
     Unit.PERPLEXITY: perplexity,
     Unit.COUNT: count,
     Unit.TOKENS: count,
     Unit.TIMES: times,
     Unit.BYTES: bytes_of,
-    Unit.MILLISECONDS: milliseconds,
+    Unit.MEGABYTES: lambda size: milliseconds(size / 1e6),
+    Unit.MICROSECONDS: milliseconds,
+    Unit.MILLISECONDS: lambda time: milliseconds(float(time)),
     Unit.SECONDS: seconds,
+    **dict.fromkeys((Unit.MEGAHERTZ, Unit.WATTS, Unit.CELSIUS), str),
 }
-_NAMED = {Unit.NATS, Unit.MILLISECONDS, Unit.MEGAHERTZ, Unit.WATTS, Unit.CELSIUS, Unit.TOKENS}
+_NAMED = {
+    Unit.NATS, Unit.MEGABYTES, Unit.MICROSECONDS, Unit.MILLISECONDS, Unit.MEGAHERTZ, Unit.WATTS, Unit.CELSIUS, Unit.TOKENS,
+}  # fmt: skip

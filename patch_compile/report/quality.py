@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from operator import attrgetter
 
 from masklearn import Baseline, BaselineRow, BesideBaselines
+from patch_compile.artifacts.record import Unit
 from patch_compile.artifacts.report import Kind, OutputsReport
 from patch_compile.artifacts.verify_schema import (
     RUN_TOKENS,
     ErrorAttribution,
     GeneratedText,
+    LinearError,
     OverlapUnknown,
     SharedRuns,
     TaskRow,
     TaskScores,
     TextOverlap,
 )
-from patch_compile.report.number_format import change, count, number, percent, perplexity, seconds
-from patch_compile.report.section import Column, Section, Table, table_of
+from patch_compile.report.number_format import change, number, percent, perplexity, seconds, spelled
+from patch_compile.report.section import Column, Columns, Section, columns_of, facts, table_of
 
 _LISTED = 12  # linears that are shown
 _MUCH = 0.5  # relative error of an output; unrelated outputs of one size are 1.4 apart
@@ -68,38 +71,35 @@ def where(found: ErrorAttribution | None) -> Section:
         some = [blocks[i] for i in sorted({*range(0, len(blocks), -(-len(blocks) // 8)), len(blocks) - 1})]
         depth = ", ".join(f"{row.block}: {percent(row.error, 1)}" for row in some)
         lines.append(f"Relative error of the output of blocks: {depth}.")
-    return Section("Where the error arises", id="error", tables=[table_of(rows, caption)], lines=lines)
+    return Section(
+        "Where the error arises",
+        id="error",
+        tables=[table_of(rows, columns_of(LinearError), caption)],
+        lines=lines,
+    )
 
 
 def baselines(found: BesideBaselines | None) -> Section:
     if found is None:
         return Section()
     dense = next((row.perplexity for row in found.rows if row.name == Baseline.DENSE), None)
-    headings: list[Column | str] = [
-        Column("model", words=True),
-        "perplexity",
-        "against dense",
-        "ratio",
-        "bytes of a weight",
-        "time to learn",
-    ]
-    rows = [
-        [
-            row.name,
-            perplexity(row.perplexity),
-            change(row.perplexity, dense) if dense else "",
-            percent(row.ratio, 1),
-            f"{row.bytes_per_weight:.3f}" if row.bytes_per_weight and row.deployable else "",
-            seconds(row.seconds) if row.seconds else "",
-            "this result" if row is found.result else _ABOUT.get(row.name, ""),
-        ]
-        for row in found.rows
-    ]
-    table = Table([*headings, Column("description", words=True)], rows)
+    columns: Columns = {
+        Column("model", words=True): attrgetter("name"),
+        "perplexity": lambda row: perplexity(row.perplexity),
+        "against dense": lambda row: change(row.perplexity, dense) if dense else "",
+        "ratio": lambda row: spelled(row.ratio, Unit.RATIO),
+        "bytes of a weight": lambda row: (
+            spelled(row.bytes_per_weight, Unit.RATIO) if row.bytes_per_weight and row.deployable else ""
+        ),
+        "time to learn": lambda row: seconds(row.seconds) if row.seconds else "",
+        Column("description", words=True): lambda row: (
+            "this result" if row is found.result else _ABOUT.get(row.name, "")
+        ),
+    }
     on = f"Perplexity on {found.windows} windows of {found.length} tokens, {found.dtype}; "
     how = "baselines are the same model pruned in simpler ways, with SparseGPT's weights and without repair."
     lines = [on + how, *_losses(found), *beaten_lines(found)]
-    return Section("Baselines", id="baselines", tables=[table.without_empty()], lines=lines)
+    return Section("Baselines", id="baselines", tables=[table_of(found.rows, columns)], lines=lines)
 
 
 def _losses(found: BesideBaselines) -> Iterator[str]:
@@ -137,31 +137,10 @@ def _beaten(result: BaselineRow, row: BaselineRow) -> str:
 def tasks(found: TaskScores | None) -> Section:
     if found is None:
         return Section()
-    headings: list[Column | str] = [
-        Column("task", words=True),
-        Column("metric", words=True),
-        "dense",
-        "pruned",
-        "difference",
-        "samples",
-    ]
-    rows = [
-        [
-            row.task,
-            _metric(row),
-            _score(row.dense, row.dense_stderr),
-            _score(row.pruned, row.pruned_stderr),
-            ""
-            if row.pruned is None or row.dense is None
-            else f"{'+' * (row.pruned > row.dense)}{number(row.pruned - row.dense)}",
-            count(row.samples),
-        ]
-        for row in found.rows
-    ]
     caption = f"{found.harness} on {_BACKENDS[found.backend]}; ± is one standard error"
     asked = asked_words(chat_template=found.chat_template, limit=found.limit, cut=found.cut)
     lines = [*asked, *filter(None, map(_difference, found.rows))]
-    return Section("Tasks", id="tasks", tables=[Table(headings, rows, caption)], lines=lines)
+    return Section("Tasks", id="tasks", tables=[table_of(found.rows, _TASK_COLUMNS, caption)], lines=lines)
 
 
 def _metric(row: TaskRow) -> str:
@@ -172,6 +151,22 @@ def _score(value: float | None, error: float | None) -> str:
     if value is None:
         return "not finite"
     return number(value) if error is None else f"{number(value)} ± {number(error, 2)}"
+
+
+def _apart(row: TaskRow) -> str:
+    if row.pruned is None or row.dense is None:
+        return ""
+    return f"{'+' * (row.pruned > row.dense)}{number(row.pruned - row.dense)}"
+
+
+_TASK_COLUMNS: Columns = {
+    **columns_of(TaskRow, "task"),
+    Column("metric", words=True): _metric,
+    "dense": lambda row: _score(row.dense, row.dense_stderr),
+    "pruned": lambda row: _score(row.pruned, row.pruned_stderr),
+    "difference": _apart,
+    **columns_of(TaskRow, "samples"),
+}
 
 
 def asked_words(*, chat_template: bool, limit: int | None, cut: Sequence[str]) -> Iterator[str]:
@@ -202,17 +197,12 @@ def _difference(row: TaskRow) -> str:
 
 
 def generated(texts: Iterable[GeneratedText]) -> Section:
-    told = [
-        (name, text)
-        for one in texts
-        for name, text in (
-            ("prompt", one.prompt),
-            ("dense", repr(one.dense)),
-            ("pruned", repr(one.pruned)),
-            ("same", f"the first {one.same_tokens} of {one.tokens} tokens"),
-        )
-    ]
+    told = [fact for one in texts for fact in (*facts(one), ("same", same_words(one)))]
     return Section("What the models say" * bool(told), facts=told)
+
+
+def same_words(one: GeneratedText) -> str:
+    return f"the first {one.same_tokens} of {one.tokens} tokens"
 
 
 def output_warnings(report: OutputsReport) -> Iterator[str]:

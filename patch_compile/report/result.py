@@ -30,68 +30,44 @@ from patch_compile.report.verify import verified
 from patch_compile.runtime.run import Continuations
 
 
-def sections_of(report: Any, path: Path = Path(), *, every: bool = False) -> Iterator[Section]:
-    """Returns the sections that a command prints. path: the file or folder that it read or wrote; every: name all linears,
-    nodes and tensors."""
-    match report:
-        case DecoderReport() | OutputsReport():
-            return finished(report, every=every)
-        case VerifyReport():
-            return verified(report, path)
-        case BenchReport():
-            return benched(report, path)
-        case CompareReport():
-            return compared(report)
-        case PlanOfModel():
-            return planned(report)
-        case LearnedAnswer():
-            return learned(report)
-        case CompiledAnswer():
-            return compiled_model(report)
-        case ImportedAnswer():
-            return imported(report)
-        case ExportedAnswer():
-            return exported(report)
-        case ReducedLinear():
-            return reduced(report)
-        case Inspection():
-            return inspected(report, every=every)
-        case Continuations():
-            return generated(report)
-        case {"findings": _}:
-            return examined(report)
-    return plugin(report)
+def told(report: Any, path: Path = Path(), *, every: bool = False) -> tuple[str, Iterator[Section]]:
+    """Returns a one-line description of a result, and the sections that its command prints.
 
-
-def summary_of(report: Any, path: Path) -> str:
+    path: the file or folder that was read or written; every: name all linears, nodes and tensors.
+    """
     match report:
-        case DecoderReport(ratio=ratio) | OutputsReport(ratio=ratio):
-            ppl = report.perplexity if isinstance(report, DecoderReport) else None
-            quality = f", perplexity {ppl.dense:.2f} → {ppl.hybrid:.2f}" if ppl else ""
-            return f"{path}, ratio {ratio.reached:.3f}{quality}"
+        case DecoderReport(perplexity=ppl):
+            quality = f"perplexity {ppl.dense:.2f} → {ppl.hybrid:.2f}"
+            return f"{path}, ratio {report.ratio.reached:.3f}, {quality}", finished(report, every=every)
+        case OutputsReport():
+            return f"{path}, ratio {report.ratio.reached:.3f}", finished(report, every=every)
         case VerifyReport():
-            return f"{path}, {report.outcome.words}"
+            return f"{path}, {report.outcome.words}", verified(report, path)
         case BenchReport():
-            return f"{path}, timed on {report.device.name} with {report.runner.words}"
+            return f"{path}, timed on {report.device.name} with {report.runner.words}", benched(report, path)
         case CompareReport():
-            return f"{len(report.builds)} builds, not beaten: {', '.join(report.pareto) or 'none'}"
+            best = ", ".join(report.pareto) or "none"
+            return f"{len(report.builds)} builds, not beaten: {best}", compared(report)
         case PlanOfModel(model=model, whole=whole):
             speed = f", {whole.end_to_end.speedup:.2f}× as fast on {report.card}" if whole else ""
-            return f"{model}, ratio {report.ratio:.3f}{speed if report.memory.fits else ', does not fit'}"
+            fits = speed if report.memory.fits else ", does not fit"
+            return f"{model}, ratio {report.ratio:.3f}{fits}", planned(report)
         case LearnedAnswer():
-            return f"{path}, ratio {report.ratio.reached:.3f} by {report.method}"
+            return f"{path}, ratio {report.ratio.reached:.3f} by {report.method}", learned(report)
         case CompiledAnswer(onnx=onnx):
-            return f"{onnx.path}, ratio {report.ratio.reached:.3f}, {bytes_of(onnx.bytes)}"
+            words = f"{onnx.path}, ratio {report.ratio.reached:.3f}, {bytes_of(onnx.bytes)}"
+            return words, compiled_model(report)
         case ImportedAnswer():
-            return f"{path}, ratio {report.ratio:.3f} from {report.format}"
+            return f"{path}, ratio {report.ratio:.3f} from {report.format}", imported(report)
         case ExportedAnswer():
-            return f"{path}, {report.format}, {bytes_of(report.bytes)}"
+            return f"{path}, {report.format}, {bytes_of(report.bytes)}", exported(report)
         case ReducedLinear():
-            return f"{path}, error {report.error}"
+            return f"{path}, error {report.error}", reduced(report)
         case Inspection(faults=faults):
-            return f"{report.path}: {report.kind}{f', {len(faults)} faults' if faults else ''}"
+            broken = f", {len(faults)} faults" if faults else ""
+            return f"{report.path}: {report.kind}{broken}", inspected(report, every=every)
         case Continuations():
-            return f"{len(report.completions)} continued by {report.runner}"
+            return f"{len(report.completions)} continued by {report.runner}", generated(report)
         case {"can": can}:
-            return f"can {'; '.join(can) or 'do nothing'}"
-    return f"{path} for {report['backend']}"
+            return f"can {'; '.join(can) or 'do nothing'}", examined(report)
+    return f"{path} for {report['backend']}", plugin(report)

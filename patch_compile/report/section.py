@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 from typing import Any, Literal, TypeAlias
 
-from patch_compile.artifacts.record import Record
+from patch_compile.artifacts.record import Record, Shown, Unit
 from patch_compile.report.number_format import spelled
 
 Fact: TypeAlias = tuple[str, str]
@@ -22,6 +23,10 @@ class Column:
     title: str
     over: str = ""
     words: bool = False
+
+
+Columns: TypeAlias = Mapping[Column | str, Callable[[Any], str]]
+"""Headings of a table, with functions that spell the cell of a row."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,8 @@ class Table:
         """Returns the table without columns that are empty in all rows."""
         kept = [i for i, _ in enumerate(self.headings) if not self.rows or any(row[i] for row in self.rows)]
         rows = [[row[i] for i in kept] for row in self.rows]
-        return replace(self, headings=[self.headings[i] for i in kept], rows=rows)
+        sums = [self.sums[i] for i in kept] if self.sums else []
+        return replace(self, headings=[self.headings[i] for i in kept], rows=rows, sums=sums)
 
 
 @dataclass(frozen=True)
@@ -87,16 +93,26 @@ def facts(*records: Record) -> Iterator[Fact]:
     """Yield title and value of the fields that have a title, if they are known."""
     for record in records:
         for one in record.shown_fields():
-            if one.value is not None:
-                yield one.title, spelled(one.value, one.unit)
+            if (value := getattr(record, one.name)) is not None:
+                yield one.title, spelled(value, one.unit)
 
 
-def table_of(records: Iterable[Record], caption: str = "") -> Table:
-    """Returns a row for each record, and a column for each field with a title that any of them knows."""
-    fields = [list(record.shown_fields()) for record in records]
-    headings = [Column(one.title, words=isinstance(one.value, str)) for one in (fields or [[]])[0]]
-    rows = [
-        ["" if one.value is None else spelled(one.value, one.unit, bare=True) for one in row]
-        for row in fields
-    ]
-    return Table(headings, rows, caption).without_empty()
+def columns_of(
+    record: type[Record], *names: str, over: str = "", of: Callable[[Any], Any] = lambda row: row
+) -> Columns:
+    """Returns columns of fields, of all that have a title if none is named. of: returns the record of a row, or None."""
+    fields = {one.name: one for one in record.shown_fields()}
+    chosen = [fields[name] for name in names or fields]
+    return {Column(one.title, over, one.unit is Unit.WORDS): partial(_cell, of, one) for one in chosen}
+
+
+def _cell(of: Callable[[Any], Any], one: Shown, row: Any) -> str:
+    value = getattr(of(row), one.name, None)
+    return "" if value is None else spelled(value, one.unit, bare=True)
+
+
+def table_of(rows: Iterable[Any], columns: Columns, caption: str = "", sums: Any = None) -> Table:
+    """Returns a table without empty columns. sums: the last row, None for none."""
+    cells = [[spell(row) for spell in columns.values()] for row in rows]
+    last = [spell(sums) for spell in columns.values()] if sums else []
+    return Table(list(columns), cells, caption, last).without_empty()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 
 from patch_compile.artifacts.engine import BuiltEngine, EngineDetails
 from patch_compile.artifacts.layout import VERIFY_FOLDER
 from patch_compile.artifacts.proof import (
     Agreement,
+    BuildPerplexity,
     ComparedInputs,
     OutputsDifference,
     TextWindows,
@@ -22,10 +24,12 @@ from patch_compile.artifacts.verify_schema import (
     ComparedRun,
     EngineCompared,
     EngineNotRun,
+    ErrorStats,
     LimitCheck,
     NotRun,
     OnnxCheck,
     PrunedOutputs,
+    PrunedPerplexity,
     PrunedTokens,
 )
 from patch_compile.report.number_format import (
@@ -35,12 +39,10 @@ from patch_compile.report.number_format import (
     joined,
     number,
     percent,
-    perplexity,
     seconds,
-    spelled,
 )
 from patch_compile.report.quality import baselines, generated, tasks, where
-from patch_compile.report.section import Column, Fact, Section, Table, facts
+from patch_compile.report.section import Column, Columns, Fact, Section, Table, columns_of, facts, table_of
 from patch_compile.sources.rounding import DEVIATIONS, UNIT_ROUNDOFF
 
 _OUTPUTS = 6  # outputs that are shown; a decoder has two for each layer's cache
@@ -121,23 +123,28 @@ def pruned(found: PrunedTokens | PrunedOutputs | DecoderReport | OutputsReport |
         case None:
             return replace(asked, answer="not asked", mark="open")
         case PrunedTokens(perplexity=ppl, logits=logits):
-            spread = joined([f"{one.title} {spelled(one.value, one.unit)}" for one in logits.shown_fields()])
+            spread = joined(list(map(" ".join, facts(logits))))
             more = ("logit errors", f"{spread}; logits reach {number(logits.scale)}")
-            return _tokens(asked, ppl.dense, ppl.pruned, [*facts(found), more], found.on)
+            return _tokens(asked, ppl, ppl.pruned, [*facts(found), more], found.on)
         case DecoderReport(perplexity=ppl):
             more = ("largest logit error", f"{percent(found.agreement.dense_error, 1)} of the largest logit")
-            return _tokens(asked, ppl.dense, ppl.hybrid, [*facts(found.difference), more], ppl.on)
+            return _tokens(asked, ppl, ppl.hybrid, [*facts(found.difference), more], ppl.on)
         case PrunedOutputs():
             return _outputs(asked, found, found.inputs)
         case OutputsReport():
             return _outputs(asked, found.difference, found.inputs)
 
 
-def _tokens(asked: Section, dense: float, after: float, figures: list[Fact], on: TextWindows) -> Section:
-    both = ("perplexity", f"{perplexity(dense)} dense, {perplexity(after)} pruned")
-    return replace(
-        asked, answer=f"{change(after, dense)} perplexity", facts=[both, *figures, ("measured on", str(on))]
-    )
+def _tokens(
+    asked: Section,
+    found: PrunedPerplexity | BuildPerplexity,
+    after: float,
+    figures: list[Fact],
+    on: TextWindows,
+) -> Section:
+    both = ("perplexity", ", ".join(f"{value} {model}" for model, value in facts(found)))
+    told = [both, *figures, ("measured on", str(on))]
+    return replace(asked, answer=f"{change(after, found.dense)} perplexity", facts=told)
 
 
 def _outputs(asked: Section, difference: OutputsDifference, inputs: ComparedInputs) -> Section:
@@ -210,24 +217,19 @@ def _judged(asked: Section, *, passed: bool, runs: Iterable[ComparedRun]) -> Sec
 
 def _runs(runs: Iterable[ComparedRun]) -> Table:
     """Returns the runs that have statistics of their own, or values that are not finite."""
-    keys = ("max", "mean", "median", "rms")
-    rows = [
-        [
-            str(run),
-            found_error(run.error),
-            *(number(getattr(run.stats, key)) if run.stats else "–" for key in keys),
-        ]
-        for run in runs
-        if run.stats or run.error is None
-    ]
+    columns: Columns = {
+        Column("run", words=True): str,
+        "error": lambda run: found_error(run.error),
+        **columns_of(ErrorStats, of=attrgetter("stats")),
+    }
     caption = "Largest error as a share of the largest value, then statistics of |difference| in the outputs' own unit"
-    return Table([Column("run", words=True), "error", *keys], rows, caption)
+    return table_of((run for run in runs if run.stats or run.error is None), columns, caption)
 
 
 def _error_facts(error: float | None, tolerance: Tolerance, of: str) -> list[Fact]:
     return [
         ("largest error", f"{found_error(error)}{f' of the largest {of}' if error is not None else ''}"),
-        ("allowed", number(tolerance.share)),
+        *facts(tolerance),
         ("derivation", tolerance_words(tolerance)),
     ]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from patch_compile.api.results import Result
 from patch_compile.artifacts.bench import BenchReport, Library, Phase, TimedOn
 from patch_compile.artifacts.compare import (
     DENSE,
@@ -25,7 +26,6 @@ from patch_compile.cli.app import cli
 from patch_compile.comparison import Against, compare
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.report.compare import axis_label, method_words
-from patch_compile.report.result import sections_of
 from patch_compile.report.terminal import show
 from tests.artifacts.benched import benched
 from tests.builds import TINY, build
@@ -96,11 +96,11 @@ def test_beaten_builds_name_their_victor(outs, capsys):
     result = compare(outs)
     assert result.pareto == ("r0.1", "r0.5")
     assert [row.beaten_by for row in result.builds] == [None, "r0.5", None]
-    show(sections_of(result))
+    show(Result(result).sections())
     said = capsys.readouterr().out
     assert "Pareto points, perplexity against ratio: r0.1, r0.5" in said
     assert "r0.3 is beaten by r0.5: perplexity 14.00 against 13.00, ratio 0.30 against 0.50" in said
-    assert "+40.0%" in said
+    assert "+40%" in said
 
 
 def test_a_tile_more_is_no_gain(outs):
@@ -119,7 +119,7 @@ def test_dense_models_beat_slower_worse_builds(outs, capsys):
         outs, against=Against.SPEED
     )  # such small linears are predicted slower than dense linears
     assert result.pareto == () and {row.beaten_by for row in result.builds} == {DENSE}
-    show(sections_of(result))
+    show(Result(result).sections())
     assert "none, the dense model beats them all" in capsys.readouterr().out
 
 
@@ -147,7 +147,7 @@ def test_speeds_measured_alike_are_the_axis(outs, capsys):
     assert axis_label(result) == (
         "measured speed-up, decode, batch 1, 128 tokens\nNVIDIA RTX A6000, TensorRT 11.0"
     )
-    show(sections_of(result))
+    show(Result(result).sections())
     said = capsys.readouterr().out
     assert "Pareto points, perplexity against measured speed-up of decode: " in said
     assert "measured: decode at batch 1, 128 tokens on NVIDIA RTX A6000, TensorRT 11.0" in said
@@ -163,7 +163,7 @@ def test_differing_places_drop_times(outs, other, said, capsys):
     rewrite(outs[1], "bench/bench.json", **other.as_json())
     result = compare(outs)
     assert "r0.3" not in {row.name for row in result.builds if row.measured}
-    show(sections_of(result))
+    show(Result(result).sections())
     assert f"measured speeds are left out: times {said}" in capsys.readouterr().out
 
 
@@ -175,7 +175,7 @@ def test_differing_cards_drop_predictions(outs, capsys):
     assert all(row.predicted is None for row in result.builds) and result.predicted_for is None
     (left_out,) = result.left_out
     assert left_out.kind is LeftOutKind.PREDICTED_DIFFERENTLY
-    show(sections_of(result))
+    show(Result(result).sections())
     said = capsys.readouterr().out
     assert "predicted speeds are left out: speeds were predicted for different cards or workloads" in said
     assert "r0.1: H100" in said and "r0.3, r0.5: A6000" in said
@@ -281,7 +281,7 @@ def test_encoders_compare_by_output_error(tmp_path, text_file, capsys):
     assert result.quality.measure is Measure.OUTPUT_ERROR and result.quality.dense == 0
     assert result.pareto == ("r0.1", "r0.5")
     assert [row.increase for row in result.builds] == [None, None]
-    show(sections_of(result))
+    show(Result(result).sections())
     assert "bert: relative error of the outputs on" in capsys.readouterr().out
 
 
@@ -307,14 +307,14 @@ def test_other_kinds_compare_by_bytes(root, tmp_path, capsys, monkeypatch):
     # They differ in the picture.
     assert [method_words(row) for row in result.builds] == ["wanda", "wanda, n:16"]
     assert sum(mixed.kinds.values()) == pytest.approx(1.0) and 1.125 < mixed.bytes_per_weight < 2.0
-    show(sections_of(result))
+    show(Result(result).sections())
     said = capsys.readouterr().out
-    rows = {line.split()[0]: line.split()[1:] for line in said.rpartition("tiles,")[2].splitlines()[2:5]}
-    assert rows["dense"] == ["100.0", "2.000"] and rows["r0.5"] == ["100.0", "1.125"]
+    rows = {line.split()[0]: line.split()[1:] for line in said.rpartition("weights by kind of tile")[2].splitlines()[2:5]}
+    assert rows["dense"] == ["100.0%", "2.000"] and rows["r0.5"] == ["100.0%", "1.125"]
     shares = [f"{100 * n:.1f}" for n in mixed.kinds.values()]
     assert rows["mixed"] == [*shares, f"{mixed.bytes_per_weight:.3f}"]
     assert "compares builds by their bytes" not in said
-    show(sections_of(compare([root / "r0.5", tmp_path / "mixed"])))
+    show(Result(compare([root / "r0.5", tmp_path / "mixed"])).sections())
     assert "kinds of tiles take different bytes at one ratio; `--x bytes`" in capsys.readouterr().out
 
 
@@ -325,5 +325,5 @@ def test_2_4_builds_need_no_kinds_table(root, capsys):
         "dense": pytest.approx(0.8, abs=0.05),
         "2:4": pytest.approx(0.2, abs=0.05),
     }
-    show(sections_of(result))
-    assert "bytes a weight" not in capsys.readouterr().out
+    show(Result(result).sections())
+    assert "bytes of a weight" not in capsys.readouterr().out

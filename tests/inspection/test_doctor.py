@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from patch_compile.api.results import Result
 from patch_compile.inspection.doctor import examine
 from patch_compile.plugin.build import build_plugin
-from patch_compile.report.result import sections_of
 from patch_compile.report.terminal import show
 from tests.commands import run
 
@@ -21,7 +21,7 @@ def test_every_lack_names_a_remedy():
     result = json.loads(done.stdout)
     assert all(one["found"] or one["fix"] for one in result["findings"])
     assert "learn masks and compile to ONNX" in result["can"]
-    show(sections_of(result))
+    show(Result(result).sections())
 
 
 def test_a_compiler_that_is_missing(monkeypatch, tmp_path, capsys):
@@ -32,7 +32,7 @@ def test_a_compiler_that_is_missing(monkeypatch, tmp_path, capsys):
     assert not nvcc["found"] and "CUDACXX" in nvcc["fix"]
     assert not plugin["found"] and "patch-compile plugin" in plugin["fix"]
     assert any(line.startswith("build engines") for line in result["cannot"])
-    show(sections_of(result))
+    show(Result(result).sections())
     assert "--  nvcc" in capsys.readouterr().out
 
 

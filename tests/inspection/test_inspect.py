@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 from masklearn.masks.maskset import MaskSet
 from masklearn.model.coverage import covered_linears
+from patch_compile.api.results import Result
 from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.engine.build import build_engine
 from patch_compile.engine.expectation import expectation_from_onnx
@@ -24,7 +25,6 @@ from patch_compile.hardware.cards import parse_architectures
 from patch_compile.inspection import binaries, inspect_path
 from patch_compile.plugin.build import build_plugin
 from patch_compile.plugin.targets import wanted_archs
-from patch_compile.report.result import sections_of
 from patch_compile.report.terminal import show
 from tests.builds import build
 from tests.commands import run_here
@@ -97,10 +97,10 @@ def test_masks(masks, capsys):
     assert found.kind == "masks" and not found.faults
     assert found.facts["seed"] == 7 and found.facts["linears"] == 3
     assert found.facts["ratio"] == pytest.approx(MaskSet.load(masks).ratio, abs=1e-4)
-    show(sections_of(found, every=False))
+    show(Result(found).sections(every=False))
     folded = capsys.readouterr().out
     assert "128×192" in folded and "checked: every tile map" in folded and "layers.1.proj" not in folded
-    show(sections_of(found, every=True))
+    show(Result(found).sections(every=True))
     assert "layers.1.proj" in capsys.readouterr().out
 
 

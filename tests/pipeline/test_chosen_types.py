@@ -5,13 +5,13 @@ import json
 import pytest
 
 from masklearn.masks.maskset import MaskSet
+from patch_compile.api.results import Result
 from patch_compile.artifacts.report import read_report
 from patch_compile.errors import PatchCompileError, SpeedError
 from patch_compile.inspection.onnx_graph import inspect_onnx
 from patch_compile.pipeline.learn import learn
 from patch_compile.pipeline.plan import plan
 from patch_compile.recipe import Recipe
-from patch_compile.report.result import sections_of
 from patch_compile.report.terminal import show
 from patch_compile.sources.checkpoint.source import CheckpointSource
 from patch_compile.verification.request import VerifyRequest
@@ -42,7 +42,7 @@ def test_a_speed_chooses_proven_types(settings, make_model, capsys):
     assert not found.faults and {row["weights"] for row in found.rows} <= {*rows.values()}
     assert report["agreement"]["error"] <= report["agreement"]["tolerance"]["share"]
     assert report["learned"]["speed"]["rounding"] > 0
-    show(sections_of(read_report(out)))
+    show(Result(read_report(out)).sections())
     assert "weight types chosen for a speed-up of 1.2 on L4" in capsys.readouterr().out
     recipe = Recipe.of_build(out)
     assert recipe.weights == "auto" and recipe.speedup == 1.2
@@ -81,7 +81,7 @@ def test_plans_name_the_losses_behind_types(settings, make_model, capsys):
     for weights, told in (("int8,int4", True), ("int8", False)):
         planned = plan(Recipe.parse(asked(settings, model, speedup=1.02, weights=weights)))
         assert planned.weights == "int8" and planned.assumes_losses == told
-        show(sections_of(planned))
+        show(Result(planned).sections())
         assert (note in " ".join(capsys.readouterr().out.split())) == told
 
 

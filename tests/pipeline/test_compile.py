@@ -10,6 +10,7 @@ import pytest
 from masklearn.masks.maskset import MaskSet
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears
+from patch_compile.api.results import Result
 from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.artifacts.workspace import Workspace
 from patch_compile.errors import PatchCompileError
@@ -17,7 +18,6 @@ from patch_compile.passes import describe_passes
 from patch_compile.passes import write as stages
 from patch_compile.pipeline.compile import compile_model
 from patch_compile.recipe import Recipe
-from patch_compile.report.result import sections_of
 from patch_compile.report.terminal import show
 from tests.commands import run, run_here
 from tests.mosaics import random_mask
@@ -74,7 +74,7 @@ def test_out_and_dump(recipe, tmp_path, capsys):
     packed, split = ((tmp_path / "passes" / name).read_text() for name in names[-3:-1])
     assert "patch::PatchLinear" in packed and "q_proj/split/" not in packed and "q_proj/split/" in split
 
-    show(sections_of(answer))
+    show(Result(answer).sections())
     printed = capsys.readouterr().out
     assert "q_proj" in printed and "asked for by --lowering" in printed
     assert "of the weights in 2:4 tiles are in 2:4 products" in printed

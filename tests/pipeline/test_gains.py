@@ -7,6 +7,7 @@ import onnx
 import pytest
 
 from masklearn.text.source import TextSource
+from patch_compile.api.results import Result
 from patch_compile.artifacts.report import read_report
 from patch_compile.errors import PatchCompileError, SpeedError
 from patch_compile.pipeline.learn import learn
@@ -14,7 +15,6 @@ from patch_compile.pipeline.prepare import prepare
 from patch_compile.pipeline.stages import keys_of
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
-from patch_compile.report.result import sections_of
 from patch_compile.report.terminal import show
 from patch_compile.sources.checkpoint.source import CheckpointSource
 from tests.builds import build, narrow_model, zeros
@@ -52,7 +52,7 @@ def test_dense_linears_gain_no_zeros(settings, make_model, change, capsys):
     assert gains["gaining"] == [*lowerings.values()].count("plugin") and gains["card"] == "L4"
     assert report["ratio"]["reached"] == sum(row["zeroed"] for row in report["linears"]) / covered
     assert abs(report["ratio"]["reached"] - report["ratio"]["asked"]) * covered <= 128 * 128
-    show(sections_of(read_report(settings["out"])))
+    show(Result(read_report(settings["out"])).sections())
     assert f"{gains['gaining']} of 7 covered linears gain by pruning on L4" in capsys.readouterr().out
 
 
@@ -85,7 +85,7 @@ def test_auto_reports_small_dense_linears(settings, capsys):
     assert report["plan"] == {k: v for k, v in written.items() if k not in ("linears", "schema")}
     graph = onnx.load(settings["out"] / "onnx" / "model.onnx", load_external_data=False).graph
     assert not any(node.op_type == "PatchLinear" for node in graph.node)
-    show(sections_of(read_report(settings["out"])))
+    show(Result(read_report(settings["out"])).sections())
     said = capsys.readouterr().out
     assert f": {reason}" in said and "so nothing is gained on A6000" in said
 
@@ -119,7 +119,7 @@ def test_a_speed_chooses_the_tiles(settings, make_model, capsys):
     assert sum(row["tiles"]["sparse"] for row in report["linears"]) == speed["tiles"]
     assert speed["bound"] <= speed["cost"] and 0 <= speed["gap"] < 0.05
     assert {row["lowering"] for row in report["linears"] if row["tiles"]["sparse"]} == {"plugin"}
-    show(sections_of(read_report(settings["out"])))
+    show(Result(read_report(settings["out"])).sections())
     said = capsys.readouterr().out
     assert "(for a speed-up of 1.06), method magnitude" in said and "(the linear program), a gap of" in said
 

@@ -13,11 +13,11 @@ import pytest
 
 from masklearn.masks.maskset import MaskSet
 from masklearn.model.checkpoint import Checkpoint
+from patch_compile.api.results import Result
 from patch_compile.errors import PatchCompileError
 from patch_compile.pipeline.learn import learn
 from patch_compile.progress import StageClock
 from patch_compile.recipe import Recipe
-from patch_compile.report.result import sections_of
 from patch_compile.report.terminal import show
 from patch_compile.sources.checkpoint.source import CheckpointSource
 from tests.builds import build, narrow_model, zeros
@@ -86,7 +86,7 @@ def test_learn_compares_with_baselines(settings, tmp_path, capsys):
     assert [row.name for row in answer.baselines.rows] == ["sparsegpt", "dense", "ffn-only"]
     assert answer.baselines.text.name == Path(settings["eval_text"]).name
     assert not list((tmp_path / "learned").glob("scratch"))
-    show(sections_of(answer))
+    show(Result(answer).sections())
     shown = capsys.readouterr().out
     assert "ffn-only" in shown and "% of tiles pruned" in shown
     assert "`build` decides for its target how each linear is compiled" in shown

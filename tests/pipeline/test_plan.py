@@ -11,7 +11,7 @@ from masklearn.masks.maskset import MaskSet
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import INT8
-from patch_compile.api.results import Planned
+from patch_compile.api.results import Planned, Result
 from patch_compile.artifacts.plan import Reason, ReasonKind
 from patch_compile.artifacts.plan_of_model import Asked, OtherTypes, PlanOfModel, TargetSource
 from patch_compile.artifacts.prediction import Workload
@@ -20,7 +20,6 @@ from patch_compile.errors import PatchCompileError, SpeedError
 from patch_compile.hardware.gpu import local_gpu
 from patch_compile.pipeline.plan import plan
 from patch_compile.recipe import Recipe
-from patch_compile.report.result import sections_of
 from patch_compile.report.terminal import show
 from tests.planning.assumed import assumed_mask
 from tests.planning.llama import LLAMA_2_7B, write_hollow_llama
@@ -82,7 +81,7 @@ def test_the_whole_is_beside_its_limits(planned):
 
 def test_a_target_that_nobody_asked_for_is_said(small, capsys):
     found = plan(Recipe.parse({"model": small, "ratio": 0.4}))
-    show(sections_of(found))
+    show(Result(found).sections())
     assert found.target_source is (TargetSource.LOCAL_GPU if local_gpu() else TargetSource.DEFAULT)
     assert f"target: {found.target} (" in capsys.readouterr().out
 
@@ -107,7 +106,7 @@ def test_real_tile_maps_are_planned_as_they_are(small, tmp_path, capsys):
         reason = Reason(kind=ReasonKind.NO_SPARSE_TILE) if "v_proj" in row.name else None
         assert (row.lowering, row.reason) == ("dense" if reason else "plugin", reason)
     assert found.asked == Asked(mask=str(tmp_path / "masks.safetensors"))
-    show(sections_of(found))
+    show(Result(found).sections())
     said = capsys.readouterr().out
     assert f"(asked: masks of {tmp_path / 'masks.safetensors'})" in said and "no masks are given" not in said
     with pytest.raises(PatchCompileError, match="made for another model"):
@@ -132,7 +131,7 @@ def test_a_speed_names_its_ratio(small, capsys):
     assert planned_for(small, ratio=round(found.ratio - 0.01, 3)).whole.end_to_end.speedup < 1.3
     budget = found.whole.end_to_end.dense_ms / 1.3
     assert planned_for(small, budget_ms=budget).ratio == found.ratio
-    show(sections_of(found))
+    show(Result(found).sections())
     assert "(asked: a speed-up of 1.3)" in capsys.readouterr().out
     with pytest.raises(SpeedError, match="out of reach"):
         planned_for(small, speedup=1.9)
@@ -160,7 +159,7 @@ def test_plans_name_the_counted_linears(capsys, tmp_path):
     assert found.gaining.gaining == len(gaining) < 14
     assert found.gaining.ratio == pytest.approx(0.4, abs=2e-3)
     assert found.ratio == pytest.approx(found.gaining.ratio_of_covered) and found.ratio < 0.4
-    show(sections_of(found))
+    show(Result(found).sections())
     said = capsys.readouterr().out
     over = f"the ratio is {found.gaining.ratio:.4f} over these and {found.ratio:.4f} over all 14"
     assert f"{len(gaining)} of 14 covered linears gain by pruning on A6000: {over}" in said
@@ -189,17 +188,17 @@ def test_oversized_models_get_no_speed(planned, tmp_path, capsys):
     assert memory.cache == 2 * 2 * 80 * 8 * 128 * 16 * 256
     assert not memory.fits and memory.cards == 2
     assert Planned(found).speedup is None and "does not fit" in Planned(found).summary()
-    show(sections_of(found))
+    show(Result(found).sections())
     said = capsys.readouterr().out
     assert "does not fit: weights 90." in said and "2 such cards would hold it" in said
     assert "end to end" not in said and "whole model" not in said
     assert planned["memory"]["card"] == 48 * 10**9 > planned["memory"]["weights"] + planned["memory"]["cache"]
     larger = planned_for(tmp_path, ratio=0.4, target="h200")
-    show(sections_of(larger))
+    show(Result(larger).sections())
     said = capsys.readouterr().out
     assert larger.memory.fits and "end to end" in said and "of 141 GB on H200" in said
     beside = planned_for(tmp_path, ratio=0.4, target="h200", batch_size=64)
-    show(sections_of(beside))
+    show(Result(beside).sections())
     assert "; the dense model does not fit" in capsys.readouterr().out
 
 
@@ -212,17 +211,17 @@ def test_unbuildable_targets_are_named(small, capsys):
         pytest.fail(f"this machine builds with {name}")
     found = planned_for(small, ratio=0.4, target="h100")
     assert found.builder is not None and not found.builder.builds and found.builder.target == "sm90"
-    show(sections_of(found))
+    show(Result(found).sections())
     assert (
         f"tensorrt-rtx {found.builder.version}, the backend of this machine, can't build an engine for sm90"
         in (capsys.readouterr().out)
     )
-    show(sections_of(planned_for(small, ratio=0.4)))
+    show(Result(planned_for(small, ratio=0.4)).sections())
     assert "can't build an engine" not in capsys.readouterr().out
 
 
 def test_linears_that_no_pattern_fits_are_named(small, capsys):
-    show(sections_of(planned_for(small, ratio="mlp.*=0.5,v_proj=0")))
+    show(Result(planned_for(small, ratio="mlp.*=0.5,v_proj=0")).sections())
     said = capsys.readouterr().out
     assert (
         "no pattern of the ratio fits model.layers.*.self_attn.q_proj, model.layers.*.self_attn.k_proj, "
@@ -295,7 +294,7 @@ def test_unfit_types_are_left_out_with_reasons(tmp_path, capsys):
     found = planned_for(write_hollow_llama(tmp_path / "narrow", narrow), ratio=0.4)
     unfit = {row.weights: row.unfit for row in found.types}
     assert unfit == {"float16": None, "int8": None, "int4": "model.layers.0.mlp.down_proj"}
-    show(sections_of(found))
+    show(Result(found).sections())
     assert "weights of int4 are left out: K of model.layers.0.mlp.down_proj" in capsys.readouterr().out
     with pytest.raises(PatchCompileError, match="down_proj can't have int4 weights"):
         planned_for(tmp_path / "narrow", ratio=0.4, weights="int4")
@@ -306,7 +305,7 @@ def test_a_speed_takes_another_ratio_with_other_weights(small, capsys):
     rows = {row.weights: row for row in found.types}
     assert rows["int8"].ratio > rows["int4"].ratio == 0.0
     assert rows["float16"] == OtherTypes(weights="float16")
-    show(sections_of(found))
+    show(Result(found).sections())
     said = capsys.readouterr().out
     assert "weights of float16 are left out: with them a speed-up of 1.7 is out of reach" in said
 
@@ -315,7 +314,7 @@ def test_types_may_make_a_model_fit(small, capsys):
     """64 sequences of 7200 tokens take 15.1 of 16 GB, and weights 1.05 or 0.7."""
     load = {"batch_size": 64, "prompt_tokens": 7072}
     found = planned_for(small, ratio=0.4, target="rtx 5080", **load)
-    show(sections_of(found))
+    show(Result(found).sections())
     said = capsys.readouterr().out
     assert not found.memory.fits and "with weights of float16 the model does not fit on RTX 5080" in said
     dashes = {
@@ -323,7 +322,7 @@ def test_types_may_make_a_model_fit(small, capsys):
         for name in ("float16", "int4")
     }
     assert dashes == {"float16": 8, "int4": 0}
-    show(sections_of(planned_for(small, ratio=0.4, target="rtx 5080", **load | {"batch_size": 68})))
+    show(Result(planned_for(small, ratio=0.4, target="rtx 5080", **load | {"batch_size": 68})).sections())
     assert "speed-up" not in capsys.readouterr().out
 
 

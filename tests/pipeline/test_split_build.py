@@ -3,9 +3,9 @@
 import pytest
 
 from masklearn.masks.tiles import WHOLE
+from patch_compile.api.results import Result
 from patch_compile.artifacts.report import read_report
 from patch_compile.engine.plan_program import PLUGIN, read_programs
-from patch_compile.report.result import sections_of
 from patch_compile.report.terminal import show
 from tests.builds import build
 
@@ -27,7 +27,7 @@ def test_build(settings, tmp_path, capsys, monkeypatch):
     assert not [layer for layer in layers if layer.kind == PLUGIN]
     report = read_report(out)
     assert report is not None
-    show(sections_of(report))
+    show(Result(report).sections())
     printed = capsys.readouterr().out
     assert f"the {parts} 2:4 products of split linears run densely" in printed
     assert "of the weights in 2:4 tiles are in 2:4 products" in printed

@@ -11,13 +11,13 @@ from click.testing import CliRunner
 from masklearn.masks.maskset import MaskSet
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.linears import read_linear
+from patch_compile.api.results import Result
 from patch_compile.artifacts.bench import BenchReport, Contender, Library, Phase
 from patch_compile.artifacts.folder import OutFolder
 from patch_compile.cli.app import cli
 from patch_compile.errors import PatchCompileError
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
-from patch_compile.report.result import sections_of
 from patch_compile.report.terminal import show
 from patch_compile.sources.open import source_of
 from patch_compile.timing.models import UniformMasks, write_contender
@@ -53,9 +53,9 @@ def test_timing_leaves_the_build_whole(out_of, capsys):
     assert after - before == {"bench/bench.json", "report.html"} - before
     assert {"bench/bench.json", "report.html"} <= set(OutFolder.open(out).manifest.files)
     assert "says nothing about a GPU" in (out / "report.html").read_text()
-    show(sections_of(result, out))
+    show(Result(result, out).sections())
     said = capsys.readouterr().out
-    assert "It says nothing about a GPU" in said and "uniform 2:4: every tile" in said
+    assert "It says nothing about a GPU" in said and "uniform-2:4: every tile" in said
     assert "predicted" not in said
 
 
@@ -158,7 +158,7 @@ def test_hybrid_alone_needs_no_original(out_of):
         out, BenchRequest(batch_size=(1,), prompt_tokens=(8,), past_tokens=(8,), against=(), **QUICK)
     )
     assert result.rows[0].dense is None and result.rows[0].speedup is None
-    show(sections_of(result))
+    show(Result(result).sections())
 
 
 @pytest.mark.parametrize(("asked", "what", "fix"), [

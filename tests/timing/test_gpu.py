@@ -13,6 +13,7 @@ from typing import Any
 import onnx
 import pytest
 
+from patch_compile.api.results import Result
 from patch_compile.artifacts.bench import BenchReport, ClockSample, Contender, Library, Spread, TimedOn
 from patch_compile.artifacts.engine import EngineReport
 from patch_compile.artifacts.folder import OutFolder
@@ -20,7 +21,6 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.hardware.gpu import Gpu
 from patch_compile.planning.cards import PlanCard, card_of, card_of_gpu
 from patch_compile.planning.roofline.assumptions import ASSUMED
-from patch_compile.report.result import sections_of
 from patch_compile.report.terminal import show
 from patch_compile.runtime import Runner
 from patch_compile.sources.open import source_of
@@ -128,7 +128,7 @@ def test_engines_are_timed_with_clocks_limits_and_predictions(gpu, capsys):
     assert result.clocks.during.sm_mhz == Spread(min=1790, median=1795, max=1800)
     assert not (out / "bench/models").exists()
     OutFolder.open(out)
-    show(sections_of(result, Path("out")))
+    show(Result(result, Path("out")).sections())
     said = capsys.readouterr().out
     assert "While it ran: SM clock 1790 … 1800 MHz, memory 8000 MHz, 250 W, 65 °C" in said
     assert "predicted" in said and "limit" in said
@@ -136,7 +136,7 @@ def test_engines_are_timed_with_clocks_limits_and_predictions(gpu, capsys):
 
 
 def test_clocks_that_moved_are_warned_of(gpu, capsys):
-    show(sections_of(run.bench(gpu(constant, Driver(1800, 1500)), SMALL), Path("out")))
+    show(Result(run.bench(gpu(constant, Driver(1800, 1500)), SMALL), Path("out")).sections())
     assert "the SM clock moved by" in capsys.readouterr().out
 
 
@@ -199,7 +199,7 @@ def test_plans_follow_calibration(gpu, no_measured_cards, capsys):
     assert result.calibration.path == str(file)
     assert BenchReport.of(out).calibration == result.calibration
     assert card_of("a6000").assume.launch == pytest.approx(2.5, rel=0.02)
-    show(sections_of(result, Path("out")))
+    show(Result(result, Path("out")).sections())
     said = capsys.readouterr().out
     assert "predictions of a roofline" in said
 

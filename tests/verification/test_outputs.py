@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from patch_compile.api.results import Result
 from patch_compile.artifacts.report import read_report
 from patch_compile.errors import AccuracyError, PatchCompileError
-from patch_compile.report.result import sections_of
 from patch_compile.report.terminal import show
 from patch_compile.sources.checkpoint.encoder import EncoderSource
 from tests.builds import TINY, build
@@ -35,7 +35,7 @@ def test_the_report_compares_hidden_states(
     assert {"perplexity", "generated"}.isdisjoint(report)
     assert any("positions of the model reach" in note for note in report["notes"])
     assert any("the calibration text" in note for note in report["notes"])
-    show(sections_of(read_report(settings["out"])))
+    show(Result(read_report(settings["out"])).sections())
     assert "Compiled right? ✓ yes" in capsys.readouterr().out
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from masklearn import Baseline, BaselineRow
 from masklearn.masks.kinds.base import BYTES_DENSE
 from masklearn.masks.kinds.table import DENSE, PRUNED, TWO_FOUR
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import ScoreCounts, ScoreRecord
+from patch_compile.artifacts.compare import Measure
 from patch_compile.artifacts.verify_schema import BlockError
 from patch_compile.planning.roofline.linear_roofline import speedup_limit
 from patch_compile.report.compare import Spot, beaten_by
@@ -55,6 +55,7 @@ _INSIDE, _WIDTH, _HEIGHT = Box(56, 16, 708, 220), 720, 274  # of most charts, in
 _NARROW, _NARROW_WIDTH, _NARROW_HEIGHT = Box(56, 16, 468, 260), 480, 314  # so that a phone shows it whole
 _LABELS = 12  # block numbers that fit below
 _THIS, _DENSE = "this build", "dense"
+_CLASSES = {_DENSE: "dense", _THIS: "build"}  # of marks; baselines have another
 
 
 def depth_chart(blocks: Sequence[BlockError]) -> tuple[Markup, str] | None:
@@ -181,26 +182,14 @@ def _score_summary(found: ScoreRecord, counts: Mapping[str, ScoreCounts]) -> str
     return f"Scores reach from {low} to {high}; {joined(tiles)}{cut}."
 
 
-@dataclass(frozen=True)
-class _Spot:
-    """A model in the chart. size: bytes of its covered weights; loss: perplexity, or relative error of an output."""
-
-    name: str
-    kind: Literal["dense", "build", "baseline"]
-    size: float
-    loss: float
-
-
 def frontier(sources: Sources) -> Section:
     """Returns a chart of quality against size, empty if a loss is not finite."""
     spots = list(_spots(sources))
     if not all(math.isfinite(spot.loss) for spot in spots[:2]):
         return Section()
     spots = [spot for spot in spots if math.isfinite(spot.loss)]
-    beaten = beaten_by([Spot(spot.name, -spot.size, spot.loss) for spot in spots])
-    what, spelled = (
-        ("perplexity", perplexity) if sources.perplexity else ("relative error of an output", number)
-    )
+    beaten = beaten_by(spots)
+    measure = Measure.PERPLEXITY if sources.perplexity else Measure.OUTPUT_ERROR
     summary = _frontier_summary(len(spots) - 2, beaten[_THIS])
     lines = []
     if types := types_words(learned_types(sources.masks)):
@@ -214,35 +203,30 @@ def frontier(sources: Sources) -> Section:
         "Quality against size",
         id="frontier",
         about=(
-            f"{what.capitalize()} (lower is better) over the size of the covered weights (smaller is further right). Each "
-            f"generated token reads all of them, so a smaller model also decodes faster. {summary}"
+            f"{measure.words.capitalize()} (lower is better) over the size of the covered weights (smaller is further "
+            f"right). Each generated token reads all of them, so a smaller model also decodes faster. {summary}"
         ),
-        chart=_scatter(
-            spots, beaten, what, [spelled(spot.loss) for spot in spots], bool(sources.masks.grids), summary
-        ),
+        chart=_scatter(spots, beaten, measure, bool(sources.masks.grids), summary),
         lines=lines,
     )
 
 
 def _scatter(
-    spots: Sequence[_Spot],
-    beaten: Mapping[str, str | None],
-    what: str,
-    losses: Sequence[str],
-    quantised: bool,
-    summary: str,
+    spots: Sequence[Spot], beaten: Mapping[str, str | None], measure: Measure, quantised: bool, summary: str
 ) -> Markup:
     inside = _NARROW
     y, y_ticks = loss_axis([spot.loss for spot in spots], inside.bottom, 2 * inside.top)
-    x, x_ticks = linear_axis([spot.size / 1e6 for spot in spots], 0.14, inside.right, inside.left)
-    points: dict[str, Point] = {spot.name: (x(spot.size / 1e6), y(spot.loss)) for spot in spots}
+    x, x_ticks = linear_axis([-spot.gain / 1e6 for spot in spots], 0.14, inside.right, inside.left)
+    points: dict[str, Point] = {spot.name: (x(-spot.gain / 1e6), y(spot.loss)) for spot in spots}
     line = sorted(points[name] for name, better in beaten.items() if better is None)
     marks = []
-    for spot, loss in zip(spots, losses, strict=True):
-        better = beaten[spot.name]
-        words = f"{spot.name}: {loss}, {bytes_of(spot.size)}" + (f", beaten by {better}" if better else "")
-        outline = MARKERS["diamond" if quantised and spot.kind != "dense" else "circle"]
-        marks.append(mark(outline, f"{spot.kind}{' beaten' * bool(better)}", points[spot.name], words))
+    for spot in spots:
+        better, loss = beaten[spot.name], perplexity if measure is Measure.PERPLEXITY else number
+        words = f"{spot.name}: {loss(spot.loss)}, {bytes_of(-spot.gain)}"
+        words += f", beaten by {better}" if better else ""
+        outline = MARKERS["diamond" if quantised and spot.name != _DENSE else "circle"]
+        class_ = f"{_CLASSES.get(spot.name, 'baseline')}{' beaten' * bool(better)}"
+        marks.append(mark(outline, class_, points[spot.name], words))
     labels = place_labels([(spot.name, points[spot.name]) for spot in spots], inside, [line])
     return picture(
         _NARROW_WIDTH,
@@ -250,32 +234,33 @@ def _scatter(
         summary,
         frame(inside, x_ticks, y_ticks, "covered weights, MB"),
         polyline(line, "line") if len(line) > 1 else "",
-        tag("text", what, x=inside.left - 46, y=inside.top - 4),
+        tag("text", measure.words, x=inside.left - 46, y=inside.top - 4),
         tag("g", *marks, class_="spots"),
         named(labels, this_build="this"),
     )
 
 
-def _spots(sources: Sources) -> Iterator[_Spot]:
-    """Yield the dense model, the build, and the baselines that a kernel runs, all evaluated alike."""
+def _spots(sources: Sources) -> Iterator[Spot]:
+    """Yield the dense model, the build, and the baselines that a kernel runs, all evaluated alike. Their gain is −bytes of
+    the covered weights."""
     totals, found = sources.report.plan.totals, sources.baselines
     before, after = totals.bytes_before, totals.bytes_after
     if found is not None:
         dense = next((row for row in found.rows if row.name == Baseline.DENSE), None)
         if dense is not None:
-            yield _Spot(_DENSE, "dense", before, dense.perplexity)
-            yield _Spot(_THIS, "build", after, found.result.perplexity)
+            yield Spot(_DENSE, -before, dense.perplexity)
+            yield Spot(_THIS, -after, found.result.perplexity)
             others = (row for row in found.rows[1:] if row.deployable and row.name != Baseline.DENSE)
-            yield from (_Spot(row.name, "baseline", _size(row, before), row.perplexity) for row in others)
+            yield from (Spot(row.name, -_size(row, before), row.perplexity) for row in others)
             return
     if (built := sources.perplexity) is not None:
-        yield _Spot(_DENSE, "dense", before, built.dense)
-        yield _Spot(_THIS, "build", after, built.pruned)
+        yield Spot(_DENSE, -before, built.dense)
+        yield Spot(_THIS, -after, built.pruned)
         return
     assert sources.outputs is not None  # a model has perplexities or outputs
     worst = sources.outputs.worst.relative
-    yield _Spot(_DENSE, "dense", before, 0.0)
-    yield _Spot(_THIS, "build", after, math.inf if worst is None else worst)
+    yield Spot(_DENSE, -before, 0.0)
+    yield Spot(_THIS, -after, math.inf if worst is None else worst)
 
 
 def _size(row: BaselineRow, before: int) -> float:

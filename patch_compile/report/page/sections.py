@@ -10,42 +10,52 @@ from typing import Any
 
 from masklearn.masks.name_globs import depth_of, kind_of, short_kinds
 from patch_compile.artifacts.layout import CARD, PAGE, RECIPE
-from patch_compile.artifacts.plan import LinearRow
 from patch_compile.artifacts.proof import Sentence
 from patch_compile.artifacts.report import DecoderReport
 from patch_compile.artifacts.verify_schema import GeneratedText
 from patch_compile.report.learned import learned_lines
-from patch_compile.report.linears import skipped_lines, split_lines
-from patch_compile.report.number_format import milliseconds, seconds, sha, shape_of
+from patch_compile.report.linears import (
+    LOWERING,
+    NAME,
+    SHAPE,
+    SIZES,
+    Linears,
+    share_columns,
+    share_legend,
+    skipped_lines,
+    split_lines,
+    table_of_linears,
+    time_columns,
+)
+from patch_compile.report.number_format import seconds, sha, shape_of
 from patch_compile.report.page.page_data import Row, Sources
 from patch_compile.report.prediction import lowering_words, node_words, reason_lines, reason_words
+from patch_compile.report.quality import same_words
 from patch_compile.report.quality import tasks as task_scores
-from patch_compile.report.section import Column, Fact, Section, Table
+from patch_compile.report.section import Column, Columns, Fact, Section, Table, facts
 
 _WORDS = re.compile(r"\s*\S+|\s+$")  # a word with the space before it
-_PHASES = {"prefill": "prefill, µs", "decode": "decode step, µs"}
-_TIMES = {"dense": "dense", "hybrid": "hybrid", "2:4": "sparse"}
 
 
 def plan(sources: Sources) -> Section:
     linears = sorted(sources.report.linears, key=lambda row: _depth(row.name))  # by name, 10 comes before 2
     short = short_kinds(dict.fromkeys(kind_of(row.name) for row in linears))
-    known = any(row.predicted for row in linears)
-    phases = [phase for phase in _PHASES if phase in sources.phases and known]
-    rows = [[row.name, short[kind_of(row.name)], *_cells(row, phases)] for row in linears]
-    totals = sources.report.plan.totals
-    headings: list[Column | str] = [
-        Column("linear", words=True), Column("kind", words=True), "depth", "shape", "p", Column("lowering", words=True),
-        *(Column(name, _PHASES[phase]) for phase in phases for name in _TIMES), Column("before", "MB"),
-        Column("after", "MB"), Column("reason, or fused operations", words=True),
-    ]  # fmt: skip
-    sizes = [f"{size / 1e6:.2f}" for size in (totals.bytes_before, totals.bytes_after)]
-    empty = [""] * (len(phases) * len(_TIMES))
-    sums = ["all", "", "", "", f"{2 * sources.masks.ratio:.2f}", "", *empty, *sizes, ""]
-    timed = "; times are predicted for the linear on its own, in µs" if phases else ""
-    caption = f"Every covered linear{timed}. p: share of its weights in pruned tiles"
+    columns: Columns = {
+        **NAME,
+        Column("kind", words=True): lambda row: short.get(kind_of(row.name), ""),
+        "depth": lambda row: "" if (depth := depth_of(row.name)) is None else str(depth),
+        **SHAPE,
+        **share_columns(linears),
+        **LOWERING,
+        **time_columns(sources.phases),
+        **SIZES,
+        Column("reason, or fused operations", words=True): _reason,
+    }
+    rows = [Linears(row.name, shape_of(row.shape), lowering_words(row), [row]) for row in linears]
+    timed = "; times are predicted for the linear on its own, in µs" * any(row.predicted for row in linears)
+    caption = f"Every covered linear{timed}. {share_legend(linears)}"
     lines = [*reason_lines(linears), *split_lines(linears), *skipped_lines(sources.report.skipped)]
-    return Section("Plan", id="plan", tables=[Table(headings, rows, caption, sums)], lines=lines)
+    return Section("Plan", id="plan", tables=[table_of_linears(rows, columns, caption)], lines=lines)
 
 
 def _depth(name: str) -> float:
@@ -53,16 +63,14 @@ def _depth(name: str) -> float:
     return math.inf if depth is None else depth
 
 
-def _cells(row: LinearRow, phases: list[str]) -> Iterator[str]:
-    weights, fused = row.shape[0] * row.shape[1], node_words(row.node, row.name) if row.node else ""
-    depth = depth_of(row.name)
-    share = row.tiles.sparse / row.tiles.all if row.slabs.others else 2 * row.zeroed / weights
-    yield from ("" if depth is None else str(depth), shape_of(row.shape), f"{share:.2f}", lowering_words(row))
-    for phase in phases:
-        times = getattr(row.predicted, phase, None)
-        yield from (milliseconds(getattr(times, name)) if times else "" for name in _TIMES.values())
-    yield from (f"{size / 1e6:.2f}" for size in (row.bytes_before, row.bytes_after))
-    yield reason_words(row.reason) if row.reason else fused and f"with {fused}"
+def _reason(row: Linears) -> str:
+    if not row.shape:
+        return ""
+    (linear,) = row.linears
+    if linear.reason:
+        return reason_words(linear.reason)
+    fused = linear.node and node_words(linear.node, linear.name)
+    return f"with {fused}" if fused else ""
 
 
 def origin(sources: Sources) -> Section:
@@ -74,9 +82,7 @@ def origin(sources: Sources) -> Section:
     files = [[name, digest] for name, digest in manifest.files.items() if name not in (PAGE, CARD)]
     made = f"patch-compile build --recipe {sources.out / RECIPE} -o OUT"
     told = [
-        ("model", report.model.path),
-        ("sha256", report.model.sha256),
-        ("seed", str(manifest.seed)),
+        *facts(report.model, manifest),
         *_texts(sources),
         *learned_lines(report.learned),
         ("made again by", made),
@@ -132,7 +138,7 @@ def said(sources: Sources) -> dict[str, Any] | None:
     A text is {prompt, same, dense, pruned}. The last two are lists of (words, True if they differ) in order.
     """
     tasks = task_scores(sources.verify.tasks if sources.verify else None)
-    texts = [_text(*one) for one in _generated(sources)]
+    texts = [_text(one) for one in _generated(sources)]
     return {"tasks": tasks, "texts": texts} if tasks.title or texts else None
 
 
@@ -152,27 +158,22 @@ def differing_words(before: str, after: str) -> tuple[list[tuple[str, bool]], li
     return left, right
 
 
-def _generated(sources: Sources) -> Iterator[tuple[Sentence | GeneratedText, str]]:
-    """Yield the generated texts of `verify`, and the build's text unless `verify` was given its prompt too, each with the
-    pruned model's continuation."""
+def _generated(sources: Sources) -> Iterator[Sentence | GeneratedText]:
+    """Yield the generated texts of `verify`, and the build's text unless `verify` was given its prompt too."""
     of_verify = sources.verify.generated if sources.verify else ()
     built = sources.report.generated if isinstance(sources.report, DecoderReport) else None
     if built and built.prompt not in [one.prompt for one in of_verify]:
-        yield built, built.hybrid
-    yield from ((one, one.pruned) for one in of_verify)
+        yield built
+    yield from of_verify
 
 
-def _text(one: Sentence | GeneratedText, after: str) -> dict[str, Any]:
-    dense, pruned = differing_words(one.dense, after)
-    tokens = (
-        f"the first {one.same_tokens} of {one.tokens} tokens are the same"
-        if isinstance(one, GeneratedText)
-        else ""
-    )
+def _text(one: Sentence | GeneratedText) -> dict[str, Any]:
+    dense, pruned = differing_words(one.dense, one.pruned)
+    same = f"{same_words(one)} are the same" if isinstance(one, GeneratedText) else ""
     return {
         "prompt": one.prompt,
         "dense": dense,
         "pruned": pruned,
-        "same": one.dense == after,
-        "tokens": tokens,
+        "same": one.dense == one.pruned,
+        "tokens": same,
     }

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from unittest import mock
 
+from patch_compile.api.results import Result
 from patch_compile.artifacts.bench import BenchReport
 from patch_compile.artifacts.compare import Against
 from patch_compile.artifacts.engine import EngineReport
@@ -25,7 +26,6 @@ from patch_compile.inspection.folders import inspect_build
 from patch_compile.planning.measured import measured_cards
 from patch_compile.recipe import Recipe
 from patch_compile.report.page import write_page
-from patch_compile.report.result import sections_of
 from tests.artifacts.benched import benched
 from tests.attacks.mutations import change_json, change_yaml
 from tests.attacks.reader import placed, reader
@@ -104,7 +104,7 @@ def _page_verify(data: bytes, folder: Path) -> None:
     write_page(out)
     found = VerifyReport.of(out)
     assert found is not None
-    list(sections_of(found, out))
+    list(Result(found, out).sections())
 
 
 @reader("page-bench", change_json, cost=4)
@@ -114,7 +114,7 @@ def _page_bench(data: bytes, folder: Path) -> None:
     write_page(out)
     found = BenchReport.of(out)
     assert found is not None
-    list(sections_of(found, out))
+    list(Result(found, out).sections())
 
 
 @reader("page-recipe", change_yaml, cost=4)
@@ -135,4 +135,4 @@ def _compared(data: bytes, folder: Path) -> None:
         (out / MANIFEST).write_text(json.dumps(manifest))
     for against in Against:
         found = compare([first, second], folder / "picture.svg", against, force=True)
-        list(sections_of(found))
+        list(Result(found).sections())
