@@ -182,6 +182,10 @@ class BuildPerplexity(Record):
     hybrid: Annotated[Unbounded, shown("pruned", Unit.PERPLEXITY)]
     on: TextWindows
 
+    @property
+    def pruned(self) -> float:
+        return self.hybrid
+
 
 class Sentence(Record):
     """A prompt, and the sentence that each model continues it by."""

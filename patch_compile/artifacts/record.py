@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self, TypeVar
@@ -69,11 +69,13 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     @classmethod
-    def shown_fields(cls) -> Iterator[Shown]:
-        """Yield the fields that people are shown, in their order."""
-        for name, field in cls.model_fields.items():
-            if field.title and isinstance(field.json_schema_extra, dict):
-                yield Shown(name, field.title, Unit(str(field.json_schema_extra["unit"])))
+    def shown_fields(cls) -> dict[str, Shown]:
+        """Returns the fields that people are shown, by name, in their order."""
+        return {
+            name: Shown(name, field.title, Unit(str(field.json_schema_extra["unit"])))
+            for name, field in cls.model_fields.items()
+            if field.title and isinstance(field.json_schema_extra, dict)
+        }
 
     def as_json(self) -> dict[str, Any]:
         return self.model_dump(mode="json", by_alias=True)

@@ -8,8 +8,15 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from masklearn import Unbounded
-from patch_compile.artifacts.proof import ComparedInputs, Finite, OutputsDifference, TextWindows, Tolerance
-from patch_compile.artifacts.record import Record, Unit, shown
+from patch_compile.artifacts.proof import (
+    ComparedInputs,
+    Finite,
+    OutputsDifference,
+    PredictionsDifference,
+    TextWindows,
+    Tolerance,
+)
+from patch_compile.artifacts.record import Record, Shown, Unit, shown
 
 RUN_TOKENS = 13  # length of the runs by which texts are compared
 
@@ -94,13 +101,11 @@ class PrunedPerplexity(Record):
         return self.pruned / self.dense - 1.0
 
 
-class PrunedTokens(Record):
-    """Effect of pruning on predictions. kl: nats per token; top1_agreement: share of positions; tokens: their number."""
+class PrunedTokens(PredictionsDifference):
+    """Effect of pruning on predictions. tokens: number of positions."""
 
     kind: Literal["tokens"] = "tokens"
     perplexity: PrunedPerplexity
-    kl: Annotated[float, shown("KL to dense", Unit.NATS)]
-    top1_agreement: Annotated[float, shown("same next token as dense", Unit.SHARE)]
     logits: LogitErrorStats
     tokens: Annotated[int, shown("tokens compared", Unit.COUNT)]
     on: TextWindows
@@ -199,14 +204,15 @@ class FigureName(StrEnum):
     OUTPUT = "output"
 
     @property
-    def words(self) -> str:
-        """Returns the meaning of the figure."""
+    def shown(self) -> Shown:
+        """Returns the label and the unit of the figure."""
+        predictions = PredictionsDifference.shown_fields()
         return {
-            FigureName.PPL: "perplexity",
-            FigureName.KL: "KL to the dense model, nats per token",
-            FigureName.TOP1: "share of positions with the dense model's next token",
-            FigureName.LOGITS: "mean error of a logit, in logits",
-            FigureName.OUTPUT: "largest relative error of an output",
+            FigureName.PPL: Shown(self, "perplexity", Unit.PERPLEXITY),
+            FigureName.KL: predictions["kl"],
+            FigureName.TOP1: predictions["top1_agreement"],
+            FigureName.LOGITS: Shown(self, "mean error of a logit", Unit.NUMBER),
+            FigureName.OUTPUT: Shown(self, "largest error of an output", Unit.SHARE),
         }[self]
 
 

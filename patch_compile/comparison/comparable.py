@@ -138,7 +138,7 @@ def measured_speeds(builds: Sequence[ComparedBuild]) -> Measured:
     if engines and not sizes:
         left_out.append(LeftOut(kind=LeftOutKind.TIMED_AT_OTHER_SIZES, builds=(tuple(engines),)))
     speeds = {
-        phase: {name: _speed(bench, phase, size) for name, bench in engines.items()}
+        phase: {name: _speeds(bench, phase)[size] for name, bench in engines.items()}
         for phase, size in sizes.items()
     }
     return Measured(speeds, MeasuredSpeeds(place=next(iter(places), None), sizes=sizes), tuple(left_out))
@@ -151,21 +151,13 @@ def _place(bench: BenchReport) -> TimedPlace:
 def _common(benches: Sequence[BenchReport]) -> Iterator[tuple[Phase, TimedSize]]:
     """Yield each phase, with the smallest size that all benchmarks have."""
     for phase in Phase:
-        each = [{_size(bench, i) for i in _timed_in(bench, phase)} for bench in benches]
+        each = [set(_speeds(bench, phase)) for bench in benches]
         shared = set.intersection(*each) if each else set()
         if shared:
             yield phase, min(shared, key=lambda size: (size.batch, size.tokens or 0))
 
 
-def _timed_in(bench: BenchReport, phase: Phase) -> Iterator[int]:
-    """Yield the indices of the rows of a phase that have a speed-up."""
-    yield from (i for i, row in enumerate(bench.rows) if row.phase is phase and row.speedup)
-
-
-def _size(bench: BenchReport, row: int) -> TimedSize:
-    return TimedSize(batch=bench.rows[row].batch, tokens=bench.rows[row].tokens)
-
-
-def _speed(bench: BenchReport, phase: Phase, size: TimedSize) -> float:
-    found = (bench.rows[i].speedup for i in _timed_in(bench, phase) if _size(bench, i) == size)
-    return next(speedup for speedup in found if speedup)
+def _speeds(bench: BenchReport, phase: Phase) -> dict[TimedSize, float]:
+    """Returns the known speed-ups of a phase."""
+    rows = [row for row in bench.rows if row.phase is phase]
+    return {TimedSize(batch=row.batch, tokens=row.tokens): row.speedup for row in rows if row.speedup}

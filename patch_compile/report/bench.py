@@ -130,13 +130,13 @@ def bench_notes(report: BenchReport) -> Iterator[str]:
 
 
 def _clock_warnings(clocks: Clocks) -> Iterator[str]:
-    for one in ClockRanges.shown_fields() if clocks.during else ():
-        seen = getattr(clocks.during, one.name)
+    for name, lock in _LOCKS.items() if clocks.during else ():
+        seen, one = getattr(clocks.during, name), ClockRanges.shown_fields()[name]
         moved = (seen.max - seen.min) / seen.median
-        if one.name in _LOCKS and moved > _STEADY:
+        if moved > _STEADY:
             yield (
                 f"the {one.title} moved by {moved:.0%} while times were taken ({spelled(seen, one.unit)}); the models took "
-                f"turns, so their ratios hold better than the times: lock it with nvidia-smi {_LOCKS[one.name]}"
+                f"turns, so their ratios hold better than the times: lock it with nvidia-smi {lock}"
             )
     if clocks.slowed:
         reasons = ", ".join(dict.fromkeys(_SLOWED[one] for one in clocks.slowed))

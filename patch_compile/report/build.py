@@ -44,12 +44,8 @@ def finished(report: Report, *, every: bool = False) -> Iterator[Section]:
     every: name all nodes that stay dense, instead of counting them by reason.
     """
     left = skipped_lines(report.skipped) if every else skipped_counts(report.skipped)
-    how = (
-        *left,
-        *reason_lines(report.linears),
-        *split_lines(report.linears),
-        types_line(compiled_types(report.linears)),
-    )
+    types = types_line(compiled_types(report.linears))
+    how = (*left, *reason_lines(report.linears), *split_lines(report.linears), types)
     yield Section(tables=[linears_table(report.linears)])
     yield map_of_tiles(report.where_sparse)
     choice = choice_line(report.learned.speed)
@@ -78,11 +74,8 @@ def _files(report: Report) -> Iterator[Section]:
     if isinstance(report, DecoderReport):
         yield Section("What the models say", facts=list(facts(report.generated)))
     file = report.engine or report.onnx
-    what = "engine" if report.engine else "onnx"
-    made = (
-        what,
-        f"{file.path}, {bytes_of(file.bytes)}{'' if report.engine else ' (no engine: backend onnx)'}",
-    )
+    what, why = ("engine", "") if report.engine else ("onnx", " (no engine: backend onnx)")
+    made = (what, f"{file.path}, {bytes_of(file.bytes)}{why}")
     yield Section("Files", facts=[made, ("report", str(Path(report.path).parent / PAGE))])
 
 

@@ -126,9 +126,9 @@ def time_columns(phases: Collection[str] = ("prefill", "decode")) -> Columns:
     """Returns the columns of predicted times, empty where none are known."""
     return {
         Column(one.title, f"{phase.title}, {phase.unit}"): partial(_time, phase.name, one)
-        for phase in LinearTimes.shown_fields()
+        for phase in LinearTimes.shown_fields().values()
         if phase.name in phases
-        for one in Times.shown_fields()
+        for one in Times.shown_fields().values()
     }
 
 

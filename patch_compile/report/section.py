@@ -92,7 +92,7 @@ class Section:
 def facts(*records: Record) -> Iterator[Fact]:
     """Yield title and value of the fields that have a title, if they are known."""
     for record in records:
-        for one in record.shown_fields():
+        for one in record.shown_fields().values():
             if (value := getattr(record, one.name)) is not None:
                 yield one.title, spelled(value, one.unit)
 
@@ -101,7 +101,7 @@ def columns_of(
     record: type[Record], *names: str, over: str = "", of: Callable[[Any], Any] = lambda row: row
 ) -> Columns:
     """Returns columns of fields, of all that have a title if none is named. of: returns the record of a row, or None."""
-    fields = {one.name: one for one in record.shown_fields()}
+    fields = record.shown_fields()
     chosen = [fields[name] for name in names or fields]
     return {Column(one.title, over, one.unit is Unit.WORDS): partial(_cell, of, one) for one in chosen}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
@@ -40,6 +40,7 @@ from patch_compile.report.number_format import (
     number,
     percent,
     seconds,
+    spelled,
 )
 from patch_compile.report.quality import baselines, generated, tasks, where
 from patch_compile.report.section import Column, Columns, Fact, Section, Table, columns_of, facts, table_of
@@ -93,9 +94,7 @@ def compiled(found: OnnxCheck | Agreement | None, kind: Kind) -> Section:
         errors = [*_error_facts(found.error, found.tolerance, of), ("checked by", "the build")]
         return replace(asked, answer="yes", mark="yes", facts=errors)
     errors = [*_error_facts(found.error, found.tolerance, of), *([] if found.passed else _place(found))]
-    return replace(
-        _judged(asked, passed=found.passed, runs=found.runs), facts=[*errors, ("checked by", "verify")]
-    )
+    return replace(_judged(asked, found.passed, found.runs), facts=[*errors, ("checked by", "verify")])
 
 
 def _place(found: OnnxCheck) -> Iterator[Fact]:
@@ -106,13 +105,8 @@ def _place(found: OnnxCheck) -> Iterator[Fact]:
         yield "first difference", _NO_TENSOR
     else:
         made = f"the linear {first.linear}" if first.linear else f"the node {first.node} ({first.op})"
-        yield (
-            "first difference",
-            (
-                f"{first.tensor}, made by {made}: {found_error(first.error)} of its largest value, where rounding explains "
-                f"{number(first.tolerance)}"
-            ),
-        )
+        error = f"{found_error(first.error)} of its largest value, where rounding explains {number(first.tolerance)}"
+        yield "first difference", f"{first.tensor}, made by {made}: {error}"
 
 
 def pruned(found: PrunedTokens | PrunedOutputs | DecoderReport | OutputsReport | None) -> Section:
@@ -125,10 +119,10 @@ def pruned(found: PrunedTokens | PrunedOutputs | DecoderReport | OutputsReport |
         case PrunedTokens(perplexity=ppl, logits=logits):
             spread = joined(list(map(" ".join, facts(logits))))
             more = ("logit errors", f"{spread}; logits reach {number(logits.scale)}")
-            return _tokens(asked, ppl, ppl.pruned, [*facts(found), more], found.on)
+            return _tokens(asked, ppl, [*facts(found), more], found.on)
         case DecoderReport(perplexity=ppl):
             more = ("largest logit error", f"{percent(found.agreement.dense_error, 1)} of the largest logit")
-            return _tokens(asked, ppl, ppl.hybrid, [*facts(found.difference), more], ppl.on)
+            return _tokens(asked, ppl, [*facts(found.difference), more], ppl.on)
         case PrunedOutputs():
             return _outputs(asked, found, found.inputs)
         case OutputsReport():
@@ -136,15 +130,11 @@ def pruned(found: PrunedTokens | PrunedOutputs | DecoderReport | OutputsReport |
 
 
 def _tokens(
-    asked: Section,
-    found: PrunedPerplexity | BuildPerplexity,
-    after: float,
-    figures: list[Fact],
-    on: TextWindows,
+    asked: Section, ppl: PrunedPerplexity | BuildPerplexity, figures: Sequence[Fact], on: TextWindows
 ) -> Section:
-    both = ("perplexity", ", ".join(f"{value} {model}" for model, value in facts(found)))
+    both = ("perplexity", ", ".join(f"{value} {model}" for model, value in facts(ppl)))
     told = [both, *figures, ("measured on", str(on))]
-    return replace(asked, answer=f"{change(after, found.dense)} perplexity", facts=told)
+    return replace(asked, answer=f"{change(ppl.pruned, ppl.dense)} perplexity", facts=told)
 
 
 def _outputs(asked: Section, difference: OutputsDifference, inputs: ComparedInputs) -> Section:
@@ -155,11 +145,8 @@ def _outputs(asked: Section, difference: OutputsDifference, inputs: ComparedInpu
     if others := difference.outputs[_OUTPUTS:]:
         most = OutputsDifference(outputs=others).relative
         told.append((f"{len(others)} more outputs", f"{_share(most)} at most"))
-    return replace(
-        asked,
-        answer=f"{_share(difference.relative)} output error",
-        facts=[*told, ("measured on", str(inputs))],
-    )
+    told.append(("measured on", str(inputs)))
+    return replace(asked, answer=f"{_share(difference.relative)} output error", facts=told)
 
 
 def _share(relative: float | None) -> str:
@@ -173,7 +160,7 @@ def built(found: EngineCompared | EngineNotRun | None, engine: BuiltEngine | Non
     about_engine = list(_engine(engine)) if engine else []
     if isinstance(found, EngineCompared):
         errors = _error_facts(found.error, found.tolerance, "output")
-        return replace(_judged(asked, passed=found.passed, runs=found.runs), facts=[*errors, *about_engine])
+        return replace(_judged(asked, found.passed, found.runs), facts=[*errors, *about_engine])
     why = "not asked"
     if found:
         why = _NOT_RUN.get(found.reason) or found.error or "this machine cannot run it"
@@ -210,7 +197,7 @@ def sparsity_words(engine: EngineDetails) -> str:
     return f"TensorRT chose 2:4 tactics for {chosen} of {eligible} eligible layers"
 
 
-def _judged(asked: Section, *, passed: bool, runs: Iterable[ComparedRun]) -> Section:
+def _judged(asked: Section, passed: bool, runs: Iterable[ComparedRun]) -> Section:
     folded = [Section("Run by run", tables=[table])] if (table := _runs(runs)).rows else []
     return replace(asked, answer="yes" if passed else "NO", mark="yes" if passed else "no", folded=folded)
 
@@ -227,11 +214,8 @@ def _runs(runs: Iterable[ComparedRun]) -> Table:
 
 
 def _error_facts(error: float | None, tolerance: Tolerance, of: str) -> list[Fact]:
-    return [
-        ("largest error", f"{found_error(error)}{f' of the largest {of}' if error is not None else ''}"),
-        *facts(tolerance),
-        ("derivation", tolerance_words(tolerance)),
-    ]
+    share = found_error(error) + (f" of the largest {of}" if error is not None else "")
+    return [("largest error", share), *facts(tolerance), ("derivation", tolerance_words(tolerance))]
 
 
 def tolerance_words(tolerance: Tolerance) -> str:
@@ -258,9 +242,9 @@ def _check(check: LimitCheck) -> Fact:
 
 
 def limit_words(check: LimitCheck) -> str:
-    value = "not finite" if check.value is None else f"{check.value:.4g}"
-    side = "at least" if check.at_least else "at most"
-    return f"{check.figure.words} is {value}, {side} {check.limit:.4g} is asked"
+    of, side = check.figure.shown, "at least" if check.at_least else "at most"
+    value = "not finite" if check.value is None else spelled(check.value, of.unit)
+    return f"{of.title} is {value}, {side} {spelled(check.limit, of.unit)} is asked"
 
 
 def unanswered_words(found: VerifyReport) -> str:

@@ -28,7 +28,7 @@ from patch_compile.options import VerifyOptions
 class Figure:
     """A figure that can have a limit.
 
-    read: returns the figure from the answer to `question`; base: returns the value that `+x%` is relative to, None if
+    read: returns the figure from the answer to `pruned`; base: returns the value that `+x%` is relative to, None if
     `+x%` makes no sense; at_least: True if more is better; decoders: True for models that predict next tokens, False for
     other models.
     """
@@ -38,7 +38,6 @@ class Figure:
     base: Callable[[QualityLoss], float] | None = None
     at_least: bool = False
     decoders: bool = True
-    question: Question = Question.PRUNED
 
 
 def _of_tokens(read: Callable[[PrunedTokens], float]) -> Callable[[QualityLoss], float]:
@@ -125,7 +124,7 @@ def check_figures(limits: tuple[Limit, ...], *, decoder: bool) -> None:
         if limit.figure.decoders != decoder:
             raise PatchCompileError(
                 f"--fail-on {limit} can't be checked",
-                f"This model has no {limit.figure.name.words}.",
+                f"This model has no {limit.figure.name.shown.title}.",
                 "Decoders have ppl, kl, top1 and logits; encoders and ONNX models have output.",
             )
 
@@ -165,9 +164,9 @@ class VerifyRequest(Settings, VerifyOptions):
     def _check_limits(self) -> None:
         """Refuse a limit on a figure that is not measured, because it would never fail."""
         for limit in self.fail_on:
-            if limit.figure.question not in self.only:
+            if Question.PRUNED not in self.only:
                 raise UsageError(
                     f"--fail-on {limit} needs a question that is left out",
-                    f"It is a figure of the question {str(limit.figure.question)!r}, and --only is {','.join(self.only)}.",
+                    f"It is a figure of the question {str(Question.PRUNED)!r}, and --only is {','.join(self.only)}.",
                     "Ask that question too, or drop the limit.",
                 )

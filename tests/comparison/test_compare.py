@@ -309,9 +309,12 @@ def test_other_kinds_compare_by_bytes(root, tmp_path, capsys, monkeypatch):
     assert sum(mixed.kinds.values()) == pytest.approx(1.0) and 1.125 < mixed.bytes_per_weight < 2.0
     show(Result(result).sections())
     said = capsys.readouterr().out
-    rows = {line.split()[0]: line.split()[1:] for line in said.rpartition("weights by kind of tile")[2].splitlines()[2:5]}
+    rows = {
+        line.split()[0]: line.split()[1:]
+        for line in said.rpartition("weights by kind of tile")[2].splitlines()[2:5]
+    }
     assert rows["dense"] == ["100.0%", "2.000"] and rows["r0.5"] == ["100.0%", "1.125"]
-    shares = [f"{100 * n:.1f}" for n in mixed.kinds.values()]
+    shares = [f"{n:.1%}" for n in mixed.kinds.values()]
     assert rows["mixed"] == [*shares, f"{mixed.bytes_per_weight:.3f}"]
     assert "compares builds by their bytes" not in said
     show(Result(compare([root / "r0.5", tmp_path / "mixed"])).sections())

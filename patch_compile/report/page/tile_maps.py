@@ -128,10 +128,6 @@ def _counted(there: Mapping[str, int]) -> str:
 
 
 def _share(maps: Sequence[TileMap]) -> float | None:
-    weights = sum(one.shape[0] * one.shape[1] for one in maps)
-    return sum(_sparse(maps)) / weights if weights else None
-
-
-def _sparse(maps: Sequence[TileMap]) -> Iterator[float]:
-    for one in maps:
-        yield one.share * one.shape[0] * one.shape[1]
+    weights = [math.prod(one.shape) for one in maps]
+    pruned = sum(one.share * n for one, n in zip(maps, weights, strict=True))
+    return pruned / sum(weights) if weights else None
