@@ -130,7 +130,10 @@ def test_engines_are_timed_with_clocks_limits_and_predictions(gpu, capsys):
     OutFolder.open(out)
     show(Result(result, Path("out")).sections())
     said = capsys.readouterr().out
-    assert "While it ran: SM clock 1790 … 1800 MHz, memory 8000 MHz, 250 W, 65 °C" in said
+    assert (
+        "While it ran: SM clock 1790 … 1800 MHz, memory clock 8000 MHz, power 250 W, temperature 65 °C"
+        in said
+    )
     assert "predicted" in said and "limit" in said
     assert "by the GPU's clock" in said and "clock moved" not in said
 
