@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 from masklearn import BesideBaselines
 from masklearn.masks.kinds.table import DENSE
@@ -10,7 +10,7 @@ from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.record import TileSummary
 from patch_compile.artifacts.manifest import EvalText, ModelOrigin, Ratio
 from patch_compile.artifacts.plan import Lowering, PlanSummary, Skipped, TileCount
-from patch_compile.artifacts.record import Record, VersionedRecord
+from patch_compile.artifacts.record import Record, Unit, VersionedRecord, shown
 from patch_compile.artifacts.report import Kind, MaskMetadata, OnnxFile, PrunedModel
 
 
@@ -74,12 +74,12 @@ class ImportedAnswer(VersionedRecord):
 
     SCHEMA: ClassVar[int] = 2  # 1 had lowerings and bytes that no build has
 
-    path: str
+    path: Annotated[str, shown("masks", Unit.WORDS)]
     linears: tuple[MaskedLinear, ...]
     skipped: tuple[Skipped, ...]
-    ratio: float
-    zeros: float
-    format: str
+    ratio: Annotated[float, shown("ratio", Unit.RATIO)]
+    zeros: Annotated[float, shown("zeros", Unit.RATIO)]
+    format: Annotated[str, shown("format", Unit.WORDS)]
     notes: tuple[str, ...]
 
 

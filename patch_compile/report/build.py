@@ -102,9 +102,8 @@ def compiled_model(answer: CompiledAnswer) -> Iterator[Section]:
 
 
 def imported(answer: ImportedAnswer) -> Iterator[Section]:
-    ratio = f"ratio: {answer.ratio:.4f}, zeros {answer.zeros:.4f}, format {answer.format}"
-    lines = [*skipped_lines(answer.skipped), ratio, f"masks: {answer.path}; {_NOT_COMPILED}"]
-    yield Section(tables=[masks_table(answer.linears)], lines=lines)
+    lines = [*skipped_lines(answer.skipped), _NOT_COMPILED]
+    yield Section(facts=list(facts(answer)), tables=[masks_table(answer.linears)], lines=lines)
 
 
 def exported(answer: ExportedAnswer) -> Iterator[Section]:

@@ -17,11 +17,13 @@ _LISTED = 12  # entries of a list or mapping that are shown on a line
 def inspected(found: Inspection, *, every: bool = False) -> Iterator[Section]:
     """Yield facts, the table, and the checks. every: gives each row a line; otherwise rows of a kind share a line."""
     rows = found.rows if every else list(_folded(found.rows))
+    headings = [Column(name, words=not i) for i, name in enumerate(rows[0] if rows else ())]
+    cells = [[_spelled(value, name) for name, value in row.items()] for row in rows]
     checked = [f"checked: {found.checked}"] if found.checked and not found.faults else []
     yield Section(
         f"{found.path}: {found.kind}",
         facts=[(name, _spelled(value, name)) for name, value in found.facts.items()],
-        tables=[_table(rows)] if rows else [],
+        tables=[Table(headings, cells)],
         lines=[*(f"broken: {fault}" for fault in found.faults), *checked],
     )
 
@@ -76,12 +78,6 @@ def _range(rows: Sequence[Mapping[str, Any]], key: str) -> Any:
     if all(isinstance(value, (int, float)) for value in values):
         return f"{_spelled(min(values), key)} … {_spelled(max(values), key)}"
     return ", ".join(dict.fromkeys(_spelled(value, key) for value in values))
-
-
-def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    first, *others = rows[0]
-    cells = [[_spelled(value, key) for key, value in row.items()] for row in rows]
-    return Table([Column(first, words=True), *others], cells)
 
 
 def _spelled(value: Any, name: str) -> str:

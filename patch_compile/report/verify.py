@@ -74,7 +74,8 @@ def verified(found: VerifyReport, out: Path) -> Iterator[Section]:
         tasks(found.tasks),
         generated(found.generated),
     )
-    yield Section("Limits" * bool(found.checks), facts=[_check(one) for one in found.checks])
+    checks = [(one.ask, f"{'holds' if one.passed else 'FAILS'}: {limit_words(one)}") for one in found.checks]
+    yield Section("Limits" * bool(checks), facts=checks)
     unknown = f": {unanswered_words(found)}" if found.unanswered else ""
     took = seconds(sum(found.seconds.values()))
     files = f"answers, inputs and outputs: {out / VERIFY_FOLDER}"
@@ -83,9 +84,8 @@ def verified(found: VerifyReport, out: Path) -> Iterator[Section]:
 
 def compiled(found: OnnxCheck | Agreement | None, kind: Kind) -> Section:
     """Returns the question whether the ONNX file computes the same as the pruned model, with its answer."""
-    about = (
-        f"The hybrid ONNX against the {_pruned_model(kind)}, on the same inputs: only rounding may part them."
-    )
+    model = "ONNX" if kind is Kind.ONNX else "checkpoint"
+    about = f"The hybrid ONNX against the pruned {model}, on the same inputs: only rounding may part them."
     asked = Section("Compiled right?", about=about)
     of = "logit" if kind is Kind.DECODER else "output"
     if found is None:
@@ -231,14 +231,6 @@ def _derived(tolerance: Tolerance) -> str:
     layers = "" if tolerance.layers is None else f" in {tolerance.layers} layers"
     roundoff = f"u = {UNIT_ROUNDOFF[tolerance.dtype]:.2e} for {tolerance.dtype}"
     return f"{DEVIATIONS:g}·u·√n, {roundoff}, n = {tolerance.roundings} roundings{layers}"
-
-
-def _pruned_model(kind: Kind) -> str:
-    return "pruned ONNX" if kind is Kind.ONNX else "pruned checkpoint"
-
-
-def _check(check: LimitCheck) -> Fact:
-    return check.ask, f"{'holds' if check.passed else 'FAILS'}: {limit_words(check)}"
 
 
 def limit_words(check: LimitCheck) -> str:

@@ -10,6 +10,7 @@ import yaml
 
 from masklearn.base.printable import one_line
 from masklearn.base.safe_read import read_json
+from masklearn.masks.kinds.table import DENSE
 from masklearn.model.folder import CONFIG, CardFacts, hub_name, read_card
 from patch_compile.artifacts.layout import (
     COMPRESSED_FOLDER,
@@ -49,18 +50,15 @@ def _metadata(sources: Sources, facts: CardFacts, base: str) -> dict[str, Any]:
         "license_link": facts.licence_link,
     }
     decoder = sources.report.kind is Kind.DECODER
+    kinds = [kind.name for kind in sources.masks.by_kind() if kind != DENSE]
     return {
         **({"base_model": base} if base else {}),
         **{name: value for name, value in licence.items() if value},
         **({"language": list(facts.languages)} if facts.languages else {}),
         "library_name": "onnx" if sources.report.kind is Kind.ONNX else "transformers",
         **({"pipeline_tag": "text-generation"} if decoder else {}),
-        "tags": ["patch-compile", "sparse", *_kind_tags(sources), "onnx", "tensorrt"],
+        "tags": ["patch-compile", "sparse", *kinds, "onnx", "tensorrt"],
     }
-
-
-def _kind_tags(sources: Sources) -> list[str]:
-    return [kind.name for kind in sources.masks.by_kind() if kind.name != "dense"]
 
 
 def _about(sources: Sources, facts: CardFacts, base: str) -> Iterator[str]:

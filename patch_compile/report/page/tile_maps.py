@@ -10,7 +10,7 @@ see the lightness.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,15 +116,12 @@ def _map(name: str, shape: tuple[int, int], tile: tuple[int, int], codes: NDArra
     size = (shape[1] / min(tile[1], shape[1]), shape[0] / min(tile[0], shape[0]))
     tall = min(max(shape[0] / shape[1], _FLATTEST), _TALLEST)
     width = min(1.0, _HEIGHT / tall)
+    counted = ", ".join(f"{count} {kind}" for kind, count in there.items()) or f"0 {TWO_FOUR}"
     about = (
-        f"{name}, {shape_of(shape)} in tiles of {spell_tile(tile)}: {_counted(there)} of {codes.size} tiles, "
+        f"{name}, {shape_of(shape)} in tiles of {spell_tile(tile)}: {counted} of {codes.size} tiles, "
         f"{percent(share)} of its weights"
     )
     return TileMap(name, shape, tile, size, paths, width, width * tall, share, about)
-
-
-def _counted(there: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {kind}" for kind, count in there.items()) or f"0 {TWO_FOUR}"
 
 
 def _share(maps: Sequence[TileMap]) -> float | None:
