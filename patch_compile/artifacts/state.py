@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from masklearn.base.durable import is_temporary
 from masklearn.base.safe_read import read_json
@@ -21,7 +20,6 @@ _MAKER = "patch-compile"
 _BESIDE_STAGES = frozenset(
     {STATE, LOCK, SCRATCH, RECIPE, MANIFEST, PAGE, CARD}
 )  # what a build writes outside of stages
-_REPLACED = re.compile(r"\.[^/]+\.replaced-[0-9a-f]{16}")
 
 
 def _path_in_out(name: str) -> str:
@@ -43,6 +41,17 @@ class StageRecord:
     files: dict[PathInOut, str]
 
 
+@dataclass(frozen=True)
+class _Stored:
+    stages: dict[str, StageRecord]
+    made_by: Any = None
+    replaces: Annotated[str, Field(pattern=r"^\.[^/]+\.replaced-[0-9a-f]{16}$")] | None = None
+    unfinished: list[PathInOut] = field(default_factory=list)
+
+
+_STORED = TypeAdapter(_Stored)
+
+
 @dataclass
 class WorkspaceState:
     """Content of state.json.
@@ -61,28 +70,24 @@ class WorkspaceState:
         path = folder / STATE
         if not path.is_file():
             return cls()
-        content = _read(path)
-        records, replaces = _read_records(path, content), content.get("replaces")
+        try:
+            found = _STORED.validate_python(read_json(path))
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise _unreadable(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        except (OSError, ValueError) as error:
+            raise _unreadable(path, str(error)) from None
         # Earlier versions wrote no maker, and no state before a stage was finished.
-        if not (records or content.get("made_by") == _MAKER):
-            raise _unreadable(
-                path, f"patch-compile did not write it: it has no stages and no made_by: {_MAKER}"
-            )
-        if replaces is not None and not (isinstance(replaces, str) and _REPLACED.fullmatch(replaces)):
-            raise _unreadable(
-                path, f"{replaces!r} is not a name that a build gives to the build that it replaces"
-            )
-        unfinished = content.get("unfinished", [])
-        if not (isinstance(unfinished, list) and all(isinstance(name, str) for name in unfinished)):
-            raise _unreadable(path, "unfinished is not a list of paths")
-        _check_paths(path, unfinished)
-        return cls(records, replaces, unfinished)
+        if not (found.stages or found.made_by == _MAKER):
+            why = f"patch-compile did not write it: it has no stages and no made_by: {_MAKER}"
+            raise _unreadable(path, why)
+        return cls(found.stages, found.replaces, found.unfinished)
 
     def write(self, folder: Path) -> None:
         """Write state.json. If the process is killed, the old file or the new file is there."""
         replaces = {} if self.replaces is None else {"replaces": self.replaces}
         unfinished = {"unfinished": self.unfinished} if self.unfinished else {}
-        stages = {name: {"key": r.key, "files": r.files} for name, r in self.records.items()}
+        stages = {name: asdict(record) for name, record in self.records.items()}
         write_json(folder / STATE, {"made_by": _MAKER, **replaces, **unfinished, "stages": stages})
 
     @property
@@ -90,23 +95,6 @@ class WorkspaceState:
         """Returns the paths in the folder of files and folders that builds wrote or had begun to write."""
         files = (name for record in self.records.values() for name in record.files)
         return _BESIDE_STAGES.union(files, self.unfinished)
-
-
-def _read_records(path: Path, content: dict[str, Any]) -> dict[str, StageRecord]:
-    try:
-        records = {n: StageRecord(s["key"], dict(s["files"])) for n, s in content["stages"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _unreadable(path, f"{type(error).__name__}: {error}") from None
-    _check_paths(path, [name for record in records.values() for name in record.files])
-    return records
-
-
-def _check_paths(path: Path, names: list[str]) -> None:
-    try:
-        for name in names:
-            _path_in_out(name)
-    except ValueError as error:
-        raise _unreadable(path, str(error)) from None
 
 
 def is_workspace(folder: Path) -> bool:
@@ -133,16 +121,6 @@ def holds_nothing(folder: Path) -> bool:
         return True
     except NotADirectoryError:
         return False
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = read_json(path)
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, str(error)) from None
-    if not isinstance(content, dict):
-        raise _unreadable(path, "It is not a JSON object.")
-    return content
 
 
 def _unreadable(path: Path, why: str) -> PatchCompileError:

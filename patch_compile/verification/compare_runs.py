@@ -128,7 +128,7 @@ def compare_runs(
     `measured_tolerance`. asked: replaces the tolerance. statistic: the statistic of a run's errors that must keep the
     tolerance, as Polygraphy names it.
     """
-    scale = float(np.max([np.abs(logits).max() for logits in reference.logits]))
+    scale = _largest(reference.logits)
     runs = []
     for feed, mine, theirs in zip(graph.feeds, graph.logits, reference.logits, strict=True):
         tokens = feed[INPUT_IDS].shape[1]
@@ -158,12 +158,19 @@ def measured_tolerance(source: Source, pruned: Path, graph: GraphRuns, reference
     graph: gives feeds and choices; reference: the pruned model in fp32.
     """
     rounded = _followed(source.pruned_logits(pruned, sixteen_bits=True), graph)
-    scale = float(np.max([np.abs(exact).max() for exact in reference.logits]))
-    pairs = zip(rounded, reference.logits, strict=True)
-    error = float(np.max([np.abs(logits - exact).max() for (logits, _), exact in pairs])) / scale
+    error = relative_error((logits for logits, _ in rounded), reference.logits)
     measured = 2.0 * error if np.isfinite(error) else 0.0
     rounding = replace(roundings_of(graph.layers), measured=measured, by=ToleranceOrigin.SIXTEEN_BITS)
     return tolerance_of(source.recipe.dtype, rounding)
+
+
+def relative_error(logits: Iterable[Logits], exact: Sequence[Logits]) -> float:
+    """Returns the largest |difference| / the largest |exact|."""
+    return _largest(mine - theirs for mine, theirs in zip(logits, exact, strict=True)) / _largest(exact)
+
+
+def _largest(arrays: Iterable[Logits]) -> float:
+    return float(np.max([np.abs(array).max() for array in arrays]))
 
 
 def compared_run(

@@ -7,7 +7,6 @@ OUT/verify/hybrid.json`, `polygraphy run … --load-inputs OUT/verify/inputs.jso
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +24,6 @@ from patch_compile.artifacts.proof import AskedTolerance
 from patch_compile.artifacts.verify_schema import FirstDifference, OnnxCheck
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.runnable import runnable_onnx
-from patch_compile.planning.lowering import plan_linears
 from patch_compile.progress import Progress
 from patch_compile.runtime.onnx_decoder import OnnxDecoder
 from patch_compile.sources.base import Source
@@ -39,7 +37,7 @@ from patch_compile.verification.compare_runs import (
     run_graph,
     run_pruned,
 )
-from patch_compile.verification.first_difference import find_first_difference
+from patch_compile.verification.first_difference import find_first_difference, write_dense_reference
 from patch_compile.verification.graph_outputs import with_all_logits, with_choices
 from patch_compile.verification.request import VerifyRequest
 
@@ -112,9 +110,7 @@ def _first_difference(
     """Returns the first wrong tensor of the worst run; None if the fault is in the part that reference and hybrid
     share."""
     reference = scratch / "reference.onnx"
-    plan = plan_linears(masks, "dense")
-    no_bars = nullcontext(lambda *_: True)  # a bar is open already
-    source.write_hybrid(out / source.pruned_file, masks, plan, reference, lambda _name: no_bars)
+    write_dense_reference(source, out, masks, reference)
     with with_all_logits(reference) as full:
         runnable = runnable_onnx(full, scratch)
         errors = [np.inf if run.error is None else run.error for run in answer.runs]

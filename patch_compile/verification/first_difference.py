@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from masklearn.masks.maskset import MaskSet
 from masklearn.masks.name_globs import depth_of
 from patch_compile.artifacts.verify_schema import FirstDifference
 from patch_compile.debug import TENSORS, tell
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.graph_inputs import load_graph
 from patch_compile.onnx_io.session import open_session, run_session
+from patch_compile.planning.lowering import plan_linears
+from patch_compile.sources.base import Source
 from patch_compile.sources.rounding import rounding_tolerance
 from patch_compile.verification.graph_outputs import with_outputs
+
+
+def write_dense_reference(source: Source, out: Path, masks: MaskSet, reference: Path) -> None:
+    """Write the hybrid graph of OUT with dense linears to the file `reference`."""
+    no_bars = nullcontext(lambda *_: True)  # a bar may be open already
+    plan = plan_linears(masks, "dense")
+    source.write_hybrid(out / source.pruned_file, masks, plan, reference, lambda _: no_bars)
 
 
 @dataclass(frozen=True)

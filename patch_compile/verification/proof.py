@@ -42,6 +42,7 @@ from patch_compile.verification.compare_runs import (
     compare_runs,
     feeds_of,
     measured_tolerance,
+    relative_error,
     run_graph,
     run_pruned,
 )
@@ -205,10 +206,10 @@ def check_agreement(
             f"Rounding explains {found.tolerance.share:.2e}: {tolerance_words(found.tolerance)}.",
             "This is a fault of the compiler: please report it with the model's config.json and the recipe.",
         )
-    pairs = list(zip(dense.logits, reference.logits, strict=True))
-    scale = float(np.max([np.abs(exact).max() for _, exact in pairs]))
-    error = float(np.max([np.abs(logits - exact).max() for logits, exact in pairs])) / scale
-    return Agreement(error=found.error, tolerance=found.tolerance, dense_error=error, feeds=len(pairs))
+    error = relative_error(dense.logits, reference.logits)
+    return Agreement(
+        error=found.error, tolerance=found.tolerance, dense_error=error, feeds=len(reference.logits)
+    )
 
 
 def _room(source: Source, prompt: list[int]) -> int:

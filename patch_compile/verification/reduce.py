@@ -9,7 +9,6 @@ from __future__ import annotations
 import shlex
 import tempfile
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,14 +27,13 @@ from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.graph_inputs import load_graph
 from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.onnx_io.session import open_session, run_session
-from patch_compile.planning.lowering import plan_linears
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from patch_compile.runtime.onnx_decoder import OnnxDecoder
 from patch_compile.sources.base import OutputSource, Source
 from patch_compile.sources.open import check_unchanged, open_source
 from patch_compile.sources.rounding import rounding_tolerance
-from patch_compile.verification.first_difference import error_of, tensors_of
+from patch_compile.verification.first_difference import error_of, tensors_of, write_dense_reference
 
 if TYPE_CHECKING:
     import onnx
@@ -63,11 +61,7 @@ def reduce_linear(out: Path, linear: str, folder: Path) -> ReducedLinear:
         scratch = Path(place)
         hybrid, reference = runnable_onnx(out / ONNX, scratch), scratch / "reference.onnx"
         with progress.stage("dense reference"):
-            masks = MaskSet.load(out / MASKS)
-            plan = plan_linears(masks, "dense")
-            source.write_hybrid(
-                out / source.pruned_file, masks, plan, reference, lambda _: nullcontext(lambda *_: True)
-            )
+            write_dense_reference(source, out, MaskSet.load(out / MASKS), reference)
             dense = runnable_onnx(reference, scratch)
         part = _Part.around(row, load_graph(out / ONNX), load_graph(dense))
         feed = _feed(source, hybrid, progress)
