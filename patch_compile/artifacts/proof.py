@@ -103,7 +103,7 @@ class RandomInputs(Record):
 
     def __str__(self) -> str:
         shapes = [f"{name} {'×'.join(map(str, shape)) or 'scalar'}" for name, shape in self.shapes.items()]
-        about = f"{self.runs} runs, seed {self.seed}; {', '.join(shapes)}; floats normal, integers 0 or 1"
+        about = f"{self.runs} runs, seed {self.seed}; {', '.join(shapes)}; floats normal, ids of the whole vocabulary"
         return f"random inputs ({about})"
 
 
@@ -112,6 +112,10 @@ class ComparedInputs(Record):
 
     given: Annotated[TextWindows | InputsFile | RandomInputs, Field(discriminator="kind")]
     compared: int
+
+    @property
+    def random(self) -> bool:
+        return isinstance(self.given, RandomInputs)
 
     def __str__(self) -> str:
         return f"{self.compared} run{'s' * (self.compared != 1)} of {self.given}"

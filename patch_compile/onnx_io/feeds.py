@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ _BATCH = 8  # samples per feed if the batch of the graph is dynamic
 _RANDOM_FEEDS = 4
 _MOST_BYTES = 8 << 30  # of all arrays: a small file can hold very large arrays of zeros
 _UNKNOWN_BATCH, _UNKNOWN_SIZE = 2, 16  # dynamic dimensions of unknown size: the first axis, and any other
+_KEEP_VALUES = {"Cast", "Expand", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 
 
 @dataclass(frozen=True)
@@ -89,12 +90,16 @@ def random_feeds(
     inputs: Sequence[GraphInput],
     dtypes: Mapping[str, np.dtype[Any]],
     sizes: Mapping[str, tuple[int, ...]],
+    rows: Mapping[str, int],
     seed: int,
 ) -> Feeds:
-    """Returns four feeds: normally distributed floats, integers 0 or 1 (ids of any vocabulary), and random booleans.
+    """Returns four feeds. Floats are normally distributed, and integers are drawn by their use.
 
-    path: of the graph; sizes: shapes of dynamic inputs. A dynamic dimension of another input is 2 on the first axis,
-    else 16. Raises PatchCompileError for shapes that would fill the memory.
+    Ids are drawn from all rows of the table that they index. An integer or boolean input is 1 if its name says mask, and the
+    length of the sequence if its name says length; all others are 0 or 1.
+
+    path: of the graph; sizes: shapes of dynamic inputs; rows: see `table_rows`. A dynamic dimension of another input is 2 on
+    the first axis, else 16. Raises PatchCompileError for shapes that would fill the memory.
     """
     rng = np.random.default_rng(seed)
     assumed = _assumed(inputs)
@@ -107,10 +112,18 @@ def random_feeds(
             f"At most {_MOST_BYTES >> 30} GiB are made; {largest!r} is {shown(list(shapes[largest]))}.",
             "Give smaller --opt-shapes, or export the model with smaller inputs.",
         )
-    feeds = tuple(
-        {name: _draw(rng, shape, dtypes[name]) for name, shape in shapes.items()}
-        for _ in range(_RANDOM_FEEDS)
-    )
+    sequence = max((size for shape in shapes.values() for size in shape[1:]), default=1)
+
+    def draw(name: str) -> NDArray[Any]:
+        if dtypes[name].kind not in "iub":
+            return rng.standard_normal(shapes[name], np.float32).astype(dtypes[name])
+        if name in rows:
+            return rng.integers(0, rows[name], shapes[name]).astype(dtypes[name])
+        known = 1 if "mask" in name.lower() else sequence if "len" in name.lower() else None
+        values = rng.integers(0, 2, shapes[name]) if known is None else np.full(shapes[name], known)
+        return values.astype(dtypes[name])
+
+    feeds = tuple({name: draw(name) for name in shapes} for _ in range(_RANDOM_FEEDS))
     return Feeds(feeds, RandomInputs(runs=_RANDOM_FEEDS, seed=seed, shapes=shapes))
 
 
@@ -129,6 +142,25 @@ def input_dtypes(path: Path, model: ir.Model) -> dict[str, np.dtype[Any]]:
             )
         dtypes[str(value.name)] = np.dtype(dtype.numpy())
     return dtypes
+
+
+def table_rows(model: ir.Model) -> dict[str, int]:
+    """Returns the rows of the smallest stored table that each graph input indexes, by the input's name."""
+    found = {}
+    for value in model.graph.inputs:
+        if rows := list(_indexed(value)):
+            found[str(value.name)] = min(rows)
+    return found
+
+
+def _indexed(value: ir.Value) -> Iterator[int]:
+    for node, position in value.uses():
+        if node.op_type == "Gather" and position == 1:
+            table, axis = node.inputs[0], node.attributes.get("axis")
+            if table is not None and table.const_value is not None:
+                yield table.const_value.shape.numpy()[axis.as_int() if axis else 0]
+        elif node.op_type in _KEEP_VALUES and position == 0:
+            yield from _indexed(node.outputs[0])
 
 
 def _load(path: Path, inputs: Sequence[GraphInput]) -> dict[str, NDArray[Any]]:
@@ -231,9 +263,3 @@ def _assumed(inputs: Sequence[GraphInput]) -> dict[str, int]:
     """Returns a size for each dynamic dimension, the same for all inputs that have it."""
     first = {i.dims[0] for i in inputs if i.dims}
     return {dim: _UNKNOWN_BATCH if dim in first else _UNKNOWN_SIZE for dim in dim_names(tuple(inputs))}
-
-
-def _draw(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    if dtype.kind in "iub":
-        return rng.integers(0, 2, shape).astype(dtype)
-    return rng.standard_normal(shape, np.float32).astype(dtype)

@@ -25,6 +25,10 @@ from patch_compile.report.section import Column, Columns, Section, columns_of, f
 
 _LISTED = 12  # linears that are shown
 _MUCH = 0.5  # relative error of an output; unrelated outputs of one size are 1.4 apart
+_MANY, _HARDLY = (
+    0.1,
+    0.002,
+)  # share of zeroed weights, and the relative error of an output that is suspiciously small then
 _VAGUE = 0.1  # share of the largest output that rounding may move
 _PHRASES = 0.01  # independent texts share up to this part of a window
 _WHERE = (
@@ -213,6 +217,12 @@ def output_warnings(report: OutputsReport) -> Iterator[str]:
             "beyond all finite numbers" if worst.relative is None else f"by {worst.relative:.0%} of its norm"
         )
         yield f"Pruning moved the output {worst.output!r} {far}. {_how_to_lose_less(report)}"
+    zeroed, moved = report.ratio.reached, worst.relative
+    if worst.floating and zeroed >= _MANY and moved is not None and moved < _HARDLY:
+        yield (
+            f"{percent(zeroed)} of the weights are zeroed, and outputs move by only {percent(moved, 1)}: the inputs may not "
+            "reach these weights. Give other inputs with --calib."
+        )
     allowed = report.agreement.tolerance.share
     if allowed > _VAGUE:
         yield (

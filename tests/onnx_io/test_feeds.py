@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io import feeds
-from patch_compile.onnx_io.feeds import feeds_from_npz, input_dtypes, random_feeds
+from patch_compile.onnx_io.feeds import feeds_from_npz, input_dtypes, random_feeds, table_rows
 from patch_compile.onnx_io.graph_inputs import GraphInput
 from patch_compile.onnx_io.read import read_onnx
 from tests.sources.onnx_model import graphs
@@ -156,13 +156,28 @@ class TestRandom:
     def test_open_dimensions_agree_between_inputs(self):
         inputs = (GraphInput("ids", ("batch", "length")), GraphInput("mask", ("batch", 1, "length")))
         dtypes = {"ids": np.dtype(np.int64), "mask": np.dtype(np.bool_)}
-        feeds = random_feeds(FILE, inputs, dtypes, {}, seed=0)
+        feeds = random_feeds(FILE, inputs, dtypes, {}, {}, seed=0)
         assert (feeds[0]["ids"].shape, feeds[0]["mask"].shape) == ((2, 16), (2, 1, 16))
         assert {*np.unique(feeds[0]["ids"])} == {0, 1}
-        assert feeds[0]["mask"].dtype == np.bool_
+        assert feeds[0]["mask"].dtype == np.bool_ and feeds[0]["mask"].all()
+
+    def test_integers_are_drawn_by_their_use(self, tmp_path):
+        nodes = [
+            helper.make_node("Cast", ["ids"], ["wide"], to=TensorProto.INT64),
+            helper.make_node("Gather", ["table", "wide"], ["rows"]),
+            helper.make_node("Identity", ["x"], ["y"]),
+        ]
+        table = numpy_helper.from_array(np.zeros((500, 4), np.float32), "table")
+        ids = helper.make_tensor_value_info("ids", TensorProto.INT32, ["batch", "time"])
+        path = graphs.save(tmp_path / "m.onnx", nodes, [table], inputs=[ids])
+        assert table_rows(read_onnx(path)) == {"ids": 500}
+        inputs = (GraphInput("ids", ("batch", "time")), GraphInput("lengths", ("batch",)))
+        dtypes = dict.fromkeys(("ids", "lengths"), np.dtype(np.int32))
+        feeds = random_feeds(FILE, inputs, dtypes, {"ids": (9, 30), "lengths": (9,)}, {"ids": 500}, seed=0)
+        assert 250 < feeds[0]["ids"].max() < 500 and {*feeds[0]["lengths"]} == {30}
 
     def test_depend_on_the_seed_alone(self):
-        first, again, other = (random_feeds(FILE, OPEN, DTYPES, {}, seed=seed) for seed in (0, 0, 1))
+        first, again, other = (random_feeds(FILE, OPEN, DTYPES, {}, {}, seed=seed) for seed in (0, 0, 1))
         assert all(np.array_equal(a["image"], b["image"]) for a, b in zip(first, again, strict=True))
         assert not np.array_equal(first[0]["image"], other[0]["image"])
         assert not np.array_equal(first[0]["image"], first[1]["image"])
@@ -170,11 +185,11 @@ class TestRandom:
     @pytest.mark.parametrize("dims", [(2**40,), (2,) * 300])
     def test_of_a_size_that_no_machine_holds(self, dims):
         with pytest.raises(PatchCompileError, match=r"The inputs of model\.onnx would take .* GiB") as error:
-            random_feeds(FILE, (GraphInput("x", dims),), {"x": np.dtype(np.float32)}, {}, seed=0)
+            random_feeds(FILE, (GraphInput("x", dims),), {"x": np.dtype(np.float32)}, {}, {}, seed=0)
         assert len(str(error.value)) < 500
 
     def test_take_the_shapes_given(self):
-        feeds = random_feeds(FILE, OPEN, DTYPES, {"ids": (3, 5), "image": (3, 3, 4)}, seed=0)
+        feeds = random_feeds(FILE, OPEN, DTYPES, {"ids": (3, 5), "image": (3, 3, 4)}, {}, seed=0)
         assert feeds[0]["ids"].shape == (3, 5)
         assert "ids 3×5" in feeds.words
 

@@ -138,6 +138,13 @@ class Sources:
         return self.report.difference
 
     @property
+    def on_random_inputs(self) -> bool:
+        """Returns True if the outputs were compared on random inputs, which say little about the loss."""
+        found = self.verify.pruned if self.verify else None
+        answered = found if isinstance(found, PrunedOutputs) else self.report
+        return not isinstance(answered, DecoderReport) and answered.inputs.random
+
+    @property
     def measured(self) -> list[tuple[BenchRow, float]]:
         """Returns the benchmark's rows that compare an engine on a GPU with the dense engine, each with its speed-up.
 

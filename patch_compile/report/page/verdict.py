@@ -75,7 +75,9 @@ def _lost(sources: Sources) -> tuple[Colour, str, str]:
         colour, limit = _judged(sources, increase, _PERPLEXITY)
         return colour, answer, f"{_from_to(found)}{limit}"
     assert sources.outputs is not None  # a model has perplexities or outputs
-    worst = sources.outputs.worst
+    worst, checks = sources.outputs.worst, sources.verify.checks if sources.verify else ()
+    if sources.on_random_inputs and all(check.passed for check in checks):
+        return "grey", "Not known: random inputs", "Give real inputs to `build`, with --calib inputs.npz."
     share = float("inf") if worst.relative is None else worst.relative
     colour, limit = _judged(sources, share, _OUTPUT)
     answer = "not finite" if worst.relative is None else f"{percent(worst.relative, 1)} output error"
@@ -121,9 +123,8 @@ def _fast(sources: Sources) -> tuple[Colour, str, str]:
         f"{IN_PHASE[phase]} ({times(speedup)})" for phase, speedup in each_phase.items() if speedup < 1.0
     ]
     but = f" Slower {joined(slower)}." if slower else ""
-    colour = _speed_colour(min(each_phase.values()), whole.end_to_end.speedup)
     return (
-        colour,
+        "grey",
         f"{predicted_times(whole.end_to_end)} predicted",
         f"Predicted for {card.name}, not measured.{but}",
     )

@@ -17,7 +17,7 @@ from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.engine.profiles import parse_profile
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.onnx_io.external import external_files
-from patch_compile.onnx_io.feeds import Feeds, feeds_from_npz, input_dtypes, random_feeds
+from patch_compile.onnx_io.feeds import Feeds, feeds_from_npz, input_dtypes, random_feeds, table_rows
 from patch_compile.onnx_io.graph_inputs import GraphInput, read_inputs
 from patch_compile.onnx_io.proto import refusing_invalid
 from patch_compile.onnx_io.read import read_onnx
@@ -110,7 +110,7 @@ def _examined(asked: Recipe) -> OnnxFacts:
     found = linears_of_file(path, model)
     recipe = effective_recipe(asked, _sixteen_bit(found))
     coverage = _covered(found, recipe.include, recipe.exclude)
-    recipe, feeds, notes = _feeds(recipe, read_inputs(path), input_dtypes(path, model))
+    recipe, feeds, notes = _feeds(recipe, path, model)
     if recipe.mask is None:
         notes = (*notes, f"method: {recipe.method}, {_why(recipe)}")
     stored = list(model.graph.initializers.values())
@@ -156,13 +156,12 @@ def _covered(found: FoundLinears, include: Sequence[str], exclude: Sequence[str]
     return Coverage(covered, skipped)
 
 
-def _feeds(
-    recipe: Recipe, inputs: tuple[GraphInput, ...], dtypes: dict[str, Any]
-) -> tuple[Recipe, Feeds, tuple[str, ...]]:
+def _feeds(recipe: Recipe, path: Path, model: ir.Model) -> tuple[Recipe, Feeds, tuple[str, ...]]:
     """Returns the recipe, the inputs that the model is run on, and notes.
 
     If calibration inputs but no shapes are given, the returned recipe has the shapes of the inputs.
     """
+    inputs, dtypes = read_inputs(path), input_dtypes(path, model)
     shapes = (recipe.min_shapes, recipe.opt_shapes, recipe.max_shapes)
     if recipe.calib is not None:
         calib = Path(recipe.calib)
@@ -176,7 +175,7 @@ def _feeds(
         low, opt, high = shapes
         profile = parse_profile(inputs, min_shapes=low, opt_shapes=opt, max_shapes=high)
         sizes = {name: one.opt for name, one in profile.shapes.items()}
-    feeds = random_feeds(recipe.model, inputs, dtypes, sizes, recipe.seed)
+    feeds = random_feeds(path, inputs, dtypes, sizes, table_rows(model), recipe.seed)
     return recipe, feeds, (f"compared on {feeds.words}: no --calib given",)
 
 

@@ -88,12 +88,11 @@ class TestFast:
 
     def test_a_prediction_is_called_one(self, out: Out) -> None:
         fast = self.predicted(out, prefill=1.2, decode=1.3, end_to_end=1.25)
-        assert (fast.colour, fast.answer) == ("green", "1.25× predicted") and "not measured" in fast.why
+        assert (fast.colour, fast.answer) == ("grey", "1.25× predicted") and "not measured" in fast.why
 
     def test_slower_in_a_phase(self, out: Out) -> None:
         fast = self.predicted(out, prefill=0.81, end_to_end=1.11)
-        assert fast.colour == "yellow" and "Slower in prefill (0.81×)." in fast.why
-        assert self.predicted(out, end_to_end=0.97).colour == "red"
+        assert fast.colour == "grey" and "Slower in prefill (0.81×)." in fast.why
 
     def test_measured_gpu_times_count(self, out: Out) -> None:
         _, _, fast = lit(out, None, benched())

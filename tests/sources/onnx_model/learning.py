@@ -45,7 +45,7 @@ def learn(path: Path, folder: Path, *, dtype: str = "FLOAT16", **settings: Any) 
     """Learn masks of `path` on random inputs and write its pruned model."""
     model = read_onnx(path)
     linears = linears_of_file(path, model).linears
-    feeds = random_feeds(path, read_inputs(path), input_dtypes(path, model), {}, seed=1)
+    feeds = random_feeds(path, read_inputs(path), input_dtypes(path, model), {}, {}, seed=1)
     recipe = LearnRecipe(**{"ratio": 0.4, "tile": (64, 64), "method": "oneshot"} | settings)
     moments = None
     if Requires.INPUTS in recipe.traits.needs:

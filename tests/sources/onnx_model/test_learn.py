@@ -169,7 +169,7 @@ def test_files_allow_some_criteria(exported, tmp_path, criterion):
 def gather(path, folder, feeds=None, threads=None):
     model = read_onnx(path)
     linears = linears_of_file(path, model).linears
-    feeds = feeds or random_feeds(path, read_inputs(path), input_dtypes(path, model), {}, seed=0)
+    feeds = feeds or random_feeds(path, read_inputs(path), input_dtypes(path, model), {}, {}, seed=0)
     write_probe(model, linears, folder / "probe.onnx")
     assert [value.name for value in model.graph.outputs] == ["y"]  # unchanged
     steps = []
