@@ -6,7 +6,9 @@
 """
 
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +136,23 @@ def _cells(places: NDArray[np.int64], left: int, top: int) -> Iterator[str]:
         yield f'<text class="small" x="{x + 8.5}" y="{y + 15}">{value}</text></g>'
 
 
+def floors(package: str) -> str:
+    """Draw the rooms of a package, each row of which may import the rows below it, from the contract in pyproject.toml."""
+    found = tomllib.loads((FOLDER.parents[1] / "pyproject.toml").read_text())["tool"]["importlinter"]
+    (layers,) = (one["layers"] for one in found["contracts"] if one.get("containers") == [package])
+    width, wide, parts = 640, 116, []
+    for row, layer in enumerate(layers):
+        rooms, top = layer.split(" : "), 10 + 40 * row
+        left = (width - len(rooms) * (wide + 8) + 8) / 2
+        for column, room in enumerate(rooms):
+            x = left + column * (wide + 8)
+            parts.append(f'<rect class="zero" x="{x:g}" y="{top}" width="{wide}" height="24" rx="4"/>')
+            parts.append(f'<text x="{x + wide / 2:g}" y="{top + 16}">{room}</text>')
+        if row:
+            parts.append(f'<path class="line" d="M{width / 2:g} {top - 15}v12m-4 -4l4 4l4 -4"/>')
+    return _svg(width, 10 + 40 * len(layers), parts)
+
+
 def _key(left: int, top: int, names: tuple[tuple[str, str], ...]) -> Iterator[str]:
     for kind, words in names:
         yield _rect(left, top - 10, 12, kind)
@@ -150,7 +169,11 @@ def _svg(width: int, height: int, parts: list[str]) -> str:
     return "\n".join([head, _STYLE, *parts, "</svg>", ""])
 
 
-PICTURES: dict[str, Callable[[], str]] = {"mosaic.svg": mosaic, "slab.svg": slab}
+PICTURES: dict[str, Callable[[], str]] = {
+    "mosaic.svg": mosaic,
+    "slab.svg": slab,
+    **{f"{package}.svg": partial(floors, package) for package in ("patch_compile", "masklearn")},
+}
 
 
 if __name__ == "__main__":
