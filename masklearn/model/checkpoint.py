@@ -169,6 +169,11 @@ class Checkpoint:
         return name in self._file_of
 
     @property
+    def described(self) -> bool:
+        """True if its tensors are described by config.json only, and none can be read."""
+        return CONFIG in self._shards
+
+    @property
     def quantised(self) -> bool:
         """True if weights are stored as integers and scales."""
         return bool(self._packed)

@@ -1,7 +1,7 @@
 """Tells the linears of a model by its config and the table of architectures, and describes checkpoints that have no weights.
 
-Building the model with transformers gives the same linears and needs torch, which a plain installation leaves out. Tests
-compare the two for every architecture.
+Building the model with transformers gives the same linears, needs torch, which a plain installation leaves out, and takes
+seconds. Tests compare the two for every architecture.
 """
 
 from collections.abc import Iterator
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from masklearn.base.extras import is_installed, require_extra
+from masklearn.base.extras import require_extra
 from masklearn.base.shard import Shard, TensorEntry
 from masklearn.model.architectures import Architecture, architecture_of
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.folder import stated_dtype
 from masklearn.model.models import meta_model
 from masklearn.model.naming import linear_name, stored_shape
-from masklearn.model.pretrained import load_config
+from masklearn.model.text_settings import text_settings
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Sizes:
 
 
 def sizes_of(config: Any) -> Sizes:
-    """Returns the sizes of a text config of transformers."""
+    """Returns the sizes of a text model. config: from `text_settings`, or a text config of transformers."""
     heads, hidden = config.num_attention_heads, config.hidden_size
     # OPT says ffn_dim, DistilBERT hidden_dim; GPT-2 leaves n_inner empty for four times its width.
     wide = _first(config, "intermediate_size", "ffn_dim", "hidden_dim", "n_inner") or 4 * hidden
@@ -77,7 +77,8 @@ def listed_linears(checkpoint: Checkpoint) -> dict[str, ListedLinear]:
     row = architecture_of(checkpoint)
     if not row.linears:
         require_extra("build", f"Finding the linears of the architecture {checkpoint.config['model_type']}")
-    optional = (*row.before, *(f"{module}.dense" for module in row.tail))
+    # A checkpoint may lack a pooler.
+    optional = [f"{module}.dense" for module in row.tail] if checkpoint.names() else []
     found = {}
     for one in _by_table(checkpoint, row):
         weight = f"{(name := linear_name(checkpoint, one.module))}.weight"
@@ -92,18 +93,21 @@ def listed_linears(checkpoint: Checkpoint) -> dict[str, ListedLinear]:
 
 
 def _by_table(checkpoint: Checkpoint, row: Architecture) -> Iterator[ListedLinear]:
-    config = load_config(checkpoint.path).get_text_config()
+    config = text_settings(checkpoint.path)
     sizes = sizes_of(config)
     square = (sizes.hidden, sizes.hidden)
-    for module in row.before:  # they are never covered, whatever their shape
-        yield ListedLinear(module, square, tied=False)
+    vocabulary, width = _embedding(config, sizes)
+    if row.before and width != sizes.hidden:
+        shapes = ((width, sizes.hidden), (sizes.hidden, width))
+        for module, shape in zip(row.before, shapes, strict=True):
+            yield ListedLinear(module, shape, tied=False)
     for block in range(sizes.layers):
         for linear in row.linears:
             yield ListedLinear(f"{row.blocks}.{block}.{linear}", _shape(row, linear, sizes), tied=False)
     if row.encoder:
         yield from (ListedLinear(f"{module}.dense", square, tied=False) for module in row.tail)
     else:
-        yield ListedLinear(row.head, _embedding(config, sizes), bool(config.tie_word_embeddings))
+        yield ListedLinear(row.head, (vocabulary, width), bool(config.tie_word_embeddings))
 
 
 def _embedding(config: Any, sizes: Sizes) -> tuple[int, int]:
@@ -131,8 +135,8 @@ def _shape(row: Architecture, linear: str, sizes: Sizes) -> tuple[int, int]:
 def describe_checkpoint(model_dir: Path) -> Checkpoint:
     """Returns the checkpoint of a folder with config.json, or of that file, which need not have weights.
 
-    A checkpoint without any *.safetensors has the tensors that transformers would save, with names, types and shapes, and
-    none of them can be read. Without torch they are the linears and the embedding, by the table of architectures.
+    A checkpoint without any *.safetensors has the linears and the embedding by the table of architectures, with names, types
+    and shapes, and none of them can be read. If its linears are not in the table, it has all tensors of transformers' model.
 
     Raises MaskLearnError as `Checkpoint.open`, `architecture_of` and `meta_model` do.
     """
@@ -149,9 +153,11 @@ def describe_checkpoint(model_dir: Path) -> Checkpoint:
 
 
 def _tensors(bare: Checkpoint) -> Iterator[tuple[str, tuple[int, ...]]]:
-    if is_installed("torch"):
+    row = architecture_of(bare)
+    if not row.linears:
+        require_extra("build", f"Finding the linears of the architecture {bare.config['model_type']}")
         yield from ((name, tuple(one.shape)) for name, one in meta_model(bare).named_parameters())
         return
-    config = load_config(bare.path).get_text_config()
-    yield f"{architecture_of(bare).embedding}.weight", _embedding(config, sizes_of(config))
+    config = text_settings(bare.path)
+    yield f"{row.embedding}.weight", _embedding(config, sizes_of(config))
     yield from ((f"{one.module}.weight", one.shape) for one in listed_linears(bare).values() if not one.tied)

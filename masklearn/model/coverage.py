@@ -50,7 +50,8 @@ def covered_linears_of(
     another module, with a K that is not a multiple of 4, before the blocks, or outside the text model are never covered.
     Embeddings are not linears.
 
-    Without torch, the linears come from `listed_linears`, and shapes are not compared with config.json.
+    Without torch, and without weights if the table of architectures has the linears, they come from `listed_linears`, and
+    shapes are not compared with config.json.
 
     Raises MaskLearnError for an architecture that is not covered, a pattern that matches no linear, and a weight that is
     missing, fused with others, or of another shape or dtype than the model's.
@@ -82,7 +83,7 @@ def covered_linears_of(
 
 
 def _linears(checkpoint: Checkpoint) -> dict[str, ListedLinear]:
-    if not is_installed("torch"):
+    if not is_installed("torch") or (checkpoint.described and architecture_of(checkpoint).linears):
         return listed_linears(checkpoint)
     import torch
 

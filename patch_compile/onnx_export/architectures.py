@@ -15,6 +15,7 @@ from masklearn.model.architectures import (
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.config_bounds import check_config
 from masklearn.model.naming import checkpoint_name
+from masklearn.model.text_settings import text_settings
 from patch_compile.errors import PatchCompileError
 
 # Values of `model_type` in config.json that have a row. Other decoders are covered by their structure.
@@ -43,7 +44,7 @@ def load_config(model_dir: Path) -> Any:
     check_config(model_dir / "config.json", raw)
     config = pretrained.load_config(model_dir)
     architecture_of_config(config)
-    _refuse_unsupported(config, model_dir)
+    _refuse_unsupported(text_config(config), model_dir)
     return config
 
 
@@ -57,9 +58,9 @@ def check_exportable(checkpoint: Checkpoint) -> None:
 
     `masklearn.model.coverage` checks the weights of the blocks.
     """
-    config = load_config(checkpoint.path)
-    row = architecture_of(checkpoint)
-    tied = bool(text_config(config).tie_word_embeddings)
+    row, settings = architecture_of(checkpoint), text_settings(checkpoint.path)
+    _refuse_unsupported(settings, checkpoint.path)
+    tied = bool(settings.tie_word_embeddings)
     if not row.encoder and not tied and checkpoint_name(checkpoint, f"{row.head}.weight") not in checkpoint:
         raise PatchCompileError(
             f"{checkpoint.path} holds no output head",
@@ -93,14 +94,13 @@ def _read_config(model_dir: Path) -> dict[str, Any]:
     return raw
 
 
-def _refuse_unsupported(config: Any, model_dir: Path) -> None:
-    text = text_config(config)
+def _refuse_unsupported(text: Any, model_dir: Path) -> None:
     for setting, why in _OTHER_MODELS.items():
         if getattr(text, setting, False):
             raise PatchCompileError(
                 f"{model_dir} is not covered with {setting} = true in its config.json",
                 why,
-                f"Use a model of the type {config.model_type!r} without it.",
+                f"Use a model of the type {text.model_type!r} without it.",
             )
     for rope_type in _rope_types(text):
         if rope_type in _LENGTH_DEPENDENT_ROPE:

@@ -12,7 +12,7 @@ from masklearn.model.architectures import ARCHITECTURES, architecture_of
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.config_shapes import sizes_of
 from masklearn.model.coverage import Coverage
-from masklearn.model.pretrained import load_config
+from masklearn.model.text_settings import text_settings
 from patch_compile.packing.fusion import FUSIONS
 from patch_compile.planning.lowering import LinearPlan, uncovered
 from patch_compile.planning.products import InputGroup, compiled_groups, fused_groups, groups_by_name
@@ -44,7 +44,7 @@ def outline_of(checkpoint: Checkpoint, coverage: Coverage, fuse: Collection[str]
 
     fuse: the fusions by which linears share nodes; None means all.
     """
-    config = load_config(checkpoint.path).get_text_config()
+    config = text_settings(checkpoint.path)
     skipped = [name for name in coverage.skipped if depth_of(name) is not None]
     shapes = {name: checkpoint.shape(f"{name}.weight") for name in skipped if f"{name}.weight" in checkpoint}
     chosen = getattr(config, "num_experts_per_tok", None)

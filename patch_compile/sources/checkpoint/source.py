@@ -17,7 +17,8 @@ from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.tiles import GROUP
 from masklearn.model.checkpoint import Checkpoint
-from masklearn.model.pretrained import load_config, load_tokenizer
+from masklearn.model.pretrained import load_tokenizer
+from masklearn.model.text_settings import text_settings
 from patch_compile.artifacts.report import Kind
 from patch_compile.errors import PatchCompileError
 from patch_compile.planning.lowering import LinearPlan
@@ -75,7 +76,7 @@ class CheckpointSource(CheckpointModel):
     @property
     @override
     def sequences(self) -> Sequences:
-        config = load_config(self.model).get_text_config()
+        config = text_settings(self.model)
         positions = getattr(config, "max_position_embeddings", None)
         return Sequences(config.vocab_size, positions, decodes=not self.why_not(Capability.NEXT_TOKENS))
 
@@ -87,7 +88,7 @@ class CheckpointSource(CheckpointModel):
     @property
     @override
     def layers(self) -> int:
-        return int(load_config(self.model).get_text_config().num_hidden_layers)
+        return int(text_settings(self.model).num_hidden_layers)
 
     @property
     @override
@@ -215,7 +216,7 @@ class CheckpointSource(CheckpointModel):
         if not r.traits.needs:
             return 0
         patterns = 2 * sum(math.prod(shape) for shape in self.coverage.linears.values()) // GROUP
-        hidden = int(load_config(self.model).get_text_config().hidden_size)
+        hidden = int(text_settings(self.model).hidden_size)
         return patterns + (self.layers + 3) * r.windows * r.length * hidden * 4
 
     @property

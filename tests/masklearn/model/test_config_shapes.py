@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig
 
 from masklearn.base.errors import MaskLearnError
 from masklearn.model.architectures import ARCHITECTURES
@@ -32,29 +31,11 @@ def test_the_config_tells_every_linear_and_weight(
     ours, theirs = covered_linears_of(described), covered_linears_of(real)
     assert [*ours.linears.values()] == [*theirs.linears.values()]
     assert [*ours.skipped.values()] == [*theirs.skipped.values()]
-    assert weights(described) == weights(real)
+    least = 0.5 if ARCHITECTURES[model_type].linears else 1  # the table has no norms, biases and positions
+    assert least <= weights(described) / weights(real) <= 1
     assert {described.entry(name).dtype for name in described.names()} == {
         real.entry(name).dtype for name in real.names()
     }
-
-
-@pytest.mark.parametrize("model_type", every(name for name, row in ARCHITECTURES.items() if row.linears))
-def test_the_table_tells_the_same_linears_without_torch(
-    make_model: ModelMaker, tmp_path: Path, model_type: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = json.loads((make_model(model_type) / "config.json").read_text())
-    for size in ("num_key_value_heads", "intermediate_size"):  # the tiny models set these everywhere
-        if not hasattr(AutoConfig.for_model(model_type), size):
-            config.pop(size)
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    built = describe_checkpoint(tmp_path)
-    found = covered_linears_of(built)
-    with monkeypatch.context() as without:
-        without.setattr("masklearn.model.config_shapes.is_installed", lambda package: package != "torch")
-        without.setattr("masklearn.model.coverage.is_installed", lambda package: package != "torch")
-        listed = describe_checkpoint(tmp_path)
-        assert dict(covered_linears_of(listed).linears) == dict(found.linears)
-    assert 0.5 < weights(listed) / weights(built) <= 1  # norms, biases and positions are left out
 
 
 def test_a_folder_with_weights_is_opened_with_them(make_model: ModelMaker) -> None:
