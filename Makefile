@@ -1,5 +1,5 @@
 # `make demo` and `make test` are all a new user needs; each installs what it uses into .venv.
-PYTHON ?= $(shell for p in python3.12 python3.11 python3; do command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info < (3,13))' && { echo $$p; break; }; done)
+PYTHON ?= $(shell for p in python3.12 python3.11 python3; do $$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info < (3,13))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 BIN := .venv/bin
 MODEL := .cache/models/smollm2-135m
 TEXTS := .cache/texts

@@ -1,6 +1,7 @@
 """Finds the architecture of a model: its row in the table, or a row inferred from its structure."""
 
 import json
+import shlex
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -67,7 +68,8 @@ def architecture_of_config(config: Any) -> Architecture:
             raise NotCoveredError("Its blocks are Conv1D, which only types with a row may have.")
         return row
     except NotCoveredError as error:
-        raise _not_covered(Path(config.name_or_path), config.model_type, str(error)) from error
+        path = Path(config.name_or_path)
+        raise _not_covered(path, config.model_type, str(error), _how_to_export(path)) from error
 
 
 @lru_cache(maxsize=64)
@@ -75,12 +77,26 @@ def _at(path: Path, settings: str) -> Architecture:  # noqa: ARG001  # a changed
     return architecture_of_config(load_config(path))
 
 
-def _not_covered(path: Path, model_type: object, why: str) -> MaskLearnError:
+def _not_covered(
+    path: Path, model_type: object, why: str, fix: str = "Use a model of a covered type."
+) -> MaskLearnError:
     return MaskLearnError(
         f"The architecture {model_type!r} of {path} is not covered",
         f"{why} Covered are the model types {', '.join(ARCHITECTURES)}, and every other decoder of transformers whose "
         "blocks run one after the other.",
-        "Use a model of a covered type.",
+        fix,
+    )
+
+
+def _how_to_export(path: Path) -> str:
+    """Returns how to compile a model of another architecture. optimum cannot tell the task of a local folder."""
+    onnx = f"{path.absolute().name}-onnx"
+    export = shlex.join(["optimum-cli", "export", "onnx", "--model", str(path), "--task", "TASK", onnx])
+    built = shlex.quote(f"{onnx}/model.onnx")
+    return (
+        f"Export it to ONNX, and build each .onnx file: `pip install optimum-onnx`, `{export}` (TASK is "
+        f"image-classification for ViT, text2text-generation for T5), `patch-compile build {built}`. For a type that "
+        "optimum does not know, such as Mamba, call torch.onnx.export."
     )
 
 

@@ -18,7 +18,7 @@ import yaml
 from masklearn.base.errors import MaskLearnError
 from masklearn.base.safe_read import check_link, json_type, read_json, require_file
 from masklearn.base.shard import restrict
-from masklearn.model.pretrained import TOKENIZER_FILES
+from masklearn.model.pretrained import ADAPTER, TOKENIZER_FILES, how_to_merge
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
@@ -36,6 +36,12 @@ def read_config(path: Path) -> dict[str, Any]:
             "Give the path of a directory with config.json and *.safetensors.",
         )
     file = path / CONFIG
+    if not file.is_file() and (path / ADAPTER).is_file():
+        raise MaskLearnError(
+            f"{path} is an adapter (LoRA), not a model",
+            f"It has {ADAPTER} and no {CONFIG}: it holds changes to the weights of another model.",
+            how_to_merge(path),
+        )
     if not file.is_file():
         raise MaskLearnError(
             f"{path} has no config.json", "It is not a Hugging Face model.", "Give the directory it lies in."

@@ -5,7 +5,9 @@ of this module never run it: they use transformers' own class if it has a class 
 """
 
 import inspect
+import json
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 OWN_CODE = (
     "Its own Python code (auto_map) would have to be run, and code that comes with a model is never run."
 )
+
+ADAPTER = "adapter_config.json"
 
 if not is_installed("torch"):  # configs and tokenizers need none, and transformers would warn about it
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
@@ -71,16 +75,36 @@ def load_pretrained(model_class: Any, model_dir: str | Path, dtype: "torch.dtype
     model_class: an auto class of transformers. Raises MaskLearnError if transformers can't load the model, or would
     load another model.
     """
-    if (adapter := Path(model_dir) / "adapter_config.json").is_file():
+    if (adapter := Path(model_dir) / ADAPTER).is_file():
         raise MaskLearnError(
             f"{adapter} lies next to the model's weights",
             "With the package peft, transformers loads the model that it names in place of these weights.",
-            "Merge the adapter into the weights, or move the file away.",
+            f"Move the file away if the weights are whole. {how_to_merge(Path(model_dir))}",
         )
     with _explained(_no_model(model_dir), _FETCH):
         return model_class.from_pretrained(
             str(model_dir), dtype=dtype, local_files_only=True, trust_remote_code=False
         )
+
+
+def how_to_merge(adapter: Path) -> str:
+    """Returns how to make a model of a folder that holds an adapter of peft, such as a LoRA."""
+    merged = f"{adapter.absolute().name}-merged"
+    tokenizer = (
+        _literal(adapter) if any((adapter / name).is_file() for name in TOKENIZER_FILES) else "m.name_or_path"
+    )
+    code = (
+        "import peft, transformers; "
+        f"m = peft.AutoPeftModelForCausalLM.from_pretrained({_literal(adapter)}).merge_and_unload(); "
+        f"m.save_pretrained({_literal(merged)}); "
+        f"transformers.AutoTokenizer.from_pretrained({tokenizer}).save_pretrained({_literal(merged)})"
+    )
+    return f"Merge it into its model, and use {merged}: `pip install peft`, `{shlex.join(['python', '-c', code])}`."
+
+
+def _literal(path: Path | str) -> str:
+    """Returns a Python string in double quotes, which a shell takes in single quotes as it is."""
+    return json.dumps(str(path), ensure_ascii=False)
 
 
 def load_with(model_class: Any, model_dir: str | Path, tensors: dict[str, "torch.Tensor"], dtype: Any) -> Any:

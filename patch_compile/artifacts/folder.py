@@ -12,6 +12,7 @@ from masklearn.base.durable import flush_tree, temporary_name
 from patch_compile.artifacts.layout import MANIFEST, RECIPE
 from patch_compile.artifacts.lock import FolderLock
 from patch_compile.artifacts.manifest import Manifest
+from patch_compile.artifacts.place import no_build
 from patch_compile.artifacts.stage_files import (
     check_links,
     check_own,
@@ -127,6 +128,4 @@ def faulty_files(path: Path, manifest: Manifest) -> Iterator[str]:
 
 def _check_is_build(path: Path) -> None:
     if not (path / MANIFEST).is_file():
-        raise PatchCompileError(
-            f"{path} is no build", f"It holds no {MANIFEST}.", "Build it: `patch-compile build MODEL_DIR`."
-        )
+        raise no_build(path, f"It holds no {MANIFEST}.")

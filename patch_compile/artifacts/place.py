@@ -45,7 +45,37 @@ def place_of(out: Path) -> Path:
 
 def partial_of(place: Path) -> Path:
     """Returns the folder, next to OUT, in which OUT is built."""
-    return place.with_name(place.name + PARTIAL)
+    return place.parent / f"{place.name}{PARTIAL}"
+
+
+def no_build(out: Path, why: str) -> PatchCompileError:
+    """Returns the error for a path that should be a finished build. It tells an unfinished build and a model apart.
+
+    why: what a build has and `out` lacks.
+    """
+    if error := unfinished_build(out):
+        return error
+    build = "Build it: `patch-compile build MODEL_DIR -o OUT`."
+    if not out.exists():
+        return PatchCompileError(f"{out} does not exist", "There is no such file or folder.", build)
+    if (out / "config.json").is_file():
+        fix = f"Build it, and give the result: `patch-compile build {out} --ratio 0.4 -o OUT`."
+        return PatchCompileError(f"{out} is a model, not a build", why, fix)
+    return PatchCompileError(f"{out} is not a build", why, build)
+
+
+def unfinished_build(out: Path) -> PatchCompileError | None:
+    """Returns the error for an OUT that is not finished, by its own name or the name of its unfinished folder; None for any
+    other path."""
+    place = out.resolve()
+    folder = next((one for one in (place, partial_of(place)) if (one / STATE).is_file()), None)
+    if folder is None or (place / MANIFEST).is_file():
+        return None
+    what = f"{out} is not finished"
+    if holder := lock_holder(folder):
+        return PatchCompileError(what, f"A command is building it ({holder}).", "Wait until it is done.")
+    why = f"A command that builds it was interrupted; its finished stages are in {folder}."
+    return PatchCompileError(what, why, "Run that command again with --resume.")
 
 
 def name_aside(place: Path) -> Path:

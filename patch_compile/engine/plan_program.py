@@ -20,6 +20,7 @@ from pathlib import Path
 PLUGIN = "custom_layer"
 ANY_TARGET = "*"
 _START = b"header {\n"
+_SUFFIXES = (".engine", ".plan", ".trt")
 _TARGETS = re.compile(r"^\s*accelerators=\{([^}]*)\}", re.MULTILINE)
 _TENSOR = re.compile(r"^\s*tensor=\{ (.*) \}$", re.MULTILINE)
 _LAYER = re.compile(r'^\s*(\w+)=\{ name="([^"]*)" (.*)\}$', re.MULTILINE)
@@ -87,6 +88,16 @@ class PlanProgram:
     targets: tuple[str, ...]
     layers: tuple[PlanLayer, ...]
     tensors: Mapping[str, PlanTensor]
+
+
+def is_engine(path: Path) -> bool:
+    """Returns True for a file that is named like an engine or holds a program text. Engines of TensorRT have no text."""
+    return path.suffix in _SUFFIXES or (path.stat().st_size > 0 and _holds_text(path))
+
+
+def _holds_text(path: Path) -> bool:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(_START) >= 0
 
 
 def read_programs(engine: Path) -> tuple[PlanProgram, ...]:

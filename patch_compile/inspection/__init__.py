@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from masklearn.model.pretrained import ADAPTER
 from patch_compile.artifacts.layout import MANIFEST, RECIPE
+from patch_compile.artifacts.place import unfinished_build
 from patch_compile.errors import PatchCompileError
 
 __all__ = ["Inspection", "inspect_path"]
 
 _ELF = b"\x7fELF"
 _CONFIG = "config.json"
-_ENGINES = (".engine", ".plan")
 _BEGINNING = 4096  # bytes that tell text from an engine
 
 
@@ -65,6 +66,8 @@ def inspect_path(path: Path) -> Inspection:
 def _inspected(path: Path) -> Inspection:
     if path.is_dir():
         return _inspect_folder(path)
+    if not path.is_file() and (unfinished := unfinished_build(path)):
+        raise unfinished
     if not path.is_file():
         raise PatchCompileError(
             f"No file at {path}",
@@ -79,19 +82,26 @@ def _inspected(path: Path) -> Inspection:
         from patch_compile.inspection.tensors import inspect_tensors
 
         return inspect_tensors(path)
+    from patch_compile.engine.plan_program import is_engine
     from patch_compile.inspection.binaries import inspect_engine_file, inspect_plugin
 
     with path.open("rb") as file:
         beginning = file.read(_BEGINNING)
     if beginning.startswith(_ELF):
         return inspect_plugin(path)
-    if path.suffix not in _ENGINES and _is_text(beginning):
+    if is_engine(path):
+        return inspect_engine_file(path)
+    if _is_text(beginning):
         raise PatchCompileError(
             f"{path} is text",
             "It can be read as it is.",
             f"Inspect the folder that holds it, if {MANIFEST} or {_CONFIG} is in there.",
         )
-    return inspect_engine_file(path)
+    raise PatchCompileError(
+        f"{path} is a file of an unknown kind",
+        "Neither its name nor its content is of an engine, an ONNX file, safetensors or a plugin.",
+        "Name an engine of TensorRT NAME.engine.",
+    )
 
 
 def _is_text(beginning: bytes) -> bool:
@@ -108,10 +118,12 @@ def _inspect_folder(path: Path) -> Inspection:
         from patch_compile.inspection.folders import inspect_build
 
         return inspect_build(path)
-    if (path / _CONFIG).is_file():
+    if (path / _CONFIG).is_file() or (path / ADAPTER).is_file():  # an adapter is refused like a broken model
         from patch_compile.inspection.folders import inspect_checkpoint
 
         return inspect_checkpoint(path)
+    if unfinished := unfinished_build(path):
+        raise unfinished
     raise PatchCompileError(
         f"{path} is neither a model nor a build",
         f"It holds no {_CONFIG} and no {MANIFEST}.",

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from patch_compile.artifacts.layout import ENGINE, MODEL, ONNX, RECIPE
+from patch_compile.artifacts.place import no_build
 from patch_compile.artifacts.recipe_file import read_recipe
 from patch_compile.engine.backend import Runner, load_backend
+from patch_compile.engine.plan_program import is_engine
 from patch_compile.errors import PatchCompileError, member
 from patch_compile.runtime.decoder import Decoder, Limits
 from patch_compile.runtime.engine_fit import EngineFacts, HostCode, engine_facts, host_code, why_not
@@ -38,7 +40,7 @@ def open_generator(
     asked = None if runner is None else member(Runner, runner, "runner")
     files = _files(Path(path))
     if not files.engine and not files.onnx:
-        raise _no_build(files.path)
+        raise no_build(files.path, f"It holds neither {ENGINE} nor {ONNX}.")
     model = Path(tokenizer) if tokenizer else files.model
     if model is None:
         raise PatchCompileError(
@@ -65,13 +67,15 @@ class _Files:
 
 def _files(path: Path) -> _Files:
     if not path.exists():
-        raise PatchCompileError(
-            f"{path} does not exist",
-            "There is no such file or folder.",
-            "Build it: `patch-compile build MODEL_DIR`.",
-        )
+        raise no_build(path, "")
     if path.is_file():
         is_onnx = path.suffix == ".onnx"
+        if not is_onnx and not is_engine(path):
+            raise PatchCompileError(
+                f"{path} is neither an engine nor an ONNX file",
+                "Its name and its content are of another kind.",
+                "Give OUT, OUT/engine/model.engine or OUT/onnx/model.onnx.",
+            )
         return _Files(path, None if is_onnx else path, path if is_onnx else None, _model(path.parent.parent))
     engine, onnx = path / ENGINE, path / ONNX
     return _Files(path, engine if engine.is_file() else None, onnx if onnx.is_file() else None, _model(path))
@@ -104,14 +108,6 @@ def _decoder(
         raise _nothing_runs(files, asked, reason)
     decoder, note = open_onnx(files.onnx, limits)
     return decoder, "; ".join(filter(None, (f"not its engine: {reason}", note)))
-
-
-def _no_build(path: Path) -> PatchCompileError:
-    why = f"It holds neither {ENGINE} nor {ONNX}."
-    if (path / "config.json").is_file():
-        fix = f"Build it, and run the result: `patch-compile build {path} --ratio 0.4 -o OUT`, `patch-compile run OUT`."
-        return PatchCompileError(f"{path} is a model, not a build", why, fix)
-    return PatchCompileError(f"{path} is no build", why, "Build it: `patch-compile build MODEL_DIR`.")
 
 
 def _nothing_runs(files: _Files, asked: Runner | None, reason: str) -> PatchCompileError:

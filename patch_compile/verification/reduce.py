@@ -20,7 +20,7 @@ from masklearn.masks.maskset import MaskSet
 from patch_compile.artifacts.command_results import ReducedLinear
 from patch_compile.artifacts.folder import OutFolder
 from patch_compile.artifacts.layout import MANIFEST, MASKS, ONNX, PLAN
-from patch_compile.artifacts.place import partial_of
+from patch_compile.artifacts.place import no_build, partial_of
 from patch_compile.artifacts.plan import LinearRow, Plan
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.feeds import Feed
@@ -95,11 +95,7 @@ def reduce_linear(out: Path, linear: str, folder: Path) -> ReducedLinear:
 def _row(out: Path, linear: str) -> LinearRow:
     plan = Plan.of(out)
     if plan is None or not (out / ONNX).is_file():
-        raise PatchCompileError(
-            f"{out} is not a build with a graph",
-            f"It holds no {ONNX} or no {PLAN}.",
-            "Give the folder of a build.",
-        )
+        raise no_build(out, f"It holds no {ONNX} or no {PLAN}.")
     packed = ", ".join(plan.packed[:3]) or "none"
     for row in plan.linears:
         if row.name == linear and row.lowering != "dense":

@@ -4,11 +4,14 @@ import json
 import pytest
 
 from masklearn.base.durable import temporary_name
+from patch_compile.artifacts.folder import OutFolder
 from patch_compile.artifacts.layout import MANIFEST
 from patch_compile.artifacts.record import write_json
 from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.artifacts.workspace import Workspace, key_of
 from patch_compile.errors import PatchCompileError
+from patch_compile.inspection import inspect_path
+from patch_compile.runtime import open_generator
 from tests.artifacts.stages import finish, manifest_of, never, writer
 
 
@@ -36,6 +39,20 @@ def test_resume_runs_only_what_is_not_finished(tmp_path):
     assert again.reused == ["one"]
     again.run("one", "another key", ["a"], writer("2"))
     assert (finish(again) / "a" / "file.txt").read_text() == "2"
+
+
+@pytest.mark.parametrize("named", ["out", "out.partial"])
+@pytest.mark.parametrize("opened", [OutFolder.open, inspect_path, open_generator])
+def test_an_unfinished_out_is_called_unfinished(tmp_path, opened, named):
+    workspace = Workspace(tmp_path / "out")
+    workspace.run("one", "key", ["a"], writer("1"))
+    with pytest.raises(
+        PatchCompileError, match=rf"{named} is not finished. A command is building it \(pid \d+\)"
+    ):
+        opened(tmp_path / named)
+    workspace.release()
+    with pytest.raises(PatchCompileError, match=rf"{named} is not finished.*out\.partial.*--resume"):
+        opened(tmp_path / named)
 
 
 def test_dropped_stages_are_not_published(tmp_path):

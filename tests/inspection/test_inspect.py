@@ -261,7 +261,7 @@ def test_a_model(make_model):
         ("x.json", b"{}", "is text"),
         ("report.html", "<!doctype html>\n<title>Größe</title>".encode(), "is text"),
         ("long.md", b"x" + "é".encode() * 4096, "is text"),  # its 4096th byte is half of a character
-        ("x.bin", bytes(range(256)), "not an engine of TensorRT-RTX"),
+        ("x.bin", bytes(range(256)), "is a file of an unknown kind"),
     ],
 )
 def test_what_is_nothing_of_ours_is_refused(tmp_path, name, content, said):
@@ -274,6 +274,9 @@ def test_nothing_there(tmp_path):
     with pytest.raises(PatchCompileError, match="No file at"):
         inspect_path(tmp_path / "missing")
     with pytest.raises(PatchCompileError, match="neither a model nor a build"):
+        inspect_path(tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(PatchCompileError, match="is an adapter"):
         inspect_path(tmp_path)
     (tmp_path / "manifest.json").write_text(json.dumps({"files": np.arange(3).tolist()}))
     with pytest.raises(PatchCompileError, match="is not a manifest that this patch-compile reads"):

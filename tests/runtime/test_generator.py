@@ -231,8 +231,10 @@ def test_what_is_no_build_is_refused(out_of: OutOf, tmp_path: Path) -> None:
     onnx = out_of("llama") / "onnx/model.onnx"
     with pytest.raises(PatchCompileError, match="does not exist"):
         open_generator(tmp_path / "nothing")
-    with pytest.raises(PatchCompileError, match="is no build"):
+    with pytest.raises(PatchCompileError, match="is not a build"):
         open_generator(tmp_path)
+    with pytest.raises(PatchCompileError, match=r"config\.json is neither an engine nor an ONNX file"):
+        open_generator(out_of("llama") / "model/config.json")
     with pytest.raises(PatchCompileError, match="model is a model, not a build") as caught:
         open_generator(out_of("llama") / "model")
     assert "patch-compile build" in caught.value.fix

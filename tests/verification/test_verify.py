@@ -332,7 +332,7 @@ def test_changed_outs_name_the_file(out, broken, message):
 def test_what_can_not_be_verified_is_refused(settings, monkeypatch, tmp_path):
     build(settings)
     out = settings["out"]
-    with pytest.raises(PatchCompileError, match="is no build"):
+    with pytest.raises(PatchCompileError, match="is not a build"):
         verify(tmp_path, asked())
     with pytest.raises(PatchCompileError, match="too short for a prefill of 96"):
         verify(out, VerifyRequest.parse({}))

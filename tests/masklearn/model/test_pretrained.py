@@ -1,6 +1,8 @@
 """Loading a model folder never runs its Python code, and never asks for permission to do so."""
 
+import ast
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -141,3 +143,22 @@ def test_an_adapter_does_not_replace_the_weights(make_model: ModelMaker) -> None
     (path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "/elsewhere"}))
     with pytest.raises(MaskLearnError, match=r"adapter_config\.json lies next to the model's weights"):
         load_pretrained(AutoModelForCausalLM, path, torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("files", "tokenizer"), [([], "m.name_or_path"), (["tokenizer.json"], '"$(touch x)\'s adapter"')]
+)
+def test_an_adapter_is_refused_with_the_command_that_merges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: list[str], tokenizer: str
+) -> None:
+    path = Path("$(touch x)'s adapter")
+    monkeypatch.chdir(tmp_path)
+    path.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors", *files):
+        (path / name).write_text("{}")
+    with pytest.raises(MaskLearnError, match=r"adapter is an adapter \(LoRA\), not a model") as caught:
+        Checkpoint.of_config(path)
+    *_, command, _ = caught.value.fix.split("`")
+    *_, code = shlex.split(command)
+    names = [one.value for one in ast.walk(ast.parse(code)) if isinstance(one, ast.Constant)]
+    assert f"AutoTokenizer.from_pretrained({tokenizer})" in code and {str(path), f"{path}-merged"} <= {*names}

@@ -105,8 +105,12 @@ REFUSED = {
 def test_what_differs_first_is_the_reason(name: str, tmp_path: Path) -> None:
     settings, why = REFUSED[name]
     AutoConfig.for_model(name, **settings).save_pretrained(tmp_path)
-    with pytest.raises(MaskLearnError, match=rf"'{name}' of .* is not covered.*{why}.*llama, mistral"):
+    with pytest.raises(
+        MaskLearnError, match=rf"'{name}' of .* is not covered.*{why}.*llama, mistral"
+    ) as caught:
         architecture_of(Checkpoint.of_config(tmp_path))
+    assert f"optimum-cli export onnx --model {tmp_path} --task TASK" in caught.value.fix
+    assert "`patch-compile build " in caught.value.fix
 
 
 @pytest.mark.parametrize("name", RENAMED)

@@ -157,7 +157,7 @@ def test_nothing_is_fetched(out: Out) -> None:
 
 
 def test_a_folder_that_is_no_build(tmp_path: Path, out: Out) -> None:
-    with pytest.raises(PatchCompileError, match="is no build"):
+    with pytest.raises(PatchCompileError, match="is not a build"):
         write_page(tmp_path)
     (out.write() / "report.json").unlink()
     with pytest.raises(PatchCompileError, match=r"holds no report\.json"):
