@@ -4,7 +4,6 @@ Importing transformers takes seconds, and it completes a config by its own defau
 settings must be stated so that none of these defaults is needed; tests compare every type with transformers.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -77,7 +76,7 @@ def text_settings(model: Path) -> Any:
     return SimpleNamespace(**({"tie_word_embeddings": row.tied} | own | {"rope_parameters": ropes}))
 
 
-def _rope_types(ropes: Mapping[str, Any]) -> set[Any]:
+def _rope_types(ropes: dict[str, Any]) -> set[str]:
     """Returns the types of rotary embeddings: Gemma 3 has a type for each kind of layer. Old files write `type`."""
     kinds = [kind for kind in ropes.values() if isinstance(kind, dict)] or [ropes]
     return {str(kind.get("rope_type", kind.get("type", "default"))) for kind in kinds}

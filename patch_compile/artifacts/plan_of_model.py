@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from masklearn.quant.table import FLOAT16
 from patch_compile.artifacts.plan import Gaining, Plan, Skipped
 from patch_compile.artifacts.prediction import WholeRow
-from patch_compile.artifacts.record import Record
+from patch_compile.artifacts.record import Record, Unit, shown
 
 
 class Asked(Record):
@@ -95,11 +95,11 @@ class OtherTypes(Record):
     weights can't have this type.
     """
 
-    weights: str
+    weights: Annotated[str, shown("weights", Unit.WORDS)]
     planned: bool = False
-    ratio: float = 0.0
-    linears_bytes: int = 0
-    model_bytes: int = 0
+    ratio: Annotated[float, shown("ratio", Unit.RATIO)] = 0.0
+    linears_bytes: Annotated[int, shown("linears", Unit.BYTES)] = 0
+    model_bytes: Annotated[int, shown("model", Unit.BYTES)] = 0
     whole: WholeRow | None = None
     unfit: str | None = None
 

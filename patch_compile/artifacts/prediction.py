@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field
 
-from patch_compile.artifacts.record import Record
+from patch_compile.artifacts.record import Record, Unit, shown
 
 
 class Calibration(Record):
@@ -91,13 +91,13 @@ class PhaseRow(Record):
     bits. low, high: ends of the speed-up's error bar (docs/explanation/predictions.md), None in files of earlier versions.
     """
 
-    dense_ms: float
+    dense_ms: Annotated[float, shown("dense, ms", Unit.MILLISECONDS)]
     alike_ms: float | None = None
-    planned_ms: float
+    planned_ms: Annotated[float, shown("planned, ms", Unit.MILLISECONDS)]
     speedup: float
     low: float | None = None
     high: float | None = None
-    limit: float
+    limit: Annotated[float, shown("limit", Unit.TIMES)]
 
     @classmethod
     def of(
@@ -135,9 +135,9 @@ class PhaseRow(Record):
 class WholeRow(Record):
     """Predicted times of the whole model: all prompts, all decode steps after them, and both."""
 
-    prefill: PhaseRow
-    decode: PhaseRow
-    end_to_end: PhaseRow
+    prefill: Annotated[PhaseRow, shown("prefill")]
+    decode: Annotated[PhaseRow, shown("decode, all steps")]
+    end_to_end: Annotated[PhaseRow, shown("end to end")]
 
     @classmethod
     def of(cls, prefill: PhaseRow, decode: PhaseRow) -> Self:

@@ -64,6 +64,16 @@ def _learn(as_json: bool, **given: Any) -> None:
         print_result(learned, as_json=as_json)
 
 
+@command(library.plan, basic="ratio mask speedup budget_ms target weights kinds lowering table as_json")
+@click.option(
+    "--table",
+    is_flag=True,
+    help="Print the tables of linears and of weight types too, and name every linear that stays dense.",
+)
+def _plan(table: bool, as_json: bool, **given: Any) -> None:
+    print_result(library.plan(**given), as_json=as_json, every=table)
+
+
 @command(library.run)
 def _run(as_json: bool, **given: Any) -> None:
     from patch_compile.report.inspect import times_line
@@ -104,7 +114,7 @@ COMMANDS = (
     printing(library.import_mask),
     _inspect,
     _learn,
-    printing(library.plan, basic="ratio mask speedup budget_ms target weights kinds lowering as_json"),
+    _plan,
     printing(library.build_plugin, name="plugin"),
     printing(library.reduce_linear, name="debug reduce"),
     _run,

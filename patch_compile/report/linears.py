@@ -164,8 +164,8 @@ def skipped_lines(skipped: Iterable[Skipped]) -> Iterator[str]:
     yield from (f"left dense: {row.name}: {row.reason}" for row in skipped)
 
 
-def skipped_counts(skipped: Iterable[Skipped]) -> Iterator[str]:
-    """Yield a line for each of the most frequent reasons, and a line for the rest."""
+def skipped_counts(skipped: Iterable[Skipped], flag: str = "--verbose") -> Iterator[str]:
+    """Yield a line for each of the most frequent reasons, and a line for the rest. flag: it names them all."""
     reasons: dict[str, list[str]] = {}
     for row in skipped:
         reasons.setdefault(row.reason, []).append(row.name)
@@ -173,7 +173,7 @@ def skipped_counts(skipped: Iterable[Skipped]) -> Iterator[str]:
     for reason, names in order[:_REASONS]:
         yield f"left dense: {names[0] if len(names) == 1 else f'{len(names)} like {names[0]}'}: {reason}"
     if rest := sum(len(names) for _, names in order[_REASONS:]):
-        yield f"left dense: {rest} more, for other reasons: --verbose names them all"
+        yield f"left dense: {rest} more, for other reasons: {flag} names them all"
 
 
 def fused_words(linears: Iterable[LinearRow]) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from itertools import groupby
 
 from masklearn.masks.budget import Budget
@@ -18,23 +19,17 @@ from patch_compile.artifacts.plan_of_model import (
 )
 from patch_compile.artifacts.prediction import PhaseRow, WholeRow
 from patch_compile.planning.speed_goal import SpeedGoal
-from patch_compile.report.linears import has_other_kinds, linears_table, skipped_lines
+from patch_compile.report.linears import linears_table, share_legend, skipped_counts, skipped_lines
 from patch_compile.report.number_format import milliseconds, times
 from patch_compile.report.prediction import gain_line, has_quantised, predicted_times, reason_lines, remarks
-from patch_compile.report.section import Column, Section, Table
+from patch_compile.report.section import Column, Columns, Section, Table, columns_of, table_of
 
-# Rows of a table of the whole model: fields of `WholeRow`, and what they are called.
-_PHASES = {"prefill": "prefill", "decode": "decode, all steps", "end_to_end": "end to end"}
 _TARGETS = {
     TargetSource.LOCAL_GPU: "target: {} (the GPU of this machine)",
     TargetSource.DEFAULT: "target: {} (no GPU here)",
 }
 _BARS = "▁▂▃▄▅▆▇█"
 _PAYS = 1.05  # speed-up from which pruning is worth its loss of quality
-_NO_MASKS = (
-    "no masks are given, so each linear that gains is taken to have the ratio asked for it; learning chooses tiles over "
-    "these together and spreads them unevenly (--mask FILE plans for real tile maps)"
-)
 _ASSUMED_TYPES = (
     "weight types are chosen here as if rounding cost what it cost SmolLM2-135M; learning chooses them by what it costs in "
     "each linear of this model"
@@ -43,39 +38,60 @@ _TYPES = (
     "The same request with other types of weights (* is this plan): speed-up over dense 16-bit weights (dense) and over "
     "dense weights of the same type (same), and the limit of the first; decode: all steps; in all: prompts and steps"
 )
+_MORE = "--table shows the linears and the types of weights as tables"
 
 
-def planned(result: PlanOfModel) -> Iterator[Section]:
-    fits = result.memory.fits
+def planned(result: PlanOfModel, *, every: bool = False) -> Iterator[Section]:
+    """Yield the summary of a plan. every: with the tables of linears and of types, and the names of all dense linears."""
+    whole = result.whole if result.memory.fits else None
     yield Section(
         f"predicted on {result.card}; {result.workload}",
-        tables=[linears_table(result.linears, timed=True)],
-        lines=[_legend(result.linears)],
+        tables=[whole_table(whole)] if whole else [],
+        lines=list(filter(None, _summary(result, whole))),
     )
-    yield Section(
-        tables=[whole_table(result.whole)] if result.whole and fits else [],
-        lines=[_memory_line(result.memory, result.card.name)] if result.card else [],
-    )
-    if result.regime and fits:
-        yield Section(lines=list(regime_lines(result.regime)))
-    yield _types(result)
-    yield Section(lines=list(filter(None, _lines(result))))
+    if every:
+        legend = [_legend(result.linears)]
+        yield Section(tables=[linears_table(result.linears, timed=True)], lines=legend)
+        yield Section(tables=_types(result))
+    named = skipped_lines(result.skipped) if every else skipped_counts(result.skipped, "--table")
+    yield Section(lines=[*filter(None, _lines(result)), *named, *_ends(result), *([] if every else [_MORE])])
 
 
-def whole_table(whole: WholeRow, phases: Collection[str] = tuple(_PHASES), caption: str = "") -> Table:
-    """Returns the times of the workload, dense and planned, and the limit of their ratio."""
-    rows = []
-    for phase in phases:
-        row: PhaseRow = getattr(whole, phase)
-        spelled = (
-            predicted_times(row),
-            times(row.limit),
-            milliseconds(row.dense_ms),
-            milliseconds(row.planned_ms),
-        )
-        rows.append([_PHASES[phase], *spelled])
-    headings: list[Column | str] = ["speed-up", "limit", "dense, ms", "planned, ms"]
-    return Table([Column("whole model", words=True), *headings], rows, caption)
+def whole_table(whole: WholeRow, phases: Collection[str] = (), caption: str = "") -> Table:
+    """Returns the times of the workload, dense and planned, and the limit of their ratio. phases: () for all."""
+    fields = WholeRow.shown_fields()
+    columns: Columns = {
+        Column("whole model", words=True): lambda name: fields[name].title,
+        "speed-up": lambda name: predicted_times(getattr(whole, name)),
+        **columns_of(PhaseRow, "limit", "dense_ms", "planned_ms", of=partial(getattr, whole)),
+    }
+    return table_of(phases or fields, columns, caption)
+
+
+def _summary(result: PlanOfModel, whole: WholeRow | None) -> Iterator[str]:
+    if result.card:
+        yield _memory_line(result.memory, result.card.name)
+    if result.regime and result.memory.fits:
+        yield from regime_lines(result.regime)
+    yield f"ratio: {result.ratio:.4f} (asked: {_asked(result.asked)})"
+    yield gain_line(result.gaining, result.card)
+    if whole and (other := result.other):
+        yield _instead(f"--kinds {other.kinds}", other.ratio, other.speedup, other.bytes_after, result, whole)
+    for row in result.types:
+        if row.whole and not row.planned and _fits(row, result):
+            speedup = row.whole.end_to_end.speedup
+            yield _instead(f"--weights {row.weights}", row.ratio, speedup, row.linears_bytes, result, whole)
+    yield from _left_out(result)
+
+
+def _instead(
+    option: str, ratio: float, speedup: float, size: int, result: PlanOfModel, whole: WholeRow | None
+) -> str:
+    """Returns what another option would give for the same request: the speed-up end to end and the size of the linears."""
+    here = f" instead of {times(whole.end_to_end.speedup)}" if whole else ""
+    before = result.totals.bytes_after / 1e9
+    found = f"with {option}: {times(speedup)}{here}, linears of {size / 1e9:.2f} GB instead of {before:.2f}"
+    return found if round(ratio, 3) == round(result.ratio, 3) else f"{found}, ratio {ratio:.4f}"
 
 
 def regime_lines(points: Sequence[RegimePoint]) -> Iterator[str]:
@@ -96,43 +112,23 @@ def regime_lines(points: Sequence[RegimePoint]) -> Iterator[str]:
 
 
 def _legend(linears: Sequence[LinearRow]) -> str:
-    tiles = (
-        "tiles: share of slabs by kind" if has_other_kinds(linears) else "p: share of weights in 2:4 tiles"
-    )
     dense = "; dense: with 16-bit weights" * has_quantised(linears)
-    return f"µs: one linear on its own, for all prompts and for a decode step{dense}; {tiles}"
+    return f"µs: one linear on its own, for all prompts and for a decode step{dense}; {share_legend(linears)}"
 
 
 def _lines(result: PlanOfModel) -> Iterator[str]:
-    yield f"ratio: {result.ratio:.4f} (asked: {_asked(result.asked)})"
-    yield gain_line(result.gaining, result.card)
-    yield _other_line(result)
     yield from reason_lines(result.linears)
-    yield from skipped_lines(result.skipped)
     if result.target_source in _TARGETS:
         yield _TARGETS[result.target_source].format(result.target)
     yield _builder_line(result.builder)
     if result.asked.ratio is not None:
         yield Budget.of(result.asked.ratio).left_dense([row.name for row in result.linears])
-    if result.asked.mask is None:
-        yield _NO_MASKS
+
+
+def _ends(result: PlanOfModel) -> Iterator[str]:
     if result.assumes_losses:
         yield _ASSUMED_TYPES
     yield from remarks(result.linears, result)
-
-
-def _other_line(result: PlanOfModel) -> str:
-    """Returns the sentence on what other kinds of tiles would give; empty if nothing is known of it."""
-    other, whole = result.other, result.whole
-    if other is None or whole is None or not result.memory.fits:
-        return ""
-    found = (
-        f"with --kinds {other.kinds}: {other.speedup:.2f} times as fast as dense instead of "
-        f"{whole.end_to_end.speedup:.2f}, linears of {other.bytes_after / 1e9:.2f} GB instead of "
-        f"{result.totals.bytes_after / 1e9:.2f}"
-    )
-    same = round(other.ratio, 3) == round(result.ratio, 3)
-    return found if same else f"{found}, ratio {other.ratio:.4f}"
 
 
 def _asked(asked: Asked) -> str:
@@ -174,33 +170,34 @@ def _builder_line(builder: Builder | None) -> str:
     )
 
 
-def _types(result: PlanOfModel) -> Section:
-    """Returns a row for each type of weights. Types that do not fit are named below."""
-    shown = [row for row in result.types if row.whole is not None]
-    if len(shown) < 2 or not any(_fits(row, result) for row in shown):
-        return Section()
-    ratios = len({f"{row.ratio:.3f}" for row in shown}) > 1
-    names, phases = ("dense", "same", "limit"), ("decode", "in all")
-    headings: list[Column | str] = [
-        Column("weights", words=True), "ratio", Column("linears", "GB"), Column("model", "GB"), Column("prefill", "ms"),
-        Column("decode", "ms"), *(Column(name, over) for over in phases for name in names),
-    ]  # fmt: skip
-    rows = [
-        [row.weights + " *" * row.planned, f"{row.ratio:.3f}" * ratios, *_figures(row, result)]
-        for row in shown
-    ]
-    return Section(tables=[Table(headings, rows, _TYPES).without_empty()], lines=list(_left_out(result)))
+def _types(result: PlanOfModel) -> list[Table]:
+    """Returns a table with a row for each type of weights, or no table if there is nothing to compare."""
+    rows = [row for row in result.types if row.whole is not None]
+    if len(rows) < 2 or not any(_fits(row, result) for row in rows):
+        return []
+    ratios = ("ratio",) * (len({f"{row.ratio:.3f}" for row in rows}) > 1)
+    columns: Columns = {
+        Column("weights", words=True): lambda row: row.weights + " *" * row.planned,
+        **columns_of(OtherTypes, *ratios, "linears_bytes", "model_bytes"),
+    }
+    for phase, over in (("prefill", ""), ("decode", "decode"), ("end_to_end", "in all")):
+        columns = {**columns, **_figures(phase, over, result)}
+    return [table_of(rows, columns, _TYPES)]
 
 
-def _figures(row: OtherTypes, result: PlanOfModel) -> Iterator[str]:
-    assert row.whole is not None
-    yield from (f"{size / 1e9:.2f}" for size in (row.linears_bytes, row.model_bytes))
-    if not _fits(row, result):
-        yield from ("–",) * 8
-        return
-    yield from (f"{phase.planned_ms:.1f}" for phase in (row.whole.prefill, row.whole.decode))
-    for one in (row.whole.decode, row.whole.end_to_end):
-        yield from (f"{value:.2f}" for value in (one.speedup, one.over_alike, one.limit))
+def _figures(phase: str, over: str, result: PlanOfModel) -> Columns:
+    """Returns the columns of a phase, empty for types with which the model does not fit. over: "" for only its time."""
+
+    def spell(find: Callable[[PhaseRow], str]) -> Callable[[OtherTypes], str]:
+        return lambda row: find(getattr(row.whole, phase)) if _fits(row, result) else ""
+
+    time = Column("ms" if over else f"{phase}, ms", over)
+    ratios: Columns = {
+        Column("dense", over): spell(lambda row: times(row.speedup)),
+        Column("same", over): spell(lambda row: times(row.over_alike)),
+        Column("limit", over): spell(lambda row: times(row.limit)),
+    }
+    return {time: spell(lambda row: milliseconds(row.planned_ms)), **(ratios if over else {})}
 
 
 def _fits(row: OtherTypes, result: PlanOfModel) -> bool:

@@ -42,14 +42,7 @@ _UNPREDICTED = {
         f"speed is predicted for checkpoints alone: a linear is plugin wherever a {SLAB_K}-wide slab of it is 2:4"
     ),
 }
-_NOT_MEASURED = (
-    "these speeds are predicted by a roofline (docs/explanation/performance.md), not measured; with the gains that others "
-    "measured for 2:4 products, eight of ten would lie in the brackets (docs/explanation/predictions.md)"
-)
-_AS_COMPILED = (
-    "linears of one input count as one product where they share a node, and in the dense model, where TensorRT merges them; "
-    "fusing gate and up also saves the kernel for SiLU·mul; this is not counted"
-)
+_NOT_MEASURED = "predicted, not measured: docs/explanation/predictions.md"
 _SPLIT = "split linears count as dense: how fast TensorRT's own 2:4 tactics are is not predicted"
 
 
@@ -147,7 +140,6 @@ def remarks(linears: Sequence[LinearRow], plan: PlanSummary) -> list[str]:
     lowerings = {row.lowering for row in linears}
     return [
         calibration_words(calibration) if calibration else _NOT_MEASURED,
-        *([_AS_COMPILED] if "plugin" in lowerings else []),
         *_slower_than_dense(linears, plan.card.name, plan.whole),
         *([_SPLIT] if "split" in lowerings else []),
         *_slower_prefill(linears, plan.card.name),

@@ -51,7 +51,7 @@ def told(report: Any, path: Path = Path(), *, every: bool = False) -> tuple[str,
         case PlanOfModel(model=model, whole=whole):
             speed = f", {whole.end_to_end.speedup:.2f}× as fast on {report.card}" if whole else ""
             fits = speed if report.memory.fits else ", does not fit"
-            return f"{model}, ratio {report.ratio:.3f}{fits}", planned(report)
+            return f"{model}, ratio {report.ratio:.3f}{fits}", planned(report, every=every)
         case LearnedAnswer():
             return f"{path}, ratio {report.ratio.reached:.3f} by {report.method}", learned(report)
         case CompiledAnswer(onnx=onnx):

@@ -108,12 +108,12 @@ def planned(model):
 
 def test_a_plan_shows_what_it_goes_by(model):
     said, assumed = planned(model)
-    assert "predicted by a roofline" in said and "calibrated" not in said
+    assert "predicted, not measured" in said and "calibrated" not in said
     card().save()
     said, found = planned(model)
     assert "predicted on A6000 (calibrated by times measured on NVIDIA RTX A6000 on 2026-11-25)" in said
     assert "fitted to 16 times of llama-2-7b" in said and "bandwidth 0.70 instead of 0.84" in said
-    assert "driver 580.82, tensorrt 11.0.1" in said and "predicted by a roofline" not in said
+    assert "driver 580.82, tensorrt 11.0.1" in said and "predicted, not measured" not in said
     assert "comes with patch-compile" not in said and not found["card"]["calibration"]["shipped"]
     for phase, least in (("prefill", 1.3), ("decode", 1.15)):
         slower = found["whole"][phase]["dense_ms"] / assumed["whole"][phase]["dense_ms"]
