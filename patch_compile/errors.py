@@ -20,7 +20,8 @@ __all__ = [
 
 PatchCompileError = MaskLearnError
 SPELLING: ContextVar[Callable[[str], str]] = ContextVar("SPELLING", default=str)
-"""Spells the settings that a text names in backticks; the command line sets it, to spell `calib` as --calib."""
+"""Spells the settings that a text names: as flags once the command line sets it, as arguments while a function of the
+library runs without it."""
 NOT_CHECKED = 5  # exit code of a check that found no fault but could not answer every question
 
 

@@ -5,6 +5,7 @@ import io
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextvars import copy_context
 from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
@@ -40,7 +41,7 @@ def run_here(*arguments: object) -> Done:
         contextlib.redirect_stderr(err),
     ):
         try:
-            cli.main()
+            copy_context().run(cli.main)  # the library keeps speaking of arguments
         except SystemExit as end:
             assert end.code != cli.INTERNAL, err.getvalue()
             return Done(int(end.code or 0), out.getvalue(), err.getvalue())

@@ -1,6 +1,6 @@
 """Errors that the user sees without a traceback."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import TypeVar
 
@@ -22,6 +22,10 @@ class MaskLearnError(Exception):
     def __init__(self, what: str, why: str = "", fix: str = "", details: Sequence[str] = ()) -> None:
         self.what, self.why, self.fix, self.details = what, why, fix, tuple(details)
         super().__init__(". ".join(part.rstrip(".") for part in (what, why, fix) if part))
+
+    def respell(self, spelling: Callable[[str], str]) -> None:
+        """Spell the settings in the sentences anew, for a reader who knows them by other names."""
+        MaskLearnError.__init__(self, *map(spelling, (self.what, self.why, self.fix)), details=self.details)
 
 
 class UsageError(MaskLearnError):

@@ -3,7 +3,9 @@
 import functools
 import inspect
 import os
-from collections.abc import Callable, Collection, Sequence
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from enum import StrEnum
 from operator import or_
@@ -13,6 +15,8 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar, Union, get_args,
 
 from masklearn.base.extras import require_extra
 from masklearn.base.option import Option
+from patch_compile.errors import SPELLING, PatchCompileError
+from patch_compile.options import flags_of
 
 StrPath: TypeAlias = str | os.PathLike[str]
 Given: TypeAlias = dict[str, Any]
@@ -48,12 +52,13 @@ def takes(
 
         def call(*args: Any, **kwargs: Any) -> _R:
             written = _bind(signature, function.__name__, args, kwargs)
-            if extra:
-                require_extra(extra, f"`patch-compile {function.__name__.replace('_', '-')}`")
             mine = {name: value for name, value in written.items() if name in own}
             if with_given:
                 mine["given"] = {name: value for name, value in written.items() if value is not None}
-            return function(**mine)
+            with _speaking_of_arguments(function.__name__, options):
+                if extra:
+                    require_extra(extra, f"`patch-compile {function.__name__.replace('_', '-')}`")
+                return function(**mine)
 
         functools.update_wrapper(call, function)
         del call.__wrapped__  # type: ignore[attr-defined]  # its signature is not what callers see
@@ -64,6 +69,32 @@ def takes(
         return call
 
     return make
+
+
+# A command in backticks stays as it is. A flag may stand in backticks of its own.
+_FLAG = re.compile(r"`[^`]*\s[^`]*`|`?(?<![\w-])(--?[a-z][a-z-]*)(?![\w-])`?")
+
+
+@contextmanager
+def _speaking_of_arguments(function: str, options: Collection[str]) -> Iterator[None]:
+    """Spell the flags in errors and notes as arguments of a function, unless the command line calls it."""
+    if SPELLING.get() is not str:
+        yield
+        return
+    arguments = {flag: f"`{name}`" for name in options for flag in flags_of(name, function)}
+    arguments |= {"--help": f"`help(patch_compile.{function})`", "--verbose": "`details` of the error"}
+
+    def spell(text: str) -> str:
+        return _FLAG.sub(lambda match: arguments.get(match[1], match[0]), text)
+
+    token = SPELLING.set(spell)
+    try:
+        yield
+    except PatchCompileError as error:
+        error.respell(spell)
+        raise
+    finally:
+        SPELLING.reset(token)
 
 
 def _declared(

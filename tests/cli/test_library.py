@@ -7,6 +7,7 @@ import sys
 import pytest
 
 import patch_compile
+from tests.commands import run_here
 
 REFUSED = "\ntry: {}\nexcept patch_compile.UsageError as error: print(error.what)"
 
@@ -32,11 +33,43 @@ def test_no_module_has_the_name_of_a_function():
 def test_every_name_is_there():
     names = fresh(
         "import patch_compile\n"
-        "for name in patch_compile.__all__: print(name, callable(getattr(patch_compile, name)), name in dir(patch_compile))"
+        "for name in dir(patch_compile): print(name, bool(getattr(patch_compile, name).__doc__))"
     )
-    assert names.splitlines() == [f"{name} True True" for name in patch_compile.__all__]
+    assert names.splitlines() == [f"{name} True" for name in patch_compile.__all__]
     with pytest.raises(AttributeError, match="no attribute 'prayer'"):
         patch_compile.prayer  # noqa: B018
+
+
+def test_help_shows_a_function_and_its_options():
+    shown = fresh("import patch_compile; help(patch_compile.plan)")
+    assert shown.startswith("Help on function plan in module patch_compile.api.plan:")
+    assert "- `ratio`: Share of weights set to zero" in shown
+
+
+def test_errors_of_the_library_speak_of_arguments(tmp_path):
+    (tmp_path / "out").mkdir()
+    for call, what, fix in (
+        (
+            lambda: patch_compile.build("m"),
+            "No ratio is given",
+            "Give `ratio` 0.4, `bytes_per_weight` 1.3, `mask` FILE",
+        ),
+        (
+            lambda: patch_compile.plan("m", ratio=0.4, kinds="3:4"),
+            "kinds = 3:4",
+            "`help(patch_compile.plan)` says",
+        ),
+        (
+            lambda: patch_compile.export(tmp_path),
+            "is not a build",
+            "Build it: `patch-compile build MODEL_DIR -o OUT`.",
+        ),
+    ):
+        with pytest.raises(patch_compile.PatchCompileError) as refused:
+            call()
+        assert what in refused.value.what and fix in refused.value.fix, refused.value
+        assert " --" not in str(refused.value) and refused.value.fix.rstrip(".") in str(refused.value)
+    assert "Give --ratio 0.4, --bytes 1.3" in run_here("build", "m").stderr
 
 
 def test_importing_is_light():

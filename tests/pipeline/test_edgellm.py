@@ -157,11 +157,11 @@ def test_bad_edgellm_builds_are_refused_before_work(settings, tmp_path):
     chosen = {name: settings[name] for name in ("ratio", "out", "method")}
     with pytest.raises(PatchCompileError, match="exporter is not installed"):
         patch_compile.build(settings["model"], **chosen, service="edgellm")
-    with pytest.raises(UsageError, match="without --for edgellm"):
+    with pytest.raises(UsageError, match="without `service` edgellm"):
         patch_compile.build(settings["model"], **chosen, edgellm_python=sys.executable)
     with pytest.raises(UsageError, match="starts from a checkpoint"):
         patch_compile.build(tmp_path / "model.onnx", **chosen, service="edgellm")
-    with pytest.raises(UsageError, match="does not go with --format"):
+    with pytest.raises(UsageError, match="does not go with `format`"):
         patch_compile.export(settings["out"], edgellm_python=sys.executable)
     assert not settings["out"].exists()
 

@@ -178,7 +178,7 @@ def test_bfloat16_is_the_graphs_own(model, masks, tmp_path):
 def test_graphs_refuse_export_settings(model, masks, tmp_path):
     graph = saved(Exporter(weights_of(model)).model(HIDDEN, 2), tmp_path / "exported.onnx")
     for settings in ({"opset": 20}, {"logits": "all"}):
-        with pytest.raises(UsageError, match="does not go with --graph"):
+        with pytest.raises(UsageError, match="does not go with `graph`"):
             compiled(model, masks, graph, tmp_path / "out", **settings)
 
 
