@@ -77,37 +77,44 @@ class LearnOptions:
     calib: Annotated[str | None, _learning(
         "Calibration text: a .txt, .jsonl or .parquet file, a folder or the name of a dataset; for FILE.onnx an .npz of "
         "inputs.", "TEXT", unset="the model writes its own")] = None
-    windows: Annotated[int, _learning("Number of calibration windows.", ge=1)] = 32
+    windows: Annotated[int, _learning(
+        "Number of calibration windows. Scoring tiles and solving weights read no more than these; training does.",
+        ge=1)] = 32
     length: Annotated[int, _learning("Tokens in a calibration window.", ge=2)] = 512
     seed: Annotated[int, _learning("Seed of all random draws.", ge=0)] = 0
     device: Annotated[str | None, _learning(
         "Where the model runs while masks are learned.", "DEVICE", unset="cuda if there is one")] = None
     threads: Annotated[int | None, _learning(
-        "CPU threads for learning. Rounding can depend on their number (docs/howto/learning.md); recipe.yaml records it "
-        "where it does.", unset="one for each core", ge=1)] = None
+        "CPU threads for learning. Another number may change the last digits of the result (docs/howto/learning.md).",
+        unset="all cores", ge=1)] = None
     criterion: Annotated[Criterion | None, _learning(
-        f"Criterion by which {_and(tuple(_RANKING))} rank tiles.",
+        f"What {_and(tuple(_RANKING))} take for the cost of pruning a tile: fisher, its effect on the model's loss; raw, "
+        "the error of the linear's outputs; relative, that error as a share of the outputs; magnitude, the size of its "
+        "weights; random, for comparison.",
         unset="; ".join(f"{criterion} for {name}" for name, criterion in _RANKING.items()))] = None
     damping: Annotated[float, _learning(
-        "Damping of the Hessian, as a share of its mean diagonal.", gt=0.0, le=1.0)] = 0.01
+        "Steadies solving: what is added to the diagonal of each linear's Hessian, as a share of its mean.",
+        gt=0.0, le=1.0)] = 0.01
     permute: Annotated[bool, _learning(
         "Reorder the hidden channels of feed-forward parts first, so that channels that are cheap to prune share tiles. The "
         "model computes the same.", unset="no-permute")] = False
     repair: Annotated[Repair | None, _repair(
-        "Train the surviving weights to the dense model's logits.", unset=f"distill; none for {_UNREPAIRED}")] = None
-    repair_steps: Annotated[int | None, _repair("Steps of repair.", unset="by model size", ge=0)] = None
+        "distill trains the surviving weights to predict what the dense model predicts.",
+        unset=f"distill; none for {_UNREPAIRED}")] = None
+    repair_steps: Annotated[int | None, _repair("Training steps of repair.", unset="by model size", ge=0)] = None
     repair_minutes: Annotated[float | None, _repair("Stop repair after this many minutes.", gt=0.0)] = None
     batch: Annotated[int, _repair("Windows per training step.", ge=1)] = 2
     learning_rate: Annotated[float | None, _repair("Learning rate of training.", unset="the method's own", gt=0.0)] = None
     label_weight: Annotated[float, _repair(
-        "Weight of the loss on the text's own tokens in repair, added to the KL to the dense model. It lowers perplexity "
-        "but moves the model away from the dense model.", ge=0.0)] = 0.0
+        "In repair, weight of the loss on the text itself next to the distance (KL) to the dense model's predictions. It "
+        "lowers perplexity but moves the model away from the dense model.", ge=0.0)] = 0.0
     prior: Annotated[str, _learning(
-        f"Start of {_TRAINED}: a one-shot method or a masks file.", "METHOD|FILE")] = "oneshot"
+        f"Masks from which {_TRAINED} start: a one-shot method, or a masks file.", "METHOD|FILE")] = "oneshot"
     steps: Annotated[int, _learning(f"Training steps of {_TRAINED}.", ge=1)] = 200
     distill_weight: Annotated[float, _learning(
-        f"Weight of the KL to the dense logits, added to the loss of {_TRAINED}.", ge=0.0)] = 1.0
-    checkpoint_every: Annotated[int, _repair("Training steps between checkpoints.", ge=1)] = 50
+        f"Weight of the distance (KL) to the dense model's predictions in the loss of {_TRAINED}.", ge=0.0)] = 1.0
+    checkpoint_every: Annotated[int, _repair(
+        "Training steps between checkpoints, from which an interrupted training continues.", ge=1)] = 50
     precision: Annotated[Literal["auto", "fp32", "bf16"], _learning(
         "Type that training and solving compute in; auto is bf16 where that is fast.")] = "auto"
-    gradient_checkpointing: Annotated[bool, _repair("Train in less memory and more time.")] = False
+    gradient_checkpointing: Annotated[bool, _repair("Train in less memory but more time.")] = False

@@ -122,22 +122,21 @@ class _GraphOptions(LearnOptions):
     model: Path
     out: Path | None = None
     ratio: Annotated[Ratio | None, _learning(
-        "Share of weights set to zero, 0 to 0.5, or PATTERN=RATIO,…. Linears that would not get faster on "
-        "`target` are skipped and do not count.", "RATIO")] = None
+        "Share of weights set to zero, 0 to 0.5. Linears that would not get faster on `target` are skipped and do not "
+        "count. Also PATTERN=RATIO,….", "RATIO")] = None
     bytes_per_weight: Annotated[BytesPerWeight | None, _learning(
-        "Target size instead of `ratio`: average bytes of a packed 16-bit weight, from 2 (dense) to 1.125 (every tile 2:4 "
+        "Target size instead of `ratio`: average bytes per 16-bit weight, from 2 (dense) to 1.125 (every tile 2:4 "
         "or 8:16). Use it to compare `kinds`. With `weights` auto a weight counts in its own type.", "B")] = None
     mask: Annotated[Path | None, _learning("Use these masks; nothing is learned.", "FILE")] = None
     speedup: Annotated[float | None, _workload(
-        "Prune just enough for the workload to be X times as fast as the dense model, by the predicted value, not an end "
-        "of its error bar.", "X",
+        "Prune just enough for the workload to be X times as fast as the dense model, as predicted.", "X",
         gt=1.0, finite=True)] = None
     budget_ms: Annotated[float | None, _workload(
-        "Prune just enough for the workload to take MS milliseconds, by the predicted value, not an end of its error bar.",
-        "MS", gt=0.0, finite=True)] = None
+        "Prune just enough for the workload to take MS milliseconds, as predicted.", "MS", gt=0.0, finite=True)] = None
     lowering: Annotated[str, _graph(
-        "How linears are compiled: auto (plugin where it is predicted faster, else dense), plugin, split or dense, or "
-        "PATTERN=LOWERING,…. Linears compiled dense are not pruned. With plugin, all linears are.", "LOWERING",
+        "How linears are compiled: plugin (kernels of patch-compile), split (dense and 2:4 products of TensorRT), dense, or "
+        "auto (plugin where it is predicted faster, else dense). Linears compiled dense are not pruned. With plugin, all "
+        "linears are. Also PATTERN=LOWERING,….", "LOWERING",
         check=_lowering)] = "auto"
     batch_size: Annotated[int, _workload("Number of sequences in the workload, for which speed is predicted.", ge=1)] = 16
     prompt_tokens: Annotated[int, _workload("Tokens of each prompt of the workload.", ge=1)] = 128

@@ -37,7 +37,7 @@ class EngineSettings:
     """Options of the engine's builder, each declared once."""
 
     optimization_level: Annotated[int | None, _engine(
-        "Effort of the builder, 0 … 5.", unset="the backend's default", ge=0, le=5)] = None
+        "Effort of TensorRT to find fast kernels, 0 … 5.", unset="the backend's default", ge=0, le=5)] = None
     timing_cache: Annotated[Path | None, _engine(
         "File that keeps measured tactics for later builds (tensorrt).", "FILE")] = None
     weight_streaming: Annotated[bool, _engine("Let weights stay in host memory at run time.")] = False
