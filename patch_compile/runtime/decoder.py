@@ -38,13 +38,13 @@ class Limits:
             raise PatchCompileError(
                 f"{batch} prompts are more than the {self.batch} that the engine takes at once",
                 "Its profile says how many sequences a batch may have.",
-                f"Give at most {self.batch}, or build with --max-shapes batch={batch},…",
+                f"Give at most {self.batch}, or build with `max_shapes` batch={batch},…",
             )
         if self.prompt is not None and prompt > self.prompt:
             raise PatchCompileError(
                 f"A prompt of {prompt} tokens is longer than the {self.prompt} that the engine takes",
                 "Its profile says how long a prompt may be.",
-                f"Shorten it, or build with --max-shapes sequence={prompt},…",
+                f"Shorten it, or build with `max_shapes` sequence={prompt},…",
             )
         if self.total is not None and prompt + new_tokens > self.total:
             raise PatchCompileError(
@@ -128,5 +128,5 @@ def check_finite(logits: NDArray[Any], model: str = "The model") -> None:
         raise LogitsError(
             f"{model}'s logits are not finite",
             "An activation overflowed fp16.",
-            "Build with --dtype bfloat16.",
+            "Build with `dtype` bfloat16.",
         )

@@ -67,7 +67,7 @@ def load_engine(
         raise PatchCompileError(
             f"{backend.name} {backend.version} does not load {path}",
             "; ".join(dict.fromkeys(said)) or "It logged no reason.",
-            "Build it again for this GPU, this TensorRT and this plugin, or run its ONNX file: --runner onnx.",
+            "Build it again for this GPU, this TensorRT and this plugin, or run its ONNX file: `runner` onnx.",
         )
     if engine.streamable_weights_size:  # built with --weight-streaming: keep on the GPU as much as fits
         engine.weight_streaming_budget_v2 = engine.get_weight_streaming_automatic_budget()
@@ -146,7 +146,7 @@ class EngineDecoder:
             raise PatchCompileError(
                 f"The engine wants a past of {self._decode.least_past} tokens at least",
                 "Its profile says so, and a model with a sliding window can't be given an empty past.",
-                "Build with --min-shapes past=1,…",
+                "Build with `min_shapes` past=1,…",
             )
         old = self._cache
         if old is not None and (old.batch, old.padded) == (batch, padded) and old.capacity >= tokens:
@@ -195,7 +195,7 @@ class EngineDecoder:
                 raise PatchCompileError(
                     "The engine has no memory to run in",
                     "TensorRT's log above has the reason.",
-                    "Free memory of the GPU, or build with smaller --max-shapes.",
+                    "Free memory of the GPU, or build with smaller `max_shapes`.",
                 )
             self._contexts[profile] = context
         return self._contexts[profile]
@@ -230,7 +230,7 @@ class EngineDecoder:
             raise PatchCompileError(
                 "The engine failed to run",
                 "TensorRT's log above has the reason.",
-                "Run its ONNX file instead: --runner onnx.",
+                "Run its ONNX file instead: `runner` onnx.",
             )
 
     def _replay(self, context: tensorrt.IExecutionContext) -> None:
@@ -316,7 +316,7 @@ def _phases(engine: tensorrt.ICudaEngine, past: str) -> tuple[_Phase, _Phase]:
         )
         raise PatchCompileError(
             f"The engine has no profile to {what}",
-            "Its profiles were given with --min-shapes, --opt-shapes and --max-shapes.",
+            "Its profiles were given with `min_shapes`, `opt_shapes` and `max_shapes`.",
             "Build without them: the defaults have a profile for prompts and a profile for the tokens after them.",
         )
     return prefill, replace(decode, least_past=max(1, decode.least_past))

@@ -127,7 +127,7 @@ def _library(facts: EngineFacts, trust: bool) -> Path:
         f"{facts.path} needs the PatchLinear plugin{built} and there is none",
         f"It contains no plugin, no {LIBRARY_NAME} is next to it, and none was built here"
         + (f" for {', '.join(f'sm{sm}' for sm in sms)}." if sms else "."),
-        f"Build it: `patch-compile plugin --backend {facts.backend}`, or name a library with --plugin.",
+        f"Build it: `patch-compile plugin --backend {facts.backend}`, or name a library with `plugin`.",
     )
 
 
@@ -147,7 +147,7 @@ def _foreign(facts: EngineFacts, what: str) -> PatchCompileError:
     return PatchCompileError(
         what,
         "A plugin is a program: loading it runs its maker's code.",
-        f"{own}If you trust the maker, add --trust.",
+        f"{own}If you trust the maker, add `trust`.",
     )
 
 
@@ -158,15 +158,15 @@ def _checked(facts: EngineFacts, plugin: Path) -> Path:
         raise PatchCompileError(
             f"{plugin} is version {version} of the plugin, and {facts.path} was built with version {facts.plugin_version}",
             "The two may read packed weights differently.",
-            "Leave --plugin out: the engine carries its own."
+            "Leave `plugin` out: the engine carries its own."
             if facts.carried
-            else f"Name version {facts.plugin_version} with --plugin, or build the engine again.",
+            else f"Name version {facts.plugin_version} with `plugin`, or build the engine again.",
         )
     if facts.carried:
         raise PatchCompileError(
             f"{facts.path} carries its own plugin, version {version}",
             f"TensorRT takes no second one of the same name, such as {plugin}.",
-            "Leave --plugin out.",
+            "Leave `plugin` out.",
         )
     return plugin
 

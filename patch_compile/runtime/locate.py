@@ -46,7 +46,7 @@ def open_generator(
         raise PatchCompileError(
             f"{path} comes without a tokenizer",
             f"No model folder is next to it, and no {RECIPE} names a model folder.",
-            "Give the model's folder with --tokenizer.",
+            "Give the model's folder with `tokenizer`.",
         )
     configs = read_model_configs(model)
     code = partial(host_code, given=Path(plugin) if plugin else None, trust=trust)
@@ -115,7 +115,7 @@ def _nothing_runs(files: _Files, asked: Runner | None, reason: str) -> PatchComp
         what, why = f"{files.path} has no ONNX file to run", f"It holds no {ONNX}."
     else:
         what, why = f"No engine of {files.path} can be run here", f"The reason: {reason}."
-    fix = "Run its ONNX file: --runner onnx." if files.onnx else "Build it: `patch-compile build MODEL_DIR`."
+    fix = "Run its ONNX file: `runner` onnx." if files.onnx else "Build it: `patch-compile build MODEL_DIR`."
     return PatchCompileError(what, why, fix)
 
 

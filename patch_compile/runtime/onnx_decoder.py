@@ -176,5 +176,5 @@ def _check_decoder(path: Path, inputs: dict[str, Any], outputs: list[str]) -> No
         raise PatchCompileError(
             f"ONNX Runtime's CPU kernels can't run {path}",
             f"Its cache is {', '.join(sorted(other))}.",
-            "Build with --dtype float16 to run it here, or run its engine on a GPU.",
+            "Build with `dtype` float16 to run it here, or run its engine on a GPU.",
         )

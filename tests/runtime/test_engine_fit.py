@@ -209,10 +209,10 @@ def test_code_of_a_stranger_does_not_run(out: Path, elsewhere: Path, card: Card)
     """Neither the library in an engine's folder nor the library inside the engine is touched until the user trusts them."""
     card(BLACKWELL)
     carrying, bare = (engine_facts(out / name / "model.engine") for name in ("engine", "bare"))
-    with pytest.raises(PatchCompileError, match=r"contains a plugin that was not built here.*add --trust"):
+    with pytest.raises(PatchCompileError, match=r"contains a plugin that was not built here.*add `trust`"):
         host_code(carrying)
     beside = Path(shutil.copy(out / "engine" / LIBRARY_NAME, out / "bare"))
-    with pytest.raises(PatchCompileError, match=r"was not built here.*`patch-compile plugin.*add --trust"):
+    with pytest.raises(PatchCompileError, match=r"was not built here.*`patch-compile plugin.*add `trust`"):
         host_code(bare)
     assert host_code(carrying, trust=True) == HostCode(None, carried=True)
     assert host_code(bare, trust=True) == HostCode(beside)

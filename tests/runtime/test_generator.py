@@ -224,7 +224,7 @@ def test_what_runs_it_is_said(
     assert "not its engine: it was not asked for" in open_generator(out, runner="onnx").about
     with pytest.raises(PatchCompileError, match=r"No engine of .* can be run here") as refused:
         open_generator(out, runner="engine")
-    assert refused.value.why == "The reason: no GPU answers." and "--runner onnx" in refused.value.fix
+    assert refused.value.why == "The reason: no GPU answers." and "`runner` onnx" in refused.value.fix
 
 
 def test_what_is_no_build_is_refused(out_of: OutOf, tmp_path: Path) -> None:
