@@ -138,18 +138,10 @@ class Checkpoint:
     def of_config(cls, model_dir: str | Path) -> "Checkpoint":
         """Open the config.json of a model directory, without any tensor.
 
-        Raises MaskLearnError if it is missing, or describes a quantised checkpoint.
+        A quantised checkpoint looks like the equivalent dense checkpoint. Raises MaskLearnError if it is missing.
         """
         path = Path(model_dir)
-        config = read_config(path)
-        if dense_config(config) != config:
-            find_packed(path, config, {})
-            raise MaskLearnError(
-                f"{path / CONFIG} describes a quantised model, and the folder has no weights",
-                "The headers of its *.safetensors tell which linears are quantised.",
-                "Put the weights next to it, or take quantization_config out of it and give `weights`.",
-            )
-        return cls(path, config, {})
+        return cls(path, dense_config(read_config(path)), {})
 
     def with_weights(self, new: WeightStore) -> "Checkpoint":
         """Returns this checkpoint with the values of `new` for all tensors that it holds now or later.

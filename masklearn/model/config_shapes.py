@@ -13,9 +13,10 @@ from masklearn.base.extras import require_extra
 from masklearn.base.shard import Shard, TensorEntry
 from masklearn.model.architectures import Architecture, architecture_of
 from masklearn.model.checkpoint import Checkpoint
-from masklearn.model.folder import stated_dtype
+from masklearn.model.folder import CONFIG, read_config, stated_dtype
 from masklearn.model.models import meta_model
 from masklearn.model.naming import linear_name, stored_shape
+from masklearn.model.quantised.base import dense_config, describe_packed
 from masklearn.model.text_settings import text_settings
 
 
@@ -149,14 +150,24 @@ def describe_checkpoint(model_dir: Path) -> Checkpoint:
     tensors = {
         name: TensorEntry(dtype, stored_shape(bare, name, shape), 0, 0) for name, shape in _tensors(bare)
     }
-    return Checkpoint(folder, bare.config, {"config.json": Shard(folder / "config.json", tensors, {})})
+    blocks, config = f"{architecture_of(bare).blocks}.", read_config(folder)
+    linears = (
+        {f"{name}.weight": one.shape for name, one in listed_linears(bare).items() if name.startswith(blocks)}
+        if dense_config(config) != config
+        else {}
+    )
+    packed = describe_packed(folder, config, linears, dtype)
+    shard = Shard(folder / CONFIG, {name: one for name, one in tensors.items() if name not in packed}, {})
+    return Checkpoint(folder, bare.config, {CONFIG: shard}, packed=packed)
 
 
 def _tensors(bare: Checkpoint) -> Iterator[tuple[str, tuple[int, ...]]]:
     row = architecture_of(bare)
     if not row.linears:
         require_extra("build", f"Finding the linears of the architecture {bare.config['model_type']}")
-        yield from ((name, tuple(one.shape)) for name, one in meta_model(bare).named_parameters())
+        yield from (
+            (name, tuple(one.shape)) for name, one in meta_model(bare, buffers=False).named_parameters()
+        )
         return
     config = text_settings(bare.path)
     yield f"{row.embedding}.weight", _embedding(config, sizes_of(config))

@@ -87,7 +87,7 @@ def _linears(checkpoint: Checkpoint) -> dict[str, ListedLinear]:
         return listed_linears(checkpoint)
     import torch
 
-    model = meta_model(checkpoint)
+    model = meta_model(checkpoint, buffers=False)
     names = tied_names(model)
     _check_names(checkpoint, names)
     return {
@@ -119,7 +119,7 @@ def _fused_experts(checkpoint: Checkpoint, architecture: Architecture) -> list[s
         return []
     weights = (
         n
-        for n, p in meta_model(checkpoint).named_parameters()
+        for n, p in meta_model(checkpoint, buffers=False).named_parameters()
         if p.ndim == 3 and _within(n, architecture.blocks)
     )
     owners = dict.fromkeys(name.rpartition(".")[0] for name in weights if ".experts." in name)

@@ -18,6 +18,7 @@ from patch_compile.artifacts.plan_of_model import (
     TargetSource,
 )
 from patch_compile.artifacts.prediction import PhaseRow, WholeRow
+from patch_compile.hardware.cards import rated_cards
 from patch_compile.planning.speed_goal import SpeedGoal
 from patch_compile.report.linears import linears_table, share_legend, skipped_counts, skipped_lines
 from patch_compile.report.number_format import milliseconds, times
@@ -147,9 +148,15 @@ def _memory_line(memory: Memory, card: str) -> str:
     )
     size = _gb(memory.card)
     if not memory.fits:
+        largest = max(one.memory for one in rated_cards())
+        advice = (
+            "Plan for a larger card, or for a smaller workload"
+            if memory.weights <= largest * 10**9
+            else f"No card of the table has more than {largest} GB: use a smaller model"
+        )
         return (
             f"does not fit: {parts} are more than the {size} GB of one {card}. {memory.cards} such cards would hold it, but "
-            "a build runs on one: no speed is promised. Plan for a larger card, or for a smaller workload"
+            f"a build runs on one: no speed is promised. {advice}"
         )
     too_large = memory.dense_weights + memory.cache > memory.card
     return f"memory: {parts}, of {size} GB on {card}{'; the dense model does not fit' * too_large}"

@@ -205,6 +205,7 @@ def test_oversized_models_get_no_speed(planned, tmp_path, capsys):
     assert Planned(found).speedup is None and "does not fit" in Planned(found).summary()
     show(Result(found).sections())
     said = capsys.readouterr().out
+    assert "Plan for a larger card" in said
     assert "does not fit: weights 90." in said and "2 such cards would hold it" in said
     assert "end to end" not in said and "whole model" not in said
     assert planned["memory"]["card"] == 48 * 10**9 > planned["memory"]["weights"] + planned["memory"]["cache"]

@@ -298,23 +298,13 @@ def find_packed(
 ) -> dict[str, PackedWeight]:
     """Returns the quantised weights by their names in a dense checkpoint, none for a dense checkpoint.
 
-    config: the object in config.json; shards: file name in the folder to header; without any, only the config is checked.
-    Raises MaskLearnError for a checkpoint that is damaged, or quantised in a way that is not read.
+    config: the object in config.json; shards: file name in the folder to header. Raises MaskLearnError for a checkpoint that
+    is damaged, or quantised in a way that is not read.
     """
-    key = next((key for key in _KEYS if config.get(key) is not None), None)
-    if key is None:
+    found = _stated(folder, config)
+    if found is None:
         return {}
-    about = config[key]
-    if not isinstance(about, dict):
-        raise damaged(folder, f"{key} = {shown(about)}", "It is not an object.")
-    method = about.get("quant_method", "compressed-tensors" if key == _KEYS[1] else None)
-    if not isinstance(method, str) or method not in QUANTISATIONS:
-        known = "; ".join(f"{name} ({one.summary})" for name, one in QUANTISATIONS.items())
-        raise refused(folder, f"{key}.quant_method = {shown(method)}", f"Read are {known}.")
-    kind = QUANTISATIONS[method]()
-    settings = kind.settings(folder, about)
-    if not shards:
-        return {}
+    key, kind, settings = found
     stored = StoredTensors(folder, shards)
     dtype = stated_dtype(config) or "F32"
     packed = {weight.name: weight for weight in kind.weights(stored, settings, dtype)}
@@ -323,5 +313,53 @@ def find_packed(
         if name in stored and name not in hidden:
             raise damaged(folder, name, "It is stored twice, as integers and as it is.")
     if not packed:
-        raise damaged(folder, key, f"It says {method}, but no tensor is quantised so.")
+        raise damaged(folder, key, f"It says {kind.name}, but no tensor is quantised so.")
     return packed
+
+
+def describe_packed(
+    folder: Path, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, int]], dtype: str
+) -> dict[str, PackedWeight]:
+    """Returns the weights of a quantised checkpoint that only its config.json describes; none can be read.
+
+    shapes: the weights that the format quantises: the linears of the blocks; dtype: of their values. Raises MaskLearnError
+    for a way of quantising that is not read, and if only the headers tell which linears are quantised.
+    """
+    found = _stated(folder, config)
+    if found is None:
+        return {}
+    key, _, settings = found
+    bits, size = getattr(settings, "bits", None), getattr(settings, "group_size", -1)
+    if bits is None or any(config[key].get(name) for name in ("modules_to_not_convert", "dynamic")):
+        raise MaskLearnError(
+            f"{folder / 'config.json'} describes a quantised model, and the folder has no weights",
+            "The headers of its *.safetensors tell which linears are quantised.",
+            "Put the weights next to it, or take quantization_config out of it and give `weights`.",
+        )
+
+    def unread() -> Any:
+        raise MaskLearnError(f"{folder} has no weights", "Only config.json is there.", "Fetch the weights.")
+
+    for name, (n, k) in shapes.items():
+        check_said_groups(folder, name, (n, k), bits, 1 if size == -1 else -(-k // size), size)
+    return {
+        name: PackedWeight(folder, name, shape, dtype, bits, (name,), "config.json", unread, unread)
+        for name, shape in shapes.items()
+    }
+
+
+def _stated(folder: Path, config: Mapping[str, Any]) -> tuple[str, Quantisation, FormatSettings] | None:
+    """Returns the setting of config.json about quantisation: its name, the format and the checked settings; None without
+    it."""
+    key = next((key for key in _KEYS if config.get(key) is not None), None)
+    if key is None:
+        return None
+    about = config[key]
+    if not isinstance(about, dict):
+        raise damaged(folder, f"{key} = {shown(about)}", "It is not an object.")
+    method = about.get("quant_method", "compressed-tensors" if key == _KEYS[1] else None)
+    if not isinstance(method, str) or method not in QUANTISATIONS:
+        known = "; ".join(f"{name} ({one.summary})" for name, one in QUANTISATIONS.items())
+        raise refused(folder, f"{key}.quant_method = {shown(method)}", f"Read are {known}.")
+    kind = QUANTISATIONS[method]()
+    return key, kind, kind.settings(folder, about)

@@ -325,10 +325,16 @@ def test_transposed_models_are_refused(make_model: Any) -> None:
         covered_linears_of(Checkpoint.open(path))
 
 
-def test_a_config_does_not_name_quantised_tensors(make: Any) -> None:
+def test_a_config_names_the_types_of_its_linears(make: Any) -> None:
     path = make()
     gptq(path, 4, 64)
+    opened = Checkpoint.open(path)
     (path / "model.safetensors").unlink()
+    described = describe_checkpoint(path)
+    assert described.grids.types == opened.grids.types
+    with pytest.raises(MaskLearnError, match="has no weights"):
+        described.read(f"{next(iter(opened.grids))}.weight")
+    _edit_config(path, dynamic={"-:.*gate_proj": {}})
     with pytest.raises(MaskLearnError, match="describes a quantised model, and the folder has no weights"):
         describe_checkpoint(path)
     _edit_config(path, bits=3)
