@@ -25,7 +25,8 @@ class MaskLearnError(Exception):
 
     def respell(self, spelling: Callable[[str], str]) -> None:
         """Spell the settings in the sentences anew, for a reader who knows them by other names."""
-        MaskLearnError.__init__(self, *map(spelling, (self.what, self.why, self.fix)), details=self.details)
+        what, why, fix = map(spelling, (self.what, self.why, self.fix))
+        MaskLearnError.__init__(self, what, why, fix, self.details)
 
 
 class UsageError(MaskLearnError):

@@ -71,11 +71,15 @@ def unfinished_build(out: Path) -> PatchCompileError | None:
     folder = next((one for one in (place, partial_of(place)) if (one / STATE).is_file()), None)
     if folder is None or (place / MANIFEST).is_file():
         return None
-    what = f"{out} is not finished"
     if holder := lock_holder(folder):
-        return PatchCompileError(what, f"A command is building it ({holder}).", "Wait until it is done.")
-    why = f"A command that builds it was interrupted; its finished stages are in {folder}."
-    return PatchCompileError(what, why, "Run that command again with --resume.")
+        return PatchCompileError(
+            f"{out} is being built", f"Another command builds it ({holder}).", "Wait until it is done."
+        )
+    return PatchCompileError(
+        f"{out} is not finished",
+        f"A command that builds it was interrupted; its finished stages are in {folder}.",
+        "Run that command again with --resume.",
+    )
 
 
 def name_aside(place: Path) -> Path:

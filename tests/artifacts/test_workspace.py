@@ -47,7 +47,7 @@ def test_an_unfinished_out_is_called_unfinished(tmp_path, opened, named):
     workspace = Workspace(tmp_path / "out")
     workspace.run("one", "key", ["a"], writer("1"))
     with pytest.raises(
-        PatchCompileError, match=rf"{named} is not finished. A command is building it \(pid \d+\)"
+        PatchCompileError, match=rf"{named} is being built. Another command builds it \(pid \d+\)"
     ):
         opened(tmp_path / named)
     workspace.release()
