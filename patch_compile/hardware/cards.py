@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from difflib import get_close_matches
 from enum import StrEnum
 
 from patch_compile.errors import UsageError
@@ -307,6 +308,7 @@ CARDS: tuple[Card, ...] = (
 )  # fmt: skip
 
 _BRANDS = re.compile(r"^(?:nvidia|geforce|tesla|quadro|rtx)+")
+_LISTED = "docs/explanation/performance.md#cards lists the cards with predictions"
 _ARCHITECTURE = re.compile(r"^(?:sm|compute)?(\d{2,3})$")
 
 
@@ -327,12 +329,14 @@ def card_named(name: str) -> Card | None:
 def parse_targets(text: str) -> tuple[Target, ...]:
     """Parse a comma-separated list of architectures (`sm86`, `8.6`) and cards (`a6000`, `RTX 4090`).
 
-    Raises UsageError, listing the table, for an unknown name, and for an empty list.
+    Raises UsageError, with the nearest cards and all architectures, for an unknown name, and for an empty list.
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
         raise UsageError(
-            "No target is given", f"The list {text!r} is empty.", f"Give one of {_known()} as --target."
+            "No target is given",
+            f"The list {text!r} is empty.",
+            f"Give a card, or {_architectures()}, as --target.",
         )
     return tuple(map(_target, names))
 
@@ -360,16 +364,23 @@ def _target(name: str) -> Target:
             return Target(name, row, None)
     card = card_named(name)
     if card is None:
+        near = _near(name)
         raise UsageError(
-            f"There is no target {name!r}", f"The table has {_known()}.", "Give some of these as --target."
+            f"There is no target {name!r}",
+            f"The table of cards has none of this name; its architectures are {_architectures()}.",
+            f"Give {' or '.join((*near, 'an architecture'))} as --target; {_LISTED}.",
         )
     return Target(name, architecture_of(card.sm), card)
 
 
-def _known() -> str:
-    return "; ".join(
-        f"{row.name} ({', '.join(card.name for card in CARDS if card.sm == row.sm)})" for row in ARCHITECTURES
-    )
+def _architectures() -> str:
+    return ", ".join(row.name for row in ARCHITECTURES)
+
+
+def _near(name: str) -> list[str]:
+    """Returns the names of the cards whose names resemble a name."""
+    names = {_plain(card.name): card.name for card in CARDS}
+    return [names[plain] for plain in get_close_matches(_plain(name), names)]
 
 
 def _plain(name: str) -> str:

@@ -66,8 +66,8 @@ def card_of(target: str) -> PlanCard:
     if card is None:
         raise PatchCompileError(
             f"No speed is predicted for the target {target!r}",
-            "The table of cards has no data sheet for it, nor for another card of its architecture.",
-            f"Give one of {', '.join(card.name for card in rated_cards())} as --target.",
+            "No card of its architecture has both a data sheet and rates of our kernels in the table of cards.",
+            f"Give one of {', '.join(card.name for card in rated_cards())}.",
         )
     return card
 
