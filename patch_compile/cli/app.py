@@ -97,6 +97,8 @@ def main() -> None:
         code = _complain(
             PatchCompileError("There is not enough memory", "", "Use a smaller model, batch or window.")
         )
+    except ModuleNotFoundError as error:
+        code = _complain(_of_package(error)) if _is_foreign(error) else _admit(error, session.debug)
     except Exception as error:
         code = _admit(error, session.debug)
     sys.exit(code or 0)
@@ -109,6 +111,20 @@ def _of_system(error: OSError) -> PatchCompileError:
         f"The operating system refuses {files or 'a file operation'}",
         f"{error.strerror or error}.",
         "Check the disk and the permissions. `build`, `learn` and `compile` continue with `--resume`.",
+    )
+
+
+def _is_foreign(error: ModuleNotFoundError) -> bool:
+    """Returns True if the module belongs to another package than ours."""
+    return (error.name or "patch_compile").partition(".")[0] not in ("patch_compile", "masklearn")
+
+
+def _of_package(error: ModuleNotFoundError) -> PatchCompileError:
+    """Convert the error of an import that fails because the installation is not complete."""
+    return PatchCompileError(
+        f"The package {str(error.name).partition('.')[0]} is not installed",
+        "patch-compile needs it, and was installed without its dependencies.",
+        f"Install them: `{shlex.quote(sys.executable)} -m pip install patch-compile`.",
     )
 
 

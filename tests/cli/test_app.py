@@ -3,6 +3,7 @@ import json
 import logging
 import subprocess
 import sys
+from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
@@ -169,3 +170,14 @@ def test_library_logs_cannot_control_the_terminal(monkeypatch, capsys):
     broken(monkeypatch, ValueError("x"))  # it runs main, which sets up the logs
     logger.warning("%s is unknown", "\x1b[31m\x07")
     assert r"\x1b[31m\x07 is unknown" in capsys.readouterr().err
+
+
+def test_a_missing_package_is_named():
+    code = (
+        "import sys; sys.modules['rich'] = None; from patch_compile.cli.app import main; "
+        "sys.argv = ['patch-compile', 'plan', 'samples/configs/llama-2-7b', '--ratio', '0.4']; main()"
+    )
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, text=True, capture_output=True)
+    assert done.returncode == 1 and "error: The package rich is not installed" in done.stderr
+    assert "-m pip install patch-compile`" in done.stderr
