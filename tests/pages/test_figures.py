@@ -144,7 +144,7 @@ CLAIMS = [
     ),
     (
         "docs/howto/choosing.md",
-        r"as fast as dense instead of (\S+), linears of \S+ GB instead of ([\d.]+)",
+        r"instead of (\S+)×, linears of \S+ GB instead of ([\d.]+)",
         [predicted(16, "float16")["whole"], f"{LLAMA_2_WEIGHTS * bytes_of(0.4) / 1e9:.2f}"],
     ),
     (
