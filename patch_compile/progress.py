@@ -139,15 +139,18 @@ class StageClock:
     ) -> None:
         self._now, self._begin = now, now()
         self._ahead = dict(ahead or {})
+        self._counted = bool(ahead)
         self._phases: dict[str, _Phase] = {}
         self._phase: _Phase | None = None
 
     @property
     def what(self) -> str:
-        """The current step, in words."""
-        if self._awaited:
-            return self._awaited
-        return self._phase.what if self._phase else ""
+        """The current step, in words: "phase 2 of 4: scoring" where the coming phases are known."""
+        if not self._phase:
+            return ""
+        begun, ahead = len(self._phases) + bool(self._awaited), len(self._ahead) - bool(self._awaited)
+        place = f"phase {begun} of {begun + ahead}: " if self._counted else ""
+        return place + (self._awaited or self._phase.what)
 
     @property
     def count(self) -> str:

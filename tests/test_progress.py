@@ -73,18 +73,18 @@ def test_coming_phases_bound_the_time(now: Now) -> None:
     now.time += 5
     clock.update("scoring", 5, 10)
     assert clock.left() == (15, True)  # 5 s of scoring, and solving takes at least as long as all of it
-    assert clock.line() == "scoring, 5 of 10, 0:00:05 so far, at least 0:00:15 left"
+    assert clock.line() == "phase 1 of 2: scoring, 5 of 10, 0:00:05 so far, at least 0:00:15 left"
     now.time += 5
     clock.update("scoring", 10, 10)
     now.time += 4
     assert clock.left() == (6, True)
     now.time += 26
     assert clock.left() is None  # nothing of solving is measured
-    assert clock.what == "solving" and clock.count == "" and clock.phase_seconds == 30
-    assert clock.line() == "solving, 0:00:30 so far"
+    assert clock.what == "phase 2 of 2: solving" and clock.count == "" and clock.phase_seconds == 30
+    assert clock.line() == "phase 2 of 2: solving, 0:00:30 so far"
     clock.update("solving, output error 0.01", 1, 10)
     assert clock.left() == (9 * 30, False)
-    assert clock.line() == "solving, output error 0.01, 1 of 10, 0:00:30 so far, about 0:04:30 left"
+    assert clock.line() == "phase 2 of 2: solving, output error 0.01, 1 of 10, 0:00:30 so far, about 0:04:30 left"
 
 
 def test_named_steps_make_a_phase(now: Now) -> None:

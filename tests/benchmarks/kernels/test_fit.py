@@ -56,7 +56,7 @@ def test_the_clock_is_measured_not_fitted(tmp_path):
 
 def test_a_slabs_clocks_are_compared_with_the_simulated(tmp_path, capsys):
     """The kernels' loop takes 1.4 times its simulated clocks, and all that the hybrid kernels do 1 / 0.9 times as long."""
-    true = replace(TRUE, clock=0.9, hybrid=0.9, turn=1.4)
+    true = replace(TRUE, clock=0.9, hybrid=0.9, turn=1.4, tensor=0.97)
     path = written_rows(tmp_path / "gpu.jsonl", product_rows(true), sweep_rows(true), clock=MHZ)
     assert fit.main([str(path)]) == 0
     said = capsys.readouterr().out
@@ -114,11 +114,11 @@ def test_rows_of_another_gpu_are_not_kept(tmp_path, kept, capsys):
 
 
 def test_rows_without_a_fit_are_kept(tmp_path, kept, capsys):
-    about = ABOUT | {"gpu": "NVIDIA A40"}  # which the row of an A6000 stands for
+    about = ABOUT | {"gpu": "NVIDIA A10G"}  # which the row of an A6000 stands for
     path = written_rows(tmp_path / "gpu.jsonl", sweep_rows(), about=about)
     assert fit.main([str(path), "--keep"]) == 1
     assert "not enough for a calibration" in capsys.readouterr().err
-    assert [file.name for file in kept.iterdir()] == ["nvidia-a40.jsonl"]
+    assert [file.name for file in kept.iterdir()] == ["nvidia-a10g.jsonl"]
 
 
 def test_shipped_cards_are_fits_of_the_kept_rows(monkeypatch):
