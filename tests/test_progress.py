@@ -84,7 +84,10 @@ def test_coming_phases_bound_the_time(now: Now) -> None:
     assert clock.line() == "phase 2 of 2: solving, 0:00:30 so far"
     clock.update("solving, output error 0.01", 1, 10)
     assert clock.left() == (9 * 30, False)
-    assert clock.line() == "phase 2 of 2: solving, output error 0.01, 1 of 10, 0:00:30 so far, about 0:04:30 left"
+    assert (
+        clock.line()
+        == "phase 2 of 2: solving, output error 0.01, 1 of 10, 0:00:30 so far, about 0:04:30 left"
+    )
 
 
 def test_named_steps_make_a_phase(now: Now) -> None:
