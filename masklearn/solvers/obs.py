@@ -6,19 +6,19 @@ the upper triangular U with H⁻¹ = UᵀU. Its rows are the updates, and its di
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 
 from masklearn.base.errors import MaskLearnError
-from masklearn.base.threads import one_thread, total
+from masklearn.base.threads import in_parallel, one_thread, total
 from masklearn.feed import Group
 from masklearn.masks.kinds.table import FAMILIES, TWO_FOUR
 from masklearn.masks.nm_codes import PATTERNS, patterns_from_scores
 from masklearn.masks.tiles import GROUP
 from masklearn.solvers.projection import Codes, Projection
+from masklearn.solvers.row_loops import eliminate
 
 _BLOCK = 128  # columns of the diagonal blocks, and between two updates of all later columns, the lazy batch of the paper
 _WIDE = 512  # columns that a product updates; a smaller number skips more of the upper triangle
@@ -94,8 +94,8 @@ _Found = TypeVar("_Found")
 
 _MAX_DAMPING = 1.0
 _SIXTEEN = FAMILIES["n:16"]
-# Rows from which torch divides an operation on the 4 columns of a group among threads: it gives each 32768 elements.
-_DIVIDED_ROWS = 8192
+_TOGETHER = 8192  # rows that are solved as one matrix, at most
+_ROWS = 128  # rows of a part; parts are solved in parallel on a CPU
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,9 +193,8 @@ def solve_linear(
     if allowed is None:
         shape = (weight.shape[0], weight.shape[1])
         allowed = Projection.everywhere(TWO_FOUR, shape, weight.device)
-    small = weight.device.type == "cpu" and len(weight) < _DIVIDED_ROWS
-    with one_thread() if small else nullcontext():
-        return _solve_columns(weight, factor, allowed, given)
+    solve = _solve_rows if weight.device.type == "cpu" else _solve_columns
+    return solve(weight, factor, allowed, given)
 
 
 def solve_each(
@@ -203,7 +202,7 @@ def solve_each(
 ) -> Iterator[tuple[int, Solved]]:
     """Yield the number of each linear of the same inputs, and the result of `solve_linear` for it, in any order.
 
-    Small linears are solved as one matrix, because most of their time goes into starting operations. Linears with n:16
+    Small linears are solved as one matrix, so that there are enough rows for every thread, or for a GPU. Linears with n:16
     tiles are solved apart from the others, which need fewer operations.
     """
     for batch in _batches(linears):
@@ -218,14 +217,14 @@ def solve_each(
 
 
 def _batches(linears: Sequence[tuple[torch.Tensor, Projection]]) -> Iterator[list[int]]:
-    """Yield the numbers of linears whose rows together are few enough for a thread."""
+    """Yield the numbers of linears that are solved as one matrix."""
     for sixteen in (False, True):
         batch: list[int] = []
         rows = 0
         for i, (weight, allowed) in enumerate(linears):
             if (allowed.kept16 is not None) != sixteen:
                 continue
-            if batch and rows + len(weight) >= _DIVIDED_ROWS:
+            if batch and rows + len(weight) >= _TOGETHER:
                 yield batch
                 batch, rows = [], 0
             batch.append(i)
@@ -234,12 +233,36 @@ def _batches(linears: Sequence[tuple[torch.Tensor, Projection]]) -> Iterator[lis
             yield batch
 
 
+def _solve_rows(
+    weight: torch.Tensor, factor: torch.Tensor, allowed: Projection, given: Codes | None
+) -> Solved:
+    """Do the work of `solve_linear` on a CPU."""
+    values, factor = weight.float().clone(memory_format=torch.contiguous_format), factor.contiguous()
+    codes = allowed.empty_codes() if given is None else given
+    loss = torch.empty(codes.pattern.shape)
+
+    def part(first: int) -> None:
+        rows = slice(first, first + _ROWS)
+        w, masks = values[rows], allowed[rows].arrays(codes[rows])
+        for start in range(0, w.shape[1], _BLOCK):
+            end = min(start + _BLOCK, w.shape[1])
+            errors = torch.empty(len(w), end - start)
+            eliminate(
+                w.numpy(), factor.numpy(), (start, end), *masks, given is None, errors.numpy(), loss[rows].numpy()
+            )  # fmt: skip
+            w[:, end:].addmm_(errors, factor[start:end, end:], alpha=-1)
+
+    in_parallel(part, range(0, len(values), _ROWS))
+    return Solved(values, codes, loss)
+
+
 def _solve_columns(
     weight: torch.Tensor,
     factor: torch.Tensor,
     allowed: Projection,
     given: Codes | None,
 ) -> Solved:
+    """Do the work of `solve_linear` by operations on all rows, for other devices than a CPU."""
     columns = weight.t().contiguous().float()  # [K, N], so that a column of weights is contiguous
     k, n = columns.shape
     codes = torch.zeros(k // GROUP, n, dtype=torch.uint8, device=weight.device)

@@ -14,9 +14,11 @@ from masklearn.masks.kinds.table import FAMILIES, TWO_FOUR
 from masklearn.masks.linear_mask import kept_per_group
 from masklearn.masks.nm_codes import PATTERNS, patterns_from_scores
 from masklearn.masks.tiles import GROUP, expand_tiles
+from masklearn.solvers import row_loops
 
 _TWO_OF_FOUR, _OF_SIXTEEN = FAMILIES["2:4"], FAMILIES["n:16"]
 _Rows = torch.Tensor | slice
+_Arrays = tuple[NDArray[np.bool_], NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int32]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,13 +121,19 @@ class Projection:
 
     def codes(self, scores: torch.Tensor) -> Codes:
         """Returns the codes that keep the highest scores `[N, K]`."""
-        if not self.has_two_four:
-            return Codes(self._no_pattern(), _OF_SIXTEEN.best(scores, self.kept16))
-        pattern = patterns_from_scores(scores)
+        if scores.device.type == "cpu":
+            codes = self.empty_codes()
+            row_loops.choose(scores.float().contiguous().numpy(), *self.arrays(codes))
+            return codes
+        pattern = patterns_from_scores(scores) if self.has_two_four else self.empty_codes().pattern
         return Codes(pattern, None if self.kept16 is None else _OF_SIXTEEN.best(scores, self.kept16))
 
     def keep(self, codes: Codes) -> torch.Tensor:
         """Returns the mask of kept weights, bool `[N, K]`."""
+        if self.sparse.device.type == "cpu":
+            kept = torch.empty(len(self.sparse), self.sparse.shape[1] * GROUP, dtype=torch.bool)
+            row_loops.keep(*self.arrays(codes), kept.numpy())
+            return kept
         if not self.has_two_four:
             return self._keep16(codes)
         table = torch.from_numpy(PATTERNS.copy()).to(codes.pattern.device)
@@ -134,10 +142,25 @@ class Projection:
         kept = kept.view(codes.pattern.shape[0], codes.pattern.shape[1] * GROUP)
         return kept if self.kept16 is None else kept & self._keep16(codes)
 
+    def empty_codes(self) -> Codes:
+        """Returns codes 0 for all groups."""
+        device, mask16 = self.sparse.device, None
+        if self.kept16 is not None:
+            mask16 = torch.zeros(self.kept16.shape, dtype=torch.int32, device=device)
+        return Codes(torch.zeros(self.sparse.shape, dtype=torch.uint8, device=device), mask16)
+
+    def arrays(self, codes: Codes) -> _Arrays:
+        """Returns `sparse`, `kept16` and the codes for `row_loops`, which share memory with the tensors on the CPU.
+
+        Arrays of n:16 are `[N, 0]` if no tile is n:16.
+        """
+        sparse, pattern = self.sparse.contiguous().numpy(), codes.pattern.contiguous().numpy()
+        if self.kept16 is None:
+            return sparse, np.empty((len(sparse), 0), np.uint8), pattern, np.empty((len(sparse), 0), np.int32)
+        assert codes.mask16 is not None
+        return sparse, self.kept16.contiguous().numpy(), pattern, codes.mask16.contiguous().numpy()
+
     def _keep16(self, codes: Codes) -> torch.Tensor:
         assert codes.mask16 is not None
         kept: torch.Tensor = _OF_SIXTEEN.keep(codes.mask16)
         return kept
-
-    def _no_pattern(self) -> torch.Tensor:
-        return torch.zeros(self.sparse.shape, dtype=torch.uint8, device=self.sparse.device)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patch_compile.packing.compiled import compiled
+from masklearn.base.compiled import compiled
 from patch_compile.packing.slabs import KEEP
 
 _MOST = np.float32(200)  # beyond the integers of every type: its product is another number than the weight

@@ -30,10 +30,10 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from masklearn.base.compiled import compiled
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from masklearn.quant.table import INT8, WeightType
-from patch_compile.packing.compiled import compiled
 from patch_compile.packing.slab_kinds import SLAB_K, value_words
 
 _LANES = 32

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from masklearn.base.compiled import compiled, inlined
 from masklearn.masks.kinds.table import FAMILIES
-from patch_compile.packing.compiled import compiled, inlined
 from patch_compile.packing.slab_kinds import SLAB_K
 
 GROUP = FAMILIES["n:16"].group

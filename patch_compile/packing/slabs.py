@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from masklearn.base.compiled import compiled, inlined
 from masklearn.masks.nm_codes import KEPT_POSITIONS, PATTERNS
-from patch_compile.packing.compiled import compiled, inlined
 
 DENSE = 6  # code of a group in a dense tile; the six 2:4 patterns have the codes 0..5
 BAD_METADATA = -1

@@ -12,6 +12,7 @@ from masklearn.masks.kinds.table import PRUNED
 from masklearn.masks.nm_codes import PATTERNS
 from masklearn.solvers import obs
 from masklearn.solvers.obs import (
+    _solve_columns,
     cholesky,
     inverse_factor,
     inverse_of_factor,
@@ -82,7 +83,7 @@ def test_each_group_keeps_its_costliest_weights():
 @pytest.mark.parametrize("most", [1, 25, 10**6], ids=["alone", "two at a time", "all at once"])
 def test_linears_that_are_solved_as_one_matrix(most, monkeypatch):
     """Mosaics of only 2:4, of only n:16 and of all kinds, in linears of different height."""
-    monkeypatch.setattr(obs, "_DIVIDED_ROWS", most)
+    monkeypatch.setattr(obs, "_TOGETHER", most)
     weight, hessian = problem(k=128)
     upper = factor_of(hessian)
     rng, codes = np.random.default_rng(0), [kind.code for kind in PRUNED.values()]
@@ -106,6 +107,24 @@ def test_linears_that_are_solved_as_one_matrix(most, monkeypatch):
         assert torch.equal(found[i].weight == 0, alone.weight == 0)
         assert torch.equal(linear[1].keep(found[i].codes), linear[1].keep(alone.codes))
         assert (found[i].codes.mask16 is None) == (alone.codes.mask16 is None)
+
+
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("kinds", [[0, 1], [0, 2], list(range(len(PRUNED) + 1))], ids=["2:4", "n:16", "all"])
+def test_loops_and_torch_operations_prune_alike(kinds, given):
+    """The CPU's loops, and the operations that other devices run. 70 rows are more than the loops take at a time."""
+    weight, hessian = problem(n=70, k=192)
+    upper = factor_of(hessian)
+    tiles = np.random.default_rng(0).choice(kinds, (14, 3)).astype(np.uint8)
+    allowed = Projection.of_tiles(tiles, (70, 192), (5, 64), weight.device)
+    codes = allowed.codes(weight.abs()) if given else None
+    found, expected = (
+        solve_linear(weight, upper, allowed, codes),
+        _solve_columns(weight, upper, allowed, codes),
+    )
+    assert torch.equal(allowed.keep(found.codes), allowed.keep(expected.codes))
+    torch.testing.assert_close(found.weight, expected.weight, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found.loss, expected.loss, rtol=1e-4, atol=1e-4)
 
 
 def test_the_losses_add_up_to_the_output_error():
@@ -197,13 +216,15 @@ _DIGESTS = """
 from masklearn.base.threads import settle_threads, total
 settle_threads()
 import hashlib, torch
-from masklearn.solvers.obs import cholesky, inverse_of_factor, upper_factor_of_inverse
+from masklearn.solvers.obs import cholesky, inverse_of_factor, solve_linear, upper_factor_of_inverse
 x = torch.randn(900, 700, generator=torch.Generator().manual_seed(0))
 matrix = x.T @ x / 900 + 0.1 * torch.eye(700)
 for threads in (1, 2, 3, 4):
     torch.set_num_threads(threads)
     lower = cholesky(matrix)
-    made = x.T @ x, lower, inverse_of_factor(lower.clone()), upper_factor_of_inverse(matrix), total(x), x[:64] @ x[:64].T
+    upper = upper_factor_of_inverse(matrix)
+    solved = solve_linear(x[:300], upper)
+    made = x.T @ x, lower, inverse_of_factor(lower.clone()), upper, total(x), x[:64] @ x[:64].T, solved.weight, solved.loss
     print(hashlib.sha256(b"".join(one.contiguous().numpy().tobytes() for one in made)).hexdigest())
 """
 

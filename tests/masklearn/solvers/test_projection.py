@@ -6,6 +6,7 @@ import torch
 
 from masklearn.feed import Group
 from masklearn.masks.kinds.table import BY_CODE, PRUNED, TWO_FOUR
+from masklearn.masks.nm_codes import PATTERNS, patterns_from_scores
 from masklearn.solvers.alps import solve_group, solve_rows
 from masklearn.solvers.obs import inverse_factor, solve_linear
 from masklearn.solvers.obs import solve_group as solve_group_by_obs
@@ -99,3 +100,16 @@ def test_linears_of_a_group_may_have_different_kinds(solve) -> None:
     assert torch.equal(found["c"][0], weight)
     assert sorted(found["a"][1].by_family()) == ["2:4", "n:16"]
     assert sorted(found["b"][1].by_family()) == ["2:4"]
+
+
+def test_loops_choose_and_keep_as_the_kinds_do() -> None:
+    """Scores of few values tie, so the tie rule is tested too."""
+    *_, allowed = mixed()
+    scores = torch.randint(0, 4, SHAPE, generator=torch.Generator().manual_seed(0)).float()
+    codes = allowed.codes(scores)
+    sparse, sixteen = allowed.sparse, PRUNED["8:16"].family
+    assert torch.equal(codes.pattern[sparse], patterns_from_scores(scores)[sparse])
+    assert sixteen is not None and torch.equal(codes.mask16, sixteen.best(scores, allowed.kept16))
+    table = torch.from_numpy(PATTERNS.copy())
+    kept = (table[codes.pattern.long()] | ~sparse[..., None]).view(SHAPE) & sixteen.keep(codes.mask16)
+    assert torch.equal(allowed.keep(codes), kept)
