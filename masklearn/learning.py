@@ -296,6 +296,8 @@ def repair_and_round(
     # Not in the store of the solved weights: a resumed run must start its repair from these again.
     repaired = WeightStore(task.scratch / "repaired", below=solved)
     record = repair(task.of(task.checkpoint.with_weights(solved)), masks, repaired)
+    if not record.kept:
+        repaired = solved
     checkpoint = task.checkpoint.with_weights(repaired)
     feed = CheckpointFeed(task.of(checkpoint))
     if not feed.types:

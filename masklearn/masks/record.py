@@ -129,14 +129,15 @@ class TrainRecord(_Part):
 class RepairRecord(_Part):
     """Repair of the surviving weights.
 
-    method: "none" if there was no repair, with the reason in `why`; kl_…, error_…: distance from the dense model at the
-    beginning and at the end, an error for encoders and the KL divergence for other models. If weights were rounded to int4
-    after that, scale_steps: steps of training their scales; scales_first, scales_last: distance before and after, on other
-    text.
+    method: "none" if there was no repair, with the reason in `why`; kept: False if the repaired weights were not better, so
+    that the weights stayed as they were; kl_…, error_…: distance from the dense model on held-out text before and after
+    the repair, an error for encoders and the KL divergence for other models. If weights were rounded to int4 after that,
+    scale_steps: steps of training their scales; scales_first, scales_last: distance before and after, on the same text.
     """
 
     method: Literal["distill", "none"]
     why: str | None = None
+    kept: bool = True
     steps: int = 0
     tokens: int = 0
     kl_first: float | None = None

@@ -66,6 +66,7 @@ def too_many_passes(what: str, seen: int, windows: int, length: int) -> str | No
     )
 
 
+_HELD_OUT = 16  # windows; an eighth of the pool if that is less
 _PIECE = 1_000_000  # characters
 # Windows are drawn from this many characters at the beginning of a text. More is read only if they give too few windows.
 # A dataset is downloaded while it is read, so the number is smaller for it.
@@ -93,6 +94,19 @@ class TokenPool:
     def calibration(self) -> NDArray[np.int64]:
         """Returns the windows for calibration, `[count, length]`, in the order of the text."""
         return self.windows[: self.count]
+
+    def held_out(self) -> tuple["TokenPool", NDArray[np.int64]]:
+        """Split the last windows off. Returns the pool for training, and the held-out windows `[count, length]`.
+
+        The held-out windows are windows that calibration does not use, if there are any. A pool with a single window is
+        returned as both.
+        """
+        total = len(self.windows)
+        count = min(_HELD_OUT, max(1, total // 8))
+        if total == 1:
+            return self, self.windows
+        kept = self.windows[: total - count]
+        return TokenPool(kept, self.record, min(self.count, len(kept))), self.windows[total - count :]
 
     def batches(self, size: int, *, seed: int = 0, skip: int = 0) -> Iterator[NDArray[np.int64]]:
         """Yield batches `[size, length]` without end.

@@ -1,9 +1,8 @@
 """Repair: trains the surviving weights end to end against the dense model, under fixed masks."""
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,13 +10,11 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from masklearn.base.device import available_memory, usable_device
-from masklearn.base.processes import process_count
 from masklearn.base.threads import total
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.record import RepairRecord
 from masklearn.masks.weight_types import quantised_types
 from masklearn.model.architectures import architecture_of
-from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.modules import computes_in_bf16
 from masklearn.model.store import WeightStore
 from masklearn.quant.grid import Grid
@@ -56,7 +53,8 @@ class Distillation:
         self._encoder, self._teacher_bf16 = encoder, teacher_bf16
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        return [{"params": self._trained}]
+        trained, self._trained = self._trained, []  # not kept, so that they are freed with the student
+        return [{"params": trained}]
 
     def loss(self, model: nn.Module, ids: Tensor) -> tuple[Tensor, Mapping[str, float]]:
         """Returns the loss of token ids `[batch, length]`, and the distance from the teacher as a figure."""
@@ -93,8 +91,8 @@ class Distillation:
 _LEARNING_RATE = 3e-4
 _LEARNING_RATE_OF_SCALES = 3e-3  # of their factors, which are about 1; for norms and biases too
 _SHARE_OF_SCALES = 1 / 3  # of the budget, if weights are rounded to int4
-# Batches that did not train the scales. Trained scales are only kept if they lose less on them than the scales of rounding.
-_CHECKED = 4
+# Held-out tokens, in at least 4 windows, on which trained weights and scales must be better to be kept.
+_JUDGED, _LEAST = 2048, 4
 _BETAS = (0.9, 0.95)
 _WARMUP = 5
 # Repair without a budget trains on _TOKENS tokens if the model has at most _WEIGHTS weights; see `default_steps`.
@@ -114,8 +112,11 @@ def repair(
     available: bytes of memory that repair may use, None for all free memory; `task.note` is told of every setting that
     does not fit into it.
 
-    Returns a record with method "distill" and the run's figures, or with method "none" and the reason. It holds no times,
-    so that equal runs have equal records. Raises MaskLearnError as `train`, `training_model` and `WeightStore.put` do.
+    Returns a record with method "distill" and the run's figures, or with method "none" and the reason. The caller takes the
+    tensors only if the record says that they are kept: their loss on held-out text, which does not train, is lower than the
+    loss of the weights before. The record holds no times, so that equal runs have equal records.
+
+    Raises MaskLearnError as `train`, `training_model` and `WeightStore.put` do.
     """
     if task.recipe.repair_steps == 0:
         return RepairRecord(method="none", why="its budget is 0 steps")
@@ -126,9 +127,13 @@ def repair(
         return RepairRecord(method="none", why=f"{room / 2**30:.1f} GiB of memory are too little to train in")
     share = 1.0 - (_SHARE_OF_SCALES if searched_grids(task) else 0.0)
     rate = task.recipe.learning_rate or _LEARNING_RATE
-    run = _Run(task, Student(task.checkpoint, masks), settings, _schedule(task, settings, share, rate))
-    report = run.train("repair", store)
-    return _record(task, report, run)
+    student = Student(task.checkpoint, masks)
+    run = _Run(task, student, settings, _schedule(task, settings, share, rate))
+    before = run.judge(student.model)
+    report = run.train(student, "repair", store)
+    del student  # another model takes its memory
+    after = run.judge(training_model(task.checkpoint.with_weights(store)))
+    return _record(task, report, run, before, after)
 
 
 def repair_scales(
@@ -161,12 +166,15 @@ def repair_scales(
     schedule = replace(schedule, seed=schedule.seed + 1)  # in another order than the repair's
     student = StudentOnGrids(task.checkpoint, masks, trained)
     run = _Run(task, student, settings, schedule)
-    report = run.train("scales", store)
-    before = run.distance(task.checkpoint, report.steps)
-    after = run.distance(task.checkpoint.with_weights(store), report.steps)
+    before = run.judge(student.model).distance
+    report = run.train(student, "scales", store)
+    found = {**grids, **student.grids}
+    del student  # another model takes its memory
+    after = run.judge(training_model(task.checkpoint.with_weights(store))).distance
     task.note(
         f"scales: {report.steps} steps, {report.tokens:,} tokens in {report.seconds:.0f} s; {run.figure} to the dense model"
-        f" {before:.4g} as rounded, {after:.4g} with trained scales{'' if after < before else ', which are not kept'}"
+        f" on held-out text {before:.4g} as rounded, {after:.4g} with trained scales"
+        f"{'' if after < before else ', which are not kept'}"
     )
     figures = {
         "scale_steps": report.steps,
@@ -174,7 +182,7 @@ def repair_scales(
         "scales_first": before,
         "scales_last": min(before, after),
     }
-    return {**grids, **student.grids} if after < before else {}, record.model_copy(update=figures)
+    return found if after < before else {}, record.model_copy(update=figures)
 
 
 def searched_grids(task: Task) -> list[str]:
@@ -189,11 +197,21 @@ def searched_grids(task: Task) -> list[str]:
     return searched if any(types[name] is INT4 for name in searched) else []
 
 
+@dataclass(frozen=True)
+class _Judged:
+    """A model on held-out text. loss: the loss of training; distance: distance from the dense model."""
+
+    loss: float
+    distance: float
+
+
 class _Run:
-    """Distillation into a student. figure: name of its distance from the dense model."""
+    """Distillation into a student, and its judge. figure: name of the distance from the dense model."""
 
     def __init__(self, task: Task, student: Student, settings: MemorySettings, schedule: Schedule) -> None:
-        self._task, self._student, self.schedule = task, student, schedule
+        self._task, self.schedule = task, schedule
+        self._pool, windows = task.text.held_out()
+        self._windows = windows[: max(_LEAST, math.ceil(_JUDGED / task.recipe.length))]
         self._device = usable_device(task.recipe.device)
         self.bf16 = computes_in_bf16(task.recipe.precision, self._device)
         self._objective = Distillation(
@@ -205,30 +223,27 @@ class _Run:
         )
         self.figure = self._objective.figure
 
-    def train(self, what: str, store: WeightStore) -> TrainReport:
+    def train(self, student: Student, what: str, store: WeightStore) -> TrainReport:
         """Train, and put the trained tensors in the store; what: name of the run, and of its folder."""
         task = self._task
         report = train(
-            self._student.model, self._objective, task.text, self.schedule, task.scratch / what, task.progress,
+            student.model, self._objective, self._pool, self.schedule, task.scratch / what, task.progress,
             what=what, note=task.note,
         )  # fmt: skip
-        self._student.save(store)
+        student.save(store)
         PartialState().wait_for_everyone()
         return report
 
     @torch.no_grad()
-    def distance(self, checkpoint: Checkpoint, steps: int) -> float:
-        """Returns the distance of a checkpoint from the dense model on the windows that would come after `steps`."""
-        model = training_model(checkpoint).to(self._device).eval()
-        batches = self._task.text.batches(
-            self.schedule.batch, seed=self.schedule.seed, skip=steps * process_count()
-        )
-        found = []
+    def judge(self, model: Any) -> _Judged:
+        model.to(self._device).eval()
+        losses, distances = [], []
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self.bf16):
-            for batch in itertools.islice(batches, _CHECKED):
-                _, figures = self._objective.loss(model, torch.from_numpy(batch).to(self._device))
-                found.append(figures[self.figure])
-        return sum(found) / len(found)
+            for window in self._windows:
+                loss, figures = self._objective.loss(model, torch.from_numpy(window)[None].to(self._device))
+                losses.append(float(loss))
+                distances.append(figures[self.figure])
+        return _Judged(sum(losses) / len(losses), sum(distances) / len(distances))
 
 
 def _memory_settings(task: Task, masks: Mapping[str, LinearMask], room: int) -> MemorySettings | None:
@@ -267,16 +282,17 @@ def _schedule(task: Task, settings: MemorySettings, share: float, learning_rate:
     )
 
 
-def _record(task: Task, report: TrainReport, run: _Run) -> RepairRecord:
-    figure, schedule = run.figure, run.schedule
-    first, last = report.first[figure], report.last[figure]
+def _record(task: Task, report: TrainReport, run: _Run, before: _Judged, after: _Judged) -> RepairRecord:
+    figure, schedule, kept = run.figure, run.schedule, after.loss < before.loss
     task.note(
-        f"repair: {report.steps} steps, {report.tokens:,} tokens in {report.seconds:.0f} s;"
-        f" {figure} to the dense model {first:.4g} at first, {last:.4g} at last"
+        f"repair: {report.steps} steps, {report.tokens:,} tokens in {report.seconds:.0f} s; {figure} to the dense model on"
+        f" held-out text {before.distance:.4g} before, {after.distance:.4g} after"
+        f"{'' if kept else ', which is not better: the weights stay as they were'}"
     )
-    figures: dict[str, Any] = {f"{figure}_first": first, f"{figure}_last": last}
+    figures: dict[str, Any] = {f"{figure}_first": before.distance, f"{figure}_last": after.distance}
     return RepairRecord(
         method="distill",
+        kept=kept,
         steps=report.steps,
         tokens=report.tokens,
         learning_rate=schedule.learning_rate,

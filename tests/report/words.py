@@ -63,6 +63,8 @@ LEARNED: dict[str, dict[str, Any]] = {
     "no repair": {"repair": RepairRecord(method="none", why="an ONNX file")},
     "repair": {"repair": RepairRecord(method="distill", steps=42, tokens=64512, kl_first=0.614, kl_last=0.51,
                                       scale_steps=21, scales_first=0.603, scales_last=0.531)},
+    "repair without gain": {"repair": RepairRecord(method="distill", kept=False, steps=12, tokens=12288, kl_first=0.25,
+                                                   kl_last=0.26)},
     "repaired outputs": {"repair": RepairRecord(method="distill", steps=40, tokens=20480, error_first=0.2,
                                                 error_last=0.1)},
     "training": {"train": TrainRecord(prior="wanda", steps=33, tokens=1000, first={}, last={}, kept="last",

@@ -28,7 +28,7 @@ from masklearn.methods.gradient.parametrization import (
     first_pattern_logits,
     first_tile_logits,
 )
-from masklearn.methods.gradient.prior import Prior, held_out, prior_path, report_path, write_prior
+from masklearn.methods.gradient.prior import Prior, prior_path, report_path, write_prior
 from masklearn.methods.gradient.settings import MaskSettings
 from masklearn.model.architectures import architecture_of
 from masklearn.model.linears import linear_modules
@@ -263,7 +263,7 @@ def _train(task: Task, settings: MaskSettings, model: nn.Module, objective: Mask
         betas=settings.betas,
         gradient_checkpointing=recipe.gradient_checkpointing,
     )
-    pool, _ = held_out(task.text)
+    pool, _ = task.text.held_out()
     folder = task.scratch / "train" / "checkpoints"
     what = "learning masks"
     return train(model, objective, pool, schedule, folder, task.progress, what=what, note=task.note)

@@ -29,7 +29,6 @@ from masklearn.solvers import alps
 from masklearn.solvers.solve import round_weights, solve
 from masklearn.stream.feed import CheckpointFeed, solving_folder
 from masklearn.task import Task
-from masklearn.text.calibrate import TokenPool
 from masklearn.traits import METHODS, method_names
 
 
@@ -150,7 +149,6 @@ Tiles = Mapping[str, NDArray[np.bool_]]
 Patterns = Mapping[str, NDArray[np.uint8]]
 
 _FAMILY = TWO_FOUR.name
-_HELD_OUT = 16  # windows; an eighth of the pool if that is less
 _LEARNED, _LEARNED_TILES, _PRIOR = "learned", "learned tiles, patterns of the solve", "prior"
 
 
@@ -168,20 +166,6 @@ class Masks:
         same = all(np.array_equal(grid, other.tiles[name]) for name, grid in self.tiles.items())
         ours, theirs = self.patterns or {}, other.patterns or {}
         return same and all(np.array_equal(codes, theirs[name]) for name, codes in ours.items())
-
-
-def held_out(pool: TokenPool) -> tuple[TokenPool, NDArray[np.int64]]:
-    """Split the last windows off the pool. Returns the pool for training, and the held-out windows `[count, length]`.
-
-    The held-out windows are windows that calibration does not use, if there are any. A pool with a single window is
-    returned as both.
-    """
-    total = len(pool.windows)
-    count = min(_HELD_OUT, max(1, total // 8))
-    if total == 1:
-        return pool, pool.windows
-    kept = pool.windows[: total - count]
-    return TokenPool(kept, pool.record, min(pool.count, len(kept))), pool.windows[total - count :]
 
 
 def report_path(task: Task) -> Path:
@@ -235,7 +219,7 @@ def _write_best(
             given = {name: {_FAMILY: codes} for name, codes in masks.patterns.items()}
         codes_of = solve(feed, kinds, own, alps.solve_group, given).codes
         solved.append({name: codes[_FAMILY] for name, codes in codes_of.items()})
-    _, windows = held_out(task.text)
+    _, windows = task.text.held_out()
     pruned = [task.checkpoint.with_weights(own) for own in stores]
     found = divergences(task.checkpoint, pruned, windows, task.recipe.device, task.progress, task.activations)
     best = int(np.argmin(found))

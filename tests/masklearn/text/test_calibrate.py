@@ -255,6 +255,23 @@ def test_skipping_is_cheap_and_passes_differ() -> None:
     assert not np.array_equal(first, second)
 
 
+@pytest.mark.parametrize("total, count, held", [(200, 32, 16), (40, 32, 5), (32, 32, 4), (2, 2, 1)])
+def test_training_never_sees_what_is_held_out(total: int, count: int, held: int) -> None:
+    rest, windows = numbered(total, count).held_out()
+    assert len(windows) == held
+    assert sorted([*rest.windows[:, 0], *windows[:, 0]]) == list(range(total))
+    batches = rest.batches(2)
+    seen = {int(i) for _ in range(total) for i in next(batches)[:, 0]}
+    assert seen == set(rest.windows[:, 0])
+    # Calibration windows are held out only when there are no others.
+    assert windows.min() >= count or total - count < held
+
+
+def test_a_single_window_is_both() -> None:
+    rest, windows = numbered(1, 1).held_out()
+    assert len(rest.windows) == len(windows) == 1
+
+
 def test_without_text_the_model_writes_it(make_model: ModelMaker) -> None:
     checkpoint = Checkpoint.open(make_model())
     first, again, other = (

@@ -13,7 +13,7 @@ from masklearn.masks.record import TrainRecord
 from masklearn.masks.select import select
 from masklearn.masks.tiles import expand_tiles, grid_shape, tile_weights
 from masklearn.methods import method_of
-from masklearn.methods.gradient.prior import Prior, held_out, prior_path, report_path, solve_best, write_prior
+from masklearn.methods.gradient.prior import Prior, prior_path, report_path, solve_best, write_prior
 from masklearn.methods.patch_joint import PatchJoint
 from masklearn.methods.patch_tile import PatchTile
 from masklearn.model.store import WeightStore
@@ -21,7 +21,6 @@ from masklearn.solvers import alps
 from masklearn.solvers.solve import solve
 from masklearn.stream.feed import CheckpointFeed
 from masklearn.task import Task
-from masklearn.text.calibrate import TokenPool
 from tests.conftest import ModelMaker
 from tests.masklearn.methods.gradient.tasks import TILE, make_task
 
@@ -131,27 +130,6 @@ def test_masks_with_other_kinds_are_refused(make_model: ModelMaker, text_file: P
 
 SETTINGS = {kind.name: kind.settings for kind in (PatchJoint, PatchTile)}
 Masks = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
-
-
-def pool(total: int, count: int) -> TokenPool:
-    return TokenPool(np.arange(total)[:, None], {}, count)
-
-
-@pytest.mark.parametrize("total, count, held", [(200, 32, 16), (40, 32, 5), (32, 32, 4), (2, 2, 1)])
-def test_training_never_sees_what_is_held_out(total: int, count: int, held: int) -> None:
-    rest, windows = held_out(pool(total, count))
-    assert len(windows) == held
-    assert sorted([*rest.windows.ravel(), *windows.ravel()]) == list(range(total))
-    batches = rest.batches(2)
-    seen = {int(i) for _ in range(total) for i in next(batches).ravel()}
-    assert seen == set(rest.windows.ravel())
-    # Calibration windows are held out only when there are no others.
-    assert windows.min() >= count or total - count < held
-
-
-def test_a_single_window_is_both() -> None:
-    rest, windows = held_out(pool(1, 1))
-    assert len(rest.windows) == len(windows) == 1
 
 
 def prepared(model: Path, text: Path, scratch: Path, notes: list[str], **settings: Any) -> Task:
