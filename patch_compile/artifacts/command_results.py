@@ -35,8 +35,19 @@ class MaskedLinear(Record):
         return cls(name=name, shape=mask.shape, zeroed=mask.zeroed, tiles=count)
 
 
+class BytesPerWeight(Record):
+    """Average bytes of a covered weight in packed slabs: those asked for, which are not exceeded, and those reached."""
+
+    asked: float
+    reached: float
+
+
 class LearnedAnswer(VersionedRecord):
-    """Result of `learn`. path: OUT; baselines: None if none were asked for; seconds: duration of each stage."""
+    """Result of `learn`.
+
+    path: OUT; bytes_per_weight: None if a ratio or a speed was asked for; baselines: None without baselines and without
+    text to evaluate on; seconds: duration of each stage.
+    """
 
     SCHEMA: ClassVar[int] = 3  # 1 had sentences on the baselines; 2 had lowerings and bytes that no build has
 
@@ -49,6 +60,7 @@ class LearnedAnswer(VersionedRecord):
     skipped: tuple[Skipped, ...]
     where_sparse: TileSummary
     learned: MaskMetadata
+    bytes_per_weight: BytesPerWeight | None = None
     baselines: LearnedBaselines | None = None
     notes: tuple[str, ...]
     seconds: dict[str, float]

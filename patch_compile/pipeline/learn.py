@@ -7,7 +7,13 @@ from rich.console import Console
 from masklearn import Baseline, parse_baselines
 from masklearn.base.processes import is_main_process
 from masklearn.masks.maskset import MaskSet
-from patch_compile.artifacts.command_results import LearnedAnswer, LearnedBaselines, MaskedLinear
+from masklearn.masks.weight_types import leaves_choice
+from patch_compile.artifacts.command_results import (
+    BytesPerWeight,
+    LearnedAnswer,
+    LearnedBaselines,
+    MaskedLinear,
+)
 from patch_compile.artifacts.manifest import write_manifest
 from patch_compile.artifacts.workspace import Workspace
 from patch_compile.pipeline.distributed import join
@@ -18,7 +24,7 @@ from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from patch_compile.report.learned import mosaic_line
 from patch_compile.report.prediction import choice_line
-from patch_compile.sources.kinds import Stage
+from patch_compile.sources.kinds import Capability, Stage
 
 
 def learn(
@@ -29,8 +35,8 @@ def learn(
     If several processes run this (`accelerate launch`, torchrun), the first process writes and returns the result. The
     others help it to learn and return None.
 
-    baselines: names of simpler ways to prune to compare with, see `masklearn.parse_baselines`; None for no
-    comparison.
+    baselines: names of simpler ways to prune to compare with, see `masklearn.parse_baselines`; None to compare only with the
+    dense model, and only if the recipe names text to evaluate on and the model predicts tokens.
     """
     if not is_main_process():
         _help(recipe)
@@ -38,6 +44,8 @@ def learn(
     progress = Progress()
     names = () if baselines is None else parse_baselines(baselines)
     job = prepare(recipe, progress, stages=[Stage.MASKS], force=force, resume=resume)
+    if baselines is None and recipe.eval_text is not None and not job.source.why_not(Capability.NEXT_TOKENS):
+        names = (Baseline.DENSE,)
     with opened(job, progress, force=force, resume=resume) as workspace:
         masks = run_stages(job, workspace, progress)
         for line in (mosaic_line(masks), choice_line(masks.record.speed)):
@@ -47,6 +55,7 @@ def learn(
         answer = LearnedAnswer(
             path=str(job.out),
             **dict(masked_model(job, masks, ())) | {"linears": rows},
+            bytes_per_weight=_bytes(recipe, masks),
             baselines=_compared(job, workspace, masks, names, progress) if names else None,
             notes=tuple(progress.notes),
             seconds=progress.seconds,
@@ -54,6 +63,16 @@ def learn(
         write_manifest(workspace.root, workspace.records, job.recipe.seed, answer.model, masks, None)
         workspace.publish()
     return answer
+
+
+def _bytes(recipe: Recipe, masks: MaskSet) -> BytesPerWeight | None:
+    """Returns asked and reached bytes of a weight; None if a ratio or a speed was asked for."""
+    if recipe.bytes_per_weight is None:
+        return None
+    # Types that are chosen too are part of the bytes; bytes of given types are counted as in 16 bits.
+    chosen = leaves_choice(recipe.weights)
+    reached = masks.packed_bytes_per_weight if chosen else masks.bytes_per_weight
+    return BytesPerWeight(asked=recipe.bytes_per_weight, reached=reached)
 
 
 def _compared(

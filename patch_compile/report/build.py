@@ -83,7 +83,13 @@ def learned(answer: LearnedAnswer) -> Iterator[Section]:
     yield Section(tables=[masks_table(answer.linears)])
     yield map_of_tiles(answer.where_sparse)
     files = f"masks: {answer.path}/{MASKS}, pruned model: {answer.path}/{MODEL}; {_NOT_COMPILED}"
-    yield Section(lines=[*skipped_lines(answer.skipped), *_ratio_lines(answer), files])
+    size = answer.bytes_per_weight
+    reached = (
+        _ratio_lines(answer)
+        if size is None
+        else [f"bytes of a weight: {size.reached:.4f} (asked {size.asked:g}), method {answer.method}"]
+    )
+    yield Section(lines=[*skipped_lines(answer.skipped), *reached, files])
     yield baselines(answer.baselines)
 
 

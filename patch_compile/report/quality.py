@@ -100,10 +100,12 @@ def baselines(found: BesideBaselines | None) -> Section:
             "this result" if row is found.result else _ABOUT.get(row.name, "")
         ),
     }
-    on = f"Perplexity on {found.windows} windows of {found.length} tokens, {found.dtype}; "
+    on = f"Perplexity on {found.windows} windows of {found.length} tokens, {found.dtype}"
     how = "baselines are the same model pruned in simpler ways, with SparseGPT's weights and without repair."
-    lines = [on + how, *_losses(found), *beaten_lines(found)]
-    return Section("Baselines", id="baselines", tables=[table_of(found.rows, columns)], lines=lines)
+    only_dense = all(row is found.result or row.name == Baseline.DENSE for row in found.rows)
+    lines = [f"{on}." if only_dense else f"{on}; {how}", *_losses(found), *beaten_lines(found)]
+    title = "Perplexity" if only_dense else "Baselines"
+    return Section(title, id="baselines", tables=[table_of(found.rows, columns)], lines=lines)
 
 
 def _losses(found: BesideBaselines) -> Iterator[str]:

@@ -95,6 +95,19 @@ def test_learn_compares_with_baselines(settings, tmp_path, capsys):
         learn(recipe, "the rest", force=True, resume=False)
 
 
+def test_learn_shows_perplexity_and_bytes(settings, tmp_path, capsys):
+    """Without baselines. The perplexity is that of the dense and of the learned model."""
+    given = {key: value for key, value in settings.items() if key != "ratio"} | {"bytes_per_weight": 1.7}
+    answer = learn(Recipe.parse(given | {"method": "sparsegpt", "out": tmp_path / "learned"}))
+    assert [row.name for row in answer.baselines.rows] == ["sparsegpt", "dense"]
+    assert len({row.perplexity for row in answer.baselines.rows}) == 2
+    assert 1.6 < answer.bytes_per_weight.reached <= answer.bytes_per_weight.asked == 1.7
+    show(sections_of(answer))
+    shown = capsys.readouterr().out
+    assert "Perplexity on" in shown and "pruned in simpler ways" not in shown
+    assert f"bytes of a weight: {answer.bytes_per_weight.reached:.4f} (asked 1.7)" in shown
+
+
 def test_baselines_spare_the_same_linears(settings, make_model, tmp_path):
     model, out = narrow_model(make_model), tmp_path / "learned"
     small = settings | {
