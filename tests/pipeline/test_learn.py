@@ -102,7 +102,7 @@ def test_learn_shows_perplexity_and_bytes(settings, tmp_path, capsys):
     assert [row.name for row in answer.baselines.rows] == ["sparsegpt", "dense"]
     assert len({row.perplexity for row in answer.baselines.rows}) == 2
     assert 1.6 < answer.bytes_per_weight.reached <= answer.bytes_per_weight.asked == 1.7
-    show(sections_of(answer))
+    show(Result(answer).sections())
     shown = capsys.readouterr().out
     assert "Perplexity on" in shown and "pruned in simpler ways" not in shown
     assert f"bytes of a weight: {answer.bytes_per_weight.reached:.4f} (asked 1.7)" in shown
