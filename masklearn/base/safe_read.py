@@ -45,8 +45,9 @@ def leads_out(folder: Path, file: Path) -> str:
         target.stat()
     except FileNotFoundError:
         pass  # a link to nothing
-    except (OSError, RuntimeError) as error:  # a loop of links
-        return str(error)
+    except (OSError, RuntimeError) as error:
+        loop = isinstance(error, RuntimeError) or error.errno == errno.ELOOP
+        return "itself in the end" if loop else str(error)
     blobs = [above.parent / "blobs" for above in home.parents if above.name == "snapshots"]
     return "" if any(target.is_relative_to(inside) for inside in (home, *blobs[:1])) else str(target)
 

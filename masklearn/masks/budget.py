@@ -80,7 +80,9 @@ class Budget:
         """
         if not amount >= 0.0 or not np.isfinite(amount):
             raise UsageError(
-                f"A saving of {amount} {unit} is not possible", "It is not 0 or more.", "Give 0 or more."
+                f"A saving of {amount} {unit} is not possible",
+                "A saving is a number: 0 or more.",
+                "Give 0 or more.",
             )
         return cls(amount=amount, unit=unit)
 

@@ -212,9 +212,8 @@ class MaskSet(Mapping[str, LinearMask]):
                     masks.grids[name] = stored_grid(shard, name, about, version)
             masks.orders.update(stored_orders(shard))
         except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
-            raise damaged(
-                path, f"Its metadata do not describe its tensors: {str(error).rstrip('.')}."
-            ) from error
+            why = f"{error} is missing" if isinstance(error, KeyError) else str(error).rstrip(".")
+            raise damaged(path, f"Its metadata do not describe its tensors: {why}.") from error
         masks._shard = shard
         return masks
 

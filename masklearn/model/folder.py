@@ -44,7 +44,9 @@ def read_config(path: Path) -> dict[str, Any]:
         )
     if not file.is_file():
         raise MaskLearnError(
-            f"{path} has no config.json", "It is not a Hugging Face model.", "Give the directory it lies in."
+            f"{path} has no config.json",
+            "It is not the directory of a Hugging Face model.",
+            "Give the directory that holds config.json.",
         )
     if file.is_symlink():
         check_link(path, file)

@@ -217,7 +217,7 @@ def _folder(path: Path) -> TextSource:
         raise MaskLearnError(
             f"No text at {path}",
             f"The folder has no file of {', '.join(_SUFFIXES)}.",
-            f"Give the folder they lie in; for a dataset laid out as on the hub, {path}:CONFIG or {path}::SPLIT.",
+            f"Give the folder that holds the texts; for a dataset laid out as on the hub, {path}:CONFIG or {path}::SPLIT.",
         )
     if len(found) > 1:
         raise MaskLearnError(
@@ -242,7 +242,7 @@ def _hub(text: str) -> TextSource:
     name, _, rest = text.partition(":")
     if not _HUB_NAME.fullmatch(name) or name.lower().endswith(_SUFFIXES) or name.startswith("."):
         raise MaskLearnError(
-            f"No text at {text}",
+            f"No text at {text!r}",
             "There is no such file or folder.",
             f"Give a file of {', '.join(_SUFFIXES)}, a folder of them, or a dataset: {SPELLING}.",
         )

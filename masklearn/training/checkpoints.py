@@ -116,7 +116,7 @@ def _errors_of_the_disk(done: str, folder: Path) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, SafetensorError) as error:
-        why = str(error).splitlines()[0]
+        why = str(error).splitlines()[0].rstrip(".")
         if not any(words in why for words in _OF_THE_DISK):
             raise
         raise MaskLearnError(

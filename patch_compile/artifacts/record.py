@@ -131,7 +131,8 @@ class FileRecord(VersionedRecord):
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))
             where = f"{place}: " if place else ""
-            raise cls._unreadable(path, f"{where}{first['msg']}.") from None
+            why = first["msg"].removeprefix("Value error, ").rstrip(".")
+            raise cls._unreadable(path, f"{where}{why}.") from None
 
     @classmethod
     def _unreadable(cls, path: Path, why: str) -> PatchCompileError:

@@ -127,7 +127,9 @@ def _files(out: Path | None, force: bool) -> list[Path]:
     there = [str(file) for file in files if file.exists()]
     if there and not force:
         raise PatchCompileError(
-            f"{', '.join(there)} exists", "It is not overwritten unasked.", "Use `--force`, or another `-o`."
+            f"The curves would replace {', '.join(there)}",
+            "Files are not overwritten unasked.",
+            "Use `--force`, or another `-o`.",
         )
     return files
 

@@ -60,7 +60,7 @@ def _fault(
         return "its packed tensors are not constants of the graph"
     grid = _grid(attributes)
     if grid is None or not all(tensor is not None and tensor.dims for tensor in tensors):
-        return "its attributes or the shapes of its packed tensors are none"
+        return "its attributes or the shapes of its packed tensors are missing or not valid"
     rows = [int(tensor.dims[0]) for tensor in tensors if tensor is not None]
     # After the single tensor of dense slabs each kind has two tensors: values, and data that tells their places. The scales
     # of int8 come last.
