@@ -43,9 +43,10 @@ durations: .venv/installed models chromium minilm
 	$(PYTEST) --junitxml=build/durations.xml
 	$(BIN)/python -m tests.durations build/durations.xml
 
-# What commands print and what the page says is compared with tests/report/golden; this writes it anew, to be read before a commit.
-golden:
-	GOLDEN=write $(BIN)/pytest -q -n0 tests/report/test_golden.py
+# What commands print, what the page says, and the texts of refusals are compared with golden files: this writes them anew, to
+# be read before a commit. It runs for minutes; `GOLDEN=write pytest FILE` renews the texts of one file of tests.
+golden: .venv/installed models
+	GOLDEN=write $(PYTEST) --part golden
 
 # report.html is tested in a Chromium: Debian's, where none is found and it may be installed; else those tests are skipped.
 chromium: .venv/installed
@@ -215,7 +216,7 @@ lowest newest: .venv/installed
 	touch .cache/$@/constraints.txt
 	.cache/$@/bin/pip install --quiet --constraint .cache/$@/constraints.txt --editable '.[build,rtx,serve]' \
 	  pytest pytest-xdist hypothesis httpx openai
-	OMP_NUM_THREADS=1 .cache/$@/bin/python -m pytest -n auto --dist loadgroup $(DEPENDENCY_TESTS)
+	GOLDEN=kinds OMP_NUM_THREADS=1 .cache/$@/bin/python -m pytest -n auto --dist loadgroup $(DEPENDENCY_TESTS)
 
 # The packages of the image, with their hashes.
 lock: .venv/installed .cache/tools/installed

@@ -1,8 +1,9 @@
 """Tiny random models of every covered architecture, with a tokenizer, written as Hugging Face directories."""
 
+import ast
 import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from patch_compile.hardware import cards
 from patch_compile.onnx_export import trace
 from tests.builds import TINY
 from tests.parts import PARTS, of_part
+from tests.refusals import COLLECTED, refusals_of
 from tests.traces import Traces
 
 # fmt: off
@@ -102,11 +104,24 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add `--part`."""
-    parser.addoption("--part", choices=PARTS, help="run the quick tests, or the rest (default: all)")
+    parser.addoption("--part", choices=PARTS, help="run one part of the tests (default: all)")
 
 
+def pytest_make_parametrize_id(val: Any) -> str | None:
+    """Name short plain data in a test's id by its text."""
+    if not isinstance(val, dict | list | tuple) or len(text := repr(val)) > 100:
+        return None
+    try:
+        ast.literal_eval(text)
+    except (SyntaxError, ValueError):  # it holds objects
+        return None
+    return text
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the tests of the other part."""
+    config.stash[COLLECTED] = tuple(items)
     if part := config.getoption("part"):
         items[:], others = of_part(part, items)
         config.hook.pytest_deselected(items=others)
@@ -122,6 +137,13 @@ def pytest_collection_finish() -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Let tests of the export trace anew."""
     _TRACES.fresh = Path(__file__).with_name("onnx_export") in item.path.parents
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Compare a test's refusals with its golden file."""
+    with refusals_of(item):
+        yield
 
 
 @pytest.fixture(autouse=True)

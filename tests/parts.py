@@ -1,8 +1,9 @@
-"""The two parts of the tests: `quick`, which `make test` runs, and the `rest`, which `make test-full` adds.
+"""The parts of the tests: `quick`, which `make test` runs, the `rest`, which `make test-full` adds, and `golden`.
 
 A file of tests is quick if it took less than SLOW seconds by durations.txt, or is not in durations.txt yet. In other files
 only tests with the mark `quick` are quick: one real run of each kind, so that `make test` enters every room. Tests with
-the mark `sweep`, one more architecture each, are never quick.
+the mark `sweep`, one more architecture each, are never quick. `make golden` runs the tests, quick or not, that compare a
+text with a golden file.
 """
 
 import re
@@ -12,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-PARTS = ("quick", "rest")
+from tests.refusals import has_golden_text
+
+PARTS = ("quick", "rest", "golden")
 SLOW = 8.0  # seconds
 _HERE = Path(__file__).parent
 _FILE = re.compile(r" *(\d+\.\d) +\d+ (tests/\S+\.py)")
@@ -30,8 +33,12 @@ def of_part(part: str, items: Iterable[pytest.Item]) -> tuple[list[pytest.Item],
     """Returns the tests of a part, and the others."""
     own: tuple[list[pytest.Item], list[pytest.Item]] = [], []
     for item in items:
-        file = item.path.relative_to(_HERE.parent).as_posix()
-        quick = file not in slow_files() or item.get_closest_marker("quick") is not None
-        quick = quick and item.get_closest_marker("sweep") is None
-        own[quick != (part == "quick")].append(item)
+        inside = has_golden_text(item) if part == "golden" else _is_quick(item) == (part == "quick")
+        own[not inside].append(item)
     return own
+
+
+def _is_quick(item: pytest.Item) -> bool:
+    file = item.path.relative_to(_HERE.parent).as_posix()
+    quick = file not in slow_files() or item.get_closest_marker("quick") is not None
+    return quick and item.get_closest_marker("sweep") is None

@@ -13,6 +13,8 @@ ERRORS = {
     "MaskLearnError", "PatchCompileError", "UsageError", "AccuracyError", "SpeedError", "LogitsError", "PlanMismatchError",
     "BuildCancelledError",
 }  # fmt: skip
+# Their texts depend on the machine: whether TensorRT and a GPU are there.
+WITHOUT_GOLDEN_TEXT = {"tests/timing/test_gpu.py"}
 LOWER_CASE_NAMES = r"(nvcc|cuda-python|patch-compile|transformers)\b|g\+\+"
 
 
@@ -62,3 +64,10 @@ def test_every_error_is_written_as_sentences():
                 wrong.append(f"{where}: a usage error says what, why and how to fix it")
     assert found > 300
     assert not wrong, "\n".join(sorted(wrong))
+
+
+def test_no_test_spells_a_sentence_of_an_error():
+    spelled = re.compile(rf"pytest\.raises\(\s*({'|'.join(sorted(ERRORS))}),\s*match=")
+    files = [path for path in (ROOT / "tests").rglob("*.py") if spelled.search(path.read_text())]
+    found = {path.relative_to(ROOT).as_posix() for path in files} - WITHOUT_GOLDEN_TEXT
+    assert not found, "Use `refused` of tests/refusals.py."

@@ -1,4 +1,4 @@
-"""Each test is in one of the two parts, and shares a process with tests that share its fixtures."""
+"""Each test is quick or in the rest, and shares a process with tests that share its fixtures."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,12 +22,12 @@ def test_slow_files_and_groups_exist() -> None:
     assert [place for place in places if not (ROOT / place).exists()] == []
 
 
-def test_a_test_is_in_one_part() -> None:
+def test_a_test_is_quick_or_in_the_rest() -> None:
     new, slow = item("tests/test_new.py"), item("tests/ptx/test_kernels.py")
     marked, swept = item("tests/ptx/test_kernels.py", "quick"), item("tests/test_new.py", "sweep")
     assert of_part("quick", (new, slow, marked, swept)) == ([new, marked], [slow, swept])
     assert of_part("rest", (new, slow, marked, swept)) == ([slow, swept], [new, marked])
-    assert set(PARTS) == {"quick", "rest"}
+    assert set(PARTS) == {"quick", "rest", "golden"}
 
 
 @pytest.mark.parametrize(

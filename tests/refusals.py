@@ -1,0 +1,211 @@
+"""Refusals: errors whose whole text stands in a golden file, the refusals.txt of the test's folder.
+
+`with refused(): call(...)` needs an error, and `refusal(run_here(...))` takes the error of a command. The text and the
+exit code must equal the text and the code in the golden file, where a test's refusals stand in order below its name. `make
+golden` writes the files anew. Words replace what varies between machines and runs, such as DIR for a temporary folder.
+"""
+
+import fcntl
+import os
+import re
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from difflib import ndiff
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from masklearn.base.errors import MaskLearnError
+from masklearn.base.printable import printable
+
+GOLDEN = os.environ.get("GOLDEN")
+WRITES = GOLDEN == "write"
+# Packages of other versions use other words: only exit codes and classes are compared.
+KINDS_ONLY = GOLDEN == "kinds"
+NAME = "refusals.txt"
+HINT = "If the change is meant, run `make golden`."
+_ROOT = Path(__file__).parents[1]
+COLLECTED = pytest.StashKey[tuple[pytest.Item, ...]]()  # all tests that pytest finds; it runs some of them
+_TEMPORARY = rf"{re.escape(str(Path(tempfile.gettempdir()).resolve()))}/pytest-of-[\w-]+/pytest-\d+"
+_VARIES = {
+    re.escape(sysconfig.get_path("purelib")): "PACKAGES",
+    re.escape(sys.prefix): "PREFIX",
+    re.escape(str(_ROOT)): "REPOSITORY",
+    rf"{re.escape(str(Path.home()))}(?=/)": "HOME",
+    r"\bpatch-compile-\w{8}\b": "patch-compile-…",  # a temporary folder of ours
+    r"\b0x[0-9a-f]{6,}": "0x…",
+    r"\b[0-9a-f]{64}\b": "SHA256",
+    r"\b[0-9a-f]{16}\b": "RANDOM",  # in the name of a temporary file
+    r"\bpid \d+": "pid …",
+    r"\b\d\.\d+e[+-]\d\d\b": "…",  # measured
+    r"\b(onnx|onnxruntime|tensorrt|tensorrt-rtx) \d+(\.\d+)+": r"\1 VERSION",
+    r"(.)\1{60,}": r"\1\1\1…",
+}
+WHY = r"(?s)(?<=\n).*(?=\n)"  # `varies` of an error whose reason another program words
+Kinds = type[Exception] | tuple[type[Exception], ...]
+
+
+class Refused:
+    """The error that a block of `refused` raised."""
+
+    error: Any
+
+
+class _Refusals:
+    """The refusals of the test that runs."""
+
+    def __init__(self, item: pytest.Item) -> None:
+        own = item.config.getoption("basetemp")
+        base = _TEMPORARY if own is None else re.escape(str(own))
+        self.varies = {rf"{base}(/popen-gw\d+)?/[\w-]+": "DIR"} | _VARIES
+        self.path, self.key = item.path.with_name(NAME), key_of(item)
+        self.found: list[str] = []
+
+    def add(self, said: str, varies: str | None) -> None:
+        for pattern, word in (self.varies | ({varies: "…"} if varies else {})).items():
+            said, count = re.subn(pattern, word, said)
+            assert count or pattern != varies, f"{varies} is not in this text: {said}"
+        said = "\n    ".join(printable(line.rstrip()) for line in said.split("\n") if line.strip())
+        self.found.append(said)
+        if not WRITES:
+            self._compare(len(self.found))
+
+    def end(self) -> None:
+        if WRITES:
+            renew(self.path, {self.key: self.found})
+        else:
+            self._compare(None)
+
+    def _compare(self, count: int | None) -> None:
+        found, golden = self.found, golden_texts(self.path).get(self.key, [])[:count]
+        if KINDS_ONLY:
+            found, golden = ([one.partition(":")[0] for one in texts] for texts in (found, golden))
+        if found != golden:
+            lines = ndiff("\n".join(golden).splitlines(), "\n".join(found).splitlines())
+            pytest.fail("\n".join((f"{self.path.relative_to(_ROOT)} differs. {HINT}", self.key, *lines)))
+
+
+_of_the_test: _Refusals | None = None
+
+
+@contextmanager
+def refusals_of(item: pytest.Item) -> Iterator[None]:
+    """Collect and compare the refusals of a test, for conftest.py."""
+    global _of_the_test
+    _of_the_test = _Refusals(item)
+    yield
+    _of_the_test.end()
+
+
+@contextmanager
+def refused(kind: Kinds = MaskLearnError, varies: str | None = None) -> Iterator[Refused]:
+    """Needs an error in this block, with the golden text. varies: an expression for what differs from run to run."""
+    found = Refused()
+    with pytest.raises(kind) as caught:
+        yield found
+    found.error = error = caught.value
+    if isinstance(error, MaskLearnError):
+        parts = "\n".join(part for part in (error.what, error.why, error.fix) if part)
+        _add(f"exit {error.exit_code}: {parts}", varies)
+    else:
+        _add(f"{type(error).__name__}: {error}", varies)
+
+
+def refusal(done: Any, varies: str | None = None) -> str:
+    """Compares what a command that failed says with the golden text, and returns it. done: from tests/commands.py."""
+    assert done.returncode, done.stdout
+    said = done.stderr[done.stderr.index("error: ") :]
+    _add(f"exit {done.returncode}: {said}", varies)
+    return said
+
+
+def _add(said: str, varies: str | None) -> None:
+    assert _of_the_test is not None, "Refusals are for tests, not for fixtures."
+    _of_the_test.add(said, varies)
+
+
+def key_of(item: pytest.Item) -> str:
+    """Returns a test's name in its golden file."""
+    return item.path.name + item.nodeid[item.nodeid.index("::") :]
+
+
+def has_golden_text(item: pytest.Item) -> bool:
+    """Whether a test compares a text with a golden file."""
+    known = key_of(item) in golden_texts(item.path.with_name(NAME))
+    return known or bool(_names_of(item) & {"refused", "refusal", "compare_with_golden", "stale"})
+
+
+def _names_of(item: pytest.Item) -> set[str]:
+    """Returns the names that a test's function uses."""
+    code = getattr(getattr(item, "function", None), "__code__", None)
+    return set(code.co_names) if code is not None else set()
+
+
+def _adds(item: pytest.Item) -> bool:
+    used = {
+        getattr(item, "function", item).__globals__.get(name)
+        for name in _names_of(item) & {"refused", "refusal"}
+    }
+    return not used.isdisjoint((refused, refusal))
+
+
+@cache
+def golden_texts(path: Path) -> dict[str, list[str]]:
+    """Returns the refusals of each test in a golden file, as it was at first."""
+    return _parse(path.read_text(encoding="utf-8") if path.exists() else "")
+
+
+def _parse(text: str) -> dict[str, list[str]]:
+    """Returns the refusals of each test in the text of a golden file. Tests with the same refusals share a block."""
+    golden = {}
+    for block in filter(None, text.split("\n\n")):
+        names, *refusals = re.split(r"\n  (?! )", block.rstrip())
+        golden |= dict.fromkeys(names.splitlines(), refusals)
+    return golden
+
+
+def renew(path: Path, changes: dict[str, list[str]]) -> None:
+    """Replace the refusals of some tests in a golden file. Tests in other processes may do the same."""
+    if not path.exists() and not any(changes.values()):
+        return
+    with path.open("a+", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        blocks: dict[tuple[str, ...], list[str]] = {}
+        for name, found in sorted((_parse(file.read()) | changes).items()):
+            if found:
+                blocks.setdefault(tuple(found), []).append(name)
+        file.truncate(0)
+        file.write(
+            "\n".join(
+                "\n".join(names) + "\n  " + "\n  ".join(found) + "\n" for found, names in blocks.items()
+            )
+        )
+
+
+def stale(config: pytest.Config) -> dict[Path, list[str]]:
+    """Returns the names in golden files that belong to no test, of files whose tests were all collected."""
+    collected = {(item.path, key_of(item)) for item in config.stash[COLLECTED]}
+    parts = {Path(argument.partition("::")[0]).resolve() for argument in config.args if "::" in argument}
+    whole = {path for path, _ in collected} - parts
+    found: dict[Path, list[str]] = {}
+    for folder in {path.parent for path in whole}:
+        for name in golden_texts(folder / NAME):
+            path = folder / name.partition("::")[0]
+            if (path in whole or not path.exists()) and (path, name) not in collected:
+                found.setdefault(folder / NAME, []).append(name)
+    return found
+
+
+def missing(config: pytest.Config) -> list[str]:
+    """Returns the collected tests that call `refused` or `refusal` and have no text in their golden file."""
+    return [
+        item.nodeid
+        for item in config.stash[COLLECTED]
+        if _adds(item) and key_of(item) not in golden_texts(item.path.with_name(NAME))
+    ]
