@@ -7,8 +7,8 @@ import pytest
 
 from patch_compile.artifacts.place import place_of
 from patch_compile.artifacts.workspace import Workspace
-from patch_compile.errors import PatchCompileError
 from tests.artifacts.stages import finish, writer
+from tests.refusals import refused
 
 
 def build_at(out, text, **flags):
@@ -36,9 +36,8 @@ def here(tmp_path, monkeypatch):
 @pytest.mark.parametrize("flags", [{}, {"force": True}, {"resume": True}])
 def test_current_folder_and_parents_are_refused(here, spelled, flags):
     before = tree(here)
-    with pytest.raises(PatchCompileError, match="is the current folder, or holds it") as refused:
+    with refused():
         Workspace(Path(spelled), **flags)
-    assert refused.value.fix
     assert tree(here) == before
 
 
@@ -46,15 +45,14 @@ def test_a_current_folder_that_was_removed_is_said(tmp_path, monkeypatch):
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
-    with pytest.raises(PatchCompileError, match="can't be put at out"):
+    with refused():
         place_of(Path("out"))
 
 
 @pytest.mark.skipif(not os.path.ismount("/proc"), reason="needs a mount point")
 def test_a_mount_point_is_refused():
-    with pytest.raises(PatchCompileError, match="A disk is mounted there") as refused:
+    with refused():
         Workspace(Path("/proc"), force=True)
-    assert refused.value.fix.endswith("-o /proc/NAME.")
 
 
 def test_a_link_to_a_build_means_the_build(tmp_path, monkeypatch):
@@ -63,7 +61,7 @@ def test_a_link_to_a_build_means_the_build(tmp_path, monkeypatch):
     (tmp_path / "here" / "neighbour").write_text("kept")
     monkeypatch.chdir(tmp_path / "here")
     Path("latest").symlink_to("../disk/build")
-    with pytest.raises(PatchCompileError, match=r"disk/build exists"):
+    with refused():
         Workspace(Path("latest"))
     out = build_at(Path("latest"), "2", force=True)
     assert out == tmp_path / "disk" / "build"
@@ -79,7 +77,7 @@ def test_a_link_to_nothing_is_refused(tmp_path, flags):
     (tmp_path / "out").symlink_to("unmounted/out")
     (tmp_path / "loop").symlink_to("loop")
     for name in ("out", "loop"):
-        with pytest.raises(PatchCompileError, match="nothing is there"):
+        with refused():
             Workspace(tmp_path / name, **flags)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["loop", "out"]
 
@@ -91,25 +89,25 @@ def test_links_and_dots_on_the_way_are_followed(tmp_path, monkeypatch):
     assert place_of(Path("link/../new")) == tmp_path / "disk" / "new"  # the kernel resolves it like this
     assert place_of(Path("link/new/")) == tmp_path / "disk" / "deep" / "new"
     (tmp_path / "loop").symlink_to("loop")
-    with pytest.raises(PatchCompileError, match="can't be put at"):
+    with refused():
         place_of(Path("loop/new"))
 
 
 @pytest.mark.parametrize(
-    ("spelled", "said"),
+    "spelled",
     [
-        ("file/out", "file is not a folder"),
-        ("file/deep/out", "file is not a folder"),
-        ("x" * 230, "too long"),
-        ("x" * 300, "File name too long"),
-        ("\N{SNOWMAN}" * 80, "too long"),
-        ("nul\0", "null"),
+        "file/out",
+        "file/deep/out",
+        pytest.param("x" * 230, id="230 letters"),
+        pytest.param("x" * 300, id="300 letters"),
+        pytest.param("\N{SNOWMAN}" * 80, id="80 snowmen"),
+        pytest.param("nul\0", id="null"),
     ],
 )
-def test_unnameable_outs_are_refused(tmp_path, monkeypatch, spelled, said):
+def test_unnameable_outs_are_refused(tmp_path, monkeypatch, spelled):
     monkeypatch.chdir(tmp_path)
     Path("file").write_text("mine")
-    with pytest.raises(PatchCompileError, match=said):
+    with refused():
         Workspace(Path(spelled))
     assert tree(tmp_path) == {"file": "mine"}
 
@@ -124,6 +122,6 @@ def test_long_names_can_be_replaced(tmp_path):
 def test_other_programs_folders_are_not_replaced(tmp_path):
     (tmp_path / "extension").mkdir()
     (tmp_path / "extension" / "manifest.json").write_text('{"manifest_version": 3}')
-    with pytest.raises(PatchCompileError, match="not made by patch-compile"):
+    with refused():
         Workspace(tmp_path / "extension", force=True)
     assert tree(tmp_path / "extension") == {"manifest.json": '{"manifest_version": 3}'}

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from patch_compile.artifacts.plan import LinearRow, Plan, PlanSummary, Unpredicted
 from patch_compile.artifacts.prediction import CardRow, Workload
-from patch_compile.errors import PatchCompileError
+from tests.refusals import refused
 
 ROW = {
     "name": "l.0.up",
@@ -59,41 +59,29 @@ def test_a_folder_without_a_plan_has_none(tmp_path):
     assert Plan.of(tmp_path) is None
 
 
-@pytest.mark.parametrize(
-    ("version", "said"), [(1, "version 1"), (Plan.SCHEMA + 1, f"version {Plan.SCHEMA + 1}")]
-)
-def test_another_version_is_refused_by_name(path, version, said):
+@pytest.mark.parametrize("version", [1, Plan.SCHEMA + 1])
+def test_another_version_is_refused_by_name(path, version):
     change(path, schema=version)
-    with pytest.raises(
-        PatchCompileError, match=r"plan\.json is not a plan that this patch-compile reads"
-    ) as caught:
+    with refused():
         Plan.read(path)
-    assert f"It has {said}, and this program reads version {Plan.SCHEMA}." == caught.value.why
-    assert f"--recipe {path.parent / 'recipe.yaml'} -o {path.parent} --force" in caught.value.fix
 
 
 def test_a_plan_from_before_versions_is_refused(path):
     content = json.loads(path.read_text())
     del content["schema"]
     path.write_text(json.dumps(content | {"remarks": []}))
-    with pytest.raises(PatchCompileError) as caught:
+    with refused():
         Plan.read(path)
-    assert "no version" in caught.value.why
 
 
 @pytest.mark.parametrize(
-    ("text", "why"),
-    [
-        ("{", "not JSON"),
-        ("[]", "an array"),
-        (json.dumps({"schema": Plan.SCHEMA} | PLAN | {"more": 1}), "more: Extra"),
-    ],
+    "text",
+    ["{", "[]", pytest.param(json.dumps({"schema": Plan.SCHEMA} | PLAN | {"more": 1}), id="more")],
 )
-def test_what_is_no_plan_is_named(path, text, why):
+def test_what_is_no_plan_is_named(path, text):
     path.write_text(text)
-    with pytest.raises(PatchCompileError) as caught:
+    with refused():
         Plan.read(path)
-    assert why in caught.value.why
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from patch_compile.artifacts.layout import MANIFEST, STATE
 from patch_compile.artifacts.workspace import Workspace
 from patch_compile.errors import PatchCompileError
 from tests.artifacts.stages import finish, never, seal, writer
+from tests.refusals import refused
 
 # Publishes a build of one stage and kills itself before file system operation number `deadly`.
 DOOMED = """
@@ -98,10 +99,10 @@ def test_kills_while_publishing_lose_nothing(tmp_path):
         assert done.returncode == -signal.SIGKILL, done.stderr
         if not out.exists():
             between += 1
-            with pytest.raises(PatchCompileError, match="the build it replaced is in") as refused:
+            with refused() as caught:
                 Workspace(out)
             aside = next(
-                Path(word) for word in refused.value.why.split(", ")[0].split() if ".replaced-" in word
+                Path(word) for word in caught.error.why.split(", ")[0].split() if ".replaced-" in word
             )
             assert text_of(aside) == "old"
         published = out.exists() and text_of(out) == "new"
@@ -132,7 +133,7 @@ def test_foreign_builds_at_out_stay_apart(tmp_path, monkeypatch):
     left_between_the_renames(out, monkeypatch)
     finish(build(tmp_path / "other", "mine"))
     (tmp_path / "other").rename(out)
-    with pytest.raises(PatchCompileError, match="are both there"):
+    with refused():
         Workspace(out, force=True, resume=True)
     assert text_of(out) == "mine"
     assert text_of(next(tmp_path.glob(".out.replaced-*"))) == "old"
@@ -143,7 +144,7 @@ def left_between_the_renames(out, monkeypatch):
     finish(build(out, "old"))
     workspace = build(out, "new", force=True)
     seal(workspace)
-    with monkeypatch.context() as broken, pytest.raises(PatchCompileError):
+    with monkeypatch.context() as broken, refused():
         broken.setattr(os, "rename", failing({2, 3}, OSError(errno.EIO, "Input/output error")))
         workspace.publish()
     workspace.release()
@@ -157,7 +158,7 @@ def test_kills_after_the_second_rename_resume(tmp_path):
     state = (workspace.root / STATE).read_bytes()
     finish(workspace)
     (out / STATE).write_bytes(state)
-    with pytest.raises(PatchCompileError, match=r"out exists"):
+    with refused():
         Workspace(out)
     again = Workspace(out, resume=True)
     again.run("one", "1", ["a"], never)
@@ -211,7 +212,7 @@ def test_late_arrivals_at_out_stay(tmp_path, name):
         finish(build(tmp_path / "other", "mine")).rename(out)
     else:
         out.write_text("mine") if name == "file" else out.mkdir()
-    with pytest.raises(PatchCompileError, match=r"out exists"):
+    with refused():
         workspace.publish()
     assert not workspace.discard_if_empty()
     workspace.release()
@@ -225,7 +226,7 @@ def test_unremovable_leftovers_are_named(tmp_path, monkeypatch):
     finish(build(out, "old"))
     workspace = build(out, "new", force=True)
     seal(workspace)
-    with monkeypatch.context() as broken, pytest.raises(PatchCompileError, match="is whole, but"):
+    with monkeypatch.context() as broken, refused():
         broken.setattr(
             os, "unlink", lambda *_a, **_k: (_ for _ in ()).throw(PermissionError(errno.EPERM, "no"))
         )

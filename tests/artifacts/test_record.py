@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from patch_compile.artifacts.engine import EngineReport
-from patch_compile.errors import PatchCompileError
 from tests.artifacts.examples import engine_report
+from tests.refusals import refused
 
 
 @pytest.fixture
@@ -26,39 +26,33 @@ def test_what_is_written_is_read(path: Path) -> None:
     assert EngineReport.of(path.parent) is None
 
 
-@pytest.mark.parametrize("version, has", [(1, "version 1"), (99, "version 99"), (None, "no version")])
-def test_another_version_is_refused_by_name(path: Path, version: int | None, has: str) -> None:
+@pytest.mark.parametrize("version", [1, 99, None])
+def test_another_version_is_refused_by_name(path: Path, version: int | None) -> None:
     content = json.loads(path.read_text()) | {"schema": version}
     path.write_text(
         json.dumps({key: value for key, value in content.items() if value is not None or key != "schema"})
     )
-    with pytest.raises(PatchCompileError) as raised:
+    with refused():
         EngineReport.read(path)
-    assert str(path) in raised.value.what
-    assert raised.value.why == f"It has {has}, and this program reads version {EngineReport.SCHEMA}."
-    out = path.parent.parent
-    assert f"patch-compile build --recipe {out}/recipe.yaml -o {out} --force" in raised.value.fix
 
 
 @pytest.mark.parametrize(
-    ("changed", "place"),
+    "changed",
     [
-        ({"patch_linears": "many"}, "patch_linears"),
-        ({"sparse_tactics": {"eligible": 1}}, "sparse_tactics.chosen"),
-        ({"targets": [["sm86"]]}, "targets.0"),
-        ({"mood": "good"}, "mood"),
+        {"patch_linears": "many"},
+        {"sparse_tactics": {"eligible": 1}},
+        {"targets": [["sm86"]]},
+        {"mood": "good"},
     ],
 )
-def test_a_broken_file_names_the_field(path: Path, changed: dict[str, Any], place: str) -> None:
+def test_a_broken_file_names_the_field(path: Path, changed: dict[str, Any]) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changed))
-    with pytest.raises(PatchCompileError) as raised:
+    with refused():
         EngineReport.read(path)
-    assert str(path) in raised.value.what and raised.value.why.startswith(f"{place}: ")
-    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "7", "[" * 100_000])
 def test_what_is_no_object_is_refused(path: Path, text: str) -> None:
     path.write_text(text)
-    with pytest.raises(PatchCompileError, match=r"engine\.json is not the description of an engine"):
+    with refused():
         EngineReport.read(path)

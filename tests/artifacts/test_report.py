@@ -6,8 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from patch_compile.artifacts.proof import OutputsDifference
-from patch_compile.artifacts.report import REPORT_SCHEMA, DecoderReport, Kind, read_report
-from patch_compile.errors import PatchCompileError
+from patch_compile.artifacts.report import DecoderReport, Kind, read_report
+from tests.refusals import refused
 from tests.report.page.outs import Out
 
 
@@ -23,25 +23,21 @@ def test_a_report_names_the_kind_of_its_model(out: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "why"),
+    "changed",
     [
-        ({"schema": 1}, f"It has version 1, and this program reads version {REPORT_SCHEMA}."),
-        ({"schema": 2}, f"It has version 2, and this program reads version {REPORT_SCHEMA}."),
-        ({"kind": "tale"}, "Input tag 'tale' found using 'kind' does not match any of the expected tags"),
-        ({"kind": "onnx"}, "onnx.inputs: Field required."),
-        ({"perplexity": {"dense": 15.68}}, "decoder.perplexity.hybrid: Field required."),
-        ({"remarks": []}, "decoder.remarks: Extra inputs are not permitted."),
+        {"schema": 1},
+        {"schema": 2},
+        {"kind": "tale"},
+        {"kind": "onnx"},
+        {"perplexity": {"dense": 15.68}},
+        {"remarks": []},
     ],
 )
-def test_another_version_or_kind_is_refused_by_name(out: Path, changed: dict[str, Any], why: str) -> None:
+def test_another_version_or_kind_is_refused_by_name(out: Path, changed: dict[str, Any]) -> None:
     path = out / "report.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changed))
-    with pytest.raises(
-        PatchCompileError, match=r"report\.json is not a report that this patch-compile reads"
-    ) as raised:
+    with refused():
         read_report(out)
-    assert raised.value.why.startswith(why)
-    assert f"patch-compile build --recipe {out}/recipe.yaml -o {out} --force" in raised.value.fix
 
 
 def test_a_type_without_a_roundoff_is_refused(out: Path) -> None:
@@ -49,9 +45,8 @@ def test_a_type_without_a_roundoff_is_refused(out: Path) -> None:
     content = json.loads(path.read_text())
     content["agreement"]["tolerance"]["dtype"] = "float1"
     path.write_text(json.dumps(content))
-    with pytest.raises(PatchCompileError) as raised:
+    with refused():
         read_report(out)
-    assert raised.value.why.startswith("decoder.agreement.tolerance.dtype: ")
 
 
 def test_a_comparison_of_no_output_is_refused() -> None:

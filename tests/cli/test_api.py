@@ -21,8 +21,8 @@ from patch_compile.api.signature import takes
 from patch_compile.api.verify import verify
 from patch_compile.artifacts.layout import MASKS, ONNX, RECIPE
 from patch_compile.cli.app import cli
-from patch_compile.errors import PatchCompileError, UsageError
 from tests.commands import run_here
+from tests.refusals import refused
 
 
 def flags_of(settings: dict[str, Any]) -> list[str]:
@@ -91,30 +91,29 @@ def test_learn_plan_inspect_and_compare(settings, tmp_path):
         name: settings[name] for name in ("eval_text", "eval_windows", "eval_length")
     })  # fmt: skip
     assert not inspect(built.path).report.faults
-    with pytest.raises(PatchCompileError, match="nothing to compare"):
+    with refused():
         compare([built.path])
     texts = run(built.path, ["the cat", "a dog"], new_tokens=2).report
     assert [len(one.tokens) for one in texts.completions] == [2, 2]
 
 
 @pytest.mark.parametrize(
-    ("call", "said"),
+    "call",
     [
-        (lambda: build(), "No model is given"),
-        (lambda: build("m"), "No ratio is given"),
-        (lambda: build("m", ratio=0.9), r"ratio = 0\.9 is not valid"),
-        (lambda: build("m", ratio=0.4, tile=(128, 3)), "tile = "),
-        (lambda: plan("m", ratio=0.4, lowering="fast"), "lowering = fast"),
-        (lambda: verify("m", only=["prayer"]), "only = prayer"),
-        (lambda: compare(["m"], against="prayer"), "against = prayer"),
-        (lambda: run("m", ["a"], new_tokens=0), "new_tokens = 0"),
-        (lambda: run("m", ["a"], runner="prayer"), "runner = prayer"),
+        pytest.param(lambda: build(), id="No model is given"),
+        pytest.param(lambda: build("m"), id="No ratio is given"),
+        pytest.param(lambda: build("m", ratio=0.9), id="ratio = 0.9 is not valid"),
+        pytest.param(lambda: build("m", ratio=0.4, tile=(128, 3)), id="tile ="),
+        pytest.param(lambda: plan("m", ratio=0.4, lowering="fast"), id="lowering = fast"),
+        pytest.param(lambda: verify("m", only=["prayer"]), id="only = prayer"),
+        pytest.param(lambda: compare(["m"], against="prayer"), id="against = prayer"),
+        pytest.param(lambda: run("m", ["a"], new_tokens=0), id="new_tokens = 0"),
+        pytest.param(lambda: run("m", ["a"], runner="prayer"), id="runner = prayer"),
     ],
 )
-def test_a_wrong_setting_is_a_usage_error(call, said):
-    with pytest.raises(UsageError, match=said) as refused:
+def test_a_wrong_setting_is_a_usage_error(call):
+    with refused():
         call()
-    assert refused.value.exit_code == 2 and refused.value.fix
 
 
 def test_given_arguments_differ_from_defaults():

@@ -10,6 +10,7 @@ import pytest
 
 from patch_compile.cli.app import cli
 from tests.commands import run
+from tests.refusals import refusal
 
 OPTIONS = [
     (name, option)
@@ -79,21 +80,14 @@ def test_repeated_values(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parsed("verify", ["out"])["prompt"] == ("Once upon a time", "One, two")
 
 
-@pytest.mark.parametrize(("variable", "fix"), [
-    ("PATCH_COMPILE_BUILD_RATOI", "Correct it to PATCH_COMPILE_BUILD_RATIO, or unset it."),
-    ("PATCH_COMPILE_BUILD_EVAL_TEXT", "Correct it to PATCH_COMPILE_BUILD_EVAL"),
-    ("PATCH_COMPILE_XYZZY", "Unset it."),
-])  # fmt: skip
-def test_misspelled_variables_are_named_first(variable: str, fix: str, tmp_path: Path) -> None:
-    done = run("build", "nowhere", cwd=tmp_path, env=os.environ | {variable: "0.4"})
-    assert done.returncode == 2
-    assert f"The environment variable {variable} names no option" in done.stderr
-    assert fix in done.stderr
+@pytest.mark.parametrize("variable", ["BUILD_RATOI", "BUILD_EVAL_TEXT", "XYZZY"])
+def test_misspelled_variables_are_named_first(variable: str, tmp_path: Path) -> None:
+    refusal(run("build", "nowhere", cwd=tmp_path, env=os.environ | {f"PATCH_COMPILE_{variable}": "0.4"}))
 
 
 def test_misspelled_variables_explain_missing_options(tmp_path: Path) -> None:
     env = os.environ | {"PATCH_COMPILE_COMPILE_MASKS": "m"}
-    assert "Correct it to PATCH_COMPILE_COMPILE_MASK," in run("compile", "m", cwd=tmp_path, env=env).stderr
+    refusal(run("compile", "m", cwd=tmp_path, env=env))
 
 
 def test_known_variables_are_no_mistake(tmp_path: Path) -> None:

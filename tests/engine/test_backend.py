@@ -13,8 +13,8 @@ from patch_compile.engine.backend import (
     default_backend,
     load_backend,
 )
-from patch_compile.errors import PatchCompileError
 from patch_compile.hardware.cards import ARCHITECTURES, parse_architectures
+from tests.refusals import refused
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,7 +51,7 @@ def test_tensorrt_without_a_gpu_says_what_works():
 
 
 def test_onnx_builds_no_engine():
-    with pytest.raises(PatchCompileError, match="builds no engine"):
+    with refused():
         load_backend("onnx")
 
 
@@ -80,7 +80,7 @@ class TestRtx:
     def test_target_it_lacks(self, rtx):
         rtx.check_targets(parse_architectures("sm86,sm120"))
         missing = next(target for target in ARCHITECTURES if target not in rtx.targets())
-        with pytest.raises(PatchCompileError, match=f"can't build for {missing.name}"):
+        with refused():
             rtx.check_targets((missing,))
 
     def test_one_backend_and_one_logger_for_the_process(self, rtx):

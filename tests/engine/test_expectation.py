@@ -3,11 +3,11 @@ import onnx
 import pytest
 
 from patch_compile.engine.expectation import expectation_from_onnx
-from patch_compile.errors import PatchCompileError
 from patch_compile.packing.format import pack, pack_together
 from patch_compile.packing.index import gated_panels
 from patch_compile.planning.split import PART
 from tests.engine import graphs
+from tests.refusals import refused
 
 
 @pytest.fixture
@@ -70,28 +70,20 @@ def test_products_and_the_parts_of_a_split(tmp_path):
     assert (expected.sparse_parts, expected.products) == (frozenset({"gemm1"}), frozenset({"gemm0"}))
 
 
-def test_two_nodes_of_one_name(broken):
-    with pytest.raises(PatchCompileError, match=r"2 PatchLinear nodes have the name 'layers\.0\.proj'"):
-        broken(lambda graph: setattr(graph.node[1], "name", "layers.0.proj"))
+def to_bfloat16(graph):
+    (dense,) = [tensor for tensor in graph.initializer if tensor.name == "layers.1.proj.dense"]
+    dense.data_type = onnx.TensorProto.BFLOAT16
 
 
-def test_node_without_a_name(broken):
-    with pytest.raises(PatchCompileError, match="1 PatchLinear nodes have the name ''"):
-        broken(lambda graph: setattr(graph.node[1], "name", ""))
+CHANGES = {
+    "two nodes of one name": lambda graph: setattr(graph.node[1], "name", "layers.0.proj"),
+    "a node without a name": lambda graph: setattr(graph.node[1], "name", ""),
+    "a packed tensor that is computed": lambda graph: graph.node[1].input.__setitem__(2, "computed"),
+    "mixed types": to_bfloat16,
+}
 
 
-def test_packed_tensor_that_is_computed(broken):
-    with pytest.raises(
-        PatchCompileError, match=r"sparse of the PatchLinear 'layers\.1\.proj' is not a constant"
-    ):
-        broken(lambda graph: graph.node[1].input.__setitem__(2, "computed"))
-
-
-def test_mixed_types(broken):
-    def change(graph):
-        next(
-            t for t in graph.initializer if t.name == "layers.1.proj.dense"
-        ).data_type = onnx.TensorProto.BFLOAT16
-
-    with pytest.raises(PatchCompileError, match="bfloat16 and float16"):
-        broken(change)
+@pytest.mark.parametrize("change", CHANGES)
+def test_broken_graphs_are_refused(broken, change):
+    with refused():
+        broken(CHANGES[change])

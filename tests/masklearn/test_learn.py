@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import masklearn
-from masklearn.base.errors import MaskLearnError
 from masklearn.learning import learn
 from masklearn.masks.budget import Budget
 from masklearn.masks.kinds.table import TWO_FOUR
@@ -23,6 +22,7 @@ from masklearn.recipe import LearnRecipe
 from masklearn.text.calibrate import calibration_windows
 from masklearn.traits import Criterion
 from tests.conftest import ModelMaker
+from tests.refusals import refused
 
 METHODS = ["oneshot", "sparsegpt", "wanda", "magnitude"]
 
@@ -86,9 +86,7 @@ def test_tiles_may_be_chosen_by_what_they_save(
 def test_masks_belong_to_their_model(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
     learn(make_model(), recipe(text_file, method="magnitude"), tmp_path / "s").masks.save(tmp_path / "masks")
     other = make_model(num_hidden_layers=2)
-    with pytest.raises(
-        MaskLearnError, match=r"another model.*model\.layers\.2\.mlp\.down_proj is not a covered"
-    ):
+    with refused():
         MaskSet.load(tmp_path / "masks").check_covers(covered_linears(other).linears)
 
 
@@ -118,7 +116,7 @@ def test_nan_is_named(make_model: ModelMaker, text_file: Path, tmp_path: Path, m
     tensors = load_file(path / "model.safetensors")
     tensors["model.layers.2.mlp.gate_proj.weight"][0, 0] = math.nan
     save_file(tensors, path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(MaskLearnError, match=r"model.layers.2.mlp.gate_proj.weight holds NaN"):
+    with refused():
         learn(path, recipe(text_file, method=method), tmp_path / "s")
 
 
@@ -129,7 +127,7 @@ def test_infinite_activations_are_named(make_model: ModelMaker, text_file: Path,
     tensors["model.layers.1.mlp.up_proj.weight"] *= 1e14
     tensors["model.layers.1.mlp.gate_proj.weight"] *= 1e14
     save_file(tensors, path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(MaskLearnError, match=r"inputs of model.layers.1.mlp.down_proj are not finite"):
+    with refused():
         learn(path, recipe(text_file, method="sparsegpt"), tmp_path / "s")
 
 

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from masklearn.base.errors import MaskLearnError, UsageError
 from masklearn.learning import Learned, learn
 from masklearn.masks.kinds.table import BY_CODE, PRUNED
 from masklearn.masks.maskset import MaskSet
@@ -14,6 +13,7 @@ from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.prune import write_pruned_checkpoint
 from masklearn.recipe import LearnRecipe
 from tests.conftest import ModelMaker
+from tests.refusals import refused
 
 SIZES = {"hidden_size": 64, "intermediate_size": 128}
 
@@ -89,20 +89,14 @@ def test_unreachable_goals_are_refused_before_work(
     make_model: ModelMaker, text_file: Path, tmp_path: Path
 ) -> None:
     path = make_model(**SIZES)
-    for settings, why in (
-        ({"kinds": "12:16", "ratio": 0.3}, r"A ratio of 0.3 cannot be reached"),
-        (
-            {"kinds": "12:16", "bytes_per_weight": 1.6},
-            r"1.6 bytes per weight cannot be reached with `kinds` 12:16",
-        ),
-        (
-            {"method": "patch-tile", "bytes_per_weight": 1.6},
-            r"`bytes_per_weight` does not go with `method` patch-tile",
-        ),
+    for settings in (
+        {"kinds": "12:16", "ratio": 0.3},
+        {"kinds": "12:16", "bytes_per_weight": 1.6},
+        {"method": "patch-tile", "bytes_per_weight": 1.6},
     ):
-        with pytest.raises(UsageError, match=why):
+        with refused():
             learn(path, recipe(text_file, **settings), tmp_path / "s")
-    with pytest.raises(MaskLearnError, match=r"q_proj can't have tiles of kind 8:16"):
+    with refused():
         learn(make_model(), recipe(text_file, kinds="8:16", ratio=0.3), tmp_path / "s")
     assert not (tmp_path / "s").exists()
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from masklearn.base.errors import MaskLearnError
 from masklearn.baselines import run_baselines
 from masklearn.learning import Learned, learn
 from masklearn.masks.maskset import MaskSet
@@ -18,6 +17,7 @@ from masklearn.model.prune import write_pruned_checkpoint
 from masklearn.quality.record import Baseline
 from masklearn.recipe import LearnRecipe
 from tests.conftest import ModelMaker
+from tests.refusals import refused
 
 SIZES = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
 
@@ -121,11 +121,8 @@ def test_naming_16_bits_equals_naming_no_type(
 
 def test_unfit_types_are_refused_before_work(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
     path = make_model(hidden_size=64, intermediate_size=96)
-    for weights, why in (
-        ("int4", r"down_proj can't have int4 weights"),
-        ("fc1=int8", r"'fc1' of `weights` matches no linear"),
-    ):
-        with pytest.raises(MaskLearnError, match=why):
+    for weights in ("int4", "fc1=int8"):
+        with refused():
             learn(path, recipe(text_file, weights=weights), tmp_path / "s")
     assert not (tmp_path / "s").exists()
 

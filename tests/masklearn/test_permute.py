@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from masklearn import permute as module
-from masklearn.base.errors import MaskLearnError
 from masklearn.learning import learn
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import PermutedRecord
@@ -25,6 +24,7 @@ from masklearn.recipe import LearnRecipe
 from tests.conftest import ModelMaker
 from tests.masklearn.architectures import every
 from tests.masklearn.tasks import task_of
+from tests.refusals import refused
 
 PARTS = {  # models with other than one part for each of three blocks
     "mixtral": 3 * 4,
@@ -140,7 +140,7 @@ def test_outputs_that_differ_stop_it(
 
     for wrong in (up_alone, all_but_biases):
         monkeypatch.setattr(module, "_permute_linears", wrong)
-        with pytest.raises(RuntimeError, match=r"h\.0\.mlp\.c_proj are not free to change places"):
+        with refused(RuntimeError):
             permute(task_of(path, recipe(text_file)))
 
 
@@ -233,7 +233,7 @@ def test_orders_survive_the_file_and_are_checked(tmp_path: Path) -> None:
     assert np.array_equal(MaskSet.load(tmp_path / "masks.safetensors").orders["a.down"], [2, 0, 1])
     masks.orders["a.down"] = np.array([2, 0, 2], np.int32)
     masks.save(tmp_path / "masks.safetensors")
-    with pytest.raises(MaskLearnError, match=r"a\.down\.order is not a permutation"):
+    with refused():
         MaskSet.load(tmp_path / "masks.safetensors")
 
 
@@ -245,7 +245,7 @@ def test_masks_in_another_order_are_no_prior(make_model: ModelMaker, text_file: 
         prior = str(tmp_path / f"{name}.safetensors")
         for again in (True, False) if permuted else (True,):
             asked = recipe(text_file, method="patch-tile", prior=prior, steps=2, permute=again)
-            with pytest.raises(MaskLearnError, match="hidden channels in another order"):
+            with refused():
                 learn(path, asked, tmp_path / f"{name}-{again}")
 
 

@@ -6,10 +6,10 @@ import pytest
 from pydantic import ValidationError
 
 import masklearn.methods
-from masklearn.base.errors import UsageError
 from masklearn.methods import Method, method_of
 from masklearn.recipe import LearnRecipe
 from masklearn.traits import METHODS, Criterion, Repair, Requires, lacking, method_names
+from tests.refusals import refused
 
 
 def test_defaults_and_strings_from_the_command_line() -> None:
@@ -25,24 +25,24 @@ def test_frozen() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    "settings",
     [
-        ({"ratio": 0.6}, r"ratio = 0.6 is not valid. 0.6 is outside 0 … 0.5"),
-        ({"ratio": "mlp.*=0.6"}, r"ratio = mlp.*=0.6 is not valid. 0.6 is outside 0 … 0.5"),
-        ({"ratio": ""}, r"ratio =  is not valid. It is empty"),
-        ({"ratio": -0.1}, "ratio = -0.1"),
-        ({"ratio": float("nan")}, "ratio = nan"),
-        ({"tile": (128, 6)}, "tile = .*multiple of 4"),
-        ({"tile": (0, 8)}, "tile = 0"),
-        ({"windows": 0}, "windows = 0"),
-        ({"length": 1}, "length = 1"),
-        ({"seed": -1}, "seed = -1"),
-        ({"method": "obs"}, "method = obs .*The methods are .*sparsegpt, wanda"),
-        ({"rate": 0.4}, "no setting rate"),
+        {"ratio": 0.6},
+        {"ratio": "mlp.*=0.6"},
+        {"ratio": ""},
+        {"ratio": -0.1},
+        pytest.param({"ratio": float("nan")}, id="ratio = nan"),
+        {"tile": (128, 6)},
+        {"tile": (0, 8)},
+        {"windows": 0},
+        {"length": 1},
+        {"seed": -1},
+        {"method": "obs"},
+        {"rate": 0.4},
     ],
 )
-def test_wrong_settings_are_named(settings: dict[str, object], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+def test_wrong_settings_are_named(settings: dict[str, object]) -> None:
+    with refused():
         LearnRecipe.parse(settings)
 
 

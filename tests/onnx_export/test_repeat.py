@@ -19,6 +19,7 @@ from patch_compile.onnx_export.repeat import (
 from patch_compile.passes import cleanup_passes, run_passes
 from tests.families import write_family
 from tests.onnx_export.tiny import Exports, save_tiny
+from tests.refusals import refused
 
 LAYERS_OF = LayerNames("model.layers")
 
@@ -85,7 +86,7 @@ def test_a_dimension_without_a_name_keeps_none() -> None:
 def test_a_different_attribute_is_found(exports: Exports) -> None:
     model = traced(exports)
     last_layer(model, "Attention").attributes["scale"] = ir.AttrFloat32("scale", 0.5)
-    with pytest.raises(NotRepeatableError, match="Attention"):
+    with refused(NotRepeatableError):
         repeat_last_block(model, 4, 8)
 
 
@@ -93,7 +94,7 @@ def test_a_different_input_is_found(exports: Exports) -> None:
     model = traced(exports)
     attention = last_layer(model, "Attention")
     attention.replace_input_with(1, attention.inputs[2])
-    with pytest.raises(NotRepeatableError, match="read different values"):
+    with refused(NotRepeatableError):
         repeat_last_block(model, 4, 8)
 
 
@@ -102,7 +103,7 @@ def test_a_skip_to_an_older_layer_is_found(exports: Exports) -> None:
     adds = [n for n in model.graph if n.op_type == "Add" and scope_of(n) == "model.layers.3"]
     first_layer = [n for n in model.graph if n.op_type == "Add" and scope_of(n) == "model.layers.1"]
     adds[0].replace_input_with(0, first_layer[-1].outputs[0])
-    with pytest.raises(NotRepeatableError, match="read different values"):
+    with refused(NotRepeatableError):
         repeat_last_block(model, 4, 8)
 
 
@@ -111,7 +112,7 @@ def test_one_more_node_is_found(exports: Exports) -> None:
     add = last_layer(model, "Add")
     extra = ir.node("Neg", [add.outputs[0]], name="extra", metadata_props=dict(add.metadata_props))
     model.graph.insert_after(add, extra)
-    with pytest.raises(NotRepeatableError, match="nodes"):
+    with refused(NotRepeatableError):
         repeat_last_block(model, 4, 8)
 
 
@@ -142,7 +143,7 @@ def test_repeated_layers_share_equal_numbers(exports: Exports) -> None:
 def test_a_different_number_is_found(exports: Exports) -> None:
     model = traced(exports)
     add_numbers_to_layers(model, [1.0, 1.0, 1.0, 2.0])
-    with pytest.raises(NotRepeatableError, match="read different values"):
+    with refused(NotRepeatableError):
         repeat_last_block(model, 4, 8)
 
 

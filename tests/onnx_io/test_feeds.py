@@ -8,11 +8,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io import feeds
 from patch_compile.onnx_io.feeds import feeds_from_npz, input_dtypes, random_feeds, table_rows
 from patch_compile.onnx_io.graph_inputs import GraphInput
 from patch_compile.onnx_io.read import read_onnx
+from tests.refusals import refused
 from tests.sources.onnx_model import graphs
 
 FILE = Path("model.onnx")
@@ -70,10 +70,8 @@ class TestScalarInput:
         assert all(isinstance(feed["rate"], np.ndarray) for feed in feeds)
 
     def test_samples_have_no_number_each(self, load):
-        with pytest.raises(PatchCompileError, match="do not fit") as error:
+        with refused():
             load(arrays((9, 7), (9, 3, 4)) | {"rate": np.arange(9)}, self.INPUTS, self.DTYPES)
-        assert "rate [9] for rate []" in error.value.why
-        assert "scalar input takes one number" in error.value.fix
 
     def test_alone(self, load):
         feeds = load({"rate": np.int64(8)}, self.INPUTS[2:], self.DTYPES)
@@ -83,28 +81,28 @@ class TestScalarInput:
 def test_samples_are_fed_by_the_graphs_batch(load):
     inputs = (GraphInput("ids", (2, "length")), GraphInput("image", (2, 3, 4)))
     assert [feed["ids"].shape for feed in load(arrays((6, 7), (6, 3, 4)), inputs)] == [(2, 7)] * 3
-    with pytest.raises(PatchCompileError, match=r"5 samples of .* do not make whole batches"):
+    with refused():
         load(arrays((5, 7), (5, 3, 4)), inputs)
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    "change",
     [
-        (lambda a: a.pop("ids"), "no array 'ids'"),
-        (lambda a: a.update(other=a["ids"]), "no input 'other'"),
-        (lambda a: a.update(ids=a["ids"][:4]), "differ in their first axis"),
-        (lambda a: a.update(ids=a["ids"][0]), "do not fit the graph's inputs"),
-        (lambda a: a.update(ids=a["ids"].astype(np.float32)), "'ids' of .* is float32"),
-        (lambda a: a.update(image=a["image"][..., :3]), "A run feeds \\[2, 3, 3\\]"),
-        (lambda a: a["image"].__setitem__((0, 0, 0, 0), np.nan), "'image' of .* holds NaN"),
-        (lambda a: [a.update({name: array[:0]}) for name, array in a.items()], "is empty"),
+        lambda a: a.pop("ids"),
+        lambda a: a.update(other=a["ids"]),
+        lambda a: a.update(ids=a["ids"][:4]),
+        lambda a: a.update(ids=a["ids"][0]),
+        lambda a: a.update(ids=a["ids"].astype(np.float32)),
+        lambda a: a.update(image=a["image"][..., :3]),
+        lambda a: a["image"].__setitem__((0, 0, 0, 0), np.nan),
+        lambda a: [a.update({name: array[:0]}) for name, array in a.items()],
     ],
     ids=["missing", "superfluous", "counts", "axes", "type", "shape", "NaN", "empty"],
 )
-def test_arrays_that_do_not_fit(load, change, says):
+def test_arrays_that_do_not_fit(load, change):
     given = arrays((5, 2, 7), (5, 2, 3, 4))
     change(given)
-    with pytest.raises(PatchCompileError, match=says):
+    with refused():
         load(given)
 
 
@@ -119,23 +117,22 @@ def test_a_file_that_is_no_npz(tmp_path, content):
     path = tmp_path / "inputs.npz"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(PatchCompileError, match=r"inputs .* cannot be read") as error:
+    with refused():
         feeds_from_npz(path, OPEN, DTYPES)
-    assert "numpy.savez" in error.value.fix
 
 
 def test_a_file_of_one_array(tmp_path):
     path = tmp_path / "inputs.npz"
     with path.open("wb") as file:
         np.save(file, np.zeros(3))
-    with pytest.raises(PatchCompileError, match="a single array"):
+    with refused():
         feeds_from_npz(path, OPEN, DTYPES)
 
 
 def test_pickled_objects_are_not_loaded(tmp_path):
     path = tmp_path / "inputs.npz"
     np.savez(path, ids=np.array([object()], dtype=object), image=np.zeros(3))
-    with pytest.raises(PatchCompileError, match=r"inputs .* cannot be read"):
+    with refused():
         feeds_from_npz(path, OPEN, DTYPES)
 
 
@@ -146,7 +143,7 @@ def test_oversized_arrays_are_not_read(tmp_path, monkeypatch):
     np.savez_compressed(path, ids=np.zeros((100, 1, 7), np.int64), image=image)
     assert path.stat().st_size < image.nbytes / 100
     tracemalloc.start()
-    with pytest.raises(PatchCompileError, match=r"inputs.npz take .* of memory. At most .* image 0.0 GiB"):
+    with refused():
         feeds_from_npz(path, OPEN, DTYPES)
     assert tracemalloc.get_traced_memory()[1] < 2**20
     tracemalloc.stop()
@@ -184,9 +181,8 @@ class TestRandom:
 
     @pytest.mark.parametrize("dims", [(2**40,), (2,) * 300])
     def test_of_a_size_that_no_machine_holds(self, dims):
-        with pytest.raises(PatchCompileError, match=r"The inputs of model\.onnx would take .* GiB") as error:
+        with refused():
             random_feeds(FILE, (GraphInput("x", dims),), {"x": np.dtype(np.float32)}, {}, {}, seed=0)
-        assert len(str(error.value)) < 500
 
     def test_take_the_shapes_given(self):
         feeds = random_feeds(FILE, OPEN, DTYPES, {"ids": (3, 5), "image": (3, 3, 4)}, {}, seed=0)
@@ -200,5 +196,5 @@ def test_text_inputs_are_refused_by_file(tmp_path):
     model = onnx.load(path)
     model.graph.input.append(helper.make_tensor_value_info("t", TensorProto.STRING, [4]))
     onnx.save(model, path)
-    with pytest.raises(PatchCompileError, match=rf"The input 't' of {path} is not a tensor of numbers"):
+    with refused():
         input_dtypes(path, read_onnx(path))

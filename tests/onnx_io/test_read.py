@@ -9,11 +9,11 @@ import onnxruntime.datasets
 import pytest
 from onnx import TensorProto, helper
 
-from patch_compile.errors import PatchCompileError
 from patch_compile.inspection import inspect_path
 from patch_compile.onnx_io.read import read_onnx
 from patch_compile.onnx_io.write import write_onnx
 from patch_compile.passes.find_linears import linears_of_file
+from tests.refusals import WHY, refused
 from tests.sources.onnx_model import graphs
 
 X = np.random.default_rng(0).standard_normal((4, 64)).astype(np.float32)
@@ -42,7 +42,7 @@ def test_an_opset_that_cannot_be_upgraded_is_refused(tmp_path):
     nodes = [helper.make_node("Upsample", ["x"], ["u"], "up", scales=[1.0, 1.0], mode="nearest")]
     nodes += [helper.make_node("Scan", ["u"], ["y"], "scan", num_scan_inputs=1, body=_body())]
     path = graphs.save(tmp_path / "m.onnx", nodes, opset=7, ir_version=4)
-    with pytest.raises(PatchCompileError, match="has opset 7 and can't be upgraded to 20"):
+    with refused():
         read_onnx(path)
 
 
@@ -51,30 +51,22 @@ def _body():
     return helper.make_graph([helper.make_node("Relu", ["a"], ["b"])], "body", values[:1], values[1:])
 
 
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        ({"opset": 99}, "has opset 99"),
-        ({"ir_version": 99}, "has IR version 99"),
-    ],
-)
-def test_versions_newer_than_the_library(tmp_path, change, says):
-    with pytest.raises(PatchCompileError, match=says) as error:
+@pytest.mark.parametrize("change", [{"opset": 99}, {"ir_version": 99}])
+def test_versions_newer_than_the_library(tmp_path, change):
+    with refused():
         read_onnx(product(tmp_path / "m.onnx", **change))
-    assert f"onnx {onnx.__version__} knows versions up to" in error.value.why
 
 
 def test_a_domain_that_nothing_runs(tmp_path):
     nodes = [helper.make_node("Frobnicate", ["x"], ["y"], "odd", domain="acme")]
     path = graphs.save(tmp_path / "m.onnx", nodes, imports=[helper.make_opsetid("acme", 1)])
-    with pytest.raises(PatchCompileError, match="nothing here can run") as error:
+    with refused():
         read_onnx(path)
-    assert "Frobnicate 'odd' is of the domain 'acme'" in error.value.why
 
 
 def test_a_domain_without_opset(tmp_path):
     nodes = [helper.make_node("Gelu", ["x"], ["y"], "gelu", domain="com.microsoft")]
-    with pytest.raises(PatchCompileError, match=r"does not say which opset .* 'com\.microsoft'"):
+    with refused():
         read_onnx(graphs.save(tmp_path / "m.onnx", nodes))
 
 
@@ -110,7 +102,7 @@ def test_a_graph_without_outputs(tmp_path):
     model = onnx.load(path)
     del model.graph.output[:]
     onnx.save(model, path)
-    with pytest.raises(PatchCompileError, match="has no outputs"):
+    with refused():
         read_onnx(path)
 
 
@@ -119,38 +111,39 @@ def test_a_weight_with_the_bytes_of_another_type(tmp_path):
     model = onnx.load(path)
     model.graph.initializer[0].data_type = TensorProto.BFLOAT16
     onnx.save(model, path)
-    with pytest.raises(PatchCompileError, match="is not a valid ONNX model") as caught:
+    with refused():
         read_onnx(path)
-    assert caught.value.why == "The weight 'w' is bfloat16 [64, 64], 8192 bytes, and 16384 are there."
 
 
 def test_the_result_of_a_build_is_no_input(tmp_path):
     nodes = [helper.make_node("PatchLinear", ["x"], ["y"], domain="patch")]
     path = graphs.save(tmp_path / "m.onnx", nodes, imports=[helper.make_opsetid("patch", 1)])
-    with pytest.raises(PatchCompileError, match="is compiled already"):
+    with refused():
         read_onnx(path)
 
 
 class TestFile:
     def test_a_classical_model_that_returns_a_map(self):
         path = Path(ort.datasets.get_example("logreg_iris.onnx"))
-        with pytest.raises(PatchCompileError, match="can't be taken apart"):
+        with refused(varies=WHY):
             read_onnx(path)
 
     def test_missing(self, tmp_path):
-        with pytest.raises(PatchCompileError, match=r"m\.onnx cannot be read\. No such file"):
+        with refused():
             read_onnx(tmp_path / "m.onnx")
 
-    @pytest.mark.parametrize("content", [b"", b"not a model" * 9, b"\x00" * 64])
+    @pytest.mark.parametrize(
+        "content", [b"", b"not a model" * 9, b"\x00" * 64], ids=("empty", "text", "zeros")
+    )
     def test_not_a_model(self, tmp_path, content):
         (tmp_path / "m.onnx").write_bytes(content)
-        with pytest.raises(PatchCompileError, match="is not an ONNX model"):
+        with refused():
             read_onnx(tmp_path / "m.onnx")
 
     def test_truncated(self, tmp_path):
         path = product(tmp_path / "m.onnx")
         path.write_bytes(path.read_bytes()[:-1000])
-        with pytest.raises(PatchCompileError, match="is not an ONNX model"):
+        with refused(varies=WHY):
             read_onnx(path)
 
 
@@ -174,18 +167,14 @@ def functions(depth, calls, *, circle=False):
 
 
 @pytest.mark.parametrize(
-    ("model", "said"),
-    [
-        (functions(25, 2), "expand to more than 524,288 nodes"),
-        (functions(3, 1, circle=True), "'F0' calls itself"),
-        (functions(80, 1), "more than 64 deep"),
-    ],
+    "model",
+    [functions(25, 2), functions(3, 1, circle=True), functions(80, 1)],
     ids=["exponential", "circle", "deep"],
 )
 @pytest.mark.parametrize("reader", [read_onnx, inspect_path])
-def test_functions_are_counted_before_they_are_inlined(tmp_path, model, said, reader):
+def test_functions_are_counted_before_they_are_inlined(tmp_path, model, reader):
     onnx.save(model, tmp_path / "m.onnx")
-    with pytest.raises(PatchCompileError, match=said):
+    with refused():
         reader(tmp_path / "m.onnx")
 
 
@@ -194,7 +183,7 @@ def test_an_empty_weight_stays_dense(tmp_path, shape):
     nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], "fc")]
     weight = helper.make_tensor("w", TensorProto.FLOAT, shape, [])
     path = graphs.save(tmp_path / "m.onnx", nodes, [weight])
-    with pytest.raises(PatchCompileError, match="its weight is empty"):
+    with refused():
         linears_of_file(path, read_onnx(path))
 
 
@@ -212,34 +201,28 @@ class TestExternalData:
     def test_missing(self, tmp_path):
         path = product(tmp_path / "m.onnx", external=True)
         path.with_name("weights.bin").unlink()
-        with pytest.raises(PatchCompileError, match=r"weights of .* are missing") as error:
+        with refused():
             read_onnx(path)
-        assert error.value.why.startswith("w and maybe others lie in")
-        assert "weights.bin" in error.value.fix
 
     def test_short(self, tmp_path):
         path = product(tmp_path / "m.onnx", external=True)
         data = path.with_name("weights.bin")
         data.write_bytes(data.read_bytes()[:-4])
-        with pytest.raises(PatchCompileError, match=r"weights\.bin is too short") as error:
+        with refused():
             read_onnx(path)
-        assert error.value.why == "w ends at byte 16384, the file has 16380."
 
     def test_length_that_is_not_that_of_the_shape(self, tmp_path):
         path = product(tmp_path / "m.onnx", external=True)
         self._edit(path, "length", "16000")
-        with pytest.raises(PatchCompileError, match="says that w has 16000 bytes") as error:
+        with refused():
             read_onnx(path)
-        assert "[64, 64] of float needs 16384" in error.value.why
 
     def test_behind_a_link_that_leads_out(self, tmp_path):
         (tmp_path / "model").mkdir()
         path = product(tmp_path / "model" / "m.onnx", external=True)
         path.with_name("weights.bin").rename(tmp_path / "outside.bin")
         path.with_name("weights.bin").symlink_to("../outside.bin")
-        with pytest.raises(
-            PatchCompileError, match=r"outside the model's folder. Its data are in .* a link to"
-        ):
+        with refused():
             read_onnx(path)
 
     @pytest.mark.parametrize(("entry", "dims"), [("-64", [64, 64]), ("0", [-64, -64])])
@@ -249,14 +232,14 @@ class TestExternalData:
         proto = onnx.load(path, load_external_data=False)
         proto.graph.initializer[0].dims[:] = dims
         path.write_bytes(proto.SerializeToString())
-        with pytest.raises(PatchCompileError, match=r"Neither can be negative|taken apart"):
+        with refused(varies=WHY):
             read_onnx(path)
 
     @pytest.mark.parametrize("location", ["/etc/passwd", "../weights.bin"])
     def test_outside_the_models_folder(self, tmp_path, location):
         path = product(tmp_path / "m.onnx", external=True)
         self._edit(path, "location", location)
-        with pytest.raises(PatchCompileError, match="outside the model's folder"):
+        with refused():
             read_onnx(path)
 
     @staticmethod
@@ -287,5 +270,5 @@ def test_weights_of_four_bits_are_refused(tmp_path):
     four = helper.make_tensor("w", onnx.TensorProto.INT4, [4], [1, 2, 3, 4])
     nodes = [helper.make_node("Cast", ["w"], ["f"], to=1), helper.make_node("Mul", ["x", "f"], ["y"])]
     path = graphs.save(tmp_path / "m.onnx", nodes, [four], x=("batch", 4), opset=21)
-    with pytest.raises(PatchCompileError, match="w holds int4 weights"):
+    with refused():
         read_onnx(path)

@@ -8,6 +8,7 @@ from masklearn.masks.linear_mask import LinearMask
 from patch_compile.packing.format import PackedLinear, choose_panel_rows, pack, unpack
 from patch_compile.packing.slab_kinds import ALWAYS
 from tests.mosaics import masked_by_hand, random_mask, random_weight, shapes, tile_sizes
+from tests.refusals import refused
 
 
 @settings(max_examples=60)
@@ -93,9 +94,9 @@ def test_damage_is_found():
     bad_meta = packed.meta.copy()
     bad_meta[0, 0] = 0
     parts = (packed.shape, 64, packed.dense, packed.sparse)
-    with pytest.raises(ValueError, match="is stored 0 times, must be once"):
+    with refused(ValueError):
         unpack(PackedLinear(*parts, packed.meta, twice))
-    with pytest.raises(ValueError, match="not ascending"):
+    with refused(ValueError):
         unpack(PackedLinear(*parts, bad_meta, packed.index))
 
 
@@ -110,11 +111,11 @@ def test_indices_outside_the_slabs_are_found(places, added):
     packed = pack(random_weight((128, 128), np.float16, 1).view(np.uint16), mask, 64)
     lying = packed.index.copy()
     lying[places] += added
-    with pytest.raises(ValueError, match="the index is wrong: "):
+    with refused(ValueError):
         unpack(PackedLinear(packed.shape, 64, packed.dense, packed.sparse, packed.meta, lying))
 
 
 def test_shapes_must_agree():
     mask, _ = random_mask((64, 64), (64, 64), 1.0, 0)
-    with pytest.raises(ValueError, match="differ"):
+    with refused(ValueError):
         pack(np.zeros((64, 128), np.uint16), mask, 64)

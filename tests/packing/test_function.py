@@ -23,6 +23,7 @@ from patch_compile.packing.function import (
 )
 from patch_compile.packing.index import gated_panels
 from tests.mosaics import masked_by_hand, random_mask, random_weight
+from tests.refusals import refused
 
 pytestmark = pytest.mark.quick
 
@@ -169,7 +170,7 @@ def test_epilogues_round_once_from_fp32(dtype, share, epilogue):
 
 
 def test_an_activation_of_another_name_is_refused():
-    with pytest.raises(ValueError, match="no activation 'quick_gelu'"):
+    with refused(ValueError):
         Epilogue(activation="quick_gelu")
 
 

@@ -1,7 +1,6 @@
 """Linears that share X in one packed linear: gate and up alternate by panel, others are stacked."""
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +11,7 @@ from patch_compile.packing.format import pack, pack_together, unpack
 from patch_compile.packing.index import gated_panels, stacked_panels
 from patch_compile.packing.slab_kinds import ALWAYS, stacked_rows
 from tests.mosaics import masked_by_hand, random_mask, random_weight, shapes, tile_sizes
+from tests.refusals import refused
 
 shares = st.sampled_from([0.0, 0.4, 1.0])
 heights = st.lists(st.integers(1, 300), min_size=2, max_size=4)
@@ -77,7 +77,7 @@ def test_a_slab_is_sparse_by_its_half():
 
 def test_linears_of_another_k_are_refused():
     made = linears([(64, 64), (64, 128)], (64, 64), (0.5, 0.5), 0)
-    with pytest.raises(ValueError, match="K = 64 and 128"):
+    with refused(ValueError):
         together(made, 64, stacked_panels([64, 64], 64))
 
 
@@ -86,5 +86,5 @@ def test_panels_of_another_linear_are_found():
     panels = stacked_panels([128, 128], 64)
     whole = together(made, 64, panels)
     weight, mask, _ = made[0]
-    with pytest.raises(InvariantError, match=r"q: .* decode to other bits"):
+    with refused(InvariantError):
         check_packed("q", whole, weight.view(np.uint16), mask, panels[1])

@@ -31,6 +31,7 @@ from patch_compile.packing.function import (
 )
 from patch_compile.packing.index import gated_panels
 from tests.mosaics import mosaic, random_weight
+from tests.refusals import refused
 
 TILES = [(64, 64), (128, 128), (100, 64), (32, 192), (4096, 4096)]
 
@@ -109,12 +110,12 @@ def test_damage_is_found():
     other[0, 0] ^= 1
     damaged = (SlabsOfSixteen(first.kind, first.values, other), *rest)
     parts = (packed.shape, 64, packed.dense, packed.sparse, packed.meta, packed.index)
-    with pytest.raises(ValueError, match=f"a mask of the {first.kind} slabs does not keep {first.kind.kept}"):
+    with refused(ValueError):
         unpack(PackedLinear(*parts, damaged))
     values = first.values + np.uint16(1)
     changed = PackedLinear(*parts, (SlabsOfSixteen(first.kind, values, first.masks), *rest))
     assert count_wrong(changed, weight, mask, np.arange(2)) == values.size
-    with pytest.raises(ValueError, match="the index is int32"):
+    with refused(ValueError):
         unpack(PackedLinear(*parts))
 
 

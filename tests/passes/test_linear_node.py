@@ -5,6 +5,7 @@ from patch_compile.artifacts.plan import Node
 from patch_compile.passes.linear_node import LinearNode, linear_nodes
 from patch_compile.passes.lowering.gather_linears import GatherLinearsPass
 from tests.passes.fusion.fusing import A_BIAS, HALF, A, model_with, plan_of
+from tests.refusals import refused
 
 
 def weight(name: str, rows: int = 64) -> ir.Value:
@@ -62,5 +63,5 @@ def test_what_is_planned_is_gathered_and_nothing_else():
     gathering(model)
     assert [LinearNode.read(node).linears for node in linear_nodes(model.graph)] == [("a",)]
     model = model_with(f"{A} y = Neg (h)")
-    with pytest.raises(ir.passes.PostconditionError, match=r"gathered are \[\], planned \['a'\]"):
+    with refused(ir.passes.PostconditionError):
         gathering.ensures(model)

@@ -18,12 +18,12 @@ from safetensors.numpy import load_file
 import patch_compile
 from masklearn.masks.maskset import MaskSet
 from patch_compile.artifacts.folder import OutFolder
-from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.pipeline.edgellm import _TRIED, EdgeLlmExporter, find_exporter
 from patch_compile.pipeline.learn import learn
 from patch_compile.recipe import Recipe
 from patch_compile.sources.checkpoint.references import load_as_compiled
 from tests.pipeline.edgellm import PagedModel
+from tests.refusals import refused
 
 # The three lengths differ, and the longest decodes together with the shortest.
 PROMPTS = ["The capital of France is", "Water", "Once upon a time there was a small house in a forest, and"]
@@ -117,9 +117,8 @@ def test_a_version_that_was_never_tried_is_named(out, tmp_path, capsys):
 
 def test_what_a_failed_exporter_said_is_told(out, tmp_path):
     python = stand_in(tmp_path, first='sys.exit("unsupported model\\x1b[2J")')
-    with pytest.raises(PatchCompileError) as caught:
+    with refused():
         patch_compile.export(out, format="edgellm", edgellm_python=python)
-    assert "code 1" in caught.value.why and "unsupported model\\x1b[2J" in caught.value.why
     assert not (out / "edgellm").exists() and not (out / "edgellm.partial").exists()
     OutFolder.open(out)
 
@@ -147,21 +146,19 @@ def built_for_edgellm(settings: dict[str, Any], python: Path) -> list[onnx.NodeP
 
 def test_without_the_exporter_the_two_commands_are_told(tmp_path):
     for python in (None, tmp_path / "none" / "python"):
-        with pytest.raises(PatchCompileError) as caught:
+        with refused():
             find_exporter(python, Path("OUT"))
-        assert "tensorrt-edgellm-export OUT/model EXPORTED" in caught.value.fix
-        assert "--mask OUT/masks.safetensors --graph EXPORTED/llm/model.onnx" in caught.value.fix
 
 
 def test_bad_edgellm_builds_are_refused_before_work(settings, tmp_path):
     chosen = {name: settings[name] for name in ("ratio", "out", "method")}
-    with pytest.raises(PatchCompileError, match="exporter is not installed"):
+    with refused():
         patch_compile.build(settings["model"], **chosen, service="edgellm")
-    with pytest.raises(UsageError, match="without `service` edgellm"):
+    with refused():
         patch_compile.build(settings["model"], **chosen, edgellm_python=sys.executable)
-    with pytest.raises(UsageError, match="starts from a checkpoint"):
+    with refused():
         patch_compile.build(tmp_path / "model.onnx", **chosen, service="edgellm")
-    with pytest.raises(UsageError, match="does not go with `format`"):
+    with refused():
         patch_compile.export(settings["out"], edgellm_python=sys.executable)
     assert not settings["out"].exists()
 

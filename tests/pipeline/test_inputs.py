@@ -1,7 +1,6 @@
 """Every file that a build from a checkpoint reads or copies is changed: between two runs, and in mid-build."""
 
 import json
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from patch_compile.sources.kinds import Stage
 from tests.builds import TINY, build
 from tests.conftest import TEXT, write_model
 from tests.inputs import assert_changes_are_named, changed, differences, files_below
+from tests.refusals import refused
 
 _BESIDE = {
     "special_tokens_map.json": json.dumps({"unk_token": "<unk>", "bos_token": "<s>"}),
@@ -131,7 +131,7 @@ def test_a_file_added_in_mid_build_is_named(
         return real(*arguments)
 
     monkeypatch.setattr(CheckpointSource, "learn", learn_and_add)
-    with pytest.raises(PatchCompileError, match=re.escape(f"{model / name} was added")):
+    with refused():
         learned(inputs, tmp_path / "out", model=model, method="magnitude")
 
 
@@ -154,14 +154,14 @@ def test_files_are_watched_during_writing(inputs: Path, masks: Path, tmp_path: P
     for file in [*files_below(inputs), *files_below(masks.parent / "model"), masks]:
         job = prepared(recipe, Stage.ONNX)
         job.files.check()
-        with changed(file), pytest.raises(PatchCompileError, match=re.escape(f"{file} was changed")):
+        with changed(file), refused():
             job.files.check()
 
 
 def test_the_masks_that_training_starts_from_are_watched(inputs: Path, masks: Path, tmp_path: Path) -> None:
     recipe = asked(inputs, tmp_path / "out", method="patch-tile", prior=str(masks))
     job = prepared(recipe, Stage.MASKS)
-    with changed(masks), pytest.raises(PatchCompileError, match=re.escape(f"{masks} was changed")):
+    with changed(masks), refused():
         job.files.check()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.commands import run_here
+from tests.refusals import refusal
 
 _SCRIPT = Path(__file__).with_name("run_killed.py")
 _END_OF_BLOCK = "masklearn.stream.hidden_states.PassCheckpoints.finish"
@@ -58,8 +59,7 @@ def test_learning_that_is_killed_resumes_at_its_block(
         assert ("--resume continues from there" in killed.stderr) == (sent == "SIGINT")
         assert said is None or said in killed.stderr
         said = line
-    refused = run_here(*learn, "-o", cut)
-    assert refused.returncode == 1 and "--resume" in refused.stderr
+    refusal(run_here(*learn, "-o", cut))
     last = run_here(*learn, "-o", cut, "--resume")
     assert last.returncode == 0, last.stderr
     assert said is not None and said in last.stderr

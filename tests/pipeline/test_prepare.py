@@ -8,7 +8,6 @@ import pytest
 from masklearn.masks.maskset import MaskSet
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears
-from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.pipeline.prepare import Job, prepare
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
@@ -16,6 +15,7 @@ from patch_compile.sources.kinds import Stage
 from tests.conftest import ModelMaker
 from tests.families import write_family
 from tests.mosaics import random_mask
+from tests.refusals import refused
 
 
 def prepared(settings: dict[str, Any], *stages: Stage) -> Job:
@@ -38,7 +38,7 @@ def test_learning_needs_no_export(settings: dict[str, Any], tmp_path: Path) -> N
         "model": write_family(tmp_path / "model", "deepseek_v2", num_hidden_layers=2)
     }
     assert prepared(complex_numbers, Stage.MASKS).stages == {Stage.MASKS}
-    with pytest.raises(PatchCompileError, match=r"'deepseek_v2' can't be exported.*complex"):
+    with refused():
         prepared(complex_numbers)
 
 
@@ -51,20 +51,20 @@ def test_onnx_builds_have_no_engine_stage(settings: dict[str, Any]) -> None:
 def test_an_encoder_needs_text_for_its_proof_alone(settings: dict[str, Any], make_model: ModelMaker) -> None:
     silent = settings | {"model": make_model("bert"), "method": "magnitude", "calib": None, "eval_text": None}
     assert prepared(silent, Stage.MASKS).source.words == "an encoder"
-    with pytest.raises(PatchCompileError, match="is compared on text, and none is given"):
+    with refused():
         prepared(silent)
 
 
 def test_useless_patterns_are_refused_before_work(settings: dict[str, Any]) -> None:
     for change in ({"ratio": "nothing=0.3"}, {"lowering": "nothing=dense"}):
-        with pytest.raises(PatchCompileError, match="'nothing'"):
+        with refused():
             prepared(settings | change)
     assert prepared(settings | {"lowering": "nothing=dense"}, Stage.MASKS)  # nothing is lowered
 
 
 def test_splitting_quantised_weights_is_refused(settings: dict[str, Any]) -> None:
     split = settings | {"weights": "v_proj=int8", "lowering": "v_proj=split"}
-    with pytest.raises(PatchCompileError, match="v_proj has int8 weights and can't be lowered as split"):
+    with refused():
         prepared(split)
     assert prepared(split | {"weights": "v_proj=float16"})
 
@@ -75,20 +75,18 @@ def test_unrunnable_plugins_are_refused_uncompiled(
     pytest.importorskip("tensorrt_rtx")
     monkeypatch.setenv("PATCH_COMPILE_PLUGIN_ARCHS", "89")
     for_two = settings | {"backend": "tensorrt-rtx", "target": "sm89,sm86"}
-    with pytest.raises(
-        UsageError, match="sm86 does not run the plugin that PATCH_COMPILE_PLUGIN_ARCHS asks for"
-    ):
+    with refused():
         prepared(for_two)
     alone = prepared(for_two | {"lowering": "split"})
     assert alone.plugin is None and len(alone.targets) == 2
-    with pytest.raises(UsageError, match="sm86 does not run"):  # quantised weights are for the plugin
+    with refused():  # quantised weights are for the plugin
         prepared(for_two | {"lowering": "dense", "weights": "v_proj=int8", "ratio": 0.0})
 
 
 def test_masks_are_needed_where_none_are_learned(settings: dict[str, Any], mask: Path) -> None:
     given = settings | {"ratio": None, "mask": mask}
     assert prepared(given, Stage.ONNX).source.given.weights == settings["model"]
-    with pytest.raises(PatchCompileError, match="No mask is given"):
+    with refused():
         prepared(settings, Stage.ONNX)
 
 
@@ -102,11 +100,9 @@ def test_each_stage_asks_for_its_own_space(settings: dict[str, Any], mask: Path)
     assert given.space({Stage.MASKS}) < learning.space({Stage.MASKS})
 
 
-@pytest.mark.parametrize(
-    ("prompt", "said"), [("", "The prompt is empty"), ("the cat " * 5000, "which are too many")]
-)
-def test_endless_prompts_are_refused_before_work(settings: dict[str, Any], prompt: str, said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+@pytest.mark.parametrize("prompt", ["", pytest.param("the cat " * 5000, id="long")])
+def test_endless_prompts_are_refused_before_work(settings: dict[str, Any], prompt: str) -> None:
+    with refused():
         prepared(settings | {"prompt": prompt})
     assert prepared(settings | {"prompt": prompt}, Stage.MASKS)  # which continues nothing
 

@@ -7,12 +7,12 @@ import pytest
 
 from masklearn.model.checkpoint import InputSnapshot
 from masklearn.stream.hidden_states import PassCheckpoints
-from patch_compile.errors import PatchCompileError
 from patch_compile.pipeline.learn import learn
 from patch_compile.pipeline.stages import _Run
 from patch_compile.recipe import Recipe
 from tests.builds import build
 from tests.inputs import differences
+from tests.refusals import refused
 
 
 @pytest.mark.parametrize("stage", ["write_masks", "write_onnx", "write_report"])
@@ -27,7 +27,7 @@ def test_a_checkpoint_that_changes_in_mid_build(settings, tmp_path, monkeypatch,
 
     with monkeypatch.context() as patch:
         patch.setattr(_Run, stage, write)
-        with pytest.raises(PatchCompileError, match=rf"{shard.name} was changed while it was being read"):
+        with refused():
             build(settings | {"model": model})
     assert not out.exists()
     shard.write_bytes(whole)
@@ -49,7 +49,7 @@ def test_blocks_of_changed_weights_are_not_resumed(settings, tmp_path, monkeypat
 
     with monkeypatch.context() as patch:
         patch.setattr(PassCheckpoints, "start", change_and_start)
-        with pytest.raises(PatchCompileError, match=rf"{shard.name} was changed"):
+        with refused():
             learn(Recipe.parse(settings | {"out": out}))
     shard.write_bytes(whole)
     learn(Recipe.parse(settings | {"out": out}), resume=out.with_name("resumed.partial").exists())
@@ -81,7 +81,7 @@ def test_changes_with_old_times_are_seen(tmp_path, change):
     found.check()
     change(file)
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    with pytest.raises(PatchCompileError, match="a was changed"):
+    with refused():
         found.check()
 
 
@@ -90,13 +90,13 @@ def test_files_that_come_and_go_are_seen(tmp_path):
     found = InputSnapshot.of(lambda: [named, *tmp_path.glob("*.txt")])
     found.check()
     (tmp_path / "b.txt").touch()
-    with pytest.raises(PatchCompileError, match=r"b\.txt was added"):
+    with refused():
         found.check()
     found = InputSnapshot.of(found.find)
     (tmp_path / "b.txt").unlink()
-    with pytest.raises(PatchCompileError, match=r"b\.txt was changed"):
+    with refused():
         found.check()
     found = InputSnapshot.of(found.find)
     named.touch()
-    with pytest.raises(PatchCompileError, match="named was changed"):
+    with refused():
         found.check()

@@ -8,12 +8,12 @@ import pytest
 
 from masklearn.masks.maskset import MaskSet
 from masklearn.model.checkpoint import Checkpoint
-from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.pipeline.learn import learn
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from patch_compile.sources.open import open_source
 from tests.builds import build
+from tests.refusals import refused
 
 
 def integers(masks: Path, model: Path) -> dict[str, Any]:
@@ -41,27 +41,14 @@ def test_given_masks_are_rounded_once(settings: dict[str, Any], tmp_path: Path) 
         source = open_source(Recipe.parse(rounded | ({"weights": weights} if weights else {})))
         pruning = source.take_given(tmp_path / "scratch", Progress())
         assert pruning.masks.grids and not pruning.has_new_weights
-    for weights, why in (
-        ("int4", "int8 weights for .*, not int4 weights"),
-        ("float16", "not 16-bit weights"),
-        ("int8", "int4 weights for .*down_proj, not int8 weights"),
-    ):
+    for weights in ("int4", "float16", "int8"):
         source = open_source(Recipe.parse(rounded | {"weights": weights}))
-        with pytest.raises(PatchCompileError, match=why):
+        with refused():
             source.take_given(tmp_path / "scratch", Progress())
 
 
-@pytest.mark.parametrize(
-    ("weights", "error", "why"),
-    [
-        ("bfloat16", UsageError, "--weights bfloat16 does not go with a graph in float16"),
-        ("int8,o_proj=bfloat16", UsageError, "--weights bfloat16 does not go with a graph in float16"),
-        ("fc1=int8", PatchCompileError, "'fc1' of `weights` matches no linear"),
-    ],
-)
-def test_unfit_types_are_refused_before_work(
-    settings: dict[str, Any], weights: str, error: type[Exception], why: str
-) -> None:
-    with pytest.raises(error, match=why):
+@pytest.mark.parametrize("weights", ["bfloat16", "int8,o_proj=bfloat16", "fc1=int8"])
+def test_unfit_types_are_refused_before_work(settings: dict[str, Any], weights: str) -> None:
+    with refused():
         build(settings | {"weights": weights})
     assert not settings["out"].exists() and not settings["out"].with_name("out.partial").exists()

@@ -7,7 +7,6 @@ from click.testing import CliRunner
 
 from patch_compile.cli.app import cli
 from patch_compile.engine.backend import load_backend
-from patch_compile.errors import PatchCompileError
 from patch_compile.hardware import cards
 from patch_compile.hardware.cards import (
     Card,
@@ -25,6 +24,7 @@ from patch_compile.planning.roofline import linear_roofline
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from tests.planning.llama import LLAMA_2_7B, write_hollow_llama
+from tests.refusals import refused
 
 
 @pytest.mark.parametrize(
@@ -50,19 +50,18 @@ def test_targets_fall_back_to_their_architectures_card(target, name, words):
 
 @pytest.mark.parametrize("target", ["nonsense", "a6000,nonsense"])
 def test_unknown_targets_are_refused(target):
-    with pytest.raises(PatchCompileError, match="There is no target 'nonsense'") as caught:
+    with refused():
         find_card(target)
-    with pytest.raises(PatchCompileError) as of_a_build:
+    with refused():
         parse_architectures(target)
-    assert str(caught.value) == str(of_a_build.value)
 
 
 def test_architectures_without_sheets_are_known(unrated_sm120):
     """A build continues without predictions, but a plan is impossible."""
     assert find_card("sm120") is None and find_card("rtx 5090") is None
-    with pytest.raises(PatchCompileError, match="No speed is predicted for the target 'sm120'") as caught:
+    with refused() as caught:
         card_of("sm120")
-    assert all(card.name in caught.value.fix for card in rated_cards())
+    assert all(card.name in caught.error.fix for card in rated_cards())
 
 
 @pytest.mark.parametrize(
@@ -125,7 +124,7 @@ class TestAnotherRow:
     def test_is_what_a_build_is_for(self, monkeypatch):
         rtx = load_backend("tensorrt-rtx")
         recipe = Recipe.parse({"model": "m", "ratio": 0.4, "target": "toy 8000, a6000, toy 9000"})
-        with pytest.raises(PatchCompileError, match="can't build for sm95"):  # the real library has no such
+        with refused():  # the real library has no such
             _choose_targets(recipe, "tensorrt-rtx", Progress())
         known = {**rtx.compute_capabilities, "SM95": object()}
         monkeypatch.setattr(type(rtx), "compute_capabilities", known)

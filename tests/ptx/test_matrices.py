@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from tests.ptx.instructions import BITS, Tensors, execute, multiply
 from tests.ptx.parser import PtxFault
+from tests.refusals import refused
 
 
 def random_matrix(kind: str, shape: tuple[int, int], seed: int) -> NDArray[np.generic]:
@@ -58,7 +59,7 @@ def test_the_golden_vector_of_llvm() -> None:
 
 
 def test_metadata_out_of_order_is_a_fault() -> None:
-    with pytest.raises(PtxFault, match="ascending"):
+    with refused(PtxFault):
         multiply("f16", np.ones((16, 16)), np.ones((32, 8)), np.zeros((16, 8)), np.full(32, 0x22222222))
 
 

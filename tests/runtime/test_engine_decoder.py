@@ -14,6 +14,7 @@ from patch_compile.runtime import Generator, kv_cache, open_generator
 from patch_compile.runtime.decoder import Limits, pad_left
 from patch_compile.runtime.engine_decoder import EngineDecoder
 from patch_compile.runtime.onnx_decoder import OnnxDecoder
+from tests.refusals import refused
 from tests.runtime.conftest import OutOf
 from tests.runtime.host_engine import DECODE, PREFILL, HostDevice, HostEngine
 
@@ -115,15 +116,9 @@ def test_excess_is_refused_before_running(out_of: OutOf, half: str) -> None:
     device: Any = engine.device
     onnx = OnnxDecoder(out_of("llama") / "onnx/model.onnx", engine.limits)
     generator = Generator(engine if half == "engine" else onnx, whole.tokenizer)
-    for prompts, new_tokens, said in (
-        ([[3] * 33], 1, "A prompt of 33 tokens is longer than the 32 that the engine takes"),
-        ([[3], [4] * 33], 1, "A prompt of 33 tokens is longer than the 32"),
-        ([[3]] * 5, 1, "5 prompts are more than the 4 that the engine takes at once"),
-        ([[3] * 32], 34, "32 tokens of prompt and 34 new ones are more than 65"),
-    ):
-        with pytest.raises(PatchCompileError) as refused:
+    for prompts, new_tokens in (([[3] * 33], 1), ([[3], [4] * 33], 1), ([[3]] * 5, 1), ([[3] * 32], 34)):
+        with refused():
             generator.generate(prompts, new_tokens=new_tokens)
-        assert said in refused.value.what and refused.value.fix
     assert device.held == 0 and engine._engine.contexts == 0  # type: ignore[attr-defined]
     most = generator.generate([[3] * 32] * 4, new_tokens=33, ignore_end=True)
     assert [len(one.tokens) for one in most] == [33] * 4
@@ -158,7 +153,7 @@ def test_failed_allocations_free_the_others(out_of: OutOf) -> None:
         return allocate(nbytes)
 
     device.allocate = scarce
-    with pytest.raises(PatchCompileError, match="cudaMalloc"):
+    with refused():
         engine.start(*pad_left(PROMPTS), 8)
     gc.collect()
     assert device.held == 0
@@ -168,11 +163,14 @@ def test_failed_allocations_free_the_others(out_of: OutOf) -> None:
 
 
 @pytest.mark.parametrize(
-    ("profiles", "said"),
-    [([DECODE], "begin a text with: a past of 0"), ([PREFILL], "continue a text with: a sequence of 1")],
+    "profiles",
+    [
+        pytest.param([DECODE], id="decode"),
+        pytest.param([PREFILL], id="prefill"),
+    ],
 )
-def test_an_engine_without_a_phase_is_refused(out_of: OutOf, profiles: Any, said: str) -> None:
-    with pytest.raises(PatchCompileError, match=said):
+def test_an_engine_without_a_phase_is_refused(out_of: OutOf, profiles: Any) -> None:
+    with refused():
         decoder_of(out_of, profiles=profiles)
 
 

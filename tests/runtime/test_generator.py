@@ -14,10 +14,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from patch_compile.errors import PatchCompileError
 from patch_compile.runtime import Finish, Generator, Sampling, engine_fit, open_generator
 from patch_compile.runtime.decoder import Limits
 from tests.commands import run, run_here
+from tests.refusals import WHY, refusal, refused
 from tests.runtime.conftest import OutOf
 
 PROMPTS = ["the cat sat on a mat", "big red", "birds sang low in the rain"]
@@ -69,14 +69,12 @@ def test_a_build_in_bfloat16_runs_too(out_of: OutOf, tmp_path: Path, monkeypatch
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "onnx_ir", None)
         without.delitem(sys.modules, "patch_compile.onnx_io.external", raising=False)
-        with pytest.raises(PatchCompileError, match="of bfloat16, which ONNX Runtime can't run") as refused:
+        with refused():
             open_generator(out)
-        assert "onnx_ir" in refused.value.why and "pip install onnx-ir" in refused.value.fix
     (tmp_path / "full").touch()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "full"))
-    with pytest.raises(PatchCompileError, match=r"copy .* cannot be written") as refused:
+    with refused():
         open_generator(out)
-    assert "TMPDIR" in refused.value.fix
 
 
 def test_pieces_are_the_completion(generator: Generator) -> None:
@@ -144,35 +142,30 @@ def test_settings_of_the_models_authors(out_of: OutOf, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "said"),
+    ("file", "content"),
     [
-        ("generation_config.json", {"do_sample": True, "temperature": "hot"}, "temperature: Input should be"),
-        (
-            "generation_config.json",
-            {"do_sample": True, "temperature": -1.0},
-            "The setting temperature = -1.0",
+        ("generation_config.json", {"do_sample": True, "temperature": "hot"}),
+        ("generation_config.json", {"do_sample": True, "temperature": -1.0}),
+        ("generation_config.json", {"do_sample": True, "top_k": 1.5}),
+        pytest.param(
+            "generation_config.json", {"do_sample": True, "top_p": float("nan")}, id="The setting top_p = nan"
         ),
-        ("generation_config.json", {"do_sample": True, "top_k": 1.5}, "top_k: Input should be"),
-        ("generation_config.json", {"do_sample": True, "top_p": float("nan")}, "The setting top_p = nan"),
-        ("generation_config.json", {"eos_token_id": {"a": 1}}, "eos_token_id: Input should be"),
-        ("generation_config.json", [1], "It is not a JSON object"),
-        ("config.json", {"max_position_embeddings": "many"}, "max_position_embeddings = many"),
-        ("config.json", {"text_config": 4}, "text_config = 4"),
+        ("generation_config.json", {"eos_token_id": {"a": 1}}),
+        ("generation_config.json", [1]),
+        ("config.json", {"max_position_embeddings": "many"}),
+        ("config.json", {"text_config": 4}),
     ],
 )
-def test_settings_that_no_model_has(
-    out_of: OutOf, tmp_path: Path, file: str, content: object, said: str
-) -> None:
+def test_settings_that_no_model_has(out_of: OutOf, tmp_path: Path, file: str, content: object) -> None:
     model = tmp_path / "model"
     shutil.copytree(out_of("llama") / "model", model)
     (model / file).write_text(json.dumps(content))
-    with pytest.raises(PatchCompileError) as raised:
+    with refused():
         open_generator(out_of("llama") / "onnx/model.onnx", tokenizer=model)
-    assert str(model / file) in raised.value.what and said in str(raised.value)
 
 
 def test_a_conversation(generator: Generator) -> None:
-    with pytest.raises(PatchCompileError, match="no chat template"):
+    with refused():
         generator.encode_chat([{"role": "user", "content": "the cat"}])
     generator.tokenizer.chat_template = (
         "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
@@ -180,34 +173,27 @@ def test_a_conversation(generator: Generator) -> None:
     )
     said = generator.encode_chat([{"role": "user", "content": "the cat"}])
     assert generator.tokenizer.decode(said).split()[-3:] == ["the", "cat", "sat"]
-    with pytest.raises(PatchCompileError, match="refuses the conversation"):
+    with refused():
         generator.encode_chat([{"role": "system", "content": "low"}])
     for faulty in ("{{ 1 / 0 }}", "{% for i in range(10**9) %}{% endfor %}", "{{ 4 + '' }}", "{% if %}"):
         generator.tokenizer.chat_template = faulty
-        with pytest.raises(PatchCompileError, match="refuses the conversation"):
+        with refused():
             generator.encode_chat([{"role": "user", "content": "low"}])
 
 
 def test_excess_names_both_numbers(generator: Generator) -> None:
     assert generator.decoder.limits.total == 96
-    with pytest.raises(PatchCompileError, match="6 tokens of prompt and 91 new ones are more than 96"):
+    with refused():
         generator.generate(PROMPTS[:1], new_tokens=91)
     limits = Limits(2, 8, 50)
-    with pytest.raises(PatchCompileError, match="3 prompts are more than the 2"):
+    with refused():
         limits.check(3, 4, 4)
-    with pytest.raises(PatchCompileError, match="A prompt of 9 tokens is longer than the 8"):
+    with refused():
         limits.check(1, 9, 4)
     limits.check(2, 8, 42)
-    for prompts, said in (
-        ([], "nothing"),
-        ([""], "empty"),
-        ([[3, 99]], "from 3 to 99"),
-        ([[-1]], "from -1"),
-        (["\ud800"], "UTF-8"),
-    ):
-        with pytest.raises(PatchCompileError) as refused:
+    for prompts in ([], [""], [[3, 99]], [[-1]], ["\ud800"]):
+        with refused():
             generator.stream(prompts)
-        assert said in f"{refused.value.what} {refused.value.why}"
 
 
 def test_what_runs_it_is_said(
@@ -222,27 +208,25 @@ def test_what_runs_it_is_said(
     monkeypatch.setattr(engine_fit, "local_gpu", lambda: None)
     assert "not its engine: no GPU answers" in open_generator(out).about
     assert "not its engine: it was not asked for" in open_generator(out, runner="onnx").about
-    with pytest.raises(PatchCompileError, match=r"No engine of .* can be run here") as refused:
+    with refused():
         open_generator(out, runner="engine")
-    assert refused.value.why == "The reason: no GPU answers." and "`runner` onnx" in refused.value.fix
 
 
 def test_what_is_no_build_is_refused(out_of: OutOf, tmp_path: Path) -> None:
     onnx = out_of("llama") / "onnx/model.onnx"
-    with pytest.raises(PatchCompileError, match="does not exist"):
+    with refused():
         open_generator(tmp_path / "nothing")
-    with pytest.raises(PatchCompileError, match="is not a build"):
+    with refused():
         open_generator(tmp_path)
-    with pytest.raises(PatchCompileError, match=r"config\.json is neither an engine nor an ONNX file"):
+    with refused():
         open_generator(out_of("llama") / "model/config.json")
-    with pytest.raises(PatchCompileError, match="model is a model, not a build") as caught:
+    with refused():
         open_generator(out_of("llama") / "model")
-    assert "patch-compile build" in caught.value.fix
     (tmp_path / "onnx").mkdir()
     (tmp_path / "onnx/model.onnx").touch()
-    with pytest.raises(PatchCompileError, match="without a tokenizer"):
+    with refused():
         open_generator(tmp_path)
-    with pytest.raises(PatchCompileError, match="no tokenizer"):
+    with refused(varies=WHY):
         open_generator(onnx, tokenizer=tmp_path)
 
 
@@ -260,8 +244,7 @@ def test_the_command(out_of: OutOf) -> None:
     expected = generator.generate(PROMPTS, sampling, new_tokens=4)
     assert [one["tokens"] for one in found["completions"]] == [one.tokens for one in expected]
     assert found["ms_per_step"] > 0
-    refused = run_here("run", out, PROMPTS[0], "--new-tokens", "200")
-    assert refused.returncode == 1 and "more than 96" in refused.stderr
+    refusal(run_here("run", out, PROMPTS[0], "--new-tokens", "200"))
     assert np.isfinite(found["seconds"]["first_token"])
 
 
@@ -295,4 +278,4 @@ def test_logits_that_are_not_finite_name_the_model(out_of: OutOf, tmp_path: Path
     words.CopyFrom(onnx.numpy_helper.from_array(np.full_like(values, np.inf), words.name))
     onnx.save(model, out / "onnx/model.onnx")
     done = run_here("run", out, PROMPTS[0], "--runner", "onnx", "--new-tokens", "2")
-    assert (done.returncode, f"error: The logits of {out} are not finite" in done.stderr) == (1, True)
+    refusal(done)

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from patch_compile.errors import PatchCompileError
 from patch_compile.runtime.sampling import Sampler, Sampling
+from tests.refusals import refused
 
 LOGITS = np.log(np.array([[0.1, 0.4, 0.2, 0.3], [0.7, 0.1, 0.1, 0.1]], np.float32))
 
@@ -74,7 +74,7 @@ def test_a_penalty_for_what_was_said() -> None:
 
 
 def test_logits_that_are_not_finite_are_refused() -> None:
-    with pytest.raises(PatchCompileError, match="not finite"):
+    with refused():
         Sampler(Sampling(), [[0]]).choose(np.array([[0.0, np.nan]], np.float32))
 
 
@@ -90,7 +90,7 @@ def test_logits_that_are_not_finite_are_refused() -> None:
     ],
 )
 def test_a_value_out_of_range_is_named(wrong: dict[str, Any]) -> None:
-    with pytest.raises(PatchCompileError, match=next(iter(wrong))):
+    with refused():
         Sampling(**wrong)
 
 

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from patch_compile.artifacts.report import Kind
-from patch_compile.errors import PatchCompileError
 from patch_compile.progress import Progress
 from patch_compile.recipe import GraphRecipe, Recipe
 from patch_compile.sources.base import Source
 from patch_compile.sources.kinds import Capability
 from patch_compile.sources.open import open_source
 from tests.conftest import ModelMaker
+from tests.refusals import refused
 
 LACKS = {
     Kind.DECODER: set[Capability](),
@@ -54,15 +54,15 @@ ASKED: dict[str, tuple[Capability, Callable[[Source], Any]]] = {
 def test_lacking_capabilities_name_their_reason(source_of: Callable[[Kind], Source], name: str) -> None:
     ability, ask = ASKED[name]
     source = source_of(Kind.ONNX)
-    with pytest.raises(PatchCompileError) as refused:
+    with refused() as caught:
         ask(source)
-    assert refused.value.why == source.why_not(ability)
+    assert caught.error.why == source.why_not(ability)
 
 
 def test_an_encoder_has_blocks_and_no_logits(source_of: Callable[[Kind], Source]) -> None:
     source = source_of(Kind.ENCODER)
     assert source.layers == 3 and source.checkpoint.path == source.model
-    with pytest.raises(PatchCompileError, match="is an encoder: it reads text and predicts none"):
+    with refused():
         source.pruned_logits(source.model)
 
 
@@ -72,7 +72,7 @@ def test_commands_that_take_directories_alone(
 ) -> None:
     source_of(Kind.DECODER).require(command)
     source_of(Kind.ENCODER).require(command)
-    with pytest.raises(PatchCompileError, match=f"{command} takes a model directory, not .*model.onnx"):
+    with refused():
         source_of(Kind.ONNX).require(command)
 
 
@@ -88,5 +88,5 @@ def test_a_graph_of_another_program_is_only_compiled(make_model: ModelMaker, tmp
         lambda: source.with_other(weights="int8"),
     )
     for ask in asked:
-        with pytest.raises(PatchCompileError, match="is compiled unchanged, and nothing is learned"):
+        with refused():
             ask()

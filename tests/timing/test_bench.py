@@ -15,7 +15,6 @@ from patch_compile.api.results import Result
 from patch_compile.artifacts.bench import BenchReport, Contender, Library, Phase
 from patch_compile.artifacts.folder import OutFolder
 from patch_compile.cli.app import cli
-from patch_compile.errors import PatchCompileError
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from patch_compile.report.terminal import show
@@ -24,6 +23,7 @@ from patch_compile.timing.models import UniformMasks, write_contender
 from patch_compile.timing.request import BenchRequest
 from patch_compile.timing.run import bench
 from tests.inputs import changed
+from tests.refusals import refused
 
 QUICK = {"iterations": 2, "warm_up": 1}
 SMALL = BenchRequest(batch_size=(1, 2), prompt_tokens=(8,), past_tokens=(16,), **QUICK)
@@ -71,7 +71,7 @@ def test_kept_models_are_reused(out_of, capsys):
     )
     assert (out / "bench/models/dense/model.onnx").is_file()
     (out / "bench/models/dense/key").write_text("another")
-    with pytest.raises(PatchCompileError, match="not what its manifest"):
+    with refused():
         bench(out, SMALL, force=True)
 
 
@@ -85,7 +85,7 @@ def test_changing_sources_keep_no_model(out_of, monkeypatch):
 
     monkeypatch.setattr("patch_compile.timing.models.write_contender", change_and_write)
     keeping = BenchRequest(**{**vars(SMALL), "keep": True, "against": (Contender.DENSE,)})
-    with pytest.raises(PatchCompileError, match=f"{file} was changed"):
+    with refused():
         bench(out, keeping)
     assert not (out / "bench/models/dense/key").exists()
 
@@ -146,7 +146,7 @@ def test_onnx_files_are_timed_on_build_inputs(out_of):
     assert row.dense.runs == row.uniform.runs == 2
     sizes = result.bytes
     assert sizes[Contender.DENSE] > sizes[Contender.HYBRID] > sizes[Contender.UNIFORM]
-    with pytest.raises(PatchCompileError, match="timed on the inputs of its build"):
+    with refused():
         bench(out, SMALL, force=True)
 
 
@@ -161,15 +161,15 @@ def test_hybrid_alone_needs_no_original(out_of):
     show(Result(result).sections())
 
 
-@pytest.mark.parametrize(("asked", "what", "fix"), [
-    (BenchRequest(calibrate=True), "--calibrate does not go with ONNX Runtime", "Leave `--calibrate` out otherwise."),
-    (BenchRequest(prompt_tokens=(999,)), "--prompt-tokens 999 is more than the model has positions", "Give at most 64"),
+@pytest.mark.parametrize("asked", [
+    pytest.param(BenchRequest(calibrate=True), id='--calibrate does not go with ONNX Runtime'),
+    pytest.param(BenchRequest(prompt_tokens=(999,)), id='--prompt-tokens 999 is more than the model')
 ])  # fmt: skip
-def test_impossible_requests_are_refused_before_work(out_of, asked, what, fix):
+def test_impossible_requests_are_refused_before_work(out_of, asked):
     out = out_of("llama")
-    with pytest.raises(PatchCompileError, match=what) as caught:
+    with refused():
         bench(out, asked)
-    assert fix in caught.value.fix and not (out / "bench").exists()
+    assert not (out / "bench").exists()
 
 
 def test_oversized_models_are_refused_with_numbers(out_of, monkeypatch):
@@ -179,9 +179,8 @@ def test_oversized_models_are_refused_with_numbers(out_of, monkeypatch):
 
     monkeypatch.setattr(psutil, "virtual_memory", lambda: Little)
     out = out_of("llama")
-    with pytest.raises(PatchCompileError, match="3 models do not fit into memory together") as caught:
+    with refused():
         bench(out, SMALL)
-    assert "0.9 GiB, and 0.8 GiB are free" in caught.value.why and "--against dense" in caught.value.fix
     assert not (out / "bench").exists()
 
 
@@ -192,7 +191,7 @@ def test_a_replaced_original_is_refused(out_of, make_model):
     old = next(line for line in text.splitlines() if line.startswith("model:"))
     recipe.write_text(text.replace(old, f"model: {make_model('llama', hidden_size=64)}"))
     OutFolder.open(out, check=False).record("recipe", "changed", ["recipe.yaml"])
-    with pytest.raises(PatchCompileError, match="is not the model that"):
+    with refused():
         bench(out, SMALL)
 
 
@@ -200,7 +199,7 @@ def test_earlier_times_are_kept(out_of):
     out = out_of("llama")
     (out / "bench").mkdir()
     (out / "bench/bench.json").write_text("{}")
-    with pytest.raises(PatchCompileError, match="exists"):
+    with refused():
         bench(out, SMALL)
 
 
@@ -208,7 +207,7 @@ def test_bf16_builds_are_timed_as_bf16(settings, tmp_path):
     from tests.builds import build
 
     build(settings | {"dtype": "bfloat16", "method": "magnitude"})
-    with pytest.raises(PatchCompileError, match="A bf16 model can't be timed in ONNX Runtime"):
+    with refused():
         bench(settings["out"], SMALL)
 
 

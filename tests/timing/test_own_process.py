@@ -7,10 +7,10 @@ from functools import partial
 import pytest
 
 from patch_compile.artifacts.bench import Phase
-from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.graph_inputs import read_inputs
 from patch_compile.timing.points import Point, feed_of
 from patch_compile.timing.timing import OnnxRunner, OwnProcess
+from tests.refusals import refused
 
 
 class Broken:
@@ -46,9 +46,8 @@ def test_an_onnx_file_is_timed_in_another_process(built):
 
 def test_unloadable_files_are_explained(tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"no model")
-    with pytest.raises(PatchCompileError, match="ONNX Runtime cannot load") as caught:
+    with refused():
         OwnProcess("hybrid", partial(OnnxRunner, tmp_path / "model.onnx"))
-    assert caught.value.why
 
 
 def test_a_bug_keeps_its_traceback():
@@ -60,6 +59,5 @@ def test_a_bug_keeps_its_traceback():
 
 
 def test_ended_processes_tell_their_exit_code():
-    with closing(OwnProcess("dense", Broken)) as runner, pytest.raises(PatchCompileError) as caught:
+    with closing(OwnProcess("dense", Broken)) as runner, refused():
         runner.prepare(dict, Phase.DECODE)
-    assert caught.value.what == "The process that ran the dense model ended" and "77" in caught.value.why

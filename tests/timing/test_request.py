@@ -4,12 +4,12 @@ import pytest
 from pydantic import ValidationError
 
 from patch_compile.artifacts.bench import Contender, Phase
-from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.graph_inputs import GraphInput
 from patch_compile.runtime import Runner
 from patch_compile.sources.kinds import Sequences
 from patch_compile.timing.points import Point, feed_of
 from patch_compile.timing.request import BenchRequest, parse_against
+from tests.refusals import refused
 
 
 def test_every_batch_with_every_prompt_and_every_past():
@@ -40,7 +40,7 @@ def test_an_encoder_has_prompts_alone():
     assert {p.phase for p in BenchRequest().points(Runner.ONNX, Sequences(99, None, decodes=False))} == {
         Phase.PREFILL
     }
-    with pytest.raises(PatchCompileError, match="--past-tokens does not go with an encoder"):
+    with refused():
         BenchRequest(past_tokens=(8,)).points(Runner.ONNX, Sequences(99, None, decodes=False))
 
 
@@ -50,12 +50,12 @@ def test_runs_without_end_are_refused(setting):
         BenchRequest(**{setting: 10**9})
 
 
-@pytest.mark.parametrize(("asked", "said"), [
-    (BenchRequest(prompt_tokens=(65,)), "--prompt-tokens 65 is more than the model has positions"),
-    (BenchRequest(past_tokens=(64,)), "--past-tokens 64 is more than the model has positions"),
+@pytest.mark.parametrize("asked", [
+    pytest.param(BenchRequest(prompt_tokens=(65,)), id='--prompt-tokens 65 is more than the model'),
+    pytest.param(BenchRequest(past_tokens=(64,)), id='--past-tokens 64 is more than the model has')
 ])  # fmt: skip
-def test_more_tokens_than_positions_are_refused(asked, said):
-    with pytest.raises(PatchCompileError, match=said):
+def test_more_tokens_than_positions_are_refused(asked):
+    with refused():
         asked.points(Runner.ONNX, Sequences(99, 64, decodes=True))
 
 

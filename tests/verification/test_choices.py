@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from patch_compile.verification.choices import following
+from tests.refusals import refused
 
 SCORES = torch.tensor([[4.0, 3.0, 1.0], [1.0, 2.0, 2.0]])
 
@@ -38,12 +39,12 @@ def test_ruled_out_experts_lose_infinitely():
 
 
 def test_routing_must_match_the_graphs_shape():
-    with pytest.raises(ValueError, match="more often"), following({"a": of([0], [1])}):
+    with refused(ValueError), following({"a": of([0], [1])}):
         pass
-    with pytest.raises(ValueError, match="has not chosen"), following({"a": of([0], [1])}):
+    with refused(ValueError), following({"a": of([0], [1])}):
         SCORES.topk(1)
         SCORES.topk(1)
-    with pytest.raises(ValueError, match="has not chosen"), following({"a": of([0], [1])}):
+    with refused(ValueError), following({"a": of([0], [1])}):
         SCORES.topk(2)
 
 

@@ -9,13 +9,13 @@ from masklearn.base.durable import is_temporary
 from patch_compile.artifacts.folder import OutFolder
 from patch_compile.artifacts.verify_schema import GeneratedText
 from patch_compile.engine.backend import Runner
-from patch_compile.errors import PatchCompileError
 from patch_compile.runtime import Completion, Finish
 from patch_compile.runtime.locate import open_generator
 from patch_compile.runtime.sampling import Sampling
 from patch_compile.verification.generated import _compared, dense_onnx, generated_diff
 from tests.builds import build, recipe_alone
 from tests.conftest import ModelMaker
+from tests.refusals import refused
 
 
 def diff(out: OutFolder, *prompts: str, tokens: int = 8) -> tuple[GeneratedText, ...]:
@@ -38,11 +38,11 @@ def test_each_prompt_is_continued_by_both(settings: dict[str, Any], dtype: str) 
             assert row.tokens == 8 and 0 <= row.same_tokens <= 8
             assert (row.same_tokens == 8) == (texts[0] == texts[1])
     assert not [path for path in out.path.iterdir() if is_temporary(path.name)]
-    with pytest.raises(PatchCompileError, match="60 tokens of prompt and 8 new ones are more than 64"):
+    with refused():
         diff(out, "the cat", "the cat " * 30)
-    with pytest.raises(PatchCompileError, match="The prompt is empty"):
+    with refused():
         diff(out, "the cat", "")
-    with pytest.raises(PatchCompileError, match="No prompt is given"):
+    with refused():
         diff(out)
 
 
@@ -64,11 +64,11 @@ def test_tokens_are_the_same_until_they_part(
 
 def test_what_continues_no_text_is_refused(make_model: ModelMaker, tmp_path: Path) -> None:
     encoder = recipe_alone(tmp_path / "encoder", make_model("bert"))
-    with pytest.raises(PatchCompileError, match="is an encoder: it reads text and predicts none"):
+    with refused():
         diff(encoder, "the cat")
     graph = recipe_alone(tmp_path / "graph", tmp_path / "model.onnx")
-    with pytest.raises(PatchCompileError, match="an ONNX file, which comes without a tokenizer"):
+    with refused():
         diff(graph, "the cat")
     learned = recipe_alone(tmp_path / "learned", make_model())
-    with pytest.raises(PatchCompileError, match=r"holds no onnx/model.onnx.*`patch-compile build .* --mask"):
+    with refused():
         diff(learned, "the cat")

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from patch_compile.errors import AccuracyError, PatchCompileError
 from patch_compile.sources.rounding import rounding_tolerance
 from patch_compile.verification.compare_runs import GraphRuns, PrunedRuns
 from patch_compile.verification.proof import check_agreement, compare_logits
+from tests.refusals import refused
 
 
 def runs(name, logits):
@@ -33,16 +33,15 @@ def test_rounding_passes_and_more_than_rounding_does_not():
     assert agreement.dense_error == pytest.approx(3 / scale, rel=1e-3)
     wrong = exact.copy()
     wrong[0, 2, 7] -= 1.1 * tolerance * scale
-    with pytest.raises(AccuracyError, match="differs from the pruned checkpoint") as caught:
+    with refused():
         check_agreement(runs("hybrid", wrong), dense, pruned(exact), "float16")
-    assert caught.value.exit_code == 3
 
 
 def test_nan_is_never_agreement():
     exact = np.ones((1, 1, 4), np.float32)
     broken = exact.copy()
     broken[0, 0, 0] = np.nan
-    with pytest.raises(AccuracyError, match="are not finite"):
+    with refused():
         check_agreement(runs("hybrid", broken), runs("dense", exact), pruned(exact), "float16")
 
 
@@ -59,7 +58,7 @@ def test_choices_beyond_rounding_are_faults():
     right, dense = runs("hybrid", exact), runs("dense", exact)
     near = check_agreement(right, dense, pruned(exact, 0.9 * tolerance), "float16")
     assert near.error == pytest.approx(0.9 * tolerance)
-    with pytest.raises(AccuracyError, match="differs from the pruned checkpoint"):
+    with refused():
         check_agreement(right, dense, pruned(exact, 1.1 * tolerance), "float16")
 
 
@@ -90,5 +89,5 @@ def test_figures_are_those_of_torch(tmp_path):
 def test_infinite_logits_are_reported(tmp_path):
     good, bad = np.zeros((3, 4), np.float32), np.full((3, 4), np.inf, np.float32)
     files = [saved(tmp_path, "good", good)], [saved(tmp_path, "bad", bad)]
-    with pytest.raises(PatchCompileError, match="hybrid model's logits are not finite"):
+    with refused():
         compare_logits(*files, np.zeros((1, 3), np.int64))

@@ -12,11 +12,11 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from patch_compile.errors import PatchCompileError
 from patch_compile.verification.reduce import reduce_linear
 from tests.builds import TINY, build
 from tests.commands import run_here
 from tests.conftest import TEXT, write_model
+from tests.refusals import refused
 from tests.sources.onnx_model import graphs
 
 Q, GATE, DOWN = (f"model.layers.0.{name}" for name in ("self_attn.q_proj", "mlp.gate_proj", "mlp.down_proj"))
@@ -114,11 +114,11 @@ def test_the_error_of_a_broken_linear_is_told(out: Path, tmp_path: Path) -> None
     assert reduce_linear(tmp_path / "out", GATE, tmp_path / "other").passed
 
 
-@pytest.mark.parametrize(("linear", "what"), [
-    ("model.layers.1.mlp.up_proj", "is compiled as an ordinary dense product"),
-    ("lm_head.nothing", "has no linear"),
+@pytest.mark.parametrize("linear", [
+    "model.layers.1.mlp.up_proj",
+    "lm_head.nothing"
 ])  # fmt: skip
-def test_other_linears_are_refused(out: Path, tmp_path: Path, linear: str, what: str) -> None:
-    with pytest.raises(PatchCompileError, match=what):
+def test_other_linears_are_refused(out: Path, tmp_path: Path, linear: str) -> None:
+    with refused():
         reduce_linear(out, linear, tmp_path / "one")
     assert not (tmp_path / "one").exists()

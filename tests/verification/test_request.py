@@ -2,8 +2,8 @@ import pytest
 
 from patch_compile.artifacts.proof import TextRunner, TextWindows
 from patch_compile.artifacts.verify_schema import LogitErrorStats, PrunedPerplexity, PrunedTokens
-from patch_compile.errors import PatchCompileError
 from patch_compile.verification.request import check_figures, parse_limit
+from tests.refusals import refused
 
 PRUNED = PrunedTokens(
     perplexity=PrunedPerplexity(dense=10.0, pruned=10.6),
@@ -40,14 +40,14 @@ def test_limits(spelled, limit, passed):
     "spelled", ["ppl", "ppl:", "ppl:5%", "ppl:+5", "kl:+5%", "speed:3", "ppl:-1", "ppl:+5%%", "top1:nan", ""]
 )
 def test_what_is_no_limit_is_refused(spelled):
-    with pytest.raises(ValueError, match="ppl"):
+    with refused(ValueError):
         parse_limit(spelled)
 
 
 def test_missing_figures_do_not_pass():
-    with pytest.raises(PatchCompileError, match="output:1 can't be checked"):
+    with refused():
         check_figures((parse_limit("kl:1"), parse_limit("output:1")), decoder=True)
-    with pytest.raises(PatchCompileError, match="ppl:12 can't be checked"):
+    with refused():
         check_figures((parse_limit("output:1"), parse_limit("ppl:12")), decoder=False)
     check_figures((parse_limit("ppl:12"), parse_limit("top1:90%")), decoder=True)
     check_figures((parse_limit("output:1"),), decoder=False)

@@ -23,7 +23,7 @@ from patch_compile.artifacts.report import Kind
 from patch_compile.artifacts.verify import Outcome, Question, VerifyReport
 from patch_compile.artifacts.verify_schema import EngineNotRun, NotRun
 from patch_compile.cli.app import cli
-from patch_compile.errors import NOT_CHECKED, PatchCompileError
+from patch_compile.errors import NOT_CHECKED
 from patch_compile.report.terminal import show
 from patch_compile.report.verify import tolerance_words, unanswered_words, verified
 from patch_compile.verification import baselines
@@ -32,6 +32,7 @@ from patch_compile.verification.verify import Verification, verify
 from tests.builds import TINY, build
 from tests.conftest import TEXT, write_model
 from tests.inputs import changed
+from tests.refusals import refused
 from tests.sources.onnx_model import graphs
 
 LENGTHS = {"lengths": "1,7"}
@@ -290,9 +291,9 @@ def test_encoders_are_compared_on_their_outputs(settings, make_model):
     assert not found.built.ran and found.baselines is None
     alone = verify(settings["out"], asked(only="pruned"))
     assert alone.compiled is None and alone.pruned == found.pruned
-    with pytest.raises(PatchCompileError, match="ppl:12 can't be checked"):
+    with refused():
         verify(settings["out"], asked(fail_on=("ppl:12",)))
-    with pytest.raises(PatchCompileError, match="--sensitivity does not go with an encoder"):
+    with refused():
         verify(settings["out"], asked(sensitivity=True))
 
 
@@ -316,46 +317,46 @@ def test_bf16_builds_are_compared_as_they_round(settings):
 
 
 @pytest.mark.parametrize(
-    ("broken", "message"),
+    "broken",
     [
-        (lambda out: (out / "masks.safetensors").unlink(), "masks.safetensors is missing"),
-        (lambda out: (out / "plan.json").write_text("{}"), "plan.json is not the file that was written"),
+        pytest.param(lambda out: (out / "masks.safetensors").unlink(), id="masks.safetensors is missing"),
+        pytest.param(
+            lambda out: (out / "plan.json").write_text("{}"), id="plan.json is not the file that was written"
+        ),
     ],
 )
-def test_changed_outs_name_the_file(out, broken, message):
+def test_changed_outs_name_the_file(out, broken):
     broken(out)
-    with pytest.raises(PatchCompileError) as caught:
+    with refused():
         verify(out, asked())
-    assert message in caught.value.why
 
 
 def test_what_can_not_be_verified_is_refused(settings, monkeypatch, tmp_path):
     build(settings)
     out = settings["out"]
-    with pytest.raises(PatchCompileError, match="is not a build"):
+    with refused():
         verify(tmp_path, asked())
-    with pytest.raises(PatchCompileError, match="too short for a prefill of 96"):
+    with refused():
         verify(out, VerifyRequest.parse({}))
-    with pytest.raises(PatchCompileError, match="is too short"):
+    with refused():
         verify(out, asked(eval_windows=1000))
-    with pytest.raises(PatchCompileError, match="output:1 can't be checked"):
+    with refused():
         verify(out, asked(fail_on=("output:1",)))
-    with pytest.raises(PatchCompileError, match="needs a question that is left out"):
+    with refused():
         asked(only="compiled", fail_on=("ppl:12",))
     with monkeypatch.context() as patched:
         patched.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 10_000_000})())
-        with pytest.raises(PatchCompileError, match="does not fit into memory") as caught:
+        with refused():
             verify(out, asked())
-        assert "--only pruned,where" in caught.value.fix
         assert verify(out, asked(only="pruned,where")).passed
-        with pytest.raises(PatchCompileError, match="does not fit into memory"):
+        with refused():
             verify(out, asked(only="pruned", prompt=("the cat",)))
     moved = settings["model"].with_name("elsewhere")
     shutil.copytree(settings["model"], moved)
     config = json.loads((settings["model"] / "config.json").read_text())
     (settings["model"] / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.5}))
     assert Checkpoint.open(moved).fingerprint() != Checkpoint.open(settings["model"]).fingerprint()
-    with pytest.raises(PatchCompileError, match="is not the model that"):
+    with refused():
         verify(out, asked())
 
 
@@ -385,6 +386,6 @@ def test_changing_models_get_no_answer(built, out, monkeypatch, name):
             return real(*arguments)
 
     monkeypatch.setattr(baselines, "run_baselines", change_and_run)
-    with pytest.raises(PatchCompileError, match=f"{file} was changed"):
+    with refused():
         verify(out, asked(only="pruned", baselines="ffn-only"))
     assert not list(baselines.baselines_cache().glob("*.json")) and not (out / "verify").exists()

@@ -17,6 +17,7 @@ from patch_compile.packing.slab_kinds import ALWAYS
 from tests.oracles.element_packing import Packed
 from tests.plugins.host_kernel import BENCH, COMPILER, Device, Launch, problem_of
 from tests.plugins.machine_code import NVCC
+from tests.refusals import refused
 
 sys.path.insert(0, str(BENCH))
 bench_kernels, problems, products, run = (
@@ -152,5 +153,5 @@ def test_the_library_chooses_as_the_plugin(kernel, tmp_path, monkeypatch, capsys
         assert library.partial_bytes(*chosen) == kernel.lib.patch_host_partial_bytes(*chosen)
     assert library.counter_bytes >= 4 * 108
     monkeypatch.setenv("PATCH_CUBLASLT", str(tmp_path / "none.so"))
-    with pytest.raises(RuntimeError, match=r"PATCH_CUBLASLT is .*none.so, which can't be opened"):
+    with refused(RuntimeError):
         library.dense_path(problem_of(4096, (4096, 4096), 128, (400, 1648)), (True, False, 0), 0)

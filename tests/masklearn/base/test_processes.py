@@ -2,8 +2,8 @@
 
 import pytest
 
-from masklearn.base.errors import UsageError
 from masklearn.base.processes import local_process_count, process_count, process_rank
+from tests.refusals import refused
 
 
 def test_a_process_that_no_launcher_started_is_alone() -> None:
@@ -19,15 +19,11 @@ def test_what_a_launcher_says_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("value", ["stranger", "-1", "", "²", "9" * 30, "1.5"])
 @pytest.mark.parametrize(
     ("name", "read"),
-    [
-        ("WORLD_SIZE", process_count),
-        ("PMI_RANK", process_rank),
-        ("LOCAL_WORLD_SIZE", local_process_count),
-    ],
+    [("WORLD_SIZE", process_count), ("PMI_RANK", process_rank), ("LOCAL_WORLD_SIZE", local_process_count)],
 )
 def test_variables_that_are_no_number_are_named(monkeypatch, name, read, value):
     monkeypatch.setenv(name, value)
-    with pytest.raises(UsageError, match=f"The environment variable {name} is '{value}'"):
+    with refused():
         read()
 
 
@@ -36,11 +32,11 @@ def test_variables_that_are_no_number_are_named(monkeypatch, name, read, value):
 )
 def test_no_processes_are_none(monkeypatch, name, read):
     monkeypatch.setenv(name, "0")
-    with pytest.raises(UsageError, match=name):
+    with refused():
         read()
 
 
 def test_a_rank_beyond_the_last_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "7")
-    with pytest.raises(UsageError, match="RANK is 7, and the launcher started 1"):
+    with refused():
         process_rank()

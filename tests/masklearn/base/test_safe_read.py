@@ -10,24 +10,24 @@ from masklearn.base.safe_read import json_type, parse_json, read_json
 from patch_compile.artifacts.recipe_file import read_recipe
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.proto import load_proto
+from tests.refusals import refused
 
 
 @pytest.mark.parametrize(
-    ("text", "reason"),
+    "text",
     [
-        ("[" * 200_000, "It is nested too deeply."),
-        (b'{"a": "\xff\xfe"}', "It is not UTF-8 at byte 7."),
-        ('{"a": 1, "b": {"c": 1, "c": 2}}', "An object has the key 'c' twice."),
-        ('{"a": NaN}', "NaN is not a JSON number."),
-        ("[-Infinity]", "-Infinity is not a JSON number."),
-        (r'{"a": ["\ud83d", 1]}', "half of a surrogate pair"),
-        ("", "Expecting value in line 1, column 1."),
-        ("9" * 10_000, "Exceeds the limit"),
+        pytest.param("[" * 200_000, id="nested"),
+        b'{"a": "\xff\xfe"}',
+        '{"a": 1, "b": {"c": 1, "c": 2}}',
+        '{"a": NaN}',
+        "[-Infinity]",
+        r'{"a": ["\ud83d", 1]}',
+        "",
+        pytest.param("9" * 10_000, id="digits"),
     ],
-    ids=str,
 )
-def test_what_is_no_json_has_a_reason(text: str | bytes, reason: str) -> None:
-    with pytest.raises(ValueError, match=reason.replace(".", r"\.")):
+def test_what_is_no_json_has_a_reason(text: str | bytes) -> None:
+    with refused(ValueError):
         parse_json(text)
 
 
@@ -48,7 +48,7 @@ def test_huge_files_are_refused_unread(tmp_path: Path, monkeypatch: pytest.Monke
     file = tmp_path / "a.json"
     with file.open("wb") as opened:
         opened.truncate(5 << 20)
-    with pytest.raises(ValueError, match="It has 5 MiB, and at most 4 are read"):
+    with refused(ValueError):
         read_json(file)
 
 
@@ -75,6 +75,6 @@ def test_a_value_is_named_as_json_names_it(text: str, name: str) -> None:
 def test_readers_refuse_fifos_and_devices(tmp_path: Path, read) -> None:
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "device").symlink_to("/dev/zero")
-    for name, kind in (("fifo", "a FIFO"), ("device", "a device"), (".", "a folder")):
-        with pytest.raises((OSError, PatchCompileError), match=f"It is {kind}, not a file"):
+    for name in ("fifo", "device", "."):
+        with refused((OSError, PatchCompileError)):
             read(tmp_path / name)

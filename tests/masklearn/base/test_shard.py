@@ -8,8 +8,8 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from masklearn.base.errors import MaskLearnError
 from masklearn.base.shard import Shard, write_shard
+from tests.refusals import refused
 
 ARRAYS = {
     "b": np.arange(6, dtype=np.float16).reshape(2, 3),
@@ -57,7 +57,7 @@ def test_equal_content_gives_equal_bytes(tmp_path: Path) -> None:
 def test_a_failed_write_keeps_only_the_old_file(tmp_path: Path) -> None:
     path = write(tmp_path / "x.safetensors")
     before = path.read_bytes()
-    with pytest.raises(ValueError, match="2 bytes given, 12 announced"):
+    with refused(ValueError):
         write_shard(path, SPECS, lambda name: np.zeros(1, np.float16), {})
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
@@ -67,7 +67,7 @@ def test_a_failed_write_keeps_only_the_old_file(tmp_path: Path) -> None:
 def test_truncated_at_any_place(tmp_path: Path, keep: int) -> None:
     path = write(tmp_path / "x.safetensors")
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(MaskLearnError, match="truncated or not a safetensors file"):
+    with refused():
         Shard.open(path)
 
 
@@ -101,7 +101,7 @@ def header_file(path: Path, header: object, data: bytes) -> Path:
 )
 def test_corrupt_entries(tmp_path: Path, entry: object) -> None:
     path = header_file(tmp_path / "x.safetensors", {"t": entry}, bytes(4))
-    with pytest.raises(MaskLearnError, match="malformed"):
+    with refused():
         Shard.open(path)
 
 
@@ -111,42 +111,35 @@ def test_corrupt_entries(tmp_path: Path, entry: object) -> None:
 def test_not_safetensors(tmp_path: Path, blob: bytes) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(blob)
-    with pytest.raises(MaskLearnError, match="truncated or not a safetensors file"):
+    with refused():
         Shard.open(path)
 
 
 def test_bytes_after_the_last_tensor(tmp_path: Path) -> None:
     path = write(tmp_path / "x.safetensors")
     path.write_bytes(path.read_bytes() + b"more")
-    with pytest.raises(MaskLearnError, match=r"The header describes \d+ bytes, the file has \d+"):
+    with refused():
         Shard.open(path)
 
 
-@pytest.mark.parametrize(
-    ("spans", "said"),
-    [
-        ([(0, 4), (8, 12)], "belong to no tensor"),
-        ([(0, 8), (4, 12)], "belong to two tensors"),
-        ([(4, 12)], "belong to no tensor"),
-    ],
-)
-def test_bytes_of_no_tensor_or_of_two(tmp_path: Path, spans: list[tuple[int, int]], said: str) -> None:
+@pytest.mark.parametrize("spans", [[(0, 4), (8, 12)], [(0, 8), (4, 12)], [(4, 12)]])
+def test_bytes_of_no_tensor_or_of_two(tmp_path: Path, spans: list[tuple[int, int]]) -> None:
     header = {
         f"t{i}": {"dtype": "U8", "shape": [end - start], "data_offsets": [start, end]}
         for i, (start, end) in enumerate(spans)
     }
-    with pytest.raises(MaskLearnError, match=said):
+    with refused():
         Shard.open(header_file(tmp_path / "x.safetensors", header, bytes(12)))
 
 
 @pytest.mark.parametrize("metadata", ["text", ["a"], {"a": 1}])
 def test_metadata_that_are_no_texts(tmp_path: Path, metadata: object) -> None:
-    with pytest.raises(MaskLearnError, match="not a mapping of text to text"):
+    with refused():
         Shard.open(header_file(tmp_path / "x.safetensors", {"__metadata__": metadata}, b""))
 
 
 def test_a_shape_of_infinity(tmp_path: Path) -> None:
     blob = b'{"t":{"dtype":"F16","shape":[1e400],"data_offsets":[0,4]}}'
     (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(blob)) + blob + bytes(4))
-    with pytest.raises(MaskLearnError, match="malformed"):
+    with refused():
         Shard.open(tmp_path / "x.safetensors")

@@ -1,11 +1,10 @@
 import struct
 
 import numpy as np
-import pytest
 
-from masklearn.base.errors import MaskLearnError
 from tests.masklearn.importers import sources
 from tests.masklearn.importers.conftest import Model, assert_same
+from tests.refusals import refused
 
 UP = "model.layers.0.mlp.up_proj"
 
@@ -43,14 +42,14 @@ def test_sparse_bitmask_holds_a_mosaic(dense: Model, tmp_path) -> None:
 def test_a_sparse_bitmask_without_structure(dense: Model, tmp_path) -> None:
     rng = np.random.default_rng(0)
     keeps = {name: rng.random(shape) > 0.5 for name, shape in dense.coverage.linears.items()}
-    with pytest.raises(MaskLearnError, match="holds no 2:4 tiles"):
+    with refused():
         dense.import_from(sources.write_compressed(tmp_path / "ct", dense.checkpoint, keeps))
 
 
 def test_formats_that_are_not_known(dense: Model, tmp_path) -> None:
     keeps = {name: mask.keep() for name, mask in sources.uniform(dense.coverage).items()}
     source = sources.write_compressed(tmp_path / "ct", dense.checkpoint, keeps, config("sparse-99"))
-    with pytest.raises(MaskLearnError, match=r"compressed as 'sparse-99'.*sparse-24-bitmask"):
+    with refused():
         dense.import_from(source)
 
 
@@ -67,25 +66,22 @@ def test_damaged_tensors(dense: Model, tmp_path) -> None:
     bad[3, 8:12] = [True, True, True, False]
     plain = sources.compressed(bad, values)  # sparse-bitmask
     bits = good[f"{UP}.bitmask"]
-    for change, said in (
-        ({"shape": None}, "has no shape"),
-        (
-            {"shape": ("I64", (2, 1), struct.pack("<2q", 48, 72))},
-            r"shape is \[48, 72\], the model's \[72, 48\]",
-        ),
-        ({"bitmask": ("I8", *bits[1:])}, "bitmask is int8"),
-        ({"bitmask": ("U8", (72 * 6,), bits[2])}, r"bitmask is uint8 \[432\]"),
-        ({"bitmask": plain["bitmask"]}, r"Row 3 keeps 3 of k = 8 \.\.\. 11, not two"),
-        ({"compressed": plain["compressed"]}, r"values are not \[72, 24\]"),
-        ({"compressed": None}, r"values are not \[72, 24\]"),
-        (plain | {"compressed": ("F32", (4,), bytes(16))}, "as many as its bitmask keeps"),
-        (plain | {"row_offsets": ("I64", (72,), bytes(8 * 72))}, "row offsets do not fit"),
-        ({"bitmask": None, "shape": None}, f"neither {UP}.weight nor {UP}.bitmask"),
+    for change in (
+        {"shape": None},
+        {"shape": ("I64", (2, 1), struct.pack("<2q", 48, 72))},
+        {"bitmask": ("I8", *bits[1:])},
+        {"bitmask": ("U8", (72 * 6,), bits[2])},
+        {"bitmask": plain["bitmask"]},
+        {"compressed": plain["compressed"]},
+        {"compressed": None},
+        plain | {"compressed": ("F32", (4,), bytes(16))},
+        plain | {"row_offsets": ("I64", (72,), bytes(8 * 72))},
+        {"bitmask": None, "shape": None},
     ):
         changes = {f"{UP}.{kind}": tensor for kind, tensor in change.items()}
         tensors = {key: value for key, value in (good | changes).items() if value is not None}
         sources.write_safetensors(source / "model.safetensors", tensors)
-        with pytest.raises(MaskLearnError, match=said):
+        with refused():
             dense.import_from(source)
 
 
@@ -100,5 +96,5 @@ def test_columns_that_do_not_fill_a_byte(make_dense, tmp_path) -> None:
     dtype, shape, data = tensors[down]
     tensors[down] = (dtype, shape, data[:9] + bytes([data[9] | 0x80]) + data[10:])
     sources.write_safetensors(source / "model.safetensors", tensors)
-    with pytest.raises(MaskLearnError, match="bits after the last column"):
+    with refused():
         dense.import_from(source)

@@ -4,14 +4,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 
-from masklearn.base.errors import MaskLearnError
 from masklearn.importers import formats
 from masklearn.importers.base import IMPORTERS, Importer, detect_format
 from tests.masklearn.importers import sources
 from tests.masklearn.importers.conftest import Model
+from tests.refusals import refused
 
 BITS = {"x": np.ones((4, 8), np.bool_)}
 
@@ -53,12 +52,12 @@ def test_what_cannot_be_imported(dense: Model, tmp_path: Path) -> None:
     (tmp_path / "p.pkl").write_bytes(pickle.dumps({"x": 1}))
     torch.save({"x": torch.ones(2)}, tmp_path / "mask.pt")
     (tmp_path / "empty").mkdir()
-    for source, said in (
-        (tmp_path / "nowhere", "no such file or folder.*nothing is downloaded"),
-        (tmp_path / "p.pkl", "Pickled files are not read"),
-        (tmp_path / "mask.pt", r"data\.pkl in .* is pickled"),
-        (tmp_path / "empty", r"has no config\.json"),
-        (dense.checkpoint.path / "model.safetensors", "single safetensors file.*`mask` of build"),
+    for source in (
+        tmp_path / "nowhere",
+        tmp_path / "p.pkl",
+        tmp_path / "mask.pt",
+        tmp_path / "empty",
+        dense.checkpoint.path / "model.safetensors",
     ):
-        with pytest.raises(MaskLearnError, match=said):
+        with refused():
             detect_format(source)

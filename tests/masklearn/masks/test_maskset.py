@@ -8,7 +8,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from masklearn.base.errors import MaskLearnError
 from masklearn.base.shard import Shard
 from masklearn.masks.kinds.table import FAMILIES
 from masklearn.masks.linear_mask import LinearMask, kept_per_group
@@ -18,6 +17,7 @@ from masklearn.masks.record import MaskRecord
 from masklearn.masks.tiles import grid_shape
 from masklearn.quant.grid import Grid, storable
 from masklearn.quant.table import INT4, INT8
+from tests.refusals import refused
 
 SHAPES = st.tuples(st.integers(1, 40), st.integers(1, 12).map(lambda g: 4 * g))
 TILES = st.tuples(st.integers(1, 20), st.integers(1, 5).map(lambda g: 4 * g))
@@ -119,13 +119,11 @@ def test_ratio_counts_by_pattern_over_all_linears() -> None:
 def test_check_covers() -> None:
     masks = MaskSet({"a": known_mask(), "b": known_mask()}, **ORIGIN)
     masks.check_covers({"b": (6, 16), "a": (6, 16)})
-    with pytest.raises(
-        MaskLearnError, match=r"another model.*c is not in the masks.*b is not a covered linear"
-    ):
+    with refused():
         masks.check_covers({"a": (6, 16), "c": (6, 16)})
-    with pytest.raises(MaskLearnError, match=r"a is \[6, 16\] in the masks and \[6, 20\] in the model"):
+    with refused():
         masks.check_covers({"a": (6, 20), "b": (6, 16)})
-    with pytest.raises(MaskLearnError, match=r"and 6 more"):
+    with refused():
         masks.check_covers({"a": (6, 16), "b": (6, 16), **{f"x{i}": (4, 4) for i in range(10)}})
 
 
@@ -140,7 +138,7 @@ def test_check_covers() -> None:
     ],
 )
 def test_parts_that_do_not_fit_are_refused(tile, tiles, pattern) -> None:
-    with pytest.raises(ValueError, match=r"tile|pattern"):
+    with refused(ValueError):
         LinearMask((4, 8), tile, tiles, pattern)
 
 
@@ -155,54 +153,55 @@ def stored(tmp_path: Path, meta: dict[str, str], arrays: dict[str, np.ndarray]) 
 
 
 @pytest.mark.parametrize(
-    ("meta", "message"),
+    "meta",
     [
-        ({"version": "4"}, "mask format version 4. This release reads versions 1, 2, 3"),
-        ({"version": "3"}, "l.kinds"),
-        ({"version": "2"}, "l.kinds"),
-        ({"format": "other"}, "is not a mask file"),
-        ({"linears": "{"}, "damaged"),
-        ({"linears": '{"l": {"shape": [6, 16]}}'}, "damaged"),
-        ({"linears": '{"l": {"shape": [60, 16], "tile": [4, 8]}}'}, "l.tiles is"),
-        ({"linears": '{"l": {"shape": [5, 16], "tile": [4, 8]}}'}, "l.pattern is"),
-        ({"linears": '{"l": {"shape": [6, 16], "tile": [4, 6]}}'}, "columns a multiple of 4"),
-        ({"linears": '{"k": {"shape": [6, 16], "tile": [4, 8]}}'}, "k.tiles"),
-        ({"seed": "many"}, "damaged"),
-        ({"ratio_asked": "nan"}, "ratio_asked is nan"),
+        {"version": "4"},
+        {"version": "3"},
+        {"version": "2"},
+        {"format": "other"},
+        {"linears": "{"},
+        {"linears": '{"l": {"shape": [6, 16]}}'},
+        {"linears": '{"l": {"shape": [60, 16], "tile": [4, 8]}}'},
+        {"linears": '{"l": {"shape": [5, 16], "tile": [4, 8]}}'},
+        {"linears": '{"l": {"shape": [6, 16], "tile": [4, 6]}}'},
+        {"linears": '{"k": {"shape": [6, 16], "tile": [4, 8]}}'},
+        {"seed": "many"},
+        {"ratio_asked": "nan"},
     ],
+    ids=str,
 )
-def test_metadata_faults(tmp_path: Path, meta: dict[str, str], message: str) -> None:
-    with pytest.raises(MaskLearnError, match=message):
+def test_metadata_faults(tmp_path: Path, meta: dict[str, str]) -> None:
+    with refused():
         MaskSet.load(stored(tmp_path, meta, {}))
 
 
 @pytest.mark.parametrize(
-    ("arrays", "message"),
+    "arrays",
     [
-        ({"l.pattern": np.zeros(5, np.uint8)}, r"l.pattern is \[5\], its tiles need \[6\]"),
-        ({"l.pattern": np.zeros(6, np.int8)}, "l.pattern"),
-        ({"l.tiles": np.zeros(2, np.uint8)}, "l.tiles is"),
-        ({"l.tiles": np.asarray([15], np.uint8)}, r"its tiles need \[12\]"),
-        ({"l.pattern": None}, "l.pattern"),
+        pytest.param({"l.pattern": np.zeros(5, np.uint8)}, id="l.pattern is [5], its tiles need [6]"),
+        pytest.param({"l.pattern": np.zeros(6, np.int8)}, id="l.pattern"),
+        pytest.param({"l.tiles": np.zeros(2, np.uint8)}, id="l.tiles is"),
+        pytest.param({"l.tiles": np.asarray([15], np.uint8)}, id="its tiles need [12]"),
+        {"l.pattern": None},
     ],
 )
-def test_tensor_faults(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
-    with pytest.raises(MaskLearnError, match=message):
+def test_tensor_faults(tmp_path: Path, arrays: dict[str, Any]) -> None:
+    with refused():
         MaskSet.load(stored(tmp_path, {}, arrays))
 
 
 def test_code_above_five_is_found_when_read(tmp_path: Path) -> None:
     masks = MaskSet.load(stored(tmp_path, {}, {"l.pattern": np.full(6, 0x60, np.uint8)}))
-    with pytest.raises(MaskLearnError, match="l: pattern code 6, the highest is 5"):
+    with refused():
         masks["l"]
 
 
 def test_truncated_and_missing(tmp_path: Path) -> None:
     path = stored(tmp_path, {}, {})
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(MaskLearnError, match="truncated"):
+    with refused():
         MaskSet.load(path)
-    with pytest.raises(MaskLearnError, match="No mask file"):
+    with refused():
         MaskSet.load(tmp_path / "nowhere")
 
 
@@ -275,25 +274,29 @@ def test_packed_bytes_count_each_linear_in_its_type() -> None:
 
 
 @pytest.mark.parametrize(
-    ("about", "arrays", "message"),
+    ("about", "arrays"),
     [
-        ({"weights": "int3"}, {}, "none of int8, int4"),
-        ({"weights": "float16"}, {}, "none of int8, int4"),
-        ({"weights": ["int8"]}, {}, "damaged"),
-        ({"weights": "int8"}, {}, r"a.scales is F32 \[24, 3\], int8 needs F32 \[24\]"),
-        ({}, {"a.scales": np.ones((24, 3), np.float16)}, r"a.scales is F16 \[24, 3\], int4 needs F32"),
-        (
-            {},
-            {"a.scales": np.ones((24, 2), np.float32)},
-            r"a.scales is F32 \[24, 2\], int4 needs F32 \[24, 3\]",
+        ({"weights": "int3"}, {}),
+        ({"weights": "float16"}, {}),
+        ({"weights": ["int8"]}, {}),
+        ({"weights": "int8"}, {}),
+        pytest.param(
+            {}, {"a.scales": np.ones((24, 3), np.float16)}, id="a.scales is F16 [24, 3], int4 needs F32"
         ),
-        ({}, {"a.scales": np.full((24, 3), np.inf, np.float32)}, "a scale is not finite"),
-        ({}, {"a.scales": np.full((24, 3), 1.001, np.float32)}, "numbers of neither float16 nor bfloat16"),
-        ({}, {"a.scales": None}, "a.scales"),
+        pytest.param(
+            {}, {"a.scales": np.ones((24, 2), np.float32)}, id="a.scales is F32 [24, 2], int4 needs F32"
+        ),
+        pytest.param({}, {"a.scales": np.full((24, 3), np.inf, np.float32)}, id="a scale is not finite"),
+        pytest.param(
+            {},
+            {"a.scales": np.full((24, 3), 1.001, np.float32)},
+            id="numbers of neither float16 nor bfloat16",
+        ),
+        ({}, {"a.scales": None}),
     ],
 )
 def test_grids_that_do_not_fit_are_named(
-    tmp_path: Path, about: dict[str, Any], arrays: dict[str, Any], message: str
+    tmp_path: Path, about: dict[str, Any], arrays: dict[str, Any]
 ) -> None:
     path = tmp_path / "m"
     quantised_set().save(path)
@@ -302,7 +305,7 @@ def test_grids_that_do_not_fit_are_named(
     linears["a"] |= about
     metadata["linears"] = json.dumps(linears)
     save_file({name: one for name, one in content.items() if one is not None}, path, metadata)
-    with pytest.raises(MaskLearnError, match=message):
+    with refused():
         MaskSet.load(path)
 
 
@@ -310,7 +313,7 @@ def test_old_versions_refuse_weight_types(tmp_path: Path) -> None:
     path = tmp_path / "m"
     quantised_set().save(path)
     save_file(load_file(path), path, dict(Shard.open(path).metadata) | {"version": "2"})
-    with pytest.raises(MaskLearnError, match="a weight type, which version 2 does not have"):
+    with refused():
         MaskSet.load(path)
 
 
@@ -324,39 +327,37 @@ def test_2_4_masks_are_written_as_version_1(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("meta", "arrays", "message"),
+    ("meta", "arrays"),
     [
-        ({}, {"l.kinds": np.full((2, 3), 9, np.uint8)}, "kind 9 is not in the table of kinds"),
-        ({}, {"l.kinds": np.zeros(6, np.uint8)}, r"l.kinds is \[6\] U8 for 2x3 tiles"),
-        ({}, {"l.kinds": np.zeros((2, 3), np.int8)}, "l.kinds is"),
-        ({}, {"l.kinds": np.full((2, 3), 2, np.uint8)}, r"l.pattern is \[192\], its tiles need \[0\]"),
-        ({}, {"l.mask16": np.zeros(160, np.int16)}, "l.mask16 is I16, its type is U16"),
-        ({}, {"l.mask16": np.zeros(159, np.uint16)}, r"l.mask16 is \[159\], its tiles need \[160\]"),
-        ({}, {"l.mask16": None}, "l.mask16"),
-        ({"version": "1"}, {}, "l.tiles"),
-        ({"linears": '{"l": {"shape": [24, 192], "tile": [16, 65536]}}'}, {}, "for 2x1 tiles"),
-        (
-            {"linears": '{"l": {"shape": [24, 144], "tile": [16, 48]}}'},
-            {},
-            "multiples of 64, they are 144 and 48",
+        pytest.param({}, {"l.kinds": np.full((2, 3), 9, np.uint8)}, id="kind 9 is not in the table of kinds"),
+        pytest.param({}, {"l.kinds": np.zeros(6, np.uint8)}, id="l.kinds is [6] U8 for 2x3 tiles"),
+        pytest.param({}, {"l.kinds": np.zeros((2, 3), np.int8)}, id="l.kinds is"),
+        pytest.param(
+            {}, {"l.kinds": np.full((2, 3), 2, np.uint8)}, id="l.pattern is [192], its tiles need [0]"
         ),
+        pytest.param({}, {"l.mask16": np.zeros(160, np.int16)}, id="l.mask16 is I16, its type is U16"),
+        pytest.param(
+            {}, {"l.mask16": np.zeros(159, np.uint16)}, id="l.mask16 is [159], its tiles need [160]"
+        ),
+        ({}, {"l.mask16": None}),
+        ({"version": "1"}, {}),
+        pytest.param({"linears": '{"l": {"shape": [24, 192], "tile": [16, 65536]}}'}, {}, id="for 2x1 tiles"),
+        ({"linears": '{"l": {"shape": [24, 144], "tile": [16, 48]}}'}, {}),
         # A claim of a petabyte is refused before any memory is taken for it.
-        (
+        pytest.param(
             {"linears": '{"l": {"shape": [1099511627776, 192], "tile": [549755813888, 64]}}'},
             {},
-            "l.pattern is",
+            id="l.pattern is",
         ),
     ],
 )
-def test_faults_of_version_2(
-    tmp_path: Path, meta: dict[str, str], arrays: dict[str, Any], message: str
-) -> None:
+def test_faults_of_version_2(tmp_path: Path, meta: dict[str, str], arrays: dict[str, Any]) -> None:
     path = tmp_path / "m"
     MaskSet({"l": mixed_mask()}, **ORIGIN).save(path)
     metadata = dict(Shard.open(path).metadata) | meta
     content = load_file(path) | arrays
     save_file({k: v for k, v in content.items() if v is not None}, path, metadata)
-    with pytest.raises(MaskLearnError, match=message):
+    with refused():
         MaskSet.load(path)
 
 
@@ -365,5 +366,5 @@ def test_codes_that_keep_a_wrong_number_are_refused(tmp_path: Path) -> None:
     MaskSet({"l": mixed_mask()}, **ORIGIN).save(path)
     content = load_file(path) | {"l.mask16": np.full(160, 1, np.uint16)}
     save_file(content, path, dict(Shard.open(path).metadata))
-    with pytest.raises(MaskLearnError, match="l: a group of 16 keeps 1 weights in a tile that keeps 8"):
+    with refused():
         MaskSet.load(path)["l"]

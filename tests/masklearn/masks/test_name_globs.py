@@ -2,7 +2,6 @@ import signal
 
 import pytest
 
-from masklearn.base.errors import MaskLearnError
 from masklearn.masks.name_globs import (
     depth_of,
     kind_of,
@@ -12,6 +11,7 @@ from masklearn.masks.name_globs import (
     parse_pattern,
     short_kinds,
 )
+from tests.refusals import refused
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_short_kinds_are_the_shortest_ends_that_differ() -> None:
 @pytest.mark.parametrize("expression", ["(.*)*x", "(.|..)+$y"])
 def test_a_pattern_that_takes_for_ever_is_stopped(expression: str) -> None:
     before = signal.getsignal(signal.SIGVTALRM)
-    with pytest.raises(MaskLearnError, match="takes too long"):
+    with refused():
         matches("model.layers.0.self_attn.q_proj" * 2, f"re:{expression}")
     assert signal.getitimer(signal.ITIMER_VIRTUAL)[0] == 0
     assert signal.getsignal(signal.SIGVTALRM) is before
@@ -60,7 +60,7 @@ def test_a_pattern_that_takes_for_ever_is_stopped(expression: str) -> None:
 
 @pytest.mark.parametrize("expression", ["(" * 5000 + ")" * 5000, "a{99999999999999}"])
 def test_expressions_beyond_re_limits_are_refused(expression: str) -> None:
-    with pytest.raises(ValueError, match="nested too deeply or counts too far"):
+    with refused(ValueError):
         parse_pattern(f"re:{expression}")
 
 

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from masklearn.base.errors import MaskLearnError, UsageError
 from masklearn.masks.budget import Budget, check_reachable
 from masklearn.masks.kinds.table import BY_CODE, PRUNED, TWO_FOUR
 from masklearn.masks.select import select, tile_savings
 from masklearn.masks.tiles import grid_shape, tile_weights
+from tests.refusals import refused
 
 SHAPES = st.tuples(st.integers(1, 60), st.integers(1, 15).map(lambda g: 4 * g))
 TILES = st.tuples(st.integers(1, 20), st.integers(1, 5).map(lambda g: 4 * g))
@@ -67,12 +67,12 @@ def test_budget_is_global() -> None:
 
 @pytest.mark.parametrize("ratio", [-0.01, 0.51, float("nan")])
 def test_ratio_outside_is_refused(ratio: float) -> None:
-    with pytest.raises(MaskLearnError, match=r"outside 0 … 0\.5"):
+    with refused():
         select({}, {}, ratio)
 
 
 def test_a_nan_score_is_an_internal_error() -> None:
-    with pytest.raises(ValueError, match="score of l is not finite"):
+    with refused(ValueError):
         select({"l": np.asarray([[np.nan]])}, {"l": np.asarray([[16]])}, 0.2)
 
 
@@ -133,9 +133,7 @@ def test_a_tile_that_would_cost_time_stays_dense() -> None:
     scores, areas = {"l": np.zeros((1, 3))}, {"l": np.full((1, 3), 64)}
     times = {"l": np.asarray([[-1.0, 0.0, 1.0]])}
     assert select(scores, areas, Budget.saving(1.0, "us"), times)["l"].tolist() == [[False, False, True]]
-    with pytest.raises(
-        MaskLearnError, match=r"saving of 1.5 us cannot be reached. All tiles together save 1 us"
-    ):
+    with refused():
         select(scores, areas, Budget.saving(1.5, "us"), times)
 
 
@@ -147,7 +145,7 @@ def test_a_saving_that_only_rounding_misses_is_reached() -> None:
 
 
 def test_a_unit_without_costs_is_ours() -> None:
-    with pytest.raises(ValueError, match="the saving of each tile"):
+    with refused(ValueError):
         select({"l": np.ones((1, 1))}, {"l": np.ones((1, 1))}, Budget.saving(1.0, "us"))
 
 
@@ -280,9 +278,7 @@ def test_tiles_step_down_from_milder_kinds() -> None:
 def test_ratios_beyond_the_kinds_are_refused() -> None:
     kinds = {"a": (TWELVE,), "b": (TWO_FOUR, TWELVE)}
     check_reachable(Budget.of(0.375), {"a": (64, 64), "b": (64, 64)}, kinds)
-    with pytest.raises(
-        UsageError, match=r"A ratio of 0.4 cannot be reached.*it is 0.375; the kinds are 12:16, 2:4"
-    ):
+    with refused():
         check_reachable(Budget.of(0.4), {"a": (64, 64), "b": (64, 64)}, kinds)
-    with pytest.raises(UsageError, match=r"A ratio of 0.3 in a cannot be reached"):
+    with refused():
         check_reachable(Budget.of("b=0.5,a=0.3"), {"a": (64, 64), "b": (64, 64)}, kinds)

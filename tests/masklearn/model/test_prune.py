@@ -10,7 +10,6 @@ from compressed_tensors.config import SparsityCompressionConfig
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from masklearn.base.errors import MaskLearnError
 from masklearn.masks.maskset import MaskSet
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears, covered_linears_of
@@ -18,6 +17,7 @@ from masklearn.model.prune import masked_weight, write_compressed, write_pruned_
 from masklearn.quant.grid import Grid, storable
 from masklearn.quant.table import INT4, INT8, WeightType
 from tests.mosaics import random_mask
+from tests.refusals import refused
 
 
 def test_pruned_weights_are_plus_zero():
@@ -122,7 +122,7 @@ def test_an_index_neither_reads_nor_overwrites_outside(make_model, tmp_path, spe
         index = {"weight_map": dict.fromkeys(shard.keys(), file)}
     (source / "model.safetensors.index.json").write_text(json.dumps(index))
     masks = MaskSet({}, method="none", seed=0, base_model="x", base_sha256="", ratio_asked=0.0)
-    with pytest.raises(MaskLearnError, match=r"index\.json places .*victim\.safetensors"):
+    with refused():
         write_pruned_checkpoint(Checkpoint.open(source), masks, tmp_path / "out" / "model")
     assert victim.read_bytes() == before
     assert not (tmp_path / "out").exists()
@@ -289,11 +289,10 @@ def test_scales_beyond_16_bits_are_written_in_32(make_model: Any) -> None:
 
 def test_models_beyond_the_format_are_refused(make_model: Any, tmp_path: Path) -> None:
     grid = Grid(INT8, np.ones(4, np.float32))
-    for kind, why in (("gpt2", "stored transposed"), ("mixtral", "experts are fused")):
-        with pytest.raises(MaskLearnError, match=f"no model of the type {kind}") as error:
+    for kind in ("gpt2", "mixtral"):
+        with refused():
             write_compressed(Checkpoint.open(make_model(kind)), {"any": grid}, tmp_path / "out")
-        assert why in error.value.why
-    with pytest.raises(MaskLearnError, match="has no quantised linears"):
+    with refused():
         write_compressed(Checkpoint.open(make_model()), {}, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -303,5 +302,5 @@ def test_a_weight_off_its_grid_is_a_fault(make_model: Any, tmp_path: Path) -> No
     grids = on_grids(path, KINDS["int8"])
     name = next(iter(grids))
     wrong = grids | {name: Grid(INT8, grids[name].scales * np.float32(1.5))}
-    with pytest.raises(ValueError, match="is not on the grid of int8"):
+    with refused(ValueError, varies=r"\d\.\d+"):
         write_compressed(Checkpoint.open(path), wrong, tmp_path / "out")

@@ -3,11 +3,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from masklearn.base.errors import MaskLearnError
 from masklearn.base.shard import TensorEntry
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.store import WeightStore
 from tests.conftest import ModelMaker
+from tests.refusals import refused
 
 NAME = "model.layers.1.mlp.up_proj.weight"
 OTHER = "model.layers.0.mlp.up_proj.weight"
@@ -66,9 +66,9 @@ def test_any_name_becomes_a_file_in_the_folder(tmp_path: Path, name: str) -> Non
 def test_values_that_do_not_fit_are_refused(make_model: ModelMaker, tmp_path: Path) -> None:
     base = Checkpoint.open(make_model(dtype=torch.float16))
     store = WeightStore(tmp_path / "new")
-    with pytest.raises(ValueError, match="the checkpoint has"):
+    with refused(ValueError):
         store.put(NAME, torch.zeros(3, 4), base.entry(NAME))
-    with pytest.raises(MaskLearnError, match=rf"New values of {NAME} are not finite in F16"):
+    with refused():
         store.put(NAME, torch.full(base.shape(NAME), 1e6), base.entry(NAME))
     assert NAME not in store
 

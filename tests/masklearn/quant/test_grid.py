@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from masklearn.quant.grid import Grid, storable
 from masklearn.quant.table import FLOAT16, INT4, INT8, QUANTISED, WEIGHT_TYPES, WeightType, weight_type
+from tests.refusals import refused
 
 DTYPES = [np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16), np.dtype(np.float32)]
 
@@ -61,7 +62,7 @@ def test_rows_of_zeros_have_scale_zero() -> None:
     made = Grid(INT8, np.asarray([0, 1], np.float32))
     weight = np.asarray([[0, -0.0], [3, -128]], np.float32)
     assert made.integers(weight).tolist() == [[0, 0], [3, -128]]
-    with pytest.raises(ValueError, match="the weight 1 in row 0, column 1 is not on the grid of int8"):
+    with refused(ValueError):
         made.integers(np.asarray([[0, 1], [0, 0]], np.float32))
 
 
@@ -76,14 +77,14 @@ def test_negative_scales_make_no_negative_zeros(dtype: np.dtype[Any]) -> None:
     values[0, 3] = -0.0  # as other programs write it
     np.testing.assert_array_equal(made.integers(values), integers)
     values[0, 0] = -4.0
-    with pytest.raises(ValueError, match="the weight -4 in row 0, column 0 is not on the grid of int4"):
+    with refused(ValueError):
         made.integers(values)
 
 
 @pytest.mark.parametrize("wrong", [0.5, 128.0, np.nan, np.inf, -129.0])
 def test_weights_off_the_grid_are_named(wrong: float) -> None:
     made = Grid(INT8, np.ones(2, np.float32))
-    with pytest.raises(ValueError, match="in row 1, column 2 is not on the grid of int8"):
+    with refused(ValueError):
         made.integers(np.asarray([[0, 1, 2], [3, 4, wrong]], np.float32))
 
 
@@ -102,18 +103,18 @@ def test_scales_beyond_float16_become_the_largest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("of", "scales", "message"),
+    ("of", "scales"),
     [
-        (FLOAT16, np.ones(2, np.float32), "float16 has no scales"),
-        (INT8, np.ones((2, 1), np.float32), r"scales float32 \[2, 1\] of int8"),
-        (INT8, np.ones(2, np.float64), r"scales float64 \[2\] of int8"),
-        (INT8, np.asarray([1, -np.inf], np.float32), "a scale is not finite"),
-        (INT8, np.asarray([1, np.nan], np.float32), "a scale is not finite"),
-        (INT4, np.full((2, 2), 0.1, np.float32), "numbers of neither float16 nor bfloat16"),
+        pytest.param(FLOAT16, np.ones(2, np.float32), id="float16 has no scales"),
+        pytest.param(INT8, np.ones((2, 1), np.float32), id="scales float32 [2, 1] of int8"),
+        pytest.param(INT8, np.ones(2, np.float64), id="scales float64 [2] of int8"),
+        pytest.param(INT8, np.asarray([1, -np.inf], np.float32), id="a scale is not finite"),
+        pytest.param(INT8, np.asarray([1, np.nan], np.float32), id="a scale is not finite"),
+        pytest.param(INT4, np.full((2, 2), 0.1, np.float32), id="numbers of neither float16 nor bfloat16"),
     ],
 )
-def test_other_scales_are_refused(of: WeightType, scales: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_other_scales_are_refused(of: WeightType, scales: Any) -> None:
+    with refused(ValueError):
         Grid(of, scales)
 
 
@@ -121,15 +122,15 @@ def test_scales_fit_graphs_of_their_type() -> None:
     for scale, of16, brain in ((0.125, True, True), (1 + 2**-10, True, False), (2.0**-30, False, True)):
         made = Grid(INT4, np.full((2, 2), scale, np.float32))
         assert (made.fits("float16"), made.fits("bfloat16")) == (of16, brain)
-    with pytest.raises(ValueError, match="neither"):
+    with refused(ValueError):
         Grid(INT4, np.asarray([[1 + 2**-10, 2.0**-30]], np.float32))
     assert Grid(INT8, np.full(2, 0.1, np.float32)).fits("float16")
 
 
 def test_scales_of_another_weight_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"scales \[2\], a weight \[3, 4\] needs \[3\]"):
+    with refused(ValueError):
         Grid(INT8, np.ones(2, np.float32)).integers(np.zeros((3, 4), np.float32))
-    with pytest.raises(ValueError, match="int4 needs K to be a multiple of 64, it is 96"):
+    with refused(ValueError):
         INT4.scales_shape((4, 96))
 
 
@@ -138,7 +139,5 @@ def test_table() -> None:
     assert ranges == {"int8": (-128, 127), "int4": (-8, 7)}
     assert [one.scale_bytes for one in WEIGHT_TYPES.values()] == [0, 0, 0, 1 / 32]
     assert weight_type("int4") is INT4
-    with pytest.raises(
-        ValueError, match=r"There is no weight type 'fp8'\. The types are float16, bfloat16, int8, int4\."
-    ):
+    with refused(ValueError):
         weight_type("fp8")

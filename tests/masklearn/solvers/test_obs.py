@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from masklearn.base.errors import MaskLearnError
 from masklearn.masks.kinds.table import PRUNED
 from masklearn.masks.nm_codes import PATTERNS
 from masklearn.solvers import obs
@@ -23,6 +22,7 @@ from masklearn.solvers.obs import (
 )
 from masklearn.solvers.projection import Codes, Projection
 from tests.masklearn.solvers.problems import damped, problem
+from tests.refusals import refused
 
 
 def factor_of(hessian, damping=0.01):
@@ -170,14 +170,14 @@ def test_indefinite_hessians_are_damped_more_with_a_note():
     assert "model.q_proj" in said[0] and "damping raised to 1" in said[1]
     expected = damped(hessian, 1.0)
     torch.testing.assert_close(upper.t() @ upper @ expected, torch.eye(8), atol=1e-5, rtol=0)
-    with pytest.raises(MaskLearnError, match=r"Hessian of model.q_proj is not positive definite"):
+    with refused():
         inverse_factor(
             0.1 * torch.eye(8) - torch.ones(8, 8).fill_diagonal_(0), 0.01, "model.q_proj", said.append
         )
 
 
 def test_inputs_that_are_not_finite_or_all_zero():
-    with pytest.raises(MaskLearnError, match=r"inputs of model.q_proj are not finite"):
+    with refused():
         inverse_factor(torch.full((4, 4), float("nan")), 0.01, "model.q_proj", print)
     weight = torch.randn(3, 8)
     solved = solve_linear(weight, inverse_factor(torch.zeros(8, 8), 0.01, "q", print))

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from masklearn.base.errors import MaskLearnError
 from masklearn.model.architectures import ARCHITECTURES
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.linears import linear_modules
@@ -17,6 +16,7 @@ from masklearn.stream.backward import BackwardBlock, stream_blocks_back
 from masklearn.stream.blocks import Block
 from tests.conftest import ModelMaker
 from tests.masklearn.architectures import LANGUAGE_MODELS, every
+from tests.refusals import refused
 
 WINDOWS = np.random.default_rng(0).integers(0, 40, (3, 11))
 
@@ -152,7 +152,7 @@ def test_no_space_for_the_inputs(make_model, tmp_path: Path, monkeypatch) -> Non
     monkeypatch.setattr(backward, "_KEPT_BYTES", 0)
     usage = hidden_states.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(hidden_states.shutil, "disk_usage", lambda _: usage._replace(free=1))
-    with pytest.raises(MaskLearnError, match="no space for the hidden states"):
+    with refused():
         next(stream_blocks_back(Checkpoint.open(make_model()), WINDOWS, "cpu", store=tmp_path))
 
 
@@ -173,18 +173,18 @@ def test_backward_runs_once_a_window(make_model: ModelMaker) -> None:
     stream = stream_blocks_back(Checkpoint.open(make_model()), WINDOWS, "cpu")
     head = next(stream)
     head.loss_backward(0, torch.from_numpy(WINDOWS[0]))
-    with pytest.raises(RuntimeError, match="window 0 has gone back"):
+    with refused(RuntimeError):
         head.loss_backward(0, torch.from_numpy(WINDOWS[0]))
     block = next(stream)
     block.backward(2)
-    with pytest.raises(RuntimeError, match="window 2 has gone back"):
+    with refused(RuntimeError):
         block.backward(2)
-    with pytest.raises(RuntimeError, match="runs backward"):
+    with refused(RuntimeError):
         block.advance()
 
 
 def test_an_encoder_is_refused(make_model: ModelMaker) -> None:
-    with pytest.raises(MaskLearnError, match=r"no next-token loss.*encoder.*relative, raw or magnitude"):
+    with refused():
         next(stream_blocks_back(Checkpoint.open(make_model("bert")), WINDOWS, "cpu"))
 
 

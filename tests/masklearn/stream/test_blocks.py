@@ -3,7 +3,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from masklearn.base.errors import MaskLearnError
 from masklearn.model.architectures import ARCHITECTURES
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.linears import linear_modules
@@ -11,6 +10,7 @@ from masklearn.model.models import auto_class
 from masklearn.stream.blocks import stream_blocks
 from tests.conftest import ModelMaker
 from tests.masklearn.architectures import LANGUAGE_MODELS, every
+from tests.refusals import refused
 
 WINDOWS = np.random.default_rng(0).integers(0, 40, (3, 11))
 
@@ -75,7 +75,7 @@ def test_run_is_differentiable_where_the_caller_says_so(make_model: ModelMaker) 
 
 
 def test_an_encoder_has_no_language_model_head(make_model: ModelMaker) -> None:
-    with pytest.raises(MaskLearnError, match=r"no next-token loss.*encoder"):
+    with refused():
         next(stream_blocks(Checkpoint.open(make_model("bert")), WINDOWS, "cpu", head=True))
 
 
@@ -83,7 +83,7 @@ def test_an_encoder_has_no_language_model_head(make_model: ModelMaker) -> None:
 def test_windows_longer_than_learned_positions(make_model, model_type: str, longest: int) -> None:
     checkpoint = Checkpoint.open(make_model(model_type))
     next(stream_blocks(checkpoint, np.full((1, longest), 5), "cpu"))
-    with pytest.raises(MaskLearnError, match=f"too long.*reach {longest} tokens.*`length` {longest}"):
+    with refused():
         next(stream_blocks(checkpoint, np.full((1, longest + 1), 5), "cpu"))
 
 
@@ -129,7 +129,7 @@ def test_forward_may_repeat_and_advance_may_not(make_model: ModelMaker) -> None:
     second = record(block.linears, block.forward)
     assert all(torch.equal(first[name], second[name]) for name in first)
     block.advance()
-    with pytest.raises(RuntimeError, match="has been advanced"):
+    with refused(RuntimeError):
         block.advance()
 
 
@@ -146,20 +146,16 @@ def test_faults_of_the_checkpoint_are_named(make_model: ModelMaker) -> None:
     tensors = load_file(path / "model.safetensors")
     good = tensors.copy()
     name = "model.layers.1.post_attention_layernorm.weight"
-    for fault, message in (
-        (good[name] * float("inf"), "holds NaN or infinity"),
-        (good[name][:4].clone(), r"is \[4\] in "),
-        (None, "has no model.layers.1.post_attention_layernorm.weight"),
-    ):
+    for fault in (good[name] * float("inf"), good[name][:4].clone(), None):
         changed = {k: v for k, v in (good | {name: fault}).items() if v is not None}
         save_file(changed, path / "model.safetensors", {"format": "pt"})
-        with pytest.raises(MaskLearnError, match=message):
+        with refused():
             list(stream_blocks(Checkpoint.open(path), WINDOWS))
 
 
 def test_foreign_tokens_and_devices(make_model: ModelMaker) -> None:
     checkpoint = Checkpoint.open(make_model())
-    with pytest.raises(MaskLearnError, match="gives token 40, the embedding has 40"):
+    with refused():
         next(stream_blocks(checkpoint, WINDOWS * 0 + 40))
-    with pytest.raises(MaskLearnError, match="The device 'gpu' cannot be used"):
+    with refused():
         next(stream_blocks(checkpoint, WINDOWS, "gpu"))

@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from masklearn.base.errors import MaskLearnError
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.pretrained import load_tokenizer
 from masklearn.recipe import LearnRecipe
@@ -28,6 +27,7 @@ from masklearn.text.calibrate import (
     wanted_windows,
 )
 from tests.conftest import ModelMaker
+from tests.refusals import WHY, refused
 
 
 class Letters:
@@ -69,9 +69,7 @@ def test_nearly_empty_texts_are_not_read_whole(
     monkeypatch.setattr(calibrate, "_OF_CHARACTERS", 1000)
     monkeypatch.setattr(files, "_CHUNK", 10)
     (tmp_path / "a.txt").write_text(content)
-    with pytest.raises(
-        MaskLearnError, match=r"a\.txt holds hardly any words. Its first 1,\d\d0 characters are"
-    ):
+    with refused():
         first_windows(Words(), tmp_path / "a.txt", 50, 1)
 
 
@@ -84,10 +82,10 @@ def test_draws_are_seeded_without_replacement() -> None:
     assert token_windows(Letters(), text, 2, count=13, seed=5)[:, 0].tolist() == list(range(0, 26, 2))
 
 
-@pytest.mark.parametrize(("count", "need"), [(4, 12), (None, 3)])
-def test_text_that_is_too_short(count: int | None, need: int) -> None:
+@pytest.mark.parametrize("count", [4, None])
+def test_text_that_is_too_short(count: int | None) -> None:
     text = "abcdefghijk" if count else "ab"
-    with pytest.raises(MaskLearnError, match=rf"too short.*need {need}; it has {len(text)}"):
+    with refused():
         token_windows(Letters(), text, 3, count)
 
 
@@ -111,7 +109,7 @@ def test_tokenizer_of_a_directory_without_one(make_model: ModelMaker) -> None:
     assert load_tokenizer(path)("the cat")["input_ids"] == [2, 3]
     for file in path.glob("tokenizer*"):
         file.unlink()
-    with pytest.raises(MaskLearnError, match="has no tokenizer"):
+    with refused(varies=WHY):
         load_tokenizer(path)
 
 
@@ -182,7 +180,7 @@ def test_only_needed_text_is_read(
     path.write_text('{"text": "the cat sat"}\n' * 200 + "broken")
     monkeypatch.setattr(calibrate, "_PIECE", 50)
     recipe = LearnRecipe(calib=str(path), windows=2, length=8)
-    with pytest.raises(MaskLearnError, match="line 201 is not JSON"):
+    with refused():
         token_pool(checkpoint, recipe)
     monkeypatch.setitem(calibrate._DRAWN_FROM, SourceKind.FILE, 600)
     seen: list[tuple[str, int, int]] = []
@@ -210,15 +208,13 @@ def test_training_text_does_not_change_calibration(
     np.testing.assert_array_equal(np.sort(more.windows, axis=0), np.sort(every, axis=0))
 
 
-@pytest.mark.parametrize(
-    ("text", "said"), [(" \n\n ", "is empty"), ("the cat", "too short.*need 32; it has 2")]
-)
-def test_texts_without_enough_words(tmp_path: Path, make_model: ModelMaker, text: str, said: str) -> None:
+@pytest.mark.parametrize("text", [" \n\n ", "the cat"])
+def test_texts_without_enough_words(tmp_path: Path, make_model: ModelMaker, text: str) -> None:
     (tmp_path / "a.txt").write_text(text)
     recipe = LearnRecipe(calib=str(tmp_path / "a.txt"), windows=4, length=8)
-    with pytest.raises(MaskLearnError, match=said):
+    with refused():
         token_pool(Checkpoint.open(make_model()), recipe)
-    with pytest.raises(MaskLearnError, match=said):
+    with refused():
         first_windows(load_tokenizer(make_model()), tmp_path / "a.txt", 8, 4)
 
 

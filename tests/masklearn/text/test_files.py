@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from masklearn.base.errors import MaskLearnError
 from masklearn.text import files
 from masklearn.text.files import Column, columns_of_record, columns_of_schema, file_text, text_column
+from tests.refusals import refused
 
 TEXTS = ["first", "", "  \n", None, "second é\nline", "third"]
 JOINED = "first\n\nsecond é\nline\n\nthird"
@@ -58,9 +58,7 @@ def test_a_blank_file_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.Monk
         write_lines(path, [{"text": "a"}, *[{"text": "  "}] * 60, {"text": "b"}])
     else:
         path.write_text("\n" * 60 + '[{"text": "a"}]')
-    with pytest.raises(
-        MaskLearnError, match=rf"{path} is empty. More than 50 consecutive characters or rows"
-    ):
+    with refused():
         text_of(path)
 
 
@@ -73,7 +71,7 @@ def test_long_plain_text_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.M
 def test_only_the_text_column_is_read(tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": ["x", "y"], "b": ["1", "2"]}), tmp_path / "a.parquet")
     assert text_of(tmp_path / "a.parquet", "b") == "1\n\n2"
-    with pytest.raises(MaskLearnError, match="no column that is clearly its text"):
+    with refused():
         text_of(tmp_path / "a.parquet")
 
 
@@ -89,41 +87,37 @@ def test_repeated_parquet_texts_are_held_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("bound", "name", "said"),
-    [
-        ("_LARGEST_GROUP", "a.parquet", "GiB in row group 0. At most .* of a row group are read"),
-        ("_LONGEST_LINE", "a.jsonl", "line 1 has more than 16 characters"),
-        ("_LARGEST_ARRAY", "a.json", "is a JSON array of .*Convert it to JSON lines"),
-    ],
+    ("bound", "name"),
+    [("_LARGEST_GROUP", "a.parquet"), ("_LONGEST_LINE", "a.jsonl"), ("_LARGEST_ARRAY", "a.json")],
 )
 def test_texts_beyond_the_bounds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str, name: str, said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str, name: str
 ) -> None:
     monkeypatch.setattr(files, bound, 16)
     pq.write_table(pa.table({"text": ["ab" * 99]}), tmp_path / "a.parquet")
     write_lines(tmp_path / "a.jsonl", [{"text": "ab" * 99}])
     (tmp_path / "a.json").write_text(json.dumps([{"text": "ab" * 99}]))
-    with pytest.raises(MaskLearnError, match=said):
+    with refused():
         text_of(tmp_path / name)
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content"),
     [
-        ("a.jsonl", b'{"text": "a"}\n\n{"text": \n', r"a\.jsonl, line 3 is not JSON"),
-        ("a.jsonl", b'{"text": "a"}\n["b"]\n', "line 2 is an array, not an object"),
-        ("a.jsonl", b'{"text": "a"}\n{"text": 4}\n', "line 2: 'text' is int, not a string"),
-        ("a.jsonl", b'{"text": "caf\xe9"}\n', "not UTF-8"),
-        ("a.json", b'{\n "text": "a"\n}', "line 1 is not JSON.*an array of objects"),
-        ("a.json", b'["a", "b"]', "element 0 is a string"),
-        ("a.json", b'[{"text": "a"},', "is not JSON"),
-        ("a.parquet", b"PAR1 no", "cannot be read as Parquet"),
-        ("a.txt", b"caf\xe9", "not UTF-8"),
+        ("a.jsonl", b'{"text": "a"}\n\n{"text": \n'),
+        ("a.jsonl", b'{"text": "a"}\n["b"]\n'),
+        ("a.jsonl", b'{"text": "a"}\n{"text": 4}\n'),
+        ("a.jsonl", b'{"text": "caf\xe9"}\n'),
+        ("a.json", b'{\n "text": "a"\n}'),
+        ("a.json", b'["a", "b"]'),
+        ("a.json", b'[{"text": "a"},'),
+        ("a.parquet", b"PAR1 no"),
+        ("a.txt", b"caf\xe9"),
     ],
 )
-def test_damaged_files(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+def test_damaged_files(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(MaskLearnError, match=said):
+    with refused():
         text_of(tmp_path / name)
 
 
@@ -144,19 +138,19 @@ def test_text_or_the_only_strings(record: dict[str, object], column: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("record", "said"),
+    "record",
     [
-        ({"question": "a", "answer": "b"}, r"2 hold strings.*question \(string\), answer \(string\)"),
-        ({"score": 1}, r"0 hold strings.*score \(other\)"),
-        ({"text": 3, "a": "b", "c": "d"}, r"text \(other\)"),
-        ({"prompt_id": "a", "messages": TURNS}, "are chats.*'messages'.*never applied silently"),
-        ({"id": "a", "turns": [{"from": "human", "value": "hi"}]}, "are chats.*'turns'"),
-        ({"id": "a", "messages": []}, "are chats"),
-        ({}, "Columns: none"),
+        {"question": "a", "answer": "b"},
+        {"score": 1},
+        {"text": 3, "a": "b", "c": "d"},
+        pytest.param({"prompt_id": "a", "messages": TURNS}, id="are chats"),
+        {"id": "a", "turns": [{"from": "human", "value": "hi"}]},
+        {"id": "a", "messages": []},
+        {},
     ],
 )
-def test_records_without_a_clear_text_are_refused(record: dict[str, object], said: str) -> None:
-    with pytest.raises(MaskLearnError, match=said):
+def test_records_without_a_clear_text_are_refused(record: dict[str, object]) -> None:
+    with refused():
         text_column(columns_of_record(record), "here")
 
 
@@ -164,8 +158,8 @@ def test_a_column_that_is_named() -> None:
     columns = columns_of_record({"q": "a", "answer": "b", "n": 1, "talk": TURNS, "maybe": None})
     assert text_column(columns, "here", "answer") == "answer"
     assert text_column(columns, "here", "maybe") == "maybe"
-    for wanted, said in (("z", "no column 'z'.*q .string."), ("n", "holds no strings"), ("talk", "chats")):
-        with pytest.raises(MaskLearnError, match=said):
+    for wanted in ("z", "n", "talk"):
+        with refused():
             text_column(columns, "here", wanted)
 
 

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from masklearn.base.errors import MaskLearnError
 from masklearn.text import SourceKind, open_text, read_text
+from tests.refusals import WHY, refused
 
 
 def write(folder: Path, **texts: str) -> Path:
@@ -49,7 +49,7 @@ def test_a_folder_of_one_kind(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_several_kinds(tmp_path: Path) -> None:
-    with pytest.raises(MaskLearnError, match=r"several kinds.*2 .txt, 1 .jsonl"):
+    with refused():
         open_text(write(tmp_path / "d", a_txt="a", b_txt="b", c_jsonl="{}"))
 
 
@@ -58,7 +58,7 @@ def test_a_folder_of_several_kinds(tmp_path: Path) -> None:
     ["nowhere.txt", "a/b/c", "./nowhere", "/nowhere", "~/nowhere", "no where", "x.jsonl:text", "", ":a"],
 )
 def test_missing_paths_are_no_hub_names(spec: str) -> None:
-    with pytest.raises(MaskLearnError, match=r"No text at .*There is no such file or folder"):
+    with refused():
         open_text(spec)
 
 
@@ -81,22 +81,22 @@ def test_names_of_datasets(spec: str, dataset: tuple[str | None, ...], column: s
 
 def test_spellings_that_mean_nothing(tmp_path: Path) -> None:
     folder = write(tmp_path / "d", a_txt="a", b_csv="a,b", c_jsonl='{"text": "t"}')
-    for spec, said in (
-        ("name:a:b:c:d", "too many colons"),
-        (f"{folder}/a.txt:text", "Plain text has no columns"),
-        (f"{folder}/c.jsonl::text", "FILE:COLUMN"),
-        (f"{folder}/c.jsonl:", "FILE:COLUMN"),
-        (f"{folder}/b.csv", "suffix is .csv"),
+    for spec in (
+        "name:a:b:c:d",
+        f"{folder}/a.txt:text",
+        f"{folder}/c.jsonl::text",
+        f"{folder}/c.jsonl:",
+        f"{folder}/b.csv",
     ):
-        with pytest.raises(MaskLearnError, match=said):
+        with refused():
             open_text(spec)
 
 
 def test_texts_that_cannot_be_used(tmp_path: Path) -> None:
-    with pytest.raises(MaskLearnError, match="No text at"):
+    with refused():
         read_text(tmp_path)
     (tmp_path / "x.txt").write_text(" \n\n")
-    with pytest.raises(MaskLearnError, match="is empty"):
+    with refused():
         read_text(tmp_path / "x.txt")
 
 
@@ -172,17 +172,9 @@ def test_hub_names_take_the_same_way(dataset: Path, monkeypatch: pytest.MonkeyPa
     assert asked == [("owner/corpus", "small", {"streaming": True})]
 
 
-@pytest.mark.parametrize(
-    ("rest", "said"),
-    [
-        (":other", "BuilderConfig 'other' not found.*small"),
-        (":small:validation", "no split 'validation'.*train, test"),
-        (":small:train:body", "no column 'body'.*text .string., title .string."),
-        (":small:train:score", "no column 'score'"),
-    ],
-)
-def test_parts_that_a_dataset_does_not_have(dataset: Path, rest: str, said: str) -> None:
-    with pytest.raises(MaskLearnError, match=said):
+@pytest.mark.parametrize("rest", [":other", ":small:validation", ":small:train:body", ":small:train:score"])
+def test_parts_that_a_dataset_does_not_have(dataset: Path, rest: str) -> None:
+    with refused():
         read_text(f"{dataset}{rest}")
 
 
@@ -199,7 +191,7 @@ def test_chats_are_refused(tmp_path: Path) -> None:
     folder.mkdir()
     chat = {"id": "x", "messages": [{"role": "user", "content": "hi"}]}
     (folder / "train.jsonl").write_text(json.dumps(chat) + "\n")
-    with pytest.raises(MaskLearnError, match=r"are chats.*never applied silently"):
+    with refused():
         read_text(f"{folder}::train")
 
 
@@ -207,7 +199,7 @@ def test_damaged_files_of_a_dataset(tmp_path: Path) -> None:
     folder = tmp_path / "bad"
     folder.mkdir()
     (folder / "train.parquet").write_bytes(b"PAR1 no")
-    with pytest.raises(MaskLearnError, match=r"cannot be read.*Mend its files"):
+    with refused(varies=WHY):
         read_text(f"{folder}::train")
 
 
@@ -216,7 +208,7 @@ def test_a_dataset_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    with pytest.raises(MaskLearnError, match=r"'nobody/nothing' cannot be read.*NAME\[:CONFIG\]"):
+    with refused(varies=WHY):
         read_text("nobody/nothing")
 
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from masklearn.base.errors import MaskLearnError
 from masklearn.text.calibrate import TokenPool
 from masklearn.training import loop
 from masklearn.training.loop import Schedule, TrainReport, train
+from tests.refusals import WHY, refused
 
 LENGTH = 4
 
@@ -149,7 +149,7 @@ def test_a_disk_that_refuses_the_state_is_explained(tmp_path: Path, taken: int) 
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (taken, limits[1]))
     try:
-        with pytest.raises(MaskLearnError, match=r"state of the training in .*partial cannot be written"):
+        with refused(varies=WHY):
             fit(tmp_path, schedule())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -162,7 +162,7 @@ def test_an_unreadable_state_is_explained(tmp_path: Path) -> None:
     fit(tmp_path, schedule(), stop=5)
     (file,) = tmp_path.glob("checkpoint-*/optimizer.bin")
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(MaskLearnError, match=r"state of the training in .*checkpoint-\d+ cannot be read"):
+    with refused(varies=WHY):
         fit(tmp_path, schedule())
 
 
@@ -203,7 +203,7 @@ def test_a_budget_of_no_steps_does_nothing(tmp_path: Path) -> None:
 
 
 def test_a_budget_is_needed() -> None:
-    with pytest.raises(ValueError, match="budget"):
+    with refused(ValueError):
         schedule(steps=None, minutes=None)
 
 
@@ -222,7 +222,7 @@ def test_the_loss_that_is_no_number_stops_it(tmp_path: Path) -> None:
             return loss * (math.nan if len(self.seen) == 3 else 1.0), figures
 
     model = nn.Linear(LENGTH, LENGTH)
-    with pytest.raises(MaskLearnError, match=r"diverged at step 3.*nan.*`learning_rate` below 0\.05"):
+    with refused():
         train(model, Broken(model), pool(), schedule(), tmp_path, lambda *_: None, what="fitting")
 
 

@@ -6,6 +6,7 @@ from patch_compile.passes.lowering.mask_linears import MaskLinearsPass
 from patch_compile.planning.lowering import plan_linear
 from tests.graphs import graph_of, linear
 from tests.mosaics import masked_by_hand, random_mask, random_weight
+from tests.refusals import refused
 
 SHAPE = (24, 16)
 
@@ -39,7 +40,7 @@ def test_linears_of_other_lowerings_are_left_alone():
 
 
 def test_a_linear_that_is_not_in_the_graph():
-    with pytest.raises(ir.passes.PreconditionError, match="no linear c"):
+    with refused(ir.passes.PreconditionError):
         masking(name="c")[0](linear("matmul", SHAPE, "float16"))
 
 
@@ -54,5 +55,5 @@ def test_shared_weights_are_not_masked():
     model.graph.inputs.remove(weight)
     weight.name = "a.weight"
     model.graph.initializers["a.weight"] = weight
-    with pytest.raises(ir.passes.PreconditionError, match="no linear a whose weight nothing else reads"):
+    with refused(ir.passes.PreconditionError):
         masking()[0](model)

@@ -16,6 +16,7 @@ from patch_compile.planning.lowering import plan_linears
 from tests.mosaics import random_mask
 from tests.onnx_export.conftest import exports  # noqa: F401  (the session's exported graphs)
 from tests.onnx_export.tiny import LAYERS, OrtDecoder, tolerance
+from tests.refusals import refused
 
 
 def masks_for(model_dir, share=0.5):
@@ -68,7 +69,7 @@ def test_linears_missing_from_the_graph_are_refused(exports):  # noqa: F811
     plan = {
         "model.layers.9.mlp.up_proj": plan_linears({"x": random_mask((64, 64), (64, 64), 1.0, 0)[0]})["x"]
     }
-    with pytest.raises(ir.passes.PreconditionError, match=r"no linear model\.layers\.9"):
+    with refused(ir.passes.PreconditionError):
         GatherLinearsPass(plan, ir.DataType.FLOAT16)(exports.graph("llama"))
 
 
@@ -76,7 +77,7 @@ def test_another_shape_or_type_is_refused(exports):  # noqa: F811
     name = "model.layers.0.mlp.up_proj"
     masks = {name: random_mask((64, 64), (64, 64), 1.0, 0)[0]}
     for dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16):
-        with pytest.raises(ir.passes.PreconditionError, match="planned"):
+        with refused(ir.passes.PreconditionError):
             GatherLinearsPass(plan_linears(masks), dtype)(exports.graph("llama"))
 
 
@@ -92,7 +93,7 @@ def test_a_weight_that_packs_wrongly_stops_the_write(exports, tmp_path, monkeypa
     monkeypatch.setattr(packed_initializers, "pack_together", faulty)
     source = Checkpoint.open(exports.model_dir("llama"))
     masks = masks_for(source.path, 1.0)
-    with pytest.raises(InvariantError, match="decode to other bits"):
+    with refused(InvariantError):
         write_hybrid(
             exports.graph("llama"), source, masks, plan_linears(masks), tmp_path / "m.onnx", "float16"
         )
@@ -108,24 +109,24 @@ def test_misassigned_linears_are_found(exports):  # noqa: F811
     node = next(node for node in graph.graph if node.name == "model.layers.0.mlp.gate_proj+up_proj")
     twin = ir.Node(node.domain, node.op_type, node.inputs, overload=node.overload, name=node.name)
     graph.graph.insert_after(node, twin)
-    with pytest.raises(ir.passes.PostconditionError, match="differ"):
+    with refused(ir.passes.PostconditionError):
         packing.ensures(graph)
     graph.graph.remove(twin)
     packing.ensures(graph)
     node.name = "model.layers.0.mlp.gate_proj"
-    with pytest.raises(ir.passes.PostconditionError, match="differ"):
+    with refused(ir.passes.PostconditionError):
         packing.ensures(graph)
 
 
 def test_what_was_not_gathered_is_not_packed(exports):  # noqa: F811
     masks = masks_for(exports.model_dir("llama"), 1.0)
     packing = lowering_passes(plan_linears(masks), masks, lambda name: None, ir.DataType.FLOAT16).packing
-    with pytest.raises(ir.passes.PreconditionError, match=r"linears of the graph are \[\], planned"):
+    with refused(ir.passes.PreconditionError):
         packing(exports.graph("llama"))
 
 
-@pytest.mark.parametrize(("fusion", "linear"), [("qkv", "q_proj"), ("gated", "gate_proj")])
-def test_linears_that_pack_wrongly_together_stop_the_write(exports, tmp_path, monkeypatch, fusion, linear):  # noqa: F811
+@pytest.mark.parametrize("fusion", ["qkv", "gated"])
+def test_linears_that_pack_wrongly_together_stop_the_write(exports, tmp_path, monkeypatch, fusion):  # noqa: F811
     from patch_compile.passes.lowering import packed_initializers
 
     def swapped(linears, panel_rows, panels, pack=packed_initializers.pack_together):
@@ -138,6 +139,6 @@ def test_linears_that_pack_wrongly_together_stop_the_write(exports, tmp_path, mo
     source = Checkpoint.open(exports.model_dir("llama"))
     masks = masks_for(source.path, 1.0)
     plan, out = plan_linears(masks), tmp_path / "m.onnx"
-    with pytest.raises(InvariantError, match=rf"{linear}: .* decode to other bits"):
+    with refused(InvariantError):
         write_hybrid(exports.graph("llama"), source, masks, plan, out, "float16", fuse=[fusion])
     assert not list(tmp_path.iterdir())

@@ -19,6 +19,7 @@ from patch_compile.planning.lowering import plan_linear
 from patch_compile.planning.split import PART, SplitCost
 from tests.graphs import FORMS, linear
 from tests.mosaics import masked_by_hand, random_mask, random_weight
+from tests.refusals import refused
 
 FREE = SplitCost(launch=1e-6, column=0)  # every 2:4 tile is worth a product
 DTYPES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
@@ -117,7 +118,7 @@ def test_parts_that_break_2_4_stop_writing(tmp_path, monkeypatch):
     mask, _ = random_mask((64, 64), (32, 32), 1.0, 0)
     model = linear("matmul", (64, 64), "float16")
     split(model, mask, random_weight((64, 64), np.float16, 0))
-    with pytest.raises(InvariantError, match=r"a\.split\.0/sparse: \d+ groups of 4 along K keep more than 2"):
+    with refused(InvariantError):
         write_onnx(model, tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
 
@@ -148,12 +149,12 @@ class TestRequiresAndEnsures:
         return SplitLinearsPass(plan, {name: mask}, lambda _: None, dtype)
 
     def test_a_linear_that_is_not_in_the_graph(self, mask):
-        with pytest.raises(ir.passes.PreconditionError, match="no linear c"):
+        with refused(ir.passes.PreconditionError):
             self.splitting(mask, "c")(linear("matmul", (64, 64), "float16"))
 
     def test_another_shape_or_type(self, mask):
         for shape, dtype in (((64, 32), ir.DataType.FLOAT16), ((64, 64), ir.DataType.BFLOAT16)):
-            with pytest.raises(ir.passes.PreconditionError, match="planned"):
+            with refused(ir.passes.PreconditionError):
                 self.splitting(mask, dtype=dtype)(linear("matmul", shape, "float16"))
 
     def test_a_product_that_went_missing(self, mask):
@@ -162,7 +163,7 @@ class TestRequiresAndEnsures:
         splitting.ensures(model)
         product = next(node for node in model.graph if PART in node.metadata_props)
         del product.metadata_props[PART]
-        with pytest.raises(ir.passes.PostconditionError, match="a is computed by"):
+        with refused(ir.passes.PostconditionError):
             splitting.ensures(model)
 
     def test_linears_of_other_lowerings_are_left_alone(self, mask):

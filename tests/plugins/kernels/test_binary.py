@@ -10,6 +10,7 @@ from masklearn.masks.kinds.table import KINDS, TWO_FOUR
 from patch_compile.planning.roofline import schedule
 from patch_compile.plugin.targets import ARCHS
 from tests.plugins.machine_code import NO_CODE, NVCC, WHY_NO_CODE, MachineCodeOf, cubin, machine_code
+from tests.refusals import refused
 
 sass, issue = (importlib.import_module(name) for name in ("sass", "issue"))
 
@@ -179,9 +180,9 @@ def test_the_loops_keep_their_budgets(binary, arch, scalars):
 
 def test_code_without_the_loop_is_refused():
     multiply = cubin.Instruction(0, "", "HMMA.16816.F32", " R0, R4, R8, R0 ")
-    with pytest.raises(ValueError, match="no loop over dense slabs"):
+    with refused(ValueError):
         sass.count_slab([multiply], "dense")
     back = cubin.Instruction(16, "@P0", "BRA", " 0x0 ")
     loads = [cubin.Instruction(at, "", "LDS.128", " R4, [R8] ") for at in range(4)]
-    with pytest.raises(ValueError, match="no way through the loop"):
+    with refused(ValueError):
         sass.count_slab([*loads, multiply._replace(address=4), back], "dense")

@@ -12,8 +12,8 @@ from masklearn.masks.maskset import MaskSet
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears
 from patch_compile.artifacts.plan import ReasonKind
-from patch_compile.errors import PatchCompileError, UsageError
 from tests.mosaics import random_mask
+from tests.refusals import refused
 from tests.sources.exported_graph.graphs import Exporter, saved, weights_of
 
 pytestmark = pytest.mark.quick
@@ -171,14 +171,14 @@ def test_bfloat16_is_the_graphs_own(model, masks, tmp_path):
     compiled(model, masks, graph, tmp_path / "out")
     kinds = {i.data_type for i in onnx.load(made_in(tmp_path)).graph.initializer if i.name.endswith(".dense")}
     assert kinds == {onnx.TensorProto.BFLOAT16}
-    with pytest.raises(UsageError, match="compute in bfloat16"):
+    with refused():
         compiled(model, masks, graph, tmp_path / "other", dtype="float16")
 
 
 def test_graphs_refuse_export_settings(model, masks, tmp_path):
     graph = saved(Exporter(weights_of(model)).model(HIDDEN, 2), tmp_path / "exported.onnx")
     for settings in ({"opset": 20}, {"logits": "all"}):
-        with pytest.raises(UsageError, match="does not go with `graph`"):
+        with refused():
             compiled(model, masks, graph, tmp_path / "out", **settings)
 
 
@@ -286,26 +286,25 @@ def quantized(weights, proto):
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    "change",
     [
-        (of_another_checkpoint, "have the shape of a linear of the model, and other numbers"),
-        (of_another_model, "has the shape of a linear of the model: it is the graph of another model"),
-        (quantized, "DequantizeLinear 'dequantize' makes its weight"),
+        of_another_checkpoint,
+        of_another_model,
+        quantized,
     ],
 )
-def test_graphs_that_are_refused(model, masks, tmp_path, change, words):
+def test_graphs_that_are_refused(model, masks, tmp_path, change):
     weights = weights_of(model)
     graph = saved(change(weights, Exporter(weights).model(HIDDEN, 2)), tmp_path / "exported.onnx")
-    with pytest.raises(PatchCompileError) as caught:
+    with refused():
         compiled(model, masks, graph, tmp_path / "out")
-    assert words in caught.value.why
     assert not (tmp_path / "out").exists()
 
 
 def test_missing_data_are_named(model, masks, tmp_path):
     graph = saved(Exporter(weights_of(model)).model(HIDDEN, 2), tmp_path / "exported.onnx")
     (tmp_path / "exported.onnx.data").unlink()
-    with pytest.raises(PatchCompileError, match=r"weights of .* are missing"):
+    with refused():
         compiled(model, masks, graph, tmp_path / "out")
 
 

@@ -1,7 +1,5 @@
 """Builds from ONNX files with every stage real: masks, pruned model, packing, engine and proof."""
 
-import re
-
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -13,11 +11,12 @@ from onnx import TensorProto, helper
 from masklearn.masks.maskset import MaskSet
 from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.cli.app import cli
-from patch_compile.errors import AccuracyError, PatchCompileError
+from patch_compile.errors import PatchCompileError
 from patch_compile.recipe import Recipe
 from patch_compile.sources import rounding as tolerance
 from patch_compile.sources.onnx_model import pruning, rounding
 from tests.builds import build, check_out
+from tests.refusals import WHY, refused
 from tests.sources.onnx_model import graphs
 
 ENCODER_SHAPE = (5, 2, 6, 64)  # runs, then the input's shape
@@ -113,7 +112,7 @@ def test_masks_come_with_solved_weights(settings, tmp_path):
     for name in ("model/model.onnx.data", "onnx/model.onnx.data"):
         assert sha256_of(out / name) == sha256_of(tmp_path / "again" / name)
     (out / "model" / "model.onnx").unlink()
-    with pytest.raises(PatchCompileError, match="was learned together with new weights"):
+    with refused():
         build({k: v for k, v in (settings | given).items() if v is not None} | {"out": tmp_path / "third"})
 
 
@@ -124,7 +123,7 @@ def test_masks_of_another_model(settings, exported, tmp_path):
         "mask": settings["out"] / "masks.safetensors",
         "backend": "onnx",
     }
-    with pytest.raises(PatchCompileError, match="made for another model or coverage"):
+    with refused():
         build(other | {"out": tmp_path / "other"})
 
 
@@ -137,11 +136,9 @@ def test_coverage(settings):
     assert (reasons["layers.0.linear1"], reasons["layers.1.self_attn"]) == ("excluded", "not included")
 
 
-@pytest.mark.parametrize(
-    ("pattern", "says"), [("q_proj", "matches no linear"), ("re:(", "is not a regular expression")]
-)
-def test_patterns_that_do_not_fit(settings, pattern, says):
-    with pytest.raises(PatchCompileError, match=says):
+@pytest.mark.parametrize("pattern", ["q_proj", "re:("])
+def test_patterns_that_do_not_fit(settings, pattern):
+    with refused():
         build(settings | {"include": (pattern,)})
 
 
@@ -149,7 +146,7 @@ def test_patterns_that_do_not_fit(settings, pattern, says):
     "pattern", [{"ratio": "q_proj=0.3"}, {"lowering": "q_proj=split"}], ids=["ratio", "lowering"]
 )
 def test_patterns_are_checked_before_anything_is_learned(settings, pattern):
-    with pytest.raises(PatchCompileError, match="'q_proj'"):
+    with refused():
         build(settings | pattern)
     assert not settings["out"].with_name("out.partial").exists()
 
@@ -195,12 +192,10 @@ def beyond_fp16(tmp_path):
 def test_fp16_overflow_is_found_before_learning(beyond_fp16, monkeypatch):
     with (
         monkeypatch.context() as patched,
-        pytest.raises(PatchCompileError, match="does not compute") as error,
+        refused(),
     ):
         patched.setattr(pruning, "learn_pruning", None)  # must not be called
         build(beyond_fp16)
-    assert re.search(r"the input of fc reaches \d\.\d+e\+06, and float16 ends at 65504", error.value.why)
-    assert "--dtype bfloat16" in error.value.fix and "--exclude 'fc'" in error.value.fix
     assert build(beyond_fp16 | {"dtype": "bfloat16"}, force=True)["agreement"]["error"] < 0.03
     build(beyond_fp16 | {"lowering": "*=plugin,fc=dense"}, force=True)  # fc stays in fp32
 
@@ -217,14 +212,12 @@ def test_the_first_linear_that_overflows_is_named(tmp_path):
     limits = [helper.make_tensor("low", 1, [], [-9.0]), helper.make_tensor("high", 1, [], [9.0])]
     path = graphs.save(tmp_path / "m.onnx", nodes, [*weights, graphs.tensor("c", 64, 64), *limits])
     given = {"model": path, "ratio": 0.5, "tile": (64, 64), "backend": "onnx", "out": tmp_path / "out"}
-    with pytest.raises(PatchCompileError, match="does not compute in float16") as error:
+    with refused(varies=r"(?<=reaches )\d+"):
         build(given)
-    assert error.value.why.startswith("In the dense model the output of second reaches ")
     x = np.random.default_rng(0).standard_normal((2, 3, 64)) * [[[1e-4]], [[1]]]
     np.savez(tmp_path / "inputs.npz", x=x.astype(np.float32))
-    with pytest.raises(AccuracyError) as late:  # only the first input is looked at before masks are learned
+    with refused():  # only the first input is looked at before masks are learned
         build(given | {"calib": str(tmp_path / "inputs.npz")})
-    assert late.value.why == "The output of second exceeds what float16 holds."
 
 
 def test_infinite_models_are_refused_before_work(tmp_path):
@@ -234,9 +227,8 @@ def test_infinite_models_are_refused_before_work(tmp_path):
     ]
     weights = [graphs.tensor(name, 64, 64, dtype=np.float16, scale=1e4) for name in "ab"]
     path = graphs.save(tmp_path / "m.onnx", nodes, weights, elem=TensorProto.FLOAT16)
-    with pytest.raises(PatchCompileError, match=r"The output 'y' of .* is not finite") as error:
+    with refused():
         build({"model": path, "ratio": 0.5, "tile": (64, 64), "backend": "onnx", "out": tmp_path / "out"})
-    assert "before anything is pruned" in error.value.why
     assert not (tmp_path / "out.partial").exists()
 
 
@@ -244,7 +236,7 @@ def test_wrong_hybrids_are_not_published(settings, monkeypatch):
     """With a tolerance of zero, mere rounding is a difference."""
     monkeypatch.setattr(tolerance, "DEVIATIONS", 0.0)
     monkeypatch.setattr(rounding, "_error", lambda *_: 0.0)
-    with pytest.raises(AccuracyError, match="differs from the pruned model's by"):
+    with refused():
         build(settings)
     assert not settings["out"].exists()
 
@@ -258,11 +250,8 @@ def test_unfit_sizes_are_refused_before_work(tmp_path):
     rows = helper.make_tensor("rows", TensorProto.INT64, [2], [-1, 64])
     path = graphs.save(tmp_path / "m.onnx", nodes, [graphs.tensor("w", 64, 64), rows], x=("n.0", "n.1"))
     given = {"model": path, "ratio": 0.5, "tile": (64, 64), "backend": "onnx", "out": tmp_path / "out"}
-    with pytest.raises(PatchCompileError, match=r"cannot run m\.onnx on the inputs") as error:
+    with refused(varies=WHY):
         build(given)
-    assert error.value.why.endswith("The inputs were x [2, 16].")
-    assert "onnxruntime_src" not in error.value.why and "[ONNXRuntimeError]" not in error.value.why
-    assert error.value.fix.endswith("--opt-shapes n.0=SIZE,n.1=SIZE.")
     assert not (tmp_path / "out.partial").exists()
     assert build(given | {"opt_shapes": "n.0=2,n.1=128"})["inputs"]["compared"] == 4
 

@@ -8,9 +8,9 @@ import datasets.config
 import huggingface_hub.constants
 import pytest
 
-from patch_compile.errors import PatchCompileError
 from patch_compile.verification.tasks.loading import load_tasks
 from patch_compile.verification.tasks.run import offline, quiet_harness
+from tests.refusals import refused
 from tests.verification.tasks.conftest import write_task
 
 
@@ -57,7 +57,7 @@ def test_no_code_of_the_current_folder_is_run(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "f1").mkdir()
     (tmp_path / "f1" / "f1.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')\n")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(PatchCompileError, match="polemo2_in"):
+    with refused():
         load(["polemo2_in"])
     assert not (tmp_path / "mark").exists()
 
@@ -71,12 +71,8 @@ def test_missing_data_is_refused_offline(own: Path, monkeypatch: pytest.MonkeyPa
     write_task(
         own, "far", dataset_path="nobody-has/this-dataset", dataset_name="en", dataset_kwargs={}, **ASKED
     )
-    with pytest.raises(PatchCompileError) as caught:
+    with refused():
         load(["far"], own)
-    assert caught.value.what == (
-        "The data of task 'far' is not on this machine: it needs the dataset nobody-has/this-dataset, en"
-    )
-    assert "--task-folder" in caught.value.fix and "--tasks builtin" in caught.value.fix
     assert asked == []
     assert not datasets.config.HF_HUB_OFFLINE and not huggingface_hub.constants.HF_HUB_OFFLINE
     assert socket.getaddrinfo is before[2]
@@ -89,32 +85,27 @@ def test_task_code_reaches_no_network(own: Path) -> None:
         "task: fetch\ncustom_dataset: !function fetching.fetch\ntest_split: test\n"
         "output_type: loglikelihood\ndoc_to_text: a\ndoc_to_target: b\n"
     )
-    with pytest.raises(PatchCompileError, match=r"task 'fetch' is not on this machine.* not looked up"):
+    with refused():
         load(["fetch"], own)
 
 
-def test_a_file_that_is_missing_is_named(own: Path) -> None:
-    write_task(own, "gone", dataset_kwargs={"data_files": {"test": "gone.jsonl"}}, **ASKED)
-    with pytest.raises(
-        PatchCompileError, match=r"The data of task 'gone' is not on this machine.*gone\.jsonl"
-    ):
-        load(["gone"], own)
-
-
-def test_a_task_that_is_wrong_says_where(own: Path) -> None:
-    write_task(own, "wrong", **ASKED | {"doc_to_text": "{{text"})
-    with pytest.raises(PatchCompileError, match=r"Task 'wrong' can't be loaded.*Mend .*wrong\.yaml"):
-        load(["wrong"], own)
-
-
-def test_code_that_a_model_writes_is_not_run(own: Path) -> None:
-    write_task(own, "unsafe", unsafe_code=True, **ASKED)
-    with pytest.raises(PatchCompileError, match="runs code that the model writes"):
-        load(["unsafe"], own)
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("gone", {"dataset_kwargs": {"data_files": {"test": "gone.jsonl"}}}),
+        ("wrong", {"doc_to_text": "{{text"}),
+        ("unsafe", {"unsafe_code": True}),
+    ],
+)
+def test_wrong_tasks_are_refused(own: Path, name: str, settings: dict[str, Any]) -> None:
+    """A file of data is missing, a template is wrong, and a task runs code that the model writes."""
+    write_task(own, name, **ASKED | settings)
+    with refused():
+        load([name], own)
 
 
 def test_a_name_that_there_is_not(tmp_path: Path) -> None:
-    with pytest.raises(PatchCompileError, match=r"no task 'hellaswagg'.*Close to it are hellaswag"):
+    with refused():
         load(["hellaswagg"])
-    with pytest.raises(PatchCompileError, match="There is no folder"):
+    with refused():
         load(["builtin"], tmp_path / "none")

@@ -8,13 +8,13 @@ import pytest
 from lm_eval.api.instance import Instance
 
 from patch_compile.artifacts.folder import OutFolder
-from patch_compile.errors import PatchCompileError
 from patch_compile.verification.tasks import models
 from patch_compile.verification.tasks.loading import load_tasks
 from patch_compile.verification.tasks.models import open_model
 from patch_compile.verification.tasks.run import offline, quiet_harness
 from tests.builds import recipe_alone
 from tests.conftest import WORDS
+from tests.refusals import refused
 
 PAIRS = [
     ("the cat sat on", " a mat"),
@@ -104,15 +104,9 @@ def test_memory_sets_the_batch() -> None:
     assert models.rows_at_once(8192, 150_000) == 1
 
 
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"num_beams": 4, "max_gen_toks": 4}, "num_beams=4.*--task-backend hf"),
-        ({"max_gen_toks": 32}, "reaches 32 tokens far"),
-    ],
-)
-def test_what_it_can_not_generate_is_refused(onnx: Any, settings: dict[str, Any], words: str) -> None:
-    with pytest.raises(PatchCompileError, match=words):
+@pytest.mark.parametrize("settings", [{"num_beams": 4, "max_gen_toks": 4}, {"max_gen_toks": 32}])
+def test_what_it_can_not_generate_is_refused(onnx: Any, settings: dict[str, Any]) -> None:
+    with refused():
         onnx.generate_until(asked("generate_until", [("the cat", settings)]))
 
 

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from masklearn.base.errors import MaskLearnError
 from masklearn.learning import learn
 from masklearn.masks.budget import Budget
 from masklearn.masks.kinds.table import TWO_FOUR
@@ -20,6 +19,7 @@ from masklearn.recipe import LearnRecipe
 from masklearn.stream.feed import CheckpointFeed
 from tests.conftest import ModelMaker
 from tests.masklearn.methods.gradient.tasks import TILE, make_task
+from tests.refusals import refused
 
 TRAINED = ["patch-joint", "patch-tile", "maskllm"]
 
@@ -131,5 +131,5 @@ def test_records_hold_no_path(make_model, text_file, tmp_path: Path) -> None:
 def test_a_learning_rate_that_diverges_is_said(
     make_model: ModelMaker, text_file: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(MaskLearnError, match=r"diverged at step .*`learning_rate`"):
+    with refused():
         learn(make_model(), recipe(text_file, learning_rate=1e38, steps=4), tmp_path / "s")
