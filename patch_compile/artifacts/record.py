@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -24,6 +25,14 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as part:
         part.write_text(json.dumps(value, indent=1, sort_keys=False) + "\n")
+
+
+def first_fault(error: ValidationError) -> str:
+    """Returns a sentence about the first part of a record that is not valid."""
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"]))
+    why = re.sub(r"^Value error, | or an instance of \w+$", "", first["msg"]).rstrip(".")
+    return f"{place}: {why}." if place else f"{why}."
 
 
 class Unit(StrEnum):
@@ -128,11 +137,7 @@ class FileRecord(VersionedRecord):
         try:
             return kind.validate_python(content)
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
-            where = f"{place}: " if place else ""
-            why = first["msg"].removeprefix("Value error, ").rstrip(".")
-            raise cls._unreadable(path, f"{where}{why}.") from None
+            raise cls._unreadable(path, first_fault(error)) from None
 
     @classmethod
     def _unreadable(cls, path: Path, why: str) -> PatchCompileError:

@@ -13,7 +13,7 @@ from masklearn.base.durable import is_temporary
 from masklearn.base.safe_read import read_json
 from patch_compile.artifacts.layout import CARD, MANIFEST, PAGE, RECIPE, SCRATCH, STATE
 from patch_compile.artifacts.lock import LOCK
-from patch_compile.artifacts.record import write_json
+from patch_compile.artifacts.record import first_fault, write_json
 from patch_compile.errors import PatchCompileError
 
 _MAKER = "patch-compile"
@@ -73,8 +73,7 @@ class WorkspaceState:
         try:
             found = _STORED.validate_python(read_json(path))
         except ValidationError as error:
-            first = error.errors()[0]
-            raise _unreadable(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+            raise _unreadable(path, first_fault(error)) from None
         except (OSError, ValueError) as error:
             raise _unreadable(path, str(error)) from None
         # Earlier versions wrote no maker, and no state before a stage was finished.
