@@ -137,7 +137,7 @@ def key_of(item: pytest.Item) -> str:
 def has_golden_text(item: pytest.Item) -> bool:
     """Whether a test compares a text with a golden file."""
     known = key_of(item) in golden_texts(item.path.with_name(NAME))
-    return known or bool(_names_of(item) & {"refused", "refusal", "compare_with_golden", "stale"})
+    return known or _adds(item) or not _names_of(item).isdisjoint(("compare_with_golden", "stale"))
 
 
 def _names_of(item: pytest.Item) -> set[str]:
@@ -147,11 +147,11 @@ def _names_of(item: pytest.Item) -> set[str]:
 
 
 def _adds(item: pytest.Item) -> bool:
-    used = {
-        getattr(item, "function", item).__globals__.get(name)
-        for name in _names_of(item) & {"refused", "refusal"}
-    }
-    return not used.isdisjoint((refused, refusal))
+    """Whether a test calls `refused` or `refusal`."""
+    known: dict[str, Any] = getattr(getattr(item, "function", None), "__globals__", {})
+    return not {known.get(name) for name in _names_of(item) & {"refused", "refusal"}}.isdisjoint(
+        (refused, refusal)
+    )
 
 
 @cache
