@@ -62,7 +62,8 @@ class _Refusals:
     def __init__(self, item: pytest.Item) -> None:
         own = item.config.getoption("basetemp")
         base = _TEMPORARY if own is None else re.escape(str(own))
-        self.varies = {rf"{base}(/popen-gw\d+)?/[\w-]+": "DIR"} | _VARIES
+        own_folder = re.sub(r"\W", "_", item.name)[:30]  # the name that pytest's `tmp_path` begins with
+        self.varies = {rf"{base}(/popen-gw\d+)?/[\w-]+": "DIR", rf"\b{own_folder}\d+": "DIR"} | _VARIES
         self.path, self.key = item.path.with_name(NAME), key_of(item)
         self.found: list[str] = []
 
