@@ -25,7 +25,7 @@ Update = Callable[[str, int, int], bool]
 """`update(what, done, total)`: current step of a stage, and its progress in the stage's own unit. True to continue."""
 
 _EVERY = 30.0  # seconds between the lines of a stage in a pipe
-_BAR = 12  # width: the line, with its figures, fits into 80 columns
+_BAR = 8  # width: the line, with its figures, fits into 80 columns
 
 
 class Progress:
@@ -60,7 +60,7 @@ class Progress:
             "{task.fields[clock].what}", markup=False, table_column=Column(ratio=1, no_wrap=True)
         )
         columns = (
-            _Kept("{task.description}"),
+            _Kept("{task.description} {task.fields[clock].place}"),
             BarColumn(_BAR),
             _Kept("{task.fields[clock].count}"),
             _Left(),
@@ -145,12 +145,18 @@ class StageClock:
 
     @property
     def what(self) -> str:
-        """The current step, in words: "phase 2 of 4: scoring" where the coming phases are known."""
-        if not self._phase:
+        """The current step, in words."""
+        if self._awaited:
+            return self._awaited
+        return self._phase.what if self._phase else ""
+
+    @property
+    def place(self) -> str:
+        """The number of the current phase and of all phases, such as 2/4; empty if the coming phases are not known."""
+        if not self._phase or not self._counted:
             return ""
-        begun, ahead = len(self._phases) + bool(self._awaited), len(self._ahead) - bool(self._awaited)
-        place = f"phase {begun} of {begun + ahead}: " if self._counted else ""
-        return place + (self._awaited or self._phase.what)
+        begun = len(self._phases) + bool(self._awaited)
+        return f"{begun}/{begun + len(self._ahead) - bool(self._awaited)}"
 
     @property
     def count(self) -> str:
@@ -197,7 +203,8 @@ class StageClock:
 
     def line(self) -> str:
         """Returns the state of the stage as a line for a log."""
-        parts = [self.what, self.count.replace("/", " of "), f"{_span(self.phase_seconds)} so far"]
+        place = f"phase {self.place.replace('/', ' of ')}: " if self.place else ""
+        parts = [place + self.what, self.count.replace("/", " of "), f"{_span(self.phase_seconds)} so far"]
         if left := self.left():
             parts.append(f"{'at least' if left[1] else 'about'} {_span(left[0])} left")
         return ", ".join(filter(None, parts))

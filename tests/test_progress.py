@@ -80,7 +80,9 @@ def test_coming_phases_bound_the_time(now: Now) -> None:
     assert clock.left() == (6, True)
     now.time += 26
     assert clock.left() is None  # nothing of solving is measured
-    assert clock.what == "phase 2 of 2: solving" and clock.count == "" and clock.phase_seconds == 30
+    assert (
+        clock.what == "solving" and clock.place == "2/2" and clock.count == "" and clock.phase_seconds == 30
+    )
     assert clock.line() == "phase 2 of 2: solving, 0:00:30 so far"
     clock.update("solving, output error 0.01", 1, 10)
     assert clock.left() == (9 * 30, False)
