@@ -3,7 +3,7 @@
 import ast
 import gc
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +144,17 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     """Compare a test's refusals with its golden file."""
     with refusals_of(item):
         yield
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Report a failure again if CPython 3.11 could not parse a source because another thread parsed a source too."""
+    try:
+        return (yield)
+    except SystemError:
+        return pytest.TestReport.from_item_and_call(item, call)
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ golden` writes the files anew. Words replace what varies between machines and ru
 """
 
 import fcntl
+import inspect
 import os
 import re
 import sys
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from difflib import ndiff
 from functools import cache
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import pytest
@@ -136,23 +138,38 @@ def key_of(item: pytest.Item) -> str:
 
 
 def has_golden_text(item: pytest.Item) -> bool:
-    """Whether a test compares a text with a golden file."""
-    known = key_of(item) in golden_texts(item.path.with_name(NAME))
-    return known or _adds(item) or not _names_of(item).isdisjoint(("compare_with_golden", "stale"))
+    """Whether a test, a function of ours that it calls, or a fixture of it may compare a text with a golden file."""
+    fixtures: Any = getattr(item, "_fixtureinfo", None)
+    found = [own[-1].func for own in fixtures.name2fixturedefs.values()] if fixtures else []
+    ahead, seen = [getattr(item, "function", None), *found], set[Any]()
+    while ahead:
+        one = ahead.pop()
+        if one in (refused, refusal, stale) or getattr(one, "__name__", "") == "compare_with_golden":
+            return True
+        if inspect.isfunction(one) and one not in seen and one.__module__.startswith("tests."):
+            seen.add(one)
+            one = inspect.unwrap(one)
+            called = (one.__globals__.get(name) for name in _names_in(one.__code__))
+            ahead += [other for other in called if inspect.isfunction(other)]
+    return key_of(item) in golden_texts(item.path.with_name(NAME))
 
 
-def _names_of(item: pytest.Item) -> set[str]:
-    """Returns the names that a test's function uses."""
-    code = getattr(getattr(item, "function", None), "__code__", None)
-    return set(code.co_names) if code is not None else set()
+@cache
+def _names_in(code: CodeType) -> frozenset[str]:
+    """Returns the names that a function uses, also in functions inside it."""
+    inner = (_names_in(one) for one in code.co_consts if isinstance(one, CodeType))
+    return frozenset(code.co_names).union(*inner)
 
 
 def _adds(item: pytest.Item) -> bool:
-    """Whether a test calls `refused` or `refusal`."""
-    known: dict[str, Any] = getattr(getattr(item, "function", None), "__globals__", {})
-    return not {known.get(name) for name in _names_of(item) & {"refused", "refusal"}}.isdisjoint(
-        (refused, refusal)
-    )
+    """Whether a test itself calls `refused` or `refusal`."""
+    function: Any = getattr(item, "function", None)
+    if not inspect.isfunction(function):
+        return False
+    known = {
+        function.__globals__.get(name) for name in function.__code__.co_names if name.startswith("refus")
+    }
+    return not known.isdisjoint((refused, refusal))
 
 
 @cache

@@ -60,7 +60,7 @@ def _command(request: ImportRequest, format: str) -> str:
     words = ["patch-compile", "build", str(model), "--mask", str(request.out)]
     words += [word for pattern in request.include for word in ("--include", pattern)]
     words += [word for pattern in request.exclude for word in ("--exclude", pattern)]
-    command = shlex.join(words)
+    command = f"`{shlex.join(words)}`"
     if pruned:
         return f"{command} (the pruned weights come from {model})"
     return f"{command} (only masks were imported: the weights come from {model})"

@@ -74,7 +74,7 @@ def _files(path: Path) -> _Files:
             raise PatchCompileError(
                 f"{path} is neither an engine nor an ONNX file",
                 "Its name and its content are of another kind.",
-                "Give OUT, OUT/engine/model.engine or OUT/onnx/model.onnx.",
+                f"Give OUT, OUT/{ENGINE} or OUT/{ONNX}.",
             )
         return _Files(path, None if is_onnx else path, path if is_onnx else None, _model(path.parent.parent))
     engine, onnx = path / ENGINE, path / ONNX
