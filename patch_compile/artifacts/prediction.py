@@ -110,10 +110,14 @@ class PhaseRow(Record):
     ) -> Self:
         """Returns the row of a phase. A phase that does not occur has a speed-up of 1.
 
-        gains: ends of measured over predicted gain; no end passes the limit, unless the prediction itself does.
+        gains: ends of measured over predicted gain by 2:4, over dense weights of the same types; no end passes the limit,
+        unless the prediction itself does.
         """
-        speedup = dense / planned if planned else 1.0
-        ends = (speedup, *(min(limit, 1 + (speedup - 1) * share) for share in gains))
+        speedup, over_alike = ((time / planned if planned else 1.0) for time in (dense, alike or dense))
+        ends = (
+            speedup,
+            *(min(limit, speedup / over_alike * (1 + (over_alike - 1) * share)) for share in gains),
+        )
         return cls(
             dense_ms=dense,
             alike_ms=alike,

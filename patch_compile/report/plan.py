@@ -77,21 +77,22 @@ def _summary(result: PlanOfModel, whole: WholeRow | None) -> Iterator[str]:
     yield f"ratio: {result.ratio:.4f} (asked: {_asked(result.asked)})"
     yield gain_line(result.gaining, result.card)
     if whole and (other := result.other):
-        yield _instead(f"--kinds {other.kinds}", other.ratio, other.speedup, other.bytes_after, result, whole)
+        speed = times(other.speedup)
+        yield _instead(f"--kinds {other.kinds}", other.ratio, speed, other.bytes_after, result, whole)
     for row in result.types:
         if row.whole and not row.planned and _fits(row, result):
-            speedup = row.whole.end_to_end.speedup
-            yield _instead(f"--weights {row.weights}", row.ratio, speedup, row.linears_bytes, result, whole)
+            speed = predicted_times(row.whole.end_to_end)
+            yield _instead(f"--weights {row.weights}", row.ratio, speed, row.linears_bytes, result, whole)
     yield from _left_out(result)
 
 
 def _instead(
-    option: str, ratio: float, speedup: float, size: int, result: PlanOfModel, whole: WholeRow | None
+    option: str, ratio: float, speed: str, size: int, result: PlanOfModel, whole: WholeRow | None
 ) -> str:
     """Returns what another option would give for the same request: the speed-up end to end and the size of the linears."""
     here = f" instead of {times(whole.end_to_end.speedup)}" if whole else ""
     before = result.totals.bytes_after / 1e9
-    found = f"with {option}: {times(speedup)}{here}, linears of {size / 1e9:.2f} GB instead of {before:.2f}"
+    found = f"with {option}: {speed}{here}, linears of {size / 1e9:.2f} GB instead of {before:.2f}"
     return found if round(ratio, 3) == round(result.ratio, 3) else f"{found}, ratio {ratio:.4f}"
 
 
