@@ -111,7 +111,10 @@ class TestSections:
             method="distill", steps=120, tokens=61440, kl_first=0.9, kl_last=0.31, learning_rate=1e-4
         )
         source = write_page(out.write(verified(out))).read_text()
-        assert "120 steps on 61,440 tokens; KL to the dense model on held-out text 0.9 before, 0.31 after" in source
+        assert (
+            "120 steps on 61,440 tokens; KL to the dense model on held-out text 0.9 before, 0.31 after"
+            in source
+        )
         for raw in ("to second order", "kl_first", "kl first", "learning_rate", "{&#39;", "per layer no"):
             assert raw not in source
 
