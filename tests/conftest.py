@@ -15,6 +15,7 @@ from transformers import AutoConfig, PreTrainedTokenizerFast
 
 from masklearn.model.architectures import ARCHITECTURES
 from masklearn.model.models import auto_class
+from patch_compile.errors import SPELLING
 from patch_compile.hardware import cards
 from patch_compile.onnx_export import trace
 from tests.builds import TINY
@@ -167,8 +168,9 @@ def no_measured_cards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_setting_of_an_earlier_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command forbids the Pythons that its process starts to import from the current folder. Here that process is ours."""
+    """A command changes its process: the imports of Pythons that it starts, and the spelling of options. Here it is ours."""
     monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    SPELLING.set(str)
 
 
 @pytest.fixture

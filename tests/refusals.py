@@ -37,7 +37,7 @@ _TEMPORARY = rf"{re.escape(str(Path(tempfile.gettempdir()).resolve()))}/pytest-o
 _VARIES = {
     re.escape(sysconfig.get_path("purelib")): "PACKAGES",
     re.escape(sys.prefix): "PREFIX",
-    re.escape(str(_ROOT)): "REPOSITORY",
+    rf"{re.escape(str(_ROOT))}(?![\w-])": "REPOSITORY",
     rf"{re.escape(str(Path.home()))}(?=/)": "HOME",
     r"\bpatch-compile-\w{8}\b": "patch-compile-…",  # a temporary folder of ours
     r"\b0x[0-9a-f]{6,}": "0x…",
