@@ -10,21 +10,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.kernels.roofline import MODELS
 from patch_compile.hardware.cards import SheetCard, card_named
 from patch_compile.planning.roofline.assumptions import ASSUMED, Assumptions
 from patch_compile.planning.roofline.library_product import Weights, library_time, product_time
-from patch_compile.planning.roofline.rest import Model, kernels_of_a_step, rest_of
+from patch_compile.planning.roofline.rest import rest_of
 
 PUBLISHED: list[dict[str, Any]] = json.loads(Path(__file__).with_suffix(".json").read_text())
 _FITTED = PUBLISHED[0]  # the only row that a figure was fitted to
 _PROMPT, _GENERATED = 6, 200  # defaults of gpt-fast's generate.py, which torchao's is a copy of
-_LLAMA_2 = Model(
-    name="LLaMA-2-7B", layers=32, hidden=4096, intermediate=11008, heads=32, kv_heads=32, head_dim=128, vocabulary=32000
-)  # fmt: skip
-_LLAMA_3 = Model(
-    name="Llama-3-8B", layers=32, hidden=4096, intermediate=14336, heads=32, kv_heads=8, head_dim=128, vocabulary=128256
-)  # fmt: skip
-_MODELS = {model.name: model for model in (_LLAMA_2, _LLAMA_3)}
+# Llama-3-8B has the sizes of LLaMA-3.1-8B.
+_MODELS = {"LLaMA-2-7B": MODELS["LLaMA-2-7B"], "Llama-3-8B": MODELS["LLaMA-3.1-8B"]}
 
 
 def step_time(row: dict[str, Any], assume: Assumptions = ASSUMED) -> float:
@@ -46,8 +42,8 @@ def step_time(row: dict[str, Any], assume: Assumptions = ASSUMED) -> float:
 
 def fit_other_kernel() -> float:
     """Returns the value of `Assumptions.other_kernel` at which the step of LLaMA-2-7B in fp16 takes the published time."""
-    missing = 1e6 / _FITTED["tokens_per_s"] - step_time(_FITTED, Assumptions(other_kernel=0.0))
-    return missing / kernels_of_a_step(_MODELS[_FITTED["model"]])
+    without, with_one = (step_time(_FITTED, Assumptions(other_kernel=value)) for value in (0.0, 1.0))
+    return (1e6 / _FITTED["tokens_per_s"] - without) / (with_one - without)
 
 
 def whole_models_table() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ _BATCH = 8  # samples per feed if the batch of the graph is dynamic
 _RANDOM_FEEDS = 4
 _MOST_BYTES = 8 << 30  # of all arrays: a small file can hold very large arrays of zeros
 _UNKNOWN_BATCH, _UNKNOWN_SIZE = 2, 16  # dynamic dimensions of unknown size: the first axis, and any other
+_LENGTH = re.compile(r"(?:^|[^a-z])(?:len|lens|lengths?)(?:$|[^a-z])")
 _KEEP_VALUES = {"Cast", "Expand", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 
 
@@ -118,8 +120,11 @@ def random_feeds(
         if dtypes[name].kind not in "iub":
             return rng.standard_normal(shapes[name], np.float32).astype(dtypes[name])
         if name in rows:
-            return rng.integers(0, rows[name], shapes[name]).astype(dtypes[name])
-        known = 1 if "mask" in name.lower() else sequence if "len" in name.lower() else None
+            most = 1 if dtypes[name].kind == "b" else np.iinfo(dtypes[name]).max
+            return rng.integers(0, min(rows[name] - 1, most), shapes[name], endpoint=True).astype(
+                dtypes[name]
+            )
+        known = 1 if "mask" in name.lower() else sequence if _LENGTH.search(name.lower()) else None
         values = rng.integers(0, 2, shapes[name]) if known is None else np.full(shapes[name], known)
         return values.astype(dtypes[name])
 
@@ -145,22 +150,33 @@ def input_dtypes(path: Path, model: ir.Model) -> dict[str, np.dtype[Any]]:
 
 
 def table_rows(model: ir.Model) -> dict[str, int]:
-    """Returns the rows of the smallest stored table that each graph input indexes, by the input's name."""
+    """Returns the rows of the smallest stored table that each graph input indexes, by the input's name.
+
+    Tables without rows do not count: they make the graph invalid, and running it says so.
+    """
     found = {}
     for value in model.graph.inputs:
-        if rows := list(_indexed(value)):
+        if rows := [count for count in _indexed(value) if count > 0]:
             found[str(value.name)] = min(rows)
     return found
 
 
 def _indexed(value: ir.Value) -> Iterator[int]:
-    for node, position in value.uses():
-        if node.op_type == "Gather" and position == 1:
-            table, axis = node.inputs[0], node.attributes.get("axis")
-            if table is not None and table.const_value is not None:
-                yield table.const_value.shape.numpy()[axis.as_int() if axis else 0]
-        elif node.op_type in _KEEP_VALUES and position == 0:
-            yield from _indexed(node.outputs[0])
+    ahead = [value]
+    while ahead:
+        for node, position in ahead.pop().uses():
+            if node.op_type == "Gather" and position == 1:
+                table, axis = node.inputs[0], node.attributes.get("axis")
+                shape = (
+                    table.const_value.shape.numpy()
+                    if table is not None and table.const_value is not None
+                    else ()
+                )
+                at = axis.as_int() if axis else 0
+                if -len(shape) <= at < len(shape):
+                    yield shape[at]
+            elif node.op_type in _KEEP_VALUES and position == 0:
+                ahead.append(node.outputs[0])
 
 
 def _load(path: Path, inputs: Sequence[GraphInput]) -> dict[str, NDArray[Any]]:

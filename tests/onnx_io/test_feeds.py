@@ -1,5 +1,6 @@
 """Calibration inputs: an array per graph input, with runs or samples along its first axis, or random arrays."""
 
+import itertools
 import tracemalloc
 from pathlib import Path
 
@@ -168,10 +169,20 @@ class TestRandom:
         ids = helper.make_tensor_value_info("ids", TensorProto.INT32, ["batch", "time"])
         path = graphs.save(tmp_path / "m.onnx", nodes, [table], inputs=[ids])
         assert table_rows(read_onnx(path)) == {"ids": 500}
+        names = ["ids", *(f"n{i}" for i in range(3000))]
+        chain = [helper.make_node("Identity", [a], [b]) for a, b in itertools.pairwise(names)]
+        empty = numpy_helper.from_array(np.zeros((0, 4), np.float32), "empty")
+        chain += [helper.make_node("Gather", [one, names[-1]], [f"of_{one}"]) for one in ("table", "empty")]
+        path = graphs.save(tmp_path / "long.onnx", [*chain, nodes[-1]], [table, empty], inputs=[ids])
+        assert table_rows(read_onnx(path)) == {"ids": 500}
         inputs = (GraphInput("ids", ("batch", "time")), GraphInput("lengths", ("batch",)))
         dtypes = dict.fromkeys(("ids", "lengths"), np.dtype(np.int32))
         feeds = random_feeds(FILE, inputs, dtypes, {"ids": (9, 30), "lengths": (9,)}, {"ids": 500}, seed=0)
         assert 250 < feeds[0]["ids"].max() < 500 and {*feeds[0]["lengths"]} == {30}
+        silence = (GraphInput("silence", ("batch",)), GraphInput("bytes", ("batch", 9)))
+        dtypes = {"silence": np.dtype(np.int32), "bytes": np.dtype(np.int8)}
+        drawn = random_feeds(FILE, silence, dtypes, {"silence": (99,)}, {"bytes": 500}, seed=0)[0]
+        assert {*drawn["silence"]} == {0, 1} and drawn["bytes"].min() >= 0
 
     def test_depend_on_the_seed_alone(self):
         first, again, other = (random_feeds(FILE, OPEN, DTYPES, {}, {}, seed=seed) for seed in (0, 0, 1))

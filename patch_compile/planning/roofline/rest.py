@@ -39,11 +39,6 @@ def gating_time(card: SheetCard, intermediate: int, tokens: int, assume: Assumpt
     return _kernel(card, 6 * tokens * intermediate, assume)
 
 
-def kernels_of_a_step(model: Model) -> int:
-    """Returns the number of kernels that are no linears: attention and those of `_rest`."""
-    return 5 * model.layers + 3
-
-
 def _kernel(card: SheetCard, moved: float, assume: Assumptions, flops: float = 0, part: float = 1) -> float:
     """Returns the microseconds of a kernel that reaches `part` of a product's share of the card."""
     at_bandwidth = moved / (card.bandwidth * 1e3 * assume.bandwidth * part)
