@@ -16,9 +16,10 @@ from tests.work import until
 
 
 def _refuses(running: Running) -> bool:
+    """No connection, or the end of one that waited to be accepted while the server stopped listening."""
     try:
         running.get("health")
-    except httpx.ConnectError:
+    except (httpx.NetworkError, httpx.RemoteProtocolError):
         return True
     return False
 
