@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field
 from masklearn import Unbounded
 from patch_compile.artifacts.manifest import EvalText
 from patch_compile.artifacts.record import Record, Unit, shown
+from patch_compile.artifacts.task_scores import TaskScores
 
 
 def _finite(value: Any) -> Any:
@@ -210,13 +211,14 @@ class ProofText(Record):
 
 
 class TokensProof(Record):
-    """Proof of the build of a decoder."""
+    """Proof of the build of a decoder. tasks: None if the dense model knows no answer, and in older reports."""
 
     text: ProofText
     perplexity: BuildPerplexity
     agreement: Agreement
     difference: PredictionsDifference
     generated: Sentence
+    tasks: TaskScores | None = None
 
 
 class OutputsProof(Record):

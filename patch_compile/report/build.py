@@ -31,7 +31,7 @@ from patch_compile.report.linears import (
 from patch_compile.report.number_format import bytes_of
 from patch_compile.report.plan import whole_table
 from patch_compile.report.prediction import choice_line, gain_line, reason_lines, remarks
-from patch_compile.report.quality import baselines, output_warnings
+from patch_compile.report.quality import baselines, output_warnings, tasks
 from patch_compile.report.section import Section, facts
 from patch_compile.report.verify import built, compiled, pruned
 
@@ -54,6 +54,7 @@ def finished(report: Report, *, every: bool = False) -> Iterator[Section]:
     yield compiled(report.agreement, report.kind)
     yield pruned(report)
     yield built(None, report.engine) if report.engine else Section()
+    yield tasks(report.tasks if isinstance(report, DecoderReport) else None)
     yield predicted(report)
     if isinstance(report, OutputsReport):
         yield Section(lines=[f"warning: {line[:1].lower()}{line[1:]}" for line in output_warnings(report)])

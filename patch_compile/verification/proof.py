@@ -48,6 +48,7 @@ from patch_compile.verification.compare_runs import (
 )
 from patch_compile.verification.graph_outputs import with_all_logits, with_choices
 from patch_compile.verification.outputs import compare_outputs
+from patch_compile.verification.tasks.last_words import LastWord, last_words, right_words, scores_of
 
 _PROBE_WINDOWS, _PROBE_TOKENS = 2, 96
 _SENTENCE_TOKENS = 40
@@ -79,22 +80,25 @@ class _Probes:
     """Questions for a model.
 
     windows: held-out tokens `[count, length]`; prompt: token ids to continue, until `ended(new tokens)` is true or
-    `new_tokens` are generated.
+    `new_tokens` are generated; texts: texts whose last word is to be found.
     """
 
     windows: NDArray[np.int64]
     prompt: list[int]
     new_tokens: int
     ended: Callable[[list[int]], bool]
+    texts: Sequence[LastWord]
 
 
 @dataclass(frozen=True)
 class _Study:
-    """Answers of a graph. logits: one file per window, fp32 `[length, vocabulary]`; continuation: new token ids."""
+    """Answers of a graph. logits: one file per window, fp32 `[length, vocabulary]`; continuation: new token ids; right: for
+    each text whether its last word was found."""
 
     runs: GraphRuns
     logits: list[Path]
     continuation: list[int]
+    right: list[bool]
 
 
 def _prove_next_tokens(
@@ -103,7 +107,8 @@ def _prove_next_tokens(
     r, tokenizer = source.recipe, source.tokenizer
     windows, text = source.evaluation(progress)
     prompt = tokenizer(r.prompt)["input_ids"]
-    probes = _Probes(windows, prompt, _room(source, prompt), partial(_ended, tokenizer))
+    texts = last_words(tokenizer, source.sequences.positions if source.sequences else None)
+    probes = _Probes(windows, prompt, _room(source, prompt), partial(_ended, tokenizer), texts)
     with progress.stage("dense reference"):
         dense_path = source.dense_onnx(scratch / "dense.onnx", logits="all", runnable=True)
     with (
@@ -138,6 +143,7 @@ def _prove_next_tokens(
             dense=_text(tokenizer, dense.continuation),
             hybrid=_text(tokenizer, hybrid.continuation),
         ),
+        tasks=scores_of(dense.right, hybrid.right, chat_template=bool(tokenizer.chat_template)),
     )
 
 
@@ -167,7 +173,7 @@ def _study(
         files.append(folder / f"{name}.{number}.npy")
         save_array(files[-1], logits[0])
         progress("window", number + 1, len(probes.windows))
-    return _Study(runs, files, _continued(decoder, probes))
+    return _Study(runs, files, _continued(decoder, probes), right_words(decoder, probes.texts))
 
 
 def _continued(decoder: OnnxDecoder, probes: _Probes) -> list[int]:

@@ -18,6 +18,7 @@ from patch_compile.artifacts.prediction import WholeRow
 from patch_compile.artifacts.proof import OutputsDifference
 from patch_compile.artifacts.recipe_file import read_recipe
 from patch_compile.artifacts.report import DecoderReport, Kind, Report, read_report
+from patch_compile.artifacts.task_scores import TaskScores
 from patch_compile.artifacts.verify import VerifyReport
 from patch_compile.artifacts.verify_schema import PrunedOutputs, PrunedTokens
 from patch_compile.errors import PatchCompileError
@@ -127,6 +128,13 @@ class Sources:
             return None
         built = self.report.perplexity
         return Perplexities(built.dense, built.hybrid, str(built.on))
+
+    @property
+    def tasks(self) -> TaskScores | None:
+        """Returns the scores of `verify` if there are any, else of the build."""
+        if self.verify and self.verify.tasks:
+            return self.verify.tasks
+        return self.report.tasks if isinstance(self.report, DecoderReport) else None
 
     @property
     def outputs(self) -> OutputsDifference | None:
