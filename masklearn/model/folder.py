@@ -50,7 +50,7 @@ def read_config(path: Path) -> dict[str, Any]:
         )
     if file.is_symlink():
         check_link(path, file)
-    return _read_json(file)
+    return read_json_object(file)
 
 
 def stated_dtype(config: Mapping[str, Any]) -> str | None:
@@ -64,7 +64,8 @@ def stated_dtype(config: Mapping[str, Any]) -> str | None:
     return next((_DTYPES[name] for name in named if isinstance(name, str) and name in _DTYPES), None)
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json_object(file: Path) -> dict[str, Any]:
+    """Returns the content of a JSON file of a model. Raises MaskLearnError for anything but an object."""
     try:
         content = read_json(file, finite=False)
     except OSError as error:
@@ -84,7 +85,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 def read_index(index: Path) -> dict[str, str]:
     """Returns the file of each tensor, by the index of a folder's shards. Raises MaskLearnError if it is not valid."""
-    weight_map = _read_json(index).get("weight_map")
+    weight_map = read_json_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise MaskLearnError(f"{index} has no weight_map", "It names no shard.", "Fetch the file again.")
     for tensor, file in weight_map.items():

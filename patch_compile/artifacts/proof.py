@@ -11,7 +11,6 @@ from pydantic import BeforeValidator, Field
 from masklearn import Unbounded
 from patch_compile.artifacts.manifest import EvalText
 from patch_compile.artifacts.record import Record, Unit, shown
-from patch_compile.artifacts.task_scores import TaskScores
 
 
 def _finite(value: Any) -> Any:
@@ -172,6 +171,30 @@ class OutputsDifference(Record):
         return max(found) if len(found) == len(self.outputs) else None
 
 
+class EmbeddingsDifference(Record):
+    """Cosines of embeddings of texts: the hybrid model's and the dense model's of the same text, on average and in the worst
+    text; different: of different texts in the dense model, on average.
+
+    pooling: how an embedding is made of the last hidden states of a text: their mean, or the first.
+    """
+
+    pooling: Literal["mean", "first"]
+    texts: int
+    mean: Annotated[float, shown("cosine to dense, mean")]
+    worst: Annotated[float, shown("cosine to dense, worst")]
+    different: Annotated[float, shown("cosine between texts")]
+
+
+class LastWords(Record):
+    """Shares of short texts whose last word each model finds. texts: number of texts; error: standard error of the
+    difference of the two shares."""
+
+    texts: int
+    dense: float
+    pruned: float
+    error: float
+
+
 class PredictionsDifference(Record):
     """Difference of the hybrid model's predictions from the dense model's: KL in nats per token, and share of positions
     with the same most likely token."""
@@ -211,20 +234,24 @@ class ProofText(Record):
 
 
 class TokensProof(Record):
-    """Proof of the build of a decoder. tasks: None if the dense model knows no answer, and in older reports."""
+    """Proof of the build of a decoder. last_words: None if the dense model finds none, and in older reports."""
 
     text: ProofText
     perplexity: BuildPerplexity
     agreement: Agreement
     difference: PredictionsDifference
     generated: Sentence
-    tasks: TaskScores | None = None
+    last_words: LastWords | None = None
 
 
 class OutputsProof(Record):
-    """Proof of the build of an encoder, or of an ONNX file, which has no text."""
+    """Proof of the build of an encoder, or of an ONNX file, which has no text.
+
+    embeddings: None for an ONNX file, for a single text, and in older reports.
+    """
 
     text: ProofText | None
     inputs: ComparedInputs
     agreement: Agreement
     difference: OutputsDifference
+    embeddings: EmbeddingsDifference | None = None

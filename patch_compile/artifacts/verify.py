@@ -11,7 +11,6 @@ from patch_compile.artifacts.layout import VERIFY
 from patch_compile.artifacts.manifest import EvalText
 from patch_compile.artifacts.record import FileRecord
 from patch_compile.artifacts.report import Kind
-from patch_compile.artifacts.task_scores import TaskScores
 from patch_compile.artifacts.verify_schema import (
     EngineCheck,
     EngineCompared,
@@ -20,6 +19,7 @@ from patch_compile.artifacts.verify_schema import (
     LimitCheck,
     OnnxCheck,
     QualityLoss,
+    TaskScores,
     TextOverlap,
 )
 

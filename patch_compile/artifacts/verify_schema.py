@@ -10,6 +10,7 @@ from pydantic import Field
 from masklearn import Unbounded
 from patch_compile.artifacts.proof import (
     ComparedInputs,
+    EmbeddingsDifference,
     Finite,
     OutputsDifference,
     PredictionsDifference,
@@ -112,10 +113,11 @@ class PrunedTokens(PredictionsDifference):
 
 
 class PrunedOutputs(OutputsDifference):
-    """Effect of pruning on the outputs of a model that predicts no next tokens."""
+    """Effect of pruning on the outputs of a model that predicts no next tokens. embeddings: as in `OutputsProof`."""
 
     kind: Literal["outputs"] = "outputs"
     inputs: ComparedInputs
+    embeddings: EmbeddingsDifference | None = None
 
 
 QualityLoss = Annotated[PrunedTokens | PrunedOutputs, Field(discriminator="kind")]
@@ -268,3 +270,49 @@ class TextOverlap(Record):
     shared: SharedRuns | None = None
     unknown: OverlapUnknown | None = None
     about: str = ""
+
+
+class TaskDifference(Record):
+    """Difference of the pruned model's score from the dense model's, with its standard error.
+
+    per_item: True for the mean difference per item (a paired comparison), in `unit`; else the difference of the two
+    scores, with the combined error of both.
+    """
+
+    value: float
+    error: float
+    per_item: bool
+    unit: Literal["", "nats"] = ""
+
+
+class TaskRow(Record):
+    """Scores of one metric of a task or group, None if not finite. Standard errors are None if unknown.
+
+    filter: the harness's filter of answers, None for none; samples: number of items; difference: None without an error.
+    """
+
+    task: Annotated[str, shown("task", Unit.WORDS)]
+    metric: str
+    filter: str | None
+    dense: float | None
+    pruned: float | None
+    dense_stderr: float | None
+    pruned_stderr: float | None
+    samples: Annotated[int, shown("samples", Unit.COUNT)]
+    difference: TaskDifference | None
+
+
+class TaskScores(Record):
+    """Scores of all tasks.
+
+    harness: name and version of the harness; backend: `hf` for transformers, `onnx` for ONNX Runtime; chat_template: True
+    if the model has a chat template, which is not applied; limit: number of items of each task, None for all; cut: tasks
+    that have more items than that.
+    """
+
+    harness: str
+    backend: Literal["hf", "onnx"]
+    rows: tuple[TaskRow, ...]
+    chat_template: bool
+    limit: int | None = None
+    cut: tuple[str, ...] = ()

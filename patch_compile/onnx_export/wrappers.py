@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from masklearn.model.pretrained import cache_argument
 from patch_compile.onnx_io.tensor_names import (
     ATTENTION_MASK,
+    HIDDEN,
     INPUT_IDS,
     LOGITS,
     PAST,
@@ -222,7 +223,7 @@ def encoder_interface(config: Any, *, pooler: bool) -> Interface:
     tokens = torch.ones(2, 3, dtype=torch.int64)
     return Interface(
         inputs=tuple(names),
-        outputs=("last_hidden_state", "pooler_output") if pooler else ("last_hidden_state",),
+        outputs=(HIDDEN, "pooler_output") if pooler else (HIDDEN,),
         arguments=tuple(tokens.clone() for _ in names),
         dynamic_shapes=tuple({0: batch, 1: sequence} for _ in names),
         dimensions=((0, 0, "batch"), (0, 1, "sequence")),

@@ -20,6 +20,7 @@ PAST = "past_key_values."
 PRESENT = "present."
 
 LOGITS = "logits"
+HIDDEN = "last_hidden_state"
 
 _KEY = "pkg.torch.onnx.name_scopes"  # of a text such as "['', 'layers.1', 'layers.1.linear2', 'linear_7']"
 

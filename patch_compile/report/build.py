@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,11 @@ from patch_compile.report.linears import (
     split_lines,
     types_line,
 )
+from patch_compile.report.loss import limits_words, loss_of_build
 from patch_compile.report.number_format import bytes_of
 from patch_compile.report.plan import whole_table
 from patch_compile.report.prediction import choice_line, gain_line, reason_lines, remarks
-from patch_compile.report.quality import baselines, output_warnings, tasks
+from patch_compile.report.quality import baselines, output_warnings
 from patch_compile.report.section import Section, facts
 from patch_compile.report.verify import built, compiled, pruned
 
@@ -52,9 +54,9 @@ def finished(report: Report, *, every: bool = False) -> Iterator[Section]:
     fused = f"fused into their linears: {fused_words(report.linears)}"
     yield Section(lines=list(filter(None, (*how, *_ratio_lines(report), choice, fused))))
     yield compiled(report.agreement, report.kind)
-    yield pruned(report)
+    loss, asked = loss_of_build(report), pruned(report)
+    yield replace(asked, lines=[*asked.lines, limits_words(loss, report)]) if loss else asked
     yield built(None, report.engine) if report.engine else Section()
-    yield tasks(report.tasks if isinstance(report, DecoderReport) else None)
     yield predicted(report)
     if isinstance(report, OutputsReport):
         yield Section(lines=[f"warning: {line[:1].lower()}{line[1:]}" for line in output_warnings(report)])

@@ -9,7 +9,6 @@ from operator import attrgetter
 from masklearn import Baseline, BaselineRow, BesideBaselines
 from patch_compile.artifacts.record import Unit
 from patch_compile.artifacts.report import Kind, OutputsReport
-from patch_compile.artifacts.task_scores import TaskRow, TaskScores
 from patch_compile.artifacts.verify_schema import (
     RUN_TOKENS,
     ErrorAttribution,
@@ -17,6 +16,8 @@ from patch_compile.artifacts.verify_schema import (
     LinearError,
     OverlapUnknown,
     SharedRuns,
+    TaskRow,
+    TaskScores,
     TextOverlap,
 )
 from patch_compile.report.number_format import change, number, percent, perplexity, seconds, spelled
@@ -48,10 +49,6 @@ _ABOUT: dict[str, str] = {
     Baseline.MAGNITUDE_TILES: "tiles ranked by mean |w|",
     Baseline.RANDOM_TILES: "tiles drawn at random",
     Baseline.UNSTRUCTURED: "no structure: a reference that no kernel runs",
-}
-_BUILTIN = {
-    "builtin-continuation": "builtin-continuation: acc is the share of short texts whose last word the model finds",
-    "builtin-choice": "builtin-choice: acc is the share of questions with four answers where the right answer is likeliest",
 }
 _BACKENDS = {"hf": "transformers", "onnx": "ONNX Runtime"}
 _UNKNOWN = {
@@ -148,8 +145,7 @@ def tasks(found: TaskScores | None) -> Section:
         return Section()
     caption = f"{found.harness} on {_BACKENDS[found.backend]}; ± is one standard error"
     asked = asked_words(chat_template=found.chat_template, limit=found.limit, cut=found.cut)
-    about = [_BUILTIN[task] for task in dict.fromkeys(row.task for row in found.rows) if task in _BUILTIN]
-    lines = [*about, *asked, *filter(None, map(_difference, found.rows))]
+    lines = [*asked, *filter(None, map(_difference, found.rows))]
     return Section("Tasks", id="tasks", tables=[table_of(found.rows, _TASK_COLUMNS, caption)], lines=lines)
 
 

@@ -13,6 +13,8 @@ from patch_compile.artifacts.proof import (
     Agreement,
     BuildPerplexity,
     ComparedInputs,
+    EmbeddingsDifference,
+    LastWords,
     OutputsDifference,
     TextWindows,
     Tolerance,
@@ -32,6 +34,7 @@ from patch_compile.artifacts.verify_schema import (
     PrunedPerplexity,
     PrunedTokens,
 )
+from patch_compile.report.loss import embedding_words
 from patch_compile.report.number_format import (
     bytes_of,
     change,
@@ -122,11 +125,13 @@ def pruned(found: PrunedTokens | PrunedOutputs | DecoderReport | OutputsReport |
             return _tokens(asked, ppl, [*facts(found), more], found.on)
         case DecoderReport(perplexity=ppl):
             more = ("largest logit error", f"{percent(found.agreement.dense_error, 1)} of the largest logit")
-            return _tokens(asked, ppl, [*facts(found.difference), more], ppl.on)
+            words = found.last_words
+            last = [("last words found", f"{_shares(words)}; {found_words(words)}")] if words else []
+            return _tokens(asked, ppl, [*facts(found.difference), *last, more], ppl.on)
         case PrunedOutputs():
-            return _outputs(asked, found, found.inputs)
+            return _outputs(asked, found, found.inputs, found.embeddings)
         case OutputsReport():
-            return _outputs(asked, found.difference, found.inputs)
+            return _outputs(asked, found.difference, found.inputs, found.embeddings)
 
 
 def _tokens(
@@ -137,7 +142,21 @@ def _tokens(
     return replace(asked, answer=f"{change(ppl.pruned, ppl.dense)} perplexity", facts=told)
 
 
-def _outputs(asked: Section, difference: OutputsDifference, inputs: ComparedInputs) -> Section:
+def _shares(found: LastWords) -> str:
+    return f"{percent(found.dense)} dense, {percent(found.pruned)} pruned"
+
+
+def found_words(found: LastWords) -> str:
+    """Returns how many texts were asked, and how far chance moves the difference of the models."""
+    return f"{found.texts} texts, difference ± {percent(found.error)}"
+
+
+def _outputs(
+    asked: Section,
+    difference: OutputsDifference,
+    inputs: ComparedInputs,
+    embeddings: EmbeddingsDifference | None,
+) -> Section:
     told = [
         (one.output, f"{_share(one.relative)} {'of its norm' if one.floating else 'of elements differ'}")
         for one in difference.outputs[:_OUTPUTS]
@@ -148,6 +167,10 @@ def _outputs(asked: Section, difference: OutputsDifference, inputs: ComparedInpu
     told.append(("measured on", str(inputs)))
     if inputs.random:
         return replace(asked, answer="not known: random inputs", mark="open", facts=told)
+    if embeddings:
+        answer = f"cosine {embeddings.mean:.3f} to dense embeddings"
+        told = [("embeddings", embedding_words(embeddings)), *facts(embeddings), *told]
+        return replace(asked, answer=answer, facts=told)
     return replace(asked, answer=f"{_share(difference.relative)} output error", facts=told)
 
 

@@ -357,6 +357,12 @@ class Source(ABC):
 class OutputSource(Source):
     """A source that predicts no next tokens. Its dense, pruned and hybrid models are compared by their outputs."""
 
+    @property
+    def pooling(self) -> Literal["mean", "first"] | None:
+        """How an embedding of a text is made of its last hidden states: their mean, or the first. None if the outputs are
+        not hidden states of texts."""
+        return None
+
     @abstractmethod
     def probe(self, hybrid: Path, progress: Progress) -> Probe:
         """Returns the inputs on which the models are compared."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from patch_compile.artifacts.proof import (
     Agreement,
     ComparedInputs,
+    EmbeddingsDifference,
     OutputDifference,
     OutputsDifference,
     OutputsProof,
@@ -22,6 +25,7 @@ from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.graph_inputs import load_graph
 from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.onnx_io.session import open_session, run_session
+from patch_compile.onnx_io.tensor_names import ATTENTION_MASK, HIDDEN
 from patch_compile.packing.function import NAME
 from patch_compile.progress import Progress
 from patch_compile.report.verify import tolerance_words
@@ -66,10 +70,49 @@ def compare_outputs(
             feeds=feeds,
         ),
         difference=OutputsDifference(outputs=tuple(lost)),
+        embeddings=_embeddings(source, probe.feeds, answers["hybrid"], answers["dense"]),
     )
     return proof, _fault(
         source, worst, tolerance, lambda: _first_overflow(runnable_onnx(hybrid, scratch), probe.feeds)
     )
+
+
+def _embeddings(
+    source: OutputSource, feeds: Sequence[Feed], hybrid: Outputs, dense: Outputs
+) -> EmbeddingsDifference | None:
+    """Compare embeddings of the texts. Returns None for a source without embeddings, for a single text, and for values that
+    are not finite."""
+    pooling = source.pooling
+    if pooling is None:
+        return None
+    made = [_pooled(feeds, answers, pooling) for answers in (hybrid, dense)]
+    if len(made[1]) < 2 or not np.isfinite(made).all():
+        return None
+    mine, theirs = (one / np.linalg.norm(one, axis=1, keepdims=True).clip(min=1e-30) for one in made)
+    cosines, count = (mine * theirs).sum(axis=1), len(theirs)
+    different = ((theirs @ theirs.T).sum() - count) / (count * (count - 1))
+    return EmbeddingsDifference(
+        pooling=pooling,
+        texts=count,
+        mean=float(cosines.mean()),
+        worst=float(cosines.min()),
+        different=float(different),
+    )
+
+
+def _pooled(
+    feeds: Sequence[Feed], answers: Outputs, pooling: Literal["mean", "first"]
+) -> NDArray[np.float64]:
+    """Returns the embedding of each text, `[texts, features]`."""
+    place, texts = answers.outputs.index(HIDDEN), []
+    for run, feed in enumerate(feeds):
+        hidden = answers.read(place, run).astype(np.float64)
+        read = np.asarray(feed[ATTENTION_MASK], bool)
+        texts += [
+            one[mask].mean(axis=0) if pooling == "mean" else one[0]
+            for one, mask in zip(hidden, read, strict=True)
+        ]
+    return np.array(texts)
 
 
 def _fault(

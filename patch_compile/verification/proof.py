@@ -47,8 +47,8 @@ from patch_compile.verification.compare_runs import (
     run_pruned,
 )
 from patch_compile.verification.graph_outputs import with_all_logits, with_choices
+from patch_compile.verification.last_words import LastWord, compare_words, last_words, right_words
 from patch_compile.verification.outputs import compare_outputs
-from patch_compile.verification.tasks.last_words import LastWord, last_words, right_words, scores_of
 
 _PROBE_WINDOWS, _PROBE_TOKENS = 2, 96
 _SENTENCE_TOKENS = 40
@@ -143,7 +143,7 @@ def _prove_next_tokens(
             dense=_text(tokenizer, dense.continuation),
             hybrid=_text(tokenizer, hybrid.continuation),
         ),
-        tasks=scores_of(dense.right, hybrid.right, chat_template=bool(tokenizer.chat_template)),
+        last_words=compare_words(dense.right, hybrid.right),
     )
 
 
@@ -173,7 +173,13 @@ def _study(
         files.append(folder / f"{name}.{number}.npy")
         save_array(files[-1], logits[0])
         progress("window", number + 1, len(probes.windows))
-    return _Study(runs, files, _continued(decoder, probes), right_words(decoder, probes.texts))
+    return _Study(
+        runs, files, _continued(decoder, probes), right_words(partial(_all_logits, decoder), probes.texts)
+    )
+
+
+def _all_logits(decoder: OnnxDecoder, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    return decoder.step(ids, decoder.empty_cache(len(ids)))[0]
 
 
 def _continued(decoder: OnnxDecoder, probes: _Probes) -> list[int]:

@@ -274,7 +274,12 @@ class Verification:
                 ),
             )
         if asks(Question.PRUNED):
-            yield "pruned", PrunedOutputs(outputs=proof.difference.outputs, inputs=proof.inputs)
+            yield (
+                "pruned",
+                PrunedOutputs(
+                    outputs=proof.difference.outputs, inputs=proof.inputs, embeddings=proof.embeddings
+                ),
+            )
 
     def _compared(self, windows: NDArray[np.int64], text: str) -> Answers:
         """Answer the questions about pruning: how much quality it cost, where it went, and the baselines."""

@@ -21,13 +21,13 @@ from patch_compile.api.results import (
 )
 from patch_compile.artifacts.command_results import CompiledAnswer, ExportedAnswer, ImportedAnswer
 from patch_compile.artifacts.proof import OutputDifference, OutputsDifference
-from patch_compile.artifacts.report import read_report
+from patch_compile.artifacts.report import Kind, read_report
 from patch_compile.inspection import Inspection
 from patch_compile.report.page import write_page
 from patch_compile.report.terminal import show
 from tests.artifacts.benched import benched
 from tests.artifacts.compared import compared
-from tests.artifacts.examples import TOLERANCE, outputs_report
+from tests.artifacts.examples import EMBEDDINGS, TOLERANCE, outputs_report
 from tests.conftest import write_model
 from tests.report.answers import answer, beside_baselines
 from tests.report.page.found import verified
@@ -50,6 +50,12 @@ def of_outputs(folder: Path) -> Result:
         for i in range(6)
     ]
     return FinishedBuild(outputs_report(folder, OutputsDifference(outputs=tuple(outputs)), TOLERANCE), folder)
+
+
+def of_encoder(folder: Path) -> Result:
+    hidden = OutputDifference(output="last_hidden_state", largest=0.4, relative=0.312, floating=True)
+    report = outputs_report(folder, OutputsDifference(outputs=(hidden,)), TOLERANCE, kind=Kind.ENCODER)
+    return FinishedBuild(report.model_copy(update={"embeddings": EMBEDDINGS}), folder)
 
 
 def of_compile(folder: Path) -> Result:
@@ -105,6 +111,7 @@ def of_doctor(_: Path) -> Result:
 COMMANDS: dict[str, Callable[[Path], Result]] = {
     "bench": lambda _: Result(benched(), Path("out")),
     "build": of_build,
+    "build-encoder": of_encoder,
     "build-outputs": of_outputs,
     "compare": of_compare,
     "compile": of_compile,

@@ -4,12 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoModel, AutoTokenizer
 
 from patch_compile.api.results import Result
 from patch_compile.artifacts.report import read_report
 from patch_compile.report.terminal import show
 from patch_compile.sources.checkpoint.encoder import EncoderSource
 from tests.builds import TINY, build
+from tests.conftest import TEXT
 from tests.refusals import refused
 
 
@@ -37,6 +40,40 @@ def test_the_report_compares_hidden_states(
     assert any("the calibration text" in note for note in report["notes"])
     show(Result(read_report(settings["out"])).sections())
     assert "Compiled right? ✓ yes" in capsys.readouterr().out
+
+
+def test_embeddings_are_compared_by_cosine(settings: dict[str, Any]) -> None:
+    """transformers gives the same cosines."""
+    report = build(settings | {"eval_length": 80, "eval_windows": 6})
+    found = report["embeddings"]
+    assert (found["pooling"], found["texts"]) == ("mean", 6)
+    assert found["worst"] < found["mean"] < 1 and -1 < found["different"] < 1
+    means = pooled_by_transformers(settings["model"]), pooled_by_transformers(settings["out"] / "model")
+    cosines = torch.nn.functional.cosine_similarity(*means)
+    assert found["mean"] == pytest.approx(float(cosines.mean()), abs=2e-3)
+    assert found["worst"] == pytest.approx(float(cosines.min()), abs=2e-3)
+
+
+def pooled_by_transformers(model: Path) -> torch.Tensor:
+    """Returns mean hidden states of six windows of the text; the second half of every second window is padding."""
+    tokenizer, encoder = AutoTokenizer.from_pretrained(model), AutoModel.from_pretrained(model).eval()
+    windows = torch.tensor(tokenizer(TEXT)["input_ids"][: 6 * 64]).reshape(6, 64)
+    read = [slice(0, 64 if i % 2 == 0 else 32) for i in range(6)]
+    with torch.no_grad():
+        hidden = [
+            encoder(input_ids=windows[i : i + 1, part]).last_hidden_state for i, part in enumerate(read)
+        ]
+    return torch.stack([one[0].mean(dim=0) for one in hidden])
+
+
+def test_the_models_own_pooling_is_taken(settings: dict[str, Any]) -> None:
+    (settings["model"] / "1_Pooling").mkdir()
+    (settings["model"] / "1_Pooling/config.json").write_text('{"pooling_mode_cls_token": true}')
+    assert build(settings)["embeddings"]["pooling"] == "first"
+
+
+def test_a_single_text_has_no_cosine_of_others(settings: dict[str, Any]) -> None:
+    assert build(settings | {"eval_windows": 1})["embeddings"] is None
 
 
 def test_an_encoder_that_was_not_compiled_right_fails(

@@ -15,10 +15,9 @@ from patch_compile.artifacts.folder import OutFolder
 from patch_compile.artifacts.layout import MASKS, RECIPE, REPORT
 from patch_compile.artifacts.manifest import Manifest
 from patch_compile.artifacts.prediction import WholeRow
-from patch_compile.artifacts.proof import OutputsDifference
+from patch_compile.artifacts.proof import EmbeddingsDifference, OutputsDifference
 from patch_compile.artifacts.recipe_file import read_recipe
 from patch_compile.artifacts.report import DecoderReport, Kind, Report, read_report
-from patch_compile.artifacts.task_scores import TaskScores
 from patch_compile.artifacts.verify import VerifyReport
 from patch_compile.artifacts.verify_schema import PrunedOutputs, PrunedTokens
 from patch_compile.errors import PatchCompileError
@@ -130,13 +129,6 @@ class Sources:
         return Perplexities(built.dense, built.hybrid, str(built.on))
 
     @property
-    def tasks(self) -> TaskScores | None:
-        """Returns the scores of `verify` if there are any, else of the build."""
-        if self.verify and self.verify.tasks:
-            return self.verify.tasks
-        return self.report.tasks if isinstance(self.report, DecoderReport) else None
-
-    @property
     def outputs(self) -> OutputsDifference | None:
         if isinstance(self.report, DecoderReport):
             return None
@@ -144,6 +136,12 @@ class Sources:
         if isinstance(found, PrunedOutputs):
             return found
         return self.report.difference
+
+    @property
+    def embeddings(self) -> EmbeddingsDifference | None:
+        """Returns the comparison of an encoder's embeddings, of `verify` if there is one, else of the build."""
+        found = self.outputs if isinstance(self.outputs, PrunedOutputs) else self.report
+        return None if isinstance(found, DecoderReport) else found.embeddings
 
     @property
     def on_random_inputs(self) -> bool:

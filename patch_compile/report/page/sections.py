@@ -137,7 +137,7 @@ def said(sources: Sources) -> dict[str, Any] | None:
 
     A text is {prompt, same, dense, pruned}. The last two are lists of (words, True if they differ) in order.
     """
-    tasks = task_scores(sources.tasks)
+    tasks = task_scores(sources.verify.tasks if sources.verify else None)
     texts = [_text(one) for one in _generated(sources)]
     return {"tasks": tasks, "texts": texts} if tasks.title or texts else None
 

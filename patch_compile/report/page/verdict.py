@@ -8,12 +8,21 @@ from typing import Literal
 
 from masklearn.masks.kinds.base import BYTES_DENSE
 from patch_compile.artifacts.bench import Library, Phase
-from patch_compile.artifacts.report import Kind, OutputsReport
+from patch_compile.artifacts.report import DecoderReport, Kind, OutputsReport
 from patch_compile.artifacts.verify import Outcome, VerifyReport
 from patch_compile.artifacts.verify_schema import EngineCompared
 from patch_compile.planning.roofline.linear_roofline import speedup_limit
 from patch_compile.report.bench import IN_PHASE
 from patch_compile.report.linears import compiled_types, types_words
+from patch_compile.report.loss import (
+    Colour,
+    Loss,
+    embedding_loss,
+    embedding_words,
+    limits_words,
+    output_loss,
+    perplexity_loss,
+)
 from patch_compile.report.number_format import (
     bytes_of,
     change,
@@ -27,15 +36,10 @@ from patch_compile.report.number_format import (
 from patch_compile.report.page.page_data import Perplexities, Sources
 from patch_compile.report.prediction import error_bar, predicted_times
 from patch_compile.report.quality import beaten_lines, output_warnings
-from patch_compile.report.verify import limit_words, unanswered_words
+from patch_compile.report.verify import found_words, limit_words, unanswered_words
 
 _ASKED = ("Right?", "How much lost?", "How fast?")
-# Loss of quality up to which the light is green, and up to which it is yellow, without a limit of the user's.
-_PERPLEXITY = (0.05, 0.20)  # increase over the dense model
-_OUTPUT = (0.02, 0.10)  # relative error of an output
 _FASTER = 1.05  # speed-up from which the light is green
-
-Colour = Literal["green", "yellow", "red", "grey"]
 
 
 @dataclass(frozen=True)
@@ -71,15 +75,18 @@ def _right(sources: Sources) -> tuple[Colour, str, str]:
 
 def _lost(sources: Sources) -> tuple[Colour, str, str]:
     if (found := sources.perplexity) is not None:
-        answer, increase = f"{change(found.pruned, found.dense)} perplexity", found.pruned / found.dense - 1
-        colour, limit = _judged(sources, increase, _PERPLEXITY)
-        return colour, answer, f"{_from_to(found)}{limit}"
+        colour, limit = _judged(sources, perplexity_loss(found.dense, found.pruned))
+        return colour, f"{change(found.pruned, found.dense)} perplexity", f"{_from_to(found)}{limit}"
     assert sources.outputs is not None  # a model has perplexities or outputs
-    worst, checks = sources.outputs.worst, sources.verify.checks if sources.verify else ()
+    checks = sources.verify.checks if sources.verify else ()
     if sources.on_random_inputs and all(check.passed for check in checks):
         return "grey", "Not known: random inputs", "Give real inputs to `build`, with --calib inputs.npz."
-    share = float("inf") if worst.relative is None else worst.relative
-    colour, limit = _judged(sources, share, _OUTPUT)
+    if (embeddings := sources.embeddings) is not None:
+        colour, limit = _judged(sources, embedding_loss(embeddings))
+        about = f"Cosine to the dense embeddings: {embedding_words(embeddings)}."
+        return colour, f"{embeddings.mean:.3f} cosine to dense", f"{about}{limit}"
+    worst = sources.outputs.worst
+    colour, limit = _judged(sources, output_loss(sources.outputs))
     answer = "not finite" if worst.relative is None else f"{percent(worst.relative, 1)} output error"
     return colour, answer, f"The output that moves most is {worst.output}.{limit}"
 
@@ -88,7 +95,7 @@ def _from_to(found: Perplexities) -> str:
     return f"Perplexity on held-out text: {perplexity(found.dense)} dense, {perplexity(found.pruned)} pruned."
 
 
-def _judged(sources: Sources, loss: float, limits: tuple[float, float]) -> tuple[Colour, str]:
+def _judged(sources: Sources, loss: Loss) -> tuple[Colour, str]:
     """Returns the colour of a loss, and what it is held to: the user's limits if there are any."""
     checks = sources.verify.checks if sources.verify else ()
     if failed := [check.ask for check in checks if not check.passed]:
@@ -98,11 +105,8 @@ def _judged(sources: Sources, loss: float, limits: tuple[float, float]) -> tuple
     if checks:
         asked = joined([check.ask for check in checks])
         return "yellow" if rivals else "green", f" It keeps the limit {asked}.{simpler}"
-    green, yellow = limits
-    held = f" Green up to {percent(green)}, red above {percent(yellow)}."
-    if not loss <= yellow:
-        return "red", held + simpler
-    return "green" if loss <= green and not rivals else "yellow", held + simpler
+    colour = "yellow" if rivals and loss.colour == "green" else loss.colour
+    return colour, f" {limits_words(loss, sources.report)}{simpler}"
 
 
 def _fast(sources: Sources) -> tuple[Colour, str, str]:
@@ -175,10 +179,19 @@ def _quality_figure(sources: Sources) -> Iterator[KeyFigure]:
             found.how,
         ]
         yield KeyFigure("Perplexity", perplexity(found.pruned), about)
+        if isinstance(sources.report, DecoderReport) and (words := sources.report.last_words):
+            yield KeyFigure(
+                "Last words found",
+                percent(words.pruned),
+                [f"dense {percent(words.dense)}", found_words(words)],
+            )
         return
     assert sources.outputs is not None  # a model has perplexities or outputs
     worst = sources.outputs.worst
-    if worst.floating:
+    if (embeddings := sources.embeddings) is not None:
+        about = [f"worst {embeddings.worst:.3f}", f"different texts {embeddings.different:.3f}"]
+        yield KeyFigure("Cosine to dense", f"{embeddings.mean:.3f}", about)
+    elif worst.floating:
         about = [f"of {worst.output}, relative, against the dense model"]
         yield KeyFigure("Output error", percent(worst.relative, 1), about)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from masklearn.model.folder import read_json_object
 from patch_compile.artifacts.manifest import EvalText
 from patch_compile.artifacts.proof import TextWindows
 from patch_compile.artifacts.report import Kind
@@ -25,6 +26,7 @@ from patch_compile.sources.checkpoint.source import CheckpointSource
 from patch_compile.sources.kinds import Capability, Stage
 from patch_compile.sources.rounding import Rounding, roundings_of
 
+_POOLING = "1_Pooling/config.json"  # of sentence-transformers
 _ROWS = 2  # windows in a feed; the second half of the last window is padding
 
 
@@ -80,6 +82,13 @@ class EncoderSource(CheckpointSource, OutputSource):
             for place, name in enumerate(outputs):
                 save_array(output_file(folder, place, run), made[name].numpy())
         return Outputs(folder, outputs, len(feeds))
+
+    @property
+    @override
+    def pooling(self) -> Literal["mean", "first"]:
+        """What sentence-transformers does with this model; the mean for a model that does not say."""
+        file = self.model / _POOLING
+        return "first" if file.is_file() and read_json_object(file).get("pooling_mode_cls_token") else "mean"
 
     @override
     def rounding(

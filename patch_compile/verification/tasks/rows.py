@@ -7,9 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from patch_compile.artifacts.task_scores import TaskDifference, TaskRow
+from patch_compile.artifacts.verify_schema import TaskDifference, TaskRow
 
 Unit = Literal["", "nats"]
 
@@ -98,13 +97,8 @@ def _paired(
     ]
     if len(values[0]) < 2 or any(not isinstance(v, int | float | np.number) for one in values for v in one):
         return None
-    return mean_with_error(np.subtract(values[1], values[0], dtype=np.float64))
-
-
-def mean_with_error(values: ArrayLike) -> tuple[float, float]:
-    """Returns the mean of at least two values, and its standard error."""
-    found = np.asarray(values, np.float64)
-    return float(found.mean()), float(found.std(ddof=1) / math.sqrt(found.size))
+    differences = np.subtract(values[1], values[0], dtype=np.float64)
+    return float(differences.mean()), float(differences.std(ddof=1) / math.sqrt(len(differences)))
 
 
 def _apart(dense: _Results, pruned: _Results, task: str, metric: str, key: str) -> tuple[float, float] | None:

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from patch_compile.artifacts.folder import OutFolder
-from patch_compile.artifacts.task_scores import TaskScores
+from patch_compile.artifacts.verify_schema import TaskScores
 from patch_compile.errors import PatchCompileError
 from patch_compile.recipe import Recipe
 from patch_compile.report.quality import asked_words

@@ -5,7 +5,6 @@ import numpy as np
 from masklearn import BaselineRow, BesideBaselines
 from patch_compile.artifacts.proof import TextRunner, TextWindows
 from patch_compile.artifacts.report import Kind
-from patch_compile.artifacts.task_scores import TaskDifference, TaskRow, TaskScores
 from patch_compile.artifacts.verify import Outcome, Question, VerifiedText, VerifyReport
 from patch_compile.artifacts.verify_schema import (
     BlockError,
@@ -22,6 +21,9 @@ from patch_compile.artifacts.verify_schema import (
     OnnxCheck,
     PrunedPerplexity,
     PrunedTokens,
+    TaskDifference,
+    TaskRow,
+    TaskScores,
 )
 from tests.artifacts.examples import TOLERANCE
 from tests.report.page.outs import Out

@@ -5,13 +5,21 @@ from typing import Any
 
 import pytest
 
+from masklearn.masks.record import BudgetRecord
 from patch_compile.artifacts.bench import Library
+from patch_compile.artifacts.proof import (
+    ComparedInputs,
+    EmbeddingsDifference,
+    OutputDifference,
+    OutputsDifference,
+)
+from patch_compile.artifacts.report import BuildReport, Kind
 from patch_compile.artifacts.verify import VerifyReport
 from patch_compile.artifacts.verify_schema import EngineCompared, PrunedPerplexity
 from patch_compile.report.page.page_data import Sources
 from patch_compile.report.page.verdict import Light, lights
 from tests.artifacts.benched import benched
-from tests.artifacts.examples import TOLERANCE
+from tests.artifacts.examples import PROOF, TOLERANCE, outputs_report
 from tests.report.page.found import baselines, compiled, verified
 from tests.report.page.outs import Out, llama_shapes
 
@@ -33,6 +41,18 @@ def with_perplexity(found: VerifyReport, pruned: float, **changed: Any) -> Verif
     answer = found.pruned.model_copy(update={"perplexity": perplexity})
     fair = baselines().model_copy(update={"beaten_by": ()})
     return found.model_copy(update={"pruned": answer, "checks": (), "baselines": fair} | changed)
+
+
+def as_encoder(out: Out, embeddings: EmbeddingsDifference) -> Out:
+    """Make the build one of an encoder."""
+    outputs = OutputsDifference(
+        outputs=(OutputDifference(output="h", largest=0.7, relative=0.6, floating=True),)
+    )
+    made = outputs_report(out.path, outputs, TOLERANCE, kind=Kind.ENCODER).as_json()
+    built = {name: out.report[name] for name in BuildReport.model_fields if name != "kind"}
+    inputs = ComparedInputs(given=PROOF.perplexity.on, compared=4).as_json()
+    out.report = made | built | {"embeddings": embeddings.as_json(), "inputs": inputs}
+    return out
 
 
 class TestRight:
@@ -61,12 +81,36 @@ class TestRight:
 
 class TestLost:
     @pytest.mark.parametrize(
-        ("pruned", "colour"),
-        [(9.9, "green"), (10.49, "green"), (10.6, "yellow"), (12.1, "red"), (float("inf"), "red")],
+        ("pruned", "colour", "said"),
+        [
+            (9.9, "green", "Green up to 5%."),
+            (10.49, "green", "Green up to 5%."),
+            (10.6, "yellow", "Yellow from 5% to 20%: try --ratio 0.35."),
+            (11.9, "yellow", "Yellow from 5% to 20%: try --ratio 0.2."),
+            (12.1, "red", "Red above 20%: try --ratio 0.35."),
+            (18.0, "red", "Red above 20%: try --ratio 0.2."),
+            (999.0, "red", "Red above 20%: leave the linears dense that matter most (--exclude)."),
+            (float("inf"), "red", "Red above 20%: prune less."),
+        ],
     )
-    def test_by_the_rise_of_the_perplexity(self, out: Out, pruned: float, colour: str) -> None:
+    def test_by_the_rise_of_the_perplexity(self, out: Out, pruned: float, colour: str, said: str) -> None:
         _, lost, _ = lit(out, with_perplexity(verified(out), pruned))
-        assert lost.colour == colour and "Green up to 5%, red above 20%." in lost.why
+        assert lost.colour == colour and lost.why.endswith(f"pruned. {said}")
+
+    def test_limits_of_a_cosine_lie_between_texts(self, out: Out) -> None:
+        for mean, colour, said in (
+            (0.99, "green", "Green from 0.970."),
+            (0.95, "yellow", "Yellow from 0.970 to 0.880: try --ratio 0.3."),
+            (0.8, "red", "Red below 0.880: try --ratio 0.3."),
+        ):
+            found = EmbeddingsDifference(pooling="mean", texts=8, mean=mean, worst=0.7, different=0.4)
+            _, lost, _ = lit(as_encoder(out, found))
+            assert (lost.colour, lost.answer) == (colour, f"{mean:.3f} cosine to dense")
+            assert lost.why.endswith(said) and "8 texts, the mean of their last hidden states" in lost.why
+
+    def test_asked_speed_gives_no_advised_ratio(self, out: Out) -> None:
+        out.record = out.record.model_copy(update={"budget": BudgetRecord(amount=9.0, unit="microseconds")})
+        assert lit(out)[1].why.endswith("Red above 20%: prune less.")
 
     def test_a_limit_of_the_user_counts_instead(self, out: Out) -> None:
         failed, kept = verified(out).checks

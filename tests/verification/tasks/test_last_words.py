@@ -10,7 +10,7 @@ import pytest
 from masklearn.model.pretrained import load_tokenizer
 from patch_compile.artifacts.folder import OutFolder
 from patch_compile.artifacts.report import DecoderReport, read_report
-from patch_compile.verification.tasks.last_words import LastWord, last_words, right_words, scores_of
+from patch_compile.verification.last_words import LastWord, compare_words, last_words, right_words
 from patch_compile.verification.tasks.loading import load_tasks
 from patch_compile.verification.tasks.models import open_model
 from patch_compile.verification.tasks.run import offline, quiet_harness
@@ -35,7 +35,7 @@ def test_right_words_are_the_harness_greedy_ones(onnx: Any) -> None:
     encoded = [onnx._encode_pair(context, word) for context, word in texts]
     asked = [LastWord(before + word, len(before)) for before, word in encoded]
     expected = [greedy for _, greedy in onnx._loglikelihood_tokens([(None, *one) for one in encoded])]
-    assert right_words(onnx._decoder, asked) == expected and {*expected} == {True, False}
+    assert right_words(onnx._logits, asked) == expected and {*expected} == {True, False}
 
 
 def test_texts_are_the_first_of_the_harness_task(smollm2_tokenizer: Any) -> None:
@@ -59,25 +59,20 @@ def test_texts_beyond_the_reach_are_left_out(smollm2_tokenizer: Any) -> None:
 def test_unknown_words_are_not_asked(tiny_out: OutFolder) -> None:
     assert last_words(load_tokenizer(tiny_out.path / "model"), None) == []
     report = read_report(tiny_out.path)
-    assert isinstance(report, DecoderReport) and report.tasks is None
-    assert json.loads((tiny_out.path / "report.json").read_text())["tasks"] is None
+    assert isinstance(report, DecoderReport) and report.last_words is None
+    assert json.loads((tiny_out.path / "report.json").read_text())["last_words"] is None
 
 
-def test_scores_are_paired_by_text() -> None:
+def test_the_error_is_of_paired_texts() -> None:
     dense, pruned = [True] * 24 + [False] * 8, [True] * 20 + [False] * 12
-    found = scores_of(dense, pruned, chat_template=False)
+    found = compare_words(dense, pruned)
     assert found is not None
-    (row,) = found.rows
-    assert (row.dense, row.pruned, row.samples) == (0.75, 0.625, 32)
-    assert row.dense_stderr == pytest.approx((0.75 * 0.25 / 31) ** 0.5)
-    assert row.difference is not None
-    assert row.difference.value == -0.125 and row.difference.error == pytest.approx(
-        (0.125 * 0.875 / 31) ** 0.5
-    )
+    assert (found.texts, found.dense, found.pruned) == (32, 0.75, 0.625)
+    assert found.error == pytest.approx((0.125 * 0.875 / 31) ** 0.5)
 
 
 @pytest.mark.parametrize("right", [0, 1, 3])
 def test_random_models_get_no_score(right: int) -> None:
     dense = [True] * right + [False] * (32 - right)
-    assert scores_of(dense, dense, chat_template=False) is None
-    assert scores_of([True] * 5 + dense[5:], dense, chat_template=False) is not None
+    assert compare_words(dense, dense) is None
+    assert compare_words([True] * 5 + dense[5:], dense) is not None

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from patch_compile.artifacts.task_scores import TaskRow, TaskScores
+from patch_compile.artifacts.verify_schema import TaskRow, TaskScores
 from patch_compile.report.quality import tasks
 from patch_compile.verification.tasks.rows import check_same_documents, rows_of
 from tests.refusals import refused

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from patch_compile.artifacts.folder import OutFolder
-from patch_compile.artifacts.task_scores import TaskScores
+from patch_compile.artifacts.verify_schema import TaskScores
 from patch_compile.report.quality import tasks
 from patch_compile.verification.request import VerifyRequest
 from patch_compile.verification.tasks.run import run_tasks

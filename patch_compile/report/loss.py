@@ -1,0 +1,99 @@
+"""Whether a loss of quality is small, for people: the colour of its light, the limits of the colour, and what loses less."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from patch_compile.artifacts.proof import EmbeddingsDifference, OutputsDifference
+from patch_compile.artifacts.report import DecoderReport, MaskedModel, Report
+from patch_compile.report.number_format import percent
+
+Colour = Literal["green", "yellow", "red", "grey"]
+_POOLED = {"mean": "the mean of their last hidden states", "first": "their first last hidden state"}
+_STEP = 0.05  # ratios that are advised are multiples of it
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss, and its limits without a limit of the user's.
+
+    value: infinite if it is not finite; green, yellow: losses up to which the light has this colour; power: the loss grows
+    with this power of the ratio, as in docs/explanation/quality.md; spell: writes a limit as the light's figure; better,
+    worse: words for both sides of a limit.
+    """
+
+    value: float
+    green: float
+    yellow: float
+    power: float
+    spell: Callable[[float], str] = percent
+    better: str = "up to"
+    worse: str = "above"
+
+    @property
+    def colour(self) -> Colour:
+        if not self.value <= self.yellow:
+            return "red"
+        return "green" if self.value <= self.green else "yellow"
+
+
+def perplexity_loss(dense: float, pruned: float) -> Loss:
+    """Returns the increase over the dense model."""
+    return Loss(pruned / dense - 1, 0.05, 0.20, power=2.0)
+
+
+def output_loss(found: OutputsDifference) -> Loss:
+    """Returns the relative error of the output that moves most."""
+    worst = found.worst.relative
+    return Loss(math.inf if worst is None else worst, 0.02, 0.10, power=1.0)
+
+
+def embedding_loss(found: EmbeddingsDifference) -> Loss:
+    """Returns the mean distance of an embedding from the dense model's, as a share of the distance of different texts."""
+    apart = 1.0 - found.different
+    value = (1.0 - found.mean) / apart if apart > 0.0 else math.inf
+
+    def cosine(limit: float) -> str:
+        return f"{1.0 - limit * apart:.3f}"
+
+    return Loss(value, 0.05, 0.20, power=2.0, spell=cosine, better="from", worse="below")
+
+
+def embedding_words(found: EmbeddingsDifference) -> str:
+    """Returns what was compared: texts, and how their embeddings are made."""
+    return f"{found.texts} texts, {_POOLED[found.pooling]}"
+
+
+def loss_of_build(report: Report) -> Loss | None:
+    """Returns the loss that the build measured, None if it was measured on random inputs, which say little."""
+    if isinstance(report, DecoderReport):
+        return perplexity_loss(report.perplexity.dense, report.perplexity.pruned)
+    if report.inputs.random:
+        return None
+    return embedding_loss(report.embeddings) if report.embeddings else output_loss(report.difference)
+
+
+def limits_words(loss: Loss, model: MaskedModel) -> str:
+    """Returns a sentence with the limits of the colour, and what to try."""
+    green, yellow = loss.spell(loss.green), loss.spell(loss.yellow)
+    if loss.colour == "green":
+        return f"Green {loss.better} {green}."
+    span = f"Yellow from {green} to {yellow}" if loss.colour == "yellow" else f"Red {loss.worse} {yellow}"
+    return f"{span}: {_advice(loss, model)}."
+
+
+def _advice(loss: Loss, model: MaskedModel) -> str:
+    """Returns the ratio at which the loss would have the next better colour, if the user gave a ratio."""
+    budget, asked = model.learned.budget, model.ratio.asked
+    by_ratio = budget is not None and isinstance(budget.ratio, float) and not model.learned.speed
+    if not by_ratio or math.isinf(loss.value):
+        return "prune less"
+    limit = loss.yellow if loss.colour == "red" else loss.green
+    enough = asked * (limit / loss.value) ** (1 / loss.power)
+    steps = math.floor(min(enough, asked - _STEP / 2) / _STEP)
+    if steps < 1:
+        return "leave the linears dense that matter most (--exclude)"
+    return f"try --ratio {round(steps * _STEP, 2):g}"
