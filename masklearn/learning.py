@@ -320,7 +320,7 @@ def _mask_set(task: Task, found: FoundMasks, record: MaskRecord) -> MaskSet:
         seed=task.recipe.seed,
         base_model=task.checkpoint.path.resolve().name,
         base_sha256=task.checkpoint.fingerprint(),
-        ratio_asked=_reached(masks) if budget.amount is not None else budget.ratio(areas),
+        ratio_asked=_reached(masks) if budget.amount is not None else budget.asked(areas),
         record=record,
         grids=found.grids,
     )

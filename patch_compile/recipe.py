@@ -16,6 +16,7 @@ from masklearn.base.threads import even_parts
 from masklearn.masks.budget import LARGEST_RATIO
 from masklearn.masks.weight_types import leaves_choice, named_types, undecided
 from patch_compile.artifacts.layout import RECIPE
+from patch_compile.artifacts.plan import Asked
 from patch_compile.artifacts.recipe_file import read_recipe
 from patch_compile.engine.options import EngineOptions
 from patch_compile.errors import PatchCompileError, UsageError
@@ -69,6 +70,12 @@ class Recipe(LearnSettings, BuildOptions):
                 f"{error.what}. {error.why}",
                 "Build again.",
             ) from None
+
+    @property
+    def asked(self) -> Asked:
+        """The amount of pruning as the user gave it."""
+        mask = str(self.mask) if self.mask is not None else None
+        return Asked(mask=mask, **self.model_dump(include=set(Asked.model_fields) - {"mask"}))
 
     @property
     def goal(self) -> SpeedGoal | None:

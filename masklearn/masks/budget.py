@@ -47,8 +47,8 @@ class Budget:
     pattern fits all; per_layer: True if each linear reaches its ratio, False if the linears of a pattern reach it
     together; amount: saving over all linears in `unit`, instead of ratios.
 
-    uncounted: linears that stay dense and do not count in any ratio; spared: linears that stay dense, with the weights
-    that they were to save; no other linear saves these instead.
+    uncounted: linears that stay dense and do not count in any ratio; spared: linears that stay dense and count: the other
+    linears of their share save what they would have saved.
     """
 
     ratios: tuple[tuple[str, float], ...] = ()
@@ -56,7 +56,7 @@ class Budget:
     amount: float | None = None
     unit: str = WEIGHTS
     uncounted: frozenset[str] = frozenset()
-    spared: tuple[tuple[str, float], ...] = ()
+    spared: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, ratio: float | str, per_layer: bool = False) -> "Budget":
@@ -100,11 +100,11 @@ class Budget:
 
     @property
     def dense(self) -> frozenset[str]:
-        return self.uncounted.union(name for name, _ in self.spared)
+        return self.uncounted | self.spared
 
-    def sparing(self, linears: Mapping[str, float]) -> "Budget":
-        """Returns the budget for which these linears stay dense; linears: name to the weights that they were to save."""
-        return replace(self, spared=(*self.spared, *linears.items()))
+    def sparing(self, linears: Iterable[str]) -> "Budget":
+        """Returns the budget for which these linears stay dense, and the others of their shares save more instead."""
+        return replace(self, spared=self.spared.union(linears))
 
     def counted(self, names: Sequence[str]) -> dict[str, float]:
         """Returns the ratio of each linear that a ratio above 0 counts over."""
@@ -123,15 +123,12 @@ class Budget:
         for name, decision in self.by_linear(list(areas)).items():
             pattern, ratio = (None if name in self.uncounted else decision) or ("", 0.0)
             members.setdefault((name if self.per_layer else pattern, ratio), []).append(name)
-        shares, spared = [], dict(self.spared)
+        shares, spared = [], tuple(name for name in areas if name in self.spared)
         for (spelled, ratio), names in members.items():
-            left = tuple(name for name in names if name not in spared)
-            saving = ratio * sum(weights[name] for name in names) - sum(
-                spared.get(name, 0.0) for name in names
-            )
+            left = tuple(name for name in names if name not in self.spared)
             if left:
-                shares.append(Share(spelled, left, max(0.0, saving)))
-        return [*shares, Share("", tuple(spared), 0.0)] if spared else shares
+                shares.append(Share(spelled, left, ratio * sum(weights[name] for name in names)))
+        return [*shares, Share("", spared, 0.0)] if spared else shares
 
     def evenly(self, weights: Mapping[str, int]) -> dict[str, float]:
         """Returns each linear's ratio if all linears of a share have the same; weights: number of weights by linear."""
@@ -140,17 +137,33 @@ class Budget:
         by_name = {name: ratio for share, ratio in ratios.items() for name in share.names}
         return {name: by_name[name] for name in weights}
 
-    def ratio(self, areas: Mapping[str, NDArray[np.int64]]) -> float:
-        """Returns the ratio over all linears that was asked for: the mean over weights.
+    def asked(self, areas: Mapping[str, NDArray[np.int64]]) -> float:
+        """Returns the ratio that was asked for over the linears that count: the mean over their weights.
 
         Raises ValueError for a budget in another unit than weights.
         """
+        return self._mean(areas, [name for name in areas if name not in self.uncounted])
+
+    def ratio(self, areas: Mapping[str, NDArray[np.int64]]) -> float:
+        """Returns the ratio over all linears that follows from what was asked for: the mean over their weights.
+
+        Raises ValueError for a budget in another unit than weights.
+        """
+        return self._mean(areas, list(areas))
+
+    def _mean(self, areas: Mapping[str, NDArray[np.int64]], over: Sequence[str]) -> float:
         if self.unit != WEIGHTS:
             raise ValueError(f"A saving of {self.unit} is not a ratio.")
-        if len(self.ratios) == 1 and not self.ratios[0][0] and not self.dense:
-            return self.ratios[0][1]
-        total = sum(int(grid.sum()) for grid in areas.values())
-        return sum(share.saving for share in self.shares(areas)) / total if total else 0.0
+        if self.plain is not None and self.uncounted.isdisjoint(over):
+            return self.plain
+        total = sum(int(areas[name].sum()) for name in over)
+        ratios = self.counted(list(areas)).items()
+        return sum(ratio * int(areas[name].sum()) for name, ratio in ratios) / total if total else 0.0
+
+    @property
+    def plain(self) -> float | None:
+        """The ratio of a budget that has the same for all linears, else None."""
+        return self.ratios[0][1] if len(self.ratios) == 1 and not self.ratios[0][0] else None
 
     def left_dense(self, names: Sequence[str]) -> str:
         """Returns a line for the user about linears that no pattern fits, empty if there are none."""
@@ -167,8 +180,7 @@ class Budget:
     def record(self) -> BudgetRecord:
         if self.amount is not None:
             return BudgetRecord(amount=self.amount, unit=self.unit)
-        plain = len(self.ratios) == 1 and not self.ratios[0][0]
-        ratio = self.ratios[0][1] if plain else _spell(self.ratios)
+        ratio = _spell(self.ratios) if self.plain is None else self.plain
         return BudgetRecord(ratio=ratio, per_layer=self.per_layer, unit=self.unit)
 
 

@@ -216,7 +216,8 @@ class GainRecord(_Part):
 
     card: the card of the predictions, None without predictions; covered: number of covered linears; asked: number of
     covered linears with a ratio above 0; gaining: number of linears that gain; ratio: zeroed weights over the weights of the
-    linears that gain.
+    linears that gain; ratio_of_counted: over the weights of all linears that gain with enough tiles, over which a requested
+    ratio counts, None if these are all covered linears.
     """
 
     card: str | None
@@ -224,6 +225,7 @@ class GainRecord(_Part):
     asked: int
     gaining: int
     ratio: float
+    ratio_of_counted: float | None = None
 
 
 class ImportRecord(_Part):

@@ -77,7 +77,7 @@ class FinishedBuild(Result):
     @property
     def ratio(self) -> float:
         """Zeroed weights / weights."""
-        return self.report.ratio.reached
+        return self.report.ratio
 
     @property
     def perplexity(self) -> float | None:
@@ -126,7 +126,7 @@ class LearnedMasks(Result):
     @property
     def ratio(self) -> float:
         """Zeroed weights / weights."""
-        return self.report.ratio.reached
+        return self.report.ratio
 
 
 class Planned(Result):

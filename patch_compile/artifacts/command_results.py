@@ -8,8 +8,8 @@ from masklearn import BesideBaselines
 from masklearn.masks.kinds.table import DENSE
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.record import TileSummary
-from patch_compile.artifacts.manifest import EvalText, ModelOrigin, Ratio
-from patch_compile.artifacts.plan import Lowering, PlanSummary, Skipped, TileCount
+from patch_compile.artifacts.manifest import EvalText, ModelOrigin
+from patch_compile.artifacts.plan import Asked, Lowering, PlanSummary, Skipped, TileCount
 from patch_compile.artifacts.record import Record, Unit, VersionedRecord, shown
 from patch_compile.artifacts.report import Kind, MaskMetadata, OnnxFile, PrunedModel
 
@@ -35,32 +35,27 @@ class MaskedLinear(Record):
         return cls(name=name, shape=mask.shape, zeroed=mask.zeroed, tiles=count)
 
 
-class BytesPerWeight(Record):
-    """Average bytes of a covered weight in packed slabs: those asked for, which are not exceeded, and those reached."""
-
-    asked: float
-    reached: float
-
-
 class LearnedAnswer(VersionedRecord):
     """Result of `learn`.
 
-    path: OUT; bytes_per_weight: None if a ratio or a speed was asked for; baselines: None without baselines and without
-    text to evaluate on; seconds: duration of each stage.
+    path: OUT; bytes_per_weight: average of a covered weight in packed slabs, None unless bytes were asked for; baselines:
+    None without baselines and without text to evaluate on; seconds: duration of each stage.
     """
 
-    SCHEMA: ClassVar[int] = 3  # 1 had sentences on the baselines; 2 had lowerings and bytes that no build has
+    # 1 had sentences on the baselines; 2 had lowerings and bytes that no build has; 3 did not say what the user gave
+    SCHEMA: ClassVar[int] = 4
 
     path: str
     kind: Kind
     model: ModelOrigin
     method: str
-    ratio: Ratio
+    asked: Asked
+    ratio: float
     linears: tuple[MaskedLinear, ...]
     skipped: tuple[Skipped, ...]
     where_sparse: TileSummary
     learned: MaskMetadata
-    bytes_per_weight: BytesPerWeight | None = None
+    bytes_per_weight: float | None = None
     baselines: LearnedBaselines | None = None
     notes: tuple[str, ...]
     seconds: dict[str, float]
@@ -69,7 +64,7 @@ class LearnedAnswer(VersionedRecord):
 class CompiledAnswer(VersionedRecord, PrunedModel):
     """Result of `compile`. path: OUT."""
 
-    SCHEMA: ClassVar[int] = 1
+    SCHEMA: ClassVar[int] = 2  # 1 did not say what the user gave
 
     path: str
     plan: PlanSummary

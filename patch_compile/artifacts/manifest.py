@@ -40,9 +40,12 @@ class ModelOrigin(Record):
 
 
 class Ratio(Record):
-    """Zeroed weights / weights of the covered linears: the requested ratio, and the ratio that whole tiles reach."""
+    """Zeroed weights / weights of the covered linears: the requested ratio, and the ratio that whole tiles reach.
 
-    asked: float
+    asked: None if bytes or a speed was asked for.
+    """
+
+    asked: float | None
     reached: float
 
 
@@ -128,7 +131,7 @@ def write_manifest(
     files[RECIPE] = sha256_of(root / RECIPE)
     manifest = Manifest(
         model=model,
-        ratio=Ratio(asked=masks.ratio_asked, reached=masks.ratio),
+        ratio=Ratio(asked=_asked(masks), reached=masks.ratio),
         method=masks.method,
         seed=seed,
         text=Texts(calib=masks.record.text, eval=evaluated),
@@ -137,6 +140,11 @@ def write_manifest(
         stages=dict(stages),
     )
     manifest.write(root / MANIFEST)
+
+
+def _asked(masks: MaskSet) -> float | None:
+    budget = masks.record.budget
+    return masks.ratio_asked if budget is None or budget.amount is None else None
 
 
 def package_versions() -> dict[str, str]:

@@ -259,18 +259,36 @@ class Plan(FileRecord, PlanSummary):
         return sum(row.saved_bytes for row in self.linears)
 
 
+class Asked(Record):
+    """The amount of pruning as the user gave it. Exactly one field is set."""
+
+    ratio: float | str | None = None
+    bytes_per_weight: float | None = None
+    mask: str | None = None
+    speedup: float | None = None
+    budget_ms: float | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(self.model_dump(exclude_none=True)) != 1:
+            raise ValueError("exactly one amount can be asked for")
+        return self
+
+
 class Gaining(Record):
-    """The linears that gain by pruning on the target. A ratio counts over these.
+    """The linears that gain by pruning on the target.
 
     covered: number of covered linears; asked: number of linears with a ratio above 0; gaining: number of linears that gain;
-    ratio: zeroed weights over the weights of the linears that gain; ratio_of_covered: over the weights of all covered
-    linears.
+    ratio: zeroed weights over the weights of the linears that gain; ratio_of_counted: over the weights of all linears that
+    gain with enough tiles, over which a requested ratio counts, None if these are all covered linears; ratio_of_covered:
+    over the weights of all covered linears.
     """
 
     covered: int
     asked: int
     gaining: int
     ratio: float
+    ratio_of_counted: float | None = None
     ratio_of_covered: float
 
 

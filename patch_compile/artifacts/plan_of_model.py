@@ -8,18 +8,9 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from masklearn.quant.table import FLOAT16
-from patch_compile.artifacts.plan import Gaining, Plan, Skipped
+from patch_compile.artifacts.plan import Asked, Gaining, Plan, Skipped
 from patch_compile.artifacts.prediction import WholeRow
 from patch_compile.artifacts.record import Record, Unit, shown
-
-
-class Asked(Record):
-    """The requested amount of pruning. Exactly one field is set."""
-
-    ratio: float | str | None = None
-    mask: str | None = None
-    speedup: float | None = None
-    budget_ms: float | None = None
 
 
 class Memory(Record):

@@ -11,12 +11,13 @@ from pydantic import BeforeValidator, Field, PlainSerializer, TypeAdapter
 from masklearn.masks.record import MaskRecord, TileSummary
 from patch_compile.artifacts.engine import BuiltEngine
 from patch_compile.artifacts.layout import REPORT
-from patch_compile.artifacts.manifest import ModelOrigin, Ratio
-from patch_compile.artifacts.plan import LinearRow, PlanSummary, Skipped
+from patch_compile.artifacts.manifest import ModelOrigin
+from patch_compile.artifacts.plan import Asked, LinearRow, PlanSummary, Skipped
 from patch_compile.artifacts.proof import OutputsProof, TokensProof
 from patch_compile.artifacts.record import FileRecord, Record
 
-REPORT_SCHEMA = 3  # 1 had no kind, and sentences in plan and engine; 2 had sentences in its proof
+# 1 had no kind, and sentences in plan and engine; 2 had sentences in its proof; 3 did not say what the user gave
+REPORT_SCHEMA = 4
 
 
 class Kind(StrEnum):
@@ -40,12 +41,17 @@ MaskMetadata = Annotated[
 
 
 class PrunedModel(Record):
-    """A pruned model. linears: the covered linears, as they are compiled, or as a compiler without a card would do it."""
+    """A pruned model.
+
+    ratio: zeroed weights / weights of the covered linears; linears: these, as they are compiled, or as a compiler without a
+    card would do it.
+    """
 
     kind: Kind
     model: ModelOrigin
     method: str
-    ratio: Ratio
+    asked: Asked
+    ratio: float
     linears: tuple[LinearRow, ...]
     skipped: tuple[Skipped, ...]
 

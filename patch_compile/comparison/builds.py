@@ -89,7 +89,7 @@ def _read(path: Path, name: str) -> ComparedBuild:
         method=report.method,
         permuted=learned.permuted is not None,
         repaired=learned.repair is not None,
-        ratio=report.ratio.reached,
+        ratio=report.ratio,
         kinds={kind.name: weights / masks.weights for kind, weights in masks.by_kind().items()},
         bytes_per_weight=masks.packed_bytes_per_weight,
         quality=value,

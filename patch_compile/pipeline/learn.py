@@ -9,7 +9,6 @@ from masklearn.base.processes import is_main_process
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.weight_types import leaves_choice
 from patch_compile.artifacts.command_results import (
-    BytesPerWeight,
     LearnedAnswer,
     LearnedBaselines,
     MaskedLinear,
@@ -65,14 +64,13 @@ def learn(
     return answer
 
 
-def _bytes(recipe: Recipe, masks: MaskSet) -> BytesPerWeight | None:
-    """Returns asked and reached bytes of a weight; None if a ratio or a speed was asked for."""
+def _bytes(recipe: Recipe, masks: MaskSet) -> float | None:
+    """Returns the bytes of a weight on average; None unless bytes were asked for."""
     if recipe.bytes_per_weight is None:
         return None
     # Types that are chosen too are part of the bytes; bytes of given types are counted as in 16 bits.
     chosen = leaves_choice(recipe.weights)
-    reached = masks.packed_bytes_per_weight if chosen else masks.bytes_per_weight
-    return BytesPerWeight(asked=recipe.bytes_per_weight, reached=reached)
+    return masks.packed_bytes_per_weight if chosen else masks.bytes_per_weight
 
 
 def _compared(

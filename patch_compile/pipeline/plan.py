@@ -12,7 +12,6 @@ from masklearn.masks.weight_types import named_types
 from masklearn.quant.table import QUANTISED, weight_type
 from patch_compile.artifacts.plan import Gaining, Plan
 from patch_compile.artifacts.plan_of_model import (
-    Asked,
     Builder,
     Memory,
     OtherKinds,
@@ -67,7 +66,7 @@ def plan(recipe: Recipe) -> PlanOfModel:
     return PlanOfModel(
         **{name: getattr(made, name) for name in type(made).model_fields},
         model=str(recipe.model.resolve()),
-        asked=_asked(recipe),
+        asked=recipe.asked,
         target=target,
         target_source=target_source,
         builder=_builder(target) if target_source is TargetSource.ASKED else None,
@@ -221,11 +220,6 @@ def _builder(target: str) -> Builder | None:
     possible = tuple(row.name for row in backend.targets())
     missing = next((row.name for row in asked if row.name not in possible), asked[0].name)
     return Builder(backend=str(name), version=backend.version, target=missing, targets=possible)
-
-
-def _asked(recipe: Recipe) -> Asked:
-    mask = str(recipe.mask) if recipe.mask is not None else None
-    return Asked(ratio=recipe.ratio, mask=mask, speedup=recipe.speedup, budget_ms=recipe.budget_ms)
 
 
 def _card(target: str | None) -> tuple[PlanCard, str, TargetSource]:

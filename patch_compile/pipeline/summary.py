@@ -10,7 +10,7 @@ from masklearn.masks.maskset import MaskSet
 from masklearn.model.coverage import Coverage
 from patch_compile.artifacts.engine import BuiltEngine, EngineReport, PluginHeaders
 from patch_compile.artifacts.layout import ENGINE, ENGINE_REPORT, ONNX, ONNX_FOLDER, ONNX_NAME
-from patch_compile.artifacts.manifest import ModelOrigin, Ratio
+from patch_compile.artifacts.manifest import ModelOrigin
 from patch_compile.artifacts.plan import LinearRow, Skipped
 from patch_compile.artifacts.report import MaskedModel, OnnxFile, PrunedModel
 from patch_compile.pipeline.prepare import Job
@@ -25,7 +25,8 @@ def pruned_model(job: Job, masks: MaskSet, linears: Iterable[LinearRow]) -> Prun
         kind=source.kind,
         model=ModelOrigin(path=str(source.model.resolve()), sha256=source.fingerprint),
         method=masks.method,
-        ratio=Ratio(asked=masks.ratio_asked, reached=masks.ratio),
+        asked=job.recipe.asked,
+        ratio=masks.ratio,
         linears=tuple(linears),
         skipped=skipped_of(source.coverage),
     )

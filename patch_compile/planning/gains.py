@@ -5,7 +5,8 @@ The planner decides which linears gain, by the rule that lowers them:
 1. A linear can gain if it is not lowered to `dense` with the most 2:4 tiles that it may have: all of its tiles, or with
    `--per-layer` the share of tiles that reaches its ratio. The ratio counts over only these linears, and only their tiles
    are chosen.
-2. A linear that gets too few 2:4 tiles to gain is left dense. The chosen tiles of the others stay.
+2. A linear that gets too few 2:4 tiles to gain is left dense. The linears that gain keep their tiles, and get the next
+   tiles by score in its place, so that the ratio is met.
 """
 
 from __future__ import annotations
@@ -64,14 +65,16 @@ class GainBudget:
         return {name: ratio for name, ratio in counted.items() if name not in self.budget.dense}
 
     def settled(self, plan_for: Callable[[Budget], Plans]) -> Budget:
-        """Returns the budget with which every linear that has pruned tiles gains. plan_for: chooses tiles and plans them."""
+        """Returns the budget with which every linear that has pruned tiles gains. plan_for: chooses tiles and plans them.
+
+        What linears save that fall out goes to linears that already gain: more tiles only make these gain more. A linear
+        without tiles gets none, since a few would not make it gain.
+        """
         budget = self.budget
-        while wasted := {
-            name: float(plan.zeroed)
-            for name, plan in plan_for(budget).items()
-            if plan.zeroed and not plan.uses_zeros
-        }:
-            budget = budget.sparing(wasted)
+        while _wasted(plans := plan_for(budget)):
+            budget = budget.sparing(
+                name for name, plan in plans.items() if not (plan.zeroed and plan.uses_zeros)
+            )
         return budget
 
     def settled_evenly(self, plan_at: Callable[[Mapping[str, float]], Plans]) -> GainBudget:
@@ -90,12 +93,14 @@ class GainBudget:
 
     def row(self, zeroed: Mapping[str, int], gaining: Collection[str]) -> Gaining:
         """Returns the number of linears that gain, and the ratio over them. zeroed: number of zeroed weights by linear."""
-        weights, total = self._weights, sum(zeroed.values())
+        weights, total, uncounted = self._weights, sum(zeroed.values()), self.budget.uncounted
+        counted = sum(count for name, count in weights.items() if name not in uncounted)
         return Gaining(
             covered=len(weights),
             asked=self.asked,
             gaining=len(gaining),
             ratio=total / sum(weights[name] for name in gaining) if gaining else 0.0,
+            ratio_of_counted=total / counted if uncounted and counted else None,
             ratio_of_covered=total / sum(weights.values()),
         )
 
@@ -111,13 +116,8 @@ class TilesThatGain:
         """Returns the record of the linears that gain with these masks."""
         zeroed = {name: mask.zeroed for name, mask in masks.items()}
         row = self._gains.row(zeroed, [name for name, count in zeroed.items() if count])
-        return GainRecord(
-            card=costs.card.name if costs else None,
-            covered=row.covered,
-            asked=row.asked,
-            gaining=row.gaining,
-            ratio=row.ratio,
-        )
+        figures = row.model_dump(exclude={"ratio_of_covered"}, exclude_none=True)
+        return GainRecord(card=costs.card.name if costs else None, **figures)
 
     def __call__(
         self,
@@ -134,3 +134,8 @@ class TilesThatGain:
         budget = self._gains.settled(plan_for)
         self._gains = replace(self._gains, budget=budget)
         return select(scores, areas, budget), budget
+
+
+def _wasted(plans: Plans) -> bool:
+    """True if a linear has zeros that save nothing."""
+    return any(plan.zeroed and not plan.uses_zeros for plan in plans.values())

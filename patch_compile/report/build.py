@@ -32,7 +32,7 @@ from patch_compile.report.linears import (
 from patch_compile.report.loss import limits_words, loss_of_build
 from patch_compile.report.number_format import bytes_of
 from patch_compile.report.plan import whole_table
-from patch_compile.report.prediction import choice_line, gain_line, reason_lines, remarks
+from patch_compile.report.prediction import asked_words, choice_line, gain_line, reason_lines, remarks
 from patch_compile.report.quality import baselines, output_warnings
 from patch_compile.report.section import Section, facts
 from patch_compile.report.verify import built, compiled, pruned
@@ -90,7 +90,7 @@ def learned(answer: LearnedAnswer) -> Iterator[Section]:
     reached = (
         _ratio_lines(answer)
         if size is None
-        else [f"bytes of a weight: {size.reached:.4f} (asked {size.asked:g}), method {answer.method}"]
+        else [f"bytes of a weight: {size:.4f} (asked: {asked_words(answer.asked)}), method {answer.method}"]
     )
     yield Section(lines=[*skipped_lines(answer.skipped), *reached, files])
     yield baselines(answer.baselines)
@@ -103,7 +103,7 @@ def compiled_model(answer: CompiledAnswer) -> Iterator[Section]:
             *skipped_lines(answer.skipped),
             *reason_lines(answer.linears),
             *split_lines(answer.linears),
-            f"ratio: {answer.ratio.reached:.4f}, method {answer.method}",
+            f"ratio: {answer.ratio:.4f}, method {answer.method}",
             f"fused into their linears: {fused_words(answer.linears)}",
             f"onnx: {answer.onnx.path}, {bytes_of(answer.onnx.bytes)}",
         ],
@@ -143,12 +143,9 @@ def plugin(result: Mapping[str, Any]) -> Iterator[Section]:
 
 
 def _ratio_lines(found: MaskedModel | LearnedAnswer) -> Iterator[str]:
-    """Yield the reached ratio, the request, and the linears that the ratio counts over unless it counts over all."""
-    speed, gains, budget = found.learned.speed, found.learned.gains, found.learned.budget
-    asked = budget.ratio if gains and budget else f"{found.ratio.asked:g}"
-    words = f"for {speed.goal}" if speed else f"asked {asked}"
-    yield f"ratio: {found.ratio.reached:.4f} ({words}), method {found.method}"
-    if gains:
+    """Yield the reached ratio, the request, and the linears that gain unless all do."""
+    yield f"ratio: {found.ratio:.4f} (asked: {asked_words(found.asked)}), method {found.method}"
+    if gains := found.learned.gains:
         counts = gains.model_dump(exclude={"card"})
-        gaining = Gaining(**counts, ratio_of_covered=found.ratio.reached)
+        gaining = Gaining(**counts, ratio_of_covered=found.ratio)
         yield from filter(None, [gain_line(gaining, CardRow(name=gains.card) if gains.card else None)])

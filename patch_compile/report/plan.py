@@ -9,7 +9,6 @@ from itertools import groupby
 from masklearn.masks.budget import Budget
 from patch_compile.artifacts.plan import LinearRow
 from patch_compile.artifacts.plan_of_model import (
-    Asked,
     Builder,
     Memory,
     OtherTypes,
@@ -22,7 +21,14 @@ from patch_compile.hardware.cards import rated_cards
 from patch_compile.planning.speed_goal import SpeedGoal
 from patch_compile.report.linears import linears_table, share_legend, skipped_counts, skipped_lines
 from patch_compile.report.number_format import milliseconds, times
-from patch_compile.report.prediction import gain_line, has_quantised, predicted_times, reason_lines, remarks
+from patch_compile.report.prediction import (
+    asked_words,
+    gain_line,
+    has_quantised,
+    predicted_times,
+    reason_lines,
+    remarks,
+)
 from patch_compile.report.section import Column, Columns, Section, Table, columns_of, table_of
 
 _TARGETS = {
@@ -74,7 +80,7 @@ def _summary(result: PlanOfModel, whole: WholeRow | None) -> Iterator[str]:
         yield _memory_line(result.memory, result.card.name)
     if result.regime and result.memory.fits:
         yield from regime_lines(result.regime)
-    yield f"ratio: {result.ratio:.4f} (asked: {_asked(result.asked)})"
+    yield f"ratio: {result.ratio:.4f} (asked: {asked_words(result.asked)})"
     yield gain_line(result.gaining, result.card)
     if whole and (other := result.other):
         speed = times(other.speedup)
@@ -131,14 +137,6 @@ def _ends(result: PlanOfModel) -> Iterator[str]:
     if result.assumes_losses:
         yield _ASSUMED_TYPES
     yield from remarks(result.linears, result)
-
-
-def _asked(asked: Asked) -> str:
-    if asked.mask is not None:
-        return f"masks of {asked.mask}"
-    return (
-        f"ratio {asked.ratio}" if asked.ratio is not None else str(SpeedGoal(asked.speedup, asked.budget_ms))
-    )
 
 
 def _memory_line(memory: Memory, card: str) -> str:

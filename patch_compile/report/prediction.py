@@ -12,6 +12,7 @@ from masklearn.masks.record import SpeedRecord
 from masklearn.masks.tiles import spell_tile
 from masklearn.quant.table import weight_type
 from patch_compile.artifacts.plan import (
+    Asked,
     Gaining,
     LinearRow,
     Node,
@@ -26,6 +27,7 @@ from patch_compile.artifacts.prediction import Calibration, CardRow, PhaseRow, W
 from patch_compile.packing.slab_kinds import SLAB_K
 from patch_compile.planning.measured import FITTED
 from patch_compile.planning.roofline.assumptions import ASSUMED, Assumptions
+from patch_compile.planning.speed_goal import SpeedGoal
 from patch_compile.report.number_format import times
 
 _ACTIVATIONS = {"": "", "gelu": "GELU", "gelu_tanh": "GELU (tanh)", "silu": "SiLU"}
@@ -189,16 +191,29 @@ def choice_line(speed: SpeedRecord | None) -> str:
     )
 
 
+def asked_words(asked: Asked) -> str:
+    """Returns the amount of pruning in words, as the user gave it."""
+    if asked.mask is not None:
+        return f"masks of {asked.mask}"
+    if asked.bytes_per_weight is not None:
+        return f"{asked.bytes_per_weight:g} bytes per weight"
+    return (
+        f"ratio {asked.ratio}" if asked.ratio is not None else str(SpeedGoal(asked.speedup, asked.budget_ms))
+    )
+
+
 def gain_line(gaining: Gaining | None, card: CardRow | None) -> str:
-    """Returns in words the linears that a ratio counts over, empty if these are all that it was asked for."""
+    """Returns in words the linears that gain, empty if these are all that a ratio was asked for."""
     if gaining is None or gaining.gaining == gaining.asked:
         return ""
     on = f" on {card.name}" if card else ""
     if not gaining.gaining:
         return f"no covered linear gains by pruning{on}: all {gaining.covered} stay whole (--lowering plugin prunes them)"
+    counted = gaining.ratio if gaining.ratio_of_counted is None else gaining.ratio_of_counted
+    able = "" if counted == gaining.ratio else f", {counted:.4f} over all that gain with enough tiles"
     return (
         f"{gaining.gaining} of {gaining.covered} covered linears gain by pruning{on}: the ratio is {gaining.ratio:.4f} over "
-        f"these and {gaining.ratio_of_covered:.4f} over all {gaining.covered}; the others stay whole"
+        f"these{able} and {gaining.ratio_of_covered:.4f} over all {gaining.covered}; the others stay whole"
     )
 
 

@@ -219,7 +219,7 @@ def output_warnings(report: OutputsReport) -> Iterator[str]:
             "beyond all finite numbers" if worst.relative is None else f"by {worst.relative:.0%} of its norm"
         )
         yield f"Pruning moved the output {worst.output!r} {far}. {_how_to_lose_less(report)}"
-    zeroed, moved = report.ratio.reached, worst.relative
+    zeroed, moved = report.ratio, worst.relative
     if worst.floating and zeroed >= _MANY and moved is not None and moved < _HARDLY:
         yield (
             f"{percent(zeroed)} of the weights are zeroed, and outputs move by only {percent(moved, 1)}: the inputs may not "

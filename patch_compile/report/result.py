@@ -38,9 +38,9 @@ def told(report: Any, path: Path = Path(), *, every: bool = False) -> tuple[str,
     match report:
         case DecoderReport(perplexity=ppl):
             quality = f"perplexity {ppl.dense:.2f} → {ppl.hybrid:.2f}"
-            return f"{path}, ratio {report.ratio.reached:.3f}, {quality}", finished(report, every=every)
+            return f"{path}, ratio {report.ratio:.3f}, {quality}", finished(report, every=every)
         case OutputsReport():
-            return f"{path}, ratio {report.ratio.reached:.3f}", finished(report, every=every)
+            return f"{path}, ratio {report.ratio:.3f}", finished(report, every=every)
         case VerifyReport():
             return f"{path}, {report.outcome.words}", verified(report, path)
         case BenchReport():
@@ -53,9 +53,9 @@ def told(report: Any, path: Path = Path(), *, every: bool = False) -> tuple[str,
             fits = speed if report.memory.fits else ", does not fit"
             return f"{model}, ratio {report.ratio:.3f}{fits}", planned(report, every=every)
         case LearnedAnswer():
-            return f"{path}, ratio {report.ratio.reached:.3f} by {report.method}", learned(report)
+            return f"{path}, ratio {report.ratio:.3f} by {report.method}", learned(report)
         case CompiledAnswer(onnx=onnx):
-            words = f"{onnx.path}, ratio {report.ratio.reached:.3f}, {bytes_of(onnx.bytes)}"
+            words = f"{onnx.path}, ratio {report.ratio:.3f}, {bytes_of(onnx.bytes)}"
             return words, compiled_model(report)
         case ImportedAnswer():
             return f"{path}, ratio {report.ratio:.3f} from {report.format}", imported(report)

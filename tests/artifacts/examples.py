@@ -10,8 +10,17 @@ from numpy.typing import NDArray
 from masklearn.masks.record import MaskRecord, summarise_tiles
 from patch_compile.artifacts.command_results import LearnedAnswer, MaskedLinear
 from patch_compile.artifacts.engine import BuiltEngine, EngineReport
-from patch_compile.artifacts.manifest import EvalText, ModelOrigin, Ratio
-from patch_compile.artifacts.plan import LinearRow, Node, PlanSummary, Skipped, Slabs, TileCount, Totals
+from patch_compile.artifacts.manifest import EvalText, ModelOrigin
+from patch_compile.artifacts.plan import (
+    Asked,
+    LinearRow,
+    Node,
+    PlanSummary,
+    Skipped,
+    Slabs,
+    TileCount,
+    Totals,
+)
 from patch_compile.artifacts.prediction import CardRow, PhaseRow, WholeRow, Workload
 from patch_compile.artifacts.proof import (
     Agreement,
@@ -104,14 +113,14 @@ def learned_answer(tile_maps: Mapping[str, NDArray[np.bool_]], **changed: Any) -
         for name, tiles in tile_maps.items()
     )
     made = {"path": "out", "kind": Kind.DECODER, "model": MODEL, "method": "oneshot", "linears": tuple(rows),
-            "ratio": Ratio(asked=0.35, reached=0.3501), "skipped": SKIPPED, "learned": MaskRecord(),
+            "asked": Asked(ratio=0.35), "ratio": 0.3501, "skipped": SKIPPED, "learned": MaskRecord(),
             "where_sparse": summarise_tiles(tile_maps), "notes": (), "seconds": {"masks": 412.7}}  # fmt: skip
     return LearnedAnswer(**(made | changed))
 
 
 def decoder_report(out: Path, **changed: Any) -> DecoderReport:
     made = {"path": str(out / "report.json"), "kind": Kind.DECODER, "model": MODEL, "method": "oneshot",
-            "ratio": Ratio(asked=0.4, reached=0.4), "linears": (), "skipped": SKIPPED, "learned": MaskRecord(),
+            "asked": Asked(ratio=0.4), "ratio": 0.4, "linears": (), "skipped": SKIPPED, "learned": MaskRecord(),
             "where_sparse": summarise_tiles({}), "plan": PLAN, "engine": built_engine(str(out / "engine/model.engine")),
             "onnx": OnnxFile(path=str(out / "onnx/model.onnx"), bytes=196_000_000),
             "notes": ("lowering: plugin (asked for)",),

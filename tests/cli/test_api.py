@@ -51,7 +51,7 @@ def test_build_generate_verify(settings, tmp_path):
     for name in (MASKS, ONNX, RECIPE):
         assert (built.path / name).read_bytes() == (theirs / name).read_bytes(), name
 
-    assert built.masks.ratio == built.report.ratio.reached
+    assert built.masks.ratio == built.report.ratio
     assert built.perplexity == built.report.perplexity.hybrid
 
     (said,) = built.generator().generate(["the cat"], new_tokens=5)

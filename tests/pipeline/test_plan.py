@@ -15,8 +15,8 @@ from masklearn.model.checkpoint import Checkpoint
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import INT8
 from patch_compile.api.results import Planned, Result
-from patch_compile.artifacts.plan import Reason, ReasonKind
-from patch_compile.artifacts.plan_of_model import Asked, OtherTypes, PlanOfModel, TargetSource
+from patch_compile.artifacts.plan import Asked, Reason, ReasonKind
+from patch_compile.artifacts.plan_of_model import OtherTypes, PlanOfModel, TargetSource
 from patch_compile.artifacts.prediction import Workload
 from patch_compile.cli.app import cli
 from patch_compile.hardware.gpu import local_gpu

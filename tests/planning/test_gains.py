@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from masklearn.masks.budget import Budget
+from masklearn.masks.select import select
 from masklearn.masks.tiles import tile_weights
 from patch_compile.artifacts.prediction import Workload
 from patch_compile.planning.cards import card_of
@@ -42,6 +43,7 @@ def test_ratios_count_over_gaining_linears():
     weights = sum(n * k for name, (n, k) in LINEARS.items() if name != "tiny")
     assert zeroed(LINEARS, tiles, "up", "down", "o") == pytest.approx(0.3 * weights, rel=1e-3)
     assert filled.ratio(areas) * (weights + 256 * 256) == pytest.approx(0.3 * weights)
+    assert filled.asked(areas) == pytest.approx(0.3)
 
 
 def test_linears_with_few_tiles_stay_whole():
@@ -51,6 +53,15 @@ def test_linears_with_few_tiles_stay_whole():
     assert "o" in gains.counted and "o" in filled.dense
     again, _ = choose({name: grid[::-1] for name, grid in scores.items()} | {"o": scores["o"] * 1e-9}, areas)
     assert not again["o"].any()  # left dense once, it stays dense
+
+
+def test_stayers_take_over_what_falls_out():
+    gains, _, tiles, filled, (scores, areas) = chosen(LINEARS, Budget.of(0.3), o=12.0)
+    first = select(scores, areas, gains.budget)
+    assert first["o"].any() and not tiles["o"].any() and filled.spared >= {"o"}
+    counted = sum(n * k for name, (n, k) in LINEARS.items() if name != "tiny")
+    assert abs(zeroed(LINEARS, tiles, "up", "down") - 0.3 * counted) <= 128 * 128 / 4
+    assert all((tiles[name] | ~first[name]).all() for name in ("up", "down"))
 
 
 def test_small_linears_share_a_ratio():

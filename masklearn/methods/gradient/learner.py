@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 from masklearn.base.durable import whole_file
 from masklearn.base.processes import is_main_process, made_once, process_rank
 from masklearn.base.threads import total
-from masklearn.masks.budget import Budget
+from masklearn.masks.budget import LARGEST_RATIO, Budget
 from masklearn.masks.select import Selection
 from masklearn.masks.tiles import weights_of_tiles
 from masklearn.methods.base import Candidate
@@ -227,15 +227,13 @@ def _objective(
     task: Task, settings: MaskSettings, masks: Mapping[str, HybridMask], budget: Budget, norm: float
 ) -> MaskObjective:
     areas = _areas(task)
-    shares = [share for share in budget.shares(areas) if masks.keys() >= {*share.names}]
-    targets = [
-        DensityTarget(
-            [masks[name].place for name in share.names],
-            sum(int(areas[name].sum()) for name in share.names),
-            share.saving,
-        )
-        for share in shares
-    ]
+    targets = []
+    for share in budget.shares(areas):
+        if masks.keys() >= {*share.names}:
+            weights = sum(int(areas[name].sum()) for name in share.names)
+            # What linears save that fall out may be more than the others of their share can save.
+            zeroed = min(share.saving, LARGEST_RATIO * weights)
+            targets.append(DensityTarget([masks[name].place for name in share.names], weights, zeroed))
     weights = sum(target.weights for target in targets)
     ratio = sum(target.zeroed for target in targets) / weights if budget.dense else budget.ratio(areas)
     return MaskObjective(

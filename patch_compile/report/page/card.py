@@ -63,7 +63,7 @@ def _metadata(sources: Sources, facts: CardFacts, base: str) -> dict[str, Any]:
 
 def _about(sources: Sources, facts: CardFacts, base: str) -> Iterator[str]:
     name = _code(base or sources.name)
-    yield f"# {name}, {percent(sources.report.ratio.reached, 1)} of the covered weights zeroed"
+    yield f"# {name}, {percent(sources.report.ratio, 1)} of the covered weights zeroed"
     yield ""
     yield (
         f"The weights of {len(sources.report.linears)} linear layers of {name} are mosaics of dense tiles and tiles in "

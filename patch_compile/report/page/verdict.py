@@ -34,7 +34,7 @@ from patch_compile.report.number_format import (
     times,
 )
 from patch_compile.report.page.page_data import Perplexities, Sources
-from patch_compile.report.prediction import error_bar, predicted_times
+from patch_compile.report.prediction import asked_words, error_bar, predicted_times
 from patch_compile.report.quality import beaten_lines, output_warnings
 from patch_compile.report.verify import found_words, limit_words, unanswered_words
 
@@ -165,10 +165,10 @@ def key_figures(sources: Sources) -> list[KeyFigure]:
 
 
 def _ratio_figure(sources: Sources) -> Iterator[KeyFigure]:
-    ratio, speed = sources.report.ratio, sources.report.learned.speed
-    asked = f"found for {speed.goal}" if speed else f"{percent(ratio.asked, 1)} asked"
-    about = [asked, _in_tiles(sources), f"method {sources.report.method}"]
-    yield KeyFigure("Weights zeroed", percent(ratio.reached, 1), about)
+    ratio, asked = sources.report.ratio, sources.report.asked
+    amount = percent(asked.ratio, 1) if isinstance(asked.ratio, float) else asked_words(asked)
+    about = [f"asked: {amount}", _in_tiles(sources), f"method {sources.report.method}"]
+    yield KeyFigure("Weights zeroed", percent(ratio, 1), about)
 
 
 def _quality_figure(sources: Sources) -> Iterator[KeyFigure]:
@@ -274,7 +274,7 @@ def verdict(sources: Sources) -> Verdict:
 
 def _built(sources: Sources) -> str:
     report, share = sources.report, sources.pruned_share
-    ratio, engine = percent(report.ratio.reached, 1), report.engine
+    ratio, engine = percent(report.ratio, 1), report.engine
     many = len(report.linears)
     linears = f"its {many} covered linears" if many > 1 else "its covered linear"
     form = "an ONNX file; no engine was built"
@@ -314,12 +314,13 @@ def _warnings(sources: Sources) -> Iterator[Notice]:
 
 
 def _of_ratio(sources: Sources) -> Iterator[Notice]:
-    ratio = sources.report.ratio
-    if abs(ratio.reached - ratio.asked) > 0.005:
-        yield Notice(
-            "caution",
-            f"A ratio of {number(ratio.asked)} was asked for, and {number(ratio.reached)} was reached.",
-        )
+    """Yield a warning if the masks miss their ratio over the linears that it counts over by more than tiles explain."""
+    asked, gains = sources.masks.ratio_asked, sources.report.learned.gains
+    counted = gains.ratio_of_counted if gains else None
+    reached = sources.report.ratio if counted is None else counted
+    if abs(reached - asked) > 0.005:
+        text = f"A ratio of {number(asked)} was asked for, and {number(reached)} was reached."
+        yield Notice("caution", text)
 
 
 def _of_speed(sources: Sources) -> Iterator[Notice]:

@@ -145,7 +145,7 @@ def _mask_set(facts: OnnxFacts, found: FoundMasks) -> MaskSet:
         seed=r.seed,
         base_model=facts.recipe.model.name,
         base_sha256=facts.fingerprint,
-        ratio_asked=budget.ratio(areas),
+        ratio_asked=budget.asked(areas),
         record=record,
         grids=found.grids,
     )

@@ -120,19 +120,26 @@ def test_dense_linears_are_excluded_from_the_budget() -> None:
     areas = {name: np.full((1, 4), 10) for name in ("q", "up", "down")}
     whole = budget.shares(areas)
     assert {share.names: share.saving for share in whole} == {("q",): 0.0, ("up", "down"): 32.0}
-    spared = budget.sparing({"up": 20.0})
+    assert budget.asked(areas) == pytest.approx(0.4) and budget.ratio(areas) == pytest.approx(32 / 120)
+
+
+def test_others_save_for_spared_linears() -> None:
+    areas = {name: np.full((1, 4), 10) for name in ("q", "up", "down")}
+    spared = replace(Budget.of(0.2), uncounted=frozenset({"q"})).sparing(["up"])
     assert {share.names: share.saving for share in spared.shares(areas)} == {
         ("q",): 0.0,
-        ("down",): 12.0,
+        ("down",): 16.0,
         ("up",): 0.0,
     }
-    assert spared.dense == {"q", "up"} and spared.ratio(areas) == pytest.approx(12 / 120)
-    assert spared.evenly(dict.fromkeys(areas, 40)) == {"q": 0.0, "up": 0.0, "down": pytest.approx(0.3)}
+    assert spared.dense == {"q", "up"} and spared.asked(areas) == pytest.approx(0.2)
+    assert spared.evenly(dict.fromkeys(areas, 40)) == {"q": 0.0, "up": 0.0, "down": pytest.approx(0.4)}
+    assert Budget.of(0.2).sparing(["up"]).asked(areas) == 0.2
     scores = {name: np.arange(4.0)[None] + (name == "up") for name in areas}
-    first = select(scores, areas, budget)
-    assert (int(first["up"].sum()), int(first["down"].sum())) == (3, 3)
-    again = select(scores, areas, budget.sparing({"up": 15.0}))
-    assert np.array_equal(first["down"], again["down"]) and not again["up"].any()
+    tiles = select(scores, areas, spared)
+    assert {name: int(tiles[name].sum()) for name in areas} == {"q": 0, "up": 0, "down": 3}
+    assert (
+        int(select(scores, areas, Budget.of(0.4).sparing(["up", "q"]))["down"].sum()) == 4
+    )  # all that it has
 
 
 def test_what_stays_dense_is_said() -> None:

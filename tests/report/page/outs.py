@@ -18,6 +18,7 @@ from masklearn.masks.tiles import sparse_groups, tile_weights
 from patch_compile.artifacts.bench import BenchReport
 from patch_compile.artifacts.manifest import Manifest, Ratio, Texts
 from patch_compile.artifacts.plan import (
+    Asked,
     Bound,
     LinearRow,
     LinearTimes,
@@ -82,7 +83,7 @@ class Out:
         }
         Manifest(
             model=self.report["model"],
-            ratio=self.report["ratio"],
+            ratio=Ratio(asked=self.report["asked"]["ratio"], reached=self.report["ratio"]),
             method=self.report["method"],
             seed=0,
             text=Texts(calib=CALIB, eval=EVAL),
@@ -146,7 +147,8 @@ class Out:
         before, after = sum(row.bytes_before for row in rows), sum(row.bytes_after for row in rows)
         return decoder_report(
             self.path,
-            ratio=Ratio(asked=ratio, reached=reached),
+            asked=Asked(ratio=ratio),
+            ratio=reached,
             linears=rows,
             where_sparse=summarise_tiles(self.tiles),
             plan=PLAN.model_copy(update={"totals": Totals(bytes_before=before, bytes_after=after)}),
