@@ -87,9 +87,8 @@ def limits_words(loss: Loss, model: MaskedModel) -> str:
 
 def _advice(loss: Loss, model: MaskedModel) -> str:
     """Returns the ratio at which the loss would have the next better colour, if the user gave a ratio."""
-    budget, asked = model.learned.budget, model.ratio.asked
-    by_ratio = budget is not None and isinstance(budget.ratio, float) and not model.learned.speed
-    if not by_ratio or math.isinf(loss.value):
+    asked = model.asked.ratio
+    if not isinstance(asked, float) or math.isinf(loss.value):
         return "prune less"
     limit = loss.yellow if loss.colour == "red" else loss.green
     enough = asked * (limit / loss.value) ** (1 / loss.power)

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from masklearn.masks.record import BudgetRecord
 from patch_compile.artifacts.bench import Library
+from patch_compile.artifacts.plan import Asked
 from patch_compile.artifacts.proof import (
     ComparedInputs,
     EmbeddingsDifference,
@@ -109,7 +109,7 @@ class TestLost:
             assert lost.why.endswith(said) and "8 texts, the mean of their last hidden states" in lost.why
 
     def test_asked_speed_gives_no_advised_ratio(self, out: Out) -> None:
-        out.record = out.record.model_copy(update={"budget": BudgetRecord(amount=9.0, unit="microseconds")})
+        out.report["asked"] = Asked(speedup=1.3).as_json()
         assert lit(out)[1].why.endswith("Red above 20%: prune less.")
 
     def test_a_limit_of_the_user_counts_instead(self, out: Out) -> None:
