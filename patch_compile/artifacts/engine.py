@@ -58,7 +58,11 @@ class EngineDetails(Record):
 
 
 class EngineReport(FileRecord, EngineDetails):
-    """engine.json. file, plugin: names of the engine and the plugin library in its folder; plugin: None without a plugin."""
+    """engine.json.
+
+    file, plugin: names of the engine and the plugin library in its folder; plugin: None without a plugin; kernels: groups
+    of the plugin's kernels that the engine runs, empty if they are unknown.
+    """
 
     SCHEMA: ClassVar[int] = 2  # 1 had no version, paths in the unfinished OUT, and a sentence on 2:4 tactics
     WHAT: ClassVar[str] = "the description of an engine"
@@ -66,6 +70,7 @@ class EngineReport(FileRecord, EngineDetails):
 
     file: str
     plugin: str | None
+    kernels: tuple[str, ...] = ()
 
     @property
     def details(self) -> EngineDetails:

@@ -24,7 +24,7 @@ from patch_compile.engine.profiles import Profile
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.hardware.cards import GpuArchitecture
 from patch_compile.onnx_io.graph_inputs import read_inputs
-from patch_compile.plugin.identity import read_identity
+from patch_compile.plugin.identity import check_kernels, read_identity
 from patch_compile.plugin.prebuilt import LIBRARY_NAME
 from patch_compile.plugin.trust import remember_engine
 
@@ -81,6 +81,7 @@ def build_engine(
     return EngineReport(
         file=engine_path.name,
         plugin=beside.name if beside else None,
+        kernels=tuple(sorted(expected.kernels)),
         backend=str(backend.name),
         version=backend.version,
         targets=tuple(target.name for target in targets),
@@ -135,6 +136,8 @@ def _check_job(job: BuildJob, expected: PlanExpectation) -> None:
             f"{len(expected.patch_linears)} PatchLinear nodes would run as dense matrix products.",
             "Build it with `patch-compile plugin`.",
         )
+    if job.plugin is not None:
+        check_kernels(job.plugin, expected.kernels)
     for given in read_inputs(job.onnx_path):
         if given.is_dynamic and not job.profiles:
             raise PatchCompileError(

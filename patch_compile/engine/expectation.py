@@ -14,10 +14,12 @@ from patch_compile.packing.checks import check_version
 from patch_compile.packing.function import DOMAIN, INPUTS, NAME, tensor_names
 from patch_compile.packing.slab_kinds import ALWAYS, kinds_from_attribute, weights_from_attribute
 from patch_compile.planning.split import PART
+from patch_compile.plugin.kernels import kernels_for
 
 if TYPE_CHECKING:
     import onnx
 
+    from masklearn.masks.kinds.base import TileKind
     from masklearn.quant.table import WeightType
 
 _VALUES = INPUTS[1:3]
@@ -34,7 +36,8 @@ class PlanExpectation:
     not tell it. sparse_parts: names of the products of split linears whose weights are 2:4. Each must be in the engine.
     TensorRT may merge it with other sparse parts only: merged with a dense product, it would be computed densely. products:
     names of all other matrix products of the graph. packed_inputs: number of the packed tensors of each node that has more
-    than dense, sparse and meta. quantised: names of the nodes whose slabs are int32 words of integers.
+    than dense, sparse and meta. quantised: names of the nodes whose slabs are int32 words of integers. kernels:
+    groups of the plugin's kernels that the nodes run, see `plugin.kernels`; none if the file does not tell the type.
     """
 
     patch_linears: Mapping[str, int]
@@ -43,6 +46,7 @@ class PlanExpectation:
     products: frozenset[str] = frozenset()
     packed_inputs: Mapping[str, int] = field(default_factory=dict)
     quantised: frozenset[str] = frozenset()
+    kernels: frozenset[str] = frozenset()
 
     @property
     def packed_bytes(self) -> int:
@@ -77,17 +81,21 @@ def expectation_from_onnx(onnx_path: Path) -> PlanExpectation:
             f"Its PatchLinear nodes hold {' and '.join(sorted(dtypes))}.",
             "Compile the model again.",
         )
+    dtype = dtypes.pop() if dtypes else None
     sizes = {name: sum(map(_nbytes, tensors)) for name, tensors in packed.items()}
     usual = len(tensor_names(ALWAYS))
     products = {node.name: _is_sparse_part(node) for node in graph.node if node.op_type in _PRODUCTS}
     sparse = frozenset(name for name, is_sparse in products.items() if is_sparse)
     return PlanExpectation(
         sizes,
-        dtypes.pop() if dtypes else None,
+        dtype,
         sparse,
         frozenset(products) - sparse,
         {name: len(tensors) for name, tensors in packed.items() if len(tensors) != usual},
         quantised,
+        frozenset(
+            filter(None, (kernels_for(dtype, _weights(node), _kinds(node)) for node in nodes if dtype))
+        ),
     )
 
 
@@ -95,6 +103,13 @@ def _types_of_x(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> set[
     read = {node.input[0] for node in nodes}
     values = (value for value in (*graph.input, *graph.value_info) if value.name in read)
     return {_dtype(value.type.tensor_type.elem_type) for value in values}
+
+
+def _kinds(node: onnx.NodeProto) -> tuple[TileKind, ...]:
+    from onnx import helper
+
+    (found,) = (helper.get_attribute_value(each) for each in node.attribute if each.name == "kinds")
+    return kinds_from_attribute(found.decode())
 
 
 def _weights(node: onnx.NodeProto) -> WeightType | None:
@@ -120,10 +135,7 @@ def _check_names(names: Iterable[str]) -> None:
 
 
 def _constants(node: onnx.NodeProto, stored: Mapping[str, onnx.TensorProto]) -> list[str]:
-    from onnx import helper
-
-    attributes = {each.name: helper.get_attribute_value(each) for each in node.attribute}
-    roles = tensor_names(kinds_from_attribute(attributes["kinds"].decode()), _weights(node))
+    roles = tensor_names(_kinds(node), _weights(node))
     names = list(node.input[1 : 1 + len(roles)])
     for role, name in zip(roles, names, strict=True):
         if name not in stored:

@@ -19,26 +19,39 @@ VARIABLE = "PATCH_CUBLASLT"  # read by the plugin; a value that the user has set
 _IN_WHEELS = ("nvidia/cu13/lib/libcublasLt.so.13", "nvidia/cublas/lib/libcublasLt.so.12")
 _NAMESPACE = ""
 
-_loaded: dict[str, str] = {}  # backend → sha256 of the library that registered PatchLinear
+_loaded: dict[str, str] = {}  # backend → sha256 of the library whose PatchLinear is registered
+_known: dict[
+    tuple[str, str], Any
+] = {}  # backend, sha256 of a library → its creator; libraries are never closed
 
 
 def load_plugin(backend: Backend, path: Path) -> None:
-    """Register the plugin library at `path` with the backend's registry.
+    """Register the plugin library at `path` with the backend's registry, in the place of an earlier one.
+
+    Libraries differ in their kernels, so engines of one process may need several. Engines that are loaded keep theirs.
 
     Raises PatchCompileError when the library is missing, can't be loaded, was built for another backend or another kind of
-    machine, or holds no PatchLinear, and when this process has already registered another build of it.
+    machine, or holds no PatchLinear, and when this process was started with a plugin.
     """
     check_backend(path, backend.name)
     content = sha256_of(path)
     if _loaded.get(backend.name) == content:
         return
-    if backend.name in _loaded or _registered(backend):
+    registry = backend.trt.get_plugin_registry()
+    if earlier := _loaded.pop(backend.name, None):
+        registry.deregister_creator(_known[backend.name, earlier])
+    if _creators(backend):
         raise PatchCompileError(
             "Another PatchLinear plugin is already loaded in this process",
             f"TensorRT keeps the first of a name, so {path} would not be used.",
             "Build in a fresh process, without preloading a plugin.",
         )
-    _load(backend, path)
+    key = backend.name, content
+    if key in _known:
+        registry.register_creator(_known[key], _NAMESPACE)
+    else:
+        _load(backend, path)
+        (_known[key],) = _creators(backend)
     _loaded[backend.name] = content
 
 
@@ -53,9 +66,9 @@ def _load(backend: Backend, path: Path) -> None:
         raise PatchCompileError(f"The plugin {path} can't be loaded", str(error), _REBUILD) from None
     if not hasattr(library, "getCreators"):
         raise PatchCompileError(f"{path} is not a TensorRT plugin", "It exports no getCreators.", _REBUILD)
-    if not _registered(backend):
+    if not _creators(backend):
         backend.trt.get_plugin_registry().load_library(str(path.resolve()))
-    if not _registered(backend):
+    if not _creators(backend):
         raise PatchCompileError(
             f"The plugin {path} does not register {NAME}",
             f"{backend.name} {backend.version} refused it, or it holds another operator.",
@@ -66,12 +79,14 @@ def _load(backend: Backend, path: Path) -> None:
 _REBUILD = "Build it with `patch-compile plugin --force`."
 
 
-def _registered(backend: Backend) -> bool:
-    creators: list[Any] = backend.trt.get_plugin_registry().all_creators
-    return any(
-        (creator.name, creator.plugin_version, creator.plugin_namespace) == (NAME, str(VERSION), _NAMESPACE)
-        for creator in creators
-    )
+def _creators(backend: Backend) -> list[Any]:
+    """Returns the registered creators of PatchLinear: one, or none."""
+    wanted = (NAME, str(VERSION), _NAMESPACE)
+    return [
+        creator
+        for creator in backend.trt.get_plugin_registry().all_creators
+        if (creator.name, creator.plugin_version, creator.plugin_namespace) == wanted
+    ]
 
 
 def name_cublaslt() -> None:

@@ -225,7 +225,7 @@ def _plugin(
 
     archs = archs_for([target.sm for target in targets])
     with progress.stage("plugin"):
-        library = build_plugin(backend, archs=archs)
+        library = build_plugin(backend, archs=archs, kernels=source.kernels())
     progress.note(_headers_line(library))
     return library
 

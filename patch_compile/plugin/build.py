@@ -12,8 +12,8 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from masklearn.base.durable import flush_folder, flush_tree
@@ -21,7 +21,7 @@ from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.plugin.compiling import (
     COMPILE_FLAGS,
-    KERNELS,
+    KERNELS_FOLDER,
     compile_units,
     kernel_objects,
     link,
@@ -30,7 +30,8 @@ from patch_compile.plugin.compiling import (
     units,
 )
 from patch_compile.plugin.cross import Cross, cross_compile
-from patch_compile.plugin.identity import check_backend, read_identity
+from patch_compile.plugin.identity import check_backend, identity_in, read_identity
+from patch_compile.plugin.kernels import KERNELS, in_order, kernel_source, spell_kernels
 from patch_compile.plugin.prebuilt import DISTRIBUTION, LIBRARY_NAME, prebuilt_library, why_no_prebuilt
 from patch_compile.plugin.targets import ARCHS, MACHINES, this_machine, wanted_archs
 from patch_compile.plugin.toolchain import (
@@ -47,7 +48,7 @@ from patch_compile.plugin.toolchain import (
 BACKENDS = ("tensorrt", "tensorrt-rtx")
 _KEY_LENGTH = 24
 
-_FOLDERS = (KERNELS, "dense_path", "tensorrt")
+_FOLDERS = (KERNELS_FOLDER, "dense_path", "tensorrt")
 _LINK_FLAGS = ("-shared", "-cudart", "static", "-Xlinker", "-z,nodelete,-z,defs,--exclude-libs,ALL")
 Log = Callable[[str], None]
 _LOGGER = logging.getLogger(__name__)
@@ -57,15 +58,16 @@ _LOGGER = logging.getLogger(__name__)
 class PluginLibrary:
     """Compiled plugin, with the tools that compiled it.
 
-    archs: compute capabilities times ten; nvcc, headers: None for the library of patch-compile-plugin; headers_package:
-    package that the headers were downloaded from, None for the headers of an installed TensorRT; fingerprint: key of the
-    library in the cache, or the beginning of its sha256; machine: kind of machine that loads the library, as `uname -m`
-    names it.
+    archs: compute capabilities times ten; kernels: groups of kernels, see `plugin.kernels`; nvcc, headers: None for the
+    library of patch-compile-plugin; headers_package: package that the headers were downloaded from, None for the headers of
+    an installed TensorRT; fingerprint: key of the library in the cache, or the beginning of its sha256; machine: kind of
+    machine that loads the library, as `uname -m` names it.
     """
 
     path: Path
     backend: str
     archs: tuple[int, ...]
+    kernels: tuple[str, ...]
     nvcc: Path | None
     nvcc_version: str
     headers: Path | None
@@ -79,6 +81,7 @@ def build_plugin(
     backend: str,
     *,
     archs: tuple[int, ...] | None = None,
+    kernels: Collection[str] = KERNELS,
     cache_dir: Path | None = None,
     force: bool = False,
     prebuilt: bool = True,
@@ -88,13 +91,14 @@ def build_plugin(
     """Returns the plugin for `backend` ("tensorrt" or "tensorrt-rtx"): from the package patch-compile-plugin if it is
     installed in this release's version, else from the cache, else compiled here.
 
-    The key of the cache covers the content of sources and headers, the compilers, `archs`, backend and flags. Several
-    processes may call this at the same time.
+    The key of the cache covers the content of sources and headers, the compilers, `archs`, backend, flags and kernels. A
+    library of the cache that only has more kernels is taken too. Several processes may call this at the same time.
 
-    archs: compute capabilities times ten, None for the value of PATCH_COMPILE_PLUGIN_ARCHS or, without it, ARCHS; cache_dir:
-    the cache, None for `~/.cache/patch-compile/plugin` (or below XDG_CACHE_HOME); force: compile even if the cache has the
-    library; prebuilt: False never takes the library of patch-compile-plugin; machine: one of MACHINES, which loads the
-    library, None for this machine; log: called with messages.
+    archs: compute capabilities times ten, None for the value of PATCH_COMPILE_PLUGIN_ARCHS or, without it, ARCHS;
+    kernels: groups that the library has at least, see `plugin.kernels`; cache_dir: the cache, None for
+    `~/.cache/patch-compile/plugin` (or below XDG_CACHE_HOME); force: compile even if the cache has the library; prebuilt:
+    False never takes the library of patch-compile-plugin; machine: one of MACHINES, which loads the library, None for this
+    machine; log: called with messages.
 
     Raises UsageError for an unknown backend or machine, and PatchCompileError if nvcc, the C++ compiler or the headers are
     missing or unsuitable, or nvcc fails.
@@ -102,7 +106,8 @@ def build_plugin(
     archs = wanted_archs() if archs is None else archs
     machine = machine or this_machine()
     _check_request(backend, archs, machine)
-    if prebuilt and not force and machine == this_machine() and (found := _prebuilt(backend, archs, log)):
+    packaged = prebuilt and not force and machine == this_machine()
+    if packaged and (found := _prebuilt(backend, archs, kernels, log)):
         return found
     cache = cache_dir or plugin_cache()
     cache.mkdir(parents=True, exist_ok=True)
@@ -112,33 +117,39 @@ def build_plugin(
     headers = installed or fetch_headers(cache, log)
     package = None if installed else HEADER_PACKAGE
     fingerprint = _fingerprint(backend, archs, nvcc, cxx, headers, machine)
+    groups = in_order(kernels)
+    key = fingerprint if groups == KERNELS else f"{fingerprint}-{spell_kernels(groups)}"
     library = PluginLibrary(
-        cache / fingerprint / LIBRARY_NAME, backend, archs, *nvcc, *headers, package, fingerprint, machine
+        cache / key / LIBRARY_NAME, backend, archs, groups, *nvcc, *headers, package, key, machine
     )
+    if not force and (found := _cached(library, fingerprint)):
+        return found
     library.path.parent.mkdir(exist_ok=True)
     with locked(library.path.parent / "lock"):
-        if force or not _is_whole(library):
-            log(
-                f"compiling the plugin for {backend}, {_sm_names(archs)}, {machine}, with nvcc {nvcc.version}"
-            )
-            _compile(library, nvcc, cxx, cross, force)
-        else:
-            os.utime(library.path)  # `matching_library` takes the library that was used last
+        if not force and (found := _cached(library, fingerprint)):  # another process compiled it
+            return found
+        log(_about(library))
+        _compile(library, nvcc, cxx, cross, force)
     return library
 
 
-def _prebuilt(backend: str, archs: tuple[int, ...], log: Log) -> PluginLibrary | None:
+def _prebuilt(
+    backend: str, archs: tuple[int, ...], kernels: Collection[str], log: Log
+) -> PluginLibrary | None:
     if why := why_no_prebuilt(backend):
         log(f"{DISTRIBUTION} is not used: {why}")
     library = prebuilt_library(backend)
     identity = check_backend(library, backend) if library else None
-    if library is None or identity is None or not {*archs} <= {*identity.archs}:
+    if library is None or identity is None:
+        return None
+    if not ({*archs} <= {*identity.archs} and {*kernels} <= {*identity.kernels}):
         return None
     key = sha256_of(library)[:_KEY_LENGTH]
     return PluginLibrary(
         library,
         backend,
         identity.archs,
+        identity.kernels,
         None,
         identity.cuda,
         None,
@@ -196,10 +207,15 @@ def _fingerprint(
 
 def _compile(library: PluginLibrary, nvcc: Tool, cxx: Tool, cross: Cross, force: bool) -> None:
     own, archs = library.path.parent, library.archs
-    flags = [f"-DPATCH_BACKEND={library.backend}", "-isystem", str(library.headers)]
-    kernels = kernel_objects(own.parent, archs, nvcc, cxx, cross=cross, force=force)
+    about = {"BACKEND": library.backend, "KERNELS": spell_kernels(library.kernels)}
+    flags = [*(f"-DPATCH_{name}={value}" for name, value in about.items()), "-isystem", str(library.headers)]
+    left_out = {kernel_source(group) for group in KERNELS if group not in library.kernels}
+    names = {unit.name for unit in units(plugin_sources() / KERNELS_FOLDER)} - left_out
+    kernels = kernel_objects(own.parent, archs, nvcc, cxx, cross=cross, names=names, force=force)
     with tempfile.TemporaryDirectory(dir=own) as tmp:
-        rest = [unit for name in _FOLDERS if name != KERNELS for unit in units(plugin_sources() / name)]
+        rest = [
+            unit for name in _FOLDERS if name != KERNELS_FOLDER for unit in units(plugin_sources() / name)
+        ]
         objects = [*kernels, *compile_units(rest, Path(tmp), archs, nvcc.path, [*cross.compiling, *flags])]
         fresh = Path(tmp) / LIBRARY_NAME
         link(objects, fresh, archs, nvcc.path, [*cross.linking, *_LINK_FLAGS])
@@ -226,10 +242,25 @@ def _check_made(fresh: Path, library: PluginLibrary) -> None:
         )
 
 
-def _is_whole(library: PluginLibrary) -> bool:
-    try:
-        identity = read_identity(library.path)
-    except PatchCompileError:
-        return False
-    same = (identity.backend, {*identity.archs}, identity.machine)
-    return same == (library.backend, {*library.archs}, library.machine)
+def _cached(library: PluginLibrary, fingerprint: str) -> PluginLibrary | None:
+    """Returns a library of the cache that was compiled like this one and has at least its kernels."""
+    for path in sorted(library.path.parents[1].glob(f"{fingerprint}*/{LIBRARY_NAME}")):
+        identity = identity_in(path)
+        if identity is None:  # damaged
+            continue
+        same = (identity.backend, {*identity.archs}, identity.machine)
+        if same == (library.backend, {*library.archs}, library.machine) and (
+            {*library.kernels} <= {*identity.kernels}
+        ):
+            os.utime(path)  # `matching_library` takes the library that was used last
+            return replace(library, path=path, kernels=identity.kernels, fingerprint=path.parent.name)
+    return None
+
+
+def _about(library: PluginLibrary) -> str:
+    """Returns a line about a library that is going to be compiled."""
+    kernels = "all" if library.kernels == KERNELS else f"only the {spell_kernels(library.kernels)}"
+    return (
+        f"compiling the plugin for {library.backend}, {_sm_names(library.archs)}, {library.machine}, {kernels} kernels, "
+        f"with nvcc {library.nvcc_version}"
+    )

@@ -23,7 +23,7 @@ from patch_compile.plugin.targets import X86, this_machine
 from patch_compile.plugin.toolchain import Tool, code_flags, last_lines, plugin_sources, run_tool
 
 COMPILE_FLAGS = ("-std=c++17", "-O3", "-DNDEBUG", "-Xcompiler", "-fPIC,-fvisibility=hidden")
-KERNELS = "kernels"
+KERNELS_FOLDER = "kernels"
 """Folder of the sources that include nothing from the other folders or from TensorRT."""
 
 
@@ -56,7 +56,7 @@ def kernel_objects(
     this machine; flags: more flags for nvcc; names: of the sources, None for all; force: compile even what the cache has.
     Returns the objects. Raises PatchCompileError if nvcc fails.
     """
-    sources = plugin_sources() / KERNELS
+    sources = plugin_sources() / KERNELS_FOLDER
     own = units(sources)
     said = [nvcc.version, cxx.version, *COMPILE_FLAGS, *flags, *(code_flags(unit, archs) for unit in own)]
     machine = cross.machine if cross else this_machine()
@@ -65,7 +65,7 @@ def kernel_objects(
     digest = hashlib.sha256(json.dumps(said).encode())
     for file in sorted(file for file in sources.iterdir() if file.is_file()):
         digest.update(f"\0{file.name}\0".encode() + file.read_bytes())
-    folder = cache / f"{KERNELS}-{digest.hexdigest()[:24]}"
+    folder = cache / f"{KERNELS_FOLDER}-{digest.hexdigest()[:24]}"
     folder.mkdir(parents=True, exist_ok=True)
     asked = own if names is None else [unit for unit in own if unit.name in names]
     objects = [folder / f"{unit.name}.o" for unit in asked]

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import mmap
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from patch_compile.errors import PatchCompileError
+from patch_compile.plugin.kernels import KERNELS, parse_kernels, spell_kernels
 from patch_compile.plugin.targets import X86, this_machine
 
-# Libraries that do not name a machine are older than the name, and for x86-64.
+# Libraries that do not name a machine are older than the name, and for x86-64. Older ones also have all kernels.
 _IDENTITY = re.compile(
     rb"patch-linear-plugin version=(\d{1,9}) backend=([a-z-]{1,32}) cuda=([\d.]{1,32}) "
-    rb"archs=(\d{2,4}(?:,\d{2,4}){0,31}) headers=([\d.]{1,32})(?: machine=([a-z\d_]{1,32}))?\0"
+    rb"archs=(\d{2,4}(?:,\d{2,4}){0,31}) headers=([\d.]{1,32})"
+    rb"(?: machine=([a-z\d_]{1,32})(?: kernels=([a-z\d_+]{1,128}))?)?\0"
 )
 
 
@@ -23,7 +26,7 @@ class PluginIdentity:
 
     version: of the plugin; backend: library that the plugin registers with; cuda: version of nvcc; archs: compute
     capabilities times ten; headers: version of TensorRT's headers; machine: kind of machine that loads the library, as
-    `uname -m` names it.
+    `uname -m` names it; kernels: groups of kernels, see `plugin.kernels`.
     """
 
     version: int
@@ -32,6 +35,7 @@ class PluginIdentity:
     archs: tuple[int, ...]
     headers: str
     machine: str
+    kernels: tuple[str, ...]
 
 
 def read_identity(path: Path) -> PluginIdentity:
@@ -50,11 +54,12 @@ def read_identity(path: Path) -> PluginIdentity:
             raise PatchCompileError(
                 f"{path} is not a PatchLinear plugin", "Its identity string is missing.", fix
             )
-        version, backend, cuda, archs, headers, machine = (
-            group.decode() for group in match.groups(default=X86.encode())
+        version, backend, cuda, archs, headers, machine, kernels = (
+            group.decode() if group else "" for group in match.groups()
         )
     arch_list = tuple(int(arch) // 10 for arch in archs.split(","))
-    return PluginIdentity(int(version), backend, cuda, arch_list, headers, machine)
+    groups = parse_kernels(kernels) if kernels else KERNELS
+    return PluginIdentity(int(version), backend, cuda, arch_list, headers, machine or X86, groups)
 
 
 def identity_in(path: Path) -> PluginIdentity | None:
@@ -84,3 +89,14 @@ def check_backend(path: Path, backend: str) -> PluginIdentity:
             f"Build it here with `patch-compile plugin --backend {backend}`.",
         )
     return identity
+
+
+def check_kernels(path: Path, kernels: Collection[str]) -> None:
+    """Raise PatchCompileError if a plugin library was compiled without some of these groups of kernels."""
+    there = read_identity(path).kernels
+    if missing := {*kernels} - {*there}:
+        raise PatchCompileError(
+            f"{path} lacks kernels that this engine runs: {spell_kernels(missing)}",
+            f"It was compiled for a build that runs other kernels: {spell_kernels(there)}.",
+            "Build the plugin with all kernels: `patch-compile plugin`. Then build the engine again.",
+        )

@@ -15,6 +15,7 @@ from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.cache_folder import cache_folder
 from patch_compile.plugin.build import cached_plugins
 from patch_compile.plugin.identity import identity_in
+from patch_compile.plugin.kernels import KERNELS
 from patch_compile.plugin.prebuilt import prebuilt_plugins
 from patch_compile.plugin.targets import runs_on, this_machine
 
@@ -27,13 +28,15 @@ def library_made_here(library: Path) -> Path | None:
     return next((known for known in same if sha256_of(known) == content), None)
 
 
-def matching_library(backend: str, version: int | None, sms: Collection[int]) -> Path | None:
+def matching_library(
+    backend: str, version: int | None, sms: Collection[int], kernels: Collection[str] = KERNELS
+) -> Path | None:
     """Returns the library for a backend that this installation received or used last; None if there is none.
 
-    version: of the plugin, None for any; sms: compute capabilities, times ten, of GPUs that run the library. One for
-    another kind of machine is never taken.
+    version: of the plugin, None for any; sms: compute capabilities, times ten, of GPUs that run the library; kernels:
+    groups that it has at least, see `plugin.kernels`. One for another kind of machine is never taken.
     """
-    found = [path for path in _known() if _matches(path, backend, version, sms)]
+    found = [path for path in _known() if _matches(path, backend, version, sms, kernels)]
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
@@ -56,9 +59,12 @@ def _mark(engine: Path) -> Path:
     return cache_folder("engines") / sha256_of(engine)
 
 
-def _matches(path: Path, backend: str, version: int | None, sms: Collection[int]) -> bool:
+def _matches(
+    path: Path, backend: str, version: int | None, sms: Collection[int], kernels: Collection[str]
+) -> bool:
     identity = identity_in(path)
     if identity is None:
         return False
     runs = identity.machine == this_machine() and all(runs_on(sm, identity.archs) for sm in sms)
+    runs &= {*kernels} <= {*identity.kernels}
     return identity.backend == backend and version in (None, identity.version) and runs

@@ -12,7 +12,8 @@ from patch_compile.engine.backend import BackendName, load_backend
 from patch_compile.engine.plan_program import ANY_TARGET, PLUGIN, read_programs
 from patch_compile.errors import PatchCompileError
 from patch_compile.hardware.gpu import Gpu, local_gpu
-from patch_compile.plugin.identity import PluginIdentity, identity_in, read_identity
+from patch_compile.plugin.identity import PluginIdentity, check_kernels, identity_in, read_identity
+from patch_compile.plugin.kernels import KERNELS
 from patch_compile.plugin.prebuilt import LIBRARY_NAME
 from patch_compile.plugin.trust import engine_made_here, library_made_here, matching_library
 
@@ -25,7 +26,7 @@ class EngineFacts:
 
     backend, version: the library that built it, version None if unknown; targets: empty if unknown or if it runs on any
     GPU; carried: the plugin embedded in it; plugin_version: version of the plugin at its build, None if unknown or without
-    plugin.
+    plugin; kernels: groups of the plugin's kernels that it runs, see `plugin.kernels`, empty if unknown.
     """
 
     path: Path
@@ -37,6 +38,7 @@ class EngineFacts:
     plugin_version: int | None
     version_compatible: bool = False
     hardware_compatible: bool = False
+    kernels: tuple[str, ...] = ()
 
 
 def engine_facts(path: Path) -> EngineFacts:
@@ -60,6 +62,7 @@ def engine_facts(path: Path) -> EngineFacts:
         about.plugin_version if version is None else version,
         about.version_compatible,
         about.hardware_compatible,
+        about.kernels,
     )
 
 
@@ -118,7 +121,7 @@ def _library(facts: EngineFacts, trust: bool) -> Path:
     if is_there and (known := library_made_here(beside) or (beside if trust else None)):
         return known
     sms = _sms(facts)
-    if found := matching_library(facts.backend, facts.plugin_version, sms):
+    if found := matching_library(facts.backend, facts.plugin_version, sms, facts.kernels or KERNELS):
         return found
     if is_there:
         raise _foreign(facts, f"{beside} was not built here")
@@ -168,6 +171,7 @@ def _checked(facts: EngineFacts, plugin: Path) -> Path:
             f"TensorRT takes no second one of the same name, such as {plugin}.",
             "Leave `plugin` out.",
         )
+    check_kernels(plugin, facts.kernels)
     return plugin
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from masklearn.masks.kinds.allowed import allowed_kinds
 from masklearn.masks.weight_types import allowed_types, quantised_types
+from masklearn.quant.table import FLOAT16
 from patch_compile.artifacts.manifest import EvalText
 from patch_compile.artifacts.plan import Plan, Unpredicted
 from patch_compile.artifacts.proof import InputsFile, RandomInputs, TextWindows
@@ -23,6 +24,7 @@ from patch_compile.artifacts.report import Kind
 from patch_compile.errors import PatchCompileError
 from patch_compile.planning.lowering import plan_linears
 from patch_compile.planning.planner import assumed_plans, plan_of, settle_together, unpredicted_plan
+from patch_compile.plugin.kernels import kernels_for
 from patch_compile.progress import Progress, Update
 from patch_compile.sources.kinds import Capability, Sequences, Stage
 from patch_compile.sources.pruning import GivenMasks, Pruning, given_masks
@@ -227,6 +229,27 @@ class Source(ABC):
         if masks is not None and (masks.grids or self.chooses_types):
             return {name: grid.type for name, grid in masks.grids.items()}
         return quantised_types(self.recipe.weights, self.coverage.linears, self.given_types)
+
+    def kernels(self) -> frozenset[str]:
+        """Returns the groups of the plugin's kernels that an engine may run, see `plugin.kernels`: kinds and types that are
+        still to be chosen may be any that the recipe allows."""
+        r, linears = self.recipe, self.coverage.linears
+        if r.mask is None:
+            kinds = allowed_kinds(r.kinds, linears, r.tile)
+            types = self.allowed_types
+        else:
+            masks = self.given.masks
+            quantised = self.weight_types(masks)
+            kinds = {name: tuple(mask.by_kind()) for name, mask in masks.items()}
+            types = {name: (quantised.get(name, FLOAT16),) for name in linears}
+        # Tiles may all stay dense.
+        return frozenset(
+            group
+            for name in linears
+            for weights in types[name]
+            for slabs in ((), kinds[name])
+            if (group := kernels_for(r.dtype, weights, slabs))
+        )
 
     def plan(
         self,

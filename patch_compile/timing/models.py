@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -207,7 +207,7 @@ def build_contender(
             backend=built.backend,
             targets=parse_architectures(",".join(built.targets)),
             profiles=profiles_from_onnx(onnx, r.min_shapes, r.opt_shapes, r.max_shapes),
-            plugin=_plugin(out) if expected.patch_linears else None,
+            plugin=_plugin(out, expected.kernels) if expected.patch_linears else None,
             expected=expected,
             options=r.engine_options(),
             progress=update,
@@ -216,8 +216,8 @@ def build_contender(
     return engine
 
 
-def _plugin(out: OutFolder) -> Path:
-    """Returns the library that was compiled here for the hybrid engine. If there is none, it is compiled now."""
+def _plugin(out: OutFolder, kernels: Collection[str]) -> Path:
+    """Returns a library that was compiled here for OUT's GPUs, with these kernels. If there is none, it is compiled now."""
     from patch_compile.hardware.cards import parse_architectures
     from patch_compile.plugin.build import build_plugin
     from patch_compile.plugin.targets import archs_for
@@ -225,8 +225,8 @@ def _plugin(out: OutFolder) -> Path:
 
     built = engine_report(out)
     sms = [target.sm for target in parse_architectures(",".join(built.targets))]
-    found = matching_library(built.backend, built.plugin_version, sms)
-    return found or build_plugin(built.backend, archs=archs_for(sms)).path
+    found = matching_library(built.backend, built.plugin_version, sms, kernels)
+    return found or build_plugin(built.backend, archs=archs_for(sms), kernels=kernels).path
 
 
 def _masks_file(out: OutFolder, r: Recipe) -> Path:

@@ -17,9 +17,10 @@ namespace patch::host {
 namespace {
 
 Device device{};
-std::string messages;       // of the log
-int launched[3];            // launches of the other kernels, of unpack and of activate
-Schedule scheduled{-1, 1};  // of the last launch of the other kernels
+bool lacks[2][kGroupCount];  // by type of X: groups of kernels that the library does not have
+std::string messages;        // of the log
+int launched[3];             // launches of the other kernels, of unpack and of activate
+Schedule scheduled{-1, 1};   // of the last launch of the other kernels
 RunCall run_call = nullptr;
 CallError call_error = nullptr;
 
@@ -134,6 +135,10 @@ cudaError_t current_device(Device* device) noexcept {
   return cudaSuccess;
 }
 
+bool has_kernels(Scalar scalar, Group group) noexcept {
+  return !host::lacks[static_cast<int>(scalar)][static_cast<int>(group)];
+}
+
 cudaError_t launch(LinearArguments a, const PartTable& table, Scalar scalar, const Schedule& schedule,
                    cudaStream_t stream) noexcept {
   ++host::launched[0];
@@ -206,6 +211,8 @@ extern "C" {
 
 // No SMs: there is no device.
 void patch_plugin_device(const patch::Device* device) { patch::host::device = *device; }
+// Takes a group of kernels away, from now on.
+void patch_plugin_lacks(int scalar, int group) { patch::host::lacks[scalar][group] = true; }
 // Runs the other kernels by functions of a library with driver.cpp, from now on.
 void patch_plugin_run_kernels(patch::host::RunCall run, patch::host::CallError error) {
   patch::host::run_call = run, patch::host::call_error = error;

@@ -1,5 +1,6 @@
 #include "kernels/launch.h"
 
+#include <array>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
@@ -43,7 +44,20 @@ cudaError_t ask(int number, Device* device) {
   return cudaSuccess;
 }
 
+// Null where this library lacks the group.  There before any file adds its own.
+Launcher& launcher_of(Scalar scalar, Group group) {
+  static std::array<std::array<Launcher, kGroupCount>, 2> known{};
+  return known[static_cast<int>(scalar)][static_cast<int>(group)];
+}
+
 }  // namespace
+
+bool add_launcher(Scalar scalar, Group group, Launcher launcher) noexcept {
+  launcher_of(scalar, group) = launcher;
+  return true;
+}
+
+bool has_kernels(Scalar scalar, Group group) noexcept { return launcher_of(scalar, group) != nullptr; }
 
 cudaError_t current_device(Device* device) noexcept {
   static std::mutex lock;
@@ -70,12 +84,9 @@ cudaError_t launch(LinearArguments a, const PartTable& table, Scalar scalar, con
   if (schedule.config >= kConfigCount)
     return launch_warpgroups(a, scalar, schedule.config - kConfigCount, stream);
   const StreamArguments s{a, table};
-  const bool half = scalar == Scalar::kHalf;
-  const auto launcher = schedule.config >= kFirstInt4   ? (half ? launch_int4_half : launch_int4_bfloat16)
-                        : schedule.config >= kFirstInt8 ? (half ? launch_int8_half : launch_int8_bfloat16)
-                        : schedule.config >= kPatchConfigCount
-                            ? (half ? launch_all_half : launch_all_bfloat16)
-                            : (half ? launch_half : launch_bfloat16);
+  const Config& c = kConfigs[schedule.config];
+  const Launcher launcher = launcher_of(scalar, group_of(c.weights, c.kinds));
+  if (!launcher) return cudaErrorInvalidDeviceFunction;
   return launcher(s, schedule.config, stream);
 }
 

@@ -15,22 +15,28 @@ cudaError_t current_device(Device* device) noexcept;
 
 // Fills in a.parts, a.x_vector and a.y_vector from `schedule` and the pointers.  table: of the parts, made by
 // make_parts for the same sizes and schedule; a tile kernel does not look at it.  Returns
-// cudaErrorMisalignedAddress for pointers that the kernel can't use, and cudaErrorInvalidConfiguration for a
-// grid beyond CUDA's limit.
+// cudaErrorMisalignedAddress for pointers that the kernel can't use, cudaErrorInvalidConfiguration for a grid
+// beyond CUDA's limit, and cudaErrorInvalidDeviceFunction for kernels that this library lacks.
 cudaError_t launch(LinearArguments a, const PartTable& table, Scalar scalar, const Schedule& schedule,
                    cudaStream_t stream) noexcept;
 
-// One per scalar type, each in its own file so that they compile in parallel.
-cudaError_t launch_half(const StreamArguments& s, int config, cudaStream_t stream) noexcept;
-cudaError_t launch_bfloat16(const StreamArguments& s, int config, cudaStream_t stream) noexcept;
-// The configurations for all kinds of slabs: from kPatchConfigCount on, those for int8 from kFirstInt8 on,
-// those for int4 from kFirstInt4 on.
-cudaError_t launch_all_half(const StreamArguments& s, int config, cudaStream_t stream) noexcept;
-cudaError_t launch_all_bfloat16(const StreamArguments& s, int config, cudaStream_t stream) noexcept;
-cudaError_t launch_int8_half(const StreamArguments& s, int config, cudaStream_t stream) noexcept;
-cudaError_t launch_int8_bfloat16(const StreamArguments& s, int config, cudaStream_t stream) noexcept;
-cudaError_t launch_int4_half(const StreamArguments& s, int config, cudaStream_t stream) noexcept;
-cudaError_t launch_int4_bfloat16(const StreamArguments& s, int config, cudaStream_t stream) noexcept;
+// The kernels of config.h, by the weights that they multiply.  Each group is a file for each type of X
+// (launch_*.cu), so that they compile in parallel, and so that a library is linked with those that an engine
+// runs: the others are not known there.
+enum class Group : int8_t { kPatch, kAll, kInt8, kInt4 };
+inline constexpr int kGroupCount = 4;
+// kinds: the number that kinds_for returns.
+constexpr Group group_of(Weights weights, int kinds) {
+  if (weights == Weights::kInt8) return Group::kInt8;
+  if (weights == Weights::kInt4) return Group::kInt4;
+  return kinds == kPatchKinds ? Group::kPatch : Group::kAll;
+}
+// Launches one of a group's configurations by its number.
+using Launcher = cudaError_t (*)(const StreamArguments& s, int config, cudaStream_t stream);
+// Makes a group known.  Its file calls this when the library is loaded.  Returns true.
+bool add_launcher(Scalar scalar, Group group, Launcher launcher) noexcept;
+// Returns false if this library was linked without the group.
+bool has_kernels(Scalar scalar, Group group) noexcept;
 
 // Launches a configuration of kWarpgroupConfigs by its index there.
 cudaError_t launch_warpgroups(const LinearArguments& a, Scalar scalar, int config,

@@ -2,8 +2,7 @@
 
 namespace patch {
 
-cudaError_t launch_all_bfloat16(const StreamArguments& s, int config, cudaStream_t stream) noexcept {
-  return launch_scalar<BFloat16, kPatchConfigCount, kFirstInt8>(s, config, stream);
-}
+[[maybe_unused]] static const bool known =
+    add_launcher(Scalar::kBFloat16, Group::kAll, &launch_scalar<BFloat16, kPatchConfigCount, kFirstInt8>);
 
 }  // namespace patch

@@ -2,8 +2,7 @@
 
 namespace patch {
 
-cudaError_t launch_bfloat16(const StreamArguments& s, int config, cudaStream_t stream) noexcept {
-  return launch_scalar<BFloat16, 0, kPatchConfigCount>(s, config, stream);
-}
+[[maybe_unused]] static const bool known =
+    add_launcher(Scalar::kBFloat16, Group::kPatch, &launch_scalar<BFloat16, 0, kPatchConfigCount>);
 
 }  // namespace patch

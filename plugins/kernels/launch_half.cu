@@ -2,8 +2,7 @@
 
 namespace patch {
 
-cudaError_t launch_half(const StreamArguments& s, int config, cudaStream_t stream) noexcept {
-  return launch_scalar<Half, 0, kPatchConfigCount>(s, config, stream);
-}
+[[maybe_unused]] static const bool known =
+    add_launcher(Scalar::kHalf, Group::kPatch, &launch_scalar<Half, 0, kPatchConfigCount>);
 
 }  // namespace patch

@@ -2,8 +2,7 @@
 
 namespace patch {
 
-cudaError_t launch_int4_half(const StreamArguments& s, int config, cudaStream_t stream) noexcept {
-  return launch_scalar<Half, kFirstInt4, kConfigCount>(s, config, stream);
-}
+[[maybe_unused]] static const bool known =
+    add_launcher(Scalar::kHalf, Group::kInt4, &launch_scalar<Half, kFirstInt4, kConfigCount>);
 
 }  // namespace patch

@@ -2,8 +2,7 @@
 
 namespace patch {
 
-cudaError_t launch_int8_bfloat16(const StreamArguments& s, int config, cudaStream_t stream) noexcept {
-  return launch_scalar<BFloat16, kFirstInt8, kFirstInt4>(s, config, stream);
-}
+[[maybe_unused]] static const bool known =
+    add_launcher(Scalar::kBFloat16, Group::kInt8, &launch_scalar<BFloat16, kFirstInt8, kFirstInt4>);
 
 }  // namespace patch

@@ -11,6 +11,11 @@
 #error "name this machine as `uname -m` does"
 #endif
 
+// The kernels that this library is linked with, as patch_compile/plugin/kernels.py names them.
+#ifndef PATCH_KERNELS
+#define PATCH_KERNELS all
+#endif
+
 // clang-format off
 extern "C" PATCH_EXPORT extern const char patch_linear_build_info[] =
     "patch-linear-plugin version=2"
@@ -18,5 +23,6 @@ extern "C" PATCH_EXPORT extern const char patch_linear_build_info[] =
     " cuda=" PATCH_STRING(__CUDACC_VER_MAJOR__) "." PATCH_STRING(__CUDACC_VER_MINOR__)
     " archs=" PATCH_STRING(__CUDA_ARCH_LIST__)
     " headers=" PATCH_STRING(NV_TENSORRT_MAJOR) "." PATCH_STRING(NV_TENSORRT_MINOR)
-    " machine=" PATCH_MACHINE;
+    " machine=" PATCH_MACHINE
+    " kernels=" PATCH_STRING(PATCH_KERNELS);
 // clang-format on

@@ -44,6 +44,16 @@ Scalar scalar_of(const PluginTensorDesc& x) {
   return x.type == DataType::kHALF ? Scalar::kHalf : Scalar::kBFloat16;
 }
 
+// Returns -1, and logs an error, if this library was compiled without the kernels for such a weight.
+int32_t check_kernels(const Attributes& a, const PackedIndex& index, const PluginTensorDesc& x) {
+  const Weights weights = weights_of(a.weights);
+  if (has_kernels(scalar_of(x), group_of(weights, kinds_for(index.slabs(), weights)))) return 0;
+  return fail(std::string("this plugin was compiled for other engines: it has no kernels for X of ") +
+              name_of(x.type) + " and weights of " +
+              (is_quantised(weights) ? kWeightTypeNames[a.weights] : name_of(x.type)) +
+              " in slabs of the kinds " + index.names() + "; `patch-compile plugin` compiles all kernels");
+}
+
 // Returns true if this GPU has a dense path for such slabs and cuBLASLt is found.
 bool has_dense_path(const SlabCounts& slabs, Weights weights) {
   Device device{};
@@ -140,6 +150,7 @@ int32_t PatchLinearPlugin::configurePlugin(const DynamicPluginTensorDesc* in, in
   has_bias_ = inputs > bias_input() + attributes_.residual;
   const auto desc_of = [in](int32_t i) -> const PluginTensorDesc& { return in[i].desc; };
   if (check_types(attributes_, *index_, inputs, desc_of) != 0) return -1;
+  if (check_kernels(attributes_, *index_, in[kX].desc) != 0) return -1;
   if (check_shapes(attributes_, *index_, inputs, When::kBuild,
                    [&](int32_t i) -> const Dims& { return in[i].desc.dims; }) != 0)
     return -1;
@@ -220,6 +231,7 @@ int32_t PatchLinearPlugin::onShapeChange(const PluginTensorDesc* in, int32_t inp
   if (check_types(attributes_, *index_, inputs,
                   [in](int32_t i) -> const PluginTensorDesc& { return in[i]; }) != 0)
     return -1;
+  if (check_kernels(attributes_, *index_, in[kX]) != 0) return -1;
   if (!has_rank(in[kX].dims)) return fail("X has shape " + text(in[kX].dims));
   has_bias_ = inputs > bias_input() + attributes_.residual;
   if (check_tokens(in[kX].dims) != 0) return -1;

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from patch_compile.artifacts.engine import EngineReport
+from patch_compile.artifacts.stage_files import sha256_of
+from patch_compile.engine import plugin_library
 from patch_compile.engine.build import BuildCancelledError, build_engine
 from patch_compile.engine.check import PlanMismatchError
 from patch_compile.engine.expectation import expectation_from_onnx
@@ -114,6 +116,15 @@ def test_nodes_with_epilogues(tmp_path, build, out, dtype):
     (program,) = read_programs(out)
     plugins = [(x.name, len(x.inputs)) for x in program.layers if x.kind == PLUGIN]
     assert plugins == [("mlp.gate_proj+up_proj", 4), ("mlp.down_proj", 5)]
+
+
+def test_plugins_take_each_others_place(tmp_path, chain, build, plugin):
+    """Two builds of a process may need different kernels, and the third the first ones again."""
+    other = tmp_path / "other.so"
+    other.write_bytes(plugin.read_bytes() + b"\0")
+    for library in (plugin, other, plugin, other):
+        report = build(chain, plugin=library)
+        assert report.plugin_sha256 == sha256_of(library) and report.kernels == ("half",)
 
 
 @pytest.mark.parametrize("level", [0, 5])
@@ -253,10 +264,18 @@ class TestFailures:
             build(chain, plugin=other)
         assert_nothing_left(out)
 
-    def test_second_plugin_of_a_process(self, tmp_path, chain, build, plugin):
+    def test_plugin_that_lacks_kernels(self, tmp_path, chain, build, plugin, out):
+        other = tmp_path / "other.so"
+        other.write_bytes(plugin.read_bytes().replace(b" kernels=all\0", b" kernels=int8_half+bfloat16\0"))
+        with refused():
+            build(chain, plugin=other)
+        assert_nothing_left(out)
+
+    def test_plugin_that_the_process_came_with(self, tmp_path, chain, build, plugin, monkeypatch):
         build(chain)
         other = tmp_path / "other.so"
-        other.write_bytes(plugin.read_bytes() + b"\0")
+        other.write_bytes(plugin.read_bytes())
+        monkeypatch.setattr(plugin_library, "_loaded", {})  # as if another program had loaded it
         with refused():
             build(chain, plugin=other)
 

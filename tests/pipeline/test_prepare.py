@@ -12,6 +12,7 @@ from patch_compile.pipeline.prepare import Job, prepare
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from patch_compile.sources.kinds import Stage
+from patch_compile.sources.open import open_source
 from tests.conftest import ModelMaker
 from tests.families import write_family
 from tests.mosaics import random_mask
@@ -81,6 +82,36 @@ def test_unrunnable_plugins_are_refused_uncompiled(
     assert alone.plugin is None and len(alone.targets) == 2
     with refused():  # quantised weights are for the plugin
         prepared(for_two | {"lowering": "dense", "weights": "v_proj=int8", "ratio": 0.0})
+
+
+@pytest.mark.parametrize(
+    ("change", "kernels"),
+    [
+        ({}, {"half"}),
+        ({"kinds": "v_proj=8:16", "dtype": "bfloat16"}, {"bfloat16", "all_bfloat16"}),
+        ({"kinds": "auto"}, {"half", "all_half"}),
+        ({"weights": "int8"}, {"int8_half"}),
+        ({"weights": "v_proj=int8", "kinds": "v_proj=8:16"}, {"half", "int8_half"}),
+        (
+            {"weights": "auto", "ratio": None, "speedup": 1.1, "method": "sparsegpt"},
+            {"half", "int8_half", "int4_half"},
+        ),
+    ],
+)
+def test_a_build_asks_for_kernels_that_may_run(
+    settings: dict[str, Any], make_model: ModelMaker, change: dict[str, Any], kernels: set[str]
+) -> None:
+    model = make_model(hidden_size=64, intermediate_size=128)  # widths that every type and kind fits
+    chosen = {
+        name: value for name, value in (settings | {"model": model} | change).items() if value is not None
+    }
+    assert open_source(Recipe.parse(chosen)).kernels() == kernels
+
+
+def test_given_masks_name_their_kernels(settings: dict[str, Any], mask: Path) -> None:
+    given = {name: value for name, value in settings.items() if name != "ratio"} | {"mask": mask}
+    assert open_source(Recipe.parse(given)).kernels() == {"half"}
+    assert open_source(Recipe.parse(given | {"weights": "int8"})).kernels() == {"int8_half"}
 
 
 def test_masks_are_needed_where_none_are_learned(settings: dict[str, Any], mask: Path) -> None:

@@ -10,8 +10,9 @@ def identity_text(
     *,
     version: int = VERSION,
     machine: str | None = this_machine(),
+    kernels: str | None = None,
 ) -> bytes:
-    """Returns the identity of a library. machine: None for a library that does not name its machine, as older libraries."""
-    named = f" machine={machine}" if machine else ""
+    """Returns the identity of a library. machine, kernels: None for a library that does not name them, as older ones."""
+    named = (f" machine={machine}" if machine else "") + (f" kernels={kernels}" if kernels else "")
     about = f"version={version} backend={backend} cuda=13.0 archs={archs} headers=10.14{named}"
     return f"patch-linear-plugin {about}\0".encode()

@@ -11,6 +11,7 @@ from patch_compile.plugin.build import PluginLibrary, _check_made, build_plugin
 from patch_compile.plugin.compiling import compile_units, kernel_objects, plugin_cache
 from patch_compile.plugin.cross import Cross, cross_compile
 from patch_compile.plugin.identity import check_backend, read_identity
+from patch_compile.plugin.kernels import KERNELS
 from patch_compile.plugin.targets import AARCH64, MACHINES, X86, this_machine
 from patch_compile.plugin.toolchain import (
     Tool,
@@ -94,7 +95,9 @@ def test_a_new_library_is_what_was_asked_for(tmp_path: Path) -> None:
     fresh = library_for(tmp_path, f" machine={OTHER}")
 
     def check(backend: str, machine: str) -> None:
-        library = PluginLibrary(fresh, backend, (80,), None, "13.0", None, "10.14", None, "key", machine)
+        library = PluginLibrary(
+            fresh, backend, (80,), KERNELS, None, "13.0", None, "10.14", None, "key", machine
+        )
         _check_made(fresh, library)
 
     check("tensorrt", OTHER)

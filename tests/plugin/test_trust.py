@@ -20,12 +20,18 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def library(
-    cache: Path, key: str, used: int, archs: str, backend: str = "tensorrt-rtx", machine: str = this_machine()
+    cache: Path,
+    key: str,
+    used: int,
+    archs: str,
+    backend: str = "tensorrt-rtx",
+    machine: str = this_machine(),
+    kernels: str | None = None,
 ) -> Path:
     """A file with the identity of a library; used: seconds since 1970."""
     path = cache / key / LIBRARY_NAME
     path.parent.mkdir(parents=True)
-    path.write_bytes(identity_text(backend, archs, machine=machine))
+    path.write_bytes(identity_text(backend, archs, machine=machine, kernels=kernels))
     os.utime(path, (used, used))
     return path
 
@@ -50,6 +56,14 @@ def test_a_library_for_another_machine_is_not_taken(cache: Path) -> None:
     assert matching_library("tensorrt-rtx", VERSION, ()) is None
     own = library(cache, "own", 0, "800")
     assert matching_library("tensorrt-rtx", VERSION, ()) == own
+
+
+def test_a_library_that_lacks_kernels_is_not_taken(cache: Path) -> None:
+    full = library(cache, "full", 1, "800")
+    some = library(cache, "some", 2, "800", kernels="half+int8_half")
+    assert matching_library("tensorrt-rtx", VERSION, (80,)) == full
+    assert matching_library("tensorrt-rtx", VERSION, (80,), ("int8_half",)) == some
+    assert matching_library("tensorrt-rtx", VERSION, (80,), ("half", "all_half")) == full
 
 
 def test_no_library_for_this_gpu(cache: Path) -> None:

@@ -1,0 +1,16 @@
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """RTX's parser loads `libtensorrt_rtx.so`, but the wheel has only its versioned name."""
+    import tensorrt_rtx_libs
+
+    folder = tmp_path_factory.mktemp("soname")
+    wheel = Path(tensorrt_rtx_libs.__file__).parent
+    (folder / "libtensorrt_rtx.so").symlink_to(wheel / "libtensorrt_rtx.so.1")
+    path = os.pathsep.join(filter(None, [str(folder), os.environ.get("LD_LIBRARY_PATH")]))
+    return os.environ | {"OMP_NUM_THREADS": "1", "LD_LIBRARY_PATH": path}
