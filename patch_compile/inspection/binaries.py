@@ -19,6 +19,7 @@ from patch_compile.inspection import Inspection
 from patch_compile.packing.function import tensor_names
 from patch_compile.packing.slab_kinds import ALWAYS
 from patch_compile.plugin.identity import PluginIdentity, identity_in, read_identity
+from patch_compile.plugin.kernels import spell_kernels
 from patch_compile.plugin.prebuilt import LIBRARY_NAME
 
 _LEAST = len(tensor_names(ALWAYS))  # packed tensors that every PatchLinear has
@@ -131,4 +132,5 @@ def _beside(path: Path) -> dict[str, Any] | None:
 
 def _identity(identity: PluginIdentity) -> dict[str, Any]:
     fields = asdict(identity)
-    return fields | {"archs": [f"sm{arch}" for arch in identity.archs]}
+    archs = [f"sm{arch}" for arch in identity.archs]
+    return fields | {"archs": archs, "kernels": spell_kernels(identity.kernels)}

@@ -196,6 +196,7 @@ def test_an_engine_and_its_plugin(chain, tmp_path):
     profiles, options = profiles_from_onnx(chain), EngineOptions(embed_plugin=True)
     build_engine(chain, embedded, profiles=profiles, expected=expected, options=options, **settings)
     assert inspect_path(embedded).facts["plugin inside"]["backend"] == "tensorrt-rtx"
+    assert inspect_path(engine.parent / "libpatch_linear.so").facts["kernels"] == "all"
     assert inspect_path(engine.parent / "libpatch_linear.so").facts["archs"] == [
         f"sm{arch}" for arch in wanted_archs()
     ]

@@ -30,6 +30,7 @@ from patch_compile.plugin.prebuilt import LIBRARY_NAME
 from patch_compile.runtime import engine_fit
 from patch_compile.runtime.engine_fit import HostCode, engine_facts, host_code, why_not
 from tests.commands import Done, run_here
+from tests.plugin.identities import identity_text
 from tests.refusals import refusal, refused
 from tests.runtime.conftest import OutOf
 
@@ -170,6 +171,19 @@ def test_a_plugin_of_another_version(out: Path, card: Card, elsewhere: Path) -> 
     shutil.copy(out / "bare/model.engine", out / "engine/model.engine")
     shutil.copy(other, beside)
     refused_run(out, "--trust")
+
+
+def test_a_named_plugin_that_lacks_the_kernels(out: Path, tmp_path: Path) -> None:
+    carrying, bare = (engine_facts(out / name / "model.engine") for name in ("engine", "bare"))
+    assert (carrying.kernels, bare.kernels) == (
+        ("half",),
+        (),
+    )  # of an engine without a record they are unknown
+    other = tmp_path / "other.so"
+    other.write_bytes(identity_text(kernels="bfloat16+int8_half"))
+    assert host_code(bare, other) == HostCode(other)
+    with refused():
+        host_code(dataclasses.replace(bare, kernels=carrying.kernels), other)
 
 
 def test_a_plugin_beside_the_one_that_is_carried(out: Path, card: Card) -> None:
