@@ -43,6 +43,7 @@ _VARIES = {
     r"\b0x[0-9a-f]{6,}": "0x…",
     r"\b[0-9a-f]{64}\b": "SHA256",
     r"\b[0-9a-f]{16}\b": "RANDOM",  # in the name of a temporary file
+    r"\b[0-9a-f]{24}\b": "KEY",  # of a compiled plugin
     r"\bpid \d+": "pid …",
     r"\b\d\.\d+e[+-]\d\d\b": "…",  # measured
     r"\b(onnx|onnxruntime|tensorrt|tensorrt-rtx) \d+(\.\d+)+": r"\1 VERSION",

@@ -98,5 +98,5 @@ def check_kernels(path: Path, kernels: Collection[str]) -> None:
         raise PatchCompileError(
             f"{path} lacks kernels that this engine runs: {spell_kernels(missing)}",
             f"It was compiled for a build that runs other kernels: {spell_kernels(there)}.",
-            "Build the plugin with all kernels: `patch-compile plugin`. Then build the engine again.",
+            "Build a plugin with all kernels, which is then taken: `patch-compile plugin`.",
         )
