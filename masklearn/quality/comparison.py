@@ -97,7 +97,7 @@ class Comparison:
 
     linears: ‖X(W − W')ᵀ‖² and ‖XWᵀ‖² by name, where X are the linear's inputs in the dense model and W' is the pruned
     weight; blocks: ‖h' − h‖ / ‖h‖ of each block's outputs h in the dense model and h' in the pruned model; predictions,
-    logits: None for an encoder, which does not predict tokens.
+    logits: None for an encoder, which does not predict tokens; logits: also None if they were not asked for.
     """
 
     linears: Mapping[str, tuple[float, float]]
@@ -115,11 +115,14 @@ def compare_models(
     device: str | None,
     progress: OnStep,
     store: Path | None = None,
+    *,
+    with_logits: bool = True,
 ) -> Comparison:
     """Run both models in fp32 over `windows` `[count, length]`, with one block of each in memory.
 
     pruned: must have its masks applied and its channels in the dense model's order; linears: names of the linears to
-    compare; store: folder for hidden states that do not fit in memory.
+    compare; store: folder for hidden states that do not fit in memory; with_logits: False leaves out the errors of single
+    logits, which take three times as long as the predictions.
 
     Raises MaskLearnError as `stream_blocks` does, and for NaN or infinity: the error names the model and the first
     block with such an output.
@@ -133,7 +136,8 @@ def compare_models(
     predictions = logits = None
     for ours, theirs in zip(*streams, strict=True):
         if ours.is_head:
-            predictions, logits = _predictions(ours, theirs, windows)
+            logits = LogitErrors() if with_logits else None
+            predictions = _predictions(ours, theirs, windows, logits)
         else:
             blocks.append(_advance(ours, theirs, linears, errors, len(blocks)))
         progress("comparing block by block", len(blocks) + (predictions is not None), steps)
@@ -171,8 +175,11 @@ def _advance_dense(dense: Block, pruned: Block, names: Collection[str]) -> dict[
     return {name: (errors[name], energies[name]) for name in names}
 
 
-def _predictions(dense: Block, pruned: Block, windows: NDArray[np.int64]) -> tuple[Predictions, LogitErrors]:
-    predictions, errors = Predictions(), LogitErrors()
+def _predictions(
+    dense: Block, pruned: Block, windows: NDArray[np.int64], errors: LogitErrors | None
+) -> Predictions:
+    """Returns the predictions of both heads. errors: receives their logits."""
+    predictions = Predictions()
     for ours, theirs, window in zip(dense.hidden, pruned.hidden, windows, strict=True):
         labels = torch.from_numpy(window[1:]).to(ours.device)
         for start in range(0, len(labels), HEAD_CHUNK):
@@ -181,8 +188,9 @@ def _predictions(dense: Block, pruned: Block, windows: NDArray[np.int64]) -> tup
             _check_logits("dense", p)
             _check_logits("pruned", q)
             predictions.add(p, q, labels[place])
-            errors.add(p, q)
-    return predictions, errors
+            if errors is not None:
+                errors.add(p, q)
+    return predictions
 
 
 def _check_finite(model: str, hidden: HiddenStates, number: int) -> None:

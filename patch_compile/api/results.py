@@ -84,7 +84,7 @@ class FinishedBuild(Result):
         """Perplexity of the hybrid model; None for a model that does not predict next tokens."""
         from patch_compile.artifacts.report import DecoderReport
 
-        return self.report.perplexity.hybrid if isinstance(self.report, DecoderReport) else None
+        return self.report.perplexity.pruned if isinstance(self.report, DecoderReport) else None
 
     @property
     def plan(self) -> Plan:

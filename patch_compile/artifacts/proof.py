@@ -55,31 +55,21 @@ class Tolerance(Record):
     asked: AskedTolerance | None = None
 
 
-class TextRunner(StrEnum):
-    """Programs that ran a model on text."""
-
-    ONNX_RUNTIME = "onnxruntime"  # the ONNX files, in their own type
-    CHECKPOINTS = "checkpoints"  # the checkpoints, block by block in fp32
-
-    @property
-    def words(self) -> str:
-        return "ONNX Runtime" if self is TextRunner.ONNX_RUNTIME else "both checkpoints"
-
-
 class TextWindows(Record):
-    """Windows of held-out text. runner: None for an encoder, whose models run on them in several ways."""
+    """Windows of held-out text. runner: "checkpoints" if both checkpoints ran on them block by block in fp32, None for an
+    encoder, whose models run on them in several ways."""
 
     kind: Literal["text"] = "text"
     name: str
     windows: int
     length: int
     dtype: str
-    runner: TextRunner | None = None
+    runner: Literal["checkpoints"] | None = None
 
     def __str__(self) -> str:
         windows = f"{self.windows} window{'s' * (self.windows != 1)} × {self.length} tokens"
         words = f"{self.name}, {windows}, {'fp32' if self.dtype == 'float32' else self.dtype}"
-        return words if self.runner is None else f"{words}, {self.runner.words}"
+        return words if self.runner is None else f"{words}, both checkpoints"
 
 
 class InputsFile(Record):
@@ -121,13 +111,22 @@ class ComparedInputs(Record):
         return f"{self.compared} run{'s' * (self.compared != 1)} of {self.given}"
 
 
+class WindowAgreement(Record):
+    """Perplexity of the first window of the text: of the hybrid ONNX file, run by ONNX Runtime, and of the pruned
+    checkpoint, run by transformers with the same weights."""
+
+    tokens: int
+    hybrid: Unbounded
+    pruned: Unbounded
+
+
 class Agreement(Record):
     """Agreement of the hybrid model with the pruned model.
 
     error: largest |difference| of an output / its largest value, over all inputs; or what the hybrid model's choice of
     experts loses in the pruned model's scores / the largest score, if that is more; output: the output that has it, None
     for logits; dense_error: error of the dense model against the pruned model, None if only outputs are compared; feeds:
-    number of inputs.
+    number of inputs; window: the input that is a whole window of text, None if only outputs are compared.
     """
 
     error: Finite
@@ -135,6 +134,7 @@ class Agreement(Record):
     output: str | None = None
     dense_error: float | None = None
     feeds: int
+    window: WindowAgreement | None = None
 
 
 class OutputDifference(Record):
@@ -196,23 +196,20 @@ class LastWords(Record):
 
 
 class PredictionsDifference(Record):
-    """Difference of the hybrid model's predictions from the dense model's: KL in nats per token, and share of positions
-    with the same most likely token."""
+    """Difference of the pruned checkpoint's predictions from the dense checkpoint's: KL in nats per token, and share of
+    positions with the same most likely token."""
 
     kl: Annotated[float, shown("KL to dense", Unit.NATS)]
     top1_agreement: Annotated[float, shown("same next token as dense", Unit.SHARE)]
 
 
 class BuildPerplexity(Record):
-    """Perplexities of the two ONNX files."""
+    """Perplexities of the dense and of the pruned checkpoint. `Agreement` proves that the ONNX file computes the same as the
+    pruned checkpoint."""
 
     dense: Annotated[Unbounded, shown("dense", Unit.PERPLEXITY)]
-    hybrid: Annotated[Unbounded, shown("pruned", Unit.PERPLEXITY)]
+    pruned: Annotated[Unbounded, shown("pruned", Unit.PERPLEXITY)]
     on: TextWindows
-
-    @property
-    def pruned(self) -> float:
-        return self.hybrid
 
 
 class Sentence(Record):

@@ -121,7 +121,7 @@ def _quality(report: Report) -> tuple[float, QualityOfAll]:
     if isinstance(report, DecoderReport):
         found = report.perplexity
         on = QualityOfAll(measure=Measure.PERPLEXITY, on=str(found.on), dense=found.dense)
-        return found.hybrid, on
+        return found.pruned, on
     relative = report.difference.relative
     value = math.inf if relative is None else relative
     return value, QualityOfAll(measure=Measure.OUTPUT_ERROR, on=str(report.inputs.given), dense=0.0)

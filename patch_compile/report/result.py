@@ -37,7 +37,7 @@ def told(report: Any, path: Path = Path(), *, every: bool = False) -> tuple[str,
     """
     match report:
         case DecoderReport(perplexity=ppl):
-            quality = f"perplexity {ppl.dense:.2f} → {ppl.hybrid:.2f}"
+            quality = f"perplexity {ppl.dense:.2f} → {ppl.pruned:.2f}"
             return f"{path}, ratio {report.ratio:.3f}, {quality}", finished(report, every=every)
         case OutputsReport():
             return f"{path}, ratio {report.ratio:.3f}", finished(report, every=every)

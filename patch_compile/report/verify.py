@@ -19,6 +19,7 @@ from patch_compile.artifacts.proof import (
     TextWindows,
     Tolerance,
     ToleranceOrigin,
+    WindowAgreement,
 )
 from patch_compile.artifacts.report import DecoderReport, Kind, OutputsReport
 from patch_compile.artifacts.verify import Question, VerifyReport
@@ -42,6 +43,7 @@ from patch_compile.report.number_format import (
     joined,
     number,
     percent,
+    perplexity,
     seconds,
     spelled,
 )
@@ -94,10 +96,20 @@ def compiled(found: OnnxCheck | Agreement | None, kind: Kind) -> Section:
     if found is None:
         return replace(asked, answer="not asked", mark="open")
     if isinstance(found, Agreement):
-        errors = [*_error_facts(found.error, found.tolerance, of), ("checked by", "the build")]
-        return replace(asked, answer="yes", mark="yes", facts=errors)
+        told = [
+            *_error_facts(found.error, found.tolerance, of),
+            *_window(found.window),
+            ("checked by", "the build"),
+        ]
+        return replace(asked, answer="yes", mark="yes", facts=told)
     errors = [*_error_facts(found.error, found.tolerance, of), *([] if found.passed else _place(found))]
     return replace(_judged(asked, found.passed, found.runs), facts=[*errors, ("checked by", "verify")])
+
+
+def _window(found: WindowAgreement | None) -> Iterator[Fact]:
+    if found:
+        made, expected = perplexity(found.hybrid), perplexity(found.pruned)
+        yield "first window", f"perplexity {made} by ONNX Runtime, {expected} by the pruned checkpoint"
 
 
 def _place(found: OnnxCheck) -> Iterator[Fact]:

@@ -357,15 +357,15 @@ class Source(ABC):
         """The tokenizer of transformers."""
         raise self._refusal(Capability.NEXT_TOKENS)
 
-    def pruned_logits(
+    def reference_logits(
         self,
-        pruned: Path,  # noqa: ARG002
+        model: Path,  # noqa: ARG002
         *,
         sixteen_bits: bool = False,  # noqa: ARG002
     ) -> Callable[[Feed], NDArray[np.float32]]:
-        """Load the pruned model, and return a function that computes its logits for a feed of the hybrid graph.
+        """Load a checkpoint, and return a function that computes its logits for a feed of the hybrid graph.
 
-        sixteen_bits: compute in the graph's type, False for fp32.
+        model: the pruned model, or this model; sixteen_bits: compute in the graph's type, False for fp32.
         """
         raise self._refusal(Capability.NEXT_TOKENS)
 

@@ -92,10 +92,13 @@ def run_graph(
     return GraphRuns(name, logits, seconds, feeds, chosen, layers)
 
 
-def run_pruned(source: Source, pruned: Path, graph: GraphRuns) -> PrunedRuns:
-    """Run the pruned model on the feeds of the graph. Its routers choose what the graph has chosen."""
+def run_pruned(source: Source, answer: Callable[[Feed], Logits], graph: GraphRuns) -> PrunedRuns:
+    """Run the pruned model on the feeds of the graph. Its routers choose what the graph has chosen.
+
+    answer: gives the pruned model's logits, see `Source.reference_logits`.
+    """
     logits, seconds, lost, start = [], [], 0.0, perf_counter()
-    for made, followed in _followed(source.pruned_logits(pruned), graph):
+    for made, followed in _followed(answer, graph):
         logits.append(made)
         seconds.append(perf_counter() - start)
         lost, start = max(lost, followed.lost), perf_counter()
@@ -157,7 +160,7 @@ def measured_tolerance(source: Source, pruned: Path, graph: GraphRuns, reference
 
     graph: gives feeds and choices; reference: the pruned model in fp32.
     """
-    rounded = _followed(source.pruned_logits(pruned, sixteen_bits=True), graph)
+    rounded = _followed(source.reference_logits(pruned, sixteen_bits=True), graph)
     error = relative_error((logits for logits, _ in rounded), reference.logits)
     measured = 2.0 * error if np.isfinite(error) else 0.0
     rounding = replace(roundings_of(graph.layers), measured=measured, by=ToleranceOrigin.SIXTEEN_BITS)

@@ -69,7 +69,7 @@ def compiled_right(
             runs = run_graph("hybrid ONNX", decoder, feeds, choices)
             del decoder
         with progress.stage("pruned reference"):
-            reference = run_pruned(source, pruned, runs)
+            reference = run_pruned(source, source.reference_logits(pruned), runs)
         _save(folder, runs, reference)
         measure = partial(measured_tolerance, source, pruned, runs, reference)
         answer = compare_runs(runs, reference, source.recipe.dtype, measure, asked=asked, statistic=statistic)

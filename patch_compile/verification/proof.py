@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -14,7 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from masklearn import Predictions
+from masklearn import Predictions, compare_models
+from masklearn.model.checkpoint import Checkpoint
 from patch_compile.artifacts.proof import (
     Agreement,
     BuildPerplexity,
@@ -22,18 +24,17 @@ from patch_compile.artifacts.proof import (
     PredictionsDifference,
     ProofText,
     Sentence,
-    TextRunner,
     TextWindows,
     TokensProof,
     Tolerance,
+    WindowAgreement,
 )
 from patch_compile.errors import AccuracyError
-from patch_compile.onnx_io.compare import load_array, save_array
-from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.runnable import runnable_onnx
+from patch_compile.onnx_io.tensor_names import INPUT_IDS, TOKEN_INPUTS
 from patch_compile.progress import Progress, Update
 from patch_compile.report.verify import tolerance_words
-from patch_compile.runtime.decoder import check_finite, pad_left
+from patch_compile.runtime.decoder import pad_left, positions_of
 from patch_compile.runtime.onnx_decoder import OnnxDecoder
 from patch_compile.sources.base import OutputSource, Source
 from patch_compile.verification.compare_runs import (
@@ -52,6 +53,7 @@ from patch_compile.verification.outputs import compare_outputs
 
 _PROBE_WINDOWS, _PROBE_TOKENS = 2, 96
 _SENTENCE_TOKENS = 40
+_PART = 256  # tokens of a window whose logits are compared at a time
 
 
 def prove(
@@ -59,8 +61,7 @@ def prove(
 ) -> TokensProof | OutputsProof:
     """Compare hybrid, pruned and dense model.
 
-    packed: names of the linears that are compiled. The dense ONNX and outputs of the models are written to `scratch` and
-    removed. Raises AccuracyError if the hybrid model was not compiled right.
+    packed: names of the linears that are compiled. What takes much memory is written to `scratch` and removed. Raises AccuracyError if the hybrid model was not compiled right.
     """
     shutil.rmtree(scratch, ignore_errors=True)  # left by an interrupted run
     scratch.mkdir(parents=True)
@@ -76,27 +77,29 @@ def prove(
 
 
 @dataclass(frozen=True)
-class _Probes:
-    """Questions for a model.
+class _Prompt:
+    """Token ids to continue, until `ended(new tokens)` is true or `new_tokens` are generated."""
 
-    windows: held-out tokens `[count, length]`; prompt: token ids to continue, until `ended(new tokens)` is true or
-    `new_tokens` are generated; texts: texts whose last word is to be found.
-    """
-
-    windows: NDArray[np.int64]
-    prompt: list[int]
+    ids: list[int]
     new_tokens: int
     ended: Callable[[list[int]], bool]
-    texts: Sequence[LastWord]
+
+    def continued(self, following: Callable[[list[int]], int]) -> list[int]:
+        """Returns new token ids. following: returns the most likely token after the prompt and these new tokens."""
+        tokens: list[int] = []
+        while True:
+            tokens.append(following(tokens))
+            if len(tokens) == self.new_tokens or self.ended(tokens):
+                return tokens
 
 
 @dataclass(frozen=True)
 class _Study:
-    """Answers of a graph. logits: one file per window, fp32 `[length, vocabulary]`; continuation: new token ids; right: for
-    each text whether its last word was found."""
+    """Answers of the hybrid graph. probes: runs on short inputs; window: a run on a whole window; continuation: new token
+    ids; right: for each text whether its last word was found."""
 
-    runs: GraphRuns
-    logits: list[Path]
+    probes: GraphRuns
+    window: GraphRuns
     continuation: list[int]
     right: list[bool]
 
@@ -106,37 +109,29 @@ def _prove_next_tokens(
 ) -> TokensProof:
     r, tokenizer = source.recipe, source.tokenizer
     windows, text = source.evaluation(progress)
-    prompt = tokenizer(r.prompt)["input_ids"]
+    ids = tokenizer(r.prompt)["input_ids"]
+    prompt = _Prompt(ids, _room(source, ids), partial(_ended, tokenizer))
     texts = last_words(tokenizer, source.sequences.positions if source.sequences else None)
-    probes = _Probes(windows, prompt, _room(source, prompt), partial(_ended, tokenizer), texts)
-    with progress.stage("dense reference"):
-        dense_path = source.dense_onnx(scratch / "dense.onnx", logits="all", runnable=True)
     with (
         with_all_logits(hybrid_path) as full,
-        progress.stage("hybrid on ONNX Runtime") as update,
+        progress.stage("hybrid on ONNX Runtime"),
         with_choices(runnable_onnx(full, scratch)) as (graph, choices),
     ):
-        hybrid = _study("hybrid", graph, probes, scratch, update, choices=choices)
-    with progress.stage("dense on ONNX Runtime") as update:
-        dense = _study("dense", dense_path, probes, scratch, update, hybrid.runs.feeds)
+        hybrid = _study(graph, windows, prompt, texts, choices)
     with progress.stage("pruned reference"):
-        reference = run_pruned(source, pruned, hybrid.runs)
-    measure = partial(measured_tolerance, source, pruned, hybrid.runs, reference)
-    quality = compare_logits(dense.logits, hybrid.logits, windows)
-    on = TextWindows(
-        name=text.name,
-        windows=windows.shape[0],
-        length=windows.shape[1],
-        dtype=r.dtype,
-        runner=TextRunner.ONNX_RUNTIME,
-    )
+        agreement, reference = _agreement(source, pruned, hybrid)
+    with progress.stage("dense reference"):
+        dense = _dense_answers(source, hybrid.probes, reference, prompt, texts)
+    with progress.stage("pruned against dense") as update:
+        found = _predictions(source, pruned, windows, update, scratch)
+    count, length = windows.shape
+    on = TextWindows(name=text.name, windows=count, length=length, dtype="float32", runner="checkpoints")
     return TokensProof(
         text=ProofText(eval=text),
-        perplexity=BuildPerplexity(dense=quality.perplexity[0], hybrid=quality.perplexity[1], on=on),
-        agreement=check_agreement(hybrid.runs, dense.runs, reference, r.dtype, measure),
+        perplexity=BuildPerplexity(dense=found.perplexity[0], pruned=found.perplexity[1], on=on),
+        agreement=agreement.model_copy(update={"dense_error": dense.error}),
         difference=PredictionsDifference(
-            kl=quality.kl / quality.tokens,
-            top1_agreement=quality.same_top1 / quality.tokens,
+            kl=found.kl / found.tokens, top1_agreement=found.same_top1 / found.tokens
         ),
         generated=Sentence(
             prompt=r.prompt,
@@ -148,80 +143,133 @@ def _prove_next_tokens(
 
 
 def _study(
-    name: str,
     path: Path,
-    probes: _Probes,
-    folder: Path,
-    progress: Update,
-    feeds: Sequence[Feed] | None = None,
-    *,
-    choices: Sequence[str] = (),
+    windows: NDArray[np.int64],
+    prompt: _Prompt,
+    texts: Sequence[LastWord],
+    choices: Sequence[str],
 ) -> _Study:
-    """Ask one graph all questions in one session, so that two models are never in memory together.
-
-    Logits are written to `folder`. feeds: feeds of an earlier study to compare the answers with; choices: names of the
-    outputs that are choices of routers.
-    """
+    """Ask the hybrid graph all questions in one session. choices: names of the outputs that are choices of routers."""
     decoder = OnnxDecoder(path)
-    if feeds is None:
-        feeds = feeds_of(decoder, probes.windows[:_PROBE_WINDOWS, :_PROBE_TOKENS])
-    runs = run_graph(name, decoder, feeds, choices)
-    folder.mkdir(parents=True, exist_ok=True)
-    files = []
-    for number, window in enumerate(probes.windows):
-        logits, _ = decoder.step(window[None], decoder.empty_cache(1))
-        files.append(folder / f"{name}.{number}.npy")
-        save_array(files[-1], logits[0])
-        progress("window", number + 1, len(probes.windows))
-    return _Study(
-        runs, files, _continued(decoder, probes), right_words(partial(_all_logits, decoder), probes.texts)
-    )
+    probes = feeds_of(decoder, windows[:_PROBE_WINDOWS, :_PROBE_TOKENS])
+    window = decoder.feed(windows[:1], decoder.empty_cache(1))
+    with closing(decoder.start(*pad_left([prompt.ids]), prompt.new_tokens)) as decoding:
+
+        def following(new: list[int]) -> int:
+            if new:
+                decoding.step(np.array(new[-1:], np.int64))
+            return int(decoding.logits.argmax())
+
+        continuation = prompt.continued(following)
+    short, whole = (run_graph("hybrid", decoder, feeds, choices) for feeds in (probes, [window]))
+    right = right_words(lambda ids: decoder.step(ids, decoder.empty_cache(len(ids)))[0], texts)
+    return _Study(short, whole, continuation, right)
 
 
-def _all_logits(decoder: OnnxDecoder, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-    return decoder.step(ids, decoder.empty_cache(len(ids)))[0]
+def _agreement(source: Source, pruned: Path, hybrid: _Study) -> tuple[Agreement, PrunedRuns]:
+    """Returns the agreement with the pruned checkpoint, and the checkpoint's answers to the probes."""
+    logits, dtype = source.reference_logits(pruned), source.recipe.dtype
+    probes, window = (run_pruned(source, logits, runs) for runs in (hybrid.probes, hybrid.window))
+    del logits  # measuring a tolerance takes its memory
+    measure = partial(measured_tolerance, source, pruned)
+    found = check_agreement(hybrid.probes, probes, dtype, partial(measure, hybrid.probes, probes))
+    return with_window(found, hybrid.window, window, dtype, partial(measure, hybrid.window, window)), probes
 
 
-def _continued(decoder: OnnxDecoder, probes: _Probes) -> list[int]:
-    """Continue the prompt by the most likely tokens."""
-    tokens: list[int] = []
-    with closing(decoder.start(*pad_left([probes.prompt]), probes.new_tokens)) as decoding:
-        while True:
-            tokens.append(int(decoding.logits.argmax()))
-            if len(tokens) == probes.new_tokens or probes.ended(tokens):
-                return tokens
-            decoding.step(np.array(tokens[-1:], np.int64))
+@dataclass(frozen=True)
+class _Dense:
+    """Answers of the dense model. error: against the pruned model's logits; the others: see `_Study`."""
+
+    error: float
+    continuation: list[int]
+    right: list[bool]
+
+
+def _dense_answers(
+    source: Source, probes: GraphRuns, reference: PrunedRuns, prompt: _Prompt, texts: Sequence[LastWord]
+) -> _Dense:
+    """Ask the dense model, which transformers runs. reference: the pruned model's answers to the probes."""
+    logits = source.reference_logits(source.model)
+    cache = {name: value for name, value in probes.feeds[0].items() if name not in TOKEN_INPUTS}  # is empty
+
+    def of_tokens(ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        mask = np.ones_like(ids)
+        tokens = dict(zip(TOKEN_INPUTS, (ids, mask, positions_of(mask, ids.shape[1])), strict=True))
+        return logits(tokens | {name: np.repeat(value, len(ids), axis=0) for name, value in cache.items()})
+
+    def following(new: list[int]) -> int:
+        return int(of_tokens(np.array([prompt.ids + new], np.int64))[0, -1].argmax())
+
+    error = relative_error(map(logits, probes.feeds), reference.logits)
+    return _Dense(error, prompt.continued(following), right_words(of_tokens, texts))
+
+
+def _predictions(
+    source: Source, pruned: Path, windows: NDArray[np.int64], progress: Update, scratch: Path
+) -> Predictions:
+    """Compare the predictions of both checkpoints on all windows."""
+    dense, other, device = source.checkpoint, Checkpoint.open(pruned), source.recipe.device
+    found = compare_models(dense, other, (), windows, device, progress, scratch, with_logits=False)
+    assert found.predictions is not None, "a decoder predicts"
+    return found.predictions
 
 
 def check_agreement(
-    hybrid: GraphRuns,
-    dense: GraphRuns,
-    reference: PrunedRuns,
-    dtype: str,
-    measure: Callable[[], Tolerance] | None = None,
+    hybrid: GraphRuns, reference: PrunedRuns, dtype: str, measure: Callable[[], Tolerance] | None = None
 ) -> Agreement:
-    """Compare the hybrid graph with the pruned checkpoint, and the dense graph too, which measures the effect of pruning.
+    """Compare the hybrid graph with the pruned checkpoint.
 
-    Raises AccuracyError (exit code 3) if hybrid and checkpoint differ by more than rounding explains, and if a logit of
-    either is not finite. measure: see `compare_runs`.
+    Raises AccuracyError (exit code 3) if they differ by more than rounding explains, and if a logit of either is not
+    finite. measure: see `compare_runs`.
     """
     found = compare_runs(hybrid, reference, dtype, measure)
-    if found.error is None:
+    _check(found.error, found.tolerance, dtype, passed=found.passed)
+    return Agreement(error=found.error, tolerance=found.tolerance, feeds=len(reference.logits))
+
+
+def with_window(
+    found: Agreement,
+    hybrid: GraphRuns,
+    reference: PrunedRuns,
+    dtype: str,
+    measure: Callable[[], Tolerance],
+) -> Agreement:
+    """Compare a run on a whole window of text too, a part at a time: its logits are as large as the model.
+
+    Raises AccuracyError as `check_agreement` does.
+    """
+    ids = hybrid.feeds[0][INPUT_IDS][0]
+    mine, theirs = (
+        [runs.logits[0][0, i : i + _PART] for i in range(0, len(ids), _PART)] for runs in (hybrid, reference)
+    )
+    error, tolerance = max(relative_error(mine, theirs), reference.lost), found.tolerance
+    if error > tolerance.share:
+        tolerance = max(tolerance, measure(), key=lambda one: one.share)
+    _check(error, tolerance, dtype, passed=error <= tolerance.share)
+    compared, labels = Predictions(), torch.from_numpy(ids[1:])
+    for i, (p, q) in enumerate(zip(theirs, mine, strict=True)):
+        following = labels[i * _PART : (i + 1) * _PART]
+        count = len(following)
+        compared.add(torch.from_numpy(p[:count]), torch.from_numpy(q[:count]), following)
+    pruned, compiled = compared.perplexity
+    window = WindowAgreement(tokens=len(ids), hybrid=compiled, pruned=pruned)
+    changed = {"error": max(found.error or 0.0, error), "tolerance": tolerance, "feeds": found.feeds + 1}
+    return found.model_copy(update={**changed, "window": window})
+
+
+def _check(error: float | None, tolerance: Tolerance, dtype: str, *, passed: bool) -> None:
+    if error is None or not math.isfinite(error):
         raise AccuracyError(
             "Logits of the hybrid ONNX or of the pruned checkpoint are not finite",
             f"An activation of the pruned model exceeds what {dtype} holds.",
             "Choose bf16 (--dtype bfloat16), or leave the linear before it dense with --exclude.",
         )
-    if not found.passed:
+    if not passed:
         raise AccuracyError(
-            f"The hybrid ONNX differs from the pruned checkpoint by {found.error:.2e} of the largest logit",
-            f"Rounding explains {found.tolerance.share:.2e}: {tolerance_words(found.tolerance)}.",
+            f"The hybrid ONNX differs from the pruned checkpoint by {error:.2e} of the largest logit",
+            f"Rounding explains {tolerance.share:.2e}: {tolerance_words(tolerance)}.",
             "This is a fault of the compiler: please report it with the model's config.json and the recipe.",
         )
-    error = relative_error(dense.logits, reference.logits)
-    return Agreement(
-        error=found.error, tolerance=found.tolerance, dense_error=error, feeds=len(reference.logits)
-    )
 
 
 def _room(source: Source, prompt: list[int]) -> int:
@@ -238,17 +286,3 @@ def _ended(tokenizer: Any, tokens: list[int]) -> bool:
 
 def _text(tokenizer: Any, tokens: list[int]) -> str:
     return str(tokenizer.decode(tokens, skip_special_tokens=True)).rstrip()
-
-
-def compare_logits(dense: list[Path], hybrid: list[Path], windows: NDArray[np.int64]) -> Predictions:
-    """Compare the logits of two models. Each has one file `[length, vocabulary]` per window of tokens `[count, length]`.
-
-    Raises LogitsError with the name of the model if logits are not finite.
-    """
-    found = Predictions()
-    for dense_file, hybrid_file, window in zip(dense, hybrid, windows, strict=True):
-        p, q = load_array(dense_file), load_array(hybrid_file)
-        check_finite(p, "The dense model")
-        check_finite(q, "The hybrid model")
-        found.add(torch.from_numpy(p[:-1]), torch.from_numpy(q[:-1]), torch.from_numpy(window[1:]))
-    return found

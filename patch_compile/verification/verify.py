@@ -31,7 +31,7 @@ from patch_compile.artifacts.layout import (
 )
 from patch_compile.artifacts.manifest import EvalText, package_versions
 from patch_compile.artifacts.plan import Plan
-from patch_compile.artifacts.proof import TextRunner, TextWindows
+from patch_compile.artifacts.proof import TextWindows
 from patch_compile.artifacts.report import read_report
 from patch_compile.artifacts.verify import Outcome, Question, VerifiedText, VerifyReport
 from patch_compile.artifacts.verify_schema import (
@@ -294,9 +294,7 @@ class Verification:
         if found.predictions is None or found.logits is None or not request.asks(Question.PRUNED):
             return
         count, length = windows.shape
-        on = TextWindows(
-            name=text, windows=count, length=length, dtype="float32", runner=TextRunner.CHECKPOINTS
-        )
+        on = TextWindows(name=text, windows=count, length=length, dtype="float32", runner="checkpoints")
         pruned = predictions_answer(found.predictions, found.logits, on)
         yield "pruned", pruned
         yield "baselines", self._baselines(pruned.perplexity, windows)

@@ -34,11 +34,11 @@ from patch_compile.artifacts.proof import (
     PredictionsDifference,
     ProofText,
     Sentence,
-    TextRunner,
     TextWindows,
     TokensProof,
     Tolerance,
     ToleranceOrigin,
+    WindowAgreement,
 )
 from patch_compile.artifacts.report import BuildReport, DecoderReport, Kind, OnnxFile, OutputsReport
 
@@ -77,12 +77,16 @@ PROOF = TokensProof(
     text=ProofText(eval=EVAL),
     perplexity=BuildPerplexity(
         dense=15.68,
-        hybrid=22.19,
-        on=TextWindows(
-            name=EVAL.name, windows=8, length=1024, dtype="float16", runner=TextRunner.ONNX_RUNTIME
-        ),
+        pruned=22.19,
+        on=TextWindows(name=EVAL.name, windows=8, length=1024, dtype="float32", runner="checkpoints"),
     ),
-    agreement=Agreement(error=0.0031, tolerance=TOLERANCE, dense_error=0.41, feeds=4),
+    agreement=Agreement(
+        error=0.0031,
+        tolerance=TOLERANCE,
+        dense_error=0.41,
+        feeds=5,
+        window=WindowAgreement(tokens=1024, hybrid=20.53, pruned=20.52),
+    ),
     difference=PredictionsDifference(kl=0.331, top1_agreement=0.672),
     generated=Sentence(
         prompt="The capital of France is",

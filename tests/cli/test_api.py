@@ -52,7 +52,7 @@ def test_build_generate_verify(settings, tmp_path):
         assert (built.path / name).read_bytes() == (theirs / name).read_bytes(), name
 
     assert built.masks.ratio == built.report.ratio
-    assert built.perplexity == built.report.perplexity.hybrid
+    assert built.perplexity == built.report.perplexity.pruned
 
     (said,) = built.generator().generate(["the cat"], new_tokens=5)
     shown = run_here("run", theirs, "the cat", "--new-tokens", 5)

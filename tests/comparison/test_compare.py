@@ -20,7 +20,7 @@ from patch_compile.artifacts.compare import (
     TimedSize,
 )
 from patch_compile.artifacts.folder import OutFolder
-from patch_compile.artifacts.proof import BuildPerplexity, TextRunner, TextWindows
+from patch_compile.artifacts.proof import BuildPerplexity, TextWindows
 from patch_compile.artifacts.record import write_json
 from patch_compile.cli.app import cli
 from patch_compile.comparison import Against, compare
@@ -70,8 +70,8 @@ def rewrite(out: Path, name: str, **changed) -> None:
 
 
 def perplexity(out: Path, value: float, dense: float = 10.0) -> None:
-    on = TextWindows(name="t", windows=2, length=24, dtype="float16", runner=TextRunner.ONNX_RUNTIME)
-    found = BuildPerplexity(dense=dense, hybrid=value, on=on)
+    on = TextWindows(name="t", windows=2, length=24, dtype="float16", runner="checkpoints")
+    found = BuildPerplexity(dense=dense, pruned=value, on=on)
     rewrite(out, "report.json", perplexity=found.as_json())
 
 
@@ -81,7 +81,7 @@ def test_the_table_says_what_the_builds_say(root):
     reports = [json.loads((out / "report.json").read_text()) for out in outs]
     for row, report in zip(result.builds, reports, strict=True):
         assert row.ratio == report["ratio"] and row.method == "wanda"
-        assert row.quality == report["perplexity"]["hybrid"]
+        assert row.quality == report["perplexity"]["pruned"]
         assert row.increase == pytest.approx(row.quality / report["perplexity"]["dense"] - 1)
         assert row.bytes == report["onnx"]["bytes"]
         assert row.predicted.decode == report["plan"]["whole"]["decode"]["speedup"]

@@ -64,7 +64,7 @@ def test_edges_of_the_numbers_build_right(settings: dict[str, Any], edge: str) -
     report = build(settings | {"method": "magnitude"})
     error = report["agreement"]["error"]
     assert np.isfinite(error) and error <= report["agreement"]["tolerance"]["share"]
-    assert all(np.isfinite(report["perplexity"][name]) for name in ("dense", "hybrid"))
+    assert all(np.isfinite(report["perplexity"][name]) for name in ("dense", "pruned"))
     said = any("float16: 2 weights in 1 linears are too small" in note for note in report["notes"])
     assert said == (tiny in EDGES[edge].values())
 

@@ -23,7 +23,6 @@ from patch_compile.artifacts.proof import (
     OutputDifference,
     OutputsDifference,
     RandomInputs,
-    TextRunner,
     TextWindows,
     Tolerance,
     ToleranceOrigin,
@@ -43,7 +42,7 @@ from tests.report.page.found import verified
 from tests.report.page.outs import Out
 
 DERIVED = Tolerance(share=0.0083, origin=ToleranceOrigin.ROUNDINGS, dtype="float16", roundings=32, layers=2)
-TEXT = TextWindows(name="a.txt", windows=8, length=1024, dtype="float16", runner=TextRunner.ONNX_RUNTIME)
+TEXT = TextWindows(name="a.txt", windows=8, length=1024, dtype="float16", runner="checkpoints")
 REASONS: dict[ReasonKind, dict[str, Any]] = {
     ReasonKind.SMALL_TILES: {"tile": (128, 4)},
     ReasonKind.PROMPTS: {"slower": Slower(way=Way.MMA_SP, speedup=0.6)},
@@ -88,7 +87,7 @@ def of_tolerances() -> Iterator[tuple[str, Any]]:
 def of_inputs() -> Iterator[tuple[str, Any]]:
     yield "text", TEXT
     yield "text", TEXT.model_copy(update={"windows": 1, "runner": None})
-    yield "text", TEXT.model_copy(update={"dtype": "float32", "runner": TextRunner.CHECKPOINTS})
+    yield "text", TEXT.model_copy(update={"dtype": "float32", "runner": "checkpoints"})
     yield "inputs", ComparedInputs(given=InputsFile(name="x.npz", runs=5), compared=1)
     drawn = RandomInputs(runs=4, seed=0, shapes={"x": (2, 64), "s": ()})
     yield "inputs", ComparedInputs(given=drawn, compared=4)

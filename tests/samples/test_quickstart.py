@@ -47,7 +47,7 @@ def test_the_page_runs(settings: dict[str, Any]) -> None:
     assert said[0] == said[1] and all(said)
 
 
-def test_the_demo_ends_with_a_gain() -> None:
+def test_the_demo_shows_a_gain() -> None:
     root = SAMPLES.parent
     demo = (root / "Makefile").read_text().split("\ndemo:")[1].split("\n\n")[0]
     model, ratio, target = re.search(r"plan (\S+) --ratio (\S+) --target (\S+)", demo).groups()  # type: ignore[union-attr]

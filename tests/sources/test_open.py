@@ -46,7 +46,7 @@ ASKED: dict[str, tuple[Capability, Callable[[Source], Any]]] = {
     "layers": (Capability.BLOCKS, lambda source: source.layers),
     "evaluation": (Capability.BLOCKS, lambda source: source.evaluation(Progress())),
     "tokenizer": (Capability.NEXT_TOKENS, lambda source: source.tokenizer),
-    "pruned_logits": (Capability.NEXT_TOKENS, lambda source: source.pruned_logits(source.model)),
+    "reference_logits": (Capability.NEXT_TOKENS, lambda source: source.reference_logits(source.model)),
 }
 
 
@@ -63,7 +63,7 @@ def test_an_encoder_has_blocks_and_no_logits(source_of: Callable[[Kind], Source]
     source = source_of(Kind.ENCODER)
     assert source.layers == 3 and source.checkpoint.path == source.model
     with refused():
-        source.pruned_logits(source.model)
+        source.reference_logits(source.model)
 
 
 @pytest.mark.parametrize("command", [Capability.LEARN, Capability.COMPILE, Capability.PLAN])

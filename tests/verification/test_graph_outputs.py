@@ -47,6 +47,6 @@ def test_a_build_serves_what_is_asked(settings, asked, positions) -> None:
     of_genai = {"genai_config.json", "tokenizer.json", "tokenizer_config.json"}
     assert {file.name for file in onnx_file.parent.iterdir()} == {"model.onnx", "model.onnx.data"} | of_genai
     assert (
-        report["perplexity"]["hybrid"] > 1
+        report["perplexity"]["pruned"] > 1
         and report["agreement"]["error"] < report["agreement"]["tolerance"]["share"]
     )

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from patch_compile.artifacts.proof import Agreement
 from patch_compile.sources.rounding import rounding_tolerance
 from patch_compile.verification.compare_runs import GraphRuns, PrunedRuns
-from patch_compile.verification.proof import check_agreement, compare_logits
+from patch_compile.verification.proof import check_agreement, with_window
 from tests.refusals import refused
 
 
@@ -25,16 +26,14 @@ def test_rounding_passes_and_more_than_rounding_does_not():
     exact = (rng.standard_normal((1, 5, 100)) * 10).astype(np.float32)
     scale = np.abs(exact).max()
     tolerance = rounding_tolerance("float16", 30).share
-    dense = runs("dense", exact + 3)
     rounded = exact.copy()
     rounded[0, 2, 7] += 0.9 * tolerance * scale
-    agreement = check_agreement(runs("hybrid", rounded), dense, pruned(exact), "float16")
+    agreement = check_agreement(runs("hybrid", rounded), pruned(exact), "float16")
     assert agreement.error == pytest.approx(0.9 * tolerance, rel=1e-3)
-    assert agreement.dense_error == pytest.approx(3 / scale, rel=1e-3)
     wrong = exact.copy()
     wrong[0, 2, 7] -= 1.1 * tolerance * scale
     with refused():
-        check_agreement(runs("hybrid", wrong), dense, pruned(exact), "float16")
+        check_agreement(runs("hybrid", wrong), pruned(exact), "float16")
 
 
 def test_nan_is_never_agreement():
@@ -42,7 +41,7 @@ def test_nan_is_never_agreement():
     broken = exact.copy()
     broken[0, 0, 0] = np.nan
     with refused():
-        check_agreement(runs("hybrid", broken), runs("dense", exact), pruned(exact), "float16")
+        check_agreement(runs("hybrid", broken), pruned(exact), "float16")
 
 
 def test_tolerance_follows_type_and_depth():
@@ -55,39 +54,35 @@ def test_tolerance_follows_type_and_depth():
 def test_choices_beyond_rounding_are_faults():
     exact = np.linspace(-1, 1, 100, dtype=np.float32).reshape(1, 1, 100)
     tolerance = rounding_tolerance("float16", 30).share
-    right, dense = runs("hybrid", exact), runs("dense", exact)
-    near = check_agreement(right, dense, pruned(exact, 0.9 * tolerance), "float16")
+    right = runs("hybrid", exact)
+    near = check_agreement(right, pruned(exact, 0.9 * tolerance), "float16")
     assert near.error == pytest.approx(0.9 * tolerance)
     with refused():
-        check_agreement(right, dense, pruned(exact, 1.1 * tolerance), "float16")
+        check_agreement(right, pruned(exact, 1.1 * tolerance), "float16")
 
 
-def saved(folder, name, logits):
-    np.save(folder / f"{name}.npy", logits)
-    return folder / f"{name}.npy"
-
-
-def test_figures_are_those_of_torch(tmp_path):
+def test_the_window_is_judged_part_by_part():
     rng = np.random.default_rng(0)
-    windows = rng.integers(0, 50, (2, 9))
-    dense, hybrid = (rng.standard_normal((2, 9, 50)).astype(np.float32) * 4 for _ in range(2))
-    files = [
-        [saved(tmp_path, f"{kind}{i}", logits[i]) for i in range(2)]
-        for kind, logits in (("d", dense), ("h", hybrid))
-    ]
-    quality = compare_logits(files[0], files[1], windows)
-    targets = torch.from_numpy(windows[:, 1:]).flatten()
-    p, q = (torch.from_numpy(logits[:, :-1]).flatten(0, 1) for logits in (dense, hybrid))
-    expected = [torch.nn.functional.cross_entropy(logits, targets).exp().item() for logits in (p, q)]
-    assert quality.perplexity == pytest.approx(expected, rel=1e-5)
-    kl = torch.nn.functional.kl_div(q.log_softmax(-1), p.log_softmax(-1), reduction="sum", log_target=True)
-    assert quality.kl == pytest.approx(kl.item(), rel=1e-4)
-    assert quality.same_top1 == (p.argmax(-1) == q.argmax(-1)).sum().item()
-    assert quality.tokens == 16
+    exact = (rng.standard_normal((1, 300, 50)) * 4).astype(np.float32)
+    ids = rng.integers(0, 50, (1, 300))
 
+    def window(logits):
+        return GraphRuns("hybrid", [logits], [0.1], [{"input_ids": ids}], [{}], layers=30)
 
-def test_infinite_logits_are_reported(tmp_path):
-    good, bad = np.zeros((3, 4), np.float32), np.full((3, 4), np.inf, np.float32)
-    files = [saved(tmp_path, "good", good)], [saved(tmp_path, "bad", bad)]
+    found = Agreement(error=0.0, tolerance=rounding_tolerance("float16", 30), feeds=4)
+    rounded = exact * np.float32(1.001)
+    agreed = with_window(found, window(rounded), pruned(exact), "float16", unasked)
+    assert (agreed.feeds, agreed.window.tokens) == (5, 300)
+    assert agreed.error == pytest.approx(1e-3, rel=1e-3)
+    for logits, perplexity in ((rounded, agreed.window.hybrid), (exact, agreed.window.pruned)):
+        labels = torch.from_numpy(ids[0, 1:])
+        mean = torch.nn.functional.cross_entropy(torch.from_numpy(logits[0, :-1]), labels)
+        assert perplexity == pytest.approx(mean.exp().item(), rel=1e-5)
+    wrong = exact.copy()
+    wrong[0, 299, 7] += 0.5 * np.abs(exact).max()
     with refused():
-        compare_logits(*files, np.zeros((1, 3), np.int64))
+        with_window(found, window(wrong), pruned(exact), "float16", lambda: found.tolerance)
+
+
+def unasked():
+    raise AssertionError("rounding explains the error, so no tolerance is measured")

@@ -1,6 +1,6 @@
 import pytest
 
-from patch_compile.artifacts.proof import TextRunner, TextWindows
+from patch_compile.artifacts.proof import TextWindows
 from patch_compile.artifacts.verify_schema import LogitErrorStats, PrunedPerplexity, PrunedTokens
 from patch_compile.verification.request import check_figures, parse_limit
 from tests.refusals import refused
@@ -11,7 +11,7 @@ PRUNED = PrunedTokens(
     top1_agreement=0.9,
     logits=LogitErrorStats(max=3.0, mean=0.2, median=0.1, rms=0.3, scale=20.0),
     tokens=64,
-    on=TextWindows(name="text", windows=2, length=32, dtype="float32", runner=TextRunner.CHECKPOINTS),
+    on=TextWindows(name="text", windows=2, length=32, dtype="float32", runner="checkpoints"),
 )
 
 

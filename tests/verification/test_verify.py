@@ -85,13 +85,13 @@ def test_each_question_has_its_own_answer(built, out, capsys):
     assert found.built == EngineNotRun(reason=NotRun.NO_ENGINE)
     assert Question.BUILT not in found.asked and VerifyReport.of(out) == found
 
-    # The perplexities are transformers', and close to the build's figures for the ONNX files.
+    # The perplexities are transformers', and the build's.
     windows = eval_windows(built)
     for kind, folder in (("dense", built["model"]), ("pruned", out / "model")):
         expected = perplexity(load_model(folder), windows).value
         assert getattr(pruned.perplexity, kind) == pytest.approx(expected, rel=1e-4)
-    assert pruned.perplexity.pruned == pytest.approx(report["perplexity"]["hybrid"], rel=0.02)
-    assert pruned.kl == pytest.approx(report["difference"]["kl"], rel=0.05)
+    assert pruned.perplexity.pruned == pytest.approx(report["perplexity"]["pruned"], rel=1e-6)
+    assert pruned.kl == pytest.approx(report["difference"]["kl"], rel=1e-6)
     assert [check.ask for check in found.checks] == ["ppl:+900%", "top1:1%"]
 
     rows = where.linears

@@ -126,7 +126,7 @@ class Sources:
         if not isinstance(self.report, DecoderReport):
             return None
         built = self.report.perplexity
-        return Perplexities(built.dense, built.hybrid, str(built.on))
+        return Perplexities(built.dense, built.pruned, str(built.on))
 
     @property
     def outputs(self) -> OutputsDifference | None:

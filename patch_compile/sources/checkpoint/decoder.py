@@ -65,13 +65,14 @@ class DecoderSource(CheckpointSource):
         return evaluation_windows(self.recipe, self.tokenizer, progress)
 
     @override
-    def pruned_logits(
-        self, pruned: Path, *, sixteen_bits: bool = False
+    def reference_logits(
+        self, model: Path, *, sixteen_bits: bool = False
     ) -> Callable[[Feed], NDArray[np.float32]]:
         """Returns logits by transformers, with weights as in the graph, and arithmetic in fp32 or in the type of the
         graph."""
-        model = load_as_compiled(pruned, self.recipe.dtype, self.recipe.mask, sixteen_bits=sixteen_bits)
-        return lambda feed: _logits(model, feed)
+        masks = None if model == self.model else self.recipe.mask
+        loaded = load_as_compiled(model, self.recipe.dtype, masks, sixteen_bits=sixteen_bits)
+        return lambda feed: _logits(loaded, feed)
 
 
 def _logits(model: Any, feed: Feed) -> NDArray[np.float32]:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from masklearn import BaselineRow, BesideBaselines
-from patch_compile.artifacts.proof import TextRunner, TextWindows
+from patch_compile.artifacts.proof import TextWindows
 from patch_compile.artifacts.report import Kind
 from patch_compile.artifacts.verify import Outcome, Question, VerifiedText, VerifyReport
 from patch_compile.artifacts.verify_schema import (
@@ -64,7 +64,7 @@ def verified(out: Out) -> VerifyReport:
             logits=LogitErrorStats(max=12.1, mean=0.81, median=0.62, rms=1.07, scale=29.4),
             tokens=8192,
             on=TextWindows(
-                name="wikitext.txt", windows=8, length=1024, dtype="float32", runner=TextRunner.CHECKPOINTS
+                name="wikitext.txt", windows=8, length=1024, dtype="float32", runner="checkpoints"
             ),
         ),
         built=EngineNotRun(reason=NotRun.NOT_HERE, error="an engine for sm86 runs on such a GPU alone"),

@@ -163,7 +163,7 @@ def test_an_unbeaten_build_is_named(out: Out) -> None:
 
 
 def test_infinite_losses_have_no_place(out: Out) -> None:
-    out.report["perplexity"]["hybrid"] = None  # JSON has no infinity
+    out.report["perplexity"]["pruned"] = None  # JSON has no infinity
     assert charted(out) == Section()
 
 
