@@ -61,7 +61,8 @@ def prove(
 ) -> TokensProof | OutputsProof:
     """Compare hybrid, pruned and dense model.
 
-    packed: names of the linears that are compiled. What takes much memory is written to `scratch` and removed. Raises AccuracyError if the hybrid model was not compiled right.
+    packed: names of the linears that are compiled. What takes much memory is written to `scratch` and removed. Raises
+    AccuracyError if the hybrid model was not compiled right.
     """
     shutil.rmtree(scratch, ignore_errors=True)  # left by an interrupted run
     scratch.mkdir(parents=True)
