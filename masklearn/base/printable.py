@@ -23,6 +23,11 @@ _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict = 3, 4, 4
 _SHORT.maxstring = _SHORT.maxother = _SHOWN
 
 
+def counted(count: int, noun: str) -> str:
+    """Returns a number of things in words: 1 window, 1,024 windows."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def printable(text: str) -> str:
     """Returns a text in which characters that a terminal would obey are spelled, such as \\x1b. It keeps lines and tabs."""
     return _UNSAFE.sub(_spelled, text)

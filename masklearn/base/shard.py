@@ -78,8 +78,10 @@ class Shard:
         try:
             for name, fields in header.items():
                 tensors[name] = _entry(fields, base)
-        except (KeyError, TypeError, ValueError) as error:
-            raise _corrupt(path, f"The header entry of {name!r} is malformed ({error!r}).") from error
+        except KeyError as error:
+            raise _corrupt(path, f"The header entry of {name!r} has no {error}.") from error
+        except (TypeError, ValueError) as error:
+            raise _corrupt(path, f"The header entry of {name!r} is not valid: {error}.") from error
         if not _is_text(metadata):
             raise _corrupt(path, "Its __metadata__ is not a mapping of text to text.")
         _check_every_byte(path, tensors.values(), base)
@@ -161,6 +163,8 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
 
 def _entry(fields: Any, base: int) -> TensorEntry:
     code, shape = fields["dtype"], tuple(fields["shape"])
+    if code not in _BITS:
+        raise ValueError(f"its type {shown(code)} is not one of {', '.join(_BITS)}")
     if len(shape) > _MAX_DIMS or not all(map(_is_size, shape)):
         raise ValueError(f"a shape of {shown(list(shape))}")
     if math.prod(n or 1 for n in shape) > _MAX_ELEMENTS:  # as numpy counts them

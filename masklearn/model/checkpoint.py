@@ -174,9 +174,15 @@ class Checkpoint:
     def grids(self) -> Grids:
         """Grids of the quantised weights by linear (the name without `.weight`), each read when it is asked for.
 
-        Empty for a dense checkpoint. Reading a grid raises MaskLearnError if a scale is not valid.
+        Empty for a dense checkpoint, and without the weights in `dequantised`. Reading a grid raises MaskLearnError if a
+        scale is not valid.
         """
         return Grids(self._packed)
+
+    @property
+    def dequantised(self) -> list[str]:
+        """Names of weights that are quantised with zero points. They are only read: no mosaic holds their grids."""
+        return [name for name, weight in self._packed.items() if weight.zeros is not None]
 
     def entry(self, name: str) -> TensorEntry:
         """Returns dtype code, shape and absolute byte offsets of a tensor in `shard_of(name)`. The offsets of a quantised

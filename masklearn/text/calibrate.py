@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from masklearn.base.device import usable_device
 from masklearn.base.errors import MaskLearnError
+from masklearn.base.printable import counted
 from masklearn.base.processes import process_count
 from masklearn.base.progress import OnStep
 from masklearn.base.shard import Shard, write_shard
@@ -288,7 +289,7 @@ def _cut(ids: NDArray[np.int32], length: int, count: int | None, what: str) -> N
     if available < wanted:
         raise MaskLearnError(
             f"{what} is too short",
-            f"{wanted} windows of {length} tokens need {wanted * length}; it has {ids.size}.",
+            f"It has {ids.size} tokens, and {counted(wanted, 'window')} of {length} would take {wanted * length}.",
             "Give a longer text, or fewer or shorter windows.",
         )
     return ids[: available * length].reshape(available, length)

@@ -109,8 +109,9 @@ class PlanOfModel(Plan):
     engines; ratio: of all covered weights; gaining: None for given masks, and if every lowering was asked for by name;
     kinds: kinds that tiles may have; other: None for given masks, and if other kinds don't reach what was asked for.
     weights: types that the linears have, a value of `--weights`; assumes_losses: True if the types were chosen, by losses
-    that were measured on another model; types: the same request with one type for all linears; regime: the speed-up over
-    the tokens of a prompt.
+    that were measured on another model; dequantised: number of linears that are quantised with zero points, and so have
+    16-bit weights unless others are requested; types: the same request with one type for all linears; regime: the speed-up
+    over the tokens of a prompt.
     """
 
     WHAT: ClassVar[str] = "a plan of a model"
@@ -128,5 +129,6 @@ class PlanOfModel(Plan):
     assumes_losses: bool = False
     types: tuple[OtherTypes, ...] = ()
     gaining: Gaining | None = None
+    dequantised: int = 0
     regime: tuple[RegimePoint, ...] = ()
     skipped: tuple[Skipped, ...]

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from masklearn import Unbounded
+from masklearn.base.printable import counted
 from patch_compile.artifacts.manifest import EvalText
 from patch_compile.artifacts.record import Record, Unit, shown
 
@@ -67,7 +68,7 @@ class TextWindows(Record):
     runner: Literal["checkpoints"] | None = None
 
     def __str__(self) -> str:
-        windows = f"{self.windows} window{'s' * (self.windows != 1)} × {self.length} tokens"
+        windows = f"{counted(self.windows, 'window')} × {self.length} tokens"
         words = f"{self.name}, {windows}, {'fp32' if self.dtype == 'float32' else self.dtype}"
         return words if self.runner is None else f"{words}, both checkpoints"
 
@@ -80,7 +81,7 @@ class InputsFile(Record):
     runs: int
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.runs} runs)"
+        return f"{self.name} ({counted(self.runs, 'run')})"
 
 
 class RandomInputs(Record):
@@ -93,8 +94,8 @@ class RandomInputs(Record):
 
     def __str__(self) -> str:
         shapes = [f"{name} {'×'.join(map(str, shape)) or 'scalar'}" for name, shape in self.shapes.items()]
-        about = f"{self.runs} runs, seed {self.seed}; {', '.join(shapes)}; floats normal, ids of the whole vocabulary"
-        return f"random inputs ({about})"
+        about = f"{counted(self.runs, 'run')}, seed {self.seed}; {', '.join(shapes)}"
+        return f"random inputs ({about}; floats normal, ids of the whole vocabulary)"
 
 
 class ComparedInputs(Record):
@@ -108,7 +109,7 @@ class ComparedInputs(Record):
         return isinstance(self.given, RandomInputs)
 
     def __str__(self) -> str:
-        return f"{self.compared} run{'s' * (self.compared != 1)} of {self.given}"
+        return f"{counted(self.compared, 'run')} of {self.given}"
 
 
 class WindowAgreement(Record):

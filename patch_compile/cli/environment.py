@@ -14,6 +14,7 @@ from patch_compile.onnx_io.time_limit import VARIABLE
 from patch_compile.plugin.targets import VARIABLE as ARCHS_VARIABLE
 
 _PREFIX = "PATCH_COMPILE_"
+_SURE = 0.9  # likeness of names that differ by a letter or two
 _OTHERS = {
     VARIABLE,
     ARCHS_VARIABLE,
@@ -56,14 +57,20 @@ def _check_variables(ctx: click.Context) -> None:
     known = {str(option.envvar) for command in commands for option in _options(command) if option.envvar}
     for name in sorted(os.environ):
         if name.startswith(_PREFIX) and name not in known | _OTHERS:
-            near = get_close_matches(
-                name[len(_PREFIX) :], [one[len(_PREFIX) :] for one in sorted(known)], n=1
-            )
+            near = _nearest(name.removeprefix(_PREFIX), [one.removeprefix(_PREFIX) for one in sorted(known)])
             raise UsageError(
                 f"The environment variable {name} names no option",
                 f"Variables that begin with {_PREFIX} stand for options, and no command has this option.",
-                f"Correct it to {_PREFIX}{near[0]}, or unset it." if near else "Unset it.",
+                f"Correct it to {_PREFIX}{near}, or unset it." if near else "Unset it.",
             )
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    """Returns the known name that this one misspells: the name that differs by a letter or two, else the longest with which
+    this one begins, else the most alike; empty if none is like it."""
+    shorter = sorted((one for one in known if name.startswith(f"{one}_")), key=len, reverse=True)
+    alike = get_close_matches(name, known, n=1)
+    return next(iter([*get_close_matches(name, known, n=1, cutoff=_SURE), *shorter, *alike]), "")
 
 
 def _options(command: click.Command) -> Iterator[click.Option]:

@@ -13,6 +13,8 @@ from masklearn.masks.tiles import spell_tile
 from patch_compile.errors import PatchCompileError
 from patch_compile.inspection import Inspection
 
+_SIXTEEN = "16-bit"  # of weights without a grid, which masks do not tell apart
+
 
 def inspect_tensors(path: Path) -> Inspection:
     """Inspect a MaskSet by reading every pattern, or any other safetensors file by its header.
@@ -25,10 +27,12 @@ def inspect_tensors(path: Path) -> Inspection:
 
 def _masks(path: Path) -> Inspection:
     masks = MaskSet.load(path)
+    types = {name: grid.type.name for name, grid in masks.grids.items()}
     rows, faults = [], []
     for name, shape in masks.shapes().items():
         try:
-            rows.append(_mask_row(name, masks[name], several=masks.version != KINDS_OF_24))
+            several = masks.version != KINDS_OF_24
+            rows.append(_mask_row(name, masks[name], types.get(name, _SIXTEEN), several=several))
         except PatchCompileError as error:
             faults.append(f"{name} {list(shape)}: {error.why or error.what}")
     facts = {
@@ -41,7 +45,8 @@ def _masks(path: Path) -> Inspection:
         "linears": len(masks),
         "weights": masks.weights,
         "kinds of tiles": {kind.name: round(n / masks.weights, 4) for kind, n in masks.by_kind().items()},
-        "bytes per 16-bit weight": round(masks.bytes_per_weight, 4),
+        "weight types": dict(Counter(types.get(name, _SIXTEEN) for name in masks)),
+        "bytes per packed weight": round(masks.packed_bytes_per_weight, 4),
         "with new weights": masks.record.weights is not None,
         "feed-forward parts permuted": len(masks.orders),
         "bytes": path.stat().st_size,
@@ -50,7 +55,7 @@ def _masks(path: Path) -> Inspection:
     return Inspection(path, "masks", facts, rows, checked, faults)
 
 
-def _mask_row(name: str, mask: LinearMask, *, several: bool) -> dict[str, object]:
+def _mask_row(name: str, mask: LinearMask, weights: str, *, several: bool) -> dict[str, object]:
     kinds = {"kinds": " ".join(kind.name for kind in mask.by_kind())} if several else {}
     return {
         "linear": name,
@@ -59,6 +64,7 @@ def _mask_row(name: str, mask: LinearMask, *, several: bool) -> dict[str, object
         "2:4 tiles": int(mask.tiles.sum()),
         "tiles": mask.tiles.size,
         **kinds,
+        "weights": weights,
         "ratio": round(mask.zeroed / mask.weights, 4),
     }
 

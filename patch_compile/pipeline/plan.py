@@ -78,6 +78,7 @@ def plan(recipe: Recipe) -> PlanOfModel:
         assumes_losses=chooses,
         types=tuple(_types(plans, source, recipe, made, costs)),
         gaining=gaining,
+        dequantised=source.dequantised,
         regime=regime(plans.values(), outline, costs),
         skipped=skipped_of(source.coverage),
     )

@@ -20,6 +20,7 @@ from patch_compile.planning.lowering import asked_lowerings, lowerings_of
 from patch_compile.plugin.prebuilt import DISTRIBUTION
 from patch_compile.progress import Progress, quiet_libraries
 from patch_compile.recipe import Recipe
+from patch_compile.report.prediction import dequantised_line
 from patch_compile.sources.base import Source
 from patch_compile.sources.kinds import Capability, Stage
 from patch_compile.sources.open import inputs_of, open_source
@@ -78,7 +79,9 @@ def prepare(
         )
     source.check(asked)
     _check_patterns(source, asked)
-    for line in (*source.notes, *_masks_of_another(source)):
+    for line in filter(
+        None, (*source.notes, *_masks_of_another(source), dequantised_line(source.dequantised))
+    ):
         progress.note(line)
     out = _choose_out(source, progress)
     check_apart(out, (source.model, *files.states))

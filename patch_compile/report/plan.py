@@ -23,6 +23,7 @@ from patch_compile.report.linears import linears_table, share_legend, skipped_co
 from patch_compile.report.number_format import milliseconds, times
 from patch_compile.report.prediction import (
     asked_words,
+    dequantised_line,
     gain_line,
     has_quantised,
     predicted_times,
@@ -129,6 +130,7 @@ def _lines(result: PlanOfModel) -> Iterator[str]:
     if result.target_source in _TARGETS:
         yield _TARGETS[result.target_source].format(result.target)
     yield _builder_line(result.builder)
+    yield dequantised_line(result.dequantised)
     if result.asked.ratio is not None:
         yield Budget.of(result.asked.ratio).left_dense([row.name for row in result.linears])
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 
+from masklearn.base.printable import counted
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.name_globs import kind_of, shared_path, short_kinds
 from masklearn.masks.record import SpeedRecord
@@ -214,6 +215,16 @@ def gain_line(gaining: Gaining | None, card: CardRow | None) -> str:
     return (
         f"{gaining.gaining} of {gaining.covered} covered linears gain by pruning{on}: the ratio is {gaining.ratio:.4f} over "
         f"these{able} and {gaining.ratio_of_covered:.4f} over all {gaining.covered}; the others stay whole"
+    )
+
+
+def dequantised_line(linears: int) -> str:
+    """Returns in words what becomes of linears that are quantised with zero points, empty if there are none."""
+    if not linears:
+        return ""
+    return (
+        f"quantised with zero points, which no tile holds: {counted(linears, 'linear')}, whose values are read as 16-bit "
+        "weights (--weights int4 or int8 rounds them again)"
     )
 
 

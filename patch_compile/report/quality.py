@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
 
 from masklearn import Baseline, BaselineRow, BesideBaselines
+from masklearn.base.printable import counted
 from patch_compile.artifacts.record import Unit
 from patch_compile.artifacts.report import Kind, OutputsReport
 from patch_compile.artifacts.verify_schema import (
@@ -100,7 +101,7 @@ def baselines(found: BesideBaselines | None) -> Section:
             "this result" if row is found.result else _ABOUT.get(row.name, "")
         ),
     }
-    on = f"Perplexity on {found.windows} windows of {found.length} tokens, {found.dtype}"
+    on = f"Perplexity on {counted(found.windows, 'window')} of {found.length} tokens, {found.dtype}"
     how = "baselines are the same model pruned in simpler ways, with SparseGPT's weights and without repair."
     only_dense = all(row is found.result or row.name == Baseline.DENSE for row in found.rows)
     lines = [f"{on}." if only_dense else f"{on}; {how}", *_losses(found), *beaten_lines(found)]

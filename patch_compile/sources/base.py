@@ -126,6 +126,11 @@ class Source(ABC):
         return ()
 
     @property
+    def dequantised(self) -> int:
+        """Number of linears that are quantised with zero points, and so have 16-bit weights unless others are requested."""
+        return 0
+
+    @property
     @abstractmethod
     def weights(self) -> int:
         """Number of weights in the whole model."""

@@ -113,6 +113,11 @@ class CheckpointModel(Source):
 
     @property
     @override
+    def dequantised(self) -> int:
+        return len(self._checkpoint.dequantised)
+
+    @property
+    @override
     def given_types(self) -> Mapping[str, WeightType]:
         return self._checkpoint.grids.types
 

@@ -80,7 +80,7 @@ def test_repeated_values(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parsed("verify", ["out"])["prompt"] == ("Once upon a time", "One, two")
 
 
-@pytest.mark.parametrize("variable", ["BUILD_RATOI", "BUILD_EVAL_TEXT", "XYZZY"])
+@pytest.mark.parametrize("variable", ["BUILD_RATOI", "BUILD_EVAL_TEXT", "BUILD_EVAL_LENGHT", "XYZZY"])
 def test_misspelled_variables_are_named_first(variable: str, tmp_path: Path) -> None:
     refusal(run("build", "nowhere", cwd=tmp_path, env=os.environ | {f"PATCH_COMPILE_{variable}": "0.4"}))
 

@@ -11,8 +11,11 @@ import onnx
 import pytest
 from safetensors.numpy import save_file
 
+from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from masklearn.masks.maskset import MaskSet
 from masklearn.model.coverage import covered_linears
+from masklearn.quant.grid import Grid
+from masklearn.quant.table import FLOAT16, INT8
 from patch_compile.api.results import Result
 from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.engine.build import build_engine
@@ -97,11 +100,26 @@ def test_masks(masks, capsys):
     assert found.kind == "masks" and not found.faults
     assert found.facts["seed"] == 7 and found.facts["linears"] == 3
     assert found.facts["ratio"] == pytest.approx(MaskSet.load(masks).ratio, abs=1e-4)
+    assert found.facts["weight types"] == {"16-bit": 3}
     show(Result(found).sections(every=False))
     folded = capsys.readouterr().out
     assert "128×192" in folded and "checked: every tile map" in folded and "layers.1.proj" not in folded
     show(Result(found).sections(every=True))
     assert "layers.1.proj" in capsys.readouterr().out
+
+
+def test_masks_tell_types_and_bytes_of_weights(masks):
+    given = MaskSet.load(masks)
+    for name in ("layers.0.proj", "layers.2.proj"):
+        given.grids[name] = Grid(INT8, np.ones(128, np.float32))
+    path = masks.with_name("int8.safetensors")
+    given.save(path)
+    found = inspect_path(path)
+    assert found.facts["weight types"] == {"int8": 2, "16-bit": 1}
+    assert [row["weights"] for row in found.rows] == ["int8", "16-bit", "int8"]
+    one, other = (TWO_FOUR.bytes_of(kind) + DENSE.bytes_of(kind) for kind in (INT8, FLOAT16))
+    assert found.facts["bytes per packed weight"] == pytest.approx((2 * one + other) / 6, abs=0.2)
+    assert found.facts["bytes per packed weight"] < inspect_path(masks).facts["bytes per packed weight"]
 
 
 def test_a_pattern_that_is_none_is_named(masks):

@@ -1,6 +1,7 @@
 """A quantised checkpoint built, exported as compressed-tensors, and loaded by the library."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from patch_compile.artifacts.folder import OutFolder
 from patch_compile.cli.app import cli
 from patch_compile.errors import PatchCompileError
 from tests.builds import build
-from tests.masklearn.model.quantised.writers import compressed_tensors, gptq, scheme
+from tests.masklearn.model.quantised.writers import awq, compressed_tensors, gptq, scheme
 from tests.refusals import refused
 
 
@@ -55,6 +56,20 @@ def test_from_gptq_to_compressed_tensors(quantised: dict[str, Any]) -> None:
     found = model.state_dict()
     for name, weight in load_file(out / "model" / "model.safetensors").items():
         assert torch.equal(found[name], weight), name
+
+
+def test_zero_points_cost_16_bits_in_plans_and_builds(quantised: dict[str, Any], tmp_path: Path) -> None:
+    awq(quantised["model"], 64, zero_point=True)
+    said = "quantised with zero points, which no tile holds: 7 linears"
+    shutil.copy(quantised["model"] / "config.json", tmp_path)
+    planned = ("plan", tmp_path, "--ratio", 0.4, "--target", "a6000")
+    assert said in run(*planned).stdout
+    assert {row["weights"] for row in json.loads(run(*planned, "--json").stdout)["linears"]} == {"float16"}
+    report = build(quantised | {"method": "sparsegpt"})
+    assert {linear["weights"] for linear in report["linears"]} == {"float16"}
+    assert any(note.startswith(said) for note in report["notes"])
+    again = build(quantised | {"method": "sparsegpt", "weights": "int4", "out": tmp_path / "int4"})
+    assert {linear["weights"] for linear in again["linears"]} == {"int4"}
 
 
 def test_foreign_scale_types_are_refused_before_work(quantised: dict[str, Any]) -> None:

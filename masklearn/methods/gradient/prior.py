@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.base.errors import MaskLearnError
+from masklearn.base.printable import counted
 from masklearn.base.processes import made_once
 from masklearn.base.shard import Shard, write_shard
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR
@@ -281,9 +282,7 @@ def _line(kl: Mapping[str, float], kept: str, windows: int) -> str:
     why = ""
     if kept == _PRIOR:
         why = "; training made no better masks" if len(kl) > 1 else "; training changed no mask"
-    return (
-        f"KL to the dense model on {windows} windows held out, weights solved: {figures}. Kept: {kept}{why}"
-    )
+    return f"KL to the dense model on {counted(windows, 'window')} held out, weights solved: {figures}. Kept: {kept}{why}"
 
 
 def _write(

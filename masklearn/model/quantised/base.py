@@ -120,7 +120,8 @@ class PackedWeight:
     folder: the model folder, for errors; name: its name in a dense checkpoint; dtype: safetensors code of its values;
     bits: 4 or 8, of an integer; parts: the stored tensors, the integers first and the scales second; file: the file that
     holds the integers; integers: reads them, int8 [N, K]; scales: reads them, float32 [N, groups], each for
-    K / groups neighbours in a row.
+    K / groups neighbours in a row; zeros: reads the integers that stand for 0, int8 [N, groups], None if that is 0
+    everywhere. No mosaic holds a grid with zero points, so such a weight is only read: it has 16 bits then.
     """
 
     folder: Path
@@ -132,6 +133,7 @@ class PackedWeight:
     file: str
     integers: Callable[[], NDArray[np.int8]]
     scales: Callable[[], NDArray[np.float32]]
+    zeros: Callable[[], NDArray[np.int8]] | None = None
 
     @property
     def type(self) -> WeightType:
@@ -152,9 +154,18 @@ class PackedWeight:
 
     def values(self) -> NDArray[Any]:
         """Read the weight, in its dtype. Raises MaskLearnError as `grid` does, and if an integer is not valid."""
+        if self.zeros is not None:
+            return self._values_over(self.zeros())
         grid = self.grid()
         with np.errstate(over="ignore"):  # whoever learns on infinity is told so by `Checkpoint.read_finite`
             return grid.values(self.integers(), numpy_dtype(self.dtype))
+
+    def _values_over(self, zeros: NDArray[np.int8]) -> NDArray[Any]:
+        scales, integers = self.scales(), self.integers()
+        grouped = integers.reshape(*scales.shape, -1).astype(np.float32) - zeros[..., None]
+        with np.errstate(over="ignore"):
+            values: NDArray[Any] = (grouped * scales[..., None]).astype(numpy_dtype(self.dtype))
+        return values.reshape(self.shape)
 
 
 class FormatSettings(BaseModel):
@@ -264,11 +275,14 @@ _END = ".weight"
 
 
 class Grids(Mapping[str, Grid]):
-    """Grids by linear (its checkpoint name without `.weight`). Scales of a 7B model in int4 take 200 MB."""
+    """Grids by linear (its checkpoint name without `.weight`), of linears without zero points. Scales of a 7B model in int4
+    take 200 MB."""
 
     def __init__(self, packed: Mapping[str, PackedWeight]) -> None:
         """packed: quantised weights by their names in the dense checkpoint."""
-        self._packed = {name.removesuffix(_END): weight for name, weight in packed.items()}
+        self._packed = {
+            name.removesuffix(_END): weight for name, weight in packed.items() if weight.zeros is None
+        }
 
     @property
     def types(self) -> dict[str, WeightType]:
@@ -323,14 +337,16 @@ def describe_packed(
     """Returns the weights of a quantised checkpoint that only its config.json describes; none can be read.
 
     shapes: the weights that the format quantises: the linears of the blocks; dtype: of their values. Raises MaskLearnError
-    for a way of quantising that is not read, and if only the headers tell which linears are quantised.
+    for a way of quantising that is not read, and if only the headers tell which linears keep their grids.
     """
     found = _stated(folder, config)
     if found is None:
         return {}
     key, _, settings = found
     bits, size = getattr(settings, "bits", None), getattr(settings, "group_size", -1)
-    if bits is None or any(config[key].get(name) for name in ("modules_to_not_convert", "dynamic")):
+    zeros = bool(getattr(settings, "zero_point", False))
+    some = any(config[key].get(name) for name in ("modules_to_not_convert", "dynamic"))
+    if bits is None or (some and not zeros):  # with zero points all weights have 16 bits
         raise MaskLearnError(
             f"{folder / 'config.json'} describes a quantised model, and the folder has no weights",
             "The headers of its *.safetensors tell which linears are quantised.",
@@ -343,7 +359,18 @@ def describe_packed(
     for name, (n, k) in shapes.items():
         check_said_groups(folder, name, (n, k), bits, 1 if size == -1 else -(-k // size), size)
     return {
-        name: PackedWeight(folder, name, shape, dtype, bits, (name,), "config.json", unread, unread)
+        name: PackedWeight(
+            folder,
+            name,
+            shape,
+            dtype,
+            bits,
+            (name,),
+            "config.json",
+            unread,
+            unread,
+            unread if zeros else None,
+        )
         for name, shape in shapes.items()
     }
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from difflib import SequenceMatcher
 from typing import Any
 
+from masklearn.base.printable import counted
 from masklearn.masks.name_globs import depth_of, kind_of, short_kinds
 from patch_compile.artifacts.layout import CARD, PAGE, RECIPE
 from patch_compile.artifacts.proof import Sentence
@@ -112,7 +113,7 @@ def _about_text(record: Row) -> str:
     name = record.get("name") or record.get("source") or "text"
     windows = record.get("windows")
     about = [
-        f"{windows} window{'s' * (windows != 1)} of {record['length']} tokens" if windows else "",
+        f"{counted(windows, 'window')} of {record['length']} tokens" if windows else "",
         f"{record['tokens']:,} tokens in all" if record.get("tokens") else "",
         f"sha256 {sha(record['sha256'])}" if record.get("sha256") else "",
     ]

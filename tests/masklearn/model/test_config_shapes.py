@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -52,6 +53,28 @@ def test_an_unknown_architecture_is_refused_by_name(tmp_path: Path) -> None:
         describe_checkpoint(tmp_path)
     with refused():
         describe_checkpoint(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("about", "kept"),
+    [
+        ({"quant_method": "gptq", "bits": 4, "group_size": 64, "sym": True}, True),
+        ({"quant_method": "awq", "bits": 4, "group_size": 64, "zero_point": False, "version": "gemm"}, True),
+        ({"quant_method": "awq", "bits": 4, "group_size": 64, "zero_point": True, "version": "gemm"}, False),
+        ({"quant_method": "awq", "group_size": 64, "zero_point": True, "modules_to_not_convert": ["v_proj"]}, False),
+    ],
+)  # fmt: skip
+def test_a_quantised_config_tells_every_type(
+    make_model: ModelMaker, tmp_path: Path, about: dict[str, Any], kept: bool
+) -> None:
+    config = json.loads((make_model(hidden_size=128, intermediate_size=192) / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": about}))
+    found = describe_checkpoint(tmp_path)
+    linears = covered_linears_of(found).linears
+    assert set(found.grids) == (set(linears) if kept else set())
+    assert bool(found.dequantised) != kept and {f"{name}.weight" for name in linears} <= set(found.names())
+    with refused():
+        found.read(f"{next(iter(linears))}.weight")
 
 
 LISTED = sorted(kind for kind, row in ARCHITECTURES.items() if row.linears)

@@ -2,7 +2,7 @@
 
 A weight [N, K] of a module `X` is stored as `X.qweight` int32 [K, N/8], `X.scales` [groups, N] and `X.qzeros` int32
 [groups, N/8]. A word holds eight neighbours along N in the order 0, 2, 4, 6, 1, 3, 5, 7, the lowest bits first. A value is
-(stored − zero point)·scale; symmetric weights have the zero point 8 everywhere. See awq/modules/linear/gemm.py in
+(stored − zero point)·scale. Without zero points (`zero_point` false) it is 8 everywhere. See awq/modules/linear/gemm.py in
 https://github.com/casper-hansen/AutoAWQ.
 """
 
@@ -44,21 +44,18 @@ class _Settings(FormatSettings):
 
 @QUANTISATIONS.register
 class Awq(Quantisation):
-    """AWQ of 4 bits with the zero point 8. The tensors tell which weights are quantised."""
+    """AWQ of 4 bits. The tensors tell which weights are quantised."""
 
     name = "awq"
-    summary = "layout gemm, 4 bits, without zero points"
+    summary = "layout gemm, 4 bits"
 
     def settings(self, folder: Path, config: Mapping[str, Any]) -> _Settings:
-        """Check bits, layout and zero points."""
+        """Check bits and layout."""
         settings, at = parse_settings(_Settings, folder, config), "quantization_config"
         if settings.bits != _BITS:
             raise refused(folder, f"{at}.bits", f"It is {settings.bits}; {_BITS} is read.")
         if settings.version.lower() != "gemm":
             raise refused(folder, f"{at}.version", f"It is {settings.version}; gemm is read.")
-        if settings.zero_point:
-            why = "The weights have zero points, and a mosaic has none."
-            raise refused(folder, f"{at}.zero_point", why)
         check_group_size(folder, settings.group_size)
         return settings
 
@@ -74,7 +71,7 @@ def _weight(stored: StoredTensors, module: str, settings: _Settings, dtype: str)
     scales = stored.need(name, SCALES, (None, n))
     groups = scales.shape[0]
     check_said_groups(stored.folder, name, (n, k), _BITS, groups, settings.group_size)
-    if zeros in stored:
+    if zeros in stored or settings.zero_point:
         stored.need(zeros, ("I32",), (groups, words))
     parts = (f"{module}.qweight", name, *((zeros,) if zeros in stored else ()))
     return PackedWeight(
@@ -86,7 +83,8 @@ def _weight(stored: StoredTensors, module: str, settings: _Settings, dtype: str)
         parts=parts,
         file=stored.file_of(parts[0]),
         integers=partial(_integers, stored, module),
-        scales=partial(_scales, stored, module),
+        scales=partial(_scales, stored, module, symmetric=not settings.zero_point),
+        zeros=partial(_zeros, stored, zeros) if settings.zero_point else None,
     )
 
 
@@ -95,10 +93,17 @@ def _integers(stored: StoredTensors, module: str) -> NDArray[np.int8]:
     return signed(np.ascontiguousarray(rows.T), _BITS)
 
 
-def _scales(stored: StoredTensors, module: str) -> NDArray[np.float32]:
+def _zeros(stored: StoredTensors, name: str) -> NDArray[np.int8]:
+    """Returns the zero points of the integers, which are stored plus 8 like them."""
+    return signed(np.ascontiguousarray(_rows(stored.read(name)).T), _BITS)
+
+
+def _scales(stored: StoredTensors, module: str, *, symmetric: bool) -> NDArray[np.float32]:
     zeros = f"{module}.qzeros"
-    if zeros in stored and (_rows(stored.read(zeros)) != _ZERO).any():
-        raise refused(stored.folder, zeros, f"A zero point is not {_ZERO}; a mosaic has none.")
+    if symmetric and zeros in stored and _zeros(stored, zeros).any():
+        raise refused(
+            stored.folder, zeros, f"A zero point is not {_ZERO}, though config.json says that there are none."
+        )
     return np.ascontiguousarray(stored.scales(f"{module}.scales").T)
 
 

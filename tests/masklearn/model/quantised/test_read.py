@@ -165,10 +165,41 @@ def test_what_gptq_has_beside_is_refused_by_name(changes: dict[str, Any], make: 
         Checkpoint.open(path)
 
 
-@pytest.mark.parametrize("changes", [{"zero_point": True}, {"version": "gemv"}])
+@pytest.mark.parametrize("changes", [{"bits": 3}, {"version": "gemv"}])
 def test_what_awq_has_beside_is_refused_by_name(changes: dict[str, Any], make: Any) -> None:
     path = make()
     awq(path, 64, **changes)
+    with refused():
+        Checkpoint.open(path)
+
+
+def test_weights_with_zero_points_have_16_bits(make: Any) -> None:
+    """compressed-tensors unpacks the same integers and zero points."""
+    from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
+    from compressed_tensors.entrypoints.convert.converters.autoawq import AutoAWQConverter
+
+    path = make()
+    integers = awq(path, 64, zero_point=True)
+    converted = AutoAWQConverter(group_size=64).process(load_file(path / "model.safetensors"))
+    checkpoint = Checkpoint.open(path)
+    assert checkpoint.quantised and not checkpoint.grids
+    assert set(checkpoint.dequantised) == {f"{linear}.weight" for linear in integers}
+    for linear in integers:
+        n, k = converted[f"{linear}.weight_shape"].tolist()
+        stored = unpack_from_int32(converted[f"{linear}.weight_packed"], 4, torch.Size((n, k)))
+        zeros = unpack_from_int32(
+            converted[f"{linear}.weight_zero_point"], 4, torch.Size((n, k // 64)), packed_dim=0
+        )
+        assert len(zeros.unique()) == 16
+        scales = converted[f"{linear}.weight_scale"].repeat_interleave(64, 1)
+        expected = (stored - zeros.repeat_interleave(64, 1)).to(torch.float16) * scales
+        assert torch.equal(checkpoint.torch(f"{linear}.weight"), expected)
+
+
+def test_missing_zero_points_are_one_error(make: Any) -> None:
+    path = make()
+    awq(path, 64, zero_point=True)
+    _change(path, "model.layers.0.mlp.up_proj.qzeros", lambda _: None)
     with refused():
         Checkpoint.open(path)
 

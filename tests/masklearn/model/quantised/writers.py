@@ -99,15 +99,18 @@ def gptq(folder: Path, bits: int, group: int, *, v2: bool = False, **more: Any) 
 
 
 def awq(folder: Path, group: int, **more: Any) -> dict[str, Tensor]:
-    """Write a folder as AWQ does in its layout gemm, with the zero point 8."""
+    """Write a folder as AWQ does in its layout gemm: with the zero point 8, or with `zero_point` true with others."""
 
     def make(weight: Tensor) -> tuple[Tensor, Tensors]:
         n, k = weight.shape
         integers, scales = searched(weight, 4, k // group)
+        zeros = np.full((k // group, n), 8)
+        if more.get("zero_point"):
+            zeros = np.random.default_rng(n).integers(0, 16, zeros.shape)
         return integers, {
             "qweight": awq_words(integers.numpy().T.astype(np.int64) + 8),
             "scales": scales.T,
-            "qzeros": awq_words(np.full((k // group, n), 8)),
+            "qzeros": awq_words(zeros),
         }
 
     about = {"quant_method": "awq", "bits": 4, "group_size": group, "zero_point": False, "version": "gemm"}
