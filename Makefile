@@ -159,6 +159,7 @@ reproduce: .venv/installed models
 # The pages that follow from the program, the pictures, and the site in build/site. A warning is an error.
 docs: .venv/docs
 	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/support.py
 	$(BIN)/python docs/draw.py
 	$(BIN)/python benchmarks/kernels/roofline.py --page docs/explanation/performance.md
 	$(BIN)/python -m benchmarks.published --page docs/explanation/predictions.md

@@ -127,6 +127,12 @@ def test_the_reference_page_and_the_stub_are_current():
     assert done.stdout.strip() == "True True", "run `make docs`"
 
 
+@pytest.mark.rtx
+def test_the_page_of_support_is_current():
+    page = runpy.run_path(str(ROOT / "docs" / "support.py"))
+    assert page["PAGE"].read_text() == page["support"](), "run `make docs`"
+
+
 def test_the_page_of_licences_names_each_package():
     generate = runpy.run_path(str(ROOT / "docs" / "generate.py"))
     rows = [line.strip("| ").split(" | ") for line in generate["LICENCES"].read_text().splitlines()[7:]]

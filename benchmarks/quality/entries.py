@@ -109,6 +109,8 @@ def _quantised_entries(totals: Sequence[float]) -> list[Entry]:
     found: list[Entry] = []
     for weights in ("int8", "int4"):
         mark = f", {weights}"
+        nearest = {"method": "magnitude", "ratio": 0.0, "repair": "none", "weights": weights}
+        found.append(Entry(f"dense{mark}, to nearest", None, nearest))
         found.append(Entry(f"dense{mark}", None, {"weights": weights}, baseline=Baseline.ROUNDED))
         asked = {
             "method": "oneshot",

@@ -30,6 +30,7 @@ from benchmarks.kernels.roofline import BATCH, GENERATED, MODELS, PROMPT, predic
 from masklearn.masks.kinds.base import BYTES_DENSE
 from masklearn.masks.kinds.table import DENSE, PRUNED, TWO_FOUR
 from masklearn.masks.tiles import grid_shape
+from masklearn.quant.table import FLOAT16, WEIGHT_TYPES, WeightType
 from patch_compile.artifacts.prediction import Workload
 from patch_compile.hardware.cards import RatedCard, card_named
 from patch_compile.planning.cards import PlanCard
@@ -65,6 +66,10 @@ _CARD, _MODEL, _TILE = "A6000", "LLaMA-2-7B", (128, 128)
 # Rows by their method: the name in the legend, outline, number of the colour, and the line between a series' points.
 SERIES = {
     "dense": ("dense", "cross", 6, ""),
+    "dense, int8, to nearest": ("dense int8 and int4, rounded to nearest", "hourglass", 6, "2 3"),
+    "dense, int4, to nearest": ("dense int8 and int4, rounded to nearest", "hourglass", 6, "2 3"),
+    "dense, int8": ("dense int8 and int4, by GPTQ", "lozenge", 6, "6 3"),
+    "dense, int4": ("dense int8 and int4, by GPTQ", "lozenge", 6, "6 3"),
     "sparsegpt 2:4": ("2:4 everywhere, SparseGPT", "triangle", 3, ""),
     "ffn-only 2:4": ("2:4 in the feed-forward part, SparseGPT", "pointing down", 3, ""),
     "oneshot, no repair": ("dense and 2:4 tiles", "circle", 1, ""),
@@ -80,12 +85,16 @@ SERIES = {
     ),
 }
 _LABELLED = "oneshot, no repair"
-_OUTLINES = MARKERS | {"bow tie": "M-5.6 -6L5.6 6V-6L-5.6 6Z"}
+_OUTLINES = MARKERS | {
+    "bow tie": "M-5.6 -6L5.6 6V-6L-5.6 6Z",
+    "hourglass": "M-6 -6.4H6L-6 6.4H6Z",
+    "lozenge": "M0 -8L4.6 0L0 8L-4.6 0Z",
+}
 _TIMED = (
     f"predicted ms of a decode step of {_MODEL} with as many tiles of each kind: less to the right\n{_CARD}, batch {BATCH}, "
     f"{PROMPT} + {GENERATED} tokens"
 )
-_TAKEN = "bytes of a packed 16-bit weight, on average: fewer to the right"
+_TAKEN = "bytes of a packed weight, on average: fewer to the right"
 _WIDTH, _PANEL, _EDGE, _LINE = 720, 280, 20, 18  # pixels; _PANEL: height of a pair of axes
 
 
@@ -110,9 +119,15 @@ def kinds_of(row: Row) -> frozenset[str]:
     return frozenset(row.get("kinds") or (DENSE.name, TWO_FOUR.name))
 
 
+def type_of(row: Row) -> WeightType:
+    """Returns the type of a row's weights, which its method names."""
+    named = [one for name, one in WEIGHT_TYPES.items() if name in str(row["method"]).split(", ")]
+    return named[0] if named else FLOAT16
+
+
 def bytes_of(row: Row) -> float:
-    """Returns the bytes of a packed 16-bit weight, on average."""
-    if (taken := row.get("bytes_per_weight")) is not None:
+    """Returns the bytes of a packed weight in its own type, on average."""
+    if (taken := row.get("packed_bytes_per_weight", row.get("bytes_per_weight"))) is not None:
         return float(taken)
     saved = (BYTES_DENSE - TWO_FOUR.bytes_per_weight) / TWO_FOUR.zeros
     return float(BYTES_DENSE - saved * row["reached"])
@@ -137,16 +152,19 @@ def _spot(method: str, rows: Sequence[Row]) -> Spot:
     label = f"ratio {first['ratio']:.2f}" if method == _LABELLED else ""
     if first["ratio"] is None and not usual:
         label = ",".join(sorted(kinds_of(first)))
-    ms = _decode_ms(first["reached"]) if usual else _decode_ms_of(tuple(sorted(first["kinds"].items())))
+    if (weights := type_of(first)).quantised:
+        label = weights.name
+    kinds = tuple(sorted(first.get("kinds", {}).items()))
+    ms = _decode_ms(first["reached"], weights) if usual else _decode_ms_of(kinds)
     return Spot(method, label, bytes_of(first), ms, tuple(sorted(row["perplexity"] for row in rows)))
 
 
 @cache
-def _decode_ms(ratio: float) -> float:
+def _decode_ms(ratio: float, weights: WeightType) -> float:
     card = card_named(_CARD)
     assert isinstance(card, RatedCard)
-    times = predict_model(card, MODELS[_MODEL], round(ratio, 3)).times.decode
-    return (times.planned_ms if ratio else times.dense_ms) / (GENERATED - 1)
+    times = predict_model(card, MODELS[_MODEL], round(ratio, 3), weights=weights).times.decode
+    return (times.planned_ms if ratio or weights.quantised else times.dense_ms) / (GENERATED - 1)
 
 
 @cache

@@ -19,9 +19,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = {
-    "ATTACKS", "LD_PRELOAD", "accelerate", "bash", "build/runner/patch_runner", "cmake", "ctest", "curl", "git", "make",
-    "patch-compile", "patch_runner", "pip", "pre-commit", "python", "python3", "source", ".", "trtexec", "tritonserver",
-    "samples/serve_http/serve.sh",
+    "ATTACKS", "LD_PRELOAD", "accelerate", "bash", "build/runner/patch_runner", "cmake", "ctest", "curl", "git", "hf",
+    "make", "patch-compile", "patch_runner", "pip", "pre-commit", "python", "python3", "source", ".", "trtexec",
+    "tritonserver", "samples/serve_http/serve.sh",
 }  # fmt: skip
 SHELL = ("sh", "bash")
 

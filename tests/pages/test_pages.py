@@ -22,7 +22,7 @@ PAGES = {str(path.relative_to(ROOT)): path for path in pages()}
 MADE = {"docs/reference/errors.md", "docs/reference/formats.md"}
 # Programs of others, which pages call without anything of ours.
 OTHERS = (
-    "accelerate", "cd", "cmake", "ctest", "curl",
+    "accelerate", "cd", "cmake", "ctest", "curl", "hf",
     "edgellm/bin/pip", "edgellm/bin/tensorrt-edgellm-export", "git", "pre-commit",
 )  # fmt: skip
 OVERWRITING = ("bench", "build", "compile", "import-mask", "learn")

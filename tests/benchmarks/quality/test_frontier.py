@@ -64,6 +64,24 @@ def test_rows_lie_at_bytes_and_times() -> None:
     )
 
 
+def test_quantised_rows_take_the_bytes_of_their_type() -> None:
+    types = {"int8": 1.0, "int4": 0.53125}
+    rows = [
+        row(
+            f"dense, {name}, to nearest",
+            None,
+            23.0,
+            kinds={"dense": 1.0},
+            bytes_per_weight=2.0,
+            packed_bytes_per_weight=size,
+        )
+        for name, size in types.items()
+    ]
+    dense, *quantised = sorted(spots([ROWS[0], *rows]), key=lambda spot: -spot.taken)
+    assert {spot.label: spot.taken for spot in quantised} == types
+    assert dense.ms > quantised[0].ms > quantised[1].ms
+
+
 def test_only_2_4_takes_its_ratios_bytes() -> None:
     assert [bytes_of({"reached": ratio}) for ratio in (0.0, 0.25, 0.5)] == [2.0, 1.5625, 1.125]
 
@@ -77,7 +95,7 @@ def test_every_row_is_in_both_pictures() -> None:
     assert sum(title.startswith("n:16 everywhere") for title in said) == 2
     words = " ".join(text.text or "" for text in svg.iter("{http://www.w3.org/2000/svg}text"))
     assert "perplexity of m on e.txt, first 16 windows × 1024 tokens (lower is better)" in words
-    assert "bytes of a packed 16-bit weight" in words and "predicted ms of a decode step" in words
+    assert "bytes of a packed weight" in words and "predicted ms of a decode step" in words
 
 
 def test_row_order_changes_nothing() -> None:
