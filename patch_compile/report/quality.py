@@ -213,9 +213,13 @@ def same_words(one: GeneratedText) -> str:
 
 
 def output_warnings(report: OutputsReport) -> Iterator[str]:
-    """Yield warnings about outputs that pruning has moved far, and about outputs that show little of the compiled model."""
+    """Yield warnings about outputs that pruning has moved far, and about outputs that show little of the compiled model.
+
+    How far embeddings moved is said by their cosine.
+    """
     worst = report.difference.worst
-    if worst.floating and (worst.relative is None or worst.relative >= _MUCH):
+    moved_far = worst.relative is None or (worst.relative >= _MUCH and report.embeddings is None)
+    if worst.floating and moved_far:
         far = (
             "beyond all finite numbers" if worst.relative is None else f"by {worst.relative:.0%} of its norm"
         )

@@ -358,6 +358,8 @@ def _of_verify(verify: VerifyReport) -> Iterator[Notice]:
         yield Notice("caution", f"Not everything was checked: {unanswered_words(verify)}.")
 
 
-_OF_DECODERS = ": not where the error arises, not what simpler ways of pruning cost, not what tasks lose"
+_OF_DECODERS = (
+    ": not where the error arises, not what simpler ways of pruning cost, not what larger tasks lose"
+)
 _COMPILED_WRONGLY = "The hybrid ONNX differs from the pruned checkpoint by more than rounding explains"
 _BUILT_WRONGLY = "The engine differs from the hybrid ONNX by more than rounding explains"
