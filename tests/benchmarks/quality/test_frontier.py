@@ -68,7 +68,7 @@ def test_quantised_rows_take_the_bytes_of_their_type() -> None:
     types = {"int8": 1.0, "int4": 0.53125}
     rows = [
         row(
-            f"dense, {name}, to nearest",
+            f"dense, {name}",
             None,
             23.0,
             kinds={"dense": 1.0},
