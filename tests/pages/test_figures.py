@@ -14,6 +14,7 @@ import pytest
 import patch_compile
 from masklearn.masks.kinds.base import BYTES_DENSE
 from masklearn.masks.kinds.table import TWO_FOUR
+from patch_compile.artifacts.prediction import WholeRow
 from patch_compile.report.number_format import times
 from patch_compile.report.prediction import error_bar
 from tests.pages.page import ROOT
@@ -232,3 +233,20 @@ def test_a_figure_in_a_sentence(page: str, sentence: str, figures: list[str]) ->
     text = " ".join((ROOT / page).read_text().split())
     found = re.findall(sentence, text)
     assert [list(one) if isinstance(one, tuple) else [one] for one in found] == [figures], page
+
+
+@pytest.mark.parametrize("card", ["A6000", "RTX 4090", "H100"])
+def test_your_model_shows_what_plan_predicts(card: str) -> None:
+    page = (ROOT / "docs/howto/your-model.md").read_text()
+    (row,) = re.findall(rf"^\| {card} \| (.*) \|$", page, re.MULTILINE)
+
+    def whole(weights: str | None) -> WholeRow:
+        asked = {"ratio": 0.4, "target": card.replace(" ", ""), "weights": weights}
+        found = patch_compile.plan(ROOT / "samples/configs/llama-2-7b", **asked).report.whole
+        assert found is not None
+        return found
+
+    plain = whole(None)
+    times = [phase.speedup for phase in (plain.prefill, plain.decode, plain.end_to_end)]
+    times += [plain.end_to_end.limit, *(whole(kind).end_to_end.speedup for kind in ("int8", "int4"))]
+    assert row.removesuffix(", without pruning") == " | ".join(f"{one:.2f}" for one in times)
