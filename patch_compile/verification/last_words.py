@@ -88,4 +88,5 @@ def compare_words(dense: Sequence[bool], pruned: Sequence[bool]) -> LastWords | 
 
 def _error(values: ArrayLike) -> float:
     """Returns the standard error of a mean."""
-    return float(np.std(values, ddof=1) / math.sqrt(np.size(values)))
+    found = np.asarray(values, np.float64)
+    return float(found.std(ddof=1) / math.sqrt(found.size))
