@@ -291,7 +291,7 @@ class TestCommand:
             path, "--ratio", "0.4", "--tile", "64x64", "--backend", "onnx", "-o", tmp_path / "out"
         )
         assert done.exit_code == 0, done.exception
-        assert "(asked 0.4), method magnitude" in done.stdout
+        assert "(asked: ratio 0.4), method magnitude" in done.stdout
         assert "Compiled right? ✓ yes" in done.stdout
         assert "left dense: /stem/Conv: a 3×3 convolution is not a linear" in done.stdout
         assert "of its norm" in done.stdout
