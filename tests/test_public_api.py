@@ -39,8 +39,8 @@ INNER = {
     "benchmarks/quality/child.py": ("patch_compile.progress",),
     # It holds the model of NVIDIA's libraries, which no command prints, against published times.
     "benchmarks/published": ("patch_compile.hardware", "patch_compile.planning.roofline"),
-    # It draws with the axes, marks and colours of the program's pictures, at the bytes of the tables of kinds and types, and predicts
-    # the time of mosaics that have no file.
+    # It draws with the axes, marks and colours of the program's pictures, at the bytes of the tables of kinds and types, and
+    # predicts the time of mosaics that have no file.
     "benchmarks/quality/frontier.py": (
         "masklearn.masks.kinds", "masklearn.masks.tiles", "masklearn.quant", "patch_compile.artifacts.prediction",
         "patch_compile.hardware", "patch_compile.planning", "patch_compile.report",
