@@ -12,7 +12,9 @@ from patch_compile.plugin.toolchain import HEADER_PACKAGE, HEADER_SHA256
 
 def library(package: str | None) -> PluginLibrary:
     nvcc, headers = (Path("/usr/bin/nvcc"), "13.0.88"), (Path("/opt/tensorrt/include"), "11.4.0")
-    return PluginLibrary(Path("/cache/plugin.so"), "tensorrt", (80,), ("half",), *nvcc, *headers, package, "0", "x86_64")
+    return PluginLibrary(
+        Path("/cache/plugin.so"), "tensorrt", (80,), ("half",), *nvcc, *headers, package, "0", "x86_64"
+    )
 
 
 def test_headers_of_an_installed_tensorrt() -> None:
