@@ -16,7 +16,7 @@ demo: .venv/installed models
 	@$(BIN)/patch-compile plan samples/configs/llama-2-7b --ratio 0.35 --target a6000
 	@echo; echo "SmolLM2-135M, built and compared:"
 	PATCH_COMPILE_PLUGIN_ARCHS=89 PATCH_COMPILE_BUILD_CALIB=$(TEXTS)/calib.txt PATCH_COMPILE_BUILD_WINDOWS=16 \
-	  PATCH_COMPILE_BUILD_EVAL=$(TEXTS)/eval.txt PATCH_COMPILE_BUILD_EVAL_WINDOWS=4 PATCH_COMPILE_BUILD_REPAIR_STEPS=0 \
+	  PATCH_COMPILE_BUILD_EVAL=$(TEXTS)/eval.txt PATCH_COMPILE_BUILD_EVAL_WINDOWS=4 PATCH_COMPILE_BUILD_REPAIR=none \
 	  $(BIN)/patch-compile build $(MODEL) -o out/smollm2 --ratio 0.2 --permute --tile 64x64 --target rtx4090 \
 	  --prompt-tokens 512 --generated-tokens 1 --force
 

@@ -64,15 +64,14 @@ Decoding is faster where a kind takes fewer bytes than dense tiles. Activations 
 
 {cards}
 
-`--target` takes a card or an architecture. TensorRT-RTX builds an engine on any machine, TensorRT only on the card
-that runs it. `--backend onnx` needs neither and works for all.
+`--target` takes a card or an architecture. The last two columns say where an engine is built: TensorRT-RTX does it ahead of
+time, without the card, and TensorRT only on the card that runs the engine. `--backend onnx` needs neither and works for all.
 """
 
 
 def support() -> str:
     """Returns the page. It needs TensorRT-RTX, which knows the architectures that it builds for."""
     rtx = load_backend(BackendName.TENSORRT_RTX)
-    backends = (f"TensorRT-RTX {rtx.version}", "TensorRT 11")
     return _TEXT.format(
         models=_table(("model", "`build`", *_ABILITIES.values()), _models()),
         architectures="\n".join(_architectures()),
@@ -80,7 +79,7 @@ def support() -> str:
         published=_listed(IMPORTERS),
         kinds=_table(("kind", *_types(), "faster in"), _kinds()),
         cards=_table(
-            ("architecture", "cards with predictions", "other cards", "kernels", *backends),
+            ("architecture", "cards with predictions", "other cards", "kernels", "TensorRT-RTX", "TensorRT"),
             _cards(rtx.targets()),
         ),
     )

@@ -20,9 +20,8 @@ _IN_WHEELS = ("nvidia/cu13/lib/libcublasLt.so.13", "nvidia/cublas/lib/libcublasL
 _NAMESPACE = ""
 
 _loaded: dict[str, str] = {}  # backend → sha256 of the library whose PatchLinear is registered
-_known: dict[
-    tuple[str, str], Any
-] = {}  # backend, sha256 of a library → its creator; libraries are never closed
+# backend, sha256 of a library → its creator; libraries are never closed
+_known: dict[tuple[str, str], Any] = {}
 
 
 def load_plugin(backend: Backend, path: Path) -> None:

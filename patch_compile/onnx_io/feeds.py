@@ -167,11 +167,8 @@ def _indexed(value: ir.Value) -> Iterator[int]:
         for node, position in ahead.pop().uses():
             if node.op_type == "Gather" and position == 1:
                 table, axis = node.inputs[0], node.attributes.get("axis")
-                shape = (
-                    table.const_value.shape.numpy()
-                    if table is not None and table.const_value is not None
-                    else ()
-                )
+                stored = None if table is None else table.const_value
+                shape = () if stored is None else stored.shape.numpy()
                 at = axis.as_int() if axis else 0
                 if -len(shape) <= at < len(shape):
                     yield shape[at]

@@ -210,8 +210,8 @@ def gain_line(gaining: Gaining | None, card: CardRow | None) -> str:
     on = f" on {card.name}" if card else ""
     if not gaining.gaining:
         return f"no covered linear gains by pruning{on}: all {gaining.covered} stay whole (--lowering plugin prunes them)"
-    counted = gaining.ratio if gaining.ratio_of_counted is None else gaining.ratio_of_counted
-    able = "" if counted == gaining.ratio else f", {counted:.4f} over all that gain with enough tiles"
+    over_able = gaining.ratio if gaining.ratio_of_counted is None else gaining.ratio_of_counted
+    able = "" if over_able == gaining.ratio else f", {over_able:.4f} over all that gain with enough tiles"
     return (
         f"{gaining.gaining} of {gaining.covered} covered linears gain by pruning{on}: the ratio is {gaining.ratio:.4f} over "
         f"these{able} and {gaining.ratio_of_covered:.4f} over all {gaining.covered}; the others stay whole"

@@ -217,13 +217,17 @@ def build_contender(
 
 
 def _plugin(out: OutFolder, kernels: Collection[str]) -> Path:
-    """Returns a library that was compiled here for OUT's GPUs, with these kernels. If there is none, it is compiled now."""
+    """Returns a library that was compiled here for OUT's GPUs. If there is none, it is compiled now.
+
+    kernels: groups that it has at least; all if they are unknown, as for a graph that does not tell its type.
+    """
     from patch_compile.hardware.cards import parse_architectures
     from patch_compile.plugin.build import build_plugin
+    from patch_compile.plugin.kernels import KERNELS
     from patch_compile.plugin.targets import archs_for
     from patch_compile.plugin.trust import matching_library
 
-    built = engine_report(out)
+    kernels, built = kernels or KERNELS, engine_report(out)
     sms = [target.sm for target in parse_architectures(",".join(built.targets))]
     found = matching_library(built.backend, built.plugin_version, sms, kernels)
     return found or build_plugin(built.backend, archs=archs_for(sms), kernels=kernels).path

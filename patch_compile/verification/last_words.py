@@ -52,9 +52,8 @@ def right_words(model: Callable[[Tokens], Logits], items: Sequence[LastWord]) ->
 
     model: returns the logits of all positions, fp32 `[batch, sequence, vocabulary]`.
     """
-    order = sorted(
-        range(len(items)), key=lambda i: len(items[i].tokens)
-    )  # texts of a batch have similar lengths
+    # Texts of a batch have similar lengths.
+    order = sorted(range(len(items)), key=lambda i: len(items[i].tokens))
     batches = (order[first : first + _ROWS] for first in range(0, len(order), _ROWS))
     right = dict(pair for batch in batches for pair in _batch_right(model, items, batch))
     return [right[i] for i in range(len(items))]
