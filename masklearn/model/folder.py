@@ -8,8 +8,9 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -143,19 +144,54 @@ def single_file(path: Path) -> str:
     )
 
 
-# Suffixes of weights. All other files of a model folder are small (configuration, tokenizer, chat template) and copied.
+# What travels with a model's weights: the files that other programs read with it, by the names that transformers and
+# sentence-transformers give them. A build is passed on, and the folder may hold anything else of its user, so all other
+# files stay where they are.
+_CONFIGURATION = (
+    CONFIG, INDEX, "generation_config.json", "preprocessor_config.json", "video_preprocessor_config.json",
+    "processor_config.json", "audio_tokenizer_config.json",
+)  # fmt: skip
+_SENTENCE_TRANSFORMERS = ("modules.json", "config_sentence_transformers.json", "sentence_*_config.json")
+_TEMPLATES = ("*.jinja", "chat_template.json")
+_TRAVELS = (*_CONFIGURATION, *_SENTENCE_TRANSFORMERS, *TOKENIZER_FILES, *_TEMPLATES, "README.md")
+_TERMS = re.compile(
+    r"(licen[cs]e|notice|copying|copyright|(acceptable_)?use_policy)([-_](?!key)\w+)?(\.(txt|md|rst|pdf))?", re.I
+)
+# More that travels in the folder of a module, such as a dense layer or a head.
+_OF_MODULES = (*_TRAVELS, "*_config.json", _SINGLE, "pytorch_model.bin")
+_MODULE = re.compile(r"\d+_[A-Z]\w*")  # sentence-transformers' own names of these folders: 1_Pooling
+_MORE_TEMPLATES = "additional_chat_templates"
 _WEIGHTS = (".bin", ".pt", ".pth", ".gguf", ".onnx", ".data", ".h5", ".msgpack", ".ot", ".safetensors")
+_NAMED = 5  # files that a line names
 
 
 def files_beside(model: Path) -> dict[str, Path]:
     """Returns the files of a model folder that travel with its weights, by their paths in the folder.
 
-    These are all files but weights. Sub-folders count if they hold no weights or are modules of a sentence-transformers
-    model; hidden folders don't.
+    These are configuration, tokenizer, templates, licence, card, and the folders of a sentence-transformers model's modules.
     """
-    listed = [file for file in model.iterdir() if not file.name.endswith(_WEIGHTS)]
-    listed += [file for folder in _folders(model) for file in _below(folder)]
+    listed = [file for file in model.iterdir() if _travels(file.name, _TRAVELS)]
+    for folder in _folders(model):
+        names = _TEMPLATES if folder.name == _MORE_TEMPLATES else _OF_MODULES
+        listed += [file for file in _below(folder) if _travels(file.name, names)]
     return {str(file.relative_to(model)): file for file in sorted(listed) if file.is_file()}
+
+
+def left_out(model: Path) -> str:
+    """Returns a line about the files and folders of a model folder that do not travel; empty if there are none.
+
+    It names neither weights nor hidden files, such as those that git and hubs put there.
+    """
+    travelling = {name.partition("/")[0] for name in files_beside(model)}
+    names = sorted(
+        f"{path.name}/" if path.is_dir() else path.name
+        for path in model.iterdir()
+        if path.name not in travelling and not path.name.startswith(".") and not path.name.endswith(_WEIGHTS)
+    )
+    if not names:
+        return ""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"not copied with the model: {', '.join(names[:_NAMED])}{more}"
 
 
 def copy_beside(model: Path, out: Path) -> None:
@@ -195,15 +231,19 @@ def _module_folders(listed: Path) -> set[str]:
         ) from None
 
 
+def _travels(name: str, patterns: Collection[str]) -> bool:
+    allowed = _TERMS.fullmatch(name) or any(fnmatchcase(name, pattern) for pattern in patterns)
+    return bool(allowed) and not name.startswith(".")
+
+
 def _folders(model: Path) -> Iterator[Path]:
-    """Yield the sub-folders whose files travel."""
+    """Yield the sub-folders that may hold files that travel."""
     # A file of sentence-transformers with the path of each module, "" for the model itself.
     listed = model / "modules.json"
     modules = _module_folders(listed) if listed.is_file() else set()
     for folder in sorted(model.iterdir()):
-        if not folder.is_dir() or folder.name.startswith("."):
-            continue
-        if folder.name in modules or not any(file.name.endswith(_WEIGHTS) for file in folder.rglob("*")):
+        known = folder.name in {*modules, _MORE_TEMPLATES} or _MODULE.fullmatch(folder.name)
+        if known and folder.is_dir() and not folder.name.startswith("."):
             yield folder
 
 

@@ -140,9 +140,15 @@ def cache_argument(model: Any) -> str:
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
+# The names that transformers' tokenizers give their files, and `tokenizer.model.v3` and tekken.json of mistral-common.
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt",
     "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
+    "spiece.model", "sentencepiece.model", "sentencepiece.bpe.model", "spm.model", "spm_char.model", "source.spm",
+    "target.spm", "vocab.bpe", "bpe.codes", "encoder.json", "dict.txt", "emoji.json", "normalizer.json", "byte_maps.json",
+    "entity_vocab.json", "target_vocab.json", "vocab-src.json", "vocab-tgt.json", "word_shape.json",
+    "word_pronunciation.json", "prophetnet.tokenizer", "tokenizer.model.v3", "tekken.json", "qwen.tiktoken",
+    "tokenizer.tiktoken", "tiktoken.model",
 )  # fmt: skip
 _MOST_BYTES = 256 << 20  # tokenizer.json of a vocabulary of 256 k tokens has about 35 MB
 _PROBE = "a word, 12 and \u2603"

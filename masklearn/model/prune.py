@@ -32,8 +32,6 @@ from masklearn.quant.table import QUANTISED
 
 _SPARSITY = "sparsity_config"
 _NO_STRUCTURE = "unstructured"  # compressed-tensors' word for every mixture
-# GPTQ and AWQ write these files next to config.json.
-_OF_QUANTISATION = ("quantize_config.json", "quant_config.json")
 
 
 def masked_weight(weight: NDArray[Any], keep: NDArray[np.bool_]) -> NDArray[Any]:
@@ -51,15 +49,15 @@ def write_pruned_checkpoint(
 
     config.json gets a description of the zeros (`sparsity_config`). Tensors with new values (`Checkpoint.with_weights`) are
     written with the new values. A quantised checkpoint is written as the equivalent dense checkpoint: its values, without
-    settings of quantisation. Sub-folders are copied if they hold no weights (chat templates) or are modules of a
-    sentence-transformers model; exports to other formats are not copied. No file has more permissions than its source.
+    settings of quantisation. Of the other files, those of `files_beside` are copied, with no more permissions than they
+    have.
 
     progress: called with a tensor's name, the number of tensors so far and the number of all tensors.
     """
     copy_beside(checkpoint.path, out)
     _write_config(checkpoint, masks, out)
     if checkpoint.quantised:
-        _describe_dense(checkpoint, out)
+        _index_dense(checkpoint, out)
     total, done = len(checkpoint.names()), 0
 
     def tensor(name: str) -> NDArray[Any]:
@@ -90,10 +88,8 @@ def _write_config(checkpoint: Checkpoint, masks: MaskSet, out: Path) -> None:
         (out / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
 
-def _describe_dense(checkpoint: Checkpoint, out: Path) -> None:
-    """Remove settings of quantisation from the copies, and write the index of the dense values."""
-    for name in _OF_QUANTISATION:
-        (out / name).unlink(missing_ok=True)
+def _index_dense(checkpoint: Checkpoint, out: Path) -> None:
+    """Write the index of the dense values over the copy, if there is one."""
     if (out / INDEX).is_file():
         weight_map = {name: file for file, shard in checkpoint.shards().items() for name in shard.tensors}
         write_index(out, weight_map, checkpoint.bytes())

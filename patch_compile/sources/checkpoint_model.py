@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import Coverage, covered_linears_of
-from masklearn.model.folder import CONFIG, files_beside
+from masklearn.model.folder import CONFIG, files_beside, left_out
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import WeightType
 from patch_compile.artifacts.layout import MODEL
@@ -51,7 +51,7 @@ class CheckpointModel(Source):
     @property
     @override
     def notes(self) -> Sequence[str]:
-        return self._notes
+        return (*self._notes, *filter(None, [left_out(self.model)]))
 
     @property
     @override

@@ -26,7 +26,7 @@ _BESIDE = {
     "chat_template.jinja": "{{ messages }}",
     "LICENSE": "Do what you like.",
     "README.md": "---\nlicense: mit\n---\n",
-    "extras/deeper/notes.json": "{}",
+    "1_Pooling/config.json": "{}",
 }
 
 
@@ -102,7 +102,8 @@ def test_added_and_removed_files_are_learned_from_anew(inputs: Path, tmp_path: P
     model, out, clean = shutil.copytree(inputs / "model", tmp_path / "model"), tmp_path / "out", iter("abcd")
     settings: dict[str, Any] = {"model": model, "method": "magnitude"}
     learned(inputs, out, **settings)
-    for name in ("NOTICE", "extras/more.json"):
+    (model / "2_Dense").mkdir()
+    for name in ("NOTICE", "2_Dense/config.json"):
         (model / name).write_text("{}")
         for _ in ("added", "removed"):
             learned(inputs, out, force=True, **settings)
@@ -119,11 +120,12 @@ def test_a_change_in_mid_build_is_named(inputs: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["NOTICE", "extras/more.json"])
+@pytest.mark.parametrize("name", ["NOTICE", "2_Dense/config.json"])
 def test_a_file_added_in_mid_build_is_named(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     model = shutil.copytree(inputs / "model", tmp_path / "model")
+    (model / "2_Dense").mkdir()
     real = CheckpointSource.learn
 
     def learn_and_add(*arguments: Any) -> Any:

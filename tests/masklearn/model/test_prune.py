@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from masklearn.masks.maskset import MaskSet
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears, covered_linears_of
+from masklearn.model.folder import left_out
 from masklearn.model.prune import masked_weight, write_compressed, write_pruned_checkpoint
 from masklearn.quant.grid import Grid, storable
 from masklearn.quant.table import INT4, INT8, WeightType
@@ -56,39 +57,70 @@ def test_pruned_checkpoints_load_in_transformers(make_model, tmp_path, shard):
         assert torch.equal(after[name], expected), name
 
 
-def test_hidden_folders_of_sub_folders_are_not_copied(make_model, tmp_path):
-    """No check looks at the links in them."""
-    source, secret, out = make_model(), tmp_path / "secret", tmp_path / "pruned"
-    secret.write_text("of the user")
-    (source / "extras/.hidden").mkdir(parents=True)
-    (source / "extras/notes").touch()
-    (source / "extras/.hidden/notes").symlink_to(secret)
-    masks = MaskSet({}, method="none", seed=0, base_model="x", base_sha256="", ratio_asked=0.0)
-    write_pruned_checkpoint(Checkpoint.open(source), masks, out)
-    assert [file.name for file in (out / "extras").iterdir()] == ["notes"]
-
-
-def test_sub_folders_are_copied_except_exports(make_model, tmp_path):
-    source = make_model()
-    modules = [{"path": ""}, {"path": "1_Pooling"}, {"path": "2_Dense"}]
-    contents = {
-        "modules.json": json.dumps(modules),
-        "1_Pooling/config.json": "{}",
-        "2_Dense/model.safetensors": "weights of a module",
-        "additional_chat_templates/tool.jinja": "template",
-        "onnx/model.onnx": "an export",
-        "onnx/config.json": "{}",
-        ".git/config": "not the model's",
-    }
+def copied_of(contents, source, out):
+    """Write files of these contents next to a model, prune it, and return the names of the copies, which must be equal."""
     for name, text in contents.items():
-        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_text(text)
-    out = tmp_path / "pruned"
     masks = MaskSet({}, method="none", seed=0, base_model="x", base_sha256="", ratio_asked=0.0)
     write_pruned_checkpoint(Checkpoint.open(source), masks, out)
     copied = {name for name in contents if (out / name).is_file()}
-    assert copied == {name for name in contents if not name.startswith(("onnx/", ".git/"))}
     assert all((out / name).read_text() == contents[name] for name in copied)
+    return copied
+
+
+def test_hidden_folders_of_modules_are_not_copied(make_model, tmp_path):
+    """No check looks at the links in them."""
+    source, secret, out = make_model(), tmp_path / "secret", tmp_path / "pruned"
+    secret.write_text("of the user")
+    (source / "1_Pooling/.hidden").mkdir(parents=True)
+    (source / "1_Pooling/.hidden/config.json").symlink_to(secret)
+    assert copied_of({"1_Pooling/config.json": "{}"}, source, out)
+    assert [file.name for file in (out / "1_Pooling").iterdir()] == ["config.json"]
+
+
+def test_what_belongs_to_a_model_is_copied(make_model, tmp_path):
+    modules = [{"path": ""}, {"path": "1_Pooling"}, {"path": "head"}]
+    contents = {
+        "modules.json": json.dumps(modules),
+        "1_Pooling/config.json": "{}",
+        "head/model.safetensors": "weights of a module",
+        "additional_chat_templates/tool.jinja": "template",
+        "sentence_bert_config.json": "{}",
+        "spiece.model": "sentencepiece",
+        "LICENSE": "terms",
+        "LICENSE-MIT.txt": "terms",
+        "Notice.txt": "terms",
+        "README.md": "card",
+    }
+    assert copied_of(contents, make_model(), tmp_path / "pruned") == {*contents}
+
+
+def test_files_of_the_user_are_not_copied(make_model, tmp_path):
+    contents = {
+        ".env": "TOKEN=1",
+        ".git/config": "not the model's",
+        ".config.json": "{}",
+        "1_Pooling/server.key": "secret",
+        "LICENSE_KEY.txt": "secret",
+        "modeling_mine.py": "code",
+        "notes.txt": "mine",
+        "onnx/config.json": "an export",
+        "server.key": "secret",
+        "sub/a.json": "{}",
+    }
+    source = make_model()
+    assert copied_of(contents, source, tmp_path / "pruned") == set()
+    assert left_out(source).startswith(
+        "not copied with the model: 1_Pooling/, LICENSE_KEY.txt, modeling_mine.py, notes.txt, onnx/ and 2 more"
+    )
+
+
+def test_a_plain_model_leaves_nothing_out(make_model):
+    source = make_model()
+    (source / "pytorch_model.bin").touch()
+    (source / ".gitattributes").touch()
+    assert left_out(source) == ""
 
 
 def test_no_copy_has_more_permissions_than_its_source(make_model, tmp_path):
