@@ -155,7 +155,8 @@ _SENTENCE_TRANSFORMERS = ("modules.json", "config_sentence_transformers.json", "
 _TEMPLATES = ("*.jinja", "chat_template.json")
 _TRAVELS = (*_CONFIGURATION, *_SENTENCE_TRANSFORMERS, *TOKENIZER_FILES, *_TEMPLATES, "README.md")
 _TERMS = re.compile(
-    r"(licen[cs]e|notice|copying|copyright|(acceptable_)?use_policy)([-_](?!key)\w+)?(\.(txt|md|rst|pdf))?", re.I
+    r"(licen[cs]e|notice|copying|copyright|(acceptable_)?use_policy)([-_](?!key)\w+)?(\.(txt|md|rst|pdf))?",
+    re.I,
 )
 # More that travels in the folder of a module, such as a dense layer or a head.
 _OF_MODULES = (*_TRAVELS, "*_config.json", _SINGLE, "pytorch_model.bin")
