@@ -110,6 +110,7 @@ class Reply:
         return {"token": text, "logprob": value, "bytes": None if _PART in text else list(text.encode())}
 
     def _text(self, token: int) -> str:
-        spelled: str = self._tokenizer.convert_ids_to_tokens(token)
+        """Returns a token's text; "" for a row that pads the model's vocabulary, for which the tokenizer has no token."""
+        spelled: str = self._tokenizer.convert_ids_to_tokens(token) or ""
         space = " " if spelled.startswith(_SPACE) else ""  # which the text of a single token lacks
         return space + str(self._tokenizer.decode([token])).removeprefix(space)

@@ -5,13 +5,17 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 import torch
 
 from patch_compile.runtime import Generator, Sampling
+from patch_compile.runtime.continuation import Finish, Piece
 from patch_compile.runtime.decoder import pad_left
+from samples.serve_http.protocol import ChatRequest, CompletionRequest, parse
+from samples.serve_http.replies import Reply
 from tests.samples.serve_http.serving import SERVE, Running, alone, serving
 
 
@@ -223,6 +227,27 @@ def test_log_probabilities(tiny: Running, generator: Generator) -> None:
             assert bytes(token.bytes or []).decode() == token.token and len(token.top_logprobs) == 3
             assert token.logprob == token.top_logprobs[0].logprob
         assert client.chat.completions.create(**chat).choices[0].logprobs is None
+
+
+def test_padded_vocabularies_have_log_probabilities(generator: Generator) -> None:
+    """A model's vocabulary is often larger than its tokenizer's, and the model may choose any of its rows."""
+    beyond = len(generator.tokenizer)
+    piece = Piece(0, beyond, "", Finish.LENGTH, -0.5, ((beyond, -0.5), (2, -1.0)))
+
+    async def pieces() -> AsyncIterator[Piece]:
+        yield piece
+
+    messages = [{"role": "user", "content": "the"}]
+    for kind, asked in (
+        (CompletionRequest, {"prompt": "the", "logprobs": 2}),
+        (ChatRequest, {"messages": messages, "logprobs": True, "top_logprobs": 2}),
+    ):
+        body = parse(kind, json.dumps({"model": "tiny", **asked}).encode())
+        reply = Reply(body, "tiny", 1, 1, generator.tokenizer)
+        (choice,) = asyncio.run(reply.whole(pieces()))["choices"]
+        found = choice["logprobs"]
+        texts = found["tokens"] if "tokens" in found else [token["token"] for token in found["content"]]
+        assert texts == [""]
 
 
 def test_penalties(tiny: Running, generator: Generator) -> None:
