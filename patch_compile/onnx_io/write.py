@@ -4,8 +4,10 @@ Peak memory depends on the largest tensor, not on the size of the model.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Generic, TypeVar
 
@@ -165,7 +167,8 @@ def widen(value: ir.Value) -> None:
 def write_onnx(model: ir.Model, path: Path) -> None:
     """Write `path` and `path`.data atomically, with one tensor in memory at a time.
 
-    Each tensor above 1 KiB goes to the data file, at a multiple of 4096 bytes. The model keeps its (lazy) tensors.
+    Each tensor above 1 KiB goes to the data file, at a multiple of 4096 bytes. The model keeps its (lazy) tensors, and its
+    values get names apart from each other.
 
     Raises ValueError if an initializer has no data; see `bind_weights`.
     """
@@ -173,6 +176,7 @@ def write_onnx(model: ir.Model, path: Path) -> None:
 
     data = path.with_name(path.name + ".data")
     path.parent.mkdir(parents=True, exist_ok=True)
+    _name_apart(model)
     originals = {value: value.const_value for value in model.graph.initializers.values()}
     missing = [str(value.name) for value, tensor in originals.items() if tensor is None]
     if missing:
@@ -195,6 +199,28 @@ def write_onnx(model: ir.Model, path: Path) -> None:
     finally:
         for value, tensor in originals.items():
             value.const_value = tensor
+
+
+def free_name(name: str, taken: Container[str], numbers: Iterable[int] | None = None) -> str:
+    """Returns `name`, or the first of `name/1`, `name/2`, … that is not taken. numbers: continues an earlier count."""
+    tried = chain([name], (f"{name}/{number}" for number in numbers or count(1)))
+    return next(one for one in tried if one not in taken)
+
+
+def _name_apart(model: ir.Model) -> None:
+    """Give a free name to each value with the name of another value. Inputs, outputs and weights keep their names.
+
+    Passes name new values after old values, and a graph of another program may have these names already.
+    """
+    graphs = list(model.graphs())
+    values = [v for graph in graphs for v in (*graph.inputs, *graph.outputs, *graph.initializers.values())]
+    values += [value for graph in graphs for node in graph for value in node.outputs]
+    taken: set[str] = set()
+    numbers = defaultdict[str, Iterator[int]](lambda: count(1))
+    for value in dict.fromkeys(values):
+        if value.name:  # an optional output that is left out has none
+            value.name = free_name(value.name, taken, numbers[value.name])
+            taken.add(value.name)
 
 
 def _append(stream: BinaryIO, name: str, tensor: ir.TensorProtocol, location: str) -> ir.ExternalTensor:

@@ -121,7 +121,10 @@ def _sizes(graph: ir.Graph, node: str, sizes: Sequence[int]) -> ir.Value:
     import numpy as np
     import onnx_ir as ir
 
-    tensor = ir.tensor(np.asarray(sizes, np.int64), name=f"{node}.parts")
+    from patch_compile.onnx_io.write import free_name
+
+    name = free_name(f"{node}.parts", graph.initializers)
+    tensor = ir.tensor(np.asarray(sizes, np.int64), name=name)
     value = ir.Value(
         name=tensor.name, shape=ir.Shape([len(sizes)]), type=ir.TensorType(tensor.dtype), const_value=tensor
     )

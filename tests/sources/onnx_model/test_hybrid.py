@@ -125,15 +125,26 @@ class TestActivationsOfAnFp32Model:
         assert len(nodes_of(hybrid, "Cast")) == 5
         assert error < 3 * UNIT_ROUNDOFF["FLOAT16"] * 3
 
+    def test_clashing_value_names_are_avoided(self, tmp_path):
+        """Values of the graph have the names that passes give to the values that they make."""
+        ends = ("narrow", "wide", "product", "transpose", "x/narrow", "x/wide", "y/narrow", "y/wide", "exact")
+        made = [f"{value}/{end}" for value in ("gate", "up", "down", *"gudh", "silu", "y") for end in ends]
+        extra = [helper.make_node("Relu", ["x"], [name], f"relu{i}") for i, name in enumerate(made)]
+        extra.append(helper.make_node("Mean", made, ["more"], "mean"))
+        hybrid, plan, error = compiled(gated(tmp_path / "m.onnx", extra=extra), tmp_path)
+        assert len(nodes_of(hybrid, "PatchLinear")) == len({one.node.name for one in plan.values()})
+        assert error < 3 * UNIT_ROUNDOFF["FLOAT16"] * 3
+
     def test_queries_keys_and_values(self, tmp_path):
-        """The split into heads may be fp32, behind a Cast."""
+        """The split into heads may be fp32, behind a Cast. A constant has the name of the sizes of the parts."""
         nodes = [
             *(helper.make_node("MatMul", ["x", w], [w + "y"], w) for w in "qkv"),
             *(helper.make_node("Reshape", [w + "y", "heads"], [w + "h"], w + "heads") for w in "qkv"),
-            helper.make_node("Sum", ["qh", "kh", "vh"], ["y"], "end"),
+            helper.make_node("Sum", ["qh", "kh", "vh", "q+k+v.parts"], ["y"], "end"),
         ]
         heads = helper.make_tensor("heads", TensorProto.INT64, [3], [0, -1, 16])
         weights = [graphs.tensor(name, 64, 64) for name in "qkv"]
+        weights.append(graphs.tensor("q+k+v.parts", 16))
         path = graphs.save(tmp_path / "m.onnx", nodes, [*weights, heads])
         hybrid, plan, error = compiled(path, tmp_path)
         assert {one.node.name for one in plan.values()} == {"q+k+v"}
