@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from masklearn.base.errors import MaskLearnError
 from masklearn.base.extras import is_installed
+from masklearn.model.tokenizer_bounds import check_normalizer, check_text, check_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -51,11 +52,32 @@ def load_tokenizer(model_dir: str | Path) -> Any:
     _check_tokenizer_sizes(Path(model_dir))
     fix = "Put the tokenizer's files (tokenizer.json, tokenizer_config.json) next to the weights."
     with _explained(f"{model_dir} has no tokenizer that transformers can load", fix):
+        if (file := Path(model_dir) / "tokenizer.json").is_file():
+            check_tokenizer(file)
         tokenizer = AutoTokenizer.from_pretrained(
             str(model_dir), local_files_only=True, trust_remote_code=False
         )
+        check_normalizer(model_dir, tokenizer)
         tokenizer(_PROBE)  # some faulty settings are noticed no earlier
         return tokenizer
+
+
+def token_ids(tokenizer: Any, text: str, **settings: Any) -> list[int]:
+    """Returns the token ids of a text. settings: arguments of the tokenizer.
+
+    Raises MaskLearnError if the tokenizer makes the text far longer, or fails. Raises TypeError for half a surrogate pair.
+    """
+    try:
+        check_text(tokenizer, text)
+        return list(tokenizer(text, **settings)["input_ids"])
+    except BaseException as error:
+        if type(error).__name__ != _PANIC:
+            raise
+        raise MaskLearnError(
+            "The tokenizer fails on the text",
+            str(error),
+            "Fetch the model again from a source that you trust.",
+        ) from error
 
 
 def _check_tokenizer_sizes(model_dir: Path) -> None:
@@ -170,7 +192,7 @@ def _explained(what: str, fix: str) -> Iterator[None]:
     """
     try:
         yield
-    except MemoryError:
+    except (MemoryError, MaskLearnError):
         raise
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != _PANIC:

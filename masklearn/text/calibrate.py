@@ -19,7 +19,7 @@ from masklearn.base.progress import OnStep
 from masklearn.base.shard import Shard, write_shard
 from masklearn.masks.record import TextRecord
 from masklearn.model.checkpoint import Checkpoint
-from masklearn.model.pretrained import load_tokenizer
+from masklearn.model.pretrained import load_tokenizer, token_ids
 from masklearn.recipe import LearnRecipe
 from masklearn.text import SourceKind, TextSource, open_text
 from masklearn.text.selftext import write_text
@@ -257,7 +257,7 @@ def _read_ids(
 def _token_ids(tokenizer: Any, pieces: Iterator[str]) -> Iterator[NDArray[np.int32]]:
     """Yield the token ids of a text piece by piece. Only the first piece gets the special tokens of a text's beginning."""
     for i, piece in enumerate(_tokenised_together(pieces)):
-        ids = tokenizer(piece, add_special_tokens=i == 0, verbose=False)["input_ids"]
+        ids = token_ids(tokenizer, piece, add_special_tokens=i == 0, verbose=False)
         yield np.asarray(ids, dtype=np.int32)
 
 

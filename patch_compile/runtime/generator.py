@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
+from masklearn.model.pretrained import token_ids
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.runtime.continuation import Continuation, Finish, Piece
 from patch_compile.runtime.decoder import Decoder, pad_left
@@ -54,7 +55,7 @@ class Generator:
         Raises PatchCompileError for an empty prompt, for ids outside the vocabulary and for text that is not valid Unicode.
         """
         try:
-            ids = list(self.tokenizer(prompt).input_ids) if isinstance(prompt, str) else list(prompt)
+            ids = token_ids(self.tokenizer, prompt) if isinstance(prompt, str) else list(prompt)
         except TypeError:  # the tokenizer's error for half a surrogate pair
             raise UsageError(
                 "The prompt is not text", "It can't be written as UTF-8.", "Give it in UTF-8."
@@ -92,7 +93,7 @@ class Generator:
                 "The chat template refuses the conversation", why, "Give a plain prompt."
             ) from None
         # The template has already written the tokens that begin a text.
-        return self.encode(self.tokenizer(text, add_special_tokens=False).input_ids)
+        return self.encode(token_ids(self.tokenizer, text, add_special_tokens=False))
 
     def stream(
         self,

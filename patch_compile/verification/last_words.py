@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from masklearn.model.pretrained import token_ids
 from patch_compile.artifacts.proof import LastWords
 from patch_compile.runtime.decoder import Logits, Tokens
 
@@ -40,7 +41,7 @@ def last_words(tokenizer: Any, longest: int | None) -> list[LastWord]:
     lines = _ITEMS.read_text(encoding="utf-8").splitlines()[:_ASKED]
     found = []
     for text in (json.loads(line)["text"] for line in lines):
-        before, whole = (tokenizer(part)["input_ids"] for part in (text.rpartition(" ")[0], text))
+        before, whole = (token_ids(tokenizer, part) for part in (text.rpartition(" ")[0], text))
         fits = len(before) < len(whole) and (longest is None or len(whole) <= longest)
         if fits and tokenizer.unk_token_id not in whole:
             found.append(LastWord(whole, len(before)))

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from masklearn import Predictions, compare_models
 from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.pretrained import token_ids
 from patch_compile.artifacts.proof import (
     Agreement,
     BuildPerplexity,
@@ -110,7 +111,7 @@ def _prove_next_tokens(
 ) -> TokensProof:
     r, tokenizer = source.recipe, source.tokenizer
     windows, text = source.evaluation(progress)
-    ids = tokenizer(r.prompt)["input_ids"]
+    ids = token_ids(tokenizer, r.prompt)
     prompt = _Prompt(ids, _room(source, ids), partial(_ended, tokenizer))
     texts = last_words(tokenizer, source.sequences.positions if source.sequences else None)
     with (

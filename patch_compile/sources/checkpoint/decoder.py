@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from masklearn.model.pretrained import cache_argument
+from masklearn.model.pretrained import cache_argument, token_ids
 from patch_compile.artifacts.manifest import EvalText
 from patch_compile.artifacts.report import Kind
 from patch_compile.errors import UsageError
@@ -47,7 +47,7 @@ class DecoderSource(CheckpointSource):
 
     def _check_prompt(self) -> None:
         """Raise UsageError for a prompt without tokens, or with more tokens than the model can continue."""
-        tokens, positions = len(self.tokenizer(self.recipe.prompt)["input_ids"]), self.sequences.positions
+        tokens, positions = len(token_ids(self.tokenizer, self.recipe.prompt)), self.sequences.positions
         if not tokens:
             raise UsageError(
                 "The prompt is empty", "There is nothing to continue.", "Give some text with --prompt."

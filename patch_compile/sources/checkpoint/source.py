@@ -17,7 +17,7 @@ from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.tiles import GROUP
 from masklearn.model.checkpoint import Checkpoint
-from masklearn.model.pretrained import load_tokenizer
+from masklearn.model.pretrained import load_tokenizer, token_ids
 from masklearn.model.text_settings import text_settings
 from patch_compile.artifacts.report import Kind
 from patch_compile.errors import PatchCompileError
@@ -117,7 +117,7 @@ class CheckpointSource(CheckpointModel):
         does not hold. A few tokens are run through the model, which takes a small part of the time of learning."""
         from masklearn import LARGEST, float16_fit
 
-        tokens = self.tokenizer(self._recipe.prompt)["input_ids"][:_RANGE_TOKENS]
+        tokens = token_ids(self.tokenizer, self._recipe.prompt)[:_RANGE_TOKENS]
         if self._recipe.dtype != "float16" or not tokens:
             return
         fit = float16_fit(self._checkpoint, tokens, self._recipe.device)

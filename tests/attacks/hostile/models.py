@@ -98,6 +98,10 @@ def _tokenizers(sound: Sound) -> Iterator[tuple[str, Make]]:
     for file in _OTHER_FILES:
         yield from contents(file, some, in_model, f"{file} is ")
     bomb = _set(chat_template="{% for a in range(999999999) %}{{ a }}{% endfor %}")
+    grows = {"type": "Replace", "pattern": {"String": "t"}, "content": "t" * 100}
+    for part, steps in (("normalizer", "normalizers"), ("decoder", "decoders")):
+        much = {part: {"type": "Sequence", steps: [grows] * 5}}
+        yield f"a {part} that fills the memory", in_model("tokenizer.json", rewritten(_set(**much)))
     yield "a template that never ends", in_model("tokenizer_config.json", rewritten(bomb))
 
 
