@@ -118,6 +118,9 @@ BETWEEN = "\n\n"  # joins documents, as rows of WikiText-2 usually are joined to
 _CHUNK = 1_000_000  # characters
 _ROWS = 256  # rows of a Parquet file in memory at a time
 _LARGEST_ARRAY = 2**28  # bytes; a JSON array is parsed as a whole, and may take 20 times its text in memory
+# A Parquet file of some hundred bytes can hold one text a million times. This many characters are read of any file, and
+# this many more for each of its bytes; real text is compressed to a tenth.
+_READ_ANYWAY, _READ_PER_BYTE = 2**22, 256
 _LARGEST_GROUP = 2**31  # bytes of a row group, and the format's largest page
 _LONGEST_LINE = 2**26  # characters; a line of JSON is parsed as a whole
 # Consecutive blank characters and rows. A file of blanks would be read to its end, however large.
@@ -234,12 +237,18 @@ def _parquet(path: Path, column: str | None) -> Iterator[str | None]:
     from pyarrow import parquet
 
     try:
+        left = _READ_ANYWAY + _READ_PER_BYTE * path.stat().st_size
         name = text_column(columns_of_schema(parquet.read_schema(path)), str(path), column)
         # A text that is stored once and repeated stays stored once: its copies would fill the memory.
         with parquet.ParquetFile(path, read_dictionary=[name]) as file:
             _check_groups(path, file.metadata)
             for batch in file.iter_batches(batch_size=_ROWS, columns=[name]):
-                yield from (value.as_py() for value in batch.column(0))
+                for value in batch.column(0):
+                    text = value.as_py()
+                    left -= len(text or "")
+                    yield text
+                    if left < 0:
+                        raise _repeated(path)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise MaskLearnError(
             f"{path} cannot be read as Parquet", str(error), "Fetch or write the file again."
@@ -283,6 +292,14 @@ def _blank(path: Path) -> MaskLearnError:
         f"{path} is empty",
         f"More than {_MOST_BLANK:,} consecutive characters or rows of it are blank.",
         "Give a file of documents.",
+    )
+
+
+def _repeated(path: Path) -> MaskLearnError:
+    return MaskLearnError(
+        f"{path} holds the same text again and again",
+        f"It has more than {_READ_PER_BYTE} characters of text for each byte of the file.",
+        "Write each document once.",
     )
 
 

@@ -175,6 +175,8 @@ def _parquets() -> Iterator[tuple[str, Change]]:
     yield "colours", table({"\x1b[31mred": [1]})
     yield "a bomb of one row", table(lambda: {"text": ["a" * (400 << 20)]}, compression="zstd")
     yield "a bomb of many rows", table(repeated, compression="zstd")
+    words = pa.DictionaryArray.from_arrays(pa.array([0] * 3_000, pa.int32()), pa.array([_WORDS * 100_000]))
+    yield "a text again and again", table({"text": words}, compression="zstd")
     yield "many columns", table({f"c{i}": [i] for i in range(5000)})
     yield "bytes", table({"text": [b"\xff\xfe"]})
     for number in range(10):
