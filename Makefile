@@ -94,7 +94,7 @@ torture: .venv/installed
 # hour in all. Fails when an input breaks one; build/fuzz keeps it.
 FUZZ_SECONDS ?= 120
 fuzz: .venv/installed
-	$(BIN)/python -m pip install --quiet --editable '.[fuzz]'
+	$(BIN)/python -m pip install --quiet $(CONSTRAINED) --editable '.[fuzz]'
 	$(BIN)/python -m tests.attacks fuzz --count $(FUZZ_SECONDS)
 
 # Types of TensorRT's Python API, for mypy alone: in the environment they would pass for an installed TensorRT. Five of
@@ -178,28 +178,34 @@ docs-test: .venv/docs models
 	  $(BIN)/pytest -n auto --dist loadgroup -m 'pages or not pages' tests/pages
 
 .venv/docs: .venv/installed
-	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/python -m pip install --quiet $(CONSTRAINED) --editable '.[docs]'
 	touch $@
 
-# What a release needs, in dist/, and a plan by the wheel in an environment of its own. Publishes nothing. FINAL=--final also
-# asks for the version's heading in the changelog.
-release: .venv/installed
+# What a release needs, in dist/, and a plan by the wheel in an environment of its own, whose packages a bill of materials in
+# CycloneDX lists. Publishes nothing. FINAL=--final also asks for the version's heading in the changelog.
+BILL := dist/patch-compile.cdx.json
+release: .venv/installed .cache/tools/installed
 	rm -rf dist build/release
 	$(BIN)/python -m tests.release $(FINAL)
 	$(BIN)/python -m hatchling build -d dist
 	$(PYTHON) -m venv build/release
 	build/release/bin/pip install --quiet dist/*.whl
 	build/release/bin/patch-compile plan samples/configs/llama-2-7b --ratio 0.4 --target a6000
+	.cache/tools/bin/cyclonedx-py environment build/release/bin/python --pyproject pyproject.toml --output-reproducible --validate \
+	  --output-file $(BILL)
+	$(BIN)/python -m tests.release --bill $(BILL)
 	sha256sum dist/*
 
 models: .venv/installed
 	$(BIN)/python samples/models.py smollm2 $(MODEL)
 	$(BIN)/python samples/texts.py $(TEXTS)
 
-.venv/installed: pyproject.toml
+# The versions that were tested last. Torch, and what its build for a machine decides, stay free within pyproject.toml.
+CONSTRAINED := --constraint packaging/constraints.txt
+.venv/installed: pyproject.toml packaging/constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable '.[build,dev,rtx,serve$(NVCC_EXTRA)]'
+	$(BIN)/python -m pip install --quiet $(CONSTRAINED) --editable '.[build,dev,rtx,serve$(NVCC_EXTRA)]'
 	touch $@
 
 # Asks public advisory services about the installed packages and about those of the image. Fails if one could not be asked about.
@@ -220,16 +226,21 @@ lowest newest: .venv/installed
 	  pytest pytest-xdist hypothesis httpx openai
 	GOLDEN=kinds OMP_NUM_THREADS=1 .cache/$@/bin/python -m pytest -n auto --dist loadgroup $(DEPENDENCY_TESTS)
 
-# The packages of the image, with their hashes.
+# The packages of the image, with their hashes, and the versions that `make test` and `make demo` install. CUDA's packages
+# are exact in some builds of torch, and TensorRT's versions are pyproject.toml's.
+MACHINE := torch|triton|nvidia-.*|cuda-.*|tensorrt-.*|setuptools
 lock: .venv/installed .cache/tools/installed
 	.cache/tools/bin/uv pip compile $(LOCK) --extra serve pyproject.toml --output-file packaging/serve.lock
 	$(BIN)/python -m tests.dependencies.declared rtx | \
 	  .cache/tools/bin/uv pip compile $(LOCK) --constraint packaging/serve.lock - --output-file packaging/rtx.lock
+	.cache/tools/bin/uv pip compile $(LOCK) --no-generate-hashes --extra build --extra dev --extra rtx --extra serve pyproject.toml \
+	  --output-file build/constraints.txt > /dev/null
+	grep -vE '^($(MACHINE))==' build/constraints.txt > packaging/constraints.txt
 LOCK := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command 'make lock'
 
-.cache/tools/installed:
+.cache/tools/installed: Makefile
 	$(PYTHON) -m venv .cache/tools
-	.cache/tools/bin/pip install --quiet 'uv>=0.9,<1' 'pip-audit>=2.10,<3'
+	.cache/tools/bin/pip install --quiet 'uv>=0.9,<1' 'pip-audit>=2.10,<3' 'cyclonedx-bom>=7.5,<8'
 	touch $@
 
 clean:

@@ -1,14 +1,22 @@
 """Checks, before a release, that version, changelog and citation agree: the first step of `make release`.
 
     python -m tests.release [--final]
+    python -m tests.release --bill FILE   # the last step: a bill of materials lists what pyproject.toml requires
 
 Without `--final` a version that is still unreleased is only named.
 """
 
+import json
 import re
 import sys
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from packaging.utils import canonicalize_name
+
+from tests.dependencies.declared import project
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,11 +40,31 @@ def faults(root: Path, *, final: bool) -> list[str]:
     return found
 
 
+def missing(bill: Mapping[str, Any]) -> list[str]:
+    """Returns a sentence for each fact that a bill of materials in CycloneDX lacks: our name and version, and a version in
+    the declared range for each package that pyproject.toml requires."""
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    subject = bill["metadata"]["component"]
+    found = []
+    if (subject["name"], subject["version"]) != (declared["name"], declared["version"]):
+        found.append(f"The bill is of {subject['name']} {subject['version']}.")
+    listed = {canonicalize_name(one["name"]): one["version"] for one in bill["components"]}
+    for required in project()[""]:
+        version = listed.get(canonicalize_name(required.name))
+        if version is None or not required.specifier.contains(version, prereleases=True):
+            found.append(f"The bill lists {required.name} {version}, and {required} is required.")
+    return found
+
+
 def main(arguments: list[str]) -> int:
-    """Print what does not agree. Returns the exit code."""
-    found = faults(ROOT, final="--final" in arguments)
+    """Print what does not agree or is missing. Returns the exit code."""
+    if arguments[:1] == ["--bill"]:
+        found, agreed = missing(json.loads(Path(arguments[1]).read_text())), "The bill of materials is whole."
+    else:
+        found = faults(ROOT, final="--final" in arguments)
+        agreed = "Version, changelog and citation agree."
     print(
-        *(found or ["Version, changelog and citation agree."]),
+        *(found or [agreed]),
         sep="\n",
         file=sys.stderr if found else sys.stdout,
     )

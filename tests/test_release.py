@@ -1,9 +1,11 @@
 """Version, changelog and citation agree, and a release where they do not names what is missing."""
 
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 
-from tests.release import ROOT, faults
+from tests.dependencies.declared import project
+from tests.release import ROOT, faults, missing
 
 FILES = ("pyproject.toml", "CITATION.cff", "CHANGELOG.md")
 
@@ -25,3 +27,18 @@ def test_what_does_not_agree_is_named(tmp_path: Path) -> None:
     changes.write_text(changes.read_text().replace("## Unreleased\n", "", 1))
     first, second = faults(tmp_path, final=True)
     assert "0.0.9" in first and "Unreleased" in second
+
+
+def test_a_bill_lists_every_required_package() -> None:
+    names = [one.name for one in project()[""]]
+    components = [{"name": name, "version": version(name)} for name in names]
+    bill = {
+        "metadata": {"component": {"name": "patch-compile", "version": version("patch-compile")}},
+        "components": components,
+    }
+    assert missing(bill) == []
+    components[names.index("numpy")]["version"] = "1.0"
+    del components[names.index("rich")]
+    bill["metadata"]["component"]["version"] = "0"
+    subject, numpy, rich = missing(bill)
+    assert "patch-compile 0." in subject and "numpy 1.0," in numpy and "rich None," in rich

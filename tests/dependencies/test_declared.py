@@ -3,13 +3,17 @@
 import re
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from tests.dependencies.declared import ROOT, floor, project
+from tests.dependencies.declared import ROOT, TESTED, floor, project
 from tests.refusals import refused
 
+CONSTRAINTS = ROOT / "packaging" / "constraints.txt"
+MAKEFILE = (ROOT / "Makefile").read_text()
+MACHINE = re.compile(re.findall(r"^MACHINE := (.*)$", MAKEFILE, re.M)[0])
 REASON = re.compile(r"^#   ([\w-]+) +(\d[\d.]*) +\S", re.M)
 PINNED = re.compile(r"^([\w.-]+)==([\w.+]+)[^\n]*\\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", re.M)
 
@@ -19,6 +23,41 @@ def test_user_packages_have_lowest_versions():
         for one in requirements:
             if extra != "dev":
                 assert Version(floor(one))
+
+
+def test_user_packages_end_before_a_major_version():
+    for extra, requirements in project().items():
+        for one in requirements:
+            ends = [Version(part.version) for part in one.specifier if part.operator == "<"]
+            if extra != "dev":
+                assert len(ends) == 1 and (ends[0].minor == 0 or ends[0].major == 0), one
+
+
+def test_the_tested_versions_are_in_the_declared_ranges():
+    """Torch, and what its build for a machine decides, have none."""
+    tested = [Requirement(line) for line in CONSTRAINTS.read_text().splitlines() if line[0] not in "# "]
+    versions = {}
+    for one in tested:
+        versions.setdefault(canonicalize_name(one.name), []).append(next(iter(one.specifier)).version)
+    assert not any(MACHINE.fullmatch(name) for name in versions)
+    for extra in ("", *TESTED, "dev"):
+        for one in project()[extra]:
+            name = canonicalize_name(one.name)
+            found = versions.get(name, [])
+            assert found or MACHINE.fullmatch(name), one
+            assert all(one.specifier.contains(version, prereleases=True) for version in found), one
+
+
+def test_workflows_run_targets_of_the_makefile():
+    targets = set(re.findall(r"^([\w-]+(?: [\w-]+)*):(?!=)", MAKEFILE, re.M))
+    known = {name for line in targets for name in line.split()}
+    (file,) = (ROOT / ".github/workflows").glob("*.yml")
+    jobs = yaml.safe_load(file.read_text())["jobs"]
+    asked = {*jobs["make"]["strategy"]["matrix"]["target"]}
+    asked |= set(
+        re.findall(r"make ([a-z]\S*)", " ".join(str(step.get("run")) for step in jobs["newest"]["steps"]))
+    )
+    assert asked == {"lint", "test", "demo", "newest"} and asked <= known
 
 
 def test_the_reasons_are_those_of_the_versions():
