@@ -244,6 +244,7 @@ def run(
     plugin: str | PathLike[str] | None = None,
     trust: bool = False,
     tokenizer: str | PathLike[str] | None = None,
+    check: bool = False,
     chat: bool = False,
     new_tokens: int = 128,
     temperature: float | None = None,

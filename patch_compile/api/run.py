@@ -24,6 +24,7 @@ def run(
         "Plugin library, for an engine that does not contain it.", "FILE", unset="the plugin compiled here")] = None,
     trust: Annotated[bool, TRUST] = False,
     tokenizer: Annotated[StrPath | None, Option("Folder of the tokenizer.", "DIR", unset="OUT/model")] = None,
+    check: Annotated[bool, Option("Compare every file of OUT with its sha256 in the manifest first.")] = False,
     chat: Annotated[bool, Option("Treat each prompt as a user's message, in the model's chat template.")] = False,
     new_tokens: Annotated[int, Option("Largest number of tokens to generate.")] = 128,
     temperature: Annotated[float | None, Option(
@@ -39,7 +40,8 @@ def run(
     """Continue prompts with OUT.
 
     The engine runs if the machine has a GPU, else the ONNX file runs in ONNX Runtime. The command prints the name of the
-    runner on stderr, and the text on stdout while it is generated. Several prompts form one batch.
+    runner on stderr, and the text on stdout while it is generated. Several prompts form one batch. The sizes of the files
+    that run are compared with the manifest first; `check` compares every file with its sha256.
 
     Raises UsageError for an invalid setting, and PatchCompileError with the reason if this machine cannot run anything in
     OUT. `say` is called once before generation, with a description of the runner, and `show` with the text of the first
@@ -55,6 +57,7 @@ def run(
             plugin=None if plugin is None else Path(plugin),
             trust=trust,
             tokenizer=None if tokenizer is None else Path(tokenizer),
+            check=check,
             chat=chat,
             new_tokens=new_tokens,
             stop=stop,

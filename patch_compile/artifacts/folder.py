@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from masklearn.base.durable import flush_tree, temporary_name
 from patch_compile.artifacts.layout import MANIFEST, RECIPE
 from patch_compile.artifacts.lock import FolderLock
-from patch_compile.artifacts.manifest import Manifest
+from patch_compile.artifacts.manifest import Manifest, sizes_of
 from patch_compile.artifacts.place import no_build
 from patch_compile.artifacts.stage_files import (
     check_links,
@@ -41,15 +41,21 @@ class OutFolder:
         """
         _check_is_build(path)
         manifest = Manifest.read(path / MANIFEST)
-        faults = list(faulty_files(path, manifest)) if check else []
-        if faults:
-            raise PatchCompileError(
-                f"{path} is not what its {MANIFEST} says",
-                "; ".join(faults),
-                "Build it again: `patch-compile build --recipe "
-                f"{path / RECIPE} -o {path} --force` (stages that are whole are kept).",
-            )
+        _refuse(path, faulty_files(path, manifest) if check else ())
         return cls(path, manifest)
+
+    def check_sizes(self, folders: Collection[str]) -> None:
+        """Raise PatchCompileError if a file in these folders of OUT has another size than the manifest says. Files that are
+        missing are not asked for."""
+        sizes = self.manifest.sizes
+        written = [name for name in sizes if PurePosixPath(name).parts[0] in folders]
+        present = sizes_of(self.path, [name for name in written if (self.path / name).is_file()])
+        wrong = (
+            f"{name} has {size:,} bytes, and {sizes[name]:,} were written"
+            for name, size in present.items()
+            if size != sizes[name]
+        )
+        _refuse(self.path, wrong)
 
     def record(self, stage: str, key: str, names: list[str]) -> OutFolder:
         """Record the files of a later step in the manifest, in place of its earlier files.
@@ -57,7 +63,7 @@ class OutFolder:
         The caller must hold the folder exclusively, by `kept_for_writing` or as the build that has just published it.
         """
         new = StageRecord(key, {name: sha256_of(self.path / name) for name in names})
-        manifest = Manifest.read(self.path / MANIFEST).with_stage(stage, new)
+        manifest = Manifest.read(self.path / MANIFEST).with_stage(stage, new, self.path)
         manifest.write(self.path / MANIFEST)
         return OutFolder(self.path, manifest)
 
@@ -124,6 +130,16 @@ def faulty_files(path: Path, manifest: Manifest) -> Iterator[str]:
             yield f"{name} is missing"
         elif sha256_of(file) != digest:
             yield f"{name} is not the file that was written: its sha256 is another one"
+
+
+def _refuse(path: Path, faults: Iterable[str]) -> None:
+    if told := "; ".join(faults):
+        raise PatchCompileError(
+            f"{path} is not what its {MANIFEST} says",
+            told,
+            "Build it again: `patch-compile build --recipe "
+            f"{path / RECIPE} -o {path} --force` (stages that are whole are kept).",
+        )
 
 
 def _check_is_build(path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar, Self
 
@@ -66,8 +66,8 @@ class Texts(Record):
 class Manifest(FileRecord):
     """manifest.json.
 
-    files: sha256 by path in OUT; stages: the stages that ran, with the files that they wrote; unfinished: files and folders
-    that a stage has begun to write, by stage.
+    files: sha256 by path in OUT; sizes: bytes by path in OUT, empty in builds of earlier versions; stages: the stages that
+    ran, with the files that they wrote; unfinished: files and folders that a stage has begun to write, by stage.
     """
 
     SCHEMA: ClassVar[int] = 1
@@ -81,6 +81,7 @@ class Manifest(FileRecord):
     text: Texts = Field(default_factory=Texts)
     versions: dict[str, str]
     files: dict[PathInOut, str]
+    sizes: dict[PathInOut, int] = Field(default_factory=dict)
     stages: dict[str, StageRecord]
     unfinished: dict[str, tuple[PathInOut, ...]] = Field(default_factory=dict)
 
@@ -90,12 +91,18 @@ class Manifest(FileRecord):
         written = (record.files for record in self.stages.values())
         return frozenset({MANIFEST, STATE, LOCK}).union(self.files, *written, *self.unfinished.values())
 
-    def with_stage(self, name: str, stage: StageRecord) -> Self:
-        """Returns the manifest with a stage that ran later, or again. Its files replace its earlier files."""
+    def with_stage(self, name: str, stage: StageRecord, root: Path) -> Self:
+        """Returns the manifest with a stage that ran later, or again. Its files, in `root`, replace its earlier files."""
         files = dict(sorted((self._files_without(name) | stage.files).items()))
+        sizes = self.sizes | sizes_of(root, stage.files)
         unfinished = {one: paths for one, paths in self.unfinished.items() if one != name}
         return self.model_copy(
-            update={"files": files, "stages": self.stages | {name: stage}, "unfinished": unfinished}
+            update={
+                "files": files,
+                "sizes": {path: sizes[path] for path in files if path in sizes},
+                "stages": self.stages | {name: stage},
+                "unfinished": unfinished,
+            }
         )
 
     def with_begun(self, name: str, paths: tuple[str, ...]) -> Self:
@@ -137,9 +144,15 @@ def write_manifest(
         text=Texts(calib=masks.record.text, eval=evaluated),
         versions=package_versions(),
         files=dict(sorted(files.items())),
+        sizes=sizes_of(root, sorted(files)),
         stages=dict(stages),
     )
     manifest.write(root / MANIFEST)
+
+
+def sizes_of(root: Path, names: Iterable[str]) -> dict[str, int]:
+    """Returns the bytes of files in a folder, by name."""
+    return {name: (root / name).stat().st_size for name in names}
 
 
 def _asked(masks: MaskSet) -> float | None:

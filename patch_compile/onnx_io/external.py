@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx.external_data_helper import uses_external_data
 
 from masklearn.base.safe_read import leads_out
 from patch_compile.errors import PatchCompileError
-from patch_compile.onnx_io.proto import load_proto
+from patch_compile.onnx_io.proto import load_proto, tensors_of
 from patch_compile.onnx_io.write import lazy_tensor
 
 _SMALL = 64  # elements; shapes and scalars are read at once, because passes need their values
@@ -43,23 +41,10 @@ def map_external_data(path: Path, model: ir.Model) -> None:
 
 def external_files(path: Path) -> list[Path]:
     """Returns the files in the model's folder that tensors of the model at `path` lie in, sorted."""
-    tensors = (tensor for tensor in _tensors(load_proto(path)) if uses_external_data(tensor))
+    tensors = (tensor for tensor in tensors_of(load_proto(path)) if uses_external_data(tensor))
     named = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
     files = sorted(path.parent / name for name in named)
     return [file for file in files if file.is_file() and not leads_out(path.parent, file)]
-
-
-def _tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Yield the tensors of a model: weights of its graph, of subgraphs and functions, and constants of nodes."""
-    waiting: list[Any] = [proto]
-    while waiting:
-        message = waiting.pop()
-        if isinstance(message, onnx.TensorProto):
-            yield message
-            continue
-        for field, value in message.ListFields():
-            if field.message_type is not None:
-                waiting += value if isinstance(value, Sequence) else [value]
 
 
 def _mapped(path: Path, name: str, tensor: ir.ExternalTensor) -> ir.LazyTensor:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from masklearn.base.printable import shown
 from masklearn.base.safe_read import require_file
 from patch_compile.errors import PatchCompileError
 
@@ -23,6 +24,7 @@ _SAYS_NOTHING = re.compile(
 )  # dimension names of exporters for dimensions without a name: `?`, `-1`
 _MOST_NODES = 2**19  # a compiled decoder of 126 layers has some 60,000 with its PatchLinear functions
 _MOST_DEPTH = 64  # calls of functions inside each other; passes recurse once for each
+_BYTES = re.compile(r"[0-9]{1,18}")
 _Key = tuple[str, str, str]
 
 
@@ -55,6 +57,7 @@ def load_proto(path: Path) -> onnx.ModelProto:
         raise PatchCompileError(
             f"{path} is not an ONNX model", f"A {garbled} in it is not UTF-8.", "Fetch the file again."
         )
+    _check_places(path, proto)
     _check_expansion(path, proto)
     _clear_unknown_sizes(proto.graph)
     return proto
@@ -118,6 +121,33 @@ def _garbled(proto: onnx.ModelProto) -> str | None:
                 if any(isinstance(text, bytes) for text in texts):
                     return str(field.name)
     return None
+
+
+def tensors_of(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Yield the tensors of a model: weights of its graph, of subgraphs and functions, and constants of nodes."""
+    import onnx
+
+    waiting: list[Any] = [proto]
+    while waiting:
+        message = waiting.pop()
+        if isinstance(message, onnx.TensorProto):
+            yield message
+            continue
+        for field, value in message.ListFields():
+            if field.message_type is not None:
+                waiting += value if isinstance(value, Sequence) else [value]
+
+
+def _check_places(path: Path, proto: onnx.ModelProto) -> None:
+    """Raise PatchCompileError for a tensor whose place in a data file is not a number of bytes."""
+    for tensor in tensors_of(proto):
+        for entry in tensor.external_data:
+            if entry.key in ("offset", "length") and not _BYTES.fullmatch(entry.value):
+                raise PatchCompileError(
+                    f"{path} is not a valid ONNX model",
+                    f"The {entry.key} of {tensor.name} in its data file is {shown(entry.value)!r}, not a number of bytes.",
+                    "Export it again.",
+                )
 
 
 def _clear_unknown_sizes(graph: onnx.GraphProto) -> None:

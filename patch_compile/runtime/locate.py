@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from patch_compile.artifacts.layout import ENGINE, MODEL, ONNX, RECIPE
+from patch_compile.artifacts.folder import OutFolder
+from patch_compile.artifacts.layout import ENGINE, ENGINE_FOLDER, MANIFEST, MODEL, ONNX, ONNX_FOLDER, RECIPE
 from patch_compile.artifacts.place import no_build
 from patch_compile.artifacts.recipe_file import read_recipe
 from patch_compile.engine.backend import Runner, load_backend
@@ -28,19 +29,22 @@ def open_generator(
     plugin: str | Path | None = None,
     trust: bool = False,
     tokenizer: str | Path | None = None,
+    check: bool = False,
 ) -> Generator:
     """Load a build, ready to generate. `about` of the returned generator names the runtime and the reason for it.
 
     path: OUT, an engine or an ONNX file; runner: None takes the engine if this machine can run it, else the ONNX file;
     plugin: library to use instead of the library that was compiled here; trust: run the plugin that came with the engine,
-    whoever compiled it; tokenizer: folder of a model, default OUT/model.
+    whoever compiled it; tokenizer: folder of a model, default OUT/model; check: compare every file of OUT with the sha256 in
+    its manifest first. The sizes of engine and ONNX file are compared always.
 
-    Raises PatchCompileError with the reason when this machine can't run any of it.
+    Raises PatchCompileError with the reason when this machine can't run any of it, or OUT is not what its manifest says.
     """
     asked = None if runner is None else member(Runner, runner, "runner")
     files = _files(Path(path))
     if not files.engine and not files.onnx:
         raise no_build(files.path, f"It holds neither {ENGINE} nor {ONNX}.")
+    _check_whole(files, check)
     model = Path(tokenizer) if tokenizer else files.model
     if model is None:
         raise PatchCompileError(
@@ -79,6 +83,13 @@ def _files(path: Path) -> _Files:
         return _Files(path, None if is_onnx else path, path if is_onnx else None, _model(path.parent.parent))
     engine, onnx = path / ENGINE, path / ONNX
     return _Files(path, engine if engine.is_file() else None, onnx if onnx.is_file() else None, _model(path))
+
+
+def _check_whole(files: _Files, check: bool) -> None:
+    """Raise PatchCompileError if the build is not what its manifest says. check: read every file, instead of its size."""
+    out = files.path if files.path.is_dir() else files.path.parent.parent
+    if check or (out / MANIFEST).is_file():
+        OutFolder.open(out, check=check).check_sizes((ENGINE_FOLDER, ONNX_FOLDER))
 
 
 def _model(out: Path) -> Path | None:

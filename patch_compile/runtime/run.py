@@ -50,6 +50,7 @@ def generate(
     plugin: Path | None = None,
     trust: bool = False,
     tokenizer: Path | None = None,
+    check: bool = False,
     chat: bool = False,
     new_tokens: int = 128,
     stop: Sequence[str] = (),
@@ -59,12 +60,14 @@ def generate(
 ) -> Continuations:
     """Continue the prompts as one batch.
 
-    runner, plugin, trust, tokenizer: arguments of `open_generator`; chat: put each prompt into the model's chat template as
-    a message of the user; sampling: fields of `Sampling` that override the model's generation_config.json; say: called with
-    the description of the runner, before it runs; show: called with each new text of the first prompt.
+    runner, plugin, trust, tokenizer, check: arguments of `open_generator`; chat: put each prompt into the model's chat
+    template as a message of the user; sampling: fields of `Sampling` that override the model's generation_config.json; say:
+    called with the description of the runner, before it runs; show: called with each new text of the first prompt.
     """
     _check(new_tokens, sampling or {})
-    generator = open_generator(path, runner=runner, plugin=plugin, trust=trust, tokenizer=tokenizer)
+    generator = open_generator(
+        path, runner=runner, plugin=plugin, trust=trust, tokenizer=tokenizer, check=check
+    )
     if say:
         say(generator.about)
     ids = [

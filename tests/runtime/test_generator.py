@@ -248,6 +248,26 @@ def test_the_command(out_of: OutOf) -> None:
     assert np.isfinite(found["seconds"]["first_token"])
 
 
+def test_a_cut_file_is_noticed(out_of: OutOf, tmp_path: Path) -> None:
+    out = shutil.copytree(out_of("llama"), tmp_path / "out")
+    data = out / "onnx/model.onnx.data"
+    with data.open("r+b") as file:
+        file.truncate(data.stat().st_size - 4096)
+    with refused():
+        open_generator(out)
+
+
+def test_a_flipped_bit_is_noticed_when_asked(out_of: OutOf, tmp_path: Path) -> None:
+    out = shutil.copytree(out_of("llama"), tmp_path / "out")
+    open_generator(out, check=True)
+    with (out / "onnx/model.onnx.data").open("r+b") as file:
+        bit = file.read(1)[0] ^ 1
+        file.seek(0)
+        file.write(bytes([bit]))
+    with refused():
+        open_generator(out, check=True)
+
+
 def test_pytorch_is_not_needed(out_of: OutOf) -> None:
     """Generation works in an interpreter without torch."""
     code = f"""
@@ -277,5 +297,6 @@ def test_logits_that_are_not_finite_name_the_model(out_of: OutOf, tmp_path: Path
     values = onnx.numpy_helper.to_array(words)
     words.CopyFrom(onnx.numpy_helper.from_array(np.full_like(values, np.inf), words.name))
     onnx.save(model, out / "onnx/model.onnx")
+    (out / "manifest.json").unlink()  # has the size of the model's file
     done = run_here("run", out, PROMPTS[0], "--runner", "onnx", "--new-tokens", "2")
     refusal(done)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from masklearn.base.durable import whole_file
+from masklearn.base.printable import printable
 from patch_compile.artifacts.folder import OutFolder
 from patch_compile.artifacts.layout import CARD, PAGE
 from patch_compile.artifacts.verify_schema import ErrorAttribution
@@ -56,7 +57,7 @@ def renew_page(out: Path, *, place: Path | None = None) -> None:
 
 def _write(path: Path, text: str) -> None:
     with whole_file(path) as part:
-        part.write_text(text, encoding="utf-8")
+        part.write_text(printable(text), encoding="utf-8")  # a terminal may show the file too
 
 
 def rendered(sources: Sources) -> str:

@@ -85,6 +85,11 @@ class TestVerdict:
         assert "It has version 1" in said and "nothing is verified yet" in said
         assert "worse than FFN-only" not in said
 
+    def test_no_character_moves_a_terminal(self, out: Out) -> None:
+        out.report["model"]["path"] = "/models/\x1b[2J\u2028"
+        text = write_page(out.write()).read_text()
+        assert "\x1b" not in text and "\u2028" not in text and r"\x1b[2J\u2028" in text
+
     def test_nothing_predicted(self, out: Out) -> None:
         without_predictions(out, "no-card")
         said = words(write_page(out.write()))
