@@ -7,6 +7,8 @@
     python -m tests.attacks faults --only "oneshot with repair" --count 450 --seed 1  # so many of one scenario, drawn
     python -m tests.attacks readers --only masks   # one reader
     python -m tests.attacks mosaics --only 1003    # the problem of a seed
+    python -m tests.attacks simulate --seed 7 --steps 20  # 20 steps of a seed, and the next of the next seed
+    python -m tests.attacks simulate --only "learn model -o out --ratio 0.4" "write 1 text.txt"  # these steps
     python -m tests.attacks fuzz --count 600       # readers under atheris, so many seconds each
 
 The exit code is 1 if anything broke.
@@ -30,6 +32,7 @@ MODULES = {
     "server": "tests.attacks.server",
     "hostile": "tests.attacks.hostile.cases",
     "plugin": "tests.attacks.plugin",
+    "simulate": "tests.attacks.simulator.simulate",
     "fuzz": "tests.attacks.fuzz",
 }
 
@@ -43,7 +46,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(MODULES)}")
     parser.add_argument("--small", action="store_true", help="the few attempts that the tests make too")
     parser.add_argument("--only", nargs="+", metavar="WORD", help="a part of the attack")
-    parser.add_argument("--count", type=int, help="of attempts of `faults`, or seconds of `fuzz`")
+    parser.add_argument(
+        "--count", "--steps", type=int, help="of attempts of `faults`, steps of `simulate`, seconds of `fuzz`"
+    )
     parser.add_argument("--seed", type=int, help="of what is drawn")
     parser.add_argument("--results", type=Path, default=BUILD / "RESULTS.jsonl", help="file to append to")
     given = vars(parser.parse_args(arguments))

@@ -6,6 +6,7 @@ Each run is a fork of one process, which has imported and traced everything and 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import signal
@@ -58,10 +59,10 @@ class Run:
 class Runner:
     """A server that runs `patch-compile` with the shim. folder: for its logs and for temporary files of the runs.
 
-    cache: XDG_CACHE_HOME of the runs; it is watched too.
+    cache: XDG_CACHE_HOME of the runs; it is watched too; variables: of their environment.
     """
 
-    def __init__(self, folder: Path, cache: Path) -> None:
+    def __init__(self, folder: Path, cache: Path, **variables: str) -> None:
         self._folder, self.cache, self.temporary = folder, cache, folder / "tmp"
         self.temporary.mkdir(parents=True, exist_ok=True)
         env = os.environ | {
@@ -71,6 +72,7 @@ class Runner:
             "PYTHONPATH": str(_REPOSITORY),
             "OMP_NUM_THREADS": "1",
             "TOKENIZERS_PARALLELISM": "false",
+            **variables,
         }
         self._log = folder / "server.txt"
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -87,8 +89,18 @@ class Runner:
         answer = self._ask({"arguments": [*map(str, arguments)], "cwd": str(folder)})
         assert answer["code"] == 0, self._log.read_text()
 
-    def run(self, *arguments: object, folder: Path, fault: Fault = Fault.NONE, at: int = 0) -> Run:
-        """Run in `folder`, with a fault at operation number `at` below it or the cache."""
+    def run(
+        self,
+        *arguments: object,
+        folder: Path,
+        fault: Fault = Fault.NONE,
+        at: int = 0,
+        change: str | None = None,
+    ) -> Run:
+        """Run in `folder`, with a fault at operation number `at` below it or the cache.
+
+        change: a function that changes the program of this run, as MODULE:NAME.
+        """
         log = self._folder / "operations.txt"
         answer = self._ask(
             {
@@ -99,6 +111,7 @@ class Runner:
                 "folders": [str(folder), str(self.cache)],
                 "fault": int(fault),
                 "at": at,
+                "change": change,
             }
         )
         text = (self._folder / "stderr.txt").read_text(errors="replace")
@@ -133,9 +146,9 @@ class Runner:
 
 
 @contextlib.contextmanager
-def runner(folder: Path, cache: Path) -> Iterator[Runner]:
+def runner(folder: Path, cache: Path, **variables: str) -> Iterator[Runner]:
     """A runner that is closed at the end."""
-    made = Runner(folder, cache)
+    made = Runner(folder, cache, **variables)
     try:
         yield made
     finally:
@@ -169,6 +182,9 @@ def _serve() -> None:
 def _attempt(request: dict[str, Any]) -> int:
     os.chdir(request["cwd"])
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it
+    if change := request["change"]:
+        module, _, name = change.partition(":")
+        getattr(importlib.import_module(module), name)()
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
     arm([Path(folder) for folder in request["folders"]], Fault(request["fault"]), request["at"], log)
     return run_command(request["arguments"])

@@ -6,14 +6,14 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from masklearn.base.durable import is_temporary
 from patch_compile.artifacts.folder import faulty_files
-from patch_compile.artifacts.layout import ENGINE, ENGINE_REPORT, MANIFEST, PAGE, REPORT
+from patch_compile.artifacts.layout import ENGINE, ENGINE_REPORT, MANIFEST, PAGE, REPORT, VERIFY
 from patch_compile.artifacts.lock import LOCK
 from patch_compile.artifacts.manifest import Manifest
 from patch_compile.artifacts.stage_files import remove
@@ -128,17 +128,20 @@ def litter(folder: Path) -> list[str]:
     return [str(path.relative_to(folder)) for path in folder.rglob("*") if is_temporary(path.name)]
 
 
-def differences(out: Path, reference: Path, *, engine: bool = False) -> list[str]:
+def differences(
+    out: Path, reference: Path, *, engine: bool = False, but: Collection[str] = (LOCK,)
+) -> list[str]:
     """Returns the differences between a build and an undisturbed build.
 
-    Seconds may differ, and notes, which say what was resumed. engine: the bytes of the engine may differ too. The page
-    must follow from its sources, and the manifest must have the hashes of the files.
+    Seconds may differ, and notes, which say what was resumed. engine: the bytes of the engine may differ too; but: paths of
+    the build that are not compared: a process that is killed after it has published leaves its lock, which the next removes.
+    The page must follow from its sources, and the manifest must have the hashes of the files.
     """
     if not (out / MANIFEST).is_file():
         return ["there is no build"]
     ours, theirs = snapshot(out), snapshot(reference)
-    ours.pop(LOCK, None)  # a process that is killed after it has published leaves it; the next one removes it
-    free = {MANIFEST, REPORT, PAGE, *((ENGINE, ENGINE_REPORT) if engine else ())}
+    ours = {name: found for name, found in ours.items() if name not in but}
+    free = theirs.keys() & {MANIFEST, REPORT, VERIFY, PAGE, *((ENGINE, ENGINE_REPORT) if engine else ())}
     found = [
         f"{name} differs" for name in sorted({*ours, *theirs} - free) if ours.get(name) != theirs.get(name)
     ]
@@ -146,10 +149,10 @@ def differences(out: Path, reference: Path, *, engine: bool = False) -> list[str
     if found:
         return found
     found = [*faulty_files(out, Manifest.read(out / MANIFEST))]
-    for name in (MANIFEST, REPORT):
+    for name in sorted(free & {MANIFEST, REPORT, VERIFY}):
         if _lasting(out / name, free, engine) != _lasting(reference / name, free, engine):
             found.append(f"{name} says something else")
-    if rendered(Sources.read(out)) != (out / PAGE).read_text(encoding="utf-8"):
+    if PAGE in free and rendered(Sources.read(out)) != (out / PAGE).read_text(encoding="utf-8"):
         found.append(f"{PAGE} is not the page of its sources")
     return found
 

@@ -102,7 +102,7 @@ class Sweep:
             yield f"exit code {run.code}: {_first_line(run.stderr)}"
         if run.code < 0:
             return
-        yield from _of_words(run)
+        yield from of_words(run)
         if run.code == 0:
             yield from self._of_out()
         elif run.hit.name not in ("unlink", "rmdir"):
@@ -120,7 +120,7 @@ class Sweep:
 
     def _of_resumed(self, run: Run) -> Iterator[str]:
         yield from self._of_ours_alone(run)
-        yield from _of_words(run)
+        yield from of_words(run)
         published = run.code == 1 and f"{self.place.out} exists" in run.stderr
         if run.code and not published:
             yield f"exit code {run.code}: {_first_line(run.stderr)}"
@@ -145,7 +145,7 @@ class Sweep:
                 yield f"outside OUT: {one}"
 
 
-def _of_words(run: Run) -> Iterator[str]:
+def of_words(run: Run) -> Iterator[str]:
     """A user reads what is wrong, why, and what to do, and no traceback."""
     yield from (
         f"stderr has {mark!r}: {_first_line(run.stderr)}" for mark in _OF_A_CRASH if mark in run.stderr
