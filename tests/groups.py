@@ -29,6 +29,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "ptx": ("tests/ptx/test_kernels.py",),
     "reduce": ("tests/verification/test_reduce.py",),
     "runtime": ("tests/runtime/",),
+    "simulator": ("tests/attacks/test_simulator.py",),
     "serve-http": ("tests/samples/serve_http/",),
     "tasks": ("tests/verification/tasks/",),
     "trtexec-page": ("tests/samples/test_trtexec_page.py",),

@@ -74,7 +74,7 @@ class Simulator:
         return None
 
     def shrunk(self, steps: Sequence[str]) -> tuple[list[str], list[str]]:
-        """Returns the fewest of the steps that still break, found by dropping ever smaller parts, and what breaks."""
+        """Returns the fewest of the steps that still break so, found by dropping ever smaller parts, and what breaks."""
         found = self.broken(steps)
         assert found is not None, f"it does not break again: {steps}"
         steps, faults = list(steps[: found[0]]), found[1]
@@ -83,7 +83,8 @@ class Simulator:
             start, dropped = 0, False
             while start < len(steps):
                 fewer = steps[:start] + steps[start + size :]
-                if found := self.broken(fewer):
+                found = self.broken(fewer)
+                if found and _kinds(found[1]) & _kinds(faults):
                     steps, faults, dropped = fewer[: found[0]], found[1], True
                 else:
                     start += size
@@ -214,6 +215,10 @@ class Simulator:
                 remove(self._alone.popitem(last=False)[1][1])
         self._alone.move_to_end(key)
         return key, *self._alone[key]
+
+
+def _kinds(faults: Sequence[str]) -> set[str]:
+    return {fault.partition(":")[0] for fault in faults}
 
 
 def _drawn(line: str) -> str:

@@ -126,8 +126,8 @@ class Drawer:
             self._planted = False
             return "tidy"
         kinds = {
-            self._builder: 11,
-            self._adding: 4,
+            self._builder: 10,
+            self._adding: 6,
             self._reading: 2,
             self._change: 4,
             self._plant: 5,
