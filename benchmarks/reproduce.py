@@ -23,8 +23,8 @@ LEGITIMATE: Mapping[str, str] = {
     "report.json: seconds.*": "times",
     "report.json: path": "the place of OUT",
     "report.json: onnx.path": "the place of OUT",
-    "manifest.json: *files.report.json": "sha256 of a file with times",
-    "manifest.json: *files.report.html": "sha256 of a file with times",
+    "manifest.json: *.report.json": "sha256 and size of a file with times",
+    "manifest.json: *.report.html": "sha256 and size of a file with times",
     "manifest.json: stages.page.key": "made of the sha256 of a file with times",
     "report.html": "shows times and the place of OUT",
 }
@@ -33,7 +33,7 @@ LEGITIMATE: Mapping[str, str] = {
 ENGINES: Mapping[str, str] = {
     "engine/*": "TensorRT times its tactics anew, and writes an engine's bytes anew",
     "report.json: engine.*": "describes the engine",
-    "manifest.json: *files.engine/*": "sha256 of an engine",
+    "manifest.json: *.engine/*": "sha256 and size of an engine",
 }
 
 REPAIR: Mapping[str, str] = {"report.json: notes.* (seconds)": "seconds of repair"}

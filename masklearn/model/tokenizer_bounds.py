@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 from masklearn.base.errors import MaskLearnError
 from masklearn.base.printable import counted
+from masklearn.base.safe_read import parse_json
 
 # How many times longer each part of a tokenizer may make a text, at worst. Published tokenizers stay below a quarter of it.
 _MOST = {"normalizer": 4096.0, "pre_tokenizer": 16.0, "post_processor": 1.0, "decoder": 4096.0}
@@ -37,7 +37,7 @@ _FIX = "Fetch the model again from a source that you trust."
 
 def check_tokenizer(file: Path) -> None:
     """Raise MaskLearnError if a part of a tokenizer.json may make a text far longer, and ValueError if it is not JSON."""
-    found = json.loads(file.read_bytes())
+    found = parse_json(file.read_bytes(), finite=False)
     for name in _MOST if isinstance(found, dict) else ():
         _check_part(str(file), name, found.get(name))
 
@@ -45,7 +45,7 @@ def check_tokenizer(file: Path) -> None:
 def check_normalizer(model_dir: str | Path, tokenizer: Any) -> None:
     """Check the normalizer of a loaded tokenizer as `check_tokenizer` does: transformers makes it of other files, too."""
     if (normalizer := _normalizer(tokenizer)) is not None:
-        _check_part(str(model_dir), "normalizer", json.loads(normalizer.__getstate__()))
+        _check_part(str(model_dir), "normalizer", parse_json(normalizer.__getstate__()))
 
 
 def check_text(tokenizer: Any, text: str) -> None:

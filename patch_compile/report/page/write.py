@@ -57,14 +57,16 @@ def renew_page(out: Path, *, place: Path | None = None) -> None:
 
 def _write(path: Path, text: str) -> None:
     with whole_file(path) as part:
-        part.write_text(printable(text), encoding="utf-8")  # a terminal may show the file too
+        part.write_text(text, encoding="utf-8")
 
 
 def rendered(sources: Sources) -> str:
+    """Returns the page. It has no character that a terminal would obey: it may show generated text."""
     from markupsafe import Markup
 
     style, script = Markup("\n".join(map(asset, _STYLES))), Markup(asset("page.js"))
-    return environment().get_template("page.html").render(style=style, script=script, **_parts(sources))
+    page = environment().get_template("page.html").render(style=style, script=script, **_parts(sources))
+    return printable(page)
 
 
 def _questions(sources: Sources) -> list[Section]:

@@ -135,7 +135,7 @@ def differences(
 
     Seconds may differ, and notes, which say what was resumed. engine: the bytes of the engine may differ too; but: paths of
     the build that are not compared: a process that is killed after it has published leaves its lock, which the next removes.
-    The page must follow from its sources, and the manifest must have the hashes of the files.
+    The page must follow from its sources, and the manifest must have the hashes and sizes of the files.
     """
     if not (out / MANIFEST).is_file():
         return ["there is no build"]
@@ -161,7 +161,11 @@ def _lasting(file: Path, free: set[str], engine: bool) -> Any:
     content = json.loads(file.read_text())
     for name in ("seconds", "notes", *(("engine",) if engine else ())):
         content.pop(name, None)
-    for files in (content.get("files"), *(stage["files"] for stage in content.get("stages", {}).values())):
+    for files in (
+        content.get("files"),
+        content.get("sizes"),
+        *(stage["files"] for stage in content.get("stages", {}).values()),
+    ):
         for name in free & (files or {}).keys():
             files[name] = "free"
     if "stages" in content:
