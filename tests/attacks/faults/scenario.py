@@ -13,7 +13,17 @@ from typing import Any
 
 from masklearn.base.durable import is_temporary
 from patch_compile.artifacts.folder import faulty_files
-from patch_compile.artifacts.layout import ENGINE, ENGINE_REPORT, MANIFEST, PAGE, REPORT, VERIFY
+from patch_compile.artifacts.layout import (
+    ENGINE,
+    ENGINE_REPORT,
+    MANIFEST,
+    PAGE,
+    REPORT,
+    VERIFY,
+    VERIFY_CHECKPOINT_NAME,
+    VERIFY_FOLDER,
+    VERIFY_HYBRID_NAME,
+)
 from patch_compile.artifacts.lock import LOCK
 from patch_compile.artifacts.manifest import Manifest
 from patch_compile.artifacts.stage_files import remove
@@ -21,6 +31,8 @@ from patch_compile.report.page.page_data import Sources
 from patch_compile.report.page.write import rendered
 from tests.conftest import TEXT, write_model
 
+# Outputs as Polygraphy writes them, with the time that they took.
+_TIMED = [f"{VERIFY_FOLDER}/{name}" for name in (VERIFY_CHECKPOINT_NAME, VERIFY_HYBRID_NAME)]
 _MODEL = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1}
 _BUILD = (
     *("--ratio", "0.4", "--tile", "32x32", "--windows", "2", "--length", "16", "--eval-windows", "1"),
@@ -141,7 +153,8 @@ def differences(
         return ["there is no build"]
     ours, theirs = snapshot(out), snapshot(reference)
     ours = {name: found for name, found in ours.items() if name not in but}
-    free = theirs.keys() & {MANIFEST, REPORT, VERIFY, PAGE, *((ENGINE, ENGINE_REPORT) if engine else ())}
+    free = {MANIFEST, REPORT, VERIFY, *_TIMED, PAGE, *((ENGINE, ENGINE_REPORT) if engine else ())}
+    free &= theirs.keys()
     found = [
         f"{name} differs" for name in sorted({*ours, *theirs} - free) if ours.get(name) != theirs.get(name)
     ]

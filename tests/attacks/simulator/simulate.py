@@ -202,7 +202,9 @@ class Simulator:
         """Returns key, exit code and OUT of a command in an empty place. prior: the key of the OUT that it adds to."""
         work, out = self.home.work, command.out
         names = {"model", "text.txt"} if command.adds else set[str]()
-        names |= {word for word in command.words[1:] if word != out and (work / word).exists()}
+        names |= {
+            word for word in command.words[1:] if word not in (out, f"./{out}") and (work / word).exists()
+        }
         inputs = [(name, snapshot(work / name) or _digest(work / name)) for name in sorted(names)]
         key = hashlib.sha256(json.dumps([command.words, inputs, prior]).encode()).hexdigest()
         if key not in self._alone:
