@@ -67,7 +67,7 @@ class Sources:
                 "Build it: `patch-compile build MODEL_DIR`.",
             )
         return cls(
-            place or out,
+            place or out.resolve(),  # the page is the same, however OUT was spelled
             report,
             folder.manifest,
             read_recipe(out / RECIPE),

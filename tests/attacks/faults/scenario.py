@@ -145,9 +145,9 @@ def differences(
 ) -> list[str]:
     """Returns the differences between a build and an undisturbed build.
 
-    Seconds may differ, and notes, which say what was resumed. engine: the bytes of the engine may differ too; but: paths of
-    the build that are not compared: a process that is killed after it has published leaves its lock, which the next removes.
-    The page must follow from its sources, and the manifest must have the hashes and sizes of the files.
+    Seconds, the day and notes, which say what was resumed, may differ. engine: the bytes of the engine may differ too; but:
+    paths of the build that are not compared: a process that is killed after it has published leaves its lock, which the
+    next removes. The page must follow from its sources, and the manifest must have the hashes and sizes of the files.
     """
     if not (out / MANIFEST).is_file():
         return ["there is no build"]
@@ -172,7 +172,7 @@ def differences(
 
 def _lasting(file: Path, free: set[str], engine: bool) -> Any:
     content = json.loads(file.read_text())
-    for name in ("seconds", "notes", *(("engine",) if engine else ())):
+    for name in ("seconds", "notes", "date", *(("engine",) if engine else ())):
         content.pop(name, None)
     for files in (
         content.get("files"),

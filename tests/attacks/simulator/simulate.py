@@ -147,7 +147,8 @@ class Simulator:
         for path in sorted(before.keys() | after.keys()):
             if before.get(path) == after.get(path):
                 continue
-            own = (command.builds or command.adds) and beside.fullmatch(path)
+            above = path not in before and path in map(str, PurePosixPath("work", command.out).parents)
+            own = (command.builds or command.adds) and (above or beside.fullmatch(path))
             if path in self.home.theirs or not own:
                 what = "vanished" if path not in after else "changed" if path in before else "appeared"
                 yield f"{path} {what}"

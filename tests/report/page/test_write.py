@@ -47,6 +47,12 @@ def without_predictions(out: Out, why: str) -> None:
         row["predicted"] = None
 
 
+def test_pages_are_equal_however_out_is_spelled(out: Out, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = write_page(out.write()).read_bytes()
+    monkeypatch.chdir(out.path.parent)
+    assert write_page(Path(out.path.name)).read_bytes() == whole
+
+
 class TestVerdict:
     def test_a_slower_plan_is_a_caution(self, out: Out) -> None:
         out.report["plan"]["whole"]["end_to_end"] |= {"speedup": 0.93}
