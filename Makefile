@@ -233,6 +233,7 @@ lock: .venv/installed .cache/tools/installed
 	.cache/tools/bin/uv pip compile $(LOCK) --extra serve pyproject.toml --output-file packaging/serve.lock
 	$(BIN)/python -m tests.dependencies.declared rtx | \
 	  .cache/tools/bin/uv pip compile $(LOCK) --constraint packaging/serve.lock - --output-file packaging/rtx.lock
+	mkdir -p build
 	.cache/tools/bin/uv pip compile $(LOCK) --no-generate-hashes --extra build --extra dev --extra rtx --extra serve pyproject.toml \
 	  --output-file build/constraints.txt > /dev/null
 	grep -vE '^($(MACHINE))==' build/constraints.txt > packaging/constraints.txt
