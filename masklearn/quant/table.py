@@ -4,9 +4,10 @@
 |---|---|---|
 | float16, bfloat16 | themselves | none |
 | int8 | integers -128 … 127 | one fp32 number per row |
+| w8a8 | as int8 | as int8; the inputs are rounded to int8 too, with one fp32 scale per token |
 | int4 | integers -8 … 7 | one 16-bit number per row and 64 columns |
 
-Activations have 16 bits with every type of weights.
+The inputs of all other types have 16 bits.
 """
 
 from collections.abc import Mapping
@@ -19,13 +20,15 @@ class WeightType:
     """One type of weights.
 
     name: value on the command line and in files; bits: of a stored weight; span: columns of a row that share a scale, None
-    for all of them; scale_bits: bits of a stored scale of a span, 0 for a scale of a whole row, which `row_bytes` counts.
+    for all of them; scale_bits: bits of a stored scale of a span, 0 for a scale of a whole row, which `row_bytes` counts;
+    input_bits: of an input that is multiplied by the weights.
     """
 
     name: str
     bits: int
     span: int | None = None
     scale_bits: int = 0
+    input_bits: int = 16
 
     @property
     def quantised(self) -> bool:
@@ -74,10 +77,11 @@ class WeightType:
 FLOAT16 = WeightType("float16", 16)
 BFLOAT16 = WeightType("bfloat16", 16)
 INT8 = WeightType("int8", 8)
+W8A8 = WeightType("w8a8", 8, input_bits=8)
 INT4 = WeightType("int4", 4, 64, 16)
 
 WEIGHT_TYPES: Mapping[str, WeightType] = MappingProxyType(
-    {one.name: one for one in (FLOAT16, BFLOAT16, INT8, INT4)}
+    {one.name: one for one in (FLOAT16, BFLOAT16, INT8, W8A8, INT4)}
 )
 
 QUANTISED: Mapping[str, WeightType] = MappingProxyType(
