@@ -35,6 +35,11 @@ class WeightType:
         return self.bits < 16
 
     @property
+    def widened(self) -> bool:
+        """True for integers that become 16-bit values before they are multiplied."""
+        return self.quantised and self.input_bits == 16
+
+    @property
     def lowest(self) -> int:
         return -(1 << (self.bits - 1))
 
