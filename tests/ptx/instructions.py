@@ -14,6 +14,7 @@ from tests.ptx.parser import parse_entry
 
 Tensors = dict[str, NDArray[np.generic]]
 BITS = {"f16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
+"""Types of 16 bits by their names in PTX."""
 
 
 def execute(body: str, tensors: Tensors, threads: int = 32, shared: int = 0, blocks: int = 1) -> Memory:
@@ -37,49 +38,55 @@ def execute(body: str, tensors: Tensors, threads: int = 32, shared: int = 0, blo
 
 
 def lanes_of_a(matrix: NDArray[np.generic]) -> NDArray[np.generic]:
-    """Values [16, 16] as the eight values of each lane, by the figure of m16n8k16's A."""
-    lanes = np.zeros((32, 8), matrix.dtype)
-    for lane, i in itertools.product(range(32), range(8)):
-        row = lane // 4 + (0 if i in (0, 1, 4, 5) else 8)
-        lanes[lane, i] = matrix[row, lane % 4 * 2 + (i & 1) + (8 if i >= 4 else 0)]
+    """Values [16, 16] as the eight values of each lane, by the figure of m16n8k16's A; bytes [16, 32] as by m16n8k32's."""
+    word = 4 // matrix.itemsize
+    lanes = np.zeros((32, 4 * word), matrix.dtype)
+    for lane, i in itertools.product(range(32), range(4 * word)):
+        row = lane // 4 + (0 if i // word in (0, 2) else 8)
+        lanes[lane, i] = matrix[row, lane % 4 * word + i % word + (4 * word if i >= 2 * word else 0)]
     return lanes
 
 
 def lanes_of_b(matrix: NDArray[np.generic]) -> NDArray[np.generic]:
     """Values [k, 8] as the k / 4 values of each lane."""
+    word = 4 // matrix.itemsize
     lanes = np.zeros((32, len(matrix) // 4), matrix.dtype)
     for lane, i in itertools.product(range(32), range(len(matrix) // 4)):
-        lanes[lane, i] = matrix[lane % 4 * 2 + (i & 1) + i // 2 * 8, lane // 4]
+        lanes[lane, i] = matrix[lane % 4 * word + i % word + i // word * 4 * word, lane // 4]
     return lanes
 
 
 def multiply(
     kind: str, a: object, b: object, c: object, metadata: object = None, selector: int = 0
-) -> NDArray[np.float32]:
-    """D [16, 8] of mma, or of mma.sp when metadata [32] is given."""
-    left, right = lanes_of_a(np.asarray(a, BITS[kind])), lanes_of_b(np.asarray(b, BITS[kind]))
-    addend, sums = np.asarray(c, np.float32), np.zeros((32, 4), np.float32)
+) -> NDArray[np.generic]:
+    """D [16, 8] of mma, or of mma.sp when metadata [32] is given. kind: of BITS, or s8."""
+    dtype = BITS.get(kind, np.dtype(np.int8))
+    left, right = lanes_of_a(np.asarray(a, dtype)), lanes_of_b(np.asarray(b, dtype))
+    sums_kind = "s32" if kind == "s8" else "f32"
+    addend = np.asarray(c, np.int32 if kind == "s8" else np.float32)
+    sums = np.zeros((32, 4), addend.dtype)
     for lane, i in itertools.product(range(32), range(4)):
         sums[lane, i] = addend[lane // 4 + i // 2 * 8, lane % 4 * 2 + i % 2]
     tensors: Tensors = {
-        "a": left.view(np.uint16), "b": right.view(np.uint16), "out": sums,
+        "a": left.view(np.uint32), "b": right.view(np.uint32), "out": sums,
         "e": np.zeros(32, np.uint32) if metadata is None else np.asarray(metadata, np.uint32),
     }  # fmt: skip
-    shape, rest, of_b = "sync.aligned.m16n8k16", "", "%r5, %r6"
+    depth = 32 // left.itemsize * (1 if metadata is None else 2)
+    shape, rest, of_b = "sync.aligned", "", "%r5, %r6"
     if metadata is not None:
-        shape, rest = "sp::ordered_metadata.sync.aligned.m16n8k32", f", %r9, {selector}"
-        of_b = "%r5, %r6, %r7, %r8"
+        shape, rest, of_b = "sp::ordered_metadata.sync.aligned", f", %r9, {selector}", "%r5, %r6, %r7, %r8"
+    of_c = "%r10, %r11, %r12, %r13" if kind == "s8" else "%f1, %f2, %f3, %f4"
+    words = len(of_b.split(","))
     body = f"""
         mul.wide.u32 %rd10, %r0, 16; add.s64 %rd11, %rd10, %rd0; ld.global.v4.u32 {{%r1, %r2, %r3, %r4}}, [%rd11];
-        mul.wide.u32 %rd12, %r0, {right.shape[1] * 2}; add.s64 %rd13, %rd12, %rd1;
-        ld.global.v{right.shape[1] // 2}.u32 {{{of_b}}}, [%rd13];
-        add.s64 %rd14, %rd10, %rd2; ld.global.v4.f32 {{%f1, %f2, %f3, %f4}}, [%rd14];
+        mul.wide.u32 %rd12, %r0, {4 * words}; add.s64 %rd13, %rd12, %rd1; ld.global.v{words}.u32 {{{of_b}}}, [%rd13];
+        add.s64 %rd14, %rd10, %rd2; ld.global.v4.{sums_kind} {{{of_c}}}, [%rd14];
         mul.wide.u32 %rd15, %r0, 4; add.s64 %rd16, %rd15, %rd3; ld.global.u32 %r9, [%rd16];
-        mma.{shape}.row.col.f32.{kind}.{kind}.f32
-            {{%f1, %f2, %f3, %f4}}, {{%r1, %r2, %r3, %r4}}, {{{of_b}}}, {{%f1, %f2, %f3, %f4}}{rest};
-        st.global.v4.f32 [%rd14], {{%f1, %f2, %f3, %f4}};"""
-    result = execute(body, tensors).tensor("out", np.float32).reshape(32, 4)
-    out = np.zeros((16, 8), np.float32)
+        mma.{shape}.m16n8k{depth}.row.col.{sums_kind}.{kind}.{kind}.{sums_kind}
+            {{{of_c}}}, {{%r1, %r2, %r3, %r4}}, {{{of_b}}}, {{{of_c}}}{rest};
+        st.global.v4.{sums_kind} [%rd14], {{{of_c}}};"""
+    result = execute(body, tensors).tensor("out", sums.dtype).reshape(32, 4)
+    out = np.zeros((16, 8), sums.dtype)
     for lane, i in itertools.product(range(32), range(4)):
         out[lane // 4 + i // 2 * 8, lane % 4 * 2 + i % 2] = result[lane, i]
     return out

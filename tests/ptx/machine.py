@@ -20,6 +20,7 @@ from tests.ptx.floats import FLOATS
 from tests.ptx.matrices import MATRICES
 from tests.ptx.memory import Array, Memory
 from tests.ptx.parser import Entry, Instruction, Operand, PtxFault
+from tests.ptx.products import PRODUCTS
 from tests.ptx.state import Mask, State, Step
 from tests.ptx.transfers import TRANSFERS
 from tests.ptx.warpgroups import WARPGROUPS, WIDTH, Late, warpgroups_of
@@ -123,7 +124,7 @@ class Machine:
         return (lambda: ~holds) if instruction.negated else (lambda: holds)
 
     def _step(self, instruction: Instruction, predicate: Callable[[], Array] | None) -> Step:
-        for table in (ARITHMETIC, FLOATS, TRANSFERS, MATRICES, WARPGROUPS, WGMMA):
+        for table in (ARITHMETIC, FLOATS, TRANSFERS, MATRICES, PRODUCTS, WARPGROUPS, WGMMA):
             step = table.step(self.state, instruction)
             if step is not None:
                 break
