@@ -38,7 +38,7 @@ from masklearn.masks.maskset import MaskSet
 from masklearn.masks.name_globs import matches
 from masklearn.masks.select import Choose, by_budget
 from masklearn.masks.tiles import weights_of_tiles
-from masklearn.masks.weight_types import leaves_choice, named_types, spell_types
+from masklearn.masks.weight_types import allowed_types, leaves_choice, named_types, spell_types
 from masklearn.methods.sparsegpt import SparseGpt
 from masklearn.model.architectures import architecture_of
 from masklearn.model.checkpoint import Checkpoint
@@ -219,7 +219,8 @@ def _fits(name: Baseline, task: Task) -> bool:
     """True if the kinds of a baseline fit the model's linears. Otherwise the user is told."""
     kinds = _LEARNED[name].kinds if name in _LEARNED else None
     try:
-        allowed_kinds(kinds or task.recipe.kinds, task.coverage.linears, task.recipe.tile)
+        types = allowed_types(task.recipe.weights, task.coverage.linears, task.checkpoint.grids.types)
+        allowed_kinds(kinds or task.recipe.kinds, task.coverage.linears, task.recipe.tile, types)
     except MaskLearnError as error:
         task.note(f"baseline {name}: left out. {error.what}. {error.why}")
         return False

@@ -67,7 +67,7 @@ class Feed(ABC):
     @cached_property
     def kinds(self) -> Mapping[str, tuple[TileKind, ...]]:
         """Kinds that the tiles of each linear may have besides dense. Raises MaskLearnError as `allowed_kinds` does."""
-        return allowed_kinds(self.recipe.kinds, self.shapes, self.recipe.tile)
+        return allowed_kinds(self.recipe.kinds, self.shapes, self.recipe.tile, self.allowed_types)
 
     @cached_property
     def types(self) -> Mapping[str, WeightType]:
@@ -77,7 +77,8 @@ class Feed(ABC):
     @cached_property
     def allowed_types(self) -> Mapping[str, tuple[WeightType, ...]]:
         """Types that each linear may have. Raises MaskLearnError as `allowed_types` does."""
-        return allowed_types(self.recipe.weights, self.shapes, self.given.types)
+        by_time = self.recipe.bytes_per_weight is None
+        return allowed_types(self.recipe.weights, self.shapes, self.given.types, by_time=by_time)
 
     @property
     def chooses_types(self) -> bool:
@@ -86,7 +87,7 @@ class Feed(ABC):
     def with_weights(self, weights: str) -> Self:
         """Returns a feed of the same linears with another value of `weights` in its recipe."""
         found = copy(self)
-        for cached in ("types", "allowed_types"):
+        for cached in ("types", "allowed_types", "kinds"):
             found.__dict__.pop(cached, None)
         found.recipe = self.recipe.model_copy(update={"weights": weights})
         return found

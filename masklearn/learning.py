@@ -115,7 +115,7 @@ def learn_task(task: Task) -> Learned:
         CheckpointFeed(first),
         solved,
         choose,
-        decided=is_decided(recipe, task.coverage.linears) and not choosing,
+        decided=is_decided(recipe, task.coverage.linears, task.checkpoint.grids.types) and not choosing,
         rounds=not recipe.repairs,
     )
     if choosing:
@@ -145,7 +145,7 @@ def find_masks(
     _check_needs(method, feed)
     if feed.chooses_types:
         feed.recipe.check_choice()
-    for line in left_out_of_auto(feed.recipe.kinds, feed.shapes, feed.recipe.tile):
+    for line in left_out_of_auto(feed.recipe.kinds, feed.shapes, feed.recipe.tile, feed.allowed_types):
         feed.note(line)
     areas = _areas(feed.shapes, feed.recipe)
     patterns: dict[str, dict[TileKind, NDArray[Any]]] = {}

@@ -12,7 +12,7 @@ from masklearn.base.device import usable_device
 from masklearn.base.errors import UsageError
 from masklearn.base.progress import OnStep, silent, unsaid
 from masklearn.masks.budget import Budget, check_reachable, rounded_up
-from masklearn.masks.kinds.allowed import allowed_kinds
+from masklearn.masks.kinds.allowed import allowed_kinds, spell_kinds
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.select import Choose, by_budget
 from masklearn.masks.select_types import TypesForBytes
@@ -36,8 +36,8 @@ def by_ratio(
     work, for a pattern that fits no linear, for kinds that do not fit a linear, for a ratio or bytes that the kinds do not
     reach, and for open types without bytes.
     """
-    kinds = allowed_kinds(recipe.kinds, linears, recipe.tile)
     types = allowed_types(recipe.weights, linears, given)
+    kinds = allowed_kinds(recipe.kinds, linears, recipe.tile, types)
     if any(len(own) > 1 for own in types.values()):
         recipe.check_choice()
         if recipe.bytes_per_weight is None:
@@ -54,11 +54,16 @@ def by_ratio(
     return by_budget(budget)
 
 
-def is_decided(recipe: LearnRecipe, linears: Mapping[str, tuple[int, int]]) -> bool:
+def is_decided(
+    recipe: LearnRecipe,
+    linears: Mapping[str, tuple[int, int]],
+    given: Mapping[str, WeightType] = MappingProxyType({}),
+) -> bool:
     """True if the ratio determines every tile's kind: all are dense, or all have the only allowed kind."""
     if recipe.bytes_per_weight is not None or isinstance(recipe.ratio, str):
         return False
-    kinds = {*allowed_kinds(recipe.kinds, linears, recipe.tile).values()}
+    types = allowed_types(recipe.weights, linears, given)
+    kinds = {*allowed_kinds(recipe.kinds, linears, recipe.tile, types).values()}
     most = max((kind.zeros for own in kinds for kind in own), default=0.0)
     return recipe.ratio == 0.0 or (recipe.ratio == most and len(kinds) == 1 and len(next(iter(kinds))) == 1)
 
@@ -135,8 +140,14 @@ class Task:
         return self._changed(recipe=recipe)
 
     def in_16_bits(self) -> "Task":
-        """Returns a copy whose weights are not rounded to integers. It keeps text that was read."""
-        return self.with_recipe(self.recipe.model_copy(update={"weights": FLOAT16.name}))
+        """Returns a copy whose weights are not rounded to integers. It keeps text that was read, and the kinds of tiles
+        that go with the types that the weights get later."""
+        recipe, linears = self.recipe, self.coverage.linears
+        types = allowed_types(recipe.weights, linears, self.checkpoint.grids.types)
+        changed = {"weights": FLOAT16.name}
+        if any(one.input_bits <= 8 for own in types.values() for one in own):
+            changed["kinds"] = spell_kinds(allowed_kinds(recipe.kinds, linears, recipe.tile, types))
+        return self.with_recipe(recipe.model_copy(update=changed))
 
     @property
     def bf16(self) -> bool:

@@ -12,9 +12,11 @@ main thread: only that thread gets signals.
 import re
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from glob import escape
 from typing import TypeVar
 
 from masklearn.base.errors import MaskLearnError, UsageError
@@ -56,6 +58,24 @@ def shared_path(a: str, b: str) -> str:
             break
         shared.append(f"{x}.")
     return "".join(shared)
+
+
+def spell_by_name(values: Mapping[str, str], default: str) -> str:
+    """Returns a text that gives these linears these values, as `entries` and `decide` read it.
+
+    values: of all linears, by name; default: the text if there are no linears.
+    """
+    if not values:
+        return default
+    ((commonest, _),) = Counter(values.values()).most_common(1)
+    # A name may be the end of a longer name, which then has to come later.
+    rest = sorted((name for name in values if values[name] != commonest), key=len)
+    own = {name: values[name] for name in rest}
+    for name in values.keys() - own.keys():
+        if any(name.endswith(f".{other}") for other in own):
+            own[name] = values[name]
+    pairs = (f"{escape(name)}={own[name]}" for name in sorted(own, key=lambda one: (len(one), one)))
+    return ",".join((commonest, *pairs))
 
 
 def matches(name: str, *patterns: str) -> bool:

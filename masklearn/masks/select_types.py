@@ -206,16 +206,20 @@ class TypesForBytes:
     def check(self, kinds: Mapping[str, tuple[TileKind, ...]]) -> None:
         """Raises UsageError for bytes that no choice reaches. kinds: kinds that the tiles of each linear may have."""
         weights = {name: math.prod(shape) for name, shape in self._shapes.items()}
-        least = sum(
-            count * min(kind.bytes_of(one) for one in self._options[name] for kind in (DENSE, *kinds[name]))
-            for name, count in weights.items()
-        ) / max(sum(weights.values()), 1)
+        least = sum(count * min(self._bytes(name, kinds[name])) for name, count in weights.items()) / max(
+            sum(weights.values()), 1
+        )
         if self._per_weight < least:
             raise UsageError(
                 f"{self._per_weight:g} bytes per weight cannot be reached with these types and kinds of tiles",
                 f"With every linear of the smallest type and every tile of the smallest kind it is {rounded_up(least)}.",
                 "Give more bytes, or `weights` and `kinds` that take fewer.",
             )
+
+    def _bytes(self, name: str, kinds: Sequence[TileKind]) -> Iterator[float]:
+        """Yield the bytes of a weight with each type and kind that go together."""
+        for one in self._options[name]:
+            yield from (kind.bytes_of(one) for kind in (DENSE, *kinds) if kind.goes_with(one))
 
     def __call__(
         self, scores: Scores, areas: Grids, rounding: RoundingLosses = NO_LOSSES
@@ -270,7 +274,12 @@ def _bytes_saved(kind: WeightType, scores: Scores, areas: Grids) -> TypeSavings:
     return TypeSavings(
         {name: per_weight * float(grid.sum()) for name, grid in areas.items()},
         {
-            name: {tiles: tile_savings(tiles, areas[name], BYTES, kind) for tiles in points_of(grids)}
+            name: {tiles: _tiles_saved(tiles, areas[name], kind) for tiles in points_of(grids)}
             for name, grids in scores.items()
         },
     )
+
+
+def _tiles_saved(tiles: TileKind, areas: NDArray[Any], kind: WeightType) -> NDArray[np.float64]:
+    """Returns the bytes that tiles save, 0 where no kernel has them: tiles that save nothing are never pruned."""
+    return tile_savings(tiles, areas, BYTES, kind) if tiles.goes_with(kind) else areas * 0.0

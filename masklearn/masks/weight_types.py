@@ -11,14 +11,12 @@ patterns belong to the first. `auto` means all types that fit a linear. Learning
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
-from glob import escape
 from types import MappingProxyType
 
 from masklearn.base.errors import MaskLearnError, UsageError
 from masklearn.masks.kinds.allowed import AUTO
-from masklearn.masks.name_globs import decide, entries, parse_pattern
+from masklearn.masks.name_globs import decide, entries, parse_pattern, spell_by_name
 from masklearn.quant.table import FLOAT16, QUANTISED, WEIGHT_TYPES, WeightType, weight_type
 
 _Pairs = list[tuple[str, tuple[str, ...]]]
@@ -49,12 +47,15 @@ def allowed_types(
     text: str | None,
     shapes: Mapping[str, tuple[int, int]],
     given: Mapping[str, WeightType] = MappingProxyType({}),
+    *,
+    by_time: bool = False,
 ) -> dict[str, Types]:
     """Returns the types that each linear may have: a single type, unless the value leaves a choice.
 
     text: None for no value; shapes: (N, K) by linear; given: types of linears that a quantised checkpoint has, which they
-    keep unless the value names others. `auto` leaves out types whose spans do not divide K. Raises MaskLearnError for a
-    named type whose spans do not, and as `names.decide` does.
+    keep unless the value names others; by_time: True if types are chosen by the time that they take. `auto` leaves out types
+    whose spans do not divide K, and without `by_time` types whose inputs have 8 bits too: they take as many bytes as others,
+    and lose more. Raises MaskLearnError for a named type whose spans do not, and as `names.decide` does.
     """
     found: dict[str, Types] = {}
     for name, pair in decide(_pairs(text) if text else [], list(shapes), "`weights`").items():
@@ -62,7 +63,8 @@ def allowed_types(
         if pair is None or (pair[1] == (AUTO,) and name in given):
             found[name] = (given.get(name, FLOAT16),)
         elif pair[1] == (AUTO,):
-            found[name] = tuple(kind for kind in (FLOAT16, *QUANTISED.values()) if kind.fits(columns))
+            offered = (kind for kind in QUANTISED.values() if by_time or kind.input_bits > 8)
+            found[name] = tuple(kind for kind in (FLOAT16, *offered) if kind.fits(columns))
         else:
             found[name] = tuple(kind for kind in WEIGHT_TYPES.values() if kind.name in pair[1])
             _check_fits(name, found[name], columns)
@@ -96,17 +98,7 @@ def undecided(text: str | None) -> UsageError:
 
 def spell_types(types: Mapping[str, WeightType]) -> str:
     """Returns a value of `weights` that gives these linears these types; types: of all linears, by name."""
-    if not types:
-        return FLOAT16.name
-    ((commonest, _),) = Counter(types.values()).most_common(1)
-    # A name may be the end of a longer name, which then has to come later.
-    rest = sorted((name for name in types if types[name] is not commonest), key=len)
-    own = {name: types[name] for name in rest}
-    for name in types.keys() - own.keys():
-        if any(name.endswith(f".{other}") for other in own):
-            own[name] = types[name]
-    pairs = (f"{escape(name)}={own[name]}" for name in sorted(own, key=lambda one: (len(one), one)))
-    return ",".join((commonest.name, *pairs))
+    return spell_by_name({name: kind.name for name, kind in types.items()}, FLOAT16.name)
 
 
 def _check_fits(name: str, kinds: Types, columns: int) -> None:

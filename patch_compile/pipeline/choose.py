@@ -95,7 +95,7 @@ def with_assumed_types(source: Source, costs: CostModel) -> Source:
 def _speed_task(source: Source, costs: CostModel) -> SpeedTask:
     r, linears = source.recipe, source.coverage.linears
     assert r.goal is not None and source.outline is not None
-    kinds = allowed_kinds(r.kinds, linears, r.tile)
+    kinds = allowed_kinds(r.kinds, linears, r.tile, source.allowed_types)
     return SpeedTask(r.goal, costs, source.outline, linears, r.tile, r.lowering, kinds)
 
 

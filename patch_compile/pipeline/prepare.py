@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from masklearn.base.threads import settle_threads
 from masklearn.masks.budget import Budget
+from masklearn.masks.kinds.allowed import allowed_kinds
 from masklearn.masks.weight_types import allowed_types
 from masklearn.model.checkpoint import InputSnapshot
 from patch_compile.artifacts.place import check_apart, check_free_space, check_out
@@ -113,7 +114,9 @@ def _check_patterns(source: Source, stages: Collection[Stage]) -> None:
     type fits neither its linear nor the graph."""
     r, names = source.recipe, list(source.coverage.linears)
     if Stage.MASKS in stages:
-        allowed_types(r.weights, source.coverage.linears)
+        types = allowed_types(r.weights, source.coverage.linears)
+        if r.mask is None:
+            allowed_kinds(r.kinds, source.coverage.linears, r.tile, types)
     if Stage.MASKS in stages and r.mask is None and r.ratio is not None:
         Budget.of(r.ratio, r.per_layer).by_linear(names)
     if Stage.ONNX in stages:

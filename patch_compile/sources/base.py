@@ -221,7 +221,8 @@ class Source(ABC):
     @property
     def allowed_types(self) -> Mapping[str, tuple[WeightType, ...]]:
         """Types that the weights of each linear may have: one, unless the recipe lets them be chosen."""
-        return allowed_types(self.recipe.weights, self.coverage.linears, self.given_types)
+        by_time = self.recipe.goal is not None
+        return allowed_types(self.recipe.weights, self.coverage.linears, self.given_types, by_time=by_time)
 
     @property
     def chooses_types(self) -> bool:
@@ -240,8 +241,8 @@ class Source(ABC):
         still to be chosen may be any that the recipe allows."""
         r, linears = self.recipe, self.coverage.linears
         if r.mask is None:
-            kinds = allowed_kinds(r.kinds, linears, r.tile)
             types = self.allowed_types
+            kinds = allowed_kinds(r.kinds, linears, r.tile, types)
         else:
             masks = self.given.masks
             quantised = self.weight_types(masks)
@@ -273,7 +274,7 @@ class Source(ABC):
         """Choose the lowering of each linear without masks, as if it had this ratio."""
         r = self.recipe
         linears = self.coverage.linears
-        kinds = allowed_kinds(r.kinds, linears, r.tile)
+        kinds = allowed_kinds(r.kinds, linears, r.tile, self.allowed_types)
         found = assumed_plans(linears, r.tile, ratios, r.lowering, costs, kinds, self.weight_types())
         return self._settled(found, costs)
 

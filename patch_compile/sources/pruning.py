@@ -97,4 +97,17 @@ def types_to_round(
                 "Weights that were rounded once are not rounded again: they would lose twice.",
                 "Leave --weights out, or learn masks with it.",
             )
+    _check_kinds(masks, asked, file)
     return asked
+
+
+def _check_kinds(masks: MaskSet, types: Mapping[str, WeightType], file: Path | None) -> None:
+    """Raises PatchCompileError if given masks have tiles that no kernel multiplies with weights of the requested type."""
+    for name, weights in types.items():
+        for kind in masks[name].by_kind():
+            if not kind.goes_with(weights):
+                raise PatchCompileError(
+                    f"{file} has tiles of kind {kind} in {name}, which can't have {weights} weights",
+                    f"The kernels of {weights}, which multiply inputs of 8 bits, have dense and 2:4 tiles only.",
+                    f"Give --weights {name.rpartition('.')[2]}=int8 behind a comma, or learn masks with --kinds 2:4.",
+                )

@@ -7,13 +7,19 @@ decides. A tile may always stay dense.
 """
 
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 from masklearn.base.errors import MaskLearnError
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import PRUNED, TWO_FOUR, kind_named
-from masklearn.masks.name_globs import decide, entries, parse_pattern
+from masklearn.masks.name_globs import decide, entries, parse_pattern, spell_by_name
+from masklearn.quant.table import WeightType
 
 AUTO = "auto"
+
+Types = Mapping[str, tuple[WeightType, ...]]
+"""Weight types that each linear may have."""
+_ANY_TYPE: Types = MappingProxyType({})
 
 # By the scores of SmolLM2-135M (64x64 tiles), at the bytes of 2:4 tiles with ratio .50, .45, .35 and .25, all of them
 # together lose 45, 10, 2 and 1 % less than without 6:16; at .25 they lose 1 % less than without 14:16.
@@ -38,47 +44,78 @@ def only_two_four(text: str) -> bool:
     return all(kinds == (TWO_FOUR.name,) for _, kinds in _pairs(text))
 
 
+def spell_kinds(kinds: Mapping[str, tuple[TileKind, ...]]) -> str:
+    """Returns a value of `kinds` that allows these linears these kinds; kinds: of all linears, by name."""
+    return spell_by_name(
+        {name: ",".join(kind.name for kind in own) for name, own in kinds.items()}, TWO_FOUR.name
+    )
+
+
 def allowed_kinds(
-    text: str, shapes: Mapping[str, tuple[int, int]], tile: tuple[int, int]
+    text: str, shapes: Mapping[str, tuple[int, int]], tile: tuple[int, int], types: Types = _ANY_TYPE
 ) -> dict[str, tuple[TileKind, ...]]:
     """Returns the kinds that each linear's tiles may have, besides dense.
 
-    shapes: (N, K) by linear; tile: (rows, columns). `auto` leaves out kinds whose groups do not divide K or the columns of
-    the tiles. Raises MaskLearnError for a named kind whose groups do not, and as `names.decide` does.
+    shapes: (N, K) by linear; tile: (rows, columns); types: weight types that linears may have. `auto` leaves out kinds whose
+    groups do not divide K or the columns of the tiles, and kinds that go with none of the linear's types. Raises
+    MaskLearnError for named kinds of that sort, and as `names.decide` does.
     """
     decided = decide(_pairs(text), list(shapes), "`kinds`")
     found: dict[str, tuple[TileKind, ...]] = {}
     for name, (_, columns) in shapes.items():
         pair = decided[name]
         fits = [kind for kind in PRUNED.values() if kind.fits_tiles(columns, tile[1])]
+        own = types.get(name, ())
         if pair is None:
             found[name] = (TWO_FOUR,)
         elif pair[1] == (AUTO,):
-            found[name] = tuple(kind for kind in AUTO_KINDS if kind in fits)
+            found[name] = tuple(kind for kind in AUTO_KINDS if kind in fits and _goes_with_any(kind, own))
         else:
             found[name] = tuple(kind_named(one) for one in pair[1])
             _check_fits(name, found[name], fits, columns, tile)
+            _check_types(name, found[name], own)
     return found
 
 
 def left_out_of_auto(
-    text: str, shapes: Mapping[str, tuple[int, int]], tile: tuple[int, int]
+    text: str, shapes: Mapping[str, tuple[int, int]], tile: tuple[int, int], types: Types = _ANY_TYPE
 ) -> Iterator[str]:
-    """Yield lines for the user about kinds that `auto` leaves out, because their groups do not fit.
+    """Yield lines for the user about kinds that `auto` leaves out, because their groups or their kernels do not fit.
 
     For the arguments see `allowed_kinds`.
     """
-    decided, found = decide(_pairs(text), list(shapes), "`kinds`"), allowed_kinds(text, shapes, tile)
-    linears: dict[tuple[TileKind, ...], list[str]] = {}
+    decided, found = decide(_pairs(text), list(shapes), "`kinds`"), allowed_kinds(text, shapes, tile, types)
+    linears: dict[tuple[tuple[TileKind, ...], str], list[str]] = {}
     for name, kinds in found.items():
         pair = decided[name]
         if pair is not None and pair[1] == (AUTO,) and len(kinds) < len(AUTO_KINDS):
-            linears.setdefault(tuple(kind for kind in AUTO_KINDS if kind not in kinds), []).append(name)
-    for missing, names in linears.items():
+            missing = tuple(kind for kind in AUTO_KINDS if kind not in kinds)
+            own = types.get(name, ())
+            if all(_goes_with_any(kind, own) for kind in missing):
+                why = f"K or the columns of a tile are not a multiple of {max(kind.span for kind in missing)}"
+            else:
+                why = f"tiles of type {own[0]} are dense or {TWO_FOUR}"
+            linears.setdefault((missing, why), []).append(name)
+    for (missing, why), names in linears.items():
         yield (
             f"kinds: auto leaves {', '.join(kind.name for kind in missing)} out in {len(names)} of {len(shapes)} linears, "
-            f"such as {names[0]}: K or the columns of a tile are not a multiple of {max(kind.span for kind in missing)}"
+            f"such as {names[0]}: {why}"
         )
+
+
+def _goes_with_any(kind: TileKind, types: tuple[WeightType, ...]) -> bool:
+    return not types or any(kind.goes_with(one) for one in types)
+
+
+def _check_types(name: str, kinds: tuple[TileKind, ...], types: tuple[WeightType, ...]) -> None:
+    for kind in kinds:
+        if not _goes_with_any(kind, types):
+            last = name.rpartition(".")[2]
+            raise MaskLearnError(
+                f"{name} can't have tiles of kind {kind} with {types[0]} weights",
+                f"The kernels of {types[0]}, which multiply inputs of 8 bits, have dense and {TWO_FOUR} tiles only.",
+                f"Give `kinds` {last}={TWO_FOUR} behind a comma, or `weights` {last}=int8.",
+            )
 
 
 def _check_fits(

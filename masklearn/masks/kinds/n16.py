@@ -31,6 +31,7 @@ class OfSixteen(Family):
     span = 64
     code_bits = 16
     stored = "uint16"
+    inputs_of_8_bits = False
 
     def best(self, scores: Any, kept: Any) -> Any:
         """Ranks the 16 scores of each group by comparing every two, so that the tie rule holds on every machine."""

@@ -15,10 +15,12 @@ from masklearn.masks.kinds.allowed import (
     left_out_of_auto,
     only_two_four,
     parse_kinds,
+    spell_kinds,
 )
 from masklearn.masks.kinds.table import BY_CODE, DENSE, FAMILIES, KINDS, PRUNED, TWO_FOUR, kind_named
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.nm_codes import KEPT_POSITIONS, PATTERNS, patterns_from_scores, removed_scores
+from masklearn.quant.table import INT8, W8A8, WEIGHT_TYPES
 from masklearn.recipe import LearnRecipe
 from tests.refusals import refused
 
@@ -155,6 +157,39 @@ def test_a_named_kind_must_fit() -> None:
         allowed("mlp.*=8:16", (64, 32))
     with refused():
         allowed("attention=8:16")
+
+    with refused():
+        allowed("attention=8:16")
+
+
+def test_w8a8_tiles_are_dense_or_2_4() -> None:
+    for weights in WEIGHT_TYPES.values():
+        kinds = [kind for kind in KINDS if kind.goes_with(weights)]
+        assert kinds == ([DENSE, TWO_FOUR] if weights is W8A8 else list(KINDS))
+
+
+def test_auto_leaves_n_16_out_for_w8a8() -> None:
+    types = {"layers.0.mlp.up": (W8A8,), "layers.0.mlp.down": (INT8, W8A8)}
+    kinds = allowed_kinds("auto", SHAPES, (64, 64), types)
+    assert kinds == {
+        "layers.0.mlp.up": (TWO_FOUR,),
+        "layers.0.mlp.down": AUTO_KINDS,
+        "layers.0.q": (TWO_FOUR,),
+    }
+    first, _ = left_out_of_auto("auto", SHAPES, (64, 64), types)
+    assert first.endswith("in 1 of 3 linears, such as layers.0.mlp.up: tiles of type w8a8 are dense or 2:4")
+
+
+def test_n_16_named_for_w8a8_is_refused() -> None:
+    names = "2:4,mlp.*=2:4,8:16"
+    with refused():
+        allowed_kinds(names, SHAPES, (64, 64), {"layers.0.mlp.up": (W8A8,)})
+    allowed_kinds(names, SHAPES, (64, 64), {"layers.0.mlp.up": (W8A8, INT8), "layers.0.q": (W8A8,)})
+
+
+def test_allowed_kinds_survive_spelling() -> None:
+    kinds = allowed_kinds("auto,mlp.up=2:4", SHAPES, (64, 64))
+    assert allowed_kinds(spell_kinds(kinds), SHAPES, (64, 64)) == kinds
 
 
 @pytest.mark.parametrize(

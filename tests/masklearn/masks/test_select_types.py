@@ -12,7 +12,7 @@ from masklearn.masks.kinds.table import DENSE, PRUNED, TWO_FOUR
 from masklearn.masks.select import RoundingLoss, select, tile_savings
 from masklearn.masks.select_types import TypesForBytes
 from masklearn.masks.tiles import tile_weights
-from masklearn.quant.table import FLOAT16, INT4, INT8, WeightType
+from masklearn.quant.table import FLOAT16, INT4, INT8, W8A8, WeightType
 from tests.refusals import refused
 
 TILE = (64, 64)
@@ -100,6 +100,15 @@ def test_a_linear_keeps_to_what_it_may_have() -> None:
     del rounding["k"]  # nothing to choose
     chosen, _ = TypesForBytes(0.8, options, SHAPES)(scores, areas, rounding)
     assert chosen.types["k"] is INT8 and chosen.types["down"] in (FLOAT16, INT8)
+
+
+def test_a_type_gets_no_kind_without_kernels() -> None:
+    scores, areas, rounding = problem(2)
+    options = dict.fromkeys(SHAPES, (W8A8,))
+    chosen, _ = TypesForBytes(0.7, options, SHAPES)(scores, areas, rounding)
+    assert all(set(np.unique(kinds)) <= {DENSE.code, TWO_FOUR.code} for kinds in chosen.kinds.values())
+    with refused():
+        TypesForBytes(0.6, options, SHAPES).check(dict.fromkeys(SHAPES, KINDS))
 
 
 def test_bytes_below_all_types_and_kinds_are_refused() -> None:

@@ -10,7 +10,7 @@ from masklearn.masks.weight_types import (
     quantised_types,
     spell_types,
 )
-from masklearn.quant.table import BFLOAT16, FLOAT16, INT4, INT8
+from masklearn.quant.table import BFLOAT16, FLOAT16, INT4, INT8, W8A8
 from tests.refusals import refused
 
 SHAPES = {
@@ -78,9 +78,15 @@ def test_auto_takes_what_fits_lists_are_exact() -> None:
     assert allowed_types("auto", SHAPES, {up: INT4})[up] == (INT4,)  # a quantised checkpoint keeps its grids
     assert allowed_types(None, SHAPES, {up: INT4}) == {up: (INT4,), down: (FLOAT16,), q: (FLOAT16,)}
     assert parse_weights(" auto , mlp.* = int8 , int4 ") == "auto,mlp.*=int8,int4"
-    assert named_types("auto") == (INT8, INT4)
+    assert named_types("auto") == (INT8, W8A8, INT4)
     assert leaves_choice("mlp.*=int8,int4") and leaves_choice("q_proj=auto")
     assert not leaves_choice("int8,mlp.*=int4") and not leaves_choice(None)
+
+
+def test_auto_offers_w8a8_for_time_only() -> None:
+    up, *_ = SHAPES
+    assert allowed_types("auto", SHAPES, by_time=True)[up] == (FLOAT16, INT8, W8A8, INT4)
+    assert W8A8 not in allowed_types("auto", SHAPES)[up]
 
 
 def test_a_choice_that_nothing_makes_is_refused() -> None:
