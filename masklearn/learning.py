@@ -28,7 +28,7 @@ from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import Coverage, covered_linears_of
 from masklearn.model.store import WeightStore
 from masklearn.quant.grid import Grid
-from masklearn.quant.table import FLOAT16, WeightType
+from masklearn.quant.table import FLOAT16, WeightType, with_rounded_inputs
 from masklearn.recipe import LearnRecipe
 from masklearn.task import Task, by_ratio, is_decided
 from masklearn.traits import lacking
@@ -286,6 +286,7 @@ def repair_and_round(
     task: Task, masks: Mapping[str, LinearMask], solved: WeightStore
 ) -> tuple[Checkpoint, dict[str, Grid], RepairRecord]:
     """Repair solved weights, round the weights of quantised linears on the inputs that reach them, and train their scales.
+    Linears of type w8a8 round their inputs all the while.
 
     Returns the checkpoint with the new weights, the grids, and the record of the repair.
     """
@@ -294,14 +295,16 @@ def repair_and_round(
     from masklearn.training.repair import repair, repair_scales
 
     # Not in the store of the solved weights: a resumed run must start its repair from these again.
+    types = CheckpointFeed(task).types
+    task = task.of(task.checkpoint.rounding_inputs(with_rounded_inputs(types)))
     repaired = WeightStore(task.scratch / "repaired", below=solved)
     record = repair(task.of(task.checkpoint.with_weights(solved)), masks, repaired)
     if not record.kept:
         repaired = solved
     checkpoint = task.checkpoint.with_weights(repaired)
-    feed = CheckpointFeed(task.of(checkpoint))
-    if not feed.types:
+    if not types:
         return checkpoint, {}, record
+    feed = CheckpointFeed(task.of(checkpoint))
     rounded = WeightStore(task.scratch / "rounded", below=repaired)
     grids = round_weights(feed, masks, rounded)
     checkpoint = task.checkpoint.with_weights(rounded)

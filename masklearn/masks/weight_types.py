@@ -103,6 +103,12 @@ def spell_types(types: Mapping[str, WeightType]) -> str:
 
 def _check_fits(name: str, kinds: Types, columns: int) -> None:
     for kind in kinds:
+        if columns > kind.most_columns:
+            raise MaskLearnError(
+                f"{name} can't have {kind} weights",
+                f"Sums of its {columns} products of integers may not fit int32; {kind} has at most {kind.most_columns}.",
+                f"Give {name.rpartition('.')[2]}=int8 behind a comma: its inputs have 16 bits.",
+            )
         if not kind.fits(columns):
             raise MaskLearnError(
                 f"{name} can't have {kind} weights",

@@ -3,7 +3,7 @@
 import hashlib
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,10 +16,18 @@ from numpy.typing import NDArray
 from masklearn.base.errors import MaskLearnError
 from masklearn.base.safe_read import check_links
 from masklearn.base.shard import Shard, TensorEntry, numpy_dtype
-from masklearn.model.folder import CONFIG, INDEX, read_config, read_index, single_file
+from masklearn.model.folder import (
+    CONFIG,
+    INDEX,
+    read_config,
+    read_index,
+    single_file,
+    stated_rounded_inputs,
+)
 from masklearn.model.known_architectures import ARCHITECTURES
 from masklearn.model.quantised.base import Grids, PackedWeight, dense_config, find_packed
 from masklearn.model.store import WeightStore
+from masklearn.quant.table import W8A8
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,14 +101,17 @@ class Checkpoint:
         new: WeightStore | None = None,
         packed: Mapping[str, PackedWeight] | None = None,
         found: InputSnapshot | None = None,
+        rounded_inputs: Collection[str] = (),
     ) -> None:
         """Use `Checkpoint.open`. shards: file name in the directory to header; new: tensors with new values; packed:
-        quantised weights by their names in the dense checkpoint; found: the files before they were opened, None for now."""
+        quantised weights by their names in the dense checkpoint; found: the files before they were opened, None for now;
+        rounded_inputs: linears (names without `.weight`) whose inputs the model rounds to int8 (type w8a8)."""
         self.path = path
         self.config = config
         row = ARCHITECTURES.get(str(config.get("model_type")))
         self.conv1d = () if row is None else row.conv1d_tensors()
         self.new = new
+        self.rounded_inputs = tuple(sorted(rounded_inputs))
         self._shards = shards
         self._packed = dict(packed or {})
         self._found = found or InputSnapshot.of(lambda: _weight_files(path))
@@ -132,7 +143,9 @@ class Checkpoint:
                 )
         if as_stored:
             return cls(path, config, shards, found=found)
-        return cls(path, dense_config(config), shards, packed=find_packed(path, config, shards), found=found)
+        packed = find_packed(path, config, shards)
+        rounded = [*stated_rounded_inputs(path, config), *Grids(packed).of_type(W8A8)]
+        return cls(path, dense_config(config), shards, packed=packed, found=found, rounded_inputs=rounded)
 
     @classmethod
     def of_config(cls, model_dir: str | Path) -> "Checkpoint":
@@ -143,12 +156,29 @@ class Checkpoint:
         path = Path(model_dir)
         return cls(path, dense_config(read_config(path)), {})
 
+    def rounding_inputs(self, linears: Collection[str]) -> "Checkpoint":
+        """Returns this checkpoint as a model that rounds the inputs of these linears to int8, and of no others."""
+        return self._changed(rounded_inputs=linears)
+
     def with_weights(self, new: WeightStore) -> "Checkpoint":
         """Returns this checkpoint with the values of `new` for all tensors that it holds now or later.
 
         Files, headers and `fingerprint` do not change.
         """
-        other = Checkpoint(self.path, self.config, self._shards, new, self._packed, self._found)
+        return self._changed(new=new)
+
+    def _changed(
+        self, new: WeightStore | None = None, rounded_inputs: Collection[str] | None = None
+    ) -> "Checkpoint":
+        other = Checkpoint(
+            self.path,
+            self.config,
+            self._shards,
+            new or self.new,
+            self._packed,
+            self._found,
+            self.rounded_inputs if rounded_inputs is None else rounded_inputs,
+        )
         if "_fingerprint" in self.__dict__:
             other.__dict__["_fingerprint"] = self._fingerprint
         return other

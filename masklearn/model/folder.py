@@ -8,7 +8,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -63,6 +63,35 @@ def stated_dtype(config: Mapping[str, Any]) -> str | None:
     parts = (config, text if isinstance(text, dict) else {})
     named = (part.get(key) for part in parts for key in ("dtype", "torch_dtype"))
     return next((_DTYPES[name] for name in named if isinstance(name, str) and name in _DTYPES), None)
+
+
+ROUNDED_INPUTS = "rounded_inputs"
+"""Setting of config.json: which linears round their inputs to int8, in the words of compressed-tensors."""
+_AS_READ = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True}
+
+
+def rounded_inputs_setting(linears: Iterable[str]) -> dict[str, Any]:
+    """Returns the value of the setting for linears of type w8a8."""
+    return {**_AS_READ, "targets": sorted(linears)}
+
+
+def stated_rounded_inputs(path: Path, config: Mapping[str, Any]) -> list[str]:
+    """Returns the linears that the setting names. Raises MaskLearnError for a value that no pruned checkpoint has."""
+    about = config.get(ROUNDED_INPUTS)
+    if about is None:
+        return []
+    targets = about.get("targets") if isinstance(about, dict) else None
+    if isinstance(targets, list) and all(isinstance(one, str) for one in targets):
+        named: list[str] = targets
+    else:
+        named = []
+    if not named or about != rounded_inputs_setting(named):
+        raise MaskLearnError(
+            f"{ROUNDED_INPUTS} in {path / CONFIG} is not valid",
+            "It names the linears of type w8a8, whose inputs have 8 bits and a scale for each token.",
+            "Learn the checkpoint again, or restore the file.",
+        )
+    return named
 
 
 def read_json_object(file: Path) -> dict[str, Any]:

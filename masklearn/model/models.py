@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from masklearn.base.errors import MaskLearnError
 from masklearn.base.progress import without_bars
 from masklearn.masks.maskset import MaskSet
 from masklearn.model.architectures import Architecture, architecture_of
@@ -25,8 +26,9 @@ def auto_class(architecture: Architecture) -> Any:
 def meta_model(checkpoint: Checkpoint, *, buffers: bool = True) -> "PreTrainedModel":
     """Returns the model in fp32 and eval mode, with parameters on the meta device, which take no memory.
 
-    Every linear is an `nn.Linear` (see `as_linears`). A pooler that a checkpoint with weights lacks is None. Buffers are on
-    the CPU, because rotary frequencies and embedding scales come from the config and are in no checkpoint.
+    Every linear is an `nn.Linear` (see `as_linears`), and rounds its inputs if the checkpoint says so. A pooler that a
+    checkpoint with weights lacks is None. Buffers are on the CPU, because rotary frequencies and embedding scales come from
+    the config and are in no checkpoint.
 
     buffers: False for a model of which only names and shapes are read. Its buffers are on the meta device too, and building
     it takes no memory for weights. Else transformers allocates each weight for a moment: 30 GB for 256 fused experts.
@@ -46,6 +48,7 @@ def meta_model(checkpoint: Checkpoint, *, buffers: bool = True) -> "PreTrainedMo
     as_linears(model)
     if architecture.encoder and checkpoint.names():
         _drop_absent(model, architecture, checkpoint)
+    _round_inputs(model, checkpoint)
     return model.eval()
 
 
@@ -54,7 +57,8 @@ def load_model(
 ) -> Any:
     """Load a local model in eval mode, with pruned weights set to zero if `masks` are given.
 
-    It has its language-model head, or no head if it is an encoder. dtype: None for fp32. Raises MaskLearnError if the
+    It has its language-model head, or no head if it is an encoder. Linears round their inputs if the checkpoint says so.
+    dtype: None for fp32. Raises MaskLearnError if the
     architecture is not covered, or the masks belong to another model.
     """
     import torch
@@ -71,7 +75,26 @@ def load_model(
         masks.check_covers({name: (w.shape[0], w.shape[1]) for name, w in weights.items() if name in masks})
         for name, mask in masks.items():
             weights[name].masked_fill_(torch.from_numpy(~mask.keep()), 0.0)
+    _round_inputs(model, checkpoint)
     return model
+
+
+def _round_inputs(model: Any, checkpoint: Checkpoint) -> None:
+    """Let the linears that the checkpoint names round their inputs. Raises MaskLearnError if the model lacks one."""
+    if not checkpoint.rounded_inputs:
+        return
+    from masklearn.model.linears import linear_modules
+    from masklearn.model.rounded_inputs import round_inputs_of
+
+    linears = linear_modules(model, checkpoint)
+    for name in checkpoint.rounded_inputs:
+        if name not in linears:
+            raise MaskLearnError(
+                f"{checkpoint.path} has no linear {name}",
+                "Its config.json says that the inputs of this linear have 8 bits.",
+                "Use the config.json that belongs to the weights.",
+            )
+    round_inputs_of({name: linears[name] for name in checkpoint.rounded_inputs})
 
 
 def _loaded(model_class: Any, checkpoint: Checkpoint, dtype: "torch.dtype") -> Any:

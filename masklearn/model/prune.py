@@ -23,12 +23,19 @@ from masklearn.masks.kinds.table import DENSE
 from masklearn.masks.maskset import MaskSet
 from masklearn.model.architectures import architecture_of
 from masklearn.model.checkpoint import Checkpoint
-from masklearn.model.folder import CONFIG, INDEX, copy_beside, write_index
+from masklearn.model.folder import (
+    CONFIG,
+    INDEX,
+    ROUNDED_INPUTS,
+    copy_beside,
+    rounded_inputs_setting,
+    write_index,
+)
 from masklearn.model.models import meta_model
 from masklearn.model.naming import linear_name, to_stored
 from masklearn.model.quantised.formats.compressed_tensors import pack_integers
 from masklearn.quant.grid import Grid
-from masklearn.quant.table import QUANTISED
+from masklearn.quant.table import QUANTISED, W8A8
 
 _SPARSITY = "sparsity_config"
 _NO_STRUCTURE = "unstructured"  # compressed-tensors' word for every mixture
@@ -47,7 +54,8 @@ def write_pruned_checkpoint(
 ) -> None:
     """Write the Hugging Face folder `out` with the same shards and tensor names. One tensor is in memory at a time.
 
-    config.json gets a description of the zeros (`sparsity_config`). Tensors with new values (`Checkpoint.with_weights`) are
+    config.json gets a description of the zeros (`sparsity_config`), and names the linears that round their inputs
+    (`rounded_inputs`), as the models of `load_model` then do. Tensors with new values (`Checkpoint.with_weights`) are
     written with the new values. A quantised checkpoint is written as the equivalent dense checkpoint: its values, without
     settings of quantisation. Of the other files, those of `files_beside` are copied, with no more permissions than they
     have.
@@ -77,11 +85,16 @@ def write_pruned_checkpoint(
 
 
 def _write_config(checkpoint: Checkpoint, masks: MaskSet, out: Path) -> None:
-    """Write the dense model's config with the block of its sparsity over the copy, unless nothing changes.
+    """Write the dense model's config with the block of its sparsity and the linears that round their inputs over the copy,
+    unless nothing changes.
 
-    A block of the model itself, which was pruned before, would be wrong.
+    Blocks of the model itself, which was pruned before, would be wrong.
     """
-    config = {key: value for key, value in checkpoint.config.items() if key != _SPARSITY}
+    config = {
+        key: value for key, value in checkpoint.config.items() if key not in (_SPARSITY, ROUNDED_INPUTS)
+    }
+    if rounded := [name for name, grid in masks.grids.items() if grid.type is W8A8]:
+        config[ROUNDED_INPUTS] = rounded_inputs_setting(rounded)
     if found := _sparsity_config(checkpoint, masks):
         config[_SPARSITY] = found
     if config != checkpoint.config or checkpoint.quantised:

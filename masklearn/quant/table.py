@@ -10,9 +10,12 @@
 The inputs of all other types have 16 bits.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+
+_MOST_OF_INT32 = 131072  # 2^17 · 127 · 128 < 2^31
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,12 @@ class WeightType:
         return 4 if self.quantised and self.span is None else 0
 
     def fits(self, columns: int) -> bool:
-        """True if the spans of the scales divide `columns` (K)."""
-        return self.span is None or columns % self.span == 0
+        """True if the spans of the scales divide `columns` (K), and sums over K of products of integers fit int32."""
+        return (self.span is None or columns % self.span == 0) and columns <= self.most_columns
+
+    @property
+    def most_columns(self) -> float:
+        return _MOST_OF_INT32 if self.input_bits == 8 else math.inf
 
     def scales_shape(self, shape: tuple[int, int]) -> tuple[int, ...]:
         """Returns the shape of the scales of a weight `[N, K]`: `[N]` or `[N, K/span]`.
@@ -103,3 +110,8 @@ def weight_type(name: str) -> WeightType:
         raise ValueError(
             f"There is no weight type {name!r}. The types are {', '.join(WEIGHT_TYPES)}."
         ) from None
+
+
+def with_rounded_inputs(types: Mapping[str, WeightType]) -> list[str]:
+    """Returns the linears whose inputs are rounded to 8 bits; types: by linear."""
+    return [name for name, kind in types.items() if kind.input_bits == W8A8.input_bits]

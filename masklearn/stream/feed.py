@@ -13,6 +13,7 @@ from masklearn.feed import Arrays, Feed, Fisher, Group, Replaced
 from masklearn.model.architectures import architecture_of
 from masklearn.model.linears import read_linear, write_linear
 from masklearn.model.store import WeightStore
+from masklearn.quant.table import with_rounded_inputs
 from masklearn.stream.backward import stream_blocks_back
 from masklearn.stream.blocks import Block, stream_blocks
 from masklearn.stream.hidden_states import PassCheckpoints, checkpoints_of
@@ -166,13 +167,15 @@ class CheckpointFeed(Feed):
         yield from ((name, one, gradients.get(name)) for name, one in found.items())
 
     def replace(self, solve: Solve, store: WeightStore, key: str, what: str = "solving") -> dict[str, Arrays]:
-        """Solve block after block, as SparseGPT does: moments come from the outputs of the pruned blocks before."""
+        """Solve block after block, as SparseGPT does: moments come from the outputs of the pruned blocks before. Linears of
+        type w8a8 get rounded inputs."""
         task, windows = self.task, self.task.text.calibration()
+        checkpoint = task.checkpoint.rounding_inputs(with_rounded_inputs(self.types))
         checkpoints = checkpoints_of(task, solving_folder(store), what, key, windows)
         if not all(store.has_own(f"{name}.weight") for name in checkpoints.results):
             checkpoints.forget()
         for block in stream_blocks(
-            task.checkpoint,
+            checkpoint,
             windows,
             self.recipe.device,
             only=list(self.shapes),

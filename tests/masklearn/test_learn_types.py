@@ -88,6 +88,34 @@ def test_untyped_methods_refuse_auto_types(
     assert not (tmp_path / "s").exists()
 
 
+def test_w8a8_learns_2_4_and_names_its_linears(
+    make_model: ModelMaker, text_file: Path, tmp_path: Path
+) -> None:
+    path = make_model(**SIZES)
+    given = {"weights": "w8a8,v_proj=int8,o_proj=float16", "kinds": "auto", "bytes_per_weight": 1.1}
+    repair = {"repair": "distill", "repair_steps": 2, "batch": 1}
+    for settings in ({}, repair):
+        found = learn(path, recipe(text_file, **given, **settings), tmp_path / f"s{len(settings)}")
+        types = types_of(found.masks)
+        assert {*types.values()} == {"w8a8", "int8", "float16"}
+        for name, kind in types.items():
+            kinds = {one.name for one in found.masks[name].by_kind()}
+            assert kind != "w8a8" or kinds <= {"dense", "2:4"}
+        write_pruned_checkpoint(found.checkpoint, found.masks, tmp_path / f"m{len(settings)}")
+        rounded = Checkpoint.open(tmp_path / f"m{len(settings)}").rounded_inputs
+        assert list(rounded) == sorted(name for name, kind in types.items() if kind == "w8a8")
+
+
+def test_repair_trains_on_rounded_inputs(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
+    """Linears of int8 compute in 16 bits until they are rounded, so only their inputs tell the two types apart."""
+    path, records = make_model(**SIZES), []
+    for weights in ("int8", "w8a8"):
+        asked = {"weights": weights, "repair": "distill", "repair_steps": 2, "batch": 1, "ratio": 0.25}
+        records.append(learn(path, recipe(text_file, **asked), tmp_path / weights).masks.record.repair)
+    assert records[0] is not None and records[1] is not None
+    assert records[0].kl_first != records[1].kl_first
+
+
 ONE_BLOCK = {"hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 1}
 WRITE: dict[str, Callable[[Path], Any]] = {
     "int4": lambda path: compressed_tensors(path, scheme(4, 64)),

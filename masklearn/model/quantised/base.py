@@ -289,6 +289,9 @@ class Grids(Mapping[str, Grid]):
         """Types of the linears, which are known without reading scales."""
         return {name: weight.type for name, weight in self._packed.items()}
 
+    def of_type(self, kind: WeightType) -> list[str]:
+        return [name for name, one in self.types.items() if one is kind]
+
     def __getitem__(self, linear: str) -> Grid:
         return self._packed[linear].grid()
 

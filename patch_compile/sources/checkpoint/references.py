@@ -17,7 +17,7 @@ from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.naming import linear_name
 from masklearn.model.pretrained import load_config
 from masklearn.quant.grid import Grid
-from masklearn.quant.table import INT8
+from masklearn.quant.table import INT8, W8A8
 from patch_compile.artifacts.layout import MASKS
 from patch_compile.artifacts.manifest import EvalText
 from patch_compile.progress import Progress
@@ -86,7 +86,10 @@ def load_as_compiled(
     model = load_model(pruned, dtype=getattr(torch, dtype))
     model = model if sixteen_bits else model.float()
     if grids := _grids(pruned, masks):
-        checkpoint, values = Checkpoint.open(pruned), {INT8.name: np.dtype(np.float32)}
+        checkpoint, values = (
+            Checkpoint.open(pruned),
+            dict.fromkeys((INT8.name, W8A8.name), np.dtype(np.float32)),
+        )
         weights = {linear_name(checkpoint, name): weight for name, weight in linear_weights(model).items()}
         for name, grid in grids.items():
             weights[name].copy_(_weight(checkpoint, name, grid, values.get(grid.type.name, _numpy(dtype))))

@@ -158,9 +158,6 @@ def test_a_named_kind_must_fit() -> None:
     with refused():
         allowed("attention=8:16")
 
-    with refused():
-        allowed("attention=8:16")
-
 
 def test_w8a8_tiles_are_dense_or_2_4() -> None:
     for weights in WEIGHT_TYPES.values():

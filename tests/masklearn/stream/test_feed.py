@@ -1,7 +1,12 @@
+import torch
+
 from masklearn.feed import Group, Replaced
+from masklearn.model.rounded_inputs import round_inputs
 from masklearn.model.store import WeightStore
 from masklearn.recipe import LearnRecipe
+from masklearn.stream.blocks import stream_blocks
 from masklearn.stream.feed import CheckpointFeed
+from masklearn.stream.logits import watch_calls
 from tests.conftest import ModelMaker
 from tests.masklearn.tasks import task_of
 
@@ -37,3 +42,39 @@ def test_groups_that_are_rounded_get_weighted_moments(make_model: ModelMaker, te
         "mlp.down_proj": False,
         "lm_head": False,
     }
+
+
+def test_w8a8_is_solved_on_rounded_inputs(make_model: ModelMaker, text_file: object) -> None:
+    """Of linears with one input, those of w8a8 get its rounded numbers, and the others the numbers as they are."""
+    recipe = LearnRecipe(
+        ratio=0.0,
+        method="sparsegpt",
+        repair="none",
+        windows=2,
+        length=32,
+        calib=str(text_file),
+        weights="w8a8,k_proj=int8",
+    )
+    task = task_of(make_model(num_hidden_layers=1), recipe)
+    moments: dict[tuple[str, ...], torch.Tensor] = {}
+
+    def solve(group: Group) -> dict[str, Replaced]:
+        moments[tuple(name.rpartition(".")[2] for name in group.weights)] = group.moment.clone()
+        return {name: (weight, {}) for name, weight in group.weights.items()}
+
+    CheckpointFeed(task).replace(solve, WeightStore(task.scratch / "solved"), "test")
+    assert [*moments] == [
+        ("q_proj", "v_proj"),
+        ("k_proj",),
+        ("o_proj",),
+        ("gate_proj", "up_proj"),
+        ("down_proj",),
+    ]
+    inputs: list[torch.Tensor] = []
+    for block in stream_blocks(task.checkpoint, task.text.calibration()):
+        (q,) = (linear for name, linear in block.linears.items() if name.endswith("q_proj"))
+        with watch_calls({"q": q}, lambda _, x, __: inputs.append(x[0])):
+            block.forward()
+    x = torch.cat(inputs)
+    torch.testing.assert_close(moments["k_proj",], x.T @ x)
+    torch.testing.assert_close(moments["q_proj", "v_proj"], round_inputs(x).T @ round_inputs(x))

@@ -1,0 +1,76 @@
+"""Rounds the inputs of linears of type w8a8 to int8, in the models of torch, as the kernels do.
+
+Each token has its own scale, which is found when the token comes, so that nothing is calibrated. `quantise` is the
+arithmetic; kernels and the ONNX function do the same, bit for bit. A checkpoint says which linears have such inputs
+(`Checkpoint.rounded_inputs`), and every model that is made of it gets hooks in front of these linears.
+"""
+
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from masklearn.quant.table import W8A8
+
+_HIGHEST = (1 << (W8A8.input_bits - 1)) - 1
+_LEAST = 2.0**-100  # tokens whose largest value is smaller are zeros: 127 / max would not be finite
+
+
+def quantise(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns integers -127 … 127 as fp32 `[..., K]`, and the scales fp32 `[..., 1]`, of tokens x `[..., K]`.
+
+    A token with infinity or NaN has the scale NaN and the integers 0. Every operation rounds once to fp32.
+    """
+    x = x.float()
+    largest = x.abs().amax(dim=-1, keepdim=True) if x.shape[-1] else x.new_zeros((*x.shape[:-1], 1))
+    holds, finite = largest >= _LEAST, largest.isfinite()
+    inverse = torch.where(holds & finite, _HIGHEST / largest, 0.0)
+    scale = torch.where(holds, largest / _HIGHEST, 0.0)
+    products = torch.where(finite, x * inverse, 0.0)
+    return products.round_().clamp_(-_HIGHEST, _HIGHEST), torch.where(finite, scale, torch.nan)
+
+
+class _Rounded(torch.autograd.Function):
+    """Rounds to the numbers that the integers stand for. The gradient passes as if nothing was rounded."""
+
+    @staticmethod
+    def forward(_: Any, x: Tensor) -> Tensor:
+        integers, scale = quantise(x)
+        return integers.mul_(scale).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(_: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+def round_inputs(x: Tensor) -> Tensor:
+    """Returns the inputs `[..., K]` rounded to int8 numbers times their token's scale, in the type of x."""
+    rounded: Tensor = _Rounded.apply(x)  # type: ignore[no-untyped-call]
+    return rounded
+
+
+class _Rounding:
+    """Hook in front of linears. Linears that share their input one after the other also share the rounded input."""
+
+    def __init__(self) -> None:
+        self._seen: tuple[weakref.ref[Tensor], tuple[int, bool], Tensor] | None = None
+
+    def __call__(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        x = inputs[0]
+        if x.is_inference():  # such a tensor does not count its changes
+            return round_inputs(x), *inputs[1:]
+        state = x._version, torch.is_grad_enabled()
+        if self._seen is None or self._seen[0]() is not x or self._seen[1] != state:
+            self._seen = weakref.ref(x), state, round_inputs(x)
+        return self._seen[2], *inputs[1:]
+
+
+def round_inputs_of(linears: Mapping[str, nn.Module]) -> None:
+    """Round the inputs of these linears of a model at every call from now on."""
+    hook = _Rounding()
+    for linear in linears.values():
+        linear.register_forward_pre_hook(hook)
