@@ -13,7 +13,7 @@ instruction, so that a lane's fragment is a single 16-byte load. With lane = 4 g
     meta   [row block: PR/16][g: 8][t: 4]   low half word: row g, high: row g + 8; 16 columns each, a nibble a group
 
 (PTX ISA 9.7.14.5.8 and 9.7.14.6.2.2, figures 120-122.) A pair of neighbouring 16-bit values moves as a 32-bit word. `n16`
-describes slabs of n:16, and `integers` slabs of int8 and int4 weights, which `quantised` packs.
+describes slabs of n:16, and `integers` slabs of quantised weights, which `quantised` packs.
 """
 
 from __future__ import annotations
@@ -33,11 +33,18 @@ from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.tiles import expand_tiles
 from masklearn.quant.table import WeightType
 from patch_compile.packing.index import csr_index, index_fault, split_columns
-from patch_compile.packing.slab_kinds import ALWAYS, SLAB_K, kinds_among, numbers_of, slab_kinds
+from patch_compile.packing.slab_kinds import (
+    ALWAYS,
+    SLAB_K,
+    kernels_have_wide_panels,
+    kinds_among,
+    numbers_of,
+    slab_kinds,
+)
 
 _WIDE_PANEL, NARROW_PANEL = 128, 64
 KERNEL_ROWS = NARROW_PANEL
-"""Rows of a panel with slabs of n:16, or of int8 or int4 weights: the kernels have no others."""
+"""Rows of a panel where the kernels have no others, see `slab_kinds.kernels_have_wide_panels`."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +64,8 @@ class PackedLinear:
     dense: uint16 `[nD, PR·64]`; sparse: uint16 `[nS, PR·32]`; meta: int32 `[nS, PR·2]`; index: int32 as in
     `packing/index.py`, of P = ceil(N/PR) panels; others: slabs of the weight's n:16 kinds, in the order of the index.
 
-    weights: int8 or int4, None for 16-bit values. Dense and sparse slabs of integers are int32 words `[slabs, words]`, see
-    `packing/integers.py`; scales: fp32 `[P·PR]`, only of int8.
+    weights: a quantised type, None for 16-bit values. Dense and sparse slabs of integers are int32 words `[slabs, words]`,
+    see `packing/integers.py`; scales: fp32 `[P·PR]`, only of types with a scale per row.
     """
 
     shape: tuple[int, int]
@@ -77,7 +84,7 @@ class PackedLinear:
 
     @property
     def tensors(self) -> tuple[NDArray[Any], ...]:
-        """The tensors of the slabs, and the scales of int8, in the order of `function.tensor_names`."""
+        """The tensors of the slabs, and the scales of rows, in the order of `function.tensor_names`."""
         others = (array for one in self.others for array in (one.values, one.masks))
         scales = () if self.scales is None else (self.scales,)
         return (self.dense, self.sparse, self.meta, *others, *scales)
@@ -116,17 +123,15 @@ def choose_panel_rows(
     shape: tuple[int, int],
     tile: tuple[int, int],
     kinds: Iterable[TileKind] = ALWAYS,
-    *,
-    quantised: bool = False,
+    weights: WeightType | None = None,
 ) -> int:
     """Returns the panel height of a linear: 128 rows, or 64 if 128 would split tiles or add over 5 % of padding.
 
     With a tile height that is not a multiple of 128, panels of 128 rows could be half sparse and would be stored densely.
-    The kernels for n:16 and for integers have panels of 64 rows. kinds: of the linear's tiles; quantised: True for int8 and
-    int4 weights.
+    kinds: of the linear's tiles; weights: None for 16 bits.
     """
     rows = shape[0]
-    if quantised or any(kind not in ALWAYS for kind in kinds):
+    if not kernels_have_wide_panels(kinds, weights):
         return KERNEL_ROWS
     wide, narrow = (-(-rows // pr) * pr for pr in (_WIDE_PANEL, NARROW_PANEL))
     if tile[0] % _WIDE_PANEL and tile[0] < rows:

@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from masklearn.masks.kinds.base import TileKind
-from masklearn.quant.table import BFLOAT16, FLOAT16, INT8, WeightType
+from masklearn.quant.table import BFLOAT16, FLOAT16, WeightType
+from patch_compile.packing.function_of_int8_inputs import int8_product_lines
 from patch_compile.packing.function_of_integers import (
     constant_lines,
     dense_integer_lines,
@@ -90,7 +91,7 @@ PatchLinear <in_features: int, out_features: int, panel_rows: int,
   kept_shape = Concat <axis = 0> (unknown, PR1, kept2)
   kept = Reshape (sparse_rows, kept_shape)
 
-  dims_meta = Constant <value_ints = [8, 4, 1]> ()
+  dims_meta = Constant <value_ints = {meta.dims}> ()
   meta_shape = Concat <axis = 0> (unknown, RB1, dims_meta)
   meta_lanes = Reshape (meta, meta_shape)
   half_word = Constant <value = int32 {{65536}}> ()
@@ -98,12 +99,12 @@ PatchLinear <in_features: int, out_features: int, panel_rows: int,
   high_up = Sub (meta_lanes, low_half)
   high_signed = Div (high_up, half_word)
   high_half = Mod (high_signed, half_word)
-  meta_halves = Concat <axis = 4> (low_half, high_half)
-  meta_rows = Transpose <perm = [0, 1, 4, 2, 3]> (meta_halves)
-  words_per_row = Constant <value_ints = [4, 1]> ()
+  meta_halves = Concat <axis = {meta.axis}> (low_half, high_half)
+  meta_rows = Transpose <perm = {meta.perm}> (meta_halves)
+  words_per_row = Constant <value_ints = {meta.words}> ()
   word_shape = Concat <axis = 0> (unknown, PR1, words_per_row)
   row_words = Reshape (meta_rows, word_shape)
-  nibble_units = Constant <value = int32[4] {{1, 16, 256, 4096}}> ()
+  nibble_units = Constant <value = int32[{meta.units}] {{1, 16, 256, 4096}}> ()
   sixteen32 = Constant <value = int32 {{16}}> ()
   nibbles_up = Div (row_words, nibble_units)
   nibbles = Mod (nibbles_up, sixteen32)
@@ -162,6 +163,28 @@ _SPARSE = (
     "sparse_lanes = Reshape (sparse_moved, sparse_shape)",
     "sparse_rows = Transpose <perm = [0, 2, 6, 3, 1, 5, 4, 7]> (sparse_lanes)",
 )
+
+
+@dataclass(frozen=True)
+class _Metadata:
+    """Order of the metadata of 2:4. dims: of the words of a row block; perm: from words, with an axis for their halves, to
+    rows; words: shape of a row's half words; units: shape of the four nibbles of a half word."""
+
+    dims: list[int]
+    perm: list[int]
+    words: list[int]
+    units: str
+
+    @property
+    def axis(self) -> int:
+        """The axis of the halves of a word."""
+        return len(self.perm) - 1
+
+
+# [g][t][row half]: four neighbouring groups are in a half word.
+_OF_K32 = _Metadata([8, 4, 1], [0, 1, 4, 2, 3], [4, 1], "4")
+# [g][k half][row half][group // 4]: every fourth group is in a half word.
+_OF_K64 = _Metadata([8, 2, 2, 1], [0, 1, 4, 2, 3, 5], [1, 4], "4, 1")
 # Lines that compute the number of packed panels, by `gated`.
 _PANELS = {
     False: ("P1 = Unsqueeze (P, axis0)",),
@@ -225,9 +248,9 @@ def kinds_attribute(kinds: Sequence[TileKind]) -> str:
 
 
 def tensor_names(kinds: Sequence[TileKind], weights: WeightType | None = None) -> tuple[str, ...]:
-    """Returns the names of the inputs that hold slabs, and of the scales of int8, in their order, behind X."""
+    """Returns the names of the inputs that hold slabs, and of the scales of rows, in their order, behind X."""
     of_sixteen = (f"{part}_{_prefix(kind)}" for kind in kinds[len(ALWAYS) :] for part in ("values", "masks"))
-    return (*INPUTS[1:], *of_sixteen, *("scales",) * (weights is INT8))
+    return (*INPUTS[1:], *of_sixteen, *("scales",) * bool(weights and weights.row_bytes))
 
 
 def overload_of(epilogue: Epilogue, kinds: Sequence[TileKind], weights: WeightType | None = None) -> str:
@@ -248,8 +271,8 @@ def patch_linear_function(
 
     X: T `[..., K]`, T = fp16 or bf16 → Y: T `[..., N]`; bias: T `[N]`, or `[2 N]` if gated (gate, then up); residual: T,
     shape of Y. Accumulates in fp32 and rounds once, at the end.
-    opset: the model's, 20 or newer; the ONNX checker requires function and model to agree. weights: int8 or int4, None for
-    weights in T.
+    opset: the model's, 20 or newer; the ONNX checker requires function and model to agree. weights: a quantised type, None
+    for weights in T.
     """
     from onnx import parser
 
@@ -269,6 +292,7 @@ def patch_linear_function(
         packed_panels="\n  ".join(_PANELS[epilogue.gated]),
         dense="\n  ".join(dense),
         sparse="\n  ".join(sparse),
+        meta=_OF_K64 if weights and not weights.widened else _OF_K32,
         others="\n  ".join(
             line for kind in others for line in of_sixteen_lines(_prefix(kind), kind.kept, widen, weights)
         ),
@@ -298,8 +322,10 @@ def _product(
 ) -> list[str]:
     if weights is None:
         return ["weight_f32 = Cast <to = 1> (weight)", "product = MatMul (X_f32, weight_f32)"]
+    if not weights.widened:
+        return int8_product_lines(gated=gated)
     widened = "weight_of_integers = Cast <to = 1> (weight)"
-    if weights is INT8:
+    if weights.span is None:
         by_integers = "product_of_integers = MatMul (X_f32, weight_of_integers)"
         return [widened, by_integers, *of_rows_lines(gated=gated)]
     scaled = of_slabs_lines(prefixes, gated=gated, bfloat16=bfloat16)

@@ -1,7 +1,8 @@
-"""The lines of PatchLinear's function body that decode int8 and int4 weights; see `integers` for the content of slabs.
+"""The lines of PatchLinear's function body that decode quantised weights; see `integers` for the content of slabs.
 
 Integers stay int8 until they are multiplied, because ONNX Runtime keeps all intermediates while it folds constants. int8: X
-is multiplied by the integers, and the product by the scale of its row. int4: the weight is T(q·s), rounded once.
+is multiplied by the integers, and the product by the scale of its row. int4: the weight is T(q·s), rounded once. w8a8: see
+`function_of_int8_inputs`.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ def integer_lines(p: str, tensor: str, weights: WeightType, words: int) -> list[
     With int4 they compute `<p>_scales` too, fp32 `[slabs, PR]`. words: number of words of a slab's integers, per row of its
     panel.
     """
-    lines, values = [], words * 32 // weights.bits
-    if weights is INT8:
+    lines, values, packed = [], words * 32 // weights.bits, f"{p}_packed"
+    if not weights.widened:
+        packed = tensor
+    elif weights is INT8:
         lines += [
             f"{p}_flip = Constant <value = int32 {{{_FLIP}}}> ()",
             f"{p}_packed = BitwiseXor ({tensor}, {p}_flip)",
@@ -34,13 +37,13 @@ def integer_lines(p: str, tensor: str, weights: WeightType, words: int) -> list[
             *_scale_lines(p),
         ]
     lines += [
-        f"{p}_unsigned = Cast <to = 12> ({p}_packed)",
+        f"{p}_unsigned = Cast <to = 12> ({packed})",
         f"{p}_lone_axis = Constant <value_ints = [2]> ()",
         f"{p}_lone = Unsqueeze ({p}_unsigned, {p}_lone_axis)",
         f"{p}_shifts = Constant <value = uint32[4] {{0, 8, 16, 24}}> ()",
         f'{p}_shifted = BitShift <direction = "RIGHT"> ({p}_lone, {p}_shifts)',
     ]
-    if weights is INT8:
+    if weights.bits == 8:
         lines.append(f"{p}_integers = Cast <to = 3> ({p}_shifted)")  # keeps the lowest byte
     else:
         lines += [
@@ -59,7 +62,7 @@ def integer_lines(p: str, tensor: str, weights: WeightType, words: int) -> list[
 
 def constant_lines(weights: WeightType, *, bfloat16: bool) -> list[str]:
     """Returns lines that all slabs of int4 need: the integers in a byte, and the numbers with each sign and exponent."""
-    if weights is INT8:
+    if weights.bits == 8:
         return []
     signed = [nibble - 8 for nibble in range(16)]
     table = ", ".join(f"{signed[byte & 15]}, {signed[byte >> 4]}" for byte in range(256))
@@ -89,6 +92,8 @@ def dense_integer_lines(weights: WeightType) -> list[str]:
     """Returns lines that compute `dense_slabs` `[slabs, PR, 16, 4]`."""
     if weights is INT8:  # [k32][row block][g][t][k16][k half][row half][pair]
         head, tail, perm, words = [-1, 2], [8, 4, 2, 2, 2, 2], [0, 2, 7, 3, 1, 5, 6, 4, 8], 16
+    elif not weights.widened:  # [k32][row block][g][t][k half][row half][byte]
+        head, tail, perm, words = [-1, 2], [8, 4, 2, 2, 4], [0, 2, 6, 3, 4, 1, 5, 7], 16
     else:  # [row block][g][t][k16][pair][k half][row half]
         head, tail, perm, words = [-1], [8, 4, 4, 2, 2, 2], [0, 1, 7, 2, 4, 6, 3, 5], 8
     return [
@@ -103,20 +108,22 @@ def dense_integer_lines(weights: WeightType) -> list[str]:
 def sparse_integer_lines(weights: WeightType) -> list[str]:
     """Returns lines that compute `kept` `[slabs, PR, 16, 2]`."""
     # [row block][g][t][k32] and then [k half][row half][pair], or of int4 [pair][k half][row half]
-    perm = [0, 1, 6, 2, 4, 5, 3, 7] if weights is INT8 else [0, 1, 7, 2, 4, 6, 3, 5]
+    tail, perm = [8, 4, 2, 2, 2, 2], [0, 1, 6, 2, 4, 5, 3, 7] if weights is INT8 else [0, 1, 7, 2, 4, 6, 3, 5]
+    if not weights.widened:  # [row block][g][t // 2][t % 2][k half][row half][byte // 2][byte % 2]
+        tail, perm = [8, 2, 2, 2, 2, 2, 2], [0, 1, 6, 2, 4, 7, 5, 3, 8]
     return [
-        *integer_lines("sparse", "sparse", weights, 8 if weights is INT8 else 4),
-        *_lanes("sparse", [-1], [8, 4, 2, 2, 2, 2], perm),
+        *integer_lines("sparse", "sparse", weights, weights.bits),
+        *_lanes("sparse", [-1], tail, perm),
     ]
 
 
-def of_rows_lines(*, gated: bool) -> list[str]:
-    """Returns lines that compute `product` from `product_of_integers`, with the scales of int8 by output row."""
+def of_rows_lines(*, gated: bool, product: str = "product") -> list[str]:
+    """Returns lines that compute `product` from `product_of_integers`, with the scales of output rows."""
     if not gated:
         return [
             "scales_from = Constant <value_ints = [0]> ()",
             "scales_of_rows = Slice (scales, scales_from, N1)",
-            "product = Mul (product_of_integers, scales_of_rows)",
+            f"{product} = Mul (product_of_integers, scales_of_rows)",
         ]
     return [
         "scale_pairs = Concat <axis = 0> (unknown, two1, PR1)",
@@ -127,7 +134,7 @@ def of_rows_lines(*, gated: bool) -> list[str]:
         "scales_from = Constant <value_ints = [0]> ()",
         "scales_cut = Slice (scales_of_two, scales_from, N1, axis1)",
         "scales_of_rows = Reshape (scales_cut, unknown)",
-        "product = Mul (product_of_integers, scales_of_rows)",
+        f"{product} = Mul (product_of_integers, scales_of_rows)",
     ]
 
 

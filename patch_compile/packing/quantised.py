@@ -1,8 +1,8 @@
-"""Packs int8 and int4 weights and their scales into the tensors of PatchLinear, and unpacks them exactly.
+"""Packs quantised weights and their scales into the tensors of PatchLinear, and unpacks them exactly.
 
 A weight of the graph's 16-bit type T is T(q·s): an integer q times its scale s, rounded once. Slabs hold q; the scales of
-int4 lie in the slabs, the scales of int8 are a separate tensor, `[panels · PR]` in the order of packed rows. Panels have 64
-rows. `integers` describes the slabs.
+int4 lie in the slabs, the scales of rows are a separate tensor, `[panels · PR]` in the order of packed rows. `integers`
+describes the slabs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.model.prune import masked_weight
 from masklearn.quant.grid import Grid
-from masklearn.quant.table import INT8, WeightType
+from masklearn.quant.table import WeightType
 from patch_compile.packing.format import (
     KERNEL_ROWS,
     PackedLinear,
@@ -28,7 +28,7 @@ from patch_compile.packing.format import (
     unpack,
     unpack_panel,
 )
-from patch_compile.packing.slab_kinds import value_words
+from patch_compile.packing.slab_kinds import kernels_have_wide_panels, value_words
 
 
 @dataclass(frozen=True)
@@ -58,21 +58,29 @@ class Quantised:
 
 
 def pack_quantised(
-    linears: Sequence[Quantised], panels: Sequence[NDArray[np.int64]], dtype: np.dtype[Any]
+    linears: Sequence[Quantised],
+    panels: Sequence[NDArray[np.int64]],
+    dtype: np.dtype[Any],
+    panel_rows: int = KERNEL_ROWS,
 ) -> PackedLinear:
-    """Pack linears of equal K and weight type as a single linear `[all panels · 64, K]`.
+    """Pack linears of equal K and weight type as a single linear `[all panels · panel_rows, K]`.
 
     panels: for each linear, the panels of the whole that hold it, in order; dtype: the graph's 16-bit type.
 
-    Raises ValueError if the linears differ in K or in their weight type.
+    Raises ValueError if the linears differ in K or in their weight type, and for panels or kinds of slabs that the
+    kernels do not have.
     """
     weights = linears[0].grid.type
     if other := next((one.grid.type for one in linears if one.grid.type is not weights), None):
         raise ValueError(f"linears of {weights} and {other} can't be packed together")
     parts = [(one.integers.view(np.uint16), one.mask) for one in linears]
-    wide = pack_together(parts, KERNEL_ROWS, panels)
-    rows = _scales_by_panel(linears, panels)
-    if weights is INT8:
+    wide = pack_together(parts, panel_rows, panels)
+    if panel_rows != KERNEL_ROWS and not kernels_have_wide_panels(wide.kinds, weights):
+        raise ValueError(f"{weights} weights have no panels of {panel_rows} rows")
+    if wide.others and not weights.widened:
+        raise ValueError(f"{weights} weights have no slabs of {wide.others[0].kind}")
+    rows = _scales_by_panel(linears, panels, panel_rows)
+    if weights.span is None:
         return _narrowed(wide, weights, rows.reshape(-1), None)
     return _narrowed(wide, weights, None, rows.astype(dtype).view(np.uint16))
 
@@ -80,19 +88,19 @@ def pack_quantised(
 def unpack_quantised(
     packed: PackedLinear, dtype: np.dtype[Any]
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Returns integers `[N, K]` and scales, `[N]` for int8 and `[N, K/64]` for int4: the exact inverse of `pack_quantised`.
+    """Returns integers `[N, K]` and scales, as in a `Grid`: the exact inverse of `pack_quantised`.
 
     dtype: the graph's 16-bit type. Raises ValueError for an invalid index or metadata.
     """
     integers = unpack(as_sixteen_bits(packed)).view(np.int16).astype(np.int8)
     rows = _stored_scales(packed, dtype)
     scales = rows.transpose(0, 2, 1).reshape(-1, rows.shape[1])[: packed.shape[0]]
-    return integers, scales[:, 0] if packed.weights is INT8 else scales
+    return integers, scales[:, 0] if packed.scales is not None else scales
 
 
 def as_sixteen_bits(packed: PackedLinear) -> PackedLinear:
     """Returns the packed linear of the integers as 16-bit values, without scales."""
-    from patch_compile.packing.integers import widened
+    from patch_compile.packing.integers import metadata_of_k32, widened
 
     assert packed.weights is not None
     weights, rows = packed.weights, packed.panel_rows
@@ -104,6 +112,7 @@ def as_sixteen_bits(packed: PackedLinear) -> PackedLinear:
         packed,
         dense=dense,
         sparse=sparse,
+        meta=packed.meta if weights.widened else metadata_of_k32(packed.meta),
         others=tuple(replace(one, values=values) for one, values in zip(packed.others, others, strict=True)),
         weights=None,
         scales=None,
@@ -153,14 +162,14 @@ def _find_integers(weight: NDArray[Any], mask: LinearMask, grid: Grid) -> tuple[
 
 
 def _scales_by_panel(
-    linears: Sequence[Quantised], panels: Sequence[NDArray[np.int64]]
+    linears: Sequence[Quantised], panels: Sequence[NDArray[np.int64]], panel_rows: int
 ) -> NDArray[np.float32]:
-    """Returns the scales of packed rows, `[panels, PR]` for int8 and `[panels, PR, slabs]` for int4; 0 beyond N."""
+    """Returns the scales of packed rows, `[panels, PR]`, or `[panels, PR, slabs]` for int4; 0 beyond N."""
     parts = []
     for one in linears:
         scales = one.grid.scales
-        padding = [(0, -len(scales) % KERNEL_ROWS), *[(0, 0)] * (scales.ndim - 1)]
-        parts.append(np.pad(scales, padding).reshape(-1, KERNEL_ROWS, *scales.shape[1:]))
+        padding = [(0, -len(scales) % panel_rows), *[(0, 0)] * (scales.ndim - 1)]
+        parts.append(np.pad(scales, padding).reshape(-1, panel_rows, *scales.shape[1:]))
     whole = np.concatenate(parts)
     whole[np.concatenate(panels)] = np.concatenate(parts)
     return whole
@@ -196,9 +205,9 @@ def _narrowed(
 ) -> PackedLinear:
     """Returns the packed linear of integers, from the packed linear that holds them as 16-bit values.
 
-    scales: the scales of int8; bits: the bits of int4 scales, `[panels, PR, slabs]`.
+    scales: the scales of rows; bits: the bits of int4 scales, `[panels, PR, slabs]`.
     """
-    from patch_compile.packing.integers import narrowed, scale_words
+    from patch_compile.packing.integers import metadata_of_k64, narrowed, scale_words
 
     numbers = wide.places()[0]
     words = np.zeros((*numbers.shape, 0), np.uint32) if bits is None else scale_words(bits)
@@ -210,6 +219,7 @@ def _narrowed(
         wide,
         dense=dense,
         sparse=sparse,
+        meta=wide.meta if weights.widened else metadata_of_k64(wide.meta),
         others=tuple(
             SlabsOfSixteen(one.kind, values, one.masks)
             for one, values in zip(wide.others, others, strict=True)

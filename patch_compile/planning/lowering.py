@@ -187,7 +187,7 @@ def plan_linear(
     `auto` is `plugin` if that is predicted to be faster than `dense`, and without predictions. A linear of int8 or int4
     that would be `dense` is `plugin` with dense slabs.
     """
-    panel_rows = choose_panel_rows(mask.shape, mask.tile, mask.by_kind(), quantised=weights.quantised)
+    panel_rows = choose_panel_rows(mask.shape, mask.tile, mask.by_kind(), weights)
     slabs = _count_slabs(mask, panel_rows)
 
     def times() -> LinearTimes | None:

@@ -101,7 +101,7 @@ def pack_slabs(bits: NDArray[np.uint16], grid: NDArray[Any], panel_rows: int) ->
             if kind == 0:
                 parts[kind].append(_fragments(slab))
             elif kind == 1:
-                kept, nibbles = _compress(slab)
+                kept, nibbles = compress(slab)
                 parts[kind].append(_fragments(kept))
                 words[kind].append(_meta_words(nibbles).view(np.int32))
             else:
@@ -199,7 +199,7 @@ def _fragments(slab: NDArray[np.uint16]) -> NDArray[np.uint16]:
     return out.reshape(-1)
 
 
-def _compress(slab: NDArray[np.uint16]) -> tuple[NDArray[np.uint16], NDArray[np.uint32]]:
+def compress(slab: NDArray[np.uint16]) -> tuple[NDArray[np.uint16], NDArray[np.uint32]]:
     """Return kept values [rows, 32] and a nibble per group [rows, 16]; -0.0 is a zero, missing values become zeros."""
     values = np.where(slab & 0x7FFF, slab, 0).reshape(len(slab), 16, 4)
     kept, nibbles = np.zeros((len(slab), 16, 2), np.uint16), np.full((len(slab), 16), 255, np.uint32)

@@ -1,7 +1,7 @@
 """An independent packer of integers, which says which bits of a slab belong to each integer.
 
-As `element_packing`, it shares no code with `patch_compile.packing`. Slabs have 64 rows. A place is the number of a byte
-(int8) or of 4 bits (int4) of a slab, from the lowest bits of its first word on.
+As `element_packing`, it shares no code with `patch_compile.packing`. Slabs have 64 rows, or 128 with w8a8. A place is the
+number of a byte (int8, w8a8) or of 4 bits (int4) of a slab, from the lowest bits of its first word on.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.oracles.element_packing import KEPT, OfSixteen, Packed, pack_slabs
+from tests.oracles.element_packing import KEPT, OfSixteen, Packed, compress, pack_slabs
 
-INT8, INT4 = 1, 2
+INT8, INT4, W8A8 = 1, 2, 3
 """Numbers of the types in plugins/kernels/weights.h; 0 are 16 bits."""
-BITS, BIAS = {INT8: 8, INT4: 4}, {INT8: 128, INT4: 8}
-_ROWS, _COLUMNS, _BLOCKS = 64, 64, 4
+BITS, LOWEST = {INT8: 8, INT4: 4, W8A8: 8}, {INT8: -128, INT4: -8, W8A8: -128}
+BIAS = {INT8: 128, INT4: 8, W8A8: 0}
+_ROWS, _COLUMNS = 64, 64
 _ALIVE = 1000  # added to integers that are not 0, so that the packer of masks sees no zero in their bits
 
 
 @dataclass(frozen=True)
 class Quantised:
-    """integers: int8 `[N, K]`; scales: fp32, `[N]` of int8, `[N, ceil(K/64)]` of int4."""
+    """integers: int8 `[N, K]`; scales: fp32, `[N]`, or `[N, ceil(K/64)]` of int4."""
 
     type: int
     integers: NDArray[np.int8]
@@ -32,7 +33,7 @@ class Quantised:
 
     def products(self) -> NDArray[np.float64]:
         """Integers times scales `[N, K]`, exactly."""
-        scales = self.scales[:, None] if self.type == INT8 else np.repeat(self.scales, 64, 1)
+        scales = np.repeat(self.scales, 64, 1) if self.type == INT4 else self.scales[:, None]
         return self.integers.astype(np.float64) * scales[:, : self.integers.shape[1]].astype(np.float64)
 
 
@@ -43,35 +44,38 @@ def quantise(weight: NDArray[np.float32], kind: int, rng: np.random.Generator) -
     """
     rows, columns = weight.shape
     slabs = -(-columns // 64)
-    if kind == INT8:
+    if kind != INT4:
         scales = (np.exp2(rng.uniform(-9, -7, rows)) / 4).astype(np.float32)
     else:
         scales = (
             rng.integers(128, 256, (rows, slabs)) * np.exp2(rng.integers(-13, -11, (rows, slabs)))
         ).astype(np.float32)
     scales *= rng.choice([-1, 1], scales.shape).astype(np.float32)
-    spread = scales[:, None] if kind == INT8 else np.repeat(scales, 64, 1)[:, :columns]
-    bound = BIAS[kind]
+    spread = np.repeat(scales, 64, 1)[:, :columns] if kind == INT4 else scales[:, None]
+    bound = -LOWEST[kind]
     integers = np.clip(np.rint(weight / spread), -bound, bound - 1).astype(np.int8)
     extreme = (weight != 0) & (rng.random(weight.shape) < 0.05)
     integers[extreme] = rng.choice([-bound, bound - 1], int(extreme.sum()))
     return Quantised(kind, integers, scales)
 
 
-def pack_integers(one: Quantised, grid: NDArray[Any], dtype: np.dtype[Any] | None) -> Packed:
+def pack_integers(
+    one: Quantised, grid: NDArray[Any], dtype: np.dtype[Any] | None, panel_rows: int = _ROWS
+) -> Packed:
     """Pack integers `[N, K]`.
 
     grid: code of each slab's kind; dtype: type of X, in which int4's scales are stored; None is bfloat16, too.
     """
     bits = np.where(one.integers == 0, 0, one.integers.astype(np.int32) + _ALIVE).astype(np.uint16)
-    packed = pack_slabs(bits, grid, _ROWS)  # for its index, metadata and masks
+    packed = pack_slabs(bits, grid, panel_rows)  # for its index, metadata and masks
     panels, slabs = grid.shape
-    whole = np.zeros((panels * _ROWS, slabs * _COLUMNS), np.int32)
+    whole = np.zeros((panels * panel_rows, slabs * _COLUMNS), np.int32)
     whole[: bits.shape[0], : bits.shape[1]] = one.integers
     stored: dict[int, list[NDArray[np.int32]]] = {kind: [] for kind in packed.kinds}
+    meta: list[NDArray[np.int32]] = []
     for p in range(panels):
         for k in range(slabs):
-            slab = whole[p * _ROWS :, k * _COLUMNS :][:_ROWS, :_COLUMNS]
+            slab = whole[p * panel_rows :, k * _COLUMNS :][:panel_rows, :_COLUMNS]
             kind = int(grid[p, k])
             words = _words(_in_places(slab, kind, one.type), one.type)
             if one.type == INT4:
@@ -80,19 +84,24 @@ def pack_integers(one: Quantised, grid: NDArray[Any], dtype: np.dtype[Any] | Non
                 column[: len(own)] = own
                 words = np.concatenate([words, _scale_words(_scale_bits(column, dtype))])
             stored[kind].append(words)
+            if kind == 1 and one.type == W8A8:
+                meta.append(_meta_words(compress(slab.astype(np.uint16))[1]))
 
     def values(kind: int) -> NDArray[np.int32]:
-        width = _ROWS * KEPT[kind] * BITS[one.type] // 8 + (_ROWS // 2 if one.type == INT4 else 0)  # words
+        width = panel_rows * KEPT[kind] * BITS[one.type] // 8 + (
+            _ROWS // 2 if one.type == INT4 else 0
+        )  # words
         return np.array(stored[kind], np.int32).reshape(-1, width)
 
     scales = None
-    if one.type == INT8:
-        scales = np.zeros(panels * _ROWS, np.float32)
+    if one.type != INT4:
+        scales = np.zeros(panels * panel_rows, np.float32)
         scales[: len(one.scales)] = one.scales
     return replace(
         packed,
         dense=values(0),
         sparse=values(1),
+        meta=np.array(meta, np.int32).reshape(-1, 2 * panel_rows) if one.type == W8A8 else packed.meta,
         others=tuple(OfSixteen(other.kind, values(other.kind), other.masks) for other in packed.others),
         weights=one.type,
         scales=scales,
@@ -123,7 +132,7 @@ def pack_gated_integers(sides: list[Quantised], grids: NDArray[Any], dtype: np.d
 
 
 def _in_places(slab: NDArray[np.int32], kind: int, type_: int) -> NDArray[np.uint32]:
-    """Stored numbers of a slab [64, 64], by their places."""
+    """Stored numbers of a slab [rows, 64], by their places."""
     if kind > 0:
         # [row, column] of the positions of a group: the positions of a lane, or four neighbours.
         columns = np.array(
@@ -135,32 +144,36 @@ def _in_places(slab: NDArray[np.int32], kind: int, type_: int) -> NDArray[np.uin
         kept = columns.shape[1] * KEPT[kind] // 16
         # Nonzero weights are kept, then the first zeros.
         taken = np.sort((groups == 0).argsort(-1, kind="stable")[..., :kept], -1)
-        numbers = np.take_along_axis(groups, taken, -1).reshape(_ROWS, -1)
+        numbers = np.take_along_axis(groups, taken, -1).reshape(len(slab), -1)
     else:
         numbers = slab
     out = np.zeros(numbers.size, np.uint32)
-    out[_places(kind, type_)] = numbers + BIAS[type_]
+    out[_places(kind, type_, len(slab))] = numbers + BIAS[type_] & (1 << BITS[type_]) - 1
     return out
 
 
 @cache
-def _places(kind: int, type_: int) -> NDArray[np.int64]:
+def _places(kind: int, type_: int, rows: int) -> NDArray[np.int64]:
     """Places of the kept integers of a slab: [row, column] of dense and 2:4 slabs, [row, t and rank] of n:16 slabs."""
     each = 4 * KEPT[kind]
     found = [
         [
-            _place(kind, type_, row, *((at % KEPT[kind], at // KEPT[kind]) if kind > 1 else (at, 0)))
+            _place(
+                kind, type_, rows // 16, row, *((at % KEPT[kind], at // KEPT[kind]) if kind > 1 else (at, 0))
+            )
             for at in range(each)
         ]
-        for row in range(_ROWS)
+        for row in range(rows)
     ]
-    assert sorted(place for row in found for place in row) == list(range(_ROWS * each))
+    assert sorted(place for row in found for place in row) == list(range(rows * each))
     return np.array(found)
 
 
-def _place(kind: int, type_: int, row: int, at: int, t: int) -> int:
+def _place(kind: int, type_: int, blocks: int, row: int, at: int, t: int) -> int:
     """Place of an integer. at: its column among those that are kept (dense, 2:4), or its rank in the group of lane t."""
     block, half, g = row // 16, row % 16 // 8, row % 8
+    if type_ == W8A8:
+        return _place_of_eight_bit_products(kind, blocks, row, at)
     if kind <= 1:
         step, k_half, t, pair = at // 16, at % 16 // 8, at % 8 // 2, at % 2
         lane, steps = 4 * g + t, 2 if kind else 4
@@ -168,9 +181,9 @@ def _place(kind: int, type_: int, row: int, at: int, t: int) -> int:
             return ((block * 32 + lane) * steps + step) * 8 + pair * 4 + k_half * 2 + half
         if kind == 0:
             in_lane = (step % 2 * 8) + k_half * 4 + half * 2 + pair
-            return ((step // 2 * _BLOCKS + block) * 32 + lane) * 16 + in_lane
+            return ((step // 2 * blocks + block) * 32 + lane) * 16 + in_lane
         return (block * 32 + lane) * 16 + step * 8 + k_half * 4 + half * 2 + pair
-    kept, lane, eights, lanes = KEPT[kind], block * 32 + 4 * g + t, KEPT[kind] // 8, _BLOCKS * 32
+    kept, lane, eights, lanes = KEPT[kind], block * 32 + 4 * g + t, KEPT[kind] // 8, blocks * 32
     rank, begin = at, 0
     if rank < 8 * eights:
         in_word = (rank % 4) * 2 + rank // 4 if type_ == INT4 else rank
@@ -181,6 +194,34 @@ def _place(kind: int, type_: int, row: int, at: int, t: int) -> int:
             return begin + lane * 8 + (rank * 2 + half if type_ == INT4 else half * 4 + rank)
         rank, begin = rank - 4, begin + 8 * lanes
     return begin + lane * 4 + (rank * 2 + half if type_ == INT4 else half * 2 + rank)
+
+
+def _place_of_eight_bit_products(kind: int, blocks: int, row: int, at: int) -> int:
+    """Byte of a number of w8a8: byte `b` of register `r` of lane 4g + t (PTX ISA 9.7.14.5.10 and 9.7.14.6.2.7).
+
+    Column 16t + 4i + b of a slab is number 16i + 4t + b along K for the instructions.
+    """
+    columns, each = (at // 2 * 4, 2) if kind else (at, 4)  # the first column of its group, numbers of a group
+    along_k = columns % 16 // 4 * 4 + columns // 16  # of the group, among the 16 groups of the instructions
+    number = along_k * each + at % each
+    k, k_half, t, b = number // 32, number % 32 // 16, number % 16 // 4, number % 4
+    register, lane = 2 * k_half + row % 16 // 8, row % 8 * 4 + t
+    return (((k * blocks + row // 16) * 32 + lane) * 4 + register) * 4 + b
+
+
+def _meta_words(nibbles: NDArray[np.uint32]) -> NDArray[np.int32]:
+    """Order [rows, 16 groups of columns] as the words of all lanes for m16n8k64 (PTX ISA 9.7.14.6.2.7).
+
+    Lane 4g + t has row g + 8 (t % 2), and the groups 8 (t // 2) … along K, four bits each.
+    """
+    out = np.zeros((len(nibbles) // 16, 32), np.uint32)
+    for lane in range(32):
+        g, t = divmod(lane, 4)
+        rows = nibbles[g + 8 * (t % 2) :: 16]
+        for n in range(8):
+            along_k = 8 * (t // 2) + n
+            out[:, lane] |= rows[:, along_k % 4 * 4 + along_k // 4] << np.uint32(4 * n)
+    return out.reshape(-1).view(np.int32)
 
 
 def _words(numbers: NDArray[np.uint32], type_: int) -> NDArray[np.int32]:
@@ -198,5 +239,5 @@ def _scale_bits(scales: NDArray[np.float32], dtype: np.dtype[Any] | None) -> NDA
 
 def _scale_words(bits: NDArray[np.uint16]) -> NDArray[np.int32]:
     """Order the scales [64] of a slab's rows: a word for rows g and g + 8 of each row block."""
-    halves = bits.reshape(_BLOCKS, 2, 8).astype(np.uint32)
+    halves = bits.reshape(_ROWS // 16, 2, 8).astype(np.uint32)
     return (halves[:, 0] | halves[:, 1] << np.uint32(16)).reshape(-1).view(np.int32)

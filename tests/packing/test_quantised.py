@@ -204,7 +204,7 @@ def test_what_can_not_be_packed_is_refused():
 
 def test_panels_have_64_rows():
     assert choose_panel_rows((4096, 4096), (128, 128)) == 128
-    assert choose_panel_rows((4096, 4096), (128, 128), quantised=True) == 64
+    assert choose_panel_rows((4096, 4096), (128, 128), weights=INT8) == 64
 
 
 @types
