@@ -1,7 +1,7 @@
 """Writes pruned checkpoints: the files of the source with new values and zeroed weights, in the same dense layout, or with
-quantised linears as a folder of compressed-tensors, in its format pack-quantized.
+quantised linears as a folder of compressed-tensors: in its format pack-quantized, or int-quantized for w8a8.
 
-Other programs, transformers among them, read such a folder. Pruned weights are integers 0 in it: pack-quantized has no
+Other programs, transformers among them, read such a folder. Pruned weights are integers 0 in it: these formats have no
 sparse form, and the library reads none since 0.15.
 """
 
@@ -35,7 +35,7 @@ from masklearn.model.models import meta_model
 from masklearn.model.naming import linear_name, to_stored
 from masklearn.model.quantised.formats.compressed_tensors import pack_integers
 from masklearn.quant.grid import Grid
-from masklearn.quant.table import QUANTISED, W8A8
+from masklearn.quant.table import FLOAT16, QUANTISED, W8A8, WeightType
 
 _SPARSITY = "sparsity_config"
 _NO_STRUCTURE = "unstructured"  # compressed-tensors' word for every mixture
@@ -139,7 +139,12 @@ def _sparsity_config(checkpoint: Checkpoint, masks: MaskSet) -> dict[str, Any] |
 
 
 _Spec = tuple[str, tuple[int, ...]]
-_FORMAT = "pack-quantized"
+_PACKED, _PLAIN, _MIXED = "pack-quantized", "int-quantized", "mixed-precision"
+
+
+def _format(kind: WeightType) -> str:
+    """Returns the format of linears of this type. Programs look for int8 products in int-quantized."""
+    return _PLAIN if kind is W8A8 else _PACKED
 
 
 def write_compressed(
@@ -152,7 +157,8 @@ def write_compressed(
     """
     _check_model(checkpoint, grids)
     copy_beside(checkpoint.path, out)
-    config = {**checkpoint.config, "quantization_config": _quantization_config(checkpoint, grids)}
+    config = {key: value for key, value in checkpoint.config.items() if key != ROUNDED_INPUTS}
+    config["quantization_config"] = _quantization_config(checkpoint, grids)
     (out / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     done, total, place, size = 0, len(checkpoint.names()), {}, 0
     for file, shard in checkpoint.shards().items():
@@ -186,13 +192,18 @@ def _parts(
     grid.check_shape((n, k))
     bits, scales = grid.type.bits, grid.scales.reshape(n, -1)
     code = _scale_code(entry.dtype, scales)
-    yield (
-        f"{name}_packed",
-        ("I32", (n, -(-k * bits // 32))),
-        lambda: pack_integers(grid.integers(checkpoint.read(name)), bits),
-    )
+    packed = _format(grid.type) == _PACKED
+    if packed:
+        yield (
+            f"{name}_packed",
+            ("I32", (n, -(-k * bits // 32))),
+            lambda: pack_integers(grid.integers(checkpoint.read(name)), bits),
+        )
+    else:
+        yield name, ("I8", (n, k)), lambda: grid.integers(checkpoint.read(name))
     yield f"{name}_scale", (code, scales.shape), lambda: scales.astype(numpy_dtype(code))
-    yield f"{name}_shape", ("I64", (2,)), lambda: np.asarray([n, k], np.int64)
+    if packed:
+        yield f"{name}_shape", ("I64", (2,)), lambda: np.asarray([n, k], np.int64)
 
 
 def _scale_code(dtype: str, scales: NDArray[np.float32]) -> str:
@@ -214,32 +225,38 @@ def _quantization_config(checkpoint: Checkpoint, grids: Mapping[str, Grid]) -> d
         kind = grids[linear].type.name if linear in grids else ""
         named.setdefault(kind, []).extend(names)
     plain = named.pop("", [])
-    groups = {}
-    for i, (kind, names) in enumerate(sorted(named.items())):
-        span = QUANTISED[kind].span
-        weights = {
-            "num_bits": QUANTISED[kind].bits,
-            "type": "int",
-            "symmetric": True,
-            "dynamic": False,
-            "strategy": "channel" if span is None else "group",
-            "group_size": span,
-        }
-        groups[f"group_{i}"] = {
-            "targets": ["Linear"] if len(named) == 1 else names,
-            "weights": weights,
-            "input_activations": None,
-            "output_activations": None,
-            "format": _FORMAT,
-        }
+    groups = {
+        f"group_{i}": _group(QUANTISED[kind], ["Linear"] if len(named) == 1 else names)
+        for i, (kind, names) in enumerate(sorted(named.items()))
+    }
+    formats = {group["format"] for group in groups.values()}
     return {
         "quant_method": "compressed-tensors",
         "quantization_status": "compressed",
-        "format": _FORMAT,
+        "format": formats.pop() if len(formats) == 1 else _MIXED,
         "config_groups": groups,
         "ignore": plain,
         "kv_cache_scheme": None,
         "global_compression_ratio": None,
+    }
+
+
+def _group(kind: WeightType, targets: list[str]) -> dict[str, Any]:
+    integers = {"num_bits": kind.bits, "type": "int", "symmetric": True}
+    strategy = "channel" if kind.span is None else "group"
+    inputs = {
+        **integers,
+        "num_bits": kind.input_bits,
+        "dynamic": True,
+        "strategy": "token",
+        "group_size": None,
+    }
+    return {
+        "targets": targets,
+        "weights": {**integers, "dynamic": False, "strategy": strategy, "group_size": kind.span},
+        "input_activations": inputs if kind.input_bits < FLOAT16.bits else None,
+        "output_activations": None,
+        "format": _format(kind),
     }
 
 

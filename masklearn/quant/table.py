@@ -71,11 +71,13 @@ class WeightType:
     def scales_shape(self, shape: tuple[int, int]) -> tuple[int, ...]:
         """Returns the shape of the scales of a weight `[N, K]`: `[N]` or `[N, K/span]`.
 
-        Raises ValueError for a type without scales, and if the span does not divide K.
+        Raises ValueError for a type without scales, and if the type does not fit K.
         """
         rows, columns = shape
         if not self.quantised:
             raise ValueError(f"{self} has no scales")
+        if columns > self.most_columns:
+            raise ValueError(f"{self} needs K to be at most {self.most_columns}, it is {columns}")
         if self.span is None:
             return (rows,)
         if not self.fits(columns):

@@ -16,11 +16,11 @@ from masklearn.base.registry import Registry
 from masklearn.base.shard import Shard, TensorEntry, numpy_dtype
 from masklearn.model.folder import stated_dtype
 from masklearn.quant.grid import Grid
-from masklearn.quant.table import INT4, INT8, WeightType
+from masklearn.quant.table import INT4, INT8, QUANTISED, WeightType
 
 _FIX = (
-    "Use the checkpoint that it was quantised from, and let `weights` int4 or int8 quantise it; or a checkpoint that is "
-    "quantised in a way that docs/howto/learning.md lists."
+    "Use the checkpoint that it was quantised from, and let `weights` int4, int8 or w8a8 quantise it; or a checkpoint that "
+    "is quantised in a way that docs/howto/learning.md lists."
 )
 
 
@@ -118,7 +118,8 @@ class PackedWeight:
     """A weight [N, K] that is stored as integers and scales.
 
     folder: the model folder, for errors; name: its name in a dense checkpoint; dtype: safetensors code of its values;
-    bits: 4 or 8, of an integer; parts: the stored tensors, the integers first and the scales second; file: the file that
+    bits: 4 or 8, of an integer; input_bits: 8 if the model rounds the inputs of the linear to int8 with a scale for each
+    token, else 16; parts: the stored tensors, the integers first and the scales second; file: the file that
     holds the integers; integers: reads them, int8 [N, K]; scales: reads them, float32 [N, groups], each for
     K / groups neighbours in a row; zeros: reads the integers that stand for 0, int8 [N, groups], None if that is 0
     everywhere. No mosaic holds a grid with zero points, so such a weight is only read: it has 16 bits then.
@@ -134,10 +135,12 @@ class PackedWeight:
     integers: Callable[[], NDArray[np.int8]]
     scales: Callable[[], NDArray[np.float32]]
     zeros: Callable[[], NDArray[np.int8]] | None = None
+    input_bits: int = 16
 
     @property
     def type(self) -> WeightType:
-        return INT8 if self.bits == INT8.bits else INT4
+        stored = self.bits, self.input_bits
+        return next(kind for kind in QUANTISED.values() if (kind.bits, kind.input_bits) == stored)
 
     def grid(self) -> Grid:
         """Read the grid that the weight lies on. A scale of several slabs is repeated.

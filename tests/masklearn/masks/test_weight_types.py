@@ -59,6 +59,14 @@ def test_int4_needs_whole_spans() -> None:
     assert types("int4,down_proj=int8")["down_proj"] == "int8"
 
 
+def test_w8a8_sums_must_fit_int32() -> None:
+    assert allowed_types("w8a8", {"up": (64, 131072)}) == {"up": (W8A8,)} and 131072 * 127 * 128 < 2**31
+    with refused():
+        allowed_types("w8a8", {"up": (64, 131136)})
+    with refused(ValueError):
+        W8A8.scales_shape((64, 131136))
+
+
 def test_a_pattern_that_fits_nothing_is_named() -> None:
     with refused():
         quantised_types("gate_proj=int8", SHAPES)

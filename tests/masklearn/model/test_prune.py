@@ -14,9 +14,10 @@ from masklearn.masks.maskset import MaskSet
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears, covered_linears_of
 from masklearn.model.folder import left_out
+from masklearn.model.models import load_model
 from masklearn.model.prune import masked_weight, write_compressed, write_pruned_checkpoint
 from masklearn.quant.grid import Grid, storable
-from masklearn.quant.table import INT4, INT8, WeightType
+from masklearn.quant.table import INT4, INT8, W8A8, WeightType
 from tests.mosaics import random_mask
 from tests.refusals import refused
 
@@ -251,13 +252,19 @@ def on_grids(folder: Path, kind: Any) -> dict[str, Grid]:
 KINDS: dict[str, Any] = {
     "int8": lambda _: INT8,
     "int4": lambda linear: None if linear.endswith("v_proj") else INT4,
-    "mixed": lambda linear: INT4 if ".mlp." in linear else INT8,
+    "mixed": lambda linear: INT4 if ".mlp." in linear else W8A8 if linear.endswith("k_proj") else INT8,
+    "w8a8": lambda linear: None if linear.endswith("v_proj") else W8A8,
 }
 
 
 @pytest.mark.parametrize(
     ("kinds", "dtype"),
-    [("int4", torch.float16), ("int8", torch.bfloat16), ("mixed", torch.bfloat16)],
+    [
+        ("int4", torch.float16),
+        ("int8", torch.bfloat16),
+        ("mixed", torch.bfloat16),
+        ("w8a8", torch.float16),
+    ],
     ids=str,
 )
 def test_transformers_loads_the_very_weights(kinds: str, dtype: torch.dtype, make_model: Any) -> None:
@@ -271,6 +278,18 @@ def test_transformers_loads_the_very_weights(kinds: str, dtype: torch.dtype, mak
     model(torch.tensor([[1, 2, 3]]))  # the library unpacks the weights in the first pass
     found = model.state_dict()
     assert all(torch.equal(found[name], weight) for name, weight in expected.items())
+
+
+def test_transformers_rounds_the_inputs_too(make_model: Any) -> None:
+    """compressed-tensors divides the largest input by 127.5, not by 127: its errors are other errors of the same size."""
+    from transformers import AutoModelForCausalLM
+
+    path: Path = make_model(dtype=torch.float32, hidden_size=128, intermediate_size=256, num_hidden_layers=1)
+    out, ids = path.with_name("compressed"), torch.arange(24)[None] % 40
+    write_compressed(Checkpoint.open(path), on_grids(path, KINDS["w8a8"]), out)
+    plain, ours = load_model(path)(ids).logits, load_model(out)(ids).logits
+    theirs = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)(ids).logits
+    assert 0.5 < (theirs - plain).norm() / (ours - plain).norm() < 2.0
 
 
 @pytest.mark.parametrize("shard", ["5GB", "60KB"])
@@ -291,6 +310,8 @@ def test_we_read_the_very_weights_and_grids(make_model: Any, shard: str) -> None
     for linear, grid in grids.items():
         assert read.grids[linear].type is grid.type
         np.testing.assert_array_equal(read.grids[linear].scales, grid.scales)
+    rounded = sorted(name for name, grid in grids.items() if grid.type is W8A8)
+    assert rounded and list(read.rounded_inputs) == rounded
     assert steps[-1][1:] == (len(dense.names()), len(dense.names()))
     assert (out / "tokenizer.json").is_file() and stored.bytes() < dense.bytes()
     if shard != "5GB":

@@ -136,8 +136,8 @@ def test_scales_of_another_weight_are_refused() -> None:
 
 def test_table() -> None:
     ranges = {one.name: (one.lowest, one.highest) for one in QUANTISED.values()}
-    assert ranges == {"int8": (-128, 127), "int4": (-8, 7)}
-    assert [one.scale_bytes for one in WEIGHT_TYPES.values()] == [0, 0, 0, 1 / 32]
+    assert ranges == {"int8": (-128, 127), "w8a8": (-128, 127), "int4": (-8, 7)}
+    assert [one.scale_bytes for one in WEIGHT_TYPES.values()] == [0, 0, 0, 0, 1 / 32]
     assert weight_type("int4") is INT4
     with refused(ValueError):
         weight_type("fp8")

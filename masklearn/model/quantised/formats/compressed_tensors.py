@@ -6,13 +6,16 @@ and in files of early versions `X.weight_zero_point`, which is 0. See compressed
 https://github.com/vllm-project/compressed-tensors.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from masklearn.model.quantised.base import (
     QUANTISATIONS,
@@ -30,6 +33,7 @@ from masklearn.model.quantised.base import (
     refused,
     signed,
 )
+from masklearn.quant.table import W8A8
 
 _FORMATS = ("pack-quantized", "int-quantized", "naive-quantized")
 _STRATEGIES = ("channel", "group", "tensor")
@@ -44,11 +48,30 @@ class _Weights(FormatSettings):
     group_size: int | None = None
 
 
+class _Inputs(FormatSettings):
+    num_bits: int = 8
+    type: str = "int"
+    symmetric: bool = True
+    strategy: str | None = None
+    dynamic: bool | str = False
+
+    @property
+    def of_tokens(self) -> bool:
+        """True if inputs are rounded to int8 with a scale that is found for each token, as w8a8 does."""
+        found = self.num_bits, self.type, self.symmetric, self.strategy, self.dynamic
+        return found == (W8A8.input_bits, "int", True, "token", True)
+
+
 class _Group(FormatSettings):
+    targets: list[str] = Field(default_factory=list)
     weights: _Weights | None = None
-    input_activations: dict[str, Any] | None = None
+    input_activations: _Inputs | None = None
     output_activations: dict[str, Any] | None = None
     format: str | None = None
+
+    @property
+    def input_bits(self) -> int:
+        return self.input_activations.num_bits if self.input_activations else 16
 
 
 class _Settings(FormatSettings):
@@ -65,7 +88,10 @@ class CompressedIntegers(Quantisation):
     `targets` say."""
 
     name = "compressed-tensors"
-    summary = "pack-quantized, int-quantized or naive-quantized, symmetric, only weights"
+    summary = (
+        "pack-quantized, int-quantized or naive-quantized, symmetric; only weights, or int8 weights with int8 inputs, "
+        "which have a dynamic scale for each token"
+    )
 
     def settings(self, folder: Path, config: Mapping[str, Any]) -> _Settings:
         """Check formats, groups and everything else that changes the model's results."""
@@ -94,7 +120,26 @@ class CompressedIntegers(Quantisation):
         for module in stored.modules("weight_scale"):
             if f"{module}.weight_scale" not in known:
                 raise damaged(stored.folder, f"{module}.weight_scale", "No integers belong to these scales.")
-        return found
+        groups = [group for group in settings.config_groups.values() if group.weights]
+        return [replace(one, input_bits=_input_bits(stored, one, groups)) for one in found]
+
+
+def _input_bits(stored: StoredTensors, weight: PackedWeight, groups: Sequence[_Group]) -> int:
+    """Returns the bits of a linear's inputs. Where groups differ in them, targets tell the linear's group, in the order of
+    the library: its name, an expression that fits its name, its class."""
+    if len(bits := {group.input_bits for group in groups}) == 1:
+        return bits.pop()
+    module = weight.name.removesuffix(".weight")
+    ways: tuple[Callable[[str], object], ...] = (
+        lambda target: target == module,
+        lambda target: target.startswith("re:") and re.match(target.removeprefix("re:"), module),
+        lambda target: target == "Linear",
+    )
+    for fits in ways:
+        for group in groups:
+            if any(fits(target) for target in group.targets):
+                return group.input_bits
+    raise damaged(stored.folder, "quantization_config.config_groups", f"No group targets {module}.")
 
 
 def pack_integers(integers: NDArray[np.int8], bits: int) -> NDArray[np.int32]:
@@ -109,9 +154,10 @@ def pack_integers(integers: NDArray[np.int8], bits: int) -> NDArray[np.int32]:
 def _faults(settings: _Settings) -> Iterator[tuple[str, str]]:
     for name, group in settings.config_groups.items():
         place, weights = f"config_groups.{name}", group.weights
-        for activations in ("input_activations", "output_activations"):
-            if getattr(group, activations):
-                yield f"{place}.{activations}", "Activations are quantised too; they stay 16 bit here."
+        if group.output_activations:
+            yield f"{place}.output_activations", "Outputs are quantised too; they stay 16 bit here."
+        if group.input_activations and (why := _fault_of_inputs(group.input_activations, weights)):
+            yield f"{place}.input_activations", why
         if weights is None:
             continue
         if weights.type != "int" or weights.num_bits not in _BITS:
@@ -141,6 +187,19 @@ def _faults(settings: _Settings) -> Iterator[tuple[str, str]]:
     sparse = (settings.sparsity_config or {}).get("format", "dense")
     if sparse != "dense":
         yield "sparsity_config.format", f"It is {sparse}, with integers inside; only dense weights are read."
+
+
+def _fault_of_inputs(inputs: _Inputs, weights: _Weights | None) -> str:
+    """Returns why the inputs are not read, "" if they are."""
+    read = "only symmetric int8 with a dynamic scale for each token is read"
+    if weights is None or weights.num_bits != W8A8.bits:
+        return "Inputs are quantised; that is read with weights of 8 bits only."
+    if not inputs.dynamic:
+        return f"The scales of the inputs are fixed (static); {read}."
+    if not inputs.of_tokens:
+        kind = f"{'' if inputs.symmetric else 'asymmetric '}{inputs.type} with {inputs.num_bits} bits"
+        return f"The inputs are {kind}, with the strategy {inputs.strategy}; {read}."
+    return ""
 
 
 def _packed(stored: StoredTensors, module: str, schemes: Sequence[_Weights], dtype: str) -> PackedWeight:

@@ -27,6 +27,13 @@ def _formats(name: str, about: dict[str, Any]) -> dict[str, Any]:
     return about | {"format": name}
 
 
+def w8a8(**inputs: Any) -> dict[str, Any]:
+    about = _formats("int-quantized", scheme(8, None))
+    of_tokens = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True}
+    about["config_groups"]["group_0"]["input_activations"] = of_tokens | inputs
+    return about
+
+
 READ: dict[str, Write] = {
     "ct-int4-64": lambda path: compressed_tensors(path, scheme(4, 64)),
     "ct-int4-128": lambda path: compressed_tensors(path, scheme(4, 128)),
@@ -35,6 +42,7 @@ READ: dict[str, Write] = {
     "ct-naive-int8": lambda path: compressed_tensors(path, _formats("naive-quantized", scheme(8, None))),
     "ct-naive-int4": lambda path: compressed_tensors(path, _formats("naive-quantized", scheme(4, 64))),
     "ct-int-quantized": lambda path: compressed_tensors(path, _formats("int-quantized", scheme(8, None))),
+    "ct-w8a8": lambda path: compressed_tensors(path, w8a8()),
     "gptq-int4-64": lambda path: gptq(path, 4, 64),
     "gptq-int4-128": lambda path: gptq(path, 4, 128, desc_act=True),
     "gptq-int4-v2": lambda path: gptq(path, 4, -1, v2=True),
@@ -68,7 +76,9 @@ def test_values_grids_and_integers(name: str, dtype: torch.dtype, make: Any) -> 
     assert set(coverage.linears) == set(checkpoint.grids) == set(integers)
     for linear, expected in integers.items():
         grid, weight = checkpoint.grids[linear], checkpoint.torch(f"{linear}.weight")
-        assert grid.type.name == ("int8" if "int8" in name or "int-quantized" in name else "int4")
+        int8 = "int8" in name or "int-quantized" in name
+        assert grid.type.name == ("w8a8" if "w8a8" in name else "int8" if int8 else "int4")
+        assert (linear in checkpoint.rounded_inputs) == ("w8a8" in name)
         np.testing.assert_array_equal(grid.integers(checkpoint.read(f"{linear}.weight")), expected.numpy())
         spread = torch.from_numpy(grid.scales).reshape(len(grid.scales), -1).to(dtype)
         product = expected.to(dtype) * spread.repeat_interleave(expected.shape[1] // spread.shape[1], 1)
@@ -138,6 +148,10 @@ def _group(**changes: Any) -> dict[str, Any]:
         {"sparsity_config": {"format": "sparse-24-bitmask"}},
         {"format": "marlin-24"},
         pytest.param(_group(input_activations={"num_bits": 8}), id="group_0.input_activations"),
+        pytest.param(w8a8(dynamic=False), id="group_0.input_activations"),
+        pytest.param(w8a8(strategy="tensor"), id="group_0.input_activations"),
+        pytest.param(w8a8(symmetric=False), id="group_0.input_activations"),
+        pytest.param(w8a8(type="float"), id="group_0.input_activations"),
         pytest.param(_group(output_activations={"num_bits": 8}), id="group_0.output_activations"),
         pytest.param(_group(weights={"type": "float", "num_bits": 8}), id="group_0.weights in"),
         pytest.param(_group(weights={"num_bits": 3}), id="group_0.weights in"),
