@@ -62,7 +62,8 @@ class Arguments(ctypes.Structure):
     _fields_ = [
         ("x", ctypes.c_void_p),
         ("slabs", Slabs * len(KINDS)),
-        *((n, ctypes.c_void_p) for n in ("scales", "index", "bias", "residual", "y", "partials", "counters")),
+        *((n, ctypes.c_void_p) for n in (
+              "scales", "index", "bias", "residual", "y", "rounded", "token_scales", "partials", "counters")),
         *((n, ctypes.c_int32) for n in
           ("tokens", "out_features", "in_features", "panels", "parts", "x_vector", "y_vector", "activation")),
     ]  # fmt: skip

@@ -5,13 +5,14 @@
 #include <utility>
 
 #include "host/call.h"
+#include "kernels/quantise_kernel.cuh"
 #include "kernels/schedule.h"
 #include "kernels/stream_kernel.cuh"
 #include "kernels/tile_kernel.cuh"
 
 // Bit i includes configuration i.  Mutation tests compile only a few of them to save time.
 #ifndef PATCH_HOST_CONFIGS
-#define PATCH_HOST_CONFIGS 0xffffffff
+#define PATCH_HOST_CONFIGS 0xffffffffffff
 #endif
 // The same for types: bit 0 is fp16, bit 1 bf16.
 #ifndef PATCH_HOST_SCALARS
@@ -30,8 +31,14 @@ std::string extra_name(int kind) { return kind == 1 ? "meta" : std::string("mask
 void add_tensors(GlobalMemory* memory, const Call& c) {
   using Use = GlobalMemory::Use;
   const LinearArguments& a = c.arguments;
+  const Config& config = kConfigs[c.config];
   const size_t tokens = a.tokens;
-  memory->add("X", a.x, tokens * a.in_features * 2, 2, Use::kInput);
+  if (config.weights == Weights::kW8A8) {
+    memory->add("rounded X", a.rounded, tokens * padded_columns(a.in_features), 1, Use::kInput);
+    memory->add("token scales", a.token_scales, tokens * 4, 4, Use::kInput);
+  } else {
+    memory->add("X", a.x, tokens * a.in_features * 2, 2, Use::kInput);
+  }
   for (int kind = 0; kind < kKindCount; ++kind) {
     if (a.slabs[kind].values)
       memory->add(values_name(kind), a.slabs[kind].values, c.slab_values[kind] * 2, 2, Use::kInput);
@@ -39,7 +46,6 @@ void add_tensors(GlobalMemory* memory, const Call& c) {
       memory->add(extra_name(kind), a.slabs[kind].extra, c.slab_words[kind] * 4, 4, Use::kInput);
   }
   memory->add("index", a.index, c.index_words * 4, 4, Use::kInput);
-  const Config& config = kConfigs[c.config];
   const size_t sides = panels_per_tile(config.gated), rows = a.out_features * sides;
   if (a.scales) memory->add("scales", a.scales, a.panels * sides * config.panel_rows * 4, 4, Use::kInput);
   if (a.bias) memory->add("bias", a.bias, rows * 2, 2, Use::kInput);
@@ -50,9 +56,25 @@ void add_tensors(GlobalMemory* memory, const Call& c) {
   memory->add("counters", a.counters, c.counter_words * 4, 4, Use::kCounter);
 }
 
+// Rounds X, as the launch of a configuration of w8a8 does first.
+template <class T>
+std::string quantise(Machine* m, const Call& c) {
+  using Use = GlobalMemory::Use;
+  const QuantiseArguments a(c.arguments);
+  m->global = {};
+  m->global.add("X", a.x, size_t{2} * a.tokens * a.in_features, 2, Use::kInput);
+  m->global.add("rounded X", a.rounded, a.tokens * padded_columns(a.in_features), 1, Use::kOutput);
+  m->global.add("token scales", a.scales, size_t{4} * a.tokens, 4, Use::kOutput);
+  std::string error = m->run({a.blocks(), 0, kQuantiseThreads, kQuantiseShared}, CopyMode::kLazy, c.seed,
+                             [&] { patch_quantise<T>(a); });
+  if (error.empty()) error = m->global.complete("rounded X") + m->global.complete("token scales");
+  m->global = {};
+  return error;
+}
+
 template <class T, int C>
 std::string run_config(Machine* m, const Call& c) {
-  if constexpr ((PATCH_HOST_CONFIGS >> C & 1) == 0) {
+  if constexpr ((uint64_t{PATCH_HOST_CONFIGS} >> C & 1) == 0) {
     return "this build leaves the configuration out";
   } else {
     using G = Geometry<C>;
@@ -88,6 +110,11 @@ std::string run(const Call& c, Machine* m) {
   Call call = c;
   call.arguments.set_slabs(c.arguments.counts(), kConfigs[c.config].panel_rows, kConfigs[c.config].weights);
   if (!choose_vectors(&call.arguments)) return "misaligned arguments";
+  if (kConfigs[c.config].weights == Weights::kW8A8) {
+    const bool half = static_cast<Scalar>(c.scalar) == Scalar::kHalf;
+    const std::string error = half ? quantise<Half>(m, call) : quantise<BFloat16>(m, call);
+    if (!error.empty()) return error;
+  }
   add_tensors(&m->global, call);
   // Kernels add to the address of a tensor that a kind does not have, and don't follow it.  Here it is no
   // null.
@@ -181,6 +208,24 @@ int patch_host_mma_sp(int selector, const uint32_t* a, const uint32_t* b, const 
     float rc[4];
     std::copy_n(a + l * 4, 4, ra), std::copy_n(b + l * 4, 4, rb), std::copy_n(c + l * 4, 4, rc);
     selector == 0 ? patch::Half::mma_sp<0>(rc, ra, rb, meta[l]) : patch::Half::mma_sp<1>(rc, ra, rb, meta[l]);
+    std::copy_n(rc, 4, c + l * 4);
+  });
+  return patch::host::last_error.empty() ? 0 : 1;
+}
+
+// The same with mma of w8a8; b is that of the sparse one.  sparse: 0 or 1.
+int patch_host_multiply_bytes(int sparse, const uint32_t* a, const uint32_t* b, const uint32_t* meta,
+                              int32_t* c) {
+  patch::host::Machine machine;
+  patch::host::last_error = machine.run({1, 0, 32, 0}, patch::host::CopyMode::kLazy, 1, [&] {
+    const int l = patch::thread_index();
+    uint32_t ra[4], rb[4];
+    int32_t rc[4];
+    std::copy_n(a + l * 4, 4, ra), std::copy_n(b + l * 4, 4, rb), std::copy_n(c + l * 4, 4, rc);
+    if (sparse)
+      patch::multiply_bytes_sparse(rc, ra, rb, meta[l]);
+    else
+      patch::multiply_bytes(rc, ra, rb[0], rb[1]);
     std::copy_n(rc, 4, c + l * 4);
   });
   return patch::host::last_error.empty() ? 0 : 1;

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "host/byte_matrices.h"
 #include "host/machine.h"
 
 #define PATCH_DEVICE inline
@@ -40,6 +41,10 @@ void copy_weights_async(void* shared, const void* global, Hint, bool here) {
   m.stats.weight_bytes += 16;
   m.copy_async(static_cast<uint8_t*>(shared) + Offset, static_cast<const uint8_t*>(global) + Offset, 16,
                true);
+}
+template <int Offset>
+void copy_inputs_async(void* shared, const void* global, bool here) {
+  if (here) host::Machine::get().copy_async(static_cast<uint8_t*>(shared) + Offset, global, 16, true);
 }
 inline void commit_copies() { host::Machine::get().commit_copies(); }
 template <int Groups>
@@ -92,14 +97,31 @@ inline uint32_t load_pair(const uint16_t* p) {
   return pair;
 }
 inline uint32_t load_word(const uint32_t* p) { return load_global(p); }
+inline void load_four(uint32_t (&v)[2], const uint16_t* p) {
+  load_global(p, 8);
+  std::memcpy(v, p, 8);
+}
 inline void load_eight(uint32_t (&v)[4], const uint16_t* p) {
   load_global(p, 16);
   std::memcpy(v, p, 16);
 }
 inline float exp2_approximate(float x) { return std::exp2(x); }
 inline float reciprocal(float x) { return 1.f / x; }
-inline void load_partials(float (&v)[4], const float* p) { host::Machine::get().take_sums(v, p, 16); }
-inline void store_partials(float* p, const float (&v)[4]) { host::Machine::get().pass_sums(p, v, 16); }
+// The compiler may make one operation of a product and a sum, but not with a product that is stored.
+inline float multiply_alone(float a, float b) {
+  const volatile float product = a * b;
+  return product;
+}
+inline float divide(float a, float b) { return a / b; }
+inline int32_t nearest_integer(float x) { return static_cast<int32_t>(std::nearbyint(x)); }
+template <class V>
+void load_partials(V (&v)[4], const float* p) {
+  host::Machine::get().take_sums(v, p, 16);
+}
+template <class V>
+void store_partials(float* p, const V (&v)[4]) {
+  host::Machine::get().pass_sums(p, v, 16);
+}
 inline int32_t count_arrival(int32_t* counter) { return host::Machine::get().arrive(counter); }
 inline void reset_counter(int32_t* counter) { host::Machine::get().reset(counter); }
 inline void store_global(void* to, const void* from, size_t bytes) {
@@ -108,6 +130,8 @@ inline void store_global(void* to, const void* from, size_t bytes) {
 }
 inline void store_pair(uint16_t* to, uint32_t pair) { store_global(to, &pair, 4); }
 inline void store_value(uint16_t* to, uint16_t value) { store_global(to, &value, 2); }
+inline void store_scale(float* to, float scale) { store_global(to, &scale, 4); }
+inline void store_bytes(int8_t* to, const uint32_t (&v)[4]) { store_global(to, v, 16); }
 inline void store_eight(uint16_t* to, const uint32_t (&v)[4]) { store_global(to, v, 16); }
 template <int Bytes>
 void store_output(uint16_t* to, const uint16_t* from) {
@@ -275,6 +299,16 @@ inline uint32_t transpose_matrix(uint32_t r) {
   return lane.out;
 }
 
+inline void multiply_bytes(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  host::ByteMmaLane lane{c, a, {b0, b1, 0, 0}, 0};
+  host::Machine::get().collective(host::compute_byte_mma, &lane);
+}
+inline void multiply_bytes_sparse(int32_t (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[4],
+                                  uint32_t meta) {
+  host::ByteMmaLane lane{c, a, {b[0], b[1], b[2], b[3]}, meta};
+  host::Machine::get().collective(host::compute_byte_mma_sp, &lane);
+}
+
 // Adds mma and mma.sp to a type T that has `widen` and `narrow_one`.
 template <class T>
 struct HostScalar {
@@ -305,6 +339,7 @@ struct HostScalar {
 };
 
 struct Half : HostScalar<Half> {
+  static constexpr uint32_t kInfinity = 0x7c00;
   static float widen(uint16_t v) { return host::half_table()[v]; }
   // Rounds to nearest even.  From 65520 (65504 + half a step) on the result is infinite.
   static uint16_t narrow_one(float f) {
@@ -322,6 +357,7 @@ struct Half : HostScalar<Half> {
 };
 
 struct BFloat16 : HostScalar<BFloat16> {
+  static constexpr uint32_t kInfinity = 0x7f80;
   static float widen(uint16_t v) {
     const uint32_t bits = static_cast<uint32_t>(v) << 16;
     float f = 0;

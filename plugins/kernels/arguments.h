@@ -25,19 +25,26 @@ struct Slabs {
   int32_t value_bytes, extra_bytes;  // of a slab
 };
 
+// Columns of rounded X: those behind the last one of X are zeros, so that rows are whole slabs.
+PATCH_BOTH int64_t padded_columns(int32_t in_features) { return (int64_t{in_features} + 63) / 64 * 64; }
+
 // Z = X W^T + bias, in fp32, and Y[tokens, out] = activation(Z) + residual, rounded once. Gated: Z has a gate
 // and an up of `out` columns each, and Y = activation(gate) * up + residual.  The panels of gate and up
 // alternate in the packed weight; bias holds the gate's values, then the up's.  All pointers are device
 // pointers.
 struct LinearArguments {
-  const uint16_t* x;         // [tokens, in], contiguous
-  Slabs slabs[kKindCount];   // of each kind
-  const float* scales;       // of int8: [packed panels * panel_rows], those of gate and up alternate; or null
+  const uint16_t* x;        // [tokens, in], contiguous
+  Slabs slabs[kKindCount];  // of each kind
+  // Of int8 and w8a8: [packed panels * panel_rows], those of gate and up alternate; or null.
+  const float* scales;
   const int32_t* index;      // as kernels/index.h writes it for a device.  The kernels trust it
   const uint16_t* bias;      // [out], gated [2 * out], or null
   const uint16_t* residual;  // [tokens, out], contiguous, or null
   uint16_t* y;               // [tokens, out], contiguous
-  float* partials;           // [2 * parts, tokens of a block * panel_rows]; used by a stream with parts > 1
+  int8_t* rounded;           // of w8a8: X as integers, [tokens, padded_columns(in)], written by the launch
+  float* token_scales;       // of w8a8: [tokens], written by the launch
+  float* partials;           // [2 * parts, tokens of a block * panel_rows]; used by a stream with parts > 1.
+                             // Those of w8a8 are int32
   int32_t* counters;         // [parts]; used by the same, 0 before and after a launch
   int32_t tokens;
   int32_t out_features;
@@ -93,6 +100,7 @@ inline bool choose_vectors(LinearArguments* a) {
     a->y_vector /= 2;
   for (const Slabs& own : a->slabs)
     if (!aligned(own.values, 16) || !aligned(own.extra, 16)) return false;
+  if (!aligned(a->rounded, 16) || !aligned(a->token_scales, 4)) return false;
   return a->in_features % 4 == 0 && aligned(a->x, 8) && aligned(a->y, 2) && aligned(a->index, 4) &&
          aligned(a->bias, 2) && aligned(a->residual, 2) && aligned(a->scales, 4) &&
          (a->parts <= 1 || (aligned(a->partials, 16) && aligned(a->counters, 4)));

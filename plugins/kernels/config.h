@@ -29,11 +29,11 @@ struct Config {
 };
 
 // Shared memory is the limit: a slot holds one slab (at most 128 B per panel row) and the X tile beside it
-// (128 B per token).  sm_86 and sm_89 give a block 99 KiB, so a configuration with two blocks per SM stays
-// below 49 KiB.  A configuration above 99 KiB would be for sm_80 (163 KiB) and sm_90 (227 KiB), and be
-// skipped on other devices.  Tile kernels have two slots: their slabs take long enough for the next one to
-// arrive, and two blocks fit on an SM, one of which multiplies while the other waits at its barrier: those of
-// 64x64 warps on sm_80 and sm_90, the smaller ones everywhere.
+// (128 B per token, of w8a8 64 B).  sm_86 and sm_89 give a block 99 KiB, so a configuration with two blocks
+// per SM stays below 49 KiB.  A configuration above 99 KiB would be for sm_80 (163 KiB) and sm_90 (227 KiB),
+// and be skipped on other devices.  Tile kernels have two slots: their slabs take long enough for the next
+// one to arrive, and two blocks fit on an SM, one of which multiplies while the other waits at its barrier:
+// those of 64x64 warps on sm_80 and sm_90, the smaller ones everywhere.
 inline constexpr Config kConfigs[] = {
     {"decode-64", Kernel::kStream, 64, 16, 4, 1, 4, 2, false, kPatchKinds},    // 40 KiB, 4 warps of 16x16
     {"mid-64", Kernel::kStream, 64, 64, 2, 2, 3, 2, false, kPatchKinds},       // 48 KiB, 4 warps of 32x32
@@ -74,9 +74,25 @@ inline constexpr Config kConfigs[] = {
     {"int4-gated-decode-64", Kernel::kStream, 64, 16, 4, 1, 8, 2, true, kKindCount,
      Weights::kInt4},                                                                              // 35 KiB
     {"int4-gated-mid-64", Kernel::kStream, 64, 64, 2, 2, 4, 2, true, kKindCount, Weights::kInt4},  // 42 KiB
+    // Products of int8 take half the time of those of 16 bits, and their operands half the room, so rings are
+    // twice as long.  Tile kernels have three or four slots: a 2:4 slab ends before the next one but one has
+    // arrived from L2.
+    {"w8a8-decode-64", Kernel::kStream, 64, 16, 4, 1, 8, 2, false, kPatchKinds, Weights::kW8A8},    // 40 KiB
+    {"w8a8-mid-64", Kernel::kStream, 64, 64, 2, 2, 6, 2, false, kPatchKinds, Weights::kW8A8},       // 48 KiB
+    {"w8a8-prefill-64", Kernel::kTile, 64, 128, 2, 2, 4, 1, false, kPatchKinds, Weights::kW8A8},    // 48 KiB
+    {"w8a8-decode-128", Kernel::kStream, 128, 16, 4, 1, 8, 1, false, kPatchKinds, Weights::kW8A8},  // 72 KiB
+    {"w8a8-mid-128", Kernel::kStream, 128, 64, 4, 2, 8, 1, false, kPatchKinds, Weights::kW8A8},     // 96 KiB
+    {"w8a8-prefill-128", Kernel::kTile, 128, 128, 2, 2, 3, 1, false, kPatchKinds, Weights::kW8A8},  // 48 KiB
+    {"w8a8-wide-128", Kernel::kTile, 128, 256, 2, 4, 4, 1, false, kPatchKinds, Weights::kW8A8},     // 96 KiB
+    {"w8a8-gated-decode-64", Kernel::kStream, 64, 16, 4, 1, 8, 2, true, kPatchKinds,
+     Weights::kW8A8},                                                                               // 40 KiB
+    {"w8a8-gated-mid-64", Kernel::kStream, 64, 64, 2, 2, 6, 2, true, kPatchKinds, Weights::kW8A8},  // 48 KiB
+    {"w8a8-gated-prefill-64", Kernel::kTile, 64, 128, 2, 2, 4, 1, true, kPatchKinds,
+     Weights::kW8A8},  // 48 KiB
 };
 inline constexpr int kConfigCount = sizeof(kConfigs) / sizeof(kConfigs[0]);
-// The first ones are for the kinds of PATCH, the others for all: those of 16-bit weights, of int8, of int4.
+// The first ones are for the kinds of PATCH, the next ones for all: those of 16-bit weights, of int8, of
+// int4. Those of w8a8 come last.
 constexpr int count_patch_configs() {
   int count = 0;
   while (count < kConfigCount && kConfigs[count].kinds == kPatchKinds) ++count;
@@ -90,7 +106,9 @@ constexpr int first_config_of(Weights weights) {
 }
 inline constexpr int kFirstInt8 = first_config_of(Weights::kInt8);
 inline constexpr int kFirstInt4 = first_config_of(Weights::kInt4);
-static_assert(kPatchConfigCount < kFirstInt8 && kFirstInt8 < kFirstInt4 && kFirstInt4 < kConfigCount);
+inline constexpr int kFirstW8A8 = first_config_of(Weights::kW8A8);
+static_assert(kPatchConfigCount < kFirstInt8 && kFirstInt8 < kFirstInt4 && kFirstInt4 < kFirstW8A8 &&
+              kFirstW8A8 < kConfigCount);
 
 inline constexpr int kSlabColumns = 64;   // K covered by one slab
 inline constexpr int kTilesPerGroup = 8;  // token tiles that walk over the panels together
@@ -109,7 +127,8 @@ constexpr int slab_room(const Config& c) {
     if (most < slab_bytes(kind, c.weights)) most = slab_bytes(kind, c.weights);
   return c.panel_rows * most;
 }
-constexpr int stage_bytes(const Config& c) { return slab_room(c) + c.tokens * kSlabColumns * 2; }
+constexpr int x_tile_bytes(const Config& c) { return c.tokens * kSlabColumns * input_bytes(c.weights); }
+constexpr int stage_bytes(const Config& c) { return slab_room(c) + x_tile_bytes(c); }
 // Values per row of the output tile in shared memory.  The 16 bytes of padding avoid bank conflicts.
 constexpr int output_stride(const Config& c) { return c.panel_rows + 8; }
 constexpr bool is_for_hopper(Kernel k) { return k == Kernel::kWarpgroups || k == Kernel::kWarpgroupPairs; }
@@ -146,7 +165,7 @@ struct Geometry {
   static constexpr int kWarpTokens = kTokens / (8 * kTokenWarps);  // 8-token blocks of one warp
 
   static constexpr int kSlabBytes = slab_room(kConfigs[C]);
-  static constexpr int kXBytes = kTokens * kSlabColumns * 2;
+  static constexpr int kXBytes = x_tile_bytes(kConfigs[C]);
   static constexpr int kStageBytes = stage_bytes(kConfigs[C]);
   static constexpr int kRingBytes = kStages * kStageBytes;
 
@@ -162,9 +181,10 @@ struct Geometry {
   static_assert(kBlocksPerSm == 1 || kBlocksPerSm * (kSharedBytes + 1024) <= kSharedEverywhere + 1024);
   static_assert(kBlocksPerSm <= 2, "kMostParts");
   // Copy loops have constant trip counts, so all threads must copy the same number of chunks.  Those of a
-  // slab that it does not have are predicated off.  A slot's X begins at a whole row of 128 bytes.
-  static_assert(kSlabBytes % 128 == 0 && kXBytes % (16 * kThreads) == 0);
-  static_assert(kWeights == Weights::kSixteenBits || kPanelRows == 64);
+  // slab that it does not have are predicated off, and so are those of a tile of w8a8 for fewer threads than
+  // the block has.  A slot's X begins at a whole row of 128 bytes.
+  static_assert(kSlabBytes % 128 == 0 && (kXBytes % (16 * kThreads) == 0 || kWeights == Weights::kW8A8));
+  static_assert(kPanelRows == 64 || !is_quantised(kWeights) || kWeights == Weights::kW8A8);
 };
 
 }  // namespace patch

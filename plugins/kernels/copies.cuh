@@ -2,6 +2,7 @@
 // compiler can put them between products: a copy that a kind of slab does not need is predicated off, and
 // one of what is not there has size zero.
 #pragma once
+#include "kernels/copy_inputs.cuh"
 #include "kernels/slabs.cuh"
 #include "kernels/streams.cuh"
 
@@ -17,35 +18,23 @@ template <class T, class G, class Hint>
 class SlabCopies {
  public:
   PATCH_DEVICE SlabCopies(const LinearArguments& a, Hint policy, int thread)
-      : a_(a), policy_(policy), thread_(thread) {}
+      : inputs_(a, thread), policy_(policy), thread_(thread) {}
   // Byte of a slot at which this thread's copies begin, as many bytes from the last as the block copies at a
-  // time. In X, 16-byte chunk q of row r lies at q ^ (r & 7), so ldmatrix has no bank conflicts; any order
-  // would do for W.
-  PATCH_DEVICE static int place(int thread) {
-    const int row = thread / kChunks, chunk = thread % kChunks;
-    return row * 128 + ((chunk ^ (row & 7)) << 4);
-  }
-
+  // time. X says where; any order would do for W.
+  PATCH_DEVICE static int place(int thread) { return Inputs<G>::place(thread); }
   PATCH_DEVICE int place() const { return place(thread_); }
 
   // Rows first_token .. of X are copied from now on.
-  PATCH_DEVICE void begin_tile(int first_token) {
-    const int row = first_token + thread_ / kChunks;
-    tokens_left_ = a_.tokens - row;
-    x_tile_ = a_.x + static_cast<int64_t>(row) * a_.in_features;
-  }
+  PATCH_DEVICE void begin_tile(int first_token) { inputs_.begin_tile(first_token); }
   // A slab is copied next, with the 64 columns of X from 64 * `column`, if it exists.  values, extra:
   // addresses of this thread's first bytes, if the slab were wholly in the first or in the second tensor of
   // its kind.
   PATCH_DEVICE void aim(const uint8_t* values, const uint8_t* extra, int value_bytes, int extra_bytes,
                         int column, bool exists) {
     values_ = values, extra_ = extra;
-    values_left_ = value_bytes - thread_ / kChunks * 128;  // as `place`, within a row of 128 bytes
+    values_left_ = value_bytes - thread_ / 8 * 128;  // as `place`, within a row of 128 bytes
     bytes_left_ = exists ? values_left_ + extra_bytes : 0;
-    const int k = column * kSlabColumns + thread_ % kChunks * 8, columns = a_.in_features;
-    x_ = x_tile_ + k;
-    low_left_ = exists && k < columns ? tokens_left_ : 0;
-    high_left_ = exists && k < columns && columns - k > 4 ? tokens_left_ : 0;
+    inputs_.aim(column, exists);
   }
 
   // Issues a share of the copies of the slab.  to: this thread's place in its slot.
@@ -55,20 +44,16 @@ class SlabCopies {
       constexpr int j = decltype(index)::value;
       if constexpr (j * Shares / kWeightCopies == Share) copy_weights<j>(to);
     });
+    constexpr int kRowCopies = Inputs<G>::kCopies;
     for_each_index<kRowCopies>([&](auto index) {
       constexpr int j = decltype(index)::value;
-      if constexpr (j * Shares / kRowCopies == Share) copy_x<j>(to);
+      if constexpr (j * Shares / kRowCopies == Share) inputs_.template copy<j>(to);
     });
   }
 
  private:
-  static constexpr int kChunks = kSlabColumns / 8;     // of 16 bytes, per row of X
-  static constexpr int kRows = G::kThreads / kChunks;  // rows of X that the block copies at a time
-  static constexpr int kRowCopies = G::kTokens / kRows;
   static constexpr int kRound = 16 * G::kThreads;  // bytes that the block copies at a time
   static constexpr int kWeightCopies = (G::kSlabBytes + kRound - 1) / kRound;
-  static_assert(kRows % 8 == 0, "a thread stays in one column of the swizzle");
-  static_assert(kRows * 128 == kRound);
   template <int Kind = 0>
   PATCH_DEVICE static constexpr bool fit() {
     if constexpr (Kind == G::kKinds) {
@@ -100,24 +85,12 @@ class SlabCopies {
     copy_weights_async<J * kRound>(to, from, policy_, bytes_left_ > J * kRound);
   }
 
-  // Fills rows beyond `tokens` and columns beyond `in_features` with zeros, without reading them.  The memory
-  // there may hold a NaN or belong to another tensor, and a NaN times a zero weight is a NaN.
-  template <int J>
-  PATCH_DEVICE void copy_x(uint8_t* to) const {
-    const uint16_t* from = x_ + static_cast<int64_t>(J * kRows) * a_.in_features;
-    copy_tokens_async<G::kSlabBytes + J * kRound>(to, from, low_left_ > J * kRows, high_left_ > J * kRows,
-                                                  a_.x_vector);
-  }
-
-  const LinearArguments& a_;
+  Inputs<G> inputs_;
   Hint policy_;
   int thread_;
   // The slab: addresses, and the bytes from this thread's first one on.  No bytes if it does not exist.
   const uint8_t *values_ = nullptr, *extra_ = nullptr;
   int values_left_ = 0, bytes_left_ = 0;
-  int tokens_left_ = 0;               // rows of X from this thread's first one on
-  int low_left_ = 0, high_left_ = 0;  // the same for the halves of a copy, 0 beyond the last column
-  const uint16_t *x_tile_ = nullptr, *x_ = nullptr;
 };
 
 // Copies the slabs of a stream's walk, one after another.

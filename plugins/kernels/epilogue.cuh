@@ -2,7 +2,8 @@
 //
 //   Y = activation(X W^T + bias) + residual,  or, if gated,  activation(gate) * up + residual
 //
-// Sums of int8 are those of X q^T until they are multiplied by the scales of their rows.
+// Sums of int8 are those of X q^T until they are multiplied by the scales of their rows.  Those of w8a8 are
+// of integers, and are multiplied by the scale of the row of W, then by that of the token.
 //
 // Gate and up have separate panels, so that each has its own tile map: a slab with rows of both could be 2:4
 // only if both are.  Row i of the gate and row i of the up are at the same place in the two sets of
@@ -31,7 +32,7 @@ PATCH_DEVICE float gelu_tanh(float x) { return x * sigmoid(1.5957691216f * (x + 
 PATCH_DEVICE float silu(float x) { return x * sigmoid(x); }
 
 template <class G, class Function>
-PATCH_DEVICE void for_each_sum(Accumulators<G>& acc, const Function& change) {
+PATCH_DEVICE void for_each_sum(Accumulators<G, float>& acc, const Function& change) {
   PATCH_UNROLL
   for (int m = 0; m < G::kWarpRows; ++m) {
     PATCH_UNROLL
@@ -43,7 +44,7 @@ PATCH_DEVICE void for_each_sum(Accumulators<G>& acc, const Function& change) {
 }
 
 template <class G>
-PATCH_DEVICE void activate(Accumulators<G>& acc, Activation activation) {
+PATCH_DEVICE void activate(Accumulators<G, float>& acc, Activation activation) {
   switch (activation) {
     case Activation::kNone:
       return;
@@ -58,8 +59,8 @@ PATCH_DEVICE void activate(Accumulators<G>& acc, Activation activation) {
 
 // bias: [out_features], of the panels (plain, gate or up) that `acc` belongs to.
 template <class T, class G>
-PATCH_DEVICE void add_bias(Accumulators<G>& acc, const LinearArguments& a, const uint16_t* bias, int panel,
-                           const Place<G>& at) {
+PATCH_DEVICE void add_bias(Accumulators<G, float>& acc, const LinearArguments& a, const uint16_t* bias,
+                           int panel, const Place<G>& at) {
   PATCH_UNROLL
   for (int m = 0; m < G::kWarpRows; ++m) {
     PATCH_UNROLL
@@ -77,7 +78,8 @@ PATCH_DEVICE void add_bias(Accumulators<G>& acc, const LinearArguments& a, const
 
 // scales: of the rows of W, [packed panels * panel_rows].  packed: number of the packed panel.
 template <class G>
-PATCH_DEVICE void scale_sums(Accumulators<G>& acc, const float* scales, int packed, const Place<G>& at) {
+PATCH_DEVICE void scale_sums(Accumulators<G, float>& acc, const float* scales, int packed,
+                             const Place<G>& at) {
   PATCH_UNROLL
   for (int m = 0; m < G::kWarpRows; ++m) {
     PATCH_UNROLL
@@ -92,11 +94,39 @@ PATCH_DEVICE void scale_sums(Accumulators<G>& acc, const float* scales, int pack
   }
 }
 
+// Multiplies sums of integers by the scale of the row of W, then by that of the token, each time rounded.
+template <class G>
+PATCH_DEVICE void scale_integers(Accumulators<G, float>& acc, const Accumulators<G, int32_t>& sums,
+                                 const LinearArguments& a, int packed, int first_token, const Place<G>& at) {
+  PATCH_UNROLL
+  for (int n = 0; n < G::kWarpTokens; ++n) {
+    float of_token[2];
+    PATCH_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      const int token = first_token + (at.token_warp * G::kWarpTokens + n) * 8 + at.quad * 2 + i;
+      of_token[i] = token < a.tokens ? load_scale(a.token_scales + token) : 0.f;
+    }
+    PATCH_UNROLL
+    for (int m = 0; m < G::kWarpRows; ++m) {
+      PATCH_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        const float of_row = load_scale(a.scales + first_row<G>(packed, m, half, at) + at.group);
+        PATCH_UNROLL
+        for (int i = 0; i < 2; ++i) {
+          const int j = 2 * half + i;
+          acc[m][n][j] =
+              multiply_alone(multiply_alone(static_cast<float>(sums[m][n][j]), of_row), of_token[i]);
+        }
+      }
+    }
+  }
+}
+
 // The residual is read as pairs of features of one token.  movmatrix transposes an 8x8 block into the order
 // of the accumulators, pairs of tokens of one feature.
 template <class T, class G>
-PATCH_DEVICE void add_residual(Accumulators<G>& acc, const LinearArguments& a, int panel, int first_token,
-                               const Place<G>& at) {
+PATCH_DEVICE void add_residual(Accumulators<G, float>& acc, const LinearArguments& a, int panel,
+                               int first_token, const Place<G>& at) {
   PATCH_UNROLL
   for (int m = 0; m < G::kWarpRows; ++m) {
     PATCH_UNROLL
@@ -122,14 +152,10 @@ PATCH_DEVICE void add_residual(Accumulators<G>& acc, const LinearArguments& a, i
   }
 }
 
-// Turns the sums of a tile into its values of Y, in the first set of accumulators.
+// Turns the products of a tile into its values of Y, in the first set.
 template <class T, class G>
-PATCH_DEVICE void finish(Sums<G>& sums, const LinearArguments& a, int panel, int first_token,
-                         const Place<G>& at) {
-  if constexpr (G::kWeights == Weights::kInt8) {
-    PATCH_UNROLL
-    for (int f = 0; f < G::kPanels; ++f) scale_sums<G>(sums[f], a.scales, panel * G::kPanels + f, at);
-  }
+PATCH_DEVICE void finish_products(Sums<G, float>& sums, const LinearArguments& a, int panel, int first_token,
+                                  const Place<G>& at) {
   if (a.bias) {
     PATCH_UNROLL
     for (int f = 0; f < G::kPanels; ++f)
@@ -139,6 +165,27 @@ PATCH_DEVICE void finish(Sums<G>& sums, const LinearArguments& a, int panel, int
   if constexpr (G::kGated)
     for_each_sum<G>(sums[0], [&](float& v, int m, int n, int j) { v *= sums[1][m][n][j]; });
   if (a.residual) add_residual<T, G>(sums[0], a, panel, first_token, at);
+}
+
+// Turns the sums of a tile into its values of Y, and calls `write` with them.
+template <class T, class G, class Write>
+PATCH_DEVICE void finish(Sums<G>& sums, const LinearArguments& a, int panel, int first_token,
+                         const Place<G>& at, const Write& write) {
+  if constexpr (G::kWeights == Weights::kW8A8) {
+    Sums<G, float> products;
+    PATCH_UNROLL
+    for (int f = 0; f < G::kPanels; ++f)
+      scale_integers<G>(products[f], sums[f], a, panel * G::kPanels + f, first_token, at);
+    finish_products<T, G>(products, a, panel, first_token, at);
+    write(products[0]);
+  } else {
+    if constexpr (G::kWeights == Weights::kInt8) {
+      PATCH_UNROLL
+      for (int f = 0; f < G::kPanels; ++f) scale_sums<G>(sums[f], a.scales, panel * G::kPanels + f, at);
+    }
+    finish_products<T, G>(sums, a, panel, first_token, at);
+    write(sums[0]);
+  }
 }
 
 }  // namespace patch

@@ -4,8 +4,8 @@
 //
 // First the pointers of each kind, then the columns of each kind, in the order of the table of kinds.  The
 // kernels follow it to addresses and check nothing, so it is checked here, when a plugin is created.  An
-// index that is stored has dense, 2:4 and the other kinds that its linear names.  One for a device has those
-// two alone, or, if there are slabs of another kind or of integers, all of the table.
+// index that is stored has dense, 2:4 and the other kinds that its linear names.  One for a device has the
+// kinds that its kernel knows (kinds_for): those two, or all of the table.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -90,7 +90,7 @@ class PackedIndex {
 
  private:
   // Returns true if a device gets it as it is stored.
-  bool is_for_device() const { return kinds_.size() == kPatchKinds && !is_quantised(weights_); }
+  bool is_for_device() const { return static_cast<int>(kinds_.size()) == kinds_for(counts_, weights_); }
   std::vector<int32_t> make_for_device() const {
     const auto places = static_cast<int64_t>(kinds_.size());
     const int64_t stored = slabs_in_all(counts_);

@@ -34,10 +34,11 @@ constexpr int slab_bytes(int kind, Weights weights) { return value_bytes(kind, w
 struct SlabCounts {
   int32_t of[kKindCount];
 };
-// Number of kinds that a kernel must know for these slabs: the first two of the table, or all.  The kernels
-// for integers know all.
+// Number of kinds that a kernel must know for these slabs: the first two of the table, or all.  Slabs of w8a8
+// are of those two; the kernels for other integers know all.
 PATCH_BOTH int kinds_for(const SlabCounts& slabs, Weights weights) {
-  if (weights != Weights::kSixteenBits) return kKindCount;
+  if (weights == Weights::kW8A8) return kPatchKinds;
+  if (is_quantised(weights)) return kKindCount;
   for (int kind = kPatchKinds; kind < kKindCount; ++kind)
     if (slabs.of[kind] > 0) return kKindCount;
   return kPatchKinds;

@@ -16,20 +16,28 @@ cudaError_t current_device(Device* device) noexcept;
 // Fills in a.parts, a.x_vector and a.y_vector from `schedule` and the pointers.  table: of the parts, made by
 // make_parts for the same sizes and schedule; a tile kernel does not look at it.  Returns
 // cudaErrorMisalignedAddress for pointers that the kernel can't use, cudaErrorInvalidConfiguration for a grid
-// beyond CUDA's limit, and cudaErrorInvalidDeviceFunction for kernels that this library lacks.
+// beyond CUDA's limit, cudaErrorInvalidValue for w8a8 without memory for rounded X, and
+// cudaErrorInvalidDeviceFunction for kernels that this library lacks.
 cudaError_t launch(LinearArguments a, const PartTable& table, Scalar scalar, const Schedule& schedule,
                    cudaStream_t stream) noexcept;
 
 // The kernels of config.h, by the weights that they multiply.  Each group is a file for each type of X
 // (launch_*.cu), so that they compile in parallel, and so that a library is linked with those that an engine
 // runs: the others are not known there.
-enum class Group : int8_t { kPatch, kAll, kInt8, kInt4 };
-inline constexpr int kGroupCount = 4;
+enum class Group : int8_t { kPatch, kAll, kInt8, kW8A8, kInt4 };
+inline constexpr int kGroupCount = 5;
 // kinds: the number that kinds_for returns.
 constexpr Group group_of(Weights weights, int kinds) {
-  if (weights == Weights::kInt8) return Group::kInt8;
-  if (weights == Weights::kInt4) return Group::kInt4;
-  return kinds == kPatchKinds ? Group::kPatch : Group::kAll;
+  switch (weights) {
+    case Weights::kInt8:
+      return Group::kInt8;
+    case Weights::kW8A8:
+      return Group::kW8A8;
+    case Weights::kInt4:
+      return Group::kInt4;
+    default:
+      return kinds == kPatchKinds ? Group::kPatch : Group::kAll;
+  }
 }
 // Launches one of a group's configurations by its number.
 using Launcher = cudaError_t (*)(const StreamArguments& s, int config, cudaStream_t stream);

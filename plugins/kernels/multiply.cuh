@@ -103,13 +103,54 @@ PATCH_DEVICE void multiply_stream(Accumulators<G>& acc, int slabs, Ring& ring, c
   } while (--slabs);
 }
 
+// The same for products of int8.  Of the next slab a row block is loaded when the last products with that of
+// this one are begun, so that it takes its registers.
+template <class D, class G, class Ring>
+PATCH_DEVICE void multiply_byte_stream(Accumulators<G>& acc, int slabs, Ring& ring, const Place<G>& at) {
+  if (slabs <= 0) return;
+  using U = Units<G, D::kSparse>;
+  const int place = U::place(at);
+  D weights;  // NOLINT(cppcoreguidelines-pro-type-member-init): loaded before its products
+  uint32_t tokens[U::kSlots][4];
+  const auto load_rows = [&] {
+    PATCH_UNROLL
+    for (int m = 0; m < G::kWarpRows; ++m) weights.load(m, ring.slot(), at);
+  };
+  load_rows();
+  for_each_index<U::kAhead>([&](auto index) {
+    constexpr int unit = decltype(index)::value;
+    U::template load<unit>(tokens[unit], ring.slot(), place);
+  });
+  do {
+    for_each_index<U::kCount>([&](auto index) {
+      constexpr int unit = decltype(index)::value, later = (unit + U::kAhead) % U::kCount;
+      if constexpr (later == 0) {
+        ring.prepare();
+        ring.turn();
+      }
+      U::template load<later>(tokens[later % U::kSlots], ring.slot(), place);
+      ring.template fill<later>();
+      for_each_index<D::kSteps>([&](auto step) {
+        PATCH_UNROLL
+        for (int m = 0; m < G::kWarpRows; ++m)
+          weights.template multiply<decltype(step)::value>(acc[m][unit], m, tokens[unit % U::kSlots]);
+      });
+    });
+    load_rows();
+  } while (--slabs);
+}
+
 // Multiplies the slabs from i to `end` of a panel into their sums.
 template <class T, class G, class Ring>
 PATCH_DEVICE void multiply_slabs(Sums<G>& sums, const Panel<G>& p, int i, int end, Ring& ring,
                                  const Place<G>& at) {
   const auto multiply = [&](auto decoder, int panel, int stop) {
+    using D = typename decltype(decoder)::Type;
     stop = stop < end ? stop : end;
-    multiply_stream<typename decltype(decoder)::Type, G>(sums[panel], stop - i, ring, at);
+    if constexpr (G::kWeights == Weights::kW8A8)
+      multiply_byte_stream<D, G>(sums[panel], stop - i, ring, at);
+    else
+      multiply_stream<D, G>(sums[panel], stop - i, ring, at);
     if (i < stop) i = stop;
   };
   for_each_index<G::kKinds>([&](auto index) {

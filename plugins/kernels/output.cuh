@@ -7,7 +7,7 @@ namespace patch {
 // Calls `store` with (feature within the panel, token within the tile, pair) for pairs of rounded values.
 // movmatrix transposes each 8x8 block, so that each lane holds two features of one token.
 template <class T, class G, class Store>
-PATCH_DEVICE void round_values(const Accumulators<G>& acc, const Place<G>& at, const Store& store) {
+PATCH_DEVICE void round_values(const Accumulators<G, float>& acc, const Place<G>& at, const Store& store) {
   PATCH_UNROLL
   for (int m = 0; m < G::kWarpRows; ++m) {
     PATCH_UNROLL
@@ -25,7 +25,7 @@ PATCH_DEVICE void round_values(const Accumulators<G>& acc, const Place<G>& at, c
 
 // Writes from registers, two values at a time, because the ring still uses shared memory.
 template <class T, class G>
-PATCH_DEVICE void write_from_registers(const Accumulators<G>& acc, const LinearArguments& a, int panel,
+PATCH_DEVICE void write_from_registers(const Accumulators<G, float>& acc, const LinearArguments& a, int panel,
                                        int first_token, const Place<G>& at) {
   round_values<T, G>(acc, at, [&](int feature, int token, uint32_t pair) {
     const int64_t out = static_cast<int64_t>(panel) * G::kPanelRows + feature;
@@ -56,7 +56,7 @@ PATCH_DEVICE void store_rows(const LinearArguments& a, int panel, int first_toke
 
 // Writes through shared memory, in whole vectors of Y.  No thread may use shared memory for anything else.
 template <class T, class G>
-PATCH_DEVICE void write_through_shared(const Accumulators<G>& acc, const LinearArguments& a, int panel,
+PATCH_DEVICE void write_through_shared(const Accumulators<G, float>& acc, const LinearArguments& a, int panel,
                                        int first_token, uint8_t* shared, const Place<G>& at) {
   auto* tile = reinterpret_cast<uint16_t*>(shared);
   round_values<T, G>(acc, at, [&](int feature, int token, uint32_t pair) {

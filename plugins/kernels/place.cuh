@@ -1,5 +1,7 @@
 // What each thread of a block holds of a tile of Y.
 #pragma once
+#include <type_traits>
+
 #include "kernels/config.h"
 #include "kernels/ptx.cuh"
 
@@ -18,11 +20,14 @@ struct Place {
   int fragment = feature_warp * G::kWarpRows * 512 + lane * 16;
 };
 
+// A sum of products of int8 is exact.
 template <class G>
-using Accumulators = float[G::kWarpRows][G::kWarpTokens][4];
+using Sum = std::conditional_t<G::kWeights == Weights::kW8A8, int32_t, float>;
+template <class G, class V = Sum<G>>
+using Accumulators = V[G::kWarpRows][G::kWarpTokens][4];
 // Accumulators of each packed panel of a tile.
-template <class G>
-using Sums = float[G::kPanels][G::kWarpRows][G::kWarpTokens][4];
+template <class G, class V = Sum<G>>
+using Sums = V[G::kPanels][G::kWarpRows][G::kWarpTokens][4];
 
 template <class G>
 PATCH_DEVICE void clear(Sums<G>& sums) {
@@ -33,7 +38,7 @@ PATCH_DEVICE void clear(Sums<G>& sums) {
       PATCH_UNROLL
       for (int n = 0; n < G::kWarpTokens; ++n) {
         PATCH_UNROLL
-        for (int j = 0; j < 4; ++j) sums[f][m][n][j] = 0.f;
+        for (int j = 0; j < 4; ++j) sums[f][m][n][j] = 0;
       }
     }
   }

@@ -92,6 +92,15 @@ PATCH_DEVICE void copy_weights_async(void* shared, const void* global, NoPolicy,
       "l"(global), "r"(static_cast<int>(here)), "n"(Offset)
       : "memory");
 }
+// Copies 16 bytes of rounded X if they are `here`.
+template <int Offset>
+PATCH_DEVICE void copy_inputs_async(void* shared, const void* global, bool here) {
+  asm volatile(
+      "{\n.reg .pred %%p1;\nsetp.ne.b32 %%p1, %2, 0;\n"
+      "@%%p1 cp.async.cg.shared.global.L2::128B [%0+%3], [%1], 16;\n}\n" ::"r"(shared_address(shared)),
+      "l"(global), "r"(static_cast<int>(here)), "n"(Offset)
+      : "memory");
+}
 PATCH_DEVICE void commit_copies() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
 // Waits until at most the `Groups` latest groups of this thread are still in flight.
 template <int Groups>
@@ -136,6 +145,11 @@ PATCH_DEVICE uint16_t load_value(const uint16_t* p) { return __ldg(p); }
 // Loads two values, aligned to 4 bytes.
 PATCH_DEVICE uint32_t load_pair(const uint16_t* p) { return __ldg(reinterpret_cast<const uint32_t*>(p)); }
 PATCH_DEVICE uint32_t load_word(const uint32_t* p) { return __ldg(p); }
+// Loads four values, aligned to 8 bytes.
+PATCH_DEVICE void load_four(uint32_t (&v)[2], const uint16_t* p) {
+  const uint2 e = __ldg(reinterpret_cast<const uint2*>(p));
+  v[0] = e.x, v[1] = e.y;
+}
 // Loads eight values, aligned to 16 bytes.
 PATCH_DEVICE void load_eight(uint32_t (&v)[4], const uint16_t* p) {
   const uint4 e = __ldg(reinterpret_cast<const uint4*>(p));
@@ -154,6 +168,12 @@ PATCH_DEVICE float reciprocal(float x) {
   return r;
 }
 
+// Rounded once, and not made one operation with another.
+PATCH_DEVICE float multiply_alone(float a, float b) { return __fmul_rn(a, b); }
+PATCH_DEVICE float divide(float a, float b) { return __fdiv_rn(a, b); }
+// The nearest integer, of two the even one.  x is finite, and its integer fits.
+PATCH_DEVICE int32_t nearest_integer(float x) { return __float2int_rn(x); }
+
 // Blocks pass partial sums to each other, so these accesses bypass L1.  `p` is aligned to 16 bytes.
 PATCH_DEVICE void load_partials(float (&v)[4], const float* p) {
   const float4 f = __ldcg(reinterpret_cast<const float4*>(p));
@@ -161,6 +181,13 @@ PATCH_DEVICE void load_partials(float (&v)[4], const float* p) {
 }
 PATCH_DEVICE void store_partials(float* p, const float (&v)[4]) {
   __stcg(reinterpret_cast<float4*>(p), make_float4(v[0], v[1], v[2], v[3]));
+}
+PATCH_DEVICE void load_partials(int32_t (&v)[4], const float* p) {
+  const int4 i = __ldcg(reinterpret_cast<const int4*>(p));
+  v[0] = i.x, v[1] = i.y, v[2] = i.z, v[3] = i.w;
+}
+PATCH_DEVICE void store_partials(float* p, const int32_t (&v)[4]) {
+  __stcg(reinterpret_cast<int4*>(p), make_int4(v[0], v[1], v[2], v[3]));
 }
 // Returns the number of blocks that have arrived before this one.  Releases what this thread has written, and
 // what others of the block had written at the last barrier; acquires what the arrived blocks have released,
@@ -206,6 +233,30 @@ PATCH_DEVICE void store_eight(uint16_t* to, const uint32_t (&v)[4]) {
   *reinterpret_cast<uint4*>(to) = make_uint4(v[0], v[1], v[2], v[3]);
 }
 
+PATCH_DEVICE void store_scale(float* to, float scale) { *to = scale; }
+// Stores 16 integers, aligned to 16 bytes.
+PATCH_DEVICE void store_bytes(int8_t* to, const uint32_t (&v)[4]) {
+  *reinterpret_cast<uint4*>(to) = make_uint4(v[0], v[1], v[2], v[3]);
+}
+
+// mma.m16n8k32 (PTX ISA 9.7.14.5.10) and mma.sp::ordered_metadata.m16n8k64 (9.7.14.6) of int8, int32
+// accumulators.  All lanes have metadata.
+PATCH_DEVICE void multiply_bytes(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};\n"
+      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+PATCH_DEVICE void multiply_bytes_sparse(int32_t (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[4],
+                                        uint32_t meta) {
+  asm volatile(
+      "mma.sp::ordered_metadata.sync.aligned.m16n8k64.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, "
+      "{%4,%5,%6,%7}, {%8,%9,%10,%11}, {%0,%1,%2,%3}, %12, 0x0;\n"
+      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "r"(b[2]), "r"(b[3]), "r"(meta));
+}
+
 // mma.m16n8k16 (PTX ISA 9.7.14.5.8) and mma.sp::ordered_metadata.m16n8k32 (9.7.14.6), fp32 accumulators.
 #define PATCH_MMA(TYPE)                                                       \
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." TYPE "." TYPE         \
@@ -220,6 +271,7 @@ PATCH_DEVICE void store_eight(uint16_t* to, const uint32_t (&v)[4]) {
                  "r"(meta), "n"(Selector))
 
 struct Half {
+  static constexpr uint32_t kInfinity = 0x7c00;
   PATCH_DEVICE static float widen(uint16_t v) {
     float f;
     asm("cvt.f32.f16 %0, %1;\n" : "=f"(f) : "h"(v));
@@ -253,6 +305,7 @@ struct Half {
 };
 
 struct BFloat16 {
+  static constexpr uint32_t kInfinity = 0x7f80;
   PATCH_DEVICE static float widen(uint16_t v) { return __uint_as_float(static_cast<uint32_t>(v) << 16); }
   PATCH_DEVICE static uint32_t narrow(float lo, float hi) {
     uint32_t r;

@@ -52,7 +52,7 @@ constexpr bool parts_are_wide_enough(Weights weights) {
   return kMinSlabsPerPart * dense_cost(weights) >= widest_unit(weights);
 }
 static_assert(parts_are_wide_enough(Weights::kSixteenBits) && parts_are_wide_enough(Weights::kInt8) &&
-              parts_are_wide_enough(Weights::kInt4));
+              parts_are_wide_enough(Weights::kW8A8) && parts_are_wide_enough(Weights::kInt4));
 inline constexpr int kMostParts = 2 * kMaxSms;        // two blocks on each SM
 inline constexpr int64_t kMostTiles = (1 << 26) - 1;  // of a stream: the table of parts has 26 bits for them
 
@@ -104,12 +104,19 @@ inline int max_parts(const Problem& p, const Config& c, int sms) {
   return static_cast<int>(std::clamp<int64_t>(std::min(fill, deep), 1, INT32_MAX));
 }
 
-// Upper bound of partial_bytes over the schedules chosen for any number of tokens up to p.tokens.
+// Bytes of rounded X and its scales, which lie in the workspace before the partial sums.
+inline size_t rounded_bytes(const Problem& p) {
+  if (p.weights != Weights::kW8A8) return 0;
+  const int64_t bytes = p.tokens * (padded_columns(p.in_features) + int64_t{sizeof(float)});
+  return static_cast<size_t>(ceil_div(bytes, 256) * 256);
+}
+
+// Upper bound of the workspace over the schedules chosen for any number of tokens up to p.tokens.
 inline size_t workspace_bound(const Problem& p) {
   size_t bound = 0;
   for (const Config& c : kConfigs)
     if (fits(c, p)) bound = std::max(bound, partial_bytes(c, max_parts(p, c, kMaxSms)));
-  return bound;
+  return rounded_bytes(p) + bound;
 }
 
 // The largest problem's cost has some 80 bits.
@@ -119,6 +126,7 @@ using Cost = __int128;
 // The numbers come from data sheets and are not measured; they only serve to rank the choices.
 inline constexpr int64_t kBlockBytes = 64 * 64 * 2;
 inline constexpr int64_t kL2Tokens = 64;  // a 64x64 block from L2
+inline constexpr int64_t kByteRate = 2;   // products of int8 in the time of one of 16 bits
 inline constexpr int64_t kTurnTokens =
     8;  // overhead of a turn of the ring, per 64 rows (simulated: issue.py)
 inline constexpr int64_t kUnpackClocks =
@@ -158,7 +166,7 @@ inline int64_t weight_reads(const Problem& p, const Config& c, int parts, int64_
 // Returns the bytes of X that are read from DRAM.  The panels of a stream read anywhere in X, and share what
 // fits into L2.  Tiles that run at the same time share the X of their group.
 inline Cost x_bytes(const Problem& p, const Config& c, int sms, int64_t kept) {
-  const int64_t bytes = 2 * p.tokens * p.in_features, panels = panel_count(p);
+  const int64_t bytes = input_bytes(p.weights) * p.tokens * p.in_features, panels = panel_count(p);
   if (c.kernel == Kernel::kStream) return bytes + Cost{panels - 1} * std::max<int64_t>(0, bytes - kept);
   const int64_t tokens = token_tiles(p, c), groups = ceil_div(tokens, kTilesPerGroup);
   if (bytes <= Cost{kept} * groups) return bytes;
@@ -172,10 +180,11 @@ inline Cost x_bytes(const Problem& p, const Config& c, int sms, int64_t kept) {
 inline int64_t turn_cost(const Config& c, int kind, const Device& device) {
   const bool sparse = kind == 1, of_sixteen = kind >= kPatchKinds;
   const bool groups = is_for_hopper(c.kernel);  // a warpgroup reads X once, at the rate of wgmma
-  const int64_t height = c.panel_rows / 64, x = c.tokens * 128;
+  const int64_t height = c.panel_rows / 64, x = x_tile_bytes(c);
   const int64_t weights = int64_t{c.panel_rows} * slab_bytes(kind, c.weights);
   const int64_t bytes = weights * (1 + c.token_warps) + x * (1 + c.feature_warps / (groups ? 4 : 1));
   int64_t tokens = std::max<int64_t>(c.tokens, kL2Tokens) * height / (sparse ? 2 : 1);
+  if (c.weights == Weights::kW8A8) tokens /= kByteRate;
   if (groups) tokens = tokens * device.fma / std::max(device.dense_fma, 1);
   const int64_t l2 = device.warpgroups ? (weights / cluster_blocks(c) + x) / kHopperL2Bytes : 0;
   return std::max(tokens, std::max(bytes / 128, l2) * device.fma / (64 * 64)) +

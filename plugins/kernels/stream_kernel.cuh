@@ -9,9 +9,9 @@
 //
 // The table of parts (parts.h) says where each block begins, so a block searches nothing.
 //
-// If several parts share a tile, the block that ends last adds up their sums in fp32.  It always adds in the
-// order of the parts, so that results repeat bit for bit.  No block waits for another.  The ring continues
-// across tiles.
+// If several parts share a tile, the block that ends last adds up their sums, in fp32 or in int32.  It always
+// adds in the order of the parts, so that results repeat bit for bit.  No block waits for another.  The ring
+// continues across tiles.
 #pragma once
 #include "kernels/multiply.cuh"
 #include "kernels/output.cuh"
@@ -119,7 +119,7 @@ template <class G>
 PATCH_DEVICE bool add_up(Sums<G>& sums, const LinearArguments& a, int first, int last, const Place<G>& at) {
   const int part = static_cast<int>(block_index());
   const auto slot = [first](int of) { return 2 * of + (of == first ? 1 : 0); };
-  for_each_fragment<G>(sums, [&](float (&values)[4], int fragment) {
+  for_each_fragment<G>(sums, [&](Sum<G>(&values)[4], int fragment) {
     store_partials(partial_sums<G>(a, slot(part), fragment, at.thread), values);
   });
   sync_block();  // the block's sums come before its count, which releases them to the block that ends last
@@ -127,8 +127,8 @@ PATCH_DEVICE bool add_up(Sums<G>& sums, const LinearArguments& a, int first, int
   if (!sync_block_any(ends)) return false;
   clear<G>(sums);
   for (int from = first; from <= last; ++from)
-    for_each_fragment<G>(sums, [&](float (&values)[4], int fragment) {
-      float share[4];
+    for_each_fragment<G>(sums, [&](Sum<G>(&values)[4], int fragment) {
+      Sum<G> share[4];
       load_partials(share, partial_sums<G>(a, slot(from), fragment, at.thread));
       PATCH_UNROLL
       for (int j = 0; j < 4; ++j) values[j] += share[j];
@@ -160,8 +160,10 @@ patch_stream(const StreamArguments s) {
     const auto [first, last] =
         parts_of(s.table, part, work.tile, work.slab > 0, work.end < work.panel.slabs());
     if (first != last && !add_up<G>(sums, a, first, last, at)) continue;
-    finish<T, G>(sums, a, work.panel.number, work.first_token(), at);
-    write_from_registers<T, G>(sums[0], a, work.panel.number, work.first_token(), at);
+    finish<T, G>(sums, a, work.panel.number, work.first_token(), at,
+                 [&](const Accumulators<G, float>& values) {
+                   write_from_registers<T, G>(values, a, work.panel.number, work.first_token(), at);
+                 });
   }
   ring.finish();
 }

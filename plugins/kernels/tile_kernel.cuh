@@ -39,10 +39,11 @@ patch_tiles(const LinearArguments a) {
   clear<G>(sums);
   multiply_slabs<T, G>(sums, panel, 0, panel.slabs(), ring, at);
 
-  finish<T, G>(sums, a, block.panel, first_token, at);
-  ring.finish();
-  sync_block();  // the output tile overwrites the ring
-  write_through_shared<T, G>(sums[0], a, block.panel, first_token, shared, at);
+  finish<T, G>(sums, a, block.panel, first_token, at, [&](const Accumulators<G, float>& values) {
+    ring.finish();
+    sync_block();  // the output tile overwrites the ring
+    write_through_shared<T, G>(values, a, block.panel, first_token, shared, at);
+  });
 }
 
 }  // namespace patch

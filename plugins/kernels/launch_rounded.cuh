@@ -1,0 +1,23 @@
+// Launches configurations of w8a8: rounds X, then multiplies.
+#pragma once
+#include "kernels/launch_kernels.cuh"
+#include "kernels/quantise_kernel.cuh"
+
+namespace patch {
+
+// Launches one of the configurations First .. End - 1.
+template <class T, int First, int End>
+cudaError_t launch_rounded(const StreamArguments& s, int config, cudaStream_t stream) {
+  const QuantiseArguments q(s.linear);
+  if (!q.rounded || !q.scales) return cudaErrorInvalidValue;
+  if (q.blocks() > INT32_MAX) return cudaErrorInvalidConfiguration;
+  void* arguments[] = {const_cast<QuantiseArguments*>(&q)};
+  if (const cudaError_t e = cudaLaunchKernel(reinterpret_cast<const void*>(&patch_quantise<T>),
+                                             dim3(static_cast<unsigned>(q.blocks())), dim3(kQuantiseThreads),
+                                             arguments, kQuantiseShared, stream);
+      e != cudaSuccess)
+    return e;
+  return launch_scalar<T, First, End>(s, config, stream);
+}
+
+}  // namespace patch
