@@ -272,3 +272,11 @@ def integer_kernel(library_cache: Path) -> Any:
     from tests.plugins.host_kernel import compile_integer_kernel
 
     return compile_integer_kernel(library_cache)
+
+
+@pytest.fixture(scope="session")
+def byte_kernel(library_cache: Path) -> Any:
+    """The kernels for w8a8, compiled for this machine's CPU."""
+    from tests.plugins.host_kernel import compile_byte_kernel
+
+    return compile_byte_kernel(library_cache)

@@ -51,7 +51,7 @@ LINEARS = (
     Asked("gated", 64, torch.bfloat16, (256, 1024), gated=True, turn=3),
     Asked("all-kinds", 64, torch.float16, (256, 1024), kinds=len(KINDS), turn=2),
     Asked("int8", 64, torch.float16, (256, 1024), kinds=len(KINDS), weights=1, turn=1),
-    Asked("int4", 64, torch.bfloat16, (256, 1024), kinds=len(KINDS), weights=2, turn=5),
+    Asked("int4", 64, torch.bfloat16, (256, 1024), kinds=len(KINDS), weights=3, turn=5),
 )
 
 

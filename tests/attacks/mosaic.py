@@ -170,7 +170,7 @@ def _compared(names: Sequence[str], ours: object, theirs: object) -> Iterator[st
 
 def _number(mosaic: Mosaic) -> int:
     """The number of the weight type in plugins/kernels/weights.h."""
-    return 0 if mosaic.weights is None else 1 if mosaic.weights is INT8 else 2
+    return 0 if mosaic.weights is None else 1 if mosaic.weights is INT8 else 3
 
 
 def _other_slabs(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tests.oracles.element_packing import KEPT, OfSixteen, Packed, compress, pack_slabs
 
-INT8, INT4, W8A8 = 1, 2, 3
+INT8, W8A8, INT4 = 1, 2, 3
 """Numbers of the types in plugins/kernels/weights.h; 0 are 16 bits."""
 BITS, LOWEST = {INT8: 8, INT4: 4, W8A8: 8}, {INT8: -128, INT4: -8, W8A8: -128}
 BIAS = {INT8: 128, INT4: 8, W8A8: 0}

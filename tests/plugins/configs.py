@@ -1,6 +1,7 @@
 """Names of the kernels' configurations, by kind, and problems that fit them.
 
-CONFIGS, and the names that follow from it, are for weights of 16 bits; INTEGERS follow them in the table.
+CONFIGS, and the names that follow from it, are for weights of 16 bits; INTEGERS, for int8 and int4, and BYTES, for w8a8,
+follow them in the table.
 """
 
 from tests.plugins.mosaic_cases import make_case
@@ -15,7 +16,12 @@ INTEGERS = (
     "int8-decode-64", "int8-mid-64", "int8-gated-decode-64", "int8-gated-mid-64",
     "int4-decode-64", "int4-mid-64", "int4-gated-decode-64", "int4-gated-mid-64",
 )  # fmt: skip
-ALL = CONFIGS + INTEGERS
+BYTES = (
+    "w8a8-decode-64", "w8a8-mid-64", "w8a8-prefill-64",
+    "w8a8-decode-128", "w8a8-mid-128", "w8a8-prefill-128", "w8a8-wide-128",
+    "w8a8-gated-decode-64", "w8a8-gated-mid-64", "w8a8-gated-prefill-64",
+)  # fmt: skip
+ALL = CONFIGS + INTEGERS + BYTES
 GATED = tuple(name for name in CONFIGS if "gated" in name)
 PLAIN = tuple(name for name in CONFIGS if name not in GATED)
 STREAMS = tuple(name for name in CONFIGS if not name.startswith(("prefill", "gated-prefill", "wide")))

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from patch_compile.packing.index import csr_index
 from patch_compile.plugin.toolchain import find_nvcc
 from tests.oracles.element_packing import KEPT, Packed
+from tests.oracles.integer_packing import W8A8
 from tests.plugins.compiled import compiled, tensorrt_headers
 from tests.plugins.host_kernel import PLUGINS, SLAB_NAMES, Device, Slabs, device_index, set_slabs
 from tests.plugins.host_kernel import problem_of as problem_for
@@ -95,7 +96,7 @@ class Unpack(ctypes.Structure):
 
 def device_kinds(packed: Packed) -> int:
     """Number of kinds in the index that a device gets."""
-    return len(KEPT) if packed.weights or any(packed.counts[2:]) else 2
+    return len(KEPT) if packed.weights not in (0, W8A8) or any(packed.counts[2:]) else 2
 
 
 def index_on_device(packed: Packed) -> NDArray[np.int32]:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.oracles.element_packing import KEPT, Packed
+from tests.oracles.integer_packing import W8A8
 from tests.plugins.compiled import compiled
 
 PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
@@ -40,6 +41,7 @@ HOST_FLAGS += ("-fno-gnu-unique",) if COMPILER and Path(COMPILER).name.startswit
 
 # Bits of the configurations of a library: a compiler takes half a minute for the configurations of 16-bit weights.
 _SIXTEEN_BITS, _INTEGERS = "PATCH_HOST_CONFIGS=0x0001ffff", "PATCH_HOST_CONFIGS=0x01fe0000"
+_BYTES = "PATCH_HOST_CONFIGS=0x7fe000000"
 
 
 class CopyMode(IntEnum):
@@ -238,6 +240,9 @@ class HostKernel:
         }
         if packed.scales is not None:
             tensors["scales"] = packed.scales
+        if packed.weights == W8A8:
+            tensors["rounded"] = np.full((tokens, -(-packed.shape[1] // 64) * 64), 0x55, np.int8)
+            tensors["token_scales"] = np.full(tokens, np.nan, np.float32)
         tensors["index"] = self.index(packed, launch.config)
         tensors["x"] = x
         tensors["y"] = np.full((tokens, packed.shape[0]), 0x7E01, np.uint16)
@@ -276,7 +281,7 @@ class HostKernel:
 
 def slab_costs(weights: int) -> list[int]:
     """Costs of a slab by the code of its kind (plugins/kernels/work.h), of a type of weights."""
-    bytes_of_kept, scale = (8, 4, 2)[weights], (0, 0, 2)[weights]
+    bytes_of_kept, scale = (8, 4, 4, 2)[weights], (0, 0, 0, 2)[weights]
     return [-(-(bytes_of_kept * kept + scale + 8 * (kind > 0)) // 8) for kind, kept in enumerate(KEPT)]
 
 
@@ -307,6 +312,11 @@ def compile_host_kernel(
 def compile_integer_kernel(cache: Path) -> HostKernel:
     """Compile `plugins/host/driver.cpp` with the configurations for int8 and int4 weights."""
     return compile_host_kernel(cache, defines=(_INTEGERS,), opt="-O1")
+
+
+def compile_byte_kernel(cache: Path) -> HostKernel:
+    """Compile `plugins/host/driver.cpp` with the configurations for w8a8."""
+    return compile_host_kernel(cache, defines=(_BYTES,), opt="-O1")
 
 
 def host_library(

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from tests.oracles.element_packing import OfSixteen, Packed, pack_gated, pack_slabs, prune
 from tests.oracles.fp32_sums import fp32_sum_error
-from tests.oracles.integer_packing import INT8, pack_gated_integers, pack_integers, quantise
+from tests.oracles.int8_products import product
+from tests.oracles.integer_packing import INT8, W8A8, pack_gated_integers, pack_integers, quantise
 
 DTYPES = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 _MANTISSA = {DTYPES[0]: 11, DTYPES[1]: 8}  # significand bits
@@ -41,7 +42,10 @@ _ACTIVATION_ERROR = 2.0**-18
 
 @dataclass(frozen=True)
 class Case:
-    """One problem. `x`, `bias` and `residual` are bits; activation: index into ACTIVATIONS."""
+    """One problem. `x`, `bias` and `residual` are bits; activation: index into ACTIVATIONS.
+
+    bits: of Y, if each operation of a kernel is rounded in one way only.
+    """
 
     packed: Packed
     x: NDArray[np.uint16]
@@ -51,6 +55,7 @@ class Case:
     dtype: np.dtype
     residual: NDArray[np.uint16] | None = None
     activation: int = 0
+    bits: NDArray[np.uint16] | None = None
 
     def worst(self, y: NDArray[np.uint16]) -> float:
         """Largest error in units of the allowed error; a NaN is infinitely wrong.
@@ -98,6 +103,7 @@ def without_panels(case: Case, keep: NDArray[np.bool_]) -> Case:
         packed=emptied,
         expected=np.where(keep, case.expected, bias),
         slack=np.where(keep, case.slack, 2.0**-24 * np.abs(bias)),
+        bits=None if case.bits is None or case.bias is None else np.where(keep, case.bits, case.bias),
     )
 
 
@@ -156,7 +162,7 @@ def make_case(
     if integers and gated:
         packed = pack_gated_integers(quantised, np.stack(grids), dtype)
     elif integers:
-        packed = pack_integers(quantised[0], grids[0], dtype)
+        packed = pack_integers(quantised[0], grids[0], dtype, panel_rows)
     else:
         bits = np.stack(weights).view(np.uint16)
         packed = (
@@ -164,7 +170,12 @@ def make_case(
             if gated
             else pack_slabs(bits[0], grids[0], panel_rows)
         )
-    expected, slack = answer(x, weights, biases if bias else None, activation, added, rounded)
+    if integers == W8A8:
+        sums = [product(x, one.integers, one.scales) for one in quantised]
+        expected, slack, exact = answer_of_integers(sums, biases if bias else None, activation, added, dtype)
+    else:
+        expected, slack = answer(x, weights, biases if bias else None, activation, added, rounded)
+        exact = None
     return Case(
         packed,
         x.view(np.uint16),
@@ -174,6 +185,7 @@ def make_case(
         dtype,
         None if added is None else added.view(np.uint16),
         number,
+        exact,
     )
 
 
@@ -197,10 +209,44 @@ def answer(
             errors[-1] += 2.0**-24 * np.abs(x64 @ w64.T)
         if rounded:
             errors[-1] += 2.0 ** -_MANTISSA[x.dtype] * np.abs(x64 @ w64.T) + _SMALLEST[x.dtype]
+    return _finished(sums, errors, activation, residual)
+
+
+def answer_of_integers(
+    products: list[NDArray[np.float32]],
+    biases: list[NDArray[Any]] | None,
+    activation: str,
+    residual: NDArray[Any] | None,
+    dtype: np.dtype,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.uint16] | None]:
+    """Y in float64, the error bound of fp32, and the bits of Y; products: X Wᵀ of w8a8, which has one right value.
+
+    There are no bits if an activation is approximated, or if a product and a sum may be one operation.
+    """
+    z = [
+        own if biases is None else own + bias.astype(np.float32)
+        for own, bias in zip(products, biases or products, strict=True)
+    ]
+    sums = [own.astype(np.float64) for own in z]
+    expected, slack = _finished(sums, [np.zeros_like(own) for own in sums], activation, residual)
+    if activation or (len(z) == 2 and residual is not None):
+        return expected, slack, None
+    y = z[0] * z[1] if len(z) == 2 else z[0]
+    y = y if residual is None else y + residual.astype(np.float32)
+    return expected, slack, y.astype(dtype).view(np.uint16)
+
+
+def _finished(
+    sums: list[NDArray[np.float64]],
+    errors: list[NDArray[np.float64]],
+    activation: str,
+    residual: NDArray[Any] | None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Y of Z, and its error bound of that of Z."""
     y, slack = ACTIVATIONS[activation](sums[0]), errors[0]
     if activation:
         slack = _STEEPEST * slack + _ACTIVATION_ERROR * np.abs(sums[0])
-    if len(weights) == 2:
+    if len(sums) == 2:
         slack = np.abs(sums[1]) * slack + (np.abs(y) + slack) * errors[1] + 2.0**-24 * np.abs(y * sums[1])
         y = y * sums[1]
     if residual is not None:

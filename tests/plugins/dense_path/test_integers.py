@@ -15,7 +15,7 @@ from tests.plugins.mosaic_cases import DTYPES, make_case
 
 pytestmark = MARKS
 
-TYPES = {1: INT8, 2: INT4}
+TYPES = {1: INT8, 3: INT4}
 types = pytest.mark.parametrize("integers", TYPES, ids=["int8", "int4"])
 
 
@@ -96,7 +96,7 @@ def test_the_kernels_of_the_type_are_launched(load, driver, kernel, integers):
         assert plugin.shapes(context, linear) == 0
         assert plugin.enqueue(context, case, plugin.workspace(made, linear))[0] == 0
         chosen = names[plugin.lib.patch_plugin_scheduled()]
-        assert chosen == f"int{8 // integers}-{'gated-' if gated else ''}decode-64"
+        assert chosen == f"{TYPES[integers]}-{'gated-' if gated else ''}decode-64"
         assert type_of(plugin, made) in plugin.lib.patch_plugin_timing_id(made).decode().split()
 
 
@@ -108,12 +108,12 @@ def test_types_of_inputs_are_checked(load, driver):
     """Tensors of 16-bit weights with the attribute of integers, and the reverse; a message names the fault."""
     plugin = load(driver)
     plugin.device(EAGER)
-    cases = {integers: make_case(3, (130, 320), 64, integers=integers, seed=1) for integers in (0, 1, 2)}
+    cases = {integers: make_case(3, (130, 320), 64, integers=integers, seed=1) for integers in (0, 1, 3)}
     for own, other, said in [
         (1, 0, "must be their scales, FLOAT numbers"),
-        (2, 0, "the tensors of slabs of integers INT32"),
-        (0, 2, "all fp16 or all bf16"),
-        (2, 1, "takes X, dense, sparse, meta, optionally bias"),
+        (3, 0, "the tensors of slabs of integers INT32"),
+        (0, 3, "all fp16 or all bf16"),
+        (3, 1, "takes X, dense, sparse, meta, optionally bias"),
     ]:
         made = plugin.new(Linear.of(cases[own]))
         assert plugin.configure(made, Linear.of(cases[other])) == FAILS

@@ -114,7 +114,7 @@ def test_scales_of_any_size(integer_kernel):
 def test_weights_packed_by_the_compiler(integer_kernel, config):
     """`patch_compile.packing.quantised` packs integers of random tiles, and the kernels compute with the grid's values."""
     about, n = integer_kernel.configs()[config], INTEGERS.index(config)
-    weights, dtype, shape = (INT8, INT4)[about.weights - 1], DTYPES[n % 2], (150, 640)
+    weights, dtype, shape = {1: INT8, 3: INT4}[about.weights], DTYPES[n % 2], (150, 640)
     made = [linear(shape, weights, dtype, 3 * n + side)[2] for side in range(1 + about.gated)]
     panels = gated_panels(shape[0], 64) if about.gated else stacked_panels(shape[:1], 64)
     compiled = pack_quantised(made, panels, dtype)

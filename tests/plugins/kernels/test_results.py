@@ -9,7 +9,7 @@ from patch_compile.packing.format import pack
 from tests.mosaics import masked_by_hand, random_mask, random_weight, shapes, tile_sizes
 from tests.oracles.element_packing import KEPT, Packed, pack_slabs
 from tests.oracles.fp32_sums import fp32_sum_error
-from tests.plugins.configs import ALL, CONFIGS, GATED, INTEGERS, PLAIN, STREAMS, case_for
+from tests.plugins.configs import ALL, BYTES, CONFIGS, GATED, INTEGERS, PLAIN, STREAMS, case_for
 from tests.plugins.host_kernel import COMPILER, CopyMode, Launch
 from tests.plugins.mosaic_cases import ACTIVATIONS, DTYPES, make_case, without_panels
 from tests.refusals import refused
@@ -34,7 +34,7 @@ def check(kernel, case, config, dtype, **how):
 
 def test_the_table_of_configurations_is_the_one_tested(kernel):
     assert tuple(kernel.configs()) == ALL
-    assert tuple(name for name, config in kernel.configs().items() if config.weights) == INTEGERS
+    assert tuple(name for name, config in kernel.configs().items() if config.weights) == INTEGERS + BYTES
     found = {name: config for name, config in kernel.configs().items() if not config.weights}
     assert tuple(name for name, config in found.items() if config.streams) == STREAMS
     assert tuple(name for name, config in found.items() if config.gated) == GATED
