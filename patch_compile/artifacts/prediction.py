@@ -88,7 +88,7 @@ class PhaseRow(Record):
     """Predicted milliseconds of a phase, the ratio of dense to planned time, and the limit of any plan at this ratio.
 
     dense_ms: with dense 16-bit weights; alike_ms: with dense weights of the same types as the plan's, None if those have 16
-    bits. low, high: ends of the speed-up's error bar (docs/explanation/predictions.md), None in files of earlier versions.
+    bits; dense W8A8 is cuBLASLt's. low, high: ends of the speed-up's error bar (docs/explanation/predictions.md), None in files of earlier versions.
     """
 
     dense_ms: Annotated[float, shown("dense, ms", Unit.MILLISECONDS)]
@@ -106,17 +106,18 @@ class PhaseRow(Record):
         planned: float,
         limit: float,
         alike: float | None = None,
+        unpruned: float | None = None,
         gains: tuple[float, float] = (1.0, 1.0),
     ) -> Self:
         """Returns the row of a phase. A phase that does not occur has a speed-up of 1.
 
-        gains: ends of measured over predicted gain by 2:4, over dense weights of the same types; no end passes the limit,
-        unless the prediction itself does.
+        unpruned: milliseconds of the plan with all its slabs dense, None for `dense`. gains: ends of measured over predicted
+        gain by 2:4; no end passes the limit, unless the prediction itself does.
         """
-        speedup, over_alike = ((time / planned if planned else 1.0) for time in (dense, alike or dense))
+        speedup, gain = ((time / planned if planned else 1.0) for time in (dense, unpruned or dense))
         ends = (
             speedup,
-            *(min(limit, speedup / over_alike * (1 + (over_alike - 1) * share)) for share in gains),
+            *(min(limit, speedup / gain * (1 + (gain - 1) * share)) for share in gains),
         )
         return cls(
             dense_ms=dense,

@@ -91,19 +91,39 @@ class Share:
     origin: Origin
 
 
+@dataclass(frozen=True)
+class ProductRate:
+    """Rate of a card's products of one type.
+
+    dense: TFLOP/s, or TOP/s of int8, by its data sheet and without sparsity. tensor: share of `dense` that cuBLASLt reaches;
+    sparse: rate that cuSPARSELt's 2:4 products reach, over twice cuBLASLt's.
+    """
+
+    dense: float
+    tensor: Share
+    sparse: Share
+
+    @property
+    def reached(self) -> float:
+        """Returns the rate that cuBLASLt reaches."""
+        return self.dense * self.tensor.value
+
+
 # Assumed for cards that nobody published times of: the medians of the fits. Power limits the tensor cores, except on GeForce
 # cards, which sum in fp32 at half the rate: there the RTX 4090 stands for all.
 _TENSOR, _SPARSE, _GEFORCE = (Share(value, Origin.ASSUMED) for value in (0.72, 0.85, 1.0))
+# The same for int8, whose rate no card halves: the medians of the fits, and the RTX 4090's.
+_INT8, _INT8_SPARSE, _INT8_GEFORCE = (Share(value, Origin.ASSUMED) for value in (0.66, 0.8, 0.81))
 
 
 @dataclass(frozen=True, kw_only=True)
 class SheetCard(Card):
     """A GPU whose data sheet is known. Products of NVIDIA's libraries are predicted for it.
 
-    memory: GB. bandwidth: GB/s. dense: TFLOP/s of fp16 products with fp32 sums, without sparsity. clock: GHz. l2: MB.
-    l2_sourced: bytes of L2 a clock, all SMs together, None if no source gives them. tensor: share of `dense` that cuBLASLt
-    reaches; sparse: rate that cuSPARSELt's 2:4 products reach, over twice cuBLASLt's. The shares are fitted by
-    `python -m benchmarks.published --fit`, or taken from a card of the same kind.
+    memory: GB. bandwidth: GB/s. dense, tensor, sparse: rate of fp16 products with fp32 sums, see `ProductRate`; int8,
+    int8_tensor, int8_sparse: rate of int8 products with int32 sums. clock: GHz. l2: MB. l2_sourced: bytes of L2 a clock, all
+    SMs together, None if no source gives them. The shares are fitted by `python -m benchmarks.published --fit`, or taken
+    from a card of the same kind. source: for int8 too.
     """
 
     memory: int
@@ -115,12 +135,25 @@ class SheetCard(Card):
     l2_sourced: int | None = None
     tensor: Share = _TENSOR
     sparse: Share = _SPARSE
+    int8: float
+    int8_tensor: Share = _INT8
+    int8_sparse: Share = _INT8_SPARSE
     source: str
+
+    def products(self, input_bits: int) -> ProductRate:
+        """Returns the rate of products whose inputs have so many bits: 16 or 8."""
+        if input_bits == 8:
+            return ProductRate(self.int8, self.int8_tensor, self.int8_sparse)
+        return ProductRate(self.dense, self.tensor, self.sparse)
 
     @property
     def fma(self) -> float:
         """Returns the dense fp16 multiply-adds an SM and clock, by its data sheet."""
-        return self.dense * 1e3 / (2 * self.sms * self.clock)
+        return self.fma_of(16)
+
+    def fma_of(self, input_bits: int) -> float:
+        """Returns the dense multiply-adds an SM and clock of inputs of so many bits, by its data sheet."""
+        return self.products(input_bits).dense * 1e3 / (2 * self.sms * self.clock)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,28 +218,34 @@ _GB10 = (
 _BLACKWELL_PRO = "NVIDIA RTX PRO Blackwell GPU Architecture V1.0 (2025)"
 _A100_SXM = Share(0.75, Origin.FIT)
 _H100_TENSOR, _H100_SPARSE = Share(0.76, Origin.FIT), Share(0.75, Origin.ASSUMED)  # 2:4: as the H100 PCIe
+# int8: as the PCIe cards, by the ratio of both cards' 16-bit shares.
+_A100_INT8, _A100_INT8_SPARSE = Share(0.6, Origin.ASSUMED), Share(1.04, Origin.ASSUMED)
+_H100_INT8, _H100_INT8_SPARSE = Share(0.81, Origin.ASSUMED), Share(0.72, Origin.ASSUMED)
 # The L2 of A100 and H100 gives 5120 bytes a clock (A100's paper; as many GB/s over the clock in doi
 # 10.1016/j.ultsonch.2023.106546, table 3). Tensor cores of GeForce cards sum in fp32 at half their rate: the papers'
 # "with FP32 Accumulate". Source of the cards' architectures: NVIDIA, "CUDA GPU compute capability"
 # (developer.nvidia.com/cuda-gpus).
 CARDS: tuple[Card, ...] = (
     RatedCard(
-        "A100-40", 80, ("A100 40GB", "A100-SXM4-40GB", "A100-PCIE-40GB"), memory=40, bandwidth=1555, dense=312.0, sms=108,
-        clock=1.410, l2=40, l2_sourced=5120, tensor=_A100_SXM, source=_A100,
+        "A100-40", 80, ("A100 40GB", "A100-SXM4-40GB", "A100-PCIE-40GB"), memory=40, bandwidth=1555, dense=312.0, int8=624.0,
+        sms=108, clock=1.410, l2=40, l2_sourced=5120, tensor=_A100_SXM, int8_tensor=_A100_INT8,
+        int8_sparse=_A100_INT8_SPARSE, source=_A100,
     ),
     RatedCard(
-        "A100-80", 80, ("A100 80GB", "A100-SXM4-80GB"), memory=80, bandwidth=2039, dense=312.0, sms=108, clock=1.410, l2=40,
-        l2_sourced=5120, tensor=_A100_SXM, source=_A100_80,
+        "A100-80", 80, ("A100 80GB", "A100-SXM4-80GB"), memory=80, bandwidth=2039, dense=312.0, int8=624.0, sms=108,
+        clock=1.410, l2=40, l2_sourced=5120, tensor=_A100_SXM, int8_tensor=_A100_INT8,
+        int8_sparse=_A100_INT8_SPARSE, source=_A100_80,
     ),
     Card("A100", 80),
     RatedCard(
-        "A100-80 PCIe", 80, ("A100 80GB PCIe",), memory=80, bandwidth=1935, dense=312.0, sms=108, clock=1.410, l2=40,
-        l2_sourced=5120, tensor=Share(0.71, Origin.FIT), sparse=Share(0.86, Origin.FIT), source=_A100_80,
+        "A100-80 PCIe", 80, ("A100 80GB PCIe",), memory=80, bandwidth=1935, dense=312.0, int8=624.0, sms=108, clock=1.410,
+        l2=40, l2_sourced=5120, tensor=Share(0.71, Origin.FIT), sparse=Share(0.86, Origin.FIT),
+        int8_tensor=Share(0.57, Origin.FIT), int8_sparse=Share(1.04, Origin.FIT), source=_A100_80,
     ),
     Card("A30", 80),
     Card("A800", 80),
     RatedCard(
-        "A6000", 86, memory=48, bandwidth=768, dense=154.8, sms=84, clock=1.800, l2=6, source=_GA102
+        "A6000", 86, memory=48, bandwidth=768, dense=154.8, int8=309.7, sms=84, clock=1.800, l2=6, source=_GA102
     ),
     Card("A5500", 86),
     Card("A5000", 86),
@@ -214,14 +253,15 @@ CARDS: tuple[Card, ...] = (
     Card("A4000", 86),
     Card("A2000", 86, ("A2000 12GB",)),
     RatedCard(
-        "A40", 86, memory=48, bandwidth=696, dense=149.7, sms=84, clock=1.740, l2=6, source=f"{_A40}; {_GA102}"
+        "A40", 86, memory=48, bandwidth=696, dense=149.7, int8=299.3, sms=84, clock=1.740, l2=6, source=f"{_A40}; {_GA102}"
     ),
     Card("A16", 86),
     Card("A10", 86),
     Card("A10G", 86),
     Card("A2", 86),
     RatedCard(
-        "RTX 3090", 86, memory=24, bandwidth=936, dense=71.2, sms=82, clock=1.695, l2=6, tensor=_GEFORCE, sparse=_GEFORCE,
+        "RTX 3090", 86, memory=24, bandwidth=936, dense=71.2, int8=284.0, sms=82, clock=1.695, l2=6, tensor=_GEFORCE,
+        sparse=_GEFORCE, int8_tensor=_INT8_GEFORCE,
         source=_GA102
     ),
     Card("Jetson AGX Orin", 87, ("Orin",)),
@@ -236,8 +276,9 @@ CARDS: tuple[Card, ...] = (
     Card("RTX 3060", 86),
     Card("RTX 3050", 86),
     RatedCard(
-        "RTX 4090", 89, memory=24, bandwidth=1008, dense=165.2, sms=128, clock=2.520, l2=72,
-        tensor=Share(0.97, Origin.FIT), sparse=Share(1.0, Origin.FIT), source=_ADA
+        "RTX 4090", 89, memory=24, bandwidth=1008, dense=165.2, int8=660.6, sms=128, clock=2.520, l2=72,
+        tensor=Share(0.97, Origin.FIT), sparse=Share(1.0, Origin.FIT),
+        int8_tensor=Share(0.81, Origin.FIT), int8_sparse=Share(0.8, Origin.FIT), source=_ADA
     ),
     Card("RTX 4080 Super", 89),
     Card("RTX 4080", 89),
@@ -253,39 +294,45 @@ CARDS: tuple[Card, ...] = (
     Card("RTX 4000 Ada", 89, ("RTX 4000 Ada Generation",)),
     Card("RTX 2000 Ada", 89, ("RTX 2000 Ada Generation",)),
     RatedCard(
-        "L4", 89, memory=24, bandwidth=300, dense=121.0, sms=58, clock=2.040, l2=48, source=f"{_L4}; {_ADA}"
+        "L4", 89, memory=24, bandwidth=300, dense=121.0, int8=242.5, sms=58, clock=2.040, l2=48, source=f"{_L4}; {_ADA}"
     ),
     RatedCard(
-        "L40S", 89, memory=48, bandwidth=864, dense=362.05, sms=142, clock=2.520, l2=96, source=f"{_L40S}; {_ADA}"
+        "L40S", 89, memory=48, bandwidth=864, dense=362.05, int8=733.0, sms=142, clock=2.520, l2=96,
+        source=f"{_L40S}; {_ADA}"
     ),
     Card("L40", 89),
     RatedCard(
-        "H100", 90, ("H100 80GB HBM3",), memory=80, bandwidth=3350, dense=989.4, sms=132, clock=1.830, l2=50,
-        l2_sourced=5120, tensor=_H100_TENSOR, sparse=_H100_SPARSE, source=_H100,
+        "H100", 90, ("H100 80GB HBM3",), memory=80, bandwidth=3350, dense=989.4, int8=1978.9, sms=132, clock=1.830, l2=50,
+        l2_sourced=5120, tensor=_H100_TENSOR, sparse=_H100_SPARSE,
+        int8_tensor=_H100_INT8, int8_sparse=_H100_INT8_SPARSE, source=_H100,
     ),
     RatedCard(
-        "H200", 90, memory=141, bandwidth=4800, dense=989.4, sms=132, clock=1.830, l2=50, l2_sourced=5120,
-        tensor=_H100_TENSOR, sparse=_H100_SPARSE, source=f"{_H200}; {_H100}",
+        "H200", 90, memory=141, bandwidth=4800, dense=989.4, int8=1978.9, sms=132, clock=1.830, l2=50, l2_sourced=5120,
+        tensor=_H100_TENSOR, sparse=_H100_SPARSE,
+        int8_tensor=_H100_INT8, int8_sparse=_H100_INT8_SPARSE, source=f"{_H200}; {_H100}",
     ),
     RatedCard(
-        "H100 PCIe", 90, memory=80, bandwidth=2039, dense=756.0, sms=114, clock=1.755, l2=50, l2_sourced=5120,
-        tensor=Share(0.62, Origin.FIT), sparse=Share(0.75, Origin.FIT), source=f"{_H100_PCIE}; {_H100}",
+        "H100 PCIe", 90, memory=80, bandwidth=2039, dense=756.0, int8=1513.0, sms=114, clock=1.755, l2=50, l2_sourced=5120,
+        tensor=Share(0.62, Origin.FIT), sparse=Share(0.75, Origin.FIT),
+        int8_tensor=Share(0.66, Origin.FIT), int8_sparse=Share(0.72, Origin.FIT), source=f"{_H100_PCIE}; {_H100}",
     ),
     Card("H100 NVL", 90),
     Card("H800", 90),
     Card("GH200", 90, ("GH200 480GB",)),
     SheetCard(
-        "B200", 100, memory=180, bandwidth=8000, dense=2250.0, sms=148, clock=1.965, l2=126,
+        "B200", 100, memory=180, bandwidth=8000, dense=2250.0, int8=4500.0, sms=148, clock=1.965, l2=126,
         tensor=Share(0.69, Origin.FIT), sparse=Share(0.85, Origin.FIT), source=_B200,
     ),
     RatedCard(
-        "RTX 5090", 120, memory=32, bandwidth=1792, dense=209.5, sms=170, clock=2.407, l2=96,
+        "RTX 5090", 120, memory=32, bandwidth=1792, dense=209.5, int8=838.0, sms=170, clock=2.407, l2=96,
         tensor=Share(1.0, Origin.OTHERS), sparse=_GEFORCE,
+        int8_tensor=_INT8_GEFORCE,
         source=f"{_BLACKWELL}; 224 TFLOP/s by PyTorch 2.8, github.com/zzc0721/torch-performance-test-data, pull request 15",
     ),
     RatedCard(
-        "RTX 5080", 120, memory=16, bandwidth=960, dense=112.6, sms=84, clock=2.617, l2=64, tensor=_GEFORCE,
-        sparse=_GEFORCE, source=_BLACKWELL,
+        "RTX 5080", 120, memory=16, bandwidth=960, dense=112.6, int8=450.2, sms=84, clock=2.617, l2=64, tensor=_GEFORCE,
+        sparse=_GEFORCE, int8_tensor=_INT8_GEFORCE,
+        source=_BLACKWELL,
     ),
     Card("RTX 5070 Ti", 120),
     Card("RTX 5070", 120),
@@ -294,14 +341,14 @@ CARDS: tuple[Card, ...] = (
     Card("RTX 5050", 120),
     RatedCard(
         "RTX PRO 6000", 120, ("RTX PRO 6000 Blackwell Workstation Edition",), memory=96, bandwidth=1792, dense=503.8,
-        sms=188, clock=2.617, l2=128, source=_BLACKWELL_PRO,
+        int8=1007.6, sms=188, clock=2.617, l2=128, source=_BLACKWELL_PRO,
     ),
     Card("RTX PRO 6000 Server", 120, ("RTX PRO 6000 Blackwell Server Edition",)),
     Card("RTX PRO 5000", 120, ("RTX PRO 5000 Blackwell",)),
     Card("RTX PRO 4500", 120, ("RTX PRO 4500 Blackwell",)),
     Card("RTX PRO 4000", 120, ("RTX PRO 4000 Blackwell",)),
     SheetCard(
-        "GB10", 121, ("DGX Spark",), memory=128, bandwidth=273, dense=125.0, sms=48, clock=2.418, l2=24,
+        "GB10", 121, ("DGX Spark",), memory=128, bandwidth=273, dense=125.0, int8=250.0, sms=48, clock=2.418, l2=24,
         tensor=Share(0.74, Origin.OTHERS),
         source=f"{_GB10}; 92 TFLOP/s by PyTorch 2.10, github.com/huggingface/kernels, pull request 283",
     ),

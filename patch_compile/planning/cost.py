@@ -13,6 +13,7 @@ from patch_compile.artifacts.prediction import Workload
 from patch_compile.hardware.cards import RatedCard
 from patch_compile.planning.cards import PlanCard
 from patch_compile.planning.roofline.assumptions import Assumptions
+from patch_compile.planning.roofline.int8_inputs import dense_w8a8_time
 from patch_compile.planning.roofline.linear_roofline import DENSE_PATH, Linear, Prediction, predict
 from patch_compile.planning.roofline.rest import gating_time
 
@@ -94,13 +95,16 @@ def _times(card: RatedCard, linear: Linear, tokens: int, assume: Assumptions, ga
         # On the dense path the epilogue is a separate kernel, as in the dense model.
         return product.microseconds - (0.0 if product.config == DENSE_PATH else gating)
 
-    alike = None
+    alike = library = None
+    if linear.weights.input_bits == 8:
+        library = dense_w8a8_time(card, (linear.out_features, linear.in_features), tokens, assume)
     if linear.weights.quantised:
         unpruned = replace(linear, share=0.0, others=())
         alike = less_gating(predict(card, unpruned, tokens, assume=assume))
     return Times(
         dense=found.dense_microseconds,
         alike=alike,
+        library=library,
         hybrid=less_gating(found),
         sparse=less_gating(all_sparse),
         bound=found.dense_bound,

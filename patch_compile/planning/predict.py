@@ -15,14 +15,15 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from masklearn.masks.kinds.base import BYTES_DENSE
+from masklearn.masks.kinds.table import TWO_FOUR
 from patch_compile.artifacts.plan import Bound, LinearTimes, Times
 from patch_compile.artifacts.prediction import PhaseRow, WholeRow
+from patch_compile.hardware.cards import RatedCard
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import LinearPlan
 from patch_compile.planning.outline import Outline
 from patch_compile.planning.products import InputGroup, cost_together, products_of
 from patch_compile.planning.roofline.gains import gain_ends
-from patch_compile.planning.roofline.linear_roofline import speedup_limit
 from patch_compile.planning.roofline.rest import rest_of
 
 
@@ -40,7 +41,7 @@ def predict_whole(plans: Collection[LinearPlan], outline: Outline, costs: CostMo
     quantised = [plan for plan in every if plan.weight_type.quantised]
     typed = _costs(quantised, outline.nodes, costs)
     others = _costs([plan for plan in every if not plan.weight_type.quantised], outline.groups, costs)
-    limits = _limits(plans)
+    limits = _limits(plans, card.rated)
 
     def phase(
         of: Callable[[LinearTimes], Times], rest: float, runs: int, tokens: int, least: float = 0.0
@@ -49,11 +50,17 @@ def predict_whole(plans: Collection[LinearPlan], outline: Outline, costs: CostMo
         limit = max(least, *(limits[of(cost).bound] for cost in dense))
         as_dense = rest + sum(of(cost).dense for cost in dense)
         as_planned = rest + sum(of(cost).dense for cost in planned) + sum(of(cost).hybrid for cost in hybrid)
-        alike = rest + sum(of(cost).dense for cost in others) + sum(of(cost).unpruned for cost in typed)
+        in_16_bits = rest + sum(of(cost).dense for cost in others)
+        alike = in_16_bits + sum(of(cost).baseline for cost in typed)
+        unpruned = in_16_bits + sum(of(cost).unpruned for cost in typed)
         scale = runs / 1e3
-        typed_ms = scale * alike if quantised else None
         return PhaseRow.of(
-            scale * as_dense, scale * as_planned, limit, typed_ms, gain_ends(card.name, tokens)
+            scale * as_dense,
+            scale * as_planned,
+            limit,
+            scale * alike if quantised else None,
+            scale * unpruned,
+            gain_ends(card.name, tokens),
         )
 
     return WholeRow.of(
@@ -62,12 +69,20 @@ def predict_whole(plans: Collection[LinearPlan], outline: Outline, costs: CostMo
     )
 
 
-def _limits(plans: Collection[LinearPlan]) -> dict[Bound, float]:
-    """Returns the limit of a plan's speed-up over dense 16-bit linears, by what bounds these."""
+def _limits(plans: Collection[LinearPlan], card: RatedCard) -> dict[Bound, float]:
+    """Returns the limit of a plan's speed-up over dense 16-bit linears, by what bounds these.
+
+    int8 products take as long as the data sheet says, and products of 16 bits as long as in the dense model.
+    """
     weights = sum(plan.shape[0] * plan.shape[1] for plan in plans)
+    share = {16: 1.0, 8: card.products(16).reached / card.int8}
+    products = sum(
+        share[plan.weight_type.input_bits] * (plan.shape[0] * plan.shape[1] - TWO_FOUR.zeros * plan.halved)
+        for plan in plans
+    )
     return {
         "bytes": BYTES_DENSE * weights / sum(plan.least_bytes for plan in plans),
-        "tensor": speedup_limit(sum(plan.halved for plan in plans) / weights, "tensor"),
+        "tensor": weights / products,
     }
 
 

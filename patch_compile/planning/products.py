@@ -69,8 +69,8 @@ def cost_together(product: Sequence[LinearPlan], gated: bool, costs: CostModel) 
     for plan in product:
         slabs.update(plan.slabs.by_kind)
     weights = product[0].weight_type
-    # The kernels for n:16 and for quantised weights have only panels of 64 rows.
-    wide = gated and not weights.quantised and not any(plan.slabs.others for plan in product)
+    # The kernels for n:16 and for integers that are multiplied in 16 bits have only panels of 64 rows.
+    wide = gated and not weights.widened and not any(plan.slabs.others for plan in product)
     rows = _GATED_ROWS if wide else min(plan.panel_rows for plan in product)
     shape = (sum(plan.shape[0] for plan in product), product[0].shape[1])
     return costs.of(shape, rows, slabs, gated=gated, weights=weights)

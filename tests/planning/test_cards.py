@@ -94,6 +94,7 @@ class TestAnotherRow:
             memory=64,
             bandwidth=3000,
             dense=400.0,
+            int8=800.0,
             sms=100,
             clock=2.0,
             l2=64,

@@ -27,8 +27,9 @@ _LANE_BYTES = {
     "LDS.64": 256,
     "LDS": 128,
 }  # bytes that an instruction of a warp loads
-# Multiply-adds of an instruction of a warp; HMMA.SP counts those of the weights before pruning.
-_FMA = {"HMMA": 16 * 8 * 16, "HMMA.SP": 16 * 8 * 32}
+# Multiply-adds of an instruction of a warp, dense and 2:4; those of 2:4 count the weights before pruning.
+_DENSE_FMA = {"HMMA": 16 * 8 * 16, "IMMA": 16 * 8 * 32}
+_SPARSE_FMA = {"HMMA.SP": 16 * 8 * 32, "IMMA.SP": 16 * 8 * 64}
 # Bytes of shared memory that an SM moves in a clock, and its schedulers: equal on all of these architectures.
 _SHARED_BYTES, _SCHEDULERS = 128, 4
 # Registers of an SM, and the multiple that a warp's registers are rounded up to.
@@ -66,16 +67,20 @@ class Rates:
     issue: float
 
 
-def rates_of(card: RatedCard, assume: Assumptions) -> Rates:
-    """Returns the rates that hybrid kernels reach on a card."""
-    bandwidth, units = assume.bandwidth * assume.hybrid, assume.units * assume.hybrid
-    fma = card.fma * card.rates.mma * card.tensor.value * assume.tensor * assume.hybrid
+def rates_of(card: RatedCard, assume: Assumptions, inputs: int = 16) -> Rates:
+    """Returns the rates that hybrid kernels reach on a card. inputs: bits of an element of X."""
+    bandwidth, units, products = (
+        assume.bandwidth * assume.hybrid,
+        assume.units * assume.hybrid,
+        card.products(inputs),
+    )
+    fma = card.fma_of(inputs) * card.rates.mma * products.tensor.value * assume.tensor * assume.hybrid
     l2 = card.l2_bytes / card.sms * bandwidth * assume.l2_rate
     return Rates(
         card.bandwidth * 1e3 * bandwidth,
         card.clock * 1e3 * assume.clock,
         fma,
-        fma * card.rates.sparse * card.sparse.value * assume.sparse,
+        fma * card.rates.sparse * products.sparse.value * assume.sparse,
         _SHARED_BYTES * units,
         l2,
         _SCHEDULERS * units,
@@ -84,8 +89,22 @@ def rates_of(card: RatedCard, assume: Assumptions) -> Rates:
 
 def simulated_clocks(card: RatedCard, config: Config, kind: TileKind) -> int:
     """Returns the clocks of an SM for a slab in the kernels' loop, which benchmarks/kernels/issue.py simulates."""
-    clocks: int = _code(card)[config.name]["cycles"][kind.name][card.is_geforce]
-    return clocks
+    found = _code(card).get(config.name)
+    return found["cycles"][kind.name][card.is_geforce] if found else 0
+
+
+def _counts(card: RatedCard, config: Config, kind: TileKind) -> dict[str, int]:
+    """Returns the instructions of a warp in the loop over slabs of a kind.
+
+    Without machine code they are supposed: products, loads of W and X, and as many others as a loop for 16 bits has.
+    """
+    found = _code(card).get(config.name)
+    if found:
+        return dict(found[kind.name])
+    rows, tokens = config.panel_rows // config.feature_warps, config.tokens // config.token_warps
+    sparse, slab = kind.zeros == 0.5, config.slab_bytes(kind.code) // config.feature_warps
+    products = rows // 16 * (tokens // 8) * (1 if sparse else 2)
+    return {"IMMA.SP" if sparse else "IMMA": products, "LDS.128": slab // 512 + tokens // 8, "other": 150}
 
 
 def slab_limits(
@@ -96,15 +115,18 @@ def slab_limits(
     "issue" is the turn of a slab in the kernels' loop, with its waits for shared memory and barriers: the simulated clocks,
     or the instructions over the issue slots, whichever is more.
     """
-    counts, rates = _code(card)[config.name][kind.name], rates_of(card, assume)
+    counts, rates = _counts(card, config, kind), rates_of(card, assume, config.weights.input_bits)
     turn = simulated_clocks(card, config, kind) * assume.turn / assume.hybrid
     moved = config.slab_bytes(kind.code)
-    read = config.warps * sum(counts[name] * lane for name, lane in _LANE_BYTES.items())
-    x_read = min(tokens, config.tokens) * SLAB_K * 2  # rows beyond the tokens are filled with zeros, not read
+    read = config.warps * sum(counts.get(name, 0) * lane for name, lane in _LANE_BYTES.items())
+    x_read = (
+        min(tokens, config.tokens) * config.x_bytes // config.tokens
+    )  # rows beyond the tokens are filled with zeros, not read
     return {
         "tensor": config.warps
         * (
-            counts["HMMA"] * _FMA["HMMA"] / rates.fma + counts["HMMA.SP"] * _FMA["HMMA.SP"] / rates.sparse_fma
+            sum(counts.get(name, 0) * fma for name, fma in _DENSE_FMA.items()) / rates.fma
+            + sum(counts.get(name, 0) * fma for name, fma in _SPARSE_FMA.items()) / rates.sparse_fma
         ),
         "shared": (read + moved + config.x_bytes) / rates.shared,
         "l2": (moved + x_read) / rates.l2,
@@ -114,7 +136,8 @@ def slab_limits(
 
 def _occupancy(card: RatedCard, config: Config) -> int:
     """Returns the number of blocks that an SM holds at a time."""
-    registers: int = _code(card)[config.name]["registers"]
+    found = _code(card).get(config.name)
+    registers: int = found["registers"] if found else 255
     a_warp = -(-registers * 32 // _GRANULE) * _GRANULE
     return min(
         card.rates.shared[0] * 1024 // (config.shared_bytes + 1024), _REGISTERS // (a_warp * config.warps)
@@ -188,7 +211,7 @@ def _stream(card: RatedCard, config: Config, problem: Problem, parts: int, assum
     tiles, token_tiles = problem.tiles(config), problem.token_tiles(config)
     weights = weight_bytes(problem)
     passes = _weight_reads(problem, config, parts, weights, assume.l2_kept * (card.l2 << 20))
-    x_bytes = 2 * problem.tokens * problem.in_features
+    x_bytes = problem.x_bytes
     # Panels may read any part of X, and find in L2 what fits there.
     again = (problem.panels - 1) * max(0, x_bytes - assume.l2_kept * (card.l2 << 20))
     activations = x_bytes + again + 2 * problem.tokens * problem.out_features
@@ -219,7 +242,7 @@ def _tiles(card: RatedCard, config: Config, problem: Problem, assume: Assumption
     tiles, token_tiles = problem.tiles(config), problem.token_tiles(config)
     weights, l2_bytes = weight_bytes(problem), assume.l2_kept * (card.l2 << 20)
     groups = -(-token_tiles // _GROUP)
-    x_bytes = 2 * problem.tokens * problem.in_features
+    x_bytes = problem.x_bytes
     # The panels that run at a time read a group's X together; the next ones find it in L2 or read it again.
     panels_at_once = max(1, card.sms * at_once // min(_GROUP, token_tiles))
     x_passes = 1 if x_bytes / groups <= l2_bytes else -(-problem.panels // panels_at_once)

@@ -11,6 +11,7 @@ from functools import cache
 
 from masklearn.masks.kinds.base import BYTES_DENSE
 from masklearn.masks.kinds.table import TWO_FOUR
+from masklearn.quant.table import FLOAT16, WeightType
 from patch_compile.artifacts.plan import Bound
 from patch_compile.hardware.cards import SheetCard
 from patch_compile.planning.roofline.assumptions import ASSUMED, Assumptions
@@ -45,21 +46,24 @@ def _clocks(card: SheetCard, assume: Assumptions) -> float:
     return card.clock * 1e3 * assume.clock
 
 
-def product_rate(card: SheetCard, assume: Assumptions) -> float:
-    """Returns the operations a microsecond that a library's dense product reaches."""
-    return card.dense * 1e6 * card.tensor.value * assume.tensor * assume.clock
+def product_rate(card: SheetCard, assume: Assumptions, inputs: int = 16) -> float:
+    """Returns the operations a microsecond that a library's dense product reaches. inputs: their bits."""
+    return card.products(inputs).reached * 1e6 * assume.tensor * assume.clock
 
 
 @dataclass(frozen=True)
 class Weights:
     """Weights of a product: bytes of a weight, and products over those of dense weights, in time.
 
-    by_waves: on a card whose L2 is smaller than them, each wave of blocks reads them again.
+    by_waves: on a card whose L2 is smaller than them, each wave of blocks reads them again. inputs: bits of an element of X
+    that they are multiplied with; output_bytes: bytes of an element of Y.
     """
 
     bytes: float = BYTES_DENSE
     products: float = 1.0
     by_waves: bool = False
+    inputs: int = 16
+    output_bytes: int = 2
 
 
 @cache
@@ -70,22 +74,30 @@ def library_time(
     assume: Assumptions = ASSUMED,
     *,
     sparse: bool = False,
+    weights: WeightType = FLOAT16,
+    fused: bool = False,
 ) -> tuple[float, Bound]:
-    """Returns the microseconds of Y = X Wᵀ with 16-bit W [N, K] = shape, and what bounds them.
+    """Returns the microseconds of Y = X Wᵀ with W [N, K] = shape, and what bounds them.
 
-    sparse: all of W is 2:4. A launch in a CUDA graph is assumed.
+    sparse: all of W is 2:4. weights: 16 bits, or int8 with int8 inputs. With these, Y of dense products is int32, which
+    takes 4 bytes, unless `fused`. A launch in a CUDA graph is assumed.
     """
+    inputs = weights.input_bits
     if not sparse:
-        return product_time(card, shape, tokens, assume, Weights())
-    # On Ampere and Ada, blocks of cuSPARSELt walk along the features first. This is why outputs of 16,384 and more features
-    # gain little there.
-    weights = Weights(TWO_FOUR.bytes_per_weight, sparse_products(card, assume), by_waves=card.sm < 90)
-    return product_time(card, shape, tokens, assume, weights)
+        output_bytes = 4 if inputs == 8 and not fused else 2
+        return product_time(
+            card, shape, tokens, assume, Weights(inputs / 8, 1.0, False, inputs, output_bytes)
+        )
+    # On Ampere and Ada, blocks of cuSPARSELt for 16-bit types walk along the features first. This is why outputs of 16,384
+    # and more features gain little there.
+    by_waves = card.sm < 90 and inputs == 16
+    each = Weights(TWO_FOUR.bytes_of(weights), sparse_products(card, assume, inputs), by_waves, inputs)
+    return product_time(card, shape, tokens, assume, each)
 
 
-def sparse_products(card: SheetCard, assume: Assumptions) -> float:
-    """Returns the time of 2:4 products over dense ones."""
-    return 1 / (2 * card.sparse.value * assume.sparse)
+def sparse_products(card: SheetCard, assume: Assumptions, inputs: int = 16) -> float:
+    """Returns the time of 2:4 products over dense ones. inputs: bits of an element of X."""
+    return 1 / (2 * card.products(inputs).sparse.value * assume.sparse)
 
 
 @cache
@@ -121,13 +133,23 @@ def _cut(
         parts > 1 and (blocks > 2 * card.sms or k < parts * _LEAST_PART)
     ):
         return (float("inf"),) * 3
-    each = 2 * high * wide * k / parts / (product_rate(card, assume) / card.sms) * weights.products
+    each = (
+        2
+        * high
+        * wide
+        * k
+        / parts
+        / (product_rate(card, assume, weights.inputs) / card.sms)
+        * weights.products
+    )
     waves = blocks / card.sms
     product = each * (-(-blocks // card.sms) if waves <= _MANY_WAVES else waves + 0.5)
     size = weights.bytes * n * k
     reads = 1
     if weights.by_waves and size > card.l2 << 20:
         reads = -(-rows // max(1, card.sms // columns))
-    outputs = 2 * tokens * n * (1 if parts == 1 else 1 + parts)
-    moved = (reads * size + 2 * tokens * k + outputs) / (card.bandwidth * 1e3 * assume.bandwidth)
+    outputs = tokens * n * (weights.output_bytes + (0 if parts == 1 else 2 * parts))
+    moved = (reads * size + weights.inputs // 8 * tokens * k + outputs) / (
+        card.bandwidth * 1e3 * assume.bandwidth
+    )
     return moved, product, min(moved, product) * _WAITED if reads > 1 else 0.0

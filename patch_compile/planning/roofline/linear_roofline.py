@@ -15,6 +15,7 @@ from patch_compile.artifacts.plan import Bound, Slower, Way
 from patch_compile.hardware.cards import RatedCard
 from patch_compile.packing.slab_kinds import SLAB_K
 from patch_compile.planning.roofline.assumptions import ASSUMED, Assumptions
+from patch_compile.planning.roofline.int8_inputs import quantise_time
 from patch_compile.planning.roofline.launch_work import rates_of, weight_bytes, work_of
 from patch_compile.planning.roofline.library_product import (
     Weights,
@@ -23,7 +24,7 @@ from patch_compile.planning.roofline.library_product import (
     product_time,
     sparse_products,
 )
-from patch_compile.planning.roofline.schedule import CONFIGS, Problem, choose_schedule, limits_of
+from patch_compile.planning.roofline.schedule import KERNELS, Problem, choose_schedule, limits_of
 
 DENSE_PATH = "dense path"  # stands for a configuration: W is unpacked, and cuBLASLt multiplies it
 _PIECE_BYTES = 64 << 20  # kPieceBytes of plugins/dense_path/pieces.h
@@ -114,12 +115,16 @@ def predict(
 ) -> Prediction:
     """Predict the time of a hybrid linear and of the dense one. Raises ValueError if no configuration fits.
 
+    With int8 inputs, the kernel that rounds X counts too.
+
     config: None takes the plugin's choice, and on Hopper, and everywhere with slabs of n:16 or quantised weights, the faster
     of the kernels and the dense path, which TensorRT chooses by timing. The dense product has 16-bit weights.
     """
     kernels = _by_kernels(card, shape, tokens, config, assume)
     # plugins/dense_path/choice.h
-    gains_densely = card.rates.mma < 1 or bool(shape.others) or shape.weights.quantised
+    gains_densely = card.rates.mma < 1 or bool(shape.others) or shape.weights.widened
+    if shape.weights.input_bits == 8:  # has no dense path
+        gains_densely = False
     if config is not None or not gains_densely or shape.out_features % 8 or shape.in_features % 8:
         return kernels
     dense_path = dense_path_time(card, shape, tokens, assume)
@@ -145,10 +150,13 @@ def _by_kernels(
     launch = _launch_of(card, problem, config, assume)
     dense, dense_bound = dense_time(card, shape, tokens, assume)
     total = max(launch.microseconds, _at_best(card, shape, tokens, assume))
+    if shape.weights.input_bits == 8:
+        total += quantise_time(card, tokens, shape.in_features, assume)
+    rate = card.products(shape.weights.input_bits).dense * 1e6
     least = max(
         (weight_bytes(problem) + 2 * tokens * (shape.in_features + shape.out_features))
         / (card.bandwidth * 1e3),
-        2 * tokens * shape.out_features * shape.in_features * (1 - shape.share / 2) / (card.dense * 1e6),
+        2 * tokens * shape.out_features * shape.in_features * (1 - shape.share / 2) / rate,
     )
     slower = _slower_than_wgmma(card, dense / total, launch.bound)
     return Prediction(
@@ -164,9 +172,11 @@ def _at_best(card: RatedCard, shape: Linear, tokens: int, assume: Assumptions) -
     weights = shape.out_features * shape.in_features
     if not weights:
         return 0.0
+    inputs = shape.weights.input_bits
     each = Weights(
         weight_bytes(shape.problem(tokens)) / weights,
-        1 - shape.share * (1 - sparse_products(card, assume)),
+        1 - shape.share * (1 - sparse_products(card, assume, inputs)),
+        inputs=inputs,
     )
     return product_time(card, (shape.out_features, shape.in_features), tokens, assume, each)[0]
 
@@ -182,11 +192,11 @@ class _Launch:
 
 
 def _launch_of(card: RatedCard, problem: Problem, config: int | None, assume: Assumptions) -> _Launch:
-    rates = rates_of(card, assume)
+    rates = rates_of(card, assume, problem.weights.input_bits)
     number, parts = choose_schedule(problem, limits_of(card), config)
     if number < 0:
         raise ValueError(f"no configuration {config} for panels of {problem.panel_rows} rows")
-    chosen = CONFIGS[number]
+    chosen = KERNELS[number]
     work = work_of(card, chosen, problem, parts, assume)
     loaded = assume.loaded * assume.dram_latency / rates.clocks  # Little's law: bytes in flight over latency
     moved = work.bytes * max(1 / rates.bytes, loaded / work.inflight)

@@ -8,12 +8,12 @@ streams that are too long for their table of parts.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import pairwise
 
 from masklearn.masks.kinds.table import BY_CODE, DENSE, KINDS, TWO_FOUR
-from masklearn.quant.table import FLOAT16, QUANTISED, WeightType
+from masklearn.quant.table import FLOAT16, QUANTISED, W8A8, WeightType
 from patch_compile.hardware.cards import RatedCard
 from patch_compile.packing.slab_kinds import ALWAYS, SLAB_K
 from patch_compile.plugin.toolchain import plugin_sources
@@ -65,7 +65,7 @@ class Config:
     @property
     def x_bytes(self) -> int:
         """Returns the bytes of the part of X that is multiplied with a slab."""
-        return self.tokens * SLAB_K * 2
+        return self.tokens * SLAB_K * self.weights.input_bits // 8
 
     @property
     def output_bytes(self) -> int:
@@ -107,6 +107,12 @@ def _ceil_div(a: int, b: int) -> int:
 
 
 CONFIGS = _read_configs()
+# Until config.h has configurations for w8a8, they are supposed to be as for 16 bits.
+KERNELS = CONFIGS + tuple(
+    replace(one, name=f"w8a8-{one.name}", weights=W8A8)
+    for one in CONFIGS
+    if one.weights is FLOAT16 and one.kinds == PATCH_KINDS and not any(c.weights is W8A8 for c in CONFIGS)
+)
 TABLE_WORDS = int(re.findall(r"kTableWords = (\d+);", _header("arguments.h"))[0])
 """Words of a stream's table of parts and pointers."""
 
@@ -154,7 +160,12 @@ class Problem:
     @property
     def kinds(self) -> int:
         """Returns the number of kinds that a configuration must multiply: dense and 2:4, or all of the table."""
-        return len(KINDS) if self.weights.quantised or any(self.slabs[PATCH_KINDS:]) else PATCH_KINDS
+        return len(KINDS) if self.weights.widened or any(self.slabs[PATCH_KINDS:]) else PATCH_KINDS
+
+    @property
+    def x_bytes(self) -> int:
+        """Returns the bytes of X as the kernels read it."""
+        return self.weights.input_bits // 8 * self.tokens * self.in_features
 
     def token_tiles(self, config: Config) -> int:
         """Returns the number of tiles of Y along the tokens."""
@@ -213,7 +224,7 @@ def _weight_reads(problem: Problem, config: Config, parts: int, kept: int) -> in
 
 def _x_bytes(problem: Problem, config: Config, sms: int, kept: int) -> int:
     """`x_bytes` of schedule.h: bytes of X that are read from DRAM."""
-    moved = 2 * problem.tokens * problem.in_features
+    moved = problem.x_bytes
     if config.streams:
         return moved + (problem.panels - 1) * max(0, moved - kept)
     token_tiles = problem.token_tiles(config)
@@ -232,6 +243,7 @@ def _turn_cost(config: Config, kind: int, device: DeviceLimits) -> int:
     weights, halved = config.slab_bytes(kind), 2 if kind == _TWO_FOUR else 1
     moved = weights * (1 + config.token_warps) + config.x_bytes * (1 + config.feature_warps)
     height = config.panel_rows // 64
+    halved *= 16 // config.weights.input_bits
     tokens = max(config.tokens, _L2_TOKENS) * height // halved
     unpacking = 0
     if kind >= PATCH_KINDS:
@@ -264,10 +276,10 @@ def choose_schedule(problem: Problem, device: DeviceLimits, config: int | None =
     best, best_cost = (-1, 1), 0
     if problem.tokens < 0:
         return best
-    for i, c in enumerate(CONFIGS):
+    for i, c in enumerate(KERNELS):
         if c.gated or c.panel_rows != problem.panel_rows or c.kinds != problem.kinds:
             continue
-        if c.weights.bits != problem.weights.bits:
+        if (c.weights.bits, c.weights.input_bits) != (problem.weights.bits, problem.weights.input_bits):
             continue
         if config is not None and config != i:
             continue
