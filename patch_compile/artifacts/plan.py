@@ -104,8 +104,8 @@ class Times(Record):
     """Predicted microseconds of a linear in one phase: dense, with its mask, and with all tiles 2:4.
 
     dense: with 16-bit weights; alike: the same with quantised weights of the linear's type, all its slabs dense; None for
-    16-bit weights. library: the same by NVIDIA's library, None for types that it does not multiply. bound: the limit of the dense product. slower: set if the card's tensor cores make the hybrid product
-    slower than the dense product.
+    16-bit weights. library: the same by NVIDIA's library, None for types that it does not multiply. bound: the limit of the
+    dense product. slower: set if the card's tensor cores make the hybrid product slower than the dense product.
     """
 
     dense: Annotated[float, shown("dense", Unit.MICROSECONDS)]
@@ -123,7 +123,7 @@ class Times(Record):
 
     @property
     def baseline(self) -> float:
-        """Returns the microseconds of the dense linear of its type that a speed-up counts over: the library's, if it has one."""
+        """Returns the microseconds of the fair dense linear with weights of its own type: the library's, if it has one."""
         return self.unpruned if self.library is None else self.library
 
 

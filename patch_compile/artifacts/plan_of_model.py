@@ -82,8 +82,8 @@ class OtherTypes(Record):
     """The plan of the same request with other types of weights.
 
     weights: a value of `--weights`; planned: True for the types of the plan itself. Bytes count the covered linears, and all
-    weights of the model. whole: None if the goal of speed is out of reach, or if `unfit` is set: the name of a linear whose
-    weights can't have this type.
+    weights of the model. whole: None if the goal of speed is out of reach, if `unfit` is set, which is the name of a linear
+    whose weights can't have this type, or if `wrong_kinds` is, because tiles of the requested kinds can't have it.
     """
 
     weights: Annotated[str, shown("weights", Unit.WORDS)]
@@ -93,6 +93,7 @@ class OtherTypes(Record):
     model_bytes: Annotated[int, shown("model", Unit.BYTES)] = 0
     whole: WholeRow | None = None
     unfit: str | None = None
+    wrong_kinds: bool = False
 
 
 class RegimePoint(Record):

@@ -88,7 +88,8 @@ class PhaseRow(Record):
     """Predicted milliseconds of a phase, the ratio of dense to planned time, and the limit of any plan at this ratio.
 
     dense_ms: with dense 16-bit weights; alike_ms: with dense weights of the same types as the plan's, None if those have 16
-    bits; dense W8A8 is cuBLASLt's. low, high: ends of the speed-up's error bar (docs/explanation/predictions.md), None in files of earlier versions.
+    bits; dense W8A8 is cuBLASLt's. low, high: ends of the speed-up's error bar (docs/explanation/predictions.md), None in
+    files of earlier versions.
     """
 
     dense_ms: Annotated[float, shown("dense, ms", Unit.MILLISECONDS)]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from masklearn.base.errors import MaskLearnError
 from masklearn.masks.budget import Budget
-from masklearn.masks.kinds.allowed import AUTO, only_two_four
+from masklearn.masks.kinds.allowed import AUTO, allowed_kinds, only_two_four
 from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.weight_types import named_types
-from masklearn.quant.table import QUANTISED, weight_type
+from masklearn.quant.table import QUANTISED, WeightType, weight_type
 from patch_compile.artifacts.plan import Gaining, Plan
 from patch_compile.artifacts.plan_of_model import (
     Builder,
@@ -159,6 +160,8 @@ def _other_type(weights: str, source: Source, costs: CostModel) -> OtherTypes:
     unfit = (name for name, (_, columns) in linears.items() if not kind.fits(columns))
     if (name := next(unfit, None)) is not None:
         return OtherTypes(weights=weights, unfit=name)
+    if not _kinds_go_with(kind, source):
+        return OtherTypes(weights=weights, wrong_kinds=True)
     other = source.with_other(weights=weights)
     assert other.outline is not None
     try:
@@ -166,6 +169,19 @@ def _other_type(weights: str, source: Source, costs: CostModel) -> OtherTypes:
     except SpeedError:
         return OtherTypes(weights=weights)
     return _type_row(weights, plans, other, plan_of(plans, other.outline, costs), costs)
+
+
+def _kinds_go_with(weights: WeightType, source: Source) -> bool:
+    """Returns True if tiles of the given masks, or of the kinds that the recipe names, can have weights of this type."""
+    r, linears = source.recipe, source.coverage.linears
+    if r.mask is not None:
+        tiles = {kind for mask in MaskSet.load(r.mask).values() for kind in mask.by_kind()}
+        return all(kind.goes_with(weights) for kind in tiles)
+    try:
+        allowed_kinds(r.kinds, linears, r.tile, dict.fromkeys(linears, (weights,)))
+    except MaskLearnError:
+        return False
+    return True
 
 
 def _ratio(plans: Mapping[str, LinearPlan]) -> float:

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from masklearn.masks.budget import Budget
 from masklearn.masks.kinds.base import TileKind
+from masklearn.masks.kinds.table import DENSE
 from masklearn.masks.record import SpeedRecord
 from masklearn.masks.select import NO_LOSSES, RoundingLosses, Scores, Selection, select
-from masklearn.quant.table import WeightType
+from masklearn.quant.table import FLOAT16, WeightType
 from patch_compile.artifacts.prediction import PhaseRow
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.gains import ALL_SPARSE
@@ -96,16 +97,19 @@ class TilesForSpeed:
         return chosen, budget
 
     def saved(self, areas: Grids) -> dict[str, ByKind]:
-        """Returns the microseconds that each tile saves if it has a kind, `[grid]`."""
-        task = self._task
+        """Returns the microseconds that each tile saves if it has a kind, `[grid]`; 0 if its type lacks the kind."""
+        task, types = self._task, self._weights or {}
         saved: dict[str, ByKind] = {name: {} for name in task.linears}
         for kind in dict.fromkeys(kind for own in task.kinds.values() for kind in own):
-            theirs = {name: kind.code if kind in own else 0 for name, own in task.kinds.items()}
-            alike = {name: np.full(areas[name].shape, code, np.uint8) for name, code in theirs.items()}
+            theirs = [name for name, own in task.kinds.items() if kind in own]
+            able = {name for name in theirs if kind.goes_with(types.get(name, FLOAT16))}
+            alike = {
+                name: np.full(grid.shape, kind.code if name in able else DENSE.code, np.uint8)
+                for name, grid in areas.items()
+            }
             found = saved_per_weight(self.plans(alike), task.outline, task.costs)
-            for name, code in theirs.items():
-                if code:
-                    saved[name][kind] = areas[name] * found.get(name, 0.0)
+            for name in theirs:
+                saved[name][kind] = areas[name] * (found.get(name, 0.0) if name in able else 0.0)
         return saved
 
     def _least(self, scores: Scores, areas: Grids, saved: Mapping[str, ByKind]) -> float:

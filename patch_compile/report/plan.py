@@ -7,6 +7,7 @@ from functools import partial
 from itertools import groupby
 
 from masklearn.masks.budget import Budget
+from masklearn.masks.kinds.table import TWO_FOUR
 from patch_compile.artifacts.plan import LinearRow
 from patch_compile.artifacts.plan_of_model import (
     Builder,
@@ -44,7 +45,8 @@ _ASSUMED_TYPES = (
 )
 _TYPES = (
     "The same request with other types of weights (* is this plan): speed-up over dense 16-bit weights (dense) and over "
-    "dense weights of the same type (same), and the limit of the first; decode: all steps; in all: prompts and steps"
+    "dense weights of the same type (same; of w8a8 by cuBLASLt), and the limit of the first; decode: all steps; in all: "
+    "prompts and steps"
 )
 _MORE = "--table shows the linears and the types of weights as tables"
 
@@ -217,6 +219,8 @@ def _left_out(result: PlanOfModel) -> Iterator[str]:
     for row in result.types:
         if row.unfit is not None:
             yield f"weights of {row.weights} are left out: K of {row.unfit} is no multiple of what shares a scale"
+        elif row.wrong_kinds:
+            yield f"weights of {row.weights} are left out: their tiles are dense or {TWO_FOUR}, and others are asked for"
         elif row.whole is None:
             yield f"weights of {row.weights} are left out: with them {goal} is out of reach"
         elif not _fits(row, result):

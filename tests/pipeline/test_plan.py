@@ -21,6 +21,7 @@ from patch_compile.artifacts.prediction import Workload
 from patch_compile.cli.app import cli
 from patch_compile.hardware.gpu import local_gpu
 from patch_compile.pipeline.plan import plan
+from patch_compile.planning.tile_map import unpatterned_mask
 from patch_compile.recipe import Recipe
 from patch_compile.report.terminal import show
 from tests.planning.assumed import assumed_mask
@@ -282,8 +283,8 @@ def test_each_type_of_weights_has_its_plan(small):
     found = planned_for(small, ratio=0.4, weights="int8")
     assert found.weights == "int8" and {row.weights for row in found.linears} == {"int8"}
     rows = {row.weights: row for row in found.types}
-    assert list(rows) == ["float16", "int8", "int4"]
-    assert [row.planned for row in rows.values()] == [False, True, False]
+    assert list(rows) == ["float16", "int8", "w8a8", "int4"]
+    assert [row.planned for row in rows.values()] == [False, True, False, False]
     for weights, row in rows.items():
         alone = planned_for(small, ratio=0.4, weights=weights)
         assert (row.whole, row.linears_bytes) == (alone.whole, alone.totals.bytes_after)
@@ -300,7 +301,7 @@ def test_patterned_weights_have_their_own_row(small):
         "o_proj": "float16",
     } | dict.fromkeys(("gate_proj", "up_proj", "down_proj"), "int4")
     assert found.weights == "int8,mlp.*=int4,o_proj=float16" == found.types[0].weights
-    assert found.types[0].planned and found.types[0].whole == found.whole and len(found.types) == 4
+    assert found.types[0].planned and found.types[0].whole == found.whole and len(found.types) == 5
     assert planned_for(small, ratio=0.4, weights="bfloat16").types[0].weights == "bfloat16"
 
 
@@ -308,11 +309,25 @@ def test_unfit_types_are_left_out_with_reasons(tmp_path, capsys):
     narrow = LLAMA_2_7B | {"num_hidden_layers": 1, "intermediate_size": 10016}
     found = planned_for(write_hollow_llama(tmp_path / "narrow", narrow), ratio=0.4)
     unfit = {row.weights: row.unfit for row in found.types}
-    assert unfit == {"float16": None, "int8": None, "int4": "model.layers.0.mlp.down_proj"}
+    assert unfit == {"float16": None, "int8": None, "w8a8": None, "int4": "model.layers.0.mlp.down_proj"}
     show(Result(found).sections())
     assert "weights of int4 are left out: K of model.layers.0.mlp.down_proj" in capsys.readouterr().out
     with refused():
         planned_for(tmp_path / "narrow", ratio=0.4, weights="int4")
+
+
+def test_n16_tiles_leave_w8a8_out(small, tmp_path, capsys):
+    named = planned_for(small, ratio=0.3, kinds="8:16")
+    grids = {row.name: np.full([-(-size // 128) for size in row.shape], 2) for row in named.linears}
+    masks = {row.name: unpatterned_mask(row.shape, (128, 128), grids[row.name]) for row in named.linears}
+    about = {"method": "none", "seed": 0, "base_model": "m", "base_sha256": "", "ratio_asked": 0.5}
+    MaskSet(masks, **about).save(tmp_path / "masks.safetensors")
+    for found in (named, planned_for(small, mask=tmp_path / "masks.safetensors")):
+        assert [row.weights for row in found.types if row.wrong_kinds] == ["w8a8"]
+    show(Result(named).sections())
+    assert "weights of w8a8 are left out: their tiles are dense or 2:4" in capsys.readouterr().out
+    auto = planned_for(small, ratio=0.3, kinds="auto", weights="w8a8")
+    assert not any(row.slabs.others for row in auto.linears) and auto.whole
 
 
 def test_a_speed_takes_another_ratio_with_other_weights(small, capsys):
@@ -349,6 +364,6 @@ def test_masks_have_the_types_of_their_grids(small, tmp_path):
     MaskSet(masks, **about, grids=grids).save(tmp_path / "masks.safetensors")
     found = planned_for(small, mask=tmp_path / "masks.safetensors")
     assert {row.name for row in found.linears if row.weights == "int8"} == {*grids}
-    assert [row.weights for row in found.types] == ["float16,int8", "float16", "int8", "int4"]
+    assert [row.weights for row in found.types] == ["float16,int8", "float16", "int8", "w8a8", "int4"]
     with refused():
         planned_for(small, mask=tmp_path / "masks.safetensors", weights="int4")

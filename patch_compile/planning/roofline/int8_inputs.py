@@ -24,8 +24,8 @@ def dense_w8a8_time(
 ) -> float:
     """Returns the microseconds of a dense W8A8 linear `[N, K]` by cuBLASLt, between kernels that round X and scale Y.
 
-    cuBLASLt writes int32, which a kernel of its own scales and rounds to 16 bits. fused: the library's product does this at no
-    cost, as no cuBLASLt does.
+    cuBLASLt writes int32, which a kernel of its own scales and rounds to 16 bits. fused: the product does this at no cost,
+    as kernels by CUTLASS do, but cuBLASLt does not.
     """
     product, _ = library_time(card, shape, tokens, assume, weights=W8A8, fused=fused)
     scaled = 0.0 if fused else _moving(card, 6 * tokens * shape[0], assume)

@@ -16,7 +16,6 @@ import numpy as np
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import BY_CODE
 from patch_compile.hardware.cards import RatedCard
-from patch_compile.packing.slab_kinds import SLAB_K
 from patch_compile.planning.roofline.assumptions import Assumptions
 from patch_compile.planning.roofline.schedule import TABLE_WORDS, Config, Problem
 from patch_compile.plugin.toolchain import plugin_sources
