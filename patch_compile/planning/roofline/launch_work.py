@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from masklearn.masks.kinds.base import TileKind
-from masklearn.masks.kinds.table import BY_CODE
+from masklearn.masks.kinds.table import BY_CODE, TWO_FOUR
 from patch_compile.hardware.cards import RatedCard
 from patch_compile.planning.roofline.assumptions import Assumptions
 from patch_compile.planning.roofline.schedule import TABLE_WORDS, Config, Problem
@@ -101,7 +101,7 @@ def _counts(card: RatedCard, config: Config, kind: TileKind) -> dict[str, int]:
     if found:
         return dict(found[kind.name])
     rows, tokens = config.panel_rows // config.feature_warps, config.tokens // config.token_warps
-    sparse, slab = kind.zeros == 0.5, config.slab_bytes(kind.code) // config.feature_warps
+    sparse, slab = kind is TWO_FOUR, config.slab_bytes(kind.code) // config.feature_warps
     products = rows // 16 * (tokens // 8) * (1 if sparse else 2)
     return {"IMMA.SP" if sparse else "IMMA": products, "LDS.128": slab // 512 + tokens // 8, "other": 150}
 

@@ -24,7 +24,7 @@ from patch_compile.planning.roofline.library_product import (
     product_time,
     sparse_products,
 )
-from patch_compile.planning.roofline.schedule import KERNELS, Problem, choose_schedule, limits_of
+from patch_compile.planning.roofline.schedule import CONFIGS, Problem, choose_schedule, limits_of
 
 DENSE_PATH = "dense path"  # stands for a configuration: W is unpacked, and cuBLASLt multiplies it
 _PIECE_BYTES = 64 << 20  # kPieceBytes of plugins/dense_path/pieces.h
@@ -196,7 +196,7 @@ def _launch_of(card: RatedCard, problem: Problem, config: int | None, assume: As
     number, parts = choose_schedule(problem, limits_of(card), config)
     if number < 0:
         raise ValueError(f"no configuration {config} for panels of {problem.panel_rows} rows")
-    chosen = KERNELS[number]
+    chosen = CONFIGS[number]
     work = work_of(card, chosen, problem, parts, assume)
     loaded = assume.loaded * assume.dram_latency / rates.clocks  # Little's law: bytes in flight over latency
     moved = work.bytes * max(1 / rates.bytes, loaded / work.inflight)

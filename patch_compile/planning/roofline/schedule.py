@@ -8,12 +8,12 @@ streams that are too long for their table of parts.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import pairwise
 
 from masklearn.masks.kinds.table import BY_CODE, DENSE, KINDS, TWO_FOUR
-from masklearn.quant.table import FLOAT16, QUANTISED, W8A8, WeightType
+from masklearn.quant.table import FLOAT16, QUANTISED, WeightType
 from patch_compile.hardware.cards import RatedCard
 from patch_compile.packing.slab_kinds import ALWAYS, SLAB_K
 from patch_compile.plugin.toolchain import plugin_sources
@@ -107,12 +107,6 @@ def _ceil_div(a: int, b: int) -> int:
 
 
 CONFIGS = _read_configs()
-# Until config.h has configurations for w8a8, they are supposed to be as for 16 bits.
-KERNELS = CONFIGS + tuple(
-    replace(one, name=f"w8a8-{one.name}", weights=W8A8)
-    for one in CONFIGS
-    if one.weights is FLOAT16 and one.kinds == PATCH_KINDS and not any(c.weights is W8A8 for c in CONFIGS)
-)
 TABLE_WORDS = int(re.findall(r"kTableWords = (\d+);", _header("arguments.h"))[0])
 """Words of a stream's table of parts and pointers."""
 
@@ -276,7 +270,7 @@ def choose_schedule(problem: Problem, device: DeviceLimits, config: int | None =
     best, best_cost = (-1, 1), 0
     if problem.tokens < 0:
         return best
-    for i, c in enumerate(KERNELS):
+    for i, c in enumerate(CONFIGS):
         if c.gated or c.panel_rows != problem.panel_rows or c.kinds != problem.kinds:
             continue
         if (c.weights.bits, c.weights.input_bits) != (problem.weights.bits, problem.weights.input_bits):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks.page_part import renewed
-from masklearn.quant.table import FLOAT16, INT4, INT8
+from masklearn.quant.table import FLOAT16, INT4, INT8, W8A8
 from patch_compile.artifacts.plan import Way
 from patch_compile.hardware.cards import ARCHITECTURES, rated_cards
 from patch_compile.packing.fusion import FUSIONS
@@ -212,10 +212,11 @@ def test_the_schedule_is_that_of_the_plugin(kernel):
         tokens = int(rng.choice([tokens, 0, -1], p=[0.98, 0.01, 0.01]))
         slabs = -(-n // rows) * -(-k // 64)
         counts = rng.multinomial(slabs, rng.dirichlet(np.ones(8)))
-        if rng.random() < 0.5:
+        weights = int(rng.choice([0, 1, 2, 3], p=[0.4, 0.2, 0.2, 0.2]))
+        weight_type = (FLOAT16, INT8, W8A8, INT4)[weights]
+        if rng.random() < 0.5 or weight_type is W8A8:
             counts = np.array([counts[::2].sum(), counts[1::2].sum(), *[0] * 6])
-        weights = int(rng.choice([0, 1, 2], p=[0.5, 0.25, 0.25]))
-        rows = 64 if weights else rows  # integers are in no other panels
+        rows = 64 if weight_type.widened else rows  # they are in no other panels
         sizes = (tokens, (n, k), rows, tuple(counts.tolist()))
         sms, shared = int(rng.choice([20, 58, 84, 108, 132, 300])), int(rng.choice([99, 163, 227])) << 10
         limits = (
@@ -225,7 +226,6 @@ def test_the_schedule_is_that_of_the_plugin(kernel):
             int(rng.integers(50, 400)),
             int(rng.integers(256, 1300)),
         )
-        weight_type = (FLOAT16, INT8, INT4)[weights]
         mine = schedule.Problem(tokens, n, k, *sizes[2:], weight_type)
         theirs = problem_of(*sizes, weights=weights)
         fixed = int(rng.choice([i for i, c in enumerate(schedule.CONFIGS) if not c.gated]))
