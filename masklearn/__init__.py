@@ -47,6 +47,7 @@ _HOMES = {
         "quality.record": "Baseline BaselineRow BesideBaselines Unbounded",
         "quality.sensitivity": "sensitivity",
         "recipe": "LearnRecipe LearnSettings",
+        "smooth": "folded",
         "solvers.solve": "round_without_inputs",
         "stream.moments": "second_moment",
         "task": "Task by_ratio",

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,10 +28,13 @@ from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import Coverage, covered_linears_of
 from masklearn.model.store import WeightStore
 from masklearn.quant.grid import Grid
-from masklearn.quant.table import FLOAT16, WeightType, with_rounded_inputs
+from masklearn.quant.table import FLOAT16, INT4, W8A8, WeightType, with_rounded_inputs
 from masklearn.recipe import LearnRecipe
 from masklearn.task import Task, by_ratio, is_decided
 from masklearn.traits import lacking
+
+if TYPE_CHECKING:
+    from masklearn.smooth import Smoothed
 
 Kinds = Mapping[str, NDArray[np.uint8]]
 
@@ -104,6 +107,9 @@ def learn_task(task: Task) -> Learned:
     _check_labels(task)
     _check_types(task)
     choose = task.chooses or by_ratio(recipe, task.coverage.linears, task.note, task.checkpoint.grids.types)
+    smoothed = _smoothed(task)
+    if smoothed is not None:
+        task = task.of(smoothed.checkpoint)
     permuted = permute(task) if recipe.permute else None
     if permuted is not None:
         task = task.of(permuted.checkpoint)
@@ -123,10 +129,30 @@ def learn_task(task: Task) -> Learned:
     task = first.with_recipe(recipe)  # with the text that was read
     learned = _finish(task, found, solved)
     _record_scores(task, learned.masks, found)
+    if smoothed is not None:
+        learned.masks.folds.update(smoothed.folds)
+        learned.masks.record.smoothed = smoothed.record
     if permuted is not None:
         learned.masks.orders.update(permuted.orders)
         learned.masks.record.permuted = permuted.record
     return learned
+
+
+def _smoothed(task: Task) -> "Smoothed | None":
+    """Smooth the inputs of linears of type w8a8, if text is read anyway; None if there are none.
+
+    Where the type is still open, inputs are smoothed unless int4 may be chosen, which would lose by it.
+    """
+    from masklearn.smooth import smooth
+    from masklearn.stream.feed import CheckpointFeed
+
+    if task.checkpoint.quantised or not task.recipe.reads_text:
+        return None
+    types: dict[str, WeightType] = {}
+    for name, allowed in CheckpointFeed(task).allowed_types.items():
+        if quantised := [kind for kind in allowed if kind.quantised]:
+            types[name] = next((kind for kind in (INT4, W8A8) if kind in quantised), quantised[0])
+    return smooth(task, types) if with_rounded_inputs(types) else None
 
 
 def find_masks(

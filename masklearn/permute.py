@@ -105,14 +105,14 @@ def permute(task: Task) -> Permuted:
 
     Raises RuntimeError if they differ by more than rounding explains, and MaskLearnError as `stream_blocks` does.
     """
-    folder = task.scratch / "permuted"
-    path = made_once(task.scratch / "orders.safetensors", lambda: _write(task, WeightStore(folder)))
+    store = WeightStore(task.scratch / "permuted", below=task.checkpoint.new)
+    path = made_once(task.scratch / "orders.safetensors", lambda: _write(task, store))
     shard = Shard.open(path)
     orders: Orders = {name: shard.read(name) for name in shard.tensors}
     record = PermutedRecord.model_validate_json(shard.metadata["record"])
     if not orders:
         task.note("no channels to permute: in no feed-forward part are all linears covered")
-    return Permuted(task.checkpoint.with_weights(WeightStore(folder)), orders, record)
+    return Permuted(task.checkpoint.with_weights(store), orders, record)
 
 
 def reordered(checkpoint: Checkpoint, orders: Orders, store: WeightStore) -> Checkpoint:

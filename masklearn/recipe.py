@@ -57,6 +57,11 @@ class LearnSettings(Settings, LearnOptions):
         return (self.repair or self.traits.repair) is Repair.DISTILL
 
     @property
+    def reads_text(self) -> bool:
+        """True if learning reads calibration text."""
+        return bool(self.traits.needs) or self.repairs or self.permute
+
+    @property
     def trains(self) -> bool:
         """True if learning trains, and so needs more text than the calibration windows."""
         return self.repairs or self.traits.trains()

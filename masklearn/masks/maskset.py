@@ -19,6 +19,7 @@ from masklearn.masks.stored import (
     FORMAT,
     KINDS_OF_24,
     KINDS_OF_ALL,
+    WITH_ROUNDED_INPUTS,
     WITH_SCALES,
     Stored,
     damaged,
@@ -26,6 +27,7 @@ from masklearn.masks.stored import (
     encoded_tiles,
     finite_ratio,
     specs_of,
+    stored_folds,
     stored_grid,
     stored_mask,
     stored_orders,
@@ -33,7 +35,7 @@ from masklearn.masks.stored import (
     stored_version,
 )
 from masklearn.quant.grid import Grid
-from masklearn.quant.table import FLOAT16
+from masklearn.quant.table import FLOAT16, W8A8
 
 
 class MaskSet(Mapping[str, LinearMask]):
@@ -54,12 +56,15 @@ class MaskSet(Mapping[str, LinearMask]):
         record: MaskRecord | None = None,
         orders: Mapping[str, NDArray[np.int32]] | None = None,
         grids: Mapping[str, Grid] | None = None,
+        folds: Mapping[str, NDArray[np.int8]] | None = None,
     ) -> None:
         """method: name of the mask method; base_model, base_sha256: name and fingerprint of the model; ratio_asked: ratio
         that was asked for; record: record of how the masks were made, which callers may complete until the set is saved;
         orders: order of hidden channels by linear, if they were permuted before the masks were learned (see
         `permute.Permuted`). The masks then do not fit the base model's own weights; grids: grids of the quantised linears,
-        on which the weights lie that belong to the masks.
+        on which the weights lie that belong to the masks; folds: exponents e of channels that were scaled before the masks
+        were learned (see `smooth.smooth`), by name of a tensor: `.rows` for rows that were multiplied by 2^-e, `.columns`
+        for columns that were multiplied by 2^e.
         """
         self.method = method
         self.seed = seed
@@ -69,6 +74,7 @@ class MaskSet(Mapping[str, LinearMask]):
         self.record = record or MaskRecord()
         self.orders: dict[str, NDArray[np.int32]] = dict(orders or {})
         self.grids: dict[str, Grid] = dict(grids or {})
+        self.folds: dict[str, NDArray[np.int8]] = dict(folds or {})
         self._masks: dict[str, LinearMask | Stored] = dict(masks)
         self._shard: Shard | None = None
 
@@ -125,6 +131,8 @@ class MaskSet(Mapping[str, LinearMask]):
     @property
     def version(self) -> str:
         """Version of the format in which the set is written."""
+        if self.folds or any(grid.type is W8A8 for grid in self.grids.values()):
+            return WITH_ROUNDED_INPUTS
         if self.grids:
             return WITH_SCALES
         plain = all(m.others is None or not m.others.any() for m in self._masks.values())
@@ -176,6 +184,7 @@ class MaskSet(Mapping[str, LinearMask]):
         specs: dict[str, tuple[str, tuple[int, ...]]] = {
             f"{name}.order": ("I32", order.shape) for name, order in sorted(self.orders.items())
         }
+        specs |= {name: ("I8", exponents.shape) for name, exponents in sorted(self.folds.items())}
         specs |= {f"{name}.scales": ("F32", grid.scales.shape) for name, grid in sorted(self.grids.items())}
         for name in sorted(self._masks):
             specs |= specs_of(name, self._masks[name], self.version)
@@ -211,6 +220,7 @@ class MaskSet(Mapping[str, LinearMask]):
                 if "weights" in about:
                     masks.grids[name] = stored_grid(shard, name, about, version)
             masks.orders.update(stored_orders(shard))
+            masks.folds.update(stored_folds(shard, version))
         except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
             why = f"{error} is missing" if isinstance(error, KeyError) else str(error).rstrip(".")
             raise damaged(path, f"Its metadata do not describe its tensors: {why}.") from error
@@ -237,6 +247,8 @@ class MaskSet(Mapping[str, LinearMask]):
         }
 
     def _encoded(self, tensor: str) -> NDArray[Any]:
+        if tensor in self.folds:
+            return self.folds[tensor]
         name, kind = tensor.rsplit(".", 1)
         if kind == "order":
             return self.orders[name]

@@ -166,6 +166,22 @@ class PermutedRecord(_Part):
     dense_error: float
 
 
+class SmoothedRecord(_Part):
+    """Scales of input channels that were moved into the weights before the masks were learned.
+
+    sites: number of inputs that were tried; scaled: number of inputs whose channels were scaled; whole: linears whose inputs
+    can't be scaled; strength: mean strength of the scaled inputs; dense_error: largest change of a block's output, relative
+    to its norm; shifted: True if norms multiply by 1 + w.
+    """
+
+    sites: int
+    scaled: int
+    whole: tuple[str, ...] = ()
+    strength: float
+    dense_error: float
+    shifted: bool = False
+
+
 class ScoreCounts(_Part):
     """Number of weights and of tiles in each bin of a histogram."""
 
@@ -262,6 +278,7 @@ class MaskRecord(BaseModel):
     train: TrainRecord | None = None
     repair: RepairRecord | None = None
     permuted: PermutedRecord | None = None
+    smoothed: SmoothedRecord | None = None
     scores: ScoreRecord | None = None
     speed: SpeedRecord | None = None
     gains: GainRecord | None = None

@@ -5,10 +5,11 @@
 | 1 | `.tiles` uint8, numpy `packbits(bitorder="little")` of the row-major map of 2:4 tiles; `.pattern` |
 | 2 | `.kinds` uint8 `[grid]`, codes of `kinds.table`; `.pattern`; `.mask16` uint16, one code per group of 16 in n:16 tiles |
 | 3 | as 2; `.scales` fp32 of a quantised linear, `[N]` for int8 and `[N, K/64]` for int4, see `quant.grid` |
+| 4 | as 3; linears of type w8a8, whose scales are as int8's; `.rows`, `.columns` int8 of a tensor of the model, exponents of
+its channels that were smoothed, see `MaskSet.folds` |
 
-`.pattern` is uint8, one nibble (0 … 5) per group of 4 in the 2:4 tiles, row-major, low nibble first. A set without
-quantised linears is written in version 2, and if it has no n:16 tiles either, in version 1, so that earlier releases read
-it.
+`.pattern` is uint8, one nibble (0 … 5) per group of 4 in the 2:4 tiles, row-major, low nibble first. A set is written in the
+earliest version that holds it, so that earlier releases read it.
 """
 
 import math
@@ -29,14 +30,17 @@ from masklearn.masks.linear_mask import LinearMask, check_kinds, kinds_of_tiles
 from masklearn.masks.record import MaskRecord
 from masklearn.masks.tiles import check_tile, grid_shape, sparse_groups, tile_weights
 from masklearn.quant.grid import Grid
-from masklearn.quant.table import QUANTISED
+from masklearn.quant.table import QUANTISED, W8A8
 
 FORMAT = "patch-compile.masks"
 """Value of `format` in the metadata of a mask file."""
-KINDS_OF_24, KINDS_OF_ALL, WITH_SCALES = "1", "2", "3"
+KINDS_OF_24, KINDS_OF_ALL, WITH_SCALES, WITH_ROUNDED_INPUTS = "1", "2", "3", "4"
 """The versions of the format."""
 
-_VERSIONS = (KINDS_OF_24, KINDS_OF_ALL, WITH_SCALES)
+ROWS, COLUMNS = ".rows", ".columns"
+"""Ends of the names of `MaskSet.folds`."""
+
+_VERSIONS = (KINDS_OF_24, KINDS_OF_ALL, WITH_SCALES, WITH_ROUNDED_INPUTS)
 _GROUP_16 = FAMILIES["n:16"].group
 _Specs = dict[str, tuple[str, tuple[int, ...]]]
 
@@ -163,11 +167,13 @@ def stored_record(path: Path, stored: str) -> MaskRecord:
 
 def stored_grid(shard: Shard, name: str, about: Mapping[str, Any], version: str) -> Grid:
     """Read the grid of a quantised linear. Raises KeyError or ValueError if the file does not hold one."""
-    if version != WITH_SCALES:
+    if version not in (WITH_SCALES, WITH_ROUNDED_INPUTS):
         raise ValueError(f"{name} has a weight type, which version {version} does not have")
     if about["weights"] not in QUANTISED:
         raise ValueError(f"{name} has the weight type {about['weights']!r}, none of {', '.join(QUANTISED)}")
     weights, tensor = QUANTISED[about["weights"]], f"{name}.scales"
+    if weights is W8A8 and version != WITH_ROUNDED_INPUTS:
+        raise ValueError(f"{name} has the weight type {weights}, which version {version} does not have")
     entry, needed = shard.tensors[tensor], weights.scales_shape((about["shape"][0], about["shape"][1]))
     if (entry.dtype, entry.shape) != ("F32", needed):
         raise ValueError(f"{tensor} is {entry.dtype} {list(entry.shape)}, {weights} needs F32 {list(needed)}")
@@ -182,6 +188,17 @@ def stored_orders(shard: Shard) -> dict[str, NDArray[np.int32]]:
         if order.dtype != np.int32 or not np.array_equal(np.sort(order), np.arange(len(order))):
             raise ValueError(f"{name}.order is not a permutation")
     return orders
+
+
+def stored_folds(shard: Shard, version: str) -> dict[str, NDArray[np.int8]]:
+    """Read the exponents of scaled channels (see `MaskSet.folds`). Raises ValueError if they are not of int8."""
+    if version != WITH_ROUNDED_INPUTS:
+        return {}
+    folds = {tensor: shard.read(tensor) for tensor in shard.tensors if tensor.endswith((ROWS, COLUMNS))}
+    for tensor, exponents in folds.items():
+        if exponents.dtype != np.int8 or exponents.ndim != 1:
+            raise ValueError(f"{tensor} is not a list of exponents")
+    return folds
 
 
 def stored_version(path: Path, shard: Shard) -> str:

@@ -6,7 +6,8 @@ arithmetic; kernels and the ONNX function do the same, bit for bit. A checkpoint
 """
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -69,8 +70,18 @@ class _Rounding:
         return self._seen[2], *inputs[1:]
 
 
-def round_inputs_of(linears: Mapping[str, nn.Module]) -> None:
-    """Round the inputs of these linears of a model at every call from now on."""
+def round_inputs_of(linears: Mapping[str, nn.Module]) -> list[Any]:
+    """Round the inputs of these linears of a model at every call from now on. Returns the handles of the hooks."""
     hook = _Rounding()
-    for linear in linears.values():
-        linear.register_forward_pre_hook(hook)
+    return [linear.register_forward_pre_hook(hook) for linear in linears.values()]
+
+
+@contextmanager
+def inputs_rounded(linears: Mapping[str, nn.Module]) -> Iterator[None]:
+    """Round the inputs of these linears for a while."""
+    handles = round_inputs_of(linears)
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

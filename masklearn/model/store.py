@@ -13,7 +13,7 @@ from masklearn.base.errors import MaskLearnError
 from masklearn.base.shard import Shard, TensorEntry, write_shard
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, dtype
 
 _SUFFIX = ".safetensors"
 _LONGEST = 150  # bytes of a file name without its suffix; file systems take 255, and `whole_file` adds to it while it writes
@@ -85,10 +85,17 @@ def _name(file: Path) -> str:
     return next(iter(Shard.open(file).tensors)) if _CUT in stem else unquote(stem)
 
 
+def torch_dtype(code: str) -> "dtype":
+    """Returns the type of a weight's numbers by its safetensors code."""
+    import torch
+
+    return {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}[code]
+
+
 def _numpy(values: "Tensor", code: str) -> NDArray[Any]:
     import torch
 
-    dtype = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}[code]
+    dtype = torch_dtype(code)
     values = values.detach().to("cpu", dtype).contiguous()
     if dtype is not torch.bfloat16:
         array: NDArray[Any] = values.numpy()

@@ -48,6 +48,18 @@ class Part:
             if isinstance(linear, nn.Linear)
         }
 
+    def tensor_names(self, module: nn.Module) -> dict[str, str]:
+        """Returns the checkpoint names of the parameters of one of the modules inside, by the parameters' own names."""
+        inside = (
+            (prefix, name)
+            for prefix, outer in self._modules.items()
+            for name, one in outer.named_modules()
+            if one is module
+        )
+        prefix, name = next(inside)
+        path = ".".join(part for part in (prefix, name) if part)
+        return {own: self._model.stored(f"{path}.{own}") for own, _ in module.named_parameters(recurse=False)}
+
     def load(self, device: torch.device) -> None:
         """Read the weights as fp32 and put them on `device`."""
         for prefix, module in self._modules.items():
@@ -120,14 +132,14 @@ class BlockModel:
         """Read the weights of a module from the checkpoint onto `device`, and move its buffers there."""
         for name, parameter in list(module.named_parameters()):
             owner, _, attribute = name.rpartition(".")
-            full = self._stored(f"{prefix}.{name}" if prefix else name)
+            full = self.stored(f"{prefix}.{name}" if prefix else name)
             weight = read_tensor(self.checkpoint, full, parameter.shape).to(device)
             setattr(module.get_submodule(owner), attribute, nn.Parameter(weight, requires_grad=False))
         for buffered in module.modules():
             for name, buffer in list(buffered.named_buffers(recurse=False)):
                 setattr(buffered, name, buffer.to(device))
 
-    def _stored(self, name: str) -> str:
+    def stored(self, name: str) -> str:
         """Returns the name under which the checkpoint stores a tensor or a tensor that it is tied to."""
         return stored_name(self.checkpoint, [name, *self._names[name]])
 
@@ -270,8 +282,9 @@ class Block:
     Register forward hooks on the linears, then call `forward` or `advance`.
 
     module: the block, fp32, on the run's device; linears: its `nn.Linear`s by checkpoint name (weights [N, K],
-    whatever the checkpoint's layout); hidden: its inputs, `[1, length, hidden]` per window; call: keyword arguments
-    of the block besides the hidden states; is_head: True for the final norm and output head, which return logits.
+    whatever the checkpoint's layout); tensor_names: see `Part`; hidden: its inputs, `[1, length, hidden]` per window; call:
+    keyword arguments of the block besides the hidden states; is_head: True for the final norm and output head, which return
+    logits.
     """
 
     def __init__(
@@ -279,6 +292,7 @@ class Block:
     ) -> None:
         self.module = part.module
         self.linears = part.linears
+        self.tensor_names = part.tensor_names
         self.hidden = hidden
         self.call: Mapping[str, Any] = part.call
         self.is_head = is_head

@@ -7,7 +7,14 @@ from collections.abc import Iterator
 from masklearn import IMPORTANCE, Criterion
 from masklearn.masks.budget import BYTES
 from masklearn.masks.maskset import MaskSet
-from masklearn.masks.record import BudgetRecord, MaskRecord, PermutedRecord, RepairRecord, TrainRecord
+from masklearn.masks.record import (
+    BudgetRecord,
+    MaskRecord,
+    PermutedRecord,
+    RepairRecord,
+    SmoothedRecord,
+    TrainRecord,
+)
 from masklearn.masks.score_summary import PER_BYTE, PER_WEIGHT
 from masklearn.masks.stored import KINDS_OF_24
 from patch_compile.report.linears import learned_types, types_line
@@ -27,6 +34,8 @@ def learned_lines(record: MaskRecord) -> Iterator[tuple[str, str]]:
     """Yield the steps of learning: a name and a description."""
     if record.budget:
         yield "asked for", _budget(record.budget)
+    if record.smoothed:
+        yield "smoothed", _smoothed(record.smoothed)
     if record.permuted:
         yield "reordered", _permuted(record.permuted)
     if record.train:
@@ -68,6 +77,18 @@ def _budget(budget: BudgetRecord) -> str:
         return f"{100 * budget.ratio:.4g}% of the weights zeroed{alike}"
     alike = ", in each linear alike" if budget.per_layer else ""
     return f"weights zeroed by name of the linear: {budget.ratio}{alike}"
+
+
+def _smoothed(smoothed: SmoothedRecord) -> str:
+    whole = (
+        f"; {len(smoothed.whole)} linears have inputs that nothing in front of them can scale"
+        if smoothed.whole
+        else ""
+    )
+    return (
+        f"the channels of {smoothed.scaled} of {smoothed.sites} inputs, by powers of two, so that rounding costs less; this "
+        f"by itself changes a block’s output by {smoothed.dense_error:.1e} of its norm{whole}"
+    )
 
 
 def _permuted(permuted: PermutedRecord) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn import Comparison, LogitErrors, Predictions, compare_models, reordered, sensitivity
+from masklearn import Comparison, LogitErrors, Predictions, compare_models, folded, reordered, sensitivity
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.name_globs import depth_of, kind_of, short_kinds
 from masklearn.model.checkpoint import Checkpoint
@@ -53,8 +53,11 @@ def compare_checkpoints(
     """Compare the two models on `windows`. With `--sensitivity` also measure the loss for each linear with only this
     linear pruned, and with only this linear dense again."""
     dense, other = source.checkpoint, Checkpoint.open(pruned)
+    if masks.folds:
+        shifted = masks.record.smoothed is not None and masks.record.smoothed.shifted
+        dense = folded(dense, masks.folds, WeightStore(scratch / "folded"), shifted=shifted)
     if masks.orders:
-        dense = reordered(dense, masks.orders, WeightStore(scratch / "reordered"))
+        dense = reordered(dense, masks.orders, WeightStore(scratch / "reordered", below=dense.new))
     with progress.stage("pruned against dense") as update:
         found = compare_models(dense, other, list(masks), windows, request.device, update, scratch)
     if not request.sensitivity:

@@ -234,8 +234,7 @@ def _learn(
     """
     from masklearn import learn
 
-    reads_text = bool(recipe.traits.needs) or recipe.repairs or recipe.permute
-    if recipe.calib is None and reads_text:
+    if recipe.calib is None and recipe.reads_text:
         progress.note("calibration text: the model writes its own (no --calib given)")
     settings = recipe.learning()
     with progress.stage("masks", ahead=settings.phases(loss=loss)) as update:

@@ -155,7 +155,7 @@ def stored(tmp_path: Path, meta: dict[str, str], arrays: dict[str, np.ndarray]) 
 @pytest.mark.parametrize(
     "meta",
     [
-        {"version": "4"},
+        {"version": "5"},
         {"version": "3"},
         {"version": "2"},
         {"format": "other"},
