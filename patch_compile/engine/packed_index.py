@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patch_compile.errors import PatchCompileError
-from patch_compile.packing.checks import check_version
-from patch_compile.packing.format import KERNEL_ROWS
+from patch_compile.packing.checks import check_version, kernel_fault
 from patch_compile.packing.function import DOMAIN, NAME, tensor_names
 from patch_compile.packing.index import index_fault, index_from_attribute
 from patch_compile.packing.slab_kinds import (
-    ALWAYS,
     SLAB_K,
     kinds_from_attribute,
     weights_from_attribute,
@@ -51,9 +49,8 @@ def _fault(
         weights = weights_from_attribute(_text(attributes.get("weights")))
     except ValueError as error:
         return str(error)
-    if (weights or kinds != ALWAYS) and attributes.get("panel_rows") != KERNEL_ROWS:
-        what = f"{weights} weights" if weights else f"slabs of {kinds[-1].name}"
-        return f"its {what} have panels of other than {KERNEL_ROWS} rows, which no kernel runs"
+    if fault := kernel_fault(weights, kinds, attributes.get("panel_rows"), attributes.get("in_features")):
+        return fault
     roles = tensor_names(kinds, weights)
     tensors = [stored.get(name) for name in node.input[1 : 1 + len(roles)]]
     if len(tensors) < len(roles) or None in tensors:
@@ -63,7 +60,7 @@ def _fault(
         return "its attributes or the shapes of its packed tensors are missing or not valid"
     rows = [int(tensor.dims[0]) for tensor in tensors if tensor is not None]
     # After the single tensor of dense slabs each kind has two tensors: values, and data that tells their places. The scales
-    # of int8 come last.
+    # of rows come last.
     counts = dict(
         zip((kind.name for kind in kinds), [rows[0], *rows[1 : 2 * len(kinds) - 1 : 2]], strict=True)
     )

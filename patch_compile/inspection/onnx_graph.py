@@ -13,11 +13,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import KINDS
-from masklearn.quant.table import INT8, QUANTISED, WeightType
+from masklearn.quant.table import QUANTISED, WeightType
 from patch_compile.inspection import Inspection
 from patch_compile.onnx_io.proto import load_proto, model_of, refusing_invalid
-from patch_compile.packing.checks import version_fault
-from patch_compile.packing.format import KERNEL_ROWS, PackedLinear, SlabsOfSixteen, unpack
+from patch_compile.packing.checks import kernel_fault, version_fault
+from patch_compile.packing.format import PackedLinear, SlabsOfSixteen, unpack
 from patch_compile.packing.function import DOMAIN, INPUTS, NAME, tensor_names
 from patch_compile.packing.index import index_from_attribute
 from patch_compile.packing.quantised import unpack_quantised
@@ -120,7 +120,9 @@ class _Attributes(BaseModel):
     in_features: int = Field(ge=1, lt=2**31)
     panel_rows: Literal[64, 128]
     kinds: Annotated[tuple[TileKind, ...], BeforeValidator(kinds_from_attribute)]
-    weights: Literal["float16", "bfloat16", "int8", "int4"] | None = None  # None in files of earlier releases
+    weights: Literal["float16", "bfloat16", "int8", "w8a8", "int4"] | None = (
+        None  # None in files of earlier releases
+    )
     activation: str = ""
     gated: Literal[0, 1] = 0
     residual: Literal[0, 1] = 0
@@ -277,11 +279,9 @@ def _why_other_integers(constants: dict[str, NDArray[Any]], about: _Attributes, 
     """Returns what else is wrong with quantised weights. rows: of all panels."""
     if about.integers is None:
         return ""
-    if about.panel_rows != KERNEL_ROWS:
-        return f"its {about.integers} weights have panels of {about.panel_rows} rows, which no kernel runs"
-    if not about.integers.fits(about.in_features):
-        return f"its K is {about.in_features}, no multiple of the {about.integers.span} columns of a scale"
-    if about.integers is INT8 and constants["scales"].shape != (rows,):
+    if why := kernel_fault(about.integers, about.kinds, about.panel_rows, about.in_features):
+        return why
+    if about.integers.row_bytes and constants["scales"].shape != (rows,):
         return f"scales is {list(constants['scales'].shape)}, it must be [{rows}]"
     return ""
 
@@ -291,7 +291,7 @@ def _decoded(packed: PackedLinear, dtype: np.dtype[Any] | None) -> tuple[NDArray
     if packed.weights is None:
         return unpack(packed), ""
     integers, scales = unpack_quantised(packed, np.dtype(np.float16) if dtype is None else dtype)
-    known = dtype is not None or packed.weights is INT8
+    known = dtype is not None or packed.scales is not None
     if known and not np.isfinite(scales).all():
         return integers, "a scale is not finite"
     return integers, ""

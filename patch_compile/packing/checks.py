@@ -1,24 +1,27 @@
-"""Checks that a compiled linear is valid, and that a PatchLinear node has the version that this package reads.
+"""Checks that a compiled linear is valid, that kernels run it, and that a PatchLinear has the version that is read here.
 
 An InvariantError is a bug of this package, never the user's mistake.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.tiles import GROUP
+from masklearn.quant.table import WeightType
 from patch_compile.artifacts.layout import RECIPE
 from patch_compile.errors import InvariantError, PatchCompileError
-from patch_compile.packing.format import PackedLinear, count_wrong
+from patch_compile.packing.format import KERNEL_ROWS, PackedLinear, count_wrong
 from patch_compile.packing.function import VERSION
 from patch_compile.packing.quantised import count_wrong_integers
+from patch_compile.packing.slab_kinds import kernels_have_wide_panels
 
 if TYPE_CHECKING:
     import onnx
@@ -33,7 +36,7 @@ def check_packed(
 ) -> None:
     """Decode the packed tensors and compare them with `W∘M: [N, K]` bit for bit.
 
-    weight: raw bits of 16-bit values; of int8 and int4 the weights in the graph's 16-bit type T, which are T(q·s).
+    weight: raw bits of 16-bit values; of quantised weights the values in the graph's 16-bit type T, which are T(q·s).
     panels: panels of `packed` that belong to this linear, in order; None means all.
 
     Decoding fails if a slab is stored twice or not at all, or if metadata are not 2:4. Equality then shows that every
@@ -55,6 +58,27 @@ def check_two_four(name: str, part: NDArray[Any]) -> None:
     kept = (part.view(np.uint16) != 0).reshape(len(part), -1, GROUP).sum(axis=-1)
     if kept.max(initial=0) > 2:
         raise InvariantError(f"{name}: {int((kept > 2).sum())} groups of 4 along K keep more than 2 weights")
+
+
+def kernel_fault(
+    weights: WeightType | None, kinds: Sequence[TileKind], panel_rows: object, columns: object
+) -> str:
+    """Returns why no kernel runs a linear, in words; empty if a kernel does.
+
+    weights: None for 16 bits; kinds: of its slabs; panel_rows, columns (K): as a file tells them.
+    """
+    if panel_rows != KERNEL_ROWS and not kernels_have_wide_panels(kinds, weights):
+        what = f"{weights} weights" if weights else f"slabs of {kinds[-1].name}"
+        return f"its {what} have panels of other than {KERNEL_ROWS} rows, which no kernel runs"
+    if weights is None:
+        return ""
+    if other := next((kind for kind in kinds if not kind.goes_with(weights)), None):
+        return f"its {weights} weights have slabs of {other}, which no kernel runs"
+    if isinstance(columns, int) and not weights.fits(columns):
+        if columns > weights.most_columns:
+            return f"its K is {columns}, and int32 holds sums over {weights.most_columns} columns"
+        return f"its K is {columns}, no multiple of the {weights.span} columns of a scale"
+    return ""
 
 
 _ATTRIBUTE = "plugin_version"

@@ -40,7 +40,7 @@ class PackLinearsPass(passes.InPlacePass):
     1. Packed initializers `<node>.dense|sparse|meta|…` and the attribute `index` replace the weights, and one bias replaces
        the biases of several linears; see `packed_initializers`.
     2. The model gets a function body for each combination of an epilogue, of kinds of slabs and of a weight type.
-    3. Weights of int8 and int4 are packed as the integers of their grid.
+    3. Quantised weights are packed as the integers of their grid.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class PackLinearsPass(passes.InPlacePass):
             raise passes.PostconditionError(f"weights remain in addition to their packed form: {left[:3]}")
 
     def _integers(self, linear: LinearNode) -> WeightType | None:
-        """Returns int8 or int4, None for 16-bit weights."""
+        """Returns the type of quantised weights, None for 16-bit weights."""
         weights = self.plan[linear.linears[0]].weight_type
         return weights if weights.quantised else None
 

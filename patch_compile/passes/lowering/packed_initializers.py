@@ -1,4 +1,4 @@
-"""Constants of a PatchLinear node, packed only when they are written. Weights of int8 and int4 are packed as integers."""
+"""Constants of a PatchLinear node, packed only when they are written. Quantised weights are packed as integers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from masklearn.masks.kinds.table import DENSE
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.model.prune import masked_weight
 from masklearn.quant.grid import Grid
-from masklearn.quant.table import INT8, WeightType
+from masklearn.quant.table import WeightType
 from patch_compile.errors import InvariantError, PatchCompileError
 from patch_compile.onnx_io.write import MadeOnce, lazy_initializer
 from patch_compile.packing.checks import check_packed
@@ -51,7 +51,7 @@ class LinearsToPack:
 
     @property
     def weights(self) -> WeightType | None:
-        """Returns int8 or int4, None for 16-bit weights."""
+        """Returns the type of quantised weights, None for 16-bit weights."""
         weights = self.plans[0].weight_type
         return weights if weights.quantised else None
 
@@ -88,7 +88,7 @@ class LinearsToPack:
             _quantised(plan, self.read(f"{plan.name}.weight"), self.masks[plan.name], self.grids[plan.name])
             for plan in self.plans
         ]
-        packed = pack_quantised([one for one, _ in parts], self.panels, dtype)
+        packed = pack_quantised([one for one, _ in parts], self.panels, dtype, self.panel_rows)
         for plan, (one, weight), own in zip(self.plans, parts, self.panels, strict=True):
             values = weight if weight.dtype == dtype else one.values(dtype)
             check_packed(plan.name, packed, values, one.mask, own)
@@ -141,7 +141,7 @@ def _shapes(
         found.append((dtype, (count[kind], width)))
         if kind is not DENSE:
             found.append((ir.DataType.INT32, (count[kind], rows * 2)))
-    if weights is INT8:
+    if weights is not None and weights.row_bytes:
         found.append((ir.DataType.FLOAT, (sum(map(len, to_pack.panels)) * rows,)))
     return [(name, *one) for name, one in zip(tensor_names(kinds, weights), found, strict=True)]
 
