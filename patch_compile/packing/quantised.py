@@ -77,8 +77,8 @@ def pack_quantised(
     wide = pack_together(parts, panel_rows, panels)
     if panel_rows != KERNEL_ROWS and not kernels_have_wide_panels(wide.kinds, weights):
         raise ValueError(f"{weights} weights have no panels of {panel_rows} rows")
-    if other := next((kind for kind in wide.kinds if not kind.goes_with(weights)), None):
-        raise ValueError(f"{weights} weights have no slabs of {other}")
+    if unfit := [kind for kind in wide.kinds if not kind.goes_with(weights)]:
+        raise ValueError(f"{weights} weights have no slabs of {unfit[0]}")
     rows = _scales_by_panel(linears, panels, panel_rows)
     if weights.span is None:
         return _narrowed(wide, weights, rows.reshape(-1), None)

@@ -8,7 +8,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
-from masklearn.quant.table import INT4, INT8
+from masklearn.quant.table import INT4, INT8, W8A8
 from patch_compile.engine.expectation import expectation_from_onnx
 from patch_compile.engine.packed_index import check_indexes
 from patch_compile.inspection.onnx_graph import index_faults, inspect_onnx
@@ -18,13 +18,14 @@ from tests.packing.test_function import one_linear
 from tests.refusals import refused
 
 HALF = np.dtype(np.float16)
-types = pytest.mark.parametrize("weights", [INT8, INT4], ids=str)
+types = pytest.mark.parametrize("weights", [INT8, W8A8, INT4], ids=str)
 
 
 def written(path, weights, change=lambda model: None):
     """A file of one linear [100, 192] with kinds of slabs, changed by `change`."""
     integers, grid = random_grid((100, 192), weights, 3)
-    mask = mosaic((100, 192), (64, 64), 5, (DENSE, TWO_FOUR, *KINDS[2:4]))
+    kinds = tuple(kind for kind in (DENSE, TWO_FOUR, *KINDS[2:4]) if kind.goes_with(weights))
+    mask = mosaic((100, 192), (64, 64), 5, kinds)
     packed = pack_quantised([Quantised.of(grid.values(integers, HALF), mask, grid)], [np.arange(2)], HALF)
     model = one_linear(packed, np.float16, out_features=100)
     model.graph.node[0].name = "linear"
@@ -74,6 +75,17 @@ FAULTS = {
     "16 bits": (INT8, with_attribute("weights", "float16"), "dense is int32"),
     "panels of 128 rows": (INT8, with_attribute("panel_rows", 128), "must have|no kernel runs"),
     "K of int4": (INT4, with_attribute("in_features", 180), "no multiple of the 64 columns"),
+    "K beyond int32": (W8A8, with_attribute("in_features", 131073), "int32 holds sums over 131072 columns"),
+    "slabs of n:16 with int8 inputs": (
+        INT8,
+        with_attribute("weights", "w8a8"),
+        "slabs of 8:16, which no kernel runs",
+    ),
+    "bad metadata of int8 inputs": (
+        W8A8,
+        with_tensor("meta", lambda a: set_last(a, 0)),
+        "not ascending",
+    ),
     "too few scales": (
         INT8,
         with_tensor("scales", lambda a: a[:-1]),
@@ -109,7 +121,11 @@ def test_damage_is_named(tmp_path, fault):
     assert re.search(why, found), found
 
 
-def test_unknown_types_are_refused_unbuilt(tmp_path):
-    path, _ = written(tmp_path / "m.onnx", INT8, with_attribute("weights", "int2"))
+@pytest.mark.parametrize(
+    ("weights", "name", "value"),
+    [(INT8, "weights", "int2"), (INT8, "weights", "w8a8"), (W8A8, "in_features", 131073)],
+)
+def test_unknown_types_are_refused_unbuilt(tmp_path, weights, name, value):
+    path, _ = written(tmp_path / "m.onnx", weights, with_attribute(name, value))
     with refused():
         check_indexes(path)
