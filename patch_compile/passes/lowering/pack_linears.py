@@ -28,6 +28,7 @@ from patch_compile.passes.lowering.packed_initializers import (
     LinearsToPack,
     ReadTensor,
     check_grid,
+    check_kinds,
     joint_bias,
     packed_initializers,
 )
@@ -82,11 +83,13 @@ class PackLinearsPass(passes.InPlacePass):
     def call(self, model: ir.Model) -> passes.PassResult:
         """Rewrite the graph. `modified` is False if no linear is planned as `plugin`.
 
-        Raises PatchCompileError for scales that do not fit a weight or the graph's type.
+        Raises PatchCompileError for scales that do not fit a weight or the graph's type, and for tiles that no kernel
+        multiplies with weights of the linear's type.
         """
         for name, plan in self.plan.items():
             if plan.weight_type.quantised:
                 check_grid(name, self._grids[name], plan.shape, self._dtype)
+                check_kinds(name, self._masks[name], plan.weight_type)
         bfloat16, bodies = self._dtype == ir.DataType.BFLOAT16, {}
         for node in linear_nodes(model.graph):
             linear = LinearNode.read(node)

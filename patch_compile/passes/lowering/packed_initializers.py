@@ -189,6 +189,17 @@ def check_scales(name: str, grid: Grid, dtype: str) -> None:
         )
 
 
+def check_kinds(name: str, mask: LinearMask, weights: WeightType) -> None:
+    """Raise PatchCompileError if no kernel multiplies tiles of the mask with weights of this type."""
+    for kind in mask.by_kind():
+        if not kind.goes_with(weights):
+            raise PatchCompileError(
+                f"{name} can't have tiles of kind {kind} with {weights} weights",
+                f"The kernels of {weights}, which multiply inputs of 8 bits, have dense and 2:4 tiles only.",
+                f"Give masks of 2:4 for it, or learn them with --kinds '{name}=2:4'.",
+            )
+
+
 def _packed_mask(plan: LinearPlan, mask: LinearMask) -> LinearMask:
     """Returns the mask that slabs get their kinds from: without pruned tiles if the plan stores quantised slabs densely."""
     if plan.uses_zeros or not plan.weight_type.quantised:

@@ -36,6 +36,7 @@ TYPES = {
     "v_proj": INT8,
     "o_proj": INT4,
 }
+ABOUT = {"method": "random", "seed": 0, "base_model": "tiny", "base_sha256": "", "ratio_asked": 0.3}
 
 
 def quantised_model(source, folder, types=TYPES):
@@ -53,8 +54,7 @@ def quantised_model(source, folder, types=TYPES):
             grids[name] = Grid(weights_type, (scales * 1.25).astype(np.float32))
             weights[f"{name}.weight"] = grids[name].values(integers, np.dtype(np.float32))
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    about = {"method": "random", "seed": 0, "base_model": "tiny", "base_sha256": "", "ratio_asked": 0.3}
-    return Checkpoint.open(folder), MaskSet(masks, **about, grids=grids)
+    return Checkpoint.open(folder), MaskSet(masks, **ABOUT, grids=grids)
 
 
 def plan_of(masks, lowering="plugin"):
