@@ -24,9 +24,10 @@ from scipy.optimize import least_squares
 
 from benchmarks.page_part import renewed
 from benchmarks.published.whole_models import fit_other_kernel, whole_models_table
+from masklearn.quant.table import FLOAT16, W8A8, WeightType
 from patch_compile import PatchCompileError
 from patch_compile.hardware.cards import CARDS, Origin, Share, SheetCard, card_named
-from patch_compile.planning.roofline.assumptions import ASSUMED
+from patch_compile.planning.roofline.assumptions import ASSUMED, Assumptions
 from patch_compile.planning.roofline.gains import MOST_TOKENS
 from patch_compile.planning.roofline.library_product import library_time
 
@@ -34,7 +35,8 @@ HERE = Path(__file__).parent
 _RANGES = ((16, "1-16"), (256, "32-256"), (2048, "512-2048"), (None, "4096-"))
 _PCIE = {"A100": "A100-80 PCIe", "H100": "H100 PCIe"}
 _SXM = {"A100": "A100-80", "H100": "H100"}
-_TYPES = ("fp16", "bf16")  # that have predictions
+_TYPES = {"fp16": FLOAT16, "bf16": FLOAT16, "int8": W8A8}  # that have predictions
+_UNRELIABLE = {("B200", "int8")}  # cuBLASLt's dense products reach a fifth of the card's rate
 _ASSUMED = ("A6000", "RTX 3090")  # cards with assumed shares, of both kinds
 _L2_TOKENS = 256  # up to here, weights that stay in L2 between repeats make times that no model sees
 _LEAST_PRODUCTS = 20  # of a card and a range of tokens; with fewer, all cards stand for it
@@ -56,12 +58,23 @@ class Product:
     def predicted(self, *, sparse: bool, **changes: Any) -> float:
         """Returns the predicted microseconds under changed assumptions."""
         assume = replace(ASSUMED, **changes)
-        return LAUNCH + library_time(self.card, self.shape, self.tokens, assume, sparse=sparse)[0]
+        return LAUNCH + self.library_time(assume, sparse=sparse)
+
+    def library_time(self, assume: Assumptions, *, sparse: bool) -> float:
+        """Returns the predicted microseconds in a CUDA graph."""
+        return library_time(self.card, self.shape, self.tokens, assume, sparse=sparse, weights=self.weights)[
+            0
+        ]
+
+    @property
+    def weights(self) -> WeightType:
+        return _TYPES[self.dtype]
 
     @property
     def in_l2(self) -> bool:
         """Returns True if its weights may stay in L2 between repeats."""
-        return self.tokens <= _L2_TOKENS and 2 * self.shape[0] * self.shape[1] <= self.card.l2 << 20
+        size = self.weights.bits // 8 * self.shape[0] * self.shape[1]
+        return self.tokens <= _L2_TOKENS and size <= self.card.l2 << 20
 
 
 def read(path: Path, skipped: dict[str, int]) -> Iterator[Product]:
@@ -104,7 +117,8 @@ def _product(row: Mapping[str, Any], launched: bool, skipped: dict[str, int]) ->
         raise ValueError("M, N and K are needed.")
     dtype = "fp16" if launched else row["dtype"]
     card = card_named((_SXM if launched else _PCIE).get(row["card"], row["card"]))
-    if not isinstance(card, SheetCard) or dtype not in _TYPES:
+    known = dtype in _TYPES and (row["card"], dtype) not in _UNRELIABLE
+    if not isinstance(card, SheetCard) or not known:
         name = row["card"] if not isinstance(card, SheetCard) else f"{row['card']} {dtype}"
         skipped[name] = skipped.get(name, 0) + 1
         return None
@@ -166,8 +180,24 @@ def fitted(products: Sequence[Product]) -> tuple[list[Product], list[Product]]:
 def fit(products: Sequence[Product]) -> dict[str, Any]:
     """Fit the shares of the cards, and what all cards share: bandwidth, and a launch.
 
-    Least squares of logarithms, where outliers count linearly.
+    Least squares of logarithms, where outliers count linearly. int8 products have shares of their own, and take the rest
+    from the table.
     """
+    of_16_bits, of_int8 = ([one for one in products if one.weights.input_bits == bits] for bits in (16, 8))
+    values, shares = _fit(of_16_bits, [ASSUMED.bandwidth, LAUNCH])
+    _, int8_shares = _fit(of_int8, [])
+    named = [(name, "", pair) for name, pair in shares.items()]
+    named += [(name, "int8_", pair) for name, pair in int8_shares.items()]
+    found: dict[str, Any] = dict(zip(("bandwidth", "launch"), values, strict=True))
+    for name, prefix, (tensor, sparse) in named:
+        found[name] = found.get(name, {}) | {f"{prefix}tensor": tensor, f"{prefix}sparse": sparse}
+    return found
+
+
+def _fit(
+    products: Sequence[Product], shared: Sequence[float]
+) -> tuple[list[float], dict[str, tuple[float, float]]]:
+    """Returns bandwidth and launch, if `shared` has their first values, and the shares of each card. All of one type."""
     cards = sorted({one.card.name for one in products})
     rows = [
         (one, sparse, measured)
@@ -175,37 +205,43 @@ def fit(products: Sequence[Product]) -> dict[str, Any]:
         for sparse, measured in ((False, one.dense), (True, one.sparse))
         if measured and not one.in_l2
     ]
-    start = [ASSUMED.bandwidth, LAUNCH, *(share for _ in cards for share in (0.8, 0.9))]
 
     def misses(values: Any) -> Any:
-        (bandwidth, launch), shares = values[:2], values[2:].reshape(-1, 2)
+        bandwidth, launch = values[: len(shared)] if shared else (ASSUMED.bandwidth, LAUNCH)
         assume = replace(ASSUMED, bandwidth=float(bandwidth))
-        named = {
-            name: tuple(Share(float(value), Origin.FIT) for value in pair)
-            for name, pair in zip(cards, shares, strict=True)
-        }
+        pairs = dict(zip(cards, values[len(shared) :].reshape(-1, 2), strict=True))
         logs = []
         for one, sparse, measured in rows:
-            tensor, rate = named[one.card.name]
-            card = replace(one.card, tensor=tensor, sparse=rate)
-            logs.append(
-                np.log(
-                    (launch + library_time(card, one.shape, one.tokens, assume, sparse=sparse)[0]) / measured
-                )
-            )
+            product = replace(one, card=_with_shares(one, pairs[one.card.name]))
+            logs.append(np.log((launch + product.library_time(assume, sparse=sparse)) / measured))
         return np.array(logs)
 
-    bounds = ([0.6, 0.0, *[0.3] * (2 * len(cards))], [1.0, 10.0, *[1.2] * (2 * len(cards))])
+    start = [*shared, *(share for _ in cards for share in (0.8, 0.9))]
+    bounds = (
+        [0.6, 0.0][: len(shared)] + [0.3] * (2 * len(cards)),
+        [1.0, 10.0][: len(shared)] + [1.2] * (2 * len(cards)),
+    )
     found = least_squares(misses, start, bounds=bounds, loss="soft_l1", f_scale=0.1, diff_step=1e-3).x
-    shares = np.round(found[2:].reshape(-1, 2), 3).tolist()
-    return dict(zip(("bandwidth", "launch"), np.round(found[:2], 3).tolist(), strict=True)) | {
-        name: {"tensor": tensor, "sparse": sparse}
-        for name, (tensor, sparse) in zip(cards, shares, strict=True)
-    }
+    values = np.round(found, 3).tolist()
+    shares = zip(values[len(shared) :: 2], values[len(shared) + 1 :: 2], strict=True)
+    return values[: len(shared)], dict(zip(cards, shares, strict=True))
 
 
-def gains(products: Iterable[Product]) -> dict[str, dict[int | None, tuple[float, float]]]:
+def _with_shares(product: Product, pair: Iterable[float]) -> SheetCard:
+    """Returns the card of a product with other shares of the rate of its type."""
+    tensor, sparse = (Share(float(value), Origin.FIT) for value in pair)
+    if product.weights is W8A8:
+        return replace(product.card, int8_tensor=tensor, int8_sparse=sparse)
+    return replace(product.card, tensor=tensor, sparse=sparse)
+
+
+def gains(products: Sequence[Product]) -> dict[int, dict[str, dict[int | None, tuple[float, float]]]]:
     """Returns the table of `patch_compile/planning/roofline/gains.py`."""
+    return {bits: _gains(one for one in products if one.weights.input_bits == bits) for bits in (16, 8)}
+
+
+def _gains(products: Iterable[Product]) -> dict[str, dict[int | None, tuple[float, float]]]:
+    """Returns the part of the table for inputs of one size."""
     found: dict[tuple[str, int | None], list[float]] = defaultdict(list)
     for one in products:
         if one.in_l2 or not one.dense or not one.sparse:
@@ -229,11 +265,17 @@ def unseen(card: SheetCard) -> SheetCard:
     twin = next(
         one for one in CARDS if isinstance(one, SheetCard) and one.name == _ASSUMED[card.name == "RTX 4090"]
     )
-    return replace(card, tensor=twin.tensor, sparse=twin.sparse)
+    return replace(
+        card,
+        tensor=twin.tensor,
+        sparse=twin.sparse,
+        int8_tensor=twin.int8_tensor,
+        int8_sparse=twin.int8_sparse,
+    )
 
 
 def page(products: Sequence[Product]) -> str:
-    """Returns a table of the products in Markdown, with fp16 and bf16 together."""
+    """Returns a table of products of one size of inputs in Markdown, with fp16 and bf16 together."""
     both = (("", products), (", unseen", [replace(one, card=unseen(one.card)) for one in products]))
     cells: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for suffix, some in both:
@@ -246,6 +288,39 @@ def page(products: Sequence[Product]) -> str:
         cells.items(), key=lambda cell: (cell[0][0], order.index(cell[0][1]))
     ):
         lines.append(f"| {card} | {tokens} | " + " | ".join(_cell(found[name]) for name in heads) + " |")
+    return "\n".join(lines)
+
+
+def int8_page(products: Sequence[Product]) -> str:
+    """Returns a table of how many times as fast as dense 16-bit products int8 products are, measured and predicted.
+
+    Medians over the products that were measured in both types, fp16 or else bf16.
+    """
+    dense = {
+        (one.card.name, one.tokens, one.shape): one
+        for one in sorted(products, key=lambda one: one.dtype)  # fp16 comes after bf16
+        if one.weights is not W8A8 and one.dense
+    }
+    cells: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for one in products:
+        base = dense.get((one.card.name, one.tokens, one.shape))
+        if one.weights is not W8A8 or base is None or base.in_l2:
+            continue
+        tokens = next(name for most, name in _RANGES if most is None or one.tokens <= most)
+        for sparse, measured in ((False, one.dense), (True, one.sparse)):
+            if measured and base.dense:
+                found = base.predicted(sparse=False) / one.predicted(sparse=sparse)
+                cells[one.card.name, tokens][f"measured {sparse}"].append(base.dense / measured)
+                cells[one.card.name, tokens][f"predicted {sparse}"].append(found)
+    heads = ("dense int8, measured", "predicted", "2:4 int8, measured", "predicted")
+    lines = ["| card | tokens | " + " | ".join(heads) + " |", "| --- " * (len(heads) + 2) + "|"]
+    order = [name for _, name in _RANGES]
+    for (card, tokens), found in sorted(
+        cells.items(), key=lambda cell: (cell[0][0], order.index(cell[0][1]))
+    ):
+        names = [f"{what} {sparse}" for sparse in (False, True) for what in ("measured", "predicted")]
+        medians = (f"{np.median(found[name]):.2f}" if found[name] else "–" for name in names)
+        lines.append(f"| {card} | {tokens} | " + " | ".join(medians) + " |")
     return "\n".join(lines)
 
 
@@ -308,9 +383,12 @@ def main() -> None:
         print(gains(held_out))
         return
     if given.page:
-        text = renewed(given.page.read_text(), "predictions", page(held_out))
+        of_16_bits, of_int8 = ([p for p in held_out if p.weights.input_bits == bits] for bits in (16, 8))
+        text = renewed(given.page.read_text(), "predictions", page(of_16_bits))
+        text = renewed(text, "int8 predictions", page(of_int8))
+        text = renewed(text, "int8 over 16 bits", int8_page(held_out))
         given.page.write_text(renewed(text, "whole models", whole_models_table()))
-        draw(held_out, given.page.with_suffix(".svg"))
+        draw(of_16_bits, given.page.with_suffix(".svg"))
         return
     rows = summarise(compare(products if given.files else held_out))
     if given.json:

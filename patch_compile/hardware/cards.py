@@ -113,7 +113,7 @@ class ProductRate:
 # cards, which sum in fp32 at half the rate: there the RTX 4090 stands for all.
 _TENSOR, _SPARSE, _GEFORCE = (Share(value, Origin.ASSUMED) for value in (0.72, 0.85, 1.0))
 # The same for int8, whose rate no card halves: the medians of the fits, and the RTX 4090's.
-_INT8, _INT8_SPARSE, _INT8_GEFORCE = (Share(value, Origin.ASSUMED) for value in (0.66, 0.8, 0.81))
+_INT8, _INT8_SPARSE, _INT8_GEFORCE = (Share(value, Origin.ASSUMED) for value in (0.66, 0.8, 0.8))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,7 +278,7 @@ CARDS: tuple[Card, ...] = (
     RatedCard(
         "RTX 4090", 89, memory=24, bandwidth=1008, dense=165.2, int8=660.6, sms=128, clock=2.520, l2=72,
         tensor=Share(0.97, Origin.FIT), sparse=Share(1.0, Origin.FIT),
-        int8_tensor=Share(0.81, Origin.FIT), int8_sparse=Share(0.8, Origin.FIT), source=_ADA
+        int8_tensor=Share(0.8, Origin.FIT), int8_sparse=Share(0.8, Origin.FIT), source=_ADA
     ),
     Card("RTX 4080 Super", 89),
     Card("RTX 4080", 89),

@@ -42,6 +42,7 @@ def predict_whole(plans: Collection[LinearPlan], outline: Outline, costs: CostMo
     typed = _costs(quantised, outline.nodes, costs)
     others = _costs([plan for plan in every if not plan.weight_type.quantised], outline.groups, costs)
     limits = _limits(plans, card.rated)
+    pruned_inputs = min((plan.weight_type.input_bits for plan in plans if plan.halved), default=16)
 
     def phase(
         of: Callable[[LinearTimes], Times], rest: float, runs: int, tokens: int, least: float = 0.0
@@ -60,7 +61,7 @@ def predict_whole(plans: Collection[LinearPlan], outline: Outline, costs: CostMo
             limit,
             scale * alike if quantised else None,
             scale * unpruned,
-            gain_ends(card.name, tokens),
+            gain_ends(card.name, tokens, pruned_inputs),
         )
 
     return WholeRow.of(

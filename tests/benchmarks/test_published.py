@@ -5,8 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.published.__main__ import HERE, LAUNCH, compare, fitted, gains, page, read, summarise
+from benchmarks.published.__main__ import (
+    HERE,
+    LAUNCH,
+    compare,
+    fitted,
+    gains,
+    int8_page,
+    page,
+    read,
+    summarise,
+)
 from benchmarks.published.whole_models import fit_other_kernel, whole_models_table
+from masklearn.quant.table import FLOAT16, W8A8
 from patch_compile.hardware.cards import card_named
 from patch_compile.planning.roofline.assumptions import ASSUMED
 from patch_compile.planning.roofline.gains import GAINS
@@ -98,7 +109,24 @@ def test_the_error_bars_are_current():
 
 
 def test_the_page_of_predictions_is_current():
-    assert page(held_out()) in PAGE.read_text() and whole_models_table() in PAGE.read_text()
+    text = PAGE.read_text()
+    for bits in (16, 8):
+        assert page([one for one in held_out() if one.weights.input_bits == bits]) in text
+    assert int8_page(held_out()) in text and whole_models_table() in text
+
+
+def test_int8_rows_have_int8_products(tmp_path):
+    rows = (
+        "A100,int8,4096,8192,4096,99,50",
+        "A100,fp16,4096,8192,4096,150,90",
+        "B200,int8,4096,8192,4096,9,9",
+    )
+    skipped = {}
+    int8, fp16 = read(times(tmp_path, *rows), skipped)
+    assert (int8.weights, fp16.weights, skipped) == (W8A8, FLOAT16, {"B200 int8": 1})
+    for sparse in (False, True):
+        assert int8.predicted(sparse=sparse) < 0.7 * fp16.predicted(sparse=sparse)
+    assert "| A100-80 PCIe | 4096- | 1.52 |" in int8_page([int8, fp16])
 
 
 def test_the_other_kernels_time_is_fitted():
@@ -116,10 +144,12 @@ def test_held_out_shapes_are_in_no_fit():
 def test_wide_outputs_gain_little_on_old_cards(name, narrow):
     """A 2:4 product whose blocks fill all SMs along the features reads W once for each wave, if L2 doesn't hold W."""
 
-    def speedup(features):
-        return (
-            library_time(card_named(name), (features, 3584), 8192)[0]
-            / library_time(card_named(name), (features, 3584), 8192, sparse=True)[0]
+    def speedup(features, weights=FLOAT16):
+        dense, sparse = (
+            library_time(card_named(name), (features, 3584), 8192, sparse=kind, weights=weights)[0]
+            for kind in (False, True)
         )
+        return dense / sparse
 
     assert speedup(narrow) > 1.5 and speedup(narrow) > 1.25 * speedup(37888)
+    assert speedup(37888, W8A8) > 0.98 * speedup(narrow, W8A8)  # measured so
