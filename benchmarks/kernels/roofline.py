@@ -18,7 +18,7 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
 from benchmarks.page_part import print_or_renew
-from masklearn.quant.table import FLOAT16, INT4, INT8, WeightType
+from masklearn.quant.table import FLOAT16, INT4, INT8, W8A8, WeightType
 from patch_compile.artifacts.plan import Slower, Way
 from patch_compile.artifacts.prediction import WholeRow, Workload
 from patch_compile.hardware.cards import RatedCard, Share, rated_cards
@@ -28,7 +28,9 @@ from patch_compile.planning.lowering import LinearPlan
 from patch_compile.planning.outline import outline_of_llama
 from patch_compile.planning.planner import assumed_plans, settle_together
 from patch_compile.planning.predict import predict_whole
+from patch_compile.planning.products import cost_together, products_of
 from patch_compile.planning.roofline.assumptions import ASSUMED, Assumptions
+from patch_compile.planning.roofline.int8_inputs import dense_w8a8_time
 from patch_compile.planning.roofline.linear_roofline import Linear, predict
 from patch_compile.planning.roofline.rest import Model
 from patch_compile.plugin.toolchain import plugin_sources
@@ -53,6 +55,13 @@ _TYPES = (
     "weights, its limit by bytes, and how much faster than with dense weights of the same type; then how much faster prompts"
     " and the whole workload are than with dense 16-bit weights."
 )
+_W8A8 = (
+    "LLaMA-2-7B with `--weights w8a8` at the ratios 0, 0.25 and 0.5 (all tiles 2:4), one pass over prompts. How much "
+    "faster the linears are than dense 16-bit linears, and than dense W8A8: by cuBLASLt, between kernels that round X and "
+    "scale Y, and by a product of that rate that scales Y itself (fused), as kernels by CUTLASS do. Then the whole "
+    "prompt, over dense 16 bits and over dense W8A8 by cuBLASLt, and the limit of the former."
+)
+_W8A8_PROMPTS = ((1, 2048), (16, 512))
 _PAGE_DEVICES = ("A100-80", "A6000", "RTX 4090", "H100")
 _PAGE_SHAPES = ((4096, 4096), (11008, 4096))
 _PAGE_TOKENS = (1, 16, 64, 128, 512, 2048, 4096)
@@ -78,6 +87,9 @@ def device_table() -> str:
         "fp16 TFLOP/s",
         "cuBLASLt's share",
         "2:4 over dense",
+        "int8 TOP/s",
+        "cuBLASLt's share",
+        "2:4 over dense",
         "by mma.sync",
         "SMs",
         "GHz",
@@ -88,13 +100,17 @@ def device_table() -> str:
 
 
 def _device_row(d: RatedCard) -> list[str]:
-    fitted = (
-        f"{share.value:.2f}, {share.origin}"
-        for share in (d.tensor, Share(2 * d.sparse.value, d.sparse.origin))
-    )
-    shares = *fitted, f"{d.rates.mma:.0%}"
-    numbers = [d.sm, d.memory, d.bandwidth, d.dense, *shares, d.sms, f"{d.clock:.3f}", d.l2]
+    rates = [
+        cell
+        for one in (d.products(16), d.products(8))
+        for cell in (one.dense, _share(one.tensor), _share(Share(2 * one.sparse.value, one.sparse.origin)))
+    ]
+    numbers = [d.sm, d.memory, d.bandwidth, *rates, f"{d.rates.mma:.0%}", d.sms, f"{d.clock:.3f}", d.l2]
     return [d.name, *map(str, numbers), d.source]
+
+
+def _share(share: Share) -> str:
+    return f"{share.value:.2f}, {share.origin}"
 
 
 def taken(slower: Slower | None) -> str:
@@ -187,7 +203,7 @@ def types_table(devices: Iterable[RatedCard]) -> str:
         _types_row(device, batch, weights)
         for device in devices
         for batch in (1, 16)
-        for weights in (FLOAT16, INT8, INT4)
+        for weights in (FLOAT16, INT8, W8A8, INT4)
     )
     return table([*header, "prefill", "whole workload"], rows)
 
@@ -202,6 +218,41 @@ def _types_row(device: RatedCard, batch: int, weights: WeightType) -> list[str]:
         str(weights),
         f"{step.planned_ms / (GENERATED - 1):.2f}",
         *(f"{speed:.2f}" for speed in speeds),
+    ]
+
+
+def w8a8_table(devices: Iterable[RatedCard]) -> str:
+    """Prompts with int8 products, with three shares of 2:4 tiles."""
+    header = ["device", "prompts", "ratio", "linears, ms", "over dense", "over W8A8", "over W8A8, fused"]
+    rows = (
+        _w8a8_row(device, *prompts, ratio)
+        for device in devices
+        for prompts in _W8A8_PROMPTS
+        for ratio in (0.0, 0.25, 0.5)
+    )
+    return table([*header, "prompt, ms", "over dense", "over W8A8", "limit"], rows)
+
+
+def _w8a8_row(device: RatedCard, batch: int, prompt: int, ratio: float) -> list[str]:
+    linears, outline = outline_of_llama(MODELS["LLaMA-2-7B"])
+    costs = CostModel(PlanCard(device), Workload(batch=batch, prompt=prompt, generated=1))
+    ratios, types = dict.fromkeys(linears, ratio), dict.fromkeys(linears, W8A8)
+    plans = assumed_plans(linears, (128, 128), ratios, "plugin", costs, None, types)
+    products = list(products_of(plans.values(), outline.nodes))
+    times = [cost_together(product, gated, costs).prefill for product, gated in products]
+    hybrid = sum(time.hybrid for time in times)
+    shapes = [(sum(plan.shape[0] for plan in product), product[0].shape[1]) for product, _ in products]
+    fused = sum(dense_w8a8_time(device, shape, batch * prompt, fused=True) for shape in shapes)
+    bases = (sum(time.dense for time in times), sum(time.baseline for time in times), fused)
+    whole = predict_whole(plans.values(), outline, costs).prefill
+    return [
+        device.name,
+        f"{batch} × {prompt}",
+        f"{ratio:g}",
+        f"{hybrid / 1e3:.1f}",
+        *(f"{base / hybrid:.2f}" for base in bases),
+        f"{whole.planned_ms:.1f}",
+        *(f"{speed:.2f}" for speed in (whole.speedup, whole.over_alike, whole.limit)),
     ]
 
 
@@ -224,6 +275,9 @@ def markdown() -> str:
         "### Types of weights",
         _TYPES,
         types_table(devices),
+        "### int8 products",
+        _W8A8,
+        w8a8_table(devices),
         "### Linears",
     ]
     for device in devices:

@@ -5,10 +5,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from masklearn.masks.kinds.table import TWO_FOUR
+from masklearn.masks.kinds.table import PRUNED, TWO_FOUR
 from masklearn.masks.select import RoundingLoss
 from masklearn.masks.tiles import tile_weights
-from masklearn.quant.table import FLOAT16, INT4, INT8
+from masklearn.quant.table import FLOAT16, INT4, INT8, W8A8
 from patch_compile.artifacts.prediction import Workload
 from patch_compile.errors import SpeedError
 from patch_compile.planning.cards import card_of
@@ -114,6 +114,23 @@ def test_forbidden_types_are_not_chosen():
     fixed |= {name: (FLOAT16, INT8) for name in LINEARS if "layers.0" in name and name not in FIRST}
     tiles, _, _ = chosen(1.8, fixed)
     assert all(tiles.types[name] in kinds for name, kinds in fixed.items())
+
+
+def test_prompts_take_int8_products():
+    """In prompts int8 and int4 weights save nothing, and w8a8 doubles the rate of products."""
+    costs = CostModel(card_of("a6000"), Workload(batch=16, prompt=512, generated=2))
+    kinds = dict.fromkeys(LINEARS, (TWO_FOUR, PRUNED["8:16"]))
+    task = SpeedTask(SpeedGoal(1.5), costs, OUTLINE, LINEARS, TILE, "auto", kinds)
+    scores = {name: {TWO_FOUR: grid, PRUNED["8:16"]: 0.9 * grid} for name, grid in SCORES.items()}
+    rounding = {
+        name: RoundingLoss(one.by_type | {W8A8: 0.01 * SCORES[name].sum()}, one.inputs)
+        for name, one in ROUNDING.items()
+    }
+    choose = TypesForSpeed(task, dict.fromkeys(LINEARS, (FLOAT16, INT8, W8A8, INT4)))
+    tiles, _ = choose(scores, AREAS, rounding)
+    assert W8A8 in tiles.types.values() and INT4 not in tiles.types.values()
+    for name, weights in tiles.types.items():
+        assert weights is not W8A8 or not (tiles.kinds[name] == PRUNED["8:16"].code).any()
 
 
 def test_speeds_beyond_all_types_are_refused():

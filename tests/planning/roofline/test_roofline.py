@@ -119,6 +119,7 @@ def test_geforce_cards_sum_at_half_rate():
     geforce = ("RTX 3090", "RTX 4090", "RTX 5080", "RTX 5090")
     for card in DEVICES.values():
         assert card.fma == pytest.approx(card.rates.fma / (2 if card.name in geforce else 1), rel=0.1)
+        assert card.fma_of(8) == pytest.approx(2 * card.rates.fma, rel=0.1)  # int8 is halved on no card
 
 
 def test_both_models_share_the_other_work():

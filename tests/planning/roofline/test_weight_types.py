@@ -2,7 +2,7 @@
 
 import pytest
 
-from masklearn.quant.table import BFLOAT16, FLOAT16, INT4, INT8, WEIGHT_TYPES
+from masklearn.quant.table import BFLOAT16, FLOAT16, INT4, INT8, W8A8, WEIGHT_TYPES
 from patch_compile.artifacts.plan import ReasonKind
 from patch_compile.artifacts.prediction import WholeRow, Workload
 from patch_compile.hardware.cards import rated_cards
@@ -97,14 +97,14 @@ def test_slow_kernels_yield_to_the_dense_path():
     [LOAD, Workload(batch=1, prompt=1, generated=2), Workload(batch=300, prompt=16, generated=16)],
     ids=str,
 )
-@pytest.mark.parametrize("weights", [INT8, INT4], ids=str)
+@pytest.mark.parametrize("weights", [INT8, W8A8, INT4], ids=str)
 def test_no_plan_passes_its_limits(target, load, weights):
     for ratio in (0.0, 0.4, 0.5):
         found, plans = of_type(weights, ratio, target=target, load=load)
         for phase in (found.prefill, found.decode, found.end_to_end):
             assert 0 < phase.speedup <= phase.limit and phase.alike_ms is not None
         if load.batch <= 16:
-            dense, sparse = (1.0, 0.625) if weights is INT8 else (0.53125, 0.40625)
+            dense, sparse = (0.53125, 0.40625) if weights is INT4 else (1.0, 0.625)
             p = sum(2 * one.zeroed for one in plans.values()) / sum(n * k for n, k in LINEARS.values())
             assert found.decode.limit == pytest.approx(2 / (dense - p * (dense - sparse)))
 

@@ -1,0 +1,92 @@
+"""Linears of w8a8: the kernel that rounds X, dense W8A8 by cuBLASLt, and the limits of int8 products."""
+
+import pytest
+
+from masklearn.quant.table import FLOAT16, INT8, W8A8
+from patch_compile.artifacts.prediction import Workload
+from patch_compile.hardware.cards import rated_cards
+from patch_compile.planning.cards import card_of
+from patch_compile.planning.cost import CostModel
+from patch_compile.planning.roofline.assumptions import ASSUMED
+from patch_compile.planning.roofline.int8_inputs import dense_w8a8_time, quantise_time
+from patch_compile.planning.roofline.library_product import first_bytes, l2_trip, library_time
+from patch_compile.planning.roofline.linear_roofline import DENSE_PATH, Linear, predict
+from tests.planning.roofline.test_weight_types import LINEARS, of_type
+
+A100 = card_of("a100-80").rated
+CARDS = pytest.mark.parametrize("card", rated_cards(), ids=lambda card: card.name)
+
+
+def test_rounding_reads_two_bytes_and_writes_one():
+    moved = 16384 * (3 * 4096 + 4)
+    edges = first_bytes(A100, ASSUMED) + l2_trip(A100, ASSUMED)
+    at_bandwidth = moved / (A100.bandwidth * 1e3 * ASSUMED.bandwidth)
+    assert quantise_time(A100, 16384, 4096) == pytest.approx(edges + at_bandwidth)
+
+
+def test_inputs_that_fit_are_rounded_in_l2():
+    """20 MB of an A100's L2 hold 1024 tokens of 4096 inputs and their integers, and not 2048."""
+    few, many = (quantise_time(A100, tokens, 4096) for tokens in (1024, 2048))
+    assert many - few > 1.5 * (few - quantise_time(A100, 0, 4096))
+
+
+@CARDS
+def test_cublaslt_takes_two_more_kernels(card):
+    shape, tokens = (4096, 11008), 2048
+    product, fused, whole = (
+        library_time(card, shape, tokens, weights=W8A8)[0],
+        dense_w8a8_time(card, shape, tokens, fused=True),
+        dense_w8a8_time(card, shape, tokens),
+    )
+    rounded = quantise_time(card, tokens, shape[1])
+    assert whole > product + rounded + 2 * first_bytes(card, ASSUMED) > fused >= rounded
+
+
+@CARDS
+def test_no_product_beats_the_library(card):
+    """A linear without 2:4 takes at least as long as rounding X and cuBLASLt's product, if that wrote 16 bits."""
+    for shape in ((4096, 4096), (11008, 4096), (4096, 11008)):
+        for tokens in (1, 16, 512, 4096):
+            found = predict(card, Linear(*shape, 0.0, 128, (), W8A8), tokens)
+            assert found.microseconds >= dense_w8a8_time(card, shape, tokens, fused=True)
+            assert found.config.startswith("w8a8-") and found.config != DENSE_PATH and 0 < found.share < 1
+
+
+def test_more_pruning_is_never_slower():
+    for tokens in (1, 16, 512, 4096):
+        times = [
+            predict(A100, Linear(11008, 4096, share / 4, 128, (), W8A8), tokens).microseconds
+            for share in range(5)
+        ]
+        assert times == sorted(times, reverse=True)
+
+
+def test_only_w8a8_has_a_library():
+    costs = CostModel(card_of("a6000"), Workload(batch=16, prompt=512, generated=2))
+    shape, slabs = (4096, 4096), {"dense": 2048, "2:4": 2048}
+    for weights in (FLOAT16, INT8):
+        found = costs.of(shape, 64, slabs, weights=weights).prefill
+        assert found.library is None and found.baseline == found.unpruned
+    found = costs.of(shape, 64, slabs, weights=W8A8).prefill
+    assert found.baseline == found.library == dense_w8a8_time(costs.card.rated, shape, 8192)
+    assert found.hybrid < found.alike
+
+
+def test_speed_counts_over_cublaslts_dense_w8a8():
+    found, plans = of_type(W8A8, 0.0)
+    assert {plan.lowering for plan in plans.values()} == {"plugin"} and len(plans) == len(LINEARS)
+    assert found.prefill.alike_ms != pytest.approx(found.prefill.planned_ms, rel=1e-3)
+    assert (found.prefill.low, found.prefill.high) == (found.prefill.speedup, found.prefill.speedup)
+    pruned, _ = of_type(W8A8, 0.5)
+    assert pruned.prefill.alike_ms == pytest.approx(found.prefill.alike_ms)
+    assert pruned.prefill.low < pruned.prefill.speedup
+
+
+@pytest.mark.parametrize("target", ["a100-80", "a6000", "rtx 4090"])
+def test_int8_products_pay_in_prompts(target):
+    load = Workload(batch=16, prompt=512, generated=2)
+    at = {
+        weights: of_type(weights, 0.4, target=target, load=load)[0].prefill
+        for weights in (FLOAT16, INT8, W8A8)
+    }
+    assert at[W8A8].speedup > at[FLOAT16].speedup > at[INT8].speedup
