@@ -26,8 +26,9 @@ inline Cost dense_path_cost(const Problem& p, const Epilogue& e, const Device& d
 
 // Returns true if a dense product may be faster than the kernels on this device: where dense products have
 // instructions of their own, and everywhere for slabs of n:16 and of integers, which the kernels unpack once
-// for every 64 tokens.
+// for every 64 tokens.  w8a8 is not unpacked: its products are those of int8.
 inline bool may_gain_densely(const SlabCounts& slabs, Weights weights, const Device& device) {
+  if (weights == Weights::kW8A8) return false;
   return device.dense_fma > 0 || (device.fma > 0 && kinds_for(slabs, weights) > kPatchKinds);
 }
 

@@ -113,6 +113,10 @@ std::vector<Access> accesses_of(const Call& call, const Config& c) {
   t.add("bias", a.bias, out * sides * 2, 2);
   t.add("residual", a.residual, tokens * out * 2, 2);
   t.add("Y", a.y, tokens * out * 2, 2, Use::kOutput);
+  if (c.weights == Weights::kW8A8) {
+    t.add("rounded X", a.rounded, tokens * padded_columns(a.in_features), 1, Use::kOutput);
+    t.add("token scales", a.token_scales, tokens * 4, 4, Use::kOutput);
+  }
   if (a.parts > 1) {
     t.add("partials", a.partials, call.partial_values * 4, 4, Use::kExchange);
     t.add("counters", a.counters, call.counter_words * 4, 4, Use::kCounter);

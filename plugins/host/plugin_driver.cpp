@@ -62,7 +62,7 @@ std::vector<PluginTensorDesc> inputs_of(const Linear& l, int64_t batch = 1) {
                {l.slabs.of[kind], a.panel_rows * value_bytes(kind, weights_of(l)) / (words ? 4 : 2)}));
     if (kind > 0) in.push_back(tensor(DataType::kINT32, {l.slabs.of[kind], a.panel_rows * 2}));
   }
-  if (weights_of(l) == Weights::kInt8)
+  if (has_row_scales(weights_of(l)))
     in.push_back(tensor(DataType::kFLOAT, {panels_per_tile(a.gated) * panels_of(l) * a.panel_rows}));
   if (l.bias) in.push_back(tensor(type, {panels_per_tile(a.gated) * int64_t{a.out_features}}));
   if (a.residual) in.push_back(tensor(type, {batch, l.tokens, a.out_features}));

@@ -24,7 +24,7 @@ inline int32_t first_after_slabs(const PackedIndex& index) {
   return 2 * static_cast<int32_t>(index.kinds().size());
 }
 // Returns true if the input after the slabs is the scales.
-inline bool has_scales(const Attributes& a) { return weights_of(a.weights) == Weights::kInt8; }
+inline bool has_scales(const Attributes& a) { return has_row_scales(weights_of(a.weights)); }
 inline int32_t first_after_scales(const Attributes& a, const PackedIndex& index) {
   return first_after_slabs(index) + static_cast<int32_t>(has_scales(a));
 }
@@ -151,9 +151,8 @@ int32_t check_types(const Attributes& a, const PackedIndex& index, int32_t input
                 ": weights of 16 bits must have the type of X");
   const int32_t scales = first_after_slabs(index);
   if (has_scales(a) && desc_of(scales).type != nvinfer1::DataType::kFLOAT)
-    return fail(
-        "the input after the slabs of int8 weights must be their scales, FLOAT numbers; there is another "
-        "tensor in its place");
+    return fail(std::string("the input after the slabs of ") + kWeightTypeNames[a.weights] +
+                " weights must be their scales, FLOAT numbers; there is another tensor in its place");
   for (int32_t i = 0; known && i < inputs; ++i)
     known = desc_of(i).type == type_of_input(a, index, i, type) &&
             desc_of(i).format == nvinfer1::TensorFormat::kLINEAR;

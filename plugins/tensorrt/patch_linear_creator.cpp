@@ -98,13 +98,17 @@ std::string read(const nvinfer1::PluginFieldCollection& fields, Attributes* a, P
   if (a->activation < 0) return "activation must be empty, gelu, gelu_tanh or silu";
   if ((a->gated | a->residual) & ~1) return "gated and residual must be 0 or 1";
   if (a->weights < 0)
-    return "weights must be float16, bfloat16, int8 or int4, and this plugin knows no other type; a newer "
-           "one may";
+    return "weights must be float16, bfloat16, int8, w8a8 or int4, and this plugin knows no other type; a "
+           "newer one may";
   const Weights weights = weights_of(a->weights);
-  if (is_quantised(weights) && a->panel_rows != 64)
+  const bool bytes = weights == Weights::kW8A8;
+  if (is_quantised(weights) && !bytes && a->panel_rows != 64)
     return std::string("panel_rows must be 64 where weights is ") + kWeightTypeNames[a->weights];
   if (weights == Weights::kInt4 && a->in_features % kSlabColumns != 0)
     return "in_features must be a multiple of 64 where weights is int4, whose scales are for 64 columns";
+  if (bytes && a->in_features > kMostByteColumns)
+    return "in_features must be at most " + std::to_string(kMostByteColumns) +
+           " where weights is w8a8, whose sums have 32 bits";
   if (a->gated && a->panel_rows != 64) return "panel_rows must be 64 where gated is 1";
   Kinds known = kinds_named(kinds);
   if (known.empty())
@@ -112,6 +116,7 @@ std::string read(const nvinfer1::PluginFieldCollection& fields, Attributes* a, P
            "', and must be dense,2:4 and others that this plugin knows, in "
            "this order: " +
            names_of(all_kinds());
+  if (known.size() > kPatchKinds && bytes) return "kinds must be dense,2:4 where weights is w8a8";
   if (known.size() > kPatchKinds && a->panel_rows != 64)
     return "panel_rows must be 64 where kinds has more than dense,2:4";
   const int64_t panels = packed_panels(*a), columns = ceil_div(a->in_features, kSlabColumns);

@@ -272,7 +272,12 @@ int32_t PatchLinearPlugin::enqueue(const PluginTensorDesc* in, const PluginTenso
       attributes_.residual ? static_cast<const uint16_t*>(inputs[bias_input() + has_bias_]) : nullptr;
   a.activation = static_cast<Activation>(attributes_.activation);
   a.y = static_cast<uint16_t*>(outputs[0]);
-  a.partials = static_cast<float*>(workspace);
+  if (p.weights == Weights::kW8A8) {
+    a.rounded = static_cast<int8_t*>(workspace);
+    a.token_scales = reinterpret_cast<float*>(a.rounded + tokens * padded_columns(a.in_features));
+    there = there && workspace;
+  }
+  a.partials = reinterpret_cast<float*>(static_cast<uint8_t*>(workspace) + rounded_bytes(p));
   a.counters = memory_.counters();
   there = there && a.x && a.y && (!has_bias_ || a.bias) && (!attributes_.residual || a.residual);
   if (!there) return fail("a tensor of the linear has no memory");

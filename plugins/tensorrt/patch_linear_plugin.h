@@ -3,7 +3,7 @@
 //   Y = PatchLinear(X, dense, sparse, meta[, values, masks]...[, scales][, bias][, residual])
 //
 // with values and masks for each further kind of slab that the attribute `kinds` names.  The attribute
-// `weights` names the type of the weights; slabs of integers are words, and int8 has scales.
+// `weights` names the type of the weights; slabs of integers are words, and int8 and w8a8 have scales.
 //
 // The index of the slabs is an attribute, so that the host can look at it: it is checked when a plugin is
 // created, and gives the table of a stream's parts when shapes change.  (TensorRT gives no host copy of an
