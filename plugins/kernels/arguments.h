@@ -25,9 +25,6 @@ struct Slabs {
   int32_t value_bytes, extra_bytes;  // of a slab
 };
 
-// Columns of rounded X: those behind the last one of X are zeros, so that rows are whole slabs.
-PATCH_BOTH int64_t padded_columns(int32_t in_features) { return (int64_t{in_features} + 63) / 64 * 64; }
-
 // Z = X W^T + bias, in fp32, and Y[tokens, out] = activation(Z) + residual, rounded once. Gated: Z has a gate
 // and an up of `out` columns each, and Y = activation(gate) * up + residual.  The panels of gate and up
 // alternate in the packed weight; bias holds the gate's values, then the up's.  All pointers are device

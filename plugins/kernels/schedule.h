@@ -184,7 +184,10 @@ inline int64_t turn_cost(const Config& c, int kind, const Device& device) {
   const int64_t weights = int64_t{c.panel_rows} * slab_bytes(kind, c.weights);
   const int64_t bytes = weights * (1 + c.token_warps) + x * (1 + c.feature_warps / (groups ? 4 : 1));
   int64_t tokens = std::max<int64_t>(c.tokens, kL2Tokens) * height / (sparse ? 2 : 1);
-  if (c.weights == Weights::kW8A8) tokens /= kByteRate;
+  // So fast that L2 bounds the reads of X, too.
+  if (c.weights == Weights::kW8A8)
+    tokens =
+        std::max(c.tokens * height / (kByteRate * (sparse ? 2 : 1)), (weights + x) * kL2Tokens / kBlockBytes);
   if (groups) tokens = tokens * device.fma / std::max(device.dense_fma, 1);
   const int64_t l2 = device.warpgroups ? (weights / cluster_blocks(c) + x) / kHopperL2Bytes : 0;
   return std::max(tokens, std::max(bytes / 128, l2) * device.fma / (64 * 64)) +

@@ -43,5 +43,7 @@ constexpr int input_bytes(Weights weights) { return weights == Weights::kW8A8 ? 
 // The most columns of w8a8: a sum of 127 * 128 times as many fits into int32.
 inline constexpr int32_t kMostByteColumns = 1 << 17;
 static_assert(int64_t{127} * 128 * kMostByteColumns <= INT32_MAX);
+// Columns of rounded X: those behind the last one of X are zeros, so that rows are whole slabs.
+PATCH_BOTH int64_t padded_columns(int32_t in_features) { return (int64_t{in_features} + 63) / 64 * 64; }
 
 }  // namespace patch

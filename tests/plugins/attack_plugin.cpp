@@ -78,8 +78,11 @@ class Attack {
     }
     attributes_.activation = static_cast<int32_t>(below(patch::kActivationCount));
     attributes_.weights = chance(2) ? 0 : static_cast<int32_t>(below(patch::kWeightTypeCount));
-    if (attributes_.weights > 2 && !chance(20)) attributes_.panel_rows = 64;
-    if (attributes_.weights == 4 && !chance(20)) attributes_.in_features *= 16;
+    const patch::Weights weights = patch::weights_of(attributes_.weights);
+    const bool bytes = weights == patch::Weights::kW8A8;
+    if (patch::is_quantised(weights) && !bytes && !chance(20)) attributes_.panel_rows = 64;
+    if (bytes && !chance(20)) kinds_ = {0, 1};
+    if (weights == patch::Weights::kInt4 && !chance(20)) attributes_.in_features *= 16;
     if (chance(4)) attributes_.in_features = large(4);
     if (chance(4)) attributes_.out_features = large(1);
     const std::unique_ptr<IPluginV3> made(create());

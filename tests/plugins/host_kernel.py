@@ -41,7 +41,7 @@ HOST_FLAGS += ("-fno-gnu-unique",) if COMPILER and Path(COMPILER).name.startswit
 
 # Bits of the configurations of a library: a compiler takes half a minute for the configurations of 16-bit weights.
 _SIXTEEN_BITS, _INTEGERS = "PATCH_HOST_CONFIGS=0x0001ffff", "PATCH_HOST_CONFIGS=0x01fe0000"
-_BYTES = "PATCH_HOST_CONFIGS=0x7fe000000"
+_BYTES = "PATCH_HOST_CONFIGS=0xffe000000"
 
 
 class CopyMode(IntEnum):

@@ -5,6 +5,7 @@ import ctypes
 import numpy as np
 import pytest
 
+from tests.oracles.integer_packing import W8A8
 from tests.plugins.configs import CONFIGS
 from tests.plugins.host_kernel import COMPILER, Arguments, Device, SlabCounts, problem_of
 
@@ -30,39 +31,45 @@ SHAPES = (
 )
 
 
-def problem(tokens, shape, panel_rows, share=0.8, gated=False):
+def problem(tokens, shape, panel_rows, share=0.8, gated=False, weights=0):
     slabs = -(-shape[0] // panel_rows) * -(-shape[1] // 64) * (1 + gated)
     sparse = round(share * slabs)
-    return problem_of(tokens, shape, panel_rows, (slabs - sparse, sparse), gated)
+    return problem_of(tokens, shape, panel_rows, (slabs - sparse, sparse), gated, weights)
 
 
 PACKINGS = [(64, False), (128, False), (64, True)]  # rows of a panel, gated
+types = pytest.mark.parametrize("weights", [0, W8A8], ids=["16-bit", "w8a8"])
 
 
+@types
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("packing", PACKINGS)
-def test_workspace_bound_covers_every_smaller_shape(kernel, packing, share):
-    """TensorRT asks for the workspace of the largest shape, once, before it knows the device."""
+def test_workspace_bound_covers_every_smaller_shape(kernel, packing, share, weights):
+    """TensorRT asks for the workspace of the largest shape, once, before it knows the device.
+
+    Rounded X and its scales come first.
+    """
     panel_rows, gated = packing
     configs = [
         i
         for i, c in enumerate(kernel.configs().values())
-        if (c.panel_rows, c.gated, c.kinds) == (panel_rows, gated, 2)
+        if (c.panel_rows, c.gated, c.kinds, c.weights) == (panel_rows, gated, 2, weights)
     ]
     shared = [c.shared_bytes for c in kernel.configs().values()]
     for shape in SHAPES:
         for most in (1, 16, 17, 300, 5000, 65536):
-            bound = kernel.workspace_bound(problem(most, shape, panel_rows, share, gated))
+            bound = kernel.workspace_bound(problem(most, shape, panel_rows, share, gated, weights))
             for tokens in {1, most, most // 2 + 1, max(1, most - 1), min(most, 64), min(most, 128)}:
                 for device in DEVICES:
                     for fixed in (-1, *configs):
-                        asked = problem(tokens, shape, panel_rows, share, gated)
+                        asked = problem(tokens, shape, panel_rows, share, gated, weights)
                         config, parts = kernel.schedule(asked, device, fixed)
                         if fixed >= 0 and device.shared_bytes < shared[fixed]:
                             assert config == -1
                             continue
                         assert config in configs and shared[config] <= device.shared_bytes
-                        assert kernel.lib.patch_host_partial_bytes(config, parts) <= bound
+                        rounded = tokens * (-(-shape[1] // 64) * 64 + 4) if weights else 0
+                        assert rounded + kernel.lib.patch_host_partial_bytes(config, parts) <= bound
                         assert 1 <= parts <= 2 * 192  # counters
 
 
@@ -71,17 +78,19 @@ def test_the_workspace_does_not_grow_with_the_tokens(kernel):
     assert bounds[0] == bounds[1] < 2**25
 
 
+@types
 @pytest.mark.parametrize("packing", PACKINGS)
 @pytest.mark.parametrize("device", [A6000, A100, RTX_4090], ids=["A6000", "A100", "RTX 4090"])
-def test_tokens_choose_the_configuration(kernel, packing, device):
+def test_tokens_choose_the_configuration(kernel, packing, device, weights):
     panel_rows, gated = packing
     names = list(kernel.configs())
     chosen = [
-        names[kernel.schedule(problem(m, (4096, 4096), panel_rows, gated=gated), device)[0]]
+        names[kernel.schedule(problem(m, (4096, 4096), panel_rows, gated=gated, weights=weights), device)[0]]
         for m in (1, 16, 64, 8192)
     ]
     kinds = ("decode", "decode", "mid", "wide" if panel_rows == 128 else "prefill")
-    assert chosen == ["gated-" * gated + f"{kind}-{panel_rows}" for kind in kinds]
+    family = "w8a8-" if weights else ""
+    assert chosen == [family + "gated-" * gated + f"{kind}-{panel_rows}" for kind in kinds]
 
 
 def test_oversized_shared_memory_is_no_choice(kernel):
@@ -127,7 +136,7 @@ def test_a_benchmark_may_fix_the_configuration(kernel):
         for rows, gated in PACKINGS:
             asked = problem(1, (4096, 4096), rows, gated=gated)
             chosen, parts = kernel.schedule(asked, H100, number)
-            fits = (rows, gated, 2) == (config.panel_rows, config.gated, config.kinds)
+            fits = (rows, gated, 2, 0) == (config.panel_rows, config.gated, config.kinds, config.weights)
             assert chosen == (number if fits else -1) and (config.streams or parts == 1)
 
 
@@ -144,7 +153,7 @@ def test_zero_tokens_need_no_workspace(kernel, packing, share):
             for fixed, c in ((-1, None), *enumerate(configs)):
                 chosen, parts = kernel.schedule(none, device, fixed)
                 fits = c is None or (
-                    (c.panel_rows, c.gated, c.kinds) == (*packing, 2)
+                    (c.panel_rows, c.gated, c.kinds, c.weights) == (*packing, 2, 0)
                     and c.shared_bytes <= device.shared_bytes
                 )
                 assert ((chosen >= 0) == fits and parts == 1 and chosen in (fixed, -1)) or c is None

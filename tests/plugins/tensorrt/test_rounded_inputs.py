@@ -1,0 +1,91 @@
+"""The plugin with weights of w8a8: it rounds X into its workspace, multiplies integers exactly, and has no dense path."""
+
+import ctypes
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.oracles.integer_packing import W8A8
+from tests.plugins.dense_path_cases import FAILS, MARKS, large
+from tests.plugins.dense_plugin import A100, H100, Linear
+from tests.plugins.host_kernel import problem_of
+from tests.plugins.mosaic_cases import DTYPES, make_case
+
+pytestmark = MARKS
+PACKINGS = [(64, False), (128, False), (64, True)]
+SAID = 2 + W8A8  # number of the type's name
+
+
+@pytest.fixture
+def plugin(load, driver, byte_kernel):
+    """A driver that runs the kernels for w8a8."""
+    made = load(driver)
+    run = [
+        ctypes.cast(getattr(byte_kernel.lib, f"patch_host_{name}"), ctypes.c_void_p)
+        for name in ("run", "error")
+    ]
+    made.lib.patch_plugin_run_kernels(*run)
+    made.device(A100)
+    return made
+
+
+def case_of(tokens, panel_rows, gated, dtype=DTYPES[0]):
+    return make_case(
+        tokens,
+        (200, 324),
+        panel_rows,
+        gated=gated,
+        integers=W8A8,
+        dtype=dtype,
+        residual=not gated,
+        seed=1,
+    )
+
+
+@pytest.mark.parametrize(("panel_rows", "gated"), PACKINGS)
+def test_any_tokens_give_the_exact_bits(plugin, panel_rows, gated):
+    """One context, more tokens and fewer; the workspace is that of the profile, and nothing beside it is written."""
+    cases = [case_of(tokens, panel_rows, gated, DTYPES[1]) for tokens in (150, 1, 17, 0, 70, 150)]
+    most = Linear.of(cases[0])
+    builder = plugin.configured(most)
+    context = ctypes.c_void_p(plugin.lib.patch_plugin_attach(builder))
+    for case in cases:
+        assert plugin.shapes(context, Linear.of(case)) == 0
+        code, y = plugin.enqueue(context, case, plugin.workspace(builder, most))
+        assert (code, plugin.fault()) == (0, "")
+        np.testing.assert_array_equal(y, case.bits)
+
+
+def test_no_device_takes_the_dense_path(plugin):
+    for device in (A100, H100):
+        plugin.device(device)
+        for rows, gated in PACKINGS:
+            linear = large(4096, rows=rows, gated=gated, weights=SAID)
+            made = plugin.configured(linear)
+            assert plugin.tactics(made) == [1]
+            assert plugin.lib.patch_plugin_timing_id(made).decode().split()[-2:] == ["w8a8", "dense,2:4"]
+            problem = problem_of(4096, (4096, 4096), rows, linear.slabs.of[:], gated, W8A8)
+            assert not plugin.takes_dense_path(problem, device)
+
+
+def test_inputs_of_other_types_are_refused(plugin):
+    """Tensors of 16-bit weights with the attribute of w8a8, and the reverse."""
+    own, other = case_of(3, 64, False), make_case(3, (200, 324), 64, residual=True)
+    own = replace(own, bias=None)
+    for case, given, said in [
+        (own, other, "the input after the slabs of w8a8 weights must be their scales, FLOAT numbers"),
+        (other, own, "all fp16 or all bf16"),
+    ]:
+        assert plugin.configure(plugin.new(Linear.of(case)), Linear.of(given)) == FAILS
+        assert any(said in line for line in plugin.messages()), said
+
+
+def test_enqueue_without_a_workspace_is_refused(plugin):
+    case = case_of(3, 64, False)
+    made = plugin.configured(Linear.of(case))
+    assert plugin.shapes(made, Linear.of(case)) == 0
+    tensors = (ctypes.c_void_p * 64)(*[1 << 12] * 20)
+    linear = Linear.of(case)
+    assert plugin.lib.patch_plugin_enqueue(made, ctypes.byref(linear), ctypes.byref(tensors), None) == FAILS
+    assert plugin.launched() == [0, 0, 0]
