@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.weight_types import quantised_types
+from masklearn.quant.grid import Grid
 from masklearn.quant.table import WeightType
 from patch_compile.artifacts.layout import MASKS
 from patch_compile.errors import PatchCompileError
@@ -72,6 +73,16 @@ def given_masks(
             "Use the two as they were written.",
         )
     return GivenMasks(masks, weights)
+
+
+def grids_of_pruned(folder: Path, masks: Path | None) -> Mapping[str, Grid]:
+    """Returns the grids of the quantised linears of a pruned model.
+
+    folder: of the model; masks: the file to read if there is none next to the folder, None if there is no such file.
+    """
+    own = folder.parent / MASKS
+    file = own if own.is_file() else masks
+    return MaskSet.load(file).grids if file is not None else {}
 
 
 def types_to_round(

@@ -3,7 +3,6 @@ that the compiled graph computes with."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,17 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn import first_windows, open_text, write_text
-from masklearn.masks.maskset import MaskSet
 from masklearn.model.architectures import architecture_of, longest_window
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.naming import linear_name
 from masklearn.model.pretrained import load_config
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import INT8, W8A8
-from patch_compile.artifacts.layout import MASKS
 from patch_compile.artifacts.manifest import EvalText
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
+from patch_compile.sources.pruning import grids_of_pruned
 
 _EVAL_SEED_OFFSET = 1  # text of the unchanged seed may be the calibration text
 
@@ -85,7 +83,7 @@ def load_as_compiled(
 
     model = load_model(pruned, dtype=getattr(torch, dtype))
     model = model if sixteen_bits else model.float()
-    if grids := _grids(pruned, masks):
+    if grids := grids_of_pruned(pruned, masks):
         checkpoint, values = (
             Checkpoint.open(pruned),
             dict.fromkeys((INT8.name, W8A8.name), np.dtype(np.float32)),
@@ -94,12 +92,6 @@ def load_as_compiled(
         for name, grid in grids.items():
             weights[name].copy_(_weight(checkpoint, name, grid, values.get(grid.type.name, _numpy(dtype))))
     return model
-
-
-def _grids(pruned: Path, masks: Path | None) -> Mapping[str, Grid]:
-    own = pruned.parent / MASKS
-    file = own if own.is_file() else masks
-    return MaskSet.load(file).grids if file is not None else {}
 
 
 def _weight(checkpoint: Checkpoint, name: str, grid: Grid, dtype: np.dtype[Any]) -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from masklearn.quant.grid import Grid
 from patch_compile.artifacts.proof import ToleranceOrigin
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.compare import Outputs, answer, compare_answers
@@ -21,6 +22,7 @@ from patch_compile.passes.linear_node import insert_node
 from patch_compile.passes.linears import Linear
 from patch_compile.sources.onnx_model.facts import OnnxFacts
 from patch_compile.sources.onnx_model.feed import write_probe
+from patch_compile.sources.onnx_model.rounded_inputs import RoundInputsPass
 from patch_compile.sources.rounding import Rounding
 
 _FLOAT = ir.DataType.FLOAT
@@ -56,6 +58,7 @@ def measured_rounding(
     pruned: Path,
     hybrid: Path,
     packed: Sequence[str],
+    grids: Mapping[str, Grid],
     feeds: Sequence[Feed],
     reference: Outputs,
     scratch: Path,
@@ -66,14 +69,16 @@ def measured_rounding(
     the same linears are rounded in the pruned model, which is fp32. A model of 16-bit types is compared with itself in
     fp32; hybrid and pruned model may each differ from the fp32 model by that error, in different directions.
 
-    packed: names of the linears that are compiled; reference: outputs of the pruned model for the feeds.
+    packed: names of the linears that are compiled; grids: of the quantised linears; reference: outputs of the pruned model
+    for the feeds.
     """
     model, linears = facts.read(pruned)
     cast = {name: linears[name] for name in packed if linears[name].dtype == ir.DataType.FLOAT}
     in_fp32 = len(cast) == len(packed)
     count = _ROUNDINGS * len(cast) if in_fp32 else _sixteen_bit_results(hybrid)
     changed = RoundLinearsPass(cast, facts.dtype) if in_fp32 else WidenPass()
-    error = _error(changed(model).model, feeds, reference, scratch) * (1 if in_fp32 else 2)
+    rounded = RoundInputsPass(linears, grids)(changed(model).model).model
+    error = _error(rounded, feeds, reference, scratch) * (1 if in_fp32 else 2)
     by = ToleranceOrigin.ROUNDED_LINEARS if in_fp32 else ToleranceOrigin.SIXTEEN_BITS
     return Rounding(count, measured=error, by=by)
 

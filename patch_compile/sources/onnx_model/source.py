@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.model.coverage import Coverage
+from masklearn.quant.grid import Grid
 from patch_compile.artifacts.layout import PRUNED_ONNX
 from patch_compile.artifacts.report import Kind
 from patch_compile.artifacts.stage_files import sha256_of
@@ -30,7 +31,7 @@ from patch_compile.recipe import Recipe
 from patch_compile.sources.base import Bars, OutputSource, Probe
 from patch_compile.sources.kinds import Capability, Stage
 from patch_compile.sources.onnx_model.facts import OnnxFacts, examine, fingerprint_of
-from patch_compile.sources.pruning import Pruning, types_to_round
+from patch_compile.sources.pruning import Pruning, grids_of_pruned, types_to_round
 from patch_compile.sources.rounding import Rounding
 
 if TYPE_CHECKING:
@@ -239,8 +240,20 @@ class OnnxSource(OutputSource):
     def pruned_outputs(
         self, pruned: Path, feeds: Sequence[Feed], outputs: tuple[str, ...], folder: Path
     ) -> Outputs:
-        """Returns outputs of the pruned model in ONNX Runtime."""
+        """Returns outputs of the pruned model in ONNX Runtime. The inputs of linears of w8a8 are rounded to int8 in a
+        copy."""
+        from patch_compile.onnx_io.write import write_onnx
+        from patch_compile.sources.onnx_model.rounded_inputs import RoundInputsPass
+
+        model, linears = self._facts.read(pruned)
+        rounded = RoundInputsPass(linears, self._grids(pruned))(model)
+        if rounded.modified:
+            pruned = folder.with_suffix(".onnx")
+            write_onnx(rounded.model, pruned)
         return answer(runnable_onnx(pruned, folder.parent), feeds, folder)
+
+    def _grids(self, pruned: Path) -> Mapping[str, Grid]:
+        return grids_of_pruned(pruned.parent, self.recipe.mask)
 
     @override
     def rounding(
@@ -254,4 +267,6 @@ class OnnxSource(OutputSource):
     ) -> Rounding:
         from patch_compile.sources.onnx_model.rounding import measured_rounding
 
-        return measured_rounding(self._facts, pruned, hybrid, packed, probe.feeds, reference, scratch)
+        return measured_rounding(
+            self._facts, pruned, hybrid, packed, self._grids(pruned), probe.feeds, reference, scratch
+        )

@@ -1,0 +1,78 @@
+"""Rounds the inputs of linears of type w8a8 to int8 in an ONNX graph, so that it computes what their hybrid computes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from masklearn.quant.grid import Grid
+from patch_compile.passes.linear_node import insert_node
+from patch_compile.passes.linears import Linear
+
+_FLOAT = ir.DataType.FLOAT
+_HIGHEST, _LEAST = 127.0, 2.0**-100
+
+
+class RoundInputsPass(ir.passes.InPlacePass):
+    """X of each linear of w8a8 -> X rounded to int8 numbers times the scale of its token, in the type of X.
+
+    1. Linears that read the same X read the same rounded X.
+    2. The scale of a token is its largest input / 127, in fp32.
+    """
+
+    def __init__(self, linears: Mapping[str, Linear], grids: Mapping[str, Grid]) -> None:
+        """linears: of the model that the pass is called with; grids: of its quantised linears."""
+        super().__init__()
+        self._linears = {
+            name: linear
+            for name, linear in linears.items()
+            if name in grids and grids[name].type.input_bits == 8
+        }
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Insert the rounding in front of the first reader of each X."""
+        made: dict[tuple[ir.Value, int], ir.Value] = {}
+        for linear in self._linears.values():
+            key = linear.x, 1 if linear.spatial else -1
+            if key not in made:
+                made[key] = _rounded(linear, axis=key[1])
+            linear.product.replace_input_with(0, made[key])
+        return ir.passes.PassResult(model, modified=bool(made))
+
+
+def _rounded(linear: Linear, axis: int) -> ir.Value:
+    """Returns the rounded X of a linear. axis: of the features."""
+    x, place, graph = linear.x, linear.product, linear.product.graph
+    dtype = x.dtype
+    assert graph is not None and dtype is not None
+
+    def node(op_type: str, inputs: list[ir.Value]) -> ir.Value:
+        return insert_node(graph, place, op_type, inputs, name(), _FLOAT)
+
+    def cast(value: ir.Value, to: ir.DataType) -> ir.Value:
+        return insert_node(graph, place, "Cast", [value], name(), to, to=int(to))
+
+    def name() -> str:
+        return f"{linear.name}/int8/{len(graph)}"  # the graph grows by each node
+
+    def constant(what: str, array: NDArray[Any]) -> ir.Value:
+        tensor = ir.tensor(array, name=f"{linear.name}/int8/{what}")
+        shape, kind = ir.Shape(array.shape), ir.TensorType(tensor.dtype)
+        value = ir.Value(name=tensor.name, shape=shape, type=kind, const_value=tensor)
+        graph.register_initializer(value)
+        return value
+
+    highest = constant("highest", np.array(_HIGHEST, np.float32))
+    least = constant("least", np.array(_LEAST, np.float32))
+    wide = x if dtype == _FLOAT else cast(x, _FLOAT)
+    largest = node("ReduceMax", [node("Abs", [wide]), constant("axis", np.array([axis]))])
+    size = node("Max", [largest, least])
+    integers = node("Round", [node("Mul", [wide, node("Div", [highest, size])])])
+    rounded = node("Mul", [integers, node("Div", [size, highest])])
+    rounded = rounded if dtype == _FLOAT else cast(rounded, dtype)
+    rounded.shape = x.shape
+    return rounded
