@@ -38,9 +38,9 @@ AUTO: Asked = "auto"
 class LinearPlan(LinearRow):
     """The row of a linear while it is planned.
 
-    Until the graph is known, the node of a `plugin` linear has its linear's name and no other linear. A linear of int8 or
-    int4 is always `plugin`, because no other lowering keeps such weights packed; if `dense` is asked for, or is faster, or
-    none of its slabs is pruned, all of its slabs are dense.
+    Until the graph is known, the node of a `plugin` linear has its linear's name and no other linear. A linear of quantised
+    weights is always `plugin`, because no other lowering keeps such weights packed; if `dense` is asked for, or is faster,
+    or none of its slabs is pruned, all of its slabs are dense.
     """
 
     @property
@@ -184,8 +184,8 @@ def plan_linear(
 ) -> LinearPlan:
     """Returns the plan of a linear with the lowering that is asked for, or `dense` if none of its slabs is pruned.
 
-    `auto` is `plugin` if that is predicted to be faster than `dense`, and without predictions. A linear of int8 or int4
-    that would be `dense` is `plugin` with dense slabs.
+    `auto` is `plugin` if that is predicted to be faster than `dense`, and without predictions. A linear of quantised
+    weights that would be `dense` is `plugin` with dense slabs.
     """
     panel_rows = choose_panel_rows(mask.shape, mask.tile, mask.by_kind(), weights)
     slabs = _count_slabs(mask, panel_rows)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from masklearn.masks.kinds.base import BYTES_DENSE
+from masklearn.quant.table import weight_type
 from patch_compile.artifacts.bench import Library, Phase
 from patch_compile.artifacts.report import DecoderReport, Kind, OutputsReport
 from patch_compile.artifacts.verify import Outcome, VerifyReport
@@ -236,6 +237,8 @@ def _limit_of(sources: Sources, phase: str) -> float:
         return 0.0
     if _BOUND[phase] == "bytes":
         return BYTES_DENSE / sources.masks.packed_bytes_per_weight
+    if any(weight_type(row.weights).input_bits == 8 for row in sources.report.linears):
+        return 0.0  # how much faster int8 products are depends on the card
     return speedup_limit(sources.share, _BOUND[phase])
 
 
