@@ -25,7 +25,7 @@ _UNIT_BYTES = 8  # kUnitBytes of plugins/kernels/kinds.h
 _TWO_FOUR = TWO_FOUR.code
 _MAX_SMS, _MIN_SLABS_PER_PART = 192, 2
 _L2_TOKENS, _TURN_TOKENS, _UNPACK_CLOCKS, _FILL_TURNS, _ADD_UP, _SUMS_PER_UNIT = 64, 8, 90, 3, 300, 700
-_TILES_PER_GROUP, _MAX_TOKEN_TILES, _BLOCK_BYTES = 8, 64, 64 * 64 * 2
+_TILES_PER_GROUP, _MAX_TOKEN_TILES, _BLOCK_BYTES, _BYTE_RATE = 8, 64, 64 * 64 * 2, 2
 _LINE = re.compile(
     r'\{"([\w-]+)", Kernel::k(\w+), '
     + r",\s*".join([r"(\d+)"] * 6)
@@ -237,8 +237,10 @@ def _turn_cost(config: Config, kind: int, device: DeviceLimits) -> int:
     weights, halved = config.slab_bytes(kind), 2 if kind == _TWO_FOUR else 1
     moved = weights * (1 + config.token_warps) + config.x_bytes * (1 + config.feature_warps)
     height = config.panel_rows // 64
-    halved *= 16 // config.weights.input_bits
     tokens = max(config.tokens, _L2_TOKENS) * height // halved
+    if config.weights.input_bits == 8:
+        from_l2 = (weights + config.x_bytes) * _L2_TOKENS // _BLOCK_BYTES
+        tokens = max(config.tokens * height // (_BYTE_RATE * halved), from_l2)
     unpacking = 0
     if kind >= PATCH_KINDS:
         unpacking = _UNPACK_CLOCKS * height * config.token_warps * device.fma // 64**2
