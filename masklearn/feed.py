@@ -41,13 +41,15 @@ class Group:
     weights: W `[N, K]` by name, fp32; moment: XᵀX `[K, K]`, fp32; samples: number of tokens (or runs of an ONNX file) in X,
     the same for every linear of a model; weighted: returns XᵀDX `[K, K]`, fp32, which weights each token by the effect of
     its errors on the block's output (see `stream.moments.weighted_moments`). It may be called once, and the caller may
-    overwrite the matrix; None if rounding is to take XᵀX.
+    overwrite the matrix; None if rounding is to take XᵀX; input_errors: squared errors of rounding X to int8, summed over
+    its tokens, fp32 `[K]`, None if nobody asks for them or X is not known.
     """
 
     weights: Mapping[str, torch.Tensor]
     moment: torch.Tensor
     samples: int
     weighted: Callable[[], torch.Tensor] | None = None
+    input_errors: torch.Tensor | None = None
 
 
 class Feed(ABC):

@@ -13,12 +13,18 @@ from masklearn.feed import Arrays, Feed, Fisher, Group, Replaced
 from masklearn.model.architectures import architecture_of
 from masklearn.model.linears import read_linear, write_linear
 from masklearn.model.store import WeightStore
-from masklearn.quant.table import with_rounded_inputs
+from masklearn.quant.table import W8A8, with_rounded_inputs
 from masklearn.stream.backward import stream_blocks_back
 from masklearn.stream.blocks import Block, stream_blocks
 from masklearn.stream.hidden_states import PassCheckpoints, checkpoints_of
 from masklearn.stream.logits import watch_gradients
-from masklearn.stream.moments import input_moments, output_energy, squared_input_norms, weighted_moments
+from masklearn.stream.moments import (
+    input_moments,
+    output_energy,
+    squared_input_norms,
+    watch_rounding,
+    weighted_moments,
+)
 from masklearn.task import Task
 from masklearn.traits import Requires
 
@@ -127,12 +133,13 @@ class CheckpointFeed(Feed):
         """Run the first `windows` calibration windows forward, and for `fisher` backward too."""
         task, calibration = self.task, self.task.text.calibration()[:windows]
         found: dict[str, Arrays] = {}
+        open_inputs = [name for name, kinds in self.allowed_types.items() if len(kinds) > 1 and W8A8 in kinds]
 
         def scoring(checkpoints: PassCheckpoints) -> Callable[[Block], None]:
             found.update(checkpoints.results)
 
             def score(block: Block) -> None:
-                for group in _groups(self._covered(block), block, block.advance):
+                for group in _groups(self._covered(block), block, block.advance, errors_of=open_inputs):
                     for name, arrays in see(group).items():
                         found[name] = arrays
                         checkpoints.add(name, arrays)
@@ -231,12 +238,15 @@ def _groups(
     run: Callable[[], object],
     rounded: Collection[str] = (),
     store: Path | None = None,
+    errors_of: Collection[str] = (),
 ) -> Iterator[Group]:
     """Yield groups of linears with the same input (q, k and v, for example). A group's moments are freed after its use.
 
-    rounded: linears whose groups get weighted moments; store: see `weighted_moments`.
+    rounded: linears whose groups get weighted moments; store: see `weighted_moments`; errors_of: linears whose groups get
+    the errors of rounding their inputs.
     """
-    moments = input_moments(linears, run)
+    with watch_rounding({name: linears[name] for name in linears if name in errors_of}) as errors:
+        moments = input_moments(linears, run)
     samples = sum(hidden.shape[0] * hidden.shape[1] for hidden in block.hidden)
     sharing: dict[int, list[str]] = {}
     for name, moment in moments.items():
@@ -245,6 +255,7 @@ def _groups(
     weighted = weighted_moments(linears, block, moments, weighs, store) if weighs else {}
     for names in sharing.values():
         weights = {name: linears[name].weight.data for name in names}
-        yield Group(weights, moments[names[0]], samples, weighted.pop(names[0], None))
+        known = next((errors[name] for name in names if name in errors), None)
+        yield Group(weights, moments[names[0]], samples, weighted.pop(names[0], None), known)
         for name in names:
             del moments[name]

@@ -17,13 +17,15 @@ weighted moments, so it keeps XᵀX.
 
 import math
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from masklearn.base.threads import total
+from masklearn.model.rounded_inputs import round_inputs
 from masklearn.stream.blocks import Block
 from masklearn.stream.hidden_states import check_space
 from masklearn.stream.logits import watch_calls
@@ -58,6 +60,21 @@ def input_moments(
     for moment in moments.values():
         mirror(moment)
     return {name: moments[leaders[name]] for name in linears}
+
+
+@contextmanager
+def watch_rounding(linears: Mapping[str, torch.nn.Linear]) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield the squared errors of rounding the inputs of linears to int8, fp32 `[K]` by name, which the calls in the context
+    sum up."""
+    errors: dict[str, torch.Tensor] = {}
+
+    def add(name: str, x: torch.Tensor, _: torch.Tensor) -> None:
+        rows = x.detach().flatten(0, -2).float()
+        found = (round_inputs(rows) - rows).square_().sum(dim=0)
+        errors[name] = errors[name] + found if name in errors else found
+
+    with watch_calls(linears, add):
+        yield errors
 
 
 def second_moment(rows: torch.Tensor) -> torch.Tensor:

@@ -11,14 +11,21 @@ import torch
 from masklearn.baselines import compare_with_baselines
 from masklearn.learning import Learned, learn
 from masklearn.masks.maskset import MaskSet
+from masklearn.methods import method_of
 from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.linears import read_linear
 from masklearn.model.prune import write_pruned_checkpoint
+from masklearn.model.rounded_inputs import round_inputs
 from masklearn.quality.record import Baseline
 from masklearn.quant.grid import Grid
-from masklearn.quant.table import FLOAT16, INT4, INT8
+from masklearn.quant.table import FLOAT16, INT4, INT8, W8A8
 from masklearn.recipe import LearnRecipe
+from masklearn.stream.blocks import stream_blocks
+from masklearn.stream.feed import CheckpointFeed
+from masklearn.stream.logits import watch_calls
 from tests.conftest import ModelMaker
 from tests.masklearn.model.quantised.writers import compressed_tensors, gptq, scheme
+from tests.masklearn.tasks import task_of
 from tests.refusals import refused
 
 SIZES = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1}
@@ -114,6 +121,23 @@ def test_repair_trains_on_rounded_inputs(make_model: ModelMaker, text_file: Path
         records.append(learn(path, recipe(text_file, **asked), tmp_path / weights).masks.record.repair)
     assert records[0] is not None and records[1] is not None
     assert records[0].kl_first != records[1].kl_first
+
+
+def test_the_loss_of_w8a8_counts_its_inputs(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
+    """Its weights lose as much as int8's. The rest is the output error of rounding the inputs, here summed by hand."""
+    asked = recipe(text_file, weights="int8,w8a8", criterion="raw")
+    task = task_of(make_model(**SIZES), asked, tmp_path / "s")
+    losses = {
+        name: one.rounding.by_type for name, one in method_of("oneshot").candidates(CheckpointFeed(task))
+    }
+    inputs: dict[str, list[torch.Tensor]] = {name: [] for name in losses}
+    for block in stream_blocks(task.checkpoint, task.text.calibration()):
+        with watch_calls(block.linears, lambda name, x, _: inputs[name].append(x[0])):
+            block.forward()
+    for name, by_type in losses.items():
+        x = torch.cat(inputs[name])
+        error = (round_inputs(x) - x) @ read_linear(task.checkpoint, name).T
+        assert by_type[W8A8] - by_type[INT8] == pytest.approx(float(error.square().sum()) / len(x), rel=0.3)
 
 
 ONE_BLOCK = {"hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 1}

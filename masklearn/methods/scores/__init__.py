@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from masklearn.base.errors import MaskLearnError
 from masklearn.base.threads import total
 from masklearn.feed import Arrays, Feed, Group
 from masklearn.masks.kinds.base import TileKind
@@ -15,7 +16,7 @@ from masklearn.masks.nm_codes import patterns_from_scores, removed_scores
 from masklearn.masks.select import RoundingLoss
 from masklearn.masks.tiles import GROUP, sum_columns, sum_rows, tile_sums, tile_weights
 from masklearn.methods.base import Candidate, Candidates, WithRounding
-from masklearn.quant.table import WeightType
+from masklearn.quant.table import W8A8, WeightType
 from masklearn.solvers import obs
 from masklearn.solvers.projection import Projection
 from masklearn.solvers.rounding import check_range, losses_of_rows
@@ -149,10 +150,28 @@ def _prune_group(feed: Feed, group: Group, criterion: Criterion) -> dict[str, Ar
     for name, weight in group.weights.items():
         for one in _types_to_score(feed, name):
             check_range(name, weight, one)
-            lost = losses_of_rows(weight, factor, one).cpu().numpy() / (scales[name] or 1.0)
-            pruned[name][f"{_ROUNDING} {one}"] = lost.astype(np.float32)
+            lost = losses_of_rows(weight, factor, one)
+            if one.input_bits == W8A8.input_bits:
+                lost += _losses_of_inputs(feed, name, weight, group)
+            pruned[name][f"{_ROUNDING} {one}"] = (lost.cpu().numpy() / (scales[name] or 1.0)).astype(
+                np.float32
+            )
             pruned[name][_INPUTS] = np.frombuffer(first.encode(), np.uint8)
     return {**pruned}
+
+
+def _losses_of_inputs(feed: Feed, name: str, weight: torch.Tensor, group: Group) -> torch.Tensor:
+    """Returns the squared output error `[N]` of rounding the inputs of a linear to int8, summed over the tokens.
+
+    Errors of different inputs are as good as independent. Raises MaskLearnError if the errors are not known.
+    """
+    if group.input_errors is None:
+        raise MaskLearnError(
+            f"The loss of {W8A8} in {name} is not known",
+            "Types are chosen by their loss, and this model's inputs were not kept to round them.",
+            f"Name one type for each linear, or leave {W8A8} out of `weights`: {feed.recipe.weights}.",
+        )
+    return weight.square() @ group.input_errors
 
 
 def _without_inputs(feed: Feed, criterion: Criterion) -> Iterator[tuple[str, Candidates]]:
