@@ -64,6 +64,7 @@ from masklearn.quality.record import Unbounded as Unbounded
 from masklearn.quality.sensitivity import sensitivity as sensitivity
 from masklearn.recipe import LearnRecipe as LearnRecipe
 from masklearn.recipe import LearnSettings as LearnSettings
+from masklearn.smooth import folded as folded
 from masklearn.solvers.solve import round_without_inputs as round_without_inputs
 from masklearn.stream.moments import second_moment as second_moment
 from masklearn.task import Task as Task

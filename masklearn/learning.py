@@ -17,18 +17,18 @@ from masklearn.masks.kinds.allowed import left_out_of_auto
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
-from masklearn.masks.record import MaskRecord, RepairRecord, TrainRecord
+from masklearn.masks.record import InputsRecord, MaskRecord, RepairRecord, TrainRecord
 from masklearn.masks.score_summary import summarise_scores
-from masklearn.masks.select import Choose, RoundingLoss, Scores
+from masklearn.masks.select import Choose, ChoosesTypes, RoundingLoss, Scores
 from masklearn.masks.tiles import expand_tiles, weights_of_tiles
-from masklearn.masks.weight_types import spell_types, undecided
+from masklearn.masks.weight_types import BY_INPUTS, spell_types, undecided
 from masklearn.methods import Method, WithRounding, method_of
 from masklearn.model.architectures import architecture_of
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import Coverage, covered_linears_of
 from masklearn.model.store import WeightStore
 from masklearn.quant.grid import Grid
-from masklearn.quant.table import FLOAT16, INT4, W8A8, WeightType, with_rounded_inputs
+from masklearn.quant.table import FLOAT16, INT4, INT8, W8A8, WeightType, with_rounded_inputs
 from masklearn.recipe import LearnRecipe
 from masklearn.task import Task, by_ratio, is_decided
 from masklearn.traits import lacking
@@ -110,6 +110,10 @@ def learn_task(task: Task) -> Learned:
     smoothed = _smoothed(task)
     if smoothed is not None:
         task = task.of(smoothed.checkpoint)
+    rounded_inputs = None
+    if not isinstance(choose, ChoosesTypes):
+        task, rounded_inputs = _with_hard_inputs_kept(task)
+        recipe = task.recipe
     permuted = permute(task) if recipe.permute else None
     if permuted is not None:
         task = task.of(permuted.checkpoint)
@@ -132,6 +136,7 @@ def learn_task(task: Task) -> Learned:
     if smoothed is not None:
         learned.masks.folds.update(smoothed.folds)
         learned.masks.record.smoothed = smoothed.record
+    learned.masks.record.rounded_inputs = rounded_inputs
     if permuted is not None:
         learned.masks.orders.update(permuted.orders)
         learned.masks.record.permuted = permuted.record
@@ -153,6 +158,28 @@ def _smoothed(task: Task) -> "Smoothed | None":
         if quantised := [kind for kind in allowed if kind.quantised]:
             types[name] = next((kind for kind in (INT4, W8A8) if kind in quantised), quantised[0])
     return smooth(task, types) if with_rounded_inputs(types) else None
+
+
+def _with_hard_inputs_kept(task: Task) -> tuple[Task, InputsRecord | None]:
+    """Settle choices by inputs (`BY_INPUTS`): linears of w8a8 keep 16-bit inputs, and so become int8, where inputs are hard
+    to round. Returns the task with one type for each linear, and a record if there are linears of w8a8."""
+    from masklearn.input_errors import input_errors
+    from masklearn.stream.feed import CheckpointFeed
+
+    allowed = CheckpointFeed(task).allowed_types
+    open_ones = {name for name, kinds in allowed.items() if kinds == BY_INPUTS}
+    rounded = [name for name, kinds in allowed.items() if kinds[-1] is W8A8]
+    if not rounded or not (open_ones or task.recipe.reads_text):
+        return task, None
+    found = input_errors(task, rounded)
+    kept = open_ones.intersection(found.hard)
+    if open_ones:
+        types = {name: INT8 if name in kept else kinds[-1] for name, kinds in allowed.items()}
+        task = task.with_recipe(task.recipe.model_copy(update={"weights": spell_types(types)}))
+    record = found.record(kept)
+    if kept:
+        task.note(f"{len(kept)} linears keep inputs of 16 bits (int8): {', '.join(record.kept)}")
+    return task, record
 
 
 def find_masks(

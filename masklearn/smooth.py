@@ -73,7 +73,7 @@ def smooth(task: Task, types: Mapping[str, WeightType]) -> Smoothed:
     shard = Shard.open(path)
     folds = {name: shard.read(name) for name in shard.tensors}
     record = SmoothedRecord.model_validate_json(shard.metadata["record"])
-    store = WeightStore(task.scratch / "smoothed")
+    store = WeightStore(task.scratch / "smoothed", below=task.checkpoint.new)
     return Smoothed(folded(task.checkpoint, folds, store, shifted=record.shifted), folds, record)
 
 

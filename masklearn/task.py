@@ -16,7 +16,7 @@ from masklearn.masks.kinds.allowed import allowed_kinds, spell_kinds
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.select import Choose, by_budget
 from masklearn.masks.select_types import TypesForBytes
-from masklearn.masks.weight_types import allowed_types, undecided
+from masklearn.masks.weight_types import BY_INPUTS, allowed_types, undecided
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import Coverage
 from masklearn.quant.table import FLOAT16, WeightType
@@ -38,7 +38,7 @@ def by_ratio(
     """
     types = allowed_types(recipe.weights, linears, given)
     kinds = allowed_kinds(recipe.kinds, linears, recipe.tile, types)
-    if any(len(own) > 1 for own in types.values()):
+    if any(len(own) > 1 and own != BY_INPUTS for own in types.values()):
         recipe.check_choice()
         if recipe.bytes_per_weight is None:
             raise undecided(recipe.weights)

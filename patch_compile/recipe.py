@@ -14,7 +14,7 @@ from masklearn import LearnRecipe, LearnSettings, Requires
 from masklearn.base.durable import whole_file
 from masklearn.base.threads import even_parts
 from masklearn.masks.budget import LARGEST_RATIO
-from masklearn.masks.weight_types import leaves_choice, named_types, undecided
+from masklearn.masks.weight_types import leaves_choice, named_types, needs_goal, undecided
 from patch_compile.artifacts.layout import RECIPE
 from patch_compile.artifacts.plan import Asked
 from patch_compile.artifacts.recipe_file import read_recipe
@@ -207,6 +207,8 @@ class Recipe(LearnSettings, BuildOptions):
                 "Types are chosen together with the tiles, while masks are learned. Learned masks bring theirs along.",
                 "Leave --weights out, or name one type for each linear, such as --weights int8.",
             )
+        if self.goal is None and not needs_goal(self.weights):
+            return
         if self.goal is None and self.bytes_per_weight is None:
             raise undecided(self.weights)
         self.check_choice()

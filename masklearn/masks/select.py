@@ -115,6 +115,10 @@ class Choose(Protocol):
         """
 
 
+class ChoosesTypes:
+    """Base of functions that choose weight types together with tile maps."""
+
+
 def by_budget(budget: Budget) -> Choose:
     """Returns a function that chooses tile maps by this budget, and no types."""
 

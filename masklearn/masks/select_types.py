@@ -24,6 +24,7 @@ from masklearn.masks.kinds.base import BYTES_DENSE, TileKind
 from masklearn.masks.kinds.table import DENSE
 from masklearn.masks.select import (
     NO_LOSSES,
+    ChoosesTypes,
     Grids,
     RoundingLosses,
     Scores,
@@ -196,7 +197,7 @@ def rounding_cost(types: Types, rounding: RoundingLosses) -> float:
     return sum(rounding[name].by_type.get(kind, 0.0) for name, kind in types.items() if name in rounding)
 
 
-class TypesForBytes:
+class TypesForBytes(ChoosesTypes):
     """Chooses kinds of tiles and weight types for an average of bytes per weight, counted in each linear's own type."""
 
     def __init__(self, per_weight: float, options: Options, shapes: Mapping[str, tuple[int, int]]) -> None:

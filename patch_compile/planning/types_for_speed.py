@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from masklearn.masks.budget import Budget
 from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.record import SpeedRecord
-from masklearn.masks.select import NO_LOSSES, RoundingLoss, RoundingLosses, Scores, Selection
+from masklearn.masks.select import NO_LOSSES, ChoosesTypes, RoundingLoss, RoundingLosses, Scores, Selection
 from masklearn.masks.select_types import (
     NEAR,
     Filled,
@@ -37,7 +37,7 @@ _ASSUMED = {INT8: 0.0007, W8A8: 0.0065, INT4: 0.084}
 _NEAR_IN_PLANS = (1.0, 1.02)  # shares of the saving whose types are tried in a plan without scores
 
 
-class TypesForSpeed:
+class TypesForSpeed(ChoosesTypes):
     """Chooses weight types and tiles, until the model is predicted to be as fast as asked.
 
     1. A type saves the difference between the times of a node with dense 16-bit weights and with dense weights of the type,

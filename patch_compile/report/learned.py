@@ -9,6 +9,7 @@ from masklearn.masks.budget import BYTES
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import (
     BudgetRecord,
+    InputsRecord,
     MaskRecord,
     PermutedRecord,
     RepairRecord,
@@ -36,6 +37,8 @@ def learned_lines(record: MaskRecord) -> Iterator[tuple[str, str]]:
         yield "asked for", _budget(record.budget)
     if record.smoothed:
         yield "smoothed", _smoothed(record.smoothed)
+    if record.rounded_inputs:
+        yield "inputs of int8", _rounded_inputs(record.rounded_inputs)
     if record.permuted:
         yield "reordered", _permuted(record.permuted)
     if record.train:
@@ -88,6 +91,15 @@ def _smoothed(smoothed: SmoothedRecord) -> str:
     return (
         f"the channels of {smoothed.scaled} of {smoothed.sites} inputs, by powers of two, so that rounding costs less; this "
         f"by itself changes a block’s output by {smoothed.dense_error:.1e} of its norm{whole}"
+    )
+
+
+def _rounded_inputs(inputs: InputsRecord) -> str:
+    kept = f"{len(inputs.kept)} linears keep 16 bits ({', '.join(inputs.kept)}); " if inputs.kept else ""
+    worst = ", ".join(f"{error:.1%} for {name}" for name, error in inputs.worst)
+    return (
+        f"{kept}rounding the inputs of a linear changes its block’s output by {inputs.usual:.1%} (median), "
+        f"and most by {worst}"
     )
 
 

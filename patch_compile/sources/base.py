@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from masklearn.masks.kinds.allowed import allowed_kinds
-from masklearn.masks.weight_types import allowed_types, quantised_types
+from masklearn.masks.weight_types import BY_INPUTS, allowed_types, quantised_types
 from masklearn.quant.table import FLOAT16
 from patch_compile.artifacts.manifest import EvalText
 from patch_compile.artifacts.plan import Plan, Unpredicted
@@ -226,8 +226,9 @@ class Source(ABC):
 
     @property
     def chooses_types(self) -> bool:
-        """True if the recipe lets weight types be chosen."""
-        return any(len(kinds) > 1 for kinds in self.allowed_types.values())
+        """True if the recipe lets weight types be chosen for its goal."""
+        by_inputs = BY_INPUTS if self.recipe.goal is None else ()
+        return any(len(kinds) > 1 and kinds != by_inputs for kinds in self.allowed_types.values())
 
     def weight_types(self, masks: MaskSet | None = None) -> dict[str, WeightType]:
         """Returns the types of the quantised linears: the types in the masks, or the requested types if the masks are not
