@@ -27,6 +27,7 @@ class ToleranceOrigin(StrEnum):
 
     ROUNDINGS = "roundings"  # derived from the number of roundings in the graph
     ROUNDED_LINEARS = "rounded-linears"  # measured: rounding X and Y of the same linears in the pruned model
+    ROUNDED_INPUTS = "rounded-inputs"  # measured: twice that effect, where linears also round X to int8
     SIXTEEN_BITS = "sixteen-bits"  # measured: twice the effect of computing in 16 bits instead of fp32
     ASKED = "asked"
 

@@ -54,6 +54,8 @@ from patch_compile.sources.rounding import DEVIATIONS, UNIT_ROUNDOFF
 _OUTPUTS = 6  # outputs that are shown; a decoder has two for each layer's cache
 _MEASURED = {
     ToleranceOrigin.ROUNDED_LINEARS: "the effect of rounding X and Y of the same linears on the pruned model",
+    ToleranceOrigin.ROUNDED_INPUTS: "twice the effect of rounding X and Y of the same linears, which round X to "
+    "int8, on the pruned model",
     ToleranceOrigin.SIXTEEN_BITS: "twice the effect of 16 bits instead of fp32 on the pruned model",
 }
 _NO_TENSOR = (

@@ -78,6 +78,7 @@ def of_tolerances() -> Iterator[tuple[str, Any]]:
         {},
         {"layers": None, "rounding_models": 2},
         {"origin": ToleranceOrigin.ROUNDED_LINEARS},
+        {"origin": ToleranceOrigin.ROUNDED_INPUTS},
         {"origin": ToleranceOrigin.SIXTEEN_BITS},
         {"asked": asked},
     ):

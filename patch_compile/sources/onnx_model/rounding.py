@@ -67,7 +67,9 @@ def measured_rounding(
 
     A graph may amplify roundings by any factor, so the effect is measured. If PatchLinear is between Casts, X and Y of
     the same linears are rounded in the pruned model, which is fp32. A model of 16-bit types is compared with itself in
-    fp32; hybrid and pruned model may each differ from the fp32 model by that error, in different directions.
+    fp32; hybrid and pruned model may each differ from the fp32 model by that error, in different directions. If linears
+    round X to int8, each rounding in front of them may carry an input to another integer. The hybrid and the measured model
+    then differ from the pruned model by errors of one size that have nothing to do with each other.
 
     packed: names of the linears that are compiled; grids: of the quantised linears; reference: outputs of the pruned model
     for the feeds.
@@ -77,10 +79,12 @@ def measured_rounding(
     in_fp32 = len(cast) == len(packed)
     count = _ROUNDINGS * len(cast) if in_fp32 else _sixteen_bit_results(hybrid)
     changed = RoundLinearsPass(cast, facts.dtype) if in_fp32 else WidenPass()
-    rounded = RoundInputsPass(linears, grids)(changed(model).model).model
-    error = _error(rounded, feeds, reference, scratch) * (1 if in_fp32 else 2)
-    by = ToleranceOrigin.ROUNDED_LINEARS if in_fp32 else ToleranceOrigin.SIXTEEN_BITS
-    return Rounding(count, measured=error, by=by)
+    rounded = RoundInputsPass(linears, grids)(changed(model).model)
+    error = _error(rounded.model, feeds, reference, scratch)
+    if in_fp32 and not rounded.modified:
+        return Rounding(count, measured=error, by=ToleranceOrigin.ROUNDED_LINEARS)
+    by = ToleranceOrigin.ROUNDED_INPUTS if in_fp32 else ToleranceOrigin.SIXTEEN_BITS
+    return Rounding(count, measured=2 * error, by=by)
 
 
 def _sixteen_bit_results(path: Path) -> int:

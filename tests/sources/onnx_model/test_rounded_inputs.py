@@ -81,7 +81,7 @@ def test_a_graph_without_w8a8_is_unchanged(tmp_path):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_a_build_of_an_onnx_file_is_proven(exported, tmp_path, dtype):
-    """Far off the reference without rounded inputs, the hybrid agrees with the rounded reference."""
+    """Roundings to float16 move outputs less than inputs that they carry to another int8 number."""
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "inputs.npz", x=rng.standard_normal((5, 2, 6, 64)).astype(np.float32))
     report = build(
@@ -97,6 +97,6 @@ def test_a_build_of_an_onnx_file_is_proven(exported, tmp_path, dtype):
         }
     )
     assert {row["weights"] for row in report["linears"]} == {"w8a8"}
-    agreement = report["agreement"]
-    print(agreement)
-    assert agreement["error"] <= agreement["tolerance"]["share"]
+    tolerance = report["agreement"]["tolerance"]
+    assert report["agreement"]["error"] <= tolerance["share"] < 0.1
+    assert tolerance["origin"] == ("rounded-inputs" if dtype == "float16" else "roundings")
