@@ -71,7 +71,8 @@ class LearnOptions:
         "Type of the linears' weights: float16, bfloat16, int8 (a scale for each row), int4 (a scale for each row and 64 "
         "columns), w8a8 (int8 with inputs of int8 too, a scale for each token: fast for prompts and batches; dense and 2:4 "
         "tiles only), or PATTERN=TYPE,…. auto, or a list such as int8,int4, picks a type for each linear; it needs "
-        "`speedup`, `budget_ms` or `bytes_per_weight`.", "TYPE", unset="the type of the graph",
+        "`speedup`, `budget_ms` or `bytes_per_weight`; w8a8,int8 does not: it picks int8 where inputs are hard to round.",
+        "TYPE", unset="the type of the graph",
         check=parse_weights)] = None
     include: Include = ()
     exclude: Exclude = ()

@@ -81,6 +81,7 @@ def inspect_checkpoint(path: Path) -> Inspection:
         "tensors": len(checkpoint.names()),
         "types": dict(dtypes),
         **({"quantised, shown as dense": dict(grids)} if grids else {}),
+        **({"linears with int8 inputs": len(checkpoint.rounded_inputs)} if checkpoint.rounded_inputs else {}),
         "parameters": sum(math.prod(checkpoint.shape(name)) for name in checkpoint.names()),
         "bytes": sum(file.stat().st_size for file in checkpoint.files()),
         "covered linears": len(coverage.linears),

@@ -49,7 +49,7 @@ def _masks(path: Path) -> Inspection:
         "bytes per packed weight": round(masks.packed_bytes_per_weight, 4),
         "with new weights": masks.record.weights is not None,
         "feed-forward parts permuted": len(masks.orders),
-        "inputs smoothed": masks.record.smoothed.scaled if masks.record.smoothed else 0,
+        **({"inputs smoothed": masks.record.smoothed.scaled} if masks.record.smoothed else {}),
         "bytes": path.stat().st_size,
     }
     checked = "every tile map fits its shape, and every group of a pruned tile has a pattern of its kind"
