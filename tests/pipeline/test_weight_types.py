@@ -31,3 +31,19 @@ def test_integer_builds_compute_as_transformers(settings, make_model, weights, t
     assert {row["weights"] for row in found.rows} == types
     assert report["agreement"]["error"] <= report["agreement"]["tolerance"]["share"]
     assert report["agreement"]["tolerance"]["origin"] == "roundings"
+
+
+def test_w8a8_builds_compute_as_transformers(settings, make_model):
+    """Inputs that differ by a rounding of 16 bits may become other integers, so the measured tolerance may count."""
+    model = make_model(hidden_size=128, intermediate_size=192, num_hidden_layers=2, dtype=torch.bfloat16)
+    weights = "w8a8,v_proj=int8,o_proj=float16"
+    report = build({**settings, "model": model, "weights": weights, "kinds": "auto"})
+    out = settings["out"]
+    check_out(out, report, "model/model.safetensors")
+    rows = {row["name"]: row for row in json.loads((out / "plan.json").read_text())["linears"]}
+    assert {row["weights"] for row in rows.values()} == {"w8a8", "int8", "float16"}
+    rounded = sorted(name for name, row in rows.items() if row["weights"] == "w8a8")
+    assert json.loads((out / "model/config.json").read_text())["rounded_inputs"]["targets"] == rounded
+    found = inspect_onnx(out / "onnx/model.onnx")
+    assert not found.faults and {row["weights"] for row in found.rows} == {"w8a8", "int8", "float16"}
+    assert report["agreement"]["error"] <= report["agreement"]["tolerance"]["share"]
