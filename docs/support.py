@@ -58,7 +58,8 @@ Bytes of a weight. Every linear may have another type, and every tile another ki
 
 {kinds}
 
-Decoding is faster where a kind takes fewer bytes than dense tiles. Activations have 16 bits with every type.
+Decoding is faster where a kind takes fewer bytes than dense tiles. The inputs of a linear have 16 bits, but for `w8a8`: it
+rounds them to int8, and multiplies faster in prompts with every kind that it has.
 
 ## Cards and backends
 
@@ -106,8 +107,8 @@ def _kinds() -> Iterator[tuple[str, ...]]:
     quantised = [one for one in WEIGHT_TYPES.values() if one.quantised]
     for kind in sorted(KINDS, key=lambda kind: -kind.kept / kind.group):
         gains = "–" if kind is DENSE else "prompts and decoding" if kind is TWO_FOUR else "decoding"
-        sizes = (kind.bytes_per_weight, *map(kind.bytes_of, quantised))
-        yield kind.name, *(f"{size:.4g}" for size in sizes), gains
+        sizes = (f"{kind.bytes_of(one):.4g}" if kind.goes_with(one) else "–" for one in quantised)
+        yield kind.name, f"{kind.bytes_per_weight:.4g}", *sizes, gains
 
 
 def _cards(ahead: Collection[GpuArchitecture]) -> Iterator[tuple[str, ...]]:
