@@ -3,12 +3,14 @@
 import numpy as np
 import onnx
 import onnxruntime
+import pytest
 
 from masklearn.masks.kinds.table import KINDS
 from masklearn.masks.maskset import MaskSet
 from masklearn.model.prune import masked_weight
 from masklearn.quant.table import INT8, W8A8
 from patch_compile.errors import PatchCompileError
+from patch_compile.inspection.binaries import inspect_engine_file
 from patch_compile.inspection.onnx_graph import inspect_onnx
 from patch_compile.passes.write import write_hybrid
 from tests.mosaics import mosaic
@@ -93,3 +95,32 @@ def test_tiles_of_other_kinds_are_refused_by_name(exports, tmp_path):  # noqa: F
     given = MaskSet({**masks, **of_sixteen}, **ABOUT, grids=masks.grids)
     with refused(PatchCompileError):
         write_hybrid(exports.graph("llama"), source, given, plan_of(given), tmp_path / "m.onnx", "float16")
+
+
+@pytest.mark.rtx
+def test_rtx_builds_an_engine_of_w8a8(exports, tmp_path):  # noqa: F811
+    """TensorRT-RTX asks the plugin for the workspace of the rounded X."""
+    from patch_compile.engine.build import build_engine
+    from patch_compile.engine.expectation import expectation_from_onnx
+    from patch_compile.engine.profiles import profiles_from_onnx
+    from patch_compile.hardware.cards import parse_architectures
+    from patch_compile.plugin.build import build_plugin
+
+    types = dict.fromkeys((*TYPES, "k_proj"), W8A8)
+    source, masks = quantised_model(exports.model_dir("llama"), tmp_path / "source", types)
+    path, engine = tmp_path / "hybrid.onnx", tmp_path / "model.engine"
+    write_hybrid(exports.graph("llama"), source, masks, plan_of(masks), path, "float16")
+    expected = expectation_from_onnx(path)
+    assert expected.kernels == {"w8a8_half"} and expected.quantised == set(expected.patch_linears)
+    report = build_engine(
+        path,
+        engine,
+        backend="tensorrt-rtx",
+        targets=parse_architectures("sm86"),
+        profiles=profiles_from_onnx(path),
+        plugin=build_plugin("tensorrt-rtx", kernels=expected.kernels).path,
+        expected=expected,
+    )
+    assert report.packed_bytes == expected.packed_bytes
+    found = inspect_engine_file(engine)
+    assert {row["layer"]: row["packed bytes"] for row in found.rows} == dict(expected.patch_linears)
