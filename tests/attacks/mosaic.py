@@ -22,33 +22,35 @@ from numpy.typing import NDArray
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from masklearn.quant.grid import Grid
-from masklearn.quant.table import INT8
+from masklearn.quant.table import INT4, INT8, W8A8
 from patch_compile.errors import InvariantError
 from patch_compile.packing.checks import check_packed
 from patch_compile.packing.format import SlabsOfSixteen, unpack
 from patch_compile.packing.quantised import unpack_quantised
 from tests.attacks.attack import BUILD, Attack
 from tests.attacks.random_problem import Linear, Mosaic, columns_of_groups, padded
+from tests.oracles import integer_packing as packer
 from tests.oracles.element_packing import OfSixteen, Packed, pack_of_sixteen, pack_slabs
-from tests.oracles.integer_packing import Quantised, pack_integers
 from tests.packing.test_function import one_linear, run
 from tests.plugins.host_kernel import (
     COMPILER,
     CopyMode,
     HostKernel,
     Launch,
+    compile_byte_kernel,
     compile_host_kernel,
     compile_integer_kernel,
 )
 from tests.plugins.mosaic_cases import ACTIVATIONS, DTYPES, Case, without_panels
 
 _SMALL, _FULL = 10, 3000
+_NUMBERS = {INT8: packer.INT8, W8A8: packer.W8A8, INT4: packer.INT4}
 
 
 def faults(seed: int, kernels: Sequence[HostKernel]) -> Iterator[str]:
     """Yield the errors in the problem of a seed, with the command that replays it.
 
-    kernels: for weights of 16 bits, and for integers; none to run none.
+    kernels: for weights of 16 bits, for int8 and int4, and for w8a8; none to run none.
     """
     mosaic = Mosaic.of(seed)
     for check in (_packing, _function, partial(_kernels, kernels)):
@@ -153,7 +155,8 @@ def _integer_packer(
     rows = len(grid) * mosaic.panel_rows
     whole = replace(packed, shape=(rows, packed.shape[1]))
     integers, scales = unpack_quantised(whole, mosaic.x.dtype)  # their values are compared with W∘M above
-    other = pack_integers(Quantised(_number(mosaic), integers, scales), grid, mosaic.x.dtype)
+    ones = packer.Quantised(_number(mosaic), integers, scales)
+    other = packer.pack_integers(ones, grid, mosaic.x.dtype, mosaic.panel_rows)
     yield from _compared(("index", "dense", "scales"), packed, other)
     if (integers.reshape(rows, -1)[kept.reshape(rows, -1)] == 0).any():
         return  # it may keep other zeros
@@ -170,7 +173,7 @@ def _compared(names: Sequence[str], ours: object, theirs: object) -> Iterator[st
 
 def _number(mosaic: Mosaic) -> int:
     """The number of the weight type in plugins/kernels/weights.h."""
-    return 0 if mosaic.weights is None else 1 if mosaic.weights is INT8 else 3
+    return 0 if mosaic.weights is None else _NUMBERS[mosaic.weights]
 
 
 def _other_slabs(
@@ -209,6 +212,8 @@ def _function(mosaic: Mosaic) -> Iterator[str]:
     y = run(model, mosaic.x[None], dtype, residual)[0]
     if (worst := _case(mosaic).worst(y.view(np.uint16))) > 1:
         yield f"ONNX Runtime is off by {worst:.3g} of the bound"
+    elif mosaic.bits is not None and not np.array_equal(y.view(np.uint16), mosaic.bits):
+        yield "ONNX Runtime gives other bits than exact sums"
 
 
 def _case(mosaic: Mosaic) -> Case:
@@ -228,13 +233,19 @@ def _case(mosaic: Mosaic) -> Case:
         mosaic.x.dtype,
         None if mosaic.residual is None else mosaic.residual.view(np.uint16),
         list(ACTIVATIONS).index(mosaic.epilogue.activation),
+        mosaic.bits,
     )
+
+
+def _kernel_of(mosaic: Mosaic) -> int:
+    """The place of the mosaic's kernels in the argument of `faults`."""
+    return 0 if mosaic.weights is None else 2 if mosaic.weights is W8A8 else 1
 
 
 def _kernels(kernels: Sequence[HostKernel], mosaic: Mosaic) -> Iterator[str]:
     if not kernels:
         return
-    weights, kernel = _number(mosaic), kernels[mosaic.weights is not None]
+    weights, kernel = _number(mosaic), kernels[_kernel_of(mosaic)]
     needed = max(kind.code for kind in mosaic.packed.kinds) + 1
     case, rng = _case(mosaic), np.random.default_rng(mosaic.seed)
     fitting = [
@@ -258,6 +269,8 @@ def _kernels(kernels: Sequence[HostKernel], mosaic: Mosaic) -> Iterator[str]:
     results = [kernel.run(case.packed, case.x, case.bias, launch, **case.epilogue) for launch in launches]
     if (worst := case.worst(results[0])) > 1:
         yield f"{list(kernel.configs())[config]} in {parts} parts is off by {worst:.3g} of the bound"
+    elif case.bits is not None and not np.array_equal(results[0], case.bits):
+        yield f"{list(kernel.configs())[config]} gives other bits than exact sums"
     if not np.array_equal(results[0], results[1]):
         yield f"{list(kernel.configs())[config]} gives other bits in another order of blocks or copies"
 
@@ -265,7 +278,8 @@ def _kernels(kernels: Sequence[HostKernel], mosaic: Mosaic) -> Iterator[str]:
 def attack(*, small: bool = False, only: Sequence[str] = ()) -> list[Attack]:
     """Compute the problems of seeds that the tests do not take. only: these seeds."""
     BUILD.mkdir(parents=True, exist_ok=True)
-    kernels = [compile_host_kernel(BUILD), compile_integer_kernel(BUILD)] if COMPILER else []
+    compilers = (compile_host_kernel, compile_integer_kernel, compile_byte_kernel)
+    kernels = [compiled(BUILD) for compiled in compilers] if COMPILER else []
     seeds = [*map(int, only)] or range(1000, 1000 + (_SMALL if small else _FULL))
     wrong = [" | ".join(found) for seed in seeds if (found := list(faults(seed, kernels)))]
     return [Attack("random mosaics, packed and computed", len(seeds), tuple(wrong))]

@@ -20,14 +20,15 @@ from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.quant.grid import Grid, spread, storable
-from masklearn.quant.table import INT4, INT8, WeightType
+from masklearn.quant.table import INT4, INT8, W8A8, WeightType
 from patch_compile.packing.format import KERNEL_ROWS, PackedLinear, choose_panel_rows, pack_together
 from patch_compile.packing.function import GATED_PANEL_ROWS, Epilogue
 from patch_compile.packing.index import gated_panels, stacked_panels
 from patch_compile.packing.quantised import Quantised, pack_quantised
 from patch_compile.packing.slab_kinds import stacked_rows
 from tests.mosaics import KEPT
-from tests.plugins.mosaic_cases import ACTIVATIONS, answer
+from tests.oracles.int8_products import product
+from tests.plugins.mosaic_cases import ACTIVATIONS, answer, answer_of_integers
 
 _MAPS = ("random", "one kind", "one kind", "rows", "columns", "one other", "one other")
 _TYPES = (np.float16, ml_dtypes.bfloat16)
@@ -92,7 +93,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class Mosaic:
-    """One problem. `panels`: the panels of each linear in the whole; weights: int8 or int4, None for 16 bits."""
+    """One problem. `panels`: the panels of each linear in the whole; weights: None for 16 bits."""
 
     seed: int
     fusion: str
@@ -125,9 +126,10 @@ class Mosaic:
             panel_rows = choose_panel_rows((rows[0], columns), tile, kinds)
         # Drawn by themselves, so that a seed's problem of 16 bits has the same numbers as its quantised one would.
         apart = np.random.default_rng([seed, 1])
-        weights = _draw_weights(apart, columns)
+        weights = _draw_weights(apart, columns, kinds)
         if weights is not None:
-            linears, panel_rows = tuple(_rounded(apart, one, weights) for one in linears), KERNEL_ROWS
+            linears = tuple(_rounded(apart, one, weights) for one in linears)
+            panel_rows = panel_rows if weights is W8A8 else KERNEL_ROWS
         panels = gated_panels(rows[0], panel_rows) if fusion == "gated" else stacked_panels(rows, panel_rows)
         bias, residual = rng.random(2) < 0.5
         activation = "" if fusion == "stacked" else str(rng.choice(list(ACTIVATIONS)))
@@ -158,7 +160,7 @@ class Mosaic:
         """The linears, packed by the compiler."""
         if self.weights is not None:
             ones = [Quantised.of(one.weight, one.mask, one.grid) for one in self.linears if one.grid]
-            whole = pack_quantised(ones, self.panels, self.x.dtype)
+            whole = pack_quantised(ones, self.panels, self.x.dtype, self.panel_rows)
         else:
             parts = [(linear.weight.view(np.uint16), linear.mask) for linear in self.linears]
             whole = pack_together(parts, self.panel_rows, self.panels)
@@ -185,12 +187,34 @@ class Mosaic:
     @cached_property
     def answer(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Y `[tokens, out]` in float64, and the largest error of fp32 arithmetic. Y is 0 between the linears of a stack."""
+        if self.weights is W8A8:
+            return self._answer_of_integers[:2]
         weights = [linear.multiplied for linear in self.linears]
         biases = None if self.biases is None else [*self.biases]
         if self.fusion == "stacked":
             weights = [np.concatenate([padded(w, n) for w, n in zip(weights, self.taken, strict=True)])]
             biases = None if self.bias is None else [self.bias]
         return answer(self.x, weights, biases, self.epilogue.activation, self.residual, False)
+
+    @property
+    def bits(self) -> NDArray[np.uint16] | None:
+        """The bits of Y, if only one answer is right."""
+        return self._answer_of_integers[2] if self.weights is W8A8 else None
+
+    @cached_property
+    def _answer_of_integers(
+        self,
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.uint16] | None]:
+        """The answer of w8a8, and its bits."""
+        products = []
+        for one in self.linears:
+            assert one.grid is not None and one.integers is not None
+            products.append(product(self.x, np.where(one.kept, one.integers, np.int8(0)), one.grid.scales))
+        biases = None if self.biases is None else [*self.biases]
+        if self.fusion == "stacked":
+            products = [np.concatenate([padded(p.T, n) for p, n in zip(products, self.taken, strict=True)]).T]
+            biases = None if self.bias is None else [self.bias]
+        return answer_of_integers(products, biases, self.epilogue.activation, self.residual, self.x.dtype)
 
 
 def padded(array: NDArray[Any], rows: int) -> NDArray[Any]:
@@ -206,10 +230,12 @@ def _draw_kinds(rng: np.random.Generator) -> tuple[TileKind, ...]:
     return (*(kind for kind in _TWO if rng.random() < 0.7), *chosen)
 
 
-def _draw_weights(rng: np.random.Generator, columns: int) -> WeightType | None:
+def _draw_weights(rng: np.random.Generator, columns: int, kinds: Sequence[TileKind]) -> WeightType | None:
     """Returns the type of integers, None for weights of 16 bits. int4 needs K to be a multiple of 64."""
-    drawn = (None, None, INT8, INT4)[rng.integers(4)]
-    return INT8 if drawn is INT4 and columns % 64 else drawn
+    drawn = (None, None, INT8, W8A8, INT4)[rng.integers(5)]
+    if drawn is None or (drawn.fits(columns) and all(kind.goes_with(drawn) for kind in kinds)):
+        return drawn
+    return INT8
 
 
 def _rounded(rng: np.random.Generator, linear: Linear, weights: WeightType) -> Linear:

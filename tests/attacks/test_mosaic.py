@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
-from masklearn.quant.table import INT4, INT8
+from masklearn.quant.table import INT4, INT8, W8A8
 from tests.attacks.mosaic import faults
 from tests.attacks.random_problem import Mosaic
 from tests.plugins.host_kernel import COMPILER
@@ -18,6 +18,8 @@ WRONG = (
     (None, "sparse", (0, 0), lambda value: 0x5000),
     (INT8, "dense", (0, 0), lambda value: value ^ 0x80),
     (INT8, "scales", 0, lambda value: 8 * value),
+    (W8A8, "dense", (0, 0), lambda value: value ^ 0x80),
+    (W8A8, "scales", 0, lambda value: 8 * value),
     (INT4, "dense", (0, 0), lambda value: value ^ 0x8),
     (INT4, "dense", (0, -32), lambda value: value ^ 1 << 12),
 )
@@ -25,7 +27,7 @@ WRONG = (
 
 @pytest.fixture
 def kernels(request):
-    return [request.getfixturevalue(name) for name in ("kernel", "integer_kernel") if COMPILER]
+    return [request.getfixturevalue(name) for name in ("kernel", "integer_kernel", "byte_kernel") if COMPILER]
 
 
 def test_random_mosaics_are_computed_right(kernels):
@@ -46,7 +48,7 @@ def test_the_seeds_of_the_tests_reach_every_kind():
     assert {kind for kinds in slabs for kind in kinds} == {*KINDS}
     assert sum(kinds == (DENSE, TWO_FOUR) for kinds in slabs) > SEEDS / 3  # the host's kernels take these
     types = [one.weights for one in drawn]
-    assert min(types.count(weights) for weights in (None, INT8, INT4)) >= 5
+    assert min(types.count(weights) for weights in (None, INT8, W8A8, INT4)) >= 5
 
 
 def _faults_of(made, monkeypatch, kernels, **changed):
