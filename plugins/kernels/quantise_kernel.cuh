@@ -67,7 +67,8 @@ PATCH_DEVICE void load_sixteen(uint32_t (&pairs)[8], const uint16_t* p, int left
 // The bits of |x| as a number: it grows with |x|, that of an infinity is above all others, a NaN's above it.
 PATCH_DEVICE uint32_t magnitude(uint32_t value) { return value & 0x7fffu; }
 
-// The integers of 4 values, as bytes.
+// The integers of 4 values, as bytes.  None is beyond 127: the product of m and 127 / m rounds to less than
+// 127.5.
 template <class T>
 PATCH_DEVICE uint32_t round_four(uint32_t low, uint32_t high, float inverse) {
   uint32_t bytes = 0;
@@ -75,8 +76,7 @@ PATCH_DEVICE uint32_t round_four(uint32_t low, uint32_t high, float inverse) {
   for (int i = 0; i < 4; ++i) {
     const float x = T::widen(static_cast<uint16_t>((i < 2 ? low : high) >> 16 * (i % 2)));
     const int32_t q = nearest_integer(multiply_alone(x, inverse));
-    const int32_t clipped = q > 127 ? 127 : q < -127 ? -127 : q;
-    bytes |= (static_cast<uint32_t>(clipped) & 0xffu) << 8 * i;
+    bytes |= (static_cast<uint32_t>(q) & 0xffu) << 8 * i;
   }
   return bytes;
 }

@@ -45,8 +45,8 @@ struct ByteUnits {
   static constexpr int kCount = G::kWarpTokens;
   static constexpr int kAhead = kCount > 4 ? 3 : kCount / 2;
   static constexpr int kSlots = kCount < 4 ? kCount : 4;
-  // A slab takes little longer than a copy, so that copies can't wait (simulated: issue.py).
-  static constexpr int kFills = kCount < 4 ? 1 : 2;
+  // A slab takes little longer than a copy, so copies can't wait (simulated: issue.py).
+  static constexpr int kFills = kAhead;
   static_assert(kAhead > 0 && kAhead < kSlots && kCount % kSlots == 0);
 
   PATCH_DEVICE static int place(const Place<G>& at) {

@@ -28,7 +28,7 @@ constexpr Weights weights_of(int type) {
   return type < 3 ? Weights::kSixteenBits : static_cast<Weights>(type - 2);
 }
 
-constexpr bool is_quantised(Weights weights) { return weights != Weights::kSixteenBits; }
+PATCH_BOTH constexpr bool is_quantised(Weights weights) { return weights != Weights::kSixteenBits; }
 // Bytes of a slab per panel row: of the values, for each of 16 that is kept, and of the scale behind them.
 constexpr int kept_bytes(Weights weights) {
   return weights == Weights::kSixteenBits ? 8 : weights == Weights::kInt4 ? 2 : 4;

@@ -200,6 +200,44 @@ class HostKernel:
         out[rows, columns] = sums.reshape(-1)
         return out
 
+    def multiply_bytes(
+        self,
+        a: NDArray[np.int8],
+        b: NDArray[np.int8],
+        c: NDArray[np.int32],
+        words: NDArray[Any] | None = None,
+    ) -> NDArray[np.int32]:
+        """Return c [16, 8] plus a [16, 32] times b [8, K] of one mma of int8; of mma.sp, with the metadata of each lane."""
+        lane, i = np.mgrid[:32, :4]
+        rows, columns = lane // 4 + 8 * (i // 2), lane % 4 * 2 + i % 2
+        lane, r, byte = np.mgrid[:32, :4, :4]
+        lanes_a = np.ascontiguousarray(a[lane // 4 + 8 * (r % 2), 4 * (lane % 4) + byte + r // 2 * 16])
+        wide = np.zeros((8, 64), np.int8)
+        wide[:, : b.shape[1]] = b
+        lanes_b = np.ascontiguousarray(wide[lane // 4, 4 * (lane % 4) + byte + 16 * r])
+        meta = np.zeros(32, np.uint32) if words is None else np.ascontiguousarray(words, np.uint32)
+        sums = np.ascontiguousarray(c[rows, columns])
+        tensors = (array.ctypes.data_as(ctypes.c_void_p) for array in (lanes_a, lanes_b, meta, sums))
+        if self.lib.patch_host_multiply_bytes(words is not None, *tensors):
+            raise RuntimeError(self.lib.patch_host_error().decode())
+        out = np.zeros((16, 8), np.int32)
+        out[rows, columns] = sums
+        return out
+
+    def rounded(self, x: NDArray[Any], scalar: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+        """Return X [tokens, K] as integers, with the columns behind K, and the scales of its tokens."""
+        tokens, columns = x.shape
+        tensors = {
+            "x": _placed(x, 0),
+            "rounded": _placed(np.full((tokens, -(-columns // 64) * 64), 0x55, np.int8), 0),
+            "token_scales": np.full(tokens, 7, np.float32),
+        }
+        a = Arguments(**{name: tensor.ctypes.data for name, tensor in tensors.items()})
+        a.tokens, a.in_features, a.out_features = tokens, columns, 1
+        if self.lib.patch_host_quantise(ctypes.byref(a), scalar):
+            raise RuntimeError(self.lib.patch_host_error().decode())
+        return tensors["rounded"], tensors["token_scales"]
+
     def parts(self, packed: Packed, tokens: int, launch: Launch) -> int:
         """Number of parts of the launch: one for a tile kernel; no part is narrower than a dense slab.
 

@@ -94,10 +94,3 @@ def test_ragged_weights(byte_kernel, rows, columns):
         )
         for offsets in ({}, {"x": 8}, {"y": 2}):
             check(byte_kernel, case, config, parts=2, offsets=offsets)
-
-
-@pytest.mark.parametrize("columns", [4, 60, 520, 1028, 2052, 4100, 9000])
-def test_a_row_is_rounded_by_any_number_of_warps(byte_kernel, columns):
-    for dtype in DTYPES:
-        case = case_for(byte_kernel, "w8a8-decode-64", 19, (64, columns), dtype=dtype, seed=columns)
-        check(byte_kernel, case, "w8a8-decode-64")
