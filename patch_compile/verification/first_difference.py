@@ -33,10 +33,16 @@ from patch_compile.verification.graph_outputs import with_outputs
 
 
 def write_dense_reference(source: Source, out: Path, masks: MaskSet, reference: Path) -> None:
-    """Write the hybrid graph of OUT with dense linears to the file `reference`."""
+    """Write the hybrid graph of OUT with dense linears to the file `reference`. Linears of w8a8 round their inputs."""
+    from patch_compile.passes.lowering.round_inputs import rounds_inputs, write_rounded
+
     no_bars = nullcontext(lambda *_: True)  # a bar may be open already
+    rounds = any(rounds_inputs(grid) for grid in masks.grids.values())
+    dense = reference.with_name(f"exact-{reference.name}") if rounds else reference
     plan = plan_linears(masks, "dense")
-    source.write_hybrid(out / source.pruned_file, masks, plan, reference, lambda _: no_bars)
+    source.write_hybrid(out / source.pruned_file, masks, plan, dense, lambda _: no_bars)
+    if rounds:
+        write_rounded(dense, masks.grids, reference)
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.onnx_io.write import widen, write_onnx
 from patch_compile.passes.linear_node import insert_node
 from patch_compile.passes.linears import Linear
+from patch_compile.passes.lowering.round_inputs import RoundInputsPass
 from patch_compile.sources.onnx_model.facts import OnnxFacts
 from patch_compile.sources.onnx_model.feed import write_probe
-from patch_compile.sources.onnx_model.rounded_inputs import RoundInputsPass
 from patch_compile.sources.rounding import Rounding
 
 _FLOAT = ir.DataType.FLOAT

@@ -242,14 +242,12 @@ class OnnxSource(OutputSource):
     ) -> Outputs:
         """Returns outputs of the pruned model in ONNX Runtime. The inputs of linears of w8a8 are rounded to int8 in a
         copy."""
-        from patch_compile.onnx_io.write import write_onnx
-        from patch_compile.sources.onnx_model.rounded_inputs import RoundInputsPass
+        from patch_compile.passes.lowering.round_inputs import rounds_inputs, write_rounded
 
-        model, linears = self._facts.read(pruned)
-        rounded = RoundInputsPass(linears, self._grids(pruned))(model)
-        if rounded.modified:
+        grids = self._grids(pruned)
+        if any(map(rounds_inputs, grids.values())):
+            write_rounded(pruned, grids, folder.with_suffix(".onnx"))
             pruned = folder.with_suffix(".onnx")
-            write_onnx(rounded.model, pruned)
         return answer(runnable_onnx(pruned, folder.parent), feeds, folder)
 
     def _grids(self, pruned: Path) -> Mapping[str, Grid]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,9 +29,7 @@ class RoundInputsPass(ir.passes.InPlacePass):
         """linears: of the model that the pass is called with; grids: of its quantised linears."""
         super().__init__()
         self._linears = {
-            name: linear
-            for name, linear in linears.items()
-            if name in grids and grids[name].type.input_bits == 8
+            name: linear for name, linear in linears.items() if name in grids and rounds_inputs(grids[name])
         }
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -42,6 +41,24 @@ class RoundInputsPass(ir.passes.InPlacePass):
                 made[key] = _rounded(linear, axis=key[1])
             linear.product.replace_input_with(0, made[key])
         return ir.passes.PassResult(model, modified=bool(made))
+
+
+def rounds_inputs(grid: Grid) -> bool:
+    """True if linears with this grid round their inputs to int8."""
+    return grid.type.input_bits == 8
+
+
+def write_rounded(path: Path, grids: Mapping[str, Grid], out: Path) -> None:
+    """Write the ONNX file at `path`, whose linears have ordinary weights, to `out` with rounded inputs of linears of w8a8.
+
+    grids: of the quantised linears.
+    """
+    from patch_compile.onnx_io.read import read_onnx
+    from patch_compile.onnx_io.write import write_onnx
+    from patch_compile.passes.find_linears import linears_of_file
+
+    model = read_onnx(path)
+    write_onnx(RoundInputsPass(linears_of_file(path, model).linears, grids)(model).model, out)
 
 
 def _rounded(linear: Linear, axis: int) -> ir.Value:
