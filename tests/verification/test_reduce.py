@@ -12,6 +12,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
+from patch_compile.recipe import Recipe
 from patch_compile.verification.reduce import reduce_linear
 from tests.builds import TINY, build
 from tests.commands import run_here
@@ -122,3 +123,13 @@ def test_other_linears_are_refused(out: Path, tmp_path: Path, linear: str) -> No
     with refused():
         reduce_linear(out, linear, tmp_path / "one")
     assert not (tmp_path / "one").exists()
+
+
+def test_a_linear_of_w8a8_is_compared_with_rounded_inputs(out: Path, tmp_path: Path) -> None:
+    """Its dense form rounds X to int8 too."""
+    recipe = Recipe.load(out / "recipe.yaml")
+    build(recipe | {"lowering": "plugin", "weights": "w8a8", "out": tmp_path / "out"})
+    for linear in (Q, GATE, DOWN):
+        found = reduce_linear(tmp_path / "out", linear, tmp_path / linear)
+        assert found.passed and found.error is not None
+        assert any(node.op_type == "Round" for node in onnx.load(tmp_path / linear / "dense.onnx").graph.node)
