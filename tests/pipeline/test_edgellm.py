@@ -18,6 +18,7 @@ from safetensors.numpy import load_file
 import patch_compile
 from masklearn.masks.maskset import MaskSet
 from patch_compile.artifacts.folder import OutFolder
+from patch_compile.inspection.onnx_graph import inspect_onnx
 from patch_compile.pipeline.edgellm import _TRIED, EdgeLlmExporter, find_exporter
 from patch_compile.pipeline.learn import learn
 from patch_compile.recipe import Recipe
@@ -105,6 +106,17 @@ def test_chosen_types_come_with_the_masks(settings, tmp_path):
     assert Recipe.of_build(out).weights == "auto" and MaskSet.load(out / "masks.safetensors").grids
     exported = patch_compile.export(out, format="edgellm", edgellm_python=stand_in(tmp_path))
     assert exported.report.linears["plugin"] > 0
+
+
+def test_linears_of_w8a8_reach_its_folder(settings, tmp_path):
+    learn(
+        Recipe.parse(settings | {"method": "magnitude", "calib": None, "weights": "w8a8,o_proj=int8"}), None
+    )
+    out = settings["out"]
+    patch_compile.export(out, format="edgellm", edgellm_python=stand_in(tmp_path))
+    found = inspect_onnx(out / "edgellm/llm/model.onnx")
+    types = {row["linear"].rpartition(".")[2]: row["weights"] for row in found.rows}
+    assert not found.faults and types.pop("o_proj") == "int8" and {*types.values()} == {"w8a8"}
 
 
 def test_a_version_that_was_never_tried_is_named(out, tmp_path, capsys):
