@@ -22,7 +22,7 @@ from masklearn.task import Task
 
 _WHAT, _ERROR = "rounding inputs", "error"
 _WINDOWS = 2
-_FAR = 4.0  # times the median of all linears
+_FAR = 3.0  # times the median of all linears
 _SHOWN = 3  # of the worst linears
 
 

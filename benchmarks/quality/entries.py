@@ -105,8 +105,12 @@ def entries(totals: Sequence[float] = (8.0,), repairs: Sequence[float] = (30.0,)
 
 
 def _quantised_entries(totals: Sequence[float]) -> list[Entry]:
-    """Returns the cells of int8 and int4, at a single ratio."""
-    found: list[Entry] = []
+    """Returns the cells of w8a8, whose tiles are dense or 2:4, and of int8 and int4, at a single ratio."""
+    mark = ", w8a8"
+    found = [Entry(f"dense{mark}", None, {"weights": "w8a8"}, baseline=Baseline.ROUNDED)]
+    for ratio in RATIOS:
+        asked: dict[str, Any] = {"method": "oneshot", "ratio": ratio, "weights": "w8a8"}
+        found.append(Entry(NO_REPAIR + mark, ratio, asked | {"repair": "none"}))
     for weights in ("int8", "int4"):
         mark = f", {weights}"
         nearest = {"method": "magnitude", "ratio": 0.0, "repair": "none", "weights": weights}
