@@ -20,7 +20,7 @@ import tensorrt_rtx as trt
 from onnx import helper
 
 from tests.oracles.element_packing import KEPT, pack_gated, pack_slabs
-from tests.oracles.integer_packing import INT4, INT8, Quantised, pack_gated_integers, pack_integers
+from tests.oracles.integer_packing import INT4, INT8, W8A8, Quantised, pack_gated_integers, pack_integers
 
 ROWS, COLUMNS, PANEL_ROWS = 200, 324, 64
 
@@ -84,7 +84,9 @@ def linear_model(variant: str, columns: int) -> onnx.ModelProto:
     """One PatchLinear node with zero weights. K is `columns`, but for `shape`, where X does not have the weight's."""
     rng = np.random.default_rng(0)
     gated, residual = "gated" in variant, variant.startswith("residual")
-    integers = INT8 if "int8" in variant else INT4 if "int4" in variant else 0
+    numbers = {"int8": INT8, "w8a8": W8A8, "int4": INT4}
+    name = next((name for name in numbers if name in variant), "")
+    integers = numbers.get(name, 0)
     in_features = columns if integers else COLUMNS
     kinds = len(KEPT) if variant.endswith("kinds") else 2
     codes = rng.integers(0, kinds, (1 + gated, -(-ROWS // PANEL_ROWS), -(-in_features // 64)))
@@ -128,7 +130,7 @@ def linear_model(variant: str, columns: int) -> onnx.ModelProto:
     }
     attributes["index"] = packed.index.tolist()
     if integers:
-        attributes["weights"] = "int8" if integers == INT8 else "int4"
+        attributes["weights"] = name
     if variant == "named":
         attributes["weights"] = "float16"
     if variant == "lie":
@@ -159,14 +161,14 @@ def build(variant: str, library: str) -> dict[str, Any]:
     """Build an engine of one PatchLinear.
 
     Variants: fp16, bf16, nobias, gated, residual, kinds (of slabs: many), gated-kinds, shape (wrong), mixed (types),
-    residual-shape (wrong), lie (of the index), named (the type of 16-bit weights), and int8 or int4 of some of them.
+    residual-shape (wrong), lie (of the index), named (the type of 16-bit weights), and int8, w8a8 or int4 of some of them.
     """
     log = Log()
     builder = trt.Builder(log)
     trt.get_plugin_registry().load_library(library)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
-    columns = COLUMNS + 4 if variant == "shape" else 320 if "int" in variant else COLUMNS
+    columns = COLUMNS + 4 if variant == "shape" else 320 if "int" in variant or "w8a8" in variant else COLUMNS
     if not parser.parse(linear_model(variant, columns).SerializeToString()):
         errors = [parser.get_error(i).desc() for i in range(parser.num_errors)]
         return {"built": False, "layers": 0, "shape": [], "errors": log.errors + errors}

@@ -21,7 +21,7 @@ from tests.plugins.mosaic_cases import make_case
 
 SOME = ("half", "int8_half")
 OF_INT8 = "int8-"
-OF_ALL_KINDS = ("all-", "int8-", "int4-")
+OF_OTHER_GROUPS = ("all-", "int8-", "w8a8-", "int4-")
 
 
 def test_every_source_of_configurations_is_a_group():
@@ -64,7 +64,7 @@ def test_a_library_holds_the_kernels_it_names(with_some):
     found = set(re.findall(r"patch::patch_(?:stream|tiles)<patch::(\w+), (\d+)>", said))
     assert {scalar for scalar, _ in found} == {"Half"}
     held = {ALL[int(number)] for _, number in found}
-    assert held == {name for name in ALL if not name.startswith(OF_ALL_KINDS) or name.startswith(OF_INT8)}
+    assert held == {name for name in ALL if not name.startswith(OF_OTHER_GROUPS) or name.startswith(OF_INT8)}
 
 
 @needs_tools
@@ -77,6 +77,7 @@ def test_a_library_holds_the_kernels_it_names(with_some):
         ("int8-gated-kinds", ""),
         ("bf16", "X of bfloat16 and weights of bfloat16 in slabs of the kinds dense,2:4;"),
         ("int4-gated", "X of float16 and weights of int4"),
+        ("w8a8", "X of float16 and weights of w8a8"),
         ("kinds", "X of float16 and weights of float16 in slabs of the kinds dense,2:4,8:16"),
     ],
 )

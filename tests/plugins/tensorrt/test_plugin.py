@@ -66,7 +66,7 @@ def test_loading_twice_is_harmless_and_unloading_leaves_nothing(session):
     "variant",
     [
         "fp16", "bf16", "nobias", "gated", "residual", "kinds", "gated-kinds", "named",
-        "int8", "int8-gated-kinds", "int4-gated", "int4-kinds",
+        "int8", "int8-gated-kinds", "int4-gated", "int4-kinds", "w8a8", "w8a8-gated",
     ],
 )  # fmt: skip
 def test_engine_builds_ahead_of_time(session, variant):
@@ -117,12 +117,17 @@ def test_engines_with_misfit_tensors_are_refused(session, variant):
             {"kinds": "dense,2:4,8:16"},
             "the index has 8 numbers; 2 panels of 1 slabs of the kinds dense,2:4,8:16 need 11",
         ),
-        ({"weights": "int2"}, "weights must be float16, bfloat16, int8 or int4"),
+        ({"weights": "int2"}, "weights must be float16, bfloat16, int8, w8a8 or int4"),
         ({"weights": 4}, "weights must be a string"),
         ({"weights": "int8", "panel_rows": 128}, "panel_rows must be 64 where weights is int8"),
         (
             {"weights": "int4", "in_features": 68},
             "in_features must be a multiple of 64 where weights is int4",
+        ),
+        ({"weights": "w8a8", "kinds": "dense,2:4,8:16"}, "kinds must be dense,2:4 where weights is w8a8"),
+        (
+            {"weights": "w8a8", "in_features": 131076},
+            "in_features must be at most 131072 where weights is w8a8",
         ),
         ({"index": None}, "the index has 0 numbers; 2 panels of 1 slabs of the kinds dense,2:4 need 8"),
         ({"index": [*INDEX, 0]}, "the index has 9 numbers"),
@@ -145,6 +150,8 @@ def test_senseless_attributes_are_refused_by_name(session, change, message):
         {"activation": "gelu\0", "residual": 1},
         {"weights": "bfloat16"},
         {"weights": "int4\0"},
+        {"weights": "w8a8"},
+        {"weights": "w8a8", "panel_rows": 128, "index": [0, 1, 0, 0, 0]},
     ],
 )
 def test_good_attributes_make_a_plugin(session, more):
