@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
 from cubin import ARCHS, Instruction, Kernel, compile_all, find_cuobjdump
-from sass import kinds_of, way_of
+from sass import PRODUCTS, kinds_of, way_of
 
 from masklearn.masks.kinds.table import KINDS
 from patch_compile.hardware.cards import architecture_of
@@ -35,13 +35,17 @@ BUDGET_ARCHS = (80, 86)  # the budgets of sm_86 hold for sm_89; prefill on sm_90
 CODES = {kind.name: kind.code for kind in KINDS}
 _SCHEDULERS = 4
 _REGISTERS, _GRANULE = 65536, 256  # of an SM, and the multiple that a warp's registers are rounded up to
-_FMA = 16 * 8 * 16  # of an HMMA.16816; an HMMA.SP.16832 takes as long where 2:4 products are twice as fast
+# Of an HMMA.16816; an HMMA.SP.16832 takes as long where 2:4 products are twice as fast. An IMMA.16832 has twice as many,
+# and takes as long: data sheets of all architectures give int8 products twice the rate of fp16 (A100: 624 and 312 TOP/s,
+# A6000: 310 and 155, L40S: 733 and 362, H100: 1979 and 989, RTX PRO 6000: 1008 and 504), and an IMMA.SP.16864 too.
+_FMA = 16 * 8 * 16
 _NO_SCOREBOARD = 7
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Cycles of an SM. hmma: between two HMMA of a scheduler; others: from issue to result, if no queue is in the way.
+    """Cycles of an SM. hmma, imma: between two HMMA or two IMMA of a scheduler; others: from issue to result, if no queue is
+    in the way.
 
     Abdelkhalik et al. 2022 (arXiv 2208.11174) measure on an A100 23 for shared memory, 33 for L1, 200 for L2 and 290 for
     DRAM, Sun et al. 2022 (arXiv 2206.02874) 29 for ldmatrix.x4. Reads of the index find 31 of 32 columns in L1. Copies get
@@ -49,6 +53,7 @@ class Timing:
     """
 
     hmma: float
+    imma: float
     lds: int = 25
     ldsm: int = 33
     index: int = 40
@@ -56,12 +61,17 @@ class Timing:
     barrier: int = 20
     shared_bytes: int = 128  # of shared memory in a cycle
 
+    def of(self, opcode: str) -> float:
+        """Returns the cycles between two products of a scheduler."""
+        return self.imma if opcode.startswith("IMMA") else self.hmma
+
 
 def timing_of(arch: int, geforce: bool = False) -> Timing:
-    """Returns the timing of an architecture. `geforce`: half the rate of products with fp32 sums."""
+    """Returns the timing of an architecture. `geforce`: half the rate of products with fp32 sums; int32 sums keep theirs."""
     rates = architecture_of(arch).rates
     assert rates is not None
-    return Timing(_FMA * _SCHEDULERS / rates.kernel_fma * (2 if geforce else 1))
+    product = _FMA * _SCHEDULERS / rates.kernel_fma
+    return Timing(product * (2 if geforce else 1), product)
 
 
 @dataclass
@@ -106,7 +116,7 @@ class _Sm:
         for board in range(6):
             if i.waits >> board & 1:
                 time = max(time, warp.scoreboards[board])
-        if i.opcode.startswith("HMMA"):
+        if i.opcode.startswith(PRODUCTS):
             time = max(time, self.tensor_free[warp.scheduler])
         return time
 
@@ -131,9 +141,10 @@ class _Sm:
         t, op = self.timing, i.opcode
         if i.guard == "@!PT":  # padding of ptxas, or a copy that this kind of slab does not need
             return now + 1
-        if op.startswith("HMMA"):
-            self.tensor_free[warp.scheduler] = now + t.hmma
-            return now + t.hmma + 20
+        if op.startswith(PRODUCTS):
+            taken = t.of(op)
+            self.tensor_free[warp.scheduler] = now + taken
+            return now + taken + 20
         if op.startswith("LDGSTS"):
             warp.copied = max(warp.copied, now + t.copy)
             return self.share(now, 512) + 10
@@ -179,10 +190,10 @@ def cycles_per_slab(
 
 
 def stalls_to_first_product(way: Sequence[Instruction]) -> int:
-    """Returns the cycles that a warp spends on issuing and stalling between its barrier and the next HMMA."""
+    """Returns the cycles that a warp spends on issuing and stalling between its barrier and the next product."""
     barrier = next(n for n, i in enumerate(way) if i.opcode.startswith("BAR"))
     around = [*way[barrier:], *way[:barrier]]
-    first = next(n for n, i in enumerate(around) if i.opcode.startswith("HMMA"))
+    first = next(n for n, i in enumerate(around) if i.opcode.startswith(PRODUCTS))
     return sum(max(1, i.stall) for i in around[:first])
 
 
@@ -214,9 +225,11 @@ def loop_figures(
         timing_of(arch, geforce),
     )
     cycles = cycles_per_slab(way, config.warps, timing, blocks_of(config, registers, arch))
-    products = sum(i.opcode.startswith("HMMA") for i in way)
-    ideal = products * config.warps / _SCHEDULERS * timing.hmma
-    return Loop(round(cycles), round(ideal / cycles, 3), stalls_to_first_product(way), len(way), products)
+    products = [i.opcode for i in way if i.opcode.startswith(PRODUCTS)]
+    ideal = sum(map(timing.of, products)) * config.warps / _SCHEDULERS
+    return Loop(
+        round(cycles), round(ideal / cycles, 3), stalls_to_first_product(way), len(way), len(products)
+    )
 
 
 def slab_bytes(config: Config, kind: str) -> int:

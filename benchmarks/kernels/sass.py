@@ -21,12 +21,15 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 from cubin import ARCHS, FLAGS, Instruction, Kernel, compile_all, find_cuobjdump
 
 from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
-from masklearn.quant.table import FLOAT16, INT4, INT8, WeightType
+from masklearn.quant.table import FLOAT16, INT4, INT8, W8A8, WeightType
 from patch_compile.planning.roofline.schedule import CONFIGS, Config
 from patch_compile.plugin.toolchain import find_nvcc
 
 JSON = Path(__file__).resolve().parents[2] / "plugins" / "kernels" / "sass.json"
-_COUNTED = ("HMMA.SP", "HMMA", "LDSM", "LDS.128", "LDS.64", "LDS", "LDGSTS")  # the first match counts
+# The first match counts.
+_COUNTED = ("HMMA.SP", "HMMA", "IMMA.SP", "IMMA", "LDSM", "LDS.128", "LDS.64", "LDS", "LDGSTS")
+PRODUCTS = ("HMMA", "IMMA")
+"""What the opcodes of products begin with: of 16-bit values, and of bytes."""
 _LEAVES = ("EXIT", "RET")
 _KINDS = {kind.name: kind for kind in KINDS}
 _UNIFORM = re.compile(r"\s*!?UP\d")
@@ -46,7 +49,7 @@ def loads_of(kind: str, weights: WeightType = FLOAT16) -> dict[str, int]:
     kept = about.kept if about.group == 16 else 0
     eights, fours, twos = kept // 8, kept // 4 % 2, kept // 2 % 2
     if kind == DENSE.name:
-        loads["LDS.128"] += {FLOAT16: 4, INT8: 2, INT4: 1}[weights]
+        loads["LDS.128"] += {FLOAT16: 4, INT8: 2, W8A8: 2, INT4: 1}[weights]
     elif kind == TWO_FOUR.name:
         loads["LDS.64" if weights is INT4 else "LDS.128"] += 2 if weights is FLOAT16 else 1
     elif weights is FLOAT16:
@@ -77,7 +80,7 @@ def loop_of(code: Sequence[Instruction], kind: str, weights: WeightType = FLOAT1
     loops = []
     for end, i in enumerate(code):
         begin = at.get(i.target, end + 1)
-        if begin <= end and any(inside.opcode.startswith("HMMA") for inside in code[begin : end + 1]):
+        if begin <= end and any(inside.opcode.startswith(PRODUCTS) for inside in code[begin : end + 1]):
             loops.append((begin, end))
     inner = [one for one in loops if not any(_inside(other, one) for other in loops)]
     loops_of_kind = (code[begin : end + 1] for begin, end in inner)
@@ -93,10 +96,16 @@ def _inside(one: tuple[int, int], other: tuple[int, int]) -> bool:
 
 
 def _multiplies(loop: Sequence[Instruction], kind: str, weights: WeightType) -> bool:
-    """True if a loop has the products of a kind. Products by mma are told apart by the loads of a row block."""
+    """True if a loop has the products of a kind. Products by mma are told apart by the loads of a row block.
+
+    Bytes have two kinds, and no more products by mma than one; X's bytes are loaded as W's are.
+    """
     opcodes = Counter(_class_of(i) for i in loop)
-    if kind == TWO_FOUR.name or not opcodes["HMMA"]:
-        return kind == TWO_FOUR.name and opcodes["HMMA.SP"] > 0
+    sparse, dense = (any(opcodes[name + end] for name in PRODUCTS) for end in (".SP", ""))
+    if kind == TWO_FOUR.name or not dense:
+        return kind == TWO_FOUR.name and sparse
+    if opcodes["IMMA"]:
+        return True
     forms = ("LDS.128", "LDS.64", "LDS.U16", "LDS")
     found = Counter(
         next(form for form in forms if f"{i.opcode}.".startswith(f"{form}."))

@@ -22,6 +22,7 @@ def instruction(opcode, operands="", guard="", stall=1, writes=NONE, reads=NONE,
 
 
 HMMA, BARRIER = instruction("HMMA.16816.F32"), instruction("BAR.SYNC", "0x0")
+IMMA = instruction("IMMA.16832.S8.S8")
 
 
 def test_control_words_are_read():
@@ -33,6 +34,15 @@ def test_rates_are_those_of_the_table_of_cards():
     """An SM does 1024 multiply-adds a clock on sm_80 and 512 on sm_86; an HMMA has 2048, and there are four schedulers."""
     assert [issue.timing_of(arch).hmma for arch in (80, 86)] == [8, 16]
     assert issue.timing_of(86, geforce=True).hmma == 32
+
+
+def test_products_of_bytes_take_as_long():
+    """An IMMA has twice an HMMA's multiply-adds. GeForce cards halve the rate of fp32 sums, not of int32 sums."""
+    assert [issue.timing_of(arch).imma for arch in (80, 86)] == [8, 16]
+    assert issue.timing_of(86, geforce=True).imma == 16
+    for geforce in (False, True):
+        cycles = issue.cycles_per_slab([BARRIER, *[IMMA] * 64], 4, issue.timing_of(86, geforce), blocks=2)
+        assert cycles == pytest.approx(64 * 16, abs=10)
 
 
 @pytest.mark.parametrize(
