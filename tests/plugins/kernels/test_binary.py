@@ -7,6 +7,7 @@ from functools import cache
 import pytest
 
 from masklearn.masks.kinds.table import KINDS, TWO_FOUR
+from masklearn.quant.table import W8A8
 from patch_compile.planning.roofline import schedule
 from patch_compile.plugin.targets import ARCHS
 from tests.plugins.machine_code import NO_CODE, NVCC, WHY_NO_CODE, MachineCodeOf, cubin, machine_code
@@ -91,16 +92,14 @@ def test_registers_allow_the_planned_blocks(binary, scalar, arch):
 
 @every_binary
 def test_all_kernels_use_tensor_cores(binary, scalar, arch):
+    """Products of other shapes or sums in fp16 would be another kernel than the one the tests on the CPU run."""
+    if scalar.startswith("w8a8"):
+        wanted = {"IMMA.16832.S8.S8", "IMMA.SP.16864.S8.S8"}
+    else:
+        end = ".BF16" if "bfloat16" in scalar else ""
+        wanted = {name + end for name in ("HMMA.16816.F32", "HMMA.SP.16832.F32")}
     for number, code in binary(scalar, arch).code.items():
-        opcodes = {i.opcode for i in code}
-        for multiply in ("HMMA.16816.F32", "HMMA.SP.16832.F32"):
-            wanted = multiply + (".BF16" if "bfloat16" in scalar else "")
-            assert wanted in opcodes, NAMES[number]
-        # Products of other shapes or sums in fp16 would be another kernel than the one the tests on the CPU run.
-        assert {o for o in opcodes if "MMA" in o} == {
-            name + (".BF16" if "bfloat16" in scalar else "")
-            for name in ("HMMA.16816.F32", "HMMA.SP.16832.F32")
-        }
+        assert {i.opcode for i in code if "MMA" in i.opcode} == wanted, NAMES[number]
 
 
 @every_binary
@@ -111,20 +110,25 @@ def test_slabs_cost_their_minimal_instructions(binary, scalar, arch):
         for kind in KINDS[: c.kinds]:
             counts = sass.count_slab(code, kind.name, c.weights)
             k_steps, name = (2, "HMMA.SP") if kind is TWO_FOUR else (4, "HMMA")
+            x_loads = {"LDSM": 2 * token_blocks}  # a matrix of X for every 8 columns, four at a time
+            if c.weights is W8A8:
+                k_steps, name = k_steps // 2, name.replace("H", "I")
+                x_loads = {"LDS.128": token_blocks}  # all 64 columns of 8 tokens at once
             assert counts[name] == k_steps * row_blocks * token_blocks
-            assert counts["HMMA"] + counts["HMMA.SP"] == counts[name]
-            assert counts["LDSM"] == 2 * token_blocks  # a matrix of X for every 8 columns, four at a time
-            # Values of W, metadata or masks, and scales.
+            assert sum(counts[one] for one in counts if "MMA" in one) == counts[name]
+            # Of a row block: values of W, metadata or masks, and scales.
             loads = sass.loads_of(kind.name, c.weights)
-            assert counts["LDS.128"] == loads.get("LDS.128", 0) * row_blocks
-            assert counts["LDS.64"] == loads.get("LDS.64", 0) * row_blocks
-            assert counts["LDS"] == (loads.get("LDS", 0) + loads.get("LDS.U16", 0)) * row_blocks
+            loads["LDS"] = loads.get("LDS", 0) + loads.pop("LDS.U16", 0)
+            for load in ("LDSM", "LDS.128", "LDS.64", "LDS"):
+                assert counts[load] == loads.get(load, 0) * row_blocks + x_loads.get(load, 0), (c.name, load)
             loop = sass.loop_of(code, kind.name, c.weights)
             assert not [i for i in loop if i.opcode.startswith(("LDL", "STL"))], (c.name, kind.name)
 
 
 kernels_of = pytest.mark.parametrize(
-    "scalars", [("half", "all_half"), ("int8_half", "int4_half")], ids=["16-bit", "integers"]
+    "scalars",
+    [("half", "all_half"), ("int8_half", "int4_half"), ("w8a8_half",)],
+    ids=["16-bit", "integers", "w8a8"],
 )
 
 
