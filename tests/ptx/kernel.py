@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 from collections.abc import Mapping
 from functools import cache
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from patch_compile.plugin.compiling import COMPILE_FLAGS
 from patch_compile.plugin.toolchain import find_nvcc
 from tests.oracles.element_packing import Packed
+from tests.oracles.integer_packing import W8A8
 from tests.plugins.compiled import compiled
 from tests.plugins.host_kernel import (
     Arguments,
@@ -38,9 +40,12 @@ INTEGER_SOURCES = (
     ("launch_int8_bfloat16.cu", "launch_int4_bfloat16.cu"),
 )
 """Sources of the kernels for integers, by scalar type."""
+BYTE_SOURCES = ("launch_w8a8_half.cu", "launch_w8a8_bfloat16.cu")
+"""Sources of the kernels for w8a8, by scalar type; each also has the kernel that rounds X."""
 _FLAGS = (*COMPILE_FLAGS, "-ptx")
 _WRITABLE = ("y", "partials", "counters")
 # Itanium mangling of patch_stream<Half, 0> and patch_tiles<Half, 2>
+_ROUNDS = re.compile(r"_ZN5patch\d+patch_quantiseINS_\d+(?P<scalar>[A-Z]\w*?)EEE.*")
 _ENTRY = re.compile(r"_ZN5patch\d+patch_(?:stream|tiles)INS_\d+(?P<scalar>[A-Z]\w*?)ELi(?P<config>\d+)E.*")
 
 
@@ -60,17 +65,28 @@ def compile_file(folder: Path, source: Path, plugins: Path, flags: tuple[str, ..
     return compiled(folder, command, nvcc.version, sources, f"{source.stem}.ptx").read_text()
 
 
+class QuantiseArguments(ctypes.Structure):
+    """Mirror of `QuantiseArguments` in kernels/quantise_kernel.cuh."""
+
+    _fields_ = [
+        *((n, ctypes.c_uint64) for n in ("x", "rounded", "scales")),
+        *((n, ctypes.c_int32) for n in ("tokens", "in_features", "x_vector", "warps_per_row")),
+    ]
+
+
 class PtxKernel:
     """All kernels of the modules. texts: PTX, indexed by Launch.scalar."""
 
     def __init__(self, host: HostKernel, texts: Mapping[int, str]) -> None:
         self.host, self.texts = host, texts
-        self.machine = cache(self._machine)
+        self.machine, self.rounding = cache(self._machine), cache(self._rounding)
 
     def entries(self, scalar: int) -> dict[int, str]:
         """Kernel names of a scalar type, by configuration."""
         found: dict[int, str] = {}
         for name in entry_names(self.texts[scalar]):
+            if _ROUNDS.fullmatch(name):
+                continue
             match = _ENTRY.fullmatch(name)
             if match is None or match["scalar"] != SCALARS[scalar] or int(match["config"]) in found:
                 raise PtxFault(f"{name} is not the one kernel of a configuration")
@@ -94,7 +110,10 @@ class PtxKernel:
         activation: int = 0,
     ) -> NDArray[np.uint16]:
         """Return Y [tokens, out] in bits. The launch's seed orders the blocks. Raises PtxFault."""
-        memory = Memory.holding(self.host.tensors(packed, x, bias, launch, residual), _WRITABLE)
+        tensors = self.host.tensors(packed, x, bias, launch, residual)
+        if packed.weights == W8A8:
+            tensors["rounded"], tensors["token_scales"] = self.round(tensors["x"], launch.scalar)
+        memory = Memory.holding(tensors, _WRITABLE)
         addresses = {name: memory.address(name) for name in memory.places}
         config = list(self.host.configs().values())[launch.config]
         parts = self.host.parts(packed, len(x), launch)
@@ -109,6 +128,30 @@ class PtxKernel:
             raise PtxFault("a counter is not 0 after the launch")
         return memory.tensor("y", np.uint16).reshape(len(x), -1).copy()
 
+    def round(
+        self, x: NDArray[np.uint16], scalar: int, seed: int = 0
+    ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+        """Integers of X [tokens, K rounded up to 64], and the scale of each token. Raises PtxFault."""
+        tokens, columns = x.shape
+        chunks = (
+            -(-columns // 64) * 4
+        )  # of 16 columns; as many warps share a row as have one each, at most all 8
+        warps = next((n for n in (1, 2, 4) if 32 * n >= chunks), 8)
+        rounded = np.full((tokens, 16 * chunks), 0x55, np.int8)
+        tensors = {"x": x, "rounded": rounded, "scales": np.full(tokens, np.nan, np.float32)}
+        memory = Memory.holding(tensors, ("rounded", "scales"))
+        addresses = {name: memory.address(name) for name in tensors}
+        sizes = (tokens, columns, 8 if columns % 8 == 0 else 4, warps)
+        held = bytes(QuantiseArguments(*addresses.values(), *sizes))
+        self.rounding(scalar).launch(-(-tokens * warps // 8), held, memory, seed)
+        integers = memory.tensor("rounded", np.int8).reshape(rounded.shape).copy()
+        return integers, memory.tensor("scales", np.float32).copy()
+
+    def _rounding(self, scalar: int) -> Machine:
+        found = [_ROUNDS.fullmatch(name) for name in entry_names(self.texts[scalar])]
+        (name,) = [match[0] for match in found if match and match["scalar"] == SCALARS[scalar]]
+        return Machine(parse_entry(self.texts[scalar], name), 8 * 4)
+
     def _table(self, arguments: Arguments, packed: Packed, config: int) -> PartTable:
         on_host = Arguments.from_buffer_copy(arguments)
         index = self.host.index(packed, config)
@@ -120,7 +163,8 @@ def _shared_bytes(config: Config) -> int:
     """Geometry::kSharedBytes: the ring; for a tile kernel at least the output tile, which takes its place."""
     if config.streams:  # the slots of integers are smaller
         return config.shared_bytes
-    ring = config.stages * (config.panel_rows + config.tokens) * 128
+    columns = 64 if config.weights == W8A8 else 128  # bytes of a slab's 64 columns of a row
+    ring = config.stages * (config.panel_rows + config.tokens) * columns
     return max(ring, config.tokens * (config.panel_rows + 8) * 2)
 
 

@@ -153,7 +153,7 @@ def _sparse_mma(state: State, match: Match, operands: Operands) -> Step:
     form, kind = _form_of(match, sparse=True), match["kind"]
     a, b = _registers(state, operands[1], 4, "b32"), _registers(state, operands[2], 4, "b32")
     of_a, of_b = _a(form.word), _b(form.word, 2 * form.depth)
-    metadata, selector = state.source(operands[4], "b32"), int(str(operands[5]))
+    metadata, selector = state.source(operands[4], "b32"), int(str(operands[5]), 0)
     if selector not in range(form.selectors):
         raise PtxFault(f"{selector} is no selector of this product")
     warps = state.threads // 32
