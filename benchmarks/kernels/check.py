@@ -8,16 +8,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from hybrid import ACTIVATIONS, DENSE_PATH, DTYPES, Epilogue, Hybrid
-from kernels import SLAB_NAMES, WEIGHTS, Config, Device, Kernels, device_index
+from kernels import BYTES, SLAB_NAMES, WEIGHTS, Config, Device, Kernels, device_index
 from numpy.typing import NDArray
 from problems import Layout
 from rows import Row
 
 from masklearn.masks.kinds.table import KINDS
+from masklearn.quant.table import QUANTISED
 from patch_compile.planning.roofline.schedule import PATCH_KINDS
 from tests.oracles.element_packing import Packed, pack_gated, pack_slabs, prune
 from tests.oracles.fp32_sums import fp32_sum_error
-from tests.oracles.integer_packing import INT8, Quantised, pack_gated_integers, pack_integers, quantise
+from tests.oracles.int8_products import quantise_inputs
+from tests.oracles.integer_packing import INT8, W8A8, Quantised, pack_gated_integers, pack_integers, quantise
 
 _MANTISSA = {torch.float16: 11, torch.bfloat16: 8}  # significand bits
 _SMALLEST = {torch.float16: 2.0**-24, torch.bfloat16: 2.0**-133}  # spacing of the subnormals
@@ -144,7 +146,8 @@ def _dense_path_cases() -> Iterator[Case]:
         for dtype in DTYPES:
             for shape in ((rows + 40, 456), (4 * rows, 1024)):
                 yield from (Case(DENSE_PATH, about, dtype, shape, share) for share in _SHARES)
-    for weights, gated in ((w, g) for w in range(1, len(WEIGHTS)) for g in (False, True)):
+    widened = [number for number, name in enumerate(WEIGHTS) if name and QUANTISED[name].widened]
+    for weights, gated in ((w, g) for w in widened for g in (False, True)):
         about = Config(f"dense path of {WEIGHTS[weights]}", 64, gated, 0, 0, len(KINDS), weights)
         dtype = DTYPES[weights % len(DTYPES)]  # they differ in one conversion
         yield from (Case(DENSE_PATH, about, dtype, (104, 456), share) for share in _SHARES)
@@ -180,8 +183,17 @@ def _worst_error(
         if not y.isfinite().all():
             return f"NaN or infinity with {rows} tokens"
         rounded = case.config == DENSE_PATH and bool(case.about.gated or epilogue.activation)
+        if case.about.weights == BYTES:
+            x = _rounded_inputs(x)
         worst = max(worst, share_of_allowed_error(y, x, weights, epilogue, rounded))
     return worst
+
+
+def _rounded_inputs(x: torch.Tensor) -> torch.Tensor:
+    """The values that products of w8a8 multiply by: integers times the scale of their token, in float64."""
+    integers, scales = quantise_inputs(x.float().cpu().numpy())
+    values = integers.astype(np.float64) * scales.astype(np.float64)[:, None]
+    return torch.from_numpy(values).to(x.device)
 
 
 def random_weight(rng: np.random.Generator, case: Case) -> tuple[torch.Tensor, NDArray[np.int64]]:
@@ -215,14 +227,15 @@ def quantised(
     packed = (
         pack_gated_integers(made, slabs, dtype)
         if case.about.gated
-        else pack_integers(made[0], slabs[0], dtype)
+        else pack_integers(made[0], slabs[0], dtype, case.about.panel_rows)
     )
     return packed, [_multiplied(one, case) for one in made]
 
 
 def _multiplied(one: Quantised, case: Case) -> torch.Tensor:
     products = torch.from_numpy(one.products())
-    return products if one.type == INT8 and case.config != DENSE_PATH else products.float().to(case.dtype)
+    exact = one.type == W8A8 or (one.type == INT8 and case.config != DENSE_PATH)
+    return products if exact else products.float().to(case.dtype)
 
 
 def tensors_of(packed: Packed, index: NDArray[np.int32], place: str) -> dict[str, torch.Tensor]:
@@ -253,7 +266,8 @@ def share_of_allowed_error(
 ) -> float:
     """Largest error as a share of the error that tensor cores' sums and the epilogue may have, to first order.
 
-    rounded: X Wᵀ is rounded to the output type before the rest is computed.
+    rounded: X Wᵀ is rounded to the output type before the rest is computed. X of float64 are integers times scales, whose
+    sums are exact.
     """
     x64, (n, k) = x.double(), weights[0].shape
     biases = torch.zeros(len(weights), n, dtype=torch.float64, device=x.device)
@@ -264,6 +278,10 @@ def share_of_allowed_error(
         fp32_sum_error(k) * (x64.abs() @ w.double().abs().T + bias.abs())
         for w, bias in zip(weights, biases, strict=True)
     ]
+    if x.dtype == torch.float64:  # a sum becomes a float, and is multiplied by two scales
+        slacks = [
+            2.0**-23 * (x64 @ w.T).abs() + 2.0**-24 * s.abs() for s, w in zip(sums, weights, strict=True)
+        ]
     if weights[0].dtype == torch.float64:  # sums of integers, times scales
         slacks = [s + 2.0**-24 * (x64 @ w.T).abs() for s, w in zip(slacks, weights, strict=True)]
     if rounded:

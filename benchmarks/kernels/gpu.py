@@ -47,12 +47,17 @@ class MeasuredGpu:
         found = torch.cuda.get_device_properties(0)
         return cls(*_memory_rates(), _product_rate(), found.multi_processor_count, found.L2_cache_size)
 
-    def limit(self, tokens: int, shape: tuple[int, int], weight_bytes: int, share: float) -> float:
-        """Lower bound of any kernel's seconds: bytes over bandwidth, products over the tensor cores' rate."""
+    def limit(
+        self, tokens: int, shape: tuple[int, int], weight_bytes: int, share: float, faster: int = 1
+    ) -> float:
+        """Lower bound of any kernel's seconds: bytes over bandwidth, products over the tensor cores' rate.
+
+        faster: rate of the products over the rate of fp16; int8's is twice as high.
+        """
         n, k = shape
         moved = weight_bytes + 2 * tokens * (k + n)
         rate = max(self.copies, self.reads)
-        return max(moved / rate, 2 * tokens * n * k * (1 - share / 2) / self.flops)
+        return max(moved / rate, 2 * tokens * n * k * (1 - share / 2) / (faster * self.flops))
 
 
 def _memory_rates() -> tuple[float, float]:

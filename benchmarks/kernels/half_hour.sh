@@ -7,7 +7,7 @@
 #                                sweep of 1 and 16 tokens
 #   half_hour.sh two             6: products beside cuBLAS and cuSPARSELt, and epilogues
 #   half_hour.sh three           5: the sweep of more tokens, and the decoder
-#   half_hour.sh four            4: compute-sanitizer over six kernels
+#   half_hour.sh four            4: compute-sanitizer over seven kernels
 #   half_hour.sh five            2: Nsight Compute over four kernels
 #   half_hour.sh --dry-run       all steps without a GPU: no kernel runs. It says for how long an H100 is predicted to compute
 #
@@ -71,7 +71,7 @@ three() {
 
 four() {
   limit=240
-  for config in decode-128 int4-decode-64 all-decode-64 mid-64 wide-128 $(on_hopper hopper-pair-128); do
+  for config in decode-128 int4-decode-64 w8a8-prefill-128 all-decode-64 mid-64 wide-128 $(on_hopper hopper-pair-128); do
     for tool in memcheck racecheck; do
       part 45 bash $kernels/sanitize.sh $tool "$config" "$work/found"
     done

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from gpu import Call, copies_beyond_l2
-from kernels import SLAB_NAMES, Arguments, Device, Kernels, Problem, problem_of, value_bytes
+from kernels import BYTES, SLAB_NAMES, Arguments, Device, Kernels, Problem, problem_of, value_bytes
 from problems import Layout, random_layout, random_meta
 
 DTYPES = (torch.float16, torch.bfloat16)  # index: `Scalar` in kernels/arguments.h
@@ -68,11 +68,12 @@ class Hybrid:
         config, usual = self._kernels.schedule(self.problem(len(x)), device, config)
         parts = usual if parts is None else parts
         partials = torch.empty(self._kernels.partial_bytes(config, parts) // 4, device=x.device)
-        arguments = self._arguments(x, y, after, partials)
+        rounded = self._rounded(x)
+        arguments = self._arguments(x, y, after, partials, rounded)
         table = self._kernels.table(arguments[0], self.layout.index, config, parts)
         scalar = DTYPES.index(x.dtype)
 
-        def call(copy: int, _kept: object = (x, y, after, partials)) -> None:
+        def call(copy: int, _kept: object = (x, y, after, partials, rounded)) -> None:
             self._kernels.launch(arguments[copy % len(arguments)], table, scalar, config, parts, _stream(x))
 
         return call
@@ -88,8 +89,23 @@ class Hybrid:
         arguments = self._arguments(x, y, after, workspace)
         return lambda copy: path.run(arguments[copy % len(arguments)], workspace.data_ptr(), _stream(x))
 
+    def _rounded(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Memory for X as integers and the scale of each token, which a launch of w8a8 writes."""
+        if self.layout.weights != BYTES:
+            return {}
+        columns = -(-x.shape[1] // 64) * 64
+        return {
+            "rounded": torch.empty(len(x), columns, dtype=torch.int8, device=x.device),
+            "token_scales": torch.empty(len(x), device=x.device),
+        }
+
     def _arguments(
-        self, x: torch.Tensor, y: torch.Tensor, after: Epilogue, partials: torch.Tensor
+        self,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        after: Epilogue,
+        partials: torch.Tensor,
+        rounded: Mapping[str, torch.Tensor] | None = None,
     ) -> list[Arguments]:
         """Arguments for every copy of the weight."""
         (n, k), layout = self.shape, self.layout
@@ -98,6 +114,7 @@ class Hybrid:
             counters=self._counters.data_ptr(), tokens=len(x), out_features=n, in_features=k,
             panels=-(-n // layout.panel_rows), bias=_pointer(after.bias), residual=_pointer(after.residual),
             activation=ACTIVATIONS.index(after.activation),
+            **{name: tensor.data_ptr() for name, tensor in (rounded or {}).items()},
         )  # fmt: skip
         sizes.set_slabs(layout.panel_rows, layout.counts, layout.weights)
         return [_with(sizes, copy) for copy in self._weights]
@@ -135,7 +152,7 @@ def random_hybrid(
         "sparse": sparse,
         "meta": torch.from_numpy(random_meta(layout)).cuda(),
         "index": torch.from_numpy(layout.index).cuda(),
-        "scales": torch.full((packed_rows + rows,), scale / 128, device="cuda"),  # used only by int8
+        "scales": torch.full((packed_rows + rows,), scale / 128, device="cuda"),  # of int8 and w8a8
     }
     copies = copies_beyond_l2(l2, layout.weight_bytes) if l2 else 1
     return Hybrid(kernels, shape, layout, tensors, gated=gated, copies=copies)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from masklearn.base.durable import whole_file
 from masklearn.masks.kinds.table import KINDS
-from masklearn.quant.table import FLOAT16, QUANTISED
+from masklearn.quant.table import FLOAT16, QUANTISED, W8A8
 from patch_compile import PatchCompileError
 from patch_compile.planning.roofline.schedule import TABLE_WORDS
 from patch_compile.plugin.compiling import compile_units, kernel_objects, link, plugin_cache, units
@@ -28,6 +28,9 @@ SLAB_NAMES = (("dense", ""), ("sparse", "meta"), *((one.name, f"masks of {one.na
 
 WEIGHTS = ("", *QUANTISED)
 """Types of weights by their numbers in kernels/weights.h: 16 bits, of X's type, then the names of integers."""
+
+BYTES = WEIGHTS.index(W8A8.name)
+"""Number of the type whose X is rounded to integers too."""
 
 
 _NAME, _SOURCES = "libpatch_bench.so", ("kernels", "dense_path")

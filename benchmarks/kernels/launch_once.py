@@ -14,11 +14,11 @@ import torch
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
 from hybrid import random_hybrid
-from kernels import WEIGHTS, Kernels, library_for
+from kernels import BYTES, WEIGHTS, Kernels, library_for
 from problems import panel_rows
 
 _LAUNCHES = 3  # the first finds cold instructions
-_INTEGER_ROWS = 64  # of a panel of integers
+_WIDENED_ROWS = 64  # of a panel of integers that are multiplied as 16-bit values
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = torch.cuda.get_device_properties(0)
     kernels = Kernels(library_for(f"sm_{found.major}{found.minor}"))
     device, weights = kernels.device(), WEIGHTS.index(asked.weights)
-    number, rows = -1, _INTEGER_ROWS if weights else panel_rows((n, k))
+    number, rows = -1, panel_rows((n, k)) if weights in (0, BYTES) else _WIDENED_ROWS
     if asked.config:
         number = [config.name for config in kernels.configs()].index(asked.config)
         rows = kernels.configs()[number].panel_rows

@@ -21,7 +21,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 import warpgroups
 from decoder import GENERATED, RATIOS, STEP_LAUNCHES, decoder_rows
 from gpu import all_launches, copies_beyond_l2
-from kernels import Config, Device, Problem, problem_of
+from kernels import BYTES, WEIGHTS, Config, Device, Problem, problem_of
 from problems import panel_rows
 from products import EPILOGUE_SHARES, SHARES, epilogue_rows, product_rows
 from roofline import MODELS, predict_model
@@ -135,16 +135,16 @@ def _cycles(card: RatedCard) -> dict[str, Any]:
 
 def _product_seconds(card: RatedCard, kernels: Any, device: Device, key: Row) -> float:
     (n, k), tokens = key["shape"], key["tokens"]
-    rows = panel_rows((n, k))
-    # cuSPARSELt is counted as slow as the dense product.
+    rows, weights = panel_rows((n, k)), BYTES if key["type"] == WEIGHTS[BYTES] else 0
+    # cuSPARSELt is counted as slow as the dense product, and cuBLASLt's product of int8 as slow as of fp16.
     dense = dense_time(card, Linear(n, k, 0.0), tokens)[0]
-    seconds = (1 + (tokens % 8 == 0)) * _launched(card, dense, 2 * n * k)
+    seconds = (1 + (tokens % 8 == 0 and not weights)) * _launched(card, dense, 2 * n * k)
     for share in SHARES:
-        linear = Linear(n, k, share, rows)
+        linear = Linear(n, k, share, rows, weights=_WEIGHTS[weights])
         problem = linear.problem(tokens)
-        config, _ = kernels.schedule(problem_of(tokens, (n, k), rows, problem.slabs), device)
+        config, _ = kernels.schedule(problem_of(tokens, (n, k), rows, problem.slabs, weights=weights), device)
         seconds += _launched(card, predict(card, linear, tokens, config).microseconds, problem.weight_bytes)
-    if card.sm == 90:
+    if card.sm == 90 and not weights:
         linear = Linear(n, k, 0.9, rows)
         seconds += _launched(card, dense_path_time(card, linear, tokens), linear.problem(tokens).weight_bytes)
     return seconds

@@ -72,7 +72,7 @@ def random_layout(
     pointers = [np.concatenate([[0], np.cumsum(kind.sum(1))]) for kind in (~is_sparse, is_sparse)]
     places = [np.nonzero(kind)[1] for kind in (~is_sparse, is_sparse)]
     index = np.concatenate([*pointers, *places]).astype(np.int32)
-    if weights:  # the kernels for integers know all kinds
+    if weights and QUANTISED[WEIGHTS[weights]].widened:  # their kernels know all kinds
         index = device_index(index, (0, 1), is_sparse.size, len(KINDS))
     return Layout(shape, panel_rows, index, int((~is_sparse).sum()), int(is_sparse.sum()), weights=weights)
 

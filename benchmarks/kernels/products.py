@@ -9,33 +9,39 @@ from typing import Any
 import torch
 from gpu import Call, MeasuredGpu, copies_beyond_l2, time_of
 from hybrid import DENSE_PATH, Epilogue, Hybrid, random_hybrid
-from kernels import Device, Kernels
+from kernels import BYTES, WEIGHTS, Device, Kernels
 from problems import SHAPES, TOKENS, panel_rows
 from rows import Row
 
 SHARES = (0.0, 0.5, 0.7, 0.8, 0.9, 1.0)
 EPILOGUE_SHARES, EPILOGUE_TOKENS = (0.0, 0.5, 0.9), (1, 16, 128, 2048)  # for products with an epilogue
 _SCALARS = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-_BFLOAT16_SHAPES = ((4096, 4096), (11008, 4096))  # both types take the same instructions: a sample is enough
+_SAMPLE = ((4096, 4096), (11008, 4096))  # bfloat16 takes the same instructions as float16
+BYTE_TOKENS = (32, 128, 512, 2048, 4096)  # of w8a8; torch._int_mm wants more than 16
 
 Measured = Iterator[tuple[Row, Any]]  # keys of rows, each with a function that measures the row's figures
 
 
 def product_rows(kernels: Kernels, gpu: MeasuredGpu, device: Device) -> Measured:
-    """Yield rows by shape, tokens and type: seconds of cuBLAS, cuSPARSELt and of each share of 2:4 slabs."""
+    """Yield rows by shape, tokens and type: seconds of cuBLAS, cuSPARSELt and of each share of 2:4 slabs.
+
+    A row of w8a8 compares with cuBLASLt's product of int8: without rounding X, scales and 16-bit outputs.
+    """
     for shape in shapes():
         for scalar in _SCALARS:
-            if scalar == "float16" or shape in _BFLOAT16_SHAPES:
-                yield from _rows_of(shape, scalar, kernels, gpu, device)
+            if scalar == "float16" or shape in _SAMPLE:
+                yield from _rows_of(shape, scalar, TOKENS, _Contenders(shape, scalar, kernels, gpu), device)
+        if shape in _SAMPLE:
+            made = _ByteContenders(shape, "float16", kernels, gpu, BYTES)
+            yield from _rows_of(shape, WEIGHTS[BYTES], BYTE_TOKENS, made, device)
 
 
 def _rows_of(
-    shape: tuple[int, int], scalar: str, kernels: Kernels, gpu: MeasuredGpu, device: Device
+    shape: tuple[int, int], name: str, wanted: Sequence[int], made: _Contenders, device: Device
 ) -> Measured:
-    made = _Contenders(shape, _SCALARS[scalar], kernels, gpu)
-    for tokens in TOKENS:
+    for tokens in wanted:
         yield (
-            {"shape": list(shape), "tokens": tokens, "type": scalar},
+            {"shape": list(shape), "tokens": tokens, "type": name},
             lambda tokens=tokens: made.figures(tokens, device),
         )
 
@@ -44,9 +50,10 @@ class _Contenders:
     """The weights of one shape for every contender, each in more copies than L2 holds. They are made when needed."""
 
     def __init__(
-        self, shape: tuple[int, int], dtype: torch.dtype, kernels: Kernels, gpu: MeasuredGpu
+        self, shape: tuple[int, int], scalar: str, kernels: Kernels, gpu: MeasuredGpu, weights: int = 0
     ) -> None:
-        self._shape, self._dtype, self._kernels, self._gpu = shape, dtype, kernels, gpu
+        self._shape, self._dtype, self._kernels, self._gpu = shape, _SCALARS[scalar], kernels, gpu
+        self._weights = weights
         self._dense: list[torch.Tensor] = []
         self._compressed: list[torch.Tensor] | None = None
 
@@ -55,22 +62,23 @@ class _Contenders:
         n, k = self._shape
         x = torch.randn(tokens, k, dtype=self._dtype, device="cuda")
         y = torch.empty(tokens, n, dtype=self._dtype, device="cuda")
-        figures: Row = {
-            "cublas": time_of([lambda _, d=d: torch.mm(x, d.T, out=y) for d in self._dense]),
-        }
+        figures: Row = {"cublas": time_of(self._dense_calls(x, y))}
         figures["hybrid"], figures["schedule"], figures["limit"] = {}, {}, {}
         for share, hybrid in self._hybrids.items():
             config, parts = self._kernels.schedule(hybrid.problem(tokens), device)
             figures["hybrid"][str(share)] = _time(hybrid, hybrid.caller(x, y, device))
             figures["schedule"][str(share)] = [self._kernels.configs()[config].name, parts]
             figures["limit"][str(share)] = self._gpu.limit(
-                tokens, self._shape, hybrid.layout.weight_bytes, share
+                tokens, self._shape, hybrid.layout.weight_bytes, share, 2 if self._weights else 1
             )
-        if device.dense_fma:
+        if device.dense_fma and not self._weights:
             hybrid = self._hybrids[0.9]
             figures["dense path"] = _time(hybrid, hybrid.caller(x, y, device, DENSE_PATH))
         # The last: an error of a library that is not ours loses nothing.
         return figures | {"cusparselt": self._cusparselt(x) if tokens % 8 == 0 else None}
+
+    def _dense_calls(self, x: torch.Tensor, y: torch.Tensor) -> list[Call]:
+        return [lambda _, d=d: torch.mm(x, d.T, out=y) for d in self._dense]
 
     def _cusparselt(self, x: torch.Tensor) -> float | None:
         """Seconds of cuSPARSELt, or None where it fails; the reason is printed. Weights are compressed once."""
@@ -90,11 +98,30 @@ class _Contenders:
         copies = copies_beyond_l2(self._gpu.l2, 2 * self._shape[0] * self._shape[1])
         self._hybrids = {
             share: random_hybrid(
-                self._kernels, self._shape, panel_rows(self._shape), share, l2=self._gpu.l2, dtype=self._dtype
+                self._kernels, self._shape, panel_rows(self._shape), share, l2=self._gpu.l2, dtype=self._dtype,
+                weights=self._weights,
             )
             for share in SHARES
-        }
-        self._dense = [torch.randn(self._shape, dtype=self._dtype, device="cuda") for _ in range(copies)]
+        }  # fmt: skip
+        self._dense = [self._dense_weight() for _ in range(copies)]
+
+    def _dense_weight(self) -> torch.Tensor:
+        return torch.randn(self._shape, dtype=self._dtype, device="cuda")
+
+
+class _ByteContenders(_Contenders):
+    """The same of w8a8, against the dense product of int8."""
+
+    def _dense_calls(self, x: torch.Tensor, y: torch.Tensor) -> list[Call]:
+        rounded = torch.randint(-127, 128, x.shape, dtype=torch.int8, device=x.device)
+        sums = torch.empty(y.shape, dtype=torch.int32, device=x.device)
+        return [lambda _, d=d: torch._int_mm(rounded, d.T, out=sums) for d in self._dense]
+
+    def _cusparselt(self, _: torch.Tensor) -> float | None:
+        return None
+
+    def _dense_weight(self) -> torch.Tensor:
+        return torch.randint(-127, 128, self._shape, dtype=torch.int8, device="cuda")
 
 
 def epilogue_rows(kernels: Kernels, gpu: MeasuredGpu, device: Device) -> Measured:

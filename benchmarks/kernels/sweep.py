@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from gpu import MeasuredGpu, time_of
 from hybrid import random_hybrid
-from kernels import WEIGHTS, Device, Kernels, Problem, problem_of
+from kernels import BYTES, WEIGHTS, Device, Kernels, Problem, problem_of
 from problems import random_layout
 from rows import Row
 
@@ -42,7 +42,12 @@ def sweep_rows(
             if c.for_hopper == for_hopper and c.name not in left_out
         ]
         for shape in SHAPES:
-            for rows, weights in ((128, 0), (64, 0), *((64, number) for number in range(1, len(WEIGHTS)))):
+            for rows, weights in (
+                (128, 0),
+                (64, 0),
+                (128, BYTES),
+                *((64, n) for n in range(1, len(WEIGHTS))),
+            ):
                 for share in SHARES:
                     yield from _rows_of(shape, rows, share, weights, kernels, gpu, device, numbers, tokens)
 

@@ -79,6 +79,20 @@ def test_right_kernels_for_integers_pass(integer_kernel):
     assert kernels.launches == 2 * 12 * 2 * 2
 
 
+def test_right_kernels_for_bytes_pass(byte_kernel):
+    kernels = KernelsOnTheCpu(byte_kernel, "w8a8-decode-128", "w8a8-gated-decode-64")
+    assert bench_check.check(kernels, DEVICE, "cpu", tokens=(5, 17)) == []
+    assert kernels.launches == 2 * 12 * 2 * 2
+
+
+def test_integers_of_another_token_are_wrong(byte_kernel, monkeypatch):
+    """The sums of w8a8 are exact, so that nothing but the right integers is allowed."""
+    rounds = bench_check.quantise_inputs
+    monkeypatch.setattr(bench_check, "quantise_inputs", lambda x: (rounds(x)[0] + (x > 2), rounds(x)[1]))
+    kernels = KernelsOnTheCpu(byte_kernel, "w8a8-decode-64")
+    assert len(bench_check.check(kernels, DEVICE, "cpu", tokens=(5,))) == 12
+
+
 class DensePathOnTheCpu(KernelsOnTheCpu):
     """Only the dense path, without a hybrid kernel."""
 

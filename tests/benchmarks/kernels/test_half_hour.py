@@ -61,7 +61,7 @@ def test_a_dry_run_measures_every_row(tmp_path):
         keys = [row["key"] for row in rows.measured(written, stage)]
         expected = [row.key for row in every if row.stage == stage]
         assert sorted(map(str, keys)) == sorted(map(str, expected))
-    assert {"decode-128", "int4-decode-64", "hopper-pair-128"} <= {
+    assert {"decode-128", "int4-decode-64", "w8a8-prefill-128", "hopper-pair-128"} <= {
         row["key"]["config"] for row in rows.measured(written, "check")
     }
     sums = re.findall(r"^all +(\d+) rows +([\d.]+) s$", done.stdout, re.MULTILINE)

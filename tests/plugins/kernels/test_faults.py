@@ -11,18 +11,22 @@ pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for th
 
 SLABS, OUTPUT, EPILOGUE = "kernels/slabs.cuh", "kernels/output.cuh", "kernels/epilogue.cuh"
 COPIES, UNITS, LOOP = "kernels/copies.cuh", "kernels/units.cuh", "kernels/multiply.cuh"
+INPUTS = "kernels/copy_inputs.cuh"
 DENSE, SPARSE = "kernels/decode_dense16.cuh", "kernels/decode_sparse24.cuh"
 ARGUMENTS, STREAMS = "kernels/arguments.h", "kernels/streams.cuh"
 TILE, STREAM = "kernels/tile_kernel.cuh", "kernels/stream_kernel.cuh"
 PARTS = "kernels/parts.h"
+# Products of int8 have a loop like this one (test_byte_faults.py).
+STEP = "n = unit % U::kPerStep;\n      "
+SIXTEEN = "multiply_stream(Accumulators<G>& acc, int slabs, Ring& ring, const Place<G>& at) {\n  "
 # name: (file, correct text, text with the bug)
 MUTATIONS = {
     "one wait too few": (LOOP, "wait_copies<G::kStages - 2>();", "wait_copies<G::kStages - 1>();"),
     "one wait too few for the first slab": (LOOP, "shares ? 2 : 1)>();", "shares ? 1 : 0)>();"),
     "no barrier in the loop": (LOOP, "kStages - 2>();\n    sync_block();", "kStages - 2>();"),
     "no barrier before the first slab": (LOOP, "? 2 : 1)>();\n    sync_block();", "? 2 : 1)>();"),
-    "a turn late": (LOOP, "if constexpr (later == 0) {", "if constexpr (later == 1) {"),
-    "a turn early": (LOOP, "if constexpr (later == 0) {", "if constexpr (later == U::kCount - 1) {"),
+    "a turn late": (LOOP, f"{STEP}if constexpr (later == 0) {{", f"{STEP}if constexpr (later == 1) {{"),
+    "a turn early": (LOOP, f"{STEP}if constexpr (later == 0) {{", f"{STEP}if constexpr (later == U::kCount - 1) {{"),
     "fills the slot being read": (LOOP, "    fill_ += read_ == 0", "    shared_ += read_ == 0"),
     "fills one slot before the loop": (LOOP, "      fill_ += G::kStageBytes;", ""),
     "begins the last slot anew": (LOOP, "for_each_index<shares>(", "for_each_index<shares - 1>("),
@@ -34,8 +38,8 @@ MUTATIONS = {
     "one buffer for 2:4 slabs": (SPARSE, "load_shared(weights_[Step]", "load_shared(weights_[0]"),
     "buffers of 2:4 slabs exchanged": (SPARSE, "(c, weights_[Step]", "(c, weights_[1 - Step]"),
     "metadata of the next slab": (SPARSE, "b, places_[m])", "b, next_places_[m])"),
-    "no barrier before the output": (TILE, "ring.finish();\n  sync_block();", "ring.finish();"),
-    "copies go on over the output": (TILE, "  ring.finish();\n", ""),
+    "no barrier before the output": (TILE, "ring.finish();\n    sync_block();", "ring.finish();"),
+    "copies go on over the output": (TILE, "    ring.finish();\n", ""),
     "no barrier inside the output": (OUTPUT, "sync_block();\n  switch", "switch"),
     "empty groups not committed": (LOOP, "    commit_copies();  // also", "    // also"),
     "wrong selector": (SPARSE, "mma_sp<Step>", "mma_sp<1 - Step>"),
@@ -45,10 +49,10 @@ MUTATIONS = {
     "halves of b exchanged": (LOOP, "m, b[0], b[1])", "m, b[1], b[0])"),
     "the first tokens twice": (LOOP, "m, b[2], b[3])", "m, b[0], b[1])"),
     "the first 16 columns in each step": (UNITS, "step = Unit / kPerStep", "step = 0"),
-    "reads tokens that are not there": (COPIES, "low_left_ > J * kRows", "low_left_ > 0"),
-    "reads columns that are not there": (COPIES, "low_left_ = exists && k < columns ?", "low_left_ = exists ?"),
-    "reads half a chunk that is not there": (COPIES, "columns - k > 4 ?", "columns - k > 0 ?"),
-    "reads half of a chunk": (COPIES, "columns - k > 4 ?", "columns - k > 8 ?"),
+    "reads tokens that are not there": (INPUTS, "low_left_ > J * kRows", "low_left_ > 0"),
+    "reads columns that are not there": (INPUTS, "low_left_ = exists && k < columns ?", "low_left_ = exists ?"),
+    "reads half a chunk that is not there": (INPUTS, "columns - k > 4 ?", "columns - k > 0 ?"),
+    "reads half of a chunk": (INPUTS, "columns - k > 4 ?", "columns - k > 8 ?"),
     "rows of the tile before": (COPIES, "    copies_.begin_tile(walk_.first_token());\n",
         "    if (!more_) copies_.begin_tile(walk_.first_token());\n"),
     "a column late": (COPIES, "extra_ += extra_bytes_, ++columns_;", "extra_ += extra_bytes_;"),
@@ -128,14 +132,15 @@ MUTATIONS = {
     "commits before the last share": (LOOP, "if constexpr (Share + 1 != Plan::kFills)", "if constexpr (Share != 0)"),
     "the last share of the copies lost": (LOOP, "if constexpr (Share < Plan::kFills)",
         "if constexpr (Share + 1 < Plan::kFills)"),
-    "a slab copied again": (LOOP, "        ring.prepare();\n", ""),
+    "a slab copied again": (LOOP, "        ring.prepare();\n        ring.turn();\n      }\n      load(",
+        "        ring.turn();\n      }\n      load("),
     "slots one further apart": (LOOP, "read_ == 0 ? G::kStageBytes - G::kRingBytes", "read_ == 0 ? -G::kRingBytes"),
-    "no swizzle when writing": (COPIES, "((chunk ^ (row & 7)) << 4)", "(chunk << 4)"),
+    "no swizzle when writing": (INPUTS, "((chunk ^ (row & 7)) << 4)", "(chunk << 4)"),
     # rows and columns of X
-    "tokens of the tile's first row": (COPIES, "tokens_left_ = a_.tokens - row",
+    "tokens of the tile's first row": (INPUTS, "tokens_left_ = a_.tokens - row",
         "tokens_left_ = a_.tokens - first_token"),
-    "upper halves of tokens that are not there": (COPIES, "high_left_ > J * kRows", "high_left_ > 0"),
-    "rows of the round before": (COPIES, "static_cast<int64_t>(J * kRows) * a_",
+    "upper halves of tokens that are not there": (INPUTS, "high_left_ > J * kRows", "high_left_ > 0"),
+    "rows of the round before": (INPUTS, "static_cast<int64_t>(J * kRows) * a_",
         "static_cast<int64_t>(J / 2 * kRows) * a_"),
     "copies slabs that are not there": (COPIES, "bytes_left_ = exists ? values_left_ + extra_bytes : 0;",
         "bytes_left_ = values_left_ + extra_bytes;"),
@@ -164,7 +169,7 @@ MUTATIONS = {
     "weights of another warp": (DENSE, "slot + at.fragment +", "slot + at.lane * 16 +"),
     "weights of each unit's first step": (LOOP, "step = unit / U::kPerStep", "step = 0"),
     "sums of the tokens before": (LOOP, "(acc[m][2 * n + 1], m", "(acc[m][2 * n], m"),
-    "one slab too many": (LOOP, "if (slabs <= 0) return;", "if (slabs < 0) return;"),
+    "one slab too many": (LOOP, f"{SIXTEEN}if (slabs <= 0)", f"{SIXTEEN}if (slabs < 0)"),
     "the second slab's operands from the first": (LOOP, "        ring.turn();\n      }\n      load(Index<later>());",
         "      }\n      load(Index<later>());\n      if constexpr (later == 0) ring.turn();"),
 }  # fmt: skip

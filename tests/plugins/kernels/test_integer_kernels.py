@@ -188,7 +188,7 @@ MUTATIONS = {
     "the pairs of a step exchanged": (DECODER, "a[2 + half] = scales_", "a[1 - half] = scales_"),
     "sums of int8 not scaled": (EPILOGUE, "acc[m][n][2 * half] *= scale;", "acc[m][n][2 * half] *= 1.f;"),
     "the gate's scales for the up": (EPILOGUE, "panel * G::kPanels + f, at", "panel * G::kPanels, at"),
-    "scales of another panel": (EPILOGUE, "first_row<G>(packed, m, half, at) +", "first_row<G>(0 * packed, m, half, at) +"),
+    "scales of another panel": (EPILOGUE, "(scales + first_row<G>(packed,", "(scales + first_row<G>(0 * packed,"),
     "a copy too few": (COPIES, "(G::kSlabBytes + kRound - 1) / kRound", "G::kSlabBytes / kRound"),
 }  # fmt: skip
 OFTEN = ()
