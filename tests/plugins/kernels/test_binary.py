@@ -8,12 +8,22 @@ import pytest
 
 from masklearn.masks.kinds.table import KINDS, TWO_FOUR
 from masklearn.quant.table import W8A8
+from patch_compile.hardware.cards import rated_cards
 from patch_compile.planning.roofline import schedule
 from patch_compile.plugin.targets import ARCHS
-from tests.plugins.machine_code import NO_CODE, NVCC, WHY_NO_CODE, MachineCodeOf, cubin, machine_code
+from tests.plugins.machine_code import (
+    CUOBJDUMP,
+    NO_CODE,
+    NVCC,
+    WHY_NO_CODE,
+    MachineCodeOf,
+    cubin,
+    kernel_object,
+    machine_code,
+)
 from tests.refusals import refused
 
-sass, issue = (importlib.import_module(name) for name in ("sass", "issue"))
+sass, issue, rounding = map(importlib.import_module, ("sass", "issue", "rounding"))
 
 pytestmark = pytest.mark.skipif(NO_CODE, reason=WHY_NO_CODE)
 
@@ -26,6 +36,8 @@ SPILLS = {
     "all-gated-decode-64": 72,
     "int8-mid-64": 92,  # of bf16; fp16 has none
     "int8-gated-decode-64": 16,
+    "w8a8-broad-128": 32,
+    "w8a8-gated-decode-64": 72,
 }
 REGISTERS_PER_SM = 65536
 REGISTER_GRANULE = 256  # a warp's registers are rounded up to a multiple of this
@@ -123,6 +135,23 @@ def test_slabs_cost_their_minimal_instructions(binary, scalar, arch):
                 assert counts[load] == loads.get(load, 0) * row_blocks + x_loads.get(load, 0), (c.name, load)
             loop = sass.loop_of(code, kind.name, c.weights)
             assert not [i for i in loop if i.opcode.startswith(("LDL", "STL"))], (c.name, kind.name)
+
+
+@pytest.mark.parametrize(
+    ("scalar", "arch"),
+    [pytest.param(f"w8a8_{s}", a, marks=marks(a)) for a in ARCHS for s in ("half", "bfloat16")],
+)
+def test_rounding_is_issued_faster_than_dram_reads(scalar, arch):
+    code = rounding.rounding_code(kernel_object(cubin.SOURCES[scalar].name, arch), CUOBJDUMP)
+    issued = rounding.issued_values(len(rounding.rounding_way(code)))
+    slowest = [issued / rounding.moved_values(card) for card in rated_cards() if card.sm == arch]
+    assert min(slowest, default=1) >= 0.95
+
+
+def test_code_without_all_of_rounding_is_refused():
+    code = [cubin.Instruction(at, "", opcode, "") for at, opcode in enumerate(("F2I.NTZ", "EXIT", "F2I.NTZ"))]
+    with refused(ValueError):
+        rounding.rounding_way(code)
 
 
 kernels_of = pytest.mark.parametrize(
