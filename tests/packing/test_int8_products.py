@@ -269,3 +269,18 @@ def test_the_body_passes_the_checker():
     onnx.checker.check_model(
         one_linear(packed_linear(linear((64, 64), HALF, 1), HALF), np.float16), full_check=True
     )
+
+
+@dtypes
+def test_torch_rounds_inputs_to_the_same_integers(dtype):
+    """The models of torch round inputs by masklearn's arithmetic, the function and the kernels by the oracle's."""
+    import torch
+
+    from masklearn.model.rounded_inputs import quantise
+
+    x = inputs((64, 500), dtype)
+    x[3, 7], x[4, 8], x[5] = np.nan, -np.inf, 0
+    integers, scale = oracle.quantise_inputs(x)
+    found, of_tokens = quantise(torch.from_numpy(x.astype(np.float32)))
+    np.testing.assert_array_equal(found.numpy(), integers)
+    np.testing.assert_array_equal(of_tokens.numpy()[..., 0], scale)

@@ -171,7 +171,7 @@ def check_grid(name: str, grid: Grid, shape: tuple[int, int], dtype: ir.DataType
     except ValueError as error:
         raise PatchCompileError(
             f"{name} can't have {grid.type} weights",
-            f"{str(error)[:1].upper()}{str(error)[1:]}.",
+            f"They do not fit its shape {list(shape)}: {error}.",
             "Give the masks of this model, or learn them with int8 weights for this linear: "
             f"--weights '{name}=int8'.",
         ) from error

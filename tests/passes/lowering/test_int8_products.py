@@ -2,16 +2,19 @@
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
 
 from masklearn.masks.kinds.table import KINDS
 from masklearn.masks.maskset import MaskSet
 from masklearn.model.prune import masked_weight
+from masklearn.quant.grid import Grid
 from masklearn.quant.table import INT8, W8A8
 from patch_compile.errors import PatchCompileError
 from patch_compile.inspection.binaries import inspect_engine_file
 from patch_compile.inspection.onnx_graph import inspect_onnx
+from patch_compile.passes.lowering.packed_initializers import check_grid
 from patch_compile.passes.write import write_hybrid
 from tests.mosaics import mosaic
 from tests.onnx_export.conftest import exports  # noqa: F401  (the session's exported graphs)
@@ -124,3 +127,13 @@ def test_rtx_builds_an_engine_of_w8a8(exports, tmp_path):  # noqa: F811
     assert report.packed_bytes == expected.packed_bytes
     found = inspect_engine_file(engine)
     assert {row["layer"]: row["packed bytes"] for row in found.rows} == dict(expected.patch_linears)
+
+
+def test_a_k_beyond_int32_is_refused_by_name():
+    with refused(PatchCompileError):
+        check_grid(
+            "model.layers.0.mlp.down_proj",
+            Grid(W8A8, np.ones(4, np.float32)),
+            (4, 131076),
+            ir.DataType.FLOAT16,
+        )
