@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from masklearn.masks.kinds.base import TileKind
-from masklearn.masks.kinds.table import BY_CODE, TWO_FOUR
+from masklearn.masks.kinds.table import BY_CODE
 from patch_compile.hardware.cards import RatedCard
 from patch_compile.planning.roofline.assumptions import Assumptions
 from patch_compile.planning.roofline.schedule import TABLE_WORDS, Config, Problem
@@ -88,22 +88,8 @@ def rates_of(card: RatedCard, assume: Assumptions, inputs: int = 16) -> Rates:
 
 def simulated_clocks(card: RatedCard, config: Config, kind: TileKind) -> int:
     """Returns the clocks of an SM for a slab in the kernels' loop, which benchmarks/kernels/issue.py simulates."""
-    found = _code(card).get(config.name)
-    return found["cycles"][kind.name][card.is_geforce] if found else 0
-
-
-def _counts(card: RatedCard, config: Config, kind: TileKind) -> dict[str, int]:
-    """Returns the instructions of a warp in the loop over slabs of a kind.
-
-    Without machine code they are supposed: products, loads of W and X, and as many others as a loop for 16 bits has.
-    """
-    found = _code(card).get(config.name)
-    if found:
-        return dict(found[kind.name])
-    rows, tokens = config.panel_rows // config.feature_warps, config.tokens // config.token_warps
-    sparse, slab = kind is TWO_FOUR, config.slab_bytes(kind.code) // config.feature_warps
-    products = rows // 16 * (tokens // 8) * (1 if sparse else 2)
-    return {"IMMA.SP" if sparse else "IMMA": products, "LDS.128": slab // 512 + tokens // 8, "other": 150}
+    clocks: int = _code(card)[config.name]["cycles"][kind.name][card.is_geforce]
+    return clocks
 
 
 def slab_limits(
@@ -114,7 +100,7 @@ def slab_limits(
     "issue" is the turn of a slab in the kernels' loop, with its waits for shared memory and barriers: the simulated clocks,
     or the instructions over the issue slots, whichever is more.
     """
-    counts, rates = _counts(card, config, kind), rates_of(card, assume, config.weights.input_bits)
+    counts, rates = _code(card)[config.name][kind.name], rates_of(card, assume, config.weights.input_bits)
     turn = simulated_clocks(card, config, kind) * assume.turn / assume.hybrid
     moved = config.slab_bytes(kind.code)
     read = config.warps * sum(counts.get(name, 0) * lane for name, lane in _LANE_BYTES.items())
@@ -135,8 +121,7 @@ def slab_limits(
 
 def _occupancy(card: RatedCard, config: Config) -> int:
     """Returns the number of blocks that an SM holds at a time."""
-    found = _code(card).get(config.name)
-    registers: int = found["registers"] if found else 255
+    registers: int = _code(card)[config.name]["registers"]
     a_warp = -(-registers * 32 // _GRANULE) * _GRANULE
     return min(
         card.rates.shared[0] * 1024 // (config.shared_bytes + 1024), _REGISTERS // (a_warp * config.warps)
