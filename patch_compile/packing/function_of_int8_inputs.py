@@ -4,8 +4,9 @@ The scale of a token is its largest input / 127. The inputs of a token count as 
 are NaN if an input is infinite or NaN.
 
 The sums are exact. A product over 1024 columns stays below 2^24, so that fp32 holds each partial sum in every order of the
-additions, and the products of the chunks are added as int32. ONNX's operators for int8 products are not used, because ONNX
-Runtime's saturate on some CPUs.
+additions, and the products of the chunks are added as int32. TF32 and bfloat16 hold the integers, so the sums are exact too
+where ONNX Runtime multiplies fp32 in these types. ONNX's operators for int8 products are not used, because ONNX Runtime's
+saturate on some CPUs.
 """
 
 from __future__ import annotations
