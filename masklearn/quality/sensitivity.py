@@ -18,6 +18,7 @@ from masklearn.base.progress import OnStep
 from masklearn.model.architectures import architecture_of
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.linears import read_linear
+from masklearn.model.rounded_inputs import inputs_kept, inputs_rounded
 from masklearn.stream.blocks import Block, stream_blocks
 from masklearn.stream.hidden_states import HiddenStates
 from masklearn.stream.logits import token_losses
@@ -84,10 +85,13 @@ def _loss_with(head: Block, name: str, other: Checkpoint, windows: NDArray[np.in
 
 @contextmanager
 def _swapped(block: Block, name: str, other: Checkpoint) -> Iterator[None]:
+    """Compute with a linear of the other model, which also decides if its inputs are rounded."""
     linear = block.linears[name]
+    inputs = inputs_rounded({name: linear}) if name in other.rounded_inputs else inputs_kept(linear)
     kept, linear.weight.data = linear.weight.data, read_linear(other, name).to(linear.weight.device)
     try:
-        yield
+        with inputs:
+            yield
     finally:
         linear.weight.data = kept
 

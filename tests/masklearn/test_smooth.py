@@ -13,9 +13,11 @@ from masklearn.masks.maskset import MaskSet
 from masklearn.masks.stored import COLUMNS, ROWS
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.prune import write_pruned_checkpoint
+from masklearn.model.store import WeightStore
+from masklearn.permute import reordered
 from masklearn.quant.table import FLOAT16, INT4, INT8, W8A8, WeightType
 from masklearn.recipe import LearnRecipe
-from masklearn.smooth import Smoothed, smooth
+from masklearn.smooth import Smoothed, folded, smooth
 from tests.conftest import ModelMaker
 from tests.masklearn.architectures import every
 from tests.masklearn.tasks import task_of
@@ -143,3 +145,17 @@ def test_learning_smooths_w8a8_and_says_so(make_model: ModelMaker, text_file: Pa
         assert masks.version == (
             "4" if "w8a8" in {*map(str, (grid.type for grid in masks.grids.values()))} else "3"
         )
+
+
+def test_smoothed_and_permuted_masks_belong_to_one_model(
+    make_model: ModelMaker, text_file: Path, tmp_path: Path
+) -> None:
+    """The base model with the folds and the orders of a mask file computes the same, in the coordinates of the masks."""
+    path = make_model("llama", hidden_size=64, intermediate_size=128)
+    given = {"method": "sparsegpt", "weights": "w8a8", "windows": 2, "ratio": 0.25, "permute": True}
+    masks = learn(path, recipe(text_file, **given), tmp_path / "s").masks
+    assert masks.folds and masks.orders
+    dense = folded(Checkpoint.open(path), masks.folds, WeightStore(tmp_path / "folded"), shifted=False)
+    same = reordered(dense, masks.orders, WeightStore(tmp_path / "reordered", below=dense.new))
+    write_pruned_checkpoint(same, no_masks(), tmp_path / "model")
+    torch.testing.assert_close(outputs(tmp_path / "model", "llama"), outputs(path, "llama"))

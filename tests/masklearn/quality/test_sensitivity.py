@@ -9,6 +9,7 @@ from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears_of
 from masklearn.model.linears import linear_modules, read_linear
 from masklearn.model.models import load_model
+from masklearn.model.rounded_inputs import inputs_rounded
 from masklearn.quality.perplexity import window_losses
 from masklearn.quality.sensitivity import sensitivity
 from tests.conftest import ModelMaker
@@ -51,6 +52,29 @@ def test_the_other_way_round_one_linear_is_restored(make_model: ModelMaker, tmp_
     before = mean_loss(model)
     linears[names[1]].weight.data = read_linear(dense, names[1])
     assert restored[names[1]] == pytest.approx(mean_loss(model) - before, abs=2e-5)
+
+
+def test_a_changed_linear_brings_its_inputs(make_model: ModelMaker, tmp_path: Path) -> None:
+    """A linear of w8a8 rounds its inputs wherever it is put, and a dense linear in its place keeps them."""
+    path = make_model("llama")
+    names = list(covered_linears_of(Checkpoint.open(path)).linears)[:2]
+    dense, pruned = Checkpoint.open(path), halved(path, tmp_path / "w").rounding_inputs(names)
+    alone = sensitivity(dense, pruned, names, WINDOWS, "cpu", silent)
+    restored = sensitivity(pruned, dense, names, WINDOWS, "cpu", silent)
+
+    def loss(*changed: str) -> float:
+        model = load_model(path)
+        linears = linear_modules(model, dense)
+        for name in changed:
+            linears[name].weight.data = read_linear(pruned, name)
+        with inputs_rounded({name: linears[name] for name in changed if name in names}):
+            return mean_loss(model)
+
+    every = list(covered_linears_of(dense).linears)
+    for name in names:
+        assert alone[name] == pytest.approx(loss(name) - loss(), abs=2e-5)
+        without = [one for one in every if one != name]
+        assert restored[name] == pytest.approx(loss(*without) - loss(*every), abs=2e-5)
 
 
 def test_the_output_head_counts_where_it_is_covered(make_model: ModelMaker, tmp_path: Path) -> None:
