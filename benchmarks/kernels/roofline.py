@@ -18,10 +18,12 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
 from benchmarks.page_part import print_or_renew
+from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from masklearn.quant.table import FLOAT16, INT4, INT8, W8A8, WeightType
 from patch_compile.artifacts.plan import Slower, Way
 from patch_compile.artifacts.prediction import WholeRow, Workload
 from patch_compile.hardware.cards import RatedCard, Share, rated_cards
+from patch_compile.packing.slab_kinds import SLAB_K
 from patch_compile.planning.cards import PlanCard
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import LinearPlan
@@ -31,8 +33,10 @@ from patch_compile.planning.predict import predict_whole
 from patch_compile.planning.products import cost_together, products_of
 from patch_compile.planning.roofline.assumptions import ASSUMED, Assumptions
 from patch_compile.planning.roofline.int8_inputs import dense_w8a8_time
+from patch_compile.planning.roofline.launch_work import simulated_clocks
 from patch_compile.planning.roofline.linear_roofline import Linear, predict
 from patch_compile.planning.roofline.rest import Model
+from patch_compile.planning.roofline.schedule import CONFIGS, Config
 from patch_compile.plugin.toolchain import plugin_sources
 
 SHARES = (0.0, 0.5, 0.7, 0.8, 0.9, 1.0)
@@ -60,6 +64,10 @@ _W8A8 = (
     "faster the linears are than dense 16-bit linears, and than dense W8A8: by cuBLASLt, between kernels that round X and "
     "scale Y, and by a product of that rate that scales Y itself (fused), as kernels by CUTLASS do. Then the whole "
     "prompt, over dense 16 bits and over dense W8A8 by cuBLASLt, and the limit of the former."
+)
+_INT8_LOOPS = (
+    "Share of the int8 rate of mma.sync that the loops over slabs reach by the simulation of `benchmarks/kernels/issue.py`, "
+    "dense / 2:4."
 )
 _W8A8_PROMPTS = ((1, 2048), (16, 512))
 _PAGE_DEVICES = ("A100-80", "A6000", "RTX 4090", "H100")
@@ -256,6 +264,24 @@ def _w8a8_row(device: RatedCard, batch: int, prompt: int, ratio: float) -> list[
     ]
 
 
+def int8_loops_table(devices: Sequence[RatedCard]) -> str:
+    """Shares of mma.sync's int8 rate that the simulated loops over slabs reach, dense / 2:4."""
+    configs = [one for one in CONFIGS if one.weights is W8A8 and one.tokens >= 128 and not one.gated]
+    return table(
+        ["configuration", *(device.name for device in devices)],
+        ([config.name, *(_loop_shares(device, config) for device in devices)] for config in configs),
+    )
+
+
+def _loop_shares(device: RatedCard, config: Config) -> str:
+    products = config.panel_rows * config.tokens * SLAB_K / (2 * device.rates.fma * device.rates.mma)
+    shares = {
+        kind: products / rate / simulated_clocks(device, config, kind)
+        for kind, rate in ((DENSE, 1.0), (TWO_FOUR, device.rates.sparse))
+    }
+    return " / ".join(f"{share:.0%}" for share in shares.values())
+
+
 def assumption_table() -> str:
     """Every assumption by its name."""
     rows = ([f.name, str(f.default), f.metadata["what"]] for f in fields(Assumptions))
@@ -278,6 +304,8 @@ def markdown() -> str:
         "### int8 products",
         _W8A8,
         w8a8_table(devices),
+        _INT8_LOOPS,
+        int8_loops_table(devices),
         "### Linears",
     ]
     for device in devices:
