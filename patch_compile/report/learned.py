@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from masklearn import IMPORTANCE, Criterion
 from masklearn.masks.budget import BYTES
 from masklearn.masks.maskset import MaskSet
+from masklearn.masks.name_globs import kinds_of
 from masklearn.masks.record import (
     BudgetRecord,
     InputsRecord,
@@ -83,11 +84,8 @@ def _budget(budget: BudgetRecord) -> str:
 
 
 def _smoothed(smoothed: SmoothedRecord) -> str:
-    whole = (
-        f"; {len(smoothed.whole)} linears have inputs that nothing in front of them can scale"
-        if smoothed.whole
-        else ""
-    )
+    kinds = ", ".join(kinds_of(smoothed.whole))
+    whole = f"; nothing takes exact scales in for {len(smoothed.whole)} linears: {kinds}" if kinds else ""
     return (
         f"the channels of {smoothed.scaled} of {smoothed.sites} inputs, by powers of two, so that rounding costs less; this "
         f"by itself changes a block’s output by {smoothed.dense_error:.1e} of its norm{whole}"
@@ -95,12 +93,12 @@ def _smoothed(smoothed: SmoothedRecord) -> str:
 
 
 def _rounded_inputs(inputs: InputsRecord) -> str:
-    kept = f"{len(inputs.kept)} linears keep 16 bits ({', '.join(inputs.kept)}); " if inputs.kept else ""
-    worst = ", ".join(f"{error:.1%} for {name}" for name, error in inputs.worst)
-    return (
-        f"{kept}rounding the inputs of a linear changes its block’s output by {inputs.usual:.1%} (median), "
-        f"and most by {worst}"
+    kept = (
+        f"16 bits are kept for {', '.join(inputs.kept)}, which rounding harms most; " if inputs.kept else ""
     )
+    worst = ", ".join(f"{error:.1%} ({name})" for name, error in inputs.worst)
+    most = f"; at most {worst}" if worst else ""
+    return f"{kept}rounding a linear’s inputs changes its block’s output by {inputs.usual:.1%} (median){most}"
 
 
 def _permuted(permuted: PermutedRecord) -> str:
