@@ -6,7 +6,7 @@ Needs nvcc, PyTorch with CUDA and numpy. Builds the kernels as a shared library 
 
   check      every configuration against float64; wrong configurations are named, useless ones are left out of the sweep
   sweep      every configuration with several numbers of parts, for 1 to 2048 tokens
-  products   shares of 2:4 slabs against cuBLAS on the dense weight and cuSPARSELt
+  products   shares of 2:4 slabs against cuBLAS on the dense weight and cuSPARSELt; of w8a8 against cuBLASLt's int8
   epilogues  gated products and products with a residual, against the several kernels of a dense model
   decoder    a LLaMA-2-7B of random weights, dense and hybrid: tokens a second
 
