@@ -22,7 +22,9 @@ from masklearn.task import Task
 
 _WHAT, _ERROR = "rounding inputs", "error"
 _WINDOWS = 2
-_FAR = 3.0  # times the median of all linears
+# Times the median of all linears. In SmolLM2-135M, smoothed, down_proj of the first block reaches 13 times it, and no other
+# linear more than 4 times.
+_FAR = 6.0
 _SHOWN = 3  # of the worst linears
 
 
