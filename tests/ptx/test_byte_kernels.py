@@ -120,7 +120,7 @@ def test_every_number_is_rounded_to_its_integer(ptx: PtxKernel, scalar: int) -> 
     ordered = finite[np.argsort(np.abs(finite), kind="stable")]
     for row, part in zip(x, np.split(ordered, range(252, len(ordered), 252)), strict=True):
         row[: len(part)] = part
-    x[:, 252] = np.minimum(np.abs(x).max(1) * 1.5, np.abs(finite).max())
+    x[:, 252] = 1.5 * np.minimum(np.abs(x).max(1), np.abs(finite).max() / 1.5)
     rounded = x.astype(dtype)
     integers, _ = ptx.round(rounded.view(np.uint16), scalar)
     np.testing.assert_array_equal(integers, quantise_inputs(rounded)[0])
