@@ -8,22 +8,24 @@ from pathlib import Path
 import pytest
 
 from tests.oracles.element_packing import KEPT
-from tests.plugins.configs import CONFIGS as ALL
+from tests.oracles.integer_packing import W8A8
+from tests.plugins.configs import ALL
 from tests.plugins.host_kernel import COMPILER, CopyMode, HostKernel, Launch, host_library
 from tests.plugins.mosaic_cases import make_case
 from tests.plugins.sanitized import SANITIZERS
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the host emulation")
 
-NAMES = ("decode-64", "gated-decode-64", "all-decode-64")
+NAMES = ("decode-64", "gated-decode-64", "all-decode-64", "w8a8-decode-64")
 PLAIN = {"residual": True}
 ALL_KINDS = PLAIN | {"kinds": len(KEPT), "share": 0.9}
+ROUNDED = PLAIN | {"integers": W8A8}
 GATED = {"gated": True, "activation": "silu", "residual": True}
 
 
 def battery(kernel):
     """Raise RuntimeError at a fault of the emulation's own checks; a sanitizer ends the process."""
-    for name, how in zip(NAMES, (PLAIN, GATED, ALL_KINDS), strict=True):
+    for name, how in zip(NAMES, (PLAIN, GATED, ALL_KINDS, ROUNDED), strict=True):
         config = ALL.index(name)
         case = make_case(19, (67, 132), 64, **how)
         for mode in CopyMode:
