@@ -74,9 +74,8 @@ inline constexpr Config kConfigs[] = {
     {"int4-gated-decode-64", Kernel::kStream, 64, 16, 4, 1, 8, 2, true, kKindCount,
      Weights::kInt4},                                                                              // 35 KiB
     {"int4-gated-mid-64", Kernel::kStream, 64, 64, 2, 2, 4, 2, true, kKindCount, Weights::kInt4},  // 42 KiB
-    // Products of int8 take half the time of those of 16 bits, and their operands half the room, so rings are
-    // twice as long.  Tile kernels have three or four slots: a 2:4 slab ends before the next one but one has
-    // arrived from L2.
+    // Slabs of w8a8 take half the room, so rings are longer.  Its products take half the time, less than a
+    // copy from L2, so tile kernels have three or four slots.
     {"w8a8-decode-64", Kernel::kStream, 64, 16, 4, 1, 8, 2, false, kPatchKinds, Weights::kW8A8},    // 40 KiB
     {"w8a8-mid-64", Kernel::kStream, 64, 64, 2, 2, 6, 2, false, kPatchKinds, Weights::kW8A8},       // 48 KiB
     {"w8a8-prefill-64", Kernel::kTile, 64, 128, 2, 2, 4, 1, false, kPatchKinds, Weights::kW8A8},    // 48 KiB

@@ -20,7 +20,7 @@ class SlabCopies {
   PATCH_DEVICE SlabCopies(const LinearArguments& a, Hint policy, int thread)
       : inputs_(a, thread), policy_(policy), thread_(thread) {}
   // Byte of a slot at which this thread's copies begin, as many bytes from the last as the block copies at a
-  // time. X says where; any order would do for W.
+  // time.  It is X's (copy_inputs.cuh); any order would do for W.
   PATCH_DEVICE static int place(int thread) { return Inputs<G>::place(thread); }
   PATCH_DEVICE int place() const { return place(thread_); }
 

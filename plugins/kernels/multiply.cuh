@@ -103,8 +103,8 @@ PATCH_DEVICE void multiply_stream(Accumulators<G>& acc, int slabs, Ring& ring, c
   } while (--slabs);
 }
 
-// The same for products of int8.  Of the next slab a row block is loaded when the last products with that of
-// this one are begun, so that it takes its registers.
+// The same for products of int8.  A row block of the next slab takes the registers of this slab's, whose last
+// products are begun before.
 template <class D, class G, class Ring>
 PATCH_DEVICE void multiply_byte_stream(Accumulators<G>& acc, int slabs, Ring& ring, const Place<G>& at) {
   if (slabs <= 0) return;

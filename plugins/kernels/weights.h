@@ -2,10 +2,9 @@
 // times a scale.  Where integers are converted to 16 bits, they are stored with a bias, so that no stored
 // number has a sign.
 //
-//   int8   a byte, q + 128     a scale of fp32 for each row, which multiplies the sums of X q^T
-//   w8a8   a byte, q           the same; X is rounded to integers too (quantise_kernel.cuh), so sums are
-//   exact int4   4 bits, q + 8       a scale of X's type for each row of a slab; the weight is q times it,
-//   rounded
+//   int8   a byte, q + 128   a scale of fp32 for each row, which multiplies the sums of X q^T
+//   w8a8   a byte, q         the same, and X is rounded to integers too (quantise_kernel.cuh)
+//   int4   4 bits, q + 8     a scale of X's type for each row of a slab; the weight is q times it, rounded
 //
 // All of this depends on the type alone.  What the bytes of a slab are is said in decode_*.cuh.
 #pragma once
