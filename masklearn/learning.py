@@ -21,14 +21,14 @@ from masklearn.masks.record import InputsRecord, MaskRecord, RepairRecord, Train
 from masklearn.masks.score_summary import summarise_scores
 from masklearn.masks.select import Choose, ChoosesTypes, RoundingLoss, Scores
 from masklearn.masks.tiles import expand_tiles, weights_of_tiles
-from masklearn.masks.weight_types import BY_INPUTS, spell_types, undecided
+from masklearn.masks.weight_types import spell_types, undecided
 from masklearn.methods import Method, WithRounding, method_of
 from masklearn.model.architectures import architecture_of
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import Coverage, covered_linears_of
 from masklearn.model.store import WeightStore
 from masklearn.quant.grid import Grid
-from masklearn.quant.table import FLOAT16, INT4, INT8, W8A8, WeightType, with_rounded_inputs
+from masklearn.quant.table import BY_INPUTS, FLOAT16, INT4, INT8, W8A8, WeightType, with_rounded_inputs
 from masklearn.recipe import LearnRecipe
 from masklearn.task import Task, by_ratio, is_decided
 from masklearn.traits import lacking

@@ -16,10 +16,10 @@ from masklearn.masks.kinds.allowed import allowed_kinds, spell_kinds
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.select import Choose, by_budget
 from masklearn.masks.select_types import TypesForBytes
-from masklearn.masks.weight_types import BY_INPUTS, allowed_types, undecided
+from masklearn.masks.weight_types import allowed_types, undecided
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import Coverage
-from masklearn.quant.table import FLOAT16, WeightType
+from masklearn.quant.table import BY_INPUTS, FLOAT16, WeightType
 from masklearn.recipe import LearnRecipe
 from masklearn.text.calibrate import TokenPool, token_pool, wanted_windows
 

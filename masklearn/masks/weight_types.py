@@ -17,7 +17,7 @@ from types import MappingProxyType
 from masklearn.base.errors import MaskLearnError, UsageError
 from masklearn.masks.kinds.allowed import AUTO
 from masklearn.masks.name_globs import decide, entries, parse_pattern, spell_by_name
-from masklearn.quant.table import FLOAT16, INT8, QUANTISED, W8A8, WEIGHT_TYPES, WeightType, weight_type
+from masklearn.quant.table import BY_INPUTS, FLOAT16, QUANTISED, WEIGHT_TYPES, WeightType, weight_type
 
 _Pairs = list[tuple[str, tuple[str, ...]]]
 Types = tuple[WeightType, ...]
@@ -41,10 +41,6 @@ def named_types(text: str | None) -> Types:
 
 def leaves_choice(text: str | None) -> bool:
     return text is not None and any(len(kinds) > 1 or AUTO in kinds for _, kinds in _pairs(text))
-
-
-BY_INPUTS: Types = (INT8, W8A8)
-"""Types that have the same weights. Without a goal, learning takes w8a8, and int8 where the inputs are hard to round."""
 
 
 def needs_goal(text: str | None) -> bool:

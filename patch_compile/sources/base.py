@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from masklearn.masks.kinds.allowed import allowed_kinds
-from masklearn.masks.weight_types import BY_INPUTS, allowed_types, quantised_types
-from masklearn.quant.table import FLOAT16
+from masklearn.masks.weight_types import allowed_types, quantised_types
+from masklearn.quant.table import BY_INPUTS, FLOAT16
 from patch_compile.artifacts.manifest import EvalText
 from patch_compile.artifacts.plan import Plan, Unpredicted
 from patch_compile.artifacts.proof import InputsFile, RandomInputs, TextWindows

@@ -13,7 +13,7 @@ from masklearn.base.errors import MaskLearnError
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import PRUNED, TWO_FOUR, kind_named
 from masklearn.masks.name_globs import decide, entries, parse_pattern, spell_by_name
-from masklearn.quant.table import WeightType
+from masklearn.quant.table import BY_INPUTS, WeightType
 
 AUTO = "auto"
 
@@ -94,7 +94,7 @@ def left_out_of_auto(
             if all(_goes_with_any(kind, own) for kind in missing):
                 why = f"K or the columns of a tile are not a multiple of {max(kind.span for kind in missing)}"
             else:
-                why = f"tiles of type {own[0]} are dense or {TWO_FOUR}"
+                why = f"tiles of type {own[-1]} are dense or {TWO_FOUR}"
             linears.setdefault((missing, why), []).append(name)
     for (missing, why), names in linears.items():
         yield (
@@ -104,7 +104,8 @@ def left_out_of_auto(
 
 
 def _goes_with_any(kind: TileKind, types: tuple[WeightType, ...]) -> bool:
-    return not types or any(kind.goes_with(one) for one in types)
+    """True also if no types are given. Types that are chosen by inputs, after the kinds, count as w8a8."""
+    return not types or any(kind.goes_with(one) for one in (types[-1:] if types == BY_INPUTS else types))
 
 
 def _check_types(name: str, kinds: tuple[TileKind, ...], types: tuple[WeightType, ...]) -> None:
@@ -112,8 +113,8 @@ def _check_types(name: str, kinds: tuple[TileKind, ...], types: tuple[WeightType
         if not _goes_with_any(kind, types):
             last = name.rpartition(".")[2]
             raise MaskLearnError(
-                f"{name} can't have tiles of kind {kind} with {types[0]} weights",
-                f"The kernels of {types[0]}, which multiply inputs of 8 bits, have dense and {TWO_FOUR} tiles only.",
+                f"{name} can't have tiles of kind {kind} with {types[-1]} weights",
+                f"The kernels of {types[-1]}, which multiply inputs of 8 bits, have dense and {TWO_FOUR} tiles only.",
                 f"Give `kinds` {last}={TWO_FOUR} behind a comma, or `weights` {last}=int8.",
             )
 

@@ -20,7 +20,7 @@ from masklearn.masks.kinds.allowed import (
 from masklearn.masks.kinds.table import BY_CODE, DENSE, FAMILIES, KINDS, PRUNED, TWO_FOUR, kind_named
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.nm_codes import KEPT_POSITIONS, PATTERNS, patterns_from_scores, removed_scores
-from masklearn.quant.table import INT8, W8A8, WEIGHT_TYPES
+from masklearn.quant.table import FLOAT16, INT8, W8A8, WEIGHT_TYPES
 from masklearn.recipe import LearnRecipe
 from tests.refusals import refused
 
@@ -166,7 +166,7 @@ def test_w8a8_tiles_are_dense_or_2_4() -> None:
 
 
 def test_auto_leaves_n_16_out_for_w8a8() -> None:
-    types = {"layers.0.mlp.up": (W8A8,), "layers.0.mlp.down": (INT8, W8A8)}
+    types = {"layers.0.mlp.up": (W8A8,), "layers.0.mlp.down": (FLOAT16, INT8, W8A8)}
     kinds = allowed_kinds("auto", SHAPES, (64, 64), types)
     assert kinds == {
         "layers.0.mlp.up": (TWO_FOUR,),
@@ -181,7 +181,8 @@ def test_n_16_named_for_w8a8_is_refused() -> None:
     names = "2:4,mlp.*=2:4,8:16"
     with refused():
         allowed_kinds(names, SHAPES, (64, 64), {"layers.0.mlp.up": (W8A8,)})
-    allowed_kinds(names, SHAPES, (64, 64), {"layers.0.mlp.up": (W8A8, INT8), "layers.0.q": (W8A8,)})
+    allowed_kinds(names, SHAPES, (64, 64), {"layers.0.mlp.up": (FLOAT16, W8A8), "layers.0.q": (W8A8,)})
+    assert allowed_kinds("auto", {"q": (64, 64)}, (64, 64), {"q": (INT8, W8A8)}) == {"q": (TWO_FOUR,)}
 
 
 def test_allowed_kinds_survive_spelling() -> None:
