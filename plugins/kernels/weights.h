@@ -24,7 +24,16 @@ enum class Weights : int8_t { kSixteenBits = 0, kInt8 = 1, kW8A8 = 2, kInt4 = 3 
 inline constexpr const char* kWeightTypeNames[] = {"", "float16", "bfloat16", "int8", "w8a8", "int4"};
 inline constexpr int kWeightTypeCount = sizeof(kWeightTypeNames) / sizeof(kWeightTypeNames[0]);
 constexpr Weights weights_of(int type) {
-  return type < 3 ? Weights::kSixteenBits : static_cast<Weights>(type - 2);
+  switch (type) {
+    case 3:
+      return Weights::kInt8;
+    case 4:
+      return Weights::kW8A8;
+    case 5:
+      return Weights::kInt4;
+    default:
+      return Weights::kSixteenBits;
+  }
 }
 
 PATCH_BOTH constexpr bool is_quantised(Weights weights) { return weights != Weights::kSixteenBits; }
