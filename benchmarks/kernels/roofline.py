@@ -67,7 +67,7 @@ _W8A8 = (
 )
 _INT8_LOOPS = (
     "Share of the int8 rate of mma.sync that the loops over slabs reach by the simulation of `benchmarks/kernels/issue.py`, "
-    "dense / 2:4."
+    "dense / 2:4. A share above 100% is the simulation's error."
 )
 _W8A8_PROMPTS = ((1, 2048), (16, 512))
 _PAGE_DEVICES = ("A100-80", "A6000", "RTX 4090", "H100")

@@ -82,7 +82,6 @@ inline constexpr Config kConfigs[] = {
     {"w8a8-decode-128", Kernel::kStream, 128, 16, 4, 1, 8, 1, false, kPatchKinds, Weights::kW8A8},  // 72 KiB
     {"w8a8-mid-128", Kernel::kStream, 128, 64, 2, 2, 4, 2, false, kPatchKinds, Weights::kW8A8},     // 48 KiB
     {"w8a8-prefill-128", Kernel::kTile, 128, 128, 2, 2, 3, 1, false, kPatchKinds, Weights::kW8A8},  // 48 KiB
-    {"w8a8-wide-128", Kernel::kTile, 128, 256, 2, 4, 4, 1, false, kPatchKinds, Weights::kW8A8},     // 96 KiB
     // A stream for few tiles, as broad-128.
     {"w8a8-broad-128", Kernel::kStream, 128, 128, 2, 2, 3, 2, false, kPatchKinds, Weights::kW8A8},  // 48 KiB
     {"w8a8-gated-decode-64", Kernel::kStream, 64, 16, 4, 1, 8, 2, true, kPatchKinds,

@@ -18,7 +18,7 @@ INTEGERS = (
 )  # fmt: skip
 BYTES = (
     "w8a8-decode-64", "w8a8-mid-64", "w8a8-prefill-64",
-    "w8a8-decode-128", "w8a8-mid-128", "w8a8-prefill-128", "w8a8-wide-128",
+    "w8a8-decode-128", "w8a8-mid-128", "w8a8-prefill-128",
     "w8a8-broad-128",
     "w8a8-gated-decode-64", "w8a8-gated-mid-64", "w8a8-gated-prefill-64",
 )  # fmt: skip
