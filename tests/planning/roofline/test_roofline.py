@@ -66,15 +66,18 @@ def times_by_share(device, shape, tokens, config=None):
     ]
 
 
+def tall_configs(weights):
+    """Numbers of the configurations for panels of 128 rows of one type of weights."""
+    return [n for n, c in enumerate(schedule.CONFIGS) if c.panel_rows == 128 and c.weights is weights]
+
+
 @pytest.mark.parametrize("device", DEVICES.values(), ids=lambda d: d.name)
 def test_more_sparse_slabs_are_never_slower(device):
     """This holds in the plugin's schedule for few tokens, and in each kernel for many tokens."""
     for shape, tokens in itertools.product(LARGE, (1, 8, 16)):
         times = times_by_share(device, shape, tokens)
         assert times == sorted(times, reverse=True)
-    tiles = [
-        n for n, c in enumerate(schedule.CONFIGS) if not c.streams and not c.gated and c.panel_rows == 128
-    ]
+    tiles = [n for n in tall_configs(FLOAT16) if not schedule.CONFIGS[n].streams]
     for shape, tokens, config in itertools.product(LARGE, (2048, 4096), tiles):
         if schedule.CONFIGS[config].shared_bytes <= schedule.limits_of(device).shared_bytes:
             times = times_by_share(device, shape, tokens, config)
@@ -89,16 +92,17 @@ def test_moving_to_another_kernel_costs_little(device):
         assert all(after <= 1.05 * before for before, after in pairs)
 
 
+@pytest.mark.parametrize("weights", [FLOAT16, W8A8], ids=str)
 @pytest.mark.parametrize("device", AMPERE_AND_ADA, ids=lambda d: d.name)
-def test_the_schedule_is_about_the_best_there_is(device):
+def test_the_schedule_is_about_the_best_there_is(device, weights):
     """The plugin's rule of thumb is compared with the roofline of every configuration."""
     lost = []
     for shape, tokens, share in itertools.product(LARGE, problems.TOKENS, (0.0, 0.5, 0.9)):
-        asked = roofline.Linear(*shape, share)
+        asked = roofline.Linear(*shape, share, weights=weights)
         best = min(
             roofline.predict(device, asked, tokens, number).microseconds
-            for number, c in enumerate(schedule.CONFIGS)
-            if c.panel_rows == 128 and c.shared_bytes <= schedule.limits_of(device).shared_bytes
+            for number in tall_configs(weights)
+            if schedule.CONFIGS[number].shared_bytes <= schedule.limits_of(device).shared_bytes
         )
         lost.append(roofline.predict(device, asked, tokens).microseconds / best)
     assert np.exp(np.mean(np.log(lost))) < 1.03 and max(lost) < 1.5
