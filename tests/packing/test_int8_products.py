@@ -82,7 +82,7 @@ def test_unpack_inverts_pack(dtype, panel_rows, rows, groups, share, seed):
 
 
 @panels_of
-@pytest.mark.parametrize("kinds", [(DENSE,), (TWO_FOUR,), (DENSE, TWO_FOUR)], ids=str)
+@pytest.mark.parametrize("kinds", [(DENSE,), (TWO_FOUR,), (DENSE, TWO_FOUR)], ids=["dense", "2:4", "both"])
 def test_slabs_equal_the_instructions_figures(panel_rows, kinds):
     shape = (256, 320)
     integers, grid = random_grid(shape, W8A8, 3)
