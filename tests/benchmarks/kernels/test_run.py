@@ -72,7 +72,7 @@ def test_the_table_shows_ratios_to_cublas():
 
 
 def test_an_error_of_cusparselt_loses_no_row(monkeypatch, capsys):
-    made = products._Contenders((64, 64), torch.float16, None, SimpleNamespace(l2=0))
+    made = products._Contenders((64, 64), "float16", None, SimpleNamespace(l2=0))
 
     def refuse(*_):
         raise RuntimeError("cuSPARSELt is not here")
@@ -83,7 +83,7 @@ def test_an_error_of_cusparselt_loses_no_row(monkeypatch, capsys):
 
 
 def test_failed_capture_times_cusparselt_plainly(monkeypatch):
-    made = products._Contenders((64, 64), torch.float16, None, SimpleNamespace(l2=0))
+    made = products._Contenders((64, 64), "float16", None, SimpleNamespace(l2=0))
 
     def time_of(calls, *, captured=True):
         if captured:
