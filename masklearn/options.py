@@ -69,8 +69,8 @@ class LearnOptions:
         "loss. Also a list (8:16,12:16), or PATTERN=LIST,….", "KINDS", check=parse_kinds)] = "2:4"
     weights: Annotated[str | None, _learning(
         "Type of the linears' weights: float16, bfloat16, int8 (a scale a row), int4 (a scale a row and 64 "
-        "columns), w8a8 (int8, and inputs in int8 too: fast for prompts; dense and 2:4 tiles), or PATTERN=TYPE,…. auto, or a "
-        "list such as int8,int4, picks types by `speedup`, `budget_ms` or `bytes_per_weight`; w8a8,int8 picks int8 "
+        "columns), w8a8 (int8, and inputs in int8 too: fast for prompts; dense and 2:4 tiles), or PATTERN=TYPE,…. auto, or "
+        "a list such as int8,int4, picks types by `speedup`, `budget_ms` or `bytes_per_weight`; w8a8,int8 picks int8 "
         "where inputs are hard to round.",
         "TYPE", unset="the type of the graph",
         check=parse_weights)] = None

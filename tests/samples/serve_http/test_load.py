@@ -160,7 +160,8 @@ def broken(
     words.CopyFrom(onnx.numpy_helper.from_array(values, words.name))
     onnx.save(model, folder / "onnx" / "model.onnx")
     manifest = folder / "manifest.json"
-    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"sizes": {}}))  # to be opened all the same
+    without_sizes = json.loads(manifest.read_text()) | {"sizes": {}}  # so that it is opened all the same
+    manifest.write_text(json.dumps(without_sizes))
     return open_generator(folder, runner="onnx"), WORDS[token - 2]
 
 
