@@ -29,9 +29,8 @@ def quantise(x: Tensor) -> tuple[Tensor, Tensor]:
     x = x.float()
     largest = x.abs().amax(dim=-1, keepdim=True) if x.shape[-1] else x.new_zeros((*x.shape[:-1], 1))
     holds, finite = largest >= _LEAST, largest.isfinite()
-    highest = torch.full_like(
-        largest, _HIGHEST
-    )  # torch multiplies by the inverse where one operand is a number
+    # A tensor, because torch multiplies by the inverse where one operand is a number.
+    highest = torch.full_like(largest, _HIGHEST)
     inverse = torch.where(holds & finite, highest / largest, 0.0)
     scale = torch.where(holds, largest / highest, 0.0)
     products = torch.where(finite, x * inverse, 0.0)

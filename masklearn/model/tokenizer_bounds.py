@@ -28,9 +28,8 @@ _LONGEST_FORM = 18
 _BYTES = 4  # of a character; ByteLevel makes a character of each
 _SPECIAL = 64  # tokens that a template adds
 
-_MOST_LONGER = (
-    8  # the normal form of a text; Korean in NFKD is 3 times as long, emoji as bytes are 4 times as long
-)
+# Of the normal form of a text. Korean in NFKD is 3 times as long, emoji as bytes are 4 times as long.
+_MOST_LONGER = 8
 _PIECE = 1000  # characters that are normalised at a time
 _FIX = "Fetch the model again from a source that you trust."
 
@@ -97,11 +96,8 @@ def _growth(part: str, step: Mapping[str, Any]) -> float:
     match step:
         case {"type": "Replace", "content": str(content), "pattern": {"String": str(pattern)}} if pattern:
             return max(1.0, len(content) / len(pattern))
-        case {
-            "type": "Replace",
-            "content": str(content),
-        }:  # a regular expression may match between characters
-            return 1.0 + len(content)
+        case {"type": "Replace", "content": str(content)}:
+            return 1.0 + len(content)  # a regular expression may match between characters
         case {"type": "Prepend", "prepend": str(content)}:
             return 1.0 + len(content)
         case {"type": "ByteLevel"} if part in ("normalizer", "pre_tokenizer"):

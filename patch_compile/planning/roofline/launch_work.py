@@ -104,9 +104,8 @@ def slab_limits(
     turn = simulated_clocks(card, config, kind) * assume.turn / assume.hybrid
     moved = config.slab_bytes(kind.code)
     read = config.warps * sum(counts.get(name, 0) * lane for name, lane in _LANE_BYTES.items())
-    x_read = (
-        min(tokens, config.tokens) * config.x_bytes // config.tokens
-    )  # rows beyond the tokens are filled with zeros, not read
+    # Rows beyond the tokens are filled with zeros, not read.
+    x_read = min(tokens, config.tokens) * config.x_bytes // config.tokens
     return {
         "tensor": config.warps
         * (

@@ -122,9 +122,9 @@ def predict(
     """
     kernels = _by_kernels(card, shape, tokens, config, assume)
     # plugins/dense_path/choice.h
-    gains_densely = card.rates.mma < 1 or bool(shape.others) or shape.weights.widened
-    if shape.weights.input_bits == 8:  # has no dense path
-        gains_densely = False
+    gains_densely = shape.weights.widened or (
+        shape.weights.input_bits == 16 and (card.rates.mma < 1 or bool(shape.others))
+    )
     if config is not None or not gains_densely or shape.out_features % 8 or shape.in_features % 8:
         return kernels
     dense_path = dense_path_time(card, shape, tokens, assume)
