@@ -141,12 +141,12 @@ def test_code_only_tokenizers_are_refused(settings: dict[str, Any], monkeypatch:
 def test_build_verify_run_need_no_model_code(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """build works and OUT keeps the folder's code. Then tokenizers of OUT and of the source are replaced by such code."""
+    """build works and leaves the code out of OUT. Then tokenizers of OUT and of the source are replaced by such code."""
     model, out = settings["model"], settings["out"]
     claim_config(model)
     with nothing_runs(model, monkeypatch):
         build(settings)
-        assert (out / "model" / "own.py").is_file()
+        assert not (out / "model" / "own.py").exists()
         given = settings | {"mask": out / "masks.safetensors", "ratio": None, "out": tmp_path / "new"}
         prepare(Recipe.parse(given), Progress(), stages=[Stage.ONNX], force=False, resume=False)
         done = run_here("run", out, "the cat", "--new-tokens", 2)
