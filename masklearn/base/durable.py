@@ -12,6 +12,7 @@ from pathlib import Path
 
 # A few network and FUSE file systems can't flush folders.
 _NOT_FOR_FOLDERS = (errno.EINVAL, errno.EBADF, errno.ENOTSUP)
+_OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.part(\.\w+)?")
 
 
@@ -27,10 +28,18 @@ def whole_file(path: Path) -> Iterator[Path]:
         yield part
         _flush(part)
         part.replace(path)
-    except BaseException:
+    except BaseException as error:
         part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in _OF_WRITING:  # such an error names no file
+            error.filename = str(path)
         raise
     flush_folder(path.parent)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text by `whole_file`."""
+    with whole_file(path) as part:
+        part.write_text(text)
 
 
 @contextmanager

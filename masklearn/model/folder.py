@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from masklearn.base.durable import write_whole
 from masklearn.base.errors import MaskLearnError
 from masklearn.base.safe_read import check_link, json_type, read_json, require_file
 from masklearn.base.shard import restrict
@@ -133,7 +134,7 @@ def read_index(index: Path) -> dict[str, str]:
 def write_index(folder: Path, weight_map: Mapping[str, str], size: int) -> None:
     """Write the index of a folder's shards. weight_map: file by tensor; size: bytes of all tensors."""
     index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(weight_map.items()))}
-    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    write_whole(folder / INDEX, json.dumps(index, indent=2) + "\n")
 
 
 def _is_file_name(value: object) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from masklearn.base.durable import write_whole
 from masklearn.base.errors import MaskLearnError
 from masklearn.base.progress import OnStep
 from masklearn.base.shard import numpy_dtype, write_shard
@@ -98,7 +99,7 @@ def _write_config(checkpoint: Checkpoint, masks: MaskSet, out: Path) -> None:
     if found := _sparsity_config(checkpoint, masks):
         config[_SPARSITY] = found
     if config != checkpoint.config or checkpoint.quantised:
-        (out / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+        write_whole(out / CONFIG, json.dumps(config, indent=2) + "\n")
 
 
 def _index_dense(checkpoint: Checkpoint, out: Path) -> None:
@@ -159,7 +160,7 @@ def write_compressed(
     copy_beside(checkpoint.path, out)
     config = {key: value for key, value in checkpoint.config.items() if key != ROUNDED_INPUTS}
     config["quantization_config"] = _quantization_config(checkpoint, grids)
-    (out / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    write_whole(out / CONFIG, json.dumps(config, indent=2) + "\n")
     done, total, place, size = 0, len(checkpoint.names()), {}, 0
     for file, shard in checkpoint.shards().items():
         parts: dict[str, Callable[[], NDArray[Any]]] = {}

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from safetensors import SafetensorError
 
-from masklearn.base.durable import flush_folder, flush_tree
+from masklearn.base.durable import flush_folder, flush_tree, write_whole
 from masklearn.base.errors import MaskLearnError
 
 _FILE = "run.json"
@@ -100,7 +100,7 @@ class Checkpoints:
 
     def _publish(self, partial: Path, history: History) -> None:
         content = {"identity": self._identity, "seconds": history.seconds, "figures": history.figures}
-        (partial / _FILE).write_text(json.dumps(content))
+        write_whole(partial / _FILE, json.dumps(content))
         flush_tree(partial)
         older = list(self._folder.glob("checkpoint-*"))
         # Names sort by number: a kill before the older checkpoint is deleted leaves two, and `restore` takes the last.

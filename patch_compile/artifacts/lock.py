@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from patch_compile.errors import PatchCompileError
+from patch_compile.file_lock import lock_file
 
 LOCK = ".patch-compile.lock"
 _OPEN = os.O_NOFOLLOW | os.O_NONBLOCK  # opening a FIFO would wait for its other end
@@ -37,8 +38,8 @@ class FolderLock:
             raise PatchCompileError(
                 f"{folder} cannot be locked",
                 os.strerror(error.errno or 0),
-                f"See that it can be written to, that its file system has locks (flock), and that {LOCK} in it is neither a "
-                "link nor a special file; or choose another folder.",
+                f"See that it can be written to, and that {LOCK} in it is neither a link nor a special file; or choose "
+                "another folder.",
             ) from error
 
     def __enter__(self) -> Self:
@@ -72,7 +73,7 @@ def lock_holder(folder: Path) -> str | None:
     except OSError:
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        lock_file(descriptor, folder, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return _written(folder)
     except OSError:
@@ -91,7 +92,7 @@ def _locked(path: Path) -> int:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _OPEN, 0o644)
         try:
             _check_plain(descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(descriptor, path.parent, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_file_of(descriptor, path):
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, f"pid {os.getpid()}\n".encode(), 0)

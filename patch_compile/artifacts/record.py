@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from masklearn.base.durable import whole_file
+from masklearn.base.durable import write_whole
 from masklearn.base.safe_read import json_type, read_json
 from patch_compile.artifacts.layout import MANIFEST, RECIPE
 from patch_compile.errors import PatchCompileError
@@ -23,8 +23,7 @@ _Found = TypeVar("_Found")
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write JSON to a temporary file, flush it, and rename it to `path` when it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as part:
-        part.write_text(json.dumps(value, indent=1, sort_keys=False) + "\n")
+    write_whole(path, json.dumps(value, indent=1, sort_keys=False) + "\n")
 
 
 def first_fault(error: ValidationError) -> str:

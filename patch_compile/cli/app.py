@@ -5,6 +5,7 @@ Heavy packages are not imported here: `patch-compile --help` works without torch
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -19,6 +20,7 @@ import click
 from masklearn.base.printable import one_line, printable
 from masklearn.base.threads import settle_threads
 from patch_compile.cli.commands import COMMANDS
+from patch_compile.cli.output import open_closed_streams, writing_output
 from patch_compile.debug import STAGES, debug_level, tell_seconds
 from patch_compile.errors import SPELLING, PatchCompileError, UsageError
 from patch_compile.python_process import forbid_current_folder
@@ -40,6 +42,12 @@ class _Session:
 
 class _Commands(click.Group):
     """Commands, whose names may have two words."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the group's options, and print help or version."""
+        with writing_output():
+            return super().parse_args(ctx, args)
+        raise click.exceptions.Exit  # the reader of the help text has left
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -73,6 +81,7 @@ for _command in COMMANDS:
 def main() -> None:
     """Run the command line. Exit codes: 0 ok, 1 user or machine, 2 usage, 3 accuracy, 4 speed, 5 not checked,
     70 internal error, 130 interrupted."""
+    open_closed_streams()
     forbid_current_folder()
     settle_threads()
     _format_logs()
@@ -107,10 +116,13 @@ def main() -> None:
 def _of_system(error: OSError) -> PatchCompileError:
     """Convert an error of the operating system that no command expects, such as a full disk."""
     files = " and ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+    check = "Raise the limit on the size of a file (`ulimit -f`), or choose a file system that takes larger files."
+    if error.errno != errno.EFBIG:
+        check = "Check the disk and the permissions."
     return PatchCompileError(
         f"The operating system refuses {files or 'a file operation'}",
         f"{error.strerror or error}.",
-        "Check the disk and the permissions. `build`, `learn` and `compile` continue with `--resume`.",
+        f"{check} `build`, `learn` and `compile` continue with `--resume`.",
     )
 
 

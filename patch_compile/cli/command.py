@@ -14,6 +14,7 @@ import click
 
 from masklearn.base.option import Option
 from patch_compile.cli.environment import CommandWithVariables, Lines, name_variables
+from patch_compile.cli.output import writing_output
 from patch_compile.options import GROUPS, SHORTCUTS, Argument, flag_of, flags_of
 
 if TYPE_CHECKING:
@@ -126,12 +127,14 @@ def printing(function: Callable[..., Result], *, name: str = "", basic: str = ""
 
 def print_result(result: Result, *, as_json: bool, every: bool = False) -> None:
     """Print a result to stdout. every: see `Result.sections`."""
-    if as_json:
-        click.echo(result.json())
-        return
     from patch_compile.report.terminal import show
 
-    show(result.sections(every=every))
+    text, sections = (result.json(), None) if as_json else ("", result.sections(every=every))
+    with writing_output():
+        if sections is None:
+            click.echo(text)
+        else:
+            show(sections)
 
 
 def _only_given(skin: Callable[..., None]) -> Callable[..., None]:

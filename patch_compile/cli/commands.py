@@ -9,6 +9,7 @@ import click
 import patch_compile as library
 from masklearn.base.printable import one_line, printable
 from patch_compile.cli.command import command, print_result, printing
+from patch_compile.cli.output import writing_output
 from patch_compile.errors import NOT_CHECKED, AccuracyError, PatchCompileError
 
 
@@ -82,14 +83,19 @@ def _run(as_json: bool, **given: Any) -> None:
     generated = library.run(
         **given,
         say=lambda about: click.echo(one_line(f"runs on {about}"), err=True),
-        show=(lambda text: click.echo(printable(text), nl=False)) if alone else None,
+        show=(lambda text: _echo(printable(text), nl=False)) if alone else None,
     )
     if as_json:
-        click.echo(generated.json())
+        _echo(generated.json())
         return
     pairs = zip(given["prompts"], generated.texts, strict=True)
-    click.echo("" if alone else "\n\n".join(printable(f"{prompt}\n→ {text}") for prompt, text in pairs))
+    _echo("" if alone else "\n\n".join(printable(f"{prompt}\n→ {text}") for prompt, text in pairs))
     click.echo(times_line(generated.report), err=True)
+
+
+def _echo(text: str, *, nl: bool = True) -> None:
+    with writing_output():
+        click.echo(text, nl=nl)
 
 
 @command(library.verify, basic="only eval_text baselines tasks prompt fail_on as_json")

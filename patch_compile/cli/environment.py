@@ -8,8 +8,10 @@ from difflib import get_close_matches
 
 import click
 
+from patch_compile.cli.output import writing_output
 from patch_compile.debug import VARIABLE as DEBUG_VARIABLE
 from patch_compile.errors import UsageError
+from patch_compile.file_lock import VARIABLE as LOCKS_VARIABLE
 from patch_compile.onnx_io.time_limit import VARIABLE
 from patch_compile.plugin.targets import VARIABLE as ARCHS_VARIABLE
 
@@ -19,6 +21,7 @@ _OTHERS = {
     VARIABLE,
     ARCHS_VARIABLE,
     DEBUG_VARIABLE,
+    LOCKS_VARIABLE,
     "PATCH_COMPILE_MODEL", "PATCH_COMPILE_TEXTS",  # the model and the texts of tests and samples
 }  # fmt: skip
 
@@ -41,12 +44,14 @@ class CommandWithVariables(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Raises UsageError for a misspelled variable, which may be why an option seems to be missing."""
         try:
-            rest = super().parse_args(ctx, args)
+            with writing_output():
+                rest = super().parse_args(ctx, args)
+                _check_variables(ctx)
+                return rest
         except click.UsageError:
             _check_variables(ctx)
             raise
-        _check_variables(ctx)
-        return rest
+        raise click.exceptions.Exit  # the reader of the help text has left
 
 
 def _check_variables(ctx: click.Context) -> None:

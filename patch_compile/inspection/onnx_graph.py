@@ -24,6 +24,7 @@ from patch_compile.packing.quantised import unpack_quantised
 from patch_compile.packing.slab_kinds import ALWAYS, SLAB_K, kinds_from_attribute, slab_words
 
 if TYPE_CHECKING:
+    import onnx
     import onnx_ir as ir
 
 _SIXTEEN_BITS = ("float16", "bfloat16")
@@ -45,15 +46,17 @@ def index_faults(path: Path) -> list[str]:
     Unlike `inspect_onnx` it reads no packed tensors. Raises PatchCompileError as `inspect_onnx` does.
     """
     with refusing_invalid(path):
-        _, _, faults = _patch_linears(path, decode=False)
+        _, _, faults = _patch_linears(path, load_proto(path), decode=False)
         return faults
 
 
-def _patch_linears(path: Path, *, decode: bool) -> tuple[ir.Model, list[dict[str, Any]], list[str]]:
+def _patch_linears(
+    path: Path, proto: onnx.ModelProto, *, decode: bool
+) -> tuple[ir.Model, list[dict[str, Any]], list[str]]:
     """Returns the model, a row for each PatchLinear, and their faults in words; decode: also decode each slab."""
     from patch_compile.onnx_io.external import map_external_data
 
-    model = model_of(path, load_proto(path))
+    model = model_of(path, proto)
     map_external_data(path, model)
     rows, faults = [], []
     for node in model.graph:
@@ -80,10 +83,11 @@ def _with_all_kinds(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def _inspected(path: Path) -> Inspection:
     from patch_compile.onnx_io.external import external_files
 
-    model, rows, faults = _patch_linears(path, decode=True)
+    proto = load_proto(path)
+    model, rows, faults = _patch_linears(path, proto, decode=True)
     graph = model.graph
     operators = Counter(node.op_type for node in graph)
-    files = [path, *external_files(path)]
+    files = [path, *external_files(path, proto)]
     facts = {
         "producer": " ".join(filter(None, (model.producer_name, model.producer_version))),
         "opsets": dict(model.opset_imports),

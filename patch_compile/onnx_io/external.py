@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx.external_data_helper import uses_external_data
@@ -39,9 +40,12 @@ def map_external_data(path: Path, model: ir.Model) -> None:
             )
 
 
-def external_files(path: Path) -> list[Path]:
-    """Returns the files in the model's folder that tensors of the model at `path` lie in, sorted."""
-    tensors = (tensor for tensor in tensors_of(load_proto(path)) if uses_external_data(tensor))
+def external_files(path: Path, proto: onnx.ModelProto | None = None) -> list[Path]:
+    """Returns the files in the model's folder that tensors of the model at `path` lie in, sorted.
+
+    proto: the loaded file, None to load it.
+    """
+    tensors = (tensor for tensor in tensors_of(proto or load_proto(path)) if uses_external_data(tensor))
     named = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
     files = sorted(path.parent / name for name in named)
     return [file for file in files if file.is_file() and not leads_out(path.parent, file)]

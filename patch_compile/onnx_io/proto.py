@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -53,11 +54,7 @@ def load_proto(path: Path) -> onnx.ModelProto:
             "Neither ONNX Runtime nor TensorRT multiplies by them.",
             "Store the weights densely.",
         )
-    if (garbled := _garbled(proto)) is not None:
-        raise PatchCompileError(
-            f"{path} is not an ONNX model", f"A {garbled} in it is not UTF-8.", "Fetch the file again."
-        )
-    _check_places(path, proto)
+    _check_messages(path, proto)
     _check_expansion(path, proto)
     _clear_unknown_sizes(proto.graph)
     return proto
@@ -67,6 +64,8 @@ def model_of(path: Path, proto: onnx.ModelProto) -> ir.Model:
     """Returns the model of the file at `path`. Raises PatchCompileError for parts that onnx_ir does not know."""
     import onnx_ir as ir
 
+    collects = gc.isenabled()
+    gc.disable()  # every node is kept: a collection would look at each of them, and find nothing
     try:
         return ir.from_proto(proto)
     except ir.serde.SerdeError as error:
@@ -78,6 +77,9 @@ def model_of(path: Path, proto: onnx.ModelProto) -> ir.Model:
             f"{str(cause).partition('. ')[0].rstrip('.')}.",
             "TensorRT takes only graphs of tensors: export the model without maps, and without post-processing.",
         ) from error
+    finally:
+        if collects:
+            gc.enable()
 
 
 @contextmanager
@@ -109,18 +111,27 @@ def _fault_of(path: Path) -> str | None:
     return None
 
 
-def _garbled(proto: onnx.ModelProto) -> str | None:
-    """Returns the name of a text field that is not UTF-8, which protobuf gives as bytes; None if there is none."""
+def _check_messages(path: Path, proto: onnx.ModelProto) -> None:
+    """Raise PatchCompileError for a text that is not UTF-8, which protobuf gives as bytes, and for a tensor whose place in
+    a data file is not a number of bytes."""
+    import onnx
+
     waiting: list[Any] = [proto]
     while waiting:
-        for field, value in waiting.pop().ListFields():
+        message = waiting.pop()
+        if isinstance(message, onnx.TensorProto):
+            _check_place(path, message)
+        for field, value in message.ListFields():
             if field.message_type is not None:
                 waiting += value if isinstance(value, Sequence) else [value]
             elif field.type == field.TYPE_STRING:
                 texts = [value] if isinstance(value, str | bytes) else value
                 if any(isinstance(text, bytes) for text in texts):
-                    return str(field.name)
-    return None
+                    raise PatchCompileError(
+                        f"{path} is not an ONNX model",
+                        f"A {field.name} in it is not UTF-8.",
+                        "Fetch the file again.",
+                    )
 
 
 def tensors_of(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
@@ -138,16 +149,14 @@ def tensors_of(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
                 waiting += value if isinstance(value, Sequence) else [value]
 
 
-def _check_places(path: Path, proto: onnx.ModelProto) -> None:
-    """Raise PatchCompileError for a tensor whose place in a data file is not a number of bytes."""
-    for tensor in tensors_of(proto):
-        for entry in tensor.external_data:
-            if entry.key in ("offset", "length") and not _BYTES.fullmatch(entry.value):
-                raise PatchCompileError(
-                    f"{path} is not a valid ONNX model",
-                    f"The {entry.key} of {tensor.name} in its data file is {shown(entry.value)!r}, not a number of bytes.",
-                    "Export it again.",
-                )
+def _check_place(path: Path, tensor: onnx.TensorProto) -> None:
+    for entry in tensor.external_data:
+        if entry.key in ("offset", "length") and not _BYTES.fullmatch(entry.value):
+            raise PatchCompileError(
+                f"{path} is not a valid ONNX model",
+                f"The {entry.key} of {tensor.name} in its data file is {shown(entry.value)!r}, not a number of bytes.",
+                "Export it again.",
+            )
 
 
 def _clear_unknown_sizes(graph: onnx.GraphProto) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from masklearn.base.durable import whole_file
 from patch_compile.cache_folder import cache_folder
 from patch_compile.errors import PatchCompileError
+from patch_compile.file_lock import lock_file
 from patch_compile.plugin.cross import Cross
 from patch_compile.plugin.targets import X86, this_machine
 from patch_compile.plugin.toolchain import Tool, code_flags, last_lines, plugin_sources, run_tool
@@ -115,5 +116,5 @@ def run_nvcc(nvcc: Path, arguments: Sequence[str], what: str) -> None:
 def locked(path: Path) -> Iterator[None]:
     """Lock a file, so that one process compiles while the others wait for its result."""
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        lock_file(file.fileno(), path.parent, fcntl.LOCK_EX)
         yield

@@ -39,9 +39,17 @@ class Sections:
         return console.export_html(inline_styles=True, code_format=f'<pre style="{_STYLE}">{{code}}</pre>')
 
 
+class _Stdout(Console):
+    """Stdout. The command line decides what to do when nobody reads it."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise the error that rich is handling, which by itself would end the process."""
+        raise
+
+
 def show(sections: Iterable[Section]) -> None:
     """Print to stdout, as wide as the terminal or the variable COLUMNS. It never cuts lines, not even in a pipe."""
-    console = Console(markup=False, highlight=False)
+    console = _Stdout(markup=False, highlight=False)
     if not console.is_terminal and not os.environ.get("COLUMNS", "").isdigit():
         console.width = _PIPE_WIDTH
     for part in _parts(sections, console.width):

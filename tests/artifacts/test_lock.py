@@ -1,18 +1,24 @@
 """Only one process at a time works on an unfinished build, or writes into or replaces a finished build."""
 
 import contextlib
+import errno
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from patch_compile import file_lock
 from patch_compile.artifacts.folder import kept_for_writing
 from patch_compile.artifacts.layout import MANIFEST
 from patch_compile.artifacts.lock import LOCK, FolderLock, lock_holder
 from patch_compile.artifacts.workspace import Workspace
+from patch_compile.file_lock import VARIABLE
+from patch_compile.plugin.compiling import locked
 from patch_compile.timing.request import BenchRequest
 from patch_compile.timing.run import bench
 from patch_compile.verification.request import VerifyRequest
@@ -23,6 +29,7 @@ from tests.refusals import refused
 BUILD = """
 import sys, time
 from pathlib import Path
+from types import SimpleNamespace
 from patch_compile.artifacts.workspace import Workspace
 
 workspace = Workspace(Path(sys.argv[1]), force=True)
@@ -33,6 +40,7 @@ time.sleep(600)
 WRITE = """
 import sys, time
 from pathlib import Path
+from types import SimpleNamespace
 from patch_compile.artifacts.folder import kept_for_writing
 
 with kept_for_writing(Path(sys.argv[1])):
@@ -163,6 +171,33 @@ def test_removed_locks_are_taken_anew(tmp_path):
     assert lock_holder(tmp_path) == f"pid {os.getpid()}"
     second.release()
     assert lock_holder(tmp_path) is None and not list(tmp_path.iterdir())
+
+
+def test_a_file_system_without_locks_needs_the_variable(out, monkeypatch):
+    """As old NFS does it: every flock fails, whatever it asks for."""
+
+    def fail(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    kernel = SimpleNamespace(**vars(fcntl) | {"flock": fail})
+    monkeypatch.setattr(file_lock, "fcntl", kernel)
+    for use in (lambda: Workspace(out, force=True), lambda: kept_for_writing(out).__enter__()):
+        with refused():
+            use()
+    with refused(), locked(out.parent / "kernels"):
+        pass
+    monkeypatch.setenv(VARIABLE, "1")
+    with kept_for_writing(out), locked(out.parent / "kernels"):
+        pass
+    workspace = Workspace(out, force=True)
+    workspace.run("one", "new", ["a"], writer("new"))
+    assert (finish(workspace) / "a" / "file.txt").read_text() == "new"
+
+
+def test_the_variable_takes_no_lock_away(out, monkeypatch):
+    monkeypatch.setenv(VARIABLE, "1")
+    with other_process(WRITE, out), refused(), kept_for_writing(out):
+        pass
 
 
 def test_a_lock_does_not_write_through_a_link(tmp_path):

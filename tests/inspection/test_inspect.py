@@ -1,5 +1,6 @@
 """`patch-compile inspect` tells the kind of a file, and finds damage."""
 
+import gc
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import struct
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from safetensors.numpy import save_file
 
@@ -25,6 +27,7 @@ from patch_compile.engine.plan_program import PLUGIN, PlanLayer, PlanProgram, Pl
 from patch_compile.engine.profiles import profiles_from_onnx
 from patch_compile.hardware.cards import parse_architectures
 from patch_compile.inspection import binaries, inspect_path
+from patch_compile.onnx_io import proto
 from patch_compile.plugin.build import build_plugin
 from patch_compile.plugin.targets import wanted_archs
 from patch_compile.report.terminal import show
@@ -172,6 +175,23 @@ def test_missing_external_data_are_an_error(chain):
     (chain.parent / "chain.onnx.data").unlink()
     with refused():
         inspect_path(chain)
+
+
+def test_a_file_is_read_and_walked_once(chain, monkeypatch):
+    """A graph may have hundreds of thousands of nodes."""
+    done = []
+    for home, name in (
+        (onnx, "load"),
+        (proto, "_check_messages"),
+        (proto, "_check_expansion"),
+        (ir, "from_proto"),
+    ):
+        work = getattr(home, name)
+        counted = lambda *given, name=name, work=work, **more: done.append(name) or work(*given, **more)  # noqa: E731
+        monkeypatch.setattr(home, name, counted)
+    assert inspect_path(chain).facts["files"] == ["chain.onnx", "chain.onnx.data"]
+    assert sorted(done) == ["_check_expansion", "_check_messages", "from_proto", "load"]
+    assert gc.isenabled()
 
 
 def test_gate_and_up(tmp_path):
