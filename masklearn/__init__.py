@@ -27,7 +27,7 @@ _HOMES = {
         "feed": "Arrays Feed Fisher Group Replaced",
         "importers.base": "IMPORTERS",
         "importers.importing": "import_masks",
-        "learning": "FoundMasks Learned find_masks learn learn_task repair_and_round round_given",
+        "learning": "FoundMasks Learned find_masks learn learn_task repair_given round_given",
         "masks.linear_mask": "LinearMask",
         "masks.maskset": "MaskSet",
         "masks.select": "select",

@@ -15,8 +15,11 @@ from torch import Tensor
 from masklearn.base.processes import made_once
 from masklearn.base.shard import Shard, write_shard
 from masklearn.masks.record import InputsRecord
+from masklearn.masks.weight_types import spell_types
 from masklearn.model.rounded_inputs import inputs_rounded
+from masklearn.quant.table import BY_INPUTS, INT8, W8A8
 from masklearn.stream.blocks import Block, stream_blocks
+from masklearn.stream.feed import CheckpointFeed
 from masklearn.stream.hidden_states import checkpoints_of
 from masklearn.task import Task
 
@@ -51,6 +54,25 @@ class InputErrors:
 
     def _worst(self) -> list[str]:
         return sorted(self.errors, key=lambda name: -self.errors[name])
+
+
+def keep_hard_inputs(task: Task) -> tuple[Task, InputsRecord | None]:
+    """Settle choices by inputs (`BY_INPUTS`): linears of w8a8 keep 16-bit inputs, and so become int8, where inputs are hard
+    to round. Returns the task with one type for each linear, and a record if there are linears of w8a8."""
+    allowed = CheckpointFeed(task).allowed_types
+    open_ones = {name for name, kinds in allowed.items() if kinds == BY_INPUTS}
+    rounded = [name for name, kinds in allowed.items() if kinds[-1] is W8A8]
+    if not rounded or not (open_ones or task.recipe.reads_text):
+        return task, None
+    found = input_errors(task, rounded)
+    kept = open_ones.intersection(found.hard)
+    if open_ones:
+        types = {name: INT8 if name in kept else kinds[-1] for name, kinds in allowed.items()}
+        task = task.with_recipe(task.recipe.model_copy(update={"weights": spell_types(types)}))
+    record = found.record(kept)
+    if kept:
+        task.note(f"{len(kept)} linears keep inputs of 16 bits (int8): {', '.join(record.kept)}")
+    return task, record
 
 
 def input_errors(task: Task, linears: Collection[str]) -> InputErrors:

@@ -28,7 +28,7 @@ from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import Coverage, covered_linears_of
 from masklearn.model.store import WeightStore
 from masklearn.quant.grid import Grid
-from masklearn.quant.table import BY_INPUTS, FLOAT16, INT4, INT8, W8A8, WeightType, with_rounded_inputs
+from masklearn.quant.table import FLOAT16, WeightType, with_rounded_inputs
 from masklearn.recipe import LearnRecipe
 from masklearn.task import Task, by_ratio, is_decided
 from masklearn.traits import lacking
@@ -100,19 +100,21 @@ def learn(
 
 def learn_task(task: Task) -> Learned:
     """Do the work of `learn` for an existing task, e.g. a task that shares its text with other tasks."""
+    from masklearn.input_errors import keep_hard_inputs
     from masklearn.permute import permute
+    from masklearn.smooth import smooth_inputs
     from masklearn.stream.feed import CheckpointFeed
 
     recipe = task.recipe
     _check_labels(task)
     _check_types(task)
     choose = task.chooses or by_ratio(recipe, task.coverage.linears, task.note, task.checkpoint.grids.types)
-    smoothed = _smoothed(task)
+    smoothed = smooth_inputs(task)
     if smoothed is not None:
         task = task.of(smoothed.checkpoint)
     rounded_inputs = None
     if not isinstance(choose, ChoosesTypes):
-        task, rounded_inputs = _with_hard_inputs_kept(task)
+        task, rounded_inputs = keep_hard_inputs(task)
         recipe = task.recipe
     permuted = permute(task) if recipe.permute else None
     if permuted is not None:
@@ -133,53 +135,11 @@ def learn_task(task: Task) -> Learned:
     task = first.with_recipe(recipe)  # with the text that was read
     learned = _finish(task, found, solved)
     _record_scores(task, learned.masks, found)
-    if smoothed is not None:
-        learned.masks.folds.update(smoothed.folds)
-        learned.masks.record.smoothed = smoothed.record
-    learned.masks.record.rounded_inputs = rounded_inputs
+    _record_inputs(learned.masks, smoothed, rounded_inputs)
     if permuted is not None:
         learned.masks.orders.update(permuted.orders)
         learned.masks.record.permuted = permuted.record
     return learned
-
-
-def _smoothed(task: Task) -> "Smoothed | None":
-    """Smooth the inputs of linears of type w8a8, if text is read anyway; None if there are none.
-
-    Where the type is still open, inputs are smoothed unless int4 may be chosen, which would lose by it.
-    """
-    from masklearn.smooth import smooth
-    from masklearn.stream.feed import CheckpointFeed
-
-    if task.checkpoint.quantised or not task.recipe.reads_text:
-        return None
-    types: dict[str, WeightType] = {}
-    for name, allowed in CheckpointFeed(task).allowed_types.items():
-        if quantised := [kind for kind in allowed if kind.quantised]:
-            types[name] = next((kind for kind in (INT4, W8A8) if kind in quantised), quantised[0])
-    return smooth(task, types) if with_rounded_inputs(types) else None
-
-
-def _with_hard_inputs_kept(task: Task) -> tuple[Task, InputsRecord | None]:
-    """Settle choices by inputs (`BY_INPUTS`): linears of w8a8 keep 16-bit inputs, and so become int8, where inputs are hard
-    to round. Returns the task with one type for each linear, and a record if there are linears of w8a8."""
-    from masklearn.input_errors import input_errors
-    from masklearn.stream.feed import CheckpointFeed
-
-    allowed = CheckpointFeed(task).allowed_types
-    open_ones = {name for name, kinds in allowed.items() if kinds == BY_INPUTS}
-    rounded = [name for name, kinds in allowed.items() if kinds[-1] is W8A8]
-    if not rounded or not (open_ones or task.recipe.reads_text):
-        return task, None
-    found = input_errors(task, rounded)
-    kept = open_ones.intersection(found.hard)
-    if open_ones:
-        types = {name: INT8 if name in kept else kinds[-1] for name, kinds in allowed.items()}
-        task = task.with_recipe(task.recipe.model_copy(update={"weights": spell_types(types)}))
-    record = found.record(kept)
-    if kept:
-        task.note(f"{len(kept)} linears keep inputs of 16 bits (int8): {', '.join(record.kept)}")
-    return task, record
 
 
 def find_masks(
@@ -230,6 +190,39 @@ def find_masks(
     grids = settled.grids or (round_without_inputs(feed, masks, store) if feed.types else {})
     unit = method.score_unit(feed.recipe, feed.why_not)
     return FoundMasks(masks, scores, unit, chosen.kinds, budget, settled.train, grids, chosen.types)
+
+
+def repair_given(task: Task, masks: MaskSet, solved: WeightStore) -> Learned:
+    """Smooth, repair and round as `learn_task` does, under masks and from weights that it found before without a repair and
+    in 16 bits.
+
+    solved: these weights. The masks get the grids, folds and records. Raises ValueError for masks of a permuted model whose
+    inputs are to be smoothed.
+    """
+    from masklearn.input_errors import keep_hard_inputs
+    from masklearn.smooth import smooth_inputs
+
+    smoothed = smooth_inputs(task)
+    if smoothed is not None:
+        if masks.orders:
+            raise ValueError(
+                "the model is smoothed before it is permuted, and these masks are of a permuted model"
+            )
+        folded = WeightStore(task.scratch / "folded", below=solved)
+        smoothed.fold(task.checkpoint.with_weights(solved), folded)
+        task, solved = task.of(smoothed.checkpoint), folded
+    task, rounded_inputs = keep_hard_inputs(task)
+    checkpoint, grids, masks.record.repair = _repair_and_round(task, masks, solved)
+    masks.grids.update(grids)
+    _record_inputs(masks, smoothed, rounded_inputs)
+    return Learned(masks, checkpoint)
+
+
+def _record_inputs(masks: MaskSet, smoothed: "Smoothed | None", rounded: InputsRecord | None) -> None:
+    if smoothed is not None:
+        masks.folds.update(smoothed.folds)
+        masks.record.smoothed = smoothed.record
+    masks.record.rounded_inputs = rounded
 
 
 def round_given(
@@ -328,14 +321,14 @@ def _finish(task: Task, found: FoundMasks, solved: WeightStore) -> Learned:
         record.train = found.train
     checkpoint = task.checkpoint.with_weights(solved)
     if task.recipe.repairs:
-        checkpoint, grids, record.repair = repair_and_round(task, found.masks, solved)
+        checkpoint, grids, record.repair = _repair_and_round(task, found.masks, solved)
         found = replace(found, grids=grids)
     if "text" in task.__dict__:
         record.text = task.text.record
     return Learned(_mask_set(task, found, record), checkpoint)
 
 
-def repair_and_round(
+def _repair_and_round(
     task: Task, masks: Mapping[str, LinearMask], solved: WeightStore
 ) -> tuple[Checkpoint, dict[str, Grid], RepairRecord]:
     """Repair solved weights, round the weights of quantised linears on the inputs that reach them, and train their scales.

@@ -8,7 +8,7 @@ from masklearn.masks.kinds.allowed import only_two_four
 from masklearn.masks.tiles import GROUP
 from masklearn.masks.weight_types import named_types
 from masklearn.options import BytesPerWeight, LearnOptions, Ratio
-from masklearn.quant.table import INT4
+from masklearn.quant.table import INT4, W8A8
 from masklearn.traits import METHODS, Criterion, MethodTraits, Repair, Requires
 
 
@@ -27,14 +27,20 @@ class LearnSettings(Settings, LearnOptions):
         loss to be sensitive.
         """
         criterion = self.criterion or next(iter(self.traits.criteria), None)
+        named = named_types(self.weights)
+        rounds_inputs = (
+            self.reads_text and W8A8 in named and INT4 not in named
+        )  # int4 may keep inputs as they are
         phases = {
+            "smoothing": rounds_inputs,
+            "rounding inputs": rounds_inputs,
             "scoring": not self.traits.trains(),
             "sensitivity of the loss": loss and criterion is Criterion.FISHER,
             "solving": self.traits.solves,
             "learning masks": self.traits.trains(),
             "repair": self.repairs,
-            "rounding": self.repairs and any(kind.quantised for kind in named_types(self.weights)),
-            "scales": self.repairs and INT4 in named_types(self.weights),
+            "rounding": self.repairs and any(kind.quantised for kind in named),
+            "scales": self.repairs and INT4 in named,
         }
         # Solving runs the blocks on the same text or more, and solves besides.
         longer_than = {"solving": "scoring"}

@@ -32,8 +32,9 @@ from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.naming import from_stored, to_stored
 from masklearn.model.rounded_inputs import inputs_rounded
 from masklearn.model.store import WeightStore
-from masklearn.quant.table import W8A8, WeightType, with_rounded_inputs
+from masklearn.quant.table import INT4, W8A8, WeightType, with_rounded_inputs
 from masklearn.stream.blocks import Block, stream_blocks
+from masklearn.stream.feed import CheckpointFeed
 from masklearn.stream.hidden_states import checkpoints_of
 from masklearn.stream.logits import watch_calls
 from masklearn.stream.sites import Site, parameters_kept, sites_of
@@ -59,6 +60,24 @@ class Smoothed:
     checkpoint: Checkpoint
     folds: Folds
     record: SmoothedRecord
+
+    def fold(self, checkpoint: Checkpoint, store: WeightStore) -> Checkpoint:
+        """Returns a checkpoint of the same model, of other weights, with the same channels scaled. See `folded`."""
+        return folded(checkpoint, self.folds, store, shifted=self.record.shifted)
+
+
+def smooth_inputs(task: Task) -> Smoothed | None:
+    """Smooth the inputs of linears of type w8a8, if text is read anyway; None if there are none.
+
+    Where the type is still open, inputs are smoothed unless int4 may be chosen, which would lose by it. Raises as `smooth`.
+    """
+    if task.checkpoint.quantised or not task.recipe.reads_text:
+        return None
+    types: dict[str, WeightType] = {}
+    for name, allowed in CheckpointFeed(task).allowed_types.items():
+        if quantised := [kind for kind in allowed if kind.quantised]:
+            types[name] = next((kind for kind in (INT4, W8A8) if kind in quantised), quantised[0])
+    return smooth(task, types) if with_rounded_inputs(types) else None
 
 
 def smooth(task: Task, types: Mapping[str, WeightType]) -> Smoothed:

@@ -116,6 +116,7 @@ def test_phases_that_alternate_keep_their_clocks(now: Now) -> None:
     {"method": "oneshot"}, {"method": "oneshot", "model": "bert"}, {"method": "wanda"},
     {"method": "oneshot", "criterion": "raw", "repair": "none"},
     {"method": "magnitude"}, {"method": "sparsegpt"}, {"method": "patch-tile"},
+    {"method": "sparsegpt", "weights": "w8a8,int8"}, {"method": "magnitude", "weights": "w8a8"},
 ], ids=lambda settings: "-".join(settings.values()))  # fmt: skip
 def test_recipes_name_the_coming_phases(settings: dict[str, str], make_model, text_file, tmp_path) -> None:
     model = settings.get("model", "llama")

@@ -25,7 +25,7 @@ from masklearn import (
     learn_task,
     load_tokenizer,
     measure,
-    repair_and_round,
+    repair_given,
 )
 from patch_compile.progress import Progress
 
@@ -49,7 +49,8 @@ def run(spec: dict[str, Any]) -> dict[str, Any]:
         task = Task(checkpoint, coverage, recipe, scratch / "scratch", update, progress.note)
         start = time.perf_counter()
         if "prior" in spec:
-            learned = _repaired(task, Path(spec["prior"]))
+            prior = Path(spec["prior"])
+            learned = repair_given(task, MaskSet.load(prior / _MASKS), WeightStore(prior / _SOLVED))
             ratio = learned.masks.ratio
         elif spec["baseline"] is None:
             learned = learn_task(task)
@@ -94,14 +95,6 @@ def _keep(learned: Learned, folder: Path) -> None:
     assert learned.checkpoint.new is not None
     learned.checkpoint.new.copy_to(part / _SOLVED)
     part.rename(folder)
-
-
-def _repaired(task: Task, prior: Path) -> Learned:
-    """Repair from masks and solved weights, as `learn_task` does after solving."""
-    masks, solved = MaskSet.load(prior / _MASKS), WeightStore(prior / _SOLVED)
-    checkpoint, grids, masks.record.repair = repair_and_round(task, masks, solved)
-    masks.grids.update(grids)
-    return Learned(masks, checkpoint)
 
 
 def peak_gib() -> float:

@@ -19,6 +19,7 @@ PATCH = f"patch-joint, {_PATCH_STEPS} steps, no repair"
 _LABELS = {"label_weight": 0.25}
 _ONE_RATIO = 0.35  # ratio of rows that are measured at a single ratio
 NOT_DEPLOYABLE = "not deployable"
+_STEPS = 20  # of repair that compares types: in equal minutes, rounding leaves fewer steps
 
 
 @dataclass(frozen=True)
@@ -106,11 +107,16 @@ def entries(totals: Sequence[float] = (8.0,), repairs: Sequence[float] = (30.0,)
 
 def _quantised_entries(totals: Sequence[float]) -> list[Entry]:
     """Returns the cells of w8a8, whose tiles are dense or 2:4, and of int8 and int4, at a single ratio."""
-    mark = ", w8a8"
+    mark, steps = ", w8a8", f"oneshot + {_STEPS} steps of repair"
     found = [Entry(f"dense{mark}", None, {"weights": "w8a8"}, baseline=Baseline.ROUNDED)]
     for ratio in RATIOS:
-        asked: dict[str, Any] = {"method": "oneshot", "ratio": ratio, "weights": "w8a8"}
-        found.append(Entry(NO_REPAIR + mark, ratio, asked | {"repair": "none"}))
+        in_16_bits: dict[str, Any] = {"method": "oneshot", "ratio": ratio} | _DISTILL
+        asked = in_16_bits | {"weights": "w8a8"}
+        found.append(Entry(NO_REPAIR + mark, ratio, asked | {"repair_steps": 0}))
+        for minutes in totals:
+            found.append(Entry(f"oneshot, {minutes:g} min in all{mark}", ratio, asked, total=minutes))
+        found.append(Entry(steps, ratio, in_16_bits | {"repair_steps": _STEPS}))
+        found.append(Entry(steps + mark, ratio, asked | {"repair_steps": _STEPS}))
     for weights in ("int8", "int4"):
         mark = f", {weights}"
         nearest = {"method": "magnitude", "ratio": 0.0, "repair": "none", "weights": weights}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from masklearn.learning import learn
+from masklearn.learning import learn, repair_given
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.stored import COLUMNS, ROWS
 from masklearn.model.checkpoint import Checkpoint
@@ -159,3 +159,15 @@ def test_smoothed_and_permuted_masks_belong_to_one_model(
     same = reordered(dense, masks.orders, WeightStore(tmp_path / "reordered", below=dense.new))
     write_pruned_checkpoint(same, no_masks(), tmp_path / "model")
     torch.testing.assert_close(outputs(tmp_path / "model", "llama"), outputs(path, "llama"))
+
+
+def test_permuted_masks_of_16_bits_are_not_smoothed(
+    make_model: ModelMaker, text_file: Path, tmp_path: Path
+) -> None:
+    """Folds belong to channels in the order of the model."""
+    path = make_model("llama", hidden_size=64, intermediate_size=128)
+    asked = recipe(text_file, method="sparsegpt", ratio=0.25, permute=True)
+    masks = learn(path, asked, tmp_path / "s").masks
+    task = task_of(path, asked.model_copy(update={"weights": "w8a8"}))
+    with pytest.raises(ValueError, match="smoothed before it is permuted"):
+        repair_given(task, masks, WeightStore(tmp_path / "solved"))

@@ -163,16 +163,23 @@ def test_limited_runs_reuse_unrepaired_results(command: list[str], monkeypatch: 
     methods = [NO_REPAIR, "oneshot, 8 min in all"]
     permuted, of_all_kinds = ([name + suffix for name in methods] for suffix in (PERMUTED, ALL_KINDS))
     quantised = [f"{of_all_kinds[1]}, {weights}" for weights in ("int8", "int4")]
+    quantised = [f"{methods[1]}, w8a8"] * 3 + quantised
     assert [r["method"] for r in rows] == methods * 3 + permuted * 3 + of_all_kinds * 4 + quantised
-    assert [r["seconds"] for r in rows] == [120.0, 240.0] * 10 + [240.0] * 2
-    assert [spec["recipe"].get("repair_minutes") for spec in specs] == [None, 5.6] * 10 + [3.5, 3.1]
-    assert [spec["recipe"]["repair"] for spec in specs] == ["none", "distill"] * 10 + ["distill"] * 2
-    assert [spec["recipe"].get("permute") for spec in specs] == [None] * 6 + [True] * 6 + [None] * 10
-    assert [spec["recipe"].get("kinds") for spec in specs] == [None] * 12 + ["auto"] * 10
-    assert [spec["recipe"].get("weights") for spec in specs] == [None] * 20 + ["int8", "int4"]
+    assert [r["seconds"] for r in rows] == [120.0, 240.0] * 10 + [240.0] * 5
+    assert [spec["recipe"].get("repair_minutes") for spec in specs] == [None, 5.6] * 10 + [2.9] * 3 + [
+        3.5,
+        3.1,
+    ]
+    assert [spec["recipe"]["repair"] for spec in specs] == ["none", "distill"] * 10 + ["distill"] * 5
+    assert [spec["recipe"].get("permute") for spec in specs] == [None] * 6 + [True] * 6 + [None] * 13
+    assert [spec["recipe"].get("kinds") for spec in specs] == [None] * 12 + ["auto"] * 8 + [None] * 3 + [
+        "auto"
+    ] * 2
+    assert [spec["recipe"].get("weights") for spec in specs] == [None] * 20 + ["w8a8"] * 3 + ["int8", "int4"]
     priors = [spec["keep"] for spec in specs[:20:2]]
     assert [spec.get("prior") for spec in specs[1:20:2]] == priors
-    assert [spec["prior"] for spec in specs[20:]] == [priors[8]] * 2  # the row in 16 bits at .35
+    # The rows in 16 bits, at .35 for int8 and int4.
+    assert [spec["prior"] for spec in specs[20:]] == [*priors[:3], *[priors[8]] * 2]
 
 
 def test_finished_rows_survive_later_repairs(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,13 +245,18 @@ def test_self_written_rows_get_no_text(command: list[str], monkeypatch: pytest.M
     assert list(texts) == [command[2], None]
 
 
-def test_resumed_repairs_end_alike(command: list[str], tmp_path: Path) -> None:
-    recipe = {"method": "oneshot", "ratio": 0.3, "tile": [16, 16], "windows": 4, "length": 16}
-    recipe |= {"calib": command[2], "repair_steps": 2}
+@pytest.mark.parametrize(
+    "changed", [{"ratio": 0.3}, {"ratio": 0.0, "weights": "w8a8"}], ids=["16 bits", "w8a8"]
+)
+def test_resumed_repairs_end_alike(command: list[str], tmp_path: Path, changed: dict[str, Any]) -> None:
+    """Smoothed inputs move a few tiles of a pruned model, so the model of w8a8 is a dense one."""
+    recipe = {"method": "oneshot", "tile": [16, 16], "windows": 4, "length": 16}
+    recipe |= {"calib": command[2], "repair_steps": 2} | changed
     about = {"model": command[0], "baseline": None, "eval": command[4], "eval_windows": 2, "eval_length": 20}
     whole = run(about | {"recipe": recipe | {"repair": "distill"}, "scratch": str(tmp_path / "whole")})
     kept = str(tmp_path / "kept")
-    first = run(about | {"recipe": recipe | {"repair": "none"}, "scratch": str(tmp_path / "a"), "keep": kept})
+    in_16_bits = recipe | {"repair": "none", "weights": "float16"}
+    first = run(about | {"recipe": in_16_bits, "scratch": str(tmp_path / "a"), "keep": kept})
     after = about | {"recipe": recipe | {"repair": "distill"}, "scratch": str(tmp_path / "b"), "prior": kept}
     second = run(after)
     assert second["perplexity"] == whole["perplexity"] != first["perplexity"]
