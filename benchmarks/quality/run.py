@@ -35,9 +35,9 @@ from masklearn import LearnRecipe
 
 _ROW = "row.json"  # lies next to the masks and weights of the row
 _SPARE_MINUTES = 0.4  # a repair's start and end, which do not count as its minutes
-# The passes before a repair that smooth and measure inputs, the pass after it that rounds weights, and with int4 the start
-# and end of training their scales. Measured on SmolLM2-135M, with int4 and 16 windows: 125 and 20 seconds; with w8a8:
-_ROUNDING_MINUTES = {"smoothing": 0.5, "rounding inputs": 0.1, "rounding": 2.1, "scales": 0.4}
+# The pass after a repair that rounds weights, and with int4 the start and end of training their scales. Measured on
+# SmolLM2-135M with int4 and 16 windows: 125 and 20 seconds.
+_ROUNDING_MINUTES = {"rounding": 2.1, "scales": 0.4}
 
 
 class State:
@@ -235,7 +235,7 @@ def _prior(asked: argparse.Namespace, cell: Cell, state: State) -> dict[str, Any
 
 
 def _left_for_repair(total: float, used: float, after: float) -> float:
-    """Minutes of a limit that remain after scoring and solving; after: minutes that rounding takes."""
+    """Minutes of a limit that remain after scoring and solving; after: minutes that rounding takes after the repair."""
     left = total - used - _SPARE_MINUTES - after
     if left <= 0:
         raise RunFailed(f"without repair it already took {used + after:.1f} minutes")

@@ -65,6 +65,17 @@ def test_training_starts_from_a_row_of_the_table(command: list[str]) -> None:
     assert {name for _, name in starts} == {NO_REPAIR, NO_REPAIR + PERMUTED, AUTO}
 
 
+def test_types_are_compared_under_the_same_masks(command: list[str]) -> None:
+    table = {(cell.entry.method, cell.entry.ratio): cell for cell in cells(arguments(command))}
+    steps = "oneshot + 13 steps of repair"
+    for ratio in RATIOS:
+        found = [table[method, ratio] for method in (f"{NO_REPAIR}, w8a8", steps, f"{steps}, w8a8")]
+        assert {cell.untrained().key for cell in found} == {table[NO_REPAIR, ratio].key}
+        assert [cell.entry.settings["repair_steps"] for cell in found] == [0, 13, 13]
+        assert [cell.entry.settings.get("weights") for cell in found] == ["w8a8", None, "w8a8"]
+        assert all(cell.entry.repairs for cell in found)
+
+
 def test_only_dependent_rows_are_remeasured(command: list[str]) -> None:
     table = cells(arguments([*command, "--tile", "8x8", "--seeds", "2"]))
     others = {cell.entry.method for cell in table if cell.settings["tile"] == "8x8"}
@@ -163,23 +174,16 @@ def test_limited_runs_reuse_unrepaired_results(command: list[str], monkeypatch: 
     methods = [NO_REPAIR, "oneshot, 8 min in all"]
     permuted, of_all_kinds = ([name + suffix for name in methods] for suffix in (PERMUTED, ALL_KINDS))
     quantised = [f"{of_all_kinds[1]}, {weights}" for weights in ("int8", "int4")]
-    quantised = [f"{methods[1]}, w8a8"] * 3 + quantised
     assert [r["method"] for r in rows] == methods * 3 + permuted * 3 + of_all_kinds * 4 + quantised
-    assert [r["seconds"] for r in rows] == [120.0, 240.0] * 10 + [240.0] * 5
-    assert [spec["recipe"].get("repair_minutes") for spec in specs] == [None, 5.6] * 10 + [2.9] * 3 + [
-        3.5,
-        3.1,
-    ]
-    assert [spec["recipe"]["repair"] for spec in specs] == ["none", "distill"] * 10 + ["distill"] * 5
-    assert [spec["recipe"].get("permute") for spec in specs] == [None] * 6 + [True] * 6 + [None] * 13
-    assert [spec["recipe"].get("kinds") for spec in specs] == [None] * 12 + ["auto"] * 8 + [None] * 3 + [
-        "auto"
-    ] * 2
-    assert [spec["recipe"].get("weights") for spec in specs] == [None] * 20 + ["w8a8"] * 3 + ["int8", "int4"]
+    assert [r["seconds"] for r in rows] == [120.0, 240.0] * 10 + [240.0] * 2
+    assert [spec["recipe"].get("repair_minutes") for spec in specs] == [None, 5.6] * 10 + [3.5, 3.1]
+    assert [spec["recipe"]["repair"] for spec in specs] == ["none", "distill"] * 10 + ["distill"] * 2
+    assert [spec["recipe"].get("permute") for spec in specs] == [None] * 6 + [True] * 6 + [None] * 10
+    assert [spec["recipe"].get("kinds") for spec in specs] == [None] * 12 + ["auto"] * 10
+    assert [spec["recipe"].get("weights") for spec in specs] == [None] * 20 + ["int8", "int4"]
     priors = [spec["keep"] for spec in specs[:20:2]]
     assert [spec.get("prior") for spec in specs[1:20:2]] == priors
-    # The rows in 16 bits, at .35 for int8 and int4.
-    assert [spec["prior"] for spec in specs[20:]] == [*priors[:3], *[priors[8]] * 2]
+    assert [spec["prior"] for spec in specs[20:]] == [priors[8]] * 2  # the row in 16 bits at .35
 
 
 def test_finished_rows_survive_later_repairs(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
