@@ -13,6 +13,7 @@ NO_REPAIR = "oneshot, no repair"
 OWN_TEXT = "oneshot, no repair, self-written text"
 PERMUTED = ", permuted"  # suffixes of a row's name
 ALL_KINDS = ", kinds auto"
+BYTES = ", w8a8"
 AUTO = NO_REPAIR + ALL_KINDS
 _PATCH_STEPS = 60  # half an hour on 2 cores, prior and solves included
 PATCH = f"patch-joint, {_PATCH_STEPS} steps, no repair"
@@ -109,14 +110,14 @@ def entries(totals: Sequence[float] = (8.0,), repairs: Sequence[float] = (30.0,)
 
 def _quantised_entries(totals: Sequence[float]) -> list[Entry]:
     """Returns the cells of w8a8, whose tiles are dense or 2:4, and of int8 and int4, at a single ratio."""
-    mark, steps = ", w8a8", f"oneshot + {_STEPS} steps of repair"
-    found = [Entry(f"dense{mark}", None, {"weights": "w8a8"}, baseline=Baseline.ROUNDED)]
+    steps = f"oneshot + {_STEPS} steps of repair"
+    found = [Entry(f"dense{BYTES}", None, {"weights": "w8a8"}, baseline=Baseline.ROUNDED)]
     for ratio in RATIOS:
         in_16_bits: dict[str, Any] = {"method": "oneshot", "ratio": ratio} | _DISTILL
         asked = in_16_bits | {"weights": "w8a8"}
-        found.append(Entry(NO_REPAIR + mark, ratio, asked | {"repair_steps": 0}))
+        found.append(Entry(NO_REPAIR + BYTES, ratio, asked | {"repair_steps": 0}))
         found.append(Entry(steps, ratio, in_16_bits | {"repair_steps": _STEPS}))
-        found.append(Entry(steps + mark, ratio, asked | {"repair_steps": _STEPS}))
+        found.append(Entry(steps + BYTES, ratio, asked | {"repair_steps": _STEPS}))
     for weights in ("int8", "int4"):
         mark = f", {weights}"
         nearest = {"method": "magnitude", "ratio": 0.0, "repair": "none", "weights": weights}

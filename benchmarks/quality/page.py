@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from statistics import median
 from typing import Any
 
-from benchmarks.quality.entries import ALL_KINDS, NO_REPAIR, NOT_DEPLOYABLE, PERMUTED
+from benchmarks.quality.entries import ALL_KINDS, BYTES, NO_REPAIR, NOT_DEPLOYABLE, PERMUTED
 
 Row = Mapping[str, Any]
 _OWN = "own ratio"
@@ -27,6 +27,9 @@ Made by `python -m benchmarks.quality.frontier`; with `--check` it says if the p
 _KINDS = """`kinds auto`: tiles of all kinds, in as many bytes as dense and 2:4 tiles take at the ratio of the column
 ([learning.md](../howto/learning.md#kinds-of-tiles)); another share of the weights is zeroed.
 Rows with `int8` or `int4` have weights of that type, and the tiles of a 16-bit row."""
+_BYTES = """What `w8a8` costs over 16 bits: both have the same masks, and a repair as many steps. Weights and masks are
+learned in 16 bits, then smoothed, repaired and rounded. `learn --weights w8a8` scores the smoothed model, and so takes
+other tiles. Seconds of these rows are from one thread on a busy machine."""
 _LARGE = """`oneshot` without repair at 0.4 on a checkpoint of random weights with the shape of a large model and few of its
 blocks, by `python -m benchmarks.memory`. Measured with these blocks; the last two columns are what all of them would
 take."""
@@ -70,6 +73,8 @@ def _sections(rows: Sequence[Row]) -> list[str]:
         parts += ["What training brings over `oneshot` without repair, at the same ratio and seed 0.", gains]
     if best := _best(rows):
         parts += ["The lowest perplexity of a deployable result within a time, labels left out.", best]
+    if costs := _costs_of_bytes(rows):
+        parts += [_BYTES, costs]
     return parts
 
 
@@ -178,6 +183,23 @@ def _gains(rows: Sequence[Row]) -> str:
         return ""
     header = ["", "ratio", "before", "after", "steps", "rate", "more minutes", "gain per minute"]
     return "\n".join([_line(header), _line(["---"] * len(header)), *lines])
+
+
+def _costs_of_bytes(rows: Sequence[Row]) -> str:
+    """Table of the perplexity of rows of w8a8 next to the rows in 16 bits that they come from."""
+    first = {(row["method"], row["ratio"]): row for row in rows if row["seed"] == 0}
+    lines = []
+    for (method, ratio), row in first.items():
+        name = method.removesuffix(BYTES)
+        base = row.get("before") if name == NO_REPAIR else first.get((name, ratio))
+        if name == method or base is None:
+            continue
+        values = [f"{one['perplexity']:.2f}" for one in (base, row)]
+        change = row["perplexity"] / base["perplexity"] - 1
+        lines.append(_line([name, "" if ratio is None else f"{ratio:.2f}", *values, f"{change:+.1%}"]))
+    if not lines:
+        return ""
+    return "\n".join([_line(["", "ratio", "16 bits", "w8a8", "change"]), _line(["---"] * 5), *lines])
 
 
 def _best(rows: Sequence[Row]) -> str:

@@ -253,7 +253,7 @@ def test_self_written_rows_get_no_text(command: list[str], monkeypatch: pytest.M
     "changed", [{"ratio": 0.3}, {"ratio": 0.0, "weights": "w8a8"}], ids=["16 bits", "w8a8"]
 )
 def test_resumed_repairs_end_alike(command: list[str], tmp_path: Path, changed: dict[str, Any]) -> None:
-    """Smoothed inputs move a few tiles of a pruned model, so the model of w8a8 is a dense one."""
+    """Smoothing moves tiles of a pruned model, so the model of w8a8 is dense."""
     recipe = {"method": "oneshot", "tile": [16, 16], "windows": 4, "length": 16}
     recipe |= {"calib": command[2], "repair_steps": 2} | changed
     about = {"model": command[0], "baseline": None, "eval": command[4], "eval_windows": 2, "eval_length": 20}
@@ -300,6 +300,10 @@ def test_the_page_has_every_number_where_it_belongs(command: list[str]) -> None:
         row("oneshot, 8 min in all" + PERMUTED, 0.35, 36.5, seconds=640.0),
         row("unstructured (not deployable)", 0.35, 20.0, deployable=False),
         row("oneshot with labels", 0.35, 25.0, repair={"label_weight": 0.25}),
+        row("dense, w8a8", None, 23.0, reached=0.0),
+        row(f"{NO_REPAIR}, w8a8", 0.35, 41.5, before={"perplexity": 41.0, "seconds": 100}),
+        row("oneshot, 8 min in all, w8a8", 0.35, 34.0, seconds=470.0),
+        row("oneshot, 8 min in all, w8a8", 0.25, 28.5),
         row("peer 1.0", None, 99.0, protocol={}),
     ]
     text = page(rows, arguments([*command, "--tile", "64x64"]))
@@ -314,6 +318,13 @@ def test_the_page_has_every_number_where_it_belongs(command: list[str]) -> None:
     assert line(text, "oneshot, 8 min in all" + PERMUTED, 2) == [
         "oneshot, 8 min in all, permuted", "0.35", "40.50", "36.50", "", "", "4.0", "1.00",
     ]  # fmt: skip
+    costs = text[text.index("| 16 bits | w8a8 |") :].splitlines()[2:6]
+    assert costs == [
+        "| dense |  | 22.88 | 23.00 | +0.5% |",
+        "| oneshot, no repair | 0.35 | 41.00 | 41.50 | +1.2% |",
+        "| oneshot, 8 min in all | 0.35 | 33.00 | 34.00 | +3.0% |",
+        "",
+    ]
     assert line(text, "0.35") == [
         "0.35", "oneshot, no repair: 41.00", "oneshot, 8 min in all: 33.00", "oneshot, 8 min in all: 33.00",
     ]  # fmt: skip
