@@ -7,11 +7,13 @@ import logging
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -23,11 +25,41 @@ _COUNT = click.IntRange(1)
 _SECONDS = click.FloatRange(0, min_open=True)
 
 
+class _Transport:
+    """A transport that closes only its own direction while the client still sends, so that the client can read the answer.
+
+    A connection that is closed with unread bytes is reset, and the last answer may be lost with it. asyncio closes the
+    connection when the client is done.
+
+    sends: tells whether the client has not sent the whole of its request, or what it sends is none.
+    """
+
+    def __init__(self, whole: asyncio.Transport, sends: Callable[[], bool]) -> None:
+        self._whole, self._sends = whole, sends
+        self.half_closed = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._whole, name)
+
+    def is_closing(self) -> bool:
+        return self.half_closed or self._whole.is_closing()
+
+    def close(self) -> None:
+        if self.half_closed or self._whole.is_closing() or not self._sends():
+            self._whole.close()
+            return
+        self.half_closed = True
+        self._whole.write_eof()
+        self._whole.resume_reading()
+
+
 class Connection(H11Protocol):
     """uvicorn's HTTP/1.1, but a client that lets the server wait for a request, or does not read, loses the connection.
 
     patience: seconds that the server waits.
     """
+
+    transport: _Transport  # type: ignore[assignment]
 
     def __init__(self, patience: float, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -36,8 +68,14 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the first request."""
-        super().connection_made(transport)
+        kept = _Transport(transport, lambda: self.conn.their_state in (h11.SEND_BODY, h11.ERROR))
+        super().connection_made(kept)  # type: ignore[arg-type]
         self._await_request()
+
+    def data_received(self, data: bytes) -> None:
+        """Drop what comes after the last answer."""
+        if not self.transport.half_closed:
+            super().data_received(data)
 
     def on_response_complete(self) -> None:
         """Wait for the next request."""

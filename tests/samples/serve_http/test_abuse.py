@@ -159,6 +159,29 @@ def test_a_flood_of_headers(generator: Generator) -> None:
         assert client.recv(100).startswith(b"HTTP/1.1 400 ")
 
 
+CLOSE = HEAD + b"Connection: close\r\n"
+CHUNK = b"100000\r\n" + b" " * 0x100000 + b"\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "answer"),
+    [
+        (CLOSE + b"Content-Length: 20000000\r\n\r\n" + b" " * 20_000_000, b" 413 "),
+        (CLOSE + b"Transfer-Encoding: chunked\r\n\r\n" + CHUNK * 20 + b"0\r\n\r\n", b" 413 "),
+        (HEAD + b"X: " + b"a" * 1_000_000 + b"\r\n\r\n", b" 400 "),
+        (HEAD + b"X: " + b"a" * 20_000_000 + b"\r\n\r\n", b" 400 "),
+    ],
+    ids=["body", "chunks", "header", "large header"],
+)
+def test_who_sends_too_much_gets_a_status(generator: Generator, sent: bytes, answer: bytes) -> None:
+    """The server reads on before it closes: unread bytes would reset the connection, and the answer with it."""
+    with serving(generator) as running:
+        for _ in range(3):
+            with connected(running) as client:
+                client.sendall(sent)
+                assert answer in to_the_end(client).partition(b"\r\n")[0]
+
+
 def test_too_many_connections(generator: Generator) -> None:
     with serving(generator, connections=3) as running:
         idle = [socket.create_connection(running.address) for _ in range(3)]
