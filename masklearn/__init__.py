@@ -53,7 +53,7 @@ _HOMES = {
         "task": "Task by_ratio",
         "text.calibrate": "TokenPool calibration_windows first_windows token_pool",
         "text.selftext": "write_text",
-        "text.source": "SourceKind open_text",
+        "text.source": "SourceKind check_dataset open_text",
         "traits": "IMPORTANCE METHODS Criterion Repair Requires lacking method_names",
     }.items()
     for name in names.split()

@@ -75,6 +75,7 @@ from masklearn.text.calibrate import first_windows as first_windows
 from masklearn.text.calibrate import token_pool as token_pool
 from masklearn.text.selftext import write_text as write_text
 from masklearn.text.source import SourceKind as SourceKind
+from masklearn.text.source import check_dataset as check_dataset
 from masklearn.text.source import open_text as open_text
 from masklearn.traits import IMPORTANCE as IMPORTANCE
 from masklearn.traits import METHODS as METHODS

@@ -113,6 +113,7 @@ def _arrow_kind(kind: Any) -> Column:
 
 PLAIN = (".txt", ".text", ".md", "")  # a name without a suffix is plain text too
 RECORDS = (".jsonl", ".ndjson", ".parquet", ".json")
+TABLES = (".csv", ".tsv")  # only tasks have such files
 BETWEEN = "\n\n"  # joins documents, as rows of WikiText-2 usually are joined to measure perplexity
 
 _CHUNK = 1_000_000  # characters
@@ -140,8 +141,10 @@ def file_text(path: Path, column: str | None = None) -> Iterator[str]:
 
 
 def file_documents(path: Path, column: str | None = None) -> Iterator[str]:
-    """Yield the documents of a file of records in order, without blank documents. Raises MaskLearnError as `file_text`."""
-    read = {".parquet": _parquet, ".json": _json}.get(path.suffix.lower(), _json_lines)
+    """Yield the documents of a file of records in order, without blank documents. A line of plain text is one, as in a
+    dataset. Raises MaskLearnError as `file_text`."""
+    suffix = path.suffix.lower()
+    read = _text_lines if suffix in PLAIN else {".parquet": _parquet, ".json": _json}.get(suffix, _json_lines)
     blank = 0
     for text in read(path, column):
         if text and not text.isspace():
@@ -149,6 +152,23 @@ def file_documents(path: Path, column: str | None = None) -> Iterator[str]:
             yield text
         elif (blank := blank + len(text or "") + 1) > _MOST_BLANK:
             raise _blank(path)
+
+
+def check_records(path: Path) -> None:
+    """Raise MaskLearnError for a file of records beyond the bounds of `file_text`, whatever its columns are.
+
+    Other programs read a whole line, array or batch, and each copy of a text that is stored once.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        _check_columns(path)
+    elif suffix not in TABLES:
+        with _utf8(path):
+            if suffix == ".json" and _is_array(path):
+                return
+            with path.open(encoding="utf-8-sig") as file:
+                for _ in _lines(path, file):
+                    pass
 
 
 def record_texts(
@@ -182,6 +202,12 @@ def _plain(path: Path) -> Iterator[str]:
             yield piece
 
 
+def _text_lines(path: Path, column: str | None) -> Iterator[str]:
+    text_column({_TEXT: Column.STRING}, str(path), column)
+    with _utf8(path), path.open(encoding="utf-8-sig") as file:
+        yield from (line.rstrip("\n") for _, line in _lines(path, file))
+
+
 def _json_lines(path: Path, column: str | None) -> Iterator[str | None]:
     with _utf8(path), path.open(encoding="utf-8-sig") as file:
         lines = ((f"{path}, line {i}", line) for i, line in _lines(path, file))
@@ -209,19 +235,11 @@ def _lines(path: Path, file: TextIO) -> Iterator[tuple[int, str]]:
 
 def _json(path: Path, column: str | None) -> Iterator[str | None]:
     """Read a .json file: an array of objects if it begins with `[`, else one object per line."""
-    with _utf8(path), path.open(encoding="utf-8-sig") as file:
-        start = file.read(_MOST_BLANK).lstrip()[:1]
-        if not start and file.read(1):
-            raise _blank(path)
-    if start != "[":
+    with _utf8(path):
+        array = _is_array(path)
+    if not array:
         yield from _json_lines(path, column)
         return
-    if path.stat().st_size > _LARGEST_ARRAY:
-        raise MaskLearnError(
-            f"{path} is a JSON array of {path.stat().st_size / 2**30:.1f} GiB",
-            "An array is parsed as a whole, and this array is too large for that.",
-            "Convert it to JSON lines (.jsonl), which are read one at a time.",
-        )
     with _utf8(path):
         content = path.read_text(encoding="utf-8-sig")
     try:
@@ -232,11 +250,58 @@ def _json(path: Path, column: str | None) -> Iterator[str | None]:
     yield from record_texts(((place, _object(place, item)) for place, item in named), str(path), column)
 
 
-def _parquet(path: Path, column: str | None) -> Iterator[str | None]:
+def _is_array(path: Path) -> bool:
+    """Returns True if a .json file is an array. Raises MaskLearnError if it is too large for that, or blank."""
+    with path.open(encoding="utf-8-sig") as file:
+        start = file.read(_MOST_BLANK).lstrip()[:1]
+        if not start and file.read(1):
+            raise _blank(path)
+    size = path.stat().st_size
+    if start == "[" and size > _LARGEST_ARRAY:
+        raise MaskLearnError(
+            f"{path} is a JSON array of {size / 2**30:.1f} GiB",
+            "An array is parsed as a whole, and this array is too large for that.",
+            "Convert it to JSON lines (.jsonl), which are read one at a time.",
+        )
+    return start == "["
+
+
+def _check_columns(path: Path) -> None:
+    """Raise MaskLearnError if a Parquet file repeats a text without end, in any column."""
+    from pyarrow import parquet, types
+
+    with _parquet_errors(path):
+        schema = parquet.read_schema(path)
+        nested = [field.name for field in schema if types.is_nested(field.type)]
+        left = _READ_ANYWAY + _READ_PER_BYTE * path.stat().st_size
+        with parquet.ParquetFile(path) as file:
+            _check_groups(path, file.metadata)
+            for batch in file.iter_batches(batch_size=_ROWS, columns=nested) if nested else ():
+                left -= batch.nbytes
+                if left < 0:
+                    raise _repeated(path)
+    for name, kind in columns_of_schema(schema).items():
+        if kind is Column.STRING:
+            for _ in _parquet(path, name):
+                pass
+
+
+@contextmanager
+def _parquet_errors(path: Path) -> Iterator[None]:
     import pyarrow
-    from pyarrow import parquet
 
     try:
+        yield
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise MaskLearnError(
+            f"{path} cannot be read as Parquet", str(error), "Fetch or write the file again."
+        ) from error
+
+
+def _parquet(path: Path, column: str | None) -> Iterator[str | None]:
+    from pyarrow import parquet
+
+    with _parquet_errors(path):
         left = _READ_ANYWAY + _READ_PER_BYTE * path.stat().st_size
         name = text_column(columns_of_schema(parquet.read_schema(path)), str(path), column)
         # A text that is stored once and repeated stays stored once: its copies would fill the memory.
@@ -249,10 +314,6 @@ def _parquet(path: Path, column: str | None) -> Iterator[str | None]:
                     yield text
                     if left < 0:
                         raise _repeated(path)
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise MaskLearnError(
-            f"{path} cannot be read as Parquet", str(error), "Fetch or write the file again."
-        ) from error
 
 
 def _check_groups(path: Path, metadata: Any) -> None:

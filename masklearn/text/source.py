@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,7 +16,10 @@ from masklearn.text.files import (
     BETWEEN,
     PLAIN,
     RECORDS,
+    TABLES,
+    check_records,
     columns_of_schema,
+    file_documents,
     file_text,
     record_texts,
     text_column,
@@ -36,6 +39,12 @@ def dataset_documents(
     column.
     """
     where = str(name)
+    if Path(where).is_dir():
+        with _user_errors(where):
+            files = _data_files(where, config)
+        for file in files[_split(where, files, split)]:
+            yield from file_documents(_readable(file), column)
+        return
     rows = _rows(where, config, split)
     if rows.features is not None:
         column = text_column(columns_of_schema(rows.features.arrow_schema), where, column)
@@ -51,14 +60,51 @@ def _rows(where: str, config: str | None, split: str | None) -> Any:
 
     with _user_errors(where), without_bars(logging):
         splits = load_dataset(where, config, streaming=True)
-    wanted = split or (_SPLIT if _SPLIT in splits or len(splits) != 1 else next(iter(splits)))
+    return splits[_split(where, splits, split)]
+
+
+def _split(where: str, splits: Mapping[str, Any], asked: str | None) -> str:
+    """Returns the split that is asked for, else `train`, else the only split."""
+    wanted = asked or (_SPLIT if _SPLIT in splits or len(splits) != 1 else next(iter(splits)))
     if wanted not in splits:
         raise MaskLearnError(
             f"{where} has no split {wanted!r}",
             f"It has {', '.join(map(str, splits))}.",
             f"Name one of them: {SPELLING}.",
         )
-    return splits[wanted]
+    return wanted
+
+
+def check_dataset(where: str, config: str | None = None, **places: Any) -> None:
+    """Raise MaskLearnError if another program should not read a local data file of a dataset, as `check_records` does.
+
+    where, config, places: the dataset, as `datasets.load_dataset` takes it: `data_files` and `data_dir`.
+    """
+    for files in _data_files(where, config, **places).values():
+        for file in files:
+            if Path(file).is_file():
+                check_records(_readable(file, TABLES))
+
+
+def _data_files(where: str, config: str | None, **places: Any) -> dict[str, list[str]]:
+    """Returns the data files of each split. `datasets` finds them and reads none."""
+    from datasets import load_dataset_builder
+    from datasets.utils import logging
+
+    with without_bars(logging):
+        builder = load_dataset_builder(where, config, **places)
+    return {str(split): list(files) for split, files in (builder.config.data_files or {}).items()}
+
+
+def _readable(file: str, more: tuple[str, ...] = ()) -> Path:
+    """Returns the path of a data file. Raises MaskLearnError for other formats, of which archives are some."""
+    if not file.lower().endswith(known := (*_SUFFIXES, *more)):
+        raise MaskLearnError(
+            f"{file} is not a file that is read",
+            f"Data files of {', '.join(known)} are.",
+            "Convert it to one of these formats.",
+        )
+    return Path(file)
 
 
 @contextmanager

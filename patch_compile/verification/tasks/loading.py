@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, chdir
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, chdir, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from masklearn import check_dataset
 from patch_compile.errors import PatchCompileError
 
 if TYPE_CHECKING:
@@ -57,6 +58,25 @@ def in_task_folder(include: Path | None) -> AbstractContextManager[None]:
     return chdir(include or _FOLDER)
 
 
+@contextmanager
+def _bounded_data() -> Iterator[None]:
+    """Let the harness load no local file that takes more memory or time than its size lets expect."""
+    import datasets
+
+    load = datasets.load_dataset
+
+    def bounded(path: str, name: str | None = None, **settings: Any) -> Any:
+        places = {key: settings[key] for key in ("data_dir", "data_files") if settings.get(key) is not None}
+        check_dataset(path, name, **places)
+        return load(path, name, **settings)
+
+    datasets.load_dataset = bounded
+    try:
+        yield
+    finally:
+        datasets.load_dataset = load
+
+
 def _manager(names: Sequence[str], include: Path | None) -> TaskManager:
     """Returns the index of tasks. The harness's 15,000 tasks take seconds to read, so they are read only if a name needs
     them."""
@@ -85,8 +105,10 @@ def _load(manager: TaskManager, name: str, include: Path | None) -> dict[str, An
     from datasets.exceptions import DatasetsError
 
     try:
-        with in_task_folder(include):
+        with in_task_folder(include), _bounded_data():
             loaded: dict[str, Any] = manager.load([name])
+    except PatchCompileError:
+        raise
     except (OSError, DatasetsError) as error:
         raise PatchCompileError(
             f"The data of task {name!r} is not on this machine{_needs(manager, name)}", _told(error), _SUPPLY

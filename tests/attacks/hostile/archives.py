@@ -10,13 +10,25 @@ from typing import Any
 
 import numpy as np
 
-from tests.attacks.hostile.case import ONNX_BUILD, WANDA, Case, Sound, alone, cases, places
+from tests.attacks.hostile.case import ONNX_BUILD, WANDA, Case, Make, Sound, alone, cases, places
+from tests.attacks.hostile.outs import WRITES
 from tests.attacks.values import Change, damaged, draw
 
 _WEIGHT = "model.layers.0.self_attn.q_proj.weight"
 _IMPORT = ("import-mask stranger.npz --model SOUND/model -o masks-out.safetensors",)
 _BUILD = (ONNX_BUILD.format("SOUND/model.onnx").replace("magnitude", "wanda") + " --calib stranger.npz",)
 _LEARN = (f"learn SOUND/model -o out {WANDA}".replace("--calib SOUND/text.txt", "--calib stranger.parquet"),)
+_DATASET = (_LEARN[0].replace("stranger.parquet", "stranger::train"),)
+_TASKS = ("verify stranger --only pruned --tasks own --task-folder tasks",)
+_TASK = """task: own
+dataset_path: parquet
+dataset_kwargs: {data_files: {test: stranger.parquet}}
+test_split: test
+output_type: loglikelihood_rolling
+doc_to_text: ''
+doc_to_target: '{{text}}'
+"""
+_AGAIN = "a text again and again"
 _BOMB = 40 << 30  # bytes that an archive of a few KB unpacks to
 _WORDS = "the cat sat on a mat"
 
@@ -176,15 +188,38 @@ def _parquets() -> Iterator[tuple[str, Change]]:
     yield "a bomb of one row", table(lambda: {"text": ["a" * (400 << 20)]}, compression="zstd")
     yield "a bomb of many rows", table(repeated, compression="zstd")
     words = pa.DictionaryArray.from_arrays(pa.array([0] * 3_000, pa.int32()), pa.array([_WORDS * 100_000]))
-    yield "a text again and again", table({"text": words}, compression="zstd")
+    yield _AGAIN, table({"text": words}, compression="zstd")
     yield "many columns", table({f"c{i}": [i] for i in range(5000)})
     yield "bytes", table({"text": [b"\xff\xfe"]})
     for number in range(10):
         yield f"damaged {number}", _damaged(number, table({"text": [_WORDS] * 100}))
 
 
+def _in_dataset(change: Change) -> Make:
+    def make(sound: Sound, folder: Path) -> None:
+        (folder / "stranger").mkdir()
+        change(folder / "stranger" / "train.parquet")
+
+    return make
+
+
+def _in_task(change: Change) -> Make:
+    """Returns a maker of a sound build, and of a folder with a task whose data are a hostile file."""
+
+    def make(sound: Sound, folder: Path) -> None:
+        sound.copy("out", folder / "stranger")
+        (folder / "tasks").mkdir()
+        change(folder / "tasks" / "stranger.parquet")
+        (folder / "tasks" / "own.yaml").write_text(_TASK)
+
+    return make
+
+
 def archive_cases(sound: Sound) -> Iterator[Case]:
     """Yield the cases of this file."""
+    swollen = next(change for name, change in _parquets() if name == _AGAIN)
+    yield from cases("parquet", _DATASET, [(f"{_AGAIN}, in a dataset", _in_dataset(swollen))])
+    yield from cases("parquet", _TASKS, [(f"{_AGAIN}, in a task", _in_task(swollen))], writes=WRITES)
     for kind, file, commands, changes in (
         ("npz masks", "stranger.npz", _IMPORT, _masks()),
         ("npz inputs", "stranger.npz", _BUILD, _inputs()),

@@ -67,7 +67,7 @@ _OF_FILES = (
 _IMPORTED_FIRST = (
     "torch", "transformers", "transformers.models.llama.modeling_llama", "torch.onnx._internal.exporter._core", "onnx",
     "onnx_ir", "onnxscript", "onnxruntime", "pyarrow.parquet", "datasets", "accelerate", "scipy.linalg", "tokenizers",
-    "numba",
+    "numba", "lm_eval.tasks",
 )  # fmt: skip
 
 

@@ -1,3 +1,4 @@
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from masklearn.text import SourceKind, open_text, read_text
+from masklearn.text import SourceKind, files, open_text, read_text
+from masklearn.text.source import check_dataset
 from tests.refusals import WHY, refused
 
 
@@ -201,6 +203,59 @@ def test_damaged_files_of_a_dataset(tmp_path: Path) -> None:
     (folder / "train.parquet").write_bytes(b"PAR1 no")
     with refused(varies=WHY):
         read_text(f"{folder}::train")
+
+
+def repeated(path: Path, *, nested: bool = False) -> None:
+    """Writes a Parquet file that holds one text many times, stored once."""
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * 3_000), pa.array(["a" * 2**14]))
+    column = pa.ListArray.from_arrays(pa.array(range(3_001), pa.int32()), texts) if nested else texts
+    # other programs are not told that it is stored once
+    pq.write_table(pa.table({"text": column}), path, compression="zstd", store_schema=False)
+
+
+def test_datasets_have_the_bounds_of_files(tmp_path: Path) -> None:
+    folder = tmp_path / "d"
+    folder.mkdir()
+    repeated(folder / "train.parquet")
+    with refused():
+        read_text(f"{folder}::train")
+    (folder / "train.parquet").unlink()
+    write(folder, train_csv="text\na\n")
+    with refused():
+        read_text(f"{folder}::train")
+
+
+def test_lines_of_a_dataset_are_documents(tmp_path: Path) -> None:
+    folder = write(tmp_path / "d", train_txt="a\n\nb \n", test_txt="c")
+    assert read_text(f"{folder}::train") == "a\n\nb "
+    with refused():
+        read_text(f"{folder}::train:body")
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_data_for_other_programs_is_bounded(tmp_path: Path, nested: bool) -> None:
+    repeated(tmp_path / "a.parquet", nested=nested)
+    with refused():
+        check_dataset("parquet", data_files={"test": str(tmp_path / "a.parquet")})
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_long_lines_are_for_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(files, "_LONGEST_LINE", 16)
+    write(tmp_path, **{name.replace(".", "_"): '{"text": "a longer text"}\n'})
+    with refused():
+        check_dataset("json", data_files=str(tmp_path / name))
+
+
+def test_archives_are_for_no_program(tmp_path: Path) -> None:
+    with gzip.open(tmp_path / "a.jsonl.gz", "wt") as file:
+        file.write('{"text": "a"}\n')
+    with refused():
+        check_dataset("json", data_files=str(tmp_path / "a.jsonl.gz"))
+    write(tmp_path, a_jsonl='{"text": "a"}\n', b_json='[{"text": ["a"]}]', c_csv="text\na\n")
+    pq.write_table(pa.table({"n": [1], "texts": [["a"]], "text": ["a"]}), tmp_path / "d.parquet")
+    for kind, name in (("json", "a.jsonl"), ("json", "b.json"), ("csv", "c.csv"), ("parquet", "d.parquet")):
+        check_dataset(kind, data_files=str(tmp_path / name))
 
 
 def test_a_dataset_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:

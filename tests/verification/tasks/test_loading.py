@@ -6,7 +6,9 @@ from typing import Any
 
 import datasets.config
 import huggingface_hub.constants
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from patch_compile.verification.tasks.loading import load_tasks
 from patch_compile.verification.tasks.run import offline, quiet_harness
@@ -102,6 +104,17 @@ def test_wrong_tasks_are_refused(own: Path, name: str, settings: dict[str, Any])
     write_task(own, name, **ASKED | settings)
     with refused():
         load([name], own)
+
+
+def test_data_beyond_the_bounds_is_not_loaded(own: Path) -> None:
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * 3_000), pa.array(["a" * 2**14]))
+    parquet.write_table(pa.table({"text": texts}), own / "items.parquet", compression="zstd")
+    files = {"data_files": {"test": "items.parquet"}}
+    write_task(own, "swollen", dataset_path="parquet", dataset_kwargs=files, **ASKED)
+    before = datasets.load_dataset
+    with refused():
+        load(["swollen"], own)
+    assert datasets.load_dataset is before
 
 
 def test_a_name_that_there_is_not(tmp_path: Path) -> None:
