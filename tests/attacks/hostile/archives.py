@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tests.attacks.hostile.case import ONNX_BUILD, WANDA, Case, Make, Sound, alone, cases, places
-from tests.attacks.hostile.outs import WRITES
+from tests.attacks.hostile.outs import VERIFY, WRITES
 from tests.attacks.values import Change, damaged, draw
 
 _WEIGHT = "model.layers.0.self_attn.q_proj.weight"
@@ -19,7 +19,7 @@ _IMPORT = ("import-mask stranger.npz --model SOUND/model -o masks-out.safetensor
 _BUILD = (ONNX_BUILD.format("SOUND/model.onnx").replace("magnitude", "wanda") + " --calib stranger.npz",)
 _LEARN = (f"learn SOUND/model -o out {WANDA}".replace("--calib SOUND/text.txt", "--calib stranger.parquet"),)
 _DATASET = (_LEARN[0].replace("stranger.parquet", "stranger::train"),)
-_TASKS = ("verify stranger --only pruned --tasks own --task-folder tasks",)
+_TASKS = (f"{VERIFY} --tasks own --task-folder tasks",)
 _TASK = """task: own
 dataset_path: parquet
 dataset_kwargs: {data_files: {test: stranger.parquet}}
