@@ -28,9 +28,8 @@ class LearnSettings(Settings, LearnOptions):
         """
         criterion = self.criterion or next(iter(self.traits.criteria), None)
         named = named_types(self.weights)
-        rounds_inputs = (
-            self.reads_text and W8A8 in named and INT4 not in named
-        )  # int4 may keep inputs as they are
+        # Where int4 may be chosen, inputs stay as they are.
+        rounds_inputs = self.reads_text and W8A8 in named and INT4 not in named
         phases = {
             "smoothing": rounds_inputs,
             "rounding inputs": rounds_inputs,
