@@ -20,8 +20,8 @@ PATCH = f"patch-joint, {_PATCH_STEPS} steps, no repair"
 _LABELS = {"label_weight": 0.25}
 _ONE_RATIO = 0.35  # ratio of rows that are measured at a single ratio
 NOT_DEPLOYABLE = "not deployable"
-# Steps of the repair that compares w8a8 with 16 bits: as many as `8 min in all` holds in 16 bits on two cores with
-# AVX2. Rounding on all windows takes longer than those minutes leave.
+# Repair steps of the rows that compare w8a8 with 16 bits. In 16 bits `8 min in all` has time for 13 on two cores with AVX2.
+# w8a8 has time for fewer, because it also smooths and rounds on all windows.
 _STEPS = 13
 
 

@@ -27,9 +27,9 @@ Made by `python -m benchmarks.quality.frontier`; with `--check` it says if the p
 _KINDS = """`kinds auto`: tiles of all kinds, in as many bytes as dense and 2:4 tiles take at the ratio of the column
 ([learning.md](../howto/learning.md#kinds-of-tiles)); another share of the weights is zeroed.
 Rows with `int8` or `int4` have weights of that type, and the tiles of a 16-bit row."""
-_BYTES = """What `w8a8` costs over 16 bits: both have the same masks, and a repair as many steps. Weights and masks are
-learned in 16 bits, then smoothed, repaired and rounded. `learn --weights w8a8` scores the smoothed model, and so takes
-other tiles. Seconds of these rows are from one thread on a busy machine."""
+_BYTES = """The next table shows what `w8a8` costs over 16 bits, with the same masks and the same number of repair steps.
+Weights and masks are learned in 16 bits, then smoothed, repaired and rounded. `learn --weights w8a8` scores the smoothed
+model, and so takes other tiles. Seconds of these rows are from one thread on a busy machine."""
 _LARGE = """`oneshot` without repair at 0.4 on a checkpoint of random weights with the shape of a large model and few of its
 blocks, by `python -m benchmarks.memory`. Measured with these blocks; the last two columns are what all of them would
 take."""

@@ -28,7 +28,7 @@ _LONGEST_FORM = 18
 _BYTES = 4  # of a character; ByteLevel makes a character of each
 _SPECIAL = 64  # tokens that a template adds
 
-# Of the normal form of a text. Korean in NFKD is 3 times as long, emoji as bytes are 4 times as long.
+# How many times as long as its text a normal form may be. Korean in NFKD is 3 times as long, emoji as bytes 4 times.
 _MOST_LONGER = 8
 _PIECE = 1000  # characters that are normalised at a time
 _FIX = "Fetch the model again from a source that you trust."

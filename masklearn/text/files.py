@@ -141,8 +141,8 @@ def file_text(path: Path, column: str | None = None) -> Iterator[str]:
 
 
 def file_documents(path: Path, column: str | None = None) -> Iterator[str]:
-    """Yield the documents of a file of records in order, without blank documents. A line of plain text is one, as in a
-    dataset. Raises MaskLearnError as `file_text`."""
+    """Yield the documents of a file of records in order, without blank documents. A line of plain text is a
+    document, as in a dataset. Raises MaskLearnError as `file_text`."""
     suffix = path.suffix.lower()
     read = _text_lines if suffix in PLAIN else {".parquet": _parquet, ".json": _json}.get(suffix, _json_lines)
     blank = 0

@@ -67,7 +67,10 @@ class FolderLock:
 
 
 def lock_holder(folder: Path) -> str | None:
-    """Returns the process that holds a folder's lock, as "pid N", or None if no process does."""
+    """Returns the process that holds a folder's lock, as "pid N", or None if no process does.
+
+    Raises PatchCompileError as `lock_file` does.
+    """
     try:
         descriptor = os.open(folder / LOCK, os.O_RDONLY | _OPEN)
     except OSError:
