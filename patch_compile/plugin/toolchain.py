@@ -246,6 +246,7 @@ def fetch_headers(cache: Path, log: Log) -> Tool:
     """
     folder = cache / f"headers-{HEADER_SHA256[:16]}"
     if not folder.is_dir():
+        cache.mkdir(parents=True, exist_ok=True)
         log(f"fetching TensorRT's headers: {HEADER_PACKAGE}")
         with tempfile.TemporaryDirectory(dir=cache) as tmp:
             fresh = Path(tmp) / "include"

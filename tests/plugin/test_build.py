@@ -348,8 +348,8 @@ def test_failed_header_downloads_leave_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     with refused():
-        plugin.fetch_headers(tmp_path, lambda message: None)
-    assert list(tmp_path.iterdir()) == []
+        plugin.fetch_headers(tmp_path / "new", lambda message: None)
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_a_file_that_is_no_plugin_is_refused(tmp_path):
