@@ -62,7 +62,7 @@ families: .venv/installed
 mutate: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadgroup -m 'mutation or not mutation' tests/plugins/kernels/test_faults.py tests/plugins/kernels/test_of_sixteen_kernels.py \
 	  tests/plugins/kernels/test_integer_kernels.py tests/ptx/test_integer_kernels.py tests/ptx/test_kernels.py tests/plugins/kernels/test_binary.py tests/plugins/kernels/test_warpgroup_binary.py \
-	  tests/plugins/dense_path/test_code.py tests/plugins/dense_path/test_faults.py tests/plugins/tensorrt/test_attack.py tests/plugins/test_windows.py \
+	  tests/plugins/dense_path/test_code.py tests/plugins/dense_path/test_faults.py tests/plugins/tensorrt/test_attack.py \
 	  tests/ptx/test_warpgroup_kernels.py tests/plugin/test_build.py
 
 # The plugin in the registries of several versions of TensorRT; `make test-full` takes the newest. Their dispatch runtimes are small.

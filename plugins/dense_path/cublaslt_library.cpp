@@ -1,24 +1,19 @@
 #include "dense_path/cublaslt_library.h"
 
+#include <dlfcn.h>
+
 #include <cstdlib>
 #include <map>
 #include <mutex>
-
-#include "dense_path/shared_library.h"
 
 namespace patch::cublaslt {
 namespace {
 
 constexpr const char* kVariable = "PATCH_CUBLASLT";
-#ifdef _WIN32
-constexpr const char* kDriver = "nvcuda.dll";
-constexpr const char* kNames[] = {"cublasLt64_13.dll", "cublasLt64_12.dll"};
-#else
 constexpr const char* kDriver = "libcuda.so.1";
 constexpr const char* kNames[] = {"libcublasLt.so.13", "libcublasLt.so.12",
                                   "/usr/local/cuda/lib64/libcublasLt.so.13",
                                   "/usr/local/cuda/lib64/libcublasLt.so.12"};
-#endif
 constexpr size_t kOldest = 12, kNewest = 13;  // major versions that the constants of cublaslt_api.h are from
 
 struct Library {
@@ -28,7 +23,7 @@ struct Library {
 
 template <class Function>
 bool find(void* library, const char* name, Function* function) {
-  *function = reinterpret_cast<Function>(library_symbol(library, name));
+  *function = reinterpret_cast<Function>(dlsym(library, name));
   return *function != nullptr;
 }
 
@@ -56,12 +51,12 @@ std::string read(void* library, Functions* f) {
 // used.
 bool open(const char* name, Library* library) {
   // The user may name a library in the environment.  NOLINTNEXTLINE(clang-analyzer-optin.taint.GenericTaint)
-  void* opened = open_library(name);
+  void* opened = dlopen(name, RTLD_NOW | RTLD_LOCAL);
   if (!opened) return false;
   library->why = read(opened, &library->functions);
   if (library->why.empty()) return true;
   library->why = std::string(name) + " can't be used: " + library->why;
-  close_library(opened);
+  dlclose(opened);
   return true;
 }
 
@@ -70,7 +65,7 @@ Library open_first() {
   // The user's choice: no other library is tried.
   if (const char* named = std::getenv(kVariable); named && *named) {
     if (!open(named, &library))
-      library.why = std::string(kVariable) + " is " + named + ", which can't be opened: " + library_error();
+      library.why = std::string(kVariable) + " is " + named + ", which can't be opened: " + dlerror();
     return library;
   }
   std::string refused;
@@ -90,10 +85,10 @@ Library open_first() {
 template <class Function>
 Function driver_function(const char* name) {
   // The runtime has loaded the driver.  A process without one has no contexts.
-  void* driver = loaded_library(kDriver);
+  void* driver = dlopen(kDriver, RTLD_LAZY | RTLD_NOLOAD);
   if (!driver) return nullptr;
-  void* found = library_symbol(driver, name);
-  close_library(driver);
+  void* found = dlsym(driver, name);
+  dlclose(driver);
   return reinterpret_cast<Function>(found);
 }
 

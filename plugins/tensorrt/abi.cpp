@@ -17,9 +17,7 @@ LoadedTables loaded_tables() noexcept {
     const bool known = major == 1 && number("getInferLibMinorVersion") >= 7;
     return known ? LoadedTables::k11 : LoadedTables::kUnknown;
   }
-#ifndef _WIN32  // MSVC lays out the overloads of TensorRT 10's registry otherwise than Tables10
   if (major == 10) return LoadedTables::k10;
-#endif
   return major == 11 ? LoadedTables::k11 : LoadedTables::kUnknown;
 }
 

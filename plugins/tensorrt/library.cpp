@@ -1,6 +1,6 @@
 #include "tensorrt/library.h"
 
-#include "dense_path/shared_library.h"
+#include <dlfcn.h>
 
 namespace patch {
 namespace {
@@ -8,25 +8,19 @@ namespace {
 // Both backends export the same symbols, so a plugin searches the library of its own backend only.  Versioned
 // names come first, because the wheels contain no others; they are those that loaded_tables() knows.
 // The lean and the dispatch runtime come last: they run engines that the full library built, without it.
-#ifdef _WIN32
-constexpr const char* kRtxLibraries[] = {"tensorrt_rtx_1_7.dll", "tensorrt_rtx_1_8.dll",
-                                         "tensorrt_rtx_1_9.dll"};
-constexpr const char* kFullLibraries[] = {"nvinfer_11.dll", "nvinfer_lean_11.dll", "nvinfer_dispatch_11.dll"};
-#else
 constexpr const char* kRtxLibraries[] = {"libtensorrt_rtx.so.1", "libtensorrt_rtx.so"};
 constexpr const char* kFullLibraries[] = {
     "libnvinfer.so.11",         "libnvinfer.so.10",      "libnvinfer.so",
     "libnvinfer_lean.so.11",    "libnvinfer_lean.so.10", "libnvinfer_dispatch.so.11",
     "libnvinfer_dispatch.so.10"};
-#endif
 
 template <class Names>
 void* find_in(const Names& libraries, const char* symbol) noexcept {
   for (const char* library : libraries) {
-    void* handle = loaded_library(library);
+    void* handle = dlopen(library, RTLD_LAZY | RTLD_NOLOAD);
     if (!handle) continue;
-    void* found = library_symbol(handle, symbol);
-    close_library(handle);  // gives back a reference; the library stays loaded
+    void* found = dlsym(handle, symbol);
+    dlclose(handle);  // gives back a reference; the library stays loaded
     if (found) return found;
   }
   return nullptr;

@@ -8,11 +8,7 @@
 #define PATCH_STRING_(...) #__VA_ARGS__
 #define PATCH_STRING(...) PATCH_STRING_(__VA_ARGS__)
 
-#ifdef _WIN32
-#define PATCH_EXPORT __declspec(dllexport)
-#else
 #define PATCH_EXPORT __attribute__((visibility("default")))
-#endif
 
 namespace patch {
 
