@@ -1,6 +1,6 @@
 """Baselines to compare a learned result with: the model pruned in simpler ways, evaluated on the same text.
 
-Users can make all baselines but the last with these settings (FFN stands for the model's patterns, `mlp.*` for most models):
+Users can make all baselines but the last two with these settings (FFN: the model's patterns, `mlp.*` for most models):
 
     dense          the unpruned model
     dense-rounded  --method sparsegpt --ratio 0        nothing pruned, if the result has quantised linears: the part of
@@ -11,11 +11,13 @@ Users can make all baselines but the last with these settings (FFN stands for th
     ffn-only       --method sparsegpt --ratio '*=0,FFN=0.5'      the simplest use of 2:4: attention stays dense
     magnitude-tiles  --method sparsegpt --criterion magnitude    at the result's own ratio
     random-tiles   --method sparsegpt --criterion random         at the result's own ratio
+    dropped-blocks   whole blocks left out, which hold at least the result's ratio of the weights (`dropped_blocks`)
     unstructured   SparseGPT without structure, the result's ratio in every linear: a reference that is not deployable
 
-Baselines are not repaired. Their weights are SparseGPT's, in the result's weight types; weights of `unstructured` have 16
-bits. `magnitude-tiles` and `random-tiles` have the result's kinds of tiles. `uniform-8:16` and `uniform-12:16` are left out,
-with a note, for models whose linears n:16 does not fit. PATCH (arXiv 2509.23410) and its reviews compare with the others.
+Baselines are not repaired. Their weights are SparseGPT's, in the result's weight types; the last two have 16-bit
+weights. `magnitude-tiles` and `random-tiles` have the result's kinds of tiles. `uniform-8:16` and `uniform-12:16` are left
+out, with a note, for models whose linears n:16 does not fit. PATCH (arXiv 2509.23410) and its reviews compare with most of
+the others.
 """
 
 import shutil
@@ -243,25 +245,28 @@ def _baseline_row(name: Baseline, task: Task, windows: Windows) -> BaselineRow:
     ours = task.in_folder(folder, _named(task.progress, name))
     try:
         start = time.perf_counter()
-        learned, ratio = learn_baseline(name, ours)
-        seconds, taken = time.perf_counter() - start, learned.masks.packed_bytes_per_weight
+        learned, ratio, taken = learn_baseline(name, ours)
+        seconds = time.perf_counter() - start
         value = measure(learned, windows, folder / "model", task.recipe, ours.progress)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return _row(name, ratio, value, seconds, taken, deployable=name not in _NOT_PACKED)
 
 
-def learn_baseline(name: Baseline, task: Task) -> tuple[Learned, float]:
-    """Returns the pruned model of a baseline and its ratio, for a result of the task's recipe."""
+def learn_baseline(name: Baseline, task: Task) -> tuple[Learned, float, float]:
+    """Returns a baseline for a result of the task's recipe: its model, ratio, and bytes of a packed weight on average."""
     if name is Baseline.DENSE:
-        return Learned(_no_masks(), task.checkpoint), 0.0
+        return Learned(_no_masks(), task.checkpoint), 0.0, BYTES_DENSE
     if name is Baseline.UNSTRUCTURED:
-        return _unstructured(task)
+        return *_unstructured(task), BYTES_DENSE
+    if name is Baseline.DROPPED_BLOCKS:
+        learned, ratio = _dropped_blocks(task)
+        return learned, ratio, BYTES_DENSE * (1 - ratio)
     recipe = baseline_settings(name, task.recipe, task.checkpoint, task.coverage)
     # A baseline with a ratio of its own prunes by it wherever it says.
     task = task if _LEARNED[name].ratio is None else task.over_all()
     learned = learn_task(task.with_recipe(recipe))
-    return learned, learned.masks.ratio
+    return learned, learned.masks.ratio, learned.masks.packed_bytes_per_weight
 
 
 def _unstructured(task: Task) -> tuple[Learned, float]:
@@ -269,16 +274,26 @@ def _unstructured(task: Task) -> tuple[Learned, float]:
     from masklearn.solvers.solve import solve_unstructured
     from masklearn.stream.feed import CheckpointFeed
 
-    areas = weights_of_tiles(task.coverage.linears, task.recipe.tile)
-    if task.recipe.bytes_per_weight is not None:
-        # Weights without structure are stored densely. They get as many zeros as the bytes that were asked for save.
-        ratio = 1.0 - task.recipe.bytes_per_weight / BYTES_DENSE
-    else:
-        _, budget = task.choose({name: np.zeros(grid.shape) for name, grid in areas.items()}, areas)
-        ratio = budget.ratio(areas)
-    store = WeightStore(task.scratch / "weights")
+    ratio, store = _asked_ratio(task), WeightStore(task.scratch / "weights")
     solve_unstructured(CheckpointFeed(task), ratio, store)
     return Learned(_no_masks(), task.checkpoint.with_weights(store)), ratio
+
+
+def _dropped_blocks(task: Task) -> tuple[Learned, float]:
+    from masklearn.dropped_blocks import drop_blocks
+
+    store = WeightStore(task.scratch / "weights")
+    ratio = drop_blocks(task, _asked_ratio(task), store)
+    return Learned(_no_masks(), task.checkpoint.with_weights(store)), ratio
+
+
+def _asked_ratio(task: Task) -> float:
+    """Returns the share of the weights that the result zeroes, or whose removal saves the bytes that were asked for."""
+    if task.recipe.bytes_per_weight is not None:
+        return 1.0 - task.recipe.bytes_per_weight / BYTES_DENSE
+    areas = weights_of_tiles(task.coverage.linears, task.recipe.tile)
+    _, budget = task.choose({name: np.zeros(grid.shape) for name, grid in areas.items()}, areas)
+    return budget.ratio(areas)
 
 
 def _no_masks() -> MaskSet:

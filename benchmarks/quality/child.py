@@ -51,12 +51,12 @@ def run(spec: dict[str, Any]) -> dict[str, Any]:
         if "prior" in spec:
             prior = Path(spec["prior"])
             learned = repair_given(task, MaskSet.load(prior / _MASKS), WeightStore(prior / _SOLVED))
-            ratio = learned.masks.ratio
+            ratio, taken = learned.masks.ratio, learned.masks.packed_bytes_per_weight
         elif spec["baseline"] is None:
             learned = learn_task(task)
-            ratio = learned.masks.ratio
+            ratio, taken = learned.masks.ratio, learned.masks.packed_bytes_per_weight
         else:
-            learned, ratio = learn_baseline(Baseline(spec["baseline"]), task)
+            learned, ratio, taken = learn_baseline(Baseline(spec["baseline"]), task)
         seconds = time.perf_counter() - start
     peak = peak_gib()
     windows = first_windows(
@@ -71,6 +71,7 @@ def run(spec: dict[str, Any]) -> dict[str, Any]:
         "perplexity": value,
         "seconds": round(seconds, 1),
         "peak_gib": round(peak, 2),
+        "packed_bytes_per_weight": round(taken, 6),
     }
     if learned.masks:
         found |= _tiles(learned.masks)
@@ -81,10 +82,7 @@ def run(spec: dict[str, Any]) -> dict[str, Any]:
 
 def _tiles(masks: MaskSet) -> dict[str, Any]:
     shares = {kind.name: round(weights / masks.weights, 6) for kind, weights in masks.by_kind().items()}
-    found: dict[str, Any] = {"kinds": shares, "bytes_per_weight": round(masks.bytes_per_weight, 6)}
-    if masks.grids:
-        found["packed_bytes_per_weight"] = round(masks.packed_bytes_per_weight, 6)
-    return found
+    return {"kinds": shares, "bytes_per_weight": round(masks.bytes_per_weight, 6)}
 
 
 def _keep(learned: Learned, folder: Path) -> None:

@@ -70,6 +70,7 @@ def entries(totals: Sequence[float] = (8.0,), repairs: Sequence[float] = (30.0,)
         found += [
             Entry("random tiles", ratio, asked, Baseline.RANDOM_TILES),
             Entry("magnitude tiles", ratio, asked, Baseline.MAGNITUDE_TILES),
+            Entry("dropped blocks", ratio, asked, Baseline.DROPPED_BLOCKS),
             Entry(f"unstructured ({NOT_DEPLOYABLE})", ratio, asked, Baseline.UNSTRUCTURED),
         ]
     for minutes in repairs:

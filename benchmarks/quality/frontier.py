@@ -1,4 +1,4 @@
-"""Draws perplexity against the bytes of a packed weight and against the time of a decode step, for
+"""Draws perplexity against the bytes of a packed weight, and against the times of a prompt and of a decode step, for
 docs/explanation/quality.md.
 
     python -m benchmarks.quality.frontier [docs/explanation/quality.json] [--check]
@@ -18,7 +18,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from statistics import median
@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.kernels.roofline import BATCH, GENERATED, MODELS, PROMPT, predict_model
+from benchmarks.kernels.roofline import MODELS
 from masklearn.masks.kinds.base import BYTES_DENSE
 from masklearn.masks.kinds.table import DENSE, PRUNED, TWO_FOUR
 from masklearn.masks.tiles import grid_shape
@@ -39,7 +39,7 @@ from patch_compile.planning.lowering import plan_linear
 from patch_compile.planning.outline import outline_of_llama
 from patch_compile.planning.planner import settle_together
 from patch_compile.planning.predict import predict_whole
-from patch_compile.planning.tile_map import unpatterned_mask
+from patch_compile.planning.tile_map import TileKinds
 from patch_compile.report.page.rendering import asset, themed
 from patch_compile.report.svg import (
     MARKERS,
@@ -62,6 +62,8 @@ from patch_compile.report.svg import (
 Row = Mapping[str, Any]
 
 _CARD, _MODEL, _TILE = "A6000", "LLaMA-2-7B", (128, 128)
+_WORK = Workload(batch=1, prompt=2048, generated=128)
+_DENSE = {DENSE.name: 1.0}
 
 # Rows by their method: the name in the legend, outline, number of the colour, and the line between a series' points.
 SERIES = {
@@ -70,12 +72,16 @@ SERIES = {
     "dense, int8, to nearest": ("dense int8, rounded to nearest", "hourglass", 6, ""),
     "dense, int8": ("dense int8 and int4, by GPTQ", "lozenge", 6, "6 3"),
     "dense, int4": ("dense int8 and int4, by GPTQ", "lozenge", 6, "6 3"),
+    "dense, w8a8": ("dense W8A8", "hexagon", 6, ""),
+    "dropped blocks": ("blocks dropped", "bar", 3, "1 3"),
     "sparsegpt 2:4": ("2:4 everywhere, SparseGPT", "triangle", 3, ""),
     "ffn-only 2:4": ("2:4 in the feed-forward part, SparseGPT", "pointing down", 3, ""),
     "oneshot, no repair": ("dense and 2:4 tiles", "circle", 1, ""),
     "oneshot + 30 min of repair": ("dense and 2:4 tiles, half an hour of repair", "square", 1, "6 3"),
     "sparsegpt 8:16": ("n:16 everywhere, SparseGPT", "diamond", 4, "1 3"),
     "sparsegpt 12:16": ("n:16 everywhere, SparseGPT", "diamond", 4, "1 3"),
+    "oneshot, no repair, w8a8": ("dense and 2:4 tiles in W8A8", "half", 2, "1 3"),
+    "oneshot + 13 steps of repair, w8a8": ("dense and 2:4 tiles in W8A8, repaired", "wedge", 5, "1 3"),
     "oneshot, no repair, kinds auto": ("tiles of all kinds (auto)", "star", 2, "2 3"),
     "oneshot, 8 min in all, kinds auto": (
         "tiles of all kinds, repair, 8 minutes in all",
@@ -89,23 +95,27 @@ _OUTLINES = MARKERS | {
     "bow tie": "M-5.6 -6L5.6 6V-6L-5.6 6Z",
     "hourglass": "M-6 -6.4H6L-6 6.4H6Z",
     "lozenge": "M0 -8L4.6 0L0 8L-4.6 0Z",
+    "hexagon": "M-6.6 0L-3.3 -5.7H3.3L6.6 0L3.3 5.7H-3.3Z",
+    "bar": "M-7 -2.6H7V2.6H-7Z",
+    "half": "M-7 3.4a7 7 0 0 1 14 0Z",
+    "wedge": "M-6.2 -6.2L6.2 6.2H-6.2Z",
 }
-_TIMED = (
-    f"predicted ms of a decode step of {_MODEL} with as many tiles of each kind: less to the right\n{_CARD}, batch {BATCH}, "
-    f"{PROMPT} + {GENERATED} tokens"
-)
 _TAKEN = "bytes of a packed weight, on average: fewer to the right"
+_TIMED = f"\n{_MODEL} with as many tiles of each kind, {_CARD}, batch {_WORK.batch}: less to the right"
+_PROMPT = f"predicted ms of a prompt of {_WORK.prompt} tokens{_TIMED}"
+_STEP = f"predicted ms of a decode step after it{_TIMED}"
 _WIDTH, _PANEL, _EDGE, _LINE = 720, 280, 20, 18  # pixels; _PANEL: height of a pair of axes
 
 
 @dataclass(frozen=True)
 class Spot:
-    """The rows of one method at one ratio, of all seeds. ms: predicted milliseconds of a decode step."""
+    """The rows of one method at one ratio, of all seeds. prompt, step: predicted milliseconds."""
 
     method: str
     label: str
     taken: float
-    ms: float
+    prompt: float
+    step: float
     losses: tuple[float, ...]
 
     @property
@@ -152,28 +162,33 @@ def _spot(method: str, rows: Sequence[Row]) -> Spot:
     label = f"ratio {first['ratio']:.2f}" if method == _LABELLED else ""
     if first["ratio"] is None and not usual:
         label = ",".join(sorted(kinds_of(first)))
-    if (weights := type_of(first)).quantised:
-        label = weights.name
-    kinds = tuple(sorted(first.get("kinds", {}).items()))
-    ms = _decode_ms(first["reached"], weights) if usual else _decode_ms_of(kinds)
-    return Spot(method, label, bytes_of(first), ms, tuple(sorted(row["perplexity"] for row in rows)))
+    if method.startswith("dense, "):
+        label = type_of(first).name
+    losses = tuple(sorted(row["perplexity"] for row in rows))
+    return Spot(method, label, bytes_of(first), *_times_of(first), losses)
+
+
+def _times_of(row: Row) -> tuple[float, float]:
+    """Returns the milliseconds of the prompt and of a step if all linears have a row's kinds of tiles and type.
+
+    A dense row has the time of other programs' dense products, if the planner knows them. Dropped blocks take no time.
+    """
+    layers, two_four = MODELS[_MODEL].layers, row["reached"] / TWO_FOUR.zeros
+    shares = row.get("kinds") or {DENSE.name: 1 - two_four, TWO_FOUR.name: two_four}
+    if row["method"] == "dropped blocks":
+        shares, layers = _DENSE, round(layers * (1 - row["reached"]))
+    return _times(
+        tuple(sorted((kind, share) for kind, share in shares.items() if share)), type_of(row), layers
+    )
 
 
 @cache
-def _decode_ms(ratio: float, weights: WeightType) -> float:
+def _times(shares: tuple[tuple[str, float], ...], weights: WeightType, layers: int) -> tuple[float, float]:
+    """shares: of the weights by kind; all dense: the dense model that others compute."""
     card = card_named(_CARD)
     assert isinstance(card, RatedCard)
-    times = predict_model(card, MODELS[_MODEL], round(ratio, 3), weights=weights).times.decode
-    return (times.planned_ms if ratio or weights.quantised else times.dense_ms) / (GENERATED - 1)
-
-
-@cache
-def _decode_ms_of(shares: tuple[tuple[str, float], ...]) -> float:
-    """Returns the milliseconds of a decode step if all linears have tiles of these kinds. shares: of the weights."""
-    card = card_named(_CARD)
-    assert isinstance(card, RatedCard)
-    linears, outline = outline_of_llama(MODELS[_MODEL])
-    costs = CostModel(PlanCard(card), Workload(batch=BATCH, prompt=PROMPT, generated=GENERATED))
+    linears, outline = outline_of_llama(replace(MODELS[_MODEL], layers=layers))
+    costs = CostModel(PlanCard(card), _WORK)
     by_shape = {}
     for shape in {*linears.values()}:
         grid = grid_shape(shape, _TILE)
@@ -182,10 +197,18 @@ def _decode_ms_of(shares: tuple[tuple[str, float], ...]) -> float:
         for (name, _), begin, end in zip(shares, ends[:-1], ends[1:], strict=True):
             kinds[begin:end] = PRUNED[name].code if name in PRUNED else DENSE.code
         spread = np.random.default_rng(0).permutation(kinds).reshape(grid)
-        by_shape[shape] = plan_linear("", unpatterned_mask(shape, _TILE, spread), costs=costs)
+        by_shape[shape] = plan_linear("", TileKinds(shape, _TILE, spread), costs=costs, weights=weights)
     plans = {name: by_shape[shape].named(name) for name, shape in linears.items()}
     whole = predict_whole(settle_together(plans, "plugin", outline, costs).values(), outline, costs)
-    return whole.decode.planned_ms / (GENERATED - 1)
+    phases = whole.prefill, whole.decode
+    dense = shares == tuple(_DENSE.items())
+    prompt, steps = (
+        (phase.alike_ms or (phase.planned_ms if weights.quantised else phase.dense_ms))
+        if dense
+        else phase.planned_ms
+        for phase in phases
+    )
+    return prompt, steps / (_WORK.generated - 1)
 
 
 def draw(rows: Sequence[Row]) -> str:
@@ -200,8 +223,8 @@ def draw(rows: Sequence[Row]) -> str:
     losses = [loss for spot in found for loss in spot.losses]
     left, right = _EDGE + 34, _WIDTH - _EDGE
     taken = [(spot, spot.taken) for spot in found]
-    timed = [(spot, spot.ms) for spot in found]
-    for values, words in ((taken, _TAKEN), (timed, _TIMED)):
+    prompts, steps = [(spot, spot.prompt) for spot in found], [(spot, spot.step) for spot in found]
+    for values, words in ((taken, _TAKEN), (prompts, _PROMPT), (steps, _STEP)):
         inside = Box(left, height + 2 * _LINE, right, height + 2 * _LINE + _PANEL)
         y, y_ticks = loss_axis(losses, inside.bottom, inside.top)
         x, x_ticks = linear_axis([value for _, value in values], 0.07, inside.right, inside.left)
@@ -209,7 +232,9 @@ def draw(rows: Sequence[Row]) -> str:
         parts += _texts(words, "label what", (left + right) / 2, inside.bottom + 2 * _LINE)
         parts += _panel(values, x, y, inside)
         height = inside.bottom + (2.6 + words.count("\n")) * _LINE
-    what = "Perplexity against bytes of a weight, and against predicted time of a decode step"
+    what = (
+        "Perplexity against bytes of a weight, and against predicted times of a prompt and of a decode step"
+    )
     style, paper = (
         Markup(themed(asset("chart.css"))),
         tag("rect", class_="paper", width="100%", height="100%"),

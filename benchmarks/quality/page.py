@@ -22,14 +22,14 @@ text's own tokens as well, which lowers perplexity while the divergence from the
 such rows are not to be compared with the others."""
 _PICTURE = """Marks are rows of the tables below, at the median of their seeds; a thin line is the range of the seeds.
 Times are predicted, not measured, and for a large model whose linears have the same shares of kinds:
-the model of the tables is too small to gain. Rows with tiles whose time is not predicted are only in the upper picture.
+the model of the tables is too small to gain. Dense W8A8 has the time that cuBLASLt is predicted to take for it.
 Made by `python -m benchmarks.quality.frontier`; with `--check` it says if the picture shows the rows."""
 _KINDS = """`kinds auto`: tiles of all kinds, in as many bytes as dense and 2:4 tiles take at the ratio of the column
 ([learning.md](../howto/learning.md#kinds-of-tiles)); another share of the weights is zeroed.
 Rows with `int8` or `int4` have weights of that type, and the tiles of a 16-bit row."""
 _BYTES = """The next table shows what `w8a8` costs over 16 bits, with the same masks and the same number of repair steps.
 Weights and masks are learned in 16 bits, then smoothed, repaired and rounded. `learn --weights w8a8` scores the smoothed
-model, and so takes other tiles. Seconds of these rows are from one thread on a busy machine."""
+model, and so takes other tiles."""
 _LARGE = """`oneshot` without repair at 0.4 on a checkpoint of random weights with the shape of a large model and few of its
 blocks, by `python -m benchmarks.memory`. Measured with these blocks; the last two columns are what all of them would
 take."""
@@ -40,7 +40,7 @@ def page(rows: Sequence[Row], asked: argparse.Namespace, large: Sequence[Row] = 
     machines = _machines([*rows, *large])
     parts = [_heading([*rows, *large], asked, machines)]
     if picture:
-        parts += ["## What bytes buy", f"![Perplexity against bytes, and against time]({picture})", _PICTURE]
+        parts += ["## What bytes buy", f"![Perplexity against bytes, and against times]({picture})", _PICTURE]
     ours = [row for row in rows if "protocol" not in row]
     for tile in dict.fromkeys(row["tile"] for row in ours):
         these = [row for row in ours if row["tile"] == tile]

@@ -34,6 +34,7 @@ class Baseline(StrEnum):
     FFN_ONLY = "ffn-only"
     MAGNITUDE_TILES = "magnitude-tiles"
     RANDOM_TILES = "random-tiles"
+    DROPPED_BLOCKS = "dropped-blocks"
     UNSTRUCTURED = "unstructured"
 
 

@@ -29,7 +29,7 @@ def learn(
     baselines: Annotated[str | Sequence[str], Option(
         "Compare with simpler ways to prune: all, or a comma-separated list of dense, dense-rounded (nothing "
         "pruned: the loss by `weights` only), uniform-2:4, uniform-8:16, uniform-12:16, ffn-only, magnitude-tiles, "
-        "random-tiles, unstructured.", "NAMES", group=EVALUATION)] = (),
+        "random-tiles, dropped-blocks, unstructured.", "NAMES", group=EVALUATION)] = (),
     force: Annotated[bool, FORCE] = False,
     resume: Annotated[bool, RESUME] = False,
 ) -> LearnedMasks | None:  # fmt: skip

@@ -49,6 +49,7 @@ _ABOUT: dict[str, str] = {
     Baseline.FFN_ONLY: "2:4 only in the feed-forward part",
     Baseline.MAGNITUDE_TILES: "tiles ranked by mean |w|",
     Baseline.RANDOM_TILES: "tiles drawn at random",
+    Baseline.DROPPED_BLOCKS: "whole blocks left out",
     Baseline.UNSTRUCTURED: "no structure: a reference that no kernel runs",
 }
 _BACKENDS = {"hf": "transformers", "onnx": "ONNX Runtime"}

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
+from masklearn.base.progress import silent, unsaid
 from masklearn.baselines import (
     Baseline,
     baseline_settings,
@@ -80,10 +82,11 @@ def test_every_baseline_has_a_row(make_model: ModelMaker, text_file: Path, tmp_p
     assert found["uniform-2:4"].ratio == 0.5
     assert found["ffn-only"].ratio == pytest.approx(ffn / 2)
     assert found["unstructured"].ratio == 0.3
+    assert found["dropped-blocks"].ratio == pytest.approx(1 / 3)  # of its three blocks
     tile = 16 * 16 / sum(weights.values())
     assert all(abs(found[name].ratio - 0.3) <= tile / 4 for name in ("magnitude-tiles", "random-tiles"))
     assert [r.name for r in rows if not r.deployable] == ["unstructured"]
-    assert len({r.perplexity for r in rows}) == len(rows)  # six models differ
+    assert len({r.perplexity for r in rows}) == len(rows)  # all models differ
     dense = AutoModelForCausalLM.from_pretrained(path).eval()
     assert found["dense"].perplexity == perplexity(dense, WINDOWS).value
     assert "ffn-only: perplexity" in calls
@@ -163,11 +166,39 @@ def test_unstructured_zeroes_the_ratio_of_every_linear(
     task = Task(
         checkpoint, covered_linears_of(checkpoint), ours, tmp_path / "s", lambda *_: None, lambda _: None
     )
-    learned, ratio = learn_baseline(Baseline.UNSTRUCTURED, task)
+    learned, ratio, _ = learn_baseline(Baseline.UNSTRUCTURED, task)
     assert 0.2 < ratio < 0.3
     for name, shape in task.coverage.linears.items():
         weight = learned.checkpoint.read(f"{name}.weight")
         assert abs((weight == 0).mean() - ratio) <= 0.5 / (shape[0] * min(shape[1], 128)) + 1e-12
+
+
+def test_the_block_of_least_influence_is_dropped(
+    make_model: ModelMaker, text_file: Path, tmp_path: Path
+) -> None:
+    path = make_model(num_hidden_layers=3)
+    dense = load_model(path)
+    with torch.no_grad():
+        for linear in (dense.model.layers[1].self_attn.o_proj, dense.model.layers[1].mlp.down_proj):
+            linear.weight *= 0.1
+    dense.save_pretrained(path)
+    checkpoint = Checkpoint.open(path)
+    task = Task(checkpoint, covered_linears_of(checkpoint), recipe(text_file), tmp_path / "s", silent, unsaid)
+    learned, ratio, taken = learn_baseline(Baseline.DROPPED_BLOCKS, task)
+    assert ratio == pytest.approx(1 / 3) and taken == pytest.approx(4 / 3)
+    del dense.model.layers[1]
+    value = measure(learned, WINDOWS, tmp_path / "pruned", task.recipe)
+    assert value == perplexity(dense, WINDOWS).value
+
+
+def test_blocks_that_are_not_residual_are_refused(
+    make_model: ModelMaker, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = "transformers.models.llama.modeling_llama.LlamaDecoderLayer.forward"
+    residual = LlamaDecoderLayer.forward
+    monkeypatch.setattr(block, lambda self, hidden, **more: residual(self, hidden, **more) + 1)
+    with refused():
+        run_baselines(make_model(), recipe(text_file), [Baseline.DROPPED_BLOCKS], WINDOWS, tmp_path / "s")
 
 
 def test_the_text_is_read_once(
