@@ -9,15 +9,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
 from patch_compile.errors import PatchCompileError
-from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.session import open_session, run_session
 from patch_compile.onnx_io.time_limit import MOST, VARIABLE, time_exceeded, time_limit
 from patch_compile.python_process import ProcessEnded, PythonProcess
+
+if TYPE_CHECKING:  # every process of a model would import pydantic
+    from patch_compile.onnx_io.feeds import Feed
 
 _OWN_FIX = (
     "Leave the linears dense that it crashes on (--exclude, or --include for the others), and please report it with the "

@@ -7,12 +7,14 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
 from patch_compile.errors import PatchCompileError
-from patch_compile.onnx_io.feeds import Feed
+
+if TYPE_CHECKING:
+    from patch_compile.onnx_io.feeds import Feed
 
 # `[ONNXRuntimeError] : 1 : FAIL : `, and `/onnxruntime_src/…/reshape_helper.h:91 onnxruntime::F::F(int, bool) `
 _PLACES = re.compile(
