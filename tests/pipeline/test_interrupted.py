@@ -1,15 +1,13 @@
 """Learning that is killed at a block's end and inside a block: it resumes there, and ends in the same bytes."""
 
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.commands import run_here
+from tests.forks import Forks
 from tests.refusals import refusal
 
 _SCRIPT = Path(__file__).with_name("run_killed.py")
@@ -49,15 +47,14 @@ def test_learning_that_is_killed_resumes_at_its_block(
     whole = run_here(*learn, "-o", tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
     assert "resumes" not in whole.stderr
-    cut, said = tmp_path / "cut", None
-    env = os.environ | {"PYTHONPATH": str(Path.cwd())}
+    cut, stderr, said = tmp_path / "cut", tmp_path / "stderr.txt", None
     for sent, place, line in CUTS[method]:
         resume = [] if said is None else ["--resume"]
-        command = [sys.executable, str(_SCRIPT), sent, place, *map(str, learn), "-o", str(cut), *resume]
-        killed = subprocess.run(command, capture_output=True, text=True, env=env, timeout=600)
-        assert killed.returncode == (130 if sent == "SIGINT" else -signal.SIGKILL), killed.stderr
-        assert ("--resume continues from there" in killed.stderr) == (sent == "SIGINT")
-        assert said is None or said in killed.stderr
+        (code,) = Forks(_SCRIPT, sent, place, *learn, "-o", cut, *resume, errors=stderr).wait()
+        heard = stderr.read_text()
+        assert code == (130 if sent == "SIGINT" else -signal.SIGKILL), heard
+        assert ("--resume continues from there" in heard) == (sent == "SIGINT")
+        assert said is None or said in heard
         said = line
     refusal(run_here(*learn, "-o", cut))
     last = run_here(*learn, "-o", cut, "--resume")

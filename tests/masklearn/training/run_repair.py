@@ -6,7 +6,7 @@ accelerate shards (FSDP) only on accelerators. "fsdp" lets it shard on a CPU, wh
 import sys
 from pathlib import Path
 
-from masklearn.base.processes import leave, process_rank
+from masklearn.base.processes import leave
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears_of
 from masklearn.model.store import WeightStore
@@ -19,7 +19,7 @@ from tests.masklearn.training.masks import magnitude_masks
 
 def show(what: str, done: int, total: int) -> None:
     if what.startswith("repair"):
-        print(process_rank(), done, flush=True)
+        print(done, flush=True)
 
 
 if __name__ == "__main__":

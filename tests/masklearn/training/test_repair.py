@@ -1,10 +1,6 @@
 """Repair of tiny models: the tensors it trains and leaves, runs that are cut off, and runs in several processes."""
 
-import os
 import random
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -34,6 +30,7 @@ from masklearn.training.model import training_model
 from masklearn.training.repair import default_steps, repair
 from masklearn.training.student import fix_integers
 from tests.conftest import ModelMaker
+from tests.forks import Forks
 from tests.masklearn.architectures import every
 from tests.masklearn.tasks import task_of
 from tests.masklearn.training.masks import magnitude_masks
@@ -237,33 +234,18 @@ class Runs:
         self.settings = recipe_of(text, **settings).model_dump_json()
         self.model, self.folder, self.kind, self.processes = model, folder, kind, processes
 
-    def start(self, name: str) -> subprocess.Popen[str]:
-        torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(self.processes))
-        launcher = torchrun if self.processes > 1 else ()
-        arguments = [str(_SCRIPT), str(self.model), self.settings, str(self.folder / name), self.kind]
-        return subprocess.Popen(
-            [sys.executable, *launcher, *arguments],
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())},
-            start_new_session=True,
-        )
+    def start(self, name: str) -> Forks:
+        arguments = (self.model, self.settings, self.folder / name, self.kind)
+        return Forks(_SCRIPT, *arguments, count=self.processes)
 
     def finish(self, name: str) -> dict[str, bytes]:
-        process = self.start(name)
-        process.communicate(timeout=600)
-        assert process.returncode == 0
+        assert self.start(name).wait() == [0] * self.processes
         return {path.name: path.read_bytes() for path in sorted((self.folder / name / "weights").iterdir())}
 
     def kill_at(self, name: str, step: int) -> None:
-        process = self.start(name)
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.split() == ["0", str(step)]:
-                os.killpg(process.pid, signal.SIGKILL)
-                break
-        process.wait()
-        process.stdout.close()
+        run = self.start(name)
+        assert f"{step}\n" in run.lines()
+        run.kill()
         assert not list((self.folder / name / "weights").iterdir())
 
 

@@ -3,7 +3,6 @@
 accelerate shards (FSDP) only on accelerators. "fsdp" lets it shard on a CPU, which torch can do.
 """
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -42,18 +41,12 @@ def shard_on_cpu() -> None:
     state.AcceleratorState.__init__ = init
 
 
-def say(kind: str, number: int) -> None:
-    """Print a line in one write, because the processes share a pipe."""
-    os.write(1, f"{kind} {process_rank()} {number}\n".encode())
-
-
 def show(what: str, done: int, _total: int) -> None:
     if what.startswith("learning masks"):
-        say("step", done)
+        print(done, flush=True)
 
 
 if __name__ == "__main__":
-    say("process", os.getpid())
     model, settings, scratch, out, kind, masks = sys.argv[1:]
     if kind == "fsdp":
         shard_on_cpu()

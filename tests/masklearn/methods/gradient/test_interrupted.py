@@ -1,10 +1,6 @@
 """Gradient runs that are killed and resumed, in one process and in several."""
 
-import os
 import random
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +10,10 @@ from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.methods import method_of
 from masklearn.recipe import LearnRecipe
 from masklearn.stream.feed import CheckpointFeed
+from tests.forks import Forks
 from tests.masklearn.methods.gradient.tasks import TILE, make_task
 
 _SCRIPT = Path(__file__).with_name("run_learn.py")
-_TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 _STEPS = 8
 # Every tile and most patterns change, so a run that lost a step would end in other masks.
 _SETTINGS: dict[str, Any] = {
@@ -36,41 +32,26 @@ class Run:
         self.model, self.folder, self.kind = model, folder, kind
         self.processes = 1 if kind == "alone" else 2
 
-    def start(self, name: str, masks: str = "") -> subprocess.Popen[str]:
-        launcher = () if self.kind == "alone" else _TORCHRUN
-        command = [sys.executable, *launcher, str(_SCRIPT), str(self.model), self.recipe.model_dump_json()]
-        return subprocess.Popen(
-            [*command, str(self.folder / name), str(self.folder / f"{name}.out"), self.kind, masks],
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())},
+    def start(self, name: str, masks: str = "") -> Forks:
+        arguments = (
+            self.model,
+            self.recipe.model_dump_json(),
+            self.folder / name,
+            self.folder / f"{name}.out",
         )
+        return Forks(_SCRIPT, *arguments, self.kind, masks, count=self.processes)
 
     def finish(self, name: str, masks: str = "") -> list[Arrays]:
         """Run to the end and return the candidates of every process."""
-        process = self.start(name, masks)
-        process.communicate(timeout=600)
-        assert process.returncode == 0
+        assert self.start(name, masks).wait() == [0] * self.processes
         files = [self.folder / f"{name}.out{rank}.npz" for rank in range(self.processes)]
         return [dict(np.load(file)) for file in files]
 
     def kill_at(self, name: str, step: int) -> None:
         """Kill all processes by SIGKILL when the first has done `step`."""
-        launcher = self.start(name)
-        assert launcher.stdout is not None
-        processes = []
-        for line in launcher.stdout:
-            kind, rank, number = line.split()
-            if kind == "process":
-                processes.append(int(number))
-            elif (rank, number) == ("0", str(step)):
-                break
-        assert len(processes) == self.processes
-        for process in processes:  # torchrun gives each process a session of its own
-            os.kill(process, signal.SIGKILL)
-        launcher.kill()
-        launcher.wait()
-        launcher.stdout.close()
+        run = self.start(name)
+        assert f"{step}\n" in run.lines()
+        run.kill()
         assert not list(self.folder.glob(f"{name}.out*"))
 
     def cut_and_resumed(self, name: str) -> list[Arrays]:
