@@ -109,10 +109,9 @@ def parse_baselines(names: str) -> tuple[Baseline, ...]:
 def baseline_settings(
     name: Baseline, recipe: LearnRecipe, checkpoint: Checkpoint, coverage: Coverage
 ) -> LearnRecipe:
-    """Returns the recipe of a baseline for a result of `recipe`.
-
-    Raises KeyError for a baseline that `learn` does not make.
-    """
+    """Returns the recipe of a baseline for a result of `recipe`, which is `recipe` itself if `learn` does not make it."""
+    if name not in _LEARNED:
+        return recipe
     baseline = _LEARNED[name]
     changed: dict[str, Any] = {
         "method": SparseGpt.name,

@@ -79,8 +79,7 @@ def baselines_cache() -> Path:
 
 
 def _key(name: Baseline, source: Source, recipe: LearnRecipe, windows: NDArray[np.int64]) -> str:
-    place = (recipe, source.checkpoint, source.coverage)
-    settings = recipe if name is Baseline.UNSTRUCTURED else baseline_settings(name, *place)
+    settings = baseline_settings(name, recipe, source.checkpoint, source.coverage)
     decides: Mapping[str, Any] = settings.model_dump(mode="json", exclude={"calib", "device"})
     text = None if recipe.calib is None else open_text(recipe.calib).fingerprint()
     tokens = hashlib.sha256(windows.astype("<i8").tobytes()).hexdigest()
