@@ -125,7 +125,7 @@ class CheckpointSource(CheckpointModel):
             place, largest = fit.overflow
             raise PatchCompileError(
                 f"{self.name} does not compute in float16",
-                f"In the dense model {place} reaches {largest:.6g}, and float16 ends at {LARGEST}.",
+                f"In the dense model {place} reaches {largest:.4g}, and float16 ends at {LARGEST}.",
                 "Choose bf16 (--dtype bfloat16), which has the range of fp32.",
             )
         if fit.vanished:

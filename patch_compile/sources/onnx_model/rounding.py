@@ -181,6 +181,6 @@ def check_float16(facts: OnnxFacts, names: Collection[str], scratch: Path) -> No
                 what, linear = places[tensor]
                 raise PatchCompileError(
                     f"{facts.recipe.model.stem} does not compute in float16",
-                    f"In the dense model the {what} of {linear} reaches {largest:.6g}, and float16 ends at {LARGEST}.",
+                    f"In the dense model the {what} of {linear} reaches {largest:.4g}, and float16 ends at {LARGEST}.",
                     f"Choose bf16 (--dtype bfloat16), or leave the linear dense with --exclude '{linear}'.",
                 )
