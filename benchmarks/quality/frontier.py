@@ -105,6 +105,7 @@ _TIMED = f"\n{_MODEL} with as many tiles of each kind, {_CARD}, batch {_WORK.bat
 _PROMPT = f"predicted ms of a prompt of {_WORK.prompt} tokens{_TIMED}"
 _STEP = f"predicted ms of a decode step after it{_TIMED}"
 _WIDTH, _PANEL, _EDGE, _LINE = 720, 280, 20, 18  # pixels; _PANEL: height of a pair of axes
+HIGHEST = 120.0  # perplexity that is still drawn: with higher ones, the other rows would lie on each other
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def bytes_of(row: Row) -> float:
 
 def spots(rows: Sequence[Row]) -> list[Spot]:
     """Returns the spots of the picture, in the order of the legend: rows of its methods, at the tile size that most have."""
-    shown = [row for row in rows if row.get("method") in SERIES]
+    shown = [row for row in rows if row.get("method") in SERIES and row["perplexity"] <= HIGHEST]
     tile = Counter(row["tile"] for row in shown).most_common(1)[0][0] if shown else ""
     found: dict[tuple[str, Any], list[Row]] = {}
     for row in shown:

@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.quality.entries import ALL_KINDS, BYTES, NO_REPAIR, NOT_DEPLOYABLE, PERMUTED
+from benchmarks.quality.frontier import HIGHEST
 
 Row = Mapping[str, Any]
 _OWN = "own ratio"
@@ -20,9 +21,10 @@ count as its own. Seconds depend on what else the machine does. Perplexity is ex
 log-likelihood; the evaluation text is never calibrated or trained on. Repair "with labels" learns the calibration
 text's own tokens as well, which lowers perplexity while the divergence from the dense model ends higher than without:
 such rows are not to be compared with the others."""
-_PICTURE = """Marks are rows of the tables below, at the median of their seeds; a thin line is the range of the seeds.
+_PICTURE = f"""Marks are rows of the tables below, at the median of their seeds; a thin line is the range of the seeds.
 Times are predicted, not measured, and for a large model whose linears have the same shares of kinds:
 the model of the tables is too small to gain. Dense W8A8 has the time that cuBLASLt is predicted to take for it.
+Perplexities above {HIGHEST:g} are only in the tables.
 Made by `python -m benchmarks.quality.frontier`; with `--check` it says if the picture shows the rows."""
 _KINDS = """`kinds auto`: tiles of all kinds, in as many bytes as dense and 2:4 tiles take at the ratio of the column
 ([learning.md](../howto/learning.md#kinds-of-tiles)); another share of the weights is zeroed.
