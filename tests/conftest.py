@@ -21,7 +21,7 @@ from patch_compile.onnx_export import trace
 from tests.builds import TINY
 from tests.parts import PARTS, of_part
 from tests.refusals import COLLECTED, refusals_of
-from tests.traces import Traces
+from tests.traces import Traces, kept_traces
 
 # fmt: off
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "dog", "ran", "far", "from", "big", "red", "house", "in",
@@ -91,8 +91,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("any machine")
 
 ModelMaker = Callable[..., Path]
-_TRACES = Traces(trace.trace_model)
-trace.trace_model = _TRACES  # `export_model` looks it up there
+trace.trace_model = Traces(trace.trace_model, kept_traces())  # `export_model` looks it up there
 
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
@@ -132,12 +131,6 @@ def pytest_collection_finish() -> None:
     """Leave loaded objects out of garbage collections: every training collects garbage, which would take a second."""
     gc.collect()
     gc.freeze()
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Let tests of the export trace anew."""
-    _TRACES.fresh = Path(__file__).with_name("onnx_export") in item.path.parents
 
 
 @pytest.hookimpl(wrapper=True)
