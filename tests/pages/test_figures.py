@@ -204,6 +204,11 @@ CLAIMS = [
     ),
     ("docs/explanation/comparison.md", r"SmolLM2-135M \(dense (\S+)\)", [perplexity("dense")]),
     (
+        "docs/explanation/comparison.md",
+        r"comes to (\S+) with 8 of its 30 blocks dropped and to (\S+) with 11, and to (\S+) as a mosaic of ratio \.35\.",
+        [perplexity("dropped blocks", 0.25), perplexity("dropped blocks", 0.35), perplexity(ONE_SHOT, 0.35)],
+    ),
+    (
         "docs/howto/choosing.md",
         r"SmolLM2-135M \(dense (\S+)\) the first gives (\S+) and the second ([\d.]+),",
         [perplexity("dense"), perplexity(EIGHT_MINUTES, 0.25), perplexity(EIGHT_MINUTES + AUTO, 0.25)],
