@@ -39,7 +39,7 @@ _HOMES = {
         "model.models": "load_model",
         "model.pretrained": "load_tokenizer",
         "model.store": "WeightStore",
-        "options": "LEARNING REPAIR BytesPerWeight Count Exclude Include LearnOptions Ratio Tile",
+        "options": "DEFAULT_TILE LEARNING REPAIR BytesPerWeight Count Exclude Include LearnOptions Ratio Tile",
         "permute": "reordered",
         "quality.comparison": "Comparison LogitErrors Predictions compare_models",
         "quality.perplexity": "perplexity",

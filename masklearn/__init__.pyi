@@ -39,6 +39,7 @@ from masklearn.model.coverage import covered_linears_of as covered_linears_of
 from masklearn.model.models import load_model as load_model
 from masklearn.model.pretrained import load_tokenizer as load_tokenizer
 from masklearn.model.store import WeightStore as WeightStore
+from masklearn.options import DEFAULT_TILE as DEFAULT_TILE
 from masklearn.options import LEARNING as LEARNING
 from masklearn.options import REPAIR as REPAIR
 from masklearn.options import BytesPerWeight as BytesPerWeight

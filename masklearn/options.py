@@ -26,8 +26,12 @@ def _tile(value: Any) -> Any:
     return parse_tile(value) if isinstance(value, str) else value
 
 
-def _spelled(tile: tuple[int, int]) -> str:
-    return "{}x{}".format(*tile)
+def _whole_groups(tile: tuple[int, int]) -> tuple[int, int]:
+    from masklearn.masks.tiles import GROUP
+
+    if tile[1] % GROUP:
+        raise ValueError(f"The columns of a tile are a multiple of {GROUP}.")
+    return tile
 
 
 def _known_method(name: str) -> str:
@@ -48,7 +52,8 @@ _TRAINED = _and(method_names(trained=True))
 Count = Annotated[int, Bounds(ge=1)]
 Ratio = Annotated[float | str, Option("", check=_ratio)]
 BytesPerWeight = Annotated[float, Bounds(gt=0.0, le=BYTES_DENSE, finite=True)]
-Tile = Annotated[tuple[Count, Count], Option("", parse=_tile)]
+DEFAULT_TILE = (128, 128)
+Tile = Annotated[tuple[Count, Count], Option("", parse=_tile, check=_whole_groups)]
 Pattern = Annotated[str, Option("", check=parse_pattern)]
 Include = Annotated[tuple[Pattern, ...], _learning(
     "Cover only matching linears. A PATTERN, here and in other options, is a name or its end from a dot on (v_proj), a glob "
@@ -61,18 +66,17 @@ class LearnOptions:
 
     method: Annotated[str, _learning("Method that learns the masks.", choices=METHODS, check=_known_method)] = "oneshot"
     per_layer: Annotated[bool, _learning("Reach the ratio in every linear, not over all of them together.")] = False
-    tile: Annotated[Tile, _learning(
-        "Tile size; 128x* is 128 rows and all of K.", "ROWSxCOLS", spell=_spelled)] = (128, 128)
     kinds: Annotated[str, _learning(
         "Tile formats to choose from. 2:4 speeds up prompts and decoding. 4:16, 6:16 … 14:16 (that many of 16 weights stay) "
         "lose less quality at the same size but speed up decoding only. auto picks the formats with the least "
-        "loss. Also a list (8:16,12:16), or PATTERN=LIST,….", "KINDS", check=parse_kinds)] = "2:4"
+        "loss. Also a list (8:16,12:16), or PATTERN=LIST,….", "KINDS", unset="2:4; auto for a speed",
+        check=parse_kinds)] = "2:4"
     weights: Annotated[str | None, _learning(
         "Type of the linears' weights: float16, bfloat16, int8 (a scale a row), int4 (a scale a row and 64 "
         "columns), w8a8 (int8, and inputs in int8 too: fast for prompts; dense and 2:4 tiles), or PATTERN=TYPE,…. auto, or "
         "a list such as int8,int4, picks types by `speedup`, `budget_ms` or `bytes_per_weight`; w8a8,int8 picks int8 "
         "where inputs are hard to round.",
-        "TYPE", unset="the type of the graph",
+        "TYPE", unset="the type of the graph; auto for a speed",
         check=parse_weights)] = None
     include: Include = ()
     exclude: Exclude = ()

@@ -5,15 +5,14 @@ from pydantic import ValidationInfo, field_validator
 from masklearn.base.errors import UsageError
 from masklearn.base.settings import Settings
 from masklearn.masks.kinds.allowed import only_two_four
-from masklearn.masks.tiles import GROUP
 from masklearn.masks.weight_types import named_types
-from masklearn.options import BytesPerWeight, LearnOptions, Ratio
+from masklearn.options import DEFAULT_TILE, BytesPerWeight, LearnOptions, Ratio, Tile
 from masklearn.quant.table import INT4, W8A8
 from masklearn.traits import METHODS, Criterion, MethodTraits, Repair, Requires
 
 
 class LearnSettings(Settings, LearnOptions):
-    """All settings of learning but the amount of pruning, checked together."""
+    """All settings of learning but the amount of pruning and the size of tiles, checked together."""
 
     @property
     def traits(self) -> type[MethodTraits]:
@@ -45,10 +44,15 @@ class LearnSettings(Settings, LearnOptions):
         longer_than = {"solving": "scoring"}
         return {name: longer_than.get(name, "") for name, comes in phases.items() if comes}
 
+    @property
+    def can_choose_types(self) -> bool:
+        """True if the method's scores include what rounding loses."""
+        ranks = self.criterion is None or Requires.INPUTS in self.criterion.needs
+        return ranks and self.traits.solves and not self.traits.trains()
+
     def check_choice(self) -> None:
         """Raises UsageError for weight types that are to be chosen by a method whose scores do not include rounding."""
-        ranks = self.criterion is None or Requires.INPUTS in self.criterion.needs
-        if self.traits.trains() or not self.traits.solves or not ranks:
+        if not self.can_choose_types:
             by = f"`method` {self.method}" + (f" `criterion` {self.criterion}" if self.criterion else "")
             raise UsageError(
                 f"{by} can't choose among the types of `weights` {self.weights}",
@@ -71,13 +75,6 @@ class LearnSettings(Settings, LearnOptions):
         """True if learning trains, and so needs more text than the calibration windows."""
         return self.repairs or self.traits.trains()
 
-    @field_validator("tile")
-    @classmethod
-    def _whole_groups(cls, tile: tuple[int, int]) -> tuple[int, int]:
-        if tile[1] % GROUP:
-            raise ValueError(f"The columns of a tile are a multiple of {GROUP}.")
-        return tile
-
     @field_validator("kinds")
     @classmethod
     def _kinds_of_the_method(cls, kinds: str, info: ValidationInfo) -> str:
@@ -95,5 +92,6 @@ class LearnRecipe(LearnSettings):
     exceed. It replaces the ratio; None for the ratio.
     """
 
+    tile: Tile = DEFAULT_TILE
     ratio: Ratio = 0.4
     bytes_per_weight: BytesPerWeight | None = None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from masklearn import (
     IMPORTERS,
@@ -105,6 +105,10 @@ def _targets(text: str) -> str:
     return text
 
 
+def _open_tile(value: Any) -> Any:
+    return None if value == AUTO else value
+
+
 def _lowering(text: str) -> str:
     from patch_compile.planning.lowering import parse_lowering
 
@@ -129,10 +133,14 @@ class _GraphOptions(LearnOptions):
         "or 8:16). Use it to compare `kinds`. With `weights` auto a weight counts in its own type.", "B")] = None
     mask: Annotated[Path | None, _learning("Use these masks; nothing is learned.", "FILE")] = None
     speedup: Annotated[float | None, _workload(
-        "Prune just enough for the workload to be X times as fast as the dense model, as predicted.", "X",
+        "Make the workload X times as fast as the dense model, as predicted, at the least loss of quality. Types of "
+        "weights, and kinds and size of tiles, are chosen for it where no option names them.", "X",
         gt=1.0, finite=True)] = None
     budget_ms: Annotated[float | None, _workload(
-        "Prune just enough for the workload to take MS milliseconds, as predicted.", "MS", gt=0.0, finite=True)] = None
+        "As `speedup`, for the workload to take MS milliseconds.", "MS", gt=0.0, finite=True)] = None
+    tile: Annotated[Tile | None, _learning(
+        "Tile size; 128x* is 128 rows and all of K. auto is the size with which a speed takes the fewest zeros.",
+        "ROWSxCOLS", unset="128x128; auto for a speed", parse=_open_tile)] = None
     lowering: Annotated[str, _graph(
         "How linears are compiled: plugin (kernels of patch-compile), split (dense and 2:4 products of TensorRT), dense, or "
         "auto (plugin where it is predicted faster, else dense). Linears compiled dense are not pruned. With plugin, all "

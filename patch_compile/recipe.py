@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, Any, Self
 import yaml
 from pydantic import field_serializer
 
-from masklearn import LearnRecipe, LearnSettings, Requires
+from masklearn import DEFAULT_TILE, LearnRecipe, LearnSettings, Requires
 from masklearn.base.durable import whole_file
 from masklearn.base.threads import even_parts
 from masklearn.masks.budget import LARGEST_RATIO
+from masklearn.masks.tiles import WHOLE
 from masklearn.masks.weight_types import leaves_choice, named_types, needs_goal, undecided
 from patch_compile.artifacts.layout import RECIPE
 from patch_compile.artifacts.plan import Asked
 from patch_compile.artifacts.recipe_file import read_recipe
 from patch_compile.engine.options import EngineOptions
 from patch_compile.errors import PatchCompileError, UsageError
-from patch_compile.options import BuildOptions
+from patch_compile.options import AUTO, BuildOptions
 from patch_compile.packing.fusion import spell_fusions
 from patch_compile.planning.speed_goal import SpeedGoal
 
@@ -40,6 +41,7 @@ class Recipe(LearnSettings, BuildOptions):
         """Validate settings from arguments, flags or a file. Raises UsageError, also for settings that exclude each
         other."""
         recipe = super().parse(settings)
+        recipe = recipe.model_copy(update=recipe._left_open())
         recipe._check_ratio()
         recipe._check_goal()
         recipe._check_choice_of_types()
@@ -50,9 +52,11 @@ class Recipe(LearnSettings, BuildOptions):
     def load(cls, path: Path) -> dict[str, Any]:
         """Returns the settings of a recipe.yaml, for flags to override before `parse`.
 
-        Raises PatchCompileError for a file that cannot be read or holds no settings.
+        A build writes its tile size, and leaves out weights that have the type of the model. Raises PatchCompileError for a
+        file that cannot be read or holds no settings.
         """
-        return read_recipe(path)
+        settings = read_recipe(path)
+        return {"weights": None} | settings if "tile" in settings else settings
 
     @classmethod
     def of_build(cls, out: Path) -> Recipe:
@@ -70,6 +74,24 @@ class Recipe(LearnSettings, BuildOptions):
                 f"{error.what}. {error.why}",
                 "Build again.",
             ) from None
+
+    def _left_open(self) -> dict[str, Any]:
+        """Returns the settings that the user left out and that depend on others: a speed opens all choices."""
+        left = {"tile", "kinds", "weights"} - self.model_fields_set
+        if self.goal is None or self.mask is not None:
+            if self.tile is not None:
+                return {}
+            # A split linear is two products if its tiles have all of K.
+            whole_rows = self.lowering == "split" and "tile" not in left
+            return {"tile": (DEFAULT_TILE[0], WHOLE) if whole_rows else DEFAULT_TILE}
+        left -= {"kinds"} if self.traits.only_two_four else set()
+        left -= set() if self.can_choose_types else {"weights"}
+        return dict.fromkeys(left - {"tile"}, AUTO)
+
+    @property
+    def tile_size(self) -> tuple[int, int]:
+        """Rows and columns of a tile; the default while the size is still to be chosen."""
+        return self.tile or DEFAULT_TILE
 
     @property
     def asked(self) -> Asked:

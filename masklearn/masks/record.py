@@ -226,7 +226,9 @@ class SpeedRecord(_Part):
 
     saved_us: predicted microseconds that the `tiles` 2:4 tiles save; cost: sum of their scores; bound: lower bound on the
     cost of any choice that saves as much; gap: relative distance of `cost` from `bound`; rounding: additional cost
-    of the chosen weight types, None if no types were chosen.
+    of the chosen weight types, None if no types were chosen. With chosen types also: least: lower bound on the cost of any
+    tiles and types that save as much together; speedup: predicted, of the whole workload; by_types: the same with all tiles
+    dense.
     """
 
     goal: str
@@ -237,6 +239,9 @@ class SpeedRecord(_Part):
     bound: float
     gap: float
     rounding: float | None = None
+    least: float | None = None
+    speedup: float | None = None
+    by_types: float | None = None
 
 
 class GainRecord(_Part):

@@ -58,6 +58,17 @@ class TypeSavings:
     dense: Mapping[str, float]
     tiles: Mapping[str, Mapping[TileKind, NDArray[Any]]]
 
+    def of(self, name: str, kinds: NDArray[np.uint8]) -> float:
+        """Returns what a linear saves whose tiles have these kinds, codes `[grid]`."""
+        pruned = (grid[kinds == kind.code].sum() for kind, grid in self.tiles[name].items())
+        return self.dense[name] + float(sum(pruned))
+
+    def covers(self, other: TypeSavings, name: str) -> bool:
+        """True if a linear of this type saves at least what it saves with the other, whatever kinds its tiles have."""
+        more = [other.tiles[name][kind] - grid for kind, grid in self.tiles[name].items()]
+        most = float(np.max(more, axis=0, initial=0.0).sum()) if more else 0.0
+        return self.dense[name] - other.dense[name] >= most
+
 
 @dataclass(frozen=True)
 class Filled:
@@ -125,11 +136,29 @@ class TypeChoices:
             for name in names
         }
 
+    def bound(self, amount: float) -> float:
+        """Returns a lower bound for the loss of every choice that saves the amount: the optimum of Lagrange's relaxation.
+
+        The bound at a price is the least loss − price · (saving − amount) of any choice; the best price gives the highest.
+        """
+        return max(self._least_at(price, amount) for price in self._prices(amount) if math.isfinite(price))
+
+    def _least_at(self, price: float, amount: float) -> float:
+        points = ([curve.at(price) for curve in curves.values()] for _, curves in self._groups)
+        return price * amount + sum(min(loss - price * saved for loss, saved in own) for own in points)
+
     def _around(self, amount: float) -> Iterator[dict[str, WeightType]]:
         """Yield the types at the highest price that saves less than the amount, and the first types that save enough.
 
         To find these, groups change one after another to their types at the next price: many may change at the same price.
         """
+        low, high = self._prices(amount)
+        below, above = self._at(low)[0], self._at(high)[0]
+        yield below
+        yield self._first_enough(below, above, amount, high)
+
+    def _prices(self, amount: float) -> tuple[float, float]:
+        """Returns the highest price whose best choice saves less than the amount, and the next, whose saves enough."""
         low = high = 1.0
         for _ in range(_FAR):
             if self._at(high)[1] >= amount or math.isinf(high):
@@ -144,9 +173,7 @@ class TypeChoices:
             if not low < middle < high:
                 break
             low, high = (low, middle) if self._at(middle)[1] >= amount else (middle, high)
-        below, above = self._at(low)[0], self._at(high)[0]
-        yield below
-        yield self._first_enough(below, above, amount, high)
+        return low, high
 
     def _first_enough(self, below: Types, above: Types, amount: float, price: float) -> dict[str, WeightType]:
         """Returns `below` with the types of `above` in as many groups as it takes to save the amount at a price."""

@@ -281,6 +281,30 @@ class Asked(Record):
         return self
 
 
+class ChosenTile(Record):
+    """A size of tiles that was chosen for a speed, and the ratio that the speed takes with it, assumed alike everywhere.
+
+    other: the size that needs more zeros, or as many; other_ratio: None if no ratio reaches the speed with it.
+    """
+
+    tile: tuple[int, int]
+    ratio: float
+    other: tuple[int, int]
+    other_ratio: float | None
+
+
+class Shares(Record):
+    """What the types of weights bring to a speed, and what they lose, as far as tiles bring and lose the rest.
+
+    speedup: of the whole workload; by_types: the same with all tiles dense; rounding: share of the loss that is rounding's,
+    None if nothing is lost.
+    """
+
+    speedup: float
+    by_types: float
+    rounding: float | None = None
+
+
 class Gaining(Record):
     """The linears that gain by pruning on the target.
 

@@ -13,7 +13,7 @@ from patch_compile.cli.output import writing_output
 from patch_compile.errors import NOT_CHECKED, AccuracyError, PatchCompileError
 
 
-@command(library.build, basic="out ratio target calib eval_text weights kinds backend resume force recipe")
+@command(library.build, basic="out speedup ratio target calib eval_text weights backend resume force recipe")
 @click.option(
     "--verbose", is_flag=True, help="List every node that stays dense, also in an error. [only counts]"
 )

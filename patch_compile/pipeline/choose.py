@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from math import prod
 from typing import TYPE_CHECKING
 
 from masklearn.masks.budget import Budget
 from masklearn.masks.kinds.allowed import allowed_kinds
+from masklearn.masks.kinds.table import TWO_FOUR
+from masklearn.masks.name_globs import spell_by_name
 from masklearn.masks.weight_types import spell_types
-from patch_compile.errors import PatchCompileError
+from masklearn.options import DEFAULT_TILE
+from patch_compile.artifacts.plan import ChosenTile
+from patch_compile.errors import PatchCompileError, SpeedError
 from patch_compile.planning.gains import ALL_SPARSE, GainBudget, TilesThatGain
 from patch_compile.planning.lowering import AUTO, asked_lowerings
 from patch_compile.planning.tiles_for_speed import SpeedTask, TilesForSpeed, plans_for_speed
@@ -22,6 +27,7 @@ if TYPE_CHECKING:
     from patch_compile.planning.lowering import LinearPlan
     from patch_compile.sources.base import Source
 
+_TILES = (DEFAULT_TILE, (64, 64))
 Chooser = TilesForSpeed | TilesThatGain | TypesForSpeed
 
 
@@ -49,7 +55,7 @@ def chooser_of(source: Source, costs: CostModel | None, note: Callable[[str], ob
     for line in (gain_line(row, costs.card.row() if costs else None), gains.budget.left_dense(list(plans))):
         if line:
             note(line)
-    return TilesThatGain(gains, r.tile, lambda masks: source.plan(masks, costs))
+    return TilesThatGain(gains, r.tile_size, lambda masks: source.plan(masks, costs))
 
 
 def gain_budget(source: Source, costs: CostModel | None) -> GainBudget | None:
@@ -80,23 +86,78 @@ def plans_with_speed(source: Source, costs: CostModel) -> dict[str, LinearPlan]:
     )
 
 
-def with_assumed_types(source: Source, costs: CostModel) -> Source:
-    """Returns the source with the weight types that a plan without scores assumes for the requested speed.
+def with_assumed_types(source: Source, costs: CostModel) -> tuple[Source, float]:
+    """Returns the source with the weight types that a plan without scores assumes for the requested speed, and their loss.
 
-    Raises SpeedError if no types reach it.
+    The loss is of rounding and pruning, in weights of 2:4 tiles. Raises SpeedError if no types reach the speed.
     """
 
     def typed(types: dict[str, WeightType]) -> Source:
         return source.with_other(weights=spell_types(types))
 
-    return typed(_types_for_speed(source, costs).assumed(lambda types: plans_with_speed(typed(types), costs)))
+    found = _types_for_speed(source, costs).assumed(lambda types: plans_with_speed(typed(types), costs))
+    return typed(found.types), found.loss
+
+
+def settle_open(source: Source, costs: CostModel | None) -> tuple[Source, ChosenTile | None]:
+    """Returns the source with the size of tiles, and with only the weight types and kinds of tiles that save time, where
+    its recipe leaves them open for a speed.
+
+    Fewer types and kinds take less time to learn, and inputs of w8a8 are smoothed only where int4 is not offered. Raises
+    SpeedError for a speed that no choice reaches.
+    """
+    r = source.recipe
+    if r.goal is None or r.mask is not None:
+        return source, None
+    assert costs is not None  # a goal without predictions was refused
+    source = _with_what_saves(source, costs)
+    return (source, None) if r.tile else _with_tile(source, costs)
+
+
+def _with_what_saves(source: Source, costs: CostModel) -> Source:
+    """Returns the source with the types and kinds that `auto` offers and that save time."""
+    r = source.recipe
+    if AUTO not in (r.weights, r.kinds):
+        return source
+    types, kinds = _types_for_speed(source, costs).that_save()
+    if r.weights == AUTO and not source.given_types:
+        offered = {
+            name: ",".join(kind.name if kind.quantised else r.dtype for kind in own)
+            for name, own in types.items()
+        }
+        source = source.with_other(weights=spell_by_name(offered, AUTO))
+    only_two_four = all(own == (TWO_FOUR,) for own in kinds.values())
+    return source.with_other(kinds=TWO_FOUR.name) if r.kinds == AUTO and only_two_four else source
+
+
+def _with_tile(source: Source, costs: CostModel) -> tuple[Source, ChosenTile]:
+    """Returns the source with the size of tiles with which the speed takes the fewest zeros."""
+    ratios: dict[tuple[int, int], float] = {}
+    for tile in _TILES:
+        sized = source.with_other(tile=tile)
+        try:
+            typed = with_assumed_types(sized, costs)[0] if source.chooses_types else sized
+            ratios[tile] = ratio_of(plans_with_speed(typed, costs))
+        except SpeedError as error:
+            refused = error
+    if not ratios:
+        raise refused
+    tile, other = sorted(_TILES, key=lambda one: ratios.get(one, 1.0))  # the first of two equals
+    return source.with_other(tile=tile), ChosenTile(
+        tile=tile, ratio=ratios[tile], other=other, other_ratio=ratios.get(other)
+    )
+
+
+def ratio_of(plans: Mapping[str, LinearPlan]) -> float:
+    """Returns the ratio over all covered weights."""
+    return sum(plan.zeroed for plan in plans.values()) / sum(prod(plan.shape) for plan in plans.values())
 
 
 def _speed_task(source: Source, costs: CostModel) -> SpeedTask:
     r, linears = source.recipe, source.coverage.linears
     assert r.goal is not None and source.outline is not None
-    kinds = allowed_kinds(r.kinds, linears, r.tile, source.allowed_types)
-    return SpeedTask(r.goal, costs, source.outline, linears, r.tile, r.lowering, kinds)
+    kinds = allowed_kinds(r.kinds, linears, r.tile_size, source.allowed_types)
+    return SpeedTask(r.goal, costs, source.outline, linears, r.tile_size, r.lowering, kinds)
 
 
 def _types_for_speed(source: Source, costs: CostModel) -> TypesForSpeed:

@@ -11,7 +11,7 @@ from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.weight_types import named_types
 from masklearn.quant.table import QUANTISED, WeightType, weight_type
-from patch_compile.artifacts.plan import Gaining, Plan
+from patch_compile.artifacts.plan import Gaining, Plan, Shares
 from patch_compile.artifacts.plan_of_model import (
     Builder,
     Memory,
@@ -25,12 +25,20 @@ from patch_compile.errors import PatchCompileError, SpeedError
 from patch_compile.hardware.cards import parse_architectures
 from patch_compile.hardware.gpu import local_gpu
 from patch_compile.onnx_export.architectures import check_exportable
-from patch_compile.pipeline.choose import gain_budget, plans_with_ratio, plans_with_speed, with_assumed_types
+from patch_compile.pipeline.choose import (
+    gain_budget,
+    plans_with_ratio,
+    plans_with_speed,
+    ratio_of,
+    settle_open,
+    with_assumed_types,
+)
 from patch_compile.pipeline.summary import skipped_of
 from patch_compile.planning.cards import DEFAULT_TARGET, PlanCard, card_of, card_of_gpu
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import LinearPlan
 from patch_compile.planning.planner import plan_of
+from patch_compile.planning.predict import predict_whole
 from patch_compile.planning.regime import regime
 from patch_compile.recipe import Recipe
 from patch_compile.report.prediction import decision_line
@@ -58,9 +66,10 @@ def plan(recipe: Recipe) -> PlanOfModel:
     assert outline is not None and source.workload is not None
     card, target, target_source = _card(recipe.target)
     costs = CostModel(card, source.workload)
-    chooses = source.chooses_types
+    source, tile = settle_open(source, costs)
+    chooses, loss = source.chooses_types, 0.0
     if chooses:
-        source = with_assumed_types(source, costs)
+        source, loss = with_assumed_types(source, costs)
     plans, gaining = _plans(source, costs)
     made = plan_of(plans, outline, costs)
     tell(LINEARS, map(decision_line, made.linears))
@@ -72,15 +81,17 @@ def plan(recipe: Recipe) -> PlanOfModel:
         target_source=target_source,
         builder=_builder(target) if target_source is TargetSource.ASKED else None,
         memory=_memory(source, plans, costs),
-        ratio=_ratio(plans),
+        ratio=ratio_of(plans),
         kinds=recipe.kinds,
-        other=_other_kinds(source, costs) if recipe.mask is None else None,
+        other=_other_kinds(source, costs) if recipe.mask is None and not _settled(recipe) else None,
         weights=_weights(plans, recipe),
         assumes_losses=chooses,
         types=tuple(_types(plans, source, recipe, made, costs)),
         gaining=gaining,
         dequantised=source.dequantised,
         regime=regime(plans.values(), outline, costs),
+        chosen_tile=tile,
+        shares=_shares(source, plans, made, costs, loss) if chooses else None,
         skipped=skipped_of(source.coverage),
     )
 
@@ -89,6 +100,28 @@ def _in_asked_type(recipe: Recipe) -> Recipe:
     """Returns the recipe with its graph in the 16-bit type that `weights` names: both 16-bit types take the same time."""
     named = [kind.name for kind in named_types(recipe.weights) if not kind.quantised]
     return recipe.model_copy(update={"dtype": named[0]}) if named else recipe
+
+
+def _settled(recipe: Recipe) -> bool:
+    """True if a speed has decided among all kinds."""
+    return recipe.goal is not None and recipe.kinds == AUTO
+
+
+def _shares(
+    source: Source, plans: Mapping[str, LinearPlan], made: Plan, costs: CostModel, loss: float
+) -> Shares | None:
+    """Returns what the assumed types bring and lose. loss: of rounding and pruning, in weights of 2:4 tiles."""
+    assert source.outline is not None
+    if made.whole is None:
+        return None
+    unpruned = source.plan_at(dict.fromkeys(plans, 0.0), costs)
+    by_types = predict_whole(unpruned.values(), source.outline, costs).end_to_end.speedup
+    pruned = sum(plan.zeroed for plan in plans.values()) / TWO_FOUR.zeros
+    return Shares(
+        speedup=made.whole.end_to_end.speedup,
+        by_types=by_types,
+        rounding=1.0 - pruned / loss if loss else None,
+    )
 
 
 def _other_kinds(source: Source, costs: CostModel) -> OtherKinds | None:
@@ -106,7 +139,7 @@ def _other_kinds(source: Source, costs: CostModel) -> OtherKinds | None:
         return None
     return OtherKinds(
         kinds=kinds,
-        ratio=_ratio(plans),
+        ratio=ratio_of(plans),
         speedup=made.whole.end_to_end.speedup,
         bytes_after=made.totals.bytes_after,
     )
@@ -147,7 +180,7 @@ def _type_row(
     return OtherTypes(
         weights=weights,
         planned=planned,
-        ratio=_ratio(plans),
+        ratio=ratio_of(plans),
         linears_bytes=made.totals.bytes_after,
         model_bytes=_memory(source, plans, costs).weights,
         whole=made.whole,
@@ -178,14 +211,10 @@ def _kinds_go_with(weights: WeightType, source: Source) -> bool:
         tiles = {kind for mask in MaskSet.load(r.mask).values() for kind in mask.by_kind()}
         return all(kind.goes_with(weights) for kind in tiles)
     try:
-        allowed_kinds(r.kinds, linears, r.tile, dict.fromkeys(linears, (weights,)))
+        allowed_kinds(r.kinds, linears, r.tile_size, dict.fromkeys(linears, (weights,)))
     except MaskLearnError:
         return False
     return True
-
-
-def _ratio(plans: Mapping[str, LinearPlan]) -> float:
-    return sum(p.zeroed for p in plans.values()) / sum(p.shape[0] * p.shape[1] for p in plans.values())
 
 
 def _plans(

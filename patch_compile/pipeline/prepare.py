@@ -14,14 +14,14 @@ from masklearn.masks.weight_types import allowed_types
 from masklearn.model.checkpoint import InputSnapshot
 from patch_compile.artifacts.place import check_apart, check_free_space, check_out
 from patch_compile.errors import PatchCompileError
-from patch_compile.pipeline.choose import Chooser, chooser_of
+from patch_compile.pipeline.choose import Chooser, chooser_of, settle_open
 from patch_compile.planning.cards import DEFAULT_TARGET, card_of, card_of_gpu, find_card
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import asked_lowerings, lowerings_of
 from patch_compile.plugin.prebuilt import DISTRIBUTION
 from patch_compile.progress import Progress, quiet_libraries
 from patch_compile.recipe import Recipe
-from patch_compile.report.prediction import dequantised_line
+from patch_compile.report.prediction import dequantised_line, tile_line
 from patch_compile.sources.base import Source
 from patch_compile.sources.kinds import Capability, Stage
 from patch_compile.sources.open import inputs_of, open_source
@@ -91,6 +91,10 @@ def prepare(
     asked = asked if targets else asked - {Stage.ENGINE}
     lowers = Stage.ONNX in asked or recipe.target is not None or recipe.goal is not None
     costs = costs_of(source) if lowers else None
+    if Stage.MASKS in asked:
+        source, tile = settle_open(source, costs)
+        if tile is not None and source.recipe.goal is not None:
+            progress.note(tile_line(tile, source.recipe.goal))
     chooser = chooser_of(source, costs, progress.note) if lowers and Stage.MASKS in asked else None
     check_free_space(out, source.space(asked))
     plugin = _plugin(source, backend, targets, progress)
@@ -116,7 +120,7 @@ def _check_patterns(source: Source, stages: Collection[Stage]) -> None:
     if Stage.MASKS in stages:
         types = allowed_types(r.weights, source.coverage.linears)
         if r.mask is None:
-            allowed_kinds(r.kinds, source.coverage.linears, r.tile, types)
+            allowed_kinds(r.kinds, source.coverage.linears, r.tile_size, types)
     if Stage.MASKS in stages and r.mask is None and r.ratio is not None:
         Budget.of(r.ratio, r.per_layer).by_linear(names)
     if Stage.ONNX in stages:

@@ -153,10 +153,18 @@ def plan_linears(
     """
     types = weights or {}
     asked = lowerings_of(lowering, list(masks), types)
-    return {
-        name: plan_linear(name, mask, asked[name], costs, types.get(name, FLOAT16))
-        for name, mask in masks.items()
-    }
+    alike: dict[tuple[object, ...], LinearPlan] = {}  # many linears of a model have equal maps of tiles
+
+    def plan(name: str, mask: LinearMask | TileKinds) -> LinearPlan:
+        own = types.get(name, FLOAT16)
+        if isinstance(mask, LinearMask):
+            return plan_linear(name, mask, asked[name], costs, own)
+        key = mask.shape, mask.tile, mask.kinds.tobytes(), asked[name], own
+        if key not in alike:
+            alike[key] = plan_linear(name, mask, asked[name], costs, own)
+        return alike[key].named(name)
+
+    return {name: plan(name, mask) for name, mask in masks.items()}
 
 
 def lowerings_of(text: str, names: Sequence[str], weights: Mapping[str, WeightType]) -> dict[str, Asked]:

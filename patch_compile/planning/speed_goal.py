@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from masklearn.masks.budget import LARGEST_RATIO
 from patch_compile.artifacts.prediction import PhaseRow
 from patch_compile.errors import SpeedError
 
 _STEPS = 500  # steps of the search up to ratio 0.5: thousandths
-_COARSE = 10  # steps that the coarse search takes at once
 
 
 @dataclass(frozen=True)
@@ -36,19 +37,13 @@ class SpeedGoal:
 
 
 def ratio_for(goal: SpeedGoal, predict: Callable[[float], PhaseRow]) -> float:
-    """Returns the smallest ratio, to a thousandth, at which `predict` meets the goal.
+    """Returns the smallest ratio, to a thousandth, at which `predict` meets the goal. Time must not rise with the ratio.
 
     Raises SpeedError if no ratio up to 0.5 does.
     """
-
-    def first(steps: range) -> int | None:
-        return next((step for step in steps if goal.met(predict(step / 1000))), None)
-
-    coarse = first(range(0, _STEPS + 1, _COARSE))
-    if coarse is None:
-        raise unreachable(goal, predict(0.5))
-    fine = first(range(max(0, coarse - _COARSE + 1), coarse))
-    return (coarse if fine is None else fine) / 1000
+    if not goal.met(best := predict(LARGEST_RATIO)):
+        raise unreachable(goal, best)
+    return bisect_left(range(_STEPS), True, key=lambda step: goal.met(predict(step / 1000))) / 1000
 
 
 def unreachable(goal: SpeedGoal, best: PhaseRow) -> SpeedError:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.masks.budget import Budget
+from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.record import SpeedRecord
 from masklearn.masks.select import NO_LOSSES, ChoosesTypes, RoundingLoss, RoundingLosses, Scores, Selection
@@ -28,12 +29,14 @@ from patch_compile.planning.products import cost_together, products_of
 from patch_compile.planning.tiles_for_speed import Grids, SpeedTask, TilesForSpeed
 
 Types = dict[str, WeightType]
+Allowed = tuple[WeightType, ...]
+Kinds = tuple[TileKind, ...]
 
 # Loss of rounding a linear, as a share of what it loses with every tile 2:4, for plans, which know no scores. Measured with
 # the scores of `learn --weights auto` (relative output error, 16 windows) on the 35 linears of blocks 2, 9, 16, 23 and 29 of
 # SmolLM2-135M. Single linears reach from .0005 to .0035 (int8) and from .056 to .22 (int4). w8a8 has the shares of the whole
 # model's loss: smoothed, its perplexity rises from 30.64 to 30.90, by .008 nats, and with every tile 2:4 from 29.2 to 100.3.
-_ASSUMED = {INT8: 0.0007, W8A8: 0.0065, INT4: 0.084}
+_ASSUMED: Mapping[WeightType, float] = {INT8: 0.0007, W8A8: 0.0065, INT4: 0.084}
 _NEAR_IN_PLANS = (1.0, 1.02)  # shares of the saving whose types are tried in a plan without scores
 
 
@@ -47,7 +50,7 @@ class TypesForSpeed(ChoosesTypes):
        pruning together, are taken.
     """
 
-    def __init__(self, task: SpeedTask, options: Mapping[str, tuple[WeightType, ...]]) -> None:
+    def __init__(self, task: SpeedTask, options: Mapping[str, Allowed]) -> None:
         """options: types that each linear may have."""
         self._task, self._options = task, options
         self.record: SpeedRecord | None = None  # set when tiles are chosen
@@ -67,16 +70,49 @@ class TypesForSpeed(ChoosesTypes):
             selection, budget = chooser(scores, areas)
             lost = rounding_cost(types, rounding)
             assert chooser.record is not None
-            records[_spelled(types)] = chooser.record.model_copy(update={"rounding": lost})
+            records[_spelled(types)] = chooser.record.model_copy(
+                update={"rounding": lost, "speedup": self._speedup(types, selection.kinds)}
+            )
             chosen = Selection(selection.kinds, selection.fills, types)
             return Filled(types, chosen, budget, lost + chooser.record.cost)
 
-        found = self._cheapest(scores, areas, rounding, fill)
-        self.record = records[_spelled(found.types)]
+        savings = self._savings(areas)
+        choices = TypeChoices(self._options, scores, rounding, savings)
+        found = self._cheapest(choices, areas, rounding, fill)
+        saved = sum(
+            savings[found.types[name]].of(name, kinds) for name, kinds in found.selection.kinds.items()
+        )
+        self.record = records[_spelled(found.types)].model_copy(
+            update={
+                "least": choices.bound(saved),
+                "by_types": self._speedup(found.types, _dense(areas)),
+            }
+        )
         return found.selection, found.budget
 
-    def assumed(self, plans_with: Callable[[Types], Mapping[str, LinearPlan]]) -> Types:
-        """Returns the types for a plan without scores, in which all weights of a linear lose alike.
+    def that_save(self) -> tuple[dict[str, Allowed], dict[str, Kinds]]:
+        """Returns the types and the kinds of tiles of each linear, without those that no best choice has.
+
+        A type has no use if another, which loses less by rounding, saves as much with all of the linear's tiles. A kind has
+        none if its tiles save nothing; 2:4 stays where no kind saves.
+        """
+        areas = weights_of_tiles(self._task.linears, self._task.tile)
+        savings = self._savings(areas)
+        types: dict[str, Allowed] = {}
+        for group in self._inputs().values():
+            used = [kind for name in group for kind in _needed(self._options[name], name, savings)]
+            types |= {name: tuple(kind for kind in self._options[name] if kind in used) for name in group}
+        kinds = {
+            name: tuple(
+                kind for kind in own if any(savings[one].tiles[name][kind].any() for one in types[name])
+            )
+            or (TWO_FOUR,)
+            for name, own in self._task.kinds.items()
+        }
+        return types, kinds
+
+    def assumed(self, plans_with: Callable[[Types], Mapping[str, LinearPlan]]) -> Filled:
+        """Returns the types for a plan without scores, in which all weights of a linear lose alike, with their loss.
 
         plans_with: plans the linears with these types and the least ratio that reaches the speed, or raises SpeedError if
         none does. Raises SpeedError if no types reach the speed.
@@ -87,24 +123,34 @@ class TypesForSpeed(ChoosesTypes):
             name: {kind: areas[name] * (kind.zeros / TWO_FOUR.zeros) for kind in task.kinds[name]}
             for name in task.linears
         }
-        inputs = {name: one.linears[0] for one in task.outline.groups for name in one.linears}
+        first = {name: group[0] for group in self._inputs().values() for name in group}
         rounding = {
-            name: RoundingLoss(
-                {kind: share * prod(shape) for kind, share in _ASSUMED.items()}, inputs.get(name, name)
-            )
+            name: RoundingLoss({kind: share * prod(shape) for kind, share in _ASSUMED.items()}, first[name])
             for name, shape in task.linears.items()
         }
+        choices = TypeChoices(self._options, scores, rounding, self._savings(areas))
 
         def fill(types: Types) -> Filled:
             zeroed = sum(plan.zeroed for plan in plans_with(types).values())
             loss = rounding_cost(types, rounding) + zeroed / TWO_FOUR.zeros
             return Filled(types, Selection({}, ()), Budget(), loss)
 
-        return self._cheapest(scores, areas, rounding, fill, _NEAR_IN_PLANS).types
+        return self._cheapest(choices, areas, rounding, fill, _NEAR_IN_PLANS)
+
+    def _inputs(self) -> dict[str, list[str]]:
+        """Returns the linears of each input, by the first of them."""
+        first = {name: one.linears[0] for one in self._task.outline.groups for name in one.linears}
+        found: dict[str, list[str]] = {}
+        for name in self._task.linears:
+            found.setdefault(first.get(name, name), []).append(name)
+        return found
+
+    def _speedup(self, types: Types, kinds: Grids) -> float:
+        return self._task.end_to_end(self._tiles(types).plans(kinds)).speedup
 
     def _cheapest(
         self,
-        scores: Scores,
+        choices: TypeChoices,
         areas: Grids,
         rounding: RoundingLosses,
         fill: Callable[[Types], Filled],
@@ -112,10 +158,8 @@ class TypesForSpeed(ChoosesTypes):
     ) -> Filled:
         """Returns the types with the least loss among those near the saving that the speed takes.
 
-        If none of these reaches the speed, it returns the fastest types. Raises the SpeedError of `fill` if these don't
-        reach it either.
+        If none of these reaches the speed, it returns the fastest types. Raises SpeedError if these don't reach it either.
         """
-        choices = TypeChoices(self._options, scores, rounding, self._savings(areas))
 
         def reached(types: Types) -> Filled | None:
             try:
@@ -123,8 +167,19 @@ class TypesForSpeed(ChoosesTypes):
             except SpeedError:
                 return None
 
-        near = choices.near(self._amount(areas), shares)
-        return least_loss(near, rounding, reached) or fill(choices.saving_most())
+        near = [self._unrounded(), *choices.near(self._amount(areas), shares)]
+        if found := least_loss(near, rounding, reached):
+            return found
+        try:
+            return fill(choices.saving_most())
+        except SpeedError as error:
+            raise SpeedError(
+                error.what, error.why, "Ask for less, or plan for another card or workload."
+            ) from None
+
+    def _unrounded(self) -> Types:
+        """Returns the type of each linear that loses least. Its launches are not in the savings: small models gain by it."""
+        return {name: min(own, key=_loss_of) for name, own in self._options.items()}
 
     def _tiles(self, types: Types) -> TilesForSpeed:
         return TilesForSpeed(self._task, {name: kind for name, kind in types.items() if kind.quantised})
@@ -161,6 +216,20 @@ class TypesForSpeed(ChoosesTypes):
                 weights = sum(prod(plan.shape) for plan in product)
                 found |= {plan.name: time * prod(plan.shape) / weights for plan in product}
         return {name: found[name] for name in self._task.linears}
+
+
+def _needed(
+    options: Sequence[WeightType], name: str, savings: Mapping[WeightType, TypeSavings]
+) -> Iterator[WeightType]:
+    """Yield the types of a linear that save more than every type that loses less, with some choice of tiles."""
+    by_loss = sorted(options, key=_loss_of)
+    for number, kind in enumerate(by_loss):
+        if not any(savings[better].covers(savings[kind], name) for better in by_loss[:number]):
+            yield kind
+
+
+def _loss_of(kind: WeightType) -> float:
+    return _ASSUMED.get(kind, 0.0)
 
 
 def _dense(areas: Grids) -> dict[str, NDArray[np.uint8]]:

@@ -30,6 +30,8 @@ from patch_compile.report.prediction import (
     predicted_times,
     reason_lines,
     remarks,
+    shares_line,
+    tile_line,
 )
 from patch_compile.report.section import Column, Columns, Section, Table, columns_of, table_of
 
@@ -84,6 +86,10 @@ def _summary(result: PlanOfModel, whole: WholeRow | None) -> Iterator[str]:
     if result.regime and result.memory.fits:
         yield from regime_lines(result.regime)
     yield f"ratio: {result.ratio:.4f} (asked: {asked_words(result.asked)})"
+    if result.shares is not None:
+        yield shares_line(result.shares)
+    if result.chosen_tile is not None:
+        yield tile_line(result.chosen_tile, SpeedGoal(result.asked.speedup, result.asked.budget_ms))
     yield gain_line(result.gaining, result.card)
     if whole and (other := result.other):
         speed = times(other.speedup)

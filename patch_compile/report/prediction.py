@@ -14,12 +14,14 @@ from masklearn.masks.tiles import spell_tile
 from masklearn.quant.table import weight_type
 from patch_compile.artifacts.plan import (
     Asked,
+    ChosenTile,
     Gaining,
     LinearRow,
     Node,
     PlanSummary,
     Reason,
     ReasonKind,
+    Shares,
     Slower,
     Unpredicted,
     Way,
@@ -170,6 +172,28 @@ def calibration_words(found: Calibration) -> str:
     )
 
 
+def tile_line(chosen: ChosenTile, goal: SpeedGoal) -> str:
+    """Returns in words why tiles have their size."""
+    tile, other = spell_tile(chosen.tile), spell_tile(chosen.other)
+    if chosen.other_ratio is None:
+        return f"tile: {tile}: tiles of {other} do not reach {goal}"
+    if chosen.ratio == chosen.other_ratio:
+        return f"tile: {tile}: {goal} takes a ratio of {chosen.ratio:.3f} with these, and with {other} too"
+    return f"tile: {tile}: {goal} takes a ratio of {chosen.ratio:.3f} with these, and {chosen.other_ratio:.3f} with {other}"
+
+
+def shares_line(shares: Shares) -> str:
+    """Returns in words what of a speed-up and of the loss comes from weight types, and what from pruned tiles."""
+    whole, types = times(shares.speedup), times(shares.by_types)
+    if whole == types:
+        return f"quantization reaches {whole} without pruning" if shares.rounding == 1.0 else ""
+    lost = (
+        f"; {shares.rounding:.0%} of the predicted loss is rounding's" if shares.rounding is not None else ""
+    )
+    more = times(shares.speedup / shares.by_types)
+    return f"of the speed-up {whole}, weight types bring {types} and pruned tiles {more} more{lost}"
+
+
 def choice_line(speed: SpeedRecord | None) -> str:
     """Returns in words how tiles, and weight types if these were open, were chosen for a speed.
 
@@ -177,19 +201,28 @@ def choice_line(speed: SpeedRecord | None) -> str:
     """
     if speed is None:
         return ""
-    types = ""
     if speed.rounding is not None:
-        types = (
-            f"weight types chosen for {speed.goal} on {speed.card}: rounding to them loses {speed.rounding:.4g} in the "
-            "method's score; "
-        )
-        if not speed.tiles:
-            return f"{types}no tile is pruned"
+        return "; ".join(filter(None, _choice_of_types(speed, speed.rounding)))
     return (
-        f"{types}tiles chosen for {speed.goal} on {speed.card}: {speed.tiles} that lose {speed.cost:.4g} in the "
+        f"tiles chosen for {speed.goal} on {speed.card}: {speed.tiles} that lose {speed.cost:.4g} in the "
         f"method's score; no tile map that saves as much loses less than {speed.bound:.4g} (the linear program), a gap "
         f"of {speed.gap:.2%}"
     )
+
+
+def _choice_of_types(speed: SpeedRecord, rounding: float) -> Iterator[str]:
+    """Yield the parts of the line about types and tiles. rounding: their loss by rounding."""
+    yield (
+        f"weight types chosen for {speed.goal} on {speed.card}: rounding to them loses {rounding:.4g} in the method's score"
+    )
+    yield f"{speed.tiles} tiles pruned lose {speed.cost:.4g}" if speed.tiles else "no tile is pruned"
+    lost = rounding + speed.cost
+    if speed.least is not None:  # files of an earlier version lack it
+        gap = f", a gap of {lost / speed.least - 1:.2%}" if speed.least > 0 else ""
+        yield f"no types and tiles that save as much lose less than {speed.least:.4g} (Lagrange's bound){gap}"
+    if speed.speedup is not None and speed.by_types is not None:
+        share = rounding / lost if lost else None
+        yield shares_line(Shares(speedup=speed.speedup, by_types=speed.by_types, rounding=share))
 
 
 def asked_words(asked: Asked) -> str:

@@ -243,7 +243,7 @@ class Source(ABC):
         r, linears = self.recipe, self.coverage.linears
         if r.mask is None:
             types = self.allowed_types
-            kinds = allowed_kinds(r.kinds, linears, r.tile, types)
+            kinds = allowed_kinds(r.kinds, linears, r.tile_size, types)
         else:
             masks = self.given.masks
             quantised = self.weight_types(masks)
@@ -275,8 +275,8 @@ class Source(ABC):
         """Choose the lowering of each linear without masks, as if it had this ratio."""
         r = self.recipe
         linears = self.coverage.linears
-        kinds = allowed_kinds(r.kinds, linears, r.tile, self.allowed_types)
-        found = assumed_plans(linears, r.tile, ratios, r.lowering, costs, kinds, self.weight_types())
+        kinds = allowed_kinds(r.kinds, linears, r.tile_size, self.allowed_types)
+        found = assumed_plans(linears, r.tile_size, ratios, r.lowering, costs, kinds, self.weight_types())
         return self._settled(found, costs)
 
     def _settled(self, plans: dict[str, LinearPlan], costs: CostModel | None) -> dict[str, LinearPlan]:
@@ -309,8 +309,14 @@ class Source(ABC):
 
     # Abilities that some sources lack. Each method raises PatchCompileError with the reason if the source does.
 
-    def with_other(self, *, kinds: str | None = None, weights: str | None = None) -> Self:  # noqa: ARG002
-        """Returns the same model with other kinds of tiles or types of weights in its recipe.
+    def with_other(
+        self,
+        *,
+        kinds: str | None = None,  # noqa: ARG002
+        weights: str | None = None,  # noqa: ARG002
+        tile: tuple[int, int] | None = None,  # noqa: ARG002
+    ) -> Self:
+        """Returns the same model with other kinds of tiles, types of weights or size of tiles in its recipe.
 
         Known facts about the model are not read again.
         """

@@ -28,6 +28,9 @@ def model(tmp_path):
     return tmp_path
 
 
+ONLY_TILES = {"weights": "float16", "kinds": "2:4", "tile": "128x128"}
+
+
 def recipe(model, **settings):
     return Recipe.parse({"model": model, "target": "a6000", **settings})
 
@@ -51,7 +54,7 @@ def test_joint_gains_reach_a_speed(model):
     workload = CostModel(card_of("a6000"), open_source(recipe(model, ratio=0.5), weights=False).workload)
     assert not any(workload.sparse(times) < workload.dense(times) for times in alone.values())
     for share in (0.3, 0.9, 0.999):
-        asked = recipe(model, speedup=1 + share * (most - 1))
+        asked = recipe(model, speedup=1 + share * (most - 1), **ONLY_TILES)
         planned = plan(asked)
         assert asked.speedup <= planned.whole.end_to_end.speedup <= most
         for seed in (0, 1):
@@ -61,7 +64,7 @@ def test_joint_gains_reach_a_speed(model):
 
 
 def test_plan_and_build_refuse_speeds_alike(model):
-    asked = recipe(model, speedup=1.5)
+    asked = recipe(model, speedup=1.5, **ONLY_TILES)
     with refused() as planned:
         plan(asked)
     with refused() as built:

@@ -150,7 +150,7 @@ def test_a_plan_assumes_types_that_reach_the_speed():
 
         return plans_for_speed(SpeedGoal(1.75), LINEARS, plan_at, OUTLINE, COSTS)
 
-    types = TypesForSpeed(task(1.75), OPTIONS).assumed(plans_with)
+    types = TypesForSpeed(task(1.75), OPTIONS).assumed(plans_with).types
     found = predict_whole(plans_with(types).values(), OUTLINE, COSTS).end_to_end
     assert 1.75 <= found.speedup < 1.92
     assert {INT8, INT4} == {*types.values()}

@@ -196,7 +196,13 @@ def of_plans() -> Iterator[tuple[str, Any]]:
     speed = SpeedRecord(
         goal="a speed-up of 1.3", card="A6000", saved_us=120.0, tiles=7, cost=10.05, bound=10.0, gap=0.005
     )
-    for changes in ({}, {"rounding": 0.5}, {"rounding": 0.5, "tiles": 0}):
+    shared = {"rounding": 0.5, "least": 10.4, "speedup": 1.3, "by_types": 1.1}
+    for changes in (
+        {},
+        {"rounding": 0.5},
+        shared,
+        shared | {"tiles": 0, "cost": 0.0, "least": 0.5, "by_types": 1.3},
+    ):
         yield "choice", choice_line(speed.model_copy(update=changes))
     for name, part in LEARNED.items():
         yield name, list(learned_lines(MaskRecord.model_validate(part)))

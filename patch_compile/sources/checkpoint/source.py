@@ -61,11 +61,13 @@ class CheckpointSource(CheckpointModel):
     """Common part of decoders and encoders: linears in blocks, text, and a graph that is exported from the checkpoint."""
 
     @override
-    def with_other(self, *, kinds: str | None = None, weights: str | None = None) -> Self:
-        """Returns a copy that keeps the known coverage and outline, which depend on neither option."""
+    def with_other(
+        self, *, kinds: str | None = None, weights: str | None = None, tile: tuple[int, int] | None = None
+    ) -> Self:
+        """Returns a copy that keeps the known coverage and outline, which depend on none of these."""
         found = copy(self)
-        given = {"kinds": kinds, "weights": weights}
-        found._recipe = self._recipe.model_copy(update={name: text for name, text in given.items() if text})
+        given = {"kinds": kinds, "weights": weights, "tile": tile}
+        found._recipe = self._recipe.model_copy(update={name: one for name, one in given.items() if one})
         return found
 
     @property

@@ -1,0 +1,114 @@
+"""A speed decides types of weights, kinds and size of tiles, where the user leaves them out."""
+
+import json
+
+import pytest
+import yaml
+
+from masklearn.masks.tiles import WHOLE
+from patch_compile.errors import SpeedError
+from patch_compile.pipeline.choose import settle_open
+from patch_compile.pipeline.plan import plan
+from patch_compile.planning.cards import card_of
+from patch_compile.planning.cost import CostModel
+from patch_compile.recipe import Recipe
+from patch_compile.report.prediction import shares_line
+from patch_compile.sources.open import open_source
+from tests.planning.llama import LLAMA_2_7B
+
+# Prompts, and decode steps of one sequence: the products of the first are bound by tensor cores, of the second by bytes.
+PROMPTS = {"batch_size": 1, "prompt_tokens": 2048, "generated_tokens": 1}
+STEPS = {"batch_size": 1, "prompt_tokens": 16, "generated_tokens": 128}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("llama")
+    (folder / "config.json").write_text(json.dumps(LLAMA_2_7B | {"num_hidden_layers": 2}))
+    return folder
+
+
+def recipe(model, **settings):
+    return Recipe.parse({"model": model, "target": "a6000", **settings})
+
+
+def settled(asked):
+    source = open_source(asked, weights=False)
+    return settle_open(source, CostModel(card_of("a6000"), source.workload))
+
+
+def choices(asked):
+    return asked.kinds, asked.weights, asked.tile
+
+
+def test_a_speed_opens_what_is_left_out(model):
+    for goal in ({"speedup": 1.5}, {"budget_ms": 5}):
+        assert choices(recipe(model, **goal)) == ("auto", "auto", None)
+    given = {"kinds": "2:4", "weights": "int8", "tile": "64x128"}
+    assert choices(recipe(model, speedup=1.5, **given)) == ("2:4", "int8", (64, 128))
+
+
+def test_ratios_and_bytes_stay_as_they_are(model):
+    for amount in ({"ratio": 0.4}, {"bytes_per_weight": 1.4}, {"mask": "masks.safetensors"}):
+        assert choices(recipe(model, **amount)) == ("2:4", None, (128, 128))
+    assert recipe(model, ratio=0.4, tile="auto").tile == (128, 128)
+    assert recipe(model, ratio=0.4, tile="auto", lowering="split").tile == (128, WHOLE)
+
+
+def test_methods_without_rounding_keep_their_types(model):
+    assert choices(recipe(model, speedup=1.1, method="magnitude")) == ("auto", None, None)
+
+
+def test_recipes_of_earlier_builds_keep_their_types(model, tmp_path):
+    file = tmp_path / "recipe.yaml"
+    written = {"model": str(model), "speedup": 1.3, "kinds": "2:4", "tile": [128, 128]}
+    file.write_text(yaml.safe_dump(written))
+    assert choices(Recipe.parse(Recipe.load(file))) == ("2:4", None, (128, 128))
+    file.write_text(yaml.safe_dump({"model": str(model), "speedup": 1.3}))
+    assert choices(Recipe.parse(Recipe.load(file))) == ("auto", "auto", None)
+
+
+def test_saved_recipes_hold_what_was_settled(model, tmp_path):
+    source, _ = settled(recipe(model, speedup=1.8, dtype="bfloat16", **PROMPTS))
+    assert source.recipe.weights == "bfloat16,w8a8"
+    source.recipe.save(tmp_path / "recipe.yaml", texts=())
+    again = Recipe.parse(Recipe.load(tmp_path / "recipe.yaml"))
+    assert choices(again) == choices(source.recipe) and again.tile is not None
+
+
+def test_only_types_that_save_time_are_offered(model):
+    """In prompts, int8 and int4 save nothing over 16 bits; in steps of one sequence, w8a8 saves no more than int8."""
+    prompts, _ = settled(recipe(model, speedup=1.8, **PROMPTS))
+    assert choices(prompts.recipe)[:2] == ("2:4", "float16,w8a8")
+    steps, _ = settled(recipe(model, speedup=1.8, **STEPS))
+    assert choices(steps.recipe)[:2] == ("auto", "float16,int8,int4")
+
+
+def test_the_tile_needs_the_fewest_zeros(model):
+    asked = recipe(model, speedup=1.8, **PROMPTS)
+    source, chosen = settled(asked)
+    assert source.recipe.tile == chosen.tile != chosen.other
+    ratios = [
+        plan(recipe(model, speedup=1.8, tile=tile, **PROMPTS)).ratio for tile in (chosen.tile, chosen.other)
+    ]
+    assert ratios == pytest.approx([chosen.ratio, chosen.other_ratio]) and ratios[0] <= ratios[1]
+
+
+def test_plans_share_speed_between_types_and_tiles(model):
+    pruned = plan(recipe(model, speedup=1.8, **PROMPTS))
+    tile = pruned.chosen_tile.tile
+    dense = plan(recipe(model, ratio=0.0, weights="w8a8", lowering="plugin", tile=tile, **PROMPTS))
+    assert pruned.shares.by_types == pytest.approx(dense.whole.end_to_end.speedup)
+    assert 1.0 < pruned.shares.by_types < 1.8 <= pruned.shares.speedup == pruned.whole.end_to_end.speedup
+    assert "pruned tiles" in shares_line(pruned.shares) and 0 < pruned.shares.rounding < 0.5
+
+
+def test_workloads_bound_by_bytes_are_only_quantised(model):
+    found = plan(recipe(model, speedup=1.5, **STEPS))
+    assert found.ratio == 0.0 and found.shares.rounding == 1.0
+    assert shares_line(found.shares).endswith("without pruning")
+
+
+def test_no_choice_reaches_every_speed(model):
+    with pytest.raises(SpeedError, match="a speed-up of 9 is out of reach"):
+        settled(recipe(model, speedup=9, **PROMPTS))
