@@ -17,7 +17,7 @@ from patch_compile.cli.command import HELP_ALL
 from patch_compile.packing.fusion import FUSIONS
 from tests.commands import run_here
 
-BASIC = "-o --ratio --target --calib --eval --weights --kinds --backend --resume --force --recipe"
+BASIC = "-o --speedup --ratio --target --calib --eval --weights --backend --resume --force --recipe"
 # Runs the command with the arguments in this process, and says which packages it imported. Its work is counted too.
 COUNTED = """
 import json, runpy, sys
