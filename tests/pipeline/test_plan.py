@@ -131,15 +131,16 @@ def test_ratios_and_lowerings_by_pattern(small):
 
 
 def test_a_speed_names_its_ratio(small, capsys):
-    found = planned_for(small, speedup=1.3)
+    only_tiles = {"weights": "float16", "kinds": "2:4", "tile": "128x128"}
+    found = planned_for(small, speedup=1.3, **only_tiles)
     assert found.whole.end_to_end.speedup == pytest.approx(1.3, abs=0.005)
     assert planned_for(small, ratio=round(found.ratio - 0.01, 3)).whole.end_to_end.speedup < 1.3
     budget = found.whole.end_to_end.dense_ms / 1.3
-    assert planned_for(small, budget_ms=budget).ratio == found.ratio
+    assert planned_for(small, budget_ms=budget, **only_tiles).ratio == found.ratio
     show(Result(found).sections())
     assert "(asked: a speed-up of 1.3)" in capsys.readouterr().out
     with refused():
-        planned_for(small, speedup=1.9)
+        planned_for(small, speedup=1.9, **only_tiles)
 
 
 def test_the_workload_changes_the_plan(small):
