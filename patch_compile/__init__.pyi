@@ -170,6 +170,7 @@ def learn(
     *,
     ratio: float | str | None = None,
     bytes_per_weight: float | None = None,
+    tile: str | tuple[int, int] | None = None,
     method: str = "oneshot",
     per_layer: bool = False,
     kinds: str = "2:4",

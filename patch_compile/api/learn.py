@@ -11,8 +11,8 @@ from patch_compile.api.signature import Given, StrPath, takes
 from patch_compile.options import EVALUATION, FORCE, MODEL_DIR, RESUME, BuildOptions
 
 _SETTINGS = (
-    "ratio", "bytes_per_weight", *LearnOptions.__annotations__, "speedup", "budget_ms", "batch_size", "prompt_tokens",
-    "generated_tokens", "eval_text", "eval_windows", "eval_length",
+    "ratio", "bytes_per_weight", "tile", *LearnOptions.__annotations__, "speedup", "budget_ms", "batch_size",
+    "prompt_tokens", "generated_tokens", "eval_text", "eval_windows", "eval_length",
 )  # fmt: skip
 
 
