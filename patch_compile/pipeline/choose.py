@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from math import prod
 from typing import TYPE_CHECKING
 
+from masklearn import DEFAULT_TILE
 from masklearn.masks.budget import Budget
 from masklearn.masks.kinds.allowed import allowed_kinds
 from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.name_globs import spell_by_name
 from masklearn.masks.weight_types import spell_types
-from masklearn.options import DEFAULT_TILE
 from patch_compile.artifacts.plan import ChosenTile
 from patch_compile.errors import PatchCompileError, SpeedError
 from patch_compile.planning.gains import ALL_SPARSE, GainBudget, TilesThatGain
