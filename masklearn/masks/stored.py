@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from masklearn.base.errors import MaskLearnError
 from masklearn.base.safe_read import parse_json
 from masklearn.base.shard import Shard
-from masklearn.masks.kinds.table import DENSE, FAMILIES, TWO_FOUR
+from masklearn.masks.kinds.table import DENSE, FAMILIES, GONE, PRUNED, TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask, check_kinds, kinds_of_tiles
 from masklearn.masks.record import MaskRecord
 from masklearn.masks.tiles import check_tile, grid_shape, sparse_groups, tile_weights
@@ -119,9 +119,21 @@ def _kinds(shard: Shard, name: str, shape: tuple[int, int], tile: tuple[int, int
     if entry.dtype != "U8" or entry.shape != grid:
         raise ValueError(f"{name}.kinds is {list(entry.shape)} {entry.dtype} for {grid[0]}x{grid[1]} tiles")
     kinds = shard.read(f"{name}.kinds")
+    _check_gone(shard.path, name, kinds)
     check_kinds(kinds, shape, tile)
     tiles = kinds == TWO_FOUR.code
     return Stored(shape, tile, tiles, np.where(tiles, np.uint8(DENSE.code), kinds))
+
+
+def _check_gone(path: Path, name: str, kinds: NDArray[np.uint8]) -> None:
+    """Raise MaskLearnError for tiles of kinds that an earlier version learned; kinds: codes `[grid]`."""
+    gone = [kind for code, kind in GONE.items() if (kinds == code).any()]
+    if gone:
+        raise MaskLearnError(
+            f"{path} has tiles of {', '.join(gone)}, such as in {name}",
+            "No kernel multiplies these tiles any more: for the time that they save they lose no less than others.",
+            f"Learn the masks again, with `kinds` auto or a list of {', '.join(PRUNED)}.",
+        )
 
 
 def _nibble_bytes(mask: LinearMask | Stored) -> int:

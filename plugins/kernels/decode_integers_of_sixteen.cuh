@@ -2,14 +2,14 @@
 // masks and the order of the kept ones are those of decode_of_sixteen.cuh.  In memory, each plane
 // [16-row block][lane: 32]:
 //
-//   int8   n / 8 times:  8 bytes of the low row, then 8 of the high row                 16 bytes a lane
-//          if n & 4:     4 bytes of the low row, then 4 of the high row                  8 bytes
-//          if n & 2:     2 bytes of the low row, then 2 of the high row                  4 bytes
-//   int4   n / 8 times:  a word of the low row, then one of the high row                 8 bytes
-//                        integer r at bit 8 (r % 4) + 4 (r / 4)
-//          if n & 4:     a word of both rows                                             4 bytes
-//          if n & 2:     a half word of both rows                                        2 bytes
-//                        integer r at bit 8 r (low row) and 8 r + 4 (high row)
+//   int8             8 bytes of the low row, then 8 of the high row                     16 bytes a lane
+//          12:16     4 bytes of the low row, then 4 of the high row                      8 bytes
+//          10:16     2 bytes of the low row, then 2 of the high row                      4 bytes
+//   int4             a word of the low row, then one of the high row                     8 bytes
+//                    integer r at bit 8 (r % 4) + 4 (r / 4)
+//          12:16     a word of both rows                                                 4 bytes
+//          10:16     a half word of both rows                                            2 bytes
+//                    integer r at bit 8 r (low row) and 8 r + 4 (high row)
 //          then the scales
 //
 // Each integer gets a byte of its own.  A step's integers are at most 4 bytes that follow each other: counted
@@ -55,7 +55,7 @@ class IntegersOfSixteen {
   static constexpr int kValueBytes = kScales + G::kPanelRows * scale_bytes(G::kWeights);
   static constexpr int kExtraBytes = G::kPanelRows * 8;
   static constexpr bool kSparse = false;
-  static_assert(Kept % 2 == 0 && Kept >= 4 && Kept <= 14);
+  static_assert(Kept == 8 || Kept == 10 || Kept == 12);
 
   // As Integers does.
   template <int Step>
@@ -83,75 +83,51 @@ class IntegersOfSixteen {
  private:
   static constexpr bool kBytes = G::kWeights == Weights::kInt8;
   static constexpr int kBuffers = Units<G, kSparse>::kBuffers, kStepsAhead = Units<G, kSparse>::kStepsAhead;
-  static constexpr int kEights = Kept / 8,
-                       kWhole = Kept / 4;  // planes of 8, and whole words of a row's bytes
-  // Where the planes of 4 and of 2 begin.
-  static constexpr int kLaneBytes = kBytes ? 16 : 8;  // of the plane of 8
-  static constexpr int kFours = kEights * G::kRowBlocks * 32 * kLaneBytes;
-  static constexpr int kTwos = kFours + kWhole % 2 * G::kRowBlocks * 16 * kLaneBytes;
+  static constexpr int kRest = G::kRowBlocks * 32 * (kBytes ? 16 : 8);  // where the integers beyond 8 begin
   static constexpr uint32_t kZeros = kBiasOf<G> * 0x01010101u;
 
   // The bytes of int4: the low or the high 4 bits of each byte.
-  PATCH_DEVICE static uint32_t low_nibbles(uint32_t word) { return word & 0x0f0f0f0fu; }
-  PATCH_DEVICE static uint32_t high_nibbles(uint32_t word) { return word >> 4 & 0x0f0f0f0fu; }
+  PATCH_DEVICE static uint32_t nibbles(uint32_t word, int high) {
+    return (high == 0 ? word : word >> 4) & 0x0f0f0f0fu;
+  }
 
   PATCH_DEVICE void load_slab(int m, const uint8_t* slot, const Place<G>& at) {
     masks_[m] = load_shared_word(slot + kValueBytes + at.fragment / 4 + m * 128);
-    if constexpr (kEights > 0 && kBytes) {
+    if constexpr (kBytes) {
       uint32_t four[4];
       load_shared(four, slot + at.fragment + m * 512);
       PATCH_UNROLL
       for (int i = 0; i < 4; ++i) packed_[m][i / 2][i % 2] = four[i];
-    }
-    if constexpr (kEights > 0 && !kBytes) {
+    } else {
       uint32_t two[2];
       load_shared_two(two, slot + at.fragment / 2 + m * 256);
       packed_[m][0][0] = two[0], packed_[m][1][0] = two[1];
     }
-    if constexpr (kWhole % 2 && kBytes) {
-      uint32_t two[2];
-      load_shared_two(two, slot + kFours + at.fragment / 2 + m * 256);
-      packed_[m][0][kWhole - 1] = two[0], packed_[m][1][kWhole - 1] = two[1];
-    }
-    if constexpr (kWhole % 2 && !kBytes)
-      fours_[m] = load_shared_word(slot + kFours + at.fragment / 4 + m * 128);
-    if constexpr (Kept % 4 && kBytes) twos_[m] = load_shared_word(slot + kTwos + at.fragment / 4 + m * 128);
-    if constexpr (Kept % 4 && !kBytes) twos_[m] = load_shared_half(slot + kTwos + at.fragment / 8 + m * 64);
+    const uint8_t* rest = slot + kRest;
+    if constexpr (Kept == 12 && kBytes) load_shared_two(rest_[m], rest + at.fragment / 2 + m * 256);
+    if constexpr (Kept == (kBytes ? 10 : 12)) rest_[m][0] = load_shared_word(rest + at.fragment / 4 + m * 128);
+    if constexpr (Kept == 10 && !kBytes) rest_[m][0] = load_shared_half(rest + at.fragment / 8 + m * 64);
     scales_.load(m, slot + kScales, at);
   }
 
-  // Whole word i of a row's bytes.
+  // Word i of a row's first 8 bytes.
   PATCH_DEVICE uint32_t word(int m, int half, int i) const {
     if constexpr (kBytes) return packed_[m][half][i];
-    if (i < 2 * kEights) return i == 0 ? low_nibbles(packed_[m][half][0]) : high_nibbles(packed_[m][half][0]);
-    return half == 0 ? low_nibbles(fours_[m]) : high_nibbles(fours_[m]);
+    return nibbles(packed_[m][half][0], i);
   }
-  // The last two bytes of a row, if words do not hold them: half word `place` of it.
-  struct Pair {
-    uint32_t word;
-    int place;
-  };
-  PATCH_DEVICE Pair rest(int m, int half) const {
-    if constexpr (kBytes) return {twos_[m], half};
-    return {half == 0 ? low_nibbles(twos_[m]) : high_nibbles(twos_[m]), 0};
+  // A row's bytes beyond 8.  Those of 10:16 are two, in the low half of the word; of int8 those of the high row
+  // are in its high half.
+  PATCH_DEVICE uint32_t rest(int m, int half) const {
+    if constexpr (kBytes) return rest_[m][Kept == 12 ? half : 0];
+    return nibbles(rest_[m][0], half);
   }
-  // Bytes 4 * i .. of the 8 bytes from a row's first one, or of the 8 up to its last one.  Those that no kept
-  // integer has are anything.
+  // Bytes 4 * i .. of the 8 bytes from a row's first one, or of the 8 up to its last one.
   template <bool Last>
   PATCH_DEVICE uint32_t window(int m, int half, int i) const {
-    if constexpr (!Last || Kept % 4 == 0) {
-      const int at = Last ? kWhole - 2 + i : i;
-      if (at >= 0 && at < kWhole) return word(m, half, at);
-      if (Kept % 4 == 0 || at != kWhole) return 0;
-      const Pair two = rest(m, half);
-      return two.place == 0 ? two.word : two.word >> 16;
-    } else if (i == 1) {
-      const Pair two = rest(m, half);
-      return select_bytes(word(m, half, kWhole - 1), two.word, two.place == 0 ? 0x5432 : 0x7632);
-    } else {
-      const uint32_t before = kWhole > 1 ? word(m, half, kWhole - 2) : 0;
-      return select_bytes(before, word(m, half, kWhole - 1), 0x5432);
-    }
+    if constexpr (!Last || Kept == 8) return word(m, half, i);
+    if constexpr (Kept == 12) return i == 0 ? word(m, half, 1) : rest(m, half);
+    if (i == 0) return select_bytes(word(m, half, 0), word(m, half, 1), 0x5432);
+    return select_bytes(word(m, half, 1), rest(m, half), kBytes && half == 1 ? 0x7632 : 0x5432);
   }
 
   // The table's entry for a step of a row.
@@ -179,12 +155,11 @@ class IntegersOfSixteen {
     }
   }
 
-  static constexpr int kWords = kBytes ? (kWhole > 0 ? kWhole : 1) : 1;
   uint32_t table_ = kept_bytes_of(thread_index() & 31);
   uint32_t edges_[G::kWarpRows][2];  // entries of the steps at the edge
   uint32_t masks_[G::kWarpRows];
-  uint32_t packed_[G::kWarpRows][2][kWords];  // of the slab, of the low and of the high row
-  uint32_t fours_[G::kWarpRows], twos_[G::kWarpRows];
+  uint32_t packed_[G::kWarpRows][2][kBytes ? 2 : 1];  // of the slab, of the low and of the high row
+  uint32_t rest_[G::kWarpRows][2];
   SlabScales<T, G> scales_;
   uint32_t weights_[kBuffers][G::kWarpRows][4];
 };

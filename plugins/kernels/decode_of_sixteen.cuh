@@ -1,5 +1,5 @@
-// Decodes slabs of which n of 16 weights are kept (8:16, 10:16, 12:16; any even n from 4 to 14): unpacks them
-// to the fragments of mma.m16n8k16.  16-bit values are moved, whatever their type.
+// Decodes slabs of which n of 16 weights are kept (8:16, 10:16, 12:16): unpacks them to the fragments of
+// mma.m16n8k16.  16-bit values are moved, whatever their type.
 //
 // The 16 weights are those that one lane holds of one row: 4 columns of each step (position p, step p / 4):
 //
@@ -9,9 +9,9 @@
 //
 // So no lane needs the values of another one.  In memory, each plane [16-row block][lane: 32]:
 //
-//   n / 8 times:      8 values of the low row; then a plane of 8 values of the high row    16 bytes a lane
-//   if n & 4:         4 values of the low row and 4 of the high row                        16 bytes a lane
-//   if n & 2:         2 values of the low row and 2 of the high row                         8 bytes a lane
+//                     8 values of the low row; then a plane of 8 values of the high row    16 bytes a lane
+//   12:16             4 values of the low row and 4 of the high row                        16 bytes a lane
+//   10:16             2 values of the low row and 2 of the high row                         8 bytes a lane
 //   second tensor:    a word of two masks, the low half that of the low row; bit p: position p is kept
 //
 // A row's kept values come in order of their positions, from the first plane on.
@@ -63,7 +63,7 @@ class OfSixteen {
   static constexpr int kValueBytes = G::kPanelRows * 8 * Kept;
   static constexpr int kExtraBytes = G::kPanelRows * 8;
   static constexpr bool kSparse = false;
-  static_assert(Kept % 2 == 0 && Kept >= 4 && Kept <= 14);
+  static_assert(Kept == 8 || Kept == 10 || Kept == 12);
 
   // The slab is loaded with its first step, because a lane's values belong to all of them.  Later steps are
   // unpacked as soon as they are asked for, the first one when the slab begins.
@@ -90,28 +90,26 @@ class OfSixteen {
   static constexpr int kBuffers = Units<G, kSparse>::kBuffers;
   static constexpr int kPairs = Kept / 2;  // registers of a row
   static constexpr int kPlane = G::kRowBlocks * 512;
-  static constexpr int kFours = Kept / 8 * 2 * kPlane, kTwos = kFours + Kept / 4 % 2 * kPlane;
+  static constexpr int kRest = 2 * kPlane;  // where the values beyond 8 begin
 
   PATCH_DEVICE void load_slab(int m, const uint8_t* slot, const Place<G>& at) {
     const uint8_t* from = slot + at.fragment + m * 512;
     masks_[m] = load_shared_word(slot + kValueBytes + at.fragment / 4 + m * 128);
     uint32_t plane[4];
-    if constexpr (Kept >= 8) {
+    PATCH_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      load_shared(plane, from + half * kPlane);
       PATCH_UNROLL
-      for (int half = 0; half < 2; ++half) {
-        load_shared(plane, from + half * kPlane);
-        PATCH_UNROLL
-        for (int i = 0; i < 4; ++i) values_[m][half][i] = plane[i];
-      }
+      for (int i = 0; i < 4; ++i) values_[m][half][i] = plane[i];
     }
-    if constexpr (Kept & 4) {
-      load_shared(plane, from + kFours);
+    if constexpr (Kept == 12) {
+      load_shared(plane, from + kRest);
       PATCH_UNROLL
-      for (int i = 0; i < 4; ++i) values_[m][i / 2][Kept / 8 * 4 + i % 2] = plane[i];
+      for (int i = 0; i < 4; ++i) values_[m][i / 2][4 + i % 2] = plane[i];
     }
-    if constexpr (Kept & 2) {
+    if constexpr (Kept == 10) {
       uint32_t two[2];
-      load_shared_two(two, slot + kTwos + at.fragment / 2 + m * 256);
+      load_shared_two(two, slot + kRest + at.fragment / 2 + m * 256);
       values_[m][0][kPairs - 1] = two[0], values_[m][1][kPairs - 1] = two[1];
     }
   }
@@ -119,8 +117,7 @@ class OfSixteen {
   // Pair i of the four that are next to the first value, or to the last one.
   template <bool Last>
   PATCH_DEVICE uint32_t pair(int m, int half, int i) const {
-    const int at = Last ? kPairs - 4 + i : i;
-    return at >= 0 && at < kPairs ? values_[m][half][at] : 0;
+    return values_[m][half][Last ? kPairs - 4 + i : i];
   }
   // Lane that holds the entry for a step of a row, in its low 5 bits.
   template <int Step>

@@ -32,14 +32,11 @@ class IntegersOfRow {
   // Integer `rank` of the kept ones of lane t, of a slab that keeps `kept` of 16.
   PATCH_DEVICE int ranked(int kept, int t, int rank) const {
     constexpr bool kBytes = W == Weights::kInt8;
-    const int lane = block_ * 32 + 4 * g_ + t, eights = kept / 8;
+    const int lane = block_ * 32 + 4 * g_ + t, more = kept - 8;
     int at = (lane * 2 + half_) * 8 + (kBytes ? rank : rank % 4 * 2 + rank / 4);
-    if (rank >= 8 * eights) {
-      rank -= 8 * eights, at = eights * kRowBlocks * 32 * 16;
-      const bool twos = (kept & 4) == 0 || rank >= 4;
-      if (twos) rank %= 4, at += (kept & 4) / 4 * kRowBlocks * 32 * 8;
-      const int own = twos ? 2 : 4;  // of a lane and row
-      at += lane * 2 * own + (kBytes ? half_ * own + rank : rank * 2 + half_);
+    if (rank >= 8) {
+      rank -= 8, at = kRowBlocks * 32 * 16 + lane * 2 * more;
+      at += kBytes ? half_ * more + rank : rank * 2 + half_;
     }
     if constexpr (kBytes) return static_cast<int>(load_byte(values_ + at)) - 128;
     return (load_byte(values_ + at / 2) >> at % 2 * 4 & 15) - 8;
@@ -112,25 +109,16 @@ PATCH_KERNEL_OF(kUnpackThreads, 4)
 patch_unpack_integers(const UnpackArguments a) {
   constexpr int kRows = 64;
   PATCH_SHARED(shared);
-  const int thread = thread_index(), chunk = thread % 8;
-  for_each_slab<kRows>(a, shared, thread, [&](uint16_t* to, int64_t width, int32_t slab, int packed) {
+  const int thread = thread_index();
+  for_each_slab<kRows>(a, shared, thread, [&](uint16_t* to, int64_t width, const Slabs& own, int64_t number,
+                                              int packed, auto index) {
+    constexpr int kind = decltype(index)::value;
     const float* scales = a.scales + packed * kRows;
-    for_each_index<kKindCount>([&](auto index) {
-      constexpr int kind = decltype(index)::value;
-      const Slabs& own = a.slabs[kind];
-      const int64_t number = slab - own.before;
-      if (number < 0 || number >= own.count) return;
-      const uint8_t* values = reinterpret_cast<const uint8_t*>(own.values) + number * kValueBytesOf<W, kind>;
-      const uint32_t* extra = own.extra + number * kRows * 2;
-      uint16_t* out = to + thread / 8 * width + chunk * 8;
-      PATCH_NO_UNROLL
-      for (int row = thread / 8; row < kRows; row += kUnpackThreads / 8) {
-        uint32_t w[4];
-        const float scale = W == Weights::kInt8 ? load_scale(scales + row) : 0.f;
-        read_integers<T, W, kind>(w, IntegersOfRow<W>(values, row, chunk), extra, scale);
-        store_eight(out, w);
-        out += kUnpackThreads / 8 * width;
-      }
+    const uint8_t* values = reinterpret_cast<const uint8_t*>(own.values) + number * kValueBytesOf<W, kind>;
+    const uint32_t* extra = own.extra + number * kRows * 2;
+    write_rows<kRows>(to, width, thread, [=](uint32_t (&w)[4], int row, int chunk) {
+      const float scale = W == Weights::kInt8 ? load_scale(scales + row) : 0.f;
+      read_integers<T, W, kind>(w, IntegersOfRow<W>(values, row, chunk), extra, scale);
     });
   });
 }

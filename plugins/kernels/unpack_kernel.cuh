@@ -45,27 +45,21 @@ PATCH_DEVICE void read_sparse(uint32_t (&w)[4], const uint32_t* slab, const uint
   expand(w[2], w[3], load_word(from + 4), places >> 4);
 }
 
-// Reads values 8 * chunk .. + 7 of a row of an n:16 slab (decode_of_sixteen.cuh); `kept`: n.  Word t holds
+// Reads values 8 * chunk .. + 7 of a row of an n:16 slab (decode_of_sixteen.cuh).  Word t holds
 // two neighbouring positions of lane 4g + t.
-template <int Rows>
-PATCH_DEVICE void read_of_sixteen(uint32_t (&w)[4], const uint16_t* slab, const uint32_t* masks, int kept,
-                                  int row, int chunk) {
+template <int Rows, int Kept>
+PATCH_DEVICE void read_of_sixteen(uint32_t (&w)[4], const uint16_t* slab, const uint32_t* masks, int row,
+                                  int chunk) {
   const int half = row / 8 % 2, first = chunk / 2 * 4 + chunk % 2 * 2;
-  const int planes = kept / 8 * 2, whole = kept & ~7;
   PATCH_UNROLL
   for (int t = 0; t < 4; ++t) {
     const int lane = row / 16 * 32 + row % 8 * 4 + t;
     const uint32_t mask = load_word(masks + lane) >> 16 * half & 0xffff;
     const auto value = [&](int position) -> uint32_t {
       if (!(mask >> position & 1)) return 0;
-      int rank = count_bits(mask & ((1u << position) - 1)), at = (half * Rows * 2 + lane) * 8 + rank;
-      if (rank >= whole) {
-        rank -= whole;
-        const bool twos = (kept & 4) == 0 || rank >= 4;
-        at = planes * Rows * 16 +
-             (twos ? (kept & 4) * Rows * 4 + lane * 4 + half * 2 + rank % 4 : lane * 8 + half * 4 + rank);
-      }
-      return load_value(slab + at);
+      const int rank = count_bits(mask & ((1u << position) - 1));
+      return load_value(slab + (rank < 8 ? (half * Rows * 2 + lane) * 8 + rank
+                                         : Rows * 32 + (lane * 2 + half) * (Kept - 8) + rank - 8));
     };
     w[t] = value(first) | value(first + 1) << 16;
   }
@@ -85,22 +79,21 @@ PATCH_DEVICE void write_slab(uint16_t* to, int64_t width, int thread, const Read
     store_eight(to + (row + j * (kUnpackThreads / 8)) * width + chunk * 8, w[j]);
 }
 
-// The same for a slab of n:16, row by row: its reads of single values would take too many registers at once.
-template <int Rows>
-PATCH_DEVICE void write_of_sixteen(uint16_t* to, int64_t width, int thread, const uint16_t* values,
-                                   const uint32_t* masks, int kept) {
+// The same row by row, for reads that would take too many registers at once.
+template <int Rows, class Read>
+PATCH_DEVICE void write_rows(uint16_t* to, int64_t width, int thread, const Read& read) {
   const int chunk = thread % 8;
   PATCH_NO_UNROLL
   for (int row = thread / 8; row < Rows; row += kUnpackThreads / 8) {
     uint32_t w[4];
-    read_of_sixteen<Rows>(w, values, masks, kept, row, chunk);
+    read(w, row, chunk);
     store_eight(to + row * width + chunk * 8, w);
   }
 }
 
-// Searches the slabs of the block's panel and columns, and calls write(to, width, slab, packed) for each:
-// where its rows lie in W, values per row there, its number among the slabs of all kinds, and the number of
-// its packed panel.
+// Searches the slabs of the block's panel and columns, and calls write(to, width, slabs, number, packed, kind)
+// for each: where its rows lie in W, values per row there, the slabs of its kind and its number among them, the
+// number of its packed panel, and its kind as an Index.
 template <int Rows, class Write>
 PATCH_DEVICE void for_each_slab(const UnpackArguments& a, uint8_t* shared, int thread, const Write& write) {
   auto* slab_of = reinterpret_cast<int32_t*>(shared);  // numbers count through all kinds
@@ -129,8 +122,11 @@ PATCH_DEVICE void for_each_slab(const UnpackArguments& a, uint8_t* shared, int t
     const auto slab = static_cast<int32_t>(load_shared_word(slab_of + s));
     if (slab == kNoSlab)
       write_slab<Rows>(to, width, thread, [](uint32_t (&w)[4], int, int) { w[0] = w[1] = w[2] = w[3] = 0; });
-    else
-      write(to, width, slab, packed);
+    for_each_index<kKindCount>([&](auto kind) {
+      const Slabs& own = a.slabs[decltype(kind)::value];
+      const int64_t number = slab - own.before;
+      if (number >= 0 && number < own.count) write(to, width, own, number, packed, kind);
+    });
   }
 }
 
@@ -140,30 +136,24 @@ PATCH_KERNEL(kUnpackThreads)
 patch_unpack(const UnpackArguments a) {
   PATCH_SHARED(shared);
   const int thread = thread_index();
-  for_each_slab<Rows>(a, shared, thread, [&](uint16_t* to, int64_t width, int32_t slab, int) {
-    int kept = 0;  // of 16, if it is a slab of n:16
-    const uint16_t* values = nullptr;
-    const uint32_t* extra = nullptr;
-    for_each_index<kKindCount>([&](auto index) {
-      constexpr int kind = decltype(index)::value;
-      const Slabs& own = a.slabs[kind];
-      const int64_t number = slab - own.before;
-      if (number < 0 || number >= own.count) return;
-      values = own.values + number * Rows * 4 * kKinds[kind].values;
-      extra = own.extra + number * Rows * 2;
-      const auto* words = reinterpret_cast<const uint32_t*>(values);
-      if constexpr (kind == 0)
-        write_slab<Rows>(to, width, thread, [words](uint32_t (&w)[4], int row, int chunk) {
-          read_dense<Rows>(w, words, row, chunk);
-        });
-      else if constexpr (kind == 1)
-        write_slab<Rows>(to, width, thread, [words, extra](uint32_t (&w)[4], int row, int chunk) {
-          read_sparse<Rows>(w, words, extra, row, chunk);
-        });
-      else
-        kept = kKinds[kind].values;
-    });
-    if (kept > 0) write_of_sixteen<Rows>(to, width, thread, values, extra, kept);
+  for_each_slab<Rows>(a, shared, thread, [&](uint16_t* to, int64_t width, const Slabs& own, int64_t number,
+                                             int, auto index) {
+    constexpr int kind = decltype(index)::value;
+    const uint16_t* values = own.values + number * Rows * 4 * kKinds[kind].values;
+    const uint32_t* extra = own.extra + number * Rows * 2;
+    const auto* words = reinterpret_cast<const uint32_t*>(values);
+    if constexpr (kind == 0)
+      write_slab<Rows>(to, width, thread, [words](uint32_t (&w)[4], int row, int chunk) {
+        read_dense<Rows>(w, words, row, chunk);
+      });
+    else if constexpr (kind == 1)
+      write_slab<Rows>(to, width, thread, [words, extra](uint32_t (&w)[4], int row, int chunk) {
+        read_sparse<Rows>(w, words, extra, row, chunk);
+      });
+    else
+      write_rows<Rows>(to, width, thread, [values, extra](uint32_t (&w)[4], int row, int chunk) {
+        read_of_sixteen<Rows, kKinds[kind].values>(w, values, extra, row, chunk);
+      });
   });
 }
 

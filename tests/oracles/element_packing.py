@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-KEPT = (16, 8, 8, 12, 10, 14, 6, 4)
-"""Weights of 16 that a slab keeps, by the code of its kind: dense, 2:4, 8:16, 12:16, 10:16, 14:16, 6:16, 4:16."""
+KEPT = (16, 8, 8, 12, 10)
+"""Weights of 16 that a slab keeps, by the code of its kind: dense, 2:4, 8:16, 12:16, 10:16."""
 
 
 @dataclass(frozen=True)

@@ -53,17 +53,16 @@ def test_masks_of_several_kinds_are_packed_and_proven(settings: dict[str, Any], 
 def test_baselines_take_given_masks_bytes(
     settings: dict[str, Any], make_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Tiles of 4:16 zero more than --ratio takes."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # of baselines
     settings["model"] = make_model(hidden_size=128, intermediate_size=192, num_hidden_layers=1)
     del settings["ratio"]
-    learned = settings | {"kinds": "4:16", "bytes_per_weight": 0.8, "out": tmp_path / "learned"}
+    learned = settings | {"kinds": "10:16", "bytes_per_weight": 1.4, "out": tmp_path / "learned"}
     learn(Recipe.parse(learned | {"target": None}))
     build(settings | {"mask": tmp_path / "learned" / "masks.safetensors"})
     asks = {"only": "pruned", "lengths": "1,7", "baselines": "magnitude-tiles,random-tiles"}
     rows = verify(settings["out"], VerifyRequest.parse(asks)).baselines.rows
     given, *simpler = [row for row in rows if row.name != "dense"]
-    assert given.ratio > 0.6 and len(simpler) == 2
+    assert given.ratio > 0.35 and len(simpler) == 2
     assert all(row.bytes_per_weight == pytest.approx(given.bytes_per_weight, abs=0.03) for row in simpler)
 
 

@@ -20,7 +20,7 @@ from patch_compile.planning.tiles_for_speed import SpeedTask, TilesForSpeed
 from tests.planning.assumed import assumed_mask
 
 SHAPE, TILE = (4096, 4096), (128, 128)
-NAMES = ("2:4", "6:16", "8:16", "10:16", "12:16", "14:16")
+NAMES = ("2:4", "8:16", "10:16", "12:16")
 AUTO = tuple(PRUNED[name] for name in NAMES)
 COSTS = CostModel(card_of("a6000"), Workload(batch=1, prompt=16, generated=512))
 

@@ -4,7 +4,7 @@
 |---|---|---|---|---|
 | dense | 0 | – | all | 2 |
 | 2:4 | 1 | 4 neighbours | 2 | 1.125 |
-| n:16 | 2 … 7 | 16 of a lane, see `n16` | n = 4, 6, … 14 | n/8 + .125 |
+| n:16 | 2 … 4 | 16 of a lane, see `n16` | n = 8, 12, 10 | n/8 + .125 |
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,17 +19,17 @@ _TWO_OF_FOUR, _OF_SIXTEEN = TwoOfFour(), OfSixteen()
 DENSE = TileKind("dense", 0, None, 1)
 TWO_FOUR = TileKind("2:4", 1, _TWO_OF_FOUR, 2)
 
-# Codes are in mask files: a new kind takes the next free code, and codes never change.
+# Codes are in mask files: a new kind takes a code that neither KINDS nor GONE has, and codes never change.
 KINDS: tuple[TileKind, ...] = (
     DENSE,
     TWO_FOUR,
     TileKind("8:16", 2, _OF_SIXTEEN, 8),
     TileKind("12:16", 3, _OF_SIXTEEN, 12),
     TileKind("10:16", 4, _OF_SIXTEEN, 10),
-    TileKind("14:16", 5, _OF_SIXTEEN, 14),
-    TileKind("6:16", 6, _OF_SIXTEEN, 6),
-    TileKind("4:16", 7, _OF_SIXTEEN, 4),
 )
+
+GONE: Mapping[int, str] = MappingProxyType({5: "14:16", 6: "6:16", 7: "4:16"})
+"""Names of kinds that mask files may hold and no kernel multiplies any more, by code: decision 14 says why."""
 
 PRUNED: Mapping[str, TileKind] = MappingProxyType({kind.name: kind for kind in KINDS if kind is not DENSE})
 """Kinds that prune, by name."""
@@ -44,7 +44,8 @@ def kind_named(name: str) -> TileKind:
     try:
         return PRUNED[name]
     except KeyError:
-        raise ValueError(f"There is no kind {name!r}. The kinds are {', '.join(PRUNED)}.") from None
+        there = "The kind {!r} is gone" if name in GONE.values() else "There is no kind {!r}"
+        raise ValueError(f"{there.format(name)}. The kinds are {', '.join(PRUNED)}.") from None
 
 
 def families_of(kinds: Iterable[TileKind]) -> tuple[Family, ...]:

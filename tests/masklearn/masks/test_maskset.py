@@ -330,6 +330,7 @@ def test_2_4_masks_are_written_as_version_1(tmp_path: Path) -> None:
     ("meta", "arrays"),
     [
         pytest.param({}, {"l.kinds": np.full((2, 3), 9, np.uint8)}, id="kind 9 is not in the table of kinds"),
+        pytest.param({}, {"l.kinds": np.array([[0, 5, 6], [2, 5, 7]], np.uint8)}, id="gone"),
         pytest.param({}, {"l.kinds": np.zeros(6, np.uint8)}, id="l.kinds is [6] U8 for 2x3 tiles"),
         pytest.param({}, {"l.kinds": np.zeros((2, 3), np.int8)}, id="l.kinds is"),
         pytest.param(

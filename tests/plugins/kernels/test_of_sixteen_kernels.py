@@ -25,7 +25,7 @@ MUTATIONS = {
     "values of the low row twice": (DECODER, "from + half * kPlane", "from"),
     "twos of another row block": (DECODER, "at.fragment / 2 + m * 256", "at.fragment / 2"),
     "twos exchanged": (DECODER, "= two[0], values_", "= two[1], values_"),
-    "twos where fours would be": (DECODER, "load_shared_two(two, slot + kTwos", "load_shared_two(two, slot + kPlane"),
+    "twos where eights are": (DECODER, "load_shared_two(two, slot + kRest", "load_shared_two(two, slot + kPlane"),
     "the step at the edge has no values": (DECODER, "by >> 16);", "0x3210);"),
     "moved by two values at most": (DECODER, "by < 2 ? by : 2", "by < 1 ? by : 1"),
     "the last positions from the first value": (DECODER, "last ? 4 - four : four", "four"),

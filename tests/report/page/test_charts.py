@@ -20,7 +20,7 @@ from patch_compile.report.svg import MARKERS
 from tests.report.page.found import baselines, verified
 from tests.report.page.outs import Out, llama_shapes
 
-KINDS = {"two-four": "2:4", "of-16-6": "6:16", "of-16-8": "8:16", "of-16-12": "12:16", "dense": "dense"}
+KINDS = {"two-four": "2:4", "of-16-8": "8:16", "of-16-10": "10:16", "of-16-12": "12:16", "dense": "dense"}
 
 
 def drawn(section: Section) -> ElementTree.Element:
@@ -75,12 +75,12 @@ def test_bars_have_parts_by_kind(tmp_path: Path) -> None:
     sparse = out.record.scores.sparse
     halves = {
         kind: ScoreCounts(weights=[n // part for n in sparse.weights], tiles=sparse.tiles)
-        for kind, part in (("12:16", 3), ("8:16", 2), ("6:16", 4))
+        for kind, part in (("12:16", 3), ("10:16", 4), ("8:16", 2))
     }
     none = ScoreCounts(weights=[0] * 40, tiles=[0] * 40)
     out.record.scores = out.record.scores.model_copy(update={"others": halves, "sparse": none})
     section = scores(masks_of(out))
-    said = ["6:16", "8:16", "12:16", "dense"]  # what prunes most is lowest
+    said = ["8:16", "10:16", "12:16", "dense"]  # what prunes most is lowest
     check_parts(section, said)
     assert max(len(parts) for _, _, parts in bars(section)) >= 3
     assert (
