@@ -5,14 +5,12 @@ which gives a lane all integers of a load side by side. With PR = panel_rows and
 
     int8 dense  bytes    [k32: 2][row block: PR/16][lane: 32][k16: 2][k half: 2][row half: 2][pair: 2]
     int8 2:4    bytes    [row block][lane][k32: 2][k half: 2][row half: 2][pair: 2]
-    int8 n:16   bytes    n // 8 times   [row block][lane][row half: 2][8]
-                         if n % 8 >= 4  [row block][lane][row half: 2][4]
-                         if n % 4 == 2  [row block][lane][row half: 2][2]
+    int8 n:16   bytes    the first 8         [row block][lane][row half: 2][8]
+                         the others, if any  [row block][lane][row half: 2][n - 8]
     int4 dense  nibbles  [row block][lane][k16: 4][pair: 2][k half: 2][row half: 2]
     int4 2:4    nibbles  [row block][lane][k32: 2][pair: 2][k half: 2][row half: 2]
-    int4 n:16   nibbles  n // 8 times   [row block][lane][row half: 2][rank % 4: 4][rank // 4: 2]
-                         if n % 8 >= 4  [row block][lane][rank: 4][row half: 2]
-                         if n % 4 == 2  [row block][lane][rank: 2][row half: 2]
+    int4 n:16   nibbles  the first 8         [row block][lane][row half: 2][rank % 4: 4][rank // 4: 2]
+                         the others, if any  [row block][lane][rank: n - 8][row half: 2]
     int4 scales          behind the nibbles, a word [row block][g: 8]: row g in the low half, row g + 8 in the high half
 
     w8a8 dense  bytes    [k32: 2][row block][lane][k half: 2][row half: 2][byte: 4]                mma.m16n8k32.s8
@@ -143,17 +141,15 @@ def _order(kind: TileKind, weights: WeightType, panel_rows: int) -> NDArray[np.i
         fragments = places.reshape(-1, blocks, _LANES, 2, 2, 2)
         order = fragments.transpose((1, 2, 0, 3, 4, 5) if wide else (1, 2, 0, 5, 3, 4))
     else:
-        return _order_of_sixteen(places, kind.kept, blocks * _LANES, wide=wide)
+        return _order_of_sixteen(places, blocks * _LANES, wide=wide)
     return np.ascontiguousarray(order).reshape(-1)
 
 
-def _order_of_sixteen(places: NDArray[np.int32], kept: int, lanes: int, *, wide: bool) -> NDArray[np.int32]:
-    whole, four = kept // 8 * 8, kept % 8 // 4 * 4
-    eights, fours, twos = np.split(places, [whole * 2 * lanes, (whole + four) * 2 * lanes])
-    by_eight = eights.reshape(-1, 2, lanes, 2, 4).transpose((0, 2, 1, 3, 4) if wide else (0, 2, 1, 4, 3))
-    others = [part.reshape(lanes, 2, -1) for part in (fours, twos) if part.size]
-    planes = [by_eight, *(part if wide else part.transpose(0, 2, 1) for part in others)]
-    return np.concatenate([plane.reshape(-1) for plane in planes])
+def _order_of_sixteen(places: NDArray[np.int32], lanes: int, *, wide: bool) -> NDArray[np.int32]:
+    first, others = np.split(places, [8 * 2 * lanes])
+    first = first.reshape(2, lanes, 2, 4).transpose((1, 0, 2, 3) if wide else (1, 0, 3, 2))
+    others = others.reshape(lanes, 2, -1).transpose((0, 1, 2) if wide else (0, 2, 1))
+    return np.concatenate([first.reshape(-1), others.reshape(-1)])
 
 
 def _in_threads(slabs: int, work: Callable[[slice], object]) -> None:

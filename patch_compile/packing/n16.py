@@ -4,9 +4,8 @@
 holds group t of the rows g ("low") and g + 8 ("high"): n values of each, in the order of their positions, and two codes.
 PR = panel_rows; planes lie one after another, so that each load of a lane is aligned and lanes load side by side:
 
-    values  n // 8 times   [row half: 2][row block: PR/16][lane: 32][8]
-            if n % 8 >= 4  [row block: PR/16][lane: 32][row half: 2][4]
-            if n % 4 == 2  [row block: PR/16][lane: 32][row half: 2][2]
+    values  the first 8         [row half: 2][row block: PR/16][lane: 32][8]
+            the others, if any  [row block: PR/16][lane: 32][row half: 2][n - 8]
     masks   [row block: PR/16][lane: 32]        low half word: code of the low row, high: of the high row
 """
 
@@ -23,6 +22,7 @@ from patch_compile.packing.slab_kinds import SLAB_K
 
 GROUP = FAMILIES["n:16"].group
 _GROUPS = SLAB_K // GROUP  # groups in a row of a slab
+_FIRST = 8  # values of a group that lie in planes of their own
 
 
 @compiled
@@ -121,12 +121,6 @@ def _lane(row: Any, t: Any) -> Any:
 def _value(row: Any, t: Any, rank: Any, kept: Any, panel_rows: Any) -> Any:
     """Returns the offset in a slab of the kept value with this rank of group t of a row."""
     lanes, lane, half = panel_rows * 2, _lane(row, t), row % 16 // 8
-    whole = kept // 8 * 8
-    if rank < whole:
-        return ((rank // 8 * 2 + half) * lanes + lane) * 8 + rank % 8
-    start, rank = whole * 2 * lanes, rank - whole
-    if kept % 8 >= 4:
-        if rank < 4:
-            return start + (lane * 2 + half) * 4 + rank
-        start, rank = start + 8 * lanes, rank - 4
-    return start + (lane * 2 + half) * 2 + rank
+    if rank < _FIRST:
+        return (half * lanes + lane) * _FIRST + rank
+    return 2 * _FIRST * lanes + (lane * 2 + half) * (kept - _FIRST) + rank - _FIRST
