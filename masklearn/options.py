@@ -67,8 +67,8 @@ class LearnOptions:
     method: Annotated[str, _learning("Method that learns the masks.", choices=METHODS, check=_known_method)] = "oneshot"
     per_layer: Annotated[bool, _learning("Reach the ratio in every linear, not over all of them together.")] = False
     kinds: Annotated[str, _learning(
-        "Tile formats to choose from. 2:4 speeds up prompts and decoding. 8:16, 10:16 and 12:16 (that many of 16 weights stay) "
-        "lose less quality at the same size but speed up decoding only. auto picks the formats with the least "
+        "Tile formats to choose from. 2:4 speeds up prompts and decoding. 8:16, 10:16 and 12:16 (that many of 16 weights "
+        "stay) lose less quality at the same size but speed up decoding only. auto picks the formats with the least "
         "loss. Also a list (8:16,12:16), or PATTERN=LIST,….", "KINDS", unset="2:4; auto for a speed",
         check=parse_kinds)] = "2:4"
     weights: Annotated[str | None, _learning(

@@ -105,7 +105,8 @@ class IntegersOfSixteen {
     }
     const uint8_t* rest = slot + kRest;
     if constexpr (Kept == 12 && kBytes) load_shared_two(rest_[m], rest + at.fragment / 2 + m * 256);
-    if constexpr (Kept == (kBytes ? 10 : 12)) rest_[m][0] = load_shared_word(rest + at.fragment / 4 + m * 128);
+    if constexpr (Kept == (kBytes ? 10 : 12))
+      rest_[m][0] = load_shared_word(rest + at.fragment / 4 + m * 128);
     if constexpr (Kept == 10 && !kBytes) rest_[m][0] = load_shared_half(rest + at.fragment / 8 + m * 64);
     scales_.load(m, slot + kScales, at);
   }
@@ -115,8 +116,8 @@ class IntegersOfSixteen {
     if constexpr (kBytes) return packed_[m][half][i];
     return nibbles(packed_[m][half][0], i);
   }
-  // A row's bytes beyond 8.  Those of 10:16 are two, in the low half of the word; of int8 those of the high row
-  // are in its high half.
+  // A row's bytes beyond 8.  Those of 10:16 are two, in the low half of the word; of int8 those of the high
+  // row are in its high half.
   PATCH_DEVICE uint32_t rest(int m, int half) const {
     if constexpr (kBytes) return rest_[m][Kept == 12 ? half : 0];
     return nibbles(rest_[m][0], half);

@@ -17,8 +17,7 @@ inline constexpr Kind kKinds[] = {
     {"dense", 16, 0},  // decode_dense16.cuh
     {"2:4", 8, 1},     // decode_sparse24.cuh; extra: metadata
     {"8:16", 8, 1},    // n:16: decode_of_sixteen.cuh; extra: masks
-    {"12:16", 12, 1},
-    {"10:16", 10, 1},
+    {"12:16", 12, 1}, {"10:16", 10, 1},
 };
 inline constexpr int kKindCount = sizeof(kKinds) / sizeof(kKinds[0]);
 // A mosaic as PATCH has it is of the first two kinds, which have tensors in every packed weight.

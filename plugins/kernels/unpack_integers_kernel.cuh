@@ -110,17 +110,19 @@ patch_unpack_integers(const UnpackArguments a) {
   constexpr int kRows = 64;
   PATCH_SHARED(shared);
   const int thread = thread_index();
-  for_each_slab<kRows>(a, shared, thread, [&](uint16_t* to, int64_t width, const Slabs& own, int64_t number,
-                                              int packed, auto index) {
-    constexpr int kind = decltype(index)::value;
-    const float* scales = a.scales + packed * kRows;
-    const uint8_t* values = reinterpret_cast<const uint8_t*>(own.values) + number * kValueBytesOf<W, kind>;
-    const uint32_t* extra = own.extra + number * kRows * 2;
-    write_rows<kRows>(to, width, thread, [=](uint32_t (&w)[4], int row, int chunk) {
-      const float scale = W == Weights::kInt8 ? load_scale(scales + row) : 0.f;
-      read_integers<T, W, kind>(w, IntegersOfRow<W>(values, row, chunk), extra, scale);
-    });
-  });
+  for_each_slab<kRows>(
+      a, shared, thread,
+      [&](uint16_t* to, int64_t width, const Slabs& own, int64_t number, int packed, auto index) {
+        constexpr int kind = decltype(index)::value;
+        const float* scales = a.scales + packed * kRows;
+        const uint8_t* values =
+            reinterpret_cast<const uint8_t*>(own.values) + number * kValueBytesOf<W, kind>;
+        const uint32_t* extra = own.extra + number * kRows * 2;
+        write_rows<kRows>(to, width, thread, [=](uint32_t (&w)[4], int row, int chunk) {
+          const float scale = W == Weights::kInt8 ? load_scale(scales + row) : 0.f;
+          read_integers<T, W, kind>(w, IntegersOfRow<W>(values, row, chunk), extra, scale);
+        });
+      });
 }
 
 }  // namespace patch

@@ -91,9 +91,9 @@ PATCH_DEVICE void write_rows(uint16_t* to, int64_t width, int thread, const Read
   }
 }
 
-// Searches the slabs of the block's panel and columns, and calls write(to, width, slabs, number, packed, kind)
-// for each: where its rows lie in W, values per row there, the slabs of its kind and its number among them, the
-// number of its packed panel, and its kind as an Index.
+// Searches the slabs of the block's panel and columns, and calls write(to, width, slabs, number, packed,
+// kind) for each: where its rows lie in W, values per row there, the slabs of its kind and its number among
+// them, the number of its packed panel, and its kind as an Index.
 template <int Rows, class Write>
 PATCH_DEVICE void for_each_slab(const UnpackArguments& a, uint8_t* shared, int thread, const Write& write) {
   auto* slab_of = reinterpret_cast<int32_t*>(shared);  // numbers count through all kinds
@@ -136,25 +136,25 @@ PATCH_KERNEL(kUnpackThreads)
 patch_unpack(const UnpackArguments a) {
   PATCH_SHARED(shared);
   const int thread = thread_index();
-  for_each_slab<Rows>(a, shared, thread, [&](uint16_t* to, int64_t width, const Slabs& own, int64_t number,
-                                             int, auto index) {
-    constexpr int kind = decltype(index)::value;
-    const uint16_t* values = own.values + number * Rows * 4 * kKinds[kind].values;
-    const uint32_t* extra = own.extra + number * Rows * 2;
-    const auto* words = reinterpret_cast<const uint32_t*>(values);
-    if constexpr (kind == 0)
-      write_slab<Rows>(to, width, thread, [words](uint32_t (&w)[4], int row, int chunk) {
-        read_dense<Rows>(w, words, row, chunk);
+  for_each_slab<Rows>(
+      a, shared, thread, [&](uint16_t* to, int64_t width, const Slabs& own, int64_t number, int, auto index) {
+        constexpr int kind = decltype(index)::value;
+        const uint16_t* values = own.values + number * Rows * 4 * kKinds[kind].values;
+        const uint32_t* extra = own.extra + number * Rows * 2;
+        const auto* words = reinterpret_cast<const uint32_t*>(values);
+        if constexpr (kind == 0)
+          write_slab<Rows>(to, width, thread, [words](uint32_t (&w)[4], int row, int chunk) {
+            read_dense<Rows>(w, words, row, chunk);
+          });
+        else if constexpr (kind == 1)
+          write_slab<Rows>(to, width, thread, [words, extra](uint32_t (&w)[4], int row, int chunk) {
+            read_sparse<Rows>(w, words, extra, row, chunk);
+          });
+        else
+          write_rows<Rows>(to, width, thread, [values, extra](uint32_t (&w)[4], int row, int chunk) {
+            read_of_sixteen<Rows, kKinds[kind].values>(w, values, extra, row, chunk);
+          });
       });
-    else if constexpr (kind == 1)
-      write_slab<Rows>(to, width, thread, [words, extra](uint32_t (&w)[4], int row, int chunk) {
-        read_sparse<Rows>(w, words, extra, row, chunk);
-      });
-    else
-      write_rows<Rows>(to, width, thread, [values, extra](uint32_t (&w)[4], int row, int chunk) {
-        read_of_sixteen<Rows, kKinds[kind].values>(w, values, extra, row, chunk);
-      });
-  });
 }
 
 }  // namespace patch

@@ -143,9 +143,7 @@ def test_auto_leaves_out_what_does_not_fit() -> None:
 
 def test_what_auto_leaves_out_is_said() -> None:
     (line,) = left_out_of_auto("auto", SHAPES, (64, 64))
-    assert line.startswith(
-        "kinds: auto leaves 8:16, 10:16, 12:16 out in 1 of 3 linears, such as layers.0.q:"
-    )
+    assert line.startswith("kinds: auto leaves 8:16, 10:16, 12:16 out in 1 of 3 linears, such as layers.0.q:")
     assert "in 3 of 3 linears" in next(left_out_of_auto("auto", SHAPES, (64, 32)))
     for text in ("2:4", "mlp.*=auto", "mlp.*=8:16"):
         assert not list(left_out_of_auto(text, SHAPES, (64, 64)))

@@ -36,6 +36,8 @@ SPILLS = {
     "all-gated-decode-64": 72,
     "int8-mid-64": 92,  # of bf16; fp16 has none
     "int8-gated-decode-64": 16,
+    "int4-mid-64": 88,
+    "int4-gated-mid-64": 16,
     "w8a8-broad-128": 32,
     "w8a8-gated-decode-64": 72,
 }
