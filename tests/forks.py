@@ -46,9 +46,14 @@ class Forks:
         writer.close()
 
     def lines(self) -> Iterator[str]:
-        """Yield what the first process prints, line by line."""
-        with os.fdopen(os.dup(self._reader.fileno())) as stdout:
-            yield from stdout
+        """Yield what the first process prints, line by line, for as long as no process fails."""
+        held = b""
+        while not any(process.exitcode for process in self._processes):
+            if self._reader.poll(1.0):
+                if not (chunk := os.read(self._reader.fileno(), 1 << 16)):
+                    return
+                *whole, held = (held + chunk).split(b"\n")
+                yield from (line.decode() for line in whole)
 
     def kill(self) -> None:
         """Kill them all by SIGKILL."""

@@ -244,7 +244,7 @@ class Runs:
 
     def kill_at(self, name: str, step: int) -> None:
         run = self.start(name)
-        assert f"{step}\n" in run.lines()
+        assert str(step) in run.lines()
         run.kill()
         assert not list((self.folder / name / "weights").iterdir())
 

@@ -50,7 +50,7 @@ class Run:
     def kill_at(self, name: str, step: int) -> None:
         """Kill all processes by SIGKILL when the first has done `step`."""
         run = self.start(name)
-        assert f"{step}\n" in run.lines()
+        assert str(step) in run.lines()
         run.kill()
         assert not list(self.folder.glob(f"{name}.out*"))
 
