@@ -136,7 +136,7 @@ def test_python_and_the_commands_have_the_same_options():
     """A setting's declaration is the function's parameter and the command's option."""
     learned = inspect_signature(learn).parameters
     assert learned["windows"].default == 32 and learned["windows"].annotation is int
-    assert learned["tile"].default == "128x128" and learned["tile"].annotation == str | tuple[int, int]
+    assert learned["tile"].default is None and learned["tile"].annotation == str | tuple[int, int] | None
     assert "- `eval_text`: Held-out text for perplexity." in learn.__doc__
     assert "see `trust` of run" in build.__doc__ and "see --trust of run" in str(
         [one.help for one in cli.commands["build"].params if isinstance(one, click.Option)]
