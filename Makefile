@@ -8,8 +8,8 @@ NVCC_EXTRA := $(shell command -v nvcc >/dev/null || test -x /usr/local/cuda/bin/
 
 .PHONY: demo play test test-full durations golden chromium minilm families mutate tensorrt-versions edgellm fuzz torture lint format plugin wheels bench-compile bench-quality bench-memory bench-onnx-files reproduce docs docs-test screenshots release models audit lowest newest lock clean
 
-# The first command plans a model that people serve, from its config alone, for twice its speed. The second builds a small model, whose linears
-# gain where a GPU reads long prompts and answers briefly, as in classifying or scoring text. For a first look in minutes it
+# The first command plans a model that people serve, from its config alone, for twice its speed. The second builds a small model,
+# whose linears gain where a GPU reads long prompts and answers briefly, as in classifying or scoring text. For a first look it
 # reads few windows of text, does not repair, and compiles the plugin for one architecture; the defaults read more, and repair.
 demo: .venv/installed models
 	@echo "LLaMA-2-7B on an A6000, from its config.json alone:"
