@@ -147,6 +147,20 @@ def test_learning_smooths_w8a8_and_says_so(make_model: ModelMaker, text_file: Pa
         )
 
 
+def test_chosen_w8a8_is_smoothed_before_a_repair(
+    make_model: ModelMaker, text_file: Path, tmp_path: Path
+) -> None:
+    path = make_model("llama", hidden_size=64, intermediate_size=128)
+    given = {"method": "sparsegpt", "weights": "w8a8,int4", "windows": 2, "bytes_per_weight": 0.7}
+    given |= {"repair": "distill", "repair_steps": 1}
+    learned = learn(path, recipe(text_file, **given), tmp_path / "s")
+    types = {name: str(grid.type) for name, grid in learned.masks.grids.items()}
+    assert {*types.values()} == {"w8a8", "int4"}
+    scaled = {one.removesuffix(f".weight{COLUMNS}") for one in learned.masks.folds if one.endswith(COLUMNS)}
+    assert scaled and {types[name] for name in scaled} == {"w8a8"}
+    write_pruned_checkpoint(learned.checkpoint, learned.masks, tmp_path / "model")  # checks the grids
+
+
 def test_smoothed_and_permuted_masks_belong_to_one_model(
     make_model: ModelMaker, text_file: Path, tmp_path: Path
 ) -> None:
