@@ -99,7 +99,7 @@ def test_w8a8_learns_2_4_and_names_its_linears(
     make_model: ModelMaker, text_file: Path, tmp_path: Path
 ) -> None:
     path = make_model(**SIZES)
-    given = {"weights": "w8a8,v_proj=int8,o_proj=float16", "kinds": "auto", "bytes_per_weight": 1.1}
+    given = {"weights": "w8a8,v_proj=int8,o_proj=float16", "kinds": "auto", "bytes_per_weight": 1.2}
     repair = {"repair": "distill", "repair_steps": 2, "batch": 1}
     for settings in ({}, repair):
         found = learn(path, recipe(text_file, **given, **settings), tmp_path / f"s{len(settings)}")
