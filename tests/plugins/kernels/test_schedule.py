@@ -5,6 +5,7 @@ import ctypes
 import numpy as np
 import pytest
 
+from masklearn.masks.kinds.table import KINDS
 from tests.oracles.integer_packing import W8A8
 from tests.plugins.configs import CONFIGS
 from tests.plugins.host_kernel import COMPILER, Arguments, Device, SlabCounts, problem_of
@@ -188,8 +189,8 @@ def test_parts_partition_the_slabs_equally(kernel, tiles):
         [(0, 0), (0, 0), (1, 0), (0, 0)],
         rng.integers(0, 20, (7, 2)).tolist(),
         rng.integers(0, 2, (500, 2)).tolist(),
-        rng.integers(0, 4, (9, 8)).tolist(),
-        rng.integers(0, 2, (90, 8)).tolist(),
+        rng.integers(0, 4, (9, len(KINDS))).tolist(),
+        rng.integers(0, 2, (90, len(KINDS))).tolist(),
     ):
         config = DECODE if len(panels[0]) == 2 else ALL_DECODE
         units, total = starts_of(panels, tiles)
@@ -257,7 +258,7 @@ def test_streams_beyond_their_table_are_skipped(kernel):
 
 
 def test_slab_offsets_count_earlier_slabs(kernel):
-    for counts in [(0, 0), (3, 0), (0, 3), (4, 5), (1, 0, 2, 3, 0, 1, 1, 4), (0, 0, 0, 0, 0, 0, 0, 2)]:
+    for counts in [(0, 0), (3, 0), (0, 3), (4, 5), (1, 0, 2, 3, 4), (0, 0, 0, 0, 2)]:
         costs = np.repeat(COSTS[: len(counts)], counts)
         starts = np.cumsum([4, *costs])[:-1] if len(costs) else np.array([])
         slabs = SlabCounts.by_kind(counts)
