@@ -212,7 +212,7 @@ def test_the_first_linear_that_overflows_is_named(tmp_path):
     limits = [helper.make_tensor("low", 1, [], [-9.0]), helper.make_tensor("high", 1, [], [9.0])]
     path = graphs.save(tmp_path / "m.onnx", nodes, [*weights, graphs.tensor("c", 64, 64), *limits])
     given = {"model": path, "ratio": 0.5, "tile": (64, 64), "backend": "onnx", "out": tmp_path / "out"}
-    with refused(varies=r"(?<=reaches )\d+"):
+    with refused():
         build(given)
     x = np.random.default_rng(0).standard_normal((2, 3, 64)) * [[[1e-4]], [[1]]]
     np.savez(tmp_path / "inputs.npz", x=x.astype(np.float32))
