@@ -13,7 +13,7 @@ from patch_compile.plugin.toolchain import cuda_folders, plugin_sources
 
 PLUGINS = plugin_sources()
 # Kernels of each type for the kinds of PATCH, for all kinds of slabs, and for slabs of integers.
-KERNELS = ("", "all_", "int8_", "w8a8_", "int4_")
+KERNELS = ("", "all_", "int8_", "int4_", "w8a8_")
 SOURCES = {
     f"{kernels}{scalar}": PLUGINS / "kernels" / f"launch_{kernels}{scalar}.cu"
     for kernels in KERNELS
