@@ -123,7 +123,7 @@ def test_weights_packed_by_the_compiler(integer_kernel, config):
         tuple(OfSixteen(one.kind.code, one.values, one.masks) for one in compiled.others), about.weights,
         compiled.scales,
     )  # fmt: skip
-    assert np.count_nonzero(packed.counts) >= 6
+    assert all(packed.counts)  # slabs of every kind
     x = np.random.default_rng(n).standard_normal((9, shape[1]), np.float32).astype(dtype)
     values = [
         one.integers * one.grid.scales[:, None].astype(np.float64) if weights is INT8 else one.values(dtype)
