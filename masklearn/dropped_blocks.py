@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from masklearn.base.errors import MaskLearnError
+from masklearn.masks.name_globs import depth_of
 from masklearn.model.store import WeightStore
 from masklearn.stream.blocks import Block, stream_blocks
 from masklearn.task import Task
@@ -18,8 +19,12 @@ def drop_blocks(task: Task, ratio: float, store: WeightStore) -> float:
 
     ratio: least share of the covered weights that the dropped blocks hold. Returns the reached share.
 
-    Raises MaskLearnError as `stream_blocks` does, and if a block without its linears changes its inputs.
+    Raises MaskLearnError as `stream_blocks` does, for a quantised checkpoint, and if a block without its linears changes
+    its inputs.
     """
+    if task.checkpoint.quantised:
+        raise _cannot_drop(task, "Its blocks are quantised, and only 16-bit blocks are set to zero.")
+    count = len({depth_of(name) for name in task.coverage.linears} - {None})
     influence: list[float] = []
     tensors: list[list[str]] = []
     weights: list[int] = []
@@ -32,7 +37,7 @@ def drop_blocks(task: Task, ratio: float, store: WeightStore) -> float:
         covered = (task.coverage.linears[name] for name in block.linears if name in task.coverage.linears)
         weights.append(sum(n * k for n, k in covered))
         influence.append(_advance(task, block))
-        task.progress("block influence", len(influence), task.checkpoint.config["num_hidden_layers"])
+        task.progress("block influence", len(influence), max(count, len(influence)))
     dropped = 0
     for i in sorted(range(len(influence)), key=influence.__getitem__):
         if dropped >= ratio * sum(weights):
@@ -58,9 +63,10 @@ def _advance(task: Task, block: Block) -> float:
         for parameter in linear.parameters():
             parameter.zero_()
     if not torch.equal(block.run(first), first):
-        raise MaskLearnError(
-            f"Blocks of {task.checkpoint.path} can't be dropped",
-            "A block whose linears are zero changes its inputs.",
-            "Leave the baseline dropped-blocks out.",
-        )
+        raise _cannot_drop(task, "A block whose linears are zero changes its inputs.")
     return sum(changes) / len(changes)
+
+
+def _cannot_drop(task: Task, why: str) -> MaskLearnError:
+    what = f"Blocks of {task.checkpoint.path} can't be dropped"
+    return MaskLearnError(what, why, "Leave the baseline dropped-blocks out.")

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.quality.frontier import bytes_of
+from benchmarks.quality.frontier import DROPPED, bytes_of
 from masklearn import Baseline
 
 RATIOS = (0.45, 0.35, 0.25)
@@ -70,7 +70,7 @@ def entries(totals: Sequence[float] = (8.0,), repairs: Sequence[float] = (30.0,)
         found += [
             Entry("random tiles", ratio, asked, Baseline.RANDOM_TILES),
             Entry("magnitude tiles", ratio, asked, Baseline.MAGNITUDE_TILES),
-            Entry("dropped blocks", ratio, asked, Baseline.DROPPED_BLOCKS),
+            Entry(DROPPED, ratio, asked, Baseline.DROPPED_BLOCKS),
             Entry(f"unstructured ({NOT_DEPLOYABLE})", ratio, asked, Baseline.UNSTRUCTURED),
         ]
     for minutes in repairs:

@@ -65,6 +65,7 @@ _CARD, _MODEL, _TILE = "A6000", "LLaMA-2-7B", (128, 128)
 _WORK = Workload(batch=1, prompt=2048, generated=128)
 _DENSE = {DENSE.name: 1.0}
 
+DROPPED = "dropped blocks"
 # Rows by their method: the name in the legend, outline, number of the colour, and the line between a series' points.
 SERIES = {
     "dense": ("dense", "cross", 6, ""),
@@ -73,7 +74,7 @@ SERIES = {
     "dense, int8": ("dense int8 and int4, by GPTQ", "lozenge", 6, "6 3"),
     "dense, int4": ("dense int8 and int4, by GPTQ", "lozenge", 6, "6 3"),
     "dense, w8a8": ("dense W8A8", "hexagon", 6, ""),
-    "dropped blocks": ("blocks dropped", "bar", 3, "1 3"),
+    DROPPED: ("blocks dropped", "bar", 3, "1 3"),
     "sparsegpt 2:4": ("2:4 everywhere, SparseGPT", "triangle", 3, ""),
     "ffn-only 2:4": ("2:4 in the feed-forward part, SparseGPT", "pointing down", 3, ""),
     "oneshot, no repair": ("dense and 2:4 tiles", "circle", 1, ""),
@@ -181,7 +182,7 @@ def _times_of(row: Row) -> tuple[float, float]:
         kind = PRUNED["8:16"]
         share = (BYTES_DENSE - row["bytes_per_weight"]) / (BYTES_DENSE - kind.bytes_per_weight)
         shares = {DENSE.name: 1 - share, kind.name: share}
-    if row["method"] == "dropped blocks":
+    if row["method"] == DROPPED:
         shares, layers = _DENSE, round(layers * (1 - row["reached"]))
     return _times(
         tuple(sorted((kind, share) for kind, share in shares.items() if share)), type_of(row), layers

@@ -131,7 +131,7 @@ def _check_gone(path: Path, name: str, kinds: NDArray[np.uint8]) -> None:
     if gone:
         raise MaskLearnError(
             f"{path} has tiles of {', '.join(gone)}, such as in {name}",
-            "No kernel multiplies these tiles any more: for the time that they save they lose no less than others.",
+            "No kernel multiplies these tiles any more.",
             f"Learn the masks again, with `kinds` auto or a list of {', '.join(PRUNED)}.",
         )
 

@@ -191,6 +191,15 @@ def test_the_block_of_least_influence_is_dropped(
     assert value == perplexity(dense, WINDOWS).value
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "gemma2"])
+def test_other_decoders_can_drop_blocks(
+    make_model: ModelMaker, text_file: Path, tmp_path: Path, kind: str
+) -> None:
+    asked = recipe(text_file, tile=(4, 4))
+    (found,) = run_baselines(make_model(kind), asked, [Baseline.DROPPED_BLOCKS], WINDOWS, tmp_path / "s")
+    assert 0.3 <= found.ratio < 1.0
+
+
 def test_blocks_that_are_not_residual_are_refused(
     make_model: ModelMaker, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,3 +36,10 @@ def test_the_least_ratio_to_a_thousandth(goal, ratio):
 def test_out_of_reach_says_what_the_best_is():
     with refused():
         ratio_for(SpeedGoal(budget_ms=59), kernel_that_starts_to_pay_at(0.1))
+
+
+def test_a_goal_that_dense_linears_meet_prunes_nothing():
+    def slower_when_pruned(at: float) -> PhaseRow:
+        return PhaseRow.of(100.0, 130.0 - 40 * at if at else 100.0, 2.0)
+
+    assert ratio_for(SpeedGoal(budget_ms=105), slower_when_pruned) == 0.0
