@@ -29,7 +29,7 @@ from benchmarks.quality.entries import (
     Entry,
     entries,
 )
-from benchmarks.quality.frontier import SERIES, draw
+from benchmarks.quality.frontier import draw, spots
 from benchmarks.quality.page import page
 from masklearn import LearnRecipe
 
@@ -282,7 +282,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"interrupted; finished rows are in {asked.state}", file=sys.stderr)
         return 130
     drawn, picture = [row for row in state.rows.values() if row.get("under") == _named(asked)], ""
-    if any(row["method"] in SERIES for row in drawn):
+    if spots(drawn):
         picture = asked.out.with_suffix(".svg").name
         asked.out.with_name(picture).write_text(draw(drawn), encoding="utf-8")
     text = page(rows, asked, [row for row in state.rows.values() if "shape" in row], picture)

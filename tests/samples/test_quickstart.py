@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 import pytest
+from click.testing import CliRunner
 
-from patch_compile.api.plan import plan
 from patch_compile.cli.app import cli
 from tests.builds import build
 
@@ -47,12 +47,13 @@ def test_the_page_runs(settings: dict[str, Any]) -> None:
     assert said[0] == said[1] and all(said)
 
 
-def test_the_demo_shows_a_gain() -> None:
+def test_the_demos_plan_gains_by_tiles() -> None:
     root = SAMPLES.parent
     demo = (root / "Makefile").read_text().split("\ndemo:")[1].split("\n\n")[0]
-    model, ratio, target = re.search(r"plan (\S+) --ratio (\S+) --target (\S+)", demo).groups()  # type: ignore[union-attr]
-    planned = plan(root / model, ratio=float(ratio), target=target)
-    assert planned.speedup is not None and planned.speedup > 1.3
+    arguments = shlex.split(demo.split(" plan ")[1].split("\n")[0])
+    planned = CliRunner().invoke(cli, ["plan", str(root / arguments[0]), *arguments[1:]])
+    assert planned.exit_code == 0, planned.output
+    assert re.search(r"of the speed-up \S+ weight types bring \S+ and pruned tiles 1\.\d+× more", planned.output)
 
 
 def test_the_first_command_has_these_options() -> None:
