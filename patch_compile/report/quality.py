@@ -233,9 +233,10 @@ def output_warnings(report: OutputsReport) -> Iterator[str]:
         )
     allowed = report.agreement.tolerance.share
     if allowed > _VAGUE:
+        real = " Give real inputs with --calib." if report.inputs.random else ""
         yield (
             f"On the inputs that outputs are compared on, rounding alone moves them by {allowed:.0%} of the largest, so "
-            "that it hardly shows whether the model was compiled right. Give real inputs with --calib."
+            f"that it hardly shows whether the model was compiled right.{real}"
         )
 
 

@@ -42,6 +42,15 @@ def test_the_report_compares_hidden_states(
     assert "Compiled right? ✓ yes" in capsys.readouterr().out
 
 
+def test_rounded_inputs_are_allowed_for(settings: dict[str, Any]) -> None:
+    """Roundings to float16 carry inputs of w8a8 to other integers, as they do in transformers."""
+    report = build(settings | {"weights": "w8a8", "tile": (64, 64)})
+    agreement = report["agreement"]
+    assert {row["weights"] for row in report["linears"]} == {"w8a8"}
+    assert agreement["tolerance"]["origin"] == "sixteen-bits"
+    assert 0 < agreement["error"] <= agreement["tolerance"]["share"] < 0.3
+
+
 def test_embeddings_are_compared_by_cosine(settings: dict[str, Any]) -> None:
     """transformers gives the same cosines."""
     report = build(settings | {"eval_length": 80, "eval_windows": 6})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -12,18 +13,20 @@ from typing_extensions import override
 
 from masklearn.model.folder import read_json_object
 from patch_compile.artifacts.manifest import EvalText
-from patch_compile.artifacts.proof import TextWindows
+from patch_compile.artifacts.proof import TextWindows, ToleranceOrigin
 from patch_compile.artifacts.report import Kind
 from patch_compile.errors import PatchCompileError
-from patch_compile.onnx_io.compare import Outputs, output_file, save_array
+from patch_compile.onnx_io.compare import Outputs, largest_error, output_file, save_array
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.graph_inputs import read_inputs
 from patch_compile.onnx_io.tensor_names import ATTENTION_MASK, INPUT_IDS, TOKEN_TYPE_IDS
+from patch_compile.passes.lowering.round_inputs import rounds_inputs
 from patch_compile.progress import Progress
 from patch_compile.sources.base import OutputSource, Probe
 from patch_compile.sources.checkpoint.references import encoder_windows, load_as_compiled
 from patch_compile.sources.checkpoint.source import CheckpointSource
 from patch_compile.sources.kinds import Capability, Stage
+from patch_compile.sources.pruning import grids_of_pruned
 from patch_compile.sources.rounding import Rounding, roundings_of
 
 _POOLING = "1_Pooling/config.json"  # of sentence-transformers
@@ -72,15 +75,26 @@ class EncoderSource(CheckpointSource, OutputSource):
         self, pruned: Path, feeds: Sequence[Feed], outputs: tuple[str, ...], folder: Path
     ) -> Outputs:
         """Returns outputs by transformers, with weights as in the graph and arithmetic in fp32."""
+        return self._outputs(pruned, feeds, outputs, folder)
+
+    def _outputs(
+        self,
+        pruned: Path,
+        feeds: Sequence[Feed],
+        outputs: tuple[str, ...],
+        folder: Path,
+        *,
+        sixteen_bits: bool = False,
+    ) -> Outputs:
         import torch
 
-        model = load_as_compiled(pruned, self.recipe.dtype, self.recipe.mask)
+        model = load_as_compiled(pruned, self.recipe.dtype, self.recipe.mask, sixteen_bits=sixteen_bits)
         folder.mkdir(parents=True, exist_ok=True)
         for run, feed in enumerate(feeds):
             with torch.no_grad():
                 made = model(**{name: torch.from_numpy(np.asarray(value)) for name, value in feed.items()})
             for place, name in enumerate(outputs):
-                save_array(output_file(folder, place, run), made[name].numpy())
+                save_array(output_file(folder, place, run), made[name].float().numpy())
         return Outputs(folder, outputs, len(feeds))
 
     @property
@@ -100,8 +114,18 @@ class EncoderSource(CheckpointSource, OutputSource):
         reference: Outputs,
         scratch: Path,
     ) -> Rounding:
-        """Returns the roundings in the graph of a model with this number of blocks."""
-        return roundings_of(self.layers)
+        """Returns the roundings in the graph of a model with this number of blocks.
+
+        If linears round X to int8, any other rounding may carry an input to another integer. Twice the error of the pruned
+        model is then measured, which transformers computes in 16 bits.
+        """
+        derived = roundings_of(self.layers)
+        grids = grids_of_pruned(pruned, self.recipe.mask)
+        if not any(map(rounds_inputs, grids.values())):
+            return derived
+        narrow = self._outputs(pruned, probe.feeds, reference.outputs, scratch / "narrow", sixteen_bits=True)
+        error = largest_error(narrow, reference)
+        return replace(derived, measured=2.0 * error, by=ToleranceOrigin.SIXTEEN_BITS)
 
 
 def _feeds(windows: NDArray[np.int64], padding: int, names: Sequence[str]) -> Iterator[Feed]:

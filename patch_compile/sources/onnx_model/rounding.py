@@ -12,7 +12,7 @@ import onnx_ir as ir
 from masklearn.quant.grid import Grid
 from patch_compile.artifacts.proof import ToleranceOrigin
 from patch_compile.errors import PatchCompileError
-from patch_compile.onnx_io.compare import Outputs, answer, compare_answers
+from patch_compile.onnx_io.compare import Outputs, answer, largest_error
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.own_process import run_in_turns
 from patch_compile.onnx_io.proto import load_proto
@@ -94,13 +94,10 @@ def _sixteen_bit_results(path: Path) -> int:
 
 
 def _error(model: ir.Model, feeds: Sequence[Feed], reference: Outputs, scratch: Path) -> float:
-    """Returns the distance of a changed form of the pruned model from the pruned model. Values that are not finite count
-    as 0."""
+    """Returns the distance of a changed form of the pruned model from the pruned model."""
     changed = scratch / "changed.onnx"
     write_onnx(model, changed)
-    answers = answer(runnable_onnx(changed, scratch), feeds, scratch / "changed")
-    differences = [one.largest for one in compare_answers(answers, reference) if one.floating]
-    return max((error for error in differences if error is not None), default=0.0)
+    return largest_error(answer(runnable_onnx(changed, scratch), feeds, scratch / "changed"), reference)
 
 
 class RoundLinearsPass(ir.passes.InPlacePass):
