@@ -53,7 +53,9 @@ def test_the_demos_plan_gains_by_tiles() -> None:
     arguments = shlex.split(demo.split(" plan ")[1].split("\n")[0])
     planned = CliRunner().invoke(cli, ["plan", str(root / arguments[0]), *arguments[1:]])
     assert planned.exit_code == 0, planned.output
-    assert re.search(r"of the speed-up \S+ weight types bring \S+ and pruned tiles 1\.\d+× more", planned.output)
+    assert re.search(
+        r"of the speed-up \S+ weight types bring \S+ and pruned tiles 1\.\d+× more", planned.output
+    )
 
 
 def test_the_first_command_has_these_options() -> None:
