@@ -132,7 +132,8 @@ class Home:
     def _link(self, kind: str, name: str) -> None:
         """Plant a link at a path, in place of what is there. An unfinished build gets the mark that it is ours."""
         place, top = self.work / name, self.work / name.split("/")[0]
-        if place.parent.is_file() or place.parent.is_symlink():
+        folders = [self.work / folder for folder in Path(name).parents]
+        if any(folder.is_file() or folder.is_symlink() for folder in folders):
             return
         remove(place)
         place.parent.mkdir(parents=True, exist_ok=True)
