@@ -23,7 +23,7 @@ import numpy as np
 from scipy.optimize import least_squares
 
 from benchmarks.page_part import renewed
-from benchmarks.published.whole_models import fit_other_kernel, whole_models_table
+from benchmarks.published.whole_models import encoders_table, fit_other_kernel, whole_models_table
 from masklearn.quant.table import FLOAT16, W8A8, WeightType
 from patch_compile import PatchCompileError
 from patch_compile.hardware.cards import CARDS, Origin, Share, SheetCard, card_named
@@ -387,7 +387,8 @@ def main() -> None:
         text = renewed(given.page.read_text(), "predictions", page(of_16_bits))
         text = renewed(text, "int8 predictions", page(of_int8))
         text = renewed(text, "int8 over 16 bits", int8_page(held_out))
-        given.page.write_text(renewed(text, "whole models", whole_models_table()))
+        text = renewed(text, "whole models", whole_models_table())
+        given.page.write_text(renewed(text, "encoders", encoders_table()))
         draw(of_16_bits, given.page.with_suffix(".svg"))
         return
     rows = summarise(compare(products if given.files else held_out))

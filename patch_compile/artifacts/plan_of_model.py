@@ -97,9 +97,10 @@ class OtherTypes(Record):
 
 
 class RegimePoint(Record):
-    """Predicted speed-up of the whole model for a prompt of so many tokens."""
+    """Predicted speed-up of the whole model for so many tokens: a prompt, or an encoder's sequences of one length."""
 
     tokens: int
+    sequences: int = 1
     speedup: float
 
 

@@ -166,3 +166,8 @@ class WholeRow(Record):
             limit=speedup("limit"),
         )
         return cls(prefill=prefill, decode=decode, end_to_end=both)
+
+    @property
+    def phases(self) -> tuple[str, ...]:
+        """Returns the phases that occur: an encoder, and a decoder that only reads prompts, have one."""
+        return ("prefill", "decode", "end_to_end") if self.decode.dense_ms > 0.0 else ("prefill",)

@@ -56,9 +56,10 @@ def outline_of(checkpoint: Checkpoint, coverage: Coverage, fuse: Collection[str]
     ]
     head_covered = any(depth_of(name) is None for name in coverage.linears)
     names = (*coverage.linears, *(plan.name for plan in others))
-    groups = groups_by_name(names, architecture_of(checkpoint))
+    architecture = architecture_of(checkpoint)
+    groups = groups_by_name(names, architecture)
     return Outline(
-        _model(checkpoint.path.resolve().name, config, head_covered),
+        _model(checkpoint.path.resolve().name, config, head_covered, encoder=architecture.encoder),
         tuple(others),
         groups,
         fused_groups(groups, FUSIONS if fuse is None else fuse),
@@ -109,6 +110,6 @@ def outline_of_llama(
     return linears, Outline(model, (), groups, fused_groups(groups, FUSIONS if fuse is None else fuse))
 
 
-def _model(name: str, config: Any, head_covered: bool) -> Model:
+def _model(name: str, config: Any, head_covered: bool, *, encoder: bool) -> Model:
     sizes = asdict(sizes_of(config))
-    return Model(name=name, **(sizes | {"vocabulary": 0} if head_covered else sizes))
+    return Model(name=name, encoder=encoder, **(sizes | {"vocabulary": 0} if head_covered else sizes))

@@ -18,11 +18,17 @@ TOKENS = tuple(1 << power for power in range(14))
 def regime(
     plans: Collection[LinearPlan], outline: Outline, costs: CostModel, tokens: Collection[int] = TOKENS
 ) -> tuple[RegimePoint, ...]:
-    """Returns the predicted speed-up of the whole model for a prompt of each length, with the lowerings of the plan."""
-    points = []
+    """Returns the predicted speed-up of the whole model for a prompt of each length, with the lowerings of the plan.
+
+    An encoder gets as many sequences of the workload's length as have so many tokens.
+    """
+    points, longest = [], costs.workload.prompt if outline.model.encoder else max(tokens)
     for count in tokens:
-        costs = replace(costs, workload=Workload(batch=1, prompt=count, generated=1))
+        sequences = max(1, count // longest)
+        load = Workload(batch=sequences, prompt=min(count, longest), generated=1)
+        costs = replace(costs, workload=load)
         asked = [plan.model_copy(update={"predicted": None}) for plan in plans]
         whole = predict_whole(asked, outline, costs)
-        points.append(RegimePoint(tokens=count, speedup=whole.prefill.speedup))
+        speedup = whole.prefill.speedup
+        points.append(RegimePoint(tokens=load.prefill_tokens, sequences=sequences, speedup=speedup))
     return tuple(points)

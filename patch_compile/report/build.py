@@ -68,9 +68,8 @@ def predicted(report: Report) -> Section:
     lines = remarks(report.linears, plan)
     if whole is None:
         return Section("Speed", id="speed", lines=lines)
-    phases = ("prefill", "decode", "end_to_end") if whole.decode.dense_ms > 0.0 else ("prefill",)
     caption = f"Predicted, not measured: {plan.card}; {plan.workload}"
-    return Section("Speed", id="speed", tables=[whole_table(whole, phases, caption)], lines=lines)
+    return Section("Speed", id="speed", tables=[whole_table(whole, caption)], lines=lines)
 
 
 def _files(report: Report) -> Iterator[Section]:

@@ -22,6 +22,7 @@ from patch_compile.report.number_format import shape_of, spelled
 from patch_compile.report.prediction import lowering_words, node_words
 from patch_compile.report.section import Column, Columns, Section, Table, columns_of, table_of
 
+ONE_PASS = "one pass"  # the only phase of a workload without decode steps
 _SIXTEEN = "16-bit"
 _REASONS = 6  # reasons why nodes stay dense that are shown without --verbose
 _SHADES = " ░▒▓█"  # none, and quarters: a map is readable without colour
@@ -43,12 +44,12 @@ SIZES = columns_of(Totals, over=Unit.MEGABYTES, of=lambda row: Totals.of(row.lin
 _COUNT: Columns = {"count": lambda row: str(len(row.linears))}
 
 
-def linears_table(linears: Sequence[LinearRow], *, timed: bool = False) -> Table:
+def linears_table(linears: Sequence[LinearRow], phases: Collection[str] = ()) -> Table:
     """Returns a row for each kind of linear and lowering: `model.layers.7.mlp.up_proj` and its like are `up_proj`.
 
-    timed: with the means of the row's predicted times, for a plan without tiles.
+    phases: those with the means of the row's predicted times, for a plan without tiles.
     """
-    tiles, times = (share_columns(linears), time_columns()) if timed else (_RATIO, {})
+    tiles, times = (share_columns(linears), time_columns(phases)) if phases else (_RATIO, {})
     columns = {**NAME, **_COUNT, **SHAPE, **tiles, **LOWERING, **times, **SIZES}
     return table_of_linears(_by_kind(linears), columns)
 
@@ -122,10 +123,12 @@ def has_other_kinds(linears: Sequence[LinearRow]) -> bool:
     return any(row.slabs.others for row in linears)
 
 
-def time_columns(phases: Collection[str] = ("prefill", "decode")) -> Columns:
+def time_columns(phases: Collection[str]) -> Columns:
     """Returns the columns of predicted times, empty where none are known."""
     return {
-        Column(one.title, f"{phase.title}, {phase.unit}"): partial(_time, phase.name, one)
+        Column(one.title, f"{phase.title if len(phases) > 1 else ONE_PASS}, {phase.unit}"): partial(
+            _time, phase.name, one
+        )
         for phase in LinearTimes.shown_fields().values()
         if phase.name in phases
         for one in Times.shown_fields().values()

@@ -20,8 +20,8 @@ from patch_compile.artifacts.plan_of_model import (
 from patch_compile.artifacts.prediction import PhaseRow, WholeRow
 from patch_compile.hardware.cards import rated_cards
 from patch_compile.planning.speed_goal import SpeedGoal
-from patch_compile.report.linears import linears_table, share_legend, skipped_counts, skipped_lines
-from patch_compile.report.number_format import milliseconds, times
+from patch_compile.report.linears import ONE_PASS, linears_table, share_legend, skipped_counts, skipped_lines
+from patch_compile.report.number_format import bytes_of, milliseconds, number, times
 from patch_compile.report.prediction import (
     asked_words,
     dequantised_line,
@@ -40,6 +40,7 @@ _TARGETS = {
     TargetSource.DEFAULT: "target: {} (no GPU here)",
 }
 _BARS = "▁▂▃▄▅▆▇█"
+_SMALL = 10**8  # bytes below which gigabytes with decimals say little
 _PAYS = 1.05  # speed-up from which pruning is worth its loss of quality
 _ASSUMED_TYPES = (
     "weight types are chosen here as if rounding cost what it cost SmolLM2-135M; learning chooses them by what it costs in "
@@ -47,8 +48,7 @@ _ASSUMED_TYPES = (
 )
 _TYPES = (
     "The same request with other types of weights (* is this plan): speed-up over dense 16-bit weights (dense) and over "
-    "dense weights of the same type (same; of w8a8 by cuBLASLt), and the limit of the first; decode: all steps; in all: "
-    "prompts and steps"
+    "dense weights of the same type (same; of w8a8 by cuBLASLt), and the limit of the first"
 )
 _MORE = "--table shows the linears and the types of weights as tables"
 
@@ -62,22 +62,23 @@ def planned(result: PlanOfModel, *, every: bool = False) -> Iterator[Section]:
         lines=list(filter(None, _summary(result, whole))),
     )
     if every:
-        legend = [_legend(result.linears)]
-        yield Section(tables=[linears_table(result.linears, timed=True)], lines=legend)
+        phases = result.whole.phases if result.whole else ("prefill", "decode")
+        legend = [_legend(result.linears, phases)]
+        yield Section(tables=[linears_table(result.linears, phases)], lines=legend)
         yield Section(tables=_types(result))
     named = skipped_lines(result.skipped) if every else skipped_counts(result.skipped, "--table")
     yield Section(lines=[*filter(None, _lines(result)), *named, *_ends(result), *([] if every else [_MORE])])
 
 
-def whole_table(whole: WholeRow, phases: Collection[str] = (), caption: str = "") -> Table:
-    """Returns the times of the workload, dense and planned, and the limit of their ratio. phases: () for all."""
-    fields = WholeRow.shown_fields()
+def whole_table(whole: WholeRow, caption: str = "") -> Table:
+    """Returns the times of the workload's phases, dense and planned, and the limit of their ratio."""
+    fields, phases = WholeRow.shown_fields(), whole.phases
     columns: Columns = {
-        Column("whole model", words=True): lambda name: fields[name].title,
+        Column("whole model", words=True): lambda name: fields[name].title if len(phases) > 1 else ONE_PASS,
         "speed-up": lambda name: predicted_times(getattr(whole, name)),
         **columns_of(PhaseRow, "limit", "dense_ms", "planned_ms", of=partial(getattr, whole)),
     }
-    return table_of(phases or fields, columns, caption)
+    return table_of(phases, columns, caption)
 
 
 def _summary(result: PlanOfModel, whole: WholeRow | None) -> Iterator[str]:
@@ -106,8 +107,14 @@ def _instead(
 ) -> str:
     """Returns what another option would give for the same request: the speed-up end to end and the size of the linears."""
     here = f" instead of {times(whole.end_to_end.speedup)}" if whole else ""
-    before = result.totals.bytes_after / 1e9
-    found = f"with {option}: {speed}{here}, linears of {size / 1e9:.2f} GB instead of {before:.2f}"
+    before = result.totals.bytes_after
+    small = max(size, before) < _SMALL
+    sizes = (
+        f"{bytes_of(size)} instead of {bytes_of(before)}"
+        if small
+        else f"{size / 1e9:.2f} GB instead of {before / 1e9:.2f}"
+    )
+    found = f"with {option}: {speed}{here}, linears of {sizes}"
     return found if round(ratio, 3) == round(result.ratio, 3) else f"{found}, ratio {ratio:.4f}"
 
 
@@ -120,7 +127,13 @@ def regime_lines(points: Sequence[RegimePoint]) -> Iterator[str]:
         _BARS[round((speed - low) / (high - low) * top) if high > low else top] for speed in speeds
     )
     first, last = points[0].tokens, points[-1].tokens
-    yield f"a prompt of {first} to {last} tokens: {picture}  predicted {times(low)} to {times(high)}"
+    many = points[-1].sequences
+    what = (
+        f"sequences of {last // many} tokens, {first} to {last} in all"
+        if many > 1
+        else f"a prompt of {first} to {last} tokens"
+    )
+    yield f"{what}: {picture}  predicted {times(low)} to {times(high)}"
     runs = [list(run) for pays, run in groupby(points, lambda point: point.speedup >= _PAYS) if pays]
     where = " and ".join(
         f"{run[0].tokens} to {run[-1].tokens}" if len(run) > 1 else str(run[0].tokens) for run in runs
@@ -128,9 +141,10 @@ def regime_lines(points: Sequence[RegimePoint]) -> Iterator[str]:
     yield f"pruning gains {_PAYS - 1:.0%} or more with {where or 'no number of'} tokens"
 
 
-def _legend(linears: Sequence[LinearRow]) -> str:
+def _legend(linears: Sequence[LinearRow], phases: Collection[str]) -> str:
     dense = "; dense: with 16-bit weights" * has_quantised(linears)
-    return f"µs: one linear on its own, for all prompts and for a decode step{dense}; {share_legend(linears)}"
+    whose = "for all prompts and for a decode step" if len(phases) > 1 else "for the whole batch"
+    return f"µs: one linear on its own, {whose}{dense}; {share_legend(linears)}"
 
 
 def _lines(result: PlanOfModel) -> Iterator[str]:
@@ -151,10 +165,9 @@ def _ends(result: PlanOfModel) -> Iterator[str]:
 
 def _memory_line(memory: Memory, card: str) -> str:
     """Returns in words what of the card's memory the model takes, and how many cards would hold it if one does not."""
-    parts = (
-        f"weights {_gb(memory.weights)} GB (dense {_gb(memory.dense_weights)}) and KV cache {_gb(memory.cache)} GB of this "
-        f"workload"
-    )
+    parts = f"weights {_gb(memory.weights)} GB (dense {_gb(memory.dense_weights)})"
+    if memory.cache:
+        parts += f" and KV cache {_gb(memory.cache)} GB of this workload"
     size = _gb(memory.card)
     if not memory.fits:
         largest = max(one.memory for one in rated_cards())
@@ -172,6 +185,8 @@ def _memory_line(memory: Memory, card: str) -> str:
 
 
 def _gb(count: int) -> str:
+    if 0 < count < _SMALL:
+        return number(count / 1e9, 2)
     return f"{count / 1e9:.1f}" if count % 10**9 else f"{count // 10**9}"
 
 
@@ -196,9 +211,11 @@ def _types(result: PlanOfModel) -> list[Table]:
         Column("weights", words=True): lambda row: row.weights + " *" * row.planned,
         **columns_of(OtherTypes, *ratios, "linears_bytes", "model_bytes"),
     }
+    if result.whole and len(result.whole.phases) == 1:
+        return [table_of(rows, {**columns, **_figures("prefill", ONE_PASS, result)}, _TYPES)]
     for phase, over in (("prefill", ""), ("decode", "decode"), ("end_to_end", "in all")):
         columns = {**columns, **_figures(phase, over, result)}
-    return [table_of(rows, columns, _TYPES)]
+    return [table_of(rows, columns, f"{_TYPES}; decode: all steps; in all: prompts and steps")]
 
 
 def _figures(phase: str, over: str, result: PlanOfModel) -> Columns:

@@ -16,7 +16,7 @@ from benchmarks.published.__main__ import (
     read,
     summarise,
 )
-from benchmarks.published.whole_models import fit_other_kernel, whole_models_table
+from benchmarks.published.whole_models import encoders_table, fit_other_kernel, whole_models_table
 from masklearn.quant.table import FLOAT16, W8A8
 from patch_compile.hardware.cards import card_named
 from patch_compile.planning.roofline.assumptions import ASSUMED
@@ -112,7 +112,7 @@ def test_the_page_of_predictions_is_current():
     text = PAGE.read_text()
     for bits in (16, 8):
         assert page([one for one in held_out() if one.weights.input_bits == bits]) in text
-    assert int8_page(held_out()) in text and whole_models_table() in text
+    assert int8_page(held_out()) in text and whole_models_table() in text and encoders_table() in text
 
 
 def test_int8_rows_have_int8_products(tmp_path):

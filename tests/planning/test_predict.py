@@ -147,6 +147,21 @@ def test_an_encoder_has_no_decode_steps(llama):
     assert str(LOAD.without_decode()) == "batch 16, 128 tokens"
 
 
+def test_an_encoder_is_one_pass_both_ways(llama):
+    """Its attention has twice the products, and it has no head, sampling or kernel for its activation."""
+    card, slow = card_of("a6000").rated, replace(ASSUMED, other_kernel=0.0, launch=0.0)
+    decoder, encoder = LLAMA, replace(LLAMA, encoder=True)
+
+    def grown(model):
+        short, long = (rest_of(card, model, 1, tokens, 1, slow)[0] for tokens in (16_384, 32_768))
+        return long - 2 * short
+
+    assert grown(encoder) == pytest.approx(2 * grown(decoder), rel=0.02)
+    assert rest_of(card, encoder, 64, 128, 1)[0] < rest_of(card, decoder, 64, 128, 1)[0]
+    wide = replace(encoder, vocabulary=2 * encoder.vocabulary, intermediate=2 * encoder.intermediate)
+    assert rest_of(card, wide, 64, 128, 1) == rest_of(card, encoder, 64, 128, 1)
+
+
 def said(llama, *args, **options) -> str:
     _, plans, costs = whole(llama, *args, **options)
     plan = plan_of(plans, llama[0], costs)

@@ -1,6 +1,7 @@
-"""Predicts everything of a decoder but the linears of its blocks, which is equal in the dense and the hybrid model.
+"""Predicts everything of a model but the linears of its blocks, which is equal in the dense and the hybrid model.
 
-This is attention with its KV cache, lm_head, norms, activations and sampling. Each is a kernel of one CUDA graph.
+This is attention with its KV cache, lm_head, norms, activations and sampling. Each is a kernel of one CUDA graph. An encoder
+has no cache, head and sampling, and its activation is part of a product (tests/engine/test_dense_products.py).
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from patch_compile.planning.roofline.library_product import first_bytes, library
 
 @dataclass(frozen=True, kw_only=True)
 class Model(Sizes):
-    """Sizes of a decoder, and its name."""
+    """Sizes of a model, and its name. encoder: True if each token attends to all tokens, and none is predicted."""
 
     name: str
+    encoder: bool = False
 
 
 def rest_of(
@@ -49,11 +51,14 @@ def _kernel(card: SheetCard, moved: float, assume: Assumptions, flops: float = 0
 def _rest(card: SheetCard, model: Model, tokens: int, logits: int, assume: Assumptions) -> float:
     """Returns the microseconds without linears and attention.
 
-    Per block: two norms that add the residual, rotary embedding with the write to the cache, and SiLU·mul. Then: the
-    embedding, the last norm, lm_head of the tokens that are sampled, and sampling.
+    Per block: two norms that add the residual, rotary embedding with the write to the cache (in an encoder, the kernel that
+    lays q, k and v out for attention), and SiLU·mul. Then: the embedding, the last norm, lm_head of the tokens that are
+    sampled, and sampling.
     """
     norm = _kernel(card, 8 * tokens * model.hidden, assume)
     rotary = _kernel(card, 4 * tokens * (model.q + 2 * model.kv), assume)
+    if model.encoder:
+        return model.layers * (2 * norm + rotary) + norm
     gating = gating_time(card, model.intermediate, tokens, assume)
     head = library_time(card, (model.vocabulary, model.hidden), logits, assume)[0]
     embedding = _kernel(card, 4 * tokens * model.hidden, assume)
@@ -62,9 +67,10 @@ def _rest(card: SheetCard, model: Model, tokens: int, logits: int, assume: Assum
 
 
 def _prefill_attention(card: SheetCard, model: Model, batch: int, prompt: int, assume: Assumptions) -> float:
-    """Returns the microseconds of a block's attention. It is causal: half of Q Kᵀ and of P V is computed."""
+    """Returns the microseconds of a block's attention. In a decoder, half of Q Kᵀ and of P V is computed."""
     moved = 4 * batch * prompt * (model.q + model.kv)
-    return _kernel(card, moved, assume, 2 * batch * prompt**2 * model.q, assume.attention)
+    flops = (4 if model.encoder else 2) * batch * prompt**2 * model.q
+    return _kernel(card, moved, assume, flops, assume.attention)
 
 
 def _decode_attention(

@@ -106,8 +106,9 @@ class Sources:
 
         An encoder, and an ONNX file of an unknown model, runs once and generates nothing.
         """
-        steps = self.whole.decode.dense_ms > 0.0 if self.whole else self.report.kind is Kind.DECODER
-        return ("prefill", "decode", "end_to_end") if steps else ("prefill",)
+        if self.whole:
+            return self.whole.phases
+        return ("prefill", "decode", "end_to_end") if self.report.kind is Kind.DECODER else ("prefill",)
 
     @property
     def baselines(self) -> BesideBaselines | None:
