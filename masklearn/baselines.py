@@ -15,9 +15,9 @@ Users can make all baselines but the last two with these settings (FFN: the mode
     unstructured   SparseGPT without structure, the result's ratio in every linear: a reference that is not deployable
 
 Baselines are not repaired. Their weights are SparseGPT's, in the result's weight types; the last two have 16-bit
-weights. `magnitude-tiles` and `random-tiles` have the result's kinds of tiles. `uniform-8:16` and `uniform-12:16` are left
-out, with a note, for models whose linears n:16 does not fit. PATCH (arXiv 2509.23410) and its reviews compare with most of
-the others.
+weights. `magnitude-tiles` and `random-tiles` have the result's kinds of tiles. A baseline that can't be made of a model is
+left out, with a note: n:16 does not fit all linears, and quantised blocks are not dropped. PATCH (arXiv 2509.23410) and its
+reviews compare with most of the others.
 """
 
 import shutil
@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.base.errors import MaskLearnError, UsageError
+from masklearn.base.errors import DoesNotApply, MaskLearnError, UsageError
 from masklearn.base.progress import OnStep, silent, unsaid
 from masklearn.learning import Learned, learn_task
 from masklearn.masks.budget import Budget
@@ -68,15 +68,13 @@ class _Learned:
 
 def _ffn_ratio(checkpoint: Checkpoint, coverage: Coverage) -> str:
     """Returns the ratios of a model with 2:4 feed-forward linears and dense other linears."""
+    return ",".join(["*=0", *(f"{pattern}=0.5" for pattern in _ffn(checkpoint, coverage))])
+
+
+def _ffn(checkpoint: Checkpoint, coverage: Coverage) -> list[str]:
+    """Returns the patterns of the feed-forward part that name covered linears."""
     patterns = architecture_of(checkpoint).ffn
-    found = [p for p in patterns if any(matches(name, p) for name in coverage.linears)]
-    if not found:
-        raise MaskLearnError(
-            f"The baseline {Baseline.FFN_ONLY} has nothing to prune",
-            f"No covered linear is one of the feed-forward part ({', '.join(patterns)}).",
-            "Leave this baseline out, or cover the feed-forward part.",
-        )
-    return ",".join(["*=0", *(f"{pattern}=0.5" for pattern in found)])
+    return [p for p in patterns if any(matches(name, p) for name in coverage.linears)]
 
 
 _LEARNED: dict[Baseline, _Learned] = {
@@ -201,13 +199,21 @@ def run_baselines(
     windows: token ids `[count, length]`, on which models are evaluated in fp32 on the recipe's device; scratch: folder for
     one pruned checkpoint at a time, which is deleted. The calibration text is read once for all baselines.
 
-    Raises MaskLearnError as `learn` does, and for a model that does not predict tokens.
+    A baseline that can't be made of this model is left out, with a note. Raises MaskLearnError as `learn` does, and for a
+    model that does not predict tokens.
     """
     checkpoint = Checkpoint.open(model_dir)
     _check_causal(checkpoint)
     coverage = covered_linears_of(checkpoint, recipe.include, recipe.exclude)
     task = Task(checkpoint, coverage, recipe, scratch, progress or silent, note or unsaid, choose)
-    return [_baseline_row(name, task, windows) for name in which_apply(names, recipe) if _fits(name, task)]
+    rows = []
+    for name in which_apply(names, recipe):
+        try:
+            _check_fits(name, task)
+            rows.append(_baseline_row(name, task, windows))
+        except DoesNotApply as error:
+            task.note(f"baseline {name}: left out. {error.what}. {error.why}")
+    return rows
 
 
 def which_apply(names: Iterable[Baseline], recipe: LearnRecipe) -> list[Baseline]:
@@ -216,16 +222,19 @@ def which_apply(names: Iterable[Baseline], recipe: LearnRecipe) -> list[Baseline
     return [name for name in names if quantised or name is not Baseline.ROUNDED]
 
 
-def _fits(name: Baseline, task: Task) -> bool:
-    """True if the kinds of a baseline fit the model's linears. Otherwise the user is told."""
+def _check_fits(name: Baseline, task: Task) -> None:
+    """Raises DoesNotApply if no covered linear is of the part that a baseline prunes, or its kinds don't fit them."""
+    if name is Baseline.FFN_ONLY and not _ffn(task.checkpoint, task.coverage):
+        patterns = ", ".join(architecture_of(task.checkpoint).ffn)
+        raise DoesNotApply(
+            "It has nothing to prune", f"No covered linear is one of the feed-forward part ({patterns})."
+        )
     kinds = _LEARNED[name].kinds if name in _LEARNED else None
     try:
         types = allowed_types(task.recipe.weights, task.coverage.linears, task.checkpoint.grids.types)
         allowed_kinds(kinds or task.recipe.kinds, task.coverage.linears, task.recipe.tile, types)
     except MaskLearnError as error:
-        task.note(f"baseline {name}: left out. {error.what}. {error.why}")
-        return False
-    return True
+        raise DoesNotApply(error.what, error.why) from error
 
 
 def beaten_by(result: BaselineRow, baselines: Sequence[BaselineRow]) -> tuple[str, ...]:

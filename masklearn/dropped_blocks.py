@@ -7,7 +7,7 @@ blocks are ranked in one pass over the dense model.
 import torch
 from torch.nn.functional import cosine_similarity
 
-from masklearn.base.errors import MaskLearnError
+from masklearn.base.errors import DoesNotApply
 from masklearn.masks.name_globs import depth_of
 from masklearn.model.store import WeightStore
 from masklearn.stream.blocks import Block, stream_blocks
@@ -19,8 +19,8 @@ def drop_blocks(task: Task, ratio: float, store: WeightStore) -> float:
 
     ratio: least share of the covered weights that the dropped blocks hold. Returns the reached share.
 
-    Raises MaskLearnError as `stream_blocks` does, for a quantised checkpoint, and if a block without its linears changes
-    its inputs.
+    Raises MaskLearnError as `stream_blocks` does, and DoesNotApply for a quantised checkpoint, and if a block without its
+    linears changes its inputs.
     """
     if task.checkpoint.quantised:
         raise _cannot_drop(task, "Its blocks are quantised, and only 16-bit blocks are set to zero.")
@@ -67,6 +67,5 @@ def _advance(task: Task, block: Block) -> float:
     return sum(changes) / len(changes)
 
 
-def _cannot_drop(task: Task, why: str) -> MaskLearnError:
-    what = f"Blocks of {task.checkpoint.path} can't be dropped"
-    return MaskLearnError(what, why, "Leave the baseline dropped-blocks out.")
+def _cannot_drop(task: Task, why: str) -> DoesNotApply:
+    return DoesNotApply(f"Blocks of {task.checkpoint.path} can't be dropped", why)

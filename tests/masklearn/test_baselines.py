@@ -32,6 +32,7 @@ from masklearn.task import Task
 from masklearn.text.calibrate import token_pool
 from tests.conftest import ModelMaker
 from tests.masklearn.architectures import every
+from tests.masklearn.model.quantised.writers import gptq
 from tests.refusals import refused
 
 WINDOWS = np.random.default_rng(3).integers(0, 22, (3, 20))
@@ -153,10 +154,20 @@ def test_every_architecture_knows_its_feed_forward_part(make_model: ModelMaker, 
     assert 0 < len(inside) < len(names)
 
 
+def left_out(path: Path, ours: LearnRecipe, scratch: Path, *names: Baseline) -> list[str]:
+    """Returns the notes about baselines that are left out, after a check that they are."""
+    notes: list[str] = []
+    rows = run_baselines(path, ours, [Baseline.DENSE, *names], WINDOWS, scratch, note=notes.append)
+    assert [row.name for row in rows] == ["dense"]
+    return notes
+
+
 def test_no_feed_forward_part_covered(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
     ours = recipe(text_file, include=("*.q_proj",))
-    with refused():
-        run_baselines(make_model(), ours, [Baseline.FFN_ONLY], WINDOWS, tmp_path)
+    (note,) = left_out(make_model(), ours, tmp_path, Baseline.FFN_ONLY)
+    assert note == (
+        "baseline ffn-only: left out. It has nothing to prune. No covered linear is one of the feed-forward part (mlp.*)."
+    )
 
 
 def test_unstructured_zeroes_the_ratio_of_every_linear(
@@ -200,14 +211,21 @@ def test_other_decoders_can_drop_blocks(
     assert 0.3 <= found.ratio < 1.0
 
 
-def test_blocks_that_are_not_residual_are_refused(
+def test_blocks_that_are_not_residual_stay(
     make_model: ModelMaker, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     block = "transformers.models.llama.modeling_llama.LlamaDecoderLayer.forward"
     residual = LlamaDecoderLayer.forward
     monkeypatch.setattr(block, lambda self, hidden, **more: residual(self, hidden, **more) + 1)
-    with refused():
-        run_baselines(make_model(), recipe(text_file), [Baseline.DROPPED_BLOCKS], WINDOWS, tmp_path / "s")
+    (note,) = left_out(make_model(), recipe(text_file), tmp_path / "s", Baseline.DROPPED_BLOCKS)
+    assert note.endswith("A block whose linears are zero changes its inputs.")
+
+
+def test_quantised_blocks_stay(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
+    path = make_model(hidden_size=128, intermediate_size=256, dtype=torch.float16)
+    gptq(path, 4, 64)
+    (note,) = left_out(path, recipe(text_file), tmp_path / "s", Baseline.DROPPED_BLOCKS)
+    assert note.endswith("Its blocks are quantised, and only 16-bit blocks are set to zero.")
 
 
 def test_the_text_is_read_once(
