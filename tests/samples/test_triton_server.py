@@ -11,8 +11,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from google.protobuf import text_format
 from onnx import TensorProto, helper
+from transformers import AutoModel
 
 from patch_compile.artifacts.engine import BuiltEngine
 from patch_compile.artifacts.record import write_json
@@ -132,6 +134,33 @@ def test_both_models_of_a_build(settings, tmp_path, messages):
     onnx.load(out / "onnx" / "model.onnx")
     onnx.load(repository / "tiny-onnx" / "1" / "model.onnx" / "model.onnx")
     assert (out / "onnx" / "model.onnx.data").read_bytes() == data
+
+
+def test_the_embeddings_of_a_w8a8_encoder(settings, make_model, tmp_path, messages):
+    """Pooled answers of the model in the repository are the pruned checkpoint's, whatever pads the shorter text."""
+    model = make_model("bert", hidden_size=128, intermediate_size=192, num_hidden_layers=2)
+    report = build(settings | {"model": model, "weights": "w8a8"})
+    assert {row["weights"] for row in report["linears"]} == {"w8a8"}
+    add_engine(settings["out"], profiles=("encoder",))
+    (engine, twin), _ = make_repository(settings["out"], tmp_path / "repository")
+    for folder in (engine, twin):
+        parsed = read(messages, folder)
+        assert [tensor.name for tensor in parsed.input] == ["input_ids", "attention_mask", "token_type_ids"]
+        assert parsed.output[0].name == "last_hidden_state" and not parsed.instance_group
+
+    session = onnxruntime.InferenceSession(twin / "1" / "model.onnx" / "model.onnx")
+    checkpoint = AutoModel.from_pretrained(settings["out"] / "model").eval()
+    texts = [np.arange(5, 20), np.arange(30, 39)]
+    ids, mask = np.zeros((2, 15), np.int64), np.zeros((2, 15), np.int64)
+    for row, text in enumerate(texts):
+        ids[row, : len(text)], mask[row, : len(text)] = text, 1
+    feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+    (hidden,) = session.run(["last_hidden_state"], feed)
+    for row, text in enumerate(texts):
+        with torch.no_grad():
+            expected = checkpoint(input_ids=torch.from_numpy(text)[None]).last_hidden_state[0].mean(0).numpy()
+        found = hidden[row, : len(text)].astype(np.float32).mean(0)
+        assert found @ expected / np.linalg.norm(found) / np.linalg.norm(expected) > 0.99
 
 
 def filled(given):
