@@ -6,7 +6,7 @@ import pytest
 
 from tests.sources.onnx_model import graphs
 
-_MODELS = {"mlp": graphs.mlp, "conv_net": graphs.conv_net, "encoder": graphs.encoder}
+_MODELS = {"mlp": graphs.mlp, "conv_net": graphs.conv_net, "encoder": graphs.encoder, "vit": graphs.vit}
 Exported = Callable[[str, bool], Path]
 
 

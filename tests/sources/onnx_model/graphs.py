@@ -12,6 +12,7 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
+from transformers import ViTConfig, ViTForImageClassification
 
 
 class _ConvNet(nn.Module):
@@ -42,6 +43,29 @@ def mlp() -> tuple[nn.Module, torch.Tensor]:
 def encoder() -> tuple[nn.Module, torch.Tensor]:
     layer = nn.TransformerEncoderLayer(64, 4, 128, batch_first=True, activation="gelu")
     return nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), torch.randn(2, 6, 64)
+
+
+class _Vit(nn.Module):
+    """A vision transformer of transformers, from images to the scores of 12 classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        sizes = {
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+        }
+        config = ViTConfig(image_size=32, patch_size=8, num_labels=12, attn_implementation="eager", **sizes)
+        self.model = ViTForImageClassification(config)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.model(x, return_dict=False)[0]
+        return scores
+
+
+def vit() -> tuple[nn.Module, torch.Tensor]:
+    return _Vit(), torch.randn(2, 3, 32, 32)
 
 
 def export(

@@ -5,15 +5,25 @@ import pytest
 
 from tests.builds import build
 
+SHAPES = {"encoder": (6, 64), "vit": (3, 32, 32)}  # of a sequence, and of an image
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_a_build_of_an_onnx_file_is_proven(exported, tmp_path, dtype):
+
+@pytest.mark.parametrize(
+    ("model", "dynamo", "dtype"),
+    [
+        ("encoder", False, "float16"),
+        ("encoder", False, "bfloat16"),
+        ("vit", False, "float16"),
+        ("vit", True, "float16"),
+    ],
+)
+def test_a_build_of_an_onnx_file_is_proven(exported, tmp_path, model, dynamo, dtype):
     """Roundings to float16 move outputs less than inputs that they carry to another int8 number."""
     rng = np.random.default_rng(0)
-    np.savez(tmp_path / "inputs.npz", x=rng.standard_normal((5, 2, 6, 64)).astype(np.float32))
+    np.savez(tmp_path / "inputs.npz", x=rng.standard_normal((5, 2, *SHAPES[model])).astype(np.float32))
     report = build(
         {
-            "model": exported("encoder", False),
+            "model": exported(model, dynamo),
             "calib": str(tmp_path / "inputs.npz"),
             "ratio": 0.3,
             "tile": (64, 64),
@@ -23,6 +33,7 @@ def test_a_build_of_an_onnx_file_is_proven(exported, tmp_path, dtype):
             "out": tmp_path / "out",
         }
     )
+    assert len(report["linears"]) >= 8
     assert {row["weights"] for row in report["linears"]} == {"w8a8"}
     tolerance = report["agreement"]["tolerance"]
     assert report["agreement"]["error"] <= tolerance["share"] < 0.1
