@@ -147,7 +147,7 @@ class _GraphOptions(LearnOptions):
         "linears are. Also PATTERN=LOWERING,….", "LOWERING",
         check=_lowering)] = "auto"
     batch_size: Annotated[int, _workload("Number of sequences in the workload, for which speed is predicted.", ge=1)] = 16
-    prompt_tokens: Annotated[int, _workload("Tokens of each prompt of the workload.", ge=1)] = 128
+    prompt_tokens: Annotated[int, _workload("Tokens of each prompt of the workload, or of an encoder's texts.", ge=1)] = 128
     generated_tokens: Annotated[int, _workload("Tokens generated after each prompt.", ge=1)] = 128
     dtype: Annotated[Literal["float16", "bfloat16"], _graph("Type of the graph and the engine.")] = "float16"
     opset: Annotated[int, _graph(

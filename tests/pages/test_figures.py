@@ -15,7 +15,7 @@ import patch_compile
 from masklearn.masks.kinds.base import BYTES_DENSE
 from masklearn.masks.kinds.table import TWO_FOUR
 from patch_compile.artifacts.prediction import WholeRow
-from patch_compile.report.number_format import times
+from patch_compile.report.number_format import milliseconds, times
 from patch_compile.report.prediction import error_bar
 from tests.pages.page import ROOT
 
@@ -309,3 +309,24 @@ def test_your_model_shows_what_plan_predicts(card: str) -> None:
     times = [phase.speedup for phase in (plain.prefill, plain.decode, plain.end_to_end)]
     times += [plain.end_to_end.limit, *(whole(kind).end_to_end.speedup for kind in ("int8", "int4"))]
     assert row.removesuffix(", without pruning") == " | ".join(f"{one:.2f}" for one in times)
+
+
+def encoders() -> list[list[str]]:
+    text = (ROOT / "docs/howto/latency.md").read_text()
+    rows = re.findall(r"^\| ((?:BERT|MiniLM).*) \|$", text, re.MULTILINE)
+    assert len(rows) == 12
+    return [row.split(" | ") for row in rows]
+
+
+@pytest.mark.parametrize("row", encoders(), ids=lambda row: " ".join(row[:3]))
+def test_the_table_of_encoders_is_predicted(row, tmp_path):
+    name, card, load, dense, *speedups = row
+    config = json.loads((ROOT / "samples/configs/bert-base/config.json").read_text())
+    small = {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 6}
+    (tmp_path / "config.json").write_text(json.dumps(config | (small if name == "MiniLM-L6" else {})))
+    batch, prompt = map(int, load.split(" × "))
+    asked: dict[str, Any] = {"target": card, "batch_size": batch, "prompt_tokens": prompt}
+    for ratio, speedup in zip((0.0, 0.5), speedups, strict=False):
+        found = patch_compile.plan(tmp_path, ratio=ratio, weights="w8a8", lowering="plugin", **asked)
+        whole = found.report.whole
+        assert [milliseconds(whole.prefill.dense_ms), times(whole.prefill.speedup)] == [dense, speedup]
