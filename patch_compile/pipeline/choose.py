@@ -133,15 +133,16 @@ def _with_what_saves(source: Source, costs: CostModel) -> Source:
 def _with_tile(source: Source, costs: CostModel) -> tuple[Source, ChosenTile]:
     """Returns the source with the size of tiles with which the speed takes the fewest zeros."""
     ratios: dict[tuple[int, int], float] = {}
+    refused: list[SpeedError] = []
     for tile in _TILES:
         sized = source.with_other(tile=tile)
         try:
             typed = with_assumed_types(sized, costs)[0] if source.chooses_types else sized
             ratios[tile] = ratio_of(plans_with_speed(typed, costs))
         except SpeedError as error:
-            refused = error
+            refused.append(error)
     if not ratios:
-        raise refused
+        raise min(refused, key=lambda error: error.fastest)
     tile, other = sorted(_TILES, key=lambda one: ratios.get(one, 1.0))  # the first of two equals
     return source.with_other(tile=tile), ChosenTile(
         tile=tile, ratio=ratios[tile], other=other, other_ratio=ratios.get(other)

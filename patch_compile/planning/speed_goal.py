@@ -57,4 +57,5 @@ def unreachable(goal: SpeedGoal, best: PhaseRow) -> SpeedError:
         f"At the largest ratio the workload is predicted to take {best.planned_ms:.1f} ms, and {best.dense_ms:.1f} ms with "
         f"the dense model: a speed-up of {best.speedup:.2f}. No kernel can pass {best.limit:.2f}.",
         "Ask for less, give the linears other weights (--weights w8a8, int8 or int4), or plan for another card or workload.",
+        fastest=best.planned_ms,
     )

@@ -174,7 +174,10 @@ class TypesForSpeed(ChoosesTypes):
             return fill(choices.saving_most())
         except SpeedError as error:
             raise SpeedError(
-                error.what, error.why, "Ask for less, or plan for another card or workload."
+                error.what,
+                error.why,
+                "Ask for less, or plan for another card or workload.",
+                fastest=error.fastest,
             ) from None
 
     def _unrounded(self) -> Types:

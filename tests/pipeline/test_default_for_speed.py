@@ -1,6 +1,7 @@
 """A speed decides types of weights, kinds and size of tiles, where the user leaves them out."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -20,6 +21,7 @@ from tests.refusals import refused
 # Prompts, and decode steps of one sequence: the products of the first are bound by tensor cores, of the second by bytes.
 PROMPTS = {"batch_size": 1, "prompt_tokens": 2048, "generated_tokens": 1}
 STEPS = {"batch_size": 1, "prompt_tokens": 16, "generated_tokens": 128}
+BERT = Path(__file__).parents[2] / "samples/configs/bert-base"
 
 
 @pytest.fixture(scope="module")
@@ -113,3 +115,15 @@ def test_workloads_bound_by_bytes_are_only_quantised(model):
 def test_no_choice_reaches_every_speed(model):
     with refused(SpeedError):
         settled(recipe(model, speedup=9, **PROMPTS))
+
+
+def test_a_refused_speed_names_the_fastest_tile():
+    encoder = {"model": BERT, "target": "a100-40", "batch_size": 64, "speedup": 9}
+
+    def fastest(**tile):
+        with pytest.raises(SpeedError) as found:
+            plan(Recipe.parse(encoder | tile))
+        return found.value.fastest
+
+    of_tiles = [fastest(tile=(rows, rows)) for rows in (128, 64)]
+    assert fastest() == min(of_tiles) < max(of_tiles)
