@@ -276,6 +276,12 @@ def _check_columns(path: Path) -> None:
         left = _READ_ANYWAY + _READ_PER_BYTE * path.stat().st_size
         with parquet.ParquetFile(path) as file:
             _check_groups(path, file.metadata)
+            if any(_has_dictionary(schema.field(name).type) for name in nested):
+                raise MaskLearnError(
+                    f"{path} has a nested column that stores each text once",
+                    "Its size for a program that repeats the texts can't be bounded.",
+                    "Write the column without dictionaries.",
+                )
             for batch in file.iter_batches(batch_size=_ROWS, columns=nested) if nested else ():
                 left -= batch.nbytes
                 if left < 0:
@@ -284,6 +290,13 @@ def _check_columns(path: Path) -> None:
         if kind is Column.STRING:
             for _ in _parquet(path, name):
                 pass
+
+
+def _has_dictionary(kind: Any) -> bool:
+    from pyarrow import types
+
+    inside = (kind.field(i).type for i in range(kind.num_fields))
+    return types.is_dictionary(kind) or any(map(_has_dictionary, inside))
 
 
 @contextmanager

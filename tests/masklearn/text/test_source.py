@@ -205,12 +205,11 @@ def test_damaged_files_of_a_dataset(tmp_path: Path) -> None:
         read_text(f"{folder}::train")
 
 
-def repeated(path: Path, *, nested: bool = False) -> None:
-    """Writes a Parquet file that holds one text many times, stored once."""
+def repeated(path: Path, *, nested: bool = False, told: bool = False) -> None:
+    """Writes a Parquet file that holds one text many times, stored once. told: the file says so to other programs."""
     texts = pa.DictionaryArray.from_arrays(pa.array([0] * 3_000), pa.array(["a" * 2**14]))
     column = pa.ListArray.from_arrays(pa.array(range(3_001), pa.int32()), texts) if nested else texts
-    # other programs are not told that it is stored once
-    pq.write_table(pa.table({"text": column}), path, compression="zstd", store_schema=False)
+    pq.write_table(pa.table({"text": column}), path, compression="zstd", store_schema=told)
 
 
 def test_datasets_have_the_bounds_of_files(tmp_path: Path) -> None:
@@ -232,9 +231,9 @@ def test_lines_of_a_dataset_are_documents(tmp_path: Path) -> None:
         read_text(f"{folder}::train:body")
 
 
-@pytest.mark.parametrize("nested", [False, True])
-def test_data_for_other_programs_is_bounded(tmp_path: Path, nested: bool) -> None:
-    repeated(tmp_path / "a.parquet", nested=nested)
+@pytest.mark.parametrize(("nested", "told"), [(False, False), (True, False), (False, True), (True, True)])
+def test_data_for_other_programs_is_bounded(tmp_path: Path, nested: bool, told: bool) -> None:
+    repeated(tmp_path / "a.parquet", nested=nested, told=told)
     with refused():
         check_dataset("parquet", data_files={"test": str(tmp_path / "a.parquet")})
 
