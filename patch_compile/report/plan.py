@@ -93,8 +93,9 @@ def _summary(result: PlanOfModel, whole: WholeRow | None) -> Iterator[str]:
         yield tile_line(result.chosen_tile, SpeedGoal(result.asked.speedup, result.asked.budget_ms))
     yield gain_line(result.gaining, result.card)
     if whole and (other := result.other):
-        speed = times(other.speedup)
-        yield _instead(f"--kinds {other.kinds}", other.ratio, speed, other.bytes_after, result, whole)
+        speed, here = times(other.speedup), times(whole.end_to_end.speedup)
+        if (speed, other.bytes_after) != (here, result.totals.bytes_after):
+            yield _instead(f"--kinds {other.kinds}", other.ratio, speed, other.bytes_after, result, whole)
     for row in result.types:
         if row.whole and not row.planned and _fits(row, result):
             speed = predicted_times(row.whole.end_to_end)
