@@ -15,6 +15,7 @@ import patch_compile
 from masklearn.masks.kinds.base import BYTES_DENSE
 from masklearn.masks.kinds.table import TWO_FOUR
 from patch_compile.artifacts.prediction import WholeRow
+from patch_compile.errors import SpeedError
 from patch_compile.report.number_format import milliseconds, times
 from patch_compile.report.prediction import error_bar
 from tests.pages.page import ROOT
@@ -320,13 +321,16 @@ def encoders() -> list[list[str]]:
 
 @pytest.mark.parametrize("row", encoders(), ids=lambda row: " ".join(row[:3]))
 def test_the_table_of_encoders_is_predicted(row, tmp_path):
-    name, card, load, dense, *speedups = row
+    name, card, load, dense, *speedups, most = row
     config = json.loads((ROOT / "samples/configs/bert-base/config.json").read_text())
     small = {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 6}
     (tmp_path / "config.json").write_text(json.dumps(config | (small if name == "MiniLM-L6" else {})))
     batch, prompt = map(int, load.split(" × "))
     asked: dict[str, Any] = {"target": card, "batch_size": batch, "prompt_tokens": prompt}
-    for ratio, speedup in zip((0.0, 0.5), speedups, strict=False):
+    for ratio, speedup in zip((0.0, 0.5), speedups, strict=True):
         found = patch_compile.plan(tmp_path, ratio=ratio, weights="w8a8", lowering="plugin", **asked)
         whole = found.report.whole
         assert [milliseconds(whole.prefill.dense_ms), times(whole.prefill.speedup)] == [dense, speedup]
+    with pytest.raises(SpeedError) as refused:
+        patch_compile.plan(tmp_path, speedup=9, **asked)
+    assert times(whole.prefill.dense_ms / refused.value.fastest) == most
