@@ -331,6 +331,12 @@ def test_n16_tiles_leave_w8a8_out(small, tmp_path, capsys):
     assert not any(row.slabs.others for row in auto.linears) and auto.whole
 
 
+def test_kinds_that_change_nothing_are_not_said(small, capsys):
+    for weights, said in (("float16", True), ("w8a8", False)):
+        show(Result(planned_for(small, ratio=0.3, weights=weights)).sections())
+        assert ("with --kinds auto: " in capsys.readouterr().out) is said
+
+
 def test_a_speed_takes_another_ratio_with_other_weights(small, capsys):
     found = planned_for(small, speedup=1.6, weights="int8")
     rows = {row.weights: row for row in found.types}
