@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable
+from functools import partial
 from html import unescape
 from pathlib import Path
 
@@ -77,8 +78,8 @@ def of_compare(_: Path) -> Result:
     return Compared(report.model_copy(update={"builds": (first.model_copy(update=changes), *others)}))
 
 
-def of_plan(folder: Path) -> Result:
-    model = write_model(folder / "model", "llama", hidden_size=512, intermediate_size=1536)
+def of_plan(folder: Path, architecture: str = "llama") -> Result:
+    model = write_model(folder / "model", architecture, hidden_size=512, intermediate_size=1536)
     return plan(model, ratio=0.4, target="a6000")
 
 
@@ -121,6 +122,7 @@ COMMANDS: dict[str, Callable[[Path], Result]] = {
     "inspect": of_inspect,
     "learn": lambda _: LearnedMasks(answer(baselines=beside_baselines("ffn-only")), Path("out")),
     "plan": of_plan,
+    "plan-encoder-table": partial(of_plan, architecture="bert"),
     "plan-table": of_plan,
     "verify": lambda folder: Verified(verified(Out(folder, SHAPES)), Path("out")),
 }
@@ -138,7 +140,7 @@ def compare_with_golden(name: str, said: str) -> None:
 def test_a_command_prints_its_golden_file(command, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     result = COMMANDS[command](tmp_path)
-    show(result.sections(every=command == "plan-table"))
+    show(result.sections(every=command.endswith("table")))
     said = f"{result.summary()}\n{capsys.readouterr().out}".replace(str(tmp_path), "DIR")
     compare_with_golden(command, "\n".join(map(str.rstrip, said.splitlines())) + "\n")
 
