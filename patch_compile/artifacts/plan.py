@@ -50,7 +50,7 @@ class ReasonKind(StrEnum):
     LITTLE_SPARSE = (
         "little-sparse"  # with all tiles 2:4 it would be faster, with the tiles of its mask it is not
     )
-    PROMPTS = "prompts"  # prompts lose more time than decode steps gain
+    PROMPTS = "prompts"  # prompts, or whole texts, lose more time than decode steps gain
     DENSE_PRODUCT = "dense-product"  # one dense product with other linears of its input is faster
     # The next four are reasons for linears of a graph that another program exported.
     NOT_IN_GRAPH = "not-in-graph"  # no weight of the graph has its values

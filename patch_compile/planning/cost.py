@@ -77,7 +77,7 @@ class CostModel:
             return None
         if self.sparse(times) < dense:
             return Reason(kind=ReasonKind.LITTLE_SPARSE, card=card)
-        if times.prefill.slower and times.decode.sparse < times.decode.unpruned:
+        if times.prefill.slower and (self.workload.steps == 0 or times.decode.sparse < times.decode.unpruned):
             return Reason(kind=ReasonKind.PROMPTS, card=card, slower=times.prefill.slower)
         return Reason(kind=ReasonKind.SMALL_LINEAR, card=card)
 

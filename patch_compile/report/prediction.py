@@ -72,7 +72,7 @@ def reason_words(reason: Reason) -> str:
         ReasonKind.SMALL_TILES: f"no {SLAB_K}-wide slab lies in 2:4 tiles alone: tiles of {tile} are too small",
         ReasonKind.SMALL_LINEAR: f"it is too small: {on} even all 2:4 it is predicted no faster than dense",
         ReasonKind.LITTLE_SPARSE: f"too little of it is 2:4: {on} hybrid is predicted no faster than dense",
-        ReasonKind.PROMPTS: f"its prompts outweigh its decode steps, and {on} {slower} in prefill",
+        ReasonKind.PROMPTS: f"most of its time goes to prompts or texts, where {on} {slower}",
         ReasonKind.DENSE_PRODUCT: (
             f"{on} it is predicted faster in one dense product with {', '.join(reason.product)}"
         ),
@@ -147,7 +147,7 @@ def remarks(linears: Sequence[LinearRow], plan: PlanSummary) -> list[str]:
         calibration_words(calibration) if calibration else _NOT_MEASURED,
         *_slower_than_dense(linears, plan.card.name, plan.whole),
         *([_SPLIT] if "split" in lowerings else []),
-        *_slower_prefill(linears, plan.card.name),
+        *_slower_prefill(linears, plan.card.name, plan.whole),
     ]
 
 
@@ -291,8 +291,8 @@ def _slower_than_dense(linears: Sequence[LinearRow], card: str, whole: WholeRow)
         )
 
 
-def _slower_prefill(linears: Iterable[LinearRow], card: str) -> Iterator[str]:
-    """Yield the largest slowdown of each way, if the card's tensor cores make prompts slower."""
+def _slower_prefill(linears: Iterable[LinearRow], card: str, whole: WholeRow) -> Iterator[str]:
+    """Yield the largest slowdown of each way, if the card's tensor cores make prompts, or an encoder's texts, slower."""
     worst: dict[Way, Slower] = {}
     for row in linears:
         slower = row.predicted.prefill.slower if row.predicted and row.lowering == "plugin" else None
@@ -300,8 +300,9 @@ def _slower_prefill(linears: Iterable[LinearRow], card: str) -> Iterator[str]:
             worst[slower.way] = slower
     if worst:
         ways = ", ".join(_slower_words(worst[way]) for way in sorted(worst, reverse=True))
+        decodes = len(whole.phases) > 1
         yield (
-            f"prefill on {card}: {ways}: an engine holds each linear once, packed; for many tokens it is unpacked before "
-            "a dense product (the dense path), for fewer mma.sp multiplies it as it is; decode steps have to make up for "
-            "what that costs"
+            f"{'prefill ' * decodes}on {card}: {ways}: an engine holds each linear once, packed; for many tokens it is "
+            "unpacked before a dense product (the dense path), for fewer mma.sp multiplies it as it is"
+            f"{'; decode steps have to make up for what that costs' * decodes}"
         )
