@@ -22,7 +22,7 @@ _FITTED = PUBLISHED[0]  # the only row that a figure was fitted to
 _PROMPT, _GENERATED = 6, 200  # defaults of gpt-fast's generate.py, which torchao's is a copy of
 # Llama-3-8B has the sizes of LLaMA-3.1-8B.
 _MODELS = {"LLaMA-2-7B": MODELS["LLaMA-2-7B"], "Llama-3-8B": MODELS["LLaMA-3.1-8B"]}
-_BERT = {"encoder": True, "head_dim": 64, "vocabulary": 30522}
+_BERT: dict[str, Any] = {"encoder": True, "head_dim": 64, "vocabulary": 30522}
 _ENCODERS = (
     Model(name="BERT base", layers=12, hidden=768, intermediate=3072, heads=12, kv_heads=12, **_BERT),
     Model(name="BERT large", layers=24, hidden=1024, intermediate=4096, heads=16, kv_heads=16, **_BERT),

@@ -6,6 +6,7 @@ people write are compared with both.
 
 import json
 import re
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -320,7 +321,7 @@ def encoders() -> list[list[str]]:
 
 
 @pytest.mark.parametrize("row", encoders(), ids=lambda row: " ".join(row[:3]))
-def test_the_table_of_encoders_is_predicted(row, tmp_path):
+def test_the_table_of_encoders_is_predicted(row: list[str], tmp_path: Path) -> None:
     name, card, load, dense, *speedups, most = row
     config = json.loads((ROOT / "samples/configs/bert-base/config.json").read_text())
     small = {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 6}
@@ -330,7 +331,8 @@ def test_the_table_of_encoders_is_predicted(row, tmp_path):
     for ratio, speedup in zip((0.0, 0.5), speedups, strict=True):
         found = patch_compile.plan(tmp_path, ratio=ratio, weights="w8a8", lowering="plugin", **asked)
         whole = found.report.whole
+        assert whole is not None
         assert [milliseconds(whole.prefill.dense_ms), times(whole.prefill.speedup)] == [dense, speedup]
     with pytest.raises(SpeedError) as refused:
         patch_compile.plan(tmp_path, speedup=9, **asked)
-    assert times(whole.prefill.dense_ms / refused.value.fastest) == most
+    assert whole is not None and times(whole.prefill.dense_ms / refused.value.fastest) == most
