@@ -25,8 +25,8 @@ from cubin import ARCHS, Instruction, Kernel, compile_all, find_cuobjdump
 from sass import PRODUCTS, kinds_of, way_of
 
 from masklearn.masks.kinds.table import KINDS
-from patch_compile.hardware.cards import architecture_of
-from patch_compile.planning.roofline.schedule import CONFIGS, Config
+from patch_compile.hardware.cards import architecture_of, rated_cards
+from patch_compile.planning.roofline.schedule import CONFIGS, Config, blocks_on
 from patch_compile.plugin.toolchain import find_nvcc
 
 BUDGETS = Path(__file__).resolve().with_name("budgets.json")
@@ -198,12 +198,16 @@ def stalls_to_first_product(way: Sequence[Instruction]) -> int:
 
 
 def blocks_of(config: Config, registers: int, arch: int) -> int:
-    """Returns the blocks of a configuration that run on an SM: as many as fit, or as many as a stream is cut for."""
+    """Returns the blocks of a configuration that run on an SM: as many as fit, or as many as a stream is cut for.
+
+    Among the cards of an architecture, that is the one with the most SMs.
+    """
     rates = architecture_of(arch).rates
     assert rates is not None
     a_warp = -(-registers * 32 // _GRANULE) * _GRANULE
     fit = min(rates.shared[0] * 1024 // (config.shared_bytes + 1024), _REGISTERS // (a_warp * config.warps))
-    return min(fit, config.blocks_per_sm) if config.streams else fit
+    sms = max((card.sms for card in rated_cards() if card.sm == arch), default=1)
+    return min(fit, blocks_on(config, sms)) if config.streams else fit
 
 
 class Loop(NamedTuple):

@@ -18,7 +18,7 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
 from benchmarks.page_part import print_or_renew
-from masklearn.masks.kinds.table import DENSE, TWO_FOUR
+from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
 from masklearn.quant.table import FLOAT16, INT4, INT8, W8A8, WeightType
 from patch_compile.artifacts.plan import Slower, Way
 from patch_compile.artifacts.prediction import WholeRow, Workload
@@ -59,6 +59,11 @@ _TYPES = (
     "weights, its limit by bytes, and how much faster than with dense weights of the same type; then how much faster prompts"
     " and the whole workload are than with dense 16-bit weights."
 )
+_SLAB_CLOCKS = (
+    "Clocks that a slab takes an SM in the decode kernels for integers (simulated by `benchmarks/kernels/issue.py`), and "
+    "after the slash those that DRAM leaves for its bytes. Where the first number is larger, instructions limit decode, and "
+    "not the bytes."
+)
 _W8A8 = (
     "LLaMA-2-7B with `--weights w8a8` at the ratios 0, 0.25 and 0.5 (all tiles 2:4), one pass over prompts. How much "
     "faster the linears are than dense 16-bit linears, and than dense W8A8: by cuBLASLt, between kernels that round X and "
@@ -71,6 +76,7 @@ _INT8_LOOPS = (
 )
 _W8A8_PROMPTS = ((1, 2048), (16, 512))
 _PAGE_DEVICES = ("A100-80", "A6000", "RTX 4090", "H100")
+_CLOCK_DEVICES = ("A6000", "A100-80", "RTX 4090", "H100", "H200")
 _PAGE_SHAPES = ((4096, 4096), (11008, 4096))
 _PAGE_TOKENS = (1, 16, 64, 128, 512, 2048, 4096)
 
@@ -229,6 +235,22 @@ def _types_row(device: RatedCard, batch: int, weights: WeightType) -> list[str]:
     ]
 
 
+def slab_clocks_table(devices: Iterable[RatedCard]) -> str:
+    """Clocks of a slab of int8 and int4 in the loop of the decode kernel, and of its bytes at DRAM's pace."""
+    rows = (_slab_clocks_row(device, weights) for device in devices for weights in (INT8, INT4))
+    return table(["device", "weights", *(kind.name for kind in KINDS)], rows)
+
+
+def _slab_clocks_row(device: RatedCard, weights: WeightType) -> list[str]:
+    config = next(one for one in CONFIGS if one.name == f"{weights}-decode-64")
+    share = device.bandwidth / device.sms / device.clock  # bytes of DRAM for an SM and clock
+    cells = (
+        f"{simulated_clocks(device, config, kind)} / {config.slab_bytes(kind.code) / share:.0f}"
+        for kind in KINDS
+    )
+    return [device.name, str(weights), *cells]
+
+
 def w8a8_table(devices: Iterable[RatedCard]) -> str:
     """Prompts with int8 products, with three shares of 2:4 tiles."""
     header = ["device", "prompts", "ratio", "linears, ms", "over dense", "over W8A8", "over W8A8, fused"]
@@ -301,6 +323,8 @@ def markdown() -> str:
         "### Types of weights",
         _TYPES,
         types_table(devices),
+        _SLAB_CLOCKS,
+        slab_clocks_table(map(_card, _CLOCK_DEVICES)),
         "### int8 products",
         _W8A8,
         w8a8_table(devices),

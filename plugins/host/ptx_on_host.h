@@ -293,6 +293,7 @@ inline uint32_t select_bytes(uint32_t low, uint32_t high, uint32_t selector) {
   }
   return r;
 }
+inline uint32_t keep_bits(uint32_t word, uint32_t mask, uint32_t bits) { return (word & mask) | bits; }
 inline uint32_t transpose_matrix(uint32_t r) {
   host::TransposeLane lane{r, 0};
   host::Machine::get().collective(host::compute_transpose, &lane);
@@ -340,6 +341,16 @@ struct HostScalar {
 
 struct Half : HostScalar<Half> {
   static constexpr uint32_t kInfinity = 0x7c00;
+  static uint32_t multiply_add(uint32_t a, uint32_t b, uint32_t c) {
+    using host::half_word;
+    float sums[2];
+    for (int i = 0; i < 2; ++i) {
+      const double sum = double{widen(half_word(a, i))} * widen(half_word(b, i)) + widen(half_word(c, i));
+      sums[i] = static_cast<float>(sum);
+      if (sums[i] != sum) host::Machine::get().note_fault("this sum would be rounded twice");
+    }
+    return narrow(sums[0], sums[1]);
+  }
   static float widen(uint16_t v) { return host::half_table()[v]; }
   // Rounds to nearest even.  From 65520 (65504 + half a step) on the result is infinite.
   static uint16_t narrow_one(float f) {

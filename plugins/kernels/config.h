@@ -22,7 +22,7 @@ struct Config {
   int feature_warps;  // warps along the panel's rows
   int token_warps;    // warps along the tokens
   int stages;         // slots of the cp.async ring
-  int blocks_per_sm;  // number of blocks per SM that a stream is cut for
+  int blocks_per_sm;  // number of blocks per SM that a stream is cut for, if its table has room (schedule.h)
   bool gated;         // a tile is a gate's panel and the up's beside it (see epilogue.cuh)
   uint8_t kinds;      // kinds of slabs that it multiplies: the first so many of the table
   Weights weights = Weights::kSixteenBits;
@@ -69,10 +69,13 @@ inline constexpr Config kConfigs[] = {
     {"int8-gated-decode-64", Kernel::kStream, 64, 16, 4, 1, 6, 2, true, kKindCount,
      Weights::kInt8},                                                                              // 36 KiB
     {"int8-gated-mid-64", Kernel::kStream, 64, 64, 2, 2, 4, 2, true, kKindCount, Weights::kInt8},  // 48 KiB
-    {"int4-decode-64", Kernel::kStream, 64, 16, 4, 1, 8, 2, false, kKindCount, Weights::kInt4},    // 35 KiB
-    {"int4-mid-64", Kernel::kStream, 64, 64, 2, 2, 4, 2, false, kKindCount, Weights::kInt4},       // 42 KiB
-    {"int4-gated-decode-64", Kernel::kStream, 64, 16, 4, 1, 8, 2, true, kKindCount,
-     Weights::kInt4},                                                                              // 35 KiB
+    // Slabs of int4 are so small that instructions count for more than bytes.  In decode two warps take a
+    // slab, with two row blocks each, so that addresses and copies cost half as many as with four warps; four
+    // blocks on an SM have as many warps as two of four, and as many bytes in flight.
+    {"int4-decode-64", Kernel::kStream, 64, 16, 2, 1, 5, 4, false, kKindCount, Weights::kInt4},  // 21 KiB
+    {"int4-mid-64", Kernel::kStream, 64, 64, 2, 2, 4, 2, false, kKindCount, Weights::kInt4},     // 42 KiB
+    {"int4-gated-decode-64", Kernel::kStream, 64, 16, 2, 1, 5, 4, true, kKindCount,
+     Weights::kInt4},                                                                              // 21 KiB
     {"int4-gated-mid-64", Kernel::kStream, 64, 64, 2, 2, 4, 2, true, kKindCount, Weights::kInt4},  // 42 KiB
     // Slabs of w8a8 take half the room, so rings are longer.  Its products take half the time, less than a
     // copy from L2, so tile kernels have three or four slots.
@@ -157,6 +160,9 @@ struct Geometry {
   static constexpr bool kGated = kConfigs[C].gated;
   static constexpr int kKinds = kConfigs[C].kinds;
   static constexpr Weights kWeights = kConfigs[C].weights;
+  // Blocks that share an SM's registers; 0: ptxas decides, and gives decoders of integers too few.
+  static constexpr int kRegisterBlocks =
+      is_quantised(kWeights) && kWeights != Weights::kW8A8 ? kBlocksPerSm : 0;
   static constexpr int kPanels = panels_per_tile(kGated);
   static constexpr int kThreads = 32 * kFeatureWarps * kTokenWarps;
 
@@ -179,7 +185,6 @@ struct Geometry {
   static_assert(kStages >= 2 && kStageBytes == kSlabBytes + kXBytes && kSharedBytes <= kSharedMost);
   // An SM has 1 KiB more than a block may request, and each block takes 1 KiB more than it requests.
   static_assert(kBlocksPerSm == 1 || kBlocksPerSm * (kSharedBytes + 1024) <= kSharedEverywhere + 1024);
-  static_assert(kBlocksPerSm <= 2, "kMostParts");
   // Copy loops have constant trip counts, so all threads must copy the same number of chunks.  Those of a
   // slab that it does not have are predicated off, and so are those of a tile of w8a8 for fewer threads than
   // the block has.  A slot's X begins at a whole row of 128 bytes.

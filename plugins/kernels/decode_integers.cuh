@@ -86,9 +86,10 @@ class Integers {
         a[2 * k_half + 1] = IntegersOf<T>::template bytes<kByteBias, 2, 3>(word);
       }
     } else {
-      PATCH_UNROLL
-      for (int i = 0; i < 4; ++i)
-        a[i] = scales_.weights(m, i % 2, IntegersOf<T>::nibbles(words_[m][Step] >> 4 * i));
+      for_each_index<4>([&](auto index) {
+        constexpr int i = decltype(index)::value;
+        a[i] = scales_.weights(m, i % 2, IntegersOf<T>::template nibbles<i>(words_[m][Step]));
+      });
     }
   }
 

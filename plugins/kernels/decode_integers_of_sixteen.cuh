@@ -135,7 +135,7 @@ class IntegersOfSixteen {
   template <int Step>
   PATCH_DEVICE uint32_t entry(int m, int half) const {
     // Each byte: 4 bits of a mask, and the bit for the last 8 positions.
-    const uint32_t entries = (masks_[m] >> Step % 2 * 4 & 0x0f0f0f0fu) | 0x10001000u;
+    const uint32_t entries = keep_bits(masks_[m] >> Step % 2 * 4, 0x0f0f0f0fu, 0x10001000u);
     return shuffle(table_, entries >> (Step / 2 * 8 + half * 16));
   }
 

@@ -1,10 +1,11 @@
 // Turns stored integers into 16-bit values, two at a time, exactly.
 //
-//   fp16    a number n < 1024 beside the exponent of 1024 (0x6400) is 1024 + n: subtract 1024 and the bias
+//   fp16    a number n < 1024 beside the exponent of 1024 (0x6400) is 1024 + n: subtract 1024 and the bias.
+//           4 bits that are 4 places higher are 1024 + 16 n, and need no shift
 //   bf16    a number n < 128 beside that of 128 (0x4300) is 128 + n: the same for 4 bits.  A byte has one bit
 //           more: its lower 7 bits become 128 + n, and its top bit chooses what is subtracted, 128 or 256
 //
-// T has `add` and `multiply`, which round each of two values once.
+// T has `add` and `multiply`, and Half `multiply_add`, which round each of two values once.
 #pragma once
 #include "kernels/place.cuh"
 
@@ -25,9 +26,14 @@ struct IntegersOf<Half> {
     return Half::add(select_bytes(word, 0x64646464u, 0x4040 | High << 8 | Low),
                      0xe400e400u + Bias * 0x10001u);
   }
-  // The integers in the low 4 bits of each half word, less their bias.  Other bits may be anything.
+  // The integers in bits 4 I .. 4 I + 3 of each half word, less their bias.
+  template <int I>
   PATCH_DEVICE static uint32_t nibbles(uint32_t word) {
-    return Half::add((word & 0x000f000fu) | 0x64006400u, 0xe400e400u + kNibbleBias * 0x10001u);
+    const uint32_t here = word >> I / 2 * 8;
+    if constexpr (I % 2 == 0)
+      return Half::add(keep_bits(here, 0x000f000fu, 0x64006400u), 0xe400e400u + kNibbleBias * 0x10001u);
+    const uint32_t bias = 0xd400d400u + kNibbleBias * 0x100010u;  // -64 and the bias
+    return Half::multiply_add(keep_bits(here, 0x00f000f0u, 0x64006400u), 0x2c002c00u, bias);
   }
 };
 
@@ -40,8 +46,10 @@ struct IntegersOf<BFloat16> {
     // 256 differs from 128 by the bit at the place of a byte's top bit.
     return BFloat16::add(pair & 0xff7fff7fu, (pair & 0x00800080u) ^ 0xc380c380u);
   }
+  template <int I>
   PATCH_DEVICE static uint32_t nibbles(uint32_t word) {
-    return BFloat16::add((word & 0x000f000fu) | 0x43004300u, 0xc300c300u + kNibbleBias * 0x10001u);
+    return BFloat16::add(keep_bits(word >> 4 * I, 0x000f000fu, 0x43004300u),
+                         0xc300c300u + kNibbleBias * 0x10001u);
   }
 };
 

@@ -34,6 +34,12 @@ PATCH_DEVICE uint32_t select_bytes(uint32_t low, uint32_t high, uint32_t selecto
   asm("prmt.b32 %0, %1, %2, %3;\n" : "=r"(r) : "r"(low), "r"(high), "r"(selector));
   return r;
 }
+// (word & mask) | bits, which is one instruction.
+PATCH_DEVICE uint32_t keep_bits(uint32_t word, uint32_t mask, uint32_t bits) {
+  uint32_t r;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;\n" : "=r"(r) : "r"(word), "r"(mask), "r"(bits));
+  return r;
+}
 
 PATCH_DEVICE uint32_t shared_address(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
@@ -292,6 +298,12 @@ struct Half {
   PATCH_DEVICE static uint32_t multiply(uint32_t a, uint32_t b) {
     uint32_t r;
     asm("mul.rn.f16x2 %0, %1, %2;\n" : "=r"(r) : "r"(a), "r"(b));
+    return r;
+  }
+  // a * b + c, rounded once.
+  PATCH_DEVICE static uint32_t multiply_add(uint32_t a, uint32_t b, uint32_t c) {
+    uint32_t r;
+    asm("fma.rn.f16x2 %0, %1, %2, %3;\n" : "=r"(r) : "r"(a), "r"(b), "r"(c));
     return r;
   }
   PATCH_DEVICE static void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {

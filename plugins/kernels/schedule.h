@@ -53,7 +53,7 @@ constexpr bool parts_are_wide_enough(Weights weights) {
 }
 static_assert(parts_are_wide_enough(Weights::kSixteenBits) && parts_are_wide_enough(Weights::kInt8) &&
               parts_are_wide_enough(Weights::kW8A8) && parts_are_wide_enough(Weights::kInt4));
-inline constexpr int kMostParts = 2 * kMaxSms;        // two blocks on each SM
+inline constexpr int kMostParts = 459;                // as many as a table has room for (parts.h)
 inline constexpr int64_t kMostTiles = (1 << 26) - 1;  // of a stream: the table of parts has 26 bits for them
 
 // Time in which a 64x64 block of W comes from DRAM at an SM's share of the bandwidth, in units of one token
@@ -97,11 +97,18 @@ inline size_t partial_bytes(const Config& c, int parts) {
 }
 inline constexpr size_t kCounterBytes = sizeof(int32_t) * kMostParts;
 
-inline int max_parts(const Problem& p, const Config& c, int sms) {
+// Returns the blocks of a stream on each SM of a device: fewer than the configuration has where the table of
+// parts has no room for them.  sms: at most kMaxSms.
+inline int blocks_on(const Config& c, int sms) { return std::min(c.blocks_per_sm, kMostParts / sms); }
+// Parts of a stream: at most `fill`, and none of them short.
+inline int parts_within(const Problem& p, const Config& c, int64_t fill) {
   if (c.kernel != Kernel::kStream) return 1;
-  const int64_t fill = static_cast<int64_t>(c.blocks_per_sm) * std::clamp(sms, 1, kMaxSms);
   const int64_t deep = total_cost(p, c) / (kMinSlabsPerPart * dense_cost(c.weights));
   return static_cast<int>(std::clamp<int64_t>(std::min(fill, deep), 1, INT32_MAX));
+}
+inline int max_parts(const Problem& p, const Config& c, int sms) {
+  const int used = std::clamp(sms, 1, kMaxSms);
+  return parts_within(p, c, int64_t{blocks_on(c, used)} * used);
 }
 
 // Bytes of rounded X and its scales, which lie in the workspace before the partial sums.
@@ -115,7 +122,9 @@ inline size_t rounded_bytes(const Problem& p) {
 inline size_t workspace_bound(const Problem& p) {
   size_t bound = 0;
   for (const Config& c : kConfigs)
-    if (fits(c, p)) bound = std::max(bound, partial_bytes(c, max_parts(p, c, kMaxSms)));
+    if (fits(c, p))
+      bound = std::max(bound,
+                       partial_bytes(c, parts_within(p, c, std::min(c.blocks_per_sm * kMaxSms, kMostParts))));
   return rounded_bytes(p) + bound;
 }
 
@@ -216,7 +225,10 @@ inline Cost predicted_cost(const Problem& p, const Config& c, int parts, const D
     return overlapped(Cost{ceil_div(tiles, sms)} * (turns / panel_count(p) + kFillTurns * turn), dram);
   const Cost ends = Cost{tiles} * kTileCost * turn / dense_cost(c.weights);
   const Cost work = Cost{token_tiles(p, c)} * turns + ends;
-  const Cost multiply = (work + busy - 1) / busy + kFillTurns * turn;
+  // An SM reaches its rate only with all blocks that it is cut for.
+  const int64_t blocks = blocks_on(c, static_cast<int>(std::min<int64_t>(sms, kMaxSms)));
+  const int64_t slots = std::min<int64_t>(parts, blocks * sms);
+  const Cost multiply = (work * blocks + slots - 1) / slots + kFillTurns * turn;
   // The block that ends last reads the sums of all blocks that share its tile.
   const int64_t shared = std::min<int64_t>(parts, ceil_div(parts, tile_count(p, c)) + 1);
   const int64_t sums = shared * sums_per_tile(c);

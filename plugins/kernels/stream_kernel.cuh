@@ -139,7 +139,7 @@ PATCH_DEVICE bool add_up(Sums<G>& sums, const LinearArguments& a, int first, int
 
 // Grid: x = parts.
 template <class T, int C>
-PATCH_KERNEL(Geometry<C>::kThreads)
+PATCH_KERNEL_OF(Geometry<C>::kThreads, Geometry<C>::kRegisterBlocks)
 patch_stream(const StreamArguments s) {
   using G = Geometry<C>;
   PATCH_SHARED(shared);

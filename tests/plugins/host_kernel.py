@@ -241,7 +241,7 @@ class HostKernel:
     def parts(self, packed: Packed, tokens: int, launch: Launch) -> int:
         """Number of parts of the launch: one for a tile kernel; no part is narrower than a dense slab.
 
-        A table holds 384.
+        A table holds 459.
         """
         config = list(self.configs().values())[launch.config]
         panels, tiles = (
@@ -250,7 +250,7 @@ class HostKernel:
         )  # panels and tiles of Y
         costs = slab_costs(packed.weights)
         total = tiles * (4 * panels + int(np.dot(costs, packed.counts)))
-        return max(1, min(launch.parts, total // costs[0], 384)) if config.streams else 1
+        return max(1, min(launch.parts, total // costs[0], 459)) if config.streams else 1
 
     def index(self, packed: Packed, config: int) -> NDArray[np.int32]:
         """The index as a kernel takes it."""

@@ -164,6 +164,22 @@ def _population(state: State, match: Match, operands: Operands) -> Step:
     return compute(state, operands[0], "u32", lambda: np.bitwise_count(a).astype(np.uint32))
 
 
+@ARITHMETIC.define(r"lop3\.b32")
+def _three_bits(state: State, match: Match, operands: Operands) -> Step:
+    """Bit 4 a + 2 b + c of the last operand, a constant, is the result for the bits a, b, c."""
+    a, b, c = (state.source(operand, "b32") for operand in operands[1:4])
+    table = int(str(operands[4]), 0)
+
+    def combined() -> Array:
+        out = np.zeros(len(a), np.uint32)
+        for row in range(8):
+            if table >> row & 1:
+                out |= (a if row & 4 else ~a) & (b if row & 2 else ~b) & (c if row & 1 else ~c)
+        return out
+
+    return compute(state, operands[0], "b32", combined)
+
+
 @ARITHMETIC.define(r"prmt\.b32")
 def _permute(state: State, match: Match, operands: Operands) -> Step:
     """Byte i is the byte of {b, a} that nibble i of c names, or its replicated sign when the nibble's top bit is set."""

@@ -163,7 +163,7 @@ def _float_to_16_bits(state: State, match: Match, operands: Operands) -> Step:
     return compute(state, operands[0], "b32", packed)
 
 
-@FLOATS.define(r"(add|mul)(?:\.rn)?\.f16x2|fma\.rn\.(bf16)x2")
+@FLOATS.define(r"(add|mul)(?:\.rn)?\.f16x2|fma\.rn\.(bf16|f16)x2")
 def _pairs(state: State, match: Match, operands: Operands) -> Step:
     """Two results of 16 bits, each rounded once; subnormal numbers are kept."""
     kind = match[2] or "f16"

@@ -18,7 +18,7 @@ from tests.ptx.test_kernels import ASM
 pytestmark = pytest.mark.skipif(NO_CODE, reason=WHY_NO_CODE)
 
 # What the decoders are made of, besides the kernels' other asm.
-CONVERSIONS = re.compile(r"prmt|add\.rn\.f16x2|mul\.rn\.f16x2|fma\.rn\.bf16x2|shfl")
+CONVERSIONS = re.compile(r"prmt|lop3|fma\.rn\.f16x2|add\.rn\.f16x2|mul\.rn\.f16x2|fma\.rn\.bf16x2|shfl")
 # `make mutate` runs the others.
 OFTEN = {("int4-decode-64", 1), ("int4-mid-64", 1)}
 

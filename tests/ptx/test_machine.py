@@ -124,6 +124,11 @@ def test_integers_of_other_forms() -> None:
     assert got.tolist() == [x & 0xFFFF | y & 0xFFFF0000 for x, y in zip(u.tolist(), w.tolist(), strict=True)]
     got = apply("prmt.b32", "b32", [("b32", u), ("b32", w), ("b32", "0xBBBB")])
     assert got.tolist() == [2**32 - 1 if x >> 31 else 0 for x in u.tolist()]
+    v = c.view(np.uint32)
+    got = apply("lop3.b32", "b32", [("b32", u), ("b32", w), ("b32", v), ("b32", "0xea")])
+    assert got.tolist() == (u & w | v).tolist()
+    got = apply("lop3.b32", "b32", [("b32", u), ("b32", w), ("b32", v), ("b32", "0xca")])
+    assert got.tolist() == (u & w | ~u & v).tolist()
     assert apply("cvt.s64.s32", "s64", [("s32", a)]).tolist() == ints[0]
     assert apply("cvt.u64.u32", "u64", [("u32", u)]).tolist() == u.tolist()
     wide = integers("s64", 7)

@@ -23,7 +23,7 @@ PATCH_KINDS = len(ALWAYS)
 _TILE_COST = 4  # plugins/kernels/work.h
 _UNIT_BYTES = 8  # kUnitBytes of plugins/kernels/kinds.h
 _TWO_FOUR = TWO_FOUR.code
-_MAX_SMS, _MIN_SLABS_PER_PART = 192, 2
+_MAX_SMS, _MIN_SLABS_PER_PART, _MOST_PARTS = 192, 2, 459
 _L2_TOKENS, _TURN_TOKENS, _UNPACK_CLOCKS, _FILL_TURNS, _ADD_UP, _SUMS_PER_UNIT = 64, 8, 90, 3, 300, 700
 _TILES_PER_GROUP, _MAX_TOKEN_TILES, _BLOCK_BYTES, _BYTE_RATE = 8, 64, 64 * 64 * 2, 2
 _LINE = re.compile(
@@ -194,11 +194,16 @@ def limits_of(card: RatedCard) -> DeviceLimits:
     return DeviceLimits(card.sms, card.rates.shared[1] << 10, card.l2 << 20, int(block), fma)
 
 
+def blocks_on(config: Config, sms: int) -> int:
+    """`blocks_on` of schedule.h: blocks of a stream on each SM of a card, for which its table of parts has room."""
+    return min(config.blocks_per_sm, _MOST_PARTS // min(max(sms, 1), _MAX_SMS))
+
+
 def _max_parts(problem: Problem, config: Config, sms: int) -> int:
     """`max_parts` of schedule.h."""
     if not config.streams:
         return 1
-    fill = config.blocks_per_sm * min(max(sms, 1), _MAX_SMS)
+    fill = blocks_on(config, sms) * min(max(sms, 1), _MAX_SMS)
     deep = problem.total_cost(config) // (_MIN_SLABS_PER_PART * slab_cost(DENSE.code, problem.weights))
     return max(1, min(fill, deep))
 
@@ -261,7 +266,9 @@ def _predicted_cost(problem: Problem, config: Config, parts: int, device: Device
     if not config.streams:
         return _overlapped(_ceil_div(tiles, sms) * (turns // problem.panels + _FILL_TURNS * turn), dram)
     ends = tiles * _TILE_COST * turn // slab_cost(DENSE.code, problem.weights)
-    multiply = _ceil_div(problem.token_tiles(config) * turns + ends, busy) + _FILL_TURNS * turn
+    blocks = blocks_on(config, sms)
+    slots = min(parts, blocks * sms)
+    multiply = _ceil_div((problem.token_tiles(config) * turns + ends) * blocks, slots) + _FILL_TURNS * turn
     shared = min(parts, _ceil_div(parts, tiles) + 1)
     sums = shared * config.tokens * config.panel_rows
     return _overlapped(multiply, dram) + (_ADD_UP + sums // _SUMS_PER_UNIT if parts > 1 else 0)

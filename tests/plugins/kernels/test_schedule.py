@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from masklearn.masks.kinds.table import KINDS
-from tests.oracles.integer_packing import W8A8
+from tests.oracles.integer_packing import INT4, W8A8
 from tests.plugins.configs import CONFIGS
 from tests.plugins.host_kernel import COMPILER, Arguments, Device, SlabCounts, problem_of
 
@@ -19,6 +19,7 @@ DEVICES = (
     A6000, A100, H100, RTX_4090, Device(20, 99 << 10, 2 << 20, 150, 512), Device(46, 99 << 10, 4 << 20, 150, 512),
     Device(188, 99 << 10, 128 << 20, 300, 512), Device(400, 227 << 10, 200 << 20, 100, 1270),
 )  # fmt: skip
+MOST_PARTS = 459  # of a table
 SHAPES = (
     (4096, 4096),
     (11008, 4096),
@@ -71,7 +72,7 @@ def test_workspace_bound_covers_every_smaller_shape(kernel, packing, share, weig
                         assert config in configs and shared[config] <= device.shared_bytes
                         rounded = tokens * (-(-shape[1] // 64) * 64 + 4) if weights else 0
                         assert rounded + kernel.lib.patch_host_partial_bytes(config, parts) <= bound
-                        assert 1 <= parts <= 2 * 192  # counters
+                        assert 1 <= parts <= MOST_PARTS  # counters
 
 
 def test_the_workspace_does_not_grow_with_the_tokens(kernel):
@@ -108,6 +109,19 @@ def test_a_last_wave_that_would_idle_is_cut(kernel):
     """512 tokens by 4096 rows are 128 tiles; 108 SMs would take two turns for 1.2 turns' work."""
     config, parts = kernel.schedule(problem(512, (4096, 4096), 128), A100)
     assert list(kernel.configs())[config] == "broad-128" and parts == 108
+
+
+@pytest.mark.parametrize(("sms", "blocks"), [(84, 4), (108, 4), (132, 3), (188, 2), (400, 2)])
+def test_every_sm_gets_the_blocks_that_fit(kernel, sms, blocks):
+    """int4 has four blocks on an SM where a table has room for their parts; fewer would leave warps too few to hide."""
+    device = Device(sms, 99 << 10, 40 << 20, 153, 1024)
+    for shape in ((4096, 4096), (11008, 4096)):
+        count = shape[0] // 64 * shape[1] // 64
+        asked = problem_of(1, shape, 64, (count // 5, count - count // 5), False, INT4)
+        config, parts = kernel.schedule(asked, device)
+        assert list(kernel.configs())[config] == "int4-decode-64"
+        assert parts == blocks * min(sms, 192) <= MOST_PARTS
+        assert kernel.lib.patch_host_partial_bytes(config, parts) <= kernel.workspace_bound(asked)
 
 
 def test_small_l2_walks_token_tiles_together(kernel):
@@ -195,7 +209,7 @@ def test_parts_partition_the_slabs_equally(kernel, tiles):
         config = DECODE if len(panels[0]) == 2 else ALL_DECODE
         units, total = starts_of(panels, tiles)
         for parts in {1, 2, 3, 5, max(1, total // 40), max(1, total // 16)}:
-            if parts > min(384, max(1, total // 16)):
+            if parts > min(MOST_PARTS, max(1, total // 16)):
                 continue
             index, columns = index_of(panels, rng)
             table = kernel.table(stream_of(panels, tiles, parts, index), config)
@@ -245,9 +259,11 @@ def test_table_words_hold_the_largest_numbers(kernel):
     table = kernel.table(stream_of([(1 << 19, 0)], 1, 2, index), DECODE)
     assert kernel.part(table, 1) == (0, 1 << 18, last)
     many = (1 << 26) - 1
-    table = kernel.table(stream_of([(1, 0)], many, 384, np.array([0, 1, 0, 0, last], np.int32)), DECODE)
-    assert kernel.part(table, 384) == (many, 0, 0)
-    assert kernel.part(table, 383)[0] == -(-383 * many // 384)
+    one = np.array([0, 1, 0, 0, last], np.int32)
+    table = kernel.table(stream_of([(1, 0)], many, MOST_PARTS, one), DECODE)
+    assert kernel.part(table, MOST_PARTS) == (many, 0, 0)
+    before = MOST_PARTS - 1
+    assert kernel.part(table, before)[0] == -(-before * many // MOST_PARTS)
 
 
 def test_streams_beyond_their_table_are_skipped(kernel):
