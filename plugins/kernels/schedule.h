@@ -225,11 +225,11 @@ inline Cost predicted_cost(const Problem& p, const Config& c, int parts, const D
     return overlapped(Cost{ceil_div(tiles, sms)} * (turns / panel_count(p) + kFillTurns * turn), dram);
   const Cost ends = Cost{tiles} * kTileCost * turn / dense_cost(c.weights);
   const Cost work = Cost{token_tiles(p, c)} * turns + ends;
-  // With few tokens an SM reaches its rate only with all blocks that it is cut for.  Loops with more products
-  // have fewer waits to hide.
-  const int64_t blocks = c.tokens > 16 ? 1 : blocks_on(c, static_cast<int>(std::min<int64_t>(sms, kMaxSms)));
-  const int64_t slots = std::min<int64_t>(parts, blocks * sms);
-  const Cost multiply = (work * blocks + slots - 1) / slots + kFillTurns * turn;
+  // With few tokens an SM reaches its rate only with as many blocks as the problem has for it.  Loops with
+  // more products have fewer waits to hide.
+  const int64_t all = c.tokens > 16 ? parts : std::max(parts, max_parts(p, c, device.sms));
+  const Cost slots = Cost{std::min(all, sms)} * parts;
+  const Cost multiply = (work * all + slots - 1) / slots + kFillTurns * turn;
   // The block that ends last reads the sums of all blocks that share its tile.
   const int64_t shared = std::min<int64_t>(parts, ceil_div(parts, tile_count(p, c)) + 1);
   const int64_t sums = shared * sums_per_tile(c);

@@ -266,9 +266,9 @@ def _predicted_cost(problem: Problem, config: Config, parts: int, device: Device
     if not config.streams:
         return _overlapped(_ceil_div(tiles, sms) * (turns // problem.panels + _FILL_TURNS * turn), dram)
     ends = tiles * _TILE_COST * turn // slab_cost(DENSE.code, problem.weights)
-    blocks = 1 if config.tokens > 16 else blocks_on(config, sms)
-    slots = min(parts, blocks * sms)
-    multiply = _ceil_div((problem.token_tiles(config) * turns + ends) * blocks, slots) + _FILL_TURNS * turn
+    whole = parts if config.tokens > 16 else max(parts, _max_parts(problem, config, sms))
+    slots = min(whole, sms) * parts
+    multiply = _ceil_div((problem.token_tiles(config) * turns + ends) * whole, slots) + _FILL_TURNS * turn
     shared = min(parts, _ceil_div(parts, tiles) + 1)
     sums = shared * config.tokens * config.panel_rows
     return _overlapped(multiply, dram) + (_ADD_UP + sums // _SUMS_PER_UNIT if parts > 1 else 0)
