@@ -171,7 +171,7 @@ class Home:
 
     def _tidy(self) -> None:
         """Take links and the user's files out of OUT again."""
-        for place in self.planted:
+        for place in filter(os.path.lexists, self.planted):
             remove(place)
         gone = {str(place.relative_to(self.path)) for place in self.planted}
         self.theirs = {one for one in self.theirs if not gone & {one, *map(str, Path(one).parents)}}

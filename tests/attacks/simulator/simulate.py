@@ -30,7 +30,7 @@ from tests.attacks.attack import Attack
 from tests.attacks.faults.runs import Run, Runner, runner
 from tests.attacks.faults.scenario import differences, snapshot
 from tests.attacks.faults.sweep import of_words
-from tests.attacks.simulator.home import Entry, Home
+from tests.attacks.simulator.home import PUBLISHED, Entry, Home
 from tests.attacks.simulator.steps import ADDING, BUILDERS, READING, Command, Drawer
 from tests.cli.poison import MARKS, marked
 
@@ -202,7 +202,7 @@ class Simulator:
     def _of_alone(self, command: Command, prior: str | None) -> tuple[str, int, Path]:
         """Returns key, exit code and OUT of a command in an empty place. prior: the key of the OUT that it adds to."""
         work, out = self.home.work, command.out
-        names = {"model", "text.txt"} if command.adds else set[str]()
+        names = {"model", PUBLISHED, "text.txt"} if command.adds else set[str]()
         names |= {
             word for word in command.words[1:] if word not in (out, f"./{out}") and (work / word).exists()
         }
