@@ -69,8 +69,7 @@ DROPPED = "dropped blocks"
 # Rows by their method: the name in the legend, outline, number of the colour, and the line between a series' points.
 SERIES = {
     "dense": ("dense", "cross", 6, ""),
-    # Not int4 to nearest: nobody would use it, as GPTQ loses far less.
-    "dense, int8, to nearest": ("dense int8, rounded to nearest", "hourglass", 6, ""),
+    # Not rounded to nearest: nobody would use int4 so, as GPTQ loses far less, and int8 loses as much by GPTQ.
     "dense, int8": ("dense int8 and int4, by GPTQ", "lozenge", 6, "6 3"),
     "dense, int4": ("dense int8 and int4, by GPTQ", "lozenge", 6, "6 3"),
     "dense, w8a8": ("dense W8A8", "hexagon", 6, ""),
@@ -94,7 +93,6 @@ SERIES = {
 _LABELLED = "oneshot, no repair"
 _OUTLINES = MARKERS | {
     "bow tie": "M-5.6 -6L5.6 6V-6L-5.6 6Z",
-    "hourglass": "M-6 -6.4H6L-6 6.4H6Z",
     "lozenge": "M0 -8L4.6 0L0 8L-4.6 0Z",
     "hexagon": "M-6.6 0L-3.3 -5.7H3.3L6.6 0L3.3 5.7H-3.3Z",
     "bar": "M-7 -2.6H7V2.6H-7Z",
