@@ -149,7 +149,7 @@ class Home:
     def _keep(self, name: str) -> None:
         """Put a file of the user at a path where nothing is."""
         place = self.work / name
-        if place.parent.exists() and not os.path.lexists(place):
+        if place.parent.is_dir() and not os.path.lexists(place):
             place.write_text(_PRECIOUS)
             self.planted.append(place)
             self.theirs.add(f"work/{name}")
