@@ -1,4 +1,4 @@
-"""Rows as run.py would write them on an A6000 that behaves as `TRUE` says."""
+"""Rows as run.py would write them on an A100 that behaves as `TRUE` says."""
 
 import importlib
 import json
@@ -13,10 +13,11 @@ from tests.plugins.host_kernel import BENCH
 assert BENCH.is_dir()  # host_kernel has put it on the path
 fit, problems, products, sweep = map(importlib.import_module, ("fit", "problems", "products", "sweep"))
 
-A6000 = PlanCard(card_named("A6000"))
+CARD = PlanCard(card_named("A100-80"))
 TRUE = replace(ASSUMED, bandwidth=0.8, tensor=0.7, launch=2.0)
 ABOUT = {
-    "gpu": "NVIDIA RTX A6000", "capability": [8, 6], "driver": "580.1", "torch": "2.11", "cuda": "13.0", "kernels": "0a1b",
+    "gpu": "NVIDIA A100-SXM4-80GB", "capability": [8, 0], "driver": "580.1", "torch": "2.11", "cuda": "13.0",
+    "kernels": "0a1b",
 }  # fmt: skip
 
 
@@ -35,24 +36,24 @@ def product_rows(true=TRUE):
             schedule = {}
             for share in products.SHARES:
                 made = fit.Linear(*shape, share, problems.panel_rows(shape))
-                chosen = fit.predict(A6000.rated, made, tokens, None, true)
+                chosen = fit.predict(CARD.rated, made, tokens, None, true)
                 schedule[str(share)] = [chosen.config, chosen.parts]
             key = {"shape": list(shape), "tokens": tokens, "type": "float16"}
             row = {"stage": "products", "key": key, "schedule": schedule}
-            dense, *hybrid = (time / 1e6 for time in fit.predicted_times(row, A6000, true))
+            dense, *hybrid = (time / 1e6 for time in fit.predicted_times(row, CARD, true))
             yield row | {"cublas": dense, "hybrid": dict(zip(schedule, hybrid, strict=True))}
 
 
 def sweep_rows(true=TRUE):
     """The rates, and the sweep with the number of parts that the plugin chooses for each configuration."""
-    rates = {"copies": 6.0e11, "reads": 6.5e11, "flops": 1.2e14, "sms": A6000.rated.sms, "l2": 6 << 20}
+    rates = {"copies": 1.5e12, "reads": 1.7e12, "flops": 2.5e14, "sms": CARD.rated.sms, "l2": 40 << 20}
     yield {"stage": "rates", "key": {}} | rates
     for number, config in enumerate(fit.CONFIGS):
         if config.gated or (config.kinds > 2 and not config.weights.quantised):
             continue
         for shape, share, tokens in product(sweep.SHAPES, sweep.SHARES, sweep.TOKENS):
             made = fit.Linear(*shape, share, config.panel_rows, weights=config.weights)
-            found, problem = fit.predict(A6000.rated, made, tokens, number, true), made.problem(tokens)
+            found, problem = fit.predict(CARD.rated, made, tokens, number, true), made.problem(tokens)
             key = {"shape": list(shape), "share": share, "tokens": tokens, "config": config.name}
             row = {"stage": "sweep", "key": key | {"parts": found.parts}, "seconds": found.microseconds / 1e6}
             row |= {"chosen": True, "beyond": False, "slabs": problem.slabs[:2], "panels": problem.panels}

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.page_part import renewed
 from patch_compile.planning.roofline.assumptions import ASSUMED
 from tests.benchmarks.kernels.synthetic_rows import (
-    A6000,
+    CARD,
     decoder_rows,
     fit,
     product_rows,
@@ -50,15 +50,15 @@ def test_without_rows_the_page_says_so(tmp_path, monkeypatch):
 
 def test_every_stage_has_its_prediction(keep):
     rows = list(product_rows())
-    keep(rows, sweep_rows(), decoder_rows(), clock=1e3 * A6000.rated.clock)
+    keep(rows, sweep_rows(), decoder_rows(), clock=1e3 * CARD.rated.clock)
     part = measured_page.markdown()
-    assert part.startswith("### NVIDIA RTX A6000\n\nMeasured on 20")
-    assert "SM clock 1800 MHz, kernels 0a1b. The GPU copies 600 GB/s, reads 650 GB/s" in part
+    assert part.startswith("### NVIDIA A100-SXM4-80GB\n\nMeasured on 20")
+    assert "SM clock 1410 MHz, kernels 0a1b. The GPU copies 1500 GB/s, reads 1700 GB/s" in part
     assert re.search(
         r"miss 189 times of products by \d+% \(median\), and by 0% with bandwidth 0\.80.* turn 1\.0\d\.", part
     )
     row = next(row for row in rows if row["key"]["shape"] == [4096, 4096] and row["key"]["tokens"] == 16)
-    dense = fit.predicted_times(row, A6000, ASSUMED)[0]
+    dense = fit.predicted_times(row, CARD, ASSUMED)[0]
     assert cells(part, "4096×4096", "16")[0] == f"{dense:.1f} / {1e6 * row['cublas']:.1f}"
     assert len(cells(part, "4096×4096", "16")) == 7  # and six shares
     simulated, _, limit, measured, ratio, *_ = cells(part, "int4-decode-64", "2:4")
@@ -71,7 +71,7 @@ def test_every_stage_has_its_prediction(keep):
 def test_the_predicted_decoder_is_the_planners(keep):
     keep(decoder_rows())
     part = measured_page.markdown()
-    times = measured_page.predict_model(A6000.rated, measured_page.MODELS["LLaMA-2-7B"], 0.35).times
+    times = measured_page.predict_model(CARD.rated, measured_page.MODELS["LLaMA-2-7B"], 0.35).times
     step = times.decode.planned_ms / 127
     assert f"| hybrid, ratio 0.35 | {times.prefill.planned_ms:.2f} / 160.00 | {step:.3f} / 16.000 |" in part
     assert "The rows do not calibrate the card" in part and "Products" not in part and "a slab" not in part
