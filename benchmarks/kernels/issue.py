@@ -200,7 +200,7 @@ def stalls_to_first_product(way: Sequence[Instruction]) -> int:
 def blocks_of(config: Config, registers: int, arch: int) -> int:
     """Returns the blocks of a configuration that run on an SM: as many as fit, or as many as a stream is cut for.
 
-    Among the cards of an architecture, that is the one with the most SMs.
+    A stream is cut for the card of the architecture that has the most SMs.
     """
     rates = architecture_of(arch).rates
     assert rates is not None
