@@ -38,6 +38,8 @@ HOST_FLAGS: tuple[str, ...] = (
 # Libraries of different sources are loaded side by side. By this, GCC gives each its own tables of kinds and configurations.
 HOST_FLAGS += ("-fno-gnu-unique",) if COMPILER and Path(COMPILER).name.startswith("g") else ()
 
+MOST_PARTS = 459  # of a stream, which its table has room for
+
 
 # Bits of the configurations of a library: a compiler takes half a minute for the configurations of 16-bit weights.
 _SIXTEEN_BITS, _INTEGERS = "PATCH_HOST_CONFIGS=0x0001ffff", "PATCH_HOST_CONFIGS=0x01fe0000"
@@ -241,7 +243,7 @@ class HostKernel:
     def parts(self, packed: Packed, tokens: int, launch: Launch) -> int:
         """Number of parts of the launch: one for a tile kernel; no part is narrower than a dense slab.
 
-        A table holds 459.
+        A table holds `MOST_PARTS`.
         """
         config = list(self.configs().values())[launch.config]
         panels, tiles = (
@@ -250,7 +252,7 @@ class HostKernel:
         )  # panels and tiles of Y
         costs = slab_costs(packed.weights)
         total = tiles * (4 * panels + int(np.dot(costs, packed.counts)))
-        return max(1, min(launch.parts, total // costs[0], 459)) if config.streams else 1
+        return max(1, min(launch.parts, total // costs[0], MOST_PARTS)) if config.streams else 1
 
     def index(self, packed: Packed, config: int) -> NDArray[np.int32]:
         """The index as a kernel takes it."""

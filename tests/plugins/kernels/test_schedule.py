@@ -8,7 +8,7 @@ import pytest
 from masklearn.masks.kinds.table import KINDS
 from tests.oracles.integer_packing import INT4, W8A8
 from tests.plugins.configs import CONFIGS
-from tests.plugins.host_kernel import COMPILER, Arguments, Device, SlabCounts, problem_of
+from tests.plugins.host_kernel import COMPILER, MOST_PARTS, Arguments, Device, SlabCounts, problem_of
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the host emulation")
 
@@ -19,7 +19,6 @@ DEVICES = (
     A6000, A100, H100, RTX_4090, Device(20, 99 << 10, 2 << 20, 150, 512), Device(46, 99 << 10, 4 << 20, 150, 512),
     Device(188, 99 << 10, 128 << 20, 300, 512), Device(400, 227 << 10, 200 << 20, 100, 1270),
 )  # fmt: skip
-MOST_PARTS = 459  # of a table
 SHAPES = (
     (4096, 4096),
     (11008, 4096),
