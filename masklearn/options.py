@@ -69,7 +69,7 @@ class LearnOptions:
     kinds: Annotated[str, _learning(
         "Tile formats to choose from. 2:4 speeds up prompts and decoding. 8:16, 10:16 and 12:16 (that many of 16 weights "
         "stay) lose less quality at the same size but speed up decoding only. auto picks the formats with the least "
-        "loss. Also a list (8:16,12:16), or PATTERN=LIST,….", "KINDS", unset="2:4; auto for a speed",
+        "loss. Also a list (8:16,12:16), or PATTERN=LIST,….", "KINDS", unset="auto or 2:4, by predicted speed; else 2:4",
         check=parse_kinds)] = "2:4"
     weights: Annotated[str | None, _learning(
         "Type of the linears' weights: float16, bfloat16, int8 (a scale a row), int4 (a scale a row and 64 "
@@ -103,7 +103,7 @@ class LearnOptions:
         gt=0.0, le=1.0)] = 0.01
     permute: Annotated[bool, _learning(
         "Reorder the hidden channels of feed-forward parts first, so that channels that are cheap to prune share tiles. The "
-        "model computes the same.", unset="no-permute")] = False
+        "model computes the same.", unset="permute for a decoder by oneshot")] = False
     repair: Annotated[Repair | None, _repair(
         "distill trains the surviving weights to predict what the dense model predicts.",
         unset=f"distill; none for {_UNREPAIRED}")] = None

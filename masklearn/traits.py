@@ -66,7 +66,8 @@ class MethodTraits:
     name: value of `method`; summary: one line for lists; needs: things that it needs from the model besides weights;
     criteria: criteria that it can rank tiles by, its default first, () if it has its own; unit: unit of the scores of its
     own criterion, in words; solves: True if it chooses patterns and solves the surviving weights after the tiles are
-    chosen; repair: repair if the recipe does not say otherwise; only_two_four: True if it learns no other kind of tile.
+    chosen; repair: repair if the recipe does not say otherwise; permutes: True if a build with it reorders hidden channels
+    unless told otherwise; only_two_four: True if it learns no other kind of tile.
     """
 
     name: ClassVar[str]
@@ -76,6 +77,7 @@ class MethodTraits:
     unit: ClassVar[str] = ""
     solves: ClassVar[bool] = False
     repair: ClassVar[Repair] = Repair.NONE
+    permutes: ClassVar[bool] = False
     only_two_four: ClassVar[bool] = False
 
     @classmethod

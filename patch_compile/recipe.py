@@ -89,6 +89,20 @@ class Recipe(LearnSettings, BuildOptions):
         return dict.fromkeys(left - {"tile"}, AUTO)
 
     @property
+    def leaves_kinds_open(self) -> bool:
+        """True if the user named no kinds of tiles, and the method learns more of them than 2:4."""
+        return "kinds" not in self.model_fields_set and not self.traits.only_two_four
+
+    @property
+    def leaves_order_open(self) -> bool:
+        """True if the user did not say whether hidden channels are reordered, and the method gains by it.
+
+        Tiles of whole rows hold all channels of a linear in any order.
+        """
+        whole = self.tile_size[1] == WHOLE
+        return "permute" not in self.model_fields_set and self.traits.permutes and not whole
+
+    @property
     def tile_size(self) -> tuple[int, int]:
         """Rows and columns of a tile; the default while the size is still to be chosen."""
         return self.tile or DEFAULT_TILE

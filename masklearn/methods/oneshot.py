@@ -22,6 +22,7 @@ class OneShot(SparseGpt):
     summary = "ranks tiles by the loss they cost, solves the weights by ALPS, then repairs them"
     criteria = (Criterion.FISHER, Criterion.RELATIVE, Criterion.RAW, Criterion.MAGNITUDE, Criterion.RANDOM)
     repair = Repair.DISTILL
+    permutes = True
 
     @property
     def solver(self) -> Solver:

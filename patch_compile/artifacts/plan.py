@@ -293,6 +293,18 @@ class ChosenTile(Record):
     other_ratio: float | None
 
 
+class ChosenKinds(Record):
+    """Kinds of tiles that were chosen for a ratio, with predicted speed-ups of the whole workload, end to end.
+
+    kinds, other: values of `--kinds`, the chosen and the other.
+    """
+
+    kinds: str
+    speedup: float
+    other: str
+    other_speedup: float
+
+
 class Shares(Record):
     """What the types of weights bring to a speed, and what they lose, as far as tiles bring and lose the rest.
 

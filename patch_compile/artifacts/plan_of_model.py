@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from masklearn.quant.table import FLOAT16
-from patch_compile.artifacts.plan import Asked, ChosenTile, Gaining, Plan, Shares, Skipped
+from patch_compile.artifacts.plan import Asked, ChosenKinds, ChosenTile, Gaining, Plan, Shares, Skipped
 from patch_compile.artifacts.prediction import WholeRow
 from patch_compile.artifacts.record import Record, Unit, shown
 
@@ -113,7 +113,8 @@ class PlanOfModel(Plan):
     weights: types that the linears have, a value of `--weights`; assumes_losses: True if the types were chosen, by losses
     that were measured on another model; dequantised: number of linears that are quantised with zero points, and so have
     16-bit weights unless others are requested; types: the same request with one type for all linears; regime: the speed-up
-    over the tokens of a prompt; chosen_tile: None unless a size of tiles was chosen; shares: None unless types were.
+    over the tokens of a prompt; chosen_tile, chosen_kinds: None unless size or kinds of tiles were chosen; shares: None
+    unless types were.
     """
 
     WHAT: ClassVar[str] = "a plan of a model"
@@ -134,5 +135,6 @@ class PlanOfModel(Plan):
     dequantised: int = 0
     regime: tuple[RegimePoint, ...] = ()
     chosen_tile: ChosenTile | None = None
+    chosen_kinds: ChosenKinds | None = None
     shares: Shares | None = None
     skipped: tuple[Skipped, ...]

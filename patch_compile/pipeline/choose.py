@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from itertools import chain
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -12,22 +14,27 @@ from masklearn.masks.kinds.allowed import allowed_kinds
 from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.name_globs import spell_by_name
 from masklearn.masks.weight_types import spell_types
-from patch_compile.artifacts.plan import ChosenTile
+from masklearn.quant.table import INT4, W8A8
+from patch_compile.artifacts.plan import ChosenKinds, ChosenTile, Gaining
+from patch_compile.artifacts.report import Kind
 from patch_compile.errors import PatchCompileError, SpeedError
 from patch_compile.planning.gains import ALL_SPARSE, GainBudget, TilesThatGain
 from patch_compile.planning.lowering import AUTO, asked_lowerings
+from patch_compile.planning.predict import predict_whole
 from patch_compile.planning.tiles_for_speed import SpeedTask, TilesForSpeed, plans_for_speed
 from patch_compile.planning.types_for_speed import TypesForSpeed
 from patch_compile.report.prediction import gain_line, reason_lines
 
 if TYPE_CHECKING:
     from masklearn.quant.table import WeightType
-    from patch_compile.artifacts.plan import Gaining
     from patch_compile.planning.cost import CostModel
     from patch_compile.planning.lowering import LinearPlan
     from patch_compile.sources.base import Source
 
 _TILES = (DEFAULT_TILE, (64, 64))
+# Of the time that 2:4 tiles save, tiles of all kinds must save this share at the same ratio to be preferred: they lose .38
+# to .59 times as many nats (SmolLM2-135M at .25 to .45, without repair and with it; docs/explanation/quality.md).
+_ENOUGH = 0.6
 Chooser = TilesForSpeed | TilesThatGain | TypesForSpeed
 
 
@@ -99,19 +106,84 @@ def with_assumed_types(source: Source, costs: CostModel) -> tuple[Source, float]
     return typed(found.types), found.loss
 
 
-def settle_open(source: Source, costs: CostModel | None) -> tuple[Source, ChosenTile | None]:
-    """Returns the source with the size of tiles, and with only the weight types and kinds of tiles that save time, where
-    its recipe leaves them open for a speed.
+@dataclass(frozen=True)
+class Settled:
+    """A source whose recipe leaves nothing open, and what was chosen for it. tile, kinds: None unless they were chosen."""
 
-    Fewer types and kinds take less time to learn, and inputs of w8a8 are smoothed only where int4 is not offered. Raises
-    SpeedError for a speed that no choice reaches.
+    source: Source
+    tile: ChosenTile | None = None
+    kinds: ChosenKinds | None = None
+
+
+def settle_open(source: Source, costs: CostModel | None) -> Settled:
+    """Choose what a recipe leaves open: the kinds of tiles for a ratio; for a speed also their size, and weight types; and
+    if hidden channels are reordered.
+
+    For a speed only the weight types and kinds that save time stay: fewer of them take less time to learn, and inputs of
+    w8a8 are smoothed only where int4 is not offered. Raises SpeedError for a speed that no choice reaches.
     """
     r = source.recipe
-    if r.goal is None or r.mask is not None:
-        return source, None
-    assert costs is not None  # a goal without predictions was refused
-    source = _with_what_saves(source, costs)
-    return (source, None) if r.tile else _with_tile(source, costs)
+    if r.mask is not None:
+        return Settled(source)
+    settled = Settled(source)
+    if r.goal is None and costs is not None and r.leaves_kinds_open:
+        settled = _with_kinds(source, costs)
+    elif r.goal is not None:
+        assert costs is not None  # a goal without predictions was refused
+        source = _with_what_saves(source, costs)
+        settled = Settled(source) if r.tile else _with_tile(source, costs)
+    return replace(settled, source=_with_order(settled.source))
+
+
+def _with_order(source: Source) -> Source:
+    """Reorder the hidden channels of a decoder, if the recipe leaves it open; encoders were not measured.
+
+    Not where int4 and w8a8 are to choose from: inputs are then smoothed after the choice, which permuted channels rule out.
+    Nor in a quantised checkpoint, in which neighbours share scales.
+    """
+    r, types = source.recipe, {*chain.from_iterable(source.allowed_types.values())}
+    if (
+        not r.leaves_order_open
+        or source.kind is not Kind.DECODER
+        or source.given_types
+        or {INT4, W8A8} <= types
+    ):
+        return source
+    return source.with_other(permute=True)
+
+
+def plans_for_ratio(source: Source, costs: CostModel) -> tuple[dict[str, LinearPlan], Gaining | None]:
+    """Returns the plans for the requested ratio over the linears that gain, with their counts; without counts if the ratio
+    counts over all linears."""
+    r = source.recipe
+    gains = gain_budget(source, costs)
+    if gains is not None:
+        return plans_with_ratio(source, gains, costs)
+    assert r.ratio is not None  # the recipe has checked it
+    decided = Budget.of(r.ratio, r.per_layer).by_linear(list(source.coverage.linears))
+    return source.plan_at({name: found[1] if found else 0.0 for name, found in decided.items()}, costs), None
+
+
+def _with_kinds(source: Source, costs: CostModel) -> Settled:
+    """Choose all kinds of tiles, which lose less at the same ratio, if they save enough of the time that 2:4 tiles save."""
+    if source.outline is None:
+        return Settled(source)
+    every, two_four = source.with_other(kinds=AUTO), source.with_other(kinds=TWO_FOUR.name)
+    r = every.recipe
+    allowed = allowed_kinds(r.kinds, source.coverage.linears, r.tile_size, source.allowed_types)
+    if all(kinds == (TWO_FOUR,) for kinds in allowed.values()):
+        return Settled(two_four)
+    speeds = {}
+    for one in (every, two_four):
+        plans, _ = plans_for_ratio(one, costs)
+        speeds[one] = predict_whole(plans.values(), source.outline, costs).end_to_end.speedup
+    saved, most = (1.0 - 1.0 / speeds[one] for one in (every, two_four))
+    if max(saved, most) <= 0.0:  # no kinds save time
+        return Settled(two_four)
+    chosen, other = (every, two_four) if saved >= max(0.0, _ENOUGH * most) else (two_four, every)
+    return Settled(chosen, kinds=ChosenKinds(
+        kinds=chosen.recipe.kinds, speedup=speeds[chosen], other=other.recipe.kinds, other_speedup=speeds[other]
+    ))  # fmt: skip
 
 
 def _with_what_saves(source: Source, costs: CostModel) -> Source:
@@ -130,8 +202,8 @@ def _with_what_saves(source: Source, costs: CostModel) -> Source:
     return source.with_other(kinds=TWO_FOUR.name) if r.kinds == AUTO and only_two_four else source
 
 
-def _with_tile(source: Source, costs: CostModel) -> tuple[Source, ChosenTile]:
-    """Returns the source with the size of tiles with which the speed takes the fewest zeros."""
+def _with_tile(source: Source, costs: CostModel) -> Settled:
+    """Choose the size of tiles with which the speed takes the fewest zeros."""
     ratios: dict[tuple[int, int], float] = {}
     refused: list[SpeedError] = []
     for tile in _TILES:
@@ -144,9 +216,8 @@ def _with_tile(source: Source, costs: CostModel) -> tuple[Source, ChosenTile]:
     if not ratios:
         raise min(refused, key=lambda error: error.fastest)
     tile, other = sorted(_TILES, key=lambda one: ratios.get(one, 1.0))  # the first of two equals
-    return source.with_other(tile=tile), ChosenTile(
-        tile=tile, ratio=ratios[tile], other=other, other_ratio=ratios.get(other)
-    )
+    chosen = ChosenTile(tile=tile, ratio=ratios[tile], other=other, other_ratio=ratios.get(other))
+    return Settled(source.with_other(tile=tile), chosen)
 
 
 def ratio_of(plans: Mapping[str, LinearPlan]) -> float:

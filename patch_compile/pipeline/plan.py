@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from masklearn.base.errors import MaskLearnError
-from masklearn.masks.budget import Budget
 from masklearn.masks.kinds.allowed import AUTO, allowed_kinds, only_two_four
 from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.maskset import MaskSet
@@ -26,8 +25,7 @@ from patch_compile.hardware.cards import parse_architectures
 from patch_compile.hardware.gpu import local_gpu
 from patch_compile.onnx_export.architectures import check_exportable
 from patch_compile.pipeline.choose import (
-    gain_budget,
-    plans_with_ratio,
+    plans_for_ratio,
     plans_with_speed,
     ratio_of,
     settle_open,
@@ -66,7 +64,8 @@ def plan(recipe: Recipe) -> PlanOfModel:
     assert outline is not None and source.workload is not None
     card, target, target_source = _card(recipe.target)
     costs = CostModel(card, source.workload)
-    source, tile = settle_open(source, costs)
+    settled = settle_open(source, costs)
+    source = settled.source
     chooses, loss = source.chooses_types, 0.0
     if chooses:
         source, loss = with_assumed_types(source, costs)
@@ -82,7 +81,7 @@ def plan(recipe: Recipe) -> PlanOfModel:
         builder=_builder(target) if target_source is TargetSource.ASKED else None,
         memory=_memory(source, plans, costs),
         ratio=ratio_of(plans),
-        kinds=recipe.kinds,
+        kinds=source.recipe.kinds,
         other=_other_kinds(source, costs) if recipe.mask is None and not _settled(recipe) else None,
         weights=_weights(plans, recipe),
         assumes_losses=chooses,
@@ -90,7 +89,8 @@ def plan(recipe: Recipe) -> PlanOfModel:
         gaining=gaining,
         dequantised=source.dequantised,
         regime=regime(plans.values(), outline, costs),
-        chosen_tile=tile,
+        chosen_tile=settled.tile,
+        chosen_kinds=settled.kinds,
         shares=_shares(source, plans, made, costs, loss) if chooses else None,
         skipped=skipped_of(source.coverage),
     )
@@ -233,12 +233,7 @@ def _plans(
         return source.plan(masks, costs, source.weight_types(masks if of_masks else None)), None
     if r.goal is not None:
         return plans_with_speed(source, costs), None
-    gains = gain_budget(source, costs)
-    if gains is not None:
-        return plans_with_ratio(source, gains, costs)
-    assert r.ratio is not None  # the recipe has checked it
-    decided = Budget.of(r.ratio, r.per_layer).by_linear(list(source.coverage.linears))
-    return source.plan_at({name: found[1] if found else 0.0 for name, found in decided.items()}, costs), None
+    return plans_for_ratio(source, costs)
 
 
 def _memory(source: Source, plans: Mapping[str, LinearPlan], costs: CostModel) -> Memory:

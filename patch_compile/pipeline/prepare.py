@@ -21,7 +21,7 @@ from patch_compile.planning.lowering import asked_lowerings, lowerings_of
 from patch_compile.plugin.prebuilt import DISTRIBUTION
 from patch_compile.progress import Progress, quiet_libraries
 from patch_compile.recipe import Recipe
-from patch_compile.report.prediction import dequantised_line, tile_line
+from patch_compile.report.prediction import dequantised_line, kinds_line, tile_line
 from patch_compile.sources.base import Source
 from patch_compile.sources.kinds import Capability, Stage
 from patch_compile.sources.open import inputs_of, open_source
@@ -92,9 +92,12 @@ def prepare(
     lowers = Stage.ONNX in asked or recipe.target is not None or recipe.goal is not None
     costs = costs_of(source) if lowers else None
     if Stage.MASKS in asked:
-        source, tile = settle_open(source, costs)
-        if tile is not None and source.recipe.goal is not None:
-            progress.note(tile_line(tile, source.recipe.goal))
+        settled = settle_open(source, costs)
+        source = settled.source
+        if settled.tile is not None and source.recipe.goal is not None:
+            progress.note(tile_line(settled.tile, source.recipe.goal))
+        if settled.kinds is not None:
+            progress.note(kinds_line(settled.kinds))
     chooser = chooser_of(source, costs, progress.note) if lowers and Stage.MASKS in asked else None
     check_free_space(out, source.space(asked))
     plugin = _plugin(source, backend, targets, progress)

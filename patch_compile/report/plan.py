@@ -27,6 +27,7 @@ from patch_compile.report.prediction import (
     dequantised_line,
     gain_line,
     has_quantised,
+    kinds_line,
     predicted_times,
     reason_lines,
     remarks,
@@ -92,7 +93,9 @@ def _summary(result: PlanOfModel, whole: WholeRow | None) -> Iterator[str]:
     if result.chosen_tile is not None:
         yield tile_line(result.chosen_tile, SpeedGoal(result.asked.speedup, result.asked.budget_ms))
     yield gain_line(result.gaining, result.card)
-    if whole and (other := result.other):
+    if result.chosen_kinds is not None:
+        yield kinds_line(result.chosen_kinds) if whole else f"kinds: {result.chosen_kinds.kinds}"
+    elif whole and (other := result.other):
         speed, here = times(other.speedup), times(whole.end_to_end.speedup)
         if (speed, other.bytes_after) != (here, result.totals.bytes_after):
             yield _instead(f"--kinds {other.kinds}", other.ratio, speed, other.bytes_after, result, whole)

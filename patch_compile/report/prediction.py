@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 
 from masklearn.base.printable import counted
+from masklearn.masks.kinds.allowed import AUTO
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.name_globs import kind_of, shared_path, short_kinds
 from masklearn.masks.record import SpeedRecord
@@ -14,6 +15,7 @@ from masklearn.masks.tiles import spell_tile
 from masklearn.quant.table import weight_type
 from patch_compile.artifacts.plan import (
     Asked,
+    ChosenKinds,
     ChosenTile,
     Gaining,
     LinearRow,
@@ -180,6 +182,15 @@ def tile_line(chosen: ChosenTile, goal: SpeedGoal) -> str:
     if chosen.ratio == chosen.other_ratio:
         return f"tile: {tile}: {goal} takes a ratio of {chosen.ratio:.3f} with these, and with {other} too"
     return f"tile: {tile}: {goal} takes a ratio of {chosen.ratio:.3f} with these, and {chosen.other_ratio:.3f} with {other}"
+
+
+def kinds_line(chosen: ChosenKinds) -> str:
+    """Returns in words why tiles have their kinds."""
+    here, there = times(chosen.speedup), times(chosen.other_speedup)
+    why = (
+        f"would reach only {there}" if chosen.other == AUTO else f"would reach {there} and lose more quality"
+    )
+    return f"kinds: {chosen.kinds}, predicted {here} end to end; {chosen.other} {why}"
 
 
 def shares_line(shares: Shares) -> str:

@@ -315,8 +315,9 @@ class Source(ABC):
         kinds: str | None = None,  # noqa: ARG002
         weights: str | None = None,  # noqa: ARG002
         tile: tuple[int, int] | None = None,  # noqa: ARG002
+        permute: bool | None = None,  # noqa: ARG002
     ) -> Self:
-        """Returns the same model with other kinds of tiles, types of weights or size of tiles in its recipe.
+        """Returns the same model with other kinds of tiles, types of weights, size of tiles or permutation in its recipe.
 
         Known facts about the model are not read again.
         """

@@ -44,7 +44,7 @@ def small(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def planned(model_dir):
-    flags = [str(model_dir), "--ratio", "0.4", "--target", "a6000", "--json"]
+    flags = [str(model_dir), "--ratio", "0.4", "--kinds", "2:4", "--target", "a6000", "--json"]
     result = CliRunner().invoke(cli.commands["plan"], flags, catch_exceptions=False)
     assert result.exit_code == 0
     return json.loads(result.stdout)
@@ -59,7 +59,7 @@ def test_no_weight_is_read(planned, model_dir, monkeypatch):
         raise AssertionError("a weight was read")
 
     monkeypatch.setattr(Checkpoint, "read", no_reading)
-    assert planned_for(model_dir, ratio=0.4).as_json() == planned
+    assert planned_for(model_dir, ratio=0.4, kinds="2:4").as_json() == planned
     assert (model_dir / "model.safetensors").stat().st_size > 13e9
 
 
@@ -177,7 +177,7 @@ def test_plans_name_the_counted_linears(capsys, tmp_path):
 def test_a_config_suffices_for_a_plan(planned, model_dir, tmp_path):
     shutil.copy(model_dir / "config.json", tmp_path / "config.json")
     for model in (tmp_path, tmp_path / "config.json"):
-        found = planned_for(model, ratio=0.4).as_json() | {"model": planned["model"]}
+        found = planned_for(model, ratio=0.4, kinds="2:4").as_json() | {"model": planned["model"]}
         assert found["memory"] == pytest.approx(planned["memory"], rel=1e-3)  # norms are left out
         assert found | {name: planned[name] for name in ("memory", "types")} == planned
 
@@ -200,7 +200,7 @@ def test_oversized_models_get_no_speed(planned, tmp_path, capsys):
     found = planned_for(tmp_path, ratio=0.4)
     memory = found.memory
     assert memory.dense_weights == pytest.approx(138e9, rel=0.01) and memory.weights == pytest.approx(
-        90e9, rel=0.01
+        91e9, rel=0.01
     )
     assert memory.cache == 2 * 2 * 80 * 8 * 128 * 16 * 256
     assert not memory.fits and memory.cards == 2
@@ -208,8 +208,8 @@ def test_oversized_models_get_no_speed(planned, tmp_path, capsys):
     show(Result(found).sections())
     said = capsys.readouterr().out
     assert "Plan for a larger card" in said
-    assert "does not fit: weights 90." in said and "2 such cards would hold it" in said
-    assert "end to end" not in said and "whole model" not in said
+    assert "does not fit: weights 91." in said and "2 such cards would hold it" in said
+    assert "end to end" not in said and "whole model" not in said and "kinds: auto\n" in said
     assert planned["memory"]["card"] == 48 * 10**9 > planned["memory"]["weights"] + planned["memory"]["cache"]
     larger = planned_for(tmp_path, ratio=0.4, target="h200")
     show(Result(larger).sections())
@@ -333,7 +333,7 @@ def test_n16_tiles_leave_w8a8_out(small, tmp_path, capsys):
 
 def test_kinds_that_change_nothing_are_not_said(small, capsys):
     for weights, said in (("float16", True), ("w8a8", False)):
-        show(Result(planned_for(small, ratio=0.3, weights=weights)).sections())
+        show(Result(planned_for(small, ratio=0.3, weights=weights, kinds="2:4")).sections())
         assert ("with --kinds auto: " in capsys.readouterr().out) is said
 
 

@@ -62,11 +62,16 @@ class CheckpointSource(CheckpointModel):
 
     @override
     def with_other(
-        self, *, kinds: str | None = None, weights: str | None = None, tile: tuple[int, int] | None = None
+        self,
+        *,
+        kinds: str | None = None,
+        weights: str | None = None,
+        tile: tuple[int, int] | None = None,
+        permute: bool | None = None,
     ) -> Self:
         """Returns a copy that keeps the known coverage and outline, which depend on none of these."""
         found = copy(self)
-        given = {"kinds": kinds, "weights": weights, "tile": tile}
+        given = {"kinds": kinds, "weights": weights, "tile": tile, "permute": permute}
         found._recipe = self._recipe.model_copy(update={name: one for name, one in given.items() if one})
         return found
 

@@ -1,4 +1,4 @@
-"""A speed decides types of weights, kinds and size of tiles, where the user leaves them out."""
+"""What the user leaves out is chosen: kinds of tiles for a ratio; for a speed also their size, and types of weights."""
 
 import json
 from pathlib import Path
@@ -58,6 +58,44 @@ def test_ratios_and_bytes_stay_as_they_are(model):
     assert recipe(model, ratio=0.4, tile="auto", lowering="split").tile == (128, WHOLE)
 
 
+def test_a_ratio_takes_kinds_by_the_workload(model):
+    for workload, kinds, other in ((STEPS, "auto", "2:4"), (PROMPTS, "2:4", "auto")):
+        found = settled(recipe(model, ratio=0.4, **workload))
+        chosen = found.kinds
+        assert found.source.recipe.kinds == chosen.kinds == kinds and chosen.other == other
+        speeds = [
+            plan(recipe(model, ratio=0.4, kinds=one, **workload)).whole.end_to_end.speedup
+            for one in (kinds, other)
+        ]
+        assert speeds == [chosen.speedup, chosen.other_speedup]
+        planned = plan(recipe(model, ratio=0.4, **workload))
+        assert planned.kinds == kinds and planned.whole.end_to_end.speedup == chosen.speedup
+
+
+def test_named_kinds_are_kept(model):
+    for kinds in ("2:4", "auto"):
+        for workload in (STEPS, PROMPTS):
+            found = settled(recipe(model, ratio=0.4, kinds=kinds, **workload))
+            assert found.source.recipe.kinds == kinds and found.kinds is None
+
+
+def test_w8a8_takes_two_four(model):
+    found = settled(recipe(model, ratio=0.4, weights="w8a8", **STEPS))
+    assert found.source.recipe.kinds == "2:4" and found.kinds is None
+
+
+def test_saved_ratios_keep_their_kinds(model, tmp_path):
+    file = tmp_path / "recipe.yaml"
+    file.write_text(
+        yaml.safe_dump({"model": str(model), "ratio": 0.4, "kinds": "2:4", "tile": [128, 128], **STEPS})
+    )
+    assert settled(Recipe.parse(Recipe.load(file) | {"target": "a6000"})).kinds is None
+    source = settled(recipe(model, ratio=0.4, **STEPS)).source
+    source.recipe.save(file, texts=())
+    again = settled(Recipe.parse(Recipe.load(file)))
+    assert again.source.recipe.kinds == "auto" and again.kinds is None
+
+
 def test_methods_without_rounding_keep_their_types(model):
     assert choices(recipe(model, speedup=1.1, method="magnitude")) == ("auto", None, None)
 
@@ -72,7 +110,7 @@ def test_recipes_of_earlier_builds_keep_their_types(model, tmp_path):
 
 
 def test_saved_recipes_hold_what_was_settled(model, tmp_path):
-    source, _ = settled(recipe(model, speedup=1.8, dtype="bfloat16", **PROMPTS))
+    source = settled(recipe(model, speedup=1.8, dtype="bfloat16", **PROMPTS)).source
     assert source.recipe.weights == "bfloat16,w8a8"
     source.recipe.save(tmp_path / "recipe.yaml", texts=())
     again = Recipe.parse(Recipe.load(tmp_path / "recipe.yaml"))
@@ -81,16 +119,17 @@ def test_saved_recipes_hold_what_was_settled(model, tmp_path):
 
 def test_only_types_that_save_time_are_offered(model):
     """In prompts, int8 and int4 save nothing over 16 bits; in steps of one sequence, w8a8 saves no more than int8."""
-    prompts, _ = settled(recipe(model, speedup=1.8, **PROMPTS))
+    prompts = settled(recipe(model, speedup=1.8, **PROMPTS)).source
     assert choices(prompts.recipe)[:2] == ("2:4", "float16,w8a8")
-    steps, _ = settled(recipe(model, speedup=1.8, **STEPS))
+    steps = settled(recipe(model, speedup=1.8, **STEPS)).source
     assert choices(steps.recipe)[:2] == ("auto", "float16,int8,int4")
 
 
 def test_the_tile_needs_the_fewest_zeros(model):
     asked = recipe(model, speedup=1.8, **PROMPTS)
-    source, chosen = settled(asked)
-    assert source.recipe.tile == chosen.tile != chosen.other
+    found = settled(asked)
+    chosen = found.tile
+    assert found.source.recipe.tile == chosen.tile != chosen.other
     ratios = [
         plan(recipe(model, speedup=1.8, tile=tile, **PROMPTS)).ratio for tile in (chosen.tile, chosen.other)
     ]
