@@ -96,6 +96,27 @@ def test_saved_ratios_keep_their_kinds(model, tmp_path):
     assert again.source.recipe.kinds == "auto" and again.kinds is None
 
 
+@pytest.mark.parametrize(
+    ("changed", "permutes"),
+    [
+        ({"ratio": 0.4}, True),
+        ({"ratio": 0.4, "permute": False}, False),
+        ({"ratio": 0.4, "weights": "w8a8"}, True),
+        ({"ratio": 0.4, "method": "sparsegpt"}, False),
+        ({"ratio": 0.4, "tile": "128x*"}, False),
+        ({"speedup": 1.8, "weights": "float16,w8a8,int4"}, False),
+        ({"speedup": 1.8, "weights": "float16,w8a8"}, True),
+        ({"mask": "masks.safetensors"}, False),
+    ],
+)
+def test_decoders_are_permuted_by_default(model, changed, permutes):
+    assert settled(recipe(model, **changed, **PROMPTS)).source.recipe.permute is permutes
+
+
+def test_encoders_are_not_permuted_by_default():
+    assert not settled(recipe(BERT, ratio=0.4)).source.recipe.permute
+
+
 def test_methods_without_rounding_keep_their_types(model):
     assert choices(recipe(model, speedup=1.1, method="magnitude")) == ("auto", None, None)
 
