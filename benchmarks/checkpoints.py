@@ -82,6 +82,22 @@ def write_checkpoint(folder: Path, config: dict[str, Any], seed: int = 0) -> Non
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
 
 
+def write_tokenizer(folder: Path, words: int) -> None:
+    """Write a tokenizer of `words` tokens, at least 257. A token is a byte; the others stand for nothing, the last for the
+    end."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = dict(
+        zip([*letters, *(f"<{i}>" for i in range(len(letters), words))], range(words), strict=True)
+    )
+    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=f"<{words - 1}>").save_pretrained(folder)
+
+
 def random_tokens(words: int, count: int, length: int, seed: int = 0) -> NDArray[np.int64]:
     """Returns windows `[count, length]` of token ids below `words`."""
     return np.random.default_rng(seed).integers(0, words, (count, length))

@@ -1,12 +1,13 @@
 """Measures time and memory of compiling a large checkpoint to hybrid ONNX and to an engine, compared with `cp` of its files.
 
-    python -m benchmarks.compile [--shape llama-2-7b] [--ratio 0.4] [--engine] [--page docs/explanation/performance.md]
+    python -m benchmarks.compile [--shape llama-2-7b] [--ratio 0.4] [--engine | --proof] [--page FILE]
 
 Writes a checkpoint of seeded random weights and random masks of the ratio, and runs `patch-compile compile` on them in a
 process of its own. The figures do not depend on where the tiles lie. `cp` runs before and after it; each run begins with
 the checkpoint out of the page cache and ends when all is on the disk. With `--engine` another process then builds an
-engine for sm86 from the hybrid ONNX. Prints the figures and renews its part of a page; exit code 1 when a figure is
-beyond its limit.
+engine for sm86 from the hybrid ONNX. With `--proof` it measures `patch-compile build --method magnitude --backend onnx`
+in limited memory instead, which ends with the proof. Prints the figures and renews its part of a page, such as
+docs/explanation/performance.md; exit code 1 when a figure is beyond its limit.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.checkpoints import SHAPES, write_checkpoint
+from benchmarks.checkpoints import SHAPES, write_checkpoint, write_tokenizer
 from benchmarks.machine import machine
 from benchmarks.measured_command import watched
 from benchmarks.page_part import renewed
@@ -131,6 +132,45 @@ def compile_figures(model: Path, masks: Path, out: Path, scratch: Path) -> list[
     ]
 
 
+def proof_figures(model: Path, out: Path, ratio: float, most_gib: float) -> list[Measurement]:
+    """Figures of `patch-compile build` in so much memory. Its proof takes nearly all of its time."""
+    words = Checkpoint.open(model).config["vocab_size"]
+    write_tokenizer(model, words)
+    text = model.with_name("text.txt")
+    letters = np.random.default_rng(0).choice(list("abcdefghij "), _TEXT)
+    text.write_text("".join(letters))
+    command = [
+        sys.executable,
+        "-m",
+        "patch_compile",
+        "build",
+        str(model),
+        "--method",
+        "magnitude",
+        "--repair",
+        "none",
+    ]
+    command += ["--ratio", str(ratio), "--lowering", "plugin", "--backend", "onnx", "--eval", str(text)]
+    windows = ["--eval-windows", str(_WINDOWS), "--eval-length", str(_LENGTH)]
+    run = watched([*command, *windows, "-o", str(out), "--force", "--json"], most_gib)
+    found = json.loads(run.stdout)
+    seconds, proof = found["seconds"], ("hybrid on ONNX Runtime", "pruned reference", "dense reference")
+    return [
+        Measurement("checkpoint", Checkpoint.open(model).bytes() / 1e9, "GB"),
+        Measurement("windows of text", found["perplexity"]["on"]["windows"], ""),
+        Measurement("tokens in a window", found["perplexity"]["on"]["length"], ""),
+        Measurement("error of the hybrid, of the largest logit", found["agreement"]["error"], ""),
+        Measurement("masks", seconds["masks"], "s"),
+        *(Measurement(f"proof: {name}", seconds[name], "s") for name in (*proof, "pruned against dense")),
+        Measurement("the whole command", run.seconds, "s"),
+        Measurement("peak anonymous memory", run.peak_anonymous_gib, "GiB", most_gib),
+        Measurement("peak resident memory, with mapped files", run.peak_gib, "GiB"),
+    ]
+
+
+_TEXT, _WINDOWS, _LENGTH = 4096, 2, 256  # letters, each a token; windows and their tokens
+
+
 def packing_rate(masks: Path) -> float:
     """GB of fp16 weights packed and checked per second, without the disk: median of 5 on the largest linear."""
     mask_set = MaskSet.load(masks)
@@ -183,8 +223,8 @@ def build(onnx: Path, engine: Path) -> dict[str, Any]:
 
 
 def page_part(shape: str, ratio: float, figures: Sequence[Measurement]) -> str:
-    """The figures as a part of docs/explanation/performance.md."""
-    names = ("numpy", "numba", "torch", "onnx-ir", "tensorrt-rtx-cu13")
+    """The figures as a part of a page."""
+    names = ("numpy", "numba", "torch", "onnx-ir", "onnxruntime", "tensorrt-rtx-cu13")
     versions = ", ".join(f"{name} {version(name)}" for name in names)
     rows = "\n".join(figure.row() for figure in figures)
     return (
@@ -209,7 +249,11 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--shape", choices=SHAPES, default="llama-2-7b")
     parser.add_argument("--ratio", type=float, default=0.4)
-    parser.add_argument("--engine", action="store_true", help="build an engine too")
+    parser.add_argument("--blocks", type=int, help="fewer blocks than the shape has")
+    parser.add_argument("--memory", type=float, default=16.0, help="GiB of memory that --proof may take")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--engine", action="store_true", help="build an engine too")
+    only.add_argument("--proof", action="store_true", help="measure a build with its proof")
     parser.add_argument("--page", type=Path, help="renew its part of this page")
     parser.add_argument("--scratch", type=Path, default=Path(".cache/compile"), help="removed at the end")
     parser.add_argument("--build", type=Path, help=argparse.SUPPRESS)  # for the child process
@@ -226,17 +270,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     home = asked.scratch / asked.shape
     shutil.rmtree(home, ignore_errors=True)
     try:
-        print(f"writing a checkpoint of the shape {asked.shape} and masks …", file=sys.stderr)
-        write_checkpoint(home / "model", SHAPES[asked.shape])
-        random_masks(home / "model", asked.ratio).save(home / "masks.safetensors")
-        figures = compile_figures(home / "model", home / "masks.safetensors", home / "out", home)
+        print(f"writing a checkpoint of the shape {asked.shape} …", file=sys.stderr)
+        blocks = {"num_hidden_layers": asked.blocks} if asked.blocks else {}
+        write_checkpoint(home / "model", SHAPES[asked.shape] | blocks)
+        if asked.proof:
+            figures = proof_figures(home / "model", home / "out", asked.ratio, asked.memory)
+        else:
+            random_masks(home / "model", asked.ratio).save(home / "masks.safetensors")
+            figures = compile_figures(home / "model", home / "masks.safetensors", home / "out", home)
         if asked.engine:
             figures += engine_figures(home / "out", home / "engine" / "model.engine")
     finally:
         shutil.rmtree(home, ignore_errors=True)
-    part = page_part(asked.shape, asked.ratio, figures)
+    shape = f"{asked.shape}, {asked.blocks} blocks" if asked.blocks else asked.shape
+    part = page_part(shape, asked.ratio, figures)
     if asked.page:
-        asked.page.write_text(renewed(asked.page.read_text(), "compile", part))
+        name = "proof" if asked.proof else "compile"
+        asked.page.write_text(renewed(asked.page.read_text(), name, part))
     print(part)
     return 0 if all(figure.met for figure in figures) else 1
 

@@ -20,8 +20,13 @@ class Watched:
     peak_anonymous_gib: float
 
 
-def watched(command: Sequence[str]) -> Watched:
-    """Run a command; its stderr is shown. Linux only. Raises CalledProcessError when the command fails."""
+def watched(command: Sequence[str], most_gib: float | None = None) -> Watched:
+    """Run a command; its stderr is shown. Linux only. most_gib: limit of its data, that is of memory that no file backs.
+
+    Raises CalledProcessError when the command fails.
+    """
+    if most_gib is not None:
+        command = ["sh", "-c", f'ulimit -d {round(most_gib * 2**20)} && exec "$@"', "sh", *command]
     resident = anonymous = 0.0
     with tempfile.TemporaryFile("w+") as stdout:  # a pipe would have to be read while the command runs
         start = time.perf_counter()

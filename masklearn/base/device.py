@@ -1,5 +1,6 @@
 """Chooses the device of a run, and finds the free memory of a device."""
 
+import resource
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,8 @@ def available_memory(device: "torch.device", groups: Path = Path("/sys/fs/cgroup
     """Returns the bytes that this process can still allocate on a device.
 
     On a GPU this is the free memory. On a CPU it is the memory that the host and its control group have free, divided by
-    the number of processes on the host. groups: root of the control groups.
+    the number of processes on the host, and at most what a limit on the data of the process leaves (`ulimit -d`). groups:
+    root of the control groups.
     """
     if device.type == "cuda":
         import torch
@@ -45,7 +47,18 @@ def available_memory(device: "torch.device", groups: Path = Path("/sys/fs/cgroup
     import psutil
 
     free = int(psutil.virtual_memory().available)
-    return min([free, *_group_limits(groups)]) // local_process_count()
+    shared = min([free, *_group_limits(groups)]) // local_process_count()
+    return min([shared, *_own_limit()])
+
+
+def _own_limit() -> list[int]:
+    """Returns the bytes of data that the process may still map, if it has a limit."""
+    import psutil
+
+    limit = resource.getrlimit(resource.RLIMIT_DATA)[0]
+    if limit == resource.RLIM_INFINITY:
+        return []
+    return [limit - psutil.Process().memory_info().data]
 
 
 def _group_limits(root: Path) -> list[int]:

@@ -99,6 +99,14 @@ class Shard:
             raise _corrupt(self.path, f"{name} ends early.")
         return array.reshape(entry.shape)
 
+    def map(self, name: str) -> NDArray[Any]:
+        """Returns a tensor whose bytes are read from the file when they are used, and never written to it."""
+        entry = self.tensors[name]
+        if entry.start == entry.end:
+            return self.read(name)
+        raw = np.memmap(self.path, np.uint8, "c", entry.start, (entry.end - entry.start,))
+        return np.asarray(raw).view(numpy_dtype(entry.dtype)).reshape(entry.shape)
+
 
 def write_shard(
     path: Path,

@@ -235,11 +235,14 @@ class Checkpoint:
             return self.new.read(name)
         return self._packed[name].values() if name in self._packed else self._shard(name).read(name)
 
-    def torch(self, name: str) -> "Tensor":
-        """Read a tensor as a torch tensor on the CPU, in the checkpoint's dtype."""
+    def torch(self, name: str, *, mapped: bool = False) -> "Tensor":
+        """Read a tensor as a torch tensor on the CPU, in the checkpoint's dtype. mapped: leave it in its file until it is
+        used, if it lies there as it is."""
         import torch
 
-        array = self.read(name)
+        new = self.new is not None and name in self.new
+        as_it_is = mapped and not new and name not in self._packed
+        array = self._shard(name).map(name) if as_it_is else self.read(name)
         if array.dtype.name in ("bfloat16", "float8_e4m3fn", "float8_e5m2"):
             raw = torch.from_numpy(array.view(np.int16 if array.itemsize == 2 else np.uint8))
             return raw.view(getattr(torch, array.dtype.name))

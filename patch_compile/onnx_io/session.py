@@ -24,13 +24,19 @@ GPU, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 
 
 def open_session(
-    path: Path, providers: tuple[str, ...] = (CPU,), threads: int | None = None, *, spinning: bool = True
+    path: Path,
+    providers: tuple[str, ...] = (CPU,),
+    threads: int | None = None,
+    *,
+    spinning: bool = True,
+    mapped: bool = False,
 ) -> Any:
     """Open an ONNX Runtime session with a time limit for each run. It logs nothing: its warnings concern constant folding.
 
     threads: number of threads of an operator on a CPU, None for one thread per core. Some operators, such as a ReduceMean
     over neither the first nor the last axis, round by their number. spinning: False to keep the session's threads from
-    spinning after a run, which takes cores from other sessions.
+    spinning after a run, which takes cores from other sessions. mapped: leave weights in the file, and convert them in each
+    run; else the session holds its own copy in the types that it computes in.
 
     Raises PatchCompileError if the file can't be loaded.
     """
@@ -43,8 +49,12 @@ def open_session(
     options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
     if not spinning:
         options.add_session_config_entry("session.force_spinning_stop", "1")
+    if mapped:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC  # others widen weights
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        options.enable_mem_pattern = False  # a pattern of each shape of the inputs would be kept
     try:
-        return LimitedSession(path, options, providers)
+        return LimitedSession(path, options, providers, ["ConstantFolding"] if mapped else None)
     except Exception as error:  # onnxruntime raises a dozen unrelated classes of its own
         fix = "Check the file: `patch-compile inspect` it."
         if "NOT_IMPLEMENTED" in str(error):

@@ -22,8 +22,11 @@ class LimitedSession(ort.InferenceSession):  # type: ignore[misc]
     Its runs raise PatchCompileError in that case.
     """
 
-    def __init__(self, path: Path, options: Any, providers: tuple[str, ...]) -> None:
-        super().__init__(str(path), options, providers=list(providers))
+    def __init__(
+        self, path: Path, options: Any, providers: tuple[str, ...], disabled: list[str] | None = None
+    ) -> None:
+        """disabled: names of graph optimizers that are left out."""
+        super().__init__(str(path), options, providers=list(providers), disabled_optimizers=disabled)
         self._limited_path = path
 
     @contextmanager

@@ -184,21 +184,32 @@ def write_onnx(model: ir.Model, path: Path) -> None:
     try:
         # The data is renamed first, and then the graph that names it.
         with whole_file(path) as path_part, whole_file(data) as data_part:
-            with data_part.open("wb") as stream:
-                for value, tensor in originals.items():
-                    assert tensor is not None
-                    # Small tensors are evaluated here too: a lazy tensor is evaluated once, in the initializers' order.
-                    large = tensor.nbytes > _INLINE
-                    value.const_value = (
-                        _append(stream, str(value.name), tensor, data.name)
-                        if large
-                        else ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=value.name)
-                    )
+            named = ((str(value.name), tensor) for value, tensor in originals.items() if tensor is not None)
+            stored = store_tensors(named, data_part, data.name)
+            for value, written in zip(originals, stored, strict=True):
+                value.const_value = written
             onnx.save_model(ir.to_proto(model), str(path_part))
             path.unlink(missing_ok=True)  # no reader may combine the old graph with the new data
     finally:
         for value, tensor in originals.items():
             value.const_value = tensor
+
+
+def store_tensors(
+    tensors: Iterable[tuple[str, ir.TensorProtocol]], part: Path, location: str
+) -> list[ir.TensorProtocol]:
+    """Write the large ones of some named tensors to the file `part`, which will be called `location`. Returns them all, with
+    their places in it.
+
+    Small tensors are evaluated too: a lazy tensor is evaluated once, in its place among the others.
+    """
+    with part.open("wb") as stream:
+        return [
+            _append(stream, name, tensor, location)
+            if tensor.nbytes > _INLINE
+            else ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=name)
+            for name, tensor in tensors
+        ]
 
 
 def free_name(name: str, taken: Container[str], numbers: Iterable[int] | None = None) -> str:

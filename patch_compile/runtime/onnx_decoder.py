@@ -55,13 +55,16 @@ class OnnxDecoder:
     concurrent = True
     joins = True
 
-    def __init__(self, path: Path, limits: Limits | None = None, *, gpu: bool = False) -> None:
+    def __init__(
+        self, path: Path, limits: Limits | None = None, *, gpu: bool = False, mapped: bool = False
+    ) -> None:
+        """mapped: see `open_session`."""
         import onnxruntime as ort
 
         self.limits = limits or Limits()
         on_gpu = gpu and GPU in ort.get_available_providers()
         self.path = path
-        self.session = open_session(path, (GPU, CPU) if on_gpu else (CPU,))
+        self.session = open_session(path, (GPU, CPU) if on_gpu else (CPU,), mapped=mapped)
         # ONNX Runtime silently leaves out a provider that can't start, for example without a driver.
         self.device = "cuda" if GPU in self.session.get_providers() else "cpu"
         self.name = f"ONNX Runtime {ort.__version__} on {'CUDA' if self.device == 'cuda' else 'the CPU'}"

@@ -27,6 +27,7 @@ from patch_compile.planning.planner import assumed_plans, plan_of, settle_togeth
 from patch_compile.plugin.kernels import kernels_for
 from patch_compile.progress import Progress, Update
 from patch_compile.sources.kinds import Capability, Sequences, Stage
+from patch_compile.sources.memory import bytes_to_run, free_bytes
 from patch_compile.sources.pruning import GivenMasks, Pruning, given_masks
 from patch_compile.sources.rounding import Rounding
 
@@ -134,6 +135,12 @@ class Source(ABC):
     @abstractmethod
     def weights(self) -> int:
         """Number of weights in the whole model."""
+
+    @cached_property
+    def fits_in_memory(self) -> bool:
+        """True if this machine has the memory to run the model as a whole, at the first access. Else its weights are read
+        from the disk in each run."""
+        return bytes_to_run(self.weights) <= free_bytes()
 
     @property
     def outline(self) -> Outline | None:

@@ -21,8 +21,10 @@ from patch_compile.artifacts.verify_schema import ComparedRun, ErrorStats, OnnxC
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.session import errors_of_runs
 from patch_compile.onnx_io.tensor_names import ATTENTION_MASK, INPUT_IDS, LOGITS
+from patch_compile.progress import Progress
 from patch_compile.runtime.onnx_decoder import OnnxDecoder
 from patch_compile.sources.base import Source
+from patch_compile.sources.memory import bytes_to_run, free_bytes
 from patch_compile.sources.rounding import rounding_tolerance, roundings_of, tolerance_of
 from patch_compile.verification.choices import Choices, Followed, following
 
@@ -63,6 +65,16 @@ class PrunedRuns(Runs):
     `Followed`."""
 
     lost: float = 0.0
+
+
+def note_memory(source: Source, progress: Progress) -> None:
+    """Say so if the models are run without their weights in memory."""
+    if not source.fits_in_memory:
+        needed, free = bytes_to_run(source.weights) / 1e9, free_bytes() / 1e9
+        progress.note(
+            f"each run of the proof reads the weights from the disk: {needed:.0f} GB would hold them in memory, "
+            f"{free:.0f} GB are free"
+        )
 
 
 def feeds_of(decoder: OnnxDecoder, probes: Iterable[NDArray[np.int64]]) -> list[Feed]:

@@ -22,6 +22,7 @@ from patch_compile.artifacts.layout import (
 )
 from patch_compile.artifacts.proof import AskedTolerance
 from patch_compile.artifacts.verify_schema import FirstDifference, OnnxCheck
+from patch_compile.onnx_io.decoded import decoded_onnx
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.progress import Progress
@@ -33,6 +34,7 @@ from patch_compile.verification.compare_runs import (
     compare_runs,
     feeds_of,
     measured_tolerance,
+    note_memory,
     quiet_polygraphy,
     run_graph,
     run_pruned,
@@ -61,13 +63,17 @@ def compiled_right(
     asked = None
     if request.atol is not None or request.rtol is not None:
         asked = AskedTolerance(atol=request.atol or 0.0, rtol=request.rtol or 0.0, statistic=statistic)
+    note_memory(source, progress)
     with with_all_logits(out / ONNX) as full:
         hybrid = runnable_onnx(full, scratch)
-        with progress.stage("hybrid on ONNX Runtime"), with_choices(hybrid) as (graph, choices):
-            decoder = OnnxDecoder(graph)
-            feeds = feeds_of(decoder, _probes(windows, request.lengths))
-            runs = run_graph("hybrid ONNX", decoder, feeds, choices)
-            del decoder
+        with progress.stage("hybrid on ONNX Runtime") as update:
+            decoded = decoded_onnx(hybrid, scratch, update)
+            with with_choices(decoded) as (graph, choices):
+                update("running", 0, 1)
+                decoder = OnnxDecoder(graph, mapped=not source.fits_in_memory)
+                feeds = feeds_of(decoder, _probes(windows, request.lengths))
+                runs = run_graph("hybrid ONNX", decoder, feeds, choices)
+                del decoder
         with progress.stage("pruned reference"):
             reference = run_pruned(source, source.reference_logits(pruned), runs)
         _save(folder, runs, reference)
@@ -76,7 +82,7 @@ def compiled_right(
         if answer.passed:
             return answer
         with progress.stage("looking for the first tensor that differs"):
-            first = _first_difference(source, masks, out, hybrid, runs.feeds, answer, scratch)
+            first = _first_difference(source, masks, out, (hybrid, decoded), runs.feeds, answer, scratch)
     return answer.model_copy(update={"first_difference": first})
 
 
@@ -102,16 +108,20 @@ def _first_difference(
     source: Source,
     masks: MaskSet,
     out: Path,
-    hybrid: Path,
+    files: tuple[Path, Path],
     feeds: Sequence[Feed],
     answer: OnnxCheck,
     scratch: Path,
 ) -> FirstDifference | None:
     """Returns the first wrong tensor of the worst run; None if the fault is in the part that reference and hybrid
-    share."""
+    share.
+
+    files: the hybrid and its decoded copy.
+    """
     reference = scratch / "reference.onnx"
     write_dense_reference(source, out, masks, reference)
     with with_all_logits(reference) as full:
         runnable = runnable_onnx(full, scratch)
         errors = [np.inf if run.error is None else run.error for run in answer.runs]
-        return find_first_difference(hybrid, runnable, feeds[int(np.argmax(errors))], source.recipe.dtype)
+        feed, dtype, mapped = feeds[int(np.argmax(errors))], source.recipe.dtype, not source.fits_in_memory
+        return find_first_difference(files[0], runnable, feed, dtype, files[1], mapped=mapped)

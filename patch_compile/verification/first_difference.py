@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,23 +65,32 @@ class _Candidate:
         )
 
 
-def find_first_difference(hybrid: Path, reference: Path, feed: Feed, dtype: str) -> FirstDifference | None:
+def find_first_difference(
+    hybrid: Path,
+    reference: Path,
+    feed: Feed,
+    dtype: str,
+    decoded: Path | None = None,
+    *,
+    mapped: bool = False,
+) -> FirstDifference | None:
     """Returns the first tensor of `hybrid`, in graph order, that differs from `reference` by more than rounding.
 
     Returns None if no tensor differs: the fault is then in the export, which both graphs share. ONNX Runtime must be able to
-    run both files.
+    run both files. decoded: the copy of `hybrid` to run, see `decoded_onnx`; mapped: see `open_session`.
     """
     candidates = _shared(hybrid, reference)
     if not candidates:
         return None
+    answers = partial(_first, decoded or hybrid, reference, feed, dtype=dtype, mapped=mapped)
     step = max(1, math.isqrt(len(candidates)))
     marks = sorted({*range(step - 1, len(candidates), step), len(candidates) - 1})
-    found = _first(hybrid, reference, feed, [candidates[mark] for mark in marks], dtype)
+    found = answers([candidates[mark] for mark in marks])
     if found is None:
         return None
     last = next(mark for mark in marks if candidates[mark].tensor == found.tensor)
     first = max((mark + 1 for mark in marks if mark < last), default=0)
-    return _first(hybrid, reference, feed, candidates[first : last + 1], dtype) or found
+    return answers(candidates[first : last + 1]) or found
 
 
 def _shared(hybrid: Path, reference: Path) -> list[_Candidate]:
@@ -97,11 +107,11 @@ def _shared(hybrid: Path, reference: Path) -> list[_Candidate]:
 
 
 def _first(
-    hybrid: Path, reference: Path, feed: Feed, candidates: Sequence[_Candidate], dtype: str
+    hybrid: Path, reference: Path, feed: Feed, candidates: Sequence[_Candidate], *, dtype: str, mapped: bool
 ) -> FirstDifference | None:
     names = [candidate.tensor for candidate in candidates]
-    expected = tensors_of(reference, names, feed)
-    for candidate, mine, theirs in zip(candidates, tensors_of(hybrid, names, feed), expected, strict=True):
+    made, expected = (tensors_of(path, names, feed, mapped=mapped) for path in (hybrid, reference))
+    for candidate, mine, theirs in zip(candidates, made, expected, strict=True):
         if theirs.dtype.kind != "f":
             if not np.array_equal(mine, theirs):
                 return candidate.judged(math.inf, dtype)
@@ -128,9 +138,9 @@ def error_of(mine: NDArray[Any], theirs: NDArray[Any]) -> float:
     return float(np.abs(a[finite] - b[finite]).max(initial=0.0)) / (scale or 1.0)
 
 
-def tensors_of(path: Path, names: Sequence[str], feed: Feed) -> list[NDArray[Any]]:
-    """Run the model once, and return the named tensors, which may be inputs too."""
+def tensors_of(path: Path, names: Sequence[str], feed: Feed, *, mapped: bool = False) -> list[NDArray[Any]]:
+    """Run the model once, and return the named tensors, which may be inputs too. mapped: see `open_session`."""
     with with_outputs(path, [name for name in names if name not in feed]) as marked:
-        session = open_session(marked)
+        session = open_session(marked, mapped=mapped)
     wanted = {given.name: feed[given.name] for given in session.get_inputs()}
     return list(run_session(session, path, wanted, names).values())

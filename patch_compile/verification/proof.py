@@ -31,6 +31,7 @@ from patch_compile.artifacts.proof import (
     WindowAgreement,
 )
 from patch_compile.errors import AccuracyError
+from patch_compile.onnx_io.decoded import decoded_onnx
 from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.onnx_io.tensor_names import INPUT_IDS, TOKEN_INPUTS
 from patch_compile.progress import Progress, Update
@@ -44,6 +45,7 @@ from patch_compile.verification.compare_runs import (
     compare_runs,
     feeds_of,
     measured_tolerance,
+    note_memory,
     relative_error,
     run_graph,
     run_pruned,
@@ -114,12 +116,16 @@ def _prove_next_tokens(
     ids = token_ids(tokenizer, r.prompt)
     prompt = _Prompt(ids, _room(source, ids), partial(_ended, tokenizer))
     texts = last_words(tokenizer, source.sequences.positions if source.sequences else None)
+    note_memory(source, progress)
     with (
         with_all_logits(hybrid_path) as full,
-        progress.stage("hybrid on ONNX Runtime"),
-        with_choices(runnable_onnx(full, scratch)) as (graph, choices),
+        progress.stage("hybrid on ONNX Runtime") as update,
+        with_choices(decoded_onnx(runnable_onnx(full, scratch), scratch, update)) as (graph, choices),
     ):
-        hybrid = _study(graph, windows, prompt, texts, choices)
+        update("running", 0, 1)
+        decoder = OnnxDecoder(graph, mapped=not source.fits_in_memory)
+        hybrid = _study(decoder, windows, prompt, texts, choices)
+        del decoder
     with progress.stage("pruned reference"):
         agreement, reference = _agreement(source, pruned, hybrid)
     with progress.stage("dense reference"):
@@ -145,14 +151,13 @@ def _prove_next_tokens(
 
 
 def _study(
-    path: Path,
+    decoder: OnnxDecoder,
     windows: NDArray[np.int64],
     prompt: _Prompt,
     texts: Sequence[LastWord],
     choices: Sequence[str],
 ) -> _Study:
-    """Ask the hybrid graph all questions in one session. choices: names of the outputs that are choices of routers."""
-    decoder = OnnxDecoder(path)
+    """Ask the hybrid graph all questions. choices: names of the outputs that are choices of routers."""
     probes = feeds_of(decoder, windows[:_PROBE_WINDOWS, :_PROBE_TOKENS])
     window = decoder.feed(windows[:1], decoder.empty_cache(1))
     with closing(decoder.start(*pad_left([prompt.ids]), prompt.new_tokens)) as decoding:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from masklearn import BaselineRow, BesideBaselines, open_text
@@ -50,13 +49,9 @@ from patch_compile.progress import Progress, quiet_libraries
 from patch_compile.recipe import Recipe
 from patch_compile.sources.base import OutputSource, Source
 from patch_compile.sources.kinds import Capability
+from patch_compile.sources.memory import bytes_to_run, free_bytes
 from patch_compile.sources.open import check_unchanged, files_of_model, open_source
 from patch_compile.verification.request import VerifyRequest, check_figures
-
-# Bytes per weight at the peak: transformers holds 16-bit weights while it converts them to fp32, and ONNX Runtime holds
-# its folded constants next to the constants of the file.
-_PEAK_BYTES = 6
-_PEAK_REST = 1 << 30  # bytes for the libraries, activations and logits
 
 Answers = Iterator[tuple[str, Any]]
 """Names of fields of `VerifyReport`, and their values."""
@@ -138,7 +133,7 @@ class Verification:
         check_figures(self.request.fail_on, decoder=decoder)
         check_unchanged(self.source, self.out)
         if self._runs_as_a_whole(decoder=decoder) and not self.source.why_not(Capability.BLOCKS):
-            _check_memory(self.source.weights)  # a run block by block would need less
+            _check_memory(self.source)  # a run block by block would need less
         answers = dict(self._about_next_tokens() if decoder else self._about_outputs())
         found.check()
         pruned = answers.get("pruned")
@@ -190,9 +185,8 @@ class Verification:
     def _runs_as_a_whole(self, *, decoder: bool) -> bool:
         """True if a request needs the whole model in memory, not block by block."""
         r = self.request
-        return bool(
-            r.asks(Question.COMPILED) or r.tasks or r.prompt or (not decoder and r.asks(Question.PRUNED))
-        )
+        proves = r.asks(Question.COMPILED) or r.asks(Question.PRUNED)
+        return bool(r.tasks or r.prompt or (not decoder and proves))
 
     def _about_next_tokens(self) -> Answers:
         request, out = self.request, self.out.path
@@ -350,15 +344,14 @@ def _check_long_enough(windows: NDArray[np.int64], longest: int) -> None:
         )
 
 
-def _check_memory(weights: int) -> None:
-    """Raise PatchCompileError unless ONNX Runtime and transformers can each hold this number of weights on this
-    machine."""
-    needed, free = _PEAK_BYTES * weights + _PEAK_REST, psutil.virtual_memory().available
-    if needed > free:
+def _check_memory(source: Source) -> None:
+    """Raise PatchCompileError unless ONNX Runtime and transformers can each hold the model on this machine."""
+    if not source.fits_in_memory:
+        needed, free = bytes_to_run(source.weights) / 1e9, free_bytes() / 1e9
         raise PatchCompileError(
             "The model does not fit into memory to be run as a whole",
-            f"That takes some {needed / 1e9:.0f} GB, and {free / 1e9:.0f} GB are free.",
-            "Verify without it, block by block, with --only pruned,where; or on a machine with more memory.",
+            f"That takes some {needed:.0f} GB, and {free:.0f} GB are free.",
+            "Leave out --tasks and --prompt, and ask --only where of an encoder; or take a machine with more memory.",
         )
 
 

@@ -1,6 +1,7 @@
 import sys
 from dataclasses import replace
 from pathlib import Path
+from subprocess import CalledProcessError
 from typing import Any
 
 import pytest
@@ -51,6 +52,19 @@ def test_it_compiles_builds_and_writes_the_page(
     assert not list((tmp_path / "s").iterdir())
 
 
+def test_a_build_is_measured_to_its_proof(
+    tmp_path: Path, shapes: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(PAGE.replace("compile:", "proof:"))
+    shapes["vocab_size"] = 260  # bytes, and the end
+    command = ["--proof", "--blocks", "1", "--page", str(page), "--scratch", str(tmp_path / "s")]
+    assert compile.main(command) == 0
+    assert "| proof: dense reference |" in page.read_text() and "1 blocks" in page.read_text()
+    assert "peak anonymous memory" in capsys.readouterr().out
+    assert not list((tmp_path / "s").iterdir())
+
+
 def test_a_page_without_marks_is_refused() -> None:
     with refused(ValueError):
         renewed("nothing here", "compile", "part")
@@ -69,3 +83,9 @@ def test_memory_of_a_process_is_seen() -> None:
     run = watched([sys.executable, "-c", code])
     assert 0.27 < run.peak_anonymous_gib <= run.peak_gib < 0.6
     assert run.stdout == "y" * 200_000 + "\n" and run.seconds > 1
+
+
+def test_commands_can_be_limited() -> None:
+    with pytest.raises(CalledProcessError):
+        watched([sys.executable, "-c", "bytearray(300_000_000)"], most_gib=0.2)
+    assert watched([sys.executable, "-c", "print(bytearray(3))"], most_gib=0.2).stdout

@@ -8,6 +8,10 @@ from patch_compile.artifacts.proof import Agreement
 from patch_compile.sources.rounding import rounding_tolerance
 from patch_compile.verification.compare_runs import GraphRuns, PrunedRuns
 from patch_compile.verification.proof import check_agreement, with_window
+from patch_compile.verification.request import VerifyRequest
+from patch_compile.verification.verify import verify
+from tests.builds import build
+from tests.families import write_family
 from tests.refusals import refused
 
 
@@ -82,6 +86,26 @@ def test_the_window_is_judged_part_by_part():
     wrong[0, 299, 7] += 0.5 * np.abs(exact).max()
     with refused():
         with_window(found, window(wrong), pruned(exact), "float16", lambda: found.tolerance)
+
+
+@pytest.mark.parametrize("name", ["llama", "mixtral"])
+def test_proofs_do_not_depend_on_the_memory(settings, tmp_path, monkeypatch, name):
+    """Without memory for the model, each run reads its weights from the disk."""
+    if name == "mixtral":
+        settings["model"] = write_family(tmp_path / "mixtral", name, num_hidden_layers=2)
+    whole = build(settings | {"dtype": "bfloat16"})
+    monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 10_000_000})())
+    streamed = build(settings | {"dtype": "bfloat16", "out": tmp_path / "streamed"})
+    same = ("perplexity", "difference", "generated", "last_words", "text")
+    assert [streamed[figure] for figure in same] == [whole[figure] for figure in same]
+    assert streamed["agreement"]["dense_error"] == whole["agreement"]["dense_error"]
+    assert 0 < streamed["agreement"]["error"] <= streamed["agreement"]["tolerance"]["share"]
+    window, expected = streamed["agreement"]["window"], whole["agreement"]["window"]
+    assert window["pruned"] == expected["pruned"]
+    assert window["hybrid"] == pytest.approx(expected["hybrid"], rel=1e-2)
+    assert len(streamed["notes"]) == len(whole["notes"]) + 1
+    assert any("reads the weights from the disk" in note for note in streamed["notes"])
+    assert verify(tmp_path / "streamed", VerifyRequest.parse({"only": "compiled", "lengths": "1,7"})).passed
 
 
 def unasked():

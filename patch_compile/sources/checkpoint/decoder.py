@@ -71,19 +71,25 @@ class DecoderSource(CheckpointSource):
         """Returns logits by transformers, with weights as in the graph, and arithmetic in fp32 or in the type of the
         graph."""
         masks = None if model == self.model else self.recipe.mask
-        loaded = load_as_compiled(model, self.recipe.dtype, masks, sixteen_bits=sixteen_bits)
-        return lambda feed: _logits(loaded, feed)
+        streamed = not self.fits_in_memory
+        loaded = load_as_compiled(
+            model, self.recipe.dtype, masks, sixteen_bits=sixteen_bits, streamed=streamed
+        )
+        cached = self.recipe.dtype if sixteen_bits else "float32"
+        return lambda feed: _logits(loaded, feed, cached)
 
 
-def _logits(model: Any, feed: Feed) -> NDArray[np.float32]:
-    """Returns logits `[batch, sequence, vocabulary]`. The feed contains the caches of earlier tokens."""
+def _logits(model: Any, feed: Feed, cached: str) -> NDArray[np.float32]:
+    """Returns logits `[batch, sequence, vocabulary]`. The feed contains the caches of earlier tokens. cached: their type."""
     import torch
     from transformers import DynamicCache
 
     given = {name: torch.from_numpy(np.asarray(value)) for name, value in feed.items()}
     cache = DynamicCache(config=model.config)
     for layer in range(model.config.get_text_config().num_hidden_layers):
-        key, value = (given.pop(f"{PAST}{layer}.{part}").to(model.dtype) for part in ("key", "value"))
+        key, value = (
+            given.pop(f"{PAST}{layer}.{part}").to(getattr(torch, cached)) for part in ("key", "value")
+        )
         if key.shape[2]:
             cache.update(key, value, layer)
     with torch.no_grad():

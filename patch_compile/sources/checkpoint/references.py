@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from masklearn import first_windows, open_text, write_text
 from masklearn.model.architectures import architecture_of, longest_window
 from masklearn.model.checkpoint import Checkpoint
-from masklearn.model.naming import linear_name
+from masklearn.model.naming import from_stored, linear_name
 from masklearn.model.pretrained import load_config
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import INT8, W8A8
@@ -67,30 +67,49 @@ def _reachable_length(r: Recipe, progress: Progress) -> int:
 
 
 def load_as_compiled(
-    pruned: Path, dtype: Literal["float16", "bfloat16"], masks: Path | None, *, sixteen_bits: bool = False
+    pruned: Path,
+    dtype: Literal["float16", "bfloat16"],
+    masks: Path | None,
+    *,
+    sixteen_bits: bool = False,
+    streamed: bool = False,
 ) -> Any:
     """Returns the model of transformers with weights as in a graph of this type, and arithmetic in fp32 or in the type.
 
     Weights are rounded to the type, except int8 weights, which a graph multiplies as they are and scales afterwards. The
     checkpoint holds quantised weights rounded to its own type, which may be coarser: they are computed anew from their
     integers. masks: the file with their scales, read if there is none next to the pruned model; None if there is no such
-    file.
+    file. streamed: True for a model that reads its weights in each run, see `streamed_model`.
     """
     import torch
 
-    from masklearn.model.linears import linear_weights
+    from masklearn.model.linears import linear_weights, read_tensor
     from masklearn.model.models import load_model
+    from masklearn.model.streamed import streamed_model
 
-    model = load_model(pruned, dtype=getattr(torch, dtype))
+    narrow = getattr(torch, dtype)
+    checkpoint, grids = Checkpoint.open(pruned), grids_of_pruned(pruned, masks)
+
+    def of_grid(linear: str) -> Any:
+        exact = grids[linear].type.name in (INT8.name, W8A8.name)
+        return _weight(checkpoint, linear, grids[linear], np.dtype(np.float32) if exact else _numpy(dtype))
+
+    def read(name: str, shape: torch.Size) -> Any:
+        linear = name.removesuffix(".weight")
+        if linear in grids:
+            return of_grid(linear)
+        if checkpoint.dtype(name) == _numpy(dtype):  # needs no rounding
+            return from_stored(checkpoint, name, checkpoint.torch(name, mapped=True))
+        return read_tensor(checkpoint, name, shape).to(narrow)
+
+    if streamed:
+        return streamed_model(checkpoint, read, narrow if sixteen_bits else torch.float32)
+    model = load_model(pruned, dtype=narrow)
     model = model if sixteen_bits else model.float()
-    if grids := grids_of_pruned(pruned, masks):
-        checkpoint, values = (
-            Checkpoint.open(pruned),
-            dict.fromkeys((INT8.name, W8A8.name), np.dtype(np.float32)),
-        )
+    if grids:
         weights = {linear_name(checkpoint, name): weight for name, weight in linear_weights(model).items()}
-        for name, grid in grids.items():
-            weights[name].copy_(_weight(checkpoint, name, grid, values.get(grid.type.name, _numpy(dtype))))
+        for name in grids:
+            weights[name].copy_(of_grid(name))
     return model
 
 

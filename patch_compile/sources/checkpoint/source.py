@@ -141,7 +141,7 @@ class CheckpointSource(CheckpointModel):
 
     @override
     def space(self, stages: Collection[Stage]) -> int:
-        """Returns bytes on disk. The proof also writes the dense ONNX file."""
+        """Returns bytes on disk. The proof also writes a copy of the ONNX file with decoded weights."""
         packed = 2 * self.weights * _PACKED_SHARE
         needs = {Stage.ONNX: packed, Stage.ENGINE: packed, Stage.PROOF: 2 * self.weights}
         if Stage.MASKS in stages:
@@ -208,7 +208,9 @@ class CheckpointSource(CheckpointModel):
         from masklearn.base.device import available_memory, usable_device
 
         r = self._recipe
-        stored = self._stored * (1 + r.permute + r.repairs) + self._pass_bytes()
+        rounds = r.weights is not None
+        stored = self._stored * ((r.traits.solves or r.trains or rounds) + r.permute + r.repairs)
+        stored += self._pass_bytes()
         if not r.trains:
             return stored
         # The state of a checkpoint comes from memory, so it cannot be larger than the memory.

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -28,6 +30,16 @@ def test_cgroup_processes_share_the_memory(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "memory/memory.limit_in_bytes").write_text("1000\n")
     (tmp_path / "memory/memory.usage_in_bytes").write_text("200\n")
     assert available_memory(CPU, tmp_path) == 800 // 4
+
+
+def test_a_limit_of_the_process_counts(tmp_path: Path) -> None:
+    """`ulimit -d` limits it here to 3 GiB, of which importing torch has taken some."""
+    code = "import torch; from masklearn.base.device import *; print(available_memory(torch.device('cpu')))"
+    shell = f'ulimit -d {3 << 20} && exec "$@"'
+    run = subprocess.run(
+        ["sh", "-c", shell, "sh", sys.executable, "-c", code], capture_output=True, check=True
+    )
+    assert 0 < int(run.stdout) < 3 << 30
 
 
 def test_a_bad_device_and_a_missing_device_differ() -> None:

@@ -1,0 +1,96 @@
+"""Runs a checkpoint's whole model with the weights of one block in memory at a time, for inputs that come one by one."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from masklearn.model.architectures import architecture_of
+from masklearn.model.checkpoint import Checkpoint, missing_tensor, other_shape
+from masklearn.model.models import meta_model
+from masklearn.model.naming import stored_name, stored_shape, tied_names
+
+Read = Callable[[str, torch.Size], Tensor]
+"""Returns a tensor of a checkpoint by its name there and its shape in the model."""
+
+
+def streamed_model(checkpoint: Checkpoint, read: Read, dtype: torch.dtype = torch.float32) -> Any:
+    """Returns the model in eval mode. Each block, and each module outside the blocks, reads its weights when it runs: every
+    run reads the whole checkpoint.
+
+    Every linear is an `nn.Linear`, see `meta_model`. read: called for each tensor in each run; dtype: to compute in.
+    Raises MaskLearnError as `meta_model` does, and if the checkpoint lacks a tensor or has it in another shape.
+    """
+    model: Any = meta_model(checkpoint)
+    names, memory = tied_names(model), _Memory(dtype)
+    for prefix, module in _units(model, architecture_of(checkpoint).blocks):
+        stored = {
+            name: stored_name(checkpoint, names[f"{prefix}.{name}"])
+            for name, _ in module.named_parameters(remove_duplicate=False)
+        }
+
+        empty = dict(module.named_parameters(remove_duplicate=False))
+        for name, parameter in empty.items():
+            _check(checkpoint, stored[name], parameter.shape)
+        module.register_forward_pre_hook(partial(_load, stored, read, memory))
+        module.register_forward_hook(partial(_free, empty, memory), always_call=True)
+    return model
+
+
+class _Memory:
+    """Memory of freed weights, which the next weights of their shape take: fresh memory costs more time than copying."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        self._free: defaultdict[torch.Size, list[nn.Parameter]] = defaultdict(list)
+
+    def take(self, shape: torch.Size) -> nn.Parameter:
+        free = self._free[shape]
+        return (
+            free.pop() if free else nn.Parameter(torch.empty(shape, dtype=self._dtype), requires_grad=False)
+        )
+
+    def give_back(self, parameter: nn.Parameter) -> None:
+        self._free[parameter.shape].append(parameter)
+
+
+def _units(model: nn.Module, blocks: str) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the blocks, whose modules may read weights of each other, and the other modules that have weights."""
+    within = f"{blocks}."
+    for name, module in model.named_modules():
+        if name.startswith(within):
+            if "." not in name.removeprefix(within):
+                yield name, module
+        elif dict(module.named_parameters(recurse=False)):
+            yield name, module
+
+
+def _check(checkpoint: Checkpoint, name: str, shape: torch.Size) -> None:
+    if name not in checkpoint:
+        raise missing_tensor(checkpoint, name)
+    if checkpoint.shape(name) != (stored := stored_shape(checkpoint, name, shape)):
+        raise other_shape(checkpoint, name, stored)
+
+
+def _load(stored: dict[str, str], read: Read, memory: _Memory, module: nn.Module, _inputs: Any) -> None:
+    for name, empty in list(module.named_parameters(remove_duplicate=False)):
+        parameter = memory.take(empty.shape)
+        parameter.data.copy_(read(stored[name], empty.shape))
+        _put(module, name, parameter)
+
+
+def _free(
+    empty: dict[str, nn.Parameter], memory: _Memory, module: nn.Module, _inputs: Any, _output: Any
+) -> None:
+    for name, parameter in list(module.named_parameters(remove_duplicate=False)):
+        if parameter is not empty[name]:
+            memory.give_back(parameter)
+            _put(module, name, empty[name])
+
+
+def _put(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+    owner, _, attribute = name.rpartition(".")
+    setattr(module.get_submodule(owner), attribute, parameter)
