@@ -150,7 +150,18 @@ def proof_figures(model: Path, out: Path, ratio: float, most_gib: float) -> list
         "--repair",
         "none",
     ]
-    command += ["--ratio", str(ratio), "--lowering", "plugin", "--backend", "onnx", "--eval", str(text)]
+    command += [
+        "--ratio",
+        str(ratio),
+        "--kinds",
+        "2:4",
+        "--lowering",
+        "plugin",
+        "--backend",
+        "onnx",
+        "--eval",
+        str(text),
+    ]
     windows = ["--eval-windows", str(_WINDOWS), "--eval-length", str(_LENGTH)]
     run = watched([*command, *windows, "-o", str(out), "--force", "--json"], most_gib)
     found = json.loads(run.stdout)
