@@ -32,6 +32,7 @@ class LearnSettings(Settings, LearnOptions):
         phases = {
             "smoothing": rounds_inputs,
             "rounding inputs": rounds_inputs,
+            "ordering hidden channels": self.permute,
             "scoring": not self.traits.trains(),
             "sensitivity of the loss": loss and criterion is Criterion.FISHER,
             "solving": self.traits.solves,

@@ -246,7 +246,7 @@ CLAIMS = [
     ),
     (
         "docs/howto/accuracy.md",
-        r"for feed-forward parts: (\S+) becomes ([\d.]+)\.",
+        r"of a decoder.s feed-forward parts: (\S+) becomes ([\d.]+)\.",
         [perplexity(ONE_SHOT, 0.35), perplexity(ONE_SHOT + PERMUTED, 0.35)],
     ),
     (
