@@ -1,8 +1,8 @@
 """Writes a copy of an ONNX file in which packed weights are decoded.
 
 ONNX Runtime would decode them when it loads the file, and hold all intermediates of all linears meanwhile: 29 bytes for each
-of their weights.
-This copy is made one linear after the other. Its weights have 16 bits and lie in a file, so that a session can map them.
+of their weights. This copy is made one linear after the other. Its weights have 16 bits and lie in a file, so that a session
+can map them.
 """
 
 from __future__ import annotations
