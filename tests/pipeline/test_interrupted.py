@@ -43,7 +43,7 @@ def test_learning_that_is_killed_resumes_at_its_block(
 ) -> None:
     model = make_model(hidden_size=64, intermediate_size=96, num_hidden_layers=3)
     learn = ["learn", model, "--method", method, "--repair", "none", "--tile", "32x32", "--ratio", "0.4"]
-    learn += ["--windows", "4", "--length", "16", "--calib", settings["calib"]]
+    learn += ["--no-permute", "--windows", "4", "--length", "16", "--calib", settings["calib"]]
     whole = run_here(*learn, "-o", tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
     assert "resumes" not in whole.stderr

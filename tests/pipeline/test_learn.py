@@ -229,14 +229,14 @@ def test_a_changed_prior_relearns_masks(settings, tmp_path):
 
 
 def test_missing_room_is_reported_before_learning(settings, tmp_path, monkeypatch):
-    """A recipe that solves and repairs needs room for pruned, solved and repaired weights and two checkpoints, for a byte
+    """A recipe that permutes, solves and repairs needs room for four sets of weights and two checkpoints, for a byte
     per pattern of scores and of the solve, and for the fp32 hidden states of its 2 blocks, the head and two gradients."""
     recipe = Recipe.parse(settings | {"method": "oneshot", "repair_steps": 1, "out": tmp_path / "learned"})
     checkpoint = Checkpoint.open(settings["model"])
     stored = sum(file.stat().st_size for file in checkpoint.files())
     weights = sum(math.prod(checkpoint.shape(name)) for name in checkpoint.names())
     pruned = sum(math.prod(checkpoint.shape(name)) for name in checkpoint.names() if "_proj" in name)
-    needed = 3 * stored + 2 * 12 * weights + 2 * pruned // 4 + (2 + 3) * 2 * 24 * 128 * 4
+    needed = 4 * stored + 2 * 12 * weights + 2 * pruned // 4 + (2 + 3) * 2 * 24 * 128 * 4
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed - 1))
     monkeypatch.setattr(CheckpointSource, "learn", lambda *_: pytest.fail("no stage may begin"))
