@@ -288,7 +288,7 @@ QWEN = {
     ("target", "lowering"), [("A100-80", "plugin"), ("A100-80", "auto"), ("h100", "auto")]
 )
 def test_command_and_page_predict_alike(tmp_path, target, lowering):
-    """One predictor: the page has the figures of `patch-compile plan`."""
+    """One predictor: the page has the figures of `patch-compile plan` for 2:4 tiles."""
     model = write_hollow_llama(tmp_path / "qwen", QWEN)
     (row,) = (
         [cell.strip() for cell in line.split("|")[1:-1]]
@@ -296,7 +296,7 @@ def test_command_and_page_predict_alike(tmp_path, target, lowering):
         if re.match(rf"\| {target} \| Qwen2.5-0.5B \|", line, re.IGNORECASE)
     )
     for i, ratio in enumerate(roofline.RATIOS):
-        settings = {"model": model, "target": target, "lowering": lowering, "ratio": ratio}
+        settings = {"model": model, "target": target, "lowering": lowering, "ratio": ratio, "kinds": "2:4"}
         said = plan(Recipe.parse(settings)).whole
         on_page = row[3 + i] if lowering == "plugin" else row[-1].split(" / ")[i]
         assert f"{said.end_to_end.speedup:.2f}" == on_page
