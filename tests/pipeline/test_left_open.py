@@ -1,4 +1,4 @@
-"""A build chooses what the user leaves out: kinds of tiles for a ratio; for a speed also their size, and types of weights."""
+"""A build chooses what is left out: kinds of tiles for a ratio; for a speed also their size, and types of weights."""
 
 import json
 from pathlib import Path
