@@ -139,29 +139,20 @@ def proof_figures(model: Path, out: Path, ratio: float, most_gib: float) -> list
     text = model.with_name("text.txt")
     letters = np.random.default_rng(0).choice(list("abcdefghij "), _TEXT)
     text.write_text("".join(letters))
-    command = [
-        sys.executable,
-        "-m",
-        "patch_compile",
-        "build",
-        str(model),
+    chosen = [
         "--method",
         "magnitude",
         "--repair",
         "none",
-    ]
-    command += [
-        "--ratio",
-        str(ratio),
         "--kinds",
         "2:4",
         "--lowering",
         "plugin",
         "--backend",
         "onnx",
-        "--eval",
-        str(text),
     ]
+    command = [sys.executable, "-m", "patch_compile", "build", str(model), *chosen]
+    command += ["--ratio", str(ratio), "--eval", str(text)]
     windows = ["--eval-windows", str(_WINDOWS), "--eval-length", str(_LENGTH)]
     run = watched([*command, *windows, "-o", str(out), "--force", "--json"], most_gib)
     found = json.loads(run.stdout)

@@ -95,10 +95,10 @@ def _decoded(
     names = sorted(_read(made, behind) or made.intersection(node.output))
     values = _computed(before, names, weights, proto, path)
     for name, array in list(values.items()):
-        narrow = array.astype(ml_dtypes.bfloat16) if array.dtype == np.float32 else array
-        if narrow is not array and np.array_equal(
-            narrow.astype(np.float32), array
-        ):  # the weight of a copy for bfloat16
+        if array.dtype != np.float32:
+            continue
+        narrow = array.astype(ml_dtypes.bfloat16)
+        if np.array_equal(narrow.astype(np.float32), array):  # a weight of a graph for bfloat16
             del values[name]
             values[f"{name}/narrow"] = narrow
             behind.insert(0, helper.make_node("Cast", [f"{name}/narrow"], [name], name, to=TensorProto.FLOAT))
@@ -111,7 +111,7 @@ def _calls(node: onnx.NodeProto, function: onnx.FunctionProto) -> bool:
 
 
 def _read(names: set[str], nodes: Iterable[onnx.NodeProto]) -> set[str]:
-    """Returns those of the names that the nodes read."""
+    """Returns the names that the nodes read."""
     return names.intersection(name for node in nodes for name in node.input)
 
 

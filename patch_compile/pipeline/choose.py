@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _TILES = (DEFAULT_TILE, (64, 64))
 # Of the time that 2:4 tiles save, tiles of all kinds must save this share at the same ratio to be preferred: they lose .38
-# to .59 times as many nats (SmolLM2-135M at .25 to .45, without repair and with it; docs/explanation/quality.md).
+# to .60 times as many nats (SmolLM2-135M at .25 to .45, without repair and with it; docs/explanation/quality.md).
 _ENOUGH = 0.6
 Chooser = TilesForSpeed | TilesThatGain | TypesForSpeed
 
@@ -138,7 +138,8 @@ def settle_open(source: Source, costs: CostModel | None) -> Settled:
 def _with_order(source: Source) -> Source:
     """Reorder the hidden channels of a decoder, if the recipe leaves it open; encoders were not measured.
 
-    Not where int4 and w8a8 are to choose from: inputs are then smoothed after the choice, which permuted channels rule out.
+    Not where int4 and w8a8 are both allowed: inputs are then smoothed after types are chosen, which permuted channels rule
+    out.
     Nor in a quantised checkpoint, in which neighbours share scales.
     """
     r, types = source.recipe, {*chain.from_iterable(source.allowed_types.values())}
