@@ -17,7 +17,7 @@ from masklearn.quant.table import QUANTISED, WeightType
 from patch_compile.inspection import Inspection
 from patch_compile.onnx_io.proto import load_proto, model_of, refusing_invalid
 from patch_compile.packing.checks import kernel_fault, version_fault
-from patch_compile.packing.format import PackedLinear, SlabsOfSixteen, unpack
+from patch_compile.packing.format import OtherSlabs, PackedLinear, unpack
 from patch_compile.packing.function import DOMAIN, INPUTS, NAME, tensor_names
 from patch_compile.packing.index import index_from_attribute
 from patch_compile.packing.quantised import unpack_quantised
@@ -255,7 +255,7 @@ def _packed(constants: dict[str, NDArray[Any]], about: _Attributes, rows: int) -
         constants["meta"],
         constants["index"],
         tuple(
-            SlabsOfSixteen(kind, constants[values].view(bits), constants[masks])
+            OtherSlabs(kind, constants[values].view(bits), constants[masks])
             for kind, values, masks in zip(about.kinds[len(ALWAYS) :], names[::2], names[1::2], strict=True)
         ),
         about.integers,

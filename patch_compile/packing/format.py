@@ -48,13 +48,13 @@ KERNEL_ROWS = NARROW_PANEL
 
 
 @dataclass(frozen=True)
-class SlabsOfSixteen:
-    """Slabs of one n:16. values: uint16 `[slabs, PR·4·n]`, raw bits, or int32 words of integers; masks: int32
-    `[slabs, PR·2]`."""
+class OtherSlabs:
+    """Slabs of one kind that is not in every weight. values: uint16 `[slabs, PR·64·kept/group]`, raw bits, or int32 words of
+    integers; codes: int32 words, the masks of n:16, `[slabs, PR·2]`."""
 
     kind: TileKind
     values: NDArray[Any]
-    masks: NDArray[np.int32]
+    codes: NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class PackedLinear:
     sparse: NDArray[Any]
     meta: NDArray[np.int32]
     index: NDArray[np.int32]
-    others: tuple[SlabsOfSixteen, ...] = ()
+    others: tuple[OtherSlabs, ...] = ()
     weights: WeightType | None = None
     scales: NDArray[np.float32] | None = None
 
@@ -85,7 +85,7 @@ class PackedLinear:
     @property
     def tensors(self) -> tuple[NDArray[Any], ...]:
         """The tensors of the slabs, and the scales of rows, in the order of `function.tensor_names`."""
-        others = (array for one in self.others for array in (one.values, one.masks))
+        others = (array for one in self.others for array in (one.values, one.codes))
         scales = () if self.scales is None else (self.scales,)
         return (self.dense, self.sparse, self.meta, *others, *scales)
 
@@ -183,7 +183,7 @@ def pack_together(
         np.zeros((counts[1], panel_rows * 2), np.int32),
         csr_index(numbers, len(kinds)),
         tuple(
-            SlabsOfSixteen(
+            OtherSlabs(
                 kind,
                 np.zeros((count, panel_rows * SLAB_K // kind.group * kind.kept), np.uint16),
                 np.zeros((count, panel_rows * 2), np.int32),
@@ -203,7 +203,7 @@ def pack_together(
                     numbers[panel] == number,
                     slots[panel],
                     one.values,
-                    one.masks.view(np.uint32),
+                    one.codes.view(np.uint32),
                 )
 
         for_each_panel(weight, mask, panel_rows, own, pack_one)
@@ -270,7 +270,7 @@ def unpack_panel(
     from patch_compile.packing.n16 import unpack_panel_of_sixteen
 
     for number, one in enumerate(packed.others, len(ALWAYS)):
-        stored = one.values, one.masks.view(np.uint32)
+        stored = one.values, one.codes.view(np.uint32)
         if not unpack_panel_of_sixteen(words.view(np.uint16), numbers == number, slots, *stored):
             raise ValueError(f"a mask of the {one.kind} slabs does not keep {one.kind.kept} weights")
 

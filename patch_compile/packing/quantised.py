@@ -20,9 +20,9 @@ from masklearn.quant.grid import Grid
 from masklearn.quant.table import WeightType
 from patch_compile.packing.format import (
     KERNEL_ROWS,
+    OtherSlabs,
     PackedLinear,
     Panel,
-    SlabsOfSixteen,
     for_each_panel,
     pack_together,
     unpack,
@@ -221,8 +221,7 @@ def _narrowed(
         sparse=sparse,
         meta=wide.meta if weights.widened else metadata_of_k64(wide.meta),
         others=tuple(
-            SlabsOfSixteen(one.kind, values, one.masks)
-            for one, values in zip(wide.others, others, strict=True)
+            OtherSlabs(one.kind, values, one.codes) for one, values in zip(wide.others, others, strict=True)
         ),
         weights=weights,
         scales=scales,

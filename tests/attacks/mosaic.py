@@ -25,7 +25,7 @@ from masklearn.quant.grid import Grid
 from masklearn.quant.table import INT4, INT8, W8A8
 from patch_compile.errors import InvariantError
 from patch_compile.packing.checks import check_packed
-from patch_compile.packing.format import SlabsOfSixteen, unpack
+from patch_compile.packing.format import OtherSlabs, unpack
 from patch_compile.packing.quantised import unpack_quantised
 from tests.attacks.attack import BUILD, Attack
 from tests.attacks.random_problem import Linear, Mosaic, columns_of_groups, padded
@@ -177,7 +177,7 @@ def _number(mosaic: Mosaic) -> int:
 
 
 def _other_slabs(
-    one: SlabsOfSixteen, panels: NDArray[np.uint16], kept: NDArray[np.bool_], places: NDArray[np.int64]
+    one: OtherSlabs, panels: NDArray[np.uint16], kept: NDArray[np.bool_], places: NDArray[np.int64]
 ) -> Iterator[str]:
     """Compare the first and the last slab of an n:16, because the independent packer is slow."""
     if len(one.values) != len(places):
@@ -187,7 +187,7 @@ def _other_slabs(
         panel, slab = places[slot]
         own = slice(64 * slab, 64 * slab + 64)
         values, masks = pack_of_sixteen(panels[panel][:, own], kept[panel][:, own], one.kind.kept)
-        for name, here, there in (("values", one.values, values), ("masks", one.masks, masks)):
+        for name, here, there in (("values", one.values, values), ("masks", one.codes, masks)):
             if not np.array_equal(here[slot], there):
                 yield f"the independent packer has other {name} of {one.kind}"
 
@@ -221,7 +221,7 @@ def _case(mosaic: Mosaic) -> Case:
     packed, (y, slack) = mosaic.packed, mosaic.answer
     shape = mosaic.out_features, mosaic.x.shape[1]
     tensors = packed.dense, packed.sparse, packed.meta, packed.index
-    others = tuple(OfSixteen(one.kind.code, one.values, one.masks) for one in packed.others)
+    others = tuple(OfSixteen(one.kind.code, one.values, one.codes) for one in packed.others)
     return Case(
         Packed(
             shape, mosaic.panel_rows, *tensors, mosaic.epilogue.gated, others, _number(mosaic), packed.scales

@@ -12,8 +12,8 @@ from onnx import TensorProto, helper
 from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
 from patch_compile.packing.checks import check_packed
 from patch_compile.packing.format import (
+    OtherSlabs,
     PackedLinear,
-    SlabsOfSixteen,
     count_wrong,
     pack,
     pack_together,
@@ -84,7 +84,7 @@ def test_lanes_find_values_in_planes(kind):
     assert packed.kinds == (DENSE, TWO_FOUR, kind) and not len(packed.dense)
     (slabs,) = packed.others
     assert (packed.nbytes - packed.index.nbytes) == kind.bytes_per_weight * 128 * 128
-    codes, words = mask.masks_of_sixteen(), slabs.masks.view(np.uint32).reshape(2, 8, 32)
+    codes, words = mask.masks_of_sixteen(), slabs.codes.view(np.uint32).reshape(2, 8, 32)
     for row, slab, t in [(0, 0, 0), (9, 1, 3), (70, 0, 2), (127, 1, 1)]:
         block, half, lane = row // 16, row % 16 // 8, row % 8 * 4 + t
         code = int(codes[row, slab * 4 + t])
@@ -106,14 +106,14 @@ def test_damage_is_found():
     weight = random_weight((128, 128), np.float16, 1).view(np.uint16)
     packed = pack(weight, mask, 64)
     first, *rest = packed.others
-    other = first.masks.copy()
+    other = first.codes.copy()
     other[0, 0] ^= 1
-    damaged = (SlabsOfSixteen(first.kind, first.values, other), *rest)
+    damaged = (OtherSlabs(first.kind, first.values, other), *rest)
     parts = (packed.shape, 64, packed.dense, packed.sparse, packed.meta, packed.index)
     with refused(ValueError):
         unpack(PackedLinear(*parts, damaged))
     values = first.values + np.uint16(1)
-    changed = PackedLinear(*parts, (SlabsOfSixteen(first.kind, values, first.masks), *rest))
+    changed = PackedLinear(*parts, (OtherSlabs(first.kind, values, first.codes), *rest))
     assert count_wrong(changed, weight, mask, np.arange(2)) == values.size
     with refused(ValueError):
         unpack(PackedLinear(*parts))

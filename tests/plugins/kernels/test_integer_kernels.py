@@ -120,7 +120,7 @@ def test_weights_packed_by_the_compiler(integer_kernel, config):
     compiled = pack_quantised(made, panels, dtype)
     packed = Packed(
         shape, 64, compiled.dense, compiled.sparse, compiled.meta, compiled.index, about.gated,
-        tuple(OfSixteen(one.kind.code, one.values, one.masks) for one in compiled.others), about.weights,
+        tuple(OfSixteen(one.kind.code, one.values, one.codes) for one in compiled.others), about.weights,
         compiled.scales,
     )  # fmt: skip
     assert all(packed.counts)  # slabs of every kind
