@@ -24,15 +24,14 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 from cubin import ARCHS, Instruction, Kernel, compile_all, find_cuobjdump
 from sass import PRODUCTS, kinds_of, way_of
 
-from masklearn.masks.kinds.table import KINDS
 from patch_compile.hardware.cards import architecture_of, rated_cards
 from patch_compile.planning.roofline.schedule import CONFIGS, Config, blocks_on
+from patch_compile.planning.roofline.schedule import kinds_of as kinds_with
 from patch_compile.plugin.toolchain import find_nvcc
 
 BUDGETS = Path(__file__).resolve().with_name("budgets.json")
 BUDGET_ARCHS = (80, 86)  # the budgets of sm_86 hold for sm_89; prefill on sm_90 takes the dense path
 
-CODES = {kind.name: kind.code for kind in KINDS}
 _SCHEDULERS = 4
 _REGISTERS, _GRANULE = 65536, 256  # of an SM, and the multiple that a warp's registers are rounded up to
 # Of an HMMA.16816; an HMMA.SP.16832 takes as long where 2:4 products are twice as fast. An IMMA.16832 has twice as many,
@@ -238,7 +237,8 @@ def loop_figures(
 
 def slab_bytes(config: Config, kind: str) -> int:
     """Returns the bytes of a slab of W, which come from DRAM; the bytes of X come from L2."""
-    return config.slab_bytes(CODES[kind])
+    names = [one.name for one in kinds_with(config.weights)]
+    return config.slab_bytes(names.index(kind))
 
 
 def executed(way: Sequence[Instruction], config: Config, size: int) -> list[Instruction]:

@@ -18,7 +18,7 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
 from benchmarks.page_part import print_or_renew
-from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
+from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from masklearn.quant.table import FLOAT16, INT4, INT8, W8A8, WeightType
 from patch_compile.artifacts.plan import Slower, Way
 from patch_compile.artifacts.prediction import WholeRow, Workload
@@ -36,7 +36,7 @@ from patch_compile.planning.roofline.int8_inputs import dense_w8a8_time
 from patch_compile.planning.roofline.launch_work import simulated_clocks
 from patch_compile.planning.roofline.linear_roofline import Linear, predict
 from patch_compile.planning.roofline.rest import Model
-from patch_compile.planning.roofline.schedule import CONFIGS, Config
+from patch_compile.planning.roofline.schedule import CONFIGS, Config, kinds_of
 from patch_compile.plugin.toolchain import plugin_sources
 
 SHARES = (0.0, 0.5, 0.7, 0.8, 0.9, 1.0)
@@ -238,15 +238,15 @@ def _types_row(device: RatedCard, batch: int, weights: WeightType) -> list[str]:
 def slab_clocks_table(devices: Iterable[RatedCard]) -> str:
     """Clocks of a slab of int8 and int4 in the loop of the decode kernel, and of its bytes at DRAM's pace."""
     rows = (_slab_clocks_row(device, weights) for device in devices for weights in (INT8, INT4))
-    return table(["device", "weights", *(kind.name for kind in KINDS)], rows)
+    return table(["device", "weights", *(kind.name for kind in kinds_of(INT8))], rows)
 
 
 def _slab_clocks_row(device: RatedCard, weights: WeightType) -> list[str]:
     config = next(one for one in CONFIGS if one.name == f"{weights}-decode-64")
     share = device.bandwidth / device.sms / device.clock  # bytes of DRAM for an SM and clock
     cells = (
-        f"{simulated_clocks(device, config, kind)} / {config.slab_bytes(kind.code) / share:.0f}"
-        for kind in KINDS
+        f"{simulated_clocks(device, config, kind)} / {config.slab_bytes(number) / share:.0f}"
+        for number, kind in enumerate(kinds_of(weights))
     )
     return [device.name, str(weights), *cells]
 

@@ -43,7 +43,7 @@ class CostModel:
         total = sum(slabs.values())
         share = slabs.get(TWO_FOUR.name, 0) / total
         others = tuple(
-            (kind.code, slabs[kind.name] / total)
+            (kind, slabs[kind.name] / total)
             for kind in KINDS
             if kind not in (DENSE, TWO_FOUR) and slabs.get(kind.name)
         )

@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 
 from masklearn.masks.kinds.base import TileKind
-from masklearn.masks.kinds.table import BY_CODE
 from patch_compile.hardware.cards import RatedCard
 from patch_compile.planning.roofline.assumptions import Assumptions
-from patch_compile.planning.roofline.schedule import TABLE_WORDS, Config, Problem
+from patch_compile.planning.roofline.schedule import TABLE_WORDS, Config, Problem, kinds_of
 from patch_compile.plugin.toolchain import plugin_sources
 
 _LANE_BYTES = {
@@ -102,7 +101,7 @@ def slab_limits(
     """
     counts, rates = _code(card)[config.name][kind.name], rates_of(card, assume, config.weights.input_bits)
     turn = simulated_clocks(card, config, kind) * assume.turn / assume.hybrid
-    moved = config.slab_bytes(kind.code)
+    moved = config.slab_bytes(kinds_of(config.weights).index(kind))
     read = config.warps * sum(counts.get(name, 0) * lane for name, lane in _LANE_BYTES.items())
     # Rows beyond the tokens are filled with zeros, not read.
     x_read = min(tokens, config.tokens) * config.x_bytes // config.tokens
@@ -145,10 +144,10 @@ def _slabs_clocks(
     Each kind of slab counts only for the resource that limits it most.
     """
     clocks: dict[str, float] = {}
-    for code, slabs in enumerate(problem.slabs):
+    for kind, slabs in zip(kinds_of(problem.weights), problem.slabs, strict=False):
         if not slabs:
             continue
-        limits = slab_limits(card, config, BY_CODE[code], problem.tokens, assume)
+        limits = slab_limits(card, config, kind, problem.tokens, assume)
         bound = max(limits, key=lambda name: limits[name])
         clocks[bound] = clocks.get(bound, 0) + times * slabs * limits[bound]
     return clocks

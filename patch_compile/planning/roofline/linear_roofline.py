@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from masklearn.masks.kinds.base import BYTES_DENSE
-from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
+from masklearn.masks.kinds.base import BYTES_DENSE, TileKind
+from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from masklearn.quant.table import FLOAT16, WeightType
 from patch_compile.artifacts.plan import Bound, Slower, Way
 from patch_compile.hardware.cards import RatedCard
@@ -24,7 +24,7 @@ from patch_compile.planning.roofline.library_product import (
     product_time,
     sparse_products,
 )
-from patch_compile.planning.roofline.schedule import CONFIGS, Problem, choose_schedule, limits_of
+from patch_compile.planning.roofline.schedule import CONFIGS, Problem, choose_schedule, kinds_of, limits_of
 
 DENSE_PATH = "dense path"  # stands for a configuration: W is unpacked, and cuBLASLt multiplies it
 _PIECE_BYTES = 64 << 20  # kPieceBytes of plugins/dense_path/pieces.h
@@ -34,25 +34,26 @@ _PIECE_BYTES = 64 << 20  # kPieceBytes of plugins/dense_path/pieces.h
 class Linear:
     """Y = X Wᵀ with W [out_features, in_features].
 
-    share: the share of its slabs that are 2:4; others: shares of its slabs of n:16, by the code of their kind; weights:
-    type of the weights.
+    share: the share of its slabs that are 2:4; others: shares of its slabs of other kinds that prune; weights: type of
+    the weights.
     """
 
     out_features: int
     in_features: int
     share: float
     panel_rows: int = 128
-    others: tuple[tuple[int, float], ...] = ()
+    others: tuple[tuple[TileKind, float], ...] = ()
     weights: WeightType = FLOAT16
 
     def problem(self, tokens: int) -> Problem:
         """Returns the schedule's problem for `tokens` rows of X."""
         panels = -(-self.out_features // self.panel_rows)
         slabs = panels * -(-self.in_features // SLAB_K)
-        counts = [0] * len(KINDS)
-        for kind, share in ((TWO_FOUR.code, self.share), *self.others):
-            counts[kind] = round(share * slabs)
-        counts[DENSE.code] = max(0, slabs - sum(counts))
+        kinds = kinds_of(self.weights)
+        counts = [0] * len(kinds)
+        for kind, share in ((TWO_FOUR, self.share), *self.others):
+            counts[kinds.index(kind)] = round(share * slabs)
+        counts[kinds.index(DENSE)] = max(0, slabs - sum(counts))
         return Problem(
             tokens, self.out_features, self.in_features, self.panel_rows, tuple(counts), self.weights
         )

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import pairwise
 
-from masklearn.masks.kinds.table import BY_CODE, DENSE, KINDS, TWO_FOUR
+from masklearn.masks.kinds.base import TileKind
+from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
 from masklearn.quant.table import FLOAT16, QUANTISED, WeightType
 from patch_compile.hardware.cards import RatedCard
 from patch_compile.packing.slab_kinds import ALWAYS, SLAB_K
@@ -22,7 +23,7 @@ from patch_compile.plugin.toolchain import plugin_sources
 PATCH_KINDS = len(ALWAYS)
 _TILE_COST = 4  # plugins/kernels/work.h
 _UNIT_BYTES = 8  # kUnitBytes of plugins/kernels/kinds.h
-_TWO_FOUR = TWO_FOUR.code
+_DENSE, _TWO_FOUR = ALWAYS.index(DENSE), ALWAYS.index(TWO_FOUR)
 _MAX_SMS, _MIN_SLABS_PER_PART, _MOST_PARTS = 192, 2, 459
 _L2_TOKENS, _TURN_TOKENS, _UNPACK_CLOCKS, _FILL_TURNS, _ADD_UP, _SUMS_PER_UNIT = 64, 8, 90, 3, 300, 700
 _TILES_PER_GROUP, _MAX_TOKEN_TILES, _BLOCK_BYTES, _BYTE_RATE = 8, 64, 64 * 64 * 2, 2
@@ -59,7 +60,7 @@ class Config:
         return max(map(self.slab_bytes, range(self.kinds)))
 
     def slab_bytes(self, kind: int) -> int:
-        """Returns the bytes of a slab of a kind, with its metadata or masks, and its scales. kind: its code."""
+        """Returns the bytes of a slab of a kind, with metadata or masks, and scales. kind: its place in `kinds_of`."""
         return slab_bytes(self.panel_rows, kind, self.weights)
 
     @property
@@ -79,6 +80,12 @@ class Config:
         return ring if self.streams else max(ring, self.output_bytes)
 
 
+@cache
+def kinds_of(weights: WeightType) -> tuple[TileKind, ...]:
+    """Returns the kinds of slabs that go with a weight type, in the order of their numbers in the kernels."""
+    return tuple(kind for kind in KINDS if kind.goes_with(weights))
+
+
 def _header(name: str) -> str:
     return (plugin_sources() / "kernels" / name).read_text()
 
@@ -90,11 +97,16 @@ def _read_configs() -> tuple[Config, ...]:
             kernel == "Stream",
             *_six(numbers),
             gated == "true",
-            len(KINDS) if kinds == "Kind" else PATCH_KINDS,
-            QUANTISED.get(weights.lower(), FLOAT16),
+            len(kinds_of(_type_of(weights))) if kinds == "Kind" else PATCH_KINDS,
+            _type_of(weights),
         )
         for name, kernel, *numbers, gated, kinds, weights in _LINE.findall(_header("config.h"))
     )
+
+
+def _type_of(name: str) -> WeightType:
+    """Returns the weight type with this name in `Weights` of plugins/kernels/weights.h, without its k; empty for 16 bits."""
+    return QUANTISED.get(name.lower(), FLOAT16)
 
 
 def _six(numbers: list[str]) -> tuple[int, int, int, int, int, int]:
@@ -113,13 +125,13 @@ TABLE_WORDS = int(re.findall(r"kTableWords = (\d+);", _header("arguments.h"))[0]
 
 @cache
 def slab_bytes(panel_rows: int, kind: int, weights: WeightType = FLOAT16) -> int:
-    """Returns the bytes of a slab with its metadata, masks and scales. kind: its code."""
-    return int(panel_rows * SLAB_K * BY_CODE[kind].bytes_of(weights))
+    """Returns the bytes of a slab with its metadata, masks and scales. kind: its place in `kinds_of`."""
+    return int(panel_rows * SLAB_K * kinds_of(weights)[kind].bytes_of(weights))
 
 
 @cache
 def slab_cost(kind: int, weights: WeightType = FLOAT16) -> int:
-    """Returns the bytes of a slab per panel row, in units of 8 (plugins/kernels/work.h). kind: its code."""
+    """Returns the bytes of a slab per panel row, in units of 8 (plugins/kernels/work.h). kind: its place in `kinds_of`."""
     return _ceil_div(slab_bytes(1, kind, weights), _UNIT_BYTES)
 
 
@@ -131,7 +143,7 @@ class Problem:
     out_features: int
     in_features: int
     panel_rows: int
-    slabs: tuple[int, ...]  # numbers of them by the code of their kind
+    slabs: tuple[int, ...]  # numbers of them, in the order of `kinds_of`; further numbers are 0
     weights: WeightType = FLOAT16
 
     @property
@@ -143,18 +155,21 @@ class Problem:
     def weight_bytes(self) -> int:
         """Returns the bytes of all slabs with their metadata and scales."""
         return sum(
-            count * slab_bytes(self.panel_rows, kind, self.weights) for kind, count in enumerate(self.slabs)
+            count * slab_bytes(self.panel_rows, kind, self.weights)
+            for kind, count in enumerate(self.slabs)
+            if count
         )
 
     @cached_property
     def slabs_cost(self) -> int:
         """Returns the cost of all slabs, in the units of plugins/kernels/work.h."""
-        return sum(count * slab_cost(kind, self.weights) for kind, count in enumerate(self.slabs))
+        return sum(count * slab_cost(kind, self.weights) for kind, count in enumerate(self.slabs) if count)
 
     @property
     def kinds(self) -> int:
-        """Returns the number of kinds that a configuration must multiply: dense and 2:4, or all of the table."""
-        return len(KINDS) if self.weights.widened or any(self.slabs[PATCH_KINDS:]) else PATCH_KINDS
+        """Returns the number of kinds that a configuration must multiply: dense and 2:4, or all that go with its weights."""
+        all_kinds = self.weights.widened or any(self.slabs[PATCH_KINDS:])
+        return len(kinds_of(self.weights)) if all_kinds else PATCH_KINDS
 
     @property
     def x_bytes(self) -> int:
@@ -204,7 +219,7 @@ def _max_parts(problem: Problem, config: Config, sms: int) -> int:
     if not config.streams:
         return 1
     fill = blocks_on(config, sms) * min(max(sms, 1), _MAX_SMS)
-    deep = problem.total_cost(config) // (_MIN_SLABS_PER_PART * slab_cost(DENSE.code, problem.weights))
+    deep = problem.total_cost(config) // (_MIN_SLABS_PER_PART * slab_cost(_DENSE, problem.weights))
     return max(1, min(fill, deep))
 
 
@@ -238,7 +253,7 @@ def _overlapped(a: int, b: int) -> int:
 
 
 def _turn_cost(config: Config, kind: int, device: DeviceLimits) -> int:
-    """`turn_cost` of schedule.h: cost of one slab of a kind, given by its code."""
+    """`turn_cost` of schedule.h: cost of one slab of a kind, given by its place in `kinds_of`."""
     weights, halved = config.slab_bytes(kind), 2 if kind == _TWO_FOUR else 1
     moved = weights * (1 + config.token_warps) + config.x_bytes * (1 + config.feature_warps)
     height = config.panel_rows // 64
@@ -265,7 +280,7 @@ def _predicted_cost(problem: Problem, config: Config, parts: int, device: Device
     turns = sum(count * _turn_cost(config, kind, device) for kind, count in enumerate(problem.slabs) if count)
     if not config.streams:
         return _overlapped(_ceil_div(tiles, sms) * (turns // problem.panels + _FILL_TURNS * turn), dram)
-    ends = tiles * _TILE_COST * turn // slab_cost(DENSE.code, problem.weights)
+    ends = tiles * _TILE_COST * turn // slab_cost(_DENSE, problem.weights)
     whole = parts if config.tokens > 16 else max(parts, _max_parts(problem, config, sms))
     slots = min(whole, sms) * parts
     multiply = _ceil_div((problem.token_tiles(config) * turns + ends) * whole, slots) + _FILL_TURNS * turn
