@@ -44,17 +44,18 @@ inline void compute_byte_mma(void* const* lanes) {
   accumulate_bytes(lanes, a, b);
 }
 
-// 9.7.14.6: a compressed byte has the place that it has in mma.m16n8k32, and two of them cover 4 dense
-// columns. The word of lane 4g + j has 4 bits for each 4 of the columns 32 * (j / 2) .. of row g + 8 * (j %
-// 2).
-inline void compute_byte_mma_sp(void* const* lanes) {
+// 9.7.14.6: a compressed byte has the place that it has in mma.m16n8k32 (K = 64) or mma.m16n8k16 (K = 32),
+// and two of them cover 4 dense columns.  The word of lane 4g + j has 4 bits for each 4 of the columns 32 *
+// (j / 2) .. of row g + 8 * (j % 2); with K = 32, those of the lanes with j > 1 are ignored.
+template <int K>
+void compute_byte_mma_sp(void* const* lanes) {
   ++Machine::get().stats.mma_sp;
-  int32_t a[16][64] = {}, b[64][8];
+  int32_t a[16][K] = {}, b[K][8];
   for (int l = 0; l < 32; ++l) {
     const auto& lane = *static_cast<const ByteMmaLane*>(lanes[l]);
     const int g = l / 4, t = l % 4;
     for (int i = 0; i < 4; ++i) {
-      for (int r = 0; r < 4; ++r) {
+      for (int r = 0; r < K / 16; ++r) {
         const int high = r % 2, kept = 4 * t + i + r / 2 * 16, group = kept / 2;
         const auto& owner = *static_cast<const ByteMmaLane*>(lanes[4 * g + group / 8 * 2 + high]);
         const uint32_t pair = owner.meta >> group % 8 * 4 & 15;

@@ -224,7 +224,7 @@ int patch_host_mma_sp(int selector, const uint32_t* a, const uint32_t* b, const 
   return patch::host::last_error.empty() ? 0 : 1;
 }
 
-// The same with mma of w8a8; b is that of the sparse one.  sparse: 0 or 1.
+// The same with mma of w8a8; a and b have the words of the deepest one.  sparse: columns of mma.sp, or 0.
 int patch_host_multiply_bytes(int sparse, const uint32_t* a, const uint32_t* b, const uint32_t* meta,
                               int32_t* c) {
   patch::host::Machine machine;
@@ -233,8 +233,10 @@ int patch_host_multiply_bytes(int sparse, const uint32_t* a, const uint32_t* b, 
     uint32_t ra[4], rb[4];
     int32_t rc[4];
     std::copy_n(a + l * 4, 4, ra), std::copy_n(b + l * 4, 4, rb), std::copy_n(c + l * 4, 4, rc);
-    if (sparse)
+    if (sparse == 64)
       patch::multiply_bytes_sparse(rc, ra, rb, meta[l]);
+    else if (sparse == 32)
+      patch::multiply_bytes_sparse(rc, {ra[0], ra[1]}, rb[0], rb[1], meta[l]);
     else
       patch::multiply_bytes(rc, ra, rb[0], rb[1]);
     std::copy_n(rc, 4, c + l * 4);

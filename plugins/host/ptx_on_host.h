@@ -307,7 +307,12 @@ inline void multiply_bytes(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0,
 inline void multiply_bytes_sparse(int32_t (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[4],
                                   uint32_t meta) {
   host::ByteMmaLane lane{c, a, {b[0], b[1], b[2], b[3]}, meta};
-  host::Machine::get().collective(host::compute_byte_mma_sp, &lane);
+  host::Machine::get().collective(host::compute_byte_mma_sp<64>, &lane);
+}
+inline void multiply_bytes_sparse(int32_t (&c)[4], const uint32_t (&a)[2], uint32_t b0, uint32_t b1,
+                                  uint32_t meta) {
+  host::ByteMmaLane lane{c, a, {b0, b1, 0, 0}, meta};
+  host::Machine::get().collective(host::compute_byte_mma_sp<32>, &lane);
 }
 
 // Adds mma and mma.sp to a type T that has `widen` and `narrow_one`.

@@ -245,8 +245,8 @@ PATCH_DEVICE void store_bytes(int8_t* to, const uint32_t (&v)[4]) {
   *reinterpret_cast<uint4*>(to) = make_uint4(v[0], v[1], v[2], v[3]);
 }
 
-// mma.m16n8k32 (PTX ISA 9.7.14.5.10) and mma.sp::ordered_metadata.m16n8k64 (9.7.14.6) of int8, int32
-// accumulators.  All lanes have metadata.
+// mma.m16n8k32 (PTX ISA 9.7.14.5.10) and mma.sp::ordered_metadata of m16n8k64 and m16n8k32 (9.7.14.6) of
+// int8, int32 accumulators.  All lanes have metadata of k64, and the first two of every four have k32's.
 PATCH_DEVICE void multiply_bytes(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   asm volatile(
       "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
@@ -261,6 +261,14 @@ PATCH_DEVICE void multiply_bytes_sparse(int32_t (&c)[4], const uint32_t (&a)[4],
       "{%4,%5,%6,%7}, {%8,%9,%10,%11}, {%0,%1,%2,%3}, %12, 0x0;\n"
       : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "r"(b[2]), "r"(b[3]), "r"(meta));
+}
+PATCH_DEVICE void multiply_bytes_sparse(int32_t (&c)[4], const uint32_t (&a)[2], uint32_t b0, uint32_t b1,
+                                        uint32_t meta) {
+  asm volatile(
+      "mma.sp::ordered_metadata.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, "
+      "{%4,%5}, {%6,%7}, {%0,%1,%2,%3}, %8, 0x0;\n"
+      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(b0), "r"(b1), "r"(meta));
 }
 
 // mma.m16n8k16 (PTX ISA 9.7.14.5.8) and mma.sp::ordered_metadata.m16n8k32 (9.7.14.6), fp32 accumulators.

@@ -209,18 +209,21 @@ class HostKernel:
         c: NDArray[np.int32],
         words: NDArray[Any] | None = None,
     ) -> NDArray[np.int32]:
-        """Return c [16, 8] plus a [16, 32] times b [8, K] of one mma of int8; of mma.sp, with the metadata of each lane."""
+        """Return c [16, 8] plus a times b [8, K] of one mma of int8; of mma.sp, with the metadata of each lane.
+
+        a: [16, 32], or [16, 16] for mma.sp with K of 32.
+        """
         lane, i = np.mgrid[:32, :4]
         rows, columns = lane // 4 + 8 * (i // 2), lane % 4 * 2 + i % 2
         lane, r, byte = np.mgrid[:32, :4, :4]
-        lanes_a = np.ascontiguousarray(a[lane // 4 + 8 * (r % 2), 4 * (lane % 4) + byte + r // 2 * 16])
-        wide = np.zeros((8, 64), np.int8)
-        wide[:, : b.shape[1]] = b
+        kept, wide = np.zeros((16, 32), np.int8), np.zeros((8, 64), np.int8)
+        kept[:, : a.shape[1]], wide[:, : b.shape[1]] = a, b
+        lanes_a = np.ascontiguousarray(kept[lane // 4 + 8 * (r % 2), 4 * (lane % 4) + byte + r // 2 * 16])
         lanes_b = np.ascontiguousarray(wide[lane // 4, 4 * (lane % 4) + byte + 16 * r])
         meta = np.zeros(32, np.uint32) if words is None else np.ascontiguousarray(words, np.uint32)
         sums = np.ascontiguousarray(c[rows, columns])
         tensors = (array.ctypes.data_as(ctypes.c_void_p) for array in (lanes_a, lanes_b, meta, sums))
-        if self.lib.patch_host_multiply_bytes(words is not None, *tensors):
+        if self.lib.patch_host_multiply_bytes(0 if words is None else b.shape[1], *tensors):
             raise RuntimeError(self.lib.patch_host_error().decode())
         out = np.zeros((16, 8), np.int32)
         out[rows, columns] = sums

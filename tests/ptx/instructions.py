@@ -38,10 +38,13 @@ def execute(body: str, tensors: Tensors, threads: int = 32, shared: int = 0, blo
 
 
 def lanes_of_a(matrix: NDArray[np.generic]) -> NDArray[np.generic]:
-    """Values [16, 16] as the eight values of each lane, by the figure of m16n8k16's A; bytes [16, 32] as by m16n8k32's."""
+    """Values [16, 16] as the eight values of each lane, by the figure of m16n8k16's A; bytes [16, 32] as by m16n8k32's.
+
+    Bytes [16, 16] have the first half of the registers.
+    """
     word = 4 // matrix.itemsize
-    lanes = np.zeros((32, 4 * word), matrix.dtype)
-    for lane, i in itertools.product(range(32), range(4 * word)):
+    lanes = np.zeros((32, matrix.shape[1] // 2), matrix.dtype)
+    for lane, i in itertools.product(range(32), range(lanes.shape[1])):
         row = lane // 4 + (0 if i // word in (0, 2) else 8)
         lanes[lane, i] = matrix[row, lane % 4 * word + i % word + (4 * word if i >= 2 * word else 0)]
     return lanes
@@ -71,19 +74,21 @@ def multiply(
         "a": left.view(np.uint32), "b": right.view(np.uint32), "out": sums,
         "e": np.zeros(32, np.uint32) if metadata is None else np.asarray(metadata, np.uint32),
     }  # fmt: skip
-    depth = 32 // left.itemsize * (1 if metadata is None else 2)
-    shape, rest, of_b = "sync.aligned", "", "%r5, %r6"
+    depth = left.shape[1] * (2 if metadata is None else 4)
+    shape, rest = "sync.aligned", ""
     if metadata is not None:
-        shape, rest, of_b = "sp::ordered_metadata.sync.aligned", f", %r9, {selector}", "%r5, %r6, %r7, %r8"
+        shape, rest = "sp::ordered_metadata.sync.aligned", f", %r9, {selector}"
+    of_a = ", ".join(f"%r{1 + i}" for i in range(left.nbytes // 128))
+    of_b = ", ".join(f"%r{5 + i}" for i in range(right.nbytes // 128))
     of_c = "%r10, %r11, %r12, %r13" if kind == "s8" else "%f1, %f2, %f3, %f4"
-    words = len(of_b.split(","))
+    a_words, b_words = (len(registers.split(",")) for registers in (of_a, of_b))
     body = f"""
-        mul.wide.u32 %rd10, %r0, 16; add.s64 %rd11, %rd10, %rd0; ld.global.v4.u32 {{%r1, %r2, %r3, %r4}}, [%rd11];
-        mul.wide.u32 %rd12, %r0, {4 * words}; add.s64 %rd13, %rd12, %rd1; ld.global.v{words}.u32 {{{of_b}}}, [%rd13];
-        add.s64 %rd14, %rd10, %rd2; ld.global.v4.{sums_kind} {{{of_c}}}, [%rd14];
+        mul.wide.u32 %rd10, %r0, {4 * a_words}; add.s64 %rd11, %rd10, %rd0; ld.global.v{a_words}.u32 {{{of_a}}}, [%rd11];
+        mul.wide.u32 %rd12, %r0, {4 * b_words}; add.s64 %rd13, %rd12, %rd1; ld.global.v{b_words}.u32 {{{of_b}}}, [%rd13];
+        mul.wide.u32 %rd17, %r0, 16; add.s64 %rd14, %rd17, %rd2; ld.global.v4.{sums_kind} {{{of_c}}}, [%rd14];
         mul.wide.u32 %rd15, %r0, 4; add.s64 %rd16, %rd15, %rd3; ld.global.u32 %r9, [%rd16];
         mma.{shape}.m16n8k{depth}.row.col.{sums_kind}.{kind}.{kind}.{sums_kind}
-            {{{of_c}}}, {{%r1, %r2, %r3, %r4}}, {{{of_b}}}, {{{of_c}}}{rest};
+            {{{of_c}}}, {{{of_a}}}, {{{of_b}}}, {{{of_c}}}{rest};
         st.global.v4.{sums_kind} [%rd14], {{{of_c}}};"""
     result = execute(body, tensors).tensor("out", sums.dtype).reshape(32, 4)
     out = np.zeros((16, 8), sums.dtype)

@@ -36,17 +36,17 @@ def _fragment(rows: int, columns: int, places: Sequence[tuple[Index, Index]]) ->
     return index
 
 
-def _a(word: int) -> Index:
-    """Places of a0, a1, ... in [16, 8 * word]: a word of each row half, then both again 4 * word columns on.
+def _a(word: int, depth: int) -> Index:
+    """Places of a0, a1, ... in [16, depth]: a word of each row half, then both again 4 * word columns on.
 
     The kept values of a sparse A have this layout too: of the `2 * word` columns that the figures give a word, the chunks
     of four that hold them, half are kept.
     """
     places = [
         (_GROUP + 8 * (i // word % 2), word * _THREAD + i % word + 4 * word * (i // (2 * word)))
-        for i in range(4 * word)
+        for i in range(depth // 2)
     ]
-    return _fragment(16, 8 * word, places)
+    return _fragment(16, depth, places)
 
 
 def _b(word: int, depth: int) -> Index:
@@ -63,31 +63,40 @@ class _Form:
     """Layout of a type's operands. lanes, shifts: lane and first bit of each chunk's metadata, [row, chunk of four]."""
 
     word: int  # values of a register
+    depth: int  # columns of a dense A; a sparse A has twice as many
     sums: str
     selectors: int
     lanes: Index
     shifts: NDArray[np.uint32]
 
     @property
-    def depth(self) -> int:
-        """Columns of a dense A; a sparse A has twice as many."""
-        return 8 * self.word
+    def registers(self) -> int:
+        """Registers of A, and of the B of a sparse A."""
+        return self.depth // (2 * self.word)
 
 
 _ROW, _CHUNK = np.arange(16)[:, None], np.arange(16)
 # 16 bits: the selector names the lower or upper pair of every four lanes; its first lane has columns 0..15, its second
 # 16..31; the low half word is row groupID, the high one + 8.
 _SIXTEEN = _Form(
-    2, "f32", 2, 4 * (_ROW % 8) + _CHUNK[:8] // 4, (16 * (_ROW // 8) + 4 * (_CHUNK[:8] % 4)).astype(np.uint32)
+    2,
+    16,
+    "f32",
+    2,
+    4 * (_ROW % 8) + _CHUNK[:8] // 4,
+    (16 * (_ROW // 8) + 4 * (_CHUNK[:8] % 4)).astype(np.uint32),
 )
 # 8 bits: every lane gives a word of 32 columns of one row; even lanes row groupID, odd ones + 8; the first two lanes of
 # four have columns 0..31, the others 32..63. So say the figures of 9.7.14.6.2.7 for "columns 0-31" and "columns 32-63",
 # and CUTLASS: ELayout of SM80_SPARSE_16x8x64_S32S8S8S32_TN in cute/atom, and reorder_meta of util/host_reorder.h, which
 # torch.sparse copies.
 _EIGHT = _Form(
-    4, "s32", 1, 4 * (_ROW % 8) + _ROW // 8 + 2 * (_CHUNK // 8),
+    4, 32, "s32", 1, 4 * (_ROW % 8) + _ROW // 8 + 2 * (_CHUNK // 8),
     np.broadcast_to(4 * (_CHUNK % 8), (16, 16)).astype(np.uint32),
 )  # fmt: skip
+# A sparse A of 32 columns of 8 bits: the selector names the lower or upper pair of every four lanes, and a word of the pair
+# has all columns of a row (9.7.14.6.2.5, ELayout of SM80_SPARSE_16x8x32_S32S8S8S32_TN).
+_SHALLOW_EIGHT = _Form(4, 16, "s32", 2, _EIGHT.lanes[:, :8], _EIGHT.shifts[:, :8])
 _FORMS = {"f16": _SIXTEEN, "bf16": _SIXTEEN, "s8": _EIGHT}
 
 
@@ -137,7 +146,7 @@ def _accumulate(state: State, operands: Operands, sums: str, product: Callable[[
 def _mma(state: State, match: Match, operands: Operands) -> Step:
     form, kind = _form_of(match, sparse=False), match["kind"]
     a, b = _registers(state, operands[1], 4, "b32"), _registers(state, operands[2], 2, "b32")
-    of_a, of_b = _a(form.word), _b(form.word, form.depth)
+    of_a, of_b = _a(form.word, form.depth), _b(form.word, form.depth)
     return _accumulate(
         state,
         operands,
@@ -151,8 +160,8 @@ def _mma(state: State, match: Match, operands: Operands) -> Step:
 )
 def _sparse_mma(state: State, match: Match, operands: Operands) -> Step:
     form, kind = _form_of(match, sparse=True), match["kind"]
-    a, b = _registers(state, operands[1], 4, "b32"), _registers(state, operands[2], 4, "b32")
-    of_a, of_b = _a(form.word), _b(form.word, 2 * form.depth)
+    a, b = (_registers(state, operand, form.registers, "b32") for operand in operands[1:3])
+    of_a, of_b = _a(form.word, form.depth), _b(form.word, 2 * form.depth)
     metadata, selector = state.source(operands[4], "b32"), int(str(operands[5]), 0)
     if selector not in range(form.selectors):
         raise PtxFault(f"{selector} is no selector of this product")
@@ -175,6 +184,8 @@ def _sparse_mma(state: State, match: Match, operands: Operands) -> Step:
 
 def _form_of(match: Match, *, sparse: bool) -> _Form:
     form = _FORMS[match["kind"]]
+    if sparse and form is _EIGHT and int(match[1]) == 2 * _SHALLOW_EIGHT.depth:
+        form = _SHALLOW_EIGHT
     if int(match[1]) != form.depth * (1 + sparse) or match[2] != form.sums:
         raise PtxFault("there is no product of this shape or with these sums")
     return form

@@ -112,6 +112,28 @@ def test_sparse_product_reads_metadata_of_torch() -> None:
     np.testing.assert_array_equal(got, a.astype(np.int64) @ b.astype(np.int64))
 
 
+@pytest.mark.parametrize("selector", [0, 1])
+@pytest.mark.parametrize("turn", range(len(PAIRS)))
+def test_shallow_sparse_product_of_bytes_takes_all_masks(turn: int, selector: int) -> None:
+    """Of 32 columns: a pair of lanes has the metadata of two rows, and the words of the other pair are ignored."""
+    pairs = PAIRS[np.add.outer(5 * np.arange(16), np.arange(8) + turn) % len(PAIRS)]
+    kept, b = random_bytes(16, 16, turn), random_bytes(32, 8, 10 + turn)
+    words, dense = np.zeros(32, np.uint32), np.zeros((16, 32), np.int64)
+    for row, chunk in itertools.product(range(16), range(8)):
+        first, second = (int(v) for v in pairs[row, chunk])
+        dense[row, 4 * chunk + first], dense[row, 4 * chunk + second] = kept[row, 2 * chunk : 2 * chunk + 2]
+        lane = 4 * (row % 8) + 2 * selector + row // 8
+        words[lane] |= np.uint32((first | second << 2) << 4 * chunk)
+    c = np.random.default_rng(turn).integers(-(2**30), 2**30, (16, 8)).astype(np.int32)
+    got = multiply("s8", kept, b, c, words, selector)
+    np.testing.assert_array_equal(got, dense @ b.astype(np.int64) + c)
+
+
+def test_shallow_product_refuses_a_third_selector() -> None:
+    with refused(PtxFault):
+        multiply("s8", np.ones((16, 16)), np.ones((32, 8)), np.zeros((16, 8)), np.full(32, 0x44444444), 2)
+
+
 def test_bytes_have_one_selector() -> None:
     with refused(PtxFault):
         multiply("s8", np.ones((16, 32)), np.ones((64, 8)), np.zeros((16, 8)), np.full(32, 0x44444444), 1)

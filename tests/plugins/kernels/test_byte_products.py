@@ -107,7 +107,25 @@ def test_mma_sp_of_int8_takes_metadata_of_all_lanes(byte_kernel):
     )
 
 
-def test_unordered_metadata_is_refused(byte_kernel):
-    ones = np.ones((16, 32), np.int8), np.ones((8, 64), np.int8), np.zeros((16, 8), np.int32)
+def test_shallow_mma_sp_takes_metadata_of_two_lanes(byte_kernel):
+    """Of 32 columns: lane 4g + j has the word of row g + 8 j for j = 0, 1, and the others' are ignored."""
+    rng = np.random.default_rng(3)
+    pairs = np.array([(i, j) for i in range(4) for j in range(i + 1, 4)])[rng.integers(0, 6, (16, 8))]
+    compressed, b = (rng.integers(-128, 128, shape).astype(np.int8) for shape in ((16, 16), (8, 32)))
+    dense, words = np.zeros((16, 32), np.int32), np.zeros(32, np.uint32)
+    for row in range(16):
+        for group in range(8):
+            first, second = pairs[row, group]
+            dense[row, [4 * group + first, 4 * group + second]] = compressed[row, 2 * group : 2 * group + 2]
+            words[4 * (row % 8) + row // 8] |= np.uint32((first | second << 2) << 4 * group)
+    c = np.ones((16, 8), np.int32)
+    np.testing.assert_array_equal(
+        byte_kernel.multiply_bytes(compressed, b, c, words), 1 + dense @ b.T.astype(np.int32)
+    )
+
+
+@pytest.mark.parametrize("columns", [32, 64])
+def test_unordered_metadata_is_refused(byte_kernel, columns):
+    ones = np.ones((16, columns // 2), np.int8), np.ones((8, columns), np.int8), np.zeros((16, 8), np.int32)
     with refused(RuntimeError):
         byte_kernel.multiply_bytes(*ones, np.full(32, 0x22222222))
