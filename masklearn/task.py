@@ -101,7 +101,8 @@ class Task:
 
     checkpoint: the dense model; coverage: its covered linears; recipe: the settings; scratch: folder for data that does
     not fit in memory and for the state of training; progress: see `OnStep`; note: called with lines for the user; chooses:
-    chooses tiles by their scores, None for the recipe's ratio over all linears.
+    chooses tiles by their scores, None for the recipe's ratio over all linears; kinds: kinds of the tiles of each linear
+    where the weights get their types later, None if these follow from the recipe.
     """
 
     checkpoint: Checkpoint
@@ -111,6 +112,7 @@ class Task:
     progress: OnStep = silent
     note: Callable[[str], object] = unsaid
     chooses: Choose | None = None
+    kinds: Mapping[str, tuple[TileKind, ...]] | None = None
 
     @property
     def choose(self) -> Choose:
@@ -144,10 +146,11 @@ class Task:
         that go with the types that the weights get later."""
         recipe, linears = self.recipe, self.coverage.linears
         types = allowed_types(recipe.weights, linears, self.checkpoint.grids.types)
-        changed = {"weights": FLOAT16.name}
+        changed, kinds = {"weights": FLOAT16.name}, None
         if any(one.input_bits <= 8 for own in types.values() for one in own):
-            changed["kinds"] = spell_kinds(allowed_kinds(recipe.kinds, linears, recipe.tile, types))
-        return self.with_recipe(recipe.model_copy(update=changed))
+            kinds = allowed_kinds(recipe.kinds, linears, recipe.tile, types)
+            changed["kinds"] = spell_kinds(kinds)
+        return self._changed(recipe=recipe.model_copy(update=changed), kinds=kinds)
 
     @property
     def bf16(self) -> bool:

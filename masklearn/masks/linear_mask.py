@@ -8,13 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.masks.kinds.base import TileKind
+from masklearn.masks.kinds.base import Family, TileKind
 from masklearn.masks.kinds.table import BY_CODE, DENSE, FAMILIES, PRUNED, TWO_FOUR
 from masklearn.masks.tiles import GROUP, check_tile, expand_tiles, grid_shape, sparse_groups, tile_weights
 
-_TWO_OF_FOUR, _OF_SIXTEEN = FAMILIES["2:4"], FAMILIES["n:16"]
-_NONE = np.zeros(0, np.uint16)
-_ALL = np.uint16(0xFFFF)  # code of n:16 that keeps all
+_TWO_OF_FOUR, _OF_SIXTEEN, _OF_EIGHT = FAMILIES["2:4"], FAMILIES["n:16"], FAMILIES["6:8"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +23,8 @@ class LinearMask:
     2:4; pattern: uint8 codes 0..5 `[n]`, one per group of 4 in the 2:4 tiles, row-major over the
     `[N, K/4]` grid of groups; others: uint8 codes of kinds `[grid]` of tiles that are not 2:4, None if these tiles are all
     dense; mask16: uint16 `[m]`, one per group of 16 in the n:16 tiles, row-major over the `[N, K/16]` grid of groups (see
-    `kinds.n16`). Raises ValueError if these do not fit together.
+    `kinds.n16`); mask8: uint8 `[m]`, one per group of 8 in the 6:8 tiles, row-major over the `[N, K/8]` grid of groups (see
+    `kinds.six_eight`). Raises ValueError if these do not fit together.
     """
 
     shape: tuple[int, int]
@@ -33,7 +32,8 @@ class LinearMask:
     tiles: NDArray[np.bool_]
     pattern: NDArray[np.uint8]
     others: NDArray[np.uint8] | None = None
-    mask16: NDArray[np.uint16] = field(default_factory=lambda: _NONE)
+    mask16: NDArray[np.uint16] = field(default_factory=lambda: np.zeros(0, np.uint16))
+    mask8: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
 
     def __post_init__(self) -> None:
         check_tile(self.shape, self.tile)
@@ -46,7 +46,6 @@ class LinearMask:
         self._check_others()
 
     def _check_others(self) -> None:
-        kept = np.zeros(0, np.uint8)
         if self.others is not None:
             if self.others.dtype != np.uint8 or self.others.shape != self.tiles.shape:
                 raise ValueError(
@@ -57,11 +56,14 @@ class LinearMask:
             if bool((self.others == TWO_FOUR.code).any()):
                 raise ValueError("a tile is 2:4 among the kinds that are not")
             check_kinds(self.others, self.shape, self.tile)
-            counts = kept_per_group(self.others, self.shape, self.tile, _OF_SIXTEEN.name)
-            kept = counts[counts < _OF_SIXTEEN.group]
-        if self.mask16.dtype != np.uint16 or self.mask16.shape != kept.shape:
-            raise ValueError(f"mask16 {self.mask16.dtype} {self.mask16.shape}, {kept.size} groups are n:16")
-        _OF_SIXTEEN.check(self.mask16, kept)
+        for family, name in ((_OF_SIXTEEN, "mask16"), (_OF_EIGHT, "mask8")):
+            codes, kept = getattr(self, name), np.zeros(0, np.uint8)
+            if self.others is not None:
+                counts = kept_per_group(self.others, self.shape, self.tile, family.name)
+                kept = counts[counts < family.group]
+            if codes.dtype != family.stored or codes.shape != kept.shape:
+                raise ValueError(f"{name} {codes.dtype} {codes.shape}, {kept.size} groups are {family.name}")
+            family.check(codes, kept)
 
     @classmethod
     def from_candidate(
@@ -84,15 +86,17 @@ class LinearMask:
         kinds: uint8 codes of kinds `[grid]`; codes: by name of the family, for every family among the kinds.
         """
         tiles = kinds == TWO_FOUR.code
-        pattern, mask16 = np.zeros(0, np.uint8), _NONE
-        if tiles.any():
-            pattern = codes[_TWO_OF_FOUR.name][expand_tiles(tiles, shape, tile)]
+        own: dict[Family, NDArray[Any]] = {}
+        for family in FAMILIES.values():
+            pruned, own[family] = tiles_of(kinds, family), np.zeros(0, family.stored)
+            if pruned.any():
+                own[family] = codes[family.name][expand_tiles(pruned, shape, tile, family.group)].astype(
+                    family.stored
+                )
         others = np.where(tiles, np.uint8(DENSE.code), kinds)
         if not others.any():
-            return cls(shape, tile, tiles, pattern)
-        pruned = expand_tiles(others != DENSE.code, shape, tile, _OF_SIXTEEN.group)
-        mask16 = codes[_OF_SIXTEEN.name][pruned].astype(np.uint16)
-        return cls(shape, tile, tiles, pattern, others, mask16)
+            return cls(shape, tile, tiles, own[_TWO_OF_FOUR])
+        return cls(shape, tile, tiles, own[_TWO_OF_FOUR], others, own[_OF_SIXTEEN], own[_OF_EIGHT])
 
     @cached_property
     def kinds(self) -> NDArray[np.uint8]:
@@ -109,16 +113,23 @@ class LinearMask:
         keep = patterns.reshape(rows, columns)
         if self.mask16.size:
             keep &= _OF_SIXTEEN.keep(self.masks_of_sixteen())
+        if self.mask8.size:
+            keep &= _OF_EIGHT.keep(self.masks_of_eight())
         return keep
 
     def masks_of_sixteen(self) -> NDArray[np.uint16]:
         """Returns the code of every group of 16, `[N, ⌊K/16⌋]`: all bits outside the n:16 tiles."""
+        return self._of_all_groups(_OF_SIXTEEN, self.mask16)
+
+    def masks_of_eight(self) -> NDArray[np.uint8]:
+        """Returns the code of every group of 8, `[N, ⌊K/8⌋]`: all bits outside the 6:8 tiles."""
+        return self._of_all_groups(_OF_EIGHT, self.mask8)
+
+    def _of_all_groups(self, family: Family, stored: NDArray[Any]) -> NDArray[Any]:
         rows, columns = self.shape
-        codes = np.full((rows, columns // _OF_SIXTEEN.group), _ALL)
-        if self.mask16.size:
-            assert self.others is not None
-            pruned = expand_tiles(self.others != DENSE.code, self.shape, self.tile, _OF_SIXTEEN.group)
-            codes[pruned] = self.mask16
+        codes = np.full((rows, columns // family.group), np.iinfo(stored.dtype).max, stored.dtype)
+        if stored.size:
+            codes[expand_tiles(tiles_of(self.kinds, family), self.shape, self.tile, family.group)] = stored
         return codes
 
     @property
@@ -144,6 +155,12 @@ class LinearMask:
 def kinds_of_tiles(tiles: NDArray[np.bool_], others: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
     """Returns the codes of the kinds of all tiles, `[grid]`. For the arguments see `LinearMask`."""
     return tiles.astype(np.uint8) if others is None else others + tiles
+
+
+def tiles_of(kinds: NDArray[np.uint8], family: Family) -> NDArray[np.bool_]:
+    """Returns True for tiles whose kind is of the family, bool `[grid]`; kinds: codes `[grid]`."""
+    ours = [kind.code for kind in PRUNED.values() if kind.family is family]
+    return np.isin(kinds, ours)
 
 
 def weights_by_kind(

@@ -21,11 +21,13 @@ from masklearn.masks.stored import (
     KINDS_OF_ALL,
     WITH_ROUNDED_INPUTS,
     WITH_SCALES,
+    WITH_SIX_EIGHT,
     Stored,
     damaged,
     encoded,
     encoded_tiles,
     finite_ratio,
+    has_six_eight,
     specs_of,
     stored_folds,
     stored_grid,
@@ -131,6 +133,8 @@ class MaskSet(Mapping[str, LinearMask]):
     @property
     def version(self) -> str:
         """Version of the format in which the set is written."""
+        if any(has_six_eight(mask) for mask in self._masks.values()):
+            return WITH_SIX_EIGHT
         if self.folds or any(grid.type is W8A8 for grid in self.grids.values()):
             return WITH_ROUNDED_INPUTS
         if self.grids:

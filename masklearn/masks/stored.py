@@ -7,6 +7,7 @@
 | 3 | as 2; `.scales` fp32 of a quantised linear, `[N]` for int8 and `[N, K/64]` for int4, see `quant.grid` |
 | 4 | as 3; linears of type w8a8, whose scales are as int8's; `.rows`, `.columns` int8 of a tensor of the model, exponents of
 its channels that were smoothed, see `MaskSet.folds` |
+| 5 | as 4; `.mask8` uint8, one code per group of 8 in 6:8 tiles |
 
 `.pattern` is uint8, one nibble (0 … 5) per group of 4 in the 2:4 tiles, row-major, low nibble first. A set is written in the
 earliest version that holds it, so that earlier releases read it.
@@ -25,8 +26,9 @@ from pydantic import ValidationError
 from masklearn.base.errors import MaskLearnError
 from masklearn.base.safe_read import parse_json
 from masklearn.base.shard import Shard
+from masklearn.masks.kinds.base import Family
 from masklearn.masks.kinds.table import DENSE, FAMILIES, GONE, PRUNED, TWO_FOUR
-from masklearn.masks.linear_mask import LinearMask, check_kinds, kinds_of_tiles
+from masklearn.masks.linear_mask import LinearMask, check_kinds, kinds_of_tiles, tiles_of
 from masklearn.masks.record import MaskRecord
 from masklearn.masks.tiles import check_tile, grid_shape, sparse_groups, tile_weights
 from masklearn.quant.grid import Grid
@@ -34,14 +36,14 @@ from masklearn.quant.table import QUANTISED, W8A8
 
 FORMAT = "patch-compile.masks"
 """Value of `format` in the metadata of a mask file."""
-KINDS_OF_24, KINDS_OF_ALL, WITH_SCALES, WITH_ROUNDED_INPUTS = "1", "2", "3", "4"
+KINDS_OF_24, KINDS_OF_ALL, WITH_SCALES, WITH_ROUNDED_INPUTS, WITH_SIX_EIGHT = "1", "2", "3", "4", "5"
 """The versions of the format."""
 
 ROWS, COLUMNS = ".rows", ".columns"
 """Ends of the names of `MaskSet.folds`."""
 
-_VERSIONS = (KINDS_OF_24, KINDS_OF_ALL, WITH_SCALES, WITH_ROUNDED_INPUTS)
-_GROUP_16 = FAMILIES["n:16"].group
+_VERSIONS = (KINDS_OF_24, KINDS_OF_ALL, WITH_SCALES, WITH_ROUNDED_INPUTS, WITH_SIX_EIGHT)
+_OF_SIXTEEN, _OF_EIGHT = FAMILIES["n:16"], FAMILIES["6:8"]
 _Specs = dict[str, tuple[str, tuple[int, ...]]]
 
 
@@ -66,7 +68,12 @@ class Stored:
         if self.others is None:
             return LinearMask(self.shape, self.tile, self.tiles, pattern)
         mask16 = shard.read(f"{name}.mask16").astype(np.uint16, copy=False)
-        return LinearMask(self.shape, self.tile, self.tiles, pattern, self.others, mask16)
+        mask8 = shard.read(f"{name}.mask8") if has_six_eight(self) else np.zeros(0, np.uint8)
+        return LinearMask(self.shape, self.tile, self.tiles, pattern, self.others, mask16, mask8)
+
+
+def has_six_eight(mask: LinearMask | Stored) -> bool:
+    return mask.others is not None and bool(tiles_of(mask.others, _OF_EIGHT).any())
 
 
 def specs_of(name: str, mask: LinearMask | Stored, version: str) -> _Specs:
@@ -74,16 +81,19 @@ def specs_of(name: str, mask: LinearMask | Stored, version: str) -> _Specs:
     pattern = {f"{name}.pattern": ("U8", (_nibble_bytes(mask),))}
     if version == KINDS_OF_24:
         return {f"{name}.tiles": ("U8", (-(-mask.tiles.size // 8),)), **pattern}
-    return {
+    specs = {
         f"{name}.kinds": ("U8", mask.tiles.shape),
         **pattern,
-        f"{name}.mask16": ("U16", (_groups_16(mask),)),
+        f"{name}.mask16": ("U16", (_groups(mask, _OF_SIXTEEN),)),
     }
+    if version == WITH_SIX_EIGHT:
+        specs[f"{name}.mask8"] = ("U8", (_groups(mask, _OF_EIGHT),))
+    return specs
 
 
 def encoded(mask: LinearMask, kind: str) -> NDArray[Any]:
     """Returns the tensor of a linear's patterns with this last part of its name."""
-    return mask.mask16 if kind == "mask16" else _to_nibbles(mask.pattern)
+    return _to_nibbles(mask.pattern) if kind == "pattern" else getattr(mask, kind)
 
 
 def encoded_tiles(mask: LinearMask | Stored, kind: str) -> NDArray[np.uint8]:
@@ -96,6 +106,8 @@ def stored_mask(shard: Shard, name: str, about: Mapping[str, Any], version: str)
     size, tile = (about["shape"][0], about["shape"][1]), (about["tile"][0], about["tile"][1])
     check_tile(size, tile)
     stored = (_tiles if version == KINDS_OF_24 else _kinds)(shard, name, size, tile)
+    if has_six_eight(stored) and version != WITH_SIX_EIGHT:
+        raise ValueError(f"{name} has tiles of kind 6:8, which version {version} does not have")
     for tensor, (dtype, shape) in specs_of(name, stored, version).items():
         entry = shard.tensors[tensor]
         if entry.shape != shape:
@@ -140,10 +152,10 @@ def _nibble_bytes(mask: LinearMask | Stored) -> int:
     return -(-sparse_groups(mask.tiles, mask.shape, mask.tile) // 2)
 
 
-def _groups_16(mask: LinearMask | Stored) -> int:
+def _groups(mask: LinearMask | Stored, family: Family) -> int:
     if mask.others is None:
         return 0
-    return int(tile_weights(mask.shape, mask.tile)[mask.others != DENSE.code].sum()) // _GROUP_16
+    return int(tile_weights(mask.shape, mask.tile)[tiles_of(mask.others, family)].sum()) // family.group
 
 
 def _to_nibbles(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -179,12 +191,12 @@ def stored_record(path: Path, stored: str) -> MaskRecord:
 
 def stored_grid(shard: Shard, name: str, about: Mapping[str, Any], version: str) -> Grid:
     """Read the grid of a quantised linear. Raises KeyError or ValueError if the file does not hold one."""
-    if version not in (WITH_SCALES, WITH_ROUNDED_INPUTS):
+    if version in (KINDS_OF_24, KINDS_OF_ALL):
         raise ValueError(f"{name} has a weight type, which version {version} does not have")
     if about["weights"] not in QUANTISED:
         raise ValueError(f"{name} has the weight type {about['weights']!r}, none of {', '.join(QUANTISED)}")
     weights, tensor = QUANTISED[about["weights"]], f"{name}.scales"
-    if weights is W8A8 and version != WITH_ROUNDED_INPUTS:
+    if weights is W8A8 and version == WITH_SCALES:
         raise ValueError(f"{name} has the weight type {weights}, which version {version} does not have")
     entry, needed = shard.tensors[tensor], weights.scales_shape((about["shape"][0], about["shape"][1]))
     if (entry.dtype, entry.shape) != ("F32", needed):
@@ -204,7 +216,7 @@ def stored_orders(shard: Shard) -> dict[str, NDArray[np.int32]]:
 
 def stored_folds(shard: Shard, version: str) -> dict[str, NDArray[np.int8]]:
     """Read the exponents of scaled channels (see `MaskSet.folds`). Raises ValueError if they are not of int8."""
-    if version != WITH_ROUNDED_INPUTS:
+    if version not in (WITH_ROUNDED_INPUTS, WITH_SIX_EIGHT):
         return {}
     folds = {tensor: shard.read(tensor) for tensor in shard.tensors if tensor.endswith((ROWS, COLUMNS))}
     for tensor, exponents in folds.items():

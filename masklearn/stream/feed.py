@@ -1,7 +1,7 @@
 """Feeds the linears of a checkpoint to a method while the model runs block by block."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from masklearn.base.device import usable_device
 from masklearn.feed import Arrays, Feed, Fisher, Group, Replaced
+from masklearn.masks.kinds.base import TileKind
 from masklearn.model.architectures import architecture_of
 from masklearn.model.linears import read_linear, write_linear
 from masklearn.model.store import WeightStore
@@ -93,6 +94,11 @@ class CheckpointFeed(Feed):
         self.given = task.checkpoint.grids
         encoder = architecture_of(task.checkpoint).encoder
         self.why_not = {Requires.LOSS: "An encoder has no next-token loss."} if encoder else {}
+
+    @cached_property
+    def kinds(self) -> Mapping[str, tuple[TileKind, ...]]:
+        """Kinds that the tiles of each linear may have besides dense. Raises MaskLearnError as `allowed_kinds` does."""
+        return super().kinds if self.task.kinds is None else self.task.kinds
 
     def with_weights(self, weights: str) -> "CheckpointFeed":
         """Returns the feed of a task with another recipe, which keeps text that was read."""

@@ -6,14 +6,14 @@ patterns is for the linears that no pattern fits, which otherwise are 2:4. The l
 decides. A tile may always stay dense.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from masklearn.base.errors import MaskLearnError
 from masklearn.masks.kinds.base import TileKind
-from masklearn.masks.kinds.table import PRUNED, TWO_FOUR, kind_named
+from masklearn.masks.kinds.table import DENSE, PRUNED, TWO_FOUR, kind_named
 from masklearn.masks.name_globs import decide, entries, parse_pattern, spell_by_name
-from masklearn.quant.table import BY_INPUTS, WeightType
+from masklearn.quant.table import BY_INPUTS, FLOAT16, INT8, W8A8, WeightType
 
 AUTO = "auto"
 
@@ -21,8 +21,8 @@ Types = Mapping[str, tuple[WeightType, ...]]
 """Weight types that each linear may have."""
 _ANY_TYPE: Types = MappingProxyType({})
 
-AUTO_KINDS: tuple[TileKind, ...] = tuple(PRUNED[name] for name in ("2:4", "8:16", "10:16", "12:16"))
-"""Kinds that `auto` chooses from."""
+AUTO_KINDS: tuple[TileKind, ...] = tuple(PRUNED[name] for name in ("2:4", "8:16", "10:16", "12:16", "6:8"))
+"""Kinds that `auto` chooses from, as far as they go with the type of the weights."""
 
 _Pairs = list[tuple[str, tuple[str, ...]]]
 
@@ -53,8 +53,9 @@ def allowed_kinds(
     """Returns the kinds that each linear's tiles may have, besides dense.
 
     shapes: (N, K) by linear; tile: (rows, columns); types: weight types that linears may have. `auto` leaves out kinds whose
-    groups do not divide K or the columns of the tiles, and kinds that go with none of the linear's types. Raises
-    MaskLearnError for named kinds of that sort, and as `names.decide` does.
+    groups do not divide K or the columns of the tiles, and kinds that go with none of the linear's types, which have 16 bits
+    if `types` does not say. Raises MaskLearnError for named kinds of that sort, and as `names.decide` does. If `types` does
+    not say, every named kind goes with it.
     """
     decided = decide(_pairs(text), list(shapes), "`kinds`")
     found: dict[str, tuple[TileKind, ...]] = {}
@@ -65,11 +66,11 @@ def allowed_kinds(
         if pair is None:
             found[name] = (TWO_FOUR,)
         elif pair[1] == (AUTO,):
-            found[name] = tuple(kind for kind in AUTO_KINDS if kind in fits and _goes_with_any(kind, own))
+            found[name] = tuple(kind for kind in _of_auto(own) if kind in fits)
         else:
             found[name] = tuple(kind_named(one) for one in pair[1])
             _check_fits(name, found[name], fits, columns, tile)
-            _check_types(name, found[name], own)
+            _check_types(name, found[name], own or (FLOAT16, W8A8))
     return found
 
 
@@ -80,18 +81,19 @@ def left_out_of_auto(
 
     For the arguments see `allowed_kinds`.
     """
-    decided, found = decide(_pairs(text), list(shapes), "`kinds`"), allowed_kinds(text, shapes, tile, types)
     linears: dict[tuple[tuple[TileKind, ...], str], list[str]] = {}
-    for name, kinds in found.items():
-        pair = decided[name]
-        if pair is not None and pair[1] == (AUTO,) and len(kinds) < len(AUTO_KINDS):
-            missing = tuple(kind for kind in AUTO_KINDS if kind not in kinds)
-            own = types.get(name, ())
-            if all(_goes_with_any(kind, own) for kind in missing):
-                why = f"K or the columns of a tile are not a multiple of {max(kind.span for kind in missing)}"
-            else:
-                why = f"tiles of type {own[-1]} are dense or {TWO_FOUR}"
-            linears.setdefault((missing, why), []).append(name)
+    for name, pair in decide(_pairs(text), list(shapes), "`kinds`").items():
+        if pair is None or pair[1] != (AUTO,):
+            continue
+        own = types.get(name, ())
+        go = _of_auto(own)
+        if cut := tuple(kind for kind in go if not kind.fits_tiles(shapes[name][1], tile[1])):
+            why = f"K or the columns of a tile are not a multiple of {max(kind.span for kind in cut)}"
+            linears.setdefault((cut, why), []).append(name)
+        # Only kinds for inputs of 16 bits are missed: nobody expects 6:8 where inputs have 16 bits.
+        if unfit := tuple(kind for kind in _of_auto(()) if kind not in go):
+            why = f"tiles of type {own[-1]} are {_listed((DENSE, *go), 'or')}"
+            linears.setdefault((unfit, why), []).append(name)
     for (missing, why), names in linears.items():
         yield (
             f"kinds: auto leaves {', '.join(kind.name for kind in missing)} out in {len(names)} of {len(shapes)} linears, "
@@ -99,20 +101,43 @@ def left_out_of_auto(
         )
 
 
-def _goes_with_any(kind: TileKind, types: tuple[WeightType, ...]) -> bool:
-    """True also if no types are given. Types that are chosen by inputs, after the kinds, count as w8a8."""
-    return not types or any(kind.goes_with(one) for one in (types[-1:] if types == BY_INPUTS else types))
+def _of_auto(types: tuple[WeightType, ...]) -> tuple[TileKind, ...]:
+    """Returns the kinds that `auto` means for types of a linear."""
+    return tuple(kind for kind in AUTO_KINDS if _goes_with(kind, types or (FLOAT16,)))
+
+
+def _goes_with(kind: TileKind, types: tuple[WeightType, ...]) -> bool:
+    """True if a kind goes with a type at least, and with all types if these are chosen by inputs, after the kinds."""
+    which = all if types == BY_INPUTS else any
+    return which(kind.goes_with(one) for one in types)
 
 
 def _check_types(name: str, kinds: tuple[TileKind, ...], types: tuple[WeightType, ...]) -> None:
     for kind in kinds:
-        if not _goes_with_any(kind, types):
+        if not _goes_with(kind, types):
             last = name.rpartition(".")[2]
+            spelled = ",".join(map(str, types))
+            if kind.goes_with(W8A8):
+                why = f"Only kernels of {W8A8}, which multiply inputs of 8 bits, have {kind} tiles."
+                other = W8A8
+            else:
+                theirs = _listed(
+                    [one for one in (DENSE, *PRUNED.values()) if one.goes_with(types[-1])], "and"
+                )
+                why = (
+                    f"The kernels of {types[-1]}, which multiply inputs of 8 bits, have {theirs} tiles only."
+                )
+                other = INT8
             raise MaskLearnError(
-                f"{name} can't have tiles of kind {kind} with {types[-1]} weights",
-                f"The kernels of {types[-1]}, which multiply inputs of 8 bits, have dense and {TWO_FOUR} tiles only.",
-                f"Give `kinds` {last}={TWO_FOUR} behind a comma, or `weights` {last}=int8.",
+                f"{name} can't have tiles of kind {kind} with {spelled} weights",
+                why,
+                f"Give `kinds` {last}={TWO_FOUR} behind a comma, or `weights` {last}={other}.",
             )
+
+
+def _listed(kinds: Sequence[TileKind], word: str) -> str:
+    *first, last = map(str, kinds)
+    return f"{', '.join(first)} {word} {last}"
 
 
 def _check_fits(

@@ -28,7 +28,7 @@ class Family(ABC):
     name: name in errors and of the codes in a mask file; group: weights of a row that share a code; span: consecutive
     columns whose groups lie among them, so that K and the columns of a tile are multiples of it; code_bits: bits that a
     group's code takes in packed slabs, in addition to its kept weights; stored: name of the numpy type of a code;
-    inputs_of_8_bits: True if kernels multiply such tiles by inputs of 8 bits too.
+    input_bits: bits of the inputs by which kernels multiply such tiles.
     """
 
     name: ClassVar[str]
@@ -36,7 +36,7 @@ class Family(ABC):
     span: ClassVar[int]
     code_bits: ClassVar[int]
     stored: ClassVar[str]
-    inputs_of_8_bits: ClassVar[bool]
+    input_bits: ClassVar[tuple[int, ...]]
 
     @abstractmethod
     def best(self, scores: Any, kept: Any) -> Any:
@@ -102,7 +102,7 @@ class TileKind:
 
     def goes_with(self, weights: WeightType) -> bool:
         """True if kernels multiply tiles of this kind whose weights have this type."""
-        return weights.input_bits > 8 or self.family is None or self.family.inputs_of_8_bits
+        return self.family is None or weights.input_bits in self.family.input_bits
 
     def fits_tiles(self, columns: int, tile_columns: int) -> bool:
         """True if groups of this kind divide K (`columns`) and the columns of a tile. Tiles wider than K have K columns."""

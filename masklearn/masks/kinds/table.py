@@ -5,6 +5,7 @@
 | dense | 0 | – | all | 2 |
 | 2:4 | 1 | 4 neighbours | 2 | 1.125 |
 | n:16 | 2 … 4 | 16 of a lane, see `n16` | n = 8, 12, 10 | n/8 + .125 |
+| 6:8 | 8 | 8 neighbours | 6 | 1.6875; of an 8-bit weight .9375, see `six_eight` |
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,9 +13,10 @@ from types import MappingProxyType
 
 from masklearn.masks.kinds.base import Family, TileKind
 from masklearn.masks.kinds.n16 import OfSixteen
+from masklearn.masks.kinds.six_eight import SixOfEight
 from masklearn.masks.kinds.two_four import TwoOfFour
 
-_TWO_OF_FOUR, _OF_SIXTEEN = TwoOfFour(), OfSixteen()
+_TWO_OF_FOUR, _OF_SIXTEEN, _OF_EIGHT = TwoOfFour(), OfSixteen(), SixOfEight()
 
 DENSE = TileKind("dense", 0, None, 1)
 TWO_FOUR = TileKind("2:4", 1, _TWO_OF_FOUR, 2)
@@ -26,6 +28,7 @@ KINDS: tuple[TileKind, ...] = (
     TileKind("8:16", 2, _OF_SIXTEEN, 8),
     TileKind("12:16", 3, _OF_SIXTEEN, 12),
     TileKind("10:16", 4, _OF_SIXTEEN, 10),
+    TileKind("6:8", 8, _OF_EIGHT, 6),
 )
 
 GONE: Mapping[int, str] = MappingProxyType({5: "14:16", 6: "6:16", 7: "4:16"})
@@ -34,7 +37,9 @@ GONE: Mapping[int, str] = MappingProxyType({5: "14:16", 6: "6:16", 7: "4:16"})
 PRUNED: Mapping[str, TileKind] = MappingProxyType({kind.name: kind for kind in KINDS if kind is not DENSE})
 """Kinds that prune, by name."""
 
-FAMILIES: Mapping[str, Family] = MappingProxyType({one.name: one for one in (_TWO_OF_FOUR, _OF_SIXTEEN)})
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {one.name: one for one in (_TWO_OF_FOUR, _OF_SIXTEEN, _OF_EIGHT)}
+)
 
 BY_CODE: Mapping[int, TileKind] = MappingProxyType({kind.code: kind for kind in KINDS})
 

@@ -20,7 +20,7 @@ class TwoOfFour(Family):
     span = 4
     code_bits = 4
     stored = "uint8"
-    inputs_of_8_bits = True
+    input_bits = (16, 8)
 
     def best(self, scores: Any, kept: Any = 2) -> Any:  # noqa: ARG002
         """Returns the codes of the two best of each four; `kept` is always 2."""

@@ -20,7 +20,7 @@ from masklearn.masks.kinds.allowed import (
 from masklearn.masks.kinds.table import BY_CODE, DENSE, FAMILIES, GONE, KINDS, PRUNED, TWO_FOUR, kind_named
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.nm_codes import KEPT_POSITIONS, PATTERNS, patterns_from_scores, removed_scores
-from masklearn.quant.table import FLOAT16, INT8, W8A8, WEIGHT_TYPES
+from masklearn.quant.table import FLOAT16, INT4, INT8, W8A8, WEIGHT_TYPES, WeightType
 from masklearn.recipe import LearnRecipe
 from tests.refusals import refused
 
@@ -28,7 +28,8 @@ from tests.refusals import refused
 def test_kind_codes_and_names_are_fixed() -> None:
     """Mask files hold the codes, so no later table may give one another meaning."""
     assert {kind.code: kind.name for kind in KINDS} | GONE == {
-        0: "dense", 1: "2:4", 2: "8:16", 3: "12:16", 4: "10:16", 5: "14:16", 6: "6:16", 7: "4:16"
+        0: "dense", 1: "2:4", 2: "8:16", 3: "12:16", 4: "10:16", 5: "14:16", 6: "6:16", 7: "4:16",
+        8: "6:8",
     }  # fmt: skip
     assert not {*BY_CODE} & {*GONE}
 
@@ -39,12 +40,17 @@ def test_bytes_and_zeros() -> None:
     assert found["2:4"] == found["8:16"] == (1.125, 0.5)
     assert found["12:16"] == (1.625, 0.25)
     assert found["10:16"] == (1.375, 0.375)
+    assert found["6:8"] == (1.6875, 0.25)
+    # A slab of 64 columns has 60 bytes a row, of dense 64 and of 2:4 40.
+    assert [64 * PRUNED[name].bytes_of(W8A8) for name in ("2:4", "6:8")] == [40, 60]
 
 
 def test_a_kind_needs_columns_its_groups_divide() -> None:
     assert TWO_FOUR.fits(4)
     assert PRUNED["8:16"].fits(128)
     assert not PRUNED["8:16"].fits(48)
+    assert PRUNED["6:8"].fits(48)
+    assert not PRUNED["6:8"].fits(52)
 
 
 def test_an_unknown_kind_lists_known_kinds() -> None:
@@ -53,14 +59,18 @@ def test_an_unknown_kind_lists_known_kinds() -> None:
 
 
 def mixed(rng: np.random.Generator, shape: tuple[int, int] = (24, 192)) -> LinearMask:
-    kinds = rng.choice([0, 1, 2, 3, 4], (2, 3)).astype(np.uint8)
-    kinds[0] = 1, 2, 3  # each family in one linear
+    kinds = rng.choice([0, 1, 2, 3, 4, 8], (2, 3)).astype(np.uint8)
+    kinds[0] = 1, 2, 8  # each family in one linear
     scores = rng.random(shape)
     kept = np.full((2, 3), 16, np.uint8)
     for code in (2, 3, 4):
         kept[kinds == code] = BY_CODE[code].kept
     groups = np.repeat(np.repeat(kept, 4, axis=1), 16, axis=0)[:24]
-    codes = {"2:4": FAMILIES["2:4"].best(scores, 2), "n:16": FAMILIES["n:16"].best(scores, groups)}
+    codes = {
+        "2:4": FAMILIES["2:4"].best(scores, 2),
+        "n:16": FAMILIES["n:16"].best(scores, groups),
+        "6:8": FAMILIES["6:8"].best(scores, 6),
+    }
     return LinearMask.from_codes(shape, (16, 64), kinds, codes)
 
 
@@ -78,6 +88,10 @@ def test_mixed_masks_keep_what_each_tile_keeps(seed: int) -> None:
     assert mask.zeroed == int((~keep).sum())
     assert sum(mask.by_kind().values()) == mask.weights
     assert (mask.tiles == (mask.kinds == TWO_FOUR.code)).all()
+    eight = np.repeat(np.repeat(mask.kinds == PRUNED["6:8"].code, 8, axis=1), 16, axis=0)[:24]
+    codes = mask.masks_of_eight()
+    assert (np.bitwise_count(codes) == np.where(eight, 6, 8)).all()
+    assert (keep.reshape(24, 24, 8)[eight] == FAMILIES["6:8"].keep(codes[eight][:, None])).all()
 
 
 def test_a_2_4_mask_has_no_other_kinds() -> None:
@@ -99,6 +113,13 @@ def test_a_2_4_mask_has_no_other_kinds() -> None:
         pytest.param(
             {"others": np.array([[2]], np.uint8), "mask16": np.full(8, 7, np.uint16)}, id="keeps 3 weights"
         ),
+        pytest.param({"others": np.array([[8]], np.uint8)}, id="16 groups are 6:8"),
+        pytest.param({"mask8": np.zeros(3, np.uint8)}, id="0 groups are 6:8"),
+        pytest.param({"mask8": np.zeros(0, np.uint16)}, id="a type of 16 bits"),
+        pytest.param(
+            {"others": np.array([[8]], np.uint8), "mask8": np.full(16, 31, np.uint8)}, id="keeps 5 weights"
+        ),
+        pytest.param({"shape": (2, 52), "others": np.array([[8]], np.uint8)}, id="multiples of 8"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(changed: dict[str, object]) -> None:
@@ -134,8 +155,11 @@ def test_each_value_belongs_to_its_pattern() -> None:
     assert allowed("12:16,q=2:4") == {"up": "12:16", "down": "12:16", "q": "2:4"}
 
 
+IN_16_BITS = tuple(kind for kind in AUTO_KINDS if kind.goes_with(FLOAT16))
+
+
 def test_auto_leaves_out_what_does_not_fit() -> None:
-    every = " ".join(map(str, AUTO_KINDS))
+    every = " ".join(map(str, IN_16_BITS))
     assert allowed("auto") == {"up": every, "down": every, "q": "2:4"}
     assert allowed("auto", (64, 32)) == {"up": "2:4", "down": "2:4", "q": "2:4"}
     assert allowed("auto", (64, 1 << 20)) == {"up": every, "down": every, "q": "2:4"}
@@ -158,22 +182,36 @@ def test_a_named_kind_must_fit() -> None:
         allowed("attention=8:16")
 
 
-def test_w8a8_tiles_are_dense_or_2_4() -> None:
+def test_each_type_has_its_kinds() -> None:
+    """n:16 is for inputs of 16 bits, and 6:8 for inputs of 8 bits."""
+    of_sixteen = [kind for kind in KINDS if kind.family is FAMILIES["n:16"]]
     for weights in WEIGHT_TYPES.values():
         kinds = [kind for kind in KINDS if kind.goes_with(weights)]
-        assert kinds == ([DENSE, TWO_FOUR] if weights is W8A8 else list(KINDS))
+        assert kinds == [DENSE, TWO_FOUR, *([PRUNED["6:8"]] if weights is W8A8 else of_sixteen)]
 
 
-def test_auto_leaves_n_16_out_for_w8a8() -> None:
-    types = {"layers.0.mlp.up": (W8A8,), "layers.0.mlp.down": (FLOAT16, INT8, W8A8)}
+def test_auto_takes_what_goes_with_w8a8() -> None:
+    types = {"layers.0.mlp.up": (W8A8,), "layers.0.mlp.down": (FLOAT16, INT8, W8A8), "layers.0.q": (W8A8,)}
     kinds = allowed_kinds("auto", SHAPES, (64, 64), types)
     assert kinds == {
-        "layers.0.mlp.up": (TWO_FOUR,),
+        "layers.0.mlp.up": (TWO_FOUR, PRUNED["6:8"]),
         "layers.0.mlp.down": AUTO_KINDS,
-        "layers.0.q": (TWO_FOUR,),
+        "layers.0.q": (TWO_FOUR, PRUNED["6:8"]),
     }
-    first, _ = left_out_of_auto("auto", SHAPES, (64, 64), types)
-    assert first.endswith("in 1 of 3 linears, such as layers.0.mlp.up: tiles of type w8a8 are dense or 2:4")
+    (line,) = left_out_of_auto("auto", SHAPES, (64, 64), types)
+    assert line == (
+        "kinds: auto leaves 8:16, 10:16, 12:16 out in 2 of 3 linears, such as layers.0.mlp.up: tiles of type w8a8 are "
+        "dense, 2:4 or 6:8"
+    )
+    cut, _ = left_out_of_auto("auto", {"q": (64, 52)}, (64, 64), {"q": (W8A8,)})
+    assert cut.startswith("kinds: auto leaves 6:8 out in 1 of 1 linears, such as q: K or the columns")
+
+
+def test_nobody_misses_6_8_in_other_types() -> None:
+    for own in ((FLOAT16,), (INT8,), (INT4,), (FLOAT16, INT8, INT4)):
+        types = dict.fromkeys(SHAPES, own)
+        assert "6:8" not in " ".join(left_out_of_auto("auto", SHAPES, (64, 64), types))
+        assert allowed_kinds("auto", SHAPES, (64, 64), types) == allowed_kinds("auto", SHAPES, (64, 64))
 
 
 def test_n_16_named_for_w8a8_is_refused() -> None:
@@ -181,7 +219,25 @@ def test_n_16_named_for_w8a8_is_refused() -> None:
     with refused():
         allowed_kinds(names, SHAPES, (64, 64), {"layers.0.mlp.up": (W8A8,)})
     allowed_kinds(names, SHAPES, (64, 64), {"layers.0.mlp.up": (FLOAT16, W8A8), "layers.0.q": (W8A8,)})
-    assert allowed_kinds("auto", {"q": (64, 64)}, (64, 64), {"q": (INT8, W8A8)}) == {"q": (TWO_FOUR,)}
+
+
+@pytest.mark.parametrize(
+    "own",
+    [(FLOAT16,), (INT8,), (INT4,), (FLOAT16, INT4), (INT8, W8A8)],
+    ids=lambda own: ",".join(map(str, own)),
+)
+def test_6_8_is_for_w8a8_only(own: tuple[WeightType, ...]) -> None:
+    with refused():
+        allowed_kinds("2:4,mlp.up=2:4,6:8", SHAPES, (64, 64), {"layers.0.mlp.up": own})
+    for types in ({"layers.0.mlp.up": (W8A8,)}, {"layers.0.mlp.up": (*own, W8A8, FLOAT16)}, {}):
+        kinds = allowed_kinds("2:4,mlp.up=2:4,6:8", SHAPES, (64, 64), types)
+        assert kinds["layers.0.mlp.up"] == (TWO_FOUR, PRUNED["6:8"])
+
+
+def test_types_by_inputs_leave_2_4() -> None:
+    """A linear of w8a8 may become int8 there, after its kinds are known."""
+    own = {"q": (INT8, W8A8)}
+    assert allowed_kinds("auto", {"q": (64, 64)}, (64, 64), own) == {"q": (TWO_FOUR,)}
 
 
 def test_allowed_kinds_survive_spelling() -> None:
@@ -210,7 +266,7 @@ def test_a_method_that_trains_learns_2_4_only(method: str) -> None:
     assert LearnRecipe.parse({"method": method, "kinds": "2:4"}).kinds == "2:4"
 
 
-SIXTEEN = FAMILIES["n:16"]
+SIXTEEN, EIGHT = FAMILIES["n:16"], FAMILIES["6:8"]
 KEPT = st.sampled_from([8, 10, 12])
 # few distinct values, so that ties are common
 SCORES = arrays(np.float32, st.tuples(st.integers(1, 3), st.integers(1, 2).map(lambda slabs: 64 * slabs)),
@@ -262,6 +318,37 @@ def test_torch_gives_the_same_codes(scores: np.ndarray, data: st.DataObject) -> 
 def test_a_code_with_another_count_is_refused() -> None:
     with refused(ValueError):
         SIXTEEN.check(np.array([0xFF, 0b111], np.uint16), np.array([8, 8], np.uint8))
+    with refused(ValueError):
+        EIGHT.check(np.array([0x3F, 0x7F], np.uint8), np.array([6, 6], np.uint8))
+
+
+SCORES_OF_EIGHTS = arrays(np.float32, st.tuples(st.integers(1, 3), st.integers(1, 5).map(lambda g: 8 * g)),
+                elements=st.integers(-2, 2).map(float))  # fmt: skip
+
+
+@settings(max_examples=40)
+@given(SCORES_OF_EIGHTS)
+def test_6_8_keeps_the_six_highest(scores: np.ndarray) -> None:
+    codes = EIGHT.best(scores, 6)
+    for row, group in np.ndindex(codes.shape):
+        eight = scores[row, 8 * group : 8 * group + 8]
+        ranked = sorted(range(8), key=lambda i: (-eight[i], i))[:6]
+        assert np.flatnonzero(EIGHT.keep(codes)[row, 8 * group : 8 * group + 8]).tolist() == sorted(ranked)
+        assert codes[row, group] == sum(1 << i for i in ranked)
+
+
+@settings(max_examples=40)
+@given(SCORES_OF_EIGHTS, st.data())
+def test_6_8_is_equal_in_torch(scores: np.ndarray, data: st.DataObject) -> None:
+    shape = (scores.shape[0], scores.shape[1] // 8)
+    kept = data.draw(arrays(np.uint8, shape, elements=st.sampled_from([6, 8])))
+    codes = EIGHT.best(scores, kept)
+    ours = EIGHT.best(torch.from_numpy(scores), torch.from_numpy(kept))
+    assert (codes.dtype, ours.dtype) == (np.uint8, torch.uint8)
+    np.testing.assert_array_equal(ours.numpy(), codes)
+    np.testing.assert_array_equal(EIGHT.keep(ours).numpy(), EIGHT.keep(codes))
+    np.testing.assert_array_equal(EIGHT.groups(EIGHT.keep(codes)).sum(-1), kept)
+    EIGHT.check(codes.ravel(), kept.ravel())
 
 
 # few distinct values, so that ties are common

@@ -16,7 +16,7 @@ from masklearn.masks.nm_codes import PATTERNS
 from masklearn.masks.record import MaskRecord
 from masklearn.masks.tiles import grid_shape
 from masklearn.quant.grid import Grid, storable
-from masklearn.quant.table import INT4, INT8
+from masklearn.quant.table import INT4, INT8, W8A8
 from tests.refusals import refused
 
 SHAPES = st.tuples(st.integers(1, 40), st.integers(1, 12).map(lambda g: 4 * g))
@@ -155,7 +155,7 @@ def stored(tmp_path: Path, meta: dict[str, str], arrays: dict[str, np.ndarray]) 
 @pytest.mark.parametrize(
     "meta",
     [
-        {"version": "5"},
+        {"version": "6"},
         {"version": "3"},
         {"version": "2"},
         {"format": "other"},
@@ -239,6 +239,56 @@ def test_version_2_holds_other_kinds(tmp_path: Path) -> None:
     }  # fmt: skip
     loaded.save(tmp_path / "again")
     assert (tmp_path / "again").read_bytes() == (tmp_path / "m").read_bytes()
+
+
+def with_eights() -> MaskSet:
+    """Two linears of w8a8, the first with tiles of 6:8 in a ragged grid of 24x40."""
+    kinds = np.asarray([[1, 8, 8], [8, 0, 1]], np.uint8)
+    scores = np.random.default_rng(0).random((24, 40))
+    codes = {family: FAMILIES[family].best(scores, 6) for family in ("2:4", "6:8")}
+    masks = {"a": LinearMask.from_codes((24, 40), (16, 16), kinds, codes), "b": known_mask()}
+    grids = {
+        name: Grid(W8A8, np.linspace(0, 1, one.shape[0], dtype=np.float32)) for name, one in masks.items()
+    }
+    return MaskSet(masks, **ORIGIN, grids=grids, folds={"n.rows": np.ones(4, np.int8)})
+
+
+def test_version_5_holds_6_8_tiles(tmp_path: Path) -> None:
+    made = with_eights()
+    made.save(tmp_path / "m")
+    assert Shard.open(tmp_path / "m").metadata["version"] == "5"
+    arrays = load_file(tmp_path / "m")
+    # Groups of 8 of 16 rows of a tile and of a tile of half the columns, and of 8 rows of a tile.
+    assert (arrays["a.mask8"].dtype, arrays["a.mask8"].shape) == (np.uint8, (16 * (2 + 1) + 8 * 2,))
+    assert (arrays["b.mask8"].shape, arrays["a.mask16"].shape) == ((0,), (0,))
+    loaded = MaskSet.load(tmp_path / "m")
+    for name in made:
+        np.testing.assert_array_equal(loaded[name].keep(), made[name].keep())
+        np.testing.assert_array_equal(loaded[name].masks_of_eight(), made[name].masks_of_eight())
+    assert loaded.zeroed == made.zeroed == sum(int((~one.keep()).sum()) for one in made.values())
+    assert (*loaded.grids, *loaded.folds) == ("a", "b", "n.rows")
+    loaded.save(tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "m").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("meta", "arrays"),
+    [
+        ({"version": "4"}, {}),
+        ({}, {"a.mask8": None}),
+        pytest.param({}, {"a.mask8": np.zeros(64, np.int8)}, id="a.mask8 is I8, its type is U8"),
+        pytest.param({}, {"a.mask8": np.zeros(63, np.uint8)}, id="a.mask8 is [63], its tiles need [64]"),
+        pytest.param({}, {"a.mask8": np.full(64, 31, np.uint8)}, id="a group of 8 keeps 5 weights"),
+        pytest.param({"linears": '{"a": {"shape": [24, 36], "tile": [16, 16]}}'}, {}, id="groups are cut"),
+    ],
+)
+def test_faults_of_version_5(tmp_path: Path, meta: dict[str, str], arrays: dict[str, Any]) -> None:
+    path = tmp_path / "m"
+    with_eights().save(path)
+    metadata, content = dict(Shard.open(path).metadata) | meta, load_file(path) | arrays
+    save_file({name: one for name, one in content.items() if one is not None}, path, metadata)
+    with refused():
+        _ = MaskSet.load(path)["a"]
 
 
 def quantised_set() -> MaskSet:
