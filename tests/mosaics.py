@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from masklearn.masks.kinds.table import FAMILIES, KINDS, PRUNED
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.quant.grid import Grid, storable
+from masklearn.quant.table import FLOAT16
 
 KEPT = np.array([[1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 0, 1], [0, 1, 1, 0], [0, 1, 0, 1], [0, 0, 1, 1]], bool)
 
@@ -19,7 +20,11 @@ def random_mask(shape, tile, sparse_share, seed):
     return LinearMask.from_candidate(tile, tiles, pattern), pattern
 
 
-def mosaic(shape, tile, seed, kinds=KINDS):
+IN_16_BITS = tuple(kind for kind in KINDS if kind.goes_with(FLOAT16))
+"""Kinds of tiles that multiply inputs of 16 bits."""
+
+
+def mosaic(shape, tile, seed, kinds=IN_16_BITS):
     """A mask with tiles of these kinds, and random patterns."""
     rng = np.random.default_rng(seed)
     grid = tuple(-(-size // step) for size, step in zip(shape, tile, strict=True))
@@ -30,8 +35,11 @@ def mosaic(shape, tile, seed, kinds=KINDS):
         if kind.family is FAMILIES["n:16"]:
             kept[kind.code] = kind.kept
     by_weight = kept[codes].repeat(tile[0], 0).repeat(tile[1], 1)[: shape[0], : shape[1]]
-    groups = by_weight.reshape(shape[0], -1, 64)[:, :, 0].repeat(4, 1)
-    patterns["n:16"] = FAMILIES["n:16"].best(scores, groups)
+    if shape[1] % 64 == 0:
+        groups = by_weight.reshape(shape[0], -1, 64)[:, :, 0].repeat(4, 1)
+        patterns["n:16"] = FAMILIES["n:16"].best(scores, groups)
+    if shape[1] % 8 == 0:
+        patterns["6:8"] = FAMILIES["6:8"].best(scores, 6)
     patterns["2:4"] = FAMILIES["2:4"].best(scores, 2)
     return LinearMask.from_codes(shape, tile, codes, patterns)
 

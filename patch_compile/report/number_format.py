@@ -111,7 +111,7 @@ def _sign(text: str) -> str:
 
 def kind_class(kind: str) -> str:
     """Returns the class of page.css that colours tiles of a kind."""
-    return "two-four" if kind == TWO_FOUR.name else f"of-16-{PRUNED[kind].kept}"
+    return "two-four" if kind == TWO_FOUR.name else f"of-{PRUNED[kind].group}-{PRUNED[kind].kept}"
 
 
 _UNITS: dict[Unit, Callable[[Any], str]] = {

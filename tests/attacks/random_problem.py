@@ -26,14 +26,14 @@ from patch_compile.packing.function import GATED_PANEL_ROWS, Epilogue
 from patch_compile.packing.index import gated_panels, stacked_panels
 from patch_compile.packing.quantised import Quantised, pack_quantised
 from patch_compile.packing.slab_kinds import stacked_rows
-from tests.mosaics import KEPT
+from tests.mosaics import IN_16_BITS, KEPT
 from tests.oracles.int8_products import product
 from tests.plugins.mosaic_cases import ACTIVATIONS, answer, answer_of_integers
 
 _MAPS = ("random", "one kind", "one kind", "rows", "columns", "one other", "one other")
 _TYPES = (np.float16, ml_dtypes.bfloat16)
 _TWO = (DENSE, TWO_FOUR)
-_OTHERS = tuple(kind for kind in KINDS if kind not in _TWO)
+_OTHERS = tuple(kind for kind in IN_16_BITS if kind not in _TWO)
 _WITH_OTHERS = 0.5  # of the problems have other kinds of tiles than dense and 2:4
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
+from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from patch_compile.packing.checks import check_packed
 from patch_compile.packing.format import (
     OtherSlabs,
@@ -30,7 +30,7 @@ from patch_compile.packing.function import (
     tensor_names,
 )
 from patch_compile.packing.index import gated_panels
-from tests.mosaics import mosaic, random_weight
+from tests.mosaics import IN_16_BITS, mosaic, random_weight
 from tests.refusals import refused
 
 TILES = [(64, 64), (128, 128), (100, 64), (32, 192), (4096, 4096)]
@@ -75,7 +75,7 @@ def test_unpack_gives_the_masked_weight_bit_for_bit(shape, tile, panel_rows, see
     assert all(len(one.values) for one in packed.others)  # no tensors without slabs
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in (DENSE, TWO_FOUR)], ids=str)
+@pytest.mark.parametrize("kind", [kind for kind in IN_16_BITS if kind not in (DENSE, TWO_FOUR)], ids=str)
 def test_lanes_find_values_in_planes(kind):
     """By the format in `packing/n16.py`: whole planes of 8 values of the low and the high rows, then 4 and 2 of both."""
     mask = mosaic((128, 128), (128, 128), 3, [kind])

@@ -16,7 +16,7 @@ from patch_compile.packing.function import Epilogue
 from patch_compile.packing.index import gated_panels, stacked_panels
 from patch_compile.packing.quantised import Quantised, pack_quantised, unpack_quantised
 from patch_compile.packing.slab_kinds import stacked_rows
-from tests.mosaics import mosaic, random_grid, random_mask
+from tests.mosaics import IN_16_BITS, mosaic, random_grid, random_mask
 from tests.packing.test_function import HALF_ULP, activated, one_linear, run
 from tests.refusals import refused
 
@@ -25,7 +25,7 @@ types = pytest.mark.parametrize("weights", [INT8, INT4], ids=str)
 dtypes = pytest.mark.parametrize("dtype", [HALF, BFLOAT], ids=["fp16", "bf16"])
 
 
-def linear(shape, weights, dtype, seed, kinds=KINDS, tile=(64, 64)):
+def linear(shape, weights, dtype, seed, kinds=IN_16_BITS, tile=(64, 64)):
     """A weight on a random grid, its integers, and a random mask."""
     integers, grid = random_grid(shape, weights, seed)
     return (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from masklearn.masks.kinds.table import BY_CODE, DENSE, KINDS, PRUNED, TWO_FOUR
+from masklearn.masks.kinds.table import BY_CODE, DENSE, PRUNED, TWO_FOUR
 from patch_compile.artifacts.prediction import Workload
 from patch_compile.planning.cards import card_of
 from patch_compile.planning.cost import CostModel
@@ -17,6 +17,7 @@ from patch_compile.planning.roofline.rest import Model
 from patch_compile.planning.speed_goal import SpeedGoal
 from patch_compile.planning.tile_map import unpatterned
 from patch_compile.planning.tiles_for_speed import SpeedTask, TilesForSpeed
+from tests.mosaics import IN_16_BITS
 from tests.planning.assumed import assumed_mask
 
 SHAPE, TILE = (4096, 4096), (128, 128)
@@ -51,7 +52,7 @@ def test_excess_ratios_take_all_tiles():
     assert share_of(mask, PRUNED["12:16"]) == 1.0
 
 
-@pytest.mark.parametrize("kind", KINDS[1:], ids=str)
+@pytest.mark.parametrize("kind", IN_16_BITS[1:], ids=str)
 def test_decode_takes_the_time_of_its_bytes(kind):
     """On a card whose DRAM is slow for its SMs, a kind is as fast as its bytes, to the launch and the kernel's ends."""
     tiles = {"x": np.full((32, 32), kind.code, np.uint8)}

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from benchmarks.page_part import renewed
-from masklearn.masks.kinds.table import KINDS
 from masklearn.quant.table import FLOAT16, INT4, INT8, W8A8
 from patch_compile.artifacts.plan import Way
 from patch_compile.hardware.cards import ARCHITECTURES, rated_cards
@@ -21,6 +20,7 @@ from patch_compile.pipeline.plan import plan
 from patch_compile.planning.outline import outline_of_llama
 from patch_compile.planning.roofline import assumptions, linear_roofline, schedule
 from patch_compile.recipe import Recipe
+from tests.mosaics import IN_16_BITS
 from tests.planning.llama import write_hollow_llama
 from tests.plugins.host_kernel import BENCH, COMPILER, PLUGINS, problem_of
 from tests.plugins.host_kernel import Device as HostDevice
@@ -217,11 +217,11 @@ def test_the_schedule_is_that_of_the_plugin(kernel):
         tokens, rows = int(2 ** rng.uniform(0, 13)), int(rng.choice([64, 128]))
         tokens = int(rng.choice([tokens, 0, -1], p=[0.98, 0.01, 0.01]))
         slabs = -(-n // rows) * -(-k // 64)
-        counts = rng.multinomial(slabs, rng.dirichlet(np.ones(len(KINDS))))
+        counts = rng.multinomial(slabs, rng.dirichlet(np.ones(len(IN_16_BITS))))
         weights = int(rng.choice([0, 1, 2, 3], p=[0.4, 0.2, 0.2, 0.2]))
         weight_type = (FLOAT16, INT8, W8A8, INT4)[weights]
         if rng.random() < 0.5 or weight_type is W8A8:
-            counts = np.array([counts[::2].sum(), counts[1::2].sum(), *[0] * (len(KINDS) - 2)])
+            counts = np.array([counts[::2].sum(), counts[1::2].sum(), *[0] * (len(IN_16_BITS) - 2)])
         rows = 64 if weight_type.widened else rows  # they are in no other panels
         sizes = (tokens, (n, k), rows, tuple(counts.tolist()))
         sms, shared = int(rng.choice([20, 58, 84, 108, 132, 300])), int(rng.choice([99, 163, 227])) << 10

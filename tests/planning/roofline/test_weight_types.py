@@ -2,7 +2,6 @@
 
 import pytest
 
-from masklearn.masks.kinds.table import KINDS
 from masklearn.quant.table import BFLOAT16, FLOAT16, INT4, INT8, W8A8, WEIGHT_TYPES
 from patch_compile.artifacts.plan import ReasonKind
 from patch_compile.artifacts.prediction import WholeRow, Workload
@@ -18,6 +17,7 @@ from patch_compile.planning.roofline.launch_work import weight_bytes
 from patch_compile.planning.roofline.linear_roofline import DENSE_PATH, Linear, dense_time, predict
 from patch_compile.planning.roofline.rest import Model
 from patch_compile.planning.roofline.schedule import CONFIGS, slab_bytes
+from tests.mosaics import IN_16_BITS
 from tests.planning.assumed import assumed_mask
 
 LOAD = Workload(batch=16, prompt=128, generated=128)
@@ -50,7 +50,7 @@ def test_bytes_of_a_slab_of_64_rows(weights, dense, sparse, eight, twelve):
 def test_index_and_scales_count():
     n, k = 4096, 2048
     problems = {t: Linear(n, k, 0.5, 64, (), t).problem(16) for t in (INT8, INT4)}
-    slabs, index = n * k // 64**2, 4 * (len(KINDS) * (n // 64 + 1) + n * k // 64**2)
+    slabs, index = n * k // 64**2, 4 * (len(IN_16_BITS) * (n // 64 + 1) + n * k // 64**2)
     assert weight_bytes(problems[INT8]) == slabs // 2 * (4096 + 2560) + index + 4 * n
     assert weight_bytes(problems[INT4]) == slabs // 2 * (2176 + 1664) + index
 
