@@ -21,7 +21,7 @@ from patch_compile.packing.format import OtherSlabs, PackedLinear, unpack
 from patch_compile.packing.function import DOMAIN, INPUTS, NAME, tensor_names
 from patch_compile.packing.index import index_from_attribute
 from patch_compile.packing.quantised import unpack_quantised
-from patch_compile.packing.slab_kinds import ALWAYS, SLAB_K, kinds_from_attribute, slab_words
+from patch_compile.packing.slab_kinds import ALWAYS, SLAB_K, code_words, kinds_from_attribute, slab_words
 
 if TYPE_CHECKING:
     import onnx
@@ -207,7 +207,7 @@ def _why_other_types(constants: dict[str, NDArray[Any]], integers: WeightType | 
     """Returns the fault of a tensor of another type or rank (2, of index and scales 1), empty if there is none."""
     for role, array in constants.items():
         axes = 1 if role in ("index", "scales") else 2
-        words = integers or role in ("index", "meta") or role.startswith("masks")
+        words = integers or role == "index" or role.startswith(("meta", "masks"))
         types = ("float32",) if role == "scales" else ("int32",) if words else _SIXTEEN_BITS
         if array.ndim != axes or array.dtype.name not in types:
             return f"{role} is {array.dtype} {list(array.shape)}, and not of {axes} axes and {' or '.join(types)}"
@@ -224,7 +224,7 @@ def _why_broken(
     rows, columns, linears = about.out_features, about.in_features, 1 + about.gated
     packed_rows = linears * -(-rows // about.panel_rows) * about.panel_rows
     why = _why_other_types(constants, about.integers) or _why_other_widths(constants, about)
-    if why or (why := _why_other_integers(constants, about, packed_rows)):
+    if why or (why := _why_no_kernel(constants, about, packed_rows)):
         return why
     packed = _packed(constants, about, packed_rows)
     try:
@@ -255,8 +255,8 @@ def _packed(constants: dict[str, NDArray[Any]], about: _Attributes, rows: int) -
         constants["meta"],
         constants["index"],
         tuple(
-            OtherSlabs(kind, constants[values].view(bits), constants[masks])
-            for kind, values, masks in zip(about.kinds[len(ALWAYS) :], names[::2], names[1::2], strict=True)
+            OtherSlabs(kind, constants[values].view(bits), constants[codes])
+            for kind, values, codes in zip(about.kinds[len(ALWAYS) :], names[::2], names[1::2], strict=True)
         ),
         about.integers,
         constants.get("scales"),
@@ -272,20 +272,20 @@ def _why_other_widths(constants: dict[str, NDArray[Any]], about: _Attributes) ->
         if constants[role].shape[1] != width:
             return f"{role} is {list(constants[role].shape)}, its rows must have {width}"
     roles = tensor_names(about.kinds)
-    for values, places in zip(roles[1::2], roles[2::2], strict=True):  # without the scales
-        shape = (len(constants[values]), 2 * about.panel_rows)
-        if constants[places].shape != shape:
-            return f"{places} is {list(constants[places].shape)}, it must be {list(shape)}"
+    for kind, values, codes in zip(
+        about.kinds[1:], roles[1::2], roles[2::2], strict=True
+    ):  # without the scales
+        shape = (len(constants[values]), code_words(kind, about.panel_rows))
+        if constants[codes].shape != shape:
+            return f"{codes} is {list(constants[codes].shape)}, it must be {list(shape)}"
     return ""
 
 
-def _why_other_integers(constants: dict[str, NDArray[Any]], about: _Attributes, rows: int) -> str:
-    """Returns what else is wrong with quantised weights. rows: of all panels."""
-    if about.integers is None:
-        return ""
+def _why_no_kernel(constants: dict[str, NDArray[Any]], about: _Attributes, rows: int) -> str:
+    """Returns what no kernel runs, and what else is wrong with quantised weights. rows: of all panels."""
     if why := kernel_fault(about.integers, about.kinds, about.panel_rows, about.in_features):
         return why
-    if about.integers.row_bytes and constants["scales"].shape != (rows,):
+    if about.integers and about.integers.row_bytes and constants["scales"].shape != (rows,):
         return f"scales is {list(constants['scales'].shape)}, it must be [{rows}]"
     return ""
 

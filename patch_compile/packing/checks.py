@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.tiles import GROUP
-from masklearn.quant.table import WeightType
+from masklearn.quant.table import FLOAT16, WeightType
 from patch_compile.artifacts.layout import RECIPE
 from patch_compile.errors import InvariantError, PatchCompileError
 from patch_compile.packing.format import KERNEL_ROWS, PackedLinear, count_wrong
@@ -67,13 +67,13 @@ def kernel_fault(
 
     weights: None for 16 bits; kinds: of its slabs; panel_rows, columns (K): as a file tells them.
     """
+    if other := next((kind for kind in kinds if not kind.goes_with(weights or FLOAT16)), None):
+        return f"its {weights or '16-bit'} weights have slabs of {other}, which no kernel runs"
     if panel_rows != KERNEL_ROWS and not kernels_have_wide_panels(kinds, weights):
         what = f"{weights} weights" if weights else f"slabs of {kinds[-1].name}"
         return f"its {what} have panels of other than {KERNEL_ROWS} rows, which no kernel runs"
     if weights is None:
         return ""
-    if other := next((kind for kind in kinds if not kind.goes_with(weights)), None):
-        return f"its {weights} weights have slabs of {other}, which no kernel runs"
     if isinstance(columns, int) and not weights.fits(columns):
         if columns > weights.most_columns:
             return f"its K is {columns}, and int32 holds sums over {weights.most_columns} columns"

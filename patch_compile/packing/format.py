@@ -2,8 +2,8 @@
 
 A linear `W: [N, K]` is cut into panels of `panel_rows` output rows, and a panel into slabs of 64 along K. N and K are
 zero-padded to whole slabs here and nowhere else. A slab is stored as 2:4 (two kept values and two 2-bit positions per
-group of four) or as n:16 (n kept values and a mask per group of 16) if all its weights lie in tiles of that kind. Any other
-slab is stored densely, with pruned weights as +0.
+group of four), as n:16 (n kept values and a mask per group of 16) or, with int8 inputs, as 6:8 (two slabs of 2:4 that are
+added) if all its weights lie in tiles of that kind. Any other slab is stored densely, with pruned weights as +0.
 
 The values of a slab are in the order in which the lanes of a warp hold them as operand A of the tensor-core
 instruction, so that a lane's fragment is a single 16-byte load. With lane = 4 g + t:
@@ -13,7 +13,7 @@ instruction, so that a lane's fragment is a single 16-byte load. With lane = 4 g
     meta   [row block: PR/16][g: 8][t: 4]   low half word: row g, high: row g + 8; 16 columns each, a nibble a group
 
 (PTX ISA 9.7.14.5.8 and 9.7.14.6.2.2, figures 120-122.) A pair of neighbouring 16-bit values moves as a 32-bit word. `n16`
-describes slabs of n:16, and `integers` slabs of quantised weights, which `quantised` packs.
+describes slabs of n:16, `six_eight` slabs of 6:8, and `integers` slabs of quantised weights, which `quantised` packs.
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.masks.kinds.base import TileKind
+from masklearn.masks.kinds.table import FAMILIES
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.tiles import expand_tiles
-from masklearn.quant.table import WeightType
+from masklearn.quant.table import FLOAT16, WeightType
 from patch_compile.packing.index import csr_index, index_fault, split_columns
 from patch_compile.packing.slab_kinds import (
     ALWAYS,
     SLAB_K,
+    code_words,
     kernels_have_wide_panels,
     kinds_among,
     numbers_of,
@@ -43,6 +45,7 @@ from patch_compile.packing.slab_kinds import (
 )
 
 _WIDE_PANEL, NARROW_PANEL = 128, 64
+_OF_EIGHT = FAMILIES["6:8"]
 KERNEL_ROWS = NARROW_PANEL
 """Rows of a panel where the kernels have no others, see `slab_kinds.kernels_have_wide_panels`."""
 
@@ -50,7 +53,7 @@ KERNEL_ROWS = NARROW_PANEL
 @dataclass(frozen=True)
 class OtherSlabs:
     """Slabs of one kind that is not in every weight. values: uint16 `[slabs, PR·64·kept/group]`, raw bits, or int32 words of
-    integers; codes: int32 words, the masks of n:16, `[slabs, PR·2]`."""
+    integers; codes: int32 words, the masks of n:16, `[slabs, PR·2]`, or the metadata of 6:8, `[slabs, PR·3]`."""
 
     kind: TileKind
     values: NDArray[Any]
@@ -62,7 +65,7 @@ class PackedLinear:
     """Packed tensors of one linear; 16-bit values are raw bits.
 
     dense: uint16 `[nD, PR·64]`; sparse: uint16 `[nS, PR·32]`; meta: int32 `[nS, PR·2]`; index: int32 as in
-    `packing/index.py`, of P = ceil(N/PR) panels; others: slabs of the weight's n:16 kinds, in the order of the index.
+    `packing/index.py`, of P = ceil(N/PR) panels; others: slabs of the weight's further kinds, in the order of the index.
 
     weights: a quantised type, None for 16-bit values. Dense and sparse slabs of integers are int32 words `[slabs, words]`,
     see `packing/integers.py`; scales: fp32 `[P·PR]`, only of types with a scale per row.
@@ -153,15 +156,19 @@ def pack_together(
     linears: Sequence[tuple[NDArray[np.uint16], LinearMask]],
     panel_rows: int,
     panels: Sequence[NDArray[np.int64]],
+    weights: WeightType | None = None,
 ) -> PackedLinear:
     """Pack linears of equal K as a single linear `[all panels · panel_rows, K]`.
 
-    linears: weight and mask of each; panels: for each linear, the panels of the whole that hold it, in order.
+    linears: weight and mask of each; panels: for each linear, the panels of the whole that hold it, in order; weights: None
+    for 16 bits, else the type of the integers, which are given and packed as 16-bit values.
 
-    Raises ValueError if a weight and its mask differ in shape, or if the linears differ in K.
+    Raises ValueError if a weight and its mask differ in shape, if the linears differ in K, and for kinds of slabs that the
+    kernels do not have.
     """
     from patch_compile.packing import slabs
     from patch_compile.packing.n16 import pack_panel_of_sixteen
+    from patch_compile.packing.six_eight import pack_panel_of_eight
 
     for weight, mask in linears:
         if weight.shape != mask.shape:
@@ -172,6 +179,8 @@ def pack_together(
             )
     codes = codes_together([slab_kinds(mask, panel_rows) for _, mask in linears], panels)
     kinds = kinds_among([codes])
+    if unfit := [kind for kind in kinds if not kind.goes_with(weights or FLOAT16)]:
+        raise ValueError(f"{weights or '16-bit'} weights have no slabs of {unfit[0]}")
     numbers = numbers_of(codes, kinds)
     slots = _slots(numbers)
     counts = np.bincount(numbers.ravel(), minlength=len(kinds))
@@ -186,7 +195,7 @@ def pack_together(
             OtherSlabs(
                 kind,
                 np.zeros((count, panel_rows * SLAB_K // kind.group * kind.kept), np.uint16),
-                np.zeros((count, panel_rows * 2), np.int32),
+                np.zeros((count, code_words(kind, panel_rows)), np.int32),
             )
             for kind, count in zip(kinds[len(ALWAYS) :], counts[len(ALWAYS) :], strict=True)
         ),
@@ -197,14 +206,12 @@ def pack_together(
         def pack_one(part: Panel, panel: int) -> None:
             slabs.pack_panel(part.words, part.codes, numbers[panel], slots[panel], *stored)
             for number, one in enumerate(packed.others, len(ALWAYS)):
-                pack_panel_of_sixteen(
-                    part.weight,
-                    part.masks,
-                    numbers[panel] == number,
-                    slots[panel],
-                    one.values,
-                    one.codes.view(np.uint32),
-                )
+                where = numbers[panel] == number, slots[panel]
+                tensors = one.values, one.codes.view(np.uint32)
+                if one.kind.family is _OF_EIGHT:
+                    pack_panel_of_eight(part.weight, part.eights, *where, *tensors)
+                else:
+                    pack_panel_of_sixteen(part.weight, part.masks, *where, *tensors)
 
         for_each_panel(weight, mask, panel_rows, own, pack_one)
     return packed
@@ -268,11 +275,13 @@ def unpack_panel(
     if not packed.others:
         return
     from patch_compile.packing.n16 import unpack_panel_of_sixteen
+    from patch_compile.packing.six_eight import unpack_panel_of_eight
 
     for number, one in enumerate(packed.others, len(ALWAYS)):
+        unpack_one = unpack_panel_of_eight if one.kind.family is _OF_EIGHT else unpack_panel_of_sixteen
         stored = one.values, one.codes.view(np.uint32)
-        if not unpack_panel_of_sixteen(words.view(np.uint16), numbers == number, slots, *stored):
-            raise ValueError(f"a mask of the {one.kind} slabs does not keep {one.kind.kept} weights")
+        if not unpack_one(words.view(np.uint16), numbers == number, slots, *stored):
+            raise ValueError(f"a group of the {one.kind} slabs does not keep {one.kind.kept} weights")
 
 
 def _words(packed: PackedLinear) -> tuple[NDArray[np.uint32], ...]:
@@ -281,12 +290,14 @@ def _words(packed: PackedLinear) -> tuple[NDArray[np.uint32], ...]:
 
 @dataclass(frozen=True)
 class Panel:
-    """Rows of a linear. weight: bits `[rows, K]`, where groups of n:16 are masked already; codes: of the groups of 2:4,
-    `[rows, K/4]`; masks: of the groups of n:16, `[rows, K/16]`, all bits where nothing is pruned."""
+    """Rows of a linear. weight: bits `[rows, K]`, where all kinds but 2:4 are masked already; codes: of the groups of 2:4,
+    `[rows, K/4]`; masks, eights: of the groups of n:16 and of 6:8, `[rows, K/16]` and `[rows, K/8]`, all bits where nothing
+    is pruned."""
 
     weight: NDArray[np.uint16]
     codes: NDArray[np.uint8]
     masks: NDArray[np.uint16]
+    eights: NDArray[np.uint8]
 
     @property
     def words(self) -> NDArray[np.uint32]:
@@ -311,7 +322,7 @@ def for_each_panel(
     bits = np.ascontiguousarray(weight)
     covered = expand_tiles(mask.tiles, mask.shape, mask.tile)
     starts = np.concatenate([[0], np.cumsum(covered.sum(axis=1))])
-    masks = mask.masks_of_sixteen()
+    masks, eights = mask.masks_of_sixteen(), mask.masks_of_eight()
 
     def one(number: int) -> None:
         rows = slice(number * panel_rows, (number + 1) * panel_rows)
@@ -319,7 +330,9 @@ def for_each_panel(
         own = bits[rows]
         if mask.mask16.size:
             own = masked_of_sixteen(own, masks[rows])
-        work(Panel(own, codes, masks[rows]), int(panels[number]))
+        if mask.mask8.size:
+            own = own * _OF_EIGHT.keep(eights[rows])
+        work(Panel(own, codes, masks[rows], eights[rows]), int(panels[number]))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         deque(pool.map(one, range(len(panels))), maxlen=0)

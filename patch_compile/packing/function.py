@@ -11,8 +11,8 @@ The epilogue, which follows the product, is in fp32 too and rounds once, at the 
     Y = activation(z_gate) · z_up + residual          gated: N rows of the gate and N of the up, panel by panel
 
 A function has no optional inputs, so each combination of an epilogue and of kinds of slabs is an overload with its own body.
-All overloads decode by the same text, except that a gated overload separates the panels of gate and up, and that each n:16
-kind adds its own lines. TensorRT runs the plugin of the same name instead of the function, because each node has the
+All overloads decode by the same text, except that a gated overload separates the panels of gate and up, and that each
+further kind adds its own lines. TensorRT runs the plugin of the same name instead of the function, because each node has the
 attribute `plugin_namespace`.
 """
 
@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from masklearn.masks.kinds.base import TileKind
+from masklearn.masks.kinds.table import FAMILIES
 from masklearn.quant.table import BFLOAT16, FLOAT16, WeightType
 from patch_compile.packing.function_of_int8_inputs import int8_product_lines
 from patch_compile.packing.function_of_integers import (
@@ -32,7 +33,9 @@ from patch_compile.packing.function_of_integers import (
     of_slabs_lines,
     sparse_integer_lines,
 )
+from patch_compile.packing.function_of_metadata import CONSTANTS, OF_K32, OF_K64, position_lines
 from patch_compile.packing.function_of_n16 import of_sixteen_lines
+from patch_compile.packing.function_of_six_eight import six_eight_lines
 from patch_compile.packing.slab_kinds import ALWAYS
 
 if TYPE_CHECKING:
@@ -43,6 +46,8 @@ NAME = "PatchLinear"
 VERSION = 2
 INPUTS = ("X", "dense", "sparse", "meta")  # inputs of every node; see `tensor_names`
 GATED_PANEL_ROWS = 64  # see FuseGatedPass
+
+_OF_EIGHT = FAMILIES["6:8"]
 
 # Value of the attribute `activation` -> lines that compute fp32 a from fp32 z.
 _ACTIVATIONS = {
@@ -91,28 +96,7 @@ PatchLinear <in_features: int, out_features: int, panel_rows: int,
   kept_shape = Concat <axis = 0> (unknown, PR1, kept2)
   kept = Reshape (sparse_rows, kept_shape)
 
-  dims_meta = Constant <value_ints = {meta.dims}> ()
-  meta_shape = Concat <axis = 0> (unknown, RB1, dims_meta)
-  meta_lanes = Reshape (meta, meta_shape)
-  half_word = Constant <value = int32 {{65536}}> ()
-  low_half = Mod (meta_lanes, half_word)
-  high_up = Sub (meta_lanes, low_half)
-  high_signed = Div (high_up, half_word)
-  high_half = Mod (high_signed, half_word)
-  meta_halves = Concat <axis = {meta.axis}> (low_half, high_half)
-  meta_rows = Transpose <perm = {meta.perm}> (meta_halves)
-  words_per_row = Constant <value_ints = {meta.words}> ()
-  word_shape = Concat <axis = 0> (unknown, PR1, words_per_row)
-  row_words = Reshape (meta_rows, word_shape)
-  nibble_units = Constant <value = int32[{meta.units}] {{1, 16, 256, 4096}}> ()
-  sixteen32 = Constant <value = int32 {{16}}> ()
-  nibbles_up = Div (row_words, nibble_units)
-  nibbles = Mod (nibbles_up, sixteen32)
-  groups16 = Constant <value_ints = [16]> ()
-  group_shape = Concat <axis = 0> (unknown, PR1, groups16)
-  group_nibbles = Reshape (nibbles, group_shape)
-  position_table = Constant <value = int32[16, 2] {{{table}}}> ()
-  positions = Gather <axis = 0> (position_table, group_nibbles)
+  {positions}
 
   zero_f32 = Constant <value_floats = [0.0]> ()
   zero_moved = CastLike (zero_f32, dense_moved)
@@ -165,26 +149,6 @@ _SPARSE = (
 )
 
 
-@dataclass(frozen=True)
-class _Metadata:
-    """Order of the metadata of 2:4. dims: of the words of a row block; perm: from words, with an axis for their halves, to
-    rows; words: shape of a row's half words; units: shape of the four nibbles of a half word."""
-
-    dims: list[int]
-    perm: list[int]
-    words: list[int]
-    units: str
-
-    @property
-    def axis(self) -> int:
-        """The axis of the halves of a word."""
-        return len(self.perm) - 1
-
-
-# [g][t][row half]: four neighbouring groups are in a half word.
-_OF_K32 = _Metadata([8, 4, 1], [0, 1, 4, 2, 3], [4, 1], "4")
-# [g][k half][row half][group // 4]: every fourth group is in a half word.
-_OF_K64 = _Metadata([8, 2, 2, 1], [0, 1, 4, 2, 3, 5], [1, 4], "4, 1")
 # Lines that compute the number of packed panels, by `gated`.
 _PANELS = {
     False: ("P1 = Unsqueeze (P, axis0)",),
@@ -249,12 +213,16 @@ def kinds_attribute(kinds: Sequence[TileKind]) -> str:
 
 def tensor_names(kinds: Sequence[TileKind], weights: WeightType | None = None) -> tuple[str, ...]:
     """Returns the names of the inputs that hold slabs, and of the scales of rows, in their order, behind X."""
-    of_sixteen = (f"{part}_{_prefix(kind)}" for kind in kinds[len(ALWAYS) :] for part in ("values", "masks"))
-    return (*INPUTS[1:], *of_sixteen, *("scales",) * bool(weights and weights.row_bytes))
+    others = (
+        f"{part}_{_prefix(kind)}"
+        for kind in kinds[len(ALWAYS) :]
+        for part in ("values", "meta" if kind.family is _OF_EIGHT else "masks")
+    )
+    return (*INPUTS[1:], *others, *("scales",) * bool(weights and weights.row_bytes))
 
 
 def overload_of(epilogue: Epilogue, kinds: Sequence[TileKind], weights: WeightType | None = None) -> str:
-    """Returns the name of the function overload, from weight type, n:16 kinds and epilogue: `int8_n8_n12_bias`."""
+    """Returns the name of the function overload, from weight type, further kinds and epilogue: `int8_n8_n12_bias`."""
     name = weights.name if weights is not None else ""
     return "_".join(filter(None, (name, *map(_prefix, kinds[len(ALWAYS) :]), epilogue.overload)))
 
@@ -281,8 +249,8 @@ def patch_linear_function(
     overload, others = overload_of(epilogue, kinds, weights), kinds[len(ALWAYS) :]
     prefixes = ["dense", "sparse", *map(_prefix, others)]
     dense, sparse = _of_always(weights, widen, bfloat16=bfloat16)
+    order = OF_K64 if weights and not weights.widened else OF_K32
     text = _BODY.format(
-        table=", ".join(f"{nibble & 3}, {nibble >> 2}" for nibble in range(16)),
         kinds=kinds_attribute(kinds),
         weights=(weights or (BFLOAT16 if bfloat16 else FLOAT16)).name,
         version=VERSION,
@@ -292,10 +260,8 @@ def patch_linear_function(
         packed_panels="\n  ".join(_PANELS[epilogue.gated]),
         dense="\n  ".join(dense),
         sparse="\n  ".join(sparse),
-        meta=_OF_K64 if weights and not weights.widened else _OF_K32,
-        others="\n  ".join(
-            line for kind in others for line in of_sixteen_lines(_prefix(kind), kind.kept, widen, weights)
-        ),
+        positions="\n  ".join([*CONSTANTS, *position_lines("", "meta", order)]),
+        others="\n  ".join(line for kind in others for line in _other_lines(kind, widen, weights)),
         index="\n  ".join(_index_lines(prefixes)),
         all_slabs=", ".join(f"{prefix}_slabs" for prefix in prefixes),
         all_slots=", ".join(f"{prefix}_slot" for prefix in prefixes),
@@ -332,8 +298,15 @@ def _product(
     return [widened, *scaled, "product = MatMul (X_f32, weight_f32)"]
 
 
+def _other_lines(kind: TileKind, widen: str, weights: WeightType | None) -> list[str]:
+    """Returns the lines for the slabs of a kind that not every weight has."""
+    if kind.family is _OF_EIGHT:
+        return six_eight_lines(_prefix(kind), kind)
+    return of_sixteen_lines(_prefix(kind), kind.kept, widen, weights)
+
+
 def _prefix(kind: TileKind) -> str:
-    return f"n{kind.kept}"
+    return f"n{kind.kept}of8" if kind.family is _OF_EIGHT else f"n{kind.kept}"
 
 
 def _index_lines(prefixes: Sequence[str]) -> list[str]:

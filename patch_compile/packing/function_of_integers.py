@@ -13,6 +13,8 @@ from masklearn.quant.table import INT8, WeightType
 
 # 0x80808080 as int32: from q + 128 to the two's complement of q, four bytes at a time.
 _FLIP = 0x80808080 - (1 << 32)
+# Of the kept bytes of w8a8: [row block][g][t // 2][t % 2][k half][row half][byte // 2][byte % 2]
+SPARSE_OF_INT8_INPUTS = [8, 2, 2, 2, 2, 2, 2], [0, 1, 6, 2, 4, 7, 5, 3, 8]
 
 
 def integer_lines(p: str, tensor: str, weights: WeightType, words: int) -> list[str]:
@@ -98,7 +100,7 @@ def dense_integer_lines(weights: WeightType) -> list[str]:
         head, tail, perm, words = [-1], [8, 4, 4, 2, 2, 2], [0, 1, 7, 2, 4, 6, 3, 5], 8
     return [
         *integer_lines("dense", "dense", weights, words),
-        *_lanes("dense", head, tail, perm),
+        *lane_lines("dense", head, tail, perm),
         "dims_groups = Constant <value_ints = [16, 4]> ()",
         "slab_shape = Concat <axis = 0> (unknown, PR1, dims_groups)",
         "dense_slabs = Reshape (dense_rows, slab_shape)",
@@ -109,11 +111,11 @@ def sparse_integer_lines(weights: WeightType) -> list[str]:
     """Returns lines that compute `kept` `[slabs, PR, 16, 2]`."""
     # [row block][g][t][k32] and then [k half][row half][pair], or of int4 [pair][k half][row half]
     tail, perm = [8, 4, 2, 2, 2, 2], [0, 1, 6, 2, 4, 5, 3, 7] if weights is INT8 else [0, 1, 7, 2, 4, 6, 3, 5]
-    if not weights.widened:  # [row block][g][t // 2][t % 2][k half][row half][byte // 2][byte % 2]
-        tail, perm = [8, 2, 2, 2, 2, 2, 2], [0, 1, 6, 2, 4, 7, 5, 3, 8]
+    if not weights.widened:
+        tail, perm = SPARSE_OF_INT8_INPUTS
     return [
         *integer_lines("sparse", "sparse", weights, weights.bits),
-        *_lanes("sparse", [-1], tail, perm),
+        *lane_lines("sparse", [-1], tail, perm),
     ]
 
 
@@ -199,7 +201,7 @@ def _scale_lines(p: str) -> list[str]:
     ]
 
 
-def _lanes(p: str, head: list[int], tail: list[int], perm: list[int]) -> list[str]:
+def lane_lines(p: str, head: list[int], tail: list[int], perm: list[int]) -> list[str]:
     """Returns lines that put `<p>_moved`, in the order of lanes, in the order `<p>_rows`."""
     return [
         f"{p}_head = Constant <value_ints = {head}> ()",

@@ -1,7 +1,8 @@
 """The order of quantised weights in the int32 words of a slab, and the loops that move them, compiled by numba.
 
 The integers q of a slab are first packed as if they were 16-bit values (`format`, `n16`), and then put in the order below,
-which gives a lane all integers of a load side by side. With PR = panel_rows and lane = 4 g + t:
+which gives a lane all integers of a load side by side. Slabs of 6:8 have their final order from the start (`six_eight`).
+With PR = panel_rows and lane = 4 g + t:
 
     int8 dense  bytes    [k32: 2][row block: PR/16][lane: 32][k16: 2][k half: 2][row half: 2][pair: 2]
     int8 2:4    bytes    [row block][lane][k32: 2][k half: 2][row half: 2][pair: 2]
@@ -131,6 +132,8 @@ def _order(kind: TileKind, weights: WeightType, panel_rows: int) -> NDArray[np.i
     """Returns, for each stored integer of a slab, its place among the 16-bit values of the slab."""
     blocks, wide = panel_rows // 16, weights.bits == _BYTE
     places = np.arange(panel_rows * SLAB_K * kind.kept // kind.group, dtype=np.int32)
+    if not weights.widened and kind not in (DENSE, TWO_FOUR):
+        return places
     if not weights.widened:
         # Of 16-bit values [k16 or k32][row block][g][t // 2][t % 2][k half][row half][pair].
         fragments = places.reshape(-1, blocks, 8, 2, 2, 2, 2, 2)

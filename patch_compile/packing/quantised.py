@@ -74,11 +74,9 @@ def pack_quantised(
     if other := next((one.grid.type for one in linears if one.grid.type is not weights), None):
         raise ValueError(f"linears of {weights} and {other} can't be packed together")
     parts = [(one.integers.view(np.uint16), one.mask) for one in linears]
-    wide = pack_together(parts, panel_rows, panels)
+    wide = pack_together(parts, panel_rows, panels, weights)
     if panel_rows != KERNEL_ROWS and not kernels_have_wide_panels(wide.kinds, weights):
         raise ValueError(f"{weights} weights have no panels of {panel_rows} rows")
-    if unfit := [kind for kind in wide.kinds if not kind.goes_with(weights)]:
-        raise ValueError(f"{weights} weights have no slabs of {unfit[0]}")
     rows = _scales_by_panel(linears, panels, panel_rows)
     if weights.span is None:
         return _narrowed(wide, weights, rows.reshape(-1), None)

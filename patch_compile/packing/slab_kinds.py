@@ -67,12 +67,17 @@ def kinds_from_attribute(text: object) -> tuple[TileKind, ...]:
 
 def kernels_have_wide_panels(kinds: Iterable[TileKind], weights: WeightType | None) -> bool:
     """True if kernels have panels of 128 rows, besides 64, for slabs of these kinds; weights: None for 16 bits."""
-    return all(kind in ALWAYS for kind in kinds) and not (weights and weights.widened)
+    return all(kind in ALWAYS for kind in kinds) if weights is None else not weights.widened
 
 
 def value_words(kind: TileKind, weights: WeightType, panel_rows: int) -> int:
     """Returns the int32 words of a slab's integers, without scales."""
     return panel_rows * SLAB_K * kind.kept // kind.group * weights.bits // 32
+
+
+def code_words(kind: TileKind, panel_rows: int) -> int:
+    """Returns the int32 words of a slab's metadata or masks."""
+    return panel_rows * SLAB_K // kind.group * (kind.family.code_bits if kind.family else 0) // 32
 
 
 def slab_words(kind: TileKind, weights: WeightType, panel_rows: int) -> int:

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
+from masklearn.masks.kinds.table import KINDS, PRUNED
 from masklearn.quant.table import INT4, INT8, W8A8
 from patch_compile.engine.expectation import expectation_from_onnx
 from patch_compile.engine.packed_index import check_indexes
@@ -24,7 +24,7 @@ types = pytest.mark.parametrize("weights", [INT8, W8A8, INT4], ids=str)
 def written(path, weights, change=lambda model: None):
     """A file of one linear [100, 192] with kinds of slabs, changed by `change`."""
     integers, grid = random_grid((100, 192), weights, 3)
-    kinds = tuple(kind for kind in (DENSE, TWO_FOUR, *KINDS[2:4]) if kind.goes_with(weights))
+    kinds = tuple(kind for kind in (*KINDS[:4], PRUNED["6:8"]) if kind.goes_with(weights))
     mask = mosaic((100, 192), (64, 64), 5, kinds)
     packed = pack_quantised([Quantised.of(grid.values(integers, HALF), mask, grid)], [np.arange(2)], HALF)
     model = one_linear(packed, np.float16, out_features=100)
@@ -81,6 +81,17 @@ FAULTS = {
         with_attribute("weights", "w8a8"),
         "slabs of 8:16, which no kernel runs",
     ),
+    "slabs of 6:8 with inputs of 16 bits": (
+        W8A8,
+        with_attribute("weights", "int8"),
+        "slabs of 6:8, which no kernel runs",
+    ),
+    "bad metadata of 6:8": (
+        W8A8,
+        with_tensor("meta_n6of8", lambda a: set_last(a, 0)),
+        "a group of the 6:8 slabs does not keep 6 weights",
+    ),
+    "narrow metadata of 6:8": (W8A8, with_tensor("meta_n6of8", lambda a: a[:, :128]), r"must be \[\d, 192\]"),
     "bad metadata of int8 inputs": (
         W8A8,
         with_tensor("meta", lambda a: set_last(a, 0)),

@@ -24,7 +24,14 @@ from patch_compile.packing.format import PackedLinear, codes_together, pack_toge
 from patch_compile.packing.function import tensor_names
 from patch_compile.packing.index import csr_index, gated_panels, stacked_panels
 from patch_compile.packing.quantised import Quantised, pack_quantised
-from patch_compile.packing.slab_kinds import SLAB_K, kinds_among, numbers_of, slab_kinds, slab_words
+from patch_compile.packing.slab_kinds import (
+    SLAB_K,
+    code_words,
+    kinds_among,
+    numbers_of,
+    slab_kinds,
+    slab_words,
+)
 from patch_compile.passes.linear_node import LinearNode
 from patch_compile.planning.lowering import LinearPlan
 
@@ -140,7 +147,7 @@ def _shapes(
         width = values if weights is None else slab_words(kind, weights, rows)
         found.append((dtype, (count[kind], width)))
         if kind is not DENSE:
-            found.append((ir.DataType.INT32, (count[kind], rows * 2)))
+            found.append((ir.DataType.INT32, (count[kind], code_words(kind, rows))))
     if weights is not None and weights.row_bytes:
         found.append((ir.DataType.FLOAT, (sum(map(len, to_pack.panels)) * rows,)))
     return [(name, *one) for name, one in zip(tensor_names(kinds, weights), found, strict=True)]

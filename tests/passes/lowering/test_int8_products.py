@@ -31,6 +31,18 @@ TYPES = {
     "v_proj": W8A8,
     "o_proj": INT8,
 }
+OF_W8A8 = tuple(kind for kind in KINDS if kind.goes_with(W8A8))
+
+
+def mosaics_of_w8a8(exports, folder):  # noqa: F811
+    """A checkpoint, and masks whose linears of w8a8 are mosaics of all kinds of tiles that go with the type."""
+    source, masks = quantised_model(exports.model_dir("llama"), folder, TYPES)
+    ours = {
+        name: mosaic(masks[name].shape, (64, 64), seed, OF_W8A8)
+        for seed, (name, grid) in enumerate(masks.grids.items())
+        if grid.type is W8A8
+    }
+    return source, MaskSet({**masks, **ours}, **ABOUT, grids=masks.grids)
 
 
 def lone_node(model, node):
@@ -47,7 +59,7 @@ def lone_node(model, node):
 
 def test_onnx_runtime_computes_the_oracles_products(exports, tmp_path):  # noqa: F811
     """Each node of w8a8, in every bit. In the whole graph ONNX Runtime keeps more bits of X than it has."""
-    source, masks = quantised_model(exports.model_dir("llama"), tmp_path / "source", TYPES)
+    source, masks = mosaics_of_w8a8(exports, tmp_path / "source")
     path = tmp_path / "hybrid.onnx"
     write_hybrid(exports.graph("llama"), source, masks, plan_of(masks), path, "float16", fuse=())
     model, products = onnx.load(path), 0
@@ -65,12 +77,15 @@ def test_onnx_runtime_computes_the_oracles_products(exports, tmp_path):  # noqa:
 
 
 def test_the_fused_nodes_keep_the_type(exports, tmp_path):  # noqa: F811
-    source, masks = quantised_model(exports.model_dir("llama"), tmp_path / "source", TYPES)
+    source, masks = mosaics_of_w8a8(exports, tmp_path / "source")
     path = tmp_path / "hybrid.onnx"
     write_hybrid(exports.graph("llama"), source, masks, plan_of(masks), path, "float16")
     onnx.checker.check_model(str(path), full_check=True)
     found = inspect_onnx(path)
     assert not found.faults
+    assert {row["linear"] for row in found.rows if row["6:8 slabs"]} > {
+        "model.layers.1.mlp.gate_proj+up_proj"
+    }
     assert {row["linear"]: row["weights"] for row in found.rows if ".1." in row["linear"]} == {
         "model.layers.1.self_attn.q_proj+v_proj": "w8a8",
         "model.layers.1.self_attn.k_proj": "float16",

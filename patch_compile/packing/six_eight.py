@@ -6,15 +6,14 @@ is kept of 6 and 7 and the lowest of 4 and 5 that it has room for, and the middl
 slabs of 2:4, in the order of w8a8 (see `integers`), the second half as wide. With PR = panel_rows and lane = 4 g + t:
 
     values  outer   bytes    [row block: PR/16][lane: 32][k half: 2][row half: 2][byte: 4]          mma.sp.m16n8k64.s8
-            middle  bytes    [row block][lane][row half: 2][byte: 4]                                mma.sp.m16n8k32.s8
+            middle  bytes    [row block][lane][row half: 2][byte: 4]                                a k half of it
     meta    outer   nibbles  [row block][g][k half: 2][row half: 2][group: 8]
             middle  nibbles  [row block][g][row half: 2][group: 8]
 
 The outer part has the first and the third windows, each four neighbouring columns. The middle part has 32 places along K:
 place 16 h + 4 T + b is column 16 T + 8 h + 2 + b of the slab (h = 0, 1; T, b = 0 … 3). A byte of it is the kept value
-4 t + byte of its row, and a nibble has the positions of the four places from 4 · group on. In the instruction, lane 4 g
-gives the word of row g, and lane 4 g + 1 of row g + 8 (PTX ISA 9.7.14.6.2.5, figures of m16n8k32). Rows and columns of
-padding keep the first six positions of each group, with zeros.
+4 t + byte of its row, and a nibble has the positions of the four places from 4 · group on. The middle parts of two slabs are
+the two k halves of an instruction. Rows and columns of padding keep the first six positions of each group, with zeros.
 """
 
 from __future__ import annotations
