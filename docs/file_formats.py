@@ -16,7 +16,7 @@ from masklearn.masks import stored
 from masklearn.masks.record import MaskRecord
 from patch_compile.artifacts.record import FileRecord
 from patch_compile.packing import format as packed
-from patch_compile.packing import index, integers, n16
+from patch_compile.packing import index, integers, n16, six_eight
 
 _HEAD = """# File formats
 
@@ -40,6 +40,7 @@ def formats() -> str:
         ("Dense and 2:4 slabs", packed),
         ("Slabs of n:16", n16),
         ("Slabs of integers", integers),
+        ("Slabs of 6:8", six_eight),
         ("The index", index),
     ):
         parts += [f"### {title}", _prose(module)]

@@ -3,7 +3,7 @@
 A cell has an SVG path for each of its kinds of pruned tiles. Neighbouring tiles of a kind are one rectangle, `M4 7h3v1h-3z`,
 so that the maps of a model of 7B weights take about a megabyte. The view box cuts off the tiles that the last row or column
 cuts off. Lines as wide as a tile would be shorter, but browsers draw lines thinner than a pixel too pale, and areas right.
-2:4 has a hue of its own; n:16 has another hue, which is the paler the more weights it keeps: print and colour-blind readers
+2:4 and 6:8 have a hue, n:16 has another, and a kind is the paler the more weights it keeps: print and colour-blind readers
 see the lightness.
 """
 
