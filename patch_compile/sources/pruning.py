@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
+
+from masklearn.masks.kinds.allowed import why_apart
+from masklearn.masks.kinds.table import BY_CODE
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.weight_types import quantised_types
 from masklearn.quant.grid import Grid
-from masklearn.quant.table import WeightType
+from masklearn.quant.table import FLOAT16, WeightType
 from patch_compile.artifacts.layout import MASKS
 from patch_compile.errors import PatchCompileError
 from patch_compile.progress import Update
@@ -97,28 +101,31 @@ def types_to_round(
     quantised checkpoint, whose weights belong to the masks. Raises PatchCompileError if the masks' own weights have other
     types.
     """
-    asked = quantised_types(weights, masks.shapes(), given)
     has = {name: grid.type for name, grid in masks.grids.items()}
-    if asked == has or (weights is None and has):
-        return {}
+    types = has if weights is None and has else quantised_types(weights, masks.shapes(), given)
     for name in masks if has else ():
-        if asked.get(name) != has.get(name):
+        if types.get(name) != has.get(name):
             raise PatchCompileError(
-                f"{file} has {has.get(name, '16-bit')} weights for {name}, not {asked.get(name, '16-bit')} weights",
+                f"{file} has {has.get(name, '16-bit')} weights for {name}, not {types.get(name, '16-bit')} weights",
                 "Weights that were rounded once are not rounded again: they would lose twice.",
                 "Leave --weights out, or learn masks with it.",
             )
-    _check_kinds(masks, asked, file)
-    return asked
+    _check_kinds(masks, types, file)
+    return {} if types == has else types
 
 
 def _check_kinds(masks: MaskSet, types: Mapping[str, WeightType], file: Path | None) -> None:
-    """Raises PatchCompileError if given masks have tiles that no kernel multiplies with weights of the requested type."""
-    for name, weights in types.items():
-        for kind in masks[name].by_kind():
+    """Raises PatchCompileError if given masks have tiles that no kernel multiplies with weights of the linear's type.
+
+    types: of the linears whose weights are quantised.
+    """
+    for name, codes in masks.kind_maps().items():
+        weights = types.get(name, FLOAT16)
+        for kind in (BY_CODE[int(code)] for code in np.unique(codes)):
             if not kind.goes_with(weights):
+                why, other = why_apart(kind, weights)
                 raise PatchCompileError(
-                    f"{file} has tiles of kind {kind} in {name}, which can't have {weights} weights",
-                    f"The kernels of {weights}, which multiply inputs of 8 bits, have dense and 2:4 tiles only.",
-                    f"Give --weights {name.rpartition('.')[2]}=int8 behind a comma, or learn masks with --kinds 2:4.",
+                    f"{file} has tiles of kind {kind} in {name}, which can't have {types.get(name, '16-bit')} weights",
+                    why,
+                    f"Give --weights {name.rpartition('.')[2]}={other} behind a comma, or learn masks with --kinds 2:4.",
                 )

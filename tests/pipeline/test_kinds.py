@@ -5,7 +5,11 @@ from typing import Any
 
 import pytest
 
+from masklearn.masks.kinds.table import KINDS
 from masklearn.masks.maskset import MaskSet
+from masklearn.model.coverage import covered_linears
+from masklearn.quant.table import W8A8
+from patch_compile.inspection import inspect_path
 from patch_compile.inspection.onnx_graph import inspect_onnx
 from patch_compile.pipeline.learn import learn
 from patch_compile.pipeline.plan import plan
@@ -13,6 +17,8 @@ from patch_compile.recipe import Recipe
 from patch_compile.verification.request import VerifyRequest
 from patch_compile.verification.verify import verify
 from tests.builds import build, check_out
+from tests.mosaics import mosaic
+from tests.refusals import refused
 
 
 def test_masks_of_several_kinds_are_packed_and_proven(settings: dict[str, Any], make_model: Any) -> None:
@@ -48,6 +54,35 @@ def test_masks_of_several_kinds_are_packed_and_proven(settings: dict[str, Any], 
     assert hybrid.totals.bytes_after == pytest.approx(packed_bytes, rel=1e-3)
     times = [row.predicted.decode for row in hybrid.linears if row.slabs.others]
     assert times and all(time.hybrid > 0 for time in times)
+
+
+def test_w8a8_mosaics_with_six_eight_are_proven(
+    settings: dict[str, Any], make_model: Any, tmp_path: Path
+) -> None:
+    """Given masks: q, k and v are stacked, gate and up alternate by panel, and all have slabs of 6:8."""
+    model = settings["model"] = make_model(hidden_size=128, intermediate_size=192, num_hidden_layers=1)
+    kinds = tuple(kind for kind in KINDS if kind.goes_with(W8A8))
+    masks = {
+        name: mosaic(shape, (64, 64), seed, kinds)
+        for seed, (name, shape) in enumerate(covered_linears(model).linears.items())
+    }
+    about = {"method": "random", "seed": 0, "base_model": "tiny", "base_sha256": "", "ratio_asked": 0.3}
+    MaskSet(masks, **about).save(tmp_path / "masks.safetensors")
+    del settings["ratio"]
+    # No card of this architecture is in the table, so nothing is predicted.
+    settings |= {"mask": tmp_path / "masks.safetensors", "target": "sm87"}
+    with refused():
+        build(settings)
+    report = build(settings | {"weights": "w8a8"})
+    out: Path = settings["out"]
+    check_out(out, report, "model/model.safetensors")
+    assert 0 < report["agreement"]["error"] <= report["agreement"]["tolerance"]["share"]
+    found = inspect_onnx(out / "onnx/model.onnx")
+    assert not found.faults
+    assert len(found.rows) == 4 and all(row["6:8 slabs"] and row["weights"] == "w8a8" for row in found.rows)
+    assert all(sum(row[f"{kind} slabs"] for row in found.rows) for kind in kinds)
+    inside = inspect_path(tmp_path / "masks.safetensors")
+    assert "6:8" in inside.facts["kinds of tiles"] and not inside.faults
 
 
 def test_baselines_take_given_masks_bytes(

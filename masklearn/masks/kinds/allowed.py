@@ -117,22 +117,20 @@ def _check_types(name: str, kinds: tuple[TileKind, ...], types: tuple[WeightType
         if not _goes_with(kind, types):
             last = name.rpartition(".")[2]
             spelled = ",".join(map(str, types))
-            if kind.goes_with(W8A8):
-                why = f"Only kernels of {W8A8}, which multiply inputs of 8 bits, have {kind} tiles."
-                other = W8A8
-            else:
-                theirs = _listed(
-                    [one for one in (DENSE, *PRUNED.values()) if one.goes_with(types[-1])], "and"
-                )
-                why = (
-                    f"The kernels of {types[-1]}, which multiply inputs of 8 bits, have {theirs} tiles only."
-                )
-                other = INT8
+            why, other = why_apart(kind, types[-1])
             raise MaskLearnError(
                 f"{name} can't have tiles of kind {kind} with {spelled} weights",
                 why,
                 f"Give `kinds` {last}={TWO_FOUR} behind a comma, or `weights` {last}={other}.",
             )
+
+
+def why_apart(kind: TileKind, weights: WeightType) -> tuple[str, WeightType]:
+    """Returns why no kernel multiplies tiles of a kind with weights of a type, and a type that goes with the kind."""
+    if kind.goes_with(W8A8):
+        return f"Only kernels of {W8A8}, which multiply inputs of 8 bits, have {kind} tiles.", W8A8
+    theirs = _listed([one for one in (DENSE, *PRUNED.values()) if one.goes_with(weights)], "and")
+    return f"The kernels of {weights}, which multiply inputs of 8 bits, have {theirs} tiles only.", INT8
 
 
 def _listed(kinds: Sequence[TileKind], word: str) -> str:

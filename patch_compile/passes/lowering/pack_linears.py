@@ -89,6 +89,7 @@ class PackLinearsPass(passes.InPlacePass):
         for name, plan in self.plan.items():
             if plan.weight_type.quantised:
                 check_grid(name, self._grids[name], plan.shape, self._dtype)
+            if plan.lowering == "plugin":
                 check_kinds(name, self._masks[name], plan.weight_type)
         bfloat16, bodies = self._dtype == ir.DataType.BFLOAT16, {}
         for node in linear_nodes(model.graph):

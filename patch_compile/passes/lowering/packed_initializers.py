@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from masklearn.masks.kinds.allowed import why_apart
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import DENSE
 from masklearn.masks.linear_mask import LinearMask
@@ -198,11 +199,12 @@ def check_scales(name: str, grid: Grid, dtype: str) -> None:
 
 def check_kinds(name: str, mask: LinearMask, weights: WeightType) -> None:
     """Raise PatchCompileError if no kernel multiplies tiles of the mask with weights of this type."""
+    spelled = weights.name if weights.quantised else "16-bit"
     for kind in mask.by_kind():
         if not kind.goes_with(weights):
             raise PatchCompileError(
-                f"{name} can't have tiles of kind {kind} with {weights} weights",
-                f"The kernels of {weights}, which multiply inputs of 8 bits, have dense and 2:4 tiles only.",
+                f"{name} can't have tiles of kind {kind} with {spelled} weights",
+                why_apart(kind, weights)[0],
                 f"Give masks of 2:4 for it, or learn them with --kinds '{name}=2:4'.",
             )
 

@@ -6,7 +6,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from masklearn.masks.kinds.table import KINDS
+from masklearn.masks.kinds.table import KINDS, PRUNED
 from masklearn.masks.maskset import MaskSet
 from masklearn.model.prune import masked_weight
 from masklearn.quant.grid import Grid
@@ -106,13 +106,16 @@ def test_stacked_linears_of_two_types_stay_apart(exports, tmp_path):  # noqa: F8
 
 
 def test_tiles_of_other_kinds_are_refused_by_name(exports, tmp_path):  # noqa: F811
+    """n:16 in a linear of w8a8, and 6:8 in linears of int8 and of 16 bits."""
     source, masks = quantised_model(exports.model_dir("llama"), tmp_path / "source", TYPES)
-    of_sixteen = {
-        name: mosaic(masks[name].shape, (64, 64), 1, (KINDS[2],)) for name in masks if "q_proj" in name
-    }
-    given = MaskSet({**masks, **of_sixteen}, **ABOUT, grids=masks.grids)
-    with refused(PatchCompileError):
-        write_hybrid(exports.graph("llama"), source, given, plan_of(given), tmp_path / "m.onnx", "float16")
+    for linear, kind in (("q_proj", KINDS[2]), ("o_proj", PRUNED["6:8"]), ("k_proj", PRUNED["6:8"])):
+        name = f"model.layers.0.self_attn.{linear}"
+        other = {name: mosaic(masks[name].shape, (64, 64), 1, (kind,))}
+        given = MaskSet({**masks, **other}, **ABOUT, grids=masks.grids)
+        with refused(PatchCompileError):
+            write_hybrid(
+                exports.graph("llama"), source, given, plan_of(given), tmp_path / "m.onnx", "float16"
+            )
 
 
 @pytest.mark.rtx
