@@ -13,9 +13,9 @@ a gain could pass its limits.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from math import prod
 
 from masklearn.masks.kinds.base import BYTES_DENSE
-from masklearn.masks.kinds.table import TWO_FOUR
 from patch_compile.artifacts.plan import Bound, LinearTimes, Times
 from patch_compile.artifacts.prediction import PhaseRow, WholeRow
 from patch_compile.hardware.cards import RatedCard
@@ -42,7 +42,9 @@ def predict_whole(plans: Collection[LinearPlan], outline: Outline, costs: CostMo
     typed = _costs(quantised, outline.nodes, costs)
     others = _costs([plan for plan in every if not plan.weight_type.quantised], outline.groups, costs)
     limits = _limits(plans, card.rated)
-    pruned_inputs = min((plan.weight_type.input_bits for plan in plans if plan.halved), default=16)
+    pruned_inputs = min(
+        (plan.weight_type.input_bits for plan in plans if plan.products < prod(plan.shape)), default=16
+    )
 
     def phase(
         of: Callable[[LinearTimes], Times], rest: float, runs: int, tokens: int, least: float = 0.0
@@ -77,10 +79,7 @@ def _limits(plans: Collection[LinearPlan], card: RatedCard) -> dict[Bound, float
     """
     weights = sum(plan.shape[0] * plan.shape[1] for plan in plans)
     share = {16: 1.0, 8: card.products(16).reached / card.int8}
-    products = sum(
-        share[plan.weight_type.input_bits] * (plan.shape[0] * plan.shape[1] - TWO_FOUR.zeros * plan.halved)
-        for plan in plans
-    )
+    products = sum(share[plan.weight_type.input_bits] * plan.products for plan in plans)
     return {
         "bytes": BYTES_DENSE * weights / sum(plan.least_bytes for plan in plans),
         "tensor": weights / products,

@@ -56,7 +56,7 @@ def unpatterned_mask(shape: Shape, tile: Shape, tiles: NDArray[Any]) -> LinearMa
         if kind is TWO_FOUR:
             codes[kind.family.name] = np.zeros((shape[0], shape[1] // kind.group), np.uint8)
         else:
-            empty = np.zeros((shape[0], shape[1] // kind.group), np.uint16)
+            empty = np.zeros((shape[0], shape[1] // kind.group), kind.family.stored)
             first = codes.setdefault(kind.family.name, empty)
             first[expand_tiles(kinds == code, shape, tile, kind.group)] = (1 << kind.kept) - 1
     return LinearMask.from_codes(shape, tile, kinds, codes)

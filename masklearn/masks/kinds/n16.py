@@ -26,6 +26,7 @@ class OfSixteen(OfBits):
     code_bits = 16
     stored = "uint16"
     input_bits = (16,)
+    windows = None
 
     def groups(self, values: Any) -> Any:
         """Gathers the columns of each lane."""

@@ -18,6 +18,7 @@ class SixOfEight(OfBits):
     code_bits = 12
     stored = "uint8"
     input_bits = (8,)
+    windows = 1.5
 
     def groups(self, values: Any) -> Any:
         return values.reshape(*values.shape[:-1], values.shape[-1] // self.group, self.group)

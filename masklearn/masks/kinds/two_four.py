@@ -21,6 +21,7 @@ class TwoOfFour(Family):
     code_bits = 4
     stored = "uint8"
     input_bits = (16, 8)
+    windows = 1.0
 
     def best(self, scores: Any, kept: Any = 2) -> Any:  # noqa: ARG002
         """Returns the codes of the two best of each four; `kept` is always 2."""

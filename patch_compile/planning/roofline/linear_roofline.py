@@ -45,13 +45,22 @@ class Linear:
     others: tuple[tuple[TileKind, float], ...] = ()
     weights: WeightType = FLOAT16
 
+    @property
+    def pruned(self) -> tuple[tuple[TileKind, float], ...]:
+        """Shares of its slabs, by kind."""
+        return ((TWO_FOUR, self.share), *self.others)
+
+    def products(self, sparse: float = 0.5) -> float:
+        """Returns the time of its products over those of a dense linear. sparse: this time for 2:4."""
+        return 1.0 - sum(share * (1.0 - kind.products(sparse)) for kind, share in self.pruned)
+
     def problem(self, tokens: int) -> Problem:
         """Returns the schedule's problem for `tokens` rows of X."""
         panels = -(-self.out_features // self.panel_rows)
         slabs = panels * -(-self.in_features // SLAB_K)
         kinds = kinds_of(self.weights)
         counts = [0] * len(kinds)
-        for kind, share in ((TWO_FOUR, self.share), *self.others):
+        for kind, share in self.pruned:
             counts[kinds.index(kind)] = round(share * slabs)
         counts[kinds.index(DENSE)] = max(0, slabs - sum(counts))
         return Problem(
@@ -157,7 +166,7 @@ def _by_kernels(
     least = max(
         (weight_bytes(problem) + 2 * tokens * (shape.in_features + shape.out_features))
         / (card.bandwidth * 1e3),
-        2 * tokens * shape.out_features * shape.in_features * (1 - shape.share / 2) / rate,
+        2 * tokens * shape.out_features * shape.in_features * shape.products() / rate,
     )
     slower = _slower_than_wgmma(card, dense / total, launch.bound)
     return Prediction(
@@ -176,7 +185,7 @@ def _at_best(card: RatedCard, shape: Linear, tokens: int, assume: Assumptions) -
     inputs = shape.weights.input_bits
     each = Weights(
         weight_bytes(shape.problem(tokens)) / weights,
-        1 - shape.share * (1 - sparse_products(card, assume, inputs)),
+        shape.products(sparse_products(card, assume, inputs)),
         inputs=inputs,
     )
     return product_time(card, (shape.out_features, shape.in_features), tokens, assume, each)[0]
