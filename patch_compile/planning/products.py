@@ -6,10 +6,12 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
+from masklearn.masks.kinds.table import PRUNED
 from masklearn.model.architectures import Architecture
 from patch_compile.artifacts.plan import LinearTimes
 from patch_compile.packing.function import GATED_PANEL_ROWS
 from patch_compile.packing.fusion import GATED, QKV
+from patch_compile.packing.slab_kinds import kernels_have_wide_panels
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import LinearPlan
 
@@ -69,8 +71,8 @@ def cost_together(product: Sequence[LinearPlan], gated: bool, costs: CostModel) 
     for plan in product:
         slabs.update(plan.slabs.by_kind)
     weights = product[0].weight_type
-    # The kernels for n:16 and for integers that are multiplied in 16 bits have only panels of 64 rows.
-    wide = gated and not weights.widened and not any(plan.slabs.others for plan in product)
+    others = {PRUNED[name] for plan in product for name in plan.slabs.others}
+    wide = gated and kernels_have_wide_panels(others, weights if weights.quantised else None)
     rows = _GATED_ROWS if wide else min(plan.panel_rows for plan in product)
     shape = (sum(plan.shape[0] for plan in product), product[0].shape[1])
     return costs.of(shape, rows, slabs, gated=gated, weights=weights)
