@@ -50,9 +50,11 @@ def solve_group(
     for name, weight in group.weights.items():
         rows = slice(start, start + len(weight))
         own = codes[rows]
-        if allowed[name].kept16 is None:  # another linear of the group has n:16 tiles
-            own = Codes(own.pattern)
-        found[name] = values[rows], own
+        # Another linear of the group may have tiles of another family.
+        found[name] = (
+            values[rows],
+            Codes(own.pattern, {family: own.masks[family] for family in allowed[name].kept}),
+        )
         start += len(weight)
     return found
 

@@ -7,6 +7,8 @@ the upper triangular U with H⁻¹ = UᵀU. Its rows are the updates, and its di
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from typing import TypeVar
 
 import torch
@@ -14,6 +16,7 @@ import torch
 from masklearn.base.errors import MaskLearnError
 from masklearn.base.threads import in_parallel, one_thread, total
 from masklearn.feed import Group
+from masklearn.masks.kinds.base import Family
 from masklearn.masks.kinds.table import FAMILIES, TWO_FOUR
 from masklearn.masks.nm_codes import PATTERNS, patterns_from_scores
 from masklearn.masks.tiles import GROUP
@@ -93,7 +96,6 @@ def _invert(lower: torch.Tensor) -> None:
 _Found = TypeVar("_Found")
 
 _MAX_DAMPING = 1.0
-_SIXTEEN = FAMILIES["n:16"]
 _TOGETHER = 8192  # rows that are solved as one matrix, at most
 _ROWS = 128  # rows of a part; parts are solved in parallel on a CPU
 
@@ -187,8 +189,8 @@ def solve_linear(
     """Prune `weight` `[N, K]` as its tiles allow, and compensate in all later weights of the row.
 
     factor: result of `inverse_factor`; allowed: the masks that the tiles allow, None for 2:4 everywhere; given: codes to
-    use, None to choose the cheapest codes: of a group of 4 when its columns are reached, and of a group of 16 when the first
-    column of its slab of 64 is reached.
+    use, None to choose the cheapest codes: of a group of 4 or of 8 when its columns are reached, and of a group of 16 when
+    the first column of its slab of 64 is reached.
     """
     if allowed is None:
         shape = (weight.shape[0], weight.shape[1])
@@ -202,8 +204,8 @@ def solve_each(
 ) -> Iterator[tuple[int, Solved]]:
     """Yield the number of each linear of the same inputs, and the result of `solve_linear` for it, in any order.
 
-    Small linears are solved as one matrix, so that there are enough rows for every thread, or for a GPU. Linears with n:16
-    tiles are solved apart from the others, which need fewer operations.
+    Small linears are solved as one matrix, so that there are enough rows for every thread, or for a GPU. Linears with tiles
+    of n:16 or 6:8 are solved apart from the others, which need fewer operations.
     """
     for batch in _batches(linears):
         weights, allowed = zip(*(linears[i] for i in batch), strict=True)
@@ -218,11 +220,11 @@ def solve_each(
 
 def _batches(linears: Sequence[tuple[torch.Tensor, Projection]]) -> Iterator[list[int]]:
     """Yield the numbers of linears that are solved as one matrix."""
-    for sixteen in (False, True):
+    for families in sorted({tuple(sorted(allowed.kept)) for _, allowed in linears}):
         batch: list[int] = []
         rows = 0
         for i, (weight, allowed) in enumerate(linears):
-            if (allowed.kept16 is not None) != sixteen:
+            if tuple(sorted(allowed.kept)) != families:
                 continue
             if batch and rows + len(weight) >= _TOGETHER:
                 yield batch
@@ -266,8 +268,8 @@ def _solve_columns(
     columns = weight.t().contiguous().float()  # [K, N], so that a column of weights is contiguous
     k, n = columns.shape
     codes = torch.zeros(k // GROUP, n, dtype=torch.uint8, device=weight.device)
-    mask16: list[torch.Tensor] = []
-    dropped16 = torch.empty(0)
+    masks: dict[str, list[torch.Tensor]] = {family: [] for family in allowed.kept}
+    dropped = {}  # of the last span of columns that was reached, by family
     sparse = allowed.sparse.t().contiguous()
     loss = torch.zeros(k // GROUP, n, device=weight.device)
     table = torch.from_numpy(PATTERNS.copy()).to(weight.device)
@@ -281,34 +283,42 @@ def _solve_columns(
                 codes[j // GROUP] = given.pattern[:, j // GROUP]
             elif allowed.has_two_four:
                 codes[j // GROUP] = patterns_from_scores((group / divisors).square().t()).view(-1)
-            if allowed.kept16 is not None and j % _SIXTEEN.span == 0:
-                mask16.append(_slab_codes(columns, factor, allowed.kept16, given, j))
-                dropped16 = ~_SIXTEEN.keep(mask16[-1]).t().contiguous()
-            pruned = dropped16[j % _SIXTEEN.span :][:GROUP]
+            marked = []
+            for name, kept in allowed.kept.items():
+                family = FAMILIES[name]
+                if j % family.span == 0:
+                    masks[name].append(_span_codes(columns, factor, family, kept, given, j))
+                    dropped[name] = ~family.keep(masks[name][-1]).t().contiguous()
+                marked.append(dropped[name][j % family.span :][:GROUP])
             if allowed.has_two_four:
-                of_four = ~table[codes[j // GROUP].long()].t() & sparse[j // GROUP]
-                pruned = of_four if allowed.kept16 is None else pruned | of_four
+                marked.append(~table[codes[j // GROUP].long()].t() & sparse[j // GROUP])
+            pruned = reduce(or_, marked)
             errors[rows] = _prune_columns(group, factor[j : j + GROUP, j : j + GROUP], pruned)
             loss[j // GROUP] = errors[rows].square().sum(dim=0)
             columns[j + GROUP : end].addmm_(
                 factor[j : j + GROUP, j + GROUP : end].t(), errors[rows], alpha=-1
             )
         columns[end:].addmm_(factor[start:end, end:].t(), errors, alpha=-1)
-    found = Codes(codes.t().contiguous(), torch.cat(mask16, dim=1) if mask16 else None)
+    found = Codes(codes.t().contiguous(), {name: torch.cat(one, dim=1) for name, one in masks.items()})
     return Solved(columns.t().contiguous(), found, loss.t().contiguous())
 
 
-def _slab_codes(
-    columns: torch.Tensor, factor: torch.Tensor, kept16: torch.Tensor, given: Codes | None, start: int
+def _span_codes(
+    columns: torch.Tensor,
+    factor: torch.Tensor,
+    family: Family,
+    kept: torch.Tensor,
+    given: Codes | None,
+    start: int,
 ) -> torch.Tensor:
-    """Returns the codes `[N, 4]` of the groups of 16 in 64 columns, chosen by the cost of each weight as it is now."""
-    groups = slice(start // _SIXTEEN.group, (start + _SIXTEEN.span) // _SIXTEEN.group)
+    """Returns the codes `[N, groups]` of the groups of a family in one span of columns, chosen by the cost of each weight as
+    it is now."""
+    groups = slice(start // family.group, (start + family.span) // family.group)
     if given is not None:
-        assert given.mask16 is not None
-        return given.mask16[:, groups]
-    slab = slice(start, start + _SIXTEEN.span)
-    costs = (columns[slab] / factor.diagonal()[slab, None]).square().t()
-    codes: torch.Tensor = _SIXTEEN.best(costs, kept16[:, groups])
+        return given.masks[family.name][:, groups]
+    span = slice(start, start + family.span)
+    costs = (columns[span] / factor.diagonal()[span, None]).square().t()
+    codes: torch.Tensor = family.best(costs, kept[:, groups])
     return codes
 
 

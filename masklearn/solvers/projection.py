@@ -1,8 +1,9 @@
 """Projection of scores on the masks that the kinds of a linear's tiles allow, for solvers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, reduce
+from operator import and_
 from typing import Any
 
 import numpy as np
@@ -11,67 +12,76 @@ from numpy.typing import NDArray
 
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import FAMILIES, TWO_FOUR
-from masklearn.masks.linear_mask import kept_per_group
+from masklearn.masks.linear_mask import kept_per_group, tiles_of
 from masklearn.masks.nm_codes import PATTERNS, patterns_from_scores
 from masklearn.masks.tiles import GROUP, expand_tiles
 from masklearn.solvers import row_loops
 
-_TWO_OF_FOUR, _OF_SIXTEEN = FAMILIES["2:4"], FAMILIES["n:16"]
+_TWO_OF_FOUR = FAMILIES["2:4"]
+_DTYPES = {"n:16": torch.int32, "6:8": torch.uint8}  # of the codes of the other families, in torch
 _Rows = torch.Tensor | slice
-_Arrays = tuple[NDArray[np.bool_], NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int32]]
+_Bytes = NDArray[np.uint8]
+_Arrays = tuple[NDArray[np.bool_], _Bytes, _Bytes, _Bytes, NDArray[np.int32], _Bytes]
 
 
 @dataclass(frozen=True, eq=False)
 class Codes:
     """Codes of all groups of a linear. Codes of groups in tiles of other kinds have no meaning.
 
-    pattern: uint8 `[N, K/4]` of 2:4; mask16: int32 `[N, K/16]` of n:16, None if no tile is n:16.
+    pattern: uint8 `[N, K/4]` of 2:4; masks: by name of another family, if a tile is of that family: int32 `[N, K/16]` of
+    n:16, uint8 `[N, K/8]` of 6:8.
     """
 
     pattern: torch.Tensor
-    mask16: torch.Tensor | None = None
+    masks: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def __getitem__(self, rows: _Rows) -> "Codes":
-        return Codes(self.pattern[rows], None if self.mask16 is None else self.mask16[rows])
+        return Codes(self.pattern[rows], {family: masks[rows] for family, masks in self.masks.items()})
 
     def put(self, rows: _Rows, found: "Codes") -> None:
         self.pattern[rows] = found.pattern
-        if self.mask16 is not None and found.mask16 is not None:
-            self.mask16[rows] = found.mask16
+        for family in self.masks.keys() & found.masks.keys():
+            self.masks[family][rows] = found.masks[family]
 
     def by_family(self) -> dict[str, NDArray[Any]]:
         """Returns the codes as numpy arrays in the types of a mask file, by name of the family."""
-        arrays: dict[str, NDArray[Any]] = {_TWO_OF_FOUR.name: self.pattern.cpu().numpy()}
-        if self.mask16 is not None:
-            arrays[_OF_SIXTEEN.name] = self.mask16.cpu().numpy().astype(_OF_SIXTEEN.stored)
-        return arrays
+        return {_TWO_OF_FOUR.name: self.pattern.cpu().numpy()} | {
+            family: masks.cpu().numpy().astype(FAMILIES[family].stored)
+            for family, masks in self.masks.items()
+        }
 
     @classmethod
     def of_families(cls, arrays: Mapping[str, NDArray[Any]], device: torch.device) -> "Codes":
         """Inverse of `by_family`."""
-        mask16 = arrays.get(_OF_SIXTEEN.name)
         return cls(
             torch.from_numpy(arrays[_TWO_OF_FOUR.name]).to(device),
-            None if mask16 is None else torch.from_numpy(mask16.astype(np.int32)).to(device),
+            {
+                family: torch.from_numpy(arrays[family].astype(np.int32)).to(device, dtype)
+                for family, dtype in _DTYPES.items()
+                if family in arrays
+            },
         )
 
     @classmethod
     def together(cls, parts: Sequence["Codes"]) -> "Codes":
-        """Returns the codes of all rows of the parts, which either all have n:16 tiles or all do not."""
-        sixteen = [one.mask16 for one in parts if one.mask16 is not None]
-        return cls(torch.cat([one.pattern for one in parts]), torch.cat(sixteen) if sixteen else None)
+        """Returns the codes of all rows of the parts, which have codes of the same families."""
+        return cls(
+            torch.cat([one.pattern for one in parts]),
+            {family: torch.cat([one.masks[family] for one in parts]) for family in parts[0].masks},
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class Projection:
     """Masks that the tiles of a linear allow.
 
-    sparse: bool `[N, K/4]`, True for groups of 4 to prune 2:4; kept16: uint8 `[N, K/16]`, weights to keep of each group of
-    16, which are all 16 outside n:16 tiles; None if no tile is n:16.
+    sparse: bool `[N, K/4]`, True for groups of 4 to prune 2:4; kept: uint8 `[N, K/group]`, weights to keep of each group of
+    another family, which are all weights of the group outside tiles of the family; by name of the family, if a tile is of
+    that family.
     """
 
     sparse: torch.Tensor
-    kept16: torch.Tensor | None = None
+    kept: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     @classmethod
     def everywhere(cls, kind: TileKind, shape: tuple[int, int], device: torch.device) -> "Projection":
@@ -84,40 +94,40 @@ class Projection:
     ) -> "Projection":
         """Returns the projection of a linear; kinds: codes of the kinds of its tiles `[grid]`."""
         sparse = torch.from_numpy(expand_tiles(kinds == TWO_FOUR.code, shape, tile)).to(device)
-        if not bool((kinds > TWO_FOUR.code).any()):
-            return cls(sparse)
-        kept = kept_per_group(kinds, shape, tile, _OF_SIXTEEN.name)
-        return cls(sparse, torch.from_numpy(kept).to(device))
+        there = (family for family in _DTYPES if tiles_of(kinds, FAMILIES[family]).any())
+        kept = {family: torch.from_numpy(kept_per_group(kinds, shape, tile, family)) for family in there}
+        return cls(sparse, {family: counts.to(device) for family, counts in kept.items()})
 
     @classmethod
     def together(cls, parts: Sequence["Projection"]) -> "Projection":
-        sparse = torch.cat([one.sparse for one in parts])
-        if all(one.kept16 is None for one in parts):
-            return cls(sparse)
-        return cls(sparse, torch.cat([one._all_kept16 for one in parts]))
-
-    @property
-    def _all_kept16(self) -> torch.Tensor:
-        if self.kept16 is not None:
-            return self.kept16
-        groups = self.sparse.shape[1] * GROUP // _OF_SIXTEEN.group
-        return torch.full((len(self.sparse), groups), _OF_SIXTEEN.group, dtype=torch.uint8).to(
-            self.sparse.device
+        families = {family: None for one in parts for family in one.kept}
+        return cls(
+            torch.cat([one.sparse for one in parts]),
+            {family: torch.cat([one._kept_of(family) for one in parts]) for family in families},
         )
 
+    def _kept_of(self, family: str) -> torch.Tensor:
+        if family in self.kept:
+            return self.kept[family]
+        group = FAMILIES[family].group
+        groups = self.sparse.shape[1] * GROUP // group
+        return torch.full((len(self.sparse), groups), group, dtype=torch.uint8).to(self.sparse.device)
+
     def __getitem__(self, rows: _Rows) -> "Projection":
-        return Projection(self.sparse[rows], None if self.kept16 is None else self.kept16[rows])
+        return Projection(self.sparse[rows], {family: kept[rows] for family, kept in self.kept.items()})
 
     @cached_property
     def pruned_rows(self) -> torch.Tensor:
         """Rows with something to prune, bool `[N]`."""
         rows = self.sparse.any(dim=1)
-        return rows if self.kept16 is None else rows | (self.kept16 < _OF_SIXTEEN.group).any(dim=1)
+        for family, kept in self.kept.items():
+            rows = rows | (kept < FAMILIES[family].group).any(dim=1)
+        return rows
 
     @cached_property
     def has_two_four(self) -> bool:
-        """True if some group is to be pruned 2:4, or nothing is n:16."""
-        return self.kept16 is None or bool(self.sparse.any())
+        """True if some group is to be pruned 2:4, or no tile is of another family."""
+        return not self.kept or bool(self.sparse.any())
 
     def codes(self, scores: torch.Tensor) -> Codes:
         """Returns the codes that keep the highest scores `[N, K]`."""
@@ -126,41 +136,48 @@ class Projection:
             row_loops.choose(scores.float().contiguous().numpy(), *self.arrays(codes))
             return codes
         pattern = patterns_from_scores(scores) if self.has_two_four else self.empty_codes().pattern
-        return Codes(pattern, None if self.kept16 is None else _OF_SIXTEEN.best(scores, self.kept16))
+        return Codes(
+            pattern, {family: FAMILIES[family].best(scores, kept) for family, kept in self.kept.items()}
+        )
 
     def keep(self, codes: Codes) -> torch.Tensor:
         """Returns the mask of kept weights, bool `[N, K]`."""
+        rows, columns = len(self.sparse), self.sparse.shape[1] * GROUP
         if self.sparse.device.type == "cpu":
-            kept = torch.empty(len(self.sparse), self.sparse.shape[1] * GROUP, dtype=torch.bool)
+            kept = torch.empty(rows, columns, dtype=torch.bool)
             row_loops.keep(*self.arrays(codes), kept.numpy())
             return kept
-        if not self.has_two_four:
-            return self._keep16(codes)
-        table = torch.from_numpy(PATTERNS.copy()).to(codes.pattern.device)
-        kept = table[codes.pattern.int()]
-        kept |= ~self.sparse[..., None]
-        kept = kept.view(codes.pattern.shape[0], codes.pattern.shape[1] * GROUP)
-        return kept if self.kept16 is None else kept & self._keep16(codes)
+        found: list[torch.Tensor] = [FAMILIES[family].keep(codes.masks[family]) for family in self.kept]
+        if self.has_two_four:
+            table = torch.from_numpy(PATTERNS.copy()).to(codes.pattern.device)
+            kept = table[codes.pattern.int()]
+            kept |= ~self.sparse[..., None]
+            found.append(kept.view(rows, columns))
+        return reduce(and_, found)
 
     def empty_codes(self) -> Codes:
         """Returns codes 0 for all groups."""
-        device, mask16 = self.sparse.device, None
-        if self.kept16 is not None:
-            mask16 = torch.zeros(self.kept16.shape, dtype=torch.int32, device=device)
-        return Codes(torch.zeros(self.sparse.shape, dtype=torch.uint8, device=device), mask16)
+        device = self.sparse.device
+        return Codes(
+            torch.zeros(self.sparse.shape, dtype=torch.uint8, device=device),
+            {
+                family: torch.zeros(kept.shape, dtype=_DTYPES[family], device=device)
+                for family, kept in self.kept.items()
+            },
+        )
 
     def arrays(self, codes: Codes) -> _Arrays:
-        """Returns `sparse`, `kept16` and the codes for `row_loops`, which share memory with the tensors on the CPU.
+        """Returns `sparse`, `kept` of n:16 and of 6:8, and the codes for `row_loops`, which share memory with the tensors on
+        the CPU.
 
-        Arrays of n:16 are `[N, 0]` if no tile is n:16.
+        Arrays of n:16 and of 6:8 are `[N, 0]` if no tile is of that family.
         """
-        sparse, pattern = self.sparse.contiguous().numpy(), codes.pattern.contiguous().numpy()
-        if self.kept16 is None:
-            return sparse, np.empty((len(sparse), 0), np.uint8), pattern, np.empty((len(sparse), 0), np.int32)
-        assert codes.mask16 is not None
-        return sparse, self.kept16.contiguous().numpy(), pattern, codes.mask16.contiguous().numpy()
+        none = self.sparse[:, :0]
+        kept16, kept8 = (_numpy(self.kept.get(family, none.byte())) for family in _DTYPES)
+        mask16, mask8 = (_numpy(codes.masks.get(family, none.to(dtype))) for family, dtype in _DTYPES.items())
+        return _numpy(self.sparse), kept16, kept8, _numpy(codes.pattern), mask16, mask8
 
-    def _keep16(self, codes: Codes) -> torch.Tensor:
-        assert codes.mask16 is not None
-        kept: torch.Tensor = _OF_SIXTEEN.keep(codes.mask16)
-        return kept
+
+def _numpy(tensor: torch.Tensor) -> NDArray[Any]:
+    array: NDArray[Any] = tensor.contiguous().numpy()
+    return array

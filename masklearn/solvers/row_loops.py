@@ -1,7 +1,7 @@
 """Loops over the rows of a linear on a CPU, compiled by numba: choice of codes, kept weights, and elimination.
 
 They compute what the torch operations in `projection` and `obs` compute, which run on other devices. Rows are independent of
-each other. Rows of all arrays are contiguous. Arrays of n:16 have no columns if no tile is n:16.
+each other. Rows of all arrays are contiguous. Arrays of n:16 and of 6:8 have no columns if no tile is of that kind.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from masklearn.base.compiled import compiled_arithmetic, inlined
 
 _SPAN, _LANES = 64, 4  # columns of a slab, and its groups of 16
-_GROUP, _FOUR = 16, 4  # columns of a group of 16, and of a group of 4
+_GROUP, _EIGHT, _FOUR = 16, 8, 4  # columns of a group of 16, of 8, and of 4
 _ROWS = 64  # rows that elimination works on at a time
 _Floats = NDArray[np.float32]
 _Bools = NDArray[np.bool_]
@@ -62,9 +62,31 @@ def _choose_sixteen(scores: Any, kept: Any, keys: Any, codes: Any) -> None:
         codes[lane] = code
 
 
+@inlined
+def _best_of_eight(scores: Any, kept: Any) -> Any:
+    """Returns the code that keeps the `kept` highest of 8 scores; see `kinds.six_eight.SixOfEight.best`."""
+    code = 0xFF
+    for _ in range(_EIGHT - kept):
+        lowest, place = np.float32(np.inf), 0
+        for position in range(_EIGHT):
+            # Of equal scores the higher position is pruned.
+            if (code >> position) & 1 and scores[position] <= lowest:
+                lowest, place = scores[position], position
+        code &= ~(1 << place)
+    return code
+
+
 @compiled_arithmetic
-def choose(scores: _Floats, sparse: _Bools, kept16: _Bytes, pattern: _Bytes, mask16: _Codes16) -> None:
-    """Write the codes that keep the highest scores `[N, K]` to `pattern` and `mask16`.
+def choose(
+    scores: _Floats,
+    sparse: _Bools,
+    kept16: _Bytes,
+    kept8: _Bytes,
+    pattern: _Bytes,
+    mask16: _Codes16,
+    mask8: _Bytes,
+) -> None:
+    """Write the codes that keep the highest scores `[N, K]` to `pattern`, `mask16` and `mask8`.
 
     Codes of groups that are not to be pruned 2:4 stay as they are.
     """
@@ -77,10 +99,20 @@ def choose(scores: _Floats, sparse: _Bools, kept16: _Bytes, pattern: _Bytes, mas
         for i in range(0, kept16.shape[1], _LANES):
             slab, groups = scores[row, _GROUP * i : _GROUP * i + _SPAN], slice(i, i + _LANES)
             _choose_sixteen(slab, kept16[row, groups], keys, mask16[row, groups])
+        for i in range(kept8.shape[1]):
+            mask8[row, i] = _best_of_eight(scores[row, _EIGHT * i : _EIGHT * i + _EIGHT], kept8[row, i])
 
 
 @compiled_arithmetic
-def keep(sparse: _Bools, kept16: _Bytes, pattern: _Bytes, mask16: _Codes16, kept: _Bools) -> None:
+def keep(
+    sparse: _Bools,
+    kept16: _Bytes,
+    kept8: _Bytes,
+    pattern: _Bytes,
+    mask16: _Codes16,
+    mask8: _Bytes,
+    kept: _Bools,
+) -> None:
     """Write the mask of kept weights `[N, K]` to `kept`."""
     for row in range(kept.shape[0]):
         for i in range(sparse.shape[1]):
@@ -91,6 +123,9 @@ def keep(sparse: _Bools, kept16: _Bytes, pattern: _Bytes, mask16: _Codes16, kept
             for lane in range(_LANES):
                 for position in range(_GROUP):
                     kept[row, _GROUP * i + _column(lane, position)] &= (mask16[row, i + lane] >> position) & 1
+        for i in range(kept8.shape[1]):
+            for position in range(_EIGHT):
+                kept[row, _EIGHT * i + position] &= (mask8[row, i] >> position) & 1
 
 
 @compiled_arithmetic
@@ -100,8 +135,10 @@ def eliminate(
     columns: tuple[int, int],
     sparse: _Bools,
     kept16: _Bytes,
+    kept8: _Bytes,
     pattern: _Bytes,
     mask16: _Codes16,
+    mask8: _Bytes,
     chooses: bool,
     errors: _Floats,
     loss: _Floats,
@@ -127,6 +164,11 @@ def eliminate(
                     i = slice((start + at) // _GROUP, (start + at) // _GROUP + _LANES)
                     pivots = np.diag(factor[start + at : start + at + _SPAN, start + at : start + at + _SPAN])
                     _drop_of_sixteen(w[at:], pivots, kept16[rows, i], chooses, mask16[rows, i], gone)
+            if kept8.shape[1] and at % _EIGHT == 0:
+                eight = (start + at) // _EIGHT
+                pivots = np.diag(factor[start + at : start + at + _EIGHT, start + at : start + at + _EIGHT])
+                both = gone[at % _SPAN : at % _SPAN + _EIGHT]
+                _drop_of_eight(w[at:], pivots, kept8[rows, eight], chooses, mask8[rows, eight], both)
             _drop_of_four(w[at:], diagonal[:, at:], sparse[rows, group], chooses, pattern[rows, group], here)
             _prune_four(w[at:], diagonal[:, at:], here, lost)
             errors[rows, at : at + _FOUR] = lost[:, : rows.stop - top].T
@@ -148,6 +190,19 @@ def _drop_of_sixteen(w: Any, pivots: Any, kept: Any, chooses: Any, codes: Any, g
         for lane in range(_LANES):
             for position in range(_GROUP):
                 gone[_column(lane, position), row] = (codes[row, lane] >> position) & 1 == 0
+
+
+@compiled_arithmetic
+def _drop_of_eight(w: Any, pivots: Any, kept: Any, chooses: Any, codes: Any, gone: Any) -> None:
+    """Mark the weights to prune of a group of 8, by codes that it chooses first; w: `[columns, rows]`, like `gone`."""
+    scores = np.empty(_EIGHT, np.float32)
+    for row in range(len(codes)):
+        if chooses:
+            for column in range(_EIGHT):
+                scores[column] = (w[column, row] / pivots[column]) ** 2
+            codes[row] = _best_of_eight(scores, kept[row])
+        for position in range(_EIGHT):
+            gone[position, row] |= (codes[row] >> position) & 1 == 0
 
 
 @compiled_arithmetic

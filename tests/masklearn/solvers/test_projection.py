@@ -5,15 +5,15 @@ import pytest
 import torch
 
 from masklearn.feed import Group
-from masklearn.masks.kinds.table import BY_CODE, PRUNED, TWO_FOUR
+from masklearn.masks.kinds.table import BY_CODE, FAMILIES, PRUNED, TWO_FOUR
 from masklearn.masks.nm_codes import PATTERNS, patterns_from_scores
 from masklearn.solvers.alps import solve_group, solve_rows
 from masklearn.solvers.obs import inverse_factor, solve_linear
 from masklearn.solvers.obs import solve_group as solve_group_by_obs
-from masklearn.solvers.projection import Projection
+from masklearn.solvers.projection import Codes, Projection
 from tests.masklearn.solvers.problems import damped, problem
 
-KINDS = np.array([[1, 2, 0, 3], [4, 0, 2, 1]], np.uint8)  # of 16 x 64 tiles of a linear of 24 x 256
+KINDS = np.array([[1, 2, 0, 8], [4, 8, 3, 1]], np.uint8)  # of 16 x 64 tiles of a linear of 24 x 256
 SHAPE, TILE = (24, 256), (16, 64)
 
 
@@ -52,7 +52,7 @@ def test_alps_beats_sparsegpt_for_every_kind() -> None:
     assert errors[1] < 0.97 * errors[0] and errors[2] < 0.98 * errors[1]
 
 
-def test_sparsegpt_chooses_n16_codes_per_slab() -> None:
+def test_sparsegpt_chooses_codes_when_it_reaches_them() -> None:
     """An elimination by an explicit inverse, one weight after another, gives the same weights and the same losses."""
     weight, hessian, allowed = mixed()
     solved = solve_linear(weight, inverse_factor(hessian.clone(), 0.01, "linear", pytest.fail), allowed)
@@ -65,7 +65,13 @@ def test_sparsegpt_chooses_n16_codes_per_slab() -> None:
             costs = (w[:16, 64:128] / upper).square()
             eight = PRUNED["8:16"].family
             assert eight is not None
-            assert torch.equal(eight.best(costs.float(), 8), solved.codes.mask16[:16, 4:8])
+            assert torch.equal(eight.best(costs.float(), 8), solved.codes.masks["n:16"][:16, 4:8])
+        if j == 200:  # and of the second group of 8 of the fourth slab
+            upper = torch.linalg.cholesky(inverse[200:, 200:], upper=True).diagonal()[:8]
+            six = PRUNED["6:8"].family
+            assert six is not None
+            costs = (w[:16, 200:208] / upper).square()
+            assert torch.equal(six.best(costs.float(), 6), solved.codes.masks["6:8"][:16, 25:26])
         gone = w[:, j] * pruned[:, j]
         loss[:, j] = gone.square() / inverse[j, j]
         w[:, j:] -= (gone / inverse[j, j])[:, None] * inverse[j, j:]
@@ -80,7 +86,8 @@ def test_at_equal_zeros_a_larger_group_loses_less() -> None:
     """8:16 can keep weights that 2:4 cannot, so both solvers leave less error with it."""
     weight, hessian = problem(n=64, k=256, tokens=600)
     factor = inverse_factor(hessian.clone(), 0.01, "linear", pytest.fail)
-    for kind, other in ((PRUNED["8:16"], TWO_FOUR), (PRUNED["10:16"], PRUNED["8:16"])):
+    pairs = ("8:16", "2:4"), ("10:16", "8:16"), ("6:8", "10:16"), ("12:16", "6:8")
+    for kind, other in ((PRUNED[one], PRUNED[two]) for one, two in pairs):
         both = [Projection.everywhere(one, (64, 256), weight.device) for one in (kind, other)]
         found = [solve_rows(weight, hessian, 0.01, "linear", pytest.fail, one)[0] for one in both]
         assert error(weight, found[0], hessian) < 0.9 * error(weight, found[1], hessian)
@@ -98,7 +105,7 @@ def test_linears_of_a_group_may_have_different_kinds(solve) -> None:
     check_kept(found["a"][0])
     assert ((found["b"][0] != 0).view(24, -1, 4).sum(-1) == 2).all()
     assert torch.equal(found["c"][0], weight)
-    assert sorted(found["a"][1].by_family()) == ["2:4", "n:16"]
+    assert sorted(found["a"][1].by_family()) == ["2:4", "6:8", "n:16"]
     assert sorted(found["b"][1].by_family()) == ["2:4"]
 
 
@@ -107,9 +114,13 @@ def test_loops_choose_and_keep_as_the_kinds_do() -> None:
     *_, allowed = mixed()
     scores = torch.randint(0, 4, SHAPE, generator=torch.Generator().manual_seed(0)).float()
     codes = allowed.codes(scores)
-    sparse, sixteen = allowed.sparse, PRUNED["8:16"].family
+    sparse, kept = allowed.sparse, allowed.kept
     assert torch.equal(codes.pattern[sparse], patterns_from_scores(scores)[sparse])
-    assert sixteen is not None and torch.equal(codes.mask16, sixteen.best(scores, allowed.kept16))
     table = torch.from_numpy(PATTERNS.copy())
-    kept = (table[codes.pattern.long()] | ~sparse[..., None]).view(SHAPE) & sixteen.keep(codes.mask16)
-    assert torch.equal(allowed.keep(codes), kept)
+    found = (table[codes.pattern.long()] | ~sparse[..., None]).view(SHAPE)
+    for name in ("n:16", "6:8"):
+        assert torch.equal(codes.masks[name], FAMILIES[name].best(scores, kept[name]))
+        found &= FAMILIES[name].keep(codes.masks[name])
+    assert torch.equal(allowed.keep(codes), found)
+    again = Codes.of_families(codes.by_family(), scores.device)
+    assert all(torch.equal(again.masks[name], codes.masks[name]) for name in codes.masks)
