@@ -95,7 +95,7 @@ def test_untyped_methods_refuse_auto_types(
     assert not (tmp_path / "s").exists()
 
 
-def test_w8a8_learns_2_4_and_names_its_linears(
+def test_w8a8_learns_its_kinds_and_names_its_linears(
     make_model: ModelMaker, text_file: Path, tmp_path: Path
 ) -> None:
     path = make_model(**SIZES)
@@ -107,7 +107,7 @@ def test_w8a8_learns_2_4_and_names_its_linears(
         assert {*types.values()} == {"w8a8", "int8", "float16"}
         for name, kind in types.items():
             kinds = {one.name for one in found.masks[name].by_kind()}
-            assert kind != "w8a8" or kinds <= {"dense", "2:4"}
+            assert kind != "w8a8" or kinds <= {"dense", "2:4", "6:8"}
         write_pruned_checkpoint(found.checkpoint, found.masks, tmp_path / f"m{len(settings)}")
         rounded = Checkpoint.open(tmp_path / f"m{len(settings)}").rounded_inputs
         assert list(rounded) == sorted(name for name, kind in types.items() if kind == "w8a8")
