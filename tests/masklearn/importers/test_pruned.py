@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from masklearn.importers.inference import nonzero
-from masklearn.masks.kinds.table import FAMILIES, PRUNED, TWO_FOUR
+from masklearn.masks.kinds.table import DENSE, FAMILIES, PRUNED, TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask, kept_per_group
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.tiles import grid_shape
@@ -191,6 +191,25 @@ def test_n16_tile_sizes_are_inferred(make_dense, tmp_path, tile) -> None:
     for name, mask in expected.items():
         np.testing.assert_array_equal(masks[name].keep(), keeps[name])
         np.testing.assert_array_equal(masks[name].kinds, mask.kinds)
+
+
+@pytest.mark.parametrize("tile", [(16, 16), (64, 64)])
+def test_6_8_tiles_are_found(make_dense, tmp_path, tile) -> None:
+    dense = make_dense(hidden_size=192, intermediate_size=384, num_hidden_layers=1)
+    kinds = DENSE, TWO_FOUR, PRUNED["6:8"]
+    expected = {
+        name: random_mosaic(shape, tile, seed, kinds)
+        for seed, (name, shape) in enumerate(dense.coverage.linears.items())
+    }
+    keeps = {name: mask.keep() for name, mask in expected.items()}
+    source = sources.write_pruned(tmp_path / "pruned", dense.checkpoint, keeps)
+    masks = dense.import_from(source, kinds="2:4,6:8")
+    assert any(note.startswith(f"tile: {tile[0]}x{tile[1]} ") for note in dense.notes)
+    for name, mask in expected.items():
+        np.testing.assert_array_equal(masks[name].keep(), keeps[name])
+        np.testing.assert_array_equal(masks[name].kinds, mask.kinds)
+    auto = dense.import_from(source, tile=tile, kinds="auto")  # weights may stay in 16 bits
+    assert "6:8" not in {kind.name for kind in auto.by_kind()}
 
 
 def test_kinds_that_auto_leaves_out_are_said(make_dense, tmp_path) -> None:
