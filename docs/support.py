@@ -7,7 +7,7 @@ from masklearn import IMPORTERS
 from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
 from masklearn.model.known_architectures import ARCHITECTURES as KNOWN
 from masklearn.model.quantised.base import QUANTISATIONS
-from masklearn.quant.table import WEIGHT_TYPES
+from masklearn.quant.table import FLOAT16, WEIGHT_TYPES
 from patch_compile.engine.backend import BackendName, load_backend
 from patch_compile.hardware.cards import ARCHITECTURES, CARDS, GpuArchitecture, RatedCard
 from patch_compile.plugin.targets import ARCHS, JETSONS, ptx_arch
@@ -107,8 +107,10 @@ def _kinds() -> Iterator[tuple[str, ...]]:
     quantised = [one for one in WEIGHT_TYPES.values() if one.quantised]
     for kind in sorted(KINDS, key=lambda kind: -kind.kept / kind.group):
         gains = "–" if kind is DENSE else "prompts and decoding" if kind is TWO_FOUR else "decoding"
-        sizes = (f"{kind.bytes_of(one):.4g}" if kind.goes_with(one) else "–" for one in quantised)
-        yield kind.name, f"{kind.bytes_per_weight:.4g}", *sizes, gains
+        if not kind.goes_with(FLOAT16):
+            gains = "prompts"
+        sizes = (f"{kind.bytes_of(one):.4g}" if kind.goes_with(one) else "–" for one in (FLOAT16, *quantised))
+        yield kind.name, *sizes, gains
 
 
 def _cards(ahead: Collection[GpuArchitecture]) -> Iterator[tuple[str, ...]]:
