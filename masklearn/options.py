@@ -68,14 +68,15 @@ class LearnOptions:
     per_layer: Annotated[bool, _learning("Reach the ratio in every linear, not over all of them together.")] = False
     kinds: Annotated[str, _learning(
         "Tile formats to choose from. 2:4 speeds up prompts and decoding. 8:16, 10:16 and 12:16 (that many of 16 weights "
-        "stay) lose less quality at the same size but speed up decoding only. auto picks the formats with the least "
-        "loss. Also a list (8:16,12:16), or PATTERN=LIST,….", "KINDS", unset="auto or 2:4, by predicted speed; else 2:4",
+        "stay) lose less quality at the same size but speed up decoding only; 6:8 speeds up prompts, with w8a8 only. auto "
+        "picks formats by the least loss. Also a list (8:16,12:16), or PATTERN=LIST,….", "KINDS",
+        unset="auto or 2:4, by predicted speed; else 2:4",
         check=parse_kinds)] = "2:4"
     weights: Annotated[str | None, _learning(
         "Type of the linears' weights: float16, bfloat16, int8 (a scale a row), int4 (a scale a row and 64 "
-        "columns), w8a8 (int8, and inputs in int8 too: fast for prompts; dense and 2:4 tiles), or PATTERN=TYPE,…. auto, or "
-        "a list such as int8,int4, picks types by `speedup`, `budget_ms` or `bytes_per_weight`; w8a8,int8 picks int8 "
-        "where inputs are hard to round.",
+        "columns), w8a8 (int8, and inputs in int8 too: fast for prompts; dense, 2:4 and 6:8 tiles), or PATTERN=TYPE,…. "
+        "auto, or a list such as int8,int4, picks types by `speedup`, `budget_ms` or `bytes_per_weight`; w8a8,int8 picks "
+        "int8 where inputs are hard to round.",
         "TYPE", unset="the type of the graph; auto for a speed",
         check=parse_weights)] = None
     include: Include = ()

@@ -7,7 +7,9 @@ from functools import partial
 from itertools import groupby
 
 from masklearn.masks.budget import Budget
-from masklearn.masks.kinds.table import TWO_FOUR
+from masklearn.masks.kinds.allowed import listed
+from masklearn.masks.kinds.table import KINDS
+from masklearn.quant.table import weight_type
 from patch_compile.artifacts.plan import LinearRow
 from patch_compile.artifacts.plan_of_model import (
     Builder,
@@ -247,7 +249,8 @@ def _left_out(result: PlanOfModel) -> Iterator[str]:
         if row.unfit is not None:
             yield f"weights of {row.weights} are left out: K of {row.unfit} is no multiple of what shares a scale"
         elif row.wrong_kinds:
-            yield f"weights of {row.weights} are left out: their tiles are dense or {TWO_FOUR}, and others are asked for"
+            theirs = listed([kind for kind in KINDS if kind.goes_with(weight_type(row.weights))], "or")
+            yield f"weights of {row.weights} are left out: their tiles are {theirs}, and others are asked for"
         elif row.whole is None:
             yield f"weights of {row.weights} are left out: with them {goal} is out of reach"
         elif not _fits(row, result):

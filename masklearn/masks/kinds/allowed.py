@@ -92,7 +92,7 @@ def left_out_of_auto(
             linears.setdefault((cut, why), []).append(name)
         # Only kinds for inputs of 16 bits are missed: nobody expects 6:8 where inputs have 16 bits.
         if unfit := tuple(kind for kind in _of_auto(()) if kind not in go):
-            why = f"tiles of type {own[-1]} are {_listed((DENSE, *go), 'or')}"
+            why = f"tiles of type {own[-1]} are {listed((DENSE, *go), 'or')}"
             linears.setdefault((unfit, why), []).append(name)
     for (missing, why), names in linears.items():
         yield (
@@ -129,11 +129,12 @@ def why_apart(kind: TileKind, weights: WeightType) -> tuple[str, WeightType]:
     """Returns why no kernel multiplies tiles of a kind with weights of a type, and a type that goes with the kind."""
     if kind.goes_with(W8A8):
         return f"Only kernels of {W8A8}, which multiply inputs of 8 bits, have {kind} tiles.", W8A8
-    theirs = _listed([one for one in (DENSE, *PRUNED.values()) if one.goes_with(weights)], "and")
+    theirs = listed([one for one in (DENSE, *PRUNED.values()) if one.goes_with(weights)], "and")
     return f"The kernels of {weights}, which multiply inputs of 8 bits, have {theirs} tiles only.", INT8
 
 
-def _listed(kinds: Sequence[TileKind], word: str) -> str:
+def listed(kinds: Sequence[TileKind], word: str) -> str:
+    """Returns the kinds as words: one, two `word` three."""
     *first, last = map(str, kinds)
     return f"{', '.join(first)} {word} {last}"
 
