@@ -77,6 +77,8 @@ def test_w8a8_mosaics_with_six_eight_are_proven(
     out: Path = settings["out"]
     check_out(out, report, "model/model.safetensors")
     assert 0 < report["agreement"]["error"] <= report["agreement"]["tolerance"]["share"]
+    compiled = verify(out, VerifyRequest.parse({"only": "compiled", "lengths": "1,7"})).compiled
+    assert compiled.passed and len(compiled.runs) > 1
     found = inspect_onnx(out / "onnx/model.onnx")
     assert not found.faults
     assert len(found.rows) == 4 and all(row["6:8 slabs"] and row["weights"] == "w8a8" for row in found.rows)
