@@ -95,6 +95,7 @@ def _masks(data: bytes, folder: Path) -> None:
     assert same.tile_sizes() == masks.tile_sizes() and same.shapes() == masks.shapes()
     for name, mask in masks.items():
         assert (same[name].pattern == mask.pattern).all() and (same[name].mask16 == mask.mask16).all()
+        assert (same[name].mask8 == mask.mask8).all()
         assert (same[name].kinds == mask.kinds).all()
     assert same.grids.keys() == masks.grids.keys()
     for name, grid in masks.grids.items():
