@@ -111,6 +111,20 @@ def test_a_type_gets_no_kind_without_kernels() -> None:
         TypesForBytes(0.6, options, SHAPES).check(dict.fromkeys(SHAPES, KINDS))
 
 
+def test_6_8_tiles_have_w8a8_weights() -> None:
+    """They hardly lose here, and int4 cannot have them."""
+    scores, areas, rounding = problem(3)
+    for name, grids in scores.items():
+        grids[PRUNED["6:8"]] = 1e-3 * grids[TWO_FOUR]
+        rounding[name] = RoundingLoss(rounding[name].by_type | {W8A8: 1e-6}, rounding[name].inputs)
+    options = dict.fromkeys(SHAPES, (FLOAT16, W8A8, INT4))
+    for per_weight in (0.95, 0.7, 0.5):
+        chosen, _ = TypesForBytes(per_weight, options, SHAPES)(scores, areas, rounding)
+        having = {name for name, kinds in chosen.kinds.items() if (kinds == PRUNED["6:8"].code).any()}
+        assert all(chosen.types[name] is W8A8 for name in having)
+        assert having or per_weight < 0.9
+
+
 def test_bytes_below_all_types_and_kinds_are_refused() -> None:
     asked = TypesForBytes(0.3, OPTIONS, SHAPES)
     with refused():
