@@ -8,12 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from hybrid import ACTIVATIONS, DENSE_PATH, DTYPES, Epilogue, Hybrid
-from kernels import BYTES, SLAB_NAMES, WEIGHTS, Config, Device, Kernels, device_index
+from kernels import BYTES, KIND_COUNT, SLAB_NAMES, WEIGHTS, Config, Device, Kernels, device_index
 from numpy.typing import NDArray
 from problems import Layout
 from rows import Row
 
-from masklearn.masks.kinds.table import KINDS
 from masklearn.quant.table import QUANTISED
 from patch_compile.planning.roofline.schedule import PATCH_KINDS
 from tests.oracles.element_packing import Packed, pack_gated, pack_slabs, prune
@@ -148,7 +147,7 @@ def _dense_path_cases() -> Iterator[Case]:
                 yield from (Case(DENSE_PATH, about, dtype, shape, share) for share in _SHARES)
     widened = [number for number, name in enumerate(WEIGHTS) if name and QUANTISED[name].widened]
     for weights, gated in ((w, g) for w in widened for g in (False, True)):
-        about = Config(f"dense path of {WEIGHTS[weights]}", 64, gated, 0, 0, len(KINDS), weights)
+        about = Config(f"dense path of {WEIGHTS[weights]}", 64, gated, 0, 0, KIND_COUNT, weights)
         dtype = DTYPES[weights % len(DTYPES)]  # they differ in one conversion
         yield from (Case(DENSE_PATH, about, dtype, (104, 456), share) for share in _SHARES)
 
@@ -204,7 +203,7 @@ def random_weight(rng: np.random.Generator, case: Case) -> tuple[torch.Tensor, N
     weight = np.pad(rng.standard_normal((n, k), np.float32) / 8, ((0, 0), (0, -k % 64)))
     inside = np.repeat(np.repeat(codes, rows, 0), 64, 1)[:n]
     for kind in range(1, case.about.kinds):
-        weight = np.where(inside == kind, prune(weight, kind, rng), weight)
+        weight = np.where(inside == kind, prune(weight, kind, rng, case.about.weights), weight)
     return torch.from_numpy(np.ascontiguousarray(weight[:, :k])).to(case.dtype), codes
 
 

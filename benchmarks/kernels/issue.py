@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
 from cubin import ARCHS, Instruction, Kernel, compile_all, find_cuobjdump
-from sass import PRODUCTS, kinds_of, way_of
+from sass import PRODUCTS, kinds_of, slabs_of, way_of
 
 from patch_compile.hardware.cards import architecture_of, rated_cards
 from patch_compile.planning.roofline.schedule import CONFIGS, Config, blocks_on
@@ -39,6 +39,9 @@ _REGISTERS, _GRANULE = 65536, 256  # of an SM, and the multiple that a warp's re
 # A6000: 310 and 155, L40S: 733 and 362, H100: 1979 and 989, RTX PRO 6000: 1008 and 504), and an IMMA.SP.16864 too.
 _FMA = 16 * 8 * 16
 _NO_SCOREBOARD = 7
+_OFFSET = re.compile(
+    r"\s*\[U?R\d+(?:\.\w+)*(?:\+(?:UR\d+\+)?(-?0x[0-9a-f]+))?\]"
+)  # of a copy, in shared memory
 
 
 @dataclass(frozen=True)
@@ -99,14 +102,15 @@ class _Sm:
         self.marks: list[tuple[float, int]] = []  # time and `issued` at each barrier of the first block
 
     def run(self) -> float:
-        """Cycles per slab of the SM, from the second barrier of the first block to its last."""
-        while len(self.marks) < self.turns:
+        """Cycles per slab of the SM, from the second way of the first block to its last."""
+        each = max(1, slabs_of(self.way))  # barriers of a way
+        while len(self.marks) < self.turns * each + 1:
             warp = min(
                 (w for w in self.warps if not w.waits), key=self.ready
             )  # the oldest of those ready first
             self.step(warp, self.ready(warp))
-        (begin, before), (end, after) = self.marks[1], self.marks[-1]
-        slabs = (after - before) / (len(self.way) * self.size)
+        (begin, before), (end, after) = self.marks[each], self.marks[-1]
+        slabs = (after - before) / (len(self.way) * self.size) * each
         return (end - begin) / slabs
 
     def ready(self, warp: _Warp) -> float:
@@ -178,12 +182,12 @@ class _Sm:
 
 
 def cycles_per_slab(
-    way: Sequence[Instruction], warps: int, timing: Timing, blocks: int = 1, turns: int = 7
+    way: Sequence[Instruction], warps: int, timing: Timing, blocks: int = 1, turns: int = 6
 ) -> float:
     """Returns the cycles that an SM takes for a slab of one block, in the steady state.
 
-    way: instructions of one turn of the loop, with one barrier. warps: of a block. blocks: resident on the SM. If two warps
-    could issue at the same cycle, the older warp does.
+    way: instructions of one turn of the loop, with a barrier for each slab. warps: of a block. blocks: resident on the SM.
+    turns: of the loop, after the first. If two warps could issue at the same cycle, the older warp does.
     """
     return _Sm(way, warps, blocks, timing, turns).run()
 
@@ -229,7 +233,7 @@ def loop_figures(
     )
     cycles = cycles_per_slab(way, config.warps, timing, blocks_of(config, registers, arch))
     products = [i.opcode for i in way if i.opcode.startswith(PRODUCTS)]
-    ideal = sum(map(timing.of, products)) * config.warps / _SCHEDULERS
+    ideal = sum(map(timing.of, products)) * config.warps / _SCHEDULERS / slabs_of(way)
     return Loop(
         round(cycles), round(ideal / cycles, 3), stalls_to_first_product(way), len(way), len(products)
     )
@@ -244,15 +248,14 @@ def slab_bytes(config: Config, kind: str) -> int:
 def executed(way: Sequence[Instruction], config: Config, size: int) -> list[Instruction]:
     """Marks the copies that a slab of W of `size` bytes does not need, and copies of X by 8 bytes, as not executed.
 
-    Copies of X have the predicate that fills with zeros as an operand; copies of W do not have it and come in order.
+    The slab lies at the begin of a slot of shared memory, to which copies have constant offsets, and X behind its room.
     """
-    needed = -(-size // (512 * config.warps))
-    found, copies = [], 0
+    needed = -(-size // (512 * config.warps)) * 512 * config.warps
+    found = []
     for i in way:
         if i.opcode.startswith("LDGSTS"):
-            of_x = re.search(r",\s*!?U?P\d\s*$", i.operands) is not None
-            copies += not of_x
-            if (of_x and ".64" in i.opcode) or (not of_x and copies > needed):
+            offset = int(_OFFSET.match(i.operands)[1] or "0", 16)
+            if ".64" in i.opcode or needed <= offset < config.slab_room:
                 i = i._replace(guard="@!PT")
         found.append(i)
     return found

@@ -13,18 +13,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.base.durable import whole_file
-from masklearn.masks.kinds.table import KINDS
-from masklearn.quant.table import FLOAT16, QUANTISED, W8A8
+from masklearn.masks.kinds.base import TileKind
+from masklearn.quant.table import FLOAT16, QUANTISED, W8A8, WeightType
 from patch_compile import PatchCompileError
-from patch_compile.planning.roofline.schedule import TABLE_WORDS
+from patch_compile.planning.roofline.schedule import TABLE_WORDS, kinds_of
 from patch_compile.plugin.compiling import compile_units, kernel_objects, link, plugin_cache, units
 from patch_compile.plugin.toolchain import find_cxx, find_nvcc, plugin_sources
 
 LIBRARY = "PATCH_BENCH_LIBRARY"
 """Environment variable: path of a library that was built beforehand."""
 
-SLAB_NAMES = (("dense", ""), ("sparse", "meta"), *((one.name, f"masks of {one.name}") for one in KINDS[2:]))
-"""Names of the two tensors of each kind of slabs."""
+KIND_COUNT = len(kinds_of(FLOAT16))
+"""Number of kinds that the kernels' arrays have room for."""
+
+SLAB_NAMES = (
+    ("dense", ""),
+    ("sparse", "meta"),
+    *((f"values of kind {n}", f"codes of kind {n}") for n in range(2, KIND_COUNT)),
+)
+"""Names of the two tensors of each kind of slabs, by its number in kernels/kinds.h."""
 
 WEIGHTS = ("", *QUANTISED)
 """Types of weights by their numbers in kernels/weights.h: 16 bits, of X's type, then the names of integers."""
@@ -49,7 +56,7 @@ class Slabs(ctypes.Structure):
 class SlabCounts(ctypes.Structure):
     """Mirror of `SlabCounts` in kernels/kinds.h."""
 
-    _fields_ = [("of", ctypes.c_int32 * len(KINDS))]
+    _fields_ = [("of", ctypes.c_int32 * KIND_COUNT)]
 
     @classmethod
     def by_kind(cls, counts: Sequence[int]) -> SlabCounts:
@@ -64,7 +71,7 @@ class Arguments(ctypes.Structure):
 
     _fields_ = [
         ("x", ctypes.c_void_p),
-        ("slabs", Slabs * len(KINDS)),
+        ("slabs", Slabs * KIND_COUNT),
         *((n, ctypes.c_void_p) for n in (
               "scales", "index", "bias", "residual", "y", "rounded", "token_scales", "partials", "counters")),
         *((n, ctypes.c_int32) for n in
@@ -79,27 +86,41 @@ class Arguments(ctypes.Structure):
 def set_slabs(slabs: ctypes.Array[Slabs], panel_rows: int, counts: Sequence[int], weights: int = 0) -> None:
     """Set the sizes of the slabs of each kind, as `set_slabs` of kernels/arguments.h does."""
     before = 0
-    for own, kind, size, count in zip(
-        slabs, KINDS, value_bytes(panel_rows, weights), [*counts, *[0] * len(KINDS)], strict=False
-    ):
-        own.count, own.before, own.value_bytes = count, before, size
-        own.extra_bytes = 0 if kind.family is None else panel_rows * 8
+    sizes = zip(value_bytes(panel_rows, weights), extra_bytes(panel_rows, weights), strict=True)
+    for own, (values, extra), count in zip(slabs, sizes, [*counts, *[0] * KIND_COUNT], strict=False):
+        own.count, own.before, own.value_bytes, own.extra_bytes = count, before, values, extra
         before += count
+
+
+def kinds_with(weights: int) -> tuple[TileKind, ...]:
+    """Returns the kinds of a type of weights, given by its number, in the order of their numbers."""
+    return kinds_of(_type_of(weights))
 
 
 def value_bytes(panel_rows: int, weights: int = 0) -> list[int]:
     """Returns the bytes of a slab in its first tensor, by kind, of a type of weights by its number."""
-    kind = QUANTISED[WEIGHTS[weights]] if weights else FLOAT16
+    kind = _type_of(weights)
     scales = 2 * panel_rows if kind.span else 0
-    return [panel_rows * 8 * kind.bits * one.kept // one.group + scales for one in KINDS]
+    return [panel_rows * 8 * kind.bits * one.kept // one.group + scales for one in kinds_of(kind)]
+
+
+def extra_bytes(panel_rows: int, weights: int = 0) -> list[int]:
+    """Returns the bytes of a slab in its second tensor, by kind, of a type of weights by its number."""
+    return [
+        panel_rows * 8 * one.family.code_bits // one.group if one.family else 0 for one in kinds_with(weights)
+    ]
+
+
+def _type_of(weights: int) -> WeightType:
+    return QUANTISED[WEIGHTS[weights]] if weights else FLOAT16
 
 
 def device_index(
     index: NDArray[np.int32], there: Sequence[int], stored: int, kinds: int
 ) -> NDArray[np.int32]:
-    """Returns an index as a kernel for the first `kinds` kinds of the table takes it.
+    """Returns an index as a kernel for the first `kinds` kinds of its type of weights takes it.
 
-    index: with the kinds whose codes are `there`; stored: slabs in all.
+    index: with the kinds whose numbers are `there`; stored: slabs in all.
     """
     pointers = index[: len(index) - stored].reshape(len(there), -1)
     rows = [
@@ -155,7 +176,7 @@ class Config(NamedTuple):
     gated: bool
     shared_bytes: int
     tokens: int
-    kinds: int = 2  # number of kinds of slabs that it multiplies, from the start of the table
+    kinds: int = 2  # number of kinds of slabs that it multiplies, the first ones of its weights' type
     weights: int = 0  # number of their type
 
     @property

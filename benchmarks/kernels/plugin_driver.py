@@ -9,10 +9,9 @@ from typing import Self
 
 import numpy as np
 from cuda_calls import Cuda
-from kernels import SLAB_NAMES, SlabCounts
+from kernels import KIND_COUNT, SLAB_NAMES, SlabCounts
 from numpy.typing import NDArray
 
-from masklearn.masks.kinds.table import KINDS
 from patch_compile.plugin.compiling import compile_units, kernel_objects, link, plugin_cache, units
 from patch_compile.plugin.toolchain import fetch_headers, find_cxx, find_headers, find_nvcc, plugin_sources
 from tests.oracles.element_packing import Packed
@@ -68,7 +67,7 @@ class Tensors(ctypes.Structure):
 
     _fields_ = [
         ("x", ctypes.c_void_p),
-        *((name, ctypes.c_void_p * len(KINDS)) for name in ("values", "extra")),
+        *((name, ctypes.c_void_p * KIND_COUNT) for name in ("values", "extra")),
         *((name, ctypes.c_void_p) for name in ("scales", "bias", "residual", "y", "workspace")),
     ]
 

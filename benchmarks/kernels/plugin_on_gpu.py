@@ -38,8 +38,6 @@ from numpy.typing import NDArray
 from plugin_contexts import Asked, Context, Engine, Wrong, open_context
 from plugin_driver import DENSE_PATH_TACTIC, PluginDriver, build_driver
 
-from masklearn.masks.kinds.table import KINDS
-
 _DEADLINE = 120.0  # seconds of a linear's process; on an H100 it should take 10
 _DENSE_TOKENS = (512, 1024, 2048, 4096, 8192)  # the first that the dense path is taken for is driven
 _ROUNDS = 20  # launches of each of two contexts at once
@@ -49,9 +47,9 @@ LINEARS = (
     Asked("plain", 128, torch.float16, (512, 1024)),
     Asked("ragged", 128, torch.bfloat16, (1064, 1032), turn=5),
     Asked("gated", 64, torch.bfloat16, (256, 1024), gated=True, turn=3),
-    Asked("all-kinds", 64, torch.float16, (256, 1024), kinds=len(KINDS), turn=2),
-    Asked("int8", 64, torch.float16, (256, 1024), kinds=len(KINDS), weights=1, turn=1),
-    Asked("int4", 64, torch.bfloat16, (256, 1024), kinds=len(KINDS), weights=3, turn=5),
+    Asked("all-kinds", 64, torch.float16, (256, 1024), kinds=KIND_COUNT, turn=2),
+    Asked("int8", 64, torch.float16, (256, 1024), kinds=KIND_COUNT, weights=1, turn=1),
+    Asked("int4", 64, torch.bfloat16, (256, 1024), kinds=KIND_COUNT, weights=3, turn=5),
 )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from kernels import WEIGHTS, device_index
 from numpy.typing import NDArray
 
-from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
+from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from masklearn.quant.table import FLOAT16, QUANTISED
 
 # (out_features, in_features) of the models' linears, each once
@@ -72,8 +72,8 @@ def random_layout(
     pointers = [np.concatenate([[0], np.cumsum(kind.sum(1))]) for kind in (~is_sparse, is_sparse)]
     places = [np.nonzero(kind)[1] for kind in (~is_sparse, is_sparse)]
     index = np.concatenate([*pointers, *places]).astype(np.int32)
-    if weights and QUANTISED[WEIGHTS[weights]].widened:  # their kernels know all kinds
-        index = device_index(index, (0, 1), is_sparse.size, len(KINDS))
+    if weights:  # their kernels know all kinds
+        index = device_index(index, (0, 1), is_sparse.size, len(kinds_with(weights)))
     return Layout(shape, panel_rows, index, int((~is_sparse).sum()), int(is_sparse.sum()), weights=weights)
 
 

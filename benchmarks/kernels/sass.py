@@ -23,6 +23,7 @@ from cubin import ARCHS, FLAGS, Instruction, Kernel, compile_all, find_cuobjdump
 from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
 from masklearn.quant.table import FLOAT16, INT4, INT8, W8A8, WeightType
 from patch_compile.planning.roofline.schedule import CONFIGS, Config
+from patch_compile.planning.roofline.schedule import kinds_of as kinds_with
 from patch_compile.plugin.toolchain import find_nvcc
 
 JSON = Path(__file__).resolve().parents[2] / "plugins" / "kernels" / "sass.json"
@@ -30,14 +31,16 @@ JSON = Path(__file__).resolve().parents[2] / "plugins" / "kernels" / "sass.json"
 _COUNTED = ("HMMA.SP", "HMMA", "IMMA.SP", "IMMA", "LDSM", "LDS.128", "LDS.64", "LDS", "LDGSTS")
 PRODUCTS = ("HMMA", "IMMA")
 """What the opcodes of products begin with: of 16-bit values, and of bytes."""
+_SHALLOW = "IMMA.SP.16832"
 _LEAVES = ("EXIT", "RET")
 _KINDS = {kind.name: kind for kind in KINDS}
+_SIX_EIGHT = "6:8"
 _UNIFORM = re.compile(r"\s*!?UP\d")
 
 
 def kinds_of(config: Config) -> tuple[str, ...]:
     """Names of the kinds of slabs that a configuration multiplies."""
-    return tuple(kind.name for kind in KINDS[: config.kinds])
+    return tuple(kind.name for kind in kinds_with(config.weights)[: config.kinds])
 
 
 def loads_of(kind: str, weights: WeightType = FLOAT16) -> dict[str, int]:
@@ -50,6 +53,8 @@ def loads_of(kind: str, weights: WeightType = FLOAT16) -> dict[str, int]:
     eights, fours, twos = kept // 8, kept // 4 % 2, kept // 2 % 2
     if kind == DENSE.name:
         loads["LDS.128"] += {FLOAT16: 4, INT8: 2, W8A8: 2, INT4: 1}[weights]
+    elif kind == _SIX_EIGHT:
+        loads += Counter({"LDS.128": 1, "LDS.64": 1, "LDS": 1})
     elif kind == TWO_FOUR.name:
         loads["LDS.64" if weights is INT4 else "LDS.128"] += 2 if weights is FLOAT16 else 1
     elif weights is FLOAT16:
@@ -64,8 +69,14 @@ def loads_of(kind: str, weights: WeightType = FLOAT16) -> dict[str, int]:
 
 def count_slab(code: Sequence[Instruction], kind: str, weights: WeightType = FLOAT16) -> dict[str, int]:
     """Instructions of one warp for one slab of `kind`, by opcode, including instructions that a predicate turns off."""
-    counts = Counter(_class_of(i) for i in way_of(code, kind, weights))
-    return {name: counts[name] for name in (*_COUNTED, "other")}
+    way = way_of(code, kind, weights)
+    counts, slabs = Counter(_class_of(i) for i in way), slabs_of(way)
+    return {name: -(-counts[name] // slabs) for name in (*_COUNTED, "other")}
+
+
+def slabs_of(way: Sequence[Instruction]) -> int:
+    """Returns the slabs that a way through a loop multiplies: it has a barrier for each."""
+    return sum(i.opcode.startswith("BAR.SYNC") for i in way)
 
 
 def _class_of(i: Instruction) -> str:
@@ -98,14 +109,18 @@ def _inside(one: tuple[int, int], other: tuple[int, int]) -> bool:
 def _multiplies(loop: Sequence[Instruction], kind: str, weights: WeightType) -> bool:
     """True if a loop has the products of a kind. Products by mma are told apart by the loads of a row block.
 
-    Bytes have two kinds, and no more products by mma than one; X's bytes are loaded as W's are.
+    Bytes have one kind by mma, and two by mma.sp, of which 6:8 has two slabs in its loop, or products of 32 columns; X's
+    bytes are loaded as W's are.
     """
     opcodes = Counter(_class_of(i) for i in loop)
     sparse, dense = (any(opcodes[name + end] for name in PRODUCTS) for end in (".SP", ""))
+    if opcodes["IMMA.SP"]:
+        of_eight = slabs_of(loop) > 1 or any(i.opcode.startswith(_SHALLOW) for i in loop)
+        return kind == (_SIX_EIGHT if of_eight else TWO_FOUR.name)
     if kind == TWO_FOUR.name or not dense:
         return kind == TWO_FOUR.name and sparse
     if opcodes["IMMA"]:
-        return True
+        return kind == DENSE.name
     forms = ("LDS.128", "LDS.64", "LDS.U16", "LDS")
     found = Counter(
         next(form for form in forms if f"{i.opcode}.".startswith(f"{form}."))

@@ -25,8 +25,10 @@ namespace {
 std::string last_error;
 
 // A kind's two tensors, as they are called in faults.
-std::string values_name(int kind) { return kind == 1 ? "sparse" : kKinds[kind].name; }
-std::string extra_name(int kind) { return kind == 1 ? "meta" : std::string("masks of ") + kKinds[kind].name; }
+std::string values_name(int kind) {
+  return kind == 0 ? "dense" : kind == 1 ? "sparse" : "values of kind " + std::to_string(kind);
+}
+std::string extra_name(int kind) { return kind == 1 ? "meta" : "codes of kind " + std::to_string(kind); }
 
 void add_tensors(GlobalMemory* memory, const Call& c) {
   using Use = GlobalMemory::Use;
@@ -39,7 +41,7 @@ void add_tensors(GlobalMemory* memory, const Call& c) {
   } else {
     memory->add("X", a.x, tokens * a.in_features * 2, 2, Use::kInput);
   }
-  for (int kind = 0; kind < kKindCount; ++kind) {
+  for (int kind = 0; kind < config.kinds; ++kind) {
     if (a.slabs[kind].values)
       memory->add(values_name(kind), a.slabs[kind].values, c.slab_values[kind] * 2, 2, Use::kInput);
     if (a.slabs[kind].extra)

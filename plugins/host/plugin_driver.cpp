@@ -60,7 +60,9 @@ std::vector<PluginTensorDesc> inputs_of(const Linear& l, int64_t batch = 1) {
     in.push_back(
         tensor(words ? DataType::kINT32 : type,
                {l.slabs.of[kind], a.panel_rows * value_bytes(kind, weights_of(l)) / (words ? 4 : 2)}));
-    if (kind > 0) in.push_back(tensor(DataType::kINT32, {l.slabs.of[kind], a.panel_rows * 2}));
+    if (kind > 0)
+      in.push_back(
+          tensor(DataType::kINT32, {l.slabs.of[kind], a.panel_rows * extra_bytes(kind, weights_of(l)) / 4}));
   }
   if (has_row_scales(weights_of(l)))
     in.push_back(tensor(DataType::kFLOAT, {panels_per_tile(a.gated) * panels_of(l) * a.panel_rows}));

@@ -60,11 +60,11 @@ struct LinearArguments {
   // Sets the sizes in `slabs`.
   void set_slabs(const SlabCounts& all, int32_t panel_rows, Weights weights) {
     int32_t before = 0;
-    for (int kind = 0; kind < kKindCount; before += all.of[kind++]) {
+    for (int kind = 0; kind < kind_count(weights); before += all.of[kind++]) {
       Slabs& own = slabs[kind];
       own.count = all.of[kind], own.before = before;
       own.value_bytes = panel_rows * value_bytes(kind, weights);
-      own.extra_bytes = panel_rows * extra_bytes(kind);
+      own.extra_bytes = panel_rows * extra_bytes(kind, weights);
     }
   }
   PATCH_BOTH int32_t token_tiles(int tokens_per_tile) const { return (tokens - 1) / tokens_per_tile + 1; }

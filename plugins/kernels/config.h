@@ -79,18 +79,22 @@ inline constexpr Config kConfigs[] = {
     {"int4-gated-mid-64", Kernel::kStream, 64, 64, 2, 2, 4, 2, true, kKindCount, Weights::kInt4},  // 42 KiB
     // Slabs of w8a8 take half the room, so rings are longer.  Its products take half the time, less than a
     // copy from L2, so tile kernels have three or four slots.
-    {"w8a8-decode-64", Kernel::kStream, 64, 16, 4, 1, 8, 2, false, kPatchKinds, Weights::kW8A8},    // 40 KiB
-    {"w8a8-mid-64", Kernel::kStream, 64, 64, 2, 2, 6, 2, false, kPatchKinds, Weights::kW8A8},       // 48 KiB
-    {"w8a8-prefill-64", Kernel::kTile, 64, 128, 2, 2, 4, 1, false, kPatchKinds, Weights::kW8A8},    // 48 KiB
-    {"w8a8-decode-128", Kernel::kStream, 128, 16, 4, 1, 8, 1, false, kPatchKinds, Weights::kW8A8},  // 72 KiB
-    {"w8a8-mid-128", Kernel::kStream, 128, 64, 2, 2, 4, 2, false, kPatchKinds, Weights::kW8A8},     // 48 KiB
-    {"w8a8-prefill-128", Kernel::kTile, 128, 128, 2, 2, 3, 1, false, kPatchKinds, Weights::kW8A8},  // 48 KiB
+    {"w8a8-decode-64", Kernel::kStream, 64, 16, 4, 1, 8, 2, false, kByteKindCount, Weights::kW8A8},  // 40 KiB
+    {"w8a8-mid-64", Kernel::kStream, 64, 64, 2, 2, 6, 2, false, kByteKindCount, Weights::kW8A8},     // 48 KiB
+    {"w8a8-prefill-64", Kernel::kTile, 64, 128, 2, 2, 4, 1, false, kByteKindCount, Weights::kW8A8},  // 48 KiB
+    {"w8a8-decode-128", Kernel::kStream, 128, 16, 4, 1, 8, 1, false, kByteKindCount,
+     Weights::kW8A8},                                                                               // 72 KiB
+    {"w8a8-mid-128", Kernel::kStream, 128, 64, 2, 2, 4, 2, false, kByteKindCount, Weights::kW8A8},  // 48 KiB
+    {"w8a8-prefill-128", Kernel::kTile, 128, 128, 2, 2, 3, 1, false, kByteKindCount,
+     Weights::kW8A8},  // 48 KiB
     // A stream for few tiles, as broad-128.
-    {"w8a8-broad-128", Kernel::kStream, 128, 128, 2, 2, 3, 2, false, kPatchKinds, Weights::kW8A8},  // 48 KiB
-    {"w8a8-gated-decode-64", Kernel::kStream, 64, 16, 4, 1, 8, 2, true, kPatchKinds,
-     Weights::kW8A8},                                                                               // 40 KiB
-    {"w8a8-gated-mid-64", Kernel::kStream, 64, 64, 2, 2, 6, 2, true, kPatchKinds, Weights::kW8A8},  // 48 KiB
-    {"w8a8-gated-prefill-64", Kernel::kTile, 64, 128, 2, 2, 4, 1, true, kPatchKinds,
+    {"w8a8-broad-128", Kernel::kStream, 128, 128, 2, 2, 3, 2, false, kByteKindCount,
+     Weights::kW8A8},  // 48 KiB
+    {"w8a8-gated-decode-64", Kernel::kStream, 64, 16, 4, 1, 8, 2, true, kByteKindCount,
+     Weights::kW8A8},  // 40 KiB
+    {"w8a8-gated-mid-64", Kernel::kStream, 64, 64, 2, 2, 6, 2, true, kByteKindCount,
+     Weights::kW8A8},  // 48 KiB
+    {"w8a8-gated-prefill-64", Kernel::kTile, 64, 128, 2, 2, 4, 1, true, kByteKindCount,
      Weights::kW8A8},  // 48 KiB
 };
 inline constexpr int kConfigCount = sizeof(kConfigs) / sizeof(kConfigs[0]);

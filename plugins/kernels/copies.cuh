@@ -148,12 +148,12 @@ class StreamSupply {
   int column_;         // K / 64 of the walk's slab
 };
 
-// Copies the slabs of one panel, one after another.  With two kinds the place of a slab is quickly found, and
+// Copies the slabs of one panel, one after another, of two kinds: the place of a slab is quickly found, and
 // takes fewer registers than a walk.
 template <class T, class G>
-class PanelSupply {
+class TwoKindsSupply {
  public:
-  PATCH_DEVICE PanelSupply(const LinearArguments& a, const Panel<G>& panel, int first_token, int thread)
+  PATCH_DEVICE TwoKindsSupply(const LinearArguments& a, const Panel<G>& panel, int first_token, int thread)
       : a_(a), panel_(panel), copies_(a, NoPolicy(), thread) {
     copies_.begin_tile(first_token);
     if (panel_.slabs() == 0) return;
@@ -204,5 +204,57 @@ class PanelSupply {
   int slab_ = 0;
   int column_ = 0;  // K / 64 of the next slab, loaded one slab ahead
 };
+
+// The same for more kinds.
+template <class T, class G>
+class KindsSupply {
+ public:
+  PATCH_DEVICE KindsSupply(const LinearArguments& a, const Panel<G>& panel, int first_token, int thread)
+      : a_(a), panel_(panel), copies_(a, NoPolicy(), thread) {
+    copies_.begin_tile(first_token);
+    if (panel_.slabs() == 0) return;
+    find(0);
+    aim();
+  }
+  template <int Share, int Shares>
+  PATCH_DEVICE void copy(uint8_t* slot) const {
+    copies_.template copy<Share, Shares>(slot);
+  }
+  PATCH_DEVICE bool more() const { return slab_ < panel_.slabs(); }
+  PATCH_DEVICE void next() {
+    ++slab_;
+    aim();
+  }
+
+ private:
+  // Finds slab i, and loads its column.  W has slabs, though maybe not this one: its column is not used.
+  PATCH_DEVICE void find(int i) {
+    kind_ = 0, row_ = i + panel_.first[0];
+    PATCH_UNROLL
+    for (int kind = 1; kind < G::kKinds; ++kind)
+      if (i >= panel_.ends[kind - 1]) kind_ = kind, row_ = i + (panel_.first[kind] - panel_.ends[kind - 1]);
+    const Slabs& last = a_.slabs[G::kKinds - 1];
+    const int slab = a_.slabs[kind_].before + row_, end = last.before + last.count - 1;
+    column_ = load_index(columns_of<G>(a_, 0) + (slab < end ? slab : end));
+  }
+  // Aims at the slab, and finds the next one.
+  PATCH_DEVICE void aim() {
+    const Slabs& own = a_.slabs[kind_];
+    const int64_t at = row_;
+    copies_.aim(bytes_of(own.values) + at * own.value_bytes + copies_.place(),
+                bytes_of(own.extra) + at * own.extra_bytes - own.value_bytes + copies_.place(),
+                own.value_bytes, own.extra_bytes, column_, more());
+    find(slab_ + 1);
+  }
+
+  const LinearArguments& a_;
+  const Panel<G>& panel_;
+  SlabCopies<T, G, NoPolicy> copies_;
+  int slab_ = 0;
+  int kind_ = 0, row_ = 0, column_ = 0;  // of the next slab; the column is loaded one slab ahead
+};
+
+template <class T, class G>
+using PanelSupply = std::conditional_t<G::kKinds == 2, TwoKindsSupply<T, G>, KindsSupply<T, G>>;
 
 }  // namespace patch

@@ -21,7 +21,7 @@ class Integers {
   static constexpr int kValueBytes = G::kPanelRows * value_bytes(Sparse, G::kWeights);
   // Where the scales of int4 begin.
   static constexpr int kScales = kValueBytes - G::kPanelRows * scale_bytes(G::kWeights);
-  static constexpr int kExtraBytes = G::kPanelRows * extra_bytes(Sparse);
+  static constexpr int kExtraBytes = G::kPanelRows * extra_bytes(Sparse, G::kWeights);
   static constexpr bool kSparse = Sparse;
 
   // The slab is loaded with its first step.  Steps that are asked for before it begins are converted when it

@@ -2,10 +2,10 @@
 //
 //   dense_ptr [P + 1] | 2:4_ptr [P + 1] | ... | dense_k [dense slabs] | 2:4_k [2:4 slabs] | ...
 //
-// First the pointers of each kind, then the columns of each kind, in the order of the table of kinds.  The
+// First the pointers of each kind, then the columns of each kind, in the order of their numbers.  The
 // kernels follow it to addresses and check nothing, so it is checked here, when a plugin is created.  An
 // index that is stored has dense, 2:4 and the other kinds that its linear names.  One for a device has the
-// kinds that its kernel knows (kinds_for): those two, or all of the table.
+// kinds that its kernel knows (kinds_for): those two, or all that go with the type of weights.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -24,29 +24,29 @@ namespace patch {
 // The kinds of slabs that a linear has tensors for, as numbers in ascending order: dense, 2:4, and others.
 using Kinds = std::vector<int>;
 
-inline Kinds all_kinds() {
-  Kinds kinds(kKindCount);
+inline Kinds all_kinds(Weights weights) {
+  Kinds kinds(kind_count(weights));
   std::iota(kinds.begin(), kinds.end(), 0);
   return kinds;
 }
 // Names of the kinds, as the attribute `kinds` has them.
-inline std::string names_of(const Kinds& kinds) {
+inline std::string names_of(const Kinds& kinds, Weights weights) {
   std::string names;
-  for (const int kind : kinds) names += (names.empty() ? "" : ",") + std::string(kKinds[kind].name);
+  for (const int kind : kinds) names += (names.empty() ? "" : ",") + std::string(kind_of(kind, weights).name);
   return names;
 }
 // Reads them.  Returns no kinds for a text that is not as names_of writes it.
-inline Kinds kinds_named(std::string_view names) {
+inline Kinds kinds_named(std::string_view names, Weights weights) {
   Kinds kinds;
   std::string_view rest = names;
-  for (int kind = 0; kind < kKindCount; ++kind) {
+  for (const int kind : all_kinds(weights)) {
     const std::string_view next = rest.substr(0, rest.find(','));
-    if (next != kKinds[kind].name) continue;
+    if (next != kind_of(kind, weights).name) continue;
     kinds.push_back(kind);
     rest.remove_prefix(std::min(rest.size(), next.size() + 1));
   }
   const bool usual = kinds.size() >= kPatchKinds && kinds[kPatchKinds - 1] == kPatchKinds - 1;
-  return usual && names_of(kinds) == names ? kinds : Kinds();
+  return usual && names_of(kinds, weights) == names ? kinds : Kinds();
 }
 
 class PackedIndex {
@@ -59,22 +59,23 @@ class PackedIndex {
     const auto size = static_cast<int64_t>(values.size()), count = static_cast<int64_t>(kinds.size());
     if (size != count * pointers + slabs)
       return "the index has " + std::to_string(size) + " numbers; " + std::to_string(panels) + " panels of " +
-             std::to_string(columns) + " slabs of the kinds " + names_of(kinds) + " need " +
+             std::to_string(columns) + " slabs of the kinds " + names_of(kinds, weights) + " need " +
              std::to_string(count * pointers + slabs);
     int64_t stored = 0;
     counts_ = {};
     for (int64_t place = 0; place < count; ++place) {
       const int32_t* own = values.data() + place * pointers;
-      if (const std::string fault = pointer_fault(kKinds[kinds[place]].name, own, panels); !fault.empty())
+      const std::string name = kind_of(kinds[place], weights).name;
+      if (const std::string fault = pointer_fault(name, own, panels); !fault.empty())
         return "the index is wrong: " + fault;
       counts_.of[kinds[place]] = own[panels], stored += own[panels];
     }
     if (stored != slabs)
       return "the index is wrong: its pointers end at " + std::to_string(stored) + " slabs, and there are " +
              std::to_string(slabs);
-    if (const std::string fault = column_fault(values, kinds, panels, columns); !fault.empty())
+    if (const std::string fault = column_fault(values, kinds, weights, panels, columns); !fault.empty())
       return "the index is wrong: " + fault;
-    values_ = std::move(values), kinds_ = std::move(kinds), names_ = names_of(kinds_);
+    values_ = std::move(values), kinds_ = std::move(kinds), names_ = names_of(kinds_, weights);
     weights_ = weights;
     if (!is_for_device()) for_device_ = make_for_device();
     return {};
@@ -118,8 +119,8 @@ class PackedIndex {
                std::to_string(own[p]) + " and end at " + std::to_string(own[p + 1]);
     return {};
   }
-  static std::string column_fault(const std::vector<int32_t>& values, const Kinds& kinds, int64_t panels,
-                                  int64_t columns) {
+  static std::string column_fault(const std::vector<int32_t>& values, const Kinds& kinds, Weights weights,
+                                  int64_t panels, int64_t columns) {
     std::vector<bool> stored(panels * columns);
     const int32_t* column = values.data() + static_cast<int64_t>(kinds.size()) * (panels + 1);
     for (size_t place = 0; place < kinds.size(); ++place) {
@@ -127,7 +128,7 @@ class PackedIndex {
       for (int64_t p = 0; p < panels; ++p)
         for (int32_t slab = own[p]; slab < own[p + 1]; ++slab, ++column) {
           if (*column < 0 || *column >= columns)
-            return std::string(kKinds[kinds[place]].name) + " slab " + std::to_string(slab) +
+            return std::string(kind_of(kinds[place], weights).name) + " slab " + std::to_string(slab) +
                    " lies at column " + std::to_string(*column) + ", and K has " + std::to_string(columns) +
                    " columns of 64";
           // As many slabs as places: if none is stored twice, each is stored once.

@@ -121,13 +121,12 @@ PATCH_DEVICE void multiply_byte_stream(Accumulators<G>& acc, int slabs, Ring& ri
     constexpr int unit = decltype(index)::value;
     U::template load<unit>(tokens[unit], ring.slot(), place);
   });
-  do {
+  // Multiplies a slab, and calls and_then(unit, its tokens) after each unit.
+  const auto multiply_slab = [&](const auto& and_then) {
+    ring.prepare();  // its branches are in no product's way here
     for_each_index<U::kCount>([&](auto index) {
       constexpr int unit = decltype(index)::value, later = (unit + U::kAhead) % U::kCount;
-      if constexpr (later == 0) {
-        ring.prepare();
-        ring.turn();
-      }
+      if constexpr (later == 0) ring.turn();
       U::template load<later>(tokens[later % U::kSlots], ring.slot(), place);
       ring.template fill<later>();
       for_each_index<D::kSteps>([&](auto step) {
@@ -135,9 +134,54 @@ PATCH_DEVICE void multiply_byte_stream(Accumulators<G>& acc, int slabs, Ring& ri
         for (int m = 0; m < G::kWarpRows; ++m)
           weights.template multiply<decltype(step)::value>(acc[m][unit], m, tokens[unit % U::kSlots]);
       });
+      and_then(index, tokens[unit % U::kSlots]);
     });
-    load_rows();
-  } while (--slabs);
+  };
+  if constexpr (!D::kPairs) {
+    do {
+      multiply_slab([](auto, const uint32_t (&)[4]) {});
+      load_rows();
+    } while (--slabs);
+  } else {
+    uint32_t middle[U::kCount][4];
+    const auto load_middle = [&](auto odd) {
+      PATCH_UNROLL
+      for (int m = 0; m < G::kWarpRows; ++m)
+        weights.template load_middle<decltype(odd)::value>(m, ring.slot(), at);
+    };
+    const auto multiply_pair = [&](auto index) {
+      constexpr int unit = decltype(index)::value;
+      PATCH_UNROLL
+      for (int m = 0; m < G::kWarpRows; ++m) weights.multiply_pair(acc[m][unit], m, middle[unit]);
+    };
+    // The middle products of the later units are multiplied while the next pair is loaded.
+    constexpr int kLate = U::kCount / 2;
+    do {
+      multiply_slab([&](auto index, const uint32_t (&b)[4]) {
+        constexpr int unit = decltype(index)::value;
+        middle[unit][0] = D::middle_of(b, 0), middle[unit][1] = D::middle_of(b, 1);
+        if constexpr (unit == 0) load_middle(Index<0>());
+      });
+      load_rows();
+      if (--slabs == 0) {
+        weights.end_pair();
+        for_each_index<U::kCount>([&](auto index) {
+          constexpr int unit = decltype(index)::value;
+          middle[unit][2] = middle[unit][3] = 0;
+          multiply_pair(index);
+        });
+        return;
+      }
+      multiply_slab([&](auto index, const uint32_t (&b)[4]) {
+        constexpr int unit = decltype(index)::value;
+        middle[unit][2] = D::middle_of(b, 0), middle[unit][3] = D::middle_of(b, 1);
+        if constexpr (unit == 0) load_middle(Index<1>());
+        if constexpr (unit > 0 && unit <= kLate) multiply_pair(Index<unit - 1>());
+      });
+      load_rows();
+      for_each_index<U::kCount, kLate>(multiply_pair);
+    } while (--slabs);
+  }
 }
 
 // Multiplies the slabs from i to `end` of a panel into their sums.

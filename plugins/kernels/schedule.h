@@ -148,7 +148,7 @@ inline constexpr int64_t kMaxTokenTiles = 64;  // streams with more token tiles 
 
 inline int64_t weight_bytes(const Problem& p) {
   int64_t bytes = 0;
-  for (int kind = 0; kind < kKindCount; ++kind)
+  for (int kind = 0; kind < kind_count(p.weights); ++kind)
     bytes += int64_t{p.slabs.of[kind]} * p.panel_rows * slab_bytes(kind, p.weights);
   return bytes;
 }
@@ -187,16 +187,18 @@ inline Cost x_bytes(const Problem& p, const Config& c, int sms, int64_t kept) {
 // every device), whichever is larger.  Each feature warp reads X and each token warp reads W.  Where kernels
 // for Hopper are compared with others, L2 counts too: it bounds both.
 inline int64_t turn_cost(const Config& c, int kind, const Device& device) {
-  const bool sparse = kind == 1, of_sixteen = kind >= kPatchKinds;
+  const bool sparse = kind == 1, of_sixteen = kind >= kPatchKinds && c.weights != Weights::kW8A8;
   const bool groups = is_for_hopper(c.kernel);  // a warpgroup reads X once, at the rate of wgmma
   const int64_t height = c.panel_rows / 64, x = x_tile_bytes(c);
   const int64_t weights = int64_t{c.panel_rows} * slab_bytes(kind, c.weights);
   const int64_t bytes = weights * (1 + c.token_warps) + x * (1 + c.feature_warps / (groups ? 4 : 1));
   int64_t tokens = std::max<int64_t>(c.tokens, kL2Tokens) * height / (sparse ? 2 : 1);
   // So fast that L2 bounds the reads of X, too.
-  if (c.weights == Weights::kW8A8)
+  if (c.weights == Weights::kW8A8) {
+    const int64_t quarters = kind == 0 ? 4 : sparse ? 2 : 3;  // of a dense slab's products
     tokens =
-        std::max(c.tokens * height / (kByteRate * (sparse ? 2 : 1)), (weights + x) * kL2Tokens / kBlockBytes);
+        std::max(c.tokens * height * quarters / (4 * kByteRate), (weights + x) * kL2Tokens / kBlockBytes);
+  }
   if (groups) tokens = tokens * device.fma / std::max(device.dense_fma, 1);
   const int64_t l2 = device.warpgroups ? (weights / cluster_blocks(c) + x) / kHopperL2Bytes : 0;
   return std::max(tokens, std::max(bytes / 128, l2) * device.fma / (64 * 64)) +

@@ -46,7 +46,7 @@ struct DecoderOf<T, G, 1, Family::kIntegers> {
 };
 template <class T, class G, int Kind>
 struct DecoderOf<T, G, Kind, Family::kBytes> {
-  using Type = Bytes<G, Kind == 1>;
+  using Type = Bytes<G, Kind>;
 };
 template <class T, class G, int Kind>
 using Decoder = typename DecoderOf<T, G, Kind, family_of(G::kWeights)>::Type;

@@ -17,6 +17,7 @@ namespace patch {
 // The cost of a slab is its bytes per panel row in units of 8, because streams are limited by bytes: with
 // weights of 16 bits 16 for a dense one, 9 for 2:4, n + 1 for n:16.  Beginning and ending a tile costs about
 // a quarter of such a dense slab; this also gives an empty panel a unit.
+inline constexpr int kUnitBytes = 8;
 constexpr int slab_cost(int kind, Weights weights) {
   return (slab_bytes(kind, weights) + kUnitBytes - 1) / kUnitBytes;
 }
@@ -25,14 +26,15 @@ inline constexpr int kTileCost = 4;
 // Parts are at least as wide as any unit, so that the last part has one.
 constexpr int widest_unit(Weights weights) {
   int widest = kTileCost;
-  for (int kind = 0; kind < kKindCount; ++kind)
+  for (int kind = 0; kind < kind_count(weights); ++kind)
     if (widest < slab_cost(kind, weights)) widest = slab_cost(kind, weights);
   return widest;
 }
 
 inline int64_t slabs_cost(const SlabCounts& slabs, Weights weights) {
   int64_t cost = 0;
-  for (int kind = 0; kind < kKindCount; ++kind) cost += int64_t{slabs.of[kind]} * slab_cost(kind, weights);
+  for (int kind = 0; kind < kind_count(weights); ++kind)
+    cost += int64_t{slabs.of[kind]} * slab_cost(kind, weights);
   return cost;
 }
 inline int64_t slabs_in_all(const SlabCounts& slabs) {
@@ -48,7 +50,7 @@ inline int64_t tile_cost(const SlabCounts& slabs, Weights weights) {
 inline int slabs_before(int64_t offset, const SlabCounts& slabs, Weights weights) {
   int64_t before = 0;
   offset -= kTileCost;
-  for (int kind = 0; kind < kKindCount && offset > 0; ++kind) {
+  for (int kind = 0; kind < kind_count(weights) && offset > 0; ++kind) {
     const int64_t cost = slab_cost(kind, weights), started = (offset + cost - 1) / cost;
     before += started < slabs.of[kind] ? started : slabs.of[kind];
     offset -= slabs.of[kind] * cost;

@@ -108,22 +108,24 @@ int32_t check_shapes(const Attributes& a, const PackedIndex& index, int32_t inpu
     if (is(dims_of(input), shape)) return 0;
     std::string counts;
     for (const int kind : index.kinds())
-      counts +=
-          (counts.empty() ? "" : ", ") + std::to_string(index.slabs().of[kind]) + " " + kKinds[kind].name;
+      counts += (counts.empty() ? "" : ", ") + std::to_string(index.slabs().of[kind]) + " " +
+                kind_of(kind, weights).name;
     return fail(name + " has shape " + text(dims_of(input)) + ", which does not fit the index of " + counts +
                 " slabs");
   };
+  const std::string extras = weights == Weights::kW8A8 ? "meta" : "masks";
   for (int place = 0; place < static_cast<int>(index.kinds().size()); ++place) {
     const int kind = index.kinds()[place];
     const int64_t count = index.slabs().of[kind];
-    const std::string of = std::string(" of ") + kKinds[kind].name;
+    const std::string of = std::string(" of ") + kind_of(kind, weights).name;
     if (expect(values_input(place),
                place == 0   ? "dense"
                : place == 1 ? "sparse"
                             : "values" + of,
                {count, rows * value_bytes(kind, weights) / (is_quantised(weights) ? 4 : 2)}))
       return -1;
-    if (place > 0 && expect(extra_input(place), place == 1 ? "meta" : "masks" + of, {count, rows * 2}))
+    if (place > 0 && expect(extra_input(place), place == 1 ? "meta" : extras + of,
+                            {count, rows * extra_bytes(kind, weights) / 4}))
       return -1;
   }
   const int64_t sides = panels_per_tile(a.gated);

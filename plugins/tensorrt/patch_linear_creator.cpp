@@ -110,14 +110,12 @@ std::string read(const nvinfer1::PluginFieldCollection& fields, Attributes* a, P
     return "in_features must be at most " + std::to_string(kMostByteColumns) +
            " where weights is w8a8, whose sums have 32 bits";
   if (a->gated && a->panel_rows != 64) return "panel_rows must be 64 where gated is 1";
-  Kinds known = kinds_named(kinds);
+  Kinds known = kinds_named(kinds, weights);
   if (known.empty())
-    return "kinds is '" + std::string(kinds) +
-           "', and must be dense,2:4 and others that this plugin knows, in "
-           "this order: " +
-           names_of(all_kinds());
-  if (known.size() > kPatchKinds && bytes) return "kinds must be dense,2:4 where weights is w8a8";
-  if (known.size() > kPatchKinds && a->panel_rows != 64)
+    return "kinds is '" + std::string(kinds) + "', and must be dense,2:4 and others that this plugin knows" +
+           (bytes ? " where weights is w8a8" : "") +
+           ", in this order: " + names_of(all_kinds(weights), weights);
+  if (known.size() > kPatchKinds && !bytes && a->panel_rows != 64)
     return "panel_rows must be 64 where kinds has more than dense,2:4";
   const int64_t panels = packed_panels(*a), columns = ceil_div(a->in_features, kSlabColumns);
   if (panels * columns > kMostSlabs) return "W has more than 2^30 slabs";

@@ -14,12 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 KEPT = (16, 8, 8, 12, 10)
-"""Weights of 16 that a slab keeps, by the code of its kind: dense, 2:4, 8:16, 12:16, 10:16."""
+"""Weights of 16 that a slab keeps, by the number of its kind: dense, 2:4, 8:16, 12:16, 10:16."""
+
+W8A8 = 2
+"""Number of the type of weights in plugins/kernels/weights.h whose kinds are dense, 2:4 and 6:8."""
+
+
+def kept_of(weights: int) -> tuple[int, ...]:
+    """KEPT of a type of weights."""
+    return (16, 8, 12) if weights == W8A8 else KEPT
 
 
 @dataclass(frozen=True)
 class OfSixteen:
-    """Slabs of one n:16. kind: its code; values: uint16 `[slabs, PR·4·n]`, or words; masks: int32 `[slabs, PR·2]`."""
+    """Slabs of one n:16. kind: its number; values: uint16 `[slabs, PR·4·n]`, or words; masks: int32 `[slabs, PR·2]`."""
 
     kind: int
     values: NDArray[Any]
@@ -31,7 +39,7 @@ class Packed:
     """The packed tensors and the shape of the weight; 16-bit values are raw bits.
 
     weights: 0 for 16 bits, else the type of integers (`integer_packing`), whose slabs are words; scales: of int8.
-    gated: gate and up both have the shape, and their panels alternate. others: slabs of n:16, by their code.
+    gated: gate and up both have the shape, and their panels alternate. others: slabs of n:16, or of 6:8, by their number.
     """
 
     shape: tuple[int, int]
@@ -47,12 +55,12 @@ class Packed:
 
     @property
     def kinds(self) -> tuple[int, ...]:
-        """Codes of the kinds in the index."""
+        """Numbers of the kinds in the index."""
         return (0, 1, *(one.kind for one in self.others))
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Numbers of slabs by the code of their kind."""
+        """Numbers of slabs by the number of their kind."""
         counts = [len(self.dense), len(self.sparse), *[0] * (len(KEPT) - 2)]
         for one in self.others:
             counts[one.kind] = len(one.values)
@@ -60,16 +68,22 @@ class Packed:
 
     @property
     def tensors(self) -> dict[int, tuple[NDArray[Any], NDArray[np.int32] | None]]:
-        """Values and metadata or masks, by the code of their kind."""
+        """Values and metadata or masks, by the number of their kind."""
         others = {one.kind: (one.values, one.masks) for one in self.others}
         return {0: (self.dense, None), 1: (self.sparse, self.meta), **others}
 
 
-def prune(weight: NDArray[np.float32], kind: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Zero random weights as slabs of a kind do. weight: `[rows, K]`, K a multiple of 64 for n:16."""
+def prune(
+    weight: NDArray[np.float32], kind: int, rng: np.random.Generator, weights: int = 0
+) -> NDArray[np.float32]:
+    """Zero random weights as slabs of a kind do. weight: `[rows, K]`, K a multiple of 64 for n:16; weights: their type."""
     if kind <= 1:
         return prune_2_of_4(weight, rng) if kind else weight
     rows, columns = weight.shape
+    if weights == W8A8:
+        eights = weight.reshape(rows, -1, 8)
+        order = rng.random(eights.shape).argsort(-1)
+        return np.where(order < 6, eights, 0).reshape(weight.shape).astype(np.float32)
     # Column 16·step + 8·i + 2·t + j is position (step, i, j) of the group of lane t.
     groups = weight.reshape(rows, columns // 64, 4, 2, 4, 2).transpose(0, 1, 4, 2, 3, 5).reshape(-1, 16)
     order = rng.random(groups.shape).argsort(-1)
@@ -84,8 +98,13 @@ def prune_2_of_4(weight: NDArray[np.float32], rng: np.random.Generator) -> NDArr
     return np.where(order < 2, groups, 0).reshape(weight.shape).astype(np.float32)
 
 
-def pack_slabs(bits: NDArray[np.uint16], grid: NDArray[Any], panel_rows: int) -> Packed:
-    """Pack `bits` [N, K]. grid: code of each slab's kind, [panels, slabs]; what the slab holds must be of its kind."""
+def pack_slabs(
+    bits: NDArray[np.uint16], grid: NDArray[Any], panel_rows: int, only_index: tuple[int, ...] = ()
+) -> Packed:
+    """Pack `bits` [N, K]. grid: number of each slab's kind, [panels, slabs]; what the slab holds must be of its kind.
+
+    only_index: kinds whose slabs are in the index only.
+    """
     panels, slabs = grid.shape
     padded = np.zeros((panels * panel_rows, slabs * 64), np.uint16)
     padded[: bits.shape[0], : bits.shape[1]] = bits
@@ -98,6 +117,8 @@ def pack_slabs(bits: NDArray[np.uint16], grid: NDArray[Any], panel_rows: int) ->
             slab = padded[p * panel_rows : (p + 1) * panel_rows, k * 64 : (k + 1) * 64]
             kind = int(grid[p, k])
             columns[kind].append(k)
+            if kind in only_index:
+                continue
             if kind == 0:
                 parts[kind].append(_fragments(slab))
             elif kind == 1:
@@ -200,16 +221,17 @@ def _fragments(slab: NDArray[np.uint16]) -> NDArray[np.uint16]:
 
 
 def compress(slab: NDArray[np.uint16]) -> tuple[NDArray[np.uint16], NDArray[np.uint32]]:
-    """Return kept values [rows, 32] and a nibble per group [rows, 16]; -0.0 is a zero, missing values become zeros."""
-    values = np.where(slab & 0x7FFF, slab, 0).reshape(len(slab), 16, 4)
-    kept, nibbles = np.zeros((len(slab), 16, 2), np.uint16), np.full((len(slab), 16), 255, np.uint32)
+    """Return kept values [rows, K/2] and a nibble per group [rows, K/4]; -0.0 is a zero, missing values become zeros."""
+    groups = slab.shape[1] // 4
+    values = np.where(slab & 0x7FFF, slab, 0).reshape(len(slab), groups, 4)
+    kept, nibbles = np.zeros((len(slab), groups, 2), np.uint16), np.full((len(slab), groups), 255, np.uint32)
     for first, second in itertools.combinations(range(4), 2):
         others = [i for i in range(4) if i not in (first, second)]
         fits = (nibbles == 255) & (values[..., others] == 0).all(-1)
         nibbles[fits] = first | second << 2
         kept[fits] = values[fits][:, [first, second]]
     assert (nibbles < 16).all(), "not 2:4"
-    return kept.reshape(len(slab), 32), nibbles
+    return kept.reshape(len(slab), -1), nibbles
 
 
 def _meta_words(nibbles: NDArray[np.uint32]) -> NDArray[np.uint32]:

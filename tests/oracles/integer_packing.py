@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.oracles.element_packing import KEPT, OfSixteen, Packed, compress, pack_slabs
+from tests.oracles.element_packing import KEPT, W8A8, OfSixteen, Packed, compress, kept_of, pack_slabs
 
-INT8, W8A8, INT4 = 1, 2, 3
+INT8, INT4 = 1, 3
 """Numbers of the types in plugins/kernels/weights.h; 0 are 16 bits."""
 BITS, LOWEST = {INT8: 8, INT4: 4, W8A8: 8}, {INT8: -128, INT4: -8, W8A8: -128}
 BIAS = {INT8: 128, INT4: 8, W8A8: 0}
 _ROWS, _COLUMNS = 64, 64
+_OF_EIGHT = 2  # the kind 6:8 of w8a8
 _ALIVE = 1000  # added to integers that are not 0, so that the packer of masks sees no zero in their bits
 
 
@@ -67,16 +68,23 @@ def pack_integers(
     grid: code of each slab's kind; dtype: type of X, in which int4's scales are stored; None is bfloat16, too.
     """
     bits = np.where(one.integers == 0, 0, one.integers.astype(np.int32) + _ALIVE).astype(np.uint16)
-    packed = pack_slabs(bits, grid, panel_rows)  # for its index, metadata and masks
+    of_eight = (_OF_EIGHT,) if one.type == W8A8 else ()
+    packed = pack_slabs(bits, grid, panel_rows, of_eight)  # for its index, metadata and masks
     panels, slabs = grid.shape
     whole = np.zeros((panels * panel_rows, slabs * _COLUMNS), np.int32)
     whole[: bits.shape[0], : bits.shape[1]] = one.integers
     stored: dict[int, list[NDArray[np.int32]]] = {kind: [] for kind in packed.kinds}
     meta: list[NDArray[np.int32]] = []
+    meta_of_eight: list[NDArray[np.int32]] = []
     for p in range(panels):
         for k in range(slabs):
             slab = whole[p * panel_rows :, k * _COLUMNS :][:panel_rows, :_COLUMNS]
             kind = int(grid[p, k])
+            if kind in of_eight:
+                values_of_slab, codes = pack_six_of_eight(slab)
+                stored[kind].append(values_of_slab)
+                meta_of_eight.append(codes)
+                continue
             words = _words(_in_places(slab, kind, one.type), one.type)
             if one.type == INT4:
                 column = np.zeros(_ROWS, np.float32)
@@ -88,7 +96,7 @@ def pack_integers(
                 meta.append(_meta_words(compress(slab.astype(np.uint16))[1]))
 
     def values(kind: int) -> NDArray[np.int32]:
-        width = panel_rows * KEPT[kind] * BITS[one.type] // 8 + (
+        width = panel_rows * kept_of(one.type)[kind] * BITS[one.type] // 8 + (
             _ROWS // 2 if one.type == INT4 else 0
         )  # words
         return np.array(stored[kind], np.int32).reshape(-1, width)
@@ -102,7 +110,14 @@ def pack_integers(
         dense=values(0),
         sparse=values(1),
         meta=np.array(meta, np.int32).reshape(-1, 2 * panel_rows) if one.type == W8A8 else packed.meta,
-        others=tuple(OfSixteen(other.kind, values(other.kind), other.masks) for other in packed.others),
+        others=tuple(
+            OfSixteen(
+                other.kind,
+                values(other.kind),
+                np.array(meta_of_eight, np.int32) if other.kind in of_eight else other.masks,
+            )
+            for other in packed.others
+        ),
         weights=one.type,
         scales=scales,
     )
@@ -129,6 +144,40 @@ def pack_gated_integers(sides: list[Quantised], grids: NDArray[Any], dtype: np.d
     )
     packed = pack_integers(together, grids.swapaxes(0, 1).reshape(2 * panels, -1), dtype)
     return replace(packed, shape=(rows, columns), gated=True)
+
+
+def pack_six_of_eight(slab: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Pack a slab [rows, 64] of w8a8 that keeps 6 of 8 neighbours. Returns values [rows * 12], metadata [rows * 3].
+
+    The windows of columns 0 … 3 and 4 … 7 of the 8 are a 2:4 slab. Columns 2 … 5 are what they have no room for: place
+    16 h + 4 t + b of 32 is column 16 t + 8 h + 2 + b.
+    """
+    outer, middle = slab.copy(), np.zeros((len(slab), 32), np.int32)
+    for row, first in np.ndindex(len(slab), 8):
+        eight = slab[row, 8 * first : 8 * first + 8]
+        for own, shared in (((0, 1), (2, 3)), ((6, 7), (4, 5))):
+            room = 2 - np.count_nonzero(eight[list(own)])
+            for position in shared:
+                if eight[position] and not room:
+                    t, h = divmod(first, 2)
+                    middle[row, 16 * h + 4 * t + position - 2] = eight[position]
+                    outer[row, 8 * first + position] = 0
+                elif eight[position]:
+                    room -= 1
+    kept, nibbles = compress(middle.astype(np.uint16))
+    bytes_of_middle = np.zeros((len(slab) // 16, 32, 2, 4), np.uint32)
+    meta_of_middle = np.zeros((len(slab) // 16, 8, 2), np.uint32)
+    for row in range(len(slab)):
+        block, half, g = row // 16, row % 16 // 8, row % 8
+        for t, byte in np.ndindex(4, 4):
+            bytes_of_middle[block, 4 * g + t, half, byte] = kept[row, 4 * t + byte] & 255
+        for group in range(8):
+            meta_of_middle[block, g, half] |= nibbles[row, group] << np.uint32(4 * group)
+    values = np.concatenate(
+        [_words(_in_places(outer, 1, W8A8), W8A8), _words(bytes_of_middle.reshape(-1), W8A8)]
+    )
+    outer_meta = _meta_words(compress(outer.astype(np.uint16))[1])
+    return values, np.concatenate([outer_meta, meta_of_middle.reshape(-1).view(np.int32)])
 
 
 def _in_places(slab: NDArray[np.int32], kind: int, type_: int) -> NDArray[np.uint32]:

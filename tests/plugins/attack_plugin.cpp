@@ -70,18 +70,17 @@ class Attack {
     attributes_.gated = chance(3);
     attributes_.panel_rows = attributes_.gated || chance(2) ? 64 : 128;
     attributes_.residual = chance(3);
-    kinds_ = {0, 1};
-    if (chance(2)) {
-      if (!chance(20)) attributes_.panel_rows = 64;
-      for (int kind = patch::kPatchKinds; kind < patch::kKindCount; ++kind)
-        if (chance(3)) kinds_.push_back(kind);
-    }
-    attributes_.activation = static_cast<int32_t>(below(patch::kActivationCount));
     attributes_.weights = chance(2) ? 0 : static_cast<int32_t>(below(patch::kWeightTypeCount));
     const patch::Weights weights = patch::weights_of(attributes_.weights);
     const bool bytes = weights == patch::Weights::kW8A8;
+    kinds_ = {0, 1};
+    if (chance(2)) {
+      if (!bytes && !chance(20)) attributes_.panel_rows = 64;
+      for (int kind = patch::kPatchKinds; kind < patch::kind_count(weights); ++kind)
+        if (chance(3)) kinds_.push_back(kind);
+    }
+    attributes_.activation = static_cast<int32_t>(below(patch::kActivationCount));
     if (patch::is_quantised(weights) && !bytes && !chance(20)) attributes_.panel_rows = 64;
-    if (bytes && !chance(20)) kinds_ = {0, 1};
     if (weights == patch::Weights::kInt4 && !chance(20)) attributes_.in_features *= 16;
     if (chance(4)) attributes_.in_features = large(4);
     if (chance(4)) attributes_.out_features = large(1);
@@ -137,7 +136,7 @@ class Attack {
     if (attributes_.weights > 0 || chance(2))
       fields.emplace_back("weights", memory.back().get(), PluginFieldType::kCHAR,
                           static_cast<int32_t>(weights.size()));
-    std::string kinds = patch::names_of(kinds_);
+    std::string kinds = patch::names_of(kinds_, patch::weights_of(attributes_.weights));
     if (chance(60)) kinds = chance(2) ? "dense,8:16" : std::string(below(200), ',');
     memory.emplace_back(new char[kinds.size() + 1]);
     std::memcpy(memory.back().get(), kinds.data(), kinds.size());

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.oracles.element_packing import KEPT, Packed
+from tests.oracles.element_packing import KEPT, Packed, kept_of
 from tests.oracles.integer_packing import W8A8
 from tests.plugins.compiled import compiled
 
@@ -59,7 +59,7 @@ class Call(ctypes.Structure):
 
     _fields_ = [
         ("arguments", Arguments),
-        *((n, ctypes.c_int64 * len(KEPT)) for n in ["slab_values", "slab_words"]),
+        *((n, ctypes.c_int64 * len(SLAB_NAMES)) for n in ["slab_values", "slab_words"]),
         *((n, ctypes.c_int64) for n in ["index_words", "partial_values", "counter_words", "first_block"]),
         *((n, ctypes.c_int32) for n in ["scalar", "config", "copy_mode"]),
         ("seed", ctypes.c_uint32),
@@ -254,7 +254,7 @@ class HostKernel:
             -(-tokens // config.tokens),
         )  # panels and tiles of Y
         costs = slab_costs(packed.weights)
-        total = tiles * (4 * panels + int(np.dot(costs, packed.counts)))
+        total = tiles * (4 * panels + int(np.dot(costs, packed.counts[: len(costs)])))
         return max(1, min(launch.parts, total // costs[0], MOST_PARTS)) if config.streams else 1
 
     def index(self, packed: Packed, config: int) -> NDArray[np.int32]:
@@ -323,9 +323,11 @@ class HostKernel:
 
 
 def slab_costs(weights: int) -> list[int]:
-    """Costs of a slab by the code of its kind (plugins/kernels/work.h), of a type of weights."""
+    """Costs of a slab by the number of its kind (plugins/kernels/work.h), of a type of weights."""
     bytes_of_kept, scale = (8, 4, 4, 2)[weights], (0, 0, 0, 2)[weights]
-    return [-(-(bytes_of_kept * kept + scale + 8 * (kind > 0)) // 8) for kind, kept in enumerate(KEPT)]
+    codes = (0, 8, 12) if weights == W8A8 else (0, *[8] * (len(KEPT) - 1))
+    sizes = zip(kept_of(weights), codes, strict=True)
+    return [-(-(bytes_of_kept * kept + scale + code) // 8) for kept, code in sizes]
 
 
 def arguments_of(

@@ -66,7 +66,7 @@ LIES = tuple(
 
 
 def lying(packed: Packed, lie: str, seed: int = 0) -> Packed:
-    """Return the packed weight with an index that lies: about all slabs, only the dense, only the 2:4 (seed % 3)."""
+    """Return the packed weight with an index that lies: about all slabs, or those of one kind, which the seed chooses."""
     rng = np.random.default_rng(seed)
     index = packed.index.astype(np.int64)
     if lie == "everything is 0":
@@ -74,11 +74,12 @@ def lying(packed: Packed, lie: str, seed: int = 0) -> Packed:
     if lie == "everything is random":
         return replace(packed, index=_random(rng, index, _LEAST, _MOST).astype(np.int32))
     where, name = lie.split(": ", 1)
-    pointers = (len(index) - len(packed.dense) - len(packed.sparse)) // 2
-    ends = np.cumsum([pointers, pointers, len(packed.dense)])
-    parts = np.split(index, ends)
+    counts = [packed.counts[kind] for kind in packed.kinds]
+    kinds = len(counts)
+    pointers = (len(index) - sum(counts)) // kinds
+    parts = np.split(index, np.cumsum([*[pointers] * kinds, *counts[:-1]]))
     for number, part in enumerate(parts):
-        if (number < 2) == (where == "pointers") and seed % 3 in (0, 1 + number % 2):
+        if (number < kinds) == (where == "pointers") and seed % (kinds + 1) in (0, 1 + number % kinds):
             change = (_POINTERS if where == "pointers" else _COLUMNS)[name]
             parts[number] = change(rng, part) if len(part) else part
     bounded = np.clip(np.concatenate(parts), _LEAST, _MOST)

@@ -127,7 +127,7 @@ def make_case(
 ) -> Case:
     """A case of random slabs, `share` of them pruned. Values have both signs, and zeros are among them.
 
-    kinds: how many kinds of the table the slabs have; only: code of the kind that all pruned slabs have, 0 for any.
+    kinds: how many kinds of their type the slabs have; only: number of the kind that all pruned slabs have, 0 for any.
 
     integers: number of the type that the weights are rounded to, 0 for none; unpacked: weights of int8 are rounded to the
     type of X before they are multiplied.
@@ -146,7 +146,7 @@ def make_case(
         inside = np.repeat(np.repeat(codes, panel_rows, 0), 64, 1)[:rows, :columns]
         for kind in range(1, kinds):
             if (codes == kind).any():
-                weight = np.where(inside == kind, prune(padded, kind, pruning)[:, :columns], weight)
+                weight = np.where(inside == kind, prune(padded, kind, pruning, integers)[:, :columns], weight)
         grids.append(codes)
         if integers:
             quantised.append(quantise(weight, integers, rng))

@@ -22,7 +22,7 @@ from patch_compile.plugin.toolchain import plugin_sources
 # Number of kinds in the masks of PATCH (arXiv 2509.23410): dense and 2:4, the first of the table.
 PATCH_KINDS = len(ALWAYS)
 _TILE_COST = 4  # plugins/kernels/work.h
-_UNIT_BYTES = 8  # kUnitBytes of plugins/kernels/kinds.h
+_UNIT_BYTES = 8  # kUnitBytes of plugins/kernels/work.h
 _DENSE, _TWO_FOUR = ALWAYS.index(DENSE), ALWAYS.index(TWO_FOUR)
 _MAX_SMS, _MIN_SLABS_PER_PART, _MOST_PARTS = 192, 2, 459
 _L2_TOKENS, _TURN_TOKENS, _UNPACK_CLOCKS, _FILL_TURNS, _ADD_UP, _SUMS_PER_UNIT = 64, 8, 90, 3, 300, 700
@@ -30,7 +30,7 @@ _TILES_PER_GROUP, _MAX_TOKEN_TILES, _BLOCK_BYTES, _BYTE_RATE = 8, 64, 64 * 64 * 
 _LINE = re.compile(
     r'\{"([\w-]+)", Kernel::k(\w+), '
     + r",\s*".join([r"(\d+)"] * 6)
-    + r",\s*(true|false),\s*k(Patch|Kind)\w+(?:,\s*Weights::k(\w+))?\}"
+    + r",\s*(true|false),\s*k(Patch|Kind|Byte)\w+(?:,\s*Weights::k(\w+))?\}"
 )
 
 
@@ -97,7 +97,7 @@ def _read_configs() -> tuple[Config, ...]:
             kernel == "Stream",
             *_six(numbers),
             gated == "true",
-            len(kinds_of(_type_of(weights))) if kinds == "Kind" else PATCH_KINDS,
+            len(kinds_of(_type_of(weights))) if kinds != "Patch" else PATCH_KINDS,
             _type_of(weights),
         )
         for name, kernel, *numbers, gated, kinds, weights in _LINE.findall(_header("config.h"))
@@ -255,14 +255,16 @@ def _overlapped(a: int, b: int) -> int:
 def _turn_cost(config: Config, kind: int, device: DeviceLimits) -> int:
     """`turn_cost` of schedule.h: cost of one slab of a kind, given by its place in `kinds_of`."""
     weights, halved = config.slab_bytes(kind), 2 if kind == _TWO_FOUR else 1
+    bytewise = config.weights.input_bits == 8
     moved = weights * (1 + config.token_warps) + config.x_bytes * (1 + config.feature_warps)
     height = config.panel_rows // 64
     tokens = max(config.tokens, _L2_TOKENS) * height // halved
-    if config.weights.input_bits == 8:
+    if bytewise:
         from_l2 = (weights + config.x_bytes) * _L2_TOKENS // _BLOCK_BYTES
-        tokens = max(config.tokens * height // (_BYTE_RATE * halved), from_l2)
+        quarters = 4 if kind == _DENSE else 2 if kind == _TWO_FOUR else 3
+        tokens = max(config.tokens * height * quarters // (4 * _BYTE_RATE), from_l2)
     unpacking = 0
-    if kind >= PATCH_KINDS:
+    if kind >= PATCH_KINDS and not bytewise:
         unpacking = _UNPACK_CLOCKS * height * config.token_warps * device.fma // 64**2
     return max(tokens, moved * device.fma // (128 * 64 * 64)) + _TURN_TOKENS * height + unpacking
 

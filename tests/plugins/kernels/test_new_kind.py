@@ -25,7 +25,7 @@ def kernel(tmp_path_factory, library_cache):
     plugins = broken_copy(tmp_path_factory.mktemp("new-kind"), ("kernels", "host"), ROW)
     shutil.copy(DECODER, plugins / "kernels")
     sizes = plugins / "kernels/kinds.h"
-    sizes.write_text(sizes.read_text().replace('{"dense", 16, 0}', '{"dense", 8, 0}'))
+    sizes.write_text(sizes.read_text().replace('{"dense", 16, 0}', '{"dense", 8, 0}', 1))
     row = plugins / STREAMS
     row.write_text(
         row.read_text().replace("#pragma once", f'#pragma once\n#include "kernels/{DECODER.name}"', 1)

@@ -5,9 +5,9 @@ import ctypes
 import numpy as np
 import pytest
 
-from masklearn.masks.kinds.table import KINDS
+from tests.oracles.element_packing import KEPT
 from tests.oracles.integer_packing import INT4, W8A8
-from tests.plugins.configs import CONFIGS
+from tests.plugins.configs import ALL
 from tests.plugins.host_kernel import COMPILER, MOST_PARTS, Arguments, Device, SlabCounts, problem_of
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the host emulation")
@@ -38,6 +38,7 @@ def problem(tokens, shape, panel_rows, share=0.8, gated=False, weights=0):
     return problem_of(tokens, shape, panel_rows, (slabs - sparse, sparse), gated, weights)
 
 
+KINDS = len(KEPT)
 PACKINGS = [(64, False), (128, False), (64, True)]  # rows of a panel, gated
 types = pytest.mark.parametrize("weights", [0, W8A8], ids=["16-bit", "w8a8"])
 
@@ -54,7 +55,7 @@ def test_workspace_bound_covers_every_smaller_shape(kernel, packing, share, weig
     configs = [
         i
         for i, c in enumerate(kernel.configs().values())
-        if (c.panel_rows, c.gated, c.kinds, c.weights) == (panel_rows, gated, 2, weights)
+        if (c.panel_rows, c.gated, c.kinds, c.weights) == (panel_rows, gated, 3 if weights else 2, weights)
     ]
     shared = [c.shared_bytes for c in kernel.configs().values()]
     for shape in SHAPES:
@@ -176,15 +177,16 @@ def test_zero_tokens_need_no_workspace(kernel, packing, share):
                 assert kernel.schedule(problem(-(2**63), shape, panel_rows), device, fixed) == (-1, 1)
 
 
-COSTS = (16, 9, 9, 13, 11, 15, 7, 5)  # of a slab, by kind
+COSTS, BYTE_COSTS = (16, 9, 9, 13, 11), (8, 5, 8)  # of a slab, by kind; those of w8a8 are three
 
 
 def starts_of(panels, tiles):
     """Start of every unit in launch order: [(panel, tile, slab or None for the beginning, start)]."""
     found, at = [], 0
+    costs = BYTE_COSTS if len(panels[0]) == len(BYTE_COSTS) else COSTS
     for panel, counts in enumerate(panels):
         for tile in range(tiles):
-            for slab, cost in enumerate([4, *np.repeat(COSTS[: len(counts)], counts).tolist()]):
+            for slab, cost in enumerate([4, *np.repeat(costs[: len(counts)], counts).tolist()]):
                 found.append((panel, tile, slab - 1, at))
                 at += cost
     return found, at
@@ -202,10 +204,12 @@ def test_parts_partition_the_slabs_equally(kernel, tiles):
         [(0, 0), (0, 0), (1, 0), (0, 0)],
         rng.integers(0, 20, (7, 2)).tolist(),
         rng.integers(0, 2, (500, 2)).tolist(),
-        rng.integers(0, 4, (9, len(KINDS))).tolist(),
-        rng.integers(0, 2, (90, len(KINDS))).tolist(),
+        rng.integers(0, 4, (9, KINDS)).tolist(),
+        rng.integers(0, 2, (90, KINDS)).tolist(),
+        rng.integers(0, 4, (9, 3)).tolist(),
+        rng.integers(0, 2, (90, 3)).tolist(),
     ):
-        config = DECODE if len(panels[0]) == 2 else ALL_DECODE
+        config = {2: DECODE, 3: BYTE_DECODE, KINDS: ALL_DECODE}[len(panels[0])]
         units, total = starts_of(panels, tiles)
         for parts in {1, 2, 3, 5, max(1, total // 40), max(1, total // 16)}:
             if parts > min(MOST_PARTS, max(1, total // 16)):
@@ -231,7 +235,8 @@ def test_parts_partition_the_slabs_equally(kernel, tiles):
                 assert (held == index[: len(held)]).all()
 
 
-DECODE, ALL_DECODE = CONFIGS.index("decode-64"), CONFIGS.index("all-decode-64")  # 16 tokens to a tile
+# 16 tokens to a tile
+DECODE, ALL_DECODE, BYTE_DECODE = map(ALL.index, ("decode-64", "all-decode-64", "w8a8-decode-64"))
 
 
 def index_of(panels, rng):
@@ -247,7 +252,7 @@ def index_of(panels, rng):
 
 def stream_of(panels, tiles, parts, index):
     made = Arguments(index=index.ctypes.data, tokens=16 * tiles, panels=len(panels), parts=parts)
-    made.set_slabs(64, np.array(panels).sum(0).tolist())
+    made.set_slabs(64, np.array(panels).sum(0).tolist(), W8A8 if len(panels[0]) == 3 else 0)
     return made
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from patch_compile.packing.index import index_fault
+from tests.oracles.integer_packing import W8A8
 from tests.plugins.dense_path_cases import MARKS
 from tests.plugins.dense_plugin import Linear
 from tests.plugins.lying_index import LIES, lying
@@ -25,18 +26,21 @@ def refused(plugin, linear, index):
     return message.removeprefix("1 ")
 
 
+@pytest.mark.parametrize("weights", [0, W8A8], ids=["16-bit", "w8a8"])
 @pytest.mark.parametrize(("panel_rows", "gated"), [(64, False), (64, True), (128, False)])
-def test_the_plugin_refuses_what_the_compiler_refuses(load, driver, panel_rows, gated):
-    """About every kind of lie, about all slabs, the dense slabs or the 2:4 slabs."""
-    plugin, packed = load(driver), make_case(1, (300, 324), panel_rows, gated=gated).packed
-    linear = Linear.of(make_case(1, (300, 324), panel_rows, gated=gated))
+def test_the_plugin_refuses_what_the_compiler_refuses(load, driver, panel_rows, gated, weights):
+    """About every kind of lie, about all slabs, or those of one kind: dense, 2:4, or 6:8 of w8a8."""
+    plugin, kinds = load(driver), 3 if weights else 2
+    case = make_case(1, (300, 324), panel_rows, gated=gated, integers=weights, kinds=kinds)
+    packed, linear, names = case.packed, Linear.of(case), ("dense", "2:4", "6:8")
+    assert packed.kinds == tuple(range(kinds))
     grid = (1 + gated) * -(-300 // panel_rows), 6
     assert refused(plugin, linear, packed.index) == ""
     lies = 0
     for lie in LIES:
-        for seed in range(6):
+        for seed in range(2 + 2 * kinds):
             index = lying(packed, lie, seed).index
-            fault = index_fault(index, grid, {"dense": len(packed.dense), "2:4": len(packed.sparse)})
+            fault = index_fault(index, grid, {names[kind]: packed.counts[kind] for kind in packed.kinds})
             said = refused(plugin, linear, index)
             assert bool(said) == bool(fault), (lie, seed, said, fault)
             if "column" in fault or "begin at" in fault:

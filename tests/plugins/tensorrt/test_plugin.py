@@ -125,7 +125,17 @@ def test_engines_with_misfit_tensors_are_refused(session, variant):
             {"weights": "int4", "in_features": 68},
             "in_features must be a multiple of 64 where weights is int4",
         ),
-        ({"weights": "w8a8", "kinds": "dense,2:4,8:16"}, "kinds must be dense,2:4 where weights is w8a8"),
+        (
+            {"weights": "w8a8", "kinds": "dense,2:4,8:16"},
+            "kinds is 'dense,2:4,8:16', and must be dense,2:4 and others that this plugin knows where weights is w8a8, "
+            "in this order: dense,2:4,6:8",
+        ),
+        ({"kinds": "dense,2:4,6:8"}, "kinds is 'dense,2:4,6:8', and"),
+        ({"weights": "int8", "kinds": "dense,2:4,6:8"}, "kinds is 'dense,2:4,6:8', and"),
+        (
+            {"weights": "w8a8", "kinds": "dense,2:4,6:8"},
+            "the index has 8 numbers; 2 panels of 1 slabs of the kinds dense,2:4,6:8 need 11",
+        ),
         (
             {"weights": "w8a8", "in_features": W8A8.most_columns + 4},
             f"in_features must be at most {W8A8.most_columns} where weights is w8a8",
