@@ -33,7 +33,7 @@ import torch
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
 from cuda_calls import Cuda
-from kernels import LIBRARY
+from kernels import KIND_COUNT, LIBRARY
 from numpy.typing import NDArray
 from plugin_contexts import Asked, Context, Engine, Wrong, open_context
 from plugin_driver import DENSE_PATH_TACTIC, PluginDriver, build_driver

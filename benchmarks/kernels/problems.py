@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from kernels import WEIGHTS, device_index
+from kernels import WEIGHTS, device_index, kinds_with
 from numpy.typing import NDArray
 
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR

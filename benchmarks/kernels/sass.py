@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
 from cubin import ARCHS, FLAGS, Instruction, Kernel, compile_all, find_cuobjdump
 
-from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
+from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR, kind_named
 from masklearn.quant.table import FLOAT16, INT4, INT8, W8A8, WeightType
 from patch_compile.planning.roofline.schedule import CONFIGS, Config
 from patch_compile.planning.roofline.schedule import kinds_of as kinds_with
@@ -34,7 +34,7 @@ PRODUCTS = ("HMMA", "IMMA")
 _SHALLOW = "IMMA.SP.16832"
 _LEAVES = ("EXIT", "RET")
 _KINDS = {kind.name: kind for kind in KINDS}
-_SIX_EIGHT = "6:8"
+_SIX_EIGHT = kind_named("6:8").name
 _UNIFORM = re.compile(r"\s*!?UP\d")
 
 

@@ -168,7 +168,7 @@ class Problem:
     @property
     def kinds(self) -> int:
         """Returns the number of kinds that a configuration must multiply: dense and 2:4, or all that go with its weights."""
-        all_kinds = self.weights.widened or any(self.slabs[PATCH_KINDS:])
+        all_kinds = self.weights.quantised or any(self.slabs[PATCH_KINDS:])
         return len(kinds_of(self.weights)) if all_kinds else PATCH_KINDS
 
     @property

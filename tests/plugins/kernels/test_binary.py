@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 
-from masklearn.masks.kinds.table import KINDS, TWO_FOUR
+from masklearn.masks.kinds.table import TWO_FOUR, kind_named
 from masklearn.quant.table import W8A8
 from patch_compile.hardware.cards import rated_cards
 from patch_compile.planning.roofline import schedule
@@ -38,11 +38,13 @@ SPILLS = {
     "int8-gated-decode-64": 16,
     "int4-mid-64": 88,
     "int4-gated-mid-64": 16,
-    "w8a8-broad-128": 32,
+    "w8a8-broad-128": 96,
+    "w8a8-gated-prefill-64": 32,
     "w8a8-gated-decode-64": 72,
 }
 REGISTERS_PER_SM = 65536
 REGISTER_GRANULE = 256  # a warp's registers are rounded up to a multiple of this
+SIX_EIGHT = kind_named("6:8")
 NAMES = [config.name for config in schedule.CONFIGS]
 
 
@@ -113,7 +115,10 @@ def test_all_kernels_use_tensor_cores(binary, scalar, arch):
         end = ".BF16" if "bfloat16" in scalar else ""
         wanted = {name + end for name in ("HMMA.16816.F32", "HMMA.SP.16832.F32")}
     for number, code in binary(scalar, arch).code.items():
-        assert {i.opcode for i in code if "MMA" in i.opcode} == wanted, NAMES[number]
+        # Streams multiply the middle windows of 6:8 slab by slab.
+        alone = scalar.startswith("w8a8") and schedule.CONFIGS[number].streams
+        own = wanted | ({"IMMA.SP.16832.S8.S8"} if alone else set())
+        assert {i.opcode for i in code if "MMA" in i.opcode} == own, NAMES[number]
 
 
 @every_binary
@@ -121,12 +126,16 @@ def test_slabs_cost_their_minimal_instructions(binary, scalar, arch):
     for number, code in binary(scalar, arch).code.items():
         c = schedule.CONFIGS[number]
         row_blocks, token_blocks = c.panel_rows // 16 // c.feature_warps, c.tokens // 8 // c.token_warps
-        for kind in KINDS[: c.kinds]:
+        for kind in schedule.kinds_of(c.weights)[: c.kinds]:
             counts = sass.count_slab(code, kind.name, c.weights)
             k_steps, name = (2, "HMMA.SP") if kind is TWO_FOUR else (4, "HMMA")
+            if (
+                kind is SIX_EIGHT
+            ):  # the middle windows of two slabs are one product in tile kernels, or two in streams
+                k_steps, name = 4 if c.streams else 3, "HMMA.SP"
             x_loads = {"LDSM": 2 * token_blocks}  # a matrix of X for every 8 columns, four at a time
             if c.weights is W8A8:
-                k_steps, name = k_steps // 2, name.replace("H", "I")
+                k_steps, name = k_steps / 2, name.replace("H", "I")
                 x_loads = {"LDS.128": token_blocks}  # all 64 columns of 8 tokens at once
             assert counts[name] == k_steps * row_blocks * token_blocks
             assert sum(counts[one] for one in counts if "MMA" in one) == counts[name]

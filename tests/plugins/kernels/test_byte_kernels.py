@@ -54,6 +54,19 @@ def test_every_ring_position(byte_kernel, config):
 
 
 @pytest.mark.parametrize("config", BYTES)
+def test_runs_of_6_of_8_have_any_length(byte_kernel, config):
+    """Tile kernels multiply their slabs in pairs, and the last one of an odd number by itself."""
+    rows = byte_kernel.configs()[config].panel_rows
+    for n, slabs in enumerate((1, 2, 3, 6, 11)):
+        case = case_for(
+            byte_kernel, config, 9 + n, (rows + 7, slabs * 64 - 4 * n), dtype=DTYPES[n % 2], share=1, only=2,
+            activation="", seed=n,
+        )  # fmt: skip
+        for parts in (1, 3):
+            check(byte_kernel, case, config, parts=parts, mode=CopyMode(n % 3), seed=parts)
+
+
+@pytest.mark.parametrize("config", BYTES)
 def test_every_epilogue(byte_kernel, config):
     for n, activation in enumerate(ACTIVATIONS):
         for residual in (False, True):

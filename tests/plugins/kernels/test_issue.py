@@ -90,6 +90,12 @@ def test_a_group_of_copies_is_waited_for():
     assert issue.cycles_per_slab(a_turn_later, 4, TIMING) < 8 * 100 + TIMING.barrier + 30
 
 
+def test_a_way_of_two_slabs_has_two_barriers():
+    one = issue.cycles_per_slab([BARRIER, *[IMMA] * 48], 4, TIMING, blocks=2)
+    two = issue.cycles_per_slab([BARRIER, *[IMMA] * 32, BARRIER, *[IMMA] * 64], 4, TIMING, blocks=2)
+    assert two == pytest.approx(one, rel=0.05)
+
+
 def test_stalls_count_from_the_loops_barrier():
     way = [instruction("IADD3", stall=4), HMMA, instruction("IADD3"), BARRIER, instruction("IADD3", stall=7)]
     assert issue.stalls_to_first_product(way) == 1 + 7 + 4
@@ -99,10 +105,13 @@ def test_needless_copies_are_not_executed():
     config = replace(
         CONFIGS[0], tokens=16
     )  # 64 rows and 4 warps: a 2:4 slab takes 3 of a dense slab's 4 copies
-    copy = instruction("LDGSTS.E.BYPASS.LTC128B.128", " [R0], desc[UR4][R2.64] ", guard="@!P1")
+    copies = [
+        instruction("LDGSTS.E.BYPASS.LTC128B.128", f" [R0{at}], desc[UR4][R2.64] ", guard="@!P1")
+        for at in ("", "+0x800", "+0x1000", "+0x1800")
+    ]
     of_x = instruction("LDGSTS.E.BYPASS.LTC128B.128", " [R0+0x2000], [R2.64], P2 ", guard="@!P3")
     narrow = instruction("LDGSTS.E.LTC128B.64", " [R0+0x2000], [R2.64], !P2 ", guard="@!P4")
-    way = [copy, of_x, narrow, copy, copy, copy]
+    way = [copies[0], of_x, narrow, *copies[1:]]
     off = {
         kind: [i.guard == "@!PT" for i in issue.executed(way, config, issue.slab_bytes(config, kind))]
         for kind in ("dense", "2:4")

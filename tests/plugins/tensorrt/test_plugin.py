@@ -127,8 +127,7 @@ def test_engines_with_misfit_tensors_are_refused(session, variant):
         ),
         (
             {"weights": "w8a8", "kinds": "dense,2:4,8:16"},
-            "kinds is 'dense,2:4,8:16', and must be dense,2:4 and others that this plugin knows where weights is w8a8, "
-            "in this order: dense,2:4,6:8",
+            "and must be dense,2:4 and others that this plugin knows where weights is w8a8, in this order: dense,2:4,6:8",
         ),
         ({"kinds": "dense,2:4,6:8"}, "kinds is 'dense,2:4,6:8', and"),
         ({"weights": "int8", "kinds": "dense,2:4,6:8"}, "kinds is 'dense,2:4,6:8', and"),
