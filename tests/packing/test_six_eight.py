@@ -159,7 +159,7 @@ def test_unpack_inverts_pack(dtype, panel_rows, rows, groups, tile, seed):
     check_packed("linear", packed, one.values(dtype), one.mask)
 
 
-def test_a_slab_of_six_eight_has_60_bytes_a_row():
+def test_six_eight_slabs_have_60_bytes_a_row():
     packed = packed_linear(linear((128, 128), HALF, 1, (128, 128), (SIX_EIGHT,)), HALF, 128)
     (slabs,) = packed.others
     assert packed.kinds == OF_W8A8 and not len(packed.dense) and not len(packed.sparse)
