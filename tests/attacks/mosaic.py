@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.masks.kinds.base import TileKind
-from masklearn.masks.kinds.table import DENSE, TWO_FOUR
+from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
 from masklearn.quant.grid import Grid
-from masklearn.quant.table import INT4, INT8, W8A8
+from masklearn.quant.table import FLOAT16, INT4, INT8, W8A8
 from patch_compile.errors import InvariantError
 from patch_compile.packing.checks import check_packed
 from patch_compile.packing.format import OtherSlabs, unpack
@@ -156,13 +156,15 @@ def _integer_packer(
     whole = replace(packed, shape=(rows, packed.shape[1]))
     integers, scales = unpack_quantised(whole, mosaic.x.dtype)  # their values are compared with W∘M above
     ones = packer.Quantised(_number(mosaic), integers, scales)
-    other = packer.pack_integers(ones, grid, mosaic.x.dtype, mosaic.panel_rows)
+    numbers = np.vectorize({kind.code: _number_of(kind, mosaic) for kind in packed.kinds}.get)(grid)
+    other = packer.pack_integers(ones, numbers, mosaic.x.dtype, mosaic.panel_rows)
     yield from _compared(("index", "dense", "scales"), packed, other)
     if (integers.reshape(rows, -1)[kept.reshape(rows, -1)] == 0).any():
         return  # it may keep other zeros
     yield from _compared(("sparse", "meta"), packed, other)
     for one, theirs in zip(packed.others, other.others, strict=True):
-        yield from _compared(("values", "masks"), one, theirs)
+        if not (np.array_equal(one.values, theirs.values) and np.array_equal(one.codes, theirs.masks)):
+            yield f"the independent packer has other slabs of {one.kind}"
 
 
 def _compared(names: Sequence[str], ours: object, theirs: object) -> Iterator[str]:
@@ -174,6 +176,11 @@ def _compared(names: Sequence[str], ours: object, theirs: object) -> Iterator[st
 def _number(mosaic: Mosaic) -> int:
     """The number of the weight type in plugins/kernels/weights.h."""
     return 0 if mosaic.weights is None else _NUMBERS[mosaic.weights]
+
+
+def _number_of(kind: TileKind, mosaic: Mosaic) -> int:
+    """The number of a kind among the kinds of the weight type, as the kernels count."""
+    return [one for one in KINDS if one.goes_with(mosaic.weights or FLOAT16)].index(kind)
 
 
 def _other_slabs(
@@ -221,7 +228,7 @@ def _case(mosaic: Mosaic) -> Case:
     packed, (y, slack) = mosaic.packed, mosaic.answer
     shape = mosaic.out_features, mosaic.x.shape[1]
     tensors = packed.dense, packed.sparse, packed.meta, packed.index
-    others = tuple(OfSixteen(one.kind.code, one.values, one.codes) for one in packed.others)
+    others = tuple(OfSixteen(_number_of(one.kind, mosaic), one.values, one.codes) for one in packed.others)
     return Case(
         Packed(
             shape, mosaic.panel_rows, *tensors, mosaic.epilogue.gated, others, _number(mosaic), packed.scales
@@ -246,7 +253,7 @@ def _kernels(kernels: Sequence[HostKernel], mosaic: Mosaic) -> Iterator[str]:
     if not kernels:
         return
     weights, kernel = _number(mosaic), kernels[_kernel_of(mosaic)]
-    needed = max(kind.code for kind in mosaic.packed.kinds) + 1
+    needed = max(_number_of(kind, mosaic) for kind in mosaic.packed.kinds) + 1
     case, rng = _case(mosaic), np.random.default_rng(mosaic.seed)
     fitting = [
         number

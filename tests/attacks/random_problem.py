@@ -1,8 +1,9 @@
 """Draws the problems of the mosaic fuzzer, and computes their content without the code that they test.
 
 A seed decides everything: shapes that are not multiples of tiles, panels or slabs; maps of two to four kinds of tiles, with
-rows and columns of one kind, or a single tile of another; single linears, a gate with its up, or q, k and v; the epilogue;
-values, among them zeros of both signs and subnormals; the type of the weights: of 16 bits, or integers with scales.
+rows and columns of one kind, or a single tile of another; with w8a8 6:8 in some or all tiles; single linears, a gate with
+its up, or q, k and v; the epilogue; values, among them zeros of both signs and subnormals; the type of the weights: of 16
+bits, or integers with scales.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.masks.kinds.base import TileKind
-from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
+from masklearn.masks.kinds.table import DENSE, KINDS, PRUNED, TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.quant.grid import Grid, spread, storable
 from masklearn.quant.table import INT4, INT8, W8A8, WeightType
@@ -34,6 +35,7 @@ _MAPS = ("random", "one kind", "one kind", "rows", "columns", "one other", "one 
 _TYPES = (np.float16, ml_dtypes.bfloat16)
 _TWO = (DENSE, TWO_FOUR)
 _OTHERS = tuple(kind for kind in IN_16_BITS if kind not in _TWO)
+SIX_EIGHT = PRUNED["6:8"]
 _WITH_OTHERS = 0.5  # of the problems have other kinds of tiles than dense and 2:4
 
 
@@ -42,15 +44,15 @@ class Linear:
     """One linear of a problem.
 
     weight: before pruning `[N, K]`; tile: rows and columns; codes: kind of each tile, by the table of kinds; pattern: a
-    number of `KEPT` for each 4 neighbours `[N, K/4]`; kept16: False for weights `[N, K]` that a group of 16 prunes, only in
-    n:16 tiles; grid: of quantised weights; integers: quantised weights before pruning.
+    number of `KEPT` for each 4 neighbours `[N, K/4]`; kept_by_masks: False for weights `[N, K]` that a group of 16 or of 8
+    prunes, only in tiles of n:16 and 6:8; grid: of quantised weights; integers: quantised weights before pruning.
     """
 
     weight: NDArray[Any]
     tile: tuple[int, int]
     codes: NDArray[np.uint8]
     pattern: NDArray[np.uint8]
-    kept16: NDArray[np.bool_]
+    kept_by_masks: NDArray[np.bool_]
     grid: Grid | None = None
     integers: NDArray[np.int8] | None = None
 
@@ -64,7 +66,7 @@ class Linear:
     def kept(self) -> NDArray[np.bool_]:
         """True for each weight that is not pruned, `[N, K]`."""
         by_pattern = KEPT[self.pattern].reshape(self.weight.shape)
-        return self.kept16 & (by_pattern | (self.code_of_weight != TWO_FOUR.code))
+        return self.kept_by_masks & (by_pattern | (self.code_of_weight != TWO_FOUR.code))
 
     @cached_property
     def pruned(self) -> NDArray[Any]:
@@ -84,10 +86,13 @@ class Linear:
         """The hybrid mask, in the program's form."""
         codes: dict[str, NDArray[Any]] = {"2:4": self.pattern}
         if self.weight.shape[1] % 64 == 0:
-            bits = self.kept16[:, columns_of_groups(self.weight.shape[1])]
+            bits = self.kept_by_masks[:, columns_of_groups(self.weight.shape[1])]
             codes["n:16"] = (
                 (bits.astype(np.uint32) << np.arange(16, dtype=np.uint32)).sum(-1).astype(np.uint16)
             )
+        if self.weight.shape[1] % 8 == 0:
+            eights = self.kept_by_masks.reshape(len(self.weight), -1, 8)
+            codes["6:8"] = np.packbits(eights, -1, "little")[..., 0]
         return LinearMask.from_codes(self.weight.shape, self.tile, self.codes, codes)
 
 
@@ -127,6 +132,8 @@ class Mosaic:
         # Drawn by themselves, so that a seed's problem of 16 bits has the same numbers as its quantised one would.
         apart = np.random.default_rng([seed, 1])
         weights = _draw_weights(apart, columns, kinds)
+        if weights is W8A8 and columns % 8 == 0 and (tile[1] % 8 == 0 or tile[1] >= columns):
+            linears = tuple(_with_six_eight(apart, one) for one in linears)
         if weights is not None:
             linears = tuple(_rounded(apart, one, weights) for one in linears)
             panel_rows = panel_rows if weights is W8A8 else KERNEL_ROWS
@@ -279,10 +286,10 @@ def _linear(
     weight = (rng.standard_normal(shape) * rng.choice([0.125, 2.0**-10])).astype(dtype)
     zeros = rng.random(shape) < rng.choice([0.0, 0.05, 0.9])
     weight[zeros] = rng.choice([0.0, -0.0], int(zeros.sum())).astype(dtype)
-    kept16 = np.ones(shape, np.bool_)
-    drawn = Linear(weight, tile, codes, pattern, kept16)
+    kept_by_masks = np.ones(shape, np.bool_)
+    drawn = Linear(weight, tile, codes, pattern, kept_by_masks)
     if any(kind in _OTHERS for kind in kinds):
-        kept16[:] = _draw_groups(rng, drawn.code_of_weight)
+        kept_by_masks[:] = _draw_groups(rng, drawn.code_of_weight)
     return drawn
 
 
@@ -298,6 +305,16 @@ def _draw_groups(rng: np.random.Generator, codes: NDArray[np.uint8]) -> NDArray[
     kept = np.ones(codes.shape, np.bool_)
     kept[:, places] = order < count[..., None]
     return kept
+
+
+def _with_six_eight(rng: np.random.Generator, linear: Linear) -> Linear:
+    """Returns the linear with 6:8 in place of the kinds of none, some or all of its tiles."""
+    chosen = rng.random(linear.codes.shape) < rng.choice([0.0, 0.4, 1.0])
+    drawn = replace(linear, codes=np.where(chosen, np.uint8(SIX_EIGHT.code), linear.codes))
+    rows, columns = linear.weight.shape
+    order = rng.random((rows, columns // 8, 8)).argsort(-1).argsort(-1)
+    kept = (order < 6).reshape(rows, columns) | (drawn.code_of_weight != SIX_EIGHT.code)
+    return replace(drawn, kept_by_masks=kept)
 
 
 def columns_of_groups(columns: int) -> NDArray[np.int64]:

@@ -4,11 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from masklearn.masks.kinds.table import DENSE, TWO_FOUR
+from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
 from masklearn.quant.table import INT4, INT8, W8A8
 from tests.attacks.mosaic import faults
 from tests.attacks.random_problem import Mosaic
-from tests.mosaics import IN_16_BITS
 from tests.plugins.host_kernel import COMPILER
 
 SEEDS = 40
@@ -46,7 +45,7 @@ def test_the_seeds_of_the_tests_reach_every_kind():
     shares = [linear.mask.tiles.mean() for one in drawn for linear in one.linears]
     assert 0 in shares and 1 in shares and len({*shares}) > 10
     slabs = [one.packed.kinds for one in drawn]
-    assert {kind for kinds in slabs for kind in kinds} == {*IN_16_BITS}
+    assert {kind for kinds in slabs for kind in kinds} == {*KINDS}
     assert sum(kinds == (DENSE, TWO_FOUR) for kinds in slabs) > SEEDS / 3  # the host's kernels take these
     types = [one.weights for one in drawn]
     assert min(types.count(weights) for weights in (None, INT8, W8A8, INT4)) >= 5
@@ -76,7 +75,7 @@ def test_a_wrong_value_is_found_by_each_check(kernels, monkeypatch, weights, ten
 
 
 @pytest.mark.parametrize(
-    ("part", "expected"), [("values", "has other values of"), ("masks", "does not keep {} weights")]
+    ("part", "expected"), [("values", "has other values of"), ("codes", "does not keep {} weights")]
 )
 def test_a_wrong_value_of_n_16_is_found(monkeypatch, part, expected):
     made = next(one for one in map(Mosaic.of, range(SEEDS)) if one.packed.others and not one.weights)

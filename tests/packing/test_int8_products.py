@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
-from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
+from masklearn.masks.kinds.table import DENSE, KINDS, PRUNED, TWO_FOUR
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import INT8, W8A8
 from patch_compile.errors import InvariantError
@@ -18,13 +18,15 @@ from patch_compile.packing.format import choose_panel_rows
 from patch_compile.packing.function import Epilogue
 from patch_compile.packing.index import gated_panels, stacked_panels
 from patch_compile.packing.quantised import Quantised, pack_quantised, unpack_quantised
-from patch_compile.packing.slab_kinds import slab_kinds, stacked_rows
+from patch_compile.packing.slab_kinds import numbers_of, slab_kinds, stacked_rows
 from tests.mosaics import mosaic, random_grid, random_mask
 from tests.oracles import int8_products as oracle
 from tests.oracles import integer_packing as packer
 from tests.packing.test_function import activated, one_linear, run
 from tests.refusals import refused
 
+SIX_EIGHT = PRUNED["6:8"]
+OF_W8A8 = (DENSE, TWO_FOUR, SIX_EIGHT)
 HALF, BFLOAT = np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)
 ROUNDING = {HALF: 2.0**-11, BFLOAT: 2.0**-8}
 dtypes = pytest.mark.parametrize("dtype", [HALF, BFLOAT], ids=["fp16", "bf16"])
@@ -82,7 +84,9 @@ def test_unpack_inverts_pack(dtype, panel_rows, rows, groups, share, seed):
 
 
 @panels_of
-@pytest.mark.parametrize("kinds", [(DENSE,), (TWO_FOUR,), (DENSE, TWO_FOUR)], ids=["dense", "2:4", "both"])
+@pytest.mark.parametrize(
+    "kinds", [(DENSE,), (TWO_FOUR,), (SIX_EIGHT,), OF_W8A8], ids=["dense", "2:4", "6:8", "all"]
+)
 def test_slabs_equal_the_instructions_figures(panel_rows, kinds):
     shape = (256, 320)
     integers, grid = random_grid(shape, W8A8, 3)
@@ -91,12 +95,15 @@ def test_slabs_equal_the_instructions_figures(panel_rows, kinds):
     packed = packed_linear(one, HALF, panel_rows)
     other = packer.pack_integers(
         packer.Quantised(packer.W8A8, one.integers.astype(np.int8), grid.scales),
-        slab_kinds(one.mask, panel_rows),
+        numbers_of(slab_kinds(one.mask, panel_rows), OF_W8A8),
         None,
         panel_rows,
     )
     for name in ("dense", "sparse", "meta", "index", "scales"):
         np.testing.assert_array_equal(getattr(packed, name), getattr(other, name))
+    for ours, theirs in zip(packed.others, other.others, strict=True):
+        np.testing.assert_array_equal(ours.values, theirs.values)
+        np.testing.assert_array_equal(ours.codes, theirs.masks)
 
 
 def test_every_changed_word_is_found():

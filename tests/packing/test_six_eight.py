@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from masklearn.masks.kinds.table import DENSE, PRUNED, TWO_FOUR
+from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from masklearn.quant.table import INT8, W8A8
 from patch_compile.errors import InvariantError
 from patch_compile.packing.checks import check_packed
@@ -22,7 +22,9 @@ from tests.oracles import int8_products as oracle
 from tests.packing.test_function import activated, one_linear, run
 from tests.packing.test_int8_products import (
     HALF,
+    OF_W8A8,
     ROUNDING,
+    SIX_EIGHT,
     check_equal,
     dtypes,
     inputs,
@@ -31,8 +33,6 @@ from tests.packing.test_int8_products import (
 )
 from tests.refusals import refused
 
-SIX_EIGHT = PRUNED["6:8"]
-OF_W8A8 = (DENSE, TWO_FOUR, SIX_EIGHT)
 CODES = np.array([255 ^ 1 << a ^ 1 << b for a, b in itertools.combinations(range(8), 2)], np.uint8)
 
 
