@@ -22,15 +22,7 @@ from tests.graphs import graph_of
         pytest.param({"weights": "int8", "repair": "none", "method": "oneshot"}, id="int8"),
         pytest.param({"weights": "w8a8", "repair": "none", "method": "oneshot"}, id="w8a8"),
         pytest.param(
-            {
-                "weights": "w8a8",
-                "kinds": "6:8",
-                "ratio": 0.2,
-                "repair": "none",
-                "method": "oneshot",
-                "target": "sm87",
-            },
-            id="6:8",
+            {"weights": "w8a8", "kinds": "6:8", "ratio": 0.2, "repair": "none", "method": "oneshot"}, id="6:8"
         ),
         pytest.param({"weights": "int4", "repair": "none", "method": "oneshot"}, id="int4"),
     ],

@@ -69,8 +69,7 @@ def test_w8a8_mosaics_with_six_eight_are_proven(
     about = {"method": "random", "seed": 0, "base_model": "tiny", "base_sha256": "", "ratio_asked": 0.3}
     MaskSet(masks, **about).save(tmp_path / "masks.safetensors")
     del settings["ratio"]
-    # No card of this architecture is in the table, so nothing is predicted.
-    settings |= {"mask": tmp_path / "masks.safetensors", "target": "sm87"}
+    settings |= {"mask": tmp_path / "masks.safetensors"}
     with refused():
         build(settings)
     report = build(settings | {"weights": "w8a8"})
