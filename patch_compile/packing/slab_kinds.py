@@ -66,8 +66,11 @@ def kinds_from_attribute(text: object) -> tuple[TileKind, ...]:
 
 
 def kernels_have_wide_panels(kinds: Iterable[TileKind], weights: WeightType | None) -> bool:
-    """True if kernels have panels of 128 rows, besides 64, for slabs of these kinds; weights: None for 16 bits."""
-    return all(kind in ALWAYS for kind in kinds) if weights is None else not weights.widened
+    """True if kernels have panels of 128 rows, besides 64, for slabs of these kinds; weights: None, or a 16-bit type,
+    for 16 bits."""
+    if weights is None or not weights.quantised:
+        return all(kind in ALWAYS for kind in kinds)
+    return not weights.widened
 
 
 def value_words(kind: TileKind, weights: WeightType, panel_rows: int) -> int:

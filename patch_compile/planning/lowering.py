@@ -99,7 +99,9 @@ class LinearPlan(LinearRow):
 
     def in_16_bits(self) -> LinearPlan:
         """Returns the plan of the linear of the original model, as far as its dense product needs it."""
-        return self.model_copy(update={"weights": FLOAT16.name}) if self.weight_type.quantised else self
+        if not self.weight_type.quantised:
+            return self
+        return self.model_copy(update={"weights": FLOAT16.name, "slabs": self.slabs.all_dense})
 
     def named(self, name: str) -> LinearPlan:
         """Returns the plan of another linear with the same lowering, before the graph is known."""

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR
-from masklearn.quant.table import INT8, W8A8
+from masklearn.quant.table import FLOAT16, INT8, W8A8
 from patch_compile.errors import InvariantError
 from patch_compile.packing.checks import check_packed
 from patch_compile.packing.format import choose_panel_rows, pack
@@ -17,7 +17,7 @@ from patch_compile.packing.index import gated_panels, stacked_panels
 from patch_compile.packing.quantised import Quantised, pack_quantised, unpack_quantised
 from patch_compile.packing.six_eight import pack_panel_of_eight, unpack_panel_of_eight
 from patch_compile.packing.slab_kinds import stacked_rows
-from tests.mosaics import mosaic, random_grid
+from tests.mosaics import IN_16_BITS, mosaic, random_grid
 from tests.oracles import int8_products as oracle
 from tests.packing.test_function import activated, one_linear, run
 from tests.packing.test_int8_products import (
@@ -226,3 +226,5 @@ def test_only_w8a8_has_such_slabs():
 def test_panels_have_64_or_128_rows():
     assert choose_panel_rows((4096, 4096), (128, 128), OF_W8A8, W8A8) == 128
     assert choose_panel_rows((4096, 4096), (64, 64), OF_W8A8, W8A8) == 64
+    for weights in (None, FLOAT16, INT8):
+        assert choose_panel_rows((4096, 4096), (128, 128), IN_16_BITS, weights) == 64
