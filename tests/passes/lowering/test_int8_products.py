@@ -34,9 +34,9 @@ TYPES = {
 OF_W8A8 = tuple(kind for kind in KINDS if kind.goes_with(W8A8))
 
 
-def mosaics_of_w8a8(exports, folder):  # noqa: F811
+def mosaics_of_w8a8(exports, folder, types=TYPES):  # noqa: F811
     """A checkpoint, and masks whose linears of w8a8 are mosaics of all kinds of tiles that go with the type."""
-    source, masks = quantised_model(exports.model_dir("llama"), folder, TYPES)
+    source, masks = quantised_model(exports.model_dir("llama"), folder, types)
     ours = {
         name: mosaic(masks[name].shape, (64, 64), seed, OF_W8A8)
         for seed, (name, grid) in enumerate(masks.grids.items())
@@ -128,7 +128,7 @@ def test_rtx_builds_an_engine_of_w8a8(exports, tmp_path):  # noqa: F811
     from patch_compile.plugin.build import build_plugin
 
     types = dict.fromkeys((*TYPES, "k_proj"), W8A8)
-    source, masks = quantised_model(exports.model_dir("llama"), tmp_path / "source", types)
+    source, masks = mosaics_of_w8a8(exports, tmp_path / "source", types)
     path, engine = tmp_path / "hybrid.onnx", tmp_path / "model.engine"
     write_hybrid(exports.graph("llama"), source, masks, plan_of(masks), path, "float16")
     expected = expectation_from_onnx(path)
