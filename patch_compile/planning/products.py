@@ -72,7 +72,7 @@ def cost_together(product: Sequence[LinearPlan], gated: bool, costs: CostModel) 
         slabs.update(plan.slabs.by_kind)
     weights = product[0].weight_type
     others = {PRUNED[name] for plan in product for name in plan.slabs.others}
-    wide = gated and kernels_have_wide_panels(others, weights if weights.quantised else None)
+    wide = gated and kernels_have_wide_panels(others, weights)
     rows = _GATED_ROWS if wide else min(plan.panel_rows for plan in product)
     shape = (sum(plan.shape[0] for plan in product), product[0].shape[1])
     return costs.of(shape, rows, slabs, gated=gated, weights=weights)

@@ -261,7 +261,8 @@ def _turn_cost(config: Config, kind: int, device: DeviceLimits) -> int:
     tokens = max(config.tokens, _L2_TOKENS) * height // halved
     if bytewise:
         from_l2 = (weights + config.x_bytes) * _L2_TOKENS // _BLOCK_BYTES
-        quarters = 4 if kind == _DENSE else 2 if kind == _TWO_FOUR else 3
+        six_of_eight = 5 if config.streams else 3
+        quarters = 4 if kind == _DENSE else 2 if kind == _TWO_FOUR else six_of_eight
         tokens = max(config.tokens * height * quarters // (4 * _BYTE_RATE), from_l2)
     unpacking = 0
     if kind >= PATCH_KINDS and not bytewise:
