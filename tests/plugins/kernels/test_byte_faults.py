@@ -86,7 +86,7 @@ MUTATIONS = {
         "middle[unit][2] = D::middle_of(b, 1), middle[unit][3] = D::middle_of(b, 0)"),
     "the first slab's X for the second": (LOOP,
         "        middle[unit][2] = D::middle_of(b, 0), middle[unit][3] = D::middle_of(b, 1);\n",
-        "        middle[unit][2] = middle[unit][0], middle[unit][3] = middle[unit][1];\n"),
+        "        middle[unit][2] = middle[unit][0] | 0 * b[0], middle[unit][3] = middle[unit][1];\n"),
     "rows of 6:8 slabs as if there were none of 2:4": (COPIES, "(panel_.first[kind] - panel_.ends[kind - 1])",
         "(panel_.first[kind] - panel_.ends[0])"),
     "columns of the first kind": (COPIES, "a_.slabs[kind_].before + row_", "row_"),

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from masklearn.masks.kinds.table import KINDS
+from tests.oracles.element_packing import KEPT
 from tests.oracles.integer_packing import W8A8
 from tests.plugins.dense_path_cases import FAILS, MARKS, large
 from tests.plugins.dense_plugin import A100, H100, Linear
@@ -87,7 +87,7 @@ def test_enqueue_without_a_workspace_is_refused(plugin):
     made = plugin.configured(Linear.of(case))
     assert plugin.shapes(made, Linear.of(case)) == 0
     # x, the tensors of all kinds, scales, bias and residual; neither Y nor a workspace
-    tensors = (ctypes.c_void_p * 64)(*[1 << 12] * (1 + 2 * len(KINDS) + 3))
+    tensors = (ctypes.c_void_p * 64)(*[1 << 12] * (1 + 2 * len(KEPT) + 3))
     linear = Linear.of(case)
     assert plugin.lib.patch_plugin_enqueue(made, ctypes.byref(linear), ctypes.byref(tensors), None) == FAILS
     assert plugin.launched() == [0, 0, 0]
