@@ -39,7 +39,8 @@ SPILLS = {
     "int4-mid-64": 88,
     "int4-gated-mid-64": 16,
     "w8a8-broad-128": 96,
-    "w8a8-gated-prefill-64": 32,
+    "w8a8-gated-prefill-64": 40,
+    "w8a8-decode-128": 32,  # on sm_120
     "w8a8-gated-decode-64": 72,
 }
 REGISTERS_PER_SM = 65536
