@@ -64,8 +64,15 @@ class TypeSavings:
         return self.dense[name] + float(sum(pruned))
 
     def covers(self, other: TypeSavings, name: str) -> bool:
-        """True if a linear of this type saves at least what it saves with the other, whatever kinds its tiles have."""
-        more = [other.tiles[name][kind] - grid for kind, grid in self.tiles[name].items()]
+        """True if a linear of this type saves at least what it saves with the other, whatever kinds its tiles have there.
+
+        Here they may have another kind that zeroes no more.
+        """
+        mine = self.tiles[name]
+        more = [
+            grid - np.max([own for one, own in mine.items() if one.zeros <= kind.zeros], axis=0, initial=0.0)
+            for kind, grid in other.tiles[name].items()
+        ]
         most = float(np.max(more, axis=0, initial=0.0).sum()) if more else 0.0
         return self.dense[name] - other.dense[name] >= most
 

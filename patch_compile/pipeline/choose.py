@@ -26,6 +26,7 @@ from patch_compile.planning.types_for_speed import TypesForSpeed
 from patch_compile.report.prediction import gain_line, reason_lines
 
 if TYPE_CHECKING:
+    from masklearn.masks.kinds.base import TileKind
     from masklearn.quant.table import WeightType
     from patch_compile.planning.cost import CostModel
     from patch_compile.planning.lowering import LinearPlan
@@ -170,15 +171,16 @@ def _with_kinds(source: Source, costs: CostModel) -> Settled:
     if source.outline is None:
         return Settled(source)
     every, two_four = source.with_other(kinds=AUTO), source.with_other(kinds=TWO_FOUR.name)
-    r = every.recipe
-    allowed = allowed_kinds(r.kinds, source.coverage.linears, r.tile_size, source.allowed_types)
-    if all(kinds == (TWO_FOUR,) for kinds in allowed.values()):
+    if all(kinds == (TWO_FOUR,) for kinds in _kinds_of(every).values()):
         return Settled(two_four)
-    speeds = {}
-    for one in (every, two_four):
-        plans, _ = plans_for_ratio(one, costs)
-        speeds[one] = predict_whole(plans.values(), source.outline, costs).end_to_end.speedup
-    saved, most = (1.0 - 1.0 / speeds[one] for one in (every, two_four))
+    outline = source.outline
+
+    def speed_of(plans: Mapping[str, LinearPlan]) -> float:
+        return predict_whole(plans.values(), outline, costs).end_to_end.speedup
+
+    speeds = {one: speed_of(plans_for_ratio(one, costs)[0]) for one in (every, two_four)}
+    unpruned = speed_of(source.plan_at(dict.fromkeys(source.coverage.linears, 0.0), costs))
+    saved, most = (1.0 - unpruned / speeds[one] for one in (every, two_four))
     if max(saved, most) <= 0.0:  # no kinds save time
         return Settled(two_four)
     chosen, other = (every, two_four) if saved >= max(0.0, _ENOUGH * most) else (two_four, every)
@@ -229,8 +231,13 @@ def ratio_of(plans: Mapping[str, LinearPlan]) -> float:
 def _speed_task(source: Source, costs: CostModel) -> SpeedTask:
     r, linears = source.recipe, source.coverage.linears
     assert r.goal is not None and source.outline is not None
-    kinds = allowed_kinds(r.kinds, linears, r.tile_size, source.allowed_types)
-    return SpeedTask(r.goal, costs, source.outline, linears, r.tile_size, r.lowering, kinds)
+    return SpeedTask(r.goal, costs, source.outline, linears, r.tile_size, r.lowering, _kinds_of(source))
+
+
+def _kinds_of(source: Source) -> dict[str, tuple[TileKind, ...]]:
+    """Returns the kinds that the tiles of each linear may have, besides dense."""
+    r = source.recipe
+    return allowed_kinds(r.kinds, source.coverage.linears, r.tile_size, source.allowed_types)
 
 
 def _types_for_speed(source: Source, costs: CostModel) -> TypesForSpeed:
