@@ -201,7 +201,12 @@ def _with_what_saves(source: Source, costs: CostModel) -> Source:
             for name, own in types.items()
         }
         source = source.with_other(weights=spell_by_name(offered, AUTO))
-    only_two_four = all(own == (TWO_FOUR,) for own in kinds.values())
+    # A kind that only one of a linear's types has is no reason to offer all kinds to the others.
+    only_two_four = all(
+        kind is TWO_FOUR or not all(map(kind.goes_with, types[name]))
+        for name, own in kinds.items()
+        for kind in own
+    )
     return source.with_other(kinds=TWO_FOUR.name) if r.kinds == AUTO and only_two_four else source
 
 
