@@ -195,8 +195,8 @@ inline int64_t turn_cost(const Config& c, int kind, const Device& device) {
   int64_t tokens = std::max<int64_t>(c.tokens, kL2Tokens) * height / (sparse ? 2 : 1);
   // So fast that L2 bounds the reads of X, too.
   if (c.weights == Weights::kW8A8) {
-    // Of a dense slab's products.  Streams multiply the middle windows of 6:8 by an instruction that no card is
-    // known to run at the full rate.
+    // Of a dense slab's products.  Streams multiply the middle windows of 6:8 by an instruction that no card
+    // is known to run at the full rate.
     const int64_t six_of_eight = c.kernel == Kernel::kStream ? 5 : 3;
     const int64_t quarters = kind == 0 ? 4 : sparse ? 2 : six_of_eight;
     tokens =
