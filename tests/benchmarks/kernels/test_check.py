@@ -55,7 +55,7 @@ class KernelsOnTheCpu:
         counts = [slabs.count for slabs in arguments.slabs]
         for kind, count in enumerate(counts):
             call.slab_values[kind] = count * arguments.slabs[kind].value_bytes // 2
-            call.slab_words[kind] = count * about.panel_rows * 2
+            call.slab_words[kind] = count * arguments.slabs[kind].extra_bytes // 4
         call.index_words = about.kinds * (panels + 1) + sum(counts)
         call.partial_values, call.counter_words = self.partial_bytes(config, parts) // 4, parts
         call.arguments = arguments
