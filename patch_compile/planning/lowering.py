@@ -54,7 +54,7 @@ class LinearPlan(LinearRow):
 
     @property
     def products(self) -> float:
-        """Products for each row of X in dense weights that would take as long: 2:4 counts half."""
+        """Products for each row of X, by their time in units of a dense weight's product: a 2:4 weight counts half."""
         spared = sum(count * (1.0 - kind.products()) for kind, count in self._pruned.items())
         return self.shape[0] * self.shape[1] - spared
 

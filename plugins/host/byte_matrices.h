@@ -46,7 +46,7 @@ inline void compute_byte_mma(void* const* lanes) {
 
 // 9.7.14.6: a compressed byte has the place that it has in mma.m16n8k32 (K = 64) or mma.m16n8k16 (K = 32),
 // and two of them cover 4 dense columns.  The word of lane 4g + j has 4 bits for each 4 of the columns 32 *
-// (j / 2) .. of row g + 8 * (j % 2); with K = 32, those of the lanes with j > 1 are ignored.
+// (j / 2) .. of row g + 8 * (j % 2); with K = 32, words of lanes with j > 1 are ignored.
 template <int K>
 void compute_byte_mma_sp(void* const* lanes) {
   ++Machine::get().stats.mma_sp;

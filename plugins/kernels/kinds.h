@@ -1,4 +1,4 @@
-// The kinds of slabs, by number: the place of a kind among those that go with a type of weights, in the order
+// The kinds of slabs, by number: the place of a kind among the kinds of a type of weights, in the order
 // of masklearn/masks/kinds/table.py, whose names they have.
 #pragma once
 #include <cstdint>
@@ -24,7 +24,7 @@ inline constexpr int kKindCount = sizeof(kKinds) / sizeof(kKinds[0]);
 // Of w8a8: decode_bytes.cuh.
 inline constexpr Kind kByteKinds[] = {{"dense", 16, 0}, {"2:4", 8, 8}, {"6:8", 12, 12}};
 inline constexpr int kByteKindCount = sizeof(kByteKinds) / sizeof(kByteKinds[0]);
-static_assert(kByteKindCount <= kKindCount, "arrays by kind have room for those of any type");
+static_assert(kByteKindCount <= kKindCount, "arrays by kind have room for the kinds of any type");
 // A mosaic as PATCH has it is of the first two kinds, which have tensors in every packed weight.
 inline constexpr int kPatchKinds = 2;
 PATCH_BOTH constexpr int kind_count(Weights weights) {

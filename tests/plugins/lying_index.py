@@ -66,7 +66,7 @@ LIES = tuple(
 
 
 def lying(packed: Packed, lie: str, seed: int = 0) -> Packed:
-    """Return the packed weight with an index that lies: about all slabs, or those of one kind, which the seed chooses."""
+    """Return the packed weight with an index that lies: about all slabs, or slabs of one kind, which the seed chooses."""
     rng = np.random.default_rng(seed)
     index = packed.index.astype(np.int64)
     if lie == "everything is 0":

@@ -108,7 +108,7 @@ def test_mma_sp_of_int8_takes_metadata_of_all_lanes(byte_kernel):
 
 
 def test_shallow_mma_sp_takes_metadata_of_two_lanes(byte_kernel):
-    """Of 32 columns: lane 4g + j has the word of row g + 8 j for j = 0, 1, and the others' are ignored."""
+    """Of 32 columns: lane 4g + j has the word of row g + 8 j for j = 0, 1, and the words of other lanes are ignored."""
     rng = np.random.default_rng(3)
     pairs = np.array([(i, j) for i in range(4) for j in range(i + 1, 4)])[rng.integers(0, 6, (16, 8))]
     compressed, b = (rng.integers(-128, 128, shape).astype(np.int8) for shape in ((16, 16), (8, 32)))

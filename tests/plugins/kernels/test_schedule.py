@@ -177,7 +177,7 @@ def test_zero_tokens_need_no_workspace(kernel, packing, share):
                 assert kernel.schedule(problem(-(2**63), shape, panel_rows), device, fixed) == (-1, 1)
 
 
-COSTS, BYTE_COSTS = (16, 9, 9, 13, 11), (8, 5, 8)  # of a slab, by kind; those of w8a8 are three
+COSTS, BYTE_COSTS = (16, 9, 9, 13, 11), (8, 5, 8)  # of a slab, by kind; w8a8 has three
 
 
 def starts_of(panels, tiles):
