@@ -8,6 +8,7 @@ Users can make all baselines but the last two with these settings (FFN: the mode
     uniform-2:4    --method sparsegpt --ratio 0.5
     uniform-8:16   --method sparsegpt --kinds 8:16 --ratio 0.5     as many bytes as uniform-2:4
     uniform-12:16  --method sparsegpt --kinds 12:16 --ratio 0.25
+    uniform-6:8    --method sparsegpt --kinds 6:8 --ratio 0.25      for w8a8 only
     ffn-only       --method sparsegpt --ratio '*=0,FFN=0.5'      the simplest use of 2:4: attention stays dense
     magnitude-tiles  --method sparsegpt --criterion magnitude    at the result's own ratio
     random-tiles   --method sparsegpt --criterion random         at the result's own ratio
@@ -16,8 +17,8 @@ Users can make all baselines but the last two with these settings (FFN: the mode
 
 Baselines are not repaired. Their weights are SparseGPT's, in the result's weight types; the last two have 16-bit
 weights. `magnitude-tiles` and `random-tiles` have the result's kinds of tiles. A baseline that can't be made of a model is
-left out, with a note: n:16 does not fit all linears, and quantised blocks are not dropped. PATCH (arXiv 2509.23410) and its
-reviews compare with most of the others.
+left out, with a note: n:16 and 6:8 do not fit all linears and weight types, and quantised blocks are not dropped. PATCH
+(arXiv 2509.23410) and its reviews compare with most of the others.
 """
 
 import shutil
@@ -82,6 +83,7 @@ _LEARNED: dict[Baseline, _Learned] = {
     Baseline.UNIFORM: _Learned(lambda _, __: 0.5, "2:4"),
     Baseline.UNIFORM_8_16: _Learned(lambda _, __: 0.5, "8:16"),
     Baseline.UNIFORM_12_16: _Learned(lambda _, __: 0.25, "12:16"),
+    Baseline.UNIFORM_6_8: _Learned(lambda _, __: 0.25, "6:8"),
     Baseline.FFN_ONLY: _Learned(_ffn_ratio, "2:4"),
     Baseline.MAGNITUDE_TILES: _Learned(),
     Baseline.RANDOM_TILES: _Learned(criterion=Criterion.RANDOM),

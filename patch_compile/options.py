@@ -215,7 +215,7 @@ class VerifyOptions:
         "Tokens on which the sensitivity is measured.", "N", ge=2)] = 512
     baselines: Annotated[tuple[str, ...], _evaluation(
         "Also measure simpler ways to prune: all, or a comma-separated list of dense-rounded, uniform-2:4, uniform-8:16, "
-        "uniform-12:16, ffn-only, magnitude-tiles, random-tiles, dropped-blocks, unstructured. The user's "
+        "uniform-12:16, uniform-6:8, ffn-only, magnitude-tiles, random-tiles, dropped-blocks, unstructured. The user's "
         "cache keeps the results.", "NAMES",
         unset="those in the cache", parse=listed)] = ()
     tasks: Annotated[tuple[str, ...], _evaluation(

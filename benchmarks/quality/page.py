@@ -27,8 +27,7 @@ the model of the tables is too small to gain. Dense W8A8 has the time that cuBLA
 Perplexities above {HIGHEST:g} are only in the tables.
 Made by `python -m benchmarks.quality.frontier`; with `--check` it says if the picture shows the rows."""
 _KINDS = """`kinds auto`: tiles of all kinds, in as many bytes as dense and 2:4 tiles take at the ratio of the column
-([learning.md](../howto/learning.md#kinds-of-tiles)); another share of the weights is zeroed. These rows were measured when
-6:16 and 14:16, which are gone, were kinds too.
+([learning.md](../howto/learning.md#kinds-of-tiles)), and permuted, as by `build`; another share of the weights is zeroed.
 Rows with `int8` or `int4` have weights of that type, and the tiles of a 16-bit row."""
 _BYTES = """The next table shows what `w8a8` costs over 16 bits, with the same masks and the same number of repair steps.
 Weights and masks are learned in 16 bits, then smoothed, repaired and rounded. `learn --weights w8a8` scores the smoothed

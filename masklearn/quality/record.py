@@ -31,6 +31,7 @@ class Baseline(StrEnum):
     UNIFORM = "uniform-2:4"
     UNIFORM_8_16 = "uniform-8:16"
     UNIFORM_12_16 = "uniform-12:16"
+    UNIFORM_6_8 = "uniform-6:8"
     FFN_ONLY = "ffn-only"
     MAGNITUDE_TILES = "magnitude-tiles"
     RANDOM_TILES = "random-tiles"

@@ -46,6 +46,7 @@ _ABOUT: dict[str, str] = {
     Baseline.UNIFORM: "every tile 2:4",
     Baseline.UNIFORM_8_16: "every tile 8:16",
     Baseline.UNIFORM_12_16: "every tile 12:16",
+    Baseline.UNIFORM_6_8: "every tile 6:8",
     Baseline.FFN_ONLY: "2:4 only in the feed-forward part",
     Baseline.MAGNITUDE_TILES: "tiles ranked by mean |w|",
     Baseline.RANDOM_TILES: "tiles drawn at random",

@@ -49,8 +49,13 @@ def test_entries_are_valid_recipes() -> None:
         assert methods.index(NO_REPAIR) < methods.index("oneshot, 8 min in all")
         assert {"oneshot + 30 min of repair", "oneshot + 30 min of repair" + PERMUTED} < set(methods)
     assert [entry.ratio for entry in found if entry.method == PATCH] == [0.35]
-    permuted = [(entry.ratio, entry.settings["repair"]) for entry in found if entry.settings.get("permute")]
-    assert permuted == [(ratio, repair) for ratio in RATIOS for repair in ("none", *["distill"] * 3)]
+    permuted = [entry for entry in found if PERMUTED in entry.method]
+    assert [(entry.ratio, entry.settings["repair"]) for entry in permuted] == [
+        (ratio, repair) for ratio in RATIOS for repair in ("none", *["distill"] * 3)
+    ]
+    assert all(
+        entry.settings["permute"] for entry in found if PERMUTED in entry.method or ALL_KINDS in entry.method
+    )
     labelled = [entry for entry in found if entry.settings.get("label_weight")]
     assert [(entry.ratio, entry.settings["permute"]) for entry in labelled] == [
         (ratio, True) for ratio in RATIOS
@@ -178,7 +183,7 @@ def test_limited_runs_reuse_unrepaired_results(command: list[str], monkeypatch: 
     assert [r["seconds"] for r in rows] == [120.0, 240.0] * 10 + [240.0] * 2
     assert [spec["recipe"].get("repair_minutes") for spec in specs] == [None, 5.6] * 10 + [3.5, 3.1]
     assert [spec["recipe"]["repair"] for spec in specs] == ["none", "distill"] * 10 + ["distill"] * 2
-    assert [spec["recipe"].get("permute") for spec in specs] == [None] * 6 + [True] * 6 + [None] * 10
+    assert [spec["recipe"].get("permute") for spec in specs] == [None] * 6 + [True] * 16
     assert [spec["recipe"].get("kinds") for spec in specs] == [None] * 12 + ["auto"] * 10
     assert [spec["recipe"].get("weights") for spec in specs] == [None] * 20 + ["int8", "int4"]
     priors = [spec["keep"] for spec in specs[:20:2]]
