@@ -29,7 +29,7 @@ from masklearn import (
 )
 from patch_compile.progress import Progress
 
-_MASKS, _SOLVED = "masks.safetensors", "solved"
+MASKS, SOLVED = "masks.safetensors", "solved"
 
 
 def run(spec: dict[str, Any]) -> dict[str, Any]:
@@ -38,8 +38,8 @@ def run(spec: dict[str, Any]) -> dict[str, Any]:
     With masks it also returns the share of the weights in tiles of each kind, and the bytes of a packed weight.
 
     spec: model, recipe (settings of `LearnRecipe`), baseline or None, scratch, eval, eval_windows, eval_length; keep:
-    folder that receives masks and solved weights; prior: such a folder of an earlier run, from which only the repair is
-    done. The result equals the result of a whole run.
+    folder that receives masks and weights, if there are masks; prior: such a folder of an earlier run, from which only the
+    repair is done. The result equals the result of a whole run.
     """
     recipe, scratch = LearnRecipe.parse(spec["recipe"]), Path(spec["scratch"])
     checkpoint = Checkpoint.open(spec["model"])
@@ -50,7 +50,7 @@ def run(spec: dict[str, Any]) -> dict[str, Any]:
         start = time.perf_counter()
         if "prior" in spec:
             prior = Path(spec["prior"])
-            learned = repair_given(task, MaskSet.load(prior / _MASKS), WeightStore(prior / _SOLVED))
+            learned = repair_given(task, MaskSet.load(prior / MASKS), WeightStore(prior / SOLVED))
             ratio, taken = learned.masks.ratio, learned.masks.packed_bytes_per_weight
         elif spec["baseline"] is None:
             learned = learn_task(task)
@@ -64,7 +64,7 @@ def run(spec: dict[str, Any]) -> dict[str, Any]:
     )
     with progress.stage("perplexity") as update:
         value = measure(learned, windows, scratch / "model", recipe, update)
-    if "keep" in spec:
+    if "keep" in spec and learned.masks and learned.checkpoint.new is not None:
         _keep(learned, Path(spec["keep"]))
     found: dict[str, Any] = {
         "reached": ratio,
@@ -89,9 +89,9 @@ def _keep(learned: Learned, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     part = folder.with_name(f"{folder.name}.part")
     part.mkdir(parents=True, exist_ok=True)
-    learned.masks.save(part / _MASKS)
+    learned.masks.save(part / MASKS)
     assert learned.checkpoint.new is not None
-    learned.checkpoint.new.copy_to(part / _SOLVED)
+    learned.checkpoint.new.copy_to(part / SOLVED)
     part.rename(folder)
 
 

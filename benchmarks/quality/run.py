@@ -22,7 +22,6 @@ from typing import Any
 from benchmarks.machine import origin
 from benchmarks.quality.entries import (
     ALL_KINDS,
-    AUTO,
     NO_REPAIR,
     NOT_DEPLOYABLE,
     PERMUTED,
@@ -33,7 +32,7 @@ from benchmarks.quality.frontier import draw, spots
 from benchmarks.quality.page import page
 from masklearn import LearnRecipe
 
-_ROW = "row.json"  # lies next to the masks and weights of the row
+ROW = "row.json"  # lies next to the masks and weights of the row
 _SPARE_MINUTES = 0.4  # a repair's start and end, which do not count as its minutes
 # The pass after a repair that rounds weights, and with int4 the start and end of training their scales. Measured on
 # SmolLM2-135M with int4 and 16 windows: 125 and 20 seconds.
@@ -173,8 +172,7 @@ def _run(asked: argparse.Namespace, cell: Cell, state: State) -> dict[str, Any]:
         if entry.total is not None:
             after = sum(_ROUNDING_MINUTES.get(phase, 0.0) for phase in LearnRecipe.parse(recipe).phases())
             recipe["repair_minutes"] = _left_for_repair(entry.total, before["seconds"] / 60, after)
-    elif entry.method in (NO_REPAIR, NO_REPAIR + PERMUTED, AUTO):
-        spec["keep"] = str(_kept(asked, cell))
+    spec["keep"] = str(_kept(asked, cell))
     spec["scratch"] = str(asked.scratch / cell.key)
     spec |= {
         "eval": str(asked.evaluation),
@@ -190,8 +188,8 @@ def _run(asked: argparse.Namespace, cell: Cell, state: State) -> dict[str, Any]:
     about = {"method": entry.method, "ratio": entry.ratio, "tile": settings["tile"], "seed": settings["seed"]}
     about |= {"deployable": NOT_DEPLOYABLE not in entry.method}
     row = about | origin() | measured | {"under": _named(asked)}
-    if "keep" in spec:
-        (Path(spec["keep"]) / _ROW).write_text(json.dumps(row), encoding="utf-8")
+    if (kept := _kept(asked, cell)).is_dir():  # a dense model, and some baselines, have no masks
+        (kept / ROW).write_text(json.dumps(row), encoding="utf-8")
     return row
 
 
@@ -217,7 +215,7 @@ def _measured(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def _kept(asked: argparse.Namespace, cell: Cell) -> Path:
-    """Folder of the masks and solved weights of a row without repair, which repairs start from."""
+    """Folder of the masks and weights of a row. Repairs start from the folder of the row without repair."""
     return Path(asked.scratch) / f"{cell.key}-solved"
 
 
@@ -226,7 +224,7 @@ def _prior(asked: argparse.Namespace, cell: Cell, state: State) -> dict[str, Any
 
     That does not replace a finished row, whose time may come from another machine.
     """
-    kept = _kept(asked, cell) / _ROW
+    kept = _kept(asked, cell) / ROW
     if not kept.is_file():
         row = _run(asked, cell, state)
         if cell.key not in state.rows:
@@ -286,7 +284,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if spots(drawn):
         picture = asked.out.with_suffix(".svg").name
         asked.out.with_name(picture).write_text(draw(drawn), encoding="utf-8")
-    text = page(rows, asked, [row for row in state.rows.values() if "shape" in row], picture)
+    large, beyond = ([row for row in state.rows.values() if one in row] for one in ("shape", "beyond"))
+    text = page(rows, asked, large, picture, beyond)
     asked.out.write_text(text, encoding="utf-8")
     print(text)
     for label in failed:
