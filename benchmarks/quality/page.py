@@ -37,6 +37,10 @@ calibration text, rare tokens are in it twice at most. Calibration error: how fa
 from the share of right guesses, on average; sure when wrong: that probability where the guess is wrong. Choice and
 continuation: shares of right answers of the built-in tasks, whose standard error is 6 %. By
 `python -m benchmarks.quality.beyond`."""
+_MODELS = {
+    "smollm2-135m": "its weights were Q4_1 (a scale and a minimum for 32 columns) before they were converted to 16 bits, so "
+    "`dense` is a model of 4-bit weights, and `int4` rounds them a second time, to another grid"
+}
 _LARGE = """`oneshot` without repair at 0.4 on a checkpoint of random weights with the shape of a large model and few of its
 blocks, by `python -m benchmarks.memory`. Measured with these blocks; the last two columns are what all of them would
 take."""
@@ -96,13 +100,15 @@ def _sections(rows: Sequence[Row]) -> list[str]:
 
 def _heading(rows: Sequence[Row], asked: argparse.Namespace, machines: Mapping[str, str]) -> str:
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES)
+    name = asked.model.resolve().name
     return "\n".join(
         [
             "# Quality",
             "",
             f"Written by `{_command(asked)}` on {datetime.now(UTC):%Y-%m-%d}.",
             "",
-            f"- model: {asked.model.resolve().name}; covered: the linears of its blocks",
+            f"- model: {name}; covered: the linears of its blocks"
+            + (f"; {_MODELS[name]}" if name in _MODELS else ""),
             f"- calibration: {asked.calib.name}, {asked.windows} windows × {asked.length} tokens",
             f"- evaluation: {asked.evaluation.name}, first {asked.eval_windows} windows × {asked.eval_length} tokens, fp32",
             *_machine_lines(rows, machines),
