@@ -1,7 +1,8 @@
 """Runs clang-tidy over the C++ of the plugin, in parallel: `python -m tests.plugins.tidy`.
 
 clang's own warnings (-Wall -Wextra) count too: nvcc compiles the same files with g++. A file is left out if neither it nor a
-header has changed since it was clean. The kernels are read as the host builds them.
+header has changed since it was clean. The kernels are read as the host builds them: one configuration of each kind, since
+those of a kind differ in sizes only.
 Exit code 1, and the findings, if there are any.
 """
 
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from patch_compile.cache_folder import cache_folder
 from patch_compile.errors import PatchCompileError
+from patch_compile.planning.roofline.schedule import CONFIGS
 from patch_compile.plugin.toolchain import fetch_headers, find_headers, find_nvcc
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +34,11 @@ UNITS = (
     *sorted(file for file in PLUGINS.glob("tensorrt/*.cpp") if file.name != "patch_linear_plugin.cpp"),
     PLUGINS / "kernels/launch.cpp",
 )  # fmt: skip
+_KINDS = [(one.streams, one.gated, one.kinds, one.weights) for one in CONFIGS]
+_HOST = (
+    "-DPATCH_HOST_EMULATION",
+    f"-DPATCH_HOST_CONFIGS={sum(1 << _KINDS.index(kind) for kind in {*_KINDS})}",
+)
 
 
 def main() -> int:
@@ -45,7 +52,9 @@ def main() -> int:
         print("clang-tidy was left out: it is not installed", file=sys.stderr)
         return 0
     common = hashlib.sha256((ROOT / ".clang-tidy").read_bytes() + Path(tidy).read_bytes()[:1024])
-    common.update(subprocess.run([tidy, "--version"], capture_output=True, check=True).stdout)
+    common.update(
+        _HOST[-1].encode() + subprocess.run([tidy, "--version"], capture_output=True, check=True).stdout
+    )
     for header in sorted(file for file in PLUGINS.glob("*/*") if file.suffix in (".h", ".cuh")):
         common.update(header.name.encode() + header.read_bytes())
     CLEAN.mkdir(parents=True, exist_ok=True)
@@ -68,7 +77,7 @@ def main() -> int:
             "-I",
             str(PLUGINS),
         ]
-        command += ["-DPATCH_HOST_EMULATION"] * (unit.parent.name == "host")
+        command += _HOST if unit.parent.name == "host" else ()
         command += [flag for folder in includes for flag in ("-isystem", str(folder))]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
