@@ -120,7 +120,7 @@ def pytest_make_parametrize_id(val: Any) -> str | None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests of the other part."""
+    """Leave out the tests of other parts."""
     config.stash[COLLECTED] = tuple(items)
     if part := config.getoption("part"):
         items[:], others = of_part(part, items)

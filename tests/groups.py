@@ -1,11 +1,17 @@
 """Tests that share a build, or another costly fixture, run in one process of pytest-xdist, which makes it once.
 
-pytest-xdist's own marks do nothing with pytest 9.2: it changes a test's id where this version no longer reads it.
+The longest groups begin first, so that the processes end together. pytest-xdist's own marks do nothing with pytest 9.2:
+it changes a test's id where this version no longer reads it.
 """
+
+from collections import Counter
+from functools import cache
+from typing import Any
 
 from xdist.scheduler import LoadGroupScheduling
 
 from tests.onnx_export.tiny import ENCODERS, VARIANTS
+from tests.parts import durations
 
 # Beginnings of the tests' ids.
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -54,8 +60,25 @@ def group_of(test: str) -> str:
     return test
 
 
+@cache
+def longest_first() -> tuple[str, ...]:
+    """Returns the groups of the slow tests that durations.txt lists."""
+    seconds = Counter[str]()
+    for line in durations():
+        number, _, test = line.strip().partition(" ")
+        if "::" in test:
+            seconds[group_of(test)] += float(number)  # type: ignore[assignment]
+    return tuple(group for group, _ in seconds.most_common())
+
+
 class Scheduling(LoadGroupScheduling):
     """Sends each group to one process."""
 
     def _split_scope(self, nodeid: str) -> str:
         return group_of(nodeid)
+
+    def _assign_work_unit(self, node: Any) -> None:
+        longest = next((group for group in longest_first() if group in self.workqueue), None)
+        if longest is not None:
+            self.workqueue.move_to_end(longest, last=False)
+        super()._assign_work_unit(node)

@@ -1,4 +1,4 @@
-"""The parts of the tests: `quick`, which `make test` runs, the `rest`, which `make test-full` adds, and `golden`.
+"""The parts of the tests: `quick`, which `make test` runs, and `golden`.
 
 A file of tests is quick if it took less than SLOW seconds by durations.txt, or is not in durations.txt yet. In other files
 only tests with the mark `quick` are quick: one real run of each kind, so that `make test` enters every room. Tests with
@@ -15,17 +15,21 @@ import pytest
 
 from tests.refusals import has_golden_text
 
-PARTS = ("quick", "rest", "golden")
+PARTS = ("quick", "golden")
 SLOW = 8.0  # seconds
 _HERE = Path(__file__).parent
 _FILE = re.compile(r" *(\d+\.\d) +\d+ (tests/\S+\.py)")
 
 
+def durations() -> list[str]:
+    """Returns the lines of durations.txt."""
+    return (_HERE / "durations.txt").read_text(encoding="utf-8").splitlines()
+
+
 @cache
 def slow_files() -> frozenset[str]:
     """Returns the slow files, relative to the repository."""
-    lines = (_HERE / "durations.txt").read_text(encoding="utf-8").splitlines()
-    found = (_FILE.fullmatch(line) for line in lines)
+    found = (_FILE.fullmatch(line) for line in durations())
     return frozenset(match[2] for match in found if match and float(match[1]) >= SLOW)
 
 
@@ -33,7 +37,7 @@ def of_part(part: str, items: Iterable[pytest.Item]) -> tuple[list[pytest.Item],
     """Returns the tests of a part, and the others."""
     own: tuple[list[pytest.Item], list[pytest.Item]] = [], []
     for item in items:
-        inside = has_golden_text(item) if part == "golden" else _is_quick(item) == (part == "quick")
+        inside = has_golden_text(item) if part == "golden" else _is_quick(item)
         own[not inside].append(item)
     return own
 

@@ -1,4 +1,4 @@
-"""Each test is quick or in the rest, and shares a process with tests that share its fixtures."""
+"""Each test is quick or not, and shares a process with tests that share its fixtures."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.groups import GROUPS, group_of
+from tests.groups import GROUPS, group_of, longest_first
 from tests.parts import PARTS, of_part, slow_files
 
 ROOT = Path(__file__).parents[1]
@@ -22,12 +22,11 @@ def test_slow_files_and_groups_exist() -> None:
     assert [place for place in places if not (ROOT / place).exists()] == []
 
 
-def test_a_test_is_quick_or_in_the_rest() -> None:
+def test_quick_are_quick_files_and_marked_tests() -> None:
     new, slow = item("tests/test_new.py"), item("tests/ptx/test_kernels.py")
     marked, swept = item("tests/ptx/test_kernels.py", "quick"), item("tests/test_new.py", "sweep")
     assert of_part("quick", (new, slow, marked, swept)) == ([new, marked], [slow, swept])
-    assert of_part("rest", (new, slow, marked, swept)) == ([slow, swept], [new, marked])
-    assert set(PARTS) == {"quick", "rest", "golden"}
+    assert set(PARTS) == {"quick", "golden"}
 
 
 @pytest.mark.parametrize(
@@ -42,3 +41,7 @@ def test_a_test_is_quick_or_in_the_rest() -> None:
 )
 def test_groups_are_folders_or_exported_models(test: str, group: str) -> None:
     assert group_of(test) == group
+
+
+def test_the_longest_groups_are_known() -> None:
+    assert {"ptx", "runtime"} < {*longest_first()} and len({*longest_first()}) == len(longest_first())
