@@ -6,7 +6,7 @@ TEXTS := .cache/texts
 # Where no CUDA compiler is installed, the plugin is built with the one from the package index.
 NVCC_EXTRA := $(shell command -v nvcc >/dev/null || test -x /usr/local/cuda/bin/nvcc || echo ,nvcc)
 
-.PHONY: demo play test test-full durations golden chromium minilm families mutate tensorrt-versions edgellm fuzz torture lint format plugin wheels bench-compile bench-quality bench-memory bench-onnx-files reproduce docs docs-test screenshots release models audit lowest newest lock clean
+.PHONY: demo play test test-full durations golden fetched chromium minilm families mutate tensorrt-versions edgellm fuzz torture lint format plugin wheels bench-compile bench-quality bench-memory bench-onnx-files reproduce docs docs-test screenshots release models audit lowest newest lock clean
 
 # The first command plans a model that people serve, from its config alone, for twice its speed. The second builds a small model,
 # whose linears gain where a GPU reads long prompts and answers briefly, as in classifying or scoring text, and multiplies in
@@ -30,18 +30,22 @@ play: .venv/installed
 PYTEST := OMP_NUM_THREADS=1 MKL_CBWR=AUTO,STRICT PATCH_COMPILE_PLUGIN_ARCHS=80 PATCH_COMPILE_MODEL=$(MODEL) PATCH_COMPILE_TEXTS=$(TEXTS) $(BIN)/pytest -n auto --dist loadgroup
 
 # The quick tests, which enter every room: tests/parts.py.
-test: .venv/installed models chromium minilm
+test: fetched
 	$(PYTEST) --part quick
 
 # All tests, in one run: each of its processes takes half a minute to find them.
-test-full: .venv/installed models chromium minilm
+test-full: fetched
 	$(PYTEST)
+
+# What the tests need besides packages.
+fetched: .venv/installed
+	$(MAKE) -j3 models chromium minilm
 
 minilm: .venv/installed
 	$(BIN)/python samples/models.py minilm .cache/models/minilm
 
 # How long each test takes, in tests/durations.txt.
-durations: .venv/installed models chromium minilm
+durations: fetched
 	$(PYTEST) --junitxml=build/durations.xml
 	$(BIN)/python -m tests.durations build/durations.xml
 
@@ -200,12 +204,13 @@ models: .venv/installed
 	$(BIN)/python samples/models.py smollm2 $(MODEL)
 	$(BIN)/python samples/texts.py $(TEXTS)
 
-# The versions that were tested last. Torch, and what its build for a machine decides, stay free within pyproject.toml.
+# The versions that were tested last. Torch, and what its build for a machine decides, stay free within pyproject.toml. Python
+# compiles what it imports; to compile all 360 MB here would take a minute and a half.
 CONSTRAINED := --constraint packaging/constraints.txt
 .venv/installed: pyproject.toml packaging/constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet $(CONSTRAINED) --editable '.[build,dev,rtx,serve$(NVCC_EXTRA)]'
+	$(BIN)/python -m pip install --quiet --no-compile $(CONSTRAINED) --editable '.[build,dev,rtx,serve$(NVCC_EXTRA)]'
 	touch $@
 
 # Asks public advisory services about the installed packages and about those of the image. Fails if one could not be asked about.
