@@ -6,7 +6,7 @@ TEXTS := .cache/texts
 # Where no CUDA compiler is installed, the plugin is built with the one from the package index.
 NVCC_EXTRA := $(shell command -v nvcc >/dev/null || test -x /usr/local/cuda/bin/nvcc || echo ,nvcc)
 
-.PHONY: demo play test test-full durations golden fetched chromium minilm families mutate tensorrt-versions edgellm fuzz torture lint format plugin wheels bench-compile bench-quality bench-memory bench-onnx-files reproduce docs docs-test screenshots release models audit lowest newest lock clean
+.PHONY: demo play test test-full durations golden fetched compiled chromium minilm families mutate tensorrt-versions edgellm fuzz torture lint format plugin wheels bench-compile bench-quality bench-memory bench-onnx-files reproduce docs docs-test screenshots release models audit lowest newest lock clean
 
 # The first command plans a model that people serve, from its config alone, for twice its speed. The second builds a small model,
 # whose linears gain where a GPU reads long prompts and answers briefly, as in classifying or scoring text, and multiplies in
@@ -34,18 +34,22 @@ test: fetched
 	$(PYTEST) --part quick
 
 # All tests, in one run: each of its processes takes half a minute to find them.
-test-full: fetched
+test-full: fetched compiled
 	$(PYTEST)
 
 # What the tests need besides packages.
 fetched: .venv/installed
 	$(MAKE) -j3 models chromium minilm
 
+# The plugin with all kernels, which tests take instead of compiling some.
+compiled: .venv/installed
+	PATCH_COMPILE_PLUGIN_ARCHS=80 $(BIN)/patch-compile plugin --backend tensorrt-rtx
+
 minilm: .venv/installed
 	$(BIN)/python samples/models.py minilm .cache/models/minilm
 
 # How long each test takes, in tests/durations.txt.
-durations: fetched
+durations: fetched compiled
 	$(PYTEST) --junitxml=build/durations.xml
 	$(BIN)/python -m tests.durations build/durations.xml
 
