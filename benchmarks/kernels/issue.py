@@ -100,6 +100,8 @@ class _Sm:
         self.shared_free = 0.0
         self.issued = 0  # instructions of all warps
         self.marks: list[tuple[float, int]] = []  # time and `issued` at each barrier of the first block
+        self.boards = [[board for board in range(6) if i.waits >> board & 1] for i in way]
+        self.products = [i.opcode.startswith(PRODUCTS) for i in way]
 
     def run(self) -> float:
         """Cycles per slab of the SM, from the second way of the first block to its last."""
@@ -114,14 +116,10 @@ class _Sm:
         return (end - begin) / slabs
 
     def ready(self, warp: _Warp) -> float:
-        i = self.way[warp.at]
         time = max(warp.free, self.issue_free[warp.scheduler])
-        for board in range(6):
-            if i.waits >> board & 1:
-                time = max(time, warp.scoreboards[board])
-        if i.opcode.startswith(PRODUCTS):
-            time = max(time, self.tensor_free[warp.scheduler])
-        return time
+        for board in self.boards[warp.at]:
+            time = max(time, warp.scoreboards[board])
+        return max(time, self.tensor_free[warp.scheduler]) if self.products[warp.at] else time
 
     def step(self, warp: _Warp, now: float) -> None:
         i = self.way[warp.at]
