@@ -67,7 +67,7 @@ def longest_first() -> tuple[str, ...]:
     for line in durations():
         number, _, test = line.strip().partition(" ")
         if "::" in test:
-            seconds[group_of(test)] += float(number)  # type: ignore[assignment]
+            seconds[group_of(test)] += float(number)
     return tuple(group for group, _ in seconds.most_common())
 
 
