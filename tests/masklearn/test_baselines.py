@@ -70,7 +70,9 @@ def test_every_baseline_has_a_row(make_model: ModelMaker, text_file: Path, tmp_p
     )
     # Groups of 16 do not fit this model's 48 and 72 columns, 6:8 does not go with 16 bits, which are not rounded either.
     left_out = (Baseline.UNIFORM_8_16, Baseline.UNIFORM_12_16, Baseline.UNIFORM_6_8)
-    assert [r.name for r in rows] == [str(name) for name in Baseline if name not in (*left_out, Baseline.ROUNDED)]
+    assert [r.name for r in rows] == [
+        str(name) for name in Baseline if name not in (*left_out, Baseline.ROUNDED)
+    ]
     assert [line.partition(": left out. ")[0] for line in notes] == [f"baseline {name}" for name in left_out]
     found = {r.name: r for r in rows}
     weights = {name: n * k for name, (n, k) in covered_linears(path).linears.items()}
