@@ -20,7 +20,6 @@ from patch_compile.onnx_io.compare import Outputs, largest_error, output_file, s
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.graph_inputs import read_inputs
 from patch_compile.onnx_io.tensor_names import ATTENTION_MASK, INPUT_IDS, TOKEN_TYPE_IDS
-from patch_compile.passes.lowering.round_inputs import rounds_inputs
 from patch_compile.progress import Progress
 from patch_compile.sources.base import OutputSource, Probe
 from patch_compile.sources.checkpoint.references import encoder_windows, load_as_compiled
@@ -119,6 +118,8 @@ class EncoderSource(CheckpointSource, OutputSource):
         If linears round X to int8, any other rounding may carry an input to another integer. Twice the error of the pruned
         model is then measured, which transformers computes in 16 bits.
         """
+        from patch_compile.passes.lowering.round_inputs import rounds_inputs
+
         derived = roundings_of(self.layers)
         grids = grids_of_pruned(pruned, self.recipe.mask)
         if not any(map(rounds_inputs, grids.values())):
