@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 from benchmarks.machine import origin
 
 _OUT = Path(__file__).with_name("durations.txt")
-_FILE, _TEST = 1.0, 3.0  # seconds from which a file and a test have a line
+_FILE, _TEST = 1.0, 5.0  # seconds from which a file and a test have a line
 
 
 def _cases(junit: Path) -> Iterator[tuple[str, str, float]]:

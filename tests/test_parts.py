@@ -19,7 +19,7 @@ def item(file: str, *marks: str) -> Any:
 def test_slow_files_and_groups_exist() -> None:
     assert "tests/ptx/test_kernels.py" in slow_files() and "tests/test_parts.py" not in slow_files()
     places = [*slow_files(), *(one for beginnings in GROUPS.values() for one in beginnings)]
-    assert [place for place in places if not (ROOT / place).exists()] == []
+    assert [place for place in places if not (ROOT / place).exists()] == [] and "runtime" in longest_first()
 
 
 def test_quick_are_quick_files_and_marked_tests() -> None:
@@ -41,7 +41,3 @@ def test_quick_are_quick_files_and_marked_tests() -> None:
 )
 def test_groups_are_folders_or_exported_models(test: str, group: str) -> None:
     assert group_of(test) == group
-
-
-def test_the_longest_groups_are_known() -> None:
-    assert {"ptx", "runtime"} < {*longest_first()} and len({*longest_first()}) == len(longest_first())

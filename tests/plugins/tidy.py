@@ -35,10 +35,8 @@ UNITS = (
     PLUGINS / "kernels/launch.cpp",
 )  # fmt: skip
 _KINDS = [(one.streams, one.gated, one.kinds, one.weights) for one in CONFIGS]
-_HOST = (
-    "-DPATCH_HOST_EMULATION",
-    f"-DPATCH_HOST_CONFIGS={sum(1 << _KINDS.index(kind) for kind in {*_KINDS})}",
-)
+_CONFIGS = sum(1 << _KINDS.index(kind) for kind in {*_KINDS})
+_HOST = ["-DPATCH_HOST_EMULATION", f"-DPATCH_HOST_CONFIGS={_CONFIGS}"]
 
 
 def main() -> int:
@@ -52,9 +50,8 @@ def main() -> int:
         print("clang-tidy was left out: it is not installed", file=sys.stderr)
         return 0
     common = hashlib.sha256((ROOT / ".clang-tidy").read_bytes() + Path(tidy).read_bytes()[:1024])
-    common.update(
-        _HOST[-1].encode() + subprocess.run([tidy, "--version"], capture_output=True, check=True).stdout
-    )
+    common.update(subprocess.run([tidy, "--version"], capture_output=True, check=True).stdout)
+    common.update(str(_HOST).encode())
     for header in sorted(file for file in PLUGINS.glob("*/*") if file.suffix in (".h", ".cuh")):
         common.update(header.name.encode() + header.read_bytes())
     CLEAN.mkdir(parents=True, exist_ok=True)
@@ -77,7 +74,7 @@ def main() -> int:
             "-I",
             str(PLUGINS),
         ]
-        command += _HOST if unit.parent.name == "host" else ()
+        command += _HOST * (unit.parent.name == "host")
         command += [flag for folder in includes for flag in ("-isystem", str(folder))]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
