@@ -167,52 +167,6 @@ def test_activations_far_out(kernel, activation):
     assert y[-2] == np.inf and np.isnan(y[-1])
 
 
-def test_gate_and_up_keep_their_own_tiles(kernel):
-    """The gate has dense slabs and the up 2:4 slabs, and the reverse."""
-    for share in ((0.0, 1.0), (1.0, 0.0)):
-        gate, up = (make_case(9, (70, 260), 64, share=s, bias=False, seed=4) for s in share)
-        packed = interleaved(gate.packed, up.packed)
-        z = [c.expected for c in (gate, up)]
-        for name in GATED:  # kernels for all kinds take an index without slabs of other kinds too
-            launch = Launch(CONFIGS.index(name), parts=3)
-            y = kernel.run(packed, gate.x, None, launch, activation=0).view(np.float16)
-            assert np.allclose(y, z[0] * z[1], rtol=2e-3, atol=1e-4)
-
-
-def interleaved(gate, up):
-    """Interleave the panels of two packed weights, slab by slab."""
-    pointers, slabs, columns = {}, {}, {}
-    for i, kind in enumerate(("dense", "sparse")):
-        parts = []
-        for packed in (gate, up):
-            panels = -(-packed.shape[0] // 64)
-            starts = packed.index[i * (panels + 1) : (i + 1) * (panels + 1)]
-            first = 2 * (panels + 1) + (len(packed.dense) if i else 0)
-            parts.append((starts, packed.index[first : first + starts[-1]]))
-        order = [
-            (side, slab)
-            for panel in range(panels)
-            for side, (starts, _) in enumerate(parts)
-            for slab in range(starts[panel], starts[panel + 1])
-        ]
-        counts = [np.diff(starts) for starts, _ in parts]
-        pointers[kind] = np.concatenate([[0], np.cumsum(np.stack(counts, 1).reshape(-1))])
-        columns[kind] = np.array([parts[side][1][slab] for side, slab in order], np.int32)
-        slabs[kind] = order
-    take = lambda name, kind: np.array(  # noqa: E731
-        [getattr((gate, up)[side], name)[slab] for side, slab in slabs[kind]]
-    ).reshape(-1, getattr(gate, name).shape[1])
-    return Packed(
-        gate.shape,
-        64,
-        take("dense", "dense").astype(np.uint16),
-        take("sparse", "sparse").astype(np.uint16),
-        take("meta", "sparse").astype(np.int32),
-        np.concatenate([*pointers.values(), *columns.values()]).astype(np.int32),
-        gated=True,
-    )
-
-
 @pytest.mark.parametrize("config", [name for name in STREAMS if name in PLAIN])
 def test_empty_panels(kernel, config):
     """Y is the bias in panels without a slab; the first and the last are among them."""
