@@ -15,6 +15,7 @@ MACHINES = (X86, AARCH64)
 ARCHS = (80, 86, 89, 90, 120)
 JETSONS = (87,)
 """Architectures of Jetsons that have sparse tensor cores: Orin. The plugin is compiled for them if a Jetson is a target."""
+_SAME_CODE = 90  # newest architecture whose machine code is the same from older PTX
 VARIABLE = "PATCH_COMPILE_PLUGIN_ARCHS"
 """Variable that names the architectures to compile for, instead of all: `86` compiles for one GPU in less time."""
 
@@ -73,5 +74,14 @@ def runs_on(sm: int, archs: tuple[int, ...]) -> bool:
 
 
 def ptx_arch(archs: tuple[int, ...]) -> int:
-    """Returns the architecture whose PTX a plugin of these architectures holds."""
-    return max((a for a in archs if a <= 90), default=max(archs))
+    """Returns the architecture whose PTX a plugin of these architectures holds: the oldest, which all newer GPUs run."""
+    return min(archs)
+
+
+def virtual_arch(arch: int, archs: tuple[int, ...]) -> int:
+    """Returns the architecture whose PTX becomes the machine code for `arch`, in a plugin of `archs`.
+
+    Up to sm_90 it is the oldest: nvcc makes the same machine code from its PTX, and then compiles to PTX only once. Kernels
+    for sm_120 have fewer registers from their own PTX.
+    """
+    return min(archs) if arch <= _SAME_CODE else arch

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from masklearn.base.durable import flush_tree
 from patch_compile.errors import PatchCompileError
-from patch_compile.plugin.targets import ptx_arch, this_machine
+from patch_compile.plugin.targets import ptx_arch, this_machine, virtual_arch
 from patch_compile.python_process import run_pip
 
 _MIN_NVCC = (12, 8)  # the first that compiles for sm_120; mma.sp::ordered_metadata came with 12.5
@@ -85,12 +85,12 @@ def _describe(what: str, find: Callable[[], Tool], fix: str) -> ToolchainItem:
 def code_flags(unit: Path, archs: tuple[int, ...]) -> list[str]:
     """Returns nvcc's flags for the machine code of one file of the plugin, and for PTX, which other GPUs run.
 
-    The PTX is of the newest architecture up to 90: sm_100 does not run the PTX of sm_120. The kernels for Hopper are
-    compiled only for sm_90a, without PTX: no other GPU has their instructions.
+    The PTX is of the oldest architecture. The kernels for Hopper are compiled only for sm_90a, without PTX: no other GPU has
+    their instructions.
     """
     if unit.name == _HOPPER_UNIT and 90 in archs:
         return ["-gencode=arch=compute_90a,code=sm_90a", "-DPATCH_SM90A"]
-    flags = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in archs]
+    flags = [f"-gencode=arch=compute_{virtual_arch(a, archs)},code=sm_{a}" for a in archs]
     ptx = ptx_arch(archs)
     return [*flags, f"-gencode=arch=compute_{ptx},code=compute_{ptx}"]
 

@@ -1,6 +1,7 @@
 // What each thread of a block holds of a tile of Y.
 #pragma once
 #include <type_traits>
+#include <utility>
 
 #include "kernels/config.h"
 #include "kernels/ptx.cuh"
@@ -55,12 +56,13 @@ template <int I>
 struct Index {
   static constexpr int value = I;
 };
+template <int First, class Function, int... I>
+PATCH_DEVICE void for_each_of(const Function& function, std::integer_sequence<int, I...>) {
+  (function(Index<First + I>()), ...);
+}
 template <int N, int First = 0, class Function>
 PATCH_DEVICE void for_each_index(const Function& function) {
-  if constexpr (First < N) {
-    function(Index<First>());
-    for_each_index<N, First + 1>(function);
-  }
+  for_each_of<First>(function, std::make_integer_sequence<int, (N > First ? N - First : 0)>());
 }
 
 // A type as a value.

@@ -165,6 +165,7 @@ MUTATIONS = {
     "b of mma.sp is a": (SPARSE + r"(\{[^}]*\}), \{[^}]*\}", r"\1\2, \2"),
     "sums are lost": (r"(mma\.sync[^;{]*\{[^}]*\}, \{[^}]*\}, \{[^}]*\}, )\{[^}]*\}", r"\1{0, 0, 0, 0}"),
     "sums of 2:4 are lost": (SPARSE + r"(\{[^}]*\}, \{[^}]*\}, )\{[^}]*\}", r"\1\2{0, 0, 0, 0}"),
+    "middle windows of 6:8 a byte further": (r"(mov\.[bu]32\s+%r\d+, )21554;", r"\g<1>25923;"),
     "sums have no sign": (r"cvt\.rn\.f32\.s32", "cvt.rn.f32.u32"),
     "integers are cut": (r"cvt\.rni\.s32\.f32", "cvt.rzi.s32.f32"),
     "integers are rounded down": (r"cvt\.rni\.s32\.f32", "cvt.rmi.s32.f32"),
