@@ -119,6 +119,26 @@ def test_experts_get_some_tokens_in_some_windows() -> None:
     assert bool((weighted["a"].diagonal() > 0.5).all())
 
 
+def test_some_of_many_windows_are_weighted() -> None:
+    """They are spread over all windows; the part without weights is of all."""
+    linear, ran = nn.Linear(TOKENS, WIDE), list[torch.Tensor]()
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        ran.append(x)
+        return linear(x)
+
+    windows = [torch.eye(TOKENS)[None] * (1 + i) for i in range(40)]
+    weighted, plain = moments_of({"l": linear}, [["l"]], Windows(windows, run))
+    assert [float(x.detach().max()) - 1 for x in ran[len(windows) :]] == list(range(0, 40, 3))
+    rows = torch.tensor([float(x.detach().max()) ** 2 for x in ran[len(windows) :]])
+    size = torch.stack([linear(windows[i])[0].square().mean(dim=1).detach() for i in range(0, 40, 3)])
+    weights = size.reciprocal() / size.reciprocal().mean()
+    expected = (weights * rows[:, None]).sum(dim=0)
+    torch.testing.assert_close(
+        weighted["l"], torch.diag(0.7 * expected) + 0.3 * plain["l"], rtol=0.1, atol=1e-3
+    )
+
+
 def test_groups_without_dependents_are_left_out() -> None:
     used, unused = nn.Linear(TOKENS, WIDE), nn.Linear(TOKENS, WIDE)
     block = Windows([torch.eye(TOKENS)[None]], lambda x: used(x) + 0 * unused(x))
