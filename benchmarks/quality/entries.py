@@ -98,7 +98,6 @@ def entries(totals: Sequence[float] = (8.0,), repairs: Sequence[float] = (30.0,)
             "method": "oneshot",
             "kinds": "auto",
             "bytes_per_weight": round(bytes_of({"reached": ratio}), 6),
-            "permute": True,
         }
         found.append(Entry(AUTO, ratio, asked | {"repair": "none"}, spread=True))
         for minutes in totals:
@@ -108,6 +107,12 @@ def entries(totals: Sequence[float] = (8.0,), repairs: Sequence[float] = (30.0,)
         for minutes in repairs:
             settings = asked | _DISTILL | {"repair_minutes": minutes}
             found.append(Entry(f"oneshot + {minutes:g} min of repair{ALL_KINDS}", ratio, settings))
+        # What `build` does without options.
+        permuted = asked | {"permute": True}
+        found.append(Entry(AUTO + PERMUTED, ratio, permuted | {"repair": "none"}))
+        for minutes in totals:
+            name = f"oneshot, {minutes:g} min in all{ALL_KINDS}{PERMUTED}"
+            found.append(Entry(name, ratio, permuted | _DISTILL, total=minutes))
     found += _quantised_entries(totals)
     own_text = oneshot[_ONE_RATIO] | {"repair": "none", "calib": None}
     found.append(Entry(OWN_TEXT, _ONE_RATIO, own_text))
@@ -142,7 +147,6 @@ def _quantised_entries(totals: Sequence[float]) -> list[Entry]:
             "method": "oneshot",
             "kinds": "auto",
             "bytes_per_weight": round(bytes_of({"reached": _ONE_RATIO}), 6),
-            "permute": True,
             "weights": weights,
         }
         found.append(Entry(AUTO + mark, _ONE_RATIO, asked | {"repair": "none"}))

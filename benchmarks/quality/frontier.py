@@ -82,6 +82,7 @@ SERIES = {
     "sparsegpt 12:16": ("n:16 everywhere, SparseGPT", "diamond", 4, "1 3"),
     "oneshot, no repair, w8a8": ("dense and 2:4 tiles in W8A8", "half", 2, "1 3"),
     "oneshot + 13 steps of repair, w8a8": ("dense and 2:4 tiles in W8A8, repaired", "wedge", 5, "1 3"),
+    "oneshot + 13 steps of repair, kinds 6:8, w8a8": ("6:8 tiles in W8A8, repaired", "house", 5, ""),
     "oneshot, no repair, kinds auto": ("tiles of all kinds (auto)", "star", 2, "2 3"),
     "oneshot, 8 min in all, kinds auto": (
         "tiles of all kinds, repair, 8 minutes in all",
@@ -97,6 +98,7 @@ _OUTLINES = MARKERS | {
     "hexagon": "M-6.6 0L-3.3 -5.7H3.3L6.6 0L3.3 5.7H-3.3Z",
     "bar": "M-7 -2.6H7V2.6H-7Z",
     "half": "M-7 3.4a7 7 0 0 1 14 0Z",
+    "house": "M-5.6 6V-2L0 -7L5.6 -2V6Z",
     "wedge": "M-6.2 -6.2L6.2 6.2H-6.2Z",
 }
 _TAKEN = "bytes of a packed weight, on average: fewer to the right"

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from statistics import median
 from typing import Any
 
-from benchmarks.quality.entries import ALL_KINDS, BYTES, NO_REPAIR, NOT_DEPLOYABLE, PERMUTED
+from benchmarks.quality.entries import ALL_KINDS, BYTES, NO_REPAIR, NOT_DEPLOYABLE
 from benchmarks.quality.frontier import HIGHEST
 
 Row = Mapping[str, Any]
@@ -27,7 +27,8 @@ the model of the tables is too small to gain. Dense W8A8 has the time that cuBLA
 Perplexities above {HIGHEST:g} are only in the tables.
 Made by `python -m benchmarks.quality.frontier`; with `--check` it says if the picture shows the rows."""
 _KINDS = """`kinds auto`: tiles of all kinds, in as many bytes as dense and 2:4 tiles take at the ratio of the column
-([learning.md](../howto/learning.md#kinds-of-tiles)), and permuted, as by `build`; another share of the weights is zeroed.
+([learning.md](../howto/learning.md#kinds-of-tiles)); another share of the weights is zeroed. Rows that are not permuted were
+measured when 6:16 and 14:16, which are gone, were kinds too. `build` permutes.
 Rows with `int8` or `int4` have weights of that type, and the tiles of a 16-bit row."""
 _BYTES = """The next table shows what `w8a8` costs over 16 bits, with the same masks and the same number of repair steps.
 Weights and masks are learned in 16 bits, then smoothed, repaired and rounded. `learn --weights w8a8` scores the smoothed
@@ -187,8 +188,12 @@ def _gains(rows: Sequence[Row]) -> str:
     priors = {(row["ratio"], row["method"]): row for row in first if row["method"].startswith(NO_REPAIR)}
     lines = []
     for row in first:
-        permuted = PERMUTED * row["method"].endswith(PERMUTED)
-        prior = row.get("before") or priors.get((row["ratio"], NO_REPAIR + permuted))
+        alike = [
+            name
+            for ratio, name in priors
+            if ratio == row["ratio"] and row["method"].endswith(name.removeprefix(NO_REPAIR))
+        ]
+        prior = row.get("before") or priors.get((row["ratio"], max(alike, key=len, default="")))
         trained = row["method"].startswith(("oneshot", "patch", "maskllm"))
         trained = trained and not row["method"].startswith(NO_REPAIR)
         if prior is None or not trained:

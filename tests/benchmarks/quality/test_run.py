@@ -49,13 +49,10 @@ def test_entries_are_valid_recipes() -> None:
         assert methods.index(NO_REPAIR) < methods.index("oneshot, 8 min in all")
         assert {"oneshot + 30 min of repair", "oneshot + 30 min of repair" + PERMUTED} < set(methods)
     assert [entry.ratio for entry in found if entry.method == PATCH] == [0.35]
-    permuted = [entry for entry in found if PERMUTED in entry.method]
-    assert [(entry.ratio, entry.settings["repair"]) for entry in permuted] == [
-        (ratio, repair) for ratio in RATIOS for repair in ("none", *["distill"] * 3)
-    ]
-    assert all(
-        entry.settings["permute"] for entry in found if PERMUTED in entry.method or ALL_KINDS in entry.method
-    )
+    permuted = [(entry.ratio, entry.settings["repair"]) for entry in found if entry.method.endswith(PERMUTED)]
+    apart = [(ratio, repair) for ratio in RATIOS for repair in ("none", *["distill"] * 3)]
+    assert permuted == apart + [(ratio, repair) for ratio in (0.5, *RATIOS) for repair in ("none", "distill")]
+    assert all(entry.settings["permute"] for entry in found if entry.method.endswith(PERMUTED))
     labelled = [entry for entry in found if entry.settings.get("label_weight")]
     assert [(entry.ratio, entry.settings["permute"]) for entry in labelled] == [
         (ratio, True) for ratio in RATIOS
@@ -67,7 +64,7 @@ def test_training_starts_from_a_row_of_the_table(command: list[str]) -> None:
     names = {cell.key: cell.entry.method for cell in table}
     starts = {(cell.untrained().key, cell.untrained().entry.method) for cell in table if cell.entry.trains}
     assert starts <= names.items()
-    assert {name for _, name in starts} == {NO_REPAIR, NO_REPAIR + PERMUTED, AUTO}
+    assert {name for _, name in starts} == {NO_REPAIR, NO_REPAIR + PERMUTED, AUTO, AUTO + PERMUTED}
 
 
 def test_types_are_compared_under_the_same_masks(command: list[str]) -> None:
@@ -178,17 +175,19 @@ def test_limited_runs_reuse_unrepaired_results(command: list[str], monkeypatch: 
     assert failed == []
     methods = [NO_REPAIR, "oneshot, 8 min in all"]
     permuted, of_all_kinds = ([name + suffix for name in methods] for suffix in (PERMUTED, ALL_KINDS))
+    both = [name + suffix for suffix in (ALL_KINDS, ALL_KINDS + PERMUTED) for name in methods]
     quantised = [f"{of_all_kinds[1]}, {weights}" for weights in ("int8", "int4")]
-    assert [r["method"] for r in rows] == methods * 3 + permuted * 3 + of_all_kinds * 4 + quantised
-    assert [r["seconds"] for r in rows] == [120.0, 240.0] * 10 + [240.0] * 2
-    assert [spec["recipe"].get("repair_minutes") for spec in specs] == [None, 5.6] * 10 + [3.5, 3.1]
-    assert [spec["recipe"]["repair"] for spec in specs] == ["none", "distill"] * 10 + ["distill"] * 2
-    assert [spec["recipe"].get("permute") for spec in specs] == [None] * 6 + [True] * 16
-    assert [spec["recipe"].get("kinds") for spec in specs] == [None] * 12 + ["auto"] * 10
-    assert [spec["recipe"].get("weights") for spec in specs] == [None] * 20 + ["int8", "int4"]
-    priors = [spec["keep"] for spec in specs[:20:2]]
-    assert [spec.get("prior") for spec in specs[1:20:2]] == priors
-    assert [spec["prior"] for spec in specs[20:]] == [priors[8]] * 2  # the row in 16 bits at .35
+    assert [r["method"] for r in rows] == methods * 3 + permuted * 3 + both * 4 + quantised
+    assert [r["seconds"] for r in rows] == [120.0, 240.0] * 14 + [240.0] * 2
+    assert [spec["recipe"].get("repair_minutes") for spec in specs] == [None, 5.6] * 14 + [3.5, 3.1]
+    assert [spec["recipe"]["repair"] for spec in specs] == ["none", "distill"] * 14 + ["distill"] * 2
+    orders = [None] * 6 + [True] * 6 + [None, None, True, True] * 4 + [None] * 2
+    assert [spec["recipe"].get("permute") for spec in specs] == orders
+    assert [spec["recipe"].get("kinds") for spec in specs] == [None] * 12 + ["auto"] * 18
+    assert [spec["recipe"].get("weights") for spec in specs] == [None] * 28 + ["int8", "int4"]
+    priors = [spec["keep"] for spec in specs[:28:2]]
+    assert [spec.get("prior") for spec in specs[1:28:2]] == priors
+    assert [spec["prior"] for spec in specs[28:]] == [priors[10]] * 2  # the row in 16 bits at .35
 
 
 def test_finished_rows_survive_later_repairs(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,8 +212,8 @@ def test_finished_rows_survive_later_repairs(command: list[str], monkeypatch: py
     assert again[NO_REPAIR, 0.45] == first[NO_REPAIR, 0.45]
     before, after = (rows["oneshot, 8 min in all", 0.45] for rows in (first, again))
     assert before["before"] == {"perplexity": first[NO_REPAIR, 0.45]["perplexity"], "seconds": 10.5}
-    assert after["before"] == {"perplexity": 32.0, "seconds": 32.5}
-    assert after["seconds"] == 32.5 + 33.5
+    assert after["before"] == {"perplexity": 40.0, "seconds": 40.5}
+    assert after["seconds"] == 40.5 + 41.5
 
 
 def test_trained_masks_follow_their_prior(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,8 +223,8 @@ def test_trained_masks_follow_their_prior(command: list[str], monkeypatch: pytes
 
     def fake(spec: dict[str, Any]) -> dict[str, Any]:
         specs.append(spec)
-        if "keep" in spec:
-            Path(spec["keep"]).mkdir(parents=True)
+        Path(spec["keep"]).mkdir(parents=True)
+        if len(specs) == 1:
             return {"reached": 0.35, "perplexity": 41.0, "seconds": 300.0, "peak_gib": 2.0}
         found = {"reached": 0.35, "perplexity": 39.0, "seconds": 1500.0, "peak_gib": 1.0}
         return found | {"train": {"steps": 60}, "repair": None}
