@@ -32,7 +32,7 @@ _STEPS = 13
 class Entry:
     """One cell of the table. ratio: the column, None for a row with a ratio of its own; settings: for `LearnRecipe`;
     total: minutes that learning may take in all, repair included; tiled: measured for every tile size; spread:
-    measured for every seed, at the first tile size; alone: measured by a run of its own, though it is repaired, because its
+    measured for every seed, at the first tile size; apart: measured by a run of its own, though it is repaired, because its
     kinds of tiles are not there in 16 bits.
     """
 
@@ -43,12 +43,12 @@ class Entry:
     total: float | None = None
     tiled: bool = False
     spread: bool = False
-    alone: bool = False
+    apart: bool = False
 
     @property
     def repairs(self) -> bool:
         """True when the entry continues from the masks and weights of the row without repair."""
-        return self.settings.get("repair") == "distill" and not self.alone
+        return self.settings.get("repair") == "distill" and not self.apart
 
     @property
     def trains(self) -> bool:
@@ -137,7 +137,7 @@ def _quantised_entries(totals: Sequence[float]) -> list[Entry]:
     asked = {"method": "oneshot", "ratio": _SIX_EIGHT.zeros, "kinds": _SIX_EIGHT.name} | w8a8
     found.append(Entry(NO_REPAIR + _MILD + BYTES, _SIX_EIGHT.zeros, asked | {"repair": "none"}))
     repaired = asked | _DISTILL | {"repair_steps": _STEPS}
-    found.append(Entry(steps + _MILD + BYTES, _SIX_EIGHT.zeros, repaired, alone=True))
+    found.append(Entry(steps + _MILD + BYTES, _SIX_EIGHT.zeros, repaired, apart=True))
     for weights in ("int8", "int4"):
         mark = f", {weights}"
         nearest = {"method": "magnitude", "ratio": 0.0, "repair": "none", "weights": weights}

@@ -2,7 +2,7 @@
 
 clang's own warnings (-Wall -Wextra) count too: nvcc compiles the same files with g++. A file is left out if neither it nor a
 header has changed since it was clean. The kernels are read as the host builds them: one configuration of each kind, since
-those of a kind differ in sizes only.
+configurations of a kind differ only in their sizes.
 Exit code 1, and the findings, if there are any.
 """
 
