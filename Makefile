@@ -70,10 +70,7 @@ families: .venv/installed
 
 # Every injected kernel bug must be caught, and the machine code for every type and architecture is checked: some minutes.
 mutate: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadgroup -m 'mutation or not mutation' tests/plugins/kernels/test_faults.py tests/plugins/kernels/test_of_sixteen_kernels.py \
-	  tests/plugins/kernels/test_integer_kernels.py tests/ptx/test_integer_kernels.py tests/ptx/test_kernels.py tests/plugins/kernels/test_binary.py tests/plugins/kernels/test_warpgroup_binary.py \
-	  tests/plugins/dense_path/test_code.py tests/plugins/dense_path/test_faults.py tests/plugins/tensorrt/test_attack.py \
-	  tests/ptx/test_warpgroup_kernels.py tests/plugin/test_build.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadgroup -m mutation tests/plugin tests/plugins tests/ptx
 
 # The plugin in the registries of several versions of TensorRT; `make test-full` takes the newest. Their dispatch runtimes are small.
 TENSORRT_VERSIONS := 10.16.1.11 11.0.0.114 11.4.0.106
