@@ -37,6 +37,10 @@ INNER = {
     "benchmarks/checkpoints.py": ("masklearn.text",),
     # Bars of runs that take half an hour.
     "benchmarks/quality/child.py": ("patch_compile.progress",),
+    # It asks models of rows, which no command has written, for every token's chance, and the built-in tasks.
+    "benchmarks/quality/beyond.py": (
+        "masklearn.model", "masklearn.stream.logits", "patch_compile.verification.tasks",
+    ),
     # It holds the model of NVIDIA's libraries, which no command prints, against published times of 16-bit and int8 products.
     "benchmarks/published": ("masklearn.quant", "patch_compile.hardware", "patch_compile.planning.roofline"),
     # It draws with the axes, marks and colours of the program's pictures, at the bytes of the tables of kinds and types, and

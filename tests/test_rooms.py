@@ -5,7 +5,7 @@ import subprocess
 from tests import durations, rooms
 
 JUNIT = """<testsuites><testsuite>
-<testcase classname="tests.planning.test_a" name="test_one[1]" time="4.5"/>
+<testcase classname="tests.planning.test_a" name="test_one[1]" time="5.5"/>
 <testcase classname="tests.planning.test_a" name="test_two" time="0.5"/>
 <testcase classname="tests.test_b" name="test_three" time="0.25"/>
 <testcase classname="tests.test_c.TestOne.TestTwo" name="test_four" time="2.0"/>
@@ -39,7 +39,7 @@ def test_durations_are_added_up_by_file(tmp_path):
     (tmp_path / "junit.xml").write_text(JUNIT)
     durations.main([str(tmp_path / "junit.xml"), str(tmp_path / "durations.txt")])
     lines = (tmp_path / "durations.txt").read_text().splitlines()
-    assert "    5.0     2 tests/planning/test_a.py" in lines
-    assert lines[-1] == "    4.5 tests/planning/test_a.py::test_one[1]"
+    assert "    6.0     2 tests/planning/test_a.py" in lines
+    assert lines[-1] == "    5.5 tests/planning/test_a.py::test_one[1]"
     assert "    2.0     1 tests/test_c.py" in lines
     assert not any("test_b" in line or "test_two" in line for line in lines)
