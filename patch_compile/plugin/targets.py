@@ -81,7 +81,7 @@ def ptx_arch(archs: tuple[int, ...]) -> int:
 def virtual_arch(arch: int, archs: tuple[int, ...]) -> int:
     """Returns the architecture whose PTX becomes the machine code for `arch`, in a plugin of `archs`.
 
-    Up to sm_90 it is the oldest: nvcc makes the same machine code from its PTX, and then compiles to PTX only once. Kernels
-    for sm_120 have fewer registers from their own PTX.
+    Up to sm_90 it is the oldest: nvcc makes the same machine code from its PTX (compared for all kernels of 16-bit weights),
+    and then compiles to PTX only once. Kernels for sm_120 have fewer registers from their own PTX.
     """
     return min(archs) if arch <= _SAME_CODE else arch
