@@ -39,7 +39,7 @@ INNER = {
     "benchmarks/quality/child.py": ("patch_compile.progress",),
     # It asks models of rows, which no command has written, for every token's chance, and the built-in tasks.
     "benchmarks/quality/beyond.py": (
-        "masklearn.model", "masklearn.stream.logits", "patch_compile.verification.tasks",
+        "masklearn.model", "masklearn.stream.logits", "masklearn.training.head", "patch_compile.verification.tasks",
     ),
     # It holds the model of NVIDIA's libraries, which no command prints, against published times of 16-bit and int8 products.
     "benchmarks/published": ("masklearn.quant", "patch_compile.hardware", "patch_compile.planning.roofline"),

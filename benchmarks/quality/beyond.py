@@ -28,6 +28,7 @@ from masklearn import Checkpoint, MaskSet, WeightStore, first_windows, load_toke
 from masklearn.model.models import load_model
 from masklearn.model.prune import write_pruned_checkpoint
 from masklearn.stream.logits import HEAD_CHUNK, log_probabilities, token_nll
+from masklearn.training.head import Head
 from patch_compile.verification.tasks.loading import BUILTIN, in_task_folder, load_tasks
 from patch_compile.verification.tasks.run import offline, quiet_harness
 
@@ -48,12 +49,12 @@ class Tokens(NamedTuple):
 @torch.no_grad()
 def predictions(model: Any, windows: NDArray[np.int64]) -> Tokens:
     """Returns the predictions of every token but the first of windows `[count, length]`, window after window."""
-    head, parts = model.get_output_embeddings(), []
+    head, parts = Head.of(model), []
     for window in torch.from_numpy(windows):
         hidden = model.base_model(input_ids=window[None], use_cache=False).last_hidden_state[0, :-1]
         for start in range(0, len(hidden), HEAD_CHUNK):
             labels = window[1:][start : start + HEAD_CHUNK]
-            log_q = log_probabilities(head(hidden[start : start + HEAD_CHUNK]).float())
+            log_q = log_probabilities(head.logits(hidden[start : start + HEAD_CHUNK]))
             top, found = log_q.max(dim=-1)
             parts.append((token_nll(log_q, labels), top.exp(), found == labels))
     loss, sure, right = (torch.cat(one).numpy() for one in zip(*parts, strict=True))
