@@ -207,7 +207,9 @@ models: .venv/installed
 	$(BIN)/python samples/texts.py $(TEXTS)
 
 # The versions that were tested last. Torch, and what its build for a machine decides, stay free within pyproject.toml. Python
-# compiles what it imports; to compile all 360 MB here would take a minute and a half.
+# compiles what it imports; to compile all 360 MB here would take a minute and a half. It must keep what it compiled: else each
+# of the tests' processes that import torch would compile for 10 s of CPU time.
+unexport PYTHONDONTWRITEBYTECODE
 CONSTRAINED := --constraint packaging/constraints.txt
 .venv/installed: pyproject.toml packaging/constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed"; exit 1; }
