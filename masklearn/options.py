@@ -108,7 +108,7 @@ class LearnOptions:
     repair: Annotated[Repair | None, _repair(
         "distill trains the surviving weights to predict what the dense model predicts.",
         unset=f"distill; none for {_UNREPAIRED}")] = None
-    repair_steps: Annotated[int | None, _repair("Training steps of repair.", unset="by model size", ge=0)] = None
+    repair_steps: Annotated[int | None, _repair("Training steps of repair.", unset="by model size and device", ge=0)] = None
     repair_minutes: Annotated[float | None, _repair("Stop repair after this many minutes.", gt=0.0)] = None
     batch: Annotated[int, _repair("Windows per training step.", ge=1)] = 2
     learning_rate: Annotated[float | None, _repair("Learning rate of training.", unset="the method's own", gt=0.0)] = None

@@ -95,7 +95,7 @@ _SHARE_OF_SCALES = 1 / 3  # of the budget, if weights are rounded to int4
 _JUDGED, _LEAST = 2048, 4
 _BETAS = (0.9, 0.95)
 _WARMUP = 5
-# Repair without a budget trains on _TOKENS tokens if the model has at most _WEIGHTS weights; see `default_steps`.
+# The budget of a repair without a budget, for a model of at most _WEIGHTS weights; see `default_steps`.
 _TOKENS = 2**16
 _WEIGHTS = 135_000_000
 
@@ -255,20 +255,22 @@ def _memory_settings(task: Task, masks: Mapping[str, LinearMask], room: int) -> 
     return first_that_fits(need, first, room, bf16=bf16, note=task.note)
 
 
-def default_steps(weights: int, tokens: int) -> int:
-    """Returns the number of steps of a repair without a budget; weights: of the model; tokens: per step.
+def default_steps(weights: int, tokens: int, device: str) -> int:
+    """Returns the number of steps of a repair without a budget.
 
-    A model of at most 135M weights trains on 65,536 tokens, which takes SmolLM2-135M about 6 minutes on 2 cores. For
-    larger models the tokens grow with the square root of the weights: 0.18M tokens for 1B weights, 0.47M for 7B.
+    weights: of the model; tokens: per step; device: type of the device. A model of at most 135M weights trains on 65,536
+    tokens, which takes SmolLM2-135M about 6 minutes on 2 cores. With the square root of the weights grow the tokens on a
+    GPU, to 0.47M for 7B, and the time on a CPU, to three quarters of an hour for 7B, which is time for 9,100 tokens.
     """
-    return math.ceil(_TOKENS * math.sqrt(max(1.0, weights / _WEIGHTS)) / tokens)
+    size = math.sqrt(max(1.0, weights / _WEIGHTS))
+    return math.ceil(_TOKENS * (1 / size if device == "cpu" else size) / tokens)
 
 
 def _schedule(task: Task, settings: MemorySettings, share: float, learning_rate: float) -> Schedule:
     recipe, steps = task.recipe, task.recipe.repair_steps
     if steps is None and recipe.repair_minutes is None:
         weights = memory_need(task.checkpoint, {}, 0).weights
-        steps = default_steps(weights, recipe.batch * recipe.length)
+        steps = default_steps(weights, recipe.batch * recipe.length, usable_device(recipe.device).type)
     return Schedule.of(
         recipe,
         steps=None if steps is None else round(steps * share),

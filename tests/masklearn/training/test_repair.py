@@ -219,10 +219,17 @@ def test_labels_of_an_encoder_are_refused(make_model: ModelMaker, text_file: Pat
         Repaired(path, recipe)
 
 
-def test_larger_models_see_more_text_by_default() -> None:
-    assert default_steps(30_000_000, 1024) == default_steps(135_000_000, 1024) == 64
-    assert default_steps(540_000_000, 1024) == 128
-    assert default_steps(7_000_000_000, 1024) == 461
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_small_models_see_the_same_text_by_default(device: str) -> None:
+    assert default_steps(30_000_000, 1024, device) == default_steps(135_000_000, 1024, device) == 64
+
+
+def test_default_repair_grows_by_root_of_weights() -> None:
+    """Its tokens on a GPU, its time on a CPU, where a step takes time in proportion to the weights."""
+    assert default_steps(540_000_000, 1024, "cuda") == 128
+    assert default_steps(540_000_000, 1024, "cpu") == 32
+    assert default_steps(7_000_000_000, 1024, "cuda") == 461
+    assert default_steps(7_000_000_000, 1024, "cpu") == 9
 
 
 class Runs:
