@@ -20,6 +20,7 @@ from tests.onnx_export.tiny import LAYERS, VARIANTS, Exports, OrtDecoder, Refere
 from tests.refusals import refused
 
 U16 = 2.0**-11
+LAST = LAYERS - 1
 
 
 def padded_prompts(pads: list[int], sequence: int = 11) -> tuple[np.ndarray, np.ndarray]:
@@ -123,9 +124,9 @@ def test_weights_of_conv1d_are_turned_round(variant: str, exports: Exports) -> N
     checkpoint = Checkpoint.open(exports.model_dir(variant))
     model = exports.bound(variant)
     for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"):
-        weight = model.graph.initializers[f"transformer.h.3.{name}.weight"]
+        weight = model.graph.initializers[f"transformer.h.{LAST}.{name}.weight"]
         assert weight.const_value is not None
-        stored = checkpoint.read(f"transformer.h.3.{name}.weight").astype(np.float16)
+        stored = checkpoint.read(f"transformer.h.{LAST}.{name}.weight").astype(np.float16)
         assert np.array_equal(weight.const_value.numpy(), stored.T)
     embedding = model.graph.initializers["transformer.wte.weight"].const_value
     assert embedding is not None
@@ -138,7 +139,7 @@ def test_names_are_those_that_the_checkpoint_has(exports: Exports, tmp_path: Pat
     config = json.loads((tmp_path / "config.json").read_text()) | {"architectures": ["GPT2LMHeadModel"]}
     (tmp_path / "config.json").write_text(json.dumps(config))
     named = export_model(tmp_path, dtype="float16").graph.initializers
-    assert {"wte.weight", "h.3.mlp.c_proj.weight"} <= set(named)
+    assert {"wte.weight", f"h.{LAST}.mlp.c_proj.weight"} <= set(named)
     assert not [name for name in named if name.startswith(("transformer.", "lm_head"))]
 
 
@@ -153,7 +154,7 @@ def test_text_parts_of_multimodal_models_export(tmp_path: Path) -> None:
     write_onnx(model, tmp_path / "model.onnx")
     decoder, reference = OrtDecoder(tmp_path / "model.onnx"), Reference(path)
     error, scale = worst_error(decoder, reference, [0, 2], steps=2)
-    assert error <= tolerance(np.array(scale), 3, U16)
+    assert error <= tolerance(np.array(scale), LAYERS, U16)
 
 
 def test_interface(exports: Exports) -> None:
@@ -165,8 +166,8 @@ def test_interface(exports: Exports) -> None:
     shapes = {v.name: str(v.shape) for v in (*model.graph.inputs, *model.graph.outputs)}
     assert shapes["input_ids"] == shapes["position_ids"] == "[batch,sequence]"
     assert shapes["attention_mask"] == "[batch,total]"
-    assert shapes["past_key_values.3.value"] == "[batch,2,past,16]"
-    assert shapes["present.3.value"] == "[batch,2,total,16]"
+    assert shapes[f"past_key_values.{LAST}.value"] == "[batch,2,past,16]"
+    assert shapes[f"present.{LAST}.value"] == "[batch,2,total,16]"
     assert shapes["logits"] == "[batch,sequence,128]"
     assert {v.dtype for v in model.graph.inputs[:3]} == {ir.DataType.INT64}
 
@@ -175,8 +176,8 @@ def test_node_names_are_modules_without_paths(exports: Exports) -> None:
     model = exports.graph("llama")
     names = {node.name for node in model.graph}
     assert len(names) == len(model.graph)
-    assert "model.layers.3.mlp.down_proj/MatMul_0" in names
-    assert "model.layers.3.self_attn/Attention_0" in names
+    assert f"model.layers.{LAST}.mlp.down_proj/MatMul_0" in names
+    assert f"model.layers.{LAST}.self_attn/Attention_0" in names
     assert b"modeling_llama" not in ir.to_proto(model).SerializeToString()
 
 

@@ -27,16 +27,17 @@ FUSED_ALREADY = ("gpt2", "gpt_neox", "phi3")
 @pytest.mark.parametrize("variant", [*VARIANTS, "bert", "distilbert"])
 def test_names_tell_what_the_graph_will(variant, tmp_path):
     """The passes find the same in these models: see tests/passes/fusion/test_fused_models.py."""
-    kind = (VARIANTS | ENCODERS)[variant][0]
+    kind, settings = (VARIANTS | ENCODERS)[variant]
+    layers = settings.get("num_hidden_layers", LAYERS)
     coverage = covered_linears_of(Checkpoint.open(save_tiny(variant, tmp_path / "m")))
     found = groups_by_name(coverage.linears, ARCHITECTURES[kind])
     ends = [({name.rpartition(".")[2] for name in one.linears}, one.gated) for one in found]
     qkv = {"bert": {"query", "key", "value"}, "distilbert": {"q_lin", "k_lin", "v_lin"}}
     expected = (
-        [] if kind in FUSED_ALREADY else [(qkv.get(kind, {"q_proj", "k_proj", "v_proj"}), False)] * LAYERS
+        [] if kind in FUSED_ALREADY else [(qkv.get(kind, {"q_proj", "k_proj", "v_proj"}), False)] * layers
     )
     if kind not in (*FUSED_ALREADY, *qkv, "opt"):
-        expected += [({"gate_proj", "up_proj"}, True)] * LAYERS
+        expected += [({"gate_proj", "up_proj"}, True)] * layers
     assert ends == expected
 
 
