@@ -76,14 +76,18 @@ class Recipe(LearnSettings, BuildOptions):
             ) from None
 
     def _left_open(self) -> dict[str, Any]:
-        """Returns the settings that the user left out and that depend on others: a speed opens all choices."""
+        """Returns the settings that the user left out and that depend on others: a speed opens all choices, and bytes open
+        the kinds of tiles, of which the best lose least at equal bytes."""
         left = {"tile", "kinds", "weights"} - self.model_fields_set
         if self.goal is None or self.mask is not None:
-            if self.tile is not None:
-                return {}
-            # A split linear is two products if its tiles have all of K.
-            whole_rows = self.lowering == "split" and "tile" not in left
-            return {"tile": (DEFAULT_TILE[0], WHOLE) if whole_rows else DEFAULT_TILE}
+            found: dict[str, Any] = {}
+            if self.bytes_per_weight is not None and self.leaves_kinds_open:
+                found["kinds"] = AUTO
+            if self.tile is None:
+                # A split linear is two products if its tiles have all of K.
+                whole_rows = self.lowering == "split" and "tile" not in left
+                found["tile"] = (DEFAULT_TILE[0], WHOLE) if whole_rows else DEFAULT_TILE
+            return found
         left -= {"kinds"} if self.traits.only_two_four else set()
         left -= set() if self.can_choose_types else {"weights"}
         return dict.fromkeys(left - {"tile"}, AUTO)

@@ -51,11 +51,17 @@ def test_a_speed_opens_what_is_left_out(model):
     assert choices(recipe(model, speedup=1.5, **given)) == ("2:4", "int8", (64, 128))
 
 
-def test_ratios_and_bytes_stay_as_they_are(model):
-    for amount in ({"ratio": 0.4}, {"bytes_per_weight": 1.4}, {"mask": "masks.safetensors"}):
+def test_a_ratio_opens_no_choice(model):
+    for amount in ({"ratio": 0.4}, {"mask": "masks.safetensors"}):
         assert choices(recipe(model, **amount)) == ("2:4", None, (128, 128))
     assert recipe(model, ratio=0.4, tile="auto").tile == (128, 128)
     assert recipe(model, ratio=0.4, tile="auto", lowering="split").tile == (128, WHOLE)
+
+
+def test_bytes_take_all_kinds_of_tiles(model):
+    assert choices(recipe(model, bytes_per_weight=1.4)) == ("auto", None, (128, 128))
+    assert recipe(model, bytes_per_weight=1.4, kinds="2:4").kinds == "2:4"
+    assert recipe(model, bytes_per_weight=1.4, method="patch-tile").kinds == "2:4"  # trains tiles of 2:4 only
 
 
 def test_a_ratio_takes_kinds_by_the_workload(model):
