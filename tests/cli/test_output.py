@@ -50,7 +50,7 @@ def test_out_is_whole_without_stdout(tmp_path, stdout, code):
     done = to(stdout, "learn", "model", "-o", "out", *settings, cwd=tmp_path)
     assert done.returncode == code and "--resume" not in done.stderr
     assert ("files that the command has written are whole" in done.stderr) == (code == 1)
-    inspected = to("", "inspect", "out", cwd=tmp_path)
+    inspected = run_here("inspect", tmp_path / "out")
     assert inspected.returncode == 0, inspected.stderr
     assert not (tmp_path / "out.partial").exists()
 

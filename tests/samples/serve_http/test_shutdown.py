@@ -29,7 +29,7 @@ def test_sigterm_lets_requests_end(out: Path, tmp_path: Path) -> None:
     with process(out, tmp_path / "log", "--grace", "3600", "--max-batch", "1") as running:
         assert running.process
         stream, got = in_background(
-            lambda: running.post({"prompt": "the cat", "max_tokens": 4000, "stream": True})
+            lambda: running.post({"prompt": "the cat", "max_tokens": 2000, "stream": True})
         )
         running.wait_for("running", 1)
         whole, also = in_background(lambda: running.post({"prompt": "dog", "max_tokens": 4}))
@@ -39,7 +39,7 @@ def test_sigterm_lets_requests_end(out: Path, tmp_path: Path) -> None:
         stream.join(600)
         whole.join(600)
         events = [json.loads(e[6:]) for e in got[0].text.split("\n\n") if e.startswith("data: {")]
-        assert len(events) == 4000 and events[-1]["choices"][0]["finish_reason"] == "length"
+        assert len(events) == 2000 and events[-1]["choices"][0]["finish_reason"] == "length"
         assert got[0].text.endswith("data: [DONE]\n\n")
         assert (also[0].status_code, also[0].json()["usage"]["completion_tokens"]) == (200, 4)
         assert running.process.wait(600) == 0
