@@ -80,11 +80,6 @@ class Pruned:
     ("variant", "changes", "options", "epilogues"),
     [
         ("llama", {"mlp_bias": True}, {}, {"": 1, "residual": 1, "bias_gated_silu": 1, "bias_residual": 1}),
-        # Gemma's MLP, also with the exact GELU, and with the name that older checkpoints have
-        ("llama", {"hidden_act": "gelu_pytorch_tanh"}, {}, {"": 1, "residual": 2, "gated_gelu_tanh": 1}),
-        ("llama", {"hidden_act": "gelu_new"}, {}, {"": 1, "residual": 2, "gated_gelu_tanh": 1}),
-        ("llama", {"hidden_act": "gelu"}, {}, {"": 1, "residual": 2, "gated_gelu": 1}),
-        ("llama", {"hidden_act": "quick_gelu"}, {}, {"": 3, "residual": 2}),
         ("qwen2-mixed", {}, {"opset": 20, "plain_ops": True}, {"bias": 1, "residual": 2, "gated_silu": 1}),
         ("gpt2", {}, {}, {"bias": 1, "bias_residual": 2, "bias_gelu_tanh": 1}),
         ("opt", {}, {}, {"bias": 2, "bias_residual": 2}),
@@ -176,11 +171,43 @@ class Mlp(torch.nn.Module):
 )
 def test_a_residual_mlp(activation: str, dtype: torch.dtype, up: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = exported(Mlp(activation).to(dtype), torch.zeros(2, 3, 64, dtype=dtype))
+    check_mlp(Mlp(activation), dtype, {up: 1, "bias_residual": 1}, tmp_path)
+
+
+def check_mlp(mlp: torch.nn.Module, dtype: torch.dtype, expected: Fused, tmp_path: Path) -> None:
+    model = exported(mlp.to(dtype), torch.zeros(2, 3, 64, dtype=dtype))
     x = np.random.default_rng(0).standard_normal((2, 3, 64)).astype(np.float32)
     fp16 = dtype == torch.float16
     feed = x.astype(np.float16) if fp16 else x.astype(ml_dtypes.bfloat16).astype(np.float32)
-    check_fusion(model, feed, tmp_path, {up: 1, "bias_residual": 1}, 2.0**-11 if fp16 else 2.0**-8)
+    check_fusion(model, feed, tmp_path, expected, 2.0**-11 if fp16 else 2.0**-8)
+
+
+class GatedMlp(torch.nn.Module):
+    """The MLP of Llama and its descendants."""
+
+    def __init__(self, activation: str) -> None:
+        from transformers.models.llama.modeling_llama import LlamaConfig, LlamaMLP
+
+        super().__init__()
+        self.mlp = LlamaMLP(LlamaConfig(hidden_size=64, intermediate_size=96, hidden_act=activation))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.mlp(x)
+
+
+@pytest.mark.parametrize(
+    ("activation", "gated"),
+    [
+        # Gemma's, also with the name that older checkpoints have, and with the exact GELU
+        ("gelu_pytorch_tanh", {"gated_gelu_tanh": 1}),
+        ("gelu_new", {"gated_gelu_tanh": 1}),
+        ("gelu", {"gated_gelu": 1}),
+        ("quick_gelu", {"": 2}),
+    ],
+)
+def test_a_gated_mlp(activation: str, gated: Fused, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    check_mlp(GatedMlp(activation), torch.float16, {**gated, "residual": 1}, tmp_path)
 
 
 def test_an_encoder(tmp_path: Path) -> None:
