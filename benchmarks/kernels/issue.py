@@ -1,6 +1,10 @@
-"""Simulates the loop over slabs of a kernel on one SM, from its machine code, and counts the cycles of a slab.
+"""Simulates the loops over slabs of the kernels on one SM, from their machine code: the source of all cycles of a slab.
 
-    python benchmarks/kernels/issue.py [--arch 80] [--budgets benchmarks/kernels/budgets.json]
+    python benchmarks/kernels/issue.py [--arch 80] [--renew]
+
+Prints the figures of the loops, and the latency of DRAM that decode kernels hide, by the simulation and by Little's law: an
+SM gets its share of the bandwidth only while it has  bandwidth x latency  bytes under way. `--renew` writes the counts and
+cycles that the planner reads, plugins/kernels/sass.json, and the bounds that tests hold the kernels to, budgets.json.
 
 It reads an instruction's control word as ptxas wrote it (cycles to stall, scoreboards to set and to wait for), and models
 in-order issue by four schedulers, the rate of the tensor cores, a single queue for all accesses of shared memory, barriers,
@@ -15,16 +19,26 @@ import json
 import re
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
-from cubin import ARCHS, Instruction, Kernel, compile_all, find_cuobjdump
-from sass import PRODUCTS, kinds_of, slabs_of, way_of
+from cubin import ARCHS, FLAGS, Instruction, Kernel, compile_all, find_cuobjdump
+from roofline import table
+from sass import JSON, PRODUCTS, count_slab, kinds_of, slabs_of, way_of
 
 from patch_compile.hardware.cards import architecture_of, rated_cards
+from patch_compile.planning.roofline.assumptions import ASSUMED
+from patch_compile.planning.roofline.launch_work import (
+    DENSE_FMA,
+    SCHEDULERS,
+    SHARED_BYTES,
+    bytes_in_flight,
+    latency,
+    occupancy,
+)
 from patch_compile.planning.roofline.schedule import CONFIGS, Config, blocks_on
 from patch_compile.planning.roofline.schedule import kinds_of as kinds_with
 from patch_compile.plugin.toolchain import find_nvcc
@@ -32,12 +46,7 @@ from patch_compile.plugin.toolchain import find_nvcc
 BUDGETS = Path(__file__).resolve().with_name("budgets.json")
 BUDGET_ARCHS = (80, 86)  # the budgets of sm_86 hold for sm_89; prefill on sm_90 takes the dense path
 
-_SCHEDULERS = 4
-_REGISTERS, _GRANULE = 65536, 256  # of an SM, and the multiple that a warp's registers are rounded up to
-# Of an HMMA.16816; an HMMA.SP.16832 takes as long where 2:4 products are twice as fast. An IMMA.16832 has twice as many,
-# and takes as long: data sheets of all architectures give int8 products twice the rate of fp16 (A100: 624 and 312 TOP/s,
-# A6000: 310 and 155, L40S: 733 and 362, H100: 1979 and 989, RTX PRO 6000: 1008 and 504), and an IMMA.SP.16864 too.
-_FMA = 16 * 8 * 16
+_LONGEST = 8192  # cycles of latency
 _NO_SCOREBOARD = 7
 _OFFSET = re.compile(
     r"\s*\[U?R\d+(?:\.\w+)*(?:\+(?:UR\d+\+)?(-?0x[0-9a-f]+))?\]"
@@ -61,7 +70,6 @@ class Timing:
     index: int = 40
     copy: int = 400
     barrier: int = 20
-    shared_bytes: int = 128  # of shared memory in a cycle
 
     def of(self, opcode: str) -> float:
         """Returns the cycles between two products of a scheduler."""
@@ -69,10 +77,16 @@ class Timing:
 
 
 def timing_of(arch: int, geforce: bool = False) -> Timing:
-    """Returns the timing of an architecture. `geforce`: half the rate of products with fp32 sums; int32 sums keep theirs."""
+    """Returns the timing of an architecture. `geforce`: half the rate of products with fp32 sums; int32 sums keep theirs.
+
+    An HMMA.SP.16832 takes as long as an HMMA.16816 where 2:4 products are twice as fast. An IMMA.16832 has twice as many
+    multiply-adds, and takes as long: data sheets of all architectures give int8 products twice the rate of fp16 (A100: 624
+    and 312 TOP/s, A6000: 310 and 155, L40S: 733 and 362, H100: 1979 and 989, RTX PRO 6000: 1008 and 504), and an
+    IMMA.SP.16864 too.
+    """
     rates = architecture_of(arch).rates
     assert rates is not None
-    product = _FMA * _SCHEDULERS / rates.kernel_fma
+    product = DENSE_FMA["HMMA"] * SCHEDULERS / rates.kernel_fma
     return Timing(product * (2 if geforce else 1), product)
 
 
@@ -94,9 +108,9 @@ class _Sm:
         self, way: Sequence[Instruction], warps: int, blocks: int, timing: Timing, turns: int
     ) -> None:
         self.way, self.timing, self.turns, self.size = way, timing, turns, warps
-        self.warps = [_Warp(b, (b * warps + w) % _SCHEDULERS) for b in range(blocks) for w in range(warps)]
-        self.issue_free = [0.0] * _SCHEDULERS
-        self.tensor_free = [0.0] * _SCHEDULERS
+        self.warps = [_Warp(b, (b * warps + w) % SCHEDULERS) for b in range(blocks) for w in range(warps)]
+        self.issue_free = [0.0] * SCHEDULERS
+        self.tensor_free = [0.0] * SCHEDULERS
         self.shared_free = 0.0
         self.issued = 0  # instructions of all warps
         self.marks: list[tuple[float, int]] = []  # time and `issued` at each barrier of the first block
@@ -165,7 +179,7 @@ class _Sm:
     def share(self, now: float, size: int) -> float:
         """Returns the cycle at which shared memory begins an access, after those before it."""
         begin = max(now, self.shared_free)
-        self.shared_free = begin + size / self.timing.shared_bytes
+        self.shared_free = begin + size / SHARED_BYTES
         return begin
 
     def arrive(self, warp: _Warp, now: float) -> None:
@@ -205,8 +219,7 @@ def blocks_of(config: Config, registers: int, arch: int) -> int:
     """
     rates = architecture_of(arch).rates
     assert rates is not None
-    a_warp = -(-registers * 32 // _GRANULE) * _GRANULE
-    fit = min(rates.shared[0] * 1024 // (config.shared_bytes + 1024), _REGISTERS // (a_warp * config.warps))
+    fit = occupancy(rates, config, registers)
     sms = max((card.sms for card in rated_cards() if card.sm == arch), default=1)
     return min(fit, blocks_on(config, sms)) if config.streams else fit
 
@@ -225,22 +238,38 @@ def loop_figures(
     code: Sequence[Instruction], config: Config, kind: str, registers: int, arch: int, geforce: bool = False
 ) -> Loop:
     """Returns the figures of one kernel's loop over slabs of `kind`."""
-    way, timing = (
-        executed(way_of(code, kind, config.weights), config, slab_bytes(config, kind)),
-        timing_of(arch, geforce),
-    )
+    way, timing = way_executed(code, config, kind), timing_of(arch, geforce)
     cycles = cycles_per_slab(way, config.warps, timing, blocks_of(config, registers, arch))
     products = [i.opcode for i in way if i.opcode.startswith(PRODUCTS)]
-    ideal = sum(map(timing.of, products)) * config.warps / _SCHEDULERS / slabs_of(way)
+    ideal = sum(map(timing.of, products)) * config.warps / SCHEDULERS / slabs_of(way)
     return Loop(
         round(cycles), round(ideal / cycles, 3), stalls_to_first_product(way), len(way), len(products)
     )
+
+
+def longest_latency(
+    way: Sequence[Instruction], config: Config, timing: Timing, blocks: int, budget: float
+) -> int:
+    """Returns the longest latency of copies, in cycles, with which an SM takes a slab in `budget` cycles; 0 for none."""
+    low, high = 0, _LONGEST + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        # Turns that go past the copies that are under way at the begin.
+        slow, turns = replace(timing, copy=middle), 3 * config.stages + 4
+        fits = cycles_per_slab(way, config.warps, slow, blocks, turns) <= 1.01 * budget
+        low, high = (middle, high) if fits else (low, middle)
+    return low
 
 
 def slab_bytes(config: Config, kind: str) -> int:
     """Returns the bytes of a slab of W, which come from DRAM; the bytes of X come from L2."""
     names = [one.name for one in kinds_with(config.weights)]
     return config.slab_bytes(names.index(kind))
+
+
+def way_executed(code: Sequence[Instruction], config: Config, kind: str) -> list[Instruction]:
+    """Returns the way through the loop over slabs of `kind`, with those copies marked as not executed that none needs."""
+    return executed(way_of(code, kind, config.weights), config, slab_bytes(config, kind))
 
 
 def executed(way: Sequence[Instruction], config: Config, size: int) -> list[Instruction]:
@@ -260,7 +289,7 @@ def executed(way: Sequence[Instruction], config: Config, size: int) -> list[Inst
 
 
 def figures_of(kernels: Sequence[Kernel], code: dict[int, list[Instruction]], arch: int) -> dict[str, Any]:
-    """Returns registers, spilled bytes and the figures of both loops of all kernels of one binary, by configuration."""
+    """Returns registers, spilled bytes and the figures of all loops of all kernels of one binary, by configuration."""
     return {
         CONFIGS[k.config].name: {"registers": k.registers, "spills": k.spill_stores + k.spill_loads}
         | {
@@ -269,6 +298,25 @@ def figures_of(kernels: Sequence[Kernel], code: dict[int, list[Instruction]], ar
         }
         for k in kernels
     }
+
+
+def counts_of(
+    figures: dict[str, Any], kernels: Sequence[Kernel], code: dict[int, list[Instruction]], arch: int
+) -> dict[str, Any]:
+    """Returns registers, instructions and cycles per slab of every configuration that the roofline knows, for sass.json.
+
+    cycles: by kind, of an SM with the architecture's full tensor rate, and of an SM with a GeForce card's half rate.
+    """
+
+    def counts(kernel: Kernel, config: Config) -> dict[str, Any]:
+        own, kinds = code[kernel.config], kinds_of(config)
+        halved = {kind: loop_figures(own, config, kind, kernel.registers, arch, True) for kind in kinds}
+        cycles = {kind: [figures[config.name][kind].cycles, halved[kind].cycles] for kind in kinds}
+        slabs = {kind: count_slab(own, kind, config.weights) for kind in kinds}
+        return {"registers": kernel.registers, "cycles": cycles} | slabs
+
+    known = ((kernel, CONFIGS[kernel.config]) for kernel in kernels)
+    return {config.name: counts(kernel, config) for kernel, config in known if not config.gated}
 
 
 def budget_of(figures: dict[str, Any]) -> dict[str, Any]:
@@ -285,46 +333,81 @@ def budget_of(figures: dict[str, Any]) -> dict[str, Any]:
     return {"registers": figures["registers"], "spills": figures["spills"]} | loops
 
 
-def _table(found: dict[str, Any]) -> str:
-    heads = ["architecture", "configuration", "registers", "spills", "kind", "cycles a slab"]
-    heads += ["of the tensor cores' rate", "stalls to the first product", "instructions a product"]
-    lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
+def _loop_rows(found: dict[str, Any]) -> Iterator[list[str]]:
     for arch, configs in found.items():
         for name, about in configs.items():
             for kind, loop in about.items():
-                if not isinstance(loop, Loop):
-                    continue
-                cells = [
-                    arch, name, about["registers"], about["spills"], kind, loop.cycles, f"{loop.peak:.0%}",
-                    loop.stalls, f"{loop.instructions / loop.products:.1f}",
-                ]  # fmt: skip
-                lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines)
+                if isinstance(loop, Loop):
+                    cells = (
+                        arch,
+                        name,
+                        about["registers"],
+                        about["spills"],
+                        kind,
+                        loop.cycles,
+                        f"{loop.peak:.0%}",
+                    )
+                    per_product = f"{loop.instructions / loop.products:.1f}"
+                    yield [*map(str, cells), str(loop.stalls), per_product]
+
+
+def _latency_rows(
+    kernels: Sequence[Kernel], code: dict[int, list[Instruction]], arch: int
+) -> Iterator[list[str]]:
+    cards = [card for card in rated_cards() if card.sm == arch]
+    for k in kernels:
+        config, blocks = CONFIGS[k.config], blocks_of(CONFIGS[k.config], k.registers, arch)
+        for kind in kinds_of(config) if "decode" in config.name else ():
+            way, size = way_executed(code[k.config], config, kind), slab_bytes(config, kind)
+            for card in cards:
+                pace = size / card.bytes_a_clock
+                longest = longest_latency(way, config, timing_of(arch), blocks, pace)
+                under_way = bytes_in_flight(config, size, blocks), latency(ASSUMED) * card.bytes_a_clock
+                sizes = (f"{one / 1024:.1f}" for one in under_way)
+                yield [card.name, config.name, kind, *sizes, f"{pace:.0f}", str(longest)]
+
+
+_LOOP_HEADS = (
+    "architecture", "configuration", "registers", "spills", "kind", "cycles a slab", "of the tensor cores' rate",
+    "stalls to the first product", "instructions a product",
+)  # fmt: skip
+_LATENCY_HEADS = (
+    "card", "configuration", "kind", "KiB in flight", f"KiB that {latency(ASSUMED):g} cycles need",
+    "cycles of DRAM for a slab", "longest latency hidden",
+)  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compile the fp16 kernels, simulate their loops, print a table and write the budgets if asked."""
+    """Compile the fp16 kernels, simulate their loops, print the tables and write the files if asked."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--arch", type=int, action="append", choices=ARCHS)
-    parser.add_argument("--budgets", type=Path, help="write the bounds that tests hold the kernels to")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--arch", type=int, action="append", choices=ARCHS)
+    what.add_argument("--renew", action="store_true", help=f"write {JSON.name} and {BUDGETS.name}")
     asked = parser.parse_args(argv)
     nvcc, cuobjdump = find_nvcc(), find_cuobjdump()
     if cuobjdump is None:
         print("error: cuobjdump and nvdisasm are in no CUDA toolkit here", file=sys.stderr)
         return 1
-    found = {}
+    found, counts = {}, {}
+    latencies: list[list[str]] = []
     with tempfile.TemporaryDirectory() as folder:
-        for arch in asked.arch or BUDGET_ARCHS:
-            kernels, code = compile_all("half", arch, nvcc.path, cuobjdump, Path(folder))
-            found[f"sm_{arch}"] = figures_of(kernels, code, arch)
-    print(_table(found))
-    if asked.budgets:
+        for arch in ARCHS if asked.renew else asked.arch or BUDGET_ARCHS:
+            compiled = compile_all("half", arch, nvcc.path, cuobjdump, Path(folder))
+            found[arch] = figures_of(*compiled, arch)
+            if asked.renew:
+                counts[f"sm_{arch}"] = counts_of(found[arch], *compiled, arch)
+            else:
+                latencies += _latency_rows(*compiled, arch)
+    print(table(_LOOP_HEADS, _loop_rows(found)), table(_LATENCY_HEADS, latencies), sep="\n\n")
+    if asked.renew:
+        about = {"nvcc": nvcc.version, "flags": " ".join(FLAGS), "kernels": counts}
         bounds = {
-            arch: {name: budget_of(f) for name, f in configs.items()} for arch, configs in found.items()
+            f"sm_{arch}": {name: budget_of(f) for name, f in found[arch].items()} for arch in BUDGET_ARCHS
         }
-        asked.budgets.write_text(json.dumps({"nvcc": nvcc.version} | bounds, indent=1) + "\n")
+        JSON.write_text(json.dumps(about, indent=1) + "\n")
+        BUDGETS.write_text(json.dumps({"nvcc": nvcc.version} | bounds, indent=1) + "\n")
     return 0
 
 

@@ -8,7 +8,6 @@ Needs patch-compile, but no GPU. The stage "check" is left out, and so is what t
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,6 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
-import warpgroups
 from decoder import GENERATED, RATIOS, STEP_LAUNCHES, decoder_rows
 from gpu import all_launches, copies_beyond_l2
 from kernels import BYTES, WEIGHTS, Config, Device, Problem, problem_of
@@ -28,15 +26,12 @@ from roofline import MODELS, predict_model
 from rows import Row
 from sweep import sweep_rows
 
-from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from masklearn.quant.table import FLOAT16, QUANTISED
 from patch_compile.hardware.cards import RatedCard, card_named, rated_cards
 from patch_compile.planning.roofline import schedule
 from patch_compile.planning.roofline.linear_roofline import Linear, dense_path_time, dense_time, predict
-from patch_compile.plugin.toolchain import plugin_sources
 
 _WEIGHTS = (FLOAT16, *QUANTISED.values())
-_STREAMS = len(schedule.CONFIGS)  # configurations beyond these are for Hopper
 
 
 class PredictedRow(NamedTuple):
@@ -53,19 +48,14 @@ class PlannedKernels:
     def __init__(self, card: RatedCard) -> None:
         self._card = card
         self._limits = schedule.limits_of(card)
-        self._configs = [
+
+    def configs(self) -> list[Config]:
+        return [
             Config(
                 c.name, c.panel_rows, c.gated, c.shared_bytes, c.tokens, c.kinds, _WEIGHTS.index(c.weights)
             )
-            for c in schedule.CONFIGS
+            for c in (schedule.ALL_CONFIGS if self._card.sm == 90 else schedule.CONFIGS)
         ]
-        if card.sm == 90:
-            self._configs += [
-                Config(c.name, c.panel_rows, c.gated, c.shared_bytes, c.tokens) for c in warpgroups.CONFIGS
-            ]
-
-    def configs(self) -> list[Config]:
-        return self._configs
 
     def device(self) -> Device:
         """The card as the plugin would see it."""
@@ -73,13 +63,9 @@ class PlannedKernels:
         return Device(sms=card.sms, shared_bytes=card.rates.shared[1] << 10, l2_bytes=card.l2 << 20)
 
     def max_parts(self, problem: Problem, device: Device, config: int) -> int:
-        if config >= _STREAMS:
-            return 1
-        return schedule._max_parts(_planned(problem), schedule.CONFIGS[config], device.sms)
+        return schedule.max_parts(_planned(problem), schedule.ALL_CONFIGS[config], device.sms)
 
     def schedule(self, problem: Problem, _: Device, config: int = -1) -> tuple[int, int]:
-        if config >= _STREAMS:
-            return config, 1
         return schedule.choose_schedule(_planned(problem), self._limits, None if config < 0 else config)
 
 
@@ -111,26 +97,11 @@ def _launched(card: RatedCard, microseconds: float, weight_bytes: int) -> float:
 
 def _sweep_seconds(card: RatedCard, key: Row) -> float:
     (n, k), tokens = key["shape"], key["tokens"]
-    for_hopper = {c.name: c for c in warpgroups.CONFIGS}
-    if hopper := for_hopper.get(key["config"]):
-        linear = Linear(n, k, key["share"], hopper.panel_rows)
-        microseconds = warpgroups.warpgroup_time(card, hopper, linear, tokens)
-        return _launched(card, microseconds, linear.problem(tokens).weight_bytes)
-    config = next(c for c in schedule.CONFIGS if c.name == key["config"])
+    number = next(i for i, c in enumerate(schedule.ALL_CONFIGS) if c.name == key["config"])
+    config = schedule.ALL_CONFIGS[number]
     linear = Linear(n, k, key["share"], config.panel_rows, weights=config.weights)
-    problem, cycles = linear.problem(tokens), _cycles(card)[config.name]
-    busy = min(card.sms, key["parts"] if config.streams else problem.tiles(config))
-    slabs = ((problem.slabs[DENSE.code], "dense"), (problem.slabs[TWO_FOUR.code], "2:4"))
-    clocks = sum(count * cycles[kind][0] for count, kind in slabs) * problem.token_tiles(config) / busy
-    moved = problem.weight_bytes / (card.bandwidth * 1e3)
-    return _launched(card, max(clocks / (card.clock * 1e3), moved) + 3, problem.weight_bytes)
-
-
-@cache
-def _cycles(card: RatedCard) -> dict[str, Any]:
-    """Cycles of a slab by configuration, as issue.py simulates them."""
-    kernels = json.loads((plugin_sources() / "kernels" / "sass.json").read_text())["kernels"]
-    return {name: figures["cycles"] for name, figures in kernels[f"sm_{card.sm}"].items()}
+    found = predict(card, linear, tokens, number, parts=key["parts"])
+    return _launched(card, found.microseconds, linear.problem(tokens).weight_bytes)
 
 
 def _product_seconds(card: RatedCard, kernels: Any, device: Device, key: Row) -> float:

@@ -243,9 +243,8 @@ def slab_clocks_table(devices: Iterable[RatedCard]) -> str:
 
 def _slab_clocks_row(device: RatedCard, weights: WeightType) -> list[str]:
     config = next(one for one in CONFIGS if one.name == f"{weights}-decode-64")
-    share = device.bandwidth / device.sms / device.clock  # bytes of DRAM for an SM and clock
     cells = (
-        f"{simulated_clocks(device, config, kind)} / {config.slab_bytes(number) / share:.0f}"
+        f"{simulated_clocks(device, config, kind)} / {config.slab_bytes(number) / device.bytes_a_clock:.0f}"
         for number, kind in enumerate(kinds_of(weights))
     )
     return [device.name, str(weights), *cells]

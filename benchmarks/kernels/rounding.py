@@ -72,7 +72,7 @@ def issued_values(instructions: int) -> float:
 
 def moved_values(card: RatedCard) -> float:
     """Returns the values of X in a clock whose bytes DRAM moves for an SM."""
-    return card.bandwidth / card.clock / card.sms / _BYTES
+    return card.bytes_a_clock / _BYTES
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,32 +1,27 @@
-"""Counts the instructions and cycles that a slab costs in the kernels' machine code, and writes them to sass.json.
+"""Finds the loops over slabs in the kernels' machine code, and counts the instructions of a slab, for issue.py.
 
-    python benchmarks/kernels/sass.py [--out plugins/kernels/sass.json]
-
-Needs nvcc and cuobjdump. The instructions of one slab are the shortest path through the loop that multiplies it which
-issues all copies and reads the place of the next slab.
+The instructions of one slab are the shortest path through the loop that multiplies it which issues all copies and reads the
+place of the next slab.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import re
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
-from cubin import ARCHS, FLAGS, Instruction, Kernel, compile_all, find_cuobjdump
+from cubin import Instruction
 
 from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR, kind_named
 from masklearn.quant.table import FLOAT16, INT4, INT8, W8A8, WeightType
-from patch_compile.planning.roofline.schedule import CONFIGS, Config
+from patch_compile.planning.roofline.schedule import Config
 from patch_compile.planning.roofline.schedule import kinds_of as kinds_with
-from patch_compile.plugin.toolchain import find_nvcc
+from patch_compile.plugin.toolchain import plugin_sources
 
-JSON = Path(__file__).resolve().parents[2] / "plugins" / "kernels" / "sass.json"
+JSON = plugin_sources() / "kernels" / "sass.json"
 # The first match counts.
 _COUNTED = ("HMMA.SP", "HMMA", "IMMA.SP", "IMMA", "LDSM", "LDS.128", "LDS.64", "LDS", "LDGSTS")
 PRODUCTS = ("HMMA", "IMMA")
@@ -167,55 +162,3 @@ def _followers(loop: Sequence[Instruction], at: dict[int, int], n: int) -> list[
     if not always and n + 1 < len(loop):
         found.append(n + 1)
     return found
-
-
-def sass_counts(arch: int, nvcc: Path, cuobjdump: Path, folder: Path) -> dict[str, dict[str, object]]:
-    """Registers, instructions and cycles per slab of the fp16 kernel of every configuration that the roofline knows.
-
-    cycles: by kind, of an SM with the architecture's full tensor rate, and of an SM with a GeForce card's half rate.
-    """
-    from issue import loop_figures  # which finds the loops by this module
-
-    kernels, code = compile_all("half", arch, nvcc, cuobjdump, folder)
-
-    def cycles(kernel: Kernel, kind: str) -> list[int]:
-        config = CONFIGS[kernel.config]
-        rates = (False, True)
-        return [
-            loop_figures(code[kernel.config], config, kind, kernel.registers, arch, g).cycles for g in rates
-        ]
-
-    return {
-        CONFIGS[k.config].name: {
-            "registers": k.registers,
-            "cycles": {kind: cycles(k, kind) for kind in kinds_of(CONFIGS[k.config])},
-        }
-        | {
-            kind: count_slab(code[k.config], kind, CONFIGS[k.config].weights)
-            for kind in kinds_of(CONFIGS[k.config])
-        }
-        for k in kernels
-        if not CONFIGS[k.config].gated
-    }
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Compile, count and write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, default=JSON)
-    asked = parser.parse_args(argv)
-    nvcc, cuobjdump = find_nvcc(), find_cuobjdump()
-    if cuobjdump is None:
-        print("error: cuobjdump and nvdisasm are in no CUDA toolkit here", file=sys.stderr)
-        return 1
-    with tempfile.TemporaryDirectory() as folder:
-        counts = {f"sm_{arch}": sass_counts(arch, nvcc.path, cuobjdump, Path(folder)) for arch in ARCHS}
-    about = {"nvcc": nvcc.version, "flags": " ".join(FLAGS)}
-    asked.out.write_text(json.dumps(about | {"kernels": counts}, indent=1) + "\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -151,6 +151,11 @@ class SheetCard(Card):
         """Returns the dense fp16 multiply-adds an SM and clock, by its data sheet."""
         return self.fma_of(16)
 
+    @property
+    def bytes_a_clock(self) -> float:
+        """Returns an SM's share of the bandwidth of DRAM, in bytes a clock."""
+        return self.bandwidth / self.sms / self.clock
+
     def fma_of(self, input_bits: int) -> float:
         """Returns the dense multiply-adds an SM and clock of inputs of so many bits, by its data sheet."""
         return self.products(input_bits).dense * 1e3 / (2 * self.sms * self.clock)

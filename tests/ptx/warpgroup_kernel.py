@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.kernels.warpgroups import CONFIGS as WARPGROUP_CONFIGS
+from patch_compile.planning.roofline.schedule import HOPPER_CONFIGS as WARPGROUP_CONFIGS
 from tests.plugins.host_kernel import PLUGINS, arguments_of
 from tests.plugins.mosaic_cases import DTYPES, Case
 from tests.ptx.kernel import SCALARS, choose_vectors, compile_file

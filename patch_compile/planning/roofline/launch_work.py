@@ -14,22 +14,21 @@ from typing import Any
 import numpy as np
 
 from masklearn.masks.kinds.base import TileKind
-from patch_compile.hardware.cards import RatedCard
+from masklearn.masks.kinds.table import DENSE
+from patch_compile.hardware.cards import RatedCard, SmRates
+from patch_compile.packing.slab_kinds import SLAB_K
 from patch_compile.planning.roofline.assumptions import Assumptions
 from patch_compile.planning.roofline.schedule import TABLE_WORDS, Config, Problem, kinds_of
 from patch_compile.plugin.toolchain import plugin_sources
 
-_LANE_BYTES = {
-    "LDSM": 512,
-    "LDS.128": 512,
-    "LDS.64": 256,
-    "LDS": 128,
-}  # bytes that an instruction of a warp loads
+WARP_BYTES = {"LDSM": 512, "LDS.128": 512, "LDS.64": 256, "LDS": 128}
+"""Bytes of shared memory that an instruction of a warp loads."""
 # Multiply-adds of an instruction of a warp, dense and 2:4; those of 2:4 count the weights before pruning.
-_DENSE_FMA = {"HMMA": 16 * 8 * 16, "IMMA": 16 * 8 * 32}
+DENSE_FMA = {"HMMA": 16 * 8 * 16, "IMMA": 16 * 8 * 32}
 _SPARSE_FMA = {"HMMA.SP": 16 * 8 * 32, "IMMA.SP": 16 * 8 * 64}
-# Bytes of shared memory that an SM moves in a clock, and its schedulers: equal on all of these architectures.
-_SHARED_BYTES, _SCHEDULERS = 128, 4
+SHARED_BYTES, SCHEDULERS = 128, 4
+"""Bytes of shared memory that an SM moves in a clock, and its schedulers: equal on all of these architectures."""
+_WARPGROUP_ROWS = 64
 # Registers of an SM, and the multiple that a warp's registers are rounded up to.
 _REGISTERS, _GRANULE = 65536, 256
 _GROUP = 8  # token tiles that walk over the panels together (tile_kernel.cuh)
@@ -79,9 +78,9 @@ def rates_of(card: RatedCard, assume: Assumptions, inputs: int = 16) -> Rates:
         card.clock * 1e3 * assume.clock,
         fma,
         fma * card.rates.sparse * products.sparse.value * assume.sparse,
-        _SHARED_BYTES * units,
+        SHARED_BYTES * units,
         l2,
-        _SCHEDULERS * units,
+        SCHEDULERS * units,
     )
 
 
@@ -97,18 +96,22 @@ def slab_limits(
     """Returns the clocks of an SM for one slab of a kind, by the resource that could limit them.
 
     "issue" is the turn of a slab in the kernels' loop, with its waits for shared memory and barriers: the simulated clocks,
-    or the instructions over the issue slots, whichever is more.
+    or the instructions over the issue slots, whichever is more. Kernels for Hopper have no "issue": neither waits for
+    barriers nor the latency of products count.
     """
-    counts, rates = _code(card)[config.name][kind.name], rates_of(card, assume, config.weights.input_bits)
+    rates = rates_of(card, assume, config.weights.input_bits)
+    if config.for_hopper:
+        return _warpgroup_limits(card, config, kind, rates)
+    counts = _code(card)[config.name][kind.name]
     turn = simulated_clocks(card, config, kind) * assume.turn / assume.hybrid
     moved = config.slab_bytes(kinds_of(config.weights).index(kind))
-    read = config.warps * sum(counts.get(name, 0) * lane for name, lane in _LANE_BYTES.items())
+    read = config.warps * sum(counts.get(name, 0) * loaded for name, loaded in WARP_BYTES.items())
     # Rows beyond the tokens are filled with zeros, not read.
     x_read = min(tokens, config.tokens) * config.x_bytes // config.tokens
     return {
         "tensor": config.warps
         * (
-            sum(counts.get(name, 0) * fma for name, fma in _DENSE_FMA.items()) / rates.fma
+            sum(counts.get(name, 0) * fma for name, fma in DENSE_FMA.items()) / rates.fma
             + sum(counts.get(name, 0) * fma for name, fma in _SPARSE_FMA.items()) / rates.sparse_fma
         ),
         "shared": (read + moved + config.x_bytes) / rates.shared,
@@ -117,13 +120,32 @@ def slab_limits(
     }
 
 
-def _occupancy(card: RatedCard, config: Config) -> int:
-    """Returns the number of blocks that an SM holds at a time."""
-    registers: int = _code(card)[config.name]["registers"]
+def _warpgroup_limits(card: RatedCard, config: Config, kind: TileKind, rates: Rates) -> dict[str, float]:
+    """`slab_limits` of a kernel for Hopper, whose tensor cores are faster by wgmma than by mma.sync.
+
+    Every warpgroup reads the X of its tokens once for its 64 rows, and every warpgroup along the tokens reads W. The blocks
+    of a cluster read a slab from L2 once.
+    """
+    moved = config.slab_bytes(kinds_of(config.weights).index(kind))
+    read = moved * config.token_warps + config.x_bytes * config.panel_rows // _WARPGROUP_ROWS
+    fma = (rates.fma if kind is DENSE else rates.sparse_fma) / card.rates.mma
+    return {
+        "tensor": config.panel_rows * config.tokens * SLAB_K / fma,
+        "shared": (read + moved + config.x_bytes) / rates.shared,
+        "l2": (moved / config.cluster + config.x_bytes) / rates.l2,
+    }
+
+
+def occupancy(rates: SmRates, config: Config, registers: int) -> int:
+    """Returns the number of blocks that an SM holds at a time. registers: of a thread."""
     a_warp = -(-registers * 32 // _GRANULE) * _GRANULE
-    return min(
-        card.rates.shared[0] * 1024 // (config.shared_bytes + 1024), _REGISTERS // (a_warp * config.warps)
-    )
+    in_shared = rates.shared[0] * 1024 // (config.shared_bytes + 1024)
+    return min(in_shared, _REGISTERS // (a_warp * config.warps))
+
+
+def _blocks_at_once(card: RatedCard, config: Config) -> int:
+    """Returns the number of blocks that an SM of a card holds; it has shared memory for one block for Hopper."""
+    return 1 if config.for_hopper else occupancy(card.rates, config, _code(card)[config.name]["registers"])
 
 
 @dataclass(frozen=True)
@@ -213,14 +235,24 @@ def _stream(card: RatedCard, config: Config, problem: Problem, parts: int, assum
     tail = l2 * ((3 + -(-parts // tiles) + 1) if pieces else 1)
     inside = 2 * (parts + 1) + problem.kinds * (problem.panels + 1) <= TABLE_WORDS
     edges = l2 + (0 if inside else dram) + tail
-    resident = min(parts, card.sms * _occupancy(card, config))
-    slab_bytes = weights / sum(problem.slabs)
-    return Work(passes * weights + activations, clocks, edges, resident * (config.stages - 1) * slab_bytes)
+    resident = min(parts, card.sms * _blocks_at_once(card, config))
+    inflight = bytes_in_flight(config, weights / sum(problem.slabs), resident)
+    return Work(passes * weights + activations, clocks, edges, inflight)
+
+
+def bytes_in_flight(config: Config, slab_bytes: float, blocks: int) -> float:
+    """Returns the bytes of slabs that blocks have under way while all of them wait for their next slab."""
+    return blocks * (config.stages - 1) * slab_bytes
+
+
+def latency(assume: Assumptions) -> float:
+    """Returns the clocks from a request to its bytes from DRAM, when all of its bandwidth is used."""
+    return assume.loaded * assume.dram_latency
 
 
 def _tiles(card: RatedCard, config: Config, problem: Problem, assume: Assumptions) -> Work:
-    """Returns the work of tile_kernel.cuh, each of whose blocks computes a tile of Y."""
-    rates, at_once = rates_of(card, assume), _occupancy(card, config)
+    """Returns the work of tile_kernel.cuh or warpgroup_kernel.cuh, each of whose blocks computes a tile of Y."""
+    rates, at_once = rates_of(card, assume), _blocks_at_once(card, config)
     tiles, token_tiles = problem.tiles(config), problem.token_tiles(config)
     weights, l2_bytes = weight_bytes(problem), assume.l2_kept * (card.l2 << 20)
     groups = -(-token_tiles // _GROUP)
@@ -237,5 +269,5 @@ def _tiles(card: RatedCard, config: Config, problem: Problem, assume: Assumption
     out = 2 * config.output_bytes / rates.shared / rates.clocks + l2
     each = 2 * l2 + dram + out
     edges = rounds / min(at_once, rounds) * each
-    slab_bytes = config.slab_room + config.x_bytes
-    return Work(moved, clocks, edges, min(tiles, card.sms * at_once) * (config.stages - 1) * slab_bytes)
+    inflight = bytes_in_flight(config, config.slab_room + config.x_bytes, min(tiles, card.sms * at_once))
+    return Work(moved, clocks, edges, inflight)

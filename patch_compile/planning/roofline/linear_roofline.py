@@ -16,7 +16,7 @@ from patch_compile.hardware.cards import RatedCard
 from patch_compile.packing.slab_kinds import SLAB_K
 from patch_compile.planning.roofline.assumptions import ASSUMED, Assumptions
 from patch_compile.planning.roofline.int8_inputs import quantise_time
-from patch_compile.planning.roofline.launch_work import rates_of, weight_bytes, work_of
+from patch_compile.planning.roofline.launch_work import latency, rates_of, weight_bytes, work_of
 from patch_compile.planning.roofline.library_product import (
     Weights,
     first_bytes,
@@ -24,7 +24,13 @@ from patch_compile.planning.roofline.library_product import (
     product_time,
     sparse_products,
 )
-from patch_compile.planning.roofline.schedule import CONFIGS, Problem, choose_schedule, kinds_of, limits_of
+from patch_compile.planning.roofline.schedule import (
+    ALL_CONFIGS,
+    Problem,
+    choose_schedule,
+    kinds_of,
+    limits_of,
+)
 
 DENSE_PATH = "dense path"  # stands for a configuration: W is unpacked, and cuBLASLt multiplies it
 _PIECE_BYTES = 64 << 20  # kPieceBytes of plugins/dense_path/pieces.h
@@ -121,16 +127,22 @@ def dense_path_time(card: RatedCard, shape: Linear, tokens: int, assume: Assumpt
 
 
 def predict(
-    card: RatedCard, shape: Linear, tokens: int, config: int | None = None, assume: Assumptions = ASSUMED
+    card: RatedCard,
+    shape: Linear,
+    tokens: int,
+    config: int | None = None,
+    assume: Assumptions = ASSUMED,
+    parts: int | None = None,
 ) -> Prediction:
     """Predict the time of a hybrid linear and of the dense one. Raises ValueError if no configuration fits.
 
     With int8 inputs, the kernel that rounds X counts too.
 
     config: None takes the plugin's choice, and on Hopper, and everywhere with slabs of n:16 or quantised weights, the faster
-    of the kernels and the dense path, which TensorRT chooses by timing. The dense product has 16-bit weights.
+    of the kernels and the dense path, which TensorRT chooses by timing. parts: None takes the plugin's choice. The dense
+    product has 16-bit weights.
     """
-    kernels = _by_kernels(card, shape, tokens, config, assume)
+    kernels = _by_kernels(card, shape, tokens, config, assume, parts)
     # plugins/dense_path/choice.h
     gains_densely = shape.weights.widened or (
         shape.weights.input_bits == 16 and (card.rates.mma < 1 or bool(shape.others))
@@ -153,11 +165,16 @@ def predict(
 
 
 def _by_kernels(
-    card: RatedCard, shape: Linear, tokens: int, config: int | None, assume: Assumptions
+    card: RatedCard,
+    shape: Linear,
+    tokens: int,
+    config: int | None,
+    assume: Assumptions,
+    parts: int | None,
 ) -> Prediction:
     """Predict a hybrid linear that the kernels compute, without the dense path. Arguments and errors: see `predict`."""
     problem = shape.problem(tokens)
-    launch = _launch_of(card, problem, config, assume)
+    launch = _launch_of(card, problem, config, assume, parts)
     dense, dense_bound = dense_time(card, shape, tokens, assume)
     total = max(launch.microseconds, _at_best(card, shape, tokens, assume))
     if shape.weights.input_bits == 8:
@@ -201,15 +218,17 @@ class _Launch:
     parts: int
 
 
-def _launch_of(card: RatedCard, problem: Problem, config: int | None, assume: Assumptions) -> _Launch:
+def _launch_of(
+    card: RatedCard, problem: Problem, config: int | None, assume: Assumptions, parts: int | None
+) -> _Launch:
     rates = rates_of(card, assume, problem.weights.input_bits)
-    number, parts = choose_schedule(problem, limits_of(card), config)
+    number, chosen_parts = choose_schedule(problem, limits_of(card), config)
     if number < 0:
         raise ValueError(f"no configuration {config} for panels of {problem.panel_rows} rows")
-    chosen = CONFIGS[number]
+    chosen, parts = ALL_CONFIGS[number], parts or chosen_parts
     work = work_of(card, chosen, problem, parts, assume)
-    loaded = assume.loaded * assume.dram_latency / rates.clocks  # Little's law: bytes in flight over latency
-    moved = work.bytes * max(1 / rates.bytes, loaded / work.inflight)
+    # Little's law: bytes in flight over latency.
+    moved = work.bytes * max(1 / rates.bytes, latency(assume) / rates.clocks / work.inflight)
     computed = sum(work.clocks.values()) / rates.clocks
     fixed = first_bytes(card, assume) + work.edges
     bound = "bytes" if moved >= computed else max(work.clocks, key=lambda name: work.clocks[name])

@@ -1,8 +1,8 @@
-"""`plugins/kernels/config.h` and `plugins/kernels/schedule.h` in Python, for the roofline.
+"""`plugins/kernels/config.h`, `warpgroup.h` and `schedule.h` in Python, for the roofline.
 
-The table of configurations and the size of a table of parts are read from the headers. The choice among configurations is
-repeated here; a test compares the two. Left out are the kernels for Hopper's warpgroups (warpgroup.h), and the refusal of
-streams that are too long for their table of parts.
+The tables of configurations and the size of a table of parts are read from the headers. The choice among configurations is
+repeated here; a test compares the two. Left out are the choice of kernels for Hopper's warpgroups, which are off by default,
+and the refusal of streams that are too long for their table of parts.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MAX_SMS, _MIN_SLABS_PER_PART, _MOST_PARTS = 192, 2, 459
 _L2_TOKENS, _TURN_TOKENS, _UNPACK_CLOCKS, _FILL_TURNS, _ADD_UP, _SUMS_PER_UNIT = 64, 8, 90, 3, 300, 700
 _TILES_PER_GROUP, _MAX_TOKEN_TILES, _BLOCK_BYTES, _BYTE_RATE = 8, 64, 64 * 64 * 2, 2
 _LINE = re.compile(
-    r'\{"([\w-]+)", Kernel::k(\w+), '
+    r'\{"([\w-]+)", Kernel::k(\w+),\s*'
     + r",\s*".join([r"(\d+)"] * 6)
     + r",\s*(true|false),\s*k(Patch|Kind|Byte)\w+(?:,\s*Weights::k(\w+))?\}"
 )
@@ -36,10 +36,10 @@ _LINE = re.compile(
 
 @dataclass(frozen=True)
 class Config:
-    """A line of kConfigs, with those derived sizes of `Geometry` that the roofline needs, in bytes."""
+    """A line of kConfigs or kWarpgroupConfigs, with the derived sizes that the roofline needs, in bytes."""
 
     name: str
-    streams: bool
+    kernel: str  # the name in `Kernel` of config.h, without its k
     panel_rows: int
     tokens: int
     feature_warps: int
@@ -49,6 +49,20 @@ class Config:
     gated: bool  # for a gate and an up packed together, which the roofline leaves out
     kinds: int  # kinds of slabs that it multiplies, the first so many of the table
     weights: WeightType = FLOAT16  # that it multiplies; 16-bit ones stand for each other
+
+    @property
+    def streams(self) -> bool:
+        return self.kernel == "Stream"
+
+    @property
+    def for_hopper(self) -> bool:
+        """Returns True if it multiplies by wgmma."""
+        return self.kernel.startswith("Warpgroup")
+
+    @property
+    def cluster(self) -> int:
+        """Returns the number of blocks, neighbours along the tokens, that copy slabs for each other."""
+        return 2 if self.kernel == "WarpgroupPairs" else 1
 
     @property
     def warps(self) -> int:
@@ -76,6 +90,8 @@ class Config:
     @property
     def shared_bytes(self) -> int:
         """Returns the bytes of shared memory of a block."""
+        if self.for_hopper:  # two barriers for each slot, and room to begin at a multiple of 1024
+            return 1024 + self.stages * (self.slab_room + self.x_bytes + 16)
         ring = self.stages * (self.slab_room + self.x_bytes)
         return ring if self.streams else max(ring, self.output_bytes)
 
@@ -90,17 +106,17 @@ def _header(name: str) -> str:
     return (plugin_sources() / "kernels" / name).read_text()
 
 
-def _read_configs() -> tuple[Config, ...]:
+def _read_configs(header: str) -> tuple[Config, ...]:
     return tuple(
         Config(
             name,
-            kernel == "Stream",
+            kernel,
             *_six(numbers),
             gated == "true",
             len(kinds_of(_type_of(weights))) if kinds != "Patch" else PATCH_KINDS,
             _type_of(weights),
         )
-        for name, kernel, *numbers, gated, kinds, weights in _LINE.findall(_header("config.h"))
+        for name, kernel, *numbers, gated, kinds, weights in _LINE.findall(_header(header))
     )
 
 
@@ -118,7 +134,9 @@ def _ceil_div(a: int, b: int) -> int:
     return -(-a // b)
 
 
-CONFIGS = _read_configs()
+CONFIGS = _read_configs("config.h")
+HOPPER_CONFIGS = _read_configs("warpgroup.h")
+ALL_CONFIGS = CONFIGS + HOPPER_CONFIGS  # by number
 TABLE_WORDS = int(re.findall(r"kTableWords = (\d+);", _header("arguments.h"))[0])
 """Words of a stream's table of parts and pointers."""
 
@@ -178,7 +196,7 @@ class Problem:
 
     def token_tiles(self, config: Config) -> int:
         """Returns the number of tiles of Y along the tokens."""
-        return _ceil_div(self.tokens, config.tokens)
+        return _ceil_div(self.tokens, config.tokens * config.cluster) * config.cluster
 
     def tiles(self, config: Config) -> int:
         return self.panels * self.token_tiles(config)
@@ -205,7 +223,7 @@ class DeviceLimits:
 def limits_of(card: RatedCard) -> DeviceLimits:
     """Returns the limits of a card, equal to those that the plugin finds when it runs there."""
     fma = card.rates.kernel_fma
-    block = _BLOCK_BYTES / (card.bandwidth / card.sms) * card.clock * fma / 64**2
+    block = _BLOCK_BYTES / card.bytes_a_clock * fma / 64**2
     return DeviceLimits(card.sms, card.rates.shared[1] << 10, card.l2 << 20, int(block), fma)
 
 
@@ -214,7 +232,7 @@ def blocks_on(config: Config, sms: int) -> int:
     return min(config.blocks_per_sm, _MOST_PARTS // min(max(sms, 1), _MAX_SMS))
 
 
-def _max_parts(problem: Problem, config: Config, sms: int) -> int:
+def max_parts(problem: Problem, config: Config, sms: int) -> int:
     """`max_parts` of schedule.h."""
     if not config.streams:
         return 1
@@ -284,7 +302,7 @@ def _predicted_cost(problem: Problem, config: Config, parts: int, device: Device
     if not config.streams:
         return _overlapped(_ceil_div(tiles, sms) * (turns // problem.panels + _FILL_TURNS * turn), dram)
     ends = tiles * _TILE_COST * turn // slab_cost(_DENSE, problem.weights)
-    whole = parts if config.tokens > 16 else max(parts, _max_parts(problem, config, sms))
+    whole = parts if config.tokens > 16 else max(parts, max_parts(problem, config, sms))
     slots = min(whole, sms) * parts
     multiply = _ceil_div((problem.token_tiles(config) * turns + ends) * whole, slots) + _FILL_TURNS * turn
     shared = min(parts, _ceil_div(parts, tiles) + 1)
@@ -297,16 +315,15 @@ def choose_schedule(problem: Problem, device: DeviceLimits, config: int | None =
     best, best_cost = (-1, 1), 0
     if problem.tokens < 0:
         return best
-    for i, c in enumerate(CONFIGS):
+    for i in range(len(CONFIGS)) if config is None else (config,):
+        c = ALL_CONFIGS[i]
         if c.gated or c.panel_rows != problem.panel_rows or c.kinds != problem.kinds:
             continue
         if (c.weights.bits, c.weights.input_bits) != (problem.weights.bits, problem.weights.input_bits):
             continue
-        if config is not None and config != i:
-            continue
         if c.shared_bytes > device.shared_bytes:
             continue
-        most, tiles = _max_parts(problem, c, device.sms), problem.tiles(c)
+        most, tiles = max_parts(problem, c, device.sms), problem.tiles(c)
         for parts in (1, most, min(most, device.sms), *(min(most, many * tiles) for many in (1, 2, 4))):
             cost = _predicted_cost(problem, c, parts, device)
             if best[0] < 0 or cost < best_cost:

@@ -195,7 +195,7 @@ def test_kernels_for_hopper_are_checked_last():
     card = predicted.card_named("H100")
     device = bench_kernels.Device(sms=132, shared_bytes=227 << 10, dense_fma=2048)
     found = bench_check.names(predicted.PlannedKernels(card), device)
-    hopper = [config.name for config in predicted.warpgroups.CONFIGS]
+    hopper = [config.name for config in predicted.schedule.HOPPER_CONFIGS]
     assert found[-len(hopper) :] == hopper and "dense path" in found
     swept = [row.key["config"] for row in predicted.predicted_rows(card) if row.stage == "sweep"]
     first = next(place for place, name in enumerate(swept) if name in hopper)

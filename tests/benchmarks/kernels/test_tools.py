@@ -8,14 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from patch_compile.planning.roofline.schedule import CONFIGS
+from patch_compile.planning.roofline.schedule import ALL_CONFIGS
 from tests.plugins.host_kernel import BENCH
 from tests.refusals import refused
 
 assert BENCH.is_dir()  # host_kernel has put it on the path
-kernels, launch_once, run, warpgroups = map(
-    importlib.import_module, ("kernels", "launch_once", "run", "warpgroups")
-)
+kernels, launch_once, run = map(importlib.import_module, ("kernels", "launch_once", "run"))
 
 # A tool of NVIDIA: writes its arguments to a file, prints a line, and ends with its exit code.
 TOOL = """#!/bin/bash
@@ -62,7 +60,7 @@ def test_a_profile_is_of_one_kernel(tmp_path, what):
     assert program == "benchmarks/kernels/launch_once.py"
     assert tool[tool.index("--export") + 1] == str(tmp_path / "profiles" / what)
     asked = launch_once._arguments(arguments)
-    assert asked.config in {"", *(c.name for c in (*CONFIGS, *warpgroups.CONFIGS))}
+    assert asked.config in {"", *(c.name for c in ALL_CONFIGS)}
     assert (asked.config != "") == (what == "hopper") and (asked.weights == "int4") == (what == "int4")
     assert (tmp_path / "profiles" / f"{what}.txt").read_text() == "what the tool says\n"
 

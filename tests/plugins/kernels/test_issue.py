@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from patch_compile.planning.roofline.launch_work import bytes_in_flight
 from patch_compile.planning.roofline.schedule import CONFIGS
 from tests.plugins.host_kernel import BENCH
 
@@ -88,6 +89,25 @@ def test_a_group_of_copies_is_waited_for():
     assert issue.cycles_per_slab(at_once, 4, TIMING) > TIMING.copy
     a_turn_later = [copy, group, instruction("DEPBAR.LE", "SB0, 0x1"), *[HMMA] * 100, BARRIER]
     assert issue.cycles_per_slab(a_turn_later, 4, TIMING) < 8 * 100 + TIMING.barrier + 30
+
+
+DECODE = next(config for config in CONFIGS if config.name == "decode-128")
+
+
+@pytest.mark.parametrize(("kind", "slab"), [("dense", 128 * 128), ("2:4", 128 * 72)])
+def test_all_slots_but_one_are_under_way(kind, slab):
+    assert issue.slab_bytes(DECODE, kind) == slab
+    assert bytes_in_flight(DECODE, slab, 2) == 2 * 3 * slab
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3])
+def test_loops_hide_copies_behind_turns(groups):
+    copy, group = instruction("LDGSTS.E.BYPASS.128", "[R0], [R2.64]"), instruction("LDGDEPBAR", writes=0)
+    way = [copy, group, instruction("DEPBAR.LE", f"SB0, 0x{groups}"), *[HMMA] * 100, BARRIER]
+    turn = 8 * 100 + TIMING.barrier
+    hidden = issue.longest_latency(way, DECODE, TIMING, 1, turn)
+    assert groups * turn - 30 <= hidden <= groups * 1.02 * turn + 30
+    assert issue.longest_latency(way, DECODE, TIMING, 1, turn / 2) == 0  # the products take longer
 
 
 def test_a_way_of_two_slabs_has_two_barriers():
