@@ -97,8 +97,8 @@ edgellm: .venv/installed models .cache/edgellm/installed
 torture: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.attacks $(ATTACKS)
 
-# Every reader of bytes that others may have written, under atheris: FUZZ_SECONDS each, one on each core, about half an
-# hour in all. Fails when an input breaks one; build/fuzz keeps it.
+# Every reader of bytes that others may have written, under atheris: FUZZ_SECONDS of the processor each, one on each
+# core, 40 minutes in all. Fails when an input breaks one; build/fuzz keeps it.
 FUZZ_SECONDS ?= 120
 fuzz: .venv/installed
 	$(BIN)/python -m pip install --quiet $(CONSTRAINED) --editable '.[fuzz]'
