@@ -159,11 +159,11 @@ def _serve() -> None:
     """Answer requests, JSON lines on stdin, by JSON lines on stdout."""
     from masklearn.base.threads import settle_threads
     from patch_compile.onnx_export import trace
-    from tests.traces import Traces
+    from tests.traces import Traces, kept_traces
 
     settle_threads()
     # The graph of a model is traced once: it takes 5 s of CPU time and touches no file of OUT.
-    trace.trace_model = Traces(trace.trace_model)
+    trace.trace_model = Traces(trace.trace_model, kept_traces())
     answers, requests = os.fdopen(os.dup(1), "w"), os.fdopen(os.dup(0), "r")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
