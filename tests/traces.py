@@ -17,7 +17,14 @@ import onnx_ir as ir
 from masklearn.base.durable import whole_file
 
 # fields of a config that do not reach the graph
-_OF_PLACE = ("_name_or_path", "architectures", "dtype", "transformers_version")
+_OF_PLACE = (
+    "_name_or_path",
+    "architectures",
+    "bos_token_id",
+    "dtype",
+    "eos_token_id",
+    "transformers_version",
+)
 _ROOT = Path(__file__).parents[1]
 _SOURCES = ("patch_compile/onnx_export", "masklearn/model", "tests/traces.py")
 _PACKAGES = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")

@@ -58,7 +58,7 @@ def profile(builder: Any, network: Any, points: tuple[Point, Point, Point]) -> A
     [
         ("qwen2-mixed", {}),
         ("llama", {"dtype": "bfloat16", "logits": "last"}),
-        ("qwen3", {"plain_ops": True}),
+        ("gemma3_text", {"plain_ops": True}),
         ("gemma2", {}),
         ("gemma3_text", {}),
         ("phi3", {}),
