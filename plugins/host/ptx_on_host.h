@@ -14,6 +14,7 @@
 #define PATCH_SHARED(name) uint8_t* name = ::patch::host::Machine::get().shared()
 #define PATCH_UNROLL
 #define PATCH_NO_UNROLL
+#define PATCH_UNROLL_FOUR
 
 namespace patch {
 

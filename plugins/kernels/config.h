@@ -164,9 +164,6 @@ struct Geometry {
   static constexpr bool kGated = kConfigs[C].gated;
   static constexpr int kKinds = kConfigs[C].kinds;
   static constexpr Weights kWeights = kConfigs[C].weights;
-  // Blocks that share an SM's registers; 0: ptxas decides, and gives decoders of integers too few.
-  static constexpr int kRegisterBlocks =
-      is_quantised(kWeights) && kWeights != Weights::kW8A8 ? kBlocksPerSm : 0;
   static constexpr int kPanels = panels_per_tile(kGated);
   static constexpr int kThreads = 32 * kFeatureWarps * kTokenWarps;
 
@@ -180,6 +177,12 @@ struct Geometry {
   static constexpr int kRingBytes = kStages * kStageBytes;
 
   static constexpr int kTileSums = kTokens * kPanelRows * kPanels;
+  // Blocks that share an SM's registers; 0: ptxas decides, and gives decoders of integers too few.  In a tile
+  // kernel a thread needs no more than 168 registers for 64 sums, and may have all 255 for more.
+  static constexpr int kRegisterBlocks = kKernel == Kernel::kTile
+                                             ? 65536 / (kThreads * (kTileSums > 64 * kThreads ? 256 : 168))
+                                         : is_quantised(kWeights) && kWeights != Weights::kW8A8 ? kBlocksPerSm
+                                                                                                : 0;
 
   static constexpr int kOutputStride = output_stride(kConfigs[C]);
   static constexpr int kSharedBytes = shared_bytes(kConfigs[C]);

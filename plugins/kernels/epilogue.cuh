@@ -32,159 +32,147 @@ PATCH_DEVICE float gelu_tanh(float x) { return x * sigmoid(1.5957691216f * (x + 
 PATCH_DEVICE float silu(float x) { return x * sigmoid(x); }
 
 template <class G, class Function>
-PATCH_DEVICE void for_each_sum(Accumulators<G, float>& acc, const Function& change) {
+PATCH_DEVICE void for_each_value(RowBlock<G, float>& values, const Function& change) {
   PATCH_UNROLL
-  for (int m = 0; m < G::kWarpRows; ++m) {
+  for (int n = 0; n < G::kWarpTokens; ++n) {
     PATCH_UNROLL
-    for (int n = 0; n < G::kWarpTokens; ++n) {
-      PATCH_UNROLL
-      for (int j = 0; j < 4; ++j) change(acc[m][n][j], m, n, j);
-    }
+    for (int j = 0; j < 4; ++j) change(values[n][j], n, j);
   }
 }
 
 template <class G>
-PATCH_DEVICE void activate(Accumulators<G, float>& acc, Activation activation) {
+PATCH_DEVICE void activate(RowBlock<G, float>& values, Activation activation) {
   switch (activation) {
     case Activation::kNone:
       return;
     case Activation::kGelu:
-      return for_each_sum<G>(acc, [](float& v, int, int, int) { v = gelu(v); });
+      return for_each_value<G>(values, [](float& v, int, int) { v = gelu(v); });
     case Activation::kGeluTanh:
-      return for_each_sum<G>(acc, [](float& v, int, int, int) { v = gelu_tanh(v); });
+      return for_each_value<G>(values, [](float& v, int, int) { v = gelu_tanh(v); });
     case Activation::kSilu:
-      return for_each_sum<G>(acc, [](float& v, int, int, int) { v = silu(v); });
+      return for_each_value<G>(values, [](float& v, int, int) { v = silu(v); });
   }
 }
 
-// bias: [out_features], of the panels (plain, gate or up) that `acc` belongs to.
+// bias: [out_features], of the panels (plain, gate or up) that `values` belong to.  m: number of the row
+// block among the warp's.
 template <class T, class G>
-PATCH_DEVICE void add_bias(Accumulators<G, float>& acc, const LinearArguments& a, const uint16_t* bias,
-                           int panel, const Place<G>& at) {
+PATCH_DEVICE void add_bias(RowBlock<G, float>& values, const LinearArguments& a, const uint16_t* bias,
+                           int panel, int m, const Place<G>& at) {
+  float of_row[2];
   PATCH_UNROLL
-  for (int m = 0; m < G::kWarpRows; ++m) {
-    PATCH_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      const int64_t row = first_row<G>(panel, m, half, at) + at.group;
-      const float value = row < a.out_features ? T::widen(load_bias(bias + row)) : 0.f;
-      PATCH_UNROLL
-      for (int n = 0; n < G::kWarpTokens; ++n) {
-        acc[m][n][2 * half] += value;
-        acc[m][n][2 * half + 1] += value;
-      }
-    }
+  for (int half = 0; half < 2; ++half) {
+    const int64_t row = first_row<G>(panel, m, half, at) + at.group;
+    of_row[half] = row < a.out_features ? T::widen(load_bias(bias + row)) : 0.f;
   }
+  for_each_value<G>(values, [&](float& v, int, int j) { v += of_row[j / 2]; });
 }
 
-// scales: of the rows of W, [packed panels * panel_rows].  packed: number of the packed panel.
+// Scales of a thread's two tokens of each 8; of w8a8 only.
 template <class G>
-PATCH_DEVICE void scale_sums(Accumulators<G, float>& acc, const float* scales, int packed,
-                             const Place<G>& at) {
-  PATCH_UNROLL
-  for (int m = 0; m < G::kWarpRows; ++m) {
-    PATCH_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      const float scale = load_scale(scales + first_row<G>(packed, m, half, at) + at.group);
-      PATCH_UNROLL
-      for (int n = 0; n < G::kWarpTokens; ++n) {
-        acc[m][n][2 * half] *= scale;
-        acc[m][n][2 * half + 1] *= scale;
-      }
-    }
-  }
-}
+using TokenScales = float[G::kWarpTokens][2];
 
-// Multiplies sums of integers by the scale of the row of W, then by that of the token, each time rounded.
 template <class G>
-PATCH_DEVICE void scale_integers(Accumulators<G, float>& acc, const Accumulators<G, int32_t>& sums,
-                                 const LinearArguments& a, int packed, int first_token, const Place<G>& at) {
+PATCH_DEVICE void load_token_scales(TokenScales<G>& scales, const LinearArguments& a, int first_token,
+                                    const Place<G>& at) {
   PATCH_UNROLL
   for (int n = 0; n < G::kWarpTokens; ++n) {
-    float of_token[2];
     PATCH_UNROLL
     for (int i = 0; i < 2; ++i) {
       const int token = first_token + (at.token_warp * G::kWarpTokens + n) * 8 + at.quad * 2 + i;
-      of_token[i] = token < a.tokens ? load_scale(a.token_scales + token) : 0.f;
-    }
-    PATCH_UNROLL
-    for (int m = 0; m < G::kWarpRows; ++m) {
-      PATCH_UNROLL
-      for (int half = 0; half < 2; ++half) {
-        const float of_row = load_scale(a.scales + first_row<G>(packed, m, half, at) + at.group);
-        PATCH_UNROLL
-        for (int i = 0; i < 2; ++i) {
-          const int j = 2 * half + i;
-          acc[m][n][j] =
-              multiply_alone(multiply_alone(static_cast<float>(sums[m][n][j]), of_row), of_token[i]);
-        }
-      }
+      scales[n][i] = token < a.tokens ? load_scale(a.token_scales + token) : 0.f;
     }
   }
+}
+
+// Multiplies the sums of a row block by the scales of the rows of W, and of integers by those of the tokens
+// then, each time rounded.  packed: number of the packed panel.
+template <class G>
+PATCH_DEVICE void scale_sums(RowBlock<G, float>& values, const RowBlock<G>& sums, const LinearArguments& a,
+                             int packed, int m, const TokenScales<G>& of_token, const Place<G>& at) {
+  float of_row[2];
+  PATCH_UNROLL
+  for (int half = 0; half < 2; ++half)
+    of_row[half] = load_scale(a.scales + first_row<G>(packed, m, half, at) + at.group);
+  for_each_value<G>(values, [&](float& v, int n, int j) {
+    if constexpr (G::kWeights == Weights::kW8A8)
+      v = multiply_alone(multiply_alone(static_cast<float>(sums[n][j]), of_row[j / 2]), of_token[n][j % 2]);
+    else
+      v = sums[n][j] * of_row[j / 2];
+  });
 }
 
 // The residual is read as pairs of features of one token.  movmatrix transposes an 8x8 block into the order
 // of the accumulators, pairs of tokens of one feature.
 template <class T, class G>
-PATCH_DEVICE void add_residual(Accumulators<G, float>& acc, const LinearArguments& a, int panel,
+PATCH_DEVICE void add_residual(RowBlock<G, float>& values, const LinearArguments& a, int panel, int m,
                                int first_token, const Place<G>& at) {
   PATCH_UNROLL
-  for (int m = 0; m < G::kWarpRows; ++m) {
+  for (int half = 0; half < 2; ++half) {
+    const int64_t feature = first_row<G>(panel, m, half, at) + at.quad * 2;
     PATCH_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      const int64_t feature = first_row<G>(panel, m, half, at) + at.quad * 2;
+    for (int n = 0; n < G::kWarpTokens; ++n) {
+      const int token = first_token + (at.token_warp * G::kWarpTokens + n) * 8 + at.group;
+      uint32_t pair = 0;
+      if (token < a.tokens && feature < a.out_features) {
+        const uint16_t* from = a.residual + static_cast<int64_t>(token) * a.out_features + feature;
+        if (a.y_vector >= 2)  // out_features is even: the pair lies inside the row
+          pair = load_pair(from);
+        else
+          pair = load_value(from) |
+                 (feature + 1 < a.out_features ? static_cast<uint32_t>(load_value(from + 1)) << 16 : 0u);
+      }
+      pair = transpose_matrix(pair);
+      values[n][2 * half] += T::widen(static_cast<uint16_t>(pair));
+      values[n][2 * half + 1] += T::widen(static_cast<uint16_t>(pair >> 16));
+    }
+  }
+}
+
+// Turns the sums of a tile into its values of Y, rounds them, and calls store(feature within the panel, token
+// within the tile, pair) for pairs of features.  movmatrix transposes each 8x8 block, so that each lane holds
+// two features of one token.
+//
+// Each turn of the loop takes one row block, and moves the sums of the next ones to the registers of those
+// before them: unrolled, this code would be most of a kernel's.
+template <class T, class G, class Store>
+PATCH_DEVICE void finish(Sums<G>& sums, const LinearArguments& a, int panel, int first_token,
+                         const Place<G>& at, const Store& store) {
+  constexpr bool kScales = G::kWeights == Weights::kInt8 || G::kWeights == Weights::kW8A8;
+  TokenScales<G> of_token;
+  if constexpr (G::kWeights == Weights::kW8A8) load_token_scales<G>(of_token, a, first_token, at);
+  PATCH_NO_UNROLL
+  for (int m = 0; m < G::kWarpRows; ++m) {
+    RowBlock<G, float> values[G::kPanels];
+    PATCH_UNROLL
+    for (int f = 0; f < G::kPanels; ++f) {
+      if constexpr (kScales)
+        scale_sums<G>(values[f], sums[f][0], a, panel * G::kPanels + f, m, of_token, at);
+      else
+        for_each_value<G>(values[f], [&](float& v, int n, int j) { v = sums[f][0][n][j]; });
+      if (a.bias)
+        add_bias<T, G>(values[f], a, a.bias + static_cast<int64_t>(f) * a.out_features, panel, m, at);
       PATCH_UNROLL
-      for (int n = 0; n < G::kWarpTokens; ++n) {
-        const int token = first_token + (at.token_warp * G::kWarpTokens + n) * 8 + at.group;
-        uint32_t pair = 0;
-        if (token < a.tokens && feature < a.out_features) {
-          const uint16_t* from = a.residual + static_cast<int64_t>(token) * a.out_features + feature;
-          if (a.y_vector >= 2)  // out_features is even: the pair lies inside the row
-            pair = load_pair(from);
-          else
-            pair = load_value(from) |
-                   (feature + 1 < a.out_features ? static_cast<uint32_t>(load_value(from + 1)) << 16 : 0u);
-        }
-        pair = transpose_matrix(pair);
-        acc[m][n][2 * half] += T::widen(static_cast<uint16_t>(pair));
-        acc[m][n][2 * half + 1] += T::widen(static_cast<uint16_t>(pair >> 16));
+      for (int next = 1; next < G::kWarpRows; ++next) {
+        PATCH_UNROLL
+        for (int i = 0; i < 4 * G::kWarpTokens; ++i)
+          sums[f][next - 1][i / 4][i % 4] = sums[f][next][i / 4][i % 4];
       }
     }
-  }
-}
-
-// Turns the products of a tile into its values of Y, in the first set.
-template <class T, class G>
-PATCH_DEVICE void finish_products(Sums<G, float>& sums, const LinearArguments& a, int panel, int first_token,
-                                  const Place<G>& at) {
-  if (a.bias) {
+    activate<G>(values[0], a.activation);
+    if constexpr (G::kGated)
+      for_each_value<G>(values[0], [&](float& v, int n, int j) { v *= values[1][n][j]; });
+    if (a.residual) add_residual<T, G>(values[0], a, panel, m, first_token, at);
     PATCH_UNROLL
-    for (int f = 0; f < G::kPanels; ++f)
-      add_bias<T, G>(sums[f], a, a.bias + static_cast<int64_t>(f) * a.out_features, panel, at);
-  }
-  activate<G>(sums[0], a.activation);
-  if constexpr (G::kGated)
-    for_each_sum<G>(sums[0], [&](float& v, int m, int n, int j) { v *= sums[1][m][n][j]; });
-  if (a.residual) add_residual<T, G>(sums[0], a, panel, first_token, at);
-}
-
-// Turns the sums of a tile into its values of Y, and calls `write` with them.
-template <class T, class G, class Write>
-PATCH_DEVICE void finish(Sums<G>& sums, const LinearArguments& a, int panel, int first_token,
-                         const Place<G>& at, const Write& write) {
-  if constexpr (G::kWeights == Weights::kW8A8) {
-    Sums<G, float> products;
-    PATCH_UNROLL
-    for (int f = 0; f < G::kPanels; ++f)
-      scale_integers<G>(products[f], sums[f], a, panel * G::kPanels + f, first_token, at);
-    finish_products<T, G>(products, a, panel, first_token, at);
-    write(products[0]);
-  } else {
-    if constexpr (G::kWeights == Weights::kInt8) {
+    for (int half = 0; half < 2; ++half) {
+      const int feature = (at.feature_warp * G::kWarpRows + m) * 16 + half * 8 + at.quad * 2;
       PATCH_UNROLL
-      for (int f = 0; f < G::kPanels; ++f) scale_sums<G>(sums[f], a.scales, panel * G::kPanels + f, at);
+      for (int n = 0; n < G::kWarpTokens; ++n) {
+        const uint32_t pair = T::narrow(values[0][n][2 * half], values[0][n][2 * half + 1]);
+        const int token = (at.token_warp * G::kWarpTokens + n) * 8 + at.group;
+        store(feature, token, transpose_matrix(pair));
+      }
     }
-    finish_products<T, G>(sums, a, panel, first_token, at);
-    write(sums[0]);
   }
 }
 

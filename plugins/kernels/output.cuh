@@ -1,33 +1,14 @@
-// Writes accumulators to Y: rounds, and transposes [feature][token] to [token][feature].
+// Writes the values of a tile to Y.
 #pragma once
 #include "kernels/epilogue.cuh"
 
 namespace patch {
 
-// Calls `store` with (feature within the panel, token within the tile, pair) for pairs of rounded values.
-// movmatrix transposes each 8x8 block, so that each lane holds two features of one token.
-template <class T, class G, class Store>
-PATCH_DEVICE void round_values(const Accumulators<G, float>& acc, const Place<G>& at, const Store& store) {
-  PATCH_UNROLL
-  for (int m = 0; m < G::kWarpRows; ++m) {
-    PATCH_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      const int feature = (at.feature_warp * G::kWarpRows + m) * 16 + half * 8 + at.quad * 2;
-      PATCH_UNROLL
-      for (int n = 0; n < G::kWarpTokens; ++n) {
-        const uint32_t pair = T::narrow(acc[m][n][2 * half], acc[m][n][2 * half + 1]);
-        const int token = (at.token_warp * G::kWarpTokens + n) * 8 + at.group;
-        store(feature, token, transpose_matrix(pair));
-      }
-    }
-  }
-}
-
 // Writes from registers, two values at a time, because the ring still uses shared memory.
 template <class T, class G>
-PATCH_DEVICE void write_from_registers(const Accumulators<G, float>& acc, const LinearArguments& a, int panel,
-                                       int first_token, const Place<G>& at) {
-  round_values<T, G>(acc, at, [&](int feature, int token, uint32_t pair) {
+PATCH_DEVICE void write_from_registers(Sums<G>& sums, const LinearArguments& a, int panel, int first_token,
+                                       const Place<G>& at) {
+  finish<T, G>(sums, a, panel, first_token, at, [&](int feature, int token, uint32_t pair) {
     const int64_t out = static_cast<int64_t>(panel) * G::kPanelRows + feature;
     if (first_token + token >= a.tokens || out >= a.out_features) return;
     uint16_t* to = a.y + static_cast<int64_t>(first_token + token) * a.out_features + out;
@@ -41,7 +22,7 @@ template <class G, int Values>
 PATCH_DEVICE void store_rows(const LinearArguments& a, int panel, int first_token, const uint16_t* tile,
                              int thread) {
   constexpr int kVectors = G::kPanelRows / Values;
-  PATCH_UNROLL
+  PATCH_UNROLL_FOUR
   for (int j = 0; j < G::kTokens * kVectors / G::kThreads; ++j) {
     const int vector = j * G::kThreads + thread;
     const int row = vector / kVectors, feature = vector % kVectors * Values;
@@ -56,10 +37,10 @@ PATCH_DEVICE void store_rows(const LinearArguments& a, int panel, int first_toke
 
 // Writes through shared memory, in whole vectors of Y.  No thread may use shared memory for anything else.
 template <class T, class G>
-PATCH_DEVICE void write_through_shared(const Accumulators<G, float>& acc, const LinearArguments& a, int panel,
-                                       int first_token, uint8_t* shared, const Place<G>& at) {
+PATCH_DEVICE void write_through_shared(Sums<G>& sums, const LinearArguments& a, int panel, int first_token,
+                                       uint8_t* shared, const Place<G>& at) {
   auto* tile = reinterpret_cast<uint16_t*>(shared);
-  round_values<T, G>(acc, at, [&](int feature, int token, uint32_t pair) {
+  finish<T, G>(sums, a, panel, first_token, at, [&](int feature, int token, uint32_t pair) {
     store_shared_word(tile + token * G::kOutputStride + feature, pair);
   });
   sync_block();

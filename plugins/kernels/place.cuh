@@ -25,10 +25,12 @@ struct Place {
 template <class G>
 using Sum = std::conditional_t<G::kWeights == Weights::kW8A8, int32_t, float>;
 template <class G, class V = Sum<G>>
-using Accumulators = V[G::kWarpRows][G::kWarpTokens][4];
+using RowBlock = V[G::kWarpTokens][4];
+template <class G>
+using Accumulators = RowBlock<G>[G::kWarpRows];
 // Accumulators of each packed panel of a tile.
-template <class G, class V = Sum<G>>
-using Sums = V[G::kPanels][G::kWarpRows][G::kWarpTokens][4];
+template <class G>
+using Sums = Accumulators<G>[G::kPanels];
 
 template <class G>
 PATCH_DEVICE void clear(Sums<G>& sums) {

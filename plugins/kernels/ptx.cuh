@@ -14,6 +14,7 @@
 #define PATCH_SHARED(name) extern __shared__ __align__(128) uint8_t name[]
 #define PATCH_UNROLL _Pragma("unroll")
 #define PATCH_NO_UNROLL _Pragma("unroll 1")
+#define PATCH_UNROLL_FOUR _Pragma("unroll 4")
 
 namespace patch {
 

@@ -160,10 +160,7 @@ patch_stream(const StreamArguments s) {
     const auto [first, last] =
         parts_of(s.table, part, work.tile, work.slab > 0, work.end < work.panel.slabs());
     if (first != last && !add_up<G>(sums, a, first, last, at)) continue;
-    finish<T, G>(sums, a, work.panel.number, work.first_token(), at,
-                 [&](const Accumulators<G, float>& values) {
-                   write_from_registers<T, G>(values, a, work.panel.number, work.first_token(), at);
-                 });
+    write_from_registers<T, G>(sums, a, work.panel.number, work.first_token(), at);
   }
   ring.finish();
 }

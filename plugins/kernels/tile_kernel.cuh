@@ -24,7 +24,7 @@ struct Assignment {
 
 // Grid: x = panels * token tiles.
 template <class T, int C>
-PATCH_KERNEL(Geometry<C>::kThreads)
+PATCH_KERNEL_OF(Geometry<C>::kThreads, Geometry<C>::kRegisterBlocks)
 patch_tiles(const LinearArguments a) {
   using G = Geometry<C>;
   PATCH_SHARED(shared);
@@ -39,11 +39,9 @@ patch_tiles(const LinearArguments a) {
   clear<G>(sums);
   multiply_slabs<T, G>(sums, panel, 0, panel.slabs(), ring, at);
 
-  finish<T, G>(sums, a, block.panel, first_token, at, [&](const Accumulators<G, float>& values) {
-    ring.finish();
-    sync_block();  // the output tile overwrites the ring
-    write_through_shared<T, G>(values, a, block.panel, first_token, shared, at);
-  });
+  ring.finish();
+  sync_block();  // the output tile overwrites the ring
+  write_through_shared<T, G>(sums, a, block.panel, first_token, shared, at);
 }
 
 }  // namespace patch

@@ -243,10 +243,8 @@ PATCH_CLUSTER(WarpgroupGeometry<C>::kCluster) patch_warpgroups(const LinearArgum
     multiply_slabs_of<T, G, false>(sums[0], dense, slots, walk, at);
     multiply_slabs_of<T, G, true>(sums[0], sparse, slots, walk, at);
   }
-  finish<T, G>(sums, a, block.panel, first_token, at, [&](const Accumulators<G, float>& values) {
-    sync_all<G>();  // the output tile overwrites the ring, and no other block arrives here or copies any more
-    write_through_shared<T, G>(values, a, block.panel, first_token, slots.ring, at);
-  });
+  sync_all<G>();  // the output tile overwrites the ring, and no other block arrives here or copies any more
+  write_through_shared<T, G>(sums, a, block.panel, first_token, slots.ring, at);
 }
 
 }  // namespace patch

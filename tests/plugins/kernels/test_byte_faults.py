@@ -102,15 +102,16 @@ MUTATIONS = {
     "one slab too many": (LOOP, f"{BYTES}if (slabs <= 0)", f"{BYTES}if (slabs < 0)"),
     # sums and scales
     "partial sums of fp32": (STREAM, "      Sum<G> share[4];", "      float share[4];"),
-    "the token's scale first": (EPILOGUE, "[j]), of_row), of_token[i]);", "[j]), of_token[i]), of_row);"),
-    "one rounding": (EPILOGUE, "multiply_alone(multiply_alone(static_cast<float>(sums[m][n][j]), of_row), of_token[i])",
-        "static_cast<float>(static_cast<double>(sums[m][n][j]) * of_row * of_token[i])"),
-    "one scale for two tokens": (EPILOGUE, ", of_row), of_token[i])", ", of_row), of_token[0])"),
+    "the token's scale first": (EPILOGUE, "of_row[j / 2]), of_token[n][j % 2]);", "of_token[n][j % 2]), of_row[j / 2]);"),
+    "one rounding": (EPILOGUE,
+        "multiply_alone(multiply_alone(static_cast<float>(sums[n][j]), of_row[j / 2]), of_token[n][j % 2])",
+        "static_cast<float>(static_cast<double>(sums[n][j]) * of_row[j / 2] * of_token[n][j % 2])"),
+    "one scale for two tokens": (EPILOGUE, "of_token[n][j % 2])", "of_token[n][0])"),
     "the scale of the low row": (EPILOGUE, "load_scale(a.scales + first_row<G>(packed, m, half, at)",
         "load_scale(a.scales + first_row<G>(packed, m, 0, at)"),
     "scales of another panel": (EPILOGUE, "(a.scales + first_row<G>(packed,", "(a.scales + first_row<G>(0 * packed,"),
     "scales of the first tile's tokens": (EPILOGUE, "a.token_scales + token)", "a.token_scales + token - first_token)"),
-    "the gate's scales for the up": (EPILOGUE, "panel * G::kPanels + f, first_token", "panel * G::kPanels, first_token"),
+    "the gate's scales for the up": (EPILOGUE, "panel * G::kPanels + f, m", "panel * G::kPanels, m"),
 }  # fmt: skip
 OFTEN = ()
 COMPILED = ("w8a8-gated-mid-64", "w8a8-decode-64", "w8a8-prefill-64")

@@ -190,9 +190,9 @@ MUTATIONS = {
     "the edge of the step before": (DECODER, "entry<kLast ? 3 : 0>", "entry<kLast ? 2 : 0>"),
     "steps that are not shifted": (DECODER, "window<kLast>(m, half, 1), edge >> 16)", "window<kLast>(m, half, 1), 0x3210)"),
     "the pairs of a step exchanged": (DECODER, "a[2 + half] = scales_", "a[1 - half] = scales_"),
-    "sums of int8 not scaled": (EPILOGUE, "acc[m][n][2 * half] *= scale;", "acc[m][n][2 * half] *= 1.f;"),
-    "the gate's scales for the up": (EPILOGUE, "panel * G::kPanels + f, at", "panel * G::kPanels, at"),
-    "scales of another panel": (EPILOGUE, "(scales + first_row<G>(packed,", "(scales + first_row<G>(0 * packed,"),
+    "sums of int8 not scaled": (EPILOGUE, "v = sums[n][j] * of_row[j / 2];", "v = sums[n][j];"),
+    "the gate's scales for the up": (EPILOGUE, "panel * G::kPanels + f, m", "panel * G::kPanels, m"),
+    "scales of another panel": (EPILOGUE, "(a.scales + first_row<G>(packed,", "(a.scales + first_row<G>(0 * packed,"),
     "a copy too few": (COPIES, "(G::kSlabBytes + kRound - 1) / kRound", "G::kSlabBytes / kRound"),
 }  # fmt: skip
 OFTEN = ()
