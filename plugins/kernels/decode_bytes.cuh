@@ -29,7 +29,8 @@ class Bytes {
   static constexpr int kValueBytes = G::kPanelRows * value_bytes(Kind, G::kWeights);
   static constexpr int kExtraBytes = G::kPanelRows * extra_bytes(Kind, G::kWeights);
   static constexpr bool kSparse = Kind > 0;
-  static constexpr bool kPairs = Kind > 1 && G::kKernel == Kernel::kTile;  // slabs are multiplied in pairs
+  static constexpr bool kMiddle = Kind > 1;                               // it has middle windows
+  static constexpr bool kPairs = kMiddle && G::kKernel == Kernel::kTile;  // slabs are multiplied in pairs
 
   // Loads the warp's row block m of a slab, without the middle windows of a pair's.  Products with the one
   // before it must be begun.
@@ -59,7 +60,7 @@ class Bytes {
 
   // Products of row block m with 8 tokens: a dense slab's of 32 columns each; a sparse slab's of all columns,
   // then its middle windows.
-  static constexpr int kSteps = !kSparse || (Kind > 1 && !kPairs) ? 2 : 1;
+  static constexpr int kSteps = !kSparse || (kMiddle && !kPairs) ? 2 : 1;
   // Adds one of them to c.
   template <int Step>
   PATCH_DEVICE void multiply(int32_t (&c)[4], int m, const uint32_t (&b)[4]) const {
@@ -82,7 +83,6 @@ class Bytes {
   }
 
  private:
-  static constexpr bool kMiddle = Kind > 1;
   static constexpr int kFragments = kSparse ? 1 : 2;
   // Where the middle windows and their metadata begin, behind a 2:4 slab's.
   static constexpr int kMiddleBegin = G::kPanelRows * value_bytes(1, G::kWeights);

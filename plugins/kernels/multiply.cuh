@@ -112,35 +112,63 @@ PATCH_DEVICE void multiply_byte_stream(Accumulators<G>& acc, int slabs, Ring& ri
   const int place = U::place(at);
   D weights;  // NOLINT(cppcoreguidelines-pro-type-member-init): loaded before its products
   uint32_t tokens[U::kSlots][4];
-  const auto load_rows = [&] {
-    PATCH_UNROLL
-    for (int m = 0; m < G::kWarpRows; ++m) weights.load(m, ring.slot(), at);
-  };
-  load_rows();
+  PATCH_UNROLL
+  for (int m = 0; m < G::kWarpRows; ++m) weights.load(m, ring.slot(), at);
   for_each_index<U::kAhead>([&](auto index) {
     constexpr int unit = decltype(index)::value;
     U::template load<unit>(tokens[unit], ring.slot(), place);
   });
-  // Multiplies a slab, and calls and_then(unit, its tokens) after each unit.
+  const auto turn = [&](auto index) {
+    if constexpr (decltype(index)::value + U::kAhead == U::kCount) ring.turn();
+  };
+  const auto load_later = [&](auto index) {
+    constexpr int later = (decltype(index)::value + U::kAhead) % U::kCount;
+    U::template load<later>(tokens[later % U::kSlots], ring.slot(), place);
+  };
+  const auto fill = [&](auto index) {
+    ring.template fill<(decltype(index)::value + U::kAhead) % U::kCount>();
+  };
+  const auto multiply_rows = [&](auto index, int m) {
+    constexpr int unit = decltype(index)::value;
+    for_each_index<D::kSteps>([&](auto step) {
+      weights.template multiply<decltype(step)::value>(acc[m][unit], m, tokens[unit % U::kSlots]);
+    });
+  };
+  // Multiplies a slab, calls and_then(unit, its tokens) after each unit, and loads the next slab.  If D has
+  // windows, the last units go row block by row block, each of which is then loaded while the others are
+  // multiplied: 6:8 slabs have as much to load as to multiply (simulated: issue.py).
+  constexpr int kLast = !D::kMiddle ? 0 : U::kAhead > 1 ? 2 : 1, kFirst = U::kCount - kLast;
+  // A tile kernel's slab takes little longer than a copy.
+  constexpr bool kCopiesFirst = G::kKernel == Kernel::kTile;
   const auto multiply_slab = [&](const auto& and_then) {
     ring.prepare();  // its branches are in no product's way here
-    for_each_index<U::kCount>([&](auto index) {
-      constexpr int unit = decltype(index)::value, later = (unit + U::kAhead) % U::kCount;
-      if constexpr (later == 0) ring.turn();
-      U::template load<later>(tokens[later % U::kSlots], ring.slot(), place);
-      ring.template fill<later>();
-      for_each_index<D::kSteps>([&](auto step) {
-        PATCH_UNROLL
-        for (int m = 0; m < G::kWarpRows; ++m)
-          weights.template multiply<decltype(step)::value>(acc[m][unit], m, tokens[unit % U::kSlots]);
-      });
-      and_then(index, tokens[unit % U::kSlots]);
+    for_each_index<kFirst>([&](auto index) {
+      turn(index);
+      if constexpr (kCopiesFirst) fill(index);
+      load_later(index);
+      if constexpr (!kCopiesFirst) fill(index);
+      PATCH_UNROLL
+      for (int m = 0; m < G::kWarpRows; ++m) multiply_rows(index, m);
+      and_then(index, tokens[decltype(index)::value % U::kSlots]);
     });
+    for_each_index<U::kCount, kFirst>([&](auto index) {
+      turn(index);
+      if constexpr (kCopiesFirst) fill(index);
+    });
+    for_each_index<kFirst + (kLast > 0), kFirst>(load_later);
+    if constexpr (!kCopiesFirst) for_each_index<U::kCount, kFirst>(fill);
+    PATCH_UNROLL
+    for (int m = 0; m < G::kWarpRows; ++m) {
+      for_each_index<U::kCount, kFirst>([&](auto index) { multiply_rows(index, m); });
+      weights.load(m, ring.slot(), at);
+    }
+    for_each_index<U::kCount, kFirst>(
+        [&](auto index) { and_then(index, tokens[decltype(index)::value % U::kSlots]); });
+    for_each_index<U::kCount, kFirst + 1>(load_later);  // into the slots of units before
   };
   if constexpr (!D::kPairs) {
     do {
       multiply_slab([](auto, const uint32_t (&)[4]) {});
-      load_rows();
     } while (--slabs);
   } else {
     uint32_t middle[U::kCount][4];
@@ -162,7 +190,6 @@ PATCH_DEVICE void multiply_byte_stream(Accumulators<G>& acc, int slabs, Ring& ri
         middle[unit][0] = D::middle_of(b, 0), middle[unit][1] = D::middle_of(b, 1);
         if constexpr (unit == 0) load_middle(Index<0>());
       });
-      load_rows();
       if (--slabs == 0) {
         weights.end_pair();
         for_each_index<U::kCount>([&](auto index) {
@@ -178,7 +205,6 @@ PATCH_DEVICE void multiply_byte_stream(Accumulators<G>& acc, int slabs, Ring& ri
         if constexpr (unit == 0) load_middle(Index<1>());
         if constexpr (unit > 0 && unit <= kLate) multiply_pair(Index<unit - 1>());
       });
-      load_rows();
       for_each_index<U::kCount, kLate>(multiply_pair);
     } while (--slabs);
   }

@@ -16,7 +16,6 @@ ROUNDS, INPUTS, DECODER = "kernels/quantise_kernel.cuh", "kernels/copy_inputs.cu
 EPILOGUE, UNITS, LOOP = "kernels/epilogue.cuh", "kernels/units.cuh", "kernels/multiply.cuh"
 STREAM, COPIES, KINDS = "kernels/stream_kernel.cuh", "kernels/copies.cuh", "kernels/kinds.h"
 BYTES = "multiply_byte_stream(Accumulators<G>& acc, int slabs, Ring& ring, const Place<G>& at) {\n  "
-LATER = "later = (unit + U::kAhead) % U::kCount;\n      if constexpr (later == "
 # name: (file, correct text, text with the bug)
 MUTATIONS = {
     # X as integers
@@ -94,10 +93,10 @@ MUTATIONS = {
         "if (i > panel_.ends[kind - 1]) kind_ = kind"),
     "metadata of 2:4's size": (KINDS, '{"6:8", 12, 12}', '{"6:8", 12, 8}'),
     # the loop
-    "a turn late": (LOOP, f"{LATER}0)", f"{LATER}1)"),
-    "weights of the slab before": (LOOP, "(&)[4]) {});\n      load_rows();\n", "(&)[4]) {});\n"),
-    "tokens of the next unit": (LOOP, "m, tokens[unit % U::kSlots]);\n      });",
-        "m, tokens[(unit + 1) % U::kSlots]);\n      });"),
+    "a turn late": (LOOP, "+ U::kAhead == U::kCount) ring", "+ U::kAhead == U::kCount + 1) ring"),
+    "weights of the slab before": (LOOP, "      weights.load(m, ring.slot(), at);\n    }\n", "    }\n"),
+    "tokens of the next unit": (LOOP, "m, tokens[unit % U::kSlots]);\n    });",
+        "m, tokens[(unit + 1) % U::kSlots]);\n    });"),
     "a slab copied again": (LOOP, "    ring.prepare();  //", "    //"),
     "one slab too many": (LOOP, f"{BYTES}if (slabs <= 0)", f"{BYTES}if (slabs < 0)"),
     # sums and scales
