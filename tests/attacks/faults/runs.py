@@ -70,6 +70,7 @@ class Runner:
             "XDG_CACHE_HOME": str(cache),
             "TMPDIR": str(self.temporary),
             "PYTHONPATH": str(_REPOSITORY),
+            "PYTHONDONTWRITEBYTECODE": "1",  # outside of the watched folders
             "OMP_NUM_THREADS": "1",
             "TOKENIZERS_PARALLELISM": "false",
             **variables,
