@@ -35,6 +35,7 @@ from patch_compile.planning.roofline.launch_work import (
     DENSE_FMA,
     SCHEDULERS,
     SHARED_BYTES,
+    WARP_BYTES,
     bytes_in_flight,
     latency,
     occupancy,
@@ -58,9 +59,8 @@ class Timing:
     """Cycles of an SM. hmma, imma: between two HMMA or two IMMA of a scheduler; others: from issue to result, if no queue is
     in the way.
 
-    Abdelkhalik et al. 2022 (arXiv 2208.11174) measure on an A100 23 for shared memory, 33 for L1, 200 for L2 and 290 for
-    DRAM, Sun et al. 2022 (arXiv 2206.02874) 29 for ldmatrix.x4. Reads of the index find 31 of 32 columns in L1. Copies get
-    400, with room for queues.
+    Abdelkhalik et al. 2022 (arXiv 2208.11174) measure on an A100 23 for shared memory and 33 for L1, Sun et al. 2022 (arXiv
+    2206.02874) 29 for ldmatrix.x4. Reads of the index find 31 of 32 columns in L1. Copies take as long as from an idle DRAM.
     """
 
     hmma: float
@@ -68,7 +68,7 @@ class Timing:
     lds: int = 25
     ldsm: int = 33
     index: int = 40
-    copy: int = 400
+    copy: float = ASSUMED.dram_latency
     barrier: int = 20
 
     def of(self, opcode: str) -> float:
@@ -105,9 +105,9 @@ class _Warp:
 
 class _Sm:
     def __init__(
-        self, way: Sequence[Instruction], warps: int, blocks: int, timing: Timing, turns: int
+        self, way: Sequence[Instruction], warps: int, blocks: int, timing: Timing, turns: int, first: int
     ) -> None:
-        self.way, self.timing, self.turns, self.size = way, timing, turns, warps
+        self.way, self.timing, self.turns, self.first, self.size = way, timing, turns, first, warps
         self.warps = [_Warp(b, (b * warps + w) % SCHEDULERS) for b in range(blocks) for w in range(warps)]
         self.issue_free = [0.0] * SCHEDULERS
         self.tensor_free = [0.0] * SCHEDULERS
@@ -118,14 +118,14 @@ class _Sm:
         self.products = [i.opcode.startswith(PRODUCTS) for i in way]
 
     def run(self) -> float:
-        """Cycles per slab of the SM, from the second way of the first block to its last."""
+        """Cycles per slab of the SM, from the end of the first ways of the first block to its last."""
         each = max(1, slabs_of(self.way))  # barriers of a way
-        while len(self.marks) < self.turns * each + 1:
+        while len(self.marks) < (self.first + self.turns - 1) * each + 1:
             warp = min(
                 (w for w in self.warps if not w.waits), key=self.ready
             )  # the oldest of those ready first
             self.step(warp, self.ready(warp))
-        (begin, before), (end, after) = self.marks[each], self.marks[-1]
+        (begin, before), (end, after) = self.marks[self.first * each], self.marks[-1]
         slabs = (after - before) / (len(self.way) * self.size) * each
         return (end - begin) / slabs
 
@@ -163,10 +163,10 @@ class _Sm:
         if op.startswith("LDGSTS"):
             warp.copied = max(warp.copied, now + t.copy)
             return self.share(now, 512) + 10
-        if op.startswith("LDSM"):
-            return self.share(now, 512) + t.ldsm
         if op.startswith(("LDS", "STS", "SHFL")):  # shuffles wait in the same queue
-            return self.share(now, 512 if ".128" in op else 128) + t.lds
+            like = f"{op}.".replace("STS", "LDS")
+            size = next((size for name, size in WARP_BYTES.items() if like.startswith(f"{name}.")), 128)
+            return self.share(now, size) + (t.ldsm if op.startswith("LDSM") else t.lds)
         if op == "LDGDEPBAR":
             warp.groups.append(warp.copied)
             warp.copied = 0
@@ -194,14 +194,15 @@ class _Sm:
 
 
 def cycles_per_slab(
-    way: Sequence[Instruction], warps: int, timing: Timing, blocks: int = 1, turns: int = 6
+    way: Sequence[Instruction], warps: int, timing: Timing, blocks: int = 1, turns: int = 6, first: int = 1
 ) -> float:
     """Returns the cycles that an SM takes for a slab of one block, in the steady state.
 
     way: instructions of one turn of the loop, with a barrier for each slab. warps: of a block. blocks: resident on the SM.
-    turns: of the loop, after the first. If two warps could issue at the same cycle, the older warp does.
+    turns: of the loop, after the `first` ones, which wait for no copy. If two warps could issue at the same cycle, the older
+    warp does.
     """
-    return _Sm(way, warps, blocks, timing, turns).run()
+    return _Sm(way, warps, blocks, timing, turns, first).run()
 
 
 def stalls_to_first_product(way: Sequence[Instruction]) -> int:
@@ -239,7 +240,8 @@ def loop_figures(
 ) -> Loop:
     """Returns the figures of one kernel's loop over slabs of `kind`."""
     way, timing = way_executed(code, config, kind), timing_of(arch, geforce)
-    cycles = cycles_per_slab(way, config.warps, timing, blocks_of(config, registers, arch))
+    blocks = blocks_of(config, registers, arch)
+    cycles = cycles_per_slab(way, config.warps, timing, blocks, first=config.stages)
     products = [i.opcode for i in way if i.opcode.startswith(PRODUCTS)]
     ideal = sum(map(timing.of, products)) * config.warps / SCHEDULERS / slabs_of(way)
     return Loop(
@@ -254,9 +256,8 @@ def longest_latency(
     low, high = 0, _LONGEST + 1
     while high - low > 1:
         middle = (low + high) // 2
-        # Turns that go past the copies that are under way at the begin.
-        slow, turns = replace(timing, copy=middle), 3 * config.stages + 4
-        fits = cycles_per_slab(way, config.warps, slow, blocks, turns) <= 1.01 * budget
+        slow, turns = replace(timing, copy=middle), 3 * config.stages
+        fits = cycles_per_slab(way, config.warps, slow, blocks, turns, config.stages) <= 1.01 * budget
         low, high = (middle, high) if fits else (low, middle)
     return low
 

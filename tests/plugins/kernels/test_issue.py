@@ -60,6 +60,12 @@ def test_a_stall_delays_the_next_instruction():
     assert issue.cycles_per_slab(way, 4, TIMING) == pytest.approx(TIMING.barrier + 50 * 6, abs=1)
 
 
+@pytest.mark.parametrize(("load", "cycles"), [("LDS.128", 4), ("LDS.64", 2), ("LDS", 1), ("LDS.U16", 1)])
+def test_loads_take_the_time_of_their_bytes(load, cycles):
+    way = [BARRIER, *[instruction(load)] * 100]
+    assert issue.cycles_per_slab(way, 4, TIMING) == pytest.approx(4 * 100 * cycles, rel=0.1)
+
+
 def test_a_scoreboard_is_waited_for():
     way = [BARRIER, instruction("LDS.128", writes=2), instruction("IADD3", waits=0b100)]
     alone = issue.cycles_per_slab(way, 4, TIMING)
