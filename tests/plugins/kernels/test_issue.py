@@ -62,8 +62,9 @@ def test_a_stall_delays_the_next_instruction():
 
 @pytest.mark.parametrize(("load", "cycles"), [("LDS.128", 4), ("LDS.64", 2), ("LDS", 1), ("LDS.U16", 1)])
 def test_loads_take_the_time_of_their_bytes(load, cycles):
-    way = [BARRIER, *[instruction(load)] * 100]
-    assert issue.cycles_per_slab(way, 4, TIMING) == pytest.approx(4 * 100 * cycles, rel=0.1)
+    way = [BARRIER, *[instruction(load, writes=0)] * 100, instruction("IADD3", waits=1)]
+    taken = issue.cycles_per_slab(way, 4, TIMING)
+    assert taken == pytest.approx(400 * cycles + TIMING.lds + TIMING.barrier, abs=8)
 
 
 def test_a_scoreboard_is_waited_for():
