@@ -92,13 +92,9 @@ def entries(totals: Sequence[float] = (8.0,), repairs: Sequence[float] = (30.0,)
             found.append(Entry(f"oneshot + {minutes:g} min of repair{PERMUTED}", ratio, settings))
             name = f"oneshot + {minutes:g} min of repair with labels{PERMUTED}"
             found.append(Entry(name, ratio, settings | _LABELS))
-    for ratio in (0.5, *RATIOS):
-        asked = {
-            "method": "oneshot",
-            "kinds": "auto",
-            "bytes_per_weight": round(bytes_of({"reached": ratio}), 6),
-        }
-        found.append(Entry(AUTO, ratio, asked | {"repair": "none"}, spread=True))
+    for ratio in RATIOS:
+        asked = _of_all_kinds(ratio)
+        found.append(Entry(AUTO, ratio, asked | {"repair": "none"}))
         for minutes in totals:
             found.append(
                 Entry(f"oneshot, {minutes:g} min in all{ALL_KINDS}", ratio, asked | _DISTILL, total=minutes)
@@ -106,17 +102,17 @@ def entries(totals: Sequence[float] = (8.0,), repairs: Sequence[float] = (30.0,)
         for minutes in repairs:
             settings = asked | _DISTILL | {"repair_minutes": minutes}
             found.append(Entry(f"oneshot + {minutes:g} min of repair{ALL_KINDS}", ratio, settings))
-        # What `build` does without options.
-        permuted = asked | {"permute": True}
-        found.append(Entry(AUTO + PERMUTED, ratio, permuted | {"repair": "none"}))
-        for minutes in totals:
-            name = f"oneshot, {minutes:g} min in all{ALL_KINDS}{PERMUTED}"
-            found.append(Entry(name, ratio, permuted | _DISTILL, total=minutes))
     found += _quantised_entries(totals)
     own_text = oneshot[_ONE_RATIO] | {"repair": "none", "calib": None}
     found.append(Entry(OWN_TEXT, _ONE_RATIO, own_text))
     joint = {"method": "patch-joint", "ratio": _ONE_RATIO, "repair": "none", "steps": _PATCH_STEPS}
     return [*found, Entry(PATCH, _ONE_RATIO, joint)]
+
+
+def _of_all_kinds(ratio: float) -> dict[str, Any]:
+    """Returns what `build` does without options for decoding, at the bytes of 2:4 tiles of a ratio."""
+    taken = round(bytes_of({"reached": ratio}), 6)
+    return {"method": "oneshot", "kinds": "auto", "bytes_per_weight": taken, "permute": True}
 
 
 def _quantised_entries(totals: Sequence[float]) -> list[Entry]:
@@ -142,12 +138,7 @@ def _quantised_entries(totals: Sequence[float]) -> list[Entry]:
         nearest = {"method": "magnitude", "ratio": 0.0, "repair": "none", "weights": weights}
         found.append(Entry(f"dense{mark}, to nearest", None, nearest))
         found.append(Entry(f"dense{mark}", None, {"weights": weights}, baseline=Baseline.ROUNDED))
-        asked = {
-            "method": "oneshot",
-            "kinds": "auto",
-            "bytes_per_weight": round(bytes_of({"reached": _ONE_RATIO}), 6),
-            "weights": weights,
-        }
+        asked = _of_all_kinds(_ONE_RATIO) | {"weights": weights}
         found.append(Entry(AUTO + mark, _ONE_RATIO, asked | {"repair": "none"}))
         for minutes in totals:
             name = f"oneshot, {minutes:g} min in all{ALL_KINDS}{mark}"

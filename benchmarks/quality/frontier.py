@@ -174,14 +174,9 @@ def _times_of(row: Row) -> tuple[float, float]:
     """Returns the milliseconds of the prompt and of a step if all linears have a row's kinds of tiles and type.
 
     A dense row has the time of other programs' dense products, if the planner knows them. Dropped blocks take no time.
-    Rows with tiles of kinds that are gone have the times of 8:16 and dense tiles of as many bytes.
     """
     layers, two_four = MODELS[_MODEL].layers, row["reached"] / TWO_FOUR.zeros
     shares = row.get("kinds") or {DENSE.name: 1 - two_four, TWO_FOUR.name: two_four}
-    if not {*shares} <= {DENSE.name, *PRUNED}:
-        kind = PRUNED["8:16"]
-        share = (BYTES_DENSE - row["bytes_per_weight"]) / (BYTES_DENSE - kind.bytes_per_weight)
-        shares = {DENSE.name: 1 - share, kind.name: share}
     if row["method"] == DROPPED:
         shares, layers = _DENSE, round(layers * (1 - row["reached"]))
     return _times(

@@ -27,9 +27,8 @@ the model of the tables is too small to gain. Dense W8A8 has the time that cuBLA
 Perplexities above {HIGHEST:g} are only in the tables.
 Made by `python -m benchmarks.quality.frontier`; with `--check` it says if the picture shows the rows."""
 _KINDS = """`kinds auto`: tiles of all kinds, in as many bytes as dense and 2:4 tiles take at the ratio of the column
-([learning.md](../howto/learning.md#kinds-of-tiles)); another share of the weights is zeroed. Rows that are not permuted were
-measured when 6:16 and 14:16, which are gone, were kinds too. `build` permutes.
-Rows with `int8` or `int4` have weights of that type, and the tiles of a 16-bit row."""
+([learning.md](../howto/learning.md#kinds-of-tiles)); another share of the weights is zeroed. These rows are permuted, as
+a build for decoding is. Rows with `int8` or `int4` have weights of that type, and the tiles of a 16-bit row."""
 _BYTES = """The next table shows what `w8a8` costs over 16 bits, with the same masks and the same number of repair steps.
 Weights and masks are learned in 16 bits, then smoothed, repaired and rounded. `learn --weights w8a8` scores the smoothed
 model, and so takes other tiles."""
@@ -42,6 +41,22 @@ _MODELS = {
     "smollm2-135m": "its weights were Q4_1 (a scale and a minimum for 32 columns) before they were converted to 16 bits, so "
     "`dense` is a model of 4-bit weights, and `int4` rounds them a second time, to another grid"
 }
+_TRIED = """Short trials whose code did not stay, each against the program of its day. Perplexity, or KL to the dense model
+after repair; lower is better.
+
+| tried | source | with it | without |
+| --- | --- | --- | --- |
+| inputs of the pruned, outputs of the dense model as the target of a solve | GPTAQ, arXiv 2504.02692 | 101 | 62.2 |
+| a Hessian that weighs tokens by their effect, for pruning | `masklearn/stream/moments.py` | 114.2 | 100.3 |
+| tiles moved between linears by measured losses | EvoPress, arXiv 2410.14649 | no linear loses over .0084 of .26 nats | |
+| ADMM's products in bf16 | – | 35.03, 27 CPU s a linear of 4096×4096 | 34.90, 37 CPU s |
+| whole blocks trained to the dense blocks' outputs before repair | – | 41.4 | 41.2 |
+| repair with half the batch and twice the steps | – | 32.16, KL .420 | 32.17, KL .417 |
+| the mean of the weights of repair's last third | LAWA, arXiv 2209.14981 | KL .396 in 189 s | no better |
+| Muon for repair, rates 3e-4 and 8e-4 | Muon (Jordan, 2024) | KL .388 and .398 in 254 to 279 s | no better in that time |
+| the dense model's logits kept on disk | – | in repair's minutes no window is read twice | |
+| self-written text whose documents begin with a random word | – | 41.32 | 40.48 |
+| Moby Dick and the Python manual instead of self-written text | – | 44.06 | 40.48 |"""
 _LARGE = """`oneshot` without repair at 0.4 on a checkpoint of random weights with the shape of a large model and few of its
 blocks, by `python -m benchmarks.memory`. Measured with these blocks; the last two columns are what all of them would
 take."""
@@ -83,6 +98,8 @@ def page(
         ]
     if beyond:
         parts += ["## Beyond one perplexity", _BEYOND, _beyond(beyond)]
+    if asked.model.resolve().name == "smollm2-135m":
+        parts += ["## Tried, and left out", _TRIED]
     if large:
         parts += ["## Large models", _LARGE, _large(large)]
     return "\n\n".join(parts) + "\n"

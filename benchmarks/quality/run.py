@@ -81,7 +81,9 @@ class Cell:
         of_training = ("repair_minutes", "repair_steps", "label_weight", "steps", "weights")
         settings = {name: value for name, value in self.settings.items() if name not in of_training}
         settings |= {"method": "oneshot", "repair": "none"}
-        method = NO_REPAIR + ALL_KINDS * ("kinds" in settings) + PERMUTED * bool(settings.get("permute"))
+        method = NO_REPAIR
+        if settings.get("permute"):
+            method += ALL_KINDS if "kinds" in settings else PERMUTED
         return Cell(Entry(method, self.entry.ratio), settings)
 
     def __str__(self) -> str:

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from patch_compile.sources.base import Source
 
 _TILES = (DEFAULT_TILE, (64, 64))
-# Of the time that 2:4 tiles save, tiles of all kinds must save this share at the same ratio to be preferred: they lose .38
-# to .60 times as many nats (SmolLM2-135M at .25 to .45, without repair and with it; docs/explanation/quality.md).
+# Of the time that 2:4 tiles save, tiles of all kinds must save this share at the same ratio to be preferred: they lose .39
+# to .61 times as many nats (SmolLM2-135M at .25 to .45, without repair and with it; docs/explanation/quality.md).
 _ENOUGH = 0.6
 Chooser = TilesForSpeed | TilesThatGain | TypesForSpeed
 

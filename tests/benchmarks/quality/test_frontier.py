@@ -61,13 +61,6 @@ def test_rows_lie_at_bytes_and_times() -> None:
     assert times["sparsegpt 12:16", "12:16"][0] > times["dense", ""][0]
 
 
-def test_rows_of_gone_kinds_take_their_bytes_time() -> None:
-    gone = row(AUTO, 0.45, 35.5, reached=0.45, kinds={"6:16": 0.5, "14:16": 0.5}, bytes_per_weight=1.5625)
-    same = row("sparsegpt 8:16", None, 40.0, kinds={"8:16": 0.5, "dense": 0.5}, bytes_per_weight=1.5625)
-    one, other = spots([gone, same])
-    assert (one.prompt, one.step) == (other.prompt, other.step)
-
-
 def test_quantised_rows_take_the_bytes_of_their_type() -> None:
     types = {"int8": 1.0, "int4": 0.53125}
     rows = [

@@ -27,7 +27,7 @@ from masklearn.task import Task
 from masklearn.training import loop
 from masklearn.training import repair as module
 from masklearn.training.model import training_model
-from masklearn.training.repair import default_steps, repair
+from masklearn.training.repair import default_rate, default_steps, repair
 from masklearn.training.student import fix_integers
 from tests.conftest import ModelMaker
 from tests.forks import Forks
@@ -217,6 +217,17 @@ def test_labels_of_an_encoder_are_refused(make_model: ModelMaker, text_file: Pat
         learn_task(task_of(path, recipe))
     with refused(ValueError):
         Repaired(path, recipe)
+
+
+def test_a_near_model_is_repaired_in_small_steps(
+    make_model: ModelMaker, text_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Labels pull a near model too, and beyond a distance the rate grows no more."""
+    monkeypatch.setattr(module, "_FAR", 2.0)
+    record = Repaired(make_model("llama"), recipe_of(text_file, learning_rate=None, repair_steps=1)).record
+    assert record.kl_first is not None and record.learning_rate == default_rate(record.kl_first) < 3e-4
+    assert default_rate(0.1) == pytest.approx(default_rate(0.2) / 2)
+    assert default_rate(2.0) == default_rate(3.0) == default_rate(0.0, label_weight=0.25) == 3e-4
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
