@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
-
 from masklearn.base.processes import leave, process_count
 from patch_compile.artifacts.layout import MANIFEST
 from patch_compile.artifacts.workspace import Workspace, key_of
@@ -45,7 +43,18 @@ def join(out: Path, learn: Callable[[], None]) -> None:
 
 def _published_since_start(out: Path) -> bool:
     manifest = out / MANIFEST
-    return manifest.is_file() and manifest.stat().st_mtime > psutil.Process().create_time()
+    return manifest.is_file() and manifest.stat().st_mtime > started()
+
+
+def started(pid: int | None = None) -> float:
+    """Returns when a process started, None for this process, to a hundredth of a second: seconds since the epoch.
+
+    psutil adds the time since boot to the second of boot, and so may be a second early: earlier than the end of the run
+    before.
+    """
+    fields = Path("/proc", str(pid or "self"), "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    since_boot = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # starttime of proc(5)
+    return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - since_boot)
 
 
 def _launch(scratch: Path) -> Path:

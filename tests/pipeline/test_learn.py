@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from masklearn.masks.maskset import MaskSet
 from masklearn.model.checkpoint import Checkpoint
 from patch_compile.api.results import Result
+from patch_compile.pipeline.distributed import started
 from patch_compile.pipeline.learn import learn
 from patch_compile.progress import StageClock
 from patch_compile.recipe import Recipe
@@ -181,6 +183,16 @@ def test_several_processes_learn_and_one_writes(settings, tmp_path, launcher):
     masks = MaskSet.load(out / "masks.safetensors")
     assert masks.method == "patch-tile"
     assert masks.record.train.tokens == 2 * 2 * 16  # steps, processes, length
+
+
+def test_a_start_is_known_to_a_tick():
+    """Else a process takes what an earlier run has published just before for the result of its own launch, and leaves."""
+    before = time.time()
+    with subprocess.Popen(["sleep", "60"]) as process:
+        found, after = started(process.pid), time.time()
+        process.kill()
+    tick = 1 / os.sysconf("SC_CLK_TCK")
+    assert before - 2 * tick < found <= after
 
 
 def test_a_build_runs_in_one_process(settings, monkeypatch):
