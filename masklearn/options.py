@@ -70,7 +70,7 @@ class LearnOptions:
         "Tile formats to choose from. 2:4 speeds up prompts and decoding. 8:16, 10:16 and 12:16 (that many of 16 weights "
         "stay) lose less quality at the same size but speed up decoding only; 6:8 speeds up prompts, with w8a8 only. auto "
         "picks formats by the least loss. Also a list (8:16,12:16), or PATTERN=LIST,….", "KINDS",
-        unset="auto with bytes_per_weight; auto or 2:4, by predicted speed, with ratio; else 2:4",
+        unset="auto with `bytes_per_weight`, else by predicted speed",
         check=parse_kinds)] = "2:4"
     weights: Annotated[str | None, _learning(
         "Type of the linears' weights: float16, bfloat16, int8 (a scale a row), int4 (a scale a row and 64 "

@@ -16,7 +16,7 @@ import pytest
 from tests.refusals import has_golden_text
 
 PARTS = ("quick", "golden")
-SLOW = 8.0  # seconds
+SLOW = 5.0  # seconds
 _HERE = Path(__file__).parent
 _FILE = re.compile(r" *(\d+\.\d) +\d+ (tests/\S+\.py)")
 
