@@ -24,6 +24,7 @@ such rows are not to be compared with the others."""
 _PICTURE = f"""Marks are rows of the tables below, at the median of their seeds; a thin line is the range of the seeds.
 Times are predicted, not measured, and for a large model whose linears have the same shares of kinds:
 the model of the tables is too small to gain. Dense W8A8 has the time that cuBLASLt is predicted to take for it.
+Rows of `kinds auto` are permuted; the mosaics of 2:4 tiles are not, and would lie lower by what the tables say.
 Perplexities above {HIGHEST:g} are only in the tables.
 Made by `python -m benchmarks.quality.frontier`; with `--check` it says if the picture shows the rows."""
 _KINDS = """`kinds auto`: tiles of all kinds, in as many bytes as dense and 2:4 tiles take at the ratio of the column
