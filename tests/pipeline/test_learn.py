@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -185,14 +184,15 @@ def test_several_processes_learn_and_one_writes(settings, tmp_path, launcher):
     assert masks.record.train.tokens == 2 * 2 * 16  # steps, processes, length
 
 
-def test_a_start_is_known_to_a_tick():
+def test_a_start_is_known_to_a_tick(tmp_path):
     """Else a process takes what an earlier run has published just before for the result of its own launch, and leaves."""
-    before = time.time()
-    with subprocess.Popen(["sleep", "60"]) as process:
-        found, after = started(process.pid), time.time()
+    before, after, tick = tmp_path / "before", tmp_path / "after", 1 / os.sysconf("SC_CLK_TCK")
+    before.touch()
+    with subprocess.Popen(["sleep", "600"]) as process:
+        after.touch()
+        found = started(process.pid)
         process.kill()
-    tick = 1 / os.sysconf("SC_CLK_TCK")
-    assert before - 2 * tick < found <= after
+    assert before.stat().st_mtime - 2 * tick < found < after.stat().st_mtime + tick
 
 
 def test_a_build_runs_in_one_process(settings, monkeypatch):

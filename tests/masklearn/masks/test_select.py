@@ -2,7 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from masklearn.masks.budget import Budget, check_reachable
@@ -89,9 +89,9 @@ def test_a_ratio_is_met_to_a_quarter_tile(shapes, tile, ratio, seed) -> None:
 
 
 def brute_force(cost: np.ndarray, saves: np.ndarray, at_least: float) -> float:
-    """Least cost of all sets of tiles that save so much."""
+    """Least cost of all sets of tiles that save so much, but for the rounding error that `select` allows."""
     sets = itertools.product((False, True), repeat=cost.size)
-    picks = np.asarray([pick for pick in sets if saves[list(pick)].sum() >= at_least - 1e-9])
+    picks = np.asarray([pick for pick in sets if saves[list(pick)].sum() >= at_least * (1 - 1e-12)])
     return float((picks @ cost).min())
 
 
@@ -99,6 +99,7 @@ SMALL = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 4)), min_size=1, ma
 
 
 @settings(max_examples=200)
+@example([(5, 1)], 2.07e-10)
 @given(SMALL, st.floats(0.0, 1.0))
 def test_a_saving_costs_nearly_the_least(tiles, part: float) -> None:
     """Compared with all subsets, the greedy cost is optimal for its saving, and the bound is below any solution."""
