@@ -160,13 +160,18 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     def put(method: str, ratio: float | None, folder: Path) -> None:
         about = {"method": method, "ratio": ratio, "model": name} | origin()
-        state.put(f"beyond {method} {ratio}", about | {"beyond": measure(folder, asked)})
-        print(json.dumps(state.rows[f"beyond {method} {ratio}"]), flush=True)
+        key = f"beyond {asked.other.stem} {method} {ratio}"
+        state.put(key, about | {"beyond": measure(folder, asked)})
+        print(json.dumps(state.rows[key]), flush=True)
 
-    put("dense", None, asked.model)
+    def wanted(method: str) -> bool:
+        return any(fnmatchcase(method, glob) for glob in asked.only)
+
+    if wanted("dense"):
+        put("dense", None, asked.model)
     for kept in sorted(path.parent for path in asked.scratch.glob(f"*/{ROW}")):
         row = json.loads((kept / ROW).read_text(encoding="utf-8"))
-        if any(fnmatchcase(row["method"], glob) for glob in asked.only):
+        if wanted(row["method"]):
             with _pruned(asked.model, kept) as folder:
                 put(row["method"], row["ratio"], folder)
 

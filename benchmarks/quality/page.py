@@ -33,11 +33,23 @@ a build for decoding is. Rows with `int8` or `int4` have weights of that type, a
 _BYTES = """The next table shows what `w8a8` costs over 16 bits, with the same masks and the same number of repair steps.
 Weights and masks are learned in 16 bits, then smoothed, repaired and rounded. `learn --weights w8a8` scores the smoothed
 model, and so takes other tiles."""
-_BEYOND = """The dense model's row has losses in nats per token, other rows the nats more. Frequent tokens are half of the
-calibration text, rare tokens are in it twice at most. Calibration error: how far the probability of the likeliest token is
-from the share of right guesses, on average; sure when wrong: that probability where the guess is wrong. Choice and
-continuation: shares of right answers of the built-in tasks, whose standard error is 6 %. By
+_BEYOND = """The dense model's row has losses in nats per token, other rows the nats more, on the first 8,192 tokens of each
+text: this text is the page's, the other column has the name of its file. Frequent tokens are half of the calibration text,
+rare tokens are in it twice at most. Calibration error: how far the probability of the likeliest token is from the share of
+right guesses, on average; sure when wrong: that probability where the guess is wrong. Choice and continuation: shares of
+right answers of the built-in tasks, 64 and 60 questions, whose standard error is 6 %. By
 `python -m benchmarks.quality.beyond`."""
+_FOUND = """What this says about kinds:
+
+- Perplexity is a fair guide to the choice of kinds. After 8 minutes `kinds auto` keeps 99, 100 and 93 % of the dense
+  model's right answers at the bytes of .25, .35 and .45, and loses as much in windows of 4,096 tokens as in windows of
+  1,024. Uniform 2:4 keeps 78 %, and loses .08 nats more in the long windows. Tasks do not fall further than perplexity
+  suggests, as far as 124 short questions can tell: a few answers more or less may be chance, and none asks for steps of
+  reasoning.
+- Repair takes from the loss on GSM8K half of what it takes from the loss on this text, and in 13 steps with 6:8 tiles
+  nothing: calibrate on text of the domain that the model will work in.
+- Rare tokens lose 1.5 to 1.9 times what frequent tokens lose with n:16 tiles, and 2.2 times with uniform 2:4, so names and
+  numbers suffer before common words. 6:8 tiles of `w8a8` lose as much on both."""
 _MODELS = {
     "smollm2-135m": "its weights were Q4_1 (a scale and a minimum for 32 columns) before they were converted to 16 bits, so "
     "`dense` is a model of 4-bit weights, and `int4` rounds them a second time, to another grid"
@@ -100,6 +112,7 @@ def page(
     if beyond:
         parts += ["## Beyond one perplexity", _BEYOND, _beyond(beyond)]
     if asked.model.resolve().name == "smollm2-135m":
+        parts += [_FOUND] if beyond else []
         parts += ["## Tried, and left out", _TRIED]
     if large:
         parts += ["## Large models", _LARGE, _large(large)]
@@ -278,7 +291,15 @@ def _other_tools(rows: Sequence[Row]) -> str:
 
 
 def _beyond(rows: Sequence[Row]) -> str:
-    """Table of the figures of the dense model, and of others as their difference from it where they are losses."""
+    """A table for each other text: figures of the dense model, and of others as their difference from it where they are
+    losses."""
+    texts = dict.fromkeys(tuple(row["beyond"]["losses"]) for row in rows)
+    return "\n\n".join(
+        _of_text([row for row in rows if tuple(row["beyond"]["losses"]) == names]) for names in texts
+    )
+
+
+def _of_text(rows: Sequence[Row]) -> str:
     dense = next(row["beyond"]["losses"] for row in rows if row["method"] == "dense")
     header, lines = ["", "ratio", *dense, *rows[0]["beyond"]["shares"]], []
     for row in sorted(rows, key=lambda row: row["beyond"]["losses"]["this text"]):

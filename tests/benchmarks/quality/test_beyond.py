@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.quality import beyond
 from benchmarks.quality.beyond import Tokens, calibration_error, predictions
-from benchmarks.quality.page import page
+from benchmarks.quality.page import _beyond, page
 from benchmarks.quality.run import arguments
 from benchmarks.quality.run import main as run
 from masklearn.model.models import load_model
@@ -44,7 +44,8 @@ def test_a_kept_row_is_compared_with_dense(make_model: ModelMaker, text_file: Pa
     assert run(command) == 0
     asks = ["--other", str(text_file), "--length", "20", "40", "--tokens", "80"]
     beyond.main([model, *texts, *shared, *asks, "--state", str(tmp_path / "page.json")])
-    rows = [row for row in json.loads((tmp_path / "page.json").read_text()).values() if "beyond" in row]
+    state = json.loads((tmp_path / "page.json").read_text())
+    rows = [state[f"beyond {text_file.stem} {name}"] for name in ("dense None", "oneshot, no repair 0.45")]
     assert [(row["method"], row["ratio"]) for row in rows] == [("dense", None), ("oneshot, no repair", 0.45)]
     for row in rows:
         losses = row["beyond"]["losses"]
@@ -52,3 +53,18 @@ def test_a_kept_row_is_compared_with_dense(make_model: ModelMaker, text_file: Pa
     text = page([], arguments(command), beyond=rows)
     lost = rows[1]["beyond"]["losses"]["rare"] - rows[0]["beyond"]["losses"]["rare"]
     assert f"| {lost:+.3f} |" in text.splitlines()[-1] + text.splitlines()[-2]
+
+
+def test_each_other_text_has_a_table() -> None:
+    shares = {"choice": 0.5}
+    rows = [
+        {
+            "method": "dense",
+            "ratio": None,
+            "beyond": {"losses": {"this text": 3.0, text: loss}, "shares": shares},
+        }
+        for text, loss in (("sums", 1.0), ("poems", 2.0))
+    ]
+    tables = _beyond(rows).split("\n\n")
+    assert ["sums" in one for one in tables] == [True, False]
+    assert "2.000" in tables[1]
