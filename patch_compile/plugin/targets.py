@@ -15,7 +15,7 @@ MACHINES = (X86, AARCH64)
 ARCHS = (80, 86, 89, 90, 120)
 JETSONS = (87,)
 """Architectures of Jetsons that have sparse tensor cores: Orin. The plugin is compiled for them if a Jetson is a target."""
-_SAME_CODE = 90  # newest architecture whose machine code is the same from older PTX
+_SAME_CODE = 89  # newest architecture whose machine code is the same from older PTX
 VARIABLE = "PATCH_COMPILE_PLUGIN_ARCHS"
 """Variable that names the architectures to compile for, instead of all: `86` compiles for one GPU in less time."""
 
@@ -81,7 +81,7 @@ def ptx_arch(archs: tuple[int, ...]) -> int:
 def virtual_arch(arch: int, archs: tuple[int, ...]) -> int:
     """Returns the architecture whose PTX becomes the machine code for `arch`, in a plugin of `archs`.
 
-    Up to sm_90 it is the oldest: nvcc makes the same machine code from its PTX (compared for all kernels of 16-bit weights),
-    and then compiles to PTX only once. Kernels for sm_120 have fewer registers from their own PTX.
+    Before sm_90 it is the oldest: nvcc makes the same machine code from its PTX (compared for all kernels of 16-bit
+    weights), and then compiles to PTX only once. From sm_90 on kernels wait for earlier launches, which older PTX can't say.
     """
     return min(archs) if arch <= _SAME_CODE else arch

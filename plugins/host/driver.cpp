@@ -43,14 +43,14 @@ void add_tensors(GlobalMemory* memory, const Call& c) {
   }
   for (int kind = 0; kind < config.kinds; ++kind) {
     if (a.slabs[kind].values)
-      memory->add(values_name(kind), a.slabs[kind].values, c.slab_values[kind] * 2, 2, Use::kInput);
+      memory->add(values_name(kind), a.slabs[kind].values, c.slab_values[kind] * 2, 2, Use::kConstant);
     if (a.slabs[kind].extra)
-      memory->add(extra_name(kind), a.slabs[kind].extra, c.slab_words[kind] * 4, 4, Use::kInput);
+      memory->add(extra_name(kind), a.slabs[kind].extra, c.slab_words[kind] * 4, 4, Use::kConstant);
   }
-  memory->add("index", a.index, c.index_words * 4, 4, Use::kInput);
+  memory->add("index", a.index, c.index_words * 4, 4, Use::kConstant);
   const size_t sides = panels_per_tile(config.gated), rows = a.out_features * sides;
-  if (a.scales) memory->add("scales", a.scales, a.panels * sides * config.panel_rows * 4, 4, Use::kInput);
-  if (a.bias) memory->add("bias", a.bias, rows * 2, 2, Use::kInput);
+  if (a.scales) memory->add("scales", a.scales, a.panels * sides * config.panel_rows * 4, 4, Use::kConstant);
+  if (a.bias) memory->add("bias", a.bias, rows * 2, 2, Use::kConstant);
   if (a.residual) memory->add("residual", a.residual, tokens * a.out_features * 2, 2, Use::kInput);
   memory->add("Y", a.y, tokens * a.out_features * 2, 2, Use::kOutput);
   if (a.parts <= 1) return;
@@ -216,6 +216,7 @@ int patch_host_quantise(const patch::LinearArguments* a, int scalar) {
 int patch_host_mma_sp(int selector, const uint32_t* a, const uint32_t* b, const uint32_t* meta, float* c) {
   patch::host::Machine machine;
   patch::host::last_error = machine.run({1, 0, 32, 0}, patch::host::CopyMode::kLazy, 1, [&] {
+    patch::wait_for_earlier_launches();
     const int l = patch::thread_index();
     uint32_t ra[4], rb[4];
     float rc[4];
@@ -231,6 +232,7 @@ int patch_host_multiply_bytes(int sparse, const uint32_t* a, const uint32_t* b, 
                               int32_t* c) {
   patch::host::Machine machine;
   patch::host::last_error = machine.run({1, 0, 32, 0}, patch::host::CopyMode::kLazy, 1, [&] {
+    patch::wait_for_earlier_launches();
     const int l = patch::thread_index();
     uint32_t ra[4], rb[4];
     int32_t rc[4];

@@ -27,7 +27,8 @@ enum class CopyMode : int32_t { kLazy = 0, kEager = 1, kMixed = 2 };
 
 struct Stats {
   uint64_t mma = 0, mma_sp = 0, ldmatrix = 0, ldmatrix_waves = 0, copies = 0, barriers = 0, switches = 0;
-  uint64_t weight_bytes = 0;  // of packed weights, copied to shared memory
+  uint64_t weight_bytes = 0;     // of packed weights, copied to shared memory
+  uint64_t requested_bytes = 0;  // of packed weights, asked for in L2
 };
 
 struct LaunchShape {
@@ -122,18 +123,39 @@ class Machine {
     if (fault) fail(fault);
   }
 
+  // Earlier launches have ended, for this thread.
+  void wait_for_launches() { block_->lanes[thread_].waited = true; }
+  // Checks that the bytes don't depend on earlier launches, before the thread has waited for them.
+  void touch(const void* p, size_t bytes) {
+    if (!block_->lanes[thread_].waited && !global.constant(p, bytes))
+      fail("memory of earlier launches is used without a wait for them");
+  }
+  std::string read(const void* p, size_t bytes) {
+    touch(p, bytes);
+    return global.read(p, bytes);
+  }
+  void request(const void* p, size_t bytes) {
+    if (!global.constant(p, bytes)) fail("a request of what are no weights");
+    if (bytes == 0 || bytes % 16 || reinterpret_cast<uintptr_t>(p) % 16)
+      fail("a request of no whole 16 bytes");
+    stats.requested_bytes += bytes;
+  }
+
   void pass_sums(void* to, const void* from, size_t bytes) {
+    touch(to, bytes);
     check(global.pass(to, bytes, block_->id));
     std::memcpy(to, from, bytes);
     block_->lanes[thread_].passed.push_back({to, bytes});
   }
   void take_sums(void* to, const void* from, size_t bytes) {
+    touch(from, bytes);
     check(global.take(from, bytes, block_->id, block_->lanes[thread_].acquired == block_->arrivals));
     std::memcpy(to, from, bytes);
   }
   // Counts the block's arrival, with release and acquire: the partial sums of this thread, and those that
   // others of the block passed on before its last barrier, count as arrived with it.
   int32_t arrive(int32_t* counter) {
+    touch(counter, sizeof(*counter));
     if (!global.counter(counter)) fail("an arrival is counted outside of the counters");
     Lane& me = block_->lanes[thread_];
     order(me);
@@ -164,7 +186,7 @@ class Machine {
 
   void copy_async(void* shared, const void* from, int bytes, bool valid) {
     ++stats.copies;
-    if (valid) check(global.read(from, bytes));
+    if (valid) check(read(from, bytes));
     check(block_->shared.write(shared, bytes, static_cast<uint16_t>(thread_), true));
     const Copy copy{shared, from, bytes, valid,
                     mode_ == CopyMode::kEager || (mode_ == CopyMode::kMixed && random_.next() & 1)};
@@ -204,6 +226,7 @@ class Machine {
     std::vector<Copy> open;
     std::deque<std::vector<Copy>> groups;
     std::vector<std::pair<void*, size_t>> passed;  // partial sums written since the block's last arrival
+    bool waited = false;                           // for earlier launches
     int acquired = 0;  // block's arrivals before this thread's latest one or barrier
   };
   struct Block {
@@ -248,7 +271,7 @@ class Machine {
     for (int i = 0; i < shape_.threads; ++i) {
       Lane& lane = b.lanes[i];
       lane.stop = Stop::kReady, lane.open.clear(), lane.groups.clear();
-      lane.passed.clear(), lane.acquired = 0;
+      lane.passed.clear(), lane.acquired = 0, lane.waited = false;
       lane.fiber.start(b.stacks[i], fiber_main);
     }
     for (int w = 0; w < b.live; ++w) ready_.push_back({&b, w});
@@ -296,6 +319,8 @@ class Machine {
   }
   bool finish(const Lane* lanes, int warp) {
     for (int i = 0; i < 32; ++i) {
+      // The next launch takes the end of this one for the end of those before it.
+      if (!lanes[i].waited) return fault("a thread ends without a wait for earlier launches", warp);
       if (!lanes[i].open.empty()) return fault("cp.async never committed", warp);
       for (const auto& g : lanes[i].groups)
         if (!g.empty()) return fault("cp.async still under way when the thread ends", warp);

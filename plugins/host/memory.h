@@ -36,8 +36,9 @@ class Counts {
 
 class GlobalMemory {
  public:
-  // kExchange: written by one block and read by another; kCounter: 0 before and after the launch.
-  enum class Use { kInput, kOutput, kExchange, kCounter };
+  // kConstant: written before the network runs; kInput: by an earlier launch; kExchange: written by one block
+  // and read by another; kCounter: 0 before and after the launch.
+  enum class Use { kConstant, kInput, kOutput, kExchange, kCounter };
 
   // `unit`: bytes of one element.  Writes to outputs are counted by element.
   void add(std::string name, const void* begin, size_t bytes, size_t unit, Use use) {
@@ -51,10 +52,15 @@ class GlobalMemory {
   std::string read(const void* p, size_t bytes) {
     const Region* r = find(p, bytes);
     if (!r) return outside("read", p, bytes);
-    if (r->use == Use::kInput) return misaligned(*r, p, bytes);
+    if (r->use == Use::kConstant || r->use == Use::kInput) return misaligned(*r, p, bytes);
     for (size_t i = 0; i < bytes / r->unit; ++i)
       if (r->writes[offset(*r, p) / r->unit + i] == 0) return "read of " + r->name + " before it is written";
     return misaligned(*r, p, bytes);
+  }
+
+  bool constant(const void* p, size_t bytes) {
+    const Region* r = find(p, bytes);
+    return r && r->use == Use::kConstant;
   }
 
   std::string write(const void* p, size_t bytes) {

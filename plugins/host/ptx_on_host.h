@@ -23,6 +23,9 @@ inline int64_t block_index() { return host::Machine::get().block(); }
 inline void sync_block() { host::Machine::get().barrier(); }
 inline bool sync_block_any(bool vote) { return host::Machine::get().barrier_any(vote); }
 
+inline void wait_for_earlier_launches() { host::Machine::get().wait_for_launches(); }
+inline void let_next_launch_begin() {}
+
 template <int Offset>
 void copy_tokens_async(void* shared, const void* global, bool low, bool high, int vector) {
   host::Machine& m = host::Machine::get();
@@ -42,6 +45,9 @@ void copy_weights_async(void* shared, const void* global, Hint, bool here) {
   m.stats.weight_bytes += 16;
   m.copy_async(static_cast<uint8_t*>(shared) + Offset, static_cast<const uint8_t*>(global) + Offset, 16,
                true);
+}
+inline void request_weights(const uint8_t* global, uint32_t bytes, Policy) {
+  host::Machine::get().request(global, bytes);
 }
 template <int Offset>
 void copy_inputs_async(void* shared, const void* global, bool here) {
@@ -81,18 +87,20 @@ inline void store_shared_word(void* p, uint32_t v) {
 
 template <class V>
 V load_global(const V* p, size_t bytes = sizeof(V)) {
-  host::Machine::get().check(host::Machine::get().global.read(p, bytes));
+  host::Machine::get().check(host::Machine::get().read(p, bytes));
   return *p;
 }
 inline int count_bits(uint32_t word) { return __builtin_popcount(word); }
 inline int32_t load_index(const int32_t* p) { return load_global(p); }
 inline uint16_t load_bias(const uint16_t* p) { return load_global(p); }
 inline float load_scale(const float* p) { return load_global(p); }
+inline float load_written(const float* p) { return load_global(p); }
+inline uint16_t load_written(const uint16_t* p) { return load_global(p); }
 inline uint8_t load_byte(const uint8_t* p) { return load_global(p); }
 inline uint16_t load_value(const uint16_t* p) { return load_global(p); }
 inline uint32_t load_pair(const uint16_t* p) {
   uint32_t pair = 0;
-  host::Machine::get().check(host::Machine::get().global.read(p, 4));
+  host::Machine::get().check(host::Machine::get().read(p, 4));
   if (reinterpret_cast<uintptr_t>(p) % 4) host::Machine::get().note_fault("misaligned load of a pair");
   std::memcpy(&pair, p, 4);
   return pair;
@@ -126,6 +134,7 @@ void store_partials(float* p, const V (&v)[4]) {
 inline int32_t count_arrival(int32_t* counter) { return host::Machine::get().arrive(counter); }
 inline void reset_counter(int32_t* counter) { host::Machine::get().reset(counter); }
 inline void store_global(void* to, const void* from, size_t bytes) {
+  host::Machine::get().touch(to, bytes);
   host::Machine::get().check(host::Machine::get().global.write(to, bytes));
   std::memcpy(to, from, bytes);
 }

@@ -105,6 +105,7 @@ class StreamSupply {
     if (!walk_.more()) return;
     begin_run();
     if (walk_.moved()) column_ = load_index(columns_);
+    if (thread == 0) request(walk_.left() < G::kStages ? walk_.left() : G::kStages, policy);
     next();
   }
   template <int Share, int Shares>
@@ -135,6 +136,12 @@ class StreamSupply {
     // Extra bytes lie behind the values in a slot.
     extra_ = bytes_of(slabs.extra) + row * extra_bytes_ + copies_.place() - value_bytes_;
     columns_ = columns_of<G>(a_, walk_.kind()) + row;
+  }
+  // Asks for the next slabs of the run, so that they come from DRAM while earlier launches end.  Called by
+  // the thread with which a slot begins.
+  PATCH_DEVICE void request(int slabs, Policy policy) const {
+    request_weights(values_, slabs * value_bytes_, policy);
+    if (extra_bytes_ > 0) request_weights(extra_ + value_bytes_, slabs * extra_bytes_, policy);
   }
 
   const LinearArguments& a_;

@@ -80,7 +80,7 @@ PATCH_DEVICE void load_token_scales(TokenScales<G>& scales, const LinearArgument
     PATCH_UNROLL
     for (int i = 0; i < 2; ++i) {
       const int token = first_token + (at.token_warp * G::kWarpTokens + n) * 8 + at.quad * 2 + i;
-      scales[n][i] = token < a.tokens ? load_scale(a.token_scales + token) : 0.f;
+      scales[n][i] = token < a.tokens ? load_written(a.token_scales + token) : 0.f;
     }
   }
 }
@@ -119,8 +119,8 @@ PATCH_DEVICE void add_residual(RowBlock<G, float>& values, const LinearArguments
         if (a.y_vector >= 2)  // out_features is even: the pair lies inside the row
           pair = load_pair(from);
         else
-          pair = load_value(from) |
-                 (feature + 1 < a.out_features ? static_cast<uint32_t>(load_value(from + 1)) << 16 : 0u);
+          pair = load_written(from) |
+                 (feature + 1 < a.out_features ? static_cast<uint32_t>(load_written(from + 1)) << 16 : 0u);
       }
       pair = transpose_matrix(pair);
       values[n][2 * half] += T::widen(static_cast<uint16_t>(pair));

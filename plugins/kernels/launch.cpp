@@ -13,10 +13,19 @@ namespace patch {
 
 namespace {
 
+bool is_set(const char* variable, const char* value) {
+  const char* said = std::getenv(variable);
+  return said && std::strcmp(said, value) == 0;
+}
 // The user's switch: no GPU has run the kernels of warpgroup.h yet, so they are off.
-bool wants_warpgroups() {
-  const char* said = std::getenv("PATCH_WGMMA");
-  return said && std::strcmp(said, "1") == 0;
+bool wants_warpgroups() { return is_set("PATCH_WGMMA", "1"); }
+
+// The oldest virtual architecture whose code waits for earlier launches (ptx.cuh).
+constexpr int kFirstThatWaits = 90;
+// Returns false if the user or the driver has no early launches: captures take them since CUDA 12.3.
+bool may_begin_early() {
+  int driver = 0;
+  return !is_set("PATCH_PDL", "0") && cudaDriverGetVersion(&driver) == cudaSuccess && driver >= 12030;
 }
 
 cudaError_t ask(int number, Device* device) {
@@ -74,6 +83,32 @@ cudaError_t current_device(Device* device) noexcept {
   } catch (const std::exception&) {
     return cudaErrorMemoryAllocation;
   }
+}
+
+cudaError_t start_kernel(const void* kernel, void* arguments, int64_t blocks, int threads, int shared_bytes,
+                         cudaStream_t stream) noexcept {
+  if (blocks > INT32_MAX) return cudaErrorInvalidConfiguration;
+  // A context forgets what a kernel is allowed when it ends, and nothing tells us, so it is said anew before
+  // each launch; that takes well under a microsecond of the host.
+  constexpr int kEveryKernelMay = 48 * 1024;
+  if (shared_bytes > kEveryKernelMay)
+    if (const cudaError_t e =
+            cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+        e != cudaSuccess)
+      return e;
+  // Code of older architectures, which the driver may have compiled for a newer device, does not wait.
+  cudaFuncAttributes code{};
+  if (const cudaError_t e = cudaFuncGetAttributes(&code, kernel); e != cudaSuccess) return e;
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(blocks)), config.blockDim = dim3(threads);
+  config.dynamicSmemBytes = shared_bytes, config.stream = stream;
+  config.attrs = &early, config.numAttrs = code.ptxVersion >= kFirstThatWaits && may_begin_early() ? 1 : 0;
+  // Unlike <<<>>> with cudaGetLastError(), this leaves an earlier error to the application that caused it.
+  void* parameters[] = {arguments};
+  return cudaLaunchKernelExC(&config, kernel, parameters);
 }
 
 cudaError_t launch(LinearArguments a, const PartTable& table, Scalar scalar, const Schedule& schedule,

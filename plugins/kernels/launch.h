@@ -21,6 +21,17 @@ cudaError_t current_device(Device* device) noexcept;
 cudaError_t launch(LinearArguments a, const PartTable& table, Scalar scalar, const Schedule& schedule,
                    cudaStream_t stream) noexcept;
 
+// Launches a kernel with so many bytes of shared memory.  It may begin before earlier launches have ended if
+// its code waits for them.  Returns cudaErrorInvalidConfiguration for a grid beyond CUDA's limit.
+cudaError_t start_kernel(const void* kernel, void* arguments, int64_t blocks, int threads, int shared_bytes,
+                         cudaStream_t stream) noexcept;
+template <class Arguments>
+cudaError_t start(void (*kernel)(Arguments), const Arguments& a, int64_t blocks, int threads,
+                  int shared_bytes, cudaStream_t stream) noexcept {
+  return start_kernel(reinterpret_cast<const void*>(kernel), const_cast<Arguments*>(&a), blocks, threads,
+                      shared_bytes, stream);
+}
+
 // The kernels of config.h, by the weights that they multiply.  Each group is a file for each type of X
 // (launch_*.cu), so that they compile in parallel, and so that a library is linked with those that an engine
 // runs: the others are not known there.

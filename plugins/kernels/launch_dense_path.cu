@@ -5,15 +5,6 @@
 namespace patch {
 namespace {
 
-template <class Arguments>
-cudaError_t start(void (*kernel)(Arguments), const Arguments& a, int threads, size_t shared,
-                  cudaStream_t stream) {
-  if (a.blocks() > INT32_MAX) return cudaErrorInvalidConfiguration;
-  void* arguments[] = {const_cast<Arguments*>(&a)};
-  return cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(static_cast<unsigned>(a.blocks())),
-                          dim3(threads), arguments, shared, stream);
-}
-
 template <class T>
 auto unpack_integers_kernel(Weights weights) {
   return weights == Weights::kInt8 ? &patch_unpack_integers<T, Weights::kInt8>
@@ -28,15 +19,14 @@ auto unpack_kernel(const UnpackArguments& a) {
 }  // namespace
 
 cudaError_t launch_unpack(const UnpackArguments& a, cudaStream_t stream) noexcept {
-  const auto kernel = unpack_kernel(a);
-  return start<UnpackArguments>(kernel, a, kUnpackThreads, kUnpackShared, stream);
+  return start(unpack_kernel(a), a, a.blocks(), kUnpackThreads, kUnpackShared, stream);
 }
 
 cudaError_t launch_activate(const ActivateArguments& a, Scalar scalar, cudaStream_t stream) noexcept {
   const bool half = scalar == Scalar::kHalf;
   const auto kernel = a.gated ? (half ? &patch_activate<Half, true> : &patch_activate<BFloat16, true>)
                               : (half ? &patch_activate<Half, false> : &patch_activate<BFloat16, false>);
-  return start<ActivateArguments>(kernel, a, kActivateThreads, 0, stream);
+  return start(kernel, a, a.blocks(), kActivateThreads, 0, stream);
 }
 
 }  // namespace patch

@@ -10,11 +10,8 @@ template <class T, int First, int End>
 cudaError_t launch_rounded(const StreamArguments& s, int config, cudaStream_t stream) {
   const QuantiseArguments q(s.linear);
   if (!q.rounded || !q.scales) return cudaErrorInvalidValue;
-  if (q.blocks() > INT32_MAX) return cudaErrorInvalidConfiguration;
-  void* arguments[] = {const_cast<QuantiseArguments*>(&q)};
-  if (const cudaError_t e = cudaLaunchKernel(reinterpret_cast<const void*>(&patch_quantise<T>),
-                                             dim3(static_cast<unsigned>(q.blocks())), dim3(kQuantiseThreads),
-                                             arguments, kQuantiseShared, stream);
+  if (const cudaError_t e =
+          start(&patch_quantise<T>, q, q.blocks(), kQuantiseThreads, kQuantiseShared, stream);
       e != cudaSuccess)
     return e;
   return launch_scalar<T, First, End>(s, config, stream);

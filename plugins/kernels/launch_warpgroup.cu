@@ -6,7 +6,6 @@
 #include "kernels/launch.h"
 #include "kernels/warpgroup.h"
 #ifdef PATCH_SM90A
-#include "kernels/launch_memory.cuh"
 #include "kernels/warpgroup_kernel.cuh"
 #endif
 
@@ -18,13 +17,8 @@ template <class T, int C>
 cudaError_t launch_warpgroup_config(const LinearArguments& a, cudaStream_t stream) {
   using G = WarpgroupGeometry<C>;
   const int64_t blocks = a.panels * ceil_div(a.tokens, G::kTokens * G::kCluster) * G::kCluster;
-  if (blocks > INT32_MAX || a.parts != 1) return cudaErrorInvalidConfiguration;
-  if (const cudaError_t e = allow_shared_memory<patch_warpgroups<T, C>>(G::kSharedBytes); e != cudaSuccess)
-    return e;
-  void* arguments[] = {const_cast<LinearArguments*>(&a)};
-  return cudaLaunchKernel(reinterpret_cast<const void*>(&patch_warpgroups<T, C>),
-                          dim3(static_cast<unsigned>(blocks)), dim3(G::kBlockThreads), arguments,
-                          G::kSharedBytes, stream);
+  if (a.parts != 1) return cudaErrorInvalidConfiguration;
+  return start(&patch_warpgroups<T, C>, a, blocks, G::kBlockThreads, G::kSharedBytes, stream);
 }
 
 template <int... C>

@@ -24,6 +24,21 @@ PATCH_DEVICE void sync_block() { __syncthreads(); }
 // A barrier that also returns true if `vote` is true in any thread of the block.
 PATCH_DEVICE bool sync_block_any(bool vote) { return __syncthreads_or(vote) != 0; }
 
+// Programmatic dependent launch (PTX ISA, "griddepcontrol"): a launch may begin before the launches before it
+// have ended.  Each thread of each kernel waits for them before it touches what they may have written or may
+// read.  A launch without the attribute (launch.cpp) has waited already.
+PATCH_DEVICE void wait_for_earlier_launches() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;\n" ::: "memory");
+#endif
+}
+// The next launch may begin as soon as every block has come here or has ended.
+PATCH_DEVICE void let_next_launch_begin() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;\n" ::: "memory");
+#endif
+}
+
 // Returns the word of the lane that the low 5 bits of `lane` name.
 PATCH_DEVICE uint32_t shuffle(uint32_t word, uint32_t lane) {
   return __shfl_sync(0xffffffffu, word, static_cast<int>(lane));
@@ -99,6 +114,14 @@ PATCH_DEVICE void copy_weights_async(void* shared, const void* global, NoPolicy,
       "l"(global), "r"(static_cast<int>(here)), "n"(Offset)
       : "memory");
 }
+// Asks for weights in L2, where a launch may begin early.  bytes: a multiple of 16, as the address.
+PATCH_DEVICE void request_weights(const uint8_t* global, uint32_t bytes, Policy policy) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.prefetch.L2.global.L2::cache_hint [%0], %1, %2;\n" ::"l"(global), "r"(bytes),
+               "l"(policy)
+               : "memory");
+#endif
+}
 // Copies 16 bytes of rounded X if they are `here`.
 template <int Offset>
 PATCH_DEVICE void copy_inputs_async(void* shared, const void* global, bool here) {
@@ -144,22 +167,27 @@ PATCH_DEVICE uint32_t load_shared_half(const void* p) { return *static_cast<cons
 PATCH_DEVICE void store_shared_word(void* p, uint32_t v) { *static_cast<uint32_t*>(p) = v; }
 
 PATCH_DEVICE int count_bits(uint32_t word) { return __popc(word); }
+// Loads of what does not change while a network runs, such as weights.  The compiler may move them above
+// wait_for_earlier_launches.
 PATCH_DEVICE int32_t load_index(const int32_t* p) { return __ldg(p); }
 PATCH_DEVICE uint16_t load_bias(const uint16_t* p) { return __ldg(p); }
 PATCH_DEVICE float load_scale(const float* p) { return __ldg(p); }
 PATCH_DEVICE uint8_t load_byte(const uint8_t* p) { return __ldg(p); }
 PATCH_DEVICE uint16_t load_value(const uint16_t* p) { return __ldg(p); }
-// Loads two values, aligned to 4 bytes.
-PATCH_DEVICE uint32_t load_pair(const uint16_t* p) { return __ldg(reinterpret_cast<const uint32_t*>(p)); }
 PATCH_DEVICE uint32_t load_word(const uint32_t* p) { return __ldg(p); }
+// Loads of what an earlier launch may have written.
+PATCH_DEVICE float load_written(const float* p) { return *p; }
+PATCH_DEVICE uint16_t load_written(const uint16_t* p) { return *p; }
+// Loads two values, aligned to 4 bytes.
+PATCH_DEVICE uint32_t load_pair(const uint16_t* p) { return *reinterpret_cast<const uint32_t*>(p); }
 // Loads four values, aligned to 8 bytes.
 PATCH_DEVICE void load_four(uint32_t (&v)[2], const uint16_t* p) {
-  const uint2 e = __ldg(reinterpret_cast<const uint2*>(p));
+  const uint2 e = *reinterpret_cast<const uint2*>(p);
   v[0] = e.x, v[1] = e.y;
 }
 // Loads eight values, aligned to 16 bytes.
 PATCH_DEVICE void load_eight(uint32_t (&v)[4], const uint16_t* p) {
-  const uint4 e = __ldg(reinterpret_cast<const uint4*>(p));
+  const uint4 e = *reinterpret_cast<const uint4*>(p);
   v[0] = e.x, v[1] = e.y, v[2] = e.z, v[3] = e.w;
 }
 

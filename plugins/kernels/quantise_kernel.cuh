@@ -85,6 +85,8 @@ PATCH_DEVICE uint32_t round_four(uint32_t low, uint32_t high, float inverse) {
 template <class T>
 PATCH_KERNEL(kQuantiseThreads)
 patch_quantise(const QuantiseArguments a) {
+  wait_for_earlier_launches();
+  let_next_launch_begin();
   PATCH_SHARED(shared);
   const int warp = thread_index() >> 5, of_row = warp % a.warps_per_row;
   const int64_t row = block_index() * a.rows_per_block() + warp / a.warps_per_row;

@@ -94,6 +94,8 @@ class SlabWalk {
   // Kind and row of the first slab of a run.
   PATCH_DEVICE int kind() const { return kind_; }
   PATCH_DEVICE int row() const { return row_; }
+  // Slabs of the run from the current one on.
+  PATCH_DEVICE int left() const { return left_; }
 
  private:
   PATCH_DEVICE int tile_budget() const { return tiles_ == 1 && stop_ > 0 ? stop_ : INT32_MAX; }

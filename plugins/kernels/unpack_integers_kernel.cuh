@@ -108,6 +108,8 @@ template <class T, Weights W>
 PATCH_KERNEL_OF(kUnpackThreads, 4)
 patch_unpack_integers(const UnpackArguments a) {
   constexpr int kRows = 64;
+  wait_for_earlier_launches();
+  let_next_launch_begin();
   PATCH_SHARED(shared);
   const int thread = thread_index();
   for_each_slab<kRows>(

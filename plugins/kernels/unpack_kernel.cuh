@@ -134,6 +134,8 @@ PATCH_DEVICE void for_each_slab(const UnpackArguments& a, uint8_t* shared, int t
 template <int Rows>
 PATCH_KERNEL(kUnpackThreads)
 patch_unpack(const UnpackArguments a) {
+  wait_for_earlier_launches();
+  let_next_launch_begin();
   PATCH_SHARED(shared);
   const int thread = thread_index();
   for_each_slab<Rows>(

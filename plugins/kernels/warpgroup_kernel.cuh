@@ -220,6 +220,8 @@ PATCH_CLUSTER(WarpgroupGeometry<C>::kCluster) patch_warpgroups(const LinearArgum
   const int rank = G::kCluster > 1 ? cluster_rank() : 0;
   const int first_token = (block.token_tile * G::kCluster + rank) * G::kTokens;
   if (thread_index() == 0) slots.begin();
+  wait_for_earlier_launches();
+  let_next_launch_begin();
   sync_all<G>();
   if (thread_index() >= G::kThreads) {
     give_registers<G::kCopyRegisters>();

@@ -87,6 +87,7 @@ class Stats(ctypes.Structure):
             "barriers",
             "switches",
             "weight_bytes",
+            "requested_bytes",
         ]
     ]
 

@@ -140,6 +140,13 @@ def _fence(state: State, match: Match, operands: Operands) -> Step:
     return lambda mask: None  # blocks run one after another, so memory is always in order
 
 
+@TRANSFERS.define(r"griddepcontrol\.(?:wait|launch_dependents)")
+def _launches(state: State, match: Match, operands: Operands) -> Step:
+    return lambda mask: (
+        None
+    )  # launches run one after another; host/machine.h checks what comes before the wait
+
+
 _COPY = r"cp\.async\.(?P<cache>ca|cg)\.shared(?:::cta)?\.global"
 
 

@@ -20,12 +20,14 @@ from patch_compile.planning.roofline.launch_work import latency, rates_of, weigh
 from patch_compile.planning.roofline.library_product import (
     Weights,
     first_bytes,
+    l2_trip,
     library_time,
     product_time,
     sparse_products,
 )
 from patch_compile.planning.roofline.schedule import (
     ALL_CONFIGS,
+    Config,
     Problem,
     choose_schedule,
     kinds_of,
@@ -33,6 +35,9 @@ from patch_compile.planning.roofline.schedule import (
 )
 
 DENSE_PATH = "dense path"  # stands for a configuration: W is unpacked, and cuBLASLt multiplies it
+_EARLY_LAUNCHES = (
+    90  # first architecture whose kernels wait for earlier launches themselves (kernels/ptx.cuh)
+)
 _PIECE_BYTES = 64 << 20  # kPieceBytes of plugins/dense_path/pieces.h
 
 
@@ -179,6 +184,7 @@ def _by_kernels(
     total = max(launch.microseconds, _at_best(card, shape, tokens, assume))
     if shape.weights.input_bits == 8:
         total += quantise_time(card, tokens, shape.in_features, assume)
+        total -= _saved_early(card, launch, assume)
     rate = card.products(shape.weights.input_bits).dense * 1e6
     least = max(
         (weight_bytes(problem) + 2 * tokens * (shape.in_features + shape.out_features))
@@ -187,7 +193,7 @@ def _by_kernels(
     )
     slower = _slower_than_wgmma(card, dense / total, launch.bound)
     return Prediction(
-        total, launch.bound, dense, dense_bound, least / total, launch.config, launch.parts, slower
+        total, launch.bound, dense, dense_bound, least / total, launch.config.name, launch.parts, slower
     )
 
 
@@ -208,13 +214,24 @@ def _at_best(card: RatedCard, shape: Linear, tokens: int, assume: Assumptions) -
     return product_time(card, (shape.out_features, shape.in_features), tokens, assume, each)[0]
 
 
+def _saved_early(card: RatedCard, launch: _Launch, assume: Assumptions) -> float:
+    """Returns the microseconds that a launch saves behind another kernel of the plugin, which lets it begin early.
+
+    The gap between the kernels is gone; a stream has also asked for its first slabs by then.
+    """
+    if card.sm < _EARLY_LAUNCHES:
+        return 0.0
+    asked = first_bytes(card, assume) - assume.launch - l2_trip(card, assume)
+    return assume.launch + (asked if launch.config.streams else 0.0)
+
+
 @dataclass(frozen=True)
 class _Launch:
     """A launch of the kernels: its microseconds by their own work, what bounds them, and its configuration."""
 
     microseconds: float
     bound: str
-    config: str
+    config: Config
     parts: int
 
 
@@ -234,7 +251,7 @@ def _launch_of(
     bound = "bytes" if moved >= computed else max(work.clocks, key=lambda name: work.clocks[name])
     if fixed > max(moved, computed):
         bound = "launch"
-    return _Launch(fixed + max(moved, computed), bound, chosen.name, parts)
+    return _Launch(fixed + max(moved, computed), bound, chosen, parts)
 
 
 def _slower_than_wgmma(card: RatedCard, speedup: float, bound: str) -> Slower | None:

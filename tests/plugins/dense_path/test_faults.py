@@ -32,6 +32,8 @@ MUTATIONS = {
     "the first k32 for both": (UNPACK, "chunk / 4 * (Rows / 16)", "0 * (Rows / 16)"),
     "the first lane for both": (UNPACK, "lane + kept % 2 * 2", "lane"),
     "kept values of the first half": (UNPACK, "kept / 2 * 2 + half", "half"),
+    "unpacks without a wait": (UNPACK, "  wait_for_earlier_launches();\n", ""),
+    "activates without a wait": (ACTIVATE, "  wait_for_earlier_launches();\n", ""),
     "no barrier after clearing": (UNPACK, "static_cast<uint32_t>(kNoSlab));\n  sync_block();",
         "static_cast<uint32_t>(kNoSlab));"),
     "no barrier before the places are read": (UNPACK, "  }\n  sync_block();\n", "  }\n"),

@@ -107,6 +107,18 @@ def test_registers_allow_the_planned_blocks(binary, scalar, arch):
 
 
 @every_binary
+def test_nothing_of_earlier_launches_precedes_the_wait(binary, scalar, arch):
+    """Code from sm_90 on waits (ACQBULK), and only then reads or writes what is no constant, as the compiler orders it."""
+    for number, code in binary(scalar, arch).code.items():
+        opcodes = [i.opcode for i in code]
+        assert opcodes.count("ACQBULK") == opcodes.count("PREEXIT") == (arch >= 90), NAMES[number]
+        if arch >= 90:
+            before = opcodes[: opcodes.index("ACQBULK")]
+            used = [o for o in before if o.startswith(("LDG", "STG", "ATOM", "RED")) and ".CONSTANT" not in o]
+            assert used == [], NAMES[number]
+
+
+@every_binary
 def test_all_kernels_use_tensor_cores(binary, scalar, arch):
     """Products of other shapes or sums in fp16 would be another kernel than the one the tests on the CPU run."""
     if scalar.startswith("w8a8"):

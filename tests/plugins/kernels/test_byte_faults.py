@@ -19,6 +19,7 @@ BYTES = "multiply_byte_stream(Accumulators<G>& acc, int slabs, Ring& ring, const
 # name: (file, correct text, text with the bug)
 MUTATIONS = {
     # X as integers
+    "rounds without a wait": (ROUNDS, "  wait_for_earlier_launches();\n", ""),
     "a warp's own largest": (ROUNDS, "i < a.warps_per_row; ++i", "i < 1; ++i"),
     "the largest of other rows": (ROUNDS, "of_warps + warp - of_row + i", "of_warps + i"),
     "no barrier between the warps of a row": (ROUNDS, "sync_block();\n  for (int i", "for (int i"),

@@ -117,6 +117,12 @@ MUTATIONS = {
         "const int32_t used = kPartWords * a.parts;"),
     "the ring does not pass empty tiles": (SLABS, "    while (tiles_ > 0) {",
         "    for (int turn = 0; turn < 4 && tiles_ > 0; ++turn) {"),
+    "a stream that does not wait": (STREAM, "  wait_for_earlier_launches();\n", ""),
+    "a tile kernel that does not wait": (TILE, "  wait_for_earlier_launches();\n", ""),
+    "asks for slabs beyond the run": (COPIES, "walk_.left() < G::kStages ? walk_.left() : G::kStages",
+        "walk_.left() + G::kStages"),
+    "asks for no slabs": (COPIES, "if (thread == 0) request(", "if (thread < 0) request("),
+    "asks for metadata of another slab": (COPIES, "request_weights(extra_ + value_bytes_,", "request_weights(extra_,"),
     "no barrier before counting": (STREAM, "  sync_block();  // the block's sums", "  // the block's sums"),
     "counts one block too few": (STREAM, "== last - first;", "== last - first - 1;"),
     "every thread counts": (STREAM, "at.thread == 0 && count_arrival", "at.thread < 2 && count_arrival"),
@@ -189,6 +195,7 @@ EPILOGUES = [  # config, tokens, (rows, columns), parts, the epilogue
     (2, 20, (72, 132), 1, {"activation": "gelu_tanh", "residual": True}),
     (6, 9, (130, 324), 5, {"activation": "silu", "gated": True, "residual": True}),
 ]
+STREAMS_OF_CASES = {0, 1, 6}
 CONFIGS = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 6  # bits of the configurations that are compiled
 
 
@@ -226,6 +233,8 @@ def faults(kernel):
                 yield "wrong result"
             if launch.stats.weight_bytes != bytes_of_slabs(kernel, case, config):
                 yield "a slab was copied that is not multiplied"
+            if not launch.stats.requested_bytes and config in STREAMS_OF_CASES:
+                yield "no slab was asked for"
 
 
 # Every run of the tests takes one bug per kind of check; `make mutate` takes all.

@@ -24,6 +24,7 @@ unpack_slabs(const UnpackedSlabs a) {
   using G = Geometry<C>;
   using Decoder = OfSixteen<Recorder, G, Kept>;
   constexpr int kWords = (Decoder::kValueBytes + Decoder::kExtraBytes) / 4;
+  wait_for_earlier_launches();
   PATCH_SHARED(shared);
   const Place<G> at;
   Decoder weights;
