@@ -279,7 +279,11 @@ def share_of_allowed_error(
     ]
     if x.dtype == torch.float64:  # a sum becomes a float, and is multiplied by two scales
         slacks = [
-            2.0**-23 * (x64 @ w.T).abs() + 2.0**-24 * s.abs() for s, w in zip(sums, weights, strict=True)
+            # The sum that it is compared with may be none where the integers' sum is 0.
+            2.0**-23 * (x64 @ w.T).abs()
+            + 2.0**-24 * s.abs()
+            + 2.0**-53 * k * (x64.abs() @ w.double().abs().T)
+            for s, w in zip(sums, weights, strict=True)
         ]
     if weights[0].dtype == torch.float64:  # sums of integers, times scales
         slacks = [s + 2.0**-24 * (x64 @ w.T).abs() for s, w in zip(slacks, weights, strict=True)]

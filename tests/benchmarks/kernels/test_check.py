@@ -5,6 +5,7 @@ import importlib
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from patch_compile.plugin.toolchain import describe_toolchain
 from tests.plugins.dense_plugin import DensePlugin, compile_driver, compile_stand_in
@@ -83,6 +84,16 @@ def test_right_kernels_for_bytes_pass(byte_kernel):
     kernels = KernelsOnTheCpu(byte_kernel, "w8a8-decode-128", "w8a8-gated-decode-64")
     assert bench_check.check(kernels, DEVICE, "cpu", tokens=(5, 17)) == []
     assert kernels.launches == 2 * 12 * 2 * 2
+
+
+def test_a_sum_of_integers_may_be_zero():
+    """The same sum of products in float64 is not, and bf16 has numbers far below it."""
+    x = torch.tensor([[127.0, -126.0]]).double() * torch.tensor(0.1).double()
+    weight = torch.tensor([[126.0, 127.0]]).double() * torch.tensor(0.7).double()
+    assert (x @ weight.T).item() != 0
+    y = torch.zeros(1, 1, dtype=torch.bfloat16)
+    nothing = bench_check.Epilogue(None, None, "")
+    assert bench_check.share_of_allowed_error(y, x, [weight], nothing, rounded=False) < 1
 
 
 def test_integers_of_another_token_are_wrong(byte_kernel, monkeypatch):
