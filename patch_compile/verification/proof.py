@@ -56,6 +56,7 @@ from patch_compile.verification.outputs import compare_outputs
 
 _PROBE_WINDOWS, _PROBE_TOKENS = 2, 96
 _SENTENCE_TOKENS = 40
+_STREAMED_TOKENS = 10  # of a model that is read from the disk for each of them
 _PART = 256  # tokens of a window whose logits are compared at a time
 
 
@@ -282,7 +283,8 @@ def _check(error: float | None, tolerance: Tolerance, dtype: str, *, passed: boo
 def _room(source: Source, prompt: list[int]) -> int:
     """Returns the most tokens of the sentence that continues the prompt."""
     positions = source.sequences.positions if source.sequences else None
-    return _SENTENCE_TOKENS if positions is None else min(_SENTENCE_TOKENS, positions - len(prompt))
+    most = _SENTENCE_TOKENS if source.fits_in_memory else _STREAMED_TOKENS
+    return most if positions is None else min(most, positions - len(prompt))
 
 
 def _ended(tokenizer: Any, tokens: list[int]) -> bool:
