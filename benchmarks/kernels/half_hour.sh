@@ -4,7 +4,7 @@
 #   half_hour.sh prepare [ARCH]  on a machine with the internet: build the kernels for ARCH (sm_90) into build/gpu, and say how
 #                                many MiB travel from here to a GPU's machine that has neither the internet nor this package
 #   half_hour.sh one             8 minutes at most: a first launch, every kernel against float64, the plugin's class, and the
-#                                sweep of 1 and 16 tokens
+#                                sweep of 1 and 16 tokens; of 1 also without early launches, into in-turn.jsonl
 #   half_hour.sh two             6: products beside cuBLAS and cuSPARSELt, and epilogues
 #   half_hour.sh three           5: the sweep of more tokens, and the decoder
 #   half_hour.sh four            4: compute-sanitizer over seven kernels
@@ -41,7 +41,7 @@ part() { # SECONDS COMMAND...: stop the command after so many, or when the step'
 
 bench() { # MINUTES STAGE [OPTION...]: a row that is being measured when the minutes are over may take 90 seconds
   [ -z "$dry" ] || { echo "== seconds of an H100, predicted" && python3 $kernels/predicted_seconds.py --stages "${@:2}"; }
-  part $(($1 * 60 + 90)) python3 $kernels/run.py --out "$out/gpu.jsonl" --minutes "$1" --stages "${@:2}"
+  part $(($1 * 60 + 90)) python3 $kernels/run.py --out "$out/${rows:-gpu.jsonl}" --minutes "$1" --stages "${@:2}"
 }
 
 on_hopper() { [ "$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader)" = 9.0 ] && echo "$1"; }
@@ -55,6 +55,7 @@ one() {
   bench 3 check
   part 120 python3 $kernels/plugin_on_gpu.py
   bench 2 sweep --tokens 1,16
+  rows=in-turn.jsonl PATCH_PDL=0 bench 1 sweep --tokens 1
 }
 
 two() {
@@ -96,7 +97,7 @@ step() { # NAME
 
 play() { # stand-ins for everything that needs a GPU, in front of PATH
   dry=1 out=${OUT:-build/dry-run} library=$work/library.so
-  rm -f "$out/gpu.jsonl"
+  rm -f "$out/gpu.jsonl" "$out/in-turn.jsonl"
   echo "of no GPU" >"$library"
   printf '#!/usr/bin/env bash\nexec %q %q "$@"\n' "$(command -v python3)" "$PWD/$kernels/dry_run.py" >"$work/python3"
   # A tool of NVIDIA: it answers, or starts the program behind its own arguments.

@@ -57,17 +57,26 @@ def test_a_dry_run_measures_every_row(tmp_path):
     ]  # fmt: skip
     every = list(predicted.predicted_rows(card_named("H100")))
     written = rows.read_rows(tmp_path / "gpu.jsonl")
+
+    def keys(measured, stage):
+        return sorted(str(row["key"]) for row in rows.measured(measured, stage))
+
     for stage in ("sweep", "products", "epilogues", "decoder"):
-        keys = [row["key"] for row in rows.measured(written, stage)]
-        expected = [row.key for row in every if row.stage == stage]
-        assert sorted(map(str, keys)) == sorted(map(str, expected))
+        assert keys(written, stage) == sorted(str(row.key) for row in every if row.stage == stage)
+    again = [row for row in every if row.stage == "sweep" and row.key["tokens"] == 1]
+    assert keys(rows.read_rows(tmp_path / "in-turn.jsonl"), "sweep") == sorted(str(row.key) for row in again)
     assert {"decode-128", "int4-decode-64", "w8a8-prefill-128", "hopper-pair-128"} <= {
         row["key"]["config"] for row in rows.measured(written, "check")
     }
     sums = re.findall(r"^all +(\d+) rows +([\d.]+) s$", done.stdout, re.MULTILINE)
-    assert sum(int(count) for count, _ in sums) == len(every)
+    assert sum(int(count) for count, _ in sums) == len(every) + len(again)
     assert sum(float(seconds) for _, seconds in sums) < 180
-    assert {file.name for file in tmp_path.iterdir()} == {"gpu.jsonl", "log.txt", "profiles.tgz"}
+    assert {file.name for file in tmp_path.iterdir()} == {
+        "gpu.jsonl",
+        "in-turn.jsonl",
+        "log.txt",
+        "profiles.tgz",
+    }
     assert (tmp_path / "log.txt").read_text() == done.stdout
 
 
@@ -80,7 +89,7 @@ def test_a_failed_part_does_not_stop_a_step(checkout):
     done, asked = checkout("one", FAILING="--stages check")
     assert done.returncode == 1 and "ended after" in done.stdout
     assert [line.split()[0].split("/")[-1] for line in asked] == [
-        "launch_once.py", "run.py", "plugin_on_gpu.py", "run.py"
+        "launch_once.py", "run.py", "plugin_on_gpu.py", "run.py", "run.py"
     ]  # fmt: skip
 
 
