@@ -35,9 +35,7 @@ from patch_compile.planning.roofline.schedule import (
 )
 
 DENSE_PATH = "dense path"  # stands for a configuration: W is unpacked, and cuBLASLt multiplies it
-_EARLY_LAUNCHES = (
-    90  # first architecture whose kernels wait for earlier launches themselves (kernels/ptx.cuh)
-)
+_EARLY_LAUNCHES = 90  # first architecture with kernels that wait for earlier launches (kernels/ptx.cuh)
 _PIECE_BYTES = 64 << 20  # kPieceBytes of plugins/dense_path/pieces.h
 
 
@@ -181,10 +179,11 @@ def _by_kernels(
     problem = shape.problem(tokens)
     launch = _launch_of(card, problem, config, assume, parts)
     dense, dense_bound = dense_time(card, shape, tokens, assume)
-    total = max(launch.microseconds, _at_best(card, shape, tokens, assume))
-    if shape.weights.input_bits == 8:
+    rounds = shape.weights.input_bits == 8
+    own = launch.microseconds - (_saved_early(card, launch, assume) if rounds else 0.0)
+    total = max(own, _at_best(card, shape, tokens, assume))
+    if rounds:
         total += quantise_time(card, tokens, shape.in_features, assume)
-        total -= _saved_early(card, launch, assume)
     rate = card.products(shape.weights.input_bits).dense * 1e6
     least = max(
         (weight_bytes(problem) + 2 * tokens * (shape.in_features + shape.out_features))
