@@ -39,7 +39,8 @@ def measured(method: str, ratio: float | None = None) -> list[Any]:
     found = [
         row
         for row in ROWS
-        if row.get("method") == method and row["ratio"] == ratio and row.get("tile", "64x64") == "64x64"
+        if "perplexity" in row
+        and (row["method"], row["ratio"], row.get("tile", "64x64")) == (method, ratio, "64x64")
     ]
     assert found, f"{method} at {ratio} was not measured"
     return found
