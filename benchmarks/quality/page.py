@@ -64,6 +64,13 @@ after repair; lower is better.
 | tiles moved between linears by measured losses | EvoPress, arXiv 2410.14649 | no linear loses over .0084 of .26 nats | |
 | ADMM's products in bf16 | – | 35.03, 27 CPU s a linear of 4096×4096 | 34.90, 37 CPU s |
 | whole blocks trained to the dense blocks' outputs before repair | – | 41.4 | 41.2 |
+| attention and MLP of each block trained apart to the dense parts' outputs, then 24 of 47 steps of repair | \
+A Free Lunch, arXiv 2510.14444 | 30.95, KL .387, 347 CPU s | 31.24, KL .398, about 325 CPU s |
+| exact swaps of kept and pruned weights in groups of 16 after ALPS | SparseSwaps, arXiv 2512.10922 | \
+output error of 88 linears −1.4 %, CPU time of the solve +64 % | |
+| masks that follow the size of weight times input in repair's first half | ELSA, arXiv 2510.01650 | \
+7 of a million weights change places in 18 steps | |
+| columns with the largest expected loss first | ROSE, arXiv 2603.05878 | ALPS has no order of columns | |
 | repair with half the batch and twice the steps | – | 32.16, KL .420 | 32.17, KL .417 |
 | the mean of the weights of repair's last third | LAWA, arXiv 2209.14981 | KL .396 in 189 s | no better |
 | Muon for repair, rates 3e-4 and 8e-4 | Muon (Jordan, 2024) | KL .388 and .398 in 254 to 279 s | no better in that time |
