@@ -154,11 +154,12 @@ def proof_figures(model: Path, out: Path, ratio: float, most_gib: float) -> list
     command = [sys.executable, "-m", "patch_compile", "build", str(model), *chosen]
     command += ["--ratio", str(ratio), "--eval", str(text)]
     windows = ["--eval-windows", str(_WINDOWS), "--eval-length", str(_LENGTH)]
-    run = watched([*command, *windows, "-o", str(out), "--force", "--json"], most_gib)
+    size = Checkpoint.open(model).bytes()
+    run = watched([*command, *windows, "-o", str(out), "--force", "--json"], most_gib, size / 2**30)
     found = json.loads(run.stdout)
     seconds, proof = found["seconds"], ("hybrid on ONNX Runtime", "pruned reference", "dense reference")
     return [
-        Measurement("checkpoint", Checkpoint.open(model).bytes() / 1e9, "GB"),
+        Measurement("checkpoint", size / 1e9, "GB"),
         Measurement("windows of text", found["perplexity"]["on"]["windows"], ""),
         Measurement("tokens in a window", found["perplexity"]["on"]["length"], ""),
         Measurement("error of the hybrid, of the largest logit", found["agreement"]["error"], ""),

@@ -20,13 +20,16 @@ class Watched:
     peak_anonymous_gib: float
 
 
-def watched(command: Sequence[str], most_gib: float | None = None) -> Watched:
-    """Run a command; its stderr is shown. Linux only. most_gib: limit of its data, that is of memory that no file backs.
+def watched(command: Sequence[str], most_gib: float | None = None, mapped_gib: float = 0.0) -> Watched:
+    """Run a command; its stderr is shown. Linux only.
 
-    Raises CalledProcessError when the command fails.
+    most_gib: limit of its data. mapped_gib: files that it maps for itself, as ONNX Runtime maps weights; the kernel counts
+    them as data, though they need no memory, so the limit is so much higher. Raises CalledProcessError when the command
+    fails.
     """
     if most_gib is not None:
-        command = ["sh", "-c", f'ulimit -d {round(most_gib * 2**20)} && exec "$@"', "sh", *command]
+        limit = round((most_gib + mapped_gib) * 2**20)
+        command = ["sh", "-c", f'ulimit -d {limit} && exec "$@"', "sh", *command]
     resident = anonymous = 0.0
     with tempfile.TemporaryFile("w+") as stdout:  # a pipe would have to be read while the command runs
         start = time.perf_counter()
