@@ -118,7 +118,8 @@ def _train(train: TrainRecord) -> str:
 
 def _repair(repair: RepairRecord) -> str:
     if repair.method == "none":
-        return f"none: {repair.why}" if repair.why else "none"
+        none = f"none: {repair.why}" if repair.why else "none"
+        return "; ".join(filter(None, [none, _scales(repair)]))
     pairs = ((repair.kl_first, repair.kl_last, "KL"), (repair.error_first, repair.error_last, "error"))
     kept = "" if repair.kept else ", which is not better, so the weights stay as they were"
     distance = [

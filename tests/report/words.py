@@ -62,6 +62,8 @@ LEARNED: dict[str, dict[str, Any]] = {
     "no repair": {"repair": RepairRecord(method="none", why="an ONNX file")},
     "repair": {"repair": RepairRecord(method="distill", steps=42, tokens=64512, kl_first=0.614, kl_last=0.51,
                                       scale_steps=21, scales_first=0.603, scales_last=0.531)},
+    "scales only": {"repair": RepairRecord(method="none", why="no weight is pruned", kl_first=0.0, kl_last=0.0, tokens=64512,
+                                           scale_steps=63, scales_first=0.0978, scales_last=0.0915)},
     "repair without gain": {"repair": RepairRecord(method="distill", kept=False, steps=12, tokens=12288, kl_first=0.25,
                                                    kl_last=0.26)},
     "repaired outputs": {"repair": RepairRecord(method="distill", steps=40, tokens=20480, error_first=0.2,

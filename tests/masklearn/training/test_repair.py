@@ -367,6 +367,20 @@ def test_scales_train_and_integers_stay(
     assert not np.array_equal(trained.checkpoint.read(norm), ruined.checkpoint.read(norm))
 
 
+@pytest.mark.parametrize(("weights", "steps"), [("int4", (0, 30)), ("int8", (0, 0)), ("w8a8", (30, 0))])
+def test_unpruned_weights_leave_all_steps_to_scales(
+    make_model: ModelMaker, text_file: Path, tmp_path: Path, weights: str, steps: tuple[int, int]
+) -> None:
+    """Rounded inputs are there to repair."""
+    one = learned(make_model(**SIZES), text_file, tmp_path / "s", [], weights=weights, ratio=0.0)
+    record = one.masks.record.repair
+    assert record is not None and (record.steps, record.scale_steps) == steps
+    if weights != "w8a8":
+        assert (record.method, record.why) == ("none", "no weight is pruned")
+    if weights == "int4":
+        assert record.kl_last == 0.0 and record.scales_last is not None and record.scales_last > 0.0
+
+
 @pytest.mark.parametrize(("weights", "repair"), [("int8", "distill"), ("int4", "none")])
 def test_int8_scales_train_only_in_repair(
     make_model: ModelMaker, text_file: Path, tmp_path: Path, weights: str, repair: str
