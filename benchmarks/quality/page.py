@@ -55,10 +55,10 @@ _MODELS = {
     "`dense` is a model of 4-bit weights, and `int4` rounds them a second time, to another grid"
 }
 _TRIED = """Short trials whose code did not stay, each against the program of its day. Perplexity, or KL to the dense model
-after repair; lower is better. Trials of int4 until 2026-12-01 rounded the first 4 blocks, none pruned, from 64 windows; their
-KL is over 6 windows of the evaluation text. The last five rounded all blocks; with tiles of `kinds auto` at the bytes of .35
-where they say so. CPU seconds are what training adds. Training a block's rounding helps only weights that are not repaired,
-and repair takes the unrepaired 30.71 to 29.02 in less time.
+after repair; lower is better. Trials of int4 until 2026-12-01 rounded the first 4 blocks, none pruned, from 64 windows;
+their KL is over 6 windows of the evaluation text. The last five rounded all blocks; with tiles of `kinds auto` at the bytes
+of .35 where they say so. CPU seconds are what training adds. Training a block's rounding helps only weights that are not
+repaired, and repair takes the unrepaired 30.71 to 29.02 in about the same time.
 
 | tried | source | with it | without |
 | --- | --- | --- | --- |

@@ -131,9 +131,9 @@ class RepairRecord(_Part):
 
     method: "none" if there was no repair, with the reason in `why`; kept: False if the repaired weights were not better, so
     that the weights stayed as they were; kl_…, error_…: distance from the dense model on held-out text before and after
-    the repair, an error for encoders and the KL divergence for other models. If weights were rounded to int4 after that, even
-    without a repair, scale_steps: steps of training their scales; scales_first, scales_last: distance before and after, on
-    the same text.
+    the repair, an error for encoders and the KL divergence for other models. If weights were rounded to int4 after that,
+    even without a repair, scale_steps: steps of training their scales; scales_first, scales_last: distance before and after,
+    on the same text.
     """
 
     method: Literal["distill", "none"]

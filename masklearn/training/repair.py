@@ -91,9 +91,9 @@ class Distillation:
 # from a KL of .1148 to .1188 with 3e-4, and to .1071 with 0.86e-4.
 _LEARNING_RATE = 3e-4
 _FAR = 0.4  # distance from the dense model below which the rate falls in proportion
-# Of their factors, which are about 1, and of norms and biases. Measured on SmolLM2-135M in int4, 31 steps: a dense model goes
-# from a KL of .0978 to .0915, and to .1048 with 3e-3; a model of kinds auto at .35, repaired, from .2961 to .2855, and to
-# .2949 with 3e-3.
+# Of their factors, which are about 1, and of norms and biases. Measured on SmolLM2-135M in int4, 31 steps: a dense model
+# goes from a KL of .0978 to .0915, and to .1048 with 3e-3; a model of kinds auto at .35, repaired, from .2961 to .2855, and
+# to .2949 with 3e-3.
 _LEARNING_RATE_OF_SCALES = 1e-3
 _SHARE_OF_SCALES = 1 / 3  # of the budget, if weights are pruned and rounded to int4
 # Held-out tokens, in at least 4 windows, on which trained weights and scales must be better to be kept.
@@ -118,8 +118,9 @@ def repair(
     does not fit into it.
 
     Returns a record with method "distill" and the run's figures, or with method "none" and the reason: a model that computes
-    what the dense model computes, for example, has nothing to repair. The caller takes the tensors only if the record says that they are kept: their loss on held-out text, which does not train, is lower than the
-    loss of the weights before. The record holds no times, so that equal runs have equal records.
+    what the dense model computes, for example, has nothing to repair. The caller takes the tensors only if the record says
+    that they are kept: their loss on held-out text, which does not train, is lower than the loss of the weights before. The
+    record holds no times, so that equal runs have equal records.
 
     Raises MaskLearnError as `train`, `training_model` and `WeightStore.put` do.
     """
@@ -154,8 +155,8 @@ def repair_scales(
     """Train the scales of rounded weights, and norms and biases, as `repair` trained the weights before they were rounded.
 
     This is the second stage of EfficientQAT (arXiv 2407.11062), after other rounding. It takes `_SHARE_OF_SCALES` of the
-    repair's budget, and all of it if no weight is pruned. Measured on SmolLM2-135M (2:4 tiles of 64x64 at ratio .35, 42 steps
-    of repair and 21 of scales, 8 windows of WikiText-2, learning rate 3e-3): perplexity 45.8 in 16 bits after the repair,
+    repair's budget, and all of it if no weight is pruned. Measured on SmolLM2-135M (2:4 tiles of 64x64 at ratio .35, 42
+    steps of repair and 21 of scales at the rate 3e-3, 8 windows of WikiText-2): perplexity 45.8 in 16 bits after the repair,
     56.7 rounded to int4, 50.8 with trained scales.
 
     task: of the rounded checkpoint; grids: of its quantised linears; store: receives the trained tensors; record: of the
