@@ -10,7 +10,7 @@ from pydantic import AliasChoices, Field
 
 from patch_compile.artifacts.layout import BENCH
 from patch_compile.artifacts.prediction import Calibration, PhaseRow
-from patch_compile.artifacts.record import FileRecord, Record, Unit, shown
+from patch_compile.artifacts.record import FileRecord, Record, Seconds, Unit, shown
 
 
 class Contender(StrEnum):
@@ -185,7 +185,7 @@ class BenchReport(FileRecord):
     rows: tuple[BenchRow, ...]
     bytes: dict[Contender, int | None]
     notes: tuple[str, ...]
-    seconds: dict[str, float]
+    seconds: dict[str, Seconds]
     calibration: Calibrated | None = None
 
     @property

@@ -10,7 +10,7 @@ from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.record import TileSummary
 from patch_compile.artifacts.manifest import EvalText, ModelOrigin
 from patch_compile.artifacts.plan import Asked, Lowering, PlanSummary, Skipped, TileCount
-from patch_compile.artifacts.record import Record, Unit, VersionedRecord, shown
+from patch_compile.artifacts.record import Record, Seconds, Unit, VersionedRecord, shown
 from patch_compile.artifacts.report import Kind, MaskMetadata, OnnxFile, PrunedModel
 
 
@@ -58,7 +58,7 @@ class LearnedAnswer(VersionedRecord):
     bytes_per_weight: float | None = None
     baselines: LearnedBaselines | None = None
     notes: tuple[str, ...]
-    seconds: dict[str, float]
+    seconds: dict[str, Seconds]
 
 
 class CompiledAnswer(VersionedRecord, PrunedModel):
@@ -70,7 +70,7 @@ class CompiledAnswer(VersionedRecord, PrunedModel):
     plan: PlanSummary
     onnx: OnnxFile
     notes: tuple[str, ...]
-    seconds: dict[str, float]
+    seconds: dict[str, Seconds]
 
 
 class ImportedAnswer(VersionedRecord):
@@ -106,7 +106,7 @@ class ExportedAnswer(VersionedRecord):
     bytes: int
     model_bytes: int
     notes: tuple[str, ...]
-    seconds: dict[str, float]
+    seconds: dict[str, Seconds]
 
 
 class ReducedLinear(VersionedRecord):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from patch_compile.artifacts.bench import Library
 from patch_compile.artifacts.layout import ENGINE_REPORT
-from patch_compile.artifacts.record import FileRecord, Record
+from patch_compile.artifacts.record import FileRecord, Record, Seconds
 
 
 class SparseTactics(Record):
@@ -38,7 +39,7 @@ class EngineDetails(Record):
     they are unknown. The two fields that follow come from `EngineOptions`.
     """
 
-    backend: str
+    backend: Library
     version: str
     targets: tuple[str, ...]
     profiles: tuple[str, ...]
@@ -48,7 +49,7 @@ class EngineDetails(Record):
     packed_bytes: int
     sparse_parts: int
     sparse_tactics: SparseTactics | None
-    seconds: float
+    seconds: Seconds
     plugin_version: int | None = None
     plugin_sha256: str | None = None
     plugin_embedded: bool = False

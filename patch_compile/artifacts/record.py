@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self, TypeVar
+from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -18,6 +18,7 @@ from patch_compile.errors import PatchCompileError
 
 _VERSION = "schema"
 _Found = TypeVar("_Found")
+Seconds = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from patch_compile.artifacts.layout import REPORT
 from patch_compile.artifacts.manifest import ModelOrigin
 from patch_compile.artifacts.plan import Asked, LinearRow, PlanSummary, Skipped
 from patch_compile.artifacts.proof import OutputsProof, TokensProof
-from patch_compile.artifacts.record import FileRecord, Record
+from patch_compile.artifacts.record import FileRecord, Record, Seconds
 
 # 1 had no kind, and sentences in plan and engine; 2 had sentences in its proof; 3 had perplexities of ONNX files, and did
 # not say what the user gave
@@ -83,7 +83,7 @@ class BuildReport(FileRecord, MaskedModel):
     onnx: OnnxFile
     engine: BuiltEngine | None
     notes: tuple[str, ...]
-    seconds: dict[str, float]
+    seconds: dict[str, Seconds]
 
 
 class DecoderReport(BuildReport, TokensProof):

@@ -9,7 +9,7 @@ from typing import ClassVar
 from masklearn import BesideBaselines
 from patch_compile.artifacts.layout import VERIFY
 from patch_compile.artifacts.manifest import EvalText
-from patch_compile.artifacts.record import FileRecord
+from patch_compile.artifacts.record import FileRecord, Seconds
 from patch_compile.artifacts.report import Kind
 from patch_compile.artifacts.verify_schema import (
     EngineCheck,
@@ -85,7 +85,7 @@ class VerifyReport(FileRecord):
     generated: tuple[GeneratedText, ...] = ()
     checks: tuple[LimitCheck, ...] = ()
     notes: tuple[str, ...] = ()
-    seconds: dict[str, float]
+    seconds: dict[str, Seconds]
 
     @property
     def unanswered(self) -> tuple[Question, ...]:

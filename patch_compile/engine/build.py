@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from masklearn.base.durable import whole_file
+from patch_compile.artifacts.bench import Library
 from patch_compile.artifacts.engine import EngineReport, SparseTactics
 from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.engine.backend import Backend, BackendName, load_backend
@@ -82,7 +83,7 @@ def build_engine(
         file=engine_path.name,
         plugin=beside.name if beside else None,
         kernels=tuple(sorted(expected.kernels)),
-        backend=str(backend.name),
+        backend=Library(backend.name),
         version=backend.version,
         targets=tuple(target.name for target in targets),
         profiles=tuple(profile.name for profile in profiles),

@@ -49,6 +49,16 @@ def test_a_type_without_a_roundoff_is_refused(out: Path) -> None:
         read_report(out)
 
 
+@pytest.mark.parametrize(("was", "becomes"), [("412.7", "1e999"), ("tensorrt-rtx", "tensorrt-atx")])
+def test_values_that_no_build_writes_are_refused(out: Path, was: str, becomes: str) -> None:
+    path = out / "report.json"
+    text = path.read_text()
+    assert was in text
+    path.write_text(text.replace(was, becomes))
+    with refused():
+        read_report(out)
+
+
 def test_a_comparison_of_no_output_is_refused() -> None:
     with pytest.raises(ValidationError, match="at least 1 item"):
         OutputsDifference(outputs=())

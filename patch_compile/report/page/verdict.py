@@ -8,7 +8,7 @@ from typing import Literal
 
 from masklearn.masks.kinds.base import BYTES_DENSE
 from masklearn.quant.table import weight_type
-from patch_compile.artifacts.bench import Library, Phase
+from patch_compile.artifacts.bench import Phase
 from patch_compile.artifacts.report import DecoderReport, Kind, OutputsReport
 from patch_compile.artifacts.verify import Outcome, VerifyReport
 from patch_compile.artifacts.verify_schema import EngineCompared
@@ -282,7 +282,7 @@ def _built(sources: Sources) -> str:
     linears = f"its {many} covered linears" if many > 1 else "its covered linear"
     form = "an ONNX file; no engine was built"
     if engine:
-        form = f"a {Library(engine.backend).words} engine for {joined(engine.targets)}"
+        form = f"a {engine.backend.words} engine for {joined(engine.targets)}"
     return (
         f"{ratio} of the weights in {linears} are zeroed, for {percent(share)} of them lie in {sources.pruned_kinds} "
         f"tiles; the model is compiled to {form}."
