@@ -77,6 +77,7 @@ def test_wrong_settings_are_named(settings):
         "1: a",
         pytest.param("[" * 5000, id="nested"),
         "a: 2024-13-99",
+        'a: "\\Uffffffff"',
         pytest.param("a: \udcff", id="is not YAML"),
     ],
 )

@@ -104,6 +104,8 @@ def encoded_tiles(mask: LinearMask | Stored, kind: str) -> NDArray[np.uint8]:
 def stored_mask(shard: Shard, name: str, about: Mapping[str, Any], version: str) -> Stored:
     """Check a linear's metadata against its tensors. Raises ValueError if they do not fit together."""
     size, tile = (about["shape"][0], about["shape"][1]), (about["tile"][0], about["tile"][1])
+    if not all(type(side) is int for side in (*size, *tile)):
+        raise ValueError(f"{name} has the shape {size} and the tile {tile}")
     check_tile(size, tile)
     stored = (_tiles if version == KINDS_OF_24 else _kinds)(shard, name, size, tile)
     if has_six_eight(stored) and version != WITH_SIX_EIGHT:

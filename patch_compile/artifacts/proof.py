@@ -209,8 +209,8 @@ class BuildPerplexity(Record):
     """Perplexities of the dense and of the pruned checkpoint. `Agreement` proves that the ONNX file computes the same as the
     pruned checkpoint."""
 
-    dense: Annotated[Unbounded, shown("dense", Unit.PERPLEXITY)]
-    pruned: Annotated[Unbounded, shown("pruned", Unit.PERPLEXITY)]
+    dense: Annotated[Unbounded, Field(ge=1.0), shown("dense", Unit.PERPLEXITY)]
+    pruned: Annotated[Unbounded, Field(ge=1.0), shown("pruned", Unit.PERPLEXITY)]
     on: TextWindows
 
 

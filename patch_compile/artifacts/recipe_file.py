@@ -30,6 +30,10 @@ def read_recipe(path: Path) -> dict[str, Any]:
         raise PatchCompileError(
             f"{path} is not YAML", "It is nested too deeply.", "Correct the file."
         ) from None
+    except OverflowError:
+        raise PatchCompileError(
+            f"{path} is not YAML", "It has a character that Unicode does not have.", "Correct the file."
+        ) from None
     except (yaml.YAMLError, ValueError) as error:  # a ValueError: not UTF-8, or a date that does not exist
         why = str(error).replace("\n", " ").rstrip(".")
         raise PatchCompileError(f"{path} is not YAML", f"{why}.", "Correct the file.") from None

@@ -49,7 +49,9 @@ def test_a_type_without_a_roundoff_is_refused(out: Path) -> None:
         read_report(out)
 
 
-@pytest.mark.parametrize(("was", "becomes"), [("412.7", "1e999"), ("tensorrt-rtx", "tensorrt-atx")])
+@pytest.mark.parametrize(
+    ("was", "becomes"), [("412.7", "1e999"), ("tensorrt-rtx", "tensorrt-atx"), ("15.68", "0.0")]
+)
 def test_values_that_no_build_writes_are_refused(out: Path, was: str, becomes: str) -> None:
     path = out / "report.json"
     text = path.read_text()

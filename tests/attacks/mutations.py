@@ -141,6 +141,8 @@ def _refitted(header: dict[str, Any], body: bytes) -> bytes:
     bits, at = {"F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "F16": 16, "BF16": 16}, 0
     for name, fields in header.items():
         if name != "__metadata__":
+            if not all(isinstance(side, int) for side in fields["shape"]):
+                raise ValueError("a text times a number is a long text")
             size = math.prod(fields["shape"]) * bits.get(fields["dtype"], 8) // 8
             fields["data_offsets"], at = [at, at + size], at + size
     if not 0 <= at <= _MOST:

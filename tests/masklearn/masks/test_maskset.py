@@ -165,6 +165,7 @@ def stored(tmp_path: Path, meta: dict[str, str], arrays: dict[str, np.ndarray]) 
         {"linears": '{"l": {"shape": [5, 16], "tile": [4, 8]}}'},
         {"linears": '{"l": {"shape": [6, 16], "tile": [4, 6]}}'},
         {"linears": '{"k": {"shape": [6, 16], "tile": [4, 8]}}'},
+        {"linears": '{"l": {"shape": [6.0, 16], "tile": [4, 8]}}'},
         {"seed": "many"},
         {"ratio_asked": "nan"},
     ],
